@@ -1,0 +1,158 @@
+/**
+ * The app: which handlers there are, where they listen, and what they may dial. A module that imports `socklet`
+ * alone exports one as `app`; the emulator serves it, the Worker deploys it, a test runs it in memory.
+ */
+
+import { type AddressLike, type Endpoint, formatAddress, parseAddress } from "./address.ts";
+import { SocketError } from "./errors.ts";
+import { BaseRequestHandler, DatagramRequestHandler, type HandlerClass, StreamRequestHandler } from "./handler.ts";
+import type { Datagram, StreamSocket } from "./socket.ts";
+import type { BlobStorage } from "./storage.ts";
+import type { MaybePromise } from "./stream.ts";
+
+/** A handler of connections or of datagrams. */
+export type AnyHandlerClass<Context = unknown> =
+  | HandlerClass<StreamSocket, Context>
+  | HandlerClass<Datagram, Context>;
+
+/** What an app is given of the platform it runs on. */
+export interface Platform {
+  readonly name: "node" | "workerd" | "memory";
+  /** A Worker's bindings and secrets; in Node the environment variables. */
+  readonly bindings: Readonly<Record<string, unknown>>;
+  /** Where bytes can be kept: files in Node, a Durable Object in the Worker. */
+  readonly storage: BlobStorage;
+}
+
+/** How a listener takes its requests: one at a time, or side by side. */
+export type Serving = "serial" | "threading";
+
+/** One place where an app listens. */
+export interface ListenEntry {
+  /** A name from `handlers`. */
+  readonly handler: string;
+  /** `tcp://host:port` or `udp://host:port`; without a scheme, TCP. */
+  readonly address: AddressLike;
+  /** Default `threading`. */
+  readonly serve?: Serving;
+  /** A command line to try it with; `{host}` and `{port}` are filled in. */
+  readonly try?: string;
+}
+
+/** One server that an app's handler dials. */
+export interface DialEntry {
+  /** A name from `handlers`. */
+  readonly handler: string;
+  readonly address: AddressLike;
+}
+
+/** What `defineApp` takes. */
+export interface AppDefinition<Context> {
+  /** The handler classes, by name. */
+  readonly handlers: Readonly<Record<string, AnyHandlerClass<Context>>>;
+  readonly listen?: readonly ListenEntry[];
+  /** Servers to dial, by name. */
+  readonly dial?: Readonly<Record<string, DialEntry>>;
+  /** What may be dialled from outside (`"10.0.0.0/8:6379"`, `"*.example.com:25"`). Default: nothing. */
+  readonly allow?: readonly string[];
+  /** Makes what handlers get as `this.context`; called once on each platform. */
+  readonly context?: (platform: Platform) => MaybePromise<Context>;
+}
+
+/** One listener of an app, checked. */
+export interface Listener<Context = unknown> {
+  readonly name: string;
+  readonly handler: AnyHandlerClass<Context>;
+  readonly endpoint: Endpoint & { readonly scheme: "tcp" | "udp" };
+  readonly serve: Serving;
+  readonly try: string | undefined;
+}
+
+/** An app, checked and frozen. */
+export interface App<Context = unknown> {
+  readonly handlers: Readonly<Record<string, AnyHandlerClass<Context>>>;
+  readonly listeners: readonly Listener<Context>[];
+  readonly dial: Readonly<Record<string, { readonly handler: string; readonly endpoint: Endpoint }>>;
+  readonly allow: readonly string[];
+  readonly context: (platform: Platform) => MaybePromise<Context>;
+}
+
+const APP = Symbol.for("socklet.app"); // shared, so that an app of another copy of the package is known as one
+
+/** Whether `value` is what `defineApp` gave. */
+export const isApp = (value: unknown): value is App =>
+  typeof value === "object" && value !== null && APP in value;
+
+const wrong = (message: string, cause?: unknown): SocketError => new SocketError("ERR_APP", message, { cause });
+
+const names = (handlers: object): string => Object.keys(handlers).join(", ") || "none";
+
+const endpointOf = (address: AddressLike, where: string): Endpoint => {
+  try {
+    return parseAddress(address);
+  } catch (error) {
+    throw wrong(`${where}.address: ${(error as Error).message}`, error);
+  }
+};
+
+/**
+ * Checks an app and gives it, frozen. Throws `ERR_APP`, which names the entry and what would be right.
+ *
+ *     export const app = defineApp({
+ *       handlers: { echo: Echo },
+ *       listen: [{ handler: "echo", address: "tcp://127.0.0.1:7007" }],
+ *     });
+ */
+export const defineApp = <Context = unknown>(definition: AppDefinition<Context>): App<Context> => {
+  const { handlers } = definition;
+  if (typeof handlers !== "object" || handlers === null) {
+    throw wrong("handlers must be an object of handler classes by name: { echo: Echo }");
+  }
+  for (const [name, handler] of Object.entries(handlers)) {
+    if (typeof handler !== "function" || !(handler.prototype instanceof BaseRequestHandler)) {
+      throw wrong(`handlers.${name} must be a class that extends BaseRequestHandler; wrap a function in streamHandler()`);
+    }
+  }
+  const handlerOf = (name: string, where: string): AnyHandlerClass<Context> => {
+    const handler = Object.hasOwn(handlers, name) ? handlers[name] : undefined;
+    if (handler === undefined) throw wrong(`${where}.handler is "${name}"; the app declares: ${names(handlers)}`);
+    return handler;
+  };
+  const listeners = (definition.listen ?? []).map((entry, i): Listener<Context> => {
+    const where = `listen[${i}]`;
+    const handler = handlerOf(entry.handler, where);
+    const endpoint = endpointOf(entry.address, where);
+    if (endpoint.scheme === "unix") throw wrong(`${where}.address: an app listens on tcp:// or udp://, not on a path`);
+    const scheme = endpoint.scheme ?? "tcp";
+    const unfit = scheme === "udp" ? StreamRequestHandler : DatagramRequestHandler;
+    if (handler.prototype instanceof unfit) {
+      throw wrong(`${where}: ${entry.handler} extends ${unfit.name}, which cannot serve ${scheme}://`);
+    }
+    const serve = entry.serve ?? "threading";
+    if (serve !== "serial" && serve !== "threading") {
+      throw wrong(`${where}.serve is "${serve}"; it may be "serial" or "threading"`);
+    }
+    return { name: entry.handler, handler, endpoint: { ...endpoint, scheme }, serve, try: entry.try };
+  });
+  const seen = new Map<string, number>();
+  for (const [i, { endpoint }] of listeners.entries()) {
+    const address = formatAddress(endpoint);
+    const before = seen.get(address);
+    if (before !== undefined && endpoint.port !== 0) {
+      throw wrong(`listen[${i}] and listen[${before}] both listen on ${address}`);
+    }
+    seen.set(address, i);
+  }
+  const dial = Object.entries(definition.dial ?? {}).map(([name, entry]) => {
+    handlerOf(entry.handler, `dial.${name}`);
+    return [name, { handler: entry.handler, endpoint: endpointOf(entry.address, `dial.${name}`) }] as const;
+  });
+  return Object.freeze({
+    [APP]: true,
+    handlers,
+    listeners: Object.freeze(listeners),
+    dial: Object.freeze(Object.fromEntries(dial)),
+    allow: Object.freeze([...(definition.allow ?? [])]),
+    context: definition.context ?? (() => undefined as Context),
+  });
+};

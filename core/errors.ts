@@ -1,0 +1,101 @@
+/**
+ * The one error class, and the one table of its codes.
+ *
+ * A caller matches on `code`, never on the message. A code is POSIX's where POSIX has one (errno(3)), and
+ * `ERR_…` where it has none. A wrong argument is not a `SocketError`: it is a `TypeError` or a `RangeError`,
+ * thrown at once.
+ */
+
+/** Every code there is: `code: [errno on Linux, or 0 where POSIX has none; what it means]`. */
+const CODES = {
+  // What a peer, a path or the kernel did.
+  ECONNREFUSED: [111, "the connection was refused: nothing listens there"],
+  ECONNRESET: [104, "the peer reset the connection"],
+  ECONNABORTED: [103, "the connection was aborted on this side"],
+  EPIPE: [32, "this side can send no more: it was shut down, or the peer has gone"],
+  ETIMEDOUT: [110, "the time allowed for this wait is up"],
+  EHOSTUNREACH: [113, "there is no route to that host"],
+  ENETUNREACH: [101, "that network cannot be reached"],
+  EADDRINUSE: [98, "that address is in use"],
+  EADDRNOTAVAIL: [99, "that address is not one of this machine's"],
+  EACCES: [13, "this process may not use that address"],
+  ENOENT: [2, "there is nothing at that path"],
+  EMFILE: [24, "this process has no file descriptor left"],
+  // What this side asked at the wrong moment.
+  EBADF: [9, "the socket is closed"],
+  ECANCELED: [125, "the socket was closed while this call waited"],
+  ENOTCONN: [107, "the socket is not connected"],
+  EWOULDBLOCK: [11, "this would wait, and the caller asked not to"],
+  EBUSY: [16, "another call of the same kind is still waiting on this socket"],
+  // What does not fit.
+  EMSGSIZE: [90, "the message is larger than the transport carries"],
+  ENOBUFS: [105, "more output waits than the limit allows; await flush() between writes"],
+  EAFNOSUPPORT: [97, "the address family is not supported"],
+  EINVAL: [22, "an argument is not valid here"],
+  // What POSIX has no number for.
+  ERR_NAME: [0, "the name could not be resolved"],
+  ERR_INVALID_ADDRESS: [0, "the text or the bytes are not an address"],
+  ERR_CONNECT_FAILED: [0, "the connection could not be made, and the platform does not say why"],
+  ERR_INCOMPLETE_READ: [0, "the stream ended before all the bytes that were asked for"],
+  ERR_LIMIT: [0, "a limit was passed"],
+  ERR_REFUSED: [0, "the request was refused"],
+  ERR_HANDED_OVER: [0, "the connection was handed over to toWeb(); use that socket"],
+  ERR_TLS: [0, "the TLS handshake failed"],
+  ERR_APP: [0, "the app is not a valid one"],
+  ERR_UNSUPPORTED: [0, "this platform cannot do that"],
+} as const satisfies Record<string, readonly [errno: number, meaning: string]>;
+
+/** A code of the table above. */
+export type SocketErrorCode = keyof typeof CODES;
+
+/** What a `SocketError` can carry beside its code and message. */
+export interface SocketErrorDetails {
+  /** The address at hand, as text (`"127.0.0.1:25"`, `"unix:/run/x"`). */
+  readonly address?: string | undefined;
+  /** The platform's own error. */
+  readonly cause?: unknown;
+}
+
+/**
+ * What went wrong with a socket, a server or a name. CPython's `OSError`.
+ *
+ * - `code`: what to match on.
+ * - `errno`: Linux's number of that code, `0` where it has none (CPython's `OSError.errno`).
+ * - `address`: the address at hand, as text, or `undefined`.
+ * - `cause`: the platform's own error, where there is one.
+ */
+export class SocketError extends Error {
+  readonly code: SocketErrorCode;
+  readonly address: string | undefined;
+
+  constructor(code: SocketErrorCode, message?: string, details: SocketErrorDetails = {}) {
+    super(
+      `${code}: ${message ?? CODES[code][1]}`,
+      details.cause === undefined ? undefined : { cause: details.cause },
+    );
+    this.code = code;
+    this.address = details.address;
+  }
+
+  static {
+    SocketError.prototype.name = "SocketError";
+  }
+
+  get errno(): number {
+    return CODES[this.code][0];
+  }
+
+  /** True where `code` is one of the table's. */
+  static isCode(code: unknown): code is SocketErrorCode {
+    return typeof code === "string" && Object.hasOwn(CODES, code);
+  }
+
+  /** `thrown` itself where it is a `SocketError`; else one made of it: its own code where that is one of the table's, else `fallback`. */
+  static from(thrown: unknown, fallback: SocketErrorCode, address?: string): SocketError {
+    if (thrown instanceof SocketError) return thrown;
+    const own = (thrown as { code?: unknown } | null)?.code;
+    const code = SocketError.isCode(own) ? own : fallback;
+    const said = thrown instanceof Error ? thrown.message : String(thrown);
+    return new SocketError(code, said.replace(`${code}: `, ""), { address, cause: thrown });
+  }
+}

@@ -1,0 +1,205 @@
+/**
+ * The handler: the small piece of code that talks to one peer and knows nothing of where it runs.
+ *
+ * For each request one handler is made and `run()` once:
+ *
+ *     setup() ──▶ handle() ──▶ finish()
+ *        │            └─ throws ──▶ finish() ──▶ the error goes on
+ *        └─ throws ──▶ the error goes on, and finish() is not called
+ *
+ * This is CPython's order: `finish` runs whenever `setup` succeeded. Each of the three may be async; one that
+ * is not costs no promise. The connection is open in all three; who made it closes it afterwards.
+ */
+
+import type { Address } from "./address.ts";
+import type { BaseEndpoint } from "./server.ts";
+import type { Datagram, StreamSocket } from "./socket.ts";
+import { type Data, joinBytes, type MaybePromise, StreamReader, StreamWriter, toBytes } from "./stream.ts";
+
+export const isThenable = (value: unknown): value is PromiseLike<unknown> =>
+  typeof (value as { then?: unknown } | null | undefined)?.then === "function";
+
+/** A class whose instances handle one request each. */
+export type HandlerClass<Request, Context = unknown> = new (
+  request: Request,
+  clientAddress: Address | null,
+  server: BaseEndpoint<Request, Context>,
+) => BaseRequestHandler<Request, Context>;
+
+/**
+ * Handles one request. CPython's `socketserver.BaseRequestHandler`; override `handle`, and `setup` and `finish`
+ * where needed.
+ *
+ * - `Request`: a `StreamSocket` or a `Datagram`.
+ * - `Context`: what the app made of its platform (bindings, secrets, storage).
+ */
+export abstract class BaseRequestHandler<Request = StreamSocket, Context = unknown> {
+  /** The connection, or the datagram. */
+  readonly request: Request;
+  /** The peer's address, or `null`: some places do not tell. */
+  readonly clientAddress: Address | null;
+  /** Who made this handler: a server, or a connector. */
+  readonly server: BaseEndpoint<Request, Context>;
+
+  constructor(request: Request, clientAddress: Address | null, server: BaseEndpoint<Request, Context>) {
+    this.request = request;
+    this.clientAddress = clientAddress;
+    this.server = server;
+  }
+
+  /** Aborted when the server stops this request; made when first asked for. */
+  get signal(): AbortSignal {
+    return this.server.scope(this.request).signal;
+  }
+
+  /** What the app's `context()` made. */
+  get context(): Context {
+    return this.server.context;
+  }
+
+  /** What the caller passed who had this handler run, or `undefined`. */
+  get params(): unknown {
+    return this.server.scope(this.request).params;
+  }
+
+  /** Tells those who watch: an event of type `handler` with this `detail`. */
+  emit(detail: unknown): void {
+    this.server.scope(this.request).emit(detail);
+  }
+
+  setup(): MaybePromise<void> {}
+
+  /** Serves the request. What it returns is the result of a dialled session; a listener ignores it. */
+  handle(): unknown {
+    return undefined;
+  }
+
+  finish(): MaybePromise<void> {}
+
+  /** `setup`, `handle`, `finish`, as drawn above; gives what `handle` gave. Called once, by the server. */
+  run(): unknown {
+    const ready = this.setup();
+    return isThenable(ready) ? ready.then(() => this.#handleAndFinish()) : this.#handleAndFinish();
+  }
+
+  #handleAndFinish(): unknown {
+    let result: unknown;
+    try {
+      result = this.handle();
+    } catch (error) {
+      return this.#finishAfter(error);
+    }
+    if (isThenable(result)) {
+      return result.then(
+        (value) => this.#finishWith(value),
+        (error) => this.#finishAfter(error),
+      );
+    }
+    return this.#finishWith(result);
+  }
+
+  #finishWith(result: unknown): unknown {
+    const finished = this.finish();
+    return isThenable(finished) ? finished.then(() => result) : result;
+  }
+
+  #finishAfter(error: unknown): unknown {
+    let finished: MaybePromise<void>;
+    try {
+      finished = this.finish();
+    } catch (second) {
+      throw bothErrors("handle", error, "finish", second);
+    }
+    const rethrow = (): never => {
+      throw error;
+    };
+    if (!isThenable(finished)) return rethrow();
+    return finished.then(rethrow, (second) => {
+      throw bothErrors("handle", error, "finish", second);
+    });
+  }
+}
+
+/** One error of two, so that the second does not hide the first: both in `errors`, the first as `cause`. */
+export const bothErrors = (where1: string, first: unknown, where2: string, second: unknown): AggregateError =>
+  new AggregateError([first, second], `${where1}() failed: ${first}; then ${where2}() failed: ${second}`, {
+    cause: first,
+  });
+
+/** Handles one connection, with its reader `rfile` and its writer `wfile`. CPython's `StreamRequestHandler`. */
+export abstract class StreamRequestHandler<Context = unknown> extends BaseRequestHandler<StreamSocket, Context> {
+  /** How long one read or write waits for the peer, in milliseconds, `null` for ever; `undefined`: as the server says. */
+  readonly timeout: number | null | undefined = undefined;
+
+  /** The connection: CPython's name for it beside `request`. */
+  get connection(): StreamSocket {
+    return this.request;
+  }
+
+  /** Reads the connection. It is the connection's own buffer: `request.recv()` and this can be mixed. */
+  get rfile(): StreamReader {
+    return this.request.rfile;
+  }
+
+  /** Writes the connection, gathered. */
+  get wfile(): StreamWriter {
+    return this.request.wfile;
+  }
+
+  override setup(): MaybePromise<void> {
+    if (this.timeout !== undefined) this.request.settimeout(this.timeout);
+  }
+
+  /** Sends what is gathered; a peer that is gone by now is no error, as in CPython. */
+  override finish(): MaybePromise<void> {
+    if (this.wfile.dirty) return this.wfile.flush().catch(() => {});
+  }
+}
+
+/**
+ * Handles one datagram: `rfile` reads it, and what `wfile` was given goes back as one datagram when `finish`
+ * runs. Where nothing was written nothing is sent (CPython sends an empty datagram, which reflects traffic).
+ */
+export abstract class DatagramRequestHandler<Context = unknown> extends BaseRequestHandler<Datagram, Context> {
+  #rfile: StreamReader | undefined;
+  #wfile: StreamWriter | undefined;
+  readonly #written: Uint8Array[] = [];
+
+  /** Reads the datagram, then the end. */
+  get rfile(): StreamReader {
+    this.#rfile ??= StreamReader.of(this.request.data);
+    return this.#rfile;
+  }
+
+  /** Gathers the reply. */
+  get wfile(): StreamWriter {
+    this.#wfile ??= new StreamWriter({
+      write: (data: Data) => void this.#written.push(toBytes(data)),
+      defer() {}, // the reply leaves as a whole, in finish()
+    });
+    return this.#wfile;
+  }
+
+  /** Sends the reply. Throws `EMSGSIZE` where it is larger than a datagram. */
+  override finish(): MaybePromise<void> {
+    if (this.#wfile === undefined || this.#wfile.bytesWritten + Number(this.#wfile.dirty) === 0) return;
+    this.#wfile.start();
+    this.request.reply(joinBytes(this.#written, this.#wfile.bytesWritten));
+  }
+}
+
+/**
+ * The class of handlers that a function makes:
+ *
+ *     const Upper = streamHandler(async ({ rfile, wfile }) => {
+ *       for await (const line of rfile.lines()) wfile.write(`${line.toUpperCase()}\n`);
+ *     });
+ */
+export const streamHandler = <Context = unknown>(
+  handle: (handler: StreamRequestHandler<Context>) => unknown,
+): HandlerClass<StreamSocket, Context> =>
+  class extends StreamRequestHandler<Context> {
+    override handle(): unknown {
+      return handle(this);
+    }
+  };

@@ -1,0 +1,432 @@
+/**
+ * The contracts between a handler and the place it runs in: `StreamSocket`, `DatagramSocket`, `Datagram`; and
+ * the seam behind them, `StreamTransport`, which is all that a platform writes.
+ *
+ * A `StreamSocket` is pulled, never pushed: nothing is read until it is asked for (a transport may read ahead
+ * by a bounded amount), so back-pressure is the default. Its life:
+ *
+ *     open ──shutdown(SHUT_WR)──▶ half open: the peer reads the end, we may still read
+ *       │ ◀──the peer's end────── recv() gives null, we may still send
+ *       ├──close()──▶ what was written is sent, then the end (FIN), within `closeTimeout`; else as abort()
+ *       └──abort()──▶ at once; the peer sees a reset where the platform can send one (workerd cannot)
+ *
+ * What a place cannot do is in `capabilities`, which tests ask, and nowhere an exception in this text.
+ */
+
+import { type Address, formatAddress } from "./address.ts";
+import { SHUT_RD, SHUT_RDWR, SHUT_WR } from "./constants.ts";
+import { SocketError } from "./errors.ts";
+import {
+  type Data,
+  DONE,
+  type ReaderSource,
+  STREAM_LIMITS,
+  type StreamLimits,
+  StreamReader,
+  StreamWriter,
+  toBytes,
+  withDeadline,
+} from "./stream.ts";
+
+/** What a place can do that another cannot. */
+export interface Capabilities {
+  /** `abort()` reaches the peer as a reset, not as an end. */
+  readonly reset: boolean;
+  /** `getpeername()` tells the peer's address. */
+  readonly peername: boolean;
+}
+
+/** What the transport tells the socket. Nothing is told after `end` and `error` but `error`. */
+export interface StreamSink {
+  /** Bytes came; they are the socket's now. Gives true while a read still waits for more. */
+  data(bytes: Uint8Array): boolean;
+  /** The peer sends no more. */
+  end(): void;
+  /** The connection is broken. */
+  error(error: SocketError): void;
+}
+
+/**
+ * The seam: what a platform gives for one connection. It buffers nothing that it need not, throws nothing, and
+ * keeps no state that the socket keeps (the socket calls `end` and `close` once, and `write` only while open).
+ */
+export interface StreamTransport {
+  readonly localAddress: Address | null;
+  readonly remoteAddress: Address | null;
+  readonly capabilities: Capabilities;
+  /** From now on, tell `sink`. Called once, before all else; again when `toWeb()` hands the connection over. */
+  start(sink: StreamSink): void;
+  /** A read waits: bring bytes. */
+  resume(): void;
+  /** Bring no more until `resume()`; what is under way may still come. */
+  pause(): void;
+  /** Takes bytes or UTF-8 text, in order. Gives a promise of room where too much waits already; it never rejects. */
+  write(data: Data): Promise<void> | undefined;
+  /** Sends the end after all that was written. Resolves when it is on its way, rejects when it cannot be. */
+  end(): Promise<void>;
+  /** Lets go, after `end()` resolved. What the peer still sends is dropped, not answered by a reset that could overtake our last bytes. */
+  close(): void;
+  /** Lets go at once: by a reset where the platform can. */
+  abort(): void;
+  /** Runs `task` once, when this turn's work is done: the end of the tick for which output is gathered. */
+  defer(task: () => void): void;
+}
+
+/** Options of one stream. Times are milliseconds, sizes bytes. */
+export interface StreamOptions extends StreamLimits {
+  /** How long one read or write waits for the peer; `null` for ever. Default 300 000: RFC 5321's five minutes; what is silent longer is most often gone. */
+  readonly timeout: number | null;
+  /** How long `close()` tries to send what was written before it aborts. Default 5 000. */
+  readonly closeTimeout: number;
+}
+
+export const STREAM_OPTIONS: StreamOptions = { ...STREAM_LIMITS, timeout: 300_000, closeTimeout: 5_000 };
+
+/** A `Socket` in the sense of WinterTC's Sockets API and of Workers: what `toWeb()` gives. */
+export interface WebStream {
+  readonly readable: ReadableStream<Uint8Array>;
+  readonly writable: WritableStream<Uint8Array>;
+  /** The addresses, as text. */
+  readonly opened: Promise<{ remoteAddress?: string; localAddress?: string }>;
+  /** Resolves when the connection is closed, rejects when it breaks. */
+  readonly closed: Promise<void>;
+  close(): Promise<void>;
+}
+
+/**
+ * One connected stream: TCP, TLS, Unix or memory. A handler's `this.request`; the tutorial's socket.
+ *
+ * Errors, by code: reads and writes reject with `ETIMEDOUT`, `ECONNRESET`, and `EBADF` once the socket is
+ * closed (`ECANCELED`: it was closed while the call waited; `ECONNABORTED`: aborted); writes with `EPIPE` after
+ * `shutdown(SHUT_WR)` or when the peer is gone, and `ENOBUFS`; all with `ERR_HANDED_OVER` after `toWeb()`.
+ */
+export class StreamSocket implements AsyncDisposable {
+  /** Reads this stream; a handler's `rfile`. Python's `makefile("rb")`. */
+  readonly rfile: StreamReader;
+  /** Writes this stream, gathered; a handler's `wfile`. Python's `makefile("wb")`. */
+  readonly wfile: StreamWriter;
+
+  readonly #transport: StreamTransport;
+  readonly #options: StreamOptions;
+  #ending: Promise<void> | null = null; // our end is on its way
+  #closing: Promise<void> | null = null;
+  #state: "open" | "closed" | "handed over" = "open";
+  #broken = false;
+
+  constructor(transport: StreamTransport, options: Partial<StreamOptions> = {}) {
+    const settled = options === STREAM_OPTIONS ? STREAM_OPTIONS : { ...STREAM_OPTIONS, ...options };
+    this.#transport = transport;
+    this.#options = settled;
+    const wfile = new StreamWriter(transport, settled);
+    const rfile = new StreamReader(new Feed(transport, wfile), settled);
+    wfile.onroom = () => rfile.retry();
+    rfile.timeout = wfile.timeout = settled.timeout;
+    this.wfile = wfile;
+    this.rfile = rfile;
+    transport.start({
+      data: (bytes) => rfile.push(bytes),
+      end: () => rfile.end(),
+      error: (error) => {
+        this.#broken = true;
+        rfile.fail(error);
+        wfile.fail(error);
+      },
+    });
+  }
+
+  get capabilities(): Capabilities {
+    return this.#transport.capabilities;
+  }
+
+  /** Bytes received so far, read or not. */
+  get bytesRead(): number {
+    return this.rfile.bytesRead;
+  }
+
+  /** Bytes sent so far, on their way or not. */
+  get bytesWritten(): number {
+    return this.wfile.bytesWritten;
+  }
+
+  /** True from `close()`, `abort()` or `toWeb()` on. */
+  get closed(): boolean {
+    return this.#state !== "open";
+  }
+
+  /** The next bytes as they come: at least one, at most `size`; `null` at the end. They are yours to keep. */
+  recv(size?: number): Promise<Uint8Array | null> {
+    return this.rfile.recv(size);
+  }
+
+  /** Reads into `buffer`; gives how many bytes, `null` at the end. CPython's `recv_into`. */
+  recvInto(buffer: Uint8Array): Promise<number | null> {
+    return this.rfile.recvInto(buffer);
+  }
+
+  /** Sends all of `data`; gives how many bytes that was, when there is room for more. */
+  async send(data: Data): Promise<number> {
+    const bytes = toBytes(data);
+    await this.wfile.sendall(bytes);
+    return bytes.length;
+  }
+
+  /** Sends all of `data`; resolves when there is room for more. CPython's `sendall`. */
+  sendall(data: Data): Promise<void> {
+    return this.wfile.sendall(data);
+  }
+
+  /**
+   * Ends one direction or both (`SHUT_RD`, `SHUT_WR`, `SHUT_RDWR`). After `SHUT_WR` the peer reads the end, and
+   * sending here gives `EPIPE`. After `SHUT_RD` no read waits: it gives what is here or still comes, else the
+   * end, as on Linux. Rejects with `RangeError` for another `how`.
+   */
+  async shutdown(how: number): Promise<void> {
+    if (how !== SHUT_RD && how !== SHUT_WR && how !== SHUT_RDWR) {
+      throw new RangeError(`shutdown takes SHUT_RD (0), SHUT_WR (1) or SHUT_RDWR (2), not ${how}`);
+    }
+    this.#mustBeOpen();
+    if (how !== SHUT_WR) this.rfile.end();
+    if (how !== SHUT_RD) {
+      const ended = this.#end();
+      const { timeout } = this.#options;
+      await (timeout === null ? ended : withDeadline(ended, timeout, "the peer took nothing"));
+    }
+  }
+
+  /**
+   * Sends what was written, then the end, and lets go; what had not been read is dropped. Within `closeTimeout`,
+   * then it aborts. Resolves in either case, also when called twice.
+   */
+  close(): Promise<void> {
+    this.#closing ??= this.#close();
+    return this.#closing;
+  }
+
+  /** Lets go at once; the peer sees a reset where the platform can send one. What was written may be lost. */
+  abort(): void {
+    if (this.#state === "handed over") return;
+    this.#closing ??= DONE;
+    if (this.#state === "closed" && this.#broken) return;
+    this.#state = "closed";
+    this.#broken = true;
+    this.#stop(new SocketError("ECONNABORTED"));
+    this.#transport.abort();
+  }
+
+  /** The peer's address, or `null` where the platform does not tell. */
+  getpeername(): Address | null {
+    return this.#transport.remoteAddress;
+  }
+
+  /** This side's address, or `null` where the platform does not tell. */
+  getsockname(): Address | null {
+    return this.#transport.localAddress;
+  }
+
+  /** How long one read or write waits for the peer, in milliseconds; `null` for ever. CPython's, but in ms. */
+  settimeout(timeout: number | null): void {
+    if (timeout !== null && !(timeout > 0 && timeout <= MAX_TIMER)) {
+      throw new RangeError(`a timeout is 1 to ${MAX_TIMER} ms, or null for none, not ${timeout}`);
+    }
+    this.rfile.timeout = this.wfile.timeout = timeout;
+  }
+
+  gettimeout(): number | null {
+    return this.rfile.timeout;
+  }
+
+  /** The pieces as they come, to the end. Leaving the loop closes nothing. */
+  [Symbol.asyncIterator](): AsyncIterableIterator<Uint8Array> {
+    const iterator: AsyncIterableIterator<Uint8Array> = {
+      next: async () => {
+        const value = await this.recv();
+        return value === null ? { value: undefined, done: true } : { value, done: false };
+      },
+      return: () => Promise.resolve({ value: undefined, done: true }),
+      [Symbol.asyncIterator]: () => iterator,
+    };
+    return iterator;
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
+  }
+
+  /**
+   * Hands the connection over to a socket of the Web platform's kind, for all that takes a Workers `Socket`.
+   * From then on this object throws `ERR_HANDED_OVER`: two readers of one stream would each lose bytes.
+   */
+  toWeb(): WebStream {
+    this.#mustBeOpen();
+    const buffered = this.rfile.takeBuffered();
+    this.wfile.start();
+    const heir = new StreamSocket(this.#transport, this.#options);
+    if (buffered.length > 0) heir.rfile.push(buffered);
+    if (this.rfile.atEnd) heir.rfile.end();
+    this.#state = "handed over";
+    this.#stop(new SocketError("ERR_HANDED_OVER"));
+    return webStream(heir);
+  }
+
+  #mustBeOpen(): void {
+    if (this.#state === "open") return;
+    throw new SocketError(this.#state === "closed" ? "EBADF" : "ERR_HANDED_OVER");
+  }
+
+  /** Starts our end, once. */
+  #end(): Promise<void> {
+    if (this.#ending === null) {
+      this.wfile.start();
+      this.wfile.fail(new SocketError("EPIPE"));
+      this.#ending = this.#broken ? DONE : this.#transport.end();
+      this.#ending.catch(() => {}); // whoever awaits it is told; the first caller may not be waiting any more
+    }
+    return this.#ending;
+  }
+
+  async #close(): Promise<void> {
+    if (this.#state === "handed over") return;
+    this.#state = "closed";
+    const ended = this.#end();
+    this.#stop(new SocketError("EBADF"), new SocketError("ECANCELED"));
+    try {
+      await withDeadline(ended, this.#options.closeTimeout, "close: the peer took nothing");
+      if (this.#broken) this.#transport.abort();
+      else this.#transport.close();
+    } catch {
+      this.#broken = true;
+      this.#transport.abort();
+    }
+  }
+
+  /** No more reads or writes; those that wait end with `waiting`. */
+  #stop(error: SocketError, waiting: SocketError = error): void {
+    this.rfile.fail(waiting, true);
+    this.rfile.fail(error, true);
+    this.wfile.fail(error, true);
+  }
+}
+
+const MAX_TIMER = 2 ** 31 - 1; // ms: what a timer holds in every runtime, 24.8 days
+
+/**
+ * Where a socket's reader gets its bytes. A read that is about to wait starts what is gathered and the read
+ * together: with no buffer between the two ends (a service binding) awaiting the flush first would make both
+ * wait for ever. And reads wait while too much output does: else a peer that asks and never reads fills the memory.
+ */
+class Feed implements ReaderSource {
+  readonly #transport: StreamTransport;
+  readonly #wfile: StreamWriter;
+
+  constructor(transport: StreamTransport, wfile: StreamWriter) {
+    this.#transport = transport;
+    this.#wfile = wfile;
+  }
+
+  get blocked(): boolean {
+    return this.#wfile.blocked;
+  }
+
+  resume(): void {
+    this.#wfile.start();
+    this.#transport.resume();
+  }
+
+  pause(): void {
+    this.#transport.pause();
+  }
+}
+
+const webStream = (socket: StreamSocket): WebStream => {
+  const closed = Promise.withResolvers<void>();
+  closed.promise.catch(() => {}); // nobody need watch it
+  const failing = async <T>(work: Promise<T>): Promise<T> => {
+    try {
+      return await work;
+    } catch (error) {
+      closed.reject(error);
+      throw error;
+    }
+  };
+  let ends = 0;
+  const oneEnd = async (): Promise<void> => {
+    if (++ends === 2) await close();
+  };
+  const close = async (): Promise<void> => {
+    await socket.close();
+    closed.resolve();
+  };
+  const text = (address: Address | null): string | undefined =>
+    address === null ? undefined : formatAddress(address);
+  return {
+    readable: new ReadableStream<Uint8Array>(
+      {
+        pull: async (controller) => {
+          const bytes = await failing(socket.recv());
+          if (bytes !== null) return controller.enqueue(bytes);
+          controller.close();
+          await oneEnd();
+        },
+        cancel: () => socket.shutdown(SHUT_RD).then(oneEnd),
+      },
+      { highWaterMark: 0 }, // nothing is read until it is asked for
+    ),
+    writable: new WritableStream<Uint8Array>({
+      write: (bytes) => failing(socket.sendall(bytes)),
+      close: () => failing(socket.shutdown(SHUT_WR)).then(oneEnd),
+      abort: () => socket.abort(),
+    }),
+    opened: Promise.resolve({
+      remoteAddress: text(socket.getpeername()),
+      localAddress: text(socket.getsockname()),
+    }),
+    closed: closed.promise,
+    close,
+  };
+};
+
+// ---- Datagrams ----
+
+/** The most that a UDP datagram carries over IPv4. */
+export const MAX_DATAGRAM = 65_507; // bytes: 65 535 − 20 IP − 8 UDP (RFC 768)
+
+/** Sends datagrams: the way back that a `Datagram` carries. */
+export interface DatagramSender {
+  /**
+   * Sends one datagram, and waits for nothing: like the network, it may lose it. Throws `EMSGSIZE` where it is
+   * larger than one datagram carries, `EBADF` after a close.
+   */
+  post(data: Data, address: Address): void;
+}
+
+/** One datagram that came in, and the way back to its sender: what a datagram handler gets as `this.request`. */
+export class Datagram {
+  /** Its bytes; they are yours to keep. */
+  readonly data: Uint8Array;
+  /** Who sent it, or `null` where that cannot be told (a Unix sender without a name). */
+  readonly address: Address | null;
+  /** True where it was longer than the receiver takes, so that its end is lost. */
+  readonly truncated: boolean;
+  readonly #sender: DatagramSender;
+
+  constructor(data: Uint8Array, address: Address | null, sender: DatagramSender, truncated = false) {
+    this.data = data;
+    this.address = address;
+    this.truncated = truncated;
+    this.#sender = sender;
+  }
+
+  /** Sends one datagram back. Throws `EMSGSIZE` and `EBADF` as `DatagramSender.post`, `ENOTCONN` where the sender is unknown. */
+  reply(data: Data): void {
+    if (this.address === null) throw new SocketError("ENOTCONN", "the sender of this datagram is not known");
+    this.#sender.post(data, this.address);
+  }
+}
+
+/** A datagram larger than the transport carries is an error, never cut. */
+export const checkDatagramSize = (size: number, address?: Address): void => {
+  if (size <= MAX_DATAGRAM) return;
+  throw new SocketError("EMSGSIZE", `a datagram of ${size} bytes is over the ${MAX_DATAGRAM} that UDP carries`, {
+    address: address && formatAddress(address),
+  });
+};

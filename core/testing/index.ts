@@ -1,0 +1,14 @@
+/** `socklet/testing`: handlers in memory, where a test takes a millisecond and needs no port. */
+
+export { MemoryStorage } from "../storage.ts";
+export {
+  MemoryDatagramServer,
+  MemoryDatagramSocket,
+  MemoryNetwork,
+  type MemoryOptions,
+  memoryPair,
+  MemoryServer,
+  type MemoryServerOptions,
+  ThreadingMemoryDatagramServer,
+  ThreadingMemoryServer,
+} from "./memory.ts";

@@ -1,0 +1,336 @@
+/**
+ * Memory as a place: streams and datagrams that behave as the network's do, without one. Ordered, half-closable,
+ * resettable, with back-pressure and datagram borders; every delivery is a microtask later, as no byte arrives
+ * in the middle of the code that sends it.
+ */
+
+import { type Address, formatAddress } from "../address.ts";
+import { SocketError } from "../errors.ts";
+import type { HandlerClass } from "../handler.ts";
+import { ThreadingMixIn } from "../mixins.ts";
+import { BaseServer, type ServerOptions } from "../server.ts";
+import {
+  type Capabilities,
+  checkDatagramSize,
+  Datagram,
+  type DatagramSender,
+  type StreamOptions,
+  StreamSocket,
+  type StreamSink,
+  type StreamTransport,
+} from "../socket.ts";
+import { type Data, DONE, toBytes } from "../stream.ts";
+
+const CAPACITY = 64 * 1024; // bytes one direction holds before it says that it has no room: as a small kernel buffer
+const later = globalThis.setTimeout; // taken now, so that a test's fake clock does not hold back what is written
+
+let lastPort = 49_151; // the dynamic ports of RFC 6335 begin above it
+const freshAddress = (): Address => {
+  lastPort = lastPort >= 65_535 ? 49_152 : lastPort + 1;
+  return { family: "IPv4", hostname: "127.0.0.1", port: lastPort };
+};
+
+/** One direction of a memory stream: what one end writes until the other reads. */
+class Pipe {
+  readonly #capacity: number;
+  readonly #queue: Uint8Array[] = [];
+  #size = 0;
+  #sink: StreamSink | undefined;
+  #wanted = false;
+  #ended = false;
+  #told = false; // the end was told
+  #dropped = false; // nobody reads any more
+  #scheduled = false;
+  #room: PromiseWithResolvers<void> | null = null;
+
+  constructor(capacity: number) {
+    this.#capacity = capacity;
+  }
+
+  read(sink: StreamSink): void {
+    this.#sink = sink;
+  }
+
+  want(wanted: boolean): void {
+    this.#wanted = wanted;
+    if (wanted) this.#schedule();
+  }
+
+  write(bytes: Uint8Array): Promise<void> | undefined {
+    if (this.#dropped) return undefined;
+    this.#queue.push(bytes);
+    this.#size += bytes.length;
+    this.#schedule();
+    return this.#full();
+  }
+
+  end(): Promise<void> {
+    this.#ended = true;
+    this.#schedule();
+    return this.#full() ?? DONE;
+  }
+
+  /** The reading end is gone: what is here and what comes is dropped. */
+  drop(): void {
+    this.#dropped = true;
+    this.#queue.length = this.#size = 0;
+    this.#makeRoom();
+  }
+
+  /** The writing end broke the connection. */
+  break(error: SocketError): void {
+    const sink = this.#sink;
+    const lost = this.#dropped;
+    this.drop();
+    if (!lost) queueMicrotask(() => sink?.error(error));
+  }
+
+  #full(): Promise<void> | undefined {
+    if (this.#size <= this.#capacity) return undefined;
+    this.#room ??= Promise.withResolvers<void>();
+    return this.#room.promise;
+  }
+
+  #makeRoom(): void {
+    if (this.#size > this.#capacity) return;
+    this.#room?.resolve();
+    this.#room = null;
+  }
+
+  #schedule(): void {
+    if (this.#scheduled || !this.#wanted) return;
+    this.#scheduled = true;
+    queueMicrotask(() => {
+      this.#scheduled = false;
+      this.#deliver();
+    });
+  }
+
+  #deliver(): void {
+    while (this.#wanted && this.#queue.length > 0) {
+      const bytes = this.#queue.shift() as Uint8Array;
+      this.#size -= bytes.length;
+      this.#wanted = this.#sink?.data(bytes) ?? false; // strictly pulled: no read waits, nothing comes
+    }
+    this.#makeRoom();
+    if (this.#wanted && this.#ended && !this.#told && !this.#dropped) {
+      this.#told = true;
+      this.#sink?.end();
+    }
+  }
+}
+
+class MemoryTransport implements StreamTransport {
+  readonly localAddress: Address;
+  readonly remoteAddress: Address;
+  readonly capabilities: Capabilities = { reset: true, peername: true };
+  readonly #in: Pipe;
+  readonly #out: Pipe;
+
+  constructor(localAddress: Address, remoteAddress: Address, incoming: Pipe, outgoing: Pipe) {
+    this.localAddress = localAddress;
+    this.remoteAddress = remoteAddress;
+    this.#in = incoming;
+    this.#out = outgoing;
+  }
+
+  start(sink: StreamSink): void {
+    this.#in.read(sink);
+  }
+
+  resume(): void {
+    this.#in.want(true);
+  }
+
+  pause(): void {
+    this.#in.want(false);
+  }
+
+  write(data: Data): Promise<void> | undefined {
+    // A copy: the reader may keep its bytes, and the writer may go on to change its own.
+    return this.#out.write(typeof data === "string" ? toBytes(data) : data.slice());
+  }
+
+  end(): Promise<void> {
+    return this.#out.end();
+  }
+
+  close(): void {
+    this.#in.drop();
+  }
+
+  abort(): void {
+    this.#in.drop();
+    this.#out.break(new SocketError("ECONNRESET"));
+  }
+
+  defer(task: () => void): void {
+    later(task, 0);
+  }
+}
+
+/** Options of memory streams: those of a stream, and how much each direction holds. */
+export interface MemoryOptions extends Partial<StreamOptions> {
+  /** Bytes one direction holds before a writer must wait. Default 65 536. */
+  readonly capacity?: number;
+}
+
+/** Two ends of one connection in memory: what one sends the other receives. */
+export const memoryPair = (options: MemoryOptions = {}, serverAddress?: Address): [StreamSocket, StreamSocket] => {
+  const capacity = options.capacity ?? CAPACITY;
+  const here = freshAddress();
+  const there = serverAddress ?? freshAddress();
+  const out = new Pipe(capacity);
+  const back = new Pipe(capacity);
+  return [
+    new StreamSocket(new MemoryTransport(here, there, back, out), options),
+    new StreamSocket(new MemoryTransport(there, here, out, back), options),
+  ];
+};
+
+/** Options of a memory server. */
+export interface MemoryServerOptions<Context> extends ServerOptions<Context> {
+  /** The streams that it serves. */
+  readonly stream?: MemoryOptions;
+}
+
+/**
+ * A stream server in memory: clients come by `connect()`. It serves one at a time, as a `TCPServer` does.
+ *
+ *     const server = new MemoryServer(Echo);
+ *     const serving = server.serveForever();
+ *     const client = server.connect();
+ */
+export class MemoryServer<Context = unknown> extends BaseServer<StreamSocket, Context> {
+  readonly serverAddress: Address = freshAddress();
+  readonly #stream: MemoryOptions;
+
+  constructor(RequestHandlerClass: HandlerClass<StreamSocket, Context>, options: MemoryServerOptions<Context> = {}) {
+    super(RequestHandlerClass, options);
+    this.#stream = options.stream ?? {};
+  }
+
+  /** A new client's end of a connection to this server. */
+  connect(): StreamSocket {
+    const [client, request] = memoryPair(this.#stream, this.serverAddress);
+    this.arrive(request, request.getpeername());
+    return client;
+  }
+}
+
+/** A stream server in memory that serves its clients side by side. */
+export class ThreadingMemoryServer<Context = unknown> extends ThreadingMixIn(MemoryServer)<Context> {}
+
+const MOST_WAITING = 256; // datagrams a memory socket keeps; a kernel's buffer of 212 992 bytes holds about as many
+
+/** One datagram socket in memory. */
+export class MemoryDatagramSocket implements DatagramSender, AsyncDisposable {
+  readonly #network: MemoryNetwork;
+  readonly #address: Address;
+  readonly #arrived: Datagram[] = [];
+  readonly #waiting: PromiseWithResolvers<Datagram>[] = [];
+  #closed = false;
+  /** Called for each datagram in place of keeping it for `recvfrom()`. */
+  ondatagram: ((datagram: Datagram) => void) | null = null;
+  /** How many datagrams came when too many already waited, and so were lost. */
+  dropped = 0;
+
+  constructor(network: MemoryNetwork, address: Address) {
+    this.#network = network;
+    this.#address = address;
+  }
+
+  getsockname(): Address {
+    return this.#address;
+  }
+
+  post(data: Data, address: Address): void {
+    if (this.#closed) throw new SocketError("EBADF");
+    const bytes = typeof data === "string" ? toBytes(data) : toBytes(data).slice();
+    checkDatagramSize(bytes.length, address);
+    this.#network.carry(bytes, this.#address, address);
+  }
+
+  /** Sends one datagram; gives how many bytes that was. Rejects with `EMSGSIZE` and `EBADF`. */
+  async sendto(data: Data, address: Address): Promise<number> {
+    const bytes = toBytes(data);
+    this.post(bytes, address);
+    return bytes.length;
+  }
+
+  /** The next datagram that came. Rejects with `EBADF` after a close, with `ECANCELED` where it waited then. */
+  async recvfrom(): Promise<Datagram> {
+    if (this.#closed) throw new SocketError("EBADF");
+    const first = this.#arrived.shift();
+    if (first !== undefined) return first;
+    const waiting = Promise.withResolvers<Datagram>();
+    this.#waiting.push(waiting);
+    return waiting.promise;
+  }
+
+  /** What the network brings. */
+  deliver(data: Uint8Array, address: Address): void {
+    const datagram = new Datagram(data, address, this);
+    const waiting = this.#waiting.shift();
+    if (this.#closed) return;
+    if (waiting !== undefined) waiting.resolve(datagram);
+    else if (this.ondatagram !== null) this.ondatagram(datagram);
+    else if (this.#arrived.length < MOST_WAITING) this.#arrived.push(datagram);
+    else this.dropped++;
+  }
+
+  close(): Promise<void> {
+    this.#closed = true;
+    this.#network.remove(this.#address);
+    for (const waiting of this.#waiting.splice(0)) waiting.reject(new SocketError("ECANCELED"));
+    return DONE;
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
+  }
+}
+
+/** A network of datagrams in memory: ordered and without loss, but that nobody hears what is sent to nobody. */
+export class MemoryNetwork {
+  readonly #sockets = new Map<string, MemoryDatagramSocket>();
+
+  /** A socket with an address of its own. */
+  socket(): MemoryDatagramSocket {
+    const address = freshAddress();
+    const socket = new MemoryDatagramSocket(this, address);
+    this.#sockets.set(formatAddress(address), socket);
+    return socket;
+  }
+
+  carry(data: Uint8Array, from: Address, to: Address): void {
+    const socket = this.#sockets.get(formatAddress(to));
+    if (socket !== undefined) queueMicrotask(() => socket.deliver(data, from));
+  }
+
+  remove(address: Address): void {
+    this.#sockets.delete(formatAddress(address));
+  }
+}
+
+/** A datagram server in memory; it serves one datagram at a time, as a `UDPServer` does. */
+export class MemoryDatagramServer<Context = unknown> extends BaseServer<Datagram, Context> {
+  readonly network = new MemoryNetwork();
+  /** Its socket. */
+  readonly socket: MemoryDatagramSocket = this.network.socket();
+
+  get serverAddress(): Address {
+    return this.socket.getsockname();
+  }
+
+  override serverActivate(): void {
+    this.socket.ondatagram = (datagram) => this.arrive(datagram, datagram.address);
+  }
+
+  protected override letGo(): Promise<void> {
+    return this.socket.close();
+  }
+}
+
+/** A datagram server in memory that serves its datagrams side by side. */
+export class ThreadingMemoryDatagramServer<Context = unknown> extends ThreadingMixIn(MemoryDatagramServer)<Context> {}

@@ -1,0 +1,8 @@
+/** `socklet/emulator`: real sockets in Node. */
+
+export { type ConnectOptions, createConnection, TCPConnector, type TCPConnectorOptions } from "./connector.ts";
+export { type AppServer, serveApp, type ServeOptions } from "./serve.ts";
+export { FileStorage } from "./storage.ts";
+export { streamSocket } from "./stream-socket.ts";
+export { TCPServer, type TCPServerOptions, ThreadingTCPServer } from "./tcp.ts";
+export { ThreadingUDPServer, UDPServer, type UDPServerOptions } from "./udp.ts";

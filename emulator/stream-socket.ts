@@ -1,0 +1,164 @@
+/**
+ * `net.Socket` (TCP, Unix; TLS) as a `StreamSocket`: the one hot file of this platform.
+ *
+ * Bytes come by one 'data' listener, never by `for await`, `once()` or Web Streams, which cost 1.3 to 2.2 times
+ * the CPU (SPEED.md's table; `npm run bench` shows ours).
+ */
+
+import net from "node:net";
+import type { Address } from "../core/address.ts";
+import { SocketError } from "../core/errors.ts";
+import {
+  type Capabilities,
+  type StreamOptions,
+  type StreamSink,
+  StreamSocket,
+  type StreamTransport,
+} from "../core/socket.ts";
+import type { Data } from "../core/stream.ts";
+
+const FULL = 64 * 1024; // bytes that wait in Node before a writer must wait: the socket's own high-water mark
+const LINGER = 2_000; // ms that a closed connection still takes what the peer sends (nginx's lingering_close: 5 s a read)
+
+const TCP: Capabilities = { reset: true, peername: true };
+const UNIX: Capabilities = { reset: false, peername: false };
+
+/** A Node address as ours; `null` where Node has none. */
+export const addressOf = (
+  hostname: string | undefined,
+  port: number | undefined,
+  family: string | undefined,
+): Address | null => {
+  if (hostname === undefined || port === undefined) return null;
+  if (family !== "IPv6") return { family: "IPv4", hostname, port };
+  const [host = "", scopeId] = hostname.split("%");
+  return scopeId === undefined
+    ? { family: "IPv6", hostname: host, port }
+    : { family: "IPv6", hostname: host, port, scopeId };
+};
+
+class NodeTransport implements StreamTransport {
+  readonly remoteAddress: Address | null;
+  readonly capabilities: Capabilities;
+  readonly #socket: net.Socket;
+  #sink: StreamSink | null = null;
+  #flowing = false;
+  #room: PromiseWithResolvers<void> | null = null;
+
+  constructor(socket: net.Socket) {
+    this.#socket = socket;
+    // Taken now: Node forgets it when the connection closes.
+    this.remoteAddress = addressOf(socket.remoteAddress, socket.remotePort, socket.remoteFamily);
+    this.capabilities = this.remoteAddress === null ? UNIX : TCP;
+  }
+
+  get localAddress(): Address | null {
+    const { localAddress, localPort, localFamily } = this.#socket;
+    return addressOf(localAddress, localPort, localFamily);
+  }
+
+  start(sink: StreamSink): void {
+    const first = this.#sink === null;
+    this.#sink = sink;
+    if (!first) return;
+    const socket = this.#socket;
+    socket.on("data", (chunk: Buffer) => {
+      // A plain Uint8Array: `slice` and `toString` mean the same in every place.
+      this.#sink?.data(new Uint8Array(chunk.buffer as ArrayBuffer, chunk.byteOffset, chunk.byteLength));
+    });
+    socket.on("end", () => this.#sink?.end());
+    socket.on("error", (error) => this.#sink?.error(SocketError.from(error, "ECONNRESET")));
+    socket.on("drain", () => this.#makeRoom());
+    socket.on("close", () => this.#makeRoom());
+  }
+
+  resume(): void {
+    if (this.#flowing) return;
+    this.#flowing = true;
+    this.#socket.resume();
+  }
+
+  pause(): void {
+    this.#flowing = false;
+    this.#socket.pause();
+  }
+
+  write(data: Data): Promise<void> | undefined {
+    const socket = this.#socket;
+    if (socket.destroyed) return undefined;
+    socket.write(data);
+    // Not what write() gave: that says false for a large piece which the kernel has taken whole.
+    if (socket.writableLength <= FULL) return undefined;
+    this.#room ??= Promise.withResolvers<void>();
+    return this.#room.promise;
+  }
+
+  end(): Promise<void> {
+    return new Promise((resolve, reject) => {
+      this.#socket.end((error?: Error | null) => (error ? reject(SocketError.from(error, "EPIPE")) : resolve()));
+    });
+  }
+
+  /**
+   * Lingers: a kernel that closes a socket with unread input sends a reset, which can overtake our last bytes
+   * on their way to the peer's reader (RFC 1122 4.2.2.13). So input is taken and dropped until the peer's end.
+   */
+  close(): void {
+    const socket = this.#socket;
+    socket.unref(); // it must not keep a process from ending
+    if (socket.readableEnded) {
+      socket.destroy();
+      return;
+    }
+    const timer = setTimeout(() => socket.destroy(), LINGER);
+    timer.unref();
+    socket.once("end", () => socket.destroy());
+    socket.once("close", () => clearTimeout(timer));
+    this.resume();
+  }
+
+  abort(): void {
+    const socket = this.#socket;
+    if (socket.destroyed) return;
+    try {
+      socket.resetAndDestroy();
+    } catch {
+      socket.destroy(); // a Unix socket has no reset
+    }
+  }
+
+  defer(task: () => void): void {
+    process.nextTick(task); // runs when this turn's promises have run, too
+  }
+
+  #makeRoom(): void {
+    this.#room?.resolve();
+    this.#room = null;
+  }
+}
+
+/**
+ * A `StreamSocket` over a connected `net.Socket` (also TLS's), which must have been made with
+ * `allowHalfOpen: true` and `pauseOnConnect` or be paused: what came before nobody heard is lost.
+ */
+export const streamSocket = (socket: net.Socket, options: Partial<StreamOptions> = {}): StreamSocket =>
+  new StreamSocket(new NodeTransport(socket), options);
+
+/** What went wrong with a name or an address, as a `SocketError` that says where. */
+export const networkError = (error: unknown, address: string): SocketError => {
+  // Happy eyeballs gives one error for all the addresses that it tried: the first says it.
+  const first = error instanceof AggregateError && error.errors.length > 0 ? error.errors[0] : error;
+  const code = (first as { code?: string }).code ?? "";
+  if (/^(ENOTFOUND|EAI_)/.test(code)) {
+    return new SocketError("ERR_NAME", `the name in ${address} could not be resolved (${code})`, { address, cause: error });
+  }
+  const remedy: Record<string, string> = {
+    EADDRINUSE: `${address} is in use: another program listens there; end it, or choose another port`,
+    EACCES: `${address} may not be used by this process: ports below 1024 need root; choose one above`,
+    EADDRNOTAVAIL: `${address} is not an address of this machine`,
+    ECONNREFUSED: `${address} refused the connection: nothing listens there`,
+  };
+  return Object.hasOwn(remedy, code)
+    ? new SocketError(code as "EADDRINUSE", remedy[code], { address, cause: error })
+    : SocketError.from(first, "ERR_CONNECT_FAILED", address);
+};

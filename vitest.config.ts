@@ -1,0 +1,40 @@
+import { fileURLToPath } from "node:url";
+import { cloudflareTest } from "@cloudflare/vitest-plugin";
+import { defineConfig } from "vitest/config";
+
+const file = (path: string): string => fileURLToPath(new URL(path, import.meta.url));
+
+// The sources as they are, in place of dist/: in Node by the same export condition as `npm start`, in workerd by name.
+const sources = {
+  alias: [
+    { find: /^socklet$/, replacement: file("./core/index.ts") },
+    { find: /^socklet\/testing$/, replacement: file("./core/testing/index.ts") },
+    { find: /^socklet\/control$/, replacement: file("./core/control/index.ts") },
+    { find: /^socklet\/emulator$/, replacement: file("./emulator/index.ts") },
+    { find: /^socklet\/worker$/, replacement: file("./worker/index.ts") },
+  ],
+};
+
+export default defineConfig({
+  test: {
+    projects: [
+      {
+        resolve: sources,
+        test: {
+          name: "node",
+          include: ["test/{core,emulator,peers,conformance}/**/*.test.ts"],
+          testTimeout: 20_000,
+        },
+      },
+      {
+        plugins: [cloudflareTest({ wrangler: { configPath: "./test/worker/wrangler.toml" } })],
+        resolve: sources,
+        test: {
+          name: "workerd",
+          include: ["test/worker/**/*.test.ts"],
+          testTimeout: 20_000,
+        },
+      },
+    ],
+  },
+});
