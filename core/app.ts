@@ -5,7 +5,12 @@
 
 import { type AddressLike, type Endpoint, formatAddress, parseAddress } from "./address.ts";
 import { SocketError } from "./errors.ts";
-import { BaseRequestHandler, DatagramRequestHandler, type HandlerClass, StreamRequestHandler } from "./handler.ts";
+import {
+  BaseRequestHandler,
+  DatagramRequestHandler,
+  type HandlerClass,
+  StreamRequestHandler,
+} from "./handler.ts";
 import type { Datagram, StreamSocket } from "./socket.ts";
 import type { BlobStorage } from "./storage.ts";
 import type { MaybePromise } from "./stream.ts";
@@ -83,7 +88,8 @@ const APP = Symbol.for("socklet.app"); // shared, so that an app of another copy
 export const isApp = (value: unknown): value is App =>
   typeof value === "object" && value !== null && APP in value;
 
-const wrong = (message: string, cause?: unknown): SocketError => new SocketError("ERR_APP", message, { cause });
+const wrong = (message: string, cause?: unknown): SocketError =>
+  new SocketError("ERR_APP", message, { cause });
 
 const names = (handlers: object): string => Object.keys(handlers).join(", ") || "none";
 
@@ -110,19 +116,23 @@ export const defineApp = <Context = unknown>(definition: AppDefinition<Context>)
   }
   for (const [name, handler] of Object.entries(handlers)) {
     if (typeof handler !== "function" || !(handler.prototype instanceof BaseRequestHandler)) {
-      throw wrong(`handlers.${name} must be a class that extends BaseRequestHandler; wrap a function in streamHandler()`);
+      throw wrong(
+        `handlers.${name} must be a class that extends BaseRequestHandler; wrap a function in streamHandler()`,
+      );
     }
   }
   const handlerOf = (name: string, where: string): AnyHandlerClass<Context> => {
     const handler = Object.hasOwn(handlers, name) ? handlers[name] : undefined;
-    if (handler === undefined) throw wrong(`${where}.handler is "${name}"; the app declares: ${names(handlers)}`);
+    if (handler === undefined)
+      throw wrong(`${where}.handler is "${name}"; the app declares: ${names(handlers)}`);
     return handler;
   };
   const listeners = (definition.listen ?? []).map((entry, i): Listener<Context> => {
     const where = `listen[${i}]`;
     const handler = handlerOf(entry.handler, where);
     const endpoint = endpointOf(entry.address, where);
-    if (endpoint.scheme === "unix") throw wrong(`${where}.address: an app listens on tcp:// or udp://, not on a path`);
+    if (endpoint.scheme === "unix")
+      throw wrong(`${where}.address: an app listens on tcp:// or udp://, not on a path`);
     const scheme = endpoint.scheme ?? "tcp";
     const unfit = scheme === "udp" ? StreamRequestHandler : DatagramRequestHandler;
     if (handler.prototype instanceof unfit) {

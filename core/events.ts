@@ -25,7 +25,11 @@ export type SockletEvent =
   /** The server listens. */
   | (Told & { readonly type: "listening"; readonly address: Address | null })
   /** A request was turned away before a handler was made: `verifyRequest` said no, or too many already wait. */
-  | (Told & { readonly type: "refused"; readonly address: Address | null; readonly reason: "verify" | "full" | "closing" })
+  | (Told & {
+      readonly type: "refused";
+      readonly address: Address | null;
+      readonly reason: "verify" | "full" | "closing" | "no listener";
+    })
   /** A handler begins. */
   | (OfRequest & { readonly type: "begin" })
   /** The request is over and its connection let go. */
@@ -37,7 +41,12 @@ export type SockletEvent =
       readonly failed: boolean;
     })
   /** A handler, a hook or the transport failed; `id` is absent where no request had begun. */
-  | (Told & { readonly type: "error"; readonly id?: number; readonly address: Address | null; readonly error: unknown })
+  | (Told & {
+      readonly type: "error";
+      readonly id?: number;
+      readonly address: Address | null;
+      readonly error: unknown;
+    })
   /** The drain deadline passed and this request, aborted, still does not end. */
   | (OfRequest & { readonly type: "stuck" })
   /** What a handler said with `this.emit(detail)`. */

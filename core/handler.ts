@@ -127,7 +127,10 @@ export const bothErrors = (where1: string, first: unknown, where2: string, secon
   });
 
 /** Handles one connection, with its reader `rfile` and its writer `wfile`. CPython's `StreamRequestHandler`. */
-export abstract class StreamRequestHandler<Context = unknown> extends BaseRequestHandler<StreamSocket, Context> {
+export abstract class StreamRequestHandler<Context = unknown> extends BaseRequestHandler<
+  StreamSocket,
+  Context
+> {
   /** How long one read or write waits for the peer, in milliseconds, `null` for ever; `undefined`: as the server says. */
   readonly timeout: number | null | undefined = undefined;
 
@@ -160,7 +163,10 @@ export abstract class StreamRequestHandler<Context = unknown> extends BaseReques
  * Handles one datagram: `rfile` reads it, and what `wfile` was given goes back as one datagram when `finish`
  * runs. Where nothing was written nothing is sent (CPython sends an empty datagram, which reflects traffic).
  */
-export abstract class DatagramRequestHandler<Context = unknown> extends BaseRequestHandler<Datagram, Context> {
+export abstract class DatagramRequestHandler<Context = unknown> extends BaseRequestHandler<
+  Datagram,
+  Context
+> {
   #rfile: StreamReader | undefined;
   #wfile: StreamWriter | undefined;
   readonly #written: Uint8Array[] = [];

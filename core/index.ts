@@ -1,5 +1,41 @@
 /** `socklet`: what is the same everywhere. Grouped; no logic here. */
 
+// Addresses, byte order, constants
+export {
+  type Address,
+  type AddressLike,
+  type Endpoint,
+  formatAddress,
+  type InternetAddress,
+  inetAton,
+  inetNtoa,
+  inetNtop,
+  inetPton,
+  isLoopback,
+  isPrivate,
+  isReserved,
+  packAddress,
+  parseAddress,
+  type UnixAddress,
+} from "./address.ts";
+// The app
+export {
+  type AnyHandlerClass,
+  type App,
+  type AppDefinition,
+  type DialEntry,
+  defineApp,
+  isApp,
+  type ListenEntry,
+  type Listener,
+  type Platform,
+  type Serving,
+} from "./app.ts";
+export { htonl, htons, ntohl, ntohs } from "./byte-order.ts";
+export * from "./constants.ts";
+// Errors
+export { SocketError, type SocketErrorCode, type SocketErrorDetails } from "./errors.ts";
+export type { OnEvent, SockletEvent } from "./events.ts";
 // The handler
 export {
   BaseRequestHandler,
@@ -8,6 +44,21 @@ export {
   StreamRequestHandler,
   streamHandler,
 } from "./handler.ts";
+export { toJson } from "./json.ts";
+export { type Threading, ThreadingMixIn } from "./mixins.ts";
+// The servers and connectors that run it
+export {
+  BaseConnector,
+  BaseEndpoint,
+  BaseServer,
+  type EndpointInfo,
+  type EndpointOptions,
+  type RequestScope,
+  type RunOptions,
+  type ServerInfo,
+  type ServerOptions,
+  type ServerState,
+} from "./server.ts";
 // The sockets it talks to
 export {
   type Capabilities,
@@ -21,55 +72,5 @@ export {
   type StreamTransport,
   type WebStream,
 } from "./socket.ts";
-export { type Data, type MaybePromise, type StreamLimits, StreamReader, StreamWriter } from "./stream.ts";
-// The servers and connectors that run it
-export {
-  BaseConnector,
-  BaseEndpoint,
-  type EndpointInfo,
-  type EndpointOptions,
-  BaseServer,
-  type RequestScope,
-  type RunOptions,
-  type ServerInfo,
-  type ServerOptions,
-  type ServerState,
-} from "./server.ts";
-export { type Threading, ThreadingMixIn } from "./mixins.ts";
-export type { OnEvent, SockletEvent } from "./events.ts";
-// The app
-export {
-  type AnyHandlerClass,
-  type App,
-  type AppDefinition,
-  defineApp,
-  type DialEntry,
-  isApp,
-  type ListenEntry,
-  type Listener,
-  type Platform,
-  type Serving,
-} from "./app.ts";
 export { type BlobStorage, checkBlobName } from "./storage.ts";
-// Errors
-export { SocketError, type SocketErrorCode, type SocketErrorDetails } from "./errors.ts";
-// Addresses, byte order, constants
-export {
-  type Address,
-  type AddressLike,
-  type Endpoint,
-  formatAddress,
-  inetAton,
-  inetNtoa,
-  inetNtop,
-  inetPton,
-  type InternetAddress,
-  isLoopback,
-  isPrivate,
-  isReserved,
-  packAddress,
-  parseAddress,
-  type UnixAddress,
-} from "./address.ts";
-export { htonl, htons, ntohl, ntohs } from "./byte-order.ts";
-export * from "./constants.ts";
+export { type Data, type MaybePromise, type StreamLimits, StreamReader, StreamWriter } from "./stream.ts";

@@ -113,7 +113,10 @@ export abstract class BaseEndpoint<Request, Context = unknown> {
   #whenOne: (() => void)[] = []; // called when one more has ended
 
   constructor(RequestHandlerClass: HandlerClass<Request, Context>, options: EndpointOptions<Context> = {}) {
-    if (typeof RequestHandlerClass !== "function" || typeof RequestHandlerClass.prototype?.run !== "function") {
+    if (
+      typeof RequestHandlerClass !== "function" ||
+      typeof RequestHandlerClass.prototype?.run !== "function"
+    ) {
       throw new TypeError(
         "a handler is a class that extends StreamRequestHandler, DatagramRequestHandler or BaseRequestHandler; wrap a function in streamHandler()",
       );
@@ -171,7 +174,9 @@ export abstract class BaseEndpoint<Request, Context = unknown> {
    */
   async drain(timeout: number = this.drainTimeout): Promise<void> {
     if (await this.#idleWithin(timeout)) return;
-    this.abort(new SocketError("ECONNABORTED", `the request did not end within the drain time of ${timeout} ms`));
+    this.abort(
+      new SocketError("ECONNABORTED", `the request did not end within the drain time of ${timeout} ms`),
+    );
     if (await this.#idleWithin(ABORT_GRACE)) return;
     for (const { id, address } of this.#running.values()) {
       this.tell({ type: "stuck", server: this.name, id, address });
@@ -308,7 +313,13 @@ export abstract class BaseServer<Request, Context = unknown>
     return {
       ...super.info(),
       state:
-        this.#closing !== null ? "closed" : this.#open ? "serving" : this.#listening !== null ? "listening" : "new",
+        this.#closing !== null
+          ? "closed"
+          : this.#open
+            ? "serving"
+            : this.#listening !== null
+              ? "listening"
+              : "new",
       address: this.serverAddress,
       waiting: this.#arrivals.length,
       refused: this.#refused,
@@ -373,7 +384,7 @@ export abstract class BaseServer<Request, Context = unknown>
     await this.listen();
     if (!(await this.#arrival(this.timeout))) return this.handleTimeout();
     const [request, clientAddress] = await this.getRequest();
-    await this.#verifyAndProcess(request, clientAddress);
+    await this.verifyAndProcess(request, clientAddress);
   }
 
   /**
@@ -436,7 +447,10 @@ export abstract class BaseServer<Request, Context = unknown>
 
   /** A request has come. Called by the platform; refuses it where too many wait already. */
   protected arrive(request: Request, clientAddress: Address | null): void {
-    if (this.#closing !== null) return this.#refuse(request, clientAddress, "closing");
+    if (this.#closing !== null) {
+      this.#refuse(request, clientAddress, "closing");
+      return;
+    }
     this.#arrivals.push([request, clientAddress]);
     if (this.#awaiting.length > 0) for (const arrived of this.#awaiting.splice(0)) arrived();
     else this.#pump();
@@ -494,9 +508,9 @@ export abstract class BaseServer<Request, Context = unknown>
   #takeNext(): Promise<void> | undefined {
     try {
       const next = this.getRequest();
-      if (!isThenable(next)) return this.#verifyAndProcess(next[0], next[1]);
+      if (!isThenable(next)) return this.verifyAndProcess(next[0], next[1]);
       return Promise.resolve(next).then(
-        ([request, clientAddress]) => this.#verifyAndProcess(request, clientAddress),
+        ([request, clientAddress]) => this.verifyAndProcess(request, clientAddress),
         (error) => this.#tellError(error, null),
       );
     } catch (error) {
@@ -505,8 +519,8 @@ export abstract class BaseServer<Request, Context = unknown>
     }
   }
 
-  /** CPython's `_handle_request_noblock`. Never throws or rejects. */
-  #verifyAndProcess(request: Request, clientAddress: Address | null): Promise<void> | undefined {
+  /** Verifies and processes one request (CPython's `_handle_request_noblock`). Never throws or rejects. */
+  protected verifyAndProcess(request: Request, clientAddress: Address | null): Promise<void> | undefined {
     const go = (verified: boolean): Promise<void> | undefined => {
       try {
         if (verified) {

@@ -64,8 +64,11 @@ export interface StreamTransport {
   write(data: Data): Promise<void> | undefined;
   /** Sends the end after all that was written. Resolves when it is on its way, rejects when it cannot be. */
   end(): Promise<void>;
-  /** Lets go, after `end()` resolved. What the peer still sends is dropped, not answered by a reset that could overtake our last bytes. */
-  close(): void;
+  /**
+   * Lets go, after `end()` resolved. What the peer still sends is taken and dropped for a while, not answered by
+   * a reset that could overtake our last bytes. Gives a promise where leaving before that is over would cut it.
+   */
+  close(): void | Promise<void>;
   /** Lets go at once: by a reset where the platform can. */
   abort(): void;
   /** Runs `task` once, when this turn's work is done: the end of the tick for which output is gathered. */
@@ -292,7 +295,7 @@ export class StreamSocket implements AsyncDisposable {
     try {
       await withDeadline(ended, this.#options.closeTimeout, "close: the peer took nothing");
       if (this.#broken) this.#transport.abort();
-      else this.#transport.close();
+      else await this.#transport.close();
     } catch {
       this.#broken = true;
       this.#transport.abort();
@@ -324,7 +327,7 @@ class Feed implements ReaderSource {
   }
 
   get blocked(): boolean {
-    return this.#wfile.blocked;
+    return this.#wfile.unattended;
   }
 
   resume(): void {
@@ -426,7 +429,11 @@ export class Datagram {
 /** A datagram larger than the transport carries is an error, never cut. */
 export const checkDatagramSize = (size: number, address?: Address): void => {
   if (size <= MAX_DATAGRAM) return;
-  throw new SocketError("EMSGSIZE", `a datagram of ${size} bytes is over the ${MAX_DATAGRAM} that UDP carries`, {
-    address: address && formatAddress(address),
-  });
+  throw new SocketError(
+    "EMSGSIZE",
+    `a datagram of ${size} bytes is over the ${MAX_DATAGRAM} that UDP carries`,
+    {
+      address: address && formatAddress(address),
+    },
+  );
 };

@@ -42,6 +42,7 @@ const TRAY = 4 * 1024; // bytes of one such putting together
 const KEEP = 4; // a piece smaller than a quarter of its backing memory is copied out, so that keeping it keeps no more
 const WINDOW = 8 * 1024; // bytes decoded at once for lines; also what one short line can keep alive in memory
 const GATHER_MARK = 16 * 1024; // bytes gathered before they leave at once
+const UNATTENDED = 1024 * 1024; // bytes of output that may wait while a handler reads on; far more than two ends greet each other with
 const SHORT_TEXT = 256; // characters; longer text is encoded when it is written, shorter is joined first
 
 const EMPTY = new Uint8Array(0);
@@ -83,7 +84,7 @@ export interface ReaderSource {
   resume(): void;
   /** Enough is buffered: hold back until `resume()`. */
   pause(): void;
-  /** True while so much output waits that reads must wait too; `StreamReader.retry()` ends it. */
+  /** True while so much output waits unattended that reads must wait too; `StreamReader.retry()` ends it. */
   readonly blocked: boolean;
 }
 
@@ -134,7 +135,8 @@ export class StreamReader {
   #ended = false;
   #failure: SocketError | null = null;
   #waiter: Waiter | null = null;
-  #deadline = 0;
+  #deadline = 0; // when the read that waits has waited too long
+  #firesAt = 0; // when #timer fires: at the deadline or before
   #timer: ReturnType<typeof setTimeout> | undefined;
 
   constructor(source: ReaderSource = NO_SOURCE, limits: StreamLimits = STREAM_LIMITS) {
@@ -334,7 +336,10 @@ export class StreamReader {
   /** One timer for many waits: a wait only moves the deadline, and the timer that fires early sets itself anew. */
   #arm(timeout: number): void {
     this.#deadline = Date.now() + timeout;
-    this.#timer ??= setTimeout(this.#expire, timeout);
+    if (this.#timer !== undefined && this.#firesAt <= this.#deadline) return;
+    clearTimeout(this.#timer);
+    this.#firesAt = this.#deadline;
+    this.#timer = setTimeout(this.#expire, timeout);
   }
 
   readonly #expire = (): void => {
@@ -343,6 +348,7 @@ export class StreamReader {
     if (waiter === null || this.timeout === null) return;
     const left = this.#deadline - Date.now();
     if (left > 0) {
+      this.#firesAt = this.#deadline;
       this.#timer = setTimeout(this.#expire, left);
       return;
     }
@@ -389,7 +395,10 @@ export class StreamReader {
     if (found >= 0) return this.#bytes(found + mark.length);
     if (this.#ended) {
       const shown = JSON.stringify(decoder.decode(mark));
-      throw new SocketError("ERR_INCOMPLETE_READ", `the stream ended ${this.#size} bytes on, before ${shown}`);
+      throw new SocketError(
+        "ERR_INCOMPLETE_READ",
+        `the stream ended ${this.#size} bytes on, before ${shown}`,
+      );
     }
     this.#mustHold(-1);
     return undefined;
@@ -469,7 +478,10 @@ export class StreamReader {
   }
 
   #tooLong(): SocketError {
-    return new SocketError("ERR_LIMIT", `the line is longer than ${this.maxLine} bytes; raise maxLine to take longer ones`);
+    return new SocketError(
+      "ERR_LIMIT",
+      `the line is longer than ${this.maxLine} bytes; raise maxLine to take longer ones`,
+    );
   }
 
   /** Decodes the next window of the current piece; null where there is none or it is not plain ASCII. */
@@ -519,7 +531,11 @@ export class StreamReader {
     for (let p = -1; p < this.#more.length; p++) {
       const piece = p < 0 ? this.#chunk : (this.#more[p] as Uint8Array);
       const from = Math.max(this.#searched - before, p < 0 ? this.#at : 0);
-      for (let i = piece.indexOf(mark[0] as number, from); i >= 0; i = piece.indexOf(mark[0] as number, i + 1)) {
+      for (
+        let i = piece.indexOf(mark[0] as number, from);
+        i >= 0;
+        i = piece.indexOf(mark[0] as number, i + 1)
+      ) {
         if (this.#matches(mark, piece, i, p)) return before + i;
       }
       before += piece.length;
@@ -631,6 +647,7 @@ export class StreamWriter {
   #deferred = false;
   #room: Promise<void> | null = null; // kept when the target has room again
   #waiting = 0; // bytes written since it had none
+  #attending = 0; // calls that await room
   #failure: SocketError | null = null;
 
   /** Called when the target has room again. */
@@ -644,6 +661,15 @@ export class StreamWriter {
   /** True while the target has no room. */
   get blocked(): boolean {
     return this.#room !== null;
+  }
+
+  /**
+   * True while much output waits and nobody awaits that it leaves. Reads wait then: a peer that asks and never
+   * reads would fill the memory. Where `flush()` or `sendall()` is awaited they go on, since it may be just
+   * their going on that lets the peer read.
+   */
+  get unattended(): boolean {
+    return this.#waiting > UNATTENDED && this.#attending === 0;
   }
 
   /** True while something is gathered that has not left. */
@@ -694,7 +720,9 @@ export class StreamWriter {
       return Promise.reject(error);
     }
     if (this.#room === null) return DONE;
+    if (this.#attending++ === 0) this.onroom?.();
     const room = this.#room.then(() => {
+      this.#attending--;
       if (this.#failure !== null) throw this.#failure;
     });
     return this.timeout === null ? room : withDeadline(room, this.timeout, "the peer took nothing");

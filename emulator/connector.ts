@@ -1,7 +1,13 @@
 /** Dialling out from Node: `createConnection`, and `TCPConnector`, the dialling twin of `TCPServer`. */
 
 import net from "node:net";
-import { type Address, type AddressLike, type Endpoint, formatAddress, parseAddress } from "../core/address.ts";
+import {
+  type Address,
+  type AddressLike,
+  type Endpoint,
+  formatAddress,
+  parseAddress,
+} from "../core/address.ts";
 import { SocketError } from "../core/errors.ts";
 import type { HandlerClass } from "../core/handler.ts";
 import { BaseConnector, type EndpointOptions } from "../core/server.ts";
@@ -20,7 +26,8 @@ export interface ConnectOptions {
 
 const dialled = (address: AddressLike): Endpoint => {
   const endpoint = parseAddress(address);
-  if (endpoint.scheme === "udp") throw new TypeError(`${formatAddress(endpoint)} is a datagram address; this dials streams`);
+  if (endpoint.scheme === "udp")
+    throw new TypeError(`${formatAddress(endpoint)} is a datagram address; this dials streams`);
   if (endpoint.scheme !== "unix" && (endpoint.port === 0 || endpoint.hostname === "")) {
     throw new RangeError(`${formatAddress(endpoint)} cannot be dialled: it names no host, or port 0`);
   }
@@ -33,12 +40,16 @@ const dialled = (address: AddressLike): Endpoint => {
  * Rejects with `ECONNREFUSED`, `ETIMEDOUT`, `EHOSTUNREACH`, `ENETUNREACH`, `ENOENT` (a path), `ERR_NAME`, or the
  * signal's reason.
  */
-export const createConnection = async (address: AddressLike, options: ConnectOptions = {}): Promise<StreamSocket> => {
+export const createConnection = async (
+  address: AddressLike,
+  options: ConnectOptions = {},
+): Promise<StreamSocket> => {
   const endpoint = dialled(address);
   const said = formatAddress(endpoint);
   const { connectTimeout = 10_000, signal } = options;
   signal?.throwIfAborted();
-  const where = endpoint.scheme === "unix" ? { path: endpoint.path } : { host: endpoint.hostname, port: endpoint.port };
+  const where =
+    endpoint.scheme === "unix" ? { path: endpoint.path } : { host: endpoint.hostname, port: endpoint.port };
   const socket = net.connect({ ...where, allowHalfOpen: true, noDelay: true });
   socket.pause(); // nothing is read before somebody asks
   return new Promise((resolve, reject) => {
@@ -74,7 +85,9 @@ export const createConnection = async (address: AddressLike, options: ConnectOpt
 };
 
 /** Options of a connector. */
-export interface TCPConnectorOptions<Context> extends EndpointOptions<Context>, Omit<ConnectOptions, "signal"> {}
+export interface TCPConnectorOptions<Context>
+  extends EndpointOptions<Context>,
+    Omit<ConnectOptions, "signal"> {}
 
 /**
  * Dials one address and runs a handler on the connection, as a server runs it on one it accepted.

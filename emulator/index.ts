@@ -1,7 +1,12 @@
 /** `socklet/emulator`: real sockets in Node. */
 
-export { type ConnectOptions, createConnection, TCPConnector, type TCPConnectorOptions } from "./connector.ts";
-export { type AppServer, serveApp, type ServeOptions } from "./serve.ts";
+export {
+  type ConnectOptions,
+  createConnection,
+  TCPConnector,
+  type TCPConnectorOptions,
+} from "./connector.ts";
+export { type AppServer, type ServeOptions, serveApp } from "./serve.ts";
 export { FileStorage } from "./storage.ts";
 export { streamSocket } from "./stream-socket.ts";
 export { TCPServer, type TCPServerOptions, ThreadingTCPServer } from "./tcp.ts";

@@ -61,9 +61,13 @@ const serverOf = <Context>(
  * Opens all listeners of `app`, and serves. Where one cannot be opened, those before it are closed again and
  * the reason is thrown: `EADDRINUSE`, `EACCES`, `EADDRNOTAVAIL`, `ERR_NAME`; `ERR_APP` where `app` is none.
  */
-export const serveApp = async <Context>(app: App<Context>, options: ServeOptions = {}): Promise<AppServer> => {
+export const serveApp = async <Context>(
+  app: App<Context>,
+  options: ServeOptions = {},
+): Promise<AppServer> => {
   if (!isApp(app)) throw new SocketError("ERR_APP", "this is not an app: it must come from defineApp()");
-  if (app.listeners.length === 0) throw new SocketError("ERR_APP", "the app listens nowhere: give defineApp() a `listen`");
+  if (app.listeners.length === 0)
+    throw new SocketError("ERR_APP", "the app listens nowhere: give defineApp() a `listen`");
   const context = await app.context({
     name: "node",
     bindings: process.env,

@@ -5,7 +5,7 @@
  * the CPU (SPEED.md's table; `npm run bench` shows ours).
  */
 
-import net from "node:net";
+import type net from "node:net";
 import type { Address } from "../core/address.ts";
 import { SocketError } from "../core/errors.ts";
 import {
@@ -95,7 +95,9 @@ class NodeTransport implements StreamTransport {
 
   end(): Promise<void> {
     return new Promise((resolve, reject) => {
-      this.#socket.end((error?: Error | null) => (error ? reject(SocketError.from(error, "EPIPE")) : resolve()));
+      this.#socket.end((error?: Error | null) =>
+        error ? reject(SocketError.from(error, "EPIPE")) : resolve(),
+      );
     });
   }
 
@@ -150,7 +152,10 @@ export const networkError = (error: unknown, address: string): SocketError => {
   const first = error instanceof AggregateError && error.errors.length > 0 ? error.errors[0] : error;
   const code = (first as { code?: string }).code ?? "";
   if (/^(ENOTFOUND|EAI_)/.test(code)) {
-    return new SocketError("ERR_NAME", `the name in ${address} could not be resolved (${code})`, { address, cause: error });
+    return new SocketError("ERR_NAME", `the name in ${address} could not be resolved (${code})`, {
+      address,
+      cause: error,
+    });
   }
   const remedy: Record<string, string> = {
     EADDRINUSE: `${address} is in use: another program listens there; end it, or choose another port`,

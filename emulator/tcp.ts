@@ -1,7 +1,13 @@
 /** TCP servers on real sockets: `TCPServer`, one connection at a time, and `ThreadingTCPServer`, side by side. */
 
 import net from "node:net";
-import { type Address, type AddressLike, type Endpoint, formatAddress, parseAddress } from "../core/address.ts";
+import {
+  type Address,
+  type AddressLike,
+  type Endpoint,
+  formatAddress,
+  parseAddress,
+} from "../core/address.ts";
 import type { HandlerClass } from "../core/handler.ts";
 import { ThreadingMixIn } from "../core/mixins.ts";
 import { BaseServer, type ServerOptions } from "../core/server.ts";
@@ -26,10 +32,10 @@ export interface TCPServerOptions<Context> extends ServerOptions<Context> {
  *
  * `Request` is a `Datagram` in the classes for UDP, which extend this one as in CPython.
  */
-export class TCPServer<Context = unknown, Request extends StreamSocket | Datagram = StreamSocket> extends BaseServer<
-  Request,
-  Context
-> {
+export class TCPServer<
+  Context = unknown,
+  Request extends StreamSocket | Datagram = StreamSocket,
+> extends BaseServer<Request, Context> {
   /** Where it was told to listen. */
   readonly endpoint: Exclude<Endpoint, { readonly scheme: "unix" }>;
   /** The scheme that its address may have. */
@@ -46,7 +52,9 @@ export class TCPServer<Context = unknown, Request extends StreamSocket | Datagra
     super(RequestHandlerClass, options);
     const endpoint = parseAddress(serverAddress);
     if (endpoint.scheme === "unix") {
-      throw new TypeError(`${this.constructor.name} listens on a host and port, not on ${formatAddress(endpoint)}`);
+      throw new TypeError(
+        `${this.constructor.name} listens on a host and port, not on ${formatAddress(endpoint)}`,
+      );
     }
     this.endpoint = endpoint;
     this.#stream = options.stream ?? {};

@@ -44,12 +44,16 @@ export class UDPServer<Context = unknown> extends TCPServer<Context, Datagram> i
     const said = formatAddress(this.endpoint);
     if (scheme === "tcp") throw new TypeError(`${said} is for a TCPServer`);
     const host = hostname || "0.0.0.0";
-    const at = net.isIP(host) !== 0 ? { address: host, family: net.isIP(host) } : await lookup(host).catch((error) => {
-      throw networkError(error, said);
-    });
+    const at =
+      net.isIP(host) !== 0
+        ? { address: host, family: net.isIP(host) }
+        : await lookup(host).catch((error) => {
+            throw networkError(error, said);
+          });
     const family = at.family === 6 ? 6 : 4;
     // All that is sent goes to an address that came in: no name is ever looked up (a tenth of the rate, SPEED.md).
-    const numeric = (name: string, _: unknown, found: (e: null, a: string, f: number) => void): void => found(null, name, family);
+    const numeric = (name: string, _: unknown, found: (e: null, a: string, f: number) => void): void =>
+      found(null, name, family);
     const socket = dgram.createSocket({ type: `udp${family}`, lookup: numeric as never });
     await new Promise<void>((resolve, reject) => {
       socket.once("error", (error) => {

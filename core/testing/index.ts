@@ -6,9 +6,9 @@ export {
   MemoryDatagramSocket,
   MemoryNetwork,
   type MemoryOptions,
-  memoryPair,
   MemoryServer,
   type MemoryServerOptions,
+  memoryPair,
   ThreadingMemoryDatagramServer,
   ThreadingMemoryServer,
 } from "./memory.ts";

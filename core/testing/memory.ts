@@ -15,8 +15,8 @@ import {
   Datagram,
   type DatagramSender,
   type StreamOptions,
-  StreamSocket,
   type StreamSink,
+  StreamSocket,
   type StreamTransport,
 } from "../socket.ts";
 import { type Data, DONE, toBytes } from "../stream.ts";
@@ -176,7 +176,10 @@ export interface MemoryOptions extends Partial<StreamOptions> {
 }
 
 /** Two ends of one connection in memory: what one sends the other receives. */
-export const memoryPair = (options: MemoryOptions = {}, serverAddress?: Address): [StreamSocket, StreamSocket] => {
+export const memoryPair = (
+  options: MemoryOptions = {},
+  serverAddress?: Address,
+): [StreamSocket, StreamSocket] => {
   const capacity = options.capacity ?? CAPACITY;
   const here = freshAddress();
   const there = serverAddress ?? freshAddress();
@@ -205,7 +208,10 @@ export class MemoryServer<Context = unknown> extends BaseServer<StreamSocket, Co
   readonly serverAddress: Address = freshAddress();
   readonly #stream: MemoryOptions;
 
-  constructor(RequestHandlerClass: HandlerClass<StreamSocket, Context>, options: MemoryServerOptions<Context> = {}) {
+  constructor(
+    RequestHandlerClass: HandlerClass<StreamSocket, Context>,
+    options: MemoryServerOptions<Context> = {},
+  ) {
     super(RequestHandlerClass, options);
     this.#stream = options.stream ?? {};
   }
@@ -333,4 +339,6 @@ export class MemoryDatagramServer<Context = unknown> extends BaseServer<Datagram
 }
 
 /** A datagram server in memory that serves its datagrams side by side. */
-export class ThreadingMemoryDatagramServer<Context = unknown> extends ThreadingMixIn(MemoryDatagramServer)<Context> {}
+export class ThreadingMemoryDatagramServer<Context = unknown> extends ThreadingMixIn(
+  MemoryDatagramServer,
+)<Context> {}

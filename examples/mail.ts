@@ -1,0 +1,187 @@
+/**
+ * A mail sink: an SMTP server (RFC 5321) that takes mail from anyone to anyone and keeps it, with SIZE
+ * (RFC 1870), 8BITMIME (RFC 6152) and PIPELINING (RFC 2920). It sends nothing on.
+ *
+ * A mail is kept byte by byte as it was sent, without the dots that SMTP adds. Only CRLF "." CRLF ends it: a
+ * server that also takes a bare LF there lets a sender hide a second mail in the first ("SMTP smuggling").
+ */
+
+import { type BlobStorage, SocketError, StreamRequestHandler } from "socklet";
+
+const HOST = "socklet.test"; // what the sink calls itself (RFC 2606: never a real name)
+const MAX_SIZE = 10 * 1024 * 1024; // bytes of one mail: 10 MiB, what most servers take
+const MAX_COMMAND = 512; // bytes of a command line with its CRLF (RFC 5321, 4.5.3.1.4)
+const MAX_PARAMETERS = 256; // bytes more for the parameters of MAIL: RFC 1870 adds 26, RFC 6152 17, others more
+const MAX_LINE = 65_536; // bytes of a mail's line: RFC 5321 says 1 000, and much software sends longer ones
+const MAX_RECIPIENTS = 100; // of one mail: as many as RFC 5321, 4.5.3.1.8, says must be taken
+const FIRST_ROOM = 16 * 1024; // bytes made ready for a mail; doubled as it comes
+const DOT = 0x2e;
+
+/** What the sink needs of the app. */
+export interface MailContext {
+  /** Where mails are kept. */
+  readonly storage: BlobStorage;
+}
+
+/** What the sink tells when it has kept a mail. */
+export interface KeptMail {
+  readonly kept: string;
+  readonly from: string;
+  readonly to: readonly string[];
+  /** Bytes. */
+  readonly size: number;
+}
+
+// <user@host>, <"quoted > part"@host>, and in front of it a source route, which is taken and ignored.
+const PATH = String.raw`<(?:@[^<>:\s]*:)?((?:"(?:[^"\\]|\\.)*"|[^<>"\s])*)>`;
+const FROM = new RegExp(`^FROM: ?${PATH}((?: \\S+)*) *$`, "i");
+const TO = new RegExp(`^TO: ?${PATH}((?: \\S+)*) *$`, "i");
+
+/** Takes mail on one connection, and keeps each as `<time>-<n>.eml` in the context's storage. */
+export class MailRequestHandler extends StreamRequestHandler<MailContext> {
+  #greeted = false;
+  #from: string | null = null; // null: no mail is begun; "" is the sender of a bounce
+  #to: string[] = [];
+
+  override async handle(): Promise<void> {
+    const { rfile, wfile } = this;
+    rfile.maxRead = MAX_LINE; // for readuntil(); commands are bounded by maxLine
+    wfile.write(`220 ${HOST} ESMTP Socklet\r\n`);
+    try {
+      for await (const line of rfile.lines()) {
+        const reply = await this.#reply(line);
+        wfile.write(`${reply}\r\n`);
+        if (reply.startsWith("221 ")) return; // QUIT
+      }
+    } catch (error) {
+      const code = error instanceof SocketError ? error.code : undefined;
+      if (code === "ERR_INCOMPLETE_READ") return; // the peer left in the middle of a mail, which is dropped
+      if (code === "ERR_LIMIT") wfile.write("500 Line too long\r\n");
+      else if (code === "ETIMEDOUT") wfile.write(`421 ${HOST} Timeout, closing\r\n`);
+      else throw error;
+    }
+  }
+
+  /** The reply to one command line. */
+  #reply(line: string): string | Promise<string> {
+    const space = line.indexOf(" ");
+    const verb = (space < 0 ? line : line.slice(0, space)).toUpperCase();
+    const argument = space < 0 ? "" : line.slice(space + 1).trim();
+    if (line.length + 2 > MAX_COMMAND + (verb === "MAIL" ? MAX_PARAMETERS : 0)) return "500 Line too long";
+    switch (verb) {
+      case "HELO":
+      case "EHLO":
+        return this.#hello(verb, argument);
+      case "MAIL":
+        return this.#mail(argument);
+      case "RCPT":
+        return this.#recipient(argument);
+      case "DATA":
+        return argument === "" ? this.#data() : "501 DATA takes no argument";
+      case "RSET":
+        if (argument !== "") return "501 RSET takes no argument";
+        this.#reset();
+        return "250 OK";
+      case "QUIT":
+        return argument === "" ? `221 ${HOST} Bye` : "501 QUIT takes no argument";
+      case "NOOP":
+        return "250 OK";
+      case "VRFY":
+        return argument === "" ? "501 VRFY <address>" : "252 Cannot verify, but will take mail for it";
+      default:
+        return "500 Command not known";
+    }
+  }
+
+  #hello(verb: "HELO" | "EHLO", domain: string): string {
+    if (domain === "") return `501 ${verb} <your domain>`;
+    this.#greeted = true;
+    this.#reset();
+    if (verb === "HELO") return `250 ${HOST}`;
+    return [`250-${HOST}`, "250-PIPELINING", `250-SIZE ${MAX_SIZE}`, "250 8BITMIME"].join("\r\n");
+  }
+
+  #mail(argument: string): string {
+    if (!this.#greeted) return "503 HELO or EHLO first";
+    if (this.#from !== null) return "503 A mail is begun already; RSET drops it";
+    const [, from, parameters] = FROM.exec(argument) ?? [];
+    if (from === undefined) return "501 MAIL FROM:<address>";
+    for (const parameter of words(parameters)) {
+      const [, size] = /^SIZE=(\d{1,20})$/i.exec(parameter) ?? [];
+      if (size !== undefined) {
+        if (Number(size) > MAX_SIZE) return `552 More than ${MAX_SIZE} bytes`;
+      } else if (!/^BODY=(7BIT|8BITMIME)$/i.test(parameter)) {
+        return /^(SIZE|BODY)(=|$)/i.test(parameter)
+          ? `501 Not understood: ${parameter}`
+          : `555 Not known: ${parameter}`;
+      }
+    }
+    this.#from = from;
+    return "250 OK";
+  }
+
+  #recipient(argument: string): string {
+    if (this.#from === null) return "503 MAIL first";
+    const [, to, parameters] = TO.exec(argument) ?? [];
+    if (to === undefined || to === "") return "501 RCPT TO:<address>";
+    const [unknown] = words(parameters);
+    if (unknown !== undefined) return `555 Not known: ${unknown}`;
+    if (this.#to.length >= MAX_RECIPIENTS) return "452 Too many recipients";
+    this.#to.push(to);
+    return "250 OK";
+  }
+
+  async #data(): Promise<string> {
+    if (this.#from === null) return "503 MAIL first";
+    if (this.#to.length === 0) return "503 RCPT first";
+    this.wfile.write("354 Go on; a line with only a dot ends it\r\n");
+    const mail = await this.#receive();
+    const from = this.#from;
+    const to = this.#to;
+    this.#reset();
+    if (mail === null) return `552 More than ${MAX_SIZE} bytes`;
+    const kept = nameOfMail();
+    try {
+      await this.context.storage.put(kept, mail);
+    } catch (error) {
+      this.emit({ notKept: kept, error: String(error) });
+      return "451 Could not be kept; try again later";
+    }
+    this.emit({ kept, from, to, size: mail.length } satisfies KeptMail);
+    return `250 Kept as ${kept}`;
+  }
+
+  /** The mail up to its last dot; `null` where it was larger than `MAX_SIZE`: then the rest is read and dropped. */
+  async #receive(): Promise<Uint8Array | null> {
+    const room = new ArrayBuffer(FIRST_ROOM, { maxByteLength: MAX_SIZE });
+    const bytes = new Uint8Array(room); // as long as `room` is
+    let size = 0;
+    for (;;) {
+      let line = await this.rfile.readuntil("\r\n");
+      if (line[0] === DOT) {
+        if (line.length === 3) break;
+        line = line.subarray(1);
+      }
+      const end = size + line.length;
+      if (end <= MAX_SIZE) {
+        if (end > room.byteLength) room.resize(Math.min(MAX_SIZE, end * 2));
+        bytes.set(line, size);
+      }
+      size = end;
+    }
+    return size <= MAX_SIZE ? bytes.slice(0, size) : null;
+  }
+
+  #reset(): void {
+    this.#from = null;
+    this.#to = [];
+  }
+}
+
+const words = (text: string | undefined): string[] => text?.split(" ").filter((word) => word !== "") ?? [];
+
+/** `20261123T055124123Z-2716057.eml`: in order of time, and by chance its own where several places keep mail at once. */
+const nameOfMail = (): string => {
+  const time = new Date().toISOString().replace(/[^\dTZ]/g, "");
+  return `${time}-${crypto.getRandomValues(new Uint32Array(1))[0]}.eml`;
+};
