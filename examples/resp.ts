@@ -108,3 +108,236 @@ interface Command {
   readonly most: number;
   run(words: readonly Uint8Array[], out: StreamWriter, keys: KeyStore): unknown;
 }
+
+const OK = "+OK\r\n";
+const FULL = "-OOM command not allowed when used memory > 'maxmemory'.\r\n";
+
+const COMMANDS: ReadonlyMap<string, Command> = new Map(
+  Object.entries({
+    PING: {
+      least: 1,
+      most: 2,
+      run: ([, text], out) => (text === undefined ? out.write("+PONG\r\n") : writeBulk(out, text)),
+    },
+    ECHO: { least: 2, most: 2, run: ([, text], out) => writeBulk(out, text) },
+    SET: {
+      least: 3,
+      most: MAX_ARGUMENTS,
+      run: ([, key, value, option], out, keys) => {
+        if (option !== undefined) return out.write("-ERR syntax error\r\n"); // EX, NX and the others are not here
+        return out.write(keys.set(key, value) ? OK : FULL);
+      },
+    },
+    GET: { least: 2, most: 2, run: ([, key], out, keys) => writeBulk(out, keys.get(key)) },
+    DEL: {
+      least: 2,
+      most: MAX_ARGUMENTS,
+      run: ([, ...names], out, keys) => out.write(`:${names.filter((key) => keys.delete(key)).length}\r\n`),
+    },
+    INCR: { least: 2, most: 2, run: ([, key], out, keys) => out.write(increment(key, keys)) },
+    SELECT: {
+      least: 2,
+      most: 2,
+      run: ([, index], out) => out.write(latin1(index) === "0" ? OK : "-ERR DB index is out of range\r\n"),
+    },
+    QUIT: {
+      least: 1,
+      most: MAX_ARGUMENTS,
+      run: (_, out) => {
+        out.write(OK);
+        return QUIT;
+      },
+    },
+    CLIENT: {
+      least: 2,
+      most: MAX_ARGUMENTS,
+      run: ([, what], out) => {
+        const known = /^(SETNAME|SETINFO)$/i.test(latin1(what));
+        return out.write(known ? OK : `-ERR unknown subcommand '${shown(what)}'. Try CLIENT HELP.\r\n`);
+      },
+    },
+    // redis-cli asks for the commands' descriptions and can do without.
+    COMMAND: { least: 1, most: MAX_ARGUMENTS, run: (_, out) => out.write("*0\r\n") },
+    // redis-benchmark asks how the server saves, and warns where it is not told: it does not.
+    CONFIG: {
+      least: 2,
+      most: MAX_ARGUMENTS,
+      run: ([, what, name], out) => {
+        if (name === undefined || !/^GET$/i.test(latin1(what))) {
+          return out.write(`-ERR unknown subcommand '${shown(what)}'. Try CONFIG HELP.\r\n`);
+        }
+        out.write("*2\r\n");
+        writeBulk(out, name);
+        return out.write("$0\r\n\r\n");
+      },
+    },
+    HELLO: {
+      least: 1,
+      most: MAX_ARGUMENTS,
+      run: ([, version], out) => {
+        if (version !== undefined && latin1(version) !== "2") {
+          return out.write("-NOPROTO unsupported protocol version\r\n");
+        }
+        return out.write("*4\r\n$6\r\nserver\r\n$7\r\nsocklet\r\n$5\r\nproto\r\n:2\r\n");
+      },
+    },
+  } satisfies Record<string, Command>),
+);
+
+/** Runs one command and writes its reply; gives what the command gives. */
+const run = (words: readonly Uint8Array[], out: StreamWriter, keys: KeyStore): unknown => {
+  const name = latin1(words[0]);
+  const command = COMMANDS.get(name.toUpperCase());
+  if (command === undefined) {
+    const rest = words.slice(1, 4).map((word) => `'${shown(word)}' `);
+    return out.write(
+      `-ERR unknown command '${shown(words[0])}', with args beginning with: ${rest.join("")}\r\n`,
+    );
+  }
+  if (words.length < command.least || words.length > command.most) {
+    return out.write(`-ERR wrong number of arguments for '${name.toLowerCase()}' command\r\n`);
+  }
+  return command.run(words, out, keys);
+};
+
+const increment = (key: Uint8Array, keys: KeyStore): string => {
+  const old = keys.get(key);
+  const text = old === undefined ? "0" : latin1(old);
+  const value = /^(0|-?[1-9]\d{0,18})$/.test(text) ? BigInt(text) : null;
+  if (value === null || BigInt.asIntN(64, value) !== value) {
+    return "-ERR value is not an integer or out of range\r\n";
+  }
+  const next = value + 1n;
+  if (BigInt.asIntN(64, next) !== next) return "-ERR increment or decrement would overflow\r\n";
+  return keys.set(key, encoder.encode(`${next}`)) ? `:${next}\r\n` : FULL;
+};
+
+const writeBulk = (out: StreamWriter, bytes: Uint8Array | undefined): void => {
+  if (bytes === undefined) {
+    out.write("$-1\r\n");
+    return;
+  }
+  out.write(`$${bytes.length}\r\n`);
+  out.write(bytes);
+  out.write("\r\n");
+};
+
+/** The number after a line's first character; `NaN` where that is none. */
+const numberIn = (line: string): number => {
+  const digits = line.charCodeAt(1) === MINUS ? 2 : 1;
+  if (line.length === digits || line.length > digits + 10) return Number.NaN;
+  let number = 0;
+  for (let i = digits; i < line.length; i++) {
+    const digit = line.charCodeAt(i) - ZERO;
+    if (!(digit >= 0 && digit <= 9)) return Number.NaN;
+    number = number * 10 + digit;
+  }
+  return digits === 1 ? number : -number;
+};
+
+const MINUS = 0x2d;
+const ZERO = 0x30;
+
+const encoder = new TextEncoder();
+const eachByte = new TextDecoder("latin1");
+
+/** Any bytes as text, one character for each: different bytes, different text. */
+const latin1 = (bytes: Uint8Array): string => eachByte.decode(bytes);
+
+/** A peer's word in a reply: short, and on one line, so that it cannot end the reply and begin another. */
+const shown = (word: Uint8Array): string => latin1(word.subarray(0, 128)).replace(/[\r\n]/g, " ");
+
+// ---- The client ----
+
+const BATCH = 64 * 1024; // bytes of commands sent before their replies are read: what a peer takes in unread
+const MAX_DEPTH = 32; // arrays in arrays: Redis's own replies have at most 7
+const MAX_ITEMS = 1024 * 1024; // of one array, as Redis's own limit for requests
+
+/** A reply: bytes where they are not UTF-8 text, `bigint` where an integer is larger than a number holds. */
+export type Reply = string | number | bigint | null | Uint8Array | { readonly error: string } | Reply[];
+
+/**
+ * Sends commands and gives their replies. `params` is one command, `["GET", "k"]`, or several that are sent
+ * together, `[["SET", "k", "v"], ["GET", "k"]]`; then the replies are an array. A word is text or bytes.
+ */
+export class RespClient extends StreamRequestHandler {
+  override async handle(): Promise<Reply> {
+    const { params } = this;
+    if (isCommand(params)) {
+      this.#send(params);
+      return this.#reply();
+    }
+    if (!Array.isArray(params) || params.length === 0 || !params.every(isCommand)) {
+      throw new TypeError(
+        'params must be a command, ["GET", "k"], or several, [["SET", "k", "v"], ["GET", "k"]]',
+      );
+    }
+    const replies: Reply[] = [];
+    for (let next = 0; next < params.length; ) {
+      // A batch at a time. Were all sent before the first reply is read, a server that stops taking commands until
+      // its replies are taken would wait for us, and we for it.
+      const first = next;
+      for (let size = 0; next < params.length && size < BATCH; next++) size += this.#send(params[next]);
+      for (let i = first; i < next; i++) replies.push(await this.#reply());
+    }
+    return replies;
+  }
+
+  #send(command: Word[]): number {
+    const { wfile } = this;
+    let size = wfile.write(`*${command.length}\r\n`);
+    for (const word of command) {
+      const bytes = typeof word === "string" ? encoder.encode(word) : word;
+      size += wfile.write(`$${bytes.length}\r\n`) + wfile.write(bytes) + wfile.write("\r\n");
+    }
+    return size;
+  }
+
+  async #reply(depth = 0): Promise<Reply> {
+    const line = await this.rfile.line();
+    if (line === null) throw new SocketError("ECONNRESET", "the server left before it had replied");
+    const text = line.slice(1);
+    const number = numberIn(line);
+    switch (line[0]) {
+      case "+":
+        return text;
+      case "-":
+        return { error: text };
+      case ":":
+        if (!/^[+-]?\d+$/.test(text)) break;
+        return Number.isSafeInteger(Number(text)) ? Number(text) : BigInt(text);
+      case "$":
+        if (number === -1) return null;
+        if (!(number >= 0)) break;
+        return textOrBytes((await this.rfile.readexactly(number + 2)).subarray(0, number));
+      case "*": {
+        if (number === -1) return null;
+        if (!(number >= 0 && number <= MAX_ITEMS && depth < MAX_DEPTH)) break;
+        const items: Reply[] = [];
+        for (let left = number; left > 0; left--) items.push(await this.#reply(depth + 1));
+        return items;
+      }
+    }
+    throw new SocketError(
+      "ERR_REFUSED",
+      `the server does not speak RESP2: it replied ${JSON.stringify(line.slice(0, 80))}`,
+    );
+  }
+}
+
+type Word = string | Uint8Array;
+
+const isCommand = (value: unknown): value is Word[] =>
+  Array.isArray(value) &&
+  value.length > 0 &&
+  value.every((word) => typeof word === "string" || word instanceof Uint8Array);
+
+const strict = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
+
+const textOrBytes = (bytes: Uint8Array): string | Uint8Array => {
+  try {
+    return strict.decode(bytes);
+  } catch {
+    return bytes;
+  }
+};

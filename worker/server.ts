@@ -43,10 +43,14 @@ export class WorkerServer<Context = unknown> extends BaseServer<StreamSocket, Co
 
   /**
    * Serves one connection; resolves when it is over. The platform cuts a connection when the promise of its
-   * handler settles, so give it this one. Never rejects but where the socket cannot be opened.
+   * handler settles, so give it this one; and it ends a handler whose caller has gone, unless `ctx` (a Worker's
+   * third argument) is given, so that what a handler does after its peer's end is done. Rejects only where the
+   * socket cannot be opened.
    */
-  async connect(socket: Socket): Promise<void> {
+  async connect(socket: Socket, ctx?: Pick<ExecutionContext, "waitUntil">): Promise<void> {
     const request = await streamSocket(socket, this.#stream);
-    await this.verifyAndProcess(request, request.getpeername());
+    const serving = this.verifyAndProcess(request, request.getpeername());
+    if (serving !== undefined) ctx?.waitUntil(serving);
+    await serving;
   }
 }

@@ -77,7 +77,7 @@ export const workerFor = <Context>(definition: App<Context>, options: WorkerOpti
     async fetch(request) {
       return routes.fetch(request);
     },
-    async connect(socket, env) {
+    async connect(socket, env, ctx) {
       const { localAddress } = await socket.opened;
       const listener = listenerFor(app, localAddress);
       if (listener === undefined) {
@@ -86,7 +86,7 @@ export const workerFor = <Context>(definition: App<Context>, options: WorkerOpti
         await socket.close();
         return;
       }
-      await (await serverFor(listener, env)).connect(socket);
+      await (await serverFor(listener, env)).connect(socket, ctx);
     },
   };
 };

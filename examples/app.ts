@@ -1,0 +1,72 @@
+/** All the examples as one app: `npm start` serves it in Node, `npm run dev` in workerd. */
+
+import { type BlobStorage, defineApp } from "socklet";
+import { DnsDatagram, DnsStream } from "./dns.ts";
+import { Echo, EchoDatagram } from "./echo.ts";
+import { FingerClient, FingerServer } from "./finger.ts";
+import { MailRequestHandler } from "./mail.ts";
+import { KeyStore, RespClient, RespServer } from "./resp.ts";
+import { Greeting, GreetingClient, Transcript, TranscriptClient } from "./tutorial.ts";
+
+/** What the handlers are given: each says in its own file what it needs of this. */
+interface Context {
+  readonly storage: BlobStorage;
+  readonly keys: KeyStore;
+}
+
+export const app = defineApp<Context>({
+  handlers: {
+    echo: Echo,
+    echoDatagram: EchoDatagram,
+    greeting: Greeting,
+    greetingClient: GreetingClient,
+    transcript: Transcript,
+    transcriptClient: TranscriptClient,
+    mail: MailRequestHandler,
+    resp: RespServer,
+    respClient: RespClient,
+    dns: DnsStream,
+    dnsDatagram: DnsDatagram,
+    finger: FingerServer,
+    fingerClient: FingerClient,
+  },
+  listen: [
+    { handler: "echo", address: "tcp://127.0.0.1:7007", try: "echo hello | nc -N {host} {port}" },
+    {
+      handler: "echoDatagram",
+      address: "udp://127.0.0.1:7007",
+      try: "echo hello | nc -u -w 1 {host} {port}",
+    },
+    { handler: "greeting", address: "tcp://127.0.0.1:7084", try: "nc {host} {port}" },
+    {
+      handler: "transcript",
+      address: "tcp://127.0.0.1:7082",
+      serve: "serial", // as the tutorial's: while it serves one client, the next one waits
+      try: "echo Hello! | nc -N {host} {port}",
+    },
+    {
+      handler: "mail",
+      address: "tcp://127.0.0.1:7025",
+      try: "swaks --server {host}:{port} --to you@example.com",
+    },
+    { handler: "resp", address: "tcp://127.0.0.1:6380", try: "redis-cli -h {host} -p {port} ping" },
+    {
+      handler: "dns",
+      address: "tcp://127.0.0.1:7053",
+      try: "dig @{host} -p {port} +tcp www.example.test +short",
+    },
+    {
+      handler: "dnsDatagram",
+      address: "udp://127.0.0.1:7053",
+      try: "dig @{host} -p {port} www.example.test +short",
+    },
+    { handler: "finger", address: "tcp://127.0.0.1:7079", try: "echo alice | nc {host} {port}" },
+  ],
+  dial: {
+    redis: { handler: "respClient", address: "tcp://127.0.0.1:6380" },
+    finger: { handler: "fingerClient", address: "tcp://127.0.0.1:7079" },
+    greeting: { handler: "greetingClient", address: "tcp://127.0.0.1:7084" },
+    transcript: { handler: "transcriptClient", address: "tcp://127.0.0.1:7082" },
+  },
+  context: ({ storage }) => ({ storage, keys: new KeyStore() }),
+});
