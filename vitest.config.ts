@@ -22,7 +22,7 @@ export default defineConfig({
         resolve: sources,
         test: {
           name: "node",
-          include: ["test/{core,emulator,peers,conformance}/**/*.test.ts"],
+          include: ["test/{core,emulator,peers}/**/*.test.ts"],
           testTimeout: 20_000,
         },
       },

@@ -12,19 +12,41 @@
  */
 
 import type { Address } from "./address.ts";
-import type { BaseEndpoint } from "./server.ts";
+import type { EndpointInfo } from "./server.ts";
 import type { Datagram, StreamSocket } from "./socket.ts";
 import { type Data, joinBytes, type MaybePromise, StreamReader, StreamWriter, toBytes } from "./stream.ts";
 
 export const isThenable = (value: unknown): value is PromiseLike<unknown> =>
   typeof (value as { then?: unknown } | null | undefined)?.then === "function";
 
-/** A class whose instances handle one request each. */
+/** What a handler can ask about its own request. */
+export interface RequestScope {
+  /** The request's number at this server, from 1. */
+  readonly id: number;
+  readonly signal: AbortSignal;
+  readonly params: unknown;
+  emit(detail: unknown): void;
+}
+
+/**
+ * Who made a handler, as the handler sees it: a server, or a connector. A handler that needs more of a server of
+ * its own says so: `declare readonly server: MyServer`.
+ */
+export interface HandlerServer<Context = unknown> {
+  readonly name: string;
+  readonly context: Context;
+  scope(request: unknown): RequestScope;
+  info(): EndpointInfo;
+  /** From now on no request begins; this one goes on. */
+  shutdown(): Promise<void>;
+}
+
+/** A class whose instances handle one request each; one that asks for no context fits every server. */
 export type HandlerClass<Request, Context = unknown> = new (
   request: Request,
   clientAddress: Address | null,
-  server: BaseEndpoint<Request, Context>,
-) => BaseRequestHandler<Request, Context>;
+  server: HandlerServer<Context>,
+) => BaseRequestHandler<Request>;
 
 /**
  * Handles one request. CPython's `socketserver.BaseRequestHandler`; override `handle`, and `setup` and `finish`
@@ -39,9 +61,9 @@ export abstract class BaseRequestHandler<Request = StreamSocket, Context = unkno
   /** The peer's address, or `null`: some places do not tell. */
   readonly clientAddress: Address | null;
   /** Who made this handler: a server, or a connector. */
-  readonly server: BaseEndpoint<Request, Context>;
+  readonly server: HandlerServer<Context>;
 
-  constructor(request: Request, clientAddress: Address | null, server: BaseEndpoint<Request, Context>) {
+  constructor(request: Request, clientAddress: Address | null, server: HandlerServer<Context>) {
     this.request = request;
     this.clientAddress = clientAddress;
     this.server = server;

@@ -41,6 +41,8 @@ export {
   BaseRequestHandler,
   DatagramRequestHandler,
   type HandlerClass,
+  type HandlerServer,
+  type RequestScope,
   StreamRequestHandler,
   streamHandler,
 } from "./handler.ts";
@@ -53,7 +55,6 @@ export {
   BaseServer,
   type EndpointInfo,
   type EndpointOptions,
-  type RequestScope,
   type RunOptions,
   type ServerInfo,
   type ServerOptions,

@@ -19,7 +19,7 @@
 import type { Address } from "./address.ts";
 import { SocketError } from "./errors.ts";
 import type { OnEvent, SockletEvent } from "./events.ts";
-import { bothErrors, type HandlerClass, isThenable } from "./handler.ts";
+import { bothErrors, type HandlerClass, type HandlerServer, isThenable, type RequestScope } from "./handler.ts";
 import { StreamSocket } from "./socket.ts";
 import { DONE, type MaybePromise } from "./stream.ts";
 
@@ -35,15 +35,6 @@ export interface EndpointOptions<Context> {
   readonly onEvent?: OnEvent;
   /** How long `drain()` lets running requests go on before it aborts them. Default 10 000. */
   readonly drainTimeout?: number;
-}
-
-/** What a handler can ask about its own request. */
-export interface RequestScope {
-  /** The request's number at this server, from 1. */
-  readonly id: number;
-  readonly signal: AbortSignal;
-  readonly params: unknown;
-  emit(detail: unknown): void;
 }
 
 class Running implements RequestScope {
@@ -96,7 +87,7 @@ export interface EndpointInfo {
 }
 
 /** What a server and a connector share: they run handlers on requests, know which run, and can end them. */
-export abstract class BaseEndpoint<Request, Context = unknown> {
+export abstract class BaseEndpoint<Request, Context = unknown> implements HandlerServer<Context> {
   /** The class that handles each request; may be replaced while requests run, which keep theirs. */
   RequestHandlerClass: HandlerClass<Request, Context>;
   /** What handlers get as `this.context`. */

@@ -16,7 +16,7 @@ let runs = 0;
 
 const plain = (value: unknown): unknown => JSON.parse(JSON.stringify(value ?? null));
 
-export const streamConformance = (place: StreamPlace): void =>
+export const streamConformance = (place: StreamPlace): unknown =>
   describe(`stream socket: ${place.name}`, () => {
     for (const [index, scenario] of streamScenarios.entries()) {
       test(scenario.name, async (context) => {

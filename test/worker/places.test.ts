@@ -13,5 +13,6 @@ streamConformance({
 
 streamConformance({
   name: "workerd, Durable Object",
-  dial: () => streamSocket(env.DOOR.getByName("door").connect("conformance:1", { allowHalfOpen: true }), options),
+  dial: () =>
+    streamSocket(env.DOOR.getByName("door").connect("conformance:1", { allowHalfOpen: true }), options),
 });

@@ -2,7 +2,7 @@
 
 import { createConnection } from "socklet/emulator";
 import { afterAll, beforeAll } from "vitest";
-import { streamConformance } from "./stream.ts";
+import { streamConformance } from "../conformance/stream.ts";
 import { freePort, type RunningWorker, runWorker } from "./workerd.ts";
 
 const port = await freePort();
@@ -14,4 +14,7 @@ beforeAll(async () => {
 
 afterAll(() => worker.close());
 
-streamConformance({ name: "workerd, by port", dial: () => createConnection({ hostname: "127.0.0.1", port }) });
+streamConformance({
+  name: "workerd, by port",
+  dial: () => createConnection({ hostname: "127.0.0.1", port }),
+});

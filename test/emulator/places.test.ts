@@ -1,0 +1,61 @@
+/** The conformance bodies in the places that one Node process has: memory, and real sockets. */
+
+import type { BaseServer, StreamSocket } from "socklet";
+import { createConnection, TCPServer, ThreadingTCPServer } from "socklet/emulator";
+import { MemoryServer, ThreadingMemoryServer } from "socklet/testing";
+import { afterAll, beforeAll } from "vitest";
+import { Conformance, LocalBoard } from "../conformance/handler.ts";
+import { serverConformance } from "../conformance/server.ts";
+import { serverScenarios, tracing } from "../conformance/server-scenarios.ts";
+import { streamConformance } from "../conformance/stream.ts";
+
+const options = { stream: { closeTimeout: 300 }, drainTimeout: 100 };
+const board = new LocalBoard();
+const servers: BaseServer<StreamSocket, LocalBoard>[] = [];
+const up = <Server extends BaseServer<StreamSocket, LocalBoard>>(server: Server): Server => {
+  servers.push(server);
+  return server;
+};
+
+const memory = up(new ThreadingMemoryServer(Conformance, { ...options, context: board }));
+const tcp = up(new ThreadingTCPServer("127.0.0.1:0", Conformance, { ...options, context: board }));
+const dialTcp = (server: TCPServer<LocalBoard>): Promise<StreamSocket> =>
+  createConnection(server.serverAddress as never, { stream: options.stream });
+
+const traced = <Of>(name: string, make: (index: number, key: string) => Of): readonly Of[] =>
+  serverScenarios.map((_, index) => make(index, `${name}/${index}`));
+const tracedMemory = traced("memory", (index, key) => {
+  const { Server, Handler } = tracing(MemoryServer<LocalBoard>, index, board, key);
+  return up(new Server(Handler as never, options));
+});
+const tracedTcp = traced("tcp", (index, key) => {
+  const { Server, Handler } = tracing(TCPServer<LocalBoard>, index, board, key);
+  return up(new Server("127.0.0.1:0", Handler as never, options));
+});
+
+beforeAll(async () => {
+  for (const server of servers) {
+    await server.listen();
+    void server.serveForever();
+  }
+});
+
+afterAll(() => Promise.all(servers.map((server) => server.serverClose())));
+
+streamConformance({ name: "memory", dial: async () => memory.connect() });
+streamConformance({ name: "Node TCP", dial: () => dialTcp(tcp) });
+
+serverConformance({
+  name: "memory",
+  accepts: false,
+  board,
+  key: (index) => `memory/${index}`,
+  dial: async (index) => (tracedMemory[index] as MemoryServer).connect(),
+});
+serverConformance({
+  name: "Node TCP",
+  accepts: false,
+  board,
+  key: (index) => `tcp/${index}`,
+  dial: (index) => dialTcp(tracedTcp[index] as TCPServer<LocalBoard>),
+});
