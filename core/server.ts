@@ -19,7 +19,13 @@
 import type { Address } from "./address.ts";
 import { SocketError } from "./errors.ts";
 import type { OnEvent, SockletEvent } from "./events.ts";
-import { bothErrors, type HandlerClass, type HandlerServer, isThenable, type RequestScope } from "./handler.ts";
+import {
+  bothErrors,
+  type HandlerClass,
+  type HandlerServer,
+  isThenable,
+  type RequestScope,
+} from "./handler.ts";
 import { StreamSocket } from "./socket.ts";
 import { DONE, type MaybePromise } from "./stream.ts";
 

@@ -43,10 +43,12 @@ const KEEP = 4; // a piece smaller than a quarter of its backing memory is copie
 const WINDOW = 8 * 1024; // bytes decoded at once for lines; also what one short line can keep alive in memory
 const GATHER_MARK = 16 * 1024; // bytes gathered before they leave at once
 const UNATTENDED = 1024 * 1024; // bytes of output that may wait while a handler reads on; far more than two ends greet each other with
+const SLAB = 1024; // bytes that a writer of small pieces takes at once; memory for each costs more than its copy
 const SHORT_TEXT = 256; // characters; longer text is encoded when it is written, shorter is joined first
 
 const EMPTY = new Uint8Array(0);
 const NEWLINE = 10;
+const NEWLINES = new Uint8Array([NEWLINE]);
 const RETURN = 13;
 const encoder = new TextEncoder();
 const decoder = new TextDecoder("utf-8", { ignoreBOM: true });
@@ -84,7 +86,7 @@ export interface ReaderSource {
   resume(): void;
   /** Enough is buffered: hold back until `resume()`. */
   pause(): void;
-  /** True while so much output waits unattended that reads must wait too; `StreamReader.retry()` ends it. */
+  /** True while so much output waits unattended that reads must wait too. When that is over, call `StreamReader.retry()`. */
   readonly blocked: boolean;
 }
 
@@ -110,7 +112,7 @@ interface Waiter {
  * `ECANCELED` (closed or aborted on this side while it waited), and `EBADF` after a close.
  */
 export class StreamReader {
-  /** The longest line, in bytes. */
+  /** The longest line, in bytes before its `\n`; a `\r` there is one of them. */
   maxLine: number;
   /** The most that one read gathers, in bytes. */
   maxRead: number;
@@ -125,7 +127,7 @@ export class StreamReader {
   #more: Uint8Array[] = []; // the pieces after it
   #size = 0; // bytes buffered in all
   #scanned = 0; // how many of those have no newline, so that a line that trickles in is searched once
-  #searched = 0; // the same for a separator of readuntil()
+  #searched = 0; // the same for the separator of the readuntil() that waits
   #tray: Uint8Array = EMPTY; // where small pieces are put together; the last of #more is a view of it
   #trayUsed = 0;
   #text: string | null = null; // the ASCII text of #chunk[#textFrom...], or null where none is decoded
@@ -135,7 +137,7 @@ export class StreamReader {
   #ended = false;
   #failure: SocketError | null = null;
   #waiter: Waiter | null = null;
-  #deadline = 0; // when the read that waits has waited too long
+  #deadline = 0; // when the read that waits has waited too long, by performance.now(): the wall clock can jump
   #firesAt = 0; // when #timer fires: at the deadline or before
   #timer: ReturnType<typeof setTimeout> | undefined;
 
@@ -181,7 +183,7 @@ export class StreamReader {
    * CPython's `read`. Rejects with `ERR_LIMIT` past `maxRead`.
    */
   read(size?: number): Promise<Uint8Array | null> {
-    return this.#take(this.#tryRead, size === undefined ? -1 : this.#within(positive(size, "size")));
+    return this.#take(this.#tryRead, size === undefined ? -1 : positive(size, "size"));
   }
 
   /**
@@ -189,19 +191,20 @@ export class StreamReader {
    * stays buffered. asyncio's `readexactly`. `ERR_LIMIT` past `maxRead`.
    */
   readexactly(size: number): Promise<Uint8Array> {
-    return this.#take(this.#tryExactly, this.#within(positive(size, "size")));
+    return this.#take(this.#tryExactly, positive(size, "size"));
   }
 
   /** Up to and with `separator`. Rejects with `ERR_INCOMPLETE_READ` and `ERR_LIMIT` as `readexactly`. asyncio's `readuntil`. */
   readuntil(separator: Data = "\n"): Promise<Uint8Array> {
     const mark = toBytes(separator);
     if (mark.length === 0) throw new RangeError("readuntil needs a separator of one byte or more");
+    this.#searched = 0; // that was for another separator
     return this.#take(this.#tryUntil, mark);
   }
 
   /**
    * A line with its `\n`; at the end what is left without one, then `null`. CPython's `readline`.
-   * With `size`, at most that many bytes. Rejects with `ERR_LIMIT` past `maxLine`.
+   * Rejects with `ERR_LIMIT` past `maxLine`; with `size` gives at most that many bytes of a line, however long it is.
    */
   readline(size?: number): Promise<Uint8Array | null> {
     return this.#take(this.#tryReadline, size === undefined ? -1 : positive(size, "size"));
@@ -226,8 +229,7 @@ export class StreamReader {
    */
   tryLine(): string | null | undefined {
     if (this.#waiter !== null) throw busy();
-    if (this.#source.blocked) return undefined;
-    return this.#tryLine();
+    return this.#held ? undefined : this.#tryLine();
   }
 
   /** The lines to the end, as `line()` gives them: `for await (const line of rfile.lines())`. Leaving the loop closes nothing. */
@@ -252,18 +254,16 @@ export class StreamReader {
       this.#at = 0;
       this.#text = null;
       this.#bytesTo = 0;
-    } else if (bytes.length < CRUMB) {
-      this.#pushCrumb(bytes);
-    } else {
+    } else if (!this.#ontoTray(bytes)) {
       this.#more.push(bytes);
     }
     this.#size += bytes.length;
-    if (this.#waiter !== null) this.retry();
-    if (this.#waiter !== null) {
-      if (this.timeout !== null) this.#deadline = Date.now() + this.timeout;
-      return !this.#source.blocked;
+    if (this.#waiter !== null) this.#settle();
+    if (this.#waiter !== null && !this.#source.blocked) {
+      this.#arm();
+      return true;
     }
-    // A read that waits bounds itself by its own limit; only what nobody waits for is bounded here.
+    // A read that waits bounds itself by its own limit; what is not wanted now is bounded here.
     if (!this.#paused && this.#size > HIGH) {
       this.#paused = true;
       this.#source.pause();
@@ -275,7 +275,8 @@ export class StreamReader {
   end(): void {
     if (this.#failure !== null) return; // closed or broken: that is what a read must say
     this.#ended = true;
-    if (this.#waiter !== null) this.retry();
+    this.#settle();
+    if (this.#waiter === null) this.#disarm();
   }
 
   /** No more can be read, for this reason. What is buffered is still given first, unless `now`. */
@@ -289,29 +290,19 @@ export class StreamReader {
       this.#text = null;
       this.#ended = false;
     }
-    if (this.#waiter !== null) this.retry();
-    clearTimeout(this.#timer);
-    this.#timer = undefined;
+    this.#settle();
+    this.#disarm();
   }
 
-  /** Tries the read that waits once more. */
+  /** The source is `blocked` no more: tries the read that waits, and asks for more where it goes on waiting. */
   retry(): void {
-    const waiter = this.#waiter;
-    if (waiter === null) return;
-    if (this.#source.blocked && this.#failure === null) return;
-    try {
-      const got = waiter.attempt.call(this, waiter.argument as never);
-      if (got === undefined) return;
-      this.#waiter = null;
-      waiter.resolve(got as never);
-    } catch (error) {
-      this.#waiter = null;
-      waiter.reject(error);
-    }
+    this.#settle();
+    if (this.#waiter !== null && !this.#source.blocked) this.#wait();
   }
 
   /** Takes out all that is buffered, for whoever reads this stream from now on. */
   takeBuffered(): Uint8Array {
+    this.#paused = false; // no resume from here: what came then would come to nobody
     return this.#size === 0 ? EMPTY : this.#bytes(this.#size);
   }
 
@@ -320,36 +311,69 @@ export class StreamReader {
   #take<T>(attempt: (this: StreamReader, argument: never) => T | undefined, argument: unknown): Promise<T> {
     if (this.#waiter !== null) return Promise.reject(busy());
     try {
-      const got = this.#source.blocked ? undefined : attempt.call(this, argument as never);
+      const got = this.#held ? undefined : attempt.call(this, argument as never);
       if (got !== undefined) return Promise.resolve(got);
     } catch (error) {
       return Promise.reject(error);
     }
     return new Promise<T>((resolve, reject) => {
       this.#waiter = { attempt: attempt as Attempt<unknown>, argument, resolve, reject };
-      if (this.timeout !== null) this.#arm(this.timeout);
-      this.#paused = false;
-      this.#source.resume();
+      this.#wait();
     });
   }
 
+  /** Reads must wait for output; what has failed holds nothing back. */
+  get #held(): boolean {
+    return this.#source.blocked && this.#failure === null;
+  }
+
+  #wait(): void {
+    this.#arm();
+    this.#paused = false;
+    this.#source.resume();
+  }
+
+  /** Tries the read that waits once more. */
+  #settle(): void {
+    const waiter = this.#waiter;
+    if (waiter === null || this.#held) return;
+    this.#waiter = null; // while it is tried: a source that resumes may push at once, and must not try it again
+    try {
+      const got = waiter.attempt.call(this, waiter.argument as never);
+      if (got === undefined) this.#waiter = waiter;
+      else waiter.resolve(got as never);
+    } catch (error) {
+      waiter.reject(error);
+    }
+  }
+
   /** One timer for many waits: a wait only moves the deadline, and the timer that fires early sets itself anew. */
-  #arm(timeout: number): void {
-    this.#deadline = Date.now() + timeout;
+  #arm(): void {
+    if (this.timeout === null) {
+      this.#disarm();
+      return;
+    }
+    this.#deadline = performance.now() + this.timeout;
     if (this.#timer !== undefined && this.#firesAt <= this.#deadline) return;
     clearTimeout(this.#timer);
     this.#firesAt = this.#deadline;
-    this.#timer = setTimeout(this.#expire, timeout);
+    this.#timer = setTimeout(this.#expire, this.timeout);
+  }
+
+  #disarm(): void {
+    if (this.#timer === undefined) return;
+    clearTimeout(this.#timer);
+    this.#timer = undefined;
   }
 
   readonly #expire = (): void => {
     this.#timer = undefined;
     const waiter = this.#waiter;
     if (waiter === null || this.timeout === null) return;
-    const left = this.#deadline - Date.now();
+    const left = this.#deadline - performance.now();
     if (left > 0) {
       this.#firesAt = this.#deadline;
-      this.#timer = setTimeout(this.#expire, left);
+      this.#timer = setTimeout(this.#expire, Math.ceil(left));
       return;
     }
     this.#waiter = null;
@@ -375,23 +399,24 @@ export class StreamReader {
   }
 
   #tryRead(size: number): Uint8Array | null | undefined {
+    this.#mayGather(size < 0 ? this.#size : size);
     if (size >= 0 && this.#size >= size) return this.#bytes(size);
     if (this.#ended) return this.#size > 0 ? this.#bytes(this.#size) : null;
-    this.#mustHold(size);
-    return undefined;
+    return this.#notYet();
   }
 
   #tryExactly(size: number): Uint8Array | undefined {
+    this.#mayGather(size);
     if (this.#size >= size) return this.#bytes(size);
     if (this.#ended) {
       throw new SocketError("ERR_INCOMPLETE_READ", `the stream ended after ${this.#size} of ${size} bytes`);
     }
-    this.#mustHold(size);
-    return undefined;
+    return this.#notYet();
   }
 
   #tryUntil(mark: Uint8Array): Uint8Array | undefined {
-    const found = this.#find(mark);
+    const found = this.#find(mark, this.#searched);
+    this.#mayGather(found < 0 ? this.#size : found + mark.length);
     if (found >= 0) return this.#bytes(found + mark.length);
     if (this.#ended) {
       const shown = JSON.stringify(decoder.decode(mark));
@@ -400,15 +425,17 @@ export class StreamReader {
         `the stream ended ${this.#size} bytes on, before ${shown}`,
       );
     }
-    this.#mustHold(-1);
-    return undefined;
+    this.#searched = Math.max(0, this.#size - mark.length + 1);
+    return this.#notYet();
   }
 
   #tryReadline(size: number): Uint8Array | null | undefined {
-    const length = this.#lineLength();
-    if (size >= 0 && (length > size || (length < 0 && this.#size >= size))) return this.#bytes(size);
-    if (length >= 0) return this.#bytes(length);
-    return this.#ended ? (this.#size > 0 ? this.#bytes(this.#size) : null) : this.#nothing();
+    const newline = this.#newline();
+    const length = newline < 0 ? this.#size : newline + 1; // what is here of the line
+    if (size < 0) this.#mayBeLine(newline);
+    else if (size <= length) return this.#bytes(size);
+    else this.#mayGather(size);
+    return newline >= 0 || (this.#ended && length > 0) ? this.#bytes(length) : this.#nothing();
   }
 
   #tryNextLine(): IteratorResult<string> | undefined {
@@ -423,7 +450,8 @@ export class StreamReader {
    * bytes and decoded line by line instead.
    */
   #tryLine(): string | null | undefined {
-    const text = this.#text ?? this.#decode();
+    // What was searched in vain begins a line that goes on in other pieces, and is no matter for the window.
+    const text = this.#scanned > 0 ? null : (this.#text ?? this.#decode());
     if (text !== null) {
       const from = this.#at - this.#textFrom;
       const newline = text.indexOf("\n", from);
@@ -434,13 +462,13 @@ export class StreamReader {
         return text.slice(from, end);
       }
     }
-    const length = this.#lineLength();
-    if (length < 0 && !(this.#ended && this.#size > 0)) return this.#nothing();
-    const bytes = this.#bytes(length < 0 ? this.#size : length);
+    const newline = this.#newline();
+    this.#mayBeLine(newline);
+    if (newline < 0 && !(this.#ended && this.#size > 0)) return this.#nothing();
+    const bytes = this.#bytes(newline < 0 ? this.#size : newline + 1, false);
     let end = bytes.length;
-    if (end > 0 && bytes[end - 1] === NEWLINE) {
-      end--;
-      if (end > 0 && bytes[end - 1] === RETURN) end--;
+    if (newline >= 0) {
+      end = newline > 0 && bytes[newline - 1] === RETURN ? newline - 1 : newline;
     }
     return decoder.decode(bytes.subarray(0, end));
   }
@@ -454,27 +482,23 @@ export class StreamReader {
     return undefined;
   }
 
-  /** Before a wait for `size` bytes (−1: as many as come): refuses what can never be met. */
-  #mustHold(size: number): void {
+  /** What a read says that needs more than is here: the error, or "not yet". */
+  #notYet(): undefined {
     if (this.#failure !== null) throw this.#failure;
-    if (size < 0 && this.#size > this.maxRead) throw this.#overRead();
+    return undefined;
   }
 
-  #within(size: number): number {
-    if (size > this.maxRead) {
-      throw new SocketError(
-        "ERR_LIMIT",
-        `a read of ${size} bytes is over the limit of ${this.maxRead}; read it in pieces with recv(), or raise maxRead`,
-      );
-    }
-    return size;
-  }
-
-  #overRead(): SocketError {
-    return new SocketError(
+  #mayGather(size: number): void {
+    if (size <= this.maxRead) return;
+    throw new SocketError(
       "ERR_LIMIT",
-      `this read has gathered ${this.#size} bytes, over the limit of ${this.maxRead}; use recv(), or raise maxRead`,
+      `a read of ${size} bytes is over the limit of ${this.maxRead}; read it in pieces with recv(), or raise maxRead`,
     );
+  }
+
+  /** A line whose newline is at `newline`, or (−1) not here yet, must not be too long. */
+  #mayBeLine(newline: number): void {
+    if ((newline < 0 ? this.#size : newline) > this.maxLine) throw this.#tooLong();
   }
 
   #tooLong(): SocketError {
@@ -500,47 +524,31 @@ export class StreamReader {
     return text;
   }
 
-  /** Length of the buffered line with its newline; −1 where there is no newline yet. Throws past `maxLine`. */
-  #lineLength(): number {
-    let before = this.#chunk.length - this.#at; // bytes up to the end of the piece looked at
-    if (this.#scanned < before) {
-      const found = this.#chunk.indexOf(NEWLINE, this.#at + this.#scanned);
-      if (found >= 0) return this.#checkedLine(found + 1 - this.#at);
-    }
-    for (const piece of this.#more) {
-      const from = this.#scanned - before;
-      if (from < piece.length) {
-        const found = piece.indexOf(NEWLINE, Math.max(from, 0));
-        if (found >= 0) return this.#checkedLine(before + found + 1);
-      }
-      before += piece.length;
-    }
-    this.#scanned = this.#size;
-    if (this.#size > this.maxLine) throw this.#tooLong();
-    return -1;
+  /** Where the next newline is among the buffered bytes; −1 where there is none yet. */
+  #newline(): number {
+    const found = this.#find(NEWLINES, this.#scanned);
+    this.#scanned = found < 0 ? this.#size : found;
+    return found;
   }
 
-  #checkedLine(length: number): number {
-    if (length - 1 > this.maxLine) throw this.#tooLong();
-    return length;
-  }
-
-  /** Where `mark` begins among the buffered bytes, also across pieces; −1 where it does not. */
-  #find(mark: Uint8Array): number {
-    let before = -this.#at; // the buffer's offset of the first byte of the piece looked at
-    for (let p = -1; p < this.#more.length; p++) {
+  /** Where `mark` begins among the buffered bytes, from offset `from` on, also across pieces; −1 where it does not. */
+  #find(mark: Uint8Array, from: number): number {
+    let p = -1; // the piece looked at: #chunk, then those of #more
+    let base = -this.#at; // the buffer's offset of its first byte
+    if (from >= this.#chunk.length + base) {
+      // To the piece that holds `from`, from the back: bytes that trickle in must not cost a walk through all before.
+      p = this.#more.length;
+      base = this.#size;
+      while (base > from && p > 0) base -= (this.#more[--p] as Uint8Array).length;
+    }
+    for (; p < this.#more.length; p++) {
       const piece = p < 0 ? this.#chunk : (this.#more[p] as Uint8Array);
-      const from = Math.max(this.#searched - before, p < 0 ? this.#at : 0);
-      for (
-        let i = piece.indexOf(mark[0] as number, from);
-        i >= 0;
-        i = piece.indexOf(mark[0] as number, i + 1)
-      ) {
-        if (this.#matches(mark, piece, i, p)) return before + i;
+      const first = mark[0] as number;
+      for (let i = piece.indexOf(first, Math.max(from - base, 0)); i >= 0; i = piece.indexOf(first, i + 1)) {
+        if (mark.length === 1 || this.#matches(mark, piece, i, p)) return base + i;
       }
-      before += piece.length;
+      base += piece.length;
     }
-    this.#searched = Math.max(0, this.#size - mark.length + 1);
     return -1;
   }
 
@@ -559,40 +567,54 @@ export class StreamReader {
     return true;
   }
 
-  /** Takes `size` bytes out; `size` is at most what is buffered. */
-  #bytes(size: number): Uint8Array {
-    const here = this.#chunk.length - this.#at;
+  /** Takes `size` bytes out; `size` is at most what is buffered. Those to `keep` must not hold much other memory. */
+  #bytes(size: number, keep = true): Uint8Array {
+    const chunk = this.#chunk;
+    const from = this.#at;
+    const here = chunk.length - from;
     if (size <= here) {
-      const chunk = this.#chunk;
-      const from = this.#at;
       this.#advance(size);
-      if (from === 0 && size === chunk.length) return chunk;
-      const small = size * KEEP < chunk.buffer.byteLength;
-      return small ? chunk.slice(from, from + size) : chunk.subarray(from, from + size);
+      if (keep && size * KEEP < chunk.buffer.byteLength) return chunk.slice(from, from + size);
+      return size === chunk.length ? chunk : chunk.subarray(from, from + size);
     }
-    const parts: Uint8Array[] = [];
-    for (let left = size; left > 0; ) {
-      const part = this.#bytes(Math.min(left, this.#chunk.length - this.#at));
-      parts.push(part);
-      left -= part.length;
+    const whole = new Uint8Array(size);
+    whole.set(chunk.subarray(from));
+    let filled = here;
+    let pieces = 0;
+    let last = chunk;
+    let part = 0;
+    while (filled < size) {
+      last = this.#more[pieces++] as Uint8Array;
+      part = Math.min(last.length, size - filled);
+      whole.set(part === last.length ? last : last.subarray(0, part), filled);
+      filled += part;
     }
-    return joinBytes(parts, size);
+    this.#more.splice(0, pieces); // once: a shift for each costs a move of all behind it
+    this.#chunk = last;
+    this.#at = part - size; // #advance() adds `size`
+    this.#text = null;
+    this.#bytesTo = 0;
+    this.#advance(size);
+    return whole;
   }
 
-  #pushCrumb(bytes: Uint8Array): void {
+  /** Puts a small piece behind the one before it, or on a tray of its own; false where it is better left alone. */
+  #ontoTray(bytes: Uint8Array): boolean {
+    const size = bytes.length;
     const last = this.#more.length - 1;
-    const from = last < 0 ? -1 : (this.#more[last] as Uint8Array).byteOffset;
-    const onTray = last >= 0 && (this.#more[last] as Uint8Array).buffer === this.#tray.buffer;
-    if (onTray && this.#trayUsed + bytes.length <= this.#tray.length) {
-      this.#tray.set(bytes, this.#trayUsed);
-      this.#trayUsed += bytes.length;
-      this.#more[last] = this.#tray.subarray(from, this.#trayUsed);
-      return;
+    const used = this.#trayUsed;
+    if (last >= 0 && used + size <= TRAY && (this.#more[last] as Uint8Array).buffer === this.#tray.buffer) {
+      this.#tray.set(bytes, used);
+      this.#trayUsed = used + size;
+      this.#more[last] = this.#tray.subarray(0, used + size);
+      return true;
     }
+    if (size >= CRUMB) return false;
     this.#tray = new Uint8Array(TRAY);
     this.#tray.set(bytes);
-    this.#trayUsed = bytes.length;
-    this.#more.push(this.#tray.subarray(0, bytes.length));
+    this.#trayUsed = size;
+    this.#more.push(this.#tray.subarray(0, size));
+    return true;
   }
 
   #advance(size: number): void {
@@ -620,7 +642,11 @@ const busy = (): SocketError =>
 
 /** Where a writer's bytes go. */
 export interface WriterTarget {
-  /** Takes the bytes (they are the target's now). Gives a promise of room where it has too much already, else undefined. */
+  /**
+   * Takes the data, and gives a promise of room where it has too much already, else undefined. Bytes may share
+   * their memory with others. Those of 16 KiB and more may be the caller's, who changes them again when the
+   * promise is kept (or at once, where there is none): give one for as long as they are needed.
+   */
   write(data: Data): Promise<void> | undefined;
   /** Runs `task` once, when this turn's work is done. */
   defer(task: () => void): void;
@@ -639,18 +665,20 @@ export class StreamWriter {
   bytesWritten = 0;
 
   readonly #target: WriterTarget;
-  // What is gathered: first #bytes up to #used, then #text. Short texts are joined, as V8 does that for nearly nothing.
+  // What is gathered: #bytes between #from and #used, then #text. Short texts are joined, as V8 does that for nearly nothing.
   #bytes: Uint8Array = EMPTY;
+  #from = 0;
   #used = 0;
   #text = "";
   #gathered = 0; // bytes in both
   #deferred = false;
-  #room: Promise<void> | null = null; // kept when the target has room again
+  #room: PromiseWithResolvers<void> | null = null; // kept when the target has room again
+  #promised: Promise<void> | undefined; // the target's own promise of it
   #waiting = 0; // bytes written since it had none
   #attending = 0; // calls that await room
   #failure: SocketError | null = null;
 
-  /** Called when the target has room again. */
+  /** Called when `unattended` may have ended: there is room again, or somebody awaits it. */
   onroom: (() => void) | null = null;
 
   constructor(target: WriterTarget, limits: StreamLimits = STREAM_LIMITS) {
@@ -686,21 +714,14 @@ export class StreamWriter {
    * more than `maxPending` bytes already wait for the peer.
    */
   write(data: Data): number {
-    this.#mayWrite();
-    if (typeof data === "string" && data.length <= SHORT_TEXT) {
-      const size = utf8Length(data);
-      this.#text += data;
-      return this.#grow(size);
-    }
-    const bytes = toBytes(data);
-    if (bytes.length >= GATHER_MARK) {
+    const size = this.#gather(data);
+    if (this.#gathered >= GATHER_MARK) {
       this.#push();
-      this.#hand(bytes, bytes.length);
-    } else if (bytes.length > 0) {
-      this.#append(bytes);
-      this.#grow(bytes.length);
+    } else if (!this.#deferred && this.#gathered > 0) {
+      this.#deferred = true;
+      this.#target.defer(this.#endOfTurn);
     }
-    return bytes.length;
+    return size;
   }
 
   /** `write()` of each. CPython's `writelines`. */
@@ -710,7 +731,8 @@ export class StreamWriter {
 
   /**
    * Sends what is gathered; resolves when there is room for more (not when the peer has it).
-   * Rejects as `write()` throws, and with `ETIMEDOUT` when the peer takes nothing for `timeout` ms.
+   * Rejects as `write()` throws, with `ETIMEDOUT` when there is no room within `timeout` ms, and with `ECANCELED`
+   * when the socket is closed meanwhile.
    */
   flush(): Promise<void> {
     try {
@@ -719,26 +741,17 @@ export class StreamWriter {
     } catch (error) {
       return Promise.reject(error);
     }
-    if (this.#room === null) return DONE;
-    if (this.#attending++ === 0) this.onroom?.();
-    const room = this.#room.then(() => {
-      this.#attending--;
-      if (this.#failure !== null) throw this.#failure;
-    });
-    return this.timeout === null ? room : withDeadline(room, this.timeout, "the peer took nothing");
+    return this.#room === null ? DONE : this.#roomAgain(this.#room.promise);
   }
 
-  /** Sends `data` at once, after what is gathered; resolves when there is room for more. CPython's `sendall`. */
+  /** Sends `data` at once, with what is gathered; resolves when there is room for more. CPython's `sendall`. */
   sendall(data: Data): Promise<void> {
     try {
-      this.#mayWrite();
-      this.#push();
-      const bytes = toBytes(data);
-      if (bytes.length > 0) this.#hand(bytes, bytes.length);
+      this.#gather(data);
     } catch (error) {
       return Promise.reject(error);
     }
-    return this.#room === null ? DONE : this.flush();
+    return this.flush();
   }
 
   /** Starts what is gathered on its way, and waits for nothing. */
@@ -746,13 +759,22 @@ export class StreamWriter {
     if (this.#gathered > 0 && this.#failure === null) this.#push();
   }
 
+  /** Nothing more will be written (`EPIPE`); what was goes on its way. */
+  end(): void {
+    this.start();
+    this.#failure ??= new SocketError("EPIPE");
+    this.onroom?.();
+  }
+
   /** Nothing can be sent any more, for this reason; the first one given stands, unless `now`. */
   fail(error: SocketError, now = false): void {
-    if (this.#failure !== null && !now) return;
-    this.#failure = error;
+    if (this.#failure !== null && !now && this.#room === null) return;
+    if (this.#failure === null || now) this.#failure = error;
     this.#bytes = EMPTY;
     this.#text = "";
-    this.#used = this.#gathered = 0;
+    this.#from = this.#used = this.#gathered = 0;
+    this.#room?.reject(error);
+    this.#roomy();
   }
 
   #mayWrite(): void {
@@ -765,15 +787,25 @@ export class StreamWriter {
     }
   }
 
-  #grow(size: number): number {
-    this.#gathered += size;
-    if (this.#gathered >= GATHER_MARK) {
-      this.#push();
-    } else if (!this.#deferred && size > 0) {
-      this.#deferred = true;
-      this.#target.defer(this.#endOfTurn);
+  /** Takes `data` in, and gives how many bytes that was. */
+  #gather(data: Data): number {
+    this.#mayWrite();
+    if (typeof data === "string" && data.length <= SHORT_TEXT) {
+      const size = utf8Length(data);
+      // Well formed: half a pair must not become a whole one with the next text, which would be fewer bytes.
+      this.#text += size === data.length ? data : data.toWellFormed();
+      this.#gathered += size;
+      return size;
     }
-    return size;
+    const bytes = toBytes(data);
+    if (bytes.length >= GATHER_MARK) {
+      this.#push();
+      this.#hand(bytes, bytes.length);
+    } else if (bytes.length > 0) {
+      this.#append(bytes);
+      this.#gathered += bytes.length;
+    }
+    return bytes.length;
   }
 
   readonly #endOfTurn = (): void => {
@@ -790,11 +822,13 @@ export class StreamWriter {
   }
 
   #reserve(size: number): void {
-    const needed = this.#used + size;
-    if (needed <= this.#bytes.length) return;
-    const larger = new Uint8Array(Math.max(needed, this.#bytes.length * 2, 1024));
-    larger.set(this.#bytes.subarray(0, this.#used));
+    if (this.#used + size <= this.#bytes.length) return;
+    const held = this.#used - this.#from;
+    const larger = new Uint8Array(Math.max(held + size, held * 2, SLAB));
+    larger.set(this.#bytes.subarray(this.#from, this.#used));
     this.#bytes = larger;
+    this.#from = 0;
+    this.#used = held;
   }
 
   #settleText(): void {
@@ -807,7 +841,7 @@ export class StreamWriter {
     const size = this.#gathered;
     if (size === 0) return;
     this.#gathered = 0;
-    if (this.#used === 0) {
+    if (this.#used === this.#from) {
       const text = this.#text;
       this.#text = "";
       this.#hand(text, size);
@@ -815,26 +849,46 @@ export class StreamWriter {
     }
     this.#reserve(this.#text.length * 3);
     this.#settleText();
-    const bytes = this.#bytes.subarray(0, this.#used);
-    this.#bytes = EMPTY; // it is the target's now
-    this.#used = 0;
+    const bytes = this.#bytes.subarray(this.#from, this.#used);
+    this.#from = this.#used; // these are the target's now
+    if (this.#bytes.length > SLAB) {
+      this.#bytes = EMPTY; // an idle writer holds no more than a slab
+      this.#from = this.#used = 0;
+    }
     this.#hand(bytes, size);
   }
 
   #hand(data: Data, size: number): void {
     this.bytesWritten += size;
-    const room = this.#target.write(data);
+    const promised = this.#target.write(data);
     if (this.#room !== null) this.#waiting += size;
-    if (room === undefined || this.#room === room) return;
+    if (promised === undefined || this.#promised === promised) return;
     if (this.#room === null) this.#waiting = size;
+    const room = Promise.withResolvers<void>();
+    room.promise.catch(() => {}); // who waits for it is told
     this.#room = room;
+    this.#promised = promised;
     const again = (): void => {
-      if (this.#room !== room) return; // a later write found it full again
-      this.#room = null;
-      this.#waiting = 0;
-      this.onroom?.();
+      room.resolve();
+      if (this.#room === room) this.#roomy(); // else a later write found it full again
     };
-    room.then(again, again);
+    promised.then(again, again);
+  }
+
+  #roomy(): void {
+    this.#room = null;
+    this.#promised = undefined;
+    this.#waiting = 0;
+    this.onroom?.();
+  }
+
+  async #roomAgain(room: Promise<void>): Promise<void> {
+    if (this.#attending++ === 0) this.onroom?.();
+    try {
+      await (this.timeout === null ? room : withDeadline(room, this.timeout, "the peer made no room"));
+    } finally {
+      this.#attending--;
+    }
   }
 }
 

@@ -122,7 +122,7 @@ const SOA = ZONE.get(ORIGIN)?.find(({ type }) => type === TYPES.SOA) as RR;
 class FormatError extends Error {}
 
 interface Query {
-  /** The name, in lower case, labels joined by dots; a dot within a label is `\.`. */
+  /** The name, in lower case, labels joined by dots; a dot within a label is `\046` (RFC 1035, 5.1). */
   readonly name: string;
   readonly type: number;
   readonly class: number;
@@ -161,7 +161,7 @@ class Parser {
     for (let length = this.byte(); length > 0; length = this.byte()) {
       if (length > 63) throw new FormatError("not a label");
       const label = Array.from({ length }, () => String.fromCharCode(this.byte())).join("");
-      labels.push(label.replace(/[A-Z]/g, (letter) => letter.toLowerCase()).replaceAll(".", "\\."));
+      labels.push(label.replace(/[A-Z]/g, (letter) => letter.toLowerCase()).replaceAll(".", "\\046"));
     }
     if (this.at - from > MAX_NAME) throw new FormatError("the name is too long");
     return labels.join(".");

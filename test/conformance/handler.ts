@@ -17,8 +17,8 @@ export class LocalBoard implements Board {
   readonly #notes = new Map<string, PromiseWithResolvers<string>>();
 
   #note(key: string): PromiseWithResolvers<string> {
-    let note = this.#notes.get(key);
-    if (note === undefined) this.#notes.set(key, (note = Promise.withResolvers()));
+    const note = this.#notes.get(key) ?? Promise.withResolvers<string>();
+    this.#notes.set(key, note);
     return note;
   }
 

@@ -1,20 +1,35 @@
-/** The conformance body in workerd, dialled over kernel TCP by Node. */
+/** The conformance bodies in workerd, dialled over kernel TCP by Node. */
 
+import type { StreamSocket } from "socklet";
 import { createConnection } from "socklet/emulator";
 import { afterAll, beforeAll } from "vitest";
+import { remoteBoard } from "../conformance/handler.ts";
+import { serverConformance } from "../conformance/server.ts";
+import { serverScenarios } from "../conformance/server-scenarios.ts";
 import { streamConformance } from "../conformance/stream.ts";
-import { freePort, type RunningWorker, runWorker } from "./workerd.ts";
+import { freePorts, type RunningWorker, runWorker } from "./workerd.ts";
 
-const port = await freePort();
+const [port = 0, ...tracePorts] = await freePorts(1 + serverScenarios.length);
 let worker: RunningWorker;
 
 beforeAll(async () => {
-  worker = await runWorker("test/worker/main.ts", [port], { BOARD: "BoardObject", DOOR: "DoorObject" });
+  worker = await runWorker({
+    main: "test/worker/main.ts",
+    ports: [port, ...tracePorts],
+    classes: { BOARD: "BoardObject", DOOR: "DoorObject" },
+    vars: { DOORS: Object.fromEntries(tracePorts.map((at, index) => [at, `trace-port-${index}`])) },
+  });
 }, 60_000);
 
 afterAll(() => worker.close());
 
-streamConformance({
+const dial = (at: number): Promise<StreamSocket> => createConnection({ hostname: "127.0.0.1", port: at });
+
+streamConformance({ name: "workerd, by port", dial: () => dial(port) });
+serverConformance({
   name: "workerd, by port",
-  dial: () => createConnection({ hostname: "127.0.0.1", port }),
+  accepts: true,
+  board: remoteBoard(() => dial(port)),
+  key: (index) => `port/${index}`,
+  dial: (index) => dial(tracePorts[index] as number),
 });

@@ -6,13 +6,16 @@ import { createTestHarness } from "wrangler";
 
 const root = fileURLToPath(new URL("../..", import.meta.url));
 
-/** A port that was free a moment ago: wrangler takes no port 0. */
-export const freePort = async (): Promise<number> => {
-  const server = net.createServer();
-  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
-  const { port } = server.address() as net.AddressInfo;
-  await new Promise((resolve) => server.close(resolve));
-  return port;
+/** Ports that were free a moment ago, all different: wrangler takes no port 0. */
+export const freePorts = async (count: number): Promise<number[]> => {
+  const servers = Array.from({ length: count }, () => net.createServer());
+  const ports: number[] = [];
+  for (const server of servers) {
+    await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+    ports.push((server.address() as net.AddressInfo).port);
+  }
+  for (const server of servers) await new Promise((resolve) => server.close(resolve));
+  return ports;
 };
 
 /** One running Worker. */
@@ -21,12 +24,18 @@ export interface RunningWorker {
   close(): Promise<void>;
 }
 
-/** Runs the module `main` with TCP doors at `ports` and the Durable Objects `classes`, by binding. */
-export const runWorker = async (
-  main: string,
-  ports: readonly number[],
-  classes: Readonly<Record<string, string>>,
-): Promise<RunningWorker> => {
+/** What a Worker is run with. */
+export interface WorkerSetup {
+  /** The main module, from the repository's root. */
+  readonly main: string;
+  /** Its TCP ports. */
+  readonly ports: readonly number[];
+  /** Its Durable Objects' classes, by binding. */
+  readonly classes: Readonly<Record<string, string>>;
+  readonly vars?: Readonly<Record<string, unknown>>;
+}
+
+export const runWorker = async ({ main, ports, classes, vars = {} }: WorkerSetup): Promise<RunningWorker> => {
   const harness = createTestHarness({
     root,
     workers: [
@@ -37,6 +46,7 @@ export const runWorker = async (
           compatibility_date: "2026-10-01",
           compatibility_flags: ["no_nodejs_compat", "no_nodejs_compat_v2"],
           alias: { socklet: "./core/index.ts", "socklet/worker": "./worker/index.ts" },
+          vars,
           connect: ports.map((port) => ({ protocol: "tcp", port })),
           durable_objects: {
             bindings: Object.entries(classes).map(([name, class_name]) => ({ name, class_name })),

@@ -6,10 +6,40 @@
 import { DurableObject } from "cloudflare:workers";
 import { WorkerServer } from "socklet/worker";
 import { type Board, Conformance, LocalBoard } from "../conformance/handler.ts";
+import { tracing } from "../conformance/server-scenarios.ts";
 
 interface Bindings {
   readonly BOARD: DurableObjectNamespace<BoardObject>;
   readonly DOOR: DurableObjectNamespace<DoorObject>;
+  /** Behind real ports: which port is which door. */
+  readonly DOORS?: Readonly<Record<string, string>>;
+}
+
+/**
+ * The server behind a door: the conformance handler, or, behind `trace-PLACE-N`, the traced server of scenario N.
+ * Kept as long as the object or isolate that asks, since a trace counts its requests.
+ */
+class Doors {
+  readonly #servers = new Map<string, WorkerServer<Board>>();
+
+  async serverOf(socket: Socket, env: Bindings): Promise<WorkerServer<Board>> {
+    const { localAddress = "" } = await socket.opened;
+    const [host = "", port = ""] = localAddress.split(":");
+    const door = env.DOORS?.[port] ?? host;
+    let server = this.#servers.get(door);
+    if (server === undefined) {
+      const board = boardOf(env);
+      const [, place, index] = /^trace-(.+)-(\d+)$/.exec(door) ?? [];
+      if (index === undefined) {
+        server = new WorkerServer(Conformance, { ...options, context: board });
+      } else {
+        const { Server, Handler } = tracing(WorkerServer<Board>, Number(index), board, `${place}/${index}`);
+        server = new Server(Handler as never, options);
+      }
+      this.#servers.set(door, server);
+    }
+    return server;
+  }
 }
 
 /** The board: an object, since what one request says another must hear. */
@@ -25,23 +55,29 @@ export class BoardObject extends DurableObject implements Board {
   }
 }
 
-const boardOf = (env: Bindings): Board => env.BOARD.getByName("board");
+// Asked anew each time: what one request got of the platform must not be used in another (workerd).
+const boardOf = ({ BOARD }: Bindings): Board => ({
+  put: (key, value) => BOARD.getByName("board").put(key, value),
+  take: (key) => BOARD.getByName("board").take(key),
+});
 const options = { stream: { closeTimeout: 300 } };
 
 /** A Durable Object that serves connections itself. */
 export class DoorObject extends DurableObject<Bindings> {
-  readonly #server = new WorkerServer(Conformance, { ...options, context: boardOf(this.env) });
+  readonly #doors = new Doors();
 
-  override connect(socket: Socket): Promise<void> {
-    return this.#server.connect(socket);
+  override async connect(socket: Socket): Promise<void> {
+    await (await this.#doors.serverOf(socket, this.env)).connect(socket);
   }
 }
+
+const doors = new Doors();
 
 export default {
   async fetch(): Promise<Response> {
     return new Response("ok");
   },
-  connect(socket: Socket, env: Bindings, ctx: ExecutionContext): Promise<void> {
-    return new WorkerServer(Conformance, { ...options, context: boardOf(env) }).connect(socket, ctx);
+  async connect(socket: Socket, env: Bindings, ctx: ExecutionContext): Promise<void> {
+    await (await doors.serverOf(socket, env)).connect(socket, ctx);
   },
 };

@@ -1,18 +1,27 @@
-/** The conformance body inside workerd, where both ends are workerd's sockets. */
+/** The conformance bodies inside workerd, where both ends are workerd's sockets. */
 
 import { env } from "cloudflare:workers";
+import type { StreamSocket } from "socklet";
 import { streamSocket } from "socklet/worker";
+import { serverConformance } from "../conformance/server.ts";
 import { streamConformance } from "../conformance/stream.ts";
 
-const options = { closeTimeout: 300 };
+// The Worker's own end must be able to go on after the peer's end has come.
+const dial = (door: Pick<Fetcher, "connect">, name: string): Promise<StreamSocket> =>
+  streamSocket(door.connect(`${name}:1`, { allowHalfOpen: true }), { closeTimeout: 300 });
 
-streamConformance({
-  name: "workerd, service binding",
-  dial: () => streamSocket(env.SELF.connect("conformance:1", { allowHalfOpen: true }), options),
-});
+const places = {
+  "workerd, service binding": { key: "service", door: () => env.SELF },
+  "workerd, Durable Object": { key: "object", door: () => env.DOOR.getByName("door") },
+};
 
-streamConformance({
-  name: "workerd, Durable Object",
-  dial: () =>
-    streamSocket(env.DOOR.getByName("door").connect("conformance:1", { allowHalfOpen: true }), options),
-});
+for (const [name, { key, door }] of Object.entries(places)) {
+  streamConformance({ name, dial: () => dial(door(), "conformance") });
+  serverConformance({
+    name,
+    accepts: true,
+    board: env.BOARD.getByName("board"),
+    key: (index) => `${key}/${index}`,
+    dial: (index) => dial(door(), `trace-${key}-${index}`),
+  });
+}
