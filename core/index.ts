@@ -47,7 +47,7 @@ export {
   streamHandler,
 } from "./handler.ts";
 export { toJson } from "./json.ts";
-export { type Threading, ThreadingMixIn } from "./mixins.ts";
+export { ThreadingMixIn } from "./mixins.ts";
 // The servers and connectors that run it
 export {
   BaseConnector,

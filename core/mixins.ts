@@ -5,27 +5,18 @@ import { isThenable } from "./handler.ts";
 import type { BaseServer } from "./server.ts";
 import type { MaybePromise } from "./stream.ts";
 
-/** What `ThreadingMixIn` adds to a server. */
-export interface Threading {
-  /** How many requests are served at once; further ones wait their turn. Default 10 000: below what a process's descriptors allow. */
-  maxRequests: number;
-}
-
 // biome-ignore lint/suspicious/noExplicitAny: a mixin's base must take any arguments (TypeScript handbook, Mixins)
 type ServerClass = abstract new (...args: any[]) => BaseServer<any, any>;
 
 /**
- * Serves requests side by side: each begins when it arrives. CPython's `ThreadingMixIn`, without a thread:
- * handlers take turns on one event loop, so one that computes without awaiting holds up all.
+ * Serves requests side by side: each begins when it arrives, up to `maxRequests` at once. CPython's
+ * `ThreadingMixIn`, without a thread: handlers take turns on one event loop, so one that computes without
+ * awaiting holds up all.
  *
  *     class ThreadingTCPServer extends ThreadingMixIn(TCPServer) {}
  */
-export const ThreadingMixIn = <Base extends ServerClass>(
-  Server: Base,
-): Base & (abstract new (...args: never[]) => Threading) => {
-  abstract class ThreadingServer extends Server implements Threading {
-    maxRequests = 10_000;
-
+export const ThreadingMixIn = <Base extends ServerClass>(Server: Base): Base => {
+  abstract class ThreadingServer extends Server {
     override processRequest(request: unknown, clientAddress: Address | null): MaybePromise<void> {
       const serving = this.serveRequest(request, clientAddress);
       if (isThenable(serving) && this.running >= this.maxRequests) return this.oneEnded();

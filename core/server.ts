@@ -108,6 +108,7 @@ export abstract class BaseEndpoint<Request, Context = unknown> implements Handle
   #served = 0;
   #failed = 0;
   #whenOne: (() => void)[] = []; // called when one more has ended
+  #draining: Promise<void> | null = null;
 
   constructor(RequestHandlerClass: HandlerClass<Request, Context>, options: EndpointOptions<Context> = {}) {
     if (
@@ -168,16 +169,13 @@ export abstract class BaseEndpoint<Request, Context = unknown> implements Handle
   /**
    * Waits until no handler runs; past `timeout` ms (default `drainTimeout`) it aborts those that do, and past
    * another second it gives up on a handler that does not notice, and tells it as an event of type `stuck`.
+   * Who asks while it drains waits for the same end.
    */
-  async drain(timeout: number = this.drainTimeout): Promise<void> {
-    if (await this.#idleWithin(timeout)) return;
-    this.abort(
-      new SocketError("ECONNABORTED", `the request did not end within the drain time of ${timeout} ms`),
-    );
-    if (await this.#idleWithin(ABORT_GRACE)) return;
-    for (const { id, address } of this.#running.values()) {
-      this.tell({ type: "stuck", server: this.name, id, address });
-    }
+  drain(timeout: number = this.drainTimeout): Promise<void> {
+    this.#draining ??= this.#drain(timeout).finally(() => {
+      this.#draining = null;
+    });
+    return this.#draining;
   }
 
   /** Ends all that runs, at once: signals abort, connections are reset. */
@@ -237,6 +235,16 @@ export abstract class BaseEndpoint<Request, Context = unknown> implements Handle
     if (this.#whenOne.length > 0) for (const ended of this.#whenOne.splice(0)) ended();
   }
 
+  async #drain(timeout: number): Promise<void> {
+    if (await this.#idleWithin(timeout)) return;
+    const late = `the request did not end within the drain time of ${timeout} ms`;
+    this.abort(new SocketError("ECONNABORTED", late));
+    if (await this.#idleWithin(ABORT_GRACE)) return;
+    for (const { id, address } of this.#running.values()) {
+      this.tell({ type: "stuck", server: this.name, id, address });
+    }
+  }
+
   async #idleWithin(timeout: number): Promise<boolean> {
     let timer: ReturnType<typeof setTimeout> | undefined;
     let late = false;
@@ -256,6 +264,8 @@ export abstract class BaseEndpoint<Request, Context = unknown> implements Handle
 export interface ServerOptions<Context> extends EndpointOptions<Context> {
   /** How many requests may wait unserved; one more is refused. Default 128, as CPython's `listen()`. */
   readonly requestQueueSize?: number;
+  /** How many a server that serves side by side serves at once; further ones wait their turn. Default 10 000: below what a process's descriptors allow. */
+  readonly maxRequests?: number;
   /** How long `handleRequest()` waits for a request before it calls `handleTimeout()`; default `null`, for ever. */
   readonly timeout?: number | null;
 }
@@ -285,6 +295,8 @@ export abstract class BaseServer<Request, Context = unknown>
 {
   /** How many requests may wait unserved; one more is refused. */
   requestQueueSize: number;
+  /** How many are served at once, where they are served side by side (`ThreadingMixIn`). */
+  maxRequests: number;
   /** How long `handleRequest()` waits, in milliseconds; `null` for ever. `serveForever()` ignores it, as in CPython. */
   timeout: number | null;
 
@@ -300,6 +312,7 @@ export abstract class BaseServer<Request, Context = unknown>
   constructor(RequestHandlerClass: HandlerClass<Request, Context>, options: ServerOptions<Context> = {}) {
     super(RequestHandlerClass, options);
     this.requestQueueSize = options.requestQueueSize ?? 128;
+    this.maxRequests = options.maxRequests ?? 10_000;
     this.timeout = options.timeout ?? null;
   }
 

@@ -60,7 +60,11 @@ export interface StreamTransport {
   resume(): void;
   /** Bring no more until `resume()`; what is under way may still come. */
   pause(): void;
-  /** Takes bytes or UTF-8 text, in order. Gives a promise of room where too much waits already; it never rejects. */
+  /**
+   * Takes bytes or UTF-8 text, in order. Gives a promise of room where too much waits already; it never rejects,
+   * and is kept when the connection ends, too. Bytes of 16 KiB and more may be the caller's own, who changes them
+   * when the promise is kept, or at once where there is none.
+   */
   write(data: Data): Promise<void> | undefined;
   /** Sends the end after all that was written. Resolves when it is on its way, rejects when it cannot be. */
   end(): Promise<void>;
@@ -114,7 +118,9 @@ export class StreamSocket implements AsyncDisposable {
   #ending: Promise<void> | null = null; // our end is on its way
   #closing: Promise<void> | null = null;
   #state: "open" | "closed" | "handed over" = "open";
-  #broken = false;
+  #error: SocketError | null = null; // why the connection is broken
+  #aborted = false;
+  #onerror: ((error: SocketError) => void) | null = null;
 
   constructor(transport: StreamTransport, options: Partial<StreamOptions> = {}) {
     const settled = options === STREAM_OPTIONS ? STREAM_OPTIONS : { ...STREAM_OPTIONS, ...options };
@@ -129,11 +135,7 @@ export class StreamSocket implements AsyncDisposable {
     transport.start({
       data: (bytes) => rfile.push(bytes),
       end: () => rfile.end(),
-      error: (error) => {
-        this.#broken = true;
-        rfile.fail(error);
-        wfile.fail(error);
-      },
+      error: (error) => this.#break(error),
     });
   }
 
@@ -207,13 +209,12 @@ export class StreamSocket implements AsyncDisposable {
 
   /** Lets go at once; the peer sees a reset where the platform can send one. What was written may be lost. */
   abort(): void {
-    if (this.#state === "handed over") return;
+    if (this.#state === "handed over" || this.#aborted) return;
     this.#closing ??= DONE;
-    if (this.#state === "closed" && this.#broken) return;
     this.#state = "closed";
-    this.#broken = true;
-    this.#stop(new SocketError("ECONNABORTED"));
-    this.#transport.abort();
+    const error = new SocketError("ECONNABORTED");
+    this.#stop(error);
+    this.#letGo(error);
   }
 
   /** The peer's address, or `null` where the platform does not tell. */
@@ -261,14 +262,85 @@ export class StreamSocket implements AsyncDisposable {
    */
   toWeb(): WebStream {
     this.#mustBeOpen();
-    const buffered = this.rfile.takeBuffered();
     this.wfile.start();
-    const heir = new StreamSocket(this.#transport, this.#options);
+    const buffered = this.rfile.takeBuffered();
+    const { timeout } = this.rfile;
+    const heir = new StreamSocket(this.#transport, { ...this.#options, timeout });
     if (buffered.length > 0) heir.rfile.push(buffered);
     if (this.rfile.atEnd) heir.rfile.end();
+    heir.#ending = this.#ending;
+    if (this.#ending !== null) heir.wfile.end();
+    if (this.#error !== null) heir.#break(this.#error);
     this.#state = "handed over";
     this.#stop(new SocketError("ERR_HANDED_OVER"));
-    return webStream(heir);
+    return heir.#web();
+  }
+
+  #web(): WebStream {
+    const closed = Promise.withResolvers<void>();
+    closed.promise.catch(() => {}); // nobody need watch it
+    this.#onerror = closed.reject;
+    if (this.#error !== null) closed.reject(this.#error);
+    let open = 2; // directions
+    let cancelled = false;
+    const close = async (): Promise<void> => {
+      await this.close();
+      closed.resolve();
+    };
+    const oneEnded = async (): Promise<void> => {
+      if (--open === 0) await close();
+    };
+    // A Web stream that failed once is of no more use, and nor is its connection.
+    const fail = (error: unknown): never => {
+      if (!this.closed) {
+        closed.reject(error);
+        this.abort();
+      }
+      throw error;
+    };
+    const addressText = (address: Address | null): string | undefined =>
+      address === null ? undefined : formatAddress(address);
+    return {
+      readable: new ReadableStream<Uint8Array>(
+        {
+          pull: async (controller) => {
+            const bytes = await this.recv().catch((error) =>
+              this.closed && !this.#aborted ? null : fail(error),
+            );
+            if (cancelled) return;
+            if (bytes !== null) return controller.enqueue(bytes);
+            controller.close();
+            await oneEnded();
+          },
+          cancel: async () => {
+            cancelled = true;
+            if (!this.closed) await this.shutdown(SHUT_RD);
+            await oneEnded();
+          },
+        },
+        { highWaterMark: 0 }, // nothing is read until it is asked for
+      ),
+      writable: new WritableStream<Uint8Array>({
+        start: (controller) => {
+          // Not `abort`, which would wait for the write that is under way.
+          controller.signal.addEventListener("abort", () => {
+            closed.reject(new SocketError("ECONNABORTED"));
+            this.abort();
+          });
+        },
+        write: (bytes) => this.sendall(bytes).catch(fail),
+        close: async () => {
+          if (!this.closed) await this.shutdown(SHUT_WR).catch(fail);
+          await oneEnded();
+        },
+      }),
+      opened: Promise.resolve({
+        remoteAddress: addressText(this.getpeername()),
+        localAddress: addressText(this.getsockname()),
+      }),
+      closed: closed.promise,
+      close,
+    };
   }
 
   #mustBeOpen(): void {
@@ -279,9 +351,8 @@ export class StreamSocket implements AsyncDisposable {
   /** Starts our end, once. */
   #end(): Promise<void> {
     if (this.#ending === null) {
-      this.wfile.start();
-      this.wfile.fail(new SocketError("EPIPE"));
-      this.#ending = this.#broken ? DONE : this.#transport.end();
+      this.wfile.end();
+      this.#ending = this.#error === null ? this.#transport.end() : DONE;
       this.#ending.catch(() => {}); // whoever awaits it is told; the first caller may not be waiting any more
     }
     return this.#ending;
@@ -294,19 +365,34 @@ export class StreamSocket implements AsyncDisposable {
     this.#stop(new SocketError("EBADF"), new SocketError("ECANCELED"));
     try {
       await withDeadline(ended, this.#options.closeTimeout, "close: the peer took nothing");
-      if (this.#broken) this.#transport.abort();
-      else await this.#transport.close();
-    } catch {
-      this.#broken = true;
-      this.#transport.abort();
+      if (this.#error === null) return await this.#transport.close();
+      this.#letGo(this.#error);
+    } catch (error) {
+      this.#letGo(error as SocketError);
     }
+  }
+
+  /** The transport said so: nothing goes any more, but what had come is still read. */
+  #break(error: SocketError): void {
+    this.#error ??= error;
+    this.rfile.fail(error);
+    this.wfile.fail(error);
+    this.#onerror?.(error);
   }
 
   /** No more reads or writes; those that wait end with `waiting`. */
   #stop(error: SocketError, waiting: SocketError = error): void {
-    this.rfile.fail(waiting, true);
-    this.rfile.fail(error, true);
-    this.wfile.fail(error, true);
+    for (const half of [this.rfile, this.wfile]) {
+      half.fail(waiting, true);
+      half.fail(error, true);
+    }
+  }
+
+  #letGo(error: SocketError): void {
+    this.#error ??= error;
+    if (this.#aborted) return;
+    this.#aborted = true;
+    this.#transport.abort();
   }
 }
 
@@ -339,54 +425,6 @@ class Feed implements ReaderSource {
     this.#transport.pause();
   }
 }
-
-const webStream = (socket: StreamSocket): WebStream => {
-  const closed = Promise.withResolvers<void>();
-  closed.promise.catch(() => {}); // nobody need watch it
-  const failing = async <T>(work: Promise<T>): Promise<T> => {
-    try {
-      return await work;
-    } catch (error) {
-      closed.reject(error);
-      throw error;
-    }
-  };
-  let ends = 0;
-  const oneEnd = async (): Promise<void> => {
-    if (++ends === 2) await close();
-  };
-  const close = async (): Promise<void> => {
-    await socket.close();
-    closed.resolve();
-  };
-  const text = (address: Address | null): string | undefined =>
-    address === null ? undefined : formatAddress(address);
-  return {
-    readable: new ReadableStream<Uint8Array>(
-      {
-        pull: async (controller) => {
-          const bytes = await failing(socket.recv());
-          if (bytes !== null) return controller.enqueue(bytes);
-          controller.close();
-          await oneEnd();
-        },
-        cancel: () => socket.shutdown(SHUT_RD).then(oneEnd),
-      },
-      { highWaterMark: 0 }, // nothing is read until it is asked for
-    ),
-    writable: new WritableStream<Uint8Array>({
-      write: (bytes) => failing(socket.sendall(bytes)),
-      close: () => failing(socket.shutdown(SHUT_WR)).then(oneEnd),
-      abort: () => socket.abort(),
-    }),
-    opened: Promise.resolve({
-      remoteAddress: text(socket.getpeername()),
-      localAddress: text(socket.getsockname()),
-    }),
-    closed: closed.promise,
-    close,
-  };
-};
 
 // ---- Datagrams ----
 

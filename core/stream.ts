@@ -297,7 +297,7 @@ export class StreamReader {
   /** The source is `blocked` no more: tries the read that waits, and asks for more where it goes on waiting. */
   retry(): void {
     this.#settle();
-    if (this.#waiter !== null && !this.#source.blocked) this.#wait();
+    if (this.#waiter !== null && !this.#source.blocked) this.#resume();
   }
 
   /** Takes out all that is buffered, for whoever reads this stream from now on. */
@@ -318,7 +318,8 @@ export class StreamReader {
     }
     return new Promise<T>((resolve, reject) => {
       this.#waiter = { attempt: attempt as Attempt<unknown>, argument, resolve, reject };
-      this.#wait();
+      this.#arm();
+      this.#resume();
     });
   }
 
@@ -327,8 +328,7 @@ export class StreamReader {
     return this.#source.blocked && this.#failure === null;
   }
 
-  #wait(): void {
-    this.#arm();
+  #resume(): void {
     this.#paused = false;
     this.#source.resume();
   }
@@ -450,8 +450,7 @@ export class StreamReader {
    * bytes and decoded line by line instead.
    */
   #tryLine(): string | null | undefined {
-    // What was searched in vain begins a line that goes on in other pieces, and is no matter for the window.
-    const text = this.#scanned > 0 ? null : (this.#text ?? this.#decode());
+    const text = this.#text ?? this.#decode();
     if (text !== null) {
       const from = this.#at - this.#textFrom;
       const newline = text.indexOf("\n", from);
@@ -461,16 +460,14 @@ export class StreamReader {
         this.#advance(newline + 1 - from);
         return text.slice(from, end);
       }
+      this.#text = null; // the line goes on behind it
     }
     const newline = this.#newline();
     this.#mayBeLine(newline);
     if (newline < 0 && !(this.#ended && this.#size > 0)) return this.#nothing();
-    const bytes = this.#bytes(newline < 0 ? this.#size : newline + 1, false);
-    let end = bytes.length;
-    if (newline >= 0) {
-      end = newline > 0 && bytes[newline - 1] === RETURN ? newline - 1 : newline;
-    }
-    return decoder.decode(bytes.subarray(0, end));
+    if (newline < 0) return decoder.decode(this.#bytes(this.#size, false));
+    const bytes = this.#bytes(newline + 1, false);
+    return decoder.decode(bytes.subarray(0, newline - (bytes[newline - 1] === RETURN ? 1 : 0)));
   }
 
   // ---- The buffer ----
@@ -508,10 +505,13 @@ export class StreamReader {
     );
   }
 
-  /** Decodes the next window of the current piece; null where there is none or it is not plain ASCII. */
+  /**
+   * Decodes the next window of the current piece; null where there is none, where it was looked through for a
+   * newline in vain, or where it is not plain ASCII.
+   */
   #decode(): string | null {
     const chunk = this.#chunk;
-    if (this.#at >= chunk.length || this.#at < this.#bytesTo) return null;
+    if (this.#at >= chunk.length || this.#at < this.#bytesTo || this.#scanned > 0) return null;
     const to = Math.min(chunk.length, this.#at + WINDOW);
     const text = decoder.decode(chunk.subarray(this.#at, to));
     // As many characters as bytes, and none a replacement: then every byte was one ASCII character.
@@ -630,10 +630,7 @@ export class StreamReader {
     } else if (this.#text !== null && this.#at - this.#textFrom >= this.#text.length) {
       this.#text = null;
     }
-    if (this.#paused && this.#size < LOW) {
-      this.#paused = false;
-      this.#source.resume();
-    }
+    if (this.#paused && this.#size < LOW) this.#resume();
   }
 }
 
@@ -797,12 +794,22 @@ export class StreamWriter {
       this.#gathered += size;
       return size;
     }
+    if (typeof data === "string" && data.length * 3 < GATHER_MARK) {
+      this.#reserve((this.#text.length + data.length) * 3);
+      this.#settle();
+      const size = this.#encode(data);
+      this.#gathered += size;
+      return size;
+    }
     const bytes = toBytes(data);
     if (bytes.length >= GATHER_MARK) {
       this.#push();
       this.#hand(bytes, bytes.length);
     } else if (bytes.length > 0) {
-      this.#append(bytes);
+      this.#reserve(this.#text.length * 3 + bytes.length);
+      this.#settle();
+      this.#bytes.set(bytes, this.#used);
+      this.#used += bytes.length;
       this.#gathered += bytes.length;
     }
     return bytes.length;
@@ -813,14 +820,7 @@ export class StreamWriter {
     this.start();
   };
 
-  /** Puts bytes behind what is gathered, which turns the text before them into bytes. */
-  #append(bytes: Uint8Array): void {
-    this.#reserve(bytes.length + this.#text.length * 3);
-    this.#settleText();
-    this.#bytes.set(bytes, this.#used);
-    this.#used += bytes.length;
-  }
-
+  /** Makes room for `size` more bytes behind those gathered. */
   #reserve(size: number): void {
     if (this.#used + size <= this.#bytes.length) return;
     const held = this.#used - this.#from;
@@ -831,10 +831,17 @@ export class StreamWriter {
     this.#used = held;
   }
 
-  #settleText(): void {
+  /** The text that is gathered becomes bytes, for which there is room. */
+  #settle(): void {
     if (this.#text === "") return;
-    this.#used += encoder.encodeInto(this.#text, this.#bytes.subarray(this.#used)).written;
+    this.#encode(this.#text);
     this.#text = "";
+  }
+
+  #encode(text: string): number {
+    const { written } = encoder.encodeInto(text, this.#bytes.subarray(this.#used));
+    this.#used += written;
+    return written;
   }
 
   #push(): void {
@@ -848,7 +855,7 @@ export class StreamWriter {
       return;
     }
     this.#reserve(this.#text.length * 3);
-    this.#settleText();
+    this.#settle();
     const bytes = this.#bytes.subarray(this.#from, this.#used);
     this.#from = this.#used; // these are the target's now
     if (this.#bytes.length > SLAB) {

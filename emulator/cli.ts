@@ -3,15 +3,18 @@
  * The command `socklet`: serves an app on real sockets, and dials one handler.
  *
  * Exit status: 0 done (also after a signal that drained), 1 it could not be done (a port in use, a peer that
- * refused, a handler that threw), 2 it was asked wrongly (a module that does not load, an unknown handler).
+ * refused, a handler that threw, requests that had to be cut off), 2 it was asked wrongly (a module that does not
+ * load, an unknown handler). What is wrong is said on stderr in one line: what it is, and what to do.
  */
 
-import { resolve } from "node:path";
-import { pathToFileURL } from "node:url";
-import { Command, CommanderError } from "commander";
+import { statSync } from "node:fs";
+import { createRequire } from "node:module";
+import { relative, resolve } from "node:path";
+import { fileURLToPath, pathToFileURL } from "node:url";
+import { Command, CommanderError, InvalidArgumentError } from "commander";
 import { formatAddress, parseAddress } from "../core/address.ts";
 import { type App, isApp } from "../core/app.ts";
-import { SocketError } from "../core/errors.ts";
+import { SocketError, type SocketErrorCode } from "../core/errors.ts";
 import type { SockletEvent } from "../core/events.ts";
 import { BaseRequestHandler, DatagramRequestHandler, type HandlerClass } from "../core/handler.ts";
 import { toJson } from "../core/json.ts";
@@ -20,29 +23,118 @@ import { TCPConnector } from "./connector.ts";
 import { type AppServer, serveApp } from "./serve.ts";
 import { FileStorage } from "./storage.ts";
 
+const ABORT_GRACE = 1_000; // ms that an aborted handler has to notice, before the process ends without it
+
+// ---- What is said ----
+
 /** Asked wrongly: exit status 2. */
 class UsageError extends Error {}
 
-const asked = <T>(parse: () => T): T => {
+/** Runs what reads the user's words: what it throws is a `UsageError`, and names `what` was read. */
+const asked = <T>(what: string, read: () => T): T => {
   try {
-    return parse();
+    return read();
   } catch (error) {
-    throw new UsageError((error as Error).message, { cause: error });
+    const said = (error as Error).message;
+    throw new UsageError(said.includes(what) ? said : `${what}: ${said}`, { cause: error });
   }
 };
 
-const say = (text: string): void => void process.stderr.write(`socklet: ${text}\n`);
+/** One line, whatever is in it: a peer's bytes must not take over the terminal. */
+const oneLine = (text: string): string =>
+  text
+    .trim()
+    .replace(/\s*[\r\n]\s*/g, " ")
+    .replace(/\p{Cc}/gu, (control) => `\\x${control.charCodeAt(0).toString(16).padStart(2, "0")}`);
+
+const say = (text: string): void => void process.stderr.write(`socklet: ${oneLine(text)}\n`);
+
+/** Writes on stdout; resolves when it is out. */
+const print = (text: string): Promise<void> =>
+  new Promise((resolve, reject) => {
+    process.stdout.write(`${text}\n`, (error) => (error ? reject(error) : resolve()));
+  });
+
+// What to do, where the error does not say it. (EADDRINUSE and ERR_LIMIT do.)
+const REMEDY: Partial<Record<SocketErrorCode, string>> = {
+  ECONNREFUSED: "start the server, or check the host and port",
+  ECONNRESET: "the peer went away in the middle, and only its own log can say why",
+  EADDRNOTAVAIL: "give one of its own with --host, such as 127.0.0.1, or 0.0.0.0 for all of them",
+  ENOENT: "check the path, and that the server is up",
+  ERR_NAME: "check its spelling, or give an address such as 127.0.0.1",
+  ERR_INCOMPLETE_READ: "the peer has to send the rest before it ends the connection",
+};
 
 const describe = (error: unknown): string => {
+  if (error instanceof UsageError) return error.message;
   if (!(error instanceof Error)) return String(error);
-  return error instanceof SocketError ? error.message : `${error.name}: ${error.message}`;
+  if (!(error instanceof SocketError)) return `${error.name}: ${error.message}`;
+  const remedy = REMEDY[error.code];
+  return remedy === undefined ? error.message : `${error.message}; ${remedy}`;
+};
+
+const logger =
+  (verbose: boolean) =>
+  (event: SockletEvent): void => {
+    const peer = "address" in event && event.address !== null ? `  ${formatAddress(event.address)}` : "";
+    const who = `${event.server}${peer}`;
+    if (event.type === "error") say(`${who}  ${describe(event.error)}`);
+    else if (event.type === "refused") say(`${who}  refused (${event.reason})`);
+    else if (event.type === "stuck") say(`${who}  did not end when it was aborted`);
+    else if (verbose && event.type !== "listening") say(toJson(event));
+  };
+
+// ---- What is named: modules, apps, handlers ----
+
+/** Where in the user's own files `error` was thrown, or found by the parser: `app.ts:3:7`. */
+const placeOf = (error: Error): string | undefined => {
+  const ours = ["./", "../core/"].map((folder) => new URL(folder, import.meta.url).href);
+  const places = error.stack?.match(/file:\/\/[^\s)]+?:\d+(:\d+)?(?=[\s)]|$)/g) ?? [];
+  const place = places.find((url) => !ours.some((folder) => url.startsWith(folder)));
+  if (place === undefined) return undefined;
+  const [, url = "", position = ""] = /^(.*?)((?::\d+)+)$/.exec(place) ?? [];
+  return shortPath(fileURLToPath(url)) + position;
+};
+
+const shortPath = (path: string): string => {
+  const short = relative(process.cwd(), path);
+  return short === "" || short.startsWith("..") ? path : short;
+};
+
+const loadRemedy = (path: string, error: unknown): string => {
+  const { code, message = "" } = (error ?? {}) as { code?: string; message?: string };
+  switch (code) {
+    case "ERR_APP":
+      return "correct it there";
+    case "ERR_MODULE_NOT_FOUND": {
+      const [, name] = /^Cannot find package '([^']+)'/.exec(message) ?? [];
+      return name === undefined ? "check that import; it needs the file's extension" : `npm install ${name}`;
+    }
+    case "ERR_UNKNOWN_FILE_EXTENSION":
+      return "give a .ts, .mts, .js or .mjs module";
+    case "ERR_UNSUPPORTED_TYPESCRIPT_SYNTAX":
+      return "Node runs TypeScript whose types can be erased; compile it, or write it without";
+    default:
+      return `\`node ${path}\` tells more`;
+  }
 };
 
 const load = async (path: string): Promise<Record<string, unknown>> => {
+  const file = resolve(path);
+  const is = statSync(file, { throwIfNoEntry: false });
+  if (is === undefined)
+    throw new UsageError(`${path} could not be loaded: there is no such file; check the path`);
+  if (is.isDirectory())
+    throw new UsageError(`${path} could not be loaded: it is a folder; name the module in it`);
   try {
-    return await import(pathToFileURL(resolve(path)).href);
+    return await import(pathToFileURL(file).href);
   } catch (error) {
-    throw new UsageError(`${path} could not be loaded: ${describe(error)}`, { cause: error });
+    const place = error instanceof Error ? placeOf(error) : undefined;
+    const where = place === undefined ? "" : ` (${place})`;
+    throw new UsageError(
+      `${path} could not be loaded: ${describe(error)}${where}; ${loadRemedy(path, error)}`,
+      { cause: error },
+    );
   }
 };
 
@@ -58,54 +150,70 @@ const loadApp = async (path: string): Promise<App> => {
   );
 };
 
+const isHandler = (value: unknown): value is HandlerClass<StreamSocket> =>
+  typeof value === "function" && value.prototype instanceof BaseRequestHandler;
+
+const namesIn = (handlers: Readonly<Record<string, unknown>>): string =>
+  Object.keys(handlers)
+    .filter((name) => isHandler(handlers[name]))
+    .join(", ") || "none";
+
 /** The handler that `named` means: `module.ts#Name`, or a name in the app of `--app`. */
 const loadHandler = async (
   named: string,
   appPath: string | undefined,
 ): Promise<{ handler: HandlerClass<StreamSocket>; app: App | undefined }> => {
-  const [path, name] = named.split("#", 2) as [string, string | undefined];
+  const hash = named.lastIndexOf("#");
+  const path = hash < 0 ? undefined : named.slice(0, hash);
+  const name = named.slice(hash + 1);
+  if (path === undefined && appPath === undefined) {
+    throw new UsageError(
+      `which module has the handler "${named}"? Give module.ts#Name, or the app that declares it: --app app.ts`,
+    );
+  }
   const app = appPath === undefined ? undefined : await loadApp(appPath);
-  if (name === undefined && app === undefined) {
-    throw new UsageError(
-      `which handler is "${named}"? Give module.ts#${named}, or the app that has it: --app app.ts`,
-    );
-  }
   const among: Readonly<Record<string, unknown>> =
-    name === undefined ? (app as App).handlers : await load(path);
-  const handler = Object.hasOwn(among, name ?? named) ? among[name ?? named] : undefined;
-  if (typeof handler !== "function" || !(handler.prototype instanceof BaseRequestHandler)) {
-    throw new UsageError(
-      `there is no handler "${name ?? named}" in ${name === undefined ? appPath : path}; it has: ${Object.keys(among).join(", ") || "none"}`,
-    );
+    path === undefined ? (app as App).handlers : await load(path);
+  const handler = Object.hasOwn(among, name) ? among[name] : undefined;
+  if (!isHandler(handler)) {
+    throw new UsageError(`there is no handler "${name}" in ${path ?? appPath}; it has: ${namesIn(among)}`);
   }
-  if (handler.prototype instanceof DatagramRequestHandler) {
-    throw new UsageError(`"${name ?? named}" handles datagrams; dial runs handlers of streams`);
+  const served = path === undefined ? (app as App).listeners.filter((at) => at.handler === handler) : [];
+  const onlyUdp = served.length > 0 && served.every(({ endpoint }) => endpoint.scheme === "udp");
+  if (handler.prototype instanceof DatagramRequestHandler || onlyUdp) {
+    throw new UsageError(`"${name}" handles datagrams, which cannot be dialled; name a handler of streams`);
   }
-  return { handler: handler as HandlerClass<StreamSocket>, app };
+  return { handler, app };
 };
 
-const logger =
-  (verbose: boolean) =>
-  (event: SockletEvent): void => {
-    const peer = "address" in event ? formatAddress(event.address) : "";
-    if (event.type === "error") say(`${event.server}  ${peer}  ${describe(event.error)}`);
-    else if (event.type === "refused") say(`${event.server}  ${peer}  refused (${event.reason})`);
-    else if (event.type === "stuck") say(`${event.server}  ${peer}  did not end when it was aborted`);
-    else if (verbose && event.type !== "listening") say(toJson(event));
-  };
+// ---- serve ----
 
-/** Resolves when the first signal has drained the app; a second one aborts what runs. */
-const untilSignal = (server: AppServer): Promise<void> =>
+/** Serves until a signal, then drains; a second signal aborts what runs. Gives how many requests were cut off. */
+const untilStopped = (server: AppServer, drainTimeout: number): Promise<number> =>
   new Promise((resolve, reject) => {
     let signals = 0;
+    let cut = 0;
+    const running = (): number =>
+      server.listeners.reduce((sum, listener) => sum + listener.info().running, 0);
     const stop = (signal: NodeJS.Signals): void => {
-      if (++signals > 1) {
+      if (++signals === 2) {
+        cut = running();
         server.abort();
-        return;
+        setTimeout(() => resolve(cut), ABORT_GRACE);
       }
-      const running = server.listeners.reduce((sum, listener) => sum + listener.info().running, 0);
-      if (running > 0) say(`${signal}: draining ${running} running; once more to abort them`);
-      server.close().then(resolve, reject);
+      if (signals > 1) return;
+      const count = running();
+      if (count > 0)
+        say(`${signal}: draining ${count} running, ${drainTimeout} ms at most; once more to abort`);
+      // Begun before close() begins its own, so that it fires first, when those that are late still run.
+      const late = setTimeout(() => {
+        cut = running();
+        if (cut > 0) say(`aborting ${cut} still running after ${drainTimeout} ms; --drain gives them longer`);
+      }, drainTimeout);
+      server
+        .close()
+        .finally(() => clearTimeout(late))
+        .then(() => resolve(cut), reject);
     };
     process.on("SIGINT", stop);
     process.on("SIGTERM", stop);
@@ -120,22 +228,32 @@ interface ServeFlags {
 }
 
 const serve = async (path: string, flags: ServeFlags): Promise<void> => {
+  const { host } = flags;
+  if (host !== undefined) asked(`--host ${host}`, () => parseAddress({ hostname: host, port: 0 }));
   const app = await loadApp(path);
   const server = await serveApp(app, {
-    ...(flags.host !== undefined && { host: flags.host }),
+    ...(host !== undefined && { host }),
     anyPort: flags.anyPort ?? false,
     data: flags.data,
     drainTimeout: flags.drain,
     onEvent: logger(flags.verbose ?? false),
+  }).catch((error) => {
+    if (error.code === "ERR_APP") throw new UsageError(`${path}: ${describe(error)}`, { cause: error });
+    if (error.code === "EADDRINUSE")
+      throw new Error(`${describe(error)}, or give --any-port`, { cause: error });
+    throw error;
   });
-  const stopped = untilSignal(server);
+  const stopped = untilStopped(server, flags.drain);
   const width = Math.max(...server.listeners.map(({ name }) => name.length));
-  for (const listener of server.listeners) {
-    process.stdout.write(`${listener.name.padEnd(width)}  ${listener.url}\n`);
-    if (listener.try !== undefined) process.stdout.write(`${" ".repeat(width)}  ${listener.try}\n`);
-  }
-  await stopped;
+  const lines = server.listeners.flatMap((listener) => [
+    `${listener.name.padEnd(width)}  ${listener.url}`,
+    ...(listener.try === undefined ? [] : [`${" ".repeat(width)}  ${listener.try}`]),
+  ]);
+  await print(lines.join("\n")).catch(() => {}); // nobody reads it: that does not keep it from serving
+  if ((await stopped) > 0) process.exitCode = 1;
 };
+
+// ---- dial ----
 
 interface DialFlags {
   app?: string;
@@ -145,46 +263,70 @@ interface DialFlags {
   verbose?: boolean;
 }
 
+const paramsOf = (words: string[], json: string | undefined): unknown => {
+  if (json === undefined) return words;
+  if (words.length > 0) throw new UsageError("give the params as words or as --params, not both");
+  try {
+    return JSON.parse(json);
+  } catch (error) {
+    throw new UsageError(
+      `--params is not JSON: ${(error as Error).message}; quote it for the shell: --params '["GET", "key"]'`,
+    );
+  }
+};
+
 const dial = async (address: string, named: string, words: string[], flags: DialFlags): Promise<void> => {
-  asked(() => parseAddress(address));
-  const params = asked(() => {
-    if (flags.params === undefined) return words;
-    if (words.length > 0) throw new TypeError("give the params as words or as --params, not both");
-    try {
-      return JSON.parse(flags.params);
-    } catch (error) {
-      throw new TypeError(`--params is not JSON: ${(error as Error).message}`);
-    }
-  });
+  asked(address, () => parseAddress(address));
+  const params = paramsOf(words, flags.params);
   const { handler, app } = await loadHandler(named, flags.app);
   const context = await app?.context({
     name: "node",
     bindings: process.env,
     storage: new FileStorage(flags.data),
   });
+  const { connectTimeout } = flags;
+  const onEvent = logger(flags.verbose ?? false);
   const connector = asked(
-    () =>
-      new TCPConnector(address, handler, {
-        context,
-        connectTimeout: flags.connectTimeout,
-        onEvent: logger(flags.verbose ?? false),
-      }),
+    address,
+    () => new TCPConnector(address, handler, { context, connectTimeout, onEvent }),
   );
   const stop = new AbortController();
-  process.once("SIGINT", () => stop.abort(new SocketError("ECANCELED", "interrupted")));
-  process.stdout.write(`${toJson(await connector.run({ params, signal: stop.signal }), 2)}\n`);
+  const interrupted = new Promise<never>((_, reject) => {
+    for (const signal of ["SIGINT", "SIGTERM"] as const) {
+      process.once(signal, () => {
+        const reason = new SocketError("ECANCELED", `interrupted by ${signal}`);
+        stop.abort(reason);
+        setTimeout(reject, ABORT_GRACE, reason); // for a handler that does not notice
+      });
+    }
+  });
+  try {
+    const result = await Promise.race([connector.run({ params, signal: stop.signal }), interrupted]);
+    await print(toJson(result, 2));
+  } catch (error) {
+    const failed: unknown = stop.signal.aborted ? stop.signal.reason : error;
+    const late = failed instanceof SocketError && failed.code === "ETIMEDOUT" && failed.address !== undefined;
+    const said =
+      describe(failed) + (late ? "; check the address, or give it longer with --connect-timeout" : "");
+    throw new Error(said.includes(address) ? said : `${named} at ${address}: ${said}`, { cause: failed });
+  }
 };
+
+// ---- The words ----
 
 const milliseconds = (text: string): number => {
   const value = Number(text);
   if (Number.isInteger(value) && value > 0 && value < 2 ** 31) return value;
-  throw new UsageError(`${JSON.stringify(text)} is not a time: give milliseconds, 1 or more`);
+  throw new InvalidArgumentError("Give milliseconds, 1 or more.");
 };
 
 const program = new Command("socklet")
   .description("Socket handlers, written once: serve an app on real sockets, or dial with one handler.")
+  .version(createRequire(import.meta.url)("socklet/package.json").version)
   .exitOverride()
-  .configureOutput({ writeErr: (text) => process.stderr.write(text.replace(/^error: /, "socklet: ")) });
+  .configureOutput({
+    outputError: (text) => say(`${text.replace(/^error: /, "").trim()}; see socklet --help`),
+  });
 
 program
   .command("serve")
@@ -210,13 +352,16 @@ program
   .option("--verbose", "tell every event")
   .action(dial);
 
+process.stdout.on("error", () => {}); // who reads it may leave (`| head -1`); print() tells
+
 try {
   await program.parseAsync();
 } catch (error) {
   if (error instanceof CommanderError) {
     process.exitCode = error.exitCode === 0 ? 0 : 2; // help is no error; commander has said the rest
   } else {
-    say(describe(error).replace(/^UsageError: |^Error: /, ""));
-    process.exitCode = error instanceof UsageError || (error as SocketError).code === "ERR_APP" ? 2 : 1;
+    say(describe(error).replace(/^Error: /, ""));
+    process.exitCode = error instanceof UsageError ? 2 : 1;
   }
 }
+process.stderr.write("", () => process.exit()); // what a handler left running does not keep the process
