@@ -229,7 +229,8 @@ export class StreamReader {
    */
   tryLine(): string | null | undefined {
     if (this.#waiter !== null) throw busy();
-    return this.#held ? undefined : this.#tryLine();
+    if (this.#source.blocked && this.#failure === null) return undefined;
+    return this.#tryLine();
   }
 
   /** The lines to the end, as `line()` gives them: `for await (const line of rfile.lines())`. Leaving the loop closes nothing. */

@@ -65,10 +65,32 @@ const REMEDY: Partial<Record<SocketErrorCode, string>> = {
   ERR_INCOMPLETE_READ: "the peer has to send the rest before it ends the connection",
 };
 
+/** Where in the user's own files `error` was thrown, or found by the parser: `app.ts:3:7`. */
+const placeOf = (error: Error): string | undefined => {
+  const ours = ["./", "../core/"].map((folder) => new URL(folder, import.meta.url).href);
+  const places = error.stack?.match(/file:\/\/[^\s)]+?:\d+(:\d+)?(?=[\s)]|$)/g) ?? [];
+  const place = places.find(
+    (url) => !url.includes("/node_modules/") && !ours.some((folder) => url.startsWith(folder)),
+  );
+  if (place === undefined) return undefined;
+  const [, url = "", position = ""] = /^(.*?)((?::\d+)+)$/.exec(place) ?? [];
+  return shortPath(fileURLToPath(url)) + position;
+};
+
+const shortPath = (path: string): string => {
+  const short = relative(process.cwd(), path);
+  return short === "" || short.startsWith("..") ? path : short;
+};
+
+const withPlace = (said: string, error: unknown): string => {
+  const place = error instanceof Error ? placeOf(error) : undefined;
+  return place === undefined || said.includes(place) ? said : `${said} (${place})`;
+};
+
 const describe = (error: unknown): string => {
   if (error instanceof UsageError) return error.message;
   if (!(error instanceof Error)) return String(error);
-  if (!(error instanceof SocketError)) return `${error.name}: ${error.message}`;
+  if (!(error instanceof SocketError)) return withPlace(`${error.name}: ${error.message}`, error);
   const remedy = REMEDY[error.code];
   return remedy === undefined ? error.message : `${error.message}; ${remedy}`;
 };
@@ -85,21 +107,6 @@ const logger =
   };
 
 // ---- What is named: modules, apps, handlers ----
-
-/** Where in the user's own files `error` was thrown, or found by the parser: `app.ts:3:7`. */
-const placeOf = (error: Error): string | undefined => {
-  const ours = ["./", "../core/"].map((folder) => new URL(folder, import.meta.url).href);
-  const places = error.stack?.match(/file:\/\/[^\s)]+?:\d+(:\d+)?(?=[\s)]|$)/g) ?? [];
-  const place = places.find((url) => !ours.some((folder) => url.startsWith(folder)));
-  if (place === undefined) return undefined;
-  const [, url = "", position = ""] = /^(.*?)((?::\d+)+)$/.exec(place) ?? [];
-  return shortPath(fileURLToPath(url)) + position;
-};
-
-const shortPath = (path: string): string => {
-  const short = relative(process.cwd(), path);
-  return short === "" || short.startsWith("..") ? path : short;
-};
 
 const loadRemedy = (path: string, error: unknown): string => {
   const { code, message = "" } = (error ?? {}) as { code?: string; message?: string };
@@ -129,12 +136,10 @@ const load = async (path: string): Promise<Record<string, unknown>> => {
   try {
     return await import(pathToFileURL(file).href);
   } catch (error) {
-    const place = error instanceof Error ? placeOf(error) : undefined;
-    const where = place === undefined ? "" : ` (${place})`;
-    throw new UsageError(
-      `${path} could not be loaded: ${describe(error)}${where}; ${loadRemedy(path, error)}`,
-      { cause: error },
-    );
+    const said = withPlace(describe(error), error);
+    throw new UsageError(`${path} could not be loaded: ${said}; ${loadRemedy(path, error)}`, {
+      cause: error,
+    });
   }
 };
 
@@ -241,7 +246,7 @@ const serve = async (path: string, flags: ServeFlags): Promise<void> => {
     if (error.code === "ERR_APP") throw new UsageError(`${path}: ${describe(error)}`, { cause: error });
     if (error.code === "EADDRINUSE")
       throw new Error(`${describe(error)}, or give --any-port`, { cause: error });
-    throw error;
+    throw error instanceof SocketError ? error : new Error(`${path}: ${describe(error)}`, { cause: error });
   });
   const stopped = untilStopped(server, flags.drain);
   const width = Math.max(...server.listeners.map(({ name }) => name.length));
@@ -325,7 +330,7 @@ const program = new Command("socklet")
   .version(createRequire(import.meta.url)("socklet/package.json").version)
   .exitOverride()
   .configureOutput({
-    outputError: (text) => say(`${text.replace(/^error: /, "").trim()}; see socklet --help`),
+    outputError: (text) => say(`${text.replace(/^error: |\.?\s*$/g, "")}; see socklet --help`),
   });
 
 program
