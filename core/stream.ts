@@ -312,7 +312,8 @@ export class StreamReader {
   #take<T>(attempt: (this: StreamReader, argument: never) => T | undefined, argument: unknown): Promise<T> {
     if (this.#waiter !== null) return Promise.reject(busy());
     try {
-      const got = this.#held ? undefined : attempt.call(this, argument as never);
+      const held = this.#source.blocked && this.#failure === null; // what has failed holds nothing back
+      const got = held ? undefined : attempt.call(this, argument as never);
       if (got !== undefined) return Promise.resolve(got);
     } catch (error) {
       return Promise.reject(error);
@@ -324,11 +325,6 @@ export class StreamReader {
     });
   }
 
-  /** Reads must wait for output; what has failed holds nothing back. */
-  get #held(): boolean {
-    return this.#source.blocked && this.#failure === null;
-  }
-
   #resume(): void {
     this.#paused = false;
     this.#source.resume();
@@ -337,7 +333,7 @@ export class StreamReader {
   /** Tries the read that waits once more. */
   #settle(): void {
     const waiter = this.#waiter;
-    if (waiter === null || this.#held) return;
+    if (waiter === null || (this.#source.blocked && this.#failure === null)) return;
     this.#waiter = null; // while it is tried: a source that resumes may push at once, and must not try it again
     try {
       const got = waiter.attempt.call(this, waiter.argument as never);

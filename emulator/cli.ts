@@ -16,7 +16,7 @@ import { formatAddress, parseAddress } from "../core/address.ts";
 import { type App, isApp } from "../core/app.ts";
 import { SocketError, type SocketErrorCode } from "../core/errors.ts";
 import type { SockletEvent } from "../core/events.ts";
-import { BaseRequestHandler, DatagramRequestHandler, type HandlerClass } from "../core/handler.ts";
+import { DatagramRequestHandler, type HandlerClass } from "../core/handler.ts";
 import { toJson } from "../core/json.ts";
 import type { StreamSocket } from "../core/socket.ts";
 import { TCPConnector } from "./connector.ts";
@@ -155,8 +155,9 @@ const loadApp = async (path: string): Promise<App> => {
   );
 };
 
+// Not `instanceof`: a module may import another copy of the package than the one that this command is of.
 const isHandler = (value: unknown): value is HandlerClass<StreamSocket> =>
-  typeof value === "function" && value.prototype instanceof BaseRequestHandler;
+  typeof value === "function" && typeof value.prototype?.run === "function";
 
 const namesIn = (handlers: Readonly<Record<string, unknown>>): string =>
   Object.keys(handlers)
@@ -208,8 +209,6 @@ const untilStopped = (server: AppServer, drainTimeout: number): Promise<number> 
       }
       if (signals > 1) return;
       const count = running();
-      if (count > 0)
-        say(`${signal}: draining ${count} running, ${drainTimeout} ms at most; once more to abort`);
       // Begun before close() begins its own, so that it fires first, when those that are late still run.
       const late = setTimeout(() => {
         cut = running();
@@ -219,6 +218,9 @@ const untilStopped = (server: AppServer, drainTimeout: number): Promise<number> 
         .close()
         .finally(() => clearTimeout(late))
         .then(() => resolve(cut), reject);
+      if (count === 0) return;
+      const draining = `${signal}: draining ${count} running, ${drainTimeout} ms at most; once more to abort`;
+      setImmediate(say, draining); // not before the ports are closed
     };
     process.on("SIGINT", stop);
     process.on("SIGTERM", stop);

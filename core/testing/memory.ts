@@ -239,8 +239,7 @@ export class MemoryDatagramSocket implements DatagramSender, AsyncDisposable {
   readonly #arrived: Datagram[] = [];
   readonly #waiting: PromiseWithResolvers<Datagram>[] = [];
   #closed = false;
-  /** Called for each datagram in place of keeping it for `recvfrom()`. */
-  ondatagram: ((datagram: Datagram) => void) | null = null;
+  #ondatagram: ((datagram: Datagram) => void) | null = null;
   /** How many datagrams came when too many already waited, and so were lost. */
   dropped = 0;
 
@@ -251,6 +250,12 @@ export class MemoryDatagramSocket implements DatagramSender, AsyncDisposable {
 
   getsockname(): Address {
     return this.#address;
+  }
+
+  /** Called for each datagram, also those that came before, in place of keeping it for `recvfrom()`. */
+  set ondatagram(hear: ((datagram: Datagram) => void) | null) {
+    this.#ondatagram = hear;
+    if (hear !== null) for (const datagram of this.#arrived.splice(0)) hear(datagram);
   }
 
   post(data: Data, address: Address): void {
@@ -279,11 +284,11 @@ export class MemoryDatagramSocket implements DatagramSender, AsyncDisposable {
 
   /** What the network brings. */
   deliver(data: Uint8Array, address: Address): void {
+    if (this.#closed) return;
     const datagram = new Datagram(data, address, this);
     const waiting = this.#waiting.shift();
-    if (this.#closed) return;
     if (waiting !== undefined) waiting.resolve(datagram);
-    else if (this.ondatagram !== null) this.ondatagram(datagram);
+    else if (this.#ondatagram !== null) this.#ondatagram(datagram);
     else if (this.#arrived.length < MOST_WAITING) this.#arrived.push(datagram);
     else this.dropped++;
   }
@@ -306,7 +311,8 @@ export class MemoryNetwork {
 
   /** A socket with an address of its own. */
   socket(): MemoryDatagramSocket {
-    const address = freshAddress();
+    let address = freshAddress();
+    while (this.#sockets.has(formatAddress(address))) address = freshAddress(); // the ports went round
     const socket = new MemoryDatagramSocket(this, address);
     this.#sockets.set(formatAddress(address), socket);
     return socket;
