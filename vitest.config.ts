@@ -32,6 +32,7 @@ export default defineConfig({
         test: {
           name: "workerd",
           include: ["test/worker/**/*.test.ts"],
+          globalSetup: ["./test/worker/node-servers.ts"],
           testTimeout: 20_000,
         },
       },

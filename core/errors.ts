@@ -42,6 +42,8 @@ const CODES = {
   ERR_HANDED_OVER: [0, "the connection was handed over to toWeb(); use that socket"],
   ERR_TLS: [0, "the TLS handshake failed"],
   ERR_APP: [0, "the app is not a valid one"],
+  ERR_HANDLER: [0, "the handler failed with an error of its own"],
+  ERR_INTERNAL: [0, "something failed inside Socklet or its platform"],
   ERR_UNSUPPORTED: [0, "this platform cannot do that"],
 } as const satisfies Record<string, readonly [errno: number, meaning: string]>;
 

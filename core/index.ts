@@ -32,6 +32,12 @@ export {
   type Serving,
 } from "./app.ts";
 export { htonl, htons, ntohl, ntohs } from "./byte-order.ts";
+export {
+  type ConnectOptions,
+  type SecureTransport,
+  StreamConnector,
+  type StreamConnectorOptions,
+} from "./connector.ts";
 export * from "./constants.ts";
 // Errors
 export { SocketError, type SocketErrorCode, type SocketErrorDetails } from "./errors.ts";
@@ -71,6 +77,7 @@ export {
   type StreamSink,
   StreamSocket,
   type StreamTransport,
+  type TlsOptions,
   type WebStream,
 } from "./socket.ts";
 export { type BlobStorage, checkBlobName } from "./storage.ts";

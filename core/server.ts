@@ -633,11 +633,13 @@ export abstract class BaseServer<Request, Context = unknown>
 }
 
 /** What a connector's `run` can be given. */
-export interface RunOptions {
+export interface RunOptions<Request = unknown> {
   /** What the handler gets as `this.params`. */
   readonly params?: unknown;
   /** Aborts the dialling, then the handler. */
   readonly signal?: AbortSignal;
+  /** Told of the connection when it is open, just before the handler is made; what it throws, `run` rejects with. */
+  onOpen?(request: Request): void;
 }
 
 /**
@@ -657,7 +659,7 @@ export abstract class BaseConnector<Request, Context = unknown> extends BaseEndp
    * Dials, runs one handler to its end, closes, and gives what `handle` returned. Rejects with what the dialling
    * or the handler threw.
    */
-  async run(options: RunOptions = {}): Promise<unknown> {
+  async run(options: RunOptions<Request> = {}): Promise<unknown> {
     const { signal } = options;
     if (this.#stopped) throw new SocketError("EBADF", "this connector was shut down; make a new one");
     signal?.throwIfAborted();
@@ -672,6 +674,7 @@ export abstract class BaseConnector<Request, Context = unknown> extends BaseEndp
     try {
       signal?.addEventListener("abort", abort, { once: true });
       if (signal?.aborted) abort();
+      options.onOpen?.(request);
       const result = await this.finishRequest(request, address);
       failed = false;
       return result;

@@ -25,6 +25,7 @@ import {
   StreamReader,
   StreamWriter,
   toBytes,
+  type WriterTarget,
   withDeadline,
 } from "./stream.ts";
 
@@ -75,8 +76,25 @@ export interface StreamTransport {
   close(): void | Promise<void>;
   /** Lets go at once: by a reset where the platform can. */
   abort(): void;
+  /**
+   * Secures the connection, when all that was written has left and nothing is read. Gives the transport that goes
+   * on with it; this one is used no more. Rejects with `ERR_TLS`. Absent where there is no TLS.
+   */
+  startTls?(options: TlsOptions): Promise<StreamTransport>;
   /** Runs `task` once, when this turn's work is done: the end of the tick for which output is gathered. */
   defer(task: () => void): void;
+}
+
+/** Whom to trust in a TLS handshake, and who one is. */
+export interface TlsOptions {
+  /** The name that the peer's certificate must have. Default: the host that was dialled. */
+  readonly serverName?: string | undefined;
+  /** Certificates of the authorities to trust, PEM, in place of the system's. Not on workerd, which trusts its platform's. */
+  readonly ca?: string | undefined;
+  /** One's own certificate, PEM: needed by who accepted the connection. Not on workerd. */
+  readonly cert?: string | undefined;
+  /** Its private key, PEM. */
+  readonly key?: string | undefined;
 }
 
 /** Options of one stream. Times are milliseconds, sizes bytes. */
@@ -85,9 +103,16 @@ export interface StreamOptions extends StreamLimits {
   readonly timeout: number | null;
   /** How long `close()` tries to send what was written before it aborts. Default 5 000. */
   readonly closeTimeout: number;
+  /** How long `startTls()` may take. Default 10 000. */
+  readonly handshakeTimeout: number;
 }
 
-export const STREAM_OPTIONS: StreamOptions = { ...STREAM_LIMITS, timeout: 300_000, closeTimeout: 5_000 };
+export const STREAM_OPTIONS: StreamOptions = {
+  ...STREAM_LIMITS,
+  timeout: 300_000,
+  closeTimeout: 5_000,
+  handshakeTimeout: 10_000,
+};
 
 /** A `Socket` in the sense of WinterTC's Sockets API and of Workers: what `toWeb()` gives. */
 export interface WebStream {
@@ -113,30 +138,38 @@ export class StreamSocket implements AsyncDisposable {
   /** Writes this stream, gathered; a handler's `wfile`. Python's `makefile("wb")`. */
   readonly wfile: StreamWriter;
 
-  readonly #transport: StreamTransport;
+  readonly #feed: Feed;
   readonly #options: StreamOptions;
   #ending: Promise<void> | null = null; // our end is on its way
   #closing: Promise<void> | null = null;
   #state: "open" | "closed" | "handed over" = "open";
   #error: SocketError | null = null; // why the connection is broken
   #aborted = false;
+  readonly #sink: StreamSink;
   #onerror: ((error: SocketError) => void) | null = null;
 
   constructor(transport: StreamTransport, options: Partial<StreamOptions> = {}) {
     const settled = options === STREAM_OPTIONS ? STREAM_OPTIONS : { ...STREAM_OPTIONS, ...options };
-    this.#transport = transport;
+    const feed = new Feed(transport);
+    this.#feed = feed;
     this.#options = settled;
-    const wfile = new StreamWriter(transport, settled);
-    const rfile = new StreamReader(new Feed(transport, wfile), settled);
+    const wfile = new StreamWriter(feed, settled);
+    const rfile = new StreamReader(feed, settled);
+    feed.wfile = wfile;
     wfile.onroom = () => rfile.retry();
     rfile.timeout = wfile.timeout = settled.timeout;
     this.wfile = wfile;
     this.rfile = rfile;
-    transport.start({
+    this.#sink = {
       data: (bytes) => rfile.push(bytes),
       end: () => rfile.end(),
       error: (error) => this.#break(error),
-    });
+    };
+    transport.start(this.#sink);
+  }
+
+  get #transport(): StreamTransport {
+    return this.#feed.transport;
   }
 
   get capabilities(): Capabilities {
@@ -227,6 +260,41 @@ export class StreamSocket implements AsyncDisposable {
     return this.#transport.localAddress;
   }
 
+  /**
+   * Secures the connection from here on: `rfile`, `wfile` and this object go on with TLS. CPython's `wrap_socket`,
+   * SMTP's STARTTLS. Who dialled is the client; who accepted gives a `cert` and a `key`.
+   *
+   * Rejects with `ERR_TLS` where the handshake fails (the connection is then aborted) and where bytes came before
+   * it: taken as if they were secured, they would let anybody between put words into the peer's mouth
+   * (CVE-2011-0411). `ETIMEDOUT` after `handshakeTimeout` ms; `ERR_UNSUPPORTED` where the place has no TLS.
+   */
+  async startTls(options: TlsOptions = {}): Promise<void> {
+    this.#mustBeOpen();
+    const transport = this.#transport;
+    if (transport.startTls === undefined) {
+      throw new SocketError(
+        "ERR_UNSUPPORTED",
+        "this connection cannot be secured: memory has no TLS; use a plain one",
+      );
+    }
+    try {
+      await this.wfile.flush();
+      if (this.rfile.buffered > 0) {
+        throw new SocketError(
+          "ERR_TLS",
+          `${this.rfile.buffered} bytes came before TLS began; they cannot be trusted`,
+        );
+      }
+      const { handshakeTimeout } = this.#options;
+      const secured = transport.startTls(options);
+      this.#feed.transport = await withDeadline(secured, handshakeTimeout, "the TLS handshake was not done");
+      this.#transport.start(this.#sink);
+    } catch (error) {
+      this.abort();
+      throw error;
+    }
+  }
+
   /** How long one read or write waits for the peer, in milliseconds; `null` for ever. CPython's, but in ms. */
   settimeout(timeout: number | null): void {
     if (timeout !== null && !(timeout > 0 && timeout <= MAX_TIMER)) {
@@ -291,10 +359,10 @@ export class StreamSocket implements AsyncDisposable {
       if (--open === 0) await close();
     };
     // A Web stream that failed once is of no more use, and nor is its connection.
-    const fail = (error: unknown): never => {
+    const fail = (error: SocketError): never => {
       if (!this.closed) {
-        closed.reject(error);
-        this.abort();
+        this.#break(error);
+        this.#letGo(error);
       }
       throw error;
     };
@@ -399,30 +467,38 @@ export class StreamSocket implements AsyncDisposable {
 const MAX_TIMER = 2 ** 31 - 1; // ms: what a timer holds in every runtime, 24.8 days
 
 /**
- * Where a socket's reader gets its bytes. A read that is about to wait starts what is gathered and the read
- * together: with no buffer between the two ends (a service binding) awaiting the flush first would make both
- * wait for ever. And reads wait while too much output does: else a peer that asks and never reads fills the memory.
+ * What stands between a socket's two halves and its transport, which `startTls()` replaces. A read that is about
+ * to wait starts what is gathered and the read together: with no buffer between the two ends (a service binding)
+ * awaiting the flush first would make both wait for ever. And reads wait while too much output does: else a peer
+ * that asks and never reads fills the memory.
  */
-class Feed implements ReaderSource {
-  readonly #transport: StreamTransport;
-  readonly #wfile: StreamWriter;
+class Feed implements ReaderSource, WriterTarget {
+  transport: StreamTransport;
+  wfile: StreamWriter | undefined;
 
-  constructor(transport: StreamTransport, wfile: StreamWriter) {
-    this.#transport = transport;
-    this.#wfile = wfile;
+  constructor(transport: StreamTransport) {
+    this.transport = transport;
   }
 
   get blocked(): boolean {
-    return this.#wfile.unattended;
+    return this.wfile?.unattended ?? false;
   }
 
   resume(): void {
-    this.#wfile.start();
-    this.#transport.resume();
+    this.wfile?.start();
+    this.transport.resume();
   }
 
   pause(): void {
-    this.#transport.pause();
+    this.transport.pause();
+  }
+
+  write(data: Data): Promise<void> | undefined {
+    return this.transport.write(data);
+  }
+
+  defer(task: () => void): void {
+    this.transport.defer(task);
   }
 }
 

@@ -198,7 +198,7 @@ export class StreamReader {
   readuntil(separator: Data = "\n"): Promise<Uint8Array> {
     const mark = toBytes(separator);
     if (mark.length === 0) throw new RangeError("readuntil needs a separator of one byte or more");
-    this.#searched = 0; // that was for another separator
+    this.#searched = 0; // that was for another read
     return this.#take(this.#tryUntil, mark);
   }
 
@@ -287,7 +287,7 @@ export class StreamReader {
     if (now) {
       this.#chunk = EMPTY;
       this.#more.length = 0;
-      this.#at = this.#size = this.#scanned = this.#searched = this.#bytesTo = 0;
+      this.#at = this.#size = this.#scanned = this.#bytesTo = 0;
       this.#text = null;
       this.#ended = false;
     }
@@ -511,8 +511,8 @@ export class StreamReader {
     if (this.#at >= chunk.length || this.#at < this.#bytesTo || this.#scanned > 0) return null;
     const to = Math.min(chunk.length, this.#at + WINDOW);
     const text = decoder.decode(chunk.subarray(this.#at, to));
-    // As many characters as bytes, and none a replacement: then every byte was one ASCII character.
-    if (text.length !== to - this.#at || text.includes("\uFFFD")) {
+    // As many characters as bytes: then every byte was one, be it ASCII or what is not UTF-8 wherever it is cut.
+    if (text.length !== to - this.#at) {
       this.#bytesTo = to;
       return null;
     }
@@ -618,7 +618,6 @@ export class StreamReader {
     this.#at += size;
     this.#size -= size;
     this.#scanned = this.#scanned > size ? this.#scanned - size : 0;
-    this.#searched = 0;
     if (this.#at === this.#chunk.length && size > 0) {
       this.#chunk = this.#more.shift() ?? EMPTY;
       this.#at = 0;

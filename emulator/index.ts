@@ -1,11 +1,6 @@
 /** `socklet/emulator`: real sockets in Node. */
 
-export {
-  type ConnectOptions,
-  createConnection,
-  TCPConnector,
-  type TCPConnectorOptions,
-} from "./connector.ts";
+export { createConnection, TCPConnector } from "./connector.ts";
 export { type AppServer, type ServeOptions, serveApp } from "./serve.ts";
 export { FileStorage } from "./storage.ts";
 export { streamSocket } from "./stream-socket.ts";

@@ -5,7 +5,8 @@
  * the CPU (SPEED.md's table; `npm run bench` shows ours).
  */
 
-import type net from "node:net";
+import net from "node:net";
+import tls from "node:tls";
 import type { Address } from "../core/address.ts";
 import { SocketError } from "../core/errors.ts";
 import {
@@ -14,6 +15,7 @@ import {
   type StreamSink,
   StreamSocket,
   type StreamTransport,
+  type TlsOptions,
 } from "../core/socket.ts";
 import type { Data } from "../core/stream.ts";
 
@@ -37,16 +39,21 @@ export const addressOf = (
     : { family: "IPv6", hostname: host, port, scopeId };
 };
 
+type Listeners = Readonly<Record<string, (argument: never) => unknown>>;
+
 class NodeTransport implements StreamTransport {
   readonly remoteAddress: Address | null;
   readonly capabilities: Capabilities;
   readonly #socket: net.Socket;
+  readonly #host: string | undefined; // what was dialled, and is expected in a certificate; none where we accepted
   #sink: StreamSink | null = null;
+  #listeners: Listeners = {};
   #flowing = false;
   #room: PromiseWithResolvers<void> | null = null;
 
-  constructor(socket: net.Socket) {
+  constructor(socket: net.Socket, host?: string) {
     this.#socket = socket;
+    this.#host = host;
     // Taken now: Node forgets it when the connection closes.
     this.remoteAddress = addressOf(socket.remoteAddress, socket.remotePort, socket.remoteFamily);
     this.capabilities = this.remoteAddress === null ? UNIX : TCP;
@@ -61,15 +68,17 @@ class NodeTransport implements StreamTransport {
     const first = this.#sink === null;
     this.#sink = sink;
     if (!first) return;
-    const socket = this.#socket;
-    socket.on("data", (chunk: Buffer) => {
+    const listeners: Listeners = {
       // A plain Uint8Array: `slice` and `toString` mean the same in every place.
-      this.#sink?.data(new Uint8Array(chunk.buffer as ArrayBuffer, chunk.byteOffset, chunk.byteLength));
-    });
-    socket.on("end", () => this.#sink?.end());
-    socket.on("error", (error) => this.#sink?.error(SocketError.from(error, "ECONNRESET")));
-    socket.on("drain", () => this.#makeRoom());
-    socket.on("close", () => this.#makeRoom());
+      data: ({ buffer, byteOffset, byteLength }: Buffer) =>
+        this.#sink?.data(new Uint8Array(buffer as ArrayBuffer, byteOffset, byteLength)),
+      end: () => this.#sink?.end(),
+      error: (error: Error) => this.#sink?.error(SocketError.from(error, "ECONNRESET")),
+      drain: () => this.#makeRoom(),
+      close: () => this.#makeRoom(),
+    };
+    for (const event in listeners) this.#socket.on(event, listeners[event] as () => void);
+    this.#listeners = listeners;
   }
 
   resume(): void {
@@ -129,6 +138,36 @@ class NodeTransport implements StreamTransport {
     }
   }
 
+  async startTls({ ca, cert, key, serverName = this.#host }: TlsOptions): Promise<StreamTransport> {
+    const socket = this.#socket;
+    if (socket.writableLength > 0) await new Promise((resolve) => socket.once("drain", resolve));
+    for (const event in this.#listeners) socket.removeListener(event, this.#listeners[event] as () => void);
+    const accepted = this.#host === undefined && key !== undefined;
+    const secured = accepted
+      ? new tls.TLSSocket(socket, { isServer: true, cert, key })
+      : tls.connect({
+          socket,
+          ca,
+          cert,
+          key,
+          host: serverName,
+          // An address is looked for in the certificate, but not asked for by name (RFC 6066, section 3).
+          ...(serverName !== undefined && net.isIP(serverName) === 0 && { servername: serverName }),
+        });
+    const { promise, resolve, reject } = Promise.withResolvers<void>();
+    const failed = (error: Error): void =>
+      reject(new SocketError("ERR_TLS", error.message, { cause: error }));
+    const left = (): void => reject(new SocketError("ERR_TLS", "the peer left in the TLS handshake"));
+    // Held back but for its end: a peer that leaves in the handshake says nothing else.
+    const ended = (): unknown => secured.readableLength === 0 && secured.read();
+    secured.once(accepted ? "secure" : "secureConnect", resolve).on("error", failed);
+    secured.on("readable", ended).once("end", left).once("close", left);
+    await promise;
+    secured.removeListener("readable", ended).removeListener("end", left).removeListener("close", left);
+    secured.removeListener("error", failed).pause();
+    return new NodeTransport(secured, this.#host);
+  }
+
   defer(task: () => void): void {
     process.nextTick(task); // runs when this turn's promises have run, too
   }
@@ -143,8 +182,11 @@ class NodeTransport implements StreamTransport {
  * A `StreamSocket` over a connected `net.Socket` (also TLS's), which must have been made with
  * `allowHalfOpen: true` and `pauseOnConnect` or be paused: what came before nobody heard is lost.
  */
-export const streamSocket = (socket: net.Socket, options: Partial<StreamOptions> = {}): StreamSocket =>
-  new StreamSocket(new NodeTransport(socket), options);
+export const streamSocket = (
+  socket: net.Socket,
+  options: Partial<StreamOptions> = {},
+  host?: string,
+): StreamSocket => new StreamSocket(new NodeTransport(socket, host), options);
 
 /** What went wrong with a name or an address, as a `SocketError` that says where. */
 export const networkError = (error: unknown, address: string): SocketError => {

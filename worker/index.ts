@@ -1,6 +1,13 @@
 /// <reference types="@cloudflare/workers-types" />
 /** `socklet/worker`: handlers in Cloudflare Workers. */
 
+export {
+  ConnectionSlots,
+  createConnection,
+  TCPConnector,
+  type TCPConnectorOptions,
+  type WorkerConnectOptions,
+} from "./connector.ts";
 export { WorkerServer, type WorkerServerOptions } from "./server.ts";
 export { SockletStorage } from "./storage.ts";
 export { streamSocket } from "./stream-socket.ts";

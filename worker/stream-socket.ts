@@ -15,8 +15,9 @@ import {
   type StreamSink,
   StreamSocket,
   type StreamTransport,
+  type TlsOptions,
 } from "../core/socket.ts";
-import { type Data, toBytes } from "../core/stream.ts";
+import { type Data, DONE, toBytes } from "../core/stream.ts";
 
 const FIRST_BUFFER = 4 * 1024; // bytes; most connections never need more, and 64 KiB from the start cost a third of the rate
 const LARGEST_BUFFER = 256 * 1024; // bytes; above it a read brings no more (SPEED.md)
@@ -35,11 +36,27 @@ export const addressOf = (text: string | undefined): Address | null => {
   return { family, hostname: endpoint.hostname, port: endpoint.port };
 };
 
+/** A Worker cannot be given certificates: said before it is dialled, and before a handshake. */
+export const ownAuthorities = (): SocketError =>
+  new SocketError(
+    "ERR_UNSUPPORTED",
+    "a Worker trusts the authorities of its platform; for one of your own set NODE_EXTRA_CA_CERTS where workerd runs locally",
+  );
+
+/** Where a connection comes from that was dialled here. */
+export interface Dialled {
+  /** The host that was dialled. */
+  readonly hostname?: string | undefined;
+  /** Called once, when the connection is let go. */
+  readonly release?: (() => void) | undefined;
+}
+
 class WorkerTransport implements StreamTransport {
   readonly localAddress: Address | null;
   readonly remoteAddress: Address | null;
   readonly capabilities: Capabilities;
   readonly #socket: Socket;
+  readonly #dialled: Dialled;
   readonly #reader: ReadableStreamBYOBReader;
   readonly #writer: WritableStreamDefaultWriter<Uint8Array>;
   #sink: StreamSink | undefined;
@@ -50,10 +67,12 @@ class WorkerTransport implements StreamTransport {
   #released = false; // closed or aborted here
   #lingering: (() => void) | undefined;
   #unsent = 0;
+  #lastWrite: Promise<void> = DONE;
   #room: PromiseWithResolvers<void> | null = null;
 
-  constructor(socket: Socket, info: SocketInfo) {
+  constructor(socket: Socket, info: SocketInfo, dialled: Dialled) {
     this.#socket = socket;
+    this.#dialled = dialled;
     this.localAddress = addressOf(info.localAddress);
     this.remoteAddress = addressOf(info.remoteAddress);
     this.capabilities = { reset: false, peername: this.remoteAddress !== null };
@@ -81,7 +100,7 @@ class WorkerTransport implements StreamTransport {
   write(data: Data): Promise<void> | undefined {
     const bytes = toBytes(data);
     this.#unsent += bytes.length;
-    this.#writer.write(bytes).then(
+    this.#lastWrite = this.#writer.write(bytes).then(
       () => this.#sent(bytes.length),
       (error) => {
         this.#sent(bytes.length);
@@ -122,9 +141,33 @@ class WorkerTransport implements StreamTransport {
     this.#released = true;
     this.#lingering?.();
     this.#makeRoom();
-    // writer.abort() alone tells the peer nothing, and close() alone hangs behind a blocked write.
-    this.#writer.abort().catch(() => {});
+    // Not writer.abort(): after it the peer is told nothing until the request is over. So it still gets what is on
+    // its way, then the end, where it reads (measured on workerd 2026-10-23, which has no reset).
     this.#letGo();
+  }
+
+  async startTls({ serverName, ca, cert }: TlsOptions): Promise<StreamTransport> {
+    if (ca !== undefined || cert !== undefined) throw ownAuthorities();
+    await this.#lastWrite;
+    this.#released = true; // what the streams of the plain socket say from now on is of no interest
+    this.#reader.releaseLock();
+    this.#writer.releaseLock();
+    const expectedServerHostname = serverName ?? this.#dialled.hostname;
+    try {
+      const secured = this.#socket.startTls(
+        expectedServerHostname === undefined ? {} : { expectedServerHostname },
+      );
+      secured.closed.catch(() => {});
+      return new WorkerTransport(secured, await secured.opened, this.#dialled);
+    } catch (error) {
+      throw new SocketError(
+        "ERR_TLS",
+        "the TLS handshake failed: the certificate is not trusted, or not of that name",
+        {
+          cause: error,
+        },
+      );
+    }
   }
 
   defer(task: () => void): void {
@@ -132,6 +175,7 @@ class WorkerTransport implements StreamTransport {
   }
 
   #letGo(): void {
+    this.#dialled.release?.();
     this.#reader.cancel().catch(() => {});
     this.#socket.close().catch(() => {});
   }
@@ -189,10 +233,11 @@ class WorkerTransport implements StreamTransport {
 export const streamSocket = async (
   socket: Socket,
   options: Partial<StreamOptions> = {},
+  dialled: Dialled = {},
 ): Promise<StreamSocket> => {
   socket.closed.catch(() => {});
   try {
-    return new StreamSocket(new WorkerTransport(socket, await socket.opened), options);
+    return new StreamSocket(new WorkerTransport(socket, await socket.opened, dialled), options);
   } catch (error) {
     throw SocketError.from(error, "ERR_CONNECT_FAILED");
   }

@@ -163,8 +163,8 @@ class MemoryTransport implements StreamTransport {
   }
 
   abort(): void {
+    this.#out.break(new SocketError("ECONNRESET")); // first: who waits for room there must hear of it before there is some
     this.#in.drop();
-    this.#out.break(new SocketError("ECONNRESET"));
   }
 
   defer(task: () => void): void {

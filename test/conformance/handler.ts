@@ -36,25 +36,30 @@ const aside = (board: Board, id: string): Aside => ({
   heard: async (what) => void (await board.take(`${id}/${encodeURIComponent(what)}`)),
 });
 
-/** `run ID N`, `put KEY VALUE` or `take KEY`, then what that asks. */
+/** What an end saw: what it gave, or what it threw. */
+export const sawAt = async (end: () => Promise<unknown>): Promise<unknown> => {
+  try {
+    return (await end()) ?? null;
+  } catch (error) {
+    return { threw: String(error) };
+  }
+};
+
+/** `served ID N` or `peer ID N` (which end this is to be), `put KEY VALUE` or `take KEY`, then what that asks. */
 export class Conformance extends BaseRequestHandler<StreamSocket, Board> {
   override async handle(): Promise<void> {
     const line = (await this.request.rfile.line()) ?? "";
     const [verb = "", key = "", value = ""] = line.split(" ");
     if (verb === "put") await this.context.put(key, value);
     else if (verb === "take") await this.request.sendall(await this.context.take(key));
-    else await this.#run(key, Number(value));
+    else if (verb === "served" || verb === "peer") await this.#run(verb, key, Number(value));
   }
 
-  async #run(id: string, index: number): Promise<void> {
+  async #run(end: "served" | "peer", id: string, index: number): Promise<void> {
     const scenario = streamScenarios[index];
-    let saw: unknown;
-    try {
-      saw = { value: (await scenario?.served(this.request, aside(this.context, id))) ?? null };
-    } catch (error) {
-      saw = { value: { threw: String(error) } };
-    }
-    await this.context.put(`${id}/outcome`, toJson(saw));
+    const value = await sawAt(async () => scenario?.[end](this.request, aside(this.context, id)));
+    if (end === "peer") await this.request.close();
+    await this.context.put(`${id}/outcome`, toJson({ value }));
   }
 }
 

@@ -2,7 +2,7 @@
 
 import type { StreamSocket } from "socklet";
 import { describe, expect, test } from "vitest";
-import { asideOf, remoteBoard } from "./handler.ts";
+import { asideOf, remoteBoard, sawAt } from "./handler.ts";
 import { streamScenarios } from "./stream-scenarios.ts";
 
 /** A place where `Conformance` is served. */
@@ -16,24 +16,24 @@ let runs = 0;
 
 const plain = (value: unknown): unknown => JSON.parse(JSON.stringify(value ?? null));
 
-export const streamConformance = (place: StreamPlace): unknown =>
+/** `here`: which end of each scenario the dialled socket is; the other is the place's. */
+export const streamConformance = (place: StreamPlace, here: "peer" | "served" = "peer"): unknown =>
   describe(`stream socket: ${place.name}`, () => {
     for (const [index, scenario] of streamScenarios.entries()) {
       test(scenario.name, async (context) => {
         const id = `${place.name.replaceAll(" ", "-")}-${++runs}`;
+        const there = here === "peer" ? "served" : "peer";
         const board = remoteBoard(() => place.dial());
         const socket = await place.dial();
-        if (scenario.needs !== undefined && !scenario.needs(socket)) {
+        if (here === "peer" && scenario.needs !== undefined && !scenario.needs(socket)) {
           socket.abort();
           context.skip(`${place.name} cannot do this: its peer has no such capability`);
         }
-        await socket.sendall(`run ${id} ${index}\n`);
-        const peer = await scenario.peer(socket, asideOf(board, id));
+        await socket.sendall(`${there} ${id} ${index}\n`);
+        const sawHere = await sawAt(() => scenario[here](socket, asideOf(board, id)));
         await socket.close();
-        const served = JSON.parse(await board.take(`${id}/outcome`)).value;
-        const sees =
-          typeof scenario.sees === "function" ? scenario.sees(socket.capabilities.reset) : scenario.sees;
-        expect({ served, peer: plain(peer) }).toEqual({ served: plain(sees.served), peer: plain(sees.peer) });
+        const sawThere = JSON.parse(await board.take(`${id}/outcome`)).value;
+        expect({ [here]: plain(sawHere), [there]: sawThere }).toEqual(plain(scenario.sees));
       });
     }
   });

@@ -55,11 +55,11 @@ const serve = <Context>(Handler: HandlerClass<StreamSocket, Context>, context?: 
   };
 };
 
+/** Where clients come to. */
+type Place = { connect(): StreamSocket };
+
 /** Sends `pieces`, then the end, and gives all that comes back. */
-const talk = async (
-  server: MemoryServer<never>,
-  pieces: readonly (Uint8Array | string)[],
-): Promise<string> => {
+const talk = async (server: Place, pieces: readonly (Uint8Array | string)[]): Promise<string> => {
   await using client = server.connect();
   const answers = client.rfile.read();
   for (const piece of pieces) {
@@ -81,7 +81,7 @@ class Dial extends BaseConnector<StreamSocket> {
   override peerOf = (request: StreamSocket): Address | null => request.getpeername();
 }
 
-const dial = (Handler: HandlerClass<StreamSocket>, server: MemoryServer<never>, params?: unknown) =>
+const dial = (Handler: HandlerClass<StreamSocket>, server: Place, params?: unknown) =>
   new Dial(Handler, () => server.connect()).run({ params });
 
 /** `Handler` talks to a peer that says `script`, and then ends. */

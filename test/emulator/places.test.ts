@@ -44,6 +44,7 @@ afterAll(() => Promise.all(servers.map((server) => server.serverClose())));
 
 streamConformance({ name: "memory", dial: async () => memory.connect() });
 streamConformance({ name: "Node TCP", dial: () => dialTcp(tcp) });
+streamConformance({ name: "Node TCP, dialled", dial: () => dialTcp(tcp) }, "served");
 
 serverConformance({
   name: "memory",

@@ -2,7 +2,8 @@
 
 import { env } from "cloudflare:workers";
 import type { StreamSocket } from "socklet";
-import { streamSocket } from "socklet/worker";
+import { createConnection, streamSocket } from "socklet/worker";
+import { inject } from "vitest";
 import { serverConformance } from "../conformance/server.ts";
 import { streamConformance } from "../conformance/stream.ts";
 
@@ -25,3 +26,13 @@ for (const [name, { key, door }] of Object.entries(places)) {
     dial: (index) => dial(door(), `trace-${key}-${index}`),
   });
 }
+
+// Dialled over kernel TCP: the other end is in Node.
+const stream = { closeTimeout: 300 };
+streamConformance(
+  {
+    name: "workerd, outbound",
+    dial: () => createConnection({ hostname: "127.0.0.1", port: inject("conformancePort") }, { stream }),
+  },
+  "served",
+);

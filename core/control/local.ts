@@ -1,0 +1,189 @@
+/**
+ * `LocalPlane`: a control plane whose sessions live in this process, in memory. The emulator's, and the tests'.
+ * Its history is bounded by count and age.
+ */
+
+import { AllowList } from "../access.ts";
+import type { App } from "../app.ts";
+import { SocketError } from "../errors.ts";
+import type { BaseConnector } from "../server.ts";
+import type { StreamSocket } from "../socket.ts";
+import type { MaybePromise } from "../stream.ts";
+import {
+  type ControlPlane,
+  type Health,
+  type ListenerInfo,
+  newSessionId,
+  type SessionEvent,
+  type SessionInfo,
+  type SessionPage,
+  type SessionQuery,
+  type SessionSpec,
+  type SessionTarget,
+  sessionTarget,
+} from "./plane.ts";
+import { dialled, Session, type SessionHooks, type SessionOptions } from "./session.ts";
+
+/** What a local plane is made of. Times are milliseconds. */
+export interface LocalPlaneOptions {
+  readonly app: App;
+  /** Makes the connector of one session, and of no other. Called once the target is known to be allowed. */
+  // biome-ignore lint/suspicious/noExplicitAny: a connector is invariant in its handlers' context, which is none of ours
+  connector(target: SessionTarget): BaseConnector<StreamSocket, any>;
+  /** Default: none. */
+  listeners?(): readonly ListenerInfo[];
+  /** As `ControlPlane.ready`. Default: always ready. */
+  ready?(): MaybePromise<readonly string[]>;
+  /** Texts that no record may show; see `SessionOptions.secrets`. */
+  readonly secrets?: readonly string[];
+  /** Dialled sessions at once; one more is `ERR_LIMIT`. Default 1 000: each holds a connection. */
+  readonly maxRunning?: number;
+  /** Sessions that are over and still shown. Default 1 000: at most about 1.3 MB each, most often 1 KB. */
+  readonly maxHistory?: number;
+  /** How long one that is over is shown. Default a day. */
+  readonly maxAge?: number;
+}
+
+/** A control plane in memory. */
+export class LocalPlane implements ControlPlane {
+  readonly #options: LocalPlaneOptions;
+  readonly #allow: AllowList;
+  readonly #sessions = new Map<string, Session>(); // by id, which is by age
+  readonly #over = new Set<Session>(); // of them those that are over, by the time they were
+  #dialled = 0; // that run
+  #closed = false;
+
+  /** Throws `ERR_APP` where a rule of the app's `allow` is none. */
+  constructor(options: LocalPlaneOptions) {
+    this.#options = options;
+    this.#allow = new AllowList(options.app.allow);
+  }
+
+  health(): Health {
+    const listeners = this.listeners();
+    const accepted = listeners.reduce((sum, { running }) => sum + running, 0);
+    return { listeners: listeners.length, running: accepted + this.#dialled };
+  }
+
+  ready(): MaybePromise<readonly string[]> {
+    if (this.#closed) return ["this process is ending"];
+    return this.#options.ready?.() ?? [];
+  }
+
+  listeners(): readonly ListenerInfo[] {
+    return this.#options.listeners?.() ?? [];
+  }
+
+  async start(spec: SessionSpec): Promise<SessionInfo> {
+    const target = sessionTarget(this.#options.app, spec, this.#allow);
+    const { maxRunning = 1_000 } = this.#options;
+    if (this.#closed) throw new SocketError("EBADF", "this process is ending and starts nothing more");
+    if (this.#dialled >= maxRunning) {
+      throw new SocketError("ERR_LIMIT", `${maxRunning} sessions run already; end one, or wait for one`);
+    }
+    const { handler, address, params, deadline } = target;
+    const run = dialled(this.#options.connector(target), params);
+    this.#dialled++;
+    const session = this.#add({ handler, address, params, deadline, direction: "outbound", run });
+    void session.whenOver.then(() => this.#dialled--);
+    return session.info();
+  }
+
+  /**
+   * Shows one accepted connection as a session, for as long as `run` runs on it: what a server's `finishRequest`
+   * is wrapped in. Gives what `run` gives, and throws what it throws. `end(id)` resets the connection.
+   */
+  accepted(
+    listener: { readonly handler: string; readonly address: string },
+    socket: StreamSocket,
+    run: (hooks: SessionHooks) => unknown,
+  ): Promise<unknown> {
+    const outcome = Promise.withResolvers<unknown>();
+    this.#add({
+      ...listener,
+      direction: "inbound",
+      deadline: null,
+      run: async (hooks) => {
+        try {
+          hooks.opened(socket);
+          outcome.resolve(await run(hooks));
+        } catch (error) {
+          outcome.reject(error);
+          throw error;
+        }
+      },
+    });
+    return outcome.promise;
+  }
+
+  async wait(id: string, ms: number): Promise<SessionInfo | null> {
+    return (await this.#sessions.get(id)?.wait(ms)) ?? null;
+  }
+
+  async list({ state, handler, limit, before }: SessionQuery): Promise<SessionPage> {
+    this.#forget();
+    const found: SessionInfo[] = [];
+    for (const session of [...this.#sessions.values()].reverse()) {
+      if (before !== undefined && session.id >= before) continue;
+      const info = session.info();
+      if (
+        (state !== undefined && info.state !== state) ||
+        (handler !== undefined && info.handler !== handler)
+      ) {
+        continue;
+      }
+      if (found.length === limit) return { sessions: found, next: found.at(-1)?.id ?? null };
+      found.push(info);
+    }
+    return { sessions: found, next: null };
+  }
+
+  async get(id: string): Promise<SessionInfo | null> {
+    return this.#sessions.get(id)?.info() ?? null;
+  }
+
+  async events(id: string, after: number, signal: AbortSignal): Promise<AsyncIterable<SessionEvent> | null> {
+    return this.#sessions.get(id)?.events(after, signal) ?? null;
+  }
+
+  async send(id: string, bytes: Uint8Array): Promise<SessionInfo | null> {
+    return (await this.#sessions.get(id)?.send(bytes)) ?? null;
+  }
+
+  async halfClose(id: string): Promise<SessionInfo | null> {
+    return (await this.#sessions.get(id)?.halfClose()) ?? null;
+  }
+
+  async end(id: string): Promise<SessionInfo | null> {
+    return (await this.#sessions.get(id)?.end()) ?? null;
+  }
+
+  /** Starts nothing more, and ends the dialled sessions that run; accepted ones are their server's to end. */
+  async close(): Promise<void> {
+    this.#closed = true;
+    const reason = new SocketError("ECANCELED", "the process that ran this session ended");
+    const dialled = [...this.#sessions.values()].filter((session) => session.info().direction === "outbound");
+    await Promise.all(dialled.map((session) => session.end(reason)));
+  }
+
+  #add(options: Omit<SessionOptions, "id">): Session {
+    const session = Session.start({ ...options, id: newSessionId(), secrets: this.#options.secrets ?? [] });
+    this.#sessions.set(session.id, session);
+    void session.whenOver.then(() => {
+      this.#over.add(session);
+      this.#forget();
+    });
+    return session;
+  }
+
+  /** Lets go of those that have been over the longest, as far as they are too many or too old. */
+  #forget(): void {
+    const { maxHistory = 1_000, maxAge = 86_400_000 } = this.#options;
+    const oldest = Date.now() - maxAge;
+    for (const session of this.#over) {
+      if (this.#over.size <= maxHistory && Date.parse(session.info().endedAt as string) >= oldest) return;
+      this.#over.delete(session);
+      this.#sessions.delete(session.id);
+    }
+  }
+}

