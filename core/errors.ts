@@ -96,8 +96,12 @@ export class SocketError extends Error {
   static from(thrown: unknown, fallback: SocketErrorCode, address?: string): SocketError {
     if (thrown instanceof SocketError) return thrown;
     const own = (thrown as { code?: unknown } | null)?.code;
-    const code = SocketError.isCode(own) ? own : fallback;
+    if (SocketError.isCode(own)) {
+      // The table's sentence, for the platform's own says no more than the code; it stays as the cause.
+      const message = address === undefined ? undefined : `${address}: ${CODES[own][1]}`;
+      return new SocketError(own, message, { address, cause: thrown });
+    }
     const said = thrown instanceof Error ? thrown.message : String(thrown);
-    return new SocketError(code, said.replace(`${code}: `, ""), { address, cause: thrown });
+    return new SocketError(fallback, said, { address, cause: thrown });
   }
 }

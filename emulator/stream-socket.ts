@@ -20,6 +20,7 @@ import {
 import type { Data } from "../core/stream.ts";
 
 const FULL = 64 * 1024; // bytes that wait in Node before a writer must wait: the socket's own high-water mark
+const LARGE = 16 * 1024; // bytes; a smaller piece was copied by the writer
 const LINGER = 2_000; // ms that a closed connection still takes what the peer sends (nginx's lingering_close: 5 s a read)
 
 const TCP: Capabilities = { reset: true, peername: true };
@@ -95,6 +96,11 @@ class NodeTransport implements StreamTransport {
   write(data: Data): Promise<void> | undefined {
     const socket = this.#socket;
     if (socket.destroyed) return undefined;
+    if (data.length >= LARGE && typeof data !== "string") {
+      // It may be the caller's own memory: he waits until it has been taken, all of it.
+      const taken = new Promise<void>((resolve) => socket.write(data, () => resolve()));
+      return socket.writableLength === 0 ? undefined : taken;
+    }
     socket.write(data);
     // Not what write() gave: that says false for a large piece which the kernel has taken whole.
     if (socket.writableLength <= FULL) return undefined;
@@ -204,6 +210,7 @@ export const networkError = (error: unknown, address: string): SocketError => {
     EACCES: `${address} may not be used by this process: ports below 1024 need root; choose one above`,
     EADDRNOTAVAIL: `${address} is not an address of this machine`,
     ECONNREFUSED: `${address} refused the connection: nothing listens there`,
+    ENOENT: `${address}: there is no socket at that path`,
   };
   return Object.hasOwn(remedy, code)
     ? new SocketError(code as "EADDRINUSE", remedy[code], { address, cause: error })

@@ -42,7 +42,7 @@ function verdict(list: AllowList, target: unknown): string {
   }
 }
 
-/** 217 characters below the wildcard. */
+/** A name of 216 characters below the wildcard. */
 const LONG = `${`${"b".repeat(39)}.`.repeat(5)}mail.example.org`;
 
 const thrown = (call: () => unknown): SocketError => {
@@ -135,7 +135,7 @@ describe("hostile targets are refused", () => {
     [".mail.example.org:25", "an empty label below the wildcard"],
     ["a.mail.example.org:26", "one port further"],
     [`${"a".repeat(64)}.mail.example.org:25`, "a label of 64"],
-    [`${"a".repeat(36)}.${LONG}:25`, "a name of 254"],
+    [`${"a".repeat(37)}.${LONG}:25`, "a name of 254"],
     [`${"\u00ad".repeat(254)}a.mail.example.org:25`, "more than a name's length, all of which IDNA drops"],
     [`${"ß".repeat(60)}.mail.example.org:25`, "a label that punycode makes longer than 63"],
     ["a b.mail.example.org:25", "white space"],
@@ -247,7 +247,7 @@ describe("other spellings of what is allowed", () => {
     ["a.b_c.-d.mail.example.org:587", "a.b_c.-d.mail.example.org:587"],
     ["127.0.0.1.mail.example.org:25", "127.0.0.1.mail.example.org:25"],
     [`${"a".repeat(63)}.mail.example.org:25`, `${"a".repeat(63)}.mail.example.org:25`],
-    [`${"a".repeat(36)}.${LONG}.:25`.replace("aa", "a"), `${"a".repeat(35)}.${LONG}:25`],
+    [`${"a".repeat(36)}.${LONG}.:25`, `${"a".repeat(36)}.${LONG}:25`],
     ["bücher.example:443", "xn--bcher-kva.example:443"],
     ["BU\u0308CHER.Example:443", "xn--bcher-kva.example:443"],
     ["XN--bcher-KVA.example.:443", "xn--bcher-kva.example:443"],

@@ -615,7 +615,7 @@ describe("what is asked wrongly, or cannot be done: one line on stderr, and the 
       `ECONNREFUSED: 127.0.0.1:${port} refused the connection: nothing listens there; start the server, or check the host and port`,
     );
     expect(await said(1, ["dial", "unix:/nosuch/socket", dialled("GivesBytes")])).toMatch(
-      /\/nosuch\/socket.* ENOENT.*; check the path, and that the server is up$/,
+      /^ENOENT: unix:\/nosuch\/socket: there is no socket at that path; check the path, and that the server is up$/,
     );
   });
 

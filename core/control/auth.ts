@@ -1,0 +1,71 @@
+/**
+ * Who may use the control plane: bearer tokens (RFC 6750), from one text, `SOCKLET_TOKENS`.
+ *
+ *     SOCKLET_TOKENS="Zm9vYmFyYmF6cXV4MDE read:cmVhZHMtb25seS0wMDE run:c3RhcnRzLW9ubHktMDE"
+ *
+ * Entries are separated by white space or commas. An entry is a token, or `scopes:token` with scopes joined by
+ * `+`; a token alone has every scope. `read` looks at sessions and listeners; `run` starts, sends to and ends
+ * sessions, and so sees the results of those that it runs. Neither includes the other. All tokens are valid at
+ * once: to rotate one, add the new, move its users over, remove the old.
+ */
+
+/** What a token lets its holder do. */
+export type Scope = "read" | "run";
+
+const SCOPES: readonly string[] = ["read", "run"] satisfies Scope[];
+const SHORTEST_TOKEN = 16; // characters: with base64's 6 bits each 96 bits, beyond guessing over a network
+const TOKEN = /^[A-Za-z0-9._~+/-]+=*$/; // RFC 6750 section 2.1; no colon, so that one ends the scopes
+const REMEDY =
+  'set the secret SOCKLET_TOKENS to one or more tokens of at least 16 characters, such as "openssl rand -base64 32" makes';
+
+const encoder = new TextEncoder();
+const digest = async (text: string): Promise<Uint8Array> =>
+  new Uint8Array(await crypto.subtle.digest("SHA-256", encoder.encode(text)));
+
+/** The tokens that are valid. */
+export class TokenList {
+  /** Why nobody is let in, and what to do; `null` where there are tokens and all are sound. Names no token. */
+  readonly problem: string | null;
+  readonly #entries: readonly { readonly token: string; readonly scopes: readonly string[] }[];
+  // Values, and no promise of them: in a Worker what one request awaits must not be another's.
+  #digests: readonly Uint8Array[] | undefined;
+
+  /** Reads `text`. Never throws: a deployment with a fault answers what it is. */
+  constructor(text: string | undefined) {
+    const entries = (typeof text === "string" ? text : "").split(/[\s,]+/).filter((entry) => entry !== "");
+    this.#entries = entries.map((entry) => {
+      const [, scopes, token = entry] = /^([^:]*):(.*)$/.exec(entry) ?? [];
+      return { token, scopes: scopes?.split("+") ?? SCOPES };
+    });
+    const wrong = this.#entries.flatMap(({ token, scopes }, i) => {
+      const where = `entry ${i + 1} of SOCKLET_TOKENS`;
+      const unknown = scopes.some((scope) => !SCOPES.includes(scope));
+      if (unknown) return `${where} has scopes that do not exist: write "read:", "run:" or nothing before it`;
+      if (token.length < SHORTEST_TOKEN) return `${where} is shorter than ${SHORTEST_TOKEN} characters`;
+      return TOKEN.test(token) ? [] : `${where} has characters that a token cannot have (RFC 6750)`;
+    });
+    if (entries.length === 0) this.problem = `the control plane is shut, since it has no token: ${REMEDY}`;
+    else if (wrong.length > 0) this.problem = `the control plane is shut: ${wrong.join("; ")}: ${REMEDY}`;
+    else this.problem = null;
+  }
+
+  /**
+   * What `token` lets its holder do; `null` where it is none of these. Digests are compared, each with all of
+   * its bytes, and all of them: the time this takes says nothing of how near a guess was, or which token it hit.
+   */
+  async scopesOf(token: string): Promise<ReadonlySet<string> | null> {
+    this.#digests ??= await Promise.all(this.#entries.map((entry) => digest(entry.token)));
+    const given = await digest(token);
+    const scopes = new Set<string>();
+    for (const [i, known] of this.#digests.entries()) {
+      let difference = 0;
+      for (let b = 0; b < given.length; b++) difference |= (given[b] as number) ^ (known[b] as number);
+      if (difference === 0) for (const scope of this.#entries[i]?.scopes ?? []) scopes.add(scope);
+    }
+    return scopes.size === 0 ? null : scopes;
+  }
+}
+
+/** The token of an `Authorization` header (RFC 6750 2.1); `undefined` where it has none that is well formed, or several. */
+export const bearerToken = (header: string | undefined): string | undefined =>
+  /^Bearer +([A-Za-z0-9._~+/-]+=*) *$/i.exec(header ?? "")?.[1];

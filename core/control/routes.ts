@@ -1,0 +1,370 @@
+/**
+ * The control routes: HTTP in front of a `ControlPlane`, in Hono.
+ *
+ * | | scope | |
+ * |---|---|---|
+ * | `GET /v1/health` | open | `{ status: "ok", listeners, running }` |
+ * | `GET /v1/ready` | open | 200 `{ ready: true }`, or 503 and why |
+ * | `GET /v1/openapi.json` | read | these routes, as OpenAPI 3.1 |
+ * | `GET /v1/listeners` | read | `{ listeners }` |
+ * | `GET /v1/sessions` | read | a page, newest first: `?state= &handler= &limit= &before=` |
+ * | `POST /v1/sessions` | run | runs one: 200 and its record when it is over; `"background": true`: 201 at once |
+ * | `GET /v1/sessions/:id` | read | its record |
+ * | `DELETE /v1/sessions/:id` | run | ends it; its record |
+ * | `GET /v1/sessions/:id/events` | read | its events, as they come (SSE); `Last-Event-ID` or `?after=` resumes |
+ * | `POST /v1/sessions/:id/data` | run | sends bytes by hand; its record |
+ * | `POST /v1/sessions/:id/half-close` | run | ends our direction by hand; its record |
+ *
+ * A request is looked at in this order, and the first that is wrong answers: whether there are tokens at all
+ * (503), its token (401), path (404) and method (405), scope (403), media type (415), size (413), JSON (400),
+ * fields (422); then the plane. A session that failed is no failed request: it is a record, with status 200, whose
+ * `state` and `error` say so. A caller who leaves while it runs ends nothing; the session's deadline does.
+ */
+
+import { type Context, Hono } from "hono";
+import * as v from "valibot";
+import { SocketError } from "../errors.ts";
+import type { MaybePromise } from "../stream.ts";
+import { bearerToken, type Scope, TokenList } from "./auth.ts";
+import { openApi } from "./openapi.ts";
+import {
+  BOUNDS,
+  type ControlPlane,
+  isSessionId,
+  type Json,
+  SESSION_STATES,
+  type SessionInfo,
+  type SessionSpec,
+} from "./plane.ts";
+import { HttpError, problemResponse } from "./problem.ts";
+import { eventStream } from "./sse.ts";
+
+/** What the control routes are over. */
+export interface ControlSetup {
+  readonly plane: ControlPlane;
+  /** The text of `SOCKLET_TOKENS`; see `auth.ts` for its form. Without a token all is shut but health. */
+  readonly tokens: string | undefined;
+  /** Told of what failed with status 500, which the answer does not tell. */
+  readonly onError?: ((error: unknown, requestId: string) => void) | undefined;
+}
+
+interface Env {
+  Variables: { requestId: string; setup: ControlSetup };
+}
+
+type Handle = (c: Context<Env>, plane: ControlPlane) => MaybePromise<Response>;
+
+/**
+ * The routes, as a Hono app of its own, or to mount in another: `app.route("/", controlRoutes(setup))`. Where the
+ * plane is made of the platform's bindings, give a function of these; it is called for each request.
+ */
+// biome-ignore lint/suspicious/noExplicitAny: the bindings are the caller's, whose type we cannot know
+export const controlRoutes = (setup: ControlSetup | ((env: any) => MaybePromise<ControlSetup>)): Hono => {
+  const app = new Hono<Env>();
+  const allowed = new Map<string, string[]>(); // methods by path
+  let tokens: TokenList | undefined;
+  let tokensText: string | undefined;
+
+  const tokenList = (text: string | undefined): TokenList => {
+    if (tokens === undefined || text !== tokensText) tokens = new TokenList(text);
+    tokensText = text;
+    return tokens;
+  };
+
+  /** Lets in who has a token: gives its scopes. */
+  const authorize = async (c: Context<Env>): Promise<ReadonlySet<string>> => {
+    const list = tokenList(c.var.setup.tokens);
+    if (list.problem !== null) throw new HttpError(503, "ERR_APP", list.problem);
+    const header = c.req.header("Authorization");
+    const token = bearerToken(header);
+    const scopes = token === undefined ? null : await list.scopesOf(token);
+    if (scopes !== null) return scopes;
+    const why = header === undefined ? "" : ', error="invalid_token"'; // RFC 6750 section 3.1
+    throw new HttpError(
+      401,
+      "EACCES",
+      header === undefined
+        ? 'this takes a token: send "Authorization: Bearer <token>"'
+        : 'the Authorization header has no valid token: send "Bearer " and one of SOCKLET_TOKENS, once',
+      { headers: { "www-authenticate": `Bearer realm="socklet"${why}` } },
+    );
+  };
+
+  const allowOf = (path: string): string => [...(allowed.get(path) ?? []), "OPTIONS"].join(", ");
+
+  /** One route. `scope` is what a token must have for it; `null`: nobody is asked. */
+  const route = (method: "GET" | "POST" | "DELETE", path: string, scope: Scope | null, handle: Handle): void => {
+    allowed.set(path, [...(allowed.get(path) ?? []), ...(method === "GET" ? ["GET", "HEAD"] : [method])]);
+    app.on(method, path, async (c) => {
+      if (scope !== null && !(await authorize(c)).has(scope)) {
+        throw new HttpError(403, "ERR_REFUSED", `this takes a token with the scope "${scope}", and yours has not`, {
+          headers: {
+            "www-authenticate": `Bearer realm="socklet", error="insufficient_scope", scope="${scope}"`,
+          },
+        });
+      }
+      return handle(c, c.var.setup.plane);
+    });
+  };
+
+  app.use("/v1/*", async (c, next) => {
+    const given = c.req.header("X-Request-Id") ?? "";
+    const requestId = /^[A-Za-z0-9._-]{1,64}$/.test(given) ? given : crypto.randomUUID();
+    c.set("requestId", requestId);
+    c.set("setup", typeof setup === "function" ? await setup(c.env) : setup);
+    await next();
+    c.header("X-Request-Id", requestId);
+    c.header("Cache-Control", "no-store");
+    c.header("X-Content-Type-Options", "nosniff");
+  });
+
+  route("GET", "/v1/health", null, async (c, plane) => c.json({ status: "ok", ...(await plane.health()) }));
+
+  route("GET", "/v1/ready", null, async (c, plane) => {
+    const { problem } = tokenList(c.var.setup.tokens);
+    const reasons = [...(problem === null ? [] : [problem]), ...(await plane.ready())];
+    if (reasons.length > 0) throw new HttpError(503, "ERR_APP", reasons.join("; "));
+    return c.json({ ready: true });
+  });
+
+  route("GET", "/v1/openapi.json", "read", (c) => c.json(openApi));
+
+  route("GET", "/v1/listeners", "read", async (c, plane) => c.json({ listeners: await plane.listeners() }));
+
+  route("GET", "/v1/sessions", "read", async (c, plane) => {
+    const query = read(ListQuery, queryOf(c));
+    return c.json(await plane.list({ ...query, limit: query.limit ?? BOUNDS.pageSize }));
+  });
+
+  route("POST", "/v1/sessions", "run", async (c, plane) => {
+    const { background, ...spec } = read(StartBody, await jsonBody(c));
+    if (background) {
+      const info = await plane.start(spec as SessionSpec);
+      return c.json(info, 201, { Location: `${c.req.path}/${info.id}` });
+    }
+    const deadline = spec.deadline ?? BOUNDS.runDeadline;
+    const { id } = await plane.start({ ...spec, deadline } as SessionSpec);
+    return c.json(found(await plane.wait(id, deadline + WAIT_GRACE)));
+  });
+
+  route("GET", "/v1/sessions/:id", "read", async (c, plane) => c.json(found(await plane.get(idOf(c)))));
+
+  route("DELETE", "/v1/sessions/:id", "run", async (c, plane) => c.json(found(await plane.end(idOf(c)))));
+
+  route("GET", "/v1/sessions/:id/events", "read", async (c, plane) => {
+    const id = idOf(c);
+    const query = read(EventsQuery, queryOf(c));
+    // The header is newer: who follows a URL with `after` and connects again sends both.
+    const { after = 0 } = read(EventsQuery, { after: c.req.header("Last-Event-ID") ?? query.after?.toString() });
+    const leaving = new AbortController();
+    const events = found(await plane.events(id, after, leaving.signal));
+    c.header("Content-Type", "text/event-stream");
+    c.header("X-Accel-Buffering", "no"); // a proxy that gathers would hold the events back
+    if (c.req.method === "HEAD") leaving.abort();
+    return c.req.method === "HEAD" ? c.body(null) : c.body(eventStream(events, leaving));
+  });
+
+  route("POST", "/v1/sessions/:id/data", "run", async (c, plane) => {
+    const id = idOf(c);
+    const bytes = mediaType(c) === "application/octet-stream" ? await body(c, BOUNDS.dataBody) : await dataBody(c);
+    if (bytes.length === 0) throw fieldError("body", "has no bytes to send");
+    return c.json(found(await plane.send(id, bytes)));
+  });
+
+  route("POST", "/v1/sessions/:id/half-close", "run", async (c, plane) =>
+    c.json(found(await plane.halfClose(idOf(c)))),
+  );
+
+  for (const path of allowed.keys()) {
+    app.all(path, async (c) => {
+      if (path !== "/v1/health" && path !== "/v1/ready") await authorize(c);
+      const headers = { Allow: allowOf(path) };
+      if (c.req.method === "OPTIONS") return c.body(null, 204, headers);
+      const detail = `${c.req.method} is not for this path; it takes ${headers.Allow}`;
+      throw new HttpError(405, "ERR_UNSUPPORTED", detail, { headers });
+    });
+  }
+  app.all("/v1/*", async (c) => {
+    await authorize(c);
+    throw new HttpError(404, "ENOENT", "there is no such path; GET /v1/openapi.json lists them all");
+  });
+  app.notFound((c) => {
+    const error = new HttpError(404, "ENOENT", "there is no such path; the control plane is under /v1");
+    return problemResponse(error, c.get("requestId") ?? crypto.randomUUID());
+  });
+  app.onError((error, c) => {
+    const requestId = c.get("requestId");
+    const response = problemResponse(error, requestId);
+    if (response.status === 500) c.get("setup")?.onError?.(error, requestId);
+    return response;
+  });
+  return app as unknown as Hono;
+};
+
+const WAIT_GRACE = 2_000; // ms after the deadline in which the session ends
+
+/** What the plane found; nothing is a 404. */
+const found = <T>(value: T | null): T => {
+  if (value !== null) return value;
+  throw new HttpError(404, "ENOENT", "there is no session of that id; GET /v1/sessions lists those that are kept");
+};
+
+const idOf = (c: Context<Env>): string => {
+  const id = c.req.param("id") as string;
+  return isSessionId(id) ? id : found<string>(null); // the plane is not asked for what cannot be
+};
+
+// ---- Bodies ----
+
+const mediaType = (c: Context<Env>): string =>
+  (c.req.header("Content-Type") ?? "").split(";", 1)[0]!.trim().toLowerCase();
+
+/** The body's bytes: counted as they come, whatever `Content-Length` says. */
+const body = async (c: Context<Env>, limit: number): Promise<Uint8Array> => {
+  const tooLarge = (): HttpError =>
+    new HttpError(413, "EMSGSIZE", `the body is over the ${limit} bytes that this takes`);
+  if (Number(c.req.header("Content-Length")) > limit) throw tooLarge();
+  const pieces: Uint8Array[] = [];
+  let size = 0;
+  for await (const piece of c.req.raw.body ?? []) {
+    size += piece.length;
+    if (size > limit) throw tooLarge();
+    pieces.push(piece);
+  }
+  const whole = new Uint8Array(size);
+  let at = 0;
+  for (const piece of pieces) {
+    whole.set(piece, at);
+    at += piece.length;
+  }
+  return whole;
+};
+
+const jsonBody = async (c: Context<Env>, also = ""): Promise<unknown> => {
+  if (mediaType(c) !== "application/json") {
+    throw new HttpError(415, "EINVAL", `the body must be JSON: send "Content-Type: application/json"${also}`);
+  }
+  const bytes = await body(c, BOUNDS.jsonBody);
+  try {
+    return JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(bytes));
+  } catch (error) {
+    throw new HttpError(400, "EINVAL", `the body is not JSON: ${(error as Error).message.slice(0, 200)}`);
+  }
+};
+
+const dataBody = async (c: Context<Env>): Promise<Uint8Array> => {
+  const also = ', or the bytes themselves with "application/octet-stream"';
+  const { text, base64 } = read(DataBody, await jsonBody(c, also));
+  if (text !== undefined) return new TextEncoder().encode(text);
+  return Uint8Array.from(atob(base64 as string), (character) => character.charCodeAt(0));
+};
+
+// ---- What may be asked ----
+
+const fieldError = (field: string, message: string): HttpError =>
+  new HttpError(422, "EINVAL", `${field} ${message}`, { errors: [{ field, message }] });
+
+/** `given` as the schema says; a 422 that names each field which is wrong. */
+const read = <const Schema extends v.GenericSchema>(schema: Schema, given: unknown): v.InferOutput<Schema> => {
+  const { success, output, issues } = v.safeParse(schema, given);
+  if (success) return output;
+  const errors = issues.slice(0, 10).map((issue) => ({
+    field: (v.getDotPath(issue) ?? "body").slice(0, 100),
+    message: issue.message,
+  }));
+  const detail = errors.map(({ field, message }) => `${field} ${message}`).join("; ");
+  throw new HttpError(422, "EINVAL", detail, { errors });
+};
+
+/** The query, each name once. */
+const queryOf = (c: Context<Env>): Record<string, string> => {
+  const query: Record<string, string> = Object.create(null);
+  for (const [name, value] of new URL(c.req.url).searchParams) {
+    if (name in query) throw fieldError(name.slice(0, 100), "must be given once");
+    query[name] = value;
+  }
+  return query;
+};
+
+/** An object with these fields, each of which may be missing, and no others. */
+const fields = <const Entries extends v.ObjectEntries>(entries: Entries) => {
+  const known = Object.keys(entries).join(", ");
+  return v.strictObject(entries, (issue) =>
+    issue.expected === "never" ? `is not known here; there are ${known}` : "must be a JSON object",
+  );
+};
+
+const text = (longest: number) => {
+  const right = `must be a string of 1 to ${longest} characters`;
+  return v.optional(v.pipe(v.string(right), v.minLength(1, right), v.maxLength(longest, right)));
+};
+
+const milliseconds = (most: number) => {
+  const right = `must be a whole number of milliseconds, 1 to ${most}`;
+  return v.optional(
+    v.pipe(v.number(right), v.integer(right), v.minValue(1, right), v.maxValue(most, right)),
+  );
+};
+
+const oneOf = <const Choices extends readonly string[]>(choices: Choices) =>
+  v.optional(v.picklist(choices, `must be one of ${choices.join(", ")}`));
+
+/** A number in a query. */
+const count = (least: number, most: number) => {
+  const right = `must be a whole number, ${least} to ${most}`;
+  const value = v.pipe(v.string(), v.regex(/^\d{1,16}$/, right), v.transform(Number));
+  return v.optional(v.pipe(value, v.minValue(least, right), v.maxValue(most, right)));
+};
+
+const MAX_DEPTH = 32; // of params: what walks through them goes by recursion
+
+const depthOf = (value: unknown, depth = 0): number =>
+  typeof value === "object" && value !== null && depth <= MAX_DEPTH
+    ? Math.max(depth, ...Object.values(value).map((item) => depthOf(item, depth + 1)))
+    : depth;
+
+const StartBody = v.pipe(
+  fields({
+    dial: text(100),
+    handler: text(100),
+    address: text(512),
+    params: v.optional(
+      v.custom<Json>((given) => depthOf(given) <= MAX_DEPTH, `must be JSON of at most ${MAX_DEPTH} levels`),
+    ),
+    deadline: milliseconds(BOUNDS.maxDeadline),
+    connectTimeout: milliseconds(BOUNDS.maxConnectTimeout),
+    secureTransport: oneOf(["off", "on", "starttls"]),
+    background: v.optional(v.boolean("must be true or false")),
+  }),
+  v.check(
+    ({ dial, handler, address }) =>
+      dial === undefined ? handler !== undefined && address !== undefined : (handler ?? address) === undefined,
+    'must have either "dial", or both "handler" and "address"',
+  ),
+  v.check(
+    ({ background, deadline = 0 }) => background === true || deadline <= BOUNDS.maxRunDeadline,
+    `must have a deadline of at most ${BOUNDS.maxRunDeadline} where the answer waits for the end; start longer sessions with "background": true`,
+  ),
+);
+
+const BASE64 = /^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$/; // RFC 4648 section 4
+
+const DataBody = v.pipe(
+  fields({
+    text: v.optional(v.string("must be a string")),
+    base64: v.optional(v.pipe(v.string("must be a string"), v.regex(BASE64, "must be base64, padded"))),
+  }),
+  v.check(
+    ({ text, base64 }) => (text === undefined) !== (base64 === undefined),
+    'must have either "text" or "base64"',
+  ),
+);
+
+const ListQuery = fields({
+  state: oneOf(SESSION_STATES),
+  handler: text(100),
+  limit: count(1, BOUNDS.maxPageSize),
+  before: v.optional(v.pipe(v.string(), v.check(isSessionId, "must be the `next` of the page before"))),
+});
+
+const EventsQuery = fields({ after: count(0, Number.MAX_SAFE_INTEGER) });
