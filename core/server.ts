@@ -180,10 +180,13 @@ export abstract class BaseEndpoint<Request, Context = unknown> implements Handle
 
   /** Ends all that runs, at once: signals abort, connections are reset. */
   abort(reason: unknown = new SocketError("ECONNABORTED", "the server was aborted")): void {
-    for (const [request, running] of this.#running) {
-      running.abort(reason);
-      this.abortRequest(request);
-    }
+    for (const request of this.#running.keys()) this.cancelRequest(request, reason);
+  }
+
+  /** Ends one that runs, at once: its signal aborts with `reason`, its connection is reset. */
+  cancelRequest(request: Request, reason: unknown): void {
+    this.#running.get(request)?.abort(reason);
+    this.abortRequest(request);
   }
 
   /** Lets go of one connection at once. */
@@ -666,10 +669,7 @@ export abstract class BaseConnector<Request, Context = unknown> extends BaseEndp
     const request = await this.connect(signal);
     const address = this.peerOf(request);
     const running = this.begin(request, address, options.params);
-    const abort = (): void => {
-      running.abort(signal?.reason);
-      this.abortRequest(request);
-    };
+    const abort = (): void => this.cancelRequest(request, signal?.reason);
     let failed = true;
     try {
       signal?.addEventListener("abort", abort, { once: true });

@@ -8,7 +8,7 @@
 import { BaseRequestHandler, type Datagram, packAddress, SocketError, StreamRequestHandler } from "socklet";
 
 const UDP_PLAIN = 512; // bytes of a UDP reply to a client that does not say it takes more (RFC 1035, 4.2.1)
-const UDP_MOST = 1232; // bytes of a UDP reply to one that does: passes every network uncut (DNS flag day 2020)
+const UDP_MOST = 1232; // bytes of a UDP reply to one that does: passes any network (DNS flag day 2020)
 const TCP_MOST = 65_535; // bytes: the length before each message has two bytes
 const MAX_NAME = 255; // bytes of a name (RFC 1035, 2.3.4)
 
@@ -255,9 +255,9 @@ const record = (owner: readonly number[], { type, data }: RR, ttl: number): numb
 ];
 
 /**
- * The reply to a query, or `null` where none is due: to what is no query. `limit` is the size of reply that every
- * client of this transport takes, in bytes: 512 over UDP (a client may raise that, up to 1 232), 65 535 over TCP.
- * A reply that is larger says so (TC) and brings no records, so that the client asks again over TCP.
+ * The reply to a query, or `null` where none is due: to what is no query. `limit` is the size of reply that
+ * every client of this transport takes, in bytes: 512 over UDP (a client may raise that, up to 1 232), 65 535
+ * over TCP. A reply that is larger says so (TC) and brings no records, so that the client asks again over TCP.
  */
 export const answer = (query: Uint8Array, limit: number): Uint8Array | null => {
   if (query.length < HEADER || (query[2] & 0x80) !== 0) return null; // an answered reply could go on for ever

@@ -13,7 +13,7 @@ const USERS: ReadonlyMap<string, { readonly name: string; readonly plan: string 
 const MAX_QUERY = 512; // bytes of a query line: RFC 1288 sets none, and a user's name is far shorter
 const MAX_ANSWER = 1024 * 1024; // bytes a client reads: a plan is a page, and a hostile server sends for ever
 
-/** Tells who is here. Queries for another host (`user@host`) are refused, as RFC 1288 section 3.2.1 allows. */
+/** Tells who is here. Queries for another host (`user@host`) are refused, as RFC 1288, 3.2.1, allows. */
 export class FingerServer extends StreamRequestHandler {
   override readonly timeout = 30_000; // ms: a query is one short line, and clients send it at once
 
@@ -47,6 +47,6 @@ export class FingerClient extends StreamRequestHandler {
   }
 }
 
-/** Without control characters: they could take over the reader's terminal (RFC 1288 section 3.3). */
+/** Without control characters: they could take over the reader's terminal (RFC 1288, 3.3). */
 // biome-ignore lint/suspicious/noControlCharactersInRegex: they are what is looked for
 const printable = (text: string): string => text.replace(/[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]/g, "");

@@ -11,7 +11,7 @@ import { type BlobStorage, SocketError, StreamRequestHandler } from "socklet";
 const HOST = "socklet.test"; // what the sink calls itself (RFC 2606: never a real name)
 const MAX_SIZE = 10 * 1024 * 1024; // bytes of one mail: 10 MiB, what most servers take
 const MAX_COMMAND = 512; // bytes of a command line with its CRLF (RFC 5321, 4.5.3.1.4)
-const MAX_PARAMETERS = 256; // bytes more for the parameters of MAIL: RFC 1870 adds 26, RFC 6152 17, others more
+const MAX_PARAMETERS = 256; // bytes more for the parameters of MAIL: RFC 1870 adds 26, RFC 6152 17
 const MAX_LINE = 65_536; // bytes of a mail's line: RFC 5321 says 1 000, and much software sends longer ones
 const MAX_RECIPIENTS = 100; // of one mail: as many as RFC 5321, 4.5.3.1.8, says must be taken
 const FIRST_ROOM = 16 * 1024; // bytes made ready for a mail; doubled as it comes
@@ -151,7 +151,7 @@ export class MailRequestHandler extends StreamRequestHandler<MailContext> {
     return `250 Kept as ${kept}`;
   }
 
-  /** The mail up to its last dot; `null` where it was larger than `MAX_SIZE`: then the rest is read and dropped. */
+  /** The mail up to its last dot; `null` where it was over `MAX_SIZE`: what is over is read and dropped. */
   async #receive(): Promise<Uint8Array | null> {
     const room = new ArrayBuffer(FIRST_ROOM, { maxByteLength: MAX_SIZE });
     const bytes = new Uint8Array(room); // as long as `room` is
@@ -180,7 +180,7 @@ export class MailRequestHandler extends StreamRequestHandler<MailContext> {
 
 const words = (text: string | undefined): string[] => text?.split(" ").filter((word) => word !== "") ?? [];
 
-/** `20261123T055124123Z-2716057.eml`: in order of time, and by chance its own where several places keep mail at once. */
+/** `20261123T055124123Z-2716057.eml`: sorted by time; the number keeps mails of one millisecond apart. */
 const nameOfMail = (): string => {
   const time = new Date().toISOString().replace(/[^\dTZ]/g, "");
   return `${time}-${crypto.getRandomValues(new Uint32Array(1))[0]}.eml`;

@@ -1,17 +1,17 @@
 /**
- * Redis's protocol, RESP2 (https://redis.io/docs/latest/develop/reference/protocol-spec/): a small server of keys
- * and values in memory, and a client.
+ * Redis's protocol, RESP2 (https://redis.io/docs/latest/develop/reference/protocol-spec/): a small server of
+ * keys and values in memory, and a client.
  *
- * A request is an array of byte strings (`*2␍␊$3␍␊GET␍␊$1␍␊k␍␊`) or a line of words (`GET k␍␊`). Requests may come
- * many at a time, and are answered in order: replies are gathered and leave together.
+ * A request is an array of byte strings (`*2␍␊$3␍␊GET␍␊$1␍␊k␍␊`) or a line of words (`GET k␍␊`). Many may come at
+ * a time, and are answered in order: replies are gathered and leave together.
  */
 
 import { SocketError, StreamRequestHandler, type StreamWriter } from "socklet";
 
-const MAX_BULK = 16 * 1024 * 1024; // bytes of all arguments of one command: a Worker has 128 MB (Redis: 512 MB each)
+const MAX_BULK = 16 * 1024 * 1024; // bytes of one command's words: a Worker has 128 MB (Redis: 512 MB each)
 const MAX_WORDS = 1024; // of one command, each an object here however short it is (Redis: 1 048 576)
 const MAX_MEMORY = 32 * 1024 * 1024; // bytes that a KeyStore holds: with copies in flight, well inside 128 MB
-const ENTRY = 512; // bytes that a key costs beside its own and its value: about 300 in V8 (measured), and the allocator's
+const ENTRY = 512; // bytes that a key costs beside itself and its value: V8's about 300 (measured), and malloc's
 
 // ---- The server ----
 
@@ -49,7 +49,7 @@ export interface RespContext {
   readonly keys: KeyStore;
 }
 
-/** Serves one connection: PING, ECHO, SET, GET, DEL, INCR, and what redis-cli and redis-benchmark ask beside. */
+/** PING, ECHO, SET, GET, DEL, INCR, and what redis-cli and redis-benchmark ask beside. */
 export class RespServer extends StreamRequestHandler<RespContext> {
   override async handle(): Promise<void> {
     const { rfile, wfile } = this;
@@ -81,6 +81,7 @@ export class RespServer extends StreamRequestHandler<RespContext> {
             if (i === 0) name = rest;
           }
         } else {
+          // Typed by somebody at a terminal. line() cannot tell a last line that was cut off, so that is run, too.
           const words = line.split(" ").filter((word) => word !== "");
           name = words.shift();
           args = words.map((word) => encoder.encode(word));
@@ -128,7 +129,7 @@ const COMMANDS: ReadonlyMap<string, Command> = new Map(
       least: 2,
       most: MAX_WORDS,
       run: ([key, value, option], out, keys) => {
-        if (option !== undefined) return out.write("-ERR syntax error\r\n"); // EX, NX and the others are not here
+        if (option !== undefined) return out.write("-ERR syntax error\r\n"); // no EX, NX and the like here
         return out.write(keys.set(key, value) ? OK : FULL);
       },
     },
@@ -281,8 +282,8 @@ export class RespClient extends StreamRequestHandler {
     }
     const replies: Reply[] = [];
     for (let next = 0; next < params.length; ) {
-      // A batch at a time. Were all sent before the first reply is read, a server that stops taking commands until
-      // its replies are taken would wait for us, and we for it.
+      // A batch at a time. Were all sent before the first reply is read, a server that takes no commands while
+      // its replies wait would wait for us, and we for it.
       const first = next;
       for (let size = 0; next < params.length && size < BATCH; next++) size += this.#send(params[next]);
       for (let i = first; i < next; i++) replies.push(await this.#reply());

@@ -1,8 +1,8 @@
 /**
  * The two servers of a well-known tutorial on Python's `socket` and `SocketServer`, and their clients.
  *
- * The tutorial prints; a handler here tells what it sees with `this.emit()`, and whoever runs it decides where
- * that goes. A server and its client are both handlers: one runs on a connection that was accepted, the other
+ * The tutorial prints; a handler here tells what it sees with `this.emit()`, and whoever runs it decides
+ * where that goes. A server and its client are both handlers: one runs on a connection that was accepted, the other
  * on one that was dialled, and neither can tell.
  */
 

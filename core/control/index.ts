@@ -1,43 +1,43 @@
-/** `socklet/control`: the control routes, over a small interface that each platform implements. */
+/** `socklet/control`: the control routes, their client, and what a platform implements behind them. */
 
-import { Hono } from "hono";
-import type { EndpointInfo } from "../server.ts";
-
-/** What the control routes show; a platform implements it. */
-export interface ControlPlane {
-  /** Counts of each listener. */
-  listeners(): readonly EndpointInfo[];
-}
-
-/** An error as RFC 9457 says it. */
-interface Problem {
-  readonly title: string;
-  readonly status: number;
-  readonly detail: string;
-}
-
-const problem = ({ title, status, detail }: Problem): Response =>
-  new Response(JSON.stringify({ type: "about:blank", title, status, detail }), {
-    status,
-    headers: { "content-type": "application/problem+json" },
-  });
-
-/**
- * The routes, as a Hono app of its own or to mount in another (`app.route("/", controlRoutes(plane))`):
- *
- * - `GET /v1/health`: `{ status: "ok", listeners, running }`, counts and nothing that tells of a peer.
- */
-export const controlRoutes = (plane: ControlPlane): Hono =>
-  new Hono()
-    .get("/v1/health", (c) => {
-      const listeners = plane.listeners();
-      const running = listeners.reduce((sum, listener) => sum + listener.running, 0);
-      return c.json({ status: "ok", listeners: listeners.length, running });
-    })
-    .notFound((c) =>
-      problem({
-        title: "Not Found",
-        status: 404,
-        detail: `there is no ${c.req.method} ${c.req.path}; see GET /v1/health`,
-      }),
-    );
+export { type Scope, TokenList } from "./auth.ts";
+// Their client
+export { type CallOptions, type ControlClient, type ControlClientOptions, controlClient } from "./client.ts";
+export { LocalPlane, type LocalPlaneOptions } from "./local.ts";
+export { openApi } from "./openapi.ts";
+// What is behind them
+export {
+  BOUNDS,
+  type ControlPlane,
+  type ErrorInfo,
+  type Health,
+  isOver,
+  isSessionId,
+  type Json,
+  type ListenerInfo,
+  newSessionId,
+  SESSION_STATES,
+  type SessionEvent,
+  type SessionEventBody,
+  type SessionInfo,
+  type SessionPage,
+  type SessionQuery,
+  type SessionSpec,
+  type SessionState,
+  type SessionTarget,
+  sessionTarget,
+} from "./plane.ts";
+export type { FieldError, Problem } from "./problem.ts";
+// The routes
+export { type ControlSetup, controlRoutes } from "./routes.ts";
+export {
+  dialled,
+  SESSION_LIMITS,
+  Session,
+  type SessionHooks,
+  type SessionOptions,
+  type SessionRecord,
+  type SessionRun,
+  type SessionStore,
+} from "./session.ts";
+export { eventStream, readEvents } from "./sse.ts";

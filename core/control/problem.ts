@@ -83,7 +83,10 @@ export class HttpError extends SocketError {
     status: ProblemStatus,
     code: SocketErrorCode,
     message: string,
-    more: { readonly headers?: Readonly<Record<string, string>>; readonly errors?: readonly FieldError[] } = {},
+    more: {
+      readonly headers?: Readonly<Record<string, string>>;
+      readonly errors?: readonly FieldError[];
+    } = {},
   ) {
     super(code, message);
     this.status = status;
@@ -102,7 +105,9 @@ export const problemResponse = (thrown: unknown, requestId: string): Response =>
     type: `urn:socklet:problem:${title.toLowerCase().replaceAll(" ", "-")}`,
     title,
     status,
-    detail: known?.message.replace(`${known.code}: `, "") ?? "something failed that should not; the request id finds it",
+    detail:
+      known?.message.replace(`${known.code}: `, "") ??
+      "something failed that should not; the request id finds it",
     code: known?.code ?? "ERR_INTERNAL",
     requestId,
     ...(given?.errors && { errors: given.errors }),

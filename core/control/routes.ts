@@ -23,7 +23,6 @@
 
 import { type Context, Hono } from "hono";
 import * as v from "valibot";
-import { SocketError } from "../errors.ts";
 import type { MaybePromise } from "../stream.ts";
 import { bearerToken, type Scope, TokenList } from "./auth.ts";
 import { openApi } from "./openapi.ts";
@@ -33,7 +32,6 @@ import {
   isSessionId,
   type Json,
   SESSION_STATES,
-  type SessionInfo,
   type SessionSpec,
 } from "./plane.ts";
 import { HttpError, problemResponse } from "./problem.ts";
@@ -93,15 +91,25 @@ export const controlRoutes = (setup: ControlSetup | ((env: any) => MaybePromise<
   const allowOf = (path: string): string => [...(allowed.get(path) ?? []), "OPTIONS"].join(", ");
 
   /** One route. `scope` is what a token must have for it; `null`: nobody is asked. */
-  const route = (method: "GET" | "POST" | "DELETE", path: string, scope: Scope | null, handle: Handle): void => {
+  const route = (
+    method: "GET" | "POST" | "DELETE",
+    path: string,
+    scope: Scope | null,
+    handle: Handle,
+  ): void => {
     allowed.set(path, [...(allowed.get(path) ?? []), ...(method === "GET" ? ["GET", "HEAD"] : [method])]);
     app.on(method, path, async (c) => {
       if (scope !== null && !(await authorize(c)).has(scope)) {
-        throw new HttpError(403, "ERR_REFUSED", `this takes a token with the scope "${scope}", and yours has not`, {
-          headers: {
-            "www-authenticate": `Bearer realm="socklet", error="insufficient_scope", scope="${scope}"`,
+        throw new HttpError(
+          403,
+          "ERR_REFUSED",
+          `this takes a token with the scope "${scope}", and yours has not`,
+          {
+            headers: {
+              "www-authenticate": `Bearer realm="socklet", error="insufficient_scope", scope="${scope}"`,
+            },
           },
-        });
+        );
       }
       return handle(c, c.var.setup.plane);
     });
@@ -113,9 +121,10 @@ export const controlRoutes = (setup: ControlSetup | ((env: any) => MaybePromise<
     c.set("requestId", requestId);
     c.set("setup", typeof setup === "function" ? await setup(c.env) : setup);
     await next();
-    c.header("X-Request-Id", requestId);
-    c.header("Cache-Control", "no-store");
-    c.header("X-Content-Type-Options", "nosniff");
+    const { headers } = c.res;
+    headers.set("X-Request-Id", requestId);
+    headers.set("Cache-Control", "no-store");
+    headers.set("X-Content-Type-Options", "nosniff");
   });
 
   route("GET", "/v1/health", null, async (c, plane) => c.json({ status: "ok", ...(await plane.health()) }));
@@ -155,7 +164,9 @@ export const controlRoutes = (setup: ControlSetup | ((env: any) => MaybePromise<
     const id = idOf(c);
     const query = read(EventsQuery, queryOf(c));
     // The header is newer: who follows a URL with `after` and connects again sends both.
-    const { after = 0 } = read(EventsQuery, { after: c.req.header("Last-Event-ID") ?? query.after?.toString() });
+    const { after = 0 } = read(EventsQuery, {
+      after: c.req.header("Last-Event-ID") ?? query.after?.toString(),
+    });
     const leaving = new AbortController();
     const events = found(await plane.events(id, after, leaving.signal));
     c.header("Content-Type", "text/event-stream");
@@ -166,7 +177,8 @@ export const controlRoutes = (setup: ControlSetup | ((env: any) => MaybePromise<
 
   route("POST", "/v1/sessions/:id/data", "run", async (c, plane) => {
     const id = idOf(c);
-    const bytes = mediaType(c) === "application/octet-stream" ? await body(c, BOUNDS.dataBody) : await dataBody(c);
+    const bytes =
+      mediaType(c) === "application/octet-stream" ? await body(c, BOUNDS.dataBody) : await dataBody(c);
     if (bytes.length === 0) throw fieldError("body", "has no bytes to send");
     return c.json(found(await plane.send(id, bytes)));
   });
@@ -206,7 +218,11 @@ const WAIT_GRACE = 2_000; // ms after the deadline in which the session ends
 /** What the plane found; nothing is a 404. */
 const found = <T>(value: T | null): T => {
   if (value !== null) return value;
-  throw new HttpError(404, "ENOENT", "there is no session of that id; GET /v1/sessions lists those that are kept");
+  throw new HttpError(
+    404,
+    "ENOENT",
+    "there is no session of that id; GET /v1/sessions lists those that are kept",
+  );
 };
 
 const idOf = (c: Context<Env>): string => {
@@ -226,10 +242,15 @@ const body = async (c: Context<Env>, limit: number): Promise<Uint8Array> => {
   if (Number(c.req.header("Content-Length")) > limit) throw tooLarge();
   const pieces: Uint8Array[] = [];
   let size = 0;
-  for await (const piece of c.req.raw.body ?? []) {
-    size += piece.length;
-    if (size > limit) throw tooLarge();
-    pieces.push(piece);
+  try {
+    for await (const piece of c.req.raw.body ?? []) {
+      size += piece.length;
+      if (size > limit) throw tooLarge();
+      pieces.push(piece);
+    }
+  } catch (error) {
+    if (error instanceof HttpError) throw error;
+    throw new HttpError(400, "ERR_INCOMPLETE_READ", "the body broke off before its end");
   }
   const whole = new Uint8Array(size);
   let at = 0;
@@ -265,7 +286,10 @@ const fieldError = (field: string, message: string): HttpError =>
   new HttpError(422, "EINVAL", `${field} ${message}`, { errors: [{ field, message }] });
 
 /** `given` as the schema says; a 422 that names each field which is wrong. */
-const read = <const Schema extends v.GenericSchema>(schema: Schema, given: unknown): v.InferOutput<Schema> => {
+const read = <const Schema extends v.GenericSchema>(
+  schema: Schema,
+  given: unknown,
+): v.InferOutput<Schema> => {
   const { success, output, issues } = v.safeParse(schema, given);
   if (success) return output;
   const errors = issues.slice(0, 10).map((issue) => ({
@@ -301,9 +325,7 @@ const text = (longest: number) => {
 
 const milliseconds = (most: number) => {
   const right = `must be a whole number of milliseconds, 1 to ${most}`;
-  return v.optional(
-    v.pipe(v.number(right), v.integer(right), v.minValue(1, right), v.maxValue(most, right)),
-  );
+  return v.optional(v.pipe(v.number(right), v.integer(right), v.minValue(1, right), v.maxValue(most, right)));
 };
 
 const oneOf = <const Choices extends readonly string[]>(choices: Choices) =>
@@ -338,7 +360,9 @@ const StartBody = v.pipe(
   }),
   v.check(
     ({ dial, handler, address }) =>
-      dial === undefined ? handler !== undefined && address !== undefined : (handler ?? address) === undefined,
+      dial === undefined
+        ? handler !== undefined && address !== undefined
+        : (handler ?? address) === undefined,
     'must have either "dial", or both "handler" and "address"',
   ),
   v.check(

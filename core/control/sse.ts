@@ -3,6 +3,8 @@
  * events cross a border: HTTP, and a Durable Object's RPC, which carries streams of bytes and no iterables.
  */
 
+import { SocketError } from "../errors.ts";
+import { withDeadline } from "../stream.ts";
 import type { SessionEvent } from "./plane.ts";
 
 const HEARTBEAT = 15_000; // ms: WHATWG HTML advises a comment every 15 seconds, for proxies that drop silent connections
@@ -59,12 +61,13 @@ const eventText = (event: SessionEvent): string =>
   `id: ${event.id}\nevent: ${event.type}\ndata: ${JSON.stringify(event)}\n\n`;
 
 /**
- * The events of a stream that `eventStream` wrote. Ends with the stream or when `signal` aborts; rejects where
- * the stream breaks, or is not one of ours.
+ * The events of a stream that `eventStream` wrote. Ends with the stream or when `signal` aborts. Rejects where
+ * the stream breaks or is not one of ours, and with `ETIMEDOUT` where it is silent for `silence` ms.
  */
 export async function* readEvents(
   stream: ReadableStream<Uint8Array>,
   signal?: AbortSignal,
+  silence: number | null = null,
 ): AsyncGenerator<SessionEvent, void, undefined> {
   const reader = stream.getReader();
   const decoder = new TextDecoder();
@@ -74,12 +77,14 @@ export async function* readEvents(
   let text = "";
   try {
     for (;;) {
-      const { value, done } = await reader.read();
+      const read = reader.read();
+      const { value, done } = await (silence === null ? read : withDeadline(read, silence, "no heartbeat"));
       if (done || signal?.aborted) return;
       text += decoder.decode(value, { stream: true });
       const blocks = text.split("\n\n");
       text = blocks.pop() as string;
-      if (text.length > MAX_EVENT) throw new RangeError(`an event is over ${MAX_EVENT} characters`);
+      if (text.length > MAX_EVENT)
+        throw new SocketError("ERR_LIMIT", `an event is over ${MAX_EVENT} characters`);
       for (const block of blocks) {
         const data = /^data: (.*)$/m.exec(block)?.[1];
         if (data !== undefined) yield JSON.parse(data) as SessionEvent;

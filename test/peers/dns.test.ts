@@ -3,7 +3,7 @@ import { expect, test } from "vitest";
 import { DnsDatagram, DnsStream } from "../../examples/dns.ts";
 import { describeWith, run } from "./program.ts";
 
-/** The name server on one port, over UDP and TCP: a client that is cut short asks again at the same number. */
+/** The name server on one port, over UDP and TCP: a client that is cut short asks again at that number. */
 const nameServer = async () => {
   for (let tries = 0; ; tries++) {
     const errors: unknown[] = [];

@@ -73,9 +73,10 @@ with smtplib.SMTP("127.0.0.1", int(sys.argv[1]), timeout=10) as smtp:
     const script = `
 import smtplib, sys
 with smtplib.SMTP("127.0.0.1", int(sys.argv[1]), timeout=10) as smtp:
-    print(smtp.helo()[0], smtp.mail("a@b")[0], smtp.rcpt("c@d")[0], smtp.data(sys.stdin.buffer.read())[0], smtp.mail("a@b")[0])
+    smtp.helo(); smtp.mail("a@b"); smtp.rcpt("c@d")
+    print(smtp.data(sys.stdin.buffer.read())[0], smtp.mail("a@b")[0])
 `;
-    expect(await python(script, [place.port], large)).toBe("250 250 250 552 250\n");
+    expect(await python(script, [place.port], large)).toBe("552 250\n");
     expect(await place.storage.list()).toEqual([]);
   });
 
@@ -84,8 +85,10 @@ with smtplib.SMTP("127.0.0.1", int(sys.argv[1]), timeout=10) as smtp:
     const script = `
 import smtplib, sys
 smtp = smtplib.SMTP("127.0.0.1", int(sys.argv[1]), timeout=10)
-print(smtp.docmd("MAIL FROM:<a@b>")[0], smtp.helo()[0], smtp.docmd("DATA")[0], smtp.rcpt("c@d")[0], smtp.noop()[0],
-  smtp.vrfy("x")[0], smtp.docmd("WHAT")[0], smtp.mail("a@b")[0], smtp.mail("a@b")[0], smtp.rset()[0], smtp.quit()[0])
+print(*(code for code, _ in [
+  smtp.docmd("MAIL FROM:<a@b>"), smtp.helo(), smtp.docmd("DATA"), smtp.rcpt("c@d"), smtp.noop(), smtp.vrfy("x"),
+  smtp.docmd("WHAT"), smtp.mail("a@b"), smtp.mail("a@b"), smtp.rset(), smtp.quit(),
+]))
 `;
     expect(await python(script, [place.port])).toBe("503 250 503 503 250 252 500 250 503 250 221\n");
   });

@@ -27,7 +27,7 @@ describeWith(["redis-cli"], "redis-cli", () => {
     expect((await cli(port, ["nope", "x"])).text).toBe(
       "ERR unknown command 'nope', with args beginning with: 'x' \n\n",
     );
-    expect((await cli(port, ["-3", "ping"])).text).toContain("PONG\n"); // it stays with RESP2 when we refuse RESP3
+    expect((await cli(port, ["-3", "ping"])).text).toContain("PONG\n"); // it goes on with RESP2
     expect(place.errors()).toEqual([]);
   });
 

@@ -1,5 +1,5 @@
-// The tutorial's programs in repaired Python 3 against ours, and ours against CPython's `socketserver`: rows S80
-// to S86 of the socket table.
+// The tutorial's programs in repaired Python 3 against ours, and ours against CPython's `socketserver`: rows
+// S80 to S86 of the socket table.
 
 import { formatAddress } from "socklet";
 import { createConnection, TCPConnector } from "socklet/emulator";

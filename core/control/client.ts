@@ -1,0 +1,221 @@
+/** `controlClient`: the control routes from the other side, typed. It speaks to a Worker and an emulator alike. */
+
+import { SocketError, type SocketErrorCode } from "../errors.ts";
+import {
+  BOUNDS,
+  type Health,
+  isOver,
+  type ListenerInfo,
+  type SessionEvent,
+  type SessionInfo,
+  type SessionPage,
+  type SessionQuery,
+  type SessionSpec,
+  type SessionState,
+} from "./plane.ts";
+import { readEvents } from "./sse.ts";
+
+/** Options of a client. Times are milliseconds. */
+export interface ControlClientOptions {
+  /** One of the plane's tokens. Without one `health` and `ready` alone answer. */
+  readonly token?: string;
+  /** Default: the platform's. */
+  readonly fetch?: (url: string, init: RequestInit) => Promise<Response> | Response;
+  /** How long an answer may take; for `run()` this is added to the session's deadline. Default 30 000. */
+  readonly timeout?: number;
+  /** How long `follow()` waits before it connects again. Default 1 000. */
+  readonly retryDelay?: number;
+}
+
+/** What a call can be given beside its arguments. */
+export interface CallOptions {
+  /** Gives up the call; it rejects with the reason. */
+  readonly signal?: AbortSignal;
+}
+
+const SILENCE = 45_000; // ms: three heartbeats; then the connection is taken for dead
+const MAX_RETRIES = 5; // connections in a row that bring no event, before follow() gives up
+
+/**
+ * A client of the control plane at `url` (`https://name.workers.dev`, `http://127.0.0.1:7000`):
+ *
+ *     const control = controlClient(url, { token });
+ *     const { result } = await control.sessions.run({ handler: "redis", address: "127.0.0.1:6379", params: [["PING"]] });
+ *
+ * Every call rejects with a `SocketError`: with the code of the problem that the plane answered (`EACCES` for a
+ * token, `ERR_REFUSED` for a scope or a target, `ENOENT` for an unknown id, `ENOTCONN`, `EINVAL`…); where it
+ * cannot be reached with the platform's code or `ERR_CONNECT_FAILED`; with `ETIMEDOUT` where no answer came; with
+ * `ERR_INTERNAL` where the answer is not of a control plane. `cause` is the problem, or the platform's error.
+ */
+export const controlClient = (url: string, options: ControlClientOptions = {}) => {
+  const base = url.replace(/\/+$/, "");
+  const { token, timeout = 30_000, retryDelay = 1_000, fetch = globalThis.fetch } = options;
+
+  /** An answer that is no error; its body has not been read. */
+  const ask = async (
+    method: string,
+    path: string,
+    { body, headers, signal }: { body?: BodyInit; headers?: Record<string, string>; signal: AbortSignal },
+  ): Promise<Response> => {
+    const authorization: Record<string, string> =
+      token === undefined ? {} : { authorization: `Bearer ${token}` };
+    let response: Response;
+    try {
+      response = await fetch(`${base}/v1${path}`, {
+        method,
+        headers: { ...authorization, ...headers },
+        signal,
+        redirect: "error", // a token must not follow to another place
+        ...(body !== undefined && { body }),
+      });
+    } catch (error) {
+      throw unreachable(error, base, signal);
+    }
+    if (response.ok) return response;
+    throw await problemOf(response);
+  };
+
+  const call = async <T>(
+    method: string,
+    path: string,
+    {
+      signal,
+      wait = timeout,
+      json,
+      bytes,
+    }: CallOptions & { wait?: number; json?: unknown; bytes?: BodyInit } = {},
+  ): Promise<T> => {
+    const late = AbortSignal.timeout(wait);
+    const either = signal === undefined ? late : AbortSignal.any([signal, late]);
+    const sent =
+      json !== undefined
+        ? { body: JSON.stringify(json), headers: { "content-type": "application/json" } }
+        : bytes !== undefined && { body: bytes, headers: { "content-type": "application/octet-stream" } };
+    const response = await ask(method, path, { ...sent, signal: either });
+    try {
+      return (await response.json()) as T;
+    } catch (error) {
+      if (either.aborted) throw unreachable(error, base, either);
+      throw new SocketError("ERR_INTERNAL", `${base} answered ${response.status} with no JSON`, {
+        cause: error,
+      });
+    }
+  };
+
+  const sessionPath = (id: string, more = ""): string => `/sessions/${encodeURIComponent(id)}${more}`;
+
+  const sessions = {
+    /** A page of sessions, newest first. */
+    list(query: Partial<SessionQuery> = {}, call_: CallOptions = {}): Promise<SessionPage> {
+      const given = Object.entries(query).flatMap(([name, value]) =>
+        value === undefined ? [] : [[name, String(value)]],
+      );
+      return call("GET", given.length === 0 ? "/sessions" : `/sessions?${new URLSearchParams(given)}`, call_);
+    },
+
+    get: (id: string, call_: CallOptions = {}): Promise<SessionInfo> => call("GET", sessionPath(id), call_),
+
+    /** Runs a session to its end; resolves to its record also where it failed. */
+    run: (spec: SessionSpec, call_: CallOptions = {}): Promise<SessionInfo> =>
+      call("POST", "/sessions", {
+        ...call_,
+        json: spec,
+        wait: (spec.deadline ?? BOUNDS.runDeadline) + timeout,
+      }),
+
+    /** Starts a session in the background. */
+    start: (spec: SessionSpec, call_: CallOptions = {}): Promise<SessionInfo> =>
+      call("POST", "/sessions", { ...call_, json: { ...spec, background: true } }),
+
+    /**
+     * The events with ids above `after`, then those to come, to the session's end. Where the connection breaks or
+     * falls silent it connects again and goes on after the last event. Ends when `signal` aborts.
+     */
+    async *follow(
+      id: string,
+      { after = 0, signal }: CallOptions & { readonly after?: number } = {},
+    ): AsyncGenerator<SessionEvent, void, undefined> {
+      let last = after;
+      for (let tries = 0; !signal?.aborted; ) {
+        const leaving = new AbortController();
+        let failure = new SocketError("ERR_INTERNAL", `${base} ends the events before the session is over`);
+        const either = signal === undefined ? leaving.signal : AbortSignal.any([signal, leaving.signal]);
+        try {
+          const headers = { "last-event-id": String(last) };
+          const response = await ask("GET", sessionPath(id, "/events"), { headers, signal: either });
+          if (response.body === null) throw new SocketError("ERR_INTERNAL", `${base} answered with no body`);
+          for await (const event of readEvents(response.body, either, SILENCE)) {
+            last = event.id;
+            tries = 0;
+            yield event;
+            if (isOver(event.type as SessionState)) return;
+          }
+        } catch (error) {
+          if (signal?.aborted) return;
+          const refused = (error as { cause?: { status?: number } }).cause?.status;
+          if (refused !== undefined && refused < 500) throw error; // asking again would be refused again
+          failure = SocketError.from(error, "ERR_CONNECT_FAILED");
+        } finally {
+          leaving.abort();
+        }
+        if (++tries > MAX_RETRIES) throw failure;
+        await delay(retryDelay, signal);
+      }
+    },
+
+    /** Sends bytes, or text as UTF-8, by hand. */
+    send: (id: string, data: Uint8Array | string, call_: CallOptions = {}): Promise<SessionInfo> =>
+      call("POST", sessionPath(id, "/data"), { ...call_, bytes: data as BodyInit }),
+
+    halfClose: (id: string, call_: CallOptions = {}): Promise<SessionInfo> =>
+      call("POST", sessionPath(id, "/half-close"), call_),
+
+    end: (id: string, call_: CallOptions = {}): Promise<SessionInfo> =>
+      call("DELETE", sessionPath(id), call_),
+  };
+
+  return {
+    health: (call_: CallOptions = {}): Promise<Health & { readonly status: "ok" }> =>
+      call("GET", "/health", call_),
+    /** Resolves where sessions can be started; rejects with `ERR_APP`, which says why not. */
+    ready: (call_: CallOptions = {}): Promise<{ readonly ready: true }> => call("GET", "/ready", call_),
+    listeners: async (call_: CallOptions = {}): Promise<readonly ListenerInfo[]> =>
+      (await call<{ listeners: ListenerInfo[] }>("GET", "/listeners", call_)).listeners,
+    sessions,
+  };
+};
+
+/** A client of the control plane. */
+export type ControlClient = ReturnType<typeof controlClient>;
+
+/** The error of an answer: the problem's own code, where it is a problem of ours. */
+const problemOf = async (response: Response): Promise<SocketError> => {
+  const problem = (await response.json().catch(() => null)) as { code?: unknown; detail?: unknown } | null;
+  const { code, detail } = problem ?? {};
+  const cause = { ...problem, status: response.status };
+  if (!SocketError.isCode(code)) {
+    return new SocketError("ERR_INTERNAL", `HTTP ${response.status}, not from a control plane`, { cause });
+  }
+  return new SocketError(code, typeof detail === "string" ? detail : undefined, { cause });
+};
+
+/** Why there was no answer. */
+const unreachable = (error: unknown, base: string, signal: AbortSignal): unknown => {
+  const reason: unknown = signal.aborted ? signal.reason : undefined;
+  if ((reason as Error | undefined)?.name === "TimeoutError") {
+    return new SocketError("ETIMEDOUT", `${base} did not answer in time`, { cause: reason });
+  }
+  if (reason !== undefined) return reason;
+  const cause = (error as { cause?: unknown }).cause ?? error; // Node's fetch has the reason there
+  const code: SocketErrorCode = SocketError.from(cause, "ERR_CONNECT_FAILED").code;
+  return new SocketError(code, `${base} cannot be reached: ${(cause as Error).message}`, { cause: error });
+};
+
+const delay = (ms: number, signal?: AbortSignal): Promise<void> =>
+  new Promise((resolve) => {
+    const timer = setTimeout(resolve, ms);
+    signal?.addEventListener("abort", () => {
+      clearTimeout(timer);
+      resolve();
+    });
+  });

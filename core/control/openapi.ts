@@ -1,0 +1,328 @@
+/**
+ * The routes as OpenAPI 3.1. Kept by hand, since it is smaller than what would make it of the schemas; a test
+ * holds it against the routes both ways, and its examples against its schemas.
+ */
+
+import { BOUNDS, SESSION_STATES } from "./plane.ts";
+import type { ProblemStatus } from "./problem.ts";
+
+const ref = (name: string) => ({ $ref: `#/components/schemas/${name}` });
+const string = { type: "string" };
+const count = { type: "integer", minimum: 0 };
+const nullable = (type: string, more: object = {}) => ({ type: [type, "null"], ...more });
+const object = (properties: Readonly<Record<string, object>>, optional: readonly string[] = []) => ({
+  type: "object",
+  properties,
+  required: Object.keys(properties).filter((name) => !optional.includes(name)),
+  additionalProperties: false,
+});
+const list = (items: object) => ({ type: "array", items });
+const ms = (maximum: number, more: object = {}) => ({ type: "integer", minimum: 1, maximum, ...more });
+
+const ID = "0193f0c2-7a10-7c3e-8b1f-5a0c2e4d6f80";
+const running = {
+  id: ID,
+  handler: "redis",
+  direction: "outbound",
+  address: "127.0.0.1:6379",
+  peer: "127.0.0.1:6379",
+  state: "running",
+  startedAt: "2026-11-23T06:00:00.000Z",
+  endedAt: null,
+  bytesRead: 7,
+  bytesWritten: 14,
+  result: null,
+  error: null,
+};
+const ended = { ...running, state: "ended", endedAt: "2026-11-23T06:00:00.012Z", result: "PONG" };
+const opened = { id: 2, at: "2026-11-23T06:00:00.004Z", type: "open", peer: "127.0.0.1:6379" };
+const problem = {
+  type: "urn:socklet:problem:not-found",
+  title: "Not Found",
+  status: 404,
+  detail: "there is no session of that id; GET /v1/sessions lists those that are kept",
+  code: "ENOENT",
+  requestId: "5f0c8a52-3d0e-4f0e-9a52-6f1f5f1d7e11",
+};
+
+const json = (schema: object, example: unknown) => ({ "application/json": { schema, example } });
+const answer = (description: string, schema: object, example: unknown) => ({
+  description,
+  content: json(schema, example),
+});
+const record = (description: string, example: unknown = running) =>
+  answer(description, ref("Session"), example);
+
+const PROBLEMS: Partial<Record<ProblemStatus, string>> = {
+  400: "The body is not JSON",
+  401: "No valid token",
+  403: "The token lacks the scope, or the target is not allowed",
+  404: "No such session",
+  409: "The session is not in a state for this",
+  413: "The body is too large",
+  415: "The body is of another media type",
+  422: "A field is wrong; `errors` names it",
+  429: "Too many sessions run",
+  503: "No token is set, or no session can be started now",
+};
+
+/** One operation: what it answers well, and the problems it can have beside those of tokens. */
+const operation = (
+  summary: string,
+  scope: "read" | "run" | null,
+  responses: Readonly<Record<number, object>>,
+  problems: readonly ProblemStatus[] = [],
+  more: object = {},
+) => ({
+  summary,
+  security: scope === null ? [] : [{ token: [scope] }],
+  ...more,
+  responses: {
+    ...responses,
+    ...Object.fromEntries(
+      [...(scope === null ? [] : ([401, 403, 503] as const)), ...problems].map((status) => [
+        status,
+        {
+          description: PROBLEMS[status],
+          content: { "application/problem+json": { schema: ref("Problem"), example: problem } },
+        },
+      ]),
+    ),
+  },
+});
+
+const parameter = (
+  name: string,
+  where: "query" | "path" | "header",
+  schema: object,
+  description: string,
+) => ({
+  name,
+  in: where,
+  required: where === "path",
+  schema,
+  description,
+});
+const ofSession = {
+  parameters: [parameter("id", "path", { ...string, format: "uuid" }, "The session's id")],
+};
+
+/** The document that `GET /v1/openapi.json` serves. */
+export const openApi = {
+  openapi: "3.1.0",
+  info: {
+    title: "Socklet control plane",
+    version: "1",
+    description:
+      "Sessions: one handler on one connection each, started, watched and ended. Shut unless SOCKLET_TOKENS is set; tokens have the scopes read and run. Every error is a problem (RFC 9457) with a stable `code`; every answer has an X-Request-Id.",
+  },
+  paths: {
+    "/v1/health": {
+      get: operation("Whether it is up", null, {
+        200: answer("It is up", ref("Health"), { status: "ok", listeners: 2, running: 1 }),
+      }),
+    },
+    "/v1/ready": {
+      get: operation(
+        "Whether sessions can be started",
+        null,
+        { 200: answer("They can", object({ ready: { const: true } }), { ready: true }) },
+        [503],
+      ),
+    },
+    "/v1/openapi.json": {
+      get: operation("This document", "read", { 200: answer("It", { type: "object" }, {}) }),
+    },
+    "/v1/listeners": {
+      get: operation("Where the app listens", "read", {
+        200: answer("All listeners", object({ listeners: list(ref("Listener")) }), {
+          listeners: [{ name: "echo", address: "tcp://127.0.0.1:7007", running: 1, served: 12, failed: 0 }],
+        }),
+      }),
+    },
+    "/v1/sessions": {
+      get: operation(
+        "Sessions, newest first",
+        "read",
+        { 200: answer("A page", ref("Page"), { sessions: [running], next: ID }) },
+        [422],
+        {
+          parameters: [
+            parameter("state", "query", { enum: SESSION_STATES }, "Only those in this state"),
+            parameter("handler", "query", string, "Only those of this handler"),
+            parameter(
+              "limit",
+              "query",
+              { ...ms(BOUNDS.maxPageSize), default: BOUNDS.pageSize },
+              "At most so many",
+            ),
+            parameter("before", "query", string, "The `next` of the page before"),
+          ],
+        },
+      ),
+      post: operation(
+        "Runs a session; answers when it is over, or at once where it runs in the background",
+        "run",
+        {
+          200: record("It is over, well or not: see its state", ended),
+          201: {
+            ...record("It runs in the background", { ...running, state: "connecting", peer: null }),
+            headers: { Location: { schema: string, description: "The session's path" } },
+          },
+        },
+        [400, 413, 415, 422, 429],
+        {
+          requestBody: {
+            required: true,
+            content: json(ref("Start"), { handler: "redis", address: "127.0.0.1:6379", params: [["PING"]] }),
+          },
+        },
+      ),
+    },
+    "/v1/sessions/{id}": {
+      get: operation("One session", "read", { 200: record("Its record", ended) }, [404], ofSession),
+      delete: operation(
+        "Ends a session; one that is over stays as it is",
+        "run",
+        {
+          200: record("Its record", {
+            ...ended,
+            state: "cut",
+            result: null,
+            error: { code: "ECANCELED", message: "ECANCELED: the session was ended by request" },
+          }),
+        },
+        [404],
+        ofSession,
+      ),
+    },
+    "/v1/sessions/{id}/events": {
+      get: operation(
+        "A session's events, those that are kept and then those to come, until it is over",
+        "read",
+        {
+          200: {
+            description: "Server-sent events: `id`, `event` (the type) and `data` (an Event)",
+            content: { "text/event-stream": { schema: ref("Event"), example: opened } },
+          },
+        },
+        [404, 422],
+        {
+          parameters: [
+            ...ofSession.parameters,
+            parameter("after", "query", count, "Only events with a greater id"),
+            parameter("Last-Event-ID", "header", count, "As `after`, and stronger"),
+          ],
+        },
+      ),
+    },
+    "/v1/sessions/{id}/data": {
+      post: operation(
+        "Sends bytes by hand",
+        "run",
+        { 200: record("Its record") },
+        [400, 404, 409, 413, 415, 422],
+        {
+          ...ofSession,
+          requestBody: {
+            required: true,
+            content: {
+              ...json(ref("Data"), { text: "QUIT\r\n" }),
+              "application/octet-stream": { schema: { description: `1 to ${BOUNDS.dataBody} bytes` } },
+            },
+          },
+        },
+      ),
+    },
+    "/v1/sessions/{id}/half-close": {
+      post: operation(
+        "Ends our direction; the peer may still send",
+        "run",
+        { 200: record("Its record") },
+        [404, 409],
+        ofSession,
+      ),
+    },
+  },
+  components: {
+    securitySchemes: { token: { type: "http", scheme: "bearer" } },
+    schemas: {
+      Health: object({ status: { const: "ok" }, listeners: count, running: count }),
+      Listener: object({ name: string, address: string, running: count, served: count, failed: count }),
+      Start: {
+        ...object(
+          {
+            dial: { ...string, description: "An entry of the app's `dial`" },
+            handler: { ...string, description: "One of the app's handlers, with `address`" },
+            address: { ...string, description: "host:port, which the app's `allow` must name" },
+            params: { description: "Any JSON: the handler's `params`. Never shown again" },
+            deadline: ms(BOUNDS.maxDeadline, {
+              description: `ms. Default ${BOUNDS.runDeadline}, at most ${BOUNDS.maxRunDeadline}; in the background default ${BOUNDS.deadline}`,
+            }),
+            connectTimeout: ms(BOUNDS.maxConnectTimeout, { description: "ms" }),
+            secureTransport: { enum: ["off", "on", "starttls"], default: "off" },
+            background: { type: "boolean", default: false },
+          },
+          [
+            "dial",
+            "handler",
+            "address",
+            "params",
+            "deadline",
+            "connectTimeout",
+            "secureTransport",
+            "background",
+          ],
+        ),
+        oneOf: [{ required: ["dial"] }, { required: ["handler", "address"] }],
+      },
+      Data: {
+        ...object({ text: string, base64: { ...string, contentEncoding: "base64" } }, ["text", "base64"]),
+        oneOf: [{ required: ["text"] }, { required: ["base64"] }],
+      },
+      Session: object({
+        id: { ...string, format: "uuid" },
+        handler: string,
+        direction: { enum: ["outbound", "inbound"] },
+        address: string,
+        peer: nullable("string"),
+        state: { enum: SESSION_STATES },
+        startedAt: { ...string, format: "date-time" },
+        endedAt: nullable("string", { format: "date-time" }),
+        bytesRead: count,
+        bytesWritten: count,
+        result: { description: 'What the handler returned; bytes are { "base64": … }' },
+        error: { anyOf: [ref("Error"), { type: "null" }] },
+      }),
+      Page: object({ sessions: list(ref("Session")), next: nullable("string") }),
+      Error: object({ code: string, message: string }),
+      Event: object(
+        {
+          id: { type: "integer", minimum: 1 },
+          at: { ...string, format: "date-time" },
+          type: { enum: ["connecting", "open", "handler", "sent", "halfClosed", "ended", "failed", "cut"] },
+          address: string,
+          peer: nullable("string"),
+          detail: { description: "What the handler said" },
+          bytes: count,
+          bytesRead: count,
+          bytesWritten: count,
+          error: ref("Error"),
+        },
+        ["address", "peer", "detail", "bytes", "bytesRead", "bytesWritten", "error"],
+      ),
+      Problem: object(
+        {
+          type: string,
+          title: string,
+          status: { type: "integer" },
+          detail: string,
+          code: string,
+          requestId: string,
+          errors: list(object({ field: string, message: string })),
+        },
+        ["errors"],
+      ),
+    },
+  },
+};
