@@ -1,0 +1,170 @@
+/**
+ * The emulator's half of the control plane: the connections of an app's servers as sessions, and the control
+ * routes over HTTP, on this machine's loopback alone.
+ */
+
+import { createServer, type ServerResponse } from "node:http";
+import type { AddressInfo } from "node:net";
+import { type Address, formatAddress, inetNtop, isLoopback, packAddress } from "../core/address.ts";
+import { AF_INET, AF_INET6 } from "../core/constants.ts";
+import { TokenList } from "../core/control/auth.ts";
+import type { LocalPlane } from "../core/control/local.ts";
+import type { SessionHooks } from "../core/control/session.ts";
+import { SocketError } from "../core/errors.ts";
+import type { SockletEvent } from "../core/events.ts";
+import type { StreamSocket } from "../core/socket.ts";
+import { networkError } from "./stream-socket.ts";
+import type { TCPServer } from "./tcp.ts";
+
+// ---- Connections as sessions ----
+
+// biome-ignore lint/suspicious/noExplicitAny: a mixin's base must take any arguments (TypeScript handbook, Mixins)
+type TCPServerClass = new (...args: any[]) => TCPServer<any>;
+
+/** Shows each connection that a server serves as a session of `plane`, named as the server is. */
+export const RecordingMixIn = <Base extends TCPServerClass>(Server: Base, plane: LocalPlane): Base =>
+  class RecordingServer extends Server {
+    readonly #watched = new Map<number, SessionHooks>(); // by the request's number
+
+    override finishRequest(request: StreamSocket, clientAddress: Address | null): unknown {
+      const { id } = this.scope(request);
+      const listener = { handler: this.name, address: `tcp://${formatAddress(this.serverAddress)}` };
+      return plane.accepted(listener, request, async (hooks) => {
+        const { signal } = hooks;
+        const cancel = (): void => this.cancelRequest(request, signal.reason);
+        signal.addEventListener("abort", cancel, { once: true });
+        this.#watched.set(id, hooks);
+        try {
+          return await super.finishRequest(request, clientAddress);
+        } finally {
+          this.#watched.delete(id);
+          signal.removeEventListener("abort", cancel); // the session outlives the connection, whose buffers it would hold
+        }
+      });
+    }
+
+    protected override tell(event: SockletEvent): void {
+      if (event.type === "handler") this.#watched.get(event.id)?.emit(event.detail);
+      super.tell(event);
+    }
+  };
+
+// ---- The control routes over HTTP ----
+
+const CLOSE_GRACE = 1_000; // ms that answers under way have to end, when all sessions are over
+
+/** Where and for whom the control routes are served. */
+export interface ControlOptions {
+  /** Default 0: one that the system chooses. */
+  readonly port?: number;
+  /** An address of this machine's loopback. Default 127.0.0.1. */
+  readonly host?: string;
+  /** The tokens that are valid, in the form of `SOCKLET_TOKENS`. Default: that environment variable; without it one is made. */
+  readonly tokens?: string;
+}
+
+/** The control routes, served. */
+export interface ControlServer {
+  /** `http://127.0.0.1:7100/v1` */
+  readonly url: string;
+  /** The token that was made; `null` where those who started this gave theirs. */
+  readonly token: string | null;
+}
+
+/** The tokens of `options`, or one that is made. Throws `EINVAL` where one is not sound. */
+export const controlTokens = (options: ControlOptions): { tokens: string; made: string | null } => {
+  const given = options.tokens ?? process.env.SOCKLET_TOKENS;
+  if (given === undefined) {
+    const made = Buffer.from(crypto.getRandomValues(new Uint8Array(24))).toString("base64url");
+    return { tokens: made, made };
+  }
+  const { problem } = new TokenList(given);
+  if (problem !== null) throw new SocketError("EINVAL", problem);
+  return { tokens: given, made: null };
+};
+
+/** Each token of a text in the form of `SOCKLET_TOKENS`: what no record may show. */
+export const tokensIn = (text: string): string[] =>
+  text.split(/[\s,]+/).map((entry) => entry.replace(/^[^:]*:/, ""));
+
+/** `host` in the spelling that is listened on. Throws `TypeError` where it is not this machine's loopback. */
+const loopback = (host: string): string => {
+  const packed = packAddress(host);
+  if (packed === null || !isLoopback(packed)) {
+    throw new TypeError(
+      `the control routes are served on this machine's loopback alone, such as 127.0.0.1 or ::1, not on ${host}`,
+    );
+  }
+  return inetNtop(packed.length === 4 ? AF_INET : AF_INET6, packed);
+};
+
+/**
+ * Whether a Host header names this machine's loopback. A page of a hostile site can have its own name lead to
+ * 127.0.0.1 ("DNS rebinding"), and its requests then count as same-origin; their Host is that name.
+ */
+const namesLoopback = (host: string | undefined): boolean => {
+  const name = URL.parse(`http://${host ?? ""}`)?.hostname.replace(/^\[(.*)\]$/, "$1") ?? "";
+  if (name === "localhost" || name.endsWith(".localhost")) return true; // RFC 6761 section 6.3
+  const packed = packAddress(name);
+  return packed !== null && isLoopback(packed);
+};
+
+/**
+ * Serves the control routes over `plane`. Rejects with `EADDRINUSE` and `EADDRNOTAVAIL`, throws `TypeError` for a
+ * host that is not loopback. `close()` when all sessions are over.
+ */
+export const serveControl = async (
+  plane: LocalPlane,
+  tokens: string,
+  { port = 0, host = "127.0.0.1" }: ControlOptions,
+  onError: (error: unknown) => void,
+): Promise<{ url: string; close(): Promise<void> }> => {
+  const hostname = loopback(host);
+  // What needs these two is the control plane alone: servers without it start without them.
+  const [{ getRequestListener }, { controlRoutes, HttpError, problemResponse }] = await Promise.all([
+    import("@hono/node-server"),
+    import("../core/control/index.ts"),
+  ]);
+  const routes = controlRoutes({ plane, tokens, onError });
+  const listener = getRequestListener(
+    (request, env) => {
+      if (namesLoopback(env.incoming.headers.host)) return routes.fetch(request, env);
+      const message = "this takes requests to this machine's loopback alone; their Host says another name";
+      return problemResponse(new HttpError(403, "ERR_REFUSED", message), crypto.randomUUID());
+    },
+    { overrideGlobalObjects: false }, // a library leaves the process's own Request and Response alone
+  );
+  const server = createServer(listener);
+  const answers = new Set<ServerResponse>(); // that are under way
+  let answered = Promise.withResolvers<void>();
+  server.on("request", (_, answer) => {
+    answers.add(answer);
+    answer.once("close", () => {
+      answers.delete(answer);
+      answered.resolve();
+      answered = Promise.withResolvers();
+    });
+  });
+  const at = formatAddress({ hostname, port });
+  await new Promise<void>((resolve, reject) => {
+    server.once("error", (error) => reject(networkError(error, at)));
+    server.listen({ host: hostname, port, exclusive: true }, resolve);
+  });
+  server.removeAllListeners("error");
+  server.on("error", onError);
+  const { port: taken } = server.address() as AddressInfo;
+  return {
+    url: `http://${formatAddress({ hostname, port: taken })}/v1`,
+    async close() {
+      const closed = new Promise<void>((resolve) => server.close(() => resolve()));
+      let timer: ReturnType<typeof setTimeout> | undefined;
+      const late = new Promise<true>((resolve) => {
+        timer = setTimeout(resolve, CLOSE_GRACE, true);
+      });
+      while (answers.size > 0 && (await Promise.race([answered.promise, late])) !== true);
+      clearTimeout(timer);
+      server.closeAllConnections();
+      await closed;
+    },
+  };
+};
