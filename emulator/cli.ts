@@ -20,6 +20,7 @@ import { DatagramRequestHandler, type HandlerClass } from "../core/handler.ts";
 import { toJson } from "../core/json.ts";
 import type { StreamSocket } from "../core/socket.ts";
 import { TCPConnector } from "./connector.ts";
+import { type ControlServer, controlTokens } from "./control.ts";
 import { type AppServer, serveApp } from "./serve.ts";
 import { FileStorage } from "./storage.ts";
 
@@ -231,19 +232,30 @@ interface ServeFlags {
   anyPort?: boolean;
   data: string;
   drain: number;
+  control: boolean;
+  controlPort?: number;
   verbose?: boolean;
 }
+
+/** What is printed of the control routes: where they are, and a line to paste. */
+const controlLines = ({ url, token }: ControlServer): [string, string] => {
+  const bearer = token ?? "<a token of SOCKLET_TOKENS>";
+  return [`${url}/v1`, `curl -H 'Authorization: Bearer ${bearer}' ${url}/v1/sessions`];
+};
 
 const serve = async (path: string, flags: ServeFlags): Promise<void> => {
   const { host } = flags;
   if (host !== undefined) asked(`--host ${host}`, () => parseAddress({ hostname: host, port: 0 }));
+  if (flags.control) asked("SOCKLET_TOKENS", () => controlTokens({}));
   const app = await loadApp(path);
+  const controlPort = flags.controlPort ?? (flags.anyPort ? 0 : undefined);
   const server = await serveApp(app, {
     ...(host !== undefined && { host }),
     anyPort: flags.anyPort ?? false,
     data: flags.data,
     drainTimeout: flags.drain,
     onEvent: logger(flags.verbose ?? false),
+    ...(flags.control && { control: { port: controlPort } }),
   }).catch((error) => {
     if (error.code === "ERR_APP") throw new UsageError(`${path}: ${describe(error)}`, { cause: error });
     if (error.code === "EADDRINUSE")
@@ -251,10 +263,16 @@ const serve = async (path: string, flags: ServeFlags): Promise<void> => {
     throw error instanceof SocketError ? error : new Error(`${path}: ${describe(error)}`, { cause: error });
   });
   const stopped = untilStopped(server, flags.drain);
-  const width = Math.max(...server.listeners.map(({ name }) => name.length));
-  const lines = server.listeners.flatMap((listener) => [
-    `${listener.name.padEnd(width)}  ${listener.url}`,
-    ...(listener.try === undefined ? [] : [`${" ".repeat(width)}  ${listener.try}`]),
+  const shown: [name: string, url: string, use?: string][] = server.listeners.map((listener) => [
+    listener.name,
+    listener.url,
+    listener.try,
+  ]);
+  if (server.control !== null) shown.push(["control", ...controlLines(server.control)]);
+  const width = Math.max(...shown.map(([name]) => name.length));
+  const lines = shown.flatMap(([name, url, use]) => [
+    `${name.padEnd(width)}  ${url}`,
+    ...(use === undefined ? [] : [`${" ".repeat(width)}  ${use}`]),
   ]);
   await print(lines.join("\n")).catch(() => {}); // nobody reads it: that does not keep it from serving
   if ((await stopped) > 0) process.exitCode = 1;
@@ -327,6 +345,11 @@ const milliseconds = (text: string): number => {
   throw new InvalidArgumentError("Give milliseconds, 1 or more.");
 };
 
+const portNumber = (text: string): number => {
+  if (/^\d{1,5}$/.test(text) && Number(text) < 65_536) return Number(text);
+  throw new InvalidArgumentError("Give a port, 0 to 65535; 0 is a free one.");
+};
+
 const program = new Command("socklet")
   .description("Socket handlers, written once: serve an app on real sockets, or dial with one handler.")
   .version(createRequire(import.meta.url)("socklet/package.json").version)
@@ -343,6 +366,8 @@ program
   .option("--any-port", "listen on free ports in place of the app's")
   .option("--data <folder>", "where the app keeps its bytes", ".socklet/data")
   .option("--drain <ms>", "how long running requests may go on after Ctrl-C", milliseconds, 10_000)
+  .option("--control-port <port>", "serve the control routes on this port (7100, if it is free)", portNumber)
+  .option("--no-control", "serve no control routes")
   .option("--verbose", "tell every event")
   .action(serve);
 

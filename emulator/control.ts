@@ -3,12 +3,13 @@
  * routes over HTTP, on this machine's loopback alone.
  */
 
-import { createServer, type ServerResponse } from "node:http";
+import { createServer, type Server, type ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
 import { type Address, formatAddress, inetNtop, isLoopback, packAddress } from "../core/address.ts";
 import { AF_INET, AF_INET6 } from "../core/constants.ts";
 import { TokenList } from "../core/control/auth.ts";
 import type { LocalPlane } from "../core/control/local.ts";
+import { HttpError, problemResponse } from "../core/control/problem.ts";
 import type { SessionHooks } from "../core/control/session.ts";
 import { SocketError } from "../core/errors.ts";
 import type { SockletEvent } from "../core/events.ts";
@@ -51,11 +52,12 @@ export const RecordingMixIn = <Base extends TCPServerClass>(Server: Base, plane:
 
 // ---- The control routes over HTTP ----
 
+const PORT = 7100; // of no service that IANA lists
 const CLOSE_GRACE = 1_000; // ms that answers under way have to end, when all sessions are over
 
 /** Where and for whom the control routes are served. */
 export interface ControlOptions {
-  /** Default 0: one that the system chooses. */
+  /** 0: one that the system chooses. Default 7100, or where that is taken one that the system chooses. */
   readonly port?: number;
   /** An address of this machine's loopback. Default 127.0.0.1. */
   readonly host?: string;
@@ -65,7 +67,7 @@ export interface ControlOptions {
 
 /** The control routes, served. */
 export interface ControlServer {
-  /** `http://127.0.0.1:7100/v1` */
+  /** What `controlClient` takes: `http://127.0.0.1:7100`; the routes are under `/v1`. */
   readonly url: string;
   /** The token that was made; `null` where those who started this gave theirs. */
   readonly token: string | null;
@@ -73,7 +75,7 @@ export interface ControlServer {
 
 /** The tokens of `options`, or one that is made. Throws `EINVAL` where one is not sound. */
 export const controlTokens = (options: ControlOptions): { tokens: string; made: string | null } => {
-  const given = options.tokens ?? process.env.SOCKLET_TOKENS;
+  const given = options.tokens ?? (process.env.SOCKLET_TOKENS?.trim() || undefined);
   if (given === undefined) {
     const made = Buffer.from(crypto.getRandomValues(new Uint8Array(24))).toString("base64url");
     return { tokens: made, made };
@@ -116,14 +118,14 @@ const namesLoopback = (host: string | undefined): boolean => {
 export const serveControl = async (
   plane: LocalPlane,
   tokens: string,
-  { port = 0, host = "127.0.0.1" }: ControlOptions,
+  { port, host = "127.0.0.1" }: ControlOptions,
   onError: (error: unknown) => void,
 ): Promise<{ url: string; close(): Promise<void> }> => {
   const hostname = loopback(host);
   // What needs these two is the control plane alone: servers without it start without them.
-  const [{ getRequestListener }, { controlRoutes, HttpError, problemResponse }] = await Promise.all([
+  const [{ getRequestListener }, { controlRoutes }] = await Promise.all([
     import("@hono/node-server"),
-    import("../core/control/index.ts"),
+    import("../core/control/routes.ts"),
   ]);
   const routes = controlRoutes({ plane, tokens, onError });
   const listener = getRequestListener(
@@ -145,16 +147,14 @@ export const serveControl = async (
       answered = Promise.withResolvers();
     });
   });
-  const at = formatAddress({ hostname, port });
-  await new Promise<void>((resolve, reject) => {
-    server.once("error", (error) => reject(networkError(error, at)));
-    server.listen({ host: hostname, port, exclusive: true }, resolve);
+  await listen(server, hostname, port ?? PORT).catch((error) => {
+    if (port !== undefined || error.code !== "EADDRINUSE") throw error;
+    return listen(server, hostname, 0);
   });
-  server.removeAllListeners("error");
   server.on("error", onError);
   const { port: taken } = server.address() as AddressInfo;
   return {
-    url: `http://${formatAddress({ hostname, port: taken })}/v1`,
+    url: `http://${formatAddress({ scheme: undefined, hostname, port: taken })}`,
     async close() {
       const closed = new Promise<void>((resolve) => server.close(() => resolve()));
       let timer: ReturnType<typeof setTimeout> | undefined;
@@ -168,3 +168,15 @@ export const serveControl = async (
     },
   };
 };
+
+/** Rejects with `EADDRINUSE`, `EADDRNOTAVAIL`, `EACCES`. */
+const listen = (server: Server, host: string, port: number): Promise<void> =>
+  new Promise((resolve, reject) => {
+    const at = formatAddress({ scheme: "tcp", hostname: host, port });
+    const failed = (error: Error): void => reject(networkError(error, at));
+    server.once("error", failed);
+    server.listen({ host, port, exclusive: true }, () => {
+      server.removeListener("error", failed);
+      resolve();
+    });
+  });

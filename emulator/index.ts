@@ -1,6 +1,7 @@
 /** `socklet/emulator`: real sockets in Node. */
 
 export { createConnection, TCPConnector } from "./connector.ts";
+export type { ControlOptions, ControlServer } from "./control.ts";
 export { type AppServer, type ServeOptions, serveApp } from "./serve.ts";
 export { FileStorage } from "./storage.ts";
 export { streamSocket } from "./stream-socket.ts";

@@ -2,11 +2,22 @@
 
 import { type Address, formatAddress } from "../core/address.ts";
 import { type App, isApp, type Listener } from "../core/app.ts";
+import { LocalPlane } from "../core/control/local.ts";
+import type { ListenerInfo } from "../core/control/plane.ts";
 import { SocketError } from "../core/errors.ts";
 import type { OnEvent } from "../core/events.ts";
 import type { HandlerClass } from "../core/handler.ts";
 import type { BaseServer, ServerInfo, ServerOptions } from "../core/server.ts";
 import type { Datagram, StreamSocket } from "../core/socket.ts";
+import { TCPConnector } from "./connector.ts";
+import {
+  type ControlOptions,
+  type ControlServer,
+  controlTokens,
+  RecordingMixIn,
+  serveControl,
+  tokensIn,
+} from "./control.ts";
 import { FileStorage } from "./storage.ts";
 import { TCPServer, ThreadingTCPServer } from "./tcp.ts";
 import { ThreadingUDPServer, UDPServer } from "./udp.ts";
@@ -22,6 +33,8 @@ export interface ServeOptions {
   readonly onEvent?: OnEvent;
   /** How long `close()` lets running requests go on, in milliseconds. Default 10 000. */
   readonly drainTimeout?: number;
+  /** Serve the control routes, too, and record each connection as a session for them. Default: neither. */
+  readonly control?: ControlOptions;
 }
 
 /** One listener that is up. */
@@ -37,7 +50,9 @@ export interface Serving {
 /** An app whose listeners are up. */
 export interface AppServer extends AsyncDisposable {
   readonly listeners: readonly Serving[];
-  /** Accepts no more, drains, and closes all. */
+  /** Where the control routes are; `null` where they were not asked for. */
+  readonly control: ControlServer | null;
+  /** Accepts no more, ends the sessions that were dialled, drains, and closes all; the control routes last. */
   close(): Promise<void>;
   /** Ends what runs, at once. */
   abort(): void;
@@ -46,6 +61,7 @@ export interface AppServer extends AsyncDisposable {
 const serverOf = <Context>(
   { handler, endpoint, serve }: Listener<Context>,
   options: ServerOptions<Context>,
+  plane: LocalPlane | null,
 ): BaseServer<StreamSocket, Context> | BaseServer<Datagram, Context> => {
   if (endpoint.scheme === "udp") {
     const datagrams = handler as HandlerClass<Datagram, Context>;
@@ -53,13 +69,15 @@ const serverOf = <Context>(
     return new ThreadingUDPServer(endpoint, datagrams, options);
   }
   const streams = handler as HandlerClass<StreamSocket, Context>;
-  if (serve === "serial") return new TCPServer(endpoint, streams, options);
-  return new ThreadingTCPServer(endpoint, streams, options);
+  const Server = serve === "serial" ? TCPServer<Context> : ThreadingTCPServer<Context>;
+  const Recorded = plane === null ? Server : RecordingMixIn(Server, plane);
+  return new Recorded(endpoint, streams, options);
 };
 
 /**
  * Opens all listeners of `app`, and serves. Where one cannot be opened, those before it are closed again and
- * the reason is thrown: `EADDRINUSE`, `EACCES`, `EADDRNOTAVAIL`, `ERR_NAME`; `ERR_APP` where `app` is none.
+ * the reason is thrown: `EADDRINUSE`, `EACCES`, `EADDRNOTAVAIL`, `ERR_NAME`; `ERR_APP` where `app` is none;
+ * `EINVAL` where a token of the control routes is not sound, `TypeError` where their host is not loopback.
  */
 export const serveApp = async <Context>(
   app: App<Context>,
@@ -68,17 +86,37 @@ export const serveApp = async <Context>(
   if (!isApp(app)) throw new SocketError("ERR_APP", "this is not an app: it must come from defineApp()");
   if (app.listeners.length === 0)
     throw new SocketError("ERR_APP", "the app listens nowhere: give defineApp() a `listen`");
+  const { onEvent, drainTimeout, control } = options;
+  const access = control && controlTokens(control);
   const context = await app.context({
     name: "node",
     bindings: process.env,
     storage: new FileStorage(options.data ?? ".socklet/data"),
   });
   const servers: (BaseServer<StreamSocket, Context> | BaseServer<Datagram, Context>)[] = [];
+  const listeners: Serving[] = [];
+  const plane =
+    access === undefined
+      ? null
+      : new LocalPlane({
+          app,
+          secrets: tokensIn(access.tokens),
+          listeners: () => listeners.map(({ info, url }) => ({ ...countsOf(info()), address: url })),
+          connector: ({ handler, HandlerClass, endpoint, connectTimeout, secureTransport }) =>
+            new TCPConnector<Context>(endpoint, HandlerClass, {
+              name: handler,
+              context,
+              connectTimeout,
+              secureTransport,
+              onEvent,
+            }),
+        });
+  let routes: Awaited<ReturnType<typeof serveControl>> | undefined;
   const close = async (): Promise<void> => {
-    await Promise.all(servers.map((server) => server.serverClose()));
+    await Promise.all([plane?.close(), ...servers.map((server) => server.serverClose())]);
+    await routes?.close(); // last: what drains can be looked at, and ended
   };
   try {
-    const listeners: Serving[] = [];
     for (const listener of app.listeners) {
       const endpoint = {
         ...listener.endpoint,
@@ -87,7 +125,8 @@ export const serveApp = async <Context>(
       };
       const server = serverOf<Context>(
         { ...listener, endpoint },
-        { name: listener.name, context, onEvent: options.onEvent, drainTimeout: options.drainTimeout },
+        { name: listener.name, context, onEvent, drainTimeout },
+        plane,
       );
       servers.push(server);
       const at = (await server.listen()) as Address & { hostname: string; port: number };
@@ -98,9 +137,15 @@ export const serveApp = async <Context>(
         info: () => server.info(),
       });
     }
+    if (plane !== null && access !== undefined) {
+      routes = await serveControl(plane, access.tokens, control ?? {}, (error) =>
+        onEvent?.({ type: "error", server: "control", address: null, error }),
+      );
+    }
     for (const server of servers) void server.serveForever();
     return {
       listeners,
+      control: routes && access ? { url: routes.url, token: access.made } : null,
       close,
       abort: () => {
         for (const server of servers) server.abort();
@@ -112,3 +157,10 @@ export const serveApp = async <Context>(
     throw error;
   }
 };
+
+const countsOf = ({ name, running, served, failed }: ServerInfo): Omit<ListenerInfo, "address"> => ({
+  name,
+  running,
+  served,
+  failed,
+});

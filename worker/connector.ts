@@ -2,6 +2,7 @@
 /** Dialling out of a Worker: `createConnection`, and `TCPConnector`, of the same names and options as Node's. */
 
 import { connect } from "cloudflare:sockets";
+import { connectHint } from "../core/access.ts";
 import { type AddressLike, type Endpoint, formatAddress } from "../core/address.ts";
 import {
   type ConnectOptions,
@@ -66,8 +67,7 @@ export interface WorkerConnectOptions extends ConnectOptions {
 }
 
 // workerd gives one text for all of these, and no code.
-const CAUSES =
-  "nothing listens there, the name is not known, the certificate is not trusted, or the platform does not allow it (port 25, a private address, an address of Cloudflare's)";
+const CAUSES = "nothing listens there, the name is not known, or the certificate is not trusted";
 
 /**
  * Opens a connection by `connect()`. CPython's `socket.create_connection`.
@@ -107,7 +107,7 @@ export const createConnection = async (
   } catch (error) {
     release?.();
     if (signal?.aborted || (error as SocketError).code === "ETIMEDOUT") throw error;
-    throw new SocketError("ERR_CONNECT_FAILED", `${said} could not be reached: ${CAUSES}`, {
+    throw new SocketError("ERR_CONNECT_FAILED", `${said} could not be reached: ${CAUSES}. ${connectHint(endpoint)}`, {
       address: said,
       cause: (error as Error).cause ?? error,
     });

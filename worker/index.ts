@@ -1,6 +1,7 @@
 /// <reference types="@cloudflare/workers-types" />
 /** `socklet/worker`: handlers in Cloudflare Workers. */
 
+export type { SockletBindings } from "./bindings.ts";
 export {
   ConnectionSlots,
   createConnection,
@@ -8,7 +9,9 @@ export {
   type TCPConnectorOptions,
   type WorkerConnectOptions,
 } from "./connector.ts";
+export { RegistryObject, type SessionBounds } from "./registry.ts";
 export { WorkerServer, type WorkerServerOptions } from "./server.ts";
+export { SessionObject } from "./session.ts";
 export { SockletStorage } from "./storage.ts";
 export { streamSocket } from "./stream-socket.ts";
 export { type WorkerModule, type WorkerOptions, workerFor } from "./worker.ts";

@@ -1,25 +1,43 @@
 /// <reference types="@cloudflare/workers-types" />
 /** `workerFor(app)`: the module that a Worker deploys. */
 
-import { parseAddress } from "../core/address.ts";
+import type { Hono } from "hono";
+import { AllowList } from "../core/access.ts";
+import { formatAddress, parseAddress } from "../core/address.ts";
 import { type App, isApp, type Listener } from "../core/app.ts";
-import { controlRoutes } from "../core/control/index.ts";
+import type { ControlPlane, ListenerInfo } from "../core/control/plane.ts";
+import { controlRoutes } from "../core/control/routes.ts";
 import { SocketError } from "../core/errors.ts";
 import type { OnEvent } from "../core/events.ts";
 import type { HandlerClass } from "../core/handler.ts";
 import type { StreamSocket } from "../core/socket.ts";
+import type { SockletBindings } from "./bindings.ts";
+import { WorkerPlane } from "./plane.ts";
+import { RegistryObject, type SessionBounds } from "./registry.ts";
 import { WorkerServer } from "./server.ts";
+import { SessionObject } from "./session.ts";
 import { boundStorage } from "./storage.ts";
 
 /** Options of a Worker. */
 export interface WorkerOptions {
   readonly onEvent?: OnEvent;
+  /** How many sessions run and are kept. */
+  readonly sessions?: SessionBounds;
 }
 
-/** A Worker's main module. */
+/** A Worker's main module, and what else it exports. */
 export interface WorkerModule {
+  /** The control routes. Needs no `this`, so that it can be mounted: `hono.mount("/ops", worker.fetch)`. */
   fetch(request: Request, env: unknown, ctx: ExecutionContext): Promise<Response>;
   connect(socket: Socket, env: unknown, ctx: ExecutionContext): Promise<void>;
+  /** The control routes as a Hono app, for `hono.route("/", worker.routes)`. */
+  readonly routes: Hono;
+  /** The control plane, to start and end sessions from your own code; make it anew in each request. */
+  plane(env: unknown): ControlPlane;
+  /** The class of a session's Durable Object. */
+  readonly Session: new (state: DurableObjectState, env: unknown) => SessionObject;
+  /** The class of the Durable Object that knows all sessions. */
+  readonly Registry: new (state: DurableObjectState, env: unknown) => RegistryObject;
 }
 
 /** The listener that an inbound connection is for: by its name where the caller dialled that, else by its port. */
@@ -37,24 +55,26 @@ const listenerFor = (app: App, authority: string | undefined): Listener | undefi
 /**
  * The main module of a Worker that runs `app`:
  *
+ *     const worker = workerFor(app);
+ *     export class SockletSession extends worker.Session {}
+ *     export class SockletRegistry extends worker.Registry {}
  *     export { SockletStorage } from "socklet/worker";
- *     export default workerFor(app);
+ *     export default worker;
  *
  * `connect` gives each TCP connection to the handler that the app listens with: on the port it came to, or of
  * the name that the caller dialled (`env.SELF.connect("mail:25")`); what is for none is turned away. `fetch`
- * serves the control routes. `app.context` is called once an isolate, with the bindings.
+ * serves the control routes: with the secret `SOCKLET_TOKENS`, and the two classes bound as `SOCKLET_SESSIONS`
+ * and `SOCKLET_REGISTRY`, they run sessions. `app.context` is called with the bindings, once an isolate for what
+ * the Worker accepts, and once in the object of each session.
+ *
+ * Throws `ERR_APP` where this is no app, or one of its `allow` rules is none.
  */
 export const workerFor = <Context>(definition: App<Context>, options: WorkerOptions = {}): WorkerModule => {
   const app = definition as unknown as App; // what its context is concerns its handlers alone
   if (!isApp(app)) throw new SocketError("ERR_APP", "this is not an app: it must come from defineApp()");
+  const { onEvent } = options;
+  const allow = new AllowList(app.allow);
   const servers = new Map<Listener, WorkerServer>();
-  const routes = controlRoutes({
-    listeners: () =>
-      app.listeners.map(
-        (listener) =>
-          servers.get(listener)?.info() ?? { name: listener.name, running: 0, served: 0, failed: 0 },
-      ),
-  });
   let ready: { readonly context: unknown } | undefined;
 
   const serverFor = async (listener: Listener, env: unknown): Promise<WorkerServer> => {
@@ -66,23 +86,50 @@ export const workerFor = <Context>(definition: App<Context>, options: WorkerOpti
       server = new WorkerServer(listener.handler as HandlerClass<StreamSocket>, {
         name: listener.name,
         context: ready.context,
-        onEvent: options.onEvent,
+        onEvent,
       });
       servers.set(listener, server);
     }
     return server;
   };
 
+  const listeners = (): ListenerInfo[] =>
+    app.listeners.map((listener) => {
+      const { running = 0, served = 0, failed = 0 } = servers.get(listener)?.info() ?? {};
+      return { handler: listener.name, address: formatAddress(listener.endpoint), running, served, failed };
+    });
+
+  const plane = (env: unknown): ControlPlane =>
+    new WorkerPlane({ app, allow, env: env as SockletBindings, listeners });
+
+  const routes = controlRoutes((env: SockletBindings) => ({
+    plane: plane(env),
+    tokens: env.SOCKLET_TOKENS as string | undefined,
+    onError: (error) => onEvent?.({ type: "error", server: "control", address: null, error }),
+  }));
+
   return {
-    async fetch(request) {
-      return routes.fetch(request);
+    routes,
+    plane,
+    Session: class SockletSession extends SessionObject {
+      constructor(state: DurableObjectState, env: unknown) {
+        super(state, env, { app, allow, onEvent });
+      }
+    },
+    Registry: class SockletRegistry extends RegistryObject {
+      constructor(state: DurableObjectState, env: unknown) {
+        super(state, env, options.sessions);
+      }
+    },
+    async fetch(request, env, ctx) {
+      return routes.fetch(request, env as object, ctx);
     },
     async connect(socket, env, ctx) {
       const { localAddress } = await socket.opened;
       const listener = listenerFor(app, localAddress);
       if (listener === undefined) {
         socket.closed.catch(() => {});
-        options.onEvent?.({ type: "refused", server: "worker", address: null, reason: "no listener" });
+        onEvent?.({ type: "refused", server: "worker", address: null, reason: "no listener" });
         await socket.close();
         return;
       }

@@ -86,7 +86,7 @@ export async function* readEvents(
       if (text.length > MAX_EVENT)
         throw new SocketError("ERR_LIMIT", `an event is over ${MAX_EVENT} characters`);
       for (const block of blocks) {
-        const data = /^data: (.*)$/m.exec(block)?.[1];
+        const data = /(?:^|\n)data: ([^\n]*)/.exec(block)?.[1]; // not `.`, which ends at U+2028, too
         if (data !== undefined) yield JSON.parse(data) as SessionEvent;
       }
     }

@@ -356,6 +356,30 @@ export const streamScenarios: readonly StreamScenario[] = [
     sees: { served: 2 * MiB, peer: null },
   },
   {
+    name: "an array may be changed when sendall has resolved, small or large",
+    served: async (request) => {
+      for (const size of [100, 32 * KiB]) {
+        const lent = new Uint8Array(size);
+        for (let i = 0; i < 200; i++) {
+          lent.fill(i);
+          await request.sendall(lent);
+        }
+      }
+      return "sent";
+    },
+    peer: async (socket) => {
+      for (const size of [100, 32 * KiB]) {
+        for (let i = 0; i < 200; i++) {
+          const bytes = await socket.rfile.readexactly(size);
+          const wrong = bytes.findIndex((byte) => byte !== i);
+          if (wrong >= 0) return `array ${i} of ${size} bytes is wrong at ${wrong}: ${bytes[wrong]}`;
+        }
+      }
+      return "all as sent";
+    },
+    sees: { served: "sent", peer: "all as sent" },
+  },
+  {
     name: "a read that times out leaves the stream usable",
     served: async (request, aside) => {
       request.settimeout(20);

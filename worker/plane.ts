@@ -1,0 +1,153 @@
+/// <reference types="@cloudflare/workers-types" />
+/** The control plane of a Worker: its sessions are Durable Objects, which any request from anywhere reaches. */
+
+import { type AllowList, platformRefusal } from "../core/access.ts";
+import type { App } from "../core/app.ts";
+import {
+  type ControlPlane,
+  type Health,
+  type ListenerInfo,
+  newSessionId,
+  type SessionEvent,
+  type SessionInfo,
+  type SessionPage,
+  type SessionQuery,
+  type SessionSpec,
+  sessionTarget,
+} from "../core/control/plane.ts";
+import { readEvents } from "../core/control/sse.ts";
+import { SocketError } from "../core/errors.ts";
+import {
+  missingBindings,
+  registryOf,
+  type SessionCalls,
+  type SockletBindings,
+  sessionOf,
+  settled,
+} from "./bindings.ts";
+
+const MAX_BREAKS = 3; // in a row, with no event between: then there is nothing to hope for
+const SMTP = 25; // refused on the edge whatever the address is (core/access.ts)
+
+/** What a Worker's plane is made of. */
+export interface WorkerPlaneSetup {
+  readonly app: App;
+  readonly allow: AllowList;
+  /** The bindings of the request that it is for: it belongs to that request. */
+  readonly env: SockletBindings;
+  /** What this isolate listens with. */
+  listeners(): readonly ListenerInfo[];
+}
+
+/** A control plane over Durable Objects. */
+export class WorkerPlane implements ControlPlane {
+  readonly #setup: WorkerPlaneSetup;
+
+  constructor(setup: WorkerPlaneSetup) {
+    this.#setup = setup;
+  }
+
+  health(): Health {
+    const listeners = this.listeners();
+    return {
+      listeners: listeners.length,
+      running: listeners.reduce((sum, { running }) => sum + running, 0),
+    };
+  }
+
+  ready(): readonly string[] {
+    return missingBindings(this.#setup.env);
+  }
+
+  listeners(): readonly ListenerInfo[] {
+    return this.#setup.listeners();
+  }
+
+  async start(spec: SessionSpec): Promise<SessionInfo> {
+    const { app, allow } = this.#setup;
+    const { endpoint, address } = sessionTarget(app, spec, allow);
+    const refusal = platformRefusal(endpoint);
+    // A private address is only explained, when its dial has failed: here it may be the edge, which refuses it, or
+    // `wrangler dev` on a machine of yours, which does not, and the app's own rules name it.
+    if (refusal !== null && (endpoint.scheme === "unix" || endpoint.port === SMTP)) {
+      throw new SocketError("ERR_UNSUPPORTED", refusal, { address });
+    }
+    const id = newSessionId();
+    return settled(await this.#ask(id, (session) => session.start(id, spec)));
+  }
+
+  wait(id: string, ms: number): Promise<SessionInfo | null> {
+    return this.#ask(id, (session) => session.wait(ms));
+  }
+
+  async list(query: SessionQuery): Promise<SessionPage> {
+    return again(() => registryOf(this.#setup.env).list(query), "the registry of sessions");
+  }
+
+  get(id: string): Promise<SessionInfo | null> {
+    return this.#ask(id, (session) => session.info());
+  }
+
+  async events(id: string, after: number, signal: AbortSignal): Promise<AsyncIterable<SessionEvent> | null> {
+    const first = await this.#ask(id, (session) => session.events(after));
+    return first && this.#follow(id, first, after, signal);
+  }
+
+  // Not asked again where that fails: the bytes may have gone.
+  async send(id: string, bytes: Uint8Array): Promise<SessionInfo | null> {
+    return settled(await sessionOf(this.#setup.env, id).send(bytes));
+  }
+
+  async halfClose(id: string): Promise<SessionInfo | null> {
+    return settled(await this.#ask(id, (session) => session.halfClose()));
+  }
+
+  end(id: string): Promise<SessionInfo | null> {
+    return this.#ask(id, (session) => session.end());
+  }
+
+  #ask<T>(id: string, ask: (session: SessionCalls) => Promise<T>): Promise<T> {
+    return again(() => ask(sessionOf(this.#setup.env, id)), `the session ${id}`);
+  }
+
+  /** Where the object is lost its stream breaks: the one made anew tells the rest, that it was cut. */
+  async *#follow(
+    id: string,
+    first: ReadableStream<Uint8Array>,
+    after: number,
+    signal: AbortSignal,
+  ): AsyncGenerator<SessionEvent, void, undefined> {
+    let last = after;
+    let stream: ReadableStream<Uint8Array> | null = first;
+    for (let breaks = 0; stream !== null && breaks < MAX_BREAKS; breaks++) {
+      try {
+        for await (const event of readEvents(stream, signal)) {
+          last = event.id;
+          breaks = 0;
+          yield event;
+        }
+        return;
+      } catch {
+        if (signal.aborted) return;
+        stream = await this.#ask(id, (session) => session.events(last));
+      }
+    }
+  }
+}
+
+/**
+ * Asks an object, and once more where that fails: it was moved, its code was replaced, or it was lost while it
+ * answered. Only for what may be asked twice.
+ */
+const again = async <T>(ask: () => Promise<T>, whom: string): Promise<T> => {
+  try {
+    return await ask();
+  } catch (error) {
+    if (error instanceof SocketError) throw error; // ours, of this side: it was not asked at all
+    try {
+      return await ask();
+    } catch (error) {
+      throw new SocketError("ERR_INTERNAL", `${whom} cannot be reached`, { cause: error });
+    }
+  }
+};

@@ -1,0 +1,206 @@
+/// <reference types="@cloudflare/workers-types" />
+/**
+ * The one object that knows all sessions: it lists them, bounds how many run, and bounds the history.
+ *
+ * Its rows of sessions that are over are final. Those of sessions that run are what it believes: before it shows
+ * one it asks that session's object, which is the truth, also after an eviction (it then says `cut`).
+ */
+
+import { DurableObject } from "cloudflare:workers";
+import { isOver, type SessionInfo, type SessionPage, type SessionQuery } from "../core/control/plane.ts";
+import { SocketError } from "../core/errors.ts";
+import { toJson } from "../core/json.ts";
+import { type Answer, answer, type RegistryCalls, type SockletBindings, sessionOf } from "./bindings.ts";
+
+/** The bounds of the history, and of what runs. Times are milliseconds. */
+export interface SessionBounds {
+  /** Sessions at once; one more is `ERR_LIMIT`. Default 200: a list may have to ask each of them, and each costs. */
+  readonly maxRunning?: number;
+  /** Sessions that are over and still kept. Default 1 000: at most about 1.3 MB each, most often 1 KB. */
+  readonly maxHistory?: number;
+  /** How long one that is over is kept. Default 7 days. */
+  readonly maxAge?: number;
+}
+
+const MAX_AGE = 7 * 86_400_000; // ms
+const LISTED_RESULT = 4 * 1024; // characters of JSON: a page has up to 200 of them, and 32 MiB cross an object's border
+const ANSWER = 5_000; // ms that a session's object may take to say how it is; a list does not wait for one that hangs
+const BIRTH = 30_000; // ms between the registry's row and the object's record; past it there will be none
+const BATCH = 100; // sessions forgotten in one alarm: each is a request, of which one alarm has 1 000
+const AGAIN = 60_000; // ms until what could not be forgotten is tried again
+
+/** The registry; `workerFor(app).Registry` is this class with that Worker's bounds. */
+export class RegistryObject extends DurableObject<SockletBindings> implements RegistryCalls {
+  readonly #bounds: Required<SessionBounds>;
+  readonly #sql: SqlStorage;
+
+  constructor(state: DurableObjectState, env: unknown, bounds: SessionBounds = {}) {
+    super(state, env as SockletBindings);
+    this.#bounds = { maxRunning: 200, maxHistory: 1_000, maxAge: MAX_AGE, ...bounds };
+    this.#sql = state.storage.sql;
+    // ended: ms of the epoch, NULL where it is believed to run.
+    this.#sql.exec(
+      `CREATE TABLE IF NOT EXISTS sessions
+         (id TEXT PRIMARY KEY, handler TEXT NOT NULL, state TEXT NOT NULL, ended INTEGER, info TEXT NOT NULL);
+       CREATE INDEX IF NOT EXISTS by_end ON sessions (ended)`,
+    );
+  }
+
+  add(info: SessionInfo): Promise<Answer<null>> {
+    return answer(async () => {
+      const { maxRunning } = this.#bounds;
+      if (this.#running() >= maxRunning) await this.#refresh(this.#believedToRun()); // some may be gone
+      if (this.#running() >= maxRunning) {
+        throw new SocketError("ERR_LIMIT", `${maxRunning} sessions run already; end one, or wait for one`);
+      }
+      this.#sql.exec(
+        "INSERT INTO sessions VALUES (?, ?, ?, NULL, ?)",
+        info.id,
+        info.handler,
+        info.state,
+        JSON.stringify(info),
+      );
+      return null;
+    });
+  }
+
+  async over(info: SessionInfo): Promise<void> {
+    this.#update(info);
+    await this.#schedule();
+  }
+
+  async list(query: SessionQuery): Promise<SessionPage> {
+    // With a filter by state any of those that are believed to run may belong to the page, or not; without one
+    // only those on it need be asked.
+    const unsure =
+      query.state === undefined
+        ? this.#select(query).filter(({ state }) => !isOver(state))
+        : this.#believedToRun(query);
+    await this.#refresh(unsure);
+    const found = this.#select(query);
+    const sessions = found.slice(0, query.limit);
+    return { sessions, next: found.length > query.limit ? (sessions.at(-1)?.id ?? null) : null };
+  }
+
+  /** Lets go of what is too old or too much. */
+  override async alarm(): Promise<void> {
+    const due = this.#due();
+    const failed = await Promise.all(
+      due.map(async (id) => {
+        try {
+          await sessionOf(this.env, id).forget();
+          this.#sql.exec("DELETE FROM sessions WHERE id = ?", id);
+          return false;
+        } catch {
+          return true; // its row stays, and so it is tried again
+        }
+      }),
+    );
+    await this.#schedule(failed.includes(true) ? AGAIN : 0);
+  }
+
+  #running(): number {
+    return this.#sql.exec<{ count: number }>("SELECT COUNT(*) AS count FROM sessions WHERE ended IS NULL").one()
+      .count;
+  }
+
+  #believedToRun({ handler, before }: Partial<SessionQuery> = {}): SessionInfo[] {
+    return this.#infos(
+      "WHERE ended IS NULL AND (?1 IS NULL OR handler = ?1) AND (?2 IS NULL OR id < ?2)",
+      handler ?? null,
+      before ?? null,
+    );
+  }
+
+  /** One more than the page has, where there is one. */
+  #select({ state, handler, limit, before }: SessionQuery): SessionInfo[] {
+    return this.#infos(
+      `WHERE (?1 IS NULL OR handler = ?1) AND (?2 IS NULL OR id < ?2) AND (?3 IS NULL OR state = ?3)
+       ORDER BY id DESC LIMIT ?4`,
+      handler ?? null,
+      before ?? null,
+      state ?? null,
+      limit + 1,
+    );
+  }
+
+  #infos(clause: string, ...bound: (string | number | null)[]): SessionInfo[] {
+    const rows = this.#sql.exec<{ info: string }>(`SELECT info FROM sessions ${clause}`, ...bound).toArray();
+    return rows.map(({ info }) => JSON.parse(info));
+  }
+
+  /** Asks the objects of these sessions how they are. One that does not answer stays as it was believed to be. */
+  async #refresh(sessions: readonly SessionInfo[]): Promise<void> {
+    if (sessions.length === 0) return;
+    let timer: ReturnType<typeof setTimeout> | undefined;
+    const late = new Promise<undefined>((resolve) => {
+      timer = setTimeout(resolve, ANSWER, undefined);
+    });
+    await Promise.all(
+      sessions.map(async (believed) => {
+        const info = await Promise.race([sessionOf(this.env, believed.id).info(), late]).catch(() => undefined);
+        if (info) this.#update(info);
+        else if (info === null && Date.parse(believed.startedAt) < Date.now() - BIRTH) this.#update(lost(believed));
+      }),
+    );
+    clearTimeout(timer);
+    await this.#schedule();
+  }
+
+  /** Only forwards: what is over stays as it is. */
+  #update(info: SessionInfo): void {
+    this.#sql.exec(
+      "UPDATE sessions SET state = ?, ended = ?, info = ? WHERE id = ? AND ended IS NULL",
+      info.state,
+      isOver(info.state) ? Date.parse(info.endedAt as string) : null,
+      JSON.stringify(listed(info)),
+      info.id,
+    );
+  }
+
+  /** The ids to forget now. */
+  #due(): string[] {
+    const { maxAge, maxHistory } = this.#bounds;
+    return this.#sql
+      .exec<{ id: string }>(
+        `SELECT id FROM sessions WHERE ended < ?1 OR id IN
+           (SELECT id FROM sessions WHERE ended IS NOT NULL ORDER BY ended DESC, id DESC LIMIT -1 OFFSET ?2)
+         ORDER BY ended LIMIT ?3`,
+        Date.now() - maxAge,
+        maxHistory,
+        BATCH,
+      )
+      .toArray()
+      .map(({ id }) => id);
+  }
+
+  /** The alarm, for the next that is to be forgotten; not before `delay` ms from now. */
+  async #schedule(delay = 0): Promise<void> {
+    const { storage } = this.ctx;
+    const { ended } = this.#sql
+      .exec<{ ended: number | null }>("SELECT MIN(ended) AS ended FROM sessions")
+      .one();
+    if (ended === null) return;
+    const now = Date.now();
+    const at = this.#due().length > 0 ? now + delay : ended + this.#bounds.maxAge + 1;
+    const set = await storage.getAlarm();
+    if (set === null || at < set) await storage.setAlarm(Math.max(at, now));
+  }
+}
+
+/** As a list shows it: a large result is its size, as that of a large event is; its own record has it whole. */
+const listed = (info: SessionInfo): SessionInfo => {
+  const size = toJson(info.result).length;
+  return size <= LISTED_RESULT ? info : { ...info, result: { omitted: size } };
+};
+
+/** A session whose object was lost before it had a record. */
+const lost = (info: SessionInfo): SessionInfo => {
+  const error = new SocketError("ECONNABORTED", "the process that was to run this session is gone");
+  return {
+    ...info,
+    state: "cut",
+    endedAt: new Date().toISOString(),
+    error: { code: error.code, message: error.message },
+  };
+};
