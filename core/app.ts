@@ -3,6 +3,7 @@
  * alone exports one as `app`; the emulator serves it, the Worker deploys it, a test runs it in memory.
  */
 
+import { AllowList } from "./access.ts";
 import { type AddressLike, type Endpoint, formatAddress, parseAddress } from "./address.ts";
 import { SocketError } from "./errors.ts";
 import {
@@ -58,7 +59,7 @@ export interface AppDefinition<Context> {
   readonly listen?: readonly ListenEntry[];
   /** Servers to dial, by name. */
   readonly dial?: Readonly<Record<string, DialEntry>>;
-  /** What may be dialled from outside (`"10.0.0.0/8:6379"`, `"*.example.com:25"`). Default: nothing. */
+  /** What may be dialled from outside (`"10.0.0.0/8:6379"`, `"*.example.com:25"`; see `parseAllowRule`). Default: nothing but `dial`. */
   readonly allow?: readonly string[];
   /** Makes what handlers get as `this.context`; called once on each platform. */
   readonly context?: (platform: Platform) => MaybePromise<Context>;
@@ -157,12 +158,14 @@ export const defineApp = <Context = unknown>(definition: AppDefinition<Context>)
     handlerOf(entry.handler, `dial.${name}`);
     return [name, { handler: entry.handler, endpoint: endpointOf(entry.address, `dial.${name}`) }] as const;
   });
+  const allow = Object.freeze([...(definition.allow ?? [])]);
+  new AllowList(allow); // a bad rule is said here, and not when something is dialled
   return Object.freeze({
     [APP]: true,
     handlers,
     listeners: Object.freeze(listeners),
     dial: Object.freeze(Object.fromEntries(dial)),
-    allow: Object.freeze([...(definition.allow ?? [])]),
+    allow,
     context: definition.context ?? (() => undefined as Context),
   });
 };

@@ -1,5 +1,15 @@
 /** `socklet`: what is the same everywhere. Grouped; no logic here. */
 
+// Where one may dial
+export {
+  AllowList,
+  type AllowRule,
+  connectHint,
+  type InternetEndpoint,
+  type PortRange,
+  parseAllowRule,
+  platformRefusal,
+} from "./access.ts";
 // Addresses, byte order, constants
 export {
   type Address,

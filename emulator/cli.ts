@@ -1,6 +1,6 @@
 #!/usr/bin/env node
 /**
- * The command `socklet`: serves an app on real sockets, and dials one handler.
+ * The command `socklet`: serves an app on real sockets, dials one handler, and drives a control plane.
  *
  * Exit status: 0 done (also after a signal that drained), 1 it could not be done (a port in use, a peer that
  * refused, a handler that threw, requests that had to be cut off), 2 it was asked wrongly (a module that does not
@@ -11,9 +11,21 @@ import { statSync } from "node:fs";
 import { createRequire } from "node:module";
 import { relative, resolve } from "node:path";
 import { fileURLToPath, pathToFileURL } from "node:url";
-import { Command, CommanderError, InvalidArgumentError } from "commander";
+import { Command, CommanderError, InvalidArgumentError, Option } from "commander";
 import { formatAddress, parseAddress } from "../core/address.ts";
 import { type App, isApp } from "../core/app.ts";
+import type { SecureTransport } from "../core/connector.ts";
+import { bearerToken } from "../core/control/auth.ts";
+import { type ControlClient, controlClient } from "../core/control/client.ts";
+import {
+  BOUNDS,
+  type Json,
+  SESSION_STATES,
+  type SessionEvent,
+  type SessionInfo,
+  type SessionSpec,
+  type SessionState,
+} from "../core/control/plane.ts";
 import { SocketError, type SocketErrorCode } from "../core/errors.ts";
 import type { SockletEvent } from "../core/events.ts";
 import { DatagramRequestHandler, type HandlerClass } from "../core/handler.ts";
@@ -337,6 +349,182 @@ const dial = async (address: string, named: string, words: string[], flags: Dial
   }
 };
 
+// ---- sessions: the control plane of an emulator or a Worker ----
+
+interface ControlFlags {
+  url?: string;
+  token?: string;
+  json?: boolean;
+}
+
+const clientOf = ({ url, token }: ControlFlags): ControlClient => {
+  if (url === undefined) {
+    throw new UsageError(
+      "which control plane? Give --url, or set SOCKLET_URL; `socklet serve` prints its own",
+    );
+  }
+  if (!/^https?:$/.test(URL.parse(url)?.protocol ?? "")) {
+    throw new UsageError(`--url ${url} is no URL of a control plane; give one such as http://127.0.0.1:7100`);
+  }
+  if (token === undefined) {
+    throw new UsageError(`${url} takes a token: give --token, or set SOCKLET_TOKEN`);
+  }
+  if (bearerToken(`Bearer ${token}`) === undefined) {
+    throw new UsageError("the token has characters that no token has; check --token, or SOCKLET_TOKEN");
+  }
+  return controlClient(url.replace(/\/+$/, "").replace(/\/v1$/, ""), { token });
+};
+
+/** What a control plane answered, as the user is told it. */
+const answered = (error: unknown, { url }: ControlFlags, id?: string): unknown => {
+  if (!(error instanceof SocketError)) return error;
+  const { status } = (error.cause ?? {}) as { status?: number };
+  const said = error.message.replace(`${error.code}: `, "");
+  if (status === 401) return new Error(`${url} does not take this token; check --token, or SOCKLET_TOKEN`);
+  if (status === 404 && id !== undefined) {
+    return new Error(`${url} has no session ${id}; \`socklet sessions list\` shows those that it has`);
+  }
+  if (status === 422) return new UsageError(`${url}: ${said}`);
+  if (error.code === "ERR_INTERNAL") return new Error(`${url}: ${said}; check --url, or SOCKLET_URL`);
+  return status === undefined ? error : new Error(`${url}: ${said}`);
+};
+
+/** Runs one command of `sessions`; who leaves while it prints (`| head -1`) has had enough. */
+const withControl = async (
+  flags: ControlFlags,
+  id: string | undefined,
+  body: (control: ControlClient["sessions"]) => Promise<void>,
+): Promise<void> => {
+  try {
+    await body(clientOf(flags).sessions);
+  } catch (error) {
+    if ((error as { code?: string }).code !== "EPIPE" || error instanceof SocketError) {
+      throw answered(error, flags, id);
+    }
+  }
+};
+
+const columns = (rows: readonly (readonly string[])[]): string => {
+  const widths = (rows[0] ?? []).map((_, i) => Math.max(...rows.map((row) => row[i]?.length ?? 0)));
+  return rows.map((row) => oneLine(row.map((cell, i) => cell.padEnd(widths[i] ?? 0)).join("  "))).join("\n");
+};
+
+const HEAD = ["ID", "STATE", "HANDLER", "", "PEER", "READ", "WRITTEN", "STARTED"];
+
+const rowOf = (info: SessionInfo): string[] => [
+  info.id,
+  info.state,
+  info.handler,
+  info.direction === "inbound" ? "from" : "to",
+  info.peer ?? info.address,
+  String(info.bytesRead),
+  String(info.bytesWritten),
+  info.startedAt,
+];
+
+/** A record, as JSON or in words. */
+const printSession = (info: SessionInfo, { json }: ControlFlags): Promise<void> => {
+  if (json) return print(JSON.stringify(info));
+  const { result, error, ...rest } = info;
+  const shown = { ...rest, ...(result !== null && { result: JSON.stringify(result) }) };
+  const fields: (readonly [string, string | number | null])[] = Object.entries(shown);
+  if (error !== null) fields.push(["error", error.message]);
+  return print(columns(fields.map(([name, value]) => [name, String(value ?? "-")])));
+};
+
+interface ListFlags extends ControlFlags {
+  state?: SessionState;
+  handler?: string;
+  limit?: number;
+  before?: string;
+}
+
+const listSessions = ({ state, handler, limit, before, ...flags }: ListFlags): Promise<void> =>
+  withControl(flags, undefined, async (control) => {
+    const page = await control.list({ state, handler, limit, before });
+    if (flags.json) return print(JSON.stringify(page));
+    if (page.sessions.length === 0) return print("no sessions");
+    await print(columns([HEAD, ...page.sessions.map(rowOf)]));
+    if (page.next !== null) await print(`there are more: --before ${page.next}`);
+  });
+
+const showSession = (id: string, flags: ControlFlags): Promise<void> =>
+  withControl(flags, id, async (control) => printSession(await control.get(id), flags));
+
+const eventLine = ({ id, at, type, ...more }: SessionEvent): string => {
+  const detail = Object.entries(more).map(([name, value]) => {
+    const message = (value as { message?: unknown } | null)?.message; // of an error, which says its code
+    return `${name} ${typeof value === "object" ? (message ?? JSON.stringify(value)) : value}`;
+  });
+  return oneLine([at, String(id).padStart(4), type.padEnd(10), detail.join(", ")].join("  "));
+};
+
+const followSession = (id: string, flags: ControlFlags & { after?: number }): Promise<void> =>
+  withControl(flags, id, async (control) => {
+    const stop = new AbortController();
+    for (const signal of ["SIGINT", "SIGTERM"] as const) process.once(signal, () => stop.abort());
+    const { after, json } = flags;
+    for await (const event of control.follow(id, { after, signal: stop.signal })) {
+      await print(json ? JSON.stringify(event) : eventLine(event));
+    }
+  });
+
+interface RunFlags extends ControlFlags {
+  address?: string;
+  params?: string;
+  background?: boolean;
+  deadline?: number;
+  connectTimeout?: number;
+  secureTransport?: SecureTransport;
+}
+
+const runSession = (name: string, words: string[], flags: RunFlags): Promise<void> =>
+  withControl(flags, undefined, async (control) => {
+    const { address, background, deadline, connectTimeout, secureTransport, json } = flags;
+    const spec: SessionSpec = {
+      ...(address === undefined ? { dial: name } : { handler: name, address }),
+      params: paramsOf(words, flags.params) as Json,
+      deadline,
+      connectTimeout,
+      secureTransport,
+    };
+    if (background) {
+      const info = await control.start(spec);
+      return print(json ? JSON.stringify(info) : info.id);
+    }
+    const info = await control.run(spec);
+    if (json) await print(JSON.stringify(info));
+    else if (info.error === null) await print(toJson(info.result, 2));
+    if (info.error === null) return;
+    const { code, message } = info.error;
+    const said = describe(new SocketError(code, message.replace(`${code}: `, "")));
+    throw new Error(said.includes(info.address) ? said : `${info.handler} at ${info.address}: ${said}`);
+  });
+
+const sendToSession = (
+  id: string,
+  words: string[],
+  flags: ControlFlags & { crlf?: boolean },
+): Promise<void> =>
+  withControl(flags, id, async (control) => {
+    const given = words.join(" ") + (flags.crlf ? "\r\n" : "");
+    let sent = 0;
+    let info: SessionInfo | undefined;
+    // Standard input as it comes: what is typed is sent line by line.
+    for await (const bytes of given === "" ? process.stdin : [Buffer.from(given)]) {
+      info = await control.send(id, bytes);
+      sent += bytes.length;
+    }
+    if (info === undefined) throw new UsageError("nothing to send: give it as words, or on standard input");
+    await print(flags.json ? JSON.stringify(info) : `${sent} bytes sent`);
+  });
+
+const halfCloseSession = (id: string, flags: ControlFlags): Promise<void> =>
+  withControl(flags, id, async (control) => printSession(await control.halfClose(id), flags));
+
+const endSession = (id: string, flags: ControlFlags): Promise<void> =>
+  withControl(flags, id, async (control) => printSession(await control.end(id), flags));
+
 // ---- The words ----
 
 const milliseconds = (text: string): number => {
@@ -349,6 +537,14 @@ const portNumber = (text: string): number => {
   if (/^\d{1,5}$/.test(text) && Number(text) < 65_536) return Number(text);
   throw new InvalidArgumentError("Give a port, 0 to 65535; 0 is a free one.");
 };
+
+const count =
+  (least: number, most: number) =>
+  (text: string): number => {
+    const value = Number(text);
+    if (/^\d+$/.test(text) && value >= least && value <= most) return value;
+    throw new InvalidArgumentError(`Give a number, ${least} to ${most}.`);
+  };
 
 const program = new Command("socklet")
   .description("Socket handlers, written once: serve an app on real sockets, or dial with one handler.")
@@ -383,6 +579,73 @@ program
   .option("--data <folder>", "where the app keeps its bytes", ".socklet/data")
   .option("--verbose", "tell every event")
   .action(dial);
+
+const sessions = program
+  .command("sessions")
+  .description("list, watch, start and end the sessions of an emulator or a Worker")
+  .addOption(new Option("--url <url>", "its control plane").env("SOCKLET_URL"))
+  .addOption(new Option("--token <token>", "one of its tokens").env("SOCKLET_TOKEN"))
+  .option("--json", "print JSON")
+  .configureHelp({ showGlobalOptions: true });
+
+/** Commander's action with the options of `sessions` among its own: its arguments, then all options. */
+const withFlags =
+  <Given extends unknown[]>(action: (...given: Given) => Promise<void>) =>
+  (...given: unknown[]): Promise<void> => {
+    const command = given.at(-1) as Command;
+    return action(...([...given.slice(0, -2), command.optsWithGlobals()] as Given));
+  };
+
+sessions
+  .command("list")
+  .description("list sessions, newest first")
+  .addOption(new Option("--state <state>", "only those in this state").choices(SESSION_STATES))
+  .option("--handler <name>", "only those of this handler")
+  .option("--limit <count>", "how many at most", count(1, BOUNDS.maxPageSize))
+  .option("--before <id>", "only those older than this one")
+  .action(withFlags(listSessions));
+
+sessions.command("show").description("show one session").argument("<id>").action(withFlags(showSession));
+
+sessions
+  .command("follow")
+  .description("print what happens to a session, until it is over or Ctrl-C")
+  .argument("<id>")
+  .option("--after <event>", "only what came after this event's number", count(0, Number.MAX_SAFE_INTEGER))
+  .action(withFlags(followSession));
+
+sessions
+  .command("run")
+  .description("run a session there, and print its result as JSON")
+  .argument("<name>", "an entry of the app's `dial`; with --address a handler")
+  .argument("[params...]", "words that the handler gets as its params")
+  .option("--address <address>", "dial this: tcp://host:port, which the app's `allow` must name")
+  .option("--params <json>", "params that are not words")
+  .option("--background", "do not wait for its end; print its id")
+  .option("--deadline <ms>", "how long it may last", milliseconds)
+  .option("--connect-timeout <ms>", "how long the connection may take to open", milliseconds)
+  .addOption(new Option("--secure-transport <when>", "TLS").choices(["off", "on", "starttls"]))
+  .action(withFlags(runSession));
+
+sessions
+  .command("send")
+  .description("send bytes on a session's connection")
+  .argument("<id>")
+  .argument("[words...]", "the text to send; without any, what comes on standard input")
+  .option("--crlf", "end the text with CR LF")
+  .action(withFlags(sendToSession));
+
+sessions
+  .command("half-close")
+  .description("end our direction of a session's connection")
+  .argument("<id>")
+  .action(withFlags(halfCloseSession));
+
+sessions
+  .command("end")
+  .description("end a session: its connection is reset")
+  .argument("<id>")
+  .action(withFlags(endSession));
 
 process.stdout.on("error", () => {}); // who reads it may leave (`| head -1`); print() tells
 

@@ -37,6 +37,8 @@ export const RecordingMixIn = <Base extends TCPServerClass>(Server: Base, plane:
         this.#watched.set(id, hooks);
         try {
           return await super.finishRequest(request, clientAddress);
+        } catch (error) {
+          throw signal.aborted ? signal.reason : error; // why it was ended, and not what that made fail
         } finally {
           this.#watched.delete(id);
           signal.removeEventListener("abort", cancel); // the session outlives the connection, whose buffers it would hold

@@ -107,10 +107,14 @@ export const createConnection = async (
   } catch (error) {
     release?.();
     if (signal?.aborted || (error as SocketError).code === "ETIMEDOUT") throw error;
-    throw new SocketError("ERR_CONNECT_FAILED", `${said} could not be reached: ${CAUSES}. ${connectHint(endpoint)}`, {
-      address: said,
-      cause: (error as Error).cause ?? error,
-    });
+    throw new SocketError(
+      "ERR_CONNECT_FAILED",
+      `${said} could not be reached: ${CAUSES}. ${connectHint(endpoint)}`,
+      {
+        address: said,
+        cause: (error as Error).cause ?? error,
+      },
+    );
   }
 };
 

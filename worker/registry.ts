@@ -100,8 +100,9 @@ export class RegistryObject extends DurableObject<SockletBindings> implements Re
   }
 
   #running(): number {
-    return this.#sql.exec<{ count: number }>("SELECT COUNT(*) AS count FROM sessions WHERE ended IS NULL").one()
-      .count;
+    return this.#sql
+      .exec<{ count: number }>("SELECT COUNT(*) AS count FROM sessions WHERE ended IS NULL")
+      .one().count;
   }
 
   #believedToRun({ handler, before }: Partial<SessionQuery> = {}): SessionInfo[] {
@@ -132,15 +133,16 @@ export class RegistryObject extends DurableObject<SockletBindings> implements Re
   /** Asks the objects of these sessions how they are. One that does not answer stays as it was believed to be. */
   async #refresh(sessions: readonly SessionInfo[]): Promise<void> {
     if (sessions.length === 0) return;
-    let timer: ReturnType<typeof setTimeout> | undefined;
-    const late = new Promise<undefined>((resolve) => {
-      timer = setTimeout(resolve, ANSWER, undefined);
-    });
+    const late = Promise.withResolvers<undefined>();
+    const timer = setTimeout(() => late.resolve(undefined), ANSWER);
     await Promise.all(
       sessions.map(async (believed) => {
-        const info = await Promise.race([sessionOf(this.env, believed.id).info(), late]).catch(() => undefined);
+        const info = await Promise.race([sessionOf(this.env, believed.id).info(), late.promise]).catch(
+          () => undefined,
+        );
         if (info) this.#update(info);
-        else if (info === null && Date.parse(believed.startedAt) < Date.now() - BIRTH) this.#update(lost(believed));
+        else if (info === null && Date.parse(believed.startedAt) < Date.now() - BIRTH)
+          this.#update(lost(believed));
       }),
     );
     clearTimeout(timer);

@@ -23,7 +23,15 @@ import {
 import { dialled, Session, type SessionRecord, type SessionStore } from "../core/control/session.ts";
 import { eventStream } from "../core/control/sse.ts";
 import type { OnEvent } from "../core/events.ts";
-import { type Answer, answer, registryOf, type SessionCalls, secretsOf, type SockletBindings, settled } from "./bindings.ts";
+import {
+  type Answer,
+  answer,
+  registryOf,
+  type SessionCalls,
+  type SockletBindings,
+  secretsOf,
+  settled,
+} from "./bindings.ts";
 import { TCPConnector } from "./connector.ts";
 import { boundStorage } from "./storage.ts";
 

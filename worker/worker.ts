@@ -35,9 +35,15 @@ export interface WorkerModule {
   /** The control plane, to start and end sessions from your own code; make it anew in each request. */
   plane(env: unknown): ControlPlane;
   /** The class of a session's Durable Object. */
-  readonly Session: new (state: DurableObjectState, env: unknown) => SessionObject;
+  readonly Session: new (
+    state: DurableObjectState,
+    env: unknown,
+  ) => SessionObject;
   /** The class of the Durable Object that knows all sessions. */
-  readonly Registry: new (state: DurableObjectState, env: unknown) => RegistryObject;
+  readonly Registry: new (
+    state: DurableObjectState,
+    env: unknown,
+  ) => RegistryObject;
 }
 
 /** The listener that an inbound connection is for: by its name where the caller dialled that, else by its port. */
@@ -96,7 +102,7 @@ export const workerFor = <Context>(definition: App<Context>, options: WorkerOpti
   const listeners = (): ListenerInfo[] =>
     app.listeners.map((listener) => {
       const { running = 0, served = 0, failed = 0 } = servers.get(listener)?.info() ?? {};
-      return { handler: listener.name, address: formatAddress(listener.endpoint), running, served, failed };
+      return { name: listener.name, address: formatAddress(listener.endpoint), running, served, failed };
     });
 
   const plane = (env: unknown): ControlPlane =>

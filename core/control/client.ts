@@ -11,7 +11,6 @@ import {
   type SessionPage,
   type SessionQuery,
   type SessionSpec,
-  type SessionState,
 } from "./plane.ts";
 import { readEvents } from "./sse.ts";
 
@@ -148,7 +147,7 @@ export const controlClient = (url: string, options: ControlClientOptions = {}) =
             last = event.id;
             tries = 0;
             yield event;
-            if (isOver(event.type as SessionState)) return;
+            if (isOver(event.type)) return;
           }
         } catch (error) {
           if (signal?.aborted) return;

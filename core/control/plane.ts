@@ -70,8 +70,9 @@ export type SessionState = "connecting" | "running" | "ended" | "failed" | "cut"
 /** Every state, in the order of a session's life; the last three are over. */
 export const SESSION_STATES = ["connecting", "running", "ended", "failed", "cut"] as const;
 
-/** Whether a session in this state is over. */
-export const isOver = (state: SessionState): boolean => state !== "connecting" && state !== "running";
+/** Whether a session in this state, or after an event of this type, is over. */
+export const isOver = (state: SessionState | SessionEvent["type"]): boolean =>
+  state === "ended" || state === "failed" || state === "cut";
 
 /** An error as a record shows it. */
 export interface ErrorInfo {

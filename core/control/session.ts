@@ -185,17 +185,17 @@ export class Session {
 
   /** Sends bytes by hand; resolves when there is room for more. Rejects with `ENOTCONN`, and as `sendall`. */
   async send(bytes: Uint8Array): Promise<SessionInfo> {
-    const sent = this.#running().sendall(bytes);
+    const { wfile } = this.#running();
+    wfile.write(bytes); // throws where nothing can be sent, and then nothing was
     this.#tell({ type: "sent", bytes: bytes.length });
-    await sent;
+    await wfile.flush();
     return this.info();
   }
 
   /** Ends our direction by hand. Rejects with `ENOTCONN`, and as `shutdown`. */
   async halfClose(): Promise<SessionInfo> {
-    const ended = this.#running().shutdown(SHUT_WR);
-    this.#tell({ type: "halfClosed" });
-    await ended;
+    await this.#running().shutdown(SHUT_WR);
+    if (!this.over) this.#tell({ type: "halfClosed" });
     return this.info();
   }
 

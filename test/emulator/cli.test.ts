@@ -143,7 +143,9 @@ const freePort = async (): Promise<number> => {
   return port;
 };
 
-const serve = (...flags: string[]): Cli => new Cli(["serve", `${fixtures}/served.ts`, ...flags]);
+// The control routes have tests of their own: sessions-cli.test.ts.
+const serve = (...flags: string[]): Cli =>
+  new Cli(["serve", `${fixtures}/served.ts`, "--no-control", ...flags]);
 const dial = (...args: string[]): Cli => new Cli(["dial", ...args]);
 const dialled = (name: string): string => `${fixtures}/dialled.ts#${name}`;
 
@@ -184,7 +186,7 @@ describe("socklet serve", () => {
   });
 
   test("--any-port takes free ports in place of the app's, --host another host", async () => {
-    const cli = new Cli(["serve", "examples/app.ts", "--any-port", "--host", "127.0.0.2"]);
+    const cli = new Cli(["serve", "examples/app.ts", "--any-port", "--host", "127.0.0.2", "--no-control"]);
     const [, port] = await cli.line(/^echo +tcp:\/\/127\.0\.0\.2:(\d+)$/);
     await cli.line(new RegExp(`^ +echo hello \\| nc -N 127\\.0\\.0\\.2 ${port}$`));
     expect(cli.all).not.toMatch(/127\.0\.0\.1|:7007/);

@@ -1,0 +1,102 @@
+/** `defineApp`: what it refuses, and how it says so. */
+
+import { DatagramRequestHandler, defineApp, isApp, SocketError, StreamRequestHandler } from "socklet";
+import { expect, test } from "vitest";
+
+class Stream extends StreamRequestHandler {}
+class Packet extends DatagramRequestHandler {}
+const handlers = { stream: Stream, packet: Packet };
+const at = "tcp://127.0.0.1:7";
+
+test("a good app is checked, filled in and frozen", () => {
+  const app = defineApp({
+    handlers,
+    listen: [
+      { handler: "stream", address: at },
+      { handler: "packet", address: "udp://127.0.0.1:7", serve: "serial", try: "nc -u {host} {port}" },
+      { handler: "stream", address: ":0" },
+      { handler: "stream", address: ":0" },
+    ],
+    dial: { there: { handler: "stream", address: "[::1]:80" } },
+    allow: ["10.0.0.0/8:6379"],
+  });
+  expect(isApp(app)).toBe(true);
+  expect(Object.isFrozen(app)).toBe(true);
+  expect(
+    app.listeners.map(({ name, endpoint, serve }) => [name, endpoint.scheme, endpoint.port, serve]),
+  ).toEqual([
+    ["stream", "tcp", 7, "threading"],
+    ["packet", "udp", 7, "serial"],
+    ["stream", "tcp", 0, "threading"],
+    ["stream", "tcp", 0, "threading"],
+  ]);
+  expect(app.dial.there?.endpoint).toEqual({ scheme: undefined, hostname: "::1", port: 80 });
+  for (const other of [null, undefined, 1, {}, { handlers }, Stream]) expect(isApp(other)).toBe(false);
+});
+
+test.each<[string, unknown, RegExp]>([
+  ["no handlers", {}, /handlers must be an object of handler classes/],
+  ["a function for a handler", { handlers: { f: () => {} } }, /handlers\.f must be a class.*streamHandler/],
+  ["another class for a handler", { handlers: { f: Map } }, /handlers\.f must be a class/],
+  [
+    "an unknown handler",
+    { handlers, listen: [{ handler: "steam", address: at }] },
+    /listen\[0\].handler is "steam"; the app declares: stream, packet/,
+  ],
+  [
+    "a handler of every object",
+    { handlers, listen: [{ handler: "toString", address: at }] },
+    /"toString"; the app declares/,
+  ],
+  [
+    "no port",
+    { handlers, listen: [{ handler: "stream", address: "localhost" }] },
+    /listen\[0\]\.address: .*port/,
+  ],
+  [
+    "a port over the last",
+    { handlers, listen: [{ handler: "stream", address: "localhost:70000" }] },
+    /listen\[0\]\.address: .*65535, not 70000/,
+  ],
+  [
+    "a path",
+    { handlers, listen: [{ handler: "stream", address: "unix:/x" }] },
+    /tcp:\/\/ or udp:\/\/, not on a path/,
+  ],
+  [
+    "a stream handler over UDP",
+    { handlers, listen: [{ handler: "stream", address: "udp://127.0.0.1:7" }] },
+    /StreamRequestHandler, which cannot serve udp/,
+  ],
+  [
+    "a datagram handler over TCP",
+    { handlers, listen: [{ handler: "packet", address: at }] },
+    /DatagramRequestHandler, which cannot serve tcp/,
+  ],
+  [
+    "an unknown way to serve",
+    { handlers, listen: [{ handler: "stream", address: at, serve: "fast" }] },
+    /serve is "fast"; it may be "serial" or "threading"/,
+  ],
+  [
+    "one address twice",
+    {
+      handlers,
+      listen: [
+        { handler: "stream", address: at },
+        { handler: "stream", address: at },
+      ],
+    },
+    /listen\[1\] and listen\[0\] both listen on tcp:\/\/127\.0\.0\.1:7/,
+  ],
+  [
+    "an unknown handler to dial",
+    { handlers, dial: { x: { handler: "y", address: at } } },
+    /dial\.x\.handler is "y"/,
+  ],
+  ["a rule that is none", { handlers, allow: ["10.0.0.0/8"] }, /10\.0\.0\.0\/8.*port/],
+])("refused with ERR_APP: %s", (_, definition, message) => {
+  expect(() => defineApp(definition as never)).toThrow(SocketError);
+  expect(() => defineApp(definition as never)).toThrow(message);
+  expect(() => defineApp(definition as never)).toThrow(/^ERR_APP: /);
+});
