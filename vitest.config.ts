@@ -2,6 +2,11 @@ import { fileURLToPath } from "node:url";
 import { cloudflareTest } from "@cloudflare/vitest-plugin";
 import { defineConfig } from "vitest/config";
 
+// Under another Node Vitest hangs without a word. `npm test` and `npx vitest` bring the right one.
+if (Number(process.versions.node.split(".")[0]) < 24) {
+  throw new Error(`the tests run on Node 24, not ${process.version}: start them with npm or npx`);
+}
+
 const file = (path: string): string => fileURLToPath(new URL(path, import.meta.url));
 
 // The sources as they are, in place of dist/: in Node by the same export condition as `npm start`, in workerd by name.

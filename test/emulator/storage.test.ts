@@ -1,0 +1,54 @@
+/** Blobs: one body over files and memory (a Durable Object's is test/worker's). */
+
+import { mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import type { BlobStorage } from "socklet";
+import { FileStorage } from "socklet/emulator";
+import { MemoryStorage } from "socklet/testing";
+import { afterAll, describe, expect, test } from "vitest";
+
+const folder = mkdtempSync(join(tmpdir(), "socklet-storage-"));
+afterAll(() => rmSync(folder, { recursive: true }));
+
+const storages: Record<string, BlobStorage> = {
+  files: new FileStorage(join(folder, "made", "when", "needed")),
+  memory: new MemoryStorage(),
+};
+
+describe.each(Object.entries(storages))("%s", (_, storage) => {
+  test("keeps bytes by name, replaces them whole, and lists them", async () => {
+    expect(await storage.list()).toEqual([]);
+    expect(await storage.get("none")).toBeNull();
+    const bytes = Uint8Array.of(1, 2, 3);
+    await storage.put("b.eml", bytes);
+    await storage.put("a-1_x", new Uint8Array(0));
+    bytes.fill(9);
+    expect(await storage.get("b.eml")).toEqual(Uint8Array.of(1, 2, 3));
+    await storage.put("b.eml", Uint8Array.of(4));
+    expect(await storage.get("b.eml")).toEqual(Uint8Array.of(4));
+    expect(await storage.get("a-1_x")).toEqual(new Uint8Array(0));
+    expect(await storage.list()).toEqual(["a-1_x", "b.eml"]);
+  });
+
+  test.each(["", ".", "..", ".hidden", "a/b", "../x", "a\\b", "a\0", "é", "x".repeat(129)])(
+    "refuses the name %j",
+    async (name) => {
+      await expect(storage.put(name, new Uint8Array(1))).rejects.toThrow(RangeError);
+      await expect(storage.get(name)).rejects.toThrow(/1 to 128 letters/);
+    },
+  );
+});
+
+test("many at once leave no part behind; a folder that is a file is an error", async () => {
+  const storage = new FileStorage(join(folder, "busy"));
+  await Promise.all(
+    Array.from({ length: 50 }, (_, i) => storage.put("same", new Uint8Array(10_000).fill(i))),
+  );
+  expect(new Set(await storage.get("same")).size).toBe(1);
+  expect(readdirSync(join(folder, "busy"))).toEqual(["same"]);
+  writeFileSync(join(folder, "file"), "");
+  await expect(new FileStorage(join(folder, "file")).put("x", new Uint8Array(1))).rejects.toMatchObject({
+    code: /EEXIST|ENOTDIR/,
+  });
+});

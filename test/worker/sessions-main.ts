@@ -1,0 +1,153 @@
+/**
+ * The Worker of the session tests, in Vitest's workerd and behind a real port: handlers that dial, what they may
+ * dial from its variable `ALLOW`, and objects that a test can lose.
+ */
+
+import { env } from "cloudflare:workers";
+import { defineApp, SocketError, StreamRequestHandler } from "socklet";
+import { type SockletBindings, workerFor } from "socklet/worker";
+import { PostgresClient } from "../../examples/postgres.ts";
+import { RespClient } from "../../examples/resp.ts";
+import { SmtpClient } from "../../examples/smtp-client.ts";
+
+interface Bindings extends SockletBindings {
+  readonly ALLOW?: readonly string[];
+  readonly SMALL_SESSIONS?: unknown;
+  readonly SMALL_REGISTRY?: unknown;
+}
+
+interface Context {
+  readonly secret: unknown;
+}
+
+/** Emits each line that comes, until the end; gives how many. */
+class Lines extends StreamRequestHandler {
+  override async handle(): Promise<number> {
+    let count = 0;
+    for await (const line of this.rfile.lines()) {
+      count++;
+      this.emit(line);
+    }
+    return count;
+  }
+}
+
+/** Subscribes to the channel of its params, and emits what Redis says: `["message", "news", "…"]`. */
+class RedisSubscriber extends StreamRequestHandler {
+  override async handle(): Promise<never> {
+    this.wfile.write(`SUBSCRIBE ${this.params}\r\n`);
+    for (;;) {
+      const words: string[] = [];
+      for (let left = Number((await this.#line()).slice(1)); left > 0; left--) {
+        const word = await this.#line();
+        words.push(word.startsWith("$") ? await this.#line() : word.slice(1));
+      }
+      this.emit(words);
+    }
+  }
+
+  async #line(): Promise<string> {
+    const line = await this.rfile.line();
+    if (line === null) throw new SocketError("ECONNRESET", "Redis has left");
+    return line;
+  }
+}
+
+/** Says the deployment's secret and the caller's, in every way that there is. */
+class Tells extends StreamRequestHandler<Context> {
+  override async handle(): Promise<unknown> {
+    const said = { deployment: this.context.secret, caller: (this.params as { password: string }).password };
+    this.emit(said);
+    const line = await this.rfile.line();
+    if (line === "fail") throw new Error(`the passwords are ${said.deployment} and ${said.caller}`);
+    return said;
+  }
+}
+
+/** A result of as many characters as its params say. */
+class Large extends StreamRequestHandler {
+  override handle(): string {
+    return "x".repeat(this.params as number);
+  }
+}
+
+/** Speaks TLS from its first byte, or asks for it by STARTTLS; gives what the server makes of its params. */
+class Ask extends StreamRequestHandler {
+  override async handle(): Promise<string | null> {
+    const { starttls, text } = this.params as { starttls?: boolean; text: string };
+    if (starttls) {
+      await this.rfile.line();
+      this.wfile.write("STARTTLS\r\n");
+      await this.rfile.line();
+      await this.request.startTls();
+    }
+    this.wfile.write(`${text}\n`);
+    return this.rfile.line();
+  }
+}
+
+const handlers = {
+  respClient: RespClient,
+  subscriber: RedisSubscriber,
+  lines: Lines,
+  tells: Tells,
+  large: Large,
+  ask: Ask,
+  postgres: PostgresClient,
+  smtp: SmtpClient,
+};
+
+const { ALLOW = ["127.0.0.0/8:*", "localhost:*"] } = env as Bindings;
+
+const app = defineApp<Context>({
+  handlers,
+  allow: ALLOW,
+  dial: { nowhere: { handler: "lines", address: "unix:/run/nowhere" } },
+  context: ({ bindings }) => ({ secret: bindings.PASSWORD }),
+});
+
+const worker = workerFor(app);
+const small = workerFor(app, { sessions: { maxRunning: 2, maxHistory: 3 } });
+
+export const { plane } = worker;
+
+export class SockletSession extends worker.Session {
+  /** Loses the object, as a deployment or a crash does. */
+  lose(): void {
+    this.ctx.abort("lost by the test");
+  }
+}
+export class SockletRegistry extends worker.Registry {}
+
+const smallEnv = (bindings: Bindings): Bindings => ({
+  ...bindings,
+  SOCKLET_SESSIONS: bindings.SMALL_SESSIONS,
+  SOCKLET_REGISTRY: bindings.SMALL_REGISTRY,
+});
+
+export class SmallSession extends small.Session {
+  constructor(state: DurableObjectState, bindings: Bindings) {
+    super(state, smallEnv(bindings));
+  }
+}
+export class SmallRegistry extends small.Registry {
+  constructor(state: DurableObjectState, bindings: Bindings) {
+    super(state, smallEnv(bindings));
+  }
+}
+export const smallPlane = (bindings: Bindings) => small.plane(smallEnv(bindings));
+
+export default {
+  ...worker,
+  /** `POST /lose/ID` loses a session's object; all else is the control routes. */
+  async fetch(request: Request, bindings: Bindings, ctx: ExecutionContext): Promise<Response> {
+    const [, first, id = ""] = new URL(request.url).pathname.split("/");
+    if (first !== "lose") return worker.fetch(request, bindings, ctx);
+    const sessions = bindings.SOCKLET_SESSIONS as DurableObjectNamespace<SockletSession>;
+    await sessions
+      .getByName(id)
+      .lose()
+      .catch(() => {}); // the call is lost with it
+    return new Response("lost");
+  },
+};
