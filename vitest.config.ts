@@ -1,6 +1,9 @@
 import { fileURLToPath } from "node:url";
-import { cloudflareTest } from "@cloudflare/vitest-plugin";
 import { defineConfig } from "vitest/config";
+import { trustOwnAuthority } from "./test/peers/certificates.ts";
+
+trustOwnAuthority();
+const { cloudflareTest } = await import("@cloudflare/vitest-plugin"); // loads Miniflare, which reads whom to trust
 
 // Under another Node Vitest hangs without a word. `npm test` and `npx vitest` bring the right one.
 if (Number(process.versions.node.split(".")[0]) < 24) {

@@ -8,7 +8,7 @@ import { SocketError } from "../core/errors.ts";
 import type { HandlerClass } from "../core/handler.ts";
 import { ThreadingMixIn } from "../core/mixins.ts";
 import type { ServerOptions } from "../core/server.ts";
-import { checkDatagramSize, Datagram, type DatagramSender } from "../core/socket.ts";
+import { checkDatagramSize, Datagram, type DatagramSender, knownSender } from "../core/socket.ts";
 import type { Data, MaybePromise } from "../core/stream.ts";
 import { addressOf, networkError } from "./stream-socket.ts";
 import { TCPServer } from "./tcp.ts";
@@ -76,7 +76,8 @@ export class UDPServer<Context = unknown> extends TCPServer<Context, Datagram> i
   }
 
   /** Sends one datagram from this server's socket. What the network refuses later is told as an event. */
-  post(data: Data, address: Address): void {
+  post(data: Data, sender: Address | null): void {
+    const address = knownSender(sender);
     if (this.#socket === undefined) throw new SocketError("EBADF", "the server's socket is not open");
     if (address.family === "unix") throw new SocketError("EAFNOSUPPORT", "UDP does not reach a path");
     const bytes = typeof data === "string" ? Buffer.from(data) : data;

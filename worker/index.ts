@@ -10,7 +10,7 @@ export {
   type WorkerConnectOptions,
 } from "./connector.ts";
 export { RegistryObject, type SessionBounds } from "./registry.ts";
-export { WorkerServer, type WorkerServerOptions } from "./server.ts";
+export { WorkerDatagramServer, WorkerServer, type WorkerServerOptions } from "./server.ts";
 export { SessionObject } from "./session.ts";
 export { SockletStorage } from "./storage.ts";
 export { streamSocket } from "./stream-socket.ts";

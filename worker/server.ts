@@ -4,9 +4,17 @@
  */
 
 import type { Address } from "../core/address.ts";
+import { SocketError } from "../core/errors.ts";
 import type { HandlerClass } from "../core/handler.ts";
 import { BaseServer, type ServerOptions } from "../core/server.ts";
-import type { StreamOptions, StreamSocket } from "../core/socket.ts";
+import {
+  checkDatagramSize,
+  Datagram,
+  type DatagramSender,
+  type StreamOptions,
+  type StreamSocket,
+} from "../core/socket.ts";
+import { type Data, toBytes } from "../core/stream.ts";
 import { streamSocket } from "./stream-socket.ts";
 
 /** Options of a Worker's server. */
@@ -52,5 +60,68 @@ export class WorkerServer<Context = unknown> extends BaseServer<StreamSocket, Co
     const serving = this.verifyAndProcess(request, request.getpeername());
     if (serving !== undefined) ctx?.waitUntil(serving);
     await serving;
+  }
+}
+
+// What the runtime has with the flag `experimental` alone, and its stable types not at all: one socket for each peer,
+// whose readable and writable carry datagrams.
+interface UdpChunk {
+  readonly data: Uint8Array;
+}
+const runtime = globalThis as { readonly Datagram?: new (data: Uint8Array) => UdpChunk };
+
+/** Whether the platform brings datagrams by this socket. */
+export const isDatagramSocket = (socket: Socket): boolean =>
+  (socket as { readonly protocol?: string }).protocol === "udp";
+
+/** The way back on one flow: the platform knows its peer, and does not tell. */
+class Flow implements DatagramSender {
+  readonly #writer: WritableStreamDefaultWriter;
+  readonly #failed: (error: unknown) => void;
+
+  constructor(writer: WritableStreamDefaultWriter, failed: (error: unknown) => void) {
+    this.#writer = writer;
+    this.#failed = failed;
+  }
+
+  post(data: Data): void {
+    const bytes = toBytes(data);
+    checkDatagramSize(bytes.length); // a larger one is an internal error of workerd, and ends the flow
+    if (runtime.Datagram === undefined) {
+      throw new SocketError(
+        "ERR_UNSUPPORTED",
+        "this runtime has no datagrams; it needs the compatibility flag experimental",
+      );
+    }
+    this.#writer.write(new runtime.Datagram(bytes)).catch(this.#failed);
+  }
+}
+
+/**
+ * Serves the datagrams that the platform brings (`[[connect]]` with `protocol = "udp"`; local, with the
+ * compatibility flag `experimental`): one handler a datagram, side by side. The platform opens a flow for each peer
+ * and ends it when it has been silent; it does not tell who the peer is, so `clientAddress` is `null`.
+ */
+export class WorkerDatagramServer<Context = unknown> extends BaseServer<Datagram, Context> {
+  override get serverAddress(): Address | null {
+    return null;
+  }
+
+  /** Serves one flow to its end. Never rejects. */
+  async connect(socket: Socket): Promise<void> {
+    const failed = (error: unknown): void =>
+      this.tell({ type: "error", server: this.name, address: null, error });
+    const flow = new Flow(socket.writable.getWriter(), failed);
+    socket.closed.catch(() => {});
+    const served: unknown[] = [];
+    try {
+      for await (const { data } of socket.readable as ReadableStream<UdpChunk>) {
+        served.push(this.verifyAndProcess(new Datagram(data, null, flow), null));
+        if (served.length >= 64) await Promise.all(served.splice(0)); // bounded: the platform keeps the rest, and drops
+      }
+    } catch (error) {
+      failed(error);
+    }
+    await Promise.all(served); // the flow ends when this returns; its socket's close() is not made yet
   }
 }

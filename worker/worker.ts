@@ -10,11 +10,11 @@ import { controlRoutes } from "../core/control/routes.ts";
 import { SocketError } from "../core/errors.ts";
 import type { OnEvent } from "../core/events.ts";
 import type { HandlerClass } from "../core/handler.ts";
-import type { StreamSocket } from "../core/socket.ts";
+import type { Datagram, StreamSocket } from "../core/socket.ts";
 import type { SockletBindings } from "./bindings.ts";
 import { WorkerPlane } from "./plane.ts";
 import { RegistryObject, type SessionBounds } from "./registry.ts";
-import { WorkerServer } from "./server.ts";
+import { isDatagramSocket, WorkerDatagramServer, WorkerServer } from "./server.ts";
 import { SessionObject } from "./session.ts";
 import { boundStorage } from "./storage.ts";
 
@@ -47,14 +47,18 @@ export interface WorkerModule {
 }
 
 /** The listener that an inbound connection is for: by its name where the caller dialled that, else by its port. */
-const listenerFor = (app: App, authority: string | undefined): Listener | undefined => {
-  const streams = app.listeners.filter(({ endpoint }) => endpoint.scheme === "tcp");
+const listenerFor = (
+  app: App,
+  authority: string | undefined,
+  scheme: "tcp" | "udp",
+): Listener | undefined => {
+  const among = app.listeners.filter(({ endpoint }) => endpoint.scheme === scheme);
   if (authority === undefined) return undefined;
   const dialled = parseAddress(authority);
   if (dialled.scheme === "unix") return undefined;
   return (
-    streams.find(({ name }) => name === dialled.hostname) ??
-    streams.find(({ endpoint }) => endpoint.port === dialled.port)
+    among.find(({ name }) => name === dialled.hostname) ??
+    among.find(({ endpoint }) => endpoint.port === dialled.port)
   );
 };
 
@@ -80,20 +84,23 @@ export const workerFor = <Context>(definition: App<Context>, options: WorkerOpti
   if (!isApp(app)) throw new SocketError("ERR_APP", "this is not an app: it must come from defineApp()");
   const { onEvent } = options;
   const allow = new AllowList(app.allow);
-  const servers = new Map<Listener, WorkerServer>();
+  const servers = new Map<Listener, WorkerServer | WorkerDatagramServer>();
   let ready: { readonly context: unknown } | undefined;
 
-  const serverFor = async (listener: Listener, env: unknown): Promise<WorkerServer> => {
+  const serverFor = async (
+    listener: Listener,
+    env: unknown,
+  ): Promise<WorkerServer | WorkerDatagramServer> => {
     const bindings = env as Record<string, unknown>;
     // Not kept as a promise: a promise of one request must not be awaited in another (workerd).
     ready ??= { context: await app.context({ name: "workerd", bindings, storage: boundStorage(bindings) }) };
     let server = servers.get(listener);
     if (server === undefined) {
-      server = new WorkerServer(listener.handler as HandlerClass<StreamSocket>, {
-        name: listener.name,
-        context: ready.context,
-        onEvent,
-      });
+      const settings = { name: listener.name, context: ready.context, onEvent };
+      server =
+        listener.endpoint.scheme === "udp"
+          ? new WorkerDatagramServer(listener.handler as HandlerClass<Datagram>, settings)
+          : new WorkerServer(listener.handler as HandlerClass<StreamSocket>, settings);
       servers.set(listener, server);
     }
     return server;
@@ -132,11 +139,12 @@ export const workerFor = <Context>(definition: App<Context>, options: WorkerOpti
     },
     async connect(socket, env, ctx) {
       const { localAddress } = await socket.opened;
-      const listener = listenerFor(app, localAddress);
+      const udp = isDatagramSocket(socket);
+      const listener = listenerFor(app, localAddress, udp ? "udp" : "tcp");
       if (listener === undefined) {
         socket.closed.catch(() => {});
         onEvent?.({ type: "refused", server: "worker", address: null, reason: "no listener" });
-        await socket.close();
+        if (!udp) await socket.close(); // a flow of datagrams ends when this returns
         return;
       }
       await (await serverFor(listener, env)).connect(socket, ctx);

@@ -64,7 +64,7 @@ export const controlClient = (url: string, options: ControlClientOptions = {}) =
         method,
         headers: { ...authorization, ...headers },
         signal,
-        redirect: "error", // a token must not follow to another place
+        redirect: "manual", // a token must not follow to another place (Workers have no "error")
         ...(body !== undefined && { body }),
       });
     } catch (error) {

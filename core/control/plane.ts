@@ -237,6 +237,10 @@ export const sessionTarget = (app: App, spec: SessionSpec, allow: AllowList): Se
   if (HandlerClass.prototype instanceof DatagramRequestHandler) {
     throw new SocketError("EINVAL", `handler: "${handler}" handles datagrams, and a session is a stream`);
   }
+  const { deadline = BOUNDS.deadline } = spec;
+  if (!(deadline > 0 && deadline <= BOUNDS.maxDeadline)) {
+    throw new SocketError("EINVAL", `deadline: must be 1 to ${BOUNDS.maxDeadline} ms, and is ${deadline}`);
+  }
   const endpoint = checked(() =>
     dialable(declared?.endpoint ?? allow.check(dialable(spec.address as string))),
   );
@@ -246,7 +250,7 @@ export const sessionTarget = (app: App, spec: SessionSpec, allow: AllowList): Se
     endpoint,
     address: formatAddress(endpoint),
     params: spec.params,
-    deadline: spec.deadline ?? BOUNDS.deadline,
+    deadline,
     connectTimeout: spec.connectTimeout,
     secureTransport: spec.secureTransport ?? "off",
   };

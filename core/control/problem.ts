@@ -114,6 +114,11 @@ export const problemResponse = (thrown: unknown, requestId: string): Response =>
   };
   return new Response(JSON.stringify(body), {
     status,
-    headers: { ...given?.headers, "content-type": "application/problem+json" },
+    headers: {
+      ...given?.headers,
+      "content-type": "application/problem+json",
+      "cache-control": "no-store",
+      "x-request-id": requestId,
+    },
   });
 };

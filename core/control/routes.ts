@@ -291,6 +291,7 @@ const read = <const Schema extends v.GenericSchema>(
   given: unknown,
 ): v.InferOutput<Schema> => {
   const { success, output, issues } = v.safeParse(schema, given);
+  if (Array.isArray(given)) throw fieldError("body", "must be a JSON object"); // which valibot takes a list for
   if (success) return output;
   const errors = issues.slice(0, 10).map((issue) => ({
     field: (v.getDotPath(issue) ?? "body").slice(0, 100),

@@ -111,7 +111,7 @@ export class Session {
   readonly #store: SessionStore | undefined;
   readonly #over = Promise.withResolvers<void>();
   readonly #controller = new AbortController();
-  #redact: Redactor = (text) => text;
+  #redact: Redactor = asIs;
   #socket: StreamSocket | undefined;
   #timer: ReturnType<typeof setTimeout> | undefined;
 
@@ -214,8 +214,6 @@ export class Session {
 
   async #run({ run, deadline, params, secrets = [], address }: SessionOptions): Promise<void> {
     const { signal } = this.#controller;
-    const given = redactor(secrets);
-    this.#redact = redactor([...secrets, ...stringsOf(params)]);
     this.#tell({ type: "connecting", address });
     if (deadline !== null) {
       this.#timer = setTimeout(() => {
@@ -223,21 +221,23 @@ export class Session {
       }, deadline);
     }
     try {
-      const result = await run({
+      this.#redact = redactor([...secrets, ...stringsOf(params)]);
+      const given = await run({
         signal,
         opened: (socket) => this.#opened(socket),
         emit: (detail) => this.#emit(detail),
       });
       if (this.over) return;
-      if (signal.aborted) throw signal.reason;
-      const size = sizeOf(toJson(result));
+      signal.throwIfAborted();
+      const result = redacted(plain(given), redactor(secrets));
+      const size = sizeOf(JSON.stringify(result));
       if (size > SESSION_LIMITS.resultSize) {
         throw new SocketError(
           "ERR_LIMIT",
           `the handler's result is ${size} bytes of JSON, over the limit of ${SESSION_LIMITS.resultSize}; emit() it in pieces, or store it`,
         );
       }
-      this.#finish({ state: "ended", result: redacted(plain(result), given) });
+      this.#finish({ state: "ended", result });
     } catch (error) {
       if (signal.aborted) this.#stop("cut", signal.reason);
       else this.#stop("failed", error);
@@ -283,6 +283,7 @@ export class Session {
     const bytes = this.#bytes();
     this.#info = { ...this.#info, ...bytes, ...how, endedAt: now() };
     this.#socket = undefined;
+    this.#redact = asIs; // which holds the secrets, and the record stays for long
     if (how.state === "ended") this.#tell({ type: "ended", ...bytes });
     else this.#tell({ type: how.state, ...bytes, error: how.error });
     this.#ended();
@@ -294,7 +295,7 @@ export class Session {
   }
 
   #errorInfo(thrown: unknown): ErrorInfo {
-    const error = SocketError.from(thrown, "ERR_HANDLER");
+    const error = SocketError.from(thrown, this.#socket === undefined ? "ERR_CONNECT_FAILED" : "ERR_HANDLER");
     const message = this.#redact(error.message);
     return { code: error.code, message: message.slice(0, SESSION_LIMITS.messageSize) };
   }
@@ -391,6 +392,7 @@ const plain = (value: unknown): Json => JSON.parse(toJson(value)) as Json;
 
 /** Replaces secrets in a text. */
 type Redactor = (text: string) => string;
+const asIs: Redactor = (text) => text;
 
 const SHORTEST_SECRET = 4; // characters: what is shorter stands in too many innocent texts
 
@@ -403,8 +405,11 @@ const SHORTEST_SECRET = 4; // characters: what is shorter stands in too many inn
  * of less than 4 characters, or one that is a number or a key of an object. A handler should say no secret.
  */
 const redactor = (secrets: readonly string[]): Redactor => {
-  const long = [...new Set(secrets)].filter((secret) => secret.length >= SHORTEST_SECRET);
-  if (long.length === 0) return (text) => text;
+  const quoted = (secret: string): string => JSON.stringify(secret).slice(1, -1); // as a handler prints its params
+  const long = [...new Set(secrets.flatMap((secret) => [secret, quoted(secret)]))].filter(
+    (secret) => secret.length >= SHORTEST_SECRET,
+  );
+  if (long.length === 0) return asIs;
   // The longest first, or what it begins with would leave its rest to be read.
   const parts = long
     .sort((a, b) => b.length - a.length)

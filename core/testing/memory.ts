@@ -14,6 +14,7 @@ import {
   checkDatagramSize,
   Datagram,
   type DatagramSender,
+  knownSender,
   type StreamOptions,
   type StreamSink,
   StreamSocket,
@@ -258,7 +259,8 @@ export class MemoryDatagramSocket implements DatagramSender, AsyncDisposable {
     if (hear !== null) for (const datagram of this.#arrived.splice(0)) hear(datagram);
   }
 
-  post(data: Data, address: Address): void {
+  post(data: Data, sender: Address | null): void {
+    const address = knownSender(sender);
     if (this.#closed) throw new SocketError("EBADF");
     const bytes = copyOf(data);
     checkDatagramSize(bytes.length, address);

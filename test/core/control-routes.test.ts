@@ -1,8 +1,25 @@
 import { Hono } from "hono";
 import { describe, expect, test } from "vitest";
-import { BOUNDS, controlRoutes, openApi, readEvents, type SessionEvent } from "../../core/control/index.ts";
+import {
+  BOUNDS,
+  controlRoutes,
+  openApi,
+  type Problem,
+  readEvents,
+  type SessionEvent,
+} from "../../core/control/index.ts";
 import { SocketError } from "../../core/errors.ts";
-import { app, eventsUntil, follow, MemoryPlace, READ, RUN, serve, TOKEN } from "./control-setup.ts";
+import {
+  type Answer,
+  app,
+  eventsUntil,
+  follow,
+  MemoryPlace,
+  READ,
+  RUN,
+  serve,
+  TOKEN,
+} from "./control-setup.ts";
 
 const run = { handler: "Ask", address: "10.0.0.1:7" };
 const started = { handler: "Follow", address: "10.0.0.2:7", background: true };
@@ -273,14 +290,14 @@ describe("tokens", () => {
     for (const token of [undefined, "", TOKEN, tokens]) {
       const headers: Record<string, string> = token === undefined ? {} : { authorization: `Bearer ${token}` };
       const response = await routes.request("/v1/sessions", { headers });
-      answers.push([response.status, (await response.json()).code]);
+      answers.push([response.status, ((await response.json()) as Problem).code]);
     }
-    const { detail } = await (await routes.request("/v1/sessions")).json();
+    const { detail } = (await (await routes.request("/v1/sessions")).json()) as Problem;
     expect(answers).toEqual(Array(4).fill([503, "ERR_APP"]));
     expect((await routes.request("/v1/health")).status).toBe(200);
     expect((await routes.request("/v1/ready")).status).toBe(503);
     expect(dialled).toEqual([]);
-    return detail as string;
+    return detail;
   };
 
   test.each([
@@ -469,9 +486,7 @@ describe("the OpenAPI document", () => {
 
   test("describes what is really answered", async () => {
     const { ask, place } = serve();
-    const checks: [Response, string][] = [];
-    const fits = async (response: Response, schema: string) => {
-      checks.push([response, schema]);
+    const fits = async (response: Answer, schema: string) => {
       const value = await response.json();
       expect(misfits(schemas[schema] as Schema, value)).toEqual([]);
       return value;

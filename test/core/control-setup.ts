@@ -176,6 +176,12 @@ export const READ = "a-token-that-only-reads";
 export const RUN = "a-token-that-only-runs";
 export const TOKENS = `${TOKEN}, read:${READ}\n run:${RUN}`;
 
+/** An answer, whose JSON a test looks into as it likes. */
+export interface Answer extends Response {
+  // biome-ignore lint/suspicious/noExplicitAny: what is in it is what the test is about
+  json(): Promise<any>;
+}
+
 /** The routes over a place, and a way to ask them. */
 export const serve = (options: Partial<LocalPlaneOptions> = {}) => {
   const place = new MemoryPlace(options);
@@ -189,7 +195,7 @@ export const serve = (options: Partial<LocalPlaneOptions> = {}) => {
     method: string,
     path: string,
     { token = TOKEN, json, headers, ...init }: RequestInit & { token?: string | null; json?: unknown } = {},
-  ): Promise<Response> => {
+  ): Promise<Answer> => {
     const all = new Headers(headers);
     if (token !== null && !all.has("authorization")) all.set("authorization", `Bearer ${token}`);
     if (json !== undefined) {

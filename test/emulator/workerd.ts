@@ -30,12 +30,20 @@ export interface WorkerSetup {
   readonly main: string;
   /** Its TCP ports. */
   readonly ports: readonly number[];
+  /** Its UDP ports; the runtime has them with the flag `experimental` alone. */
+  readonly udpPorts?: readonly number[];
   /** Its Durable Objects' classes, by binding. */
   readonly classes: Readonly<Record<string, string>>;
   readonly vars?: Readonly<Record<string, unknown>>;
 }
 
-export const runWorker = async ({ main, ports, classes, vars = {} }: WorkerSetup): Promise<RunningWorker> => {
+export const runWorker = async ({
+  main,
+  ports,
+  classes,
+  vars = {},
+  udpPorts = [],
+}: WorkerSetup): Promise<RunningWorker> => {
   const harness = createTestHarness({
     root,
     workers: [
@@ -44,10 +52,17 @@ export const runWorker = async ({ main, ports, classes, vars = {} }: WorkerSetup
           name: "under-test",
           main,
           compatibility_date: "2026-10-01",
-          compatibility_flags: ["no_nodejs_compat", "no_nodejs_compat_v2"],
+          compatibility_flags: [
+            "no_nodejs_compat",
+            "no_nodejs_compat_v2",
+            ...(udpPorts.length > 0 ? ["experimental"] : []),
+          ],
           alias: { socklet: "./core/index.ts", "socklet/worker": "./worker/index.ts" },
           vars,
-          connect: ports.map((port) => ({ protocol: "tcp", port })),
+          connect: [
+            ...ports.map((port) => ({ protocol: "tcp" as const, port })),
+            ...udpPorts.map((port) => ({ protocol: "udp" as const, port })),
+          ],
           durable_objects: {
             bindings: Object.entries(classes).map(([name, class_name]) => ({ name, class_name })),
           },

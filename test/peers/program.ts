@@ -1,6 +1,7 @@
 /** Runs peers: other people's programs, each bounded in time and ended by its own process. */
 
 import { spawn } from "node:child_process";
+import { createServer } from "node:net";
 import type { HandlerClass, SockletEvent, StreamSocket } from "socklet";
 import { TCPServer, ThreadingTCPServer } from "socklet/emulator";
 import { describe, test } from "vitest";
@@ -105,6 +106,30 @@ export const start = (command: string, args: readonly (string | number)[]): Prog
       await ended.catch(() => {});
     },
   };
+};
+
+/** A port that nobody has now. */
+const freePort = (): Promise<number> =>
+  new Promise((resolve, reject) => {
+    const probe = createServer();
+    probe.once("error", reject);
+    probe.listen(0, "127.0.0.1", () => {
+      const { port } = probe.address() as { port: number };
+      probe.close(() => resolve(port));
+    });
+  });
+
+/** Redis itself. It cannot choose its own port, so that somebody may take it first: then another is tried. */
+export const redis = async (): Promise<{ port: number; program: Program }> => {
+  for (let tries = 0; ; tries++) {
+    const port = await freePort();
+    const options = ["--save", "", "--appendonly", "no", "--bind", "127.0.0.1", "--dir", "/tmp"];
+    const program = start("redis-server", ["--port", port, ...options]);
+    const said = await program.line(/Ready to accept connections|Failed listening/);
+    if (/Ready/.test(said)) return { port, program };
+    await program[Symbol.asyncDispose]();
+    if (tries === 4) throw new Error("redis-server found no port");
+  }
 };
 
 /** A server on a real socket, and what it told. */

@@ -1,8 +1,7 @@
-import { createServer } from "node:net";
 import { createConnection, TCPConnector } from "socklet/emulator";
 import { expect, test } from "vitest";
 import { KeyStore, RespClient, RespServer } from "../../examples/resp.ts";
-import { describeWith, type Program, run, serve, start } from "./program.ts";
+import { describeWith, redis, run, serve } from "./program.ts";
 
 /** Every byte there is, with line ends and invalid UTF-8 among them. */
 const BINARY = Uint8Array.from({ length: 1000 }, (_, i) => (i * 7) % 256);
@@ -72,30 +71,6 @@ describeWith(["redis-benchmark"], "redis-benchmark", () => {
     expect(place.server.info().failed).toBe(0);
   });
 });
-
-/** A port that nobody has now. */
-const freePort = (): Promise<number> =>
-  new Promise((resolve, reject) => {
-    const probe = createServer();
-    probe.once("error", reject);
-    probe.listen(0, "127.0.0.1", () => {
-      const { port } = probe.address() as { port: number };
-      probe.close(() => resolve(port));
-    });
-  });
-
-/** Redis itself. It cannot choose its own port, so that somebody may take it first: then another is tried. */
-const redis = async (): Promise<{ port: number; program: Program }> => {
-  for (let tries = 0; ; tries++) {
-    const port = await freePort();
-    const options = ["--save", "", "--appendonly", "no", "--bind", "127.0.0.1", "--dir", "/tmp"];
-    const program = start("redis-server", ["--port", port, ...options]);
-    const said = await program.line(/Ready to accept connections|Failed listening/);
-    if (/Ready/.test(said)) return { port, program };
-    await program[Symbol.asyncDispose]();
-    if (tries === 4) throw new Error("redis-server found no port");
-  }
-};
 
 describeWith(["redis-server"], "RespClient and redis-server", () => {
   const withRedis = async (body: (ask: (params: unknown) => Promise<unknown>) => Promise<void>) => {

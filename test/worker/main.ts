@@ -71,6 +71,8 @@ export class DoorObject extends DurableObject<Bindings> {
   }
 }
 
+export { SmallRegistry, SmallSession, SockletRegistry, SockletSession } from "./sessions-main.ts";
+
 const doors = new Doors();
 
 export default {

@@ -1,9 +1,11 @@
 /** What the tests inside workerd dial: servers in Node, started once. */
 
-import type { InternetAddress } from "socklet";
+import type { HandlerClass, InternetAddress, StreamSocket } from "socklet";
 import { ThreadingTCPServer } from "socklet/emulator";
 import type { TestProject } from "vitest/node";
-import { Conformance, LocalBoard } from "../conformance/handler.ts";
+import { Echo } from "../../examples/echo.ts";
+import { type Board, Conformance, LocalBoard } from "../conformance/handler.ts";
+import { type Certificates, ownCertificates } from "../peers/certificates.ts";
 
 /**
  * workerd logs each reset of a connection that it dialled as an exception with a stack, and Vitest's plugin passes
@@ -20,18 +22,35 @@ const muteResets = (): (() => void) => {
   };
 };
 
+/** The conformance handler behind TLS, from the first byte. */
+const secured = ({ cert, key }: Certificates) =>
+  class extends Conformance {
+    override async setup(): Promise<void> {
+      await this.request.startTls({ cert, key });
+      await super.setup();
+    }
+  };
+
 export default async (project: TestProject): Promise<() => Promise<void>> => {
-  const server = new ThreadingTCPServer("127.0.0.1:0", Conformance, {
-    context: new LocalBoard(),
-    stream: { closeTimeout: 300 },
-    drainTimeout: 100,
-  });
-  const { port } = (await server.listen()) as InternetAddress;
-  void server.serveForever();
-  project.provide("conformancePort", port);
+  const servers: ThreadingTCPServer<Board>[] = [];
+  const serve = async (Handler: HandlerClass<StreamSocket, Board>): Promise<number> => {
+    const server = new ThreadingTCPServer("0.0.0.0:0", Handler, {
+      context: new LocalBoard(),
+      stream: { closeTimeout: 300 },
+      drainTimeout: 100,
+    });
+    const { port } = (await server.listen()) as InternetAddress;
+    void server.serveForever();
+    servers.push(server);
+    return port;
+  };
+  project.provide("conformancePort", await serve(Conformance));
+  project.provide("echoPort", await serve(Echo));
+  const made = ownCertificates();
+  project.provide("tlsPort", made === null ? 0 : await serve(secured(made)));
   const unmute = muteResets();
   return async () => {
-    await server.serverClose();
+    for (const server of servers) await server.serverClose();
     unmute();
   };
 };

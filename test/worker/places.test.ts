@@ -3,7 +3,7 @@
 import { env } from "cloudflare:workers";
 import type { StreamSocket } from "socklet";
 import { createConnection, streamSocket } from "socklet/worker";
-import { inject } from "vitest";
+import { inject, test } from "vitest";
 import { serverConformance } from "../conformance/server.ts";
 import { streamConformance } from "../conformance/stream.ts";
 
@@ -36,3 +36,24 @@ streamConformance(
   },
   "served",
 );
+
+// The same under TLS: from the first byte, and in place on a connection that began plain.
+const tlsPort = inject("tlsPort");
+for (const secureTransport of ["on", "starttls"] as const) {
+  const name = `workerd, outbound, TLS ${secureTransport === "on" ? "from the start" : "by startTls()"}`;
+  if (tlsPort === 0) test.skip(`${name}: SKIPPED, not on PATH: openssl`, () => {});
+  else {
+    streamConformance(
+      {
+        name,
+        dial: async () => {
+          const options = { stream, secureTransport };
+          const socket = await createConnection({ hostname: "localhost", port: tlsPort }, options);
+          if (secureTransport === "starttls") await socket.startTls();
+          return socket;
+        },
+      },
+      "served",
+    );
+  }
+}

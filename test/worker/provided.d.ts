@@ -4,5 +4,9 @@ declare module "vitest" {
   export interface ProvidedContext {
     /** Of the conformance handler in Node. */
     conformancePort: number;
+    /** Of the conformance handler in Node, behind TLS from the first byte; 0 where there is no openssl. */
+    tlsPort: number;
+    /** Of an echo server in Node. */
+    echoPort: number;
   }
 }
