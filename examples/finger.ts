@@ -40,7 +40,9 @@ export class FingerClient extends StreamRequestHandler {
     const { params } = this;
     const user = Array.isArray(params) && params.length < 2 ? (params[0] ?? "") : (params ?? ""); // a word of `dial`
     if (typeof user !== "string" || /[\r\n]/.test(user)) {
-      throw new TypeError('params must be a user\'s name on one line ("alice" or ["alice"]), or absent to ask for all');
+      throw new TypeError(
+        'params must be a user\'s name on one line ("alice" or ["alice"]), or absent to ask for all',
+      );
     }
     this.wfile.write(`${user}\r\n`);
     this.rfile.maxRead = MAX_ANSWER;

@@ -250,7 +250,10 @@ class Scram {
   async answer(challenge: string): Promise<string> {
     const [, nonce = "", salt = "", count = ""] = /^r=([^,]+),s=([^,]+),i=(\d+)$/.exec(challenge) ?? [];
     const iterations = Number(count);
-    if (!nonce.startsWith(this.#bare.slice("n=,r=".length)) || !(iterations > 0 && iterations <= MAX_ITERATIONS)) {
+    if (
+      !nonce.startsWith(this.#bare.slice("n=,r=".length)) ||
+      !(iterations > 0 && iterations <= MAX_ITERATIONS)
+    ) {
       throw refused("the server's SCRAM challenge is not one that this client answers");
     }
     const password = encoder.encode(this.#password.normalize("NFKC"));

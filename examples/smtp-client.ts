@@ -39,12 +39,18 @@ export class SmtpClient extends StreamRequestHandler {
       await this.request.startTls();
       extensions = await this.#ask(`EHLO ${name}`); // what was said before anybody may have said
     } else if (!plain) {
-      throw new SocketError("ERR_REFUSED", "the server offers no STARTTLS; to deliver in plain text say plain: true");
+      throw new SocketError(
+        "ERR_REFUSED",
+        "the server offers no STARTTLS; to deliver in plain text say plain: true",
+      );
     }
     // Only ASCII passes where the server has not said that it takes more (RFC 6152).
     const ascii = /^[\0-\x7f]*$/.test(message);
     if (!ascii && !/^8BITMIME$/im.test(extensions)) {
-      throw new SocketError("ERR_REFUSED", "the server takes ASCII alone, and the message has more; encode it (RFC 2045)");
+      throw new SocketError(
+        "ERR_REFUSED",
+        "the server takes ASCII alone, and the message has more; encode it (RFC 2045)",
+      );
     }
     await this.#ask(`MAIL FROM:<${from}>${ascii ? "" : " BODY=8BITMIME"}`);
     for (const recipient of to) await this.#ask(`RCPT TO:<${recipient}>`);
@@ -67,11 +73,15 @@ export class SmtpClient extends StreamRequestHandler {
     const lines: string[] = [];
     for (;;) {
       const line = await this.rfile.line();
-      if (line === null) throw new SocketError("ECONNRESET", `the server left instead of answering ${command}`);
+      if (line === null)
+        throw new SocketError("ECONNRESET", `the server left instead of answering ${command}`);
       const [, code, more, text = ""] = /^(\d{3})([ -]?)(.*)$/.exec(line) ?? [];
       lines.push(text);
       if (code === undefined || lines.length > MAX_LINES) {
-        throw new SocketError("ERR_REFUSED", `the server does not speak SMTP: ${JSON.stringify(line.slice(0, 80))}`);
+        throw new SocketError(
+          "ERR_REFUSED",
+          `the server does not speak SMTP: ${JSON.stringify(line.slice(0, 80))}`,
+        );
       }
       if (more === "-") continue;
       if (code.startsWith(expected)) return lines.join("\n");

@@ -324,7 +324,7 @@ class EventLog {
   #size: number;
   #last: number;
   #ended = false;
-  #more = Promise.withResolvers<void>(); // one for all who wait: resolved by the next event, and by the end
+  readonly #waiting = new Set<() => void>(); // who follow and have seen all; told of the next event, and of the end
 
   constructor(events: readonly SessionEvent[] = []) {
     this.#events = [...events];
@@ -359,8 +359,9 @@ class EventLog {
   }
 
   async *follow(after: number, signal?: AbortSignal): AsyncGenerator<SessionEvent, void, undefined> {
-    const gone = Promise.withResolvers<void>();
-    const leave = (): void => gone.resolve();
+    // Not a race of promises: one that stays pending keeps all that was ever raced against it.
+    let wake: () => void = () => {};
+    const leave = (): void => wake();
     signal?.addEventListener("abort", leave, { once: true });
     try {
       for (let last = after; !signal?.aborted; ) {
@@ -372,7 +373,11 @@ class EventLog {
         } else if (this.#ended) {
           return;
         } else {
-          await Promise.race([this.#more.promise, gone.promise]);
+          await new Promise<void>((resolve) => {
+            wake = resolve;
+            this.#waiting.add(resolve);
+          });
+          this.#waiting.delete(wake);
         }
       }
     } finally {
@@ -381,8 +386,8 @@ class EventLog {
   }
 
   #wake(): void {
-    this.#more.resolve();
-    this.#more = Promise.withResolvers();
+    for (const wake of this.#waiting) wake();
+    this.#waiting.clear();
   }
 }
 

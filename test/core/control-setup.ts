@@ -194,7 +194,12 @@ export const serve = (options: Partial<LocalPlaneOptions> = {}) => {
   const ask = async (
     method: string,
     path: string,
-    { token = TOKEN, json, headers, ...init }: RequestInit & { token?: string | null; json?: unknown } = {},
+    {
+      token = TOKEN,
+      json,
+      headers,
+      ...init
+    }: RequestInit & { duplex?: "half"; token?: string | null; json?: unknown } = {},
   ): Promise<Answer> => {
     const all = new Headers(headers);
     if (token !== null && !all.has("authorization")) all.set("authorization", `Bearer ${token}`);

@@ -20,6 +20,8 @@ export const freePorts = async (count: number): Promise<number[]> => {
 
 /** One running Worker. */
 export interface RunningWorker {
+  /** `http://127.0.0.1:8787`, without a path. */
+  readonly url: string;
   fetch(path: string): Promise<Response>;
   close(): Promise<void>;
 }
@@ -71,8 +73,9 @@ export const runWorker = async ({
       },
     ],
   });
-  await harness.listen();
+  const { url } = await harness.listen();
   return {
+    url: url.origin,
     fetch: (path) => harness.fetch(path) as unknown as Promise<Response>,
     close: () => harness.close(),
   };

@@ -34,7 +34,7 @@ const secured = ({ cert, key }: Certificates) =>
 export default async (project: TestProject): Promise<() => Promise<void>> => {
   const servers: ThreadingTCPServer<Board>[] = [];
   const serve = async (Handler: HandlerClass<StreamSocket, Board>): Promise<number> => {
-    const server = new ThreadingTCPServer("0.0.0.0:0", Handler, {
+    const server = new ThreadingTCPServer<Board>("127.0.0.1:0", Handler, {
       context: new LocalBoard(),
       stream: { closeTimeout: 300 },
       drainTimeout: 100,

@@ -1,0 +1,463 @@
+/** Sessions inside workerd: their objects, the registry, and what becomes of both. */
+
+import {
+  evictDurableObject,
+  listDurableObjectIds,
+  runDurableObjectAlarm,
+  runInDurableObject,
+} from "cloudflare:test";
+import { env } from "cloudflare:workers";
+import { Hono } from "hono";
+import { type ControlPlane, newSessionId, type SessionEvent, type SessionInfo } from "socklet/control";
+import { ConnectionSlots, createConnection, workerFor } from "socklet/worker";
+import { afterEach, beforeEach, describe, expect, inject, test } from "vitest";
+import { app as examples } from "../../examples/app.ts";
+import { plane as planeFor, smallPlane } from "./sessions-main.ts";
+
+const echo = `127.0.0.1:${inject("echoPort")}`;
+const plane = (): ControlPlane => planeFor(env); // anew each time: what one request got is not another's
+const sessionObject = (id: string) => env.SOCKLET_SESSIONS.getByName(id);
+const registryObject = () => env.SOCKLET_REGISTRY.getByName("registry");
+
+const started: string[] = [];
+const start = async (spec: Partial<Parameters<ControlPlane["start"]>[0]> = {}): Promise<SessionInfo> => {
+  const info = await plane().start({ handler: "lines", address: echo, ...spec } as never);
+  started.push(info.id);
+  return info;
+};
+afterEach(async () => {
+  for (const id of started.splice(0)) await plane().end(id);
+});
+
+const bytes = (text: string): Uint8Array => new TextEncoder().encode(text);
+
+/** The events of a session up to the first that `last` says is enough. */
+const follow = async (
+  id: string,
+  last: (event: SessionEvent) => boolean,
+  after = 0,
+): Promise<SessionEvent[]> => {
+  const leaving = new AbortController();
+  const seen: SessionEvent[] = [];
+  for await (const event of (await plane().events(id, after, leaving.signal)) ?? []) {
+    seen.push(event);
+    if (last(event)) break;
+  }
+  leaving.abort();
+  return seen;
+};
+const isType = (type: string) => (event: SessionEvent) => event.type === type;
+const said = (text: string) => (event: SessionEvent) => event.type === "handler" && event.detail === text;
+const opened = (id: string): Promise<SessionEvent[]> => follow(id, isType("open"));
+const codeOf = (work: Promise<unknown>): Promise<unknown> =>
+  work.then(
+    () => "no error",
+    (error) => error.code ?? String(error),
+  );
+
+/** What the registry believes, without asking anyone. */
+const believed = (id: string): Promise<string | undefined> =>
+  runInDurableObject(registryObject(), (_, state) => {
+    const rows = state.storage.sql.exec<{ state: string }>("SELECT state FROM sessions WHERE id = ?", id);
+    return rows.toArray()[0]?.state;
+  });
+
+/** Loses a session's object, as a crash or a deployment does. */
+const lose = async (id: string): Promise<void> => {
+  await sessionObject(id)
+    .lose()
+    .catch(() => {});
+};
+
+/** The tables of ours that an object has. */
+const tablesOf = (object: DurableObjectStub): Promise<unknown[]> =>
+  runInDurableObject(object, (_, { storage }) => {
+    const rows = storage.sql.exec(
+      "SELECT name FROM sqlite_master WHERE name IN ('session', 'events') ORDER BY name",
+    );
+    return rows.toArray().map(({ name }) => name);
+  });
+
+describe("a session", () => {
+  test("is started, shown, sent to, followed and half-closed, and gives its result", async () => {
+    const { id, state } = await start();
+    expect(state).toBe("connecting");
+    await opened(id);
+    expect(await plane().get(id)).toMatchObject({
+      handler: "lines",
+      address: echo,
+      peer: echo,
+      state: "running",
+    });
+    await plane().send(id, bytes("one\ntwo\n"));
+    await follow(id, said("two"));
+    await plane().halfClose(id);
+    const over = await plane().wait(id, 10_000);
+    expect(over).toMatchObject({ state: "ended", result: 2, error: null, bytesRead: 8, bytesWritten: 8 });
+    const events = await follow(id, () => false);
+    expect(events.map(({ id, type }) => `${id} ${type}`)).toEqual([
+      "1 connecting",
+      "2 open",
+      "3 sent",
+      "4 handler",
+      "5 handler",
+      "6 halfClosed",
+      "7 ended",
+    ]);
+    expect((await follow(id, () => false, 4)).map((event) => event.id)).toEqual([5, 6, 7]);
+    expect(await codeOf(plane().send(id, bytes("late\n")))).toBe("ENOTCONN");
+  });
+
+  test("is followed while it happens, from where a watcher left", async () => {
+    const { id } = await start();
+    const first = follow(id, said("a"));
+    await opened(id);
+    await plane().send(id, bytes("a\n"));
+    const last = (await first).at(-1)?.id as number;
+    const second = follow(id, said("b"), last);
+    await plane().send(id, bytes("b\n"));
+    expect((await second).map(({ type }) => type)).toEqual(["sent", "handler"]);
+  });
+
+  test("ends when it is asked to", async () => {
+    const { id } = await start();
+    await opened(id);
+    const over = await plane().end(id);
+    expect(over).toMatchObject({ state: "cut", error: { code: "ECANCELED" } });
+    expect(await plane().end(id)).toEqual(over);
+    expect((await follow(id, () => false)).at(-1)?.type).toBe("cut");
+  });
+
+  test("is cut at its deadline", async () => {
+    const { id } = await start({ deadline: 50 });
+    expect(await plane().wait(id, 10_000)).toMatchObject({ state: "cut", error: { code: "ETIMEDOUT" } });
+  });
+
+  test("fails where nothing listens, and says what may be why", async () => {
+    const { id } = await start({ address: "127.0.0.1:1" });
+    const over = await plane().wait(id, 10_000);
+    expect(over).toMatchObject({ state: "failed", error: { code: "ERR_CONNECT_FAILED" } });
+    expect(over?.error?.message).toContain("nothing listens there");
+    expect(over?.error?.message).toContain("dials public addresses alone");
+  });
+
+  test("has a result of its own object; a list shows of a large one its size", async () => {
+    const { id } = await start({ handler: "large", params: 100_000 });
+    await plane().wait(id, 10_000);
+    expect(((await plane().get(id))?.result as string).length).toBe(100_000);
+    const { sessions } = await plane().list({ limit: 1 });
+    expect(sessions).toMatchObject([{ id, result: { omitted: 100_002 } }]);
+    const { id: larger } = await start({ handler: "large", params: 2_000_000 });
+    expect(await plane().wait(larger, 10_000)).toMatchObject({
+      state: "failed",
+      error: { code: "ERR_LIMIT" },
+    });
+  });
+
+  test.each([
+    ["ends", "ok\n"],
+    ["fails", "fail\n"],
+  ])("tells no secret where it %s", async (_, line) => {
+    const { id } = await start({ handler: "tells", params: { password: "the caller's own" } });
+    await follow(id, isType("handler"));
+    await plane().send(id, bytes(line));
+    await plane().wait(id, 10_000);
+    const record = await plane().get(id);
+    const told = JSON.stringify([await follow(id, () => false), await plane().list({ limit: 1 })]);
+    expect(told).not.toContain("the deployment's own");
+    expect(told.replaceAll(JSON.stringify(record?.result), "")).not.toContain("the caller's own");
+    expect(told).toContain("[redacted]");
+    // The result is for him who gave the params, and still has none of the deployment's.
+    if (line === "ok\n")
+      expect(record?.result).toEqual({ deployment: "[redacted]", caller: "the caller's own" });
+    const kept = await runInDurableObject(sessionObject(id), (_, { storage }) =>
+      JSON.stringify([
+        storage.sql.exec("SELECT * FROM session").toArray(),
+        storage.sql.exec("SELECT * FROM events").toArray(),
+      ]),
+    );
+    expect(kept).not.toContain("the deployment's own");
+  });
+
+  test("is refused before anything is made of it", async () => {
+    const before = (await listDurableObjectIds(env.SOCKLET_SESSIONS)).length;
+    const specs = [
+      [{ handler: "lines", address: "192.0.2.1:80" }, "ERR_REFUSED"],
+      [{ handler: "lines", address: "127.0.0.1:0" }, "ERR_INVALID_ADDRESS"],
+      [{ handler: "lines", address: "udp://127.0.0.1:53" }, "ERR_INVALID_ADDRESS"],
+      [{ handler: "lines", address: "127.0.0.1:25" }, "ERR_UNSUPPORTED"],
+      [{ dial: "nowhere" }, "ERR_UNSUPPORTED"],
+      [{ dial: "nobody" }, "EINVAL"],
+      [{ handler: "nobody", address: echo }, "EINVAL"],
+      [{ handler: "constructor", address: echo }, "EINVAL"],
+    ] as const;
+    for (const [spec, code] of specs)
+      expect(await codeOf(plane().start(spec)), JSON.stringify(spec)).toBe(code);
+    expect((await listDurableObjectIds(env.SOCKLET_SESSIONS)).length).toBe(before);
+  });
+
+  test("that nobody has is not found, and leaves nothing behind", async () => {
+    const id = newSessionId();
+    expect(await plane().get(id)).toBeNull();
+    expect(await plane().wait(id, 1_000)).toBeNull();
+    expect(await plane().events(id, 0, new AbortController().signal)).toBeNull();
+    expect(await plane().send(id, bytes("x"))).toBeNull();
+    expect(await plane().halfClose(id)).toBeNull();
+    expect(await plane().end(id)).toBeNull();
+    expect(await tablesOf(sessionObject(id))).toEqual([]);
+  });
+});
+
+describe("a list", () => {
+  test("is newest first, in pages, by state and by handler", async () => {
+    const before = newSessionId();
+    const ids: string[] = [];
+    for (let i = 0; i < 5; i++)
+      ids.push((await start({ handler: i % 2 === 0 ? "lines" : "tells", params: { password: "" } })).id);
+    const mine = async (query: Partial<Parameters<ControlPlane["list"]>[0]>): Promise<string[]> =>
+      (await plane().list({ limit: 200, ...query })).sessions.map(({ id }) => id).filter((id) => id > before);
+    const newest = ids.toReversed();
+    expect(await mine({})).toEqual(newest);
+    const first = await plane().list({ limit: 2 });
+    expect(first.sessions.map(({ id }) => id)).toEqual(newest.slice(0, 2));
+    const second = await plane().list({ limit: 2, before: first.next as string });
+    expect(second.sessions.map(({ id }) => id)).toEqual(newest.slice(2, 4));
+    expect(await mine({ handler: "tells" })).toEqual([ids[3], ids[1]]);
+    for (const id of ids) await opened(id);
+    await plane().end(ids[0] as string);
+    expect(await mine({ state: "cut" })).toEqual([ids[0]]);
+    expect(await mine({ state: "running" })).toEqual(newest.slice(0, 4));
+    expect((await plane().list({ limit: 200, before: ids[0] as string })).next).toBeNull();
+  });
+
+  test("shows the bytes of those that run", async () => {
+    const { id } = await start();
+    await opened(id);
+    await plane().send(id, bytes("12345\n"));
+    await follow(id, said("12345"));
+    expect((await plane().list({ limit: 1 })).sessions).toMatchObject([
+      { id, bytesRead: 6, bytesWritten: 6 },
+    ]);
+  });
+});
+
+describe("an object that is lost", () => {
+  test("is a session that was cut: in its record, in the list, and for who follows it", async () => {
+    const { id } = await start();
+    const following = follow(id, () => false);
+    await opened(id);
+    await lose(id);
+    expect(await believed(id)).toBe("connecting");
+    expect((await plane().list({ limit: 1 })).sessions).toMatchObject([
+      { id, state: "cut", error: { code: "ECONNABORTED" } },
+    ]);
+    expect(await plane().get(id)).toMatchObject({ state: "cut", error: { code: "ECONNABORTED" } });
+    const events = await following;
+    expect(events.map(({ type }) => type)).toEqual(["connecting", "open", "cut"]);
+    expect(events.map((event) => event.id)).toEqual([1, 2, 3]);
+    expect((await plane().list({ limit: 1, state: "cut" })).sessions).toMatchObject([{ id }]);
+  });
+
+  test("is found by a list of those that were cut, too", async () => {
+    const { id } = await start();
+    await opened(id);
+    await lose(id);
+    expect((await plane().list({ limit: 1, state: "cut" })).sessions).toMatchObject([{ id }]);
+    expect((await plane().list({ limit: 50, state: "running" })).sessions.map((one) => one.id)).not.toContain(
+      id,
+    );
+  });
+
+  test("tells the registry by its alarm, where nobody asks", async () => {
+    const { id } = await start();
+    await opened(id);
+    await lose(id);
+    expect(await runDurableObjectAlarm(sessionObject(id))).toBe(true);
+    expect(await believed(id)).toBe("cut");
+    expect(await runDurableObjectAlarm(sessionObject(id))).toBe(false); // it has no more to say
+  });
+
+  test("that never began is cut in the list, once it is too late for it", async () => {
+    const { id } = await start();
+    await plane().end(id);
+    await plane().list({ limit: 1 });
+    const orphan = {
+      ...(await plane().get(id)),
+      id: newSessionId(),
+      state: "connecting",
+      endedAt: null,
+    } as SessionInfo;
+    const old = { ...orphan, id: newSessionId(), startedAt: new Date(Date.now() - 60_000).toISOString() };
+    await runInDurableObject(registryObject(), async (registry) => {
+      await registry.add(orphan);
+      await registry.add(old);
+    });
+    const { sessions } = await plane().list({ limit: 2 });
+    expect(sessions).toMatchObject([
+      { id: old.id, state: "cut", error: { code: "ECONNABORTED" } },
+      { id: orphan.id, state: "connecting" },
+    ]);
+    await runInDurableObject(registryObject(), (_, { storage }) => {
+      storage.sql.exec("DELETE FROM sessions WHERE id IN (?, ?)", old.id, orphan.id);
+    });
+  });
+});
+
+describe("an object that rests", () => {
+  test("is kept by its alarm while its session runs, and has none afterwards", async () => {
+    const { id } = await start();
+    await opened(id);
+    for (let i = 0; i < 3; i++) expect(await runDurableObjectAlarm(sessionObject(id))).toBe(true);
+    expect(await plane().get(id)).toMatchObject({ state: "running" });
+    await plane().end(id);
+    await plane().list({ limit: 1 }); // by now it has told the registry
+    expect(await believed(id)).toBe("cut");
+    expect(await runInDurableObject(sessionObject(id), (_, { storage }) => storage.getAlarm())).toBeNull();
+  });
+
+  test("has its record and events after it was evicted", async () => {
+    const { id } = await start({ handler: "large", params: 10 });
+    const over = await plane().wait(id, 10_000);
+    const events = await follow(id, () => false);
+    await evictDurableObject(sessionObject(id));
+    await evictDurableObject(registryObject());
+    expect(await plane().get(id)).toEqual(over);
+    expect(await follow(id, () => false)).toEqual(events);
+    expect((await plane().list({ limit: 1 })).sessions).toEqual([over]);
+  });
+});
+
+describe("bounds", () => {
+  const small = (): ControlPlane => smallPlane(env);
+  const registry = () => env.SMALL_REGISTRY.getByName("registry");
+  const running: string[] = [];
+  const run = async (params: number): Promise<string> => {
+    const { id } = await small().start({ handler: "large", address: echo, params });
+    await small().wait(id, 10_000);
+    return id;
+  };
+  const hold = async (): Promise<string> => {
+    const { id } = await small().start({ handler: "lines", address: echo });
+    running.push(id);
+    return id;
+  };
+  const ids = async (): Promise<string[]> => (await small().list({ limit: 50 })).sessions.map(({ id }) => id);
+
+  beforeEach(async () => {
+    for (const id of running.splice(0)) await small().end(id);
+  });
+
+  test("only so many run at once, and those that were lost are none of them", async () => {
+    const first = await hold();
+    await hold();
+    expect(await codeOf(hold())).toBe("ERR_LIMIT");
+    await small().end(first);
+    const third = await hold();
+    expect(await codeOf(hold())).toBe("ERR_LIMIT");
+    await runInDurableObject(env.SMALL_SESSIONS.getByName(third), (_, state) => state.abort("lost")).catch(
+      () => {},
+    );
+    await hold();
+  });
+
+  test("the history is bounded by count: the oldest go, and their objects' storage with them", async () => {
+    const made: string[] = [];
+    for (let i = 0; i < 5; i++) made.push(await run(i));
+    await ids(); // the registry has been told of all
+    await runDurableObjectAlarm(registry());
+    expect(await ids()).toEqual(made.slice(-3).toReversed());
+    expect(await small().get(made[0] as string)).toBeNull();
+    expect(await small().get(made[4] as string)).toMatchObject({ state: "ended" });
+    expect(await tablesOf(env.SMALL_SESSIONS.getByName(made[0] as string))).toEqual([]);
+    expect(await tablesOf(env.SMALL_SESSIONS.getByName(made[4] as string))).toEqual(["events", "session"]);
+  });
+
+  test("and by age", async () => {
+    const id = await run(1);
+    await ids();
+    const week = 7 * 86_400_000;
+    const alarm = await runInDurableObject(registry(), async (_, { storage }) => {
+      storage.sql.exec("UPDATE sessions SET ended = ended - ? WHERE id <> ?", week, id);
+      return storage.getAlarm();
+    });
+    expect(alarm).not.toBeNull();
+    await runDurableObjectAlarm(registry());
+    expect(await ids()).toEqual([id]);
+  });
+
+  test("many at once, each with its own record", async () => {
+    const many = await Promise.all(
+      Array.from({ length: 40 }, (_, i) => plane().start({ handler: "large", address: echo, params: i })),
+    );
+    const over = await Promise.all(many.map(({ id }) => plane().wait(id, 15_000)));
+    expect(over.map((info) => (info?.result as string)?.length)).toEqual(many.map((_, i) => i));
+  });
+});
+
+describe("the control routes of a Worker", () => {
+  const authorization = { headers: { authorization: "Bearer abcdefghijklmnop0123" } };
+  const worker = workerFor(examples);
+  const context = { waitUntil() {}, passThroughOnException() {} } as unknown as ExecutionContext;
+
+  test("can be mounted in a Hono app, under a path of its own or as routes", async () => {
+    const hono = new Hono<{ Bindings: typeof env }>()
+      .get("/", (c) => c.text("mine"))
+      .mount("/ops", worker.fetch)
+      .route("/", worker.routes);
+    const get = (path: string, init = {}) => hono.request(path, init, env, context);
+    expect(await (await get("/")).text()).toBe("mine");
+    for (const path of ["/v1", "/ops/v1"]) {
+      expect(await (await get(`${path}/health`)).json()).toMatchObject({ status: "ok", listeners: 9 });
+      expect((await get(`${path}/sessions`)).status).toBe(401);
+      expect((await get(`${path}/sessions`, authorization)).status).toBe(200);
+    }
+  });
+
+  test("are shut without a token, and not ready without bindings", async () => {
+    const ask = (path: string, bindings: object) =>
+      worker.fetch(new Request(`http://x/v1/${path}`, authorization), bindings, context);
+    expect((await ask("sessions", {})).status).toBe(503);
+    expect((await ask("health", {})).status).toBe(200);
+    const missing = await ask("ready", { SOCKLET_TOKENS: "abcdefghijklmnop0123" });
+    expect([missing.status, await missing.text()]).toEqual([
+      503,
+      expect.stringContaining("SOCKLET_REGISTRY"),
+    ]);
+    const answer = await ask("sessions", { SOCKLET_TOKENS: "abcdefghijklmnop0123" });
+    expect([answer.status, await answer.text()]).toEqual([503, expect.stringContaining("SockletSession")]);
+  });
+});
+
+describe("connections of one request", () => {
+  test("one beyond the slots waits its turn, and can stop waiting", async () => {
+    const slots = new ConnectionSlots(2);
+    const dial = (signal?: AbortSignal) => createConnection(echo, { slots, signal });
+    const [first, second] = [await dial(), await dial()];
+    const order: string[] = [];
+    const third = dial().then((socket) => {
+      order.push("third opens");
+      return socket;
+    });
+    const impatient = new AbortController();
+    const fourth = codeOf(dial(impatient.signal));
+    const fifth = dial();
+    for (const socket of [first, second]) {
+      await socket.sendall("hello\n"); // a round trip: had the third been let in, it would be open by now
+      expect(await socket.rfile.line()).toBe("hello");
+    }
+    impatient.abort(Object.assign(new Error(), { code: "gave up" }));
+    expect(await fourth).toBe("gave up");
+    order.push("first closes");
+    await first.close();
+    const thirdSocket = await third;
+    expect(order).toEqual(["first closes", "third opens"]);
+    await second.close();
+    for (const socket of [thirdSocket, await fifth]) {
+      await socket.sendall("hello\n");
+      expect(await socket.rfile.line()).toBe("hello");
+      await socket.close();
+    }
+    expect(await codeOf(createConnection("127.0.0.1:1", { slots }))).toBe("ERR_CONNECT_FAILED");
+    await Promise.all([dial(), dial()].map(async (socket) => (await socket).close())); // a failed dial gave its slot back
+  });
+});
