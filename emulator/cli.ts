@@ -270,8 +270,11 @@ const serve = async (path: string, flags: ServeFlags): Promise<void> => {
     ...(flags.control && { control: { port: controlPort } }),
   }).catch((error) => {
     if (error.code === "ERR_APP") throw new UsageError(`${path}: ${describe(error)}`, { cause: error });
-    if (error.code === "EADDRINUSE")
-      throw new Error(`${describe(error)}, or give --any-port`, { cause: error });
+    if (error.code === "EADDRINUSE") {
+      const ofControl = error.address === `tcp://127.0.0.1:${flags.controlPort}`;
+      const remedy = ofControl ? ", such as --control-port 0" : ", or give --any-port";
+      throw new Error(describe(error) + remedy, { cause: error });
+    }
     throw error instanceof SocketError ? error : new Error(`${path}: ${describe(error)}`, { cause: error });
   });
   const stopped = untilStopped(server, flags.drain);
@@ -358,7 +361,7 @@ interface ControlFlags {
 }
 
 const clientOf = ({ url, token }: ControlFlags): ControlClient => {
-  if (url === undefined) {
+  if (!url) {
     throw new UsageError(
       "which control plane? Give --url, or set SOCKLET_URL; `socklet serve` prints its own",
     );
@@ -366,7 +369,7 @@ const clientOf = ({ url, token }: ControlFlags): ControlClient => {
   if (!/^https?:$/.test(URL.parse(url)?.protocol ?? "")) {
     throw new UsageError(`--url ${url} is no URL of a control plane; give one such as http://127.0.0.1:7100`);
   }
-  if (token === undefined) {
+  if (!token) {
     throw new UsageError(`${url} takes a token: give --token, or set SOCKLET_TOKEN`);
   }
   if (bearerToken(`Bearer ${token}`) === undefined) {

@@ -53,7 +53,7 @@ const versions = Object.keys(nodes).map(Number) as (keyof typeof nodes)[];
 const FILES: Readonly<Record<string, string>> = {
   "use.js": `
     import { defineApp, formatAddress, StreamRequestHandler, toJson } from "socklet";
-    import { controlRoutes } from "socklet/control";
+    import { controlRoutes, LocalPlane } from "socklet/control";
     import { serveApp, TCPConnector } from "socklet/emulator";
     import { ThreadingMemoryServer } from "socklet/testing";
     import { existsSync } from "node:fs";
@@ -74,8 +74,9 @@ const FILES: Readonly<Record<string, string>> = {
     const app = defineApp({ handlers: { Upper }, listen: [{ handler: "Upper", address: "127.0.0.1:0" }] });
     const server = await serveApp(app);
     const dialled = await new TCPConnector(server.listeners[0].url, Asks).run({ params: "by tcp" });
-    const plane = { listeners: () => server.listeners.map((listener) => listener.info()) };
-    const health = await (await controlRoutes(plane).request("/v1/health")).json();
+    const plane = new LocalPlane({ app, connector: ({ endpoint }) => new TCPConnector(endpoint, Asks) });
+    const health = await (await controlRoutes({ plane, tokens: undefined }).request("/v1/health")).json();
+    await plane.close();
     await server.close();
 
     const memory = new ThreadingMemoryServer(Upper);
@@ -108,7 +109,7 @@ const FILES: Readonly<Record<string, string>> = {
   // What does not fit must be an error: were the types not found, all would be \`any\`, and these lines unused.
   "node.ts": `
     import { defineApp, SocketError, type StreamSocket, streamHandler, toJson } from "socklet";
-    import { type ControlPlane, controlRoutes } from "socklet/control";
+    import { type ControlPlane, controlRoutes, LocalPlane } from "socklet/control";
     import { createConnection, serveApp, TCPConnector, ThreadingTCPServer } from "socklet/emulator";
     import { ThreadingMemoryServer } from "socklet/testing";
     import { app } from "./app.ts";
@@ -117,14 +118,17 @@ const FILES: Readonly<Record<string, string>> = {
     const socket: StreamSocket = await createConnection("127.0.0.1:7");
     await using memory = new ThreadingMemoryServer(Nothing);
     await using server = await serveApp(app, { anyPort: true });
-    const plane: ControlPlane = { listeners: () => server.listeners.map((listener) => listener.info()) };
+    const plane: ControlPlane = new LocalPlane({
+      app,
+      connector: ({ endpoint, HandlerClass }) => new TCPConnector(endpoint, HandlerClass),
+    });
     const json: string = toJson(await new TCPConnector("127.0.0.1:7", Nothing).run());
-    if (new SocketError("EPIPE").errno !== 32) console.log(json, socket, memory, controlRoutes(plane));
+    if (new SocketError("EPIPE").errno !== 32) console.log(json, socket, memory, server, controlRoutes({ plane, tokens: undefined }));
     // @ts-expect-error: there is no such code
     new SocketError("ENOSUCH");
     // @ts-expect-error: a handler is a class
     new ThreadingTCPServer("127.0.0.1:0", () => undefined);
-    // @ts-expect-error: a plane has listeners
+    // @ts-expect-error: the routes need a plane
     controlRoutes({});
     // @ts-expect-error: handlers are named
     defineApp({ handlers: [1] });
@@ -264,7 +268,7 @@ const serves = async (file: string, args: readonly string[]): Promise<void> => {
   const said = text(server.stderr);
   let port = 0;
   for await (const line of createInterface(server.stdout)) {
-    port = Number(/^Upper {2}tcp:\/\/127\.0\.0\.1:(\d+)$/.exec(line)?.[1]);
+    port = Number(/^Upper {2,}tcp:\/\/127\.0\.0\.1:(\d+)$/.exec(line)?.[1]);
     break;
   }
   if (!(port > 0)) throw new Error(`it does not serve: ${await said}`);

@@ -22,7 +22,9 @@ export const freePorts = async (count: number): Promise<number[]> => {
 export interface RunningWorker {
   /** `http://127.0.0.1:8787`, without a path. */
   readonly url: string;
-  fetch(path: string): Promise<Response>;
+  /** Where it answers HTTP, with a slash at its end. */
+  readonly url: string;
+  fetch(path: string, init?: RequestInit): Promise<Response>;
   close(): Promise<void>;
 }
 
@@ -76,7 +78,7 @@ export const runWorker = async ({
   const { url } = await harness.listen();
   return {
     url: url.origin,
-    fetch: (path) => harness.fetch(path) as unknown as Promise<Response>,
+    fetch: (path, init) => harness.fetch(path, init as never) as unknown as Promise<Response>,
     close: () => harness.close(),
   };
 };

@@ -52,13 +52,19 @@ export interface Program extends AsyncDisposable {
   write(input: string | Uint8Array): void;
   /** No more input comes. */
   end(): void;
+  /** Sends a signal. */
+  kill(signal: NodeJS.Signals): void;
   /** The first line of its output that matches; rejects where it ends before. Each line is looked at once. */
   line(pattern?: RegExp): Promise<string>;
 }
 
-/** Starts a program; leaving its scope ends it. */
-export const start = (command: string, args: readonly (string | number)[]): Program => {
-  const child = spawn(command, args.map(String), { stdio: ["pipe", "pipe", "pipe"], timeout: TIMEOUT });
+/** Starts a program, which may run for `timeout` ms; leaving its scope ends it. */
+export const start = (
+  command: string,
+  args: readonly (string | number)[],
+  timeout: number = TIMEOUT,
+): Program => {
+  const child = spawn(command, args.map(String), { stdio: ["pipe", "pipe", "pipe"], timeout });
   const output: Buffer[] = [];
   let text = "";
   let stderr = "";
@@ -90,6 +96,7 @@ export const start = (command: string, args: readonly (string | number)[]): Prog
     ended,
     write: (input) => void child.stdin.write(input),
     end: () => void child.stdin.end(),
+    kill: (signal) => void child.kill(signal),
     async line(pattern = /^/) {
       for (;;) {
         for (let at = text.indexOf("\n"); at >= 0; at = text.indexOf("\n")) {

@@ -143,8 +143,9 @@ describe("a session", () => {
 
   test("has a result of its own object; a list shows of a large one its size", async () => {
     const { id } = await start({ handler: "large", params: 100_000 });
-    await plane().wait(id, 10_000);
-    expect(((await plane().get(id))?.result as string).length).toBe(100_000);
+    const over = await plane().wait(id, 10_000);
+    expect(over?.result).toBe("x".repeat(100_000));
+    expect(await plane().get(id)).toEqual(over);
     const { sessions } = await plane().list({ limit: 1 });
     expect(sessions).toMatchObject([{ id, result: { omitted: 100_002 } }]);
     const { id: larger } = await start({ handler: "large", params: 2_000_000 });

@@ -1,0 +1,143 @@
+/** Real servers, each on a port of its own, ended with its scope. */
+
+import { spawnSync } from "node:child_process";
+import { copyFileSync, existsSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import { createServer } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import type { Certificates } from "./certificates.ts";
+import { peer } from "./peer.ts";
+import { type Program, run, start } from "./program.ts";
+
+/** A server that runs; leaving its scope ends it. */
+export interface Server extends AsyncDisposable {
+  readonly port: number;
+  readonly program: Program;
+}
+
+const TRIES = 5;
+
+/** A port that nobody has now. */
+const freePort = (): Promise<number> =>
+  new Promise((resolve, reject) => {
+    const probe = createServer();
+    probe.once("error", reject);
+    probe.listen(0, "127.0.0.1", () => {
+      const { port } = probe.address() as { port: number };
+      probe.close(() => resolve(port));
+    });
+  });
+
+/** These servers cannot choose their own port, so that somebody may take it first: then another is tried. */
+const serverOn = async (
+  begin: (port: number) => Program,
+  ready: RegExp,
+  taken: RegExp,
+  after: () => void = () => {},
+): Promise<Server> => {
+  for (let tries = 1; ; tries++) {
+    const port = await freePort();
+    const program = begin(port);
+    const end = async (): Promise<void> => {
+      await program[Symbol.asyncDispose]();
+      after();
+    };
+    try {
+      const said = await program.line(new RegExp(`${ready.source}|${taken.source}`));
+      if (ready.test(said)) return { port, program, [Symbol.asyncDispose]: end };
+      if (tries === TRIES) throw new Error(`no port was free for it: ${said}`);
+      await program[Symbol.asyncDispose]();
+    } catch (error) {
+      await end();
+      throw error;
+    }
+  }
+};
+
+/** Its standard error is read with its output, and neither waits in a buffer of Python's. */
+const shell = (command: string, args: readonly (string | number)[]): Program =>
+  start("sh", ["-c", 'PYTHONUNBUFFERED=1 exec "$0" "$@" 2>&1', command, ...args]);
+
+/** `aiosmtpd`, which demands STARTTLS and prints each message. */
+export const smtp = ({ folder }: Certificates): Promise<Server> => {
+  const tls = ["--tlscert", join(folder, "cert.pem"), "--tlskey", join(folder, "key.pem")];
+  const rest = ["-d", "-c", "aiosmtpd.handlers.Debugging", "stdout"];
+  const begin = (port: number): Program =>
+    shell("aiosmtpd", ["-n", ...tls, "-l", `127.0.0.1:${port}`, ...rest]);
+  return serverOn(begin, /Server is listening/, /address already in use|Cannot start/);
+};
+
+/** PostgreSQL's commands, which Debian keeps beside the path; `null` where they are not here. */
+export const postgresCommand = (name: "initdb" | "postgres"): string | null => {
+  const root = "/usr/lib/postgresql";
+  const folders = existsSync(root)
+    ? readdirSync(root).map((version) => join(root, version, "bin", name))
+    : [];
+  return folders.find((path) => existsSync(path)) ?? peer(name);
+};
+
+export const postgresPassword = "it's: a päßword, longer than 8";
+
+/** PostgreSQL with a database cluster of its own, whose user `postgres` has to prove its password by SCRAM. */
+export const postgres = async ({ folder: from }: Certificates): Promise<Server> => {
+  const folder = mkdtempSync(join(tmpdir(), "socklet-postgres-"));
+  const gone = (): void => rmSync(folder, { recursive: true, force: true });
+  // It refuses to run as root; who is not root runs it as himself.
+  const root = process.getuid?.() === 0;
+  const as = (command: string | null): [string, ...string[]] =>
+    root
+      ? ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups", command ?? ""]
+      : [command ?? ""];
+  try {
+    writeFileSync(join(folder, "password"), postgresPassword);
+    for (const name of ["cert.pem", "key.pem"]) copyFileSync(join(from, name), join(folder, name));
+    spawnSync("chmod", ["600", join(folder, "key.pem")]);
+    if (root) spawnSync("chown", ["-R", "postgres:postgres", folder]);
+    const data = join(folder, "data");
+    const [command, ...args] = as(postgresCommand("initdb"));
+    const made = await run(command, [
+      ...args,
+      ...["-D", data, "-U", "postgres", "-A", "scram-sha-256", `--pwfile=${join(folder, "password")}`],
+      ...["-N", "-E", "UTF8", "--no-locale"],
+    ]);
+    if (made.code !== 0) throw new Error(`initdb ended with ${made.code}: ${made.stderr}`);
+    const settings = {
+      listen_addresses: "127.0.0.1",
+      unix_socket_directories: "",
+      fsync: "off",
+      ssl: "on",
+      ssl_cert_file: join(folder, "cert.pem"),
+      ssl_key_file: join(folder, "key.pem"),
+      lc_messages: "C",
+    };
+    const options = Object.entries(settings).flatMap(([name, value]) => ["-c", `${name}=${value}`]);
+    const [server, ...first] = as(postgresCommand("postgres"));
+    const begin = (port: number): Program => shell(server, [...first, "-D", data, "-p", port, ...options]);
+    return await serverOn(begin, /ready to accept connections/, /could not bind|could not create/, gone);
+  } catch (error) {
+    gone();
+    throw error;
+  }
+};
+
+/** A listener that accepts nobody, and whose queue is full: who dials it hears nothing at all. */
+export const fullBacklog = async (): Promise<Server> => {
+  const source = `
+import socket, sys
+server = socket.socket()
+server.bind(("127.0.0.1", 0))
+server.listen(0)
+fill = []
+for _ in range(4):
+    client = socket.socket()
+    client.setblocking(False)
+    try: client.connect(server.getsockname())
+    except BlockingIOError: pass
+    fill.append(client)
+print(server.getsockname()[1], flush=True)
+sys.stdin.read()
+`;
+  const program = start("python3", ["-c", source]);
+  const port = Number(await program.line());
+  return { port, program, [Symbol.asyncDispose]: () => program[Symbol.asyncDispose]() };
+};
