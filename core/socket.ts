@@ -15,7 +15,7 @@
 
 import { type Address, formatAddress } from "./address.ts";
 import { SHUT_RD, SHUT_RDWR, SHUT_WR } from "./constants.ts";
-import { SocketError } from "./errors.ts";
+import { SocketError, type SocketErrorCode } from "./errors.ts";
 import {
   type Data,
   DONE,
@@ -245,9 +245,8 @@ export class StreamSocket implements AsyncDisposable {
     if (this.#state === "handed over" || this.#aborted) return;
     this.#closing ??= DONE;
     this.#state = "closed";
-    const error = new SocketError("ECONNABORTED");
-    this.#stop(error);
-    this.#letGo(error);
+    this.#stop("ECONNABORTED");
+    this.#letGo(new SocketError("ECONNABORTED"));
   }
 
   /** The peer's address, or `null` where the platform does not tell. */
@@ -340,7 +339,7 @@ export class StreamSocket implements AsyncDisposable {
     if (this.#ending !== null) heir.wfile.end();
     if (this.#error !== null) heir.#break(this.#error);
     this.#state = "handed over";
-    this.#stop(new SocketError("ERR_HANDED_OVER"));
+    this.#stop("ERR_HANDED_OVER");
     return heir.#web();
   }
 
@@ -430,7 +429,7 @@ export class StreamSocket implements AsyncDisposable {
     if (this.#state === "handed over") return;
     this.#state = "closed";
     const ended = this.#end();
-    this.#stop(new SocketError("EBADF"), new SocketError("ECANCELED"));
+    this.#stop("EBADF", "ECANCELED");
     try {
       await withDeadline(ended, this.#options.closeTimeout, "close: the peer took nothing");
       if (this.#error === null) return await this.#transport.close();
@@ -449,7 +448,7 @@ export class StreamSocket implements AsyncDisposable {
   }
 
   /** No more reads or writes; those that wait end with `waiting`. */
-  #stop(error: SocketError, waiting: SocketError = error): void {
+  #stop(error: SocketErrorCode, waiting = error): void {
     for (const half of [this.rfile, this.wfile]) {
       half.fail(waiting, true);
       half.fail(error, true);

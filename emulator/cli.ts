@@ -375,7 +375,7 @@ const clientOf = ({ url, token }: ControlFlags): ControlClient => {
   if (bearerToken(`Bearer ${token}`) === undefined) {
     throw new UsageError("the token has characters that no token has; check --token, or SOCKLET_TOKEN");
   }
-  return controlClient(url.replace(/\/+$/, "").replace(/\/v1$/, ""), { token });
+  return controlClient(url, { token });
 };
 
 /** What a control plane answered, as the user is told it. */

@@ -54,7 +54,7 @@ export const RecordingMixIn = <Base extends TCPServerClass>(Server: Base, plane:
 
 // ---- The control routes over HTTP ----
 
-const PORT = 7100; // of no service that IANA lists
+const PORT = 7100; // beside the examples, which are on 7007 to 7084
 const CLOSE_GRACE = 1_000; // ms that answers under way have to end, when all sessions are over
 
 /** Where and for whom the control routes are served. */

@@ -56,6 +56,7 @@ export class SessionObject extends DurableObject<SockletBindings> implements Ses
   readonly #setup: SessionSetup;
   readonly #store: SessionStore;
   #session: Session | undefined;
+  #starting: Promise<Answer<SessionInfo>> | undefined;
 
   constructor(state: DurableObjectState, env: unknown, setup: SessionSetup) {
     super(state, env as SockletBindings);
@@ -67,7 +68,8 @@ export class SessionObject extends DurableObject<SockletBindings> implements Ses
 
   /** As `ControlPlane.start`. Asked twice, it starts once. */
   start(id: string, spec: SessionSpec): Promise<Answer<SessionInfo>> {
-    return answer(async () => {
+    this.#starting ??= answer(async () => {
+      if (this.#session !== undefined) return this.#session.info(); // it had, before this object was made anew
       const { app, allow, onEvent } = this.#setup;
       const { env } = this;
       // Checked here, too: where versions are rolled out, this one's rules may not be its caller's.
@@ -79,7 +81,6 @@ export class SessionObject extends DurableObject<SockletBindings> implements Ses
         bindings: env as Readonly<Record<string, unknown>>,
         storage: boundStorage(env as Readonly<Record<string, unknown>>),
       });
-      if (this.#session !== undefined) return this.#session.info();
       settled(await registryOf(env).add(newRecord(id, handler, address)));
       const connector = new TCPConnector(endpoint, HandlerClass, {
         name: handler,
@@ -103,6 +104,7 @@ export class SessionObject extends DurableObject<SockletBindings> implements Ses
       this.#watch(session);
       return session.info();
     });
+    return this.#starting;
   }
 
   async info(): Promise<SessionInfo | null> {

@@ -165,6 +165,9 @@ class WorkerTransport implements StreamTransport {
       secured.closed.catch(() => {});
       return new WorkerTransport(secured, await secured.opened, this.#dialled);
     } catch (error) {
+      // The platform's own rules: a connection that is to be secured later is dialled so.
+      if (error instanceof TypeError)
+        throw new SocketError("ERR_UNSUPPORTED", error.message, { cause: error });
       throw new SocketError(
         "ERR_TLS",
         "the TLS handshake failed: the certificate is not trusted or not of that name, or the peer speaks no TLS",

@@ -47,7 +47,7 @@ const MAX_RETRIES = 5; // connections in a row that bring no event, before follo
  * `ERR_INTERNAL` where the answer is not of a control plane. `cause` is the problem, or the platform's error.
  */
 export const controlClient = (url: string, options: ControlClientOptions = {}) => {
-  const base = url.replace(/\/+$/, "");
+  const base = url.replace(/(\/v1)?\/*$/, ""); // `socklet serve` prints it with /v1
   const { token, timeout = 30_000, retryDelay = 1_000, fetch = globalThis.fetch } = options;
 
   /** An answer that is no error; its body has not been read. */

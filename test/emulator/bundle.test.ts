@@ -31,12 +31,17 @@ interface Bundle {
   readonly nodeOnly: readonly string[];
 }
 
-const bundle = async (entry: string, { plugins = [] as Plugin[], marked = true } = {}): Promise<Bundle> => {
+const bundle = async (
+  entry: string,
+  { plugins = [] as Plugin[], marked = true, minify = false } = {},
+): Promise<Bundle> => {
   const { outputFiles, metafile } = await build({
     absWorkingDir: root,
     entryPoints: [entry],
     alias: config.alias ?? {},
     bundle: true,
+    minify,
+    keepNames: minify, // wrangler's
     format: "esm",
     platform: "neutral",
     target: "es2022",
@@ -138,7 +143,7 @@ describe("what these tests would find", () => {
 });
 
 test(`the Worker is less than ${MAX_WORKER / 1024} KiB, gzip`, async () => {
-  const { code } = await bundle("worker/main.ts", { marked: false });
+  const { code } = await bundle("worker/main.ts", { marked: false, minify: config.minify === true });
   expect(gzipSync(code).length).toBeLessThan(MAX_WORKER);
 });
 

@@ -601,6 +601,34 @@ describe("the control routes", () => {
     expect(await late.over).toBe("ECONNREFUSED");
   });
 
+  test("leave no port and no timer: a process that closed them ends by itself", async () => {
+    const source = `
+      import { controlClient } from "socklet/control";
+      import { createConnection, serveApp } from "socklet/emulator";
+      import { app } from "./test/emulator/fixtures/controlled.ts";
+      const server = await serveApp(app, { control: { port: 0, tokens: "a-token-for-the-tests" } });
+      const control = controlClient(server.control.url, { token: "a-token-for-the-tests" });
+      const { sessions } = control;
+      const [{ url: address }] = server.listeners;
+      await sessions.run({ handler: "Hears", address });
+      const socket = await createConnection(address);
+      await socket.rfile.line();
+      const [{ id }] = (await sessions.list({ state: "running" })).sessions;
+      for await (const { type } of sessions.follow(id)) if (type === "open") socket.close();
+      await sessions.start({ handler: "Greets", address, deadline: 60_000 });
+      await server.close();
+      console.log("closed");
+    `;
+    await using program = start(process.execPath, [
+      "--conditions=socklet:source",
+      "--input-type=module",
+      "-e",
+      source,
+    ]);
+    await program.line(/^closed$/);
+    expect(await program.ended).toMatchObject({ code: 0, stderr: "" });
+  });
+
   test("close also where a handler does not end and somebody follows it", async () => {
     const place = await serve({ drainTimeout: 1 });
     const peer = Peer.to(place.port("NeverEnds"));

@@ -22,8 +22,6 @@ export const freePorts = async (count: number): Promise<number[]> => {
 export interface RunningWorker {
   /** `http://127.0.0.1:8787`, without a path. */
   readonly url: string;
-  /** Where it answers HTTP, with a slash at its end. */
-  readonly url: string;
   fetch(path: string, init?: RequestInit): Promise<Response>;
   close(): Promise<void>;
 }

@@ -116,7 +116,7 @@ export const start = (
 };
 
 /** A port that nobody has now. */
-const freePort = (): Promise<number> =>
+export const freePort = (): Promise<number> =>
   new Promise((resolve, reject) => {
     const probe = createServer();
     probe.once("error", reject);

@@ -2,12 +2,11 @@
 
 import { spawnSync } from "node:child_process";
 import { copyFileSync, existsSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
-import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { Certificates } from "./certificates.ts";
 import { peer } from "./peer.ts";
-import { type Program, run, start } from "./program.ts";
+import { freePort, type Program, run, start } from "./program.ts";
 
 /** A server that runs; leaving its scope ends it. */
 export interface Server extends AsyncDisposable {
@@ -16,17 +15,6 @@ export interface Server extends AsyncDisposable {
 }
 
 const TRIES = 5;
-
-/** A port that nobody has now. */
-const freePort = (): Promise<number> =>
-  new Promise((resolve, reject) => {
-    const probe = createServer();
-    probe.once("error", reject);
-    probe.listen(0, "127.0.0.1", () => {
-      const { port } = probe.address() as { port: number };
-      probe.close(() => resolve(port));
-    });
-  });
 
 /** These servers cannot choose their own port, so that somebody may take it first: then another is tried. */
 const serverOn = async (

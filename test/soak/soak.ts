@@ -1,0 +1,107 @@
+/**
+ * Does a session live while nobody asks for it? A subscriber of a real Redis in real workerd, left alone; then a
+ * message has to reach it on the connection that it began with.
+ *
+ *     npm run soak                  # ten minutes
+ *     npm run soak -- --seconds 150
+ *
+ * Not in CI, for its time. Without the alarm that re-arms itself (worker/session.ts) it fails: workerd evicts the
+ * object after one to two minutes.
+ */
+
+import { spawn, spawnSync } from "node:child_process";
+import { once } from "node:events";
+import { parseArgs } from "node:util";
+import type { SessionInfo } from "socklet/control";
+import { freePorts, runWorker } from "../emulator/workerd.ts";
+import { peer } from "../peers/peer.ts";
+
+const { values } = parseArgs({ options: { seconds: { type: "string", default: "600" } } });
+const seconds = Number(values.seconds);
+if (!(seconds >= 1)) throw new RangeError(`--seconds takes a number of seconds, not ${values.seconds}`);
+for (const name of ["redis-server", "redis-cli"]) {
+  if (peer(name) === null) throw new Error(`${name} is not on PATH`);
+}
+
+const TOKEN = "abcdefghijklmnop0123";
+const [port = 0] = await freePorts(1);
+const redis = spawn(
+  "redis-server",
+  ["--port", `${port}`, "--save", "", "--appendonly", "no", "--bind", "127.0.0.1", "--dir", "/tmp"],
+  { stdio: ["ignore", "pipe", "inherit"] },
+);
+const said = (text: string): Promise<void> =>
+  new Promise((resolve, reject) => {
+    let output = "";
+    redis.stdout.on("data", (bytes) => {
+      output += bytes;
+      if (output.includes(text)) resolve();
+    });
+    redis.once("exit", () => reject(new Error(`redis-server ended: ${output}`)));
+  });
+
+const cli = (...words: string[]): string =>
+  spawnSync("redis-cli", ["-p", `${port}`, ...words], { encoding: "utf8" }).stdout.trim();
+/** The number that Redis gave the subscriber's connection. */
+const connection = (): string | undefined =>
+  /^id=(\d+) .* sub=1 /m.exec(cli("CLIENT", "LIST", "TYPE", "pubsub"))?.[1];
+
+await said("Ready to accept connections");
+const worker = await runWorker({
+  main: "test/worker/sessions-main.ts",
+  ports: [],
+  classes: { SOCKLET_SESSIONS: "SockletSession", SOCKLET_REGISTRY: "SockletRegistry" },
+  vars: { SOCKLET_TOKENS: TOKEN, ALLOW: ["127.0.0.1:*"] },
+});
+const authorization = `Bearer ${TOKEN}`;
+const ask = async (path: string, init: RequestInit = {}): Promise<Response> =>
+  worker.fetch(`/v1/sessions${path}`, {
+    ...init,
+    headers: { authorization, "content-type": "application/json" },
+  });
+
+/** The session's events, up to the first that has this text. */
+const eventsUntil = async (id: string, text: string): Promise<string> => {
+  const { body } = await ask(`/${id}/events`);
+  let seen = "";
+  const decoder = new TextDecoder();
+  for await (const bytes of body as unknown as AsyncIterable<Uint8Array>) {
+    seen += decoder.decode(bytes, { stream: true });
+    if (seen.includes(text)) return seen;
+  }
+  throw new Error(`its events ended without ${text}:\n${seen}`);
+};
+
+try {
+  const spec = {
+    handler: "subscriber",
+    address: `127.0.0.1:${port}`,
+    params: "soak",
+    background: true,
+    deadline: (seconds + 60) * 1000,
+  };
+  const { id } = (await (
+    await ask("", { method: "POST", body: JSON.stringify(spec) })
+  ).json()) as SessionInfo;
+  await eventsUntil(id, '"subscribe"');
+  const before = connection();
+  console.log(
+    `session ${id}, Redis connection ${before}; ${seconds} s without a request from ${new Date().toISOString()}`,
+  );
+  await new Promise((resolve) => setTimeout(resolve, seconds * 1000));
+  if (cli("PUBLISH", "soak", "still here") !== "1") throw new Error("Redis has no subscriber any more");
+  await eventsUntil(id, "still here");
+  const after = connection();
+  const info = (await (await ask(`/${id}`)).json()) as SessionInfo;
+  if (info.state !== "running" || after !== before) {
+    throw new Error(`the session is ${info.state}, on connection ${after}, and was on ${before}`);
+  }
+  await ask(`/${id}`, { method: "DELETE" });
+  console.log(
+    `it lives: state ${info.state}, the same connection, the message came; ended at ${new Date().toISOString()}`,
+  );
+} finally {
+  await worker.close();
+  redis.kill();
+  if (redis.exitCode === null) await once(redis, "exit");
+}

@@ -1,0 +1,59 @@
+/** TLS from workerd: whom it trusts, and by which name. That bytes pass is in places.test.ts. */
+
+import { SocketError, type TlsOptions } from "socklet";
+import { createConnection } from "socklet/worker";
+import { expect, inject, test } from "vitest";
+
+const port = inject("tlsPort");
+const localhost = { hostname: "localhost", port };
+const codeOf = (work: Promise<unknown>): Promise<unknown> =>
+  work.then(
+    () => "no error",
+    (error) => (error instanceof SocketError ? error.code : String(error)),
+  );
+
+const startTls = async (hostname: string, options?: TlsOptions, at = port): Promise<unknown> => {
+  const socket = await createConnection({ hostname, port: at }, { secureTransport: "starttls" });
+  const code = await codeOf(socket.startTls(options));
+  expect(socket.closed).toBe(code !== "no error"); // one that failed is of no more use
+  socket.abort();
+  return code;
+};
+
+if (port === 0) test.skip("TLS from workerd: SKIPPED, not on PATH: openssl", () => {});
+else {
+  test("startTls() expects the host that was dialled, or the name that it is given", async () => {
+    expect(await startTls("localhost")).toBe("no error");
+    expect(await startTls("127.0.0.1")).toBe("no error");
+    expect(await startTls("127.0.0.1", { serverName: "localhost" })).toBe("no error");
+    expect(await startTls("localhost", { serverName: "other.example" })).toBe("ERR_TLS");
+  });
+
+  test("startTls() with a peer that speaks no TLS", async () => {
+    expect(await startTls("127.0.0.1", {}, inject("echoPort"))).toBe("ERR_TLS");
+  });
+
+  test("startTls() where the connection was not dialled for it says so", async () => {
+    await using socket = await createConnection(localhost);
+    await expect(socket.startTls()).rejects.toThrow(/ERR_UNSUPPORTED: .*starttls/);
+  });
+
+  test("from the first byte, only the host that was dialled can be expected", async () => {
+    const dial = (tls: TlsOptions) => createConnection(localhost, { secureTransport: "on", tls });
+    await (await dial({ serverName: "localhost" })).close();
+    expect(await codeOf(dial({ serverName: "other.example" }))).toBe("ERR_UNSUPPORTED");
+  });
+
+  test("authorities and certificates of one's own cannot be given", async () => {
+    expect(await codeOf(createConnection(localhost, { secureTransport: "on", tls: { ca: "x" } }))).toBe(
+      "ERR_UNSUPPORTED",
+    );
+    expect(await startTls("localhost", { ca: "x" })).toBe("ERR_UNSUPPORTED");
+    expect(await startTls("localhost", { cert: "x", key: "x" })).toBe("ERR_UNSUPPORTED");
+  });
+
+  test("a peer that speaks no TLS is a dial that failed", async () => {
+    const address = `127.0.0.1:${inject("echoPort")}`;
+    expect(await codeOf(createConnection(address, { secureTransport: "on" }))).toBe("ERR_CONNECT_FAILED");
+  });
+}
