@@ -461,7 +461,7 @@ export abstract class BaseServer<Request, Context = unknown>
   /** A request has come. Called by the platform; refuses it where too many wait already. */
   protected arrive(request: Request, clientAddress: Address | null): void {
     if (this.#closing !== null) {
-      this.#refuse(request, clientAddress, "closing");
+      this.refuse(request, clientAddress, "closing");
       return;
     }
     this.#arrivals.push([request, clientAddress]);
@@ -469,7 +469,7 @@ export abstract class BaseServer<Request, Context = unknown>
     else this.#pump();
     if (this.#arrivals.length > this.requestQueueSize) {
       this.#arrivals.pop();
-      this.#refuse(request, clientAddress, "full");
+      this.refuse(request, clientAddress, "full");
     }
   }
 
@@ -610,7 +610,8 @@ export abstract class BaseServer<Request, Context = unknown>
     this.tell({ type: "error", server: this.name, ...(running && { id: running.id }), address, error });
   }
 
-  #refuse(request: Request, address: Address | null, reason: "full" | "closing"): void {
+  /** Turns a request away that no hook has seen: its connection is let go at once. */
+  protected refuse(request: Request, address: Address | null, reason: "full" | "closing"): void {
     this.#refused++;
     this.abortRequest(request);
     this.tell({ type: "refused", server: this.name, address, reason });
@@ -620,7 +621,7 @@ export abstract class BaseServer<Request, Context = unknown>
     await this.shutdown();
     this.stopListening();
     for (const [request, clientAddress] of this.#arrivals.splice(0)) {
-      this.#refuse(request, clientAddress, "closing");
+      this.refuse(request, clientAddress, "closing");
     }
     for (const told of this.#awaiting.splice(0)) told();
     await this.drain();

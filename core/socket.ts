@@ -39,6 +39,8 @@ export interface Capabilities {
 
 /** What the transport tells the socket. Nothing is told after `end` and `error` but `error`. */
 export interface StreamSink {
+  /** How many bytes the read that waits still needs at least; 0 where none waits. */
+  readonly needed: number;
   /** Bytes came; they are the socket's now. Gives true while a read still waits for more. */
   data(bytes: Uint8Array): boolean;
   /** The peer sends no more. */
@@ -161,6 +163,9 @@ export class StreamSocket implements AsyncDisposable {
     this.wfile = wfile;
     this.rfile = rfile;
     this.#sink = {
+      get needed() {
+        return rfile.needed;
+      },
       data: (bytes) => rfile.push(bytes),
       end: () => rfile.end(),
       error: (error) => this.#break(error),

@@ -166,6 +166,15 @@ export class StreamReader {
     return this.#size;
   }
 
+  /** How many bytes the read that waits still needs at least; 0 where none waits. For a source that can wait for as many. */
+  get needed(): number {
+    const waiter = this.#waiter;
+    if (waiter === null) return 0;
+    return waiter.attempt === (this.#tryExactly as Attempt<unknown>)
+      ? (waiter.argument as number) - this.#size
+      : 1;
+  }
+
   /** True when the end has come and all before it was read. */
   get atEnd(): boolean {
     return this.#ended && this.#size === 0;

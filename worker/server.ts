@@ -36,6 +36,7 @@ export interface WorkerServerOptions<Context> extends ServerOptions<Context> {
  */
 export class WorkerServer<Context = unknown> extends BaseServer<StreamSocket, Context> {
   readonly #stream: Partial<StreamOptions>;
+  #shut = false;
 
   constructor(
     RequestHandlerClass: HandlerClass<StreamSocket, Context>,
@@ -57,9 +58,19 @@ export class WorkerServer<Context = unknown> extends BaseServer<StreamSocket, Co
    */
   async connect(socket: Socket, ctx?: Pick<ExecutionContext, "waitUntil">): Promise<void> {
     const request = await streamSocket(socket, this.#stream);
+    if (this.#shut) {
+      this.refuse(request, request.getpeername(), "closing");
+      return;
+    }
     const serving = this.verifyAndProcess(request, request.getpeername());
     if (serving !== undefined) ctx?.waitUntil(serving);
     await serving;
+  }
+
+  /** Turns away what the platform brings from now on, to this object: another isolate has a server of its own. */
+  override shutdown(): Promise<void> {
+    this.#shut = true;
+    return super.shutdown();
   }
 }
 

@@ -192,13 +192,19 @@ class WorkerTransport implements StreamTransport {
       while (this.#wanted && !this.#done) {
         const buffer = this.#buffer ?? new ArrayBuffer(FIRST_BUFFER);
         this.#buffer = undefined;
-        const { value, done } = await this.#reader.read(new Uint8Array(buffer));
-        if (done || value === undefined) {
+        const view = new Uint8Array(buffer);
+        // As many as an exact read still needs, in one turn: but never more than a peer has been seen to send at once,
+        // or a slow one would seem silent.
+        const least = Math.min(this.#sink?.needed ?? 1, buffer.byteLength);
+        const { value, done } = await (least > 1
+          ? this.#reader.readAtLeast(least, view)
+          : this.#reader.read(view));
+        const size = value?.byteLength ?? 0;
+        if (value === undefined || (done && size === 0)) {
           this.#done = true;
           this.#sink?.end();
           break;
         }
-        const size = value.byteLength;
         const capacity = value.buffer.byteLength;
         // A full buffer is given away and a larger one taken; what fills little of one is copied out of it.
         const give = size * 2 > capacity;

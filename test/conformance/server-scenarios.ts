@@ -170,3 +170,23 @@ export const tracing = <Base extends StreamServerClass>(
   }
   return { Server: Traced as unknown as Base, Handler: Handler as never };
 };
+
+/** `hold`, `drain` or `shutdown`: a server's life, asked for from inside. */
+export class Life extends StreamRequestHandler<Board> {
+  override async handle(): Promise<void> {
+    // biome-ignore lint/suspicious/noExplicitAny: servers of every place and context
+    const server = this.server as unknown as BaseServer<StreamSocket, any>;
+    const asked = await this.rfile.line();
+    if (asked === "shutdown") {
+      await server.shutdown();
+      this.wfile.write("and no more\n");
+    } else if (asked === "drain") {
+      this.wfile.write("draining\n");
+      void server.drain(20).then(() => this.context.put("life/drained", `${server.info().running} running`));
+    } else {
+      this.wfile.write("holding\n");
+      const ended = await this.rfile.line().catch((error) => error.code);
+      await this.context.put("life/held", String(ended));
+    }
+  }
+}

@@ -9,15 +9,20 @@ import { serverScenarios } from "../conformance/server-scenarios.ts";
 import { streamConformance } from "../conformance/stream.ts";
 import { freePorts, type RunningWorker, runWorker } from "./workerd.ts";
 
-const [port = 0, ...tracePorts] = await freePorts(1 + serverScenarios.length);
+const [port = 0, lifePort = 0, ...tracePorts] = await freePorts(2 + serverScenarios.length);
 let worker: RunningWorker;
 
 beforeAll(async () => {
   worker = await runWorker({
     main: "test/worker/main.ts",
-    ports: [port, ...tracePorts],
+    ports: [port, lifePort, ...tracePorts],
     classes: { BOARD: "BoardObject", DOOR: "DoorObject" },
-    vars: { DOORS: Object.fromEntries(tracePorts.map((at, index) => [at, `trace-port-${index}`])) },
+    vars: {
+      DOORS: {
+        [lifePort]: "life-port",
+        ...Object.fromEntries(tracePorts.map((at, index) => [at, `trace-port-${index}`])),
+      },
+    },
   });
 }, 60_000);
 
@@ -32,4 +37,5 @@ serverConformance({
   board: remoteBoard(() => dial(port)),
   key: (index) => `port/${index}`,
   dial: (index) => dial(tracePorts[index] as number),
+  life: { drains: false, dial: () => dial(lifePort) },
 });

@@ -4,9 +4,11 @@
  */
 
 import { DurableObject } from "cloudflare:workers";
-import { WorkerServer } from "socklet/worker";
+import { defineApp } from "socklet";
+import { WorkerServer, workerFor } from "socklet/worker";
+import { Echo } from "../../examples/echo.ts";
 import { type Board, Conformance, LocalBoard } from "../conformance/handler.ts";
-import { tracing } from "../conformance/server-scenarios.ts";
+import { Life, tracing } from "../conformance/server-scenarios.ts";
 
 interface Bindings {
   readonly BOARD: DurableObjectNamespace<BoardObject>;
@@ -30,7 +32,9 @@ class Doors {
     if (server === undefined) {
       const board = boardOf(env);
       const [, place, index] = /^trace-(.+)-(\d+)$/.exec(door) ?? [];
-      if (index === undefined) {
+      if (door.startsWith("life-")) {
+        server = new WorkerServer(Life, { ...options, context: board });
+      } else if (index === undefined) {
         server = new WorkerServer(Conformance, { ...options, context: board });
       } else {
         const { Server, Handler } = tracing(WorkerServer<Board>, Number(index), board, `${place}/${index}`);
@@ -75,11 +79,21 @@ export { SmallRegistry, SmallSession, SockletRegistry, SockletSession } from "./
 
 const doors = new Doors();
 
+/** What may be chosen by a caller's authority: one handler that listens, and one that does not. */
+const app = workerFor(
+  defineApp({
+    handlers: { "app-echo": Echo, "app-hidden": Echo },
+    listen: [{ handler: "app-echo", address: "tcp://127.0.0.1:7" }],
+  }),
+);
+
 export default {
   async fetch(): Promise<Response> {
     return new Response("ok");
   },
   async connect(socket: Socket, env: Bindings, ctx: ExecutionContext): Promise<void> {
+    const { localAddress = "" } = await socket.opened;
+    if (localAddress.startsWith("app-")) return app.connect(socket, env, ctx);
     await (await doors.serverOf(socket, env)).connect(socket, ctx);
   },
 };

@@ -24,6 +24,7 @@ for (const [name, { key, door }] of Object.entries(places)) {
     board: env.BOARD.getByName("board"),
     key: (index) => `${key}/${index}`,
     dial: (index) => dial(door(), `trace-${key}-${index}`),
+    life: { drains: key === "object", dial: () => dial(door(), `life-${key}`) },
   });
 }
 
