@@ -380,6 +380,26 @@ export const streamScenarios: readonly StreamScenario[] = [
     sees: { served: "sent", peer: "all as sent" },
   },
   {
+    name: "exact reads of every size give just those bytes, however they were sent",
+    served: async (request) => {
+      const sizes = [1, 100, 4096, 5000, 65_536, 200_000];
+      let at = 0;
+      for (let i = 0; at + 200_000 <= 2 * MiB; i++) {
+        const bytes = await request.rfile.readexactly(sizes[i % sizes.length] as number);
+        const wrong = bytes.findIndex((byte, j) => byte !== byteAt(at + j));
+        if (wrong >= 0) return `wrong at ${at + wrong}`;
+        at += bytes.length;
+      }
+      return at + ((await request.rfile.read())?.length ?? 0);
+    },
+    peer: async (socket) => {
+      await sendPattern(socket, 2 * MiB, (i) => [1, 3000, 70_000, 17, 128 * KiB][i % 5] as number);
+      await socket.shutdown(SHUT_WR);
+      return socket.recv();
+    },
+    sees: { served: 2 * MiB, peer: null },
+  },
+  {
     name: "a read that times out leaves the stream usable",
     served: async (request, aside) => {
       request.settimeout(20);

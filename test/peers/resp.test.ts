@@ -79,6 +79,24 @@ describeWith(["redis-server"], "RespClient and redis-server", () => {
     await body((params) => new TCPConnector(`127.0.0.1:${port}`, RespClient).run({ params }));
   };
 
+  test("socklet dial runs it, and prints the reply", async () => {
+    const { port, program } = await redis();
+    await using _ = program;
+    const cli = ["--conditions=socklet:source", "emulator/cli.ts", "dial", `127.0.0.1:${port}`];
+    const one = await run(process.execPath, [...cli, "examples/resp.ts#RespClient", "PING"]);
+    expect([one.code, String(one.stdout), one.stderr]).toEqual([0, '"PONG"\n', ""]);
+    const params = '[["SET","k","v"],["GET","k"],["NOPE"]]';
+    const many = await run(process.execPath, [
+      ...cli,
+      "respClient",
+      "--app",
+      "examples/app.ts",
+      "--params",
+      params,
+    ]);
+    expect([many.code, JSON.parse(String(many.stdout)).slice(0, 2)]).toEqual([0, ["OK", "v"]]);
+  });
+
   test("each kind of reply", () =>
     withRedis(async (ask) => {
       expect(await ask(["PING"])).toBe("PONG");
