@@ -69,8 +69,9 @@ export const boundStorage = (bindings: Readonly<Record<string, unknown>>): BlobS
     );
   };
   return {
-    put: async (name, bytes) => object().put(name, bytes),
-    get: async (name) => object().get(name),
+    // Names are checked here, too: an error that crosses to another object is no RangeError any more.
+    put: async (name, bytes) => object().put(checkBlobName(name), bytes),
+    get: async (name) => object().get(checkBlobName(name)),
     list: async () => object().list(),
   };
 };

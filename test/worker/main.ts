@@ -5,7 +5,7 @@
 
 import { DurableObject } from "cloudflare:workers";
 import { defineApp } from "socklet";
-import { WorkerServer, workerFor } from "socklet/worker";
+import { SockletStorage, WorkerServer, workerFor } from "socklet/worker";
 import { Echo } from "../../examples/echo.ts";
 import { type Board, Conformance, LocalBoard } from "../conformance/handler.ts";
 import { Life, tracing } from "../conformance/server-scenarios.ts";
@@ -76,6 +76,8 @@ export class DoorObject extends DurableObject<Bindings> {
 }
 
 export { SmallRegistry, SmallSession, SockletRegistry, SockletSession } from "./sessions-main.ts";
+
+export { SockletStorage };
 
 const doors = new Doors();
 
