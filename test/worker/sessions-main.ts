@@ -34,6 +34,8 @@ class Lines extends StreamRequestHandler {
 
 /** Subscribes to the channel of its params, and emits what Redis says: `["message", "news", "…"]`. */
 class RedisSubscriber extends StreamRequestHandler {
+  override readonly timeout = null; // a channel may be silent for as long as it likes; the session has its deadline
+
   override async handle(): Promise<never> {
     this.wfile.write(`SUBSCRIBE ${this.params}\r\n`);
     for (;;) {
