@@ -5,6 +5,7 @@
 
 import { AllowList } from "./access.ts";
 import { type AddressLike, type Endpoint, formatAddress, parseAddress } from "./address.ts";
+import { dialable, type SecureTransport } from "./connector.ts";
 import { SocketError } from "./errors.ts";
 import {
   BaseRequestHandler,
@@ -50,6 +51,8 @@ export interface DialEntry {
   /** A name from `handlers`. */
   readonly handler: string;
   readonly address: AddressLike;
+  /** Default `off`. */
+  readonly secureTransport?: SecureTransport;
 }
 
 /** What `defineApp` takes. */
@@ -78,7 +81,12 @@ export interface Listener<Context = unknown> {
 export interface App<Context = unknown> {
   readonly handlers: Readonly<Record<string, AnyHandlerClass<Context>>>;
   readonly listeners: readonly Listener<Context>[];
-  readonly dial: Readonly<Record<string, { readonly handler: string; readonly endpoint: Endpoint }>>;
+  readonly dial: Readonly<
+    Record<
+      string,
+      { readonly handler: string; readonly endpoint: Endpoint; readonly secureTransport: SecureTransport }
+    >
+  >;
   readonly allow: readonly string[];
   readonly context: (platform: Platform) => MaybePromise<Context>;
 }
@@ -94,9 +102,9 @@ const wrong = (message: string, cause?: unknown): SocketError =>
 
 const names = (handlers: object): string => Object.keys(handlers).join(", ") || "none";
 
-const endpointOf = (address: AddressLike, where: string): Endpoint => {
+const endpointOf = (address: AddressLike, where: string, parse = parseAddress): Endpoint => {
   try {
-    return parseAddress(address);
+    return parse(address);
   } catch (error) {
     throw wrong(`${where}.address: ${(error as Error).message}`, error);
   }
@@ -156,7 +164,16 @@ export const defineApp = <Context = unknown>(definition: AppDefinition<Context>)
   }
   const dial = Object.entries(definition.dial ?? {}).map(([name, entry]) => {
     handlerOf(entry.handler, `dial.${name}`);
-    return [name, { handler: entry.handler, endpoint: endpointOf(entry.address, `dial.${name}`) }] as const;
+    const { handler, secureTransport = "off" } = entry;
+    if (!["off", "on", "starttls"].includes(secureTransport)) {
+      throw wrong(
+        `dial.${name}.secureTransport is "${secureTransport}"; it may be "off", "on" or "starttls"`,
+      );
+    }
+    return [
+      name,
+      { handler, endpoint: endpointOf(entry.address, `dial.${name}`, dialable), secureTransport },
+    ] as const;
   });
   const allow = Object.freeze([...(definition.allow ?? [])]);
   new AllowList(allow); // a bad rule is said here, and not when something is dialled

@@ -3,8 +3,9 @@
 import { type Address, type AddressLike, type Endpoint, formatAddress, parseAddress } from "./address.ts";
 import { SocketError } from "./errors.ts";
 import type { HandlerClass } from "./handler.ts";
+import { checkTime, checkWord } from "./options.ts";
 import { BaseConnector, type EndpointOptions } from "./server.ts";
-import type { StreamOptions, StreamSocket, TlsOptions } from "./socket.ts";
+import { type StreamOptions, type StreamSocket, settleStream, type TlsOptions } from "./socket.ts";
 
 /** How a connection is secured: not, from its first byte (TLS), or later by `startTls()` (the Web platform's words). */
 export type SecureTransport = "off" | "on" | "starttls";
@@ -35,6 +36,13 @@ export const dialable = (address: AddressLike): Endpoint => {
     throw new RangeError(`${said} cannot be dialled: it names no host, or port 0`);
   }
   return endpoint;
+};
+
+/** `options`, where they can be: a word that means nothing must not mean "in plain text". Throws `TypeError` and `RangeError`. */
+export const checkConnect = <Options extends ConnectOptions>(options: Options): Options => {
+  checkTime("connectTimeout", options.connectTimeout ?? null, 1, true);
+  checkWord("secureTransport", options.secureTransport ?? "off", ["off", "on", "starttls"]);
+  return options;
 };
 
 /** `opening`, given up after `connectTimeout` ms (`ETIMEDOUT`) or when `signal` aborts (its reason); `giveUp` then lets go of it. */
@@ -84,7 +92,7 @@ export abstract class StreamConnector<Context = unknown> extends BaseConnector<S
   ) {
     super(RequestHandlerClass, options);
     this.endpoint = dialable(address);
-    this.#options = options;
+    this.#options = { ...checkConnect(options), stream: settleStream(options.stream) };
   }
 
   /** Opens one connection to `endpoint`. */

@@ -26,6 +26,7 @@ import {
   isThenable,
   type RequestScope,
 } from "./handler.ts";
+import { checkCount, checkTime } from "./options.ts";
 import { StreamSocket } from "./socket.ts";
 import { DONE, type MaybePromise } from "./stream.ts";
 
@@ -123,7 +124,7 @@ export abstract class BaseEndpoint<Request, Context = unknown> implements Handle
     this.context = options.context as Context;
     this.name = options.name ?? (RequestHandlerClass.name || "anonymous");
     this.onEvent = options.onEvent;
-    this.drainTimeout = options.drainTimeout ?? 10_000;
+    this.drainTimeout = checkTime("drainTimeout", options.drainTimeout ?? 10_000, 0);
   }
 
   /** How many handlers run now. */
@@ -314,9 +315,9 @@ export abstract class BaseServer<Request, Context = unknown>
 
   constructor(RequestHandlerClass: HandlerClass<Request, Context>, options: ServerOptions<Context> = {}) {
     super(RequestHandlerClass, options);
-    this.requestQueueSize = options.requestQueueSize ?? 128;
-    this.maxRequests = options.maxRequests ?? 10_000;
-    this.timeout = options.timeout ?? null;
+    this.requestQueueSize = checkCount("requestQueueSize", options.requestQueueSize ?? 128, 0);
+    this.maxRequests = checkCount("maxRequests", options.maxRequests ?? 10_000, 1);
+    this.timeout = checkTime("timeout", options.timeout ?? null, 1, true);
   }
 
   /** Where it listens; `null` before `listen()`. */

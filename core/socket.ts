@@ -16,6 +16,7 @@
 import { type Address, formatAddress } from "./address.ts";
 import { SHUT_RD, SHUT_RDWR, SHUT_WR } from "./constants.ts";
 import { SocketError, type SocketErrorCode } from "./errors.ts";
+import { checkCount, checkTime } from "./options.ts";
 import {
   type Data,
   DONE,
@@ -116,6 +117,30 @@ export const STREAM_OPTIONS: StreamOptions = {
   handshakeTimeout: 10_000,
 };
 
+const settled = new WeakSet<object>();
+
+/**
+ * `options` checked, with the defaults for what is not given. What this gave passes at once, so that a server
+ * settles its own options once and not for each connection. Throws `TypeError` and `RangeError`.
+ */
+export const settleStream = (options: Partial<StreamOptions> = {}): StreamOptions => {
+  if (settled.has(options)) return options as StreamOptions;
+  const given = Object.entries(options).filter(([, value]) => value !== undefined);
+  for (const [name] of given) {
+    if (Object.hasOwn(STREAM_OPTIONS, name)) continue;
+    throw new TypeError(`a stream has no option ${name}; it has ${Object.keys(STREAM_OPTIONS).join(", ")}`);
+  }
+  const whole: StreamOptions = { ...STREAM_OPTIONS, ...Object.fromEntries(given) };
+  checkTime("timeout", whole.timeout, 1, true);
+  checkTime("closeTimeout", whole.closeTimeout);
+  checkTime("handshakeTimeout", whole.handshakeTimeout);
+  checkCount("maxLine", whole.maxLine, 1);
+  checkCount("maxRead", whole.maxRead, 1);
+  checkCount("maxPending", whole.maxPending, 0);
+  settled.add(whole);
+  return whole;
+};
+
 /** A `Socket` in the sense of WinterTC's Sockets API and of Workers: what `toWeb()` gives. */
 export interface WebStream {
   readonly readable: ReadableStream<Uint8Array>;
@@ -151,7 +176,7 @@ export class StreamSocket implements AsyncDisposable {
   #onerror: ((error: SocketError) => void) | null = null;
 
   constructor(transport: StreamTransport, options: Partial<StreamOptions> = {}) {
-    const settled = options === STREAM_OPTIONS ? STREAM_OPTIONS : { ...STREAM_OPTIONS, ...options };
+    const settled = settleStream(options);
     const feed = new Feed(transport);
     this.#feed = feed;
     this.#options = settled;
@@ -294,16 +319,14 @@ export class StreamSocket implements AsyncDisposable {
       this.#feed.transport = await withDeadline(secured, handshakeTimeout, "the TLS handshake was not done");
       this.#transport.start(this.#sink);
     } catch (error) {
-      this.abort();
+      if (!(error instanceof TypeError)) this.abort(); // a wrong argument has begun nothing
       throw error;
     }
   }
 
   /** How long one read or write waits for the peer, in milliseconds; `null` for ever. CPython's, but in ms. */
   settimeout(timeout: number | null): void {
-    if (timeout !== null && !(timeout > 0 && timeout <= MAX_TIMER)) {
-      throw new RangeError(`a timeout is 1 to ${MAX_TIMER} ms, or null for none, not ${timeout}`);
-    }
+    checkTime("a timeout", timeout, 1, true);
     this.rfile.timeout = this.wfile.timeout = timeout;
   }
 
@@ -467,8 +490,6 @@ export class StreamSocket implements AsyncDisposable {
     this.#transport.abort();
   }
 }
-
-const MAX_TIMER = 2 ** 31 - 1; // ms: what a timer holds in every runtime, 24.8 days
 
 /**
  * What stands between a socket's two halves and its transport, which `startTls()` replaces. A read that is about

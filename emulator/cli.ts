@@ -121,6 +121,8 @@ const logger =
 
 // ---- What is named: modules, apps, handlers ----
 
+const ESM = 'put "type": "module" into the package.json beside it';
+
 const loadRemedy = (path: string, error: unknown): string => {
   const { code, message = "" } = (error ?? {}) as { code?: string; message?: string };
   switch (code) {
@@ -132,10 +134,14 @@ const loadRemedy = (path: string, error: unknown): string => {
     }
     case "ERR_UNKNOWN_FILE_EXTENSION":
       return "give a .ts, .mts, .js or .mjs module";
+    case "ERR_REQUIRE_ESM":
+      return ESM;
     case "ERR_UNSUPPORTED_TYPESCRIPT_SYNTAX":
       return "Node runs TypeScript whose types can be erased; compile it, or write it without";
     default:
-      return `\`node ${path}\` tells more`;
+      return /import statement outside a module|Unexpected token 'export'/.test(message)
+        ? ESM
+        : `\`node ${path}\` tells more`;
   }
 };
 
@@ -298,6 +304,7 @@ const serve = async (path: string, flags: ServeFlags): Promise<void> => {
 interface DialFlags {
   app?: string;
   params?: string;
+  secureTransport: SecureTransport;
   connectTimeout: number;
   data: string;
   verbose?: boolean;
@@ -324,11 +331,11 @@ const dial = async (address: string, named: string, words: string[], flags: Dial
     bindings: process.env,
     storage: new FileStorage(flags.data),
   });
-  const { connectTimeout } = flags;
+  const { connectTimeout, secureTransport } = flags;
   const onEvent = logger(flags.verbose ?? false);
   const connector = asked(
     address,
-    () => new TCPConnector(address, handler, { context, connectTimeout, onEvent }),
+    () => new TCPConnector(address, handler, { context, connectTimeout, secureTransport, onEvent }),
   );
   const stop = new AbortController();
   const interrupted = new Promise<never>((_, reject) => {
@@ -578,6 +585,11 @@ program
   .argument("[params...]", "words that the handler gets as its params")
   .option("--app <module>", "the app that has the handler, and its context")
   .option("--params <json>", "params that are not words")
+  .addOption(
+    new Option("--secure-transport <how>", "TLS from the first byte, or when the handler asks")
+      .choices(["off", "on", "starttls"])
+      .default("off"),
+  )
   .option("--connect-timeout <ms>", "how long the connection may take to open", milliseconds, 10_000)
   .option("--data <folder>", "where the app keeps its bytes", ".socklet/data")
   .option("--verbose", "tell every event")
@@ -653,6 +665,12 @@ sessions
 process.stdout.on("error", () => {}); // who reads it may leave (`| head -1`); print() tells
 
 try {
+  const [major = 0, minor = 0] = process.versions.node.split(".").map(Number);
+  if (major < 22 || (major === 22 && minor < 18)) {
+    throw new UsageError(
+      `this needs Node 22.18 or newer, which runs TypeScript as it is; this is ${process.version}`,
+    );
+  }
   await program.parseAsync();
 } catch (error) {
   if (error instanceof CommanderError) {

@@ -2,8 +2,14 @@
 
 import net from "node:net";
 import { type AddressLike, type Endpoint, formatAddress } from "../core/address.ts";
-import { type ConnectOptions, dialable, openWithin, StreamConnector } from "../core/connector.ts";
-import type { StreamSocket } from "../core/socket.ts";
+import {
+  type ConnectOptions,
+  checkConnect,
+  dialable,
+  openWithin,
+  StreamConnector,
+} from "../core/connector.ts";
+import { type StreamSocket, settleStream } from "../core/socket.ts";
 import { networkError, streamSocket } from "./stream-socket.ts";
 
 /**
@@ -18,9 +24,10 @@ export const createConnection = async (
 ): Promise<StreamSocket> => {
   const endpoint = dialable(address);
   const said = formatAddress(endpoint);
-  const { secureTransport = "off", signal } = options;
+  const { secureTransport = "off", signal, tls } = checkConnect(options);
+  const stream = settleStream(options.stream);
   signal?.throwIfAborted();
-  const host = endpoint.scheme === "unix" ? undefined : endpoint.hostname;
+  const hostname = endpoint.scheme === "unix" ? "localhost" : endpoint.hostname;
   const where =
     endpoint.scheme === "unix" ? { path: endpoint.path } : { host: endpoint.hostname, port: endpoint.port };
   const socket = net.connect({ ...where, allowHalfOpen: true, noDelay: true });
@@ -34,9 +41,9 @@ export const createConnection = async (
         resolve();
       });
     });
-    const stream = streamSocket(socket, options.stream, host);
-    if (secureTransport === "on") await stream.startTls(options.tls);
-    return stream;
+    const opened = streamSocket(socket, stream, { hostname, tls });
+    if (secureTransport === "on") await opened.startTls();
+    return opened;
   })();
   return openWithin(opening, said, options, () => {
     socket.on("error", () => {}); // what it still says is of no interest

@@ -40,21 +40,28 @@ export const addressOf = (
     : { family: "IPv6", hostname: host, port, scopeId };
 };
 
+/** Where a connection leads that was dialled here: what a certificate must say, and whom to trust. */
+export interface Dialled {
+  readonly hostname: string;
+  /** What `startTls()` takes that is not given to it. */
+  readonly tls?: TlsOptions | undefined;
+}
+
 type Listeners = Readonly<Record<string, (argument: never) => unknown>>;
 
 class NodeTransport implements StreamTransport {
   readonly remoteAddress: Address | null;
   readonly capabilities: Capabilities;
   readonly #socket: net.Socket;
-  readonly #host: string | undefined; // what was dialled, and is expected in a certificate; none where we accepted
+  readonly #dialled: Dialled | undefined; // absent where we accepted
   #sink: StreamSink | null = null;
   #listeners: Listeners = {};
   #flowing = false;
   #room: PromiseWithResolvers<void> | null = null;
 
-  constructor(socket: net.Socket, host?: string) {
+  constructor(socket: net.Socket, dialled?: Dialled) {
     this.#socket = socket;
-    this.#host = host;
+    this.#dialled = dialled;
     // Taken now: Node forgets it when the connection closes.
     this.remoteAddress = addressOf(socket.remoteAddress, socket.remotePort, socket.remoteFamily);
     this.capabilities = this.remoteAddress === null ? UNIX : TCP;
@@ -144,34 +151,43 @@ class NodeTransport implements StreamTransport {
     }
   }
 
-  async startTls({ ca, cert, key, serverName = this.#host }: TlsOptions): Promise<StreamTransport> {
+  async startTls(options: TlsOptions): Promise<StreamTransport> {
     const socket = this.#socket;
+    const dialled = this.#dialled;
+    const { ca, cert, key, serverName = dialled?.hostname } = { ...dialled?.tls, ...options };
+    if (dialled === undefined && (cert === undefined || key === undefined)) {
+      throw new TypeError("startTls() on a connection that was accepted needs a cert and a key");
+    }
     if (socket.writableLength > 0) await new Promise((resolve) => socket.once("drain", resolve));
     for (const event in this.#listeners) socket.removeListener(event, this.#listeners[event] as () => void);
-    const accepted = this.#host === undefined && key !== undefined;
-    const secured = accepted
-      ? new tls.TLSSocket(socket, { isServer: true, cert, key })
-      : tls.connect({
-          socket,
-          ca,
-          cert,
-          key,
-          host: serverName,
-          // An address is looked for in the certificate, but not asked for by name (RFC 6066, section 3).
-          ...(serverName !== undefined && net.isIP(serverName) === 0 && { servername: serverName }),
-        });
+    const secured =
+      dialled === undefined
+        ? new tls.TLSSocket(socket, { isServer: true, cert, key })
+        : tls.connect({
+            socket,
+            ca,
+            cert,
+            key,
+            host: serverName,
+            // An address is looked for in the certificate, but not asked for by name (RFC 6066, section 3).
+            ...(serverName !== undefined && net.isIP(serverName) === 0 && { servername: serverName }),
+          });
     const { promise, resolve, reject } = Promise.withResolvers<void>();
-    const failed = (error: Error): void =>
-      reject(new SocketError("ERR_TLS", error.message, { cause: error }));
+    const failed = (error: Error & { reason?: string }): void =>
+      reject(
+        new SocketError("ERR_TLS", `the TLS handshake failed: ${error.reason ?? error.message}`, {
+          cause: error,
+        }),
+      );
     const left = (): void => reject(new SocketError("ERR_TLS", "the peer left in the TLS handshake"));
     // Held back but for its end: a peer that leaves in the handshake says nothing else.
     const ended = (): unknown => secured.readableLength === 0 && secured.read();
-    secured.once(accepted ? "secure" : "secureConnect", resolve).on("error", failed);
+    secured.once(dialled === undefined ? "secure" : "secureConnect", resolve).on("error", failed);
     secured.on("readable", ended).once("end", left).once("close", left);
     await promise;
     secured.removeListener("readable", ended).removeListener("end", left).removeListener("close", left);
     secured.removeListener("error", failed).pause();
-    return new NodeTransport(secured, this.#host);
+    return new NodeTransport(secured, dialled);
   }
 
   defer(task: () => void): void {
@@ -191,8 +207,8 @@ class NodeTransport implements StreamTransport {
 export const streamSocket = (
   socket: net.Socket,
   options: Partial<StreamOptions> = {},
-  host?: string,
-): StreamSocket => new StreamSocket(new NodeTransport(socket, host), options);
+  dialled?: Dialled,
+): StreamSocket => new StreamSocket(new NodeTransport(socket, dialled), options);
 
 /** What went wrong with a name or an address, as a `SocketError` that says where. */
 export const networkError = (error: unknown, address: string): SocketError => {

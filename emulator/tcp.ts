@@ -11,7 +11,7 @@ import {
 import type { HandlerClass } from "../core/handler.ts";
 import { ThreadingMixIn } from "../core/mixins.ts";
 import { BaseServer, type ServerOptions } from "../core/server.ts";
-import type { Datagram, StreamOptions, StreamSocket } from "../core/socket.ts";
+import { type Datagram, type StreamOptions, type StreamSocket, settleStream } from "../core/socket.ts";
 import { addressOf, networkError, streamSocket } from "./stream-socket.ts";
 
 /** Options of a TCP server. */
@@ -42,7 +42,7 @@ export class TCPServer<
   protected readonly scheme: "tcp" | "udp" = "tcp";
   #server: net.Server | undefined;
   #address: Address | null = null;
-  readonly #stream: Partial<StreamOptions>;
+  readonly #stream: StreamOptions;
 
   constructor(
     serverAddress: AddressLike,
@@ -57,7 +57,7 @@ export class TCPServer<
       );
     }
     this.endpoint = endpoint;
-    this.#stream = options.stream ?? {};
+    this.#stream = settleStream(options.stream);
   }
 
   override get serverAddress(): Address | null {

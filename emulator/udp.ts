@@ -7,6 +7,7 @@ import { type Address, type AddressLike, formatAddress } from "../core/address.t
 import { SocketError } from "../core/errors.ts";
 import type { HandlerClass } from "../core/handler.ts";
 import { ThreadingMixIn } from "../core/mixins.ts";
+import { checkCount } from "../core/options.ts";
 import type { ServerOptions } from "../core/server.ts";
 import { checkDatagramSize, Datagram, type DatagramSender, knownSender } from "../core/socket.ts";
 import type { Data, MaybePromise } from "../core/stream.ts";
@@ -32,7 +33,7 @@ export class UDPServer<Context = unknown> extends TCPServer<Context, Datagram> i
     options: UDPServerOptions<Context> = {},
   ) {
     super(serverAddress, RequestHandlerClass, options);
-    this.maxPacketSize = options.maxPacketSize ?? 65_535;
+    this.maxPacketSize = checkCount("maxPacketSize", options.maxPacketSize ?? 65_535, 0);
   }
 
   override get serverAddress(): Address | null {

@@ -6,6 +6,7 @@ import { connectHint } from "../core/access.ts";
 import { type AddressLike, type Endpoint, formatAddress } from "../core/address.ts";
 import {
   type ConnectOptions,
+  checkConnect,
   dialable,
   openWithin,
   StreamConnector,
@@ -13,7 +14,7 @@ import {
 } from "../core/connector.ts";
 import { SocketError } from "../core/errors.ts";
 import type { HandlerClass } from "../core/handler.ts";
-import type { StreamSocket } from "../core/socket.ts";
+import { type StreamSocket, settleStream } from "../core/socket.ts";
 import { ownAuthorities, streamSocket } from "./stream-socket.ts";
 
 /**
@@ -85,7 +86,8 @@ export const createConnection = async (
   if (endpoint.scheme === "unix") {
     throw new SocketError("ERR_UNSUPPORTED", `a Worker cannot dial a path (${said}); dial tcp://host:port`);
   }
-  const { secureTransport = "off", signal, tls = {} } = options;
+  const { secureTransport = "off", signal, tls = {} } = checkConnect(options);
+  const stream = settleStream(options.stream);
   if (tls.ca !== undefined || tls.cert !== undefined) throw ownAuthorities();
   if (secureTransport === "on" && tls.serverName !== undefined && tls.serverName !== endpoint.hostname) {
     throw new SocketError(
@@ -100,7 +102,7 @@ export const createConnection = async (
   try {
     // Half-open, so that our side does not end because the peer's did; the transport closes it.
     socket = connect({ hostname, port }, { secureTransport, allowHalfOpen: true });
-    const opening = streamSocket(socket, options.stream, { hostname, release });
+    const opening = streamSocket(socket, stream, { hostname, release, tls });
     return await openWithin(opening, said, options, () => {
       socket?.close().catch(() => {}); // not awaited: it can hang with what does not open
     });

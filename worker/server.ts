@@ -13,6 +13,7 @@ import {
   type DatagramSender,
   type StreamOptions,
   type StreamSocket,
+  settleStream,
 } from "../core/socket.ts";
 import { type Data, toBytes } from "../core/stream.ts";
 import { streamSocket } from "./stream-socket.ts";
@@ -35,7 +36,7 @@ export interface WorkerServerOptions<Context> extends ServerOptions<Context> {
  * another. It listens where the platform says (`[[connect]]`), so there is nothing to bind, and no address.
  */
 export class WorkerServer<Context = unknown> extends BaseServer<StreamSocket, Context> {
-  readonly #stream: Partial<StreamOptions>;
+  readonly #stream: StreamOptions;
   #shut = false;
 
   constructor(
@@ -43,7 +44,7 @@ export class WorkerServer<Context = unknown> extends BaseServer<StreamSocket, Co
     options: WorkerServerOptions<Context> = {},
   ) {
     super(RequestHandlerClass, options);
-    this.#stream = options.stream ?? {};
+    this.#stream = settleStream(options.stream);
   }
 
   override get serverAddress(): Address | null {

@@ -36,6 +36,9 @@ export const addressOf = (text: string | undefined): Address | null => {
   return { family, hostname: endpoint.hostname, port: endpoint.port };
 };
 
+const FOREIGN =
+  "this connection belongs to another request, and a Worker cannot use it here; serve connections that meet on a Durable Object, by WorkerServer";
+
 /** A Worker cannot be given certificates: said before it is dialled, and before a handshake. */
 export const ownAuthorities = (): SocketError =>
   new SocketError(
@@ -47,6 +50,8 @@ export const ownAuthorities = (): SocketError =>
 export interface Dialled {
   /** The host that was dialled. */
   readonly hostname?: string | undefined;
+  /** What `startTls()` takes that is not given to it. */
+  readonly tls?: TlsOptions | undefined;
   /** Called once, when the connection is let go. */
   readonly release?: (() => void) | undefined;
 }
@@ -151,7 +156,8 @@ class WorkerTransport implements StreamTransport {
    * has ended: the platform says no more (workerd 2026-10-23; with `secureTransport` `on` it does). So the end of
    * the connection must not be what says that a message is whole.
    */
-  async startTls({ serverName, ca, cert }: TlsOptions): Promise<StreamTransport> {
+  async startTls(options: TlsOptions): Promise<StreamTransport> {
+    const { serverName, ca, cert } = { ...this.#dialled.tls, ...options };
     if (ca !== undefined || cert !== undefined) throw ownAuthorities();
     await this.#lastWrite;
     this.#released = true; // what the streams of the plain socket say from now on is of no interest
@@ -224,7 +230,13 @@ class WorkerTransport implements StreamTransport {
   #broken(error: unknown, code: "ECONNRESET" | "EPIPE"): void {
     this.#done = true;
     this.#makeRoom();
-    if (!this.#released) this.#sink?.error(new SocketError(code, undefined, { cause: error }));
+    if (this.#released) return;
+    const foreign = /on behalf of a different request/.test(String(error));
+    this.#sink?.error(
+      foreign
+        ? new SocketError("ERR_UNSUPPORTED", FOREIGN, { cause: error })
+        : new SocketError(code, undefined, { cause: error }),
+    );
   }
 
   #sent(size: number): void {

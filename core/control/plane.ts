@@ -252,7 +252,7 @@ export const sessionTarget = (app: App, spec: SessionSpec, allow: AllowList): Se
     params: spec.params,
     deadline,
     connectTimeout: spec.connectTimeout,
-    secureTransport: spec.secureTransport ?? "off",
+    secureTransport: spec.secureTransport ?? declared?.secureTransport ?? "off",
   };
 };
 

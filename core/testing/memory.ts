@@ -8,6 +8,7 @@ import { type Address, formatAddress } from "../address.ts";
 import { SocketError } from "../errors.ts";
 import type { HandlerClass } from "../handler.ts";
 import { ThreadingMixIn } from "../mixins.ts";
+import { checkCount } from "../options.ts";
 import { BaseServer, type ServerOptions } from "../server.ts";
 import {
   type Capabilities,
@@ -19,6 +20,7 @@ import {
   type StreamSink,
   StreamSocket,
   type StreamTransport,
+  settleStream,
 } from "../socket.ts";
 import { type Data, DONE, toBytes } from "../stream.ts";
 
@@ -184,14 +186,16 @@ export const memoryPair = (
   options: MemoryOptions = {},
   serverAddress?: Address,
 ): [StreamSocket, StreamSocket] => {
-  const capacity = options.capacity ?? CAPACITY;
+  const { capacity = CAPACITY, ...given } = options;
+  checkCount("capacity", capacity, 0);
+  const stream = settleStream(given);
   const here = freshAddress();
   const there = serverAddress ?? freshAddress();
   const out = new Pipe(capacity);
   const back = new Pipe(capacity);
   return [
-    new StreamSocket(new MemoryTransport(here, there, back, out), options),
-    new StreamSocket(new MemoryTransport(there, here, out, back), options),
+    new StreamSocket(new MemoryTransport(here, there, back, out), stream),
+    new StreamSocket(new MemoryTransport(there, here, out, back), stream),
   ];
 };
 

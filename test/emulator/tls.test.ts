@@ -103,13 +103,13 @@ const serve = async (immediate: boolean, events: SockletEvent[] = []): Promise<n
   return port;
 };
 
-const Ask = (secure: boolean) =>
+const Ask = (secure: boolean, tls?: { ca: string }) =>
   streamHandler(async ({ request, rfile, wfile }) => {
     if (!secure) {
       await rfile.line();
       wfile.write("STARTTLS\r\n");
       await rfile.line();
-      await request.startTls({ ca });
+      await request.startTls(tls);
     }
     wfile.write("hello\n");
     return rfile.line();
@@ -145,10 +145,27 @@ test.skipIf(openssl === null)(
 
 test.skipIf(openssl === null)("STARTTLS: the same socket, rfile and wfile go on with TLS", async () => {
   const port = await serve(false);
-  const connector = new TCPConnector({ hostname: "localhost", port }, Ask(false), {
-    secureTransport: "starttls",
+  const there = { hostname: "localhost", port };
+  const given = new TCPConnector(there, Ask(false, { ca }), { secureTransport: "starttls" });
+  expect(await given.run()).toBe("HELLO");
+  // Whom to trust is said by who dials; the handler need not know.
+  const dialled = new TCPConnector(there, Ask(false), { secureTransport: "starttls", tls: { ca } });
+  expect(await dialled.run()).toBe("HELLO");
+});
+
+test("who accepted a connection must give a certificate", async () => {
+  const refused = Promise.withResolvers<unknown>();
+  const handler = streamHandler(({ request }) => request.startTls().catch(refused.resolve));
+  const server = new ThreadingTCPServer("127.0.0.1:0", handler);
+  cleanups.push(() => server.serverClose());
+  const address = (await server.listen()) as InternetAddress;
+  void server.serveForever();
+  const socket = await createConnection(address);
+  expect(await refused.promise).toMatchObject({
+    name: "TypeError",
+    message: expect.stringContaining("cert and a key"),
   });
-  expect(await connector.run()).toBe("HELLO");
+  await socket.close();
 });
 
 test.skipIf(openssl === null)(
