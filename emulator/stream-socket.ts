@@ -2,7 +2,7 @@
  * `net.Socket` (TCP, Unix; TLS) as a `StreamSocket`: the one hot file of this platform.
  *
  * Bytes come by one 'data' listener, never by `for await`, `once()` or Web Streams, which cost 1.3 to 2.2 times
- * the CPU (SPEED.md's table; `npm run bench` shows ours).
+ * the CPU (measured against bare `node:net`; `npm run bench` shows ours).
  */
 
 import net from "node:net";

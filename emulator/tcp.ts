@@ -71,7 +71,7 @@ export class TCPServer<
     const server = net.createServer({
       allowHalfOpen: true, // the peer's end is not ours
       pauseOnConnect: true, // nothing is read before a handler asks
-      noDelay: true, // the writer gathers; Nagle would hold back what it sends (bulk 0.6 times, SPEED.md)
+      noDelay: true, // the writer gathers; Nagle would hold back what it sends (measured: bulk echo 0.6 times)
     });
     this.#server = server;
     await new Promise<void>((resolve, reject) => {

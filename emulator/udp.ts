@@ -52,7 +52,7 @@ export class UDPServer<Context = unknown> extends TCPServer<Context, Datagram> i
             throw networkError(error, said);
           });
     const family = at.family === 6 ? 6 : 4;
-    // All that is sent goes to an address that came in: no name is ever looked up (a tenth of the rate, SPEED.md).
+    // All that is sent goes to an address that came in: no name is ever looked up (measured: a tenth of the rate).
     const numeric = (name: string, _: unknown, found: (e: null, a: string, f: number) => void): void =>
       found(null, name, family);
     const socket = dgram.createSocket({ type: `udp${family}`, lookup: numeric as never });

@@ -4,7 +4,7 @@
  *
  * Read with a bring-your-own-buffer reader: the default reader gives 4 KiB at most, a seventh of the speed. And
  * each turn of the event loop costs about 60 µs here, so output is gathered and leaves when a read is about to
- * wait (SPEED.md's figures).
+ * wait (both measured on workerd 2026-11-17).
  */
 
 import { type Address, packAddress, parseAddress } from "../core/address.ts";
@@ -20,7 +20,7 @@ import {
 import { type Data, DONE, toBytes } from "../core/stream.ts";
 
 const FIRST_BUFFER = 4 * 1024; // bytes; most connections never need more, and 64 KiB from the start cost a third of the rate
-const LARGEST_BUFFER = 256 * 1024; // bytes; above it a read brings no more (SPEED.md)
+const LARGEST_BUFFER = 256 * 1024; // bytes; above it a read brings no more (measured: 1.1 GiB/s at 64 KiB, 1.6 at 256 and above)
 const FULL = 64 * 1024; // bytes written that workerd has not taken yet, before a writer must wait
 const LINGER = 2_000; // ms that a closed connection still takes what the peer sends
 

@@ -1,6 +1,6 @@
 /**
  * One authority of our own for all tests, made by openssl when Vitest starts: workerd trusts those that are in
- * `NODE_EXTRA_CA_CERTS` when Miniflare is loaded, and no other (PLATFORM.md, 3).
+ * `NODE_EXTRA_CA_CERTS` when Miniflare is loaded, and no other.
  */
 
 import { spawnSync } from "node:child_process";
