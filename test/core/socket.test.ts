@@ -4,31 +4,10 @@ import { SocketError } from "../../core/errors.ts";
 import { type StreamSink, StreamSocket, type StreamTransport } from "../../core/socket.ts";
 import { DONE } from "../../core/stream.ts";
 import { type MemoryOptions, memoryPair } from "../../core/testing/index.ts";
+import { codeOf, codeThrown, settled, waits } from "./outcome.ts";
 
 const KiB = 1024;
 const text = (bytes: Uint8Array | null): string | null => bytes && new TextDecoder().decode(bytes);
-const codeOf = (promise: Promise<unknown>): Promise<unknown> =>
-  promise.then(
-    (value) => ["no error", value],
-    (error: { code?: string }) => error.code ?? error,
-  );
-const codeThrown = (call: () => unknown): unknown => {
-  try {
-    return ["no error", call()];
-  } catch (error) {
-    return (error as { code?: string }).code ?? error;
-  }
-};
-
-/** Resolves when all that is under way in memory has arrived. */
-const settled = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));
-
-/** True while `promise` is not settled. */
-const waits = async (promise: Promise<unknown>): Promise<boolean> => {
-  const pending = Symbol("pending");
-  await settled();
-  return (await Promise.race([promise.catch(() => {}), Promise.resolve(pending)])) === pending;
-};
 
 /** A transport that only notes what it is told; the test holds its end. */
 class Notes implements StreamTransport {

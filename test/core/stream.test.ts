@@ -9,34 +9,13 @@ import {
   StreamWriter,
   toBytes,
 } from "../../core/stream.ts";
+import { codeOf, codeThrown, settled, waits } from "./outcome.ts";
 
 const utf8 = (text: string): Uint8Array => new TextEncoder().encode(text);
 const text = (bytes: Uint8Array | null): string | null =>
   bytes && new TextDecoder("utf-8", { ignoreBOM: true }).decode(bytes);
 /** Bytes as something that compares fast and prints short: a character each. */
 const shown = (bytes: Uint8Array | null): string | null => bytes && Buffer.from(bytes).toString("latin1");
-const codeOf = (promise: Promise<unknown>): Promise<unknown> =>
-  promise.then(
-    (value) => ["no error", value],
-    (error: { code?: string }) => error.code ?? error,
-  );
-const codeThrown = (call: () => unknown): unknown => {
-  try {
-    return ["no error", call()];
-  } catch (error) {
-    return (error as { code?: string }).code ?? error;
-  }
-};
-
-/** Resolves when all that was promised has run. */
-const settled = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));
-
-/** True while `promise` is not settled. */
-const waits = async (promise: Promise<unknown>): Promise<boolean> => {
-  const pending = Symbol("pending");
-  await settled();
-  return (await Promise.race([promise.catch(() => {}), Promise.resolve(pending)])) === pending;
-};
 
 /** A source that the test drives; it counts what it is told. */
 class Source implements ReaderSource {
