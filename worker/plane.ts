@@ -67,8 +67,8 @@ export class WorkerPlane implements ControlPlane {
     const { app, allow } = this.#setup;
     const { endpoint, address } = sessionTarget(app, spec, allow);
     const refusal = platformRefusal(endpoint);
-    // A private address is only explained, when its dial has failed: here it may be the edge, which refuses it, or
-    // `wrangler dev` on a machine of yours, which does not, and the app's own rules name it.
+    // A private address is only explained, in the session's first event and when its dial has failed: here it may be
+    // the edge, which refuses it, or `wrangler dev` on a machine of yours, which does not, and the app's own rules name it.
     if (refusal !== null && (endpoint.scheme === "unix" || endpoint.port === SMTP)) {
       throw new SocketError("ERR_UNSUPPORTED", refusal, { address });
     }

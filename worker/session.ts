@@ -12,7 +12,7 @@
  */
 
 import { DurableObject } from "cloudflare:workers";
-import type { AllowList } from "../core/access.ts";
+import { type AllowList, platformRefusal } from "../core/access.ts";
 import type { App } from "../core/app.ts";
 import {
   type SessionEvent,
@@ -96,6 +96,7 @@ export class SessionObject extends DurableObject<SockletBindings> implements Ses
         handler,
         address,
         deadline,
+        hint: platformRefusal(endpoint), // said before the dial, which may be one on a machine of yours and pass
         params,
         secrets: secretsOf(env),
         store: this.#store,

@@ -302,6 +302,7 @@ export const openApi = {
           at: { ...string, format: "date-time" },
           type: { enum: ["connecting", "open", "handler", "sent", "halfClosed", "ended", "failed", "cut"] },
           address: string,
+          hint: string,
           peer: nullable("string"),
           detail: { description: "What the handler said" },
           bytes: count,
@@ -309,7 +310,7 @@ export const openApi = {
           bytesWritten: count,
           error: ref("Error"),
         },
-        ["address", "peer", "detail", "bytes", "bytesRead", "bytesWritten", "error"],
+        ["address", "hint", "peer", "detail", "bytes", "bytesRead", "bytesWritten", "error"],
       ),
       Problem: object(
         {

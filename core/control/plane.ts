@@ -104,7 +104,8 @@ export interface SessionInfo {
 
 /** What an event says beside its number and time. */
 export type SessionEventBody =
-  | { readonly type: "connecting"; readonly address: string }
+  /** `hint`: why the platform may refuse that address, where that is known before it is dialled. */
+  | { readonly type: "connecting"; readonly address: string; readonly hint?: string }
   | { readonly type: "open"; readonly peer: string | null }
   /** What the handler said with `this.emit(detail)`. */
   | { readonly type: "handler"; readonly detail: Json }

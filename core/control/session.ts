@@ -89,6 +89,8 @@ export interface SessionOptions {
   readonly run: SessionRun;
   /** ms from now until it is cut; `null`: never. */
   readonly deadline: number | null;
+  /** Why the platform may refuse the address; its first event says it. */
+  readonly hint?: string | null;
   /** What the handler gets; here only so that it is not shown (see `redactor`). */
   readonly params?: unknown;
   /** What must not be shown, not even in a result: the deployment's own secrets. */
@@ -212,9 +214,9 @@ export class Session {
 
   // ---- Inside ----
 
-  async #run({ run, deadline, params, secrets = [], address }: SessionOptions): Promise<void> {
+  async #run({ run, deadline, params, secrets = [], address, hint }: SessionOptions): Promise<void> {
     const { signal } = this.#controller;
-    this.#tell({ type: "connecting", address });
+    this.#tell({ type: "connecting", address, ...(typeof hint === "string" && { hint }) });
     if (deadline !== null) {
       this.#timer = setTimeout(() => {
         this.end(new SocketError("ETIMEDOUT", `the session's deadline of ${deadline} ms passed`));

@@ -78,6 +78,15 @@ const tablesOf = (object: DurableObjectStub): Promise<unknown[]> =>
     return rows.toArray().map(({ name }) => name);
   });
 
+test("what the platform would refuse is explained before it is dialled", async () => {
+  const { id } = await start();
+  const [connecting] = await follow(id, isType("connecting"));
+  expect(connecting).toMatchObject({
+    address: echo,
+    hint: expect.stringContaining("public addresses alone"),
+  });
+});
+
 describe("a session", () => {
   test("is started, shown, sent to, followed and half-closed, and gives its result", async () => {
     const { id, state } = await start();
