@@ -147,9 +147,16 @@ export interface WebStream {
   readonly writable: WritableStream<Uint8Array>;
   /** The addresses, as text. */
   readonly opened: Promise<{ remoteAddress?: string; localAddress?: string }>;
-  /** Resolves when the connection is closed, rejects when it breaks. */
+  /** Resolves when the connection is closed or secured by `startTls()`, rejects when it breaks. */
   readonly closed: Promise<void>;
+  /** Whether `startTls()` was called on it. */
+  readonly upgraded: boolean;
   close(): Promise<void>;
+  /**
+   * Secures the connection, and gives at once the socket that goes on with it; its `opened` tells when the
+   * handshake is done, or why not. This one is used no more. Throws `EBUSY` while a read waits.
+   */
+  startTls(options?: TlsOptions): WebStream;
 }
 
 /**
@@ -295,10 +302,11 @@ export class StreamSocket implements AsyncDisposable {
    *
    * Rejects with `ERR_TLS` where the handshake fails (the connection is then aborted) and where bytes came before
    * it: taken as if they were secured, they would let anybody between put words into the peer's mouth
-   * (CVE-2011-0411). `ETIMEDOUT` after `handshakeTimeout` ms; `ERR_UNSUPPORTED` where the place has no TLS.
+   * (CVE-2011-0411). `ETIMEDOUT` after `handshakeTimeout` ms; `ERR_UNSUPPORTED` where the place has no TLS;
+   * `EBUSY` while a read waits.
    */
   async startTls(options: TlsOptions = {}): Promise<void> {
-    this.#mustBeOpen();
+    this.#mustBeIdle();
     const transport = this.#transport;
     if (transport.startTls === undefined) {
       throw new SocketError(
@@ -371,11 +379,19 @@ export class StreamSocket implements AsyncDisposable {
     return heir.#web();
   }
 
-  #web(): WebStream {
+  /** `securing`: the handshake that must be done first. */
+  #web(securing: Promise<void> = DONE): WebStream {
+    let upgraded = false;
+    const mine = async (): Promise<void> => {
+      if (upgraded)
+        throw new SocketError("ERR_HANDED_OVER", "startTls() was called; use the socket that it gave");
+      await securing;
+    };
     const closed = Promise.withResolvers<void>();
     closed.promise.catch(() => {}); // nobody need watch it
     this.#onerror = closed.reject;
     if (this.#error !== null) closed.reject(this.#error);
+    securing.catch(closed.reject);
     let open = 2; // directions
     let cancelled = false;
     const close = async (): Promise<void> => {
@@ -399,6 +415,7 @@ export class StreamSocket implements AsyncDisposable {
       readable: new ReadableStream<Uint8Array>(
         {
           pull: async (controller) => {
+            await mine();
             const bytes = await this.recv().catch((error) =>
               this.closed && !this.#aborted ? null : fail(error),
             );
@@ -423,19 +440,41 @@ export class StreamSocket implements AsyncDisposable {
             this.abort();
           });
         },
-        write: (bytes) => this.sendall(bytes).catch(fail),
+        write: async (bytes) => {
+          await mine();
+          await this.sendall(bytes).catch(fail);
+        },
         close: async () => {
+          await mine();
           if (!this.closed) await this.shutdown(SHUT_WR).catch(fail);
           await oneEnded();
         },
       }),
-      opened: Promise.resolve({
+      opened: securing.then(() => ({
         remoteAddress: addressText(this.getpeername()),
         localAddress: addressText(this.getsockname()),
-      }),
+      })),
       closed: closed.promise,
+      get upgraded() {
+        return upgraded;
+      },
       close,
+      startTls: (options) => {
+        this.#mustBeIdle();
+        upgraded = true;
+        const secured = this.#web(this.startTls(options));
+        secured.opened.catch(() => {}); // who awaits it is told
+        closed.resolve();
+        return secured;
+      },
     };
+  }
+
+  /** What waits for bytes now would be given those that come secured. */
+  #mustBeIdle(): void {
+    this.#mustBeOpen();
+    if (this.rfile.needed === 0) return;
+    throw new SocketError("EBUSY", "a read waits on this connection; await it before startTls()");
   }
 
   #mustBeOpen(): void {

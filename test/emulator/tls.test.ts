@@ -153,6 +153,40 @@ test.skipIf(openssl === null)("STARTTLS: the same socket, rfile and wfile go on 
   expect(await dialled.run()).toBe("HELLO");
 });
 
+test.skipIf(openssl === null)(
+  "toWeb(): startTls() gives the secured socket at once, and the plain one is done with",
+  async () => {
+    const port = await serve(false);
+    const socket = await createConnection({ hostname: "localhost", port }, { secureTransport: "starttls" });
+    expect(await socket.rfile.line()).toBe("220 ready");
+    const waiting = socket.rfile.line();
+    expect(await codeOf(socket.startTls({ ca }))).toBe("EBUSY");
+    await socket.sendall("STARTTLS\r\n");
+    expect(await waiting).toBe("220 go ahead");
+    const plain = socket.toWeb();
+    const secured = plain.startTls({ ca });
+    expect([plain.upgraded, secured.upgraded]).toEqual([true, false]);
+    await plain.closed;
+    expect(await codeOf(plain.readable.getReader().read())).toBe("ERR_HANDED_OVER");
+    expect(await secured.opened).toMatchObject({ remoteAddress: `127.0.0.1:${port}` });
+    const writer = secured.writable.getWriter();
+    await writer.write(new TextEncoder().encode("over tls\n"));
+    const { value } = await secured.readable.getReader().read();
+    expect(new TextDecoder().decode(value)).toBe("OVER TLS\n");
+    await secured.close();
+  },
+);
+
+test.skipIf(openssl === null)("toWeb(): a handshake that fails is told by opened and closed", async () => {
+  const port = await serve(false);
+  const socket = await createConnection({ hostname: "localhost", port }, { secureTransport: "starttls" });
+  await socket.rfile.line();
+  await socket.sendall("STARTTLS\r\n");
+  await socket.rfile.line();
+  const secured = socket.toWeb().startTls();
+  expect([await codeOf(secured.opened), await codeOf(secured.closed)]).toEqual(["ERR_TLS", "ERR_TLS"]);
+});
+
 test("who accepted a connection must give a certificate", async () => {
   const refused = Promise.withResolvers<unknown>();
   const handler = streamHandler(({ request }) => request.startTls().catch(refused.resolve));
