@@ -5,7 +5,7 @@
 
 import { AllowList } from "./access.ts";
 import { type AddressLike, type Endpoint, formatAddress, parseAddress } from "./address.ts";
-import { dialable, type SecureTransport } from "./connector.ts";
+import { dialable, SECURE_TRANSPORTS, type SecureTransport } from "./connector.ts";
 import { SocketError } from "./errors.ts";
 import {
   BaseRequestHandler,
@@ -165,7 +165,7 @@ export const defineApp = <Context = unknown>(definition: AppDefinition<Context>)
   const dial = Object.entries(definition.dial ?? {}).map(([name, entry]) => {
     handlerOf(entry.handler, `dial.${name}`);
     const { handler, secureTransport = "off" } = entry;
-    if (!["off", "on", "starttls"].includes(secureTransport)) {
+    if (!SECURE_TRANSPORTS.includes(secureTransport)) {
       throw wrong(
         `dial.${name}.secureTransport is "${secureTransport}"; it may be "off", "on" or "starttls"`,
       );

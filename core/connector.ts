@@ -8,7 +8,8 @@ import { BaseConnector, type EndpointOptions } from "./server.ts";
 import { type StreamOptions, type StreamSocket, settleStream, type TlsOptions } from "./socket.ts";
 
 /** How a connection is secured: not, from its first byte (TLS), or later by `startTls()` (the Web platform's words). */
-export type SecureTransport = "off" | "on" | "starttls";
+export const SECURE_TRANSPORTS = ["off", "on", "starttls"] as const;
+export type SecureTransport = (typeof SECURE_TRANSPORTS)[number];
 
 /** Options of one dialling. Times are milliseconds. */
 export interface ConnectOptions {
@@ -41,7 +42,7 @@ export const dialable = (address: AddressLike): Endpoint => {
 /** `options`, where they can be: a word that means nothing must not mean "in plain text". Throws `TypeError` and `RangeError`. */
 export const checkConnect = <Options extends ConnectOptions>(options: Options): Options => {
   checkTime("connectTimeout", options.connectTimeout ?? null, 1, true);
-  checkWord("secureTransport", options.secureTransport ?? "off", ["off", "on", "starttls"]);
+  checkWord("secureTransport", options.secureTransport ?? "off", SECURE_TRANSPORTS);
   return options;
 };
 

@@ -14,7 +14,7 @@ import { fileURLToPath, pathToFileURL } from "node:url";
 import { Command, CommanderError, InvalidArgumentError, Option } from "commander";
 import { formatAddress, parseAddress } from "../core/address.ts";
 import { type App, isApp } from "../core/app.ts";
-import type { SecureTransport } from "../core/connector.ts";
+import { SECURE_TRANSPORTS, type SecureTransport } from "../core/connector.ts";
 import { bearerToken } from "../core/control/auth.ts";
 import { type ControlClient, controlClient } from "../core/control/client.ts";
 import {
@@ -587,7 +587,7 @@ program
   .option("--params <json>", "params that are not words")
   .addOption(
     new Option("--secure-transport <how>", "TLS from the first byte, or when the handler asks")
-      .choices(["off", "on", "starttls"])
+      .choices(SECURE_TRANSPORTS)
       .default("off"),
   )
   .option("--connect-timeout <ms>", "how long the connection may take to open", milliseconds, 10_000)
@@ -639,7 +639,7 @@ sessions
   .option("--background", "do not wait for its end; print its id")
   .option("--deadline <ms>", "how long it may last", milliseconds)
   .option("--connect-timeout <ms>", "how long the connection may take to open", milliseconds)
-  .addOption(new Option("--secure-transport <when>", "TLS").choices(["off", "on", "starttls"]))
+  .addOption(new Option("--secure-transport <when>", "TLS").choices(SECURE_TRANSPORTS))
   .action(withFlags(runSession));
 
 sessions

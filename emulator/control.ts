@@ -87,10 +87,6 @@ export const controlTokens = (options: ControlOptions): { tokens: string; made: 
   return { tokens: given, made: null };
 };
 
-/** Each token of a text in the form of `SOCKLET_TOKENS`: what no record may show. */
-export const tokensIn = (text: string): string[] =>
-  text.split(/[\s,]+/).map((entry) => entry.replace(/^[^:]*:/, ""));
-
 /** `host` in the spelling that is listened on. Throws `TypeError` where it is not this machine's loopback. */
 const loopback = (host: string): string => {
   const packed = packAddress(host);

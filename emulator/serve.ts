@@ -2,6 +2,7 @@
 
 import { type Address, formatAddress } from "../core/address.ts";
 import { type App, isApp, type Listener } from "../core/app.ts";
+import { tokenEntries } from "../core/control/auth.ts";
 import { LocalPlane } from "../core/control/local.ts";
 import type { ListenerInfo } from "../core/control/plane.ts";
 import { SocketError } from "../core/errors.ts";
@@ -16,7 +17,6 @@ import {
   controlTokens,
   RecordingMixIn,
   serveControl,
-  tokensIn,
 } from "./control.ts";
 import { FileStorage } from "./storage.ts";
 import { TCPServer, ThreadingTCPServer } from "./tcp.ts";
@@ -100,7 +100,7 @@ export const serveApp = async <Context>(
       ? null
       : new LocalPlane({
           app,
-          secrets: tokensIn(access.tokens),
+          secrets: tokenEntries(access.tokens).map(({ token }) => token),
           listeners: () => listeners.map(({ info, url }) => ({ ...countsOf(info()), address: url })),
           connector: ({ handler, HandlerClass, endpoint, connectTimeout, secureTransport }) =>
             new TCPConnector<Context>(endpoint, HandlerClass, {

@@ -158,7 +158,8 @@ class NodeTransport implements StreamTransport {
     if (dialled === undefined && (cert === undefined || key === undefined)) {
       throw new TypeError("startTls() on a connection that was accepted needs a cert and a key");
     }
-    if (socket.writableLength > 0) await new Promise((resolve) => socket.once("drain", resolve));
+    // An empty piece behind what waits tells when that has left: 'drain' comes only where much waited.
+    if (socket.writableLength > 0) await new Promise<void>((resolve) => socket.write("", () => resolve()));
     for (const event in this.#listeners) socket.removeListener(event, this.#listeners[event] as () => void);
     const secured =
       dialled === undefined

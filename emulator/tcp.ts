@@ -38,8 +38,6 @@ export class TCPServer<
 > extends BaseServer<Request, Context> {
   /** Where it was told to listen. */
   readonly endpoint: Exclude<Endpoint, { readonly scheme: "unix" }>;
-  /** The scheme that its address may have. */
-  protected readonly scheme: "tcp" | "udp" = "tcp";
   #server: net.Server | undefined;
   #address: Address | null = null;
   readonly #stream: StreamOptions;

@@ -22,7 +22,6 @@ export interface UDPServerOptions<Context> extends ServerOptions<Context> {
 
 /** Serves datagrams, one at a time. CPython's `UDPServer`: what it gives a handler is a `Datagram`. */
 export class UDPServer<Context = unknown> extends TCPServer<Context, Datagram> implements DatagramSender {
-  protected override readonly scheme = "udp";
   readonly maxPacketSize: number;
   #socket: dgram.Socket | undefined;
   #address: Address | null = null;

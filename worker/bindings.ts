@@ -1,6 +1,7 @@
 /// <reference types="@cloudflare/workers-types" />
 /** What a Worker is bound to, and how its Durable Objects are asked. */
 
+import { tokenEntries } from "../core/control/auth.ts";
 import type {
   ErrorInfo,
   SessionInfo,
@@ -106,6 +107,5 @@ export const secretsOf = (env: SockletBindings): string[] =>
   Object.entries(env).flatMap(([name, value]) => {
     if (typeof value !== "string") return [];
     if (name !== "SOCKLET_TOKENS") return [value];
-    // Each token by itself, with and without its scopes (core/control/auth.ts).
-    return value.split(/[\s,]+/).flatMap((entry) => [entry, entry.slice(entry.indexOf(":") + 1)]);
+    return tokenEntries(value).flatMap(({ entry, token }) => [entry, token]); // by itself, with and without its scopes
   });

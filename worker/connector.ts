@@ -14,6 +14,7 @@ import {
 } from "../core/connector.ts";
 import { SocketError } from "../core/errors.ts";
 import type { HandlerClass } from "../core/handler.ts";
+import { checkCount } from "../core/options.ts";
 import { type StreamSocket, settleStream } from "../core/socket.ts";
 import { ownAuthorities, streamSocket } from "./stream-socket.ts";
 
@@ -27,8 +28,7 @@ export class ConnectionSlots {
 
   /** `most`: connections open at once. Default 6, the platform's. */
   constructor(most = 6) {
-    if (!(Number.isInteger(most) && most > 0)) throw new RangeError(`slots are 1 or more, not ${most}`);
-    this.#free = most;
+    this.#free = checkCount("the number of slots", most, 1);
   }
 
   /** Waits for a slot; gives what frees it again. Rejects with the reason of `signal`. */

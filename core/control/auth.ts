@@ -22,6 +22,18 @@ const encoder = new TextEncoder();
 const digest = async (text: string): Promise<Uint8Array> =>
   new Uint8Array(await crypto.subtle.digest("SHA-256", encoder.encode(text)));
 
+/** The entries of a text in the form of `SOCKLET_TOKENS`, sound or not; `scopes` is undefined where none are named. */
+export const tokenEntries = (
+  text: string,
+): { readonly entry: string; readonly scopes: string | undefined; readonly token: string }[] =>
+  text
+    .split(/[\s,]+/)
+    .filter((entry) => entry !== "")
+    .map((entry) => {
+      const [, scopes, token = entry] = /^([^:]*):(.*)$/.exec(entry) ?? [];
+      return { entry, scopes, token };
+    });
+
 /** The tokens that are valid. */
 export class TokenList {
   /** Why nobody is let in, and what to do; `null` where there are tokens and all are sound. Names no token. */
@@ -32,11 +44,8 @@ export class TokenList {
 
   /** Reads `text`. Never throws: a deployment with a fault answers what it is. */
   constructor(text: string | undefined) {
-    const entries = (typeof text === "string" ? text : "").split(/[\s,]+/).filter((entry) => entry !== "");
-    this.#entries = entries.map((entry) => {
-      const [, scopes, token = entry] = /^([^:]*):(.*)$/.exec(entry) ?? [];
-      return { token, scopes: scopes?.split("+") ?? SCOPES };
-    });
+    const entries = tokenEntries(typeof text === "string" ? text : "");
+    this.#entries = entries.map(({ token, scopes }) => ({ token, scopes: scopes?.split("+") ?? SCOPES }));
     const wrong = this.#entries.flatMap(({ token, scopes }, i) => {
       const where = `entry ${i + 1} of SOCKLET_TOKENS`;
       const unknown = scopes.some((scope) => !SCOPES.includes(scope));

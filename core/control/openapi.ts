@@ -3,6 +3,7 @@
  * holds it against the routes both ways, and its examples against its schemas.
  */
 
+import { SECURE_TRANSPORTS } from "../connector.ts";
 import { BOUNDS, SESSION_STATES } from "./plane.ts";
 import type { ProblemStatus } from "./problem.ts";
 
@@ -260,7 +261,7 @@ export const openApi = {
               description: `ms. Default ${BOUNDS.runDeadline}, at most ${BOUNDS.maxRunDeadline}; in the background default ${BOUNDS.deadline}`,
             }),
             connectTimeout: ms(BOUNDS.maxConnectTimeout, { description: "ms" }),
-            secureTransport: { enum: ["off", "on", "starttls"], default: "off" },
+            secureTransport: { enum: SECURE_TRANSPORTS, default: "off" },
             background: { type: "boolean", default: false },
           },
           [

@@ -23,6 +23,7 @@
 
 import { type Context, Hono } from "hono";
 import * as v from "valibot";
+import { SECURE_TRANSPORTS } from "../connector.ts";
 import type { MaybePromise } from "../stream.ts";
 import { bearerToken, type Scope, TokenList } from "./auth.ts";
 import { openApi } from "./openapi.ts";
@@ -356,7 +357,7 @@ const StartBody = v.pipe(
     ),
     deadline: milliseconds(BOUNDS.maxDeadline),
     connectTimeout: milliseconds(BOUNDS.maxConnectTimeout),
-    secureTransport: oneOf(["off", "on", "starttls"]),
+    secureTransport: oneOf(SECURE_TRANSPORTS),
     background: v.optional(v.boolean("must be true or false")),
   }),
   v.check(

@@ -8,29 +8,17 @@ import {
   defineApp,
   type SocketError,
   type SockletEvent,
-  StreamRequestHandler,
   streamHandler,
 } from "socklet";
 import { type ControlClient, controlClient, type SessionEvent, type SessionInfo } from "socklet/control";
 import { type AppServer, type ServeOptions, serveApp } from "socklet/emulator";
 import { afterAll, afterEach, beforeAll, describe, expect, onTestFinished, test, vi } from "vitest";
 import { KeyStore, RespClient, RespServer } from "../../examples/resp.ts";
+import { Lines } from "../conformance/lines.ts";
 import { describeWith, redis, start } from "../peers/program.ts";
 import { runWorker } from "./workerd.ts";
 
 const TOKEN = "a-token-for-the-tests";
-
-/** Emits each line that comes, until the end; gives how many. The Worker of these tests has the same. */
-class Lines extends StreamRequestHandler {
-  override async handle(): Promise<number> {
-    let count = 0;
-    for await (const line of this.rfile.lines()) {
-      count++;
-      this.emit(line);
-    }
-    return count;
-  }
-}
 
 /** Says "ready" first, and emits why its signal aborted. */
 class Greets extends Lines {

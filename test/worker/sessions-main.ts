@@ -9,6 +9,7 @@ import { type SockletBindings, workerFor } from "socklet/worker";
 import { PostgresClient } from "../../examples/postgres.ts";
 import { RespClient } from "../../examples/resp.ts";
 import { SmtpClient } from "../../examples/smtp-client.ts";
+import { Lines } from "../conformance/lines.ts";
 
 interface Bindings extends SockletBindings {
   readonly ALLOW?: readonly string[];
@@ -18,18 +19,6 @@ interface Bindings extends SockletBindings {
 
 interface Context {
   readonly secret: unknown;
-}
-
-/** Emits each line that comes, until the end; gives how many. */
-class Lines extends StreamRequestHandler {
-  override async handle(): Promise<number> {
-    let count = 0;
-    for await (const line of this.rfile.lines()) {
-      count++;
-      this.emit(line);
-    }
-    return count;
-  }
 }
 
 /** Subscribes to the channel of its params, and emits what Redis says: `["message", "news", "…"]`. */
