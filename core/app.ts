@@ -6,6 +6,7 @@
 import { AllowList } from "./access.ts";
 import { type AddressLike, type Endpoint, formatAddress, parseAddress } from "./address.ts";
 import { dialable, SECURE_TRANSPORTS, type SecureTransport } from "./connector.ts";
+import type { Datagram } from "./datagram.ts";
 import { SocketError } from "./errors.ts";
 import {
   BaseRequestHandler,
@@ -13,7 +14,7 @@ import {
   type HandlerClass,
   StreamRequestHandler,
 } from "./handler.ts";
-import type { Datagram, StreamSocket } from "./socket.ts";
+import type { StreamSocket } from "./socket.ts";
 import type { BlobStorage } from "./storage.ts";
 import type { MaybePromise } from "./stream.ts";
 

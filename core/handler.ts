@@ -12,8 +12,9 @@
  */
 
 import type { Address } from "./address.ts";
+import type { Datagram } from "./datagram.ts";
 import type { EndpointInfo } from "./server.ts";
-import type { Datagram, StreamSocket } from "./socket.ts";
+import type { StreamSocket } from "./socket.ts";
 import { type Data, joinBytes, type MaybePromise, StreamReader, StreamWriter, toBytes } from "./stream.ts";
 
 export const isThenable = (value: unknown): value is PromiseLike<unknown> =>

@@ -49,6 +49,8 @@ export {
   type StreamConnectorOptions,
 } from "./connector.ts";
 export * from "./constants.ts";
+// The sockets it talks to
+export { checkDatagramSize, Datagram, type DatagramSender, MAX_DATAGRAM } from "./datagram.ts";
 // Errors
 export { SocketError, type SocketErrorCode, type SocketErrorDetails } from "./errors.ts";
 export type { OnEvent, SockletEvent } from "./events.ts";
@@ -76,13 +78,8 @@ export {
   type ServerOptions,
   type ServerState,
 } from "./server.ts";
-// The sockets it talks to
 export {
   type Capabilities,
-  checkDatagramSize,
-  Datagram,
-  type DatagramSender,
-  MAX_DATAGRAM,
   type StreamOptions,
   type StreamSink,
   StreamSocket,

@@ -5,11 +5,12 @@ import { type App, isApp, type Listener } from "../core/app.ts";
 import { tokenEntries } from "../core/control/auth.ts";
 import { LocalPlane } from "../core/control/local.ts";
 import type { ListenerInfo } from "../core/control/plane.ts";
+import type { Datagram } from "../core/datagram.ts";
 import { SocketError } from "../core/errors.ts";
 import type { OnEvent } from "../core/events.ts";
 import type { HandlerClass } from "../core/handler.ts";
 import type { BaseServer, ServerInfo, ServerOptions } from "../core/server.ts";
-import type { Datagram, StreamSocket } from "../core/socket.ts";
+import type { StreamSocket } from "../core/socket.ts";
 import { TCPConnector } from "./connector.ts";
 import {
   type ControlOptions,

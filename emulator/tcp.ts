@@ -8,10 +8,11 @@ import {
   formatAddress,
   parseAddress,
 } from "../core/address.ts";
+import type { Datagram } from "../core/datagram.ts";
 import type { HandlerClass } from "../core/handler.ts";
 import { ThreadingMixIn } from "../core/mixins.ts";
 import { BaseServer, type ServerOptions } from "../core/server.ts";
-import { type Datagram, type StreamOptions, type StreamSocket, settleStream } from "../core/socket.ts";
+import { type StreamOptions, type StreamSocket, settleStream } from "../core/socket.ts";
 import { addressOf, networkError, streamSocket } from "./stream-socket.ts";
 
 /** Options of a TCP server. */

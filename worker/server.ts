@@ -4,17 +4,11 @@
  */
 
 import type { Address } from "../core/address.ts";
+import { checkDatagramSize, Datagram, type DatagramSender } from "../core/datagram.ts";
 import { SocketError } from "../core/errors.ts";
 import type { HandlerClass } from "../core/handler.ts";
 import { BaseServer, type ServerOptions } from "../core/server.ts";
-import {
-  checkDatagramSize,
-  Datagram,
-  type DatagramSender,
-  type StreamOptions,
-  type StreamSocket,
-  settleStream,
-} from "../core/socket.ts";
+import { type StreamOptions, type StreamSocket, settleStream } from "../core/socket.ts";
 import { type Data, toBytes } from "../core/stream.ts";
 import { streamSocket } from "./stream-socket.ts";
 

@@ -5,6 +5,7 @@
  */
 
 import { type Address, formatAddress } from "../address.ts";
+import { checkDatagramSize, Datagram, type DatagramSender, knownSender } from "../datagram.ts";
 import { SocketError } from "../errors.ts";
 import type { HandlerClass } from "../handler.ts";
 import { ThreadingMixIn } from "../mixins.ts";
@@ -12,10 +13,6 @@ import { checkCount } from "../options.ts";
 import { BaseServer, type ServerOptions } from "../server.ts";
 import {
   type Capabilities,
-  checkDatagramSize,
-  Datagram,
-  type DatagramSender,
-  knownSender,
   type StreamOptions,
   type StreamSink,
   StreamSocket,

@@ -1,8 +1,9 @@
 import { describe, expect, test } from "vitest";
 import type { Address } from "../../core/address.ts";
+import { type Datagram, MAX_DATAGRAM } from "../../core/datagram.ts";
 import type { SocketErrorCode } from "../../core/errors.ts";
 import { BaseRequestHandler, DatagramRequestHandler, StreamRequestHandler } from "../../core/handler.ts";
-import { type Datagram, MAX_DATAGRAM, type StreamSocket } from "../../core/socket.ts";
+import type { StreamSocket } from "../../core/socket.ts";
 import {
   MemoryDatagramServer,
   MemoryNetwork,
