@@ -144,3 +144,41 @@ export const SOMAXCONN = 4096; // connections
 // The first port that needs no privilege, and BSD's first one for servers of one's own. Linux netinet/in.h.
 export const IPPORT_RESERVED = 1024;
 export const IPPORT_USERRESERVED = 5000;
+
+// What getaddrinfo() is told, to be or-ed. Linux netdb.h; getaddrinfo(3).
+export const AI_PASSIVE = 0x1;
+export const AI_CANONNAME = 0x2;
+export const AI_NUMERICHOST = 0x4;
+export const AI_V4MAPPED = 0x8;
+export const AI_ALL = 0x10;
+export const AI_ADDRCONFIG = 0x20;
+export const AI_NUMERICSERV = 0x400;
+
+// What getnameinfo() is told, to be or-ed. Linux netdb.h; getnameinfo(3).
+export const NI_NUMERICHOST = 0x1;
+export const NI_NUMERICSERV = 0x2;
+export const NI_NOFQDN = 0x4;
+export const NI_NAMEREQD = 0x8;
+export const NI_DGRAM = 0x10;
+
+// Why a name could not be resolved. Linux netdb.h; gai_strerror(3).
+export const EAI_BADFLAGS = -1;
+export const EAI_NONAME = -2;
+export const EAI_AGAIN = -3;
+export const EAI_FAIL = -4;
+export const EAI_NODATA = -5;
+export const EAI_FAMILY = -6;
+export const EAI_SOCKTYPE = -7;
+export const EAI_SERVICE = -8;
+export const EAI_ADDRFAMILY = -9;
+export const EAI_MEMORY = -10;
+export const EAI_SYSTEM = -11;
+export const EAI_OVERFLOW = -12;
+
+// What poll() is asked and answers, to be or-ed. Linux bits/poll.h; poll(2), CPython's select module.
+export const POLLIN = 0x1;
+export const POLLPRI = 0x2;
+export const POLLOUT = 0x4;
+export const POLLERR = 0x8; // an answer only
+export const POLLHUP = 0x10; // an answer only
+export const POLLNVAL = 0x20; // an answer only

@@ -49,8 +49,16 @@ export {
   type StreamConnectorOptions,
 } from "./connector.ts";
 export * from "./constants.ts";
-// The sockets it talks to
-export { checkDatagramSize, Datagram, type DatagramSender, MAX_DATAGRAM } from "./datagram.ts";
+export {
+  BaseSocket,
+  checkDatagramSize,
+  Datagram,
+  type DatagramSender,
+  type DatagramSink,
+  DatagramSocket,
+  type DatagramTransport,
+  MAX_DATAGRAM,
+} from "./datagram.ts";
 // Errors
 export { SocketError, type SocketErrorCode, type SocketErrorDetails } from "./errors.ts";
 export type { OnEvent, SockletEvent } from "./events.ts";
@@ -66,6 +74,8 @@ export {
 } from "./handler.ts";
 export { toJson } from "./json.ts";
 export { ThreadingMixIn } from "./mixins.ts";
+// The sockets it talks to
+export { Poll, poll, type Selectable, select } from "./select.ts";
 // The servers and connectors that run it
 export {
   BaseConnector,
@@ -80,6 +90,7 @@ export {
 } from "./server.ts";
 export {
   type Capabilities,
+  type KernelSocket,
   type StreamOptions,
   type StreamSink,
   StreamSocket,

@@ -14,12 +14,34 @@
  */
 
 import { type Address, formatAddress } from "./address.ts";
-import { SHUT_RD, SHUT_RDWR, SHUT_WR } from "./constants.ts";
+import {
+  AF_INET,
+  AF_INET6,
+  AF_UNIX,
+  AF_UNSPEC,
+  MSG_DONTROUTE,
+  MSG_DONTWAIT,
+  MSG_NOSIGNAL,
+  MSG_OOB,
+  MSG_PEEK,
+  MSG_WAITALL,
+  POLLERR,
+  POLLHUP,
+  POLLIN,
+  POLLNVAL,
+  POLLOUT,
+  POLLPRI,
+  SHUT_RD,
+  SHUT_RDWR,
+  SHUT_WR,
+  SOCK_STREAM,
+} from "./constants.ts";
 import { SocketError, type SocketErrorCode } from "./errors.ts";
 import { checkCount, checkTime } from "./options.ts";
 import {
   type Data,
   DONE,
+  pulled,
   type ReaderSource,
   STREAM_LIMITS,
   type StreamLimits,
@@ -36,6 +58,29 @@ export interface Capabilities {
   readonly reset: boolean;
   /** `getpeername()` tells the peer's address. */
   readonly peername: boolean;
+}
+
+/**
+ * What a platform can ask the kernel of one socket, by its descriptor: only Node has one. Each throws `SocketError`
+ * with the kernel's own code, and `ERR_UNSUPPORTED` where a package that is not installed is needed.
+ */
+export interface KernelSocket {
+  /** The descriptor; -1 where there is none any more. */
+  readonly fd: number;
+  /** An option's value as an integer, or its bytes, at most `length` of them. getsockopt(2) */
+  getsockopt(level: number, name: number): number;
+  getsockopt(level: number, name: number, length: number): Uint8Array;
+  setsockopt(level: number, name: number, value: number | Uint8Array): void;
+  /** Sends past what the platform buffers, when all that was written before has left it; gives how many bytes the kernel took. send(2) */
+  send(bytes: Uint8Array, flags: number): Promise<number>;
+  /** Receives at once, past what the platform reads. `EWOULDBLOCK`; `EINVAL` where no urgent byte is there. recv(2) */
+  recv(size: number, flags: number): Uint8Array;
+  /** Lets go of the socket without ending it, and gives a descriptor of it that is the caller's. */
+  detach(): number;
+  /** Whether an urgent byte waits (`POLLPRI`). */
+  readonly urgent: boolean;
+  /** Calls `told` when one has come; gives what stops it. */
+  onUrgent(told: () => void): () => void;
 }
 
 /** What the transport tells the socket. Nothing is told after `end` and `error` but `error`. */
@@ -86,7 +131,24 @@ export interface StreamTransport {
   startTls?(options: TlsOptions): Promise<StreamTransport>;
   /** Runs `task` once, when this turn's work is done: the end of the tick for which output is gathered. */
   defer(task: () => void): void;
+  /** The descriptor and what is done by it; absent where there is none. */
+  readonly kernel?: KernelSocket | undefined;
 }
+
+/** What stands in for the transport of a socket that is not connected. */
+const UNCONNECTED: StreamTransport = {
+  localAddress: null,
+  remoteAddress: null,
+  capabilities: { reset: false, peername: false },
+  start() {},
+  resume() {},
+  pause() {},
+  write: () => undefined,
+  end: () => DONE,
+  close() {},
+  abort() {},
+  defer: queueMicrotask,
+};
 
 /** Whom to trust in a TLS handshake, and who one is. */
 export interface TlsOptions {
@@ -159,14 +221,99 @@ export interface WebStream {
   startTls(options?: TlsOptions): WebStream;
 }
 
+const URGENT = "urgent data (MSG_OOB; POLLPRI; the third list of select(), which may be left empty)";
+const RECV_FLAGS = MSG_PEEK | MSG_WAITALL | MSG_DONTWAIT | MSG_OOB;
+const SEND_FLAGS = MSG_DONTWAIT | MSG_NOSIGNAL | MSG_OOB | MSG_DONTROUTE;
+
+/** The number of an address's family; `AF_UNSPEC` for none. */
+export const familyOf = (address: Address | null): number => {
+  if (address === null) return AF_UNSPEC;
+  return { IPv4: AF_INET, IPv6: AF_INET6, unix: AF_UNIX }[address.family];
+};
+
+/** Refuses the flags that are not among `known`. */
+export const checkFlags = (flags: number, known: number, call: string): void => {
+  if (!Number.isInteger(flags)) throw new TypeError(`the flags of ${call}() are an integer, not ${flags}`);
+  if ((flags & ~known) === 0) return;
+  const names = Object.entries({ MSG_OOB, MSG_PEEK, MSG_DONTROUTE, MSG_DONTWAIT, MSG_WAITALL, MSG_NOSIGNAL });
+  const list = names.flatMap(([name, value]) => ((known & value) === 0 ? [] : name)).join(", ");
+  const other = (flags & ~known).toString(16);
+  throw new SocketError("ERR_UNSUPPORTED", `${call}() does not know the flags 0x${other}; it takes ${list}`);
+};
+
+/** What every socket has: a kind, a descriptor, options, and how long its calls wait. */
+export abstract class BaseSocket {
+  /** `AF_INET`, `AF_INET6`, `AF_UNIX`; `AF_UNSPEC` where the platform tells no address. */
+  abstract get family(): number;
+  /** `SOCK_STREAM` or `SOCK_DGRAM`. */
+  abstract get type(): number;
+
+  /** 0: the one protocol of its family and type. */
+  get proto(): number {
+    return 0;
+  }
+
+  /** True from the moment on when it is this object's no more. */
+  abstract get closed(): boolean;
+
+  /** How long one call waits, in milliseconds: `null` for ever, 0 not at all. */
+  abstract gettimeout(): number | null;
+  abstract settimeout(timeout: number | null): void;
+
+  /** `true`: calls wait, without a time-out; `false`: what would wait rejects with `EWOULDBLOCK`. CPython's `setblocking`. */
+  setblocking(blocking: boolean): void {
+    this.settimeout(blocking ? null : 0);
+  }
+
+  getblocking(): boolean {
+    return this.gettimeout() !== 0;
+  }
+
+  /** The descriptor, which stays this object's; -1 once it is closed. Throws `ERR_UNSUPPORTED` where the place has none. */
+  fileno(): number {
+    return this.closed ? -1 : this.kernel("fileno()").fd;
+  }
+
+  /**
+   * An option's value: an integer, or with `length` its bytes, at most so many. Throws `ENOPROTOOPT`, `EBADF`,
+   * `ERR_UNSUPPORTED`. Node; but for a few options with the package `koffi`. getsockopt(2), socket(7), tcp(7), ip(7)
+   */
+  getsockopt(level: number, name: number): number;
+  getsockopt(level: number, name: number, length: number): Uint8Array;
+  getsockopt(level: number, name: number, length?: number): number | Uint8Array {
+    const kernel = this.kernel("getsockopt()");
+    return length === undefined ? kernel.getsockopt(level, name) : kernel.getsockopt(level, name, length);
+  }
+
+  /** Sets an option: an integer, a boolean as 0 or 1, or bytes. As `getsockopt`; `EINVAL` for a value that cannot be. */
+  setsockopt(level: number, name: number, value: number | boolean | Uint8Array): void {
+    this.kernel("setsockopt()").setsockopt(level, name, typeof value === "boolean" ? Number(value) : value);
+  }
+
+  /** What the kernel is asked by, where there is one. */
+  protected abstract get kernelSocket(): KernelSocket | undefined;
+
+  /** The same, or `ERR_UNSUPPORTED` for `what`. */
+  protected kernel(what: string): KernelSocket {
+    const kernel = this.kernelSocket;
+    if (kernel !== undefined) return kernel;
+    throw new SocketError("ERR_UNSUPPORTED", `${what}: only a socket of Node's has a kernel behind it`);
+  }
+}
+
 /**
- * One connected stream: TCP, TLS, Unix or memory. A handler's `this.request`; the tutorial's socket.
+ * One connected stream: TCP, TLS, Unix or memory. A handler's `this.request`; the tutorial's socket, which
+ * `socket()` gives unconnected.
+ *
+ * It begins blocking, in CPython's sense: a call that cannot be done yet waits, at most `timeout` ms. After
+ * `setblocking(false)` it gives the platform one turn of its event loop, in which what the kernel has is taken, and
+ * then rejects with `EWOULDBLOCK`.
  *
  * Errors, by code: reads and writes reject with `ETIMEDOUT`, `ECONNRESET`, and `EBADF` once the socket is
  * closed (`ECANCELED`: it was closed while the call waited; `ECONNABORTED`: aborted); writes with `EPIPE` after
  * `shutdown(SHUT_WR)` or when the peer is gone, and `ENOBUFS`; all with `ERR_HANDED_OVER` after `toWeb()`.
  */
-export class StreamSocket implements AsyncDisposable {
+export class StreamSocket extends BaseSocket implements AsyncDisposable {
   /** Reads this stream; a handler's `rfile`. Python's `makefile("rb")`. */
   readonly rfile: StreamReader;
   /** Writes this stream, gathered; a handler's `wfile`. Python's `makefile("wb")`. */
@@ -182,9 +329,11 @@ export class StreamSocket implements AsyncDisposable {
   readonly #sink: StreamSink;
   #onerror: ((error: SocketError) => void) | null = null;
 
-  constructor(transport: StreamTransport, options: Partial<StreamOptions> = {}) {
+  /** `transport` is null where the socket is not connected yet: see `attach()`. */
+  constructor(transport: StreamTransport | null, options: Partial<StreamOptions> = {}) {
+    super();
     const settled = settleStream(options);
-    const feed = new Feed(transport);
+    const feed = new Feed(transport ?? UNCONNECTED);
     this.#feed = feed;
     this.#options = settled;
     const wfile = new StreamWriter(feed, settled);
@@ -202,7 +351,29 @@ export class StreamSocket implements AsyncDisposable {
       end: () => rfile.end(),
       error: (error) => this.#break(error),
     };
+    if (transport === null) {
+      rfile.fail("ENOTCONN");
+      wfile.fail("EPIPE");
+    } else {
+      transport.start(this.#sink);
+    }
+  }
+
+  /** The socket is connected, by this transport, which is let go where the socket was closed meanwhile. */
+  protected attach(transport: StreamTransport): void {
+    if (this.#state !== "open") {
+      transport.abort();
+      return;
+    }
+    this.#feed.transport = transport;
+    this.rfile.open();
+    this.wfile.open();
     transport.start(this.#sink);
+  }
+
+  /** True from `attach()` on. */
+  protected get attached(): boolean {
+    return this.#transport !== UNCONNECTED;
   }
 
   get #transport(): StreamTransport {
@@ -224,30 +395,50 @@ export class StreamSocket implements AsyncDisposable {
   }
 
   /** True from `close()`, `abort()` or `toWeb()` on. */
-  get closed(): boolean {
+  override get closed(): boolean {
     return this.#state !== "open";
   }
 
-  /** The next bytes as they come: at least one, at most `size`; `null` at the end. They are yours to keep. */
-  recv(size?: number): Promise<Uint8Array | null> {
-    return this.rfile.recv(size);
+  override get family(): number {
+    return familyOf(this.getsockname() ?? this.#transport.remoteAddress);
   }
 
-  /** Reads into `buffer`; gives how many bytes, `null` at the end. CPython's `recv_into`. */
-  recvInto(buffer: Uint8Array): Promise<number | null> {
-    return this.rfile.recvInto(buffer);
+  override get type(): number {
+    return SOCK_STREAM;
   }
 
-  /** Sends all of `data`; gives how many bytes that was, when there is room for more. */
-  async send(data: Data): Promise<number> {
+  /**
+   * The next bytes as they come: at least one, at most `size`; `null` at the end. They are yours to keep.
+   *
+   * `flags`, or-ed: `MSG_PEEK` leaves them to be read again; `MSG_WAITALL` waits for all of `size`, and gives fewer
+   * only at the end; `MSG_DONTWAIT` rejects with `EWOULDBLOCK` rather than wait; `MSG_OOB` gives the urgent byte, at
+   * once (`EINVAL` where there is none; Node with the package `koffi`). recv(2)
+   */
+  recv(size?: number, flags = 0): Promise<Uint8Array | null> {
+    return flags === 0 ? this.rfile.recv(size) : this.#recvBy(flags, size);
+  }
+
+  /** Reads into `buffer`, at most what it holds; gives how many bytes, `null` at the end. `flags` as `recv`'s. CPython's `recv_into`. */
+  recvInto(buffer: Uint8Array, flags = 0): Promise<number | null> {
+    return flags === 0 ? this.rfile.recvInto(buffer) : this.#recvInto(buffer, flags);
+  }
+
+  /**
+   * Sends all of `data`; gives how many bytes that was, when there is room for more.
+   *
+   * `flags`, or-ed: `MSG_DONTWAIT` rejects with `EWOULDBLOCK`, having sent nothing, where there is no room;
+   * `MSG_NOSIGNAL` is how it always is; `MSG_OOB` makes its last byte the urgent one, and `MSG_DONTROUTE` leaves the
+   * gateways out (Node with the package `koffi`). send(2)
+   */
+  async send(data: Data, flags = 0): Promise<number> {
     const bytes = toBytes(data);
-    await this.wfile.sendall(bytes);
+    await this.sendall(bytes, flags);
     return bytes.length;
   }
 
-  /** Sends all of `data`; resolves when there is room for more. CPython's `sendall`. */
-  sendall(data: Data): Promise<void> {
-    return this.wfile.sendall(data);
+  /** Sends all of `data`; resolves when there is room for more. `flags` as `send`'s. CPython's `sendall`. */
+  sendall(data: Data, flags = 0): Promise<void> {
+    return flags === 0 ? this.wfile.sendall(data) : this.#sendBy(flags, data);
   }
 
   /**
@@ -263,7 +454,8 @@ export class StreamSocket implements AsyncDisposable {
     if (how !== SHUT_WR) this.rfile.end();
     if (how !== SHUT_RD) {
       const ended = this.#end();
-      const { timeout } = this.#options;
+      const { timeout } = this.wfile;
+      if (timeout === 0) return; // it is on its way
       await (timeout === null ? ended : withDeadline(ended, timeout, "the peer took nothing"));
     }
   }
@@ -332,27 +524,75 @@ export class StreamSocket implements AsyncDisposable {
     }
   }
 
-  /** How long one read or write waits for the peer, in milliseconds; `null` for ever. CPython's, but in ms. */
-  settimeout(timeout: number | null): void {
-    checkTime("a timeout", timeout, 1, true);
+  /**
+   * How long one call waits for the peer, in milliseconds; `null` for ever; 0: not at all, as `setblocking(false)`.
+   * Throws `RangeError` and `TypeError`. CPython's, but in ms.
+   */
+  override settimeout(timeout: number | null): void {
+    checkTime("a timeout", timeout, 0, true);
     this.rfile.timeout = this.wfile.timeout = timeout;
   }
 
-  gettimeout(): number | null {
+  override gettimeout(): number | null {
     return this.rfile.timeout;
+  }
+
+  /**
+   * Closes this object, and gives a descriptor of the connection, which goes on and is the caller's to close. What
+   * was written leaves before. Rejects with `EBUSY` where input was read ahead, which would be lost: read it first;
+   * `ERR_UNSUPPORTED` where the place has no descriptors, or `koffi` is missing. CPython's `detach`, but a new number.
+   */
+  async detach(): Promise<number> {
+    const kernel = this.kernel("detach()");
+    this.#mustBeOpen();
+    await this.wfile.flush();
+    if (this.rfile.buffered > 0) {
+      throw new SocketError(
+        "EBUSY",
+        `${this.rfile.buffered} bytes were read ahead; read them before detach()`,
+      );
+    }
+    const fd = kernel.detach();
+    this.#state = "closed";
+    this.#aborted = true;
+    this.#closing ??= DONE;
+    this.#stop("EBADF");
+    return fd;
+  }
+
+  // MAKEFILE
+
+  /** What `select()` and `poll()` ask: those of the `POLL…` bits in `mask` that hold now, and the bits that are only answered. */
+  readiness(mask: number): number {
+    if (this.closed) return POLLNVAL;
+    const { rfile, wfile } = this;
+    return (
+      (mask & POLLIN && rfile.readable ? POLLIN : 0) |
+      (mask & POLLOUT && wfile.writable ? POLLOUT : 0) |
+      (mask & POLLPRI && this.kernel(URGENT).urgent ? POLLPRI : 0) |
+      (this.#error === null ? 0 : POLLERR) |
+      (rfile.atEnd && this.#ending !== null ? POLLHUP : 0)
+    );
+  }
+
+  /** Calls `told` when `readiness(mask)` may have changed; gives what stops it. */
+  onReadiness(mask: number, told: () => void): () => void {
+    const stops: (() => void)[] = [];
+    if (mask & POLLIN) stops.push(this.rfile.onReadable(told));
+    if (mask & POLLOUT) stops.push(this.wfile.onWritable(told));
+    if (mask & POLLPRI) stops.push(this.kernel(URGENT).onUrgent(told));
+    return () => {
+      for (const stop of stops) stop();
+    };
+  }
+
+  protected override get kernelSocket(): KernelSocket | undefined {
+    return this.#transport.kernel;
   }
 
   /** The pieces as they come, to the end. Leaving the loop closes nothing. */
   [Symbol.asyncIterator](): AsyncIterableIterator<Uint8Array> {
-    const iterator: AsyncIterableIterator<Uint8Array> = {
-      next: async () => {
-        const value = await this.recv();
-        return value === null ? { value: undefined, done: true } : { value, done: false };
-      },
-      return: () => Promise.resolve({ value: undefined, done: true }),
-      [Symbol.asyncIterator]: () => iterator,
-    };
-    return iterator;
+    return pulled(() => this.recv());
   }
 
   [Symbol.asyncDispose](): Promise<void> {
@@ -468,6 +708,38 @@ export class StreamSocket implements AsyncDisposable {
         return secured;
       },
     };
+  }
+
+  async #recvBy(flags: number, size = Number.MAX_SAFE_INTEGER): Promise<Uint8Array | null> {
+    checkFlags(flags, RECV_FLAGS, "recv");
+    if (flags & MSG_OOB) {
+      this.#mustBeOpen();
+      return this.kernel(URGENT).recv(Math.min(size, 1), flags);
+    }
+    const wait = !(flags & MSG_DONTWAIT);
+    return this.rfile.receive(size, (flags & MSG_PEEK) !== 0, (flags & MSG_WAITALL) !== 0, wait);
+  }
+
+  async #recvInto(buffer: Uint8Array, flags: number): Promise<number | null> {
+    if (!(buffer instanceof Uint8Array)) throw new TypeError("recvInto takes a Uint8Array to read into");
+    const bytes = await this.#recvBy(flags, buffer.length);
+    if (bytes === null) return null;
+    buffer.set(bytes);
+    return bytes.length;
+  }
+
+  async #sendBy(flags: number, data: Data): Promise<void> {
+    checkFlags(flags, SEND_FLAGS, "send");
+    const wait = this.wfile.timeout !== 0 && !(flags & MSG_DONTWAIT);
+    if (!(flags & (MSG_OOB | MSG_DONTROUTE))) return this.wfile.sendall(data, wait);
+    const kernel = this.kernel("MSG_OOB and MSG_DONTROUTE");
+    await this.wfile.sendall("", wait);
+    const { timeout } = this.wfile;
+    let left = toBytes(data);
+    while (left.length > 0) {
+      const sent = kernel.send(left, flags);
+      left = left.subarray(await (timeout ? withDeadline(sent, timeout, "the peer took nothing") : sent));
+    }
   }
 
   /** What waits for bytes now would be given those that come secured. */

@@ -105,6 +105,25 @@ interface Waiter {
   readonly argument: unknown;
   readonly resolve: (value: never) => void;
   readonly reject: (error: unknown) => void;
+  readonly within: number | null; // ms that it may wait
+}
+
+/** Others who want to know that something has changed, beside those who wait for it: `select()` and `poll()`. */
+class Watchers {
+  #told: (() => void)[] | null = null; // null: nearly always
+
+  /** Calls `told` at each change; gives what stops that. */
+  add(told: () => void): () => void {
+    this.#told = [...(this.#told ?? []), told];
+    return () => {
+      const left = this.#told?.filter((other) => other !== told) ?? [];
+      this.#told = left.length > 0 ? left : null;
+    };
+  }
+
+  tell(): void {
+    if (this.#told !== null) for (const told of this.#told) told();
+  }
 }
 
 /**
@@ -122,7 +141,7 @@ export class StreamReader {
   maxLine: number;
   /** The most that one read gathers, in bytes. */
   maxRead: number;
-  /** How long a read waits for the next byte, in milliseconds; `null` for ever. */
+  /** How long a read waits for the next byte, in milliseconds; `null` for ever; 0: what would wait rejects with `EWOULDBLOCK`. */
   timeout: number | null = null;
   /** How many bytes have arrived so far. */
   bytesRead = 0;
@@ -146,6 +165,8 @@ export class StreamReader {
   #deadline = 0; // when the read that waits has waited too long, by performance.now(): the wall clock can jump
   #firesAt = 0; // when #timer fires: at the deadline or before
   #timer: ReturnType<typeof setTimeout> | undefined;
+  #turned = false; // a read that may not wait has been given its turn of the event loop
+  readonly #watchers = new Watchers();
 
   constructor(source: ReaderSource = NO_SOURCE, limits: StreamLimits = STREAM_LIMITS) {
     this.#source = source;
@@ -180,11 +201,31 @@ export class StreamReader {
     return this.#ended && this.#size === 0;
   }
 
+  /** True where a read would not wait: there are bytes, the end, or an error to give. */
+  get readable(): boolean {
+    return this.#size > 0 || this.#ended || this.#failure !== null;
+  }
+
   // ---- Bytes ----
 
   /** The next bytes as they come: at least one, at most `size`; `null` at the end. CPython's `recv` and `read1`. */
   recv(size: number = Number.MAX_SAFE_INTEGER): Promise<Uint8Array | null> {
     return this.#take(this.#tryRecv, positive(size, "size"));
+  }
+
+  /**
+   * `recv` that may leave the bytes where they are (`peek`), want all of `size` (`all`: fewer only at the end), and
+   * not wait (`wait` false: `EWOULDBLOCK`). The flags of recv(2).
+   */
+  receive(size: number, peek: boolean, all: boolean, wait: boolean): Promise<Uint8Array | null> {
+    positive(size, "size");
+    const attempt = peek ? (all ? this.#tryPeekAll : this.#tryPeek) : all ? this.#tryRead : this.#tryRecv;
+    return this.#take(attempt, size, wait ? this.timeout : 0);
+  }
+
+  /** A copy of the next bytes, at most `size`, which stay to be read; waits for one where none is here. `MSG_PEEK`; CPython's `peek`. */
+  peek(size: number = Number.MAX_SAFE_INTEGER): Promise<Uint8Array | null> {
+    return this.#take(this.#tryPeek, positive(size, "size"));
   }
 
   /** Reads into `buffer`; gives how many bytes were put there, `null` at the end. CPython's `recv_into`. */
@@ -225,6 +266,40 @@ export class StreamReader {
     return this.#take(this.#tryReadline, size === undefined ? -1 : positive(size, "size"));
   }
 
+  /**
+   * The lines that are left, as `readline()` gives them; with `hint`, no further than the line with which they come
+   * to that many bytes. CPython's `readlines`. Rejects with `ERR_LIMIT` past `maxRead` in all.
+   */
+  async readlines(hint = 0): Promise<Uint8Array[]> {
+    positive(hint, "hint");
+    const lines: Uint8Array[] = [];
+    let size = 0;
+    for await (const line of this) {
+      lines.push(line);
+      size += line.length;
+      this.#mayGather(size);
+      if (hint > 0 && size >= hint) break;
+    }
+    return lines;
+  }
+
+  /** The lines to the end, as `readline()` gives them, as a file of CPython's is iterated. Leaving the loop closes nothing. */
+  [Symbol.asyncIterator](): AsyncIterableIterator<Uint8Array> {
+    return pulled(() => this.readline());
+  }
+
+  /**
+   * Nothing more is wanted. As CPython's file of a socket closes the file alone, this leaves the socket open, and as
+   * every `makefile("rb")` is this one reader, the reader, too.
+   */
+  close(): Promise<void> {
+    return DONE;
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
+  }
+
   // ---- Text ----
 
   /**
@@ -250,12 +325,21 @@ export class StreamReader {
 
   /** The lines to the end, as `line()` gives them: `for await (const line of rfile.lines())`. Leaving the loop closes nothing. */
   lines(): AsyncIterableIterator<string> {
-    const iterator: AsyncIterableIterator<string> = {
-      next: () => this.#take(this.#tryNextLine, undefined as never),
-      return: () => Promise.resolve({ value: undefined, done: true }),
-      [Symbol.asyncIterator]: () => iterator,
-    };
-    return iterator;
+    return iterator(() => this.#take(this.#tryNextLine, undefined as never));
+  }
+
+  // ---- What the socket calls ----
+
+  /** Calls `told` when `readable` may have become true, and brings bytes for that; gives what stops it. */
+  onReadable(told: () => void): () => void {
+    const stop = this.#watchers.add(told);
+    if (!this.readable && this.#waiter === null) this.#resume();
+    return stop;
+  }
+
+  /** What it failed with no longer holds: the socket is connected. */
+  open(): void {
+    this.#failure = null;
   }
 
   // ---- What the source calls ----
@@ -275,8 +359,9 @@ export class StreamReader {
     }
     this.#size += bytes.length;
     if (this.#waiter !== null) this.#settle();
+    this.#watchers.tell();
     if (this.#waiter !== null && !this.#source.blocked) {
-      this.#arm();
+      this.#arm(this.#waiter);
       return true;
     }
     // A read that waits bounds itself by its own limit; what is not wanted now is bounded here.
@@ -292,6 +377,7 @@ export class StreamReader {
     if (this.#failure !== null) return; // closed or broken: that is what a read must say
     this.#ended = true;
     this.#settle();
+    this.#watchers.tell();
     if (this.#waiter === null) this.#disarm();
   }
 
@@ -307,6 +393,7 @@ export class StreamReader {
       this.#ended = false;
     }
     this.#settle();
+    this.#watchers.tell();
     this.#disarm();
   }
 
@@ -324,7 +411,11 @@ export class StreamReader {
 
   // ---- Waiting ----
 
-  #take<T>(attempt: (this: StreamReader, argument: never) => T | undefined, argument: unknown): Promise<T> {
+  #take<T>(
+    attempt: (this: StreamReader, argument: never) => T | undefined,
+    argument: unknown,
+    within = this.timeout,
+  ): Promise<T> {
     if (this.#waiter !== null) return Promise.reject(busy());
     try {
       const held = this.#source.blocked && this.#failure === null; // what has failed holds nothing back
@@ -334,8 +425,10 @@ export class StreamReader {
       return Promise.reject(error);
     }
     return new Promise<T>((resolve, reject) => {
-      this.#waiter = { attempt: attempt as Attempt<unknown>, argument, resolve, reject };
-      this.#arm();
+      const waiter = { attempt: attempt as Attempt<unknown>, argument, resolve, reject, within };
+      this.#waiter = waiter;
+      this.#turned = false;
+      this.#arm(waiter);
       this.#resume();
     });
   }
@@ -360,16 +453,16 @@ export class StreamReader {
   }
 
   /** One timer for many waits: a wait only moves the deadline, and the timer that fires early sets itself anew. */
-  #arm(): void {
-    if (this.timeout === null) {
+  #arm({ within }: Waiter): void {
+    if (within === null) {
       this.#disarm();
       return;
     }
-    this.#deadline = performance.now() + this.timeout;
+    this.#deadline = performance.now() + within;
     if (this.#timer !== undefined && this.#firesAt <= this.#deadline) return;
     clearTimeout(this.#timer);
     this.#firesAt = this.#deadline;
-    this.#timer = setTimeout(this.#expire, this.timeout);
+    this.#timer = setTimeout(this.#expire, within);
   }
 
   #disarm(): void {
@@ -381,15 +474,21 @@ export class StreamReader {
   readonly #expire = (): void => {
     this.#timer = undefined;
     const waiter = this.#waiter;
-    if (waiter === null || this.timeout === null) return;
+    if (waiter === null || waiter.within === null) return;
     const left = this.#deadline - performance.now();
-    if (left > 0) {
+    // A read that may not wait has two timers: between them the platform surely looked for what has arrived.
+    if (left > 0 || (waiter.within === 0 && !this.#turned)) {
+      this.#turned = left <= 0;
       this.#firesAt = this.#deadline;
-      this.#timer = setTimeout(this.#expire, Math.ceil(left));
+      this.#timer = setTimeout(this.#expire, Math.ceil(Math.max(left, 0)));
       return;
     }
     this.#waiter = null;
-    waiter.reject(new SocketError("ETIMEDOUT", `nothing came from the peer for ${this.timeout} ms`));
+    waiter.reject(
+      waiter.within === 0
+        ? new SocketError("EWOULDBLOCK")
+        : new SocketError("ETIMEDOUT", `nothing came from the peer for ${waiter.within} ms`),
+    );
   };
 
   // ---- Attempts: each gives a value, or undefined for "not yet" ----
@@ -399,6 +498,16 @@ export class StreamReader {
       if (size === 0) return EMPTY;
       return this.#bytes(Math.min(size, this.#chunk.length - this.#at));
     }
+    return this.#nothing();
+  }
+
+  #tryPeek(size: number): Uint8Array | null | undefined {
+    return this.#size > 0 ? this.#copy(Math.min(size, this.#size)) : this.#nothing();
+  }
+
+  #tryPeekAll(size: number): Uint8Array | null | undefined {
+    this.#mayGather(size);
+    if (this.#size >= size || (this.#ended && this.#size > 0)) return this.#copy(Math.min(size, this.#size));
     return this.#nothing();
   }
 
@@ -610,6 +719,17 @@ export class StreamReader {
     return whole;
   }
 
+  /** A copy of the first `size` bytes, which stay; `size` is at most what is buffered. */
+  #copy(size: number): Uint8Array {
+    const copy = new Uint8Array(size);
+    let piece = this.#chunk.subarray(this.#at);
+    for (let filled = 0, next = 0; filled < size; piece = this.#more[next++] as Uint8Array) {
+      copy.set(piece.subarray(0, size - filled), filled);
+      filled += piece.length;
+    }
+    return copy;
+  }
+
   /** Puts a small piece behind the one before it, or on a tray of its own; false where it is better left alone. */
   #ontoTray(bytes: Uint8Array): boolean {
     const size = bytes.length;
@@ -645,6 +765,23 @@ export class StreamReader {
   }
 }
 
+/** An iterator that holds nothing: leaving its loop closes nothing. */
+const iterator = <T>(next: () => Promise<IteratorResult<T>>): AsyncIterableIterator<T> => {
+  const own: AsyncIterableIterator<T> = {
+    next,
+    return: () => Promise.resolve({ value: undefined, done: true }),
+    [Symbol.asyncIterator]: () => own,
+  };
+  return own;
+};
+
+/** The values that `pull` gives, up to its `null`. Leaving the loop closes nothing. */
+export const pulled = <T>(pull: () => Promise<T | null>): AsyncIterableIterator<T> =>
+  iterator(async (): Promise<IteratorResult<T>> => {
+    const value = await pull();
+    return value === null ? { value: undefined, done: true } : { value: value as T, done: false };
+  });
+
 const busy = (): SocketError =>
   new SocketError("EBUSY", "another read is still waiting on this stream; await it before the next");
 
@@ -667,7 +804,7 @@ export interface WriterTarget {
 export class StreamWriter {
   /** The most output that may wait for the peer, in bytes. */
   maxPending: number;
-  /** How long `flush()`, `send()` and `sendall()` wait for room, in milliseconds; `null` for ever. */
+  /** How long `flush()`, `send()` and `sendall()` wait for room, in milliseconds; `null` for ever; 0: what would wait rejects with `EWOULDBLOCK`. */
   timeout: number | null = null;
   /** How many bytes have been written so far. */
   bytesWritten = 0;
@@ -685,6 +822,7 @@ export class StreamWriter {
   #waiting = 0; // bytes written since it had none
   #attending = 0; // calls that await room
   #failure: Failure | null = null;
+  readonly #watchers = new Watchers();
 
   /** Called when `unattended` may have ended: there is room again, or somebody awaits it. */
   onroom: (() => void) | null = null;
@@ -697,6 +835,11 @@ export class StreamWriter {
   /** True while the target has no room. */
   get blocked(): boolean {
     return this.#room !== null;
+  }
+
+  /** True where `send()` would not wait: there is room, or an error to give. */
+  get writable(): boolean {
+    return this.#room === null || this.#failure !== null;
   }
 
   /**
@@ -752,14 +895,37 @@ export class StreamWriter {
     return this.#room === null ? DONE : this.#roomAgain(this.#room.promise);
   }
 
-  /** Sends `data` at once, with what is gathered; resolves when there is room for more. CPython's `sendall`. */
-  sendall(data: Data): Promise<void> {
+  /**
+   * Sends `data` at once, with what is gathered; resolves when there is room for more. CPython's `sendall`.
+   * Where it may not wait it takes all of `data`, or rejects with `EWOULDBLOCK` and takes none.
+   */
+  sendall(data: Data, wait: boolean = this.timeout !== 0): Promise<void> {
     try {
+      if (!wait) return this.#sendNow(data);
       this.#gather(data);
     } catch (error) {
       return Promise.reject(error);
     }
     return this.flush();
+  }
+
+  /** Flushes. As CPython's file of a socket closes the file alone, the socket stays open. */
+  close(): Promise<void> {
+    return this.flush();
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
+  }
+
+  /** Calls `told` when `writable` may have become true; gives what stops it. */
+  onWritable(told: () => void): () => void {
+    return this.#watchers.add(told);
+  }
+
+  /** What it failed with no longer holds: the socket is connected. */
+  open(): void {
+    this.#failure = null;
   }
 
   /** Starts what is gathered on its way, and waits for nothing. */
@@ -783,6 +949,19 @@ export class StreamWriter {
     this.#from = this.#used = this.#gathered = 0;
     this.#room?.reject(errorOf(error));
     this.#roomy();
+  }
+
+  #sendNow(data: Data): Promise<void> {
+    if (!this.writable) return this.#oneTurn().then(() => this.#sendNow(data));
+    this.#gather(data);
+    this.#push();
+    return DONE;
+  }
+
+  /** Gives the platform one turn of its event loop to make room; where it does not, `EWOULDBLOCK`. */
+  async #oneTurn(): Promise<void> {
+    await new Promise((resolve) => setTimeout(resolve, 0));
+    if (!this.writable) throw new SocketError("EWOULDBLOCK");
   }
 
   #mayWrite(): void {
@@ -898,9 +1077,11 @@ export class StreamWriter {
     this.#promised = undefined;
     this.#waiting = 0;
     this.onroom?.();
+    this.#watchers.tell();
   }
 
   async #roomAgain(room: Promise<void>): Promise<void> {
+    if (this.timeout === 0) return this.#oneTurn();
     if (this.#attending++ === 0) this.onroom?.();
     try {
       await (this.timeout === null ? room : withDeadline(room, this.timeout, "the peer made no room"));

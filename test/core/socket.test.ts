@@ -414,7 +414,7 @@ describe("timeouts", () => {
     expect(vi.getTimerCount()).toBe(0);
     a.abort();
     expect(await forever).toBe("ECONNABORTED");
-    for (const wrong of [0, -1, Number.NaN, Number.POSITIVE_INFINITY, 2 ** 31]) {
+    for (const wrong of [-1, Number.NaN, Number.POSITIVE_INFINITY, 2 ** 31]) {
       expect(() => a.settimeout(wrong)).toThrow(RangeError);
     }
   });
