@@ -447,9 +447,8 @@ const NOTHING: Received = [new Uint8Array(0), null];
 /** Whether two addresses are one, however they are spelled. */
 const samePlace = (one: Address | null, other: Address): boolean => {
   if (one === null) return false;
-  if (one.family === "unix" || other.family === "unix") {
-    return one.family === other.family && one.path === other.path;
-  }
+  if (one.family === "unix") return other.family === "unix" && one.path === other.path;
+  if (other.family === "unix") return false;
   if (one.port !== other.port) return false;
   return (
     one.hostname === other.hostname ||
