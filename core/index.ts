@@ -50,7 +50,6 @@ export {
 } from "./connector.ts";
 export * from "./constants.ts";
 export {
-  BaseSocket,
   checkDatagramSize,
   Datagram,
   type DatagramSender,
@@ -89,6 +88,7 @@ export {
   type ServerState,
 } from "./server.ts";
 export {
+  BaseSocket,
   type Capabilities,
   type KernelSocket,
   type StreamOptions,
