@@ -27,7 +27,7 @@ import {
   SHUT_WR,
   SOCK_DGRAM,
 } from "./constants.ts";
-import { SocketError, type SocketErrorCode } from "./errors.ts";
+import { errnoOf, SocketError, type SocketErrorCode } from "./errors.ts";
 import { checkCount, checkTime } from "./options.ts";
 import { BaseSocket, checkFlags, type KernelSocket } from "./socket.ts";
 import { type Data, pulled, toBytes, withDeadline } from "./stream.ts";
@@ -454,15 +454,4 @@ const samePlace = (one: Address | null, other: Address): boolean => {
     one.hostname === other.hostname ||
     String(packAddress(one.hostname)) === String(packAddress(other.hostname))
   );
-};
-
-/** What CPython's `connect_ex` gives: 0, the errno of what went wrong, or its code where Linux has no number. A name's error is thrown. */
-export const errnoOf = async (connecting: Promise<void>): Promise<number | SocketErrorCode> => {
-  try {
-    await connecting;
-    return 0;
-  } catch (error) {
-    if (!(error instanceof SocketError) || error.code === "ERR_NAME") throw error;
-    return error.errno || error.code;
-  }
 };

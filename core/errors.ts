@@ -115,3 +115,14 @@ export class SocketError extends Error {
     return new SocketError(fallback, said, { address, cause: thrown });
   }
 }
+
+/** What CPython's `connect_ex` gives: 0, the errno of what went wrong, or its code where Linux has no number. A name's error is thrown. */
+export const errnoOf = async (connecting: Promise<void>): Promise<number | SocketErrorCode> => {
+  try {
+    await connecting;
+    return 0;
+  } catch (error) {
+    if (!(error instanceof SocketError) || error.code === "ERR_NAME") throw error;
+    return error.errno || error.code;
+  }
+};

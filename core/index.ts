@@ -45,8 +45,10 @@ export { htonl, htons, ntohl, ntohs } from "./byte-order.ts";
 export {
   type ConnectOptions,
   type SecureTransport,
+  type SocketConnectOptions,
   StreamConnector,
   type StreamConnectorOptions,
+  UnconnectedSocket,
 } from "./connector.ts";
 export * from "./constants.ts";
 export {
