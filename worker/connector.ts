@@ -15,8 +15,8 @@ import {
 import { SocketError } from "../core/errors.ts";
 import type { HandlerClass } from "../core/handler.ts";
 import { checkCount } from "../core/options.ts";
-import { type StreamSocket, settleStream } from "../core/socket.ts";
-import { ownAuthorities, streamSocket } from "./stream-socket.ts";
+import { StreamSocket, type StreamTransport, settleStream } from "../core/socket.ts";
+import { openTransport, ownAuthorities } from "./stream-socket.ts";
 
 /**
  * How many connections one request has open: the platform gives it six, and leaves a seventh hanging without a
@@ -71,23 +71,19 @@ export interface WorkerConnectOptions extends ConnectOptions {
 const CAUSES = "nothing listens there, the name is not known, or the certificate is not trusted";
 
 /**
- * Opens a connection by `connect()`. CPython's `socket.create_connection`.
+ * Opens a connection by `connect()`: its transport, for whoever makes the socket.
  *
  * Rejects with `ERR_CONNECT_FAILED` and the likely causes (the platform does not tell which), `ETIMEDOUT` after
  * `connectTimeout` ms (the platform has no limit of its own), or the signal's reason. Throws `ERR_UNSUPPORTED` for
  * a path, and for certificate authorities of one's own.
  */
-export const createConnection = async (
-  address: AddressLike,
-  options: WorkerConnectOptions = {},
-): Promise<StreamSocket> => {
+export const dial = async (address: AddressLike, options: WorkerConnectOptions): Promise<StreamTransport> => {
   const endpoint = dialable(address);
   const said = formatAddress(endpoint);
   if (endpoint.scheme === "unix") {
     throw new SocketError("ERR_UNSUPPORTED", `a Worker cannot dial a path (${said}); dial tcp://host:port`);
   }
   const { secureTransport = "off", signal, tls = {} } = checkConnect(options);
-  const stream = settleStream(options.stream);
   if (tls.ca !== undefined || tls.cert !== undefined) throw ownAuthorities();
   if (secureTransport === "on" && tls.serverName !== undefined && tls.serverName !== endpoint.hostname) {
     throw new SocketError(
@@ -102,7 +98,7 @@ export const createConnection = async (
   try {
     // Half-open, so that our side does not end because the peer's did; the transport closes it.
     socket = connect({ hostname, port }, { secureTransport, allowHalfOpen: true });
-    const opening = streamSocket(socket, stream, { hostname, release, tls });
+    const opening = openTransport(socket, { hostname, release, tls });
     return await openWithin(opening, said, options, () => {
       socket?.close().catch(() => {}); // not awaited: it can hang with what does not open
     });
@@ -118,6 +114,21 @@ export const createConnection = async (
       },
     );
   }
+};
+
+/**
+ * Opens a connection by `connect()`. CPython's `socket.create_connection`.
+ *
+ * Rejects with `ERR_CONNECT_FAILED` and the likely causes (the platform does not tell which), `ETIMEDOUT` after
+ * `connectTimeout` ms (the platform has no limit of its own), or the signal's reason. Throws `ERR_UNSUPPORTED` for
+ * a path, and for certificate authorities of one's own.
+ */
+export const createConnection = async (
+  address: AddressLike,
+  options: WorkerConnectOptions = {},
+): Promise<StreamSocket> => {
+  const stream = settleStream(options.stream);
+  return new StreamSocket(await dial(address, options), stream);
 };
 
 /** Options of a Worker's connector. */

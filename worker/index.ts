@@ -12,6 +12,7 @@ export {
 export { RegistryObject, type SessionBounds } from "./registry.ts";
 export { WorkerDatagramServer, WorkerServer, type WorkerServerOptions } from "./server.ts";
 export { SessionObject } from "./session.ts";
+export { Socket, socket, type WorkerSocketOptions } from "./socket.ts";
 export { SockletStorage } from "./storage.ts";
 export { streamSocket } from "./stream-socket.ts";
 export { type WorkerModule, type WorkerOptions, workerFor } from "./worker.ts";

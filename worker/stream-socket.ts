@@ -250,6 +250,16 @@ class WorkerTransport implements StreamTransport {
   }
 }
 
+/** The seam over a Workers `Socket`, when that is open. Rejects with `ERR_CONNECT_FAILED` where it cannot be opened. */
+export const openTransport = async (socket: Socket, dialled: Dialled = {}): Promise<StreamTransport> => {
+  socket.closed.catch(() => {});
+  try {
+    return new WorkerTransport(socket, await socket.opened, dialled);
+  } catch (error) {
+    throw SocketError.from(error, "ERR_CONNECT_FAILED");
+  }
+};
+
 /**
  * A `StreamSocket` over a Workers `Socket`, dialled or accepted, which it then owns. Waits until the socket is
  * open; rejects with `ERR_CONNECT_FAILED` where it cannot be opened.
@@ -257,12 +267,4 @@ class WorkerTransport implements StreamTransport {
 export const streamSocket = async (
   socket: Socket,
   options: Partial<StreamOptions> = {},
-  dialled: Dialled = {},
-): Promise<StreamSocket> => {
-  socket.closed.catch(() => {});
-  try {
-    return new StreamSocket(new WorkerTransport(socket, await socket.opened, dialled), options);
-  } catch (error) {
-    throw SocketError.from(error, "ERR_CONNECT_FAILED");
-  }
-};
+): Promise<StreamSocket> => new StreamSocket(await openTransport(socket), options);
