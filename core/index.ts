@@ -63,6 +63,17 @@ export {
 // Errors
 export { SocketError, type SocketErrorCode, type SocketErrorDetails } from "./errors.ts";
 export type { OnEvent, SockletEvent } from "./events.ts";
+// A socket as a file
+export type {
+  BinaryFile,
+  BinaryWriter,
+  FileMode,
+  FileModes,
+  FileOptions,
+  TextFile,
+  TextReader,
+  TextWriter,
+} from "./file.ts";
 // The handler
 export {
   BaseRequestHandler,

@@ -37,6 +37,7 @@ import {
   SOCK_STREAM,
 } from "./constants.ts";
 import { SocketError, type SocketErrorCode } from "./errors.ts";
+import { type FileMode, type FileModes, type FileOptions, openFile } from "./file.ts";
 import { checkCount, checkTime } from "./options.ts";
 import {
   type Data,
@@ -560,7 +561,16 @@ export class StreamSocket extends BaseSocket implements AsyncDisposable {
     return fd;
   }
 
-  // MAKEFILE
+  /**
+   * This stream as a file of CPython's: `r` (the default), `w` or `rw`, with or without `b`. `rb` is `rfile`, `wb` is
+   * `wfile`, and a text mode wraps them: all share the one buffer, and closing one closes nothing else. Throws
+   * `RangeError` for a mode, an encoding, a newline or a size that is none. CPython's `makefile`.
+   */
+  makefile(mode: "wb"): StreamWriter;
+  makefile<Mode extends FileMode = "r">(mode?: Mode, options?: FileOptions): FileModes[Mode];
+  makefile(mode: FileMode = "r", options?: FileOptions): FileModes[FileMode] {
+    return openFile(this.rfile, this.wfile, mode, options);
+  }
 
   /** What `select()` and `poll()` ask: those of the `POLL…` bits in `mask` that hold now, and the bits that are only answered. */
   readiness(mask: number): number {

@@ -267,8 +267,8 @@ export class StreamReader {
   }
 
   /**
-   * The lines that are left, as `readline()` gives them; with `hint`, no further than the line with which they come
-   * to that many bytes. CPython's `readlines`. Rejects with `ERR_LIMIT` past `maxRead` in all.
+   * The lines that are left, as `readline()` gives them; with `hint`, no further than the line with which they are
+   * more than that many bytes. CPython's `readlines`. Rejects with `ERR_LIMIT` past `maxRead` in all.
    */
   async readlines(hint = 0): Promise<Uint8Array[]> {
     positive(hint, "hint");
@@ -278,7 +278,7 @@ export class StreamReader {
       lines.push(line);
       size += line.length;
       this.#mayGather(size);
-      if (hint > 0 && size >= hint) break;
+      if (hint > 0 && size > hint) break;
     }
     return lines;
   }
