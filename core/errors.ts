@@ -66,19 +66,23 @@ export interface SocketErrorDetails {
   readonly address?: string | undefined;
   /** The platform's own error. */
   readonly cause?: unknown;
+  /** The number of it, where it is none of the code's: a name's reason (`EAI_NONAME`). */
+  readonly errno?: number | undefined;
 }
 
 /**
  * What went wrong with a socket, a server or a name. CPython's `OSError`.
  *
  * - `code`: what to match on.
- * - `errno`: Linux's number of that code, `0` where it has none (CPython's `OSError.errno`).
+ * - `errno`: Linux's number of that code, `0` where it has none; of a name its reason, such as `EAI_NONAME` (CPython's
+ *   `OSError.errno`).
  * - `address`: the address at hand, as text, or `undefined`.
  * - `cause`: the platform's own error, where there is one.
  */
 export class SocketError extends Error {
   readonly code: SocketErrorCode;
   readonly address: string | undefined;
+  readonly errno: number;
 
   constructor(code: SocketErrorCode, message?: string, details: SocketErrorDetails = {}) {
     super(
@@ -87,14 +91,11 @@ export class SocketError extends Error {
     );
     this.code = code;
     this.address = details.address;
+    this.errno = details.errno ?? CODES[code][0];
   }
 
   static {
     SocketError.prototype.name = "SocketError";
-  }
-
-  get errno(): number {
-    return CODES[this.code][0];
   }
 
   /** True where `code` is one of the table's. */

@@ -86,6 +86,8 @@ export {
 } from "./handler.ts";
 export { toJson } from "./json.ts";
 export { ThreadingMixIn } from "./mixins.ts";
+// Names
+export type { AddressInfo, AddressInfoOptions, Host } from "./names.ts";
 // The sockets it talks to
 export { Poll, poll, type Selectable, select } from "./select.ts";
 // The servers and connectors that run it

@@ -2,6 +2,18 @@
 
 export { createConnection, TCPConnector } from "./connector.ts";
 export type { ControlOptions, ControlServer } from "./control.ts";
+export {
+  getaddrinfo,
+  getfqdn,
+  gethostbyaddr,
+  gethostbyname,
+  gethostbynameEx,
+  gethostname,
+  getnameinfo,
+  getprotobyname,
+  getservbyname,
+  getservbyport,
+} from "./names.ts";
 export { type AppServer, type ServeOptions, serveApp } from "./serve.ts";
 export { FileStorage } from "./storage.ts";
 export { streamSocket } from "./stream-socket.ts";

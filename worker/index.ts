@@ -9,6 +9,19 @@ export {
   type TCPConnectorOptions,
   type WorkerConnectOptions,
 } from "./connector.ts";
+export {
+  getaddrinfo,
+  getfqdn,
+  gethostbyaddr,
+  gethostbyname,
+  gethostbynameEx,
+  gethostname,
+  getnameinfo,
+  getprotobyname,
+  getservbyname,
+  getservbyport,
+  type NameOptions,
+} from "./names.ts";
 export { RegistryObject, type SessionBounds } from "./registry.ts";
 export { WorkerDatagramServer, WorkerServer, type WorkerServerOptions } from "./server.ts";
 export { SessionObject } from "./session.ts";

@@ -1,10 +1,16 @@
 /** What the tests inside workerd dial: servers in Node, started once. */
 
+import http from "node:http";
+import type { AddressInfo } from "node:net";
+import { buffer } from "node:stream/consumers";
 import type { HandlerClass, InternetAddress, StreamSocket } from "socklet";
 import { ThreadingTCPServer } from "socklet/emulator";
+import { scriptHandler } from "socklet/testing";
 import type { TestProject } from "vitest/node";
+import { answer } from "../../examples/dns.ts";
 import { Echo } from "../../examples/echo.ts";
 import { type Board, Conformance, LocalBoard } from "../conformance/handler.ts";
+import { redisServer } from "../conformance/scripts.ts";
 import { type Certificates, ownCertificates } from "../peers/certificates.ts";
 
 /** What the tests provoke, and workerd logs with a stack each time; Vitest's plugin passes that on. */
@@ -42,6 +48,65 @@ const secured = ({ cert, key }: Certificates) =>
     }
   };
 
+/** The PTR records that the zone of the DNS example does not have. */
+const POINTERS: Readonly<Record<string, readonly string[]>> = {
+  "80.2.0.192.in-addr.arpa": ["www.example.test", "web.example.test"],
+  "25.2.0.192.in-addr.arpa": ["mail"],
+  "9.2.0.192.in-addr.arpa": ["not a host.example.test"],
+  "0.8.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.8.b.d.0.1.0.0.2.ip6.arpa": ["www.example.test"],
+};
+
+const packName = (name: string): Buffer =>
+  Buffer.concat([
+    ...name.split(".").map((label) => Buffer.concat([Buffer.of(label.length), Buffer.from(label)])),
+    Buffer.of(0),
+  ]);
+
+/** What the DNS example answers; or, of an address, the PTR records above. */
+const dnsAnswer = (question: Buffer): Uint8Array => {
+  for (const [owner, names] of Object.entries(POINTERS)) {
+    if (!question.includes(packName(owner))) continue;
+    const records = names.map((name) => {
+      const data = packName(name);
+      return Buffer.concat([Buffer.of(0xc0, 12, 0, 12, 0, 1, 0, 0, 0, 60, 0, data.length), data]);
+    });
+    const header = Buffer.from(question.subarray(0, 12));
+    header.writeUInt16BE(0x8180, 2);
+    header.writeUInt16BE(records.length, 6);
+    return Buffer.concat([header, question.subarray(12), ...records]);
+  }
+  return answer(question, 65_535) ?? Buffer.alloc(0);
+};
+
+/** DNS over HTTPS (RFC 8484), without the S. Other paths than the first fail, each in its way. */
+const doh = http.createServer(async (request, response) => {
+  const question = await buffer(request);
+  const type = { "content-type": "application/dns-message" };
+  switch (request.url) {
+    case "/dns-query":
+      if (request.method !== "POST" || request.headers["content-type"] !== type["content-type"]) {
+        response.writeHead(415).end();
+      } else response.writeHead(200, type).end(dnsAnswer(question));
+      break;
+    case "/silent":
+      break; // until the client leaves
+    case "/stalls": // after the half
+      response.writeHead(200, type).write(dnsAnswer(question).subarray(0, 20));
+      break;
+    case "/elsewhere":
+      response.writeHead(307, { location: "/dns-query" }).end();
+      break;
+    case "/page":
+      response.writeHead(200, { "content-type": "text/html" }).end("<h1>It works!</h1>");
+      break;
+    case "/large":
+      response.writeHead(200, type).end(Buffer.concat([dnsAnswer(question), Buffer.alloc(65_536)]));
+      break;
+    default:
+      response.writeHead(Number(request.url?.slice(1))).end();
+  }
+});
+
 export default async (project: TestProject): Promise<() => Promise<void>> => {
   const servers: ThreadingTCPServer<Board>[] = [];
   const serve = async (Handler: HandlerClass<StreamSocket, Board>): Promise<number> => {
@@ -57,10 +122,15 @@ export default async (project: TestProject): Promise<() => Promise<void>> => {
   };
   project.provide("conformancePort", await serve(Conformance));
   project.provide("echoPort", await serve(Echo));
+  project.provide("scriptPort", await serve(scriptHandler(redisServer)));
   const made = ownCertificates();
   project.provide("tlsPort", made === null ? 0 : await serve(secured(made)));
+  await new Promise<void>((resolve) => doh.listen(0, "127.0.0.1", resolve));
+  project.provide("dohOrigin", `http://127.0.0.1:${(doh.address() as AddressInfo).port}`);
   const unmute = muteProvoked();
   return async () => {
+    doh.close();
+    doh.closeAllConnections();
     for (const server of servers) await server.serverClose();
     unmute();
   };

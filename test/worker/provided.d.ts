@@ -8,5 +8,9 @@ declare module "vitest" {
     tlsPort: number;
     /** Of an echo server in Node. */
     echoPort: number;
+    /** Of a scripted Redis in Node. */
+    scriptPort: number;
+    /** Of a server of DNS over HTTPS in Node, without its path: `/dns-query`, and others that fail. */
+    dohOrigin: string;
   }
 }
