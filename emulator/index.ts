@@ -15,6 +15,17 @@ export {
   getservbyport,
 } from "./names.ts";
 export { type AppServer, type ServeOptions, serveApp } from "./serve.ts";
+export {
+  type Accepted,
+  type CreateServerOptions,
+  createServer,
+  fromfd,
+  hasDualstackIPv6,
+  Socket,
+  type SocketOptions,
+  socket,
+  socketpair,
+} from "./socket.ts";
 export { FileStorage } from "./storage.ts";
 export { streamSocket } from "./stream-socket.ts";
 export { TCPServer, type TCPServerOptions, ThreadingTCPServer } from "./tcp.ts";

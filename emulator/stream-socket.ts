@@ -7,10 +7,12 @@
 
 import net from "node:net";
 import tls from "node:tls";
-import type { Address } from "../core/address.ts";
+import type { Address, UnixAddress } from "../core/address.ts";
+import { AF_INET, AF_INET6, AF_UNIX, IPPROTO_TCP, SOCK_STREAM } from "../core/constants.ts";
 import { SocketError } from "../core/errors.ts";
 import {
   type Capabilities,
+  type KernelSocket,
   type StreamOptions,
   type StreamSink,
   StreamSocket,
@@ -18,6 +20,7 @@ import {
   type TlsOptions,
 } from "../core/socket.ts";
 import type { Data } from "../core/stream.ts";
+import { descriptorOf, identity, NodeKernel, PlainStreamOptions } from "./native.ts";
 
 const FULL = 64 * 1024; // bytes that wait in Node before a writer must wait: the socket's own high-water mark
 const LARGE = 16 * 1024; // bytes; a smaller piece was copied by the writer
@@ -47,29 +50,47 @@ export interface Dialled {
   readonly tls?: TlsOptions | undefined;
 }
 
+/** What Node does not tell of a connection, and who made it knows. */
+export interface Origin {
+  /** Absent where we accepted. */
+  readonly dialled?: Dialled | undefined;
+  /** The paths of a Unix connection. */
+  readonly local?: UnixAddress | undefined;
+  readonly remote?: UnixAddress | undefined;
+  /** The options that were set before it was open. */
+  readonly options?: PlainStreamOptions | undefined;
+}
+
 type Listeners = Readonly<Record<string, (argument: never) => unknown>>;
 
 class NodeTransport implements StreamTransport {
   readonly remoteAddress: Address | null;
   readonly capabilities: Capabilities;
   readonly #socket: net.Socket;
-  readonly #dialled: Dialled | undefined; // absent where we accepted
+  readonly #origin: Origin | undefined;
+  #kernel: NodeKernel | undefined;
   #sink: StreamSink | null = null;
   #listeners: Listeners = {};
   #flowing = false;
   #room: PromiseWithResolvers<void> | null = null;
 
-  constructor(socket: net.Socket, dialled?: Dialled) {
+  constructor(socket: net.Socket, origin?: Origin) {
     this.#socket = socket;
-    this.#dialled = dialled;
+    this.#origin = origin;
     // Taken now: Node forgets it when the connection closes.
-    this.remoteAddress = addressOf(socket.remoteAddress, socket.remotePort, socket.remoteFamily);
-    this.capabilities = this.remoteAddress === null ? UNIX : TCP;
+    const remote = addressOf(socket.remoteAddress, socket.remotePort, socket.remoteFamily);
+    this.remoteAddress = remote ?? origin?.remote ?? null;
+    this.capabilities = remote === null ? UNIX : TCP;
   }
 
   get localAddress(): Address | null {
     const { localAddress, localPort, localFamily } = this.#socket;
-    return addressOf(localAddress, localPort, localFamily);
+    return addressOf(localAddress, localPort, localFamily) ?? this.#origin?.local ?? null;
+  }
+
+  get kernel(): KernelSocket {
+    this.#kernel ??= new NodeKernel(this.#door());
+    return this.#kernel;
   }
 
   start(sink: StreamSink): void {
@@ -153,13 +174,12 @@ class NodeTransport implements StreamTransport {
 
   async startTls(options: TlsOptions): Promise<StreamTransport> {
     const socket = this.#socket;
-    const dialled = this.#dialled;
+    const dialled = this.#origin?.dialled;
     const { ca, cert, key, serverName = dialled?.hostname } = { ...dialled?.tls, ...options };
     if (dialled === undefined && (cert === undefined || key === undefined)) {
       throw new TypeError("startTls() on a connection that was accepted needs a cert and a key");
     }
-    // An empty piece behind what waits tells when that has left: 'drain' comes only where much waited.
-    if (socket.writableLength > 0) await new Promise<void>((resolve) => socket.write("", () => resolve()));
+    await this.#drained();
     for (const event in this.#listeners) socket.removeListener(event, this.#listeners[event] as () => void);
     const secured =
       dialled === undefined
@@ -188,7 +208,7 @@ class NodeTransport implements StreamTransport {
     await promise;
     secured.removeListener("readable", ended).removeListener("end", left).removeListener("close", left);
     secured.removeListener("error", failed).pause();
-    return new NodeTransport(secured, dialled);
+    return new NodeTransport(secured, this.#origin);
   }
 
   defer(task: () => void): void {
@@ -199,7 +219,34 @@ class NodeTransport implements StreamTransport {
     this.#room?.resolve();
     this.#room = null;
   }
+
+  #door() {
+    const socket = this.#socket;
+    const family = { IPv4: AF_INET, IPv6: AF_INET6 }[socket.remoteFamily ?? ""] ?? AF_UNIX;
+    const known = identity(family, SOCK_STREAM, family === AF_UNIX ? 0 : IPPROTO_TCP, () => false);
+    return {
+      fd: () => descriptorOf(socket),
+      options: (this.#origin?.options ?? new PlainStreamOptions(known)).open(socket, family !== AF_UNIX),
+      drained: () => this.#drained(),
+      release: () => {
+        for (const event in this.#listeners)
+          socket.removeListener(event, this.#listeners[event] as () => void);
+        socket.destroy();
+      },
+    };
+  }
+
+  /** Resolves when Node has given all that was written to the kernel. */
+  async #drained(): Promise<void> {
+    const socket = this.#socket;
+    // An empty piece behind what waits tells: 'drain' comes only where much waited.
+    if (socket.writableLength > 0) await new Promise<void>((resolve) => socket.write("", () => resolve()));
+  }
 }
+
+/** The seam over a connected `net.Socket`, as `streamSocket` takes it. */
+export const nodeTransport = (socket: net.Socket, origin?: Origin): StreamTransport =>
+  new NodeTransport(socket, origin);
 
 /**
  * A `StreamSocket` over a connected `net.Socket` (also TLS's), which must have been made with
@@ -208,8 +255,8 @@ class NodeTransport implements StreamTransport {
 export const streamSocket = (
   socket: net.Socket,
   options: Partial<StreamOptions> = {},
-  dialled?: Dialled,
-): StreamSocket => new StreamSocket(new NodeTransport(socket, dialled), options);
+  origin?: Origin,
+): StreamSocket => new StreamSocket(new NodeTransport(socket, origin), options);
 
 /** What went wrong with a name or an address, as a `SocketError` that says where. */
 export const networkError = (error: unknown, address: string): SocketError => {
