@@ -4,10 +4,15 @@
  */
 
 import { DurableObject } from "cloudflare:workers";
-import { defineApp } from "socklet";
+import { type BlobStorage, defineApp } from "socklet";
 import { SockletStorage, WorkerServer, workerFor } from "socklet/worker";
+import { scriptHandler } from "../../core/testing/index.ts";
+import { DnsStream } from "../../examples/dns.ts";
 import { Echo } from "../../examples/echo.ts";
+import { MailRequestHandler } from "../../examples/mail.ts";
+import { KeyStore, RespServer } from "../../examples/resp.ts";
 import { type Board, Conformance, LocalBoard } from "../conformance/handler.ts";
+import { redisServer } from "../conformance/scripts.ts";
 import { Life, tracing } from "../conformance/server-scenarios.ts";
 
 interface Bindings {
@@ -81,11 +86,25 @@ export { SockletStorage };
 
 const doors = new Doors();
 
-/** What may be chosen by a caller's authority: one handler that listens, and one that does not. */
+/** What may be chosen by a caller's authority: handlers that listen, and one that does not. */
 const app = workerFor(
-  defineApp({
-    handlers: { "app-echo": Echo, "app-hidden": Echo },
-    listen: [{ handler: "app-echo", address: "tcp://127.0.0.1:7" }],
+  defineApp<{ readonly storage: BlobStorage; readonly keys: KeyStore }>({
+    handlers: {
+      "app-echo": Echo,
+      "app-hidden": Echo,
+      "app-mail": MailRequestHandler,
+      "app-resp": RespServer,
+      "app-dns": DnsStream,
+      "app-script": scriptHandler(redisServer),
+    },
+    listen: [
+      { handler: "app-echo", address: "tcp://127.0.0.1:7" },
+      { handler: "app-mail", address: "tcp://127.0.0.1:25" },
+      { handler: "app-resp", address: "tcp://127.0.0.1:6379" },
+      { handler: "app-dns", address: "tcp://127.0.0.1:53" },
+      { handler: "app-script", address: "tcp://127.0.0.1:6380" },
+    ],
+    context: ({ storage }) => ({ storage, keys: new KeyStore() }),
   }),
 );
 
