@@ -1,48 +1,345 @@
-/** A server program: a file of `servers/` and its arguments. */
-export type Program = readonly [file: string, ...args: string[]];
+/** What is measured: one table. To add a case, add an object; to add a peer, a program of `servers/` and a runtime. */
 
-/** Our own `load.c` (echo and bulk, every byte checked), or redis-benchmark. */
+import type { RuntimeName } from "./runtimes.ts";
+
+/** What a round gives of one program. Times of the load are microseconds. */
+export type Figure = "rate" | "cpuUs" | "busy" | "p50us" | "p99us" | "startMs" | "idleKiB";
+
+/** How a program is asked. All but `start` are done by `load.c`. */
 export type Load =
+  /** `rate: "half"`: half as many a second as the first program of the case does at most. */
   | {
-      readonly tool: "load";
-      readonly mode: "echo" | "bulk";
+      readonly mode: "echo";
       readonly connections: number;
       readonly size: number;
+      readonly udp?: true;
+      readonly rate?: "half";
     }
+  | { readonly mode: "bulk"; readonly connections: number; readonly size: number }
+  /** Redis's PING, as redis-benchmark sends it. */
+  | { readonly mode: "ping"; readonly connections: number; readonly pipeline: number }
   | {
-      readonly tool: "redis-benchmark";
-      readonly test: "ping_mbulk";
+      readonly mode: "lines";
       readonly connections: number;
+      readonly size: number;
       readonly pipeline: number;
-    };
+    }
+  | { readonly mode: "connect"; readonly connections: number; readonly size: number }
+  | { readonly mode: "idle"; readonly connections: number; readonly size: number }
+  /** The program dials the load, and reads all that it sends. */
+  | { readonly mode: "source" }
+  /** From nothing to the first line that says a port. */
+  | { readonly mode: "start" };
+
+/** One program in a case. */
+export interface Contender {
+  readonly name: string;
+  /** `bare`: the platform alone, the obvious way; `hand`: the same, at its best by hand. */
+  readonly kind: "bare" | "hand" | "socklet" | "peer";
+  readonly label: string;
+  readonly runtime: RuntimeName;
+  readonly args: readonly string[];
+}
+
+/** That `of` is at least, or at most, so many times `against`, by the case's figure. */
+export interface Goal {
+  readonly of: string;
+  readonly against: string;
+  readonly least?: number;
+  readonly most?: number;
+}
 
 export interface BenchCase {
   readonly name: string;
-  /** What one unit of work is: rates are in it per second, CPU in microseconds for one. */
-  readonly unit: "message" | "MiB" | "command";
-  readonly baseline: Program;
-  readonly subject: Program;
+  /** As the tables call it. */
+  readonly title: string;
+  /** What is compared. A rate is better when it is more, all else when it is less. */
+  readonly figure: "rate" | "p50us" | "startMs" | "idleKiB";
+  /** What one unit of work is: rates are in it per second, CPU is microseconds for one. */
+  readonly unit: "message" | "MiB" | "command" | "line" | "datagram" | "connection" | "start";
   readonly load: Load;
+  /** The first is what all are compared with. */
+  readonly contenders: readonly Contender[];
+  readonly goals: readonly Goal[];
+  /** How many rounds, for one that others get. Default 1. */
+  readonly share?: number;
+  /** A point of a plot. */
+  readonly series?: { readonly plot: "connections" | "lines" | "pipeline"; readonly at: number };
 }
 
-const echo = { unit: "message", baseline: ["bare-echo.ts"], subject: ["socklet-echo.ts"] } as const;
-const bulk = { ...echo, unit: "MiB" } as const;
+// ------------------------------------------------------------------------------------------------- the programs
 
-/** To add a case, add an object. `npm run bench` runs them in this order, each about 15 seconds long. */
+const bare = (work: string, label = "bare Node"): Contender => ({
+  name: "bare",
+  kind: "bare",
+  label,
+  runtime: "node",
+  args: ["bare.ts", work],
+});
+
+const socklet = (work: string, name = "socklet", label = "Socklet"): Contender => ({
+  name,
+  kind: "socklet",
+  label,
+  runtime: "node",
+  args: ["socklet.ts", work],
+});
+
+const peers = (work: "echo" | "resp" | "udp"): readonly Contender[] =>
+  (
+    [
+      ["socketserver", "python", ["socketserver", work], "Python socketserver"],
+      ["asyncio", "python", ["asyncio", work], "Python asyncio"],
+      ["uvloop", "uvloop", ["uvloop", work], "Python uvloop"],
+      ["bun", "bun", [work], "Bun"],
+      ["deno", "deno", [work], "Deno"],
+      ["go", "go", [work], "Go"],
+    ] as const
+  ).map(([name, runtime, args, label]) => ({ name, kind: "peer", label, runtime, args }));
+
+const workerd = (name: string, kind: "bare" | "hand", work: string, label: string): Contender => ({
+  name,
+  kind,
+  label,
+  runtime: "workerd",
+  args: ["workerd-bare.js", work],
+});
+
+const onWorkerd = (work: string, name = "socklet", label = "Socklet"): Contender => ({
+  name,
+  kind: "socklet",
+  label,
+  runtime: "workerd",
+  args: ["workerd-socklet.js", work],
+});
+
+const LOOPS = [
+  ["await", "`await line()`"],
+  ["lines", "`lines()`"],
+  ["try", "`tryLine() ?? await line()`"],
+] as const;
+
+/** A write for each reply, the best by hand, and each way to write the loop here. */
+const respOnNode: readonly Contender[] = [
+  bare("resp-each", "bare Node, a write a reply"),
+  {
+    ...bare("resp-gathered"),
+    name: "gathered",
+    kind: "hand",
+    label: "bare Node, the best by hand: a write a chunk",
+  },
+  ...LOOPS.map(([loop, code]) => socklet(`resp-${loop}`, loop, `Socklet, ${code}`)),
+];
+
+// ---------------------------------------------------------------------------------------------------- the cases
+
+const least = (of: string, least: number, against = "bare"): Goal => ({ of, against, least });
+
+const echo = (connections: number, goal: number): BenchCase => ({
+  name: `echo-64B-${connections}`,
+  title: `TCP echo, 64 B, ${connections} connections`,
+  figure: "rate",
+  unit: "message",
+  load: { mode: "echo", connections, size: 64 },
+  contenders: [bare("echo"), socklet("echo"), ...peers("echo")],
+  goals: [least("socklet", goal)],
+});
+
+const bulk = (connections: number, goal: number): BenchCase => ({
+  ...echo(connections, goal),
+  name: `bulk-64KiB-${connections}`,
+  title: `bulk echo, 64 KiB, ${connections} connection${connections === 1 ? "" : "s"}`,
+  unit: "MiB",
+  load: { mode: "bulk", connections, size: 65_536 },
+});
+
+const resp = (pipeline: number, goals: readonly Goal[]): BenchCase => ({
+  name: `resp-P${pipeline}`,
+  title: `RESP PING -P ${pipeline}`,
+  figure: "rate",
+  unit: "command",
+  load: { mode: "ping", connections: 50, pipeline },
+  contenders: [
+    ...respOnNode,
+    { name: "redis", kind: "peer", label: "redis-server", runtime: "redis", args: [] },
+    ...peers("resp"),
+  ],
+  goals,
+});
+
+const half = (name: string, title: string, of: BenchCase): BenchCase => ({
+  ...of,
+  name,
+  title,
+  figure: "p50us",
+  load: { ...of.load, rate: "half" } as Load,
+  goals: [],
+});
+
+const udp: BenchCase = {
+  name: "udp-64B-32",
+  title: "UDP, 64 B, 32 sockets",
+  figure: "rate",
+  unit: "datagram",
+  load: { mode: "echo", connections: 32, size: 64, udp: true },
+  contenders: [
+    bare("udp", "bare Node, a lookup that does nothing"),
+    socklet("udp", "socklet", "Socklet, `request.reply()`"),
+    socklet("udp-wfile", "wfile", "Socklet, `wfile`"),
+    ...peers("udp"),
+  ],
+  goals: [least("socklet", 1), least("wfile", 1)],
+};
+
+const growing = (
+  plot: "connections" | "lines" | "pipeline",
+  at: number,
+  of: Pick<BenchCase, "title" | "unit" | "load" | "contenders">,
+): BenchCase => ({
+  ...of,
+  name: `grow-${plot}-${at}`,
+  figure: "rate",
+  goals: [],
+  share: 0.5,
+  series: { plot, at },
+});
+
+const sizeText = (bytes: number): string =>
+  bytes >= 2 ** 20 ? `${bytes / 2 ** 20} MiB` : bytes >= 1024 ? `${bytes / 1024} KiB` : `${bytes} B`;
+
 export const cases: readonly BenchCase[] = [
-  { ...echo, name: "echo-64B-50", load: { tool: "load", mode: "echo", connections: 50, size: 64 } },
-  { ...echo, name: "echo-64B-500", load: { tool: "load", mode: "echo", connections: 500, size: 64 } },
-  { ...bulk, name: "bulk-64KiB-1", load: { tool: "load", mode: "bulk", connections: 1, size: 65_536 } },
-  { ...bulk, name: "bulk-64KiB-8", load: { tool: "load", mode: "bulk", connections: 8, size: 65_536 } },
-  ...["await", "lines", "try"].flatMap((loop) =>
-    [1, 16, 64].map(
-      (pipeline): BenchCase => ({
-        name: `resp-${loop}-P${pipeline}`,
-        unit: "command",
-        baseline: ["bare-resp.ts"],
-        subject: ["socklet-resp.ts", loop],
-        load: { tool: "redis-benchmark", test: "ping_mbulk", connections: 50, pipeline },
-      }),
-    ),
+  echo(50, 1),
+  echo(500, 0.95),
+  bulk(1, 0.95),
+  bulk(8, 1.3),
+  resp(1, [least("await", 0.95), least("lines", 0.95), least("try", 0.95)]),
+  resp(16, [least("await", 2.5), least("lines", 2.5), least("try", 0.85, "gathered")]),
+  resp(64, [
+    least("await", 4),
+    least("lines", 4),
+    least("try", 0.85, "gathered"),
+    least("try", 1, "redis"), // ahead of it
+  ]),
+  udp,
+  {
+    ...echo(50, 0.9),
+    name: "connect",
+    title: "connections a second, a message each",
+    unit: "connection",
+    load: { mode: "connect", connections: 50, size: 64 },
+  },
+  {
+    ...echo(50, 0),
+    name: "idle",
+    title: "memory of an idle connection",
+    figure: "idleKiB",
+    unit: "connection",
+    load: { mode: "idle", connections: 5000, size: 64 },
+    goals: [{ of: "socklet", against: "bare", most: 2 }],
+    share: 0.5,
+  },
+  {
+    name: "start",
+    title: "start: import a server class, listen",
+    figure: "startMs",
+    unit: "start",
+    load: { mode: "start" },
+    contenders: [
+      { ...bare("start"), args: ["start-bare.mjs"] },
+      { ...socklet("start"), args: ["start-socklet.mjs"] },
+      ...peers("echo"),
+    ],
+    goals: [{ of: "socklet", against: "bare", most: 1.3 }],
+    share: 1.5,
+  },
+
+  {
+    name: "workerd-bulk",
+    title: "workerd, inbound: bulk echo, 64 KiB, 8 connections",
+    figure: "rate",
+    unit: "MiB",
+    load: { mode: "bulk", connections: 8, size: 65_536 },
+    contenders: [
+      workerd("bare", "bare", "echo-default", "bare workerd, the default reader"),
+      workerd("byob", "hand", "echo-byob", "bare workerd, BYOB 64 KiB by hand"),
+      workerd("pipe", "hand", "echo-pipe", "bare workerd, `pipeTo()`: no JavaScript"),
+      onWorkerd("echo"),
+    ],
+    goals: [least("socklet", 5)],
+  },
+  {
+    name: "workerd-resp-P16",
+    title: "workerd, inbound: RESP PING -P 16",
+    figure: "rate",
+    unit: "command",
+    load: { mode: "ping", connections: 50, pipeline: 16 },
+    contenders: [
+      workerd("bare", "bare", "resp-each", "bare workerd, a write a reply"),
+      workerd("gathered", "hand", "resp-gathered", "bare workerd, BYOB and a write a chunk by hand"),
+      onWorkerd("resp-lines", "lines", "Socklet, `lines()`"),
+      onWorkerd("resp-try", "try", "Socklet, `tryLine() ?? await line()`"),
+    ],
+    goals: [least("lines", 5), least("try", 5)],
+  },
+  {
+    name: "workerd-download",
+    title: "workerd, outbound: download",
+    figure: "rate",
+    unit: "MiB",
+    load: { mode: "source" },
+    contenders: [
+      workerd("atleast", "hand", "download-atleast", "bare workerd, `readAtLeast(1 MiB)` by hand"),
+      workerd("byob", "hand", "download-byob", "bare workerd, BYOB 256 KiB by hand"),
+      workerd("bare", "bare", "download-default", "bare workerd, the default reader"),
+      onWorkerd("download"),
+    ],
+    goals: [least("socklet", 0.9, "atleast"), least("socklet", 0.9, "byob")],
+  },
+
+  half("latency-tcp", "TCP echo, 64 B, 50 connections, at half of what bare Node does", echo(50, 1)),
+  half("latency-udp", "UDP, 64 B, 32 sockets, at half of what bare Node does", {
+    ...udp,
+    contenders: udp.contenders.filter(({ kind }) => kind !== "peer"),
+  }),
+
+  ...[1, 10, 100, 1000, 10_000].map((connections) =>
+    growing("connections", connections, {
+      title: `TCP echo, 64 B, ${connections} connection${connections === 1 ? "" : "s"}`,
+      unit: "message",
+      load: { mode: "echo", connections, size: 64 },
+      contenders: [bare("echo"), socklet("echo")],
+    }),
+  ),
+  ...[10, 100, 1024, 32_768, 1_048_576].map((size) =>
+    growing("lines", size, {
+      title: `lines of ${sizeText(size)}`,
+      unit: "line",
+      load: {
+        mode: "lines",
+        connections: 8,
+        size,
+        pipeline: Math.min(1000, Math.max(1, Math.floor(65_536 / size))),
+      },
+      contenders: [
+        bare("lines", "bare Node, the best by hand"),
+        socklet("lines", "socklet", "Socklet, `lines()`"),
+      ],
+    }),
+  ),
+  ...[1, 10, 100, 1000].map((pipeline) =>
+    growing("pipeline", pipeline, {
+      title: `RESP PING, ${pipeline} at once`,
+      unit: "command",
+      load: { mode: "ping", connections: 50, pipeline },
+      contenders: respOnNode.filter(({ name }) => name !== "await"),
+    }),
   ),
 ];
+
+/** How often `contender` takes part when a case has `rounds`: a peer in every second, where that leaves six or more. */
+export const takesPart = ({ kind }: Contender, round: number, rounds: number): boolean =>
+  kind !== "peer" || rounds < 12 || round % 2 === 0;
+
+/** How many rounds a case gets of `rounds`. */
+export const roundsOf = ({ share = 1 }: BenchCase, rounds: number): number =>
+  Math.max(1, Math.round(rounds * share));

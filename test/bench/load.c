@@ -1,15 +1,27 @@
-// The load generator of the echo cases: one thread, epoll, and every byte that comes back is checked.
+// The load generator of the bench: one thread, epoll, and every byte that comes back is checked.
 //
-//   load echo HOST PORT --connections N --size BYTES --seconds S [--warmup S] [--stall S]
-//   load bulk HOST PORT --connections N --size BYTES --seconds S [--warmup S] [--stall S] [--window BYTES]
+//   load echo    HOST PORT  messages of --size bytes; a connection sends its next when it has its last one back
+//   load bulk    HOST PORT  the same, with as many under way as fit into --window (1 MiB)
+//   load batch   HOST PORT  --pipeline times --request at once, and again when all got their --reply
+//   load lines   HOST PORT  lines of --size bytes with their '\n', --pipeline at once; the reply is a line that says
+//                           how many bytes one had without it
+//   load connect HOST PORT  connects, sends one message, has it back, ends, is ended; --connections at a time
+//   load idle    HOST PORT  opens --connections, one message on each, says {"ready":true}, and holds them until its
+//                           stdin ends; then one message on each again
+//   load source             listens, says {"port":…}, and sends to the first who connects, who closes at the end
 //
-// Both modes are one algorithm. A connection's stream is a row of messages of SIZE bytes; up to LIMIT of them are
-// under way at once. `echo` is a limit of 1 (ping-pong), `bulk` is as many as fit in the window (1 MiB).
+//   --connections N  --seconds S  --warmup S  --stall S   all modes
+//   --pid N                                               also the CPU that this process uses while it is measured
+//   --udp                                                 echo: a datagram a message, a socket a connection
+//   --rate N                                              echo: N messages a second, on whichever connection is free;
+//                                                         times count from when a message was due, so a server that
+//                                                         halts is charged for all that it held up
 //
 // Prints one line of JSON on stdout. Exit: 0 all bytes equal; 1 a wrong, missing or surplus byte, or a lost
 // connection (named on stderr); 2 usage or set-up; 3 the server stalled. Never runs longer than
-// connecting (5 s) + warmup + seconds + stall, and SIGALRM makes sure of it.
+// connecting (20 s) + warmup + seconds + 2 stalls, and SIGALRM makes sure of it (idle: while it waits for stdin, no).
 #define _GNU_SOURCE
+#include <arpa/inet.h>
 #include <errno.h>
 #include <netdb.h>
 #include <netinet/in.h>
@@ -28,34 +40,44 @@
 
 enum {
   TABLE = 1 << 20,         // bytes of random pattern: small enough to stay in a second-level cache
-  READ_SIZE = 256 * 1024,  // bytes asked for in one recv
+  READ_SIZE = 256 * 1024,  // bytes asked for in one recv, and given to one send
   EVENTS = 512,            // epoll events taken at once
-  CONNECT_SECONDS = 5,     // for all connections together
+  CONNECT_SECONDS = 20,    // for all connections together; 10,000 take half a second where nothing else runs
+  SOURCES = 250,           // addresses of 127.0.0.0/8 that `connect` dials from: each has ports of its own, so that
+                           // those which wait out their minute (TIME_WAIT) are not missed
   BUCKETS = 64 * 64,       // histogram: 64 powers of two, each in 64 steps (1.6 % wide)
 };
 static const uint64_t SECOND = 1000000000u;  // nanoseconds
 
 struct connection {
   int fd;
-  bool waits_for_room;   // the kernel took less than a message: EPOLLOUT is armed
+  bool waits_for_room;   // the kernel took less than was to go: EPOLLOUT is armed
   uint64_t sent;         // bytes of this stream, from its beginning
   uint64_t received;     // the same, checked
-  uint64_t *begun_at;    // ring of `limit`: when the first byte of a message went out
+  uint64_t *begun_at;    // ring of `limit`: when the first byte of a message went out, or was due
 };
 
 // What is asked for.
-static const char *mode;
-static long connections = 50, size = 64, window = 1 << 20;
-static double seconds = 1, warmup = 0, stall = 5;
-static uint64_t limit = 1;  // messages under way on a connection
+static const char *mode, *host;
+static long connections = 50, size = 64, window = 1 << 20, pipeline = 1;
+static double seconds = 1, warmup = 0, stall = 5, rate = 0;
+static long pid;  // of the server
+static const char *request_text, *reply_text;
+static bool udp;
+
+// What follows from it. A stream is a row of messages; `limit` of them may be under way on a connection.
+static uint64_t limit = 1, request_size, reply_size;
+static bool batched;  // all `limit` begin together, when none is under way
+static unsigned char *table, *requests, *reply;  // the pattern; or `limit` requests in a row, and the reply to each
+static struct sockaddr_storage server;
+static socklen_t server_size;
 
 // What is measured: in all, and since the warm-up ended.
 static uint64_t all_operations, all_bytes, operations, bytes, histogram[BUCKETS], slowest;
 static uint64_t first_start, start, finish;
-static double measured_seconds;
+static double measured_seconds, server_cpu, server_cpu_before;
 static bool measuring, stopping;
 
-static unsigned char *table;
 static int poller;
 static struct connection *all;
 
@@ -67,9 +89,27 @@ static uint64_t now(void) {
 
 // A message is a slice of the table. Both factors are odd, so no two of 2^20 consecutive messages of a connection
 // share a slice, and no two connections share one for the same message number.
-static const unsigned char *message(const struct connection *c, uint64_t number) {
+static const unsigned char *slice(const struct connection *c, uint64_t number) {
   uint64_t index = (uint64_t)(c - all);
   return table + ((index * 0x85EBCA6Bu + number * 0x9E3779B1u) & (TABLE - 1));
+}
+
+// CPU seconds of the server so far: all its threads, user and kernel, in ticks of 10 ms (proc_pid_stat(5)).
+static double cpu_of_server(void) {
+  char path[32], text[1024];
+  if (pid == 0) return 0;
+  snprintf(path, sizeof path, "/proc/%ld/stat", pid);
+  FILE *file = fopen(path, "r");
+  size_t n = file ? fread(text, 1, sizeof text - 1, file) : 0;
+  if (file) fclose(file);
+  text[n] = 0;
+  unsigned long user, kernel;
+  char *after = strrchr(text, ')');  // the name may hold spaces and parentheses
+  if (!after || sscanf(after + 2, "%*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu", &user, &kernel) != 2) {
+    fprintf(stderr, "load: process %ld is not there\n", pid);
+    exit(2);
+  }
+  return (double)(user + kernel) / (double)sysconf(_SC_CLK_TCK);
 }
 
 static unsigned bucket_of(uint64_t ns) {
@@ -104,11 +144,12 @@ static void report(int errors) {
   double total = first_start ? (double)(now() - first_start) / 1e9 : 0;
   printf("{\"mode\":\"%s\",\"connections\":%ld,\"size\":%ld,\"operations\":%llu,\"bytes\":%llu,"
          "\"seconds\":%.6f,\"rate\":%.1f,\"mibPerSecond\":%.2f,\"p50us\":%.1f,\"p99us\":%.1f,\"maxus\":%.1f,"
-         "\"totalOperations\":%llu,\"totalBytes\":%llu,\"totalSeconds\":%.6f,\"loadCpuSeconds\":%.3f,\"errors\":%d}\n",
+         "\"totalOperations\":%llu,\"totalBytes\":%llu,\"totalSeconds\":%.6f,\"serverCpuSeconds\":%.2f,"
+         "\"loadCpuSeconds\":%.3f,\"errors\":%d}\n",
          mode, connections, size, (unsigned long long)operations, (unsigned long long)bytes, s,
          s > 0 ? (double)operations / s : 0, s > 0 ? (double)bytes / s / 1048576 : 0, percentile_us(0.5),
          percentile_us(0.99), (double)slowest / 1000, (unsigned long long)all_operations,
-         (unsigned long long)all_bytes, total, cpu, errors);
+         (unsigned long long)all_bytes, total, server_cpu, cpu, errors);
   fflush(stdout);
 }
 
@@ -122,9 +163,9 @@ static _Noreturn void fail_mismatch(const struct connection *c, const unsigned c
                                     size_t length) {
   size_t at = 0;
   while (want[at] == got[at]) at++;
-  fprintf(stderr, "load: connection %ld, offset %llu (message %llu, byte %llu): expected", (long)(c - all),
-          (unsigned long long)(c->received + at), (unsigned long long)((c->received + at) / (uint64_t)size),
-          (unsigned long long)((c->received + at) % (uint64_t)size));
+  fprintf(stderr, "load: connection %ld, offset %llu (reply %llu, byte %llu): expected", (long)(c - all),
+          (unsigned long long)(c->received + at), (unsigned long long)((c->received + at) / reply_size),
+          (unsigned long long)((c->received + at) % reply_size));
   size_t shown = length - at < 16 ? length - at : 16;
   for (size_t i = 0; i < shown; i++) fprintf(stderr, " %02x", want[at + i]);
   fprintf(stderr, ", got");
@@ -134,19 +175,30 @@ static _Noreturn void fail_mismatch(const struct connection *c, const unsigned c
   exit(1);
 }
 
+// All that was sent is answered, and what was begun is whole.
+static bool is_quiet(const struct connection *c) {
+  return c->sent % (request_size * (batched ? limit : 1)) == 0 && c->received % reply_size == 0 &&
+         c->sent / request_size == c->received / reply_size;
+}
+
 static _Noreturn void fail_stalled(const char *when) {
   long waiting = 0, first = -1;
   for (long i = 0; i < connections; i++) {
-    if (all[i].received == all[i].sent) continue;
+    if (is_quiet(&all[i])) continue;
     if (waiting++ == 0) first = i;
   }
   fprintf(stderr, "load: the server stalled (%s): %ld of %ld connections wait for bytes", when, waiting, connections);
   if (first >= 0)
-    fprintf(stderr, "; connection %ld has %llu of %llu", first, (unsigned long long)all[first].received,
-            (unsigned long long)all[first].sent);
+    fprintf(stderr, "; connection %ld sent %llu bytes and got %llu", first, (unsigned long long)all[first].sent,
+            (unsigned long long)all[first].received);
   fprintf(stderr, "\n");
   report(1);
   exit(3);
+}
+
+static _Noreturn void die(const char *what) {
+  fprintf(stderr, "load: %s: %s\n", what, strerror(errno));
+  exit(2);
 }
 
 static void too_late(int signal_number) {
@@ -156,6 +208,10 @@ static void too_late(int signal_number) {
   _exit(3);
 }
 
+static void set_alarm(void) {
+  alarm((unsigned)(CONNECT_SECONDS + warmup + seconds + 2 * stall + 3));
+}
+
 static void arm(struct connection *c, bool for_room) {
   if (c->waits_for_room == for_room) return;
   c->waits_for_room = for_room;
@@ -163,15 +219,23 @@ static void arm(struct connection *c, bool for_room) {
   epoll_ctl(poller, EPOLL_CTL_MOD, c->fd, &event);
 }
 
-// Sends until the window is full or the kernel's buffer is. A message that was begun is always completed.
+// Sends what may go, until the kernel's buffer is full. What was begun is always completed; `t` is when what begins
+// now began, and 0 where nothing may begin.
 static void fill(struct connection *c, uint64_t t) {
   for (;;) {
-    uint64_t number = c->sent / (uint64_t)size, within = c->sent % (uint64_t)size;
-    if (within == 0) {
-      if (stopping || number - c->received / (uint64_t)size >= limit) break;
+    uint64_t number = c->sent / request_size, within = c->sent % request_size, answered = c->received / reply_size;
+    if (batched) {
+      if (within == 0 && number % limit == 0) {
+        if (t == 0 || stopping || answered < number) break;
+        for (uint64_t i = 0; i < limit; i++) c->begun_at[i] = t;
+      }
+    } else if (within == 0) {
+      if (t == 0 || stopping || number - answered >= limit) break;
       c->begun_at[number % limit] = t;
     }
-    ssize_t n = send(c->fd, message(c, number) + within, (size_t)size - within, MSG_NOSIGNAL | MSG_DONTWAIT);
+    const unsigned char *from = batched ? requests + number % limit * request_size : slice(c, number);
+    size_t length = (size_t)((batched ? limit - number % limit : 1) * request_size - within);
+    ssize_t n = send(c->fd, from + within, length, MSG_NOSIGNAL | MSG_DONTWAIT);
     if (n < 0) {
       if (errno == EINTR) continue;
       if (errno == EAGAIN || errno == EWOULDBLOCK) {
@@ -186,18 +250,21 @@ static void fill(struct connection *c, uint64_t t) {
 }
 
 static void check(struct connection *c, const unsigned char *got, size_t length, uint64_t t) {
-  if (length > c->sent - c->received) fail(c, "more bytes came back than were sent");
+  if (udp && length != reply_size) fail(c, "a datagram of another size came back");
   while (length > 0) {
-    uint64_t number = c->received / (uint64_t)size, within = c->received % (uint64_t)size;
-    size_t part = (size_t)size - within < length ? (size_t)((uint64_t)size - within) : length;
-    const unsigned char *want = message(c, number) + within;
+    uint64_t number = c->received / reply_size, within = c->received % reply_size;
+    // An echo may begin to come back before the whole has gone out; a reply to a request may not.
+    if (batched ? number >= c->sent / request_size : c->received + length > c->sent)
+      fail(c, "more came back than was asked for");
+    size_t part = reply_size - within < length ? (size_t)(reply_size - within) : length;
+    const unsigned char *want = (batched ? reply : slice(c, number)) + within;
     if (memcmp(want, got, part) != 0) fail_mismatch(c, want, got, part);
     c->received += part;
     got += part;
     length -= part;
     all_bytes += part;
     if (measuring) bytes += part;
-    if (c->received % (uint64_t)size != 0) continue;
+    if (c->received % reply_size != 0) continue;
     all_operations++;
     if (!measuring) continue;
     operations++;
@@ -207,62 +274,102 @@ static void check(struct connection *c, const unsigned char *got, size_t length,
   }
 }
 
-static void open_all(const char *host, const char *port) {
-  struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_NUMERICHOST | AI_NUMERICSERV}, *address;
-  int bad = getaddrinfo(host, port, &hints, &address);  // numeric only: never waits for a name server
-  if (bad) {
-    fprintf(stderr, "load: %s %s: %s\n", host, port, gai_strerror(bad));
+// A socket of our own to the server; `from` chooses the address that it dials from, 0 leaves that to the kernel.
+static int dial(unsigned from) {
+  int one = 1, fd = socket(server.ss_family, (udp ? SOCK_DGRAM : SOCK_STREAM) | SOCK_CLOEXEC, 0);
+  if (fd < 0) die("socket");
+  struct timeval patience = {.tv_sec = CONNECT_SECONDS};
+  setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience);  // bounds connect()
+  if (from > 0) {
+    struct sockaddr_in source = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(0x7F000000u + from)};
+    setsockopt(fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &one, sizeof one);  // the port is chosen by connect()
+    if (bind(fd, (struct sockaddr *)&source, sizeof source) != 0) die("bind");
+  }
+  if (connect(fd, (struct sockaddr *)&server, server_size) != 0) {
+    fprintf(stderr, "load: connect to %s: %s\n", host, strerror(errno));
     exit(2);
   }
-  struct timeval patience = {.tv_sec = CONNECT_SECONDS};
+  if (!udp) setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+  return fd;
+}
+
+static void watch(struct connection *c) {
+  struct epoll_event event = {.events = EPOLLIN, .data.ptr = c};
+  if (epoll_ctl(poller, EPOLL_CTL_ADD, c->fd, &event) != 0) die("epoll_ctl");
+}
+
+static void open_all(void) {
   uint64_t deadline = now() + CONNECT_SECONDS * SECOND;
   for (long i = 0; i < connections; i++) {
     struct connection *c = &all[i];
-    int one = 1;
-    c->fd = socket(address->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    setsockopt(c->fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience);  // bounds connect()
-    if (c->fd < 0 || connect(c->fd, address->ai_addr, address->ai_addrlen) != 0 || now() > deadline) {
-      fprintf(stderr, "load: connection %ld: connect to %s port %s: %s\n", i, host, port, strerror(errno));
+    c->fd = dial(0);
+    if (now() > deadline) {
+      fprintf(stderr, "load: %ld of %ld connections in %d s\n", i, connections, CONNECT_SECONDS);
       exit(2);
     }
-    setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
     c->begun_at = calloc(limit, sizeof *c->begun_at);
-    struct epoll_event event = {.events = EPOLLIN, .data.ptr = c};
-    if (!c->begun_at || epoll_ctl(poller, EPOLL_CTL_ADD, c->fd, &event) != 0) {
-      perror("load: epoll_ctl");
-      exit(2);
-    }
+    if (!c->begun_at) die("memory");
+    watch(c);
   }
-  freeaddrinfo(address);
 }
 
-static bool all_answered(void) {
+static void begin_phases(uint64_t t) {
+  first_start = t;
+  start = t + (uint64_t)(warmup * 1e9);
+  finish = start + (uint64_t)(seconds * 1e9);
+  measuring = warmup == 0;
+  server_cpu_before = cpu_of_server();
+}
+
+static void next_phase(uint64_t t) {
+  if (!measuring && !stopping && t >= start) {
+    measuring = true;
+    start = t;
+    finish = t + (uint64_t)(seconds * 1e9);
+    server_cpu_before = cpu_of_server();
+  }
+  if (measuring && t >= finish) {
+    measured_seconds = (double)(t - start) / 1e9;
+    server_cpu = cpu_of_server() - server_cpu_before;
+    measuring = false;
+    stopping = true;  // what is under way is still awaited and checked
+  }
+}
+
+static bool all_quiet(void) {
   for (long i = 0; i < connections; i++)
-    if (all[i].received != all[i].sent || all[i].sent % (uint64_t)size != 0) return false;
+    if (!is_quiet(&all[i])) return false;
   return true;
+}
+
+// What is due goes out on the next free connections; where none is free it stays due.
+static uint64_t send_due(uint64_t due, uint64_t t) {
+  static long next = 0;
+  long tried = 0;
+  while (due <= t && tried < connections) {
+    struct connection *c = &all[next];
+    next = (next + 1) % connections;
+    tried++;
+    if (!is_quiet(c)) continue;
+    fill(c, due);
+    due += (uint64_t)(1e9 / rate);
+    tried = 0;
+  }
+  return due;
 }
 
 static void run(void) {
   static unsigned char buffer[READ_SIZE];
   struct epoll_event events[EVENTS];
-  uint64_t t = first_start = now(), last_progress = t;
-  start = t + (uint64_t)(warmup * 1e9);
-  finish = start + (uint64_t)(seconds * 1e9);
-  measuring = warmup == 0;
-  for (long i = 0; i < connections; i++) fill(&all[i], t);
+  uint64_t t = now(), last_progress = t, due = t;
+  begin_phases(t);
+  if (rate == 0)
+    for (long i = 0; i < connections; i++) fill(&all[i], t);
   for (;;) {
-    int count = epoll_wait(poller, events, EVENTS, 20);  // 20 ms: how late a phase may end on a silent server
+    // 20 ms: how late a phase may end on a silent server. With a rate it looks all the time: a timer would be late.
+    int count = epoll_wait(poller, events, EVENTS, rate > 0 ? 0 : 20);
     t = now();
-    if (!measuring && !stopping && t >= start) {
-      measuring = true;
-      start = t;
-      finish = t + (uint64_t)(seconds * 1e9);
-    }
-    if (measuring && t >= finish) {
-      measured_seconds = (double)(t - start) / 1e9;
-      measuring = false;
-      stopping = true;  // what is under way is still awaited and checked
-    }
+    next_phase(t);
     for (int i = 0; i < count; i++) {
       struct connection *c = events[i].data.ptr;
       if (events[i].events & (EPOLLIN | EPOLLHUP | EPOLLERR)) {
@@ -277,19 +384,140 @@ static void run(void) {
           fail(c, strerror(errno));
         }
       }
-      fill(c, t);
+      fill(c, rate > 0 ? 0 : t);
     }
-    if (stopping && all_answered()) break;
-    if (t - last_progress > (uint64_t)(stall * 1e9)) fail_stalled("no byte came");
+    if (rate > 0 && !stopping) due = send_due(due, t);
+    if (stopping && all_quiet()) break;
+    if (t > last_progress + (uint64_t)(stall * 1e9)) fail_stalled("no byte came");
     if (stopping && t > finish + (uint64_t)(stall * 1e9)) fail_stalled("the last messages were not answered");
   }
   for (long i = 0; i < connections; i++)
     if (recv(all[i].fd, buffer, sizeof buffer, MSG_DONTWAIT) > 0) fail(&all[i], "bytes came back that nobody sent");
 }
 
+// `connect`: an operation is a connection's whole life, and `sent` counts those of one place in the row.
+static void open_next(struct connection *c, uint64_t t) {
+  static unsigned turn;
+  bool loopback = server.ss_family == AF_INET && !strncmp(host, "127.", 4);
+  c->begun_at[0] = t;
+  c->fd = dial(loopback ? 1 + turn++ % SOURCES : 0);
+  if (send(c->fd, slice(c, c->sent++), (size_t)size, MSG_NOSIGNAL) != size) fail(c, "the message was not taken whole");
+  watch(c);
+}
+
+static void run_connect(void) {
+  static unsigned char buffer[READ_SIZE];
+  struct epoll_event events[EVENTS];
+  uint64_t t = now(), last_progress = t;
+  long open = connections;
+  begin_phases(t);
+  for (long i = 0; i < connections; i++) {
+    if (!(all[i].begun_at = calloc(1, sizeof *all[i].begun_at))) die("memory");
+    open_next(&all[i], t);
+  }
+  while (open > 0) {
+    int count = epoll_wait(poller, events, EVENTS, 20);
+    t = now();
+    next_phase(t);
+    for (int i = 0; i < count; i++) {
+      struct connection *c = events[i].data.ptr;
+      ssize_t n = recv(c->fd, buffer, sizeof buffer, MSG_DONTWAIT);
+      t = now();
+      if (n > 0) {
+        const unsigned char *want = slice(c, c->sent - 1) + c->received;
+        if ((uint64_t)n > (uint64_t)size - c->received) fail(c, "more came back than was asked for");
+        if (memcmp(want, buffer, (size_t)n) != 0) fail_mismatch(c, want, buffer, (size_t)n);
+        c->received += (uint64_t)n;
+        all_bytes += (uint64_t)n;
+        if (c->received == (uint64_t)size) shutdown(c->fd, SHUT_WR);
+        continue;
+      }
+      if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR)) continue;
+      if (n < 0) fail(c, strerror(errno));
+      if (c->received != (uint64_t)size) fail(c, "the server closed the connection before its reply");
+      close(c->fd);
+      c->received = 0;
+      last_progress = t;
+      all_operations++;
+      if (measuring) {
+        uint64_t took = t - c->begun_at[0];
+        operations++;
+        histogram[bucket_of(took)]++;
+        if (took > slowest) slowest = took;
+      }
+      if (stopping) open--;
+      else open_next(c, t);
+    }
+    if (t > last_progress + (uint64_t)(stall * 1e9)) {
+      fprintf(stderr, "load: the server stalled: %ld connections wait for their reply or their end\n", open);
+      exit(3);
+    }
+  }
+}
+
+static void exchange_on_all(void) {
+  static unsigned char buffer[READ_SIZE];
+  struct timeval patience = {.tv_sec = (time_t)stall + 1};
+  uint64_t t = now();
+  for (long i = 0; i < connections; i++) fill(&all[i], t);
+  for (long i = 0; i < connections; i++) {
+    struct connection *c = &all[i];
+    setsockopt(c->fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
+    while (c->received < c->sent) {
+      ssize_t n = recv(c->fd, buffer, sizeof buffer, 0);
+      if (n <= 0) fail(c, n == 0 ? "the server closed the connection" : strerror(errno));
+      check(c, buffer, (size_t)n, now());
+    }
+  }
+}
+
+static void run_idle(void) {
+  char byte;
+  first_start = now();
+  exchange_on_all();
+  printf("{\"ready\":true}\n");
+  fflush(stdout);
+  alarm(0);
+  while (read(0, &byte, 1) > 0) {}
+  set_alarm();
+  exchange_on_all();
+}
+
+// Byte number n of what it sends is the top byte of n * 0x9E3779B1 in 32 bits, n counted modulo 1 MiB: so whoever
+// gets them can check any of them by its number.
+static void run_source(void) {
+  struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+  socklen_t length = sizeof address;
+  int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  if (listener < 0 || bind(listener, (struct sockaddr *)&address, sizeof address) != 0 || listen(listener, 1) != 0 ||
+      getsockname(listener, (struct sockaddr *)&address, &length) != 0)
+    die("listen");
+  printf("{\"port\":%d}\n", ntohs(address.sin_port));
+  fflush(stdout);
+  int fd = accept(listener, NULL, NULL);
+  if (fd < 0) die("accept");
+  for (uint32_t i = 0; i < TABLE; i++) table[i] = (unsigned char)(i * 0x9E3779B1u >> 24);
+  struct timeval patience = {.tv_sec = (time_t)stall + 1};
+  setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience);
+  setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
+  begin_phases(now());
+  while (!stopping) {
+    size_t at = (size_t)(all_bytes & (TABLE - 1)), part = TABLE - at < READ_SIZE ? TABLE - at : READ_SIZE;
+    ssize_t n = send(fd, table + at, part, MSG_NOSIGNAL);
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) die("send");
+    all_bytes += (uint64_t)n;
+    if (measuring) bytes += (uint64_t)n;
+    next_phase(now());
+  }
+  char byte;
+  shutdown(fd, SHUT_WR);
+  while (recv(fd, &byte, 1, 0) > 0) {}  // until the last byte was read
+}
+
 static _Noreturn void usage(const char *why) {
-  fprintf(stderr, "load: %s\nusage: load echo|bulk HOST PORT [--connections N] [--size BYTES] [--seconds S]"
-                  " [--warmup S] [--stall S] [--window BYTES]\n", why);
+  fprintf(stderr, "load: %s\nusage: load echo|bulk|batch|lines|connect|idle HOST PORT [options], or load source"
+                  " [options]; the options are at the head of load.c\n", why);
   exit(2);
 }
 
@@ -301,26 +529,77 @@ static double number(const char *name, const char *text, double least, double mo
   usage(why);
 }
 
+// `text` with \r, \n and \\ as what they stand for; `times` of it in a row.
+static unsigned char *unescape(const char *text, uint64_t times, uint64_t *length) {
+  size_t n = 0;
+  unsigned char *row = malloc(strlen(text) * times + 1);
+  if (!row) die("memory");
+  for (const char *p = text; *p; p++) {
+    if (*p == '\\' && p[1] && strchr("rn\\", p[1])) row[n++] = *++p == 'r' ? '\r' : *p == 'n' ? '\n' : '\\';
+    else row[n++] = (unsigned char)*p;
+  }
+  if (n == 0) usage("--request and --reply must not be empty");
+  for (uint64_t i = 1; i < times; i++) memcpy(row + i * n, row, n);
+  *length = n;
+  return row;
+}
+
+static void settle_messages(void) {
+  request_size = reply_size = (uint64_t)size;
+  if (!strcmp(mode, "bulk") && window > size) limit = (uint64_t)(window / size);
+  if (!strcmp(mode, "batch")) {
+    if (!request_text || !reply_text) usage("batch needs a --request and a --reply");
+    requests = unescape(request_text, (uint64_t)pipeline, &request_size);
+    reply = unescape(reply_text, 1, &reply_size);
+  } else if (!strcmp(mode, "lines")) {
+    char text[32];
+    snprintf(text, sizeof text, "%ld\\n", size - 1);
+    reply = unescape(text, 1, &reply_size);
+    requests = malloc((size_t)(size * pipeline));
+    if (!requests) die("memory");
+    for (long i = 0; i < size * pipeline; i++)  // letters and digits of the pattern
+      requests[i] = i % size == size - 1 ? '\n' : (unsigned char)('0' + table[i & (TABLE - 1)] % 75);
+  } else {
+    return;
+  }
+  batched = true;
+  limit = (uint64_t)pipeline;
+}
+
 int main(int argc, char **argv) {
-  if (argc < 4) usage("a mode, a host and a port are needed");
-  mode = argv[1];
-  bool bulk = strcmp(mode, "bulk") == 0;
-  if (!bulk && strcmp(mode, "echo") != 0) usage("the mode is echo or bulk");
-  for (int i = 4; i < argc; i += 2) {
-    const char *name = argv[i], *text = argv[i + 1];  // argv ends with NULL
+  static const char *const modes[] = {"echo", "bulk", "batch", "lines", "connect", "idle", "source"};
+  bool known = false;
+  mode = argc > 1 ? argv[1] : "";
+  for (size_t i = 0; i < sizeof modes / sizeof *modes; i++) known |= !strcmp(mode, modes[i]);
+  if (!known) usage("the first word is the mode");
+  bool source = !strcmp(mode, "source");
+  if (argc < 4 && !source) usage("a host and a port are needed");
+  for (int i = source ? 2 : 4; i < argc; i++) {
+    const char *name = argv[i];
+    if (!strcmp(name, "--udp")) {
+      udp = true;
+      continue;
+    }
+    const char *text = argv[++i];  // argv ends with NULL
+    if (!text) usage(name);
     if (!strcmp(name, "--connections")) connections = (long)number(name, text, 1, 20000);
     else if (!strcmp(name, "--size")) size = (long)number(name, text, 1, 1 << 24);
     else if (!strcmp(name, "--window")) window = (long)number(name, text, 1, 1 << 26);
+    else if (!strcmp(name, "--pipeline")) pipeline = (long)number(name, text, 1, 100000);
     else if (!strcmp(name, "--seconds")) seconds = number(name, text, 0.01, 3600);
     else if (!strcmp(name, "--warmup")) warmup = number(name, text, 0, 600);
     else if (!strcmp(name, "--stall")) stall = number(name, text, 0.1, 600);
+    else if (!strcmp(name, "--pid")) pid = (long)number(name, text, 1, 1 << 30);
+    else if (!strcmp(name, "--rate")) rate = number(name, text, 1, 1e8);
+    else if (!strcmp(name, "--request")) request_text = text;
+    else if (!strcmp(name, "--reply")) reply_text = text;
     else usage(name);
-    if (!text) break;
   }
-  if (bulk && window > size) limit = (uint64_t)(window / size);
+  if ((udp || rate > 0) && strcmp(mode, "echo") != 0) usage("--udp and --rate go with echo");
+  if (udp && size > 65507) usage("a datagram has 65507 bytes at most");
 
   signal(SIGALRM, too_late);
-  alarm((unsigned)(CONNECT_SECONDS + warmup + seconds + 2 * stall + 3));
+  set_alarm();
 
   struct rlimit files;
   if (getrlimit(RLIMIT_NOFILE, &files) == 0 && files.rlim_cur < (rlim_t)connections + 16) {
@@ -330,17 +609,31 @@ int main(int argc, char **argv) {
   table = malloc((size_t)TABLE + (size_t)size);
   all = calloc((size_t)connections, sizeof *all);
   poller = epoll_create1(EPOLL_CLOEXEC);
-  if (!table || !all || poller < 0) {
-    perror("load");
-    return 2;
-  }
+  if (!table || !all || poller < 0) die("set-up");
   uint64_t state = 0x9E3779B97F4A7C15u;  // xorshift64: the same pattern each run, so a failure can be repeated
   for (size_t i = 0; i < (size_t)TABLE + (size_t)size; i++) {
     state ^= state << 13, state ^= state >> 7, state ^= state << 17;
     table[i] = (unsigned char)(state >> 32);
   }
-  open_all(argv[2], argv[3]);
-  run();
+  settle_messages();
+  if (source) {
+    run_source();
+  } else {
+    struct addrinfo hints = {.ai_flags = AI_NUMERICHOST | AI_NUMERICSERV}, *found;
+    host = argv[2];
+    int bad = getaddrinfo(host, argv[3], &hints, &found);  // numeric only: never waits for a name server
+    if (bad) usage(gai_strerror(bad));
+    memcpy(&server, found->ai_addr, found->ai_addrlen);
+    server_size = found->ai_addrlen;
+    freeaddrinfo(found);
+    if (!strcmp(mode, "connect")) {
+      run_connect();
+    } else {
+      open_all();
+      if (!strcmp(mode, "idle")) run_idle();
+      else run();
+    }
+  }
   report(0);
   return 0;
 }

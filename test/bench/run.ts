@@ -1,473 +1,257 @@
 /**
- * The benchmark of the hot path: each Socklet server beside the bare `node:net` server that does the same.
+ * The bench: Socklet beside the bare platform that does the same work, and beside other servers.
  *
- *     npm run bench                                all cases, under 4 minutes
- *     npm run bench -- echo resp-try --rounds 25 --seconds 1      the cases whose name holds one of the words
- *     npm run bench -- --self                      the baseline against itself: the noise floor of this machine now
- *     npm run bench -- --list
+ *     npm run bench                              all that is installed
+ *     npm run bench -- echo resp-P16             the cases of that name, or whose names hold the word
+ *     npm run bench -- --list                    their names, and how long they take
+ *     npm run bench -- --rounds 25 --seconds 1   12 rounds of 0.35 s where nothing is said
+ *     npm run bench -- --self echo               the first program of each case against itself: the noise of this machine
+ *     npm run bench -- --publish                 docs/performance.md, of the last run of all
+ *     BENCH_PROFILE=1 npm run bench -- echo      also a CPU profile of each Node program
  *
  * A program, never a test: it asserts no speed. It exits 1 when a server gave a wrong byte, stalled or did not start.
  *
- * Both servers of a case are started once, on one core; the load runs on another. Rounds are interleaved, AB BA AB …,
- * so that a slow minute of the machine hits both. A round gives the rate and the server's CPU time per unit of work.
- * What is compared is the ratio within a round; reported is the median of the ratios with its 95 % interval by order
- * statistics (statistics.ts). The first round of each server is a warm-up that counts for nothing.
- * The interval knows nothing of the luck of a process (its memory layout, its compiler's choices), which lasts a whole
- * case: `--self` shows what that comes to, and a small difference is believed when a second run gives it again.
+ * The servers of a case are started once, on one core; the load runs on another. Rounds are interleaved, first to last
+ * and last to first by turns, so that a slow minute of the machine hits all. A round gives the rate, and the server's
+ * CPU time for a unit of work. What is compared is the ratio within a round; reported is the median of the ratios with
+ * its 95 % interval by order statistics (statistics.ts). The first run of each server is a warm-up that counts for
+ * nothing. The interval knows nothing of the luck of a process (its memory layout, its compiler's choices), which lasts
+ * a whole case: `--self` shows what that comes to, and a small difference is believed when a second run gives it again.
+ *
+ * Writes .out/results.json and .out/results.md; of some cases alone, .out/some.json and .out/some.md.
  */
-import { type ChildProcess, execFileSync, spawn } from "node:child_process";
-import { once } from "node:events";
-import { mkdirSync, readFileSync, renameSync, writeFileSync } from "node:fs";
-import { connect } from "node:net";
-import { availableParallelism, cpus, release } from "node:os";
+import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { availableParallelism, cpus, totalmem } from "node:os";
 import { join } from "node:path";
-import { setTimeout as sleep } from "node:timers/promises";
 import { parseArgs } from "node:util";
-import { type BenchCase, cases, type Load, type Program } from "./cases.ts";
-import { type Interval, median, medianInterval } from "./statistics.ts";
+import { type BenchCase, type Contender, cases, roundsOf, takesPart } from "./cases.ts";
+import { Bench, type Cores, plannedSeconds, plannedStart, type Server } from "./measure.ts";
+import { performancePage } from "./page.ts";
+import { allFigures, type Results } from "./report.ts";
+import { buildLoad, buildPackage, out, type RuntimeName, runtime, say } from "./runtimes.ts";
+import { type CaseResult, type Round, type Run, ratioOf, summarize } from "./statistics.ts";
 
-const here = import.meta.dirname;
-const out = join(here, ".out");
-const START_MS = 15_000; // for a server to say its port: generous, the machine may be shared
-const SETTLE_MS = 40; // after a round: the server closes its connections in its own round, not in the other's
-const END_MS = 2_000; // from SIGTERM to SIGKILL
-const WARMUP_SECONDS = 0.1; // of each load: connections opened, buffers grown
-
-interface Round {
-  /** Units of work a second. */
-  rate: number;
-  /** Server CPU time per unit of work, microseconds. */
-  cpuUs: number;
-  /** Server CPU time per second of load: well below 1 means that the load was the bottleneck. */
-  busy: number;
-  /** What the load tool said, as it said it. */
-  load: Record<string, number | string>;
-}
-
-interface CaseResult extends BenchCase {
-  rounds: { baseline: Round; subject: Round }[];
-  summary: {
-    baseline: { rate: number; cpuUs: number; busy: number };
-    subject: { rate: number; cpuUs: number; busy: number };
-    rateRatio: Ratio;
-    cpuRatio: Ratio;
-  };
-}
-
-interface Ratio {
-  median: number;
-  interval: Interval | null;
-}
-
-// ---------------------------------------------------------------------------------------------- child processes
-
-/** All that run now, each ended by its own handle, whatever way we leave. */
-const running = new Set<ChildProcess>();
-
-function start(core: number | null, command: string, args: readonly string[], ipc: boolean): ChildProcess {
-  const [file, argv] = core === null ? [command, args] : ["taskset", ["-c", String(core), command, ...args]];
-  // taskset executes the command in its own process, so `child.pid` is the server's.
-  const child = spawn(file, argv, { stdio: ["ignore", "pipe", "pipe", ...(ipc ? (["ipc"] as const) : [])] });
-  running.add(child);
-  child.once("error", () => running.delete(child));
-  child.once("exit", () => running.delete(child));
-  return child;
-}
-
-/** The child's stdout or stderr so far; only its end is kept. */
-function textOf(stream: NodeJS.ReadableStream | null): () => string {
-  let text = "";
-  stream?.setEncoding("utf8").on("data", (chunk: string) => {
-    text = (text + chunk).slice(-16_384);
-  });
-  return () => text;
-}
-
-async function end(child: ChildProcess): Promise<void> {
-  if (child.exitCode !== null || child.signalCode !== null || child.pid === undefined) return;
-  const exited = once(child, "exit");
-  child.kill("SIGTERM");
-  const late = setTimeout(() => child.kill("SIGKILL"), END_MS);
-  await exited;
-  clearTimeout(late);
-}
-
-function killAll(): void {
-  for (const child of running) child.kill("SIGKILL");
-}
-process.once("exit", killAll);
-for (const [signal, code] of [
-  ["SIGINT", 130],
-  ["SIGTERM", 143],
-  ["SIGHUP", 129],
-] as const) {
-  process.once(signal, () => process.exit(code));
-}
-
-/** Runs a load tool to its end and gives its stdout; throws with its stderr when it fails or takes too long. */
-async function runTool(command: string, args: readonly string[], boundSeconds: number): Promise<string> {
-  const child = start(cores?.load ?? null, command, args, false);
-  const stdout = textOf(child.stdout);
-  const stderr = textOf(child.stderr);
-  let late = false;
-  const timer = setTimeout(() => {
-    late = true;
-    child.kill("SIGKILL");
-  }, boundSeconds * 1000);
-  try {
-    const [code, signal] = await once(child, "close");
-    if (late)
-      throw new Error(`${command} did not end within ${boundSeconds.toFixed(0)} s: the server stalled`);
-    if (code !== 0) throw new Error(`${command} ended with ${signal ?? code}: ${stderr().trim()}`);
-    return stdout();
-  } finally {
-    clearTimeout(timer);
-  }
-}
-
-// ------------------------------------------------------------------------------------------------------ servers
-
-interface Server {
-  readonly child: ChildProcess;
-  readonly port: number;
-  readonly stderr: () => string;
-}
-
-async function startServer([file, ...args]: Program): Promise<Server> {
-  const argv = ["--conditions=socklet:source", join(here, "servers", file), ...args];
-  const child = start(cores?.server ?? null, process.execPath, argv, true);
-  const stdout = textOf(child.stdout);
-  const stderr = textOf(child.stderr);
-  const { promise, resolve, reject } = Promise.withResolvers<number>();
-  child.stdout?.on("data", () => {
-    const line = stdout().match(/^\{"port":(\d+)\}\n/);
-    if (line) resolve(Number(line[1]));
-  });
-  child.once("error", reject);
-  child.once("close", (code, signal) => {
-    reject(new Error(`${file} ended with ${signal ?? code} before it listened:\n${indent(stderr())}`));
-  });
-  const timer = setTimeout(() => reject(new Error(`${file} did not listen within ${START_MS} ms`)), START_MS);
-  try {
-    return { child, port: await promise, stderr };
-  } catch (error) {
-    await end(child);
-    throw error;
-  } finally {
-    clearTimeout(timer);
-  }
-}
-
-/** CPU time that a process has used, in seconds: all its threads, user and kernel (proc_pid_stat(5)). */
-function cpuSeconds(pid: number): number {
-  const stat = readFileSync(`/proc/${pid}/stat`, "latin1");
-  const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" "); // the name may hold spaces; field 3 is first here
-  return (Number(fields[11]) + Number(fields[12])) / ticksPerSecond;
-}
-
-/** redis-benchmark does not look at what it is answered, so this does, once for each server. */
-async function checkResp(port: number): Promise<void> {
-  const sent =
-    "PING\r\nPING two\r\n*1\r\n$4\r\nPING\r\n*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$5\r\nvalue\r\n*2\r\n$3\r\nGET\r\n$1\r\nk\r\n" +
-    "GET none\r\nNO\r\n";
-  const wanted =
-    "+PONG\r\n$3\r\ntwo\r\n+PONG\r\n+OK\r\n$5\r\nvalue\r\n$-1\r\n-ERR unknown command or wrong number of arguments\r\n";
-  // Whole, and then a byte a segment, so that each place where a chunk may end is met.
-  for (const pieces of [[sent.repeat(50)], [...sent]]) {
-    const expected = pieces.length === 1 ? wanted.repeat(50) : wanted;
-    const socket = connect({ port, host: "127.0.0.1", noDelay: true });
-    socket.setEncoding("latin1");
-    const signal = AbortSignal.timeout(5000);
-    let got = "";
-    try {
-      await once(socket, "connect", { signal });
-      socket.on("data", (text: string) => {
-        got += text;
-        if (got.length >= expected.length) socket.emit("answered");
-      });
-      const answered = once(socket, "answered", { signal });
-      answered.catch(() => {}); // reported where it is awaited
-      for (const piece of pieces) await new Promise((resolve) => socket.write(piece, resolve));
-      await answered;
-    } catch (error) {
-      throw new Error(`RESP check: ${(error as Error).message}; got ${JSON.stringify(got.slice(-100))}`);
-    } finally {
-      socket.destroy();
-    }
-    if (got !== expected) throw new Error(`RESP check: wrong replies: ${JSON.stringify(got.slice(0, 300))}`);
-  }
-}
-
-// ------------------------------------------------------------------------------------------------------- rounds
-
-/** One run of the load: units of work done while measured and in all, and the seconds of both. */
-interface LoadRun {
-  rate: number;
-  totalWork: number;
-  totalSeconds: number;
-  told: Record<string, number | string>;
-}
-
-async function runLoad(load: Load, port: number, seconds: number, rateHint: number): Promise<LoadRun> {
-  if (load.tool === "load") {
-    const args = [load.mode, "127.0.0.1", port, "--connections", load.connections, "--size", load.size];
-    args.push("--seconds", seconds, "--warmup", WARMUP_SECONDS);
-    const told = JSON.parse(await runTool(join(out, "load"), args.map(String), seconds + 40));
-    const bulk = load.mode === "bulk";
-    return {
-      rate: bulk ? told.mibPerSecond : told.rate,
-      totalWork: bulk ? told.totalBytes / 2 ** 20 : told.totalOperations,
-      totalSeconds: told.totalSeconds,
-      told,
-    };
-  }
-  // redis-benchmark takes a number of commands, not a time: as many as the last rate gives for the same time.
-  const batch = load.connections * load.pipeline;
-  const commands = Math.max(10, Math.round((rateHint * seconds) / batch)) * batch;
-  const args = ["-h", "127.0.0.1", "-p", port, "-t", load.test, "--csv", "-c", load.connections];
-  args.push("-P", load.pipeline, "-n", commands);
-  const csv = await runTool("redis-benchmark", args.map(String), 30 + seconds * 20);
-  const [names, values] = csv
-    .trim()
-    .split("\n")
-    .map((line) => line.split(",").map((cell) => cell.replaceAll('"', "")));
-  const told = Object.fromEntries(
-    (names ?? []).map((name, i) => [name, Number(values?.[i]) || values?.[i] || ""]),
-  );
-  const rate = Number(told.rps);
-  if (!(rate > 0)) throw new Error(`redis-benchmark said: ${csv}`);
-  return { rate, totalWork: commands, totalSeconds: commands / rate, told };
-}
-
-async function round(server: Server, load: Load, seconds: number, rateHint: number): Promise<Round> {
-  const before = cpuSeconds(server.child.pid!);
-  const run = await runLoad(load, server.port, seconds, rateHint);
-  await sleep(SETTLE_MS);
-  if (server.child.exitCode !== null || server.child.signalCode !== null) throw new Error("the server ended");
-  const cpu = cpuSeconds(server.child.pid!) - before;
-  return { rate: run.rate, cpuUs: (cpu / run.totalWork) * 1e6, busy: cpu / run.totalSeconds, load: run.told };
-}
-
-async function runCase(bench: BenchCase, rounds: number, seconds: number): Promise<CaseResult> {
-  const servers: Server[] = [];
-  try {
-    for (const program of [bench.baseline, bench.subject]) servers.push(await startServer(program));
-    const hints: number[] = [];
-    for (const server of servers) {
-      if (bench.load.tool === "redis-benchmark") await checkResp(server.port);
-      // Twice where the load needs to know the rate: the first run also pays for the compiler.
-      let hint =
-        bench.load.tool === "redis-benchmark" ? (await round(server, bench.load, 0.2, 50_000)).rate : 0;
-      hint = (await round(server, bench.load, seconds, hint)).rate;
-      hints.push(hint);
-    }
-    const results: CaseResult["rounds"] = [];
-    for (let i = 0; i < rounds; i++) {
-      const pair: Round[] = [];
-      for (const which of i % 2 === 0 ? [0, 1] : [1, 0]) {
-        pair[which] = await round(servers[which]!, bench.load, seconds, hints[which]!);
-      }
-      results.push({ baseline: pair[0]!, subject: pair[1]! });
-      note(
-        `  ${bench.name}: round ${i + 1} of ${rounds}, rate ${(pair[1]!.rate / pair[0]!.rate).toFixed(2)}`,
-      );
-    }
-    return { ...bench, rounds: results, summary: summarize(results) };
-  } catch (error) {
-    const said = servers.map((server) => server.stderr()).join("");
-    throw said === "" ? error : new Error(`${(error as Error).message}\n${indent(said)}`);
-  } finally {
-    await Promise.all(servers.map((server) => end(server.child)));
-  }
-}
-
-function summarize(rounds: CaseResult["rounds"]): CaseResult["summary"] {
-  const of = (side: "baseline" | "subject") => ({
-    rate: median(rounds.map((r) => r[side].rate)),
-    cpuUs: median(rounds.map((r) => r[side].cpuUs)),
-    busy: median(rounds.map((r) => r[side].busy)),
-  });
-  const ratio = (what: "rate" | "cpuUs"): Ratio => {
-    const ratios = rounds.map((r) => r.subject[what] / r.baseline[what]);
-    return { median: median(ratios), interval: medianInterval(ratios) };
-  };
-  return {
-    baseline: of("baseline"),
-    subject: of("subject"),
-    rateRatio: ratio("rate"),
-    cpuRatio: ratio("cpuUs"),
-  };
-}
-
-// ------------------------------------------------------------------------------------------------------- report
-
-function indent(text: string): string {
-  return text.trim().replaceAll(/^/gm, "    ");
-}
-
-/** Progress and trouble go to stderr: stdout is the table alone. */
-function note(text: string): void {
-  process.stderr.write(`${text}\n`);
-}
-
-function loudly(text: string): void {
-  const bar = "!".repeat(100);
-  note(`${bar}\n${text}\n${bar}`);
-}
-
-function short(value: number): string {
-  if (value >= 1e6) return `${(value / 1e6).toFixed(2)} M`;
-  if (value >= 1e4) return `${(value / 1e3).toFixed(1)} k`;
-  return value >= 1000 ? value.toFixed(0) : value.toPrecision(3);
-}
-
-function percent(share: number): string {
-  return `${(share * 100).toFixed(0)} %`;
-}
-
-function ratioText({ median: middle, interval }: Ratio): string {
-  const range = interval ? `${interval.low.toFixed(2)}–${interval.high.toFixed(2)}` : "6 rounds needed";
-  return `**${middle.toFixed(2)}** [${range}]`;
-}
-
-function table(results: readonly CaseResult[], baseline: string, subject: string): string {
-  const head = ["case", "unit", `${baseline}/s`, `${subject}/s`, "rate ratio [95 %]", `CPU µs ${baseline}`];
-  head.push(`CPU µs ${subject}`, "CPU ratio [95 %]", "server busy", "rounds");
-  const rows = results.map(({ name, unit, summary: { baseline: a, subject: b, ...s }, rounds }) => [
-    name,
-    unit,
-    short(a.rate),
-    short(b.rate),
-    ratioText(s.rateRatio),
-    a.cpuUs.toPrecision(3),
-    b.cpuUs.toPrecision(3),
-    ratioText(s.cpuRatio),
-    `${percent(a.busy)}, ${percent(b.busy)}`,
-    String(rounds.length),
-  ]);
-  return [head, head.map(() => "---"), ...rows].map((cells) => `| ${cells.join(" | ")} |`).join("\n");
-}
-
-// --------------------------------------------------------------------------------------------------- the program
+const docs = join(import.meta.dirname, "../../docs");
 
 const { values: options, positionals: words } = parseArgs({
   allowPositionals: true,
   options: {
     rounds: { type: "string", default: "12" },
-    seconds: { type: "string", default: "0.5" },
+    seconds: { type: "string", default: "0.35" },
     self: { type: "boolean", default: false },
     list: { type: "boolean", default: false },
+    publish: { type: "boolean", default: false },
   },
 });
 const rounds = Number(options.rounds);
 const seconds = Number(options.seconds);
 if (!Number.isInteger(rounds) || rounds < 1 || rounds > 1000) throw new RangeError("--rounds: 1 to 1000");
 if (!(seconds >= 0.1 && seconds <= 60)) throw new RangeError("--seconds: 0.1 to 60");
-const unknown = words.filter((word) => !cases.some(({ name }) => name.includes(word)));
-if (unknown.length > 0) throw new RangeError(`no case is called ${unknown.join(", ")}: see --list`);
 
-// A whole name means that case alone, anything else each case that holds it.
-const names = words.flatMap((word) => {
+/** Progress and trouble go to stderr: stdout is the table alone. */
+function note(text: string): void {
+  process.stderr.write(`${text}\n`);
+}
+
+// ------------------------------------------------------------------------------------------------- what is run
+
+/** The cases that `words` mean: a whole name means that case alone, anything else each case that holds it. */
+function choose(): readonly BenchCase[] {
+  const unknown = words.filter((word) => !cases.some(({ name }) => name.includes(word)));
+  if (unknown.length > 0) throw new RangeError(`no case is called ${unknown.join(", ")}: see --list`);
   const all = cases.map(({ name }) => name);
-  return all.includes(word) ? [word] : all.filter((name) => name.includes(word));
-});
-let chosen = words.length === 0 ? cases : cases.filter(({ name }) => names.includes(name));
-if (options.self) {
-  // Cases that differ in their Socklet program alone become the same case.
-  chosen = chosen
-    .map((bench) => ({ ...bench, subject: bench.baseline, name: bench.name.replace(/^resp-\w+-/, "resp-") }))
-    .filter((bench, i, all) => all.findIndex(({ name }) => name === bench.name) === i);
+  const names = words.flatMap((word) =>
+    all.includes(word) ? [word] : all.filter((name) => name.includes(word)),
+  );
+  return words.length === 0 ? cases : cases.filter(({ name }) => names.includes(name));
 }
-if (options.list) {
-  console.log(chosen.map(({ name }) => name).join("\n"));
-  process.exit(0);
-}
-if (process.platform !== "linux") throw new Error("the bench needs Linux: epoll, /proc and taskset");
 
-/** What stands in the way of a program that is looked for by running it; `null` when it is there. */
-function missing(command: string, ...args: string[]): string | null {
+/** `bench` with those of its programs that can run here; `null` where that leaves nothing to compare. */
+function here(bench: BenchCase): BenchCase | null {
+  const [base] = bench.contenders;
+  if (base === undefined) return null;
+  if (options.self) {
+    const again: Contender = { ...base, name: "again", label: `${base.label}, again` };
+    return { ...bench, contenders: [base, again], goals: [] };
+  }
+  const contenders = bench.contenders.filter(({ runtime: name }) => typeof runtime(name) !== "string");
+  return contenders[0] === base && contenders.length > 1 ? { ...bench, contenders } : null;
+}
+
+/** Seconds that a case takes by the sum of its runs, with the starts and warm-ups of its programs. */
+function planned(bench: BenchCase): number {
+  const count = roundsOf(bench, rounds);
+  const one = plannedSeconds(bench.load, seconds);
+  return bench.contenders.reduce((sum, contender) => {
+    const runs = Array.from({ length: count }, (_, i) => i).filter((i) => takesPart(contender, i, count));
+    return sum + runs.length * one + plannedStart(bench.load, contender.runtime, seconds);
+  }, 0);
+}
+
+function duration(seconds: number): string {
+  return seconds < 60
+    ? `${seconds.toFixed(0)} s`
+    : `${Math.floor(seconds / 60)} min ${(seconds % 60).toFixed(0)} s`;
+}
+
+// ----------------------------------------------------------------------------------------------------- rounds
+
+async function runCase(bench: BenchCase, tool: Bench): Promise<CaseResult> {
+  const { load, contenders } = bench;
+  const servers = new Map<string, Server>();
+  const count = roundsOf(bench, rounds);
+  const done: Round[] = [];
+  const half = "rate" in load && load.rate === "half";
+  let most = 0; // messages a second that the first program does, where the load has half of them
+  const once = (contender: Contender): Promise<Run> => {
+    if (load.mode === "start") return tool.runStart(contender);
+    if (load.mode === "idle") return tool.runIdle(contender, load);
+    return tool.run(servers.get(contender.name)!, load, Math.round(most / 2));
+  };
   try {
-    execFileSync(command, args, { stdio: "pipe", timeout: 20_000 });
-    return null;
-  } catch (error) {
-    const { code, stderr } = error as NodeJS.ErrnoException & { stderr?: Buffer };
-    return code === "ENOENT" ? `${command} is not installed` : `${command} failed: ${stderr ?? error}`.trim();
+    if (load.mode !== "start" && load.mode !== "idle") {
+      for (const contender of contenders) {
+        const server = await tool.startServer(contender);
+        servers.set(contender.name, server);
+        await tool.check(server, load);
+      }
+      for (const [i, { name, runtime }] of contenders.entries()) {
+        const warm = await tool.warmUp(servers.get(name)!, load, runtime);
+        if (half && i === 0) most = warm.rate ?? 0;
+      }
+    }
+    for (let i = 0; i < count; i++) {
+      const round: Record<string, Run> = {};
+      const part = contenders.filter((contender) => takesPart(contender, i, count));
+      for (const contender of i % 2 === 0 ? part : part.toReversed())
+        round[contender.name] = await once(contender);
+      done.push(round);
+      const [base, second] = contenders;
+      const next = contenders.find(({ kind }) => kind === "socklet") ?? second;
+      const ratio = ratioOf([round], next!.name, base!.name, bench.figure);
+      note(`  ${bench.name}: round ${i + 1} of ${count}, ${next!.label} ${ratio?.median.toFixed(2)}`);
+    }
+    return summarize(bench, done);
+  } finally {
+    await Promise.all([...servers.values()].map(({ child }) => child.end()));
   }
 }
 
-function buildLoad(): string | null {
-  mkdirSync(out, { recursive: true });
-  const fresh = join(out, `load.${process.pid}`); // renamed, since a load that runs now cannot be overwritten
-  const trouble = missing("cc", "-std=c11", "-O2", "-Wall", "-Wextra", "-o", fresh, join(here, "load.c"));
-  if (trouble === null) renameSync(fresh, join(out, "load"));
-  return trouble;
-}
+// --------------------------------------------------------------------------------------------------- the program
 
 /** Two cores that we are allowed to use, or null. */
-function pickCores(): { server: number; load: number } | null {
+function pickCores(): Cores | null {
   const list = readFileSync("/proc/self/status", "latin1").match(/^Cpus_allowed_list:\t(.+)$/m)?.[1] ?? "";
   const allowed = list.split(",").flatMap((range) => {
     const [first, last = first] = range.split("-").map(Number);
     return Array.from({ length: last! - first! + 1 }, (_, i) => first! + i);
   });
-  if (allowed.length < 2) loudly("NOT PINNED: there is one core only, so server and load compete for it");
-  else if (missing("taskset", "--version") !== null)
-    loudly("NOT PINNED: taskset (util-linux) is not installed");
-  else return { server: allowed[0]!, load: allowed[1]! };
+  if (allowed.length < 2) note("NOT PINNED: there is one core only, so server and load compete for it");
+  else {
+    try {
+      say("taskset", "--version");
+      return { server: allowed[0]!, load: allowed[1]! };
+    } catch (error) {
+      note(`NOT PINNED: ${(error as Error).message}`);
+    }
+  }
   return null;
 }
 
-const began = Date.now();
-const cores = pickCores();
-const ticksPerSecond = Number(execFileSync("getconf", ["CLK_TCK"], { encoding: "utf8" }));
-const skipped: { name: string; why: string }[] = [];
-for (const [tool, trouble] of [
-  ["load", chosen.some(({ load }) => load.tool === "load") ? buildLoad() : null],
-  [
-    "redis-benchmark",
-    chosen.some(({ load }) => load.tool === "redis-benchmark")
-      ? missing("redis-benchmark", "--version")
-      : null,
-  ],
-] as const) {
-  if (trouble === null) continue;
-  const lost = chosen.filter(({ load }) => load.tool === tool);
-  skipped.push(...lost.map(({ name }) => ({ name, why: trouble })));
-  loudly(`SKIPPED, since ${trouble}:\n  ${lost.map(({ name }) => name).join("\n  ")}`);
-  chosen = chosen.filter(({ load }) => load.tool !== tool);
-}
-
-const results: CaseResult[] = [];
-const failed: { name: string; why: string }[] = [];
-for (const bench of chosen) {
-  note(`${bench.name}: ${bench.baseline.join(" ")} | ${bench.subject.join(" ")}`);
+/** What stands in the way of what is made first; `null` where nothing does. */
+function trouble(make: () => void): string | null {
   try {
-    results.push(await runCase(bench, rounds, seconds));
+    make();
+    return null;
   } catch (error) {
-    failed.push({ name: bench.name, why: (error as Error).message });
-    loudly(`FAILED: ${bench.name}: ${(error as Error).message}`);
+    return (error as Error).message;
   }
 }
 
-const machine = {
-  cpu: cpus()[0]?.model ?? "unknown",
-  cores: availableParallelism(),
-  pinned: cores,
-  kernel: release(),
-  node: process.version,
-};
-mkdirSync(out, { recursive: true });
-const file = join(out, "results.json");
-const about = { date: new Date(began).toISOString(), self: options.self, rounds, seconds, machine };
-writeFileSync(file, `${JSON.stringify({ ...about, skipped, failed, cases: results }, null, 2)}\n`);
+async function measureAll(): Promise<Results> {
+  if (process.platform !== "linux") throw new Error("the bench needs Linux: epoll, /proc and taskset");
+  const chosen = choose();
+  const runtimes = new Set(chosen.flatMap(({ contenders }) => contenders.map((one) => one.runtime)));
+  const versions: Partial<Record<RuntimeName, string>> = {};
+  const absent: Partial<Record<RuntimeName, string>> = {};
+  for (const name of runtimes) {
+    const found = runtime(name);
+    if (typeof found === "string") absent[name] = found;
+    else versions[name] = found.version;
+  }
+  const plan = chosen.flatMap((bench) => here(bench) ?? []);
+  const plannedTotal = plan.reduce((sum, bench) => sum + planned(bench), 0);
+  if (options.list) {
+    for (const bench of plan)
+      console.log(`${bench.name.padEnd(24)} ${duration(planned(bench)).padStart(12)}`);
+    console.log(`${"all of it".padEnd(24)} ${duration(plannedTotal).padStart(12)}`);
+    process.exit(0);
+  }
+  for (const [name, why] of Object.entries(absent)) note(`ABSENT: ${name}: ${why}`);
+  note(`${plan.length} cases, ${duration(plannedTotal)}`);
 
-console.log(options.self ? table(results, "bare", "bare again") : table(results, "bare", "Socklet"));
-console.log(
-  `\n${rounds} rounds of ${seconds} s, medians; ratios are of the same round, with the 95 % interval of their median ` +
-    `by order statistics. CPU is the server's, per unit. ${machine.cpu}, ${machine.cores} cores, Node ${machine.node}, ` +
-    `${cores ? `server on core ${cores.server}, load on ${cores.load}` : "not pinned"}.`,
-);
-for (const { name, why } of skipped) console.log(`\nSkipped: ${name}: ${why}`);
-for (const { name, why } of failed) console.log(`\nFailed: ${name}: ${why}`);
-note(`${file}, ${((Date.now() - began) / 1000).toFixed(0)} s`);
-process.exitCode = failed.length > 0 ? 1 : 0;
+  const began = Date.now();
+  const cores = pickCores();
+  const done: CaseResult[] = [];
+  const failed: { name: string; why: string }[] = [];
+  const noLoad = trouble(buildLoad); // the load is a C program
+  const noPackage = plan.some(({ load }) => load.mode === "start") ? trouble(buildPackage) : null;
+  const tool = new Bench(join(out, "load"), cores, seconds);
+  for (const bench of plan) {
+    note(`${bench.name}: ${bench.contenders.map(({ name }) => name).join(", ")}`);
+    try {
+      const lacks = bench.load.mode === "start" ? noPackage : noLoad;
+      if (lacks !== null) throw new Error(lacks);
+      done.push(await runCase(bench, tool));
+    } catch (error) {
+      failed.push({ name: bench.name, why: (error as Error).message });
+      note(`FAILED: ${bench.name}: ${(error as Error).message}`);
+    }
+  }
+  return {
+    date: new Date(began).toISOString().slice(0, 10),
+    machine: {
+      cpu: cpus()[0]?.model ?? "unknown",
+      cores: availableParallelism(),
+      memoryGiB: Math.round(totalmem() / 2 ** 30),
+      pinned: cores !== null,
+    },
+    versions,
+    absent,
+    self: options.self,
+    rounds,
+    seconds,
+    plannedSeconds: Math.round(plannedTotal),
+    tookSeconds: Math.round((Date.now() - began) / 1000),
+    failed,
+    cases: done,
+  };
+}
+
+function publish(results: Results): void {
+  mkdirSync(join(docs, "performance"), { recursive: true });
+  const { markdown, plots } = performancePage(results);
+  writeFileSync(join(docs, "performance.md"), markdown);
+  for (const [name, svg] of Object.entries(plots))
+    writeFileSync(join(docs, "performance", `${name}.svg`), svg);
+}
+
+const all = words.length === 0 && !options.self;
+const file = join(out, all ? "results" : "some");
+if (options.publish) {
+  publish(JSON.parse(readFileSync(join(out, "results.json"), "utf8")));
+} else {
+  const results = await measureAll();
+  mkdirSync(out, { recursive: true });
+  // Five figures say more than was measured; sixteen only fill the file.
+  const short = (_: string, value: unknown): unknown =>
+    typeof value === "number" && !Number.isInteger(value) ? Number(value.toPrecision(5)) : value;
+  writeFileSync(`${file}.json`, `${JSON.stringify(results, short)}\n`);
+  const table = allFigures(results);
+  writeFileSync(`${file}.md`, table);
+  console.log(table);
+  note(
+    `${file}.json and .md, ${duration(results.tookSeconds)} (planned ${duration(results.plannedSeconds)})`,
+  );
+  process.exitCode = results.failed.length > 0 ? 1 : 0;
+}

@@ -1,8 +1,50 @@
+/** What the rounds of a case say: medians, ratios within a round, their intervals, and whether a goal is met. */
+
+import type { BenchCase, Contender, Figure, Goal } from "./cases.ts";
+
 export interface Interval {
   readonly low: number;
   readonly high: number;
   /** How sure it is, from the binomial distribution: at least 0.95. */
   readonly coverage: number;
+}
+
+export interface Ratio {
+  readonly median: number;
+  /** `null` below 6 rounds. */
+  readonly interval: Interval | null;
+}
+
+/** What one program did in one round; a figure is absent where it was not or could not be measured. */
+export type Run = Partial<Record<Figure, number>>;
+
+/** One round: what each program did that took part, by its name. */
+export type Round = Readonly<Record<string, Run>>;
+
+export interface Summary {
+  readonly rounds: number;
+  /** Of what it did. */
+  readonly medians: Run;
+  /** To the first program of the case, by the case's figure. */
+  readonly ratio: Ratio;
+  /** To the same: CPU per unit of work. */
+  readonly cpuRatio: Ratio | null;
+  /** To the same: the time that 99 of 100 were faster than, where latency is measured. */
+  readonly p99Ratio: Ratio | null;
+}
+
+export interface JudgedGoal extends Goal {
+  readonly ratio: Ratio;
+  readonly cpuRatio: Ratio | null;
+  /** `open`: too few rounds for an interval. */
+  readonly verdict: "met" | "missed" | "missed by CPU" | "open";
+}
+
+/** A case that was run: what the JSON file keeps of it. */
+export interface CaseResult extends Omit<BenchCase, "goals"> {
+  readonly rounds: readonly Round[];
+  readonly summaries: Readonly<Record<string, Summary>>;
+  readonly goals: readonly JudgedGoal[];
 }
 
 export function median(values: readonly number[]): number {
@@ -29,4 +71,64 @@ export function medianInterval(values: readonly number[]): Interval | null {
     term *= (n - k + 1) / k;
   }
   return k === 0 ? null : { low: sorted[k - 1]!, high: sorted[n - k]!, coverage };
+}
+
+/** `figure` of one program as a multiple of another's, within each round that has both; `null` where none has. */
+export function ratioOf(rounds: readonly Round[], of: string, against: string, figure: Figure): Ratio | null {
+  const ratios = rounds.flatMap((round) => {
+    const ratio = (round[of]?.[figure] ?? Number.NaN) / (round[against]?.[figure] ?? Number.NaN);
+    return Number.isFinite(ratio) ? [ratio] : [];
+  });
+  return ratios.length === 0 ? null : { median: median(ratios), interval: medianInterval(ratios) };
+}
+
+/**
+ * A goal is met when the median of the ratios reaches it and the CPU does not speak against it. The CPU does where
+ * its whole interval is worse than the goal allows: for "at least n times the rate", above 1/n of the CPU for each unit.
+ */
+export function judge(goal: Goal, ratio: Ratio, cpuRatio: Ratio | null): JudgedGoal["verdict"] {
+  if (ratio.interval === null) return "open";
+  const { least, most } = goal;
+  if (least !== undefined && ratio.median < least) return "missed";
+  if (most !== undefined && ratio.median > most) return "missed";
+  const allowed = Math.min(1 / (least || 0), most ?? Number.POSITIVE_INFINITY);
+  return cpuRatio?.interval && cpuRatio.interval.low > allowed ? "missed by CPU" : "met";
+}
+
+const FIGURES = ["rate", "cpuUs", "busy", "p50us", "p99us", "startMs", "idleKiB"] as const;
+
+export function summarize({ goals, ...bench }: BenchCase, rounds: readonly Round[]): CaseResult {
+  const [base] = bench.contenders;
+  const summary = ({ name }: Contender): Summary[] => {
+    const ratio = ratioOf(rounds, name, base!.name, bench.figure);
+    if (ratio === null) return [];
+    const runs = rounds.flatMap((round) => round[name] ?? []);
+    const medians: Run = {};
+    for (const figure of FIGURES) {
+      const values = runs.flatMap((run) => run[figure] ?? []);
+      if (values.length > 0) medians[figure] = median(values);
+    }
+    return [
+      {
+        rounds: runs.length,
+        medians,
+        ratio,
+        cpuRatio: ratioOf(rounds, name, base!.name, "cpuUs"),
+        p99Ratio: bench.figure === "p50us" ? ratioOf(rounds, name, base!.name, "p99us") : null,
+      },
+    ];
+  };
+  return {
+    ...bench,
+    rounds,
+    summaries: Object.fromEntries(
+      bench.contenders.flatMap((contender) => summary(contender).map((one) => [contender.name, one])),
+    ),
+    goals: goals.flatMap((goal): JudgedGoal[] => {
+      const ratio = ratioOf(rounds, goal.of, goal.against, bench.figure);
+      if (ratio === null) return [];
+      const cpuRatio = ratioOf(rounds, goal.of, goal.against, "cpuUs");
+      return [{ ...goal, ratio, cpuRatio, verdict: judge(goal, ratio, cpuRatio) }];
+    }),
+  };
 }

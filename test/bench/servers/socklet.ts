@@ -1,0 +1,88 @@
+/**
+ * The same on Socklet, as a newcomer writes it.
+ *
+ *     socklet.ts echo | resp-await | resp-lines | resp-try | lines | udp | udp-wfile
+ */
+import {
+  BaseRequestHandler,
+  type Datagram,
+  DatagramRequestHandler,
+  type StreamSocket,
+  streamHandler,
+} from "socklet";
+import { ThreadingTCPServer, ThreadingUDPServer } from "socklet/emulator";
+import { announce } from "./announce.ts";
+import { RespSession } from "./resp.ts";
+
+const store = new Map<string, string>();
+
+class Echo extends BaseRequestHandler<StreamSocket> {
+  override async handle() {
+    for (let bytes = await this.request.recv(); bytes !== null; bytes = await this.request.recv()) {
+      await this.request.sendall(bytes);
+    }
+  }
+}
+
+class EchoDatagram extends BaseRequestHandler<Datagram> {
+  override handle() {
+    this.request.reply(this.request.data);
+  }
+}
+
+class EchoByFiles extends DatagramRequestHandler {
+  override handle() {
+    this.wfile.write(this.request.data);
+  }
+}
+
+const streams = {
+  echo: Echo,
+
+  "resp-await": streamHandler(async ({ rfile, wfile }) => {
+    const session = new RespSession(store);
+    for (let line = await rfile.line(); line !== null; line = await rfile.line()) {
+      const reply = session.take(line);
+      if (reply !== undefined) wfile.write(reply);
+    }
+  }),
+
+  "resp-lines": streamHandler(async ({ rfile, wfile }) => {
+    const session = new RespSession(store);
+    for await (const line of rfile.lines()) {
+      const reply = session.take(line);
+      if (reply !== undefined) wfile.write(reply);
+    }
+  }),
+
+  "resp-try": streamHandler(async ({ rfile, wfile }) => {
+    const session = new RespSession(store);
+    for (;;) {
+      const line = rfile.tryLine() ?? (await rfile.line());
+      if (line === null) return;
+      const reply = session.take(line);
+      if (reply !== undefined) wfile.write(reply);
+    }
+  }),
+
+  lines: streamHandler(async ({ rfile, wfile }) => {
+    for await (const line of rfile.lines()) wfile.write(`${line.length}\n`);
+  }),
+};
+
+const datagrams = { udp: EchoDatagram, "udp-wfile": EchoByFiles };
+
+const work = process.argv[2] ?? "";
+const has = <T extends object>(table: T, name: PropertyKey): name is keyof T => Object.hasOwn(table, name);
+const server = has(datagrams, work)
+  ? new ThreadingUDPServer("udp://127.0.0.1:0", datagrams[work])
+  : has(streams, work)
+    ? new ThreadingTCPServer("tcp://127.0.0.1:0", streams[work], { stream: { maxLine: 2 ** 20 } })
+    : null;
+if (!server) {
+  throw new Error(`usage: socklet.ts ${[...Object.keys(streams), ...Object.keys(datagrams)].join(" | ")}`);
+}
+const address = await server.listen();
+if (!address || !("port" in address)) throw new Error("the server has no port");
+announce(address.port);
+await server.serveForever();

@@ -1,0 +1,469 @@
+/** The bench's own sums and words: no speed is asserted here, and nothing is timed. */
+
+import dgram from "node:dgram";
+import { once } from "node:events";
+import net from "node:net";
+import { join } from "node:path";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { type BenchCase, cases, roundsOf, takesPart } from "../bench/cases.ts";
+import { performancePage } from "../bench/page.ts";
+import { plotSvg } from "../bench/plot.ts";
+import { allFigures, digits, type Results, short } from "../bench/report.ts";
+import { buildLoad, out } from "../bench/runtimes.ts";
+import {
+  judge,
+  median,
+  medianInterval,
+  type Ratio,
+  type Round,
+  type Run,
+  ratioOf,
+  summarize,
+} from "../bench/statistics.ts";
+import { describeWith, run } from "../peers/program.ts";
+
+const caseOf = (name: string): BenchCase => {
+  const found = cases.find((bench) => bench.name === name);
+  if (found === undefined) throw new Error(`no case is called ${name}`);
+  return found;
+};
+
+describe("statistics", () => {
+  test("median", () => {
+    expect(median([3, 1, 2])).toBe(2);
+    expect(median([4, 1, 3, 2])).toBe(2.5);
+    expect(median([5])).toBe(5);
+  });
+
+  // The ranks and coverages of the tables for the sign test: 1 - 2 P(Binomial(n, 1/2) < k).
+  test.each([
+    [6, 1, 0.96875],
+    [9, 2, 0.9609],
+    [12, 3, 0.9614],
+    [25, 8, 0.9567],
+    [100, 40, 0.9648],
+  ])("the interval of %i values is from the %i-th of each end", (n, k, coverage) => {
+    const values = Array.from({ length: n }, (_, i) => n - i); // 1 to n, out of order
+    const interval = medianInterval(values);
+    expect(interval).toMatchObject({ low: k, high: n + 1 - k });
+    expect(interval?.coverage).toBeCloseTo(coverage, 4);
+  });
+
+  test("below six values there is none", () => {
+    expect(medianInterval([1, 2, 3, 4, 5])).toBeNull();
+    expect(medianInterval([])).toBeNull();
+  });
+
+  test("a ratio is of one round, and of rounds that have both", () => {
+    const rounds: Round[] = [
+      { a: { rate: 100 }, b: { rate: 50 } },
+      { a: { rate: 10 }, b: { rate: 20 } },
+      { a: { rate: 7 } },
+      { a: { rate: 30 }, b: { rate: 30, cpuUs: 2 } },
+    ];
+    expect(ratioOf(rounds, "b", "a", "rate")).toEqual({ median: 1, interval: null }); // 0.5, 2, 1
+    expect(ratioOf(rounds, "b", "a", "cpuUs")).toBeNull();
+    expect(ratioOf(rounds, "c", "a", "rate")).toBeNull();
+  });
+
+  const ratio = (low: number, middle: number, high: number): Ratio => ({
+    median: middle,
+    interval: { low, high, coverage: 0.96 },
+  });
+  const goal = { of: "socklet", against: "bare" };
+  test.each([
+    ["the median reaches it", { least: 1 }, ratio(0.9, 1, 1.1), ratio(0.9, 1, 1.1), "met"],
+    ["the median does not", { least: 1 }, ratio(0.9, 0.99, 1.1), ratio(0.5, 0.6, 0.7), "missed"],
+    [
+      "all of the CPU's interval is too much",
+      { least: 1 },
+      ratio(1, 1.1, 1.2),
+      ratio(1.01, 1.1, 1.2),
+      "missed by CPU",
+    ],
+    [
+      "five times the rate at a fifth of the CPU",
+      { least: 5 },
+      ratio(5, 6, 7),
+      ratio(0.19, 0.21, 0.3),
+      "met",
+    ],
+    [
+      "five times the rate at more of it",
+      { least: 5 },
+      ratio(5, 6, 7),
+      ratio(0.21, 0.22, 0.3),
+      "missed by CPU",
+    ],
+    ["at most, and is", { most: 1.3 }, ratio(1.2, 1.3, 1.4), null, "met"],
+    ["at most, and is not", { most: 1.3 }, ratio(1.2, 1.31, 1.4), null, "missed"],
+    ["at most, but not the CPU", { most: 1.3 }, ratio(1, 1.1, 1.2), ratio(1.31, 1.4, 1.5), "missed by CPU"],
+    ["too few rounds", { least: 1 }, { median: 2, interval: null }, null, "open"],
+  ] as const)("a goal: %s", (_, bounds, rate, cpu, verdict) => {
+    expect(judge({ ...goal, ...bounds }, rate, cpu)).toBe(verdict);
+  });
+});
+
+describe("the table of cases", () => {
+  test("names are unique, goals name programs that are there, and the first of a case is in every round", () => {
+    expect(new Set(cases.map(({ name }) => name)).size).toBe(cases.length);
+    for (const { name, contenders, goals } of cases) {
+      const names = contenders.map((one) => one.name);
+      expect(new Set(names).size, name).toBe(names.length);
+      for (const { of, against } of goals) expect(names, name).toEqual(expect.arrayContaining([of, against]));
+      expect(contenders[0]?.kind, name).not.toBe("peer");
+    }
+  });
+
+  test("peers run in every second round, where that leaves six", () => {
+    const [peer] = caseOf("echo-64B-50").contenders.filter(({ kind }) => kind === "peer");
+    const taken = (rounds: number): number =>
+      Array.from({ length: rounds }, (_, i) => i).filter((i) => takesPart(peer!, i, rounds)).length;
+    expect([taken(2), taken(11), taken(12), taken(25)]).toEqual([2, 11, 6, 13]);
+    expect(roundsOf(caseOf("grow-lines-10"), 1)).toBe(1);
+  });
+});
+
+/** A run that never was: `did` says what each program does in round `i`; what it does not name has not been run. */
+const invented = (
+  rounds: number,
+  did: Readonly<Record<string, (program: string, i: number) => Run | null>>,
+  more: Partial<Results> = {},
+): Results => ({
+  date: "2026-01-02",
+  machine: { cpu: "A processor", cores: 4, memoryGiB: 8, pinned: true },
+  versions: { node: "24.0.0", workerd: "2026-10-23" },
+  absent: {},
+  self: false,
+  rounds,
+  seconds: 0.4,
+  plannedSeconds: 600,
+  tookSeconds: 660,
+  failed: [],
+  cases: Object.entries(did).map(([name, run]) => {
+    const bench = caseOf(name);
+    const done = Array.from({ length: rounds }, (_, i) =>
+      Object.fromEntries(
+        bench.contenders.flatMap((one) => [[one.name, run(one.name, i)]].filter(([, r]) => r)),
+      ),
+    );
+    const contenders = bench.contenders.filter((one) => done.some((round) => round[one.name]));
+    return summarize({ ...bench, contenders }, done as Round[]);
+  }),
+  ...more,
+});
+
+/** Rates that differ a little from round to round; `times` of 100,000 a second. */
+const rate =
+  (times: Readonly<Record<string, number>>, cpu: Readonly<Record<string, number>> = {}) =>
+  (program: string, i: number): Run | null => {
+    const factor = times[program];
+    if (factor === undefined) return null;
+    const noise = program === "bare" ? 1 : 1 + (i % 3) / 100;
+    return {
+      rate: 100_000 * factor * noise,
+      cpuUs: (cpu[program] ?? 1 / factor) * 10,
+      busy: 1,
+      p50us: 50 / factor,
+      p99us: 200 / factor,
+    };
+  };
+
+describe("docs/performance.md", () => {
+  test("what is met and what is missed is said in words, by the figures", () => {
+    const page = (socklet: number, cpu = 1 / socklet): string =>
+      performancePage(
+        invented(12, { "echo-64B-50": rate({ bare: 1, socklet, bun: 1.7, asyncio: 0.8 }, { socklet: cpu }) }),
+      ).markdown;
+    expect(page(1.1)).toContain("All 1 are met.");
+    expect(page(0.9)).toContain(
+      "0 of 1 are met. Missed: TCP echo, 64 B, 50 connections with Socklet (0.91, goal ≥ 1 × bare Node).",
+    );
+    expect(page(1.1, 1.2)).toContain("its CPU speaks against it");
+    expect(page(1.1)).toContain(
+      "| TCP echo, 64 B, 50 connections | Socklet | ≥ 1 × bare Node | **1.11** [1.10–1.12] | **0.91** [0.91–0.91] | met |",
+    );
+  });
+
+  test("where others are ahead it says so, with their figures; where none is, that", () => {
+    const page = (bun: number): string =>
+      performancePage(
+        invented(12, {
+          "echo-64B-50": rate({ bare: 1, socklet: 1.1, bun, asyncio: 0.8 }),
+          idle: (program) => {
+            const idleKiB = { bare: 4, socklet: 7, asyncio: 2.4 }[program];
+            return idleKiB === undefined ? null : { idleKiB };
+          },
+        }),
+      ).markdown;
+    expect(page(1.7)).toContain("- TCP echo, 64 B, 50 connections: Bun (1.72), against 1.11.");
+    expect(page(1.05)).not.toContain("- TCP echo");
+    // Of memory less is better.
+    expect(page(1.7)).toContain(
+      "- Memory of an idle connection: bare Node (1.00) and Python asyncio (0.60), against 1.75.",
+    );
+    expect(page(1.7)).not.toContain("Deno");
+    const alone = performancePage(invented(12, { connect: rate({ bare: 1, socklet: 1.1 }) })).markdown;
+    expect(alone).toContain("In none of these works is another program ahead of Socklet");
+  });
+
+  test("a short run judges nothing and compares nothing in words", () => {
+    const { markdown } = performancePage(
+      invented(2, { "echo-64B-50": rate({ bare: 1, socklet: 0.5, bun: 1.7 }) }),
+    );
+    expect(markdown).toContain("**A short run.** 2 rounds show");
+    expect(markdown).toContain("None is judged here");
+    expect(markdown).toContain("| not judged |");
+    expect(markdown).toContain("Who is ahead of whom is not said here");
+    expect(markdown).not.toMatch(/missed|against 0\.5/);
+    const { markdown: growing } = performancePage(
+      invented(5, {
+        "grow-connections-1": rate({ bare: 1, socklet: 1 }),
+        "grow-connections-10": rate({ bare: 1, socklet: 2 }),
+      }),
+    );
+    expect(growing).toContain("What it means is not said here");
+  });
+
+  test("what could not be measured is named", () => {
+    const { markdown } = performancePage(
+      invented(
+        12,
+        { "echo-64B-50": rate({ bare: 1, socklet: 1 }) },
+        {
+          absent: { bun: "not installed", go: "not installed", deno: "it crashed\nat once" },
+          failed: [
+            { name: "udp-64B-32", why: "/somebody/s/disk/load echo: a datagram was lost\nand more" },
+            { name: "idle", why: "/somebody/s/disk/load echo: a datagram was lost\nand more" },
+          ],
+          machine: { cpu: "A processor", cores: 1, memoryGiB: 8, pinned: false },
+        },
+      ),
+    );
+    expect(markdown).toContain("Not installed here, and so absent: Bun, Go.\n\nAbsent: Deno: it crashed\n");
+    expect(markdown).toContain("Failed: udp-64B-32, idle: load echo: a datagram was lost\n");
+    expect(markdown).toContain("A processor, 1 core, 8 GiB");
+    expect(markdown).toContain("Not pinned");
+  });
+
+  test("growth: a plot each, and a sentence of its figures", () => {
+    const growing = (plot: string, did: (at: number) => Readonly<Record<string, number>>) =>
+      Object.fromEntries(
+        cases
+          .filter(({ series }) => series?.plot === plot)
+          .map(({ name, series }) => [name, rate(did(series!.at))]),
+      );
+    const { markdown, plots } = performancePage(
+      invented(12, {
+        ...growing("connections", (at) => ({ bare: 1, socklet: at === 10_000 ? 0.5 : 1 })),
+        ...growing("lines", (at) => ({ bare: 10 / at, socklet: (at === 100 ? 5 : 8) / at })),
+        ...growing("pipeline", (at) => ({ bare: 1, gathered: at, lines: at / 2, try: at * 0.9 })),
+      }),
+    );
+    expect(markdown).toContain("From 1 to 10,000 connections Socklet goes from 1.01 to 0.51 times");
+    expect(markdown).toContain("its CPU for a message changes 2.00 times (bare Node's 1.00 times): what");
+    expect(markdown).toContain("grows more with the connections than on bare Node");
+    expect(markdown).toContain("between 0.51 (lines of 100 B) and 0.81 times (lines of ");
+    expect(markdown).toContain("a longer line costs no more for a byte than a short one");
+    expect(markdown).toContain(
+      "grows 1.00 times, that of a loop over `lines()` 1000 times, and with `tryLine()` 1000 times: the replies",
+    );
+    expect(Object.keys(plots)).toEqual(["connections", "lines", "pipeline"]);
+    for (const name of Object.keys(plots)) expect(markdown).toContain(`](performance/${name}.svg)`);
+  });
+
+  test("all of it at once has no hole in it", () => {
+    const all = Object.fromEntries(
+      cases.map((bench) => [
+        bench.name,
+        (program: string, i: number): Run => {
+          const factor = 0.5 + bench.contenders.findIndex(({ name }) => name === program) / 10;
+          const { rate: done, ...others } = rate({ [program]: factor })(program, i)!;
+          if (bench.figure === "idleKiB") return { idleKiB: 3 + factor };
+          if (bench.figure === "startMs") return { startMs: 40 * factor };
+          return { rate: done!, ...others };
+        },
+      ]),
+    );
+    for (const rounds of [1, 12]) {
+      const { markdown, plots } = performancePage(invented(rounds, all));
+      for (const text of [markdown, ...Object.values(plots)])
+        expect(text).not.toMatch(/undefined|NaN|Infinity|null/);
+      for (const bench of cases) expect(markdown).toContain(bench.title);
+      const tables = markdown.split("\n\n").filter((part) => part.startsWith("|"));
+      expect(tables.length).toBe(6);
+      for (const table of tables) {
+        const [head = "", ...rows] = table.trim().split("\n");
+        for (const row of rows) expect(row.split("|").length, row).toBe(head.split("|").length);
+      }
+    }
+  });
+
+  test("the table of a run against itself", () => {
+    const table = allFigures(invented(6, { "echo-64B-50": rate({ bare: 1, socklet: 1 }) }, { self: true }));
+    expect(table.split("\n")[0]).toBe(
+      "| work | program | did | ratio [95 %] | CPU µs | CPU ratio [95 %] | busy | rounds |",
+    );
+    expect(table).toContain(
+      "| bare Node | 100 k/s | **1.00** [1.00–1.00] | 10 | **1.00** [1.00–1.00] | 100 % | 6 |",
+    );
+  });
+
+  test.each([
+    [1_234_567, "1.23 M"],
+    [123_456, "123 k"],
+    [12_345, "12.3 k"],
+    [1234, "1234"],
+    [43.21, "43.2"],
+    [5, "5"],
+    [0.0512, "0.0512"],
+  ])("%d is written %s", (value, text) => {
+    expect(short(value)).toBe(text);
+  });
+
+  test("ratios have three digits, and all before the point", () => {
+    expect([0.954, 1, 24.61, 2463.1].map(digits)).toEqual(["0.95", "1.00", "24.6", "2463"]);
+  });
+});
+
+describe("plots", () => {
+  const axis = (scale: "linear" | "log") => ({ label: "a < b", scale, format: String }) as const;
+  const svg = plotSvg({
+    title: "One & two",
+    x: axis("log"),
+    y: axis("linear"),
+    lines: [
+      {
+        label: "bare",
+        reference: true,
+        points: [
+          [1, 90],
+          [1000, 100],
+        ],
+      },
+      {
+        label: "another, whose label is longer than that",
+        points: [
+          [1, 80],
+          [1000, 99],
+        ],
+      },
+    ],
+  });
+
+  test("points are where the axes say", () => {
+    // x from 1 to 1000 is 76 to 560; y from 0 to 100 is 326 up to 52.
+    expect(svg).toContain('d="M76.0 79.4L560.0 52.0"');
+    expect(svg).toContain('<circle class="mark" cx="560.0" cy="52.0" r="3.5"/>');
+    for (const tick of ["1", "10", "100", "1000", "0", "25", "50", "75"])
+      expect(svg).toContain(`>${tick}</text>`);
+  });
+
+  test("labels do not lie on each other, and text is escaped", () => {
+    const labels = [...svg.matchAll(/<text x="572" y="([\d.]+)" style[^>]*>([^<]+)</g)];
+    expect(labels.map(([, , text]) => text)).toEqual(["bare", "another, whose label", "is longer than that"]);
+    expect(Number(labels[1]![1]) - Number(labels[0]![1])).toBeGreaterThanOrEqual(30);
+    expect(svg).toContain("<title>One &amp; two</title>");
+    expect(svg).toContain("a &lt; b");
+  });
+
+  test("it has colours for a light and for a dark page", () => {
+    expect(svg).toContain("prefers-color-scheme: dark");
+  });
+
+  test("nothing to draw is an error", () => {
+    expect(() => plotSvg({ title: "None", x: axis("log"), y: axis("log"), lines: [] })).toThrow(/no points/);
+  });
+});
+
+describeWith(["cc"], "the load", () => {
+  beforeAll(buildLoad, 60_000);
+
+  /** A server that tells the truth until `after` bytes. */
+  const liar = (after: number, reply: (bytes: Buffer) => Buffer | string) =>
+    net.createServer((socket) => {
+      let seen = 0;
+      socket.on("error", () => {});
+      socket.on("data", (bytes) => {
+        const answer = Buffer.from(reply(bytes));
+        if (seen + bytes.length > after) answer[answer.length - 1]! ^= 1;
+        seen += bytes.length;
+        socket.write(answer);
+      });
+    });
+
+  const open = new Set<net.Server>();
+  afterAll(() => {
+    for (const server of open) server.close();
+  });
+
+  const load = async (server: net.Server, mode: string, ...args: string[]) => {
+    server.listen(0, "127.0.0.1");
+    open.add(server);
+    await once(server, "listening");
+    const { port } = server.address() as net.AddressInfo;
+    return run(join(out, "load"), [mode, "127.0.0.1", port, "--seconds", "0.05", ...args]);
+  };
+
+  const pongs = (bytes: Buffer): string => "+PONG\r\n".repeat(bytes.length / 6);
+  const lengths = (bytes: Buffer): string => "9\n".repeat(bytes.length / 10);
+  const few = ["--connections", "2"];
+  const modes = [
+    ["echo", (bytes: Buffer) => bytes, few],
+    ["bulk", (bytes: Buffer) => bytes, ["--size", "1000", ...few]],
+    ["batch", pongs, ["--request", "PING\\r\\n", "--reply", "+PONG\\r\\n", "--pipeline", "8", ...few]],
+    ["lines", lengths, ["--size", "10", "--pipeline", "8", ...few]],
+    ["connect", (bytes: Buffer) => bytes, few],
+  ] as const;
+
+  test.each(modes)("%s: each reply is looked at", async (mode, reply, args) => {
+    const honest = await load(liar(Number.POSITIVE_INFINITY, reply), mode, ...args);
+    expect(honest).toMatchObject({ code: 0, stderr: "" });
+    const { totalOperations, errors } = JSON.parse(honest.stdout.toString());
+    expect(totalOperations).toBeGreaterThan(0);
+    expect(errors).toBe(0);
+    const lying = await load(liar(mode === "connect" ? 0 : 2000, reply), mode, ...args);
+    expect(lying.code).toBe(1);
+    expect(lying.stderr).toMatch(/expected [0-9a-f ]+, got/);
+  });
+
+  test("a server that says more than it was asked for, or leaves, is found", async () => {
+    const more = net.createServer((socket) => {
+      socket.on("error", () => {});
+      socket.on("data", (bytes) => socket.write(Buffer.concat([bytes, bytes])));
+    });
+    expect(await load(more, "echo", ...few)).toMatchObject({ code: 1, stderr: /more came back/ });
+    const leaves = net.createServer((socket) => {
+      socket.on("error", () => {});
+      socket.once("data", () => socket.end());
+    });
+    expect((await load(leaves, "echo", ...few)).code).toBe(1);
+  });
+
+  test("a datagram that is wrong, or of another size, is found", async () => {
+    for (const [reply, said] of [
+      [(bytes: Buffer) => bytes.fill(0), /expected/],
+      [(bytes: Buffer) => bytes.subarray(1), /another size/],
+    ] as const) {
+      const socket = dgram.createSocket("udp4");
+      socket.on("message", (bytes, { port, address }) => socket.send(reply(bytes), port, address));
+      socket.bind(0, "127.0.0.1");
+      await once(socket, "listening");
+      const ended = await run(join(out, "load"), [
+        ...["echo", "127.0.0.1", socket.address().port, "--udp", "--seconds", "0.05"],
+      ]);
+      socket.close();
+      expect(ended.code).toBe(1);
+      expect(ended.stderr).toMatch(said);
+    }
+  });
+
+  test("idle holds its connections until its input ends", async () => {
+    const server = liar(Number.POSITIVE_INFINITY, (bytes) => bytes);
+    const { code, stdout } = await load(server, "idle", ...few);
+    expect(code).toBe(0);
+    const [ready, report] = stdout.toString().trim().split("\n");
+    expect(ready).toBe('{"ready":true}');
+    expect(JSON.parse(report!).totalOperations).toBe(4); // two connections, a message before and after
+  });
+});
