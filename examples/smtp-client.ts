@@ -59,7 +59,7 @@ export class SmtpClient extends StreamRequestHandler {
       this.wfile.write(`${line.startsWith(".") ? "." : ""}${line}\r\n`); // a dot of its own would end it
     }
     const reply = await this.#ask(".");
-    await this.#ask("QUIT");
+    await this.#ask("QUIT").catch(() => {}); // the mail is theirs: one that failed now would be sent twice
     return { secured, reply };
   }
 

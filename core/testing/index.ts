@@ -1,6 +1,24 @@
 /** `socklet/testing`: handlers in memory, where a test takes a millisecond and needs no port. */
 
 export { MemoryStorage } from "../storage.ts";
+export { VirtualClock } from "./clock.ts";
+export {
+  type DatagramFaults,
+  type DirectionFaults,
+  FaultsMixIn,
+  type LinkFaults,
+  type StreamFaults,
+  withFaults,
+} from "./faults.ts";
+export {
+  checkFraming,
+  FramingError,
+  type FramingFailure,
+  type FramingFault,
+  type FramingMessage,
+  type FramingOptions,
+  type FramingReport,
+} from "./framing.ts";
 export {
   MemoryDatagramServer,
   MemoryDatagramSocket,

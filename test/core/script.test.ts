@@ -96,6 +96,25 @@ describe("the example clients keep to the scripts, which are their servers", () 
     expect(groups).toEqual({ name: "client.test" });
   });
 
+  test("a mail that was taken is delivered, though its server leaves without a goodbye", async () => {
+    const server = conversation()
+      .send("220 mail.test ESMTP\r\n")
+      .expectLine("EHLO client.test")
+      .send("250 mail.test\r\n")
+      .expectLine(/^MAIL/)
+      .send("250 OK\r\n")
+      .expectLine(/^RCPT/)
+      .send("250 OK\r\n")
+      .expectLine("DATA")
+      .send("354 Go on\r\n")
+      .expect("Subject: hi\r\n\r\n..\r\n.\r\n")
+      .send("250 Kept\r\n")
+      .expectLine("QUIT")
+      .close();
+    const { result } = await runScript(SmtpClient, server, { params: scripts.delivery });
+    expect(result).toEqual({ secured: false, reply: "Kept" });
+  });
+
   test("finger, greeting and transcript", async () => {
     const asked = conversation().expectLine("bob").send("Bob\r\n").halfClose();
     expect((await runScript(FingerClient, asked, { params: "bob" })).result).toBe("Bob\r\n");
