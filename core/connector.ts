@@ -100,6 +100,7 @@ export abstract class UnconnectedSocket extends StreamSocket {
   readonly #family: number;
   #connecting = false;
   #failed: SocketError | null = null; // of a connect() that nobody awaited
+  #untold = false; // that such a connect() has succeeded
   #told: (() => void)[] = []; // when it is connected, or not
 
   constructor(family: number) {
@@ -133,15 +134,24 @@ export abstract class UnconnectedSocket extends StreamSocket {
     checkConnect(options);
     const failed = this.#takeFailure();
     if (failed !== null) throw failed;
+    if (this.#untold) {
+      this.#untold = false;
+      return;
+    }
     if (this.attached) throw new SocketError("EISCONN");
     if (this.#connecting) throw new SocketError("EALREADY");
     this.#connecting = true;
     const connecting = this.#connect(endpoint, options);
     if (this.getblocking()) return connecting;
-    connecting.catch((error) => {
-      this.#failed = SocketError.from(error, "ERR_CONNECT_FAILED");
-      this.#tell();
-    });
+    connecting.then(
+      () => {
+        this.#untold = true;
+      },
+      (error) => {
+        this.#failed = SocketError.from(error, "ERR_CONNECT_FAILED");
+        this.#tell();
+      },
+    );
     throw new SocketError("EINPROGRESS");
   }
 

@@ -219,8 +219,9 @@ export class DatagramSocket extends BaseSocket implements AsyncDisposable {
     return this.#send(data, flags, await this.#resolve(address));
   }
 
-  /** The next datagram, cut to `size` bytes; it is yours to keep. `flags`: `MSG_PEEK` leaves it, `MSG_DONTWAIT` does not wait. */
+  /** The next datagram, cut to `size` bytes (of 0 none is taken, as in CPython); it is yours to keep. `flags`: `MSG_PEEK` leaves it, `MSG_DONTWAIT` does not wait. */
   async recv(size?: number, flags?: number): Promise<Uint8Array> {
+    if (size === 0 && !this.closed) return NOTHING[0].slice();
     return (await this.recvfrom(size, flags))[0];
   }
 
@@ -320,7 +321,7 @@ export class DatagramSocket extends BaseSocket implements AsyncDisposable {
   /** As `StreamSocket.readiness()`. */
   readiness(mask: number): number {
     if (this.closed) return POLLNVAL;
-    const readable = this.#queue.length > 0 || this.#error !== null || this.#deaf;
+    const readable = this.#queue.length > 0 || this.#deaf; // an error is no datagram: poll(2) says POLLERR alone
     return (mask & POLLIN && readable ? POLLIN : 0) | (mask & POLLOUT) | (this.#error ? POLLERR : 0);
   }
 

@@ -14,7 +14,11 @@ export interface Selectable {
 
 type Watched<T> = readonly [selectable: T, mask: number];
 
-/** Waits until one of `watched` is ready, at most `timeout` ms; gives all that are, with their bits. */
+/**
+ * Waits until one of `watched` is ready, at most `timeout` ms; gives all that are, with their bits. Nothing is read
+ * before it is asked for, so where some are ready and others not yet known to be, the platform is given its turn: else
+ * a loop that also asks for room to write would be answered at once each time, and never be told of bytes.
+ */
 const ready = async <T extends Selectable>(
   watched: readonly Watched<T>[],
   timeout: number | null,
@@ -25,7 +29,8 @@ const ready = async <T extends Selectable>(
       return bits === 0 ? [] : [[selectable, bits]];
     });
   const now = holds();
-  if (now.length > 0) return now;
+  const whole = watched.every(([selectable, mask]) => (selectable.readiness(mask) & mask) === mask);
+  if (now.length > 0 && whole) return now;
   const stops: (() => void)[] = [];
   let timer: ReturnType<typeof setTimeout> | undefined;
   try {
@@ -42,9 +47,10 @@ const ready = async <T extends Selectable>(
       const late = (): void => {
         timer = setTimeout(() => resolve(holds()), 0);
       };
-      if (timeout !== null) timer = setTimeout(late, timeout);
+      if (now.length > 0) timer = setTimeout(late, 0);
+      else if (timeout !== null) timer = setTimeout(late, timeout);
       for (const [selectable, mask] of watched) stops.push(selectable.onReadiness(mask, look));
-      look(); // what became so while it was asked for
+      if (now.length === 0) look(); // what became so while it was asked for
     });
   } finally {
     clearTimeout(timer);

@@ -294,8 +294,9 @@ export abstract class BaseSocket {
   /** What the kernel is asked by, where there is one. */
   protected abstract get kernelSocket(): KernelSocket | undefined;
 
-  /** The same, or `ERR_UNSUPPORTED` for `what`. */
+  /** The same, or `ERR_UNSUPPORTED` for `what`; `EBADF` once it is closed. */
   protected kernel(what: string): KernelSocket {
+    if (this.closed) throw new SocketError("EBADF");
     const kernel = this.kernelSocket;
     if (kernel !== undefined) return kernel;
     throw new SocketError("ERR_UNSUPPORTED", `${what}: only a socket of Node's has a kernel behind it`);
@@ -445,19 +446,21 @@ export class StreamSocket extends BaseSocket implements AsyncDisposable {
   /**
    * Ends one direction or both (`SHUT_RD`, `SHUT_WR`, `SHUT_RDWR`). After `SHUT_WR` the peer reads the end, and
    * sending here gives `EPIPE`. After `SHUT_RD` no read waits: it gives what is here or still comes, else the
-   * end, as on Linux. Rejects with `RangeError` for another `how`.
+   * end, as on Linux. Rejects with `RangeError` for another `how`, `ENOTCONN` where it is not connected.
    */
   async shutdown(how: number): Promise<void> {
     if (how !== SHUT_RD && how !== SHUT_WR && how !== SHUT_RDWR) {
       throw new RangeError(`shutdown takes SHUT_RD (0), SHUT_WR (1) or SHUT_RDWR (2), not ${how}`);
     }
     this.#mustBeOpen();
-    if (how !== SHUT_WR) this.rfile.end();
+    if (!this.attached) throw new SocketError("ENOTCONN");
+    if (how !== SHUT_WR) this.rfile.shut();
     if (how !== SHUT_RD) {
       const ended = this.#end();
       const { timeout } = this.wfile;
-      if (timeout === 0) return; // it is on its way
-      await (timeout === null ? ended : withDeadline(ended, timeout, "the peer took nothing"));
+      // Not blocking, it is on its way.
+      if (timeout !== 0)
+        await (timeout === null ? ended : withDeadline(ended, timeout, "the peer took nothing"));
     }
   }
 
@@ -580,7 +583,7 @@ export class StreamSocket extends BaseSocket implements AsyncDisposable {
       (mask & POLLIN && rfile.readable ? POLLIN : 0) |
       (mask & POLLOUT && wfile.writable ? POLLOUT : 0) |
       (mask & POLLPRI && this.kernel(URGENT).urgent ? POLLPRI : 0) |
-      (this.#error === null ? 0 : POLLERR) |
+      (this.#error === null ? 0 : POLLERR | POLLHUP) |
       (rfile.atEnd && this.#ending !== null ? POLLHUP : 0)
     );
   }

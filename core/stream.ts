@@ -160,6 +160,7 @@ export class StreamReader {
   #bytesTo = 0; // #chunk up to here is not ASCII: its lines are cut as bytes
   #paused = false;
   #ended = false;
+  #shut = false; // no read may wait: where it would, that is the end
   #failure: Failure | null = null;
   #waiter: Waiter | null = null;
   #deadline = 0; // when the read that waits has waited too long, by performance.now(): the wall clock can jump
@@ -198,12 +199,12 @@ export class StreamReader {
 
   /** True when the end has come and all before it was read. */
   get atEnd(): boolean {
-    return this.#ended && this.#size === 0;
+    return (this.#ended || this.#shut) && this.#size === 0;
   }
 
   /** True where a read would not wait: there are bytes, the end, or an error to give. */
   get readable(): boolean {
-    return this.#size > 0 || this.#ended || this.#failure !== null;
+    return this.#size > 0 || this.#ended || this.#shut || this.#failure !== null;
   }
 
   // ---- Bytes ----
@@ -342,6 +343,18 @@ export class StreamReader {
     this.#failure = null;
   }
 
+  /** From now on no read waits: it gives what is here or what the platform has by now, else the end. */
+  shut(): void {
+    this.#shut = true;
+    const waiter = this.#waiter;
+    if (waiter !== null) {
+      this.#waiter = { ...waiter, within: 0 };
+      this.#turned = false;
+      this.#arm(this.#waiter);
+    }
+    this.#watchers.tell();
+  }
+
   // ---- What the source calls ----
 
   /** Bytes came, and are the reader's now. Gives true while a read still waits for more. */
@@ -414,8 +427,9 @@ export class StreamReader {
   #take<T>(
     attempt: (this: StreamReader, argument: never) => T | undefined,
     argument: unknown,
-    within = this.timeout,
+    time = this.timeout,
   ): Promise<T> {
+    const within = this.#shut ? 0 : time;
     if (this.#waiter !== null) return Promise.reject(busy());
     try {
       const held = this.#source.blocked && this.#failure === null; // what has failed holds nothing back
@@ -483,6 +497,12 @@ export class StreamReader {
       this.#timer = setTimeout(this.#expire, Math.ceil(Math.max(left, 0)));
       return;
     }
+    if (this.#shut) {
+      this.#ended = true; // for this one: what comes later is still given
+      this.#settle();
+      this.#ended = false;
+      return;
+    }
     this.#waiter = null;
     waiter.reject(
       waiter.within === 0
@@ -494,15 +514,15 @@ export class StreamReader {
   // ---- Attempts: each gives a value, or undefined for "not yet" ----
 
   #tryRecv(size: number): Uint8Array | null | undefined {
+    if (size === 0) return EMPTY; // as CPython, which asks nobody then
     if (this.#size > 0) {
-      if (size === 0) return EMPTY;
       return this.#bytes(Math.min(size, this.#chunk.length - this.#at));
     }
     return this.#nothing();
   }
 
   #tryPeek(size: number): Uint8Array | null | undefined {
-    return this.#size > 0 ? this.#copy(Math.min(size, this.#size)) : this.#nothing();
+    return this.#size > 0 || size === 0 ? this.#copy(Math.min(size, this.#size)) : this.#nothing();
   }
 
   #tryPeekAll(size: number): Uint8Array | null | undefined {
@@ -512,6 +532,7 @@ export class StreamReader {
   }
 
   #tryRecvInto(buffer: Uint8Array): number | null | undefined {
+    if (buffer.length === 0) return 0;
     if (this.#size === 0) return this.#nothing();
     const take = Math.min(buffer.length, this.#chunk.length - this.#at);
     buffer.set(this.#chunk.subarray(this.#at, this.#at + take));

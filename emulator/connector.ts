@@ -9,42 +9,46 @@ import {
   openWithin,
   StreamConnector,
 } from "../core/connector.ts";
-import { type StreamOptions, StreamSocket, type StreamTransport, settleStream } from "../core/socket.ts";
+import { SocketError } from "../core/errors.ts";
+import { StreamSocket, type StreamTransport, settleStream } from "../core/socket.ts";
 import { withDeadline } from "../core/stream.ts";
 import { networkError, nodeTransport, type Origin } from "./stream-socket.ts";
 
-/** Where a connection is to be opened: what `net.Socket.connect()` takes. */
-export const placeOf = (endpoint: Endpoint): net.NetConnectOpts =>
-  endpoint.scheme === "unix" ? { path: endpoint.path } : { host: endpoint.hostname, port: endpoint.port };
+/** A socket to dial with, where it is not a new one. */
+export interface Dialling extends Omit<Origin, "dialled" | "remote"> {
+  /** Neither connected nor connecting, with `allowHalfOpen`. */
+  readonly socket?: net.Socket;
+  /** 4 or 6: of a name, only addresses of this version. By default, those of both are tried (RFC 8305). */
+  readonly version?: number;
+}
 
-/**
- * Waits until `socket`, which is connecting, is connected, and where `options` say so secured; gives its transport.
- * Rejects as `createConnection()`; the socket is destroyed then.
- */
-export const connectedTransport = (
-  socket: net.Socket,
+/** Opens a connection, and secures it where `options` say so: its transport. Rejects as `createConnection()`; the socket is destroyed then. */
+export const dial = (
   endpoint: Endpoint,
   options: ConnectOptions,
-  { handshakeTimeout }: StreamOptions,
-  origin?: Origin,
+  { socket = new net.Socket({ allowHalfOpen: true, noDelay: true }), version, ...origin }: Dialling = {},
 ): Promise<StreamTransport> => {
-  socket.pause(); // nothing is read before somebody asks
   const said = formatAddress(endpoint);
-  const hostname = endpoint.scheme === "unix" ? "localhost" : endpoint.hostname;
+  socket.pause(); // nothing is read before somebody asks
   const opening = (async () => {
     await new Promise<void>((resolve, reject) => {
-      const failed = (error: Error): void => reject(networkError(error, said));
-      socket.once("error", failed);
-      socket.once("connect", () => {
-        socket.removeListener("error", failed);
-        resolve();
-      });
+      socket.once("connect", resolve);
+      socket.once("error", (error) => reject(networkError(error, said)));
+      socket.once("close", () => reject(new SocketError("ECANCELED")));
+      if (endpoint.scheme === "unix") socket.connect({ path: endpoint.path });
+      else {
+        const one = version === undefined ? {} : { family: version, autoSelectFamily: false };
+        socket.connect({ host: endpoint.hostname, port: endpoint.port, ...one });
+      }
     });
+    for (const event of ["connect", "error", "close"]) socket.removeAllListeners(event);
+    const hostname = endpoint.scheme === "unix" ? "localhost" : endpoint.hostname;
     const remote =
       endpoint.scheme === "unix" ? ({ family: "unix", path: endpoint.path } as const) : undefined;
-    const transport = nodeTransport(socket, { ...origin, dialled: { hostname, tls: options.tls }, remote });
+    const transport = nodeTransport(socket, { ...origin, remote, dialled: { hostname, tls: options.tls } });
     if (options.secureTransport !== "on") return transport;
-    const secured = transport.startTls?.({}) as Promise<StreamTransport>;
+    const secured = (transport.startTls as NonNullable<StreamTransport["startTls"]>)({});
+    const { handshakeTimeout } = settleStream(options.stream);
     return withDeadline(secured, handshakeTimeout, "the TLS handshake was not done");
   })();
   return openWithin(opening, said, options, () => {
@@ -67,8 +71,7 @@ export const createConnection = async (
   checkConnect(options);
   const stream = settleStream(options.stream);
   options.signal?.throwIfAborted();
-  const socket = net.connect({ ...placeOf(endpoint), allowHalfOpen: true, noDelay: true });
-  return new StreamSocket(await connectedTransport(socket, endpoint, options, stream), stream);
+  return new StreamSocket(await dial(endpoint, options), stream);
 };
 
 /**

@@ -6,12 +6,12 @@
  * way Node's own event loop reads, writes and accepts.
  */
 
-import dgram from "node:dgram";
+import type dgram from "node:dgram";
 import { lookup } from "node:dns/promises";
-import { mkdtempSync, rmSync } from "node:fs";
+import { existsSync, mkdtempSync, rmSync } from "node:fs";
 import net from "node:net";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import {
   type Address,
   type AddressLike,
@@ -19,87 +19,65 @@ import {
   formatAddress,
   type InternetAddress,
   parseAddress,
+  type UnixAddress,
 } from "../core/address.ts";
 import { type SocketConnectOptions, UnconnectedSocket } from "../core/connector.ts";
 import {
   AF_INET,
   AF_INET6,
   AF_UNIX,
-  IP_MULTICAST_LOOP,
-  IP_MULTICAST_TTL,
-  IP_TTL,
+  EAI_ADDRFAMILY,
   IPPROTO_IPV6,
   IPPROTO_TCP,
   IPPROTO_UDP,
-  IPV6_MULTICAST_HOPS,
-  IPV6_MULTICAST_LOOP,
-  IPV6_UNICAST_HOPS,
   IPV6_V6ONLY,
+  MSG_DONTROUTE,
+  MSG_DONTWAIT,
   POLLIN,
-  SO_BROADCAST,
-  SO_RCVBUF,
+  SHUT_RD,
+  SHUT_RDWR,
+  SHUT_WR,
   SO_REUSEADDR,
   SO_REUSEPORT,
-  SO_SNDBUF,
   SOCK_CLOEXEC,
   SOCK_DGRAM,
   SOCK_NONBLOCK,
   SOCK_STREAM,
-  SOL_IP,
   SOL_SOCKET,
+  SOMAXCONN,
 } from "../core/constants.ts";
 import { type DatagramSink, DatagramSocket, type DatagramTransport } from "../core/datagram.ts";
-import { SocketError } from "../core/errors.ts";
+import { SocketError, type SocketErrorCode } from "../core/errors.ts";
 import { checkCount } from "../core/options.ts";
-import { type KernelSocket, StreamSocket, type StreamTransport, settleStream } from "../core/socket.ts";
-import { pulled, withDeadline } from "../core/stream.ts";
-import { connectedTransport, placeOf } from "./connector.ts";
+import type { KernelSocket, StreamTransport } from "../core/socket.ts";
+import { type Data, DONE, pulled } from "../core/stream.ts";
+import { dial } from "./connector.ts";
 import {
-  bindDescriptor,
-  boundHandle,
-  closeDescriptor,
-  connectDescriptor,
+  adopted,
+  checkedPath,
+  datagramKernel,
   descriptorOf,
-  descriptorPair,
-  duplicate,
-  type Handle,
-  identity,
-  localName,
-  NodeKernel,
-  openDescriptor,
-  type PlainOptions,
-  PlainStreamOptions,
-  sendDatagram,
-  stateOf,
-  type UnixDgram,
-  unixDgram,
+  type Kernel,
+  type Kind,
+  type Libc,
+  libc,
+  namesOf,
+  neededLibc,
+  PlainDatagrams,
+  type StreamDescriptor,
+  streamDescriptor,
+  type UnixNames,
 } from "./native.ts";
-import { addressOf, networkError, nodeTransport, type Origin } from "./stream-socket.ts";
-
-const FOR_EVER = settleStream({ timeout: null }); // as CPython's sockets begin; servers give their handlers a time-out
+import { addressOf, networkError, nodeTransport } from "./stream-socket.ts";
 
 /** A connection that was accepted, and the address of its peer: `null` for a Unix socket without a name. */
-export type Accepted = [connection: StreamSocket, address: Address | null];
+export type Accepted = [connection: Socket, address: Address | null];
 
-/** The address that a name means in this family, and the first of them, as CPython's `bind` and `connect` take it. */
-const resolve = async (endpoint: Endpoint, family: number): Promise<Address> => {
-  const said = formatAddress(endpoint);
-  if ((endpoint.scheme === "unix") !== (family === AF_UNIX)) {
-    const wants = family === AF_UNIX ? "a path" : "a host and port";
-    throw new SocketError("EAFNOSUPPORT", `this socket takes ${wants}, not ${said}`, { address: said });
-  }
-  if (endpoint.scheme === "unix") return { family: "unix", path: endpoint.path };
-  const version = family === AF_INET6 ? 6 : 4;
-  const host = endpoint.hostname || (version === 6 ? "::" : "0.0.0.0");
-  if (net.isIP(host) === version) return addressOf(host, endpoint.port, `IPv${version}`) as Address;
-  const found = await lookup(host, { family: version }).catch((error) => {
-    throw networkError(error, said);
-  });
-  return addressOf(found.address, endpoint.port, `IPv${version}`) as Address;
-};
+const AGAIN = 10; // ms between two tries of what the kernel has no room for, and tells nobody when it has
 
-const hostOf = ({ hostname, scopeId }: InternetAddress): string =>
-  scopeId === undefined ? hostname : `${hostname}%${scopeId}`;
+const sleep = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
+
+const versionOf = (family: number): 4 | 6 => (family === AF_INET6 ? 6 : 4);
 
 /** What an unbound socket of a family is called, as getsockname(2) has it. */
 const unboundName = (family: number): Address | null => {
@@ -109,95 +87,173 @@ const unboundName = (family: number): Address | null => {
     : { family: "IPv4", hostname: "0.0.0.0", port: 0 };
 };
 
+/** Refuses what is no address of this family: `EAFNOSUPPORT`, and `ERR_NAME` for an address of the other version, as getaddrinfo(3) does. */
+const mustFit = (endpoint: Endpoint, family: number): void => {
+  const said = formatAddress(endpoint);
+  if ((endpoint.scheme === "unix") !== (family === AF_UNIX)) {
+    const wants = family === AF_UNIX ? "a path" : "a host and port";
+    throw new SocketError("EAFNOSUPPORT", `this socket takes ${wants}, not ${said}`, { address: said });
+  }
+  if (endpoint.scheme === "unix") {
+    checkedPath(endpoint.path);
+    return;
+  }
+  const version = net.isIP(endpoint.hostname);
+  if (version === 0 || version === versionOf(family)) return;
+  throw new SocketError(
+    "ERR_NAME",
+    `${said} is an address of IPv${version}, and this socket has IPv${versionOf(family)}`,
+    { address: said, errno: EAI_ADDRFAMILY },
+  );
+};
+
+/** The address that an endpoint means in this family: of several the first, as CPython's `bind` and `sendto` take it. */
+const resolve = async (endpoint: Endpoint, family: number): Promise<Address> => {
+  mustFit(endpoint, family);
+  if (endpoint.scheme === "unix") return { family: "unix", path: endpoint.path };
+  const { hostname, port } = endpoint;
+  const version = versionOf(family);
+  const named = (host: string): Address => addressOf(host, port, `IPv${version}`) as Address;
+  if (hostname === "") return named(version === 6 ? "::" : "0.0.0.0");
+  if (hostname === "<broadcast>" && version === 4) return named("255.255.255.255"); // CPython's word for it
+  if (net.isIP(hostname) === version) return named(hostname);
+  try {
+    return named((await lookup(hostname, { family: version })).address);
+  } catch (error) {
+    throw networkError(error, formatAddress(endpoint));
+  }
+};
+
+/** What bind(2) says, with a remedy. */
+const bindError = (error: unknown, address: Address, said: string): SocketError => {
+  const { code } = error as { readonly code?: string };
+  if (address.family === "unix" && (code === "ENOENT" || code === "EACCES")) {
+    // libuv has one code for both.
+    const folder = dirname(address.path);
+    if (!existsSync(folder)) {
+      return new SocketError("ENOENT", `${said}: there is no folder ${folder}`, {
+        address: said,
+        cause: error,
+      });
+    }
+  }
+  return networkError(error, said);
+};
+
 // ---- Streams ----
 
 /**
- * A stream socket: one that is bound, listens and accepts, or one that connects and then is all of `StreamSocket`.
- * What `socket(family, SOCK_STREAM)` gives.
+ * A stream socket: one that is bound, listens and accepts, or one that connects and then is all of `StreamSocket`;
+ * what `socket(family, SOCK_STREAM)` gives, and what `accept()` does.
  *
  * It begins blocking, without a time-out, and so do those that it accepts; `settimeout()` governs `accept()` and
  * `connect()`, too. A call in the wrong state gives Linux's error: `EINVAL` (`accept()` before `listen()`, `bind()`
  * twice), `EISCONN`, `ENOTCONN`, `EPIPE`.
+ *
+ * A TCP socket is bound with `SO_REUSEADDR`, and a connection has `TCP_NODELAY`, since output is gathered here: set
+ * them before for something else (that needs `koffi` for the first). Without `koffi` the path of a Unix socket is
+ * removed when it closes, as Node does; with it, as with CPython, it stays.
  */
 export class Socket extends UnconnectedSocket {
   readonly #proto: number;
-  readonly #options: PlainStreamOptions;
-  readonly #kernel: NodeKernel;
-  readonly #set: [level: number, name: number, value: number | boolean | Uint8Array][] = [];
-  #fd: number; // with koffi, until Node has it
-  #handle: Handle | null = null; // without, from bind() on, until Node has it
-  #bound: Address | null = null;
-  #server: net.Server | null = null;
-  #backlog = 0;
-  readonly #accepted: net.Socket[] = [];
-  #acceptors: ((socket: net.Socket | null) => void)[] = [];
-  #watchers: (() => void)[] = [];
+  readonly #descriptor: StreamDescriptor | null; // absent where it was made connected
+  #state: "fresh" | "binding" | "bound" | "dialling" = "fresh"; // until it listens, or is attached
+  #failed = false; // a connect() did
+  #listener: Listener | null = null;
+  #dialling: net.Socket | null = null;
+  #taker: ((connection: net.Socket) => void) | null = null;
 
-  /** Called with each connection in place of its waiting for `accept()`: how a server takes them. */
-  onconnection: ((socket: net.Socket) => void) | null = null;
-
-  /** `fd` is a descriptor to take over; -1 for a new one. */
-  constructor(family: number, proto = 0, fd = -1) {
+  /** Not bound, not connected: as `socket()` gives it. (`descriptor` is what it binds, connects and listens on; `null`: it is made connected.) */
+  constructor(
+    family: number,
+    proto = 0,
+    descriptor: StreamDescriptor | null = streamDescriptor({ family, type: SOCK_STREAM, proto }),
+  ) {
     super(family);
     this.#proto = proto;
-    const protocol = family === AF_UNIX ? 0 : IPPROTO_TCP;
-    this.#options = new PlainStreamOptions(
-      identity(family, SOCK_STREAM, protocol, () => this.#server !== null),
-    );
-    this.#kernel = new NodeKernel({ fd: () => this.#descriptor(), options: this.#options });
-    this.#fd = fd >= 0 ? fd : openDescriptor(family, SOCK_STREAM, proto);
-    if (fd >= 0) this.#takeOver(fd);
+    this.#descriptor = descriptor;
+    if (family === AF_UNIX) {
+      // What Linux says of a Unix socket that is not connected: unix(7) has no ENOTCONN for recv().
+      this.rfile.fail("EINVAL", true);
+      this.wfile.fail("ENOTCONN", true);
+    }
+    if (descriptor?.localAddress != null) this.#state = "bound";
+  }
+
+  /** A socket over a descriptor that was made elsewhere, in whatever state. */
+  static adopt(kind: Kind, fd: number): Socket {
+    const from = adopted(fd, kind);
+    const descriptor = streamDescriptor(kind, from);
+    const made = new Socket(kind.family, kind.proto, descriptor);
+    if (from.state === "connected") made.#attach(descriptor.opened(), namesOf(fd), descriptor.kernel);
+    else if (from.state === "listening") void made.listen(SOMAXCONN).catch(() => {}); // accept() says so, then
+    return made;
   }
 
   override get proto(): number {
     return this.#proto;
   }
 
+  /**
+   * Each connection in place of its waiting for `accept()`: how a server takes them. They are paused, and whoever takes
+   * one closes it.
+   */
+  get onconnection(): ((connection: net.Socket) => void) | null {
+    return this.#taker;
+  }
+
+  set onconnection(taker: ((connection: net.Socket) => void) | null) {
+    this.#taker = taker;
+    if (this.#listener !== null) this.#listener.taker = taker;
+  }
+
   /** Takes an address of this machine. Rejects with `EADDRINUSE`, `EADDRNOTAVAIL`, `EACCES`, `ERR_NAME`; `EINVAL` where it has one already. bind(2) */
   async bind(address: AddressLike): Promise<void> {
     this.#mustBeNew();
-    if (this.#bound !== null) throw new SocketError("EINVAL", "the socket is bound already");
     const endpoint = parseAddress(address);
     if (endpoint.scheme === "udp") {
       throw new TypeError(`${formatAddress(endpoint)} is for a SOCK_DGRAM socket`);
     }
-    const at = await resolve(endpoint, this.family);
-    this.#mustBeNew();
-    if (this.#bound !== null) throw new SocketError("EINVAL", "the socket is bound already");
-    this.#bind(at, formatAddress(endpoint));
+    if (this.#state !== "fresh") throw new SocketError("EINVAL", "the socket has an address already");
+    this.#state = "binding";
+    try {
+      const at = await resolve(endpoint, this.family);
+      if (this.closed) throw new SocketError("ECANCELED");
+      this.#bind(at, formatAddress(endpoint));
+      this.#state = "bound";
+    } finally {
+      if (this.#state === "binding") this.#state = "fresh";
+    }
   }
 
-  /** Lets others connect, of whom `backlog` may wait for `accept()`; one more is reset. Default 128, as CPython's. listen(2) */
+  /** Lets others connect, of whom `backlog` (at most `SOMAXCONN`) may wait for `accept()`; one more is reset. Default 128, as CPython's. listen(2) */
   async listen(backlog = 128): Promise<void> {
     checkCount("the backlog", backlog, 0);
     this.#mustBeNew();
-    this.#backlog = Math.max(backlog, 1);
-    if (this.#server !== null) return;
-    if (this.#bound === null) {
-      if (this.family === AF_UNIX) throw new SocketError("EINVAL", "listen() on a path needs bind() first");
-      this.#bind(unboundName(this.family) as Address, "any port");
+    const most = Math.min(Math.max(backlog, 1), SOMAXCONN);
+    if (this.#listener !== null) {
+      this.#listener.backlog = most;
+      return this.#listener.listening;
     }
-    const server = net.createServer({
-      allowHalfOpen: true, // the peer's end is not ours
-      pauseOnConnect: true, // nothing is read before somebody asks
-      noDelay: true, // the writer gathers; Nagle would hold back what it sends
-    });
-    this.#server = server;
-    server.on("connection", (socket) => this.#arrived(socket));
-    const where = this.#fd >= 0 ? { fd: this.#fd } : { _handle: this.#handle };
-    await new Promise<void>((resolve, reject) => {
-      server.once("error", (error) => {
-        this.#server = null;
-        reject(networkError(error, formatAddress(this.#bound)));
-      });
-      server.listen({ ...where, backlog: Math.max(backlog, 1) } as net.ListenOptions, () => {
-        server.removeAllListeners("error");
-        server.on("error", () => {}); // an accept that failed: that client was dropped, the listener goes on
-        resolve();
-      });
-    });
-    this.#fd = -1; // the server's now
-    this.#handle = null;
+    if (this.#state === "fresh") {
+      if (this.family === AF_UNIX)
+        throw new SocketError("EINVAL", "a Unix socket listens at a path: bind() it");
+      this.#bind(unboundName(this.family) as Address, "a port of the system's choice");
+      this.#state = "bound";
+    }
+    if (this.#state !== "bound") throw new SocketError("EINVAL", `the socket is ${this.#state}`);
+    let listener: Listener | null = null;
+    try {
+      listener = new Listener(this.#descriptor as StreamDescriptor, most);
+      listener.taker = this.#taker;
+      this.#listener = listener;
+      await listener.listening;
+    } catch (error) {
+      if (this.#listener === listener) this.#listener = null;
+      throw SocketError.isCode((error as { code?: string }).code)
+        ? networkError(error, formatAddress(this.getsockname()))
+        : error;
+    }
   }
 
   /**
@@ -206,10 +262,13 @@ export class Socket extends UnconnectedSocket {
    */
   async accept(): Promise<Accepted> {
     if (this.closed) throw new SocketError("EBADF");
-    if (this.#server === null) throw new SocketError("EINVAL", "accept() needs listen() first");
-    const socket = this.#accepted.shift() ?? (await this.#arrival());
-    const local: Origin = this.#bound?.family === "unix" ? { local: this.#bound } : {};
-    const connection = new StreamSocket(nodeTransport(socket, local), FOR_EVER);
+    const listener = this.#listener;
+    if (listener === null) throw new SocketError("EINVAL", "accept() needs listen() first");
+    await listener.listening;
+    const raw = await listener.next(this.gettimeout());
+    const connection = new Socket(this.family, this.#proto, null);
+    const names = this.family === AF_UNIX ? namesOf(descriptorOf(raw)) : {};
+    connection.#attach(raw, { ...names, local: this.#path }, this.#descriptor?.accepted(raw));
     return [connection, connection.getpeername()];
   }
 
@@ -227,19 +286,20 @@ export class Socket extends UnconnectedSocket {
   }
 
   override async connect(address: AddressLike, options: SocketConnectOptions = {}): Promise<void> {
-    if (this.#server !== null) throw new SocketError("EISCONN", "this socket listens; connect with another");
+    if (this.#listener !== null && !this.closed) {
+      const code = this.family === AF_UNIX ? "EINVAL" : "EISCONN";
+      throw new SocketError(code, "this socket listens; connect with another");
+    }
     return super.connect(address, options);
   }
 
-  /** On a stream the address is not looked at, as on Linux: `EISCONN` of a Unix socket. CPython's `sendto`. */
-  sendto(data: Uint8Array | string, address: AddressLike): Promise<number>;
-  sendto(data: Uint8Array | string, flags: number, address: AddressLike): Promise<number>;
-  async sendto(
-    data: Uint8Array | string,
-    ...to: [AddressLike] | [flags: number, AddressLike]
-  ): Promise<number> {
+  /** On a stream the address is not looked at, as on Linux, and of a Unix one is refused: `EISCONN`, `EOPNOTSUPP`. CPython's `sendto`. */
+  sendto(data: Data, address: AddressLike): Promise<number>;
+  sendto(data: Data, flags: number, address: AddressLike): Promise<number>;
+  async sendto(data: Data, ...to: [AddressLike] | [flags: number, AddressLike]): Promise<number> {
     const [flags, address] = to.length === 1 ? [0, to[0]] : to;
     parseAddress(address);
+    if (this.closed) throw new SocketError("EBADF");
     if (this.family === AF_UNIX) throw new SocketError(this.attached ? "EISCONN" : "EOPNOTSUPP");
     return this.send(data, flags);
   }
@@ -249,46 +309,63 @@ export class Socket extends UnconnectedSocket {
     return [await this.recv(size, flags), null];
   }
 
-  /** Where it is bound, or `0.0.0.0:0`; `null` for a Unix socket without a name. */
+  /**
+   * As `StreamSocket.shutdown`. Rejects with `ENOTCONN` where there is no connection; a socket that listens ends that
+   * with `SHUT_RD`: whoever waits in `accept()` is given `EINVAL`.
+   */
+  override async shutdown(how: number): Promise<void> {
+    const idle = !this.attached && !this.closed && [SHUT_RD, SHUT_WR, SHUT_RDWR].includes(how);
+    if (idle && this.#listener !== null) {
+      if (how !== SHUT_WR) this.#listener.end("EINVAL");
+      return;
+    }
+    if (idle && this.family === AF_UNIX) return; // Linux has nothing against it
+    return super.shutdown(how);
+  }
+
+  /** Where it is bound, or `0.0.0.0:0`; `null` for a Unix socket without a name. Throws `EBADF`. */
   override getsockname(): Address | null {
     if (this.closed) throw new SocketError("EBADF");
     if (this.attached) return super.getsockname();
-    return this.#bound ?? unboundName(this.family);
+    return this.#descriptor?.localAddress ?? unboundName(this.family);
   }
 
-  override setsockopt(level: number, name: number, value: number | boolean | Uint8Array): void {
-    super.setsockopt(level, name, value);
-    if (!this.attached && this.#server === null) this.#set.push([level, name, value]);
-  }
-
+  /** As `StreamSocket.detach`; also of a socket that is not connected. One that listens listens on, for whoever has the descriptor. */
   override async detach(): Promise<number> {
-    if (this.attached) return super.detach();
-    const fd = this.kernel("detach()").detach();
-    await this.close();
-    return fd;
+    const kernel = this.kernel("detach()") as Kernel;
+    if (!this.attached) {
+      const fd = kernel.detach();
+      await this.close();
+      return fd;
+    }
+    await this.wfile.flush();
+    await kernel.drained(); // super.detach() cannot wait for it
+    return super.detach();
   }
 
-  /** Also ends the listening; those that nobody accepted are reset. */
+  /** Also ends the listening and the connecting; connections that nobody accepted are reset. */
   override close(): Promise<void> {
     if (!this.closed) this.#letGo();
     return super.close();
   }
 
+  override abort(): void {
+    if (!this.closed) this.#letGo();
+    super.abort();
+  }
+
   override readiness(mask: number): number {
-    if (this.closed || this.#server === null) return super.readiness(mask);
-    return mask & POLLIN && this.#accepted.length > 0 ? POLLIN : 0;
+    if (this.closed || this.#listener === null) return super.readiness(mask);
+    return mask & POLLIN && this.#listener.waiting > 0 ? POLLIN : 0;
   }
 
   override onReadiness(mask: number, told: () => void): () => void {
-    if (this.#server === null) return super.onReadiness(mask, told);
-    this.#watchers.push(told);
-    return () => {
-      this.#watchers = this.#watchers.filter((other) => other !== told);
-    };
+    if (this.closed || this.#listener === null) return super.onReadiness(mask, told);
+    return this.#listener.watch(told);
   }
 
   protected override get kernelSocket(): KernelSocket | undefined {
-    return this.attached ? super.kernelSocket : this.#kernel;
+    return this.attached ? super.kernelSocket : this.#descriptor?.kernel;
   }
 
   protected override async dial(
@@ -296,151 +373,79 @@ export class Socket extends UnconnectedSocket {
     timeout: number | null,
     options: SocketConnectOptions,
   ): Promise<StreamTransport> {
-    const at = await withTimeout(resolve(endpoint, this.family), timeout, formatAddress(endpoint));
-    if (this.closed) throw new SocketError("ECANCELED");
-    const held = this.#fd >= 0 ? { fd: this.#fd } : this.#handle === null ? {} : { handle: this.#handle };
-    this.#fd = -1; // the connection's now
-    this.#handle = null;
-    const socket = idleSocket({ ...held, noDelay: this.family !== AF_UNIX });
-    try {
-      const place =
-        at.family === "unix" ? placeOf({ scheme: "unix", ...at }) : { host: hostOf(at), port: at.port };
-      socket.connect({ ...place, autoSelectFamily: false } as net.SocketConnectOpts);
-      const local: Origin = this.#bound?.family === "unix" ? { local: this.#bound } : {};
-      const dialling = { ...options, connectTimeout: timeout };
-      const transport = await connectedTransport(socket, endpoint, dialling, FOR_EVER, {
-        ...local,
-        options: this.#options,
-      });
-      this.#options.open(socket, this.family !== AF_UNIX);
-      return transport;
-    } catch (error) {
-      socket.destroy();
-      if (!this.closed) this.#renew();
-      throw error;
+    mustFit(endpoint, this.family);
+    const before = this.#state;
+    if (before === "binding") throw new SocketError("EINVAL", "the socket is being bound");
+    this.#state = "dialling";
+    const began = performance.now();
+    for (let failedBefore = this.#failed; ; ) {
+      const left = timeout === null ? null : timeout - (performance.now() - began);
+      if (left !== null && left <= 0) {
+        throw new SocketError("ETIMEDOUT", `${formatAddress(endpoint)} took no connection for ${timeout} ms`);
+      }
+      try {
+        return await this.#dial(endpoint, { ...options, connectTimeout: left });
+      } catch (error) {
+        this.#state = before;
+        this.#failed = true;
+        const { code } = error as SocketError;
+        // Linux answers the first connect() after one that failed while nobody waited with this, and no more.
+        const stale = code === "ECONNABORTED" && failedBefore;
+        failedBefore = false;
+        // The queue of a Unix listener is full: CPython's connect() waits, and who does not wait was told EINPROGRESS.
+        const full = code === "EWOULDBLOCK";
+        if (this.closed || !(stale || full)) throw error;
+        if (full) await sleep(AGAIN);
+        if (this.closed) throw new SocketError("ECANCELED");
+        this.#state = "dialling";
+      }
     }
   }
 
-  /** Node closed the descriptor with the connection that failed: another one, of the same options, for the next try. */
-  #renew(): void {
-    this.#fd = openDescriptor(this.family, SOCK_STREAM, this.#proto);
-    if (this.#fd >= 0) for (const [level, name, value] of this.#set) super.setsockopt(level, name, value);
-    const bound = this.#bound;
-    this.#bound = null;
-    if (bound !== null && bound.family !== "unix") this.#bind(bound, formatAddress(bound));
+  async #dial(
+    endpoint: Endpoint,
+    options: SocketConnectOptions & { connectTimeout: number | null },
+  ): Promise<StreamTransport> {
+    const descriptor = this.#descriptor as StreamDescriptor;
+    const local = this.#path;
+    const socket = descriptor.connecting();
+    this.#dialling = socket;
+    const version = this.family === AF_UNIX ? undefined : versionOf(this.family);
+    let connected = false;
+    try {
+      const transport = await dial(endpoint, options, { socket, version, local, kernel: descriptor.kernel });
+      connected = true;
+      return transport;
+    } finally {
+      this.#dialling = null;
+      if (!connected) socket.destroy();
+      descriptor.connected(connected);
+    }
+  }
+
+  /** The path that it is bound to, which Node does not tell. */
+  get #path(): UnixAddress | undefined {
+    const name = this.#descriptor?.localAddress;
+    return name?.family === "unix" ? name : undefined;
+  }
+
+  #attach(socket: net.Socket, names: UnixNames, kernel?: Kernel): void {
+    socket.pause();
+    this.attach(nodeTransport(socket, { ...names, kernel }));
   }
 
   #bind(at: Address, said: string): void {
-    if (this.#fd >= 0) {
-      // As Node does for each TCP socket that it binds, and Python's servers are told to: else a port could not be
-      // had again for a minute after its connections ended.
-      if (
-        at.family !== "unix" &&
-        !this.#set.some(([level, name]) => level === SOL_SOCKET && name === SO_REUSEADDR)
-      ) {
-        super.setsockopt(SOL_SOCKET, SO_REUSEADDR, 1);
-      }
-      try {
-        bindDescriptor(this.#fd, at, said);
-      } catch (error) {
-        throw networkError(error, said);
-      }
-      this.#bound = localName(this.#fd);
-      return;
-    }
-    const flags = {
-      ipv6Only: this.#options.on(IPPROTO_IPV6, IPV6_V6ONLY),
-      reusePort: this.#options.on(SOL_SOCKET, SO_REUSEPORT),
-    };
-    const place = at.family === "unix" ? { path: at.path } : { host: hostOf(at), port: at.port };
-    this.#handle = boundHandle(place, flags, (error) => networkError(error, said));
-    const name: { address?: string; port?: number; family?: string } = {};
-    this.#handle.getsockname?.(name);
-    this.#bound = at.family === "unix" ? at : addressOf(name.address, name.port, name.family);
-  }
-
-  /** The socket of a descriptor that was made elsewhere: bound, listening, connected, or new. */
-  #takeOver(fd: number): void {
-    const state = stateOf(fd);
-    if (state === "new" || state === "listening") {
-      const name = localName(fd);
-      if (name !== null && (name.family === "unix" || name.port !== 0)) this.#bound = name;
-      return;
-    }
-    const socket = idleSocket({ fd });
-    // Without koffi only the peer's address tells that there is one; a Unix connection has none.
-    if (state === null && this.family !== AF_UNIX && socket.remoteAddress === undefined) {
-      this.#fd = -1;
-      this.#handle = (socket as unknown as { _handle: Handle })._handle;
-      return;
-    }
-    this.#fd = -1;
-    socket.pause();
-    this.attach(nodeTransport(socket, { options: this.#options.open(socket, false) }));
-  }
-
-  #arrived(socket: net.Socket): void {
-    if (this.onconnection !== null) {
-      this.onconnection(socket);
-      return;
-    }
-    const acceptor = this.#acceptors.shift();
-    if (acceptor !== undefined) {
-      acceptor(socket);
-      return;
-    }
-    if (this.#accepted.length >= this.#backlog) {
-      refuse(socket);
-      return;
-    }
-    this.#accepted.push(socket);
-    socket.on("error", ignore); // until it is accepted nobody hears that it broke
-    socket.once("close", () => {
-      const at = this.#accepted.indexOf(socket);
-      if (at >= 0) this.#accepted.splice(at, 1);
-    });
-    for (const told of this.#watchers) told();
-  }
-
-  /** Waits for the next connection. */
-  async #arrival(): Promise<net.Socket> {
-    const { promise, resolve, reject } = Promise.withResolvers<net.Socket>();
-    const acceptor = (socket: net.Socket | null): void => {
-      if (socket === null) reject(new SocketError("ECANCELED"));
-      else resolve(socket);
-    };
-    this.#acceptors.push(acceptor);
-    const timeout = this.gettimeout();
-    let timer: ReturnType<typeof setTimeout> | undefined;
-    const late = (): void => {
-      this.#acceptors = this.#acceptors.filter((other) => other !== acceptor);
-      const nobody = `nobody connected for ${timeout} ms`;
-      reject(timeout === 0 ? new SocketError("EWOULDBLOCK") : new SocketError("ETIMEDOUT", nobody));
-    };
-    // Where it may not wait, once round the event loop: so who has connected is known.
-    if (timeout === 0) setImmediate(() => setImmediate(late));
-    else if (timeout !== null) timer = setTimeout(late, timeout);
     try {
-      return await promise;
-    } finally {
-      clearTimeout(timer);
+      (this.#descriptor as StreamDescriptor).bind(at, said);
+    } catch (error) {
+      throw bindError(error, at, said);
     }
   }
 
   #letGo(): void {
-    this.#server?.close();
-    if (this.#fd >= 0) closeDescriptor(this.#fd);
-    this.#handle?.close();
-    this.#fd = -1;
-    this.#handle = null;
-    for (const socket of this.#accepted.splice(0)) refuse(socket);
-    for (const acceptor of this.#acceptors.splice(0)) acceptor(null);
-    for (const told of this.#watchers) queueMicrotask(told);
-  }
-
-  #descriptor(): number {
-    if (this.#server !== null) return descriptorOf(this.#server);
-    return this.#fd >= 0 ? this.#fd : (this.#handle?.fd ?? -1);
+    this.#listener?.end("ECANCELED");
+    this.#dialling?.destroy(); // what dials is told by its 'close'
+    if (!this.attached) this.#descriptor?.close();
   }
 
   #mustBeNew(): void {
@@ -448,12 +453,6 @@ export class Socket extends UnconnectedSocket {
     if (this.attached) throw new SocketError("EINVAL", "the socket is connected");
   }
 }
-
-/** A `net.Socket` over a descriptor or handle that is not connected: by default it would read at once, and fail. */
-const idleSocket = (how: object): net.Socket => {
-  const options = { ...how, allowHalfOpen: true, manualStart: true };
-  return new net.Socket(options);
-};
 
 const ignore = (): void => {};
 
@@ -467,43 +466,259 @@ const refuse = (socket: net.Socket): void => {
   }
 };
 
-const withTimeout = <T>(promise: Promise<T>, timeout: number | null, said: string): Promise<T> =>
-  timeout === null ? promise : withDeadline(promise, timeout, `${said} was not resolved`);
+interface Acceptor {
+  readonly resolve: (connection: net.Socket) => void;
+  readonly reject: (error: SocketError) => void;
+}
+
+/** The connections that arrive: Node accepts them by itself, and here they wait, unread. */
+class Listener {
+  /** Resolves when it listens. Rejects with the kernel's error. */
+  readonly listening: Promise<void>;
+  /** How many may wait. */
+  backlog: number;
+  /** Who takes each at once. */
+  taker: ((connection: net.Socket) => void) | null = null;
+  readonly #server: net.Server;
+  readonly #queue: net.Socket[] = [];
+  #acceptors: Acceptor[] = [];
+  #watchers: (() => void)[] = [];
+  #ended: SocketErrorCode | null = null;
+
+  constructor(descriptor: StreamDescriptor, backlog: number) {
+    this.backlog = backlog;
+    const server = net.createServer({
+      allowHalfOpen: true, // the peer's end is not ours
+      pauseOnConnect: true, // nothing is read before somebody asks
+      ...descriptor.inherited, // noDelay: the writer gathers; Nagle would hold back what it sends
+    });
+    this.#server = server;
+    server.on("connection", (connection) => this.#arrived(connection));
+    this.listening = descriptor.listen(server, backlog).then(() => {
+      server.on("error", ignore); // an accept that failed: that client was dropped, and the next can come
+    });
+    this.listening.catch(ignore); // whoever awaits it is told
+  }
+
+  /** How many wait. */
+  get waiting(): number {
+    return this.#queue.length;
+  }
+
+  /** The next connection. */
+  async next(timeout: number | null): Promise<net.Socket> {
+    const first = this.#queue.shift();
+    if (first !== undefined) return first;
+    if (this.#ended !== null) throw new SocketError(this.#ended);
+    const { promise, resolve, reject } = Promise.withResolvers<net.Socket>();
+    const acceptor: Acceptor = { resolve, reject };
+    this.#acceptors.push(acceptor);
+    const late = (error: SocketError): void => {
+      this.#acceptors = this.#acceptors.filter((other) => other !== acceptor);
+      reject(error);
+    };
+    let timer: ReturnType<typeof setTimeout> | undefined;
+    if (timeout === 0) {
+      // Once round the event loop, in which whoever has connected is accepted.
+      setImmediate(() => setImmediate(() => late(new SocketError("EWOULDBLOCK"))));
+    } else if (timeout !== null) {
+      const said = `nobody connected for ${timeout} ms`;
+      timer = setTimeout(() => late(new SocketError("ETIMEDOUT", said)), timeout);
+    }
+    try {
+      return await promise;
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+
+  /** Calls `told` when one waits, or none will any more; gives what stops that. */
+  watch(told: () => void): () => void {
+    this.#watchers.push(told);
+    return () => {
+      this.#watchers = this.#watchers.filter((other) => other !== told);
+    };
+  }
+
+  /** Listens no more: whoever waits in `next()` is given `code`, and what nobody accepted is reset. */
+  end(code: SocketErrorCode): void {
+    this.#ended = code;
+    this.#server.close();
+    for (const connection of this.#queue.splice(0)) refuse(connection);
+    for (const { reject } of this.#acceptors.splice(0)) reject(new SocketError(code));
+    queueMicrotask(() => this.#tell()); // when its socket says that it is closed
+  }
+
+  #arrived(connection: net.Socket): void {
+    if (this.taker !== null) {
+      this.taker(connection);
+      return;
+    }
+    const acceptor = this.#acceptors.shift();
+    if (acceptor !== undefined) {
+      acceptor.resolve(connection);
+    } else if (this.#queue.length >= this.backlog) {
+      // Not at once: its client may be in this process, and has not been told yet that it is connected.
+      setImmediate(refuse, connection);
+    } else {
+      this.#queue.push(connection);
+      this.#tell();
+    }
+  }
+
+  #tell(): void {
+    for (const told of this.#watchers) told();
+  }
+}
 
 // ---- Datagrams ----
 
-/** UDP: a `dgram.Socket`, which is made when the socket is first bound, connected or sent from. */
-class UdpTransport implements DatagramTransport {
-  readonly kernel: KernelSocket;
-  readonly #family: number;
-  readonly #options: PlainDatagramOptions;
-  #fd: number; // with koffi, until Node has it
-  #socket: dgram.Socket | null = null;
-  #opening: Promise<dgram.Socket> | null = null;
-  #sink: DatagramSink | null = null;
-  #peer: InternetAddress | null = null;
-  #bound = false;
-  #closed = false;
+const BATCH = 64; // datagrams received before others have their turn of the event loop
 
-  constructor(family: number, proto: number, fd = -1) {
-    this.#family = family;
-    this.#fd = fd >= 0 ? fd : openDescriptor(family, SOCK_DGRAM, proto);
-    this.#options = new PlainDatagramOptions(identity(family, SOCK_DGRAM, IPPROTO_UDP, () => false));
-    this.kernel = new NodeKernel({
-      fd: () => (this.#socket === null ? this.#fd : descriptorOf(dgramState(this.#socket))),
-      options: this.#options,
-      release: () => this.close(),
-    });
-    if (fd >= 0) void this.#open().catch(ignore); // it may be bound, and then hears from now on
+/** Datagrams by libc, of every family: each call is the kernel's own, and libuv says when there is something to receive. */
+class KernelDatagrams implements DatagramTransport {
+  readonly kernel: Kernel;
+  readonly #libc: Libc;
+  readonly #family: number;
+  readonly #fd: number;
+  #sink: DatagramSink | null = null;
+  #unwatch: (() => void) | null = null;
+  #binding = false;
+  #delayed = 0; // datagrams that wait for the kernel's room
+  #last: Promise<void> = DONE; // when the last of them is sent
+  #open = true;
+
+  constructor(libc: Libc, kind: Kind, fd: number) {
+    this.#libc = libc;
+    this.#family = kind.family;
+    this.#fd = fd;
+    this.kernel = datagramKernel(libc, kind, fd, () => this.#letGo());
   }
 
   get localAddress(): Address | null {
+    return this.#libc.getsockname(this.#fd);
+  }
+
+  start(sink: DatagramSink): void {
+    this.#sink = sink;
+    this.#unwatch = this.#libc.watch(this.#fd, () => this.#receive());
+  }
+
+  async bind(endpoint: Endpoint): Promise<void> {
+    if (this.#binding) throw new SocketError("EINVAL", "the socket is being bound");
+    this.#binding = true;
     try {
-      const { address, port, family } = (this.#socket as dgram.Socket).address();
-      return addressOf(address, port, family);
-    } catch {
-      return unboundName(this.#family);
+      const at = await resolve(endpoint, this.#family);
+      const said = formatAddress(endpoint);
+      this.#mustBeOpen();
+      try {
+        this.#libc.bind(this.#fd, at, said);
+      } catch (error) {
+        throw bindError(error, at, said);
+      }
+    } finally {
+      this.#binding = false;
     }
+  }
+
+  resolve(endpoint: Endpoint): Promise<Address> {
+    return resolve(endpoint, this.#family);
+  }
+
+  async connect(address: Address): Promise<void> {
+    this.#libc.connect(this.#fd, address, formatAddress(address));
+  }
+
+  send(bytes: Uint8Array, address: Address, flags: number): Promise<void> {
+    try {
+      const to = this.#libc.pack(address);
+      const said = formatAddress(address);
+      const send = (): boolean => {
+        this.#mustBeOpen();
+        return this.#libc.sendto(this.#fd, bytes, flags & MSG_DONTROUTE, to, said) !== null;
+      };
+      if (this.#delayed === 0 && send()) return DONE;
+      if (flags & MSG_DONTWAIT) throw new SocketError("EWOULDBLOCK");
+      return this.#sendLater(send);
+    } catch (error) {
+      return Promise.reject(error);
+    }
+  }
+
+  close(): void {
+    if (!this.#open) return;
+    this.#letGo();
+    this.#libc.close(this.#fd);
+  }
+
+  /**
+   * Sends it when the kernel has room: for a Unix socket when its receiver has, of which nobody is told (poll(2) says
+   * that the sender can write, all the same), so that it is tried again.
+   */
+  #sendLater(send: () => boolean): Promise<void> {
+    this.#delayed++;
+    const sent = this.#last.then(async () => {
+      try {
+        // The receiver may be in this process: once round the event loop before the clock is waited for.
+        await new Promise((resolve) => setImmediate(resolve));
+        while (!send()) await sleep(1);
+      } finally {
+        this.#delayed--;
+      }
+    });
+    this.#last = sent.catch(ignore);
+    return sent;
+  }
+
+  #receive(): void {
+    for (let i = 0; i < BATCH && this.#open; i++) {
+      try {
+        const received = this.#libc.recvfrom(this.#fd);
+        if (received === null) return;
+        this.#sink?.message(...received);
+      } catch (error) {
+        this.#sink?.error(error as SocketError); // of an earlier send: ECONNREFUSED
+      }
+    }
+  }
+
+  #letGo(): void {
+    this.#open = false;
+    this.#unwatch?.();
+    this.kernel.closed();
+  }
+
+  #mustBeOpen(): void {
+    if (!this.#open) throw new SocketError("ECANCELED");
+  }
+}
+
+/** UDP by `node:dgram`, where there is no libc: a `dgram.Socket`, which is made when the socket is first bound, connected or sent from. */
+class NodeDatagrams implements DatagramTransport {
+  readonly #plain: PlainDatagrams;
+  readonly #family: number;
+  #fd: number; // to take over; -1 where there is none
+  #socket: dgram.Socket | null = null;
+  #opening: Promise<dgram.Socket> | null = null;
+  #sink: DatagramSink | null = null;
+  #peer: Address | null = null;
+  #closed = false;
+
+  constructor(kind: Kind, fd: number) {
+    this.#plain = new PlainDatagrams(kind);
+    this.#family = kind.family;
+    this.#fd = fd;
+    if (fd >= 0) void this.#open().catch(ignore); // it may be bound, and then hears from now on; who sends is told
+  }
+
+  get kernel(): KernelSocket {
+    return this.#plain.kernel;
+  }
+
+  get localAddress(): Address | null {
+    if (this.#socket === null) return unboundName(this.#family);
+    const { address, port, family } = this.#socket.address();
+    return addressOf(address, port, family);
   }
 
   start(sink: DatagramSink): void {
@@ -511,21 +726,9 @@ class UdpTransport implements DatagramTransport {
   }
 
   async bind(endpoint: Endpoint): Promise<void> {
-    const at = (await this.resolve(endpoint)) as InternetAddress;
-    const said = formatAddress(endpoint);
-    if (this.#bound) throw new SocketError("EINVAL", "the socket is bound already");
-    if (this.#fd >= 0) {
-      try {
-        bindDescriptor(this.#fd, at, said);
-      } catch (error) {
-        throw networkError(error, said);
-      }
-      this.#bound = true;
-      await this.#open();
-      return;
-    }
-    if (this.#socket !== null) throw new SocketError("EINVAL", "the socket is bound already");
-    await this.#open({ address: hostOf(at), port: at.port }, said);
+    const at = (await resolve(endpoint, this.#family)) as InternetAddress;
+    if (this.#opening !== null) throw new SocketError("EINVAL", "the socket has an address already");
+    await this.#open({ address: hostOf(at), port: at.port }, formatAddress(endpoint));
   }
 
   resolve(endpoint: Endpoint): Promise<Address> {
@@ -535,32 +738,26 @@ class UdpTransport implements DatagramTransport {
   async connect(address: Address): Promise<void> {
     const peer = address as InternetAddress;
     const socket = await this.#open();
-    const fd = descriptorOf(dgramState(socket));
-    if (stateOf(fd) !== null) {
-      connectDescriptor(fd, peer, formatAddress(peer)); // so that sendto() may still go elsewhere
-    } else {
-      if (this.#peer !== null) socket.disconnect();
-      await new Promise<void>((resolve, reject) => {
-        const done = (error?: Error | null): void =>
-          error ? reject(networkError(error, formatAddress(peer))) : resolve();
-        socket.connect(peer.port, hostOf(peer), done as () => void);
-      });
-      this.#peer = peer;
-    }
+    if (this.#peer !== null) socket.disconnect(); // with which Linux takes back a port that it had chosen
+    this.#peer = null;
+    await new Promise<void>((resolve, reject) => {
+      const done = (error?: Error | null): void =>
+        error ? reject(networkError(error, formatAddress(peer))) : resolve();
+      socket.connect(peer.port, hostOf(peer), done as () => void);
+    });
+    this.#peer = peer;
   }
 
   async send(bytes: Uint8Array, address: Address, flags: number): Promise<void> {
+    if (flags & MSG_DONTROUTE) throw elsewhere("MSG_DONTROUTE");
     const to = address as InternetAddress;
+    const peer = this.#peer;
+    if (peer !== null && formatAddress(peer) !== formatAddress(to))
+      throw elsewhere("sendto() past the peer of connect()");
     const socket = await this.#open();
-    const peer = this.#peer; // set where Node, and not libc, connected it
-    const elsewhere = peer !== null && (peer.port !== to.port || peer.hostname !== to.hostname);
-    if (flags !== 0 || elsewhere) {
-      sendDatagram(descriptorOf(dgramState(socket)), bytes, flags, to);
-      return;
-    }
     await new Promise<void>((resolve, reject) => {
       const sent = (error: Error | null): void =>
-        error ? reject(SocketError.from(error, "ENETUNREACH", formatAddress(to))) : resolve();
+        error ? reject(networkError(error, formatAddress(to))) : resolve();
       if (peer === null) socket.send(bytes, to.port, hostOf(to), sent);
       else socket.send(bytes, sent);
     });
@@ -569,17 +766,15 @@ class UdpTransport implements DatagramTransport {
   close(): Promise<void> {
     this.#closed = true;
     const socket = this.#socket;
-    this.#socket = null;
-    if (this.#fd >= 0) closeDescriptor(this.#fd);
-    this.#fd = -1;
-    if (socket === null) return Promise.resolve();
+    this.#plain.kernel.closed();
+    if (socket === null) return DONE; // what is being opened closes itself
     return new Promise((resolve) => {
       socket.close(() => resolve());
     });
   }
 
-  /** The socket of Node's, bound to `at`, or by the system when it first sends. */
-  #open(at: dgram.BindOptions = {}, said = "any port"): Promise<dgram.Socket> {
+  /** Node's socket: bound to `at`, or by the system. */
+  #open(at: dgram.BindOptions = {}, said = "a port of the system's choice"): Promise<dgram.Socket> {
     this.#opening ??= this.#make(at, said).catch((error) => {
       this.#opening = null;
       throw error;
@@ -588,35 +783,22 @@ class UdpTransport implements DatagramTransport {
   }
 
   async #make(at: dgram.BindOptions, said: string): Promise<dgram.Socket> {
-    const version = this.#family === AF_INET6 ? 6 : 4;
-    // All that is sent goes to an address that was resolved: no name is looked up again.
-    const numeric = (name: string, _: unknown, found: (e: null, a: string, f: number) => void): void =>
-      found(null, name, version);
-    const on = (level: number, name: number): boolean => this.#options.get(level, name) === 1;
-    const socket = dgram.createSocket({
-      type: `udp${version}`,
-      lookup: numeric as never,
-      reuseAddr: on(SOL_SOCKET, SO_REUSEADDR),
-      reusePort: on(SOL_SOCKET, SO_REUSEPORT),
-      ipv6Only: on(IPPROTO_IPV6, IPV6_V6ONLY),
-    });
-    await new Promise<void>((resolve, reject) => {
-      socket.once("error", (error) => {
-        socket.close();
-        reject(networkError(error, said));
+    const socket = this.#plain.make();
+    const fd = this.#fd;
+    this.#fd = -1;
+    try {
+      await new Promise<void>((resolve, reject) => {
+        socket.once("error", reject);
+        socket.bind(fd >= 0 ? { fd, exclusive: true } : { ...at, exclusive: true }, resolve);
       });
-      const bound = (): void => resolve();
-      if (this.#fd >= 0) socket.bind({ fd: this.#fd }, bound);
-      else socket.bind({ ...at, exclusive: true }, bound);
-    });
-    this.#fd = -1; // Node's now
-    if (this.#closed) {
+      if (this.#closed) throw new SocketError("ECANCELED");
+      socket.removeAllListeners("error");
+      this.#plain.opened(socket);
+    } catch (error) {
       socket.close();
-      throw new SocketError("ECANCELED");
+      throw networkError(error, said);
     }
     this.#socket = socket;
-    this.#options.open(socket);
-    socket.removeAllListeners("error");
     socket.on("error", (error) => this.#sink?.error(SocketError.from(error, "ERR_INTERNAL")));
     socket.on("message", (message: Buffer, { address, port, family }) => {
       const bytes = new Uint8Array(message.buffer as ArrayBuffer, message.byteOffset, message.byteLength);
@@ -626,193 +808,38 @@ class UdpTransport implements DatagramTransport {
   }
 }
 
-/** Where a `dgram.Socket` keeps its handle: behind a symbol, of which `_handle` is the deprecated name. */
-const dgramState = (socket: dgram.Socket): object => {
-  const state = Object.getOwnPropertySymbols(socket).find((symbol) => symbol.description === "state symbol");
-  const handle =
-    state === undefined ? undefined : (socket as never as Record<symbol, { handle?: Handle }>)[state];
-  return { _handle: handle?.handle };
+const hostOf = ({ hostname, scopeId }: InternetAddress): string =>
+  scopeId === undefined ? hostname : `${hostname}%${scopeId}`;
+
+/** What Node's UDP has no way to. */
+const elsewhere = (what: string): SocketError =>
+  new SocketError(
+    "ERR_UNSUPPORTED",
+    `${what} needs the package koffi (npm install koffi); or use another socket`,
+  );
+
+const datagrams = (kind: Kind, fileno: number): DatagramTransport => {
+  const calls = libc();
+  if (fileno >= 0) adopted(fileno, kind);
+  if (calls?.watches) {
+    const fd = fileno >= 0 ? fileno : calls.socket(kind.family, SOCK_DGRAM, kind.proto);
+    return new KernelDatagrams(calls, kind, fd);
+  }
+  if (kind.family !== AF_UNIX) return new NodeDatagrams(kind, fileno);
+  throw new SocketError(
+    "ERR_UNSUPPORTED",
+    "a Unix datagram socket needs the package koffi: npm install koffi (node-unix-socket, which UnixDatagramServer uses, gives no descriptor)",
+  );
 };
-
-/** The options of UDP that Node can set. */
-class PlainDatagramOptions implements PlainOptions {
-  readonly #identity: PlainOptions["get"];
-  readonly #values = new Map<string, [level: number, name: number, value: number]>();
-  #socket: dgram.Socket | null = null;
-
-  constructor(known: PlainOptions["get"]) {
-    this.#identity = known;
-  }
-
-  get(level: number, name: number): number | undefined {
-    const own = this.#identity(level, name);
-    if (own !== undefined) return own;
-    if (level === SOL_SOCKET && this.#socket !== null) {
-      if (name === SO_SNDBUF) return this.#socket.getSendBufferSize();
-      if (name === SO_RCVBUF) return this.#socket.getRecvBufferSize();
-    }
-    if (level === SOL_SOCKET && (name === SO_SNDBUF || name === SO_RCVBUF)) return undefined;
-    return this.#values.get(`${level} ${name}`)?.[2];
-  }
-
-  set(level: number, name: number, value: number | Uint8Array): boolean {
-    if (typeof value !== "number" || setterOf(level, name) === undefined) return false;
-    this.#values.set(`${level} ${name}`, [level, name, value]);
-    this.#apply(level, name, value);
-    return true;
-  }
-
-  /** It is open: what was set before is so now. */
-  open(socket: dgram.Socket): void {
-    this.#socket = socket;
-    for (const option of this.#values.values()) this.#apply(...option);
-  }
-
-  #apply(level: number, name: number, value: number): void {
-    if (this.#socket === null) return;
-    try {
-      setterOf(level, name)?.(this.#socket, value);
-    } catch (error) {
-      throw SocketError.from(error, "EINVAL");
-    }
-  }
-}
-
-type Setter = (socket: dgram.Socket, value: number) => void;
-
-const BEFORE_BIND: Setter = () => {}; // taken when the socket is made
-
-/** What sets an option of UDP in Node; undefined where it has no such. */
-const setterOf = (level: number, name: number): Setter | undefined => {
-  if (level === SOL_SOCKET) {
-    if (name === SO_REUSEADDR || name === SO_REUSEPORT) return BEFORE_BIND;
-    if (name === SO_BROADCAST) return (socket, value) => socket.setBroadcast(value !== 0);
-    if (name === SO_SNDBUF) return (socket, value) => socket.setSendBufferSize(value);
-    if (name === SO_RCVBUF) return (socket, value) => socket.setRecvBufferSize(value);
-  }
-  if (level === IPPROTO_IPV6 && name === IPV6_V6ONLY) return BEFORE_BIND;
-  if ((level === SOL_IP && name === IP_TTL) || (level === IPPROTO_IPV6 && name === IPV6_UNICAST_HOPS)) {
-    return (socket, value) => socket.setTTL(value);
-  }
-  if (
-    (level === SOL_IP && name === IP_MULTICAST_TTL) ||
-    (level === IPPROTO_IPV6 && name === IPV6_MULTICAST_HOPS)
-  ) {
-    return (socket, value) => socket.setMulticastTTL(value);
-  }
-  if (
-    (level === SOL_IP && name === IP_MULTICAST_LOOP) ||
-    (level === IPPROTO_IPV6 && name === IPV6_MULTICAST_LOOP)
-  ) {
-    return (socket, value) => socket.setMulticastLoopback(value !== 0);
-  }
-  return undefined;
-};
-
-// What the package says of an error, which has no code: the texts of strerror(3).
-const UNIX_ERRORS = {
-  "Address already in use": "EADDRINUSE",
-  "Permission denied": "EACCES",
-  "No such file or directory": "ENOENT",
-  "Connection refused": "ECONNREFUSED",
-  "Message too long": "EMSGSIZE",
-  "No buffer space available": "ENOBUFS",
-} as const;
-
-const unixError = (error: Error, said: string): SocketError => {
-  const text = Object.keys(UNIX_ERRORS).find((known) => error.message.includes(known));
-  const code = text === undefined ? "ERR_INTERNAL" : UNIX_ERRORS[text as keyof typeof UNIX_ERRORS];
-  return networkError(Object.assign(new Error(error.message), { code }), said);
-};
-
-/** Unix datagrams, by `node-unix-socket`. */
-class UnixDatagramTransport implements DatagramTransport {
-  readonly kernel: KernelSocket;
-  readonly #socket: UnixDgram = unixDgram();
-  #sink: DatagramSink | null = null;
-  #path: string | null = null;
-
-  constructor() {
-    const known = identity(AF_UNIX, SOCK_DGRAM, 0, () => false);
-    const socket = this.#socket;
-    this.kernel = new NodeKernel({
-      fd: () => -1, // the package does not tell it
-      options: {
-        get(level, name) {
-          if (level === SOL_SOCKET && name === SO_SNDBUF) return socket.getSendBufferSize();
-          if (level === SOL_SOCKET && name === SO_RCVBUF) return socket.getRecvBufferSize();
-          return known(level, name);
-        },
-        set(level, name, value) {
-          if (level !== SOL_SOCKET || typeof value !== "number") return false;
-          if (name === SO_SNDBUF) socket.setSendBufferSize(value);
-          else if (name === SO_RCVBUF) socket.setRecvBufferSize(value);
-          else return false;
-          return true;
-        },
-      },
-    });
-    socket.on("data", (bytes, path) => {
-      const own = new Uint8Array(bytes.buffer as ArrayBuffer, bytes.byteOffset, bytes.byteLength);
-      this.#sink?.message(own, path === "" ? null : { family: "unix", path });
-    });
-    socket.on("error", (error) => this.#sink?.error(unixError(error, "the socket")));
-  }
-
-  get localAddress(): Address | null {
-    return this.#path === null ? null : { family: "unix", path: this.#path };
-  }
-
-  start(sink: DatagramSink): void {
-    this.#sink = sink;
-  }
-
-  async bind(endpoint: Endpoint): Promise<void> {
-    if (this.#path !== null) throw new SocketError("EINVAL", "the socket is bound already");
-    const at = await resolve(endpoint, AF_UNIX);
-    const { path } = at as { readonly path: string };
-    if (path.startsWith("\0")) {
-      throw new SocketError(
-        "ERR_UNSUPPORTED",
-        "node-unix-socket has no abstract names for datagrams; use a path",
-      );
-    }
-    try {
-      this.#socket.bind(path);
-    } catch (error) {
-      throw unixError(error as Error, formatAddress(at));
-    }
-    this.#path = path;
-  }
-
-  resolve(endpoint: Endpoint): Promise<Address> {
-    return resolve(endpoint, AF_UNIX);
-  }
-
-  send(bytes: Uint8Array, address: Address, flags: number): Promise<void> {
-    const { path } = address as { readonly path: string };
-    if (flags !== 0) return Promise.resolve(); // a path has no route
-    return new Promise((resolve, reject) => {
-      const sent = (error?: Error | null): void =>
-        error ? reject(unixError(error, formatAddress(address))) : resolve();
-      try {
-        this.#socket.sendTo(Buffer.from(bytes), 0, bytes.length, path, sent);
-      } catch (error) {
-        sent(error as Error);
-      }
-    });
-  }
-
-  close(): void {
-    this.#socket.close();
-  }
-}
 
 // ---- Making sockets ----
 
 /** How a socket is made, beside its kind. */
 export interface SocketOptions {
-  /** A descriptor to take over, which is the socket's from now on (CPython's `fileno`). Without `koffi` one that is connected, or bound by Node. */
+  /**
+   * A descriptor to take over, in whatever state it is; the socket's from now on (CPython's `fileno`). Throws `EBADF`,
+   * `ENOTSOCK`, and `EINVAL` where it is of another family or type.
+   */
   readonly fileno?: number;
 }
 
@@ -826,7 +853,7 @@ export interface SocketOptions {
  *
  * `AF_INET`, `AF_INET6` and `AF_UNIX`; `SOCK_STREAM` (the default) and `SOCK_DGRAM`. `SOCK_NONBLOCK` may be or-ed to the
  * type; `SOCK_CLOEXEC` is how it always is. Throws `EAFNOSUPPORT`, `EPROTONOSUPPORT`, `EMFILE`, and `ERR_UNSUPPORTED` for
- * raw sockets and, without the package `node-unix-socket`, for Unix datagrams.
+ * raw sockets and, without the package `koffi`, for Unix datagrams.
  */
 export function socket(
   family: number | undefined,
@@ -850,123 +877,125 @@ export function socket(
   family: number = AF_INET,
   type: number = SOCK_STREAM,
   proto = 0,
-  { fileno = -1 }: SocketOptions = {},
+  { fileno }: SocketOptions = {},
 ): Socket | DatagramSocket {
+  for (const [what, value] of Object.entries({ family, type, proto })) {
+    if (!Number.isInteger(value)) throw new TypeError(`the ${what} of a socket is an integer, not ${value}`);
+  }
+  if (fileno !== undefined) checkCount("a descriptor", fileno, 0);
   if (family !== AF_INET && family !== AF_INET6 && family !== AF_UNIX) {
     throw new SocketError(
       "EAFNOSUPPORT",
       `the address family is AF_INET (2), AF_INET6 (10) or AF_UNIX (1), not ${family}`,
     );
   }
-  const kind = type & ~(SOCK_CLOEXEC | SOCK_NONBLOCK);
-  if (kind !== SOCK_STREAM && kind !== SOCK_DGRAM) {
+  const kind: Kind = { family, type: type & ~(SOCK_CLOEXEC | SOCK_NONBLOCK), proto };
+  const stream = kind.type === SOCK_STREAM;
+  if (!stream && kind.type !== SOCK_DGRAM) {
     throw new SocketError(
       "ERR_UNSUPPORTED",
-      `the type of a socket is SOCK_STREAM (1) or SOCK_DGRAM (2) here, not ${kind}; raw sockets need a packet library`,
+      `the type of a socket is SOCK_STREAM (1) or SOCK_DGRAM (2) here, not ${kind.type}; raw sockets need a packet library`,
     );
   }
-  const own = family === AF_UNIX ? 0 : kind === SOCK_STREAM ? IPPROTO_TCP : IPPROTO_UDP;
+  const own = family === AF_UNIX ? AF_UNIX : stream ? IPPROTO_TCP : IPPROTO_UDP; // unix(7): its protocol is its family
   if (proto !== 0 && proto !== own) {
     throw new SocketError(
       "EPROTONOSUPPORT",
       `the protocol is 0 or ${own} for this family and type, not ${proto}`,
     );
   }
-  const made =
-    kind === SOCK_STREAM
-      ? new Socket(family, proto, fileno)
-      : new DatagramSocket(datagrams(family, proto, fileno), family);
+  const made = !stream
+    ? new DatagramSocket(datagrams(kind, fileno ?? -1), family)
+    : fileno === undefined
+      ? new Socket(family, proto)
+      : Socket.adopt(kind, fileno);
   if (type & SOCK_NONBLOCK) made.setblocking(false);
   return made;
 }
 
-const datagrams = (family: number, proto: number, fileno: number): DatagramTransport => {
-  if (family !== AF_UNIX) return new UdpTransport(family, proto, fileno);
-  if (fileno < 0) return new UnixDatagramTransport();
-  throw new SocketError("ERR_UNSUPPORTED", "node-unix-socket takes no descriptor for datagrams; bind a path");
-};
-
 /**
  * A socket of another descriptor's: that is duplicated, and stays its owner's. CPython's `socket.fromfd`.
  *
- * Throws `EBADF`, `ENOTSOCK`, and `ERR_UNSUPPORTED` without `koffi`: without it `socket(family, type, 0, { fileno })` takes
- * a descriptor over.
+ * Throws `EBADF`, `ENOTSOCK`, `EINVAL` where it is of another family or type, and `ERR_UNSUPPORTED` without `koffi`:
+ * without it `socket(family, type, 0, { fileno })` takes a descriptor over.
  */
 export function fromfd(fd: number, family: number, type: typeof SOCK_DGRAM, proto?: number): DatagramSocket;
 export function fromfd(fd: number, family: number, type: typeof SOCK_STREAM, proto?: number): Socket;
+export function fromfd(fd: number, family: number, type: number, proto?: number): Socket | DatagramSocket;
 export function fromfd(fd: number, family: number, type: number, proto = 0): Socket | DatagramSocket {
   checkCount("a descriptor", fd, 0);
-  return socket(family, type, proto, { fileno: duplicate(fd) });
+  const calls = neededLibc("fromfd()");
+  const fileno = calls.dup(fd);
+  try {
+    return socket(family, type, proto, { fileno });
+  } catch (error) {
+    calls.close(fileno);
+    throw error;
+  }
 }
 
 /**
  * Two sockets that are connected with each other. CPython's `socket.socketpair`; socketpair(2).
  *
- * Streams, or with the package `node-unix-socket` datagrams. Rejects with `EOPNOTSUPP` for a family other than `AF_UNIX`.
+ * Streams, or with the package `koffi` datagrams, which have names here, by which each knows the other's. Rejects with
+ * `EOPNOTSUPP` for a family other than `AF_UNIX`.
  */
 export function socketpair(
   family: number | undefined,
   type: typeof SOCK_DGRAM,
 ): Promise<[DatagramSocket, DatagramSocket]>;
-export function socketpair(family?: number, type?: typeof SOCK_STREAM): Promise<[StreamSocket, StreamSocket]>;
+export function socketpair(family?: number, type?: typeof SOCK_STREAM): Promise<[Socket, Socket]>;
 export async function socketpair(
   family: number = AF_UNIX,
   type: number = SOCK_STREAM,
-): Promise<[StreamSocket, StreamSocket] | [DatagramSocket, DatagramSocket]> {
-  if (family !== AF_UNIX)
+): Promise<[Socket, Socket] | [DatagramSocket, DatagramSocket]> {
+  if (family !== AF_UNIX) {
     throw new SocketError("EOPNOTSUPP", "socketpair() makes Unix sockets (AF_UNIX) alone");
-  if (type === SOCK_STREAM) {
-    const fds = descriptorPair(family, type);
-    if (fds !== null) return [new Socket(AF_UNIX, 0, fds[0]), new Socket(AF_UNIX, 0, fds[1])];
+  }
+  const calls = libc();
+  if (type === SOCK_DGRAM) {
+    const one = socket(AF_UNIX, SOCK_DGRAM);
+    const other = socket(AF_UNIX, SOCK_DGRAM);
+    for (const end of [one, other]) (calls as Libc).autobind(end.fileno());
+    await one.connect(other.getsockname() as Address);
+    await other.connect(one.getsockname() as Address);
+    return [one, other];
+  }
+  if (calls !== null) {
+    const [one, other] = calls.socketpair(AF_UNIX, SOCK_STREAM);
+    return [
+      socket(AF_UNIX, SOCK_STREAM, 0, { fileno: one }),
+      socket(AF_UNIX, SOCK_STREAM, 0, { fileno: other }),
+    ];
   }
   // By way of a path that nobody else can reach.
   const folder = mkdtempSync(join(tmpdir(), "socklet-pair-"));
-  const gone = (): void => rmSync(folder, { recursive: true, force: true });
+  const listener = socket(AF_UNIX);
+  const one = socket(AF_UNIX);
   try {
-    if (type === SOCK_DGRAM) return await datagramPair(folder, gone);
     const path = join(folder, "s");
-    const listener = socket(AF_UNIX);
-    const near = socket(AF_UNIX);
     await listener.bind({ path });
     await listener.listen(1);
-    const [[far]] = await Promise.all([listener.accept(), near.connect({ path })]);
-    await listener.close();
-    gone();
-    return [near, far];
+    const [[other]] = await Promise.all([listener.accept(), one.connect({ path })]);
+    return [one, other];
   } catch (error) {
-    gone();
+    await one.close();
     throw error;
+  } finally {
+    await listener.close();
+    rmSync(folder, { recursive: true, force: true });
   }
 }
 
-const datagramPair = async (folder: string, gone: () => void): Promise<[DatagramSocket, DatagramSocket]> => {
-  const paths = [join(folder, "0"), join(folder, "1")] as const;
-  let open = 2;
-  /** The paths must be there for as long as the two send. */
-  class Paired extends UnixDatagramTransport {
-    override close(): void {
-      super.close();
-      if (--open === 0) gone();
-    }
-  }
-  const pair = [
-    new DatagramSocket(new Paired(), AF_UNIX),
-    new DatagramSocket(new Paired(), AF_UNIX),
-  ] as const;
-  for (const i of [0, 1] as const) await pair[i].bind({ path: paths[i] });
-  for (const i of [0, 1] as const) await pair[i].connect({ path: paths[1 - i] as string });
-  return [...pair];
-};
-
 /** How `createServer()` listens. */
 export interface CreateServerOptions {
-  /** `AF_INET`, `AF_INET6` or `AF_UNIX`. Default: what the address is. */
+  /** `AF_INET`, `AF_INET6` or `AF_UNIX`. Default: what the address is, and `AF_INET` for a name. */
   readonly family?: number;
   /** How many may wait for `accept()`. Default 128. */
   readonly backlog?: number;
   /** Other sockets may bind the same port, and the kernel spreads the connections (`SO_REUSEPORT`). */
   readonly reusePort?: boolean;
-  /** An IPv6 socket takes IPv4, too. */
+  /** An IPv6 socket takes IPv4, too. Default false: it takes IPv6 alone. */
   readonly dualstackIPv6?: boolean;
 }
 
@@ -977,12 +1006,13 @@ export const createServer = async (
 ): Promise<Socket> => {
   const endpoint = parseAddress(address);
   const guessed = endpoint.scheme === "unix" ? AF_UNIX : endpoint.hostname.includes(":") ? AF_INET6 : AF_INET;
-  const own = family ?? (dualstackIPv6 ? AF_INET6 : guessed);
+  const own = family ?? (dualstackIPv6 && guessed !== AF_UNIX ? AF_INET6 : guessed);
   if (dualstackIPv6 && own !== AF_INET6) throw new RangeError("dualstackIPv6 is for AF_INET6");
   const server = socket(own, SOCK_STREAM);
   try {
+    if (own !== AF_UNIX) server.setsockopt(SOL_SOCKET, SO_REUSEADDR, 1);
     if (reusePort) server.setsockopt(SOL_SOCKET, SO_REUSEPORT, 1);
-    if (own === AF_INET6) server.setsockopt(IPPROTO_IPV6, IPV6_V6ONLY, dualstackIPv6 ? 0 : 1);
+    if (own === AF_INET6) server.setsockopt(IPPROTO_IPV6, IPV6_V6ONLY, !dualstackIPv6);
     await server.bind(endpoint);
     await server.listen(backlog);
     return server;

@@ -7,8 +7,8 @@
 
 import net from "node:net";
 import tls from "node:tls";
-import type { Address, UnixAddress } from "../core/address.ts";
-import { AF_INET, AF_INET6, AF_UNIX, IPPROTO_TCP, SOCK_STREAM } from "../core/constants.ts";
+import type { Address } from "../core/address.ts";
+import { AF_INET, AF_INET6, AF_UNIX, SOCK_STREAM } from "../core/constants.ts";
 import { SocketError } from "../core/errors.ts";
 import {
   type Capabilities,
@@ -20,7 +20,7 @@ import {
   type TlsOptions,
 } from "../core/socket.ts";
 import type { Data } from "../core/stream.ts";
-import { descriptorOf, identity, NodeKernel, PlainStreamOptions } from "./native.ts";
+import { drained, Kernel, PlainStreamOptions, socketHolder, type UnixNames } from "./native.ts";
 
 const FULL = 64 * 1024; // bytes that wait in Node before a writer must wait: the socket's own high-water mark
 const LARGE = 16 * 1024; // bytes; a smaller piece was copied by the writer
@@ -51,15 +51,14 @@ export interface Dialled {
 }
 
 /** What Node does not tell of a connection, and who made it knows. */
-export interface Origin {
+export interface Origin extends UnixNames {
   /** Absent where we accepted. */
   readonly dialled?: Dialled | undefined;
-  /** The paths of a Unix connection. */
-  readonly local?: UnixAddress | undefined;
-  readonly remote?: UnixAddress | undefined;
-  /** The options that were set before it was open. */
-  readonly options?: PlainStreamOptions | undefined;
+  /** The kernel's side of a socket that was there before the connection. */
+  readonly kernel?: Kernel | undefined;
 }
+
+const SECURED = "the bytes of a TLS connection are its own, and its keys this process's";
 
 type Listeners = Readonly<Record<string, (argument: never) => unknown>>;
 
@@ -67,15 +66,18 @@ class NodeTransport implements StreamTransport {
   readonly remoteAddress: Address | null;
   readonly capabilities: Capabilities;
   readonly #socket: net.Socket;
+  readonly #plain: net.Socket | undefined;
   readonly #origin: Origin | undefined;
-  #kernel: NodeKernel | undefined;
+  #kernel: Kernel | undefined;
   #sink: StreamSink | null = null;
   #listeners: Listeners = {};
   #flowing = false;
   #room: PromiseWithResolvers<void> | null = null;
 
-  constructor(socket: net.Socket, origin?: Origin) {
+  /** `plain`: the connection under this one, where this one is TLS. */
+  constructor(socket: net.Socket, origin?: Origin, plain?: net.Socket) {
     this.#socket = socket;
+    this.#plain = plain;
     this.#origin = origin;
     // Taken now: Node forgets it when the connection closes.
     const remote = addressOf(socket.remoteAddress, socket.remotePort, socket.remoteFamily);
@@ -89,7 +91,7 @@ class NodeTransport implements StreamTransport {
   }
 
   get kernel(): KernelSocket {
-    this.#kernel ??= new NodeKernel(this.#door());
+    this.#kernel ??= this.#origin?.kernel ?? this.#ownKernel();
     return this.#kernel;
   }
 
@@ -179,7 +181,7 @@ class NodeTransport implements StreamTransport {
     if (dialled === undefined && (cert === undefined || key === undefined)) {
       throw new TypeError("startTls() on a connection that was accepted needs a cert and a key");
     }
-    await this.#drained();
+    await drained(socket);
     for (const event in this.#listeners) socket.removeListener(event, this.#listeners[event] as () => void);
     const secured =
       dialled === undefined
@@ -206,9 +208,13 @@ class NodeTransport implements StreamTransport {
     secured.once(dialled === undefined ? "secure" : "secureConnect", resolve).on("error", failed);
     secured.on("readable", ended).once("end", left).once("close", left);
     await promise;
+    // Who ends in the turn of a handshake that he accepted sends no close_notify (Node 24, TLS 1.3): to many peers a reset.
+    if (dialled === undefined) await new Promise((resolve) => setImmediate(resolve));
     secured.removeListener("readable", ended).removeListener("end", left).removeListener("close", left);
     secured.removeListener("error", failed).pause();
-    return new NodeTransport(secured, this.#origin);
+    const kernel = this.#kernel ?? this.#origin?.kernel;
+    kernel?.heldBy(socketHolder(socket, SECURED));
+    return new NodeTransport(secured, { ...this.#origin, kernel }, socket);
   }
 
   defer(task: () => void): void {
@@ -220,27 +226,12 @@ class NodeTransport implements StreamTransport {
     this.#room = null;
   }
 
-  #door() {
-    const socket = this.#socket;
+  #ownKernel(): Kernel {
+    const socket = this.#plain ?? this.#socket;
     const family = { IPv4: AF_INET, IPv6: AF_INET6 }[socket.remoteFamily ?? ""] ?? AF_UNIX;
-    const known = identity(family, SOCK_STREAM, family === AF_UNIX ? 0 : IPPROTO_TCP, () => false);
-    return {
-      fd: () => descriptorOf(socket),
-      options: (this.#origin?.options ?? new PlainStreamOptions(known)).open(socket, family !== AF_UNIX),
-      drained: () => this.#drained(),
-      release: () => {
-        for (const event in this.#listeners)
-          socket.removeListener(event, this.#listeners[event] as () => void);
-        socket.destroy();
-      },
-    };
-  }
-
-  /** Resolves when Node has given all that was written to the kernel. */
-  async #drained(): Promise<void> {
-    const socket = this.#socket;
-    // An empty piece behind what waits tells: 'drain' comes only where much waited.
-    if (socket.writableLength > 0) await new Promise<void>((resolve) => socket.write("", () => resolve()));
+    const options = new PlainStreamOptions({ family, type: SOCK_STREAM, proto: 0 });
+    options.open(socket, false);
+    return new Kernel(options).heldBy(socketHolder(socket, this.#plain && SECURED));
   }
 }
 
@@ -268,6 +259,10 @@ export const networkError = (error: unknown, address: string): SocketError => {
       address,
       cause: error,
     });
+  }
+  if (code === "EAGAIN") {
+    const said = `${address}: as many wait there to be accepted as may`; // of Unix sockets; TCP tries again
+    return new SocketError("EWOULDBLOCK", said, { address, cause: error });
   }
   const remedy: Record<string, string> = {
     EADDRINUSE: `${address} is in use: another program listens there; end it, or choose another port`,
