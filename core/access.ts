@@ -1,5 +1,6 @@
 /**
- * Where an app may dial: its `allow` rules, matched on the one spelling of a target that is then dialled.
+ * Where an app may dial: its `allow` rules, matched on the one spelling of a target that is then dialled. And who
+ * may come to a server, and how much each: networks, a rate, a number at once, bytes of reply.
  *
  * A guard is got around where it reads an address otherwise than what dials it. So a target is first brought
  * to one spelling, a rule is matched on that, by bytes where it is an address, and `AllowList.check` gives it
@@ -7,6 +8,7 @@
  */
 
 import {
+  type Address,
   type AddressLike,
   type Endpoint,
   formatAddress,
@@ -18,6 +20,7 @@ import {
 } from "./address.ts";
 import { AF_INET, AF_INET6 } from "./constants.ts";
 import { SocketError } from "./errors.ts";
+import { checkCount } from "./options.ts";
 
 /** Ports from the first to the last, both within 1 to 65535. */
 export type PortRange = readonly [first: number, last: number];
@@ -95,7 +98,8 @@ export function parseAllowRule(text: string): AllowRule {
   );
   if (packed !== null) {
     if (below) throw wrong(`has "*." before an address; a network is "10.0.0.0/8:${portText}"`);
-    return { ...rule, network: ruleNetwork(host, packed, prefix, portText, wrong) };
+    const spell = (network: Network): string => `${networkText(network)}:${portText}`;
+    return { ...rule, network: ruleNetwork(host, packed, prefix, spell, wrong) };
   }
   if (prefix !== undefined) throw wrong(`has a prefix after a name; a network is "10.0.0.0/8:${portText}"`);
   if (below && isLocalhost(hostname)) {
@@ -124,10 +128,10 @@ function ruleNetwork(
   host: string,
   packed: Uint8Array,
   prefixText: string | undefined,
-  ports: string,
+  spell: (network: Network) => string,
   wrong: Wrong,
 ): Network {
-  const isIPv6 = host.startsWith("[");
+  const isIPv6 = host.includes(":");
   const bits = isIPv6 ? 128 : 32;
   const prefix = prefixText === undefined ? bits : Number(prefixText);
   if (prefixText !== undefined && !(/^(?:0|[1-9][0-9]{0,2})$/.test(prefixText) && prefix <= bits)) {
@@ -135,15 +139,15 @@ function ruleNetwork(
   }
   if (isIPv6 && packed.length === 4) {
     const inside = networkOf(packed, Math.max(0, prefix - 96));
-    throw wrong(`is IPv4 in an IPv6 spelling; write "${networkText(inside)}:${ports}"`);
+    throw wrong(`is IPv4 in an IPv6 spelling; write "${spell(inside)}"`);
   }
   const network = networkOf(packed, prefix);
   // "10.1" is 10.0.0.1 and "010.0.0.0" is 8.0.0.0 to inet_aton, which is not what most people read.
   if (!isIPv6 && packed.join(".") !== host) {
-    throw wrong(`has an IPv4 address in a short or old form; write "${networkText(network)}:${ports}"`);
+    throw wrong(`has an IPv4 address in a short or old form; write "${spell(network)}"`);
   }
   if (packed.some((byte, i) => byte !== network.address[i])) {
-    throw wrong(`has bits set beyond its prefix; that network is "${networkText(network)}:${ports}"`);
+    throw wrong(`has bits set beyond its prefix; that network is "${spell(network)}"`);
   }
   return network;
 }
@@ -154,11 +158,11 @@ function networkOf(packed: Uint8Array, prefix: number): Network {
   return { address: packed.map((byte, i) => byte & mask(i)), prefix };
 }
 
-/** A network as a rule spells it. */
-function networkText({ address, prefix }: Network): string {
+/** A network as a rule spells it: IPv6 in brackets where a port follows. */
+function networkText({ address, prefix }: Network, brackets = true): string {
   const bits = 8 * address.length;
   const host = addressText(address);
-  return (bits === 128 ? `[${host}]` : host) + (prefix === bits ? "" : `/${prefix}`);
+  return (bits === 128 && brackets ? `[${host}]` : host) + (prefix === bits ? "" : `/${prefix}`);
 }
 
 // --- The check ---------------------------------------------------------------------------------------------
@@ -279,6 +283,200 @@ const addressText = (packed: Uint8Array): string =>
   inetNtop(packed.length === 4 ? AF_INET : AF_INET6, packed);
 
 const isLocalhost = (name: string): boolean => name === "localhost" || name.endsWith(".localhost");
+
+// --- Who may come ------------------------------------------------------------------------------------------
+
+/** Who may come to a server, by networks; a rule is read by `parseNetwork`. What is denied stays denied, whatever is allowed. */
+export interface PeerRules {
+  /** Default: all. */
+  readonly allow?: readonly string[];
+  /** Default: none. */
+  readonly deny?: readonly string[];
+}
+
+/** How many requests one address may make: a bucket of `burst` tokens that fills up by `perSecond`; a request takes one. */
+export interface RateLimit {
+  /** More than 0; may be a fraction. */
+  readonly perSecond: number;
+  /** How many may come at once. Default `perSecond`, and at least 1. */
+  readonly burst?: number;
+}
+
+/**
+ * Reads a network: `"10.0.0.0/8"`, `"2001:db8::/32"` (CIDR, RFC 4632), or one address.
+ *
+ * @throws SocketError `ERR_INVALID_ADDRESS` where it is none, has bits set beyond its prefix, or is IPv4 in another
+ *   spelling than `a.b.c.d`; the message says what would be right. TypeError where it is no string.
+ */
+export function parseNetwork(text: string): Network {
+  if (typeof text !== "string") throw new TypeError(`a network is a string, not ${typeof text}`);
+  const wrong = (why: string) =>
+    new SocketError("ERR_INVALID_ADDRESS", `the network ${JSON.stringify(text)} ${why}`, { address: text });
+  const [, host = "", prefix] = /^([^/]*)(?:\/(.*))?$/su.exec(text) ?? [];
+  const packed = host.includes("%") ? null : packAddress(host);
+  if (packed === null) {
+    throw wrong(`is neither a network nor an address; write "10.0.0.0/8", "192.0.2.1" or "2001:db8::/32"`);
+  }
+  return ruleNetwork(host, packed, prefix, (network) => networkText(network, false), wrong);
+}
+
+/**
+ * The networks that may come to a server. An IPv4-mapped IPv6 address, as a listener for both families tells
+ * it, is judged as the IPv4 inside; an address that is not known, or no IP address, may not come.
+ */
+export class PeerList {
+  readonly #allow: readonly Network[] | undefined;
+  readonly #deny: readonly Network[];
+
+  /** Throws as `parseNetwork`, and TypeError for a rule of another name: a misspelled `deny` would let all in. */
+  constructor(rules: PeerRules) {
+    const { allow, deny = [], ...other } = rules;
+    const [unknown] = Object.keys(other);
+    if (unknown !== undefined) throw new TypeError(`access has no ${unknown}; it has allow and deny`);
+    this.#allow = allow?.map(parseNetwork);
+    this.#deny = deny.map(parseNetwork);
+  }
+
+  permits(address: Address | null): boolean {
+    const packed = address === null || address.family === "unix" ? null : packAddress(address.hostname);
+    if (packed === null) return false;
+    const within = (network: Network): boolean => inNetwork(packed, network);
+    return !this.#deny.some(within) && (this.#allow?.some(within) ?? true);
+  }
+}
+
+/**
+ * Whom a limit by address counts as one: an IPv4 address, an IPv6 network of 64 bits (which is what one customer
+ * gets at least: RFC 6177; within it he has as many addresses as he likes), a path; and as one all those whose
+ * address is not known.
+ */
+function countedAs(address: Address | null): string {
+  if (address === null) return "";
+  if (address.family === "unix") return address.path;
+  if (address.family === "IPv4") return address.hostname; // a platform has one spelling for it
+  const packed = packAddress(address.hostname);
+  if (packed === null) return address.hostname;
+  return packed.length === 4 ? packed.join(".") : packed.subarray(0, 8).join(":");
+}
+
+const REMEMBERED = 65_536; // addresses, some 8 MB; an attacker who has more gains no more by having one forgotten
+
+/** A number for each of the addresses that were heard of last. */
+class Remembered {
+  readonly #numbers = new Map<string, number>(); // in the order of their last `set`
+
+  get(key: string): number {
+    return this.#numbers.get(key) ?? 0;
+  }
+
+  set(key: string, value: number): void {
+    this.#numbers.delete(key);
+    this.#numbers.set(key, value);
+    if (this.#numbers.size <= REMEMBERED) return;
+    for (const oldest of this.#numbers.keys()) {
+      this.#numbers.delete(oldest);
+      return;
+    }
+  }
+}
+
+/** What guards a server's door. */
+export interface GateOptions {
+  readonly access?: PeerRules | undefined;
+  readonly rate?: RateLimit | undefined;
+  readonly maxRequestsPerAddress?: number | undefined;
+}
+
+/** A server's door: who comes is judged here before anything is made for him. */
+export class Gate {
+  readonly #list: PeerList | undefined;
+  readonly #interval: number; // ms in which a token grows
+  readonly #slack: number; // ms that an address may be ahead of its rate
+  readonly #full: Remembered | undefined; // when the bucket of an address will be full, by performance.now()
+  readonly #most: number;
+  readonly #here: Map<string, number> | undefined; // requests by address; none that has none
+
+  /** The gate that these options ask for, or `null`: a server without one asks nothing. Throws as `PeerList`, RangeError, TypeError. */
+  static of(options: GateOptions): Gate | null {
+    const { access, rate, maxRequestsPerAddress } = options;
+    const none = access === undefined && rate === undefined && maxRequestsPerAddress === undefined;
+    return none ? null : new Gate(options);
+  }
+
+  private constructor({ access, rate, maxRequestsPerAddress }: GateOptions) {
+    this.#list = access && new PeerList(access);
+    const { perSecond = 1, burst = Math.max(1, Math.ceil(perSecond)) } = rate ?? {};
+    if (typeof perSecond !== "number") throw new TypeError("rate.perSecond must be a number");
+    if (!(perSecond > 0 && perSecond < Number.POSITIVE_INFINITY)) {
+      throw new RangeError(`rate.perSecond is more than 0, not ${perSecond}`);
+    }
+    this.#interval = 1000 / perSecond;
+    this.#slack = this.#interval * (checkCount("rate.burst", burst, 1) - 1);
+    this.#full = rate && new Remembered();
+    this.#most = checkCount("maxRequestsPerAddress", maxRequestsPerAddress ?? 1, 1);
+    this.#here = maxRequestsPerAddress === undefined ? undefined : new Map();
+  }
+
+  /** Why a request from `address` may not come in, or `null`: then it is in, until `leave()`. */
+  enter(address: Address | null): "access" | "rate" | "address" | null {
+    if (this.#list?.permits(address) === false) return "access";
+    if (this.#full === undefined && this.#here === undefined) return null;
+    const key = countedAs(address);
+    if (this.#full !== undefined) {
+      const now = performance.now();
+      const full = Math.max(now, this.#full.get(key));
+      if (full - now > this.#slack) return "rate";
+      this.#full.set(key, full + this.#interval);
+    }
+    if (this.#here !== undefined) {
+      const here = this.#here.get(key) ?? 0;
+      if (here >= this.#most) return "address";
+      this.#here.set(key, here + 1);
+    }
+    return null;
+  }
+
+  /** A request from `address` is over. */
+  leave(address: Address | null): void {
+    if (this.#here === undefined) return;
+    const key = countedAs(address);
+    const here = (this.#here.get(key) ?? 0) - 1;
+    if (here > 0) this.#here.set(key, here);
+    else this.#here.delete(key);
+  }
+}
+
+/**
+ * How many bytes may be sent to each address: so many times what came from it. Who sends datagrams in another's
+ * name can have that other sent no more than so many times what he sends himself. QUIC allows three times until it
+ * knows that an address is its peer's own (RFC 9000 section 8); here none ever is. An address that is forgotten,
+ * being the longest silent of 65 536, begins anew with nothing.
+ */
+export class ReplyBudget {
+  readonly #ratio: number;
+  readonly #left = new Remembered();
+
+  constructor(ratio: number) {
+    if (typeof ratio !== "number") throw new TypeError("amplification must be a number, or null");
+    if (!(ratio > 0))
+      throw new RangeError(`amplification is more than 0, or null for no limit, not ${ratio}`);
+    this.#ratio = ratio;
+  }
+
+  received(bytes: number, address: Address | null): void {
+    const key = countedAs(address);
+    this.#left.set(key, this.#left.get(key) + bytes * this.#ratio);
+  }
+
+  /** Whether a reply of `bytes` may go to `address`; it is then counted. */
+  spend(bytes: number, address: Address | null): boolean {
+    const key = countedAs(address);
+    const left = this.#left.get(key) - bytes;
+    if (left < 0) return false;
+    this.#left.set(key, left);
+    return true;
+  }
+}
 
 // --- What is not public ------------------------------------------------------------------------------------
 

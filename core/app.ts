@@ -32,8 +32,13 @@ export interface Platform {
   readonly storage: BlobStorage;
 }
 
-/** How a listener takes its requests: one at a time, or side by side. */
-export type Serving = "serial" | "threading";
+/**
+ * How a listener takes its requests: one at a time, side by side, or each in a child process. In a Worker each
+ * connection is a request of the platform's, whatever this says: side by side, and apart from each other.
+ */
+export type Serving = "serial" | "threading" | "forking";
+
+const SERVINGS: readonly Serving[] = ["serial", "threading", "forking"];
 
 /** One place where an app listens. */
 export interface ListenEntry {
@@ -149,8 +154,8 @@ export const defineApp = <Context = unknown>(definition: AppDefinition<Context>)
       throw wrong(`${where}: ${entry.handler} extends ${unfit.name}, which cannot serve ${scheme}://`);
     }
     const serve = entry.serve ?? "threading";
-    if (serve !== "serial" && serve !== "threading") {
-      throw wrong(`${where}.serve is "${serve}"; it may be "serial" or "threading"`);
+    if (!SERVINGS.includes(serve)) {
+      throw wrong(`${where}.serve is "${serve}"; it may be "serial", "threading" or "forking"`);
     }
     return { name: entry.handler, handler, endpoint: { ...endpoint, scheme }, serve, try: entry.try };
   });

@@ -4,6 +4,7 @@
  */
 
 import type { Address } from "./address.ts";
+import type { SocketError } from "./errors.ts";
 
 /** Told of every event; what it throws is reported as an uncaught error, and does not reach the server. */
 export type OnEvent = (event: SockletEvent) => void;
@@ -20,16 +21,59 @@ interface OfRequest extends Told {
   readonly address: Address | null;
 }
 
+/** Why a request was turned away before a handler was made for it. */
+export type Refusal =
+  /** `verifyRequest` said no. */
+  | "verify"
+  /** Too many wait, or as many are served as may be. */
+  | "full"
+  /** The server closes. */
+  | "closing"
+  /** It is suspended, and refuses. */
+  | "suspended"
+  /** Its address may not come: the option `access`. */
+  | "access"
+  /** Its address comes too often: the option `rate`. */
+  | "rate"
+  /** Its address has as many as it may have at once: the option `maxRequestsPerAddress`. */
+  | "address"
+  /** The process has hardly a file descriptor left. */
+  | "descriptors"
+  /** The app has no listener for it. */
+  | "no listener";
+
+/** What a forking server tells beside a server's own events. */
+export type ForkingEvent =
+  /** A child has imported its handler, and takes requests; `delay` is how long its place was empty where it replaces a lost one, else `null`. */
+  | { readonly type: "forked"; readonly server: string; readonly pid: number; readonly delay: number | null }
+  /**
+   * A child is gone that was not to go. The request that it had begun is lost: its connection is reset, and it is
+   * told as `error` and `end`. One that it had not begun another child gets.
+   */
+  | {
+      readonly type: "lost";
+      readonly server: string;
+      /** `null` where the system could not start it. */
+      readonly pid: number | null;
+      /** Its exit code; `null` where a signal ended it. */
+      readonly code: number | null;
+      readonly signal: string | null;
+      readonly requests: readonly { readonly id: number; readonly address: Address | null }[];
+      /** Why: `ETIMEDOUT` an endless loop, `ERR_HANDLER` an error that nobody caught or a module that cannot be imported, else `ECONNABORTED`. */
+      readonly error: SocketError;
+      /** How long its place stays empty; `null` where it gets no successor. */
+      readonly delay: number | null;
+    }
+  /** A child is gone that was needed no more. */
+  | { readonly type: "reaped"; readonly server: string; readonly pid: number };
+
 /** One thing that happened. Times are milliseconds, sizes bytes. */
 export type SockletEvent =
+  | ForkingEvent
   /** The server listens. */
   | (Told & { readonly type: "listening"; readonly address: Address | null })
-  /** A request was turned away before a handler was made: `verifyRequest` said no, or too many already wait. */
-  | (Told & {
-      readonly type: "refused";
-      readonly address: Address | null;
-      readonly reason: "verify" | "full" | "closing" | "no listener";
-    })
+  /** A request was turned away before a handler was made. */
+  | (Told & { readonly type: "refused"; readonly address: Address | null; readonly reason: Refusal })
   /** A handler begins. */
   | (OfRequest & { readonly type: "begin" })
   /** The request is over and its connection let go. */
@@ -47,9 +91,38 @@ export type SockletEvent =
       readonly address: Address | null;
       readonly error: unknown;
     })
-  /** The drain deadline passed and this request, aborted, still does not end. */
+  /** The request passed a limit of time, which is `timeout` ms, and is aborted. */
+  | (OfRequest & {
+      readonly type: "timeout";
+      readonly limit: "requestTimeout" | "idleTimeout";
+      readonly timeout: number;
+    })
+  /** This request was aborted a second ago, and still does not end. */
   | (OfRequest & { readonly type: "stuck" })
+  /** A datagram of `bytes` that a handler sent back was not sent: its address had its share (`amplification`), or takes none (`full`). */
+  | (Told & {
+      readonly type: "dropped";
+      readonly address: Address | null;
+      readonly bytes: number;
+      readonly reason: "amplification" | "full";
+    })
   /** What a handler said with `this.emit(detail)`. */
   | (OfRequest & { readonly type: "handler"; readonly detail: unknown })
-  /** The server listens no more, and nothing of it runs. */
-  | (Told & { readonly type: "closed" });
+  /** `suspend(how)` was called: who comes from now on is held, or refused. */
+  | (Told & { readonly type: "suspended"; readonly how: "hold" | "refuse" })
+  /** `resume()` was called: `waiting` were held. */
+  | (Told & { readonly type: "resumed"; readonly waiting: number })
+  /** What runs has `timeout` ms to end. */
+  | (Told & { readonly type: "draining"; readonly running: number; readonly timeout: number })
+  /** The server listens no more, and nothing of it runs; or, where it does not wait (`blockOnClose`), `running` go on. */
+  | (Told & {
+      readonly type: "closed";
+      /** How long it listened. */
+      readonly duration: number;
+      readonly running: number;
+      readonly served: number;
+      readonly failed: number;
+      readonly refused: number;
+      readonly bytesRead: number;
+      readonly bytesWritten: number;
+    });

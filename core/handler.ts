@@ -105,7 +105,11 @@ export abstract class BaseRequestHandler<Request = StreamSocket, Context = unkno
     return isThenable(ready) ? ready.then(() => this.#handleAndFinish()) : this.#handleAndFinish();
   }
 
+  /** Called between `setup` and `handle`: throws where `setup` left something undone. */
+  protected checkSetup(): void {}
+
   #handleAndFinish(): unknown {
+    this.checkSetup();
     let result: unknown;
     try {
       result = this.handle();
@@ -156,6 +160,7 @@ export abstract class StreamRequestHandler<Context = unknown> extends BaseReques
 > {
   /** How long one read or write waits for the peer, in milliseconds, `null` for ever; `undefined`: as the server says. */
   readonly timeout: number | null | undefined = undefined;
+  #setUp = false;
 
   /** The connection: CPython's name for it beside `request`. */
   get connection(): StreamSocket {
@@ -172,8 +177,18 @@ export abstract class StreamRequestHandler<Context = unknown> extends BaseReques
     return this.request.wfile;
   }
 
+  /** Sets `timeout`. A class with a `timeout` that overrides this must call it; without one it need not: `rfile` and `wfile` are there before. */
   override setup(): MaybePromise<void> {
+    this.#setUp = true;
     if (this.timeout !== undefined) this.request.settimeout(this.timeout);
+  }
+
+  protected override checkSetup(): void {
+    if (this.#setUp || this.timeout === undefined) return;
+    const { name } = this.constructor;
+    throw new TypeError(
+      `${name}.setup() does not call super.setup(), which sets its timeout of ${this.timeout} ms; add \`super.setup()\` to it`,
+    );
   }
 
   /** Sends what is gathered; a peer that is gone by now is no error, as in CPython. */

@@ -62,7 +62,7 @@ export {
 } from "./datagram.ts";
 // Errors
 export { SocketError, type SocketErrorCode, type SocketErrorDetails } from "./errors.ts";
-export type { OnEvent, SockletEvent } from "./events.ts";
+export type { ForkingEvent, OnEvent, Refusal, SockletEvent } from "./events.ts";
 // A socket as a file
 export type {
   BinaryFile,

@@ -17,6 +17,10 @@ type ServerClass = abstract new (...args: any[]) => BaseServer<any, any>;
  */
 export const ThreadingMixIn = <Base extends ServerClass>(Server: Base): Base => {
   abstract class ThreadingServer extends Server {
+    protected override get capacity(): number {
+      return this.maxRequests;
+    }
+
     override processRequest(request: unknown, clientAddress: Address | null): MaybePromise<void> {
       const serving = this.serveRequest(request, clientAddress);
       if (isThenable(serving) && this.running >= this.maxRequests) return this.oneEnded();

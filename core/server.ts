@@ -14,11 +14,16 @@
  *
  * Serial, threading and forking servers differ in `processRequest` alone. A platform adds how a request
  * arrives (it calls `arrive`) and how its listener is opened and closed.
+ *
+ * A server ends in three steps, which `serverClose()` takes one after the other: `close()` accepts no more,
+ * `drain()` lets what runs finish, `abort()` ends what has not by then.
  */
 
+import { Gate, type PeerRules, type RateLimit } from "./access.ts";
 import type { Address } from "./address.ts";
+import { Datagram, type DatagramSender } from "./datagram.ts";
 import { SocketError } from "./errors.ts";
-import type { OnEvent, SockletEvent } from "./events.ts";
+import type { OnEvent, Refusal, SockletEvent } from "./events.ts";
 import {
   bothErrors,
   type HandlerClass,
@@ -26,9 +31,9 @@ import {
   isThenable,
   type RequestScope,
 } from "./handler.ts";
-import { checkCount, checkTime } from "./options.ts";
+import { checkCount, checkTime, checkWord, MAX_TIMER } from "./options.ts";
 import { StreamSocket } from "./socket.ts";
-import { DONE, type MaybePromise } from "./stream.ts";
+import { type Data, DONE, type MaybePromise } from "./stream.ts";
 
 const ABORT_GRACE = 1_000; // ms that an aborted handler has to notice, before it is told as stuck
 
@@ -44,11 +49,49 @@ export interface EndpointOptions<Context> {
   readonly drainTimeout?: number;
 }
 
+/** A datagram that a server received: it counts what goes back. */
+export class ServedDatagram extends Datagram {
+  /** Bytes that were sent back. */
+  bytesWritten = 0;
+  readonly #way: DatagramWay;
+
+  constructor(data: Uint8Array, address: Address | null, way: DatagramWay, truncated = false) {
+    super(data, address, way, truncated);
+    this.#way = way;
+  }
+
+  get bytesRead(): number {
+    return this.data.length;
+  }
+
+  override reply(data: Data): void {
+    this.bytesWritten += this.#way.post(data, this.address);
+  }
+}
+
+/** The way back of a datagram at a server: `post` gives how many bytes it sent; 0 for one that it dropped. */
+export interface DatagramWay extends DatagramSender {
+  post(data: Data, address: Address | null): number;
+}
+
+interface Counts {
+  readonly bytesRead: number;
+  readonly bytesWritten: number;
+}
+
+const NO_BYTES: Counts = { bytesRead: 0, bytesWritten: 0 };
+
+/** How many bytes of a request came and went; 0 where a request of another kind does not count them. */
+const bytesOf = (request: unknown): Counts =>
+  request instanceof StreamSocket || request instanceof ServedDatagram ? request : NO_BYTES;
+
 class Running implements RequestScope {
   readonly id: number;
   readonly address: Address | null;
   readonly params: unknown;
   readonly started = performance.now();
+  /** Looks whether it takes too long; see `BaseServer`. */
+  timer: ReturnType<typeof setTimeout> | undefined;
   readonly #tell: (event: SockletEvent) => void;
   readonly #server: string;
   #controller: AbortController | undefined;
@@ -91,6 +134,9 @@ export interface EndpointInfo {
   readonly served: number;
   /** Those of them whose handler threw. */
   readonly failed: number;
+  /** Bytes that they received, and that they sent; those of a request count when it is over. */
+  readonly bytesRead: number;
+  readonly bytesWritten: number;
 }
 
 /** What a server and a connector share: they run handlers on requests, know which run, and can end them. */
@@ -108,8 +154,13 @@ export abstract class BaseEndpoint<Request, Context = unknown> implements Handle
   #begun = 0;
   #served = 0;
   #failed = 0;
+  #bytesRead = 0;
+  #bytesWritten = 0;
   #whenOne: (() => void)[] = []; // called when one more has ended
   #draining: Promise<void> | null = null;
+  #drainDue = Number.POSITIVE_INFINITY; // when what still runs is aborted, by performance.now()
+  #drainTimer: ReturnType<typeof setTimeout> | undefined;
+  #late: (timeout: number) => void = () => {}; // that time is up
 
   constructor(RequestHandlerClass: HandlerClass<Request, Context>, options: EndpointOptions<Context> = {}) {
     if (
@@ -141,7 +192,14 @@ export abstract class BaseEndpoint<Request, Context = unknown> implements Handle
 
   /** A plain object of counts, to print or to serve. */
   info(): EndpointInfo {
-    return { name: this.name, running: this.#running.size, served: this.#served, failed: this.#failed };
+    return {
+      name: this.name,
+      running: this.#running.size,
+      served: this.#served,
+      failed: this.#failed,
+      bytesRead: this.#bytesRead,
+      bytesWritten: this.#bytesWritten,
+    };
   }
 
   /** From now on nothing new begins; what runs goes on. May be called from anywhere, also from a handler. */
@@ -170,12 +228,25 @@ export abstract class BaseEndpoint<Request, Context = unknown> implements Handle
   /**
    * Waits until no handler runs; past `timeout` ms (default `drainTimeout`) it aborts those that do, and past
    * another second it gives up on a handler that does not notice, and tells it as an event of type `stuck`.
-   * Who asks while it drains waits for the same end.
+   * Who asks while it drains waits for the same end, which comes no later than he says.
    */
   drain(timeout: number = this.drainTimeout): Promise<void> {
-    this.#draining ??= this.#drain(timeout).finally(() => {
-      this.#draining = null;
-    });
+    checkTime("timeout", timeout, 0);
+    if (this.#running.size === 0) return this.#draining ?? DONE;
+    if (this.#draining === null) {
+      this.tell({ type: "draining", server: this.name, running: this.#running.size, timeout });
+      this.#draining = this.#drain().finally(() => {
+        this.#draining = null;
+        this.#drainDue = Number.POSITIVE_INFINITY;
+        clearTimeout(this.#drainTimer);
+      });
+    }
+    const due = performance.now() + timeout;
+    if (due < this.#drainDue) {
+      this.#drainDue = due;
+      clearTimeout(this.#drainTimer);
+      this.#drainTimer = setTimeout(() => this.#late(timeout), timeout);
+    }
     return this.#draining;
   }
 
@@ -193,6 +264,11 @@ export abstract class BaseEndpoint<Request, Context = unknown> implements Handle
   /** Lets go of one connection at once. */
   abortRequest(request: Request): void {
     if (request instanceof StreamSocket) request.abort();
+  }
+
+  /** Whether anybody listens to events of this type: one that nobody hears is not even made, where requests are many. */
+  protected watches(_type: SockletEvent["type"]): boolean {
+    return this.onEvent !== undefined;
   }
 
   /** Tells `event` to whoever listens. */
@@ -215,69 +291,92 @@ export abstract class BaseEndpoint<Request, Context = unknown> implements Handle
   protected begin(request: Request, address: Address | null, params?: unknown): Running {
     const running = new Running(++this.#begun, address, params, this.name, (event) => this.tell(event));
     this.#running.set(request, running);
-    if (this.onEvent !== undefined) this.tell({ type: "begin", server: this.name, id: running.id, address });
+    if (this.watches("begin")) this.tell({ type: "begin", server: this.name, id: running.id, address });
     return running;
   }
 
   protected end(request: Request, running: Running, failed: boolean): void {
     this.#running.delete(request);
+    if (running.timer !== undefined) clearTimeout(running.timer);
     this.#served++;
     if (failed) this.#failed++;
-    if (this.onEvent !== undefined) {
-      const stream = request instanceof StreamSocket ? request : undefined;
+    const { bytesRead, bytesWritten } = bytesOf(request);
+    this.#bytesRead += bytesRead;
+    this.#bytesWritten += bytesWritten;
+    if (this.watches("end")) {
       this.tell({
         type: "end",
         server: this.name,
         id: running.id,
         address: running.address,
         duration: performance.now() - running.started,
-        bytesRead: stream?.bytesRead ?? 0,
-        bytesWritten: stream?.bytesWritten ?? 0,
+        bytesRead,
+        bytesWritten,
         failed,
       });
     }
     if (this.#whenOne.length > 0) for (const ended of this.#whenOne.splice(0)) ended();
   }
 
-  async #drain(timeout: number): Promise<void> {
-    if (await this.#idleWithin(timeout)) return;
-    const late = `the request did not end within the drain time of ${timeout} ms`;
-    this.abort(new SocketError("ECONNABORTED", late));
-    if (await this.#idleWithin(ABORT_GRACE)) return;
+  async #drain(): Promise<void> {
+    const late = Promise.withResolvers<number>();
+    this.#late = late.resolve;
+    const timeout = await Promise.race([this.#idle(), late.promise]);
+    if (timeout === undefined) return;
+    const why = `the request did not end within the drain time of ${timeout} ms`;
+    this.abort(new SocketError("ECONNABORTED", why));
+    let timer: ReturnType<typeof setTimeout> | undefined;
+    const grace = new Promise<void>((resolve) => {
+      timer = setTimeout(resolve, ABORT_GRACE);
+    });
+    await Promise.race([this.#idle(), grace]);
+    clearTimeout(timer);
     for (const { id, address } of this.#running.values()) {
       this.tell({ type: "stuck", server: this.name, id, address });
     }
   }
 
-  async #idleWithin(timeout: number): Promise<boolean> {
-    let timer: ReturnType<typeof setTimeout> | undefined;
-    let late = false;
-    const deadline = new Promise<void>((resolve) => {
-      timer = setTimeout(() => {
-        late = true;
-        resolve();
-      }, timeout);
-    });
-    while (this.#running.size > 0 && !late) await Promise.race([this.oneEnded(), deadline]);
-    clearTimeout(timer);
-    return this.#running.size === 0;
+  /** Resolves when no handler runs. */
+  async #idle(): Promise<undefined> {
+    while (this.#running.size > 0) await this.oneEnded();
   }
 }
+
+/** What becomes of who comes while a server is suspended. */
+export type Suspension = "hold" | "refuse";
 
 /** Options of a server. Times are milliseconds. */
 export interface ServerOptions<Context> extends EndpointOptions<Context> {
   /** How many requests may wait unserved; one more is refused. Default 128, as CPython's `listen()`. */
   readonly requestQueueSize?: number;
-  /** How many a server that serves side by side serves at once; further ones wait their turn. Default 10 000: below what a process's descriptors allow. */
+  /** How many a server that serves side by side serves at once. Default 10 000: far above what is usual, so that a flood ends somewhere. */
   readonly maxRequests?: number;
+  /** When as many are served as may be (a server that serves one at a time: one), further ones `"wait"` their turn, `requestQueueSize` of them, or are `"refuse"`d at once, so that their clients try elsewhere. Default `"wait"`. */
+  readonly whenFull?: "wait" | "refuse";
+  /** How many one address may have at once, waiting or served; an IPv6 network of 64 bits counts as one address, and so do all whose address is not known. Default: as many as there may be, for a proxy's clients all have its address. */
+  readonly maxRequestsPerAddress?: number | undefined;
+  /** Who may come, by networks; others are refused before anything is made for them. Default: all. */
+  readonly access?: PeerRules | undefined;
+  /** How many requests one address may make in a second; counted as for `maxRequestsPerAddress`. Default: any number. */
+  readonly rate?: RateLimit | undefined;
+  /** How long a request may take in all, from its handler's `setup` to its end; then it is aborted: its signal, its connection. Default `null`, for ever: a chat lasts for days. */
+  readonly requestTimeout?: number | null;
+  /** How long a connection may carry nothing, in neither direction, whatever its handler waits for; then it is aborted, within half as much again. Default `null`, for ever: a read or a write that waits has the stream's `timeout`. */
+  readonly idleTimeout?: number | null;
   /** How long `handleRequest()` waits for a request before it calls `handleTimeout()`; default `null`, for ever. */
   readonly timeout?: number | null;
+  /** Whether `serverClose()`, and `serveForever()` when it was shut down, wait for what runs; where not, it goes on. Default `true`. CPython's `block_on_close`. */
+  readonly blockOnClose?: boolean;
+  /** Where `true`, what runs holds up no end: neither `serverClose()` nor the process's own, if the platform has one, waits for it. Default `false`. CPython's `daemon_threads`. */
+  readonly daemonThreads?: boolean;
 }
 
 export type ServerState = "new" | "listening" | "serving" | "closed";
 
 export interface ServerInfo extends EndpointInfo {
   readonly state: ServerState;
+  /** What becomes of who comes now; `null` where it is not suspended. */
+  readonly suspended: Suspension | null;
   readonly address: Address | null;
   /** Requests that have arrived and wait for their turn. */
   readonly waiting: number;
@@ -292,6 +391,8 @@ type Arrival<Request> = [request: Request, clientAddress: Address | null];
  *
  * A constructor cannot wait, so it binds nothing: `listen()`, `serveForever()` and `handleRequest()` bind first,
  * and reject where that fails (`EADDRINUSE`, `EACCES`, `EADDRNOTAVAIL`, `ERR_NAME`).
+ *
+ * Throws TypeError and RangeError for an option that is wrong, `ERR_INVALID_ADDRESS` for a network in `access`.
  */
 export abstract class BaseServer<Request, Context = unknown>
   extends BaseEndpoint<Request, Context>
@@ -301,15 +402,30 @@ export abstract class BaseServer<Request, Context = unknown>
   requestQueueSize: number;
   /** How many are served at once, where they are served side by side (`ThreadingMixIn`). */
   maxRequests: number;
+  /** What becomes of further ones. */
+  whenFull: "wait" | "refuse";
+  /** How long a request may take, in milliseconds; `null` for ever. */
+  requestTimeout: number | null;
+  /** How long a connection may carry nothing, in milliseconds; `null` for ever. */
+  idleTimeout: number | null;
   /** How long `handleRequest()` waits, in milliseconds; `null` for ever. `serveForever()` ignores it, as in CPython. */
   timeout: number | null;
+  /** Whether a close waits for what runs. */
+  blockOnClose: boolean;
+  /** Whether what runs holds up no end. */
+  daemonThreads: boolean;
 
+  readonly #gate: Gate | null;
   readonly #arrivals: Arrival<Request>[] = [];
-  #awaiting: (() => void)[] = []; // those who wait for an arrival
+  readonly #awaiting: ((arrived: boolean) => void)[] = []; // those who wait for an arrival
   #listening: Promise<void> | null = null;
+  #since = 0; // when it began to listen
   #serving: PromiseWithResolvers<void> | null = null; // while serveForever() runs; resolved by shutdown()
   #open = false; // the pump may take the next
   #busy = false; // the pump waits for one
+  #suspended: Suspension | null = null;
+  #here = 0; // requests that came in and are not over
+  #closed = false; // it accepts no more
   #closing: Promise<void> | null = null;
   #refused = 0;
 
@@ -317,23 +433,34 @@ export abstract class BaseServer<Request, Context = unknown>
     super(RequestHandlerClass, options);
     this.requestQueueSize = checkCount("requestQueueSize", options.requestQueueSize ?? 128, 0);
     this.maxRequests = checkCount("maxRequests", options.maxRequests ?? 10_000, 1);
+    this.whenFull = checkWord("whenFull", options.whenFull ?? "wait", ["wait", "refuse"]);
+    this.requestTimeout = checkTime("requestTimeout", options.requestTimeout ?? null, 1, true);
+    this.idleTimeout = checkTime("idleTimeout", options.idleTimeout ?? null, 1, true);
     this.timeout = checkTime("timeout", options.timeout ?? null, 1, true);
+    this.blockOnClose = options.blockOnClose ?? true;
+    this.daemonThreads = options.daemonThreads ?? false;
+    this.#gate = Gate.of(options);
   }
 
   /** Where it listens; `null` before `listen()`. */
   abstract get serverAddress(): Address | null;
 
+  /** How many are served at once. */
+  protected get capacity(): number {
+    return 1;
+  }
+
   override info(): ServerInfo {
     return {
       ...super.info(),
-      state:
-        this.#closing !== null
-          ? "closed"
-          : this.#open
-            ? "serving"
-            : this.#listening !== null
-              ? "listening"
-              : "new",
+      state: this.#closed
+        ? "closed"
+        : this.#open
+          ? "serving"
+          : this.#listening !== null
+            ? "listening"
+            : "new",
+      suspended: this.#suspended,
       address: this.serverAddress,
       waiting: this.#arrivals.length,
       refused: this.#refused,
@@ -364,15 +491,32 @@ export abstract class BaseServer<Request, Context = unknown>
     return this.serveRequest(request, clientAddress);
   }
 
-  /** Called after each request that `serveForever()` took. */
+  /** Called after each request that `serveForever()` took. What it throws is told as an event. (CPython also calls it twice a second.) */
   serviceActions(): void {}
 
   /** Called when `handleRequest()` saw no request for `timeout` ms. */
   handleTimeout(): MaybePromise<void> {}
 
   /**
-   * Stops listening, turns away what still waits, drains what runs, and lets all go. Idempotent. A handler that
-   * awaits this waits for itself until the drain time aborts it: it should call `shutdown()`.
+   * Accepts no more, for good: closes the listener, and turns away what waits. What runs goes on. The first of the
+   * three steps of an end; `drain()` and `abort()` are the others, and `serverClose()` is all three.
+   */
+  close(): void {
+    if (this.#closed) return;
+    this.#closed = true;
+    void this.shutdown();
+    this.stopListening();
+    for (const [request, clientAddress] of this.#arrivals.splice(0)) {
+      this.#leave(clientAddress);
+      this.refuse(request, clientAddress, "closing");
+    }
+    for (const told of this.#awaiting.splice(0)) told(false);
+  }
+
+  /**
+   * `close()`, `drain()`, and lets all go; with `blockOnClose` false, or `daemonThreads`, without the drain: what
+   * runs goes on. Idempotent. A handler that awaits this waits for itself until the drain time aborts it: it should
+   * call `shutdown()`.
    */
   serverClose(): Promise<void> {
     this.#closing ??= this.#close();
@@ -387,7 +531,7 @@ export abstract class BaseServer<Request, Context = unknown>
 
   /** Binds and activates, once; gives the address. What `serveForever()` and `handleRequest()` begin with. */
   async listen(): Promise<Address | null> {
-    if (this.#closing !== null) throw new SocketError("EBADF", "the server is closed; make a new one");
+    if (this.#closed) throw new SocketError("EBADF", "the server is closed; make a new one");
     this.#listening ??= this.#listen();
     await this.#listening;
     return this.serverAddress;
@@ -402,7 +546,8 @@ export abstract class BaseServer<Request, Context = unknown>
   }
 
   /**
-   * Serves until `shutdown()`, or until `signal` aborts; then drains: resolves when all that had begun is over.
+   * Serves until `shutdown()`, or until `signal` aborts; then drains: resolves when all that had begun is over (with
+   * `blockOnClose` false, at once).
    * Rejects as `listen()`, and with `EBUSY` where it runs already.
    */
   async serveForever(options: { readonly signal?: AbortSignal } = {}): Promise<void> {
@@ -423,7 +568,7 @@ export abstract class BaseServer<Request, Context = unknown>
       options.signal?.removeEventListener("abort", stop);
       if (this.#serving === serving) await this.shutdown();
     }
-    await this.drain();
+    if (this.#waitsAtTheEnd) await this.drain();
   }
 
   /**
@@ -438,6 +583,25 @@ export abstract class BaseServer<Request, Context = unknown>
   }
 
   /**
+   * Takes nobody for a while. `"hold"`: who comes waits, connected and unread, `requestQueueSize` of them, and one
+   * more is refused; `"refuse"`: who comes is refused at once, and those that waited before are served. What runs goes
+   * on. Until `resume()`; may be called again, to change how.
+   */
+  suspend(how: Suspension): void {
+    this.#suspended = checkWord<Suspension>("how", how, ["hold", "refuse"]);
+    this.tell({ type: "suspended", server: this.name, how });
+    this.#takeOn();
+  }
+
+  /** Ends `suspend()`: who was held is served now. */
+  resume(): void {
+    if (this.#suspended === null) return;
+    this.#suspended = null;
+    this.tell({ type: "resumed", server: this.name, waiting: this.#arrivals.length });
+    this.#takeOn();
+  }
+
+  /**
    * Serves one request to its end, and never rejects: `finishRequest`, `handleError` where that threw, then
    * `shutdownRequest`. What `processRequest` calls, waiting for it or not.
    */
@@ -446,6 +610,7 @@ export abstract class BaseServer<Request, Context = unknown>
     try {
       const result = this.finishRequest(request, clientAddress);
       if (isThenable(result)) {
+        if (this.requestTimeout !== null || this.idleTimeout !== null) this.#watch(request, running);
         return Promise.resolve(result).then(
           () => this.#letGo(request, clientAddress, running, false),
           (error) => this.#fail(request, clientAddress, error, running),
@@ -459,19 +624,32 @@ export abstract class BaseServer<Request, Context = unknown>
 
   // ---- For the platform ----
 
-  /** A request has come. Called by the platform; refuses it where too many wait already. */
+  /** A request has come. Called by the platform; refuses it where it may not come in, or too many wait already. */
   protected arrive(request: Request, clientAddress: Address | null): void {
-    if (this.#closing !== null) {
-      this.refuse(request, clientAddress, "closing");
+    const refusal = this.admit(clientAddress);
+    if (refusal !== null) {
+      this.refuse(request, clientAddress, refusal);
       return;
     }
     this.#arrivals.push([request, clientAddress]);
-    if (this.#awaiting.length > 0) for (const arrived of this.#awaiting.splice(0)) arrived();
+    const awaited = this.#suspended === "hold" ? undefined : this.#awaiting.shift();
+    if (awaited !== undefined) awaited(true);
     else this.#pump();
-    if (this.#arrivals.length > this.requestQueueSize) {
+    if (this.#arrivals.length > this.requestQueueSize + (awaited === undefined ? 0 : 1)) {
       this.#arrivals.pop();
+      this.#leave(clientAddress);
       this.refuse(request, clientAddress, "full");
     }
+  }
+
+  /** Why a request from `clientAddress` may not come in; or `null`, and it counts until it is over. */
+  protected admit(clientAddress: Address | null): Refusal | null {
+    if (this.#closed) return "closing";
+    if (this.#suspended === "refuse") return "suspended";
+    if (this.whenFull === "refuse" && this.#suspended === null && this.#here >= this.capacity) return "full";
+    const refusal = this.#gate === null ? null : this.#gate.enter(clientAddress);
+    if (refusal === null) this.#here++;
+    return refusal;
   }
 
   // ---- Inside ----
@@ -484,37 +662,61 @@ export abstract class BaseServer<Request, Context = unknown>
       await this.serverClose();
       throw error;
     }
+    if (this.#closed) {
+      this.stopListening(); // what was not open yet when close() was called
+      await this.letGo();
+      throw new SocketError("ECANCELED", "the server was closed while it was opened");
+    }
+    this.#since = performance.now();
     this.tell({ type: "listening", server: this.name, address: this.serverAddress });
   }
 
   /** Resolves to true when a request waits, to false when none came within `timeout` ms. */
   async #arrival(timeout: number | null): Promise<boolean> {
-    if (this.#arrivals.length > 0) return true;
-    let timer: ReturnType<typeof setTimeout> | undefined;
-    await new Promise<void>((resolve) => {
-      this.#awaiting.push(resolve);
-      if (timeout !== null) timer = setTimeout(resolve, timeout);
-    });
+    if (this.#arrivals.length > 0 && this.#suspended !== "hold") return true;
+    const { promise, resolve } = Promise.withResolvers<boolean>();
+    this.#awaiting.push(resolve);
+    const late = (): void => {
+      this.#awaiting.splice(this.#awaiting.indexOf(resolve), 1);
+      resolve(false);
+    };
+    const timer = timeout === null ? undefined : setTimeout(late, timeout);
+    const came = await promise;
     clearTimeout(timer);
-    if (this.#closing !== null) throw new SocketError("ECANCELED", "the server was closed");
-    return this.#arrivals.length > 0;
+    if (this.#closed) throw new SocketError("ECANCELED", "the server was closed");
+    return came;
+  }
+
+  /** Goes on with those that were held. */
+  #takeOn(): void {
+    if (this.#suspended === "hold") return;
+    for (const awaited of this.#awaiting.splice(0, this.#arrivals.length)) awaited(true);
+    this.#pump();
   }
 
   /** Takes what has arrived, one after the other, as long as nothing needs to be waited for. */
   #pump(): void {
-    while (this.#open && !this.#busy && this.#arrivals.length > 0) {
+    while (this.#open && !this.#busy && this.#arrivals.length > 0 && this.#suspended !== "hold") {
       this.#busy = true;
       const waiting = this.#takeNext();
       if (waiting === undefined) {
-        this.#busy = false;
-        this.serviceActions();
+        this.#taken();
       } else {
         waiting.then(() => {
-          this.#busy = false;
-          this.serviceActions();
+          this.#taken();
           this.#pump();
         });
       }
+    }
+  }
+
+  /** One was taken and processed. */
+  #taken(): void {
+    this.#busy = false;
+    try {
+      this.serviceActions();
+    } catch (error) {
+      this.#tellError(error, null);
     }
   }
 
@@ -590,6 +792,7 @@ export abstract class BaseServer<Request, Context = unknown>
   ): Promise<void> | undefined {
     const over = (): void => {
       if (running !== undefined) this.end(request, running, failed);
+      else this.#leave(clientAddress);
     };
     const wrong = (error: unknown): void => {
       this.abortRequest(request); // it must not stay open because a hook failed
@@ -611,23 +814,74 @@ export abstract class BaseServer<Request, Context = unknown>
     this.tell({ type: "error", server: this.name, ...(running && { id: running.id }), address, error });
   }
 
+  protected override end(request: Request, running: Running, failed: boolean): void {
+    super.end(request, running, failed);
+    this.#leave(running.address);
+  }
+
+  /** A request that `admit()` let in is over. */
+  #leave(clientAddress: Address | null): void {
+    this.#here--;
+    if (this.#gate !== null) this.#gate.leave(clientAddress);
+  }
+
+  /** Looks from time to time whether a request takes too long, or carries nothing; then it is aborted. */
+  #watch(request: Request, running: Running): void {
+    const { requestTimeout } = this;
+    const idleTimeout = request instanceof StreamSocket ? this.idleTimeout : null;
+    const step = idleTimeout === null ? MAX_TIMER : idleTimeout / 2;
+    let carried = -1; // bytes, at the last look
+    let quiet = 0; // looks in a row that found no more
+    const wait = (time: number, then: () => void): void => {
+      running.timer = setTimeout(then, time);
+      // Where a timer can hold up the end of a process: that of a daemon must not.
+      if (this.daemonThreads) (running.timer as { unref?(): void }).unref?.();
+    };
+    const look = (): void => {
+      const left =
+        requestTimeout === null ? MAX_TIMER : requestTimeout - (performance.now() - running.started);
+      const { bytesRead, bytesWritten } = bytesOf(request);
+      quiet = bytesRead + bytesWritten === carried ? quiet + 1 : 0;
+      carried = bytesRead + bytesWritten;
+      if (left <= 0) this.#expire(request, running, "requestTimeout");
+      else if (idleTimeout !== null && quiet >= 2) this.#expire(request, running, "idleTimeout");
+      else {
+        wait(Math.max(Math.min(step, left), 1), look);
+        return;
+      }
+      const { id, address } = running;
+      wait(ABORT_GRACE, () => this.tell({ type: "stuck", server: this.name, id, address }));
+    };
+    look();
+  }
+
+  #expire(request: Request, running: Running, limit: "requestTimeout" | "idleTimeout"): void {
+    const timeout = this[limit] ?? 0;
+    const { id, address } = running;
+    this.tell({ type: "timeout", server: this.name, id, address, limit, timeout });
+    const why = limit === "requestTimeout" ? "took longer than its" : "carried nothing for its";
+    this.cancelRequest(request, new SocketError("ETIMEDOUT", `the request ${why} ${limit} of ${timeout} ms`));
+  }
+
   /** Turns a request away that no hook has seen: its connection is let go at once. */
-  protected refuse(request: Request, address: Address | null, reason: "full" | "closing"): void {
+  protected refuse(request: Request, address: Address | null, reason: Refusal): void {
     this.#refused++;
     this.abortRequest(request);
-    this.tell({ type: "refused", server: this.name, address, reason });
+    if (this.watches("refused")) this.tell({ type: "refused", server: this.name, address, reason });
+  }
+
+  get #waitsAtTheEnd(): boolean {
+    return this.blockOnClose && !this.daemonThreads;
   }
 
   async #close(): Promise<void> {
-    await this.shutdown();
-    this.stopListening();
-    for (const [request, clientAddress] of this.#arrivals.splice(0)) {
-      this.refuse(request, clientAddress, "closing");
-    }
-    for (const told of this.#awaiting.splice(0)) told();
-    await this.drain();
+    this.close();
+    if (this.#waitsAtTheEnd) await this.drain();
     await this.letGo();
-    this.tell({ type: "closed", server: this.name });
+    const { name: server, running, served, failed, refused, bytesRead, bytesWritten } = this.info();
+    const duration = this.#since === 0 ? 0 : performance.now() - this.#since;
+    const counts = { running, served, failed, refused, bytesRead, bytesWritten };
+    this.tell({ type: "closed", server, duration, ...counts });
   }
 
   /** The platform closes its listener: nothing arrives any more. */

@@ -115,6 +115,7 @@ const logger =
     const who = `${event.server}${peer}`;
     if (event.type === "error") say(`${who}  ${describe(event.error)}`);
     else if (event.type === "refused") say(`${who}  refused (${event.reason})`);
+    else if (event.type === "lost") say(`${who}  a child process was lost: ${describe(event.error)}`);
     else if (event.type === "stuck") say(`${who}  did not end when it was aborted`);
     else if (verbose && event.type !== "listening") say(toJson(event));
   };
@@ -271,6 +272,7 @@ const serve = async (path: string, flags: ServeFlags): Promise<void> => {
     ...(host !== undefined && { host }),
     anyPort: flags.anyPort ?? false,
     data: flags.data,
+    module: pathToFileURL(resolve(path)).href,
     drainTimeout: flags.drain,
     onEvent: logger(flags.verbose ?? false),
     ...(flags.control && { control: { port: controlPort } }),

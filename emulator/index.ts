@@ -3,6 +3,17 @@
 export { createConnection, TCPConnector } from "./connector.ts";
 export type { ControlOptions, ControlServer } from "./control.ts";
 export {
+  type Forking,
+  type ForkingInfo,
+  ForkingMixIn,
+  type ForkingOptions,
+  ForkingTCPServer,
+  ForkingUDPServer,
+  ForkingUnixDatagramServer,
+  ForkingUnixStreamServer,
+  handlerFrom,
+} from "./forking.ts";
+export {
   getaddrinfo,
   getfqdn,
   gethostbyaddr,
@@ -28,5 +39,19 @@ export {
 } from "./socket.ts";
 export { FileStorage } from "./storage.ts";
 export { streamSocket } from "./stream-socket.ts";
-export { TCPServer, type TCPServerOptions, ThreadingTCPServer } from "./tcp.ts";
+export {
+  type ListeningSocket,
+  type ListenOptions,
+  TCPServer,
+  type TCPServerOptions,
+  ThreadingTCPServer,
+} from "./tcp.ts";
 export { ThreadingUDPServer, UDPServer, type UDPServerOptions } from "./udp.ts";
+export {
+  ThreadingUnixDatagramServer,
+  ThreadingUnixStreamServer,
+  UnixDatagramServer,
+  type UnixDatagramServerOptions,
+  UnixStreamServer,
+  type UnixStreamServerOptions,
+} from "./unix.ts";

@@ -19,9 +19,12 @@ import {
   RecordingMixIn,
   serveControl,
 } from "./control.ts";
+import { appHandlerFrom, ForkingTCPServer, ForkingUDPServer } from "./forking.ts";
 import { FileStorage } from "./storage.ts";
 import { TCPServer, ThreadingTCPServer } from "./tcp.ts";
 import { ThreadingUDPServer, UDPServer } from "./udp.ts";
+
+const DATA = ".socklet/data";
 
 /** How to serve an app. */
 export interface ServeOptions {
@@ -31,6 +34,8 @@ export interface ServeOptions {
   readonly anyPort?: boolean;
   /** The folder of the app's storage. Default `.socklet/data`. */
   readonly data?: string;
+  /** The URL of the module that exports the app as `app`: what the children of a forking listener import. Needed where it has one. */
+  readonly module?: string;
   readonly onEvent?: OnEvent;
   /** How long `close()` lets running requests go on, in milliseconds. Default 10 000. */
   readonly drainTimeout?: number;
@@ -60,10 +65,22 @@ export interface AppServer extends AsyncDisposable {
 }
 
 const serverOf = <Context>(
-  { handler, endpoint, serve }: Listener<Context>,
+  { name, handler, endpoint, serve }: Listener<Context>,
   options: ServerOptions<Context>,
   plane: LocalPlane | null,
+  { module, data = DATA }: ServeOptions,
 ): BaseServer<StreamSocket, Context> | BaseServer<Datagram, Context> => {
+  if (serve === "forking") {
+    if (module === undefined) {
+      const said = `the listener "${name}" forks: give serveApp() the app's \`module\`, which its children import`;
+      throw new SocketError("ERR_APP", said);
+    }
+    const forked = appHandlerFrom(module, name, data);
+    const { context: _, ...own } = options; // each child makes its own
+    if (endpoint.scheme === "udp") return new ForkingUDPServer<Context>(endpoint, forked, own);
+    const Server = plane === null ? ForkingTCPServer : RecordingMixIn(ForkingTCPServer, plane);
+    return new Server(endpoint, forked, own) as BaseServer<StreamSocket, Context>;
+  }
   if (endpoint.scheme === "udp") {
     const datagrams = handler as HandlerClass<Datagram, Context>;
     if (serve === "serial") return new UDPServer(endpoint, datagrams, options);
@@ -92,7 +109,7 @@ export const serveApp = async <Context>(
   const context = await app.context({
     name: "node",
     bindings: process.env,
-    storage: new FileStorage(options.data ?? ".socklet/data"),
+    storage: new FileStorage(options.data ?? DATA),
   });
   const servers: (BaseServer<StreamSocket, Context> | BaseServer<Datagram, Context>)[] = [];
   const listeners: Serving[] = [];
@@ -128,6 +145,7 @@ export const serveApp = async <Context>(
         { ...listener, endpoint },
         { name: listener.name, context, onEvent, drainTimeout },
         plane,
+        options,
       );
       servers.push(server);
       const at = (await server.listen()) as Address & { hostname: string; port: number };

@@ -1,5 +1,7 @@
 /** TCP servers on real sockets: `TCPServer`, one connection at a time, and `ThreadingTCPServer`, side by side. */
 
+import { lookup } from "node:dns/promises";
+import { readFileSync } from "node:fs";
 import net from "node:net";
 import {
   type Address,
@@ -8,18 +10,60 @@ import {
   formatAddress,
   parseAddress,
 } from "../core/address.ts";
-import type { Datagram } from "../core/datagram.ts";
+import {
+  AF_INET,
+  AF_INET6,
+  AF_UNIX,
+  AF_UNSPEC,
+  IPPROTO_IPV6,
+  IPV6_V6ONLY,
+  SO_REUSEADDR,
+  SO_REUSEPORT,
+  SOCK_STREAM,
+  SOL_SOCKET,
+} from "../core/constants.ts";
+import type { Datagram, DatagramSocket } from "../core/datagram.ts";
+import { SocketError } from "../core/errors.ts";
+import type { SockletEvent } from "../core/events.ts";
 import type { HandlerClass } from "../core/handler.ts";
 import { ThreadingMixIn } from "../core/mixins.ts";
 import { BaseServer, type ServerOptions } from "../core/server.ts";
 import { type StreamOptions, type StreamSocket, settleStream } from "../core/socket.ts";
-import { addressOf, networkError, streamSocket } from "./stream-socket.ts";
+import { publish, subscribed } from "./events.ts";
+import { descriptorOf } from "./native.ts";
+import { Socket } from "./socket.ts";
+import { networkError, type Origin, streamSocket } from "./stream-socket.ts";
+
+// What `net.isIP()` says (0: a name), as a family, and back.
+const familyOf = (version: number): number =>
+  version === 6 ? AF_INET6 : version === 4 ? AF_INET : AF_UNSPEC;
+const versionOf = (family: number): number => (family === AF_INET6 ? 6 : family === AF_INET ? 4 : 0);
+
+const BACKLOG = 511; // connections that the kernel keeps; Node's own figure. Node accepts at once, so that few ever wait there
+
+const TAKES = { tcp: "tcp://host:port", udp: "udp://host:port", unix: "a path, unix:/run/name" } as const;
+const SERVERS = {
+  tcp: "a TCPServer",
+  udp: "a UDPServer",
+  unix: "a UnixStreamServer or a UnixDatagramServer",
+} as const;
+
+/** Options of how a server listens. */
+export interface ListenOptions {
+  /** Listen for IPv6 alone. Default `false`: `"[::]:80"` takes IPv4, too, whose clients it tells as `::ffff:192.0.2.1`. */
+  readonly ipv6Only?: boolean;
+  /** Share the port with other processes that say so, too; the kernel spreads the clients (`SO_REUSEPORT`; Linux, FreeBSD). Those queued at one that dies are reset. Default `false`. */
+  readonly allowReusePort?: boolean;
+}
 
 /** Options of a TCP server. */
-export interface TCPServerOptions<Context> extends ServerOptions<Context> {
+export interface TCPServerOptions<Context> extends ServerOptions<Context>, ListenOptions {
   /** Limits and times of each connection. */
   readonly stream?: Partial<StreamOptions>;
 }
+
+/** What a server listens with. */
+export type ListeningSocket<Request> = Request extends StreamSocket ? Socket : DatagramSocket;
 
 /**
  * Serves TCP connections, one at a time. CPython's `TCPServer`.
@@ -31,6 +75,9 @@ export interface TCPServerOptions<Context> extends ServerOptions<Context> {
  *     const server = new ThreadingTCPServer("127.0.0.1:7007", Echo);
  *     await server.serveForever();
  *
+ * A connection takes a file descriptor. Where the process has hardly one left, the next client is reset, and told
+ * as `refused` (`descriptors`): Node accepts those that it has no descriptor for, closes them, and says nothing.
+ *
  * `Request` is a `Datagram` in the classes for UDP, which extend this one as in CPython.
  */
 export class TCPServer<
@@ -38,8 +85,16 @@ export class TCPServer<
   Request extends StreamSocket | Datagram = StreamSocket,
 > extends BaseServer<Request, Context> {
   /** Where it was told to listen. */
-  readonly endpoint: Exclude<Endpoint, { readonly scheme: "unix" }>;
-  #server: net.Server | undefined;
+  readonly endpoint: Endpoint;
+  /** The family that it listens in, which may be set before that for a name that has addresses of two: `AF_INET` or `AF_INET6`; `AF_UNSPEC` until a name is resolved. */
+  addressFamily: number;
+  /** Binds although connections of an earlier server linger there (`SO_REUSEADDR`). Here `true`, as Node has it; `false`, CPython's, needs the package `koffi`: else `ERR_UNSUPPORTED`. */
+  allowReuseAddress = true;
+  /** Shares its port: see `ListenOptions`. */
+  allowReusePort: boolean;
+  /** Listens for IPv6 alone. */
+  ipv6Only: boolean;
+  #socket: Socket | undefined;
   #address: Address | null = null;
   readonly #stream: StreamOptions;
 
@@ -50,47 +105,153 @@ export class TCPServer<
   ) {
     super(RequestHandlerClass, options);
     const endpoint = parseAddress(serverAddress);
-    if (endpoint.scheme === "unix") {
+    const { scheme } = this;
+    const given = endpoint.scheme ?? (scheme === "unix" ? "tcp" : scheme);
+    if (given !== scheme) {
       throw new TypeError(
-        `${this.constructor.name} listens on a host and port, not on ${formatAddress(endpoint)}`,
+        `${this.constructor.name} listens on ${TAKES[scheme]}; ${formatAddress(endpoint)} is for ${SERVERS[given]}`,
       );
     }
     this.endpoint = endpoint;
+    this.addressFamily =
+      endpoint.scheme === "unix" ? AF_UNIX : familyOf(net.isIP(endpoint.hostname || "0.0.0.0"));
+    this.allowReusePort = options.allowReusePort ?? false;
+    this.ipv6Only = options.ipv6Only ?? false;
     this.#stream = settleStream(options.stream);
+  }
+
+  /** What an address of this class has before its `:`. */
+  protected get scheme(): "tcp" | "udp" | "unix" {
+    return "tcp";
+  }
+
+  /** `SOCK_STREAM` or `SOCK_DGRAM`. */
+  get socketType(): number {
+    return SOCK_STREAM;
+  }
+
+  /**
+   * What it listens with: to set an option before `serverBind()`, or to ask for one. Made when it is first asked for;
+   * then the family is decided (`addressFamily`, else `AF_INET`).
+   */
+  get socket(): ListeningSocket<Request> {
+    return this.#listener as ListeningSocket<Request>;
+  }
+
+  get #listener(): Socket {
+    this.addressFamily ||= AF_INET;
+    this.#socket ??= new Socket(this.addressFamily);
+    return this.#socket;
+  }
+
+  /** The descriptor of `socket`; -1 where there is none, or none any more. */
+  fileno(): number {
+    return this.#socket === undefined ? -1 : this.#socket.fileno();
   }
 
   override get serverAddress(): Address | null {
     return this.#address;
   }
 
-  /** Binds and listens: Node does the two together. Until requests are taken, those who connect wait. */
+  /** Binds `socket`, and sets `serverAddress`. Nobody can connect yet. */
   override async serverBind(): Promise<void> {
-    const { hostname, port, scheme } = this.endpoint;
-    if (scheme === "udp") throw new TypeError(`${formatAddress(this.endpoint)} is for a UDPServer`);
-    const server = net.createServer({
-      allowHalfOpen: true, // the peer's end is not ours
-      pauseOnConnect: true, // nothing is read before a handler asks
-      noDelay: true, // the writer gathers; Nagle would hold back what it sends (measured: bulk echo 0.6 times)
-    });
-    this.#server = server;
-    await new Promise<void>((resolve, reject) => {
-      server.once("error", (error) => reject(networkError(error, formatAddress(this.endpoint))));
-      server.listen({ host: hostname || "0.0.0.0", port, backlog: 511, exclusive: true }, resolve);
-    });
-    server.removeAllListeners("error");
-    server.on("error", (error) => this.tell({ type: "error", server: this.name, address: null, error }));
-    const at = server.address() as net.AddressInfo;
-    this.#address = addressOf(at.address, at.port, at.family);
-    server.on("connection", (socket) => {
-      const request = streamSocket(socket, this.#stream);
-      this.arrive(request as Request, request.getpeername());
-    });
+    const { address, port } = await this.resolve();
+    const socket = this.#listener;
+    if (!this.allowReuseAddress) socket.setsockopt(SOL_SOCKET, SO_REUSEADDR, false);
+    if (this.allowReusePort) socket.setsockopt(SOL_SOCKET, SO_REUSEPORT, true);
+    if (this.addressFamily === AF_INET6) socket.setsockopt(IPPROTO_IPV6, IPV6_V6ONLY, this.ipv6Only);
+    await this.bind({ scheme: this.endpoint.scheme as "tcp" | undefined, hostname: address, port });
+  }
+
+  /** `socket` listens, and each connection that it accepts arrives here. */
+  override async serverActivate(): Promise<void> {
+    const socket = this.#listener;
+    socket.onconnection = (accepted) => this.accepted(accepted);
+    await socket.listen(BACKLOG);
+  }
+
+  protected async bind(address: AddressLike): Promise<void> {
+    const socket = this.#listener;
+    await socket.bind(address);
+    this.#address = socket.getsockname();
+  }
+
+  /** The address to bind: a name is resolved, in `addressFamily` where it is set, which is then set. Rejects with `ERR_NAME`, `EAFNOSUPPORT`. */
+  protected async resolve(): Promise<{ readonly address: string; readonly port: number }> {
+    const { hostname, port } = this.endpoint as Exclude<Endpoint, { readonly scheme: "unix" }>;
+    const said = formatAddress(this.endpoint);
+    const wanted = versionOf(this.addressFamily);
+    let host = hostname || (wanted === 6 ? "::" : "0.0.0.0");
+    let version = net.isIP(host);
+    if (version === 0) {
+      const found = await lookup(host, { family: wanted }).catch((error) => {
+        throw networkError(error, said);
+      });
+      host = found.address;
+      version = found.family;
+    }
+    if (wanted !== version && wanted !== 0) {
+      const other = `${said} has an IPv${version} address, and addressFamily is ${this.addressFamily}`;
+      throw new SocketError("EAFNOSUPPORT", other, { address: said });
+    }
+    if (this.ipv6Only && version === 4)
+      throw new TypeError(`ipv6Only is for an IPv6 listener; ${said} is IPv4`);
+    this.addressFamily = familyOf(version);
+    return { address: host, port };
+  }
+
+  /** A connection was accepted: makes the request of it, which arrives. */
+  protected accepted(socket: net.Socket): void {
+    if (this.daemonThreads) socket.unref();
+    const request = streamSocket(socket, this.#stream, this.originOf(socket)) as Request & StreamSocket;
+    const peer = request.getpeername();
+    if (descriptorOf(socket) < lastDescriptor()) this.arrive(request, peer);
+    else this.refuse(request, peer, "descriptors");
+  }
+
+  /** What Node does not tell of a connection that was accepted. */
+  protected originOf(_socket: net.Socket): Origin | undefined {
+    return undefined;
   }
 
   protected override stopListening(): void {
-    this.#server?.close();
+    void this.#socket?.close();
+  }
+
+  protected override watches(type: SockletEvent["type"]): boolean {
+    return super.watches(type) || subscribed(type);
+  }
+
+  protected override tell(event: SockletEvent): void {
+    publish(event);
+    super.tell(event);
   }
 }
+
+// ---- Descriptors ----
+
+const RESERVED = 256; // descriptors that are left to the rest of the process (files, names that are looked up, what is dialled), or an eighth of all where that is less
+
+let last: number | undefined;
+
+/** The descriptor at which no more connections are taken. A new one is the lowest number that is free, so that all below are in use. */
+const lastDescriptor = (): number => {
+  last ??= openFiles() - Math.min(RESERVED, Math.ceil(openFiles() / 8));
+  return last;
+};
+
+/** How many descriptors the process may have (`ulimit -n`). */
+const openFiles = (): number => {
+  let limit = Number.NaN;
+  try {
+    limit = Number(/^Max open files +(\d+)/m.exec(readFileSync("/proc/self/limits", "latin1"))?.[1]);
+  } catch {
+    // Not Linux: the report has it, and takes some milliseconds.
+    const report = process.report.getReport() as { userLimits?: { open_files?: { soft?: unknown } } };
+    limit = Number(report.userLimits?.open_files?.soft);
+  }
+  return Number.isNaN(limit) ? Number.POSITIVE_INFINITY : limit;
+};
 
 /** Serves TCP connections side by side. CPython's `ThreadingTCPServer`; see `ThreadingMixIn`. */
 export class ThreadingTCPServer<Context = unknown> extends ThreadingMixIn(TCPServer)<Context> {}

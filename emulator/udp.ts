@@ -1,30 +1,72 @@
 /** UDP servers on real sockets: `UDPServer`, one datagram at a time, and `ThreadingUDPServer`, side by side. */
 
-import dgram from "node:dgram";
+import type dgram from "node:dgram";
 import { lookup } from "node:dns/promises";
-import net from "node:net";
-import { type Address, type AddressLike, formatAddress } from "../core/address.ts";
-import { checkDatagramSize, Datagram, type DatagramSender, knownSender } from "../core/datagram.ts";
+import { ReplyBudget } from "../core/access.ts";
+import {
+  type Address,
+  type AddressLike,
+  type Endpoint,
+  formatAddress,
+  type InternetAddress,
+} from "../core/address.ts";
+import {
+  AF_INET,
+  AF_INET6,
+  IPPROTO_IPV6,
+  IPV6_V6ONLY,
+  SO_REUSEADDR,
+  SO_REUSEPORT,
+  SOCK_DGRAM,
+  SOL_SOCKET,
+} from "../core/constants.ts";
+import {
+  checkDatagramSize,
+  type Datagram,
+  type DatagramSink,
+  DatagramSocket,
+  type DatagramTransport,
+  knownSender,
+} from "../core/datagram.ts";
 import { SocketError } from "../core/errors.ts";
 import type { HandlerClass } from "../core/handler.ts";
 import { ThreadingMixIn } from "../core/mixins.ts";
 import { checkCount } from "../core/options.ts";
-import type { ServerOptions } from "../core/server.ts";
+import { type DatagramWay, ServedDatagram, type ServerOptions } from "../core/server.ts";
+import type { KernelSocket } from "../core/socket.ts";
 import type { Data, MaybePromise } from "../core/stream.ts";
+import { Kernel, libc, PlainDatagrams } from "./native.ts";
 import { addressOf, networkError } from "./stream-socket.ts";
-import { TCPServer } from "./tcp.ts";
+import { type ListenOptions, TCPServer } from "./tcp.ts";
 
 /** Options of a UDP server. */
-export interface UDPServerOptions<Context> extends ServerOptions<Context> {
+export interface UDPServerOptions<Context> extends ServerOptions<Context>, ListenOptions {
   /** Bytes of a datagram that are taken; the rest is cut, and `truncated` says so. Default 65 535, so that nothing is (CPython: 8 192). */
   readonly maxPacketSize?: number;
+  /**
+   * Binds although another socket is bound there, and takes its datagrams (`SO_REUSEADDR`). Default `false`, as
+   * CPython's `allow_reuse_address`.
+   */
+  readonly allowReuseAddress?: boolean;
+  /**
+   * How many bytes may be sent to an address in all for each byte that came from it; what is over is dropped, and
+   * told. Anybody can send a datagram in another's name, and have the reply sent to him: a server that gives long
+   * replies to short questions is a weapon. Default `null`, no limit, since how long a reply is to be the protocol
+   * says (a DNS answer is ten times its question), and the loopback address that servers here listen on is not
+   * reached from outside. For who listens on a public address: 3, as QUIC (RFC 9000 section 8), or what his
+   * protocol needs.
+   */
+  readonly amplification?: number | null;
 }
 
 /** Serves datagrams, one at a time. CPython's `UDPServer`: what it gives a handler is a `Datagram`. */
-export class UDPServer<Context = unknown> extends TCPServer<Context, Datagram> implements DatagramSender {
-  readonly maxPacketSize: number;
-  #socket: dgram.Socket | undefined;
+export class UDPServer<Context = unknown> extends TCPServer<Context, Datagram> implements DatagramWay {
+  /** Bytes of a datagram that are taken. */
+  maxPacketSize: number;
+  readonly #budget: ReplyBudget | null;
+  #listener: ServerDatagrams | undefined;
   #address: Address | null = null;
+  #open = false;
 
   constructor(
     serverAddress: AddressLike,
@@ -33,68 +75,198 @@ export class UDPServer<Context = unknown> extends TCPServer<Context, Datagram> i
   ) {
     super(serverAddress, RequestHandlerClass, options);
     this.maxPacketSize = checkCount("maxPacketSize", options.maxPacketSize ?? 65_535, 0);
+    this.allowReuseAddress = options.allowReuseAddress ?? false;
+    this.#budget = options.amplification == null ? null : new ReplyBudget(options.amplification);
+  }
+
+  protected override get scheme(): "udp" | "unix" {
+    return "udp";
+  }
+
+  override get socketType(): number {
+    return SOCK_DGRAM;
   }
 
   override get serverAddress(): Address | null {
     return this.#address;
   }
 
-  override async serverBind(): Promise<void> {
-    const { hostname, port, scheme } = this.endpoint;
-    const said = formatAddress(this.endpoint);
-    if (scheme === "tcp") throw new TypeError(`${said} is for a TCPServer`);
-    const host = hostname || "0.0.0.0";
-    const at =
-      net.isIP(host) !== 0
-        ? { address: host, family: net.isIP(host) }
-        : await lookup(host).catch((error) => {
-            throw networkError(error, said);
-          });
-    const family = at.family === 6 ? 6 : 4;
-    // All that is sent goes to an address that came in: no name is ever looked up (measured: a tenth of the rate).
-    const numeric = (name: string, _: unknown, found: (e: null, a: string, f: number) => void): void =>
-      found(null, name, family);
-    const socket = dgram.createSocket({ type: `udp${family}`, lookup: numeric as never });
-    await new Promise<void>((resolve, reject) => {
-      socket.once("error", (error) => {
-        socket.close();
-        reject(networkError(error, said));
-      });
-      socket.bind({ address: at.address, port, exclusive: true }, resolve);
-    });
-    this.#socket = socket;
-    socket.removeAllListeners("error");
-    socket.on("error", (error) => this.tell({ type: "error", server: this.name, address: null, error }));
-    const bound = socket.address();
-    this.#address = addressOf(bound.address, bound.port, bound.family);
-    socket.on("message", (message: Buffer, { address, port, family }) => {
-      const taken = Math.min(message.length, this.maxPacketSize);
-      const bytes = new Uint8Array(message.buffer as ArrayBuffer, message.byteOffset, taken);
-      const peer = addressOf(address, port, family);
-      this.arrive(new Datagram(bytes, peer, this, taken < message.length), peer);
-    });
+  /** What it hears and sends with: to set an option, before `serverBind()` or after, or to send. What arrives is the server's. */
+  override get socket(): DatagramSocket {
+    return this.#transport.socket;
   }
 
-  /** Sends one datagram from this server's socket. What the network refuses later is told as an event. */
-  post(data: Data, sender: Address | null): void {
+  get #transport(): ServerDatagrams {
+    this.addressFamily ||= AF_INET;
+    this.#listener ??= new ServerDatagrams(this.addressFamily);
+    return this.#listener;
+  }
+
+  override fileno(): number {
+    return this.#listener === undefined ? -1 : this.#listener.socket.fileno();
+  }
+
+  override async serverBind(): Promise<void> {
+    const { address, port } = await this.resolve();
+    const transport = this.#transport;
+    const { kernel } = transport;
+    if (this.allowReuseAddress) kernel.setsockopt(SOL_SOCKET, SO_REUSEADDR, 1);
+    if (this.allowReusePort) kernel.setsockopt(SOL_SOCKET, SO_REUSEPORT, 1);
+    if (this.ipv6Only) kernel.setsockopt(IPPROTO_IPV6, IPV6_V6ONLY, 1);
+    this.#address = await transport.open(address, port, formatAddress(this.endpoint), {
+      message: (bytes, peer) => this.received(bytes, peer),
+      error: (error) => this.tell({ type: "error", server: this.name, address: null, error }),
+    });
+    this.#open = true;
+  }
+
+  /** Nothing: a datagram socket hears from when it is bound. */
+  override async serverActivate(): Promise<void> {}
+
+  /** A datagram came, or the first bytes of one (`cut`): makes the request of it, which arrives. */
+  protected received(message: Uint8Array, peer: Address | null, cut = false): void {
+    if (this.#budget !== null) this.#budget.received(message.length, peer);
+    const taken = Math.min(message.length, this.maxPacketSize);
+    const bytes = new Uint8Array(message.buffer as ArrayBuffer, message.byteOffset, taken);
+    this.arrive(new ServedDatagram(bytes, peer, this, cut || taken < message.length), peer);
+  }
+
+  /**
+   * Sends one datagram from this server's socket. What the network refuses later is told as an event; so is one
+   * that is over `amplification`. Gives how many bytes were sent: 0 for that.
+   */
+  post(data: Data, sender: Address | null): number {
     const address = knownSender(sender);
-    if (this.#socket === undefined) throw new SocketError("EBADF", "the server's socket is not open");
-    if (address.family === "unix") throw new SocketError("EAFNOSUPPORT", "UDP does not reach a path");
     const bytes = typeof data === "string" ? Buffer.from(data) : data;
-    checkDatagramSize(bytes.length, address);
-    const host = address.scopeId === undefined ? address.hostname : `${address.hostname}%${address.scopeId}`;
-    this.#socket.send(bytes, address.port, host);
+    this.checkReply(bytes.length, address);
+    if (this.#budget?.spend(bytes.length, address) === false) {
+      return this.dropped(bytes.length, address, "amplification");
+    }
+    return this.send(bytes, address);
+  }
+
+  /** Throws where a reply of so many bytes cannot be sent there: `EBADF`, `EMSGSIZE`, `EAFNOSUPPORT`. */
+  protected checkReply(size: number, address: Address): void {
+    if (!this.#open) throw new SocketError("EBADF", "the server's socket is not open");
+    if (address.family === "unix") throw new SocketError("EAFNOSUPPORT", "UDP does not reach a path");
+    checkDatagramSize(size, address);
+  }
+
+  /** Sends it; gives how many bytes were sent. */
+  protected send(bytes: Uint8Array, address: Address): number {
+    this.#listener?.post(bytes, address as InternetAddress);
+    return bytes.length;
+  }
+
+  /** Tells that a reply was not sent, and gives 0. */
+  protected dropped(bytes: number, address: Address, reason: "amplification" | "full"): 0 {
+    if (this.watches("dropped")) this.tell({ type: "dropped", server: this.name, address, bytes, reason });
+    return 0;
   }
 
   /** The socket stays open until the last reply was sent; what arrives meanwhile is refused. */
   protected override stopListening(): void {}
 
   protected override letGo(): MaybePromise<void> {
+    this.#open = false;
+    return this.#listener?.close();
+  }
+}
+
+/** The socket of a UDP server: of Node's, whose messages come by one listener, without a promise. */
+class ServerDatagrams implements DatagramTransport {
+  readonly socket: DatagramSocket;
+  readonly #family: number;
+  readonly #plain: PlainDatagrams;
+  readonly #bound: Kernel; // by libc, where that is there
+  #socket: dgram.Socket | null = null;
+
+  constructor(family: number) {
+    this.#family = family;
+    this.#plain = new PlainDatagrams({ family, type: SOCK_DGRAM, proto: 0 });
+    const { kernel } = this.#plain;
+    this.#bound = new Kernel({ get: () => undefined, set: () => false }).heldBy({
+      get fd() {
+        return kernel.fd;
+      },
+      take() {
+        throw new SocketError("EOPNOTSUPP", "a server keeps its socket: give it another one");
+      },
+    });
+    this.socket = new DatagramSocket(this, family);
+  }
+
+  get kernel(): KernelSocket {
+    return this.#socket !== null && libc() !== null ? this.#bound : this.#plain.kernel;
+  }
+
+  get localAddress(): Address | null {
+    if (this.#socket === null) return null;
+    const { address, port, family } = this.#socket.address();
+    return addressOf(address, port, family);
+  }
+
+  start(): void {} // what arrives is the server's
+
+  async bind(): Promise<void> {
+    throw new SocketError("EINVAL", "serverBind() binds a server's socket");
+  }
+
+  async resolve(endpoint: Endpoint): Promise<Address> {
+    const { hostname, port } = endpoint as Extract<Endpoint, { readonly hostname: string }>;
+    const version = this.#family === AF_INET6 ? 6 : 4;
+    const { address } = await lookup(hostname, { family: version }).catch((error) => {
+      throw networkError(error, formatAddress(endpoint));
+    });
+    return addressOf(address, port, `IPv${version}`) as Address;
+  }
+
+  /** Binds it, and tells `sink` what arrives; gives its address. */
+  async open(address: string, port: number, said: string, sink: DatagramSink): Promise<Address | null> {
+    const socket = this.#plain.make();
+    try {
+      await new Promise<void>((resolve, reject) => {
+        socket.once("error", reject);
+        socket.bind({ address, port, exclusive: true }, resolve);
+      });
+      socket.removeAllListeners("error");
+      this.#plain.opened(socket);
+    } catch (error) {
+      socket.close();
+      throw networkError(error, said);
+    }
+    this.#socket = socket;
+    socket.on("error", (error) => sink.error(SocketError.from(error, "EBADF")));
+    socket.on("message", (message: Buffer, { address, port, family }) =>
+      sink.message(message, addressOf(address, port, family)),
+    );
+    return this.localAddress;
+  }
+
+  /** Sends one, and waits for nothing: what the network refuses later is an error of the socket's. */
+  post(bytes: Uint8Array, { hostname, port, scopeId }: InternetAddress): void {
+    this.#socket?.send(bytes, port, scopeId === undefined ? hostname : `${hostname}%${scopeId}`);
+  }
+
+  async send(bytes: Uint8Array, address: Address): Promise<void> {
+    const { hostname, port, scopeId } = address as InternetAddress;
     const socket = this.#socket;
-    if (socket === undefined) return;
-    this.#socket = undefined;
+    if (socket === null) throw new SocketError("EBADF", "the server's socket is not open");
+    const host = scopeId === undefined ? hostname : `${hostname}%${scopeId}`;
+    await new Promise<void>((resolve, reject) => {
+      socket.send(bytes, port, host, (error) =>
+        error ? reject(networkError(error, formatAddress(address))) : resolve(),
+      );
+    });
+  }
+
+  close(): Promise<void> {
+    const socket = this.#socket;
+    this.#socket = null;
+    this.#plain.kernel.closed();
     return new Promise((resolve) => {
-      socket.close(() => resolve());
+      if (socket === null) resolve();
+      else socket.close(() => resolve());
     });
   }
 }

@@ -4,10 +4,16 @@
  */
 
 import type { Address } from "../core/address.ts";
-import { checkDatagramSize, Datagram, type DatagramSender } from "../core/datagram.ts";
+import { checkDatagramSize, type Datagram } from "../core/datagram.ts";
 import { SocketError } from "../core/errors.ts";
 import type { HandlerClass } from "../core/handler.ts";
-import { BaseServer, type ServerOptions } from "../core/server.ts";
+import {
+  BaseServer,
+  type DatagramWay,
+  ServedDatagram,
+  type ServerOptions,
+  type Suspension,
+} from "../core/server.ts";
 import { type StreamOptions, type StreamSocket, settleStream } from "../core/socket.ts";
 import { type Data, toBytes } from "../core/stream.ts";
 import { streamSocket } from "./stream-socket.ts";
@@ -18,6 +24,22 @@ export interface WorkerServerOptions<Context> extends ServerOptions<Context> {
   readonly stream?: Partial<StreamOptions>;
 }
 
+// The platform cancels a request that waits for what another one does, so nobody can be made to wait his turn.
+const REFUSES = "a Worker cannot make one request wait for another";
+
+/** The options of a server that refuses who is too many. */
+const refusing = <Context>(options: ServerOptions<Context>): ServerOptions<Context> => {
+  if (options.whenFull === "wait") {
+    throw new SocketError("ERR_UNSUPPORTED", `${REFUSES}; leave whenFull out, or say "refuse"`);
+  }
+  return { ...options, whenFull: "refuse" };
+};
+
+const checkSuspension = (how: Suspension): void => {
+  if (how === "hold")
+    throw new SocketError("ERR_UNSUPPORTED", `${REFUSES}; suspend("refuse") turns them away`);
+};
+
 /**
  * Serves the connections that the platform brings, in a Worker or on a Durable Object:
  *
@@ -26,8 +48,8 @@ export interface WorkerServerOptions<Context> extends ServerOptions<Context> {
  *       connect(socket: Socket) { return this.#server.connect(socket); }
  *     }
  *
- * Each is served in the request that brought it, side by side: a Worker cannot make one request wait for
- * another. It listens where the platform says (`[[connect]]`), so there is nothing to bind, and no address.
+ * Each is served in the request that brought it, side by side, `maxRequests` of them at once in this isolate: a
+ * Worker cannot make one request wait for another, so one more is refused. It listens where the platform says (`[[connect]]`), so there is nothing to bind, and no address.
  */
 export class WorkerServer<Context = unknown> extends BaseServer<StreamSocket, Context> {
   readonly #stream: StreamOptions;
@@ -37,8 +59,12 @@ export class WorkerServer<Context = unknown> extends BaseServer<StreamSocket, Co
     RequestHandlerClass: HandlerClass<StreamSocket, Context>,
     options: WorkerServerOptions<Context> = {},
   ) {
-    super(RequestHandlerClass, options);
+    super(RequestHandlerClass, refusing(options));
     this.#stream = settleStream(options.stream);
+  }
+
+  protected override get capacity(): number {
+    return this.maxRequests;
   }
 
   override get serverAddress(): Address | null {
@@ -53,11 +79,13 @@ export class WorkerServer<Context = unknown> extends BaseServer<StreamSocket, Co
    */
   async connect(socket: Socket, ctx?: Pick<ExecutionContext, "waitUntil">): Promise<void> {
     const request = await streamSocket(socket, this.#stream);
-    if (this.#shut) {
-      this.refuse(request, request.getpeername(), "closing");
+    const peer = request.getpeername();
+    const refusal = this.#shut ? "closing" : this.admit(peer);
+    if (refusal !== null) {
+      this.refuse(request, peer, refusal);
       return;
     }
-    const serving = this.verifyAndProcess(request, request.getpeername());
+    const serving = this.verifyAndProcess(request, peer);
     if (serving !== undefined) ctx?.waitUntil(serving);
     await serving;
   }
@@ -66,6 +94,12 @@ export class WorkerServer<Context = unknown> extends BaseServer<StreamSocket, Co
   override shutdown(): Promise<void> {
     this.#shut = true;
     return super.shutdown();
+  }
+
+  /** `"refuse"` alone: `"hold"` throws `ERR_UNSUPPORTED`. */
+  override suspend(how: Suspension): void {
+    checkSuspension(how);
+    super.suspend(how);
   }
 }
 
@@ -81,7 +115,7 @@ export const isDatagramSocket = (socket: Socket): boolean =>
   (socket as { readonly protocol?: string }).protocol === "udp";
 
 /** The way back on one flow: the platform knows its peer, and does not tell. */
-class Flow implements DatagramSender {
+class Flow implements DatagramWay {
   readonly #writer: WritableStreamDefaultWriter;
   readonly #failed: (error: unknown) => void;
 
@@ -90,7 +124,7 @@ class Flow implements DatagramSender {
     this.#failed = failed;
   }
 
-  post(data: Data): void {
+  post(data: Data): number {
     const bytes = toBytes(data);
     checkDatagramSize(bytes.length); // a larger one is an internal error of workerd, and ends the flow
     if (runtime.Datagram === undefined) {
@@ -100,6 +134,7 @@ class Flow implements DatagramSender {
       );
     }
     this.#writer.write(new runtime.Datagram(bytes)).catch(this.#failed);
+    return bytes.length;
   }
 }
 
@@ -109,6 +144,14 @@ class Flow implements DatagramSender {
  * and ends it when it has been silent; it does not tell who the peer is, so `clientAddress` is `null`.
  */
 export class WorkerDatagramServer<Context = unknown> extends BaseServer<Datagram, Context> {
+  constructor(RequestHandlerClass: HandlerClass<Datagram, Context>, options: ServerOptions<Context> = {}) {
+    super(RequestHandlerClass, refusing(options));
+  }
+
+  protected override get capacity(): number {
+    return this.maxRequests;
+  }
+
   override get serverAddress(): Address | null {
     return null;
   }
@@ -122,12 +165,21 @@ export class WorkerDatagramServer<Context = unknown> extends BaseServer<Datagram
     const served: unknown[] = [];
     try {
       for await (const { data } of socket.readable as ReadableStream<UdpChunk>) {
-        served.push(this.verifyAndProcess(new Datagram(data, null, flow), null));
+        const request = new ServedDatagram(data, null, flow);
+        const refusal = this.admit(null);
+        if (refusal !== null) this.refuse(request, null, refusal);
+        else served.push(this.verifyAndProcess(request, null));
         if (served.length >= 64) await Promise.all(served.splice(0)); // bounded: the platform keeps the rest, and drops
       }
     } catch (error) {
       failed(error);
     }
     await Promise.all(served); // the flow ends when this returns; its socket's close() is not made yet
+  }
+
+  /** `"refuse"` alone: `"hold"` throws `ERR_UNSUPPORTED`. */
+  override suspend(how: Suspension): void {
+    checkSuspension(how);
+    super.suspend(how);
   }
 }

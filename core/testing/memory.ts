@@ -5,12 +5,12 @@
  */
 
 import { type Address, formatAddress } from "../address.ts";
-import { checkDatagramSize, Datagram, type DatagramSender, knownSender } from "../datagram.ts";
+import { checkDatagramSize, type Datagram, knownSender } from "../datagram.ts";
 import { SocketError } from "../errors.ts";
 import type { HandlerClass } from "../handler.ts";
 import { ThreadingMixIn } from "../mixins.ts";
 import { checkCount } from "../options.ts";
-import { BaseServer, type ServerOptions } from "../server.ts";
+import { BaseServer, type DatagramWay, ServedDatagram, type ServerOptions } from "../server.ts";
 import {
   type Capabilities,
   type StreamOptions,
@@ -235,7 +235,7 @@ export class ThreadingMemoryServer<Context = unknown> extends ThreadingMixIn(Mem
 const MOST_WAITING = 256; // datagrams a memory socket keeps; a kernel's buffer of 212 992 bytes holds about as many
 
 /** One datagram socket in memory. */
-export class MemoryDatagramSocket implements DatagramSender, AsyncDisposable {
+export class MemoryDatagramSocket implements DatagramWay, AsyncDisposable {
   readonly #network: MemoryNetwork;
   readonly #address: Address;
   readonly #arrived: Datagram[] = [];
@@ -260,12 +260,13 @@ export class MemoryDatagramSocket implements DatagramSender, AsyncDisposable {
     if (hear !== null) for (const datagram of this.#arrived.splice(0)) hear(datagram);
   }
 
-  post(data: Data, sender: Address | null): void {
+  post(data: Data, sender: Address | null): number {
     const address = knownSender(sender);
     if (this.#closed) throw new SocketError("EBADF");
     const bytes = copyOf(data);
     checkDatagramSize(bytes.length, address);
     this.#network.carry(bytes, this.#address, address);
+    return bytes.length;
   }
 
   /** Sends one datagram; gives how many bytes that was. Rejects with `EMSGSIZE` and `EBADF`. */
@@ -288,7 +289,7 @@ export class MemoryDatagramSocket implements DatagramSender, AsyncDisposable {
   /** What the network brings. */
   deliver(data: Uint8Array, address: Address): void {
     if (this.#closed) return;
-    const datagram = new Datagram(data, address, this);
+    const datagram = new ServedDatagram(data, address, this);
     const waiting = this.#waiting.shift();
     if (waiting !== undefined) waiting.resolve(datagram);
     else if (this.#ondatagram !== null) this.#ondatagram(datagram);

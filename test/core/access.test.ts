@@ -1,8 +1,18 @@
 import { execFileSync } from "node:child_process";
 import fc from "fast-check";
-import { describe, expect, test } from "vitest";
-import { AllowList, connectHint, parseAllowRule, platformRefusal } from "../../core/access.ts";
+import { describe, expect, test, vi } from "vitest";
 import {
+  AllowList,
+  connectHint,
+  Gate,
+  PeerList,
+  parseAllowRule,
+  parseNetwork,
+  platformRefusal,
+  ReplyBudget,
+} from "../../core/access.ts";
+import {
+  type Address,
   type AddressLike,
   formatAddress,
   inetNtop,
@@ -614,6 +624,7 @@ def verdict(text, prefix, target):
         "network": str(network),
         "strict": network.network_address == given,
         "inside": address in network and all(network.subnet_of(n) for n in around),
+        "member": address in network,
     }
 
 print(json.dumps([verdict(*case) for case in json.load(sys.stdin)]))
@@ -656,10 +667,15 @@ describe.skipIf(python3 === null)(
         encoding: "utf8",
         maxBuffer: 2 ** 26,
       });
-      const answers = JSON.parse(answered) as { network: string; strict: boolean; inside: boolean }[];
+      const answers = JSON.parse(answered) as {
+        network: string;
+        strict: boolean;
+        inside: boolean;
+        member: boolean;
+      }[];
       const counted = { inside: 0, outside: 0, loose: 0 };
       for (const [i, [address, prefix, target]] of cases.entries()) {
-        const { network, strict, inside } = answers[i]!;
+        const { network, strict, inside, member } = answers[i]!;
         const rule = `${address.includes(":") ? `[${address}]` : address}/${prefix}:443`;
         if (!strict) {
           counted.loose++;
@@ -673,6 +689,10 @@ describe.skipIf(python3 === null)(
         counted[inside ? "inside" : "outside"]++;
         const ours = !verdict(new AllowList([rule]), { hostname: target, port: 443 }).startsWith("ERR_");
         expect([rule, target, ours]).toEqual([rule, target, inside]);
+        const cidr = `${address}/${prefix}`;
+        const comes = new PeerList({ allow: [cidr] }).permits(peerAt(target));
+        const stays = new PeerList({ deny: [cidr] }).permits(peerAt(target));
+        expect([cidr, target, comes, stays]).toEqual([cidr, target, member, !member]);
       }
       for (const count of Object.values(counted)) expect(count).toBeGreaterThan(300);
     });
@@ -698,6 +718,129 @@ function bits(prefix: number, i: number): number {
 function bytes(text: string): Uint8Array {
   return inetPton(text.includes(":") ? AF_INET6 : AF_INET, text);
 }
+
+const peerAt = (hostname: string): Address => ({
+  family: hostname.includes(":") ? "IPv6" : "IPv4",
+  hostname,
+  port: 1,
+});
+
+describe("who may come", () => {
+  test.each([
+    ["10.0.0.0/8", "10.0.0.0", 8],
+    ["192.0.2.1", "192.0.2.1", 32],
+    ["0.0.0.0/0", "0.0.0.0", 0],
+    ["2001:DB8::/32", "2001:db8::", 32],
+    ["::1", "::1", 128],
+    ["::/0", "::", 0],
+  ])("the network %s", (text, address, prefix) => {
+    expect(parseNetwork(text)).toEqual({ address: bytes(address), prefix });
+  });
+
+  test.each([
+    ["", "10.0.0.0/8"],
+    ["example.com", "neither a network nor an address"],
+    ["10.0.0.0/8:80", "a number of bits from 0 to 32"],
+    ["10.0.0.0/33", "from 0 to 32"],
+    ["10.0.0.0/08", "from 0 to 32"],
+    ["10.0.0.0/", "from 0 to 32"],
+    ["2001:db8::/129", "from 0 to 128"],
+    ["[2001:db8::]/32", "neither a network nor an address"],
+    ["fe80::1%eth0/64", "neither a network nor an address"],
+    ["10.0.0.1/8", `that network is "10.0.0.0/8"`],
+    ["2001:db8::1/32", `that network is "2001:db8::/32"`],
+    ["10.1", `write "10.0.0.1"`],
+    ["010.0.0.0/8", `write "8.0.0.0/8"`],
+    ["10.0.0.0 x", `write "10.0.0.0"`],
+    ["::ffff:10.0.0.0/104", `write "10.0.0.0/8"`],
+  ])("no network: %j", (text, says) => {
+    const error = thrown(() => parseNetwork(text));
+    expect([error.code, error.message]).toEqual(["ERR_INVALID_ADDRESS", expect.stringContaining(says)]);
+  });
+
+  test("what is denied stays denied, whatever is allowed; each family by its own rules", () => {
+    const list = new PeerList({ allow: ["10.0.0.0/8", "::1"], deny: ["10.1.0.0/16", "10.2.3.4"] });
+    const may = (host: string): boolean => list.permits(peerAt(host));
+    expect(["10.0.0.1", "::ffff:10.0.0.1", "::1"].map(may)).toEqual([true, true, true]);
+    const out = ["10.1.0.1", "::ffff:10.1.0.1", "10.2.3.4", "11.0.0.1", "::2", "::10.0.0.1", "fe80::1"];
+    expect(out.map(may)).toEqual(out.map(() => false));
+  });
+
+  test("no rules let all come that have an address; an empty allow lets nobody", () => {
+    const path: Address = { family: "unix", path: "/tmp/x" };
+    for (const nobody of [null, path]) {
+      expect(new PeerList({}).permits(nobody)).toBe(false);
+      expect(new PeerList({ deny: ["10.0.0.0/8"] }).permits(nobody)).toBe(false);
+    }
+    expect(new PeerList({}).permits(peerAt("192.0.2.1"))).toBe(true);
+    expect(new PeerList({ allow: [] }).permits(peerAt("192.0.2.1"))).toBe(false);
+  });
+
+  test("a wrong rule is said when it is given", () => {
+    expect(() => new PeerList({ denied: [] } as never)).toThrow(/access has no denied/);
+    expect(() => new PeerList({ allow: [10 as never] })).toThrow(TypeError);
+    expect(() => new PeerList({ deny: ["nowhere"] })).toThrow(SocketError);
+  });
+
+  test("a server that asks for nothing has no gate", () => {
+    expect(Gate.of({})).toBe(null);
+    expect(Gate.of({ access: {} })).not.toBe(null);
+  });
+
+  test("the rate is a token bucket's, whoever comes when", () => {
+    vi.useFakeTimers({ toFake: ["performance"] });
+    try {
+      const step = fc.tuple(fc.constantFrom("192.0.2.1", "192.0.2.2"), fc.nat({ max: 900 }));
+      fc.assert(
+        fc.property(
+          fc.array(step, { maxLength: 60 }),
+          fc.integer({ min: 1, max: 5 }),
+          fc.integer({ min: 1, max: 4 }),
+          (steps, perSecond, burst) => {
+            const gate = Gate.of({ rate: { perSecond, burst } });
+            const buckets = new Map<string, { tokens: number; at: number }>();
+            for (const [host, wait] of steps) {
+              vi.advanceTimersByTime(wait);
+              const now = performance.now();
+              const { tokens, at } = buckets.get(host) ?? { tokens: burst, at: now };
+              const filled = Math.min(burst, tokens + ((now - at) * perSecond) / 1000);
+              const enough = filled >= 1 - 1e-9;
+              buckets.set(host, { tokens: filled - Number(enough), at: now });
+              expect(gate?.enter(peerAt(host))).toBe(enough ? null : "rate");
+            }
+          },
+        ),
+      );
+    } finally {
+      vi.useRealTimers();
+    }
+  });
+
+  test("an address is never sent more than its share of what came from it", () => {
+    const host = fc.constantFrom("192.0.2.1", "192.0.2.2", "2001:db8::1", "2001:db8::2", "2001:db8:1::1");
+    const step = fc.tuple(host, fc.boolean(), fc.nat({ max: 1500 }));
+    fc.assert(
+      fc.property(fc.array(step), fc.integer({ min: 1, max: 5 }), (steps, ratio) => {
+        const budget = new ReplyBudget(ratio);
+        const left = new Map<string, number>();
+        for (const [host, coming, size] of steps) {
+          const key = host.replace(/^2001:db8::.$/, "2001:db8::/64"); // one of 64 bits is one
+          const before = left.get(key) ?? 0;
+          if (coming) {
+            budget.received(size, peerAt(host));
+            left.set(key, before + ratio * size);
+          } else {
+            const may = size <= before;
+            expect(budget.spend(size, peerAt(host))).toBe(may);
+            if (may) left.set(key, before - size);
+          }
+        }
+      }),
+    );
+    expect(() => new ReplyBudget(0)).toThrow(RangeError);
+    expect(() => new ReplyBudget("3" as never)).toThrow(TypeError);
+  });
+});
 
 describe("Cloudflare's edge", () => {
   test.each([

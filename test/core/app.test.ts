@@ -76,7 +76,7 @@ test.each<[string, unknown, RegExp]>([
   [
     "an unknown way to serve",
     { handlers, listen: [{ handler: "stream", address: at, serve: "fast" }] },
-    /serve is "fast"; it may be "serial" or "threading"/,
+    /serve is "fast"; it may be "serial", "threading" or "forking"/,
   ],
   [
     "one address twice",

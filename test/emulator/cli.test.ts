@@ -154,6 +154,27 @@ test("the tests run on the pinned Node", () => {
 });
 
 describe("socklet serve", () => {
+  test("by forking: each handler in a child, whose context is its own; a child that is lost is told, and the next is served", async () => {
+    const data = await mkdtemp(join(tmpdir(), "socklet-forking-"));
+    onTestFinished(() => rm(data, { recursive: true }));
+    const flags = ["--any-port", "--no-control", "--data", data];
+    const cli = new Cli(["serve", `${fixtures}/forking-app.ts`, ...flags]);
+    const tells = await cli.port("tells");
+    const exits = await cli.port("exits");
+    for (let i = 0; i < 2; i++) {
+      const client = new Client(tells);
+      client.socket.end("hello\n");
+      expect(await client.all).toBe("node true\n");
+    }
+    const lost = new Client(exits);
+    expect(await lost.all).toBe("ready\n");
+    await cli.line(/a child process was lost/);
+    const next = new Client(exits);
+    expect(await next.all).toBe("ready\n");
+    cli.kill("SIGTERM");
+    expect(await cli.exit).toEqual({ status: 0, signal: null });
+  }, 60_000);
+
   test("prints each listener, and under it how to try it; serves TCP and UDP; leaves nothing behind", async () => {
     const cli = serve();
     const tcp = await cli.port("WaitsForALine");

@@ -1,0 +1,401 @@
+/**
+ * Forking servers: each request is handled in another process, so that a handler that loops for ever, throws outside
+ * its promise, runs out of memory or calls `process.exit()` costs its own request and no other.
+ *
+ *     in the parent   every hook of the server: serverBind, getRequest, verifyRequest, processRequest, finishRequest
+ *                     (hands the request to a child and waits for its end), handleError, shutdownRequest,
+ *                     closeRequest, serviceActions, handleTimeout; and onEvent
+ *     in a child      the handler, which the child imports: setup, handle, finish; in an app its `context()`, too
+ *
+ * That is CPython's division. There is one listening handle, and whoever of the children is free gets the next that
+ * comes on it: the parent accepts, as CPython's does, and gives one connection at a time to a child, with
+ * `child.send(…, socket)`. To lend the children the handle, that they accept by themselves, is no faster (measured:
+ * 1 700 to 2 300 short connections a second with two children either way, 4 300 without any; two cores, the client on
+ * the same), takes verifyRequest, the queue and the limits out of the parent, and loses with a child what it had
+ * accepted and not begun. Here what waits, waits in the parent, and is lost with nobody. Datagrams come the same way:
+ * what a child had read ahead of the kernel would be lost with it.
+ *
+ * `allowReusePort` gives several forking servers, each with a handle and children of its own, one port. Its cost: the
+ * kernel gives a client to one of them by its address, whether that one's children are free or not, and resets those
+ * that wait at one whose process dies.
+ *
+ * A child is used again: to start one takes 0.12 s, to keep it 61 MB, 17 of them its own (Node 24, Linux). `listen()`
+ * starts the first, and so finds out whether the handler can be imported; another is started when a request has
+ * waited 20 ms for one to be free, as many at once as there are cores; one that was idle for `childIdleTimeout` is
+ * ended, but for the last. A child has one request at a time: two would be lost together.
+ *
+ * The parent knows of a child what it hears: `begun` before the handler is made (it comes also where the handler then
+ * blocks at once: a short message is written to the channel within `process.send()`), `end`, and the answer to a
+ * ping, which a child in an endless loop does not give. A request that had not begun another child gets.
+ *
+ * Linux; macOS should do as well, and is not tested. On Windows it is `ERR_UNSUPPORTED`, as CPython has none there.
+ */
+
+import type net from "node:net";
+import type { Address, AddressLike } from "../core/address.ts";
+import { Datagram } from "../core/datagram.ts";
+import { SocketError } from "../core/errors.ts";
+import { BaseRequestHandler, type HandlerClass, isThenable } from "../core/handler.ts";
+import { checkCount, checkTime } from "../core/options.ts";
+import type { ServerInfo } from "../core/server.ts";
+import { StreamSocket } from "../core/socket.ts";
+import type { MaybePromise } from "../core/stream.ts";
+import { Children, type HandlerSource, IN_CHILD, type Job } from "./children.ts";
+import { TCPServer, type TCPServerOptions } from "./tcp.ts";
+import { UDPServer, type UDPServerOptions } from "./udp.ts";
+import {
+  UnixDatagramServer,
+  type UnixDatagramServerOptions,
+  UnixStreamServer,
+  type UnixStreamServerOptions,
+} from "./unix.ts";
+
+// ---- Where the handler is ----
+
+const sources = new WeakMap<object, HandlerSource>();
+
+// biome-ignore lint/suspicious/noExplicitAny: what a handler takes its module knows alone
+type AnyHandler = HandlerClass<any, any>;
+
+const standIn = (source: HandlerSource): AnyHandler => {
+  const { module, name } = source;
+  if (URL.parse(module) === null || typeof name !== "string" || name === "") {
+    const given = `${JSON.stringify(module)}, ${JSON.stringify(name)}`;
+    throw new TypeError(
+      `handlerFrom(${given}): give a module's URL and the name of its export, as in handlerFrom(import.meta.url, "Echo")`,
+    );
+  }
+  class Handler extends BaseRequestHandler<unknown> {
+    override run(): never {
+      const said = `${name} was given as handlerFrom(…), which is for forking servers; give this one the class itself`;
+      throw new SocketError("ERR_UNSUPPORTED", said);
+    }
+  }
+  Object.defineProperty(Handler, "name", { value: name });
+  sources.set(Handler, source);
+  return Handler;
+};
+
+/**
+ * The handler that `module` exports as `name`, for a forking server, whose children import it.
+ *
+ *     new ForkingTCPServer("127.0.0.1:7007", handlerFrom(import.meta.url, "Echo"))
+ *
+ * Each child runs the module from its top. So one that has the handler and starts the server, too, starts it only
+ * where it is the program itself: `if (import.meta.main)` (Node 24.2), or
+ * `if (process.argv[1] === import.meta.filename)`; and a test keeps its handlers in a file of their own. Throws
+ * `TypeError` where `module` is no URL.
+ */
+export const handlerFrom = (module: string | URL, name: string): AnyHandler =>
+  standIn({ module: String(module), name });
+
+/** The handler `name` of the `app` that `module` exports: each child calls the app's `context()`, with storage in the folder `data`. */
+export const appHandlerFrom = (module: string, name: string, data: string): AnyHandler =>
+  standIn({ module, name, data });
+
+// ---- Options, counts, events ----
+
+/**
+ * What a forking server has beside the options of its kind. Times are milliseconds.
+ *
+ * Two of a server's own have another default here: `timeout` is 300 000, as CPython's, and so is `requestTimeout`,
+ * counted from the request's arrival, since a request holds a whole process, and those that never end would hold
+ * them all. `context` goes to the children as a structured clone: plain data. What cannot be cloned, such as a
+ * connection to a database, the handler's module makes at its top level.
+ */
+export interface ForkingOptions {
+  /** How many children there may be, and so requests at once; `maxRequests`, where that is less. Default 40, as CPython's `max_children`. */
+  readonly maxChildren?: number;
+  /**
+   * How long a handler may hold its process without awaiting anything; past that, and within a quarter as much again,
+   * it counts as an endless loop, and its child is killed; `null` for ever. `requestTimeout` ends one, too. Default
+   * 30 000: few clients wait longer for an answer. A handler that computes longer needs more.
+   */
+  readonly blockTimeout?: number | null;
+  /** How long a child is kept that has nothing to do; `null` for ever. Default 10 000, as php-fpm's `process_idle_timeout`. The last one is kept. */
+  readonly childIdleTimeout?: number | null;
+  /** How many requests a child serves before it is ended; `null`, any number. 1 keeps what one request leaves behind from the next, as CPython does, and costs each a start. Default `null`. */
+  readonly requestsPerChild?: number | null;
+  /** How long the place of a lost child stays empty; each further time twice as long, until a request was served to its end. Default 100. */
+  readonly restartDelay?: number;
+  /** The longest that becomes. Default 10 000. */
+  readonly maxRestartDelay?: number;
+  /** Options of Node for the children, such as `--max-old-space-size=256`, beside those of this process that they need. */
+  readonly execArgv?: readonly string[];
+}
+
+/** What a forking server says of itself; `running` counts also the requests for which a child is being started. */
+export interface ForkingInfo extends ServerInfo {
+  /** Children that wait for a request. */
+  readonly idle: number;
+  /** Children that have one. */
+  readonly busy: number;
+  /** Children that import their handler. */
+  readonly starting: number;
+  /** Children that were started in the place of a lost one. */
+  readonly restarted: number;
+}
+
+/** What `ForkingMixIn` adds to a server: see `ForkingOptions`. Each may be changed while it serves. */
+export interface Forking {
+  maxChildren: number;
+  blockTimeout: number | null;
+  childIdleTimeout: number | null;
+  requestsPerChild: number | null;
+  restartDelay: number;
+  maxRestartDelay: number;
+  execArgv: readonly string[];
+  info(): ForkingInfo;
+}
+
+// ---- The servers ----
+
+const TIMEOUT = 300_000; // ms; CPython's ForkingMixIn.timeout
+
+// biome-ignore lint/suspicious/noExplicitAny: a mixin's base must take any arguments (TypeScript handbook, Mixins)
+type NetServerClass = abstract new (...args: any[]) => TCPServer<any, any>;
+// biome-ignore lint/suspicious/noExplicitAny: as above
+type ForkingClass = abstract new (...args: any[]) => Forking;
+
+/**
+ * Serves each request in a child process: see the head of this file for what runs where, and `ForkingOptions`.
+ * CPython's `ForkingMixIn`, whose children serve one request each.
+ *
+ *     class ForkingTCPServer extends ForkingMixIn(TCPServer) {}
+ *
+ * The handler is one that children can import, `handlerFrom(import.meta.url, "Echo")`; a class is a `TypeError`.
+ * `listen()` rejects with `ERR_HANDLER` where it cannot be imported. The options of `ForkingOptions` are read from
+ * the third argument of the constructor.
+ *
+ * In a child `this.server` is not this server: it has its name and context, `info()` tells of that child alone,
+ * `shutdown()` shuts this server down. A handler that gave its connection to another (`toWeb()`) must wait for its
+ * end, since the child takes the next request when it returns.
+ */
+export const ForkingMixIn = <Base extends NetServerClass>(Server: Base): ForkingClass & Base => {
+  abstract class ForkingServer extends Server implements Forking {
+    maxChildren: number;
+    blockTimeout: number | null;
+    childIdleTimeout: number | null;
+    requestsPerChild: number | null;
+    restartDelay: number;
+    maxRestartDelay: number;
+    execArgv: readonly string[];
+    readonly #children: Children;
+    readonly #sockets = new WeakMap<object, net.Socket>();
+    readonly #jobs = new WeakMap<object, Job>();
+    #accepting: net.Socket | null = null;
+
+    // biome-ignore lint/suspicious/noExplicitAny: as above
+    constructor(...args: any[]) {
+      super(...args);
+      const [, Handler, given] = args as [AddressLike, object, (ForkingOptions & TCPServerOptions<unknown>)?];
+      const source = sources.get(Handler);
+      if (source === undefined) {
+        const { name } = this.constructor;
+        throw new TypeError(
+          `the children of a ${name} import their handler: give it as handlerFrom(import.meta.url, "${this.RequestHandlerClass.name}"), not as a class`,
+        );
+      }
+      if (process.platform === "win32") {
+        const said = "Windows has no forking servers; use ThreadingTCPServer or ThreadingUDPServer";
+        throw new SocketError("ERR_UNSUPPORTED", said);
+      }
+      const options = given ?? {};
+      if (options.timeout === undefined) this.timeout = TIMEOUT;
+      if (options.requestTimeout === undefined) this.requestTimeout = TIMEOUT;
+      this.maxChildren = checkCount("maxChildren", options.maxChildren ?? 40, 1);
+      const { blockTimeout = 30_000, childIdleTimeout = 10_000, requestsPerChild = null } = options;
+      this.blockTimeout = checkTime("blockTimeout", blockTimeout, 1, true);
+      this.childIdleTimeout = checkTime("childIdleTimeout", childIdleTimeout, 1, true);
+      this.requestsPerChild =
+        requestsPerChild === null ? null : checkCount("requestsPerChild", requestsPerChild, 1);
+      this.restartDelay = checkTime("restartDelay", options.restartDelay ?? 100, 1);
+      this.maxRestartDelay = checkTime("maxRestartDelay", options.maxRestartDelay ?? 10_000, 1);
+      this.execArgv = [...(options.execArgv ?? [])];
+      const { context } = this;
+      try {
+        structuredClone(context);
+      } catch (cause) {
+        const said = "the context of a forking server goes to its children as a structured clone: plain data";
+        throw new TypeError(`${said}; make the rest at the top of the handler's module (${cause})`, {
+          cause,
+        });
+      }
+      const handler = this.RequestHandlerClass;
+      Object.defineProperty(this, "RequestHandlerClass", {
+        get: () => handler,
+        set: () => {
+          throw new SocketError("ERR_UNSUPPORTED", "the children have their handler; make a new server");
+        },
+      });
+      this.#children = new Children(this, source, options.stream, (event) => this.tell(event));
+    }
+
+    protected override get capacity(): number {
+      return Math.min(this.maxChildren, this.maxRequests);
+    }
+
+    override info(): ForkingInfo {
+      return { ...super.info(), ...this.#children.counts() };
+    }
+
+    override async serverBind(): Promise<void> {
+      if (IN_CHILD in globalThis) {
+        const said =
+          'this module starts a forking server when it is imported, and a child of one has just imported it; put that under "if (import.meta.main)", or the handler into a module of its own';
+        throw new SocketError("ERR_UNSUPPORTED", said);
+      }
+      await super.serverBind();
+    }
+
+    /** Starts the first child; nobody can connect before it can serve. */
+    override async serverActivate(): Promise<void> {
+      await this.#children.open();
+      await super.serverActivate();
+    }
+
+    protected override accepted(socket: net.Socket): void {
+      this.#accepting = socket;
+      super.accepted(socket);
+      this.#accepting = null;
+    }
+
+    protected override arrive(request: object, clientAddress: Address | null): void {
+      if (this.#accepting !== null) this.#sockets.set(request, this.#accepting);
+      super.arrive(request, clientAddress);
+    }
+
+    override processRequest(request: unknown, clientAddress: Address | null): MaybePromise<void> {
+      const serving = this.serveRequest(request, clientAddress);
+      if (isThenable(serving) && this.running >= this.capacity) return this.oneEnded();
+    }
+
+    /** Has a child make the handler and run it; gives a clone of what `handle` gave. Rejects with what it threw, or why the child is lost. */
+    override finishRequest(request: object, address: Address | null): Promise<unknown> {
+      const scope = this.scope(request);
+      const { promise, resolve, reject } = Promise.withResolvers<unknown>();
+      const datagram = request instanceof Datagram ? request : null;
+      const local = request instanceof StreamSocket ? request.getsockname() : null;
+      const job: Job = {
+        id: scope.id,
+        address,
+        local: local?.family === "unix" ? local : null,
+        request,
+        socket: this.#sockets.get(request) ?? null,
+        datagram: datagram && { data: datagram.data, truncated: datagram.truncated },
+        counts: { bytesRead: 0, bytesWritten: 0 },
+        kept: false,
+        cancelled: undefined,
+        emit: (detail) => scope.emit(detail),
+        reply: (data) => {
+          try {
+            datagram?.reply(data);
+          } catch (error) {
+            this.tell({ type: "error", server: this.name, id: scope.id, address, error });
+          }
+        },
+        resolve,
+        reject,
+      };
+      this.#jobs.set(request, job);
+      if (request instanceof StreamSocket) {
+        // What came and went is known to the child: this process's own object carried nothing.
+        Object.defineProperties(request, {
+          bytesRead: { get: () => job.counts.bytesRead, configurable: true },
+          bytesWritten: { get: () => job.counts.bytesWritten, configurable: true },
+        });
+      }
+      this.#children.run(job);
+      return promise;
+    }
+
+    /**
+     * The child has sent what was written, then the end. Here the connection lingers a while, too, so that its last
+     * bytes arrive also where the child is lost in its next request.
+     */
+    override closeRequest(request: object): MaybePromise<void> {
+      if (this.#jobs.get(request)?.kept !== true) return super.closeRequest(request);
+      this.#sockets.get(request)?.destroy(); // this process's descriptor alone
+      this.abortRequest(request);
+    }
+
+    override cancelRequest(request: object, reason: unknown): void {
+      super.cancelRequest(request, reason);
+      this.#children.cancel(request, reason);
+    }
+
+    /** Children that have nothing to do are ended, and others when their request is over. */
+    override close(): void {
+      super.close();
+      void this.#children.close(true);
+    }
+
+    /** Ends the children; with `blockOnClose` false each when its request is over. */
+    protected override letGo(): MaybePromise<void> {
+      const leave = !this.blockOnClose || this.daemonThreads;
+      const over = this.#children.close(leave).then(() => super.letGo());
+      if (!leave) return over;
+    }
+  }
+  return ForkingServer as never;
+};
+
+/** Serves TCP connections in child processes. CPython's `ForkingTCPServer`; see `ForkingMixIn`. */
+export class ForkingTCPServer<Context = unknown> extends ForkingMixIn(TCPServer)<Context> {
+  constructor(
+    serverAddress: AddressLike,
+    RequestHandlerClass: HandlerClass<StreamSocket, Context>,
+    options: TCPServerOptions<Context> & ForkingOptions = {},
+  ) {
+    super(serverAddress, RequestHandlerClass, options);
+  }
+
+  override info(): ForkingInfo {
+    return super.info() as ForkingInfo;
+  }
+}
+
+/** Serves datagrams in child processes. CPython's `ForkingUDPServer`; see `ForkingMixIn`. */
+export class ForkingUDPServer<Context = unknown> extends ForkingMixIn(UDPServer)<Context> {
+  constructor(
+    serverAddress: AddressLike,
+    RequestHandlerClass: HandlerClass<Datagram, Context>,
+    options: UDPServerOptions<Context> & ForkingOptions = {},
+  ) {
+    super(serverAddress, RequestHandlerClass, options);
+  }
+
+  override info(): ForkingInfo {
+    return super.info() as ForkingInfo;
+  }
+}
+
+/** Serves connections to a path in child processes. CPython's `ForkingUnixStreamServer`; see `ForkingMixIn`. */
+export class ForkingUnixStreamServer<Context = unknown> extends ForkingMixIn(UnixStreamServer)<Context> {
+  constructor(
+    serverAddress: AddressLike,
+    RequestHandlerClass: HandlerClass<StreamSocket, Context>,
+    options: UnixStreamServerOptions<Context> & ForkingOptions = {},
+  ) {
+    super(serverAddress, RequestHandlerClass, options);
+  }
+
+  override info(): ForkingInfo {
+    return super.info() as ForkingInfo;
+  }
+}
+
+/** Serves the datagrams sent to a path in child processes. CPython's `ForkingUnixDatagramServer`; see `ForkingMixIn`. */
+export class ForkingUnixDatagramServer<Context = unknown> extends ForkingMixIn(UnixDatagramServer)<Context> {
+  constructor(
+    serverAddress: AddressLike,
+    RequestHandlerClass: HandlerClass<Datagram, Context>,
+    options: UnixDatagramServerOptions<Context> & ForkingOptions = {},
+  ) {
+    super(serverAddress, RequestHandlerClass, options);
+  }
+
+  override info(): ForkingInfo {
+    return super.info() as ForkingInfo;
+  }
+}

@@ -1,0 +1,407 @@
+/**
+ * Servers on paths: `UnixStreamServer` and `UnixDatagramServer`, and those that serve side by side.
+ *
+ * A path is a file, and stays when its server is gone. So one that is there already is looked at: where nobody
+ * listens it is removed, and where somebody does, or it is no socket, the server does not start (`EADDRINUSE`). What
+ * a server made it removes when it closes, unless another has put something else there meanwhile. (CPython does
+ * neither: its file stays, and the next server fails.)
+ *
+ * Who may come is a matter of the file's permissions; the system tells no address of who connects.
+ */
+
+import {
+  type BigIntStats,
+  linkSync,
+  lstatSync,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  unlinkSync,
+} from "node:fs";
+import { createRequire } from "node:module";
+import net from "node:net";
+import { dirname } from "node:path";
+import { type Address, type AddressLike, formatAddress } from "../core/address.ts";
+import type { Datagram } from "../core/datagram.ts";
+import { SocketError, type SocketErrorCode } from "../core/errors.ts";
+import type { HandlerClass } from "../core/handler.ts";
+import { ThreadingMixIn } from "../core/mixins.ts";
+import type { ServerOptions } from "../core/server.ts";
+import type { StreamOptions, StreamSocket } from "../core/socket.ts";
+import type { Data, MaybePromise } from "../core/stream.ts";
+import { descriptorOf, peerName } from "./native.ts";
+import type { Origin } from "./stream-socket.ts";
+import { TCPServer } from "./tcp.ts";
+import { UDPServer, type UDPServerOptions } from "./udp.ts";
+
+/** Options of a server on a path. `access` has no meaning there: it is by IP address. */
+export interface UnixStreamServerOptions<Context> extends Omit<ServerOptions<Context>, "access"> {
+  /** Limits and times of each connection. */
+  readonly stream?: Partial<StreamOptions>;
+}
+
+/**
+ * Serves connections to a path, `"unix:/run/echo"` or `{ path }`, one at a time. CPython's `UnixStreamServer`. An
+ * abstract name (`"unix:\0echo"`, Linux) is no file, and goes with its server.
+ *
+ * A client that did not bind its socket has no address: `clientAddress` is `null` (CPython has `""`). The path of one
+ * that did is told with the package `koffi`.
+ */
+export class UnixStreamServer<Context = unknown> extends TCPServer<Context> {
+  #file: Identity | null = null;
+
+  constructor(
+    serverAddress: AddressLike,
+    RequestHandlerClass: HandlerClass<StreamSocket, Context>,
+    options: UnixStreamServerOptions<Context> = {},
+  ) {
+    super(serverAddress, RequestHandlerClass, options);
+    checkPath(this.#path, options);
+  }
+
+  get #path(): string {
+    return (this.endpoint as { readonly path: string }).path;
+  }
+
+  protected override get scheme(): "unix" {
+    return "unix";
+  }
+
+  override async serverBind(): Promise<void> {
+    checkListen(this);
+    const path = this.#path;
+    await bindPath(path, () => this.bind({ path }));
+    this.#file = identityOf(path);
+  }
+
+  protected override originOf(socket: net.Socket): Origin {
+    const fd = descriptorOf(socket);
+    const peer = fd < 0 ? null : peerName(fd);
+    return {
+      local: { family: "unix", path: this.#path },
+      remote: peer?.family === "unix" ? peer : undefined,
+    };
+  }
+
+  protected override stopListening(): void {
+    const path = this.#path;
+    const now = identityOf(path);
+    const kept = `${path}.${process.pid}~`;
+    // Without koffi Node removes whatever is at the path (libuv, uv__pipe_close). What another has put there
+    // meanwhile is kept under a second name, and is back some microseconds later.
+    const keep = now !== null && this.#file !== null && !same(now, this.#file) && linked(path, kept);
+    super.stopListening();
+    if (keep) {
+      linked(kept, path); // not by rename(2), which would replace what came there in this moment
+      unlinkSync(kept);
+    } else {
+      removeOwn(path, this.#file);
+    }
+    this.#file = null;
+  }
+}
+
+/** Serves connections to a path side by side. CPython's `ThreadingUnixStreamServer`; see `ThreadingMixIn`. */
+export class ThreadingUnixStreamServer<Context = unknown> extends ThreadingMixIn(UnixStreamServer)<Context> {}
+
+// ---- Datagrams ----
+
+/** Options of a datagram server on a path. */
+export type UnixDatagramServerOptions<Context> = Omit<
+  UDPServerOptions<Context>,
+  "access" | "ipv6Only" | "allowReusePort" | "allowReuseAddress" | "amplification"
+>;
+
+const PACKAGE_CUT = 65_535; // bytes of a datagram that the package takes; it does not say that it cut one
+const MAX_PENDING = 1024 * 1024; // bytes of replies that may wait for clients that do not read theirs
+const OVERHEAD = 256; // bytes that each of them counts beside its own
+
+/**
+ * Serves the datagrams sent to a path, one at a time. CPython's `UnixDatagramServer`. Node has no such sockets: they
+ * are those of the package `node-unix-socket` (`npm install node-unix-socket`), without which `listen()` rejects with
+ * `ERR_UNSUPPORTED`. That package has no abstract names, and of a datagram takes 65 535 bytes: one of that length
+ * counts as `truncated`.
+ *
+ * A sender that did not bind its socket has no name to reply to: `clientAddress` is `null`, and a reply throws
+ * `ENOTCONN`. Replies wait for a client that does not take them, and all replies behind them wait, too, as CPython's
+ * `sendto()` does; past 1 MiB further ones are dropped, and told.
+ */
+export class UnixDatagramServer<Context = unknown> extends UDPServer<Context> {
+  #socket: DgramSocket | undefined;
+  #file: Identity | null = null;
+  #pending = 0; // bytes, with OVERHEAD
+
+  constructor(
+    serverAddress: AddressLike,
+    RequestHandlerClass: HandlerClass<Datagram, Context>,
+    options: UnixDatagramServerOptions<Context> = {},
+  ) {
+    super(serverAddress, RequestHandlerClass, options);
+    checkPath(this.#path, options);
+    if (isAbstract(this.#path)) {
+      const said = "node-unix-socket has no abstract names for datagrams; use a path: unix:/run/name";
+      throw new SocketError("ERR_UNSUPPORTED", said);
+    }
+  }
+
+  get #path(): string {
+    return (this.endpoint as { readonly path: string }).path;
+  }
+
+  protected override get scheme(): "unix" {
+    return "unix";
+  }
+
+  /** Throws `ERR_UNSUPPORTED`: the package gives no descriptor, and no options. */
+  override get socket(): never {
+    const said =
+      "node-unix-socket gives no descriptor; socket(AF_UNIX, SOCK_DGRAM) has one, with the package koffi";
+    throw new SocketError("ERR_UNSUPPORTED", said);
+  }
+
+  /** As `socket`. */
+  override fileno(): never {
+    return this.socket;
+  }
+
+  override get serverAddress(): Address | null {
+    return this.#socket === undefined ? null : { family: "unix", path: this.#path };
+  }
+
+  override async serverBind(): Promise<void> {
+    checkListen(this);
+    const { DgramSocket } = unixSockets();
+    await bindPath(this.#path, () => {
+      const socket = new DgramSocket();
+      socket.on("data", (message, path) => {
+        const peer: Address | null = path === "" ? null : { family: "unix", path };
+        this.received(message, peer, message.length >= PACKAGE_CUT);
+      });
+      socket.on("error", (error) => this.#broke(error));
+      try {
+        socket.bind(this.#path);
+      } catch (error) {
+        socket.close();
+        throw packageError(error, formatAddress(this.endpoint));
+      }
+      this.#socket = socket;
+    });
+    this.#file = identityOf(this.#path);
+  }
+
+  override post(data: Data, sender: Address | null): number {
+    if (sender !== null) return super.post(data, sender);
+    throw new SocketError(
+      "ENOTCONN",
+      "the sender of this datagram has no name to reply to: it must bind one",
+    );
+  }
+
+  protected override checkReply(_size: number, address: Address): void {
+    if (this.#socket === undefined) throw new SocketError("EBADF", "the server's socket is not open");
+    if (address.family !== "unix") throw new SocketError("EAFNOSUPPORT", "a path is not reached by IP");
+  }
+
+  protected override send(bytes: Uint8Array, address: Address): number {
+    const { path } = address as Extract<Address, { readonly family: "unix" }>;
+    const cost = bytes.length + OVERHEAD;
+    if (this.#pending > 0 && this.#pending + cost > MAX_PENDING) {
+      return this.dropped(bytes.length, address, "full");
+    }
+    this.#pending += cost;
+    const message = Buffer.from(bytes.buffer as ArrayBuffer, bytes.byteOffset, bytes.length);
+    this.#socket?.sendTo(message, 0, message.length, path, (error) => {
+      this.#pending -= cost;
+      if (error) this.#tellError(packageError(error, formatAddress(address)), address);
+    });
+    return bytes.length;
+  }
+
+  /** Its file goes; the socket stays open until the last reply was sent. */
+  protected override stopListening(): void {
+    removeOwn(this.#path, this.#file);
+    this.#file = null;
+  }
+
+  protected override letGo(): MaybePromise<void> {
+    this.#socket?.close();
+    this.#socket = undefined;
+  }
+
+  #broke(error: Error): void {
+    this.#socket = undefined; // the package has closed it
+    this.#tellError(packageError(error, formatAddress(this.endpoint)), null);
+  }
+
+  #tellError(error: SocketError, address: Address | null): void {
+    this.tell({ type: "error", server: this.name, address, error });
+  }
+}
+
+/** Serves the datagrams sent to a path side by side. CPython's `ThreadingUnixDatagramServer`; see `ThreadingMixIn`. */
+export class ThreadingUnixDatagramServer<Context = unknown> extends ThreadingMixIn(
+  UnixDatagramServer,
+)<Context> {}
+
+/** What is used of `node-unix-socket`. */
+interface DgramSocket {
+  bind(path: string): void;
+  sendTo(buffer: Buffer, offset: number, length: number, path: string, sent: (error?: Error) => void): void;
+  close(): void;
+  on(event: "data", listener: (message: Buffer, path: string) => void): unknown;
+  on(event: "error", listener: (error: Error) => void): unknown;
+}
+
+const unixSockets = (): { readonly DgramSocket: new () => DgramSocket } => {
+  try {
+    return createRequire(import.meta.url)("node-unix-socket");
+  } catch (cause) {
+    const said =
+      "Node has no Unix datagram sockets; the package that has them is not here: npm install node-unix-socket";
+    throw new SocketError("ERR_UNSUPPORTED", said, { cause });
+  }
+};
+
+// What the package says of an error, which has no code: the texts of strerror(3) as Rust's `nix` has them.
+const CODES: Readonly<Record<string, SocketErrorCode>> = {
+  "Address already in use": "EADDRINUSE",
+  "Permission denied": "EACCES",
+  "No such file or directory": "ENOENT",
+  "Connection refused": "ECONNREFUSED",
+  "Message too long": "EMSGSIZE",
+  "Operation not permitted": "EPERM",
+  "No buffer space available": "ENOBUFS",
+};
+
+const packageError = (error: unknown, address: string): SocketError => {
+  const { message } = error as Error;
+  const code = Object.hasOwn(CODES, message) ? CODES[message]! : "ERR_INTERNAL";
+  const said = code === "ECONNREFUSED" ? "nobody listens there" : message.toLowerCase();
+  return new SocketError(code, `${address}: ${said}`, { address, cause: error });
+};
+
+// ---- The file ----
+
+const MAX_PATH = process.platform === "linux" ? 107 : 103; // bytes: sun_path with its NUL is 108 (unix(7)), on the BSDs 104
+
+const isAbstract = (path: string): boolean => path.startsWith("\0");
+
+const checkPath = (path: string, options: object): void => {
+  const length = Buffer.byteLength(path);
+  if (length > MAX_PATH) {
+    throw new RangeError(`a socket's path has at most ${MAX_PATH} bytes, not ${length}: ${path}`);
+  }
+  if ("access" in options && options.access !== undefined) {
+    throw new TypeError(
+      "access is by IP address, and who connects to a path has none; set the file's permissions",
+    );
+  }
+};
+
+const checkListen = (server: { readonly allowReusePort: boolean; readonly ipv6Only: boolean }): void => {
+  if (server.allowReusePort || server.ipv6Only) {
+    throw new TypeError("allowReusePort and ipv6Only are for ports; a path has none");
+  }
+};
+
+type Identity = Pick<BigIntStats, "dev" | "ino" | "birthtimeNs" | "isSocket">;
+
+/** What is at a path now; `null` where nothing is, or it is an abstract name. */
+const identityOf = (path: string): Identity | null =>
+  isAbstract(path) ? null : (lstatSync(path, { bigint: true, throwIfNoEntry: false }) ?? null);
+
+// A number of a file is used again when the file is gone: with the time that it was made it is one file's alone.
+const same = (one: Identity, other: Identity): boolean =>
+  one.dev === other.dev && one.ino === other.ino && one.birthtimeNs === other.birthtimeNs;
+
+/** Removes the file, where it is still the one that was made. */
+const removeOwn = (path: string, made: Identity | null): void => {
+  const now = made === null ? null : identityOf(path);
+  if (now !== null && made !== null && same(now, made)) unlinkSync(path);
+};
+
+/** A second name for a file; false where that cannot be: the file is gone, or a folder, or the name is taken. */
+const linked = (path: string, name: string): boolean => {
+  try {
+    linkSync(path, name);
+    return true;
+  } catch {
+    return false;
+  }
+};
+
+/** Binds a path, where nobody else has it; a file that a server left behind is removed before. */
+const bindPath = async (path: string, bind: () => MaybePromise<void>): Promise<void> => {
+  try {
+    await bind();
+  } catch (error) {
+    const { code, cause } = error as SocketError;
+    const said = formatAddress({ scheme: "unix", path });
+    if (code === "EACCES" || code === "ENOENT") {
+      // Node says EACCES also where the folder is not there.
+      const folder = dirname(path);
+      const missing = lstatSync(folder, { throwIfNoEntry: false }) === undefined;
+      const why = missing ? `there is no folder ${folder}` : `this process may not make a file in ${folder}`;
+      throw new SocketError(missing ? "ENOENT" : "EACCES", `${said}: ${why}`, { address: said, cause });
+    }
+    if (code !== "EADDRINUSE") throw error;
+    const why = await occupied(path);
+    if (why !== null)
+      throw new SocketError("EADDRINUSE", `${said} is in use: ${why}`, { address: said, cause });
+    await bind();
+  }
+};
+
+/** Why a path cannot be had; `null` where it can now, since what was there was left behind by a server that is gone. */
+const occupied = async (path: string): Promise<string | null> => {
+  if (isAbstract(path)) return `${listenerAt(path)} listens there; end it, or choose another name`;
+  const file = identityOf(path);
+  if (file === null) return null;
+  if (!file.isSocket()) return "there is a file that is no socket; choose another path";
+  // Of datagrams, too: the kernel looks for a listener before it looks whether that is of the same kind.
+  const said = await new Promise<string>((resolve) => {
+    const probe = net.connect(path, () => resolve("connected"));
+    probe.on("error", (error: NodeJS.ErrnoException) => resolve(error.code ?? error.message));
+    probe.once("connect", () => probe.destroy());
+  });
+  if (said === "ENOENT") return null;
+  if (said === "EACCES" || said === "EPERM") {
+    return "there is a socket that this process may not connect to, so that it cannot tell whether somebody listens";
+  }
+  if (said !== "ECONNREFUSED") return `${listenerAt(path)} listens there; end it, or choose another path`;
+  const now = identityOf(path);
+  if (now !== null && same(now, file)) unlinkSync(path);
+  return null;
+};
+
+/** Who has a path, as well as that can be told: by proc(5), of the processes that this one may look at. */
+const listenerAt = (path: string): string => {
+  try {
+    const shown = isAbstract(path) ? `@${path.slice(1)}` : path;
+    // Num RefCount Protocol Flags Type St Inode Path
+    const lines = readFileSync("/proc/net/unix", "latin1").split("\n");
+    const bytes = Buffer.from(shown).toString("latin1");
+    const inodes = lines.flatMap((line) => (line.endsWith(` ${bytes}`) ? (line.split(/ +/)[6] ?? []) : []));
+    const held = new Set(inodes.map((inode) => `socket:[${inode}]`));
+    for (const pid of readdirSync("/proc").filter((name) => /^[0-9]+$/.test(name))) {
+      const folder = `/proc/${pid}/fd`;
+      let fds: string[] = [];
+      try {
+        fds = readdirSync(folder);
+      } catch {
+        continue; // another user's, or ended
+      }
+      const has = fds.some((fd) => {
+        try {
+          return held.has(readlinkSync(`${folder}/${fd}`));
+        } catch {
+          return false;
+        }
+      });
+      if (has) return `process ${pid} (${readFileSync(`/proc/${pid}/comm`, "utf8").trim()})`;
+    }
+  } catch {
+    // No proc(5) here.
+  }
+  return "another program";
+};

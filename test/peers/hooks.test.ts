@@ -1,0 +1,279 @@
+/**
+ * The hooks of a server, in CPython's order: one program of Python's `socketserver` and ours trace what is called,
+ * for the same client, each kind of server, and each outcome of a request.
+ *
+ * What differs by design, and is left out of the comparison: CPython also calls `service_actions` twice a second
+ * when nothing comes; and one hook that differs is tested by itself (`verify_request` that throws ends CPython's
+ * server: ours tells it by `handleError`).
+ *
+ * A threading server of CPython's goes on in its own thread while the request's runs, in no order. So what each of
+ * the two called is compared by itself there.
+ */
+
+import { mkdirSync, mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { type Address, DatagramRequestHandler, formatAddress, StreamRequestHandler } from "socklet";
+import { afterAll, expect, test } from "vitest";
+import { TCPServer, ThreadingTCPServer } from "../../emulator/tcp.ts";
+import { ThreadingUDPServer, UDPServer } from "../../emulator/udp.ts";
+import {
+  ThreadingUnixDatagramServer,
+  ThreadingUnixStreamServer,
+  UnixDatagramServer,
+  UnixStreamServer,
+} from "../../emulator/unix.ts";
+import { describeWith, python } from "./program.ts";
+
+const folder = mkdtempSync(join(tmpdir(), "socklet-hooks-"));
+afterAll(() => rmSync(folder, { recursive: true, force: true }));
+
+/** What becomes of a request; `timeout` is that none comes. */
+const OUTCOMES = ["served", "refused", "setup", "handle", "finish", "timeout"] as const;
+type Outcome = (typeof OUTCOMES)[number];
+
+/** What was called, in order, and what the client read (`null`: nothing came back, and nothing was to). */
+interface Traced {
+  readonly trace: readonly string[];
+  readonly read: string | null;
+}
+
+/** What CPython's server does, and the client that both are driven by. */
+const PROGRAM = `
+import json, os, socket, socketserver as ss, sys, threading
+
+role, kind, *rest = sys.argv[1:]
+datagrams = kind.endswith("UDPServer") or kind.endswith("DatagramServer")
+unix = "Unix" in kind
+outcomes = ["served", "refused", "setup", "handle", "finish"]
+
+def client(address, outcome, own):
+    s = socket.socket(socket.AF_UNIX if unix else socket.AF_INET, socket.SOCK_DGRAM if datagrams else socket.SOCK_STREAM)
+    s.settimeout(10)
+    if unix and datagrams: s.bind(own)
+    s.connect(address)
+    try: s.sendall(b"hello\\n")
+    except BrokenPipeError: pass # a server of CPython's that refuses may have closed by now; ours lingers
+    if datagrams: read = s.recv(100) if outcome in ("served", "handle") else None
+    else:
+        read = b""
+        try:
+            while piece := s.recv(100): read += piece
+        except ConnectionResetError: pass # so does a Unix connection that is closed unread
+    if datagrams and read is None:
+        # The request is over when the server's trace says so; a client that has gone would be another outcome.
+        keep.append(s)
+    else: s.close()
+    return None if read is None else read.decode()
+
+keep = []
+if role == "client":
+    folder, *addresses = rest
+    read = []
+    for outcome, address in zip(outcomes, addresses):
+        if not unix:
+            host, port = address.rsplit(":", 1)
+            address = (host, int(port))
+        read.append(client(address, outcome, os.path.join(folder, "client-" + outcome)))
+    print(json.dumps(read), flush=True)
+    sys.stdin.read()
+    sys.exit()
+
+def run(outcome, folder):
+    trace = []
+    took = [False]
+    closed = threading.Event()
+    def fault(name):
+        if outcome == name: raise ValueError(name)
+    class Server(getattr(ss, kind)):
+        def server_bind(self): trace.append("serverBind"); super().server_bind()
+        def server_activate(self): trace.append("serverActivate"); super().server_activate()
+        def get_request(self): trace.append("getRequest"); took[0] = True; return super().get_request()
+        def verify_request(self, *a): trace.append("verifyRequest"); return outcome != "refused"
+        def process_request(self, *a): trace.append("processRequest"); super().process_request(*a)
+        def finish_request(self, *a): trace.append("finishRequest"); super().finish_request(*a)
+        def handle_error(self, *a): trace.append("handleError: " + str(sys.exc_info()[1]))
+        def shutdown_request(self, r): trace.append("shutdownRequest"); super().shutdown_request(r)
+        def close_request(self, r): trace.append("closeRequest"); super().close_request(r); closed.set()
+        def handle_timeout(self): trace.append("handleTimeout")
+        def server_close(self): trace.append("serverClose"); super().server_close()
+        def service_actions(self):
+            if took[0]: trace.append("serviceActions")
+            took[0] = False
+    class Handler(ss.DatagramRequestHandler if datagrams else ss.StreamRequestHandler):
+        def setup(self): trace.append("setup"); super().setup(); fault("setup")
+        def handle(self): trace.append("handle"); self.wfile.write(b"handled"); fault("handle")
+        def finish(self): trace.append("finish"); fault("finish"); super().finish()
+    with Server(os.path.join(folder, "python-" + outcome) if unix else ("127.0.0.1", 0), Handler) as server:
+        read = None
+        if outcome == "timeout":
+            server.timeout = 0.01
+            server.handle_request()
+        else:
+            serving = threading.Thread(target=lambda: server.serve_forever(0.01))
+            serving.start()
+            read = client(server.server_address, outcome, os.path.join(folder, "python-client-" + outcome))
+            closed.wait()
+            server.shutdown()
+            serving.join()
+    return {"trace": trace, "read": read}
+
+print(json.dumps({outcome: run(outcome, *rest) for outcome in [*outcomes, "timeout"]}))
+`;
+
+// biome-ignore lint/suspicious/noExplicitAny: servers of streams and of datagrams
+type AnyServer = TCPServer<any, any>;
+// biome-ignore lint/suspicious/noExplicitAny: as above
+type AnyServerClass = new (address: any, handler: any, options?: object) => AnyServer;
+
+/** Our server of that class, which traces its hooks. */
+const traced = (
+  Server: AnyServerClass,
+  outcome: Outcome,
+  path: string | null,
+): { readonly server: AnyServer; readonly trace: string[]; readonly over: Promise<unknown> } => {
+  const trace: string[] = [];
+  const closed = Promise.withResolvers<void>();
+  const served = Promise.withResolvers<void>();
+  const fault = (name: string): void => {
+    if (outcome === name) throw new Error(name);
+  };
+  class Traced extends Server {
+    override serverBind() {
+      trace.push("serverBind");
+      return super.serverBind();
+    }
+    override serverActivate() {
+      trace.push("serverActivate");
+      return super.serverActivate();
+    }
+    override getRequest() {
+      trace.push("getRequest");
+      return super.getRequest();
+    }
+    override verifyRequest() {
+      trace.push("verifyRequest");
+      return outcome !== "refused";
+    }
+    override processRequest(request: unknown, address: Address | null) {
+      trace.push("processRequest");
+      return super.processRequest(request, address);
+    }
+    override finishRequest(request: unknown, address: Address | null) {
+      trace.push("finishRequest");
+      return super.finishRequest(request, address);
+    }
+    override handleError(_request: unknown, _address: Address | null, error: unknown) {
+      trace.push(`handleError: ${(error as Error).message}`);
+    }
+    override shutdownRequest(request: unknown) {
+      trace.push("shutdownRequest");
+      return super.shutdownRequest(request);
+    }
+    override closeRequest(request: unknown) {
+      trace.push("closeRequest");
+      closed.resolve();
+      return super.closeRequest(request);
+    }
+    override serviceActions() {
+      trace.push("serviceActions");
+      served.resolve();
+    }
+    override handleTimeout() {
+      trace.push("handleTimeout");
+    }
+    override serverClose() {
+      trace.push("serverClose");
+      return super.serverClose();
+    }
+  }
+  const datagrams = Server === UDPServer || Server.prototype instanceof UDPServer;
+  const Base = datagrams ? DatagramRequestHandler : StreamRequestHandler;
+  class Handler extends (Base as typeof StreamRequestHandler) {
+    override setup() {
+      trace.push("setup");
+      const ready = super.setup();
+      fault("setup");
+      return ready;
+    }
+    override handle() {
+      trace.push("handle");
+      this.wfile.write("handled");
+      fault("handle");
+    }
+    override finish() {
+      trace.push("finish");
+      fault("finish");
+      return super.finish();
+    }
+  }
+  const server = new Traced(path === null ? "127.0.0.1:0" : { path }, Handler, { timeout: 10 });
+  return { server, trace, over: Promise.all([closed.promise, served.promise]) };
+};
+
+const kinds: Readonly<Record<string, AnyServerClass>> = {
+  TCPServer,
+  ThreadingTCPServer,
+  UDPServer,
+  ThreadingUDPServer,
+  UnixStreamServer,
+  ThreadingUnixStreamServer,
+  UnixDatagramServer,
+  ThreadingUnixDatagramServer,
+};
+
+const ACCEPTING = new Set([
+  "serverBind",
+  "serverActivate",
+  "getRequest",
+  "verifyRequest",
+  "processRequest",
+  "serviceActions",
+  "handleTimeout",
+  "serverClose",
+]);
+
+/** A threading server's trace: what the one that accepts called, and what the request's own thread did. */
+const byThread = (trace: readonly string[]): readonly (readonly string[])[] => [
+  trace.filter((hook) => ACCEPTING.has(hook)),
+  trace.filter((hook) => !ACCEPTING.has(hook)),
+];
+
+describeWith(["python3"], "hooks as CPython calls them", () => {
+  for (const [kind, Server] of Object.entries(kinds)) {
+    test(kind, async () => {
+      const own = join(folder, kind);
+      mkdirSync(own);
+      const theirs: Record<Outcome, Traced> = JSON.parse(await python(PROGRAM, ["server", kind, own]));
+
+      const unix = kind.includes("Unix");
+      const ours = OUTCOMES.map((outcome) => traced(Server, outcome, unix ? join(own, outcome) : null));
+      const addresses: string[] = [];
+      const serving: Promise<void>[] = [];
+      for (const { server } of ours.slice(0, -1)) {
+        const address = (await server.listen()) as Address;
+        addresses.push(address.family === "unix" ? address.path : formatAddress(address));
+        serving.push(server.serveForever());
+      }
+      const asking = python(PROGRAM, ["client", kind, own, ...addresses]);
+      await Promise.all(ours.slice(0, -1).map(({ over }) => over));
+      const read: (string | null)[] = JSON.parse(await asking);
+      await ours.at(-1)?.server.handleRequest();
+      for (const { server } of ours) {
+        await server.shutdown();
+        await server.serverClose();
+      }
+      await Promise.all(serving);
+
+      const threading = kind.startsWith("Threading");
+      for (const [index, outcome] of OUTCOMES.entries()) {
+        const { trace } = theirs[outcome];
+        const here = ours[index]?.trace ?? [];
+        expect({ outcome, read: read[index] ?? null }).toEqual({ outcome, read: theirs[outcome].read });
+        if (threading)
+          expect({ outcome, trace: byThread(here) }).toEqual({ outcome, trace: byThread(trace) });
+        else expect({ outcome, trace: here }).toEqual({ outcome, trace });
+      }
+    });
+  }
+});
