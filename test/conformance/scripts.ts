@@ -115,3 +115,50 @@ export const delivery = {
   name: "client.test",
   plain: true,
 };
+
+const ascii = (text: string): number[] => [...new TextEncoder().encode(text)];
+const pack32 = (value: number): number[] => [...pack16(value >>> 16), ...pack16(value & 0xffff)];
+
+/** A message of PostgreSQL's: a letter, its length with that of its body, and the body. */
+const pgMessage = (type: string, ...body: readonly number[]): Uint8Array =>
+  new Uint8Array([...ascii(type), ...pack32(body.length + 4), ...body]);
+
+/** What `PostgresClient` is told to ask `postgresServer`. */
+export const postgresQuery = { user: "me", query: "SELECT 1 AS one", plain: true };
+
+/** A PostgreSQL without TLS that trusts everybody and knows one query. */
+export const postgresServer: Conversation = conversation()
+  .expect(pgMessage("", ...pack32(80_877_103))) // SSLRequest
+  .send("N")
+  .expect(
+    pgMessage(
+      "",
+      ...pack32(196_608),
+      ...ascii("user\0me\0database\0me\0client_encoding\0UTF8\0application_name\0socklet\0\0"),
+    ),
+  )
+  .send(pgMessage("R", ...pack32(0))) // AuthenticationOk
+  .send(pgMessage("S", ...ascii("server_version\x0018.0\0")))
+  .send(pgMessage("Z", ...ascii("I")))
+  .expect(pgMessage("Q", ...ascii("SELECT 1 AS one\0")))
+  .send(
+    pgMessage(
+      "T",
+      ...pack16(1),
+      ...ascii("one\0"),
+      ...pack32(0),
+      0,
+      0,
+      ...pack32(23),
+      0,
+      4,
+      ...pack32(-1),
+      0,
+      0,
+    ),
+  )
+  .send(pgMessage("D", ...pack16(1), ...pack32(1), ...ascii("1")))
+  .send(pgMessage("C", ...ascii("SELECT 1\0")))
+  .send(pgMessage("Z", ...ascii("I")))
+  .expect(pgMessage("X"))
+  .expectEnd();

@@ -1,4 +1,4 @@
-/** Scripts and recordings on real sockets, and scripts against workerd behind real ports. */
+/** Scripts and recordings on real sockets. */
 
 import dgram from "node:dgram";
 import { once } from "node:events";
@@ -15,7 +15,6 @@ import {
   type Conversation,
   conversation,
   formatTranscript,
-  MemoryStorage,
   parseTranscript,
   record,
   recordDatagrams,
@@ -28,17 +27,14 @@ import {
   type Transcript,
 } from "socklet/testing";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { DnsDatagram, DnsStream } from "../../examples/dns.ts";
+import { DnsDatagram } from "../../examples/dns.ts";
 import { Echo } from "../../examples/echo.ts";
-import { FingerServer } from "../../examples/finger.ts";
-import { MailRequestHandler } from "../../examples/mail.ts";
 import { KeyStore, RespClient, RespServer } from "../../examples/resp.ts";
 import { SmtpClient } from "../../examples/smtp-client.ts";
 import { Conformance, LocalBoard } from "../conformance/handler.ts";
 import * as scripts from "../conformance/scripts.ts";
 import { streamConformance } from "../conformance/stream.ts";
 import { ownCertificates } from "../peers/certificates.ts";
-import { freePorts, type RunningWorker, runWorker } from "./workerd.ts";
 
 /** A server on a real socket, that serves; leaving its scope closes it. */
 const serve = async <Context>(Handler: HandlerClass<StreamSocket, Context>, context?: Context) => {
@@ -67,33 +63,6 @@ const hold = async (script: Conversation, dial: () => Promise<StreamSocket>) => 
 // ---- Scripts over TCP ----
 
 describe("Node TCP", () => {
-  const storage = new MemoryStorage();
-  test.each([
-    ["mail", MailRequestHandler, { storage }, scripts.mail],
-    ["Redis", RespServer, { keys: new KeyStore() }, scripts.redis],
-    ["DNS", DnsStream, undefined, scripts.dns],
-    ["echo", Echo, undefined, scripts.echo],
-    ["finger", FingerServer, undefined, scripts.finger],
-  ] as const)("the example server keeps to its script: %s", async (_, Handler, context, script) => {
-    await using place = await serve(Handler as HandlerClass<StreamSocket>, context);
-    await hold(script, place.dial);
-    expect(place.errors).toEqual([]);
-  });
-
-  test("the example clients dial the scripts, which are their servers", async () => {
-    const Redis = scriptHandler(scripts.redisServer);
-    await using redis = await serve(Redis);
-    expect(await new TCPConnector(redis.address, RespClient).run({ params: ["GET", "greeting"] })).toBe(
-      "hello",
-    );
-    await Redis.outcomes();
-    const Mail = scriptHandler(scripts.mailServer);
-    await using mail = await serve(Mail);
-    const reply = await new TCPConnector(mail.address, SmtpClient).run({ params: scripts.delivery });
-    expect(reply).toEqual({ secured: false, reply: "Kept" });
-    expect((await Mail.outcomes())[0]?.groups).toEqual({ name: "client.test" });
-  });
-
   test("resets, heard by the script and sent by it", async () => {
     const heard = Promise.withResolvers<unknown>();
     const Resets = streamHandler(async ({ request, rfile }) => {
@@ -259,39 +228,6 @@ describe("recording over TCP", () => {
     assertTranscript(transcripts[0] as Transcript, recording.transcript);
     expect(transcripts[0]?.events.length).toBeGreaterThan(100);
   });
-});
-
-// ---- workerd, dialled over kernel TCP ----
-
-describe("workerd, by port", () => {
-  const held = {
-    mail: scripts.mail,
-    resp: scripts.redis,
-    dns: scripts.dns,
-    finger: scripts.finger,
-    echo: scripts.echo,
-  };
-  let ports: number[];
-  let worker: RunningWorker;
-
-  beforeAll(async () => {
-    ports = await freePorts(Object.keys(held).length);
-    worker = await runWorker({
-      main: "test/worker/app.ts",
-      ports,
-      classes: { STORAGE: "SockletStorage" },
-      vars: { PORTS: Object.fromEntries(Object.keys(held).map((name, i) => [name, ports[i]])) },
-    });
-  }, 60_000);
-
-  afterAll(() => worker.close());
-
-  test.each(Object.entries(held).map(([name, script], i) => ({ name, script, i })))(
-    "the example server keeps to its script: $name",
-    async ({ script, i }) => {
-      await hold(script, () => createConnection({ hostname: "127.0.0.1", port: ports[i] as number }));
-    },
-  );
 });
 
 // ---- Recording changes nothing: the conformance body through it, at both ends ----

@@ -4,14 +4,20 @@
  */
 
 import { DurableObject } from "cloudflare:workers";
-import { type BlobStorage, defineApp } from "socklet";
-import { SockletStorage, WorkerServer, workerFor } from "socklet/worker";
+import { defineApp } from "socklet";
+import { SockletStorage, type WorkerModule, WorkerServer, workerFor } from "socklet/worker";
 import { scriptHandler } from "../../core/testing/index.ts";
-import { DnsStream } from "../../examples/dns.ts";
 import { Echo } from "../../examples/echo.ts";
-import { MailRequestHandler } from "../../examples/mail.ts";
 import { KeyStore, RespServer } from "../../examples/resp.ts";
 import { type Board, Conformance, LocalBoard } from "../conformance/handler.ts";
+import {
+  doorOf,
+  exampleContext,
+  examples,
+  isDatagrams,
+  type StreamExample,
+  served,
+} from "../conformance/matrix-table.ts";
 import { redisServer } from "../conformance/scripts.ts";
 import { Life, tracing } from "../conformance/server-scenarios.ts";
 
@@ -22,22 +28,37 @@ interface Bindings {
   readonly DOORS?: Readonly<Record<string, string>>;
 }
 
+/** The door that a connection came to: by the port of a Worker behind real ones, else by the name that was dialled. */
+const doorFor = async (socket: Socket, { DOORS }: Bindings): Promise<string> => {
+  const { localAddress = "" } = await socket.opened;
+  const [host = "", port = ""] = localAddress.split(":");
+  return DOORS?.[port] ?? host;
+};
+
+/** Those that are served behind doors of their names. */
+const streamExamples = new Map<string, StreamExample>(
+  Object.entries(examples).flatMap(([name, example]) =>
+    isDatagrams(example) ? [] : [[doorOf(name), example] as const],
+  ),
+);
+
 /**
- * The server behind a door: the conformance handler, or, behind `trace-PLACE-N`, the traced server of scenario N.
- * Kept as long as the object or isolate that asks, since a trace counts its requests.
+ * The server behind a door: an example in an object (a Worker serves them by `workerFor`), the conformance handler,
+ * or, behind `trace-PLACE-N`, the traced server of scenario N. Kept as long as the object or isolate that asks, since a trace counts its requests.
  */
 class Doors {
-  readonly #servers = new Map<string, WorkerServer<Board>>();
+  readonly #servers = new Map<string, Pick<WorkerServer, "connect">>();
 
-  async serverOf(socket: Socket, env: Bindings): Promise<WorkerServer<Board>> {
-    const { localAddress = "" } = await socket.opened;
-    const [host = "", port = ""] = localAddress.split(":");
-    const door = env.DOORS?.[port] ?? host;
+  async serverOf(socket: Socket, env: Bindings): Promise<Pick<WorkerServer, "connect">> {
+    const door = await doorFor(socket, env);
     let server = this.#servers.get(door);
     if (server === undefined) {
       const board = boardOf(env);
       const [, place, index] = /^trace-(.+)-(\d+)$/.exec(door) ?? [];
-      if (door.startsWith("life-")) {
+      const example = streamExamples.get(door);
+      if (example !== undefined) {
+        server = new WorkerServer(served(example), { ...options, context: exampleContext() });
+      } else if (door.startsWith("life-")) {
         server = new WorkerServer(Life, { ...options, context: board });
       } else if (index === undefined) {
         server = new WorkerServer(Conformance, { ...options, context: board });
@@ -88,33 +109,52 @@ const doors = new Doors();
 
 /** What may be chosen by a caller's authority: handlers that listen, and one that does not. */
 const app = workerFor(
-  defineApp<{ readonly storage: BlobStorage; readonly keys: KeyStore }>({
+  defineApp<{ readonly keys: KeyStore }>({
     handlers: {
       "app-echo": Echo,
       "app-hidden": Echo,
-      "app-mail": MailRequestHandler,
       "app-resp": RespServer,
-      "app-dns": DnsStream,
       "app-script": scriptHandler(redisServer),
     },
     listen: [
       { handler: "app-echo", address: "tcp://127.0.0.1:7" },
-      { handler: "app-mail", address: "tcp://127.0.0.1:25" },
       { handler: "app-resp", address: "tcp://127.0.0.1:6379" },
-      { handler: "app-dns", address: "tcp://127.0.0.1:53" },
       { handler: "app-script", address: "tcp://127.0.0.1:6380" },
     ],
-    context: ({ storage }) => ({ storage, keys: new KeyStore() }),
+    context: () => ({ keys: new KeyStore() }),
   }),
 );
+
+let exampleWorker: WorkerModule | undefined;
+
+/** All the examples, each behind its door's port where it has one. */
+const exampleWorkerFor = ({ DOORS = {} }: Bindings): WorkerModule => {
+  const portOf = new Map(Object.entries(DOORS).map(([port, door]) => [door, port]));
+  const all = Object.entries(examples).map(([name, example], i) => ({
+    door: doorOf(name),
+    handler: isDatagrams(example) ? example.Datagrams : served(example),
+    address: `${isDatagrams(example) ? "udp" : "tcp"}://127.0.0.1:${portOf.get(doorOf(name)) ?? i + 1}`,
+  }));
+  return workerFor(
+    defineApp({
+      handlers: Object.fromEntries(all.map(({ door, handler }) => [door, handler])),
+      listen: all.map(({ door, address }) => ({ handler: door, address })),
+      context: exampleContext,
+    }),
+  );
+};
 
 export default {
   async fetch(): Promise<Response> {
     return new Response("ok");
   },
   async connect(socket: Socket, env: Bindings, ctx: ExecutionContext): Promise<void> {
-    const { localAddress = "" } = await socket.opened;
-    if (localAddress.startsWith("app-")) return app.connect(socket, env, ctx);
+    const door = await doorFor(socket, env);
+    if (door.startsWith("app-")) return app.connect(socket, env, ctx);
+    if (door.startsWith("example-")) {
+      exampleWorker ??= exampleWorkerFor(env);
+      return exampleWorker.connect(socket, env, ctx);
+    }
     await (await doors.serverOf(socket, env)).connect(socket, ctx);
   },
 };

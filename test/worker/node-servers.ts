@@ -3,14 +3,22 @@
 import http from "node:http";
 import type { AddressInfo } from "node:net";
 import { buffer } from "node:stream/consumers";
-import type { HandlerClass, InternetAddress, StreamSocket } from "socklet";
+import type { Address, HandlerClass, InternetAddress, StreamSocket } from "socklet";
 import { ThreadingTCPServer } from "socklet/emulator";
 import { scriptHandler } from "socklet/testing";
 import type { TestProject } from "vitest/node";
 import { answer } from "../../examples/dns.ts";
 import { Echo } from "../../examples/echo.ts";
 import { type Board, Conformance, LocalBoard } from "../conformance/handler.ts";
+import {
+  type ExampleContext,
+  exampleContext,
+  examples,
+  isDatagrams,
+  served,
+} from "../conformance/matrix-table.ts";
 import { redisServer } from "../conformance/scripts.ts";
+import { servePlannedPeers } from "../emulator/fixtures/planned-peers.ts";
 import { type Certificates, ownCertificates } from "../peers/certificates.ts";
 
 /** What the tests provoke, and workerd logs with a stack each time; Vitest's plugin passes that on. */
@@ -45,6 +53,15 @@ const secured = ({ cert, key }: Certificates) =>
     override async setup(): Promise<void> {
       await this.request.startTls({ cert, key });
       await super.setup();
+    }
+  };
+
+/** A server whose connections are TLS from the first byte, by a hook: its handler is the same. */
+const securedServer = ({ cert, key }: Certificates) =>
+  class<Context> extends ThreadingTCPServer<Context> {
+    override async finishRequest(request: StreamSocket, address: Address | null): Promise<unknown> {
+      await request.startTls({ cert, key });
+      return super.finishRequest(request, address);
     }
   };
 
@@ -108,10 +125,14 @@ const doh = http.createServer(async (request, response) => {
 });
 
 export default async (project: TestProject): Promise<() => Promise<void>> => {
-  const servers: ThreadingTCPServer<Board>[] = [];
-  const serve = async (Handler: HandlerClass<StreamSocket, Board>): Promise<number> => {
-    const server = new ThreadingTCPServer<Board>("127.0.0.1:0", Handler, {
-      context: new LocalBoard(),
+  const servers: { serverClose(): Promise<void> }[] = [];
+  const serve = async <Context = Board>(
+    Handler: HandlerClass<StreamSocket, Context>,
+    context = new LocalBoard() as Context,
+    Server = ThreadingTCPServer<Context>,
+  ): Promise<number> => {
+    const server = new Server("127.0.0.1:0", Handler, {
+      context,
       stream: { closeTimeout: 300 },
       drainTimeout: 100,
     });
@@ -125,10 +146,24 @@ export default async (project: TestProject): Promise<() => Promise<void>> => {
   project.provide("scriptPort", await serve(scriptHandler(redisServer)));
   const made = ownCertificates();
   project.provide("tlsPort", made === null ? 0 : await serve(secured(made)));
+  const examplePorts: Record<string, { readonly plain: number; readonly tls: number }> = {};
+  for (const [name, example] of Object.entries(examples)) {
+    if (isDatagrams(example)) continue;
+    const at = (Server: typeof ThreadingTCPServer<ExampleContext>) =>
+      serve(served(example), exampleContext(), Server);
+    examplePorts[name] = {
+      plain: await at(ThreadingTCPServer),
+      tls: made === null ? 0 : await at(securedServer(made)),
+    };
+  }
+  project.provide("examplePorts", examplePorts);
   await new Promise<void>((resolve) => doh.listen(0, "127.0.0.1", resolve));
   project.provide("dohOrigin", `http://127.0.0.1:${(doh.address() as AddressInfo).port}`);
+  const planned = await servePlannedPeers();
+  project.provide("plannedOrigin", planned.origin);
   const unmute = muteProvoked();
   return async () => {
+    await planned.close();
     doh.close();
     doh.closeAllConnections();
     for (const server of servers) await server.serverClose();

@@ -10,7 +10,11 @@ declare module "vitest" {
     echoPort: number;
     /** Of a scripted Redis in Node. */
     scriptPort: number;
+    /** Of each example of streams in Node, plain, and with TLS from the first byte; 0 where there is no openssl. */
+    examplePorts: Readonly<Record<string, { readonly plain: number; readonly tls: number }>>;
     /** Of a server of DNS over HTTPS in Node, without its path: `/dns-query`, and others that fail. */
     dohOrigin: string;
+    /** Of who holds planned conversations in Node: `POST` with a `PlannedPeer` gives a port, `DELETE /<port>` its `PlannedOutcomes`. */
+    plannedOrigin: string;
   }
 }

@@ -13,17 +13,14 @@ import {
   runScript,
   type Transcript,
 } from "socklet/testing";
-import { createConnection, streamSocket, TCPConnector } from "socklet/worker";
+import { streamSocket, TCPConnector } from "socklet/worker";
 import { expect, inject, test } from "vitest";
-import { Echo } from "../../examples/echo.ts";
 import { RespClient } from "../../examples/resp.ts";
 import * as scripts from "../conformance/scripts.ts";
 import { streamConformance } from "../conformance/stream.ts";
 
 const inbound = (authority: string): Promise<StreamSocket> =>
   streamSocket(env.SELF.connect(authority, { allowHalfOpen: true }), { closeTimeout: 300 });
-const outbound = (port: number): Promise<StreamSocket> =>
-  createConnection({ hostname: "127.0.0.1", port }, { stream: { closeTimeout: 300 } });
 
 /** Runs the script on one connection, which is then closed. */
 const hold = async (script: Conversation, dialling: Promise<StreamSocket>) => {
@@ -35,15 +32,6 @@ const hold = async (script: Conversation, dialling: Promise<StreamSocket>) => {
   }
 };
 
-test.each([
-  ["app-mail:25", scripts.mail],
-  ["app-resp:6379", scripts.redis],
-  ["app-dns:53", scripts.dns],
-  ["app-echo:7", scripts.echo],
-] as const)("inbound: %s keeps to its script", async (authority, script) => {
-  await hold(script, inbound(authority));
-});
-
 test("inbound: the script is the server", async () => {
   const asked = conversation()
     .send("*2\r\n$3\r\nGET\r\n$8\r\ngreet")
@@ -53,14 +41,6 @@ test("inbound: the script is the server", async () => {
   await hold(asked, inbound("app-script:6380"));
   await hold(conversation().send("*2\r\n$3\r\nSET\r\n").expectEnd(), inbound("app-script:6380")); // workerd sends no reset
 });
-
-test("outbound: a server in Node keeps to its script, and a client here to one in Node", async () => {
-  await hold(scripts.echo, outbound(inject("echoPort")));
-  const address = { hostname: "127.0.0.1", port: inject("scriptPort") };
-  expect(await new TCPConnector(address, RespClient).run({ params: ["GET", "greeting"] })).toBe("hello");
-});
-
-test("in memory, inside workerd", () => runScript(Echo, scripts.echo));
 
 test("what goes wrong is said the same here", async () => {
   const wrong = hold(conversation().send("hi\n").expectLine("ho"), inbound("app-echo:7"));

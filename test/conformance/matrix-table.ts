@@ -1,0 +1,462 @@
+/**
+ * The matrix: every example in every place. The examples, each with its conversation, and the places, each with what
+ * it carries, are two lists; a cell is what comes of the two. From them and the tests `npm run docs` makes
+ * docs/places.md. Without a test framework, since Workers under test serve from it, too.
+ */
+
+import {
+  BaseConnector,
+  type BlobStorage,
+  type Datagram,
+  type HandlerClass,
+  type StreamSocket,
+} from "socklet";
+import {
+  type Conversation,
+  compareTranscripts,
+  conversation,
+  type DatagramPeer,
+  MemoryDatagramServer,
+  MemoryStorage,
+  type Transcript as Recorded,
+  record,
+  recordHandler,
+  type ScriptHandlerClass,
+  scriptHandler,
+  ThreadingMemoryServer,
+  type TranscriptEvent,
+} from "../../core/testing/index.ts";
+import { DnsDatagram, DnsStream } from "../../examples/dns.ts";
+import { Echo, EchoDatagram } from "../../examples/echo.ts";
+import { FingerClient, FingerServer } from "../../examples/finger.ts";
+import { MailRequestHandler } from "../../examples/mail.ts";
+import { PostgresClient } from "../../examples/postgres.ts";
+import { KeyStore, RespClient, RespServer } from "../../examples/resp.ts";
+import { SmtpClient } from "../../examples/smtp-client.ts";
+import {
+  Greeting,
+  GreetingClient,
+  StreamGreeting,
+  Transcript,
+  TranscriptClient,
+} from "../../examples/tutorial.ts";
+import * as scripts from "./scripts.ts";
+
+// ---- The examples ----
+
+/** What the example servers are given. */
+export interface ExampleContext {
+  readonly storage: BlobStorage;
+  readonly keys: KeyStore;
+}
+
+export const exampleContext = (): ExampleContext => ({ storage: new MemoryStorage(), keys: new KeyStore() });
+
+interface About {
+  /** Where it is, in `examples/`. */
+  readonly file: string;
+  /** What is said, in a few words. */
+  readonly says: string;
+  /** What its other end does. */
+  readonly script: Conversation;
+  /** Lines without what differs each time. */
+  readonly normalise?: (line: string) => string;
+}
+
+/** A handler of streams: a server, or, with `dials`, a client, whose server is the script. */
+export interface StreamExample extends About {
+  readonly Handler: HandlerClass<StreamSocket, ExampleContext>;
+  readonly dials?: { readonly params?: unknown; readonly result: unknown };
+}
+
+/** A handler of datagrams. */
+export interface DatagramExample extends About {
+  readonly Datagrams: HandlerClass<Datagram, ExampleContext>;
+}
+
+export type Example = StreamExample | DatagramExample;
+
+export const isDatagrams = (example: Example): example is DatagramExample => "Datagrams" in example;
+
+const THANKS = "Thank you for connecting";
+const thanks = conversation().expect(THANKS).expectEnd();
+const QUERY = scripts.dnsQuery(77);
+
+/** Every handler that an example exports, by its name. */
+export const examples: Readonly<Record<string, Example>> = {
+  Echo: {
+    file: "echo.ts",
+    says: "a character in two pieces, and the end",
+    Handler: Echo,
+    script: scripts.echo,
+  },
+  EchoDatagram: {
+    file: "echo.ts",
+    says: "an empty datagram, a byte, and 1 200",
+    Datagrams: EchoDatagram,
+    script: [new Uint8Array(0), new Uint8Array(1), new Uint8Array(1200).fill(0xc3)].reduce(
+      (all, data) => all.send(data).expect(data),
+      conversation(),
+    ),
+  },
+  Greeting: { file: "tutorial.ts", says: "a greeting, and the end", Handler: Greeting, script: thanks },
+  StreamGreeting: {
+    file: "tutorial.ts",
+    says: "a greeting, and the end",
+    Handler: StreamGreeting,
+    script: thanks,
+  },
+  GreetingClient: {
+    file: "tutorial.ts",
+    says: "hears a greeting up to the end",
+    Handler: GreetingClient,
+    dials: { result: THANKS },
+    script: conversation().send(THANKS).halfClose().expectEnd(),
+  },
+  Transcript: {
+    file: "tutorial.ts",
+    says: "two messages, and the end",
+    Handler: Transcript,
+    script: conversation()
+      .send("Hello!")
+      .expect("Hello!")
+      .send("I like Tuesdays!")
+      .expect("I like Tuesdays!")
+      .halfClose()
+      .expectEnd(),
+  },
+  TranscriptClient: {
+    file: "tutorial.ts",
+    says: "two messages, each said back",
+    Handler: TranscriptClient,
+    dials: {
+      params: ["Hello!", "größer"],
+      result: [
+        { sent: 6, received: "Hello!" },
+        { sent: 8, received: "größer" },
+      ],
+    },
+    script: conversation().expect("Hello!").send("Hello!").expect("größer").send("größer").expectEnd(),
+  },
+  MailRequestHandler: {
+    file: "mail.ts",
+    says: "a mail from greeting to goodbye",
+    Handler: MailRequestHandler,
+    script: scripts.mail,
+    normalise: (line) => line.replace(/Kept as \S+/, "Kept"),
+  },
+  SmtpClient: {
+    file: "smtp-client.ts",
+    says: "delivers a mail in plain text",
+    Handler: SmtpClient,
+    dials: { params: scripts.delivery, result: { secured: false, reply: "Kept" } },
+    script: scripts.mailServer,
+  },
+  RespServer: {
+    file: "resp.ts",
+    says: "keys and values, pipelined",
+    Handler: RespServer,
+    script: scripts.redis,
+  },
+  RespClient: {
+    file: "resp.ts",
+    says: "asks for one key",
+    Handler: RespClient,
+    dials: { params: ["GET", "greeting"], result: "hello" },
+    script: scripts.redisServer,
+  },
+  DnsStream: { file: "dns.ts", says: "one query, over its length", Handler: DnsStream, script: scripts.dns },
+  DnsDatagram: {
+    file: "dns.ts",
+    says: "one query",
+    Datagrams: DnsDatagram,
+    script: conversation()
+      .send(QUERY)
+      .expectBytes(50)
+      .check(({ bytes }) => {
+        const [id, last] = [bytes.slice(0, 2), bytes.slice(-4)];
+        if (`${id}` !== "0,77" || `${last}` !== "192,0,2,80") throw new Error(`id ${id}, address ${last}`);
+      }),
+  },
+  FingerServer: {
+    file: "finger.ts",
+    says: "who alice is, up to the end",
+    Handler: FingerServer,
+    script: scripts.finger,
+  },
+  FingerClient: {
+    file: "finger.ts",
+    says: "asks who alice is",
+    Handler: FingerClient,
+    dials: { params: "alice", result: "Login: alice\r\n" },
+    script: conversation().expectLine("alice").send("Login: alice\r\n").halfClose().expectEnd(),
+  },
+  PostgresClient: {
+    file: "postgres.ts",
+    says: "one query, without TLS or password",
+    Handler: PostgresClient,
+    dials: {
+      params: scripts.postgresQuery,
+      result: { secured: false, version: "18.0", columns: ["one"], rows: [["1"]], tag: "SELECT 1" },
+    },
+    script: scripts.postgresServer,
+  },
+};
+
+// ---- The places ----
+
+/** `works`, with what is to be known of it; or `cannot`, with the reason, and how the platform says so where it is asked. */
+export type Cell = { readonly works: string } | { readonly cannot: string; readonly says: string };
+
+export interface Place {
+  readonly name: string;
+  /** Who serves, and who dials. */
+  readonly ends: string;
+  /** The test that runs it. */
+  readonly file: string;
+  readonly streams: Cell;
+  readonly datagrams: Cell;
+}
+
+const IN_NODE = "test/emulator/matrix.test.ts";
+const IN_WORKERD = "test/worker/matrix.test.ts";
+const works = (what = ""): Cell => ({ works: what });
+
+/** Every place, in the order of the page. */
+export const places = {
+  memory: {
+    name: "memory",
+    ends: "`ThreadingMemoryServer` and `MemoryDatagramServer`, dialled in the same process",
+    file: IN_NODE,
+    streams: works(),
+    datagrams: works(),
+  },
+  "memory-workerd": {
+    name: "memory, in workerd",
+    ends: "the same, inside a Worker",
+    file: IN_WORKERD,
+    streams: works(),
+    datagrams: works(),
+  },
+  "node-tcp": {
+    name: "Node TCP",
+    ends: "`ThreadingTCPServer`; `createConnection` and `TCPConnector` dial",
+    file: IN_NODE,
+    streams: works(),
+    datagrams: {
+      cannot: "TCP carries streams, which have no borders; a datagram handler is served by `UDPServer`",
+      says: "TypeError: TCPServer listens on tcp://host:port; udp://127.0.0.1:0 is for a UDPServer",
+    },
+  },
+  "node-tls": {
+    name: "Node TLS",
+    ends: 'the same, secured from the first byte: `startTls()` before the handler, `secureTransport: "on"`',
+    file: IN_NODE,
+    streams: works(),
+    datagrams: {
+      cannot: "TLS secures streams; for datagrams there is DTLS (RFC 9147), which Node has not",
+      says: "TypeError: udp://127.0.0.1:9 is a datagram address; this dials streams",
+    },
+  },
+  "node-unix": {
+    name: "Node Unix",
+    ends: "`ThreadingUnixStreamServer` and `ThreadingUnixDatagramServer` on a path; `createConnection`, `TCPConnector` and `socket()` dial",
+    file: IN_NODE,
+    streams: works(),
+    datagrams: works("with the package `node-unix-socket`"),
+  },
+  "node-udp": {
+    name: "Node UDP",
+    ends: "`ThreadingUDPServer`; the client is a socket of Node's own",
+    file: IN_NODE,
+    streams: {
+      cannot: "UDP carries datagrams, which may be lost; a stream handler is served by `TCPServer`",
+      says: "TypeError: UDPServer listens on udp://host:port; tcp://127.0.0.1:0 is for a TCPServer",
+    },
+    datagrams: works(),
+  },
+  "workerd-port": {
+    name: "workerd, by port",
+    ends: "`workerFor(app)` behind `[[connect]]`, local; Node dials over the kernel",
+    file: IN_NODE,
+    streams: works(),
+    datagrams: works("with the compatibility flag `experimental`"),
+  },
+  "workerd-service": {
+    name: "workerd, service binding",
+    ends: "`workerFor(app)`; a Worker dials by `env.NAME.connect()`",
+    file: IN_WORKERD,
+    streams: works(),
+    datagrams: {
+      cannot:
+        "`connect()` of a binding opens a stream: its address is `host:port` without a scheme, and no option asks for datagrams",
+      says: "TypeError: Specified address is missing port.",
+    },
+  },
+  "workerd-object": {
+    name: "workerd, Durable Object",
+    ends: "`WorkerServer` in an object; a Worker dials by `stub.connect()`",
+    file: IN_WORKERD,
+    streams: works(),
+    datagrams: {
+      cannot:
+        "`connect()` of a binding opens a stream: its address is `host:port` without a scheme, and no option asks for datagrams",
+      says: "TypeError: Specified address is missing port.",
+    },
+  },
+  "workerd-outbound": {
+    name: "workerd, outbound",
+    ends: "`createConnection` and `TCPConnector` of `socklet/worker`, by `connect()`; Node serves",
+    file: IN_WORKERD,
+    streams: works(),
+    datagrams: {
+      cannot: "`connect()` of `cloudflare:sockets` dials TCP",
+      says: "SocketError: ERR_UNSUPPORTED: a Worker has no outbound datagrams; UDP out of a Worker needs a relay that speaks TCP or WebSocket",
+    },
+  },
+  "workerd-outbound-tls": {
+    name: "workerd, outbound TLS",
+    ends: 'the same with `secureTransport: "on"`',
+    file: IN_WORKERD,
+    streams: works(),
+    datagrams: {
+      cannot: "as above, and TLS secures streams",
+      says: "TypeError: udp://127.0.0.1:9 is a datagram address; this dials streams",
+    },
+  },
+} as const satisfies Readonly<Record<string, Place>>;
+
+export type PlaceId = keyof typeof places;
+
+/** Those that the test `file` has to run. */
+export const placesOf = (file: string): PlaceId[] =>
+  (Object.keys(places) as PlaceId[]).filter((id) => places[id].file === file);
+
+export const cellOf = (example: Example, id: PlaceId): Cell =>
+  isDatagrams(example) ? places[id].datagrams : places[id].streams;
+
+// ---- The body ----
+
+/** The name behind which a place serves an example: as a host, since some places are dialled by that. */
+export const doorOf = (name: string): string => `example-${name.toLowerCase()}`;
+
+/** What a place serves for an example of streams: its handler, or for a client the script. */
+export const served = ({
+  Handler,
+  dials,
+  script,
+}: StreamExample): HandlerClass<StreamSocket, ExampleContext> | ScriptHandlerClass<StreamSocket> =>
+  dials === undefined ? Handler : scriptHandler(script);
+
+/** Where `served()` is up. */
+export interface StreamDoor {
+  dial(): Promise<StreamSocket>;
+  /** The platform's own connector, where it has one. */
+  connector?(
+    Handler: HandlerClass<StreamSocket, ExampleContext>,
+  ): BaseConnector<StreamSocket, ExampleContext>;
+}
+
+class DialConnector extends BaseConnector<StreamSocket, ExampleContext> {
+  readonly #dial: () => Promise<StreamSocket>;
+
+  constructor(Handler: HandlerClass<StreamSocket, ExampleContext>, dial: () => Promise<StreamSocket>) {
+    super(Handler);
+    this.#dial = dial;
+  }
+
+  override connect(): Promise<StreamSocket> {
+    return this.#dial();
+  }
+
+  override peerOf(request: StreamSocket) {
+    return request.getpeername();
+  }
+}
+
+/** What came of one conversation, as the end that dialled saw it. */
+export interface Held {
+  readonly transcript: Recorded;
+  /** What a client returned. */
+  readonly result: unknown;
+}
+
+/** Holds the conversation of an example of streams behind this door. Throws the script's own error. */
+export const holdStream = async (
+  { Handler, dials, script }: StreamExample,
+  { dial, connector = (Client) => new DialConnector(Client, dial) }: StreamDoor,
+): Promise<Held> => {
+  if (dials === undefined) {
+    const recording = record(await dial(), "client");
+    try {
+      await script.run(recording.stream);
+    } finally {
+      await recording.stream.close();
+    }
+    return { transcript: recording.transcript, result: undefined };
+  }
+  const transcripts: Recorded[] = [];
+  const Client = recordHandler(Handler, (transcript) => transcripts.push(transcript), { side: "client" });
+  const result = await connector(Client).run({ params: dials.params });
+  return { transcript: transcripts[0] as Recorded, result };
+};
+
+/** The same of datagrams, with a peer that talks to it. */
+export const holdDatagrams = async ({ script }: DatagramExample, peer: DatagramPeer): Promise<Held> => {
+  const events: TranscriptEvent[] = [];
+  await script.run({
+    async send(data) {
+      events.push({ at: 0, from: "client", data });
+      await peer.send(data);
+    },
+    async recv() {
+      const data = await peer.recv();
+      events.push({ at: 0, from: "server", data });
+      return data;
+    },
+  });
+  return { transcript: { kind: "datagrams", events }, result: undefined };
+};
+
+/** Memory as a place. */
+export const inMemory = {
+  async streams(example: StreamExample): Promise<StreamDoor & AsyncDisposable> {
+    const server = new ThreadingMemoryServer<ExampleContext>(served(example), { context: exampleContext() });
+    void server.serveForever();
+    return { dial: async () => server.connect(), [Symbol.asyncDispose]: () => server.serverClose() };
+  },
+  async datagrams({ Datagrams }: DatagramExample): Promise<DatagramPeer & AsyncDisposable> {
+    const server = new MemoryDatagramServer<ExampleContext>(Datagrams, { context: exampleContext() });
+    void server.serveForever();
+    const socket = server.network.socket();
+    return {
+      send: (data) => socket.sendto(data, server.serverAddress),
+      recv: async () => (await socket.recvfrom()).data,
+      async [Symbol.asyncDispose]() {
+        await socket.close();
+        await server.serverClose();
+      },
+    };
+  },
+};
+
+const heldInMemory = async (example: Example): Promise<Held> => {
+  if (isDatagrams(example)) {
+    await using peer = await inMemory.datagrams(example);
+    return await holdDatagrams(example, peer);
+  }
+  await using door = await inMemory.streams(example);
+  return await holdStream(example, door);
+};
+
+/** Throws where the conversation in a place was another than in memory. */
+export const sameAsInMemory = async (example: Example, held: Held): Promise<void> => {
+  const { transcript } = await heldInMemory(example);
+  const { normalise } = example;
+  const differs = compareTranscripts(
+    held.transcript,
+    transcript,
+    normalise === undefined ? {} : { normalise },
+  );
+  if (differs !== null) throw differs;
+};

@@ -1,0 +1,123 @@
+/** docs/testing.md, run as it stands there; what it shows as printed is compared with what was. */
+
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { dirname, join, resolve } from "node:path";
+import { text } from "node:stream/consumers";
+import { stripVTControlCharacters } from "node:util";
+import { afterAll, beforeAll, expect, test } from "vitest";
+
+const folder = resolve(`.tsc/guide-${process.pid}`); // in the repository, where `socklet` is this package
+const vitest = resolve("node_modules/vitest/vitest.mjs");
+
+interface Block {
+  readonly name: string;
+  readonly code: string;
+  /** What the next block says that it prints. */
+  readonly prints: string | undefined;
+}
+
+const fences = [...readFileSync("docs/testing.md", "utf8").matchAll(/^```(\w+)\n(.*?)^```$/gms)];
+const blocks = fences.flatMap(([, language, code = ""], i): Block[] => {
+  if (language === "text") return [];
+  const name = /^(?:\/\/|#) (\S+)\n/.exec(code)?.[1];
+  if (name === undefined) throw new Error(`a block of docs/testing.md has no file name:\n${code}`);
+  const next = fences[i + 1];
+  return [{ name, code, prints: next?.[1] === "text" ? next[2] : undefined }];
+});
+const named = (ending: RegExp): string[] =>
+  blocks.map(({ name }) => name).filter((name) => ending.test(name));
+
+beforeAll(() => {
+  for (const { name, code } of blocks) {
+    const path = join(folder, name);
+    expect(existsSync(path), `two blocks are ${name}`).toBe(false);
+    mkdirSync(dirname(path), { recursive: true });
+    writeFileSync(path, code);
+  }
+  // In a project of one's own `socklet` is installed; here it is these sources.
+  const entries = { "": "core", "/testing": "core/testing", "/emulator": "emulator", "/worker": "worker" };
+  const alias = Object.entries(entries).map(
+    ([entry, path]) =>
+      `{ find: /^socklet${entry.replace("/", "\\/")}$/, replacement: ${JSON.stringify(resolve(path, "index.ts"))} }`,
+  );
+  const sources = `{ root: ${JSON.stringify(folder)}, resolve: { alias: [${alias}] } }`;
+  writeFileSync(join(folder, "sources.config.ts"), `export default ${sources};\n`);
+  writeFileSync(
+    join(folder, "sources.workerd.config.ts"),
+    `import { mergeConfig } from "vitest/config";\nimport guide from "./workerd.config.ts";\nexport default mergeConfig(guide, ${sources});\n`,
+  );
+});
+
+afterAll(() => rmSync(folder, { recursive: true, force: true }));
+
+/** Runs Node in the guide's folder; gives all that was printed, and how it ended. */
+const node = async (args: readonly string[], more: Readonly<Record<string, string>> = {}) => {
+  const {
+    VITEST: _,
+    VITEST_WORKER_ID: __,
+    VITEST_POOL_ID: ___,
+    NODE_TEST_CONTEXT: ____,
+    ...env
+  } = process.env;
+  const child = spawn(process.execPath, args, {
+    cwd: folder,
+    env: { ...env, UPDATE: "", ...more, CI: "", NO_COLOR: "1" },
+    stdio: ["ignore", "pipe", "pipe"],
+  });
+  const [printed, complained, [status]] = await Promise.all([
+    text(child.stdout),
+    text(child.stderr),
+    once(child, "exit") as Promise<[number]>,
+  ]);
+  return { printed: stripVTControlCharacters(`${printed}\n${complained}`), status };
+};
+
+/** Lines as they can be found again: runners indent them. */
+const lines = (printed: string): string =>
+  printed
+    .split("\n")
+    .map((line) => line.trim())
+    .join("\n");
+
+const failing = named(/\.fails\.test\.ts$/);
+const passing = named(/\.test\.ts$/).filter((name) => !failing.includes(name));
+
+const run = (files: readonly string[], more?: Readonly<Record<string, string>>) =>
+  node([vitest, "run", "--config", "sources.config.ts", ...files], more);
+
+test("what is printed is shown of each block that fails, and of no other", () => {
+  expect(blocks.flatMap(({ name, prints }) => (prints?.trim() ? [name] : []))).toEqual(failing);
+  expect(fences.filter(([, language]) => language === "text").length).toBe(failing.length);
+});
+
+test("the Vitest blocks pass, with what UPDATE=1 has written", async () => {
+  const writing = await run(["record.test.ts"], { UPDATE: "1" });
+  expect(writing.status, writing.printed).toBe(0);
+  expect(readFileSync(join(folder, "hello.jsonl"), "utf8")).toContain('"text":"HELLO\\n"');
+  const { printed, status } = await run(passing);
+  expect(status, printed).toBe(0);
+  expect(printed).toMatch(new RegExp(`Test Files +${passing.length} passed`));
+}, 60_000);
+
+test("the blocks that are to fail do, and print what is shown", async () => {
+  const { printed, status } = await run(failing);
+  expect(status, printed).toBe(1);
+  expect(printed).toMatch(new RegExp(`Test Files +${failing.length} failed`));
+  for (const { name, prints } of blocks) {
+    if (prints !== undefined) expect(lines(printed), name).toContain(lines(prints.trimEnd()));
+  }
+}, 60_000);
+
+test("the block of node:test passes", async () => {
+  const { printed, status } = await node(["--conditions=socklet:source", "--test", ...named(/\.node\.ts$/)]);
+  expect(status, printed).toBe(0);
+  expect(printed).toMatch(/^(?:# |ℹ )pass 1$/m);
+}, 60_000);
+
+test("the block for workerd passes inside workerd", async () => {
+  const { printed, status } = await node([vitest, "run", "--config", "sources.workerd.config.ts"]);
+  expect(status, printed).toBe(0);
+  expect(printed).toMatch(/Tests +1 passed/);
+}, 60_000);
