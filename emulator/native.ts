@@ -59,6 +59,7 @@ import {
 } from "../core/constants.ts";
 import { SocketError } from "../core/errors.ts";
 import type { KernelSocket } from "../core/socket.ts";
+import { unconnected } from "./intake.ts";
 
 // ---- The package ----
 
@@ -1085,7 +1086,7 @@ class LibcStream implements StreamDescriptor {
   }
 
   opened(): net.Socket {
-    const socket = new net.Socket({ fd: this.#fd, ...IDLE } as net.SocketConstructorOpts);
+    const socket = unconnected({ fd: this.#fd, ...IDLE } as net.SocketConstructorOpts);
     this.#fd = -1;
     this.kernel.heldBy(socketHolder(socket));
     return socket;
@@ -1208,7 +1209,7 @@ class PlainStream implements StreamDescriptor {
   opened(): net.Socket {
     const handle = this.#handle;
     const options = handle === null ? IDLE : { handle, ...IDLE };
-    const socket = new net.Socket(options as net.SocketConstructorOpts);
+    const socket = unconnected(options as net.SocketConstructorOpts);
     this.#handle = null;
     this.#options.open(socket, false);
     this.kernel.heldBy(socketHolder(socket));
