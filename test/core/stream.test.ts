@@ -228,24 +228,51 @@ const compare = async (
     expect(bytes.buffer.byteLength).toBeLessThanOrEqual(Math.max(bytes.length * 4, 64));
 };
 
+/** How pieces are given: `null`, to keep; else lent, and given away where the next of these says so. */
+const lending = fc.option(fc.array(fc.boolean(), { minLength: 1, maxLength: 5 }));
+
+const pusher = (reader: StreamReader, lent: readonly boolean[] | null) => {
+  let asked = 0;
+  return (bytes: Uint8Array): boolean => {
+    if (lent === null) return reader.push(bytes);
+    const memory = bytes.slice();
+    let given = false;
+    const give = (): boolean => {
+      given = lent[asked++ % lent.length] as boolean;
+      return given;
+    };
+    const more = reader.push(memory, { give, fit() {} });
+    if (!given) memory.fill(0xa5); // the next bytes are read into it
+    return more;
+  };
+};
+
 describe("the reader against the oracle", () => {
   test("any bytes, cut anywhere, read by any mix of reads", async () => {
     await fc.assert(
-      fc.asyncProperty(bytes, cuts, reads, fc.nat(20), async (whole, sizes, sequence, ahead) => {
-        const reader = new StreamReader();
-        const parts = pieces(whole, sizes);
-        let next = 0;
-        let ended = false;
-        const step = (): void => {
-          // Sometimes several pieces come between two tries.
-          for (let i = 0; i <= ahead && next < parts.length; i++) reader.push(parts[next++] as Uint8Array);
-          if (next === parts.length && !ended) {
-            ended = true;
-            reader.end();
-          }
-        };
-        await compare(reader, whole, sequence, step);
-      }),
+      fc.asyncProperty(
+        bytes,
+        cuts,
+        reads,
+        fc.nat(20),
+        lending,
+        async (whole, sizes, sequence, ahead, lent) => {
+          const reader = new StreamReader();
+          const push = pusher(reader, lent);
+          const parts = pieces(whole, sizes);
+          let next = 0;
+          let ended = false;
+          const step = (): void => {
+            // Sometimes several pieces come between two tries.
+            for (let i = 0; i <= ahead && next < parts.length; i++) push(parts[next++] as Uint8Array);
+            if (next === parts.length && !ended) {
+              ended = true;
+              reader.end();
+            }
+          };
+          await compare(reader, whole, sequence, step);
+        },
+      ),
       { numRuns: 2500 },
     );
   });
