@@ -331,37 +331,27 @@ export class StreamSocket extends BaseSocket implements AsyncDisposable {
   #state: "open" | "closed" | "handed over" = "open";
   #error: SocketError | null = null; // why the connection is broken
   #aborted = false;
-  readonly #sink: StreamSink;
   #onerror: ((error: SocketError) => void) | null = null;
 
   /** `transport` is null where the socket is not connected yet: see `attach()`. */
   constructor(transport: StreamTransport | null, options: Partial<StreamOptions> = {}) {
     super();
     const settled = settleStream(options);
-    const feed = new Feed(transport ?? UNCONNECTED);
+    const feed = new Feed(transport ?? UNCONNECTED, (error) => this.#break(error));
     this.#feed = feed;
     this.#options = settled;
     const wfile = new StreamWriter(feed, settled);
     const rfile = new StreamReader(feed, settled);
     feed.wfile = wfile;
-    wfile.onroom = () => rfile.retry();
+    feed.rfile = rfile;
     rfile.timeout = wfile.timeout = settled.timeout;
     this.wfile = wfile;
     this.rfile = rfile;
-    this.#sink = {
-      get needed() {
-        return rfile.needed;
-      },
-      data: (bytes) => rfile.push(bytes),
-      lend: (bytes, lender) => rfile.push(bytes, lender),
-      end: () => rfile.end(),
-      error: (error) => this.#break(error),
-    };
     if (transport === null) {
       rfile.fail("ENOTCONN");
       wfile.fail("EPIPE");
     } else {
-      transport.start(this.#sink);
+      transport.start(this.#feed);
     }
   }
 
@@ -374,7 +364,7 @@ export class StreamSocket extends BaseSocket implements AsyncDisposable {
     this.#feed.transport = transport;
     this.rfile.open();
     this.wfile.open();
-    transport.start(this.#sink);
+    transport.start(this.#feed);
   }
 
   /** True from `attach()` on. */
@@ -525,7 +515,7 @@ export class StreamSocket extends BaseSocket implements AsyncDisposable {
       const { handshakeTimeout } = this.#options;
       const secured = transport.startTls(options);
       this.#feed.transport = await withDeadline(secured, handshakeTimeout, "the TLS handshake was not done");
-      this.#transport.start(this.#sink);
+      this.#transport.start(this.#feed);
     } catch (error) {
       if (!(error instanceof TypeError)) this.abort(); // a wrong argument has begun nothing
       throw error;
@@ -825,13 +815,19 @@ export class StreamSocket extends BaseSocket implements AsyncDisposable {
  * awaiting the flush first would make both wait for ever. And reads wait while too much output does: else a peer
  * that asks and never reads fills the memory.
  */
-class Feed implements ReaderSource, WriterTarget {
+class Feed implements ReaderSource, WriterTarget, StreamSink {
   transport: StreamTransport;
+  rfile: StreamReader | undefined;
   wfile: StreamWriter | undefined;
+  /** The transport is broken. */
+  readonly error: (error: SocketError) => void;
 
-  constructor(transport: StreamTransport) {
+  constructor(transport: StreamTransport, broken: (error: SocketError) => void) {
     this.transport = transport;
+    this.error = broken;
   }
+
+  // ---- For the reader and the writer ----
 
   get blocked(): boolean {
     return this.wfile?.unattended ?? false;
@@ -850,7 +846,29 @@ class Feed implements ReaderSource, WriterTarget {
     return this.transport.write(data);
   }
 
+  attended(): void {
+    this.rfile?.retry();
+  }
+
   defer(task: () => void): void {
     this.transport.defer(task);
+  }
+
+  // ---- For the transport ----
+
+  get needed(): number {
+    return this.rfile?.needed ?? 0;
+  }
+
+  data(bytes: Uint8Array): boolean {
+    return this.rfile?.push(bytes) ?? false;
+  }
+
+  lend(bytes: Uint8Array, lender: Lender): boolean {
+    return this.rfile?.push(bytes, lender) ?? false;
+  }
+
+  end(): void {
+    this.rfile?.end();
   }
 }

@@ -818,6 +818,7 @@ describe("reads that output holds back", () => {
 
 /** A target that keeps what it is given; `full()` makes it promise room, `drain()` keeps that promise. */
 class Target {
+  attended?: () => void;
   readonly got: Data[] = [];
   readonly deferred: (() => void)[] = [];
   #room: PromiseWithResolvers<void> | null = null;
@@ -963,8 +964,8 @@ describe("room", () => {
 
   test("may be lost and found many times", async () => {
     const [wfile, target] = writing();
-    const onroom = vi.fn();
-    wfile.onroom = onroom;
+    const onroom = vi.fn<() => void>();
+    target.attended = onroom;
     for (let i = 0; i < 5; i++) {
       target.full();
       wfile.write("x");
@@ -1018,8 +1019,8 @@ describe("room", () => {
     expect(wfile.unattended).toBe(false);
     wfile.write(new Uint8Array(16 * KiB));
     expect(wfile.unattended).toBe(true);
-    const onroom = vi.fn();
-    wfile.onroom = onroom;
+    const onroom = vi.fn<() => void>();
+    target.attended = onroom;
     wfile.timeout = 1;
     const flushed = codeOf(wfile.flush());
     expect([wfile.unattended, onroom.mock.calls.length]).toEqual([false, 1]);
@@ -1056,8 +1057,8 @@ describe("a writer that failed", () => {
     target.full();
     wfile.write(new Uint8Array(2048 * KiB));
     expect(wfile.unattended).toBe(true);
-    const onroom = vi.fn();
-    wfile.onroom = onroom;
+    const onroom = vi.fn<() => void>();
+    target.attended = onroom;
     const flushed = codeOf(wfile.flush());
     wfile.fail(reset);
     expect([await flushed, wfile.blocked, wfile.unattended]).toEqual(["ECONNRESET", false, false]);
