@@ -16,6 +16,7 @@ import {
   settleStream,
   type TlsOptions,
 } from "./socket.ts";
+import type { Data } from "./stream.ts";
 
 /** How a connection is secured: not, from its first byte (TLS), or later by `startTls()` (the Web platform's words). */
 export const SECURE_TRANSPORTS = ["off", "on", "starttls"] as const;
@@ -158,6 +159,21 @@ export abstract class UnconnectedSocket extends StreamSocket {
   /** `connect()` that gives Linux's number of its error, or the code where it has none; 0 where there is none. It still rejects for a name (`ERR_NAME`). CPython's `connect_ex`. */
   connectEx(address: AddressLike, options?: SocketConnectOptions): Promise<number | SocketErrorCode> {
     return errnoOf(this.connect(address, options));
+  }
+
+  /** `send()`: on a stream the address, which must be one, is not looked at, as on Linux. CPython's `sendto`. */
+  sendto(data: Data, address: AddressLike): Promise<number>;
+  sendto(data: Data, flags: number, address: AddressLike): Promise<number>;
+  async sendto(data: Data, ...to: [AddressLike] | [flags: number, AddressLike]): Promise<number> {
+    const [flags, address] = to.length === 1 ? [0, to[0]] : to;
+    parseAddress(address);
+    if (this.closed) throw new SocketError("EBADF");
+    return this.send(data, flags);
+  }
+
+  /** `recv()`, and `null`: a stream does not say from whom. CPython's `recvfrom`. */
+  async recvfrom(size?: number, flags?: number): Promise<[Uint8Array | null, null]> {
+    return [await this.recv(size, flags), null];
   }
 
   /** The peer's address, or `null` where the platform does not tell. Throws `ENOTCONN`, `EBADF`. */

@@ -112,8 +112,12 @@ export interface DatagramTransport {
   resolve(endpoint: Endpoint): Promise<Address>;
   /** The socket is for this peer now: tells the kernel, where that is useful. What others send is dropped by the socket in any case. */
   connect?(address: Address): Promise<void>;
-  /** Sends one. Resolves when the kernel has it. `flags`: `MSG_DONTROUTE` or 0. Rejects with `EMSGSIZE`, `ENETUNREACH`, `ENOENT`… */
-  send(bytes: Uint8Array, address: Address, flags: number): Promise<void>;
+  /**
+   * Sends one. Resolves when the kernel has it. `flags`: `MSG_DONTROUTE`, and `MSG_DONTWAIT` where it must not wait for
+   * room (`EWOULDBLOCK`). `wait.over` is set when the caller waits no more: then it need not be sent. Rejects with
+   * `EMSGSIZE`, `ENETUNREACH`, `ENOENT`…
+   */
+  send(bytes: Uint8Array, address: Address, flags: number, wait?: { readonly over: boolean }): Promise<void>;
   close(): void | Promise<void>;
 }
 
@@ -342,9 +346,20 @@ export class DatagramSocket extends BaseSocket implements AsyncDisposable {
     if (this.#mute) throw new SocketError("EPIPE");
     const bytes = toBytes(data);
     if (address.family !== "unix") checkDatagramSize(bytes.length, address);
-    const sent = this.#transport.send(bytes, address, flags & MSG_DONTROUTE);
     const timeout = this.#timeout;
-    await (timeout ? withDeadline(sent, timeout, "the datagram could not be sent") : sent);
+    const how = timeout === 0 ? flags | MSG_DONTWAIT : flags;
+    const sending = how & (MSG_DONTROUTE | MSG_DONTWAIT);
+    if (timeout === null || timeout === 0) {
+      await this.#transport.send(bytes, address, sending);
+      return bytes.length;
+    }
+    const wait = { over: false };
+    const sent = this.#transport.send(bytes, address, sending, wait);
+    try {
+      await withDeadline(sent, timeout, "the receiver took no datagram");
+    } finally {
+      wait.over = true;
+    }
     return bytes.length;
   }
 

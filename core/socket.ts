@@ -299,7 +299,10 @@ export abstract class BaseSocket {
     if (this.closed) throw new SocketError("EBADF");
     const kernel = this.kernelSocket;
     if (kernel !== undefined) return kernel;
-    throw new SocketError("ERR_UNSUPPORTED", `${what}: only a socket of Node's has a kernel behind it`);
+    throw new SocketError(
+      "ERR_UNSUPPORTED",
+      `${what}: no kernel is behind this socket; one of Node's has it (socklet/emulator)`,
+    );
   }
 }
 
@@ -330,6 +333,7 @@ export class StreamSocket extends BaseSocket implements AsyncDisposable {
   #aborted = false;
   readonly #sink: StreamSink;
   #onerror: ((error: SocketError) => void) | null = null;
+  #urgentWaiters: Set<() => void> | null = null; // who must hear of the close: the kernel closes later, when it has lingered
 
   /** `transport` is null where the socket is not connected yet: see `attach()`. */
   constructor(transport: StreamTransport | null, options: Partial<StreamOptions> = {}) {
@@ -593,7 +597,12 @@ export class StreamSocket extends BaseSocket implements AsyncDisposable {
     const stops: (() => void)[] = [];
     if (mask & POLLIN) stops.push(this.rfile.onReadable(told));
     if (mask & POLLOUT) stops.push(this.wfile.onWritable(told));
-    if (mask & POLLPRI) stops.push(this.kernel(URGENT).onUrgent(told));
+    if (mask & POLLPRI) {
+      stops.push(this.kernel(URGENT).onUrgent(told));
+      this.#urgentWaiters ??= new Set();
+      const waiters = this.#urgentWaiters.add(told);
+      stops.push(() => waiters.delete(told));
+    }
     return () => {
       for (const stop of stops) stop();
     };
@@ -805,6 +814,7 @@ export class StreamSocket extends BaseSocket implements AsyncDisposable {
       half.fail(waiting, true);
       half.fail(error, true);
     }
+    for (const told of this.#urgentWaiters ?? []) told();
   }
 
   #letGo(error: SocketError): void {

@@ -127,6 +127,8 @@ const resolve = async (endpoint: Endpoint, family: number): Promise<Address> => 
 /** What bind(2) says, with a remedy. */
 const bindError = (error: unknown, address: Address, said: string): SocketError => {
   const { code } = error as { readonly code?: string };
+  if (code === "EINVAL")
+    return new SocketError("EINVAL", "the socket has an address already", { address: said, cause: error });
   if (address.family === "unix" && (code === "ENOENT" || code === "EACCES")) {
     // libuv has one code for both.
     const folder = dirname(address.path);
@@ -293,20 +295,15 @@ export class Socket extends UnconnectedSocket {
     return super.connect(address, options);
   }
 
-  /** On a stream the address is not looked at, as on Linux, and of a Unix one is refused: `EISCONN`, `EOPNOTSUPP`. CPython's `sendto`. */
-  sendto(data: Data, address: AddressLike): Promise<number>;
-  sendto(data: Data, flags: number, address: AddressLike): Promise<number>;
-  async sendto(data: Data, ...to: [AddressLike] | [flags: number, AddressLike]): Promise<number> {
-    const [flags, address] = to.length === 1 ? [0, to[0]] : to;
-    parseAddress(address);
-    if (this.closed) throw new SocketError("EBADF");
-    if (this.family === AF_UNIX) throw new SocketError(this.attached ? "EISCONN" : "EOPNOTSUPP");
-    return this.send(data, flags);
-  }
-
-  /** `recv()`, and `null`: a stream does not say from whom. CPython's `recvfrom`. */
-  async recvfrom(size?: number, flags?: number): Promise<[Uint8Array | null, null]> {
-    return [await this.recv(size, flags), null];
+  /** As everywhere; of a Unix stream an address is refused, as on Linux: `EISCONN`, `EOPNOTSUPP`. CPython's `sendto`. */
+  override sendto(data: Data, address: AddressLike): Promise<number>;
+  override sendto(data: Data, flags: number, address: AddressLike): Promise<number>;
+  override async sendto(data: Data, ...to: [AddressLike] | [flags: number, AddressLike]): Promise<number> {
+    if (this.family === AF_UNIX && !this.closed) {
+      parseAddress(to.at(-1) as AddressLike);
+      throw new SocketError(this.attached ? "EISCONN" : "EOPNOTSUPP");
+    }
+    return to.length === 1 ? super.sendto(data, ...to) : super.sendto(data, ...to);
   }
 
   /**
@@ -629,12 +626,13 @@ class KernelDatagrams implements DatagramTransport {
     this.#libc.connect(this.#fd, address, formatAddress(address));
   }
 
-  send(bytes: Uint8Array, address: Address, flags: number): Promise<void> {
+  send(bytes: Uint8Array, address: Address, flags: number, wait?: { readonly over: boolean }): Promise<void> {
     try {
       const to = this.#libc.pack(address);
       const said = formatAddress(address);
       const send = (): boolean => {
         this.#mustBeOpen();
+        if (wait?.over) throw new SocketError("ETIMEDOUT");
         return this.#libc.sendto(this.#fd, bytes, flags & MSG_DONTROUTE, to, said) !== null;
       };
       if (this.#delayed === 0 && send()) return DONE;
@@ -826,10 +824,9 @@ const datagrams = (kind: Kind, fileno: number): DatagramTransport => {
     return new KernelDatagrams(calls, kind, fd);
   }
   if (kind.family !== AF_UNIX) return new NodeDatagrams(kind, fileno);
-  throw new SocketError(
-    "ERR_UNSUPPORTED",
-    "a Unix datagram socket needs the package koffi: npm install koffi (node-unix-socket, which UnixDatagramServer uses, gives no descriptor)",
-  );
+  const why = calls === null ? "" : " of version 3.3 or newer";
+  const said = `a Unix datagram socket needs the package koffi${why}: npm install koffi (node-unix-socket is for UnixDatagramServer alone)`;
+  throw new SocketError("ERR_UNSUPPORTED", said);
 };
 
 // ---- Making sockets ----
@@ -952,7 +949,7 @@ export async function socketpair(
   if (family !== AF_UNIX) {
     throw new SocketError("EOPNOTSUPP", "socketpair() makes Unix sockets (AF_UNIX) alone");
   }
-  const calls = libc();
+  const calls = type === SOCK_DGRAM ? neededLibc("a pair of datagram sockets") : libc();
   if (type === SOCK_DGRAM) {
     const one = socket(AF_UNIX, SOCK_DGRAM);
     const other = socket(AF_UNIX, SOCK_DGRAM);

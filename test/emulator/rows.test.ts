@@ -1,4 +1,4 @@
-/** Each row of the socket module on Node, with the optional packages and without; and the page that is made of them. */
+/** Each row of the socket module on Node, with koffi and without; and the page that is made of them. */
 
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { type NodePlace, nodePlace, nodeRows } from "../rows/node.ts";
@@ -6,7 +6,7 @@ import { socketModulePage } from "../rows/page.ts";
 import { rows } from "../rows/rows.ts";
 
 describe.each([
-  ["with koffi and node-unix-socket", true],
+  ["with koffi", true],
   ["without", false],
 ])("%s", (_, native) => {
   const before = process.env.SOCKLET_NATIVE;

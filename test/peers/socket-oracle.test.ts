@@ -629,17 +629,15 @@ describeWith(["python3"], "between a CPython and ours, as between two CPythons",
       );
     });
 
-    test.each(Object.entries(DATAGRAMS).slice(0, place === "off" ? 1 : 2))(
-      "%s: generated calls, the same trace",
-      async (name, meet) => {
-        await fc.assert(
-          fc.asyncProperty(choices, (numbers) =>
-            same(`${meet} ${datagramScript(numbers, name === "UDP" ? "@far" : "$/far")}`),
-          ),
-          { numRuns: 30, seed: 21 },
-        );
-      },
-    );
+    const datagrams = Object.entries(DATAGRAMS).filter(([name]) => place === "native" || name === "UDP"); // Unix ones need koffi
+    test.each(datagrams)("%s: generated calls, the same trace", async (name, meet) => {
+      await fc.assert(
+        fc.asyncProperty(choices, (numbers) =>
+          same(`${meet} ${datagramScript(numbers, name === "UDP" ? "@far" : "$/far")}`),
+        ),
+        { numRuns: 30, seed: 21 },
+      );
+    });
 
     test("a file of text over a connection, newlines of every kind, both ways", async () => {
       const text = ["one\\n", "two\\r\\n", "three\\r", "four\\n\\n", "fünf"];
