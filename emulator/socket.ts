@@ -630,13 +630,15 @@ class KernelDatagrams implements DatagramTransport {
     try {
       const to = this.#libc.pack(address);
       const said = formatAddress(address);
+      let later = bytes;
       const send = (): boolean => {
         this.#mustBeOpen();
         if (wait?.over) throw new SocketError("ETIMEDOUT");
-        return this.#libc.sendto(this.#fd, bytes, flags & MSG_DONTROUTE, to, said) !== null;
+        return this.#libc.sendto(this.#fd, later, flags & MSG_DONTROUTE, to, said) !== null;
       };
       if (this.#delayed === 0 && send()) return DONE;
       if (flags & MSG_DONTWAIT) throw new SocketError("EWOULDBLOCK");
+      later = bytes.slice(); // they are the caller's again
       return this.#sendLater(send);
     } catch (error) {
       return Promise.reject(error);
@@ -658,7 +660,7 @@ class KernelDatagrams implements DatagramTransport {
     const sent = this.#last.then(async () => {
       try {
         // The receiver may be in this process: once round the event loop before the clock is waited for.
-        await new Promise((resolve) => setImmediate(resolve));
+        if (this.#open) await new Promise((resolve) => setImmediate(resolve));
         while (!send()) await sleep(1);
       } finally {
         this.#delayed--;
@@ -816,16 +818,21 @@ const elsewhere = (what: string): SocketError =>
     `${what} needs the package koffi (npm install koffi); or use another socket`,
   );
 
-const datagrams = (kind: Kind, fileno: number): DatagramTransport => {
+/** Datagrams by libc, over `fileno` or a new descriptor; `null` where there is no libc. */
+export const kernelDatagrams = (kind: Kind, fileno = -1): DatagramTransport | null => {
   const calls = libc();
+  if (!calls?.watches) return null;
+  const fd = fileno >= 0 ? fileno : calls.socket(kind.family, SOCK_DGRAM, kind.proto);
+  return new KernelDatagrams(calls, kind, fd);
+};
+
+const datagrams = (kind: Kind, fileno: number): DatagramTransport => {
   if (fileno >= 0) adopted(fileno, kind);
-  if (calls?.watches) {
-    const fd = fileno >= 0 ? fileno : calls.socket(kind.family, SOCK_DGRAM, kind.proto);
-    return new KernelDatagrams(calls, kind, fd);
-  }
+  const made = kernelDatagrams(kind, fileno);
+  if (made !== null) return made;
   if (kind.family !== AF_UNIX) return new NodeDatagrams(kind, fileno);
-  const why = calls === null ? "" : " of version 3.3 or newer";
-  const said = `a Unix datagram socket needs the package koffi${why}: npm install koffi (node-unix-socket is for UnixDatagramServer alone)`;
+  const why = libc() === null ? "" : " of version 3.3 or newer";
+  const said = `a Unix datagram socket needs the package koffi${why}: npm install koffi (node-unix-socket serves UnixDatagramServer alone)`;
   throw new SocketError("ERR_UNSUPPORTED", said);
 };
 

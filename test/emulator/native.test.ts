@@ -27,6 +27,7 @@ import {
   AF_INET,
   AF_INET6,
   AF_UNIX,
+  DatagramRequestHandler,
   type DatagramSocket,
   type InternetAddress,
   IP_ADD_MEMBERSHIP,
@@ -46,6 +47,7 @@ import {
   SOL_IP,
   SOL_SOCKET,
   SocketError,
+  type SockletEvent,
   select,
 } from "socklet";
 import {
@@ -56,6 +58,7 @@ import {
   socket,
   socketpair,
   streamSocket,
+  UnixDatagramServer,
 } from "socklet/emulator";
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from "vitest";
 import { type Certificates, ownCertificates } from "../peers/certificates.ts";
@@ -205,7 +208,7 @@ describe("koffi", () => {
       "without",
       "ERR_UNSUPPORTED: the option 2 at level 0 needs the package koffi: npm install koffi",
       "ERR_UNSUPPORTED: a descriptor before bind() and connect() needs the package koffi: npm install koffi",
-      "ERR_UNSUPPORTED: a Unix datagram socket needs the package koffi: npm install koffi (node-unix-socket is for UnixDatagramServer alone)",
+      "ERR_UNSUPPORTED: a Unix datagram socket needs the package koffi: npm install koffi (node-unix-socket serves UnixDatagramServer alone)",
       "",
     ]);
   });
@@ -938,6 +941,95 @@ print(sum(1 for _ in iter(lambda: s.recv(16), b"last")), flush=True)
         expect(new Set(await Promise.all(sent))).toEqual(new Set(["ok", "ECANCELED"]));
       });
     });
+  });
+
+  describe("UnixDatagramServer", () => {
+    class Echo extends DatagramRequestHandler {
+      override handle(): void {
+        this.request.reply(this.request.truncated ? "truncated" : this.request.data);
+      }
+    }
+
+    const serving = async (path = newPath()) => {
+      const events: SockletEvent[] = [];
+      const onEvent = (event: SockletEvent): void => void events.push(event);
+      const server = new UnixDatagramServer({ path }, Echo, { onEvent, maxPacketSize: 200_000 });
+      await server.listen();
+      onTestFinished(() => server.serverClose());
+      void server.serveForever();
+      return { server, path, events };
+    };
+
+    const CLIENTS = `
+import socket, sys
+def client(name):
+    s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM); s.bind(name); return s
+server, reads, silent = sys.argv[1], client(sys.argv[1] + ".reads"), client(sys.argv[1] + ".silent")
+reads.sendto(b"hello", server); print(reads.recv(99), flush=True)
+large = bytes(int(sys.argv[2])); reads.sendto(large, server); print(len(reads.recv(200000)), flush=True)
+sys.stdin.readline()
+# More than Linux queues for one that does not read; the server takes them all the same.
+for i in range(int(sys.argv[3])): silent.sendto(b"%d" % i, server)
+sys.stdin.readline()
+print([silent.recv(99) for i in range(int(sys.argv[3]))][-1], flush=True)
+reads.sendto(b"again", server); print(reads.recv(99), flush=True)
+`;
+
+    describeNative(["python3"], "with koffi", () => {
+      test("serves on when a client that took no replies has taken them; datagrams of any size, names of any kind", async () => {
+        for (const path of [newPath(), `\0socklet-server-${process.pid}`]) {
+          const { server, events } = await serving(path);
+          expect(server.fileno()).toBeGreaterThan(2);
+          expect(server.serverAddress).toEqual({ family: "unix", path });
+          if (path.startsWith("\0")) continue; // no argument of a program has a NUL in it
+          await using clients = start("python3", ["-c", CLIENTS, path, 100_000, 2_000]);
+          expect([await clients.line(), await clients.line()]).toEqual(["b'hello'", "100000"]);
+          clients.write("\n\n");
+          expect([await clients.line(), await clients.line()]).toEqual(["b'1999'", "b'again'"]);
+          expect(events.filter(({ type }) => type === "error" || type === "dropped")).toEqual([]);
+        }
+      });
+
+      test("replies that wait when it is closed are told as dropped", async () => {
+        const { server, path } = await serving();
+        await using clients = start("python3", ["-c", CLIENTS, path, 9, 2_000]);
+        expect([await clients.line(), await clients.line()]).toEqual(["b'hello'", "9"]);
+        const [all, lost] = [Promise.withResolvers<void>(), Promise.withResolvers<SockletEvent>()];
+        let ended = 0;
+        server.onEvent = (event) => {
+          if (event.type === "dropped") lost.resolve(event);
+          if (event.type === "end" && ++ended === 2_000) all.resolve();
+        };
+        clients.write("\n");
+        await all.promise;
+        await server.serverClose();
+        expect(await lost.promise).toMatchObject({ reason: "full", address: { path: `${path}.silent` } });
+      });
+    });
+
+    testPlain(
+      "by node-unix-socket: without koffi a datagram is cut, and who hears no more says so",
+      async () => {
+        const { server, path, events } = await serving();
+        expect(() => server.fileno()).toThrow(/ERR_UNSUPPORTED.*descriptor of a server.*koffi/);
+        expect(() => new UnixDatagramServer({ path: "\0socklet-none" }, Echo)).toThrow(
+          /ERR_UNSUPPORTED.*abstract.*koffi/,
+        );
+        const told = Promise.withResolvers<SockletEvent>();
+        server.onEvent = (event) => {
+          if (event.type === "error") told.resolve(event);
+        };
+        await using clients = start("python3", ["-c", CLIENTS, path, 100_000, 2_000]);
+        expect([await clients.line(), await clients.line()]).toEqual(["b'hello'", "9"]); // "truncated"
+        clients.write("\n");
+        expect(await told.promise).toMatchObject({
+          error: expect.objectContaining({
+            message: expect.stringMatching(/hears nobody from now on.*npm install koffi/),
+          }),
+        });
+        expect(events.some(({ type }) => type === "error")).toBe(false);
+      },
+    );
   });
 
   describeWith(["python3"], "the tutorial's programs", () => {
