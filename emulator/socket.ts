@@ -1000,23 +1000,23 @@ export interface CreateServerOptions {
   /** Other sockets may bind the same port, and the kernel spreads the connections (`SO_REUSEPORT`). */
   readonly reusePort?: boolean;
   /** An IPv6 socket takes IPv4, too. Default false: it takes IPv6 alone. */
-  readonly dualstackIPv6?: boolean;
+  readonly dualstackIpv6?: boolean;
 }
 
 /** A socket that listens: made, bound, and told to. CPython's `socket.create_server`. Rejects as `bind()` and `listen()`. */
 export const createServer = async (
   address: AddressLike,
-  { family, backlog, reusePort = false, dualstackIPv6 = false }: CreateServerOptions = {},
+  { family, backlog, reusePort = false, dualstackIpv6 = false }: CreateServerOptions = {},
 ): Promise<Socket> => {
   const endpoint = parseAddress(address);
   const guessed = endpoint.scheme === "unix" ? AF_UNIX : endpoint.hostname.includes(":") ? AF_INET6 : AF_INET;
-  const own = family ?? (dualstackIPv6 && guessed !== AF_UNIX ? AF_INET6 : guessed);
-  if (dualstackIPv6 && own !== AF_INET6) throw new RangeError("dualstackIPv6 is for AF_INET6");
+  const own = family ?? (dualstackIpv6 && guessed !== AF_UNIX ? AF_INET6 : guessed);
+  if (dualstackIpv6 && own !== AF_INET6) throw new RangeError("dualstackIpv6 is for AF_INET6");
   const server = socket(own, SOCK_STREAM);
   try {
     if (own !== AF_UNIX) server.setsockopt(SOL_SOCKET, SO_REUSEADDR, 1);
     if (reusePort) server.setsockopt(SOL_SOCKET, SO_REUSEPORT, 1);
-    if (own === AF_INET6) server.setsockopt(IPPROTO_IPV6, IPV6_V6ONLY, !dualstackIPv6);
+    if (own === AF_INET6) server.setsockopt(IPPROTO_IPV6, IPV6_V6ONLY, !dualstackIpv6);
     await server.bind(endpoint);
     await server.listen(backlog);
     return server;
@@ -1027,9 +1027,9 @@ export const createServer = async (
 };
 
 /** Whether an IPv6 socket of this machine can take IPv4, too. CPython's `socket.has_dualstack_ipv6`. */
-export const hasDualstackIPv6 = async (): Promise<boolean> => {
+export const hasDualstackIpv6 = async (): Promise<boolean> => {
   try {
-    await (await createServer("[::]:0", { dualstackIPv6: true })).close();
+    await (await createServer("[::]:0", { dualstackIpv6: true })).close();
     return true;
   } catch {
     return false;
