@@ -20,6 +20,7 @@ import type { Data } from "./stream.ts";
 
 /** How a connection is secured: not, from its first byte (TLS), or later by `startTls()` (the Web platform's words). */
 export const SECURE_TRANSPORTS = ["off", "on", "starttls"] as const;
+/** One of `SECURE_TRANSPORTS`. */
 export type SecureTransport = (typeof SECURE_TRANSPORTS)[number];
 
 /** Options of one dialling. Times are milliseconds. */
@@ -247,6 +248,7 @@ export interface StreamConnectorOptions<Context>
 
 /** Dials one address and runs a handler on the connection; a platform adds `createConnection`. */
 export abstract class StreamConnector<Context = unknown> extends BaseConnector<StreamSocket, Context> {
+  /** What it dials. */
   readonly endpoint: Endpoint;
   readonly #options: Omit<ConnectOptions, "signal">;
 

@@ -101,8 +101,11 @@ export interface StreamSink {
  * keeps no state that the socket keeps (the socket calls `end` and `close` once, and `write` only while open).
  */
 export interface StreamTransport {
+  /** This side's address; `null` where the platform does not tell. */
   readonly localAddress: Address | null;
+  /** The peer's. */
   readonly remoteAddress: Address | null;
+  /** What this place can do. */
   readonly capabilities: Capabilities;
   /** From now on, tell `sink`. Called once, before all else; again when `toWeb()` hands the connection over. */
   start(sink: StreamSink): void;
@@ -173,6 +176,7 @@ export interface StreamOptions extends StreamLimits {
   readonly handshakeTimeout: number;
 }
 
+/** The defaults of `StreamOptions`. */
 export const STREAM_OPTIONS: StreamOptions = {
   ...STREAM_LIMITS,
   timeout: 300_000,
@@ -206,7 +210,9 @@ export const settleStream = (options: Partial<StreamOptions> = {}): StreamOption
 
 /** A `Socket` in the sense of WinterTC's Sockets API and of Workers: what `toWeb()` gives. */
 export interface WebStream {
+  /** What the peer sends, read when it is asked for. */
   readonly readable: ReadableStream<Uint8Array>;
+  /** What is sent to the peer; closing it is our end. */
   readonly writable: WritableStream<Uint8Array>;
   /** The addresses, as text. */
   readonly opened: Promise<{ remoteAddress?: string; localAddress?: string }>;
@@ -214,6 +220,7 @@ export interface WebStream {
   readonly closed: Promise<void>;
   /** Whether `startTls()` was called on it. */
   readonly upgraded: boolean;
+  /** As `StreamSocket.close()`. */
   close(): Promise<void>;
   /**
    * Secures the connection, and gives at once the socket that goes on with it; its `opened` tells when the
@@ -259,6 +266,7 @@ export abstract class BaseSocket {
 
   /** How long one call waits, in milliseconds: `null` for ever, 0 not at all. */
   abstract gettimeout(): number | null;
+  /** Sets it. Throws `RangeError` and `TypeError`. CPython's, but in milliseconds. */
   abstract settimeout(timeout: number | null): void;
 
   /** `true`: calls wait, without a time-out; `false`: what would wait rejects with `EWOULDBLOCK`. CPython's `setblocking`. */
@@ -266,6 +274,7 @@ export abstract class BaseSocket {
     this.settimeout(blocking ? null : 0);
   }
 
+  /** Whether calls wait, with a time-out or without. CPython's `getblocking`. */
   getblocking(): boolean {
     return this.gettimeout() !== 0;
   }
@@ -386,6 +395,7 @@ export class StreamSocket extends BaseSocket implements AsyncDisposable {
     return this.#feed.transport;
   }
 
+  /** What this place can do. */
   get capabilities(): Capabilities {
     return this.#transport.capabilities;
   }

@@ -18,9 +18,10 @@ const said = (cell: Cell): string => {
 /** A cell of a Markdown table. */
 const escaped = (text: string): string => text.replaceAll("|", "\\|");
 
-export const socketModulePage = (): string => {
-  for (const row of rows) mustBeTested(row);
-  const lines = rows.map((row) =>
+/** The page of a table: the rows' own. */
+export const socketModulePage = (table = rows): string => {
+  for (const row of table) mustBeTested(row);
+  const lines = table.map((row) =>
     [row.id, row.python, row.name, row.what, said(row.node), said(row.worker)].map(escaped).join(" | "),
   );
   return `# The socket module
