@@ -104,8 +104,11 @@ export interface StreamSink {
  * keeps no state that the socket keeps (the socket calls `end` and `close` once, and `write` only while open).
  */
 export interface StreamTransport {
+  /** This side's address; `null` where the platform does not tell. */
   readonly localAddress: Address | null;
+  /** The peer's. */
   readonly remoteAddress: Address | null;
+  /** What this place can do. */
   readonly capabilities: Capabilities;
   /** From now on, tell `sink`. Called once, before all else; again when `toWeb()` hands the connection over. */
   start(sink: StreamSink): void;
@@ -176,6 +179,7 @@ export interface StreamOptions extends StreamLimits {
   readonly handshakeTimeout: number;
 }
 
+/** The defaults of `StreamOptions`. */
 export const STREAM_OPTIONS: StreamOptions = {
   ...STREAM_LIMITS,
   timeout: 300_000,
@@ -209,7 +213,9 @@ export const settleStream = (options: Partial<StreamOptions> = {}): StreamOption
 
 /** A `Socket` in the sense of WinterTC's Sockets API and of Workers: what `toWeb()` gives. */
 export interface WebStream {
+  /** What the peer sends, read when it is asked for. */
   readonly readable: ReadableStream<Uint8Array>;
+  /** What is sent to the peer; closing it is our end. */
   readonly writable: WritableStream<Uint8Array>;
   /** The addresses, as text. */
   readonly opened: Promise<{ remoteAddress?: string; localAddress?: string }>;
@@ -217,6 +223,7 @@ export interface WebStream {
   readonly closed: Promise<void>;
   /** Whether `startTls()` was called on it. */
   readonly upgraded: boolean;
+  /** As `StreamSocket.close()`. */
   close(): Promise<void>;
   /**
    * Secures the connection, and gives at once the socket that goes on with it; its `opened` tells when the
@@ -262,6 +269,7 @@ export abstract class BaseSocket {
 
   /** How long one call waits, in milliseconds: `null` for ever, 0 not at all. */
   abstract gettimeout(): number | null;
+  /** Sets it. Throws `RangeError` and `TypeError`. CPython's, but in milliseconds. */
   abstract settimeout(timeout: number | null): void;
 
   /** `true`: calls wait, without a time-out; `false`: what would wait rejects with `EWOULDBLOCK`. CPython's `setblocking`. */
@@ -269,6 +277,7 @@ export abstract class BaseSocket {
     this.settimeout(blocking ? null : 0);
   }
 
+  /** Whether calls wait, with a time-out or without. CPython's `getblocking`. */
   getblocking(): boolean {
     return this.gettimeout() !== 0;
   }
@@ -302,7 +311,10 @@ export abstract class BaseSocket {
     if (this.closed) throw new SocketError("EBADF");
     const kernel = this.kernelSocket;
     if (kernel !== undefined) return kernel;
-    throw new SocketError("ERR_UNSUPPORTED", `${what}: only a socket of Node's has a kernel behind it`);
+    throw new SocketError(
+      "ERR_UNSUPPORTED",
+      `${what}: no kernel is behind this socket; one of Node's has it (socklet/emulator)`,
+    );
   }
 }
 
@@ -332,6 +344,7 @@ export class StreamSocket extends BaseSocket implements AsyncDisposable {
   #error: SocketError | null = null; // why the connection is broken
   #aborted = false;
   #onerror: ((error: SocketError) => void) | null = null;
+  #urgentWaiters: Set<() => void> | null = null; // who must hear of the close: the kernel closes later, when it has lingered
 
   /** `transport` is null where the socket is not connected yet: see `attach()`. */
   constructor(transport: StreamTransport | null, options: Partial<StreamOptions> = {}) {
@@ -376,6 +389,7 @@ export class StreamSocket extends BaseSocket implements AsyncDisposable {
     return this.#feed.transport;
   }
 
+  /** What this place can do. */
   get capabilities(): Capabilities {
     return this.#transport.capabilities;
   }
@@ -587,7 +601,12 @@ export class StreamSocket extends BaseSocket implements AsyncDisposable {
     const stops: (() => void)[] = [];
     if (mask & POLLIN) stops.push(this.rfile.onReadable(told));
     if (mask & POLLOUT) stops.push(this.wfile.onWritable(told));
-    if (mask & POLLPRI) stops.push(this.kernel(URGENT).onUrgent(told));
+    if (mask & POLLPRI) {
+      stops.push(this.kernel(URGENT).onUrgent(told));
+      this.#urgentWaiters ??= new Set();
+      const waiters = this.#urgentWaiters.add(told);
+      stops.push(() => waiters.delete(told));
+    }
     return () => {
       for (const stop of stops) stop();
     };
@@ -799,6 +818,7 @@ export class StreamSocket extends BaseSocket implements AsyncDisposable {
       half.fail(waiting, true);
       half.fail(error, true);
     }
+    for (const told of this.#urgentWaiters ?? []) told();
   }
 
   #letGo(error: SocketError): void {

@@ -29,6 +29,7 @@ export interface StreamLimits {
   readonly maxPending: number;
 }
 
+/** The defaults of `StreamLimits`. */
 export const STREAM_LIMITS: StreamLimits = {
   maxLine: 65_536,
   maxRead: 64 * 1024 * 1024,

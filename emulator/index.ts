@@ -31,7 +31,7 @@ export {
   type CreateServerOptions,
   createServer,
   fromfd,
-  hasDualstackIPv6,
+  hasDualstackIpv6,
   Socket,
   type SocketOptions,
   socket,
