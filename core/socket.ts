@@ -42,6 +42,7 @@ import { checkCount, checkTime } from "./options.ts";
 import {
   type Data,
   DONE,
+  type Lender,
   pulled,
   type ReaderSource,
   STREAM_LIMITS,
@@ -90,6 +91,8 @@ export interface StreamSink {
   readonly needed: number;
   /** Bytes came; they are the socket's now. Gives true while a read still waits for more. */
   data(bytes: Uint8Array): boolean;
+  /** The same of bytes that are lent until this returns. Where a sink has no word for that, a copy is given to `data`. */
+  lend?(bytes: Uint8Array, lender: Lender): boolean;
   /** The peer sends no more. */
   end(): void;
   /** The connection is broken. */
@@ -350,6 +353,7 @@ export class StreamSocket extends BaseSocket implements AsyncDisposable {
         return rfile.needed;
       },
       data: (bytes) => rfile.push(bytes),
+      lend: (bytes, lender) => rfile.push(bytes, lender),
       end: () => rfile.end(),
       error: (error) => this.#break(error),
     };

@@ -86,6 +86,14 @@ const positive = (size: number, name: string): number => {
   return size;
 };
 
+/** Whose memory bytes are that came, where it is lent: it is used anew as soon as `push()` returns. */
+export interface Lender {
+  /** Asks to keep it: true, and it is the reader's from now on; false, and what is wanted of it must be copied. */
+  give(): boolean;
+  /** Says that a read wanted no more than `size` of the bytes: the next need be no more. */
+  fit(size: number): void;
+}
+
 /** Where a reader's bytes come from. */
 export interface ReaderSource {
   /** A read waits: bring bytes. Called at each wait; also when a paused source may go on. */
@@ -148,6 +156,7 @@ export class StreamReader {
 
   #source: ReaderSource;
   #chunk: Uint8Array = EMPTY; // the piece that is being read
+  #lender: Lender | null = null; // whose its memory is, where it is not the reader's: while push() runs
   #at = 0; // where in it
   #more: Uint8Array[] = []; // the pieces after it
   #size = 0; // bytes buffered in all
@@ -357,21 +366,26 @@ export class StreamReader {
 
   // ---- What the source calls ----
 
-  /** Bytes came, and are the reader's now. Gives true while a read still waits for more. */
-  push(bytes: Uint8Array): boolean {
+  /**
+   * Bytes came, and are the reader's now; with a `lender` only while this runs, and what the read that waits does not
+   * take is copied. Gives true while a read still waits for more.
+   */
+  push(bytes: Uint8Array, lender: Lender | null = null): boolean {
     if (bytes.length === 0) return this.#waiter !== null;
     if (this.#failure !== null) return false; // closed meanwhile: nobody will read them
     this.bytesRead += bytes.length;
     if (this.#size === 0) {
       this.#chunk = bytes;
+      this.#lender = lender;
       this.#at = 0;
       this.#text = null;
       this.#bytesTo = 0;
     } else if (!this.#ontoTray(bytes)) {
-      this.#more.push(bytes);
+      this.#more.push(lender === null || lender.give() ? bytes : bytes.slice());
     }
     this.#size += bytes.length;
     if (this.#waiter !== null) this.#settle();
+    if (this.#lender !== null) this.#own();
     this.#watchers.tell();
     if (this.#waiter !== null && !this.#source.blocked) {
       this.#arm(this.#waiter);
@@ -400,6 +414,7 @@ export class StreamReader {
     this.#failure = error;
     if (now) {
       this.#chunk = EMPTY;
+      this.#lender = null;
       this.#more.length = 0;
       this.#at = this.#size = this.#scanned = this.#bytesTo = 0;
       this.#text = null;
@@ -535,6 +550,7 @@ export class StreamReader {
     if (buffer.length === 0) return 0;
     if (this.#size === 0) return this.#nothing();
     const take = Math.min(buffer.length, this.#chunk.length - this.#at);
+    if (take < this.#chunk.length) this.#lender?.fit(take);
     buffer.set(this.#chunk.subarray(this.#at, this.#at + take));
     this.#advance(take);
     return take;
@@ -715,8 +731,14 @@ export class StreamReader {
     const from = this.#at;
     const here = chunk.length - from;
     if (size <= here) {
+      const lender = this.#lender;
       this.#advance(size);
-      if (keep && size * KEEP < chunk.buffer.byteLength) return chunk.slice(from, from + size);
+      if (keep) {
+        const little = size * KEEP < chunk.buffer.byteLength;
+        if (little || (lender !== null && !(size === chunk.length && lender.give()))) {
+          return chunk.slice(from, from + size);
+        }
+      }
       return size === chunk.length ? chunk : chunk.subarray(from, from + size);
     }
     const whole = new Uint8Array(size);
@@ -733,11 +755,24 @@ export class StreamReader {
     }
     this.#more.splice(0, pieces); // once: a shift for each costs a move of all behind it
     this.#chunk = last;
+    this.#lender = null;
     this.#at = part - size; // #advance() adds `size`
     this.#text = null;
     this.#bytesTo = 0;
     this.#advance(size);
     return whole;
+  }
+
+  /** What is left of a piece that was lent becomes the reader's own. */
+  #own(): void {
+    const lender = this.#lender as Lender;
+    const at = this.#at;
+    this.#lender = null;
+    if (lender.give()) return;
+    this.#chunk = this.#chunk.slice(at);
+    this.#at = 0;
+    this.#textFrom -= at;
+    this.#bytesTo -= at;
   }
 
   /** A copy of the first `size` bytes, which stay; `size` is at most what is buffered. */
@@ -776,6 +811,7 @@ export class StreamReader {
     this.#scanned = this.#scanned > size ? this.#scanned - size : 0;
     if (this.#at === this.#chunk.length && size > 0) {
       this.#chunk = this.#more.shift() ?? EMPTY;
+      this.#lender = null;
       this.#at = 0;
       this.#text = null;
       this.#bytesTo = 0;

@@ -57,6 +57,7 @@ import {
 import { SocketError } from "../core/errors.ts";
 import type { KernelSocket } from "../core/socket.ts";
 import { fs, getSystemErrorName, lazy } from "./builtin.ts";
+import { unconnected } from "./intake.ts";
 
 // ---- The package ----
 
@@ -1092,7 +1093,7 @@ class LibcStream implements StreamDescriptor {
   }
 
   opened(): net.Socket {
-    const socket = new net.Socket({ fd: this.#fd, ...IDLE } as net.SocketConstructorOpts);
+    const socket = unconnected({ fd: this.#fd, ...IDLE } as net.SocketConstructorOpts);
     this.#fd = -1;
     this.kernel.heldBy(socketHolder(socket));
     return socket;
@@ -1216,7 +1217,7 @@ class PlainStream implements StreamDescriptor {
   opened(): net.Socket {
     const handle = this.#handle;
     const options = handle === null ? IDLE : { handle, ...IDLE };
-    const socket = new net.Socket(options as net.SocketConstructorOpts);
+    const socket = unconnected(options as net.SocketConstructorOpts);
     this.#handle = null;
     this.#options.open(socket, false);
     this.kernel.heldBy(socketHolder(socket));

@@ -49,6 +49,7 @@ import type { KernelSocket, StreamTransport } from "../core/socket.ts";
 import { type Data, DONE, pulled } from "../core/stream.ts";
 import { dirname, fs, join, lazy } from "./builtin.ts";
 import { dial } from "./connector.ts";
+import { acceptInto } from "./intake.ts";
 import {
   adopted,
   checkedPath,
@@ -492,6 +493,7 @@ class Listener {
     this.#server = server;
     server.on("connection", (connection) => this.#arrived(connection));
     this.listening = descriptor.listen(server, backlog).then(() => {
+      acceptInto(server);
       server.on("error", ignore); // an accept that failed: that client was dropped, and the next can come
     });
     this.listening.catch(ignore); // whoever awaits it is told
