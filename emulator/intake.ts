@@ -11,9 +11,9 @@
  * Node's own sockets are accepted, and read by 'data'.
  */
 
-import { channel } from "node:diagnostics_channel";
 import net from "node:net";
 import type { Lender } from "../core/stream.ts";
+import { channel } from "./builtin.ts";
 
 // Bytes of one read. Node's own reads take 64 KiB; four times as much at once is what makes up for taking new memory
 // (measured, bulk echo: CPU 1.65 of bare Node's with 64 KiB, 1.25 with 128, 0.98 with 256).

@@ -2,8 +2,6 @@
 
 import { type Address, formatAddress } from "../core/address.ts";
 import { type App, isApp, type Listener } from "../core/app.ts";
-import { tokenEntries } from "../core/control/auth.ts";
-import { LocalPlane } from "../core/control/local.ts";
 import type { ListenerInfo } from "../core/control/plane.ts";
 import type { Datagram } from "../core/datagram.ts";
 import { SocketError } from "../core/errors.ts";
@@ -12,13 +10,7 @@ import type { HandlerClass } from "../core/handler.ts";
 import type { BaseServer, ServerInfo, ServerOptions } from "../core/server.ts";
 import type { StreamSocket } from "../core/socket.ts";
 import { TCPConnector } from "./connector.ts";
-import {
-  type ControlOptions,
-  type ControlServer,
-  controlTokens,
-  RecordingMixIn,
-  serveControl,
-} from "./control.ts";
+import type { ControlOptions, ControlServer, TCPServerClass } from "./control.ts";
 import { appHandlerFrom, ForkingTCPServer, ForkingUDPServer } from "./forking.ts";
 import { FileStorage } from "./storage.ts";
 import { TCPServer, ThreadingTCPServer } from "./tcp.ts";
@@ -64,10 +56,13 @@ export interface AppServer extends AsyncDisposable {
   abort(): void;
 }
 
+/** A class of servers, or one of it whose connections are sessions. */
+type Recorded = <Server extends TCPServerClass>(Server: Server) => Server;
+
 const serverOf = <Context>(
   { name, handler, endpoint, serve }: Listener<Context>,
   options: ServerOptions<Context>,
-  plane: LocalPlane | null,
+  recorded: Recorded,
   { module, data = DATA }: ServeOptions,
 ): BaseServer<StreamSocket, Context> | BaseServer<Datagram, Context> => {
   if (serve === "forking") {
@@ -78,7 +73,7 @@ const serverOf = <Context>(
     const forked = appHandlerFrom(module, name, data);
     const { context: _, ...own } = options; // each child makes its own
     if (endpoint.scheme === "udp") return new ForkingUDPServer<Context>(endpoint, forked, own);
-    const Server = plane === null ? ForkingTCPServer : RecordingMixIn(ForkingTCPServer, plane);
+    const Server = recorded(ForkingTCPServer);
     return new Server(endpoint, forked, own) as BaseServer<StreamSocket, Context>;
   }
   if (endpoint.scheme === "udp") {
@@ -87,9 +82,8 @@ const serverOf = <Context>(
     return new ThreadingUDPServer(endpoint, datagrams, options);
   }
   const streams = handler as HandlerClass<StreamSocket, Context>;
-  const Server = serve === "serial" ? TCPServer<Context> : ThreadingTCPServer<Context>;
-  const Recorded = plane === null ? Server : RecordingMixIn(Server, plane);
-  return new Recorded(endpoint, streams, options);
+  const Server = recorded(serve === "serial" ? TCPServer<Context> : ThreadingTCPServer<Context>);
+  return new Server(endpoint, streams, options);
 };
 
 /**
@@ -105,7 +99,8 @@ export const serveApp = async <Context>(
   if (app.listeners.length === 0)
     throw new SocketError("ERR_APP", "the app listens nowhere: give defineApp() a `listen`");
   const { onEvent, drainTimeout, control } = options;
-  const access = control && controlTokens(control);
+  const parts = control && (await import("./control.ts")); // servers without it start without it
+  const access = control && parts?.controlTokens(control);
   const context = await app.context({
     name: "node",
     bindings: process.env,
@@ -114,11 +109,11 @@ export const serveApp = async <Context>(
   const servers: (BaseServer<StreamSocket, Context> | BaseServer<Datagram, Context>)[] = [];
   const listeners: Serving[] = [];
   const plane =
-    access === undefined
+    parts === undefined || access === undefined
       ? null
-      : new LocalPlane({
+      : new parts.LocalPlane({
           app,
-          secrets: tokenEntries(access.tokens).map(({ token }) => token),
+          secrets: access.secrets,
           listeners: () => listeners.map(({ info, url }) => ({ ...countsOf(info()), address: url })),
           connector: ({ handler, HandlerClass, endpoint, connectTimeout, secureTransport }) =>
             new TCPConnector<Context>(endpoint, HandlerClass, {
@@ -129,7 +124,9 @@ export const serveApp = async <Context>(
               onEvent,
             }),
         });
-  let routes: Awaited<ReturnType<typeof serveControl>> | undefined;
+  const recorded: Recorded = (Server) =>
+    parts === undefined || plane === null ? Server : parts.RecordingMixIn(Server, plane);
+  let routes: { readonly url: string; close(): Promise<void> } | undefined;
   const close = async (): Promise<void> => {
     await Promise.all([plane?.close(), ...servers.map((server) => server.serverClose())]);
     await routes?.close(); // last: what drains can be looked at, and ended
@@ -144,7 +141,7 @@ export const serveApp = async <Context>(
       const server = serverOf<Context>(
         { ...listener, endpoint },
         { name: listener.name, context, onEvent, drainTimeout },
-        plane,
+        recorded,
         options,
       );
       servers.push(server);
@@ -156,8 +153,8 @@ export const serveApp = async <Context>(
         info: () => server.info(),
       });
     }
-    if (plane !== null && access !== undefined) {
-      routes = await serveControl(plane, access.tokens, control ?? {}, (error) =>
+    if (parts !== undefined && plane !== null && access !== undefined) {
+      routes = await parts.serveControl(plane, access.tokens, control ?? {}, (error) =>
         onEvent?.({ type: "error", server: "control", address: null, error }),
       );
     }

@@ -7,11 +7,7 @@
  */
 
 import type dgram from "node:dgram";
-import { lookup } from "node:dns/promises";
-import { existsSync, mkdtempSync, rmSync } from "node:fs";
 import net from "node:net";
-import { tmpdir } from "node:os";
-import { dirname, join } from "node:path";
 import {
   type Address,
   type AddressLike,
@@ -51,6 +47,7 @@ import { SocketError, type SocketErrorCode } from "../core/errors.ts";
 import { checkCount } from "../core/options.ts";
 import type { KernelSocket, StreamTransport } from "../core/socket.ts";
 import { type Data, DONE, pulled } from "../core/stream.ts";
+import { dirname, fs, join, lazy } from "./builtin.ts";
 import { dial } from "./connector.ts";
 import { acceptInto } from "./intake.ts";
 import {
@@ -119,7 +116,7 @@ const resolve = async (endpoint: Endpoint, family: number): Promise<Address> => 
   if (hostname === "<broadcast>" && version === 4) return named("255.255.255.255"); // CPython's word for it
   if (net.isIP(hostname) === version) return named(hostname);
   try {
-    return named((await lookup(hostname, { family: version })).address);
+    return named((await lazy.dns.promises.lookup(hostname, { family: version })).address);
   } catch (error) {
     throw networkError(error, formatAddress(endpoint));
   }
@@ -133,7 +130,7 @@ const bindError = (error: unknown, address: Address, said: string): SocketError 
   if (address.family === "unix" && (code === "ENOENT" || code === "EACCES")) {
     // libuv has one code for both.
     const folder = dirname(address.path);
-    if (!existsSync(folder)) {
+    if (!fs.existsSync(folder)) {
       return new SocketError("ENOENT", `${said}: there is no folder ${folder}`, {
         address: said,
         cause: error,
@@ -975,7 +972,7 @@ export async function socketpair(
     ];
   }
   // By way of a path that nobody else can reach.
-  const folder = mkdtempSync(join(tmpdir(), "socklet-pair-"));
+  const folder = fs.mkdtempSync(join(lazy.os.tmpdir(), "socklet-pair-"));
   const listener = socket(AF_UNIX);
   const one = socket(AF_UNIX);
   try {
@@ -989,7 +986,7 @@ export async function socketpair(
     throw error;
   } finally {
     await listener.close();
-    rmSync(folder, { recursive: true, force: true });
+    fs.rmSync(folder, { recursive: true, force: true });
   }
 }
 

@@ -6,7 +6,6 @@
  */
 
 import net from "node:net";
-import tls from "node:tls";
 import type { Address } from "../core/address.ts";
 import { AF_INET, AF_INET6, AF_UNIX, SOCK_STREAM } from "../core/constants.ts";
 import { SocketError } from "../core/errors.ts";
@@ -20,6 +19,7 @@ import {
   type TlsOptions,
 } from "../core/socket.ts";
 import type { Data, Lender } from "../core/stream.ts";
+import { lazy } from "./builtin.ts";
 import { IntakeSocket, type Taker } from "./intake.ts";
 import { drained, Kernel, PlainStreamOptions, socketHolder, type UnixNames } from "./native.ts";
 
@@ -217,8 +217,8 @@ class NodeTransport implements StreamTransport, Taker {
     for (const event in this.#listeners) socket.removeListener(event, this.#listeners[event] as () => void);
     const secured =
       dialled === undefined
-        ? new tls.TLSSocket(socket, { isServer: true, cert, key })
-        : tls.connect({
+        ? new lazy.tls.TLSSocket(socket, { isServer: true, cert, key })
+        : lazy.tls.connect({
             socket,
             ca,
             cert,

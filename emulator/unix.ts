@@ -9,18 +9,8 @@
  * Who may come is a matter of the file's permissions; the system tells no address of who connects.
  */
 
-import {
-  type BigIntStats,
-  linkSync,
-  lstatSync,
-  readdirSync,
-  readFileSync,
-  readlinkSync,
-  unlinkSync,
-} from "node:fs";
-import { createRequire } from "node:module";
+import type { BigIntStats } from "node:fs";
 import net from "node:net";
-import { dirname } from "node:path";
 import {
   type Address,
   type AddressLike,
@@ -36,6 +26,7 @@ import { ThreadingMixIn } from "../core/mixins.ts";
 import type { ServerOptions } from "../core/server.ts";
 import type { StreamOptions, StreamSocket } from "../core/socket.ts";
 import type { Data, MaybePromise } from "../core/stream.ts";
+import { dirname, fs, lazy } from "./builtin.ts";
 import { descriptorOf, neededLibc, peerName } from "./native.ts";
 import { kernelDatagrams } from "./socket.ts";
 import type { Origin } from "./stream-socket.ts";
@@ -101,7 +92,7 @@ export class UnixStreamServer<Context = unknown> extends TCPServer<Context> {
     super.stopListening();
     if (keep) {
       linked(kept, path); // not by rename(2), which would replace what came there in this moment
-      unlinkSync(kept);
+      fs.unlinkSync(kept);
     } else {
       removeOwn(path, this.#file);
     }
@@ -265,7 +256,7 @@ interface DgramSocket {
 
 const unixSockets = (): { readonly DgramSocket: new () => DgramSocket } => {
   try {
-    return createRequire(import.meta.url)("node-unix-socket");
+    return lazy.module.createRequire(import.meta.url)("node-unix-socket");
   } catch (cause) {
     const said =
       "Node has no Unix datagram sockets; a package that has them is not here: npm install koffi (or node-unix-socket)";
@@ -382,7 +373,7 @@ type Identity = Pick<BigIntStats, "dev" | "ino" | "birthtimeNs" | "isSocket">;
 
 /** What is at a path now; `null` where nothing is, or it is an abstract name. */
 const identityOf = (path: string): Identity | null =>
-  isAbstract(path) ? null : (lstatSync(path, { bigint: true, throwIfNoEntry: false }) ?? null);
+  isAbstract(path) ? null : (fs.lstatSync(path, { bigint: true, throwIfNoEntry: false }) ?? null);
 
 // A number of a file is used again when the file is gone: with the time that it was made it is one file's alone.
 const same = (one: Identity, other: Identity): boolean =>
@@ -391,13 +382,13 @@ const same = (one: Identity, other: Identity): boolean =>
 /** Removes the file, where it is still the one that was made. */
 const removeOwn = (path: string, made: Identity | null): void => {
   const now = made === null ? null : identityOf(path);
-  if (now !== null && made !== null && same(now, made)) unlinkSync(path);
+  if (now !== null && made !== null && same(now, made)) fs.unlinkSync(path);
 };
 
 /** A second name for a file; false where that cannot be: the file is gone, or a folder, or the name is taken. */
 const linked = (path: string, name: string): boolean => {
   try {
-    linkSync(path, name);
+    fs.linkSync(path, name);
     return true;
   } catch {
     return false;
@@ -414,7 +405,7 @@ const bindPath = async (path: string, bind: () => MaybePromise<void>): Promise<v
     if (code === "EACCES" || code === "ENOENT") {
       // Node says EACCES also where the folder is not there.
       const folder = dirname(path);
-      const missing = lstatSync(folder, { throwIfNoEntry: false }) === undefined;
+      const missing = fs.lstatSync(folder, { throwIfNoEntry: false }) === undefined;
       const why = missing ? `there is no folder ${folder}` : `this process may not make a file in ${folder}`;
       throw new SocketError(missing ? "ENOENT" : "EACCES", `${said}: ${why}`, { address: said, cause });
     }
@@ -444,7 +435,7 @@ const occupied = async (path: string): Promise<string | null> => {
   }
   if (said !== "ECONNREFUSED") return `${listenerAt(path)} listens there; end it, or choose another path`;
   const now = identityOf(path);
-  if (now !== null && same(now, file)) unlinkSync(path);
+  if (now !== null && same(now, file)) fs.unlinkSync(path);
   return null;
 };
 
@@ -453,26 +444,26 @@ const listenerAt = (path: string): string => {
   try {
     const shown = isAbstract(path) ? `@${path.slice(1)}` : path;
     // Num RefCount Protocol Flags Type St Inode Path
-    const lines = readFileSync("/proc/net/unix", "latin1").split("\n");
+    const lines = fs.readFileSync("/proc/net/unix", "latin1").split("\n");
     const bytes = Buffer.from(shown).toString("latin1");
     const inodes = lines.flatMap((line) => (line.endsWith(` ${bytes}`) ? (line.split(/ +/)[6] ?? []) : []));
     const held = new Set(inodes.map((inode) => `socket:[${inode}]`));
-    for (const pid of readdirSync("/proc").filter((name) => /^[0-9]+$/.test(name))) {
+    for (const pid of fs.readdirSync("/proc").filter((name) => /^[0-9]+$/.test(name))) {
       const folder = `/proc/${pid}/fd`;
       let fds: string[] = [];
       try {
-        fds = readdirSync(folder);
+        fds = fs.readdirSync(folder);
       } catch {
         continue; // another user's, or ended
       }
       const has = fds.some((fd) => {
         try {
-          return held.has(readlinkSync(`${folder}/${fd}`));
+          return held.has(fs.readlinkSync(`${folder}/${fd}`));
         } catch {
           return false;
         }
       });
-      if (has) return `process ${pid} (${readFileSync(`/proc/${pid}/comm`, "utf8").trim()})`;
+      if (has) return `process ${pid} (${fs.readFileSync(`/proc/${pid}/comm`, "utf8").trim()})`;
     }
   } catch {
     // No proc(5) here.

@@ -189,6 +189,41 @@ describe("koffi", () => {
     expect([said, errors]).toEqual([`${JSON.stringify(seen)}\n`, ""]);
   });
 
+  test("is not loaded by a server, but by what is asked of its socket, which then has all of it", async () => {
+    const source = `
+      import { createRequire } from "node:module";
+      import { BaseRequestHandler, IPPROTO_TCP, SO_ACCEPTCONN, SOL_SOCKET, TCP_MAXSEG, TCP_NODELAY } from "socklet";
+      const loaded = () => Object.keys(createRequire(import.meta.url).cache).some((path) => path.includes("koffi"));
+      const seen = [];
+      class Tells extends BaseRequestHandler {
+        handle() { seen.push(this.request.getsockopt(IPPROTO_TCP, TCP_NODELAY)); }
+      }
+      class Asking extends emulator.TCPServer {
+        async serverActivate() {
+          this.socket.setsockopt(IPPROTO_TCP, TCP_NODELAY, false);
+          seen.push(this.socket.getsockopt(SOL_SOCKET, SO_ACCEPTCONN));
+          await super.serverActivate();
+        }
+      }
+      for (const Server of [emulator.TCPServer, Asking]) {
+        const server = new Server("127.0.0.1:0", Tells);
+        await server.listen();
+        seen.push(server.fileno() > 2, loaded());
+        void server.serveForever();
+        const client = await emulator.createConnection(server.serverAddress);
+        seen.push(await client.recv());
+        await client.close();
+        const { socket } = server;
+        seen.push(socket.getsockopt(SOL_SOCKET, SO_ACCEPTCONN), socket.getsockopt(IPPROTO_TCP, TCP_MAXSEG) > 0);
+        await server.serverClose();
+      }
+      print(JSON.stringify(seen));`;
+    const { said, errors } = await child(source).ended;
+    // The handler tells its connection's option between: 1 as Node sets it, 0 as the listener hands it on.
+    const seen = [true, false, 1, null, 1, true, 0, true, true, 0, null, 1, true];
+    expect([said, errors]).toEqual([`${JSON.stringify(seen)}\n`, ""]);
+  });
+
   test("where it is not installed sockets work, and what needs it says so", async () => {
     for (const name of ["core", "emulator"])
       cpSync(join(root, name), join(folder, name), { recursive: true });
