@@ -45,8 +45,8 @@ beforeAll(() => {
   const sources = `{ root: ${JSON.stringify(folder)}, resolve: { alias: [${alias}] } }`;
   writeFileSync(join(folder, "sources.config.ts"), `export default ${sources};\n`);
   writeFileSync(
-    join(folder, "sources.workerd.config.ts"),
-    `import { mergeConfig } from "vitest/config";\nimport guide from "./workerd.config.ts";\nexport default mergeConfig(guide, ${sources});\n`,
+    join(folder, "sources.client.config.ts"), // which has all that is for workerd
+    `import { mergeConfig } from "vitest/config";\nimport guide from "./client.config.ts";\nexport default mergeConfig(guide, ${sources});\n`,
   );
 });
 
@@ -116,8 +116,8 @@ test("the block of node:test passes", async () => {
   expect(printed).toMatch(/^(?:# |ℹ )pass 1$/m);
 }, 60_000);
 
-test("the block for workerd passes inside workerd", async () => {
-  const { printed, status } = await node([vitest, "run", "--config", "sources.workerd.config.ts"]);
+test("the blocks for workerd pass inside workerd", async () => {
+  const { printed, status } = await node([vitest, "run", "--config", "sources.client.config.ts"]);
   expect(status, printed).toBe(0);
-  expect(printed).toMatch(/Tests +1 passed/);
+  expect(printed).toMatch(/Tests +2 passed/);
 }, 60_000);
