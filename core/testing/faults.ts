@@ -14,6 +14,7 @@ import type { Address, Endpoint } from "../address.ts";
 import { SHUT_WR } from "../constants.ts";
 import { checkDatagramSize, type Datagram, type DatagramSink, type DatagramTransport } from "../datagram.ts";
 import { SocketError } from "../errors.ts";
+import { BaseRequestHandler, type HandlerClass } from "../handler.ts";
 import { checkCount, checkTime } from "../options.ts";
 import { type BaseServer, ServedDatagram } from "../server.ts";
 import {
@@ -27,6 +28,7 @@ import {
 import { type Data, DONE, toBytes } from "../stream.ts";
 import { type Chance, chanceOf } from "./clock.ts";
 import { type Clock, realClock } from "./script.ts";
+import { serverOf } from "./transcript.ts";
 
 const ROOM = 64 * 1024; // bytes under way in one direction before its sender must wait: as a small kernel buffer
 const HELD = 50; // ms that a datagram is held back at most, where none comes that could overtake it
@@ -747,4 +749,33 @@ export const FaultsMixIn = <Base extends ServerClass>(
     }
   }
   return FaultyServer;
+};
+
+/**
+ * `Handler`, each of whose connections has faults: where the server is the platform's own, as in a Worker, or where it
+ * is one that dials. Seeds and `options` are as with `FaultsMixIn`.
+ *
+ *     defineApp({ handlers: { mail: faultyHandler(Mail, { incoming: { slice: 1 } }) }, listen: [...] })
+ *
+ * Throws `TypeError` and `RangeError` for faults that cannot be.
+ */
+export const faultyHandler = <Context>(
+  Handler: HandlerClass<StreamSocket, Context>,
+  faults: StreamFaults,
+  options: Partial<StreamOptions> = {},
+): HandlerClass<StreamSocket, Context> => {
+  checkStream(faults);
+  let connections = 0;
+  class Faulty extends BaseRequestHandler<StreamSocket, Context> {
+    override async handle(): Promise<unknown> {
+      const seed = (faults.seed ?? 1) + connections++;
+      const stream = withFaults(this.request, { ...faults, seed }, options);
+      try {
+        return await new Handler(stream, this.clientAddress, serverOf(this, stream)).run();
+      } finally {
+        await stream.close();
+      }
+    }
+  }
+  return Object.defineProperty(Faulty, "name", { value: Handler.name });
 };

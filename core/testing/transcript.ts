@@ -492,7 +492,7 @@ export const recordHandler = <Context>(
 };
 
 /** The handler's server, to which the request that `replaced` stands for is the one that runs. */
-const serverOf = <Request, Context>(
+export const serverOf = <Request, Context>(
   handler: BaseRequestHandler<Request, Context>,
   replaced: Request,
 ): HandlerServer<Context> =>

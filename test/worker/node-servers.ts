@@ -13,9 +13,9 @@ import { type Board, Conformance, LocalBoard } from "../conformance/handler.ts";
 import {
   type ExampleContext,
   exampleContext,
-  examples,
   isDatagrams,
   served,
+  servings,
 } from "../conformance/matrix-table.ts";
 import { redisServer } from "../conformance/scripts.ts";
 import { type Certificates, ownCertificates } from "../peers/certificates.ts";
@@ -146,7 +146,7 @@ export default async (project: TestProject): Promise<() => Promise<void>> => {
   const made = ownCertificates();
   project.provide("tlsPort", made === null ? 0 : await serve(secured(made)));
   const examplePorts: Record<string, { readonly plain: number; readonly tls: number }> = {};
-  for (const [name, example] of Object.entries(examples)) {
+  for (const [name, example] of Object.entries(servings)) {
     if (isDatagrams(example)) continue;
     const at = (Server: typeof ThreadingTCPServer<ExampleContext>) =>
       serve(served(example), exampleContext(), Server);
