@@ -33,7 +33,7 @@ import { type Chance, chanceOf } from "./clock.ts";
 import { EMPTY, masked, type Outcome, Rig, type Step } from "./framing-run.ts";
 import { memoryPair } from "./memory.ts";
 import type { Conversation } from "./script.ts";
-import { difference, quote } from "./text.ts";
+import { difference, quote, writtenAt } from "./text.ts";
 
 const RUNS = 2_400; // a conversation of 200 bytes needs 1 700 for every place
 const WORK = 4 * 1024 * 1024; // bytes sent in the runs of one kind: so long conversations are cut at fewer places
@@ -187,10 +187,15 @@ export const checkFraming = <Context = unknown>(
   conversation: Conversation | readonly (Data | FramingMessage)[],
   options: FramingOptions<Context> = {},
 ): Promise<FramingReport> => {
+  const where = writtenAt();
   const check = async (): Promise<FramingReport> => {
     const one = new Check<Context>(Handler, options);
     try {
       return await one.run(conversation);
+    } catch (error) {
+      // The call, not what ran it: that is long over.
+      if (error instanceof FramingError && where !== "") error.stack = `${error}\n${where}`;
+      throw error;
     } finally {
       one.stop();
     }

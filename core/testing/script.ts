@@ -44,6 +44,7 @@ import {
   quote,
   type Said,
   utf8,
+  writtenAt,
 } from "./text.ts";
 
 const TIMEOUT = 3_000; // ms one step waits: below the 5 s of Vitest and others, whose own error would not show the conversation
@@ -148,13 +149,6 @@ interface Step {
   readonly where: string;
   run(talk: Talk): MaybePromise<void>;
 }
-
-/** Where a step is written: the stack without this folder's own frames, where the engine tells one. */
-const writtenAt = (): string =>
-  (new Error().stack ?? "")
-    .split("\n")
-    .filter((line) => /^\s+at /.test(line) && !/\/testing\/(script|transcript)\.[jt]s/.test(line))
-    .join("\n");
 
 /** One argument as it is written. */
 const written = (value: unknown): string => {

@@ -840,6 +840,8 @@ export interface TranscriptFiles {
  *     declare module "vitest" {
  *       interface Matchers<R extends void | Promise<void>, T> extends TranscriptMatchers {}
  *     }
+ *
+ * and in Vitest 4 `interface Matchers<T = any> extends TranscriptMatchers {}`.
  */
 export interface TranscriptMatchers {
   /** The transcript is the conversation kept in this file, or of that transcript. Await it. */
@@ -881,7 +883,8 @@ export const transcriptMatchers = (
       if (!update) {
         return {
           pass: false,
-          message: () => `there is no transcript at ${file}; write it with the option update`,
+          message: () =>
+            `there is no transcript at ${file}; write it by transcriptMatchers(files, { update: true })`,
         };
       }
       await files.writeFile(file, formatTranscript(received));

@@ -382,6 +382,15 @@ describe("finds also", () => {
     );
   });
 
+  test("where it was checked: the stack begins there", async () => {
+    const Late = streamHandler(({ request }) => void setTimeout(() => request.abort(), 60_000));
+    const checking = checkFraming(Late, LINES).catch((error: Error) => error);
+    const line = Number(new Error().stack?.match(/framing\.test\.ts:(\d+)/)?.[1]) - 1;
+    const { stack, message } = (await checking) as Error;
+    expect(stack).toMatch(new RegExp(`^FramingError: (?:.|\\n)*\\n +at [^\\n]*framing\\.test\\.ts:${line}:`));
+    expect(stack?.startsWith(`FramingError: ${message}\n    at `)).toBe(true);
+  });
+
   test("a read after its own end", async () => {
     const Late = streamHandler(async ({ rfile }) => {
       await rfile.line();

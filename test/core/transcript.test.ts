@@ -903,7 +903,7 @@ describe("matchers", () => {
   test("a file that is missing, or is none", async () => {
     expect.extend(transcriptMatchers(disk));
     await expect(expect(transcript).toMatchTranscript("missing.jsonl")).rejects.toThrow(
-      "there is no transcript at missing.jsonl; write it with the option update",
+      "there is no transcript at missing.jsonl; write it by transcriptMatchers(files, { update: true })",
     );
     expect(files.has("missing.jsonl")).toBe(false);
     files.set("bad.jsonl", "{}");
