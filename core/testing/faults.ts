@@ -671,7 +671,9 @@ export function withFaults(
   faults: StreamFaults,
   options?: Partial<StreamOptions>,
 ): StreamSocket;
+/** A platform's transport of streams with faults in it; may be secured later. Throws `TypeError` and `RangeError` for faults that cannot be. */
 export function withFaults(transport: StreamTransport, faults: StreamFaults): StreamTransport;
+/** A platform's transport of datagrams with faults in it. Throws `TypeError` and `RangeError` for faults that cannot be. */
 export function withFaults(transport: DatagramTransport, faults: DatagramFaults): DatagramTransport;
 export function withFaults(
   given: StreamSocket | StreamTransport | DatagramTransport,

@@ -85,6 +85,7 @@ export type FramingFault =
 
 /** One way in which a handler fails, shrunk to the fewest cuts that show it. */
 export interface FramingFailure {
+  /** What is wrong, as a word. */
   readonly fault: FramingFault;
   /** What is wrong, in one sentence. */
   readonly summary: string;

@@ -88,7 +88,9 @@ export type Given<T> = T | ((seen: Seen) => T);
 
 /** Someone to talk to by datagrams, in place of a stream: `send` sends one, `recv` gives the next. */
 export interface DatagramPeer {
+  /** Sends one datagram; a promise is awaited. */
   send(data: Uint8Array): unknown;
+  /** The next datagram, whole. */
   recv(): Promise<Uint8Array>;
 }
 
@@ -300,6 +302,7 @@ export class Conversation {
    * of the script threw; with `ERR_UNSUPPORTED` where the place cannot do a step.
    */
   run(peer: StreamSocket, options?: ScriptOptions): Promise<Seen>;
+  /** The same by datagrams: each `expect` takes one, each `send` sends one. */
   run(peer: DatagramPeer, options?: ScriptOptions): Promise<Seen>;
   async run(peer: StreamSocket | DatagramPeer, options: ScriptOptions = {}): Promise<Seen> {
     const wire = "rfile" in peer ? new StreamWire(peer) : DatagramWire.of(peer);
@@ -967,6 +970,7 @@ export interface RunScriptOptions<Context> extends Omit<ScriptOptions, "otherEnd
 
 /** What `runScript` gives: what the script saw, and what the handler returned. */
 export interface ScriptResult extends Seen {
+  /** What the handler returned. */
   readonly result: unknown;
 }
 

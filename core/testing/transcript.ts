@@ -52,10 +52,12 @@ const later = globalThis.setTimeout; // taken now, so that a test's fake clock d
 
 /** The two ends of a conversation: who dialled, and who accepted. */
 export const SIDES = ["client", "server"] as const;
+/** One of the two ends. */
 export type Side = (typeof SIDES)[number];
 
 /** How an end left: it says no more, it let go, it broke the connection. */
 export const ENDS = ["half-close", "close", "reset"] as const;
+/** How an end left. */
 export type TranscriptEnd = (typeof ENDS)[number];
 
 /** One thing that happened, `at` so many milliseconds after the recording began. */
@@ -66,11 +68,13 @@ export type TranscriptEvent =
 
 /** What two ends said to each other. */
 export interface Transcript {
+  /** What is between the two: a stream of bytes, or datagrams. */
   readonly kind: "stream" | "datagrams";
   /** What this is, and how to record it again. */
   readonly note?: string;
   /** Bytes that were said and are not here, since they were over the recording's limit; absent where it is whole. */
   readonly dropped?: number;
+  /** What happened, in the order of time. */
   readonly events: readonly TranscriptEvent[];
 }
 
@@ -830,7 +834,9 @@ export const assertTranscript = (
 
 /** How the matchers reach files: `node:fs/promises` is one. */
 export interface TranscriptFiles {
+  /** The text at `path`; rejects with the code `ENOENT` where there is none. */
   readFile(path: string | URL, encoding: "utf8"): Promise<string>;
+  /** Writes `text` to `path`, in place of what was there. */
   writeFile(path: string | URL, text: string): Promise<unknown>;
 }
 
