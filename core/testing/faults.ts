@@ -14,8 +14,8 @@ import type { Address, Endpoint } from "../address.ts";
 import { SHUT_WR } from "../constants.ts";
 import { checkDatagramSize, type Datagram, type DatagramSink, type DatagramTransport } from "../datagram.ts";
 import { SocketError } from "../errors.ts";
-import { BaseRequestHandler, type HandlerClass } from "../handler.ts";
-import { checkCount, checkTime } from "../options.ts";
+import { BaseRequestHandler, checkHandler, type HandlerClass } from "../handler.ts";
+import { checkCount, checkNames, checkTime } from "../options.ts";
 import { type BaseServer, ServedDatagram } from "../server.ts";
 import {
   type Capabilities,
@@ -71,12 +71,6 @@ const LIMITS = ["endAfter", "resetAfter", "silentAfter", "stallAfter"] as const;
 type Limit = (typeof LIMITS)[number];
 const DIRECTION = ["latency", "jitter", "slice", ...LIMITS];
 const PLAN = ["seed", "clock", "incoming", "outgoing"];
-
-/** Throws where `given` has another option than `known`. */
-const checkNames = (what: string, given: object, known: readonly string[]): void => {
-  const other = Object.keys(given).find((name) => !known.includes(name));
-  if (other !== undefined) throw new TypeError(`${what} has no ${other}; it has ${known.join(", ")}`);
-};
 
 /** Throws where `faults` are not what a stream can have. */
 const checkStream = (faults: StreamFaults): void => {
@@ -681,6 +675,11 @@ export function withFaults(
   options: Partial<StreamOptions> = {},
 ): StreamSocket | StreamTransport | DatagramTransport {
   const isStream = given instanceof StreamSocket;
+  if (!isStream && typeof (given as StreamTransport | undefined)?.start !== "function") {
+    throw new TypeError(
+      `withFaults() takes a connection (a StreamSocket) or a transport, not ${typeof given}`,
+    );
+  }
   if (!isStream && "bind" in given) return new FaultyDatagramTransport(given, faults);
   checkStream(faults);
   if (!isStream) return new FaultyTransport(given, faults);
@@ -766,6 +765,7 @@ export const faultyHandler = <Context>(
   faults: StreamFaults,
   options: Partial<StreamOptions> = {},
 ): HandlerClass<StreamSocket, Context> => {
+  checkHandler(Handler);
   checkStream(faults);
   let connections = 0;
   class Faulty extends BaseRequestHandler<StreamSocket, Context> {

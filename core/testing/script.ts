@@ -290,6 +290,7 @@ export class Conversation {
 
   /** The steps of `other`, after these. */
   append(other: Conversation): Conversation {
+    checkScript(other);
     return other.#steps.reduce<Conversation>((all, step) => all.#with(step), this);
   }
 
@@ -305,6 +306,11 @@ export class Conversation {
   /** The same by datagrams: each `expect` takes one, each `send` sends one. */
   run(peer: DatagramPeer, options?: ScriptOptions): Promise<Seen>;
   async run(peer: StreamSocket | DatagramPeer, options: ScriptOptions = {}): Promise<Seen> {
+    if (typeof peer !== "object" || peer === null) {
+      throw new TypeError(
+        `run() takes a connection (createConnection() dials one), or { send, recv } of datagrams; not ${typeof peer}`,
+      );
+    }
     const wire = "rfile" in peer ? new StreamWire(peer) : DatagramWire.of(peer);
     try {
       return await hold(this.#steps, wire, options);
@@ -366,6 +372,12 @@ export class Conversation {
     return next;
   }
 }
+
+/** Throws where `script` is none. */
+const checkScript = (script: Conversation): void => {
+  if (script instanceof Conversation) return;
+  throw new TypeError(`a script is what conversation() makes, not ${typeof script}`);
+};
 
 /** An empty script, to go on from. */
 export const conversation = (options: ConversationOptions = {}): Conversation => new Conversation(options);
@@ -1021,6 +1033,7 @@ export const runScript = async <Context>(
   script: Conversation,
   options: RunScriptOptions<Context> = {},
 ): Promise<ScriptResult> => {
+  checkScript(script);
   const timeout = checkTime("timeout", options.timeout ?? TIMEOUT);
   const [here, there] = memoryPair(options.stream);
   const connector = new OneHandler<Context>(Handler, options, there);
@@ -1124,6 +1137,7 @@ export const scriptHandler = (
   script: Conversation,
   options: ScriptOptions = {},
 ): ScriptHandlerClass<StreamSocket> => {
+  checkScript(script);
   const runs = new Runs(options);
   return class ScriptHandler extends BaseRequestHandler {
     static outcomes(count = 1): Promise<Seen[]> {
@@ -1144,6 +1158,7 @@ export const scriptDatagramHandler = (
   script: Conversation,
   options: ScriptOptions = {},
 ): ScriptHandlerClass<Datagram> => {
+  checkScript(script);
   const runs = new Runs(options);
   const waiting: Arrived[] = [];
   let more = Promise.withResolvers<void>();

@@ -29,7 +29,7 @@ import { formatAddress } from "../address.ts";
 import { SHUT_WR } from "../constants.ts";
 import { Datagram } from "../datagram.ts";
 import { SocketError } from "../errors.ts";
-import { BaseRequestHandler, type HandlerClass, type HandlerServer } from "../handler.ts";
+import { BaseRequestHandler, checkHandler, type HandlerClass, type HandlerServer } from "../handler.ts";
 import { checkCount, checkWord } from "../options.ts";
 import {
   type Capabilities,
@@ -290,6 +290,9 @@ export interface Recording {
  */
 export const record = (stream: StreamSocket, side: Side, options: RecordOptions = {}): Recording => {
   checkWord("side", side, SIDES);
+  if (!(stream instanceof StreamSocket)) {
+    throw new TypeError(`record() takes a connection, a StreamSocket, not ${typeof stream}`);
+  }
   const log = new Log("stream", options);
   const over = Promise.withResolvers<void>();
   const limits: Partial<StreamOptions> = {
@@ -479,6 +482,7 @@ export const recordHandler = <Context>(
 ): HandlerClass<StreamSocket, Context> => {
   const { side = "server" } = options;
   checkWord("side", side, SIDES);
+  checkHandler(Handler);
   class Recorded extends BaseRequestHandler<StreamSocket, Context> {
     override async handle(): Promise<unknown> {
       const recording = record(this.request, side, options);

@@ -474,6 +474,10 @@ describe("FaultsMixIn", () => {
     const dialled = conversation().send("hello\n").expect("me").expectEnd();
     const { result } = await runScript(Faulty, dialled, { context: { name: "me" }, params: 7 });
     expect(result).toBe(7);
+    expect(() => faultyHandler((() => {}) as never, {})).toThrow(/a handler is a class/);
+    expect(() => withFaults("x" as never, {})).toThrow(
+      /takes a connection \(a StreamSocket\) or a transport/,
+    );
     expect(() => faultyHandler(Tells, { incoming: { slice: 0 } })).toThrow(RangeError);
   });
 

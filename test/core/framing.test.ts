@@ -658,6 +658,16 @@ describe("options", () => {
       /no option maxline/,
     );
     await expect(checkFraming((() => {}) as never, LINES)).rejects.toThrow(/a handler is a class/);
+    await expect(checkFraming(undefined as never, LINES)).rejects.toThrow(/a handler is a class/);
+    await expect(checkFraming(Upper, "a\n" as never)).rejects.toThrow(
+      'a conversation is a list of what the peer says, or a script; not "a\\n", which would be ["a\\n"]',
+    );
+    await expect(checkFraming(Upper, [{ sent: "a" } as never])).rejects.toThrow(
+      "a message has no sent; it has send, expect",
+    );
+    await expect(checkFraming(Upper, LINES, { seeds: 2 } as never)).rejects.toThrow(
+      /has no seeds; it has context/,
+    );
   });
 });
 

@@ -353,6 +353,9 @@ describe("record", () => {
     expect(here.gettimeout()).toBeNull();
     expect(() => stream.getsockopt(1, 2)).toThrow(/getsockopt\(\): only a socket of Node's/);
     expect(() => record(here, "middle" as never)).toThrow(TypeError);
+    expect(() => record({} as never, "client")).toThrow(
+      "record() takes a connection, a StreamSocket, not object",
+    );
     const [other] = memoryPair();
     other.settimeout(0);
     expect(record(other, "client").stream.gettimeout()).toBe(0);
