@@ -6,6 +6,7 @@ import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node
 import { dirname, join, resolve } from "node:path";
 import { text } from "node:stream/consumers";
 import { stripVTControlCharacters } from "node:util";
+import { formatTranscript, parseTranscript } from "socklet/testing";
 import { afterAll, beforeAll, expect, test } from "vitest";
 
 const folder = resolve(`.tsc/guide-${process.pid}`); // in the repository, where `socklet` is this package
@@ -90,6 +91,15 @@ const run = (files: readonly string[], more?: Readonly<Record<string, string>>) 
 test("what is printed is shown of each block that fails, and of no other", () => {
   expect(blocks.flatMap(({ name, prints }) => (prints?.trim() ? [name] : []))).toEqual(failing);
   expect(fences.filter(([, language]) => language === "text").length).toBe(failing.length);
+});
+
+test("the form of a transcript is what the table says", () => {
+  const rows = [...readFileSync("docs/testing.md", "utf8").matchAll(/^\| `(\{.*\})` \|/gm)];
+  const [header = "", ...events] = rows.map(([, line = ""]) => line);
+  expect(events.length).toBeGreaterThan(3);
+  const inOrder = events.toSorted((a, b) => JSON.parse(a).at - JSON.parse(b).at);
+  const text = [header, ...inOrder, ""].join("\n");
+  expect(formatTranscript(parseTranscript(text))).toBe(text);
 });
 
 test("the Vitest blocks pass, with what UPDATE=1 has written", async () => {
