@@ -26,6 +26,7 @@ import { SocketError } from "./errors.ts";
 import type { OnEvent, Refusal, SockletEvent } from "./events.ts";
 import {
   bothErrors,
+  checkHandler,
   type HandlerClass,
   type HandlerServer,
   isThenable,
@@ -164,14 +165,7 @@ export abstract class BaseEndpoint<Request, Context = unknown> implements Handle
   #late: (timeout: number) => void = () => {}; // that time is up
 
   constructor(RequestHandlerClass: HandlerClass<Request, Context>, options: EndpointOptions<Context> = {}) {
-    if (
-      typeof RequestHandlerClass !== "function" ||
-      typeof RequestHandlerClass.prototype?.run !== "function"
-    ) {
-      throw new TypeError(
-        "a handler is a class that extends StreamRequestHandler, DatagramRequestHandler or BaseRequestHandler; wrap a function in streamHandler()",
-      );
-    }
+    checkHandler(RequestHandlerClass);
     this.RequestHandlerClass = RequestHandlerClass;
     this.context = options.context as Context;
     this.name = options.name ?? (RequestHandlerClass.name || "anonymous");
