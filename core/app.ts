@@ -3,7 +3,7 @@
  * alone exports one as `app`; the emulator serves it, the Worker deploys it, a test runs it in memory.
  */
 
-import { AllowList } from "./access.ts";
+import { AllowList, ReplyBudget } from "./access.ts";
 import { type AddressLike, type Endpoint, formatAddress, parseAddress } from "./address.ts";
 import { dialable, SECURE_TRANSPORTS, type SecureTransport } from "./connector.ts";
 import type { Datagram } from "./datagram.ts";
@@ -14,7 +14,15 @@ import {
   type HandlerClass,
   StreamRequestHandler,
 } from "./handler.ts";
-import type { StreamSocket } from "./socket.ts";
+import {
+  checkCount,
+  type DatagramOptions,
+  type ForkingOptions,
+  type ListenOptions,
+  settleForking,
+} from "./options.ts";
+import { BaseServer, type ServerOptions } from "./server.ts";
+import { type StreamOptions, type StreamSocket, settleStream } from "./socket.ts";
 import type { BlobStorage } from "./storage.ts";
 import type { MaybePromise } from "./stream.ts";
 
@@ -40,6 +48,91 @@ export type Serving = "serial" | "threading" | "forking";
 
 const SERVINGS: readonly Serving[] = ["serial", "threading", "forking"];
 
+/**
+ * Limits and rules of one listener: those of the server that serves it, by the same names and with the same
+ * defaults. In a Worker `access`, `rate`, `maxRequests`, `maxRequestsPerAddress`, the times and `stream` hold, for
+ * each isolate by itself; nobody waits there, so that `requestQueueSize` and `whenFull` have no meaning.
+ */
+export interface ListenerOptions
+  extends Pick<
+      ServerOptions<unknown>,
+      | "requestQueueSize"
+      | "maxRequests"
+      | "whenFull"
+      | "maxRequestsPerAddress"
+      | "access"
+      | "rate"
+      | "requestTimeout"
+      | "idleTimeout"
+    >,
+    ListenOptions,
+    DatagramOptions,
+    ForkingOptions {
+  /** Limits and times of each connection. */
+  readonly stream?: Partial<StreamOptions>;
+}
+
+const OPTIONS: Readonly<Record<"every" | "tcp" | "udp" | "forking", readonly (keyof ListenerOptions)[]>> = {
+  every: [
+    "requestQueueSize",
+    "maxRequests",
+    "whenFull",
+    "maxRequestsPerAddress",
+    "access",
+    "rate",
+    "requestTimeout",
+    "idleTimeout",
+    "ipv6Only",
+    "allowReusePort",
+  ],
+  tcp: ["stream"],
+  udp: ["maxPacketSize", "amplification"],
+  forking: [
+    "maxChildren",
+    "blockTimeout",
+    "childIdleTimeout",
+    "requestsPerChild",
+    "restartDelay",
+    "maxRestartDelay",
+    "execArgv",
+  ],
+};
+
+/** A server that is made to have its options checked. */
+class Checked extends BaseServer<unknown> {
+  override get serverAddress(): null {
+    return null;
+  }
+}
+
+/** `options`, where a listener of this kind has them and they can be. Throws `ERR_APP`. */
+const checkOptions = (
+  options: ListenerOptions,
+  where: string,
+  scheme: "tcp" | "udp",
+  serve: Serving,
+): ListenerOptions => {
+  if (typeof options !== "object" || options === null) {
+    throw wrong(`${where} must be an object of options, such as { maxRequests: 100 }`);
+  }
+  const known = [...OPTIONS.every, ...OPTIONS[scheme], ...(serve === "forking" ? OPTIONS.forking : [])];
+  for (const name of Object.keys(options)) {
+    if ((known as string[]).includes(name)) continue;
+    const kind = `a ${serve} ${scheme}:// listener`;
+    throw wrong(`${where}.${name} is no option of ${kind}; it has ${known.join(", ")}`);
+  }
+  try {
+    new Checked(BaseRequestHandler as never, options);
+    settleStream(options.stream);
+    settleForking(options);
+    checkCount("maxPacketSize", options.maxPacketSize ?? 0, 0);
+    if (options.amplification != null) new ReplyBudget(options.amplification);
+  } catch (error) {
+    throw wrong(`${where}: ${(error as Error).message}`, error);
+  }
+  return Object.freeze({ ...options });
+};
+
 /** One place where an app listens. */
 export interface ListenEntry {
   /** A name from `handlers`. */
@@ -48,6 +141,8 @@ export interface ListenEntry {
   readonly address: AddressLike;
   /** Default `threading`. */
   readonly serve?: Serving;
+  /** Limits and rules; those that are not given have the server's defaults. */
+  readonly options?: ListenerOptions;
   /** A command line to try it with; `{host}` and `{port}` are filled in. */
   readonly try?: string;
 }
@@ -80,6 +175,7 @@ export interface Listener<Context = unknown> {
   readonly handler: AnyHandlerClass<Context>;
   readonly endpoint: Endpoint & { readonly scheme: "tcp" | "udp" };
   readonly serve: Serving;
+  readonly options: ListenerOptions;
   readonly try: string | undefined;
 }
 
@@ -157,7 +253,15 @@ export const defineApp = <Context = unknown>(definition: AppDefinition<Context>)
     if (!SERVINGS.includes(serve)) {
       throw wrong(`${where}.serve is "${serve}"; it may be "serial", "threading" or "forking"`);
     }
-    return { name: entry.handler, handler, endpoint: { ...endpoint, scheme }, serve, try: entry.try };
+    const options = checkOptions(entry.options ?? {}, `${where}.options`, scheme, serve);
+    return {
+      name: entry.handler,
+      handler,
+      endpoint: { ...endpoint, scheme },
+      serve,
+      options,
+      try: entry.try,
+    };
   });
   const seen = new Map<string, number>();
   for (const [i, { endpoint }] of listeners.entries()) {

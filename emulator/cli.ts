@@ -20,6 +20,7 @@ import { type ControlClient, controlClient } from "../core/control/client.ts";
 import {
   BOUNDS,
   type Json,
+  type ListenerInfo,
   SESSION_STATES,
   type SessionEvent,
   type SessionInfo,
@@ -405,10 +406,11 @@ const answered = (error: unknown, { url }: ControlFlags, id?: string): unknown =
 const withControl = async (
   flags: ControlFlags,
   id: string | undefined,
-  body: (control: ControlClient["sessions"]) => Promise<void>,
+  body: (sessions: ControlClient["sessions"], control: ControlClient) => Promise<void>,
 ): Promise<void> => {
   try {
-    await body(clientOf(flags).sessions);
+    const control = clientOf(flags);
+    await body(control.sessions, control);
   } catch (error) {
     if ((error as { code?: string }).code !== "EPIPE" || error instanceof SocketError) {
       throw answered(error, flags, id);
@@ -462,6 +464,28 @@ const listSessions = ({ state, handler, limit, before, ...flags }: ListFlags): P
 
 const showSession = (id: string, flags: ControlFlags): Promise<void> =>
   withControl(flags, id, async (control) => printSession(await control.get(id), flags));
+
+const LISTENERS =
+  "NAME ADDRESS SERVE STATE WAITING RUNNING SERVED FAILED REFUSED READ WRITTEN CHILDREN".split(" ");
+
+const listenerRow = (info: ListenerInfo): string[] => {
+  const { name, address, serve, state, suspended, children } = info;
+  const { waiting, running, served, failed, refused, bytesRead, bytesWritten } = info;
+  const counts = [waiting, running, served, failed, refused, bytesRead, bytesWritten].map(String);
+  const processes =
+    children === null
+      ? "-"
+      : `${children.idle} idle, ${children.busy} busy, ${children.starting} starting, ${children.restarted} restarted`;
+  const how = suspended === null ? state : `${state}, suspended (${suspended})`;
+  return [name, address, serve, how, ...counts, processes];
+};
+
+const listListeners = (flags: ControlFlags): Promise<void> =>
+  withControl(flags, undefined, async (_, control) => {
+    const listeners = await control.listeners();
+    if (flags.json) return print(JSON.stringify(listeners));
+    await print(columns([LISTENERS, ...listeners.map(listenerRow)]));
+  });
 
 const eventLine = ({ id, at, type, ...more }: SessionEvent): string => {
   const detail = Object.entries(more).map(([name, value]) => {
@@ -621,6 +645,11 @@ sessions
   .option("--limit <count>", "how many at most", count(1, BOUNDS.maxPageSize))
   .option("--before <id>", "only those older than this one")
   .action(withFlags(listSessions));
+
+sessions
+  .command("listeners")
+  .description("show what listens there, and its counts")
+  .action(withFlags(listListeners));
 
 sessions.command("show").description("show one session").argument("<id>").action(withFlags(showSession));
 

@@ -1,10 +1,10 @@
 /** Serves an app's listeners on real sockets. */
 
 import { type Address, formatAddress } from "../core/address.ts";
-import { type App, isApp, type Listener } from "../core/app.ts";
+import { type App, isApp, type Listener, type Serving as Serves } from "../core/app.ts";
 import { tokenEntries } from "../core/control/auth.ts";
 import { LocalPlane } from "../core/control/local.ts";
-import type { ListenerInfo } from "../core/control/plane.ts";
+import { listenerInfo } from "../core/control/plane.ts";
 import type { Datagram } from "../core/datagram.ts";
 import { SocketError } from "../core/errors.ts";
 import type { OnEvent } from "../core/events.ts";
@@ -48,8 +48,11 @@ export interface Serving {
   readonly name: string;
   /** `tcp://127.0.0.1:7007`. */
   readonly url: string;
+  /** How it takes its requests. */
+  readonly serve: Serves;
   /** The command to try it with, filled in. */
   readonly try: string | undefined;
+  /** What its server says of itself; of one that forks, also its children (`ForkingInfo`). */
   info(): ServerInfo;
 }
 
@@ -119,7 +122,8 @@ export const serveApp = async <Context>(
       : new LocalPlane({
           app,
           secrets: tokenEntries(access.tokens).map(({ token }) => token),
-          listeners: () => listeners.map(({ info, url }) => ({ ...countsOf(info()), address: url })),
+          listeners: () =>
+            listeners.map(({ name, url, serve, info }) => listenerInfo(name, url, serve, info())),
           connector: ({ handler, HandlerClass, endpoint, connectTimeout, secureTransport }) =>
             new TCPConnector<Context>(endpoint, HandlerClass, {
               name: handler,
@@ -143,7 +147,7 @@ export const serveApp = async <Context>(
       };
       const server = serverOf<Context>(
         { ...listener, endpoint },
-        { name: listener.name, context, onEvent, drainTimeout },
+        { ...listener.options, name: listener.name, context, onEvent, drainTimeout },
         plane,
         options,
       );
@@ -151,6 +155,7 @@ export const serveApp = async <Context>(
       const at = (await server.listen()) as Address & { hostname: string; port: number };
       listeners.push({
         name: listener.name,
+        serve: listener.serve,
         url: `${listener.endpoint.scheme}://${formatAddress(at)}`,
         try: listener.try?.replaceAll("{host}", at.hostname).replaceAll("{port}", String(at.port)),
         info: () => server.info(),
@@ -176,10 +181,3 @@ export const serveApp = async <Context>(
     throw error;
   }
 };
-
-const countsOf = ({ name, running, served, failed }: ServerInfo): Omit<ListenerInfo, "address"> => ({
-  name,
-  running,
-  served,
-  failed,
-});

@@ -5,7 +5,7 @@ import type { Hono } from "hono";
 import { AllowList } from "../core/access.ts";
 import { formatAddress, parseAddress } from "../core/address.ts";
 import { type App, isApp, type Listener } from "../core/app.ts";
-import type { ControlPlane, ListenerInfo } from "../core/control/plane.ts";
+import { type ControlPlane, type ListenerInfo, listenerInfo } from "../core/control/plane.ts";
 import { controlRoutes } from "../core/control/routes.ts";
 import type { Datagram } from "../core/datagram.ts";
 import { SocketError } from "../core/errors.ts";
@@ -97,7 +97,9 @@ export const workerFor = <Context>(definition: App<Context>, options: WorkerOpti
     ready ??= { context: await app.context({ name: "workerd", bindings, storage: boundStorage(bindings) }) };
     let server = servers.get(listener);
     if (server === undefined) {
-      const settings = { name: listener.name, context: ready.context, onEvent };
+      // Nobody waits in a Worker: what an app says of who waits is for other places.
+      const { whenFull: _, ...limits } = listener.options;
+      const settings = { ...limits, name: listener.name, context: ready.context, onEvent };
       server =
         listener.endpoint.scheme === "udp"
           ? new WorkerDatagramServer(listener.handler as HandlerClass<Datagram>, settings)
@@ -109,8 +111,10 @@ export const workerFor = <Context>(definition: App<Context>, options: WorkerOpti
 
   const listeners = (): ListenerInfo[] =>
     app.listeners.map((listener) => {
-      const { running = 0, served = 0, failed = 0 } = servers.get(listener)?.info() ?? {};
-      return { name: listener.name, address: formatAddress(listener.endpoint), running, served, failed };
+      const { name, endpoint, serve } = listener;
+      const info = servers.get(listener)?.info();
+      // What the platform brings is served from the first on; there is nothing to bind.
+      return listenerInfo(name, formatAddress(endpoint), serve, info && { ...info, state: "serving" });
     });
 
   const plane = (env: unknown): ControlPlane =>

@@ -15,6 +15,7 @@ export {
   isSessionId,
   type Json,
   type ListenerInfo,
+  listenerInfo,
   newSessionId,
   SESSION_STATES,
   type SessionEvent,

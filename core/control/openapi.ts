@@ -35,6 +35,21 @@ const running = {
   result: null,
   error: null,
 };
+const listening = {
+  name: "echo",
+  address: "tcp://127.0.0.1:7007",
+  serve: "forking",
+  state: "serving",
+  suspended: null,
+  waiting: 0,
+  running: 1,
+  served: 12,
+  failed: 0,
+  refused: 0,
+  bytesRead: 1440,
+  bytesWritten: 1440,
+  children: { idle: 1, busy: 1, starting: 0, restarted: 0 },
+};
 const ended = { ...running, state: "ended", endedAt: "2026-11-23T06:00:00.012Z", result: "PONG" };
 const opened = { id: 2, at: "2026-11-23T06:00:00.004Z", type: "open", peer: "127.0.0.1:6379" };
 const problem = {
@@ -137,7 +152,7 @@ export const openApi = {
     "/v1/listeners": {
       get: operation("Where the app listens", "read", {
         200: answer("All listeners", object({ listeners: list(ref("Listener")) }), {
-          listeners: [{ name: "echo", address: "tcp://127.0.0.1:7007", running: 1, served: 12, failed: 0 }],
+          listeners: [listening],
         }),
       }),
     },
@@ -249,7 +264,24 @@ export const openApi = {
     securitySchemes: { token: { type: "http", scheme: "bearer" } },
     schemas: {
       Health: object({ status: { const: "ok" }, listeners: count, running: count }),
-      Listener: object({ name: string, address: string, running: count, served: count, failed: count }),
+      Listener: object({
+        name: string,
+        address: string,
+        serve: { enum: ["serial", "threading", "forking"] },
+        state: { enum: ["new", "listening", "serving", "closed"] },
+        suspended: { enum: ["hold", "refuse", null] },
+        waiting: count,
+        running: count,
+        served: count,
+        failed: count,
+        refused: count,
+        bytesRead: count,
+        bytesWritten: count,
+        children: {
+          anyOf: [object({ idle: count, busy: count, starting: count, restarted: count }), { type: "null" }],
+          description: "The child processes of a listener that forks",
+        },
+      }),
       Start: {
         ...object(
           {

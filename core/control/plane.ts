@@ -16,10 +16,11 @@
 
 import type { AllowList } from "../access.ts";
 import { type Endpoint, formatAddress } from "../address.ts";
-import type { AnyHandlerClass, App } from "../app.ts";
+import type { AnyHandlerClass, App, Serving } from "../app.ts";
 import { dialable, type SecureTransport } from "../connector.ts";
 import { SocketError, type SocketErrorCode } from "../errors.ts";
 import { DatagramRequestHandler, type HandlerClass } from "../handler.ts";
+import type { ServerInfo, ServerState, Suspension } from "../server.ts";
 import type { StreamSocket } from "../socket.ts";
 import type { MaybePromise } from "../stream.ts";
 
@@ -145,17 +146,50 @@ export interface SessionPage {
   readonly next: string | null;
 }
 
-/** A listener, as the routes show it. */
+/** What a listener's server says of itself (its `info()`), as the routes show it; in a Worker that of this isolate. */
 export interface ListenerInfo {
   /** The handler's name. */
   readonly name: string;
   /** `tcp://127.0.0.1:7007`; where the platform chose the port, that one. */
   readonly address: string;
-  /** Requests whose handler runs now, has ended, and has ended badly; in a Worker those of this isolate. */
+  /** How it takes its requests. */
+  readonly serve: Serving;
+  /** `new` before it listens: in a Worker, before its first request in this isolate. */
+  readonly state: ServerState;
+  /** What becomes of who comes now; `null` where it is not suspended. */
+  readonly suspended: Suspension | null;
+  /** Requests that wait, whose handler runs now, has ended, and has ended badly; and those that were turned away. */
+  readonly waiting: number;
   readonly running: number;
   readonly served: number;
   readonly failed: number;
+  readonly refused: number;
+  /** Bytes that requests received, and that they sent; those of a request count when it is over. */
+  readonly bytesRead: number;
+  readonly bytesWritten: number;
+  /** The child processes of a listener that forks: those that wait for a request, have one, are starting, and took the place of a lost one; else `null`. */
+  readonly children: {
+    readonly idle: number;
+    readonly busy: number;
+    readonly starting: number;
+    readonly restarted: number;
+  } | null;
 }
+
+/** The record of a listener whose server says `info`; without one, of a server that nobody has needed yet. */
+export const listenerInfo = (
+  name: string,
+  address: string,
+  serve: Serving,
+  info?: ServerInfo & Partial<NonNullable<ListenerInfo["children"]>>,
+): ListenerInfo => {
+  const { state = "new", suspended = null, waiting = 0, running = 0, served = 0 } = info ?? {};
+  const { failed = 0, refused = 0, bytesRead = 0, bytesWritten = 0, idle } = info ?? {};
+  const { busy = 0, starting = 0, restarted = 0 } = info ?? {};
+  const children = idle === undefined ? null : { idle, busy, starting, restarted };
+  const counts = { waiting, running, served, failed, refused, bytesRead, bytesWritten };
+  return { name, address, serve, state, suspended, ...counts, children };
+};
 
 /** What anyone may know without a token: counts, and nothing that tells of a peer. */
 export interface Health {

@@ -6,7 +6,7 @@
  * | `GET /v1/health` | open | `{ status: "ok", listeners, running }` |
  * | `GET /v1/ready` | open | 200 `{ ready: true }`, or 503 and why |
  * | `GET /v1/openapi.json` | read | these routes, as OpenAPI 3.1 |
- * | `GET /v1/listeners` | read | `{ listeners }` |
+ * | `GET /v1/listeners` | read | `{ listeners }`: what listens, with the counts of its server |
  * | `GET /v1/sessions` | read | a page, newest first: `?state= &handler= &limit= &before=` |
  * | `POST /v1/sessions` | run | runs one: 200 and its record when it is over; `"background": true`: 201 at once |
  * | `GET /v1/sessions/:id` | read | its record |

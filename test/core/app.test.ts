@@ -79,6 +79,47 @@ test.each<[string, unknown, RegExp]>([
     /serve is "fast"; it may be "serial", "threading" or "forking"/,
   ],
   [
+    "options that are none",
+    { handlers, listen: [{ handler: "stream", address: at, options: 5 }] },
+    /listen\[0\]\.options must be an object/,
+  ],
+  [
+    "an option that is none",
+    { handlers, listen: [{ handler: "stream", address: at, options: { maxRequest: 5 } }] },
+    /listen\[0\]\.options\.maxRequest is no option of a threading tcp:\/\/ listener; it has .*maxRequests/,
+  ],
+  [
+    "an option of datagrams over TCP",
+    { handlers, listen: [{ handler: "stream", address: at, options: { amplification: 3 } }] },
+    /options\.amplification is no option of a threading tcp/,
+  ],
+  [
+    "an option of forking where nothing forks",
+    { handlers, listen: [{ handler: "stream", address: at, options: { maxChildren: 3 } }] },
+    /options\.maxChildren is no option of a threading tcp/,
+  ],
+  ...(
+    [
+      [{ maxRequests: 0 }, "maxRequests is a whole number of 1 or more, not 0"],
+      [{ access: { allow: ["10.0.0.1/8"] } }, "bits set beyond its prefix"],
+      [{ rate: { perSecond: 0 } }, "rate.perSecond is more than 0"],
+      [{ stream: { maxLines: 5 } }, "a stream has no option maxLines"],
+      [{ blockTimeout: 0 }, "blockTimeout is 1 to"],
+    ] as const
+  ).map(([options, says]): [string, unknown, RegExp] => [
+    `an option that cannot be: ${JSON.stringify(options)}`,
+    { handlers, listen: [{ handler: "stream", address: at, serve: "forking", options }] },
+    new RegExp(`listen\\[0\\]\\.options: .*${says.replaceAll(".", "\\.")}`),
+  ]),
+  [
+    "an amplification that cannot be",
+    {
+      handlers,
+      listen: [{ handler: "packet", address: "udp://127.0.0.1:7", options: { amplification: 0 } }],
+    },
+    /options: amplification is more than 0/,
+  ],
+  [
     "one address twice",
     {
       handlers,

@@ -228,6 +228,19 @@ describe("socklet sessions", () => {
     return stdout.toString();
   };
 
+  test("listeners: what listens, with its counts; --json for machines", async () => {
+    const { socket } = await connect(emulator.port);
+    expect(await said("listeners")).toMatch(
+      new RegExp(
+        `^NAME +ADDRESS +SERVE +STATE +WAITING +RUNNING +SERVED +FAILED +REFUSED +READ +WRITTEN +CHILDREN *\n(.*\n)*Greets +tcp://127\\.0\\.0\\.1:${emulator.port} +threading +serving +0 +1 +\\d+ +\\d+ +0 +\\d+ +\\d+ +- *\n`,
+      ),
+    );
+    expect(JSON.parse(await said("listeners", "--json"))).toContainEqual(
+      expect.objectContaining({ name: "Greets", running: 1, refused: 0, suspended: null, children: null }),
+    );
+    socket.destroy();
+  });
+
   test("list, show, follow, send, half-close and end a connection that came in", async () => {
     const { socket, next } = await connect(emulator.port);
     const [{ id, startedAt }] = JSON.parse(await said("list", "--json", "--state", "running")).sessions;
