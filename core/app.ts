@@ -72,21 +72,20 @@ export interface ListenerOptions
   readonly stream?: Partial<StreamOptions>;
 }
 
-const OPTIONS: Readonly<Record<"every" | "tcp" | "udp" | "forking", readonly (keyof ListenerOptions)[]>> = {
+const OPTIONS: Readonly<Record<string, readonly (keyof ListenerOptions)[]>> = {
   every: [
     "requestQueueSize",
     "maxRequests",
     "whenFull",
     "maxRequestsPerAddress",
-    "access",
     "rate",
     "requestTimeout",
     "idleTimeout",
-    "ipv6Only",
-    "allowReusePort",
   ],
-  tcp: ["stream"],
-  udp: ["maxPacketSize", "amplification"],
+  ports: ["access", "ipv6Only", "allowReusePort"], // not of a path
+  streams: ["stream"],
+  datagrams: ["maxPacketSize"],
+  udp: ["amplification"],
   forking: [
     "maxChildren",
     "blockTimeout",
@@ -109,16 +108,19 @@ class Checked extends BaseServer<unknown> {
 const checkOptions = (
   options: ListenerOptions,
   where: string,
-  scheme: "tcp" | "udp",
+  scheme: "tcp" | "udp" | "unix",
+  carries: "streams" | "datagrams",
   serve: Serving,
 ): ListenerOptions => {
   if (typeof options !== "object" || options === null) {
     throw wrong(`${where} must be an object of options, such as { maxRequests: 100 }`);
   }
-  const known = [...OPTIONS.every, ...OPTIONS[scheme], ...(serve === "forking" ? OPTIONS.forking : [])];
+  const known = ["every", scheme === "unix" ? "" : "ports", scheme, carries, serve].flatMap(
+    (kind) => OPTIONS[kind] ?? [],
+  );
   for (const name of Object.keys(options)) {
     if ((known as string[]).includes(name)) continue;
-    const kind = `a ${serve} ${scheme}:// listener`;
+    const kind = `a ${serve} ${scheme === "unix" ? `listener of ${carries} on a path` : `${scheme}:// listener`}`;
     throw wrong(`${where}.${name} is no option of ${kind}; it has ${known.join(", ")}`);
   }
   try {
@@ -137,13 +139,15 @@ const checkOptions = (
 export interface ListenEntry {
   /** A name from `handlers`. */
   readonly handler: string;
-  /** `tcp://host:port` or `udp://host:port`; without a scheme, TCP. */
+  /** `tcp://host:port`, `udp://host:port`, or a path, `unix:/run/name`, which a Worker has not; without a scheme, TCP. */
   readonly address: AddressLike;
+  /** What comes to a path. Default: `"datagrams"` where the handler extends `DatagramRequestHandler`, else `"streams"`. */
+  readonly carries?: "streams" | "datagrams";
   /** Default `threading`. */
   readonly serve?: Serving;
   /** Limits and rules; those that are not given have the server's defaults. */
   readonly options?: ListenerOptions;
-  /** A command line to try it with; `{host}` and `{port}` are filled in. */
+  /** A command line to try it with; `{host}` and `{port}`, or `{path}`, are filled in. */
   readonly try?: string;
 }
 
@@ -173,7 +177,10 @@ export interface AppDefinition<Context> {
 export interface Listener<Context = unknown> {
   readonly name: string;
   readonly handler: AnyHandlerClass<Context>;
-  readonly endpoint: Endpoint & { readonly scheme: "tcp" | "udp" };
+  readonly endpoint:
+    | (Endpoint & { readonly scheme: "tcp" | "udp" })
+    | (Endpoint & { readonly scheme: "unix" });
+  readonly carries: "streams" | "datagrams";
   readonly serve: Serving;
   readonly options: ListenerOptions;
   readonly try: string | undefined;
@@ -242,22 +249,30 @@ export const defineApp = <Context = unknown>(definition: AppDefinition<Context>)
     const where = `listen[${i}]`;
     const handler = handlerOf(entry.handler, where);
     const endpoint = endpointOf(entry.address, where);
-    if (endpoint.scheme === "unix")
-      throw wrong(`${where}.address: an app listens on tcp:// or udp://, not on a path`);
     const scheme = endpoint.scheme ?? "tcp";
-    const unfit = scheme === "udp" ? StreamRequestHandler : DatagramRequestHandler;
+    const likely = handler.prototype instanceof DatagramRequestHandler ? "datagrams" : "streams";
+    const carries = scheme === "udp" ? "datagrams" : scheme === "tcp" ? "streams" : (entry.carries ?? likely);
+    if (carries !== "streams" && carries !== "datagrams") {
+      throw wrong(`${where}.carries is "${carries}"; it may be "streams" or "datagrams"`);
+    }
+    if (entry.carries !== undefined && entry.carries !== carries) {
+      throw wrong(`${where}.carries is "${entry.carries}"; ${scheme}:// carries ${carries}`);
+    }
+    const unfit = carries === "datagrams" ? StreamRequestHandler : DatagramRequestHandler;
     if (handler.prototype instanceof unfit) {
-      throw wrong(`${where}: ${entry.handler} extends ${unfit.name}, which cannot serve ${scheme}://`);
+      const served = scheme === "unix" ? `${carries} on a path` : `${scheme}://`;
+      throw wrong(`${where}: ${entry.handler} extends ${unfit.name}, which cannot serve ${served}`);
     }
     const serve = entry.serve ?? "threading";
     if (!SERVINGS.includes(serve)) {
       throw wrong(`${where}.serve is "${serve}"; it may be "serial", "threading" or "forking"`);
     }
-    const options = checkOptions(entry.options ?? {}, `${where}.options`, scheme, serve);
+    const options = checkOptions(entry.options ?? {}, `${where}.options`, scheme, carries, serve);
     return {
       name: entry.handler,
       handler,
-      endpoint: { ...endpoint, scheme },
+      endpoint: { ...endpoint, scheme } as Listener["endpoint"],
+      carries,
       serve,
       options,
       try: entry.try,
@@ -267,7 +282,7 @@ export const defineApp = <Context = unknown>(definition: AppDefinition<Context>)
   for (const [i, { endpoint }] of listeners.entries()) {
     const address = formatAddress(endpoint);
     const before = seen.get(address);
-    if (before !== undefined && endpoint.port !== 0) {
+    if (before !== undefined && (endpoint.scheme === "unix" || endpoint.port !== 0)) {
       throw wrong(`listen[${i}] and listen[${before}] both listen on ${address}`);
     }
     seen.set(address, i);

@@ -206,8 +206,8 @@ const loadHandler = async (
     throw new UsageError(`there is no handler "${name}" in ${path ?? appPath}; it has: ${namesIn(among)}`);
   }
   const served = path === undefined ? (app as App).listeners.filter((at) => at.handler === handler) : [];
-  const onlyUdp = served.length > 0 && served.every(({ endpoint }) => endpoint.scheme === "udp");
-  if (handler.prototype instanceof DatagramRequestHandler || onlyUdp) {
+  const onlyDatagrams = served.length > 0 && served.every(({ carries }) => carries === "datagrams");
+  if (handler.prototype instanceof DatagramRequestHandler || onlyDatagrams) {
     throw new UsageError(`"${name}" handles datagrams, which cannot be dialled; name a handler of streams`);
   }
   return { handler, app };

@@ -17,6 +17,10 @@ import type { StreamSocket } from "../core/socket.ts";
 import { networkError } from "./stream-socket.ts";
 import type { TCPServer } from "./tcp.ts";
 
+/** Where a listener is: `tcp://127.0.0.1:7007`, `unix:/run/name`. */
+export const listenerUrl = (scheme: "tcp" | "udp" | "unix", address: Address | null): string =>
+  `${address?.family === "unix" ? "" : `${scheme}://`}${formatAddress(address)}`;
+
 // ---- Connections as sessions ----
 
 // biome-ignore lint/suspicious/noExplicitAny: a mixin's base must take any arguments (TypeScript handbook, Mixins)
@@ -29,7 +33,7 @@ export const RecordingMixIn = <Base extends TCPServerClass>(Server: Base, plane:
 
     override finishRequest(request: StreamSocket, clientAddress: Address | null): unknown {
       const { id } = this.scope(request);
-      const listener = { handler: this.name, address: `tcp://${formatAddress(this.serverAddress)}` };
+      const listener = { handler: this.name, address: listenerUrl("tcp", this.serverAddress) };
       return plane.accepted(listener, request, async (hooks) => {
         const { signal } = hooks;
         const cancel = (): void => this.cancelRequest(request, signal.reason);

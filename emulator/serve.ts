@@ -1,6 +1,6 @@
 /** Serves an app's listeners on real sockets. */
 
-import { type Address, formatAddress } from "../core/address.ts";
+import type { Endpoint, InternetAddress } from "../core/address.ts";
 import { type App, isApp, type Listener, type Serving as Serves } from "../core/app.ts";
 import { tokenEntries } from "../core/control/auth.ts";
 import { LocalPlane } from "../core/control/local.ts";
@@ -8,7 +8,6 @@ import { listenerInfo } from "../core/control/plane.ts";
 import type { Datagram } from "../core/datagram.ts";
 import { SocketError } from "../core/errors.ts";
 import type { OnEvent } from "../core/events.ts";
-import type { HandlerClass } from "../core/handler.ts";
 import type { BaseServer, ServerInfo, ServerOptions } from "../core/server.ts";
 import type { StreamSocket } from "../core/socket.ts";
 import { TCPConnector } from "./connector.ts";
@@ -16,13 +15,26 @@ import {
   type ControlOptions,
   type ControlServer,
   controlTokens,
+  listenerUrl,
   RecordingMixIn,
   serveControl,
 } from "./control.ts";
-import { appHandlerFrom, ForkingTCPServer, ForkingUDPServer } from "./forking.ts";
+import {
+  appHandlerFrom,
+  ForkingTCPServer,
+  ForkingUDPServer,
+  ForkingUnixDatagramServer,
+  ForkingUnixStreamServer,
+} from "./forking.ts";
 import { FileStorage } from "./storage.ts";
 import { TCPServer, ThreadingTCPServer } from "./tcp.ts";
 import { ThreadingUDPServer, UDPServer } from "./udp.ts";
+import {
+  ThreadingUnixDatagramServer,
+  ThreadingUnixStreamServer,
+  UnixDatagramServer,
+  UnixStreamServer,
+} from "./unix.ts";
 
 const DATA = ".socklet/data";
 
@@ -46,7 +58,7 @@ export interface ServeOptions {
 /** One listener that is up. */
 export interface Serving {
   readonly name: string;
-  /** `tcp://127.0.0.1:7007`. */
+  /** `tcp://127.0.0.1:7007`, `unix:/run/name`. */
   readonly url: string;
   /** How it takes its requests. */
   readonly serve: Serves;
@@ -67,32 +79,42 @@ export interface AppServer extends AsyncDisposable {
   abort(): void;
 }
 
+const SERVERS = {
+  "tcp streams": { serial: TCPServer, threading: ThreadingTCPServer, forking: ForkingTCPServer },
+  "udp datagrams": { serial: UDPServer, threading: ThreadingUDPServer, forking: ForkingUDPServer },
+  "unix streams": {
+    serial: UnixStreamServer,
+    threading: ThreadingUnixStreamServer,
+    forking: ForkingUnixStreamServer,
+  },
+  "unix datagrams": {
+    serial: UnixDatagramServer,
+    threading: ThreadingUnixDatagramServer,
+    forking: ForkingUnixDatagramServer,
+  },
+} as const;
+
+type AnyServer<Context> = BaseServer<StreamSocket, Context> | BaseServer<Datagram, Context>;
+// biome-ignore lint/suspicious/noExplicitAny: which handler and options fit which server `defineApp` has checked
+type AnyServerClass<Context> = new (endpoint: Endpoint, handler: any, options: any) => AnyServer<Context>;
+
 const serverOf = <Context>(
-  { name, handler, endpoint, serve }: Listener<Context>,
+  { name, handler, endpoint, carries, serve }: Listener<Context>,
   options: ServerOptions<Context>,
   plane: LocalPlane | null,
   { module, data = DATA }: ServeOptions,
-): BaseServer<StreamSocket, Context> | BaseServer<Datagram, Context> => {
-  if (serve === "forking") {
-    if (module === undefined) {
-      const said = `the listener "${name}" forks: give serveApp() the app's \`module\`, which its children import`;
-      throw new SocketError("ERR_APP", said);
-    }
-    const forked = appHandlerFrom(module, name, data);
-    const { context: _, ...own } = options; // each child makes its own
-    if (endpoint.scheme === "udp") return new ForkingUDPServer<Context>(endpoint, forked, own);
-    const Server = plane === null ? ForkingTCPServer : RecordingMixIn(ForkingTCPServer, plane);
-    return new Server(endpoint, forked, own) as BaseServer<StreamSocket, Context>;
+): AnyServer<Context> => {
+  const Server = SERVERS[`${endpoint.scheme} ${carries}` as keyof typeof SERVERS][serve];
+  const Recorded = (
+    plane === null || carries === "datagrams" ? Server : RecordingMixIn(Server as typeof TCPServer, plane)
+  ) as AnyServerClass<Context>;
+  if (serve !== "forking") return new Recorded(endpoint, handler, options);
+  if (module === undefined) {
+    const said = `the listener "${name}" forks: give serveApp() the app's \`module\`, which its children import`;
+    throw new SocketError("ERR_APP", said);
   }
-  if (endpoint.scheme === "udp") {
-    const datagrams = handler as HandlerClass<Datagram, Context>;
-    if (serve === "serial") return new UDPServer(endpoint, datagrams, options);
-    return new ThreadingUDPServer(endpoint, datagrams, options);
-  }
-  const streams = handler as HandlerClass<StreamSocket, Context>;
-  const Server = serve === "serial" ? TCPServer<Context> : ThreadingTCPServer<Context>;
-  const Recorded = plane === null ? Server : RecordingMixIn(Server, plane);
-  return new Recorded(endpoint, streams, options);
+  const { context: _, ...own } = options; // each child makes its own
+  return new Recorded(endpoint, appHandlerFrom(module, name, data), own);
 };
 
 /**
@@ -140,11 +162,15 @@ export const serveApp = async <Context>(
   };
   try {
     for (const listener of app.listeners) {
-      const endpoint = {
-        ...listener.endpoint,
-        ...(options.host !== undefined && { hostname: options.host }),
-        ...(options.anyPort && { port: 0 }),
-      };
+      const { scheme } = listener.endpoint;
+      const endpoint =
+        scheme === "unix"
+          ? listener.endpoint
+          : {
+              ...listener.endpoint,
+              ...(options.host !== undefined && { hostname: options.host }),
+              ...(options.anyPort && { port: 0 }),
+            };
       const server = serverOf<Context>(
         { ...listener, endpoint },
         { ...listener.options, name: listener.name, context, onEvent, drainTimeout },
@@ -152,12 +178,17 @@ export const serveApp = async <Context>(
         options,
       );
       servers.push(server);
-      const at = (await server.listen()) as Address & { hostname: string; port: number };
+      await server.listen();
+      const at = server.serverAddress as InternetAddress | { readonly path: string };
+      const filled = "path" in at ? { path: at.path } : { host: at.hostname, port: at.port };
       listeners.push({
         name: listener.name,
         serve: listener.serve,
-        url: `${listener.endpoint.scheme}://${formatAddress(at)}`,
-        try: listener.try?.replaceAll("{host}", at.hostname).replaceAll("{port}", String(at.port)),
+        url: listenerUrl(scheme, server.serverAddress),
+        try: Object.entries(filled).reduce(
+          (command, [word, value]) => command?.replaceAll(`{${word}}`, String(value)),
+          listener.try,
+        ),
         info: () => server.info(),
       });
     }

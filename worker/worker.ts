@@ -59,7 +59,7 @@ const listenerFor = (
   if (dialled.scheme === "unix") return undefined;
   return (
     among.find(({ name }) => name === dialled.hostname) ??
-    among.find(({ endpoint }) => endpoint.port === dialled.port)
+    among.find(({ endpoint }) => endpoint.scheme !== "unix" && endpoint.port === dialled.port)
   );
 };
 

@@ -380,3 +380,160 @@ describe("clients", () => {
     expect(await failed.promise).toMatchObject({ code: "ETIMEDOUT" });
   });
 });
+
+describe("an app's listeners", () => {
+  /** `socklet serve` of the app; gives where each listener is. */
+  const served = async (): Promise<{
+    readonly urls: Readonly<Record<string, string>>;
+    readonly said: () => string;
+    readonly pid: number;
+    readonly folder: string;
+    stop(): Promise<unknown>;
+  }> => {
+    const own = newPath();
+    mkdirSync(own);
+    const root = new URL("../..", import.meta.url);
+    const args = [
+      "--conditions=socklet:source",
+      "emulator/cli.ts",
+      "serve",
+      "test/emulator/fixtures/family-app.ts",
+    ];
+    const child = spawn(process.execPath, [...args, "--no-control", "--verbose"], {
+      cwd: root,
+      env: { ...process.env, FAMILY_FOLDER: own },
+      stdio: ["ignore", "pipe", "pipe"],
+    });
+    const exit = once(child, "exit");
+    onTestFinished(async () => {
+      if (child.exitCode === null && child.signalCode === null) child.kill("SIGKILL");
+      await exit;
+    });
+    let stderr = "";
+    child.stderr.setEncoding("utf8").on("data", (text) => {
+      stderr += text;
+    });
+    let stdout = "";
+    child.stdout.setEncoding("utf8");
+    while (!/nc -U/.test(stdout)) stdout += (await once(child.stdout, "data"))[0];
+    expect(stdout).toContain(`nc -U ${own}/p\n`);
+    return {
+      urls: Object.fromEntries(
+        [...stdout.matchAll(/^(\w+) +((?:tcp|udp|unix):\S+)$/gm)].map(([, ...of]) => of),
+      ),
+      said: () => stderr,
+      pid: child.pid as number,
+      folder: own,
+      stop: () => {
+        child.kill("SIGTERM");
+        return exit;
+      },
+    };
+  };
+
+  const clients: { abort(): void }[] = [];
+  const leave = (): void => {
+    for (const client of clients.splice(0)) client.abort();
+  };
+  const dial = async (url: string | undefined) => {
+    const client = await createConnection(url as string);
+    clients.push(client);
+    return client;
+  };
+  const ask = async (client: Awaited<ReturnType<typeof dial>>, line: string): Promise<string | null> => {
+    await client.sendall(`${line}\n`);
+    return client.rfile.line();
+  };
+  const asked = async (url: string | undefined, line: string) => ask(await dial(url), line);
+  /** How a connection ends that nobody serves; its reset may come before it is open. */
+  const turnedAway = (url: string | undefined) => codeOf(dial(url).then((client) => client.recv()));
+  const text = (bytes: Uint8Array): string => new TextDecoder().decode(bytes);
+
+  test("are of every kind, forking too; their limits and rules hold; a stop leaves no file", async () => {
+    const { urls, said, pid, folder, stop } = await served();
+    onTestFinished(leave);
+    expect(urls.path).toBe(`unix:${folder}/p`);
+    expect(await ask(await dial(urls.path), "hello")).toBe(`HELLO ${pid}`);
+
+    for (const name of ["forkTCP", "forkUnix"] as const) {
+      const [word, child] = ((await ask(await dial(urls[name]), "hello")) ?? "").split(" ");
+      expect([name, word, Number(child) > 0 && Number(child) !== pid]).toEqual([name, "HELLO", true]);
+    }
+    for (const name of ["forkUDP", "forkUnixDatagrams"] as const) {
+      const options = name === "forkUDP" ? {} : { localAddress: `unix:${folder}/own` };
+      await using client = await createDatagramConnection(urls[name] as string, options);
+      await client.send("hello");
+      const [word, child] = text(await client.recv()).split(" ");
+      expect([name, word, Number(child) > 0 && Number(child) !== pid]).toEqual([name, "HELLO", true]);
+    }
+
+    const first = await dial(urls.onePerAddress);
+    expect(await ask(first, "one")).toBe(`ONE ${pid}`);
+    expect(await turnedAway(urls.onePerAddress)).toBe("ECONNRESET");
+    expect(await turnedAway(urls.notMine)).toBe("ECONNRESET");
+    for (const expected of [`X ${pid}`, `X ${pid}`, "ECONNRESET"]) {
+      expect(await asked(urls.rarely, "x").catch((error) => error.code)).toBe(expected);
+    }
+    const busy = await dial(urls.full);
+    expect(await ask(busy, "x")).toBe(`X ${pid}`);
+    expect(await turnedAway(urls.full)).toBe("ECONNRESET");
+    expect(await turnedAway(urls.short)).toBe("ECONNRESET");
+    expect(await codeOf(asked(urls.shortLines, "longer than that"))).toMatch(/ECONNRESET|but null/);
+
+    await using meagre = await createDatagramConnection(urls.meagre as string);
+    await meagre.send("much");
+    await meagre.send("little");
+    expect(text(await meagre.recv())).toBe(`LITTLE ${pid}`); // 400 bytes for 4 were dropped
+    await meagre.send("y".repeat(200));
+    expect(text(await meagre.recv())).toBe(`${"Y".repeat(100)} ${pid}`);
+
+    leave();
+    expect(await stop()).toEqual([0, null]);
+    for (const why of ["address", "access", "rate", "full"]) expect(said()).toContain(`refused (${why})`);
+    expect(said()).toMatch(/"type":"timeout".*"limit":"requestTimeout","timeout":100/);
+    expect(said()).toMatch(/"type":"dropped".*"bytes":400,"reason":"amplification"/);
+    expect(said()).toMatch(/shortLines.*ERR_LIMIT/);
+    for (const name of ["s", "d", "p"]) expect(existsSync(join(folder, name))).toBe(false);
+  }, 60_000);
+});
+
+test.runIf(process.platform === "linux")(
+  "allowReusePort: several servers have one port, by TCP and by UDP, and without it the second fails",
+  async () => {
+    for (const [Server, Handler, scheme] of [
+      [ThreadingTCPServer, Upper, "tcp"],
+      [ThreadingUDPServer, UpperDatagram, "udp"],
+    ] as const) {
+      const make = (port: number, allowReusePort: boolean) => {
+        const server = new (Server as unknown as new (...of: unknown[]) => TCPServer)(
+          `${scheme}://127.0.0.1:${port}`,
+          Handler,
+          { allowReusePort },
+        );
+        onTestFinished(() => server.serverClose());
+        return server;
+      };
+      const first = make(0, true);
+      const { port } = (await first.listen()) as InternetAddress;
+      const second = make(port, true);
+      expect(await second.listen()).toMatchObject({ port });
+      expect(await codeOf(make(port, false).listen())).toBe("EADDRINUSE");
+      for (const server of [first, second]) void server.serveForever();
+      // The kernel chooses by the client's address: of enough clients each has some.
+      const counts = (): number[] => [first, second].map((server) => server.info().served);
+      for (let i = 0; counts().includes(0); i++) {
+        expect(i).toBeLessThan(200);
+        if (scheme === "tcp") {
+          const client = await createConnection(`127.0.0.1:${port}`);
+          await client.sendall("x\n");
+          expect(await client.rfile.line()).toBe("X");
+          await client.close();
+        } else {
+          await using client = await createDatagramConnection(`127.0.0.1:${port}`);
+          await client.send("x");
+          expect(new TextDecoder().decode(await client.recv())).toBe("X");
+        }
+      }
+    }
+  },
+);
