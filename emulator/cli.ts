@@ -20,6 +20,7 @@ import { type ControlClient, controlClient } from "../core/control/client.ts";
 import {
   BOUNDS,
   type Json,
+  type ListenerEvent,
   type ListenerInfo,
   SESSION_STATES,
   type SessionEvent,
@@ -480,14 +481,34 @@ const listenerRow = (info: ListenerInfo): string[] => {
   return [name, address, serve, how, ...counts, processes];
 };
 
-const listListeners = (flags: ControlFlags): Promise<void> =>
+interface ListenersFlags extends ControlFlags {
+  follow?: boolean;
+  after?: number;
+}
+
+const listListeners = ({ follow, after, ...flags }: ListenersFlags): Promise<void> =>
   withControl(flags, undefined, async (_, control) => {
+    if (follow) return printEvents(control.listenerEvents({ after, signal: untilSignal() }), flags);
     const listeners = await control.listeners();
     if (flags.json) return print(JSON.stringify(listeners));
     await print(columns([LISTENERS, ...listeners.map(listenerRow)]));
   });
 
-const eventLine = ({ id, at, type, ...more }: SessionEvent): string => {
+/** Aborts at Ctrl-C. */
+const untilSignal = (): AbortSignal => {
+  const stop = new AbortController();
+  for (const signal of ["SIGINT", "SIGTERM"] as const) process.once(signal, () => stop.abort());
+  return stop.signal;
+};
+
+const printEvents = async (
+  events: AsyncIterable<SessionEvent | ListenerEvent>,
+  { json }: ControlFlags,
+): Promise<void> => {
+  for await (const event of events) await print(json ? JSON.stringify(event) : eventLine(event));
+};
+
+const eventLine = ({ id, at, type, ...more }: SessionEvent | ListenerEvent): string => {
   const detail = Object.entries(more).map(([name, value]) => {
     const message = (value as { message?: unknown } | null)?.message; // of an error, which says its code
     return `${name} ${typeof value === "object" ? (message ?? JSON.stringify(value)) : value}`;
@@ -497,12 +518,8 @@ const eventLine = ({ id, at, type, ...more }: SessionEvent): string => {
 
 const followSession = (id: string, flags: ControlFlags & { after?: number }): Promise<void> =>
   withControl(flags, id, async (control) => {
-    const stop = new AbortController();
-    for (const signal of ["SIGINT", "SIGTERM"] as const) process.once(signal, () => stop.abort());
-    const { after, json } = flags;
-    for await (const event of control.follow(id, { after, signal: stop.signal })) {
-      await print(json ? JSON.stringify(event) : eventLine(event));
-    }
+    const { after } = flags;
+    await printEvents(control.follow(id, { after, signal: untilSignal() }), flags);
   });
 
 interface RunFlags extends ControlFlags {
@@ -648,7 +665,9 @@ sessions
 
 sessions
   .command("listeners")
-  .description("show what listens there, and its counts")
+  .description("show what listens there, and its counts; or what it tells")
+  .option("--follow", "print what its servers tell, until they are closed or Ctrl-C")
+  .option("--after <event>", "only what came after this event's number", count(0, Number.MAX_SAFE_INTEGER))
   .action(withFlags(listListeners));
 
 sessions.command("show").description("show one session").argument("<id>").action(withFlags(showSession));

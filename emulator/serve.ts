@@ -3,11 +3,12 @@
 import type { Endpoint, InternetAddress } from "../core/address.ts";
 import { type App, isApp, type Listener, type Serving as Serves } from "../core/app.ts";
 import { tokenEntries } from "../core/control/auth.ts";
+import { ListenerLog } from "../core/control/listeners.ts";
 import { LocalPlane } from "../core/control/local.ts";
 import { listenerInfo } from "../core/control/plane.ts";
 import type { Datagram } from "../core/datagram.ts";
 import { SocketError } from "../core/errors.ts";
-import type { OnEvent } from "../core/events.ts";
+import type { OnEvent, SockletEvent } from "../core/events.ts";
 import type { BaseServer, ServerInfo, ServerOptions } from "../core/server.ts";
 import type { StreamSocket } from "../core/socket.ts";
 import { TCPConnector } from "./connector.ts";
@@ -131,6 +132,7 @@ export const serveApp = async <Context>(
     throw new SocketError("ERR_APP", "the app listens nowhere: give defineApp() a `listen`");
   const { onEvent, drainTimeout, control } = options;
   const access = control && controlTokens(control);
+  const secrets = access === undefined ? [] : tokenEntries(access.tokens).map(({ token }) => token);
   const context = await app.context({
     name: "node",
     bindings: process.env,
@@ -138,12 +140,21 @@ export const serveApp = async <Context>(
   });
   const servers: (BaseServer<StreamSocket, Context> | BaseServer<Datagram, Context>)[] = [];
   const listeners: Serving[] = [];
+  const told = new ListenerLog(secrets);
+  const tell =
+    access === undefined
+      ? onEvent
+      : (event: SockletEvent): void => {
+          told.tell(event);
+          onEvent?.(event);
+        };
   const plane =
     access === undefined
       ? null
       : new LocalPlane({
           app,
-          secrets: tokenEntries(access.tokens).map(({ token }) => token),
+          secrets,
+          told,
           listeners: () =>
             listeners.map(({ name, url, serve, info }) => listenerInfo(name, url, serve, info())),
           connector: ({ handler, HandlerClass, endpoint, connectTimeout, secureTransport }) =>
@@ -158,6 +169,7 @@ export const serveApp = async <Context>(
   let routes: Awaited<ReturnType<typeof serveControl>> | undefined;
   const close = async (): Promise<void> => {
     await Promise.all([plane?.close(), ...servers.map((server) => server.serverClose())]);
+    told.end();
     await routes?.close(); // last: what drains can be looked at, and ended
   };
   try {
@@ -173,7 +185,7 @@ export const serveApp = async <Context>(
             };
       const server = serverOf<Context>(
         { ...listener, endpoint },
-        { ...listener.options, name: listener.name, context, onEvent, drainTimeout },
+        { ...listener.options, name: listener.name, context, onEvent: tell, drainTimeout },
         plane,
         options,
       );

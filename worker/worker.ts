@@ -5,6 +5,7 @@ import type { Hono } from "hono";
 import { AllowList } from "../core/access.ts";
 import { formatAddress, parseAddress } from "../core/address.ts";
 import { type App, isApp, type Listener } from "../core/app.ts";
+import { ListenerLog } from "../core/control/listeners.ts";
 import { type ControlPlane, type ListenerInfo, listenerInfo } from "../core/control/plane.ts";
 import { controlRoutes } from "../core/control/routes.ts";
 import type { Datagram } from "../core/datagram.ts";
@@ -84,6 +85,11 @@ export const workerFor = <Context>(definition: App<Context>, options: WorkerOpti
   const app = definition as unknown as App; // what its context is concerns its handlers alone
   if (!isApp(app)) throw new SocketError("ERR_APP", "this is not an app: it must come from defineApp()");
   const { onEvent } = options;
+  const told = new ListenerLog();
+  const tell: OnEvent = (event) => {
+    told.tell(event);
+    onEvent?.(event);
+  };
   const allow = new AllowList(app.allow);
   const servers = new Map<Listener, WorkerServer | WorkerDatagramServer>();
   let ready: { readonly context: unknown } | undefined;
@@ -99,7 +105,7 @@ export const workerFor = <Context>(definition: App<Context>, options: WorkerOpti
     if (server === undefined) {
       // Nobody waits in a Worker: what an app says of who waits is for other places.
       const { whenFull: _, ...limits } = listener.options;
-      const settings = { ...limits, name: listener.name, context: ready.context, onEvent };
+      const settings = { ...limits, name: listener.name, context: ready.context, onEvent: tell };
       server =
         listener.endpoint.scheme === "udp"
           ? new WorkerDatagramServer(listener.handler as HandlerClass<Datagram>, settings)
@@ -118,7 +124,7 @@ export const workerFor = <Context>(definition: App<Context>, options: WorkerOpti
     });
 
   const plane = (env: unknown): ControlPlane =>
-    new WorkerPlane({ app, allow, env: env as SockletBindings, listeners });
+    new WorkerPlane({ app, allow, env: env as SockletBindings, listeners, told });
 
   const routes = controlRoutes((env: SockletBindings) => ({
     plane: plane(env),
@@ -148,7 +154,7 @@ export const workerFor = <Context>(definition: App<Context>, options: WorkerOpti
       const listener = listenerFor(app, localAddress, udp ? "udp" : "tcp");
       if (listener === undefined) {
         socket.closed.catch(() => {});
-        onEvent?.({ type: "refused", server: "worker", address: null, reason: "no listener" });
+        tell({ type: "refused", server: "worker", address: null, reason: "no listener" });
         if (!udp) await socket.close(); // a flow of datagrams ends when this returns
         return;
       }

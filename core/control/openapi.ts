@@ -50,6 +50,42 @@ const listening = {
   bytesWritten: 1440,
   children: { idle: 1, busy: 1, starting: 0, restarted: 0 },
 };
+const toldMore = {
+  request: { ...count, description: "The request's number at its server" },
+  address: nullable("string"),
+  duration: { type: "number", description: "ms" },
+  bytesRead: count,
+  bytesWritten: count,
+  bytes: count,
+  failed: { type: ["boolean", "integer"], description: "Whether a request has; of `closed`: how many have" },
+  running: count,
+  waiting: count,
+  served: count,
+  refused: count,
+  reason: string,
+  how: string,
+  limit: string,
+  timeout: { type: "number", description: "ms" },
+  detail: { description: "What the handler said" },
+  error: ref("Error"),
+  pid: nullable("integer"),
+  code: nullable("integer"),
+  signal: nullable("string"),
+  requests: list(object({ request: count, address: nullable("string") })),
+  delay: nullable("number", { description: "ms" }),
+};
+const toldEnd = {
+  id: 7,
+  at: "2026-11-23T06:00:00.004Z",
+  type: "end",
+  server: "echo",
+  request: 3,
+  address: "127.0.0.1:41714",
+  duration: 1.25,
+  bytesRead: 6,
+  bytesWritten: 6,
+  failed: false,
+};
 const ended = { ...running, state: "ended", endedAt: "2026-11-23T06:00:00.012Z", result: "PONG" };
 const opened = { id: 2, at: "2026-11-23T06:00:00.004Z", type: "open", peer: "127.0.0.1:6379" };
 const problem = {
@@ -155,6 +191,25 @@ export const openApi = {
           listeners: [listening],
         }),
       }),
+    },
+    "/v1/listeners/events": {
+      get: operation(
+        "What their servers told, as far as it is kept, and then what they tell, until they are closed",
+        "read",
+        {
+          200: {
+            description: "Server-sent events: `id`, `event` (the type) and `data` (a ListenerEvent)",
+            content: { "text/event-stream": { schema: ref("ListenerEvent"), example: toldEnd } },
+          },
+        },
+        [422],
+        {
+          parameters: [
+            parameter("after", "query", count, "Only events with a greater id"),
+            parameter("Last-Event-ID", "header", count, "As `after`, and stronger"),
+          ],
+        },
+      ),
     },
     "/v1/sessions": {
       get: operation(
@@ -282,6 +337,19 @@ export const openApi = {
           description: "The child processes of a listener that forks",
         },
       }),
+      ListenerEvent: {
+        ...object(
+          {
+            id: { type: "integer", minimum: 1 },
+            at: { ...string, format: "date-time" },
+            type: string,
+            server: { ...string, description: "The handler's name" },
+            ...toldMore,
+          },
+          Object.keys(toldMore),
+        ),
+        description: "What a server tells: its `type` says which of the rest there are",
+      },
       Start: {
         ...object(
           {

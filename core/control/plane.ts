@@ -19,6 +19,7 @@ import { type Endpoint, formatAddress } from "../address.ts";
 import type { AnyHandlerClass, App, Serving } from "../app.ts";
 import { dialable, type SecureTransport } from "../connector.ts";
 import { SocketError, type SocketErrorCode } from "../errors.ts";
+import type { SockletEvent } from "../events.ts";
 import { DatagramRequestHandler, type HandlerClass } from "../handler.ts";
 import type { ServerInfo, ServerState, Suspension } from "../server.ts";
 import type { StreamSocket } from "../socket.ts";
@@ -191,6 +192,20 @@ export const listenerInfo = (
   return { name, address, serve, state, suspended, ...counts, children };
 };
 
+/**
+ * One thing that a server told (`SockletEvent`), as the routes show it: addresses as text, errors as their code and
+ * message, and the request's number as `request`. Ids are 1, 2, …; where one is missing, it was dropped from a full log.
+ */
+export interface ListenerEvent {
+  readonly id: number;
+  /** ISO 8601, UTC. */
+  readonly at: string;
+  readonly type: SockletEvent["type"];
+  /** The server's name, which is its handler's. */
+  readonly server: string;
+  readonly [more: string]: Json;
+}
+
 /** What anyone may know without a token: counts, and nothing that tells of a peer. */
 export interface Health {
   readonly listeners: number;
@@ -208,6 +223,11 @@ export interface ControlPlane {
   /** Why no session can be started now, one text a reason, without secrets; empty where all is well. */
   ready(): MaybePromise<readonly string[]>;
   listeners(): MaybePromise<readonly ListenerInfo[]>;
+  /**
+   * What the listeners' servers told, with ids above `after`: those that are kept, then those to come. Ends when they
+   * are closed or `signal` aborts; in a Worker with those that this isolate has kept.
+   */
+  listenerEvents(after: number, signal: AbortSignal): MaybePromise<AsyncIterable<ListenerEvent>>;
   /**
    * Starts a session, and gives its record once that is kept: any `get` from now on finds it. Does not wait for
    * the connection: a dial that fails is a session that failed.

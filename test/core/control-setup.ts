@@ -4,6 +4,7 @@ import type { Hono } from "hono";
 import { type App, defineApp } from "../../core/app.ts";
 import {
   controlRoutes,
+  ListenerLog,
   LocalPlane,
   type LocalPlaneOptions,
   listenerInfo,
@@ -134,12 +135,15 @@ export class MemoryPlace {
   /** Stands at 10.0.0.2:7; `clients` are its ends of the connections. */
   readonly clients: StreamSocket[] = [];
   readonly plane: LocalPlane;
+  /** What its listener tells. */
+  readonly told = new ListenerLog([TOKEN]);
 
   constructor(options: Partial<LocalPlaneOptions> = {}) {
     void this.echo.serveForever();
     this.plane = new LocalPlane({
       app,
       listeners: () => [ECHO],
+      told: this.told,
       connector: (target) => new MemoryConnector(this, target),
       ...options,
     });

@@ -56,4 +56,18 @@ test("limits and rules hold; /v1/listeners shows who was refused", async () => {
   expect(of("denied")).toMatchObject({ refused: 1, served: 0 });
   expect(of("short")).toMatchObject({ refused: 0, failed: 2 });
   expect(of("path")).toMatchObject({ address: "unix:/run/nowhere", state: "new", children: null });
+
+  const told: string[] = [];
+  for await (const { type, server, reason } of control.listenerEvents())
+    told.push(`${server} ${reason ?? type}`);
+  expect(told).toEqual(
+    expect.arrayContaining([
+      "one begin",
+      "one full",
+      "one end",
+      "denied access",
+      "short timeout",
+      "short error",
+    ]),
+  );
 });
