@@ -173,6 +173,8 @@ export interface TlsOptions {
 export interface StreamOptions extends StreamLimits {
   /** How long one read or write waits for the peer; `null` for ever. Default 300 000: RFC 5321's five minutes; what is silent longer is most often gone. */
   readonly timeout: number | null;
+  /** The same for a write alone; `undefined`: as `timeout`. `settimeout()` sets both. Default `undefined`: one limit is what most mean. */
+  readonly writeTimeout: number | null | undefined;
   /** How long `close()` tries to send what was written before it aborts. Default 5 000. */
   readonly closeTimeout: number;
   /** How long `startTls()` may take. Default 10 000. */
@@ -183,6 +185,7 @@ export interface StreamOptions extends StreamLimits {
 export const STREAM_OPTIONS: StreamOptions = {
   ...STREAM_LIMITS,
   timeout: 300_000,
+  writeTimeout: undefined,
   closeTimeout: 5_000,
   handshakeTimeout: 10_000,
 };
@@ -202,6 +205,7 @@ export const settleStream = (options: Partial<StreamOptions> = {}): StreamOption
   }
   const whole: StreamOptions = { ...STREAM_OPTIONS, ...Object.fromEntries(given) };
   checkTime("timeout", whole.timeout, 1, true);
+  checkTime("writeTimeout", whole.writeTimeout ?? null, 1, true);
   checkTime("closeTimeout", whole.closeTimeout);
   checkTime("handshakeTimeout", whole.handshakeTimeout);
   checkCount("maxLine", whole.maxLine, 1);
@@ -357,7 +361,8 @@ export class StreamSocket extends BaseSocket implements AsyncDisposable {
     const rfile = new StreamReader(feed, settled);
     feed.wfile = wfile;
     feed.rfile = rfile;
-    rfile.timeout = wfile.timeout = settled.timeout;
+    rfile.timeout = settled.timeout;
+    wfile.timeout = settled.writeTimeout === undefined ? settled.timeout : settled.writeTimeout;
     this.wfile = wfile;
     this.rfile = rfile;
     if (transport === null) {

@@ -44,7 +44,7 @@ import {
 } from "../core/constants.ts";
 import { type DatagramSink, DatagramSocket, type DatagramTransport } from "../core/datagram.ts";
 import { SocketError, type SocketErrorCode } from "../core/errors.ts";
-import { checkCount } from "../core/options.ts";
+import { checkCount, checkTime } from "../core/options.ts";
 import type { KernelSocket, StreamTransport } from "../core/socket.ts";
 import { type Data, DONE, pulled } from "../core/stream.ts";
 import { dirname, fs, join, lazy } from "./builtin.ts";
@@ -1033,4 +1033,57 @@ export const hasDualstackIpv6 = async (): Promise<boolean> => {
   } catch {
     return false;
   }
+};
+
+// ---- A client of datagrams ----
+
+/** Options of `createDatagramConnection()`. */
+export interface DatagramConnectionOptions {
+  /** How long one `recv()` waits, in milliseconds; `null` for ever. Default 5 000: a datagram that is lost has no answer, as dig's `+time`. */
+  readonly timeout?: number | null;
+  /** What to bind. Default: what the system chooses; for a path nothing, so that the server cannot answer. */
+  readonly localAddress?: AddressLike;
+}
+
+/**
+ * A datagram socket whose peer is `address`: `udp://host:port` (or `host:port`), or a path. It sends to that peer and
+ * hears no other; the twin of `createConnection()`.
+ *
+ *     await using client = await createDatagramConnection("udp://127.0.0.1:7007");
+ *     await client.send("hello");
+ *     await client.recv(); // rejects with ETIMEDOUT where nothing comes
+ *
+ * Nothing is sent, so nobody need be there. Rejects with `ERR_NAME`; for a path with `ENOENT`, `ECONNREFUSED`, and
+ * without the package `koffi` with `ERR_UNSUPPORTED`; as `bind()` for `localAddress`.
+ */
+export const createDatagramConnection = async (
+  address: AddressLike,
+  { timeout = 5_000, localAddress }: DatagramConnectionOptions = {},
+): Promise<DatagramSocket> => {
+  const endpoint = parseAddress(address);
+  const said = formatAddress(endpoint);
+  if (endpoint.scheme === "tcp") throw new TypeError(`${said} is for createConnection()`);
+  if (endpoint.scheme !== "unix" && (endpoint.port === 0 || endpoint.hostname === "")) {
+    throw new RangeError(`${said} is no peer: it names no host, or port 0`);
+  }
+  checkTime("timeout", timeout, 1, true);
+  let family: number = AF_UNIX;
+  let peer = endpoint;
+  if (endpoint.scheme !== "unix") {
+    const found = await lazy.dns.promises.lookup(endpoint.hostname).catch((error) => {
+      throw networkError(error, said);
+    });
+    family = found.family === 6 ? AF_INET6 : AF_INET;
+    peer = { ...endpoint, hostname: found.address };
+  }
+  const made = socket(family, SOCK_DGRAM);
+  try {
+    if (localAddress !== undefined) await made.bind(localAddress);
+    await made.connect(peer);
+  } catch (error) {
+    await made.close();
+    throw error;
+  }
+  made.settimeout(timeout);
+  return made;
 };
