@@ -45,7 +45,7 @@ const WINDOW = 8 * 1024; // bytes decoded at once for lines; also what one short
 const GATHER_MARK = 16 * 1024; // bytes gathered before they leave at once
 const UNATTENDED = 1024 * 1024; // bytes of output that may wait while a handler reads on; far more than two ends greet each other with
 const SLAB = 8 * 1024; // bytes of memory that the writers of small pieces share: to take some for each costs more than its copy
-const SHARE = 512; // bytes of it that one takes at once
+const SHARE = 256; // bytes of it that one takes at once
 const SHORT_TEXT = 256; // characters; longer text is encoded when it is written, shorter is joined first
 
 const EMPTY = new Uint8Array(0);
@@ -345,8 +345,7 @@ export class StreamReader {
   tryLine(): string | null | undefined {
     if (this.#waiter !== null) throw busy();
     if (this.#source.blocked && this.#failure === null) return undefined;
-    const line = this.#tryLine();
-    return line === undefined && this.atEnd ? null : line; // after shutdown(SHUT_RD) what is not here now is the end
+    return this.#tryLine();
   }
 
   /** The lines to the end, as `line()` gives them: `for await (const line of rfile.lines())`. Leaving the loop closes nothing. */
@@ -895,6 +894,7 @@ export class StreamWriter {
   #text = "";
   #gathered = 0; // bytes in both
   #deferred = false;
+  #endOfTurn: (() => void) | undefined;
   #room: PromiseWithResolvers<void> | null = null; // kept when the target has room again
   #promised: Promise<void> | undefined; // the target's own promise of it
   #waiting = 0; // bytes written since it had none
@@ -945,6 +945,10 @@ export class StreamWriter {
       this.#push();
     } else if (!this.#deferred && this.#gathered > 0) {
       this.#deferred = true;
+      this.#endOfTurn ??= () => {
+        this.#deferred = false;
+        this.start();
+      };
       this.#target.defer(this.#endOfTurn);
     }
     return size;
@@ -1080,11 +1084,6 @@ export class StreamWriter {
     }
     return bytes.length;
   }
-
-  readonly #endOfTurn = (): void => {
-    this.#deferred = false;
-    this.start();
-  };
 
   /** Makes room for `size` more bytes behind those gathered. */
   #reserve(size: number): void {
