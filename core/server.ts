@@ -152,6 +152,7 @@ export abstract class BaseEndpoint<Request, Context = unknown> implements Handle
   drainTimeout: number;
 
   readonly #running = new Map<Request, Running>();
+  readonly #teller = (event: SockletEvent): void => this.tell(event); // one for all requests
   #begun = 0;
   #served = 0;
   #failed = 0;
@@ -283,7 +284,7 @@ export abstract class BaseEndpoint<Request, Context = unknown> implements Handle
   }
 
   protected begin(request: Request, address: Address | null, params?: unknown): Running {
-    const running = new Running(++this.#begun, address, params, this.name, (event) => this.tell(event));
+    const running = new Running(++this.#begun, address, params, this.name, this.#teller);
     this.#running.set(request, running);
     if (this.watches("begin")) this.tell({ type: "begin", server: this.name, id: running.id, address });
     return running;

@@ -3,18 +3,15 @@
  * between them and their parent. `forking.ts` has the servers, and the reasons; `forking-child.ts` is what a child runs.
  */
 
-import { type ChildProcess, fork, spawn } from "node:child_process";
-import { once } from "node:events";
-import { existsSync } from "node:fs";
+import type { ChildProcess } from "node:child_process";
 import type net from "node:net";
-import { availableParallelism } from "node:os";
 import type { Writable } from "node:stream";
-import { fileURLToPath } from "node:url";
 import type { Address, UnixAddress } from "../core/address.ts";
 import { SocketError } from "../core/errors.ts";
 import type { ForkingEvent } from "../core/events.ts";
 import type { StreamOptions } from "../core/socket.ts";
 import { DONE } from "../core/stream.ts";
+import { fileURLToPath, fs, lazy, once } from "./builtin.ts";
 import type { Forking, ForkingInfo } from "./forking.ts";
 
 const PATIENCE = 20; // ms that a request waits for a child to be free before another is started, which takes longer
@@ -220,7 +217,7 @@ class Sentinel {
 
   #start(): ChildProcess {
     const started = performance.now();
-    const sentinel = spawn(process.execPath, ["-e", Sentinel.#PROGRAM], {
+    const sentinel = lazy.childProcess.spawn(process.execPath, ["-e", Sentinel.#PROGRAM], {
       detached: true, // a terminal's Ctrl-C ends it no earlier than its parent
       stdio: ["pipe", "ignore", "ignore"],
       env: Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith("NODE_"))),
@@ -272,6 +269,8 @@ export interface Job {
 
 class Child {
   readonly process: ChildProcess;
+  /** The handler that it has. */
+  readonly source: HandlerSource;
   /** `restarted` after this delay in ms, or `null`. */
   readonly delay: number | null;
   readonly ready = Promise.withResolvers<void>();
@@ -286,8 +285,9 @@ class Child {
   why: SocketError | null = null;
   timer: ReturnType<typeof setTimeout> | undefined;
 
-  constructor(process: ChildProcess, delay: number | null) {
+  constructor(process: ChildProcess, source: HandlerSource, delay: number | null) {
     this.process = process;
+    this.source = source;
     this.delay = delay;
     this.ready.promise.catch(() => {}); // only the first is waited for
   }
@@ -312,7 +312,7 @@ export interface ForkedServer extends Forking {
 /** Starts children, gives them work, watches them, and replaces those that are lost. */
 export class Children {
   readonly #server: ForkedServer;
-  readonly #source: HandlerSource;
+  #source: HandlerSource;
   readonly #stream: Partial<StreamOptions> | undefined;
   readonly #tell: (event: ForkingEvent) => void;
   readonly #all = new Set<Child>();
@@ -348,7 +348,7 @@ export class Children {
 
   /** Starts the first. Rejects with `ERR_HANDLER` where it cannot import its handler. */
   async open(): Promise<void> {
-    if (!existsSync(PROGRAM)) {
+    if (!fs.existsSync(PROGRAM)) {
       const said = `there is no ${PROGRAM}: a forking server cannot be bundled; leave the package "socklet" outside`;
       throw new SocketError("ERR_UNSUPPORTED", said);
     }
@@ -395,6 +395,13 @@ export class Children {
     }
   }
 
+  /** Has children with this handler from now on; those that have the former end when their request is over. */
+  replace(source: HandlerSource): void {
+    this.#source = { ...source }; // also where it is the same: its module may have changed
+    for (const child of [...this.#idle]) this.#end(child);
+    this.#grow();
+  }
+
   /** Ends the children; `leave` those that have a request until it is over. Resolves when all are gone. */
   close(leave: boolean): Promise<void> {
     this.#closed = true;
@@ -423,7 +430,7 @@ export class Children {
   #grow(): void {
     let { alive, starting } = this.#count();
     if (this.#owed > 0 || !this.#up) return;
-    const wanted = Math.min(this.#waiting.length, availableParallelism());
+    const wanted = Math.min(this.#waiting.length, lazy.os.availableParallelism());
     for (; starting < wanted && alive < this.#server.maxChildren; starting++, alive++) this.#start(null);
     if (alive === 0 && !this.#closed) this.#start(null); // so that the next request need not wait
   }
@@ -432,12 +439,13 @@ export class Children {
     const { name: server, context, execArgv, daemonThreads } = this.#server;
     const source = this.#source;
     const child = new Child(
-      fork(PROGRAM, [], {
+      lazy.childProcess.fork(PROGRAM, [], {
         execArgv: [...inherited(), ...execArgv],
         env: environment(),
         serialization: "advanced", // bytes are bytes
         stdio: ["ignore", "inherit", "inherit", "ipc"],
       }),
+      source,
       delay,
     );
     this.#all.add(child);
@@ -579,7 +587,8 @@ export class Children {
   #free(child: Child): void {
     clearTimeout(child.timer);
     const { requestsPerChild, childIdleTimeout } = this.#server;
-    const spent = requestsPerChild !== null && child.served >= requestsPerChild;
+    const spent =
+      child.source !== this.#source || (requestsPerChild !== null && child.served >= requestsPerChild);
     const next = spent ? undefined : this.#waiting.shift();
     if (next !== undefined) {
       this.#give(child, next);
@@ -614,7 +623,7 @@ export class Children {
         break;
       }
       case "unfit": {
-        const { name, module } = this.#source;
+        const { name, module } = child.source;
         child.why = wrapped(`a child cannot serve with ${name} of ${module}`, report.error);
         break;
       }

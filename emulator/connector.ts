@@ -1,6 +1,6 @@
 /** Dialling out from Node: `createConnection`, and `TCPConnector`, the dialling twin of `TCPServer`. */
 
-import net from "node:net";
+import type net from "node:net";
 import { type AddressLike, type Endpoint, formatAddress } from "../core/address.ts";
 import {
   type ConnectOptions,
@@ -8,10 +8,13 @@ import {
   dialable,
   openWithin,
   StreamConnector,
+  type StreamConnectorOptions,
 } from "../core/connector.ts";
 import { SocketError } from "../core/errors.ts";
+import type { HandlerClass } from "../core/handler.ts";
 import { StreamSocket, type StreamTransport, settleStream } from "../core/socket.ts";
 import { withDeadline } from "../core/stream.ts";
+import { unconnected } from "./intake.ts";
 import { networkError, nodeTransport, type Origin } from "./stream-socket.ts";
 
 /** A socket to dial with, where it is not a new one. */
@@ -26,7 +29,7 @@ export interface Dialling extends Omit<Origin, "dialled" | "remote"> {
 export const dial = (
   endpoint: Endpoint,
   options: ConnectOptions,
-  { socket = new net.Socket({ allowHalfOpen: true, noDelay: true }), version, ...origin }: Dialling = {},
+  { socket = unconnected({ allowHalfOpen: true, noDelay: true }), version, ...origin }: Dialling = {},
 ): Promise<StreamTransport> => {
   const said = formatAddress(endpoint);
   socket.pause(); // nothing is read before somebody asks
@@ -82,5 +85,19 @@ export const createConnection = async (
 export class TCPConnector<Context = unknown> extends StreamConnector<Context> {
   protected override createConnection(endpoint: Endpoint, options: ConnectOptions): Promise<StreamSocket> {
     return createConnection(endpoint, options);
+  }
+}
+
+/** `TCPConnector` for a path, `"unix:/run/echo"` or `{ path }`: the dialling twin of `UnixStreamServer`. Any other address is a `TypeError`. */
+export class UnixStreamConnector<Context = unknown> extends TCPConnector<Context> {
+  constructor(
+    address: AddressLike,
+    RequestHandlerClass: HandlerClass<StreamSocket, Context>,
+    options: Omit<StreamConnectorOptions<Context>, "secureTransport" | "tls"> = {},
+  ) {
+    super(address, RequestHandlerClass, options);
+    if (this.endpoint.scheme === "unix") return;
+    const said = formatAddress(this.endpoint);
+    throw new TypeError(`a UnixStreamConnector dials a path, unix:/run/name; ${said} is for a TCPConnector`);
   }
 }

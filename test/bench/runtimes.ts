@@ -48,6 +48,7 @@ export function buildLoad(): void {
 export function buildPackage(): void {
   const tsc = join(root, "node_modules/typescript/bin/tsc");
   say(process.execPath, tsc, "-b", ...["core", "emulator", "worker"].map((part) => join(root, part)));
+  say(process.execPath, join(root, "build.ts"));
 }
 
 const python = (): string => say("python3", "-c", "import sys; print(sys.executable)"); // not the shim of a version manager

@@ -266,7 +266,7 @@ export const places = {
     ends: "`ThreadingUnixStreamServer` and `ThreadingUnixDatagramServer` on a path; `createConnection`, `TCPConnector` and `socket()` dial",
     file: IN_NODE,
     streams: works(),
-    datagrams: works("with the package `node-unix-socket`"),
+    datagrams: works("with the package `koffi`, or `node-unix-socket`"),
   },
   "node-udp": {
     name: "Node UDP",
