@@ -206,7 +206,7 @@ describe("koffi", () => {
     const { said } = await child(source, { cwd: folder, from: "./emulator/socket.ts" }).ended;
     expect(said.split("\n")).toEqual([
       "without",
-      "ERR_UNSUPPORTED: the option 2 at level 0 needs the package koffi: npm install koffi",
+      "ERR_UNSUPPORTED: IP_TTL (2) at SOL_IP (0) needs the package koffi: npm install koffi",
       "ERR_UNSUPPORTED: a descriptor before bind() and connect() needs the package koffi: npm install koffi",
       "ERR_UNSUPPORTED: a Unix datagram socket needs the package koffi: npm install koffi (node-unix-socket serves UnixDatagramServer alone)",
       "",
