@@ -10,6 +10,7 @@ import tls from "node:tls";
 import type { Address } from "../core/address.ts";
 import { AF_INET, AF_INET6, AF_UNIX, SOCK_STREAM } from "../core/constants.ts";
 import { SocketError } from "../core/errors.ts";
+import { nameErrno } from "../core/names.ts";
 import {
   type Capabilities,
   type KernelSocket,
@@ -20,6 +21,7 @@ import {
   type TlsOptions,
 } from "../core/socket.ts";
 import type { Data } from "../core/stream.ts";
+import { nameFailure } from "./names.ts";
 import { drained, Kernel, PlainStreamOptions, socketHolder, type UnixNames } from "./native.ts";
 
 const FULL = 64 * 1024; // bytes that wait in Node before a writer must wait: the socket's own high-water mark
@@ -258,6 +260,7 @@ export const networkError = (error: unknown, address: string): SocketError => {
     return new SocketError("ERR_NAME", `the name in ${address} could not be resolved (${code})`, {
       address,
       cause: error,
+      errno: nameErrno(nameFailure(first)),
     });
   }
   if (code === "EAGAIN") {

@@ -712,6 +712,23 @@ s.recv(1)
   });
 
   describe("UDP", () => {
+    test("a socket that nothing can reach is no reason for a process to live; one that is bound is", async () => {
+      const source = `
+        const fresh = socket(AF_INET, 2);
+        process.once("beforeExit", async () => {
+          print("nothing to wait for");
+          await fresh.bind("127.0.0.1:0");
+          const other = socket(AF_INET, 2);
+          fresh.recv().then(async () => { print("heard"); await fresh.close(); await other.close(); });
+          setTimeout(() => other.sendto("x", fresh.getsockname()), 20).unref();
+        });`;
+      expect(await child(source, { native }).ended).toEqual({
+        status: 0,
+        said: "nothing to wait for\nheard\n",
+        errors: "",
+      });
+    });
+
     test.each([
       ["IPv4", AF_INET],
       ["IPv6", AF_INET6],
