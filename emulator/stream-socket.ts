@@ -9,6 +9,7 @@ import net from "node:net";
 import type { Address } from "../core/address.ts";
 import { AF_INET, AF_INET6, AF_UNIX, SOCK_STREAM } from "../core/constants.ts";
 import { SocketError } from "../core/errors.ts";
+import { nameErrno } from "../core/names.ts";
 import {
   type Capabilities,
   type KernelSocket,
@@ -21,6 +22,7 @@ import {
 import type { Data, Lender } from "../core/stream.ts";
 import { lazy } from "./builtin.ts";
 import { IntakeSocket, type Taker } from "./intake.ts";
+import { nameFailure } from "./names.ts";
 import { drained, Kernel, PlainStreamOptions, socketHolder, type UnixNames } from "./native.ts";
 
 const FULL = 64 * 1024; // bytes that wait in Node before a writer must wait: the socket's own high-water mark
@@ -293,6 +295,7 @@ export const networkError = (error: unknown, address: string): SocketError => {
     return new SocketError("ERR_NAME", `the name in ${address} could not be resolved (${code})`, {
       address,
       cause: error,
+      errno: nameErrno(nameFailure(first)),
     });
   }
   if (code === "EAGAIN") {
