@@ -3,7 +3,7 @@
  * alone exports one as `app`; the emulator serves it, the Worker deploys it, a test runs it in memory.
  */
 
-import { AllowList } from "./access.ts";
+import { AllowList, ReplyBudget } from "./access.ts";
 import { type AddressLike, type Endpoint, formatAddress, parseAddress } from "./address.ts";
 import { dialable, SECURE_TRANSPORTS, type SecureTransport } from "./connector.ts";
 import type { Datagram } from "./datagram.ts";
@@ -14,7 +14,15 @@ import {
   type HandlerClass,
   StreamRequestHandler,
 } from "./handler.ts";
-import type { StreamSocket } from "./socket.ts";
+import {
+  checkCount,
+  type DatagramOptions,
+  type ForkingOptions,
+  type ListenOptions,
+  settleForking,
+} from "./options.ts";
+import { BaseServer, type ServerOptions } from "./server.ts";
+import { type StreamOptions, type StreamSocket, settleStream } from "./socket.ts";
 import type { BlobStorage } from "./storage.ts";
 import type { MaybePromise } from "./stream.ts";
 
@@ -40,15 +48,106 @@ export type Serving = "serial" | "threading" | "forking";
 
 const SERVINGS: readonly Serving[] = ["serial", "threading", "forking"];
 
+/**
+ * Limits and rules of one listener: those of the server that serves it, by the same names and with the same
+ * defaults. In a Worker `access`, `rate`, `maxRequests`, `maxRequestsPerAddress`, the times and `stream` hold, for
+ * each isolate by itself; nobody waits there, so that `requestQueueSize` and `whenFull` have no meaning.
+ */
+export interface ListenerOptions
+  extends Pick<
+      ServerOptions<unknown>,
+      | "requestQueueSize"
+      | "maxRequests"
+      | "whenFull"
+      | "maxRequestsPerAddress"
+      | "access"
+      | "rate"
+      | "requestTimeout"
+      | "idleTimeout"
+    >,
+    ListenOptions,
+    DatagramOptions,
+    ForkingOptions {
+  /** Limits and times of each connection. */
+  readonly stream?: Partial<StreamOptions>;
+}
+
+const OPTIONS: Readonly<Record<string, readonly (keyof ListenerOptions)[]>> = {
+  every: [
+    "requestQueueSize",
+    "maxRequests",
+    "whenFull",
+    "maxRequestsPerAddress",
+    "rate",
+    "requestTimeout",
+    "idleTimeout",
+  ],
+  ports: ["access", "ipv6Only", "allowReusePort"], // not of a path
+  streams: ["stream"],
+  datagrams: ["maxPacketSize"],
+  udp: ["amplification"],
+  forking: [
+    "maxChildren",
+    "blockTimeout",
+    "childIdleTimeout",
+    "requestsPerChild",
+    "restartDelay",
+    "maxRestartDelay",
+    "execArgv",
+  ],
+};
+
+/** A server that is made to have its options checked. */
+class Checked extends BaseServer<unknown> {
+  override get serverAddress(): null {
+    return null;
+  }
+}
+
+/** `options`, where a listener of this kind has them and they can be. Throws `ERR_APP`. */
+const checkOptions = (
+  options: ListenerOptions,
+  where: string,
+  scheme: "tcp" | "udp" | "unix",
+  carries: "streams" | "datagrams",
+  serve: Serving,
+): ListenerOptions => {
+  if (typeof options !== "object" || options === null) {
+    throw wrong(`${where} must be an object of options, such as { maxRequests: 100 }`);
+  }
+  const known = ["every", scheme === "unix" ? "" : "ports", scheme, carries, serve].flatMap(
+    (kind) => OPTIONS[kind] ?? [],
+  );
+  for (const name of Object.keys(options)) {
+    if ((known as string[]).includes(name)) continue;
+    const kind = `a ${serve} ${scheme === "unix" ? `listener of ${carries} on a path` : `${scheme}:// listener`}`;
+    throw wrong(`${where}.${name} is no option of ${kind}; it has ${known.join(", ")}`);
+  }
+  try {
+    new Checked(BaseRequestHandler as never, options);
+    settleStream(options.stream);
+    settleForking(options);
+    checkCount("maxPacketSize", options.maxPacketSize ?? 0, 0);
+    if (options.amplification != null) new ReplyBudget(options.amplification);
+  } catch (error) {
+    throw wrong(`${where}: ${(error as Error).message}`, error);
+  }
+  return Object.freeze({ ...options });
+};
+
 /** One place where an app listens. */
 export interface ListenEntry {
   /** A name from `handlers`. */
   readonly handler: string;
-  /** `tcp://host:port` or `udp://host:port`; without a scheme, TCP. */
+  /** `tcp://host:port`, `udp://host:port`, or a path, `unix:/run/name`, which a Worker has not; without a scheme, TCP. */
   readonly address: AddressLike;
+  /** What comes to a path. Default: `"datagrams"` where the handler extends `DatagramRequestHandler`, else `"streams"`. */
+  readonly carries?: "streams" | "datagrams";
   /** Default `threading`. */
   readonly serve?: Serving;
-  /** A command line to try it with; `{host}` and `{port}` are filled in. */
+  /** Limits and rules; those that are not given have the server's defaults. */
+  readonly options?: ListenerOptions;
+  /** A command line to try it with; `{host}` and `{port}`, or `{path}`, are filled in. */
   readonly try?: string;
 }
 
@@ -78,8 +177,12 @@ export interface AppDefinition<Context> {
 export interface Listener<Context = unknown> {
   readonly name: string;
   readonly handler: AnyHandlerClass<Context>;
-  readonly endpoint: Endpoint & { readonly scheme: "tcp" | "udp" };
+  readonly endpoint:
+    | (Endpoint & { readonly scheme: "tcp" | "udp" })
+    | (Endpoint & { readonly scheme: "unix" });
+  readonly carries: "streams" | "datagrams";
   readonly serve: Serving;
+  readonly options: ListenerOptions;
   readonly try: string | undefined;
 }
 
@@ -146,24 +249,40 @@ export const defineApp = <Context = unknown>(definition: AppDefinition<Context>)
     const where = `listen[${i}]`;
     const handler = handlerOf(entry.handler, where);
     const endpoint = endpointOf(entry.address, where);
-    if (endpoint.scheme === "unix")
-      throw wrong(`${where}.address: an app listens on tcp:// or udp://, not on a path`);
     const scheme = endpoint.scheme ?? "tcp";
-    const unfit = scheme === "udp" ? StreamRequestHandler : DatagramRequestHandler;
+    const likely = handler.prototype instanceof DatagramRequestHandler ? "datagrams" : "streams";
+    const carries = scheme === "udp" ? "datagrams" : scheme === "tcp" ? "streams" : (entry.carries ?? likely);
+    if (carries !== "streams" && carries !== "datagrams") {
+      throw wrong(`${where}.carries is "${carries}"; it may be "streams" or "datagrams"`);
+    }
+    if (entry.carries !== undefined && entry.carries !== carries) {
+      throw wrong(`${where}.carries is "${entry.carries}"; ${scheme}:// carries ${carries}`);
+    }
+    const unfit = carries === "datagrams" ? StreamRequestHandler : DatagramRequestHandler;
     if (handler.prototype instanceof unfit) {
-      throw wrong(`${where}: ${entry.handler} extends ${unfit.name}, which cannot serve ${scheme}://`);
+      const served = scheme === "unix" ? `${carries} on a path` : `${scheme}://`;
+      throw wrong(`${where}: ${entry.handler} extends ${unfit.name}, which cannot serve ${served}`);
     }
     const serve = entry.serve ?? "threading";
     if (!SERVINGS.includes(serve)) {
       throw wrong(`${where}.serve is "${serve}"; it may be "serial", "threading" or "forking"`);
     }
-    return { name: entry.handler, handler, endpoint: { ...endpoint, scheme }, serve, try: entry.try };
+    const options = checkOptions(entry.options ?? {}, `${where}.options`, scheme, carries, serve);
+    return {
+      name: entry.handler,
+      handler,
+      endpoint: { ...endpoint, scheme } as Listener["endpoint"],
+      carries,
+      serve,
+      options,
+      try: entry.try,
+    };
   });
   const seen = new Map<string, number>();
   for (const [i, { endpoint }] of listeners.entries()) {
     const address = formatAddress(endpoint);
     const before = seen.get(address);
-    if (before !== undefined && endpoint.port !== 0) {
+    if (before !== undefined && (endpoint.scheme === "unix" || endpoint.port !== 0)) {
       throw wrong(`listen[${i}] and listen[${before}] both listen on ${address}`);
     }
     seen.set(address, i);

@@ -1,14 +1,16 @@
 /** `socklet`: what is the same everywhere. Grouped; no logic here. */
 
-// Where one may dial
+// Where one may dial, and who may come
 export {
   AllowList,
   type AllowRule,
   connectHint,
   type InternetEndpoint,
+  type PeerRules,
   type PortRange,
   parseAllowRule,
   platformRefusal,
+  type RateLimit,
 } from "./access.ts";
 // Addresses, byte order, constants
 export {
@@ -38,6 +40,7 @@ export {
   isApp,
   type ListenEntry,
   type Listener,
+  type ListenerOptions,
   type Platform,
   type Serving,
 } from "./app.ts";
@@ -88,6 +91,7 @@ export { toJson } from "./json.ts";
 export { ThreadingMixIn } from "./mixins.ts";
 // Names
 export type { AddressInfo, AddressInfoOptions, Host } from "./names.ts";
+export type { DatagramOptions, ForkingOptions, ListenOptions } from "./options.ts";
 // The sockets it talks to
 export { Poll, poll, type Selectable, select } from "./select.ts";
 // The servers and connectors that run it
@@ -101,6 +105,7 @@ export {
   type ServerInfo,
   type ServerOptions,
   type ServerState,
+  type Suspension,
 } from "./server.ts";
 export {
   BaseSocket,

@@ -9,13 +9,32 @@ import type { MaybePromise } from "./stream.ts";
 type ServerClass = abstract new (...args: any[]) => BaseServer<any, any>;
 
 /**
+ * `made`, whose objects are `instanceof` the mixin that made it, as CPython's `isinstance(server, ThreadingMixIn)`. By
+ * a symbol, so that classes of another copy of the package count, too.
+ */
+export const madeBy = <Made extends abstract new (...args: never[]) => object>(
+  mixin: object,
+  made: Made,
+): Made => {
+  const { name } = mixin as { name: string };
+  const mark = Symbol.for(`socklet.${name}`);
+  Object.defineProperty(made.prototype, mark, { value: true });
+  if (!Object.hasOwn(mixin, Symbol.hasInstance)) {
+    Object.defineProperty(mixin, Symbol.hasInstance, {
+      value: (object: unknown) => typeof object === "object" && object !== null && mark in object,
+    });
+  }
+  return made;
+};
+
+/**
  * Serves requests side by side: each begins when it arrives, up to `maxRequests` at once. CPython's
  * `ThreadingMixIn`, without a thread: handlers take turns on one event loop, so one that computes without
  * awaiting holds up all.
  *
  *     class ThreadingTCPServer extends ThreadingMixIn(TCPServer) {}
  */
-export const ThreadingMixIn = <Base extends ServerClass>(Server: Base): Base => {
+export function ThreadingMixIn<Base extends ServerClass>(Server: Base): Base {
   abstract class ThreadingServer extends Server {
     protected override get capacity(): number {
       return this.maxRequests;
@@ -26,5 +45,5 @@ export const ThreadingMixIn = <Base extends ServerClass>(Server: Base): Base => 
       if (isThenable(serving) && this.running >= this.maxRequests) return this.oneEnded();
     }
   }
-  return ThreadingServer;
-};
+  return madeBy(ThreadingMixIn, ThreadingServer);
+}

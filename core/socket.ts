@@ -104,8 +104,11 @@ export interface StreamSink {
  * keeps no state that the socket keeps (the socket calls `end` and `close` once, and `write` only while open).
  */
 export interface StreamTransport {
+  /** This side's address; `null` where the platform does not tell. */
   readonly localAddress: Address | null;
+  /** The peer's. */
   readonly remoteAddress: Address | null;
+  /** What this place can do. */
   readonly capabilities: Capabilities;
   /** From now on, tell `sink`. Called once, before all else; again when `toWeb()` hands the connection over. */
   start(sink: StreamSink): void;
@@ -170,15 +173,19 @@ export interface TlsOptions {
 export interface StreamOptions extends StreamLimits {
   /** How long one read or write waits for the peer; `null` for ever. Default 300 000: RFC 5321's five minutes; what is silent longer is most often gone. */
   readonly timeout: number | null;
+  /** The same for a write alone; `undefined`: as `timeout`. `settimeout()` sets both. Default `undefined`: one limit is what most mean. */
+  readonly writeTimeout: number | null | undefined;
   /** How long `close()` tries to send what was written before it aborts. Default 5 000. */
   readonly closeTimeout: number;
   /** How long `startTls()` may take. Default 10 000. */
   readonly handshakeTimeout: number;
 }
 
+/** The defaults of `StreamOptions`. */
 export const STREAM_OPTIONS: StreamOptions = {
   ...STREAM_LIMITS,
   timeout: 300_000,
+  writeTimeout: undefined,
   closeTimeout: 5_000,
   handshakeTimeout: 10_000,
 };
@@ -198,6 +205,7 @@ export const settleStream = (options: Partial<StreamOptions> = {}): StreamOption
   }
   const whole: StreamOptions = { ...STREAM_OPTIONS, ...Object.fromEntries(given) };
   checkTime("timeout", whole.timeout, 1, true);
+  checkTime("writeTimeout", whole.writeTimeout ?? null, 1, true);
   checkTime("closeTimeout", whole.closeTimeout);
   checkTime("handshakeTimeout", whole.handshakeTimeout);
   checkCount("maxLine", whole.maxLine, 1);
@@ -209,7 +217,9 @@ export const settleStream = (options: Partial<StreamOptions> = {}): StreamOption
 
 /** A `Socket` in the sense of WinterTC's Sockets API and of Workers: what `toWeb()` gives. */
 export interface WebStream {
+  /** What the peer sends, read when it is asked for. */
   readonly readable: ReadableStream<Uint8Array>;
+  /** What is sent to the peer; closing it is our end. */
   readonly writable: WritableStream<Uint8Array>;
   /** The addresses, as text. */
   readonly opened: Promise<{ remoteAddress?: string; localAddress?: string }>;
@@ -217,6 +227,7 @@ export interface WebStream {
   readonly closed: Promise<void>;
   /** Whether `startTls()` was called on it. */
   readonly upgraded: boolean;
+  /** As `StreamSocket.close()`. */
   close(): Promise<void>;
   /**
    * Secures the connection, and gives at once the socket that goes on with it; its `opened` tells when the
@@ -262,6 +273,7 @@ export abstract class BaseSocket {
 
   /** How long one call waits, in milliseconds: `null` for ever, 0 not at all. */
   abstract gettimeout(): number | null;
+  /** Sets it. Throws `RangeError` and `TypeError`. CPython's, but in milliseconds. */
   abstract settimeout(timeout: number | null): void;
 
   /** `true`: calls wait, without a time-out; `false`: what would wait rejects with `EWOULDBLOCK`. CPython's `setblocking`. */
@@ -269,6 +281,7 @@ export abstract class BaseSocket {
     this.settimeout(blocking ? null : 0);
   }
 
+  /** Whether calls wait, with a time-out or without. CPython's `getblocking`. */
   getblocking(): boolean {
     return this.gettimeout() !== 0;
   }
@@ -302,7 +315,10 @@ export abstract class BaseSocket {
     if (this.closed) throw new SocketError("EBADF");
     const kernel = this.kernelSocket;
     if (kernel !== undefined) return kernel;
-    throw new SocketError("ERR_UNSUPPORTED", `${what}: only a socket of Node's has a kernel behind it`);
+    throw new SocketError(
+      "ERR_UNSUPPORTED",
+      `${what}: no kernel is behind this socket; one of Node's has it (socklet/emulator)`,
+    );
   }
 }
 
@@ -331,37 +347,29 @@ export class StreamSocket extends BaseSocket implements AsyncDisposable {
   #state: "open" | "closed" | "handed over" = "open";
   #error: SocketError | null = null; // why the connection is broken
   #aborted = false;
-  readonly #sink: StreamSink;
   #onerror: ((error: SocketError) => void) | null = null;
+  #urgentWaiters: Set<() => void> | null = null; // who must hear of the close: the kernel closes later, when it has lingered
 
   /** `transport` is null where the socket is not connected yet: see `attach()`. */
   constructor(transport: StreamTransport | null, options: Partial<StreamOptions> = {}) {
     super();
     const settled = settleStream(options);
-    const feed = new Feed(transport ?? UNCONNECTED);
+    const feed = new Feed(transport ?? UNCONNECTED, (error) => this.#break(error));
     this.#feed = feed;
     this.#options = settled;
     const wfile = new StreamWriter(feed, settled);
     const rfile = new StreamReader(feed, settled);
     feed.wfile = wfile;
-    wfile.onroom = () => rfile.retry();
-    rfile.timeout = wfile.timeout = settled.timeout;
+    feed.rfile = rfile;
+    rfile.timeout = settled.timeout;
+    wfile.timeout = settled.writeTimeout === undefined ? settled.timeout : settled.writeTimeout;
     this.wfile = wfile;
     this.rfile = rfile;
-    this.#sink = {
-      get needed() {
-        return rfile.needed;
-      },
-      data: (bytes) => rfile.push(bytes),
-      lend: (bytes, lender) => rfile.push(bytes, lender),
-      end: () => rfile.end(),
-      error: (error) => this.#break(error),
-    };
     if (transport === null) {
       rfile.fail("ENOTCONN");
       wfile.fail("EPIPE");
     } else {
-      transport.start(this.#sink);
+      transport.start(this.#feed);
     }
   }
 
@@ -374,7 +382,7 @@ export class StreamSocket extends BaseSocket implements AsyncDisposable {
     this.#feed.transport = transport;
     this.rfile.open();
     this.wfile.open();
-    transport.start(this.#sink);
+    transport.start(this.#feed);
   }
 
   /** True from `attach()` on. */
@@ -386,6 +394,7 @@ export class StreamSocket extends BaseSocket implements AsyncDisposable {
     return this.#feed.transport;
   }
 
+  /** What this place can do. */
   get capabilities(): Capabilities {
     return this.#transport.capabilities;
   }
@@ -525,7 +534,7 @@ export class StreamSocket extends BaseSocket implements AsyncDisposable {
       const { handshakeTimeout } = this.#options;
       const secured = transport.startTls(options);
       this.#feed.transport = await withDeadline(secured, handshakeTimeout, "the TLS handshake was not done");
-      this.#transport.start(this.#sink);
+      this.#transport.start(this.#feed);
     } catch (error) {
       if (!(error instanceof TypeError)) this.abort(); // a wrong argument has begun nothing
       throw error;
@@ -597,7 +606,12 @@ export class StreamSocket extends BaseSocket implements AsyncDisposable {
     const stops: (() => void)[] = [];
     if (mask & POLLIN) stops.push(this.rfile.onReadable(told));
     if (mask & POLLOUT) stops.push(this.wfile.onWritable(told));
-    if (mask & POLLPRI) stops.push(this.kernel(URGENT).onUrgent(told));
+    if (mask & POLLPRI) {
+      stops.push(this.kernel(URGENT).onUrgent(told));
+      this.#urgentWaiters ??= new Set();
+      const waiters = this.#urgentWaiters.add(told);
+      stops.push(() => waiters.delete(told));
+    }
     return () => {
       for (const stop of stops) stop();
     };
@@ -809,6 +823,7 @@ export class StreamSocket extends BaseSocket implements AsyncDisposable {
       half.fail(waiting, true);
       half.fail(error, true);
     }
+    for (const told of this.#urgentWaiters ?? []) told();
   }
 
   #letGo(error: SocketError): void {
@@ -825,13 +840,19 @@ export class StreamSocket extends BaseSocket implements AsyncDisposable {
  * awaiting the flush first would make both wait for ever. And reads wait while too much output does: else a peer
  * that asks and never reads fills the memory.
  */
-class Feed implements ReaderSource, WriterTarget {
+class Feed implements ReaderSource, WriterTarget, StreamSink {
   transport: StreamTransport;
+  rfile: StreamReader | undefined;
   wfile: StreamWriter | undefined;
+  /** The transport is broken. */
+  readonly error: (error: SocketError) => void;
 
-  constructor(transport: StreamTransport) {
+  constructor(transport: StreamTransport, broken: (error: SocketError) => void) {
     this.transport = transport;
+    this.error = broken;
   }
+
+  // ---- For the reader and the writer ----
 
   get blocked(): boolean {
     return this.wfile?.unattended ?? false;
@@ -850,7 +871,29 @@ class Feed implements ReaderSource, WriterTarget {
     return this.transport.write(data);
   }
 
+  attended(): void {
+    this.rfile?.retry();
+  }
+
   defer(task: () => void): void {
     this.transport.defer(task);
+  }
+
+  // ---- For the transport ----
+
+  get needed(): number {
+    return this.rfile?.needed ?? 0;
+  }
+
+  data(bytes: Uint8Array): boolean {
+    return this.rfile?.push(bytes) ?? false;
+  }
+
+  lend(bytes: Uint8Array, lender: Lender): boolean {
+    return this.rfile?.push(bytes, lender) ?? false;
+  }
+
+  end(): void {
+    this.rfile?.end();
   }
 }

@@ -269,6 +269,8 @@ export interface Job {
 
 class Child {
   readonly process: ChildProcess;
+  /** The handler that it has. */
+  readonly source: HandlerSource;
   /** `restarted` after this delay in ms, or `null`. */
   readonly delay: number | null;
   readonly ready = Promise.withResolvers<void>();
@@ -283,8 +285,9 @@ class Child {
   why: SocketError | null = null;
   timer: ReturnType<typeof setTimeout> | undefined;
 
-  constructor(process: ChildProcess, delay: number | null) {
+  constructor(process: ChildProcess, source: HandlerSource, delay: number | null) {
     this.process = process;
+    this.source = source;
     this.delay = delay;
     this.ready.promise.catch(() => {}); // only the first is waited for
   }
@@ -309,7 +312,7 @@ export interface ForkedServer extends Forking {
 /** Starts children, gives them work, watches them, and replaces those that are lost. */
 export class Children {
   readonly #server: ForkedServer;
-  readonly #source: HandlerSource;
+  #source: HandlerSource;
   readonly #stream: Partial<StreamOptions> | undefined;
   readonly #tell: (event: ForkingEvent) => void;
   readonly #all = new Set<Child>();
@@ -392,6 +395,13 @@ export class Children {
     }
   }
 
+  /** Has children with this handler from now on; those that have the former end when their request is over. */
+  replace(source: HandlerSource): void {
+    this.#source = { ...source }; // also where it is the same: its module may have changed
+    for (const child of [...this.#idle]) this.#end(child);
+    this.#grow();
+  }
+
   /** Ends the children; `leave` those that have a request until it is over. Resolves when all are gone. */
   close(leave: boolean): Promise<void> {
     this.#closed = true;
@@ -435,6 +445,7 @@ export class Children {
         serialization: "advanced", // bytes are bytes
         stdio: ["ignore", "inherit", "inherit", "ipc"],
       }),
+      source,
       delay,
     );
     this.#all.add(child);
@@ -576,7 +587,8 @@ export class Children {
   #free(child: Child): void {
     clearTimeout(child.timer);
     const { requestsPerChild, childIdleTimeout } = this.#server;
-    const spent = requestsPerChild !== null && child.served >= requestsPerChild;
+    const spent =
+      child.source !== this.#source || (requestsPerChild !== null && child.served >= requestsPerChild);
     const next = spent ? undefined : this.#waiting.shift();
     if (next !== undefined) {
       this.#give(child, next);
@@ -611,7 +623,7 @@ export class Children {
         break;
       }
       case "unfit": {
-        const { name, module } = this.#source;
+        const { name, module } = child.source;
         child.why = wrapped(`a child cannot serve with ${name} of ${module}`, report.error);
         break;
       }

@@ -20,6 +20,8 @@ import { type ControlClient, controlClient } from "../core/control/client.ts";
 import {
   BOUNDS,
   type Json,
+  type ListenerEvent,
+  type ListenerInfo,
   SESSION_STATES,
   type SessionEvent,
   type SessionInfo,
@@ -205,8 +207,8 @@ const loadHandler = async (
     throw new UsageError(`there is no handler "${name}" in ${path ?? appPath}; it has: ${namesIn(among)}`);
   }
   const served = path === undefined ? (app as App).listeners.filter((at) => at.handler === handler) : [];
-  const onlyUdp = served.length > 0 && served.every(({ endpoint }) => endpoint.scheme === "udp");
-  if (handler.prototype instanceof DatagramRequestHandler || onlyUdp) {
+  const onlyDatagrams = served.length > 0 && served.every(({ carries }) => carries === "datagrams");
+  if (handler.prototype instanceof DatagramRequestHandler || onlyDatagrams) {
     throw new UsageError(`"${name}" handles datagrams, which cannot be dialled; name a handler of streams`);
   }
   return { handler, app };
@@ -405,10 +407,11 @@ const answered = (error: unknown, { url }: ControlFlags, id?: string): unknown =
 const withControl = async (
   flags: ControlFlags,
   id: string | undefined,
-  body: (control: ControlClient["sessions"]) => Promise<void>,
+  body: (sessions: ControlClient["sessions"], control: ControlClient) => Promise<void>,
 ): Promise<void> => {
   try {
-    await body(clientOf(flags).sessions);
+    const control = clientOf(flags);
+    await body(control.sessions, control);
   } catch (error) {
     if ((error as { code?: string }).code !== "EPIPE" || error instanceof SocketError) {
       throw answered(error, flags, id);
@@ -463,7 +466,49 @@ const listSessions = ({ state, handler, limit, before, ...flags }: ListFlags): P
 const showSession = (id: string, flags: ControlFlags): Promise<void> =>
   withControl(flags, id, async (control) => printSession(await control.get(id), flags));
 
-const eventLine = ({ id, at, type, ...more }: SessionEvent): string => {
+const LISTENERS =
+  "NAME ADDRESS SERVE STATE WAITING RUNNING SERVED FAILED REFUSED READ WRITTEN CHILDREN".split(" ");
+
+const listenerRow = (info: ListenerInfo): string[] => {
+  const { name, address, serve, state, suspended, children } = info;
+  const { waiting, running, served, failed, refused, bytesRead, bytesWritten } = info;
+  const counts = [waiting, running, served, failed, refused, bytesRead, bytesWritten].map(String);
+  const processes =
+    children === null
+      ? "-"
+      : `${children.idle} idle, ${children.busy} busy, ${children.starting} starting, ${children.restarted} restarted`;
+  const how = suspended === null ? state : `${state}, suspended (${suspended})`;
+  return [name, address, serve, how, ...counts, processes];
+};
+
+interface ListenersFlags extends ControlFlags {
+  follow?: boolean;
+  after?: number;
+}
+
+const listListeners = ({ follow, after, ...flags }: ListenersFlags): Promise<void> =>
+  withControl(flags, undefined, async (_, control) => {
+    if (follow) return printEvents(control.listenerEvents({ after, signal: untilSignal() }), flags);
+    const listeners = await control.listeners();
+    if (flags.json) return print(JSON.stringify(listeners));
+    await print(columns([LISTENERS, ...listeners.map(listenerRow)]));
+  });
+
+/** Aborts at Ctrl-C. */
+const untilSignal = (): AbortSignal => {
+  const stop = new AbortController();
+  for (const signal of ["SIGINT", "SIGTERM"] as const) process.once(signal, () => stop.abort());
+  return stop.signal;
+};
+
+const printEvents = async (
+  events: AsyncIterable<SessionEvent | ListenerEvent>,
+  { json }: ControlFlags,
+): Promise<void> => {
+  for await (const event of events) await print(json ? JSON.stringify(event) : eventLine(event));
+};
+
+const eventLine = ({ id, at, type, ...more }: SessionEvent | ListenerEvent): string => {
   const detail = Object.entries(more).map(([name, value]) => {
     const message = (value as { message?: unknown } | null)?.message; // of an error, which says its code
     return `${name} ${typeof value === "object" ? (message ?? JSON.stringify(value)) : value}`;
@@ -473,12 +518,8 @@ const eventLine = ({ id, at, type, ...more }: SessionEvent): string => {
 
 const followSession = (id: string, flags: ControlFlags & { after?: number }): Promise<void> =>
   withControl(flags, id, async (control) => {
-    const stop = new AbortController();
-    for (const signal of ["SIGINT", "SIGTERM"] as const) process.once(signal, () => stop.abort());
-    const { after, json } = flags;
-    for await (const event of control.follow(id, { after, signal: stop.signal })) {
-      await print(json ? JSON.stringify(event) : eventLine(event));
-    }
+    const { after } = flags;
+    await printEvents(control.follow(id, { after, signal: untilSignal() }), flags);
   });
 
 interface RunFlags extends ControlFlags {
@@ -621,6 +662,13 @@ sessions
   .option("--limit <count>", "how many at most", count(1, BOUNDS.maxPageSize))
   .option("--before <id>", "only those older than this one")
   .action(withFlags(listSessions));
+
+sessions
+  .command("listeners")
+  .description("show what listens there, and its counts; or what it tells")
+  .option("--follow", "print what its servers tell, until they are closed or Ctrl-C")
+  .option("--after <event>", "only what came after this event's number", count(0, Number.MAX_SAFE_INTEGER))
+  .action(withFlags(listListeners));
 
 sessions.command("show").description("show one session").argument("<id>").action(withFlags(showSession));
 

@@ -8,8 +8,10 @@ import {
   dialable,
   openWithin,
   StreamConnector,
+  type StreamConnectorOptions,
 } from "../core/connector.ts";
 import { SocketError } from "../core/errors.ts";
+import type { HandlerClass } from "../core/handler.ts";
 import { StreamSocket, type StreamTransport, settleStream } from "../core/socket.ts";
 import { withDeadline } from "../core/stream.ts";
 import { unconnected } from "./intake.ts";
@@ -83,5 +85,19 @@ export const createConnection = async (
 export class TCPConnector<Context = unknown> extends StreamConnector<Context> {
   protected override createConnection(endpoint: Endpoint, options: ConnectOptions): Promise<StreamSocket> {
     return createConnection(endpoint, options);
+  }
+}
+
+/** `TCPConnector` for a path, `"unix:/run/echo"` or `{ path }`: the dialling twin of `UnixStreamServer`. Any other address is a `TypeError`. */
+export class UnixStreamConnector<Context = unknown> extends TCPConnector<Context> {
+  constructor(
+    address: AddressLike,
+    RequestHandlerClass: HandlerClass<StreamSocket, Context>,
+    options: Omit<StreamConnectorOptions<Context>, "secureTransport" | "tls"> = {},
+  ) {
+    super(address, RequestHandlerClass, options);
+    if (this.endpoint.scheme === "unix") return;
+    const said = formatAddress(this.endpoint);
+    throw new TypeError(`a UnixStreamConnector dials a path, unix:/run/name; ${said} is for a TCPConnector`);
   }
 }

@@ -8,17 +8,20 @@ import type { AddressInfo } from "node:net";
 import { type Address, formatAddress, inetNtop, isLoopback, packAddress } from "../core/address.ts";
 import { AF_INET, AF_INET6 } from "../core/constants.ts";
 import { TokenList, tokenEntries } from "../core/control/auth.ts";
+import { ListenerLog } from "../core/control/listeners.ts";
 import { LocalPlane } from "../core/control/local.ts";
+import { listenerInfo } from "../core/control/plane.ts";
 import { HttpError, problemResponse } from "../core/control/problem.ts";
 import type { SessionHooks } from "../core/control/session.ts";
 import { SocketError } from "../core/errors.ts";
 import type { SockletEvent } from "../core/events.ts";
 import type { StreamSocket } from "../core/socket.ts";
 import { lazy } from "./builtin.ts";
+import { listenerUrl } from "./serve.ts";
 import { networkError } from "./stream-socket.ts";
 import type { TCPServer } from "./tcp.ts";
 
-export { LocalPlane };
+export { ListenerLog, LocalPlane, listenerInfo }; // what serve.ts loads with this
 
 // ---- Connections as sessions ----
 
@@ -32,7 +35,7 @@ export const RecordingMixIn = <Base extends TCPServerClass>(Server: Base, plane:
 
     override finishRequest(request: StreamSocket, clientAddress: Address | null): unknown {
       const { id } = this.scope(request);
-      const listener = { handler: this.name, address: `tcp://${formatAddress(this.serverAddress)}` };
+      const listener = { handler: this.name, address: listenerUrl("tcp", this.serverAddress) };
       return plane.accepted(listener, request, async (hooks) => {
         const { signal } = hooks;
         const cancel = (): void => this.cancelRequest(request, signal.reason);

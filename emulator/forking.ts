@@ -7,7 +7,9 @@
  *                     closeRequest, serviceActions, handleTimeout; and onEvent
  *     in a child      the handler, which the child imports: setup, handle, finish; in an app its `context()`, too
  *
- * That is CPython's division. There is one listening handle, and whoever of the children is free gets the next that
+ * CPython calls finish_request, handle_error and shutdown_request in the child, which has a copy of the server: what
+ * they note there the parent never sees. Here the child imports the handler alone, so that the server's hooks, their
+ * state and their events are in one process; their order is the same. There is one listening handle, and whoever of the children is free gets the next that
  * comes on it: the parent accepts, as CPython's does, and gives one connection at a time to a child, with
  * `child.send(…, socket)`. To lend the children the handle, that they accept by themselves, is no faster (measured:
  * 1 700 to 2 300 short connections a second with two children either way, 4 300 without any; two cores, the client on
@@ -36,7 +38,8 @@ import type { Address, AddressLike } from "../core/address.ts";
 import { Datagram } from "../core/datagram.ts";
 import { SocketError } from "../core/errors.ts";
 import { BaseRequestHandler, type HandlerClass, isThenable } from "../core/handler.ts";
-import { checkCount, checkTime } from "../core/options.ts";
+import { madeBy } from "../core/mixins.ts";
+import { type ForkingOptions, settleForking } from "../core/options.ts";
 import type { ServerInfo } from "../core/server.ts";
 import { StreamSocket } from "../core/socket.ts";
 import type { MaybePromise } from "../core/stream.ts";
@@ -76,6 +79,16 @@ const standIn = (source: HandlerSource): AnyHandler => {
   return Handler;
 };
 
+/** Where a handler is that the children of a `server` can import. Throws `TypeError` for a class. */
+const sourceOf = (handler: object, server: string): HandlerSource => {
+  const source = sources.get(handler);
+  if (source !== undefined) return source;
+  const { name } = handler as { name?: string };
+  throw new TypeError(
+    `the children of a ${server} import their handler: give it as handlerFrom(import.meta.url, "${name}"), not as a class`,
+  );
+};
+
 /**
  * The handler that `module` exports as `name`, for a forking server, whose children import it.
  *
@@ -94,35 +107,6 @@ export const appHandlerFrom = (module: string, name: string, data: string): AnyH
   standIn({ module, name, data });
 
 // ---- Options, counts, events ----
-
-/**
- * What a forking server has beside the options of its kind. Times are milliseconds.
- *
- * Two of a server's own have another default here: `timeout` is 300 000, as CPython's, and so is `requestTimeout`,
- * counted from the request's arrival, since a request holds a whole process, and those that never end would hold
- * them all. `context` goes to the children as a structured clone: plain data. What cannot be cloned, such as a
- * connection to a database, the handler's module makes at its top level.
- */
-export interface ForkingOptions {
-  /** How many children there may be, and so requests at once; `maxRequests`, where that is less. Default 40, as CPython's `max_children`. */
-  readonly maxChildren?: number;
-  /**
-   * How long a handler may hold its process without awaiting anything; past that, and within a quarter as much again,
-   * it counts as an endless loop, and its child is killed; `null` for ever. `requestTimeout` ends one, too. Default
-   * 30 000: few clients wait longer for an answer. A handler that computes longer needs more.
-   */
-  readonly blockTimeout?: number | null;
-  /** How long a child is kept that has nothing to do; `null` for ever. Default 10 000, as php-fpm's `process_idle_timeout`. The last one is kept. */
-  readonly childIdleTimeout?: number | null;
-  /** How many requests a child serves before it is ended; `null`, any number. 1 keeps what one request leaves behind from the next, as CPython does, and costs each a start. Default `null`. */
-  readonly requestsPerChild?: number | null;
-  /** How long the place of a lost child stays empty; each further time twice as long, until a request was served to its end. Default 100. */
-  readonly restartDelay?: number;
-  /** The longest that becomes. Default 10 000. */
-  readonly maxRestartDelay?: number;
-  /** Options of Node for the children, such as `--max-old-space-size=256`, beside those of this process that they need. */
-  readonly execArgv?: readonly string[];
-}
 
 /** What a forking server says of itself; `running` counts also the requests for which a child is being started. */
 export interface ForkingInfo extends ServerInfo {
@@ -167,11 +151,16 @@ type ForkingClass = abstract new (...args: any[]) => Forking;
  * `listen()` rejects with `ERR_HANDLER` where it cannot be imported. The options of `ForkingOptions` are read from
  * the third argument of the constructor.
  *
+ * `RequestHandlerClass` may be replaced while it serves: requests that come from then on get children with the new
+ * one, also where it is the same export of a module that has changed; children that have the former end when their
+ * request is over. Where the new one cannot be imported that is told as `lost`, with a delay that grows, and requests
+ * wait.
+ *
  * In a child `this.server` is not this server: it has its name and context, `info()` tells of that child alone,
  * `shutdown()` shuts this server down. A handler that gave its connection to another (`toWeb()`) must wait for its
  * end, since the child takes the next request when it returns.
  */
-export const ForkingMixIn = <Base extends NetServerClass>(Server: Base): ForkingClass & Base => {
+export function ForkingMixIn<Base extends NetServerClass>(Server: Base): ForkingClass & Base {
   abstract class ForkingServer extends Server implements Forking {
     maxChildren: number;
     blockTimeout: number | null;
@@ -189,13 +178,7 @@ export const ForkingMixIn = <Base extends NetServerClass>(Server: Base): Forking
     constructor(...args: any[]) {
       super(...args);
       const [, Handler, given] = args as [AddressLike, object, (ForkingOptions & TCPServerOptions<unknown>)?];
-      const source = sources.get(Handler);
-      if (source === undefined) {
-        const { name } = this.constructor;
-        throw new TypeError(
-          `the children of a ${name} import their handler: give it as handlerFrom(import.meta.url, "${this.RequestHandlerClass.name}"), not as a class`,
-        );
-      }
+      const source = sourceOf(Handler, this.constructor.name);
       if (process.platform === "win32") {
         const said = "Windows has no forking servers; use ThreadingTCPServer or ThreadingUDPServer";
         throw new SocketError("ERR_UNSUPPORTED", said);
@@ -203,15 +186,14 @@ export const ForkingMixIn = <Base extends NetServerClass>(Server: Base): Forking
       const options = given ?? {};
       if (options.timeout === undefined) this.timeout = TIMEOUT;
       if (options.requestTimeout === undefined) this.requestTimeout = TIMEOUT;
-      this.maxChildren = checkCount("maxChildren", options.maxChildren ?? 40, 1);
-      const { blockTimeout = 30_000, childIdleTimeout = 10_000, requestsPerChild = null } = options;
-      this.blockTimeout = checkTime("blockTimeout", blockTimeout, 1, true);
-      this.childIdleTimeout = checkTime("childIdleTimeout", childIdleTimeout, 1, true);
-      this.requestsPerChild =
-        requestsPerChild === null ? null : checkCount("requestsPerChild", requestsPerChild, 1);
-      this.restartDelay = checkTime("restartDelay", options.restartDelay ?? 100, 1);
-      this.maxRestartDelay = checkTime("maxRestartDelay", options.maxRestartDelay ?? 10_000, 1);
-      this.execArgv = [...(options.execArgv ?? [])];
+      const settled = settleForking(options);
+      this.maxChildren = settled.maxChildren;
+      this.blockTimeout = settled.blockTimeout;
+      this.childIdleTimeout = settled.childIdleTimeout;
+      this.requestsPerChild = settled.requestsPerChild;
+      this.restartDelay = settled.restartDelay;
+      this.maxRestartDelay = settled.maxRestartDelay;
+      this.execArgv = settled.execArgv;
       const { context } = this;
       try {
         structuredClone(context);
@@ -221,14 +203,15 @@ export const ForkingMixIn = <Base extends NetServerClass>(Server: Base): Forking
           cause,
         });
       }
-      const handler = this.RequestHandlerClass;
+      this.#children = new Children(this, source, options.stream, (event) => this.tell(event));
+      let handler = this.RequestHandlerClass;
       Object.defineProperty(this, "RequestHandlerClass", {
         get: () => handler,
-        set: () => {
-          throw new SocketError("ERR_UNSUPPORTED", "the children have their handler; make a new server");
+        set: (next: typeof handler) => {
+          this.#children.replace(sourceOf(next, this.constructor.name));
+          handler = next;
         },
       });
-      this.#children = new Children(this, source, options.stream, (event) => this.tell(event));
     }
 
     protected override get capacity(): number {
@@ -337,8 +320,8 @@ export const ForkingMixIn = <Base extends NetServerClass>(Server: Base): Forking
       if (!leave) return over;
     }
   }
-  return ForkingServer as never;
-};
+  return madeBy(ForkingMixIn, ForkingServer) as never;
+}
 
 /** Serves TCP connections in child processes. CPython's `ForkingTCPServer`; see `ForkingMixIn`. */
 export class ForkingTCPServer<Context = unknown> extends ForkingMixIn(TCPServer)<Context> {

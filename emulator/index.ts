@@ -1,12 +1,11 @@
 /** `socklet/emulator`: real sockets in Node. */
 
-export { createConnection, TCPConnector } from "./connector.ts";
+export { createConnection, TCPConnector, UnixStreamConnector } from "./connector.ts";
 export type { ControlOptions, ControlServer } from "./control.ts";
 export {
   type Forking,
   type ForkingInfo,
   ForkingMixIn,
-  type ForkingOptions,
   ForkingTCPServer,
   ForkingUDPServer,
   ForkingUnixDatagramServer,
@@ -29,9 +28,11 @@ export { type AppServer, type ServeOptions, serveApp } from "./serve.ts";
 export {
   type Accepted,
   type CreateServerOptions,
+  createDatagramConnection,
   createServer,
+  type DatagramConnectionOptions,
   fromfd,
-  hasDualstackIPv6,
+  hasDualstackIpv6,
   Socket,
   type SocketOptions,
   socket,
@@ -41,7 +42,6 @@ export { FileStorage } from "./storage.ts";
 export { streamSocket } from "./stream-socket.ts";
 export {
   type ListeningSocket,
-  type ListenOptions,
   TCPServer,
   type TCPServerOptions,
   ThreadingTCPServer,

@@ -30,7 +30,9 @@ const fresh = (): Uint8Array => {
 };
 
 /** Takes what a socket reads. */
-export type Taker = (bytes: Uint8Array, lender: Lender) => void;
+export interface Taker {
+  took(bytes: Uint8Array, lender: Lender): void;
+}
 
 /** The two callbacks of `onread`, and the memory that is lent. */
 class Intake implements Lender {
@@ -52,7 +54,7 @@ class Intake implements Lender {
     this.#from = from;
     // A connection that does not fill its buffer waits for more without one of its own.
     if (size < from.length) this.#into = this.#waits;
-    this.taker?.(size === from.length ? from : from.subarray(0, size), this);
+    this.taker?.took(size === from.length ? from : from.subarray(0, size), this);
     return true;
   };
 

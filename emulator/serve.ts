@@ -1,20 +1,30 @@
 /** Serves an app's listeners on real sockets. */
 
-import { type Address, formatAddress } from "../core/address.ts";
-import { type App, isApp, type Listener } from "../core/app.ts";
-import type { ListenerInfo } from "../core/control/plane.ts";
+import { type Address, type Endpoint, formatAddress, type InternetAddress } from "../core/address.ts";
+import { type App, isApp, type Listener, type Serving as Serves } from "../core/app.ts";
 import type { Datagram } from "../core/datagram.ts";
 import { SocketError } from "../core/errors.ts";
-import type { OnEvent } from "../core/events.ts";
-import type { HandlerClass } from "../core/handler.ts";
+import type { OnEvent, SockletEvent } from "../core/events.ts";
 import type { BaseServer, ServerInfo, ServerOptions } from "../core/server.ts";
 import type { StreamSocket } from "../core/socket.ts";
 import { TCPConnector } from "./connector.ts";
 import type { ControlOptions, ControlServer, TCPServerClass } from "./control.ts";
-import { appHandlerFrom, ForkingTCPServer, ForkingUDPServer } from "./forking.ts";
+import {
+  appHandlerFrom,
+  ForkingTCPServer,
+  ForkingUDPServer,
+  ForkingUnixDatagramServer,
+  ForkingUnixStreamServer,
+} from "./forking.ts";
 import { FileStorage } from "./storage.ts";
 import { TCPServer, ThreadingTCPServer } from "./tcp.ts";
 import { ThreadingUDPServer, UDPServer } from "./udp.ts";
+import {
+  ThreadingUnixDatagramServer,
+  ThreadingUnixStreamServer,
+  UnixDatagramServer,
+  UnixStreamServer,
+} from "./unix.ts";
 
 const DATA = ".socklet/data";
 
@@ -38,10 +48,13 @@ export interface ServeOptions {
 /** One listener that is up. */
 export interface Serving {
   readonly name: string;
-  /** `tcp://127.0.0.1:7007`. */
+  /** `tcp://127.0.0.1:7007`, `unix:/run/name`. */
   readonly url: string;
+  /** How it takes its requests. */
+  readonly serve: Serves;
   /** The command to try it with, filled in. */
   readonly try: string | undefined;
+  /** What its server says of itself; of one that forks, also its children (`ForkingInfo`). */
   info(): ServerInfo;
 }
 
@@ -58,32 +71,46 @@ export interface AppServer extends AsyncDisposable {
 
 /** A class of servers, or one of it whose connections are sessions. */
 type Recorded = <Server extends TCPServerClass>(Server: Server) => Server;
+const SERVERS = {
+  "tcp streams": { serial: TCPServer, threading: ThreadingTCPServer, forking: ForkingTCPServer },
+  "udp datagrams": { serial: UDPServer, threading: ThreadingUDPServer, forking: ForkingUDPServer },
+  "unix streams": {
+    serial: UnixStreamServer,
+    threading: ThreadingUnixStreamServer,
+    forking: ForkingUnixStreamServer,
+  },
+  "unix datagrams": {
+    serial: UnixDatagramServer,
+    threading: ThreadingUnixDatagramServer,
+    forking: ForkingUnixDatagramServer,
+  },
+} as const;
+
+type AnyServer<Context> = BaseServer<StreamSocket, Context> | BaseServer<Datagram, Context>;
+// biome-ignore lint/suspicious/noExplicitAny: which handler and options fit which server `defineApp` has checked
+type AnyServerClass<Context> = new (endpoint: Endpoint, handler: any, options: any) => AnyServer<Context>;
+
+/** Where a listener is: `tcp://127.0.0.1:7007`, `unix:/run/name`. */
+export const listenerUrl = (scheme: "tcp" | "udp" | "unix", address: Address | null): string =>
+  `${address?.family === "unix" ? "" : `${scheme}://`}${formatAddress(address)}`;
 
 const serverOf = <Context>(
-  { name, handler, endpoint, serve }: Listener<Context>,
+  { name, handler, endpoint, carries, serve }: Listener<Context>,
   options: ServerOptions<Context>,
   recorded: Recorded,
   { module, data = DATA }: ServeOptions,
-): BaseServer<StreamSocket, Context> | BaseServer<Datagram, Context> => {
-  if (serve === "forking") {
-    if (module === undefined) {
-      const said = `the listener "${name}" forks: give serveApp() the app's \`module\`, which its children import`;
-      throw new SocketError("ERR_APP", said);
-    }
-    const forked = appHandlerFrom(module, name, data);
-    const { context: _, ...own } = options; // each child makes its own
-    if (endpoint.scheme === "udp") return new ForkingUDPServer<Context>(endpoint, forked, own);
-    const Server = recorded(ForkingTCPServer);
-    return new Server(endpoint, forked, own) as BaseServer<StreamSocket, Context>;
+): AnyServer<Context> => {
+  const Server = SERVERS[`${endpoint.scheme} ${carries}` as keyof typeof SERVERS][serve];
+  const Recorded = (
+    carries === "datagrams" ? Server : recorded(Server as typeof TCPServer)
+  ) as AnyServerClass<Context>;
+  if (serve !== "forking") return new Recorded(endpoint, handler, options);
+  if (module === undefined) {
+    const said = `the listener "${name}" forks: give serveApp() the app's \`module\`, which its children import`;
+    throw new SocketError("ERR_APP", said);
   }
-  if (endpoint.scheme === "udp") {
-    const datagrams = handler as HandlerClass<Datagram, Context>;
-    if (serve === "serial") return new UDPServer(endpoint, datagrams, options);
-    return new ThreadingUDPServer(endpoint, datagrams, options);
-  }
-  const streams = handler as HandlerClass<StreamSocket, Context>;
-  const Server = recorded(serve === "serial" ? TCPServer<Context> : ThreadingTCPServer<Context>);
-  return new Server(endpoint, streams, options);
+  const { context: _, ...own } = options; // each child makes its own
+  return new Recorded(endpoint, appHandlerFrom(module, name, data), own);
 };
 
 /**
@@ -108,13 +135,23 @@ export const serveApp = async <Context>(
   });
   const servers: (BaseServer<StreamSocket, Context> | BaseServer<Datagram, Context>)[] = [];
   const listeners: Serving[] = [];
+  const told = parts === undefined || access === undefined ? null : new parts.ListenerLog(access.secrets);
+  const tell =
+    told === null
+      ? onEvent
+      : (event: SockletEvent): void => {
+          told.tell(event);
+          onEvent?.(event);
+        };
   const plane =
-    parts === undefined || access === undefined
+    parts === undefined || access === undefined || told === null
       ? null
       : new parts.LocalPlane({
           app,
           secrets: access.secrets,
-          listeners: () => listeners.map(({ info, url }) => ({ ...countsOf(info()), address: url })),
+          told,
+          listeners: () =>
+            listeners.map(({ name, url, serve, info }) => parts.listenerInfo(name, url, serve, info())),
           connector: ({ handler, HandlerClass, endpoint, connectTimeout, secureTransport }) =>
             new TCPConnector<Context>(endpoint, HandlerClass, {
               name: handler,
@@ -129,27 +166,38 @@ export const serveApp = async <Context>(
   let routes: { readonly url: string; close(): Promise<void> } | undefined;
   const close = async (): Promise<void> => {
     await Promise.all([plane?.close(), ...servers.map((server) => server.serverClose())]);
+    told?.end();
     await routes?.close(); // last: what drains can be looked at, and ended
   };
   try {
     for (const listener of app.listeners) {
-      const endpoint = {
-        ...listener.endpoint,
-        ...(options.host !== undefined && { hostname: options.host }),
-        ...(options.anyPort && { port: 0 }),
-      };
+      const { scheme } = listener.endpoint;
+      const endpoint =
+        scheme === "unix"
+          ? listener.endpoint
+          : {
+              ...listener.endpoint,
+              ...(options.host !== undefined && { hostname: options.host }),
+              ...(options.anyPort && { port: 0 }),
+            };
       const server = serverOf<Context>(
         { ...listener, endpoint },
-        { name: listener.name, context, onEvent, drainTimeout },
+        { ...listener.options, name: listener.name, context, onEvent: tell, drainTimeout },
         recorded,
         options,
       );
       servers.push(server);
-      const at = (await server.listen()) as Address & { hostname: string; port: number };
+      await server.listen();
+      const at = server.serverAddress as InternetAddress | { readonly path: string };
+      const filled = "path" in at ? { path: at.path } : { host: at.hostname, port: at.port };
       listeners.push({
         name: listener.name,
-        url: `${listener.endpoint.scheme}://${formatAddress(at)}`,
-        try: listener.try?.replaceAll("{host}", at.hostname).replaceAll("{port}", String(at.port)),
+        serve: listener.serve,
+        url: listenerUrl(scheme, server.serverAddress),
+        try: Object.entries(filled).reduce(
+          (command, [word, value]) => command?.replaceAll(`{${word}}`, String(value)),
+          listener.try,
+        ),
         info: () => server.info(),
       });
     }
@@ -173,10 +221,3 @@ export const serveApp = async <Context>(
     throw error;
   }
 };
-
-const countsOf = ({ name, running, served, failed }: ServerInfo): Omit<ListenerInfo, "address"> => ({
-  name,
-  running,
-  served,
-  failed,
-});

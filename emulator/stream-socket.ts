@@ -18,9 +18,9 @@ import {
   type StreamTransport,
   type TlsOptions,
 } from "../core/socket.ts";
-import type { Data } from "../core/stream.ts";
+import type { Data, Lender } from "../core/stream.ts";
 import { lazy } from "./builtin.ts";
-import { IntakeSocket } from "./intake.ts";
+import { IntakeSocket, type Taker } from "./intake.ts";
 import { drained, Kernel, PlainStreamOptions, socketHolder, type UnixNames } from "./native.ts";
 
 const FULL = 64 * 1024; // bytes that wait in Node before a writer must wait: the socket's own high-water mark
@@ -63,7 +63,7 @@ const SECURED = "the bytes of a TLS connection are its own, and its keys this pr
 
 type Listeners = Record<string, (argument: never) => unknown>;
 
-class NodeTransport implements StreamTransport {
+class NodeTransport implements StreamTransport, Taker {
   readonly remoteAddress: Address | null;
   readonly capabilities: Capabilities;
   readonly #socket: net.Socket;
@@ -77,6 +77,7 @@ class NodeTransport implements StreamTransport {
   #room: PromiseWithResolvers<void> | null = null;
   #lent = 0; // large pieces that Node was given, and
   #taken = 0; // how many of them it needs no more
+  #onTaken: (() => void) | undefined;
   #awaited: { readonly piece: number; readonly resolve: () => void }[] | null = null; // in their order
 
   /** `plain`: the connection under this one, where this one is TLS. */
@@ -111,11 +112,7 @@ class NodeTransport implements StreamTransport {
       error: (error: Error) => this.#sink?.error(SocketError.from(error, "ECONNRESET")),
     };
     if (this.#intake !== null) {
-      this.#intake.taker = (bytes, lender) => {
-        const sink = this.#sink as StreamSink;
-        if (sink.lend !== undefined) sink.lend(bytes, lender);
-        else sink.data(bytes.slice());
-      };
+      this.#intake.taker = this;
     } else {
       // A plain Uint8Array: `slice` and `toString` mean the same in every place.
       listeners.data = ({ buffer, byteOffset, byteLength }: Buffer) =>
@@ -123,6 +120,13 @@ class NodeTransport implements StreamTransport {
     }
     for (const event in listeners) socket.on(event, listeners[event] as () => void);
     this.#listeners = listeners;
+  }
+
+  /** Bytes were read, and are lent. */
+  took(bytes: Uint8Array, lender: Lender): void {
+    const sink = this.#sink as StreamSink;
+    if (sink.lend !== undefined) sink.lend(bytes, lender);
+    else sink.data(bytes.slice());
   }
 
   resume(): void {
@@ -142,6 +146,7 @@ class NodeTransport implements StreamTransport {
     if (socket.destroyed) return undefined;
     if (data.length >= LARGE && typeof data !== "string") {
       // It may be the caller's own memory: he waits until it has been taken, all of it.
+      this.#onTaken ??= () => this.#wasTaken();
       socket.write(data, this.#onTaken);
       const piece = ++this.#lent;
       if (socket.writableLength === 0) return undefined;
@@ -154,7 +159,12 @@ class NodeTransport implements StreamTransport {
     if (socket.writableLength <= FULL) return undefined;
     if (this.#room === null) {
       this.#room = Promise.withResolvers<void>();
-      socket.once("drain", this.#onRoom).once("close", this.#onRoom);
+      const room = (): void => {
+        socket.removeListener("drain", room).removeListener("close", room);
+        this.#room?.resolve();
+        this.#room = null;
+      };
+      socket.on("drain", room).on("close", room);
     }
     return this.#room.promise;
   }
@@ -243,19 +253,13 @@ class NodeTransport implements StreamTransport {
     process.nextTick(task); // runs when this turn's promises have run, too
   }
 
-  readonly #onTaken = (): void => {
+  #wasTaken(): void {
     const taken = ++this.#taken;
     if (this.#awaited === null) return;
     while (this.#awaited.length > 0 && (this.#awaited[0] as { piece: number }).piece <= taken) {
       this.#awaited.shift()?.resolve();
     }
-  };
-
-  readonly #onRoom = (): void => {
-    this.#socket.removeListener("drain", this.#onRoom).removeListener("close", this.#onRoom);
-    this.#room?.resolve();
-    this.#room = null;
-  };
+  }
 
   #ownKernel(): Kernel {
     const socket = this.#plain ?? this.#socket;

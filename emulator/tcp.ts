@@ -25,6 +25,7 @@ import { SocketError } from "../core/errors.ts";
 import type { SockletEvent } from "../core/events.ts";
 import type { HandlerClass } from "../core/handler.ts";
 import { ThreadingMixIn } from "../core/mixins.ts";
+import type { ListenOptions } from "../core/options.ts";
 import { BaseServer, type ServerOptions } from "../core/server.ts";
 import { type StreamOptions, type StreamSocket, settleStream } from "../core/socket.ts";
 import { fs, lazy } from "./builtin.ts";
@@ -46,14 +47,6 @@ const SERVERS = {
   udp: "a UDPServer",
   unix: "a UnixStreamServer or a UnixDatagramServer",
 } as const;
-
-/** Options of how a server listens. */
-export interface ListenOptions {
-  /** Listen for IPv6 alone. Default `false`: `"[::]:80"` takes IPv4, too, whose clients it tells as `::ffff:192.0.2.1`. */
-  readonly ipv6Only?: boolean;
-  /** Share the port with other processes that say so, too; the kernel spreads the clients (`SO_REUSEPORT`; Linux, FreeBSD). Those queued at one that dies are reset. Default `false`. */
-  readonly allowReusePort?: boolean;
-}
 
 /** Options of a TCP server. */
 export interface TCPServerOptions<Context> extends ServerOptions<Context>, ListenOptions {

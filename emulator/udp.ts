@@ -30,33 +30,22 @@ import {
 import { SocketError } from "../core/errors.ts";
 import type { HandlerClass } from "../core/handler.ts";
 import { ThreadingMixIn } from "../core/mixins.ts";
-import { checkCount } from "../core/options.ts";
+import { checkCount, type DatagramOptions, type ListenOptions } from "../core/options.ts";
 import { type DatagramWay, ServedDatagram, type ServerOptions } from "../core/server.ts";
 import type { KernelSocket } from "../core/socket.ts";
 import type { Data, MaybePromise } from "../core/stream.ts";
 import { lazy } from "./builtin.ts";
 import { Kernel, libc, PlainDatagrams } from "./native.ts";
 import { addressOf, networkError } from "./stream-socket.ts";
-import { type ListenOptions, TCPServer } from "./tcp.ts";
+import { TCPServer } from "./tcp.ts";
 
 /** Options of a UDP server. */
-export interface UDPServerOptions<Context> extends ServerOptions<Context>, ListenOptions {
-  /** Bytes of a datagram that are taken; the rest is cut, and `truncated` says so. Default 65 535, so that nothing is (CPython: 8 192). */
-  readonly maxPacketSize?: number;
+export interface UDPServerOptions<Context> extends ServerOptions<Context>, ListenOptions, DatagramOptions {
   /**
    * Binds although another socket is bound there, and takes its datagrams (`SO_REUSEADDR`). Default `false`, as
    * CPython's `allow_reuse_address`.
    */
   readonly allowReuseAddress?: boolean;
-  /**
-   * How many bytes may be sent to an address in all for each byte that came from it; what is over is dropped, and
-   * told. Anybody can send a datagram in another's name, and have the reply sent to him: a server that gives long
-   * replies to short questions is a weapon. Default `null`, no limit, since how long a reply is to be the protocol
-   * says (a DNS answer is ten times its question), and the loopback address that servers here listen on is not
-   * reached from outside. For who listens on a public address: 3, as QUIC (RFC 9000 section 8), or what his
-   * protocol needs.
-   */
-  readonly amplification?: number | null;
 }
 
 /** Serves datagrams, one at a time. CPython's `UDPServer`: what it gives a handler is a `Datagram`. */

@@ -3,9 +3,11 @@
 
 import { type AllowList, platformRefusal } from "../core/access.ts";
 import type { App } from "../core/app.ts";
+import type { ListenerLog } from "../core/control/listeners.ts";
 import {
   type ControlPlane,
   type Health,
+  type ListenerEvent,
   type ListenerInfo,
   newSessionId,
   type SessionEvent,
@@ -37,6 +39,8 @@ export interface WorkerPlaneSetup {
   readonly env: SockletBindings;
   /** What this isolate listens with. */
   listeners(): readonly ListenerInfo[];
+  /** What that told. */
+  readonly told: ListenerLog;
 }
 
 /** A control plane over Durable Objects. */
@@ -61,6 +65,11 @@ export class WorkerPlane implements ControlPlane {
 
   listeners(): readonly ListenerInfo[] {
     return this.#setup.listeners();
+  }
+
+  /** What this isolate has kept: a request must not wait for what another one does. */
+  listenerEvents(after: number): AsyncIterable<ListenerEvent> {
+    return this.#setup.told.kept(after);
   }
 
   async start(spec: SessionSpec): Promise<SessionInfo> {

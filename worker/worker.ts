@@ -5,7 +5,8 @@ import type { Hono } from "hono";
 import { AllowList } from "../core/access.ts";
 import { formatAddress, parseAddress } from "../core/address.ts";
 import { type App, isApp, type Listener } from "../core/app.ts";
-import type { ControlPlane, ListenerInfo } from "../core/control/plane.ts";
+import { ListenerLog } from "../core/control/listeners.ts";
+import { type ControlPlane, type ListenerInfo, listenerInfo } from "../core/control/plane.ts";
 import { controlRoutes } from "../core/control/routes.ts";
 import type { Datagram } from "../core/datagram.ts";
 import { SocketError } from "../core/errors.ts";
@@ -59,7 +60,7 @@ const listenerFor = (
   if (dialled.scheme === "unix") return undefined;
   return (
     among.find(({ name }) => name === dialled.hostname) ??
-    among.find(({ endpoint }) => endpoint.port === dialled.port)
+    among.find(({ endpoint }) => endpoint.scheme !== "unix" && endpoint.port === dialled.port)
   );
 };
 
@@ -84,6 +85,11 @@ export const workerFor = <Context>(definition: App<Context>, options: WorkerOpti
   const app = definition as unknown as App; // what its context is concerns its handlers alone
   if (!isApp(app)) throw new SocketError("ERR_APP", "this is not an app: it must come from defineApp()");
   const { onEvent } = options;
+  const told = new ListenerLog();
+  const tell: OnEvent = (event) => {
+    told.tell(event);
+    onEvent?.(event);
+  };
   const allow = new AllowList(app.allow);
   const servers = new Map<Listener, WorkerServer | WorkerDatagramServer>();
   let ready: { readonly context: unknown } | undefined;
@@ -97,7 +103,9 @@ export const workerFor = <Context>(definition: App<Context>, options: WorkerOpti
     ready ??= { context: await app.context({ name: "workerd", bindings, storage: boundStorage(bindings) }) };
     let server = servers.get(listener);
     if (server === undefined) {
-      const settings = { name: listener.name, context: ready.context, onEvent };
+      // Nobody waits in a Worker: what an app says of who waits is for other places.
+      const { whenFull: _, ...limits } = listener.options;
+      const settings = { ...limits, name: listener.name, context: ready.context, onEvent: tell };
       server =
         listener.endpoint.scheme === "udp"
           ? new WorkerDatagramServer(listener.handler as HandlerClass<Datagram>, settings)
@@ -109,12 +117,14 @@ export const workerFor = <Context>(definition: App<Context>, options: WorkerOpti
 
   const listeners = (): ListenerInfo[] =>
     app.listeners.map((listener) => {
-      const { running = 0, served = 0, failed = 0 } = servers.get(listener)?.info() ?? {};
-      return { name: listener.name, address: formatAddress(listener.endpoint), running, served, failed };
+      const { name, endpoint, serve } = listener;
+      const info = servers.get(listener)?.info();
+      // What the platform brings is served from the first on; there is nothing to bind.
+      return listenerInfo(name, formatAddress(endpoint), serve, info && { ...info, state: "serving" });
     });
 
   const plane = (env: unknown): ControlPlane =>
-    new WorkerPlane({ app, allow, env: env as SockletBindings, listeners });
+    new WorkerPlane({ app, allow, env: env as SockletBindings, listeners, told });
 
   const routes = controlRoutes((env: SockletBindings) => ({
     plane: plane(env),
@@ -144,7 +154,7 @@ export const workerFor = <Context>(definition: App<Context>, options: WorkerOpti
       const listener = listenerFor(app, localAddress, udp ? "udp" : "tcp");
       if (listener === undefined) {
         socket.closed.catch(() => {});
-        onEvent?.({ type: "refused", server: "worker", address: null, reason: "no listener" });
+        tell({ type: "refused", server: "worker", address: null, reason: "no listener" });
         if (!udp) await socket.close(); // a flow of datagrams ends when this returns
         return;
       }

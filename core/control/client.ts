@@ -5,6 +5,7 @@ import {
   BOUNDS,
   type Health,
   isOver,
+  type ListenerEvent,
   type ListenerInfo,
   type SessionEvent,
   type SessionInfo,
@@ -30,6 +31,12 @@ export interface ControlClientOptions {
 export interface CallOptions {
   /** Gives up the call; it rejects with the reason. */
   readonly signal?: AbortSignal;
+}
+
+/** Where to begin. */
+export interface FollowOptions extends CallOptions {
+  /** Only events with a greater id. Default 0. */
+  readonly after?: number;
 }
 
 const SILENCE = 45_000; // ms: three heartbeats; then the connection is taken for dead
@@ -103,6 +110,42 @@ export const controlClient = (url: string, options: ControlClientOptions = {}) =
 
   const sessionPath = (id: string, more = ""): string => `/sessions/${encodeURIComponent(id)}${more}`;
 
+  /** Events of a path, on one connection after the other, until one is the last; `mayEnd`: or until they end. */
+  async function* follow<Event extends { readonly id: number; readonly type: string }>(
+    path: string,
+    { after = 0, signal }: FollowOptions,
+    isLast: (event: Event) => boolean,
+    mayEnd: boolean,
+  ): AsyncGenerator<Event, void, undefined> {
+    let last = after;
+    for (let tries = 0; !signal?.aborted; ) {
+      const leaving = new AbortController();
+      let failure = new SocketError("ERR_INTERNAL", `${base} ends the events before the session is over`);
+      const either = signal === undefined ? leaving.signal : AbortSignal.any([signal, leaving.signal]);
+      try {
+        const headers = { "last-event-id": String(last) };
+        const response = await ask("GET", path, { headers, signal: either });
+        if (response.body === null) throw new SocketError("ERR_INTERNAL", `${base} answered with no body`);
+        for await (const event of readEvents<Event>(response.body, either, SILENCE)) {
+          last = event.id;
+          tries = 0;
+          yield event;
+          if (isLast(event)) return;
+        }
+        if (mayEnd) return;
+      } catch (error) {
+        if (signal?.aborted) return;
+        const refused = (error as { cause?: { status?: number } }).cause?.status;
+        if (refused !== undefined && refused < 500) throw error; // asking again would be refused again
+        failure = SocketError.from(error, "ERR_CONNECT_FAILED");
+      } finally {
+        leaving.abort();
+      }
+      if (++tries > MAX_RETRIES) throw failure;
+      await delay(retryDelay, signal);
+    }
+  }
+
   const sessions = {
     /** A page of sessions, newest first. */
     list(query: Partial<SessionQuery> = {}, call_: CallOptions = {}): Promise<SessionPage> {
@@ -130,37 +173,8 @@ export const controlClient = (url: string, options: ControlClientOptions = {}) =
      * The events with ids above `after`, then those to come, to the session's end. Where the connection breaks or
      * falls silent it connects again and goes on after the last event. Ends when `signal` aborts.
      */
-    async *follow(
-      id: string,
-      { after = 0, signal }: CallOptions & { readonly after?: number } = {},
-    ): AsyncGenerator<SessionEvent, void, undefined> {
-      let last = after;
-      for (let tries = 0; !signal?.aborted; ) {
-        const leaving = new AbortController();
-        let failure = new SocketError("ERR_INTERNAL", `${base} ends the events before the session is over`);
-        const either = signal === undefined ? leaving.signal : AbortSignal.any([signal, leaving.signal]);
-        try {
-          const headers = { "last-event-id": String(last) };
-          const response = await ask("GET", sessionPath(id, "/events"), { headers, signal: either });
-          if (response.body === null) throw new SocketError("ERR_INTERNAL", `${base} answered with no body`);
-          for await (const event of readEvents(response.body, either, SILENCE)) {
-            last = event.id;
-            tries = 0;
-            yield event;
-            if (isOver(event.type)) return;
-          }
-        } catch (error) {
-          if (signal?.aborted) return;
-          const refused = (error as { cause?: { status?: number } }).cause?.status;
-          if (refused !== undefined && refused < 500) throw error; // asking again would be refused again
-          failure = SocketError.from(error, "ERR_CONNECT_FAILED");
-        } finally {
-          leaving.abort();
-        }
-        if (++tries > MAX_RETRIES) throw failure;
-        await delay(retryDelay, signal);
-      }
-    },
+    follow: (id: string, from: FollowOptions = {}): AsyncGenerator<SessionEvent, void, undefined> =>
+      follow<SessionEvent>(sessionPath(id, "/events"), from, ({ type }) => isOver(type), false),
 
     /** Sends bytes, or text as UTF-8, by hand. */
     send: (id: string, data: Uint8Array | string, call_: CallOptions = {}): Promise<SessionInfo> =>
@@ -180,6 +194,12 @@ export const controlClient = (url: string, options: ControlClientOptions = {}) =
     ready: (call_: CallOptions = {}): Promise<{ readonly ready: true }> => call("GET", "/ready", call_),
     listeners: async (call_: CallOptions = {}): Promise<readonly ListenerInfo[]> =>
       (await call<{ listeners: ListenerInfo[] }>("GET", "/listeners", call_)).listeners,
+    /**
+     * What the listeners' servers told, with ids above `after`, then what they tell, until they are closed or `signal`
+     * aborts; of a Worker what one isolate has kept. Where the connection breaks it goes on after the last event.
+     */
+    listenerEvents: (from: FollowOptions = {}): AsyncGenerator<ListenerEvent, void, undefined> =>
+      follow<ListenerEvent>("/listeners/events", from, () => false, true),
     sessions,
   };
 };

@@ -2,7 +2,14 @@
 
 export { type Scope, TokenList } from "./auth.ts";
 // Their client
-export { type CallOptions, type ControlClient, type ControlClientOptions, controlClient } from "./client.ts";
+export {
+  type CallOptions,
+  type ControlClient,
+  type ControlClientOptions,
+  controlClient,
+  type FollowOptions,
+} from "./client.ts";
+export { ListenerLog } from "./listeners.ts";
 export { LocalPlane, type LocalPlaneOptions } from "./local.ts";
 export { openApi } from "./openapi.ts";
 // What is behind them
@@ -14,7 +21,9 @@ export {
   isOver,
   isSessionId,
   type Json,
+  type ListenerEvent,
   type ListenerInfo,
+  listenerInfo,
   newSessionId,
   SESSION_STATES,
   type SessionEvent,

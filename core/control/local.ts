@@ -9,9 +9,11 @@ import { SocketError } from "../errors.ts";
 import type { BaseConnector } from "../server.ts";
 import type { StreamSocket } from "../socket.ts";
 import type { MaybePromise } from "../stream.ts";
+import { ListenerLog } from "./listeners.ts";
 import {
   type ControlPlane,
   type Health,
+  type ListenerEvent,
   type ListenerInfo,
   newSessionId,
   type SessionEvent,
@@ -32,6 +34,8 @@ export interface LocalPlaneOptions {
   connector(target: SessionTarget): BaseConnector<StreamSocket, any>;
   /** Default: none. */
   listeners?(): readonly ListenerInfo[];
+  /** What the listeners told. Default: nothing. */
+  readonly told?: ListenerLog;
   /** As `ControlPlane.ready`. Default: always ready. */
   ready?(): MaybePromise<readonly string[]>;
   /** Texts that no record may show; see `SessionOptions.secrets`. */
@@ -43,6 +47,9 @@ export interface LocalPlaneOptions {
   /** How long one that is over is shown. Default a day. */
   readonly maxAge?: number;
 }
+
+const NOTHING_TOLD = new ListenerLog();
+NOTHING_TOLD.end();
 
 /** A control plane in memory. */
 export class LocalPlane implements ControlPlane {
@@ -72,6 +79,10 @@ export class LocalPlane implements ControlPlane {
 
   listeners(): readonly ListenerInfo[] {
     return this.#options.listeners?.() ?? [];
+  }
+
+  listenerEvents(after: number, signal: AbortSignal): AsyncIterable<ListenerEvent> {
+    return (this.#options.told ?? NOTHING_TOLD).follow(after, signal);
   }
 
   async start(spec: SessionSpec): Promise<SessionInfo> {

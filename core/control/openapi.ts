@@ -35,6 +35,57 @@ const running = {
   result: null,
   error: null,
 };
+const listening = {
+  name: "echo",
+  address: "tcp://127.0.0.1:7007",
+  serve: "forking",
+  state: "serving",
+  suspended: null,
+  waiting: 0,
+  running: 1,
+  served: 12,
+  failed: 0,
+  refused: 0,
+  bytesRead: 1440,
+  bytesWritten: 1440,
+  children: { idle: 1, busy: 1, starting: 0, restarted: 0 },
+};
+const toldMore = {
+  request: { ...count, description: "The request's number at its server" },
+  address: nullable("string"),
+  duration: { type: "number", description: "ms" },
+  bytesRead: count,
+  bytesWritten: count,
+  bytes: count,
+  failed: { type: ["boolean", "integer"], description: "Whether a request has; of `closed`: how many have" },
+  running: count,
+  waiting: count,
+  served: count,
+  refused: count,
+  reason: string,
+  how: string,
+  limit: string,
+  timeout: { type: "number", description: "ms" },
+  detail: { description: "What the handler said" },
+  error: ref("Error"),
+  pid: nullable("integer"),
+  code: nullable("integer"),
+  signal: nullable("string"),
+  requests: list(object({ request: count, address: nullable("string") })),
+  delay: nullable("number", { description: "ms" }),
+};
+const toldEnd = {
+  id: 7,
+  at: "2026-11-23T06:00:00.004Z",
+  type: "end",
+  server: "echo",
+  request: 3,
+  address: "127.0.0.1:41714",
+  duration: 1.25,
+  bytesRead: 6,
+  bytesWritten: 6,
+  failed: false,
+};
 const ended = { ...running, state: "ended", endedAt: "2026-11-23T06:00:00.012Z", result: "PONG" };
 const opened = { id: 2, at: "2026-11-23T06:00:00.004Z", type: "open", peer: "127.0.0.1:6379" };
 const problem = {
@@ -137,9 +188,28 @@ export const openApi = {
     "/v1/listeners": {
       get: operation("Where the app listens", "read", {
         200: answer("All listeners", object({ listeners: list(ref("Listener")) }), {
-          listeners: [{ name: "echo", address: "tcp://127.0.0.1:7007", running: 1, served: 12, failed: 0 }],
+          listeners: [listening],
         }),
       }),
+    },
+    "/v1/listeners/events": {
+      get: operation(
+        "What their servers told, as far as it is kept, and then what they tell, until they are closed",
+        "read",
+        {
+          200: {
+            description: "Server-sent events: `id`, `event` (the type) and `data` (a ListenerEvent)",
+            content: { "text/event-stream": { schema: ref("ListenerEvent"), example: toldEnd } },
+          },
+        },
+        [422],
+        {
+          parameters: [
+            parameter("after", "query", count, "Only events with a greater id"),
+            parameter("Last-Event-ID", "header", count, "As `after`, and stronger"),
+          ],
+        },
+      ),
     },
     "/v1/sessions": {
       get: operation(
@@ -249,7 +319,37 @@ export const openApi = {
     securitySchemes: { token: { type: "http", scheme: "bearer" } },
     schemas: {
       Health: object({ status: { const: "ok" }, listeners: count, running: count }),
-      Listener: object({ name: string, address: string, running: count, served: count, failed: count }),
+      Listener: object({
+        name: string,
+        address: string,
+        serve: { enum: ["serial", "threading", "forking"] },
+        state: { enum: ["new", "listening", "serving", "closed"] },
+        suspended: { enum: ["hold", "refuse", null] },
+        waiting: count,
+        running: count,
+        served: count,
+        failed: count,
+        refused: count,
+        bytesRead: count,
+        bytesWritten: count,
+        children: {
+          anyOf: [object({ idle: count, busy: count, starting: count, restarted: count }), { type: "null" }],
+          description: "The child processes of a listener that forks",
+        },
+      }),
+      ListenerEvent: {
+        ...object(
+          {
+            id: { type: "integer", minimum: 1 },
+            at: { ...string, format: "date-time" },
+            type: string,
+            server: { ...string, description: "The handler's name" },
+            ...toldMore,
+          },
+          Object.keys(toldMore),
+        ),
+        description: "What a server tells: its `type` says which of the rest there are",
+      },
       Start: {
         ...object(
           {

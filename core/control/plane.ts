@@ -16,10 +16,12 @@
 
 import type { AllowList } from "../access.ts";
 import { type Endpoint, formatAddress } from "../address.ts";
-import type { AnyHandlerClass, App } from "../app.ts";
+import type { AnyHandlerClass, App, Serving } from "../app.ts";
 import { dialable, type SecureTransport } from "../connector.ts";
 import { SocketError, type SocketErrorCode } from "../errors.ts";
+import type { SockletEvent } from "../events.ts";
 import { DatagramRequestHandler, type HandlerClass } from "../handler.ts";
+import type { ServerInfo, ServerState, Suspension } from "../server.ts";
 import type { StreamSocket } from "../socket.ts";
 import type { MaybePromise } from "../stream.ts";
 
@@ -145,16 +147,63 @@ export interface SessionPage {
   readonly next: string | null;
 }
 
-/** A listener, as the routes show it. */
+/** What a listener's server says of itself (its `info()`), as the routes show it; in a Worker that of this isolate. */
 export interface ListenerInfo {
   /** The handler's name. */
   readonly name: string;
   /** `tcp://127.0.0.1:7007`; where the platform chose the port, that one. */
   readonly address: string;
-  /** Requests whose handler runs now, has ended, and has ended badly; in a Worker those of this isolate. */
+  /** How it takes its requests. */
+  readonly serve: Serving;
+  /** `new` before it listens: in a Worker, before its first request in this isolate. */
+  readonly state: ServerState;
+  /** What becomes of who comes now; `null` where it is not suspended. */
+  readonly suspended: Suspension | null;
+  /** Requests that wait, whose handler runs now, has ended, and has ended badly; and those that were turned away. */
+  readonly waiting: number;
   readonly running: number;
   readonly served: number;
   readonly failed: number;
+  readonly refused: number;
+  /** Bytes that requests received, and that they sent; those of a request count when it is over. */
+  readonly bytesRead: number;
+  readonly bytesWritten: number;
+  /** The child processes of a listener that forks: those that wait for a request, have one, are starting, and took the place of a lost one; else `null`. */
+  readonly children: {
+    readonly idle: number;
+    readonly busy: number;
+    readonly starting: number;
+    readonly restarted: number;
+  } | null;
+}
+
+/** The record of a listener whose server says `info`; without one, of a server that nobody has needed yet. */
+export const listenerInfo = (
+  name: string,
+  address: string,
+  serve: Serving,
+  info?: ServerInfo & Partial<NonNullable<ListenerInfo["children"]>>,
+): ListenerInfo => {
+  const { state = "new", suspended = null, waiting = 0, running = 0, served = 0 } = info ?? {};
+  const { failed = 0, refused = 0, bytesRead = 0, bytesWritten = 0, idle } = info ?? {};
+  const { busy = 0, starting = 0, restarted = 0 } = info ?? {};
+  const children = idle === undefined ? null : { idle, busy, starting, restarted };
+  const counts = { waiting, running, served, failed, refused, bytesRead, bytesWritten };
+  return { name, address, serve, state, suspended, ...counts, children };
+};
+
+/**
+ * One thing that a server told (`SockletEvent`), as the routes show it: addresses as text, errors as their code and
+ * message, and the request's number as `request`. Ids are 1, 2, …; where one is missing, it was dropped from a full log.
+ */
+export interface ListenerEvent {
+  readonly id: number;
+  /** ISO 8601, UTC. */
+  readonly at: string;
+  readonly type: SockletEvent["type"];
+  /** The server's name, which is its handler's. */
+  readonly server: string;
+  readonly [more: string]: Json;
 }
 
 /** What anyone may know without a token: counts, and nothing that tells of a peer. */
@@ -174,6 +223,11 @@ export interface ControlPlane {
   /** Why no session can be started now, one text a reason, without secrets; empty where all is well. */
   ready(): MaybePromise<readonly string[]>;
   listeners(): MaybePromise<readonly ListenerInfo[]>;
+  /**
+   * What the listeners' servers told, with ids above `after`: those that are kept, then those to come. Ends when they
+   * are closed or `signal` aborts; in a Worker with those that this isolate has kept.
+   */
+  listenerEvents(after: number, signal: AbortSignal): MaybePromise<AsyncIterable<ListenerEvent>>;
   /**
    * Starts a session, and gives its record once that is kept: any `get` from now on finds it. Does not wait for
    * the connection: a dial that fails is a session that failed.

@@ -6,7 +6,8 @@
  * | `GET /v1/health` | open | `{ status: "ok", listeners, running }` |
  * | `GET /v1/ready` | open | 200 `{ ready: true }`, or 503 and why |
  * | `GET /v1/openapi.json` | read | these routes, as OpenAPI 3.1 |
- * | `GET /v1/listeners` | read | `{ listeners }` |
+ * | `GET /v1/listeners` | read | `{ listeners }`: what listens, with the counts of its server |
+ * | `GET /v1/listeners/events` | read | what their servers tell, as it comes (SSE); `Last-Event-ID` or `?after=` resumes |
  * | `GET /v1/sessions` | read | a page, newest first: `?state= &handler= &limit= &before=` |
  * | `POST /v1/sessions` | run | runs one: 200 and its record when it is over; `"background": true`: 201 at once |
  * | `GET /v1/sessions/:id` | read | its record |
@@ -32,7 +33,9 @@ import {
   type ControlPlane,
   isSessionId,
   type Json,
+  type ListenerEvent,
   SESSION_STATES,
+  type SessionEvent,
   type SessionSpec,
 } from "./plane.ts";
 import { HttpError, problemResponse } from "./problem.ts";
@@ -161,20 +164,32 @@ export const controlRoutes = (setup: ControlSetup | ((env: any) => MaybePromise<
 
   route("DELETE", "/v1/sessions/:id", "run", async (c, plane) => c.json(found(await plane.end(idOf(c)))));
 
-  route("GET", "/v1/sessions/:id/events", "read", async (c, plane) => {
-    const id = idOf(c);
+  /** Events as they come; `events` gives those with ids above what the request says that it has. */
+  const stream = async (
+    c: Context<Env>,
+    events: (after: number, signal: AbortSignal) => MaybePromise<AsyncIterable<SessionEvent | ListenerEvent>>,
+  ): Promise<Response> => {
     const query = read(EventsQuery, queryOf(c));
     // The header is newer: who follows a URL with `after` and connects again sends both.
     const { after = 0 } = read(EventsQuery, {
       after: c.req.header("Last-Event-ID") ?? query.after?.toString(),
     });
     const leaving = new AbortController();
-    const events = found(await plane.events(id, after, leaving.signal));
+    const source = await events(after, leaving.signal);
     c.header("Content-Type", "text/event-stream");
     c.header("X-Accel-Buffering", "no"); // a proxy that gathers would hold the events back
     if (c.req.method === "HEAD") leaving.abort();
-    return c.req.method === "HEAD" ? c.body(null) : c.body(eventStream(events, leaving));
+    return c.req.method === "HEAD" ? c.body(null) : c.body(eventStream(source, leaving));
+  };
+
+  route("GET", "/v1/sessions/:id/events", "read", (c, plane) => {
+    const id = idOf(c);
+    return stream(c, async (after, signal) => found(await plane.events(id, after, signal)));
   });
+
+  route("GET", "/v1/listeners/events", "read", (c, plane) =>
+    stream(c, (after, signal) => plane.listenerEvents(after, signal)),
+  );
 
   route("POST", "/v1/sessions/:id/data", "run", async (c, plane) => {
     const id = idOf(c);

@@ -109,7 +109,7 @@ export interface SessionRecord {
 export class Session {
   readonly id: string;
   #info: SessionInfo;
-  readonly #log: EventLog;
+  readonly #log: EventLog<SessionEvent>;
   readonly #store: SessionStore | undefined;
   readonly #over = Promise.withResolvers<void>();
   readonly #controller = new AbortController();
@@ -117,7 +117,7 @@ export class Session {
   #socket: StreamSocket | undefined;
   #timer: ReturnType<typeof setTimeout> | undefined;
 
-  private constructor(info: SessionInfo, log: EventLog, store: SessionStore | undefined) {
+  private constructor(info: SessionInfo, log: EventLog<SessionEvent>, store: SessionStore | undefined) {
     this.id = info.id;
     this.#info = info;
     this.#log = log;
@@ -140,14 +140,14 @@ export class Session {
       result: null,
       error: null,
     };
-    const session = new Session(info, new EventLog(), options.store);
+    const session = new Session(info, new EventLog<SessionEvent>(jsonSize), options.store);
     session.#run(options);
     return session;
   }
 
   /** One that was kept, to be looked at. Where it was not over, its process is gone: it is `cut` now, and `store` is told. */
   static restore({ info, events }: SessionRecord, store?: SessionStore): Session {
-    const session = new Session(info, new EventLog(events), store);
+    const session = new Session(info, new EventLog(jsonSize, events), store);
     if (isOver(info.state)) session.#ended();
     else session.#stop("cut", new SocketError("ECONNABORTED", "the process that ran this session is gone"));
     return session;
@@ -308,29 +308,33 @@ export class Session {
   }
 
   #tell(body: SessionEventBody): void {
-    const event = this.#log.add(body);
+    const event = this.#log.add((id) => ({ id, at: now(), ...body }));
     this.#store?.save(this.info(), event, this.#log.oldest);
   }
 }
 
 const encoder = new TextEncoder();
-const sizeOf = (text: string): number => encoder.encode(text).length;
+export const sizeOf = (text: string): number => encoder.encode(text).length;
+const jsonSize = (value: unknown): number => sizeOf(JSON.stringify(value));
 const now = (): string => new Date().toISOString();
 
 // ---- The log ----
 
 /** Events, bounded by count and bytes, and those who follow them. */
-class EventLog {
-  readonly #events: SessionEvent[];
+export class EventLog<Event extends { readonly id: number }> {
+  readonly #events: Event[];
+  readonly #sizeOf: (event: Event) => number;
   readonly #sizes: number[];
   #size: number;
   #last: number;
   #ended = false;
   readonly #waiting = new Set<() => void>(); // who follow and have seen all; told of the next event, and of the end
 
-  constructor(events: readonly SessionEvent[] = []) {
+  /** `sizeOf`: bytes of an event; those of all are bounded. */
+  constructor(sizeOf: (event: Event) => number, events: readonly Event[] = []) {
     this.#events = [...events];
-    this.#sizes = this.#events.map((event) => sizeOf(JSON.stringify(event)));
+    this.#sizeOf = sizeOf;
+    this.#sizes = this.#events.map(sizeOf);
     this.#size = this.#sizes.reduce((sum, size) => sum + size, 0);
     this.#last = this.#events.at(-1)?.id ?? 0;
   }
@@ -340,9 +344,15 @@ class EventLog {
     return this.#events[0]?.id ?? this.#last + 1;
   }
 
-  add(body: SessionEventBody): SessionEvent {
-    const event: SessionEvent = { id: ++this.#last, at: now(), ...body };
-    const size = sizeOf(JSON.stringify(event));
+  /** The events that are kept now. */
+  get kept(): readonly Event[] {
+    return [...this.#events];
+  }
+
+  /** Keeps the event that `make` gives for the next id. */
+  add(make: (id: number) => Event): Event {
+    const event = make(++this.#last);
+    const size = this.#sizeOf(event);
     this.#events.push(event);
     this.#sizes.push(size);
     this.#size += size;
@@ -360,7 +370,7 @@ class EventLog {
     this.#wake();
   }
 
-  async *follow(after: number, signal?: AbortSignal): AsyncGenerator<SessionEvent, void, undefined> {
+  async *follow(after: number, signal?: AbortSignal): AsyncGenerator<Event, void, undefined> {
     // Not a race of promises: one that stays pending keeps all that was ever raced against it.
     let wake: () => void = () => {};
     const leave = (): void => wake();
@@ -395,10 +405,10 @@ class EventLog {
 
 // ---- What is shown ----
 
-const plain = (value: unknown): Json => JSON.parse(toJson(value)) as Json;
+export const plain = (value: unknown): Json => JSON.parse(toJson(value)) as Json;
 
 /** Replaces secrets in a text. */
-type Redactor = (text: string) => string;
+export type Redactor = (text: string) => string;
 const asIs: Redactor = (text) => text;
 
 const SHORTEST_SECRET = 4; // characters: what is shorter stands in too many innocent texts
@@ -411,7 +421,7 @@ const SHORTEST_SECRET = 4; // characters: what is shorter stands in too many inn
  * What it cannot do: know a secret that was split, cut, encoded (base64, percent, another case) or hashed, one
  * of less than 4 characters, or one that is a number or a key of an object. A handler should say no secret.
  */
-const redactor = (secrets: readonly string[]): Redactor => {
+export const redactor = (secrets: readonly string[]): Redactor => {
   const quoted = (secret: string): string => JSON.stringify(secret).slice(1, -1); // as a handler prints its params
   const long = [...new Set(secrets.flatMap((secret) => [secret, quoted(secret)]))].filter(
     (secret) => secret.length >= SHORTEST_SECRET,
@@ -432,7 +442,7 @@ const stringsOf = (value: unknown): string[] => {
 };
 
 /** `value` with every text in it redacted, the keys too. */
-const redacted = (value: Json, redact: Redactor): Json => {
+export const redacted = (value: Json, redact: Redactor): Json => {
   if (typeof value === "string") return redact(value);
   if (typeof value !== "object" || value === null) return value;
   if (Array.isArray(value)) return value.map((item: Json) => redacted(item, redact));

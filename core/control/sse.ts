@@ -1,11 +1,17 @@
 /**
- * Events as bytes: server-sent events (WHATWG HTML 9.2), written and read. The one form in which a session's
+ * Events as bytes: server-sent events (WHATWG HTML 9.2), written and read. The one form in which
  * events cross a border: HTTP, and a Durable Object's RPC, which carries streams of bytes and no iterables.
  */
 
 import { SocketError } from "../errors.ts";
 import { withDeadline } from "../stream.ts";
 import type { SessionEvent } from "./plane.ts";
+
+/** What every event has that crosses. */
+interface Numbered {
+  readonly id: number;
+  readonly type: string;
+}
 
 const HEARTBEAT = 15_000; // ms: WHATWG HTML advises a comment every 15 seconds, for proxies that drop silent connections
 const RETRY = 2_000; // ms after which a browser connects again
@@ -22,12 +28,12 @@ const encoder = new TextEncoder();
  *     return eventStream(session.events(after, leaving.signal), leaving);
  */
 export const eventStream = (
-  events: AsyncIterable<SessionEvent>,
+  events: AsyncIterable<Numbered>,
   leaving: AbortController,
   heartbeat: number = HEARTBEAT,
 ): ReadableStream<Uint8Array> => {
   const source = events[Symbol.asyncIterator]();
-  let next: Promise<IteratorResult<SessionEvent>> | undefined; // what a heartbeat came before of
+  let next: Promise<IteratorResult<Numbered>> | undefined; // what a heartbeat came before of
   return new ReadableStream(
     {
       type: "bytes", // the kind that a Durable Object's RPC carries
@@ -57,18 +63,18 @@ export const eventStream = (
 };
 
 /** One event as text. JSON has no line ends of its own, so the data is one line. */
-const eventText = (event: SessionEvent): string =>
+const eventText = (event: Numbered): string =>
   `id: ${event.id}\nevent: ${event.type}\ndata: ${JSON.stringify(event)}\n\n`;
 
 /**
  * The events of a stream that `eventStream` wrote. Ends with the stream or when `signal` aborts. Rejects where
  * the stream breaks or is not one of ours, and with `ETIMEDOUT` where it is silent for `silence` ms.
  */
-export async function* readEvents(
+export async function* readEvents<Event extends Numbered = SessionEvent>(
   stream: ReadableStream<Uint8Array>,
   signal?: AbortSignal,
   silence: number | null = null,
-): AsyncGenerator<SessionEvent, void, undefined> {
+): AsyncGenerator<Event, void, undefined> {
   const reader = stream.getReader();
   const decoder = new TextDecoder();
   const leave = (): void => void reader.cancel().catch(() => {});
@@ -87,7 +93,7 @@ export async function* readEvents(
         throw new SocketError("ERR_LIMIT", `an event is over ${MAX_EVENT} characters`);
       for (const block of blocks) {
         const data = /(?:^|\n)data: ([^\n]*)/.exec(block)?.[1]; // not `.`, which ends at U+2028, too
-        if (data !== undefined) yield JSON.parse(data) as SessionEvent;
+        if (data !== undefined) yield JSON.parse(data) as Event;
       }
     }
   } finally {

@@ -1,6 +1,13 @@
 /** `defineApp`: what it refuses, and how it says so. */
 
-import { DatagramRequestHandler, defineApp, isApp, SocketError, StreamRequestHandler } from "socklet";
+import {
+  DatagramRequestHandler,
+  defineApp,
+  formatAddress,
+  isApp,
+  SocketError,
+  StreamRequestHandler,
+} from "socklet";
 import { expect, test } from "vitest";
 
 class Stream extends StreamRequestHandler {}
@@ -16,6 +23,8 @@ test("a good app is checked, filled in and frozen", () => {
       { handler: "packet", address: "udp://127.0.0.1:7", serve: "serial", try: "nc -u {host} {port}" },
       { handler: "stream", address: ":0" },
       { handler: "stream", address: ":0" },
+      { handler: "stream", address: "unix:/run/s" },
+      { handler: "packet", address: { path: "/run/d" }, serve: "forking" },
     ],
     dial: { there: { handler: "stream", address: "[::1]:80" } },
     allow: ["10.0.0.0/8:6379"],
@@ -23,12 +32,19 @@ test("a good app is checked, filled in and frozen", () => {
   expect(isApp(app)).toBe(true);
   expect(Object.isFrozen(app)).toBe(true);
   expect(
-    app.listeners.map(({ name, endpoint, serve }) => [name, endpoint.scheme, endpoint.port, serve]),
+    app.listeners.map(({ name, endpoint, carries, serve }) => [
+      name,
+      formatAddress(endpoint),
+      carries,
+      serve,
+    ]),
   ).toEqual([
-    ["stream", "tcp", 7, "threading"],
-    ["packet", "udp", 7, "serial"],
-    ["stream", "tcp", 0, "threading"],
-    ["stream", "tcp", 0, "threading"],
+    ["stream", "tcp://127.0.0.1:7", "streams", "threading"],
+    ["packet", "udp://127.0.0.1:7", "datagrams", "serial"],
+    ["stream", "tcp://:0", "streams", "threading"],
+    ["stream", "tcp://:0", "streams", "threading"],
+    ["stream", "unix:/run/s", "streams", "threading"],
+    ["packet", "unix:/run/d", "datagrams", "forking"],
   ]);
   expect(app.dial.there?.endpoint).toEqual({ scheme: undefined, hostname: "::1", port: 80 });
   for (const other of [null, undefined, 1, {}, { handlers }, Stream]) expect(isApp(other)).toBe(false);
@@ -59,9 +75,35 @@ test.each<[string, unknown, RegExp]>([
     /listen\[0\]\.address: .*65535, not 70000/,
   ],
   [
-    "a path",
-    { handlers, listen: [{ handler: "stream", address: "unix:/x" }] },
-    /tcp:\/\/ or udp:\/\/, not on a path/,
+    "datagrams over TCP",
+    { handlers, listen: [{ handler: "stream", address: at, carries: "datagrams" }] },
+    /listen\[0\]\.carries is "datagrams"; tcp:\/\/ carries streams/,
+  ],
+  [
+    "a word that a path cannot carry",
+    { handlers, listen: [{ handler: "stream", address: "unix:/x", carries: "both" }] },
+    /carries is "both"; it may be "streams" or "datagrams"/,
+  ],
+  [
+    "a stream handler of datagrams on a path",
+    { handlers, listen: [{ handler: "stream", address: "unix:/x", carries: "datagrams" }] },
+    /StreamRequestHandler, which cannot serve datagrams on a path/,
+  ],
+  [
+    "rules by network on a path",
+    { handlers, listen: [{ handler: "stream", address: "unix:/x", options: { access: {} } }] },
+    /options\.access is no option of a threading listener of streams on a path/,
+  ],
+  [
+    "one path twice",
+    {
+      handlers,
+      listen: [
+        { handler: "stream", address: "unix:/x" },
+        { handler: "packet", address: { path: "/x" } },
+      ],
+    },
+    /listen\[1\] and listen\[0\] both listen on unix:\/x/,
   ],
   [
     "a stream handler over UDP",
@@ -77,6 +119,47 @@ test.each<[string, unknown, RegExp]>([
     "an unknown way to serve",
     { handlers, listen: [{ handler: "stream", address: at, serve: "fast" }] },
     /serve is "fast"; it may be "serial", "threading" or "forking"/,
+  ],
+  [
+    "options that are none",
+    { handlers, listen: [{ handler: "stream", address: at, options: 5 }] },
+    /listen\[0\]\.options must be an object/,
+  ],
+  [
+    "an option that is none",
+    { handlers, listen: [{ handler: "stream", address: at, options: { maxRequest: 5 } }] },
+    /listen\[0\]\.options\.maxRequest is no option of a threading tcp:\/\/ listener; it has .*maxRequests/,
+  ],
+  [
+    "an option of datagrams over TCP",
+    { handlers, listen: [{ handler: "stream", address: at, options: { amplification: 3 } }] },
+    /options\.amplification is no option of a threading tcp/,
+  ],
+  [
+    "an option of forking where nothing forks",
+    { handlers, listen: [{ handler: "stream", address: at, options: { maxChildren: 3 } }] },
+    /options\.maxChildren is no option of a threading tcp/,
+  ],
+  ...(
+    [
+      [{ maxRequests: 0 }, "maxRequests is a whole number of 1 or more, not 0"],
+      [{ access: { allow: ["10.0.0.1/8"] } }, "bits set beyond its prefix"],
+      [{ rate: { perSecond: 0 } }, "rate.perSecond is more than 0"],
+      [{ stream: { maxLines: 5 } }, "a stream has no option maxLines"],
+      [{ blockTimeout: 0 }, "blockTimeout is 1 to"],
+    ] as const
+  ).map(([options, says]): [string, unknown, RegExp] => [
+    `an option that cannot be: ${JSON.stringify(options)}`,
+    { handlers, listen: [{ handler: "stream", address: at, serve: "forking", options }] },
+    new RegExp(`listen\\[0\\]\\.options: .*${says.replaceAll(".", "\\.")}`),
+  ]),
+  [
+    "an amplification that cannot be",
+    {
+      handlers,
+      listen: [{ handler: "packet", address: "udp://127.0.0.1:7", options: { amplification: 0 } }],
+    },
+    /options: amplification is more than 0/,
   ],
   [
     "one address twice",

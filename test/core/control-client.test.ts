@@ -1,6 +1,7 @@
 import { describe, expect, test } from "vitest";
 import { controlClient, type SessionEvent } from "../../core/control/index.ts";
-import { eventsUntil, follow, READ, serve, TOKEN } from "./control-setup.ts";
+import { SocketError } from "../../core/errors.ts";
+import { ECHO, eventsUntil, follow, READ, serve, TOKEN } from "./control-setup.ts";
 
 const ask = { handler: "Ask", address: "10.0.0.1:7" } as const;
 const followed = { handler: "Follow", address: "10.0.0.2:7" } as const;
@@ -25,11 +26,77 @@ const connected = (
 };
 
 describe("a control client", () => {
+  test("follows what servers tell: what is kept, then what comes, as JSON; to their end, or until it has enough", async () => {
+    const { control, place } = connected();
+    const { told } = place;
+    const address = { family: "IPv4", hostname: "10.0.0.9", port: 5 } as const;
+    const of = { server: "Echo", id: 3, address };
+    const detail = { token: TOKEN, text: "as it was" };
+    told.tell({ type: "begin", ...of });
+    told.tell({ type: "handler", ...of, detail });
+    detail.text = "changed since";
+    told.tell({ type: "handler", ...of, detail: "x".repeat(20_000) });
+    told.tell({ type: "error", ...of, error: new RangeError(`not with ${TOKEN}`) });
+    const following = control.listenerEvents({ after: 1 });
+    const next = async () => (await following.next()).value;
+    const said = { server: "Echo", request: 3, address: "10.0.0.9:5", at: expect.stringMatching(/^2.*Z$/) };
+    expect(await next()).toEqual({
+      ...said,
+      id: 2,
+      type: "handler",
+      detail: { token: "[redacted]", text: "as it was" },
+    });
+    expect(await next()).toMatchObject({ id: 3, detail: { omitted: 20_002 } });
+    expect(await next()).toEqual({
+      ...said,
+      id: 4,
+      type: "error",
+      error: {
+        code: "ERR_HANDLER",
+        message: expect.stringMatching(/^ERR_HANDLER: .*not with \[redacted\]$/),
+      },
+    });
+    const lost = new SocketError("ETIMEDOUT");
+    told.tell({
+      type: "lost",
+      server: "Echo",
+      pid: 7,
+      code: null,
+      signal: "SIGKILL",
+      requests: [{ id: 3, address }],
+      error: lost,
+      delay: 100,
+    });
+    expect(await next()).toMatchObject({
+      type: "lost",
+      signal: "SIGKILL",
+      requests: [{ request: 3, address: "10.0.0.9:5" }],
+      error: { code: "ETIMEDOUT" },
+    });
+    const stop = new AbortController();
+    const other = control.listenerEvents({ after: 5, signal: stop.signal });
+    const none = other.next();
+    stop.abort();
+    expect((await none).done).toBe(true);
+    told.end();
+    expect((await following.next()).done).toBe(true);
+    const all = [];
+    for await (const event of control.listenerEvents()) all.push(event.id);
+    expect(all).toEqual([1, 2, 3, 4, 5]);
+  });
+
+  test("has the last 1 000 events of servers", async () => {
+    const { control, place } = connected();
+    for (let i = 0; i < 1_500; i++) place.told.tell({ type: "resumed", server: "Echo", waiting: i });
+    const { value } = await control.listenerEvents({ after: 10 }).next();
+    expect(value).toMatchObject({ id: 501, waiting: 500 });
+  });
+
   test("asks everything that there is", async () => {
     const { control, plane, place } = connected();
     expect(await control.health()).toEqual({ status: "ok", listeners: 1, running: 0 });
     expect(await control.ready()).toEqual({ ready: true });
-    expect(await control.listeners()).toMatchObject([{ name: "Echo", served: 3 }]);
+    expect(await control.listeners()).toEqual([ECHO]);
     expect(await control.sessions.run({ ...ask, params: "hi" })).toMatchObject({
       state: "ended",
       result: "hi",

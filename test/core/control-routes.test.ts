@@ -3,6 +3,7 @@ import { describe, expect, test } from "vitest";
 import {
   BOUNDS,
   controlRoutes,
+  type ListenerEvent,
   openApi,
   type Problem,
   readEvents,
@@ -448,7 +449,7 @@ describe("the OpenAPI document", () => {
       .map(({ method, path }) => `${method} ${path.replace(":id", "{id}")}`);
     const written = operations.map(({ method, path }) => `${method} ${path}`);
     expect(written.toSorted()).toEqual([...new Set(served)].toSorted());
-    expect(written).toHaveLength(11);
+    expect(written).toHaveLength(12);
   });
 
   test("says truly who may ask", async () => {
@@ -499,6 +500,13 @@ describe("the OpenAPI document", () => {
     await fits(await ask("POST", "/v1/sessions", { json: { wrong: 1 } }), "Problem");
     const { listeners } = await (await ask("GET", "/v1/listeners")).json();
     expect(misfits(schemas.Listener as Schema, listeners[0])).toEqual([]);
+    place.told.tell({ type: "draining", server: "Echo", running: 1, timeout: 5 });
+    place.told.end();
+    const { body } = await ask("GET", "/v1/listeners/events");
+    for await (const told of readEvents<ListenerEvent>(body as ReadableStream<Uint8Array>)) {
+      expect(misfits(schemas.ListenerEvent as Schema, told)).toEqual([]);
+      expect(told).toMatchObject({ id: 1, type: "draining", running: 1, timeout: 5 });
+    }
     await follow(place.plane, id, "open");
     await ask("POST", `/v1/sessions/${id}/data`, { json: { text: "x" } });
     await place.clients[0]!.sendall("y\n");

@@ -4,8 +4,10 @@ import type { Hono } from "hono";
 import { type App, defineApp } from "../../core/app.ts";
 import {
   controlRoutes,
+  ListenerLog,
   LocalPlane,
   type LocalPlaneOptions,
+  listenerInfo,
   type SessionEvent,
   type SessionTarget,
 } from "../../core/control/index.ts";
@@ -116,6 +118,15 @@ export const app = defineApp({
   allow: ["10.0.0.0/8:*", "*.example.com:25"],
 }) as unknown as App;
 
+/** What the place says that it listens with. */
+export const ECHO = {
+  ...listenerInfo("Echo", "tcp://127.0.0.1:7", "forking"),
+  served: 3,
+  failed: 1,
+  bytesRead: 60,
+  children: { idle: 2, busy: 0, starting: 0, restarted: 1 },
+};
+
 /** Dials `10.0.0.1:7`, where an echo server is, and the sockets that a test wants to hold the other end of. */
 export class MemoryPlace {
   /** Every address that was dialled. */
@@ -124,12 +135,15 @@ export class MemoryPlace {
   /** Stands at 10.0.0.2:7; `clients` are its ends of the connections. */
   readonly clients: StreamSocket[] = [];
   readonly plane: LocalPlane;
+  /** What its listener tells. */
+  readonly told = new ListenerLog([TOKEN]);
 
   constructor(options: Partial<LocalPlaneOptions> = {}) {
     void this.echo.serveForever();
     this.plane = new LocalPlane({
       app,
-      listeners: () => [{ name: "Echo", address: "tcp://127.0.0.1:7", running: 0, served: 3, failed: 1 }],
+      listeners: () => [ECHO],
+      told: this.told,
       connector: (target) => new MemoryConnector(this, target),
       ...options,
     });

@@ -2,6 +2,7 @@ import fc from "fast-check";
 import {
   type Address,
   BaseConnector,
+  formatAddress,
   type HandlerClass,
   isApp,
   type SockletEvent,
@@ -904,15 +905,15 @@ describe("finger", () => {
 
 test("the app declares all of them", () => {
   expect(isApp(app)).toBe(true);
-  expect(app.listeners.map(({ name, endpoint }) => `${name} ${endpoint.scheme} ${endpoint.port}`)).toEqual([
-    "echo tcp 7007",
-    "echoDatagram udp 7007",
-    "greeting tcp 7084",
-    "transcript tcp 7082",
-    "mail tcp 7025",
-    "resp tcp 6380",
-    "dns tcp 7053",
-    "dnsDatagram udp 7053",
-    "finger tcp 7079",
+  expect(app.listeners.map(({ name, endpoint }) => `${name} ${formatAddress(endpoint)}`)).toEqual([
+    "echo tcp://127.0.0.1:7007",
+    "echoDatagram udp://127.0.0.1:7007",
+    "greeting tcp://127.0.0.1:7084",
+    "transcript tcp://127.0.0.1:7082",
+    "mail tcp://127.0.0.1:7025",
+    "resp tcp://127.0.0.1:6380",
+    "dns tcp://127.0.0.1:7053",
+    "dnsDatagram udp://127.0.0.1:7053",
+    "finger tcp://127.0.0.1:7079",
   ]);
 });

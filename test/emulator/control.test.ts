@@ -6,11 +6,18 @@ import net from "node:net";
 import {
   DatagramRequestHandler,
   defineApp,
+  type Serving,
   type SocketError,
   type SockletEvent,
   streamHandler,
 } from "socklet";
-import { type ControlClient, controlClient, type SessionEvent, type SessionInfo } from "socklet/control";
+import {
+  type ControlClient,
+  controlClient,
+  listenerInfo,
+  type SessionEvent,
+  type SessionInfo,
+} from "socklet/control";
 import { type AppServer, type ServeOptions, serveApp } from "socklet/emulator";
 import { afterAll, afterEach, beforeAll, describe, expect, onTestFinished, test, vi } from "vitest";
 import { KeyStore, RespClient, RespServer } from "../../examples/resp.ts";
@@ -311,14 +318,17 @@ describe("a connection that came in is a session", () => {
       error: null,
     });
     const { port } = place;
-    const counts = { running: 0, served: 0, failed: 0 };
+    const listens = (name: string, serve: Serving, scheme = "tcp") => ({
+      ...listenerInfo(name, `${scheme}://127.0.0.1:${port(name)}`, serve),
+      state: "serving",
+    });
     expect(await place.control.listeners()).toEqual([
-      { name: "Greets", address: `tcp://127.0.0.1:${port("Greets")}`, ...counts, running: 1 },
-      { name: "lines", address: `tcp://127.0.0.1:${port("lines")}`, ...counts },
-      { name: "Throws", address: `tcp://127.0.0.1:${port("Throws")}`, ...counts },
-      { name: "NeverEnds", address: `tcp://127.0.0.1:${port("NeverEnds")}`, ...counts },
-      { name: "resp", address: `tcp://127.0.0.1:${port("resp")}`, ...counts },
-      { name: "EchoDatagram", address: `udp://127.0.0.1:${port("EchoDatagram")}`, ...counts },
+      { ...listens("Greets", "threading"), running: 1 },
+      listens("lines", "serial"),
+      listens("Throws", "threading"),
+      listens("NeverEnds", "threading"),
+      listens("resp", "threading"),
+      listens("EchoDatagram", "threading", "udp"),
     ]);
     expect(await place.control.health()).toEqual({ status: "ok", listeners: 6, running: 1 });
 

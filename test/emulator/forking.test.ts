@@ -14,6 +14,7 @@ import {
   type AddressLike,
   DatagramRequestHandler,
   type ForkingEvent,
+  type ForkingOptions,
   type InternetAddress,
   type SockletEvent,
   StreamRequestHandler,
@@ -23,7 +24,6 @@ import { createConnection, TCPServer, UDPServer } from "socklet/emulator";
 import { describe, expect, onTestFinished, test } from "vitest";
 import {
   appHandlerFrom,
-  type ForkingOptions,
   ForkingTCPServer,
   ForkingUDPServer,
   ForkingUnixDatagramServer,
@@ -191,9 +191,10 @@ describe("what a forking server takes", () => {
     const udp = new ForkingUDPServer("127.0.0.1:0", ObeysDatagrams, { timeout: null, requestTimeout: null });
     expect(udp).toMatchObject({ timeout: null, requestTimeout: null });
     expect(udp).toBeInstanceOf(UDPServer);
+    class Echo extends StreamRequestHandler {}
     expect(() => {
-      tcp.RequestHandlerClass = handlerFrom(HANDLERS, "Other");
-    }).toThrow(/make a new server/);
+      tcp.RequestHandlerClass = Echo;
+    }).toThrow(/handlerFrom\(import\.meta\.url, "Echo"\), not as a class/);
   });
 
   test("listen() rejects where the children cannot import the handler, and leaves nothing", async () => {
@@ -542,6 +543,43 @@ describe("how many children", () => {
     expect(pids.size).toBe(3);
     await events.next("reaped", 2);
     expect(events.of("lost")).toEqual([]);
+  });
+});
+
+describe("the handler of a forking server", () => {
+  const Shouts = handlerFrom(fixture("forking-script.ts"), "Shouts");
+
+  test("may be replaced while connections live: those keep theirs, who comes then gets the new one", async () => {
+    const { server, events, address } = await serving();
+    const [old, idle] = await Promise.all([dial(address), dial(address)]);
+    const pid = Number(await ask(old, "pid"));
+    await ask(idle, "pid");
+    await idle.close();
+    await events.next("end");
+    server.RequestHandlerClass = Shouts;
+    await events.next("reaped"); // the idle child, which had the former
+    const next = await dial(address);
+    expect(await ask(next, "echo it")).toBe("ECHO IT");
+    expect(await ask(old, "echo it")).toBe("it");
+    await old.close();
+    await events.next("reaped", 2);
+    expect(isAlive(pid)).toBe(false);
+    await next.close();
+    const last = await dial(address);
+    expect(await ask(last, "still")).toBe("STILL");
+    expect(events.of("lost")).toEqual([]);
+  });
+
+  test("that cannot be imported is told, who comes waits, and the former may come back", async () => {
+    const { server, events, address } = await serving({ restartDelay: 1 });
+    server.RequestHandlerClass = handlerFrom(HANDLERS, "Nobody");
+    const waits = await dial(address);
+    await waits.sendall("echo after all\n");
+    expect(await events.next("lost", 2)).toMatchObject({
+      error: { code: "ERR_HANDLER", message: expect.stringMatching(/Nobody of .*there is no handler/) },
+    });
+    server.RequestHandlerClass = Obeys;
+    expect(await waits.rfile.line()).toBe("after all");
   });
 });
 

@@ -228,6 +228,50 @@ describe("socklet sessions", () => {
     return stdout.toString();
   };
 
+  test("listeners: what listens, with its counts; --json for machines", async () => {
+    const { socket } = await connect(emulator.port);
+    expect(await said("listeners")).toMatch(
+      new RegExp(
+        `^NAME +ADDRESS +SERVE +STATE +WAITING +RUNNING +SERVED +FAILED +REFUSED +READ +WRITTEN +CHILDREN *\n(.*\n)*Greets +tcp://127\\.0\\.0\\.1:${emulator.port} +threading +serving +0 +1 +\\d+ +\\d+ +0 +\\d+ +\\d+ +- *\n`,
+      ),
+    );
+    expect(JSON.parse(await said("listeners", "--json"))).toContainEqual(
+      expect.objectContaining({ name: "Greets", running: 1, refused: 0, suspended: null, children: null }),
+    );
+    socket.destroy();
+  });
+
+  test("listeners --follow: what servers tell, from the beginning or a number on, to their end", async () => {
+    const own = await serve();
+    const { program, port, url, token } = own;
+    await using _ = program;
+    const of = (...args: (string | number)[]): Program =>
+      socklet(["sessions", "listeners", "--follow", ...args], { SOCKLET_URL: url, SOCKLET_TOKEN: token });
+    const { socket } = await connect(port);
+    await using words = of();
+    await words.line(/ 1 {2}listening .*server Greets, address 127\.0\.0\.1:\d+/);
+    await words.line(new RegExp(` 2 {2}begin .*address 127\\.0\\.0\\.1:${socket.localPort}`));
+    await using json = of("--json", "--after", 2);
+    socket.end("heard\n");
+    expect(JSON.parse(await json.line())).toMatchObject({
+      id: 3,
+      type: "handler",
+      detail: { line: "heard" },
+    });
+    expect(JSON.parse(await json.line())).toMatchObject({
+      type: "end",
+      request: 1,
+      bytesRead: 6,
+      bytesWritten: 6,
+      failed: false,
+      duration: expect.any(Number),
+    });
+    program.kill("SIGTERM");
+    await words.line(/ closed .*served 1, failed 0, refused 0/);
+    for (const follower of [words, json]) expect((await follower.ended).code).toBe(0);
+    expect((await program.ended).code).toBe(0);
+  });
+
   test("list, show, follow, send, half-close and end a connection that came in", async () => {
     const { socket, next } = await connect(emulator.port);
     const [{ id, startedAt }] = JSON.parse(await said("list", "--json", "--state", "running")).sessions;

@@ -1,5 +1,6 @@
 /** Datagram servers on real sockets. */
 
+import { createHook } from "node:async_hooks";
 import dgram from "node:dgram";
 import { once } from "node:events";
 import {
@@ -196,4 +197,30 @@ test("UDPServer takes one datagram at a time, in order; ThreadingUDPServer takes
     await Promise.all([a, b]);
     expect(order).toEqual(expected);
   }
+});
+
+test("a handler that does not wait costs no promise, from the socket's message to its reply", async () => {
+  const address = await up(new ThreadingUDPServer("udp://127.0.0.1:0", Echo));
+  const client = dgram.createSocket("udp4");
+  cleanups.push(() => client.close());
+  await new Promise<void>((resolve) => client.connect(address.port, address.hostname, resolve));
+  let promises = 0;
+  let replies = 0;
+  const hook = createHook({
+    init: (_, type) => {
+      if (type === "PROMISE") promises++;
+    },
+  });
+  await new Promise<void>((resolve) => {
+    client.on("message", () => {
+      if (++replies < 100) client.send("x");
+      else {
+        hook.disable();
+        resolve();
+      }
+      if (replies === 1) hook.enable(); // from the second on: what is made once is made
+    });
+    client.send("x");
+  });
+  expect({ replies, promises }).toEqual({ replies: 100, promises: 0 });
 });

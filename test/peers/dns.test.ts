@@ -110,3 +110,26 @@ describeWith(["dig"], "dig", () => {
     expect(place.errors).toEqual([]);
   });
 });
+
+describeWith(["dnsperf"], "dnsperf", () => {
+  test.each(["udp", "tcp"])("has each of 5 000 questions answered over %s", async (way) => {
+    await using place = await nameServer();
+    const names = ["www A", "www AAAA", "web A", "mail A"];
+    const count = 5_000;
+    const questions = Array.from({ length: count }, (_, i) =>
+      (names[i % names.length] as string).replace(" ", ".example.test "),
+    );
+    const { code, stdout } = await run(
+      "dnsperf",
+      ["-s", "127.0.0.1", "-p", place.port, "-m", way, "-c", 4, "-n", 1, "-t", 5, "-W"],
+      `${questions.join("\n")}\n`,
+    );
+    const said = stdout.toString();
+    expect(code, said).toBe(0);
+    expect(said).toMatch(new RegExp(`Queries completed: +${count} \\(100\\.00%\\)`));
+    expect(said).toMatch(new RegExp(`Response codes: +NOERROR ${count} \\(100\\.00%\\)`));
+    const served = (way === "udp" ? place.udp : place.tcp).info();
+    expect(place.errors).toEqual([]);
+    expect(served).toMatchObject(way === "udp" ? { served: count, failed: 0 } : { served: 4, failed: 0 });
+  });
+});

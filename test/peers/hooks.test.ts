@@ -8,13 +8,26 @@
  *
  * A threading server of CPython's goes on in its own thread while the request's runs, in no order. So what each of
  * the two called is compared by itself there.
+ *
+ * A forking server of CPython's calls the hooks of the request in the child, and in the parent closes its own copy of
+ * the connection. Ours has the handler in the child, and all hooks in the parent (docs/servers.md): what is compared
+ * is what the server that accepts called, what the request's hooks were, and what ran in another process.
  */
 
 import { mkdirSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { type Address, DatagramRequestHandler, formatAddress, StreamRequestHandler } from "socklet";
+import { fileURLToPath } from "node:url";
+import { type Address, formatAddress, type SockletEvent } from "socklet";
 import { afterAll, expect, test } from "vitest";
+import {
+  ForkingMixIn,
+  ForkingTCPServer,
+  ForkingUDPServer,
+  ForkingUnixDatagramServer,
+  ForkingUnixStreamServer,
+  handlerFrom,
+} from "../../emulator/forking.ts";
 import { TCPServer, ThreadingTCPServer } from "../../emulator/tcp.ts";
 import { ThreadingUDPServer, UDPServer } from "../../emulator/udp.ts";
 import {
@@ -23,18 +36,20 @@ import {
   UnixDatagramServer,
   UnixStreamServer,
 } from "../../emulator/unix.ts";
+import { OUTCOMES, type Outcome, tracedHere } from "./hooks-handler.ts";
 import { describeWith, python } from "./program.ts";
+
+// A child compiles 30 files of TypeScript; those after the first find them done.
+process.env.NODE_COMPILE_CACHE ??= fileURLToPath(new URL("../../node_modules/.cache/node", import.meta.url));
 
 const folder = mkdtempSync(join(tmpdir(), "socklet-hooks-"));
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
-/** What becomes of a request; `timeout` is that none comes. */
-const OUTCOMES = ["served", "refused", "setup", "handle", "finish", "timeout"] as const;
-type Outcome = (typeof OUTCOMES)[number];
-
 /** What was called, in order, and what the client read (`null`: nothing came back, and nothing was to). */
 interface Traced {
   readonly trace: readonly string[];
+  /** In children. */
+  readonly child: readonly string[];
   readonly read: string | null;
 }
 
@@ -79,13 +94,23 @@ if role == "client":
     sys.stdin.read()
     sys.exit()
 
+classes = {kind: getattr(ss, kind, None)}
+if kind.startswith("ForkingUnix") and classes[kind] is None: # Python 3.12 has them
+    classes[kind] = type(kind, (ss.ForkingMixIn, getattr(ss, kind[len("Forking"):])), {})
+
+class Trace:
+    """What was called, in which process: children of a forking server write to the same file."""
+    def __init__(self, path): self.file = open(path, "ab", buffering=0)
+    def append(self, hook): self.file.write(f"{os.getpid()} {hook}\\n".encode())
+
 def run(outcome, folder):
-    trace = []
+    path = os.path.join(folder, "trace-" + outcome)
+    trace = Trace(path)
     took = [False]
     closed = threading.Event()
     def fault(name):
         if outcome == name: raise ValueError(name)
-    class Server(getattr(ss, kind)):
+    class Server(classes[kind]):
         def server_bind(self): trace.append("serverBind"); super().server_bind()
         def server_activate(self): trace.append("serverActivate"); super().server_activate()
         def get_request(self): trace.append("getRequest"); took[0] = True; return super().get_request()
@@ -106,6 +131,7 @@ def run(outcome, folder):
         def finish(self): trace.append("finish"); fault("finish"); super().finish()
     with Server(os.path.join(folder, "python-" + outcome) if unix else ("127.0.0.1", 0), Handler) as server:
         read = None
+        # A forked request ends in its child: its hooks have been called when the child is gone, which server_close waits for.
         if outcome == "timeout":
             server.timeout = 0.01
             server.handle_request()
@@ -116,7 +142,9 @@ def run(outcome, folder):
             closed.wait()
             server.shutdown()
             serving.join()
-    return {"trace": trace, "read": read}
+    called = [line.split(" ", 1) for line in open(path).read().splitlines()]
+    own = str(os.getpid())
+    return {"trace": [hook for pid, hook in called if pid == own], "child": [hook for pid, hook in called if pid != own], "read": read}
 
 print(json.dumps({outcome: run(outcome, *rest) for outcome in [*outcomes, "timeout"]}))
 `;
@@ -131,13 +159,15 @@ const traced = (
   Server: AnyServerClass,
   outcome: Outcome,
   path: string | null,
-): { readonly server: AnyServer; readonly trace: string[]; readonly over: Promise<unknown> } => {
+): {
+  readonly server: AnyServer;
+  readonly trace: string[];
+  readonly child: string[];
+  readonly over: Promise<unknown>;
+} => {
   const trace: string[] = [];
   const closed = Promise.withResolvers<void>();
   const served = Promise.withResolvers<void>();
-  const fault = (name: string): void => {
-    if (outcome === name) throw new Error(name);
-  };
   class Traced extends Server {
     override serverBind() {
       trace.push("serverBind");
@@ -188,27 +218,20 @@ const traced = (
     }
   }
   const datagrams = Server === UDPServer || Server.prototype instanceof UDPServer;
-  const Base = datagrams ? DatagramRequestHandler : StreamRequestHandler;
-  class Handler extends (Base as typeof StreamRequestHandler) {
-    override setup() {
-      trace.push("setup");
-      const ready = super.setup();
-      fault("setup");
-      return ready;
-    }
-    override handle() {
-      trace.push("handle");
-      this.wfile.write("handled");
-      fault("handle");
-    }
-    override finish() {
-      trace.push("finish");
-      fault("finish");
-      return super.finish();
-    }
-  }
-  const server = new Traced(path === null ? "127.0.0.1:0" : { path }, Handler, { timeout: 10 });
-  return { server, trace, over: Promise.all([closed.promise, served.promise]) };
+  const child: string[] = [];
+  const onEvent = (event: SockletEvent): void => {
+    if (event.type !== "handler") return;
+    const { pid, hook } = event.detail as { readonly pid: number; readonly hook: string };
+    child.push(pid === process.pid ? "not in a child" : hook);
+  };
+  const forking = Server.prototype instanceof ForkingMixIn;
+  const module = new URL("./hooks-handler.ts", import.meta.url);
+  const handler = forking
+    ? handlerFrom(module, datagrams ? "TracedDatagrams" : "TracedStreams")
+    : tracedHere(datagrams, outcome, trace);
+  const options = { timeout: 10, ...(forking && { context: { outcome }, onEvent }) };
+  const server = new Traced(path === null ? "127.0.0.1:0" : { path }, handler, options);
+  return { server, trace, child, over: Promise.all([closed.promise, served.promise]) };
 };
 
 const kinds: Readonly<Record<string, AnyServerClass>> = {
@@ -220,6 +243,10 @@ const kinds: Readonly<Record<string, AnyServerClass>> = {
   ThreadingUnixStreamServer,
   UnixDatagramServer,
   ThreadingUnixDatagramServer,
+  ForkingTCPServer,
+  ForkingUDPServer,
+  ForkingUnixStreamServer,
+  ForkingUnixDatagramServer,
 };
 
 const ACCEPTING = new Set([
@@ -232,6 +259,8 @@ const ACCEPTING = new Set([
   "handleTimeout",
   "serverClose",
 ]);
+
+const OF_HANDLER = new Set(["setup", "handle", "finish"]);
 
 /** A threading server's trace: what the one that accepts called, and what the request's own thread did. */
 const byThread = (trace: readonly string[]): readonly (readonly string[])[] => [
@@ -250,8 +279,9 @@ describeWith(["python3"], "hooks as CPython calls them", () => {
       const ours = OUTCOMES.map((outcome) => traced(Server, outcome, unix ? join(own, outcome) : null));
       const addresses: string[] = [];
       const serving: Promise<void>[] = [];
+      await Promise.all(ours.map(({ server }) => server.listen()));
       for (const { server } of ours.slice(0, -1)) {
-        const address = (await server.listen()) as Address;
+        const address = server.serverAddress as Address;
         addresses.push(address.family === "unix" ? address.path : formatAddress(address));
         serving.push(server.serveForever());
       }
@@ -270,7 +300,20 @@ describeWith(["python3"], "hooks as CPython calls them", () => {
         const { trace } = theirs[outcome];
         const here = ours[index]?.trace ?? [];
         expect({ outcome, read: read[index] ?? null }).toEqual({ outcome, read: theirs[outcome].read });
-        if (threading)
+        if (kind.startsWith("Forking")) {
+          const own = ours[index]?.child ?? [];
+          const { child } = theirs[outcome];
+          const inParent = outcome === "refused" ? trace : child; // CPython forks when it has verified
+          expect({ outcome, accepts: byThread(here)[0] }).toEqual({ outcome, accepts: byThread(trace)[0] });
+          expect({ outcome, request: byThread(here)[1] }).toEqual({
+            outcome,
+            request: inParent.filter((hook) => !ACCEPTING.has(hook) && !OF_HANDLER.has(hook)),
+          });
+          expect({ outcome, handler: own }).toEqual({
+            outcome,
+            handler: child.filter((hook) => OF_HANDLER.has(hook)),
+          });
+        } else if (threading)
           expect({ outcome, trace: byThread(here) }).toEqual({ outcome, trace: byThread(trace) });
         else expect({ outcome, trace: here }).toEqual({ outcome, trace });
       }

@@ -28,8 +28,9 @@ export const run = async (
   command: string,
   args: readonly (string | number)[],
   input: string | Uint8Array = "",
+  timeout?: number,
 ): Promise<Ended> => {
-  await using program = start(command, args);
+  await using program = start(command, args, timeout);
   program.write(input);
   program.end();
   return await program.ended;
@@ -40,8 +41,9 @@ export const python = async (
   source: string,
   args: readonly (string | number)[] = [],
   input: string | Uint8Array = "",
+  timeout?: number,
 ): Promise<string> => {
-  const { code, stdout, stderr } = await run("python3", ["-c", source, ...args], input);
+  const { code, stdout, stderr } = await run("python3", ["-c", source, ...args], input, timeout);
   if (code !== 0) throw new Error(`python3 ended with ${code}: ${stderr}`);
   return stdout.toString();
 };

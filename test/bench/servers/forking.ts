@@ -1,8 +1,9 @@
 /**
  * What forking gives and costs: two children against one, of a handler that computes; and tiny requests, a connection
- * each, against a threading server.
+ * each, against a threading server. How much two can do more than one the machine decides, and who else is busy on
+ * it: so the same work is done by bare processes, too, one and two, that no server stands between.
  *
- *     node --conditions=socklet:source test/bench/servers/forking.ts [rounds]
+ *     npm run bench:forking [-- rounds]
  *
  * Rounds are interleaved; reported are the medians, and the median of the ratios within a round.
  */
@@ -28,11 +29,27 @@ export class Answers extends StreamRequestHandler {
 /** Answers a line having computed for a while. */
 export class Computes extends StreamRequestHandler {
   override async handle(): Promise<void> {
-    let hash = (await this.rfile.line()) ?? "";
-    for (let i = 0; i < HASHES; i++) hash = createHash("sha256").update(hash).digest("hex");
-    this.wfile.write(`${hash}\n`);
+    this.wfile.write(`${compute((await this.rfile.line()) ?? "")}\n`);
   }
 }
+
+const compute = (text: string): string => {
+  let hash = text;
+  for (let i = 0; i < HASHES; i++) hash = createHash("sha256").update(hash).digest("hex");
+  return hash;
+};
+
+/** Computes without a server; prints how often in a second. */
+const alone = (): void => {
+  let count = 0;
+  compute("warm-up");
+  const started = performance.now();
+  while (performance.now() - started < SECONDS * 1000) {
+    compute("x");
+    count++;
+  }
+  console.log((1000 * count) / (performance.now() - started));
+};
 
 /** Asks on so many connections at once, a new one for each question; prints how many were answered in a second. */
 const load = (port: number, connections: number): void => {
@@ -52,37 +69,42 @@ const load = (port: number, connections: number): void => {
   }, 500);
 };
 
-const rateOf = async (server: { listen(): Promise<unknown> }, connections: number): Promise<number> => {
-  const { port } = (await server.listen()) as InternetAddress;
-  const args = [...process.execArgv, import.meta.filename, "load", String(port), String(connections)];
-  const client = spawn(process.execPath, args, { stdio: ["ignore", "pipe", "inherit"] });
-  const [said] = await once(client.stdout, "data");
-  return Number(said);
+/** What this program prints, run with these words in a process of its own. */
+const said = async (...words: (string | number)[]): Promise<number> => {
+  const args = [...process.execArgv, import.meta.filename, ...words.map(String)];
+  const child = spawn(process.execPath, args, { stdio: ["ignore", "pipe", "inherit"] });
+  const [text] = await once(child.stdout, "data");
+  return Number(text);
 };
+
+type Rate = () => Promise<number>;
+
+/** Of a server that runs already. */
+const rateOf = (server: { listen(): Promise<unknown> }): Rate => {
+  return async () => said("load", ((await server.listen()) as InternetAddress).port, 8);
+};
+
+const processes =
+  (count: number): Rate =>
+  async () =>
+    (await Promise.all(Array.from({ length: count }, () => said("alone")))).reduce((sum, rate) => sum + rate);
 
 const median = (values: readonly number[]): number =>
   [...values].sort((a, b) => a - b)[values.length >> 1] as number;
 
-const compare = async (
-  what: string,
-  rounds: number,
-  first: ForkingTCPServer | ThreadingTCPServer,
-  second: ForkingTCPServer | ThreadingTCPServer,
-): Promise<void> => {
-  const rates: [number[], number[]] = [[], []];
-  for (const server of [first, second]) void server.serveForever();
+const compare = async (what: string, rounds: number, rates: readonly [Rate, Rate]): Promise<void> => {
+  const measured: [number[], number[]] = [[], []];
   for (let i = 0; i <= rounds; i++) {
-    rates[0].push(await rateOf(first, 8));
-    rates[1].push(await rateOf(second, 8));
-    if (i === 0) for (const each of rates) each.pop(); // the children were started in it
+    for (const at of [0, 1] as const) measured[at].push(await rates[at]());
+    if (i === 0) for (const each of measured) each.pop(); // the children were started in it
   }
-  const ratios = rates[1].map((rate, i) => rate / (rates[0][i] as number));
-  const [one, two] = rates.map((each) => median(each).toFixed(0));
+  const ratios = measured[1].map((rate, i) => rate / (measured[0][i] as number));
+  const [one, two] = measured.map((each) => median(each).toFixed(0));
   console.log(`${what}: ${one}/s and ${two}/s, ratio ${median(ratios).toFixed(2)}`);
-  await Promise.all([first.serverClose(), second.serverClose()]);
 };
 
 if (process.argv[2] === "load") load(Number(process.argv[3]), Number(process.argv[4]));
+else if (process.argv[2] === "alone") alone();
 else if (import.meta.main) {
   const rounds = Number(process.argv[2] ?? 5);
   const forking = (name: string, maxChildren: number): ForkingTCPServer =>
@@ -90,7 +112,14 @@ else if (import.meta.main) {
       maxChildren,
       childIdleTimeout: null,
     });
-  await compare("computing, one child and two", rounds, forking("Computes", 1), forking("Computes", 2));
+  const one = forking("Computes", 1);
+  const two = forking("Computes", 2);
   const threading = new ThreadingTCPServer("127.0.0.1:0", Answers);
-  await compare("tiny requests, threading and two children", rounds, threading, forking("Answers", 2));
+  const tiny = forking("Answers", 2);
+  const servers = [one, two, threading, tiny];
+  for (const server of servers) void server.serveForever();
+  await compare("computing, one bare process and two", rounds, [processes(1), processes(2)]);
+  await compare("computing, one child and two", rounds, [rateOf(one), rateOf(two)]);
+  await compare("tiny requests, threading and two children", rounds, [rateOf(threading), rateOf(tiny)]);
+  await Promise.all(servers.map((server) => server.serverClose()));
 }

@@ -1,0 +1,81 @@
+/**
+ * What the servers of an app told last, as the control routes show it: `ListenerLog`. In the emulator that of the
+ * process, in a Worker that of one isolate.
+ */
+
+import { type Address, formatAddress } from "../address.ts";
+import { SocketError } from "../errors.ts";
+import type { SockletEvent } from "../events.ts";
+import type { Json, ListenerEvent } from "./plane.ts";
+import { EventLog, plain, type Redactor, redacted, redactor, SESSION_LIMITS, sizeOf } from "./session.ts";
+
+/** What is kept of an event: it becomes JSON when somebody asks, since most are never asked for. */
+interface Kept {
+  readonly id: number;
+  readonly at: number;
+  readonly event: SockletEvent;
+}
+
+/** The last 1 000 events that servers told, and those who follow them. */
+export class ListenerLog {
+  readonly #log = new EventLog<Kept>(() => 0);
+  readonly #redact: Redactor;
+
+  /** `secrets`: texts that no event may show. */
+  constructor(secrets: readonly string[] = []) {
+    this.#redact = redactor(secrets);
+  }
+
+  /** A server told something: give this to its `onEvent`. */
+  readonly tell = (event: SockletEvent): void => {
+    // What a handler said may be changed by it later.
+    const said = event.type === "handler" ? { ...event, detail: detailOf(event.detail) } : event;
+    this.#log.add((id) => ({ id, at: Date.now(), event: said }));
+  };
+
+  /** No more come: who follows has seen all. */
+  end(): void {
+    this.#log.end();
+  }
+
+  /** Those with ids above `after` that are kept, then those to come, until `signal` aborts or the log ends. */
+  async *follow(after: number, signal?: AbortSignal): AsyncGenerator<ListenerEvent, void, undefined> {
+    for await (const kept of this.#log.follow(after, signal)) yield this.#shown(kept);
+  }
+
+  /** Those with ids above `after` that are kept now. */
+  async *kept(after: number): AsyncGenerator<ListenerEvent, void, undefined> {
+    for (const kept of this.#log.kept) if (kept.id > after) yield this.#shown(kept);
+  }
+
+  #shown({ id, at, event }: Kept): ListenerEvent {
+    const { type, server, ...more } = event;
+    const shown = Object.fromEntries(
+      Object.entries(more).map(([name, value]) => [shownAs(name), asJson(name, value)]),
+    );
+    const rest = redacted(shown, this.#redact) as Readonly<Record<string, Json>>;
+    return { id, at: new Date(at).toISOString(), type, server, ...rest };
+  }
+}
+
+const detailOf = (detail: unknown): Json => {
+  const said = plain(detail);
+  const size = sizeOf(JSON.stringify(said));
+  return size > SESSION_LIMITS.detailSize ? { omitted: size } : said;
+};
+
+// The event has an id of its own.
+const shownAs = (name: string): string => (name === "id" ? "request" : name);
+
+const asJson = (name: string, value: unknown): Json => {
+  if (name === "address") return value === null ? null : formatAddress(value as Address);
+  if (name === "error") {
+    const { code, message } = SocketError.from(value, "ERR_HANDLER");
+    return { code, message: message.slice(0, SESSION_LIMITS.messageSize) };
+  }
+  if (name === "requests") {
+    const requests = value as readonly { readonly id: number; readonly address: Address | null }[];
+    return requests.map(({ id, address }) => ({ request: id, address: asJson("address", address) }));
+  }
+  return plain(value);
+};
