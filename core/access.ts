@@ -483,21 +483,24 @@ export class ReplyBudget {
 // What IANA lists as not globally reachable (https://www.iana.org/assignments/iana-ipv4-special-registry and
 // iana-ipv6-special-registry), multicast, what is not allotted, and the IPv6 that leads to an IPv4 address. Of
 // two that are nested the narrower is first: it is the one that a rule must be within.
-const NOT_PUBLIC: readonly Network[] = `
+const NOT_PUBLIC = `
   0.0.0.0/8 10.0.0.0/8 100.64.0.0/10 127.0.0.0/8 169.254.0.0/16 172.16.0.0/12 192.0.0.0/24 192.0.2.0/24
   192.168.0.0/16 198.18.0.0/15 198.51.100.0/24 203.0.113.0/24 224.0.0.0/4 240.0.0.0/4
   ::/127 ::/96 ::ffff:0:0:0/96 64:ff9b::/96 64:ff9b:1::/48 100::/64 ::/3
   2001::/32 2001::/23 2001:db8::/32 2002::/16 3fff::/20
-  4000::/2 fc00::/7 fe80::/10 fec0::/10 ff00::/8 8000::/1`
-  .trim()
-  .split(/\s+/)
-  .map((text) => {
-    const [address = "", prefix] = text.split("/");
-    return { address: packAddress(address)!, prefix: Number(prefix) };
-  });
+  4000::/2 fc00::/7 fe80::/10 fec0::/10 ff00::/8 8000::/1`;
 
-const specialNetwork = (packed: Uint8Array): Network | undefined =>
-  NOT_PUBLIC.find((network) => inNetwork(packed, network));
+let notPublic: readonly Network[] | undefined; // read when first asked for: none is needed for a program to start
+
+const specialNetwork = (packed: Uint8Array): Network | undefined => {
+  notPublic ??= NOT_PUBLIC.trim()
+    .split(/\s+/)
+    .map((text) => {
+      const [address = "", prefix] = text.split("/");
+      return { address: packAddress(address)!, prefix: Number(prefix) };
+    });
+  return notPublic.find((network) => inNetwork(packed, network));
+};
 
 // --- What Cloudflare's edge refuses ------------------------------------------------------------------------
 

@@ -408,15 +408,21 @@ const RESERVED_IPV4 = networks("240.0.0.0/4"); // RFC 1112 section 4
 // Global unicast, unique local, link-local and the old site-local, multicast; the rest is kept (RFC 4291).
 const ALLOTTED_IPV6 = networks("2000::/3 fc00::/7 fe80::/9 ff00::/8");
 
-function networks(text: string): readonly Network[] {
-  return text.split(/\s+/).map((block) => {
-    const [address = "", prefix] = block.split("/");
-    return { address: inetPton(address.includes(":") ? AF_INET6 : AF_INET, address), prefix: Number(prefix) };
-  });
+/** The networks in `text`, which is read when it is first asked for: none is needed for a program to start. */
+function networks(text: string): () => readonly Network[] {
+  let read: readonly Network[] | undefined;
+  return () => {
+    read ??= text.split(/\s+/).map((block) => {
+      const [address = "", prefix] = block.split("/");
+      const family = address.includes(":") ? AF_INET6 : AF_INET;
+      return { address: inetPton(family, address), prefix: Number(prefix) };
+    });
+    return read;
+  };
 }
 
-function isIn(blocks: readonly Network[], packed: Uint8Array): boolean {
-  return blocks.some((block) => inNetwork(packed, block));
+function isIn(blocks: () => readonly Network[], packed: Uint8Array): boolean {
+  return blocks().some((block) => inNetwork(packed, block));
 }
 
 const MAPPED: Network = {

@@ -16,9 +16,11 @@ import {
   settleStream,
   type TlsOptions,
 } from "./socket.ts";
+import type { Data } from "./stream.ts";
 
 /** How a connection is secured: not, from its first byte (TLS), or later by `startTls()` (the Web platform's words). */
 export const SECURE_TRANSPORTS = ["off", "on", "starttls"] as const;
+/** One of `SECURE_TRANSPORTS`. */
 export type SecureTransport = (typeof SECURE_TRANSPORTS)[number];
 
 /** Options of one dialling. Times are milliseconds. */
@@ -160,6 +162,21 @@ export abstract class UnconnectedSocket extends StreamSocket {
     return errnoOf(this.connect(address, options));
   }
 
+  /** `send()`: on a stream the address, which must be one, is not looked at, as on Linux. CPython's `sendto`. */
+  sendto(data: Data, address: AddressLike): Promise<number>;
+  sendto(data: Data, flags: number, address: AddressLike): Promise<number>;
+  async sendto(data: Data, ...to: [AddressLike] | [flags: number, AddressLike]): Promise<number> {
+    const [flags, address] = to.length === 1 ? [0, to[0]] : to;
+    parseAddress(address);
+    if (this.closed) throw new SocketError("EBADF");
+    return this.send(data, flags);
+  }
+
+  /** `recv()`, and `null`: a stream does not say from whom. CPython's `recvfrom`. */
+  async recvfrom(size?: number, flags?: number): Promise<[Uint8Array | null, null]> {
+    return [await this.recv(size, flags), null];
+  }
+
   /** The peer's address, or `null` where the platform does not tell. Throws `ENOTCONN`, `EBADF`. */
   override getpeername(): Address | null {
     if (this.closed) throw new SocketError("EBADF");
@@ -231,6 +248,7 @@ export interface StreamConnectorOptions<Context>
 
 /** Dials one address and runs a handler on the connection; a platform adds `createConnection`. */
 export abstract class StreamConnector<Context = unknown> extends BaseConnector<StreamSocket, Context> {
+  /** What it dials. */
   readonly endpoint: Endpoint;
   readonly #options: Omit<ConnectOptions, "signal">;
 

@@ -19,6 +19,7 @@ import {
   MSG_PEEK,
   MSG_WAITALL,
   POLLERR,
+  POLLHUP,
   POLLIN,
   POLLNVAL,
   POLLOUT,
@@ -103,6 +104,7 @@ export interface DatagramSink {
 export interface DatagramTransport {
   /** Where it is bound; null before, and for a Unix socket without a name. */
   readonly localAddress: Address | null;
+  /** The descriptor and what is done by it; absent where there is none. */
   readonly kernel?: KernelSocket | undefined;
   /** From now on, tell `sink`. Called once. */
   start(sink: DatagramSink): void;
@@ -112,8 +114,13 @@ export interface DatagramTransport {
   resolve(endpoint: Endpoint): Promise<Address>;
   /** The socket is for this peer now: tells the kernel, where that is useful. What others send is dropped by the socket in any case. */
   connect?(address: Address): Promise<void>;
-  /** Sends one. Resolves when the kernel has it. `flags`: `MSG_DONTROUTE` or 0. Rejects with `EMSGSIZE`, `ENETUNREACH`, `ENOENT`… */
-  send(bytes: Uint8Array, address: Address, flags: number): Promise<void>;
+  /**
+   * Sends one. Resolves when the kernel has it. `flags`: `MSG_DONTROUTE`, and `MSG_DONTWAIT` where it must not wait for
+   * room (`EWOULDBLOCK`). `wait.over` is set when the caller waits no more: then it need not be sent. Rejects with
+   * `EMSGSIZE`, `ENETUNREACH`, `ENOENT`…
+   */
+  send(bytes: Uint8Array, address: Address, flags: number, wait?: { readonly over: boolean }): Promise<void>;
+  /** Lets go. Sends that wait reject with `ECANCELED`. */
   close(): void | Promise<void>;
 }
 
@@ -132,7 +139,7 @@ interface Waiter {
  * says that one was lost. What arrives waits here, 208 KiB of it at most, as in the kernel; what is over is dropped.
  *
  * Blocking and time-outs are as `StreamSocket`'s. Errors, by code: `EBADF` after a close (`ECANCELED`: closed while
- * the call waited), `ETIMEDOUT`, `EWOULDBLOCK`, `EMSGSIZE`, `EDESTADDRREQ` (nobody to send to), `ENETUNREACH`,
+ * the call waited), `ETIMEDOUT`, `EWOULDBLOCK`, `EMSGSIZE`, `EDESTADDRREQ` (nobody to send to; of Unix `ENOTCONN`), `ENETUNREACH`,
  * `EHOSTUNREACH`, `ECONNREFUSED` (a connected peer has nobody there: told by the call after), `EPIPE` (shut down).
  */
 export class DatagramSocket extends BaseSocket implements AsyncDisposable {
@@ -200,7 +207,11 @@ export class DatagramSocket extends BaseSocket implements AsyncDisposable {
     this.#mustBeOpen();
     this.#tellError();
     const peer = this.#peer;
-    if (peer === null) throw new SocketError("EDESTADDRREQ", "send() needs connect() first; or use sendto()");
+    if (peer === null && !this.#mute) {
+      const code = this.#family === AF_UNIX ? "ENOTCONN" : "EDESTADDRREQ"; // as Linux has it
+      throw new SocketError(code, "send() needs connect() first; or use sendto()");
+    }
+    if (peer === null) throw new SocketError("EPIPE");
     return this.#send(data, flags, peer);
   }
 
@@ -260,13 +271,15 @@ export class DatagramSocket extends BaseSocket implements AsyncDisposable {
     });
   }
 
-  /** Ends one direction or both: after `SHUT_RD` no call waits to receive, after `SHUT_WR` sending gives `EPIPE`. `ENOTCONN` before `connect()`. */
+  /** Ends one direction or both: after `SHUT_RD` no call waits to receive, after `SHUT_WR` sending gives `EPIPE`. `ENOTCONN` before `connect()`, of UDP. */
   async shutdown(how: number): Promise<void> {
     if (how !== SHUT_RD && how !== SHUT_WR && how !== SHUT_RDWR) {
       throw new RangeError(`shutdown takes SHUT_RD (0), SHUT_WR (1) or SHUT_RDWR (2), not ${how}`);
     }
     this.#mustBeOpen();
-    if (this.#peer === null) throw new SocketError("ENOTCONN", "shutdown() needs connect() first");
+    if (this.#peer === null && this.#family !== AF_UNIX) {
+      throw new SocketError("ENOTCONN", "shutdown() needs connect() first");
+    }
     if (how !== SHUT_RD) this.#mute = true;
     if (how !== SHUT_WR) {
       this.#deaf = true;
@@ -322,7 +335,13 @@ export class DatagramSocket extends BaseSocket implements AsyncDisposable {
   readiness(mask: number): number {
     if (this.closed) return POLLNVAL;
     const readable = this.#queue.length > 0 || this.#deaf; // an error is no datagram: poll(2) says POLLERR alone
-    return (mask & POLLIN && readable ? POLLIN : 0) | (mask & POLLOUT) | (this.#error ? POLLERR : 0);
+    const ended = this.#deaf && this.#mute;
+    return (
+      (mask & POLLIN && readable ? POLLIN : 0) |
+      (mask & POLLOUT) |
+      (this.#error ? POLLERR : 0) |
+      (ended ? POLLHUP : 0)
+    );
   }
 
   /** As `StreamSocket.onReadiness()`. */
@@ -342,9 +361,20 @@ export class DatagramSocket extends BaseSocket implements AsyncDisposable {
     if (this.#mute) throw new SocketError("EPIPE");
     const bytes = toBytes(data);
     if (address.family !== "unix") checkDatagramSize(bytes.length, address);
-    const sent = this.#transport.send(bytes, address, flags & MSG_DONTROUTE);
     const timeout = this.#timeout;
-    await (timeout ? withDeadline(sent, timeout, "the datagram could not be sent") : sent);
+    const how = timeout === 0 ? flags | MSG_DONTWAIT : flags;
+    const sending = how & (MSG_DONTROUTE | MSG_DONTWAIT);
+    if (timeout === null || timeout === 0) {
+      await this.#transport.send(bytes, address, sending);
+      return bytes.length;
+    }
+    const wait = { over: false };
+    const sent = this.#transport.send(bytes, address, sending, wait);
+    try {
+      await withDeadline(sent, timeout, "the receiver took no datagram");
+    } finally {
+      wait.over = true;
+    }
     return bytes.length;
   }
 

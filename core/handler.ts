@@ -49,6 +49,14 @@ export type HandlerClass<Request, Context = unknown> = new (
   server: HandlerServer<Context>,
 ) => BaseRequestHandler<Request>;
 
+/** Throws a `TypeError` where `Handler` is no class of handlers. */
+export const checkHandler = (Handler: unknown): void => {
+  if (typeof Handler === "function" && typeof Handler.prototype?.run === "function") return;
+  throw new TypeError(
+    "a handler is a class that extends StreamRequestHandler, DatagramRequestHandler or BaseRequestHandler; wrap a function in streamHandler()",
+  );
+};
+
 /**
  * Handles one request. CPython's `socketserver.BaseRequestHandler`; override `handle`, and `setup` and `finish`
  * where needed.

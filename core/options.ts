@@ -30,6 +30,12 @@ export const checkCount = (name: string, value: number, least: number): number =
   throw new RangeError(`${name} is a whole number of ${least} or more, not ${count}`);
 };
 
+/** Throws a `TypeError` where `given` has a property that is not of `known`: a name that was misspelt is heard of. */
+export const checkNames = (what: string, given: object, known: readonly string[]): void => {
+  const other = Object.keys(given).find((name) => !known.includes(name));
+  if (other !== undefined) throw new TypeError(`${what} has no ${other}; it has ${known.join(", ")}`);
+};
+
 /** `value`, where it is one of `words`. Else `TypeError`. */
 export const checkWord = <T extends string>(name: string, value: T, words: readonly T[]): T => {
   if (words.includes(value)) return value;

@@ -14,6 +14,12 @@ export interface Selectable {
 
 type Watched<T> = readonly [selectable: T, mask: number];
 
+/** `selectable`, where it is one: CPython takes descriptors, too. Else TypeError. */
+const checkSelectable = <T extends Selectable>(selectable: T, call: string): T => {
+  if (typeof selectable?.readiness === "function") return selectable;
+  throw new TypeError(`${call} takes sockets, as socket() gives them, not ${String(selectable)}`);
+};
+
 /**
  * Waits until one of `watched` is ready, at most `timeout` ms; gives all that are, with their bits. Nothing is read
  * before it is asked for, so where some are ready and others not yet known to be, the platform is given its turn: else
@@ -63,8 +69,8 @@ const ready = async <T extends Selectable>(
  * can, all empty when `timeout` ms are up (`null`: for ever; 0: it only looks). A listener can be read from when a
  * connection waits for `accept()`. The sockets of an answer stay in the order given.
  *
- * The end of a stream and an error count as something to read. Rejects with `EBADF` for a closed socket, and with
- * `ERR_UNSUPPORTED` for the third list where the place has no urgent data (all but Node with `koffi`).
+ * The end of a stream and an error count as something to read. Rejects with `EBADF` for a closed socket, `TypeError`
+ * for what is no socket, and with `ERR_UNSUPPORTED` for the third list where the place has no urgent data (all but Node with `koffi`).
  * CPython's `select.select`, in milliseconds.
  */
 export const select = async <
@@ -82,7 +88,10 @@ export const select = async <
   const masks = new Map<Selectable, number>();
   for (const [i, list] of lists.entries()) {
     const mask = [POLLIN, POLLOUT, POLLPRI][i] as number;
-    for (const selectable of list) masks.set(selectable, (masks.get(selectable) ?? 0) | mask);
+    for (const one of list) {
+      const selectable = checkSelectable(one, "select()");
+      masks.set(selectable, (masks.get(selectable) ?? 0) | mask);
+    }
   }
   const found = new Map(await ready([...masks], timeout));
   const bitsOf = (selectable: Selectable): number => {
@@ -101,9 +110,9 @@ export const select = async <
 export class Poll<T extends Selectable = Selectable> {
   readonly #masks = new Map<T, number>();
 
-  /** Watches `selectable`, from now on for just these events (CPython's default has `POLLPRI`, too, which most places have not). Throws `RangeError` where the mask is not of `POLLIN`, `POLLPRI`, `POLLOUT`. */
+  /** Watches `selectable`, from now on for just these events (CPython's default has `POLLPRI`, too, which most places have not). Throws `TypeError` where it is no socket, `RangeError` where the mask is not of `POLLIN`, `POLLPRI`, `POLLOUT`. */
   register(selectable: T, eventmask: number = POLLIN | POLLOUT): void {
-    this.#masks.set(selectable, checkMask(eventmask));
+    this.#masks.set(checkSelectable(selectable, "register()"), checkMask(eventmask));
   }
 
   /** As `register()`, for one that is watched. Throws `ENOENT` where it is not. */

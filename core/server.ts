@@ -26,6 +26,7 @@ import { SocketError } from "./errors.ts";
 import type { OnEvent, Refusal, SockletEvent } from "./events.ts";
 import {
   bothErrors,
+  checkHandler,
   type HandlerClass,
   type HandlerServer,
   isThenable,
@@ -151,6 +152,7 @@ export abstract class BaseEndpoint<Request, Context = unknown> implements Handle
   drainTimeout: number;
 
   readonly #running = new Map<Request, Running>();
+  readonly #teller = (event: SockletEvent): void => this.tell(event); // one for all requests
   #begun = 0;
   #served = 0;
   #failed = 0;
@@ -163,14 +165,7 @@ export abstract class BaseEndpoint<Request, Context = unknown> implements Handle
   #late: (timeout: number) => void = () => {}; // that time is up
 
   constructor(RequestHandlerClass: HandlerClass<Request, Context>, options: EndpointOptions<Context> = {}) {
-    if (
-      typeof RequestHandlerClass !== "function" ||
-      typeof RequestHandlerClass.prototype?.run !== "function"
-    ) {
-      throw new TypeError(
-        "a handler is a class that extends StreamRequestHandler, DatagramRequestHandler or BaseRequestHandler; wrap a function in streamHandler()",
-      );
-    }
+    checkHandler(RequestHandlerClass);
     this.RequestHandlerClass = RequestHandlerClass;
     this.context = options.context as Context;
     this.name = options.name ?? (RequestHandlerClass.name || "anonymous");
@@ -289,7 +284,7 @@ export abstract class BaseEndpoint<Request, Context = unknown> implements Handle
   }
 
   protected begin(request: Request, address: Address | null, params?: unknown): Running {
-    const running = new Running(++this.#begun, address, params, this.name, (event) => this.tell(event));
+    const running = new Running(++this.#begun, address, params, this.name, this.#teller);
     this.#running.set(request, running);
     if (this.watches("begin")) this.tell({ type: "begin", server: this.name, id: running.id, address });
     return running;

@@ -42,6 +42,7 @@ import { checkCount, checkTime } from "./options.ts";
 import {
   type Data,
   DONE,
+  type Lender,
   pulled,
   type ReaderSource,
   STREAM_LIMITS,
@@ -90,6 +91,8 @@ export interface StreamSink {
   readonly needed: number;
   /** Bytes came; they are the socket's now. Gives true while a read still waits for more. */
   data(bytes: Uint8Array): boolean;
+  /** The same of bytes that are lent until this returns. Where a sink has no word for that, a copy is given to `data`. */
+  lend?(bytes: Uint8Array, lender: Lender): boolean;
   /** The peer sends no more. */
   end(): void;
   /** The connection is broken. */
@@ -101,8 +104,11 @@ export interface StreamSink {
  * keeps no state that the socket keeps (the socket calls `end` and `close` once, and `write` only while open).
  */
 export interface StreamTransport {
+  /** This side's address; `null` where the platform does not tell. */
   readonly localAddress: Address | null;
+  /** The peer's. */
   readonly remoteAddress: Address | null;
+  /** What this place can do. */
   readonly capabilities: Capabilities;
   /** From now on, tell `sink`. Called once, before all else; again when `toWeb()` hands the connection over. */
   start(sink: StreamSink): void;
@@ -175,6 +181,7 @@ export interface StreamOptions extends StreamLimits {
   readonly handshakeTimeout: number;
 }
 
+/** The defaults of `StreamOptions`. */
 export const STREAM_OPTIONS: StreamOptions = {
   ...STREAM_LIMITS,
   timeout: 300_000,
@@ -210,7 +217,9 @@ export const settleStream = (options: Partial<StreamOptions> = {}): StreamOption
 
 /** A `Socket` in the sense of WinterTC's Sockets API and of Workers: what `toWeb()` gives. */
 export interface WebStream {
+  /** What the peer sends, read when it is asked for. */
   readonly readable: ReadableStream<Uint8Array>;
+  /** What is sent to the peer; closing it is our end. */
   readonly writable: WritableStream<Uint8Array>;
   /** The addresses, as text. */
   readonly opened: Promise<{ remoteAddress?: string; localAddress?: string }>;
@@ -218,6 +227,7 @@ export interface WebStream {
   readonly closed: Promise<void>;
   /** Whether `startTls()` was called on it. */
   readonly upgraded: boolean;
+  /** As `StreamSocket.close()`. */
   close(): Promise<void>;
   /**
    * Secures the connection, and gives at once the socket that goes on with it; its `opened` tells when the
@@ -263,6 +273,7 @@ export abstract class BaseSocket {
 
   /** How long one call waits, in milliseconds: `null` for ever, 0 not at all. */
   abstract gettimeout(): number | null;
+  /** Sets it. Throws `RangeError` and `TypeError`. CPython's, but in milliseconds. */
   abstract settimeout(timeout: number | null): void;
 
   /** `true`: calls wait, without a time-out; `false`: what would wait rejects with `EWOULDBLOCK`. CPython's `setblocking`. */
@@ -270,6 +281,7 @@ export abstract class BaseSocket {
     this.settimeout(blocking ? null : 0);
   }
 
+  /** Whether calls wait, with a time-out or without. CPython's `getblocking`. */
   getblocking(): boolean {
     return this.gettimeout() !== 0;
   }
@@ -303,7 +315,10 @@ export abstract class BaseSocket {
     if (this.closed) throw new SocketError("EBADF");
     const kernel = this.kernelSocket;
     if (kernel !== undefined) return kernel;
-    throw new SocketError("ERR_UNSUPPORTED", `${what}: only a socket of Node's has a kernel behind it`);
+    throw new SocketError(
+      "ERR_UNSUPPORTED",
+      `${what}: no kernel is behind this socket; one of Node's has it (socklet/emulator)`,
+    );
   }
 }
 
@@ -332,37 +347,29 @@ export class StreamSocket extends BaseSocket implements AsyncDisposable {
   #state: "open" | "closed" | "handed over" = "open";
   #error: SocketError | null = null; // why the connection is broken
   #aborted = false;
-  readonly #sink: StreamSink;
   #onerror: ((error: SocketError) => void) | null = null;
+  #urgentWaiters: Set<() => void> | null = null; // who must hear of the close: the kernel closes later, when it has lingered
 
   /** `transport` is null where the socket is not connected yet: see `attach()`. */
   constructor(transport: StreamTransport | null, options: Partial<StreamOptions> = {}) {
     super();
     const settled = settleStream(options);
-    const feed = new Feed(transport ?? UNCONNECTED);
+    const feed = new Feed(transport ?? UNCONNECTED, (error) => this.#break(error));
     this.#feed = feed;
     this.#options = settled;
     const wfile = new StreamWriter(feed, settled);
     const rfile = new StreamReader(feed, settled);
     feed.wfile = wfile;
-    wfile.onroom = () => rfile.retry();
+    feed.rfile = rfile;
     rfile.timeout = settled.timeout;
     wfile.timeout = settled.writeTimeout === undefined ? settled.timeout : settled.writeTimeout;
     this.wfile = wfile;
     this.rfile = rfile;
-    this.#sink = {
-      get needed() {
-        return rfile.needed;
-      },
-      data: (bytes) => rfile.push(bytes),
-      end: () => rfile.end(),
-      error: (error) => this.#break(error),
-    };
     if (transport === null) {
       rfile.fail("ENOTCONN");
       wfile.fail("EPIPE");
     } else {
-      transport.start(this.#sink);
+      transport.start(this.#feed);
     }
   }
 
@@ -375,7 +382,7 @@ export class StreamSocket extends BaseSocket implements AsyncDisposable {
     this.#feed.transport = transport;
     this.rfile.open();
     this.wfile.open();
-    transport.start(this.#sink);
+    transport.start(this.#feed);
   }
 
   /** True from `attach()` on. */
@@ -387,6 +394,7 @@ export class StreamSocket extends BaseSocket implements AsyncDisposable {
     return this.#feed.transport;
   }
 
+  /** What this place can do. */
   get capabilities(): Capabilities {
     return this.#transport.capabilities;
   }
@@ -526,7 +534,7 @@ export class StreamSocket extends BaseSocket implements AsyncDisposable {
       const { handshakeTimeout } = this.#options;
       const secured = transport.startTls(options);
       this.#feed.transport = await withDeadline(secured, handshakeTimeout, "the TLS handshake was not done");
-      this.#transport.start(this.#sink);
+      this.#transport.start(this.#feed);
     } catch (error) {
       if (!(error instanceof TypeError)) this.abort(); // a wrong argument has begun nothing
       throw error;
@@ -598,7 +606,12 @@ export class StreamSocket extends BaseSocket implements AsyncDisposable {
     const stops: (() => void)[] = [];
     if (mask & POLLIN) stops.push(this.rfile.onReadable(told));
     if (mask & POLLOUT) stops.push(this.wfile.onWritable(told));
-    if (mask & POLLPRI) stops.push(this.kernel(URGENT).onUrgent(told));
+    if (mask & POLLPRI) {
+      stops.push(this.kernel(URGENT).onUrgent(told));
+      this.#urgentWaiters ??= new Set();
+      const waiters = this.#urgentWaiters.add(told);
+      stops.push(() => waiters.delete(told));
+    }
     return () => {
       for (const stop of stops) stop();
     };
@@ -810,6 +823,7 @@ export class StreamSocket extends BaseSocket implements AsyncDisposable {
       half.fail(waiting, true);
       half.fail(error, true);
     }
+    for (const told of this.#urgentWaiters ?? []) told();
   }
 
   #letGo(error: SocketError): void {
@@ -826,13 +840,19 @@ export class StreamSocket extends BaseSocket implements AsyncDisposable {
  * awaiting the flush first would make both wait for ever. And reads wait while too much output does: else a peer
  * that asks and never reads fills the memory.
  */
-class Feed implements ReaderSource, WriterTarget {
+class Feed implements ReaderSource, WriterTarget, StreamSink {
   transport: StreamTransport;
+  rfile: StreamReader | undefined;
   wfile: StreamWriter | undefined;
+  /** The transport is broken. */
+  readonly error: (error: SocketError) => void;
 
-  constructor(transport: StreamTransport) {
+  constructor(transport: StreamTransport, broken: (error: SocketError) => void) {
     this.transport = transport;
+    this.error = broken;
   }
+
+  // ---- For the reader and the writer ----
 
   get blocked(): boolean {
     return this.wfile?.unattended ?? false;
@@ -851,7 +871,29 @@ class Feed implements ReaderSource, WriterTarget {
     return this.transport.write(data);
   }
 
+  attended(): void {
+    this.rfile?.retry();
+  }
+
   defer(task: () => void): void {
     this.transport.defer(task);
+  }
+
+  // ---- For the transport ----
+
+  get needed(): number {
+    return this.rfile?.needed ?? 0;
+  }
+
+  data(bytes: Uint8Array): boolean {
+    return this.rfile?.push(bytes) ?? false;
+  }
+
+  lend(bytes: Uint8Array, lender: Lender): boolean {
+    return this.rfile?.push(bytes, lender) ?? false;
+  }
+
+  end(): void {
+    this.rfile?.end();
   }
 }

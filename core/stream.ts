@@ -29,6 +29,7 @@ export interface StreamLimits {
   readonly maxPending: number;
 }
 
+/** The defaults of `StreamLimits`. */
 export const STREAM_LIMITS: StreamLimits = {
   maxLine: 65_536,
   maxRead: 64 * 1024 * 1024,
@@ -43,7 +44,8 @@ const KEEP = 4; // a piece smaller than a quarter of its backing memory is copie
 const WINDOW = 8 * 1024; // bytes decoded at once for lines; also what one short line can keep alive in memory
 const GATHER_MARK = 16 * 1024; // bytes gathered before they leave at once
 const UNATTENDED = 1024 * 1024; // bytes of output that may wait while a handler reads on; far more than two ends greet each other with
-const SLAB = 1024; // bytes that a writer of small pieces takes at once; memory for each costs more than its copy
+const SLAB = 8 * 1024; // bytes of memory that the writers of small pieces share: to take some for each costs more than its copy
+const SHARE = 256; // bytes of it that one takes at once
 const SHORT_TEXT = 256; // characters; longer text is encoded when it is written, shorter is joined first
 
 const EMPTY = new Uint8Array(0);
@@ -55,6 +57,20 @@ const decoder = new TextDecoder("utf-8", { ignoreBOM: true });
 
 /** A promise that is already kept: what is returned when nothing needs to be waited for. */
 export const DONE: Promise<void> = Promise.resolve();
+
+let slab = EMPTY;
+let slabUsed = 0;
+
+/** Memory of `size` bytes that is nobody else's. */
+const memory = (size: number): Uint8Array => {
+  if (size > SHARE) return new Uint8Array(size);
+  if (slabUsed + size > slab.length) {
+    slab = new Uint8Array(SLAB);
+    slabUsed = 0;
+  }
+  slabUsed += size;
+  return slab.subarray(slabUsed - size, slabUsed);
+};
 
 /** The bytes of `data`: itself, or its UTF-8. */
 export const toBytes = (data: Data): Uint8Array => {
@@ -86,6 +102,14 @@ const positive = (size: number, name: string): number => {
   return size;
 };
 
+/** Whose memory bytes are that came, where it is lent: it is used anew as soon as `push()` returns. */
+export interface Lender {
+  /** Asks to keep it: true, and it is the reader's from now on; false, and what is wanted of it must be copied. */
+  give(): boolean;
+  /** Says that a read wanted no more than `size` of the bytes: the next need be no more. */
+  fit(size: number): void;
+}
+
 /** Where a reader's bytes come from. */
 export interface ReaderSource {
   /** A read waits: bring bytes. Called at each wait; also when a paused source may go on. */
@@ -110,19 +134,18 @@ interface Waiter {
 
 /** Others who want to know that something has changed, beside those who wait for it: `select()` and `poll()`. */
 class Watchers {
-  #told: (() => void)[] | null = null; // null: nearly always
+  #told: readonly (() => void)[] = [];
 
   /** Calls `told` at each change; gives what stops that. */
   add(told: () => void): () => void {
-    this.#told = [...(this.#told ?? []), told];
+    this.#told = [...this.#told, told];
     return () => {
-      const left = this.#told?.filter((other) => other !== told) ?? [];
-      this.#told = left.length > 0 ? left : null;
+      this.#told = this.#told.filter((other) => other !== told);
     };
   }
 
   tell(): void {
-    if (this.#told !== null) for (const told of this.#told) told();
+    for (const told of this.#told) told();
   }
 }
 
@@ -148,6 +171,7 @@ export class StreamReader {
 
   #source: ReaderSource;
   #chunk: Uint8Array = EMPTY; // the piece that is being read
+  #lender: Lender | null = null; // whose its memory is, where it is not the reader's: while push() runs
   #at = 0; // where in it
   #more: Uint8Array[] = []; // the pieces after it
   #size = 0; // bytes buffered in all
@@ -167,7 +191,7 @@ export class StreamReader {
   #firesAt = 0; // when #timer fires: at the deadline or before
   #timer: ReturnType<typeof setTimeout> | undefined;
   #turned = false; // a read that may not wait has been given its turn of the event loop
-  readonly #watchers = new Watchers();
+  #watchers: Watchers | null = null; // nearly always
 
   constructor(source: ReaderSource = NO_SOURCE, limits: StreamLimits = STREAM_LIMITS) {
     this.#source = source;
@@ -333,6 +357,7 @@ export class StreamReader {
 
   /** Calls `told` when `readable` may have become true, and brings bytes for that; gives what stops it. */
   onReadable(told: () => void): () => void {
+    this.#watchers ??= new Watchers();
     const stop = this.#watchers.add(told);
     if (!this.readable && this.#waiter === null) this.#resume();
     return stop;
@@ -352,27 +377,32 @@ export class StreamReader {
       this.#turned = false;
       this.#arm(this.#waiter);
     }
-    this.#watchers.tell();
+    this.#watchers?.tell();
   }
 
   // ---- What the source calls ----
 
-  /** Bytes came, and are the reader's now. Gives true while a read still waits for more. */
-  push(bytes: Uint8Array): boolean {
+  /**
+   * Bytes came, and are the reader's now; with a `lender` only while this runs, and what the read that waits does not
+   * take is copied. Gives true while a read still waits for more.
+   */
+  push(bytes: Uint8Array, lender: Lender | null = null): boolean {
     if (bytes.length === 0) return this.#waiter !== null;
     if (this.#failure !== null) return false; // closed meanwhile: nobody will read them
     this.bytesRead += bytes.length;
     if (this.#size === 0) {
       this.#chunk = bytes;
+      this.#lender = lender;
       this.#at = 0;
       this.#text = null;
       this.#bytesTo = 0;
     } else if (!this.#ontoTray(bytes)) {
-      this.#more.push(bytes);
+      this.#more.push(lender === null || lender.give() ? bytes : bytes.slice());
     }
     this.#size += bytes.length;
     if (this.#waiter !== null) this.#settle();
-    this.#watchers.tell();
+    if (this.#lender !== null) this.#own();
+    this.#watchers?.tell();
     if (this.#waiter !== null && !this.#source.blocked) {
       this.#arm(this.#waiter);
       return true;
@@ -390,7 +420,7 @@ export class StreamReader {
     if (this.#failure !== null) return; // closed or broken: that is what a read must say
     this.#ended = true;
     this.#settle();
-    this.#watchers.tell();
+    this.#watchers?.tell();
     if (this.#waiter === null) this.#disarm();
   }
 
@@ -400,13 +430,14 @@ export class StreamReader {
     this.#failure = error;
     if (now) {
       this.#chunk = EMPTY;
+      this.#lender = null;
       this.#more.length = 0;
       this.#at = this.#size = this.#scanned = this.#bytesTo = 0;
       this.#text = null;
       this.#ended = false;
     }
     this.#settle();
-    this.#watchers.tell();
+    this.#watchers?.tell();
     this.#disarm();
   }
 
@@ -476,7 +507,7 @@ export class StreamReader {
     if (this.#timer !== undefined && this.#firesAt <= this.#deadline) return;
     clearTimeout(this.#timer);
     this.#firesAt = this.#deadline;
-    this.#timer = setTimeout(this.#expire, within);
+    this.#timer = setTimeout(StreamReader.#expired, within, this);
   }
 
   #disarm(): void {
@@ -485,7 +516,9 @@ export class StreamReader {
     this.#timer = undefined;
   }
 
-  readonly #expire = (): void => {
+  static readonly #expired = (reader: StreamReader): void => reader.#expire();
+
+  #expire(): void {
     this.#timer = undefined;
     const waiter = this.#waiter;
     if (waiter === null || waiter.within === null) return;
@@ -494,7 +527,7 @@ export class StreamReader {
     if (left > 0 || (waiter.within === 0 && !this.#turned)) {
       this.#turned = left <= 0;
       this.#firesAt = this.#deadline;
-      this.#timer = setTimeout(this.#expire, Math.ceil(Math.max(left, 0)));
+      this.#timer = setTimeout(StreamReader.#expired, Math.ceil(Math.max(left, 0)), this);
       return;
     }
     if (this.#shut) {
@@ -509,7 +542,7 @@ export class StreamReader {
         ? new SocketError("EWOULDBLOCK")
         : new SocketError("ETIMEDOUT", `nothing came from the peer for ${waiter.within} ms`),
     );
-  };
+  }
 
   // ---- Attempts: each gives a value, or undefined for "not yet" ----
 
@@ -535,6 +568,7 @@ export class StreamReader {
     if (buffer.length === 0) return 0;
     if (this.#size === 0) return this.#nothing();
     const take = Math.min(buffer.length, this.#chunk.length - this.#at);
+    if (take < this.#chunk.length) this.#lender?.fit(take);
     buffer.set(this.#chunk.subarray(this.#at, this.#at + take));
     this.#advance(take);
     return take;
@@ -715,8 +749,14 @@ export class StreamReader {
     const from = this.#at;
     const here = chunk.length - from;
     if (size <= here) {
+      const lender = this.#lender;
       this.#advance(size);
-      if (keep && size * KEEP < chunk.buffer.byteLength) return chunk.slice(from, from + size);
+      if (keep) {
+        const little = size * KEEP < chunk.buffer.byteLength;
+        if (little || (lender !== null && !(size === chunk.length && lender.give()))) {
+          return chunk.slice(from, from + size);
+        }
+      }
       return size === chunk.length ? chunk : chunk.subarray(from, from + size);
     }
     const whole = new Uint8Array(size);
@@ -733,11 +773,24 @@ export class StreamReader {
     }
     this.#more.splice(0, pieces); // once: a shift for each costs a move of all behind it
     this.#chunk = last;
+    this.#lender = null;
     this.#at = part - size; // #advance() adds `size`
     this.#text = null;
     this.#bytesTo = 0;
     this.#advance(size);
     return whole;
+  }
+
+  /** What is left of a piece that was lent becomes the reader's own. */
+  #own(): void {
+    const lender = this.#lender as Lender;
+    const at = this.#at;
+    this.#lender = null;
+    if (lender.give()) return;
+    this.#chunk = this.#chunk.slice(at);
+    this.#at = 0;
+    this.#textFrom -= at;
+    this.#bytesTo -= at;
   }
 
   /** A copy of the first `size` bytes, which stay; `size` is at most what is buffered. */
@@ -776,6 +829,7 @@ export class StreamReader {
     this.#scanned = this.#scanned > size ? this.#scanned - size : 0;
     if (this.#at === this.#chunk.length && size > 0) {
       this.#chunk = this.#more.shift() ?? EMPTY;
+      this.#lender = null;
       this.#at = 0;
       this.#text = null;
       this.#bytesTo = 0;
@@ -814,6 +868,8 @@ export interface WriterTarget {
    * promise is kept (or at once, where there is none): give one for as long as they are needed.
    */
   write(data: Data): Promise<void> | undefined;
+  /** `StreamWriter.unattended` may have ended: there is room again, or somebody awaits it. */
+  attended?(): void;
   /** Runs `task` once, when this turn's work is done. */
   defer(task: () => void): void;
 }
@@ -838,15 +894,13 @@ export class StreamWriter {
   #text = "";
   #gathered = 0; // bytes in both
   #deferred = false;
+  #endOfTurn: (() => void) | undefined;
   #room: PromiseWithResolvers<void> | null = null; // kept when the target has room again
   #promised: Promise<void> | undefined; // the target's own promise of it
   #waiting = 0; // bytes written since it had none
   #attending = 0; // calls that await room
   #failure: Failure | null = null;
-  readonly #watchers = new Watchers();
-
-  /** Called when `unattended` may have ended: there is room again, or somebody awaits it. */
-  onroom: (() => void) | null = null;
+  #watchers: Watchers | null = null; // nearly always
 
   constructor(target: WriterTarget, limits: StreamLimits = STREAM_LIMITS) {
     this.#target = target;
@@ -891,6 +945,10 @@ export class StreamWriter {
       this.#push();
     } else if (!this.#deferred && this.#gathered > 0) {
       this.#deferred = true;
+      this.#endOfTurn ??= () => {
+        this.#deferred = false;
+        this.start();
+      };
       this.#target.defer(this.#endOfTurn);
     }
     return size;
@@ -941,6 +999,7 @@ export class StreamWriter {
 
   /** Calls `told` when `writable` may have become true; gives what stops it. */
   onWritable(told: () => void): () => void {
+    this.#watchers ??= new Watchers();
     return this.#watchers.add(told);
   }
 
@@ -958,7 +1017,7 @@ export class StreamWriter {
   end(): void {
     this.start();
     this.#failure ??= "EPIPE";
-    this.onroom?.();
+    this.#target.attended?.();
   }
 
   /** Nothing can be sent any more, for this reason; the first one given stands, unless `now`. */
@@ -1026,17 +1085,12 @@ export class StreamWriter {
     return bytes.length;
   }
 
-  readonly #endOfTurn = (): void => {
-    this.#deferred = false;
-    this.start();
-  };
-
   /** Makes room for `size` more bytes behind those gathered. */
   #reserve(size: number): void {
     if (this.#used + size <= this.#bytes.length) return;
     const held = this.#used - this.#from;
-    const larger = new Uint8Array(Math.max(held + size, held * 2, SLAB));
-    larger.set(this.#bytes.subarray(this.#from, this.#used));
+    const larger = memory(Math.max(held + size, held * 2, SHARE));
+    if (held > 0) larger.set(this.#bytes.subarray(this.#from, this.#used));
     this.#bytes = larger;
     this.#from = 0;
     this.#used = held;
@@ -1069,8 +1123,8 @@ export class StreamWriter {
     this.#settle();
     const bytes = this.#bytes.subarray(this.#from, this.#used);
     this.#from = this.#used; // these are the target's now
-    if (this.#bytes.length > SLAB) {
-      this.#bytes = EMPTY; // an idle writer holds no more than a slab
+    if (this.#bytes.length > SHARE) {
+      this.#bytes = EMPTY; // an idle writer holds no more than its share
       this.#from = this.#used = 0;
     }
     this.#hand(bytes, size);
@@ -1097,13 +1151,13 @@ export class StreamWriter {
     this.#room = null;
     this.#promised = undefined;
     this.#waiting = 0;
-    this.onroom?.();
-    this.#watchers.tell();
+    this.#target.attended?.();
+    this.#watchers?.tell();
   }
 
   async #roomAgain(room: Promise<void>): Promise<void> {
     if (this.timeout === 0) return this.#oneTurn();
-    if (this.#attending++ === 0) this.onroom?.();
+    if (this.#attending++ === 0) this.#target.attended?.();
     try {
       await (this.timeout === null ? room : withDeadline(room, this.timeout, "the peer made no room"));
     } finally {

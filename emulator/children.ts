@@ -3,18 +3,15 @@
  * between them and their parent. `forking.ts` has the servers, and the reasons; `forking-child.ts` is what a child runs.
  */
 
-import { type ChildProcess, fork, spawn } from "node:child_process";
-import { once } from "node:events";
-import { existsSync } from "node:fs";
+import type { ChildProcess } from "node:child_process";
 import type net from "node:net";
-import { availableParallelism } from "node:os";
 import type { Writable } from "node:stream";
-import { fileURLToPath } from "node:url";
 import type { Address, UnixAddress } from "../core/address.ts";
 import { SocketError } from "../core/errors.ts";
 import type { ForkingEvent } from "../core/events.ts";
 import type { StreamOptions } from "../core/socket.ts";
 import { DONE } from "../core/stream.ts";
+import { fileURLToPath, fs, lazy, once } from "./builtin.ts";
 import type { Forking, ForkingInfo } from "./forking.ts";
 
 const PATIENCE = 20; // ms that a request waits for a child to be free before another is started, which takes longer
@@ -220,7 +217,7 @@ class Sentinel {
 
   #start(): ChildProcess {
     const started = performance.now();
-    const sentinel = spawn(process.execPath, ["-e", Sentinel.#PROGRAM], {
+    const sentinel = lazy.childProcess.spawn(process.execPath, ["-e", Sentinel.#PROGRAM], {
       detached: true, // a terminal's Ctrl-C ends it no earlier than its parent
       stdio: ["pipe", "ignore", "ignore"],
       env: Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith("NODE_"))),
@@ -351,7 +348,7 @@ export class Children {
 
   /** Starts the first. Rejects with `ERR_HANDLER` where it cannot import its handler. */
   async open(): Promise<void> {
-    if (!existsSync(PROGRAM)) {
+    if (!fs.existsSync(PROGRAM)) {
       const said = `there is no ${PROGRAM}: a forking server cannot be bundled; leave the package "socklet" outside`;
       throw new SocketError("ERR_UNSUPPORTED", said);
     }
@@ -433,7 +430,7 @@ export class Children {
   #grow(): void {
     let { alive, starting } = this.#count();
     if (this.#owed > 0 || !this.#up) return;
-    const wanted = Math.min(this.#waiting.length, availableParallelism());
+    const wanted = Math.min(this.#waiting.length, lazy.os.availableParallelism());
     for (; starting < wanted && alive < this.#server.maxChildren; starting++, alive++) this.#start(null);
     if (alive === 0 && !this.#closed) this.#start(null); // so that the next request need not wait
   }
@@ -442,7 +439,7 @@ export class Children {
     const { name: server, context, execArgv, daemonThreads } = this.#server;
     const source = this.#source;
     const child = new Child(
-      fork(PROGRAM, [], {
+      lazy.childProcess.fork(PROGRAM, [], {
         execArgv: [...inherited(), ...execArgv],
         env: environment(),
         serialization: "advanced", // bytes are bytes

@@ -82,7 +82,7 @@ const REMEDY: Partial<Record<SocketErrorCode, string>> = {
 
 /** Where in the user's own files `error` was thrown, or found by the parser: `app.ts:3:7`. */
 const placeOf = (error: Error): string | undefined => {
-  const ours = ["./", "../core/"].map((folder) => new URL(folder, import.meta.url).href);
+  const ours = ["./", "../core/", "../chunks/"].map((folder) => new URL(folder, import.meta.url).href);
   const places = error.stack?.match(/file:\/\/[^\s)]+?:\d+(:\d+)?(?=[\s)]|$)/g) ?? [];
   const place = places.find(
     (url) => !url.includes("/node_modules/") && !ours.some((folder) => url.startsWith(folder)),

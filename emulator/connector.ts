@@ -1,6 +1,6 @@
 /** Dialling out from Node: `createConnection`, and `TCPConnector`, the dialling twin of `TCPServer`. */
 
-import net from "node:net";
+import type net from "node:net";
 import { type AddressLike, type Endpoint, formatAddress } from "../core/address.ts";
 import {
   type ConnectOptions,
@@ -14,6 +14,7 @@ import { SocketError } from "../core/errors.ts";
 import type { HandlerClass } from "../core/handler.ts";
 import { StreamSocket, type StreamTransport, settleStream } from "../core/socket.ts";
 import { withDeadline } from "../core/stream.ts";
+import { unconnected } from "./intake.ts";
 import { networkError, nodeTransport, type Origin } from "./stream-socket.ts";
 
 /** A socket to dial with, where it is not a new one. */
@@ -28,7 +29,7 @@ export interface Dialling extends Omit<Origin, "dialled" | "remote"> {
 export const dial = (
   endpoint: Endpoint,
   options: ConnectOptions,
-  { socket = new net.Socket({ allowHalfOpen: true, noDelay: true }), version, ...origin }: Dialling = {},
+  { socket = unconnected({ allowHalfOpen: true, noDelay: true }), version, ...origin }: Dialling = {},
 ): Promise<StreamTransport> => {
   const said = formatAddress(endpoint);
   socket.pause(); // nothing is read before somebody asks

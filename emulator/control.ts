@@ -3,28 +3,30 @@
  * routes over HTTP, on this machine's loopback alone.
  */
 
-import { createServer, type Server, type ServerResponse } from "node:http";
+import type { Server, ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
 import { type Address, formatAddress, inetNtop, isLoopback, packAddress } from "../core/address.ts";
 import { AF_INET, AF_INET6 } from "../core/constants.ts";
-import { TokenList } from "../core/control/auth.ts";
-import type { LocalPlane } from "../core/control/local.ts";
+import { TokenList, tokenEntries } from "../core/control/auth.ts";
+import { ListenerLog } from "../core/control/listeners.ts";
+import { LocalPlane } from "../core/control/local.ts";
+import { listenerInfo } from "../core/control/plane.ts";
 import { HttpError, problemResponse } from "../core/control/problem.ts";
 import type { SessionHooks } from "../core/control/session.ts";
 import { SocketError } from "../core/errors.ts";
 import type { SockletEvent } from "../core/events.ts";
 import type { StreamSocket } from "../core/socket.ts";
+import { lazy } from "./builtin.ts";
+import { listenerUrl } from "./serve.ts";
 import { networkError } from "./stream-socket.ts";
 import type { TCPServer } from "./tcp.ts";
 
-/** Where a listener is: `tcp://127.0.0.1:7007`, `unix:/run/name`. */
-export const listenerUrl = (scheme: "tcp" | "udp" | "unix", address: Address | null): string =>
-  `${address?.family === "unix" ? "" : `${scheme}://`}${formatAddress(address)}`;
+export { ListenerLog, LocalPlane, listenerInfo }; // what serve.ts loads with this
 
 // ---- Connections as sessions ----
 
 // biome-ignore lint/suspicious/noExplicitAny: a mixin's base must take any arguments (TypeScript handbook, Mixins)
-type TCPServerClass = new (...args: any[]) => TCPServer<any>;
+export type TCPServerClass = new (...args: any[]) => TCPServer<any>;
 
 /** Shows each connection that a server serves as a session of `plane`, named as the server is. */
 export const RecordingMixIn = <Base extends TCPServerClass>(Server: Base, plane: LocalPlane): Base =>
@@ -79,16 +81,18 @@ export interface ControlServer {
   readonly token: string | null;
 }
 
-/** The tokens of `options`, or one that is made. Throws `EINVAL` where one is not sound. */
-export const controlTokens = (options: ControlOptions): { tokens: string; made: string | null } => {
+/** The tokens of `options`, or one that is made; `secrets` are they alone. Throws `EINVAL` where one is not sound. */
+export const controlTokens = (
+  options: ControlOptions,
+): { tokens: string; secrets: string[]; made: string | null } => {
   const given = options.tokens ?? (process.env.SOCKLET_TOKENS?.trim() || undefined);
   if (given === undefined) {
     const made = Buffer.from(crypto.getRandomValues(new Uint8Array(24))).toString("base64url");
-    return { tokens: made, made };
+    return { tokens: made, secrets: [made], made };
   }
   const { problem } = new TokenList(given);
   if (problem !== null) throw new SocketError("EINVAL", problem);
-  return { tokens: given, made: null };
+  return { tokens: given, secrets: tokenEntries(given).map(({ token }) => token), made: null };
 };
 
 /** `host` in the spelling that is listened on. Throws `TypeError` where it is not this machine's loopback. */
@@ -138,7 +142,7 @@ export const serveControl = async (
     },
     { overrideGlobalObjects: false }, // a library leaves the process's own Request and Response alone
   );
-  const server = createServer(listener);
+  const server = lazy.http.createServer(listener);
   const answers = new Set<ServerResponse>(); // that are under way
   let answered = Promise.withResolvers<void>();
   server.on("request", (_, answer) => {

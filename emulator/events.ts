@@ -3,8 +3,9 @@
  * on, as it is given to `onEvent`. For those who watch a whole process and make none of its servers.
  */
 
-import { type Channel, channel } from "node:diagnostics_channel";
+import type { Channel } from "node:diagnostics_channel";
 import type { SockletEvent } from "../core/events.ts";
+import { channel } from "./builtin.ts";
 
 const channels: Record<string, Channel> = {};
 

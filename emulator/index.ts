@@ -32,7 +32,7 @@ export {
   createServer,
   type DatagramConnectionOptions,
   fromfd,
-  hasDualstackIPv6,
+  hasDualstackIpv6,
   Socket,
   type SocketOptions,
   socket,

@@ -3,16 +3,13 @@
  * and /etc/protocols. They are the names that CPython has on the same machine.
  */
 
-import dns from "node:dns";
-import fs from "node:fs";
-import os from "node:os";
-import { getSystemErrorName } from "node:util";
 import { type AddressLike, inetNtop, inetPton } from "../core/address.ts";
 import { AF_INET, AF_INET6, AF_UNSPEC, AI_ALL, AI_CANONNAME, AI_V4MAPPED } from "../core/constants.ts";
 import type { SocketError } from "../core/errors.ts";
 import type { AddressInfo, AddressInfoOptions, Host, Resolver } from "../core/names.ts";
 import * as names from "../core/names.ts";
 import { builtInProtocols, builtInServices, fieldsOf, Protocols, Services } from "../core/services.ts";
+import { fs, getSystemErrorName, lazy } from "./builtin.ts";
 
 // --- Services and protocols: synchronous, as CPython's -----------------------------------------------------
 
@@ -47,7 +44,7 @@ export const getprotobyname = (name: string): number => protocols().getprotobyna
 // --- Hosts -------------------------------------------------------------------------------------------------
 
 /** The name of this machine. CPython's `gethostname`; gethostname(2). */
-export const gethostname = (): string => os.hostname();
+export const gethostname = (): string => lazy.os.hostname();
 
 /**
  * The IPv4 address of a host: of several the best one. An address stands for itself, in every form of
@@ -189,24 +186,23 @@ const canonical = (text: string): string | null => {
   }
 };
 
-const NO_HOSTS = new Hosts("");
 const services = fromFile("/etc/services", Services, builtInServices);
 const protocols = fromFile("/etc/protocols", Protocols, builtInProtocols);
-const hosts = fromFile("/etc/hosts", Hosts, () => NO_HOSTS);
+const hosts = fromFile("/etc/hosts", Hosts, () => new Hosts(""));
 
 /** The system's own resolver; what it does not tell is in /etc/hosts, or asked of the DNS. */
 const system: Resolver = {
-  hostname: () => os.hostname(),
+  hostname: () => lazy.os.hostname(),
   services,
   interfaces: () =>
     Object.fromEntries(
-      Object.entries(os.networkInterfaces()).map(([name, all = []]) => [
+      Object.entries(lazy.os.networkInterfaces()).map(([name, all = []]) => [
         name,
         all.map(({ address }) => address),
       ]),
     ),
   async lookup(name, family, flags) {
-    const hints = (flags & AI_V4MAPPED ? dns.V4MAPPED : 0) | (flags & AI_ALL ? dns.ALL : 0);
+    const hints = (flags & AI_V4MAPPED ? lazy.dns.V4MAPPED : 0) | (flags & AI_ALL ? lazy.dns.ALL : 0);
     const addresses = await lookup(name, family, hints);
     // getaddrinfo(3) finds the name, too, and Node does not pass it on.
     if ((flags & AI_CANONNAME) === 0) return { canonname: name, addresses };
@@ -224,7 +220,7 @@ const system: Resolver = {
     const known = hosts().reverse(address);
     if (known !== undefined) return known;
     try {
-      return [(await dns.promises.lookupService(address, 0)).hostname, []];
+      return [(await lazy.dns.promises.lookupService(address, 0)).hostname, []];
     } catch (error) {
       if ((error as NodeJS.ErrnoException).code === "ENOTFOUND") return null;
       throw systemError(error, address);
@@ -235,7 +231,12 @@ const system: Resolver = {
 const lookup = async (name: string, family: number, hints: number): Promise<string[]> => {
   const wanted = family === AF_INET6 ? 6 : family === AF_INET ? 4 : 0;
   try {
-    const found = await dns.promises.lookup(name, { all: true, family: wanted, hints, order: "verbatim" });
+    const found = await lazy.dns.promises.lookup(name, {
+      all: true,
+      family: wanted,
+      hints,
+      order: "verbatim",
+    });
     return found.map(({ address }) => address);
   } catch (error) {
     throw systemError(error, name);
@@ -249,7 +250,7 @@ const chainOf = async (name: string): Promise<readonly [hostname: string, aliase
   const chain = [name.replace(/\.$/, "")];
   while (chain.length <= MAX_CHAIN) {
     // The name is known by now: where the DNS does not know it (mDNS, NIS), it has no other.
-    const [next] = await dns.promises.resolveCname(chain[0] as string).catch((): string[] => []);
+    const [next] = await lazy.dns.promises.resolveCname(chain[0] as string).catch((): string[] => []);
     if (next === undefined || chain.includes(next)) break;
     chain.unshift(next);
   }

@@ -9,11 +9,8 @@
  * to install.
  */
 
-import dgram from "node:dgram";
-import { readFileSync, readlinkSync } from "node:fs";
-import { createRequire } from "node:module";
+import type dgram from "node:dgram";
 import net from "node:net";
-import { getSystemErrorName } from "node:util";
 import { type Address, inetNtop, inetPton, type UnixAddress } from "../core/address.ts";
 import {
   AF_INET,
@@ -59,6 +56,8 @@ import {
 } from "../core/constants.ts";
 import { SocketError } from "../core/errors.ts";
 import type { KernelSocket } from "../core/socket.ts";
+import { fs, getSystemErrorName, lazy } from "./builtin.ts";
+import { unconnected } from "./intake.ts";
 
 // ---- The package ----
 
@@ -85,7 +84,9 @@ let loaded: Libc | { readonly missing: string; readonly cause?: unknown } | unde
 const load = (): NonNullable<typeof loaded> => {
   if (process.platform !== "linux") return { missing: "is for Linux alone" };
   try {
-    const module = createRequire(import.meta.url)("koffi") as Koffi & { readonly default?: Koffi };
+    const module = lazy.module.createRequire(import.meta.url)("koffi") as Koffi & {
+      readonly default?: Koffi;
+    };
     return new Libc(module.default ?? module);
   } catch (cause) {
     const absent = (cause as { code?: string }).code === "MODULE_NOT_FOUND";
@@ -417,6 +418,10 @@ const codeOf = (errno: number): string => {
 const kernelError = (errno: number, call: string, said?: string): SocketError => {
   const code = codeOf(errno);
   const cause = Object.assign(new Error(`${call}: ${code}`), { code, errno, syscall: call });
+  if (code === "EPERM" && (call === "sendto" || call === "connect") && said?.startsWith("unix:")) {
+    const why = `${said} is connected to another peer, and takes datagrams of that one alone`; // unix_dgram_sendmsg()
+    return new SocketError("EPERM", why, { address: said, cause });
+  }
   return SocketError.from(cause, "ERR_INTERNAL", said);
 };
 
@@ -560,18 +565,24 @@ const serverHolder = (server: net.Server): Holder => ({
 const MAX_OPTION = 1024; // bytes: what CPython takes as a buffer length
 
 /**
- * The kernel's side of one socket: by libc, where that was there when the socket was made, else by what Node's API
- * has. Who has the descriptor changes in a socket's life; its kernel stays.
+ * The kernel's side of one socket: by libc, where that is there, else by what Node's API has. Who has the descriptor
+ * changes in a socket's life; its kernel stays.
  */
 export class Kernel implements KernelSocket {
-  readonly #libc: Libc | null;
+  #found: Libc | null | undefined;
   readonly #plain: PlainOptions;
   readonly #given = new Set<string>(); // the options that were set
   #holder: Holder = NOBODY;
 
-  constructor(plain: PlainOptions, libcOf: Libc | null = libc()) {
-    this.#libc = libcOf;
+  /** `found`: the libc that the socket was made with; by default it is looked for when it is first needed. */
+  constructor(plain: PlainOptions, found?: Libc | null) {
+    this.#found = found;
     this.#plain = plain;
+  }
+
+  get #libc(): Libc | null {
+    if (this.#found === undefined) this.#found = libc();
+    return this.#found;
   }
 
   /** From now on, `holder` has the descriptor. */
@@ -603,7 +614,7 @@ export class Kernel implements KernelSocket {
       throw new RangeError(`the length of an option is 1 to ${MAX_OPTION} bytes, not ${length}`);
     }
     const fd = this.#open();
-    if (this.#libc !== null && fd >= 0) {
+    if (fd >= 0 && this.#libc !== null) {
       const value = this.#libc.getsockopt(fd, level, name, length ?? 4);
       return length === undefined ? integer(value) : value;
     }
@@ -619,7 +630,7 @@ export class Kernel implements KernelSocket {
       throw new TypeError("the value of an option is an integer, a boolean or a Uint8Array");
     }
     const fd = this.#open();
-    if (this.#libc !== null && fd >= 0) this.#libc.setsockopt(fd, level, name, bytes);
+    if (fd >= 0 && this.#libc !== null) this.#libc.setsockopt(fd, level, name, bytes);
     else if (!this.#plain.set(level, name, bytes)) neededLibc(optionName(level, name), null);
     this.#given.add(optionKey(level, name));
   }
@@ -990,13 +1001,14 @@ const PROC: readonly (readonly [file: string, family: number, type: number])[] =
 const knownByProc = (fd: number, kind: Kind): Known => {
   let inode: string | undefined;
   try {
-    inode = /^socket:\[(\d+)\]$/.exec(readlinkSync(`/proc/self/fd/${fd}`))?.[1];
+    inode = /^socket:\[(\d+)\]$/.exec(fs.readlinkSync(`/proc/self/fd/${fd}`))?.[1];
   } catch {
     throw new SocketError("EBADF", `there is no descriptor ${fd}`);
   }
   if (inode === undefined) throw new SocketError("ENOTSOCK", `descriptor ${fd} is no socket`);
   const lines = (file: string): string[][] =>
-    readFileSync(`/proc/self/net/${file}`, "latin1")
+    fs
+      .readFileSync(`/proc/self/net/${file}`, "latin1")
       .split("\n")
       .map((line) => line.trim().split(/\s+/));
   for (const [file, family, type] of PROC) {
@@ -1085,7 +1097,7 @@ class LibcStream implements StreamDescriptor {
   }
 
   opened(): net.Socket {
-    const socket = new net.Socket({ fd: this.#fd, ...IDLE } as net.SocketConstructorOpts);
+    const socket = unconnected({ fd: this.#fd, ...IDLE } as net.SocketConstructorOpts);
     this.#fd = -1;
     this.kernel.heldBy(socketHolder(socket));
     return socket;
@@ -1158,11 +1170,12 @@ class PlainStream implements StreamDescriptor {
   #said = "";
   #closed = false;
 
-  constructor(kind: Kind, from?: Adopted) {
+  /** `found` as the kernel's. */
+  constructor(kind: Kind, from?: Adopted, found?: null) {
     this.#kind = kind;
     this.#options = new PlainStreamOptions(kind);
     this.#handle = from === undefined ? null : handleOf(from.fd);
-    this.kernel = new Kernel(this.#options, null).heldBy(this.#holder());
+    this.kernel = new Kernel(this.#options, found).heldBy(this.#holder());
     if (from === undefined) return;
     const name = from.localAddress ?? nameOf(this.#handle as Handle);
     if (name === null || (name.family !== "unix" && name.port === 0)) return;
@@ -1208,7 +1221,7 @@ class PlainStream implements StreamDescriptor {
   opened(): net.Socket {
     const handle = this.#handle;
     const options = handle === null ? IDLE : { handle, ...IDLE };
-    const socket = new net.Socket(options as net.SocketConstructorOpts);
+    const socket = unconnected(options as net.SocketConstructorOpts);
     this.#handle = null;
     this.#options.open(socket, false);
     this.kernel.heldBy(socketHolder(socket));
@@ -1232,13 +1245,14 @@ class PlainStream implements StreamDescriptor {
   get inherited() {
     const options = this.#options;
     return {
-      noDelay: options.on(NODELAY, true),
+      noDelay: options.on(NODELAY, !this.kernel.given(SOL_TCP, TCP_NODELAY)), // else libc set it, and the kernel hands it on
       keepAlive: options.on(KEEPALIVE),
       keepAliveInitialDelay: options.idle,
     };
   }
 
-  accepted(connection: net.Socket): Kernel {
+  accepted(connection: net.Socket): Kernel | undefined {
+    if (libc() !== null) return undefined; // which knows all of it
     const options = new PlainStreamOptions(this.#kind, this.#options);
     options.open(connection, true);
     return new Kernel(options, null).heldBy(socketHolder(connection));
@@ -1260,16 +1274,25 @@ class PlainStream implements StreamDescriptor {
 const nameOf = (handle: Handle): Address | null => {
   const name: { address?: string; port?: number; family?: string } = {};
   if (handle.getsockname === undefined || handle.getsockname(name) !== 0) return null;
-  const { address: hostname = "", port = 0, family } = name;
-  return { family: family === "IPv6" ? "IPv6" : "IPv4", hostname, port };
+  const { address = "", port = 0, family } = name;
+  if (family !== "IPv6") return { family: "IPv4", hostname: address, port };
+  const [hostname = "", scopeId] = address.split("%");
+  return { family, hostname, port, ...(scopeId !== undefined && { scopeId }) };
 };
 
 /** A new stream, or one over a descriptor that was made elsewhere. Throws `EMFILE`, `EPROTONOSUPPORT`. */
 export const streamDescriptor = (kind: Kind, from?: Adopted): StreamDescriptor => {
   const calls = libc();
-  if (calls === null) return new PlainStream(kind, from);
+  if (calls === null) return new PlainStream(kind, from, null);
   return new LibcStream(calls, kind, from?.fd ?? calls.socket(kind.family, SOCK_STREAM, kind.proto));
 };
+
+/**
+ * What a server listens on that has asked nothing of its socket: Node binds it, so that the server is up without
+ * libc, which takes longer to load than all else here. Once it is bound libc has it too, for whatever is asked then.
+ */
+export const listenerDescriptor = (family: typeof AF_INET | typeof AF_INET6): StreamDescriptor =>
+  new PlainStream({ family, type: SOCK_STREAM, proto: 0 });
 
 // ---- Datagrams ----
 
@@ -1301,7 +1324,7 @@ export class PlainDatagrams {
     // All that is sent goes to an address that was resolved: no name is looked up again (measured: a tenth of the rate).
     const numeric = (name: string, _: unknown, found: (e: null, a: string, f: number) => void): void =>
       found(null, name, version);
-    return dgram.createSocket({
+    return lazy.dgram.createSocket({
       type: `udp${version}`,
       lookup: numeric as never,
       reuseAddr: this.#options.on(REUSEADDR),

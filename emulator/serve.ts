@@ -1,25 +1,14 @@
 /** Serves an app's listeners on real sockets. */
 
-import type { Endpoint, InternetAddress } from "../core/address.ts";
+import { type Address, type Endpoint, formatAddress, type InternetAddress } from "../core/address.ts";
 import { type App, isApp, type Listener, type Serving as Serves } from "../core/app.ts";
-import { tokenEntries } from "../core/control/auth.ts";
-import { ListenerLog } from "../core/control/listeners.ts";
-import { LocalPlane } from "../core/control/local.ts";
-import { listenerInfo } from "../core/control/plane.ts";
 import type { Datagram } from "../core/datagram.ts";
 import { SocketError } from "../core/errors.ts";
 import type { OnEvent, SockletEvent } from "../core/events.ts";
 import type { BaseServer, ServerInfo, ServerOptions } from "../core/server.ts";
 import type { StreamSocket } from "../core/socket.ts";
 import { TCPConnector } from "./connector.ts";
-import {
-  type ControlOptions,
-  type ControlServer,
-  controlTokens,
-  listenerUrl,
-  RecordingMixIn,
-  serveControl,
-} from "./control.ts";
+import type { ControlOptions, ControlServer, TCPServerClass } from "./control.ts";
 import {
   appHandlerFrom,
   ForkingTCPServer,
@@ -80,6 +69,8 @@ export interface AppServer extends AsyncDisposable {
   abort(): void;
 }
 
+/** A class of servers, or one of it whose connections are sessions. */
+type Recorded = <Server extends TCPServerClass>(Server: Server) => Server;
 const SERVERS = {
   "tcp streams": { serial: TCPServer, threading: ThreadingTCPServer, forking: ForkingTCPServer },
   "udp datagrams": { serial: UDPServer, threading: ThreadingUDPServer, forking: ForkingUDPServer },
@@ -99,15 +90,19 @@ type AnyServer<Context> = BaseServer<StreamSocket, Context> | BaseServer<Datagra
 // biome-ignore lint/suspicious/noExplicitAny: which handler and options fit which server `defineApp` has checked
 type AnyServerClass<Context> = new (endpoint: Endpoint, handler: any, options: any) => AnyServer<Context>;
 
+/** Where a listener is: `tcp://127.0.0.1:7007`, `unix:/run/name`. */
+export const listenerUrl = (scheme: "tcp" | "udp" | "unix", address: Address | null): string =>
+  `${address?.family === "unix" ? "" : `${scheme}://`}${formatAddress(address)}`;
+
 const serverOf = <Context>(
   { name, handler, endpoint, carries, serve }: Listener<Context>,
   options: ServerOptions<Context>,
-  plane: LocalPlane | null,
+  recorded: Recorded,
   { module, data = DATA }: ServeOptions,
 ): AnyServer<Context> => {
   const Server = SERVERS[`${endpoint.scheme} ${carries}` as keyof typeof SERVERS][serve];
   const Recorded = (
-    plane === null || carries === "datagrams" ? Server : RecordingMixIn(Server as typeof TCPServer, plane)
+    carries === "datagrams" ? Server : recorded(Server as typeof TCPServer)
   ) as AnyServerClass<Context>;
   if (serve !== "forking") return new Recorded(endpoint, handler, options);
   if (module === undefined) {
@@ -131,8 +126,8 @@ export const serveApp = async <Context>(
   if (app.listeners.length === 0)
     throw new SocketError("ERR_APP", "the app listens nowhere: give defineApp() a `listen`");
   const { onEvent, drainTimeout, control } = options;
-  const access = control && controlTokens(control);
-  const secrets = access === undefined ? [] : tokenEntries(access.tokens).map(({ token }) => token);
+  const parts = control && (await import("./control.ts")); // servers without it start without it
+  const access = control && parts?.controlTokens(control);
   const context = await app.context({
     name: "node",
     bindings: process.env,
@@ -140,23 +135,23 @@ export const serveApp = async <Context>(
   });
   const servers: (BaseServer<StreamSocket, Context> | BaseServer<Datagram, Context>)[] = [];
   const listeners: Serving[] = [];
-  const told = new ListenerLog(secrets);
+  const told = parts === undefined || access === undefined ? null : new parts.ListenerLog(access.secrets);
   const tell =
-    access === undefined
+    told === null
       ? onEvent
       : (event: SockletEvent): void => {
           told.tell(event);
           onEvent?.(event);
         };
   const plane =
-    access === undefined
+    parts === undefined || access === undefined || told === null
       ? null
-      : new LocalPlane({
+      : new parts.LocalPlane({
           app,
-          secrets,
+          secrets: access.secrets,
           told,
           listeners: () =>
-            listeners.map(({ name, url, serve, info }) => listenerInfo(name, url, serve, info())),
+            listeners.map(({ name, url, serve, info }) => parts.listenerInfo(name, url, serve, info())),
           connector: ({ handler, HandlerClass, endpoint, connectTimeout, secureTransport }) =>
             new TCPConnector<Context>(endpoint, HandlerClass, {
               name: handler,
@@ -166,10 +161,12 @@ export const serveApp = async <Context>(
               onEvent,
             }),
         });
-  let routes: Awaited<ReturnType<typeof serveControl>> | undefined;
+  const recorded: Recorded = (Server) =>
+    parts === undefined || plane === null ? Server : parts.RecordingMixIn(Server, plane);
+  let routes: { readonly url: string; close(): Promise<void> } | undefined;
   const close = async (): Promise<void> => {
     await Promise.all([plane?.close(), ...servers.map((server) => server.serverClose())]);
-    told.end();
+    told?.end();
     await routes?.close(); // last: what drains can be looked at, and ended
   };
   try {
@@ -186,7 +183,7 @@ export const serveApp = async <Context>(
       const server = serverOf<Context>(
         { ...listener, endpoint },
         { ...listener.options, name: listener.name, context, onEvent: tell, drainTimeout },
-        plane,
+        recorded,
         options,
       );
       servers.push(server);
@@ -204,8 +201,8 @@ export const serveApp = async <Context>(
         info: () => server.info(),
       });
     }
-    if (plane !== null && access !== undefined) {
-      routes = await serveControl(plane, access.tokens, control ?? {}, (error) =>
+    if (parts !== undefined && plane !== null && access !== undefined) {
+      routes = await parts.serveControl(plane, access.tokens, control ?? {}, (error) =>
         onEvent?.({ type: "error", server: "control", address: null, error }),
       );
     }

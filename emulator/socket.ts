@@ -7,11 +7,7 @@
  */
 
 import type dgram from "node:dgram";
-import { lookup } from "node:dns/promises";
-import { existsSync, mkdtempSync, rmSync } from "node:fs";
 import net from "node:net";
-import { tmpdir } from "node:os";
-import { dirname, join } from "node:path";
 import {
   type Address,
   type AddressLike,
@@ -51,7 +47,9 @@ import { SocketError, type SocketErrorCode } from "../core/errors.ts";
 import { checkCount, checkTime } from "../core/options.ts";
 import type { KernelSocket, StreamTransport } from "../core/socket.ts";
 import { type Data, DONE, pulled } from "../core/stream.ts";
+import { dirname, fs, join, lazy } from "./builtin.ts";
 import { dial } from "./connector.ts";
+import { acceptInto } from "./intake.ts";
 import {
   adopted,
   checkedPath,
@@ -118,7 +116,7 @@ const resolve = async (endpoint: Endpoint, family: number): Promise<Address> => 
   if (hostname === "<broadcast>" && version === 4) return named("255.255.255.255"); // CPython's word for it
   if (net.isIP(hostname) === version) return named(hostname);
   try {
-    return named((await lookup(hostname, { family: version })).address);
+    return named((await lazy.dns.promises.lookup(hostname, { family: version })).address);
   } catch (error) {
     throw networkError(error, formatAddress(endpoint));
   }
@@ -127,10 +125,12 @@ const resolve = async (endpoint: Endpoint, family: number): Promise<Address> => 
 /** What bind(2) says, with a remedy. */
 const bindError = (error: unknown, address: Address, said: string): SocketError => {
   const { code } = error as { readonly code?: string };
+  if (code === "EINVAL")
+    return new SocketError("EINVAL", "the socket has an address already", { address: said, cause: error });
   if (address.family === "unix" && (code === "ENOENT" || code === "EACCES")) {
     // libuv has one code for both.
     const folder = dirname(address.path);
-    if (!existsSync(folder)) {
+    if (!fs.existsSync(folder)) {
       return new SocketError("ENOENT", `${said}: there is no folder ${folder}`, {
         address: said,
         cause: error,
@@ -293,20 +293,15 @@ export class Socket extends UnconnectedSocket {
     return super.connect(address, options);
   }
 
-  /** On a stream the address is not looked at, as on Linux, and of a Unix one is refused: `EISCONN`, `EOPNOTSUPP`. CPython's `sendto`. */
-  sendto(data: Data, address: AddressLike): Promise<number>;
-  sendto(data: Data, flags: number, address: AddressLike): Promise<number>;
-  async sendto(data: Data, ...to: [AddressLike] | [flags: number, AddressLike]): Promise<number> {
-    const [flags, address] = to.length === 1 ? [0, to[0]] : to;
-    parseAddress(address);
-    if (this.closed) throw new SocketError("EBADF");
-    if (this.family === AF_UNIX) throw new SocketError(this.attached ? "EISCONN" : "EOPNOTSUPP");
-    return this.send(data, flags);
-  }
-
-  /** `recv()`, and `null`: a stream does not say from whom. CPython's `recvfrom`. */
-  async recvfrom(size?: number, flags?: number): Promise<[Uint8Array | null, null]> {
-    return [await this.recv(size, flags), null];
+  /** As everywhere; of a Unix stream an address is refused, as on Linux: `EISCONN`, `EOPNOTSUPP`. CPython's `sendto`. */
+  override sendto(data: Data, address: AddressLike): Promise<number>;
+  override sendto(data: Data, flags: number, address: AddressLike): Promise<number>;
+  override async sendto(data: Data, ...to: [AddressLike] | [flags: number, AddressLike]): Promise<number> {
+    if (this.family === AF_UNIX && !this.closed) {
+      parseAddress(to.at(-1) as AddressLike);
+      throw new SocketError(this.attached ? "EISCONN" : "EOPNOTSUPP");
+    }
+    return to.length === 1 ? super.sendto(data, ...to) : super.sendto(data, ...to);
   }
 
   /**
@@ -495,6 +490,7 @@ class Listener {
     this.#server = server;
     server.on("connection", (connection) => this.#arrived(connection));
     this.listening = descriptor.listen(server, backlog).then(() => {
+      acceptInto(server);
       server.on("error", ignore); // an accept that failed: that client was dropped, and the next can come
     });
     this.listening.catch(ignore); // whoever awaits it is told
@@ -629,16 +625,19 @@ class KernelDatagrams implements DatagramTransport {
     this.#libc.connect(this.#fd, address, formatAddress(address));
   }
 
-  send(bytes: Uint8Array, address: Address, flags: number): Promise<void> {
+  send(bytes: Uint8Array, address: Address, flags: number, wait?: { readonly over: boolean }): Promise<void> {
     try {
       const to = this.#libc.pack(address);
       const said = formatAddress(address);
+      let later = bytes;
       const send = (): boolean => {
         this.#mustBeOpen();
-        return this.#libc.sendto(this.#fd, bytes, flags & MSG_DONTROUTE, to, said) !== null;
+        if (wait?.over) throw new SocketError("ETIMEDOUT");
+        return this.#libc.sendto(this.#fd, later, flags & MSG_DONTROUTE, to, said) !== null;
       };
       if (this.#delayed === 0 && send()) return DONE;
       if (flags & MSG_DONTWAIT) throw new SocketError("EWOULDBLOCK");
+      later = bytes.slice(); // they are the caller's again
       return this.#sendLater(send);
     } catch (error) {
       return Promise.reject(error);
@@ -660,7 +659,7 @@ class KernelDatagrams implements DatagramTransport {
     const sent = this.#last.then(async () => {
       try {
         // The receiver may be in this process: once round the event loop before the clock is waited for.
-        await new Promise((resolve) => setImmediate(resolve));
+        if (this.#open) await new Promise((resolve) => setImmediate(resolve));
         while (!send()) await sleep(1);
       } finally {
         this.#delayed--;
@@ -818,18 +817,22 @@ const elsewhere = (what: string): SocketError =>
     `${what} needs the package koffi (npm install koffi); or use another socket`,
   );
 
-const datagrams = (kind: Kind, fileno: number): DatagramTransport => {
+/** Datagrams by libc, over `fileno` or a new descriptor; `null` where there is no libc. */
+export const kernelDatagrams = (kind: Kind, fileno = -1): DatagramTransport | null => {
   const calls = libc();
+  if (!calls?.watches) return null;
+  const fd = fileno >= 0 ? fileno : calls.socket(kind.family, SOCK_DGRAM, kind.proto);
+  return new KernelDatagrams(calls, kind, fd);
+};
+
+const datagrams = (kind: Kind, fileno: number): DatagramTransport => {
   if (fileno >= 0) adopted(fileno, kind);
-  if (calls?.watches) {
-    const fd = fileno >= 0 ? fileno : calls.socket(kind.family, SOCK_DGRAM, kind.proto);
-    return new KernelDatagrams(calls, kind, fd);
-  }
+  const made = kernelDatagrams(kind, fileno);
+  if (made !== null) return made;
   if (kind.family !== AF_UNIX) return new NodeDatagrams(kind, fileno);
-  throw new SocketError(
-    "ERR_UNSUPPORTED",
-    "a Unix datagram socket needs the package koffi: npm install koffi (node-unix-socket, which UnixDatagramServer uses, gives no descriptor)",
-  );
+  const why = libc() === null ? "" : " of version 3.3 or newer";
+  const said = `a Unix datagram socket needs the package koffi${why}: npm install koffi (node-unix-socket serves UnixDatagramServer alone)`;
+  throw new SocketError("ERR_UNSUPPORTED", said);
 };
 
 // ---- Making sockets ----
@@ -952,7 +955,7 @@ export async function socketpair(
   if (family !== AF_UNIX) {
     throw new SocketError("EOPNOTSUPP", "socketpair() makes Unix sockets (AF_UNIX) alone");
   }
-  const calls = libc();
+  const calls = type === SOCK_DGRAM ? neededLibc("a pair of datagram sockets") : libc();
   if (type === SOCK_DGRAM) {
     const one = socket(AF_UNIX, SOCK_DGRAM);
     const other = socket(AF_UNIX, SOCK_DGRAM);
@@ -969,7 +972,7 @@ export async function socketpair(
     ];
   }
   // By way of a path that nobody else can reach.
-  const folder = mkdtempSync(join(tmpdir(), "socklet-pair-"));
+  const folder = fs.mkdtempSync(join(lazy.os.tmpdir(), "socklet-pair-"));
   const listener = socket(AF_UNIX);
   const one = socket(AF_UNIX);
   try {
@@ -983,7 +986,7 @@ export async function socketpair(
     throw error;
   } finally {
     await listener.close();
-    rmSync(folder, { recursive: true, force: true });
+    fs.rmSync(folder, { recursive: true, force: true });
   }
 }
 
@@ -996,23 +999,23 @@ export interface CreateServerOptions {
   /** Other sockets may bind the same port, and the kernel spreads the connections (`SO_REUSEPORT`). */
   readonly reusePort?: boolean;
   /** An IPv6 socket takes IPv4, too. Default false: it takes IPv6 alone. */
-  readonly dualstackIPv6?: boolean;
+  readonly dualstackIpv6?: boolean;
 }
 
 /** A socket that listens: made, bound, and told to. CPython's `socket.create_server`. Rejects as `bind()` and `listen()`. */
 export const createServer = async (
   address: AddressLike,
-  { family, backlog, reusePort = false, dualstackIPv6 = false }: CreateServerOptions = {},
+  { family, backlog, reusePort = false, dualstackIpv6 = false }: CreateServerOptions = {},
 ): Promise<Socket> => {
   const endpoint = parseAddress(address);
   const guessed = endpoint.scheme === "unix" ? AF_UNIX : endpoint.hostname.includes(":") ? AF_INET6 : AF_INET;
-  const own = family ?? (dualstackIPv6 && guessed !== AF_UNIX ? AF_INET6 : guessed);
-  if (dualstackIPv6 && own !== AF_INET6) throw new RangeError("dualstackIPv6 is for AF_INET6");
+  const own = family ?? (dualstackIpv6 && guessed !== AF_UNIX ? AF_INET6 : guessed);
+  if (dualstackIpv6 && own !== AF_INET6) throw new RangeError("dualstackIpv6 is for AF_INET6");
   const server = socket(own, SOCK_STREAM);
   try {
     if (own !== AF_UNIX) server.setsockopt(SOL_SOCKET, SO_REUSEADDR, 1);
     if (reusePort) server.setsockopt(SOL_SOCKET, SO_REUSEPORT, 1);
-    if (own === AF_INET6) server.setsockopt(IPPROTO_IPV6, IPV6_V6ONLY, !dualstackIPv6);
+    if (own === AF_INET6) server.setsockopt(IPPROTO_IPV6, IPV6_V6ONLY, !dualstackIpv6);
     await server.bind(endpoint);
     await server.listen(backlog);
     return server;
@@ -1023,9 +1026,9 @@ export const createServer = async (
 };
 
 /** Whether an IPv6 socket of this machine can take IPv4, too. CPython's `socket.has_dualstack_ipv6`. */
-export const hasDualstackIPv6 = async (): Promise<boolean> => {
+export const hasDualstackIpv6 = async (): Promise<boolean> => {
   try {
-    await (await createServer("[::]:0", { dualstackIPv6: true })).close();
+    await (await createServer("[::]:0", { dualstackIpv6: true })).close();
     return true;
   } catch {
     return false;
@@ -1067,7 +1070,7 @@ export const createDatagramConnection = async (
   let family: number = AF_UNIX;
   let peer = endpoint;
   if (endpoint.scheme !== "unix") {
-    const found = await lookup(endpoint.hostname).catch((error) => {
+    const found = await lazy.dns.promises.lookup(endpoint.hostname).catch((error) => {
       throw networkError(error, said);
     });
     family = found.family === 6 ? AF_INET6 : AF_INET;

@@ -1,8 +1,7 @@
 /** Blobs as files in one folder. */
 
-import { mkdir, readdir, readFile, rename, writeFile } from "node:fs/promises";
-import { join } from "node:path";
 import { type BlobStorage, checkBlobName } from "../core/storage.ts";
+import { fs, join } from "./builtin.ts";
 
 /** Keeps each blob as a file of its name in `folder`, which is made when the first one is kept. */
 export class FileStorage implements BlobStorage {
@@ -16,14 +15,14 @@ export class FileStorage implements BlobStorage {
   async put(name: string, bytes: Uint8Array): Promise<void> {
     const path = join(this.#folder, checkBlobName(name));
     const part = join(this.#folder, `.${process.pid}-${this.#writes++}.part`); // no blob's name begins with a dot
-    await mkdir(this.#folder, { recursive: true });
-    await writeFile(part, bytes);
-    await rename(part, path); // whole or not at all
+    await fs.promises.mkdir(this.#folder, { recursive: true });
+    await fs.promises.writeFile(part, bytes);
+    await fs.promises.rename(part, path); // whole or not at all
   }
 
   async get(name: string): Promise<Uint8Array | null> {
     try {
-      return new Uint8Array(await readFile(join(this.#folder, checkBlobName(name))));
+      return new Uint8Array(await fs.promises.readFile(join(this.#folder, checkBlobName(name))));
     } catch (error) {
       if ((error as { code?: string }).code === "ENOENT") return null;
       throw error;
@@ -32,7 +31,7 @@ export class FileStorage implements BlobStorage {
 
   async list(): Promise<string[]> {
     try {
-      return (await readdir(this.#folder)).filter((name) => !name.startsWith(".")).sort();
+      return (await fs.promises.readdir(this.#folder)).filter((name) => !name.startsWith(".")).sort();
     } catch (error) {
       if ((error as { code?: string }).code === "ENOENT") return [];
       throw error;

@@ -6,7 +6,6 @@
  */
 
 import net from "node:net";
-import tls from "node:tls";
 import type { Address } from "../core/address.ts";
 import { AF_INET, AF_INET6, AF_UNIX, SOCK_STREAM } from "../core/constants.ts";
 import { SocketError } from "../core/errors.ts";
@@ -19,7 +18,9 @@ import {
   type StreamTransport,
   type TlsOptions,
 } from "../core/socket.ts";
-import type { Data } from "../core/stream.ts";
+import type { Data, Lender } from "../core/stream.ts";
+import { lazy } from "./builtin.ts";
+import { IntakeSocket, type Taker } from "./intake.ts";
 import { drained, Kernel, PlainStreamOptions, socketHolder, type UnixNames } from "./native.ts";
 
 const FULL = 64 * 1024; // bytes that wait in Node before a writer must wait: the socket's own high-water mark
@@ -60,12 +61,13 @@ export interface Origin extends UnixNames {
 
 const SECURED = "the bytes of a TLS connection are its own, and its keys this process's";
 
-type Listeners = Readonly<Record<string, (argument: never) => unknown>>;
+type Listeners = Record<string, (argument: never) => unknown>;
 
-class NodeTransport implements StreamTransport {
+class NodeTransport implements StreamTransport, Taker {
   readonly remoteAddress: Address | null;
   readonly capabilities: Capabilities;
   readonly #socket: net.Socket;
+  readonly #intake: IntakeSocket | null; // the same, where it reads by `onread`
   readonly #plain: net.Socket | undefined;
   readonly #origin: Origin | undefined;
   #kernel: Kernel | undefined;
@@ -73,10 +75,15 @@ class NodeTransport implements StreamTransport {
   #listeners: Listeners = {};
   #flowing = false;
   #room: PromiseWithResolvers<void> | null = null;
+  #lent = 0; // large pieces that Node was given, and
+  #taken = 0; // how many of them it needs no more
+  #onTaken: (() => void) | undefined;
+  #awaited: { readonly piece: number; readonly resolve: () => void }[] | null = null; // in their order
 
   /** `plain`: the connection under this one, where this one is TLS. */
   constructor(socket: net.Socket, origin?: Origin, plain?: net.Socket) {
     this.#socket = socket;
+    this.#intake = socket instanceof IntakeSocket ? socket : null;
     this.#plain = plain;
     this.#origin = origin;
     // Taken now: Node forgets it when the connection closes.
@@ -99,23 +106,34 @@ class NodeTransport implements StreamTransport {
     const first = this.#sink === null;
     this.#sink = sink;
     if (!first) return;
+    const socket = this.#socket;
     const listeners: Listeners = {
-      // A plain Uint8Array: `slice` and `toString` mean the same in every place.
-      data: ({ buffer, byteOffset, byteLength }: Buffer) =>
-        this.#sink?.data(new Uint8Array(buffer as ArrayBuffer, byteOffset, byteLength)),
       end: () => this.#sink?.end(),
       error: (error: Error) => this.#sink?.error(SocketError.from(error, "ECONNRESET")),
-      drain: () => this.#makeRoom(),
-      close: () => this.#makeRoom(),
     };
-    for (const event in listeners) this.#socket.on(event, listeners[event] as () => void);
+    if (this.#intake !== null) {
+      this.#intake.taker = this;
+    } else {
+      // A plain Uint8Array: `slice` and `toString` mean the same in every place.
+      listeners.data = ({ buffer, byteOffset, byteLength }: Buffer) =>
+        this.#sink?.data(new Uint8Array(buffer as ArrayBuffer, byteOffset, byteLength));
+    }
+    for (const event in listeners) socket.on(event, listeners[event] as () => void);
     this.#listeners = listeners;
+  }
+
+  /** Bytes were read, and are lent. */
+  took(bytes: Uint8Array, lender: Lender): void {
+    const sink = this.#sink as StreamSink;
+    if (sink.lend !== undefined) sink.lend(bytes, lender);
+    else sink.data(bytes.slice());
   }
 
   resume(): void {
     if (this.#flowing) return;
     this.#flowing = true;
-    this.#socket.resume();
+    if (this.#intake !== null) this.#intake.read(0);
+    else this.#socket.resume();
   }
 
   pause(): void {
@@ -128,13 +146,26 @@ class NodeTransport implements StreamTransport {
     if (socket.destroyed) return undefined;
     if (data.length >= LARGE && typeof data !== "string") {
       // It may be the caller's own memory: he waits until it has been taken, all of it.
-      const taken = new Promise<void>((resolve) => socket.write(data, () => resolve()));
-      return socket.writableLength === 0 ? undefined : taken;
+      this.#onTaken ??= () => this.#wasTaken();
+      socket.write(data, this.#onTaken);
+      const piece = ++this.#lent;
+      if (socket.writableLength === 0) return undefined;
+      this.#awaited ??= [];
+      const awaited = this.#awaited;
+      return new Promise<void>((resolve) => awaited.push({ piece, resolve }));
     }
     socket.write(data);
     // Not what write() gave: that says false for a large piece which the kernel has taken whole.
     if (socket.writableLength <= FULL) return undefined;
-    this.#room ??= Promise.withResolvers<void>();
+    if (this.#room === null) {
+      this.#room = Promise.withResolvers<void>();
+      const room = (): void => {
+        socket.removeListener("drain", room).removeListener("close", room);
+        this.#room?.resolve();
+        this.#room = null;
+      };
+      socket.on("drain", room).on("close", room);
+    }
     return this.#room.promise;
   }
 
@@ -182,11 +213,12 @@ class NodeTransport implements StreamTransport {
       throw new TypeError("startTls() on a connection that was accepted needs a cert and a key");
     }
     await drained(socket);
+    if (this.#intake !== null) this.#intake.taker = null;
     for (const event in this.#listeners) socket.removeListener(event, this.#listeners[event] as () => void);
     const secured =
       dialled === undefined
-        ? new tls.TLSSocket(socket, { isServer: true, cert, key })
-        : tls.connect({
+        ? new lazy.tls.TLSSocket(socket, { isServer: true, cert, key })
+        : lazy.tls.connect({
             socket,
             ca,
             cert,
@@ -221,9 +253,12 @@ class NodeTransport implements StreamTransport {
     process.nextTick(task); // runs when this turn's promises have run, too
   }
 
-  #makeRoom(): void {
-    this.#room?.resolve();
-    this.#room = null;
+  #wasTaken(): void {
+    const taken = ++this.#taken;
+    if (this.#awaited === null) return;
+    while (this.#awaited.length > 0 && (this.#awaited[0] as { piece: number }).piece <= taken) {
+      this.#awaited.shift()?.resolve();
+    }
   }
 
   #ownKernel(): Kernel {

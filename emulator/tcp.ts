@@ -1,7 +1,5 @@
 /** TCP servers on real sockets: `TCPServer`, one connection at a time, and `ThreadingTCPServer`, side by side. */
 
-import { lookup } from "node:dns/promises";
-import { readFileSync } from "node:fs";
 import net from "node:net";
 import {
   type Address,
@@ -30,8 +28,9 @@ import { ThreadingMixIn } from "../core/mixins.ts";
 import type { ListenOptions } from "../core/options.ts";
 import { BaseServer, type ServerOptions } from "../core/server.ts";
 import { type StreamOptions, type StreamSocket, settleStream } from "../core/socket.ts";
+import { fs, lazy } from "./builtin.ts";
 import { publish, subscribed } from "./events.ts";
-import { descriptorOf } from "./native.ts";
+import { descriptorOf, listenerDescriptor } from "./native.ts";
 import { Socket } from "./socket.ts";
 import { networkError, type Origin, streamSocket } from "./stream-socket.ts";
 
@@ -149,6 +148,8 @@ export class TCPServer<
   /** Binds `socket`, and sets `serverAddress`. Nobody can connect yet. */
   override async serverBind(): Promise<void> {
     const { address, port } = await this.resolve();
+    const family = this.addressFamily as typeof AF_INET | typeof AF_INET6;
+    if (this.allowReuseAddress) this.#socket ??= new Socket(family, 0, listenerDescriptor(family));
     const socket = this.#listener;
     if (!this.allowReuseAddress) socket.setsockopt(SOL_SOCKET, SO_REUSEADDR, false);
     if (this.allowReusePort) socket.setsockopt(SOL_SOCKET, SO_REUSEPORT, true);
@@ -177,7 +178,7 @@ export class TCPServer<
     let host = hostname || (wanted === 6 ? "::" : "0.0.0.0");
     let version = net.isIP(host);
     if (version === 0) {
-      const found = await lookup(host, { family: wanted }).catch((error) => {
+      const found = await lazy.dns.promises.lookup(host, { family: wanted }).catch((error) => {
         throw networkError(error, said);
       });
       host = found.address;
@@ -237,7 +238,7 @@ const lastDescriptor = (): number => {
 const openFiles = (): number => {
   let limit = Number.NaN;
   try {
-    limit = Number(/^Max open files +(\d+)/m.exec(readFileSync("/proc/self/limits", "latin1"))?.[1]);
+    limit = Number(/^Max open files +(\d+)/m.exec(fs.readFileSync("/proc/self/limits", "latin1"))?.[1]);
   } catch {
     // Not Linux: the report has it, and takes some milliseconds.
     const report = process.report.getReport() as { userLimits?: { open_files?: { soft?: unknown } } };

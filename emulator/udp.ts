@@ -1,7 +1,6 @@
 /** UDP servers on real sockets: `UDPServer`, one datagram at a time, and `ThreadingUDPServer`, side by side. */
 
 import type dgram from "node:dgram";
-import { lookup } from "node:dns/promises";
 import { ReplyBudget } from "../core/access.ts";
 import {
   type Address,
@@ -35,6 +34,7 @@ import { checkCount, type DatagramOptions, type ListenOptions } from "../core/op
 import { type DatagramWay, ServedDatagram, type ServerOptions } from "../core/server.ts";
 import type { KernelSocket } from "../core/socket.ts";
 import type { Data, MaybePromise } from "../core/stream.ts";
+import { lazy } from "./builtin.ts";
 import { Kernel, libc, PlainDatagrams } from "./native.ts";
 import { addressOf, networkError } from "./stream-socket.ts";
 import { TCPServer } from "./tcp.ts";
@@ -204,7 +204,7 @@ class ServerDatagrams implements DatagramTransport {
   async resolve(endpoint: Endpoint): Promise<Address> {
     const { hostname, port } = endpoint as Extract<Endpoint, { readonly hostname: string }>;
     const version = this.#family === AF_INET6 ? 6 : 4;
-    const { address } = await lookup(hostname, { family: version }).catch((error) => {
+    const { address } = await lazy.dns.promises.lookup(hostname, { family: version }).catch((error) => {
       throw networkError(error, formatAddress(endpoint));
     });
     return addressOf(address, port, `IPv${version}`) as Address;

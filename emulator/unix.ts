@@ -9,27 +9,26 @@
  * Who may come is a matter of the file's permissions; the system tells no address of who connects.
  */
 
-import {
-  type BigIntStats,
-  linkSync,
-  lstatSync,
-  readdirSync,
-  readFileSync,
-  readlinkSync,
-  unlinkSync,
-} from "node:fs";
-import { createRequire } from "node:module";
+import type { BigIntStats } from "node:fs";
 import net from "node:net";
-import { dirname } from "node:path";
-import { type Address, type AddressLike, formatAddress } from "../core/address.ts";
-import type { Datagram } from "../core/datagram.ts";
+import {
+  type Address,
+  type AddressLike,
+  type Endpoint,
+  formatAddress,
+  type UnixAddress,
+} from "../core/address.ts";
+import { AF_UNIX, SOCK_DGRAM } from "../core/constants.ts";
+import type { Datagram, DatagramSink, DatagramTransport } from "../core/datagram.ts";
 import { SocketError, type SocketErrorCode } from "../core/errors.ts";
 import type { HandlerClass } from "../core/handler.ts";
 import { ThreadingMixIn } from "../core/mixins.ts";
 import type { ServerOptions } from "../core/server.ts";
 import type { StreamOptions, StreamSocket } from "../core/socket.ts";
 import type { Data, MaybePromise } from "../core/stream.ts";
-import { descriptorOf, peerName } from "./native.ts";
+import { dirname, fs, lazy } from "./builtin.ts";
+import { descriptorOf, neededLibc, peerName } from "./native.ts";
+import { kernelDatagrams } from "./socket.ts";
 import type { Origin } from "./stream-socket.ts";
 import { TCPServer } from "./tcp.ts";
 import { UDPServer, type UDPServerOptions } from "./udp.ts";
@@ -93,7 +92,7 @@ export class UnixStreamServer<Context = unknown> extends TCPServer<Context> {
     super.stopListening();
     if (keep) {
       linked(kept, path); // not by rename(2), which would replace what came there in this moment
-      unlinkSync(kept);
+      fs.unlinkSync(kept);
     } else {
       removeOwn(path, this.#file);
     }
@@ -118,16 +117,18 @@ const OVERHEAD = 256; // bytes that each of them counts beside its own
 
 /**
  * Serves the datagrams sent to a path, one at a time. CPython's `UnixDatagramServer`. Node has no such sockets: they
- * are those of the package `node-unix-socket` (`npm install node-unix-socket`), without which `listen()` rejects with
- * `ERR_UNSUPPORTED`. That package has no abstract names, and of a datagram takes 65 535 bytes: one of that length
- * counts as `truncated`.
+ * are made by the package `koffi`, or else by `node-unix-socket`; without either `listen()` rejects with
+ * `ERR_UNSUPPORTED`.
  *
  * A sender that did not bind its socket has no name to reply to: `clientAddress` is `null`, and a reply throws
  * `ENOTCONN`. Replies wait for a client that does not take them, and all replies behind them wait, too, as CPython's
  * `sendto()` does; past 1 MiB further ones are dropped, and told.
+ *
+ * `node-unix-socket` has no abstract names, takes 65 535 bytes of a datagram (one of that length counts as
+ * `truncated`), and hears nobody any more once a reply had to wait: the event `error` says so. `koffi` has none of that.
  */
 export class UnixDatagramServer<Context = unknown> extends UDPServer<Context> {
-  #socket: DgramSocket | undefined;
+  #datagrams: PathDatagrams | undefined;
   #file: Identity | null = null;
   #pending = 0; // bytes, with OVERHEAD
 
@@ -138,10 +139,7 @@ export class UnixDatagramServer<Context = unknown> extends UDPServer<Context> {
   ) {
     super(serverAddress, RequestHandlerClass, options);
     checkPath(this.#path, options);
-    if (isAbstract(this.#path)) {
-      const said = "node-unix-socket has no abstract names for datagrams; use a path: unix:/run/name";
-      throw new SocketError("ERR_UNSUPPORTED", said);
-    }
+    if (isAbstract(this.#path)) neededLibc("an abstract name of datagrams");
   }
 
   get #path(): string {
@@ -152,39 +150,40 @@ export class UnixDatagramServer<Context = unknown> extends UDPServer<Context> {
     return "unix";
   }
 
-  /** Throws `ERR_UNSUPPORTED`: the package gives no descriptor, and no options. */
+  /** Throws `ERR_UNSUPPORTED`: the server keeps its socket to itself. */
   override get socket(): never {
     const said =
-      "node-unix-socket gives no descriptor; socket(AF_UNIX, SOCK_DGRAM) has one, with the package koffi";
+      "a server on a path has no socket to give; use fileno(), or send by a socket(AF_UNIX, SOCK_DGRAM)";
     throw new SocketError("ERR_UNSUPPORTED", said);
   }
 
-  /** As `socket`. */
-  override fileno(): never {
-    return this.socket;
+  /** The descriptor; -1 where it is not bound. Throws `ERR_UNSUPPORTED` without `koffi`. */
+  override fileno(): number {
+    if (this.#datagrams === undefined) return -1;
+    return this.#datagrams.kernel?.fd ?? (neededLibc("the descriptor of a server on a path", null) as never);
   }
 
   override get serverAddress(): Address | null {
-    return this.#socket === undefined ? null : { family: "unix", path: this.#path };
+    return this.#datagrams === undefined ? null : { family: "unix", path: this.#path };
   }
 
   override async serverBind(): Promise<void> {
     checkListen(this);
-    const { DgramSocket } = unixSockets();
-    await bindPath(this.#path, () => {
-      const socket = new DgramSocket();
-      socket.on("data", (message, path) => {
-        const peer: Address | null = path === "" ? null : { family: "unix", path };
-        this.received(message, peer, message.length >= PACKAGE_CUT);
+    await bindPath(this.#path, async () => {
+      const libc = kernelDatagrams({ family: AF_UNIX, type: SOCK_DGRAM, proto: 0 });
+      const datagrams: PathDatagrams = libc ?? new PackageDatagrams();
+      const most = libc === null ? PACKAGE_CUT : Number.POSITIVE_INFINITY;
+      datagrams.start({
+        message: (bytes, peer) => this.received(bytes, peer, bytes.length >= most),
+        error: (error) => this.#tellError(error, null),
       });
-      socket.on("error", (error) => this.#broke(error));
       try {
-        socket.bind(this.#path);
+        await datagrams.bind(this.endpoint);
       } catch (error) {
-        socket.close();
-        throw packageError(error, formatAddress(this.endpoint));
+        await datagrams.close();
+        throw error;
       }
-      this.#socket = socket;
+      this.#datagrams = datagrams;
     });
     this.#file = identityOf(this.#path);
   }
@@ -198,22 +197,25 @@ export class UnixDatagramServer<Context = unknown> extends UDPServer<Context> {
   }
 
   protected override checkReply(_size: number, address: Address): void {
-    if (this.#socket === undefined) throw new SocketError("EBADF", "the server's socket is not open");
+    if (this.#datagrams === undefined) throw new SocketError("EBADF", "the server's socket is not open");
     if (address.family !== "unix") throw new SocketError("EAFNOSUPPORT", "a path is not reached by IP");
   }
 
   protected override send(bytes: Uint8Array, address: Address): number {
-    const { path } = address as Extract<Address, { readonly family: "unix" }>;
     const cost = bytes.length + OVERHEAD;
     if (this.#pending > 0 && this.#pending + cost > MAX_PENDING) {
       return this.dropped(bytes.length, address, "full");
     }
     this.#pending += cost;
-    const message = Buffer.from(bytes.buffer as ArrayBuffer, bytes.byteOffset, bytes.length);
-    this.#socket?.sendTo(message, 0, message.length, path, (error) => {
+    const failed = (error: SocketError): void => {
+      // Closed while it waited for its client's room.
+      if (error.code === "ECANCELED") this.dropped(bytes.length, address, "full");
+      else this.#tellError(error, address);
+    };
+    const over = (): void => {
       this.#pending -= cost;
-      if (error) this.#tellError(packageError(error, formatAddress(address)), address);
-    });
+    };
+    this.#datagrams?.send(bytes, address, 0).catch(failed).finally(over);
     return bytes.length;
   }
 
@@ -224,13 +226,9 @@ export class UnixDatagramServer<Context = unknown> extends UDPServer<Context> {
   }
 
   protected override letGo(): MaybePromise<void> {
-    this.#socket?.close();
-    this.#socket = undefined;
-  }
-
-  #broke(error: Error): void {
-    this.#socket = undefined; // the package has closed it
-    this.#tellError(packageError(error, formatAddress(this.endpoint)), null);
+    const datagrams = this.#datagrams;
+    this.#datagrams = undefined;
+    return datagrams?.close();
   }
 
   #tellError(error: SocketError, address: Address | null): void {
@@ -243,9 +241,13 @@ export class ThreadingUnixDatagramServer<Context = unknown> extends ThreadingMix
   UnixDatagramServer,
 )<Context> {}
 
+/** What the server hears and sends with. */
+type PathDatagrams = Pick<DatagramTransport, "kernel" | "start" | "bind" | "send" | "close">;
+
 /** What is used of `node-unix-socket`. */
 interface DgramSocket {
   bind(path: string): void;
+  /** Tells `sent` before it returns, where there is room; what waits when the socket is closed is told nothing. */
   sendTo(buffer: Buffer, offset: number, length: number, path: string, sent: (error?: Error) => void): void;
   close(): void;
   on(event: "data", listener: (message: Buffer, path: string) => void): unknown;
@@ -254,13 +256,76 @@ interface DgramSocket {
 
 const unixSockets = (): { readonly DgramSocket: new () => DgramSocket } => {
   try {
-    return createRequire(import.meta.url)("node-unix-socket");
+    return lazy.module.createRequire(import.meta.url)("node-unix-socket");
   } catch (cause) {
     const said =
-      "Node has no Unix datagram sockets; the package that has them is not here: npm install node-unix-socket";
+      "Node has no Unix datagram sockets; a package that has them is not here: npm install koffi (or node-unix-socket)";
     throw new SocketError("ERR_UNSUPPORTED", said, { cause });
   }
 };
+
+/** The same by `node-unix-socket`, where there is no libc. */
+class PackageDatagrams implements PathDatagrams {
+  readonly #socket: DgramSocket = new (unixSockets().DgramSocket)();
+  readonly #waiting = new Set<(error: SocketError) => void>(); // whom closing tells
+  #sink: DatagramSink | undefined;
+  #said = "";
+  #deaf = false;
+
+  start(sink: DatagramSink): void {
+    this.#sink = sink;
+    this.#socket.on("data", (message, path) =>
+      sink.message(message, path === "" ? null : { family: "unix", path }),
+    );
+    this.#socket.on("error", (error) => {
+      sink.error(packageError(error, this.#said));
+      this.close(); // as the package has
+    });
+  }
+
+  async bind(endpoint: Endpoint): Promise<void> {
+    this.#said = formatAddress(endpoint);
+    try {
+      this.#socket.bind((endpoint as Extract<Endpoint, { readonly scheme: "unix" }>).path);
+    } catch (error) {
+      throw packageError(error, this.#said);
+    }
+  }
+
+  send(bytes: Uint8Array, address: Address): Promise<void> {
+    const { path } = address as UnixAddress;
+    const message = Buffer.from(bytes.buffer as ArrayBuffer, bytes.byteOffset, bytes.length);
+    return new Promise((resolve, reject) => {
+      this.#waiting.add(reject);
+      const sent = (error?: unknown): void => {
+        this.#waiting.delete(reject);
+        if (error) reject(packageError(error, formatAddress(address)));
+        else resolve();
+      };
+      try {
+        this.#socket.sendTo(message, 0, message.length, path, sent);
+      } catch (error) {
+        sent(error);
+      }
+      if (this.#waiting.has(reject)) this.#hearsNoMore(address);
+    });
+  }
+
+  close(): void {
+    this.#socket.close();
+    for (const reject of this.#waiting) reject(new SocketError("ECANCELED"));
+    this.#waiting.clear();
+  }
+
+  /** The package waits for room to write then, and never again for something to read (0.2.7, `flush()` in dgram.rs). */
+  #hearsNoMore(address: Address): void {
+    if (this.#deaf) return;
+    this.#deaf = true;
+    const why = `${formatAddress(address)} takes no replies, and node-unix-socket hears nobody from now on`;
+    const said = `${why}: restart the server; with the package koffi this does not happen (npm install koffi)`;
+    this.#sink?.error(new SocketError("ERR_INTERNAL", said, { address: this.#said }));
+  }
+}
 
 // What the package says of an error, which has no code: the texts of strerror(3) as Rust's `nix` has them.
 const CODES: Readonly<Record<string, SocketErrorCode>> = {
@@ -308,7 +373,7 @@ type Identity = Pick<BigIntStats, "dev" | "ino" | "birthtimeNs" | "isSocket">;
 
 /** What is at a path now; `null` where nothing is, or it is an abstract name. */
 const identityOf = (path: string): Identity | null =>
-  isAbstract(path) ? null : (lstatSync(path, { bigint: true, throwIfNoEntry: false }) ?? null);
+  isAbstract(path) ? null : (fs.lstatSync(path, { bigint: true, throwIfNoEntry: false }) ?? null);
 
 // A number of a file is used again when the file is gone: with the time that it was made it is one file's alone.
 const same = (one: Identity, other: Identity): boolean =>
@@ -317,13 +382,13 @@ const same = (one: Identity, other: Identity): boolean =>
 /** Removes the file, where it is still the one that was made. */
 const removeOwn = (path: string, made: Identity | null): void => {
   const now = made === null ? null : identityOf(path);
-  if (now !== null && made !== null && same(now, made)) unlinkSync(path);
+  if (now !== null && made !== null && same(now, made)) fs.unlinkSync(path);
 };
 
 /** A second name for a file; false where that cannot be: the file is gone, or a folder, or the name is taken. */
 const linked = (path: string, name: string): boolean => {
   try {
-    linkSync(path, name);
+    fs.linkSync(path, name);
     return true;
   } catch {
     return false;
@@ -340,7 +405,7 @@ const bindPath = async (path: string, bind: () => MaybePromise<void>): Promise<v
     if (code === "EACCES" || code === "ENOENT") {
       // Node says EACCES also where the folder is not there.
       const folder = dirname(path);
-      const missing = lstatSync(folder, { throwIfNoEntry: false }) === undefined;
+      const missing = fs.lstatSync(folder, { throwIfNoEntry: false }) === undefined;
       const why = missing ? `there is no folder ${folder}` : `this process may not make a file in ${folder}`;
       throw new SocketError(missing ? "ENOENT" : "EACCES", `${said}: ${why}`, { address: said, cause });
     }
@@ -370,7 +435,7 @@ const occupied = async (path: string): Promise<string | null> => {
   }
   if (said !== "ECONNREFUSED") return `${listenerAt(path)} listens there; end it, or choose another path`;
   const now = identityOf(path);
-  if (now !== null && same(now, file)) unlinkSync(path);
+  if (now !== null && same(now, file)) fs.unlinkSync(path);
   return null;
 };
 
@@ -379,26 +444,26 @@ const listenerAt = (path: string): string => {
   try {
     const shown = isAbstract(path) ? `@${path.slice(1)}` : path;
     // Num RefCount Protocol Flags Type St Inode Path
-    const lines = readFileSync("/proc/net/unix", "latin1").split("\n");
+    const lines = fs.readFileSync("/proc/net/unix", "latin1").split("\n");
     const bytes = Buffer.from(shown).toString("latin1");
     const inodes = lines.flatMap((line) => (line.endsWith(` ${bytes}`) ? (line.split(/ +/)[6] ?? []) : []));
     const held = new Set(inodes.map((inode) => `socket:[${inode}]`));
-    for (const pid of readdirSync("/proc").filter((name) => /^[0-9]+$/.test(name))) {
+    for (const pid of fs.readdirSync("/proc").filter((name) => /^[0-9]+$/.test(name))) {
       const folder = `/proc/${pid}/fd`;
       let fds: string[] = [];
       try {
-        fds = readdirSync(folder);
+        fds = fs.readdirSync(folder);
       } catch {
         continue; // another user's, or ended
       }
       const has = fds.some((fd) => {
         try {
-          return held.has(readlinkSync(`${folder}/${fd}`));
+          return held.has(fs.readlinkSync(`${folder}/${fd}`));
         } catch {
           return false;
         }
       });
-      if (has) return `process ${pid} (${readFileSync(`/proc/${pid}/comm`, "utf8").trim()})`;
+      if (has) return `process ${pid} (${fs.readFileSync(`/proc/${pid}/comm`, "utf8").trim()})`;
     }
   } catch {
     // No proc(5) here.

@@ -14,7 +14,8 @@ import type { Address, Endpoint } from "../address.ts";
 import { SHUT_WR } from "../constants.ts";
 import { checkDatagramSize, type Datagram, type DatagramSink, type DatagramTransport } from "../datagram.ts";
 import { SocketError } from "../errors.ts";
-import { checkCount, checkTime } from "../options.ts";
+import { BaseRequestHandler, checkHandler, type HandlerClass } from "../handler.ts";
+import { checkCount, checkNames, checkTime } from "../options.ts";
 import { type BaseServer, ServedDatagram } from "../server.ts";
 import {
   type Capabilities,
@@ -27,6 +28,7 @@ import {
 import { type Data, DONE, toBytes } from "../stream.ts";
 import { type Chance, chanceOf } from "./clock.ts";
 import { type Clock, realClock } from "./script.ts";
+import { serverOf } from "./transcript.ts";
 
 const ROOM = 64 * 1024; // bytes under way in one direction before its sender must wait: as a small kernel buffer
 const HELD = 50; // ms that a datagram is held back at most, where none comes that could overtake it
@@ -69,12 +71,6 @@ const LIMITS = ["endAfter", "resetAfter", "silentAfter", "stallAfter"] as const;
 type Limit = (typeof LIMITS)[number];
 const DIRECTION = ["latency", "jitter", "slice", ...LIMITS];
 const PLAN = ["seed", "clock", "incoming", "outgoing"];
-
-/** Throws where `given` has another option than `known`. */
-const checkNames = (what: string, given: object, known: readonly string[]): void => {
-  const other = Object.keys(given).find((name) => !known.includes(name));
-  if (other !== undefined) throw new TypeError(`${what} has no ${other}; it has ${known.join(", ")}`);
-};
 
 /** Throws where `faults` are not what a stream can have. */
 const checkStream = (faults: StreamFaults): void => {
@@ -669,7 +665,9 @@ export function withFaults(
   faults: StreamFaults,
   options?: Partial<StreamOptions>,
 ): StreamSocket;
+/** A platform's transport of streams with faults in it; may be secured later. Throws `TypeError` and `RangeError` for faults that cannot be. */
 export function withFaults(transport: StreamTransport, faults: StreamFaults): StreamTransport;
+/** A platform's transport of datagrams with faults in it. Throws `TypeError` and `RangeError` for faults that cannot be. */
 export function withFaults(transport: DatagramTransport, faults: DatagramFaults): DatagramTransport;
 export function withFaults(
   given: StreamSocket | StreamTransport | DatagramTransport,
@@ -677,6 +675,11 @@ export function withFaults(
   options: Partial<StreamOptions> = {},
 ): StreamSocket | StreamTransport | DatagramTransport {
   const isStream = given instanceof StreamSocket;
+  if (!isStream && typeof (given as StreamTransport | undefined)?.start !== "function") {
+    throw new TypeError(
+      `withFaults() takes a connection (a StreamSocket) or a transport, not ${typeof given}`,
+    );
+  }
   if (!isStream && "bind" in given) return new FaultyDatagramTransport(given, faults);
   checkStream(faults);
   if (!isStream) return new FaultyTransport(given, faults);
@@ -747,4 +750,34 @@ export const FaultsMixIn = <Base extends ServerClass>(
     }
   }
   return FaultyServer;
+};
+
+/**
+ * `Handler`, each of whose connections has faults: where the server is the platform's own, as in a Worker, or where it
+ * is one that dials. Seeds and `options` are as with `FaultsMixIn`.
+ *
+ *     defineApp({ handlers: { mail: faultyHandler(Mail, { incoming: { slice: 1 } }) }, listen: [...] })
+ *
+ * Throws `TypeError` and `RangeError` for faults that cannot be.
+ */
+export const faultyHandler = <Context>(
+  Handler: HandlerClass<StreamSocket, Context>,
+  faults: StreamFaults,
+  options: Partial<StreamOptions> = {},
+): HandlerClass<StreamSocket, Context> => {
+  checkHandler(Handler);
+  checkStream(faults);
+  let connections = 0;
+  class Faulty extends BaseRequestHandler<StreamSocket, Context> {
+    override async handle(): Promise<unknown> {
+      const seed = (faults.seed ?? 1) + connections++;
+      const stream = withFaults(this.request, { ...faults, seed }, options);
+      try {
+        return await new Handler(stream, this.clientAddress, serverOf(this, stream)).run();
+      } finally {
+        await stream.close();
+      }
+    }
+  }
+  return Object.defineProperty(Faulty, "name", { value: Handler.name });
 };

@@ -23,17 +23,17 @@
  */
 
 import { SocketError } from "../errors.ts";
-import type { HandlerClass } from "../handler.ts";
+import { checkHandler, type HandlerClass } from "../handler.ts";
 import { toJson } from "../json.ts";
-import { checkCount, checkTime } from "../options.ts";
+import { checkCount, checkNames, checkTime } from "../options.ts";
 import type { BaseServer } from "../server.ts";
 import { type StreamOptions, type StreamSocket, settleStream } from "../socket.ts";
 import { type Data, DONE, joinBytes, type MaybePromise, toBytes } from "../stream.ts";
 import { type Chance, chanceOf } from "./clock.ts";
 import { EMPTY, masked, type Outcome, Rig, type Step } from "./framing-run.ts";
 import { memoryPair } from "./memory.ts";
-import type { Conversation } from "./script.ts";
-import { difference, quote } from "./text.ts";
+import { Conversation } from "./script.ts";
+import { difference, quote, writtenAt } from "./text.ts";
 
 const RUNS = 2_400; // a conversation of 200 bytes needs 1 700 for every place
 const WORK = 4 * 1024 * 1024; // bytes sent in the runs of one kind: so long conversations are cut at fewer places
@@ -45,6 +45,10 @@ const FILLER = 0x78; // "x"
 const ALL_PAIRS = 40; // bytes of a conversation up to which every pair of cuts is tried: 741 of them
 const MOST_CUTS = 8; // of one run with random cuts
 const KINDS = 8; // of places: cut in three ways, by chance, and two moments each of the end and the reset
+const OPTIONS = [
+  ...["context", "params", "server", "stream", "mask", "effect", "pipelining", "strict"],
+  ...["flood", "allow", "seed", "runs", "patience"],
+];
 const LIKELY = 4; // bytes of a message's beginning, where a length is likely to be
 
 // ---- What it is given, and what it gives ----
@@ -85,6 +89,7 @@ export type FramingFault =
 
 /** One way in which a handler fails, shrunk to the fewest cuts that show it. */
 export interface FramingFailure {
+  /** What is wrong, as a word. */
   readonly fault: FramingFault;
   /** What is wrong, in one sentence. */
   readonly summary: string;
@@ -187,10 +192,15 @@ export const checkFraming = <Context = unknown>(
   conversation: Conversation | readonly (Data | FramingMessage)[],
   options: FramingOptions<Context> = {},
 ): Promise<FramingReport> => {
+  const where = writtenAt();
   const check = async (): Promise<FramingReport> => {
     const one = new Check<Context>(Handler, options);
     try {
       return await one.run(conversation);
+    } catch (error) {
+      // The call, not what ran it: that is long over.
+      if (error instanceof FramingError && where !== "") error.stack = `${error}\n${where}`;
+      throw error;
     } finally {
       one.stop();
     }
@@ -263,6 +273,8 @@ class Check<Context> {
   readonly #strange: unknown[] = []; // rejections that no run repeated
 
   constructor(Handler: HandlerClass<StreamSocket, Context>, options: FramingOptions<Context>) {
+    checkHandler(Handler);
+    checkNames("checkFraming", options, OPTIONS);
     const { mask, stream, flood = FLOOD, seed = 1, runs = RUNS, patience = PATIENCE } = options;
     this.#name = Handler.name || "the handler";
     this.#options = options;
@@ -286,7 +298,8 @@ class Check<Context> {
   }
 
   async run(conversation: Conversation | readonly (Data | FramingMessage)[]): Promise<FramingReport> {
-    const messages = "run" in conversation ? await this.#messagesOf(conversation) : conversation;
+    const messages =
+      conversation instanceof Conversation ? await this.#messagesOf(conversation) : listOf(conversation);
     const lesson = await this.#learn(messages);
     const { bytes, turns, right } = lesson;
     // What fails uncut teaches nothing; what it leaves behind changes nothing in its answers.
@@ -769,9 +782,19 @@ const isOfStream = (error: unknown): boolean => {
 };
 
 /** `message` as an object, or what is wrong with it. */
+const listOf = (given: readonly (Data | FramingMessage)[]): readonly (Data | FramingMessage)[] => {
+  if (Array.isArray(given)) return given;
+  throw new TypeError(
+    `a conversation is a list of what the peer says, or a script; not ${typeof given === "string" ? `${quote(given, 40)}, which would be [${quote(given, 40)}]` : String(given)}`,
+  );
+};
+
 const asMessage = (message: Data | FramingMessage): FramingMessage => {
   if (typeof message === "string" || message instanceof Uint8Array) return { send: message };
-  if (typeof message === "object" && message !== null) return message;
+  if (typeof message === "object" && message !== null) {
+    checkNames("a message", message, ["send", "expect"]);
+    return message;
+  }
   throw new TypeError(
     `a conversation is a list of what the peer says, each bytes, text or { send, expect }; not ${typeof message}`,
   );

@@ -6,6 +6,7 @@ export {
   type DatagramFaults,
   type DirectionFaults,
   FaultsMixIn,
+  faultyHandler,
   type LinkFaults,
   type StreamFaults,
   withFaults,

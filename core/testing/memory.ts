@@ -210,6 +210,7 @@ export interface MemoryServerOptions<Context> extends ServerOptions<Context> {
  *     const client = server.connect();
  */
 export class MemoryServer<Context = unknown> extends BaseServer<StreamSocket, Context> {
+  /** What its clients see as their peer: 127.0.0.1 and a port of its own, at which no kernel listens. */
   readonly serverAddress: Address = freshAddress();
   readonly #stream: MemoryOptions;
 
@@ -234,7 +235,7 @@ export class ThreadingMemoryServer<Context = unknown> extends ThreadingMixIn(Mem
 
 const MOST_WAITING = 256; // datagrams a memory socket keeps; a kernel's buffer of 212 992 bytes holds about as many
 
-/** One datagram socket in memory. */
+/** One datagram socket in memory; `MemoryNetwork.socket()` makes it. It keeps 256 datagrams that nobody takes, and drops more. */
 export class MemoryDatagramSocket implements DatagramWay, AsyncDisposable {
   readonly #network: MemoryNetwork;
   readonly #address: Address;
@@ -250,6 +251,7 @@ export class MemoryDatagramSocket implements DatagramWay, AsyncDisposable {
     this.#address = address;
   }
 
+  /** Its address: who is sent to there hears it. */
   getsockname(): Address {
     return this.#address;
   }
@@ -260,6 +262,7 @@ export class MemoryDatagramSocket implements DatagramWay, AsyncDisposable {
     if (hear !== null) for (const datagram of this.#arrived.splice(0)) hear(datagram);
   }
 
+  /** Sends one datagram to `sender`, and does not wait; gives how many bytes that was. Throws `EMSGSIZE` and `EBADF`. */
   post(data: Data, sender: Address | null): number {
     const address = knownSender(sender);
     if (this.#closed) throw new SocketError("EBADF");
@@ -297,6 +300,7 @@ export class MemoryDatagramSocket implements DatagramWay, AsyncDisposable {
     else this.dropped++;
   }
 
+  /** Takes it off the network. Whoever waits in `recvfrom()` is rejected with `ECANCELED`. */
   close(): Promise<void> {
     this.#closed = true;
     this.#network.remove(this.#address);
@@ -304,6 +308,7 @@ export class MemoryDatagramSocket implements DatagramWay, AsyncDisposable {
     return DONE;
   }
 
+  /** Closes it: `await using socket = network.socket()`. */
   [Symbol.asyncDispose](): Promise<void> {
     return this.close();
   }
@@ -322,11 +327,13 @@ export class MemoryNetwork {
     return socket;
   }
 
+  /** Brings one datagram to the socket at `to`, where there is one. */
   carry(data: Uint8Array, from: Address, to: Address): void {
     const socket = this.#sockets.get(formatAddress(to));
     if (socket !== undefined) queueMicrotask(() => socket.deliver(data, from));
   }
 
+  /** The socket at `address` is gone. */
   remove(address: Address): void {
     this.#sockets.delete(formatAddress(address));
   }
@@ -334,10 +341,12 @@ export class MemoryNetwork {
 
 /** A datagram server in memory; it serves one datagram at a time, as a `UDPServer` does. */
 export class MemoryDatagramServer<Context = unknown> extends BaseServer<Datagram, Context> {
+  /** The network that it is on: `server.network.socket()` is a client. */
   readonly network = new MemoryNetwork();
   /** Its socket. */
   readonly socket: MemoryDatagramSocket = this.network.socket();
 
+  /** Where clients send to. */
   get serverAddress(): Address {
     return this.socket.getsockname();
   }

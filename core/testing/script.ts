@@ -44,6 +44,7 @@ import {
   quote,
   type Said,
   utf8,
+  writtenAt,
 } from "./text.ts";
 
 const TIMEOUT = 3_000; // ms one step waits: below the 5 s of Vitest and others, whose own error would not show the conversation
@@ -87,7 +88,9 @@ export type Given<T> = T | ((seen: Seen) => T);
 
 /** Someone to talk to by datagrams, in place of a stream: `send` sends one, `recv` gives the next. */
 export interface DatagramPeer {
+  /** Sends one datagram; a promise is awaited. */
   send(data: Uint8Array): unknown;
+  /** The next datagram, whole. */
   recv(): Promise<Uint8Array>;
 }
 
@@ -148,13 +151,6 @@ interface Step {
   readonly where: string;
   run(talk: Talk): MaybePromise<void>;
 }
-
-/** Where a step is written: the stack without this folder's own frames, where the engine tells one. */
-const writtenAt = (): string =>
-  (new Error().stack ?? "")
-    .split("\n")
-    .filter((line) => /^\s+at /.test(line) && !/\/testing\/(script|transcript)\.[jt]s/.test(line))
-    .join("\n");
 
 /** One argument as it is written. */
 const written = (value: unknown): string => {
@@ -294,6 +290,7 @@ export class Conversation {
 
   /** The steps of `other`, after these. */
   append(other: Conversation): Conversation {
+    checkScript(other);
     return other.#steps.reduce<Conversation>((all, step) => all.#with(step), this);
   }
 
@@ -306,8 +303,14 @@ export class Conversation {
    * of the script threw; with `ERR_UNSUPPORTED` where the place cannot do a step.
    */
   run(peer: StreamSocket, options?: ScriptOptions): Promise<Seen>;
+  /** The same by datagrams: each `expect` takes one, each `send` sends one. */
   run(peer: DatagramPeer, options?: ScriptOptions): Promise<Seen>;
   async run(peer: StreamSocket | DatagramPeer, options: ScriptOptions = {}): Promise<Seen> {
+    if (typeof peer !== "object" || peer === null) {
+      throw new TypeError(
+        `run() takes a connection (createConnection() dials one), or { send, recv } of datagrams; not ${typeof peer}`,
+      );
+    }
     const wire = "rfile" in peer ? new StreamWire(peer) : DatagramWire.of(peer);
     try {
       return await hold(this.#steps, wire, options);
@@ -369,6 +372,12 @@ export class Conversation {
     return next;
   }
 }
+
+/** Throws where `script` is none. */
+const checkScript = (script: Conversation): void => {
+  if (script instanceof Conversation) return;
+  throw new TypeError(`a script is what conversation() makes, not ${typeof script}`);
+};
 
 /** An empty script, to go on from. */
 export const conversation = (options: ConversationOptions = {}): Conversation => new Conversation(options);
@@ -973,6 +982,7 @@ export interface RunScriptOptions<Context> extends Omit<ScriptOptions, "otherEnd
 
 /** What `runScript` gives: what the script saw, and what the handler returned. */
 export interface ScriptResult extends Seen {
+  /** What the handler returned. */
   readonly result: unknown;
 }
 
@@ -1023,6 +1033,7 @@ export const runScript = async <Context>(
   script: Conversation,
   options: RunScriptOptions<Context> = {},
 ): Promise<ScriptResult> => {
+  checkScript(script);
   const timeout = checkTime("timeout", options.timeout ?? TIMEOUT);
   const [here, there] = memoryPair(options.stream);
   const connector = new OneHandler<Context>(Handler, options, there);
@@ -1126,6 +1137,7 @@ export const scriptHandler = (
   script: Conversation,
   options: ScriptOptions = {},
 ): ScriptHandlerClass<StreamSocket> => {
+  checkScript(script);
   const runs = new Runs(options);
   return class ScriptHandler extends BaseRequestHandler {
     static outcomes(count = 1): Promise<Seen[]> {
@@ -1146,6 +1158,7 @@ export const scriptDatagramHandler = (
   script: Conversation,
   options: ScriptOptions = {},
 ): ScriptHandlerClass<Datagram> => {
+  checkScript(script);
   const runs = new Runs(options);
   const waiting: Arrived[] = [];
   let more = Promise.withResolvers<void>();

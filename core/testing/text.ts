@@ -216,3 +216,12 @@ export const normalised = (
   const whole = normalise(Array.from(bytes, (byte) => String.fromCharCode(byte)).join(""));
   return Uint8Array.from(whole, (char) => char.charCodeAt(0));
 };
+
+/** Where a test calls this folder: the stack without its own frames, where the engine tells one. */
+export const writtenAt = (): string =>
+  (new Error().stack ?? "")
+    .split("\n")
+    .filter(
+      (line) => /^\s+at /.test(line) && !/\/testing\/(framing|script|text|transcript)\.[jt]s/.test(line),
+    )
+    .join("\n");

@@ -29,7 +29,7 @@ import { formatAddress } from "../address.ts";
 import { SHUT_WR } from "../constants.ts";
 import { Datagram } from "../datagram.ts";
 import { SocketError } from "../errors.ts";
-import { BaseRequestHandler, type HandlerClass, type HandlerServer } from "../handler.ts";
+import { BaseRequestHandler, checkHandler, type HandlerClass, type HandlerServer } from "../handler.ts";
 import { checkCount, checkWord } from "../options.ts";
 import {
   type Capabilities,
@@ -52,10 +52,12 @@ const later = globalThis.setTimeout; // taken now, so that a test's fake clock d
 
 /** The two ends of a conversation: who dialled, and who accepted. */
 export const SIDES = ["client", "server"] as const;
+/** One of the two ends. */
 export type Side = (typeof SIDES)[number];
 
 /** How an end left: it says no more, it let go, it broke the connection. */
 export const ENDS = ["half-close", "close", "reset"] as const;
+/** How an end left. */
 export type TranscriptEnd = (typeof ENDS)[number];
 
 /** One thing that happened, `at` so many milliseconds after the recording began. */
@@ -66,11 +68,13 @@ export type TranscriptEvent =
 
 /** What two ends said to each other. */
 export interface Transcript {
+  /** What is between the two: a stream of bytes, or datagrams. */
   readonly kind: "stream" | "datagrams";
   /** What this is, and how to record it again. */
   readonly note?: string;
   /** Bytes that were said and are not here, since they were over the recording's limit; absent where it is whole. */
   readonly dropped?: number;
+  /** What happened, in the order of time. */
   readonly events: readonly TranscriptEvent[];
 }
 
@@ -286,6 +290,9 @@ export interface Recording {
  */
 export const record = (stream: StreamSocket, side: Side, options: RecordOptions = {}): Recording => {
   checkWord("side", side, SIDES);
+  if (!(stream instanceof StreamSocket)) {
+    throw new TypeError(`record() takes a connection, a StreamSocket, not ${typeof stream}`);
+  }
   const log = new Log("stream", options);
   const over = Promise.withResolvers<void>();
   const limits: Partial<StreamOptions> = {
@@ -475,6 +482,7 @@ export const recordHandler = <Context>(
 ): HandlerClass<StreamSocket, Context> => {
   const { side = "server" } = options;
   checkWord("side", side, SIDES);
+  checkHandler(Handler);
   class Recorded extends BaseRequestHandler<StreamSocket, Context> {
     override async handle(): Promise<unknown> {
       const recording = record(this.request, side, options);
@@ -492,7 +500,7 @@ export const recordHandler = <Context>(
 };
 
 /** The handler's server, to which the request that `replaced` stands for is the one that runs. */
-const serverOf = <Request, Context>(
+export const serverOf = <Request, Context>(
   handler: BaseRequestHandler<Request, Context>,
   replaced: Request,
 ): HandlerServer<Context> =>
@@ -830,7 +838,9 @@ export const assertTranscript = (
 
 /** How the matchers reach files: `node:fs/promises` is one. */
 export interface TranscriptFiles {
+  /** The text at `path`; rejects with the code `ENOENT` where there is none. */
   readFile(path: string | URL, encoding: "utf8"): Promise<string>;
+  /** Writes `text` to `path`, in place of what was there. */
   writeFile(path: string | URL, text: string): Promise<unknown>;
 }
 
@@ -840,6 +850,8 @@ export interface TranscriptFiles {
  *     declare module "vitest" {
  *       interface Matchers<R extends void | Promise<void>, T> extends TranscriptMatchers {}
  *     }
+ *
+ * and in Vitest 4 `interface Matchers<T = any> extends TranscriptMatchers {}`.
  */
 export interface TranscriptMatchers {
   /** The transcript is the conversation kept in this file, or of that transcript. Await it. */
@@ -881,7 +893,8 @@ export const transcriptMatchers = (
       if (!update) {
         return {
           pass: false,
-          message: () => `there is no transcript at ${file}; write it with the option update`,
+          message: () =>
+            `there is no transcript at ${file}; write it by transcriptMatchers(files, { update: true })`,
         };
       }
       await files.writeFile(file, formatTranscript(received));

@@ -151,6 +151,13 @@ const bulk = (connections: number, goal: number): BenchCase => ({
   title: `bulk echo, 64 KiB, ${connections} connection${connections === 1 ? "" : "s"}`,
   unit: "MiB",
   load: { mode: "bulk", connections, size: 65_536 },
+  contenders: [
+    bare("echo"),
+    socklet("echo"),
+    socklet("echo-into", "into", "Socklet, `recvInto()`"),
+    ...peers("echo"),
+  ],
+  goals: [least("socklet", goal), least("into", goal)],
 });
 
 const resp = (pipeline: number, goals: readonly Goal[]): BenchCase => ({

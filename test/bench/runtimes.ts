@@ -44,10 +44,11 @@ export function buildLoad(): void {
   renameSync(fresh, join(out, "load"));
 }
 
-/** dist/ as its users get it, which is what `start` measures; throws where it does not compile. */
+/** dist/ as its users get it, which is what all programs run on; throws where it does not compile. */
 export function buildPackage(): void {
   const tsc = join(root, "node_modules/typescript/bin/tsc");
   say(process.execPath, tsc, "-b", ...["core", "emulator", "worker"].map((part) => join(root, part)));
+  say(process.execPath, join(root, "build.ts"));
 }
 
 const python = (): string => say("python3", "-c", "import sys; print(sys.executable)"); // not the shim of a version manager
@@ -59,7 +60,6 @@ const finders: Readonly<Record<RuntimeName, () => Runtime>> = {
       process.execPath,
       // A profile of each program: .out/*.cpuprofile
       ...(process.env.BENCH_PROFILE ? ["--cpu-prof", `--cpu-prof-dir=${out}`] : []),
-      ...(file.endsWith(".ts") ? ["--conditions=socklet:source"] : []),
       join(servers, file),
       ...args,
     ],

@@ -49,7 +49,8 @@ export const placesPage = (): string => `# Every example in every place
 A handler does not know where it runs. So each example of \`examples/\` is held to one conversation, a script of
 \`socklet/testing\`, in each place that there is: the same script, and the same bytes. What the end that dialled sent and
 received is recorded, and compared with the recording of the same conversation in memory, byte by byte. (What differs each
-time is left out: the name of a kept mail.)
+time is left out: the name of a kept mail.) It is held again with every byte that the handler is sent cut from the next; a
+server's once more in one piece, with the end behind it; and in memory under every cut, end and reset, by \`checkFraming\`.
 
 A **server** is served in the place, and the script dials it. A **client** dials, and the script is its server. A handler of
 **datagrams** is served, and the script sends it some. Each cell is a test: one that works holds the conversation; one that

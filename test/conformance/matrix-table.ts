@@ -13,15 +13,18 @@ import {
 } from "socklet";
 import {
   type Conversation,
+  checkFraming,
   compareTranscripts,
   conversation,
   type DatagramPeer,
+  faultyHandler,
   MemoryDatagramServer,
   MemoryStorage,
   type Transcript as Recorded,
   record,
   recordHandler,
   type ScriptHandlerClass,
+  type Side,
   scriptHandler,
   ThreadingMemoryServer,
   type TranscriptEvent,
@@ -59,8 +62,8 @@ interface About {
   readonly says: string;
   /** What its other end does. */
   readonly script: Conversation;
-  /** Lines without what differs each time. */
-  readonly normalise?: (line: string) => string;
+  /** What differs each time. */
+  readonly mask?: RegExp;
 }
 
 /** A handler of streams: a server, or, with `dials`, a client, whose server is the script. */
@@ -143,7 +146,7 @@ export const examples: Readonly<Record<string, Example>> = {
     says: "a mail from greeting to goodbye",
     Handler: MailRequestHandler,
     script: scripts.mail,
-    normalise: (line) => line.replace(/Kept as \S+/, "Kept"),
+    mask: /Kept as \S+/,
   },
   SmtpClient: {
     file: "smtp-client.ts",
@@ -263,7 +266,7 @@ export const places = {
     ends: "`ThreadingUnixStreamServer` and `ThreadingUnixDatagramServer` on a path; `createConnection`, `TCPConnector` and `socket()` dial",
     file: IN_NODE,
     streams: works(),
-    datagrams: works("with the package `node-unix-socket`"),
+    datagrams: works("with the package `koffi`, or `node-unix-socket`"),
   },
   "node-udp": {
     name: "Node UDP",
@@ -381,12 +384,62 @@ export interface Held {
   readonly result: unknown;
 }
 
-/** Holds the conversation of an example of streams behind this door. Throws the script's own error. */
+/** How a conversation of streams is held. What comes of it must be the same. */
+export type Way = "as it stands" | "byte by byte" | "in one piece";
+
+/** The ways of an example: what its client is told comes from a script, and is not in one piece. */
+export const waysOf = (example: Example): readonly Way[] => {
+  if (isDatagrams(example)) return ["as it stands"];
+  const both = ["as it stands", "byte by byte"] as const;
+  return example.dials === undefined ? [...both, "in one piece"] : both;
+};
+
+/** The same, and each byte that its handler is sent comes by itself: cut there, since a network would join them again. */
+export const byBytes = (example: StreamExample): StreamExample => ({
+  ...example,
+  Handler: faultyHandler(example.Handler, { incoming: { slice: 1 } }),
+});
+
+/** The name behind which a server has its bytes one by one. */
+export const bytesName = (name: string): string => `${name}-bytes`;
+
+/** All that a place serves: the examples, and the servers of streams once more, by bytes. */
+export const servings: Readonly<Record<string, Example>> = Object.fromEntries(
+  Object.entries(examples).flatMap(([name, example]): [string, Example][] =>
+    isDatagrams(example) || example.dials !== undefined
+      ? [[name, example]]
+      : [
+          [name, example],
+          [bytesName(name), byBytes(example)],
+        ],
+  ),
+);
+
+/** What one side says, or both. */
+const bytesOf = ({ events }: Recorded, from: Side): Uint8Array =>
+  Uint8Array.from(events.flatMap((event) => ("data" in event && event.from === from ? [...event.data] : [])));
+
+const normaliseOf = ({ mask }: Example) =>
+  mask === undefined ? {} : { normalise: (line: string) => line.replace(mask, "") };
+
+/** All that the client says, at once, and its end behind it; then all that it was answered. */
+const inOnePiece = async (example: StreamExample): Promise<Conversation> => {
+  const { transcript } = await heldInMemory(example);
+  const asked = bytesOf(transcript, "client");
+  const { normalise } = normaliseOf(example);
+  const script = asked.length === 0 ? conversation() : conversation().send(asked);
+  return script.halfClose().expect(bytesOf(transcript, "server"), normalise).expectEnd();
+};
+
+/** Holds the conversation of an example of streams behind this door, which serves a server by bytes where `way` says so. Throws the script's own error. */
 export const holdStream = async (
-  { Handler, dials, script }: StreamExample,
+  example: StreamExample,
   { dial, connector = (Client) => new DialConnector(Client, dial) }: StreamDoor,
+  way: Way = "as it stands",
 ): Promise<Held> => {
+  const { Handler, dials } = way === "byte by byte" ? byBytes(example) : example;
   if (dials === undefined) {
+    const script = way === "in one piece" ? await inOnePiece(example) : example.script;
     const recording = record(await dial(), "client");
     try {
       await script.run(recording.stream);
@@ -420,6 +473,7 @@ export const holdDatagrams = async ({ script }: DatagramExample, peer: DatagramP
 
 /** Memory as a place. */
 export const inMemory = {
+  check: (example: StreamExample): Promise<void> => checkExample(example),
   async streams(example: StreamExample): Promise<StreamDoor & AsyncDisposable> {
     const server = new ThreadingMemoryServer<ExampleContext>(served(example), { context: exampleContext() });
     void server.serveForever();
@@ -450,13 +504,31 @@ const heldInMemory = async (example: Example): Promise<Held> => {
 };
 
 /** Throws where the conversation in a place was another than in memory. */
-export const sameAsInMemory = async (example: Example, held: Held): Promise<void> => {
+export const sameAsInMemory = async (example: Example, held: Held, way: Way): Promise<void> => {
+  if (way === "in one piece") return; // its script has said so
   const { transcript } = await heldInMemory(example);
-  const { normalise } = example;
-  const differs = compareTranscripts(
-    held.transcript,
-    transcript,
-    normalise === undefined ? {} : { normalise },
-  );
+  const differs = compareTranscripts(held.transcript, transcript, normaliseOf(example));
   if (differs !== null) throw differs;
 };
+
+/** The conversation under every cut, end and reset; throws a `FramingError`. In memory, where that takes no time. */
+export const checkExample = async (example: StreamExample): Promise<void> => {
+  const { transcript } = await heldInMemory(example);
+  const peer: Side = example.dials === undefined ? "client" : "server";
+  const messages: Uint8Array[] = [];
+  let speaks = false;
+  for (const event of transcript.events) {
+    if (!("data" in event)) continue;
+    const others = event.from !== peer;
+    if (!others) messages.push(speaks ? joined(messages.pop(), event.data) : event.data);
+    speaks = !others;
+  }
+  await checkFraming(example.Handler, messages, {
+    context: exampleContext,
+    params: example.dials?.params,
+    ...(example.mask !== undefined && { mask: example.mask }),
+  });
+};
+
+const joined = (head: Uint8Array | undefined, tail: Uint8Array): Uint8Array =>
+  Uint8Array.from([...(head ?? []), ...tail]);

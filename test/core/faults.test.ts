@@ -7,11 +7,14 @@ import {
   streamHandler,
 } from "socklet";
 import {
+  conversation,
   FaultsMixIn,
+  faultyHandler,
   MemoryDatagramServer,
   type MemoryDatagramSocket,
   MemoryServer,
   memoryPair,
+  runScript,
   type StreamFaults,
   VirtualClock,
   withFaults,
@@ -423,15 +426,16 @@ describe("a faulty stream", () => {
 });
 
 describe("FaultsMixIn", () => {
-  test("a server's connections: each has its own chance, and the same each time", async () => {
+  test("a server's connections: each has its own chance, and the same each time; so has a handler's", async () => {
     const Pieces = streamHandler(async ({ request, wfile }) => {
       const sizes: number[] = [];
       for await (const bytes of request) sizes.push(bytes.length);
       wfile.write(sizes.join(" "));
     });
-    const seen = async (): Promise<(string | null)[]> => {
-      class Cutting extends FaultsMixIn(MemoryServer, { incoming: { slice: 5 } }) {}
-      await using server = new Cutting(Pieces);
+    const faults = { incoming: { slice: 5 } };
+    class Cutting extends FaultsMixIn(MemoryServer, faults) {}
+    const seen = async (server: MemoryServer): Promise<(string | null)[]> => {
+      await using _ = server;
       void server.serveForever();
       const answers: (string | null)[] = [];
       for (let i = 0; i < 2; i++) {
@@ -442,9 +446,39 @@ describe("FaultsMixIn", () => {
       }
       return answers;
     };
-    const [first, second] = await seen();
+    const [first, second] = await seen(new Cutting(Pieces));
     expect(first).not.toBe(second);
-    expect(await seen()).toEqual([first, second]);
+    class Again extends FaultsMixIn(MemoryServer, faults) {}
+    expect(await seen(new Again(Pieces))).toEqual([first, second]);
+    expect(await seen(new MemoryServer(faultyHandler(Pieces, faults)))).toEqual([first, second]);
+  });
+
+  test("a faulty handler is the handler, with what it is given, tells and returns", async () => {
+    const told: unknown[] = [];
+    const Tells = streamHandler<{ readonly name: string }>(async (handler) => {
+      handler.emit(await handler.rfile.line());
+      handler.wfile.write(`${handler.context.name}\n`);
+      return handler.params;
+    });
+    const Faulty = faultyHandler(Tells, { incoming: { slice: 1 }, outgoing: { endAfter: 2 } });
+    expect(Faulty.name).toBe(Tells.name);
+    await using server = new MemoryServer(Faulty, {
+      context: { name: "far" },
+      onEvent: (event) => event.type === "handler" && told.push(event.detail),
+    });
+    void server.serveForever();
+    await using client = server.connect();
+    await client.sendall("hello\n");
+    expect(await piecesOf(client)).toEqual(["fa", null]);
+    expect(told).toEqual(["hello"]);
+    const dialled = conversation().send("hello\n").expect("me").expectEnd();
+    const { result } = await runScript(Faulty, dialled, { context: { name: "me" }, params: 7 });
+    expect(result).toBe(7);
+    expect(() => faultyHandler((() => {}) as never, {})).toThrow(/a handler is a class/);
+    expect(() => withFaults("x" as never, {})).toThrow(
+      /takes a connection \(a StreamSocket\) or a transport/,
+    );
+    expect(() => faultyHandler(Tells, { incoming: { slice: 0 } })).toThrow(RangeError);
   });
 
   /** Sends 200 numbers one after the other, and gives those that come back. */

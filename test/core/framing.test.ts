@@ -382,6 +382,15 @@ describe("finds also", () => {
     );
   });
 
+  test("where it was checked: the stack begins there", async () => {
+    const Late = streamHandler(({ request }) => void setTimeout(() => request.abort(), 60_000));
+    const checking = checkFraming(Late, LINES).catch((error: Error) => error);
+    const line = Number(new Error().stack?.match(/framing\.test\.ts:(\d+)/)?.[1]) - 1;
+    const { stack, message } = (await checking) as Error;
+    expect(stack).toMatch(new RegExp(`^FramingError: (?:.|\\n)*\\n +at [^\\n]*framing\\.test\\.ts:${line}:`));
+    expect(stack?.startsWith(`FramingError: ${message}\n    at `)).toBe(true);
+  });
+
   test("a read after its own end", async () => {
     const Late = streamHandler(async ({ rfile }) => {
       await rfile.line();
@@ -649,6 +658,16 @@ describe("options", () => {
       /no option maxline/,
     );
     await expect(checkFraming((() => {}) as never, LINES)).rejects.toThrow(/a handler is a class/);
+    await expect(checkFraming(undefined as never, LINES)).rejects.toThrow(/a handler is a class/);
+    await expect(checkFraming(Upper, "a\n" as never)).rejects.toThrow(
+      'a conversation is a list of what the peer says, or a script; not "a\\n", which would be ["a\\n"]',
+    );
+    await expect(checkFraming(Upper, [{ sent: "a" } as never])).rejects.toThrow(
+      "a message has no sent; it has send, expect",
+    );
+    await expect(checkFraming(Upper, LINES, { seeds: 2 } as never)).rejects.toThrow(
+      /has no seeds; it has context/,
+    );
   });
 });
 

@@ -644,10 +644,25 @@ describe("a script is a value", () => {
     ],
     ["no bytes", () => conversation().send(1 as never), TypeError],
     ["a time below 0", () => conversation().pause(-1), RangeError],
+    [
+      "a script that is none",
+      () => conversation().append("x" as never),
+      /what conversation\(\) makes, not string/,
+    ],
+    ["the same of a handler", () => scriptHandler("x" as never), /what conversation\(\) makes, not string/],
     ["a size of half a byte", () => conversation().expectBytes(0.5), RangeError],
     ["an encoding that there is not", () => conversation({ encoding: "utf-16" as never }), TypeError],
   ])("%s is refused where it is written", (_, make, error) => {
     expect(make).toThrow(error as never);
+  });
+
+  test("what can hold no conversation is refused", async () => {
+    await expect(conversation().run("127.0.0.1:25" as never)).rejects.toThrow(
+      "run() takes a connection (createConnection() dials one), or { send, recv } of datagrams; not string",
+    );
+    await expect(runScript(Echo, "hello" as never)).rejects.toThrow(
+      /what conversation\(\) makes, not string/,
+    );
   });
 });
 

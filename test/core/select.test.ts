@@ -120,7 +120,7 @@ test("flags that mean nothing here are refused by name", async () => {
   );
   await expect(near.send("x", MSG_PEEK)).rejects.toEqual(code("ERR_UNSUPPORTED"));
   await expect(near.recv(1, 1.5)).rejects.toThrow(TypeError);
-  await expect(near.send("x", MSG_OOB)).rejects.toThrow(/only a socket of Node's has a kernel/);
+  await expect(near.send("x", MSG_OOB)).rejects.toThrow(/no kernel is behind this socket.*socklet\/emulator/);
   await expect(near.recv(1, MSG_OOB)).rejects.toEqual(code("ERR_UNSUPPORTED"));
 });
 
@@ -202,6 +202,11 @@ test("poll() gives each socket with its events", async () => {
   expect(() => watched.register(far, 0x1000)).toThrow(RangeError);
   expect(() => watched.register(far, POLLPRI)).not.toThrow();
   await expect(watched.poll(0)).rejects.toEqual(code("ERR_UNSUPPORTED"));
+});
+
+test("what is no socket is said to be none", async () => {
+  await expect(select([3 as never], [], [])).rejects.toThrow(/^select\(\) takes sockets, .*, not 3$/);
+  expect(() => poll().register(null as never)).toThrow(/^register\(\) takes sockets, .*, not null$/);
 });
 
 test("a binary file is iterated by lines, and readlines() stops at its hint", async () => {

@@ -353,6 +353,9 @@ describe("record", () => {
     expect(here.gettimeout()).toBeNull();
     expect(() => stream.getsockopt(1, 2)).toThrow(/getsockopt\(\): only a socket of Node's/);
     expect(() => record(here, "middle" as never)).toThrow(TypeError);
+    expect(() => record({} as never, "client")).toThrow(
+      "record() takes a connection, a StreamSocket, not object",
+    );
     const [other] = memoryPair();
     other.settimeout(0);
     expect(record(other, "client").stream.gettimeout()).toBe(0);
@@ -903,7 +906,7 @@ describe("matchers", () => {
   test("a file that is missing, or is none", async () => {
     expect.extend(transcriptMatchers(disk));
     await expect(expect(transcript).toMatchTranscript("missing.jsonl")).rejects.toThrow(
-      "there is no transcript at missing.jsonl; write it with the option update",
+      "there is no transcript at missing.jsonl; write it by transcriptMatchers(files, { update: true })",
     );
     expect(files.has("missing.jsonl")).toBe(false);
     files.set("bad.jsonl", "{}");

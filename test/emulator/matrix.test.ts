@@ -9,6 +9,7 @@ import {
   type Address,
   type AddressLike,
   AF_UNIX,
+  type Data,
   type HandlerClass,
   type InternetAddress,
   SOCK_DGRAM,
@@ -24,10 +25,10 @@ import {
   ThreadingUDPServer,
   UDPServer,
 } from "socklet/emulator";
-import type { DatagramPeer } from "socklet/testing";
+import { type Conversation, conversation, type DatagramPeer } from "socklet/testing";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { ThreadingUnixDatagramServer, ThreadingUnixStreamServer } from "../../emulator/unix.ts";
-import { type MatrixPlace, matrixOf } from "../conformance/matrix.ts";
+import { checkCell, type MatrixPlace, matrixOf } from "../conformance/matrix.ts";
 import { placesPage } from "../conformance/matrix-page.ts";
 import {
   doorOf,
@@ -43,7 +44,10 @@ import {
   type StreamDoor,
   type StreamExample,
   served,
+  servings,
 } from "../conformance/matrix-table.ts";
+import * as scripts from "../conformance/scripts.ts";
+import * as bug from "../core/fixtures/planted-bugs.ts";
 import { ownCertificates } from "../peers/certificates.ts";
 import { freePorts, type RunningWorker, runWorker } from "./workerd.ts";
 
@@ -127,8 +131,8 @@ const freshPath = (): string => join(folder, `${++paths}`);
 
 // ---- workerd, behind ports ----
 
-const names = Object.keys(examples);
-const isUdp = (name: string): boolean => isDatagrams(examples[name] as (typeof examples)[string]);
+const names = Object.keys(servings);
+const isUdp = (name: string): boolean => isDatagrams(servings[name] as Example);
 const ports = new Map<string, number>();
 const workers: RunningWorker[] = [];
 
@@ -218,6 +222,116 @@ const running: Partial<Record<PlaceId, MatrixPlace>> = {
 };
 
 for (const id of placesOf(FILE)) matrixOf(id, running[id]);
+
+// ---- That it finds what is wrong ----
+
+/** An example of a planted bug, and its conversation, which goes well as it stands. */
+const planted = (Handler: HandlerClass<StreamSocket>, script: Conversation): StreamExample => ({
+  file: "",
+  says: "",
+  Handler,
+  script,
+});
+const asked = (...turns: readonly (readonly [say: Data, hear: Data])[]): Conversation =>
+  turns.reduce((all, [say, hear]) => all.send(say).expect(hear), conversation());
+const PING = ["PING\r\n", "+PONG\r\n"] as const;
+const NOOP = ["NOOP\r\n", "250 OK\r\n"] as const;
+const EXPN = ["EXPN\r\n", "500 Command not known\r\n"] as const;
+
+/** What is said of each in memory, under every cut, end and reset; and over TCP, as in all places. `null`: there it goes well. */
+const bugs: readonly (readonly [bug: string, example: StreamExample, memory: RegExp, tcp: RegExp | null])[] =
+  [
+    [
+      "a line that is split across reads",
+      planted(bug.TakesAReadForALine, asked(["alice\r\n", "alice: no such user\r\n"]).expectEnd()),
+      /^1\) The answer is another when the bytes are cut in the middle of message 1 \(after byte 1 of 7\)$/m,
+      /, byte by byte: step 2, .*: something else came\ndiffers at byte 1: expected 6c "l", got 3a ":"$/m,
+    ],
+    [
+      "the second of two commands in one read",
+      planted(bug.SeesTheFirstCommandOnly, asked(PING, PING)),
+      /^1\) The answer to message 2 is missing when the 2 messages come in one piece/m,
+      /, in one piece: step 3, .*: the end came too early\nends after 7 of 14 bytes$/m,
+    ],
+    [
+      "a character of UTF-8 that is cut",
+      planted(bug.DecodesEachRead, asked(["hello", "HELLO"], ["wörld", "WÖRLD"])),
+      /^1\) The answer is another when the bytes are cut inside the character "ö" of message 2/m,
+      /, byte by byte: step 4, .*\ndiffers at byte 1: expected c3, got ef\n- "WÖRLD"$/m,
+    ],
+    [
+      "a cut between CR and LF",
+      planted(bug.TakesCrForAnEnd, asked(NOOP, EXPN)),
+      /^1\) More is answered when the bytes are cut between the CR and the LF of message 1/m,
+      /, byte by byte: /,
+    ],
+    [
+      "a length that is cut",
+      planted(bug.TakesALengthFromOneRead, scripts.dns),
+      /^1\) It throws an error when the bytes are cut in the middle of message 1 \(after byte 1 of 36\): TypeError: /m,
+      /, byte by byte: step 2, expectBytes\(2\): the end came$/m,
+    ],
+    [
+      "a write after the close",
+      planted(bug.SaysGoodbyeToNobody, asked(NOOP).send("QUIT\r\n").expectEnd()),
+      /^1\) It writes after its own end when nothing is cut: "221 Bye\\r\\n"$/m,
+      null,
+    ],
+    [
+      "a last piece that is not flushed",
+      planted(bug.ForgetsTheLastPiece, asked(PING, PING, ["QUIT\r\n", "+OK\r\n"])),
+      /^1\) The answers to messages 1, 2 are missing when the 3 messages come in one piece$/m,
+      /, in one piece: step 3, .*\ndiffers at byte 1: expected 50 "P", got 4f "O"$/m,
+    ],
+    [
+      "a line without an end",
+      planted(bug.GathersForEver, asked(NOOP, EXPN)),
+      /^1\) It takes 2097152 bytes when message 1 does not end, and neither refuses nor answers them/m,
+      null,
+    ],
+    [
+      "replies in another order",
+      planted(bug.AnswersWhenReady, asked(PING, ["GET k\r\n", "$-1\r\n"], PING)),
+      /^1\) The answers come in another order \(1, 3, 2\) when the 3 messages come in one piece$/m,
+      /, in one piece: step 3, .*\ndiffers at byte 7: expected 24 "\$", got 2b "\+"$/m,
+    ],
+    [
+      "a timer that is left",
+      planted(bug.LeavesItsDeadline, asked(["alice\r\n", "alice: no such user\r\n"]).expectEnd()),
+      /^1\) It leaves a timer behind when nothing is cut: setTimeout of 30000 ms, set at .*planted-bugs\.ts:\d+/m,
+      null,
+    ],
+    [
+      "an end that is taken for a close",
+      planted(bug.TakesAnEndForAClose, asked(PING, ["GET k\r\n", "$-1\r\n"])),
+      /^1\) The answer to message 1 is missing when the peer's end follows message 1 at once \(a half-close is no close/m,
+      /, in one piece: step \d, .*: the peer reset the connection$/m,
+    ],
+    [
+      "a reset that is taken for the end",
+      {
+        ...planted(bug.TakesAResetForTheEnd, conversation().send("Thank you").halfClose().expectEnd()),
+        dials: { result: "Thank you" },
+      },
+      /^1\) It returns a result when the connection is reset before anything is asked, as if all had come: ""$/m,
+      null,
+    ],
+  ];
+
+describe("the matrix finds", () => {
+  const said = (place: MatrixPlace, example: StreamExample): Promise<string | null> =>
+    checkCell(place, example, example.Handler.name).then(
+      () => null,
+      (error: Error) => error.message,
+    );
+
+  test.each(bugs)("%s", async (_, example, memory, tcp) => {
+    expect(await said(inMemory, example)).toMatch(memory);
+    const overTcp = await said(running["node-tcp"] as MatrixPlace, example);
+    if (tcp === null) expect(overTcp).toBe(null);
+    else expect(overTcp).toMatch(tcp);
+  });
+});
 
 // ---- That nothing is missing ----
 

@@ -5,7 +5,17 @@
 
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { closeSync, cpSync, existsSync, linkSync, mkdtempSync, openSync, readdirSync, rmSync } from "node:fs";
+import {
+  closeSync,
+  cpSync,
+  existsSync,
+  linkSync,
+  mkdtempSync,
+  openSync,
+  readdirSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
 import net from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -17,6 +27,7 @@ import {
   AF_INET,
   AF_INET6,
   AF_UNIX,
+  DatagramRequestHandler,
   type DatagramSocket,
   type InternetAddress,
   IP_ADD_MEMBERSHIP,
@@ -30,11 +41,13 @@ import {
   SO_ERROR,
   SO_KEEPALIVE,
   SO_REUSEADDR,
+  SO_SNDBUF,
   SOCK_DGRAM,
   SOCK_STREAM,
   SOL_IP,
   SOL_SOCKET,
   SocketError,
+  type SockletEvent,
   select,
 } from "socklet";
 import {
@@ -45,6 +58,7 @@ import {
   socket,
   socketpair,
   streamSocket,
+  UnixDatagramServer,
 } from "socklet/emulator";
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from "vitest";
 import { type Certificates, ownCertificates } from "../peers/certificates.ts";
@@ -175,6 +189,41 @@ describe("koffi", () => {
     expect([said, errors]).toEqual([`${JSON.stringify(seen)}\n`, ""]);
   });
 
+  test("is not loaded by a server, but by what is asked of its socket, which then has all of it", async () => {
+    const source = `
+      import { createRequire } from "node:module";
+      import { BaseRequestHandler, IPPROTO_TCP, SO_ACCEPTCONN, SOL_SOCKET, TCP_MAXSEG, TCP_NODELAY } from "socklet";
+      const loaded = () => Object.keys(createRequire(import.meta.url).cache).some((path) => path.includes("koffi"));
+      const seen = [];
+      class Tells extends BaseRequestHandler {
+        handle() { seen.push(this.request.getsockopt(IPPROTO_TCP, TCP_NODELAY)); }
+      }
+      class Asking extends emulator.TCPServer {
+        async serverActivate() {
+          this.socket.setsockopt(IPPROTO_TCP, TCP_NODELAY, false);
+          seen.push(this.socket.getsockopt(SOL_SOCKET, SO_ACCEPTCONN));
+          await super.serverActivate();
+        }
+      }
+      for (const Server of [emulator.TCPServer, Asking]) {
+        const server = new Server("127.0.0.1:0", Tells);
+        await server.listen();
+        seen.push(server.fileno() > 2, loaded());
+        void server.serveForever();
+        const client = await emulator.createConnection(server.serverAddress);
+        seen.push(await client.recv());
+        await client.close();
+        const { socket } = server;
+        seen.push(socket.getsockopt(SOL_SOCKET, SO_ACCEPTCONN), socket.getsockopt(IPPROTO_TCP, TCP_MAXSEG) > 0);
+        await server.serverClose();
+      }
+      print(JSON.stringify(seen));`;
+    const { said, errors } = await child(source).ended;
+    // The handler tells its connection's option between: 1 as Node sets it, 0 as the listener hands it on.
+    const seen = [true, false, 1, null, 1, true, 0, true, true, 0, null, 1, true];
+    expect([said, errors]).toEqual([`${JSON.stringify(seen)}\n`, ""]);
+  });
+
   test("where it is not installed sockets work, and what needs it says so", async () => {
     for (const name of ["core", "emulator"])
       cpSync(join(root, name), join(folder, name), { recursive: true });
@@ -194,9 +243,7 @@ describe("koffi", () => {
       "without",
       "ERR_UNSUPPORTED: the option 2 at level 0 needs the package koffi: npm install koffi",
       "ERR_UNSUPPORTED: a descriptor before bind() and connect() needs the package koffi: npm install koffi",
-      expect.stringMatching(
-        /^ERR_UNSUPPORTED: a Unix datagram socket needs the package koffi: npm install koffi/,
-      ),
+      "ERR_UNSUPPORTED: a Unix datagram socket needs the package koffi: npm install koffi (node-unix-socket serves UnixDatagramServer alone)",
       "",
     ]);
   });
@@ -214,8 +261,16 @@ describe.each([
     if (before === undefined) delete process.env.SOCKLET_NATIVE;
     else process.env.SOCKLET_NATIVE = before;
   });
-  const testNative = test.skipIf(!native); // what is not there without is shown once, by its error
-  const testPlain = test.skipIf(native);
+  // What is there with koffi alone; without, one test for each group shows by which error that is said.
+  const testNative = (name: string, run: () => Promise<void>): void => {
+    if (native) test(name, run);
+  };
+  const describeNative: typeof describeWith = (...block) => {
+    if (native) describeWith(...block);
+  };
+  const testPlain = (name: string, run: () => Promise<void>): void => {
+    if (!native) test(name, run);
+  };
 
   describe("calls in a wrong state", () => {
     // Each state and each call, of a stream of the family that is given: what CPython says.
@@ -496,6 +551,9 @@ c, _ = s.accept(); c.sendall(b"welcome"); c.recv(1)
       await made.bind("127.0.0.1:0");
       expect(made.fileno()).toBeGreaterThan(2);
       await expect(made.detach()).rejects.toThrow(/ERR_UNSUPPORTED.*detach.*koffi/);
+      const { near } = await connection();
+      await expect(near.detach()).rejects.toThrow(/ERR_UNSUPPORTED.*detach.*koffi/);
+      expect(near.closed).toBe(false);
       expect(() => fromfd(made.fileno(), AF_INET, SOCK_STREAM)).toThrow(/ERR_UNSUPPORTED.*fromfd.*koffi/);
     });
 
@@ -623,7 +681,9 @@ c, _ = s.accept(); c.sendall(b"welcome"); c.recv(1)
       const waiting = outcome(() => select([], [], [far]));
       await far.close();
       expect(await waiting).toBe("EBADF");
-      await descriptorsAre(open);
+      expect(descriptors()).toBe(open); // at once: its descriptor lingers still
+      await near.close();
+      await descriptorsAre(open - 2);
     });
 
     testNative("is no reason for a process to live", async () => {
@@ -639,7 +699,7 @@ c, _ = s.accept(); c.sendall(b"welcome"); c.recv(1)
       expect(await child(source).ended).toMatchObject({ said: "waits\n", errors: "" });
     });
 
-    describeWith(["openssl"], "in TLS", () => {
+    describeNative(["openssl"], "in TLS", () => {
       testNative("cannot pass its records by, but the socket has its options", async () => {
         const { cert, key, ca } = ownCertificates() as Certificates;
         const { near, far } = await connection();
@@ -653,7 +713,7 @@ c, _ = s.accept(); c.sendall(b"welcome"); c.recv(1)
       });
     });
 
-    describeWith(["python3"], "and Python's", () => {
+    describeNative(["python3"], "and Python's", () => {
       const URGENT = `
 import select, socket, sys
 s = socket.create_connection(("127.0.0.1", int(sys.argv[1])))
@@ -795,9 +855,25 @@ for _ in range(3):
       }
     });
 
+    testNative("connected, one hears its peer alone", async () => {
+      const [one, other, third] = [
+        await datagrams(AF_UNIX),
+        await datagrams(AF_UNIX),
+        await datagrams(AF_UNIX),
+      ];
+      await one.connect(nameOf(other));
+      expect(one.getpeername()).toEqual(other.getsockname());
+      // Linux refuses it to who is not the peer.
+      await expect(third.sendto("from a stranger", nameOf(one))).rejects.toThrow(/EPERM.*another peer/);
+      await other.sendto("from the peer", nameOf(one));
+      expect(string(await one.recv())).toBe("from the peer");
+    });
+
     testNative("as long as the kernel takes them, and whole", async () => {
       const receiver = await datagrams(AF_UNIX);
       const sender = closing(socket(AF_UNIX, SOCK_DGRAM));
+      sender.setsockopt(SOL_SOCKET, SO_SNDBUF, 100_000);
+      expect(sender.getsockopt(SOL_SOCKET, SO_SNDBUF)).toBe(200_000);
       const large = Uint8Array.from({ length: 150_000 }, (_, i) => i * i); // more than UDP ever has
       await sender.sendto(large, nameOf(receiver));
       expect(await receiver.recv()).toEqual(large);
@@ -809,10 +885,16 @@ for _ in range(3):
       const sender = closing(socket(AF_UNIX, SOCK_DGRAM));
       await expect(sender.sendto("x", { path: newPath() })).rejects.toEqual(code("ENOENT"));
       await expect(sender.connect({ path: newPath() })).rejects.toEqual(code("ENOENT"));
+      const file = newPath();
+      writeFileSync(file, "");
+      await expect(sender.connect({ path: file })).rejects.toEqual(code("ECONNREFUSED"));
+      await expect(sender.bind({ path: join(folder, "none/such") })).rejects.toThrow(/ENOENT.*no folder/);
       const receiver = await datagrams(AF_UNIX);
       const at = nameOf(receiver);
       await expect(sender.bind(at)).rejects.toEqual(code("EADDRINUSE"));
+      await expect(receiver.bind({ path: newPath() })).rejects.toThrow(/EINVAL.*has an address already/);
       await receiver.close();
+      expect(existsSync((at as { path: string }).path)).toBe(true); // as CPython's: it stays
       await expect(sender.sendto("x", at)).rejects.toEqual(code("ECONNREFUSED"));
     });
 
@@ -830,7 +912,7 @@ for _ in range(3):
       expect(string(await one.recv())).toBe("back");
     });
 
-    describeWith(["python3"], "and Python's, which reads nothing until it is told to", () => {
+    describeNative(["python3"], "and Python's, which reads nothing until it is told to", () => {
       const SLOW = `
 import socket, sys
 s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM); s.bind(sys.argv[1])
@@ -840,6 +922,13 @@ s.sendto(b"early", sys.argv[2])
 got = [s.recv(16) for _ in range(int(sys.argv[3]))]
 s.sendto(b"late", sys.argv[2])
 print(got == [str(i).encode() for i in range(len(got))], flush=True)
+`;
+      const COUNTS = `
+import socket, sys
+s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM); s.bind(sys.argv[1])
+print("bound", flush=True)
+sys.stdin.readline()
+print(sum(1 for _ in iter(lambda: s.recv(16), b"last")), flush=True)
 `;
       testNative("wait for room, in order, while others still come", async () => {
         const ours = await datagrams(AF_UNIX);
@@ -855,6 +944,27 @@ print(got == [str(i).encode() for i in range(len(got))], flush=True)
         expect(await slow.line()).toBe("True");
       });
 
+      testNative("do not wait where they may not, and are not sent when their time is up", async () => {
+        const ours = await datagrams(AF_UNIX);
+        const theirs = newPath();
+        await using slow = start("python3", ["-c", COUNTS, theirs]);
+        await slow.line(/bound/);
+        await ours.connect({ path: theirs });
+        ours.setblocking(false);
+        let sent = 0;
+        while ((await outcome(() => ours.send("x"))) === "ok") sent++;
+        expect(await outcome(() => ours.send("x"))).toBe("EWOULDBLOCK");
+        ours.setblocking(true);
+        expect(await outcome(() => ours.send("x", MSG_DONTWAIT))).toBe("EWOULDBLOCK");
+        ours.settimeout(10);
+        expect(await outcome(() => ours.send("too late"))).toBe("ETIMEDOUT");
+        ours.settimeout(null);
+        const last = ours.send("last");
+        slow.write("read\n");
+        await last;
+        expect(await slow.line()).toBe(String(sent));
+      });
+
       testNative("wait no more when they are closed", async () => {
         const ours = await datagrams(AF_UNIX);
         const theirs = newPath();
@@ -866,6 +976,95 @@ print(got == [str(i).encode() for i in range(len(got))], flush=True)
         expect(new Set(await Promise.all(sent))).toEqual(new Set(["ok", "ECANCELED"]));
       });
     });
+  });
+
+  describe("UnixDatagramServer", () => {
+    class Echo extends DatagramRequestHandler {
+      override handle(): void {
+        this.request.reply(this.request.truncated ? "truncated" : this.request.data);
+      }
+    }
+
+    const serving = async (path = newPath()) => {
+      const events: SockletEvent[] = [];
+      const onEvent = (event: SockletEvent): void => void events.push(event);
+      const server = new UnixDatagramServer({ path }, Echo, { onEvent, maxPacketSize: 200_000 });
+      await server.listen();
+      onTestFinished(() => server.serverClose());
+      void server.serveForever();
+      return { server, path, events };
+    };
+
+    const CLIENTS = `
+import socket, sys
+def client(name):
+    s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM); s.bind(name); return s
+server, reads, silent = sys.argv[1], client(sys.argv[1] + ".reads"), client(sys.argv[1] + ".silent")
+reads.sendto(b"hello", server); print(reads.recv(99), flush=True)
+large = bytes(int(sys.argv[2])); reads.sendto(large, server); print(len(reads.recv(200000)), flush=True)
+sys.stdin.readline()
+# More than Linux queues for one that does not read; the server takes them all the same.
+for i in range(int(sys.argv[3])): silent.sendto(b"%d" % i, server)
+sys.stdin.readline()
+print([silent.recv(99) for i in range(int(sys.argv[3]))][-1], flush=True)
+reads.sendto(b"again", server); print(reads.recv(99), flush=True)
+`;
+
+    describeNative(["python3"], "with koffi", () => {
+      test("serves on when a client that took no replies has taken them; datagrams of any size, names of any kind", async () => {
+        for (const path of [newPath(), `\0socklet-server-${process.pid}`]) {
+          const { server, events } = await serving(path);
+          expect(server.fileno()).toBeGreaterThan(2);
+          expect(server.serverAddress).toEqual({ family: "unix", path });
+          if (path.startsWith("\0")) continue; // no argument of a program has a NUL in it
+          await using clients = start("python3", ["-c", CLIENTS, path, 100_000, 2_000]);
+          expect([await clients.line(), await clients.line()]).toEqual(["b'hello'", "100000"]);
+          clients.write("\n\n");
+          expect([await clients.line(), await clients.line()]).toEqual(["b'1999'", "b'again'"]);
+          expect(events.filter(({ type }) => type === "error" || type === "dropped")).toEqual([]);
+        }
+      });
+
+      test("replies that wait when it is closed are told as dropped", async () => {
+        const { server, path } = await serving();
+        await using clients = start("python3", ["-c", CLIENTS, path, 9, 2_000]);
+        expect([await clients.line(), await clients.line()]).toEqual(["b'hello'", "9"]);
+        const [all, lost] = [Promise.withResolvers<void>(), Promise.withResolvers<SockletEvent>()];
+        let ended = 0;
+        server.onEvent = (event) => {
+          if (event.type === "dropped") lost.resolve(event);
+          if (event.type === "end" && ++ended === 2_000) all.resolve();
+        };
+        clients.write("\n");
+        await all.promise;
+        await server.serverClose();
+        expect(await lost.promise).toMatchObject({ reason: "full", address: { path: `${path}.silent` } });
+      });
+    });
+
+    testPlain(
+      "by node-unix-socket: without koffi a datagram is cut, and who hears no more says so",
+      async () => {
+        const { server, path, events } = await serving();
+        expect(() => server.fileno()).toThrow(/ERR_UNSUPPORTED.*descriptor of a server.*koffi/);
+        expect(() => new UnixDatagramServer({ path: "\0socklet-none" }, Echo)).toThrow(
+          /ERR_UNSUPPORTED.*abstract.*koffi/,
+        );
+        const told = Promise.withResolvers<SockletEvent>();
+        server.onEvent = (event) => {
+          if (event.type === "error") told.resolve(event);
+        };
+        await using clients = start("python3", ["-c", CLIENTS, path, 100_000, 2_000]);
+        expect([await clients.line(), await clients.line()]).toEqual(["b'hello'", "9"]); // "truncated"
+        clients.write("\n");
+        expect(await told.promise).toMatchObject({
+          error: expect.objectContaining({
+            message: expect.stringMatching(/hears nobody from now on.*npm install koffi/),
+          }),
+        });
+        expect(events.some(({ type }) => type === "error")).toBe(false);
+      },
+    );
   });
 
   describeWith(["python3"], "the tutorial's programs", () => {

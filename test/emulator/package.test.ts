@@ -19,6 +19,13 @@ const INSTALL = 300_000; // ms: a Node of 120 MB comes with it, on a machine tha
 
 const manifest = JSON.parse(await readFile(`${root}package.json`, "utf8"));
 
+/** The code of each entry, by what imports it. */
+const entries: Readonly<Record<string, string>> = Object.fromEntries(
+  Object.entries<{ default?: string }>(manifest.exports).flatMap(([name, { default: path }]) =>
+    path === undefined ? [] : [[name, path.slice("./".length)]],
+  ),
+);
+
 /** A package may be without these until it is released. */
 const TEXTS = ["LICENSE", "README.md", "CHANGELOG.md"].filter((name) => existsSync(root + name));
 
@@ -89,6 +96,21 @@ const FILES: Readonly<Record<string, string>> = {
 
     const worker = existsSync(fileURLToPath(import.meta.resolve("socklet/worker")));
     console.log(toJson({ node: process.version, dialled, health, line, worker, none: formatAddress(null) }));
+  `,
+  "start.js": `
+    import { registerHooks } from "node:module";
+    const files = [];
+    registerHooks({ load: (url, context, next) => (files.push(url), next(url, context)) });
+    const { BaseRequestHandler } = await import("socklet");
+    const { ThreadingTCPServer } = await import("socklet/emulator");
+    const server = new ThreadingTCPServer("127.0.0.1:0", BaseRequestHandler);
+    await server.listen();
+    const HEAVY = ["tls", "http", "dgram", "child_process", "dns", "internal/deps/undici/undici", "internal/fs/promises"];
+    console.log(JSON.stringify({
+      files: files.flatMap((url) => url.split("/node_modules/socklet/dist/")[1] ?? url).filter((url) => url !== "node:net").sort(),
+      heavy: HEAVY.filter((name) => process.moduleLoadList.includes("NativeModule " + name)),
+    }));
+    await server.serverClose();
   `,
   "app.js": `
     import { defineApp, streamHandler } from "socklet";
@@ -161,7 +183,15 @@ beforeAll(async () => {
   user = join(temporary, "user");
 
   await mkdir(clean);
-  for (const name of ["core", "emulator", "worker", "package.json", "tsconfig.base.json", ...TEXTS]) {
+  for (const name of [
+    "core",
+    "emulator",
+    "worker",
+    "build.ts",
+    "package.json",
+    "tsconfig.base.json",
+    ...TEXTS,
+  ]) {
     await cp(root + name, join(clean, name), { recursive: true });
   }
   await symlink(`${root}node_modules`, join(clean, "node_modules"));
@@ -198,10 +228,20 @@ test("has what was built from the sources, its texts, and nothing else", async (
       if (name.endsWith(".ts")) sources.push(`${folder}/${name.slice(0, -".ts".length)}`);
     }
   }
-  const built = sources
+  const declared = sources
     .filter((name) => name !== "worker/main") // the example's Worker
-    .flatMap((name) => [".js", ".js.map", ".d.ts"].map((end) => `dist/${name}${end}`));
-  expect(packed).toEqual([...built, ...TEXTS, "package.json"].sort());
+    .map((name) => `dist/${name}.d.ts`);
+  const programs = ["dist/emulator/cli.js", "dist/emulator/forking-child.js"];
+  const whole = ["dist/core/core.js", "dist/emulator/emulator.js"];
+  const code = [...Object.values(entries), ...programs, ...whole];
+  const others = packed.filter((name) => /^dist\/chunks\/[a-z0-9]+\.js$/.test(name)); // the control plane's
+  const maps = packed.filter((name) => name.endsWith(".map"));
+  expect(packed.filter((name) => !maps.includes(name))).toEqual(
+    [...declared, ...code, ...others, ...TEXTS, "package.json"].sort(),
+  );
+  // A file that only passes on what others export has none.
+  expect([...code, ...others].map((name) => `${name}.map`)).toEqual(expect.arrayContaining(maps));
+  expect(maps).toEqual(expect.arrayContaining([...programs, ...whole].map((name) => `${name}.map`)));
 });
 
 test("brings its dependencies and no more", async () => {
@@ -221,6 +261,12 @@ test("brings its dependencies and no more", async () => {
 });
 
 describe.each(versions)("on Node %s", (version) => {
+  test("a server starts with four files of ours, and none of what takes Node long to load", async () => {
+    const { files, heavy } = JSON.parse(await run(user, nodes[version](), "start.js"));
+    expect(files).toEqual(["core/core.js", "core/index.js", "emulator/emulator.js", "emulator/index.js"]);
+    expect(heavy).toEqual([]);
+  });
+
   test("each entry for Node does its work", async () => {
     expect(JSON.parse(await run(user, nodes[version](), "use.js"))).toEqual({
       node: expect.stringMatching(new RegExp(`^v${version}\\.`)),

@@ -1,9 +1,11 @@
 /** The conformance bodies in the places that one Node process has: memory, and real sockets. */
 
-import type { BaseServer, StreamSocket } from "socklet";
+import type net from "node:net";
+import { type BaseServer, type StreamSocket, streamHandler } from "socklet";
 import { createConnection, TCPServer, ThreadingTCPServer } from "socklet/emulator";
 import { MemoryServer, ThreadingMemoryServer } from "socklet/testing";
-import { afterAll, beforeAll } from "vitest";
+import { afterAll, beforeAll, expect, test } from "vitest";
+import { intake, unconnected } from "../../emulator/intake.ts";
 import { Conformance, LocalBoard } from "../conformance/handler.ts";
 import { serverConformance } from "../conformance/server.ts";
 import { serverScenarios, tracing } from "../conformance/server-scenarios.ts";
@@ -19,6 +21,10 @@ const up = <Server extends BaseServer<StreamSocket, LocalBoard>>(server: Server)
 
 const memory = up(new ThreadingMemoryServer(Conformance, { ...options, context: board }));
 const tcp = up(new ThreadingTCPServer("127.0.0.1:0", Conformance, { ...options, context: board }));
+const Echo = streamHandler(async ({ request }) => {
+  for await (const bytes of request) await request.sendall(bytes);
+});
+const dataTcp = new ThreadingTCPServer("127.0.0.1:0", Conformance, { ...options, context: board });
 const dialTcp = (server: TCPServer<LocalBoard>): Promise<StreamSocket> =>
   createConnection(server.serverAddress as never, { stream: options.stream });
 
@@ -33,7 +39,19 @@ const tracedTcp = traced("tcp", (index, key) => {
   return up(new Server("127.0.0.1:0", Handler as never, options));
 });
 
+/** As on a Node that has not what emulator/intake.ts takes. */
+const byData = async <T>(what: () => Promise<T>): Promise<T> => {
+  intake.on = false;
+  try {
+    return await what();
+  } finally {
+    intake.on = true;
+  }
+};
+
 beforeAll(async () => {
+  await byData(() => dataTcp.listen());
+  up(dataTcp);
   for (const server of servers) {
     await server.listen();
     void server.serveForever();
@@ -45,6 +63,31 @@ afterAll(() => Promise.all(servers.map((server) => server.serverClose())));
 streamConformance({ name: "memory", dial: async () => memory.connect() });
 streamConformance({ name: "Node TCP", dial: () => dialTcp(tcp) });
 streamConformance({ name: "Node TCP, dialled", dial: () => dialTcp(tcp) }, "served");
+streamConformance({ name: "Node TCP, read by 'data'", dial: () => byData(() => dialTcp(dataTcp)) });
+streamConformance(
+  { name: "Node TCP, dialled, read by 'data'", dial: () => byData(() => dialTcp(dataTcp)) },
+  "served",
+);
+
+test("what is accepted and dialled is read by onread; where that is off, by 'data'", async () => {
+  class Telling extends ThreadingTCPServer {
+    readonly kinds: string[] = [];
+    protected override accepted(socket: net.Socket): void {
+      this.kinds.push(socket.constructor.name);
+      super.accepted(socket);
+    }
+  }
+  const kinds = async (): Promise<readonly string[]> => {
+    await using server = new Telling("127.0.0.1:0", Echo);
+    await using client = await createConnection((await server.listen()) as never);
+    void server.serveForever();
+    await client.sendall("x");
+    await client.recv();
+    return [...server.kinds, unconnected({}).constructor.name];
+  };
+  expect(await kinds()).toEqual(["IntakeSocket", "IntakeSocket"]);
+  expect(await byData(kinds)).toEqual(["Socket", "Socket"]);
+});
 
 serverConformance({
   name: "memory",

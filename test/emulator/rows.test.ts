@@ -1,12 +1,13 @@
-/** Each row of the socket module on Node, with the optional packages and without; and the page that is made of them. */
+/** Each row of the socket module on Node, with koffi and without; and the page that is made of them. */
 
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { type NodePlace, nodePlace, nodeRows } from "../rows/node.ts";
 import { socketModulePage } from "../rows/page.ts";
 import { rows } from "../rows/rows.ts";
+import { workerRows } from "../rows/worker.ts";
 
 describe.each([
-  ["with koffi and node-unix-socket", true],
+  ["with koffi", true],
   ["without", false],
 ])("%s", (_, native) => {
   const before = process.env.SOCKLET_NATIVE;
@@ -28,6 +29,19 @@ describe.each([
       await run(place);
     });
   }
+});
+
+test("they are S1 to S54, each once; one without a test has no page", () => {
+  const numbers = Array.from({ length: 54 }, (_, i) => `S${i + 1}`);
+  const both = numbers.flatMap((id) => (id === "S11" || id === "S46" ? [id, `${id}b`] : [id]));
+  expect(rows.map(({ id }) => id)).toEqual(both);
+  expect(Object.keys(nodeRows).sort()).toEqual([...both].sort());
+  expect(Object.keys(workerRows).sort()).toEqual([...both].sort());
+  const [first] = rows;
+  const more = [...rows, { ...first, id: "S99", name: "`nothing`" } as (typeof rows)[number]];
+  expect(() => socketModulePage(more)).toThrow(
+    /row S99 \(`nothing`\) has no test in .*node\.ts and worker\.ts/,
+  );
 });
 
 test("docs/socket-module.md is what the rows say (npm run docs writes it)", async () => {

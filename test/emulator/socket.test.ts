@@ -28,7 +28,7 @@ import {
   select,
   TCP_NODELAY,
 } from "socklet";
-import { createServer, fromfd, hasDualstackIPv6, socket, socketpair } from "socklet/emulator";
+import { createServer, fromfd, hasDualstackIpv6, socket, socketpair } from "socklet/emulator";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { codeOf, codeThrown } from "../core/outcome.ts";
 import { describeWith } from "../peers/program.ts";
@@ -155,8 +155,8 @@ describe.each(PLACES)("%s", (_, native) => {
 
   describe("createServer()", () => {
     test("IPv6, alone and with IPv4", async () => {
-      expect(await hasDualstackIPv6()).toBe(true);
-      await using both = await createServer("[::]:0", { dualstackIPv6: true });
+      expect(await hasDualstackIpv6()).toBe(true);
+      await using both = await createServer("[::]:0", { dualstackIpv6: true });
       await using near = socket();
       await near.connect(`127.0.0.1:${here(both).port}`);
       const [far, address] = await both.accept();
@@ -186,7 +186,7 @@ describe.each(PLACES)("%s", (_, native) => {
     });
 
     test("a family that cannot be both is refused at once", async () => {
-      await expect(createServer("127.0.0.1:0", { family: AF_INET, dualstackIPv6: true })).rejects.toThrow(
+      await expect(createServer("127.0.0.1:0", { family: AF_INET, dualstackIpv6: true })).rejects.toThrow(
         RangeError,
       );
     });

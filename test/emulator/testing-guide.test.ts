@@ -6,6 +6,7 @@ import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node
 import { dirname, join, resolve } from "node:path";
 import { text } from "node:stream/consumers";
 import { stripVTControlCharacters } from "node:util";
+import { formatTranscript, parseTranscript } from "socklet/testing";
 import { afterAll, beforeAll, expect, test } from "vitest";
 
 const folder = resolve(`.tsc/guide-${process.pid}`); // in the repository, where `socklet` is this package
@@ -45,8 +46,8 @@ beforeAll(() => {
   const sources = `{ root: ${JSON.stringify(folder)}, resolve: { alias: [${alias}] } }`;
   writeFileSync(join(folder, "sources.config.ts"), `export default ${sources};\n`);
   writeFileSync(
-    join(folder, "sources.workerd.config.ts"),
-    `import { mergeConfig } from "vitest/config";\nimport guide from "./workerd.config.ts";\nexport default mergeConfig(guide, ${sources});\n`,
+    join(folder, "sources.client.config.ts"), // which has all that is for workerd
+    `import { mergeConfig } from "vitest/config";\nimport guide from "./client.config.ts";\nexport default mergeConfig(guide, ${sources});\n`,
   );
 });
 
@@ -92,6 +93,15 @@ test("what is printed is shown of each block that fails, and of no other", () =>
   expect(fences.filter(([, language]) => language === "text").length).toBe(failing.length);
 });
 
+test("the form of a transcript is what the table says", () => {
+  const rows = [...readFileSync("docs/testing.md", "utf8").matchAll(/^\| `(\{.*\})` \|/gm)];
+  const [header = "", ...events] = rows.map(([, line = ""]) => line);
+  expect(events.length).toBeGreaterThan(3);
+  const inOrder = events.toSorted((a, b) => JSON.parse(a).at - JSON.parse(b).at);
+  const text = [header, ...inOrder, ""].join("\n");
+  expect(formatTranscript(parseTranscript(text))).toBe(text);
+});
+
 test("the Vitest blocks pass, with what UPDATE=1 has written", async () => {
   const writing = await run(["record.test.ts"], { UPDATE: "1" });
   expect(writing.status, writing.printed).toBe(0);
@@ -116,8 +126,8 @@ test("the block of node:test passes", async () => {
   expect(printed).toMatch(/^(?:# |ℹ )pass 1$/m);
 }, 60_000);
 
-test("the block for workerd passes inside workerd", async () => {
-  const { printed, status } = await node([vitest, "run", "--config", "sources.workerd.config.ts"]);
+test("the blocks for workerd pass inside workerd", async () => {
+  const { printed, status } = await node([vitest, "run", "--config", "sources.client.config.ts"]);
   expect(status, printed).toBe(0);
-  expect(printed).toMatch(/Tests +1 passed/);
+  expect(printed).toMatch(/Tests +2 passed/);
 }, 60_000);

@@ -108,6 +108,29 @@ export const postgres = async ({ folder: from }: Certificates): Promise<Server> 
   }
 };
 
+/** BIND's name server, over UDP and TCP, with authority over `zone` and over nothing else. */
+export const bind = async (origin: string, zone: string): Promise<Server> => {
+  const folder = mkdtempSync(join(tmpdir(), "socklet-bind-"));
+  const config = join(folder, "named.conf");
+  writeFileSync(join(folder, "zone"), zone);
+  const begin = (port: number): Program => {
+    writeFileSync(
+      config,
+      `options {
+  directory "${folder}"; pid-file none;
+  listen-on port ${port} { 127.0.0.1; }; listen-on-v6 { none; };
+  recursion no; minimal-responses yes; notify no; dnssec-validation no;
+};
+controls { };
+zone "${origin}" { type primary; file "zone"; };
+`,
+    );
+    return shell("named", ["-g", "-4", "-n", "1", "-c", config]);
+  };
+  const gone = (): void => rmSync(folder, { recursive: true, force: true });
+  return serverOn(begin, / running$/, /address in use|could not listen/, gone);
+};
+
 /** A listener that accepts nobody, and whose queue is full: who dials it hears nothing at all. */
 export const fullBacklog = async (): Promise<Server> => {
   const source = `

@@ -352,6 +352,7 @@ const NUMBERS: Readonly<Record<number, string>> = Object.fromEntries(
       "EINVAL",
       "ETIMEDOUT",
       "EAFNOSUPPORT",
+      "EPROTOTYPE",
       "EADDRNOTAVAIL",
       "EACCES",
       "ENETUNREACH",

@@ -1,7 +1,6 @@
 /**
  * Conversations of real clients with real servers, recorded by a proxy between the two and kept in `recordings/`: each
- * is held again with our handlers in memory, and where the programs are here, with them. There is no name server among
- * those programs, so that dig speaks with one of thirty lines of Python. To record them again:
+ * is held again with our handlers in memory, and where the programs are here, with them. To record them again:
  *
  *     RECORD=1 npx vitest run --project node test/peers/transcripts.test.ts
  */
@@ -35,7 +34,7 @@ import { SmtpClient } from "../../examples/smtp-client.ts";
 import { delivery, mail, redis as redisScript } from "../conformance/scripts.ts";
 import { type Certificates, ownCertificates } from "./certificates.ts";
 import { describeWith, freePort, type Program, redis, run, serve, start } from "./program.ts";
-import { smtp } from "./servers.ts";
+import { bind, smtp } from "./servers.ts";
 
 expect.extend(transcriptMatchers(files, { update: process.env.RECORD === "1" }));
 
@@ -306,43 +305,17 @@ describeWith(["aiosmtpd", "openssl"], "mail through TLS, now", () => {
 
 // ---- DNS ----
 
-/** A name server in Python that knows one address, over UDP and TCP, written from the RFCs alone. */
-const ANSWERER = `
-import socket, socketserver, struct, threading
-
-def answer(query):
-    ident, flags, _, _, _, additional = struct.unpack("!6H", query[:12])
-    end = query.index(b"\\0", 12) + 5
-    reply = struct.pack("!6H", ident, 0x8400 | flags & 0x0100, 1, 1, 0, min(additional, 1)) + query[12:end]
-    reply += struct.pack("!3HIH", 0xC00C, 1, 1, 3600, 4) + socket.inet_aton("192.0.2.80")
-    return reply + (struct.pack("!BHHIH", 0, 41, 1232, 0, 0) if additional else b"")
-
-class Udp(socketserver.BaseRequestHandler):
-    def handle(self):
-        self.request[1].sendto(answer(self.request[0]), self.client_address)
-
-class Tcp(socketserver.StreamRequestHandler):
-    def handle(self):
-        while len(size := self.rfile.read(2)) == 2:
-            reply = answer(self.rfile.read(int.from_bytes(size, "big")))
-            self.wfile.write(len(reply).to_bytes(2, "big") + reply)
-
-while True:
-    tcp = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Tcp)
-    try:
-        udp = socketserver.UDPServer(tcp.server_address, Udp)
-        break
-    except OSError:
-        tcp.server_close()
-threading.Thread(target=tcp.serve_forever, daemon=True).start()
-print(tcp.server_address[1], flush=True)
-udp.serve_forever()
-`;
-
-const answerer = async (): Promise<{ port: number; program: Program }> => {
-  const program = start("python3", ["-c", ANSWERER]);
-  return { port: Number(await program.line()), program };
-};
+/** BIND with what `examples/dns.ts` knows of one name. */
+const named = () =>
+  bind(
+    "example.test",
+    `$TTL 3600
+@ SOA ns1 hostmaster 1 7200 900 1209600 300
+@ NS ns1
+ns1 A 192.0.2.53
+www A 192.0.2.80
+`,
+  );
 
 /** Passes each datagram on to `port`, and the answer back. */
 const relayTo = (port: number): HandlerClass<Datagram> =>
@@ -384,13 +357,30 @@ const serveDatagrams = async (Handler: HandlerClass<Datagram>) => {
   return { port, [Symbol.asyncDispose]: () => server.serverClose() };
 };
 
-describeWith(["dig", "python3"], "DNS, now", () => {
-  test("says what was recorded, between dig and a name server in Python", async () => {
-    const { port, program } = await answerer();
-    await using _ = program;
-    const tcp = await between(port, "dig +tcp and a name server in Python", (at) => dig(at, "+tcp"));
+/** Sends the datagrams that dig sent, and expects those that it got. */
+const askAsDig = async (port: number): Promise<void> => {
+  const socket = dgram.createSocket("udp4");
+  socket.connect(port, "127.0.0.1");
+  await once(socket, "connect");
+  try {
+    await replay(kept("dig"), "client").run(
+      {
+        send: (data) => socket.send(data),
+        recv: async () => new Uint8Array((await once(socket, "message"))[0]),
+      },
+      patient,
+    );
+  } finally {
+    socket.close();
+  }
+};
+
+describeWith(["dig", "named"], "DNS, now", () => {
+  test("says what was recorded, between dig and BIND", async () => {
+    await using server = await named();
+    const tcp = await between(server.port, "dig +tcp and named", (at) => dig(at, "+tcp"));
     await expect(tcp).toMatchTranscript(fileOf("dig-tcp"));
-    const recording = recordDatagrams(relayTo(port), { note: "dig and a name server in Python" });
+    const recording = recordDatagrams(relayTo(server.port), { note: "dig and named" });
     await using place = await serveDatagrams(recording.Handler);
     await dig(place.port);
     await expect(recording.transcript).toMatchTranscript(fileOf("dig"));
@@ -404,9 +394,8 @@ describeWith(["dig", "python3"], "DNS, now", () => {
     await Peer.outcomes();
   });
 
-  test("our name server's conversation with dig, with the one in Python in its place", async () => {
-    const { port, program } = await answerer();
-    await using _ = program;
+  test("our name server's conversation with dig, with BIND in its place", async () => {
+    await using server = await named();
     let ours: Transcript | undefined;
     const Recorded = recordHandler(DnsStream, (transcript) => {
       ours = transcript;
@@ -414,24 +403,16 @@ describeWith(["dig", "python3"], "DNS, now", () => {
     await using place = await serve(Recorded);
     await dig(place.port, "+tcp");
     await place.server.drain();
-    await asClient(ours as Transcript, port);
+    await asClient(ours as Transcript, server.port);
+    await asClient(kept("dig-tcp"), server.port);
+    await askAsDig(server.port);
   });
 });
 
 describe("DNS, as it was recorded", () => {
-  test("dig's side, with our name server: it answers byte by byte as the one in Python", async () => {
+  test("dig's side, with our name server: it answers byte by byte as BIND", async () => {
     await runScript(DnsStream, replay(kept("dig-tcp"), "client"));
     await using place = await serveDatagrams(DnsDatagram);
-    const socket = dgram.createSocket("udp4");
-    socket.connect(place.port, "127.0.0.1");
-    await once(socket, "connect");
-    try {
-      await replay(kept("dig"), "client").run({
-        send: (data) => socket.send(data),
-        recv: async () => new Uint8Array((await once(socket, "message"))[0]),
-      });
-    } finally {
-      socket.close();
-    }
+    await askAsDig(place.port);
   });
 });

@@ -40,7 +40,7 @@ import { code, GREETING, type RowPlace, type RowTests, sharedRows, text } from "
 
 /** What Node's rows are given beside. */
 export interface NodePlace extends RowPlace {
-  /** Whether the packages `koffi` and `node-unix-socket` may be used. */
+  /** Whether the package `koffi` may be used. */
   readonly native: boolean;
 }
 
@@ -136,7 +136,7 @@ export const nodeRows: RowTests<NodePlace> = {
       ]);
     }
     if (!native) {
-      expect(() => socket(AF_UNIX, SOCK_DGRAM)).toThrow(/ERR_UNSUPPORTED.*node-unix-socket/);
+      expect(() => socket(AF_UNIX, SOCK_DGRAM)).toThrow(/ERR_UNSUPPORTED.*npm install koffi/);
       return;
     }
     const folder = await mkdtemp(join(os.tmpdir(), "socklet-"));

@@ -18,9 +18,10 @@ const said = (cell: Cell): string => {
 /** A cell of a Markdown table. */
 const escaped = (text: string): string => text.replaceAll("|", "\\|");
 
-export const socketModulePage = (): string => {
-  for (const row of rows) mustBeTested(row);
-  const lines = rows.map((row) =>
+/** The page of a table: the rows' own. */
+export const socketModulePage = (table = rows): string => {
+  for (const row of table) mustBeTested(row);
+  const lines = table.map((row) =>
     [row.id, row.python, row.name, row.what, said(row.node), said(row.worker)].map(escaped).join(" | "),
   );
   return `# The socket module
@@ -33,8 +34,8 @@ milliseconds; bytes are \`Uint8Array\`, and what sends takes text, too; the end 
 \`OSError\` says a \`SocketError\` says by its \`code\` (and \`errno\`).
 
 Constants and what is pure come from \`socklet\`; the rest from the entry of the place, \`socklet/emulator\` in Node and
-\`socklet/worker\` in a Worker. In Node the optional packages \`koffi\` and \`node-unix-socket\` (\`npm install koffi
-node-unix-socket\`) add what Node itself has no word for; without them it throws \`ERR_UNSUPPORTED\`, which names the package.
+\`socklet/worker\` in a Worker. In Node the optional package \`koffi\` (\`npm install koffi\`) adds what Node itself has no word for;
+without it that throws \`ERR_UNSUPPORTED\`, which names the package.
 
 Each cell is shown by a test, in that place: one that works, by doing it; one that cannot, by the error that says so.
 

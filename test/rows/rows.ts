@@ -191,7 +191,7 @@ export const rows: readonly Row[] = [
     python: "AF_INET, AF_INET6, AF_UNIX; SOCK_STREAM, SOCK_DGRAM",
     name: "the same",
     what: "Families and types.",
-    node: { works: "Unix datagrams with the package `node-unix-socket`" },
+    node: { works: "Unix datagrams with `koffi`" },
     worker: { cannot: "there is no UDP out of a Worker, and no Unix socket: UDP needs a relay" },
   },
   {
@@ -324,7 +324,10 @@ export const rows: readonly Row[] = [
     name: "`sendto`",
     what: "One datagram; more than 65507 bytes are `EMSGSIZE`.",
     node: { works: "" },
-    worker: { cannot: "there is no UDP out of a Worker; where datagrams arrive, `reply()` answers" },
+    worker: {
+      cannot:
+        "there is no UDP out of a Worker (a stream has it, as `send`); where datagrams arrive, `reply()` answers",
+    },
   },
   {
     id: "S41",
@@ -347,7 +350,8 @@ export const rows: readonly Row[] = [
     what: "The bytes, and who sent them.",
     node: { works: "" },
     worker: {
-      cannot: "there is no UDP out of a Worker; where datagrams arrive the platform does not tell the sender",
+      cannot:
+        "there is no UDP out of a Worker (a stream has it, as `recv`); where datagrams arrive the platform does not tell the sender",
     },
   },
   {

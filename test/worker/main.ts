@@ -13,10 +13,10 @@ import { type Board, Conformance, LocalBoard } from "../conformance/handler.ts";
 import {
   doorOf,
   exampleContext,
-  examples,
   isDatagrams,
   type StreamExample,
   served,
+  servings,
 } from "../conformance/matrix-table.ts";
 import { redisServer } from "../conformance/scripts.ts";
 import { Life, tracing } from "../conformance/server-scenarios.ts";
@@ -37,7 +37,7 @@ const doorFor = async (socket: Socket, { DOORS }: Bindings): Promise<string> => 
 
 /** Those that are served behind doors of their names. */
 const streamExamples = new Map<string, StreamExample>(
-  Object.entries(examples).flatMap(([name, example]) =>
+  Object.entries(servings).flatMap(([name, example]) =>
     isDatagrams(example) ? [] : [[doorOf(name), example] as const],
   ),
 );
@@ -130,7 +130,7 @@ let exampleWorker: WorkerModule | undefined;
 /** All the examples, each behind its door's port where it has one. */
 const exampleWorkerFor = ({ DOORS = {} }: Bindings): WorkerModule => {
   const portOf = new Map(Object.entries(DOORS).map(([port, door]) => [door, port]));
-  const all = Object.entries(examples).map(([name, example], i) => ({
+  const all = Object.entries(servings).map(([name, example], i) => ({
     door: doorOf(name),
     handler: isDatagrams(example) ? example.Datagrams : served(example),
     address: `${isDatagrams(example) ? "udp" : "tcp"}://127.0.0.1:${portOf.get(doorOf(name)) ?? i + 1}`,

@@ -13,12 +13,11 @@ import { type Board, Conformance, LocalBoard } from "../conformance/handler.ts";
 import {
   type ExampleContext,
   exampleContext,
-  examples,
   isDatagrams,
   served,
+  servings,
 } from "../conformance/matrix-table.ts";
 import { redisServer } from "../conformance/scripts.ts";
-import { servePlannedPeers } from "../emulator/fixtures/planned-peers.ts";
 import { type Certificates, ownCertificates } from "../peers/certificates.ts";
 
 /** What the tests provoke, and workerd logs with a stack each time; Vitest's plugin passes that on. */
@@ -147,7 +146,7 @@ export default async (project: TestProject): Promise<() => Promise<void>> => {
   const made = ownCertificates();
   project.provide("tlsPort", made === null ? 0 : await serve(secured(made)));
   const examplePorts: Record<string, { readonly plain: number; readonly tls: number }> = {};
-  for (const [name, example] of Object.entries(examples)) {
+  for (const [name, example] of Object.entries(servings)) {
     if (isDatagrams(example)) continue;
     const at = (Server: typeof ThreadingTCPServer<ExampleContext>) =>
       serve(served(example), exampleContext(), Server);
@@ -159,11 +158,8 @@ export default async (project: TestProject): Promise<() => Promise<void>> => {
   project.provide("examplePorts", examplePorts);
   await new Promise<void>((resolve) => doh.listen(0, "127.0.0.1", resolve));
   project.provide("dohOrigin", `http://127.0.0.1:${(doh.address() as AddressInfo).port}`);
-  const planned = await servePlannedPeers();
-  project.provide("plannedOrigin", planned.origin);
   const unmute = muteProvoked();
   return async () => {
-    await planned.close();
     doh.close();
     doh.closeAllConnections();
     for (const server of servers) await server.serverClose();

@@ -14,7 +14,5 @@ declare module "vitest" {
     examplePorts: Readonly<Record<string, { readonly plain: number; readonly tls: number }>>;
     /** Of a server of DNS over HTTPS in Node, without its path: `/dns-query`, and others that fail. */
     dohOrigin: string;
-    /** Of who holds planned conversations in Node: `POST` with a `PlannedPeer` gives a port, `DELETE /<port>` its `PlannedOutcomes`. */
-    plannedOrigin: string;
   }
 }

@@ -1,7 +1,7 @@
 /**
  * The same on Socklet, as a newcomer writes it.
  *
- *     socklet.ts echo | resp-await | resp-lines | resp-try | lines | udp | udp-wfile
+ *     socklet.ts echo | echo-into | resp-await | resp-lines | resp-try | lines | udp | udp-wfile
  */
 import {
   BaseRequestHandler,
@@ -24,6 +24,16 @@ class Echo extends BaseRequestHandler<StreamSocket> {
   }
 }
 
+/** The same with one buffer of its own, as Python's `recv_into`. */
+class EchoInto extends BaseRequestHandler<StreamSocket> {
+  override async handle() {
+    const buffer = new Uint8Array(64 * 1024);
+    for (let n = await this.request.recvInto(buffer); n !== null; n = await this.request.recvInto(buffer)) {
+      await this.request.sendall(buffer.subarray(0, n));
+    }
+  }
+}
+
 class EchoDatagram extends BaseRequestHandler<Datagram> {
   override handle() {
     this.request.reply(this.request.data);
@@ -38,6 +48,7 @@ class EchoByFiles extends DatagramRequestHandler {
 
 const streams = {
   echo: Echo,
+  "echo-into": EchoInto,
 
   "resp-await": streamHandler(async ({ rfile, wfile }) => {
     const session = new RespSession(store);

@@ -1,0 +1,366 @@
+/**
+ * The kit used on somebody else's code: TCP clients for Workers from npm, as they are, inside workerd, asked while a
+ * scripted peer in Node cuts, ends, resets or is silent. What each does is a finding, which stands here and in
+ * docs/clients.md (`npm run docs` writes it), and this test keeps both true.
+ *
+ * Each test has a workerd of its own, which is ended where a client does not come to an end.
+ */
+
+import { readFileSync } from "node:fs";
+import { build } from "esbuild";
+import { convertV4MiniflareOptions, Miniflare } from "miniflare";
+import { BaseRequestHandler, type InternetAddress } from "socklet";
+import { ThreadingTCPServer } from "socklet/emulator";
+import { type Conversation, conversation } from "socklet/testing";
+import { beforeAll, describe, expect, test } from "vitest";
+
+// ---- The clients, and what is known of them ----
+
+/** What a client can do. */
+type Outcome = "answers" | "fails" | "never answers" | "never yields" | "dials for ever";
+
+const WORDS: Readonly<Record<Outcome, string>> = {
+  answers: "gives the right answer",
+  fails: "rejects, with an error",
+  "never answers": "its promise is never settled",
+  "never yields": "reads in an endless loop, so that all of the isolate stands still",
+  "dials for ever": "opens connection after connection, without a pause",
+};
+
+const ENDINGS = ["end", "reset", "silence"] as const;
+type Ending = (typeof ENDINGS)[number];
+
+const MOMENTS = ["before any reply", "within the first", "behind the first", "within the last"] as const;
+
+interface Client {
+  /** What it says, and what it is answered; text is latin1, a character a byte. `null`: the server speaks first. */
+  readonly turns: readonly (readonly [expected: string | RegExp | null, reply: string])[];
+  readonly answer: unknown;
+  /** Before which bytes of all replies together a cut leaves it without an answer. */
+  readonly lost: readonly number[];
+  /** What it does when its server ends so, at each of the `MOMENTS`. */
+  readonly endings: Readonly<Record<Ending, readonly [Outcome, Outcome, Outcome, Outcome]>>;
+  /** Rejections that nobody handles, under its cuts. */
+  readonly unhandled: readonly string[];
+  /** What is wrong, for the page. */
+  readonly wrong: readonly string[];
+}
+
+const pack16 = (value: number): string => String.fromCharCode((value >> 8) & 255, value & 255);
+const pack32 = (value: number): string => pack16(value >> 16) + pack16(value);
+/** A message of PostgreSQL's. */
+const pg = (type: string, ...body: readonly string[]): string =>
+  type + pack32(body.join("").length + 4) + body.join("");
+const pgColumn = (name: string, type: number): string =>
+  `${name}\0${pack32(0)}${pack16(0)}${pack32(type)}${pack16(4)}${pack32(-1)}${pack16(0)}`;
+const pgValue = (text: string): string => pack32(text.length) + text;
+
+const clients: Readonly<Record<string, Client>> = {
+  "redis-on-workers": {
+    turns: [
+      ["*2\r\n$3\r\nGET\r\n$8\r\ngreeting\r\n", "$5\r\nhello\r\n"],
+      ["*4\r\n$6\r\nLRANGE\r\n$4\r\nlist\r\n$1\r\n0\r\n$2\r\n-1\r\n", "*2\r\n$1\r\na\r\n$2\r\nbc\r\n"],
+    ],
+    answer: ["hello", ["a", "bc"]],
+    lost: [1, 2, 3, 12, 13, 14, 15, 16, 17, 18, 22, 23, 24, 25],
+    endings: {
+      end: ["never answers", "never answers", "never answers", "never answers"],
+      reset: ["never answers", "never answers", "never answers", "never answers"],
+      silence: ["never answers", "never answers", "never answers", "never answers"],
+    },
+    unhandled: ["RangeError: offset is out of bounds"],
+    wrong: [
+      "A reply that is cut within a line waits in a buffer of a wrong size, which nothing reads: its call is never settled.",
+      "The end and a reset settle no call that waits. (workerd finds that nothing is left to wait for, and ends the request.)",
+      "It has no time-out.",
+    ],
+  },
+  postgres: {
+    turns: [
+      [
+        /.{8}user\0.*?\0\0/s,
+        pg("R", pack32(0)) + pg("S", "TimeZone\0UTC\0") + pg("K", pack32(7), pack32(8)) + pg("Z", "I"),
+      ],
+      [
+        /P.*?H\0{3}./s,
+        pg("1") +
+          pg("t", pack16(1), pack32(23)) +
+          pg("T", pack16(2), pgColumn("n", 23), pgColumn("name", 25)),
+      ],
+      [
+        /B.*?S\0{3}./s,
+        pg("2") +
+          pg("D", pack16(2), pgValue("42"), pgValue("\xcf\x80")) +
+          pg("C", "SELECT 1\0") +
+          pg("Z", "I"),
+      ],
+    ],
+    answer: [{ n: 42, name: "π" }],
+    lost: [],
+    endings: {
+      end: ["dials for ever", "dials for ever", "fails", "fails"],
+      reset: ["fails", "dials for ever", "fails", "fails"],
+      silence: ["fails", "fails", "never answers", "never answers"],
+    },
+    unhandled: ["TypeError: This socket has been closed."],
+    wrong: [
+      "What ends before the session has begun is dialled again at once, for ever: the close takes `connect_timeout` back.",
+      "A query has no time-out.",
+      "Closing leaves a rejection that nobody handles: `TypeError: This socket has been closed.`",
+    ],
+  },
+  "worker-mailer": {
+    turns: [
+      [null, "220 mail.test\r\n"],
+      [/EHLO [^\r]*\r\n/, "250-mail.test\r\n250-AUTH PLAIN\r\n250 SIZE 9\r\n"],
+      [/AUTH PLAIN [^\r]*\r\n/, "235 ok\r\n"],
+      ["MAIL FROM: <me@example.com>\r\n", "250 ok\r\n"],
+      ["RCPT TO: <you@example.com>\r\n", "250 ok\r\n"],
+      ["DATA\r\n", "354 go\r\n"],
+      [/.*\r\n\.\r\n/s, "250 kept\r\n"],
+      ["QUIT\r\n", "221 bye\r\n"],
+    ],
+    answer: "sent",
+    lost: [],
+    endings: {
+      end: ["never yields", "never yields", "never yields", "never yields"],
+      reset: ["fails", "fails", "fails", "answers"],
+      silence: ["fails", "fails", "fails", "answers"],
+    },
+    unhandled: [],
+    wrong: [
+      "It reads on behind the end, which comes again at once: a loop in which no timer runs, nor anything else of the isolate.",
+    ],
+  },
+};
+
+// ---- Asking one ----
+
+const MANY = 20; // connections for one question
+const PATIENCE = 500; // ms that a client waits where it can be told to, and that is waited for one that will not answer
+const LONG = 10_000; // ms that is waited for one that will: it takes a few
+
+let bundle: string;
+
+beforeAll(async () => {
+  const { outputFiles } = await build({
+    entryPoints: ["test/worker/clients-main.ts"],
+    bundle: true,
+    format: "esm",
+    external: ["cloudflare:*", "node:*", "@arrowood.dev/socket"], // the last stands in for the first, elsewhere
+    conditions: ["workerd", "worker", "browser"],
+    write: false,
+  });
+  bundle = outputFiles[0]?.text ?? "";
+});
+
+/** A workerd with the clients; leaving its scope ends it, whatever runs in it. */
+const begin = async (): Promise<AsyncDisposable & { readonly origin: string }> => {
+  const workerd = new Miniflare(
+    convertV4MiniflareOptions({
+      name: "clients",
+      modules: true,
+      script: bundle,
+      compatibilityDate: "2026-10-01",
+      compatibilityFlags: ["nodejs_compat"], // for `postgres`
+    }),
+  );
+  const { origin } = await workerd.ready;
+  return { origin, [Symbol.asyncDispose]: () => workerd.dispose() };
+};
+
+interface Reply {
+  readonly answer?: unknown;
+  readonly error?: string;
+  /** Since the last reply. */
+  readonly unhandled: readonly string[];
+}
+
+const get = async (url: string, signal: AbortSignal | null = null): Promise<Reply> => {
+  const response = await fetch(url, { signal });
+  const text = await response.text();
+  return response.ok ? JSON.parse(text) : { error: text, unhandled: [] };
+};
+
+/** What befalls the replies, all bytes of them counted together. */
+interface Plan {
+  /** Before this byte they are cut. */
+  readonly cut?: number;
+  /** So many are sent, and then comes the ending. */
+  readonly sent?: number;
+  readonly ending?: Ending;
+}
+
+/** The script of a client's server. `read` waits until the client has read what was sent. */
+const scriptOf = ({ turns }: Client, plan: Plan, read: () => Promise<void>): Conversation => {
+  const { cut = -1, sent = Number.POSITIVE_INFINITY, ending } = plan;
+  let script = conversation({ encoding: "latin1" });
+  let at = 0;
+  for (const [expected, reply] of turns) {
+    if (at >= sent) break;
+    if (expected !== null) script = script.expect(expected);
+    const whole = reply.slice(0, sent - at);
+    const head = whole.slice(0, Math.max(0, cut - at));
+    if (head !== "") script = script.send(head).check(read);
+    if (head !== whole) script = script.send(whole.slice(head.length));
+    at += reply.length;
+  }
+  if (ending !== undefined) script = script.check(read);
+  if (ending === "end") return script.halfClose();
+  return ending === "reset" ? script.reset() : script;
+};
+
+interface Found {
+  readonly outcome: Outcome;
+  readonly answer?: unknown;
+  /** What the script found wrong. */
+  readonly wrong: readonly string[];
+}
+
+/** Asks one client in the workerd at `origin`. What will never come is not waited for as long as what will. */
+const ask = async (origin: string, name: string, plan: Plan, expected: Outcome): Promise<Found> => {
+  const wrong: string[] = [];
+  const found = Promise.withResolvers<Found>();
+  let connections = 0;
+  // The bytes were there before the first request. Who has answered two since has looked for bytes in between.
+  const read = async (): Promise<void> => {
+    await fetch(origin);
+    await fetch(origin);
+  };
+  class Peer extends BaseRequestHandler {
+    override async handle(): Promise<void> {
+      if (++connections === MANY) found.resolve({ outcome: "dials for ever", wrong });
+      await scriptOf(clients[name] as Client, plan, read)
+        .run(this.request, { timeout: LONG })
+        .catch((error: Error) => wrong.push(error.message));
+      for await (const _ of this.request); // it stays as long as its client
+    }
+  }
+  const options = { drainTimeout: 0, stream: { closeTimeout: 100 } };
+  await using server = new ThreadingTCPServer("127.0.0.1:0", Peer, options);
+  const { port } = (await server.listen()) as InternetAddress;
+  void server.serveForever();
+
+  const leave = new AbortController();
+  const patience = plan.ending === "silence" ? PATIENCE : LONG;
+  get(`${origin}/${name}?port=${port}&patience=${patience}`, leave.signal).then(({ answer, error = "" }) => {
+    const hangs = /code had hung/.test(error); // workerd: nothing is left that could settle it
+    const outcome = answer !== undefined ? "answers" : hangs ? "never answers" : "fails";
+    found.resolve({ outcome, answer, wrong });
+  }, found.reject);
+  const timer = setTimeout(
+    async () => {
+      const signal = AbortSignal.timeout(expected === "never yields" ? PATIENCE : LONG);
+      const yields = await get(origin, signal).catch(() => null);
+      found.resolve({ outcome: yields === null ? "never yields" : "never answers", wrong });
+    },
+    expected.startsWith("never") ? PATIENCE : LONG,
+  );
+  try {
+    return await found.promise;
+  } finally {
+    clearTimeout(timer);
+    leave.abort();
+  }
+};
+
+// ---- The findings ----
+
+describe.concurrent.each(Object.entries(clients))("%s", (name, client) => {
+  const { turns, answer, lost, endings, unhandled } = client;
+  const ends = turns.map((_, i) => turns.slice(0, i + 1).reduce((sum, [, { length }]) => sum + length, 0));
+  const [first = 0, total = 0, beforeLast = 0] = [ends[0], ends.at(-1), ends.at(-2)];
+
+  test("cut before any byte of what it is answered", async ({ expect }) => {
+    await using workerd = await begin();
+    const found: number[] = [];
+    const rejected = new Set<string>();
+    for (let cut = 0; cut < total; cut++) {
+      if (ends.includes(cut)) continue; // a reply of its own
+      const expected = lost.includes(cut) ? "never answers" : "answers";
+      const { outcome, ...rest } = await ask(workerd.origin, name, { cut }, expected);
+      if (outcome === "answers") expect({ cut, ...rest }).toEqual({ cut, answer, wrong: [] });
+      else found.push(cut);
+      expect(["answers", "never answers"]).toContain(outcome);
+      for (const one of (await get(workerd.origin)).unhandled) rejected.add(one);
+    }
+    expect(found).toEqual(lost);
+    expect([...rejected]).toEqual(expect.arrayContaining([...unhandled]));
+  }, 60_000);
+
+  const moments = [0, first >> 1, first, (beforeLast + total) >> 1];
+  test.each(ENDINGS)(
+    "%s",
+    async (ending) => {
+      const found: Outcome[] = [];
+      let workerd = await begin();
+      try {
+        for (const [i, sent] of moments.entries()) {
+          const { outcome } = await ask(
+            workerd.origin,
+            name,
+            { sent, ending },
+            endings[ending][i] as Outcome,
+          );
+          found.push(outcome);
+          if (outcome !== "never yields") continue;
+          await workerd[Symbol.asyncDispose]();
+          workerd = await begin();
+        }
+      } finally {
+        await workerd[Symbol.asyncDispose]();
+      }
+      expect(found).toEqual(endings[ending]);
+    },
+    60_000,
+  );
+});
+
+// ---- The page ----
+
+const page = (): string => {
+  const { devDependencies } = JSON.parse(readFileSync("package.json", "utf8"));
+  const table = (rows: readonly (readonly string[])[]): string =>
+    rows.map((row) => `| ${row.join(" | ")} |`).join("\n");
+  const cutsOf = ({ turns, lost }: Client): string => {
+    const places = turns.reduce((sum, [, { length }]) => sum + length - 1, 0);
+    return lost.length === 0
+      ? `the right answer under each of ${places} cuts`
+      : `**never answers** under ${lost.length} of ${places} cuts`;
+  };
+  const sections = Object.entries(clients).map(([name, client]) => {
+    const rows = ENDINGS.map((ending) => [
+      ending,
+      ...client.endings[ending].map((outcome) =>
+        /^(?:answers|fails)$/.test(outcome) ? outcome : `**${outcome}**`,
+      ),
+    ]);
+    return `## [${name}](https://www.npmjs.com/package/${name}) ${devDependencies[name]}
+
+One cut: ${cutsOf(client)}.
+
+${table([["its server's", ...MOMENTS], ["---", ...MOMENTS.map(() => "---")], ...rows])}
+
+${client.wrong.map((one) => `- ${one}`).join("\n")}
+`;
+  });
+  return `# Somebody else's clients
+
+<!-- Made of the findings in test/peers/clients.test.ts by \`npm run docs\`; change that. -->
+
+TCP clients for Workers from npm, as they are, inside workerd. Each asks a server that is a script of \`socklet/testing\`, once
+for every byte of what it is answered, with the reply cut before that byte; and once for each moment at which its server
+ends, resets, or says no more. How to do it with another: [testing.md](testing.md#somebody-elses-client).
+
+${Object.entries(WORDS)
+  .map(([outcome, words]) => `- **${outcome}**: ${words}`)
+  .join("\n")}
+
+Where a client can be told how long to wait, it was told half a second.
+
+${sections.join("\n")}`;
+};
+
+test("docs/clients.md is what was found (npm run docs writes it)", async () => {
+  await expect(page()).toMatchFileSnapshot("../../docs/clients.md");
+});
