@@ -151,8 +151,9 @@ describe("many", () => {
     `10 000 idle connections are held while others are served${needs}`,
     async () => {
       const { port, stats, settled, close } = await serving("Answers", { maxRequests: 11_000 });
+      const { descriptors } = await stats();
       expect(await askOnce(port, "warm")).toBe("WARM");
-      const before = await settled(({ info }) => info.running === 0);
+      const before = await settled((stats) => stats.info.running === 0 && stats.descriptors === descriptors);
       const idle: Client[] = [];
       while (idle.length < IDLE) {
         const some = clientsOf(port, 250); // fewer than wait at the kernel's door
@@ -161,7 +162,7 @@ describe("many", () => {
       }
       const held = await stats();
       expect(held.info).toMatchObject({ running: IDLE, waiting: 0, refused: 0 });
-      expect(held.descriptors).toBe(before.descriptors + IDLE);
+      expect(held.descriptors).toBe(descriptors + IDLE);
       expect((held.memory - before.memory) / IDLE).toBeLessThan(24 * 1024); // measured: 5 KB
       const started = performance.now();
       for (let i = 0; i < 100; i++) expect(await askOnce(port, `who ${i}`)).toBe(`WHO ${i}`);
@@ -196,53 +197,51 @@ print("done")
 
 describeWith(["python3"], "short connections", () => {
   test("100 000 leave descriptors, timers and memory as they were", async () => {
-    const { port, settled, close } = await serving("Answers");
+    const { port, stats, settled, close } = await serving("Answers");
+    const { descriptors, timers } = await stats();
     const come = async (count: number, hosts: readonly string[]): Promise<Stats> => {
       const each = count / hosts.length;
       const said = await Promise.all(hosts.map((host) => python(SHORT, [port, each, host], "", 85_000)));
       expect(said.join("")).toBe("done\n".repeat(hosts.length));
-      return settled(({ info }) => info.running === 0);
+      const flat = (now: Stats): boolean => now.descriptors === descriptors && now.timers === timers;
+      return settled((now) => now.info.running === 0 && flat(now)); // else this takes until the test's time is up
     };
     const before = await come(10_000, ["127.0.1.1", "127.0.1.2"]); // what is compiled and kept once for all is, now
     await come(40_000, ["127.0.1.3", "127.0.1.4"]);
     await come(40_000, ["127.0.1.5", "127.0.1.6"]);
     const after = await come(10_000, ["127.0.1.7", "127.0.1.8"]);
     expect(after.info).toMatchObject({ served: 100_000, failed: 0, refused: 0, bytesRead: 200_000 });
-    expect({ descriptors: after.descriptors, timers: after.timers }).toEqual({
-      descriptors: before.descriptors,
-      timers: before.timers,
-    });
     expect(after.memory - before.memory).toBeLessThan(1 * MB); // 12 bytes for each would be more
     await close();
   }, 90_000);
 });
 
 describe("the slow, the deaf and the rude", () => {
-  test("who sends a byte from time to time is cut at requestTimeout, who sends none at idleTimeout, and others are served", async () => {
-    const { port, settled, stats } = await serving("Answers", { requestTimeout: 600, idleTimeout: 200 });
-    const started = performance.now();
-    const slow = clientsOf(port, 100);
-    const silent = clientsOf(port, 100);
-    const drip = setInterval(() => {
-      for (const { socket } of slow) if (socket.writable) socket.write("x");
-    }, 50);
-    onTestFinished(() => clearInterval(drip));
-    const cut = async (clients: readonly Client[]): Promise<number> => {
-      expect(new Set(await Promise.all(clients.map(({ over }) => over)))).toEqual(new Set(["ECONNRESET"]));
-      return performance.now() - started;
-    };
-    const whenSilent = cut(silent);
-    const whenSlow = cut(slow);
-    for (let i = 0; i < 20; i++) expect(await askOnce(port, "hello")).toBe("HELLO");
-    expect(await whenSilent).toBeGreaterThan(190);
-    expect(await whenSlow).toBeGreaterThan(590);
-    expect(performance.now() - started).toBeLessThan(5_000); // measured: 700 ms; the machine may be busy
-    await settled(({ info }) => info.running === 0);
-    expect((await stats()).events).toMatchObject({
-      "timeout requestTimeout": 100,
-      "timeout idleTimeout": 100,
+  for (const [who, limit, drips] of [
+    ["who sends a byte from time to time is cut at requestTimeout", "requestTimeout", true],
+    ["who sends none is cut at idleTimeout", "idleTimeout", false],
+  ] as const) {
+    test(`${who}, while others are served`, async () => {
+      const { port, settled } = await serving("Answers", { [limit]: 400 });
+      const started = performance.now();
+      const slow = clientsOf(port, 100);
+      const drip = setInterval(() => {
+        for (const { socket } of slow) if (drips && socket.writable) socket.write("x");
+      }, 50);
+      onTestFinished(() => clearInterval(drip));
+      const cut = Promise.all(slow.map(({ over }) => over)).then((how) => ({
+        how,
+        time: performance.now() - started,
+      }));
+      for (let i = 0; i < 20; i++) expect(await askOnce(port, "hello")).toBe("HELLO");
+      const { how, time } = await cut;
+      expect(new Set(how)).toEqual(new Set(["ECONNRESET"]));
+      expect(time).toBeGreaterThan(390);
+      expect(time).toBeLessThan(5_000); // measured: 450 ms, and 650; the machine may be busy
+      const { events } = await settled(({ info }) => info.running === 0);
+      expect(events).toMatchObject({ [`timeout ${limit}`]: 100 });
     });
-  });
+  }
 
   test("peers that ask and never read, and such as are flooded, hold no memory worth the name; others are served", async () => {
     for (const handler of ["Answers", "Floods"] as const) {
@@ -273,10 +272,10 @@ describe("the slow, the deaf and the rude", () => {
   });
 
   test("resets at every stage cost their own requests, and leave nothing", async () => {
-    const { port, settled, close } = await serving("Greets");
+    const { port, stats, settled, close } = await serving("Greets");
+    const { descriptors, timers } = await stats();
     const stays = clientsOf(port, 1)[0] as Client;
     expect(await stays.line()).toBe("ready");
-    const before = await settled(({ info }) => info.running === 1);
     const stages: readonly ((client: Client) => Promise<unknown>)[] = [
       async () => {}, // before it is connected
       ({ socket }) => once(socket, "connect"),
@@ -313,9 +312,9 @@ describe("the slow, the deaf and the rude", () => {
       );
     }
     expect(await askOnce(port, "still")).toBe("ready");
-    const after = await settled(({ info }) => info.running === 1);
-    expect([after.descriptors, after.timers]).toEqual([before.descriptors, before.timers]);
+    await settled(({ info }) => info.running === 1);
     stays.socket.end();
+    await settled((now) => now.descriptors === descriptors && now.timers === timers);
     const { events } = await close();
     expect(events.stuck).toBe(undefined);
     expect(events.begin).toBe(events.end);
@@ -345,7 +344,7 @@ describe("the most that a process may have", () => {
     expect(full.events).toMatchObject({ begin: held.length, "refused descriptors": refused.length });
     expect(full.descriptors).toBeLessThan(128);
     for (const { socket } of held) socket.end();
-    await settled(({ info }) => info.running === 0);
+    await settled((now) => now.info.running === 0 && now.descriptors < full.descriptors - held.length + 5);
     const again = clientsOf(port, 50);
     for (const client of again) expect(await client.line()).toBe("ready");
   });

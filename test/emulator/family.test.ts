@@ -27,8 +27,11 @@ import {
   type Datagram,
   DatagramRequestHandler,
   type InternetAddress,
+  SO_RCVBUF,
+  SO_REUSEADDR,
   SOCK_DGRAM,
   SOCK_STREAM,
+  SOL_SOCKET,
   type SockletEvent,
   StreamRequestHandler,
   ThreadingMixIn,
@@ -161,6 +164,59 @@ test("each has its family and type, and no descriptor before it is bound", () =>
     if (!name.includes("Datagram")) expect(server.fileno()).toBe(-1);
   }
   expect(new TCPServer("[::1]:0", Upper).addressFamily).toBe(AF_INET6);
+});
+
+test("what each listens with is a socket, with a descriptor and options", async () => {
+  for (const [Server, Handler, at] of [
+    [TCPServer, Upper, "127.0.0.1:0"],
+    [ThreadingUDPServer, UpperDatagram, "udp://127.0.0.1:0"],
+    [UnixStreamServer, Upper, `unix:${newPath()}`],
+  ] as const) {
+    const server = new (Server as unknown as new (...of: unknown[]) => TCPServer)(at, Handler);
+    onTestFinished(() => server.serverClose());
+    server.socket.setsockopt(SOL_SOCKET, SO_RCVBUF, 50_000);
+    const address = await server.listen();
+    expect(server.fileno()).toBeGreaterThan(2);
+    expect(server.socket.getsockname()).toEqual(address);
+    expect(server.socket.getsockopt(SOL_SOCKET, SO_RCVBUF)).toBe(100_000); // Linux doubles it
+    await server.serverClose();
+    expect(server.fileno()).toBe(-1);
+  }
+});
+
+test("allowReuseAddress: of TCP as Node has it unless it is switched off, of UDP two may have one port", async () => {
+  for (const reuse of [true, false]) {
+    const server = new TCPServer("127.0.0.1:0", Upper);
+    onTestFinished(() => server.serverClose());
+    server.allowReuseAddress = reuse;
+    await server.listen();
+    expect(server.socket.getsockopt(SOL_SOCKET, SO_REUSEADDR)).toBe(Number(reuse));
+    const first = new UDPServer("udp://127.0.0.1:0", UpperDatagram, { allowReuseAddress: reuse });
+    onTestFinished(() => first.serverClose());
+    const { port } = (await first.listen()) as InternetAddress;
+    const second = new UDPServer(`udp://127.0.0.1:${port}`, UpperDatagram, { allowReuseAddress: reuse });
+    onTestFinished(() => second.serverClose());
+    expect(await codeOf(second.listen().then((address) => (address as InternetAddress).port))).toBe(
+      reuse ? `no error, but ${port}` : "EADDRINUSE",
+    );
+  }
+});
+
+test("a Unix sender without a name has no address, and a reply to it is an error that says so", async () => {
+  const failed = Promise.withResolvers<SockletEvent>();
+  const path = newPath();
+  const server = new UnixDatagramServer(`unix:${path}`, UpperDatagram, {
+    onEvent: (event) => event.type === "error" && failed.resolve(event),
+  });
+  onTestFinished(() => server.serverClose());
+  await server.listen();
+  void server.serveForever();
+  await using client = await createDatagramConnection(`unix:${path}`);
+  await client.send("hello");
+  expect(await failed.promise).toMatchObject({ address: null, error: { code: "ENOTCONN" } });
+  expect(((await failed.promise) as { error: Error }).error.message).toMatch(
+    /no name to reply to: it must bind one/,
+  );
 });
 
 describe("the file of a Unix server", () => {
