@@ -200,6 +200,12 @@ class NodeTransport implements StreamTransport, Taker {
   abort(): void {
     const socket = this.#socket;
     if (socket.destroyed) return;
+    // While our end is on its way libuv refuses a reset, and Node then never closes the descriptor, nor can the process
+    // end (Node 24). It is a matter of one turn: what was written has left.
+    if (socket.writableEnded && !socket.writableFinished && socket.writableLength === 0) {
+      socket.once("finish", () => this.abort());
+      return;
+    }
     try {
       socket.resetAndDestroy();
     } catch {
