@@ -17,9 +17,8 @@ import { SocketError } from "../core/errors.ts";
 import type { SockletEvent } from "../core/events.ts";
 import type { StreamSocket } from "../core/socket.ts";
 import { lazy } from "./builtin.ts";
-import { listenerUrl } from "./serve.ts";
 import { networkError } from "./stream-socket.ts";
-import type { TCPServer } from "./tcp.ts";
+import { listenerUrl, type TCPServer } from "./tcp.ts";
 
 export { ListenerLog, LocalPlane, listenerInfo }; // what serve.ts loads with this
 

@@ -1,6 +1,6 @@
 /** Serves an app's listeners on real sockets. */
 
-import { type Address, type Endpoint, formatAddress, type InternetAddress } from "../core/address.ts";
+import type { Endpoint, InternetAddress } from "../core/address.ts";
 import { type App, isApp, type Listener, type Serving as Serves } from "../core/app.ts";
 import type { Datagram } from "../core/datagram.ts";
 import { SocketError } from "../core/errors.ts";
@@ -17,7 +17,7 @@ import {
   ForkingUnixStreamServer,
 } from "./forking.ts";
 import { FileStorage } from "./storage.ts";
-import { TCPServer, ThreadingTCPServer } from "./tcp.ts";
+import { listenerUrl, TCPServer, ThreadingTCPServer } from "./tcp.ts";
 import { ThreadingUDPServer, UDPServer } from "./udp.ts";
 import {
   ThreadingUnixDatagramServer,
@@ -89,10 +89,6 @@ const SERVERS = {
 type AnyServer<Context> = BaseServer<StreamSocket, Context> | BaseServer<Datagram, Context>;
 // biome-ignore lint/suspicious/noExplicitAny: which handler and options fit which server `defineApp` has checked
 type AnyServerClass<Context> = new (endpoint: Endpoint, handler: any, options: any) => AnyServer<Context>;
-
-/** Where a listener is: `tcp://127.0.0.1:7007`, `unix:/run/name`. */
-export const listenerUrl = (scheme: "tcp" | "udp" | "unix", address: Address | null): string =>
-  `${address?.family === "unix" ? "" : `${scheme}://`}${formatAddress(address)}`;
 
 const serverOf = <Context>(
   { name, handler, endpoint, carries, serve }: Listener<Context>,

@@ -48,6 +48,10 @@ const SERVERS = {
   unix: "a UnixStreamServer or a UnixDatagramServer",
 } as const;
 
+/** Where a listener is: `tcp://127.0.0.1:7007`, `unix:/run/name`. */
+export const listenerUrl = (scheme: "tcp" | "udp" | "unix", address: Address | null): string =>
+  `${address?.family === "unix" ? "" : `${scheme}://`}${formatAddress(address)}`;
+
 /** Options of a TCP server. */
 export interface TCPServerOptions<Context> extends ServerOptions<Context>, ListenOptions {
   /** Limits and times of each connection. */
