@@ -61,6 +61,8 @@ export interface BenchCase {
   /** The first is what all are compared with. */
   readonly contenders: readonly Contender[];
   readonly goals: readonly Goal[];
+  /** What bounds it, and what was tried: told where a goal is missed. */
+  readonly bounds?: string;
   /** How many rounds, for one that others get. Default 1. */
   readonly share?: number;
   /** A point of a plot. */
@@ -133,6 +135,29 @@ const respOnNode: readonly Contender[] = [
 
 // ---------------------------------------------------------------------------------------------------- the cases
 
+const BOUNDS = {
+  echo: `two system calls are four fifths of a message, the same two as bare Node's. What Socklet adds is the handler's two promises
+  and the way through reader and writer, 2 to 3 µs. Reading by \`onread\` into one common buffer (emulator/intake.ts) took the CPU from
+  1.5 times bare Node's to what stands here.`,
+  many: `a connection has 5 KiB of objects that a message touches, bare Node's 1 KiB: with 500 of them that is 2.5 MB, five times the
+  second-level cache of this machine. Tried, and no better: other sizes of the collector's young generation (1, 2, 4 and 64 MiB). Fewer
+  objects a connection was better, and is what is left to do.`,
+  bulk: `memory that \`recv()\` gives is the caller's for good, so each read takes it anew, as bare Node's does, and the collector runs
+  each 64 MiB. Reads of 256 KiB in place of 64 took the CPU from 1.65 times bare Node's to level. \`recvInto()\` takes no memory, and
+  copies once: Node has no way to name the buffer of the next read before it has come.`,
+  udp: `three quarters of a datagram are the system call and \`node:dgram\`. Socklet adds a handler, its bookkeeping and the hooks in
+  CPython's order: 0.8 µs without the network, a third of it the memory that they take.`,
+  connect: `a connection has a reader, a writer, a transport, a handler and three timers that bare Node's echo does without; the close
+  waits for its end, and lingers. Tried: fewer closures and no memory before it is needed, 0.2 less of the CPU ratio.`,
+  idle: `see above: the objects of a connection. Buffers it holds none, but 256 bytes of its writer's.`,
+  start: `before, 3.2 times. Node's modules are loaded when they are used, the package is few files, koffi and the control plane are
+  loaded when they are needed. What is left is V8's parsing of 270 KB (10 ms), their set-up (5 ms) and linking (4 ms). Minifying them gains
+  nothing. An entry of TCP servers alone was up in 1.16 times; \`NODE_COMPILE_CACHE\` gives 1.08.`,
+  download: `\`recv()\` may not wait for a whole MiB as \`readAtLeast(1 MiB)\` does, and memory that its caller keeps costs 100 µs a
+  MiB beside the copy. One buffer that grows to 1 MiB, from which what is read is lent, took the CPU from 1.4 times that of a BYOB loop
+  by hand to level.`,
+} as const;
+
 const least = (of: string, least: number, against = "bare"): Goal => ({ of, against, least });
 
 const echo = (connections: number, goal: number): BenchCase => ({
@@ -143,6 +168,7 @@ const echo = (connections: number, goal: number): BenchCase => ({
   load: { mode: "echo", connections, size: 64 },
   contenders: [bare("echo"), socklet("echo"), ...peers("echo")],
   goals: [least("socklet", goal)],
+  bounds: connections < 100 ? BOUNDS.echo : BOUNDS.many,
 });
 
 const bulk = (connections: number, goal: number): BenchCase => ({
@@ -158,6 +184,7 @@ const bulk = (connections: number, goal: number): BenchCase => ({
     ...peers("echo"),
   ],
   goals: [least("socklet", goal), least("into", goal)],
+  bounds: BOUNDS.bulk,
 });
 
 const resp = (pipeline: number, goals: readonly Goal[]): BenchCase => ({
@@ -196,6 +223,7 @@ const udp: BenchCase = {
     ...peers("udp"),
   ],
   goals: [least("socklet", 1), least("wfile", 1)],
+  bounds: BOUNDS.udp,
 };
 
 const growing = (
@@ -231,6 +259,7 @@ export const cases: readonly BenchCase[] = [
   {
     ...echo(50, 0.9),
     name: "connect",
+    bounds: BOUNDS.connect,
     title: "connections a second, a message each",
     unit: "connection",
     load: { mode: "connect", connections: 50, size: 64 },
@@ -238,6 +267,7 @@ export const cases: readonly BenchCase[] = [
   {
     ...echo(50, 0),
     name: "idle",
+    bounds: BOUNDS.idle,
     title: "memory of an idle connection",
     figure: "idleKiB",
     unit: "connection",
@@ -247,6 +277,7 @@ export const cases: readonly BenchCase[] = [
   },
   {
     name: "start",
+    bounds: BOUNDS.start,
     title: "start: import a server class, listen",
     figure: "startMs",
     unit: "start",
@@ -290,6 +321,7 @@ export const cases: readonly BenchCase[] = [
   },
   {
     name: "workerd-download",
+    bounds: BOUNDS.download,
     title: "workerd, outbound: download",
     figure: "rate",
     unit: "MiB",

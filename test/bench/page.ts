@@ -71,7 +71,20 @@ function goals({ cases }: Results): string {
   return `A goal is met when the median of the ratios reaches it, and the CPU for a unit of work does not speak against it (its
 whole interval worse than the goal allows). ${sentence}
 
-${rowsOf([["work", "program", "goal", "ratio [95 %]", "CPU ratio [95 %]", ""], ...rows])}`;
+${rowsOf([["work", "program", "goal", "ratio [95 %]", "CPU ratio [95 %]", ""], ...rows])}${bounds(
+  missed.map(({ bench }) => bench),
+)}`;
+}
+
+/** What bounds those that were missed, and what was tried. */
+function bounds(missed: readonly CaseResult[]): string {
+  const told = new Map<string, string[]>();
+  for (const { title, bounds } of new Set(missed)) {
+    if (bounds !== undefined) told.set(bounds, [...(told.get(bounds) ?? []), title]);
+  }
+  if (told.size === 0) return "";
+  const items = [...told].map(([bounds, titles]) => `- **${capital(listed(titles))}**: ${bounds}`);
+  return `\n\nWhat bounds those that are missed, and what was tried (CPU ratios of the day it was done):\n\n${items.join("\n")}`;
 }
 
 // --------------------------------------------------------------------------------------------------- the field
