@@ -40,6 +40,7 @@ await bundle.write({
   format: "esm",
   sourcemap: true,
   minify: "dce-only",
+  minifyInternalExports: false,
   comments: { legal: false, jsdoc: false },
   entryFileNames: "[name].js",
   chunkFileNames: ({ name }) => (name.includes("/") ? "[name].js" : "chunks/[name].js"),

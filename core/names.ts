@@ -119,6 +119,9 @@ export type NameFailure = keyof typeof REASONS;
 /** `code`, where it is a reason of the table. */
 export const isNameFailure = (code: string): code is NameFailure => Object.hasOwn(REASONS, code);
 
+/** glibc's number of a reason, as CPython's `gaierror` has it. */
+export const nameErrno = (reason: NameFailure): number => REASONS[reason][0];
+
 /** What says that `name` was not resolved, and why: the reason's number is its `errno`. */
 export const nameError = (
   reason: NameFailure,

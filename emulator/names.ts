@@ -258,9 +258,12 @@ const chainOf = async (name: string): Promise<readonly [hostname: string, aliase
   return [hostname, aliases.reverse()];
 };
 
-/** What the system says of a name. Node's `ENOTFOUND` is `EAI_NONAME` and `EAI_NODATA`; its number tells which. */
-const systemError = (error: unknown, name: string): SocketError => {
+/** Why the system knows no such name. Node's `ENOTFOUND` is `EAI_NONAME` and `EAI_NODATA`; its number tells which. */
+export const nameFailure = (error: unknown): names.NameFailure => {
   const { errno, code = "" } = error as NodeJS.ErrnoException;
   const reason = typeof errno === "number" ? getSystemErrorName(errno) : code;
-  return names.nameError(names.isNameFailure(reason) ? reason : "EAI_FAIL", name, { cause: error });
+  return names.isNameFailure(reason) ? reason : "EAI_FAIL";
 };
+
+const systemError = (error: unknown, name: string): SocketError =>
+  names.nameError(nameFailure(error), name, { cause: error });

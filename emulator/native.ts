@@ -12,6 +12,7 @@
 import type dgram from "node:dgram";
 import net from "node:net";
 import { type Address, inetNtop, inetPton, type UnixAddress } from "../core/address.ts";
+import * as constants from "../core/constants.ts";
 import {
   AF_INET,
   AF_INET6,
@@ -615,7 +616,12 @@ export class Kernel implements KernelSocket {
     }
     const fd = this.#open();
     if (fd >= 0 && this.#libc !== null) {
-      const value = this.#libc.getsockopt(fd, level, name, length ?? 4);
+      let value: Uint8Array;
+      try {
+        value = this.#libc.getsockopt(fd, level, name, length ?? 4);
+      } catch (error) {
+        throw optionError(error, level, name);
+      }
       return length === undefined ? integer(value) : value;
     }
     const known = this.#plain.get(level, name);
@@ -630,8 +636,14 @@ export class Kernel implements KernelSocket {
       throw new TypeError("the value of an option is an integer, a boolean or a Uint8Array");
     }
     const fd = this.#open();
-    if (fd >= 0 && this.#libc !== null) this.#libc.setsockopt(fd, level, name, bytes);
-    else if (!this.#plain.set(level, name, bytes)) neededLibc(optionName(level, name), null);
+    try {
+      if (fd >= 0 && this.#libc !== null) this.#libc.setsockopt(fd, level, name, bytes);
+      else if (!this.#plain.set(level, name, bytes)) neededLibc(optionName(level, name), null);
+    } catch (error) {
+      throw (error as SocketError).code === "ERR_UNSUPPORTED"
+        ? error
+        : optionError(error, level, name, bytes);
+    }
     this.#given.add(optionKey(level, name));
   }
 
@@ -694,7 +706,38 @@ export class Kernel implements KernelSocket {
 }
 
 const optionKey = (level: number, name: number): string => `${level} ${name}`;
-const optionName = (level: number, name: number): string => `the option ${name} at level ${level}`;
+
+const LEVELS: Readonly<Record<number, readonly [level: string, names: string]>> = {
+  [SOL_SOCKET]: ["SOL_SOCKET", "SO_"],
+  [SOL_IP]: ["SOL_IP", "IP_"],
+  [SOL_TCP]: ["SOL_TCP", "TCP_"],
+  [IPPROTO_IPV6]: ["IPPROTO_IPV6", "IPV6_"],
+};
+
+/** An option as who reads an error knows it: `SO_SNDBUF (7) at SOL_SOCKET (1)`. */
+const optionName = (level: number, name: number): string => {
+  const [levelName, prefix] = LEVELS[level] ?? [];
+  const found = Object.entries(constants).find(
+    ([one, value]) => value === name && one.startsWith(prefix ?? " "),
+  );
+  const said = found === undefined ? `the option ${name}` : `${found[0]} (${name})`;
+  return `${said} at ${levelName === undefined ? `level ${level}` : `${levelName} (${level})`}`;
+};
+
+/** What the kernel said of an option, with its name. */
+const optionError = (error: unknown, level: number, name: number, value?: Uint8Array): unknown => {
+  if (!(error instanceof SocketError)) return error;
+  const { code, cause } = error;
+  const own = optionName(level, name);
+  const given = value?.length === 4 ? integer(value) : `${value?.length} bytes`;
+  if (code === "EINVAL" && value !== undefined)
+    return new SocketError(code, `${own} cannot be ${given}`, { cause });
+  if (code === "ENOPROTOOPT") {
+    const how = value === undefined ? "read" : "set";
+    return new SocketError(code, `${own} is none that can be ${how} of this socket`, { cause });
+  }
+  return new SocketError(code, `${own}: ${error.message.slice(code.length + 2)}`, { cause });
+};
 
 const checkOption = (level: number, name: number): void => {
   for (const [what, value] of [

@@ -125,8 +125,6 @@ const resolve = async (endpoint: Endpoint, family: number): Promise<Address> => 
 /** What bind(2) says, with a remedy. */
 const bindError = (error: unknown, address: Address, said: string): SocketError => {
   const { code } = error as { readonly code?: string };
-  if (code === "EINVAL")
-    return new SocketError("EINVAL", "the socket has an address already", { address: said, cause: error });
   if (address.family === "unix" && (code === "ENOENT" || code === "EACCES")) {
     // libuv has one code for both.
     const folder = dirname(address.path);
@@ -577,17 +575,20 @@ class KernelDatagrams implements DatagramTransport {
   readonly #libc: Libc;
   readonly #family: number;
   readonly #fd: number;
+  readonly #adopted: boolean;
   #sink: DatagramSink | null = null;
-  #unwatch: (() => void) | null = null;
+  #unwatch: (() => void) | null = null; // from the moment on when something can come: until then it keeps no process alive
   #binding = false;
   #delayed = 0; // datagrams that wait for the kernel's room
   #last: Promise<void> = DONE; // when the last of them is sent
   #open = true;
 
-  constructor(libc: Libc, kind: Kind, fd: number) {
+  /** `adopted`: the descriptor was made elsewhere, and may be bound. */
+  constructor(libc: Libc, kind: Kind, fd: number, adopted: boolean) {
     this.#libc = libc;
     this.#family = kind.family;
     this.#fd = fd;
+    this.#adopted = adopted;
     this.kernel = datagramKernel(libc, kind, fd, () => this.#letGo());
   }
 
@@ -597,7 +598,7 @@ class KernelDatagrams implements DatagramTransport {
 
   start(sink: DatagramSink): void {
     this.#sink = sink;
-    this.#unwatch = this.#libc.watch(this.#fd, () => this.#receive());
+    if (this.#adopted) this.#hear();
   }
 
   async bind(endpoint: Endpoint): Promise<void> {
@@ -610,8 +611,12 @@ class KernelDatagrams implements DatagramTransport {
       try {
         this.#libc.bind(this.#fd, at, said);
       } catch (error) {
-        throw bindError(error, at, said);
+        const bound = this.#unwatch !== null && (error as SocketError).code === "EINVAL";
+        throw bound
+          ? new SocketError("EINVAL", "the socket has an address already")
+          : bindError(error, at, said);
       }
+      this.#hear();
     } finally {
       this.#binding = false;
     }
@@ -623,6 +628,7 @@ class KernelDatagrams implements DatagramTransport {
 
   async connect(address: Address): Promise<void> {
     this.#libc.connect(this.#fd, address, formatAddress(address));
+    this.#hear();
   }
 
   send(bytes: Uint8Array, address: Address, flags: number, wait?: { readonly over: boolean }): Promise<void> {
@@ -633,6 +639,7 @@ class KernelDatagrams implements DatagramTransport {
       const send = (): boolean => {
         this.#mustBeOpen();
         if (wait?.over) throw new SocketError("ETIMEDOUT");
+        this.#hear(); // the kernel binds it
         return this.#libc.sendto(this.#fd, later, flags & MSG_DONTROUTE, to, said) !== null;
       };
       if (this.#delayed === 0 && send()) return DONE;
@@ -667,6 +674,10 @@ class KernelDatagrams implements DatagramTransport {
     });
     this.#last = sent.catch(ignore);
     return sent;
+  }
+
+  #hear(): void {
+    this.#unwatch ??= this.#libc.watch(this.#fd, () => this.#receive());
   }
 
   #receive(): void {
@@ -822,7 +833,7 @@ export const kernelDatagrams = (kind: Kind, fileno = -1): DatagramTransport | nu
   const calls = libc();
   if (!calls?.watches) return null;
   const fd = fileno >= 0 ? fileno : calls.socket(kind.family, SOCK_DGRAM, kind.proto);
-  return new KernelDatagrams(calls, kind, fd);
+  return new KernelDatagrams(calls, kind, fd, fileno >= 0);
 };
 
 const datagrams = (kind: Kind, fileno: number): DatagramTransport => {

@@ -9,6 +9,7 @@ import net from "node:net";
 import type { Address } from "../core/address.ts";
 import { AF_INET, AF_INET6, AF_UNIX, SOCK_STREAM } from "../core/constants.ts";
 import { SocketError } from "../core/errors.ts";
+import { nameErrno } from "../core/names.ts";
 import {
   type Capabilities,
   type KernelSocket,
@@ -21,6 +22,7 @@ import {
 import type { Data, Lender } from "../core/stream.ts";
 import { lazy } from "./builtin.ts";
 import { IntakeSocket, type Taker } from "./intake.ts";
+import { nameFailure } from "./names.ts";
 import { drained, Kernel, PlainStreamOptions, socketHolder, type UnixNames } from "./native.ts";
 
 const FULL = 64 * 1024; // bytes that wait in Node before a writer must wait: the socket's own high-water mark
@@ -198,6 +200,12 @@ class NodeTransport implements StreamTransport, Taker {
   abort(): void {
     const socket = this.#socket;
     if (socket.destroyed) return;
+    // While our end is on its way libuv refuses a reset, and Node then never closes the descriptor, nor can the process
+    // end (Node 24). It is a matter of one turn: what was written has left.
+    if (socket.writableEnded && !socket.writableFinished && socket.writableLength === 0) {
+      socket.once("finish", () => this.abort());
+      return;
+    }
     try {
       socket.resetAndDestroy();
     } catch {
@@ -293,6 +301,7 @@ export const networkError = (error: unknown, address: string): SocketError => {
     return new SocketError("ERR_NAME", `the name in ${address} could not be resolved (${code})`, {
       address,
       cause: error,
+      errno: nameErrno(nameFailure(first)),
     });
   }
   if (code === "EAGAIN") {

@@ -298,9 +298,15 @@ export const cases: readonly BenchCase[] = [
       workerd("atleast", "hand", "download-atleast", "bare workerd, `readAtLeast(1 MiB)` by hand"),
       workerd("byob", "hand", "download-byob", "bare workerd, BYOB 256 KiB by hand"),
       workerd("bare", "bare", "download-default", "bare workerd, the default reader"),
-      onWorkerd("download"),
+      onWorkerd("download", "socklet", "Socklet, `recv()`"),
+      onWorkerd("download-into", "into", "Socklet, `recvInto()`"),
     ],
-    goals: [least("socklet", 0.9, "atleast"), least("socklet", 0.9, "byob")],
+    goals: [
+      least("socklet", 0.9, "atleast"),
+      least("socklet", 0.9, "byob"),
+      least("into", 0.9, "atleast"),
+      least("into", 0.9, "byob"),
+    ],
   },
 
   half("latency-tcp", "TCP echo, 64 B, 50 connections, at half of what bare Node does", echo(50, 1)),

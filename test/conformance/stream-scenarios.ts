@@ -96,6 +96,7 @@ const drainAll = async (socket: StreamSocket): Promise<string | null> => {
   }
 };
 
+const EMPTY = new Uint8Array(0);
 const BOUND = 32 * MiB; // far above what kernels and runtimes buffer, far below what is sent
 
 export const streamScenarios: readonly StreamScenario[] = [
@@ -398,6 +399,30 @@ export const streamScenarios: readonly StreamScenario[] = [
       return socket.recv();
     },
     sees: { served: 2 * MiB, peer: null },
+  },
+  {
+    name: "recvInto of every size gives just those bytes, also between other reads",
+    served: async (request) => {
+      const arrays = [1, 100, 5000, 65_536, 300_000, MiB].map((size) => new Uint8Array(size));
+      let at = 0;
+      for (let i = 0; ; i++) {
+        const array = arrays[i % arrays.length] as Uint8Array;
+        const size = await request.recvInto(array);
+        const bytes = size === null ? null : i % 5 === 4 ? await request.recv() : EMPTY;
+        if (size === null || bytes === null) return at + (size ?? 0);
+        for (const read of [array.subarray(0, size), bytes]) {
+          const wrong = read.findIndex((byte, j) => byte !== byteAt(at + j));
+          if (wrong >= 0) return `wrong at ${at + wrong}`;
+          at += read.length;
+        }
+      }
+    },
+    peer: async (socket) => {
+      await sendPattern(socket, 3 * MiB, (i) => [1, 3000, 500_000, 17, 128 * KiB][i % 5] as number);
+      await socket.shutdown(SHUT_WR);
+      return socket.recv();
+    },
+    sees: { served: 3 * MiB, peer: null },
   },
   {
     name: "a read that times out leaves the stream usable",

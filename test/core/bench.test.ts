@@ -422,7 +422,7 @@ describeWith(["cc"], "the load", () => {
     const { totalOperations, errors } = JSON.parse(honest.stdout.toString());
     expect(totalOperations).toBeGreaterThan(0);
     expect(errors).toBe(0);
-    const lying = await load(liar(mode === "connect" ? 0 : 2000, reply), mode, ...args);
+    const lying = await load(liar(mode === "connect" ? 0 : 200, reply), mode, ...args);
     expect(lying.code).toBe(1);
     expect(lying.stderr).toMatch(/expected [0-9a-f ]+, got/);
   });

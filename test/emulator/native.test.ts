@@ -241,7 +241,7 @@ describe("koffi", () => {
     const { said } = await child(source, { cwd: folder, from: "./emulator/socket.ts" }).ended;
     expect(said.split("\n")).toEqual([
       "without",
-      "ERR_UNSUPPORTED: the option 2 at level 0 needs the package koffi: npm install koffi",
+      "ERR_UNSUPPORTED: IP_TTL (2) at SOL_IP (0) needs the package koffi: npm install koffi",
       "ERR_UNSUPPORTED: a descriptor before bind() and connect() needs the package koffi: npm install koffi",
       "ERR_UNSUPPORTED: a Unix datagram socket needs the package koffi: npm install koffi (node-unix-socket serves UnixDatagramServer alone)",
       "",
@@ -747,6 +747,23 @@ s.recv(1)
   });
 
   describe("UDP", () => {
+    test("a socket that nothing can reach is no reason for a process to live; one that is bound is", async () => {
+      const source = `
+        const fresh = socket(AF_INET, 2);
+        process.once("beforeExit", async () => {
+          print("nothing to wait for");
+          await fresh.bind("127.0.0.1:0");
+          const other = socket(AF_INET, 2);
+          fresh.recv().then(async () => { print("heard"); await fresh.close(); await other.close(); });
+          setTimeout(() => other.sendto("x", fresh.getsockname()), 20).unref();
+        });`;
+      expect(await child(source, { native }).ended).toEqual({
+        status: 0,
+        said: "nothing to wait for\nheard\n",
+        errors: "",
+      });
+    });
+
     test.each([
       ["IPv4", AF_INET],
       ["IPv6", AF_INET6],

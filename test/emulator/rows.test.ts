@@ -1,8 +1,12 @@
 /** Each row of the socket module on Node, with koffi and without; and the page that is made of them. */
 
-import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { mkdirSync, rmSync, writeFileSync } from "node:fs";
+import { text } from "node:stream/consumers";
+import { afterAll, beforeAll, describe, expect, onTestFinished, test } from "vitest";
 import { type NodePlace, nodePlace, nodeRows } from "../rows/node.ts";
-import { socketModulePage } from "../rows/page.ts";
+import { EXAMPLE, PRINTS, socketModulePage } from "../rows/page.ts";
 import { rows } from "../rows/rows.ts";
 import { workerRows } from "../rows/worker.ts";
 
@@ -42,6 +46,19 @@ test("they are S1 to S54, each once; one without a test has no page", () => {
   expect(() => socketModulePage(more)).toThrow(
     /row S99 \(`nothing`\) has no test in .*node\.ts and worker\.ts/,
   );
+});
+
+test("its example prints what it says", async () => {
+  const folder = `.tsc/module-${process.pid}`; // in the repository, where `socklet` is this package
+  mkdirSync(folder, { recursive: true });
+  onTestFinished(() => rmSync(folder, { recursive: true, force: true }));
+  writeFileSync(`${folder}/example.ts`, EXAMPLE);
+  const stdio = ["ignore", "pipe", "inherit"] as const;
+  const program = spawn(process.execPath, ["--conditions=socklet:source", `${folder}/example.ts`], {
+    stdio: [...stdio],
+  });
+  const said = text(program.stdout as NodeJS.ReadableStream);
+  expect([await once(program, "close"), await said]).toEqual([[0, null], PRINTS]);
 });
 
 test("docs/socket-module.md is what the rows say (npm run docs writes it)", async () => {

@@ -1,10 +1,12 @@
 /** The life of a server: on real sockets, and in memory where both can. Waits are for events, never for time. */
 
+import { readlinkSync } from "node:fs";
 import net from "node:net";
 import {
   type Address,
   type BaseServer,
   DatagramRequestHandler,
+  SHUT_WR,
   type SockletEvent,
   StreamRequestHandler,
   type StreamSocket,
@@ -434,6 +436,31 @@ describe("TCP servers on this machine", () => {
     }
     expect(await codeOf(createConnection(address as Address))).toBe("ECONNREFUSED");
   });
+});
+
+describe("abort() just behind shutdown()", () => {
+  const linux = process.platform === "linux";
+  for (let ticks = 0; ticks < 6; ticks++) {
+    test.runIf(linux)(`closes the descriptor, ${ticks} ticks on`, async () => {
+      const server = kept(new ThreadingTCPServer("127.0.0.1:0", Upper));
+      const client = await createConnection((await server.listen()) as Address);
+      const inode = (): string | null => {
+        try {
+          return readlinkSync(`/proc/self/fd/${fd}`);
+        } catch {
+          return null;
+        }
+      };
+      const fd = client.fileno();
+      const opened = inode();
+      void client.shutdown(SHUT_WR);
+      for (let i = 0; i < ticks; i++) await new Promise<void>((resolve) => process.nextTick(resolve));
+      client.abort();
+      // Turns of the event loop, of which one is enough.
+      for (let i = 0; i < 100 && inode() === opened; i++) await new Promise(setImmediate);
+      expect(inode()).not.toBe(opened);
+    });
+  }
 });
 
 describe("dialling from Node", () => {

@@ -6,6 +6,7 @@ import {
   AF_INET6,
   AF_UNIX,
   type BaseSocket,
+  IP_ADD_MEMBERSHIP,
   IP_MULTICAST_IF,
   IP_MULTICAST_LOOP,
   IP_MULTICAST_TTL,
@@ -211,7 +212,7 @@ describe("without", () => {
     }
   };
 
-  const unsupported = (call: () => unknown): void => expect(call).toThrow(/ERR_UNSUPPORTED.*option.*koffi/);
+  const unsupported = (call: () => unknown): void => expect(call).toThrow(/ERR_UNSUPPORTED.* at .*koffi/);
 
   test("a socket tells what it is", async () => {
     const { listener, near } = await connection();
@@ -332,6 +333,32 @@ describe.each([
     expect(() => made.setsockopt(SOL_SOCKET, SO_KEEPALIVE, 2 ** 31)).toThrow(RangeError);
     expect(() => made.setsockopt(SOL_SOCKET, SO_KEEPALIVE, 0.5)).toThrow(TypeError);
     expect(() => made.setsockopt(SOL_SOCKET, SO_KEEPALIVE, "1" as never)).toThrow(TypeError);
+  });
+
+  test("and an option is said by its name, with what is wrong", async () => {
+    const made = closing(socket());
+    const idle = (): void => made.setsockopt(SOL_TCP, TCP_KEEPIDLE, 0);
+    expect(idle).toThrow("EINVAL: TCP_KEEPIDLE (4) at SOL_TCP (6) cannot be 0");
+    const datagrams = closing(socket(AF_INET, SOCK_DGRAM));
+    await datagrams.bind("127.0.0.1:0");
+    const joined = (): void => datagrams.setsockopt(SOL_IP, IP_ADD_MEMBERSHIP, new Uint8Array(8));
+    expect(joined).toThrow("EINVAL: IP_ADD_MEMBERSHIP (35) at SOL_IP (0) cannot be 8 bytes");
+    const set = (level: number, name: number) => () => made.setsockopt(level, name, 1);
+    if (!native) {
+      expect(set(SOL_SOCKET, SO_SNDBUF)).toThrow(
+        /^ERR_UNSUPPORTED: SO_SNDBUF \(7\) at SOL_SOCKET \(1\) needs .* koffi/,
+      );
+      expect(set(77, 9)).toThrow(/^ERR_UNSUPPORTED: the option 9 at level 77 needs .* koffi/);
+      return;
+    }
+    const none = "ENOPROTOOPT: the option 9999 at SOL_TCP (6) is none that can be";
+    expect(set(SOL_TCP, 9999)).toThrow(`${none} set of this socket`);
+    expect(() => made.getsockopt(SOL_TCP, 9999)).toThrow(`${none} read of this socket`);
+    expect(set(SOL_SOCKET, SO_TYPE)).toThrow(
+      "ENOPROTOOPT: SO_TYPE (3) at SOL_SOCKET (1) is none that can be set",
+    );
+    const far = Uint8Array.of(239, 255, 77, 1, 192, 0, 2, 1); // by an interface that is not this machine's
+    expect(() => datagrams.setsockopt(SOL_IP, IP_ADD_MEMBERSHIP, far)).toThrow(code("ENODEV"));
   });
 
   test("and so is a socket that is closed", async () => {

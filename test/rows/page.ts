@@ -18,12 +18,72 @@ const said = (cell: Cell): string => {
 /** A cell of a Markdown table. */
 const escaped = (text: string): string => text.replaceAll("|", "\\|");
 
+/** What a newcomer reads first: a program, and what it prints. The test runs it. */
+export const EXAMPLE = `import { AF_INET, SHUT_WR, SOCK_DGRAM, SOCK_STREAM, SocketError, select } from "socklet";
+import { getservbyname, socket } from "socklet/emulator";
+
+// A connection, both ends.
+await using listener = socket(AF_INET, SOCK_STREAM); // "await using" closes it at the end
+await listener.bind("127.0.0.1:0"); // port 0: the system chooses one
+await listener.listen();
+await using client = socket(); // AF_INET and SOCK_STREAM are the default
+client.settimeout(3_000); // each call that waits longer rejects with ETIMEDOUT
+await client.connect(listener.getsockname()!);
+const [connection] = await listener.accept();
+await client.sendall("Hello\\nand goodbye\\n");
+await client.shutdown(SHUT_WR); // the other end reads the end
+for await (const line of connection.makefile("r")) console.log("line:", line.trimEnd());
+await connection.close();
+
+// Datagrams.
+await using one = socket(AF_INET, SOCK_DGRAM);
+await one.bind("127.0.0.1:0");
+await using other = socket(AF_INET, SOCK_DGRAM);
+await other.sendto("a datagram", one.getsockname()!);
+const [bytes] = await one.recvfrom();
+console.log(new TextDecoder().decode(bytes));
+
+// Not to wait, and what goes wrong.
+one.setblocking(false);
+try {
+  await one.recv();
+} catch (error) {
+  if (!(error instanceof SocketError) || error.code !== "EWOULDBLOCK") throw error;
+  console.log("nothing came:", error.errno);
+}
+const [readable] = await select([one, listener], [], [], 10);
+console.log(readable.length, "ready;", "http is port", getservbyname("http"));
+`;
+
+export const PRINTS = `line: Hello
+line: and goodbye
+a datagram
+nothing came: 11
+0 ready; http is port 80
+`;
+
+/** The headings, each before the row that it begins with. */
+const SECTIONS: Readonly<Record<string, string>> = {
+  S1: "Addresses, names and services",
+  S14: "Addresses as text and bytes",
+  S19: "Byte order",
+  S22: "The socket",
+  S48: "Its names, waits and options",
+};
+
 /** The page of a table: the rows' own. */
 export const socketModulePage = (table = rows): string => {
   for (const row of table) mustBeTested(row);
-  const lines = table.map((row) =>
-    [row.id, row.python, row.name, row.what, said(row.node), said(row.worker)].map(escaped).join(" | "),
-  );
+  const lines = table.flatMap((row) => {
+    const section = SECTIONS[row.id];
+    const heading = [
+      `\n## ${section}\n`,
+      "| | CPython | here | what it does | Node | Worker |",
+      "|---|---|---|---|---|---|",
+    ];
+    const cells = [row.id, row.python, row.name, row.what, said(row.node), said(row.worker)];
+    return [...(section === undefined ? [] : heading), `| ${cells.map(escaped).join(" | ")} |`];
+  });
   return `# The socket module
 
 <!-- Made of test/rows by \`npm run docs\`; change that. -->
@@ -37,10 +97,15 @@ Constants and what is pure come from \`socklet\`; the rest from the entry of the
 \`socklet/worker\` in a Worker. In Node the optional package \`koffi\` (\`npm install koffi\`) adds what Node itself has no word for;
 without it that throws \`ERR_UNSUPPORTED\`, which names the package.
 
-Each cell is shown by a test, in that place: one that works, by doing it; one that cannot, by the error that says so.
+\`\`\`ts
+${EXAMPLE}\`\`\`
 
-| | CPython | here | what it does | Node | Worker |
-|---|---|---|---|---|---|
-${lines.map((line) => `| ${line} |`).join("\n")}
+It prints:
+
+\`\`\`text
+${PRINTS}\`\`\`
+
+Each cell below is shown by a test, in that place: one that works, by doing it; one that cannot, by the error that says so.
+${lines.join("\n")}
 `;
 };

@@ -1,4 +1,4 @@
-// The same on Socklet, as a newcomer writes it. WORK chooses: echo | resp-lines | resp-try | download.
+// The same on Socklet, as a newcomer writes it. WORK chooses: echo | resp-lines | resp-try | download | download-into.
 import { BaseRequestHandler, streamHandler } from "socklet";
 import { createConnection, WorkerServer } from "socklet/worker";
 import { RespSession } from "./resp.ts";
@@ -39,6 +39,16 @@ const handlers = {
     const { address, check } = parseOrder(await rfile.line());
     await using source = await createConnection(address);
     for (let bytes = await source.recv(); bytes !== null; bytes = await source.recv()) check.take(bytes);
+    wfile.write(`${check}\n`);
+  }),
+
+  "download-into": streamHandler(async ({ rfile, wfile }) => {
+    const { address, check } = parseOrder(await rfile.line());
+    await using source = await createConnection(address);
+    const buffer = new Uint8Array(1024 * 1024);
+    for (let size = await source.recvInto(buffer); size !== null; size = await source.recvInto(buffer)) {
+      check.take(buffer.subarray(0, size));
+    }
     wfile.write(`${check}\n`);
   }),
 };
