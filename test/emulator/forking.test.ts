@@ -519,6 +519,18 @@ describe("how many children", () => {
     expect(new Set(pids).size).toBe(2);
   });
 
+  test("two run at the same time: each waits for the other in a loop that awaits nothing", async () => {
+    const folder = await mkdtemp(join(tmpdir(), "forking-"));
+    onTestFinished(() => rm(folder, { recursive: true }));
+    const { address } = await serving({ maxChildren: 2 });
+    const [a, b] = await Promise.all([dial(address), dial(address)]);
+    const [one, other] = [join(folder, "one"), join(folder, "other")];
+    expect(await Promise.all([ask(a, `meet ${one} ${other}`), ask(b, `meet ${other} ${one}`)])).toEqual([
+      "met",
+      "met",
+    ]);
+  });
+
   test("those that have nothing to do are ended, but for the last", async () => {
     const { server, events, address } = await serving({ childIdleTimeout: 20 });
     const sockets = await Promise.all([dial(address), dial(address), dial(address)]);

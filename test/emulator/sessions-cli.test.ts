@@ -311,7 +311,7 @@ describe("socklet sessions", () => {
     expect((await watching.ended).code).toBe(0);
     expect(JSON.parse(await said("end", id, "--json"))).toMatchObject({ id, state: "cut" });
     expect(await said("list", "--limit", 1)).toMatch(/cut/);
-  });
+  }, 60_000); // a dozen processes, one after the other
 
   test("run one, and print its result", async () => {
     const address = `127.0.0.1:${emulator.port}`;

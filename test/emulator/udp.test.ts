@@ -213,7 +213,7 @@ test("a handler that does not wait costs no promise, from the socket's message t
   });
   await new Promise<void>((resolve) => {
     client.on("message", () => {
-      if (++replies < 100) client.send("x");
+      if (++replies < 1_000) client.send("x");
       else {
         hook.disable();
         resolve();
@@ -222,5 +222,5 @@ test("a handler that does not wait costs no promise, from the socket's message t
     });
     client.send("x");
   });
-  expect({ replies, promises }).toEqual({ replies: 100, promises: 0 });
+  expect(promises).toBeLessThan(200); // one for each would be 1 000; what there are is the test runner's own
 });
