@@ -23,15 +23,18 @@ const sources = {
   ],
 };
 
+const TIMEOUT = 60_000; // ms; far above what any test takes, so that a slow machine fails none
+
 export default defineConfig({
   test: {
+    maxWorkers: 2, // many wait for the processes that they started
     projects: [
       {
         resolve: sources,
         test: {
           name: "node",
           include: ["test/{core,emulator,peers}/**/*.test.ts"],
-          testTimeout: 20_000,
+          testTimeout: TIMEOUT,
         },
       },
       {
@@ -41,7 +44,7 @@ export default defineConfig({
           name: "workerd",
           include: ["test/worker/**/*.test.ts"],
           globalSetup: ["./test/worker/node-servers.ts"],
-          testTimeout: 20_000,
+          testTimeout: TIMEOUT,
         },
       },
     ],

@@ -250,7 +250,8 @@ function parseText(text: string): Endpoint {
   checkScheme(scheme, text);
   if (/[\s\p{Cc}]/u.test(authority)) invalid(text, "has white space or a control character in it");
   if (authority.includes("@")) invalid(text, `has a user name before its host; write "host:port"`);
-  if (/[/?#]/.test(authority)) invalid(text, `has a path after its host; write "host:port" alone`);
+  if (/[/?#]/.test(authority))
+    invalid(text, `has a path after its host; write "host:port" alone, or "unix:/path"`);
 
   const bracketed = /^\[([^\]]*)\](.*)$/.exec(authority);
   const colon = bracketed ? authority.length - bracketed[2]!.length : authority.lastIndexOf(":");

@@ -6,7 +6,7 @@
 import { type Address, type AddressLike, type Endpoint, formatAddress, parseAddress } from "./address.ts";
 import { AF_UNIX, POLLERR, POLLHUP, POLLIN, POLLOUT, SO_ERROR, SOL_SOCKET } from "./constants.ts";
 import { errnoOf, SocketError, type SocketErrorCode } from "./errors.ts";
-import type { HandlerClass } from "./handler.ts";
+import { checkKind, type HandlerClass } from "./handler.ts";
 import { checkTime, checkWord } from "./options.ts";
 import { BaseConnector, type EndpointOptions } from "./server.ts";
 import {
@@ -258,6 +258,7 @@ export abstract class StreamConnector<Context = unknown> extends BaseConnector<S
     options: StreamConnectorOptions<Context> = {},
   ) {
     super(RequestHandlerClass, options);
+    checkKind(RequestHandlerClass, "streams", this.constructor.name);
     this.endpoint = dialable(address);
     this.#options = { ...checkConnect(options), stream: settleStream(options.stream) };
   }

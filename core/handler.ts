@@ -57,6 +57,20 @@ export const checkHandler = (Handler: unknown): void => {
   );
 };
 
+/** Throws `TypeError` where `who` serves the one kind of request, and the handler is for the other. */
+export const checkKind = (
+  Handler: { readonly name: string; readonly prototype: unknown },
+  kind: "streams" | "datagrams",
+  who: string,
+): void => {
+  const Unfit = kind === "streams" ? DatagramRequestHandler : StreamRequestHandler;
+  if (!(Handler.prototype instanceof Unfit)) return;
+  const other = kind === "streams" ? "datagrams" : "streams";
+  throw new TypeError(
+    `${Handler.name || "the handler"} extends ${Unfit.name}, which is for ${other}; ${who} has ${kind}`,
+  );
+};
+
 /**
  * Handles one request. CPython's `socketserver.BaseRequestHandler`; override `handle`, and `setup` and `finish`
  * where needed.

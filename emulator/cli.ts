@@ -216,14 +216,21 @@ const loadHandler = async (
 
 // ---- serve ----
 
+// Of a terminal's Ctrl-C npm (11) hands its script one more, a moment after the script's own.
+const twice = process.env.npm_lifecycle_event !== undefined && process.stdin.isTTY;
+const SAME_SIGNAL = 100; // ms; nobody presses it again so soon
+
 /** Serves until a signal, then drains; a second signal aborts what runs. Gives how many requests were cut off. */
 const untilStopped = (server: AppServer, drainTimeout: number): Promise<number> =>
   new Promise((resolve, reject) => {
     let signals = 0;
+    let first = 0; // when it came
     let cut = 0;
     const running = (): number =>
       server.listeners.reduce((sum, listener) => sum + listener.info().running, 0);
     const stop = (signal: NodeJS.Signals): void => {
+      if (twice && performance.now() - first < SAME_SIGNAL) return;
+      first ||= performance.now();
       if (++signals === 2) {
         cut = running();
         server.abort();
@@ -617,7 +624,7 @@ program
   .option("--drain <ms>", "how long running requests may go on after Ctrl-C", milliseconds, 10_000)
   .option("--control-port <port>", "serve the control routes on this port (7100, if it is free)", portNumber)
   .option("--no-control", "serve no control routes")
-  .option("--verbose", "tell every event")
+  .option("--verbose", "tell events of requests, too, not errors alone")
   .action(serve);
 
 program
@@ -635,7 +642,7 @@ program
   )
   .option("--connect-timeout <ms>", "how long the connection may take to open", milliseconds, 10_000)
   .option("--data <folder>", "where the app keeps its bytes", ".socklet/data")
-  .option("--verbose", "tell every event")
+  .option("--verbose", "tell events of requests, too, not errors alone")
   .action(dial);
 
 const sessions = program

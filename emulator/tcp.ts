@@ -23,7 +23,7 @@ import {
 import type { Datagram, DatagramSocket } from "../core/datagram.ts";
 import { SocketError } from "../core/errors.ts";
 import type { SockletEvent } from "../core/events.ts";
-import type { HandlerClass } from "../core/handler.ts";
+import { checkKind, type HandlerClass } from "../core/handler.ts";
 import { ThreadingMixIn } from "../core/mixins.ts";
 import type { ListenOptions } from "../core/options.ts";
 import { BaseServer, type ServerOptions } from "../core/server.ts";
@@ -100,6 +100,11 @@ export class TCPServer<
     options: TCPServerOptions<Context> = {},
   ) {
     super(RequestHandlerClass, options);
+    checkKind(
+      RequestHandlerClass,
+      this.socketType === SOCK_STREAM ? "streams" : "datagrams",
+      this.constructor.name,
+    );
     const endpoint = parseAddress(serverAddress);
     const { scheme } = this;
     const given = endpoint.scheme ?? (scheme === "unix" ? "tcp" : scheme);

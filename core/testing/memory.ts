@@ -7,7 +7,7 @@
 import { type Address, formatAddress } from "../address.ts";
 import { checkDatagramSize, type Datagram, knownSender } from "../datagram.ts";
 import { SocketError } from "../errors.ts";
-import type { HandlerClass } from "../handler.ts";
+import { checkKind, type HandlerClass } from "../handler.ts";
 import { ThreadingMixIn } from "../mixins.ts";
 import { checkCount } from "../options.ts";
 import { BaseServer, type DatagramWay, ServedDatagram, type ServerOptions } from "../server.ts";
@@ -219,6 +219,7 @@ export class MemoryServer<Context = unknown> extends BaseServer<StreamSocket, Co
     options: MemoryServerOptions<Context> = {},
   ) {
     super(RequestHandlerClass, options);
+    checkKind(RequestHandlerClass, "streams", this.constructor.name);
     this.#stream = options.stream ?? {};
   }
 

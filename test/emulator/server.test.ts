@@ -438,6 +438,20 @@ describe("TCP servers on this machine", () => {
   });
 });
 
+test("a handler of the other kind is refused where it is given", () => {
+  class Datagrams extends DatagramRequestHandler {}
+  class Streams extends StreamRequestHandler {}
+  const forDatagrams = "Datagrams extends DatagramRequestHandler, which is for datagrams; ";
+  const forStreams = "Streams extends StreamRequestHandler, which is for streams; ";
+  const refused = [
+    [() => new TCPServer("127.0.0.1:0", Datagrams as never), `${forDatagrams}TCPServer has streams`],
+    [() => new UDPServer("udp://127.0.0.1:0", Streams as never), `${forStreams}UDPServer has datagrams`],
+    [() => new TCPConnector("127.0.0.1:1", Datagrams as never), `${forDatagrams}TCPConnector has streams`],
+    [() => new MemoryServer(Datagrams as never), `${forDatagrams}MemoryServer has streams`],
+  ] as const;
+  for (const [make, said] of refused) expect(make).toThrow(new TypeError(said));
+});
+
 describe("abort() just behind shutdown()", () => {
   const linux = process.platform === "linux";
   for (let ticks = 0; ticks < 6; ticks++) {
