@@ -100,11 +100,6 @@ export class TCPServer<
     options: TCPServerOptions<Context> = {},
   ) {
     super(RequestHandlerClass, options);
-    checkKind(
-      RequestHandlerClass,
-      this.socketType === SOCK_STREAM ? "streams" : "datagrams",
-      this.constructor.name,
-    );
     const endpoint = parseAddress(serverAddress);
     const { scheme } = this;
     const given = endpoint.scheme ?? (scheme === "unix" ? "tcp" : scheme);
@@ -113,6 +108,11 @@ export class TCPServer<
         `${this.constructor.name} listens on ${TAKES[scheme]}; ${formatAddress(endpoint)} is for ${SERVERS[given]}`,
       );
     }
+    checkKind(
+      RequestHandlerClass,
+      this.socketType === SOCK_STREAM ? "streams" : "datagrams",
+      this.constructor.name,
+    );
     this.endpoint = endpoint;
     this.addressFamily =
       endpoint.scheme === "unix" ? AF_UNIX : familyOf(net.isIP(endpoint.hostname || "0.0.0.0"));
