@@ -126,6 +126,49 @@ class Running implements RequestScope {
   }
 }
 
+/**
+ * The requests that run. The last one that began is beside the map: a datagram whose handler does not wait is over
+ * before the next begins, and so costs no entry there.
+ */
+class Requests<Request> {
+  readonly #map = new Map<Request, Running>();
+  #last: Request | undefined;
+  #running: Running | undefined; // of #last
+
+  get size(): number {
+    return this.#map.size + (this.#running === undefined ? 0 : 1);
+  }
+
+  get(request: Request): Running | undefined {
+    return request === this.#last ? this.#running : this.#map.get(request);
+  }
+
+  set(request: Request, running: Running): void {
+    this.all();
+    this.#last = request;
+    this.#running = running;
+  }
+
+  delete(request: Request): void {
+    if (request !== this.#last) {
+      this.#map.delete(request);
+      return;
+    }
+    this.#last = undefined;
+    this.#running = undefined;
+  }
+
+  /** All of them, in the order that they began. */
+  all(): Map<Request, Running> {
+    if (this.#running !== undefined) {
+      this.#map.set(this.#last as Request, this.#running);
+      this.#last = undefined;
+      this.#running = undefined;
+    }
+    return this.#map;
+  }
+}
+
 /** What a server or connector says of itself. */
 export interface EndpointInfo {
   readonly name: string;
@@ -151,7 +194,7 @@ export abstract class BaseEndpoint<Request, Context = unknown> implements Handle
   /** How long `drain()` lets running requests go on before it aborts them, in milliseconds. */
   drainTimeout: number;
 
-  readonly #running = new Map<Request, Running>();
+  readonly #running = new Requests<Request>();
   readonly #teller = (event: SockletEvent): void => this.tell(event); // one for all requests
   #begun = 0;
   #served = 0;
@@ -247,7 +290,7 @@ export abstract class BaseEndpoint<Request, Context = unknown> implements Handle
 
   /** Ends all that runs, at once: signals abort, connections are reset. */
   abort(reason: unknown = new SocketError("ECONNABORTED", "the server was aborted")): void {
-    for (const request of this.#running.keys()) this.cancelRequest(request, reason);
+    for (const request of this.#running.all().keys()) this.cancelRequest(request, reason);
   }
 
   /** Ends one that runs, at once: its signal aborts with `reason`, its connection is reset. */
@@ -326,7 +369,7 @@ export abstract class BaseEndpoint<Request, Context = unknown> implements Handle
     });
     await Promise.race([this.#idle(), grace]);
     clearTimeout(timer);
-    for (const { id, address } of this.#running.values()) {
+    for (const { id, address } of this.#running.all().values()) {
       this.tell({ type: "stuck", server: this.name, id, address });
     }
   }
