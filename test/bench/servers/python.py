@@ -180,6 +180,7 @@ if kind == "socketserver":
 elif kind == "uvloop":
     import uvloop
 
-    uvloop.run(run_asyncio(kind, work))
+    uvloop.install()  # uvloop.run came with 0.18
+    asyncio.run(run_asyncio(kind, work))
 else:
     asyncio.run(run_asyncio(kind, work))
