@@ -3,7 +3,7 @@
  * sentence that depends on a figure, is made of the figures here.
  */
 
-import type { Contender, Load } from "./cases.ts";
+import { type Contender, cases, type Load } from "./cases.ts";
 import { type Axis, plotSvg } from "./plot.ts";
 import {
   allFigures,
@@ -79,7 +79,8 @@ ${rowsOf([["work", "program", "goal", "ratio [95 %]", "CPU ratio [95 %]", ""], .
 /** What bounds those that were missed, and what was tried. */
 function bounds(missed: readonly CaseResult[]): string {
   const told = new Map<string, string[]>();
-  for (const { title, bounds } of new Set(missed)) {
+  for (const { name, title } of new Set(missed)) {
+    const bounds = cases.find((bench) => bench.name === name)?.bounds;
     if (bounds !== undefined) told.set(bounds, [...(told.get(bounds) ?? []), title]);
   }
   if (told.size === 0) return "";
