@@ -17,7 +17,7 @@ import { ThreadingTCPServer } from "socklet/emulator";
 import { ForkingTCPServer, handlerFrom } from "../../../emulator/forking.ts";
 
 const SECONDS = 2; // of load, a round and server
-const HASHES = 4_000; // about 10 ms
+const HASHES = 20_000; // about 30 ms
 
 /** Answers a line at once. */
 export class Answers extends StreamRequestHandler {
