@@ -8,12 +8,7 @@ import { type AddressLike, type Endpoint, formatAddress, parseAddress } from "./
 import { dialable, SECURE_TRANSPORTS, type SecureTransport } from "./connector.ts";
 import type { Datagram } from "./datagram.ts";
 import { SocketError } from "./errors.ts";
-import {
-  BaseRequestHandler,
-  DatagramRequestHandler,
-  type HandlerClass,
-  StreamRequestHandler,
-} from "./handler.ts";
+import { BaseRequestHandler, DatagramRequestHandler, type HandlerClass, unfitFor } from "./handler.ts";
 import {
   checkCount,
   type DatagramOptions,
@@ -258,10 +253,10 @@ export const defineApp = <Context = unknown>(definition: AppDefinition<Context>)
     if (entry.carries !== undefined && entry.carries !== carries) {
       throw wrong(`${where}.carries is "${entry.carries}"; ${scheme}:// carries ${carries}`);
     }
-    const unfit = carries === "datagrams" ? StreamRequestHandler : DatagramRequestHandler;
-    if (handler.prototype instanceof unfit) {
+    const unfit = unfitFor(handler, carries);
+    if (unfit !== null) {
       const served = scheme === "unix" ? `${carries} on a path` : `${scheme}://`;
-      throw wrong(`${where}: ${entry.handler} extends ${unfit.name}, which cannot serve ${served}`);
+      throw wrong(`${where}: ${entry.handler} extends ${unfit}, which cannot serve ${served}`);
     }
     const serve = entry.serve ?? "threading";
     if (!SERVINGS.includes(serve)) {

@@ -57,17 +57,26 @@ export const checkHandler = (Handler: unknown): void => {
   );
 };
 
+/** The class that makes a handler unfit for this kind of request: the other kind's; `null` where it is fit. */
+export const unfitFor = (
+  Handler: { readonly prototype: unknown },
+  kind: "streams" | "datagrams",
+): string | null => {
+  const Unfit = kind === "streams" ? DatagramRequestHandler : StreamRequestHandler;
+  return Handler.prototype instanceof Unfit ? Unfit.name : null;
+};
+
 /** Throws `TypeError` where `who` serves the one kind of request, and the handler is for the other. */
 export const checkKind = (
   Handler: { readonly name: string; readonly prototype: unknown },
   kind: "streams" | "datagrams",
   who: string,
 ): void => {
-  const Unfit = kind === "streams" ? DatagramRequestHandler : StreamRequestHandler;
-  if (!(Handler.prototype instanceof Unfit)) return;
+  const unfit = unfitFor(Handler, kind);
+  if (unfit === null) return;
   const other = kind === "streams" ? "datagrams" : "streams";
   throw new TypeError(
-    `${Handler.name || "the handler"} extends ${Unfit.name}, which is for ${other}; ${who} has ${kind}`,
+    `${Handler.name || "the handler"} extends ${unfit}, which is for ${other}; ${who} has ${kind}`,
   );
 };
 

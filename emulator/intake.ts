@@ -107,9 +107,9 @@ const accepted = channel("net.server.socket"); // as Node's own
 
 /**
  * From now on what `server` accepts, which listens, are `IntakeSocket`s, unread, with half-open ends allowed. Does
- * nothing, and gives false, where this Node has not what that takes: then it accepts Node's own sockets.
+ * nothing where this Node has not what that takes: then it accepts Node's own sockets.
  */
-export const acceptInto = (server: net.Server): boolean => {
+export const acceptInto = (server: net.Server): void => {
   const inner = server as unknown as {
     readonly _handle?: { onconnection?: OnConnection } | null;
     _connections?: number;
@@ -119,8 +119,7 @@ export const acceptInto = (server: net.Server): boolean => {
   };
   const handle = inner._handle;
   const own = handle?.onconnection;
-  if (!intake.on || !handle || typeof own !== "function" || typeof inner._connections !== "number")
-    return false;
+  if (!intake.on || !handle || typeof own !== "function" || typeof inner._connections !== "number") return;
   handle.onconnection = function (error, client) {
     if (error !== 0 || typeof client?.useUserBuffer !== "function") {
       own.call(this, error, client);
@@ -138,5 +137,4 @@ export const acceptInto = (server: net.Server): boolean => {
     server.emit("connection", socket);
     if (accepted.hasSubscribers) accepted.publish({ socket });
   };
-  return true;
 };

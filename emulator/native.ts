@@ -11,7 +11,7 @@
 
 import type dgram from "node:dgram";
 import net from "node:net";
-import { type Address, inetNtop, inetPton, type UnixAddress } from "../core/address.ts";
+import { type Address, type InternetAddress, inetNtop, inetPton, type UnixAddress } from "../core/address.ts";
 import * as constants from "../core/constants.ts";
 import {
   AF_INET,
@@ -469,8 +469,9 @@ const makeHandle = (said: string, ...how: unknown[]): Handle => {
 /** A handle of a descriptor of ours, to listen on. */
 const handleOf = (fd: number): Handle => makeHandle("a descriptor", null, null, null, fd);
 
-const hostOf = (address: Exclude<Address, { family: "unix" }>): string =>
-  address.scopeId === undefined ? address.hostname : `${address.hostname}%${address.scopeId}`;
+/** The host as Node takes it: an IPv6 address with its scope. */
+export const hostOf = ({ hostname, scopeId }: InternetAddress): string =>
+  scopeId === undefined ? hostname : `${hostname}%${scopeId}`;
 
 /**
  * Has `server` listen on a handle, which is the server's then: the end of Node's own `listen()`, which takes no Unix

@@ -55,6 +55,7 @@ import {
   checkedPath,
   datagramKernel,
   descriptorOf,
+  hostOf,
   type Kernel,
   type Kind,
   type Libc,
@@ -817,9 +818,6 @@ class NodeDatagrams implements DatagramTransport {
     return socket;
   }
 }
-
-const hostOf = ({ hostname, scopeId }: InternetAddress): string =>
-  scopeId === undefined ? hostname : `${hostname}%${scopeId}`;
 
 /** What Node's UDP has no way to. */
 const elsewhere = (what: string): SocketError =>

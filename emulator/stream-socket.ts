@@ -77,10 +77,6 @@ class NodeTransport implements StreamTransport, Taker {
   #listeners: Listeners = {};
   #flowing = false;
   #room: PromiseWithResolvers<void> | null = null;
-  #lent = 0; // large pieces that Node was given, and
-  #taken = 0; // how many of them it needs no more
-  #onTaken: (() => void) | undefined;
-  #awaited: { readonly piece: number; readonly resolve: () => void }[] | null = null; // in their order
 
   /** `plain`: the connection under this one, where this one is TLS. */
   constructor(socket: net.Socket, origin?: Origin, plain?: net.Socket) {
@@ -148,13 +144,8 @@ class NodeTransport implements StreamTransport, Taker {
     if (socket.destroyed) return undefined;
     if (data.length >= LARGE && typeof data !== "string") {
       // It may be the caller's own memory: he waits until it has been taken, all of it.
-      this.#onTaken ??= () => this.#wasTaken();
-      socket.write(data, this.#onTaken);
-      const piece = ++this.#lent;
-      if (socket.writableLength === 0) return undefined;
-      this.#awaited ??= [];
-      const awaited = this.#awaited;
-      return new Promise<void>((resolve) => awaited.push({ piece, resolve }));
+      const taken = new Promise<void>((resolve) => socket.write(data, () => resolve()));
+      return socket.writableLength === 0 ? undefined : taken;
     }
     socket.write(data);
     // Not what write() gave: that says false for a large piece which the kernel has taken whole.
@@ -259,14 +250,6 @@ class NodeTransport implements StreamTransport, Taker {
 
   defer(task: () => void): void {
     process.nextTick(task); // runs when this turn's promises have run, too
-  }
-
-  #wasTaken(): void {
-    const taken = ++this.#taken;
-    if (this.#awaited === null) return;
-    while (this.#awaited.length > 0 && (this.#awaited[0] as { piece: number }).piece <= taken) {
-      this.#awaited.shift()?.resolve();
-    }
   }
 
   #ownKernel(): Kernel {

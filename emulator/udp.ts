@@ -35,7 +35,7 @@ import { type DatagramWay, ServedDatagram, type ServerOptions } from "../core/se
 import type { KernelSocket } from "../core/socket.ts";
 import type { Data, MaybePromise } from "../core/stream.ts";
 import { lazy } from "./builtin.ts";
-import { Kernel, libc, PlainDatagrams } from "./native.ts";
+import { hostOf, Kernel, libc, PlainDatagrams } from "./native.ts";
 import { addressOf, networkError } from "./stream-socket.ts";
 import { TCPServer } from "./tcp.ts";
 
@@ -233,17 +233,16 @@ class ServerDatagrams implements DatagramTransport {
   }
 
   /** Sends one, and waits for nothing: what the network refuses later is an error of the socket's. */
-  post(bytes: Uint8Array, { hostname, port, scopeId }: InternetAddress): void {
-    this.#socket?.send(bytes, port, scopeId === undefined ? hostname : `${hostname}%${scopeId}`);
+  post(bytes: Uint8Array, address: InternetAddress): void {
+    this.#socket?.send(bytes, address.port, hostOf(address));
   }
 
   async send(bytes: Uint8Array, address: Address): Promise<void> {
-    const { hostname, port, scopeId } = address as InternetAddress;
+    const to = address as InternetAddress;
     const socket = this.#socket;
     if (socket === null) throw new SocketError("EBADF", "the server's socket is not open");
-    const host = scopeId === undefined ? hostname : `${hostname}%${scopeId}`;
     await new Promise<void>((resolve, reject) => {
-      socket.send(bytes, port, host, (error) =>
+      socket.send(bytes, to.port, hostOf(to), (error) =>
         error ? reject(networkError(error, formatAddress(address))) : resolve(),
       );
     });

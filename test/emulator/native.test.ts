@@ -60,9 +60,10 @@ import {
   streamSocket,
   UnixDatagramServer,
 } from "socklet/emulator";
-import { afterAll, beforeAll, describe, expect, onTestFinished, test } from "vitest";
+import { afterAll, describe, expect, onTestFinished, test } from "vitest";
 import { type Certificates, ownCertificates } from "../peers/certificates.ts";
 import { describeWith, python, start } from "../peers/program.ts";
+import { inNativeMode } from "./native-mode.ts";
 
 const root = fileURLToPath(new URL("../..", import.meta.url));
 
@@ -253,14 +254,7 @@ describe.each([
   ["with koffi", true],
   ["without", false],
 ])("%s", (_, native) => {
-  const before = process.env.SOCKLET_NATIVE;
-  beforeAll(() => {
-    process.env.SOCKLET_NATIVE = native ? "" : "off";
-  });
-  afterAll(() => {
-    if (before === undefined) delete process.env.SOCKLET_NATIVE;
-    else process.env.SOCKLET_NATIVE = before;
-  });
+  inNativeMode(native);
   // What is there with koffi alone; without, one test for each group shows by which error that is said.
   const testNative = (name: string, run: () => Promise<void>): void => {
     if (native) test(name, run);

@@ -22,6 +22,7 @@ import {
 } from "socklet/emulator";
 import { MemoryServer, ThreadingMemoryServer } from "socklet/testing";
 import { afterEach, describe, expect, test } from "vitest";
+import { Told } from "../core/told.ts";
 
 // biome-ignore lint/suspicious/noExplicitAny: handlers of any context
 type AnyServer = BaseServer<StreamSocket, any>;
@@ -39,26 +40,6 @@ afterEach(async () => {
     await one.serverClose?.();
   }
 });
-
-/** The first event of a type, and those already told. */
-class Events {
-  readonly all: SockletEvent[] = [];
-  readonly #awaited: { when: (event: SockletEvent) => boolean; resolve: (event: SockletEvent) => void }[] =
-    [];
-  readonly on = (event: SockletEvent): void => {
-    this.all.push(event);
-    for (const { when, resolve } of this.#awaited) if (when(event)) resolve(event);
-  };
-  until(when: (event: SockletEvent) => boolean): Promise<SockletEvent> {
-    const told = this.all.find(when);
-    return told !== undefined
-      ? Promise.resolve(told)
-      : new Promise((resolve) => this.#awaited.push({ when, resolve }));
-  }
-  count(type: SockletEvent["type"]): number {
-    return this.all.filter((event) => event.type === type).length;
-  }
-}
 
 const codeOf = (work: Promise<unknown>): Promise<unknown> =>
   work.then(
@@ -109,7 +90,7 @@ for (const [place, { serial, threading, dial }] of Object.entries(places)) {
     };
 
     test("a serial server takes one at a time: the second client waits, unread, until the first is done", async () => {
-      const events = new Events();
+      const events = new Told();
       const server = await up(serial(Upper, { onEvent: events.on }));
       const first = await dial(server);
       expect(await ask(first, "one")).toBe("ONE");
@@ -117,7 +98,7 @@ for (const [place, { serial, threading, dial }] of Object.entries(places)) {
       await second.sendall("two\n");
       expect(await ask(first, "three")).toBe("THREE");
       expect(server.info()).toMatchObject({ state: "serving", running: 1, served: 0 });
-      expect(events.count("begin")).toBe(1);
+      expect(events.of("begin").length).toBe(1);
       await first.close();
       expect(await second.rfile.line()).toBe("TWO");
       await second.close();
@@ -126,7 +107,7 @@ for (const [place, { serial, threading, dial }] of Object.entries(places)) {
     });
 
     test("what waits unserved is bounded: one more is refused with a reset, and counted", async () => {
-      const events = new Events();
+      const events = new Told();
       const server = await up(serial(Upper, { onEvent: events.on, requestQueueSize: 3 }));
       const first = await dial(server);
       expect(await ask(first, "one")).toBe("ONE");
@@ -188,7 +169,7 @@ for (const [place, { serial, threading, dial }] of Object.entries(places)) {
     });
 
     test("a handler that does not notice its abort is told as stuck, and does not hold up the close", async () => {
-      const events = new Events();
+      const events = new Told();
       const never = new Promise(() => {});
       const handler = streamHandler(({ wfile }) => {
         wfile.write("ready\n");
@@ -244,7 +225,7 @@ for (const [place, { serial, threading, dial }] of Object.entries(places)) {
     });
 
     test("handleRequest() takes exactly one; a second client is not served", async () => {
-      const events = new Events();
+      const events = new Told();
       const server = kept(serial(Upper, { onEvent: events.on }));
       await server.listen();
       const handled = server.handleRequest();
@@ -254,12 +235,12 @@ for (const [place, { serial, threading, dial }] of Object.entries(places)) {
       await second.sendall("two\n");
       await first.close();
       await handled;
-      expect(events.count("begin")).toBe(1);
+      expect(events.of("begin").length).toBe(1);
       const again = server.handleRequest();
       expect(await second.rfile.line()).toBe("TWO");
       await second.close();
       await again;
-      expect(events.count("begin")).toBe(2);
+      expect(events.of("begin").length).toBe(2);
     });
 
     test("handleRequest() of a threading server is back once the handler has begun", async () => {
@@ -286,7 +267,7 @@ for (const [place, { serial, threading, dial }] of Object.entries(places)) {
     });
 
     test("a handler has its server, its context, its peer's address; emit() is told", async () => {
-      const events = new Events();
+      const events = new Told();
       class Tell extends StreamRequestHandler<{ name: string }> {
         override readonly timeout = 1234;
         override handle() {
@@ -330,7 +311,7 @@ for (const [place, { serial, threading, dial }] of Object.entries(places)) {
     });
 
     test("a peer that resets in mid-line fails its own request, and the server stays up", async () => {
-      const events = new Events();
+      const events = new Told();
       const server = await up(threading(Upper, { onEvent: events.on }));
       const rude = await dial(server);
       expect(await ask(rude, "hello")).toBe("HELLO");
@@ -524,7 +505,7 @@ describe("dialling from Node", () => {
   });
 
   test("a connector runs one handler, gives its result, and closes", async () => {
-    const events = new Events();
+    const events = new Told();
     const server = kept(new ThreadingTCPServer("127.0.0.1:0", Upper, { onEvent: events.on }));
     const address = (await server.listen()) as Address;
     void server.serveForever();

@@ -42,8 +42,9 @@ import {
   TCP_USER_TIMEOUT,
 } from "socklet";
 import { createConnection, createServer, fromfd, type Socket, socket } from "socklet/emulator";
-import { afterAll, beforeAll, describe, expect, onTestFinished, test } from "vitest";
+import { describe, expect, onTestFinished, test } from "vitest";
 import { describeWith, python } from "../peers/program.ts";
+import { inNativeMode } from "./native-mode.ts";
 
 const code = (expected: string): unknown => expect.objectContaining({ code: expected });
 const nameOf = (bound: { getsockname(): Address | null }): Address => bound.getsockname() as Address;
@@ -57,17 +58,6 @@ const closing = <T extends { close(): unknown }>(made: T): T => {
   return made;
 };
 
-const inMode = (native: boolean): void => {
-  const before = process.env.SOCKLET_NATIVE;
-  beforeAll(() => {
-    process.env.SOCKLET_NATIVE = native ? "" : "off";
-  });
-  afterAll(() => {
-    if (before === undefined) delete process.env.SOCKLET_NATIVE;
-    else process.env.SOCKLET_NATIVE = before;
-  });
-};
-
 const connection = async () => {
   const listener = closing(await createServer("127.0.0.1:0"));
   const near = closing(socket());
@@ -77,7 +67,7 @@ const connection = async () => {
 };
 
 describe("with koffi", () => {
-  inMode(true);
+  inNativeMode(true);
 
   /** Kind, level, name, what is set first (or null). */
   const QUESTIONS = [
@@ -200,7 +190,7 @@ print(json.dumps([ask(*question) for question in json.loads(sys.argv[1])]))
 });
 
 describe("without", () => {
-  inMode(false);
+  inNativeMode(false);
 
   /** What the kernel has, which koffi reads by another descriptor. */
   const kernel = (made: BaseSocket, level: number, name: number): number => {
@@ -322,7 +312,7 @@ describe.each([
   ["with koffi", true],
   ["without", false],
 ])("%s: a wrong argument", (_, native) => {
-  inMode(native);
+  inNativeMode(native);
 
   test("is said at once", () => {
     const made = closing(socket());

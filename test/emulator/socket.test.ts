@@ -32,6 +32,7 @@ import { createServer, fromfd, hasDualstackIpv6, socket, socketpair } from "sock
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { codeOf, codeThrown } from "../core/outcome.ts";
 import { describeWith } from "../peers/program.ts";
+import { inNativeMode } from "./native-mode.ts";
 
 const text = (bytes: Uint8Array | null): string | null => bytes && new TextDecoder().decode(bytes);
 const turn = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));
@@ -41,18 +42,6 @@ const PLACES = [
   ["with koffi", true],
   ["without", false],
 ] as const;
-
-/** Has the tests of this block run with the optional packages, or without. */
-const inPlace = (native: boolean): void => {
-  const before = process.env.SOCKLET_NATIVE;
-  beforeAll(() => {
-    process.env.SOCKLET_NATIVE = native ? "" : "off";
-  });
-  afterAll(() => {
-    if (before === undefined) delete process.env.SOCKLET_NATIVE;
-    else process.env.SOCKLET_NATIVE = before;
-  });
-};
 
 /** Two connected ends and their listener. */
 const pair = async () => {
@@ -71,7 +60,7 @@ const pair = async () => {
 };
 
 describe.each(PLACES)("%s", (_, native) => {
-  inPlace(native);
+  inNativeMode(native);
   let folder: string;
   beforeAll(async () => {
     folder = await mkdtemp(join(tmpdir(), "socklet-socket-"));
@@ -410,7 +399,7 @@ describe.each(PLACES)("%s", (_, native) => {
 });
 
 describe("descriptors, without koffi", () => {
-  inPlace(false);
+  inNativeMode(false);
 
   test("one that is connected is taken over, and so is one that Node bound", async () => {
     await using listener = await createServer("127.0.0.1:0");
@@ -426,7 +415,7 @@ describe("descriptors, without koffi", () => {
 });
 
 describe("descriptors, with koffi", () => {
-  inPlace(true);
+  inNativeMode(true);
 
   test("fromfd() of a listener accepts, and the first goes on when it is closed", async () => {
     await using listener = socket();
@@ -518,7 +507,7 @@ describe("descriptors, with koffi", () => {
 });
 
 describeWith(["python3"], "a descriptor that was detached goes on in another program", () => {
-  inPlace(true);
+  inNativeMode(true);
 
   /** Runs Python with `fd` as its descriptor 3; gives what it printed. */
   const inherited = async (fd: number, script: string): Promise<string> => {
