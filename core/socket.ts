@@ -122,6 +122,8 @@ export interface StreamTransport {
    * when the promise is kept, or at once where there is none.
    */
   write(data: Data): Promise<void> | undefined;
+  /** The same of fewer bytes than 16 KiB, which are the caller's again when this returns. Where a transport has no word for that, copies are given to `write`. */
+  borrow?(bytes: Uint8Array): Promise<void> | undefined;
   /** Sends the end after all that was written. Resolves when it is on its way, rejects when it cannot be. */
   end(): Promise<void>;
   /**
@@ -129,6 +131,8 @@ export interface StreamTransport {
    * a reset that could overtake our last bytes. Gives a promise where leaving before that is over would cut it.
    */
   close(): void | Promise<void>;
+  /** `end()` and `close()` in one, where neither need wait: all that was written has left, and the peer has ended. False: it is not so, and nothing was done. */
+  leave?(): boolean;
   /** Lets go at once: by a reset where the platform can. */
   abort(): void;
   /**
@@ -795,11 +799,23 @@ export class StreamSocket extends BaseSocket implements AsyncDisposable {
     return this.#ending;
   }
 
-  async #close(): Promise<void> {
-    if (this.#state === "handed over") return;
+  #close(): Promise<void> {
+    if (this.#state === "handed over") return DONE;
     this.#state = "closed";
+    if (this.#ending === null && this.#error === null) {
+      this.wfile.end();
+      if (this.#transport.leave?.() === true) {
+        this.#ending = DONE;
+        this.#stop("EBADF", "ECANCELED");
+        return DONE;
+      }
+    }
     const ended = this.#end();
     this.#stop("EBADF", "ECANCELED");
+    return this.#closeAfter(ended);
+  }
+
+  async #closeAfter(ended: Promise<void>): Promise<void> {
     try {
       await withDeadline(ended, this.#options.closeTimeout, "close: the peer took nothing");
       if (this.#error === null) return await this.#transport.close();
@@ -869,6 +885,11 @@ class Feed implements ReaderSource, WriterTarget, StreamSink {
 
   write(data: Data): Promise<void> | undefined {
     return this.transport.write(data);
+  }
+
+  borrow(bytes: Uint8Array): Promise<void> | undefined {
+    const { transport } = this;
+    return transport.borrow === undefined ? transport.write(bytes.slice()) : transport.borrow(bytes);
   }
 
   attended(): void {

@@ -868,6 +868,8 @@ export interface WriterTarget {
    * promise is kept (or at once, where there is none): give one for as long as they are needed.
    */
   write(data: Data): Promise<void> | undefined;
+  /** The same of fewer bytes than that, which are the caller's again when this returns. Absent: they are copied for `write`. */
+  borrow?(bytes: Uint8Array): Promise<void> | undefined;
   /** `StreamWriter.unattended` may have ended: there is room again, or somebody awaits it. */
   attended?(): void;
   /** Runs `task` once, when this turn's work is done. */
@@ -981,6 +983,18 @@ export class StreamWriter {
   sendall(data: Data, wait: boolean = this.timeout !== 0): Promise<void> {
     try {
       if (!wait) return this.#sendNow(data);
+      if (
+        this.#gathered === 0 &&
+        data instanceof Uint8Array &&
+        data.length < GATHER_MARK &&
+        data.length > 0
+      ) {
+        this.#mayWrite();
+        const size = data.length;
+        const target = this.#target;
+        this.#handed(size, target.borrow === undefined ? target.write(data.slice()) : target.borrow(data));
+        return this.#room === null ? DONE : this.#roomAgain(this.#room.promise);
+      }
       this.#gather(data);
     } catch (error) {
       return Promise.reject(error);
@@ -1131,8 +1145,12 @@ export class StreamWriter {
   }
 
   #hand(data: Data, size: number): void {
+    this.#handed(size, this.#target.write(data));
+  }
+
+  /** So many bytes are the target's, which promised room or has it. */
+  #handed(size: number, promised: Promise<void> | undefined): void {
     this.bytesWritten += size;
-    const promised = this.#target.write(data);
     if (this.#room !== null) this.#waiting += size;
     if (promised === undefined || this.#promised === promised) return;
     if (this.#room === null) this.#waiting = size;

@@ -15,7 +15,7 @@ import type { HandlerClass } from "../core/handler.ts";
 import { StreamSocket, type StreamTransport, settleStream } from "../core/socket.ts";
 import { withDeadline } from "../core/stream.ts";
 import { unconnected } from "./intake.ts";
-import { networkError, nodeTransport, type Origin } from "./stream-socket.ts";
+import { NodeTransport, networkError, type Origin } from "./stream-socket.ts";
 
 /** A socket to dial with, where it is not a new one. */
 export interface Dialling extends Omit<Origin, "dialled" | "remote"> {
@@ -48,7 +48,11 @@ export const dial = (
     const hostname = endpoint.scheme === "unix" ? "localhost" : endpoint.hostname;
     const remote =
       endpoint.scheme === "unix" ? ({ family: "unix", path: endpoint.path } as const) : undefined;
-    const transport = nodeTransport(socket, { ...origin, remote, dialled: { hostname, tls: options.tls } });
+    const transport = new NodeTransport(socket, {
+      ...origin,
+      remote,
+      dialled: { hostname, tls: options.tls },
+    });
     if (options.secureTransport !== "on") return transport;
     const secured = (transport.startTls as NonNullable<StreamTransport["startTls"]>)({});
     const { handshakeTimeout } = settleStream(options.stream);

@@ -44,6 +44,7 @@ import type { ServerInfo } from "../core/server.ts";
 import { StreamSocket } from "../core/socket.ts";
 import type { MaybePromise } from "../core/stream.ts";
 import { Children, type HandlerSource, IN_CHILD, type Job } from "./children.ts";
+import { type Connection, NodeTransport } from "./stream-socket.ts";
 import { TCPServer, type TCPServerOptions } from "./tcp.ts";
 import { UDPServer, type UDPServerOptions } from "./udp.ts";
 import {
@@ -237,9 +238,10 @@ export function ForkingMixIn<Base extends NetServerClass>(Server: Base): Forking
       await super.serverActivate();
     }
 
-    protected override accepted(socket: net.Socket): void {
+    protected override accepted(connection: Connection): void {
+      const socket = connection.toSocket(); // what Node can send to a child
       this.#accepting = socket;
-      super.accepted(socket);
+      super.accepted(new NodeTransport(socket));
       this.#accepting = null;
     }
 

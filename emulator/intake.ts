@@ -1,19 +1,17 @@
 /**
- * How bytes come out of the kernel: `IntakeSocket`, a `net.Socket` that reads into one buffer that all share.
+ * How bytes come out of the kernel: into one buffer that all connections share.
  *
- * Node's own way takes new memory for each read, makes a Buffer of it and carries that through a Readable. With
- * `onread` (net.Socket's option) the kernel writes into memory that is there already, and what came is lent to the
- * reader, which copies what a read wants of it, or is given the memory where that is a whole buffer. So a connection
- * that is idle holds none, and a small message costs a copy of its own length and nothing else.
+ * Node's own way takes new memory for each read, makes a Buffer of it and carries that through a Readable. Here the
+ * kernel writes into memory that is there already, and what came is lent to the reader, which copies what a read wants
+ * of it, or is given the memory where that is a whole buffer. So a connection that is idle holds none, and a small
+ * message costs a copy of its own length and nothing else.
  *
- * For what is dialled, `onread` is documented. A socket that was accepted Node makes itself, without a way to say so:
- * `acceptInto()` has the listener's handle make ours. What it uses of Node is looked at first; where it is not there,
- * Node's own sockets are accepted, and read by 'data'.
+ * For what is dialled `onread`, net.Socket's option, is the documented way: `IntakeSocket`. For what is accepted, of
+ * which Node makes a socket itself, see handle.ts.
  */
 
 import net from "node:net";
 import type { Lender } from "../core/stream.ts";
-import { channel } from "./builtin.ts";
 
 // Bytes of one read. Node's own reads take 64 KiB; four times as much at once is what makes up for taking new memory
 // (measured, bulk echo: CPU 1.65 of bare Node's with 64 KiB, 1.25 with 128, 0.98 with 256).
@@ -34,9 +32,10 @@ export interface Taker {
   took(bytes: Uint8Array, lender: Lender): void;
 }
 
-/** The two callbacks of `onread`, and the memory that is lent. */
-class Intake implements Lender {
-  taker: Taker | null = null;
+let view: Uint8Array | undefined; // the last that was lent of it
+
+/** The memory that one connection reads into, and lends. */
+export class Intake implements Lender {
   #waits: Uint8Array; // into what it reads while it waits: the common buffer, or the first of it
   #into: Uint8Array; // into what the next read goes
   #from: Uint8Array; // where those bytes are that are lent
@@ -47,16 +46,23 @@ class Intake implements Lender {
     this.#waits = this.#into = this.#from = common;
   }
 
-  readonly buffer = (): Uint8Array => this.#into;
+  /** Into what the next read goes. */
+  get into(): Uint8Array {
+    return this.#into;
+  }
 
-  readonly callback = (size: number, from: Uint8Array): boolean => {
+  /** So many bytes came into it: those bytes, which are lent. */
+  protected lent(size: number): Uint8Array {
+    const from = this.#into;
     this.#size = size;
     this.#from = from;
+    if (size === from.length) return from;
     // A connection that does not fill its buffer waits for more without one of its own.
-    if (size < from.length) this.#into = this.#waits;
-    this.taker?.took(size === from.length ? from : from.subarray(0, size), this);
-    return true;
-  };
+    this.#into = this.#waits;
+    if (from !== common) return from.subarray(0, size);
+    if (view?.length !== size) view = from.subarray(0, size); // messages are most often as long as the last
+    return view;
+  }
 
   /** Gives away what holds much, and is this connection's own; one that reads much has its own for the next. */
   give(): boolean {
@@ -73,18 +79,30 @@ class Intake implements Lender {
   }
 }
 
+/** The two callbacks of `onread`. */
+class OnRead extends Intake {
+  taker: Taker | null = null;
+
+  readonly buffer = (): Uint8Array => this.into;
+
+  readonly callback = (size: number): boolean => {
+    this.taker?.took(this.lent(size), this);
+    return true;
+  };
+}
+
 /** A socket whose bytes come to its `taker`, while it is read; before there is one, nothing may be. */
 export class IntakeSocket extends net.Socket {
-  readonly #intake: Intake;
+  readonly #onread: OnRead;
 
   constructor(options: net.SocketConstructorOpts) {
-    const onread = new Intake();
+    const onread = new OnRead();
     super({ ...options, onread } as net.SocketConstructorOpts);
-    this.#intake = onread;
+    this.#onread = onread;
   }
 
   set taker(taker: Taker | null) {
-    this.#intake.taker = taker;
+    this.#onread.taker = taker;
   }
 }
 
@@ -94,47 +112,3 @@ export const intake = { on: process.env.SOCKLET_INTAKE !== "off" };
 /** A socket that is not connected: of ours, where that is on. */
 export const unconnected = (options: net.SocketConstructorOpts): net.Socket =>
   intake.on ? new IntakeSocket(options) : new net.Socket(options);
-
-/** What a listener's handle calls for each connection. */
-type OnConnection = (this: unknown, error: number, handle: AcceptedHandle) => void;
-interface AcceptedHandle {
-  readonly useUserBuffer?: unknown;
-  setNoDelay?(on: boolean): unknown;
-  setKeepAlive?(on: boolean, seconds: number): unknown;
-}
-
-const accepted = channel("net.server.socket"); // as Node's own
-
-/**
- * From now on what `server` accepts, which listens, are `IntakeSocket`s, unread, with half-open ends allowed. Does
- * nothing where this Node has not what that takes: then it accepts Node's own sockets.
- */
-export const acceptInto = (server: net.Server): void => {
-  const inner = server as unknown as {
-    readonly _handle?: { onconnection?: OnConnection } | null;
-    _connections?: number;
-    readonly noDelay?: boolean;
-    readonly keepAlive?: boolean;
-    readonly keepAliveInitialDelay?: number; // seconds
-  };
-  const handle = inner._handle;
-  const own = handle?.onconnection;
-  if (!intake.on || !handle || typeof own !== "function" || typeof inner._connections !== "number") return;
-  handle.onconnection = function (error, client) {
-    if (error !== 0 || typeof client?.useUserBuffer !== "function") {
-      own.call(this, error, client);
-      return;
-    }
-    const socket = new IntakeSocket({
-      handle: client,
-      allowHalfOpen: true,
-      manualStart: true,
-    } as unknown as net.SocketConstructorOpts);
-    if (inner.noDelay) client.setNoDelay?.(true);
-    if (inner.keepAlive) client.setKeepAlive?.(true, inner.keepAliveInitialDelay ?? 0);
-    (inner._connections as number)++;
-    Object.assign(socket, { server, _server: server }); // so that the server's own close waits for it
-    server.emit("connection", socket);
-    if (accepted.hasSubscribers) accepted.publish({ socket });
-  };
-};

@@ -499,6 +499,13 @@ export const listenOn = (server: net.Server, handle: Handle, backlog: number): P
 
 // ---- The kernel's side of a socket ----
 
+/** What sets the options of a connection that Node has a call for. */
+export interface Settable {
+  setNoDelay(on: boolean): unknown;
+  /** `delay`: milliseconds; 0 leaves it as it is. */
+  setKeepAlive(on: boolean, delay: number): unknown;
+}
+
 /** Who has the descriptor. */
 export interface Holder {
   /** -1 where there is none yet; `null` where there is none any more. */
@@ -804,7 +811,7 @@ const MAX_KEEPIDLE = 32_767; // seconds; tcp(7), MAX_TCP_KEEPIDLE
 export class PlainStreamOptions implements PlainOptions {
   readonly #kind: Kind;
   readonly #values: Map<string, number>;
-  #socket: net.Socket | null = null;
+  #socket: Settable | null = null;
   /** No more can be said of how it is bound. */
   bound = false;
   listens = false;
@@ -844,7 +851,7 @@ export class PlainStreamOptions implements PlainOptions {
   }
 
   /** `socket` is it from now on, and has what was set. `fresh`: it is a new one, of which the rest is known, too. */
-  open(socket: net.Socket, fresh: boolean): void {
+  open(socket: Settable, fresh: boolean): void {
     this.#socket = socket;
     if (fresh) {
       const known = [
@@ -1090,7 +1097,7 @@ export interface StreamDescriptor {
   /** Options that each connection of a listener begins with. */
   readonly inherited: Pick<net.ServerOpts, "noDelay" | "keepAlive" | "keepAliveInitialDelay">;
   /** The kernel's side of a connection that was accepted, where more is known of it than Node tells. */
-  accepted(connection: net.Socket): Kernel | undefined;
+  accepted(connection: { readonly settable: Settable; readonly holder: Holder }): Kernel | undefined;
   /** Closes what Node has not. */
   close(): void;
 }
@@ -1295,11 +1302,11 @@ class PlainStream implements StreamDescriptor {
     };
   }
 
-  accepted(connection: net.Socket): Kernel | undefined {
+  accepted(connection: { readonly settable: Settable; readonly holder: Holder }): Kernel | undefined {
     if (libc() !== null) return undefined; // which knows all of it
     const options = new PlainStreamOptions(this.#kind, this.#options);
-    options.open(connection, true);
-    return new Kernel(options, null).heldBy(socketHolder(connection));
+    options.open(connection.settable, true);
+    return new Kernel(options, null).heldBy(connection.holder);
   }
 
   close(): void {

@@ -49,12 +49,11 @@ import type { KernelSocket, StreamTransport } from "../core/socket.ts";
 import { type Data, DONE, pulled } from "../core/stream.ts";
 import { dirname, fs, join, lazy } from "./builtin.ts";
 import { dial } from "./connector.ts";
-import { acceptInto } from "./intake.ts";
+import { acceptInto } from "./handle.ts";
 import {
   adopted,
   checkedPath,
   datagramKernel,
-  descriptorOf,
   hostOf,
   type Kernel,
   type Kind,
@@ -67,7 +66,7 @@ import {
   streamDescriptor,
   type UnixNames,
 } from "./native.ts";
-import { addressOf, networkError, nodeTransport } from "./stream-socket.ts";
+import { addressOf, type Connection, NodeTransport, networkError } from "./stream-socket.ts";
 
 /** A connection that was accepted, and the address of its peer: `null` for a Unix socket without a name. */
 export type Accepted = [connection: Socket, address: Address | null];
@@ -160,7 +159,7 @@ export class Socket extends UnconnectedSocket {
   #failed = false; // a connect() did
   #listener: Listener | null = null;
   #dialling: net.Socket | null = null;
-  #taker: ((connection: net.Socket) => void) | null = null;
+  #taker: ((connection: Connection) => void) | null = null;
 
   /** Not bound, not connected: as `socket()` gives it. (`descriptor` is what it binds, connects and listens on; `null`: it is made connected.) */
   constructor(
@@ -194,14 +193,14 @@ export class Socket extends UnconnectedSocket {
   }
 
   /**
-   * Each connection in place of its waiting for `accept()`: how a server takes them. They are paused, and whoever takes
+   * Each connection in place of its waiting for `accept()`: how a server takes them. They are unread, and whoever takes
    * one closes it.
    */
-  get onconnection(): ((connection: net.Socket) => void) | null {
+  get onconnection(): ((connection: Connection) => void) | null {
     return this.#taker;
   }
 
-  set onconnection(taker: ((connection: net.Socket) => void) | null) {
+  set onconnection(taker: ((connection: Connection) => void) | null) {
     this.#taker = taker;
     if (this.#listener !== null) this.#listener.taker = taker;
   }
@@ -266,8 +265,8 @@ export class Socket extends UnconnectedSocket {
     await listener.listening;
     const raw = await listener.next(this.gettimeout());
     const connection = new Socket(this.family, this.#proto, null);
-    const names = this.family === AF_UNIX ? namesOf(descriptorOf(raw)) : {};
-    connection.#attach(raw, { ...names, local: this.#path }, this.#descriptor?.accepted(raw));
+    const names = this.family === AF_UNIX ? namesOf(raw.fd) : {};
+    connection.attach(raw.from({ ...names, local: this.#path, kernel: this.#descriptor?.accepted(raw) }));
     return [connection, connection.getpeername()];
   }
 
@@ -425,7 +424,7 @@ export class Socket extends UnconnectedSocket {
 
   #attach(socket: net.Socket, names: UnixNames, kernel?: Kernel): void {
     socket.pause();
-    this.attach(nodeTransport(socket, { ...names, kernel }));
+    this.attach(new NodeTransport(socket, { ...names, kernel }));
   }
 
   #bind(at: Address, said: string): void {
@@ -451,17 +450,10 @@ export class Socket extends UnconnectedSocket {
 const ignore = (): void => {};
 
 /** Resets a connection that nobody accepted, so that its client knows. */
-const refuse = (socket: net.Socket): void => {
-  socket.on("error", ignore);
-  try {
-    socket.resetAndDestroy();
-  } catch {
-    socket.destroy(); // a Unix socket has no reset
-  }
-};
+const refuse = (connection: Connection): void => connection.abort();
 
 interface Acceptor {
-  readonly resolve: (connection: net.Socket) => void;
+  readonly resolve: (connection: Connection) => void;
   readonly reject: (error: SocketError) => void;
 }
 
@@ -472,9 +464,9 @@ class Listener {
   /** How many may wait. */
   backlog: number;
   /** Who takes each at once. */
-  taker: ((connection: net.Socket) => void) | null = null;
+  taker: ((connection: Connection) => void) | null = null;
   readonly #server: net.Server;
-  readonly #queue: net.Socket[] = [];
+  readonly #queue: Connection[] = [];
   #acceptors: Acceptor[] = [];
   #watchers: (() => void)[] = [];
   #ended: SocketErrorCode | null = null;
@@ -487,9 +479,9 @@ class Listener {
       ...descriptor.inherited, // noDelay: the writer gathers; Nagle would hold back what it sends
     });
     this.#server = server;
-    server.on("connection", (connection) => this.#arrived(connection));
+    server.on("connection", (socket) => this.#arrived(new NodeTransport(socket)));
     this.listening = descriptor.listen(server, backlog).then(() => {
-      acceptInto(server);
+      acceptInto(server, (connection) => this.#arrived(connection));
       server.on("error", ignore); // an accept that failed: that client was dropped, and the next can come
     });
     this.listening.catch(ignore); // whoever awaits it is told
@@ -501,11 +493,11 @@ class Listener {
   }
 
   /** The next connection. */
-  async next(timeout: number | null): Promise<net.Socket> {
+  async next(timeout: number | null): Promise<Connection> {
     const first = this.#queue.shift();
     if (first !== undefined) return first;
     if (this.#ended !== null) throw new SocketError(this.#ended);
-    const { promise, resolve, reject } = Promise.withResolvers<net.Socket>();
+    const { promise, resolve, reject } = Promise.withResolvers<Connection>();
     const acceptor: Acceptor = { resolve, reject };
     this.#acceptors.push(acceptor);
     const late = (error: SocketError): void => {
@@ -544,7 +536,7 @@ class Listener {
     queueMicrotask(() => this.#tell()); // when its socket says that it is closed
   }
 
-  #arrived(connection: net.Socket): void {
+  #arrived(connection: Connection): void {
     if (this.taker !== null) {
       this.taker(connection);
       return;

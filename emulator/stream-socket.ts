@@ -23,14 +23,23 @@ import type { Data, Lender } from "../core/stream.ts";
 import { lazy } from "./builtin.ts";
 import { IntakeSocket, type Taker } from "./intake.ts";
 import { nameFailure } from "./names.ts";
-import { drained, Kernel, PlainStreamOptions, socketHolder, type UnixNames } from "./native.ts";
+import {
+  descriptorOf,
+  drained,
+  type Holder,
+  Kernel,
+  PlainStreamOptions,
+  type Settable,
+  socketHolder,
+  type UnixNames,
+} from "./native.ts";
 
-const FULL = 64 * 1024; // bytes that wait in Node before a writer must wait: the socket's own high-water mark
-const LARGE = 16 * 1024; // bytes; a smaller piece was copied by the writer
-const LINGER = 2_000; // ms that a closed connection still takes what the peer sends (nginx's lingering_close: 5 s a read)
+export const FULL = 64 * 1024; // bytes that wait in Node before a writer must wait: the socket's own high-water mark
+export const LARGE = 16 * 1024; // bytes; a smaller piece was copied by the writer
+export const LINGER = 2_000; // ms that a closed connection still takes what the peer sends (nginx's lingering_close: 5 s a read)
 
-const TCP: Capabilities = { reset: true, peername: true };
-const UNIX: Capabilities = { reset: false, peername: false };
+export const TCP: Capabilities = { reset: true, peername: true };
+export const UNIX: Capabilities = { reset: false, peername: false };
 
 /** A Node address as ours; `null` where Node has none. */
 export const addressOf = (
@@ -61,17 +70,40 @@ export interface Origin extends UnixNames {
   readonly kernel?: Kernel | undefined;
 }
 
+/** `options` with what is known of the connection. Throws `TypeError` where one that was accepted has no certificate. */
+export const checkSecuring = (origin: Origin | undefined, options: TlsOptions): TlsOptions => {
+  const { dialled } = origin ?? {};
+  const whole = { ...dialled?.tls, ...options };
+  if (dialled !== undefined || (whole.cert !== undefined && whole.key !== undefined)) return whole;
+  throw new TypeError("startTls() on a connection that was accepted needs a cert and a key");
+};
+
 const SECURED = "the bytes of a TLS connection are its own, and its keys this process's";
+
+/** A connection of this process's, behind the seam. */
+export interface Connection extends StreamTransport {
+  /** Its descriptor; -1 where it has none any more. */
+  readonly fd: number;
+  readonly settable: Settable;
+  readonly holder: Holder;
+  /** Says what Node does not tell of it; before all else. */
+  from(origin: Origin): this;
+  /** It keeps no process alive. */
+  unref(): void;
+  /** A `net.Socket` of it, which has it from now on. Before anything was read. */
+  toSocket(): net.Socket;
+}
 
 type Listeners = Record<string, (argument: never) => unknown>;
 
-class NodeTransport implements StreamTransport, Taker {
-  readonly remoteAddress: Address | null;
+/** The seam over a connected `net.Socket`, also TLS's. */
+export class NodeTransport implements Connection, Taker {
+  remoteAddress: Address | null;
   readonly capabilities: Capabilities;
   readonly #socket: net.Socket;
   readonly #intake: IntakeSocket | null; // the same, where it reads by `onread`
   readonly #plain: net.Socket | undefined;
-  readonly #origin: Origin | undefined;
+  #origin: Origin | undefined;
   #kernel: Kernel | undefined;
   #sink: StreamSink | null = null;
   #listeners: Listeners = {};
@@ -83,11 +115,36 @@ class NodeTransport implements StreamTransport, Taker {
     this.#socket = socket;
     this.#intake = socket instanceof IntakeSocket ? socket : null;
     this.#plain = plain;
-    this.#origin = origin;
     // Taken now: Node forgets it when the connection closes.
-    const remote = addressOf(socket.remoteAddress, socket.remotePort, socket.remoteFamily);
-    this.remoteAddress = remote ?? origin?.remote ?? null;
-    this.capabilities = remote === null ? UNIX : TCP;
+    this.remoteAddress = addressOf(socket.remoteAddress, socket.remotePort, socket.remoteFamily);
+    this.capabilities = this.remoteAddress === null ? UNIX : TCP;
+    if (origin !== undefined) this.from(origin);
+  }
+
+  from(origin: Origin): this {
+    this.#origin = origin;
+    this.remoteAddress ??= origin.remote ?? null;
+    return this;
+  }
+
+  get fd(): number {
+    return descriptorOf(this.#plain ?? this.#socket);
+  }
+
+  get settable(): Settable {
+    return this.#socket;
+  }
+
+  get holder(): Holder {
+    return socketHolder(this.#socket);
+  }
+
+  unref(): void {
+    this.#socket.unref();
+  }
+
+  toSocket(): net.Socket {
+    return this.#socket;
   }
 
   get localAddress(): Address | null {
@@ -191,6 +248,7 @@ class NodeTransport implements StreamTransport, Taker {
   abort(): void {
     const socket = this.#socket;
     if (socket.destroyed) return;
+    if (this.#sink === null) socket.on("error", () => {}); // nobody else hears it
     // While our end is on its way libuv refuses a reset, and Node then never closes the descriptor, nor can the process
     // end (Node 24). It is a matter of one turn: what was written has left.
     if (socket.writableEnded && !socket.writableFinished && socket.writableLength === 0) {
@@ -207,10 +265,7 @@ class NodeTransport implements StreamTransport, Taker {
   async startTls(options: TlsOptions): Promise<StreamTransport> {
     const socket = this.#socket;
     const dialled = this.#origin?.dialled;
-    const { ca, cert, key, serverName = dialled?.hostname } = { ...dialled?.tls, ...options };
-    if (dialled === undefined && (cert === undefined || key === undefined)) {
-      throw new TypeError("startTls() on a connection that was accepted needs a cert and a key");
-    }
+    const { ca, cert, key, serverName = dialled?.hostname } = checkSecuring(this.#origin, options);
     await drained(socket);
     if (this.#intake !== null) this.#intake.taker = null;
     for (const event in this.#listeners) socket.removeListener(event, this.#listeners[event] as () => void);
@@ -260,10 +315,6 @@ class NodeTransport implements StreamTransport, Taker {
     return new Kernel(options).heldBy(socketHolder(socket, this.#plain && SECURED));
   }
 }
-
-/** The seam over a connected `net.Socket`, as `streamSocket` takes it. */
-export const nodeTransport = (socket: net.Socket, origin?: Origin): StreamTransport =>
-  new NodeTransport(socket, origin);
 
 /**
  * A `StreamSocket` over a connected `net.Socket` (also TLS's), which must have been made with

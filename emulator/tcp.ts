@@ -27,12 +27,12 @@ import { checkKind, type HandlerClass } from "../core/handler.ts";
 import { ThreadingMixIn } from "../core/mixins.ts";
 import type { ListenOptions } from "../core/options.ts";
 import { BaseServer, type ServerOptions } from "../core/server.ts";
-import { type StreamOptions, type StreamSocket, settleStream } from "../core/socket.ts";
+import { type StreamOptions, StreamSocket, settleStream } from "../core/socket.ts";
 import { fs, lazy } from "./builtin.ts";
 import { publish, subscribed } from "./events.ts";
-import { descriptorOf, listenerDescriptor } from "./native.ts";
+import { listenerDescriptor } from "./native.ts";
 import { Socket } from "./socket.ts";
-import { networkError, type Origin, streamSocket } from "./stream-socket.ts";
+import { type Connection, networkError, type Origin } from "./stream-socket.ts";
 
 // What `net.isIP()` says (0: a name), as a family, and back.
 const familyOf = (version: number): number =>
@@ -204,16 +204,19 @@ export class TCPServer<
   }
 
   /** A connection was accepted: makes the request of it, which arrives. */
-  protected accepted(socket: net.Socket): void {
-    if (this.daemonThreads) socket.unref();
-    const request = streamSocket(socket, this.#stream, this.originOf(socket)) as Request & StreamSocket;
-    const peer = request.getpeername();
-    if (descriptorOf(socket) < lastDescriptor()) this.arrive(request, peer);
+  protected accepted(connection: Connection): void {
+    if (this.daemonThreads) connection.unref();
+    const { fd } = connection;
+    const origin = this.originOf(fd);
+    if (origin !== undefined) connection.from(origin);
+    const request = new StreamSocket(connection, this.#stream) as Request & StreamSocket;
+    const peer = connection.remoteAddress;
+    if (fd < lastDescriptor()) this.arrive(request, peer);
     else this.refuse(request, peer, "descriptors");
   }
 
-  /** What Node does not tell of a connection that was accepted. */
-  protected originOf(_socket: net.Socket): Origin | undefined {
+  /** What Node does not tell of a connection that was accepted, by its descriptor. */
+  protected originOf(_fd: number): Origin | undefined {
     return undefined;
   }
 

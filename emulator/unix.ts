@@ -27,7 +27,7 @@ import type { ServerOptions } from "../core/server.ts";
 import type { StreamOptions, StreamSocket } from "../core/socket.ts";
 import type { Data, MaybePromise } from "../core/stream.ts";
 import { dirname, fs, lazy } from "./builtin.ts";
-import { descriptorOf, neededLibc, peerName } from "./native.ts";
+import { neededLibc, peerName } from "./native.ts";
 import { kernelDatagrams } from "./socket.ts";
 import type { Origin } from "./stream-socket.ts";
 import { TCPServer } from "./tcp.ts";
@@ -73,8 +73,7 @@ export class UnixStreamServer<Context = unknown> extends TCPServer<Context> {
     this.#file = identityOf(path);
   }
 
-  protected override originOf(socket: net.Socket): Origin {
-    const fd = descriptorOf(socket);
+  protected override originOf(fd: number): Origin {
     const peer = fd < 0 ? null : peerName(fd);
     return {
       local: { family: "unix", path: this.#path },

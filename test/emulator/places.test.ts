@@ -1,11 +1,11 @@
 /** The conformance bodies in the places that one Node process has: memory, and real sockets. */
 
-import type net from "node:net";
 import { type BaseServer, type StreamSocket, streamHandler } from "socklet";
 import { createConnection, TCPServer, ThreadingTCPServer } from "socklet/emulator";
 import { MemoryServer, ThreadingMemoryServer } from "socklet/testing";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { intake, unconnected } from "../../emulator/intake.ts";
+import type { Connection } from "../../emulator/stream-socket.ts";
 import { Conformance, LocalBoard } from "../conformance/handler.ts";
 import { serverConformance } from "../conformance/server.ts";
 import { serverScenarios, tracing } from "../conformance/server-scenarios.ts";
@@ -69,12 +69,12 @@ streamConformance(
   "served",
 );
 
-test("what is accepted and dialled is read by onread; where that is off, by 'data'", async () => {
+test("what is accepted is read from its handle, what is dialled by onread; where that is off, by 'data'", async () => {
   class Telling extends ThreadingTCPServer {
     readonly kinds: string[] = [];
-    protected override accepted(socket: net.Socket): void {
-      this.kinds.push(socket.constructor.name);
-      super.accepted(socket);
+    protected override accepted(connection: Connection): void {
+      this.kinds.push(connection.constructor.name);
+      super.accepted(connection);
     }
   }
   const kinds = async (): Promise<readonly string[]> => {
@@ -85,8 +85,8 @@ test("what is accepted and dialled is read by onread; where that is off, by 'dat
     await client.recv();
     return [...server.kinds, unconnected({}).constructor.name];
   };
-  expect(await kinds()).toEqual(["IntakeSocket", "IntakeSocket"]);
-  expect(await byData(kinds)).toEqual(["Socket", "Socket"]);
+  expect(await kinds()).toEqual(["HandleTransport", "IntakeSocket"]);
+  expect(await byData(kinds)).toEqual(["NodeTransport", "Socket"]);
 });
 
 serverConformance({

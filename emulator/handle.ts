@@ -1,0 +1,504 @@
+/**
+ * An accepted connection without a `net.Socket`: `HandleTransport`, over what Node itself has of it, its handle.
+ *
+ * A `net.Socket` is two streams with their states and events, which `StreamReader` and `StreamWriter` are already: to
+ * have both costs a third of what a small message does, and most of what a connection does (measured, with an echo as
+ * small as it can be: CPU a message 0.87 of bare Node's on the handle, 1.05 on a `net.Socket`; a connection 0.78 and
+ * 0.96). What this uses of Node is not documented, as `process.binding` (DEP0111) is not: it is looked at first, and
+ * where it is not there, Node's own sockets are accepted, as they are with `SOCKLET_INTAKE=off`. Whoever wants a
+ * `net.Socket` of one (TLS, a child process) is given it.
+ */
+
+import net from "node:net";
+import type { Address } from "../core/address.ts";
+import { AF_INET, AF_INET6, AF_UNIX, SOCK_STREAM } from "../core/constants.ts";
+import { SocketError } from "../core/errors.ts";
+import type { Capabilities, KernelSocket, StreamSink, StreamTransport, TlsOptions } from "../core/socket.ts";
+import type { Data } from "../core/stream.ts";
+import { channel, getSystemErrorName } from "./builtin.ts";
+import { Intake, intake } from "./intake.ts";
+import { type Holder, Kernel, type Libc, PlainStreamOptions, type Settable } from "./native.ts";
+import {
+  addressOf,
+  type Connection,
+  checkSecuring,
+  FULL,
+  LARGE,
+  LINGER,
+  NodeTransport,
+  type Origin,
+  TCP,
+  UNIX,
+} from "./stream-socket.ts";
+
+// ---- What it uses of Node ----
+
+/** A TCP or Pipe of Node's. A call that fails gives libuv's number of the error, which is negative. */
+interface StreamHandle {
+  readonly fd: number;
+  readonly writeQueueSize: number;
+  onread: (this: StreamHandle) => Uint8Array | undefined;
+  /** Ours: whose it is. */
+  transport?: HandleTransport;
+  useUserBuffer(buffer: Uint8Array): void;
+  readStart(): number;
+  readStop(): number;
+  writeBuffer(request: WriteRequest, bytes: Uint8Array): number;
+  writeUtf8String(request: WriteRequest, text: string): number;
+  shutdown(request: ShutdownRequest): number;
+  close(): void;
+  unref(): void;
+  // Of TCP alone:
+  reset?(): number;
+  getpeername?(name: Name): number;
+  getsockname?(name: Name): number;
+  setNoDelay?(on: boolean): number;
+  setKeepAlive?(on: boolean, seconds: number): number;
+}
+
+interface Name {
+  address?: string;
+  port?: number;
+  family?: string;
+}
+
+interface ShutdownRequest {
+  transport?: HandleTransport;
+  oncomplete?: (this: ShutdownRequest, status: number) => void;
+}
+
+interface WriteRequest {
+  transport?: HandleTransport;
+  /** What must stay until it is done. */
+  data?: Data;
+  taken?: (() => void) | undefined;
+  oncomplete?: (this: WriteRequest, status: number) => void;
+}
+
+interface StreamBinding {
+  readonly WriteWrap: new () => WriteRequest;
+  readonly ShutdownWrap: new () => ShutdownRequest;
+  /** What the last call said, at these places. */
+  readonly streamBaseState: Int32Array;
+  readonly kReadBytesOrError: number;
+  readonly kLastWriteWasAsync: number;
+}
+
+const EOF = -4095; // uv.h
+const NOT_CONNECTED = -107; // ENOTCONN
+
+let found: StreamBinding | null | undefined;
+
+/** Node's binding; `null` where this Node has it not, or would warn of its use. */
+const binding = (): StreamBinding | null => {
+  if (found !== undefined) return found;
+  found = null;
+  const told = [...process.execArgv, process.env.NODE_OPTIONS ?? ""].join(" ");
+  if (told.includes("--pending-deprecation") || process.env.NODE_PENDING_DEPRECATION === "1") return null;
+  try {
+    const { binding } = process as unknown as { binding(name: string): Partial<StreamBinding> };
+    const has = binding("stream_wrap");
+    const whole =
+      typeof has.WriteWrap === "function" &&
+      typeof has.ShutdownWrap === "function" &&
+      has.streamBaseState instanceof Int32Array &&
+      typeof has.kReadBytesOrError === "number" &&
+      typeof has.kLastWriteWasAsync === "number";
+    if (whole) found = has as StreamBinding;
+  } catch {
+    // The permission model forbids it.
+  }
+  return found;
+};
+
+const CALLS = ["useUserBuffer", "readStart", "readStop", "writeBuffer", "writeUtf8String", "shutdown"];
+
+/** Whether a handle has what is used of it: looked at once for each kind. */
+const fit = new WeakMap<object, boolean>();
+const isFit = (handle: object): boolean => {
+  const kind = Object.getPrototypeOf(handle);
+  let is = fit.get(kind);
+  if (is === undefined) {
+    is = CALLS.every((call) => typeof (handle as Record<string, unknown>)[call] === "function");
+    fit.set(kind, is);
+  }
+  return is;
+};
+
+const accepting = channel("net.server.socket"); // whoever subscribes is told of Node's own sockets
+
+/** What a listener's handle calls for each connection. */
+type OnConnection = (this: unknown, error: number, handle: StreamHandle) => void;
+
+/**
+ * From now on `take` is given what `server` accepts, which listens, unread. Does nothing where this Node has not what
+ * that takes: then the server accepts Node's own sockets.
+ */
+export const acceptInto = (server: net.Server, take: (connection: Connection) => void): void => {
+  const {
+    _handle: handle,
+    noDelay,
+    keepAlive,
+    keepAliveInitialDelay,
+  } = server as unknown as {
+    readonly _handle?: { onconnection?: OnConnection } | null;
+    readonly noDelay?: boolean;
+    readonly keepAlive?: boolean;
+    readonly keepAliveInitialDelay?: number; // seconds
+  };
+  const own = handle?.onconnection;
+  if (!intake.on || !handle || typeof own !== "function" || binding() === null) return;
+  handle.onconnection = function (error, client) {
+    if (error !== 0 || accepting.hasSubscribers || !isFit(client)) {
+      own.call(this, error, client);
+      return;
+    }
+    if (noDelay) client.setNoDelay?.(true);
+    if (keepAlive) client.setKeepAlive?.(true, keepAliveInitialDelay ?? 0);
+    take(new HandleTransport(client, binding() as StreamBinding));
+  };
+};
+
+// ---- The transport ----
+
+const named = (status: number, fallback: "ECONNRESET" | "EPIPE"): SocketError => {
+  const code = getSystemErrorName(status);
+  return SocketError.from(Object.assign(new Error(code), { code }), fallback);
+};
+
+/** A request that no write has kept: one that the kernel takes at once leaves it as it was. */
+let spare: WriteRequest | undefined;
+
+/** Where small pieces that are the caller's are put for the kernel to take. */
+let desk = new Uint8Array(0);
+let onDesk = desk; // the last of its views
+
+function onread(this: StreamHandle): Uint8Array | undefined {
+  return (this.transport as HandleTransport).came();
+}
+
+function afterWrite(this: WriteRequest, status: number): void {
+  (this.transport as HandleTransport).wrote(this, status);
+}
+
+function afterShutdown(this: ShutdownRequest, status: number): void {
+  (this.transport as HandleTransport).shut(status);
+}
+
+class HandleTransport extends Intake implements Connection {
+  remoteAddress: Address | null = null;
+  #origin: Origin | undefined;
+  readonly #handle: StreamHandle;
+  readonly #node: StreamBinding;
+  #sink: StreamSink | null = null;
+  #kernel: Kernel | undefined;
+  #heir: NodeTransport | null = null; // has the handle
+  #reads: "not yet" | "no" | "yes" = "not yet";
+  #ended = false; // by the peer
+  #dropping = false; // what still comes is of no interest
+  #closed = false;
+  #writing = 0; // writes that the kernel has not taken whole
+  #last: WriteRequest | null = null; // the last of them
+  #room: PromiseWithResolvers<void> | null = null;
+  #ending: PromiseWithResolvers<void> | null = null;
+  #shutting = false;
+  #aborting = false; // when that is over
+  #closers: (() => void)[] | null = null; // nearly always
+  #timer: ReturnType<typeof setTimeout> | undefined;
+
+  constructor(handle: StreamHandle, node: StreamBinding) {
+    super();
+    this.#handle = handle;
+    this.#node = node;
+    handle.transport = this;
+    if (handle.getpeername === undefined) return;
+    const name: Name = {};
+    if (handle.getpeername(name) === 0) this.remoteAddress = addressOf(name.address, name.port, name.family);
+  }
+
+  from(origin: Origin): this {
+    this.#origin = origin;
+    this.remoteAddress ??= origin.remote ?? null;
+    return this;
+  }
+
+  get capabilities(): Capabilities {
+    return this.#handle.reset === undefined ? UNIX : TCP;
+  }
+
+  get localAddress(): Address | null {
+    const name: Name = {};
+    if (!this.#closed) this.#handle.getsockname?.(name);
+    return addressOf(name.address, name.port, name.family) ?? this.#origin?.local ?? null;
+  }
+
+  get fd(): number {
+    return this.#closed ? -1 : this.#handle.fd;
+  }
+
+  unref(): void {
+    this.#handle.unref();
+  }
+
+  start(sink: StreamSink): void {
+    this.#sink = sink;
+  }
+
+  resume(): void {
+    if (this.#reads === "yes" || this.#closed) return;
+    if (this.#reads === "not yet") {
+      this.#handle.onread = onread;
+      this.#handle.useUserBuffer(this.into);
+    }
+    this.#reads = "yes";
+    this.#handle.readStart(); // what is wrong with the connection comes by `onread`
+  }
+
+  pause(): void {
+    if (this.#reads !== "yes" || this.#closed) return;
+    this.#reads = "no";
+    this.#handle.readStop();
+  }
+
+  /** Something was read: gives into what the next goes, where that is another buffer. */
+  came(): Uint8Array | undefined {
+    const size = this.#node.streamBaseState[this.#node.kReadBytesOrError] as number;
+    const sink = this.#sink as StreamSink;
+    if (size > 0) {
+      if (this.#dropping) return undefined;
+      const from = this.into;
+      const bytes = this.lent(size);
+      if (sink.lend !== undefined) sink.lend(bytes, this);
+      else sink.data(bytes.slice());
+      return this.into === from ? undefined : this.into;
+    }
+    if (size === EOF) {
+      this.#ended = true;
+      if (this.#dropping) this.#destroy();
+      else sink.end();
+    } else if (size < 0) {
+      this.#destroy();
+      if (!this.#dropping) sink.error(named(size, "ECONNRESET"));
+    }
+    return undefined;
+  }
+
+  write(data: Data): Promise<void> | undefined {
+    if (this.#closed) return undefined;
+    if (typeof data !== "string" && data.length >= LARGE) {
+      let taken: Promise<void> | undefined;
+      // It may be the caller's own memory: he waits until it has been taken, all of it.
+      if (!this.#send(data)) {
+        const request = this.#last as WriteRequest;
+        taken = new Promise((resolve) => {
+          request.taken = resolve;
+        });
+      }
+      return taken;
+    }
+    return this.#send(data) ? undefined : this.#mayWait();
+  }
+
+  borrow(bytes: Uint8Array): Promise<void> | undefined {
+    if (this.#closed) return undefined;
+    const size = bytes.length;
+    if (desk.length < size) desk = new Uint8Array(LARGE);
+    if (onDesk.length !== size || onDesk.buffer !== desk.buffer) onDesk = desk.subarray(0, size);
+    onDesk.set(bytes);
+    const data = onDesk;
+    if (this.#send(data)) return undefined;
+    onDesk = desk = new Uint8Array(0); // the kernel still needs it
+    return this.#mayWait();
+  }
+
+  /** A write is over that the kernel did not take whole. */
+  wrote(request: WriteRequest, status: number): void {
+    this.#writing--;
+    request.taken?.();
+    if (status < 0) this.#broken(status);
+    if (this.#writing > 0) return;
+    this.#room?.resolve();
+    this.#room = null;
+    if (this.#ending !== null && !this.#closed) this.#shutdown();
+  }
+
+  end(): Promise<void> {
+    if (this.#heir !== null) return this.#heir.end();
+    this.#ending = Promise.withResolvers();
+    if (this.#closed) this.#ending.reject(new SocketError("EPIPE"));
+    else if (this.#writing === 0) this.#shutdown();
+    return this.#ending.promise;
+  }
+
+  /** Our end is on its way, or cannot be. */
+  shut(status: number): void {
+    this.#shutting = false;
+    if (status < 0) this.#ending?.reject(named(status, "EPIPE"));
+    else this.#ending?.resolve();
+    if (this.#aborting) this.abort();
+  }
+
+  /** As `NodeTransport.close()`. */
+  close(): void {
+    if (this.#heir !== null) this.#heir.close();
+    if (this.#closed || this.#heir !== null) return;
+    if (this.#ended) {
+      this.#destroy();
+      return;
+    }
+    this.#handle.unref(); // it must not keep a process from ending
+    this.#dropping = true;
+    this.#timer = setTimeout(() => this.#destroy(), LINGER);
+    this.#timer.unref();
+    this.resume();
+  }
+
+  leave(): boolean {
+    if (!this.#ended || this.#writing > 0 || this.#closed) return false;
+    this.#destroy();
+    return true;
+  }
+
+  abort(): void {
+    if (this.#heir !== null) this.#heir.abort();
+    if (this.#closed || this.#heir !== null) return;
+    // While our end is on its way libuv refuses a reset, and Node takes it for done.
+    if (this.#shutting) this.#aborting = true;
+    else this.#destroy(true);
+  }
+
+  async startTls(options: TlsOptions): Promise<StreamTransport> {
+    checkSecuring(this.#origin, options);
+    await this.#drained();
+    this.toSocket();
+    return (this.#heir as NodeTransport | null as NodeTransport).startTls(options);
+  }
+
+  toSocket(): net.Socket {
+    this.pause();
+    const options = { handle: this.#handle, allowHalfOpen: true, manualStart: true };
+    const socket = new net.Socket(options as unknown as net.SocketConstructorOpts);
+    socket.pause(); // nothing is read before somebody asks
+    this.#heir = new NodeTransport(socket, { ...this.#origin, kernel: this.#kernel ?? this.#origin?.kernel });
+    return socket;
+  }
+
+  defer(task: () => void): void {
+    process.nextTick(task); // runs when this turn's promises have run, too
+  }
+
+  // ---- The kernel's side ----
+
+  get kernel(): KernelSocket {
+    this.#kernel ??= this.#origin?.kernel ?? this.#ownKernel();
+    return this.#kernel;
+  }
+
+  get settable(): Settable {
+    const handle = this.#handle;
+    return {
+      setNoDelay: (on) => handle.setNoDelay?.(on),
+      setKeepAlive: (on, delay) => handle.setKeepAlive?.(on, Math.trunc(delay / 1000)),
+    };
+  }
+
+  get holder(): Holder {
+    const fd = (): number | null => (this.#closed ? null : this.#handle.fd);
+    return {
+      get fd() {
+        return fd();
+      },
+      take: (libc: Libc) => {
+        const inside = this.#handle.writeQueueSize;
+        if (inside > 0) {
+          throw new SocketError("EBUSY", `${inside} bytes are on their way out; detach() would lose them`);
+        }
+        const taken = libc.dup(this.#handle.fd);
+        this.#destroy(); // with a descriptor left the kernel sends no end
+        return taken;
+      },
+      drained: () => this.#drained(),
+      onClose: (told) => {
+        this.#closers ??= [];
+        this.#closers.push(told);
+        return () => {
+          this.#closers = (this.#closers ?? []).filter((other) => other !== told);
+        };
+      },
+    };
+  }
+
+  #ownKernel(): Kernel {
+    const family = { IPv4: AF_INET, IPv6: AF_INET6, unix: AF_UNIX }[this.remoteAddress?.family ?? "unix"];
+    const options = new PlainStreamOptions({ family, type: SOCK_STREAM, proto: 0 });
+    options.open(this.settable, false);
+    return new Kernel(options).heldBy(this.holder);
+  }
+
+  // ---- Inside ----
+
+  /** Gives data to the kernel: true where that took all of it at once. */
+  #send(data: Data): boolean {
+    const node = this.#node;
+    const request = spare ?? new node.WriteWrap();
+    spare = undefined;
+    const status =
+      typeof data === "string"
+        ? this.#handle.writeUtf8String(request, data)
+        : this.#handle.writeBuffer(request, data);
+    if (status === 0 && node.streamBaseState[node.kLastWriteWasAsync] === 1) {
+      request.transport = this;
+      request.data = data;
+      request.oncomplete = afterWrite;
+      this.#last = request;
+      this.#writing++;
+      return false;
+    }
+    spare = request;
+    if (status !== 0) this.#broken(status);
+    return true;
+  }
+
+  /** A promise of room where too much waits. */
+  #mayWait(): Promise<void> | undefined {
+    if (this.#closed || this.#handle.writeQueueSize <= FULL) return undefined;
+    this.#room ??= Promise.withResolvers();
+    return this.#room.promise;
+  }
+
+  /** Resolves when the kernel has all that was written. */
+  async #drained(): Promise<void> {
+    while (this.#writing > 0) {
+      this.#room ??= Promise.withResolvers();
+      await this.#room.promise;
+    }
+  }
+
+  #shutdown(): void {
+    const request = new this.#node.ShutdownWrap();
+    request.transport = this;
+    request.oncomplete = afterShutdown;
+    this.#shutting = true;
+    const status = this.#handle.shutdown(request);
+    if (status !== 0) this.shut(status === 1 || status === NOT_CONNECTED ? 0 : status);
+  }
+
+  /** A write failed. The socket is told in its own time: it may be writing. */
+  #broken(status: number): void {
+    if (this.#closed) return;
+    this.#destroy();
+    queueMicrotask(() => this.#sink?.error(named(status, "EPIPE")));
+  }
+
+  #destroy(reset = false): void {
+    if (this.#closed) return;
+    this.#closed = true;
+    clearTimeout(this.#timer);
+    if (reset && this.#handle.reset !== undefined) this.#handle.reset();
+    else this.#handle.close();
+    if (!this.#shutting) this.#ending?.reject(new SocketError("EPIPE"));
+    this.#room?.resolve();
+    this.#room = null;
+    for (const told of this.#closers ?? []) told();
+  }
+}
