@@ -148,6 +148,7 @@ export abstract class BaseRequestHandler<Request = StreamSocket, Context = unkno
       return this.#finishAfter(error);
     }
     if (isThenable(result)) {
+      if (this.finish === BaseRequestHandler.prototype.finish) return result; // there is nothing to do then
       return result.then(
         (value) => this.#finishWith(value),
         (error) => this.#finishAfter(error),

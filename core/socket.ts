@@ -326,6 +326,9 @@ export abstract class BaseSocket {
   }
 }
 
+/** Tells a socket that its transport is broken. */
+let broken: (socket: StreamSocket, error: SocketError) => void;
+
 /**
  * One connected stream: TCP, TLS, Unix or memory. A handler's `this.request`; the tutorial's socket, which
  * `socket()` gives unconnected.
@@ -358,13 +361,11 @@ export class StreamSocket extends BaseSocket implements AsyncDisposable {
   constructor(transport: StreamTransport | null, options: Partial<StreamOptions> = {}) {
     super();
     const settled = settleStream(options);
-    const feed = new Feed(transport ?? UNCONNECTED, (error) => this.#break(error));
+    const feed = new Feed(transport ?? UNCONNECTED, this);
     this.#feed = feed;
     this.#options = settled;
     const wfile = new StreamWriter(feed, settled);
     const rfile = new StreamReader(feed, settled);
-    feed.wfile = wfile;
-    feed.rfile = rfile;
     rfile.timeout = settled.timeout;
     wfile.timeout = settled.writeTimeout === undefined ? settled.timeout : settled.writeTimeout;
     this.wfile = wfile;
@@ -825,6 +826,10 @@ export class StreamSocket extends BaseSocket implements AsyncDisposable {
     }
   }
 
+  static {
+    broken = (socket, error) => socket.#break(error);
+  }
+
   /** The transport said so: nothing goes any more, but what had come is still read. */
   #break(error: SocketError): void {
     this.#error ??= error;
@@ -858,24 +863,21 @@ export class StreamSocket extends BaseSocket implements AsyncDisposable {
  */
 class Feed implements ReaderSource, WriterTarget, StreamSink {
   transport: StreamTransport;
-  rfile: StreamReader | undefined;
-  wfile: StreamWriter | undefined;
-  /** The transport is broken. */
-  readonly error: (error: SocketError) => void;
+  readonly #socket: StreamSocket;
 
-  constructor(transport: StreamTransport, broken: (error: SocketError) => void) {
+  constructor(transport: StreamTransport, socket: StreamSocket) {
     this.transport = transport;
-    this.error = broken;
+    this.#socket = socket;
   }
 
   // ---- For the reader and the writer ----
 
   get blocked(): boolean {
-    return this.wfile?.unattended ?? false;
+    return this.#socket.wfile.unattended;
   }
 
   resume(): void {
-    this.wfile?.start();
+    this.#socket.wfile.start();
     this.transport.resume();
   }
 
@@ -892,8 +894,12 @@ class Feed implements ReaderSource, WriterTarget, StreamSink {
     return transport.borrow === undefined ? transport.write(bytes.slice()) : transport.borrow(bytes);
   }
 
+  unattended(): void {
+    this.#socket.rfile.hold();
+  }
+
   attended(): void {
-    this.rfile?.retry();
+    this.#socket.rfile.retry();
   }
 
   defer(task: () => void): void {
@@ -903,18 +909,22 @@ class Feed implements ReaderSource, WriterTarget, StreamSink {
   // ---- For the transport ----
 
   get needed(): number {
-    return this.rfile?.needed ?? 0;
+    return this.#socket.rfile.needed;
   }
 
   data(bytes: Uint8Array): boolean {
-    return this.rfile?.push(bytes) ?? false;
+    return this.#socket.rfile.push(bytes);
   }
 
   lend(bytes: Uint8Array, lender: Lender): boolean {
-    return this.rfile?.push(bytes, lender) ?? false;
+    return this.#socket.rfile.push(bytes, lender);
   }
 
   end(): void {
-    this.rfile?.end();
+    this.#socket.rfile.end();
+  }
+
+  error(error: SocketError): void {
+    broken(this.#socket, error);
   }
 }

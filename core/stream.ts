@@ -44,8 +44,9 @@ const KEEP = 4; // a piece smaller than a quarter of its backing memory is copie
 const WINDOW = 8 * 1024; // bytes decoded at once for lines; also what one short line can keep alive in memory
 const GATHER_MARK = 16 * 1024; // bytes gathered before they leave at once
 const UNATTENDED = 1024 * 1024; // bytes of output that may wait while a handler reads on; far more than two ends greet each other with
-const SLAB = 8 * 1024; // bytes of memory that the writers of small pieces share: to take some for each costs more than its copy
-const SHARE = 256; // bytes of it that one takes at once
+const SLAB = 8 * 1024; // bytes of memory that small pieces share: to take some for each costs more than its copy
+const SHARE = 256; // bytes of it that a writer takes at once
+const SHARED = SLAB / KEEP / 2; // bytes; a larger piece has memory of its own. Of one that is shared, what is given away is copied
 const SHORT_TEXT = 256; // characters; longer text is encoded when it is written, shorter is joined first
 
 const EMPTY = new Uint8Array(0);
@@ -61,9 +62,9 @@ export const DONE: Promise<void> = Promise.resolve();
 let slab = EMPTY;
 let slabUsed = 0;
 
-/** Memory of `size` bytes that is nobody else's. */
+/** Memory of `size` bytes, which nobody else writes into. */
 const memory = (size: number): Uint8Array => {
-  if (size > SHARE) return new Uint8Array(size);
+  if (size > SHARED) return new Uint8Array(size);
   if (slabUsed + size > slab.length) {
     slab = new Uint8Array(SLAB);
     slabUsed = 0;
@@ -124,14 +125,6 @@ const NO_SOURCE: ReaderSource = { resume() {}, pause() {}, blocked: false };
 
 type Attempt<T> = (argument: never) => T | undefined;
 
-interface Waiter {
-  readonly attempt: Attempt<unknown>;
-  readonly argument: unknown;
-  readonly resolve: (value: never) => void;
-  readonly reject: (error: unknown) => void;
-  readonly within: number | null; // ms that it may wait
-}
-
 /** Others who want to know that something has changed, beside those who wait for it: `select()` and `poll()`. */
 class Watchers {
   #told: readonly (() => void)[] = [];
@@ -179,14 +172,18 @@ export class StreamReader {
   #searched = 0; // the same for the separator of the readuntil() that waits
   #tray: Uint8Array = EMPTY; // where small pieces are put together; the last of #more is a view of it
   #trayUsed = 0;
-  #text: string | null = null; // the ASCII text of #chunk[#textFrom...], or null where none is decoded
+  #text: string | null = null; // the ASCII text of #chunk[#textFrom...]; null where none is decoded, a read waits, or the source is blocked
   #textFrom = 0;
   #bytesTo = 0; // #chunk up to here is not ASCII: its lines are cut as bytes
   #paused = false;
   #ended = false;
   #shut = false; // no read may wait: where it would, that is the end
   #failure: Failure | null = null;
-  #waiter: Waiter | null = null;
+  #waiting: Attempt<unknown> | null = null; // what the read that waits tries, with
+  #argument: unknown; // this, and
+  #resolve: ((value: never) => void) | null = null;
+  #reject: ((error: unknown) => void) | null = null;
+  #within: number | null = null; // ms that it may wait
   #deadline = 0; // when the read that waits has waited too long, by performance.now(): the wall clock can jump
   #firesAt = 0; // when #timer fires: at the deadline or before
   #timer: ReturnType<typeof setTimeout> | undefined;
@@ -214,10 +211,9 @@ export class StreamReader {
 
   /** How many bytes the read that waits still needs at least; 0 where none waits. For a source that can wait for as many. */
   get needed(): number {
-    const waiter = this.#waiter;
-    if (waiter === null) return 0;
-    return waiter.attempt === (this.#tryExactly as Attempt<unknown>)
-      ? (waiter.argument as number) - this.#size
+    if (this.#waiting === null) return 0;
+    return this.#waiting === (this.#tryExactly as Attempt<unknown>)
+      ? (this.#argument as number) - this.#size
       : 1;
   }
 
@@ -343,9 +339,16 @@ export class StreamReader {
    * Throws what `line()` rejects with.
    */
   tryLine(): string | null | undefined {
-    if (this.#waiter !== null) throw busy();
-    if (this.#source.blocked && this.#failure === null) return undefined;
-    return this.#tryLine();
+    const text = this.#text;
+    if (text === null) return this.#tryAnyLine();
+    // What nearly every call is: a line with more text behind it.
+    const from = this.#at - this.#textFrom;
+    const next = text.indexOf("\n", from) + 1;
+    const size = next - from;
+    if (size <= 0 || next === text.length || size > this.maxLine) return this.#tryAnyLine();
+    this.#at += size;
+    this.#size -= size;
+    return text.slice(from, size > 1 && text.charCodeAt(next - 2) === RETURN ? next - 2 : next - 1);
   }
 
   /** The lines to the end, as `line()` gives them: `for await (const line of rfile.lines())`. Leaving the loop closes nothing. */
@@ -359,7 +362,7 @@ export class StreamReader {
   onReadable(told: () => void): () => void {
     this.#watchers ??= new Watchers();
     const stop = this.#watchers.add(told);
-    if (!this.readable && this.#waiter === null) this.#resume();
+    if (!this.readable && this.#waiting === null) this.#resume();
     return stop;
   }
 
@@ -371,11 +374,10 @@ export class StreamReader {
   /** From now on no read waits: it gives what is here or what the platform has by now, else the end. */
   shut(): void {
     this.#shut = true;
-    const waiter = this.#waiter;
-    if (waiter !== null) {
-      this.#waiter = { ...waiter, within: 0 };
+    if (this.#waiting !== null) {
+      this.#within = 0;
       this.#turned = false;
-      this.#arm(this.#waiter);
+      this.#arm();
     }
     this.#watchers?.tell();
   }
@@ -387,7 +389,7 @@ export class StreamReader {
    * take is copied. Gives true while a read still waits for more.
    */
   push(bytes: Uint8Array, lender: Lender | null = null): boolean {
-    if (bytes.length === 0) return this.#waiter !== null;
+    if (bytes.length === 0) return this.#waiting !== null;
     if (this.#failure !== null) return false; // closed meanwhile: nobody will read them
     this.bytesRead += bytes.length;
     if (this.#size === 0) {
@@ -400,11 +402,11 @@ export class StreamReader {
       this.#more.push(lender === null || lender.give() ? bytes : bytes.slice());
     }
     this.#size += bytes.length;
-    if (this.#waiter !== null) this.#settle();
+    if (this.#waiting !== null) this.#settle();
     if (this.#lender !== null) this.#own();
     this.#watchers?.tell();
-    if (this.#waiter !== null && !this.#source.blocked) {
-      this.#arm(this.#waiter);
+    if (this.#waiting !== null && !this.#source.blocked) {
+      this.#arm();
       return true;
     }
     // A read that waits bounds itself by its own limit; what is not wanted now is bounded here.
@@ -421,7 +423,7 @@ export class StreamReader {
     this.#ended = true;
     this.#settle();
     this.#watchers?.tell();
-    if (this.#waiter === null) this.#disarm();
+    if (this.#waiting === null) this.#disarm();
   }
 
   /** No more can be read, for this reason. What is buffered is still given first, unless `now`. */
@@ -441,10 +443,15 @@ export class StreamReader {
     this.#disarm();
   }
 
+  /** The source is `blocked`: also `tryLine()` has nothing to give. */
+  hold(): void {
+    this.#text = null;
+  }
+
   /** The source is `blocked` no more: tries the read that waits, and asks for more where it goes on waiting. */
   retry(): void {
     this.#settle();
-    if (this.#waiter !== null && !this.#source.blocked) this.#resume();
+    if (this.#waiting !== null && !this.#source.blocked) this.#resume();
   }
 
   /** Takes out all that is buffered, for whoever reads this stream from now on. */
@@ -461,7 +468,7 @@ export class StreamReader {
     time = this.timeout,
   ): Promise<T> {
     const within = this.#shut ? 0 : time;
-    if (this.#waiter !== null) return Promise.reject(busy());
+    if (this.#waiting !== null) return Promise.reject(busy());
     try {
       const held = this.#source.blocked && this.#failure === null; // what has failed holds nothing back
       const got = held ? undefined : attempt.call(this, argument as never);
@@ -470,10 +477,14 @@ export class StreamReader {
       return Promise.reject(error);
     }
     return new Promise<T>((resolve, reject) => {
-      const waiter = { attempt: attempt as Attempt<unknown>, argument, resolve, reject, within };
-      this.#waiter = waiter;
+      this.#text = null; // see tryLine()
+      this.#waiting = attempt as Attempt<unknown>;
+      this.#argument = argument;
+      this.#resolve = resolve;
+      this.#reject = reject;
+      this.#within = within;
       this.#turned = false;
-      this.#arm(waiter);
+      this.#arm();
       this.#resume();
     });
   }
@@ -485,20 +496,21 @@ export class StreamReader {
 
   /** Tries the read that waits once more. */
   #settle(): void {
-    const waiter = this.#waiter;
-    if (waiter === null || (this.#source.blocked && this.#failure === null)) return;
-    this.#waiter = null; // while it is tried: a source that resumes may push at once, and must not try it again
+    const attempt = this.#waiting;
+    if (attempt === null || (this.#source.blocked && this.#failure === null)) return;
+    this.#waiting = null; // while it is tried: a source that resumes may push at once, and must not try it again
     try {
-      const got = waiter.attempt.call(this, waiter.argument as never);
-      if (got === undefined) this.#waiter = waiter;
-      else waiter.resolve(got as never);
+      const got = attempt.call(this, this.#argument as never);
+      if (got === undefined) this.#waiting = attempt;
+      else this.#resolve?.(got as never);
     } catch (error) {
-      waiter.reject(error);
+      this.#reject?.(error);
     }
   }
 
   /** One timer for many waits: a wait only moves the deadline, and the timer that fires early sets itself anew. */
-  #arm({ within }: Waiter): void {
+  #arm(): void {
+    const within = this.#within;
     if (within === null) {
       this.#disarm();
       return;
@@ -520,11 +532,11 @@ export class StreamReader {
 
   #expire(): void {
     this.#timer = undefined;
-    const waiter = this.#waiter;
-    if (waiter === null || waiter.within === null) return;
+    const within = this.#within;
+    if (this.#waiting === null || within === null) return;
     const left = this.#deadline - performance.now();
     // A read that may not wait has two timers: between them the platform surely looked for what has arrived.
-    if (left > 0 || (waiter.within === 0 && !this.#turned)) {
+    if (left > 0 || (within === 0 && !this.#turned)) {
       this.#turned = left <= 0;
       this.#firesAt = this.#deadline;
       this.#timer = setTimeout(StreamReader.#expired, Math.ceil(Math.max(left, 0)), this);
@@ -536,11 +548,11 @@ export class StreamReader {
       this.#ended = false;
       return;
     }
-    this.#waiter = null;
-    waiter.reject(
-      waiter.within === 0
+    this.#waiting = null;
+    this.#reject?.(
+      within === 0
         ? new SocketError("EWOULDBLOCK")
-        : new SocketError("ETIMEDOUT", `nothing came from the peer for ${waiter.within} ms`),
+        : new SocketError("ETIMEDOUT", `nothing came from the peer for ${within} ms`),
     );
   }
 
@@ -614,6 +626,11 @@ export class StreamReader {
     return newline >= 0 || (this.#ended && length > 0) ? this.#bytes(length) : this.#nothing();
   }
 
+  #tryAnyLine(): string | null | undefined {
+    if (this.#waiting !== null) throw busy();
+    return this.#source.blocked && this.#failure === null ? undefined : this.#tryLine();
+  }
+
   #tryNextLine(): IteratorResult<string> | undefined {
     const line = this.#tryLine();
     if (line === undefined) return undefined;
@@ -626,6 +643,7 @@ export class StreamReader {
    * bytes and decoded line by line instead.
    */
   #tryLine(): string | null | undefined {
+    if (this.#size === 0) return this.#nothing();
     const text = this.#text ?? this.#decode();
     if (text !== null) {
       const from = this.#at - this.#textFrom;
@@ -787,7 +805,10 @@ export class StreamReader {
     const at = this.#at;
     this.#lender = null;
     if (lender.give()) return;
-    this.#chunk = this.#chunk.slice(at);
+    const rest = this.#chunk.length - at;
+    const own = memory(rest);
+    own.set(at === 0 ? this.#chunk : this.#chunk.subarray(at));
+    this.#chunk = own;
     this.#at = 0;
     this.#textFrom -= at;
     this.#bytesTo -= at;
@@ -870,7 +891,9 @@ export interface WriterTarget {
   write(data: Data): Promise<void> | undefined;
   /** The same of fewer bytes than that, which are the caller's again when this returns. Absent: they are copied for `write`. */
   borrow?(bytes: Uint8Array): Promise<void> | undefined;
-  /** `StreamWriter.unattended` may have ended: there is room again, or somebody awaits it. */
+  /** `StreamWriter.unattended` is so. */
+  unattended?(): void;
+  /** It may have ended: there is room again, or somebody awaits it. */
   attended?(): void;
   /** Runs `task` once, when this turn's work is done. */
   defer(task: () => void): void;
@@ -943,9 +966,8 @@ export class StreamWriter {
    */
   write(data: Data): number {
     const size = this.#gather(data);
-    if (this.#gathered >= GATHER_MARK) {
-      this.#push();
-    } else if (!this.#deferred && this.#gathered > 0) {
+    if (this.#gathered >= GATHER_MARK) this.#push();
+    else if (!this.#deferred && this.#gathered > 0) {
       this.#deferred = true;
       this.#endOfTurn ??= () => {
         this.#deferred = false;
@@ -1152,8 +1174,13 @@ export class StreamWriter {
   #handed(size: number, promised: Promise<void> | undefined): void {
     this.bytesWritten += size;
     if (this.#room !== null) this.#waiting += size;
-    if (promised === undefined || this.#promised === promised) return;
-    if (this.#room === null) this.#waiting = size;
+    else if (promised !== undefined) this.#waiting = size;
+    else return;
+    if (promised !== undefined && this.#promised !== promised) this.#awaitRoom(promised);
+    if (this.unattended) this.#target.unattended?.();
+  }
+
+  #awaitRoom(promised: Promise<void>): void {
     const room = Promise.withResolvers<void>();
     room.promise.catch(() => {}); // who waits for it is told
     this.#room = room;
@@ -1180,14 +1207,22 @@ export class StreamWriter {
       await (this.timeout === null ? room : withDeadline(room, this.timeout, "the peer made no room"));
     } finally {
       this.#attending--;
+      if (this.unattended) this.#target.unattended?.();
     }
   }
 }
 
 /** Bytes of `text` in UTF-8, as TextEncoder makes them (a lone surrogate is three). */
 const utf8Length = (text: string): number => {
+  const length = text.length;
+  for (let i = 0; i < length; i++) if (text.charCodeAt(i) >= 0x80) return longerThan(text, i);
+  return length;
+};
+
+/** The same of one that is not all ASCII, which it is up to `from`. */
+const longerThan = (text: string, from: number): number => {
   let size = text.length;
-  for (let i = 0; i < text.length; i++) {
+  for (let i = from; i < text.length; i++) {
     const unit = text.charCodeAt(i);
     if (unit < 0x80) continue;
     if (unit < 0x800) size += 1;
