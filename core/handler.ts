@@ -15,7 +15,15 @@ import type { Address } from "./address.ts";
 import type { Datagram } from "./datagram.ts";
 import type { EndpointInfo } from "./server.ts";
 import type { StreamSocket } from "./socket.ts";
-import { type Data, joinBytes, type MaybePromise, StreamReader, StreamWriter, toBytes } from "./stream.ts";
+import {
+  type Data,
+  joinBytes,
+  type MaybePromise,
+  StreamReader,
+  StreamWriter,
+  toBytes,
+  type WriterTarget,
+} from "./stream.ts";
 
 export const isThenable = (value: unknown): value is PromiseLike<unknown> =>
   typeof (value as { then?: unknown } | null | undefined)?.then === "function";
@@ -229,6 +237,26 @@ export abstract class StreamRequestHandler<Context = unknown> extends BaseReques
   }
 }
 
+/** What a datagram is answered with. */
+class Reply implements WriterTarget {
+  readonly parts: Data[] = [];
+
+  write(data: Data): undefined {
+    this.parts.push(data);
+  }
+
+  defer(): void {} // it leaves as a whole, in finish()
+
+  whole(): Data {
+    if (this.parts.length === 1) return this.parts[0] as Data;
+    const parts = this.parts.map(toBytes);
+    return joinBytes(
+      parts,
+      parts.reduce((size, part) => size + part.length, 0),
+    );
+  }
+}
+
 /**
  * Handles one datagram: `rfile` reads it, and what `wfile` was given goes back as one datagram when `finish`
  * runs. Where nothing was written nothing is sent (CPython sends an empty datagram, which reflects traffic).
@@ -239,7 +267,7 @@ export abstract class DatagramRequestHandler<Context = unknown> extends BaseRequ
 > {
   #rfile: StreamReader | undefined;
   #wfile: StreamWriter | undefined;
-  readonly #written: Uint8Array[] = [];
+  #reply: Reply | undefined;
 
   /** Reads the datagram, then the end. */
   get rfile(): StreamReader {
@@ -249,18 +277,18 @@ export abstract class DatagramRequestHandler<Context = unknown> extends BaseRequ
 
   /** Gathers the reply. */
   get wfile(): StreamWriter {
-    this.#wfile ??= new StreamWriter({
-      write: (data: Data) => void this.#written.push(toBytes(data)),
-      defer() {}, // the reply leaves as a whole, in finish()
-    });
+    if (this.#wfile === undefined) {
+      this.#reply = new Reply();
+      this.#wfile = new StreamWriter(this.#reply);
+    }
     return this.#wfile;
   }
 
   /** Sends the reply. Throws `EMSGSIZE` where it is larger than a datagram. */
   override finish(): MaybePromise<void> {
-    if (this.#wfile === undefined || this.#wfile.bytesWritten + Number(this.#wfile.dirty) === 0) return;
-    this.#wfile.start();
-    this.request.reply(joinBytes(this.#written, this.#wfile.bytesWritten));
+    this.#wfile?.start();
+    if (this.#reply === undefined || this.#reply.parts.length === 0) return;
+    this.request.reply(this.#reply.whole());
   }
 }
 

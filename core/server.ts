@@ -669,6 +669,12 @@ export abstract class BaseServer<Request, Context = unknown>
       this.refuse(request, clientAddress, refusal);
       return;
     }
+    if (this.#isIdle && this.getRequest === BaseServer.prototype.getRequest) {
+      this.#busy = true;
+      this.#goOn(this.verifyAndProcess(request, clientAddress)); // what would be taken at once need not queue
+      this.#pump(); // who came meanwhile
+      return;
+    }
     this.#arrivals.push([request, clientAddress]);
     const awaited = this.#suspended === "hold" ? undefined : this.#awaiting.shift();
     if (awaited !== undefined) awaited(true);
@@ -736,16 +742,31 @@ export abstract class BaseServer<Request, Context = unknown>
   #pump(): void {
     while (this.#open && !this.#busy && this.#arrivals.length > 0 && this.#suspended !== "hold") {
       this.#busy = true;
-      const waiting = this.#takeNext();
-      if (waiting === undefined) {
-        this.#taken();
-      } else {
-        waiting.then(() => {
-          this.#taken();
-          this.#pump();
-        });
-      }
+      this.#goOn(this.#takeNext());
     }
+  }
+
+  /** True where who arrives now is taken at once. */
+  get #isIdle(): boolean {
+    return (
+      this.#open &&
+      !this.#busy &&
+      this.#arrivals.length === 0 &&
+      this.#awaiting.length === 0 &&
+      this.#suspended !== "hold"
+    );
+  }
+
+  /** One was taken; `processing` is when it has been processed, where that takes time. */
+  #goOn(processing: Promise<void> | undefined): void {
+    if (processing === undefined) {
+      this.#taken();
+      return;
+    }
+    processing.then(() => {
+      this.#taken();
+      this.#pump();
+    });
   }
 
   /** One was taken and processed. */
@@ -775,28 +796,33 @@ export abstract class BaseServer<Request, Context = unknown>
 
   /** Verifies and processes one request (CPython's `_handle_request_noblock`). Never throws or rejects. */
   protected verifyAndProcess(request: Request, clientAddress: Address | null): Promise<void> | undefined {
-    const go = (verified: boolean): Promise<void> | undefined => {
-      try {
-        if (verified) {
-          const processed = this.processRequest(request, clientAddress);
-          return isThenable(processed)
-            ? Promise.resolve(processed).catch((error) => this.#fail(request, clientAddress, error))
-            : undefined;
-        }
-      } catch (error) {
-        return this.#fail(request, clientAddress, error);
-      }
-      this.#refused++;
-      this.tell({ type: "refused", server: this.name, address: clientAddress, reason: "verify" });
-      return this.#letGo(request, clientAddress);
-    };
     try {
       const verified = this.verifyRequest(request, clientAddress);
-      if (!isThenable(verified)) return go(verified);
-      return Promise.resolve(verified).then(go, (error) => this.#fail(request, clientAddress, error));
+      if (!isThenable(verified)) return this.#process(request, clientAddress, verified);
+      return Promise.resolve(verified).then(
+        (verified) => this.#process(request, clientAddress, verified),
+        (error) => this.#fail(request, clientAddress, error),
+      );
     } catch (error) {
       return this.#fail(request, clientAddress, error);
     }
+  }
+
+  /** Processes a request that was verified, turns another away. Never throws or rejects. */
+  #process(request: Request, clientAddress: Address | null, verified: boolean): Promise<void> | undefined {
+    try {
+      if (verified) {
+        const processed = this.processRequest(request, clientAddress);
+        return isThenable(processed)
+          ? Promise.resolve(processed).catch((error) => this.#fail(request, clientAddress, error))
+          : undefined;
+      }
+    } catch (error) {
+      return this.#fail(request, clientAddress, error);
+    }
+    this.#refused++;
+    this.tell({ type: "refused", server: this.name, address: clientAddress, reason: "verify" });
+    return this.#letGo(request, clientAddress);
   }
 
   /** Hands `error` to `handleError`, then lets the request go. */
@@ -828,24 +854,43 @@ export abstract class BaseServer<Request, Context = unknown>
     running?: Running,
     failed = false,
   ): Promise<void> | undefined {
-    const over = (): void => {
-      if (running !== undefined) this.end(request, running, failed);
-      else this.#leave(clientAddress);
-    };
-    const wrong = (error: unknown): void => {
-      this.abortRequest(request); // it must not stay open because a hook failed
-      this.#tellError(error, clientAddress, running);
-      over();
-    };
     try {
       const gone = this.shutdownRequest(request);
-      if (isThenable(gone)) return Promise.resolve(gone).then(over, wrong);
+      if (isThenable(gone)) {
+        return Promise.resolve(gone).then(
+          () => this.#over(request, clientAddress, running, failed),
+          (error) => this.#notLetGo(request, clientAddress, running, failed, error),
+        );
+      }
     } catch (error) {
-      wrong(error);
+      this.#notLetGo(request, clientAddress, running, failed, error);
       return undefined;
     }
-    over();
+    this.#over(request, clientAddress, running, failed);
     return undefined;
+  }
+
+  /** `shutdownRequest` failed: the connection must not stay open because of that. */
+  #notLetGo(
+    request: Request,
+    clientAddress: Address | null,
+    running: Running | undefined,
+    failed: boolean,
+    error: unknown,
+  ): void {
+    this.abortRequest(request);
+    this.#tellError(error, clientAddress, running);
+    this.#over(request, clientAddress, running, failed);
+  }
+
+  #over(
+    request: Request,
+    clientAddress: Address | null,
+    running: Running | undefined,
+    failed: boolean,
+  ): void {
+    if (running !== undefined) this.end(request, running, failed);
+    else this.#leave(clientAddress);
   }
 
   #tellError(error: unknown, address: Address | null, running?: Running): void {

@@ -144,6 +144,8 @@ export interface StreamTransport {
   defer(task: () => void): void;
   /** The descriptor and what is done by it; absent where there is none. */
   readonly kernel?: KernelSocket | undefined;
+  /** One timer may serve many connections. Absent: each has its own. */
+  readonly sharesTimers?: boolean;
 }
 
 /** What stands in for the transport of a socket that is not connected. */
@@ -874,6 +876,10 @@ class Feed implements ReaderSource, WriterTarget, StreamSink {
 
   get blocked(): boolean {
     return this.#socket.wfile.unattended;
+  }
+
+  get sharesTimers(): boolean {
+    return this.transport.sharesTimers === true;
   }
 
   resume(): void {

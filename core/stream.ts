@@ -11,6 +11,7 @@
  * one promise, however many pieces its bytes come in.
  */
 
+import { Alarm } from "./alarm.ts";
 import { SocketError, type SocketErrorCode } from "./errors.ts";
 
 /** Bytes, or text that is sent as UTF-8. */
@@ -119,6 +120,8 @@ export interface ReaderSource {
   pause(): void;
   /** True while so much output waits unattended that reads must wait too. When that is over, call `StreamReader.retry()`. */
   readonly blocked: boolean;
+  /** One timer may serve many readers. Not so in workerd, where a timer is the request's that set it. */
+  readonly sharesTimers?: boolean;
 }
 
 const NO_SOURCE: ReaderSource = { resume() {}, pause() {}, blocked: false };
@@ -152,7 +155,7 @@ class Watchers {
  * Every read can reject with `ETIMEDOUT` (no byte came for `timeout` ms), `ECONNRESET`, `ECONNABORTED` and
  * `ECANCELED` (closed or aborted on this side while it waited), and `EBADF` after a close.
  */
-export class StreamReader {
+export class StreamReader extends Alarm {
   /** The longest line, in bytes before its `\n`; a `\r` there is one of them. */
   maxLine: number;
   /** The most that one read gathers, in bytes. */
@@ -185,12 +188,11 @@ export class StreamReader {
   #reject: ((error: unknown) => void) | null = null;
   #within: number | null = null; // ms that it may wait
   #deadline = 0; // when the read that waits has waited too long, by performance.now(): the wall clock can jump
-  #firesAt = 0; // when #timer fires: at the deadline or before
-  #timer: ReturnType<typeof setTimeout> | undefined;
   #turned = false; // a read that may not wait has been given its turn of the event loop
   #watchers: Watchers | null = null; // nearly always
 
   constructor(source: ReaderSource = NO_SOURCE, limits: StreamLimits = STREAM_LIMITS) {
+    super();
     this.#source = source;
     this.maxLine = limits.maxLine;
     this.maxRead = limits.maxRead;
@@ -423,7 +425,7 @@ export class StreamReader {
     this.#ended = true;
     this.#settle();
     this.#watchers?.tell();
-    if (this.#waiting === null) this.#disarm();
+    if (this.#waiting === null) this.unset();
   }
 
   /** No more can be read, for this reason. What is buffered is still given first, unless `now`. */
@@ -440,7 +442,7 @@ export class StreamReader {
     }
     this.#settle();
     this.#watchers?.tell();
-    this.#disarm();
+    this.unset();
   }
 
   /** The source is `blocked`: also `tryLine()` has nothing to give. */
@@ -512,34 +514,25 @@ export class StreamReader {
   #arm(): void {
     const within = this.#within;
     if (within === null) {
-      this.#disarm();
+      this.unset();
       return;
     }
-    this.#deadline = performance.now() + within;
-    if (this.#timer !== undefined && this.#firesAt <= this.#deadline) return;
-    clearTimeout(this.#timer);
-    this.#firesAt = this.#deadline;
-    this.#timer = setTimeout(StreamReader.#expired, within, this);
+    this.#deadline = within === 0 ? 0 : Math.ceil(performance.now()) + within; // a whole number takes no memory of its own
+    if (!this.isSet || this.ringsAt > this.#deadline) this.#set(within);
   }
 
-  #disarm(): void {
-    if (this.#timer === undefined) return;
-    clearTimeout(this.#timer);
-    this.#timer = undefined;
+  #set(within: number): void {
+    this.set(this.#deadline, within, within > 0 && this.#source.sharesTimers === true);
   }
 
-  static readonly #expired = (reader: StreamReader): void => reader.#expire();
-
-  #expire(): void {
-    this.#timer = undefined;
+  protected override ring(): void {
     const within = this.#within;
     if (this.#waiting === null || within === null) return;
     const left = this.#deadline - performance.now();
     // A read that may not wait has two timers: between them the platform surely looked for what has arrived.
     if (left > 0 || (within === 0 && !this.#turned)) {
       this.#turned = left <= 0;
-      this.#firesAt = this.#deadline;
-      this.#timer = setTimeout(StreamReader.#expired, Math.ceil(Math.max(left, 0)), this);
+      this.#set(within);
       return;
     }
     if (this.#shut) {

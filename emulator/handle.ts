@@ -1,14 +1,17 @@
 /**
- * An accepted connection without a `net.Socket`: `HandleTransport`, over what Node itself has of it, its handle.
+ * Connections and datagrams by what Node itself has of them, their handles.
  *
- * A `net.Socket` is two streams with their states and events, which `StreamReader` and `StreamWriter` are already: to
- * have both costs a third of what a small message does, and most of what a connection does (measured, with an echo as
- * small as it can be: CPU a message 0.87 of bare Node's on the handle, 1.05 on a `net.Socket`; a connection 0.78 and
- * 0.96). What this uses of Node is not documented, as `process.binding` (DEP0111) is not: it is looked at first, and
- * where it is not there, Node's own sockets are accepted, as they are with `SOCKLET_INTAKE=off`. Whoever wants a
- * `net.Socket` of one (TLS, a child process) is given it.
+ * What a listener accepts is a `HandleTransport`, without a `net.Socket`: that is two streams with their states and
+ * events, which `StreamReader` and `StreamWriter` are already, and costs a third of what a small message does, and most
+ * of what a connection does (measured, with an echo as small as it can be: CPU a message 0.87 of bare Node's on the
+ * handle, 1.05 on a `net.Socket`; a connection 0.78 and 0.96). Whoever needs a `net.Socket` of one (TLS, a child
+ * process) is given it. Datagrams go past the queue, the look-up and the events of `node:dgram`.
+ *
+ * What this uses of Node is not documented, as `process.binding` (DEP0111) is not: it is looked at first, and where it
+ * is not there, Node's own sockets are used, as they are with `SOCKLET_INTAKE=off`.
  */
 
+import type { RemoteInfo, Socket } from "node:dgram";
 import net from "node:net";
 import type { Address } from "../core/address.ts";
 import { AF_INET, AF_INET6, AF_UNIX, SOCK_STREAM } from "../core/constants.ts";
@@ -17,7 +20,14 @@ import type { Capabilities, KernelSocket, StreamSink, StreamTransport, TlsOption
 import type { Data } from "../core/stream.ts";
 import { channel, getSystemErrorName } from "./builtin.ts";
 import { Intake, intake } from "./intake.ts";
-import { type Holder, Kernel, type Libc, PlainStreamOptions, type Settable } from "./native.ts";
+import {
+  datagramHandleOf,
+  type Holder,
+  Kernel,
+  type Libc,
+  PlainStreamOptions,
+  type Settable,
+} from "./native.ts";
 import {
   addressOf,
   type Connection,
@@ -87,27 +97,30 @@ interface StreamBinding {
 const EOF = -4095; // uv.h
 const NOT_CONNECTED = -107; // ENOTCONN
 
-let found: StreamBinding | null | undefined;
-
-/** Node's binding; `null` where this Node has it not, or would warn of its use. */
-const binding = (): StreamBinding | null => {
-  if (found !== undefined) return found;
-  found = null;
+/** A binding of Node's; `null` where this Node has it not, or would warn of its use. */
+const bindingOf = <Binding>(name: string): Partial<Binding> | null => {
   const told = [...process.execArgv, process.env.NODE_OPTIONS ?? ""].join(" ");
   if (told.includes("--pending-deprecation") || process.env.NODE_PENDING_DEPRECATION === "1") return null;
   try {
-    const { binding } = process as unknown as { binding(name: string): Partial<StreamBinding> };
-    const has = binding("stream_wrap");
-    const whole =
-      typeof has.WriteWrap === "function" &&
-      typeof has.ShutdownWrap === "function" &&
-      has.streamBaseState instanceof Int32Array &&
-      typeof has.kReadBytesOrError === "number" &&
-      typeof has.kLastWriteWasAsync === "number";
-    if (whole) found = has as StreamBinding;
+    return (process as unknown as { binding(name: string): Partial<Binding> }).binding(name);
   } catch {
-    // The permission model forbids it.
+    return null; // the permission model forbids it
   }
+};
+
+let found: StreamBinding | null | undefined;
+
+/** The binding of streams, where it is whole. */
+const binding = (): StreamBinding | null => {
+  if (found !== undefined) return found;
+  const has = bindingOf<StreamBinding>("stream_wrap");
+  const whole =
+    typeof has?.WriteWrap === "function" &&
+    typeof has.ShutdownWrap === "function" &&
+    has.streamBaseState instanceof Int32Array &&
+    typeof has.kReadBytesOrError === "number" &&
+    typeof has.kLastWriteWasAsync === "number";
+  found = whole ? (has as StreamBinding) : null;
   return found;
 };
 
@@ -214,6 +227,10 @@ class HandleTransport extends Intake implements Connection {
     if (handle.getpeername === undefined) return;
     const name: Name = {};
     if (handle.getpeername(name) === 0) this.remoteAddress = addressOf(name.address, name.port, name.family);
+  }
+
+  get sharesTimers(): boolean {
+    return true;
   }
 
   from(origin: Origin): this {
@@ -502,3 +519,53 @@ class HandleTransport extends Intake implements Connection {
     for (const told of this.#closers ?? []) told();
   }
 }
+
+// ---- Datagrams ----
+
+type SendRequest = { list?: Uint8Array[] };
+
+/** What a `dgram.Socket` has that is bound. */
+interface DatagramHandle {
+  onmessage?: (this: unknown, size: number, handle: unknown, message: Buffer, from: RemoteInfo) => void;
+  /** Gives what was sent and one more, 0 where that is still to be done, or libuv's number of an error. */
+  send?(
+    request: SendRequest,
+    list: Uint8Array[],
+    count: number,
+    port: number,
+    address: string,
+    told: boolean,
+  ): number;
+}
+
+/**
+ * `heard` is told what `socket`, which is bound, receives, without its event. Gives what sends a datagram from it: to
+ * an address, waiting for nothing; that gives the code of the error where the kernel refuses. `null`, and `heard` is
+ * told nothing, where this Node has not what it takes.
+ */
+export const datagramHandle = (
+  socket: Socket,
+  heard: (message: Buffer, from: RemoteInfo) => void,
+): ((bytes: Uint8Array, port: number, address: string) => string | null) | null => {
+  const handle = datagramHandleOf(socket) as DatagramHandle | null;
+  const own = handle?.onmessage;
+  if (!intake.on || typeof handle?.send !== "function" || typeof own !== "function") return null;
+  const SendWrap = bindingOf<{ SendWrap: new () => SendRequest }>("udp_wrap")?.SendWrap;
+  if (typeof SendWrap !== "function") return null;
+  handle.onmessage = function (size, from, message, sender) {
+    if (size < 0) own.call(this, size, from, message, sender);
+    else heard(message, sender);
+  };
+  let request = new SendWrap();
+  let list: Uint8Array[] = [];
+  return (bytes, port, address) => {
+    list[0] = bytes;
+    const status = (handle as Required<DatagramHandle>).send(request, list, 1, port, address, false);
+    if (status > 0) return null; // the kernel has it, and the request is as it was
+    if (status < 0) return getSystemErrorName(status);
+    request.list = list; // until it is sent
+    request = new SendWrap();
+    list = [];
+    return null;
+  };
+};

@@ -443,10 +443,14 @@ export const descriptorOf = (owner: object): number =>
   (owner as { readonly _handle?: Handle | null })._handle?.fd ?? -1;
 
 /** The same of `node:dgram`, which has its handle behind a symbol: `_handle` would warn of its deprecation. */
-const datagramDescriptorOf = (socket: dgram.Socket): number => {
+const datagramDescriptorOf = (socket: dgram.Socket): number =>
+  (datagramHandleOf(socket) as Handle | null)?.fd ?? -1;
+
+/** The handle of a `dgram.Socket`; `null` where it has none (any more). */
+export const datagramHandleOf = (socket: dgram.Socket): object | null => {
   const state = Object.getOwnPropertySymbols(socket).find((symbol) => symbol.description === "state symbol");
-  if (state === undefined) return -1;
-  return (socket as never as Record<symbol, { handle?: Handle | null }>)[state]?.handle?.fd ?? -1;
+  if (state === undefined) return null;
+  return (socket as never as Record<symbol, { handle?: object | null }>)[state]?.handle ?? null;
 };
 
 const UV_TCP_IPV6ONLY = 1; // uv.h

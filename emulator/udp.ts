@@ -35,6 +35,7 @@ import { type DatagramWay, ServedDatagram, type ServerOptions } from "../core/se
 import type { KernelSocket } from "../core/socket.ts";
 import type { Data, MaybePromise } from "../core/stream.ts";
 import { lazy } from "./builtin.ts";
+import { datagramHandle } from "./handle.ts";
 import { hostOf, Kernel, libc, PlainDatagrams } from "./native.ts";
 import { addressOf, networkError } from "./stream-socket.ts";
 import { TCPServer } from "./tcp.ts";
@@ -169,6 +170,8 @@ class ServerDatagrams implements DatagramTransport {
   readonly #plain: PlainDatagrams;
   readonly #bound: Kernel; // by libc, where that is there
   #socket: dgram.Socket | null = null;
+  #sink: DatagramSink | null = null;
+  #post: ReturnType<typeof datagramHandle> = null;
 
   constructor(family: number) {
     this.#family = family;
@@ -225,16 +228,29 @@ class ServerDatagrams implements DatagramTransport {
       throw networkError(error, said);
     }
     this.#socket = socket;
+    this.#sink = sink;
     socket.on("error", (error) => sink.error(SocketError.from(error, "EBADF")));
-    socket.on("message", (message: Buffer, { address, port, family }) =>
-      sink.message(message, addressOf(address, port, family)),
-    );
+    const heard = (message: Buffer, { address, port, family }: dgram.RemoteInfo): void =>
+      sink.message(message, addressOf(address, port, family));
+    this.#post = datagramHandle(socket, heard);
+    if (this.#post === null) socket.on("message", heard);
     return this.localAddress;
   }
 
-  /** Sends one, and waits for nothing: what the network refuses later is an error of the socket's. */
+  /** Sends one, and waits for nothing: what the network refuses is told as an error of the socket's. */
   post(bytes: Uint8Array, address: InternetAddress): void {
-    this.#socket?.send(bytes, address.port, hostOf(address));
+    if (this.#post === null) {
+      this.#socket?.send(bytes, address.port, hostOf(address), (error) => {
+        if (error) this.#refused(error, address);
+      });
+      return;
+    }
+    const code = this.#post(bytes, address.port, hostOf(address));
+    if (code !== null) this.#refused({ code }, address);
+  }
+
+  #refused(error: unknown, address: InternetAddress): void {
+    this.#sink?.error(networkError(error, formatAddress(address)));
   }
 
   async send(bytes: Uint8Array, address: Address): Promise<void> {
@@ -251,6 +267,7 @@ class ServerDatagrams implements DatagramTransport {
   close(): Promise<void> {
     const socket = this.#socket;
     this.#socket = null;
+    this.#post = null;
     this.#plain.kernel.closed();
     return new Promise((resolve) => {
       if (socket === null) resolve();

@@ -1,0 +1,112 @@
+/** Alarms that share a timer, and those that have their own. */
+
+import { expect, test } from "vitest";
+import { Alarm } from "../../core/alarm.ts";
+
+const rung: string[] = [];
+
+class Bell extends Alarm {
+  readonly name: string;
+  done: () => void = () => {};
+  again = 0; // when it rings: rings once more, this many ms later
+
+  constructor(name: string) {
+    super();
+    this.name = name;
+  }
+
+  at(time: number, shared = true): Promise<void> {
+    this.set(time, 1_000, shared);
+    return new Promise((resolve) => {
+      this.done = resolve;
+    });
+  }
+
+  off(): void {
+    this.unset();
+  }
+
+  get on(): boolean {
+    return this.isSet;
+  }
+
+  protected override ring(): void {
+    expect(performance.now()).toBeGreaterThanOrEqual(this.ringsAt);
+    rung.push(this.name);
+    if (this.again === 0) this.done();
+    else this.set(Math.ceil(performance.now()) + this.again, 1_000, true);
+    this.again = 0;
+  }
+}
+
+const timers = (): number => process.getActiveResourcesInfo().filter((kind) => kind === "Timeout").length;
+
+test("they ring in the order of their times, whatever the order in which they are set; one timer for all", async () => {
+  const before = timers();
+  const now = Math.ceil(performance.now());
+  const [a, b, c, d] = ["a", "b", "c", "d"].map((name) => new Bell(name)) as [Bell, Bell, Bell, Bell];
+  const all = [b.at(now + 30), c.at(now + 60), a.at(now + 10), d.at(now + 60)];
+  expect(timers()).toBe(before + 1);
+  await Promise.all(all);
+  expect(rung.splice(0)).toEqual(["a", "b", "c", "d"]);
+  expect([a, b, c, d].map(({ on }) => on)).toEqual([false, false, false, false]);
+  expect(timers()).toBe(before);
+});
+
+test("one that is unset rings not, wherever it stands; when none is left there is no timer", async () => {
+  const before = timers();
+  const now = Math.ceil(performance.now());
+  const bells = ["first", "middle", "last", "stays"].map((name) => new Bell(name)) as [
+    Bell,
+    Bell,
+    Bell,
+    Bell,
+  ];
+  const [first, middle, last, stays] = bells;
+  void first.at(now + 5);
+  void middle.at(now + 10);
+  const stayed = stays.at(now + 20);
+  void last.at(now + 30);
+  for (const bell of [first, middle, last]) bell.off();
+  await stayed;
+  expect(rung.splice(0)).toEqual(["stays"]);
+  void last.at(now + 1_000);
+  last.off();
+  last.off();
+  expect(timers()).toBe(before);
+});
+
+test("one that is set anew when it rings rings again, between the others; one that is moved rings once", async () => {
+  const now = Math.ceil(performance.now());
+  const [again, other, moved] = ["again", "other", "moved"].map((name) => new Bell(name)) as [
+    Bell,
+    Bell,
+    Bell,
+  ];
+  again.again = 20;
+  const all = [again.at(now + 10), other.at(now + 15), moved.at(now + 5)];
+  all.push(moved.at(now + 60));
+  await Promise.all(all.filter((_, i) => i !== 2));
+  expect(rung.splice(0)).toEqual(["again", "other", "again", "moved"]);
+});
+
+test("one with a timer of its own is not held up by the others, nor by another clock", async () => {
+  const now = Math.ceil(performance.now());
+  const own = new Bell("own");
+  const shared = new Bell("shared");
+  const first = shared.at(now + 1_000);
+  await own.at(now + 5, false);
+  const real = globalThis.setTimeout;
+  const held: unknown[] = [];
+  globalThis.setTimeout = ((...call: unknown[]) => held.push(call)) as never;
+  const elsewhere = new Bell("elsewhere");
+  try {
+    void elsewhere.at(now + 1);
+  } finally {
+    globalThis.setTimeout = real;
+  }
+  expect(held.length).toBe(1); // that clock's timer, not the one that is set already
+  shared.off();
+  void first;
+  expect(rung.splice(0)).toEqual(["own"]);
+});
