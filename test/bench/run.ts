@@ -7,6 +7,7 @@
  *     npm run bench -- --rounds 25 --seconds 1   12 rounds of 0.35 s where nothing is said
  *     npm run bench -- --self echo               the first program of each case against itself: the noise of this machine
  *     npm run bench -- --publish                 docs/performance.md, of the last run of all
+ *     npm run bench -- --minutes 60              no fewer rounds to be done in time; 14 where nothing is said
  *     BENCH_PROFILE=1 npm run bench -- echo      also a CPU profile of each Node program
  *
  * A program, never a test: it asserts no speed. It exits 1 when a server gave a wrong byte, stalled or did not start.
@@ -17,6 +18,9 @@
  * its 95 % interval by order statistics (statistics.ts). The first run of each server is a warm-up that counts for
  * nothing. The interval knows nothing of the luck of a process (its memory layout, its compiler's choices), which lasts
  * a whole case: `--self` shows what that comes to, and a small difference is believed when a second run gives it again.
+ *
+ * A run of all that would take longer than its minutes has fewer rounds from then on, of each case as many fewer, and
+ * never fewer than six, with which an interval can be told; how many there were stands in each line.
  *
  * Writes .out/results.json and .out/results.md; of some cases alone, .out/some.json and .out/some.md.
  */
@@ -41,12 +45,16 @@ const { values: options, positionals: words } = parseArgs({
     self: { type: "boolean", default: false },
     list: { type: "boolean", default: false },
     publish: { type: "boolean", default: false },
+    minutes: { type: "string", default: "14" },
   },
 });
 const rounds = Number(options.rounds);
 const seconds = Number(options.seconds);
 if (!Number.isInteger(rounds) || rounds < 1 || rounds > 1000) throw new RangeError("--rounds: 1 to 1000");
 if (!(seconds >= 0.1 && seconds <= 60)) throw new RangeError("--seconds: 0.1 to 60");
+
+const minutes = Number(options.minutes);
+if (!(minutes >= 1)) throw new RangeError("--minutes: 1 or more");
 
 /** Progress and trouble go to stderr: stdout is the table alone. */
 function note(text: string): void {
@@ -88,6 +96,18 @@ function planned(bench: BenchCase): number {
   }, 0);
 }
 
+/**
+ * How many rounds a case gets of those that it should have, when the bench runs for `elapsed` seconds, of `total`
+ * that it should take and has `ahead` of.
+ */
+function roundsInTime(bench: BenchCase, elapsed: number, total: number, ahead: number): number {
+  const count = roundsOf(bench, rounds);
+  if (words.length > 0) return count;
+  const pace = ahead < total ? Math.max(elapsed / (total - ahead), 1) : 1; // how much slower it is than planned
+  const share = Math.min((minutes * 60 - elapsed) / (ahead * pace), 1);
+  return Math.min(count, Math.max(Math.round(count * share), 6));
+}
+
 function duration(seconds: number): string {
   return seconds < 60
     ? `${seconds.toFixed(0)} s`
@@ -96,10 +116,9 @@ function duration(seconds: number): string {
 
 // ----------------------------------------------------------------------------------------------------- rounds
 
-async function runCase(bench: BenchCase, tool: Bench): Promise<CaseResult> {
+async function runCase(bench: BenchCase, tool: Bench, count: number): Promise<CaseResult> {
   const { load, contenders } = bench;
   const servers = new Map<string, Server>();
-  const count = roundsOf(bench, rounds);
   const done: Round[] = [];
   const half = "rate" in load && load.rate === "half";
   let most = 0; // messages a second that the first program does, where the load has half of them
@@ -197,12 +216,15 @@ async function measureAll(): Promise<Results> {
   const noLoad = trouble(buildLoad); // the load is a C program
   const noPackage = plan.some(({ load }) => load.mode === "start") ? trouble(buildPackage) : null;
   const tool = new Bench(join(out, "load"), cores, seconds);
+  let ahead = plannedTotal;
   for (const bench of plan) {
+    const count = roundsInTime(bench, (Date.now() - began) / 1000, plannedTotal, ahead);
+    ahead -= planned(bench);
     note(`${bench.name}: ${bench.contenders.map(({ name }) => name).join(", ")}`);
     try {
       const lacks = bench.load.mode === "start" ? noPackage : noLoad;
       if (lacks !== null) throw new Error(lacks);
-      done.push(await runCase(bench, tool));
+      done.push(await runCase(bench, tool, count));
     } catch (error) {
       failed.push({ name: bench.name, why: (error as Error).message });
       note(`FAILED: ${bench.name}: ${(error as Error).message}`);
