@@ -30,6 +30,7 @@ import {
 } from "./native.ts";
 import {
   addressOf,
+  atEndOfTurn,
   type Connection,
   checkSecuring,
   FULL,
@@ -401,7 +402,7 @@ class HandleTransport extends Intake implements Connection {
   }
 
   defer(task: () => void): void {
-    process.nextTick(task); // runs when this turn's promises have run, too
+    atEndOfTurn(task);
   }
 
   // ---- The kernel's side ----
