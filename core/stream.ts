@@ -700,7 +700,8 @@ export class StreamReader extends Alarm {
     const chunk = this.#chunk;
     if (this.#at >= chunk.length || this.#at < this.#bytesTo || this.#scanned > 0) return null;
     const to = Math.min(chunk.length, this.#at + WINDOW);
-    const text = decoder.decode(chunk.subarray(this.#at, to));
+    const whole = this.#at === 0 && to === chunk.length;
+    const text = decoder.decode(whole ? chunk : chunk.subarray(this.#at, to));
     // As many characters as bytes: then every byte was one, be it ASCII or what is not UTF-8 wherever it is cut.
     if (text.length !== to - this.#at) {
       this.#bytesTo = to;
