@@ -246,11 +246,11 @@ class ServerDatagrams implements DatagramTransport {
       return;
     }
     const code = this.#post(bytes, address.port, hostOf(address));
-    if (code !== null) this.#refused({ code }, address);
+    if (code !== null) this.#refused(Object.assign(new Error(code), { code }), address);
   }
 
   #refused(error: unknown, address: InternetAddress): void {
-    this.#sink?.error(networkError(error, formatAddress(address)));
+    this.#sink?.error(SocketError.from(error, "ERR_INTERNAL", formatAddress(address)));
   }
 
   async send(bytes: Uint8Array, address: Address): Promise<void> {

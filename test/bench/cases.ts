@@ -137,27 +137,30 @@ const respOnNode: readonly Contender[] = [
 
 const BOUNDS = {
   echo: `two system calls are four fifths of a message, the same two as bare Node's. What Socklet adds is the handler's two promises
-  and the way through reader and writer, 2 to 3 µs. Reading by \`onread\` into one common buffer (emulator/intake.ts) took the CPU from
-  1.5 times bare Node's to what stands here.`,
-  many: `a connection has 5 KiB of objects that a message touches, bare Node's 1 KiB: with 500 of them that is 2.5 MB, five times the
-  second-level cache of this machine. Shown by bare Node's echo with 4 KiB of small objects a connection, all read at each message: 0.99
-  of its rate with 50 connections, 0.90 with 500. Tried, and no better: other sizes of the collector's young generation (1, 2, 4 and
-  64 MiB). Fewer objects a connection was better, and is what is left to do.`,
+  and the way through reader and writer. What is accepted goes by its handle, without a \`net.Socket\` (emulator/handle.ts): before, the
+  CPU was 1.15 times bare Node's.`,
+  many: `with 500 connections what a message touches of each no longer fits into this machine's second-level cache: bare Node's echo with
+  4 KiB of small objects a connection, all read at each message, is at 0.99 of its rate with 50 connections and at 0.90 with 500. Socklet's
+  connection had 5 KiB and was at 0.82; it has 2.5 now. Tried, and no better: other sizes of the collector's young generation (1, 2, 4 and
+  64 MiB).`,
   bulk: `memory that \`recv()\` gives is the caller's for good, so each read takes it anew, as bare Node's does, and the collector runs
-  each 64 MiB. Reads of 256 KiB in place of 64 took the CPU from 1.65 times bare Node's to level. \`recvInto()\` takes no memory, and
-  copies once: Node has no way to name the buffer of the next read before it has come.`,
-  resp: `a command is three lines here, and each call of \`tryLine()\` looks whether a read waits, whether output holds it back and how
-  much is buffered; each reply is counted in bytes. That is 0.3 to 0.4 µs a command more than a parser that owns its buffer, where the
-  whole of it is 0.6 to 1.6. With one command at once a message is what an echo is. Tried, and no better: replies as Latin-1 in place
-  of UTF-8, reading by 'data' in place of \`onread\`.`,
-  udp: `three quarters of a datagram are the system call and \`node:dgram\`. Socklet adds a handler, its bookkeeping and the hooks in
-  CPython's order: 0.8 µs without the network, a third of it the memory that they take.`,
-  connect: `a connection has a reader, a writer, a transport, a handler and three timers that bare Node's echo does without; the close
-  waits for its end, and lingers. Tried: fewer closures and no memory before it is needed, 0.2 less of the CPU ratio.`,
-  idle: `see above: the objects of a connection. Buffers it holds none, but 256 bytes of its writer's.`,
+  each 64 MiB. Reads of 256 KiB in place of 64 took the CPU from 1.65 times bare Node's to level. Tried, and no better: an allocator that
+  keeps what is freed (57 page faults a MiB become 5). \`recvInto()\` takes no memory, and copies once: Node has no way to name the buffer
+  of the next read before it has come.`,
+  resp: `a command is three lines here, each found, cut out and handed to an async function, and each reply is counted in bytes: 0.08 µs a
+  command more than a parser that owns its buffer, and 2 µs for all that came at once (a promise, a copy of what the first line left).
+  With one command at once a message is what an echo is, and three lines. \`tryLine()\` was at 0.65 of the best by hand at -P 16 before its
+  fast path was small enough to be compiled into the handler's loop, and before what is gathered left at the end of the loop's turn in
+  place of \`process.nextTick\`. Tried, and no better: replies as Latin-1 in place of UTF-8, another decoder.`,
+  udp: `two thirds of a datagram are the system calls. Datagrams are heard and sent by their handle, past the look-up and the events of
+  \`node:dgram\`, which gains 1 µs; Socklet's handler, its record and the hooks in CPython's order take 1.5, half of it the memory of a
+  datagram's six objects; \`wfile\` is a writer more. Tried: no queue where nobody waits, no closures: 1 µs less.`,
+  connect: `a connection has a reader, a writer, a transport and a handler, which bare Node's echo has as one. Without a \`net.Socket\`, with
+  one timer for all, and with a close that needs no end of its own where the peer has ended, the CPU is 1.05 times bare Node's (1.6 before).`,
+  idle: `see above: the objects of a connection. Buffers it holds none. Without a \`net.Socket\` and a timer each it is half of what it was.`,
   start: `before, 3.2 times. Node's modules are loaded when they are used, the package is few files, koffi and the control plane are
-  loaded when they are needed. What is left is V8's parsing of 270 KB (10 ms), their set-up (5 ms) and linking (4 ms). Minifying them gains
-  nothing. An entry of TCP servers alone was up in 1.16 times; \`NODE_COMPILE_CACHE\` gives 1.08.`,
+  loaded when they are needed. What is left is V8's compiling of 300 KB (14 ms), their set-up and linking. Minifying them gains 3 ms, and
+  names that nobody could read in a stack; an entry of TCP servers alone was up in 1.16 times, and \`NODE_COMPILE_CACHE\` gives 1.08.`,
   download: `\`recv()\` may not wait for a whole MiB as \`readAtLeast(1 MiB)\` does, and memory that its caller keeps costs 100 µs a
   MiB beside the copy. One buffer that grows to 1 MiB, from which what is read is lent, took the CPU from 1.4 times that of a BYOB loop
   by hand to level.`,

@@ -4,7 +4,7 @@
  *     npm run bench                              all that is installed
  *     npm run bench -- echo resp-P16             the cases of that name, or whose names hold the word
  *     npm run bench -- --list                    their names, and how long they take
- *     npm run bench -- --rounds 25 --seconds 1   12 rounds of 0.35 s where nothing is said
+ *     npm run bench -- --rounds 25 --seconds 1   12 rounds of 0.25 s where nothing is said
  *     npm run bench -- --self echo               the first program of each case against itself: the noise of this machine
  *     npm run bench -- --publish                 docs/performance.md, of the last run of all
  *     npm run bench -- --minutes 60              no fewer rounds to be done in time; 14 where nothing is said
@@ -41,7 +41,7 @@ const { values: options, positionals: words } = parseArgs({
   allowPositionals: true,
   options: {
     rounds: { type: "string", default: "12" },
-    seconds: { type: "string", default: "0.35" },
+    seconds: { type: "string", default: "0.25" },
     self: { type: "boolean", default: false },
     list: { type: "boolean", default: false },
     publish: { type: "boolean", default: false },

@@ -1,0 +1,139 @@
+/** What is accepted by its handle: what it uses of Node, and what it owes whoever lends it bytes. */
+
+import { execFile } from "node:child_process";
+import { subscribe, unsubscribe } from "node:diagnostics_channel";
+import net from "node:net";
+import { promisify } from "node:util";
+import { DatagramRequestHandler, type InternetAddress, type SockletEvent, streamHandler } from "socklet";
+import { createConnection, ThreadingTCPServer, ThreadingUDPServer } from "socklet/emulator";
+import { expect, test } from "vitest";
+import { intake } from "../../emulator/intake.ts";
+import type { Connection } from "../../emulator/stream-socket.ts";
+
+const Echo = streamHandler(async ({ request }) => {
+  for await (const bytes of request) await request.sendall(bytes);
+});
+
+test.each([
+  ["as it is", []],
+  ["with --pending-deprecation, which would warn of process.binding()", ["--pending-deprecation"]],
+  ["under the permission model, which forbids it", ["--permission", "--allow-fs-read=*", "--allow-net"]],
+])("Node %s: a server serves, and nothing is said on stderr", async (_, flags) => {
+  const program = `
+    import { ThreadingTCPServer, createConnection } from "socklet/emulator";
+    import { streamHandler } from "socklet";
+    const server = new ThreadingTCPServer("127.0.0.1:0", streamHandler(async ({ rfile, wfile }) => {
+      wfile.write((await rfile.line()).toUpperCase());
+    }));
+    const address = await server.listen();
+    void server.serveForever();
+    const client = await createConnection(address);
+    await client.sendall("hello\\n");
+    console.log(await client.rfile.line());
+    await client.close();
+    await server.serverClose();
+  `;
+  const known = process.allowedNodeEnvironmentFlags;
+  const args = flags.filter((flag) => known.has(flag.split("=")[0] as string));
+  const run = promisify(execFile)(
+    process.execPath,
+    [
+      "--no-warnings=ExperimentalWarning",
+      "--conditions=source",
+      ...args,
+      "--input-type=module",
+      "-e",
+      program,
+    ],
+    { cwd: import.meta.dirname },
+  );
+  const { stdout, stderr } = await run;
+  expect(stdout).toBe("HELLO\n");
+  expect(stderr.replace(/^.*(SecurityWarning|--trace-warnings).*\n/gm, "")).toBe("");
+});
+
+test("whoever subscribes to Node's channel of accepted sockets is given sockets", async () => {
+  const seen: unknown[] = [];
+  const told = (message: unknown): void => void seen.push((message as { socket: unknown }).socket);
+  subscribe("net.server.socket", told);
+  try {
+    await using server = new ThreadingTCPServer("127.0.0.1:0", Echo);
+    const address = await server.listen();
+    void server.serveForever();
+    await using client = await createConnection(address as never);
+    await client.sendall("x");
+    expect(await client.recv()).toEqual(new Uint8Array([120]));
+  } finally {
+    unsubscribe("net.server.socket", told);
+  }
+  expect(seen.length).toBe(1);
+  expect(seen[0]).toBeInstanceOf(net.Socket);
+});
+
+test("bytes that are sent are the caller's again at once, also where the kernel has no room for them", async () => {
+  const PIECES = 20_000;
+  const SIZE = 1_000; // bytes: 20 MB, more than the kernel keeps for a peer that does not read
+  const Sender = streamHandler(async ({ request }) => {
+    const piece = new Uint8Array(SIZE);
+    for (let i = 0; i < PIECES; i++) {
+      piece.fill(i % 251);
+      const sent = request.sendall(piece);
+      piece.fill(255);
+      await sent;
+    }
+  });
+  await using server = new ThreadingTCPServer("127.0.0.1:0", Sender);
+  const { port } = (await server.listen()) as InternetAddress;
+  void server.serveForever();
+  const client = net.connect({ port, host: "127.0.0.1" });
+  client.pause();
+  await new Promise((resolve) => client.once("connect", resolve));
+  await expect.poll(() => server.info().running).toBe(1);
+  let at = 0;
+  let wrong = 0;
+  for await (const chunk of client) {
+    for (const byte of chunk as Buffer) if (byte !== Math.floor(at++ / SIZE) % 251) wrong++;
+  }
+  expect([at, wrong]).toEqual([PIECES * SIZE, 0]);
+});
+
+test("what Node can do with its own sockets it can do with an accepted one: toSocket()", async () => {
+  const given = Promise.withResolvers<net.Socket>();
+  class Giving extends ThreadingTCPServer {
+    protected override accepted(connection: Connection): void {
+      given.resolve(connection.toSocket());
+    }
+  }
+  await using server = new Giving("127.0.0.1:0", Echo);
+  await using client = await createConnection((await server.listen()) as never);
+  void server.serveForever();
+  const socket = await given.promise;
+  await client.sendall("hello");
+  socket.setEncoding("latin1").resume();
+  expect(await new Promise((resolve) => socket.once("data", resolve))).toBe("hello");
+  socket.end("bye");
+  expect(await client.rfile.read()).toEqual(new TextEncoder().encode("bye"));
+  socket.destroy();
+});
+
+test.each([true, false])(
+  "a datagram that the kernel refuses is told as an error (by its handle: %s)",
+  async (on) => {
+    const before = intake.on;
+    intake.on = on;
+    try {
+      const refused = Promise.withResolvers<SockletEvent>();
+      class Silent extends DatagramRequestHandler {}
+      await using server = new ThreadingUDPServer("127.0.0.1:0", Silent, {
+        onEvent: (event) => event.type === "error" && refused.resolve(event),
+      });
+      await server.listen();
+      // To all, which a socket must be allowed (SO_BROADCAST): nothing is sent.
+      server.post("x", { family: "IPv4", hostname: "255.255.255.255", port: 9 });
+      const error = { name: "SocketError", code: "EACCES", address: "255.255.255.255:9" };
+      expect(await refused.promise).toMatchObject({ error });
+    } finally {
+      intake.on = before;
+    }
+  },
+);
