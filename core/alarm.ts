@@ -6,11 +6,11 @@
 
 type Timer = ReturnType<typeof setTimeout>;
 
-/** The alarms of one length that are set, in the order in which they ring, and the timer of the first. */
+/** Alarms that share a timer, in the order in which they ring: those of one length that are set, or one alone. */
 class Queue {
   first: Alarm | null = null;
   last: Alarm | null = null;
-  timer: Timer | undefined;
+  timer: Timer | undefined; // of the first
   readonly set = setTimeout; // a test may put another clock in its place: then these alarms are not for its time
 }
 
@@ -28,8 +28,7 @@ const queueOf = (length: number): Queue => {
 /** What can ring once, at a time that is set. Times are milliseconds of `performance.now()`, whole ones. */
 export abstract class Alarm {
   #at = 0;
-  #timer: Timer | undefined; // its own
-  #queue: Queue | null = null; // or the one that it is in
+  #queue: Queue | null = null; // which it is in
   #next: Alarm | null = null;
   #previous: Alarm | null = null;
 
@@ -37,7 +36,7 @@ export abstract class Alarm {
   protected abstract ring(): void;
 
   protected get isSet(): boolean {
-    return this.#queue !== null || this.#timer !== undefined;
+    return this.#queue !== null;
   }
 
   /** When it rings, where it is set. */
@@ -49,71 +48,48 @@ export abstract class Alarm {
   protected set(at: number, length: number, shared: boolean): void {
     this.unset();
     this.#at = at;
-    if (shared) {
-      Alarm.#enter(this, queueOf(length));
+    const queue = shared ? queueOf(length) : new Queue();
+    let before = queue.last; // most ring after all others
+    while (before !== null && before.#at > at) before = before.#previous;
+    const after = before === null ? queue.first : before.#next;
+    this.#queue = queue;
+    this.#previous = before;
+    this.#next = after;
+    if (after === null) queue.last = this;
+    else after.#previous = this;
+    if (before !== null) {
+      before.#next = this;
       return;
     }
-    const left = Math.max(Math.ceil(at - performance.now()), 0);
-    this.#timer = setTimeout(Alarm.#alone, left, this);
+    queue.first = this;
+    Alarm.#wind(queue);
   }
 
   protected unset(): void {
-    if (this.#timer !== undefined) {
-      clearTimeout(this.#timer);
-      this.#timer = undefined;
-    }
-    if (this.#queue !== null) Alarm.#leave(this, this.#queue);
+    const queue = this.#queue;
+    if (queue === null) return;
+    if (this.#previous === null) queue.first = this.#next;
+    else this.#previous.#next = this.#next;
+    if (this.#next === null) queue.last = this.#previous;
+    else this.#next.#previous = this.#previous;
+    this.#queue = this.#next = this.#previous = null;
+    if (queue.first === null) clearTimeout(queue.timer); // else a timer that is for one that has left finds the next
   }
 
-  static readonly #alone = (alarm: Alarm): void => {
-    alarm.#timer = undefined;
-    alarm.ring();
-  };
+  /** Sets the timer for the first, in place of the one that was for another. */
+  static #wind(queue: Queue): void {
+    const { first, set } = queue; // workerd's setTimeout is no method
+    clearTimeout(queue.timer);
+    if (first !== null)
+      queue.timer = set(Alarm.#due, Math.max(Math.ceil(first.#at - performance.now()), 0), queue);
+  }
 
   static readonly #due = (queue: Queue): void => {
-    queue.timer = undefined;
     const now = performance.now();
     for (let first = queue.first; first !== null && first.#at <= now; first = queue.first) {
-      Alarm.#leave(first, queue);
+      first.unset();
       first.ring();
     }
     Alarm.#wind(queue);
   };
-
-  /** Sets the timer of the first, where there is one. */
-  static #wind(queue: Queue): void {
-    if (queue.first === null || queue.timer !== undefined) return;
-    const left = Math.max(Math.ceil(queue.first.#at - performance.now()), 0);
-    queue.timer = queue.set(Alarm.#due, left, queue);
-  }
-
-  static #enter(alarm: Alarm, queue: Queue): void {
-    let before = queue.last; // most ring after all others
-    while (before !== null && before.#at > alarm.#at) before = before.#previous;
-    const after = before === null ? queue.first : before.#next;
-    alarm.#queue = queue;
-    alarm.#previous = before;
-    alarm.#next = after;
-    if (before !== null) before.#next = alarm;
-    else {
-      queue.first = alarm;
-      clearTimeout(queue.timer); // it is for another, later
-      queue.timer = undefined;
-    }
-    if (after !== null) after.#previous = alarm;
-    else queue.last = alarm;
-    Alarm.#wind(queue);
-  }
-
-  static #leave(alarm: Alarm, queue: Queue): void {
-    const { first, last } = queue;
-    if (alarm === first) queue.first = alarm.#next;
-    else (alarm.#previous as Alarm).#next = alarm.#next;
-    if (alarm === last) queue.last = alarm.#previous;
-    else (alarm.#next as Alarm).#previous = alarm.#previous;
-    alarm.#queue = alarm.#next = alarm.#previous = null;
-    if (queue.first !== null) return; // a timer that is for one that has left finds the next
-    clearTimeout(queue.timer);
-    queue.timer = undefined;
-  }
 }

@@ -269,7 +269,8 @@ class HandleTransport extends Intake implements Connection {
       this.#handle.useUserBuffer(this.into);
     }
     this.#reads = "yes";
-    this.#handle.readStart(); // what is wrong with the connection comes by `onread`
+    const status = this.#handle.readStart();
+    if (status < 0) this.#broken(status, "ECONNRESET");
   }
 
   pause(): void {
@@ -501,11 +502,11 @@ class HandleTransport extends Intake implements Connection {
     if (status !== 0) this.shut(status === 1 || status === NOT_CONNECTED ? 0 : status);
   }
 
-  /** A write failed. The socket is told in its own time: it may be writing. */
-  #broken(status: number): void {
+  /** A call failed. The socket is told in its own time: it may be in that call. */
+  #broken(status: number, otherwise: "ECONNRESET" | "EPIPE" = "EPIPE"): void {
     if (this.#closed) return;
     this.#destroy();
-    queueMicrotask(() => this.#sink?.error(named(status, "EPIPE")));
+    queueMicrotask(() => this.#sink?.error(named(status, otherwise)));
   }
 
   #destroy(reset = false): void {

@@ -1,6 +1,6 @@
 /** Alarms that share a timer, and those that have their own. */
 
-import { expect, test } from "vitest";
+import { afterAll, beforeAll, expect, test } from "vitest";
 import { Alarm } from "../../core/alarm.ts";
 
 const rung: string[] = [];
@@ -39,22 +39,41 @@ class Bell extends Alarm {
   }
 }
 
-const timers = (): number => process.getActiveResourcesInfo().filter((kind) => kind === "Timeout").length;
+const real = { set: globalThis.setTimeout, clear: globalThis.clearTimeout };
+const timers = new Set<unknown>(); // those that are set
+
+beforeAll(() => {
+  globalThis.setTimeout = ((call: (argument: unknown) => void, time: number, argument: unknown) => {
+    const timer = real.set(() => {
+      timers.delete(timer);
+      call(argument);
+    }, time);
+    timers.add(timer);
+    return timer;
+  }) as never;
+  globalThis.clearTimeout = (timer) => {
+    timers.delete(timer);
+    real.clear(timer);
+  };
+});
+
+afterAll(() => {
+  globalThis.setTimeout = real.set;
+  globalThis.clearTimeout = real.clear;
+});
 
 test("they ring in the order of their times, whatever the order in which they are set; one timer for all", async () => {
-  const before = timers();
   const now = Math.ceil(performance.now());
   const [a, b, c, d] = ["a", "b", "c", "d"].map((name) => new Bell(name)) as [Bell, Bell, Bell, Bell];
   const all = [b.at(now + 30), c.at(now + 60), a.at(now + 10), d.at(now + 60)];
-  expect(timers()).toBe(before + 1);
+  expect(timers.size).toBe(1);
   await Promise.all(all);
   expect(rung.splice(0)).toEqual(["a", "b", "c", "d"]);
   expect([a, b, c, d].map(({ on }) => on)).toEqual([false, false, false, false]);
-  expect(timers()).toBe(before);
+  expect(timers.size).toBe(0);
 });
 
 test("one that is unset rings not, wherever it stands; when none is left there is no timer", async () => {
-  const before = timers();
   const now = Math.ceil(performance.now());
   const bells = ["first", "middle", "last", "stays"].map((name) => new Bell(name)) as [
     Bell,
@@ -73,7 +92,7 @@ test("one that is unset rings not, wherever it stands; when none is left there i
   void last.at(now + 1_000);
   last.off();
   last.off();
-  expect(timers()).toBe(before);
+  expect(timers.size).toBe(0);
 });
 
 test("one that is set anew when it rings rings again, between the others; one that is moved rings once", async () => {
@@ -96,14 +115,14 @@ test("one with a timer of its own is not held up by the others, nor by another c
   const shared = new Bell("shared");
   const first = shared.at(now + 1_000);
   await own.at(now + 5, false);
-  const real = globalThis.setTimeout;
+  const clock = globalThis.setTimeout;
   const held: unknown[] = [];
   globalThis.setTimeout = ((...call: unknown[]) => held.push(call)) as never;
   const elsewhere = new Bell("elsewhere");
   try {
     void elsewhere.at(now + 1);
   } finally {
-    globalThis.setTimeout = real;
+    globalThis.setTimeout = clock;
   }
   expect(held.length).toBe(1); // that clock's timer, not the one that is set already
   shared.off();

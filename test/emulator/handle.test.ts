@@ -39,7 +39,7 @@ test.each([
     process.execPath,
     [
       "--no-warnings=ExperimentalWarning",
-      "--conditions=source",
+      "--conditions=socklet:source",
       ...args,
       "--input-type=module",
       "-e",
