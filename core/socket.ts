@@ -122,7 +122,7 @@ export interface StreamTransport {
    * when the promise is kept, or at once where there is none.
    */
   write(data: Data): Promise<void> | undefined;
-  /** The same of fewer bytes than 16 KiB, which are the caller's again when this returns. Where a transport has no word for that, copies are given to `write`. */
+  /** The same of fewer bytes than 16 KiB, which are the caller's again when this returns. Absent: `write` is given copies. */
   borrow?(bytes: Uint8Array): Promise<void> | undefined;
   /** Sends the end after all that was written. Resolves when it is on its way, rejects when it cannot be. */
   end(): Promise<void>;
@@ -895,9 +895,12 @@ class Feed implements ReaderSource, WriterTarget, StreamSink {
     return this.transport.write(data);
   }
 
+  get borrows(): boolean {
+    return this.transport.borrow !== undefined;
+  }
+
   borrow(bytes: Uint8Array): Promise<void> | undefined {
-    const { transport } = this;
-    return transport.borrow === undefined ? transport.write(bytes.slice()) : transport.borrow(bytes);
+    return this.transport.borrow?.(bytes);
   }
 
   unattended(): void {

@@ -883,8 +883,10 @@ export interface WriterTarget {
    * promise is kept (or at once, where there is none): give one for as long as they are needed.
    */
   write(data: Data): Promise<void> | undefined;
-  /** The same of fewer bytes than that, which are the caller's again when this returns. Absent: they are copied for `write`. */
+  /** The same of fewer bytes than that, which are the caller's again when this returns. */
   borrow?(bytes: Uint8Array): Promise<void> | undefined;
+  /** Whether `borrow` may be called: else what is sent is gathered, which copies it. */
+  readonly borrows?: boolean;
   /** `StreamWriter.unattended` is so. */
   unattended?(): void;
   /** It may have ended: there is room again, or somebody awaits it. */
@@ -999,16 +1001,9 @@ export class StreamWriter {
   sendall(data: Data, wait: boolean = this.timeout !== 0): Promise<void> {
     try {
       if (!wait) return this.#sendNow(data);
-      if (
-        this.#gathered === 0 &&
-        data instanceof Uint8Array &&
-        data.length < GATHER_MARK &&
-        data.length > 0
-      ) {
+      if (this.#gathered === 0 && this.#target.borrows && isPiece(data)) {
         this.#mayWrite();
-        const size = data.length;
-        const target = this.#target;
-        this.#handed(size, target.borrow === undefined ? target.write(data.slice()) : target.borrow(data));
+        this.#handed(data.length, this.#target.borrow?.(data));
         return this.#room === null ? DONE : this.#roomAgain(this.#room.promise);
       }
       this.#gather(data);
@@ -1205,6 +1200,10 @@ export class StreamWriter {
     }
   }
 }
+
+/** Whether data are bytes, some, and so few that they are gathered. */
+const isPiece = (data: Data): data is Uint8Array =>
+  data instanceof Uint8Array && data.length > 0 && data.length < GATHER_MARK;
 
 /** Bytes of `text` in UTF-8, as TextEncoder makes them (a lone surrogate is three). */
 const utf8Length = (text: string): number => {

@@ -97,6 +97,35 @@ test("bytes that are sent are the caller's again at once, also where the kernel 
   expect([at, wrong]).toEqual([PIECES * SIZE, 0]);
 });
 
+test("so are those of a Buffer that a client sends", async () => {
+  const PIECES = 20_000;
+  const SIZE = 1_000;
+  const wrong = Promise.withResolvers<number[]>();
+  const go = Promise.withResolvers<void>();
+  const Counting = streamHandler(async ({ request }) => {
+    await go.promise; // until then the client writes to a peer that does not read
+    let at = 0;
+    let count = 0;
+    for await (const bytes of request)
+      for (const byte of bytes) if (byte !== Math.floor(at++ / SIZE) % 251) count++;
+    wrong.resolve([at, count]);
+  });
+  await using server = new ThreadingTCPServer("127.0.0.1:0", Counting);
+  const address = await server.listen();
+  void server.serveForever();
+  await using client = await createConnection(address as never);
+  const piece = Buffer.alloc(SIZE);
+  for (let i = 0; i < PIECES; i++) {
+    piece.fill(i % 251);
+    const sent = client.sendall(piece);
+    piece.fill(255);
+    if (i === PIECES / 2) go.resolve();
+    if (i > PIECES / 2) await sent;
+  }
+  await client.close();
+  expect(await wrong.promise).toEqual([PIECES * SIZE, 0]);
+});
+
 test("what Node can do with its own sockets it can do with an accepted one: toSocket()", async () => {
   const given = Promise.withResolvers<net.Socket>();
   class Giving extends ThreadingTCPServer {
