@@ -669,7 +669,8 @@ export abstract class BaseServer<Request, Context = unknown>
       this.refuse(request, clientAddress, refusal);
       return;
     }
-    if (this.#isIdle && this.getRequest === BaseServer.prototype.getRequest) {
+    const first = this.#arrivals.length === 0 && this.#awaiting.length === 0;
+    if (first && this.#isFree && this.getRequest === BaseServer.prototype.getRequest) {
       this.#busy = true;
       this.#goOn(this.verifyAndProcess(request, clientAddress)); // what would be taken at once need not queue
       this.#pump(); // who came meanwhile
@@ -740,21 +741,15 @@ export abstract class BaseServer<Request, Context = unknown>
 
   /** Takes what has arrived, one after the other, as long as nothing needs to be waited for. */
   #pump(): void {
-    while (this.#open && !this.#busy && this.#arrivals.length > 0 && this.#suspended !== "hold") {
+    while (this.#isFree && this.#arrivals.length > 0) {
       this.#busy = true;
       this.#goOn(this.#takeNext());
     }
   }
 
-  /** True where who arrives now is taken at once. */
-  get #isIdle(): boolean {
-    return (
-      this.#open &&
-      !this.#busy &&
-      this.#arrivals.length === 0 &&
-      this.#awaiting.length === 0 &&
-      this.#suspended !== "hold"
-    );
+  /** True where the next may be taken. */
+  get #isFree(): boolean {
+    return this.#open && !this.#busy && this.#suspended !== "hold";
   }
 
   /** One was taken; `processing` is when it has been processed, where that takes time. */

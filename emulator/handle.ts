@@ -14,26 +14,19 @@
 import type { RemoteInfo, Socket } from "node:dgram";
 import net from "node:net";
 import type { Address } from "../core/address.ts";
-import { AF_INET, AF_INET6, AF_UNIX, SOCK_STREAM } from "../core/constants.ts";
 import { SocketError } from "../core/errors.ts";
 import type { Capabilities, KernelSocket, StreamSink, StreamTransport, TlsOptions } from "../core/socket.ts";
 import type { Data } from "../core/stream.ts";
 import { channel, getSystemErrorName } from "./builtin.ts";
 import { Intake, intake } from "./intake.ts";
-import {
-  datagramHandleOf,
-  type Holder,
-  Kernel,
-  type Libc,
-  PlainStreamOptions,
-  type Settable,
-} from "./native.ts";
+import { datagramHandleOf, type Holder, type Kernel, type Libc, type Settable } from "./native.ts";
 import {
   addressOf,
   atEndOfTurn,
   type Connection,
   checkSecuring,
   FULL,
+  kernelOf,
   LARGE,
   LINGER,
   NodeTransport,
@@ -161,7 +154,8 @@ export const acceptInto = (server: net.Server, take: (connection: Connection) =>
     readonly keepAliveInitialDelay?: number; // seconds
   };
   const own = handle?.onconnection;
-  if (!intake.on || !handle || typeof own !== "function" || binding() === null) return;
+  const node = intake.on ? binding() : null;
+  if (node === null || !handle || typeof own !== "function") return;
   handle.onconnection = function (error, client) {
     if (error !== 0 || accepting.hasSubscribers || !isFit(client)) {
       own.call(this, error, client);
@@ -169,16 +163,20 @@ export const acceptInto = (server: net.Server, take: (connection: Connection) =>
     }
     if (noDelay) client.setNoDelay?.(true);
     if (keepAlive) client.setKeepAlive?.(true, keepAliveInitialDelay ?? 0);
-    take(new HandleTransport(client, binding() as StreamBinding));
+    take(new HandleTransport(client, node));
   };
 };
 
 // ---- The transport ----
 
-const named = (status: number, fallback: "ECONNRESET" | "EPIPE"): SocketError => {
+/** Node's error of a number of libuv's. */
+const systemError = (status: number): Error => {
   const code = getSystemErrorName(status);
-  return SocketError.from(Object.assign(new Error(code), { code }), fallback);
+  return Object.assign(new Error(code), { code });
 };
+
+const named = (status: number, fallback: "ECONNRESET" | "EPIPE"): SocketError =>
+  SocketError.from(systemError(status), fallback);
 
 /** A request that no write has kept: one that the kernel takes at once leaves it as it was. */
 let spare: WriteRequest | undefined;
@@ -212,7 +210,6 @@ class HandleTransport extends Intake implements Connection {
   #dropping = false; // what still comes is of no interest
   #closed = false;
   #writing = 0; // writes that the kernel has not taken whole
-  #last: WriteRequest | null = null; // the last of them
   #room: PromiseWithResolvers<void> | null = null;
   #ending: PromiseWithResolvers<void> | null = null;
   #shutting = false;
@@ -305,17 +302,14 @@ class HandleTransport extends Intake implements Connection {
   write(data: Data): Promise<void> | undefined {
     if (this.#closed) return undefined;
     if (typeof data !== "string" && data.length >= LARGE) {
-      let taken: Promise<void> | undefined;
+      const waits = this.#send(data);
+      if (waits === null) return undefined;
       // It may be the caller's own memory: he waits until it has been taken, all of it.
-      if (!this.#send(data)) {
-        const request = this.#last as WriteRequest;
-        taken = new Promise((resolve) => {
-          request.taken = resolve;
-        });
-      }
-      return taken;
+      return new Promise((resolve) => {
+        waits.taken = resolve;
+      });
     }
-    return this.#send(data) ? undefined : this.#mayWait();
+    return this.#send(data) === null ? undefined : this.#mayWait();
   }
 
   borrow(bytes: Uint8Array): Promise<void> | undefined {
@@ -324,8 +318,7 @@ class HandleTransport extends Intake implements Connection {
     if (desk.length < size) desk = new Uint8Array(LARGE);
     if (onDesk.length !== size || onDesk.buffer !== desk.buffer) onDesk = desk.subarray(0, size);
     onDesk.set(bytes);
-    const data = onDesk;
-    if (this.#send(data)) return undefined;
+    if (this.#send(onDesk) === null) return undefined;
     onDesk = desk = new Uint8Array(0); // the kernel still needs it
     return this.#mayWait();
   }
@@ -359,8 +352,11 @@ class HandleTransport extends Intake implements Connection {
 
   /** As `NodeTransport.close()`. */
   close(): void {
-    if (this.#heir !== null) this.#heir.close();
-    if (this.#closed || this.#heir !== null) return;
+    if (this.#heir !== null) {
+      this.#heir.close();
+      return;
+    }
+    if (this.#closed) return;
     if (this.#ended) {
       this.#destroy();
       return;
@@ -379,8 +375,11 @@ class HandleTransport extends Intake implements Connection {
   }
 
   abort(): void {
-    if (this.#heir !== null) this.#heir.abort();
-    if (this.#closed || this.#heir !== null) return;
+    if (this.#heir !== null) {
+      this.#heir.abort();
+      return;
+    }
+    if (this.#closed) return;
     // While our end is on its way libuv refuses a reset, and Node takes it for done.
     if (this.#shutting) this.#aborting = true;
     else this.#destroy(true);
@@ -389,17 +388,21 @@ class HandleTransport extends Intake implements Connection {
   async startTls(options: TlsOptions): Promise<StreamTransport> {
     checkSecuring(this.#origin, options);
     await this.#drained();
-    this.toSocket();
-    return (this.#heir as NodeTransport | null as NodeTransport).startTls(options);
+    return this.#handOver().startTls(options);
   }
 
   toSocket(): net.Socket {
+    return this.#handOver().toSocket();
+  }
+
+  /** Makes a `net.Socket` that has the handle from now on. */
+  #handOver(): NodeTransport {
     this.pause();
     const options = { handle: this.#handle, allowHalfOpen: true, manualStart: true };
     const socket = new net.Socket(options as unknown as net.SocketConstructorOpts);
     socket.pause(); // nothing is read before somebody asks
     this.#heir = new NodeTransport(socket, { ...this.#origin, kernel: this.#kernel ?? this.#origin?.kernel });
-    return socket;
+    return this.#heir;
   }
 
   defer(task: () => void): void {
@@ -409,7 +412,7 @@ class HandleTransport extends Intake implements Connection {
   // ---- The kernel's side ----
 
   get kernel(): KernelSocket {
-    this.#kernel ??= this.#origin?.kernel ?? this.#ownKernel();
+    this.#kernel ??= this.#origin?.kernel ?? kernelOf(this.remoteAddress, this.settable, this.holder);
     return this.#kernel;
   }
 
@@ -447,17 +450,10 @@ class HandleTransport extends Intake implements Connection {
     };
   }
 
-  #ownKernel(): Kernel {
-    const family = { IPv4: AF_INET, IPv6: AF_INET6, unix: AF_UNIX }[this.remoteAddress?.family ?? "unix"];
-    const options = new PlainStreamOptions({ family, type: SOCK_STREAM, proto: 0 });
-    options.open(this.settable, false);
-    return new Kernel(options).heldBy(this.holder);
-  }
-
   // ---- Inside ----
 
-  /** Gives data to the kernel: true where that took all of it at once. */
-  #send(data: Data): boolean {
+  /** Gives data to the kernel: `null` where that took all of it at once, else the request that waits. */
+  #send(data: Data): WriteRequest | null {
     const node = this.#node;
     const request = spare ?? new node.WriteWrap();
     spare = undefined;
@@ -469,28 +465,28 @@ class HandleTransport extends Intake implements Connection {
       request.transport = this;
       request.data = data;
       request.oncomplete = afterWrite;
-      this.#last = request;
       this.#writing++;
-      return false;
+      return request;
     }
     spare = request;
     if (status !== 0) this.#broken(status);
-    return true;
+    return null;
   }
 
   /** A promise of room where too much waits. */
   #mayWait(): Promise<void> | undefined {
     if (this.#closed || this.#handle.writeQueueSize <= FULL) return undefined;
-    this.#room ??= Promise.withResolvers();
-    return this.#room.promise;
+    return this.#emptied();
   }
 
   /** Resolves when the kernel has all that was written. */
   async #drained(): Promise<void> {
-    while (this.#writing > 0) {
-      this.#room ??= Promise.withResolvers();
-      await this.#room.promise;
-    }
+    while (this.#writing > 0) await this.#emptied();
+  }
+
+  #emptied(): Promise<void> {
+    this.#room ??= Promise.withResolvers();
+    return this.#room.promise;
   }
 
   #shutdown(): void {
@@ -542,13 +538,13 @@ interface DatagramHandle {
 
 /**
  * `heard` is told what `socket`, which is bound, receives, without its event. Gives what sends a datagram from it: to
- * an address, waiting for nothing; that gives the code of the error where the kernel refuses. `null`, and `heard` is
+ * an address, waiting for nothing; that gives the error where the kernel refuses. `null`, and `heard` is
  * told nothing, where this Node has not what it takes.
  */
 export const datagramHandle = (
   socket: Socket,
   heard: (message: Buffer, from: RemoteInfo) => void,
-): ((bytes: Uint8Array, port: number, address: string) => string | null) | null => {
+): ((bytes: Uint8Array, port: number, address: string) => Error | null) | null => {
   const handle = datagramHandleOf(socket) as DatagramHandle | null;
   const own = handle?.onmessage;
   if (!intake.on || typeof handle?.send !== "function" || typeof own !== "function") return null;
@@ -564,7 +560,7 @@ export const datagramHandle = (
     list[0] = bytes;
     const status = (handle as Required<DatagramHandle>).send(request, list, 1, port, address, false);
     if (status > 0) return null; // the kernel has it, and the request is as it was
-    if (status < 0) return getSystemErrorName(status);
+    if (status < 0) return systemError(status);
     request.list = list; // until it is sent
     request = new SendWrap();
     list = [];

@@ -1,7 +1,7 @@
 /**
  * What Node has no word for: descriptors, options of any level and name, urgent data, a socket that is bound and
  * does not listen. All that touches `_handle` (deprecated, DEP0112, and working), `net._createServerHandle` and libc
- * is in this file.
+ * is in this file; but for handle.ts, which takes what a listener's handle accepts.
  *
  * The optional package `koffi` calls libc, about 1 µs a call, and has libuv wait for a descriptor. It is loaded when
  * first needed (20 ms), on Linux, whose numbers the constants have. Without it, or with the environment variable

@@ -1,17 +1,18 @@
 /**
- * `net.Socket` (TCP, Unix; TLS) as a `StreamSocket`: the one hot file of this platform.
+ * `net.Socket` as a `StreamSocket`: what is dialled, TLS, and what is accepted where it does not go by its handle.
  *
- * Bytes come by one 'data' listener, never by `for await`, `once()` or Web Streams, which cost 1.3 to 2.2 times
+ * Bytes come by `onread` (see intake.ts) or by one 'data' listener, never by `for await`, `once()` or Web Streams, which cost 1.3 to 2.2 times
  * the CPU (measured against bare `node:net`; `npm run bench` shows ours).
  */
 
 import net from "node:net";
 import type { Address } from "../core/address.ts";
-import { AF_INET, AF_INET6, AF_UNIX, SOCK_STREAM } from "../core/constants.ts";
+import { AF_UNIX, SOCK_STREAM } from "../core/constants.ts";
 import { SocketError } from "../core/errors.ts";
 import { nameErrno } from "../core/names.ts";
 import {
   type Capabilities,
+  familyOf,
   type KernelSocket,
   type StreamOptions,
   type StreamSink,
@@ -79,6 +80,13 @@ export const checkSecuring = (origin: Origin | undefined, options: TlsOptions): 
 };
 
 const SECURED = "the bytes of a TLS connection are its own, and its keys this process's";
+
+/** The kernel's side of a connection whose peer is there: `null` for a Unix socket without a name. */
+export const kernelOf = (peer: Address | null, settable: Settable, holder: Holder): Kernel => {
+  const options = new PlainStreamOptions({ family: familyOf(peer) || AF_UNIX, type: SOCK_STREAM, proto: 0 });
+  options.open(settable, false);
+  return new Kernel(options).heldBy(holder);
+};
 
 let tasks: (() => void)[] = [];
 
@@ -170,7 +178,13 @@ export class NodeTransport implements Connection, Taker {
   }
 
   get kernel(): KernelSocket {
-    this.#kernel ??= this.#origin?.kernel ?? this.#ownKernel();
+    this.#kernel ??=
+      this.#origin?.kernel ??
+      kernelOf(
+        this.remoteAddress,
+        this.#plain ?? this.#socket,
+        socketHolder(this.#plain ?? this.#socket, this.#plain && SECURED),
+      );
     return this.#kernel;
   }
 
@@ -322,14 +336,6 @@ export class NodeTransport implements Connection, Taker {
 
   defer(task: () => void): void {
     atEndOfTurn(task);
-  }
-
-  #ownKernel(): Kernel {
-    const socket = this.#plain ?? this.#socket;
-    const family = { IPv4: AF_INET, IPv6: AF_INET6 }[socket.remoteFamily ?? ""] ?? AF_UNIX;
-    const options = new PlainStreamOptions({ family, type: SOCK_STREAM, proto: 0 });
-    options.open(socket, false);
-    return new Kernel(options).heldBy(socketHolder(socket, this.#plain && SECURED));
   }
 }
 

@@ -245,8 +245,8 @@ class ServerDatagrams implements DatagramTransport {
       });
       return;
     }
-    const code = this.#post(bytes, address.port, hostOf(address));
-    if (code !== null) this.#refused(Object.assign(new Error(code), { code }), address);
+    const error = this.#post(bytes, address.port, hostOf(address));
+    if (error !== null) this.#refused(error, address);
   }
 
   #refused(error: unknown, address: InternetAddress): void {
