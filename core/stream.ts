@@ -56,6 +56,7 @@ const NEWLINES = new Uint8Array([NEWLINE]);
 const RETURN = 13;
 const encoder = new TextEncoder();
 const decoder = new TextDecoder("utf-8", { ignoreBOM: true });
+const { slice: sliceOf } = Uint8Array.prototype;
 
 /** A promise that is already kept: what is returned when nothing needs to be waited for. */
 export const DONE: Promise<void> = Promise.resolve();
@@ -80,6 +81,10 @@ export const toBytes = (data: Data): Uint8Array => {
   if (data instanceof Uint8Array) return data;
   throw new TypeError(`expected a Uint8Array or a string, not ${data === null ? "null" : typeof data}`);
 };
+
+/** A copy of `bytes`. A Node Buffer's own `slice()` copies nothing. */
+const copyOf = (bytes: Uint8Array, from?: number, to?: number): Uint8Array =>
+  sliceOf.call(bytes, from, to) as Uint8Array;
 
 /** `parts` in one array of `size` bytes. */
 export const joinBytes = (parts: readonly Uint8Array[], size: number): Uint8Array => {
@@ -162,16 +167,15 @@ export class StreamReader extends Alarm {
   maxRead: number;
   /** How long a read waits for the next byte, in milliseconds; `null` for ever; 0: what would wait rejects with `EWOULDBLOCK`. */
   timeout: number | null = null;
-  /** How many bytes have arrived so far. */
-  bytesRead = 0;
-
   #source: ReaderSource;
   #chunk: Uint8Array = EMPTY; // the piece that is being read
   #lender: Lender | null = null; // whose its memory is, where it is not the reader's: while push() runs
   #at = 0; // where in it
   #more: Uint8Array[] = []; // the pieces after it
   #size = 0; // bytes buffered in all
-  #scanned = 0; // how many of those have no newline, so that a line that trickles in is searched once
+  #arrived = 0; // bytes that came so far: less #size it is where in the stream the cursor is
+  // Offsets in the stream, not in the buffer: they stay right wherever bytes are taken, and taking them costs nothing more.
+  #scanned = 0; // from the cursor to here there is no newline, so that a line that trickles in is searched once
   #searched = 0; // the same for the separator of the readuntil() that waits
   #tray: Uint8Array = EMPTY; // where small pieces are put together; the last of #more is a view of it
   #trayUsed = 0;
@@ -204,6 +208,11 @@ export class StreamReader extends Alarm {
     if (bytes.length > 0) reader.push(bytes);
     reader.end();
     return reader;
+  }
+
+  /** How many bytes have arrived so far. */
+  get bytesRead(): number {
+    return this.#arrived;
   }
 
   /** How many bytes are buffered: what a read could give without waiting. */
@@ -275,7 +284,8 @@ export class StreamReader extends Alarm {
 
   /** Up to and with `separator`. Rejects with `ERR_INCOMPLETE_READ` and `ERR_LIMIT` as `readexactly`. asyncio's `readuntil`. */
   readuntil(separator: Data = "\n"): Promise<Uint8Array> {
-    const mark = toBytes(separator);
+    // A copy: the caller may change its bytes while the read waits.
+    const mark = typeof separator === "string" ? toBytes(separator) : copyOf(toBytes(separator));
     if (mark.length === 0) throw new RangeError("readuntil needs a separator of one byte or more");
     this.#searched = 0; // that was for another read
     return this.#take(this.#tryUntil, mark);
@@ -283,7 +293,8 @@ export class StreamReader extends Alarm {
 
   /**
    * A line with its `\n`; at the end what is left without one, then `null`. CPython's `readline`.
-   * Rejects with `ERR_LIMIT` past `maxLine`; with `size` gives at most that many bytes of a line, however long it is.
+   * Rejects with `ERR_LIMIT` past `maxLine`; with `size` gives at most that many bytes of a line, however long it is,
+   * and rejects with `ERR_LIMIT` where those are more than `maxRead`.
    */
   readline(size?: number): Promise<Uint8Array | null> {
     return this.#take(this.#tryReadline, size === undefined ? -1 : positive(size, "size"));
@@ -393,15 +404,11 @@ export class StreamReader extends Alarm {
   push(bytes: Uint8Array, lender: Lender | null = null): boolean {
     if (bytes.length === 0) return this.#waiting !== null;
     if (this.#failure !== null) return false; // closed meanwhile: nobody will read them
-    this.bytesRead += bytes.length;
+    this.#arrived += bytes.length;
     if (this.#size === 0) {
-      this.#chunk = bytes;
-      this.#lender = lender;
-      this.#at = 0;
-      this.#text = null;
-      this.#bytesTo = 0;
+      this.#begin(bytes, 0, lender);
     } else if (!this.#ontoTray(bytes)) {
-      this.#more.push(lender === null || lender.give() ? bytes : bytes.slice());
+      this.#more.push(lender === null || lender.give() ? bytes : copyOf(bytes));
     }
     this.#size += bytes.length;
     if (this.#waiting !== null) this.#settle();
@@ -433,11 +440,8 @@ export class StreamReader extends Alarm {
     if (this.#failure !== null && !now) return;
     this.#failure = error;
     if (now) {
-      this.#chunk = EMPTY;
-      this.#lender = null;
-      this.#more.length = 0;
-      this.#at = this.#size = this.#scanned = this.#bytesTo = 0;
-      this.#text = null;
+      this.#begin(EMPTY, 0);
+      this.#more.length = this.#size = 0;
       this.#ended = false;
     }
     this.#settle();
@@ -596,7 +600,7 @@ export class StreamReader extends Alarm {
   }
 
   #tryUntil(mark: Uint8Array): Uint8Array | undefined {
-    const found = this.#find(mark, this.#searched);
+    const found = this.#find(mark, this.#past(this.#searched));
     this.#mayGather(found < 0 ? this.#size : found + mark.length);
     if (found >= 0) return this.#bytes(found + mark.length);
     if (this.#ended) {
@@ -606,7 +610,7 @@ export class StreamReader extends Alarm {
         `the stream ended ${this.#size} bytes on, before ${shown}`,
       );
     }
-    this.#searched = Math.max(0, this.#size - mark.length + 1);
+    this.#searched = this.#arrived - mark.length + 1;
     return this.#notYet();
   }
 
@@ -614,8 +618,10 @@ export class StreamReader extends Alarm {
     const newline = this.#newline();
     const length = newline < 0 ? this.#size : newline + 1; // what is here of the line
     if (size < 0) this.#mayBeLine(newline);
-    else if (size <= length) return this.#bytes(size);
-    else this.#mayGather(size);
+    else {
+      this.#mayGather(Math.min(size, length)); // what it gathers, not what it may: else it would depend on the pieces
+      if (size <= length) return this.#bytes(size);
+    }
     return newline >= 0 || (this.#ended && length > 0) ? this.#bytes(length) : this.#nothing();
   }
 
@@ -698,7 +704,7 @@ export class StreamReader extends Alarm {
    */
   #decode(): string | null {
     const chunk = this.#chunk;
-    if (this.#at >= chunk.length || this.#at < this.#bytesTo || this.#scanned > 0) return null;
+    if (this.#at >= chunk.length || this.#at < this.#bytesTo || this.#past(this.#scanned) > 0) return null;
     const to = Math.min(chunk.length, this.#at + WINDOW);
     const whole = this.#at === 0 && to === chunk.length;
     const text = decoder.decode(whole ? chunk : chunk.subarray(this.#at, to));
@@ -714,9 +720,15 @@ export class StreamReader extends Alarm {
 
   /** Where the next newline is among the buffered bytes; −1 where there is none yet. */
   #newline(): number {
-    const found = this.#find(NEWLINES, this.#scanned);
-    this.#scanned = found < 0 ? this.#size : found;
+    const found = this.#find(NEWLINES, this.#past(this.#scanned));
+    this.#scanned = found < 0 ? this.#arrived : this.#arrived - this.#size + found;
     return found;
+  }
+
+  /** How many bytes it is from the cursor to `offset` of the stream; 0 where that is behind. */
+  #past(offset: number): number {
+    const past = offset - (this.#arrived - this.#size);
+    return past > 0 ? past : 0;
   }
 
   /** Where `mark` begins among the buffered bytes, from offset `from` on, also across pieces; −1 where it does not. */
@@ -762,14 +774,17 @@ export class StreamReader extends Alarm {
     const here = chunk.length - from;
     if (size <= here) {
       const lender = this.#lender;
+      const whole = size === chunk.length;
+      const little = size * KEEP < chunk.buffer.byteLength;
+      const copies = keep && (little || (lender !== null && !(whole && lender.give())));
+      // First: what is taken may let the source bring more, into the memory that it lent.
+      const taken = copies
+        ? copyOf(chunk, from, from + size)
+        : whole
+          ? chunk
+          : chunk.subarray(from, from + size);
       this.#advance(size);
-      if (keep) {
-        const little = size * KEEP < chunk.buffer.byteLength;
-        if (little || (lender !== null && !(size === chunk.length && lender.give()))) {
-          return chunk.slice(from, from + size);
-        }
-      }
-      return size === chunk.length ? chunk : chunk.subarray(from, from + size);
+      return taken;
     }
     const whole = new Uint8Array(size);
     whole.set(chunk.subarray(from));
@@ -784,13 +799,18 @@ export class StreamReader extends Alarm {
       filled += part;
     }
     this.#more.splice(0, pieces); // once: a shift for each costs a move of all behind it
-    this.#chunk = last;
-    this.#lender = null;
-    this.#at = part - size; // #advance() adds `size`
-    this.#text = null;
-    this.#bytesTo = 0;
+    this.#begin(last, part - size); // #advance() adds `size`
     this.#advance(size);
     return whole;
+  }
+
+  /** From now on `piece` is the one that is read, at `at`; nothing is known of it. */
+  #begin(piece: Uint8Array, at: number, lender: Lender | null = null): void {
+    this.#chunk = piece;
+    this.#at = at;
+    this.#lender = lender;
+    this.#text = null;
+    this.#bytesTo = 0;
   }
 
   /** What is left of a piece that was lent becomes the reader's own. */
@@ -841,13 +861,8 @@ export class StreamReader extends Alarm {
   #advance(size: number): void {
     this.#at += size;
     this.#size -= size;
-    this.#scanned = this.#scanned > size ? this.#scanned - size : 0;
     if (this.#at === this.#chunk.length && size > 0) {
-      this.#chunk = this.#more.shift() ?? EMPTY;
-      this.#lender = null;
-      this.#at = 0;
-      this.#text = null;
-      this.#bytesTo = 0;
+      this.#begin(this.#more.shift() ?? EMPTY, 0);
     } else if (this.#text !== null && this.#at - this.#textFrom >= this.#text.length) {
       this.#text = null;
     }

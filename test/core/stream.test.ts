@@ -385,6 +385,27 @@ describe("reads", () => {
     vi.useRealTimers();
   });
 
+  test("what one kind of read found of the line ends is right for the others after any of them", async () => {
+    const reader = new StreamReader();
+    reader.push(utf8(`one\nabcdefgh\n${"x\n".repeat(10)}tail\n`));
+    expect(reader.tryLine()).toBe("one");
+    expect(text(await reader.readline(3))).toBe("abc");
+    expect(reader.tryLine()).toBe("defgh");
+    for (let i = 0; i < 10; i++) expect(text(await reader.readline())).toBe("x\n");
+    expect(text(await reader.readline())).toBe("tail\n");
+  });
+
+  test("a separator that its caller changes while the read waits stays what it was", async () => {
+    for (const separator of [new Uint8Array([59, 59]), Buffer.from(";;")]) {
+      const reader = new StreamReader();
+      const reading = reader.readuntil(separator);
+      separator.fill(97);
+      reader.push(utf8("aaa;"));
+      reader.push(utf8(";b"));
+      expect(text(await reading)).toBe("aaa;;");
+    }
+  });
+
   test("one read waits at a time", async () => {
     const reader = new StreamReader();
     const first = reader.readexactly(2);
@@ -439,6 +460,23 @@ describe("memory", () => {
     expect(crumbs?.buffer.byteLength).toBe(100);
     for (let i = 0; i < 100; i++) reader.push(new Uint8Array([255]));
     expect([...(crumbs as Uint8Array)]).toEqual(Array.from({ length: 100 }, (_, i) => i));
+  });
+
+  test("a Node Buffer is copied where a copy is due: its own slice() copies nothing", async () => {
+    const reader = new StreamReader();
+    const lent = Buffer.from("abcdef");
+    const lender = { give: () => false, fit() {} };
+    const first = reader.recv(3);
+    reader.push(lent, lender);
+    reader.push(Buffer.alloc(1 * KiB, "x"));
+    reader.push(lent, lender);
+    lent.fill("!");
+    expect(text(await first)).toBe("abc");
+    expect(text(await reader.recv())).toBe("def");
+    expect(text(await reader.recv())).toBe("x".repeat(KiB));
+    expect(text(await reader.recv())).toBe("abcdef");
+    reader.push(Buffer.alloc(64 * KiB));
+    expect((await reader.recv(10))?.buffer.byteLength).toBe(10);
   });
 
   test("crumbs between larger pieces share a tray: no more than twice the bytes are held", () => {
@@ -556,6 +594,17 @@ describe("limits", () => {
         expect(text(await made("abc;e", ends).readuntil(";"))).toBe("abc;");
       }
       expect(text(await made("abcd", true).read())).toBe("abcd");
+    }
+    for (const cut of [[100], [1], [3]]) {
+      const made = (whole: string): StreamReader => {
+        const bounded = reader({ maxRead: 4 });
+        for (const piece of pieces(utf8(whole), cut)) bounded.push(piece);
+        return bounded;
+      };
+      expect(text(await made("abc\n").readline(100))).toBe("abc\n"); // no more is gathered
+      expect(text(await made("abcdefgh").readline(4))).toBe("abcd");
+      expect(await codeOf(made("abcdefgh").readline(5))).toBe("ERR_LIMIT");
+      expect(await codeOf(made("abcd\n").readline(100))).toBe("ERR_LIMIT");
     }
     const waiting = reader({ maxRead: 4 });
     const all = codeOf(waiting.read());
