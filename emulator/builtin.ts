@@ -37,6 +37,9 @@ export const lazy = {
   get os() {
     return load("node:os");
   },
+  get tty() {
+    return load("node:tty");
+  },
   get tls() {
     return load("node:tls");
   },

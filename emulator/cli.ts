@@ -13,7 +13,7 @@ import { relative, resolve } from "node:path";
 import { fileURLToPath, pathToFileURL } from "node:url";
 import { Command, CommanderError, InvalidArgumentError, Option } from "commander";
 import { formatAddress, parseAddress } from "../core/address.ts";
-import { type App, isApp } from "../core/app.ts";
+import { type App, isApp, type Platform } from "../core/app.ts";
 import { SECURE_TRANSPORTS, type SecureTransport } from "../core/connector.ts";
 import { bearerToken } from "../core/control/auth.ts";
 import { type ControlClient, controlClient } from "../core/control/client.ts";
@@ -33,12 +33,15 @@ import type { SockletEvent } from "../core/events.ts";
 import { DatagramRequestHandler, type HandlerClass } from "../core/handler.ts";
 import { toJson } from "../core/json.ts";
 import type { StreamSocket } from "../core/socket.ts";
+import type { MaybePromise } from "../core/stream.ts";
 import { TCPConnector } from "./connector.ts";
 import { type ControlServer, controlTokens } from "./control.ts";
-import { type AppServer, serveApp } from "./serve.ts";
+import { type AppServer, serveApp, unlessAborted } from "./serve.ts";
+import { onStop } from "./signals.ts";
 import { FileStorage } from "./storage.ts";
 
 const ABORT_GRACE = 1_000; // ms that an aborted handler has to notice, before the process ends without it
+const SLOW = 3_000; // ms after which it is said what of the user's code is still waited for
 
 // ---- What is said ----
 
@@ -122,6 +125,35 @@ const logger =
     else if (verbose && event.type !== "listening") say(toJson(event));
   };
 
+// ---- What of the user's code is waited for ----
+
+/** Waits for `work`; throws what `failure` gives where nothing is left in this process that could end it. */
+const orIdle = async <T>(work: MaybePromise<T>, failure: () => Error): Promise<T> => {
+  const idle = Promise.withResolvers<never>();
+  const emptied = (): void => idle.reject(failure());
+  process.once("beforeExit", emptied);
+  try {
+    return await Promise.race([work, idle.promise]);
+  } finally {
+    process.off("beforeExit", emptied);
+  }
+};
+
+/** `orIdle()`, and says `slow()` where it takes long. */
+const awaited = async <T>(work: MaybePromise<T>, slow: () => string, failure: () => Error): Promise<T> => {
+  const timer = setTimeout(() => say(slow()), SLOW);
+  timer.unref(); // else it would not be seen that nothing is left
+  try {
+    return await orIdle(work, failure);
+  } finally {
+    clearTimeout(timer);
+  }
+};
+
+/** Whether something in this process listens. */
+const listens = (): boolean =>
+  process.getActiveResourcesInfo().some((name) => /^(TCPServer|PipeServer|UDP)Wrap$/.test(name));
+
 // ---- What is named: modules, apps, handlers ----
 
 const ESM = 'put "type": "module" into the package.json beside it';
@@ -155,19 +187,30 @@ const load = async (path: string): Promise<Record<string, unknown>> => {
     throw new UsageError(`${path} could not be loaded: there is no such file; check the path`);
   if (is.isDirectory())
     throw new UsageError(`${path} could not be loaded: it is a folder; name the module in it`);
+  const failed = `${path} could not be loaded`;
   try {
-    return await import(pathToFileURL(file).href);
+    return await awaited(
+      import(pathToFileURL(file).href),
+      () =>
+        listens()
+          ? `${path} is still being loaded: it listens itself, and an await at its top level goes on. \`node ${path}\` runs a program that serves; here a module exports \`app\`, or handlers, and ends`
+          : `${path} is still being loaded: an await at its top level has not ended`,
+      () =>
+        new UsageError(
+          `${failed}: an await at its top level waits for what cannot come any more; \`node ${path}\` shows the line`,
+        ),
+    );
   } catch (error) {
+    if (error instanceof UsageError) throw error;
     const said = withPlace(describe(error), error);
-    throw new UsageError(`${path} could not be loaded: ${said}; ${loadRemedy(path, error)}`, {
-      cause: error,
-    });
+    throw new UsageError(`${failed}: ${said}; ${loadRemedy(path, error)}`, { cause: error });
   }
 };
 
 const loadApp = async (path: string): Promise<App> => {
   const module = await load(path);
-  if (isApp(module.app)) return module.app;
+  const { app } = module;
+  if (isApp(app)) return { ...app, context: (platform) => contextOf(app, platform, path) };
   const found =
     "app" in module
       ? "its `app` did not come from defineApp()"
@@ -176,6 +219,13 @@ const loadApp = async (path: string): Promise<App> => {
     `${path} is no app: it must have \`export const app = defineApp({ … })\`, but ${found}`,
   );
 };
+
+const contextOf = (app: App, platform: Platform, path: string): Promise<unknown> =>
+  awaited(
+    app.context(platform),
+    () => `${path}: its context() has not ended yet`,
+    () => new UsageError(`${path}: its context() waits for what cannot come any more`),
+  );
 
 // Not `instanceof`: a module may import another copy of the package than the one that this command is of.
 const isHandler = (value: unknown): value is HandlerClass<StreamSocket> =>
@@ -216,44 +266,62 @@ const loadHandler = async (
 
 // ---- serve ----
 
-// Of a terminal's Ctrl-C npm (11) hands its script one more, a moment after the script's own.
-const twice = process.env.npm_lifecycle_event !== undefined && process.stdin.isTTY;
-const SAME_SIGNAL = 100; // ms; nobody presses it again so soon
+/** The stop of a server: asked for by a signal, from the moment on when this is made, or by `ask()`. */
+class Stop {
+  readonly #asked = new AbortController();
+  readonly #again = Promise.withResolvers<void>();
 
-/** Serves until a signal, then drains; a second signal aborts what runs. Gives how many requests were cut off. */
-const untilStopped = (server: AppServer, drainTimeout: number): Promise<number> =>
-  new Promise((resolve, reject) => {
-    let signals = 0;
-    let first = 0; // when it came
-    let cut = 0;
-    const running = (): number =>
-      server.listeners.reduce((sum, listener) => sum + listener.info().running, 0);
-    const stop = (signal: NodeJS.Signals): void => {
-      if (twice && performance.now() - first < SAME_SIGNAL) return;
-      first ||= performance.now();
-      if (++signals === 2) {
-        cut = running();
-        server.abort();
-        setTimeout(() => resolve(cut), ABORT_GRACE);
-      }
-      if (signals > 1) return;
-      const count = running();
-      // Begun before close() begins its own, so that it fires first, when those that are late still run.
-      const late = setTimeout(() => {
-        cut = running();
-        if (cut > 0) say(`aborting ${cut} still running after ${drainTimeout} ms; --drain gives them longer`);
-      }, drainTimeout);
-      server
-        .close()
-        .finally(() => clearTimeout(late))
-        .then(() => resolve(cut), reject);
-      if (count === 0) return;
-      const draining = `${signal}: draining ${count} running, ${drainTimeout} ms at most; once more to abort`;
-      setImmediate(say, draining); // not before the ports are closed
-    };
-    process.on("SIGINT", stop);
-    process.on("SIGTERM", stop);
+  constructor() {
+    onStop({
+      stop: (signal) => this.ask(signal),
+      again: () => this.#again.resolve(),
+      reload: () => say("SIGHUP: there is nothing to reload; SIGTERM stops"),
+    });
+  }
+
+  /** Aborted by the first who asks; its reason is an error that says why. */
+  get signal(): AbortSignal {
+    return this.#asked.signal;
+  }
+
+  /** Resolves when it is asked for once more: then what runs is aborted. */
+  get again(): Promise<void> {
+    return this.#again.promise;
+  }
+
+  /** Asks for it; `why` begins the line that is said where something runs. */
+  ask(why: string): void {
+    this.#asked.abort(new SocketError("ECANCELED", why));
+  }
+}
+
+/** Serves until the stop, then drains; asked once more it aborts what runs. Gives how many requests were cut off. */
+const untilStopped = async (server: AppServer, stop: Stop, drainTimeout: number): Promise<number> => {
+  const { signal } = stop;
+  if (!signal.aborted) await new Promise((resolve) => signal.addEventListener("abort", resolve));
+  let cut = 0;
+  const running = (): number => server.listeners.reduce((sum, listener) => sum + listener.info().running, 0);
+  const count = running();
+  // Begun before close() begins its own, so that it fires first, when those that are late still run.
+  const late = setTimeout(() => {
+    cut = running();
+    if (cut > 0) say(`aborting ${cut} still running after ${drainTimeout} ms; --drain gives them longer`);
+  }, drainTimeout);
+  const closed = server.close().finally(() => clearTimeout(late));
+  if (count > 0) {
+    const { message } = signal.reason as SocketError;
+    const why = message.replace(/^ECANCELED: /, "");
+    const draining = `${why}: draining ${count} running, ${drainTimeout} ms at most; once more to abort`;
+    setImmediate(say, draining); // not before the ports are closed
+  }
+  const aborted = stop.again.then(async () => {
+    cut = running();
+    server.abort();
+    await new Promise((resolve) => setTimeout(resolve, ABORT_GRACE));
   });
+  await Promise.race([closed, aborted]);
+  return cut;
+};
 
 interface ServeFlags {
   host?: string;
@@ -275,7 +343,17 @@ const serve = async (path: string, flags: ServeFlags): Promise<void> => {
   const { host } = flags;
   if (host !== undefined) asked(`--host ${host}`, () => parseAddress({ hostname: host, port: 0 }));
   if (flags.control) asked("SOCKLET_TOKENS", () => controlTokens({}));
-  const app = await loadApp(path);
+  const stop = new Stop(); // before all that takes time: the first listener may have a client at once
+  try {
+    await serveUntil(stop, path, flags);
+  } catch (error) {
+    if (!stop.signal.aborted || error !== stop.signal.reason) throw error; // else it was stopped before it served
+  }
+};
+
+const serveUntil = async (stop: Stop, path: string, flags: ServeFlags): Promise<void> => {
+  const { host } = flags;
+  const app = await unlessAborted(loadApp(path), stop.signal);
   const controlPort = flags.controlPort ?? (flags.anyPort ? 0 : undefined);
   const server = await serveApp(app, {
     ...(host !== undefined && { host }),
@@ -283,9 +361,11 @@ const serve = async (path: string, flags: ServeFlags): Promise<void> => {
     data: flags.data,
     module: pathToFileURL(resolve(path)).href,
     drainTimeout: flags.drain,
+    signal: stop.signal,
     onEvent: logger(flags.verbose ?? false),
     ...(flags.control && { control: { port: controlPort } }),
   }).catch((error) => {
+    if (error === stop.signal.reason || error instanceof UsageError) throw error;
     if (error.code === "ERR_APP") throw new UsageError(`${path}: ${describe(error)}`, { cause: error });
     if (error.code === "EADDRINUSE") {
       const ofControl = error.address === `tcp://127.0.0.1:${flags.controlPort}`;
@@ -294,7 +374,12 @@ const serve = async (path: string, flags: ServeFlags): Promise<void> => {
     }
     throw error instanceof SocketError ? error : new Error(`${path}: ${describe(error)}`, { cause: error });
   });
-  const stopped = untilStopped(server, flags.drain);
+  const stopped = untilStopped(server, stop, flags.drain);
+  if (!stop.signal.aborted) await printListeners(server);
+  if ((await stopped) > 0) process.exitCode = 1;
+};
+
+const printListeners = async (server: AppServer): Promise<void> => {
   const shown: [name: string, url: string, use?: string][] = server.listeners.map((listener) => [
     listener.name,
     listener.url,
@@ -307,7 +392,6 @@ const serve = async (path: string, flags: ServeFlags): Promise<void> => {
     ...(use === undefined ? [] : [`${" ".repeat(width)}  ${use}`]),
   ]);
   await print(lines.join("\n")).catch(() => {}); // nobody reads it: that does not keep it from serving
-  if ((await stopped) > 0) process.exitCode = 1;
 };
 
 // ---- dial ----
@@ -350,16 +434,19 @@ const dial = async (address: string, named: string, words: string[], flags: Dial
   );
   const stop = new AbortController();
   const interrupted = new Promise<never>((_, reject) => {
-    for (const signal of ["SIGINT", "SIGTERM"] as const) {
-      process.once(signal, () => {
+    onStop({
+      stop: (signal) => {
         const reason = new SocketError("ECANCELED", `interrupted by ${signal}`);
         stop.abort(reason);
         setTimeout(reject, ABORT_GRACE, reason); // for a handler that does not notice
-      });
-    }
+      },
+    });
   });
   try {
-    const result = await Promise.race([connector.run({ params, signal: stop.signal }), interrupted]);
+    const result = await orIdle(
+      Promise.race([connector.run({ params, signal: stop.signal }), interrupted]),
+      () => new SocketError("ERR_HANDLER", "its handle() waits for what cannot come any more"),
+    );
     await print(toJson(result, 2));
   } catch (error) {
     const failed: unknown = stop.signal.aborted ? stop.signal.reason : error;
@@ -504,7 +591,7 @@ const listListeners = ({ follow, after, ...flags }: ListenersFlags): Promise<voi
 /** Aborts at Ctrl-C. */
 const untilSignal = (): AbortSignal => {
   const stop = new AbortController();
-  for (const signal of ["SIGINT", "SIGTERM"] as const) process.once(signal, () => stop.abort());
+  onStop({ stop: () => stop.abort(), again: () => process.exit(1) });
   return stop.signal;
 };
 
@@ -720,6 +807,7 @@ sessions
   .action(withFlags(endSession));
 
 process.stdout.on("error", () => {}); // who reads it may leave (`| head -1`); print() tells
+process.stderr.on("error", () => {}); // a terminal that went away; what still runs goes on to its end
 
 try {
   const [major = 0, minor = 0] = process.versions.node.split(".").map(Number);

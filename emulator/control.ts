@@ -116,6 +116,15 @@ const namesLoopback = (host: string | undefined): boolean => {
   return packed !== null && isLoopback(packed);
 };
 
+/** What needs these two is the control plane alone: servers without it start without them. */
+export const loadRoutes = async () => {
+  const [{ getRequestListener }, { controlRoutes }] = await Promise.all([
+    import("@hono/node-server"),
+    import("../core/control/routes.ts"),
+  ]);
+  return { getRequestListener, controlRoutes };
+};
+
 /**
  * Serves the control routes over `plane`. Rejects with `EADDRINUSE` and `EADDRNOTAVAIL`, throws `TypeError` for a
  * host that is not loopback. `close()` when all sessions are over.
@@ -127,11 +136,7 @@ export const serveControl = async (
   onError: (error: unknown) => void,
 ): Promise<{ url: string; close(): Promise<void> }> => {
   const hostname = loopback(host);
-  // What needs these two is the control plane alone: servers without it start without them.
-  const [{ getRequestListener }, { controlRoutes }] = await Promise.all([
-    import("@hono/node-server"),
-    import("../core/control/routes.ts"),
-  ]);
+  const { getRequestListener, controlRoutes } = await loadRoutes();
   const routes = controlRoutes({ plane, tokens, onError });
   const listener = getRequestListener(
     (request, env) => {

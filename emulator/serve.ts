@@ -7,6 +7,7 @@ import { SocketError } from "../core/errors.ts";
 import type { OnEvent, SockletEvent } from "../core/events.ts";
 import type { BaseServer, ServerInfo, ServerOptions } from "../core/server.ts";
 import type { StreamSocket } from "../core/socket.ts";
+import type { MaybePromise } from "../core/stream.ts";
 import { TCPConnector } from "./connector.ts";
 import type { ControlOptions, ControlServer, TCPServerClass } from "./control.ts";
 import {
@@ -41,6 +42,11 @@ export interface ServeOptions {
   readonly onEvent?: OnEvent;
   /** How long `close()` lets running requests go on, in milliseconds. Default 10 000. */
   readonly drainTimeout?: number;
+  /**
+   * Aborted while the listeners are opened, it opens no more. Where none is open yet, `serveApp()` rejects with its reason;
+   * else those that are open serve who has come, until `close()`. Later it does nothing.
+   */
+  readonly signal?: AbortSignal;
   /** Serve the control routes, too, and record each connection as a session for them. Default: neither. */
   readonly control?: ControlOptions;
 }
@@ -109,10 +115,19 @@ const serverOf = <Context>(
   return new Recorded(endpoint, appHandlerFrom(module, name, data), own);
 };
 
+/** What `work` gives; rejects with the reason of `signal` where that aborts before. */
+export const unlessAborted = <T>(work: MaybePromise<T>, signal: AbortSignal | undefined): Promise<T> => {
+  const { promise, reject } = Promise.withResolvers<never>();
+  const aborted = (): void => reject(signal?.reason);
+  if (signal?.aborted) aborted();
+  signal?.addEventListener("abort", aborted);
+  return Promise.race([promise, work]).finally(() => signal?.removeEventListener("abort", aborted));
+};
+
 /**
  * Opens all listeners of `app`, and serves. Where one cannot be opened, those before it are closed again and
  * the reason is thrown: `EADDRINUSE`, `EACCES`, `EADDRNOTAVAIL`, `ERR_NAME`; `ERR_APP` where `app` is none;
- * `EINVAL` where a token of the control routes is not sound, `TypeError` where their host is not loopback.
+ * the reason of `signal` where that aborts before one is open; `EINVAL` where a token of the control routes is not sound, `TypeError` where their host is not loopback.
  */
 export const serveApp = async <Context>(
   app: App<Context>,
@@ -121,15 +136,21 @@ export const serveApp = async <Context>(
   if (!isApp(app)) throw new SocketError("ERR_APP", "this is not an app: it must come from defineApp()");
   if (app.listeners.length === 0)
     throw new SocketError("ERR_APP", "the app listens nowhere: give defineApp() a `listen`");
-  const { onEvent, drainTimeout, control } = options;
+  const { onEvent, drainTimeout, control, signal } = options;
+  signal?.throwIfAborted();
   const parts = control && (await import("./control.ts")); // servers without it start without it
   const access = control && parts?.controlTokens(control);
-  const context = await app.context({
-    name: "node",
-    bindings: process.env,
-    storage: new FileStorage(options.data ?? DATA),
-  });
-  const servers: (BaseServer<StreamSocket, Context> | BaseServer<Datagram, Context>)[] = [];
+  await parts?.loadRoutes(); // before somebody can connect, and would wait for it
+  const context = await unlessAborted(
+    app.context({
+      name: "node",
+      bindings: process.env,
+      storage: new FileStorage(options.data ?? DATA),
+    }),
+    signal,
+  );
+  const servers: AnyServer<Context>[] = []; // opened, or about to be
+  const open: AnyServer<Context>[] = [];
   const listeners: Serving[] = [];
   const told = parts === undefined || access === undefined ? null : new parts.ListenerLog(access.secrets);
   const tell =
@@ -165,7 +186,7 @@ export const serveApp = async <Context>(
     told?.end();
     await routes?.close(); // last: what drains can be looked at, and ended
   };
-  try {
+  const openAll = async (): Promise<void> => {
     for (const listener of app.listeners) {
       const { scheme } = listener.endpoint;
       const endpoint =
@@ -183,7 +204,8 @@ export const serveApp = async <Context>(
         options,
       );
       servers.push(server);
-      await server.listen();
+      await unlessAborted(server.listen(), signal);
+      open.push(server);
       const at = server.serverAddress as InternetAddress | { readonly path: string };
       const filled = "path" in at ? { path: at.path } : { host: at.hostname, port: at.port };
       listeners.push({
@@ -202,18 +224,23 @@ export const serveApp = async <Context>(
         onEvent?.({ type: "error", server: "control", address: null, error }),
       );
     }
-    for (const server of servers) void server.serveForever();
-    return {
-      listeners,
-      control: routes && access ? { url: routes.url, token: access.made } : null,
-      close,
-      abort: () => {
-        for (const server of servers) server.abort();
-      },
-      [Symbol.asyncDispose]: close,
-    };
+  };
+  try {
+    await openAll();
   } catch (error) {
-    await close();
-    throw error;
+    if (!signal?.aborted || open.length === 0) {
+      await close();
+      throw error;
+    }
   }
+  for (const server of open) void server.serveForever();
+  return {
+    listeners,
+    control: routes && access ? { url: routes.url, token: access.made } : null,
+    close,
+    abort: () => {
+      for (const server of servers) server.abort();
+    },
+    [Symbol.asyncDispose]: close,
+  };
 };
