@@ -246,9 +246,9 @@ export interface ControlPlane {
    * `signal` aborts, and rejects with neither. `null` where there is no such session.
    */
   events(id: string, after: number, signal: AbortSignal): Promise<AsyncIterable<SessionEvent> | null>;
-  /** Sends bytes by hand; resolves when there is room for more. `ENOTCONN` where it does not run, and as `sendall`. */
+  /** Sends bytes by hand; resolves when there is room for more. `ENOTCONN` where it does not run or its connection is closed, and as `sendall`. */
   send(id: string, bytes: Uint8Array): Promise<SessionInfo | null>;
-  /** Ends our direction by hand. `ENOTCONN` where it does not run. */
+  /** Ends our direction by hand. `ENOTCONN` as `send`. */
   halfClose(id: string): Promise<SessionInfo | null>;
   /** Ends the session: its signal aborts, its connection is reset, its state is `cut`. One that is over stays as it is. */
   end(id: string): Promise<SessionInfo | null>;

@@ -185,20 +185,21 @@ export class Session {
     return this.#log.follow(after, signal);
   }
 
-  /** Sends bytes by hand; resolves when there is room for more. Rejects with `ENOTCONN`, and as `sendall`. */
-  async send(bytes: Uint8Array): Promise<SessionInfo> {
-    const { wfile } = this.#running();
-    wfile.write(bytes); // throws where nothing can be sent, and then nothing was
-    this.#tell({ type: "sent", bytes: bytes.length });
-    await wfile.flush();
-    return this.info();
+  /** Sends bytes by hand; resolves when there is room for more. Rejects with `ENOTCONN` where it does not run or its connection is closed, and as `sendall`. */
+  send(bytes: Uint8Array): Promise<SessionInfo> {
+    return this.#byHand(async ({ wfile }) => {
+      wfile.write(bytes); // throws where nothing can be sent, and then nothing was
+      this.#tell({ type: "sent", bytes: bytes.length });
+      await wfile.flush();
+    });
   }
 
-  /** Ends our direction by hand. Rejects with `ENOTCONN`, and as `shutdown`. */
-  async halfClose(): Promise<SessionInfo> {
-    await this.#running().shutdown(SHUT_WR);
-    if (!this.over) this.#tell({ type: "halfClosed" });
-    return this.info();
+  /** Ends our direction by hand. Rejects with `ENOTCONN` as `send()`, and as `shutdown`. */
+  halfClose(): Promise<SessionInfo> {
+    return this.#byHand(async (socket) => {
+      await socket.shutdown(SHUT_WR);
+      if (!this.over) this.#tell({ type: "halfClosed" });
+    });
   }
 
   /** Ends it, as `cut`; resolves when it is over, within a second even where the handler does not notice. */
@@ -269,9 +270,19 @@ export class Session {
     this.#tell({ type: "handler", detail: size > SESSION_LIMITS.detailSize ? { omitted: size } : said });
   }
 
-  #running(): StreamSocket {
-    if (this.#socket !== undefined && !this.over) return this.#socket;
-    throw new SocketError("ENOTCONN", `the session is ${this.#info.state}, not running`);
+  /** Does `work` on the connection. A session whose connection is closed is over for those who use it, even before its record says so. */
+  async #byHand(work: (socket: StreamSocket) => Promise<void>): Promise<SessionInfo> {
+    const socket = this.#socket;
+    if (socket === undefined || this.over) {
+      throw new SocketError("ENOTCONN", `the session is ${this.#info.state}, not running`);
+    }
+    try {
+      await work(socket);
+    } catch (error) {
+      if (!(error instanceof SocketError) || error.code !== "EBADF") throw error;
+      throw new SocketError("ENOTCONN", "the session's connection is closed", { cause: error });
+    }
+    return this.info();
   }
 
   #stop(state: "failed" | "cut", thrown: unknown): void {

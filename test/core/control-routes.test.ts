@@ -8,6 +8,7 @@ import {
   type Problem,
   readEvents,
   type SessionEvent,
+  type SessionInfo,
 } from "../../core/control/index.ts";
 import { SocketError } from "../../core/errors.ts";
 import {
@@ -148,6 +149,23 @@ test("a session is listed, followed, sent to, half closed and ended from other r
   const late = await ask("POST", `/v1/sessions/${id}/half-close`);
   expect([late.status, await late.json()]).toMatchObject([409, { code: "ENOTCONN" }]);
   expect((await ask("DELETE", `/v1/sessions/${id}`)).status).toBe(200);
+});
+
+test("a session whose connection has just been closed takes nothing: 409, as one that is over", async () => {
+  const { ask, place } = serve();
+  const json = { handler: "ClosesFirst", address: "10.0.0.2:7", background: true };
+  const { id } = (await (await ask("POST", "/v1/sessions", { json })).json()) as SessionInfo;
+  for await (const { type } of (await place.plane.events(id, 0, new AbortController().signal))!) {
+    if (type === "handler") break;
+  }
+  const statuses: number[] = [];
+  for (const state of ["running", "cut"]) {
+    expect(await (await ask("GET", `/v1/sessions/${id}`)).json()).toMatchObject({ state });
+    statuses.push((await ask("POST", `/v1/sessions/${id}/data`, { json: { text: "more" } })).status);
+    statuses.push((await ask("POST", `/v1/sessions/${id}/half-close`)).status);
+    await ask("DELETE", `/v1/sessions/${id}`);
+  }
+  expect(statuses).toEqual([409, 409, 409, 409]);
 });
 
 test("GET /v1/sessions goes through the pages", async () => {

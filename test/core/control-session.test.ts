@@ -157,6 +157,26 @@ describe("a session", () => {
     expect(await codeOf(plane.send(connecting.id, Uint8Array.of(1)))).toBe("ENOTCONN");
   });
 
+  test("whose handler has closed its connection cannot be sent to either, before its record says that it is over: ENOTCONN", async () => {
+    const { plane } = new MemoryPlace();
+    const { id } = await plane.start({ ...followed, handler: "ClosesFirst" });
+    await follow(plane, id, "handler");
+    for (const call of [plane.send(id, Uint8Array.of(1)), plane.halfClose(id)]) {
+      await expect(call).rejects.toMatchObject({
+        code: "ENOTCONN",
+        message: "ENOTCONN: the session's connection is closed",
+      });
+    }
+    expect(await plane.get(id)).toMatchObject({ state: "running" });
+    await plane.end(id);
+    expect((await follow(plane, id, "cut")).map(({ type }) => type)).toEqual([
+      "connecting",
+      "open",
+      "handler",
+      "cut",
+    ]);
+  });
+
   test("that is ended by request is cut, and its peer sees it", async () => {
     const { plane, clients } = new MemoryPlace();
     const { id } = await plane.start(followed);

@@ -90,6 +90,17 @@ class NeverNotices extends StreamRequestHandler {
   }
 }
 
+/** Closes its connection, says so, and goes on until it is aborted. */
+class ClosesFirst extends StreamRequestHandler {
+  override async handle(): Promise<void> {
+    const { promise, resolve } = Promise.withResolvers<void>();
+    this.signal.addEventListener("abort", () => resolve());
+    await this.request.close();
+    this.emit("closed");
+    await promise;
+  }
+}
+
 class Datagrams extends DatagramRequestHandler {}
 
 /** The servers' side. */
@@ -110,6 +121,7 @@ export const app = defineApp({
     GivesCycle,
     EmitsMany,
     NeverNotices,
+    ClosesFirst,
     Datagrams,
     Echo,
   },

@@ -62,6 +62,17 @@ class Large extends StreamRequestHandler {
   }
 }
 
+/** Closes its connection, says so, and goes on until it is aborted. */
+class ClosesFirst extends StreamRequestHandler {
+  override async handle(): Promise<void> {
+    const { promise, resolve } = Promise.withResolvers<void>();
+    this.signal.addEventListener("abort", () => resolve());
+    await this.request.close();
+    this.emit("closed");
+    await promise;
+  }
+}
+
 /** Speaks TLS from its first byte, or asks for it by STARTTLS; gives what the server makes of its params. */
 class Ask extends StreamRequestHandler {
   override async handle(): Promise<string | null> {
@@ -83,6 +94,7 @@ const handlers = {
   lines: Lines,
   tells: Tells,
   large: Large,
+  closesFirst: ClosesFirst,
   ask: Ask,
   postgres: PostgresClient,
   smtp: SmtpClient,

@@ -117,6 +117,14 @@ describe("a session", () => {
     expect(await codeOf(plane().send(id, bytes("late\n")))).toBe("ENOTCONN");
   });
 
+  test("whose handler has closed its connection takes nothing more, before its record says that it is over", async () => {
+    const { id } = await start({ handler: "closesFirst" });
+    await follow(id, said("closed"));
+    expect(await codeOf(plane().send(id, bytes("late\n")))).toBe("ENOTCONN");
+    expect(await codeOf(plane().halfClose(id))).toBe("ENOTCONN");
+    expect(await plane().get(id)).toMatchObject({ state: "running" });
+  });
+
   test("is followed while it happens, from where a watcher left", async () => {
     const { id } = await start();
     const first = follow(id, said("a"));
