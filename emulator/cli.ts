@@ -706,7 +706,7 @@ program
   .description("serve all that an app listens with, until Ctrl-C")
   .argument("<module>", "a module with `export const app = defineApp({ … })`")
   .option("--host <host>", "listen on this host in place of the app's")
-  .option("--any-port", "listen on free ports in place of the app's")
+  .option("--any-port", "listen on free ports in place of the app's; its `dial` follows")
   .option("--data <folder>", "where the app keeps its bytes", ".socklet/data")
   .option("--drain <ms>", "how long running requests may go on after Ctrl-C", milliseconds, 10_000)
   .option("--control-port <port>", "serve the control routes on this port (7100, if it is free)", portNumber)

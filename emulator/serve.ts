@@ -1,6 +1,12 @@
 /** Serves an app's listeners on real sockets. */
 
-import type { Endpoint, InternetAddress } from "../core/address.ts";
+import {
+  type Address,
+  type Endpoint,
+  type InternetAddress,
+  isLoopback,
+  packAddress,
+} from "../core/address.ts";
 import { type App, isApp, type Listener, type Serving as Serves } from "../core/app.ts";
 import type { Datagram } from "../core/datagram.ts";
 import { SocketError } from "../core/errors.ts";
@@ -31,9 +37,9 @@ const DATA = ".socklet/data";
 
 /** How to serve an app. */
 export interface ServeOptions {
-  /** Listen on this host in place of each listener's own. */
+  /** Listen on this host in place of each listener's own. Entries of the app's `dial` that lead to its own listeners lead there, too. */
   readonly host?: string;
-  /** Listen on ports that the system chooses in place of each listener's own. */
+  /** Listen on ports that the system chooses in place of each listener's own; `dial` follows, as with `host`. */
   readonly anyPort?: boolean;
   /** The folder of the app's storage. Default `.socklet/data`. */
   readonly data?: string;
@@ -115,6 +121,39 @@ const serverOf = <Context>(
   return new Recorded(endpoint, appHandlerFrom(module, name, data), own);
 };
 
+/** A listener that is up: where the app said, and where it is. */
+interface Placed {
+  readonly declared: Endpoint;
+  readonly at: Address | null;
+}
+
+/** A host in one spelling. */
+const hostKey = (host: string): string => String(packAddress(host) ?? host.toLowerCase());
+const LOCALHOST: readonly string[] = ["localhost", "127.0.0.1", "::1"].map(hostKey);
+
+/** Every address of this machine. */
+const isAny = (host: string): boolean =>
+  host === "" || packAddress(host)?.every((byte) => byte === 0) === true;
+
+/** Whether a connection to `to` comes to a listener on `at`. */
+const leadsTo = (to: Endpoint, at: Endpoint): boolean => {
+  if (to.scheme === "unix" || at.scheme === "unix" || at.scheme === "udp" || to.port !== at.port)
+    return false;
+  const [dialled, listening] = [hostKey(to.hostname), hostKey(at.hostname)];
+  if (dialled === listening) return true;
+  const local = LOCALHOST.includes(dialled);
+  if (isAny(at.hostname)) return local || (packAddress(to.hostname) !== null && isLoopback(to.hostname));
+  return local && LOCALHOST.includes(listening) && (dialled === "localhost" || listening === "localhost");
+};
+
+/** Where an entry of the app's `dial` leads now that the listeners are where they are: to one of its own it follows. */
+const moved = (to: Endpoint, placed: readonly Placed[], host: string | undefined): Endpoint => {
+  const at = placed.find(({ declared }) => leadsTo(to, declared))?.at;
+  if (to.scheme === "unix" || at == null || at.family === "unix") return to;
+  const hostname = host === undefined || isAny(at.hostname) ? to.hostname : at.hostname;
+  return { ...to, hostname, port: at.port };
+};
+
 /** What `work` gives; rejects with the reason of `signal` where that aborts before. */
 export const unlessAborted = <T>(work: MaybePromise<T>, signal: AbortSignal | undefined): Promise<T> => {
   const { promise, reject } = Promise.withResolvers<never>();
@@ -152,6 +191,8 @@ export const serveApp = async <Context>(
   const servers: AnyServer<Context>[] = []; // opened, or about to be
   const open: AnyServer<Context>[] = [];
   const listeners: Serving[] = [];
+  const placed: Placed[] = [];
+  const dial = { ...app.dial }; // as it is once the listeners are where they are
   const told = parts === undefined || access === undefined ? null : new parts.ListenerLog(access.secrets);
   const tell =
     told === null
@@ -164,7 +205,7 @@ export const serveApp = async <Context>(
     parts === undefined || access === undefined || told === null
       ? null
       : new parts.LocalPlane({
-          app,
+          app: { ...app, dial },
           secrets: access.secrets,
           told,
           listeners: () =>
@@ -206,6 +247,7 @@ export const serveApp = async <Context>(
       servers.push(server);
       await unlessAborted(server.listen(), signal);
       open.push(server);
+      placed.push({ declared: listener.endpoint, at: server.serverAddress });
       const at = server.serverAddress as InternetAddress | { readonly path: string };
       const filled = "path" in at ? { path: at.path } : { host: at.hostname, port: at.port };
       listeners.push({
@@ -218,6 +260,9 @@ export const serveApp = async <Context>(
         ),
         info: () => server.info(),
       });
+    }
+    for (const [name, entry] of Object.entries(dial)) {
+      dial[name] = { ...entry, endpoint: moved(entry.endpoint, placed, options.host) };
     }
     if (parts !== undefined && plane !== null && access !== undefined) {
       routes = await parts.serveControl(plane, access.tokens, control ?? {}, (error) =>

@@ -75,6 +75,33 @@ const app = defineApp({
   context: () => ({ keys: new KeyStore() }),
 });
 
+test.each<[listen: string, dial: string, moves: ServeOptions, to: string]>([
+  ["127.0.0.1:7", "127.0.0.1:7", { anyPort: true }, "127.0.0.1:NEW"],
+  ["127.0.0.1:7", "localhost:7", { anyPort: true }, "localhost:NEW"],
+  ["localhost:7", "127.0.0.1:7", { anyPort: true }, "127.0.0.1:NEW"],
+  ["0.0.0.0:7", "127.0.0.3:7", { anyPort: true }, "127.0.0.3:NEW"],
+  [":7", "localhost:7", { anyPort: true }, "localhost:NEW"],
+  ["[::1]:7", "[0:0:0:0:0:0:0:1]:7", { anyPort: true }, "[0:0:0:0:0:0:0:1]:NEW"],
+  ["127.0.0.1:7", "127.0.0.1:7", { anyPort: true, host: "127.0.0.2" }, "127.0.0.2:NEW"],
+  ["127.0.0.1:7", "localhost:7", { anyPort: true, host: "0.0.0.0" }, "localhost:NEW"],
+  ["127.0.0.1:7", "127.0.0.2:7", { anyPort: true }, "127.0.0.2:7"],
+  ["127.0.0.1:7", "127.0.0.1:8", { anyPort: true }, "127.0.0.1:8"],
+  ["udp://127.0.0.1:7", "127.0.0.1:7", { anyPort: true }, "127.0.0.1:7"],
+])("an app that listens on %s and dials %s, served with %o, dials %s", async (listen, dial, moves, to) => {
+  const handler = listen.startsWith("udp") ? "EchoDatagram" : "lines";
+  const app = defineApp({
+    handlers: { lines: Lines, EchoDatagram },
+    listen: [{ handler, address: listen }],
+    dial: { it: { handler: "lines", address: dial } },
+  });
+  await using server = await serveApp(app, { ...moves, control: { port: 0, tokens: TOKEN } });
+  const control = controlClient(server.control?.url ?? "", { token: TOKEN });
+  const { address } = await control.sessions.start({ dial: "it" });
+  const port = /\d+$/.exec(server.listeners[0]?.url ?? "")?.[0] ?? "";
+  expect(address.replace(/^tcp:\/\//, "")).toBe(to.replace("NEW", port));
+  expect(app.dial.it?.endpoint).toMatchObject({ port: Number(/\d+$/.exec(dial)?.[0]) }); // the app's own is as it was
+});
+
 interface Place {
   readonly server: AppServer;
   readonly control: ControlClient;

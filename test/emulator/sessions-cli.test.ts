@@ -83,6 +83,26 @@ describe("socklet serve", () => {
     expect(text(await program.ended)).toMatch(/^Greets {2}tcp:\/\/127\.0\.0\.1:\d+\n$/);
   });
 
+  test("--any-port: what the app dials of its own follows its listeners, and not another program at their old ports", async () => {
+    const other = net.createServer((socket) => socket.end("another program\n")).listen(0, "0.0.0.0");
+    await once(other, "listening");
+    onTestFinished(() => void other.close());
+    const { port } = other.address() as net.AddressInfo;
+    const app = file("./fixtures/dials-itself.ts");
+    await using program = socklet(["serve", app, "--any-port"], { PORT: String(port) });
+    const [, url = ""] = /^control +(\S+)\/v1$/.exec(await program.line(/^control/)) ?? [];
+    const [, token = ""] = /Bearer ([^']+)'/.exec(await program.line(/curl/)) ?? [];
+    const env = { SOCKLET_URL: url, SOCKLET_TOKEN: token };
+    for (const [name, said] of [
+      ["own", "this app"],
+      ["byName", "this app"],
+      ["elsewhere", "another program"],
+    ] as const) {
+      await using run = socklet(["sessions", "run", name], env);
+      expect(text(await run.ended)).toBe(`${JSON.stringify(said)}\n`);
+    }
+  });
+
   test("--control-port that is taken is an error", async () => {
     const taken = net.createServer().listen(0, "127.0.0.1");
     await once(taken, "listening");
