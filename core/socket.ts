@@ -328,6 +328,12 @@ export abstract class BaseSocket {
   }
 }
 
+const peerEnded = (): SocketError =>
+  new SocketError(
+    "ERR_TLS",
+    "the peer has ended its side of the connection: its half of a TLS handshake cannot come",
+  );
+
 /** Tells a socket that its transport is broken. */
 let broken: (socket: StreamSocket, error: SocketError) => void;
 
@@ -516,10 +522,10 @@ export class StreamSocket extends BaseSocket implements AsyncDisposable {
    * Secures the connection from here on: `rfile`, `wfile` and this object go on with TLS. CPython's `wrap_socket`,
    * SMTP's STARTTLS. Who dialled is the client; who accepted gives a `cert` and a `key`.
    *
-   * Rejects with `ERR_TLS` where the handshake fails (the connection is then aborted) and where bytes came before
-   * it: taken as if they were secured, they would let anybody between put words into the peer's mouth
-   * (CVE-2011-0411). `ETIMEDOUT` after `handshakeTimeout` ms; `ERR_UNSUPPORTED` where the place has no TLS;
-   * `EBUSY` while a read waits.
+   * Rejects with `ERR_TLS`, and aborts the connection, where the handshake fails; where the peer has ended its side, so
+   * that its half of the handshake cannot come; and where bytes came before it: taken as if they were secured, they would
+   * let anybody between put words into the peer's mouth (CVE-2011-0411). `ETIMEDOUT` after `handshakeTimeout` ms;
+   * `ERR_UNSUPPORTED` where the place has no TLS; `EBUSY` while a read waits.
    */
   async startTls(options: TlsOptions = {}): Promise<void> {
     this.#mustBeIdle();
@@ -530,8 +536,12 @@ export class StreamSocket extends BaseSocket implements AsyncDisposable {
         "this connection cannot be secured: memory has no TLS; use a plain one",
       );
     }
+    const feed = this.#feed;
+    const left = Promise.withResolvers<never>();
     try {
-      await this.wfile.flush();
+      if (this.rfile.ended) throw peerEnded();
+      feed.onend = () => left.reject(peerEnded());
+      await Promise.race([this.wfile.flush(), left.promise]);
       if (this.rfile.buffered > 0) {
         throw new SocketError(
           "ERR_TLS",
@@ -539,12 +549,16 @@ export class StreamSocket extends BaseSocket implements AsyncDisposable {
         );
       }
       const { handshakeTimeout } = this.#options;
-      const secured = transport.startTls(options);
-      this.#feed.transport = await withDeadline(secured, handshakeTimeout, "the TLS handshake was not done");
-      this.#transport.start(this.#feed);
+      const secured = Promise.race([transport.startTls(options), left.promise]);
+      feed.transport = await withDeadline(secured, handshakeTimeout, "the TLS handshake was not done");
+      this.#transport.start(feed);
     } catch (error) {
-      if (!(error instanceof TypeError)) this.abort(); // a wrong argument has begun nothing
+      if (error instanceof TypeError) throw error; // a wrong argument has begun nothing
+      this.#error ??= error as SocketError;
+      this.abort();
       throw error;
+    } finally {
+      feed.onend = null;
     }
   }
 
@@ -865,6 +879,8 @@ export class StreamSocket extends BaseSocket implements AsyncDisposable {
  */
 class Feed implements ReaderSource, WriterTarget, StreamSink {
   transport: StreamTransport;
+  /** Called at the peer's end, for who waits for something else of it. */
+  onend: (() => void) | null = null;
   readonly #socket: StreamSocket;
 
   constructor(transport: StreamTransport, socket: StreamSocket) {
@@ -931,6 +947,7 @@ class Feed implements ReaderSource, WriterTarget, StreamSink {
 
   end(): void {
     this.#socket.rfile.end();
+    this.onend?.();
   }
 
   error(error: SocketError): void {

@@ -228,6 +228,11 @@ export class StreamReader extends Alarm {
       : 1;
   }
 
+  /** True when the peer's end has come, though what came before it may not have been read. */
+  get ended(): boolean {
+    return this.#ended;
+  }
+
   /** True when the end has come and all before it was read. */
   get atEnd(): boolean {
     return (this.#ended || this.#shut) && this.#size === 0;

@@ -3,12 +3,13 @@
 import { spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import net from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { type InternetAddress, type SockletEvent, streamHandler } from "socklet";
+import { type InternetAddress, type SockletEvent, type StreamSocket, streamHandler } from "socklet";
 import { createConnection, TCPConnector, ThreadingTCPServer } from "socklet/emulator";
 import { memoryPair } from "socklet/testing";
-import { afterAll, afterEach, expect, test } from "vitest";
+import { afterAll, afterEach, describe, expect, test } from "vitest";
 import { peer } from "../peers/peer.ts";
 
 const openssl = peer("openssl");
@@ -251,6 +252,75 @@ test.skipIf(openssl === null)("bytes that came before TLS began are refused (CVE
   expect(await codeOf(socket.rfile.read())).toMatch(/ECONNRESET|no error/);
   expect(events.find(({ type }) => type === "error")).toMatchObject({ error: { code: "ERR_TLS" } });
 });
+
+/** Two ends of one connection: what was accepted, by either of Node's paths, or dialled; and a plain peer. */
+const CONNECTIONS = {
+  accepted: async () => {
+    const request = Promise.withResolvers<StreamSocket>();
+    const over = Promise.withResolvers<void>();
+    const handler = streamHandler(async (context) => {
+      request.resolve(context.request);
+      await over.promise;
+    });
+    const server = new ThreadingTCPServer("127.0.0.1:0", handler);
+    cleanups.push(() => {
+      over.resolve();
+      return server.serverClose();
+    });
+    const address = (await server.listen()) as InternetAddress;
+    void server.serveForever();
+    const peer = net.connect({ host: address.hostname, port: address.port, allowHalfOpen: true });
+    return { socket: await request.promise, peer };
+  },
+  dialled: async () => {
+    const server = net.createServer({ allowHalfOpen: true }).listen(0, "127.0.0.1");
+    cleanups.push(() => void server.close());
+    const arrived = once(server, "connection");
+    await once(server, "listening");
+    const { port } = server.address() as net.AddressInfo;
+    const socket = await createConnection({ hostname: "127.0.0.1", port }, { secureTransport: "starttls" });
+    return { socket, peer: (await arrived)[0] as net.Socket };
+  },
+};
+
+describe.skipIf(openssl === null)(
+  "startTls() with a peer that has ended fails at once, not after the handshake's time",
+  () => {
+    const options = { accepted: { cert, key }, dialled: { ca } };
+
+    test.each([
+      ["accepted", "read"],
+      ["accepted", "not read"],
+      ["accepted", "come in the handshake"],
+      ["dialled", "read"],
+      ["dialled", "not read"],
+      ["dialled", "come in the handshake"],
+    ] as const)("%s, its end %s", async (which, how) => {
+      const { socket, peer } = await CONNECTIONS[which]();
+      peer.on("error", () => {}).resume();
+      cleanups.push(() => void peer.destroy());
+      const ends = async (): Promise<void> => {
+        peer.end();
+        await once(peer, "finish");
+      };
+      if (how !== "come in the handshake") await ends();
+      if (how === "read") expect(await socket.recv()).toBeNull();
+      const securing = codeOf(socket.startTls(options[which]));
+      if (how === "come in the handshake") await ends();
+      expect(await securing).toBe("ERR_TLS");
+      expect(socket.closed).toBe(true);
+    });
+
+    test("toWeb(): opened says so", async () => {
+      const { socket, peer } = await CONNECTIONS.dialled();
+      peer.on("error", () => {}).end();
+      cleanups.push(() => void peer.destroy());
+      expect(await socket.recv()).toBeNull();
+      const secured = socket.toWeb().startTls({ ca });
+      expect([await codeOf(secured.opened), await codeOf(secured.closed)]).toEqual(["ERR_TLS", "ERR_TLS"]);
+    });
+  },
+);
 
 test("memory says that it has no TLS", async () => {
   const [socket] = memoryPair();

@@ -33,6 +33,19 @@ else {
     expect(await startTls("127.0.0.1", {}, inject("echoPort"))).toBe("ERR_TLS");
   });
 
+  test("startTls() with a peer that has ended, seen or not, fails: it does not wait for the handshake's time", async () => {
+    const address = `127.0.0.1:${inject("conformancePort")}`;
+    for (const seen of [true, false]) {
+      const socket = await createConnection(address, { secureTransport: "starttls" });
+      await socket.sendall(`put ended${seen} yes\n`); // upon which it ends
+      if (seen) expect(await socket.recv()).toBeNull();
+      const { code, message } = await socket.startTls().catch((error) => error);
+      expect(code).toBe("ERR_TLS");
+      if (seen) expect(message).toMatch(/the peer has ended its side/);
+      expect(socket.closed).toBe(true);
+    }
+  });
+
   test("startTls() where the connection was not dialled for it says so", async () => {
     await using socket = await createConnection(localhost);
     await expect(socket.startTls()).rejects.toThrow(/ERR_UNSUPPORTED: .*starttls/);
