@@ -20,7 +20,7 @@ import {
 } from "./address.ts";
 import { AF_INET, AF_INET6 } from "./constants.ts";
 import { SocketError } from "./errors.ts";
-import { checkCount } from "./options.ts";
+import { checkCount, optionNamesOf } from "./options.ts";
 
 /** Ports from the first to the last, both within 1 to 65535. */
 export type PortRange = readonly [first: number, last: number];
@@ -294,6 +294,8 @@ export interface PeerRules {
   readonly deny?: readonly string[];
 }
 
+export const PEER_NAMES = optionNamesOf<PeerRules>()({ allow: true, deny: true });
+
 /** How many requests one address may make: a bucket of `burst` tokens that fills up by `perSecond`; a request takes one. */
 export interface RateLimit {
   /** More than 0; may be a fraction. */
@@ -301,6 +303,8 @@ export interface RateLimit {
   /** How many may come at once. Default `perSecond`, and at least 1. */
   readonly burst?: number;
 }
+
+export const RATE_NAMES = optionNamesOf<RateLimit>()({ perSecond: true, burst: true });
 
 /**
  * Reads a network: `"10.0.0.0/8"`, `"2001:db8::/32"` (CIDR, RFC 4632), or one address.
@@ -328,11 +332,9 @@ export class PeerList {
   readonly #allow: readonly Network[] | undefined;
   readonly #deny: readonly Network[];
 
-  /** Throws as `parseNetwork`, and TypeError for a rule of another name: a misspelled `deny` would let all in. */
+  /** Throws as `parseNetwork`. */
   constructor(rules: PeerRules) {
-    const { allow, deny = [], ...other } = rules;
-    const [unknown] = Object.keys(other);
-    if (unknown !== undefined) throw new TypeError(`access has no ${unknown}; it has allow and deny`);
+    const { allow, deny = [] } = rules;
     this.#allow = allow?.map(parseNetwork);
     this.#deny = deny.map(parseNetwork);
   }

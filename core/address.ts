@@ -7,6 +7,7 @@
 
 import { AF_INET, AF_INET6 } from "./constants.ts";
 import { SocketError } from "./errors.ts";
+import { checkOptions, optionNamesOf } from "./options.ts";
 
 /** Where a TCP or UDP socket is. */
 export interface InternetAddress {
@@ -107,6 +108,8 @@ export function formatAddress(address: Address | Endpoint | null): string {
   return `${scheme}${host.includes(":") ? `[${host}]` : host}:${address.port}`;
 }
 
+const ATON_NAMES = optionNamesOf<{ readonly strict?: boolean }>()({ strict: true });
+
 /**
  * IPv4 text to its 4 bytes in network order, in every form that glibc takes (inet(3)): `a.b.c.d`, `a.b.c`,
  * `a.b` and `a`, each number decimal, octal (`010`) or hexadecimal (`0x7f`), the last one filling the bytes
@@ -118,6 +121,7 @@ export function formatAddress(address: Address | Endpoint | null): string {
  */
 export function inetAton(text: string, options: { readonly strict?: boolean } = {}): Uint8Array {
   string(text, "text");
+  checkOptions("inetAton()", options, ATON_NAMES);
   if (options.strict) return inetPton(AF_INET, text);
   return (
     atonBytes(text) ??

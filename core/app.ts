@@ -3,7 +3,7 @@
  * alone exports one as `app`; the emulator serves it, the Worker deploys it, a test runs it in memory.
  */
 
-import { AllowList, ReplyBudget } from "./access.ts";
+import { AllowList, PEER_NAMES, RATE_NAMES, ReplyBudget } from "./access.ts";
 import { type AddressLike, type Endpoint, formatAddress, parseAddress } from "./address.ts";
 import { dialable, SECURE_TRANSPORTS, type SecureTransport } from "./connector.ts";
 import type { Datagram } from "./datagram.ts";
@@ -11,13 +11,16 @@ import { SocketError } from "./errors.ts";
 import { BaseRequestHandler, DatagramRequestHandler, type HandlerClass, unfitFor } from "./handler.ts";
 import {
   checkCount,
+  checkOptions,
   type DatagramOptions,
   type ForkingOptions,
   type ListenOptions,
+  type OptionNames,
+  optionNamesOf,
   settleForking,
 } from "./options.ts";
 import { BaseServer, type ServerOptions } from "./server.ts";
-import { type StreamOptions, type StreamSocket, settleStream } from "./socket.ts";
+import { STREAM_NAMES, type StreamOptions, type StreamSocket, settleStream } from "./socket.ts";
 import type { BlobStorage } from "./storage.ts";
 import type { MaybePromise } from "./stream.ts";
 
@@ -67,57 +70,69 @@ export interface ListenerOptions
   readonly stream?: Partial<StreamOptions>;
 }
 
-const OPTIONS: Readonly<Record<string, readonly (keyof ListenerOptions)[]>> = {
-  every: [
-    "requestQueueSize",
-    "maxRequests",
-    "whenFull",
-    "maxRequestsPerAddress",
-    "rate",
-    "requestTimeout",
-    "idleTimeout",
-  ],
-  ports: ["access", "ipv6Only", "allowReusePort"], // not of a path
-  streams: ["stream"],
-  datagrams: ["maxPacketSize"],
-  udp: ["amplification"],
-  forking: [
-    "maxChildren",
-    "blockTimeout",
-    "childIdleTimeout",
-    "requestsPerChild",
-    "restartDelay",
-    "maxRestartDelay",
-    "execArgv",
-  ],
+type Kind = "every" | "ports" | "streams" | "datagrams" | "udp" | "forking";
+
+/** Which listeners have an option: `ports` are those that are not on a path. */
+const KINDS: { readonly [Name in keyof Required<ListenerOptions>]: Kind } = {
+  requestQueueSize: "every",
+  maxRequests: "every",
+  whenFull: "every",
+  maxRequestsPerAddress: "every",
+  rate: "every",
+  requestTimeout: "every",
+  idleTimeout: "every",
+  access: "ports",
+  ipv6Only: "ports",
+  allowReusePort: "ports",
+  stream: "streams",
+  maxPacketSize: "datagrams",
+  amplification: "udp",
+  maxChildren: "forking",
+  blockTimeout: "forking",
+  childIdleTimeout: "forking",
+  requestsPerChild: "forking",
+  restartDelay: "forking",
+  maxRestartDelay: "forking",
+  execArgv: "forking",
 };
+
+const WITHIN: OptionNames = { access: PEER_NAMES, rate: RATE_NAMES, stream: STREAM_NAMES };
+const LISTENER_NAMES: OptionNames = Object.fromEntries(
+  Object.keys(KINDS).map((name) => [name, WITHIN[name] ?? true]),
+);
 
 /** A server that is made to have its options checked. */
 class Checked extends BaseServer<unknown> {
+  static override readonly optionNames: OptionNames = LISTENER_NAMES;
+
   override get serverAddress(): null {
     return null;
   }
 }
 
+/** `checkOptions` of what an app is made of. Throws `ERR_APP`. */
+const checkNames = (taker: string, given: unknown, names: OptionNames): void => {
+  try {
+    checkOptions(taker, given, names);
+  } catch (error) {
+    throw wrong((error as Error).message, error);
+  }
+};
+
 /** `options`, where a listener of this kind has them and they can be. Throws `ERR_APP`. */
-const checkOptions = (
+const checkListener = (
   options: ListenerOptions,
   where: string,
   scheme: "tcp" | "udp" | "unix",
   carries: "streams" | "datagrams",
   serve: Serving,
 ): ListenerOptions => {
-  if (typeof options !== "object" || options === null) {
-    throw wrong(`${where} must be an object of options, such as { maxRequests: 100 }`);
-  }
-  const known = ["every", scheme === "unix" ? "" : "ports", scheme, carries, serve].flatMap(
-    (kind) => OPTIONS[kind] ?? [],
+  const kinds: readonly string[] = ["every", scheme === "unix" ? "" : "ports", scheme, carries, serve];
+  const names = Object.fromEntries(
+    Object.entries(LISTENER_NAMES).filter(([name]) => kinds.includes(KINDS[name as keyof ListenerOptions])),
   );
-  for (const name of Object.keys(options)) {
-    if ((known as string[]).includes(name)) continue;
-    const kind = `a ${serve} ${scheme === "unix" ? `listener of ${carries} on a path` : `${scheme}:// listener`}`;
-    throw wrong(`${where}.${name} is no option of ${kind}; it has ${known.join(", ")}`);
-  }
+  const listener = scheme === "unix" ? `listener of ${carries} on a path` : `${scheme}:// listener`;
+  checkNames(`${where} of a ${serve} ${listener}`, options, names);
   try {
     new Checked(BaseRequestHandler as never, options);
     settleStream(options.stream);
@@ -146,6 +161,15 @@ export interface ListenEntry {
   readonly try?: string;
 }
 
+const LISTEN_ENTRY_NAMES = optionNamesOf<ListenEntry>("an entry of listen")({
+  handler: true,
+  address: true,
+  carries: true,
+  serve: true,
+  options: true, // which of them depends on the others
+  try: true,
+});
+
 /** One server that an app's handler dials. */
 export interface DialEntry {
   /** A name from `handlers`. */
@@ -154,6 +178,12 @@ export interface DialEntry {
   /** Default `off`. */
   readonly secureTransport?: SecureTransport;
 }
+
+const DIAL_ENTRY_NAMES = optionNamesOf<DialEntry>("an entry of dial")({
+  handler: true,
+  address: true,
+  secureTransport: true,
+});
 
 /** What `defineApp` takes. */
 export interface AppDefinition<Context> {
@@ -167,6 +197,14 @@ export interface AppDefinition<Context> {
   /** Makes what handlers get as `this.context`; called once on each platform. */
   readonly context?: (platform: Platform) => MaybePromise<Context>;
 }
+
+const APP_NAMES = optionNamesOf<AppDefinition<unknown>>("an app")({
+  handlers: true,
+  listen: true,
+  dial: true,
+  allow: true,
+  context: true,
+});
 
 /** One listener of an app, checked. */
 export interface Listener<Context = unknown> {
@@ -223,6 +261,7 @@ const endpointOf = (address: AddressLike, where: string, parse = parseAddress): 
  *     });
  */
 export const defineApp = <Context = unknown>(definition: AppDefinition<Context>): App<Context> => {
+  checkNames("defineApp()", definition, APP_NAMES);
   const { handlers } = definition;
   if (typeof handlers !== "object" || handlers === null) {
     throw wrong("handlers must be an object of handler classes by name: { echo: Echo }");
@@ -242,6 +281,7 @@ export const defineApp = <Context = unknown>(definition: AppDefinition<Context>)
   };
   const listeners = (definition.listen ?? []).map((entry, i): Listener<Context> => {
     const where = `listen[${i}]`;
+    checkNames(where, entry, LISTEN_ENTRY_NAMES);
     const handler = handlerOf(entry.handler, where);
     const endpoint = endpointOf(entry.address, where);
     const scheme = endpoint.scheme ?? "tcp";
@@ -262,7 +302,7 @@ export const defineApp = <Context = unknown>(definition: AppDefinition<Context>)
     if (!SERVINGS.includes(serve)) {
       throw wrong(`${where}.serve is "${serve}"; it may be "serial", "threading" or "forking"`);
     }
-    const options = checkOptions(entry.options ?? {}, `${where}.options`, scheme, carries, serve);
+    const options = checkListener(entry.options ?? {}, `${where}.options`, scheme, carries, serve);
     return {
       name: entry.handler,
       handler,
@@ -283,6 +323,7 @@ export const defineApp = <Context = unknown>(definition: AppDefinition<Context>)
     seen.set(address, i);
   }
   const dial = Object.entries(definition.dial ?? {}).map(([name, entry]) => {
+    checkNames(`dial.${name}`, entry, DIAL_ENTRY_NAMES);
     handlerOf(entry.handler, `dial.${name}`);
     const { handler, secureTransport = "off" } = entry;
     if (!SECURE_TRANSPORTS.includes(secureTransport)) {

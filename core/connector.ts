@@ -7,13 +7,15 @@ import { type Address, type AddressLike, type Endpoint, formatAddress, parseAddr
 import { AF_UNIX, POLLERR, POLLHUP, POLLIN, POLLOUT, SO_ERROR, SOL_SOCKET } from "./constants.ts";
 import { errnoOf, SocketError, type SocketErrorCode } from "./errors.ts";
 import { checkKind, type HandlerClass } from "./handler.ts";
-import { checkTime, checkWord } from "./options.ts";
-import { BaseConnector, type EndpointOptions } from "./server.ts";
+import { checkOptions, checkTime, checkWord, type OptionNames, optionNamesOf } from "./options.ts";
+import { BaseConnector, ENDPOINT_NAMES, type EndpointOptions } from "./server.ts";
 import {
+  STREAM_NAMES,
   type StreamOptions,
   StreamSocket,
   type StreamTransport,
   settleStream,
+  TLS_NAMES,
   type TlsOptions,
 } from "./socket.ts";
 import type { Data } from "./stream.ts";
@@ -37,6 +39,14 @@ export interface ConnectOptions {
   readonly signal?: AbortSignal | undefined;
 }
 
+export const CONNECT_NAMES = optionNamesOf<ConnectOptions>("what dials")({
+  connectTimeout: true,
+  secureTransport: true,
+  tls: TLS_NAMES,
+  stream: STREAM_NAMES,
+  signal: true,
+});
+
 /** Opens one connection; each platform has its own. */
 export type CreateConnection = (address: AddressLike, options?: ConnectOptions) => Promise<StreamSocket>;
 
@@ -52,10 +62,19 @@ export const dialable = (address: AddressLike): Endpoint => {
 };
 
 /** `options`, where they can be: a word that means nothing must not mean "in plain text". Throws `TypeError` and `RangeError`. */
-export const checkConnect = <Options extends ConnectOptions>(options: Options): Options => {
-  checkTime("connectTimeout", options.connectTimeout ?? null, 1, true);
-  checkWord("secureTransport", options.secureTransport ?? "off", SECURE_TRANSPORTS);
+export const checkConnect = <Options extends ConnectOptions>(
+  taker: string,
+  options: Options,
+  names: OptionNames,
+): Options => {
+  checkOptions(taker, options, names);
+  checkConnecting(options);
   return options;
+};
+
+const checkConnecting = ({ connectTimeout = null, secureTransport = "off" }: ConnectOptions): void => {
+  checkTime("connectTimeout", connectTimeout, 1, true);
+  checkWord("secureTransport", secureTransport, SECURE_TRANSPORTS);
 };
 
 /** `opening`, given up after `connectTimeout` ms (`ETIMEDOUT`) or when `signal` aborts (its reason); `giveUp` then lets go of it. */
@@ -91,6 +110,12 @@ export const openWithin = async <T>(
 /** What `connect()` takes beside the address: `ConnectOptions` without what the socket itself has (its time-out, its stream). */
 export type SocketConnectOptions = Omit<ConnectOptions, "connectTimeout" | "stream">;
 
+export const SOCKET_CONNECT_NAMES = optionNamesOf<SocketConnectOptions>()({
+  secureTransport: true,
+  tls: TLS_NAMES,
+  signal: true,
+});
+
 /**
  * A stream socket that begins unconnected, as far as it is the same everywhere: what `socket()` gives extends it.
  *
@@ -118,6 +143,11 @@ export abstract class UnconnectedSocket extends StreamSocket {
     options: SocketConnectOptions,
   ): Promise<StreamTransport>;
 
+  /** The names of what `connect()` takes. */
+  protected get connectNames(): OptionNames {
+    return SOCKET_CONNECT_NAMES;
+  }
+
   override get family(): number {
     return this.#family;
   }
@@ -133,7 +163,7 @@ export abstract class UnconnectedSocket extends StreamSocket {
       const wants = this.#family === AF_UNIX ? "a path" : "a host and port";
       throw new SocketError("EAFNOSUPPORT", `this socket takes ${wants}, not ${formatAddress(endpoint)}`);
     }
-    checkConnect(options);
+    checkConnect("connect()", options, this.connectNames);
     const failed = this.#takeFailure();
     if (failed !== null) throw failed;
     if (this.#untold) {
@@ -246,8 +276,18 @@ export interface StreamConnectorOptions<Context>
   extends EndpointOptions<Context>,
     Omit<ConnectOptions, "signal"> {}
 
+export const STREAM_CONNECTOR_NAMES = optionNamesOf<StreamConnectorOptions<unknown>>()({
+  ...ENDPOINT_NAMES,
+  connectTimeout: true,
+  secureTransport: true,
+  tls: TLS_NAMES,
+  stream: STREAM_NAMES,
+});
+
 /** Dials one address and runs a handler on the connection; a platform adds `createConnection`. */
 export abstract class StreamConnector<Context = unknown> extends BaseConnector<StreamSocket, Context> {
+  static override readonly optionNames: OptionNames = STREAM_CONNECTOR_NAMES;
+
   /** What it dials. */
   readonly endpoint: Endpoint;
   readonly #options: Omit<ConnectOptions, "signal">;
@@ -260,7 +300,9 @@ export abstract class StreamConnector<Context = unknown> extends BaseConnector<S
     super(RequestHandlerClass, options);
     checkKind(RequestHandlerClass, "streams", this.constructor.name);
     this.endpoint = dialable(address);
-    this.#options = { ...checkConnect(options), stream: settleStream(options.stream) };
+    checkConnecting(options);
+    const { connectTimeout, secureTransport, tls = {}, stream } = options;
+    this.#options = { connectTimeout, secureTransport, tls, stream: settleStream(stream) };
   }
 
   /** Opens one connection to `endpoint`. */

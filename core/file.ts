@@ -11,7 +11,7 @@
  */
 
 import { SocketError } from "./errors.ts";
-import { checkCount } from "./options.ts";
+import { checkCount, checkOptions, optionNamesOf } from "./options.ts";
 import {
   type Data,
   DONE,
@@ -62,6 +62,13 @@ export interface FileOptions {
    */
   readonly newline?: "" | "\n" | "\r" | "\r\n" | null | undefined;
 }
+
+const FILE_NAMES = optionNamesOf<FileOptions>("makefile()")({
+  bufsize: true,
+  encoding: true,
+  errors: true,
+  newline: true,
+});
 
 /** What all files of this module have. */
 interface OpenFile extends AsyncDisposable {
@@ -167,6 +174,7 @@ export function openFile(
       `no such mode: ${JSON.stringify(mode)}; it is made of r, w and b alone, as "r", "rw" or "rb"`,
     );
   }
+  checkOptions("makefile()", options, FILE_NAMES);
   const writes = mode.includes("w");
   const reads = mode.includes("r") || !writes;
   const text = !mode.includes("b");

@@ -91,7 +91,7 @@ export { toJson } from "./json.ts";
 export { ThreadingMixIn } from "./mixins.ts";
 // Names
 export type { AddressInfo, AddressInfoOptions, Host } from "./names.ts";
-export type { DatagramOptions, ForkingOptions, ListenOptions } from "./options.ts";
+export type { DatagramOptions, ForkingOptions, ListenOptions, OptionNames } from "./options.ts";
 // The sockets it talks to
 export { Poll, poll, type Selectable, select } from "./select.ts";
 // The servers and connectors that run it

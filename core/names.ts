@@ -46,6 +46,7 @@ import {
   SOCK_STREAM,
 } from "./constants.ts";
 import { SocketError } from "./errors.ts";
+import { optionNamesOf } from "./options.ts";
 import { checkPort, checkText, type Services } from "./services.ts";
 
 /** A host as gethostbyname(3) tells of it: its own name, its other names, and its addresses. */
@@ -62,6 +63,13 @@ export interface AddressInfoOptions {
   /** `AI_PASSIVE`, `AI_CANONNAME`, …, or-ed. Default 0. */
   readonly flags?: number;
 }
+
+export const ADDRESS_INFO_NAMES = optionNamesOf<AddressInfoOptions>()({
+  family: true,
+  type: true,
+  proto: true,
+  flags: true,
+});
 
 /** One answer of getaddrinfo(): what to make a socket of, and where to connect or bind it. */
 export interface AddressInfo {

@@ -30,11 +30,138 @@ export const checkCount = (name: string, value: number, least: number): number =
   throw new RangeError(`${name} is a whole number of ${least} or more, not ${count}`);
 };
 
-/** Throws a `TypeError` where `given` has a property that is not of `known`: a name that was misspelt is heard of. */
-export const checkNames = (what: string, given: object, known: readonly string[]): void => {
-  const other = Object.keys(given).find((name) => !known.includes(name));
-  if (other !== undefined) throw new TypeError(`${what} has no ${other}; it has ${known.join(", ")}`);
+// ---- Names ----
+
+/** The names of some options; or of what is in one, where its value is an object of options itself. */
+export interface OptionNames {
+  readonly [name: string]: true | OptionNames;
+}
+
+/** For each of `Options`, `true` or the names in it. */
+type NamesOf<Options> = { readonly [Name in keyof Options]-?: true | OptionNames };
+
+const owners: (readonly [owner: string, names: OptionNames])[] = [];
+
+/**
+ * The list of names of `Options`, for `checkOptions`. It does not compile where a name is missing or is none of theirs,
+ * so that a new option is a line in its interface and a line here. `owner` is who has these options, for the message to
+ * somebody who gives one of them elsewhere: "a forking server".
+ *
+ *     const RATE_NAMES = optionNamesOf<RateLimit>("a rate")({ perSecond: true, burst: true });
+ */
+export const optionNamesOf =
+  <Options>(owner?: string) =>
+  <Names extends NamesOf<Options>>(
+    names: Names & { readonly [Name in Exclude<keyof Names, keyof Options>]: never },
+  ): Names => {
+    if (owner !== undefined) owners.push([owner, names]);
+    return names;
+  };
+
+/** What to do about a name that is often given where it means nothing. */
+const REMARKS: OptionRemarks = {
+  secureTransport: "what dials has it; a server's handler secures its connection by startTls({ cert, key })",
+  tls: "what dials has it; a server's handler secures its connection by startTls({ cert, key })",
+  allowReuseAddress: "it is an option of a UDP server; a TCP server has a property of that name",
+  access: "it is by IP address; who may come to a path is a matter of its file's permissions",
 };
+type OptionRemarks = Readonly<Record<string, string>>;
+
+const isObject = (value: unknown): value is Readonly<Record<string, unknown>> =>
+  typeof value === "object" && value !== null && !Array.isArray(value);
+
+/**
+ * Throws a `TypeError` where `given` is no object, or has a name that is none of `names`, at any depth: it says which,
+ * and which is meant. `taker` is who takes the options: `"createConnection()"`. A name is wrong with any value, so also
+ * with `undefined`: what it should have said would be lost only later.
+ */
+export const checkOptions = (taker: string, given: unknown, names: OptionNames): void => {
+  if (!isObject(given)) throw new TypeError(`${taker} takes an object of options, not ${show(given)}`);
+  check(taker, given, names, "", names);
+};
+
+const check = (taker: string, given: object, names: OptionNames, path: string, all: OptionNames): void => {
+  for (const [name, value] of Object.entries(given)) {
+    const known = Object.hasOwn(names, name) ? names[name] : undefined;
+    if (known === undefined) throw new TypeError(unknown(taker, path, name, names, all));
+    if (known === true || value === undefined) continue;
+    if (!isObject(value)) {
+      throw new TypeError(`${path}${name} of ${taker} is an object of options, not ${show(value)}`);
+    }
+    check(taker, value, known, `${path}${name}.`, all);
+  }
+};
+
+const show = (value: unknown): string =>
+  value === null || typeof value === "number" || typeof value === "boolean"
+    ? String(value)
+    : typeof value === "string"
+      ? JSON.stringify(value)
+      : Array.isArray(value)
+        ? "an array"
+        : `a ${typeof value}`;
+
+/** What is wrong with the option `name` beside those of `names`, which are at `path`, and what would be right. */
+const unknown = (taker: string, path: string, name: string, names: OptionNames, all: OptionNames): string => {
+  const meant = pathsOf(all)
+    .map((other) => ({ other, distance: distanceOf(name.toLowerCase(), lastOf(other).toLowerCase()) }))
+    .filter(({ distance }) => distance <= Math.ceil(name.length / 4))
+    .sort((one, other) => one.distance - other.distance)
+    .slice(0, 3);
+  const here = meant[0]?.distance === 0; // at another depth, or with other capitals
+  const owned = here ? "" : ownersOf(name).join(" and of ");
+  const remark = Object.hasOwn(REMARKS, name) ? REMARKS[name] : owned && `it is an option of ${owned}`;
+  const known = Object.keys(names)
+    .map((other) => path + other)
+    .join(", ");
+  const instead =
+    meant.length > 0 ? `did you mean ${meant.map(({ other }) => other).join(" or ")}?` : `it has ${known}`;
+  return `${taker} has no option ${path}${name}${remark ? ` (${remark})` : ""}; ${instead}`;
+};
+
+const lastOf = (path: string): string => path.slice(path.lastIndexOf(".") + 1);
+
+/** Who has an option of this name: where one list begins with another, the one that adds it. */
+const ownersOf = (name: string): string[] => {
+  const having = owners.filter(([, names]) => Object.hasOwn(names, name));
+  const adds = (names: OptionNames): boolean =>
+    !having.some(([, base]) => base !== names && Object.keys(base).every((other) => other in names));
+  return having.filter(([, names]) => adds(names)).map(([owner]) => owner);
+};
+
+/** All names at all depths: `stream`, `stream.maxLine`. */
+const pathsOf = (names: OptionNames, path = ""): string[] =>
+  Object.entries(names).flatMap(([name, within]) => [
+    path + name,
+    ...(within === true ? [] : pathsOf(within, `${path}${name}.`)),
+  ]);
+
+/** How many letters one must put in, leave out, change or swap with the next to come from one word to the other; 1 where it is a part of that one. */
+const distanceOf = (one: string, other: string): number => {
+  if (one !== other && one.length > 3 && other.includes(one)) return 1;
+  let before: number[] = [];
+  let last = Array.from({ length: other.length + 1 }, (_, i) => i);
+  for (let i = 1; i <= one.length; i++) {
+    const row = [i];
+    for (let j = 1; j <= other.length; j++) {
+      const same = one[i - 1] === other[j - 1];
+      const swapped = i > 1 && j > 1 && one[i - 1] === other[j - 2] && one[i - 2] === other[j - 1];
+      row.push(
+        Math.min(
+          (last[j] as number) + 1,
+          (row[j - 1] as number) + 1,
+          (last[j - 1] as number) + (same ? 0 : 1),
+          swapped ? (before[j - 2] as number) + 1 : Number.POSITIVE_INFINITY,
+        ),
+      );
+    }
+    before = last;
+    last = row;
+  }
+  return last[other.length] as number;
+};
+
+// ---- Values ----
 
 /** `value`, where it is one of `words`. Else `TypeError`. */
 export const checkWord = <T extends string>(name: string, value: T, words: readonly T[]): T => {
@@ -54,6 +181,11 @@ export interface ListenOptions {
   readonly allowReusePort?: boolean;
 }
 
+export const LISTEN_NAMES = optionNamesOf<ListenOptions>("a server that listens on a port")({
+  ipv6Only: true,
+  allowReusePort: true,
+});
+
 /** What a server of datagrams has beside a server's own options. */
 export interface DatagramOptions {
   /** Bytes of a datagram that are taken; the rest is cut, and `truncated` says so. Default 65 535, so that nothing is (CPython: 8 192). */
@@ -68,6 +200,11 @@ export interface DatagramOptions {
    */
   readonly amplification?: number | null;
 }
+
+export const DATAGRAM_NAMES = optionNamesOf<DatagramOptions>("a server of datagrams")({
+  maxPacketSize: true,
+  amplification: true,
+});
 
 /**
  * What a forking server has beside the options of its kind. Times are milliseconds.
@@ -97,6 +234,16 @@ export interface ForkingOptions {
   /** Options of Node for the children, such as `--max-old-space-size=256`, beside those of this process that they need. */
   readonly execArgv?: readonly string[];
 }
+
+export const FORKING_NAMES = optionNamesOf<ForkingOptions>("a forking server")({
+  maxChildren: true,
+  blockTimeout: true,
+  childIdleTimeout: true,
+  requestsPerChild: true,
+  restartDelay: true,
+  maxRestartDelay: true,
+  execArgv: true,
+});
 
 /** `options` with what is not given. Throws `TypeError` and `RangeError`. */
 export const settleForking = (options: ForkingOptions): Required<ForkingOptions> => {

@@ -19,7 +19,7 @@
  * `drain()` lets what runs finish, `abort()` ends what has not by then.
  */
 
-import { Gate, type PeerRules, type RateLimit } from "./access.ts";
+import { Gate, PEER_NAMES, type PeerRules, RATE_NAMES, type RateLimit } from "./access.ts";
 import type { Address } from "./address.ts";
 import { Datagram, type DatagramSender } from "./datagram.ts";
 import { SocketError } from "./errors.ts";
@@ -32,7 +32,15 @@ import {
   isThenable,
   type RequestScope,
 } from "./handler.ts";
-import { checkCount, checkTime, checkWord, MAX_TIMER } from "./options.ts";
+import {
+  checkCount,
+  checkOptions,
+  checkTime,
+  checkWord,
+  MAX_TIMER,
+  type OptionNames,
+  optionNamesOf,
+} from "./options.ts";
 import { StreamSocket } from "./socket.ts";
 import { type Data, DONE, type MaybePromise } from "./stream.ts";
 
@@ -49,6 +57,13 @@ export interface EndpointOptions<Context> {
   /** How long `drain()` lets running requests go on before it aborts them. Default 10 000. */
   readonly drainTimeout?: number;
 }
+
+export const ENDPOINT_NAMES = optionNamesOf<EndpointOptions<unknown>>("a server or a connector")({
+  name: true,
+  context: true,
+  onEvent: true,
+  drainTimeout: true,
+});
 
 /** A datagram that a server received: it counts what goes back. */
 export class ServedDatagram extends Datagram {
@@ -185,6 +200,15 @@ export interface EndpointInfo {
 
 /** What a server and a connector share: they run handlers on requests, know which run, and can end them. */
 export abstract class BaseEndpoint<Request, Context = unknown> implements HandlerServer<Context> {
+  /**
+   * The names of the options that this class's constructor takes; another is a `TypeError`. A class with options of
+   * its own adds them:
+   *
+   *     class Greeter extends ThreadingTCPServer {
+   *       static override readonly optionNames: OptionNames = { ...ThreadingTCPServer.optionNames, greeting: true };
+   */
+  static readonly optionNames: OptionNames = ENDPOINT_NAMES;
+
   /** The class that handles each request; may be replaced while requests run, which keep theirs. */
   RequestHandlerClass: HandlerClass<Request, Context>;
   /** What handlers get as `this.context`. */
@@ -209,6 +233,8 @@ export abstract class BaseEndpoint<Request, Context = unknown> implements Handle
 
   constructor(RequestHandlerClass: HandlerClass<Request, Context>, options: EndpointOptions<Context> = {}) {
     checkHandler(RequestHandlerClass);
+    const { name, optionNames } = new.target as unknown as typeof BaseEndpoint;
+    checkOptions(name || "this class", options, optionNames);
     this.RequestHandlerClass = RequestHandlerClass;
     this.context = options.context as Context;
     this.name = options.name ?? (RequestHandlerClass.name || "anonymous");
@@ -409,6 +435,23 @@ export interface ServerOptions<Context> extends EndpointOptions<Context> {
   readonly daemonThreads?: boolean;
 }
 
+export const SERVER_NAMES = optionNamesOf<ServerOptions<unknown>>("a server")({
+  ...ENDPOINT_NAMES,
+  requestQueueSize: true,
+  maxRequests: true,
+  whenFull: true,
+  maxRequestsPerAddress: true,
+  access: PEER_NAMES,
+  rate: RATE_NAMES,
+  requestTimeout: true,
+  idleTimeout: true,
+  timeout: true,
+  blockOnClose: true,
+  daemonThreads: true,
+});
+
+const SIGNAL_NAMES = optionNamesOf<{ readonly signal?: AbortSignal }>()({ signal: true });
+
 export type ServerState = "new" | "listening" | "serving" | "closed";
 
 export interface ServerInfo extends EndpointInfo {
@@ -436,6 +479,8 @@ export abstract class BaseServer<Request, Context = unknown>
   extends BaseEndpoint<Request, Context>
   implements AsyncDisposable
 {
+  static override readonly optionNames: OptionNames = SERVER_NAMES;
+
   /** How many requests may wait unserved; one more is refused. */
   requestQueueSize: number;
   /** How many are served at once, where they are served side by side (`ThreadingMixIn`). */
@@ -589,6 +634,7 @@ export abstract class BaseServer<Request, Context = unknown>
    * Rejects as `listen()`, and with `EBUSY` where it runs already.
    */
   async serveForever(options: { readonly signal?: AbortSignal } = {}): Promise<void> {
+    checkOptions("serveForever()", options, SIGNAL_NAMES);
     if (this.#serving !== null) throw new SocketError("EBUSY", "serveForever() runs already on this server");
     const serving = Promise.withResolvers<void>();
     this.#serving = serving;
@@ -979,6 +1025,8 @@ export interface RunOptions<Request = unknown> {
   onOpen?(request: Request): void;
 }
 
+const RUN_NAMES = optionNamesOf<RunOptions>()({ params: true, signal: true, onOpen: true });
+
 /**
  * Dials, and runs a handler on the connection: the twin of a server, so that a handler cannot tell who opened
  * its connection (Schmidt's Acceptor-Connector).
@@ -997,6 +1045,7 @@ export abstract class BaseConnector<Request, Context = unknown> extends BaseEndp
    * or the handler threw.
    */
   async run(options: RunOptions<Request> = {}): Promise<unknown> {
+    checkOptions("run()", options, RUN_NAMES);
     const { signal } = options;
     if (this.#stopped) throw new SocketError("EBADF", "this connector was shut down; make a new one");
     signal?.throwIfAborted();

@@ -38,7 +38,7 @@ import {
 } from "./constants.ts";
 import { SocketError, type SocketErrorCode } from "./errors.ts";
 import { type FileMode, type FileModes, type FileOptions, openFile } from "./file.ts";
-import { checkCount, checkTime } from "./options.ts";
+import { checkCount, checkOptions, checkTime, optionNamesOf } from "./options.ts";
 import {
   type Data,
   DONE,
@@ -175,6 +175,8 @@ export interface TlsOptions {
   readonly key?: string | undefined;
 }
 
+export const TLS_NAMES = optionNamesOf<TlsOptions>()({ serverName: true, ca: true, cert: true, key: true });
+
 /** Options of one stream. Times are milliseconds, sizes bytes. */
 export interface StreamOptions extends StreamLimits {
   /** How long one read or write waits for the peer; `null` for ever. Default 300 000: RFC 5321's five minutes; what is silent longer is most often gone. */
@@ -186,6 +188,16 @@ export interface StreamOptions extends StreamLimits {
   /** How long `startTls()` may take. Default 10 000. */
   readonly handshakeTimeout: number;
 }
+
+export const STREAM_NAMES = optionNamesOf<StreamOptions>("a stream")({
+  timeout: true,
+  writeTimeout: true,
+  closeTimeout: true,
+  handshakeTimeout: true,
+  maxLine: true,
+  maxRead: true,
+  maxPending: true,
+});
 
 /** The defaults of `StreamOptions`. */
 export const STREAM_OPTIONS: StreamOptions = {
@@ -204,11 +216,8 @@ const settled = new WeakSet<object>();
  */
 export const settleStream = (options: Partial<StreamOptions> = {}): StreamOptions => {
   if (settled.has(options)) return options as StreamOptions;
+  checkOptions("a stream", options, STREAM_NAMES);
   const given = Object.entries(options).filter(([, value]) => value !== undefined);
-  for (const [name] of given) {
-    if (Object.hasOwn(STREAM_OPTIONS, name)) continue;
-    throw new TypeError(`a stream has no option ${name}; it has ${Object.keys(STREAM_OPTIONS).join(", ")}`);
-  }
   const whole: StreamOptions = { ...STREAM_OPTIONS, ...Object.fromEntries(given) };
   checkTime("timeout", whole.timeout, 1, true);
   checkTime("writeTimeout", whole.writeTimeout ?? null, 1, true);
@@ -528,6 +537,7 @@ export class StreamSocket extends BaseSocket implements AsyncDisposable {
    * `ERR_UNSUPPORTED` where the place has no TLS; `EBUSY` while a read waits.
    */
   async startTls(options: TlsOptions = {}): Promise<void> {
+    checkOptions("startTls()", options, TLS_NAMES);
     this.#mustBeIdle();
     const transport = this.#transport;
     if (transport.startTls === undefined) {

@@ -3,18 +3,22 @@
 import type net from "node:net";
 import { type AddressLike, type Endpoint, formatAddress } from "../core/address.ts";
 import {
+  CONNECT_NAMES,
   type ConnectOptions,
   checkConnect,
   dialable,
   openWithin,
+  STREAM_CONNECTOR_NAMES,
   StreamConnector,
   type StreamConnectorOptions,
 } from "../core/connector.ts";
 import { SocketError } from "../core/errors.ts";
 import type { HandlerClass } from "../core/handler.ts";
+import { type OptionNames, optionNamesOf } from "../core/options.ts";
 import { StreamSocket, type StreamTransport, settleStream } from "../core/socket.ts";
 import { withDeadline } from "../core/stream.ts";
 import { unconnected } from "./intake.ts";
+import { zoned } from "./names.ts";
 import { NodeTransport, networkError, type Origin } from "./stream-socket.ts";
 
 /** A socket to dial with, where it is not a new one. */
@@ -41,7 +45,7 @@ export const dial = (
       if (endpoint.scheme === "unix") socket.connect({ path: endpoint.path });
       else {
         const one = version === undefined ? {} : { family: version, autoSelectFamily: false };
-        socket.connect({ host: endpoint.hostname, port: endpoint.port, ...one });
+        socket.connect({ host: zoned(endpoint.hostname, said), port: endpoint.port, ...one });
       }
     });
     for (const event of ["connect", "error", "close"]) socket.removeAllListeners(event);
@@ -75,7 +79,7 @@ export const createConnection = async (
   options: ConnectOptions = {},
 ): Promise<StreamSocket> => {
   const endpoint = dialable(address);
-  checkConnect(options);
+  checkConnect("createConnection()", options, CONNECT_NAMES);
   const stream = settleStream(options.stream);
   options.signal?.throwIfAborted();
   return new StreamSocket(await dial(endpoint, options), stream);
@@ -92,12 +96,20 @@ export class TCPConnector<Context = unknown> extends StreamConnector<Context> {
   }
 }
 
+/** Options of a connector that dials a path. */
+type UnixConnectorOptions<Context> = Omit<StreamConnectorOptions<Context>, "secureTransport" | "tls">;
+
+const { secureTransport: _, tls: __, ...PATH_NAMES } = STREAM_CONNECTOR_NAMES;
+const UNIX_CONNECTOR_NAMES = optionNamesOf<UnixConnectorOptions<unknown>>()(PATH_NAMES);
+
 /** `TCPConnector` for a path, `"unix:/run/echo"` or `{ path }`: the dialling twin of `UnixStreamServer`. Any other address is a `TypeError`. */
 export class UnixStreamConnector<Context = unknown> extends TCPConnector<Context> {
+  static override readonly optionNames: OptionNames = UNIX_CONNECTOR_NAMES;
+
   constructor(
     address: AddressLike,
     RequestHandlerClass: HandlerClass<StreamSocket, Context>,
-    options: Omit<StreamConnectorOptions<Context>, "secureTransport" | "tls"> = {},
+    options: UnixConnectorOptions<Context> = {},
   ) {
     super(address, RequestHandlerClass, options);
     if (this.endpoint.scheme === "unix") return;

@@ -39,7 +39,7 @@ import { Datagram } from "../core/datagram.ts";
 import { SocketError } from "../core/errors.ts";
 import { BaseRequestHandler, type HandlerClass, isThenable } from "../core/handler.ts";
 import { madeBy } from "../core/mixins.ts";
-import { type ForkingOptions, settleForking } from "../core/options.ts";
+import { FORKING_NAMES, type ForkingOptions, type OptionNames, settleForking } from "../core/options.ts";
 import type { ServerInfo } from "../core/server.ts";
 import { StreamSocket } from "../core/socket.ts";
 import type { MaybePromise } from "../core/stream.ts";
@@ -163,6 +163,11 @@ type ForkingClass = abstract new (...args: any[]) => Forking;
  */
 export function ForkingMixIn<Base extends NetServerClass>(Server: Base): ForkingClass & Base {
   abstract class ForkingServer extends Server implements Forking {
+    static readonly optionNames: OptionNames = {
+      ...(Server as unknown as typeof TCPServer).optionNames,
+      ...FORKING_NAMES,
+    };
+
     maxChildren: number;
     blockTimeout: number | null;
     childIdleTimeout: number | null;

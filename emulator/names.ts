@@ -5,9 +5,10 @@
 
 import { type AddressLike, inetNtop, inetPton } from "../core/address.ts";
 import { AF_INET, AF_INET6, AF_UNSPEC, AI_ALL, AI_CANONNAME, AI_V4MAPPED } from "../core/constants.ts";
-import type { SocketError } from "../core/errors.ts";
+import { SocketError } from "../core/errors.ts";
 import type { AddressInfo, AddressInfoOptions, Host, Resolver } from "../core/names.ts";
 import * as names from "../core/names.ts";
+import { checkOptions } from "../core/options.ts";
 import { builtInProtocols, builtInServices, fieldsOf, Protocols, Services } from "../core/services.ts";
 import { fs, getSystemErrorName, lazy } from "./builtin.ts";
 
@@ -94,11 +95,14 @@ export const getfqdn = (name = ""): Promise<string> => names.getfqdn(system, nam
  * 65535 (CPython takes its lower 16 bits) or the host cannot be a name, TypeError where an argument has the
  * wrong type.
  */
-export const getaddrinfo = (
+export const getaddrinfo = async (
   host: string | null,
   port: string | number | null,
-  options?: AddressInfoOptions,
-): Promise<AddressInfo[]> => names.getaddrinfo(system, host, port, options);
+  options: AddressInfoOptions = {},
+): Promise<AddressInfo[]> => {
+  checkOptions("getaddrinfo()", options, names.ADDRESS_INFO_NAMES);
+  return names.getaddrinfo(system, host, port, options);
+};
 
 /**
  * The names of an address: `[host, service]`. What has no name goes by its number. `flags` are `NI_NUMERICHOST`,
@@ -267,3 +271,39 @@ export const nameFailure = (error: unknown): names.NameFailure => {
 
 const systemError = (error: unknown, name: string): SocketError =>
   names.nameError(nameFailure(error), name, { cause: error });
+
+// --- Interfaces --------------------------------------------------------------------------------------------
+
+const INTERFACES = "/sys/class/net"; // Linux: sysfs(5)
+
+/** The name of the interface that an IPv6 zone means, which is its name or its number (RFC 4007 section 11.2); `undefined` where there is none. */
+const interfaceOf = (zone: string): string | undefined => {
+  const isNumber = /^[0-9]+$/.test(zone);
+  try {
+    if (!/^\.\.?$/.test(zone) && fs.existsSync(`${INTERFACES}/${zone}`)) return zone;
+    const names = fs.readdirSync(INTERFACES);
+    const indexOf = (name: string): string => fs.readFileSync(`${INTERFACES}/${name}/ifindex`, "latin1");
+    return isNumber ? names.find((name) => Number(indexOf(name)) === Number(zone)) : undefined;
+  } catch {
+    // Not Linux. These are the interfaces that have an address, as every one has that a zone can be of.
+    const all = Object.entries(lazy.os.networkInterfaces());
+    const [name] = all.find(([name]) => name === zone) ?? [];
+    const [numbered] = all.find(([, own]) => own?.some(({ scopeid }) => scopeid === Number(zone))) ?? [];
+    return name ?? (isNumber ? numbered : undefined);
+  }
+};
+
+/**
+ * `host`, an IPv6 address with a zone as Node takes it; any other as it is. Node, and the kernel of an address that
+ * needs none, ignore a zone that is none, and what was meant for one network goes to another. Throws `EADDRNOTAVAIL`.
+ */
+export const zoned = (host: string, said: string): string => {
+  const [address, zone] = host.split("%");
+  if (zone === undefined) return host;
+  const name = interfaceOf(zone);
+  if (name === undefined) {
+    const why = `${said}: this machine has no network interface ${zone}`;
+    throw new SocketError("EADDRNOTAVAIL", why, { address: said });
+  }
+  return `${address}%${process.platform === "win32" ? zone : name}`; // Windows has them by number
+};

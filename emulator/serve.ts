@@ -11,6 +11,7 @@ import { type App, isApp, type Listener, type Serving as Serves } from "../core/
 import type { Datagram } from "../core/datagram.ts";
 import { SocketError } from "../core/errors.ts";
 import type { OnEvent, SockletEvent } from "../core/events.ts";
+import { checkOptions, optionNamesOf } from "../core/options.ts";
 import type { BaseServer, ServerInfo, ServerOptions } from "../core/server.ts";
 import type { StreamSocket } from "../core/socket.ts";
 import type { MaybePromise } from "../core/stream.ts";
@@ -56,6 +57,22 @@ export interface ServeOptions {
   /** Serve the control routes, too, and record each connection as a session for them. Default: neither. */
   readonly control?: ControlOptions;
 }
+
+const CONTROL_NAMES = optionNamesOf<ControlOptions>("serveApp()'s control")({
+  port: true,
+  host: true,
+  tokens: true,
+});
+const SERVE_NAMES = optionNamesOf<ServeOptions>("serveApp()")({
+  host: true,
+  anyPort: true,
+  data: true,
+  module: true,
+  onEvent: true,
+  drainTimeout: true,
+  signal: true,
+  control: CONTROL_NAMES,
+});
 
 /** One listener that is up. */
 export interface Serving {
@@ -172,6 +189,7 @@ export const serveApp = async <Context>(
   app: App<Context>,
   options: ServeOptions = {},
 ): Promise<AppServer> => {
+  checkOptions("serveApp()", options, SERVE_NAMES);
   if (!isApp(app)) throw new SocketError("ERR_APP", "this is not an app: it must come from defineApp()");
   if (app.listeners.length === 0)
     throw new SocketError("ERR_APP", "the app listens nowhere: give defineApp() a `listen`");

@@ -44,12 +44,13 @@ import {
 } from "../core/constants.ts";
 import { type DatagramSink, DatagramSocket, type DatagramTransport } from "../core/datagram.ts";
 import { SocketError, type SocketErrorCode } from "../core/errors.ts";
-import { checkCount, checkTime } from "../core/options.ts";
+import { checkCount, checkOptions, checkTime, optionNamesOf } from "../core/options.ts";
 import type { KernelSocket, StreamTransport } from "../core/socket.ts";
 import { type Data, DONE, pulled } from "../core/stream.ts";
 import { dirname, fs, join, lazy } from "./builtin.ts";
 import { dial } from "./connector.ts";
 import { acceptInto } from "./handle.ts";
+import { zoned } from "./names.ts";
 import {
   adopted,
   checkedPath,
@@ -114,7 +115,7 @@ const resolve = async (endpoint: Endpoint, family: number): Promise<Address> => 
   const named = (host: string): Address => addressOf(host, port, `IPv${version}`) as Address;
   if (hostname === "") return named(version === 6 ? "::" : "0.0.0.0");
   if (hostname === "<broadcast>" && version === 4) return named("255.255.255.255"); // CPython's word for it
-  if (net.isIP(hostname) === version) return named(hostname);
+  if (net.isIP(hostname) === version) return named(zoned(hostname, formatAddress(endpoint)));
   try {
     return named((await lazy.dns.promises.lookup(hostname, { family: version })).address);
   } catch (error) {
@@ -847,6 +848,8 @@ export interface SocketOptions {
   readonly fileno?: number;
 }
 
+const SOCKET_NAMES = optionNamesOf<SocketOptions>()({ fileno: true });
+
 /**
  * A socket of this family, type and protocol, neither bound nor connected. CPython's `socket.socket`.
  *
@@ -881,8 +884,10 @@ export function socket(
   family: number = AF_INET,
   type: number = SOCK_STREAM,
   proto = 0,
-  { fileno }: SocketOptions = {},
+  options: SocketOptions = {},
 ): Socket | DatagramSocket {
+  checkOptions("socket()", options, SOCKET_NAMES);
+  const { fileno } = options;
   for (const [what, value] of Object.entries({ family, type, proto })) {
     if (!Number.isInteger(value)) throw new TypeError(`the ${what} of a socket is an integer, not ${value}`);
   }
@@ -1003,11 +1008,20 @@ export interface CreateServerOptions {
   readonly dualstackIpv6?: boolean;
 }
 
+const CREATE_SERVER_NAMES = optionNamesOf<CreateServerOptions>("createServer()")({
+  family: true,
+  backlog: true,
+  reusePort: true,
+  dualstackIpv6: true,
+});
+
 /** A socket that listens: made, bound, and told to. CPython's `socket.create_server`. Rejects as `bind()` and `listen()`. */
 export const createServer = async (
   address: AddressLike,
-  { family, backlog, reusePort = false, dualstackIpv6 = false }: CreateServerOptions = {},
+  options: CreateServerOptions = {},
 ): Promise<Socket> => {
+  checkOptions("createServer()", options, CREATE_SERVER_NAMES);
+  const { family, backlog, reusePort = false, dualstackIpv6 = false } = options;
   const endpoint = parseAddress(address);
   const guessed = endpoint.scheme === "unix" ? AF_UNIX : endpoint.hostname.includes(":") ? AF_INET6 : AF_INET;
   const own = family ?? (dualstackIpv6 && guessed !== AF_UNIX ? AF_INET6 : guessed);
@@ -1046,6 +1060,11 @@ export interface DatagramConnectionOptions {
   readonly localAddress?: AddressLike;
 }
 
+const DATAGRAM_CONNECTION_NAMES = optionNamesOf<DatagramConnectionOptions>("createDatagramConnection()")({
+  timeout: true,
+  localAddress: true,
+});
+
 /**
  * A datagram socket whose peer is `address`: `udp://host:port` (or `host:port`), or a path. It sends to that peer and
  * hears no other; the twin of `createConnection()`.
@@ -1059,8 +1078,10 @@ export interface DatagramConnectionOptions {
  */
 export const createDatagramConnection = async (
   address: AddressLike,
-  { timeout = 5_000, localAddress }: DatagramConnectionOptions = {},
+  options: DatagramConnectionOptions = {},
 ): Promise<DatagramSocket> => {
+  checkOptions("createDatagramConnection()", options, DATAGRAM_CONNECTION_NAMES);
+  const { timeout = 5_000, localAddress } = options;
   const endpoint = parseAddress(address);
   const said = formatAddress(endpoint);
   if (endpoint.scheme === "tcp") throw new TypeError(`${said} is for createConnection()`);

@@ -25,11 +25,12 @@ import { SocketError } from "../core/errors.ts";
 import type { SockletEvent } from "../core/events.ts";
 import { checkKind, type HandlerClass } from "../core/handler.ts";
 import { ThreadingMixIn } from "../core/mixins.ts";
-import type { ListenOptions } from "../core/options.ts";
-import { BaseServer, type ServerOptions } from "../core/server.ts";
-import { type StreamOptions, StreamSocket, settleStream } from "../core/socket.ts";
+import { LISTEN_NAMES, type ListenOptions, type OptionNames, optionNamesOf } from "../core/options.ts";
+import { BaseServer, SERVER_NAMES, type ServerOptions } from "../core/server.ts";
+import { STREAM_NAMES, type StreamOptions, StreamSocket, settleStream } from "../core/socket.ts";
 import { fs, lazy } from "./builtin.ts";
 import { publish, subscribed } from "./events.ts";
+import { zoned } from "./names.ts";
 import { listenerDescriptor } from "./native.ts";
 import { Socket } from "./socket.ts";
 import { type Connection, networkError, type Origin } from "./stream-socket.ts";
@@ -58,6 +59,12 @@ export interface TCPServerOptions<Context> extends ServerOptions<Context>, Liste
   readonly stream?: Partial<StreamOptions>;
 }
 
+const TCP_NAMES = optionNamesOf<TCPServerOptions<unknown>>("a server of streams")({
+  ...SERVER_NAMES,
+  ...LISTEN_NAMES,
+  stream: STREAM_NAMES,
+});
+
 /** What a server listens with. */
 export type ListeningSocket<Request> = Request extends StreamSocket ? Socket : DatagramSocket;
 
@@ -80,6 +87,8 @@ export class TCPServer<
   Context = unknown,
   Request extends StreamSocket | Datagram = StreamSocket,
 > extends BaseServer<Request, Context> {
+  static override readonly optionNames: OptionNames = TCP_NAMES;
+
   /** Where it was told to listen. */
   readonly endpoint: Endpoint;
   /** The family that it listens in, which may be set before that for a name that has addresses of two: `AF_INET` or `AF_INET6`; `AF_UNSPEC` until a name is resolved. */
@@ -193,6 +202,7 @@ export class TCPServer<
       host = found.address;
       version = found.family;
     }
+    host = zoned(host, said);
     if (wanted !== version && wanted !== 0) {
       const other = `${said} has an IPv${version} address, and addressFamily is ${this.addressFamily}`;
       throw new SocketError("EAFNOSUPPORT", other, { address: said });

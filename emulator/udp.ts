@@ -30,12 +30,21 @@ import {
 import { SocketError } from "../core/errors.ts";
 import type { HandlerClass } from "../core/handler.ts";
 import { ThreadingMixIn } from "../core/mixins.ts";
-import { checkCount, type DatagramOptions, type ListenOptions } from "../core/options.ts";
-import { type DatagramWay, ServedDatagram, type ServerOptions } from "../core/server.ts";
+import {
+  checkCount,
+  DATAGRAM_NAMES,
+  type DatagramOptions,
+  LISTEN_NAMES,
+  type ListenOptions,
+  type OptionNames,
+  optionNamesOf,
+} from "../core/options.ts";
+import { type DatagramWay, SERVER_NAMES, ServedDatagram, type ServerOptions } from "../core/server.ts";
 import type { KernelSocket } from "../core/socket.ts";
 import type { Data, MaybePromise } from "../core/stream.ts";
 import { lazy } from "./builtin.ts";
 import { datagramHandle } from "./handle.ts";
+import { zoned } from "./names.ts";
 import { hostOf, Kernel, libc, PlainDatagrams } from "./native.ts";
 import { addressOf, networkError } from "./stream-socket.ts";
 import { TCPServer } from "./tcp.ts";
@@ -49,8 +58,17 @@ export interface UDPServerOptions<Context> extends ServerOptions<Context>, Liste
   readonly allowReuseAddress?: boolean;
 }
 
+const UDP_NAMES = optionNamesOf<UDPServerOptions<unknown>>("a UDP server")({
+  ...SERVER_NAMES,
+  ...LISTEN_NAMES,
+  ...DATAGRAM_NAMES,
+  allowReuseAddress: true,
+});
+
 /** Serves datagrams, one at a time. CPython's `UDPServer`: what it gives a handler is a `Datagram`. */
 export class UDPServer<Context = unknown> extends TCPServer<Context, Datagram> implements DatagramWay {
+  static override readonly optionNames: OptionNames = UDP_NAMES;
+
   /** Bytes of a datagram that are taken. */
   maxPacketSize: number;
   readonly #budget: ReplyBudget | null;
@@ -210,7 +228,7 @@ class ServerDatagrams implements DatagramTransport {
     const { address } = await lazy.dns.promises.lookup(hostname, { family: version }).catch((error) => {
       throw networkError(error, formatAddress(endpoint));
     });
-    return addressOf(address, port, `IPv${version}`) as Address;
+    return addressOf(zoned(address, formatAddress(endpoint)), port, `IPv${version}`) as Address;
   }
 
   /** Binds it, and tells `sink` what arrives; gives its address. */

@@ -23,8 +23,9 @@ import type { Datagram, DatagramSink, DatagramTransport } from "../core/datagram
 import { SocketError, type SocketErrorCode } from "../core/errors.ts";
 import type { HandlerClass } from "../core/handler.ts";
 import { ThreadingMixIn } from "../core/mixins.ts";
-import type { ServerOptions } from "../core/server.ts";
-import type { StreamOptions, StreamSocket } from "../core/socket.ts";
+import { type OptionNames, optionNamesOf } from "../core/options.ts";
+import { SERVER_NAMES, type ServerOptions } from "../core/server.ts";
+import { STREAM_NAMES, type StreamOptions, type StreamSocket } from "../core/socket.ts";
 import type { Data, MaybePromise } from "../core/stream.ts";
 import { dirname, fs, lazy } from "./builtin.ts";
 import { neededLibc, peerName } from "./native.ts";
@@ -39,6 +40,12 @@ export interface UnixStreamServerOptions<Context> extends Omit<ServerOptions<Con
   readonly stream?: Partial<StreamOptions>;
 }
 
+const { access: _, ...PATH_NAMES } = SERVER_NAMES;
+const UNIX_STREAM_NAMES = optionNamesOf<UnixStreamServerOptions<unknown>>()({
+  ...PATH_NAMES,
+  stream: STREAM_NAMES,
+});
+
 /**
  * Serves connections to a path, `"unix:/run/echo"` or `{ path }`, one at a time. CPython's `UnixStreamServer`. An
  * abstract name (`"unix:\0echo"`, Linux) is no file, and goes with its server.
@@ -47,6 +54,8 @@ export interface UnixStreamServerOptions<Context> extends Omit<ServerOptions<Con
  * that did is told with the package `koffi`.
  */
 export class UnixStreamServer<Context = unknown> extends TCPServer<Context> {
+  static override readonly optionNames: OptionNames = UNIX_STREAM_NAMES;
+
   #file: Identity | null = null;
 
   constructor(
@@ -55,7 +64,7 @@ export class UnixStreamServer<Context = unknown> extends TCPServer<Context> {
     options: UnixStreamServerOptions<Context> = {},
   ) {
     super(serverAddress, RequestHandlerClass, options);
-    checkPath(this.#path, options);
+    checkPath(this.#path);
   }
 
   get #path(): string {
@@ -110,6 +119,11 @@ export type UnixDatagramServerOptions<Context> = Omit<
   "access" | "ipv6Only" | "allowReusePort" | "allowReuseAddress" | "amplification"
 >;
 
+const UNIX_DATAGRAM_NAMES = optionNamesOf<UnixDatagramServerOptions<unknown>>()({
+  ...PATH_NAMES,
+  maxPacketSize: true,
+});
+
 const PACKAGE_CUT = 65_535; // bytes of a datagram that the package takes; it does not say that it cut one
 const MAX_PENDING = 1024 * 1024; // bytes of replies that may wait for clients that do not read theirs
 const OVERHEAD = 256; // bytes that each of them counts beside its own
@@ -127,6 +141,8 @@ const OVERHEAD = 256; // bytes that each of them counts beside its own
  * `truncated`), and hears nobody any more once a reply had to wait: the event `error` says so. `koffi` has none of that.
  */
 export class UnixDatagramServer<Context = unknown> extends UDPServer<Context> {
+  static override readonly optionNames: OptionNames = UNIX_DATAGRAM_NAMES;
+
   #datagrams: PathDatagrams | undefined;
   #file: Identity | null = null;
   #pending = 0; // bytes, with OVERHEAD
@@ -137,7 +153,7 @@ export class UnixDatagramServer<Context = unknown> extends UDPServer<Context> {
     options: UnixDatagramServerOptions<Context> = {},
   ) {
     super(serverAddress, RequestHandlerClass, options);
-    checkPath(this.#path, options);
+    checkPath(this.#path);
     if (isAbstract(this.#path)) neededLibc("an abstract name of datagrams");
   }
 
@@ -350,15 +366,10 @@ const MAX_PATH = process.platform === "linux" ? 107 : 103; // bytes: sun_path wi
 
 const isAbstract = (path: string): boolean => path.startsWith("\0");
 
-const checkPath = (path: string, options: object): void => {
+const checkPath = (path: string): void => {
   const length = Buffer.byteLength(path);
   if (length > MAX_PATH) {
     throw new RangeError(`a socket's path has at most ${MAX_PATH} bytes, not ${length}: ${path}`);
-  }
-  if ("access" in options && options.access !== undefined) {
-    throw new TypeError(
-      "access is by IP address, and who connects to a path has none; set the file's permissions",
-    );
   }
 };
 

@@ -5,16 +5,18 @@ import { connect } from "cloudflare:sockets";
 import { connectHint } from "../core/access.ts";
 import { type AddressLike, type Endpoint, formatAddress } from "../core/address.ts";
 import {
+  CONNECT_NAMES,
   type ConnectOptions,
   checkConnect,
   dialable,
   openWithin,
+  STREAM_CONNECTOR_NAMES,
   StreamConnector,
   type StreamConnectorOptions,
 } from "../core/connector.ts";
 import { SocketError } from "../core/errors.ts";
 import type { HandlerClass } from "../core/handler.ts";
-import { checkCount } from "../core/options.ts";
+import { checkCount, type OptionNames, optionNamesOf } from "../core/options.ts";
 import { StreamSocket, type StreamTransport, settleStream } from "../core/socket.ts";
 import { openTransport, ownAuthorities } from "./stream-socket.ts";
 
@@ -67,6 +69,8 @@ export interface WorkerConnectOptions extends ConnectOptions {
   readonly slots?: ConnectionSlots;
 }
 
+export const WORKER_CONNECT_NAMES = optionNamesOf<WorkerConnectOptions>()({ ...CONNECT_NAMES, slots: true });
+
 // workerd gives one text for all of these, and no code.
 const CAUSES = "nothing listens there, the name is not known, or the certificate is not trusted";
 
@@ -83,7 +87,11 @@ export const dial = async (address: AddressLike, options: WorkerConnectOptions):
   if (endpoint.scheme === "unix") {
     throw new SocketError("ERR_UNSUPPORTED", `a Worker cannot dial a path (${said}); dial tcp://host:port`);
   }
-  const { secureTransport = "off", signal, tls = {} } = checkConnect(options);
+  const {
+    secureTransport = "off",
+    signal,
+    tls = {},
+  } = checkConnect("createConnection()", options, WORKER_CONNECT_NAMES);
   if (tls.ca !== undefined || tls.cert !== undefined) throw ownAuthorities();
   if (secureTransport === "on" && tls.serverName !== undefined && tls.serverName !== endpoint.hostname) {
     throw new SocketError(
@@ -136,6 +144,11 @@ export interface TCPConnectorOptions<Context>
   extends StreamConnectorOptions<Context>,
     Pick<WorkerConnectOptions, "slots"> {}
 
+const CONNECTOR_NAMES = optionNamesOf<TCPConnectorOptions<unknown>>()({
+  ...STREAM_CONNECTOR_NAMES,
+  slots: true,
+});
+
 /**
  * Dials one address and runs a handler on the connection, as the emulator's of the same name does.
  *
@@ -145,6 +158,8 @@ export interface TCPConnectorOptions<Context>
  * connections open at once, and further `run()`s wait their turn; connectors of one request share `slots`.
  */
 export class TCPConnector<Context = unknown> extends StreamConnector<Context> {
+  static override readonly optionNames: OptionNames = CONNECTOR_NAMES;
+
   readonly #slots: ConnectionSlots;
 
   constructor(

@@ -10,7 +10,7 @@ import { AF_INET, AF_INET6, AI_ALL, AI_V4MAPPED } from "../core/constants.ts";
 import { SocketError } from "../core/errors.ts";
 import type { AddressInfo, AddressInfoOptions, Host, Resolver } from "../core/names.ts";
 import * as names from "../core/names.ts";
-import { checkTime } from "../core/options.ts";
+import { checkOptions, checkTime, type OptionNames, optionNamesOf } from "../core/options.ts";
 import { builtInServices } from "../core/services.ts";
 import {
   type DnsAnswer,
@@ -35,6 +35,17 @@ export interface NameOptions {
   readonly fetch?: typeof fetch;
 }
 
+const NAME_NAMES = optionNamesOf<NameOptions>("a question for a name")({
+  endpoint: true,
+  timeout: true,
+  signal: true,
+  fetch: true,
+});
+const NAMES_AND_INFO = optionNamesOf<AddressInfoOptions & NameOptions>()({
+  ...NAME_NAMES,
+  ...names.ADDRESS_INFO_NAMES,
+});
+
 /** The name of this machine: `"localhost"`, always. A Worker runs on many, and none of them tells its name. */
 export const gethostname = (): string => "localhost";
 
@@ -48,7 +59,7 @@ export const gethostname = (): string => "localhost";
  * TypeError where an argument has the wrong type, and with the reason of `signal`.
  */
 export const gethostbyname = async (name: string, options?: NameOptions): Promise<string> =>
-  names.gethostbyname(resolverOf(options), name);
+  names.gethostbyname(resolverOf("gethostbyname()", options), name);
 
 /**
  * A host by its name: `[hostname, aliases, addresses]`, where its CNAME records lead to, the names before that, and
@@ -57,7 +68,7 @@ export const gethostbyname = async (name: string, options?: NameOptions): Promis
  * Rejects as `gethostbyname`; and for `""`, `"<broadcast>"` and addresses that are not digits and dots.
  */
 export const gethostbynameEx = async (name: string, options?: NameOptions): Promise<Host> =>
-  names.gethostbynameEx(resolverOf(options), name);
+  names.gethostbynameEx(resolverOf("gethostbynameEx()", options), name);
 
 /**
  * The host that has an address: `[hostname, aliases, addresses]`, the first of its PTR records, the others, and that
@@ -66,7 +77,7 @@ export const gethostbynameEx = async (name: string, options?: NameOptions): Prom
  * Rejects with `ERR_NAME` where none is known, else as `gethostbyname`.
  */
 export const gethostbyaddr = async (address: string, options?: NameOptions): Promise<Host> =>
-  names.gethostbyaddr(resolverOf(options), address);
+  names.gethostbyaddr(resolverOf("gethostbyaddr()", options), address);
 
 /**
  * The fully qualified name of a host: of the names that `gethostbyaddr` gives the first with a dot in it, else the
@@ -74,7 +85,7 @@ export const gethostbyaddr = async (address: string, options?: NameOptions): Pro
  * Rejects for no name, and for no server. CPython's `getfqdn`.
  */
 export const getfqdn = async (name = "", options?: NameOptions): Promise<string> =>
-  names.getfqdn(resolverOf(options), name);
+  names.getfqdn(resolverOf("getfqdn()", options), name);
 
 /**
  * What to make a socket of, and where to connect: an answer for each address of the host and each kind of socket
@@ -91,7 +102,8 @@ export const getaddrinfo = async (
   host: string | null,
   port: string | number | null,
   options?: AddressInfoOptions & NameOptions,
-): Promise<AddressInfo[]> => names.getaddrinfo(resolverOf(options), host, port, options);
+): Promise<AddressInfo[]> =>
+  names.getaddrinfo(resolverOf("getaddrinfo()", options, NAMES_AND_INFO), host, port, options);
 
 /**
  * The names of an address: `[host, service]`. What has no name goes by its number. `flags` are `NI_NUMERICHOST`,
@@ -104,7 +116,8 @@ export const getnameinfo = async (
   address: AddressLike,
   flags = 0,
   options?: NameOptions,
-): Promise<[host: string, service: string]> => names.getnameinfo(resolverOf(options), address, flags);
+): Promise<[host: string, service: string]> =>
+  names.getnameinfo(resolverOf("getnameinfo()", options), address, flags);
 
 // --- Where they come from ----------------------------------------------------------------------------------
 
@@ -117,7 +130,8 @@ const MAX_CHAIN = 16; // CNAME records, one after the other
 /** Asks for the records of one type that a name has. */
 type Ask = (name: string, type: RecordType) => Promise<DnsAnswer>;
 
-const resolverOf = (options: NameOptions = {}): Resolver => {
+const resolverOf = (taker: string, options: NameOptions = {}, known: OptionNames = NAME_NAMES): Resolver => {
+  checkOptions(taker, options, known);
   const ask = asker(options);
   return {
     hostname: gethostname,

@@ -10,6 +10,7 @@ import { DurableObject } from "cloudflare:workers";
 import { isOver, type SessionInfo, type SessionPage, type SessionQuery } from "../core/control/plane.ts";
 import { SocketError } from "../core/errors.ts";
 import { toJson } from "../core/json.ts";
+import { checkOptions, optionNamesOf } from "../core/options.ts";
 import { type Answer, answer, type RegistryCalls, type SockletBindings, sessionOf } from "./bindings.ts";
 
 /** The bounds of the history, and of what runs. Times are milliseconds. */
@@ -21,6 +22,12 @@ export interface SessionBounds {
   /** How long one that is over is kept. Default 7 days. */
   readonly maxAge?: number;
 }
+
+export const SESSION_BOUNDS_NAMES = optionNamesOf<SessionBounds>("workerFor()'s sessions")({
+  maxRunning: true,
+  maxHistory: true,
+  maxAge: true,
+});
 
 const MAX_AGE = 7 * 86_400_000; // ms
 const LISTED_RESULT = 4 * 1024; // characters of JSON: a page has up to 200 of them, and 32 MiB cross an object's border
@@ -36,6 +43,7 @@ export class RegistryObject extends DurableObject<SockletBindings> implements Re
 
   constructor(state: DurableObjectState, env: unknown, bounds: SessionBounds = {}) {
     super(state, env as SockletBindings);
+    checkOptions("the registry", bounds, SESSION_BOUNDS_NAMES);
     this.#bounds = { maxRunning: 200, maxHistory: 1_000, maxAge: MAX_AGE, ...bounds };
     this.#sql = state.storage.sql;
     // ended: ms of the epoch, NULL where it is believed to run.

@@ -7,14 +7,16 @@ import type { Address } from "../core/address.ts";
 import { checkDatagramSize, type Datagram } from "../core/datagram.ts";
 import { SocketError } from "../core/errors.ts";
 import type { HandlerClass } from "../core/handler.ts";
+import { type OptionNames, optionNamesOf } from "../core/options.ts";
 import {
   BaseServer,
   type DatagramWay,
+  SERVER_NAMES,
   ServedDatagram,
   type ServerOptions,
   type Suspension,
 } from "../core/server.ts";
-import { type StreamOptions, type StreamSocket, settleStream } from "../core/socket.ts";
+import { STREAM_NAMES, type StreamOptions, type StreamSocket, settleStream } from "../core/socket.ts";
 import { type Data, toBytes } from "../core/stream.ts";
 import { streamSocket } from "./stream-socket.ts";
 
@@ -23,6 +25,11 @@ export interface WorkerServerOptions<Context> extends ServerOptions<Context> {
   /** Limits and times of each connection. */
   readonly stream?: Partial<StreamOptions>;
 }
+
+const WORKER_SERVER_NAMES = optionNamesOf<WorkerServerOptions<unknown>>()({
+  ...SERVER_NAMES,
+  stream: STREAM_NAMES,
+});
 
 // The platform cancels a request that waits for what another one does, so nobody can be made to wait his turn.
 const REFUSES = "a Worker cannot make one request wait for another";
@@ -52,6 +59,8 @@ const checkSuspension = (how: Suspension): void => {
  * Worker cannot make one request wait for another, so one more is refused. It listens where the platform says (`[[connect]]`), so there is nothing to bind, and no address.
  */
 export class WorkerServer<Context = unknown> extends BaseServer<StreamSocket, Context> {
+  static override readonly optionNames: OptionNames = WORKER_SERVER_NAMES;
+
   readonly #stream: StreamOptions;
   #shut = false;
 

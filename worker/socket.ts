@@ -6,9 +6,10 @@
 
 import type { AddressLike, Endpoint } from "../core/address.ts";
 import type { SocketConnectOptions } from "../core/connector.ts";
-import { UnconnectedSocket } from "../core/connector.ts";
+import { SOCKET_CONNECT_NAMES, UnconnectedSocket } from "../core/connector.ts";
 import { AF_INET, AF_INET6, AF_UNIX, IPPROTO_TCP, SOCK_DGRAM, SOCK_STREAM } from "../core/constants.ts";
 import { SocketError } from "../core/errors.ts";
+import { type OptionNames, optionNamesOf } from "../core/options.ts";
 import type { StreamTransport } from "../core/socket.ts";
 import { dial, type WorkerConnectOptions } from "./connector.ts";
 
@@ -21,8 +22,9 @@ const LISTENING = "where requests arrive, it serves them by WorkerServer in its 
 const DATAGRAMS = "UDP out of a Worker needs a relay that speaks TCP or WebSocket";
 
 /** What `connect()` takes here beside the address. */
-export type WorkerSocketOptions = Omit<WorkerConnectOptions, keyof SocketConnectOptions> &
-  SocketConnectOptions;
+export type WorkerSocketOptions = SocketConnectOptions & Pick<WorkerConnectOptions, "slots">;
+
+const SOCKET_NAMES = optionNamesOf<WorkerSocketOptions>()({ ...SOCKET_CONNECT_NAMES, slots: true });
 
 /**
  * A stream socket that dials from a Worker: `connect`, `connectEx`, and then all of `StreamSocket` (`send`, `recv`
@@ -31,6 +33,10 @@ export type WorkerSocketOptions = Omit<WorkerConnectOptions, keyof SocketConnect
  * `connect()` gives one code for whatever fails, `ERR_CONNECT_FAILED`: the platform does not say why.
  */
 export class Socket extends UnconnectedSocket {
+  protected override get connectNames(): OptionNames {
+    return SOCKET_NAMES;
+  }
+
   protected override dial(
     endpoint: Endpoint,
     timeout: number | null,

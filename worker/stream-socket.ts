@@ -15,6 +15,7 @@ import {
   type StreamSink,
   StreamSocket,
   type StreamTransport,
+  settleStream,
   type TlsOptions,
 } from "../core/socket.ts";
 import { type Data, DONE, type Lender, toBytes } from "../core/stream.ts";
@@ -292,4 +293,7 @@ export const openTransport = async (socket: Socket, dialled: Dialled = {}): Prom
 export const streamSocket = async (
   socket: Socket,
   options: Partial<StreamOptions> = {},
-): Promise<StreamSocket> => new StreamSocket(await openTransport(socket), options);
+): Promise<StreamSocket> => {
+  const stream = settleStream(options);
+  return new StreamSocket(await openTransport(socket), stream);
+};

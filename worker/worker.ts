@@ -4,7 +4,7 @@
 import type { Hono } from "hono";
 import { AllowList } from "../core/access.ts";
 import { formatAddress, parseAddress } from "../core/address.ts";
-import { type App, isApp, type Listener } from "../core/app.ts";
+import { type App, isApp, type Listener, type ListenerOptions } from "../core/app.ts";
 import { ListenerLog } from "../core/control/listeners.ts";
 import { type ControlPlane, type ListenerInfo, listenerInfo } from "../core/control/plane.ts";
 import { controlRoutes } from "../core/control/routes.ts";
@@ -12,10 +12,11 @@ import type { Datagram } from "../core/datagram.ts";
 import { SocketError } from "../core/errors.ts";
 import type { OnEvent } from "../core/events.ts";
 import type { HandlerClass } from "../core/handler.ts";
+import { checkOptions, optionNamesOf } from "../core/options.ts";
 import type { StreamSocket } from "../core/socket.ts";
 import type { SockletBindings } from "./bindings.ts";
 import { WorkerPlane } from "./plane.ts";
-import { RegistryObject, type SessionBounds } from "./registry.ts";
+import { RegistryObject, SESSION_BOUNDS_NAMES, type SessionBounds } from "./registry.ts";
 import { isDatagramSocket, WorkerDatagramServer, WorkerServer } from "./server.ts";
 import { SessionObject } from "./session.ts";
 import { boundStorage } from "./storage.ts";
@@ -26,6 +27,11 @@ export interface WorkerOptions {
   /** How many sessions run and are kept. */
   readonly sessions?: SessionBounds;
 }
+
+const WORKER_NAMES = optionNamesOf<WorkerOptions>("workerFor()")({
+  onEvent: true,
+  sessions: SESSION_BOUNDS_NAMES,
+});
 
 /** A Worker's main module, and what else it exports. */
 export interface WorkerModule {
@@ -64,6 +70,15 @@ const listenerFor = (
   );
 };
 
+/** Those of a listener's options that a server here has. Nobody waits in a Worker: what an app says of who waits is for other places. */
+const limitsFor = (
+  { options }: Listener,
+  { optionNames }: typeof WorkerServer | typeof WorkerDatagramServer,
+): ListenerOptions =>
+  Object.fromEntries(
+    Object.entries(options).filter(([name]) => name !== "whenFull" && Object.hasOwn(optionNames, name)),
+  );
+
 /**
  * The main module of a Worker that runs `app`:
  *
@@ -84,6 +99,7 @@ const listenerFor = (
 export const workerFor = <Context>(definition: App<Context>, options: WorkerOptions = {}): WorkerModule => {
   const app = definition as unknown as App; // what its context is concerns its handlers alone
   if (!isApp(app)) throw new SocketError("ERR_APP", "this is not an app: it must come from defineApp()");
+  checkOptions("workerFor()", options, WORKER_NAMES);
   const { onEvent } = options;
   const told = new ListenerLog();
   const tell: OnEvent = (event) => {
@@ -103,13 +119,16 @@ export const workerFor = <Context>(definition: App<Context>, options: WorkerOpti
     ready ??= { context: await app.context({ name: "workerd", bindings, storage: boundStorage(bindings) }) };
     let server = servers.get(listener);
     if (server === undefined) {
-      // Nobody waits in a Worker: what an app says of who waits is for other places.
-      const { whenFull: _, ...limits } = listener.options;
-      const settings = { ...limits, name: listener.name, context: ready.context, onEvent: tell };
-      server =
-        listener.endpoint.scheme === "udp"
-          ? new WorkerDatagramServer(listener.handler as HandlerClass<Datagram>, settings)
-          : new WorkerServer(listener.handler as HandlerClass<StreamSocket>, settings);
+      const udp = listener.endpoint.scheme === "udp";
+      const settings = {
+        ...limitsFor(listener, udp ? WorkerDatagramServer : WorkerServer),
+        name: listener.name,
+        context: ready.context,
+        onEvent: tell,
+      };
+      server = udp
+        ? new WorkerDatagramServer(listener.handler as HandlerClass<Datagram>, settings)
+        : new WorkerServer(listener.handler as HandlerClass<StreamSocket>, settings);
       servers.set(listener, server);
     }
     return server;

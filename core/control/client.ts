@@ -1,6 +1,7 @@
 /** `controlClient`: the control routes from the other side, typed. It speaks to a Worker and an emulator alike. */
 
 import { SocketError, type SocketErrorCode } from "../errors.ts";
+import { checkOptions, optionNamesOf } from "../options.ts";
 import {
   BOUNDS,
   type Health,
@@ -27,17 +28,28 @@ export interface ControlClientOptions {
   readonly retryDelay?: number;
 }
 
+const CLIENT_NAMES = optionNamesOf<ControlClientOptions>("controlClient()")({
+  token: true,
+  fetch: true,
+  timeout: true,
+  retryDelay: true,
+});
+
 /** What a call can be given beside its arguments. */
 export interface CallOptions {
   /** Gives up the call; it rejects with the reason. */
   readonly signal?: AbortSignal;
 }
 
+const CALL_NAMES = optionNamesOf<CallOptions>()({ signal: true });
+
 /** Where to begin. */
 export interface FollowOptions extends CallOptions {
   /** Only events with a greater id. Default 0. */
   readonly after?: number;
 }
+
+const FOLLOW_NAMES = optionNamesOf<FollowOptions>("follow()")({ signal: true, after: true });
 
 const SILENCE = 45_000; // ms: three heartbeats; then the connection is taken for dead
 const MAX_RETRIES = 5; // connections in a row that bring no event, before follow() gives up
@@ -54,6 +66,7 @@ const MAX_RETRIES = 5; // connections in a row that bring no event, before follo
  * `ERR_INTERNAL` where the answer is not of a control plane. `cause` is the problem, or the platform's error.
  */
 export const controlClient = (url: string, options: ControlClientOptions = {}) => {
+  checkOptions("controlClient()", options, CLIENT_NAMES);
   const base = url.replace(/(\/v1)?\/*$/, ""); // `socklet serve` prints it with /v1
   const { token, timeout = 30_000, retryDelay = 1_000, fetch = globalThis.fetch } = options;
 
@@ -84,13 +97,11 @@ export const controlClient = (url: string, options: ControlClientOptions = {}) =
   const call = async <T>(
     method: string,
     path: string,
-    {
-      signal,
-      wait = timeout,
-      json,
-      bytes,
-    }: CallOptions & { wait?: number; json?: unknown; bytes?: BodyInit } = {},
+    options: CallOptions,
+    { wait = timeout, json, bytes }: { wait?: number; json?: unknown; bytes?: BodyInit } = {},
   ): Promise<T> => {
+    checkOptions("a call of controlClient()", options, CALL_NAMES);
+    const { signal } = options;
     const late = AbortSignal.timeout(wait);
     const either = signal === undefined ? late : AbortSignal.any([signal, late]);
     const sent =
@@ -110,8 +121,18 @@ export const controlClient = (url: string, options: ControlClientOptions = {}) =
 
   const sessionPath = (id: string, more = ""): string => `/sessions/${encodeURIComponent(id)}${more}`;
 
+  const follow = <Event extends { readonly id: number; readonly type: string }>(
+    path: string,
+    from: FollowOptions,
+    isLast: (event: Event) => boolean,
+    mayEnd: boolean,
+  ): AsyncGenerator<Event, void, undefined> => {
+    checkOptions("follow()", from, FOLLOW_NAMES);
+    return eventsOf(path, from, isLast, mayEnd);
+  };
+
   /** Events of a path, on one connection after the other, until one is the last; `mayEnd`: or until they end. */
-  async function* follow<Event extends { readonly id: number; readonly type: string }>(
+  async function* eventsOf<Event extends { readonly id: number; readonly type: string }>(
     path: string,
     { after = 0, signal }: FollowOptions,
     isLast: (event: Event) => boolean,
@@ -159,15 +180,14 @@ export const controlClient = (url: string, options: ControlClientOptions = {}) =
 
     /** Runs a session to its end; resolves to its record also where it failed. */
     run: (spec: SessionSpec, call_: CallOptions = {}): Promise<SessionInfo> =>
-      call("POST", "/sessions", {
-        ...call_,
+      call("POST", "/sessions", call_, {
         json: spec,
         wait: (spec.deadline ?? BOUNDS.runDeadline) + timeout,
       }),
 
     /** Starts a session in the background. */
     start: (spec: SessionSpec, call_: CallOptions = {}): Promise<SessionInfo> =>
-      call("POST", "/sessions", { ...call_, json: { ...spec, background: true } }),
+      call("POST", "/sessions", call_, { json: { ...spec, background: true } }),
 
     /**
      * The events with ids above `after`, then those to come, to the session's end. Where the connection breaks or
@@ -178,7 +198,7 @@ export const controlClient = (url: string, options: ControlClientOptions = {}) =
 
     /** Sends bytes, or text as UTF-8, by hand. */
     send: (id: string, data: Uint8Array | string, call_: CallOptions = {}): Promise<SessionInfo> =>
-      call("POST", sessionPath(id, "/data"), { ...call_, bytes: data as BodyInit }),
+      call("POST", sessionPath(id, "/data"), call_, { bytes: data as BodyInit }),
 
     halfClose: (id: string, call_: CallOptions = {}): Promise<SessionInfo> =>
       call("POST", sessionPath(id, "/half-close"), call_),

@@ -6,6 +6,7 @@
 import { AllowList } from "../access.ts";
 import type { App } from "../app.ts";
 import { SocketError } from "../errors.ts";
+import { checkOptions, optionNamesOf } from "../options.ts";
 import type { BaseConnector } from "../server.ts";
 import type { StreamSocket } from "../socket.ts";
 import type { MaybePromise } from "../stream.ts";
@@ -48,6 +49,18 @@ export interface LocalPlaneOptions {
   readonly maxAge?: number;
 }
 
+const LOCAL_PLANE_NAMES = optionNamesOf<LocalPlaneOptions>("a local plane")({
+  app: true,
+  connector: true,
+  listeners: true,
+  told: true,
+  ready: true,
+  secrets: true,
+  maxRunning: true,
+  maxHistory: true,
+  maxAge: true,
+});
+
 const NOTHING_TOLD = new ListenerLog();
 NOTHING_TOLD.end();
 
@@ -62,6 +75,7 @@ export class LocalPlane implements ControlPlane {
 
   /** Throws `ERR_APP` where a rule of the app's `allow` is none. */
   constructor(options: LocalPlaneOptions) {
+    checkOptions("a local plane", options, LOCAL_PLANE_NAMES);
     this.#options = options;
     this.#allow = new AllowList(options.app.allow);
   }

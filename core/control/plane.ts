@@ -21,6 +21,7 @@ import { dialable, type SecureTransport } from "../connector.ts";
 import { SocketError, type SocketErrorCode } from "../errors.ts";
 import type { SockletEvent } from "../events.ts";
 import { DatagramRequestHandler, type HandlerClass } from "../handler.ts";
+import { checkOptions, optionNamesOf } from "../options.ts";
 import type { ServerInfo, ServerState, Suspension } from "../server.ts";
 import type { StreamSocket } from "../socket.ts";
 import type { MaybePromise } from "../stream.ts";
@@ -66,6 +67,18 @@ export type SessionSpec = SpecOptions &
     | { readonly dial: string; readonly handler?: undefined; readonly address?: undefined }
     | { readonly dial?: undefined; readonly handler: string; readonly address: string }
   );
+
+const SPEC_NAMES = optionNamesOf<SpecOptions & { dial: unknown; handler: unknown; address: unknown }>(
+  "a session",
+)({
+  dial: true,
+  handler: true,
+  address: true,
+  params: true,
+  deadline: true,
+  connectTimeout: true,
+  secureTransport: true,
+});
 
 export type SessionState = "connecting" | "running" | "ended" | "failed" | "cut";
 
@@ -286,6 +299,7 @@ const entryOf = <T>(entries: Readonly<Record<string, T>>, name: string, what: st
  * Throws what `ControlPlane.start` rejects with: `ERR_REFUSED`, `EINVAL`, `ERR_INVALID_ADDRESS`.
  */
 export const sessionTarget = (app: App, spec: SessionSpec, allow: AllowList): SessionTarget => {
+  checked(() => checkOptions("a session", spec, SPEC_NAMES), "EINVAL");
   const declared = spec.dial === undefined ? undefined : entryOf(app.dial, spec.dial, "dial");
   const handler = declared?.handler ?? (spec.handler as string);
   const HandlerClass: AnyHandlerClass = entryOf(app.handlers, handler, "handler");
@@ -312,11 +326,11 @@ export const sessionTarget = (app: App, spec: SessionSpec, allow: AllowList): Se
 };
 
 /** A wrong argument is a `TypeError` or `RangeError` to a caller in code; here it came from outside. */
-const checked = <T>(read: () => T): T => {
+const checked = <T>(read: () => T, code: SocketErrorCode = "ERR_INVALID_ADDRESS"): T => {
   try {
     return read();
   } catch (error) {
-    throw SocketError.from(error, "ERR_INVALID_ADDRESS");
+    throw SocketError.from(error, code);
   }
 };
 

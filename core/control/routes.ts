@@ -25,6 +25,7 @@
 import { type Context, Hono } from "hono";
 import * as v from "valibot";
 import { SECURE_TRANSPORTS } from "../connector.ts";
+import { checkOptions, optionNamesOf } from "../options.ts";
 import type { MaybePromise } from "../stream.ts";
 import { bearerToken, type Scope, TokenList } from "./auth.ts";
 import { openApi } from "./openapi.ts";
@@ -50,6 +51,12 @@ export interface ControlSetup {
   readonly onError?: ((error: unknown, requestId: string) => void) | undefined;
 }
 
+const SETUP_NAMES = optionNamesOf<ControlSetup>("controlRoutes()")({
+  plane: true,
+  tokens: true,
+  onError: true,
+});
+
 interface Env {
   Variables: { requestId: string; setup: ControlSetup };
 }
@@ -62,6 +69,7 @@ type Handle = (c: Context<Env>, plane: ControlPlane) => MaybePromise<Response>;
  */
 // biome-ignore lint/suspicious/noExplicitAny: the bindings are the caller's, whose type we cannot know
 export const controlRoutes = (setup: ControlSetup | ((env: any) => MaybePromise<ControlSetup>)): Hono => {
+  if (typeof setup !== "function") checkOptions("controlRoutes()", setup, SETUP_NAMES);
   const app = new Hono<Env>();
   const allowed = new Map<string, string[]>(); // methods by path
   let tokens: TokenList | undefined;

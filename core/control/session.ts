@@ -14,6 +14,7 @@ import { formatAddress } from "../address.ts";
 import { SHUT_WR } from "../constants.ts";
 import { SocketError } from "../errors.ts";
 import { toJson } from "../json.ts";
+import { checkOptions, optionNamesOf } from "../options.ts";
 import type { BaseConnector } from "../server.ts";
 import type { StreamSocket } from "../socket.ts";
 import {
@@ -98,6 +99,19 @@ export interface SessionOptions {
   readonly store?: SessionStore | undefined;
 }
 
+const SESSION_NAMES = optionNamesOf<SessionOptions>("a session of a plane")({
+  id: true,
+  handler: true,
+  direction: true,
+  address: true,
+  run: true,
+  deadline: true,
+  hint: true,
+  params: true,
+  secrets: true,
+  store: true,
+});
+
 /** What is kept of a session: all that `Session.restore` needs. */
 export interface SessionRecord {
   readonly info: SessionInfo;
@@ -124,8 +138,9 @@ export class Session {
     this.#store = store;
   }
 
-  /** Starts one: it runs from now on. Never throws; what goes wrong is in the record. */
+  /** Starts one: it runs from now on. Throws for an option that is none alone; what goes wrong is in the record. */
   static start(options: SessionOptions): Session {
+    checkOptions("Session.start()", options, SESSION_NAMES);
     const info: SessionInfo = {
       id: options.id,
       handler: options.handler,

@@ -15,7 +15,7 @@ import { SHUT_WR } from "../constants.ts";
 import { checkDatagramSize, type Datagram, type DatagramSink, type DatagramTransport } from "../datagram.ts";
 import { SocketError } from "../errors.ts";
 import { BaseRequestHandler, checkHandler, type HandlerClass } from "../handler.ts";
-import { checkCount, checkNames, checkTime } from "../options.ts";
+import { checkCount, checkOptions, checkTime, optionNamesOf } from "../options.ts";
 import { type BaseServer, ServedDatagram } from "../server.ts";
 import {
   type Capabilities,
@@ -23,6 +23,7 @@ import {
   type StreamSink,
   StreamSocket,
   type StreamTransport,
+  settleStream,
   type TlsOptions,
 } from "../socket.ts";
 import { type Data, DONE, toBytes } from "../stream.ts";
@@ -69,15 +70,27 @@ export interface StreamFaults {
 
 const LIMITS = ["endAfter", "resetAfter", "silentAfter", "stallAfter"] as const;
 type Limit = (typeof LIMITS)[number];
-const DIRECTION = ["latency", "jitter", "slice", ...LIMITS];
-const PLAN = ["seed", "clock", "incoming", "outgoing"];
+const DIRECTION_NAMES = optionNamesOf<DirectionFaults>("one direction of a stream")({
+  latency: true,
+  jitter: true,
+  slice: true,
+  endAfter: true,
+  resetAfter: true,
+  silentAfter: true,
+  stallAfter: true,
+});
+const STREAM_FAULT_NAMES = optionNamesOf<StreamFaults>("a plan of faults")({
+  seed: true,
+  clock: true,
+  incoming: DIRECTION_NAMES,
+  outgoing: DIRECTION_NAMES,
+});
 
 /** Throws where `faults` are not what a stream can have. */
 const checkStream = (faults: StreamFaults): void => {
-  checkNames("a plan of faults", faults, PLAN);
+  checkOptions("a plan of a stream's faults", faults, STREAM_FAULT_NAMES);
   for (const way of ["incoming", "outgoing"] as const) {
     const { latency = 0, jitter = 0, slice = 1, ...limits } = faults[way] ?? {};
-    checkNames(way, faults[way] ?? {}, DIRECTION);
     checkTime(`${way}.latency`, latency, 0);
     checkTime(`${way}.jitter`, jitter, 0);
     checkCount(`${way}.slice`, slice, 1);
@@ -531,14 +544,26 @@ export interface DatagramFaults {
   readonly outgoing?: LinkFaults;
 }
 
+const LINK_NAMES = optionNamesOf<LinkFaults>("one direction of datagrams")({
+  loss: true,
+  duplicates: true,
+  reorder: true,
+  latency: true,
+  jitter: true,
+});
+const DATAGRAM_FAULT_NAMES = optionNamesOf<DatagramFaults>("a plan of faults")({
+  seed: true,
+  clock: true,
+  incoming: LINK_NAMES,
+  outgoing: LINK_NAMES,
+});
 const LIKELIHOODS = ["loss", "duplicates", "reorder"] as const;
 
 /** Throws where `faults` are not what datagrams can have. */
 const checkDatagrams = (faults: DatagramFaults): void => {
-  checkNames("a plan of faults", faults, PLAN);
+  checkOptions("a plan of datagrams' faults", faults, DATAGRAM_FAULT_NAMES);
   for (const way of ["incoming", "outgoing"] as const) {
     const given = faults[way] ?? {};
-    checkNames(way, given, [...LIKELIHOODS, "latency", "jitter"]);
     checkTime(`${way}.latency`, given.latency ?? 0, 0);
     checkTime(`${way}.jitter`, given.jitter ?? 0, 0);
     for (const name of LIKELIHOODS) {
@@ -714,6 +739,7 @@ export const FaultsMixIn = <Base extends ServerClass>(
     : DatagramFaults,
   options: Partial<StreamOptions> = {},
 ): Base => {
+  settleStream(options);
   const given: StreamFaults & DatagramFaults = faults;
   const names = [given.incoming, given.outgoing].flatMap((way) => Object.keys(way ?? {}));
   if (LIKELIHOODS.some((name) => names.includes(name))) checkDatagrams(given);
@@ -767,6 +793,7 @@ export const faultyHandler = <Context>(
 ): HandlerClass<StreamSocket, Context> => {
   checkHandler(Handler);
   checkStream(faults);
+  settleStream(options);
   let connections = 0;
   class Faulty extends BaseRequestHandler<StreamSocket, Context> {
     override async handle(): Promise<unknown> {

@@ -25,9 +25,9 @@
 import { SocketError } from "../errors.ts";
 import { checkHandler, type HandlerClass } from "../handler.ts";
 import { toJson } from "../json.ts";
-import { checkCount, checkNames, checkTime } from "../options.ts";
+import { checkCount, checkOptions, checkTime, optionNamesOf } from "../options.ts";
 import type { BaseServer } from "../server.ts";
-import { type StreamOptions, type StreamSocket, settleStream } from "../socket.ts";
+import { STREAM_NAMES, type StreamOptions, type StreamSocket, settleStream } from "../socket.ts";
 import { type Data, DONE, joinBytes, type MaybePromise, toBytes } from "../stream.ts";
 import { type Chance, chanceOf } from "./clock.ts";
 import { EMPTY, masked, type Outcome, Rig, type Step } from "./framing-run.ts";
@@ -45,10 +45,6 @@ const FILLER = 0x78; // "x"
 const ALL_PAIRS = 40; // bytes of a conversation up to which every pair of cuts is tried: 741 of them
 const MOST_CUTS = 8; // of one run with random cuts
 const KINDS = 8; // of places: cut in three ways, by chance, and two moments each of the end and the reset
-const OPTIONS = [
-  ...["context", "params", "server", "stream", "mask", "effect", "pipelining", "strict"],
-  ...["flood", "allow", "seed", "runs", "patience"],
-];
 const LIKELY = 4; // bytes of a message's beginning, where a length is likely to be
 
 // ---- What it is given, and what it gives ----
@@ -63,6 +59,8 @@ export interface FramingMessage {
    */
   readonly expect?: Data;
 }
+
+const MESSAGE_NAMES = optionNamesOf<FramingMessage>()({ send: true, expect: true });
 
 /**
  * What a handler can do wrong, as a word to match on:
@@ -143,6 +141,22 @@ export interface FramingOptions<Context = unknown> {
   /** Milliseconds without any progress after which a handler that waits for something is given up. Default 500; only what fails takes so long. */
   readonly patience?: number;
 }
+
+const FRAMING_NAMES = optionNamesOf<FramingOptions>()({
+  context: true,
+  params: true,
+  server: true,
+  stream: STREAM_NAMES,
+  mask: true,
+  effect: true,
+  pipelining: true,
+  strict: true,
+  flood: true,
+  allow: true,
+  seed: true,
+  runs: true,
+  patience: true,
+});
 
 /** A handler does not do as it should. The message has each way in which it fails, to be read; `failures` to be asked. */
 export class FramingError extends Error {
@@ -274,7 +288,7 @@ class Check<Context> {
 
   constructor(Handler: HandlerClass<StreamSocket, Context>, options: FramingOptions<Context>) {
     checkHandler(Handler);
-    checkNames("checkFraming", options, OPTIONS);
+    checkOptions("checkFraming()", options, FRAMING_NAMES);
     const { mask, stream, flood = FLOOD, seed = 1, runs = RUNS, patience = PATIENCE } = options;
     this.#name = Handler.name || "the handler";
     this.#options = options;
@@ -792,7 +806,7 @@ const listOf = (given: readonly (Data | FramingMessage)[]): readonly (Data | Fra
 const asMessage = (message: Data | FramingMessage): FramingMessage => {
   if (typeof message === "string" || message instanceof Uint8Array) return { send: message };
   if (typeof message === "object" && message !== null) {
-    checkNames("a message", message, ["send", "expect"]);
+    checkOptions("a message", message, MESSAGE_NAMES);
     return message;
   }
   throw new TypeError(

@@ -56,6 +56,7 @@ export {
   compareTranscripts,
   type DatagramRecording,
   formatTranscript,
+  type MatcherOptions,
   type Normalise,
   parseTranscript,
   type RecordHandlerOptions,

@@ -9,10 +9,11 @@ import { checkDatagramSize, type Datagram, knownSender } from "../datagram.ts";
 import { SocketError } from "../errors.ts";
 import { checkKind, type HandlerClass } from "../handler.ts";
 import { ThreadingMixIn } from "../mixins.ts";
-import { checkCount } from "../options.ts";
-import { BaseServer, type DatagramWay, ServedDatagram, type ServerOptions } from "../server.ts";
+import { checkCount, checkOptions, type OptionNames, optionNamesOf } from "../options.ts";
+import { BaseServer, type DatagramWay, SERVER_NAMES, ServedDatagram, type ServerOptions } from "../server.ts";
 import {
   type Capabilities,
+  STREAM_NAMES,
   type StreamOptions,
   type StreamSink,
   StreamSocket,
@@ -178,11 +179,17 @@ export interface MemoryOptions extends Partial<StreamOptions> {
   readonly capacity?: number;
 }
 
+export const MEMORY_NAMES = optionNamesOf<MemoryOptions>("a stream in memory")({
+  ...STREAM_NAMES,
+  capacity: true,
+});
+
 /** Two ends of one connection in memory: what one sends the other receives. */
 export const memoryPair = (
   options: MemoryOptions = {},
   serverAddress?: Address,
 ): [StreamSocket, StreamSocket] => {
+  checkOptions("a stream in memory", options, MEMORY_NAMES);
   const { capacity = CAPACITY, ...given } = options;
   checkCount("capacity", capacity, 0);
   const stream = settleStream(given);
@@ -202,6 +209,11 @@ export interface MemoryServerOptions<Context> extends ServerOptions<Context> {
   readonly stream?: MemoryOptions;
 }
 
+const MEMORY_SERVER_NAMES = optionNamesOf<MemoryServerOptions<unknown>>()({
+  ...SERVER_NAMES,
+  stream: MEMORY_NAMES,
+});
+
 /**
  * A stream server in memory: clients come by `connect()`. It serves one at a time, as a `TCPServer` does.
  *
@@ -210,6 +222,8 @@ export interface MemoryServerOptions<Context> extends ServerOptions<Context> {
  *     const client = server.connect();
  */
 export class MemoryServer<Context = unknown> extends BaseServer<StreamSocket, Context> {
+  static override readonly optionNames: OptionNames = MEMORY_SERVER_NAMES;
+
   /** What its clients see as their peer: 127.0.0.1 and a port of its own, at which no kernel listens. */
   readonly serverAddress: Address = freshAddress();
   readonly #stream: MemoryOptions;

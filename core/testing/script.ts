@@ -29,11 +29,11 @@ import { SHUT_WR } from "../constants.ts";
 import type { Datagram } from "../datagram.ts";
 import { SocketError } from "../errors.ts";
 import { BaseRequestHandler, type HandlerClass } from "../handler.ts";
-import { checkCount, checkTime, checkWord } from "../options.ts";
-import { BaseConnector, type EndpointOptions } from "../server.ts";
-import type { StreamSocket, TlsOptions } from "../socket.ts";
+import { checkCount, checkOptions, checkTime, checkWord, optionNamesOf } from "../options.ts";
+import { BaseConnector, ENDPOINT_NAMES, type EndpointOptions } from "../server.ts";
+import { type StreamSocket, TLS_NAMES, type TlsOptions } from "../socket.ts";
 import { type Data, DONE, joinBytes, type MaybePromise, toBytes } from "../stream.ts";
-import { type MemoryOptions, memoryPair } from "./memory.ts";
+import { MEMORY_NAMES, type MemoryOptions, memoryPair } from "./memory.ts";
 import {
   cleanText,
   dialogue,
@@ -103,6 +103,8 @@ export interface ConversationOptions {
   readonly encoding?: (typeof ENCODINGS)[number];
 }
 
+const CONVERSATION_NAMES = optionNamesOf<ConversationOptions>("a conversation")({ encoding: true });
+
 /** Options of one run. Times are milliseconds. */
 export interface ScriptOptions {
   /** How long one step may wait for the peer. Default 3 000: less than test runners wait, whose own error shows no conversation. */
@@ -112,6 +114,12 @@ export interface ScriptOptions {
   /** The connection's other end, where that is at hand (in memory): so `expectNothing()` knows that it waits. `runScript` gives it. */
   readonly otherEnd?: StreamSocket;
 }
+
+const SCRIPT_NAMES = optionNamesOf<ScriptOptions>("the run of a script")({
+  timeout: true,
+  clock: true,
+  otherEnd: true,
+});
 
 /**
  * The peer did not do as the script says. Its message has the step, what differs, and both sides of the conversation
@@ -171,6 +179,7 @@ export class Conversation {
   readonly #encoding: (typeof ENCODINGS)[number];
 
   constructor(options: ConversationOptions = {}) {
+    checkOptions("a conversation", options, CONVERSATION_NAMES);
     this.#encoding = checkWord("encoding", options.encoding ?? "utf-8", ENCODINGS);
   }
 
@@ -285,6 +294,7 @@ export class Conversation {
 
   /** Secures the connection from here on, as `StreamSocket.startTls`: who accepted gives a `cert` and a `key`. */
   startTls(options: TlsOptions = {}): Conversation {
+    checkOptions("startTls()", options, TLS_NAMES);
     return this.#send("startTls()", (talk) => talk.startTls(options));
   }
 
@@ -306,6 +316,7 @@ export class Conversation {
   /** The same by datagrams: each `expect` takes one, each `send` sends one. */
   run(peer: DatagramPeer, options?: ScriptOptions): Promise<Seen>;
   async run(peer: StreamSocket | DatagramPeer, options: ScriptOptions = {}): Promise<Seen> {
+    checkOptions("run()", options, SCRIPT_NAMES);
     if (typeof peer !== "object" || peer === null) {
       throw new TypeError(
         `run() takes a connection (createConnection() dials one), or { send, recv } of datagrams; not ${typeof peer}`,
@@ -980,6 +991,14 @@ export interface RunScriptOptions<Context> extends Omit<ScriptOptions, "otherEnd
   readonly stream?: MemoryOptions;
 }
 
+const RUN_SCRIPT_NAMES = optionNamesOf<RunScriptOptions<unknown>>()({
+  ...ENDPOINT_NAMES,
+  timeout: true,
+  clock: true,
+  params: true,
+  stream: MEMORY_NAMES,
+});
+
 /** What `runScript` gives: what the script saw, and what the handler returned. */
 export interface ScriptResult extends Seen {
   /** What the handler returned. */
@@ -1034,14 +1053,16 @@ export const runScript = async <Context>(
   options: RunScriptOptions<Context> = {},
 ): Promise<ScriptResult> => {
   checkScript(script);
-  const timeout = checkTime("timeout", options.timeout ?? TIMEOUT);
-  const [here, there] = memoryPair(options.stream);
-  const connector = new OneHandler<Context>(Handler, options, there);
-  const running = connector.run({ params: options.params });
+  checkOptions("runScript()", options, RUN_SCRIPT_NAMES);
+  const { timeout = TIMEOUT, clock, params, stream, ...endpoint } = options;
+  checkTime("timeout", timeout);
+  const [here, there] = memoryPair(stream);
+  const connector = new OneHandler<Context>(Handler, endpoint, there);
+  const running = connector.run({ params });
   running.catch(() => {}); // told below
   let seen: Seen;
   try {
-    seen = await hold(stepsOf(script), new StreamWire(here), { ...options, timeout, otherEnd: there });
+    seen = await hold(stepsOf(script), new StreamWire(here), { timeout, clock, otherEnd: there });
   } catch (error) {
     const thrown = connector.thrown?.error; // now: the abort makes errors of its own
     connector.abort(error);
@@ -1096,6 +1117,7 @@ class Runs {
   #more = Promise.withResolvers<void>();
 
   constructor(options: ScriptOptions) {
+    checkOptions("the handler of a script", options, SCRIPT_NAMES);
     this.#timeout = checkTime("timeout", options.timeout ?? TIMEOUT);
   }
 

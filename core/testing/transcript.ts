@@ -30,14 +30,16 @@ import { SHUT_WR } from "../constants.ts";
 import { Datagram } from "../datagram.ts";
 import { SocketError } from "../errors.ts";
 import { BaseRequestHandler, checkHandler, type HandlerClass, type HandlerServer } from "../handler.ts";
-import { checkCount, checkWord } from "../options.ts";
+import { checkCount, checkOptions, checkWord, optionNamesOf } from "../options.ts";
 import {
   type Capabilities,
   type KernelSocket,
+  STREAM_NAMES,
   type StreamOptions,
   type StreamSink,
   StreamSocket,
   type StreamTransport,
+  TLS_NAMES,
   type TlsOptions,
 } from "../socket.ts";
 import { type Data, joinBytes, toBytes } from "../stream.ts";
@@ -225,6 +227,13 @@ export interface RecordOptions {
   readonly stream?: Partial<StreamOptions>;
 }
 
+const RECORD_NAMES = optionNamesOf<RecordOptions>("a recording")({
+  note: true,
+  clock: true,
+  limit: true,
+  stream: STREAM_NAMES,
+});
+
 class Log {
   readonly #kind: Transcript["kind"];
   readonly #note: string | undefined;
@@ -235,6 +244,7 @@ class Log {
   #dropped = 0;
 
   constructor(kind: Transcript["kind"], options: RecordOptions) {
+    checkOptions("a recording", options, RECORD_NAMES);
     this.#kind = kind;
     this.#note = options.note;
     this.#clock = options.clock ?? realClock;
@@ -471,6 +481,8 @@ export interface RecordHandlerOptions extends RecordOptions {
   readonly side?: Side;
 }
 
+const RECORD_HANDLER_NAMES = optionNamesOf<RecordHandlerOptions>()({ ...RECORD_NAMES, side: true });
+
 /**
  * `Handler`, each of whose connections is recorded: `tell` gets its transcript when it is over. It runs wherever the
  * handler does: in a server, on a connection that was dialled (`side: "client"`), in a Worker, in memory.
@@ -480,12 +492,13 @@ export const recordHandler = <Context>(
   tell: (transcript: Transcript) => void,
   options: RecordHandlerOptions = {},
 ): HandlerClass<StreamSocket, Context> => {
-  const { side = "server" } = options;
+  checkOptions("recordHandler()", options, RECORD_HANDLER_NAMES);
+  const { side = "server", ...recorded } = options;
   checkWord("side", side, SIDES);
   checkHandler(Handler);
   class Recorded extends BaseRequestHandler<StreamSocket, Context> {
     override async handle(): Promise<unknown> {
-      const recording = record(this.request, side, options);
+      const recording = record(this.request, side, recorded);
       const { stream } = recording;
       try {
         return await new Handler(stream, this.clientAddress, serverOf(this, stream)).run();
@@ -618,6 +631,13 @@ export interface ReplayOptions {
   readonly tls?: TlsOptions;
 }
 
+const REPLAY_NAMES = optionNamesOf<ReplayOptions>("a replay")({
+  normalise: true,
+  paced: true,
+  peer: true,
+  tls: TLS_NAMES,
+});
+
 /**
  * The script that says what `side` said in `transcript`, byte by byte and piece by piece, and expects what the other
  * end said: against a handler (`runScript`), against any server or client (`run`), or as a server (`scriptHandler`).
@@ -628,6 +648,7 @@ export interface ReplayOptions {
  */
 export const replay = (transcript: Transcript, side: Side, options: ReplayOptions = {}): Conversation => {
   checkWord("side", side, SIDES);
+  checkOptions("replay()", options, REPLAY_NAMES);
   const { normalise, paced = false, tls = {} } = options;
   const events = eventsOf(whole(transcript), options.peer);
   const last = events.findLastIndex((event) => !("end" in event));
@@ -716,6 +737,8 @@ export interface CompareOptions {
   readonly apart?: boolean;
 }
 
+const COMPARE_NAMES = optionNamesOf<CompareOptions>("a comparison")({ normalise: true, apart: true });
+
 /** One turn of a conversation: all that one end said before the other did. */
 type Turn = Said;
 
@@ -789,6 +812,7 @@ export const compareTranscripts = (
   expected: Transcript,
   options: CompareOptions = {},
 ): TranscriptError | null => {
+  checkOptions("a comparison", options, COMPARE_NAMES);
   const came = turnsOf(whole(actual), options);
   const wanted = turnsOf(whole(expected), options);
   const wrong = (at: number, differs: string): TranscriptError => {
@@ -866,6 +890,14 @@ export interface MatcherResult {
   readonly actual?: unknown;
 }
 
+/** Options of the matchers. */
+export interface MatcherOptions {
+  /** What differs or is missing is written in place of failing. Default false. */
+  readonly update?: boolean;
+}
+
+const MATCHER_NAMES = optionNamesOf<MatcherOptions>()({ update: true });
+
 /**
  * Matchers for `expect.extend` of Vitest and Jest. With `update` what differs or is missing is written in place of failing.
  *
@@ -874,43 +906,45 @@ export interface MatcherResult {
  *
  *     await expect(recording.transcript).toMatchTranscript(new URL("recordings/ping.jsonl", import.meta.url));
  */
-export const transcriptMatchers = (
-  files: TranscriptFiles,
-  { update = false }: { readonly update?: boolean } = {},
-) => ({
-  async toMatchTranscript(
-    received: Transcript,
-    expected: string | URL | Transcript,
-    options: CompareOptions = {},
-  ): Promise<MatcherResult> {
-    const file = typeof expected === "string" || expected instanceof URL ? expected : null;
-    let wanted: Transcript;
-    try {
-      wanted = file === null ? (expected as Transcript) : parseTranscript(await files.readFile(file, "utf8"));
-    } catch (error) {
-      const missing = (error as { code?: unknown }).code === "ENOENT";
-      if (file === null || (!update && !missing)) throw error;
-      if (!update) {
-        return {
-          pass: false,
-          message: () =>
-            `there is no transcript at ${file}; write it by transcriptMatchers(files, { update: true })`,
-        };
+export const transcriptMatchers = (files: TranscriptFiles, options: MatcherOptions = {}) => {
+  checkOptions("transcriptMatchers()", options, MATCHER_NAMES);
+  const { update = false } = options;
+  return {
+    async toMatchTranscript(
+      received: Transcript,
+      expected: string | URL | Transcript,
+      options: CompareOptions = {},
+    ): Promise<MatcherResult> {
+      const file = typeof expected === "string" || expected instanceof URL ? expected : null;
+      let wanted: Transcript;
+      try {
+        wanted =
+          file === null ? (expected as Transcript) : parseTranscript(await files.readFile(file, "utf8"));
+      } catch (error) {
+        const missing = (error as { code?: unknown }).code === "ENOENT";
+        if (file === null || (!update && !missing)) throw error;
+        if (!update) {
+          return {
+            pass: false,
+            message: () =>
+              `there is no transcript at ${file}; write it by transcriptMatchers(files, { update: true })`,
+          };
+        }
+        await files.writeFile(file, formatTranscript(received));
+        return { pass: true, message: () => `${file} was written` };
       }
-      await files.writeFile(file, formatTranscript(received));
-      return { pass: true, message: () => `${file} was written` };
-    }
-    const differs = compareTranscripts(received, wanted, options);
-    if (differs !== null && update && file !== null) {
-      await files.writeFile(file, formatTranscript(received));
-      return { pass: true, message: () => `${file} was written` };
-    }
-    return {
-      pass: differs === null,
-      message: () =>
-        differs?.message ??
-        `the conversation is the one of ${file ?? "the other transcript"}, and should not be`,
-      ...(differs !== null && { expected: differs.expected, actual: differs.actual }),
-    };
-  },
-});
+      const differs = compareTranscripts(received, wanted, options);
+      if (differs !== null && update && file !== null) {
+        await files.writeFile(file, formatTranscript(received));
+        return { pass: true, message: () => `${file} was written` };
+      }
+      return {
+        pass: differs === null,
+        message: () =>
+          differs?.message ??
+          `the conversation is the one of ${file ?? "the other transcript"}, and should not be`,
+        ...(differs !== null && { expected: differs.expected, actual: differs.actual }),
+      };
+    },
+  };
+};

@@ -92,7 +92,7 @@ test.each<[string, unknown, RegExp]>([
   [
     "rules by network on a path",
     { handlers, listen: [{ handler: "stream", address: "unix:/x", options: { access: {} } }] },
-    /options\.access is no option of a threading listener of streams on a path/,
+    /listen\[0\]\.options of a threading listener of streams on a path has no option access \(.*permissions\)/,
   ],
   [
     "one path twice",
@@ -123,29 +123,53 @@ test.each<[string, unknown, RegExp]>([
   [
     "options that are none",
     { handlers, listen: [{ handler: "stream", address: at, options: 5 }] },
-    /listen\[0\]\.options must be an object/,
+    /listen\[0\]\.options of .* takes an object of options, not 5/,
   ],
   [
     "an option that is none",
     { handlers, listen: [{ handler: "stream", address: at, options: { maxRequest: 5 } }] },
-    /listen\[0\]\.options\.maxRequest is no option of a threading tcp:\/\/ listener; it has .*maxRequests/,
+    /listen\[0\]\.options of a threading tcp:\/\/ listener has no option maxRequest; did you mean maxRequests/,
   ],
   [
     "an option of datagrams over TCP",
     { handlers, listen: [{ handler: "stream", address: at, options: { amplification: 3 } }] },
-    /options\.amplification is no option of a threading tcp/,
+    /threading tcp:.* no option amplification \(it is an option of a server of datagrams\)/,
   ],
   [
     "an option of forking where nothing forks",
     { handlers, listen: [{ handler: "stream", address: at, options: { maxChildren: 3 } }] },
-    /options\.maxChildren is no option of a threading tcp/,
+    /threading tcp:.* no option maxChildren \(it is an option of a forking server\)/,
+  ],
+  [
+    "an option of its streams that is none",
+    { handlers, listen: [{ handler: "stream", address: at, options: { stream: { maxLines: 5 } } }] },
+    /threading tcp:.* no option stream\.maxLines; did you mean stream\.maxLine\?/,
+  ],
+  [
+    "a part of the definition that is none",
+    { handlers, listeners: [] },
+    /defineApp\(\) has no option listeners; did you mean listen/,
+  ],
+  [
+    "a part of an entry that is none",
+    { handlers, listen: [{ handler: "stream", adress: at }] },
+    /listen\[0\] has no option adress; did you mean address\?/,
+  ],
+  [
+    "TLS, which a listener has not",
+    { handlers, listen: [{ handler: "stream", address: at, secureTransport: "on" }] },
+    /listen\[0\] has no option secureTransport \(.*startTls/,
+  ],
+  [
+    "a part of an entry to dial that is none",
+    { handlers, dial: { x: { handler: "stream", address: at, tls: {} } } },
+    /dial\.x has no option tls/,
   ],
   ...(
     [
       [{ maxRequests: 0 }, "maxRequests is a whole number of 1 or more, not 0"],
       [{ access: { allow: ["10.0.0.1/8"] } }, "bits set beyond its prefix"],
       [{ rate: { perSecond: 0 } }, "rate.perSecond is more than 0"],
-      [{ stream: { maxLines: 5 } }, "a stream has no option maxLines"],
       [{ blockTimeout: 0 }, "blockTimeout is 1 to"],
     ] as const
   ).map(([options, says]): [string, unknown, RegExp] => [

@@ -413,8 +413,11 @@ describe("a faulty stream", () => {
   });
 
   test.each([
-    [{ latency: 1 }, /a plan of faults has no latency; it has seed, clock, incoming, outgoing/],
-    [{ incoming: { loss: 1 } }, /incoming has no loss; it has latency/],
+    [{ latency: 1 }, /faults has no option latency; did you mean incoming\.latency or outgoing\.latency\?/],
+    [
+      { incoming: { loss: 1 } },
+      /no option incoming\.loss \(it is an option of one direction of datagrams\); it has incoming\.latency/,
+    ],
     [{ incoming: { latency: -1 } }, RangeError],
     [{ outgoing: { jitter: "1" } }, TypeError],
     [{ outgoing: { slice: 0 } }, RangeError],
@@ -551,7 +554,7 @@ describe("FaultsMixIn", () => {
       /incoming.loss is from 0, never, to 1/,
     );
     expect(() => FaultsMixIn(MemoryDatagramServer, { outgoing: { loss: 1, slice: 1 } } as never)).toThrow(
-      /outgoing has no slice; it has loss/,
+      /no option outgoing\.slice \(it is an option of one direction of a stream\); it has outgoing\.loss/,
     );
     expect(() => FaultsMixIn(MemoryServer, { incoming: { slice: 0 } })).toThrow(RangeError);
   });

@@ -655,7 +655,7 @@ describe("options", () => {
     await expect(checkFraming(Upper, LINES, { patience: 0 })).rejects.toThrow(RangeError);
     await expect(checkFraming(Upper, LINES, { runs: 1.5 })).rejects.toThrow(RangeError);
     await expect(checkFraming(Upper, LINES, { stream: { maxline: 1 } as never })).rejects.toThrow(
-      /no option maxline/,
+      /no option stream\.maxline; did you mean stream\.maxLine/,
     );
     await expect(checkFraming((() => {}) as never, LINES)).rejects.toThrow(/a handler is a class/);
     await expect(checkFraming(undefined as never, LINES)).rejects.toThrow(/a handler is a class/);
@@ -663,10 +663,10 @@ describe("options", () => {
       'a conversation is a list of what the peer says, or a script; not "a\\n", which would be ["a\\n"]',
     );
     await expect(checkFraming(Upper, [{ sent: "a" } as never])).rejects.toThrow(
-      "a message has no sent; it has send, expect",
+      "a message has no option sent; did you mean send?",
     );
     await expect(checkFraming(Upper, LINES, { seeds: 2 } as never)).rejects.toThrow(
-      /has no seeds; it has context/,
+      /has no option seeds; did you mean seed\?/,
     );
   });
 });

@@ -78,16 +78,17 @@ const written = (...lines: string[]): Transcript => ({
 const recorded = async <Context>(
   Handler: HandlerClass<StreamSocket, Context>,
   script: ReturnType<typeof conversation>,
-  options: {
+  {
+    side = "server",
+    ...options
+  }: {
     readonly context?: Context;
     readonly params?: unknown;
     readonly side?: "client" | "server";
   } = {},
 ): Promise<Transcript> => {
   const transcripts: Transcript[] = [];
-  const Recorded = recordHandler(Handler, (transcript) => transcripts.push(transcript), {
-    side: options.side ?? "server",
-  });
+  const Recorded = recordHandler(Handler, (transcript) => transcripts.push(transcript), { side });
   await runScript(Recorded, script, options);
   expect(transcripts.length).toBe(1);
   return transcripts[0] as Transcript;

@@ -1,0 +1,258 @@
+/** An option that is none is refused, by whoever takes options: which one it is, and which is meant. */
+
+import { readdirSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import * as core from "socklet";
+import { DatagramRequestHandler, type OptionNames, streamHandler } from "socklet";
+import * as control from "socklet/control";
+import * as emulator from "socklet/emulator";
+import * as testing from "socklet/testing";
+import { describe, expect, test } from "vitest";
+import { checkOptions, optionNamesOf } from "../../core/options.ts";
+import { type Exports, isEndpoint, type Row, refusalOf, takersOf } from "../conformance/no-option.ts";
+
+const Nothing = streamHandler(() => {});
+class Packet extends DatagramRequestHandler {}
+const forking = emulator.handlerFrom(import.meta.url, "Nothing");
+const transcript: testing.Transcript = { kind: "stream", events: [] };
+const app = core.defineApp({
+  handlers: { nothing: Nothing },
+  listen: [{ handler: "nothing", address: "127.0.0.1:0" }],
+});
+const plane = (): control.LocalPlane =>
+  new control.LocalPlane({ app, connector: () => new emulator.TCPConnector("127.0.0.1:1", Nothing) });
+const { Socket } = emulator;
+
+/** Everybody who takes options, of every entry that Node can load; what is indented under another is its method. */
+const TABLE: Readonly<Record<string, Row>> = {
+  // socklet
+  defineApp: (options: object) => core.defineApp({ handlers: {}, ...options }),
+  "defineApp, listen": (options: object) =>
+    core.defineApp({ handlers: { x: Nothing }, listen: [{ handler: "x", address: ":0", ...options }] }),
+  "defineApp, listen, options": (options: object) =>
+    core.defineApp({ handlers: { x: Nothing }, listen: [{ handler: "x", address: ":0", options }] }),
+  "defineApp, dial": (options: object) =>
+    core.defineApp({ handlers: { x: Nothing }, dial: { x: { handler: "x", address: ":1", ...options } } }),
+  inetAton: (options) => core.inetAton("1", options),
+  StreamSocket: (options) => new core.StreamSocket(null, options),
+  "StreamSocket, startTls": (options) => testing.memoryPair()[0].startTls(options),
+  "StreamSocket, makefile": (options) => testing.memoryPair()[0].makefile("r", options),
+  UnconnectedSocket: (options) => emulator.socket().connect("127.0.0.1:1", options),
+  BaseServer: (options) => new testing.MemoryServer(Nothing).serveForever(options),
+  BaseConnector: (options) => new emulator.TCPConnector("127.0.0.1:1", Nothing).run(options),
+  // socklet/emulator
+  createConnection: (options) => emulator.createConnection("127.0.0.1:1", options),
+  createDatagramConnection: (options) => emulator.createDatagramConnection("127.0.0.1:1", options),
+  createServer: (options) => emulator.createServer("127.0.0.1:0", options),
+  getaddrinfo: (options) => emulator.getaddrinfo("127.0.0.1", 1, options),
+  serveApp: (options) => emulator.serveApp(app, options),
+  "serveApp, control": (options) => emulator.serveApp(app, { control: options }),
+  socket: (options) => emulator.socket(core.AF_INET, core.SOCK_STREAM, 0, options),
+  Socket: (options) => new Socket(core.AF_INET).connect("127.0.0.1:1", options),
+  streamSocket: (options) => emulator.streamSocket({ localAddress: "::1" } as never, options),
+  // socklet/control
+  controlClient: (options) => control.controlClient("http://127.0.0.1:1", options),
+  "controlClient, call": (options) => control.controlClient("http://127.0.0.1:1").health(options),
+  "controlClient, follow": (options) => control.controlClient("http://127.0.0.1:1").listenerEvents(options),
+  controlRoutes: (options: object) =>
+    control.controlRoutes({ plane: plane(), tokens: undefined, ...options }),
+  LocalPlane: (options: object) =>
+    new control.LocalPlane({ app, connector: () => expect.fail("it connects"), ...options }),
+  "LocalPlane, start": (options: object) => plane().start({ handler: "nothing", address: ":1", ...options }),
+  Session: (options) => control.Session.start(options),
+  // socklet/testing
+  assertTranscript: (options) => testing.assertTranscript(transcript, transcript, options),
+  checkFraming: (options) => testing.checkFraming(Nothing, [], options),
+  "checkFraming, message": (options) => testing.checkFraming(Nothing, [options]),
+  compareTranscripts: (options) => testing.compareTranscripts(transcript, transcript, options),
+  Conversation: (options) => new testing.Conversation(options),
+  "Conversation, run": (options) => new testing.Conversation().run(testing.memoryPair()[0], options),
+  "Conversation, startTls": (options) => new testing.Conversation().startTls(options),
+  conversation: (options) => testing.conversation(options),
+  FaultsMixIn: (faults) => testing.FaultsMixIn(testing.MemoryServer, faults),
+  "FaultsMixIn, options": (options) => testing.FaultsMixIn(testing.MemoryServer, {}, options),
+  faultyHandler: (faults) => testing.faultyHandler(Nothing, faults),
+  "faultyHandler, options": (options) => testing.faultyHandler(Nothing, {}, options),
+  memoryPair: (options) => testing.memoryPair(options),
+  record: (options) => testing.record(testing.memoryPair()[0], "client", options),
+  recordDatagrams: (options) => testing.recordDatagrams(Packet, options),
+  recordHandler: (options) => testing.recordHandler(Nothing, () => {}, options),
+  recordingProxy: (options) =>
+    testing.recordingProxy(
+      () => expect.fail("it dials"),
+      () => {},
+      options,
+    ),
+  replay: (options) => testing.replay(transcript, "client", options),
+  runScript: (options) => testing.runScript(Nothing, testing.conversation(), options),
+  scriptDatagramHandler: (options) => testing.scriptDatagramHandler(testing.conversation(), options),
+  scriptHandler: (options) => testing.scriptHandler(testing.conversation(), options),
+  transcriptMatchers: (options) => testing.transcriptMatchers({} as never, options),
+  withFaults: (faults) => testing.withFaults(testing.memoryPair()[0], faults),
+  "withFaults, options": (options) => testing.withFaults(testing.memoryPair()[0], {}, options),
+};
+
+const entries: readonly Exports[] = [core, control, emulator, testing];
+const endpoints = entries.flatMap((entry) =>
+  Object.entries(entry).flatMap(([name, value]) => (isEndpoint(value) ? [{ name, Class: value }] : [])),
+);
+
+/** One of such a class, with these options. */
+const made = (Class: typeof core.BaseEndpoint, options: object): unknown => {
+  class Own extends (Class as unknown as new (...args: unknown[]) => object) {}
+  const { name } = Class;
+  const Handler = name.startsWith("Forking") ? forking : /UDP|Datagram/.test(name) ? Packet : Nothing;
+  const port = name.endsWith("Connector") ? 1 : 0;
+  const address = name.includes("Unix") ? "unix:/run/none" : `127.0.0.1:${port}`;
+  const places = /^Base|Memory/.test(name) ? [] : [address];
+  return new Own(...places, Handler, options);
+};
+
+test("the table has everybody who takes options", () => {
+  const named = (name: string): boolean => Object.keys(TABLE).some((row) => row.split(",")[0] === name);
+  const takers = entries.flatMap(takersOf);
+  expect(takers.length).toBeGreaterThan(25);
+  expect(takers.filter((name) => !named(name))).toEqual([]);
+  expect(endpoints.length).toBeGreaterThan(20);
+});
+
+test("each options' interface has a list of its names, which the compiler compares with it", () => {
+  const files = ["core", "core/control", "core/testing", "emulator", "worker"].flatMap((folder) =>
+    readdirSync(folder)
+      .filter((name) => name.endsWith(".ts"))
+      .map((name) => readFileSync(join(folder, name), "utf8")),
+  );
+  const all = files.join("\n");
+  const kinds = "Options|Faults|Bounds|Setup|Entry|Definition|Rules|Limit|FramingMessage";
+  const names = [...all.matchAll(new RegExp(`^export (?:interface|type) (\\w*(?:${kinds}))\\b`, "gm"))];
+  const elsewhere = [
+    "ListenerOptions", // KINDS in core/app.ts, which says also who has which
+    "RigOptions", // of the check of framing, of itself
+    "WorkerPlaneSetup", // of the Worker's plane, of itself
+    "SessionSetup", // as that
+    "PlainOptions", // of sockets in native.ts, of itself
+    "GateOptions", // a part of a server's
+  ];
+  expect(names.length).toBeGreaterThan(40);
+  const without = names.map(([, name = ""]) => name).filter((name) => !elsewhere.includes(name));
+  expect(without.filter((name) => !new RegExp(`optionNamesOf<${name}\\b`).test(all))).toEqual([]);
+});
+
+describe("an option that is none is refused by", () => {
+  test.each(Object.entries(TABLE))("%s", async (_, row) => {
+    const error = await refusalOf(row, { nonsense: 1 });
+    expect(String(error)).toMatch(/has no option (\w+\.)?nonsense; it has \w+/);
+    if (!(error instanceof core.SocketError)) expect(error).toBeInstanceOf(TypeError);
+    else expect(["ERR_APP", "EINVAL"]).toContain(error.code); // of an app, and what a plane was asked
+    expect(String(await refusalOf(row, { nonsense: undefined }))).toMatch(/has no option (\w+\.)?nonsense/);
+  });
+
+  test.each(endpoints)("$name", ({ name, Class }) => {
+    expect(() => made(Class, { nonsense: 1 })).toThrow(/^Own has no option nonsense; it has name, context/);
+    expect(() => made(Class, { drainTimeut: 5 })).toThrow(
+      "Own has no option drainTimeut; did you mean drainTimeout?",
+    );
+    expect(() => made(Class, null as never)).toThrow("Own takes an object of options, not null");
+    // And those within: all that it has, at every depth.
+    const within = Object.entries(Class.optionNames).filter(([, names]) => names !== true);
+    if (/Server$/.test(name)) expect(within.length).toBeGreaterThan(0);
+    for (const [option] of within) {
+      expect(() => made(Class, { [option]: { nonsense: 1 } })).toThrow(
+        new RegExp(`^Own has no option ${option}\\.nonsense; it has ${option}\\.`),
+      );
+      expect(() => made(Class, { [option]: 5 })).toThrow(`${option} of Own is an object of options, not 5`);
+    }
+    // What it has passes this check, whatever another says of the value.
+    for (const option of Object.keys(Class.optionNames)) {
+      try {
+        made(Class, { [option]: undefined });
+      } catch (error) {
+        expect(String(error)).not.toMatch(/has no option/);
+      }
+    }
+  });
+});
+
+describe("it says which is meant", () => {
+  const { TCPServer, UDPServer, UnixStreamServer, TCPConnector, UnixStreamConnector } = emulator;
+
+  test.each<[string, unknown, object, string]>([
+    ["TLS of a server", TCPServer, { secureTransport: "on" }, "what dials has it; a server's handler"],
+    ["TLS of a server", TCPServer, { tls: { cert: "", key: "" } }, "startTls({ cert, key })"],
+    ["TLS of UDP", UDPServer, { tls: {} }, "what dials has it"],
+    ["a limit of its streams", TCPServer, { maxLine: 5 }, "did you mean stream.maxLine?"],
+    [
+      "a server's option in a stream",
+      TCPServer,
+      { stream: { drainTimeout: 5 } },
+      "did you mean drainTimeout?",
+    ],
+    ["two letters swapped", TCPServer, { maxReqeusts: 5 }, "did you mean maxRequests?"],
+    ["small letters", TCPServer, { drainTimeout: 5, idletimeout: 5 }, "did you mean idleTimeout?"],
+    ["forking, where nothing forks", TCPServer, { maxChildren: 5 }, "it is an option of a forking server"],
+    ["streams of UDP", UDPServer, { stream: {} }, "and of a server of streams"],
+    ["datagrams of TCP", TCPServer, { maxPacketSize: 5 }, "it is an option of a server of datagrams"],
+    ["networks of a path", UnixStreamServer, { access: {} }, "its file's permissions"],
+    ["ports of a path", UnixStreamServer, { ipv6Only: true }, "a server that listens on a port"],
+    [
+      "half a name",
+      TCPConnector,
+      { timeout: 5 },
+      "did you mean stream.timeout or drainTimeout or connectTimeout?",
+    ],
+    ["TLS of a path", UnixStreamConnector, { secureTransport: "on" }, "has no option secureTransport"],
+  ])("%s", (_, Class, options, says) => {
+    expect(() => made(Class as never, options)).toThrow(says);
+  });
+
+  test("and where it is anything else, what there is", () => {
+    expect(() => checkOptions("here", { zzz: 1 }, { a: true, b: { c: true } })).toThrow(
+      /^here has no option zzz; it has a, b$/,
+    );
+    expect(() => checkOptions("here", { b: { zzz: 1 } }, { a: true, b: { c: true } })).toThrow(
+      /^here has no option b\.zzz; it has b\.c$/,
+    );
+    for (const other of [null, 5, "x", true, [], () => {}, 5n, Symbol("x")]) {
+      expect(() => checkOptions("here", other, {})).toThrow(/^here takes an object of options, not /);
+    }
+    // What every object has is no option, and a name that is a method of objects is none that is known.
+    checkOptions("here", Object.create({ zzz: 1 }), { a: true });
+    expect(() => checkOptions("here", { toString: 1 }, { a: true })).toThrow(/no option toString/);
+  });
+});
+
+test("a class of one's own has options of its own by a list that is longer", () => {
+  class Greeter extends emulator.ThreadingTCPServer {
+    static override readonly optionNames: OptionNames = {
+      ...emulator.ThreadingTCPServer.optionNames,
+      greeting: true,
+    };
+    readonly greeting: string;
+
+    constructor(
+      address: core.AddressLike,
+      handler: core.HandlerClass<core.StreamSocket>,
+      options: emulator.TCPServerOptions<unknown> & { readonly greeting: string },
+    ) {
+      super(address, handler, options);
+      this.greeting = options.greeting;
+    }
+  }
+  expect(new Greeter("127.0.0.1:0", Nothing, { greeting: "hello", maxRequests: 5 }).greeting).toBe("hello");
+  expect(() => new Greeter("127.0.0.1:0", Nothing, { greting: "hello" } as never)).toThrow(
+    "Greeter has no option greting; did you mean greeting?",
+  );
+});
+
+test("a list that is not the interface's does not compile", () => {
+  interface Two {
+    readonly one?: number;
+    readonly two?: string;
+  }
+  optionNamesOf<Two>()({ one: true, two: true });
+  // @ts-expect-error two is missing
+  optionNamesOf<Two>()({ one: true });
+  const more = { one: true, two: true, three: true } as const;
+  // @ts-expect-error three is none of them
+  optionNamesOf<Two>()({ ...more });
+});
