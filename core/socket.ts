@@ -795,9 +795,9 @@ export class StreamSocket extends BaseSocket implements AsyncDisposable {
     const wait = this.wfile.timeout !== 0 && !(flags & MSG_DONTWAIT);
     if (!(flags & (MSG_OOB | MSG_DONTROUTE))) return this.wfile.sendall(data, wait);
     const kernel = this.kernel("MSG_OOB and MSG_DONTROUTE");
+    let left = new Uint8Array(toBytes(data)); // a copy: what was written before leaves first
     await this.wfile.sendall("", wait);
     const { timeout } = this.wfile;
-    let left = toBytes(data);
     while (left.length > 0) {
       const sent = kernel.send(left, flags);
       left = left.subarray(await (timeout ? withDeadline(sent, timeout, "the peer took nothing") : sent));

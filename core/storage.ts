@@ -23,7 +23,7 @@ export class MemoryStorage implements BlobStorage {
   readonly #blobs = new Map<string, Uint8Array>();
 
   async put(name: string, bytes: Uint8Array): Promise<void> {
-    this.#blobs.set(checkBlobName(name), bytes.slice());
+    this.#blobs.set(checkBlobName(name), new Uint8Array(bytes));
   }
 
   async get(name: string): Promise<Uint8Array | null> {

@@ -193,6 +193,7 @@ export class StreamReader extends Alarm {
   #within: number | null = null; // ms that it may wait
   #deadline = 0; // when the read that waits has waited too long, by performance.now(): the wall clock can jump
   #turned = false; // a read that may not wait has been given its turn of the event loop
+  #late = false; // that turn is over, and shut() was called: for the read that waits this is the end
   #watchers: Watchers | null = null; // nearly always
 
   constructor(source: ReaderSource = NO_SOURCE, limits: StreamLimits = STREAM_LIMITS) {
@@ -238,9 +239,10 @@ export class StreamReader extends Alarm {
     return (this.#ended || this.#shut) && this.#size === 0;
   }
 
-  /** True where a read would not wait: there are bytes, the end, or an error to give. */
+  /** True where a read would not wait: there are bytes, the end, or an error to give, and no output holds reads back. */
   get readable(): boolean {
-    return this.#size > 0 || this.#ended || this.#shut || this.#failure !== null;
+    if (this.#failure !== null) return true;
+    return (this.#size > 0 || this.#ended || this.#shut) && !this.#source.blocked;
   }
 
   // ---- Bytes ----
@@ -463,6 +465,7 @@ export class StreamReader extends Alarm {
   retry(): void {
     this.#settle();
     if (this.#waiting !== null && !this.#source.blocked) this.#resume();
+    this.#watchers?.tell();
   }
 
   /** Takes out all that is buffered, for whoever reads this stream from now on. */
@@ -512,11 +515,15 @@ export class StreamReader extends Alarm {
     this.#waiting = null; // while it is tried: a source that resumes may push at once, and must not try it again
     try {
       const got = attempt.call(this, this.#argument as never);
-      if (got === undefined) this.#waiting = attempt;
-      else this.#resolve?.(got as never);
+      if (got === undefined) {
+        this.#waiting = attempt;
+        return;
+      }
+      this.#resolve?.(got as never);
     } catch (error) {
       this.#reject?.(error);
     }
+    this.#late = false;
   }
 
   /** One timer for many waits: a wait only moves the deadline, and the timer that fires early sets itself anew. */
@@ -545,9 +552,8 @@ export class StreamReader extends Alarm {
       return;
     }
     if (this.#shut) {
-      this.#ended = true; // for this one: what comes later is still given
+      this.#late = true; // for this one: what comes later is still given
       this.#settle();
-      this.#ended = false;
       return;
     }
     this.#waiting = null;
@@ -574,7 +580,7 @@ export class StreamReader extends Alarm {
 
   #tryPeekAll(size: number): Uint8Array | null | undefined {
     this.#mayGather(size);
-    if (this.#size >= size || (this.#ended && this.#size > 0)) return this.#copy(Math.min(size, this.#size));
+    if (this.#size >= size || (this.#over && this.#size > 0)) return this.#copy(Math.min(size, this.#size));
     return this.#nothing();
   }
 
@@ -591,14 +597,14 @@ export class StreamReader extends Alarm {
   #tryRead(size: number): Uint8Array | null | undefined {
     this.#mayGather(size < 0 ? this.#size : size);
     if (size >= 0 && this.#size >= size) return this.#bytes(size);
-    if (this.#ended) return this.#size > 0 ? this.#bytes(this.#size) : null;
+    if (this.#over) return this.#size > 0 ? this.#bytes(this.#size) : null;
     return this.#notYet();
   }
 
   #tryExactly(size: number): Uint8Array | undefined {
     this.#mayGather(size);
     if (this.#size >= size) return this.#bytes(size);
-    if (this.#ended) {
+    if (this.#over) {
       throw new SocketError("ERR_INCOMPLETE_READ", `the stream ended after ${this.#size} of ${size} bytes`);
     }
     return this.#notYet();
@@ -608,7 +614,7 @@ export class StreamReader extends Alarm {
     const found = this.#find(mark, this.#past(this.#searched));
     this.#mayGather(found < 0 ? this.#size : found + mark.length);
     if (found >= 0) return this.#bytes(found + mark.length);
-    if (this.#ended) {
+    if (this.#over) {
       const shown = JSON.stringify(decoder.decode(mark));
       throw new SocketError(
         "ERR_INCOMPLETE_READ",
@@ -627,7 +633,7 @@ export class StreamReader extends Alarm {
       this.#mayGather(Math.min(size, length)); // what it gathers, not what it may: else it would depend on the pieces
       if (size <= length) return this.#bytes(size);
     }
-    return newline >= 0 || (this.#ended && length > 0) ? this.#bytes(length) : this.#nothing();
+    return newline >= 0 || (this.#over && length > 0) ? this.#bytes(length) : this.#nothing();
   }
 
   #tryAnyLine(): string | null | undefined {
@@ -662,7 +668,7 @@ export class StreamReader extends Alarm {
     }
     const newline = this.#newline();
     this.#mayBeLine(newline);
-    if (newline < 0 && !(this.#ended && this.#size > 0)) return this.#nothing();
+    if (newline < 0 && !(this.#over && this.#size > 0)) return this.#nothing();
     if (newline < 0) return decoder.decode(this.#bytes(this.#size, false));
     const bytes = this.#bytes(newline + 1, false);
     return decoder.decode(bytes.subarray(0, newline - (bytes[newline - 1] === RETURN ? 1 : 0)));
@@ -670,9 +676,14 @@ export class StreamReader extends Alarm {
 
   // ---- The buffer ----
 
+  /** Nothing comes behind what is buffered. */
+  get #over(): boolean {
+    return this.#ended || this.#late;
+  }
+
   /** What a read says that found nothing: the end, the error, or "not yet". */
   #nothing(): null | undefined {
-    if (this.#ended && this.#size === 0) return null;
+    if (this.#over && this.#size === 0) return null;
     if (this.#failure !== null) throw errorOf(this.#failure);
     return undefined;
   }
@@ -895,6 +906,11 @@ export const pulled = <T>(pull: () => Promise<T | null>): AsyncIterableIterator<
 const busy = (): SocketError =>
   new SocketError("EBUSY", "another read is still waiting on this stream; await it before the next");
 
+/** A promise of room; who waits for an earlier one must hear of a failure, too. */
+interface Room extends PromiseWithResolvers<void> {
+  earlier: Room | null;
+}
+
 /** Where a writer's bytes go. */
 export interface WriterTarget {
   /**
@@ -936,7 +952,7 @@ export class StreamWriter {
   #gathered = 0; // bytes in both
   #deferred = false;
   #endOfTurn: (() => void) | undefined;
-  #room: PromiseWithResolvers<void> | null = null; // kept when the target has room again
+  #room: Room | null = null; // kept when the target has room again
   #promised: Promise<void> | undefined; // the target's own promise of it
   #waiting = 0; // bytes written since it had none
   #attending = 0; // calls that await room
@@ -1016,7 +1032,8 @@ export class StreamWriter {
 
   /**
    * Sends `data` at once, with what is gathered; resolves when there is room for more. CPython's `sendall`.
-   * Where it may not wait it takes all of `data`, or rejects with `EWOULDBLOCK` and takes none.
+   * Where it may not wait it takes all of `data`, or rejects with `EWOULDBLOCK` and takes none. Bytes may be changed
+   * when it has resolved, those of fewer than 16 KiB as soon as it was called.
    */
   sendall(data: Data, wait: boolean = this.timeout !== 0): Promise<void> {
     try {
@@ -1063,6 +1080,7 @@ export class StreamWriter {
     this.start();
     this.#failure ??= "EPIPE";
     this.#target.attended?.();
+    this.#watchers?.tell();
   }
 
   /** Nothing can be sent any more, for this reason; the first one given stands, unless `now`. */
@@ -1072,21 +1090,27 @@ export class StreamWriter {
     this.#bytes = EMPTY;
     this.#text = "";
     this.#from = this.#used = this.#gathered = 0;
-    this.#room?.reject(errorOf(error));
+    for (let room = this.#room; room !== null; room = room.earlier) room.reject(errorOf(error));
     this.#roomy();
   }
 
   #sendNow(data: Data): Promise<void> {
-    if (!this.writable) return this.#oneTurn().then(() => this.#sendNow(data));
-    this.#gather(data);
-    this.#push();
+    const waits = !this.writable;
+    // What is not sent or gathered before this resolves is copied, since its caller may change it then.
+    const copies = data instanceof Uint8Array && (waits || data.length >= GATHER_MARK);
+    const own = copies ? copyOf(data) : data;
+    const send = (): void => {
+      this.#gather(own);
+      this.#push();
+    };
+    if (waits) {
+      return oneTurn().then(() => {
+        if (!this.writable) throw new SocketError("EWOULDBLOCK");
+        send();
+      });
+    }
+    send();
     return DONE;
-  }
-
-  /** Gives the platform one turn of its event loop to make room; where it does not, `EWOULDBLOCK`. */
-  async #oneTurn(): Promise<void> {
-    await new Promise((resolve) => setTimeout(resolve, 0));
-    if (!this.writable) throw new SocketError("EWOULDBLOCK");
   }
 
   #mayWrite(): void {
@@ -1190,12 +1214,13 @@ export class StreamWriter {
   }
 
   #awaitRoom(promised: Promise<void>): void {
-    const room = Promise.withResolvers<void>();
+    const room: Room = { ...Promise.withResolvers<void>(), earlier: this.#room };
     room.promise.catch(() => {}); // who waits for it is told
     this.#room = room;
     this.#promised = promised;
     const again = (): void => {
       room.resolve();
+      room.earlier = null;
       if (this.#room === room) this.#roomy(); // else a later write found it full again
     };
     promised.then(again, again);
@@ -1210,7 +1235,12 @@ export class StreamWriter {
   }
 
   async #roomAgain(room: Promise<void>): Promise<void> {
-    if (this.timeout === 0) return this.#oneTurn();
+    if (this.timeout === 0) {
+      // Not whether it is writable after that: it also is when it failed, of which the promise of room tells.
+      const found = await Promise.race([room.then(() => true), oneTurn().then(() => false)]);
+      if (found) return;
+      throw new SocketError("EWOULDBLOCK");
+    }
     if (this.#attending++ === 0) this.#target.attended?.();
     try {
       await (this.timeout === null ? room : withDeadline(room, this.timeout, "the peer made no room"));
@@ -1220,6 +1250,9 @@ export class StreamWriter {
     }
   }
 }
+
+/** One turn of the platform's event loop, in which it may make room. */
+const oneTurn = (): Promise<void> => new Promise((resolve) => setTimeout(resolve, 0));
 
 /** Whether data are bytes, some, and so few that they are gathered. */
 const isPiece = (data: Data): data is Uint8Array =>

@@ -965,7 +965,7 @@ class PlainDatagramOptions implements PlainOptions {
     const [bytes, set] = DATAGRAM_OPTIONS[key] ?? [];
     if (set === undefined || value.length !== bytes) return false;
     if (bytes === 20 && integer(value.subarray(16)) !== 0) return false;
-    if (this.#socket === null) this.#early.push([key, value.slice()]);
+    if (this.#socket === null) this.#early.push([key, new Uint8Array(value)]);
     else if (BEFORE_BIND.includes(key)) return false;
     else this.#apply(key, value);
     if (bytes === 4)

@@ -638,7 +638,7 @@ class KernelDatagrams implements DatagramTransport {
       };
       if (this.#delayed === 0 && send()) return DONE;
       if (flags & MSG_DONTWAIT) throw new SocketError("EWOULDBLOCK");
-      later = bytes.slice(); // they are the caller's again
+      later = new Uint8Array(bytes); // they are the caller's again
       return this.#sendLater(send);
     } catch (error) {
       return Promise.reject(error);

@@ -850,6 +850,38 @@ describe("reads that output holds back", () => {
     expect((await read).length).toBe(400 * KiB);
   });
 
+  test("are not readable meanwhile, which select() goes by, and who watches is told when they are again", () => {
+    const source = new Source();
+    const reader = new StreamReader(source);
+    reader.push(utf8("x"));
+    const told = vi.fn<() => void>();
+    reader.onReadable(told);
+    source.blocked = true;
+    expect(reader.readable).toBe(false);
+    source.blocked = false;
+    reader.retry();
+    expect([reader.readable, told.mock.calls.length]).toEqual([true, 1]);
+    source.blocked = true;
+    reader.fail(new SocketError("ECONNRESET"));
+    expect(reader.readable).toBe(true);
+  });
+
+  test("after shut() they end when they are let go, not never", async () => {
+    vi.useFakeTimers();
+    const source = new Source();
+    const reader = new StreamReader(source);
+    source.blocked = true;
+    const first = reader.recv();
+    reader.shut();
+    await vi.advanceTimersByTimeAsync(10);
+    source.blocked = false;
+    reader.retry();
+    expect(await first).toBeNull();
+    reader.push(utf8("late"));
+    expect(text(await reader.recv())).toBe("late");
+    vi.useRealTimers();
+  });
+
   test("a failure frees them, before and while they wait", async () => {
     const source = new Source();
     const reader = new StreamReader(source);
@@ -1081,7 +1113,65 @@ describe("room", () => {
   });
 });
 
+describe("a writer that may not wait", () => {
+  test("takes a copy of what it sends later, and of what the target takes later", async () => {
+    const [wfile, target] = writing();
+    wfile.timeout = 0;
+    target.full();
+    wfile.write("a");
+    wfile.start();
+    const small = new Uint8Array([98]);
+    const sent = wfile.sendall(small);
+    small.fill(0);
+    target.drain();
+    await sent;
+    expect(target.text).toBe("ab");
+    const held: Uint8Array[] = [];
+    const later = new StreamWriter({
+      write: (data) => {
+        held.push(data as Uint8Array);
+        return new Promise(() => {});
+      },
+      defer() {},
+    });
+    later.timeout = 0;
+    const large = new Uint8Array(20 * KiB).fill(99);
+    await later.sendall(large);
+    large.fill(0);
+    expect(held[0]?.every((byte) => byte === 99)).toBe(true);
+  });
+
+  test("flush() tells of a failure in its turn", async () => {
+    const [wfile, target] = writing();
+    wfile.timeout = 0;
+    target.full();
+    wfile.write("a");
+    const flushed = codeOf(wfile.flush());
+    wfile.fail(new SocketError("ECONNRESET"));
+    expect(await flushed).toBe("ECONNRESET");
+  });
+});
+
 describe("a writer that failed", () => {
+  test("tells all who wait for room, whichever of the target's promises they wait for", async () => {
+    const wfile = new StreamWriter({ write: () => new Promise(() => {}), defer() {} });
+    const calls = [wfile.sendall("a"), wfile.sendall(new Uint8Array(20 * KiB)), wfile.flush()].map(codeOf);
+    wfile.fail(new SocketError("ECONNRESET"));
+    expect(await Promise.all(calls)).toEqual(["ECONNRESET", "ECONNRESET", "ECONNRESET"]);
+  });
+
+  test("is writable, which select() goes by: at its end, too", () => {
+    const [wfile, target] = writing();
+    const told = vi.fn<() => void>();
+    wfile.onWritable(told);
+    target.full();
+    wfile.write("a");
+    wfile.start();
+    expect(wfile.writable).toBe(false);
+    wfile.end();
+    expect([wfile.writable, told.mock.calls.length]).toEqual([true, 1]);
+  });
+
   const reset = new SocketError("ECONNRESET");
 
   test("refuses all, and drops what was gathered", async () => {

@@ -24,11 +24,15 @@ describe.each(Object.entries(storages))("%s", (_, storage) => {
     await storage.put("b.eml", bytes);
     await storage.put("a-1_x", new Uint8Array(0));
     bytes.fill(9);
+    const buffer = Buffer.from("abc"); // whose slice() copies nothing
+    await storage.put("a-2", buffer);
+    buffer.fill("x");
+    expect(await storage.get("a-2")).toEqual(new TextEncoder().encode("abc"));
     expect(await storage.get("b.eml")).toEqual(Uint8Array.of(1, 2, 3));
     await storage.put("b.eml", Uint8Array.of(4));
     expect(await storage.get("b.eml")).toEqual(Uint8Array.of(4));
     expect(await storage.get("a-1_x")).toEqual(new Uint8Array(0));
-    expect(await storage.list()).toEqual(["a-1_x", "b.eml"]);
+    expect(await storage.list()).toEqual(["a-1_x", "a-2", "b.eml"]);
   });
 
   test.each(["", ".", "..", ".hidden", "a/b", "../x", "a\\b", "a\0", "é", "x".repeat(129)])(

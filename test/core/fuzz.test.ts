@@ -1,0 +1,25 @@
+import fc from "fast-check";
+import { describe, expect, test } from "vitest";
+import { TARGETS } from "../fuzz/targets.ts";
+
+const LEAST = { operations: 100_000, inputs: 1000 };
+const BATCH = 200; // runs
+
+// What is found is shrunk and told with its seed: `npm run fuzz -- NAME --seed S` repeats it.
+describe("what is fuzzed holds", () => {
+  test.each(TARGETS.map((target) => [target.name, target] as const))(
+    "%s",
+    async (_, target) => {
+      let done = 0;
+      const seed = 20_261_129;
+      for (let i = 0; done < LEAST[target.unit]; i++) {
+        const property = target.property((operations) => {
+          done += operations;
+        });
+        await fc.assert(property, { numRuns: BATCH, seed: seed + i });
+      }
+      expect(done).toBeGreaterThanOrEqual(LEAST[target.unit]);
+    },
+    120_000,
+  );
+});

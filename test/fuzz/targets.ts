@@ -1,0 +1,7 @@
+/** All targets, in one table: `npm run fuzz` runs them for as long as one likes, the suite each for a moment. */
+
+import { reader } from "./reader.ts";
+import type { Target } from "./target.ts";
+import { writer } from "./writer.ts";
+
+export const TARGETS: readonly Target[] = [reader, writer];
