@@ -1,6 +1,7 @@
 /**
  * A mail sink: an SMTP server (RFC 5321) that takes mail from anyone to anyone and keeps it, with SIZE
- * (RFC 1870), 8BITMIME (RFC 6152) and PIPELINING (RFC 2920). It sends nothing on.
+ * (RFC 1870), 8BITMIME (RFC 6152), SMTPUTF8 (RFC 6531: addresses beyond ASCII) and PIPELINING (RFC 2920). It sends
+ * nothing on.
  *
  * A mail is kept byte by byte as it was sent, without the dots that SMTP adds. Only CRLF "." CRLF ends it: a
  * server that also takes a bare LF there lets a sender hide a second mail in the first ("SMTP smuggling").
@@ -11,7 +12,7 @@ import { type BlobStorage, SocketError, StreamRequestHandler } from "socklet";
 const HOST = "socklet.test"; // what the sink calls itself (RFC 2606: never a real name)
 const MAX_SIZE = 10 * 1024 * 1024; // bytes of one mail: 10 MiB, what most servers take
 const MAX_COMMAND = 512; // bytes of a command line with its CRLF (RFC 5321, 4.5.3.1.4)
-const MAX_PARAMETERS = 256; // bytes more for the parameters of MAIL: RFC 1870 adds 26, RFC 6152 17
+const MAX_PARAMETERS = 256; // bytes more for the parameters of MAIL: RFC 1870 adds 26, RFC 6152 17, RFC 6531 10
 const MAX_LINE = 65_536; // bytes of a mail's line: RFC 5321 says 1 000, and much software sends longer ones
 const MAX_RECIPIENTS = 100; // of one mail: as many as RFC 5321, 4.5.3.1.8, says must be taken
 const FIRST_ROOM = 16 * 1024; // bytes made ready for a mail; doubled as it comes
@@ -37,11 +38,20 @@ const PATH = String.raw`<(?:@[^<>:\s]*:)?((?:"(?:[^"\\]|\\.)*"|[^<>"\s])*)>`;
 const FROM = new RegExp(`^FROM: ?${PATH}((?: \\S+)*) *$`, "i");
 const TO = new RegExp(`^TO: ?${PATH}((?: \\S+)*) *$`, "i");
 
+/**
+ * What is no mail client: HTTP, which a page in a browser can send to any port, with commands in its body; and what
+ * begins with no letter, such as TLS. Postfix closes at the same (`smtpd_forbidden_commands`).
+ */
+const FORBIDDEN = /^(?:CONNECT|GET|POST|[^A-Z].*)$/s;
+
+const encoder = new TextEncoder();
+
 /** Takes mail on one connection, and keeps each as `<time>-<n>.eml` in the context's storage. */
 export class MailRequestHandler extends StreamRequestHandler<MailContext> {
   #greeted = false;
   #from: string | null = null; // null: no mail is begun; "" is the sender of a bounce
   #to: string[] = [];
+  #utf8 = false; // MAIL said that this mail's addresses may be more than ASCII
 
   override async handle(): Promise<void> {
     const { rfile, wfile } = this;
@@ -51,7 +61,7 @@ export class MailRequestHandler extends StreamRequestHandler<MailContext> {
       for await (const line of rfile.lines()) {
         const reply = await this.#reply(line);
         wfile.write(`${reply}\r\n`);
-        if (reply.startsWith("221 ")) return; // QUIT
+        if (reply.startsWith("221 ")) return; // QUIT, or what no mail client says
       }
     } catch (error) {
       const code = error instanceof SocketError ? error.code : undefined;
@@ -67,7 +77,12 @@ export class MailRequestHandler extends StreamRequestHandler<MailContext> {
     const space = line.indexOf(" ");
     const verb = (space < 0 ? line : line.slice(0, space)).toUpperCase();
     const argument = space < 0 ? "" : line.slice(space + 1).trim();
-    if (line.length + 2 > MAX_COMMAND + (verb === "MAIL" ? MAX_PARAMETERS : 0)) return "500 Line too long";
+    const size = encoder.encode(line).length + 2;
+    if (size > MAX_COMMAND + (verb === "MAIL" ? MAX_PARAMETERS : 0)) return "500 Line too long";
+    if (FORBIDDEN.test(verb)) {
+      this.emit({ refused: verb });
+      return `221 ${HOST} This is SMTP: closing`;
+    }
     switch (verb) {
       case "HELO":
       case "EHLO":
@@ -98,7 +113,9 @@ export class MailRequestHandler extends StreamRequestHandler<MailContext> {
     this.#greeted = true;
     this.#reset();
     if (verb === "HELO") return `250 ${HOST}`;
-    return [`250-${HOST}`, "250-PIPELINING", `250-SIZE ${MAX_SIZE}`, "250 8BITMIME"].join("\r\n");
+    return [`250-${HOST}`, "250-PIPELINING", `250-SIZE ${MAX_SIZE}`, "250-8BITMIME", "250 SMTPUTF8"].join(
+      "\r\n",
+    );
   }
 
   #mail(argument: string): string {
@@ -106,17 +123,23 @@ export class MailRequestHandler extends StreamRequestHandler<MailContext> {
     if (this.#from !== null) return "503 A mail is begun already; RSET drops it";
     const [, from, parameters] = FROM.exec(argument) ?? [];
     if (from === undefined) return "501 MAIL FROM:<address>";
+    let utf8 = false;
     for (const parameter of words(parameters)) {
       const [, size] = /^SIZE=(\d{1,20})$/i.exec(parameter) ?? [];
       if (size !== undefined) {
         if (Number(size) > MAX_SIZE) return `552 More than ${MAX_SIZE} bytes`;
+      } else if (/^SMTPUTF8$/i.test(parameter)) {
+        utf8 = true;
       } else if (!/^BODY=(7BIT|8BITMIME)$/i.test(parameter)) {
-        return /^(SIZE|BODY)(=|$)/i.test(parameter)
+        return /^(SIZE|BODY|SMTPUTF8)(=|$)/i.test(parameter)
           ? `501 Not understood: ${parameter}`
           : `555 Not known: ${parameter}`;
       }
     }
+    const wrong = wrongAddress(from, utf8);
+    if (wrong !== null) return wrong;
     this.#from = from;
+    this.#utf8 = utf8;
     return "250 OK";
   }
 
@@ -126,6 +149,8 @@ export class MailRequestHandler extends StreamRequestHandler<MailContext> {
     if (to === undefined || to === "") return "501 RCPT TO:<address>";
     const [unknown] = words(parameters);
     if (unknown !== undefined) return `555 Not known: ${unknown}`;
+    const wrong = wrongAddress(to, this.#utf8);
+    if (wrong !== null) return wrong;
     if (this.#to.length >= MAX_RECIPIENTS) return "452 Too many recipients";
     this.#to.push(to);
     return "250 OK";
@@ -177,6 +202,13 @@ export class MailRequestHandler extends StreamRequestHandler<MailContext> {
     this.#to = [];
   }
 }
+
+/** What is said of an address that cannot be taken, or `null`. */
+const wrongAddress = (address: string, utf8: boolean): string | null => {
+  if (address.includes("\uFFFD")) return "501 The address is not UTF-8"; // what lines() has put for other bytes
+  if (utf8 || /^[\0-\x7f]*$/.test(address)) return null;
+  return "553 The address is not ASCII, and MAIL did not say SMTPUTF8";
+};
 
 const words = (text: string | undefined): string[] => text?.split(" ").filter((word) => word !== "") ?? [];
 

@@ -12,7 +12,7 @@ export interface Delivery {
   /** The envelope's sender and its recipients; not the message's `From:` and `To:`. */
   readonly from: string;
   readonly to: readonly string[];
-  /** The message, headers and body, its lines ended by LF or CR LF. */
+  /** The message, headers and body, its lines ended by LF or CR LF. What is beyond ASCII is sent as UTF-8. */
   readonly message: string;
   /** Who we say that we are. Default `localhost`. */
   readonly name?: string;
@@ -44,15 +44,19 @@ export class SmtpClient extends StreamRequestHandler {
         "the server offers no STARTTLS; to deliver in plain text say plain: true",
       );
     }
-    // Only ASCII passes where the server has not said that it takes more (RFC 6152).
-    const ascii = /^[\0-\x7f]*$/.test(message);
-    if (!ascii && !/^8BITMIME$/im.test(extensions)) {
-      throw new SocketError(
-        "ERR_REFUSED",
-        "the server takes ASCII alone, and the message has more; encode it (RFC 2045)",
-      );
+    // Only ASCII passes where the server has not said that it takes more: in the text of a message (RFC 6152), and
+    // in its headers and the addresses (RFC 6531).
+    const [headers] = message.split(/\r?\n\r?\n/, 1);
+    let parameters = "";
+    if (!isAscii(message)) {
+      this.#demand("8BITMIME", extensions, "the message has more; encode it (RFC 2045)");
+      parameters += " BODY=8BITMIME";
     }
-    await this.#ask(`MAIL FROM:<${from}>${ascii ? "" : " BODY=8BITMIME"}`);
+    if (![from, ...to, headers].every(isAscii)) {
+      this.#demand("SMTPUTF8", extensions, "an address or a header has more; encode headers (RFC 2047)");
+      parameters += " SMTPUTF8";
+    }
+    await this.#ask(`MAIL FROM:<${from}>${parameters}`);
     for (const recipient of to) await this.#ask(`RCPT TO:<${recipient}>`);
     await this.#ask("DATA", "3");
     for (const line of message.replace(/\r?\n$/, "").split(/\r?\n/)) {
@@ -61,6 +65,15 @@ export class SmtpClient extends StreamRequestHandler {
     const reply = await this.#ask(".");
     await this.#ask("QUIT").catch(() => {}); // the mail is theirs: one that failed now would be sent twice
     return { secured, reply };
+  }
+
+  /** Fails where the server has not said that it has this extension. */
+  #demand(extension: string, extensions: string, otherwise: string): void {
+    if (extensions.split("\n").some((line) => line.toUpperCase() === extension)) return;
+    throw new SocketError(
+      "ERR_REFUSED",
+      `the server takes ASCII alone (it has no ${extension}), and ${otherwise}`,
+    );
   }
 
   /** Sends a command, and gives the text of its reply, which must begin with the digit `expected`. */
@@ -89,6 +102,8 @@ export class SmtpClient extends StreamRequestHandler {
     }
   }
 }
+
+const isAscii = (text: string): boolean => /^[\0-\x7f]*$/.test(text);
 
 const MAX_LINES = 100; // of one reply: servers have about 15 extensions
 

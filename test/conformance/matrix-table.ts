@@ -84,6 +84,7 @@ export const isDatagrams = (example: Example): example is DatagramExample => "Da
 const THANKS = "Thank you for connecting";
 const thanks = conversation().expect(THANKS).expectEnd();
 const QUERY = scripts.dnsQuery(77);
+const LARGE = scripts.dnsQuery(78, "many");
 
 /** Every handler that an example exports, by its name. */
 export const examples: Readonly<Record<string, Example>> = {
@@ -143,9 +144,9 @@ export const examples: Readonly<Record<string, Example>> = {
   },
   MailRequestHandler: {
     file: "mail.ts",
-    says: "a mail from greeting to goodbye",
+    says: "a mail between addresses beyond ASCII; and HTTP, at which it closes",
     Handler: MailRequestHandler,
-    script: scripts.mail,
+    script: scripts.mailUtf8,
     mask: /Kept as \S+/,
   },
   SmtpClient: {
@@ -157,21 +158,41 @@ export const examples: Readonly<Record<string, Example>> = {
   },
   RespServer: {
     file: "resp.ts",
-    says: "keys and values, pipelined",
+    says: "keys and values, pipelined; then RESP3",
     Handler: RespServer,
-    script: scripts.redis,
+    script: scripts.redis3,
+    mask: /:\d+(?=\r\n)/g, // the number of the connection
   },
   RespClient: {
     file: "resp.ts",
-    says: "asks for one key",
+    says: "asks for RESP3, and for a map",
     Handler: RespClient,
-    dials: { params: ["GET", "greeting"], result: "hello" },
-    script: scripts.redisServer,
+    dials: {
+      params: [
+        ["HELLO", "3"],
+        ["CONFIG", "GET", "save"],
+      ],
+      result: [
+        { map: [["proto", 3]] },
+        {
+          map: [
+            ["save", null],
+            ["x", [true, 1.5]],
+          ],
+        },
+      ],
+    },
+    script: scripts.redisServer3,
   },
-  DnsStream: { file: "dns.ts", says: "one query, over its length", Handler: DnsStream, script: scripts.dns },
+  DnsStream: {
+    file: "dns.ts",
+    says: "one query, over its length; and one with a large answer",
+    Handler: DnsStream,
+    script: scripts.dnsLarge,
+  },
   DnsDatagram: {
     file: "dns.ts",
-    says: "one query",
+    says: "one query; and one whose answer is cut short",
     Datagrams: DnsDatagram,
     script: conversation()
       .send(QUERY)
@@ -179,6 +200,11 @@ export const examples: Readonly<Record<string, Example>> = {
       .check(({ bytes }) => {
         const [id, last] = [bytes.slice(0, 2), bytes.slice(-4)];
         if (`${id}` !== "0,77" || `${last}` !== "192,0,2,80") throw new Error(`id ${id}, address ${last}`);
+      })
+      .send(LARGE)
+      .expectBytes(LARGE.length)
+      .check(({ bytes }) => {
+        if (((bytes[2] ?? 0) & 2) === 0) throw new Error("it does not say that it is cut short (TC)");
       }),
   },
   FingerServer: {

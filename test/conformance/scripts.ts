@@ -8,9 +8,9 @@ import { type Conversation, conversation } from "../../core/testing/index.ts"; /
 /** Two bytes, the high one first. */
 const pack16 = (value: number): number[] => [value >> 8, value & 255];
 
-/** A DNS query for the A records of `www.example.test`, as TCP carries it: behind its length. */
-export const dnsQuery = (id: number): Uint8Array => {
-  const labels = ["www", "example", "test"].flatMap((label) => [
+/** A DNS query for the A records of a name in `example.test`. */
+export const dnsQuery = (id: number, host = "www"): Uint8Array => {
+  const labels = [host, "example", "test"].flatMap((label) => [
     label.length,
     ...new TextEncoder().encode(label),
   ]);
@@ -37,6 +37,23 @@ export const mail: Conversation = conversation()
   .expectLine(/^221 /)
   .expectEnd();
 
+/** A mail between addresses that are not ASCII (RFC 6531), which is taken only where MAIL says so. */
+export const mailUtf8: Conversation = conversation()
+  .expectLine(/^220 /)
+  .send("EHLO client.test\r\n")
+  .expect(/(?:250-[^\r\n]*\r\n)*250 SMTPUTF8\r\n/)
+  .send("MAIL FROM:<josé@bücher.example>\r\nMAIL FROM:<josé@bücher.example> BODY=8BITMIME SMTPUTF8\r\n")
+  .expectLine(/^553 /)
+  .expectLine(/^250 /)
+  .send("RCPT TO:<用户@例子.example>\r\nDATA\r\n")
+  .expectLine(/^250 /)
+  .expectLine(/^354 /)
+  .send("Subject: größe\r\n\r\nπ\r\n.\r\n")
+  .expectLine(/^250 /)
+  .send("GET / HTTP/1.1\r\nHost: mail.test\r\n\r\n")
+  .expectLine(/^221 /)
+  .expectEnd();
+
 /** Keys of Redis, asked in both of its forms, and pipelined; replies that every Redis gives. */
 export const redis: Conversation = conversation()
   .send("PING\r\n")
@@ -53,16 +70,35 @@ export const redis: Conversation = conversation()
   .send("*2\r\n$3\r\nDEL\r\n$3\r\nkey\r\n*2\r\n$3\r\nGET\r\n$3\r\nkey\r\n")
   .expect(":1\r\n$-1\r\n");
 
-/** One query over TCP (RFC 7766): the reply begins with its length, and has the query's id and name. */
-export const dns: Conversation = conversation()
-  .send(new Uint8Array([...pack16(dnsQuery(0x1234).length), ...dnsQuery(0x1234)]))
-  .expectBytes(2)
-  .expectBytes(({ bytes }) => (bytes[0] ?? 0) * 256 + (bytes[1] ?? 0))
-  .check(({ bytes }) => {
-    const answers = (bytes[6] ?? 0) * 256 + (bytes[7] ?? 0);
-    const id = (bytes[0] ?? 0) * 256 + (bytes[1] ?? 0);
-    if (id !== 0x1234 || answers !== 1) throw new Error(`id ${id}, ${answers} answers`);
-  });
+/** The same, and then what a client of today begins with, in one breath: RESP3, and who it is. */
+export const redis3: Conversation = redis
+  .send(
+    "*2\r\n$5\r\nHELLO\r\n$1\r\n3\r\n*4\r\n$6\r\nCLIENT\r\n$7\r\nSETINFO\r\n$8\r\nLIB-NAME\r\n$1\r\nx\r\n",
+  )
+  .expect("%7\r\n$6\r\nserver\r\n$7\r\nsocklet\r\n$7\r\nversion\r\n$6\r\n7.0.15\r\n$5\r\nproto\r\n:3\r\n")
+  .expect(/\$2\r\nid\r\n:\d+\r\n/)
+  .expect("$4\r\nmode\r\n$10\r\nstandalone\r\n$4\r\nrole\r\n$6\r\nmaster\r\n$7\r\nmodules\r\n*0\r\n+OK\r\n")
+  .send('GET "none"\r\nCLIENT NOPE\r\n')
+  .expect("_\r\n-ERR unknown subcommand 'NOPE'. Try CLIENT HELP.\r\n");
+
+/** After `before`, one query over TCP (RFC 7766): the reply begins with its length, and has the query's id and so many answers. */
+const dnsOverTcp = (before: Conversation, query: Uint8Array, count: number): Conversation =>
+  before
+    .send(new Uint8Array([...pack16(query.length), ...query]))
+    .expectBytes(2)
+    .expectBytes(({ bytes }) => (bytes[0] ?? 0) * 256 + (bytes[1] ?? 0))
+    .check(({ bytes }) => {
+      const answers = (bytes[6] ?? 0) * 256 + (bytes[7] ?? 0);
+      if (bytes[0] !== query[0] || bytes[1] !== query[1] || answers !== count) {
+        throw new Error(`id ${bytes.slice(0, 2)}, ${answers} answers`);
+      }
+    });
+
+/** One query over TCP. */
+export const dns: Conversation = dnsOverTcp(conversation(), dnsQuery(0x1234), 1);
+
+/** The same, and then a name with more records than UDP carries. */
+export const dnsLarge: Conversation = dnsOverTcp(dns, dnsQuery(0x1235, "many"), 100);
 
 /** Echo, in two pieces of one character; the end is echoed, too. */
 export const echo: Conversation = conversation()
@@ -88,6 +124,12 @@ export const redisServer: Conversation = conversation()
   .expect("*2\r\n$3\r\nGET\r\n$8\r\ngreeting\r\n")
   .send("$5\r\n") // in two pieces
   .send("hello\r\n");
+
+/** The same, of RESP3, for `["HELLO", "3"]` and a command of which the answer is a map. */
+export const redisServer3: Conversation = conversation()
+  .expect("*2\r\n$5\r\nHELLO\r\n$1\r\n3\r\n*3\r\n$6\r\nCONFIG\r\n$3\r\nGET\r\n$4\r\nsave\r\n")
+  .send("%1\r\n$5\r\nproto\r\n:3\r\n")
+  .send("%2\r\n$4\r\nsave\r\n_\r\n$1\r\nx\r\n~2\r\n#t\r\n,1.5\r\n");
 
 /** A mail server without STARTTLS, for `SmtpClient`. It keeps what the client calls itself, and says it back. */
 export const mailServer: Conversation = conversation()

@@ -209,7 +209,7 @@ describe("mail", () => {
   test("says what it can", async () => {
     await using place = mailServer();
     expect(await talk(place.server, ["EHLO c\r\n"])).toBe(
-      "220 socklet.test ESMTP Socklet\r\n250-socklet.test\r\n250-PIPELINING\r\n250-SIZE 10485760\r\n250 8BITMIME\r\n",
+      "220 socklet.test ESMTP Socklet\r\n250-socklet.test\r\n250-PIPELINING\r\n250-SIZE 10485760\r\n250-8BITMIME\r\n250 SMTPUTF8\r\n",
     );
   });
 
@@ -241,7 +241,21 @@ describe("mail", () => {
     ["HELO c|MAIL FROM:<a@b> SIZE=x", "250 501"],
     ["HELO c|MAIL FROM:<a@b> SIZE", "250 501"],
     ["HELO c|MAIL FROM:<a@b> BODY=BINARYMIME", "250 501"],
-    ["HELO c|MAIL FROM:<a@b> SMTPUTF8", "250 555"],
+    ["EHLO c|MAIL FROM:<a@b> SMTPUTF8", "250 250"],
+    ["EHLO c|MAIL FROM:<a@b> SMTPUTF8=1", "250 501"],
+    ["EHLO c|MAIL FROM:<a@b> NOPE", "250 555"],
+    ["EHLO c|MAIL FROM:<\xc3\xa9@b>", "250 553"],
+    ["EHLO c|MAIL FROM:<\xc3\xa9@b> smtputf8 SIZE=3|RCPT TO:<c@\xc3\xa9>", "250 250 250"],
+    ["EHLO c|MAIL FROM:<a@b>|RCPT TO:<c@\xc3\xa9>|RCPT TO:<c@d>", "250 250 553 250"],
+    ["EHLO c|MAIL FROM:<a@b> SMTPUTF8|RSET|MAIL FROM:<a@b>|RCPT TO:<\xc3\xa9>", "250 250 250 250 553"],
+    ["EHLO c|MAIL FROM:<\xe9@b> SMTPUTF8", "250 501"],
+    ["EHLO c|MAIL FROM:<a@b> SMTPUTF8|RCPT TO:<\xff@d>", "250 250 501"],
+    ["GET / HTTP/1.1|NOOP", "221"],
+    ["POST / HTTP/1.1|NOOP", "221"],
+    ["CONNECT x:25 HTTP/1.1|NOOP", "221"],
+    ["NOOP|get|NOOP", "250 221"],
+    ["GETS|NOOP", "500 250"],
+    ["\x16\x03\x01|NOOP", "221"],
     ["HELO c|MAIL FROM:<a@b>|RCPT TO:<>", "250 250 501"],
     ["HELO c|MAIL FROM:<a@b>|RCPT TO:<postmaster>", "250 250 250"],
     ["HELO c|MAIL FROM:<a@b>|RCPT TO:<c@d> NOTIFY=NEVER", "250 250 555"],
@@ -249,7 +263,8 @@ describe("mail", () => {
     ["NOOP|NOOP x|VRFY a|VRFY|RSET|RSET x", "250 250 252 501 250 501"],
     ["QUIT x|QUIT ", "501 221"],
     ["QUIT|NOOP", "221"],
-    ["|EXPN x|\xff\xfe", "500 500 500"],
+    ["|EXPN x|NOOP \xff\xfe", "500 500 250"],
+    ["\xff\xfe|NOOP", "221"],
   ])("%j is answered with %j", async (lines, expected) => {
     await using place = mailServer();
     const script = lines.split("|").map((line) => `${line}\r\n`);
@@ -258,12 +273,32 @@ describe("mail", () => {
     expect(place.errors()).toEqual([]);
   });
 
+  test("keeps addresses beyond ASCII, and tells them", async () => {
+    await using place = mailServer();
+    const envelope = "MAIL FROM:<josé@bücher.example> SMTPUTF8\r\nRCPT TO:<用户@例子.example>\r\nDATA\r\n";
+    const mail = "Subject: größe\r\n\r\nπ\r\n";
+    await talk(place.server, [`EHLO c\r\n${envelope}${mail}.\r\nQUIT\r\n`]);
+    expect(await mails(place.storage)).toEqual([textOf(encoder.encode(mail))]);
+    expect(place.told()).toMatchObject([{ from: "josé@bücher.example", to: ["用户@例子.example"] }]);
+  });
+
+  test("tells who is no mail client, and closes", async () => {
+    await using place = mailServer();
+    const request = `POST / HTTP/1.1\r\nHost: x\r\n\r\n${ENVELOPE}x\r\n.\r\n`;
+    expect(codes(await talk(place.server, [request]))).toBe("220 221");
+    expect(place.told()).toEqual([{ refused: "POST" }]);
+    expect(await place.storage.list()).toEqual([]);
+  });
+
   test("takes 100 recipients, and lines as long as RFC 5321 says", async () => {
     await using place = mailServer();
     const many = `HELO c\r\nMAIL FROM:<a@b>\r\n${"RCPT TO:<c@d>\r\n".repeat(101)}`;
     expect(codes(await talk(place.server, [many]))).toBe(`220 250 250${" 250".repeat(100)} 452`);
     const long = (size: number) => `NOOP ${"x".repeat(size - "NOOP \r\n".length)}\r\n`;
     expect(codes(await talk(place.server, [long(512), long(513), long(512)]))).toBe("220 250 500 250");
+    // It counts bytes, and not characters.
+    const wide = (size: number) => `NOOP ${"é".repeat((size - "NOOP \r\n".length) / 2)}\r\n`;
+    expect(codes(await talk(place.server, [wide(511), wide(513), wide(511)]))).toBe("220 250 500 250");
   });
 
   test("is the same wherever its bytes are cut", async () => {
@@ -387,6 +422,19 @@ const respServer = () => serve(RespServer, { keys: new KeyStore() });
 const array = (...words: string[]): string =>
   `*${words.length}\r\n${words.map((word) => `$${word.length}\r\n${word}\r\n`).join("")}`;
 
+/** A bulk string, behind what was said before it. */
+const bulk = (text: string, before = ""): string => `${before}$${text.length}\r\n${text}\r\n`;
+/** What `HELLO` answers the first client, behind the length of the map. */
+const HELLO = (protocol: 2 | 3): string =>
+  [
+    ...["server", "socklet", "version", "7.0.15", "proto"].map((text) => bulk(text)),
+    `:${protocol}\r\n`,
+    ...[bulk("id"), ":1\r\n"],
+    ...["mode", "standalone", "role", "master", "modules"].map((text) => bulk(text)),
+    "*0\r\n",
+  ].join("");
+const NO_NAME = "cannot contain spaces, newlines or special characters.\r\n";
+
 describe("resp server", () => {
   test.each([
     ["PING\r\n", "+PONG\r\n"],
@@ -409,10 +457,61 @@ describe("resp server", () => {
     ["SET n 9223372036854775807\r\nINCR n\r\n", "+OK\r\n-ERR increment or decrement would overflow\r\n"],
     ["SET n 9223372036854775808\r\nINCR n\r\n", "+OK\r\n-ERR value is not an integer or out of range\r\n"],
     ["SELECT 0\r\nSELECT 1\r\n", "+OK\r\n-ERR DB index is out of range\r\n"],
-    ["CLIENT SETNAME x\r\nCLIENT SETINFO LIB-NAME y\r\nCOMMAND DOCS\r\n", "+OK\r\n+OK\r\n*0\r\n"],
+    ["CLIENT SETNAME x\r\nCLIENT SETINFO LIB-NAME y\r\nCOMMAND DOCS nope\r\n", "+OK\r\n+OK\r\n*0\r\n"],
+    ["CLIENT NOPE\r\n", "-ERR unknown subcommand 'NOPE'. Try CLIENT HELP.\r\n"],
+    [
+      "CLIENT MAINT_NOTIFICATIONS ON\r\n",
+      "-ERR unknown subcommand 'MAINT_NOTIFICATIONS'. Try CLIENT HELP.\r\n",
+    ],
+    ["CLIENT SETINFO LIB-NAME 'a b'\r\n", `-ERR LIB-NAME ${NO_NAME}`],
+    ["CLIENT SETINFO NOPE x\r\n", "-ERR Unrecognized option 'NOPE'\r\n"],
+    [
+      "CLIENT SETINFO lib-ver 1\r\nCLIENT INFO\r\n",
+      bulk("id=1 name= db=0 resp=2 lib-name= lib-ver=1\n", "+OK\r\n"),
+    ],
     ["CONFIG GET save\r\n", "*2\r\n$4\r\nsave\r\n$0\r\n\r\n"],
-    ["HELLO\r\n", "*4\r\n$6\r\nserver\r\n$7\r\nsocklet\r\n$5\r\nproto\r\n:2\r\n"],
-    ["HELLO 3\r\nPING\r\n", "-NOPROTO unsupported protocol version\r\n+PONG\r\n"],
+    ["CONFIG GET a*y .ave sa[v]e\r\n", "*2\r\n$10\r\nappendonly\r\n$2\r\nno\r\n"],
+    ["CONFIG SET save x\r\n", "-ERR unknown subcommand 'SET'. Try CONFIG HELP.\r\n"],
+    ["HELLO\r\n", `*14\r\n${HELLO(2)}`],
+    ["HELLO 2\r\nGET none\r\n", `*14\r\n${HELLO(2)}$-1\r\n`],
+    ["HELLO 3\r\nGET none\r\n", `%7\r\n${HELLO(3)}_\r\n`],
+    ["HELLO 3\r\nHELLO 2\r\nGET none\r\n", `%7\r\n${HELLO(3)}*14\r\n${HELLO(2)}$-1\r\n`],
+    ["HELLO 3\r\nHELLO 4\r\nGET none\r\n", `%7\r\n${HELLO(3)}-NOPROTO unsupported protocol version\r\n_\r\n`],
+    ["HELLO 3 SETNAME a\r\nCLIENT GETNAME\r\n", `%7\r\n${HELLO(3)}$1\r\na\r\n`],
+    ["HELLO 3 SETNAME 'a b'\r\nGET none\r\n", `-ERR Client names ${NO_NAME}$-1\r\n`],
+    [
+      "INFO nothing\r\nHELLO 3\r\nINFO persistence\r\n",
+      `$0\r\n\r\n%7\r\n${HELLO(3)}=30\r\ntxt:# Persistence\r\nloading:0\r\n\r\n`,
+    ],
+    [array("\xc3\xa9"), "-ERR unknown command '\xc3\xa9', with args beginning with: \r\n"],
+    ["*1\r\n$1\r\n\xc3\xa9\r\n", "-ERR Protocol error: invalid bulk length\r\n"],
+    [array("nope", "\xff\x00x"), "-ERR unknown command 'nope', with args beginning with: '\xff' \r\n"],
+    // Letters beyond ASCII whose capitals are within it: none of them is a command.
+    ["\xc4\xb1ncr n\r\n", "-ERR unknown command '\xc4\xb1ncr', with args beginning with: 'n' \r\n"],
+    [
+      array("\xc5\xbfet", "k", "v"),
+      "-ERR unknown command '\xc5\xbfet', with args beginning with: 'k' 'v' \r\n",
+    ],
+    ['PING "a\\x00\\xfF\\n\\q\\""\r\n', '$6\r\na\x00\xff\nq"\r\n'],
+    ["PING\t'it\\'s \\n'\t\r\n", "$7\r\nit's \\n\r\n"],
+    ["PING \xc3\xa9\r\n", "$2\r\n\xc3\xa9\r\n"],
+    ['PING "\r\n', "-ERR Protocol error: unbalanced quotes in request\r\n"],
+    ["PING ''x\r\n", "-ERR Protocol error: unbalanced quotes in request\r\n"],
+    ["PING '\\'\r\n", "-ERR Protocol error: unbalanced quotes in request\r\n"],
+    ["PING \xff\r\n", '-ERR Protocol error: invalid UTF-8 in an inline request; write "\\xff"\r\n'],
+    ["PING\r\nPOST / HTTP/1.1\r\nHost: x\r\n\r\nPING\r\n", "+PONG\r\n"],
+    ["GET / HTTP/1.1\r\nHost: x\r\n\r\nPING\r\n", "-ERR wrong number of arguments for 'get' command\r\n"],
+    [array("host:") + array("PING"), ""],
+    ["*01\r\n", "-ERR Protocol error: invalid multibulk length\r\n"],
+    ["*1\r\n$-0\r\n", "-ERR Protocol error: invalid bulk length\r\n"],
+    [
+      "INCRBY n 5\r\nINCRBY n -7\r\nINCRBY n x\r\nEXISTS n n m\r\n",
+      ":5\r\n:-2\r\n-ERR value is not an integer or out of range\r\n:2\r\n",
+    ],
+    [
+      "SET n -9223372036854775808\r\nINCRBY n -1\r\n",
+      "+OK\r\n-ERR increment or decrement would overflow\r\n",
+    ],
     ["QUIT\r\nPING\r\n", "+OK\r\n"],
     ["GET\r\n", "-ERR wrong number of arguments for 'get' command\r\n"],
     ["GET a b\r\n", "-ERR wrong number of arguments for 'get' command\r\n"],
@@ -544,6 +643,26 @@ describe("resp client", () => {
     ["+\r\n", ""],
     ["$0\r\n\r\n", ""],
     ["$3\r\n\xef\xbb\xbf\r\n", "\uFEFF"],
+    ["_\r\n", null],
+    ["#t\r\n", true],
+    ["*2\r\n#f\r\n,-1.5e3\r\n", [false, -1500]],
+    ["*3\r\n,inf\r\n,-inf\r\n,nan\r\n", [Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY, Number.NaN]],
+    ["(3492890328409238509324850943850943825024385\r\n", 3492890328409238509324850943850943825024385n],
+    ["(12\r\n", 12],
+    ["!9\r\nERR a\r\nbc\r\n", { error: "ERR a\r\nbc" }],
+    ["=6\r\ntxt:a\n\r\n", "a\n"],
+    ["~2\r\n:1\r\n$1\r\na\r\n", [1, "a"]],
+    [
+      "%2\r\n+a\r\n:1\r\n:2\r\n%0\r\n",
+      {
+        map: [
+          ["a", 1],
+          [2, { map: [] }],
+        ],
+      },
+    ],
+    ["|1\r\n+ttl\r\n:3600\r\n*2\r\n|0\r\n:1\r\n:2\r\n", [1, 2]],
+    [">2\r\n+message\r\n:1\r\n+OK\r\n", "OK"],
   ])("reads %j", async (script, expected) => {
     expect(await against(RespClient, script, ["X"])).toEqual(expected);
   });
@@ -557,6 +676,16 @@ describe("resp client", () => {
     ["*9999999\r\n", "ERR_REFUSED"],
     ["$99999999\r\n", "ERR_LIMIT"],
     ["*1\r\n".repeat(33), "ERR_REFUSED"],
+    ["%1\r\n".repeat(33), "ERR_REFUSED"],
+    ["|1\r\n".repeat(33), "ERR_REFUSED"],
+    ["%-1\r\n", "ERR_REFUSED"],
+    ["#x\r\n", "ERR_REFUSED"],
+    ["_x\r\n", "ERR_REFUSED"],
+    [",\r\n", "ERR_REFUSED"],
+    [",1x\r\n", "ERR_REFUSED"],
+    ["=3\r\ntxt\r\n", "ERR_REFUSED"],
+    ["*1\r\n>1\r\n:1\r\n", "ERR_REFUSED"],
+    ["|1\r\n+a\r\n+b\r\n", "ECONNRESET"],
   ])("of %j says %s", async (script, code) => {
     await expect(against(RespClient, script, ["X"])).rejects.toMatchObject({ code });
   });

@@ -1,6 +1,6 @@
 /** Runs peers: other people's programs, each bounded in time and ended by its own process. */
 
-import { spawn } from "node:child_process";
+import { spawn, spawnSync } from "node:child_process";
 import { createServer } from "node:net";
 import type { HandlerClass, SockletEvent, StreamSocket } from "socklet";
 import { TCPServer, ThreadingTCPServer } from "socklet/emulator";
@@ -15,6 +15,19 @@ export const describeWith = (names: readonly string[], title: string, body: () =
   if (missing.length === 0) describe(title, body);
   else test.skip(`${title}: SKIPPED, not on PATH: ${missing.join(", ")}`, () => {});
 };
+
+/** Tests that need a module of Python's, by a Python that has it: the first on `PATH`, or Debian's. */
+export const pythonWith =
+  (module: string, debian: string) =>
+  (title: string, body: (command: string) => void): void => {
+    const has = (command: string): boolean => spawnSync(command, ["-c", `import ${module}`]).status === 0;
+    const command = ["python3", "/usr/bin/python3"].find(has);
+    if (command !== undefined) return void describe(title, () => body(command));
+    if (process.env.CI) {
+      throw new Error(`no python3 has ${module}; in CI the tests need it (apt-get install ${debian})`);
+    }
+    test.skip(`${title}: SKIPPED, no python3 has ${module}`, () => {});
+  };
 
 /** What a program left when it ended. */
 export interface Ended {
@@ -42,9 +55,10 @@ export const python = async (
   args: readonly (string | number)[] = [],
   input: string | Uint8Array = "",
   timeout?: number,
+  command = "python3",
 ): Promise<string> => {
-  const { code, stdout, stderr } = await run("python3", ["-c", source, ...args], input, timeout);
-  if (code !== 0) throw new Error(`python3 ended with ${code}: ${stderr}`);
+  const { code, stdout, stderr } = await run(command, ["-c", source, ...args], input, timeout);
+  if (code !== 0) throw new Error(`${command} ended with ${code}: ${stderr}`);
   return stdout.toString();
 };
 
@@ -129,11 +143,11 @@ export const freePort = (): Promise<number> =>
   });
 
 /** Redis itself. It cannot choose its own port, so that somebody may take it first: then another is tried. */
-export const redis = async (): Promise<{ port: number; program: Program }> => {
+export const redis = async (...more: readonly string[]): Promise<{ port: number; program: Program }> => {
   for (let tries = 0; ; tries++) {
     const port = await freePort();
     const options = ["--save", "", "--appendonly", "no", "--bind", "127.0.0.1", "--dir", "/tmp"];
-    const program = start("redis-server", ["--port", port, ...options]);
+    const program = start("redis-server", ["--port", port, ...options, ...more]);
     const said = await program.line(/Ready to accept connections|Failed listening/);
     if (/Ready/.test(said)) return { port, program };
     await program[Symbol.asyncDispose]();

@@ -1,0 +1,15 @@
+/** Bytes as text of as many characters, and back: what names keys and commands, which are any bytes. */
+
+const decoder = new TextDecoder("latin1");
+const SHORT = 32; // bytes up to which fromCharCode is the faster of the two
+
+/** Any bytes as text, one character a byte: different bytes, different text. */
+export const latin1 = (bytes: Uint8Array): string =>
+  bytes.length <= SHORT ? Reflect.apply(String.fromCharCode, null, bytes) : decoder.decode(bytes);
+
+/** The bytes of such text. */
+export const fromLatin1 = (text: string): Uint8Array => {
+  const bytes = new Uint8Array(text.length);
+  for (let i = 0; i < text.length; i++) bytes[i] = text.charCodeAt(i);
+  return bytes;
+};
