@@ -1,0 +1,169 @@
+/** Where the races run: the emulator, and a Worker in real workerd, whose process can be killed. */
+
+import type { ChildProcess } from "node:child_process";
+import { subscribe, unsubscribe } from "node:diagnostics_channel";
+import { mkdtempSync, rmSync } from "node:fs";
+import net from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { build } from "esbuild";
+import { convertV4MiniflareOptions, Log, LogLevel, Miniflare } from "miniflare";
+import { defineApp } from "socklet";
+import { serveApp } from "socklet/emulator";
+import { Racer } from "../conformance/racer.ts";
+
+export const TOKEN = "abcdefghijklmnop0123";
+const root = fileURLToPath(new URL("../..", import.meta.url));
+
+/** What the races need of a place. */
+export interface Place extends AsyncDisposable {
+  readonly name: string;
+  /** Where the control routes are; `null` while the place is down. */
+  url(): string;
+  /** An inbound connection. */
+  dial(): Promise<net.Socket>;
+  /** How many inbound connections are served. */
+  inbound(): Promise<number>;
+  /** What can be done to a session's keeper, by name. */
+  readonly faults: Readonly<Record<string, (id: string) => Promise<void>>>;
+  /** From now on sessions are lost while they start, or are not. */
+  early?(on: boolean): Promise<void>;
+  /** Ends the process by SIGKILL; resolves when another serves, with the same storage. */
+  kill?(): Promise<void>;
+  /** What is kept of a session that is over: rows, whether the registry was told, and its alarm. */
+  kept?(id: string): Promise<{ records: number; events: number; told: number; alarm: number | null }>;
+  /** The registry's rows that are believed to run. */
+  believed?(): Promise<string[]>;
+  /** Lets go of a session's object, which fails where anything still refers to it. */
+  evict?(id: string): Promise<void>;
+}
+
+export const emulator = async (): Promise<Place> => {
+  const app = defineApp({
+    handlers: { racer: Racer },
+    listen: [{ handler: "racer", address: "tcp://127.0.0.1:0" }],
+    allow: ["127.0.0.0/8:*"],
+  });
+  const server = await serveApp(app, { control: { port: 0, tokens: TOKEN } });
+  const url = server.control?.url as string;
+  const port = Number(new URL(server.listeners[0]?.url as string).port);
+  return {
+    name: "the emulator",
+    url: () => url,
+    dial: async () => net.connect({ host: "127.0.0.1", port, allowHalfOpen: true }),
+    inbound: async () => {
+      const answer = await fetch(`${url}/v1/listeners`, { headers: { authorization: `Bearer ${TOKEN}` } });
+      const { listeners } = (await answer.json()) as { listeners: { running: number }[] };
+      return listeners.reduce((sum, { running }) => sum + running, 0);
+    },
+    faults: {},
+    [Symbol.asyncDispose]: async () => {
+      server.abort();
+      await server.close();
+    },
+  };
+};
+
+export const workerd = async (): Promise<Place> => {
+  const { outputFiles } = await build({
+    absWorkingDir: root,
+    entryPoints: ["test/worker/races-main.ts"],
+    alias: { socklet: "./core/index.ts", "socklet/worker": "./worker/index.ts" },
+    bundle: true,
+    format: "esm",
+    external: ["cloudflare:*"],
+    conditions: ["workerd", "worker", "browser"],
+    write: false,
+  });
+  const folder = mkdtempSync(join(tmpdir(), "socklet-races-"));
+  let process: ChildProcess | undefined; // the last that this Miniflare started
+  const started = (message: unknown): void => {
+    const child = (message as { process: ChildProcess }).process;
+    queueMicrotask(() => {
+      if (/workerd/.test(child.spawnfile)) process = child;
+    });
+  };
+  subscribe("child_process", started);
+  let restarted = Promise.withResolvers<void>();
+  const miniflare = new Miniflare({
+    ...convertV4MiniflareOptions({
+      name: "under-test",
+      modules: true,
+      script: outputFiles[0]?.text ?? "",
+      compatibilityDate: "2026-10-01",
+      compatibilityFlags: ["no_nodejs_compat", "no_nodejs_compat_v2"],
+      durableObjects: {
+        SOCKLET_SESSIONS: { className: "SockletSession", useSQLite: true },
+        SOCKLET_REGISTRY: { className: "SockletRegistry", useSQLite: true },
+        ROOM: { className: "Room", useSQLite: true },
+      },
+      bindings: { SOCKLET_TOKENS: TOKEN },
+      connectHandlers: [{ protocol: "tcp", port: 0 }],
+    }),
+    log: new Log(LogLevel.NONE),
+    handleStructuredLogs: () => {},
+    unsafeInspectDurableObjects: true,
+    unsafeHandleRuntimeRestart: () => restarted.resolve(),
+    resourcePersistencePath: folder,
+  } as never);
+  let { origin } = await miniflare.ready;
+  const ask = async (path: string): Promise<unknown> => {
+    const answer = await fetch(`${origin}/${path}`);
+    return answer.json();
+  };
+  const fault = (what: string) => async (id: string) => {
+    await ask(`fault/${what}/${id}`);
+  };
+  const sessionObject = (id: string) =>
+    miniflare.unsafeGetDurableObjectStorage("under-test", "SockletSession", { name: id });
+  return {
+    name: "workerd",
+    url: () => origin,
+    dial: () => miniflare.dispatchConnect() as Promise<net.Socket>,
+    inbound: async () => {
+      const { worker, room } = (await ask("inbound")) as { worker: number; room: number };
+      return worker + room;
+    },
+    faults: {
+      lose: fault("lose"),
+      ring: fault("ring"),
+      delay: fault("delay"),
+      loseRegistry: fault("loseRegistry"),
+      ringRegistry: fault("ringRegistry"),
+    },
+    early: (on) => fault("early")(on ? "on" : "off"),
+    kill: async () => {
+      restarted = Promise.withResolvers();
+      process?.kill("SIGKILL");
+      await restarted.promise;
+      ({ origin } = await miniflare.ready);
+    },
+    kept: async (id) => {
+      const storage = await sessionObject(id);
+      const [tables] = await storage.exec<{ n: number }>(
+        "SELECT COUNT(*) AS n FROM sqlite_master WHERE name IN ('session', 'events')",
+      );
+      if (tables?.n !== 2) return { records: 0, events: 0, told: 0, alarm: null };
+      const [session] = await storage.exec<{ records: number; told: number }>(
+        "SELECT COUNT(*) AS records, MAX(told) AS told FROM session",
+      );
+      const [events] = await storage.exec<{ events: number }>("SELECT COUNT(*) AS events FROM events");
+      const alarm = (await ask(`fault/alarm/${id}`)) as number | null;
+      return { records: session?.records ?? 0, told: session?.told ?? 0, events: events?.events ?? 0, alarm };
+    },
+    believed: async () => {
+      const storage = await miniflare.unsafeGetDurableObjectStorage("under-test", "SockletRegistry", {
+        name: "registry",
+      });
+      const rows = await storage.exec<{ id: string }>("SELECT id FROM sessions WHERE ended IS NULL");
+      return rows.map(({ id }) => id);
+    },
+    evict: (id) => miniflare.unsafeEvictDurableObject("under-test", "SockletSession", { name: id }),
+    [Symbol.asyncDispose]: async () => {
+      unsubscribe("child_process", started);
+      await miniflare.dispose();
+      rmSync(folder, { recursive: true, force: true });
+    },
+  };
+};

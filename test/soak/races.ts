@@ -1,0 +1,49 @@
+/**
+ * The races (test/races) for as long as one likes, round after round, each with a seed of its own:
+ *
+ *     npm run soak -- --races                   # ten minutes, both places
+ *     npm run soak -- --races --seconds 60 --seed 7 --place workerd
+ */
+
+import { parseArgs } from "node:util";
+import { emulator, type Place, workerd } from "../races/places.ts";
+import { race } from "../races/run.ts";
+
+const { values } = parseArgs({
+  options: {
+    races: { type: "boolean" },
+    seconds: { type: "string", default: "600" },
+    seed: { type: "string", default: String(Date.now() % 100_000) },
+    place: { type: "string", default: "both" },
+    faults: { type: "string" },
+    kills: { type: "string" },
+    early: { type: "string" },
+  },
+});
+const PLACES: Record<string, () => Promise<Place>> = { emulator, workerd };
+const until = performance.now() + Number(values.seconds) * 1_000;
+const totals: Record<string, Record<string, number>> = {};
+let breaches = 0;
+const names = values.place === "both" ? Object.keys(PLACES) : [values.place];
+const places = await Promise.all(names.map((name) => PLACES[name]!()));
+try {
+  for (let seed = Number(values.seed); performance.now() < until; seed++) {
+    for (const place of places) {
+      const faults = values.faults?.split(",") ?? Object.keys(place.faults);
+      const kills = place.kill === undefined ? 0 : Number(values.kills ?? seed % 3);
+      const early = values.early === undefined ? seed % 2 === 0 : values.early === "on";
+      const report = await race(place, { seed, clients: 16, steps: 40, faults, kills, early });
+      totals[place.name] ??= {};
+      const total = totals[place.name]!;
+      for (const [what, times] of Object.entries({ ...report.counts, sessions: report.sessions, rounds: 1 }))
+        total[what] = (total[what] ?? 0) + times;
+      breaches += report.breaches.length;
+      console.log(`${place.name}, seed ${seed}: ${report.sessions} sessions, ${report.connections} connections, ${report.breaches.length} breaches`);
+      for (const text of report.breaches.slice(0, 12)) console.log(`  ${text}`);
+    }
+  }
+} finally {
+  await Promise.all(places.map((place) => place[Symbol.asyncDispose]()));
+}
+console.log(JSON.stringify(totals, null, 2));
+if (breaches > 0) process.exitCode = 1;
