@@ -60,6 +60,7 @@ const CODES = {
   ERR_APP: [0, "the app is not a valid one"],
   ERR_HANDLER: [0, "the handler failed with an error of its own"],
   ERR_INTERNAL: [0, "something failed inside Socklet or its platform"],
+  ERR_PLATFORM: [0, "the platform lost what was asked, or could not reach it; ask again"],
   ERR_UNSUPPORTED: [0, "this platform cannot do that"],
 } as const satisfies Record<string, readonly [errno: number, meaning: string]>;
 

@@ -47,6 +47,28 @@ export const settled = <T>(given: Answer<T>): T => {
   throw new SocketError(code, message.replace(`${code}: `, ""), { address });
 };
 
+const ATTEMPTS = 3; // in all; the runtime repeats by itself what never reached an object (Cloudflare's "Automatic retries")
+const PAUSE = 50; // ms before the second attempt, at most; four times as many before the third
+
+/**
+ * Asks an object, and again where that fails: it was moved, its code was replaced, or it was lost while it
+ * answered. Only for what may be asked twice. Rejects with `ERR_PLATFORM`, where the object cannot be reached.
+ */
+export const again = async <T>(ask: () => Promise<T>, whom: string): Promise<T> => {
+  for (let attempt = 1; ; attempt++) {
+    try {
+      return await ask();
+    } catch (error) {
+      if (error instanceof SocketError) throw error; // ours, of this side: it was not asked at all
+      // One that has too much to do gets no more of it.
+      if (attempt === ATTEMPTS || (error as { overloaded?: unknown } | null)?.overloaded === true) {
+        throw new SocketError("ERR_PLATFORM", `${whom} cannot be reached; ask again`, { cause: error });
+      }
+      await new Promise((resolve) => setTimeout(resolve, Math.random() * PAUSE * 4 ** (attempt - 1)));
+    }
+  }
+};
+
 /** What a session's object can be asked; `null` where it keeps no session. */
 export interface SessionCalls {
   start(id: string, spec: SessionSpec): Promise<Answer<SessionInfo>>;
@@ -57,16 +79,16 @@ export interface SessionCalls {
   send(bytes: Uint8Array): Promise<Answer<SessionInfo | null>>;
   halfClose(): Promise<Answer<SessionInfo | null>>;
   end(): Promise<SessionInfo | null>;
-  /** Deletes all that it keeps, where the session is over. */
-  forget(): Promise<void>;
+  /** Deletes all that it keeps; false where the session is not over. */
+  forget(): Promise<boolean>;
 }
 
 /** What the registry can be asked. */
 export interface RegistryCalls {
-  /** A session begins. `ERR_LIMIT` where too many run. */
+  /** There is a session. `ERR_LIMIT` where this one runs and too many others do. Asked twice, it is there once. */
   add(info: SessionInfo): Promise<Answer<null>>;
-  /** A session is over. */
-  over(info: SessionInfo): Promise<void>;
+  /** A session is over; false where the registry does not know it. */
+  over(info: SessionInfo): Promise<boolean>;
   list(query: SessionQuery): Promise<SessionPage>;
 }
 

@@ -7,6 +7,7 @@ import type { ListenerLog } from "../core/control/listeners.ts";
 import {
   type ControlPlane,
   type Health,
+  isOver,
   type ListenerEvent,
   type ListenerInfo,
   newSessionId,
@@ -20,6 +21,7 @@ import {
 import { readEvents } from "../core/control/sse.ts";
 import { SocketError } from "../core/errors.ts";
 import {
+  again,
   missingBindings,
   registryOf,
   type SessionCalls,
@@ -102,9 +104,17 @@ export class WorkerPlane implements ControlPlane {
     return first && this.#follow(id, first, after, signal);
   }
 
-  // Not asked again where that fails: the bytes may have gone.
+  /** Not asked again where that fails, since the bytes may have gone: what became of the session is told. */
   async send(id: string, bytes: Uint8Array): Promise<SessionInfo | null> {
-    return settled(await sessionOf(this.#setup.env, id).send(bytes));
+    const given = await sessionOf(this.#setup.env, id)
+      .send(bytes)
+      .catch(() => undefined);
+    if (given !== undefined) return settled(given);
+    const info = await this.get(id);
+    if (info === null) return null;
+    const perhaps = "the bytes may have been sent, or not: its events say so";
+    if (isOver(info.state)) throw new SocketError("ENOTCONN", `the session is ${info.state}; ${perhaps}`);
+    throw new SocketError("ERR_PLATFORM", `the session ${id} did not answer; ${perhaps}`);
   }
 
   async halfClose(id: string): Promise<SessionInfo | null> {
@@ -119,7 +129,7 @@ export class WorkerPlane implements ControlPlane {
     return again(() => ask(sessionOf(this.#setup.env, id)), `the session ${id}`);
   }
 
-  /** Where the object is lost its stream breaks: the one made anew tells the rest, that it was cut. */
+  /** Where the object is lost its stream breaks, or ends too early: the one made anew tells the rest, that it was cut. */
   async *#follow(
     id: string,
     first: ReadableStream<Uint8Array>,
@@ -127,36 +137,24 @@ export class WorkerPlane implements ControlPlane {
     signal: AbortSignal,
   ): AsyncGenerator<SessionEvent, void, undefined> {
     let last = after;
+    let whole = false; // the session was over before the stream was asked for: then that has all, whatever it has
     let stream: ReadableStream<Uint8Array> | null = first;
     for (let breaks = 0; stream !== null && breaks < MAX_BREAKS; breaks++) {
+      let broke = false;
       try {
         for await (const event of readEvents(stream, signal)) {
           last = event.id;
           breaks = 0;
           yield event;
+          if (isOver(event.type)) return;
         }
-        return;
       } catch {
-        if (signal.aborted) return;
-        stream = await this.#ask(id, (session) => session.events(last));
+        broke = true;
       }
+      if (signal.aborted || (whole && !broke)) return;
+      const info = await this.get(id);
+      whole = info !== null && isOver(info.state);
+      stream = await this.#ask(id, (session) => session.events(last));
     }
   }
 }
-
-/**
- * Asks an object, and once more where that fails: it was moved, its code was replaced, or it was lost while it
- * answered. Only for what may be asked twice.
- */
-const again = async <T>(ask: () => Promise<T>, whom: string): Promise<T> => {
-  try {
-    return await ask();
-  } catch (error) {
-    if (error instanceof SocketError) throw error; // ours, of this side: it was not asked at all
-    try {
-      return await ask();
-    } catch (error) {
-      throw new SocketError("ERR_INTERNAL", `${whom} cannot be reached`, { cause: error });
-    }
-  }
-};

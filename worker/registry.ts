@@ -3,11 +3,18 @@
  * The one object that knows all sessions: it lists them, bounds how many run, and bounds the history.
  *
  * Its rows of sessions that are over are final. Those of sessions that run are what it believes: before it shows
- * one it asks that session's object, which is the truth, also after an eviction (it then says `cut`).
+ * one it asks that session's object, which is the truth, also after an eviction (it then says `cut`). An object has
+ * its record before it has a row here, so one without a record is no session, and has no row any more.
  */
 
 import { DurableObject } from "cloudflare:workers";
-import { isOver, type SessionInfo, type SessionPage, type SessionQuery } from "../core/control/plane.ts";
+import {
+  BOUNDS,
+  isOver,
+  type SessionInfo,
+  type SessionPage,
+  type SessionQuery,
+} from "../core/control/plane.ts";
 import { SocketError } from "../core/errors.ts";
 import { toJson } from "../core/json.ts";
 import { checkOptions, optionNamesOf } from "../core/options.ts";
@@ -32,7 +39,7 @@ export const SESSION_BOUNDS_NAMES = optionNamesOf<SessionBounds>("workerFor()'s 
 const MAX_AGE = 7 * 86_400_000; // ms
 const LISTED_RESULT = 4 * 1024; // characters of JSON: a page has up to 200 of them, and 32 MiB cross an object's border
 const ANSWER = 5_000; // ms that a session's object may take to say how it is; a list does not wait for one that hangs
-const BIRTH = 30_000; // ms between the registry's row and the object's record; past it there will be none
+const LONGEST = BOUNDS.maxDeadline + 60_000; // ms from a session's start to its end, and until that is told
 const BATCH = 100; // sessions forgotten in one alarm: each is a request, of which one alarm has 1 000
 const AGAIN = 60_000; // ms until what could not be forgotten is tried again
 
@@ -56,25 +63,31 @@ export class RegistryObject extends DurableObject<SockletBindings> implements Re
 
   add(info: SessionInfo): Promise<Answer<null>> {
     return answer(async () => {
-      const { maxRunning } = this.#bounds;
-      if (this.#running() >= maxRunning) await this.#refresh(this.#believedToRun()); // some may be gone
-      if (this.#running() >= maxRunning) {
-        throw new SocketError("ERR_LIMIT", `${maxRunning} sessions run already; end one, or wait for one`);
+      if (!isOver(info.state) && !this.#has(info.id)) {
+        const { maxRunning } = this.#bounds;
+        if (this.#running() >= maxRunning) await this.#refresh(this.#believedToRun()); // some may be gone
+        if (this.#running() >= maxRunning) {
+          throw new SocketError("ERR_LIMIT", `${maxRunning} sessions run already; end one, or wait for one`);
+        }
       }
       this.#sql.exec(
-        "INSERT INTO sessions VALUES (?, ?, ?, NULL, ?)",
+        "INSERT INTO sessions VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING", // it may be asked twice
         info.id,
         info.handler,
         info.state,
-        JSON.stringify(info),
+        endOf(info),
+        JSON.stringify(listed(info)),
       );
+      await this.#schedule();
       return null;
     });
   }
 
-  async over(info: SessionInfo): Promise<void> {
+  async over(info: SessionInfo): Promise<boolean> {
+    if (!this.#has(info.id)) return false;
     this.#update(info);
     await this.#schedule();
+    return true;
   }
 
   async list(query: SessionQuery): Promise<SessionPage> {
@@ -90,14 +103,15 @@ export class RegistryObject extends DurableObject<SockletBindings> implements Re
     return { sessions, next: found.length > query.limit ? (sessions.at(-1)?.id ?? null) : null };
   }
 
-  /** Lets go of what is too old or too much. */
+  /** Lets go of what is too old or too much, and asks after what should long be over. */
   override async alarm(): Promise<void> {
+    await this.#refresh(this.#overdue());
     const due = this.#due();
     const failed = await Promise.all(
       due.map(async (id) => {
         try {
-          await sessionOf(this.env, id).forget();
-          this.#sql.exec("DELETE FROM sessions WHERE id = ?", id);
+          if (!(await sessionOf(this.env, id).forget())) return true;
+          this.#remove(id);
           return false;
         } catch {
           return true; // its row stays, and so it is tried again
@@ -105,6 +119,14 @@ export class RegistryObject extends DurableObject<SockletBindings> implements Re
       }),
     );
     await this.#schedule(failed.includes(true) ? AGAIN : 0);
+  }
+
+  #has(id: string): boolean {
+    return this.#sql.exec("SELECT 1 FROM sessions WHERE id = ?", id).toArray().length > 0;
+  }
+
+  #remove(id: string): void {
+    this.#sql.exec("DELETE FROM sessions WHERE id = ?", id);
   }
 
   #running(): number {
@@ -149,8 +171,7 @@ export class RegistryObject extends DurableObject<SockletBindings> implements Re
           () => undefined,
         );
         if (info) this.#update(info);
-        else if (info === null && Date.parse(believed.startedAt) < Date.now() - BIRTH)
-          this.#update(lost(believed));
+        else if (info === null) this.#remove(believed.id); // its object came first, and has no record: it is no session
       }),
     );
     clearTimeout(timer);
@@ -162,7 +183,7 @@ export class RegistryObject extends DurableObject<SockletBindings> implements Re
     this.#sql.exec(
       "UPDATE sessions SET state = ?, ended = ?, info = ? WHERE id = ? AND ended IS NULL",
       info.state,
-      isOver(info.state) ? Date.parse(info.endedAt as string) : null,
+      endOf(info),
       JSON.stringify(listed(info)),
       info.id,
     );
@@ -184,15 +205,28 @@ export class RegistryObject extends DurableObject<SockletBindings> implements Re
       .map(({ id }) => id);
   }
 
-  /** The alarm, for the next that is to be forgotten; not before `delay` ms from now. */
+  /** Those that are believed to run for longer than any session may: each has told by then, or its object's alarm is lost. */
+  #overdue(): SessionInfo[] {
+    return this.#believedToRun().filter(({ startedAt }) => Date.parse(startedAt) + LONGEST < Date.now());
+  }
+
+  /** The alarm, for the next that is to be forgotten or asked after; what is due, not before `delay` ms from now. */
   async #schedule(delay = 0): Promise<void> {
     const { storage } = this.ctx;
-    const { ended } = this.#sql
-      .exec<{ ended: number | null }>("SELECT MIN(ended) AS ended FROM sessions")
+    const { ended, first } = this.#sql
+      .exec<{ ended: number | null; first: string | null }>(
+        `SELECT MIN(ended) AS ended,
+           (SELECT MIN(json_extract(info, '$.startedAt')) FROM sessions WHERE ended IS NULL) AS first FROM sessions`,
+      )
       .one();
-    if (ended === null) return;
+    if (ended === null && first === null) return;
     const now = Date.now();
-    const at = this.#due().length > 0 ? now + delay : ended + this.#bounds.maxAge + 1;
+    const times = [
+      ended === null ? Number.POSITIVE_INFINITY : ended + this.#bounds.maxAge + 1,
+      // Asked after, and still said to run or not to be reached: not again at once.
+      first === null ? Number.POSITIVE_INFINITY : Math.max(Date.parse(first) + LONGEST + 1, now + AGAIN),
+    ];
+    const at = this.#due().length > 0 ? now + delay : Math.min(...times);
     const set = await storage.getAlarm();
     if (set === null || at < set) await storage.setAlarm(Math.max(at, now));
   }
@@ -204,13 +238,5 @@ const listed = (info: SessionInfo): SessionInfo => {
   return size <= LISTED_RESULT ? info : { ...info, result: { omitted: size } };
 };
 
-/** A session whose object was lost before it had a record. */
-const lost = (info: SessionInfo): SessionInfo => {
-  const error = new SocketError("ECONNABORTED", "the process that was to run this session is gone");
-  return {
-    ...info,
-    state: "cut",
-    endedAt: new Date().toISOString(),
-    error: { code: error.code, message: error.message },
-  };
-};
+/** When it was over, in ms of the epoch; `null` where it is not. */
+const endOf = ({ endedAt }: SessionInfo): number | null => (endedAt === null ? null : Date.parse(endedAt));

@@ -2,9 +2,11 @@
 /**
  * A session in a Durable Object of its own: it dials, runs the handler, and keeps the record.
  *
- *     start ──▶ the registry has it ──▶ it runs: each event is kept with the record, in one transaction
- *                                         │    └─ the object is lost ──▶ made anew: the record is `cut`
- *                                         └──▶ over ──▶ the registry is told
+ *     start ──▶ record and alarm ──▶ the registry has it ──▶ it runs: each event is kept with the record, in one transaction
+ *                   │                    │                      │
+ *                   │                    └─ too many run: no record any more
+ *                   ├─ the object is lost, at any time ──▶ made anew: the record is `cut`
+ *                   └──▶ over ──▶ the registry is told
  *
  * The object is its record: who asks for a session asks here, and hears the truth. The registry has what is
  * needed to list them, and is told once, when the session is over. The alarm sees to it that this comes to pass
@@ -20,12 +22,21 @@ import {
   type SessionSpec,
   sessionTarget,
 } from "../core/control/plane.ts";
-import { dialled, Session, type SessionRecord, type SessionStore } from "../core/control/session.ts";
+import {
+  dialled,
+  Session,
+  type SessionHooks,
+  type SessionRecord,
+  type SessionStore,
+} from "../core/control/session.ts";
 import { eventStream } from "../core/control/sse.ts";
+import { SocketError } from "../core/errors.ts";
 import type { OnEvent } from "../core/events.ts";
 import {
   type Answer,
+  again,
   answer,
+  type RegistryCalls,
   registryOf,
   type SessionCalls,
   type SockletBindings,
@@ -68,20 +79,29 @@ export class SessionObject extends DurableObject<SockletBindings> implements Ses
 
   /** As `ControlPlane.start`. Asked twice, it starts once. */
   start(id: string, spec: SessionSpec): Promise<Answer<SessionInfo>> {
-    this.#starting ??= answer(async () => {
-      if (this.#session !== undefined) return this.#session.info(); // it had, before this object was made anew
-      const { app, allow, onEvent } = this.#setup;
-      const { env } = this;
-      // Checked here, too: where versions are rolled out, this one's rules may not be its caller's.
-      const target = sessionTarget(app, spec, allow);
-      const { handler, HandlerClass, endpoint, address, params, deadline, connectTimeout, secureTransport } =
-        target;
-      const context = await app.context({
-        name: "workerd",
-        bindings: env as Readonly<Record<string, unknown>>,
-        storage: boundStorage(env as Readonly<Record<string, unknown>>),
+    this.#starting ??= answer(() => this.#start(id, spec));
+    return this.#starting;
+  }
+
+  /**
+   * The record and its alarm come first, in one transaction, then the registry's row, then the dial. So whatever is
+   * lost in between, what the registry lists has a record; and what has a record comes to its end, and to the registry.
+   */
+  async #start(id: string, spec: SessionSpec): Promise<SessionInfo> {
+    if (this.#session !== undefined) return this.#session.info(); // it had, before this object was made anew
+    const { app, allow, onEvent } = this.#setup;
+    const { env } = this;
+    // Checked here, too: where versions are rolled out, this one's rules may not be its caller's.
+    const target = sessionTarget(app, spec, allow);
+    const { handler, HandlerClass, endpoint, address, params, deadline, connectTimeout, secureTransport } =
+      target;
+    const run = async (hooks: SessionHooks): Promise<unknown> => {
+      const bindings = env as Readonly<Record<string, unknown>>;
+      const made = async (): Promise<unknown> =>
+        app.context({ name: "workerd", bindings, storage: boundStorage(bindings) });
+      const context = await made().catch((error) => {
+        throw SocketError.from(error, "ERR_APP");
       });
-      settled(await registryOf(env).add(newRecord(id, handler, address)));
       const connector = new TCPConnector(endpoint, HandlerClass, {
         name: handler,
         context,
@@ -89,23 +109,40 @@ export class SessionObject extends DurableObject<SockletBindings> implements Ses
         ...(connectTimeout !== undefined && { connectTimeout }),
         ...(onEvent !== undefined && { onEvent }),
       });
-      this.#makeTables();
-      await this.ctx.storage.setAlarm(Date.now() + HEARTBEAT);
-      const session = Session.start({
-        id,
-        handler,
-        address,
-        deadline,
-        hint: platformRefusal(endpoint), // said before the dial, which may be one on a machine of yours and pass
-        params,
-        secrets: secretsOf(env),
-        store: this.#store,
-        run: dialled(connector, params),
-      });
-      this.#watch(session);
-      return session.info();
+      return dialled(connector, params)(hooks);
+    };
+    const admission = Promise.withResolvers<void>();
+    this.#makeTables();
+    const armed = this.ctx.storage.setAlarm(Date.now() + HEARTBEAT); // not awaited here: what follows is of its transaction
+    const session = Session.start({
+      id,
+      handler,
+      address,
+      deadline,
+      hint: platformRefusal(endpoint), // said before the dial, which may be one on a machine of yours and pass
+      params,
+      secrets: secretsOf(env),
+      store: this.#store,
+      run: async (hooks) => {
+        await admission.promise;
+        return run(hooks);
+      },
     });
-    return this.#starting;
+    this.#session = session;
+    try {
+      await armed;
+      settled(await again(() => registryOf(env).add(session.info()), "the registry of sessions"));
+      admission.resolve();
+    } catch (error) {
+      admission.reject(error); // nothing is dialled
+      await session.whenOver;
+      // Refused, it has not been. Where nobody can say whether it was, the record stays, and the registry hears of it.
+      if (error instanceof SocketError && error.code === "ERR_LIMIT") await this.#drop();
+      throw error;
+    } finally {
+      if (this.#session === session) this.#watch(session);
+    }
+    return session.info();
   }
 
   async info(): Promise<SessionInfo | null> {
@@ -134,11 +171,10 @@ export class SessionObject extends DurableObject<SockletBindings> implements Ses
     return (await this.#session?.end()) ?? null;
   }
 
-  async forget(): Promise<void> {
-    if (this.#session?.over === false) return;
-    this.#session = undefined;
-    await this.ctx.storage.deleteAlarm();
-    await this.ctx.storage.deleteAll();
+  async forget(): Promise<boolean> {
+    if (this.#session?.over === false) return false;
+    await this.#drop();
+    return true;
   }
 
   override async alarm(): Promise<void> {
@@ -154,12 +190,23 @@ export class SessionObject extends DurableObject<SockletBindings> implements Ses
     void session.whenOver.then(() => this.#tellRegistry(session)).catch(() => {});
   }
 
+  /** Until the registry has heard that the session is over. It may have forgotten it meanwhile, and so this object. */
   async #tellRegistry(session: Session): Promise<void> {
-    if (this.#isTold()) return;
-    await registryOf(this.env).over(session.info());
-    if (this.#session !== session) return; // forgotten by now
+    if (this.#session !== session || this.#isTold()) return;
+    const registry = <T>(ask: (calls: RegistryCalls) => Promise<T>): Promise<T> =>
+      again(() => ask(registryOf(this.env)), "the registry of sessions");
+    const known = await registry((calls) => calls.over(session.info()));
+    if (this.#session !== session) return;
+    if (!known) settled(await registry((calls) => calls.add(session.info()))); // this object was lost before it could
+    if (this.#session !== session) return;
     this.ctx.storage.sql.exec("UPDATE session SET told = 1");
     await this.ctx.storage.deleteAlarm();
+  }
+
+  async #drop(): Promise<void> {
+    this.#session = undefined;
+    await this.ctx.storage.deleteAlarm();
+    await this.ctx.storage.deleteAll();
   }
 
   // ---- What is kept ----
@@ -167,8 +214,8 @@ export class SessionObject extends DurableObject<SockletBindings> implements Ses
   // Not in the constructor: an object that is asked for an id which nobody has would be stored, too.
   #makeTables(): void {
     this.ctx.storage.sql.exec(
-      `CREATE TABLE session (only INTEGER PRIMARY KEY CHECK (only = 1), info TEXT NOT NULL, told INTEGER NOT NULL DEFAULT 0);
-       CREATE TABLE events (id INTEGER PRIMARY KEY, event TEXT NOT NULL)`,
+      `CREATE TABLE IF NOT EXISTS session (only INTEGER PRIMARY KEY CHECK (only = 1), info TEXT NOT NULL, told INTEGER NOT NULL DEFAULT 0);
+       CREATE TABLE IF NOT EXISTS events (id INTEGER PRIMARY KEY, event TEXT NOT NULL)`,
     );
   }
 
@@ -203,19 +250,3 @@ export class SessionObject extends DurableObject<SockletBindings> implements Ses
     }
   }
 }
-
-/** The record of a session that is about to begin. */
-const newRecord = (id: string, handler: string, address: string): SessionInfo => ({
-  id,
-  handler,
-  direction: "outbound",
-  address,
-  peer: null,
-  state: "connecting",
-  startedAt: new Date().toISOString(),
-  endedAt: null,
-  bytesRead: 0,
-  bytesWritten: 0,
-  result: null,
-  error: null,
-});

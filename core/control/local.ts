@@ -142,7 +142,7 @@ export class LocalPlane implements ControlPlane {
   }
 
   async wait(id: string, ms: number): Promise<SessionInfo | null> {
-    return (await this.#sessions.get(id)?.wait(ms)) ?? null;
+    return (await this.#find(id)?.wait(ms)) ?? null;
   }
 
   async list({ state, handler, limit, before }: SessionQuery): Promise<SessionPage> {
@@ -164,23 +164,23 @@ export class LocalPlane implements ControlPlane {
   }
 
   async get(id: string): Promise<SessionInfo | null> {
-    return this.#sessions.get(id)?.info() ?? null;
+    return this.#find(id)?.info() ?? null;
   }
 
   async events(id: string, after: number, signal: AbortSignal): Promise<AsyncIterable<SessionEvent> | null> {
-    return this.#sessions.get(id)?.events(after, signal) ?? null;
+    return this.#find(id)?.events(after, signal) ?? null;
   }
 
   async send(id: string, bytes: Uint8Array): Promise<SessionInfo | null> {
-    return (await this.#sessions.get(id)?.send(bytes)) ?? null;
+    return (await this.#find(id)?.send(bytes)) ?? null;
   }
 
   async halfClose(id: string): Promise<SessionInfo | null> {
-    return (await this.#sessions.get(id)?.halfClose()) ?? null;
+    return (await this.#find(id)?.halfClose()) ?? null;
   }
 
   async end(id: string): Promise<SessionInfo | null> {
-    return (await this.#sessions.get(id)?.end()) ?? null;
+    return (await this.#find(id)?.end()) ?? null;
   }
 
   /** Starts nothing more, and ends the dialled sessions that run; accepted ones are their server's to end. */
@@ -199,6 +199,12 @@ export class LocalPlane implements ControlPlane {
       this.#forget();
     });
     return session;
+  }
+
+  /** A session that is kept: what a list has forgotten nobody finds. */
+  #find(id: string): Session | undefined {
+    this.#forget();
+    return this.#sessions.get(id);
   }
 
   /** Lets go of those that have been over the longest, as far as they are too many or too old. */

@@ -110,12 +110,12 @@ const PROBLEMS: Partial<Record<ProblemStatus, string>> = {
   401: "No valid token",
   403: "The token lacks the scope, or the target is not allowed",
   404: "No such session",
-  409: "The session is not in a state for this",
+  409: "The session is not in a state for this, or its peer takes nothing",
   413: "The body is too large",
   415: "The body is of another media type",
   422: "A field is wrong; `errors` names it",
-  429: "Too many sessions run",
-  503: "No token is set, or no session can be started now",
+  429: "Too many sessions run, or too much waits for the session's peer",
+  503: "No token is set, no session can be started now, or the platform failed (`ERR_PLATFORM`: ask again)",
 };
 
 /** One operation: what it answers well, and the problems it can have beside those of tokens. */
@@ -292,7 +292,7 @@ export const openApi = {
         "Sends bytes by hand",
         "run",
         { 200: record("Its record") },
-        [400, 404, 409, 413, 415, 422],
+        [400, 404, 409, 413, 415, 422, 429],
         {
           ...ofSession,
           requestBody: {

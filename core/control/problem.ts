@@ -41,12 +41,14 @@ const STATUS: Partial<Record<SocketErrorCode, ProblemStatus>> = {
   ECONNABORTED: 409,
   ERR_HANDED_OVER: 409,
   ERR_LIMIT: 429,
-  // We cannot now.
+  // The session's peer takes nothing, for too long or while too much waits for it.
+  ETIMEDOUT: 409,
+  ENOBUFS: 429,
+  // We cannot now: this process is ending or has no descriptor left, nobody has set it up, or its platform failed.
   EBADF: 503,
   EMFILE: 503,
-  ENOBUFS: 503,
   ERR_APP: 503,
-  ETIMEDOUT: 504,
+  ERR_PLATFORM: 503,
 };
 
 /** One field of a request that is wrong. */
@@ -101,6 +103,7 @@ export const problemResponse = (thrown: unknown, requestId: string): Response =>
   const given = thrown instanceof HttpError ? thrown : undefined;
   const status = given?.status ?? (known && STATUS[known.code]) ?? 500;
   const title = TITLES[status];
+  const again: Record<string, string> = known?.code === "ERR_PLATFORM" ? { "retry-after": "1" } : {};
   const body: Problem = {
     type: `urn:socklet:problem:${title.toLowerCase().replaceAll(" ", "-")}`,
     title,
@@ -115,6 +118,7 @@ export const problemResponse = (thrown: unknown, requestId: string): Response =>
   return new Response(JSON.stringify(body), {
     status,
     headers: {
+      ...again,
       ...given?.headers,
       "content-type": "application/problem+json",
       "cache-control": "no-store",

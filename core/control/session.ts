@@ -126,9 +126,11 @@ export class Session {
   readonly #log: EventLog<SessionEvent>;
   readonly #store: SessionStore | undefined;
   readonly #over = Promise.withResolvers<void>();
+  readonly #waiting = new Set<() => void>(); // those who wait for its end
   readonly #controller = new AbortController();
   #redact: Redactor = asIs;
   #socket: StreamSocket | undefined;
+  #halfClosing: Promise<void> | undefined;
   #timer: ReturnType<typeof setTimeout> | undefined;
 
   private constructor(info: SessionInfo, log: EventLog<SessionEvent>, store: SessionStore | undefined) {
@@ -180,12 +182,16 @@ export class Session {
   /** The record when the session is over, or after `ms` as it is then. */
   async wait(ms: number): Promise<SessionInfo> {
     if (!this.over) {
-      let timer: ReturnType<typeof setTimeout> | undefined;
-      const late = new Promise<void>((resolve) => {
-        timer = setTimeout(resolve, ms);
+      // Not a race of promises: the one that stays pending would keep every call that was ever made.
+      await new Promise<void>((resolve) => {
+        const done = (): void => {
+          clearTimeout(timer);
+          this.#waiting.delete(done);
+          resolve();
+        };
+        const timer = setTimeout(done, ms);
+        this.#waiting.add(done);
       });
-      await Promise.race([this.#over.promise, late]);
-      clearTimeout(timer);
     }
     return this.info();
   }
@@ -212,8 +218,13 @@ export class Session {
   /** Ends our direction by hand. Rejects with `ENOTCONN` as `send()`, and as `shutdown`. */
   halfClose(): Promise<SessionInfo> {
     return this.#byHand(async (socket) => {
-      await socket.shutdown(SHUT_WR);
-      if (!this.over) this.#tell({ type: "halfClosed" });
+      // Told as it begins, as what is sent is, and once: whoever asks again waits for the same end.
+      if (this.#halfClosing === undefined && !socket.closed) {
+        this.#halfClosing = socket.shutdown(SHUT_WR);
+        this.#halfClosing.catch(() => {}); // those who wait for it are told
+        this.#tell({ type: "halfClosed" });
+      }
+      await (this.#halfClosing ?? socket.shutdown(SHUT_WR));
     });
   }
 
@@ -320,6 +331,7 @@ export class Session {
   #ended(): void {
     this.#log.end();
     this.#over.resolve();
+    for (const done of this.#waiting) done();
   }
 
   #errorInfo(thrown: unknown): ErrorInfo {

@@ -287,7 +287,9 @@ describe("every answer", () => {
   test.each([
     ["ENOTCONN", 409],
     ["ERR_UNSUPPORTED", 501],
-    ["ETIMEDOUT", 504],
+    ["ETIMEDOUT", 409],
+    ["ENOBUFS", 429],
+    ["ERR_PLATFORM", 503],
     ["EMFILE", 503],
     ["ECONNREFUSED", 500],
   ] as const)("maps what a plane throws: %s is %i", async (code, status) => {

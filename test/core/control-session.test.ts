@@ -131,7 +131,8 @@ describe("a session", () => {
     await peer.sendall("one\ntwo\n");
     await eventsUntil(await plane.events(id, 4, new AbortController().signal), "handler");
     expect(await plane.get(id)).toMatchObject({ state: "running", bytesRead: 8, bytesWritten: 8 });
-    await plane.halfClose(id);
+    await Promise.all([plane.halfClose(id), plane.halfClose(id)]);
+    await plane.halfClose(id); // asked for once more, it has been
     expect(await peer.recv()).toBeNull();
     expect(await codeOf(plane.send(id, Uint8Array.of(1)))).toBe("EPIPE");
     await peer.close();

@@ -38,7 +38,9 @@ try {
       for (const [what, times] of Object.entries({ ...report.counts, sessions: report.sessions, rounds: 1 }))
         total[what] = (total[what] ?? 0) + times;
       breaches += report.breaches.length;
-      console.log(`${place.name}, seed ${seed}: ${report.sessions} sessions, ${report.connections} connections, ${report.breaches.length} breaches`);
+      console.log(
+        `${place.name}, seed ${seed}: ${report.sessions} sessions, ${report.connections} connections, ${report.breaches.length} breaches`,
+      );
       for (const text of report.breaches.slice(0, 12)) console.log(`  ${text}`);
     }
   }

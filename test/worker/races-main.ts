@@ -3,7 +3,13 @@
 import { DurableObject } from "cloudflare:workers";
 import { defineApp } from "socklet";
 import type { SessionInfo } from "socklet/control";
-import { type RegistryObject, type SessionObject, type SockletBindings, WorkerServer, workerFor } from "socklet/worker";
+import {
+  type RegistryObject,
+  type SessionObject,
+  type SockletBindings,
+  WorkerServer,
+  workerFor,
+} from "socklet/worker";
 import { Racer } from "../conformance/racer.ts";
 
 interface Bindings extends SockletBindings {
@@ -77,7 +83,7 @@ export class SockletRegistry extends worker.Registry {
 /** Connections that meet in an object. */
 export class Room extends DurableObject {
   readonly #server = new WorkerServer(Racer);
-  connect(socket: Socket): Promise<void> {
+  override connect(socket: Socket): Promise<void> {
     return this.#server.connect(socket);
   }
   info() {
@@ -98,7 +104,9 @@ export default {
       return Response.json({ worker: server.info().running, room: room.running });
     }
     if (first !== "fault") return worker.fetch(request, bindings, ctx);
-    const registry = (bindings.SOCKLET_REGISTRY as DurableObjectNamespace<SockletRegistry>).getByName("registry");
+    const registry = (bindings.SOCKLET_REGISTRY as DurableObjectNamespace<SockletRegistry>).getByName(
+      "registry",
+    );
     const session = bindings.SOCKLET_SESSIONS.getByName(id);
     const done = await {
       lose: () => session.lose(),

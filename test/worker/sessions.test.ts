@@ -295,30 +295,64 @@ describe("an object that is lost", () => {
     expect(await runDurableObjectAlarm(sessionObject(id))).toBe(false); // it has no more to say
   });
 
-  test("that never began is cut in the list, once it is too late for it", async () => {
+  test("in its beginning is cut, and the registry hears of it, whichever of the two was lost", async () => {
     const { id } = await start();
-    await plane().end(id);
-    await plane().list({ limit: 1 });
-    const orphan = {
-      ...(await plane().get(id)),
-      id: newSessionId(),
-      state: "connecting",
-      endedAt: null,
-    } as SessionInfo;
-    const old = { ...orphan, id: newSessionId(), startedAt: new Date(Date.now() - 60_000).toISOString() };
-    await runInDurableObject(registryObject(), async (registry) => {
-      await registry.add(orphan);
-      await registry.add(old);
-    });
-    const { sessions } = await plane().list({ limit: 2 });
-    expect(sessions).toMatchObject([
-      { id: old.id, state: "cut", error: { code: "ECONNABORTED" } },
-      { id: orphan.id, state: "connecting" },
+    await opened(id);
+    await lose(id);
+    const forgotten = () =>
+      runInDurableObject(registryObject(), (_, { storage }) => {
+        storage.sql.exec("DELETE FROM sessions WHERE id = ?", id);
+      });
+    await forgotten(); // as where the object was lost before it was known there
+    expect(await believed(id)).toBeUndefined();
+    await runDurableObjectAlarm(sessionObject(id));
+    expect(await believed(id)).toBe("cut");
+    expect((await plane().list({ limit: 1 })).sessions).toMatchObject([
+      { id, state: "cut", error: { code: "ECONNABORTED" } },
     ]);
-    await runInDurableObject(registryObject(), (_, { storage }) => {
-      storage.sql.exec("DELETE FROM sessions WHERE id IN (?, ?)", old.id, orphan.id);
-    });
   });
+
+  test("and started again, as where the answer was lost, is the same session", async () => {
+    const { id } = await start();
+    await opened(id);
+    await lose(id);
+    const again = await runInDurableObject(sessionObject(id), (object) =>
+      object.start(id, { handler: "lines", address: echo }),
+    );
+    expect(again).toMatchObject({ value: { id, state: "cut", error: { code: "ECONNABORTED" } } });
+    const info = (await plane().get(id)) as SessionInfo;
+    await runInDurableObject(registryObject(), async (registry) => {
+      expect(await registry.add(info)).toEqual({ value: null });
+      expect(await registry.add({ ...info, state: "running", endedAt: null })).toEqual({ value: null });
+    });
+    expect(await plane().get(id)).toEqual(info);
+    expect((await plane().list({ limit: 1 })).sessions).toEqual([info]);
+  });
+
+  test("is asked after by the registry, where it should long be over and has told nothing", async () => {
+    const { id, startedAt } = await start();
+    await opened(id);
+    await lose(id);
+    await runInDurableObject(registryObject(), (_, { storage }) => {
+      const dayBefore = new Date(Date.parse(startedAt) - 2 * 86_400_000).toISOString();
+      storage.sql.exec(
+        "UPDATE sessions SET info = json_replace(info, '$.startedAt', ?) WHERE id = ?",
+        dayBefore,
+        id,
+      );
+    });
+    expect(await runDurableObjectAlarm(registryObject())).toBe(true);
+    expect(await believed(id)).toBe("cut");
+  });
+});
+
+test("what the registry lists and has no record is no session, and is listed no more", async () => {
+  const { id } = await start();
+  const over = (await plane().end(id)) as SessionInfo;
+  await runInDurableObject(registryObject(), async (registry) => {
+    await registry.add({ ...over, id: newSessionId(), state: "connecting", endedAt: null });
+  });
+  expect((await plane().list({ limit: 1 })).sessions).toEqual([over]);
 });
 
 describe("an object that rests", () => {
