@@ -55,7 +55,8 @@ const ENTRIES: readonly Entry[] = [
   ["loop", "CNAME", "loop"],
   ["a.deep", "A", "192.0.2.9"], // so "deep" is there, too, and has nothing
   ["text", "TXT", "long ".repeat(60)],
-  // More than fits into 512 bytes of UDP, and more than into 1 232.
+  // More than fits into 512 bytes of UDP, and more than into 1 232: `dig many.example.test` is told that its answer is
+  // cut short (TC), and asks again over TCP, at the same port.
   ...Array.from({ length: 100 }, (_, i): Entry => ["many", "A", `203.0.113.${i + 1}`]),
 ];
 

@@ -1,5 +1,6 @@
+import DNS from "dns2";
 import { ThreadingTCPServer, ThreadingUDPServer } from "socklet/emulator";
-import { expect, test } from "vitest";
+import { describe, expect, test } from "vitest";
 import { DnsDatagram, DnsStream } from "../../examples/dns.ts";
 import { describeWith, run } from "./program.ts";
 
@@ -131,5 +132,61 @@ describeWith(["dnsperf"], "dnsperf", () => {
     const served = (way === "udp" ? place.udp : place.tcp).info();
     expect(place.errors).toEqual([]);
     expect(served).toMatchObject(way === "udp" ? { served: count, failed: 0 } : { served: 4, failed: 0 });
+  });
+});
+
+describe("npm dns2", () => {
+  /** Its clients, each with what of the zone one question gives. */
+  const clients = (port: number) => ({
+    udp: DNS.UDPClient({ dns: "127.0.0.1", port, timeout: 5_000 }),
+    tcp: DNS.TCPClient({ dns: "127.0.0.1", port }),
+    "udp alone": DNS.UDPClient({ dns: "127.0.0.1", port, timeout: 5_000, retryOverTCP: false }),
+  });
+
+  test.each(["udp", "tcp"] as const)("is answered over %s", async (way) => {
+    await using place = await nameServer();
+    const ask = clients(place.port)[way];
+    const found = async (name: string, type?: string) => {
+      const { answers, authorities, header, errors } = await ask(name, type);
+      expect(errors).toEqual([]);
+      return { answers, authorities, code: header.rcode, authoritative: header.aa };
+    };
+    const here = { code: 0, authoritative: 1 };
+    expect(await found("web.example.test")).toMatchObject({
+      ...here,
+      answers: [{ domain: "www.example.test" }, { address: "192.0.2.80", ttl: 3600 }],
+    });
+    expect(await found("www.example.test", "AAAA")).toMatchObject({
+      ...here,
+      answers: [{ address: "2001:db8::80" }],
+    });
+    expect(await found("example.test", "MX")).toMatchObject({
+      answers: [
+        { exchange: "mail.example.test", priority: 10 },
+        { exchange: "mail.example.net", priority: 20 },
+      ],
+    });
+    expect(await found("text.example.test", "TXT")).toMatchObject({
+      answers: [{ data: ["long ".repeat(51), "long ".repeat(9)] }],
+    });
+    expect(await found("none.example.test")).toMatchObject({
+      ...{ code: 3, answers: [] },
+      authorities: [{ primary: "ns1.example.test", minimum: 300 }],
+    });
+    expect(await found("example.com")).toMatchObject({ code: 5, authoritative: 0, answers: [] });
+    expect(place.errors).toEqual([]);
+  });
+
+  test("is told that an answer is cut short, and asks again over TCP", async () => {
+    await using place = await nameServer();
+    const { udp, "udp alone": alone } = clients(place.port);
+    const cut = await alone("many.example.test");
+    expect([cut.header.tc, cut.answers.length]).toEqual([1, 0]);
+    expect(place.tcp.info().served).toBe(0);
+    const whole = await udp("many.example.test");
+    expect([whole.header.tc, whole.answers.length]).toEqual([0, 100]);
+    await place.tcp.serverClose();
+    expect(place.tcp.info().served).toBe(1);
+    expect(place.errors).toEqual([]);
   });
 });

@@ -388,3 +388,11 @@ describe("messages", () => {
     );
   });
 });
+
+test("npm dns2, as the server that is asked", async () => {
+  const byDns2: NameOptions = { endpoint: `${inject("dns2Origin")}/dns-query` };
+  const found = await getaddrinfo("www.example.test", 80, { type: SOCK_STREAM, ...byDns2 });
+  expect(found.map(({ address }) => address.hostname).sort()).toEqual(["192.0.2.80", "2001:db8::80"]);
+  expect(await failure(gethostbyname("none.example.test", byDns2))).toContain("none.example.test");
+  expect(await failure(gethostbyname("away.example.test", byDns2))).toContain("away.example.test");
+});

@@ -1,8 +1,10 @@
 /** What the tests inside workerd dial: servers in Node, started once. */
 
+import { once } from "node:events";
 import http from "node:http";
 import type { AddressInfo } from "node:net";
 import { buffer } from "node:stream/consumers";
+import DNS from "dns2";
 import type { Address, HandlerClass, InternetAddress, StreamSocket } from "socklet";
 import { ThreadingTCPServer } from "socklet/emulator";
 import { scriptHandler } from "socklet/testing";
@@ -123,6 +125,24 @@ const doh = http.createServer(async (request, response) => {
   }
 });
 
+/** The same names as a server that nobody here wrote answers them: npm `dns2`. */
+const answerByDns2: DNS.DnsHandler = (request, send) => {
+  const response = DNS.Packet.createResponseFromRequest(request);
+  const [question] = request.questions;
+  const { A, AAAA, CNAME } = DNS.Packet.TYPE;
+  const add = (type: number, data: object): void => {
+    response.answers.push(
+      DNS.Packet.createResourceFromQuestion({ ...question, type } as never, { ttl: 60, ...data }),
+    );
+  };
+  if (question?.name === "www.example.test" && question.type === A) add(A, { address: "192.0.2.80" });
+  else if (question?.name === "www.example.test" && question.type === AAAA)
+    add(AAAA, { address: "2001:db8::80" });
+  else if (question?.name === "away.example.test") add(CNAME, { domain: "www.example.net" });
+  else response.header.rcode = DNS.Packet.RCODE.NXDOMAIN;
+  send(response);
+};
+
 export default async (project: TestProject): Promise<() => Promise<void>> => {
   const servers: { serverClose(): Promise<void> }[] = [];
   const serve = async <Context = Board>(
@@ -158,10 +178,15 @@ export default async (project: TestProject): Promise<() => Promise<void>> => {
   project.provide("examplePorts", examplePorts);
   await new Promise<void>((resolve) => doh.listen(0, "127.0.0.1", resolve));
   project.provide("dohOrigin", `http://127.0.0.1:${(doh.address() as AddressInfo).port}`);
+  const dns2 = DNS.createDOHServer({ ssl: false }).on("request", answerByDns2);
+  dns2.listen(0, "127.0.0.1");
+  await once(dns2, "listening");
+  project.provide("dns2Origin", `http://127.0.0.1:${(dns2.address() as AddressInfo).port}`);
   const unmute = muteProvoked();
   return async () => {
     doh.close();
     doh.closeAllConnections();
+    dns2.close();
     for (const server of servers) await server.serverClose();
     unmute();
   };

@@ -14,5 +14,7 @@ declare module "vitest" {
     examplePorts: Readonly<Record<string, { readonly plain: number; readonly tls: number }>>;
     /** Of a server of DNS over HTTPS in Node, without its path: `/dns-query`, and others that fail. */
     dohOrigin: string;
+    /** Of npm `dns2` in Node, as a server of the same, at `/dns-query`. */
+    dns2Origin: string;
   }
 }
