@@ -7,7 +7,7 @@ import { type Address, type AddressLike, type Endpoint, formatAddress, parseAddr
 import { AF_UNIX, POLLERR, POLLHUP, POLLIN, POLLOUT, SO_ERROR, SOL_SOCKET } from "./constants.ts";
 import { errnoOf, SocketError, type SocketErrorCode } from "./errors.ts";
 import { checkKind, type HandlerClass } from "./handler.ts";
-import { checkOptions, checkTime, checkWord, type OptionNames, optionNamesOf } from "./options.ts";
+import { checkOptions, checkTime, checkWord, type OptionNames, optionNamesOf, wholeMs } from "./options.ts";
 import { BaseConnector, ENDPOINT_NAMES, type EndpointOptions } from "./server.ts";
 import {
   STREAM_NAMES,
@@ -90,7 +90,7 @@ export const openWithin = async <T>(
     connectTimeout === null
       ? undefined
       : setTimeout(() => {
-          const message = `${said} did not answer within ${connectTimeout} ms`;
+          const message = `${said} did not answer within ${wholeMs(connectTimeout)}`;
           early.reject(new SocketError("ETIMEDOUT", message, { address: said }));
         }, connectTimeout);
   signal?.addEventListener("abort", aborted, { once: true });

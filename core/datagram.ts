@@ -29,7 +29,7 @@ import {
   SOCK_DGRAM,
 } from "./constants.ts";
 import { errnoOf, SocketError, type SocketErrorCode } from "./errors.ts";
-import { checkCount, checkTime } from "./options.ts";
+import { checkCount, checkTime, wholeMs } from "./options.ts";
 import { BaseSocket, checkFlags, type KernelSocket } from "./socket.ts";
 import { type Data, pulled, toBytes, withDeadline } from "./stream.ts";
 
@@ -413,7 +413,7 @@ export class DatagramSocket extends BaseSocket implements AsyncDisposable {
       reject(
         timeout === 0
           ? new SocketError("EWOULDBLOCK")
-          : new SocketError("ETIMEDOUT", `nothing came for ${timeout} ms`),
+          : new SocketError("ETIMEDOUT", `nothing came for ${wholeMs(timeout ?? 0)}`),
       );
     };
     // Two timers where it may not wait: between them the platform surely looked for what has arrived.

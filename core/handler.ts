@@ -13,6 +13,7 @@
 
 import type { Address } from "./address.ts";
 import type { Datagram } from "./datagram.ts";
+import { wholeMs } from "./options.ts";
 import type { EndpointInfo } from "./server.ts";
 import type { StreamSocket } from "./socket.ts";
 import {
@@ -227,7 +228,7 @@ export abstract class StreamRequestHandler<Context = unknown> extends BaseReques
     if (this.#setUp || this.timeout === undefined) return;
     const { name } = this.constructor;
     throw new TypeError(
-      `${name}.setup() does not call super.setup(), which sets its timeout of ${this.timeout} ms; add \`super.setup()\` to it`,
+      `${name}.setup() does not call super.setup(), which sets its timeout of ${wholeMs(this.timeout ?? 0)}; add \`super.setup()\` to it`,
     );
   }
 

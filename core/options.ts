@@ -6,6 +6,9 @@
 /** The longest time that a timer holds in every runtime, in milliseconds: 24.8 days. */
 export const MAX_TIMER = 2 ** 31 - 1;
 
+/** A time as it is printed: `"300 ms"`, whole, also where what is left of one was counted. */
+export const wholeMs = (time: number): string => `${Math.round(time)} ms`;
+
 const number = (name: string, value: unknown): number => {
   if (typeof value === "number") return value;
   throw new TypeError(

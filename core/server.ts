@@ -40,6 +40,7 @@ import {
   MAX_TIMER,
   type OptionNames,
   optionNamesOf,
+  wholeMs,
 } from "./options.ts";
 import { StreamSocket } from "./socket.ts";
 import { type Data, DONE, type MaybePromise } from "./stream.ts";
@@ -387,7 +388,7 @@ export abstract class BaseEndpoint<Request, Context = unknown> implements Handle
     this.#late = late.resolve;
     const timeout = await Promise.race([this.#idle(), late.promise]);
     if (timeout === undefined) return;
-    const why = `the request did not end within the drain time of ${timeout} ms`;
+    const why = `the request did not end within the drain time of ${wholeMs(timeout)}`;
     this.abort(new SocketError("ECONNABORTED", why));
     let timer: ReturnType<typeof setTimeout> | undefined;
     const grace = new Promise<void>((resolve) => {
@@ -984,7 +985,10 @@ export abstract class BaseServer<Request, Context = unknown>
     const { id, address } = running;
     this.tell({ type: "timeout", server: this.name, id, address, limit, timeout });
     const why = limit === "requestTimeout" ? "took longer than its" : "carried nothing for its";
-    this.cancelRequest(request, new SocketError("ETIMEDOUT", `the request ${why} ${limit} of ${timeout} ms`));
+    this.cancelRequest(
+      request,
+      new SocketError("ETIMEDOUT", `the request ${why} ${limit} of ${wholeMs(timeout)}`),
+    );
   }
 
   /** Turns a request away that no hook has seen: its connection is let go at once. */

@@ -167,12 +167,12 @@ const UNCONNECTED: StreamTransport = {
 export interface TlsOptions {
   /** The name that the peer's certificate must have. Default: the host that was dialled. */
   readonly serverName?: string | undefined;
-  /** Certificates of the authorities to trust, PEM, in place of the system's. Not on workerd, which trusts its platform's. */
-  readonly ca?: string | undefined;
+  /** Certificates of the authorities to trust, PEM, as text or as a file's bytes, in place of the system's. Not on workerd, which trusts its platform's. */
+  readonly ca?: string | Uint8Array | undefined;
   /** One's own certificate, PEM: needed by who accepted the connection. Not on workerd. */
-  readonly cert?: string | undefined;
+  readonly cert?: string | Uint8Array | undefined;
   /** Its private key, PEM. */
-  readonly key?: string | undefined;
+  readonly key?: string | Uint8Array | undefined;
 }
 
 export const TLS_NAMES = optionNamesOf<TlsOptions>()({ serverName: true, ca: true, cert: true, key: true });

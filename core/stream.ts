@@ -13,6 +13,7 @@
 
 import { Alarm } from "./alarm.ts";
 import { SocketError, type SocketErrorCode } from "./errors.ts";
+import { wholeMs } from "./options.ts";
 
 /** Bytes, or text that is sent as UTF-8. */
 export type Data = Uint8Array | string;
@@ -560,7 +561,7 @@ export class StreamReader extends Alarm {
     this.#reject?.(
       within === 0
         ? new SocketError("EWOULDBLOCK")
-        : new SocketError("ETIMEDOUT", `nothing came from the peer for ${within} ms`),
+        : new SocketError("ETIMEDOUT", `nothing came from the peer for ${wholeMs(within)}`),
     );
   }
 
@@ -1284,7 +1285,7 @@ const longerThan = (text: string, from: number): number => {
 export const withDeadline = <T>(promise: PromiseLike<T>, timeout: number, what: string): Promise<T> =>
   new Promise<T>((resolve, reject) => {
     const timer = setTimeout(
-      () => reject(new SocketError("ETIMEDOUT", `${what} for ${timeout} ms`)),
+      () => reject(new SocketError("ETIMEDOUT", `${what} for ${wholeMs(timeout)}`)),
       timeout,
     );
     promise.then(

@@ -9,6 +9,7 @@ import type { Writable } from "node:stream";
 import type { Address, UnixAddress } from "../core/address.ts";
 import { SocketError } from "../core/errors.ts";
 import type { ForkingEvent } from "../core/events.ts";
+import { wholeMs } from "../core/options.ts";
 import type { StreamOptions } from "../core/socket.ts";
 import { DONE } from "../core/stream.ts";
 import { fileURLToPath, fs, lazy, once } from "./builtin.ts";
@@ -668,7 +669,7 @@ export class Children {
       // What it said may have come while this process was busy itself: that is read before this runs.
       setImmediate(() => {
         if (child.state !== "busy" || child.job !== job) return;
-        const said = `the handler held its process for more than ${blockTimeout} ms (blockTimeout): an endless loop?`;
+        const said = `the handler held its process for more than ${wholeMs(blockTimeout ?? 0)} (blockTimeout): an endless loop?`;
         if (child.asked === asked) this.#kill(child, new SocketError("ETIMEDOUT", said));
         else this.#watch(child);
       });

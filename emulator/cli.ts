@@ -1,4 +1,5 @@
 #!/usr/bin/env node
+
 /**
  * The command `socklet`: serves an app on real sockets, dials one handler, and drives a control plane.
  *
@@ -32,6 +33,7 @@ import { SocketError, type SocketErrorCode } from "../core/errors.ts";
 import type { SockletEvent } from "../core/events.ts";
 import { DatagramRequestHandler, type HandlerClass } from "../core/handler.ts";
 import { toJson } from "../core/json.ts";
+import { wholeMs } from "../core/options.ts";
 import type { StreamSocket } from "../core/socket.ts";
 import type { MaybePromise } from "../core/stream.ts";
 import { TCPConnector } from "./connector.ts";
@@ -305,13 +307,14 @@ const untilStopped = async (server: AppServer, stop: Stop, drainTimeout: number)
   // Begun before close() begins its own, so that it fires first, when those that are late still run.
   const late = setTimeout(() => {
     cut = running();
-    if (cut > 0) say(`aborting ${cut} still running after ${drainTimeout} ms; --drain gives them longer`);
+    if (cut > 0)
+      say(`aborting ${cut} still running after ${wholeMs(drainTimeout)}; --drain gives them longer`);
   }, drainTimeout);
   const closed = server.close().finally(() => clearTimeout(late));
   if (count > 0) {
     const { message } = signal.reason as SocketError;
     const why = message.replace(/^ECANCELED: /, "");
-    const draining = `${why}: draining ${count} running, ${drainTimeout} ms at most; once more to abort`;
+    const draining = `${why}: draining ${count} running, ${wholeMs(drainTimeout)} at most; once more to abort`;
     setImmediate(say, draining); // not before the ports are closed
   }
   const aborted = stop.again.then(async () => {

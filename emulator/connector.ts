@@ -19,6 +19,7 @@ import { StreamSocket, type StreamTransport, settleStream } from "../core/socket
 import { withDeadline } from "../core/stream.ts";
 import { unconnected } from "./intake.ts";
 import { zoned } from "./names.ts";
+import { checkedPath } from "./native.ts";
 import { NodeTransport, networkError, type Origin } from "./stream-socket.ts";
 
 /** A socket to dial with, where it is not a new one. */
@@ -38,6 +39,7 @@ export const dial = (
   const said = formatAddress(endpoint);
   socket.pause(); // nothing is read before somebody asks
   const opening = (async () => {
+    if (endpoint.scheme === "unix") checkedPath(endpoint.path);
     await new Promise<void>((resolve, reject) => {
       socket.once("connect", resolve);
       socket.once("error", (error) => reject(networkError(error, said)));
@@ -71,7 +73,7 @@ export const dial = (
 /**
  * Opens a connection to `tcp://host:port` or `unix:/path`. CPython's `socket.create_connection`.
  *
- * Rejects with `ECONNREFUSED`, `ETIMEDOUT` (after `connectTimeout` ms), `EHOSTUNREACH`, `ENETUNREACH`, `ENOENT` (a
+ * Rejects with `EINVAL` (a path that is too long), `ECONNREFUSED`, `ETIMEDOUT` (after `connectTimeout` ms), `EHOSTUNREACH`, `ENETUNREACH`, `ENOENT` (a
  * path), `ERR_NAME`, `ERR_TLS` (with `secureTransport: "on"`), or the signal's reason.
  */
 export const createConnection = async (

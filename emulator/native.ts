@@ -11,7 +11,14 @@
 
 import type dgram from "node:dgram";
 import net from "node:net";
-import { type Address, type InternetAddress, inetNtop, inetPton, type UnixAddress } from "../core/address.ts";
+import {
+  type Address,
+  formatAddress,
+  type InternetAddress,
+  inetNtop,
+  inetPton,
+  type UnixAddress,
+} from "../core/address.ts";
 import * as constants from "../core/constants.ts";
 import {
   AF_INET,
@@ -398,13 +405,19 @@ export class Libc {
   }
 }
 
-const MAX_PATH = 107; // bytes: sun_path has 108, with the NUL at its end; unix(7)
+const MAX_PATH = process.platform === "linux" ? 107 : 103; // bytes: sun_path with its NUL is 108 (unix(7)), on the BSDs 104
 
-/** The bytes of a Unix path. Throws `EINVAL` where it is too long for an address, since Node would cut it. */
+/** The bytes of a Unix path, or of an abstract name. Throws `EINVAL` where it is too long for an address: Node would cut it, or say no more than that it is not valid. */
 export const checkedPath = (path: string): Uint8Array => {
   const bytes = new TextEncoder().encode(path);
-  if (bytes.length <= (bytes[0] === 0 ? MAX_PATH + 1 : MAX_PATH)) return bytes;
-  throw new SocketError("EINVAL", `a Unix path has at most ${MAX_PATH} bytes, and ${path} ${bytes.length}`);
+  const abstract = bytes[0] === 0;
+  const length = abstract ? bytes.length - 1 : bytes.length;
+  if (length <= MAX_PATH) return bytes;
+  const said = formatAddress({ scheme: "unix", path });
+  const what = abstract ? "an abstract name, after its \\0," : "a socket's path";
+  throw new SocketError("EINVAL", `${what} has at most ${MAX_PATH} bytes, not ${length}: ${said}`, {
+    address: said,
+  });
 };
 
 // libuv's names for two numbers that have two.

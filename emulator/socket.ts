@@ -44,7 +44,7 @@ import {
 } from "../core/constants.ts";
 import { type DatagramSink, DatagramSocket, type DatagramTransport } from "../core/datagram.ts";
 import { SocketError, type SocketErrorCode } from "../core/errors.ts";
-import { checkCount, checkOptions, checkTime, optionNamesOf } from "../core/options.ts";
+import { checkCount, checkOptions, checkTime, optionNamesOf, wholeMs } from "../core/options.ts";
 import type { KernelSocket, StreamTransport } from "../core/socket.ts";
 import { type Data, DONE, pulled } from "../core/stream.ts";
 import { dirname, fs, join, lazy } from "./builtin.ts";
@@ -375,7 +375,10 @@ export class Socket extends UnconnectedSocket {
     for (let failedBefore = this.#failed; ; ) {
       const left = timeout === null ? null : timeout - (performance.now() - began);
       if (left !== null && left <= 0) {
-        throw new SocketError("ETIMEDOUT", `${formatAddress(endpoint)} took no connection for ${timeout} ms`);
+        throw new SocketError(
+          "ETIMEDOUT",
+          `${formatAddress(endpoint)} took no connection for ${wholeMs(timeout ?? 0)}`,
+        );
       }
       try {
         return await this.#dial(endpoint, { ...options, connectTimeout: left });
@@ -510,7 +513,7 @@ class Listener {
       // Once round the event loop, in which whoever has connected is accepted.
       setImmediate(() => setImmediate(() => late(new SocketError("EWOULDBLOCK"))));
     } else if (timeout !== null) {
-      const said = `nobody connected for ${timeout} ms`;
+      const said = `nobody connected for ${wholeMs(timeout)}`;
       timer = setTimeout(() => late(new SocketError("ETIMEDOUT", said)), timeout);
     }
     try {

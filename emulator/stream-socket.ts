@@ -296,7 +296,9 @@ export class NodeTransport implements Connection, Taker {
   async startTls(options: TlsOptions): Promise<StreamTransport> {
     const socket = this.#socket;
     const dialled = this.#origin?.dialled;
-    const { ca, cert, key, serverName = dialled?.hostname } = checkSecuring(this.#origin, options);
+    const { serverName = dialled?.hostname, ...given } = checkSecuring(this.#origin, options);
+    // Node takes any bytes; its types know text and a Buffer alone.
+    const { ca, cert, key } = given as { readonly [Name in keyof typeof given]: string | Buffer | undefined };
     await drained(socket);
     if (this.#intake !== null) this.#intake.taker = null;
     for (const event in this.#listeners) socket.removeListener(event, this.#listeners[event] as () => void);

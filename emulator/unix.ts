@@ -28,7 +28,7 @@ import { SERVER_NAMES, type ServerOptions } from "../core/server.ts";
 import { STREAM_NAMES, type StreamOptions, type StreamSocket } from "../core/socket.ts";
 import type { Data, MaybePromise } from "../core/stream.ts";
 import { dirname, fs, lazy } from "./builtin.ts";
-import { neededLibc, peerName } from "./native.ts";
+import { checkedPath, neededLibc, peerName } from "./native.ts";
 import { kernelDatagrams } from "./socket.ts";
 import type { Origin } from "./stream-socket.ts";
 import { TCPServer } from "./tcp.ts";
@@ -64,7 +64,7 @@ export class UnixStreamServer<Context = unknown> extends TCPServer<Context> {
     options: UnixStreamServerOptions<Context> = {},
   ) {
     super(serverAddress, RequestHandlerClass, options);
-    checkPath(this.#path);
+    checkedPath(this.#path);
   }
 
   get #path(): string {
@@ -153,7 +153,7 @@ export class UnixDatagramServer<Context = unknown> extends UDPServer<Context> {
     options: UnixDatagramServerOptions<Context> = {},
   ) {
     super(serverAddress, RequestHandlerClass, options);
-    checkPath(this.#path);
+    checkedPath(this.#path);
     if (isAbstract(this.#path)) neededLibc("an abstract name of datagrams");
   }
 
@@ -362,16 +362,7 @@ const packageError = (error: unknown, address: string): SocketError => {
 
 // ---- The file ----
 
-const MAX_PATH = process.platform === "linux" ? 107 : 103; // bytes: sun_path with its NUL is 108 (unix(7)), on the BSDs 104
-
 const isAbstract = (path: string): boolean => path.startsWith("\0");
-
-const checkPath = (path: string): void => {
-  const length = Buffer.byteLength(path);
-  if (length > MAX_PATH) {
-    throw new RangeError(`a socket's path has at most ${MAX_PATH} bytes, not ${length}: ${path}`);
-  }
-};
 
 const checkListen = (server: { readonly allowReusePort: boolean; readonly ipv6Only: boolean }): void => {
   if (server.allowReusePort || server.ipv6Only) {

@@ -10,7 +10,7 @@ import { AF_INET, AF_INET6, AI_ALL, AI_V4MAPPED } from "../core/constants.ts";
 import { SocketError } from "../core/errors.ts";
 import type { AddressInfo, AddressInfoOptions, Host, Resolver } from "../core/names.ts";
 import * as names from "../core/names.ts";
-import { checkOptions, checkTime, type OptionNames, optionNamesOf } from "../core/options.ts";
+import { checkOptions, checkTime, type OptionNames, optionNamesOf, wholeMs } from "../core/options.ts";
 import { builtInServices } from "../core/services.ts";
 import {
   type DnsAnswer,
@@ -262,7 +262,8 @@ const asker = ({ endpoint = ENDPOINT, timeout = TIMEOUT, signal, fetch: send = f
       if (error instanceof MalformedAnswer)
         throw failed("EAI_FAIL", `gave a malformed answer: ${error.message}`);
       if (!(error instanceof SocketError)) throw failed("EAI_AGAIN", "could not be asked", error);
-      if (error.code === "ETIMEDOUT") throw failed("EAI_AGAIN", `did not answer within ${timeout} ms`, error);
+      if (error.code === "ETIMEDOUT")
+        throw failed("EAI_AGAIN", `did not answer within ${wholeMs(timeout)}`, error);
       throw error;
     }
     if (answer.code === 2) throw failed("EAI_AGAIN", "could not find out (SERVFAIL)");

@@ -14,7 +14,7 @@ import { formatAddress } from "../address.ts";
 import { SHUT_WR } from "../constants.ts";
 import { SocketError } from "../errors.ts";
 import { toJson } from "../json.ts";
-import { checkOptions, optionNamesOf } from "../options.ts";
+import { checkOptions, optionNamesOf, wholeMs } from "../options.ts";
 import type { BaseConnector } from "../server.ts";
 import type { StreamSocket } from "../socket.ts";
 import {
@@ -246,7 +246,7 @@ export class Session {
     this.#tell({ type: "connecting", address, ...(typeof hint === "string" && { hint }) });
     if (deadline !== null) {
       this.#timer = setTimeout(() => {
-        this.end(new SocketError("ETIMEDOUT", `the session's deadline of ${deadline} ms passed`));
+        this.end(new SocketError("ETIMEDOUT", `the session's deadline of ${wholeMs(deadline)} passed`));
       }, deadline);
     }
     try {

@@ -16,6 +16,7 @@ import {
 } from "../socket.ts";
 import { type Data, DONE, joinBytes, type MaybePromise, toBytes } from "../stream.ts";
 import { replaceTimers } from "./clock.ts";
+import { makeContext } from "./script.ts";
 
 const VAIN = 256; // reads of which nothing came, one after the other, that are no endless loop yet
 const STEPS = 64; // microtasks without progress, after which the platform gets a turn
@@ -504,7 +505,11 @@ export class Rig<Context> {
   async #server(): Promise<BaseServer<StreamSocket, Context>> {
     const { server, context, params } = this.#options;
     if (server === undefined) {
-      return new OneServer<Context>(this.#Handler, params, (await context?.()) as Context);
+      return new OneServer<Context>(
+        this.#Handler,
+        params,
+        (await makeContext("checkFraming()", context)) as Context,
+      );
     }
     const own: BaseServer<StreamSocket, Context> = server();
     own.RequestHandlerClass = this.#Handler;

@@ -29,7 +29,7 @@ import { SHUT_WR } from "../constants.ts";
 import type { Datagram } from "../datagram.ts";
 import { SocketError } from "../errors.ts";
 import { BaseRequestHandler, type HandlerClass } from "../handler.ts";
-import { checkCount, checkOptions, checkTime, checkWord, optionNamesOf } from "../options.ts";
+import { checkCount, checkOptions, checkTime, checkWord, optionNamesOf, wholeMs } from "../options.ts";
 import { BaseConnector, ENDPOINT_NAMES, type EndpointOptions } from "../server.ts";
 import { type StreamSocket, TLS_NAMES, type TlsOptions } from "../socket.ts";
 import { type Data, DONE, joinBytes, type MaybePromise, toBytes } from "../stream.ts";
@@ -910,7 +910,7 @@ class Talk {
         : end.rfile.needed > 0
           ? ": the other end waits for input"
           : ": the other end does not read";
-    return `nothing${more} came within ${this.#timeout} ms${why}`;
+    return `nothing${more} came within ${wholeMs(this.#timeout)}${why}`;
   }
 
   #leave(leaving: Promise<void>): void {
@@ -920,7 +920,7 @@ class Talk {
 
   async #within(promise: Promise<void>): Promise<void> {
     if ((await this.#inTime(promise)) === LATE)
-      throw new SocketError("ETIMEDOUT", `the peer took nothing for ${this.#timeout} ms`);
+      throw new SocketError("ETIMEDOUT", `the peer took nothing for ${wholeMs(this.#timeout)}`);
   }
 
   /** `promise`, or `LATE` at the step's deadline. */
@@ -984,7 +984,11 @@ const scriptError = ({ step, name, where, why, wanted, came, said: all, cause }:
 // ---- In memory, and as a server ----
 
 /** Options of `runScript`: those of a run, and what the handler is given. */
-export interface RunScriptOptions<Context> extends Omit<ScriptOptions, "otherEnd">, EndpointOptions<Context> {
+export interface RunScriptOptions<Context>
+  extends Omit<ScriptOptions, "otherEnd">,
+    Omit<EndpointOptions<Context>, "context"> {
+  /** Makes what the handler gets as `this.context`; may be async. As `checkFraming` has it. */
+  readonly context?: () => MaybePromise<Context>;
   /** What the handler gets as `this.params`. */
   readonly params?: unknown;
   /** The connection between the two. */
@@ -1004,6 +1008,17 @@ export interface ScriptResult extends Seen {
   /** What the handler returned. */
   readonly result: unknown;
 }
+
+/** What `make` gives, for one run. Throws `TypeError` where it is what was to be made. */
+export const makeContext = (
+  taker: string,
+  make: (() => MaybePromise<unknown>) | undefined,
+): MaybePromise<unknown> => {
+  if (make === undefined || typeof make === "function") return make?.();
+  throw new TypeError(
+    `context of ${taker} is a function that makes it: context: () => …, not ${typeof make}`,
+  );
+};
 
 class OneHandler<Context> extends BaseConnector<StreamSocket, Context> {
   readonly #end: StreamSocket;
@@ -1054,10 +1069,11 @@ export const runScript = async <Context>(
 ): Promise<ScriptResult> => {
   checkScript(script);
   checkOptions("runScript()", options, RUN_SCRIPT_NAMES);
-  const { timeout = TIMEOUT, clock, params, stream, ...endpoint } = options;
+  const { timeout = TIMEOUT, clock, params, stream, context, ...endpoint } = options;
   checkTime("timeout", timeout);
+  const made = (await makeContext("runScript()", context)) as Context;
   const [here, there] = memoryPair(stream);
-  const connector = new OneHandler<Context>(Handler, endpoint, there);
+  const connector = new OneHandler<Context>(Handler, { ...endpoint, context: made }, there);
   const running = connector.run({ params });
   running.catch(() => {}); // told below
   let seen: Seen;
@@ -1086,7 +1102,7 @@ export const runScript = async <Context>(
   }
   connector.abort();
   throw new ScriptError(
-    `the script is over and the connection closed, and the handler still runs after ${timeout} ms`,
+    `the script is over and the connection closed, and the handler still runs after ${wholeMs(timeout)}`,
     script.length + 1,
     "that the handler ends",
     "it goes on",
@@ -1137,7 +1153,7 @@ class Runs {
       while (this.#runs.length < count) {
         if ((await Promise.race([this.#more.promise, late.promise])) !== LATE) continue;
         const begun = `${this.#runs.length} of ${count} runs`;
-        const message = `${begun} of the script have begun within ${this.#timeout} ms`;
+        const message = `${begun} of the script have begun within ${wholeMs(this.#timeout)}`;
         throw new ScriptError(message, 1, `${count} runs`, begun);
       }
     } finally {

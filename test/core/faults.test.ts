@@ -475,7 +475,7 @@ describe("FaultsMixIn", () => {
     expect(await piecesOf(client)).toEqual(["fa", null]);
     expect(told).toEqual(["hello"]);
     const dialled = conversation().send("hello\n").expect("me").expectEnd();
-    const { result } = await runScript(Faulty, dialled, { context: { name: "me" }, params: 7 });
+    const { result } = await runScript(Faulty, dialled, { context: () => ({ name: "me" }), params: 7 });
     expect(result).toBe(7);
     expect(() => faultyHandler((() => {}) as never, {})).toThrow(/a handler is a class/);
     expect(() => withFaults("x" as never, {})).toThrow(

@@ -66,7 +66,7 @@ const dialled = async (
 describe("the example servers keep to the scripts", () => {
   test("mail", async () => {
     const storage = new MemoryStorage();
-    const { groups } = await runScript(MailRequestHandler, scripts.mail, { context: { storage } });
+    const { groups } = await runScript(MailRequestHandler, scripts.mail, { context: () => ({ storage }) });
     expect(groups.host).toBe("socklet.test");
     const [name = ""] = await storage.list();
     expect(new TextDecoder().decode((await storage.get(name)) ?? undefined)).toBe(
@@ -74,7 +74,7 @@ describe("the example servers keep to the scripts", () => {
     );
   });
 
-  test("Redis", () => runScript(RespServer, scripts.redis, { context: { keys: new KeyStore() } }));
+  test("Redis", () => runScript(RespServer, scripts.redis, { context: () => ({ keys: new KeyStore() }) }));
   test("DNS over TCP", () => runScript(DnsStream, scripts.dns));
   test("echo", () => runScript(Echo, scripts.echo));
   test("finger", async () => {
@@ -327,7 +327,7 @@ describe("expectNothing", () => {
       .send("NG\r\n")
       .expect("+PONG\r\n")
       .expectNothing();
-    await runScript(RespServer, script, { context: { keys: new KeyStore() }, timeout: LONG });
+    await runScript(RespServer, script, { context: () => ({ keys: new KeyStore() }), timeout: LONG });
   });
 
   test("it waits for a handler that is busy with something else", async () => {
@@ -383,7 +383,7 @@ describe("failures", () => {
   test("another answer: what differs, in text and hex, and both sides up to there", async () => {
     const script = conversation().expectLine(/^220 /).send("NOOP\r\n").expect("250 Okay\r\n");
     const error = await runScript(MailRequestHandler, script, {
-      context: { storage: new MemoryStorage() },
+      context: () => ({ storage: new MemoryStorage() }),
       timeout: LONG,
     }).catch((reason) => reason);
     expect(error.message).toMatchInlineSnapshot(`

@@ -82,7 +82,7 @@ const recorded = async <Context>(
     side = "server",
     ...options
   }: {
-    readonly context?: Context;
+    readonly context?: () => Context;
     readonly params?: unknown;
     readonly side?: "client" | "server";
   } = {},
@@ -400,7 +400,7 @@ describe("recordHandler", () => {
     expect(Recorded.name).toBe("Curious");
     const { result } = await runScript(Recorded, conversation().expectLine("asked for").expectEnd(), {
       params: "asked",
-      context: { key: "for" },
+      context: () => ({ key: "for" }),
       onEvent: (event) => events.push(event),
     });
     expect(result).toEqual({ running: 1, id: 1, address: false });
@@ -613,10 +613,10 @@ describe("recordingProxy", () => {
 describe("replay", () => {
   test("either side of what was recorded, against the other", async () => {
     const transcript = await recorded(RespServer, scripts.redis.halfClose().expectEnd(), {
-      context: { keys: new KeyStore() },
+      context: () => ({ keys: new KeyStore() }),
     });
     const form = parseTranscript(formatTranscript(transcript));
-    await runScript(RespServer, replay(form, "client"), { context: { keys: new KeyStore() } });
+    await runScript(RespServer, replay(form, "client"), { context: () => ({ keys: new KeyStore() }) });
     const client = await recorded(RespClient, scripts.redisServer, {
       params: ["GET", "greeting"],
       side: "client",
@@ -645,10 +645,10 @@ describe("replay", () => {
 
   test("what the other says otherwise is a difference to read", async () => {
     const transcript = await recorded(MailRequestHandler, scripts.mail, {
-      context: { storage: new MemoryStorage() },
+      context: () => ({ storage: new MemoryStorage() }),
     });
     const error = await runScript(MailRequestHandler, replay(transcript, "client"), {
-      context: { storage: new MemoryStorage() },
+      context: () => ({ storage: new MemoryStorage() }),
     }).catch((reason: unknown) => reason as ScriptError);
     expect(error).toBeInstanceOf(ScriptError);
     expect((error as ScriptError).message).toMatch(
@@ -658,12 +658,12 @@ describe("replay", () => {
 
   test("but for what may differ", async () => {
     const transcript = await recorded(MailRequestHandler, scripts.mail, {
-      context: { storage: new MemoryStorage() },
+      context: () => ({ storage: new MemoryStorage() }),
     });
     const normalise = (line: string, from: string): string =>
       from === "server" ? line.replace(/Kept as \S+/, "Kept") : line;
     const again = replay(transcript, "client", { normalise });
-    await runScript(MailRequestHandler, again, { context: { storage: new MemoryStorage() } });
+    await runScript(MailRequestHandler, again, { context: () => ({ storage: new MemoryStorage() }) });
   });
 
   test.each<[string, readonly string[], readonly string[], readonly string[]]>([

@@ -366,3 +366,23 @@ test.skipIf(openssl === null)("we speak with openssl s_server", async () => {
   expect(await socket.rfile.line()).toBe("olleh");
   await socket.close();
 });
+
+test.skipIf(openssl === null)("certificates and keys as text, as a Buffer, and as plain bytes", async () => {
+  const forms = [
+    (text: string) => text,
+    (text: string) => Buffer.from(text),
+    (text: string) => new Uint8Array(new TextEncoder().encode(text)),
+  ];
+  for (const form of forms) {
+    const Secured = streamHandler(async ({ request, wfile }) => {
+      await request.startTls({ cert: form(cert), key: form(key) });
+      wfile.write("hello\n");
+    });
+    await using server = new ThreadingTCPServer("127.0.0.1:0", Secured);
+    const address = (await server.listen()) as InternetAddress;
+    void server.serveForever();
+    const options = { secureTransport: "on", tls: { ca: form(ca), serverName: "localhost" } } as const;
+    await using client = await createConnection(address, options);
+    expect(await client.rfile.line()).toBe("hello");
+  }
+});

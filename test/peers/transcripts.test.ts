@@ -154,7 +154,7 @@ describeWith(["redis-server", "redis-cli"], "Redis, now", () => {
     const Recorded = recordHandler(RespServer, (transcript) => {
       ours = transcript;
     });
-    await runScript(Recorded, redisScript, { context: { keys: new KeyStore() } });
+    await runScript(Recorded, redisScript, { context: () => ({ keys: new KeyStore() }) });
     await asClient(ours as Transcript, port);
     await using stream = await dial(port);
     await redisScript.run(stream, patient);
@@ -163,7 +163,8 @@ describeWith(["redis-server", "redis-cli"], "Redis, now", () => {
 
 describe("Redis, as it was recorded", () => {
   test("redis-cli's side, with our server: it says what redis-server said", async () => {
-    const context = { keys: new KeyStore() };
+    const keys = new KeyStore();
+    const context = () => ({ keys });
     await runScript(RespServer, replay(kept("redis-cli"), "client"), { context });
     await runScript(RespServer, replay(kept("redis-cli-pipe"), "client"), { context });
   });
@@ -238,7 +239,7 @@ describeWith(["swaks", "aiosmtpd"], "mail, now", () => {
     const Recorded = recordHandler(MailRequestHandler, (transcript) => {
       ours = transcript;
     });
-    await runScript(Recorded, mail, { context: { storage: new MemoryStorage() } });
+    await runScript(Recorded, mail, { context: () => ({ storage: new MemoryStorage() }) });
     await asClient(ours as Transcript, port, codes);
     await using stream = await dial(port);
     await mail.run(stream, patient);
@@ -249,7 +250,7 @@ describe("mail, as it was recorded", () => {
   test("swaks's side, with our server: it answers with the codes that aiosmtpd answered with", async () => {
     const storage = new MemoryStorage();
     const script = replay(kept("swaks"), "client", { normalise: codes });
-    await runScript(MailRequestHandler, script, { context: { storage } });
+    await runScript(MailRequestHandler, script, { context: () => ({ storage }) });
     const [name = ""] = await storage.list();
     const stored = new TextDecoder().decode((await storage.get(name)) ?? undefined);
     expect(stored).toMatch(/\r\n\r\na line\r\n\.\r\nand one after a dot\r\n/);

@@ -1,6 +1,13 @@
-/** IPv6 zones: one that no interface has is refused, by one code, in whatever takes an address, with koffi and without. */
+/** Addresses that cannot be are refused by one code in whatever takes one, with koffi and without: IPv6 zones that no interface has, paths that are too long. */
 
-import { AF_INET6, DatagramRequestHandler, SOCK_DGRAM, type SocketError, streamHandler } from "socklet";
+import {
+  AF_INET6,
+  AF_UNIX,
+  DatagramRequestHandler,
+  SOCK_DGRAM,
+  type SocketError,
+  streamHandler,
+} from "socklet";
 import {
   createConnection,
   createDatagramConnection,
@@ -10,6 +17,9 @@ import {
   TCPConnector,
   TCPServer,
   UDPServer,
+  UnixDatagramServer,
+  UnixStreamConnector,
+  UnixStreamServer,
 } from "socklet/emulator";
 import { describe, expect, test } from "vitest";
 import { defineApp } from "../../core/app.ts";
@@ -59,8 +69,56 @@ const outcome = async (taken: Promise<unknown>): Promise<{ code?: string; messag
     ({ code, message }: SocketError) => ({ code, message }),
   );
 
+const PATH_TAKERS: Readonly<Record<string, (path: string) => Promise<unknown>>> = {
+  createConnection: (path) => createConnection({ path }),
+  UnixStreamConnector: (path) => new UnixStreamConnector({ path }, Nothing).run(),
+  "connect()": async (path) => {
+    await using client = socket(AF_UNIX);
+    await client.connect({ path });
+  },
+  "bind()": async (path) => {
+    await using listener = socket(AF_UNIX);
+    await listener.bind({ path });
+  },
+  createServer: async (path) => (await createServer({ path })).close(),
+  UnixStreamServer: async (path) => {
+    await using server = new UnixStreamServer({ path }, Nothing);
+    await server.listen();
+  },
+  UnixDatagramServer: async (path) => {
+    new UnixDatagramServer({ path }, Packet);
+  },
+};
+
 describe.each([true, false])("with koffi: %s", (native) => {
   inNativeMode(native);
+
+  describe.each(Object.entries(PATH_TAKERS))("%s", (name, take) => {
+    const most = process.platform === "linux" ? 107 : 103;
+
+    test.each([
+      [
+        "a path",
+        `/nowhere/${"x".repeat(most + 1 - 9)}`,
+        `a socket's path has at most ${most} bytes, not ${most + 1}`,
+      ],
+      ["a path of few letters", `/nowhere/${"é".repeat(60)}`, `at most ${most} bytes, not 129`],
+      [
+        "an abstract name",
+        `\0${"x".repeat(most + 1)}`,
+        `an abstract name, after its \\0, has at most ${most} bytes`,
+      ],
+    ])("%s that is too long", async (_, path, says) => {
+      const { code, message } = await outcome(take(path));
+      expect([code, message]).toEqual(["EINVAL", expect.stringContaining(says)]);
+    });
+
+    test("the longest", async () => {
+      const longest = `/nowhere/${"x".repeat(most - 9)}`;
+      const { code } = await outcome(take(longest));
+      expect(code).toBe(name === "UnixDatagramServer" ? undefined : "ENOENT");
+    });
+  });
 
   describe.each(Object.entries(TAKERS))("%s", (_, take) => {
     // An address that needs a zone, one that needs none; names and numbers, and what is none of a file's either.
