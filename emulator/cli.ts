@@ -37,7 +37,8 @@ import { wholeMs } from "../core/options.ts";
 import type { StreamSocket } from "../core/socket.ts";
 import type { MaybePromise } from "../core/stream.ts";
 import { TCPConnector } from "./connector.ts";
-import { type ControlServer, controlTokens } from "./control.ts";
+import { controlTokens } from "./control.ts";
+import { controlEntry, type Entry, listing } from "./listing.ts";
 import { type AppServer, serveApp, unlessAborted } from "./serve.ts";
 import { onStop } from "./signals.ts";
 import { FileStorage } from "./storage.ts";
@@ -336,12 +337,6 @@ interface ServeFlags {
   verbose?: boolean;
 }
 
-/** What is printed of the control routes: where they are, and a line to paste. */
-const controlLines = ({ url, token }: ControlServer): [string, string] => {
-  const bearer = token ?? "<a token of SOCKLET_TOKENS>";
-  return [`${url}/v1`, `curl -H 'Authorization: Bearer ${bearer}' ${url}/v1/sessions`];
-};
-
 const serve = async (path: string, flags: ServeFlags): Promise<void> => {
   const { host } = flags;
   if (host !== undefined) asked(`--host ${host}`, () => parseAddress({ hostname: host, port: 0 }));
@@ -382,19 +377,10 @@ const serveUntil = async (stop: Stop, path: string, flags: ServeFlags): Promise<
   if ((await stopped) > 0) process.exitCode = 1;
 };
 
-const printListeners = async (server: AppServer): Promise<void> => {
-  const shown: [name: string, url: string, use?: string][] = server.listeners.map((listener) => [
-    listener.name,
-    listener.url,
-    listener.try,
-  ]);
-  if (server.control !== null) shown.push(["control", ...controlLines(server.control)]);
-  const width = Math.max(...shown.map(([name]) => name.length));
-  const lines = shown.flatMap(([name, url, use]) => [
-    `${name.padEnd(width)}  ${url}`,
-    ...(use === undefined ? [] : [`${" ".repeat(width)}  ${use}`]),
-  ]);
-  await print(lines.join("\n")).catch(() => {}); // nobody reads it: that does not keep it from serving
+const printListeners = async ({ listeners, control }: AppServer): Promise<void> => {
+  const entries = listeners.map((listener): Entry => [listener.name, listener.url, listener.try]);
+  if (control !== null) entries.push(controlEntry(control.url, control.token, "SOCKLET_TOKENS"));
+  await print(listing(entries)).catch(() => {}); // nobody reads it: that does not keep it from serving
 };
 
 // ---- dial ----

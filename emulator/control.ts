@@ -117,13 +117,10 @@ const namesLoopback = (host: string | undefined): boolean => {
 };
 
 /** What needs these two is the control plane alone: servers without it start without them. */
-export const loadRoutes = async () => {
-  const [{ getRequestListener }, { controlRoutes }] = await Promise.all([
-    import("@hono/node-server"),
-    import("../core/control/routes.ts"),
-  ]);
-  return { getRequestListener, controlRoutes };
-};
+const routeModules = () => Promise.all([import("@hono/node-server"), import("../core/control/routes.ts")]);
+
+/** Loads what `serveControl()` needs, which takes time that nobody who has connected should wait for. */
+export const loadRoutes = async (): Promise<void> => void (await routeModules());
 
 /**
  * Serves the control routes over `plane`. Rejects with `EADDRINUSE` and `EADDRNOTAVAIL`, throws `TypeError` for a
@@ -136,7 +133,7 @@ export const serveControl = async (
   onError: (error: unknown) => void,
 ): Promise<{ url: string; close(): Promise<void> }> => {
   const hostname = loopback(host);
-  const { getRequestListener, controlRoutes } = await loadRoutes();
+  const [{ getRequestListener }, { controlRoutes }] = await routeModules();
   const routes = controlRoutes({ plane, tokens, onError });
   const listener = getRequestListener(
     (request, env) => {

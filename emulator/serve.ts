@@ -24,6 +24,7 @@ import {
   ForkingUnixDatagramServer,
   ForkingUnixStreamServer,
 } from "./forking.ts";
+import { filled } from "./listing.ts";
 import { FileStorage } from "./storage.ts";
 import { listenerUrl, TCPServer, ThreadingTCPServer } from "./tcp.ts";
 import { ThreadingUDPServer, UDPServer } from "./udp.ts";
@@ -267,15 +268,11 @@ export const serveApp = async <Context>(
       open.push(server);
       placed.push({ declared: listener.endpoint, at: server.serverAddress });
       const at = server.serverAddress as InternetAddress | { readonly path: string };
-      const filled = "path" in at ? { path: at.path } : { host: at.hostname, port: at.port };
       listeners.push({
         name: listener.name,
         serve: listener.serve,
         url: listenerUrl(scheme, server.serverAddress),
-        try: Object.entries(filled).reduce(
-          (command, [word, value]) => command?.replaceAll(`{${word}}`, String(value)),
-          listener.try,
-        ),
+        try: filled(listener.try, "path" in at ? { path: at.path } : { host: at.hostname, port: at.port }),
         info: () => server.info(),
       });
     }

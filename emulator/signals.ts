@@ -8,8 +8,9 @@ export type StopSignal = "SIGINT" | "SIGTERM" | "SIGHUP";
 /** What a SIGHUP means to this process; see `hangUp()`. */
 export type HangUp = "stop" | "reload" | "ignore";
 
-// Of a terminal's Ctrl-C npm (11) hands its script one more, a moment after the script's own.
-const SAME_SIGNAL = 100; // ms; nobody presses it again so soon
+// A signal to a whole process group (Ctrl-C on a terminal, a service manager's SIGTERM) reaches this process, and npm (11),
+// which hands its script one more.
+const SAME_SIGNAL = 500; // ms that npm may take on a busy machine
 
 /**
  * What a SIGHUP means to this process, as it was started. `"ignore"` under `nohup`; `"stop"` where it is attached to a
@@ -73,13 +74,13 @@ export interface StopHandlers {
 /** From now on, signals end this process by `handlers` alone. Gives what ends that: each then does what it does by default. */
 export const onStop = ({ stop, again, reload }: StopHandlers): (() => void) => {
   const meaning = hangUp();
-  const fromTerminal = process.env.npm_lifecycle_event !== undefined && lazy.tty.isatty(0);
+  const byNpm = process.env.npm_lifecycle_event !== undefined;
   let first: number | undefined; // when it came
   const asked = (signal: StopSignal): void => {
     if (first === undefined) {
       first = performance.now();
       stop(signal);
-    } else if (signal !== "SIGHUP" && !(fromTerminal && performance.now() - first < SAME_SIGNAL)) {
+    } else if (signal !== "SIGHUP" && !(byNpm && performance.now() - first < SAME_SIGNAL)) {
       again?.(signal);
     }
   };

@@ -35,7 +35,7 @@ class Cli {
   constructor(args: readonly string[], env: Readonly<Record<string, string>> = {}) {
     this.process = spawn(process.execPath, ["--conditions=socklet:source", "emulator/cli.ts", ...args], {
       cwd: root,
-      env: { ...process.env, ...env },
+      env: { ...process.env, npm_lifecycle_event: undefined, ...env }, // it is none of npm's scripts
       stdio: ["ignore", "pipe", "pipe"],
     });
     for (const name of ["stdout", "stderr"] as const) {

@@ -150,6 +150,26 @@ describe("SIGHUP without a terminal", () => {
   });
 });
 
+test("a SIGTERM to npm and to all that it runs, of which npm sends another, is one: what runs is finished", async () => {
+  const npm = spawn("npm", ["run", "--silent", "socklet", "--", "serve", SERVED, "--no-control"], {
+    cwd: file("../.."),
+    detached: true, // a group of its own
+    stdio: ["ignore", "pipe", "pipe"],
+  });
+  const ended = once(npm, "close");
+  onTestFinished(async () => {
+    npm.kill("SIGKILL");
+    await ended;
+  });
+  const [listening] = await once(npm.stdout.setEncoding("utf8"), "data");
+  const client = await connected(portIn(String(listening).split("\n", 1)[0] as string));
+  await client.ready();
+  const said = once(npm.stderr.setEncoding("utf8"), "data");
+  process.kill(-(npm.pid as number), "SIGTERM");
+  expect((await said)[0]).toMatch(/^socklet: SIGTERM: draining 1 running/);
+  expect(await client.say("done")).toBe("ready\ndone\n");
+});
+
 describe("a stop before all is up", () => {
   const OPENS_SLOWLY = [...COMMAND, "serve", file("./fixtures/opens-slowly.ts"), "--no-control"];
 

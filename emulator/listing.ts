@@ -1,0 +1,30 @@
+/** What is printed of an app that is up: its listeners, its control routes, and lines to try them with. */
+
+/** One entry: its name, where it is, and a line to paste. */
+export type Entry = readonly [name: string, url: string, use: string | undefined];
+
+/** A command line with `{host}` and `{port}`, or `{path}`, filled in. */
+export const filled = (
+  command: string | undefined,
+  values: Readonly<Record<string, string | number>>,
+): string | undefined =>
+  Object.entries(values).reduce(
+    (line, [name, value]) => line?.replaceAll(`{${name}}`, String(value)),
+    command,
+  );
+
+/** The control routes; without a `token` those who have theirs know it from `source`. */
+export const controlEntry = (url: string, token: string | null, source: string): Entry => {
+  const bearer = token ?? `<a token of ${source}>`;
+  return ["control", `${url}/v1`, `curl -H 'Authorization: Bearer ${bearer}' ${url}/v1/sessions`];
+};
+
+/** The entries, a line each, and under it the one to paste. */
+export const listing = (entries: readonly Entry[]): string => {
+  const width = Math.max(...entries.map(([name]) => name.length));
+  const lines = entries.flatMap(([name, url, use]) => [
+    `${name.padEnd(width)}  ${url}`,
+    ...(use === undefined ? [] : [`${" ".repeat(width)}  ${use}`]),
+  ]);
+  return lines.join("\n");
+};
