@@ -47,8 +47,8 @@ export const settled = <T>(given: Answer<T>): T => {
   throw new SocketError(code, message.replace(`${code}: `, ""), { address });
 };
 
-const ATTEMPTS = 3; // in all; the runtime repeats by itself what never reached an object (Cloudflare's "Automatic retries")
-const PAUSE = 50; // ms before the second attempt, at most; four times as many before the third
+const ATTEMPTS = 4; // in all; the runtime repeats by itself what never reached an object (Cloudflare's "Automatic retries")
+const PAUSE = 50; // ms before the second attempt, half as many again at most; four times as many before each that follows
 
 /**
  * Asks an object, and again where that fails: it was moved, its code was replaced, or it was lost while it
@@ -64,7 +64,9 @@ export const again = async <T>(ask: () => Promise<T>, whom: string): Promise<T> 
       if (attempt === ATTEMPTS || (error as { overloaded?: unknown } | null)?.overloaded === true) {
         throw new SocketError("ERR_PLATFORM", `${whom} cannot be reached; ask again`, { cause: error });
       }
-      await new Promise((resolve) => setTimeout(resolve, Math.random() * PAUSE * 4 ** (attempt - 1)));
+      await new Promise((resolve) =>
+        setTimeout(resolve, (1 + Math.random() / 2) * PAUSE * 4 ** (attempt - 1)),
+      );
     }
   }
 };

@@ -56,6 +56,7 @@ export const eventStream = (
       },
       cancel() {
         leaving.abort();
+        void source.return?.().catch(() => {}); // what it holds is let go of, also where it stands between two events
       },
     },
     { highWaterMark: 0 },

@@ -11,10 +11,17 @@ import { build } from "esbuild";
 import { convertV4MiniflareOptions, Log, LogLevel, Miniflare } from "miniflare";
 import { defineApp } from "socklet";
 import { serveApp } from "socklet/emulator";
+import { followers } from "../conformance/followers.ts";
 import { Racer } from "../conformance/racer.ts";
 
 export const TOKEN = "abcdefghijklmnop0123";
 const root = fileURLToPath(new URL("../..", import.meta.url));
+
+/** The bounds of a Worker's sessions (`SessionBounds`). */
+interface Bounds {
+  readonly maxRunning?: number;
+  readonly maxHistory?: number;
+}
 
 /** What the races need of a place. */
 export interface Place extends AsyncDisposable {
@@ -23,8 +30,12 @@ export interface Place extends AsyncDisposable {
   url(): string;
   /** An inbound connection. */
   dial(): Promise<net.Socket>;
-  /** How many inbound connections are served. */
-  inbound(): Promise<number>;
+  /** What it has printed: rejections that nobody heard. */
+  readonly complaints?: readonly string[];
+  /** Whether it hears at once of a follower who leaves; workerd does when it writes, at the latest with the second heartbeat (32 s, measured). */
+  readonly hearsOfLeaving: boolean;
+  /** How many inbound connections are served now, and how many follow a session. */
+  work(): Promise<{ readonly inbound: number; readonly followers: number }>;
   /** What can be done to a session's keeper, by name. */
   readonly faults: Readonly<Record<string, (id: string) => Promise<void>>>;
   /** From now on sessions are lost while they start, or are not. */
@@ -33,6 +44,10 @@ export interface Place extends AsyncDisposable {
   kill?(): Promise<void>;
   /** What is kept of a session that is over: rows, whether the registry was told, and its alarm. */
   kept?(id: string): Promise<{ records: number; events: number; told: number; alarm: number | null }>;
+  /** The sessions of which any object keeps a record. */
+  records?(): Promise<string[]>;
+  /** How many sessions that are over are kept; default: all. */
+  readonly history?: number | undefined;
   /** The registry's rows that are believed to run. */
   believed?(): Promise<string[]>;
   /** Lets go of a session's object, which fails where anything still refers to it. */
@@ -50,12 +65,14 @@ export const emulator = async (): Promise<Place> => {
   const port = Number(new URL(server.listeners[0]?.url as string).port);
   return {
     name: "the emulator",
+    hearsOfLeaving: true,
     url: () => url,
     dial: async () => net.connect({ host: "127.0.0.1", port, allowHalfOpen: true }),
-    inbound: async () => {
+    work: async () => {
       const answer = await fetch(`${url}/v1/listeners`, { headers: { authorization: `Bearer ${TOKEN}` } });
       const { listeners } = (await answer.json()) as { listeners: { running: number }[] };
-      return listeners.reduce((sum, { running }) => sum + running, 0);
+      const inbound = listeners.reduce((sum, { running }) => sum + running, 0);
+      return { inbound, followers: followers() };
     },
     faults: {},
     [Symbol.asyncDispose]: async () => {
@@ -65,7 +82,7 @@ export const emulator = async (): Promise<Place> => {
   };
 };
 
-export const workerd = async (): Promise<Place> => {
+export const workerd = async (bounds: Bounds = {}): Promise<Place> => {
   const { outputFiles } = await build({
     absWorkingDir: root,
     entryPoints: ["test/worker/races-main.ts"],
@@ -85,6 +102,7 @@ export const workerd = async (): Promise<Place> => {
     });
   };
   subscribe("child_process", started);
+  const complaints: string[] = [];
   let restarted = Promise.withResolvers<void>();
   const miniflare = new Miniflare({
     ...convertV4MiniflareOptions({
@@ -98,11 +116,11 @@ export const workerd = async (): Promise<Place> => {
         SOCKLET_REGISTRY: { className: "SockletRegistry", useSQLite: true },
         ROOM: { className: "Room", useSQLite: true },
       },
-      bindings: { SOCKLET_TOKENS: TOKEN },
+      bindings: { SOCKLET_TOKENS: TOKEN, BOUNDS: { maxHistory: 100_000, ...bounds } },
       connectHandlers: [{ protocol: "tcp", port: 0 }],
     }),
     log: new Log(LogLevel.NONE),
-    handleStructuredLogs: () => {},
+    handleStructuredLogs: ({ message }: { message: string }) => void complaints.push(message),
     unsafeInspectDurableObjects: true,
     unsafeHandleRuntimeRestart: () => restarted.resolve(),
     resourcePersistencePath: folder,
@@ -115,16 +133,20 @@ export const workerd = async (): Promise<Place> => {
   const fault = (what: string) => async (id: string) => {
     await ask(`fault/${what}/${id}`);
   };
-  const sessionObject = (id: string) =>
-    miniflare.unsafeGetDurableObjectStorage("under-test", "SockletSession", { name: id });
+  const storageOf = (object: { name: string } | { id: string }) =>
+    miniflare.unsafeGetDurableObjectStorage("under-test", "SockletSession", object as never);
+  const hasTables = async (storage: Awaited<ReturnType<typeof storageOf>>): Promise<boolean> => {
+    const names = "SELECT name FROM sqlite_master WHERE name IN ('session', 'events')";
+    return (await storage.exec(names)).length > 0;
+  };
   return {
     name: "workerd",
+    hearsOfLeaving: false,
+    history: bounds.maxHistory,
+    complaints,
     url: () => origin,
     dial: () => miniflare.dispatchConnect() as Promise<net.Socket>,
-    inbound: async () => {
-      const { worker, room } = (await ask("inbound")) as { worker: number; room: number };
-      return worker + room;
-    },
+    work: async () => (await ask("work")) as { inbound: number; followers: number },
     faults: {
       lose: fault("lose"),
       ring: fault("ring"),
@@ -140,11 +162,8 @@ export const workerd = async (): Promise<Place> => {
       ({ origin } = await miniflare.ready);
     },
     kept: async (id) => {
-      const storage = await sessionObject(id);
-      const [tables] = await storage.exec<{ n: number }>(
-        "SELECT COUNT(*) AS n FROM sqlite_master WHERE name IN ('session', 'events')",
-      );
-      if (tables?.n !== 2) return { records: 0, events: 0, told: 0, alarm: null };
+      const storage = await storageOf({ name: id });
+      if (!(await hasTables(storage))) return { records: 0, events: 0, told: 0, alarm: null };
       const [session] = await storage.exec<{ records: number; told: number }>(
         "SELECT COUNT(*) AS records, MAX(told) AS told FROM session",
       );
@@ -158,6 +177,17 @@ export const workerd = async (): Promise<Place> => {
       });
       const rows = await storage.exec<{ id: string }>("SELECT id FROM sessions WHERE ended IS NULL");
       return rows.map(({ id }) => id);
+    },
+    records: async () => {
+      const ids: string[] = [];
+      for (const id of await miniflare.listDurableObjectIds("SockletSession", "under-test")) {
+        const storage = await storageOf({ id });
+        if (!(await hasTables(storage))) continue;
+        const rows = await storage.exec<{ info: string }>("SELECT info FROM session");
+        ids.push(...rows.map(({ info }) => JSON.parse(info).id as string));
+        if (rows.length === 0) ids.push(`none in ${id}`);
+      }
+      return ids;
     },
     evict: (id) => miniflare.unsafeEvictDurableObject("under-test", "SockletSession", { name: id }),
     [Symbol.asyncDispose]: async () => {

@@ -42,7 +42,7 @@ interface Connection {
   sent: number; // bytes
   received: number; // bytes
   lines: number; // sent
-  plan: "fin" | "reset" | "return" | "throw" | "hang" | "hold";
+  plan: "fin" | "reset" | "return" | "throw" | "hang" | "hold" | "deaf";
   ended: boolean; // it has read our end
   failed: boolean; // by a reset
   closed: boolean;
@@ -52,6 +52,7 @@ class Peer {
   readonly connections: Connection[] = [];
   readonly #server: net.Server;
   readonly #seed: number;
+  readonly #heard = Promise.withResolvers<void>();
 
   private constructor(server: net.Server, seed: number) {
     this.#server = server;
@@ -73,6 +74,11 @@ class Peer {
 
   get open(): Connection[] {
     return this.connections.filter(({ closed }) => !closed);
+  }
+
+  /** Those that took nothing take all. */
+  hear(): void {
+    this.#heard.resolve();
   }
 
   close(): void {
@@ -105,7 +111,8 @@ class Peer {
     });
     socket.on("end", () => {
       one.ended = true;
-      if (one.plan === "hold" || one.plan === "hang" || one.token === null) socket.end();
+      if (one.plan === "hold" || one.plan === "hang" || one.plan === "deaf" || one.token === null)
+        socket.end();
     });
     socket.on("error", () => {
       one.failed = true;
@@ -125,7 +132,7 @@ class Peer {
       one.sent += line.length + 1;
       one.lines++;
     };
-    const plans = ["fin", "reset", "return", "throw", "hang", "hold", "hold", "hold"] as const;
+    const plans = ["fin", "reset", "return", "throw", "hang", "deaf", "hold", "hold", "hold"] as const;
     one.plan = plans[Math.floor(chance() * plans.length)] as Connection["plan"];
     for (let left = Math.floor(chance() * 6); left > 0; left--) {
       say(chance() < 0.1 ? "burst" : `line ${left}`);
@@ -133,7 +140,11 @@ class Peer {
     }
     if (one.plan === "fin") socket.end();
     else if (one.plan === "reset") socket.resetAndDestroy();
-    else if (one.plan !== "hold") {
+    else if (one.plan === "deaf") {
+      socket.pause(); // it takes nothing any more, until those who race are done
+      await this.#heard.promise;
+      socket.resume();
+    } else if (one.plan !== "hold") {
       say(one.plan);
       if (one.plan !== "hang") socket.end();
     }
@@ -166,12 +177,15 @@ const request = (
     bytes,
     leave,
     turns = 0,
+    patience,
     onText,
   }: {
     json?: unknown;
     bytes?: string;
     leave?: Leave | undefined;
     turns?: number;
+    /** The turns after which it leaves where it has no answer. */
+    patience?: number;
     onText?: (text: string) => boolean;
   } = {},
 ): Promise<Answer> =>
@@ -205,6 +219,13 @@ const request = (
       sent.destroy();
       done();
     };
+    const giveUp = async (patience: number): Promise<void> => {
+      for (let more = patience; more > 0 && status === 0; more--) await turn();
+      if (status !== 0) return;
+      left = true;
+      sent.destroy();
+      done();
+    };
     sent.on("error", () => {
       if (!left) status = status || 0;
       done();
@@ -233,6 +254,7 @@ const request = (
       void go();
     } else {
       sent.end(body);
+      if (patience !== undefined) void giveUp(patience);
       if (leave === "at once") void go();
     }
   });
@@ -247,6 +269,8 @@ const eventsIn = (text: string): SessionEvent[] =>
       return data === undefined ? [] : [JSON.parse(data) as SessionEvent];
     });
 
+const UNASKED = 40_000; // ms: two of a session's alarms
+const PATIENT = 60_000; // turns that a client waits for an answer which its session's peer may hold up
 const PATIENCE = 15_000; // ms that something which must go may take to be gone, before it counts as a breach
 
 const OVER = new Set(["ended", "failed", "cut"]);
@@ -270,7 +294,7 @@ const ALLOWED: Record<string, readonly number[]> = {
   run: [200, 429],
   get: [200],
   list: [200],
-  send: [200, 409],
+  send: [200, 409, 429],
   halfClose: [200, 409],
   end: [200],
   follow: [200],
@@ -349,7 +373,9 @@ export const race = async (place: Place, options: RaceOptions): Promise<RaceRepo
     if (!ALLOWED[what]?.includes(status)) {
       const code = (body as { code?: string } | null)?.code ?? "no problem document";
       count(`${what} ${status} ${code}`);
-      if (!(platform && (status === 0 || status >= 500)))
+      const lost = (early || faults.length > 0) && status === 503 && code === "ERR_PLATFORM";
+      const forgotten = place.history !== undefined && status === 404 && id !== undefined;
+      if (!lost && !forgotten && !(platform && (status === 0 || status >= 500)))
         breach(`${what} ${id ?? ""} was answered ${status}: ${text.slice(0, 300)}`);
     }
     if (status < 300 && isInfo(body)) note(body, since);
@@ -440,7 +466,12 @@ export const race = async (place: Place, options: RaceOptions): Promise<RaceRepo
           "send",
           "POST",
           `/${session.id}/data`,
-          { bytes: "x".repeat(1 + draw(2_000)), leave, turns: draw(20) },
+          {
+            bytes: "x".repeat(1 + draw(chance() < 0.1 ? 1_000_000 : 2_000)),
+            leave,
+            turns: draw(20),
+            patience: PATIENT,
+          },
           session.id,
         );
         if (status === 200) session.sends.ok++;
@@ -448,7 +479,13 @@ export const race = async (place: Place, options: RaceOptions): Promise<RaceRepo
       halfClose: async () => {
         const session = hot();
         if (session === undefined) return;
-        const { status } = await ask("halfClose", "POST", `/${session.id}/half-close`, {}, session.id);
+        const { status } = await ask(
+          "halfClose",
+          "POST",
+          `/${session.id}/half-close`,
+          { patience: PATIENT },
+          session.id,
+        );
         if (status === 200) session.halfClosed++;
       },
       end: async () => {
@@ -533,6 +570,24 @@ export const race = async (place: Place, options: RaceOptions): Promise<RaceRepo
 
   // ---- What is left ----
 
+  /** Waits until something is gone, which `gone` then says by `null`. */
+  const until = async (what: string, gone: () => Promise<string | null> | string | null): Promise<void> => {
+    const due = performance.now() + PATIENCE;
+    for (let left = await gone(); left !== null; left = await gone()) {
+      if (performance.now() > due) return breach(`${what}: ${left}`);
+      await turn();
+    }
+  };
+  /** Nobody is served any more, of those who have left. */
+  const served = (followers: boolean): Promise<void> =>
+    until("those who left are served still", async () => {
+      const work = await place.work();
+      return work.inbound === 0 && (!followers || work.followers === 0) ? null : JSON.stringify(work);
+    });
+  // Some of what they watched still runs.
+  await served(place.hearsOfLeaving);
+
+  peer.hear();
   // Those whose client left before it knew their ids are in the list.
   const endBy = performance.now() + PATIENCE;
   for (;;) {
@@ -545,8 +600,25 @@ export const race = async (place: Place, options: RaceOptions): Promise<RaceRepo
     }
   }
 
+  // What is too much is forgotten, by list and object alike.
+  if (place.history !== undefined) {
+    await until("too many are kept", async () => {
+      await place.faults.ringRegistry?.("");
+      const { length } = await everySession();
+      return length <= (place.history as number) ? null : `${length}`;
+    });
+  }
+  // An object that was lost before the registry knew it tells it by its alarm.
+  const alarmed = new Set((await everySession()).map(({ id }) => id));
+  for (const id of (await place.records?.()) ?? [])
+    if (!alarmed.has(id) && !earlier.has(id)) await place.faults.ring?.(id);
   const listed = new Map((await everySession()).map((info) => [info.id, info]));
-  for (const id of known.keys()) if (!listed.has(id)) breach(`${id} is in no list`);
+  for (const id of known.keys()) {
+    if (listed.has(id)) continue;
+    const { status } = await request(place.url(), "GET", `/v1/sessions/${id}`);
+    if (place.history === undefined || status !== 404)
+      breach(`${id} is in no list, and asking for it gives ${status}`);
+  }
   const tokens = new Map<number, string>(); // of sessions that said theirs
 
   for (const [id, info] of listed) {
@@ -592,7 +664,8 @@ export const race = async (place: Place, options: RaceOptions): Promise<RaceRepo
     seenTokens.add(one.token);
     const id = tokens.get(one.token);
     if (id === undefined) {
-      breach(`a connection said the token ${one.token}, and no session has it`);
+      if (place.history === undefined)
+        breach(`a connection said the token ${one.token}, and no session has it`);
       continue;
     }
     const info = listed.get(id) as SessionInfo;
@@ -602,23 +675,14 @@ export const race = async (place: Place, options: RaceOptions): Promise<RaceRepo
       breach(`${id} says that it wrote ${info.bytesWritten} bytes, and its peer has ${one.received}`);
   }
 
-  // Sockets, connections, rows and alarms: gone, or going.
-  const until = async (what: string, gone: () => Promise<string | null> | string | null): Promise<void> => {
-    const due = performance.now() + PATIENCE;
-    for (let left = await gone(); left !== null; left = await gone()) {
-      if (performance.now() > due) return breach(`${what}: ${left}`);
-      await turn();
-    }
-  };
+  // Connections, rows, alarms and references.
+
+  await served(!early && !faults.includes("lose")); // what followed an object that was lost is gone without a word
   await until("the peer's connections stay open", () => {
     const { open } = peer;
     return open.length === 0
       ? null
       : open.map(({ token, plan, ended }) => `${token} ${plan} ${ended}`).join(", ");
-  });
-  await until("inbound connections are served for ever", async () => {
-    const inbound = await place.inbound();
-    return inbound === 0 ? null : `${inbound}`;
   });
   await until("the registry believes that these run", async () => {
     const ids = (await place.believed?.()) ?? [];
@@ -630,12 +694,36 @@ export const race = async (place: Place, options: RaceOptions): Promise<RaceRepo
     if (records !== 1 || told !== 1 || alarm !== null)
       breach(`what is kept of ${id}: ${JSON.stringify({ records, told, alarm })}`);
   }
+  const records = new Set(await place.records?.());
+  if (place.records !== undefined) {
+    for (const id of records)
+      if (!listed.has(id) && !earlier.has(id)) breach(`a record is kept of ${id}, which is in no list`);
+  }
   for (const id of [...listed.keys()].slice(-20)) {
     await place.evict?.(id).catch((error) => {
       if (!/not currently running/.test(String(error))) breach(`${id} cannot be evicted: ${error}`);
     });
     await ask("get", "GET", `/${id}`, {}, id);
   }
+  for (const complaint of place.complaints ?? []) breach(complaint);
   peer.close();
   return { counts, breaches, sessions: listed.size, connections: peer.connections.length };
+};
+
+/** Sessions whose process is killed, and of which nobody asks: gives how many the registry believes to run when it cannot hear of their end but by their alarms. */
+export const unasked = async (place: Place, count: number): Promise<number> => {
+  const peer = await Peer.listen(0);
+  for (let i = 1; i <= count; i++) {
+    const json = { handler: "racer", address: peer.address, params: -i, background: true };
+    await request(place.url(), "POST", "/v1/sessions", { json });
+  }
+  await place.kill?.();
+  const due = performance.now() + UNASKED;
+  let believed = await place.believed?.();
+  while (believed !== undefined && believed.length > 0 && performance.now() < due) {
+    await new Promise((resolve) => setTimeout(resolve, 250));
+    believed = await place.believed?.();
+  }
+  peer.close();
+  return believed?.length ?? 0;
 };

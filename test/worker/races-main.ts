@@ -1,24 +1,28 @@
 /** The Worker of the races: sessions, inbound connections to it and to an object of it, and doors for faults. */
 
-import { DurableObject } from "cloudflare:workers";
+import { DurableObject, env } from "cloudflare:workers";
 import { defineApp } from "socklet";
 import type { SessionInfo } from "socklet/control";
 import {
   type RegistryObject,
+  type SessionBounds,
   type SessionObject,
   type SockletBindings,
   WorkerServer,
   workerFor,
 } from "socklet/worker";
+import { followers } from "../conformance/followers.ts";
 import { Racer } from "../conformance/racer.ts";
 
 interface Bindings extends SockletBindings {
   readonly SOCKLET_SESSIONS: DurableObjectNamespace<SockletSession>;
   readonly ROOM: DurableObjectNamespace<Room>;
+  readonly BOUNDS?: SessionBounds;
 }
 
 const app = defineApp({ handlers: { racer: Racer }, allow: ["127.0.0.0/8:*"] });
-const worker = workerFor(app, { sessions: { maxRunning: 200, maxHistory: 100_000 } });
+const { BOUNDS = {} } = env as unknown as Bindings;
+const worker = workerFor(app, { sessions: BOUNDS });
 
 interface Alarmed {
   readonly ctx: DurableObjectState;
@@ -94,14 +98,16 @@ export class Room extends DurableObject {
 const server = new WorkerServer(Racer);
 let dialled = 0;
 
+addEventListener("unhandledrejection", ({ reason }) => console.error("unhandled rejection:", reason));
+
 export default {
   ...worker,
   /** `POST /fault/WHAT/ID` does something to a session's object, or to the registry; all else is the control routes. */
   async fetch(request: Request, bindings: Bindings, ctx: ExecutionContext): Promise<Response> {
     const [, first, what = "", id = ""] = new URL(request.url).pathname.split("/");
-    if (first === "inbound") {
+    if (first === "work") {
       const room = await bindings.ROOM.getByName("room").info();
-      return Response.json({ worker: server.info().running, room: room.running });
+      return Response.json({ inbound: server.info().running + room.running, followers: followers() });
     }
     if (first !== "fault") return worker.fetch(request, bindings, ctx);
     const registry = (bindings.SOCKLET_REGISTRY as DurableObjectNamespace<SockletRegistry>).getByName(
