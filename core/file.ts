@@ -92,7 +92,7 @@ interface OpenFile extends AsyncDisposable {
  * The bytes of what was given are taken from the socket, and no others, but for these: what a read that failed had
  * gathered; the bytes after a wrong one, in the few that one read took; with `newline: ""` the character after a
  * lone `\r`. Where a `\r` ends a line and nothing has come after it, the line is given at once (CPython waits for
- * the next byte), and a `\n` that comes then belongs to it: the next read leaves it out, `recv()` would see it. With
+ * the next byte), and a `\n` that comes then belongs to it: the next read leaves it out, unless `recv()` took it. With
  * `newline: ""` the line must wait to know how it ends.
  */
 export interface TextReader extends OpenFile, AsyncIterable<string> {
@@ -322,7 +322,7 @@ class TextIOWrapper extends BaseFile implements TextFile {
   readonly #newline: string | null;
   readonly #lineBuffered: boolean;
   #text = ""; // decoded, and not given yet
-  #returned = false; // what was decoded last was a \r, which became \n: a \n that follows is the same line end
+  #returned = -1; // where in the stream a \r has become \n: a \n right there is the same line end
   #reading = false;
   #window: Uint8Array = EMPTY; // a copy of the bytes that come next
   #ascii: string | null = null; // its text, where all of it is ASCII: lines are sliced from that, and not decoded each
@@ -387,14 +387,19 @@ class TextIOWrapper extends BaseFile implements TextFile {
     const lines: string[] = [];
     let count = 0;
     let bytes = 0;
-    for (;;) {
-      const line = await this.readline();
-      if (line === null) return lines;
-      lines.push(line);
-      bytes += this.#decoder.codec.length(line);
-      if (bytes > maxRead) throw tooMuch("what is left", "maxRead", maxRead);
-      count += characters(line);
-      if (hint > 0 && count > hint) return lines; // more than the hint, as the io module of C has it
+    try {
+      for (;;) {
+        const line = await this.readline();
+        if (line === null) return lines;
+        lines.push(line);
+        bytes += this.#decoder.codec.length(line);
+        if (bytes > maxRead) throw tooMuch("what is left", "maxRead", maxRead);
+        count += characters(line);
+        if (hint > 0 && count > hint) return lines; // more than the hint, as the io module of C has it
+      }
+    } catch (error) {
+      this.#text = lines.join("") + this.#text;
+      throw error;
     }
   }
 
@@ -492,7 +497,8 @@ class TextIOWrapper extends BaseFile implements TextFile {
     if (want < size) size = this.#characterBytes(at, size, want);
     const bytes = this.#window.subarray(at, at + size);
     const ascii = this.#ascii?.slice(at, at + size);
-    const decode = (): true => this.#append(decoder.decode(bytes, false, ascii));
+    const from = this.#windowAt + at;
+    const decode = (): true => this.#append(decoder.decode(bytes, false, ascii), from, from + size);
     if (size === all) this.#window = EMPTY; // it need not stay in memory
     const left = reader.buffered - size;
     const taken = reader.read(size);
@@ -504,7 +510,7 @@ class TextIOWrapper extends BaseFile implements TextFile {
   #last(): boolean {
     const text = this.#decoder.decode(EMPTY, true);
     if (text === "") this.#decoder.check();
-    this.#append(text);
+    this.#append(text, -1, -1);
     return text !== "";
   }
 
@@ -521,9 +527,10 @@ class TextIOWrapper extends BaseFile implements TextFile {
   async #look(reader: StreamReader): Promise<boolean> {
     const { unit } = this.#decoder.codec;
     const first = reader.buffered < unit ? await reader.receive(unit, true, true, true) : EMPTY;
-    this.#windowAt = reader.bytesRead - reader.buffered; // nobody else takes bytes while peek() waits
+    const at = reader.bytesRead - reader.buffered; // nobody else takes bytes while peek() waits
     const seen = first && (await reader.peek(Math.min(WINDOW, Math.max(reader.maxRead, unit))));
     if (this.closed) throw new SocketError("ECANCELED", "the file was closed while this read waited");
+    this.#windowAt = at; // with the window, and only then: a look that fails leaves the one before
     this.#window = seen ?? EMPTY;
     this.#ascii = this.#decoder.codec.ascii ? asciiOf(this.#window) : null;
     return first !== null;
@@ -561,13 +568,17 @@ class TextIOWrapper extends BaseFile implements TextFile {
     return Math.min(to - at, size);
   }
 
-  /** Adds to the text, where each line end becomes `\n` if it is to. */
-  #append(text: string): true {
-    if (text === "") return true;
+  /** Adds to the text, which the stream has from one offset to another; each line end becomes `\n` if it is to. */
+  #append(text: string, from: number, to: number): true {
+    const returned = this.#returned === from;
+    if (text === "") {
+      if (returned) this.#returned = to; // what is left out is not between the two either
+      return true;
+    }
     let translated = text;
     if (this.#newline === null) {
-      if (this.#returned && text.startsWith("\n")) translated = text.slice(1);
-      this.#returned = text.endsWith("\r");
+      if (returned && text.startsWith("\n")) translated = text.slice(1);
+      this.#returned = text.endsWith("\r") ? to : -1;
       if (translated.includes("\r")) translated = translated.replace(/\r\n?/g, "\n");
     }
     this.#text += translated;

@@ -310,7 +310,8 @@ export class StreamReader extends Alarm {
 
   /**
    * The lines that are left, as `readline()` gives them; with `hint`, no further than the line with which they are
-   * more than that many bytes. CPython's `readlines`. Rejects with `ERR_LIMIT` past `maxRead` in all.
+   * more than that many bytes. CPython's `readlines`. Rejects with `ERR_LIMIT` past `maxRead` in all; the lines before
+   * a failure are gone with it.
    */
   async readlines(hint = 0): Promise<Uint8Array[]> {
     positive(hint, "hint");

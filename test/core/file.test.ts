@@ -1171,3 +1171,45 @@ describe("files", () => {
     expect(() => file.write(utf8("a") as never)).toThrow(TypeError);
   });
 });
+
+describe("mixed with other reads of the stream", () => {
+  test("a \\n belongs to the \\r before it only where it is the next byte of the stream", async () => {
+    const { reader, file } = live();
+    reader.push(utf8("a\r"));
+    expect(await file.readline()).toBe("a\n");
+    reader.push(utf8("\nb\n\nc\n"));
+    expect(shown((await reader.recv(3)) as Uint8Array)).toBe("\nb\n"); // that \n among them
+    expect(await file.readline()).toBe("\n");
+    expect(await file.readline()).toBe("c\n");
+    const ignoring = live({ errors: "ignore" });
+    ignoring.reader.push(utf8("a\r"));
+    expect(await ignoring.file.readline()).toBe("a\n");
+    ignoring.reader.push(new Uint8Array([0xff, 10, 98, 10]));
+    expect(await ignoring.file.readline()).toBe("b\n"); // as all at once: what is left out is not between the two
+  });
+
+  test("a look that failed, since another read waits, leaves nothing wrong behind", async () => {
+    const reader = new StreamReader();
+    const bytes = openFile(reader, silent(), "r");
+    const units = openFile(reader, silent(), "r", { encoding: "utf-16-le" });
+    reader.push(utf8("\n\0"));
+    expect(await bytes.readline()).toBe("\n"); // it has seen the \0, too
+    reader.push(utf8("\n\n"));
+    reader.timeout = 0;
+    const waiting = codeOf(units.read()); // two bytes, and half of the next
+    expect(await codeOf(bytes.read())).toBe("EBUSY");
+    expect(await waiting).toBe("EWOULDBLOCK");
+    reader.end();
+    expect(await bytes.read()).toBe("\n");
+  });
+
+  test("readlines() that fails loses no line", async () => {
+    const { reader, file } = live();
+    reader.push(utf8("a\nb\nc"));
+    reader.timeout = 0;
+    expect(await codeOf(file.readlines())).toBe("EWOULDBLOCK");
+    expect(await file.readline()).toBe("a\n");
+    reader.end();
+    expect(await file.readlines()).toEqual(["b\n", "c"]);
+  });
+});
