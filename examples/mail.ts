@@ -75,7 +75,9 @@ export class MailRequestHandler extends StreamRequestHandler<MailContext> {
   /** The reply to one command line. */
   #reply(line: string): string | Promise<string> {
     const space = line.indexOf(" ");
-    const verb = (space < 0 ? line : line.slice(0, space)).toUpperCase();
+    const verb = (space < 0 ? line : line.slice(0, space)).replace(/[a-z]/g, (letter) =>
+      letter.toUpperCase(),
+    );
     const argument = space < 0 ? "" : line.slice(space + 1).trim();
     const size = encoder.encode(line).length + 2;
     if (size > MAX_COMMAND + (verb === "MAIL" ? MAX_PARAMETERS : 0)) return "500 Line too long";

@@ -12,7 +12,7 @@
  */
 
 import { SocketError, StreamRequestHandler } from "socklet";
-import { fromLatin1 } from "./resp/bytes.ts";
+import { firstByte, fromLatin1 } from "./resp/bytes.ts";
 import type { Client } from "./resp/command.ts";
 import { run } from "./resp/commands.ts";
 import { ReplyWriter } from "./resp/reply.ts";
@@ -40,9 +40,9 @@ export class RespServer extends StreamRequestHandler<RespContext> {
     const { keys } = this.context;
     const out = new ReplyWriter(this.wfile);
     const library = { name: "", version: "" };
-    const client: Client = { id: keys.connect(), keys, out, name: "", library, leaves: false };
+    const client: Client = { id: keys.connect(), keys, out, name: "", library, over: null };
     try {
-      while (!client.leaves) {
+      while (client.over === null) {
         // Lines that are here already are taken without a wait: a promise for each is a fifth more CPU.
         const line = rfile.tryLine() ?? (await rfile.line());
         if (line === null) return;
@@ -56,7 +56,7 @@ export class RespServer extends StreamRequestHandler<RespContext> {
             const header = rfile.tryLine() ?? (await rfile.line());
             if (header === null) return;
             if (header.charCodeAt(0) !== DOLLAR) {
-              throw new ProtocolError(`expected '$', got '${header.slice(0, 1)}'`);
+              throw new ProtocolError(`expected '$', got '${firstByte(header)}'`);
             }
             const length = numberIn(header); // in bytes
             size += length;
@@ -76,6 +76,7 @@ export class RespServer extends StreamRequestHandler<RespContext> {
         }
         if (name !== undefined) run(name, args, client);
       }
+      if (client.over === "refused") this.emit({ refused: "HTTP" });
     } catch (error) {
       if (error instanceof ProtocolError) {
         out.error(`ERR Protocol error: ${error.message}`);

@@ -69,7 +69,7 @@ export class SmtpClient extends StreamRequestHandler {
 
   /** Fails where the server has not said that it has this extension. */
   #demand(extension: string, extensions: string, otherwise: string): void {
-    if (extensions.split("\n").some((line) => line.toUpperCase() === extension)) return;
+    if (new RegExp(`^${extension}$`, "im").test(extensions)) return;
     throw new SocketError(
       "ERR_REFUSED",
       `the server takes ASCII alone (it has no ${extension}), and ${otherwise}`,

@@ -1,5 +1,6 @@
 /** Bytes as text of as many characters, and back: what names keys and commands, which are any bytes. */
 
+const encoder = new TextEncoder();
 const decoder = new TextDecoder("latin1");
 const SHORT = 32; // bytes up to which fromCharCode is the faster of the two
 
@@ -13,3 +14,6 @@ export const fromLatin1 = (text: string): Uint8Array => {
   for (let i = 0; i < text.length; i++) bytes[i] = text.charCodeAt(i);
   return bytes;
 };
+
+/** The first byte of other text, in UTF-8, as such a character. */
+export const firstByte = (text: string): string => latin1(encoder.encode(text.slice(0, 2)).subarray(0, 1));

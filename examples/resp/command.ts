@@ -16,8 +16,8 @@ export interface Client {
   name: string;
   /** By `CLIENT SETINFO`: the client's library and its version. */
   readonly library: { name: string; version: string };
-  /** The connection is to be closed, once what was replied has left. */
-  leaves: boolean;
+  /** Why the connection is to be closed, once what was replied has left; `null` as long as it is not. */
+  over: "quit" | "refused" | null;
 }
 
 type Group = "string" | "generic" | "connection" | "server";

@@ -13,7 +13,7 @@ export const run = (name: string, args: readonly Uint8Array[], client: Client): 
   const command = COMMANDS.get(known);
   if (command !== undefined) runAs(known, command, args, client);
   // HTTP. A page in a browser can make it send commands to a port of this machine, as the body of a POST.
-  else if (known === "POST" || known === "HOST:") client.leaves = true;
+  else if (known === "POST" || known === "HOST:") client.over = "refused";
   else client.out.error(unknown(name, args));
 };
 
@@ -109,7 +109,7 @@ const COMMANDS: ReadonlyMap<string, Command> = new Map(
       summary: "Close the connection",
       run(_, client) {
         client.out.simple("OK");
-        client.leaves = true;
+        client.over = "quit";
       },
     },
     SELECT: {

@@ -254,7 +254,7 @@ describe("mail", () => {
     ["POST / HTTP/1.1|NOOP", "221"],
     ["CONNECT x:25 HTTP/1.1|NOOP", "221"],
     ["NOOP|get|NOOP", "250 221"],
-    ["GETS|NOOP", "500 250"],
+    ["GETS|NOOP|NO\xc5\xbfOOP|R\xc5\xbfET", "500 250 500 500"],
     ["\x16\x03\x01|NOOP", "221"],
     ["HELO c|MAIL FROM:<a@b>|RCPT TO:<>", "250 250 501"],
     ["HELO c|MAIL FROM:<a@b>|RCPT TO:<postmaster>", "250 250 250"],
@@ -435,6 +435,28 @@ const HELLO = (protocol: 2 | 3): string =>
   ].join("");
 const NO_NAME = "cannot contain spaces, newlines or special characters.\r\n";
 
+/** What is left of replies when all that are whole are read. */
+const unread = (replies: string): string => {
+  let rest = replies;
+  const reply = (): boolean => {
+    const [line, type, size] = /^(?:([+:,(#_-])[^\r\n]*|[$=*~%>|](-?\d+))\r\n/.exec(rest) ?? [];
+    if (line === undefined) return false;
+    const before = rest;
+    rest = rest.slice(line.length);
+    if (type !== undefined || size === "-1") return true;
+    const count = Number(size);
+    if ("$=".includes(line[0] as string)) {
+      const whole = rest.slice(count, count + 2) === "\r\n";
+      rest = whole ? rest.slice(count + 2) : before;
+      return whole;
+    }
+    const items = "%|".includes(line[0] as string) ? 2 * count : count;
+    return Array.from({ length: items }).every(reply);
+  };
+  while (reply());
+  return rest;
+};
+
 describe("resp server", () => {
   test.each([
     ["PING\r\n", "+PONG\r\n"],
@@ -502,6 +524,7 @@ describe("resp server", () => {
     ["PING\r\nPOST / HTTP/1.1\r\nHost: x\r\n\r\nPING\r\n", "+PONG\r\n"],
     ["GET / HTTP/1.1\r\nHost: x\r\n\r\nPING\r\n", "-ERR wrong number of arguments for 'get' command\r\n"],
     [array("host:") + array("PING"), ""],
+    ["*1\r\n\xc4\x8aPING\r\n", "-ERR Protocol error: expected '$', got '\xc4'\r\n"],
     ["*01\r\n", "-ERR Protocol error: invalid multibulk length\r\n"],
     ["*1\r\n$-0\r\n", "-ERR Protocol error: invalid bulk length\r\n"],
     [
@@ -558,6 +581,14 @@ describe("resp server", () => {
     );
   });
 
+  test("tells that it closes a connection of HTTP, and does none of its commands", async () => {
+    await using place = respServer();
+    const request = "POST / HTTP/1.1\r\nHost: x\r\n\r\nSET k v\r\n";
+    expect(await talk(place.server, [request])).toBe("");
+    expect(await talk(place.server, ["GET k\r\nQUIT\r\n"])).toBe("$-1\r\n+OK\r\n");
+    expect(place.told()).toEqual([{ refused: "HTTP" }]);
+  });
+
   test("answers a pipeline in order", async () => {
     await using place = respServer();
     const count = 20_000;
@@ -583,6 +614,58 @@ describe("resp server", () => {
     expect(await talk(place.server, [request])).toBe(
       "-OOM command not allowed when used memory > 'maxmemory'.\r\n",
     );
+  });
+
+  test("any bytes are answered with replies, whole and nothing but", async () => {
+    await using place = respServer();
+    const part = fc.oneof(
+      fc.constantFrom(
+        "\r\n",
+        "\n",
+        " ",
+        '"',
+        "'",
+        "\\",
+        "\\x",
+        "*2\r\n",
+        "$3\r\n",
+        "\xc4\x8a",
+        "\xff",
+        "\x00",
+        "\t",
+      ),
+      fc.constantFrom(
+        "HELLO 3\r\n",
+        "HELLO 2\r\n",
+        "CLIENT ",
+        "COMMAND DOCS\r\n",
+        "COMMAND\r\n",
+        "INFO\r\n",
+        "CONFIG GET *\r\n",
+      ),
+      fc.constantFrom(
+        "CLIENT HELP\r\n",
+        "CLIENT INFO\r\n",
+        "SETNAME ",
+        "DEBUG PROTOCOL map\r\n",
+        "DEBUG PROTOCOL attrib\r\n",
+      ),
+      fc.constantFrom(
+        "DEBUG PROTOCOL push\r\n",
+        "DEBUG PROTOCOL verbatim\r\n",
+        "SET k v\r\n",
+        "GET k\r\n",
+        "NOPE ",
+      ),
+      fc.array(fc.nat(255), { maxLength: 8 }).map((bytes) => String.fromCharCode(...bytes)),
+    );
+    await fc.assert(
+      fc.asyncProperty(fc.array(part, { maxLength: 30 }), async (parts) => {
+        expect(unread(await talk(place.server, [bytesOf(parts.join(""))]))).toBe("");
+      }),
+      { numRuns: 1000 },
+    );
+    expect(place.errors()).toEqual([]);
   });
 
   test("tells keys apart by all their bytes", async () => {

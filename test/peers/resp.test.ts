@@ -195,6 +195,7 @@ const array = (...words: string[]): string =>
 const SAME = [
   // what does not speak RESP
   ...[
+    "*1\r\n\xc4\x8aPING\r\n",
     "*x\r\n",
     "*01\r\n",
     "*+1\r\n",
