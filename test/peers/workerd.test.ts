@@ -1,6 +1,10 @@
 /** The example app in real workerd, as `wrangler deploy` would have it, and clients that nobody here wrote. */
 
 import { spawnSync } from "node:child_process";
+import DNS from "dns2";
+import { Redis } from "ioredis";
+import { createTransport } from "nodemailer";
+import { createClient } from "redis";
 import { createConnection, TCPConnector } from "socklet/emulator";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { RespClient } from "../../examples/resp.ts";
@@ -99,6 +103,35 @@ with smtplib.SMTP("127.0.0.1", ${mail}, timeout=20) as smtp:
   test.skipIf(dig === null)("dig +tcp resolves", () => {
     const args = ["@127.0.0.1", "-p", String(dns), "+tcp", "+short", "+tries=1", "www.example.test"];
     expect(spawnSync(dig as string, args, { encoding: "utf8" }).stdout).toMatch(/^192\.0\.2\.\d+\n$/);
+  });
+
+  test("npm redis and ioredis with their defaults, nodemailer and dns2 are served as in Node", async () => {
+    const client = createClient({ socket: { host: "127.0.0.1", port: resp } });
+    await client.connect();
+    try {
+      expect([await client.set("clé", "π"), await client.get("clé"), await client.get("none")]).toEqual([
+        ...["OK", "π", null],
+      ]);
+      expect(await client.clientInfo()).toMatchObject({ resp: 3, libName: "node-redis" });
+      expect(await client.configGet("save")).toEqual({ save: "" });
+    } finally {
+      await client.close();
+    }
+    const io = new Redis({ port: resp, host: "127.0.0.1", lazyConnect: true });
+    await io.connect();
+    expect([await io.get("clé"), await io.del("clé"), await io.quit()]).toEqual(["π", 1, "OK"]);
+
+    const transport = createTransport({ host: "127.0.0.1", port: mail, secure: false });
+    const { response } = await transport.sendMail({
+      from: "josé@example.com",
+      to: "用户@example.com",
+      text: "π",
+    });
+    transport.close();
+    expect(response).toMatch(/^250 Kept as /);
+
+    const { answers } = await DNS.TCPClient({ dns: "127.0.0.1", port: dns })("many.example.test");
+    expect(answers).toHaveLength(100);
   });
 
   test("our own client, unchanged, gets the same from workerd as from anywhere", async () => {
