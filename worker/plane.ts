@@ -106,15 +106,19 @@ export class WorkerPlane implements ControlPlane {
 
   /** Not asked again where that fails, since the bytes may have gone: what became of the session is told. */
   async send(id: string, bytes: Uint8Array): Promise<SessionInfo | null> {
-    const given = await sessionOf(this.#setup.env, id)
-      .send(bytes)
-      .catch(() => undefined);
-    if (given !== undefined) return settled(given);
-    const info = await this.get(id);
-    if (info === null) return null;
-    const perhaps = "the bytes may have been sent, or not: its events say so";
-    if (isOver(info.state)) throw new SocketError("ENOTCONN", `the session is ${info.state}; ${perhaps}`);
-    throw new SocketError("ERR_PLATFORM", `the session ${id} did not answer; ${perhaps}`);
+    const session = sessionOf(this.#setup.env, id);
+    let given: Awaited<ReturnType<typeof session.send>>;
+    try {
+      given = await session.send(bytes);
+    } catch (cause) {
+      const info = await this.get(id);
+      if (info === null) return null;
+      const perhaps = "the bytes may have been sent, or not: its events say so";
+      throw isOver(info.state)
+        ? new SocketError("ENOTCONN", `the session is ${info.state}; ${perhaps}`, { cause })
+        : new SocketError("ERR_PLATFORM", `the session ${id} did not answer; ${perhaps}`, { cause });
+    }
+    return settled(given);
   }
 
   async halfClose(id: string): Promise<SessionInfo | null> {

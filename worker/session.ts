@@ -205,8 +205,8 @@ export class SessionObject extends DurableObject<SockletBindings> implements Ses
 
   async #drop(): Promise<void> {
     this.#session = undefined;
-    await this.ctx.storage.deleteAlarm();
     await this.ctx.storage.deleteAll();
+    await this.ctx.storage.deleteAlarm(); // afterwards: a record without an alarm would be there for ever
   }
 
   // ---- What is kept ----

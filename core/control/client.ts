@@ -61,7 +61,7 @@ const MAX_RETRIES = 5; // connections in a row that bring no event, before follo
  *     const { result } = await control.sessions.run({ handler: "redis", address: "127.0.0.1:6379", params: [["PING"]] });
  *
  * Every call rejects with a `SocketError`: with the code of the problem that the plane answered (`EACCES` for a
- * token, `ERR_REFUSED` for a scope or a target, `ENOENT` for an unknown id, `ENOTCONN`, `EINVAL`…); where it
+ * token, `ERR_REFUSED` for a scope or a target, `ENOENT` for an unknown id, `ENOTCONN`, `EINVAL`, `ERR_PLATFORM`…); where it
  * cannot be reached with the platform's code or `ERR_CONNECT_FAILED`; with `ETIMEDOUT` where no answer came; with
  * `ERR_INTERNAL` where the answer is not of a control plane. `cause` is the problem, or the platform's error.
  */

@@ -228,7 +228,8 @@ export interface Health {
 
 /**
  * What a platform implements. The routes have validated what they pass on: ids have the form of `newSessionId()`,
- * limits are in `BOUNDS`. All errors are `SocketError`s; `routes.ts` has the table of their HTTP statuses.
+ * limits are in `BOUNDS`. All errors are `SocketError`s; `problem.ts` has the table of their HTTP statuses. Where the
+ * platform cannot be made to answer each call rejects with `ERR_PLATFORM`, and may be made again, but for `send`.
  */
 export interface ControlPlane {
   /** Never waits for another machine. */

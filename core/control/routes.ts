@@ -25,6 +25,7 @@
 import { type Context, Hono } from "hono";
 import * as v from "valibot";
 import { SECURE_TRANSPORTS } from "../connector.ts";
+import type { SocketError } from "../errors.ts";
 import { checkOptions, optionNamesOf } from "../options.ts";
 import type { MaybePromise } from "../stream.ts";
 import { bearerToken, type Scope, TokenList } from "./auth.ts";
@@ -47,7 +48,7 @@ export interface ControlSetup {
   readonly plane: ControlPlane;
   /** The text of `SOCKLET_TOKENS`; see `auth.ts` for its form. Without a token all is shut but health. */
   readonly tokens: string | undefined;
-  /** Told of what failed with status 500, which the answer does not tell. */
+  /** Told of what failed with status 500, which the answer does not tell, and at what the platform failed. */
   readonly onError?: ((error: unknown, requestId: string) => void) | undefined;
 }
 
@@ -231,7 +232,8 @@ export const controlRoutes = (setup: ControlSetup | ((env: any) => MaybePromise<
   app.onError((error, c) => {
     const requestId = c.get("requestId");
     const response = problemResponse(error, requestId);
-    if (response.status === 500) c.get("setup")?.onError?.(error, requestId);
+    const told = response.status === 500 || (error as SocketError).code === "ERR_PLATFORM";
+    if (told) c.get("setup")?.onError?.(error, requestId);
     return response;
   });
   return app as unknown as Hono;

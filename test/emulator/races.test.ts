@@ -17,6 +17,9 @@ const nothingIsWrong = async (place: typeof emulator, options: Omit<RaceOptions,
 describe("many clients of the same sessions, who leave in the middle", () => {
   test("the emulator", () => nothingIsWrong(emulator, { clients: 12, steps: 30 }));
 
+  test("the emulator, which is closed in the middle", () =>
+    nothingIsWrong(emulator, { clients: 12, steps: 30, stop: true }));
+
   test("workerd, whose objects are lost in their beginning and later, and whose process is killed", () =>
     nothingIsWrong(workerd, {
       clients: 12,

@@ -75,10 +75,7 @@ export const emulator = async (): Promise<Place> => {
       return { inbound, followers: followers() };
     },
     faults: {},
-    [Symbol.asyncDispose]: async () => {
-      server.abort();
-      await server.close();
-    },
+    [Symbol.asyncDispose]: () => server.close(),
   };
 };
 
@@ -120,7 +117,9 @@ export const workerd = async (bounds: Bounds = {}): Promise<Place> => {
       connectHandlers: [{ protocol: "tcp", port: 0 }],
     }),
     log: new Log(LogLevel.NONE),
-    handleStructuredLogs: ({ message }: { message: string }) => void complaints.push(message),
+    handleStructuredLogs: ({ message }: { message: string }) => {
+      if (message.includes("unhandled rejection")) complaints.push(message); // workerd says things of its own, too
+    },
     unsafeInspectDurableObjects: true,
     unsafeHandleRuntimeRestart: () => restarted.resolve(),
     resourcePersistencePath: folder,

@@ -24,6 +24,8 @@ export interface RaceOptions {
   readonly early?: boolean;
   /** How often the process is killed meanwhile. */
   readonly kills?: number;
+  /** Whether the place is closed in the middle, for good. */
+  readonly stop?: boolean;
 }
 
 /** What happened: how often each operation was answered how, and every breach of a rule. */
@@ -302,7 +304,7 @@ const ALLOWED: Record<string, readonly number[]> = {
 };
 
 export const race = async (place: Place, options: RaceOptions): Promise<RaceReport> => {
-  const { seed, clients, steps, faults = [], kills = 0, early = false } = options;
+  const { seed, clients, steps, faults = [], kills = 0, early = false, stop = false } = options;
   const peer = await Peer.listen(seed);
   const known = new Map<string, Known>();
   const counts: Record<string, number> = {};
@@ -375,6 +377,7 @@ export const race = async (place: Place, options: RaceOptions): Promise<RaceRepo
       count(`${what} ${status} ${code}`);
       const lost = (early || faults.length > 0) && status === 503 && code === "ERR_PLATFORM";
       const forgotten = place.history !== undefined && status === 404 && id !== undefined;
+      if (stop && status === 503 && code !== "EBADF") breach(`${what}, as the place stopped: ${text}`);
       if (!lost && !forgotten && !(platform && (status === 0 || status >= 500)))
         breach(`${what} ${id ?? ""} was answered ${status}: ${text.slice(0, 300)}`);
     }
@@ -526,7 +529,7 @@ export const race = async (place: Place, options: RaceOptions): Promise<RaceRepo
         else socket.end();
         if (how < 2) return;
         socket.resume();
-        await new Promise<void>((resolve) => socket.once("close", () => resolve()));
+        if (!socket.closed) await new Promise<void>((resolve) => socket.once("close", () => resolve()));
       },
       fault: async () => {
         const what = one(faults);
@@ -551,6 +554,11 @@ export const race = async (place: Place, options: RaceOptions): Promise<RaceRepo
   });
   const killing = (async () => {
     const chance = chanceOf(seed + 7);
+    if (stop) {
+      while (answered < (clients * steps) / 2 && !over) await turn();
+      down++;
+      await place[Symbol.asyncDispose]();
+    }
     for (let i = 0; i < kills; i++) {
       const due = answered + 1 + Math.floor((chance() * 2 * clients * steps) / (kills + 1) / 2);
       while (answered < due && !over) await turn();
@@ -570,6 +578,7 @@ export const race = async (place: Place, options: RaceOptions): Promise<RaceRepo
 
   // ---- What is left ----
 
+  peer.hear();
   /** Waits until something is gone, which `gone` then says by `null`. */
   const until = async (what: string, gone: () => Promise<string | null> | string | null): Promise<void> => {
     const due = performance.now() + PATIENCE;
@@ -578,6 +587,19 @@ export const race = async (place: Place, options: RaceOptions): Promise<RaceRepo
       await turn();
     }
   };
+  const letGo = (): Promise<void> =>
+    until("the peer's connections stay open", () => {
+      const { open } = peer;
+      return open.length === 0
+        ? null
+        : open.map(({ token, plan, ended }) => `${token} ${plan} ${ended}`).join(", ");
+    });
+  if (stop) {
+    await letGo();
+    peer.close();
+    return { counts, breaches, sessions: known.size, connections: peer.connections.length };
+  }
+
   /** Nobody is served any more, of those who have left. */
   const served = (followers: boolean): Promise<void> =>
     until("those who left are served still", async () => {
@@ -587,7 +609,6 @@ export const race = async (place: Place, options: RaceOptions): Promise<RaceRepo
   // Some of what they watched still runs.
   await served(place.hearsOfLeaving);
 
-  peer.hear();
   // Those whose client left before it knew their ids are in the list.
   const endBy = performance.now() + PATIENCE;
   for (;;) {
@@ -678,12 +699,7 @@ export const race = async (place: Place, options: RaceOptions): Promise<RaceRepo
   // Connections, rows, alarms and references.
 
   await served(!early && !faults.includes("lose")); // what followed an object that was lost is gone without a word
-  await until("the peer's connections stay open", () => {
-    const { open } = peer;
-    return open.length === 0
-      ? null
-      : open.map(({ token, plan, ended }) => `${token} ${plan} ${ended}`).join(", ");
-  });
+  await letGo();
   await until("the registry believes that these run", async () => {
     const ids = (await place.believed?.()) ?? [];
     return ids.length === 0 ? null : ids.join(", ");
