@@ -17,7 +17,7 @@ import { parseArgs } from "node:util";
 import { formatAddress } from "./core/address.ts";
 import { isApp } from "./core/app.ts";
 import { controlEntry, type Entry, filled, listing } from "./emulator/listing.ts";
-import { onStop } from "./emulator/signals.ts";
+import { hangUp, onStop } from "./emulator/signals.ts";
 
 const GRACE = 5_000; // ms that wrangler has to end what it started, before its group is killed
 const LOOK = 50; // ms between two looks whether the group is gone
@@ -126,8 +126,8 @@ const stop = (): void => {
 onStop({ stop, again: () => signalAll("SIGKILL") });
 process.stdout.on("error", stop); // nobody is there any more
 process.stderr.on("error", stop);
-if (process.env.npm_lifecycle_event !== undefined) {
-  const npm = process.ppid;
+if (process.env.npm_lifecycle_event !== undefined && hangUp() !== "ignore") {
+  const npm = process.ppid; // under nohup it dies of a SIGHUP, and this does not
   setInterval(() => process.ppid !== npm && stop(), PARENT).unref();
 }
 

@@ -97,6 +97,17 @@ describeWith(["python3"], "SIGHUP on a terminal", () => {
     expect(await ended(program)).toBe(0);
   });
 
+  test("drains a forking server's children, too, which the terminal sends the same", async () => {
+    const forking = file("./fixtures/forking-waits.ts");
+    const { program, port } = await onTerminal(...COMMAND, "serve", forking, "--no-control");
+    const clients = await Promise.all(Array.from({ length: 3 }, () => connected(port)));
+    for (const client of clients) await client.ready();
+    program.end();
+    await program.line(/^gone/);
+    for (const client of clients) expect(await client.say("done")).toBe("ready\ndone\n");
+    expect(await ended(program)).toBe(0);
+  });
+
   // `$1` is a file for the process's id, the rest the command. What it says has to come by way of the terminal.
   const SHOW = "until grep -q : $log; do sleep 0.05; done; cat $log; wait";
   test.each([
