@@ -6,6 +6,8 @@
  * thrown at once.
  */
 
+import { describe, isA, peek, printable } from "./describe.ts";
+
 /** Every code there is: `code: [errno on Linux, or 0 where POSIX has none; what it means]`. */
 const CODES = {
   // What a peer, a path or the kernel did.
@@ -93,7 +95,8 @@ export class SocketError extends Error {
 
   constructor(code: SocketErrorCode, message?: string, details: SocketErrorDetails = {}) {
     super(
-      `${code}: ${message ?? CODES[code][1]}`,
+      // It may quote a peer, and whoever prints it should not have to think of that.
+      `${code}: ${message === undefined ? CODES[code][1] : printable(message, true)}`,
       details.cause === undefined ? undefined : { cause: details.cause },
     );
     this.code = code;
@@ -112,17 +115,32 @@ export class SocketError extends Error {
 
   /** `thrown` itself where it is a `SocketError`; else one made of it: its own code where that is one of the table's, else `fallback`. */
   static from(thrown: unknown, fallback: SocketErrorCode, address?: string): SocketError {
-    if (thrown instanceof SocketError) return thrown;
-    const own = (thrown as { code?: unknown } | null)?.code;
+    if (isSound(thrown)) return thrown;
+    const own = peek(thrown, "code");
     if (SocketError.isCode(own)) {
       // The table's sentence, for the platform's own says no more than the code; it stays as the cause.
       const message = address === undefined ? undefined : `${address}: ${CODES[own][1]}`;
       return new SocketError(own, message, { address, cause: thrown });
     }
-    const said = thrown instanceof Error ? thrown.message : String(thrown);
-    return new SocketError(fallback, said, { address, cause: thrown });
+    return new SocketError(fallback, describe(thrown).message, { address, cause: thrown });
   }
 }
+
+/** Whether `thrown` is a `SocketError` whose own words can be read. */
+const isSound = (thrown: unknown): thrown is SocketError =>
+  isA(thrown, SocketError) &&
+  SocketError.isCode(peek(thrown, "code")) &&
+  typeof peek(thrown, "message") === "string";
+
+/** An error as a record shows it: its code, or `fallback` where that is none of the table's, and its message. */
+export const errorInfo = (
+  thrown: unknown,
+  fallback: SocketErrorCode,
+  most?: number,
+): { readonly code: SocketErrorCode; readonly message: string } => {
+  const { code, message } = describe(SocketError.from(thrown, fallback), most);
+  return { code: code as SocketErrorCode, message };
+};
 
 /** What CPython's `connect_ex` gives: 0, the errno of what went wrong, or its code where Linux has no number. A name's error is thrown. */
 export const errnoOf = async (connecting: Promise<void>): Promise<number | SocketErrorCode> => {

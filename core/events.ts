@@ -4,10 +4,45 @@
  */
 
 import type { Address } from "./address.ts";
-import type { SocketError } from "./errors.ts";
+import { describe, errorText, printable } from "./describe.ts";
+import { SocketError } from "./errors.ts";
+import { attempt, disown } from "./promises.ts";
 
-/** Told of every event; what it throws is reported as an uncaught error, and does not reach the server. */
+/**
+ * Told of every event. What it throws, or rejects with where it is async, harms no request and ends no process: it is
+ * told as one more event, of type `error`. Of a listener that fails at that, too, the first failure is printed by
+ * `console.error`, since nobody is left to be told.
+ */
 export type OnEvent = (event: SockletEvent) => void;
+
+const broken = new WeakSet<object>(); // of whom it was printed already
+
+/** Prints that what `whose` has for a listener fails, and that nobody can be told; once. */
+export const reportBroken = (whose: object, error: unknown): void => {
+  if (broken.has(whose)) return;
+  broken.add(whose);
+  const { stack = errorText(error) } = describe(error);
+  console.error(printable(`socklet: the listener of events fails, also when it is told so: ${stack}`, true));
+};
+
+/** Tells `listener` that the telling of `event` failed with `error`. Never throws. */
+export const tellFailure = (listener: OnEvent, event: SockletEvent, error: unknown): void => {
+  disown(error, () => {}); // a promise that was thrown: that is all that can be said of it
+  if (event.type === "error") {
+    reportBroken(listener, error);
+    return;
+  }
+  const what = `the listener of events failed at one of type "${event.type}": ${errorText(error)}`;
+  const failed = new SocketError("ERR_HANDLER", what, { cause: error });
+  callListener(listener, { type: "error", server: event.server, address: null, error: failed });
+};
+
+/** Calls `listener`, whose failure is told to itself. Never throws. */
+export const callListener = (listener: OnEvent, event: SockletEvent): void =>
+  attempt(
+    () => listener(event),
+    (error) => tellFailure(listener, event, error),
+  );
 
 interface Told {
   /** The name of the server or connector that tells. */

@@ -13,7 +13,9 @@
 
 import type { Address } from "./address.ts";
 import type { Datagram } from "./datagram.ts";
+import { errorText, textOf } from "./describe.ts";
 import { wholeMs } from "./options.ts";
+import { isThenable, whenSettled } from "./promises.ts";
 import type { EndpointInfo } from "./server.ts";
 import type { StreamSocket } from "./socket.ts";
 import {
@@ -25,9 +27,6 @@ import {
   toBytes,
   type WriterTarget,
 } from "./stream.ts";
-
-export const isThenable = (value: unknown): value is PromiseLike<unknown> =>
-  typeof (value as { then?: unknown } | null | undefined)?.then === "function";
 
 /** What a handler can ask about its own request. */
 export interface RequestScope {
@@ -142,7 +141,7 @@ export abstract class BaseRequestHandler<Request = StreamSocket, Context = unkno
   /** `setup`, `handle`, `finish`, as drawn above; gives what `handle` gave. Called once, by the server. */
   run(): unknown {
     const ready = this.setup();
-    return isThenable(ready) ? ready.then(() => this.#handleAndFinish()) : this.#handleAndFinish();
+    return isThenable(ready) ? whenSettled(ready, () => this.#handleAndFinish()) : this.#handleAndFinish();
   }
 
   /** Called between `setup` and `handle`: throws where `setup` left something undone. */
@@ -150,6 +149,7 @@ export abstract class BaseRequestHandler<Request = StreamSocket, Context = unkno
 
   #handleAndFinish(): unknown {
     this.checkSetup();
+    const finishes = this.finish !== BaseRequestHandler.prototype.finish;
     let result: unknown;
     try {
       result = this.handle();
@@ -157,8 +157,9 @@ export abstract class BaseRequestHandler<Request = StreamSocket, Context = unkno
       return this.#finishAfter(error);
     }
     if (isThenable(result)) {
-      if (this.finish === BaseRequestHandler.prototype.finish) return result; // there is nothing to do then
-      return result.then(
+      if (!finishes) return result; // there is nothing to do then
+      return whenSettled(
+        result,
         (value) => this.#finishWith(value),
         (error) => this.#finishAfter(error),
       );
@@ -168,7 +169,7 @@ export abstract class BaseRequestHandler<Request = StreamSocket, Context = unkno
 
   #finishWith(result: unknown): unknown {
     const finished = this.finish();
-    return isThenable(finished) ? finished.then(() => result) : result;
+    return isThenable(finished) ? whenSettled(finished, () => result) : result;
   }
 
   #finishAfter(error: unknown): unknown {
@@ -182,7 +183,7 @@ export abstract class BaseRequestHandler<Request = StreamSocket, Context = unkno
       throw error;
     };
     if (!isThenable(finished)) return rethrow();
-    return finished.then(rethrow, (second) => {
+    return whenSettled(finished, rethrow, (second) => {
       throw bothErrors("handle", error, "finish", second);
     });
   }
@@ -190,9 +191,13 @@ export abstract class BaseRequestHandler<Request = StreamSocket, Context = unkno
 
 /** One error of two, so that the second does not hide the first: both in `errors`, the first as `cause`. */
 export const bothErrors = (where1: string, first: unknown, where2: string, second: unknown): AggregateError =>
-  new AggregateError([first, second], `${where1}() failed: ${first}; then ${where2}() failed: ${second}`, {
-    cause: first,
-  });
+  new AggregateError(
+    [first, second],
+    `${where1}() failed: ${errorText(first)}; then ${where2}() failed: ${errorText(second)}`,
+    {
+      cause: first,
+    },
+  );
 
 /** Handles one connection, with its reader `rfile` and its writer `wfile`. CPython's `StreamRequestHandler`. */
 export abstract class StreamRequestHandler<Context = unknown> extends BaseRequestHandler<
@@ -226,7 +231,7 @@ export abstract class StreamRequestHandler<Context = unknown> extends BaseReques
 
   protected override checkSetup(): void {
     if (this.#setUp || this.timeout === undefined) return;
-    const { name } = this.constructor;
+    const name = textOf(this.constructor.name);
     throw new TypeError(
       `${name}.setup() does not call super.setup(), which sets its timeout of ${wholeMs(this.timeout ?? 0)}; add \`super.setup()\` to it`,
     );

@@ -63,6 +63,7 @@ export {
   type DatagramTransport,
   MAX_DATAGRAM,
 } from "./datagram.ts";
+export { toJson } from "./describe.ts";
 // Errors
 export { SocketError, type SocketErrorCode, type SocketErrorDetails } from "./errors.ts";
 export type { ForkingEvent, OnEvent, Refusal, SockletEvent } from "./events.ts";
@@ -87,7 +88,6 @@ export {
   StreamRequestHandler,
   streamHandler,
 } from "./handler.ts";
-export { toJson } from "./json.ts";
 export { ThreadingMixIn } from "./mixins.ts";
 // Names
 export type { AddressInfo, AddressInfoOptions, Host } from "./names.ts";

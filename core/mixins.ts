@@ -1,7 +1,7 @@
 /** How a server may process its requests other than one at a time. */
 
 import type { Address } from "./address.ts";
-import { isThenable } from "./handler.ts";
+import { isThenable } from "./promises.ts";
 import type { BaseServer } from "./server.ts";
 import type { MaybePromise } from "./stream.ts";
 

@@ -22,14 +22,21 @@
 import { Gate, PEER_NAMES, type PeerRules, RATE_NAMES, type RateLimit } from "./access.ts";
 import type { Address } from "./address.ts";
 import { Datagram, type DatagramSender } from "./datagram.ts";
+import { textOf } from "./describe.ts";
 import { SocketError } from "./errors.ts";
-import type { OnEvent, Refusal, SockletEvent } from "./events.ts";
+import {
+  callListener,
+  type OnEvent,
+  type Refusal,
+  reportBroken,
+  type SockletEvent,
+  tellFailure,
+} from "./events.ts";
 import {
   bothErrors,
   checkHandler,
   type HandlerClass,
   type HandlerServer,
-  isThenable,
   type RequestScope,
 } from "./handler.ts";
 import {
@@ -42,6 +49,7 @@ import {
   optionNamesOf,
   wholeMs,
 } from "./options.ts";
+import { attempt, disown, isThenable, whenSettled } from "./promises.ts";
 import { StreamSocket } from "./socket.ts";
 import { type Data, DONE, type MaybePromise } from "./stream.ts";
 
@@ -133,7 +141,10 @@ class Running implements RequestScope {
   }
 
   emit(detail: unknown): void {
-    this.#tell({ type: "handler", server: this.#server, id: this.id, address: this.address, detail });
+    const { id, address } = this;
+    const server = this.#server;
+    disown(detail, (error) => this.#tell({ type: "error", server, id, address, error }));
+    this.#tell({ type: "handler", server, id, address, detail });
   }
 
   abort(reason: unknown): void {
@@ -220,7 +231,7 @@ export abstract class BaseEndpoint<Request, Context = unknown> implements Handle
   drainTimeout: number;
 
   readonly #running = new Requests<Request>();
-  readonly #teller = (event: SockletEvent): void => this.tell(event); // one for all requests
+  readonly #teller = (event: SockletEvent): void => this.announce(event); // one for all requests
   #begun = 0;
   #served = 0;
   #failed = 0;
@@ -238,7 +249,7 @@ export abstract class BaseEndpoint<Request, Context = unknown> implements Handle
     checkOptions(name || "this class", options, optionNames);
     this.RequestHandlerClass = RequestHandlerClass;
     this.context = options.context as Context;
-    this.name = options.name ?? (RequestHandlerClass.name || "anonymous");
+    this.name = options.name ?? (textOf(RequestHandlerClass.name) || "anonymous");
     this.onEvent = options.onEvent;
     this.drainTimeout = checkTime("drainTimeout", options.drainTimeout ?? 10_000, 0);
   }
@@ -287,7 +298,7 @@ export abstract class BaseEndpoint<Request, Context = unknown> implements Handle
   /** A hook or handler failed. Tells it as an event; the server goes on. */
   handleError(request: Request, clientAddress: Address | null, error: unknown): MaybePromise<void> {
     const id = this.#running.get(request)?.id;
-    this.tell({ type: "error", server: this.name, ...(id && { id }), address: clientAddress, error });
+    this.announce({ type: "error", server: this.name, ...(id && { id }), address: clientAddress, error });
   }
 
   /**
@@ -299,7 +310,7 @@ export abstract class BaseEndpoint<Request, Context = unknown> implements Handle
     checkTime("timeout", timeout, 0);
     if (this.#running.size === 0) return this.#draining ?? DONE;
     if (this.#draining === null) {
-      this.tell({ type: "draining", server: this.name, running: this.#running.size, timeout });
+      this.announce({ type: "draining", server: this.name, running: this.#running.size, timeout });
       this.#draining = this.#drain().finally(() => {
         this.#draining = null;
         this.#drainDue = Number.POSITIVE_INFINITY;
@@ -317,7 +328,15 @@ export abstract class BaseEndpoint<Request, Context = unknown> implements Handle
 
   /** Ends all that runs, at once: signals abort, connections are reset. */
   abort(reason: unknown = new SocketError("ECONNABORTED", "the server was aborted")): void {
-    for (const request of this.#running.all().keys()) this.cancelRequest(request, reason);
+    for (const [request, running] of this.#running.all()) this.cancelOne(request, running, reason);
+  }
+
+  /** `cancelRequest()`, which a class of the user's may have made one that throws: the others are to be ended all the same. */
+  protected cancelOne(request: Request, { id, address }: Running, reason: unknown): void {
+    attempt(
+      () => this.cancelRequest(request, reason),
+      (error) => this.announce({ type: "error", server: this.name, id, address, error }),
+    );
   }
 
   /** Ends one that runs, at once: its signal aborts with `reason`, its connection is reset. */
@@ -336,16 +355,20 @@ export abstract class BaseEndpoint<Request, Context = unknown> implements Handle
     return this.onEvent !== undefined;
   }
 
-  /** Tells `event` to whoever listens. */
+  /** Tells `event` to whoever listens. What an override of it throws is told as what the listener throws. */
   protected tell(event: SockletEvent): void {
-    if (this.onEvent === undefined) return;
-    try {
-      this.onEvent(event);
-    } catch (error) {
-      queueMicrotask(() => {
-        throw error; // a fault of the listener: seen by all, and no request suffers for it
-      });
-    }
+    if (this.onEvent !== undefined) callListener(this.onEvent, event);
+  }
+
+  /** `tell()`, which a class of the user's may have made one that throws. */
+  protected announce(event: SockletEvent): void {
+    attempt(
+      () => this.tell(event),
+      (error) => {
+        if (this.onEvent === undefined) reportBroken(this, error);
+        else tellFailure(this.onEvent, event, error);
+      },
+    );
   }
 
   /** Resolves when one more handler has ended. */
@@ -356,7 +379,7 @@ export abstract class BaseEndpoint<Request, Context = unknown> implements Handle
   protected begin(request: Request, address: Address | null, params?: unknown): Running {
     const running = new Running(++this.#begun, address, params, this.name, this.#teller);
     this.#running.set(request, running);
-    if (this.watches("begin")) this.tell({ type: "begin", server: this.name, id: running.id, address });
+    if (this.watches("begin")) this.announce({ type: "begin", server: this.name, id: running.id, address });
     return running;
   }
 
@@ -369,7 +392,7 @@ export abstract class BaseEndpoint<Request, Context = unknown> implements Handle
     this.#bytesRead += bytesRead;
     this.#bytesWritten += bytesWritten;
     if (this.watches("end")) {
-      this.tell({
+      this.announce({
         type: "end",
         server: this.name,
         id: running.id,
@@ -397,7 +420,7 @@ export abstract class BaseEndpoint<Request, Context = unknown> implements Handle
     await Promise.race([this.#idle(), grace]);
     clearTimeout(timer);
     for (const { id, address } of this.#running.all().values()) {
-      this.tell({ type: "stuck", server: this.name, id, address });
+      this.announce({ type: "stuck", server: this.name, id, address });
     }
   }
 
@@ -467,6 +490,12 @@ export interface ServerInfo extends EndpointInfo {
 }
 
 type Arrival<Request> = [request: Request, clientAddress: Address | null];
+
+/** What `getRequest()` gave, which a class of the user's may have overridden. */
+const checkArrival = <Request>(given: Arrival<Request>): Arrival<Request> => {
+  if (Array.isArray(given) && given.length === 2) return given;
+  throw new TypeError(`getRequest() gives [request, clientAddress], not ${textOf(given, 100)}`);
+};
 
 /**
  * Serves requests one at a time. CPython's `BaseServer`.
@@ -625,8 +654,14 @@ export abstract class BaseServer<Request, Context = unknown>
   async handleRequest(): Promise<void> {
     await this.listen();
     if (!(await this.#arrival(this.timeout))) return this.handleTimeout();
-    const [request, clientAddress] = await this.getRequest();
-    await this.verifyAndProcess(request, clientAddress);
+    const first = this.#arrivals[0];
+    try {
+      const [request, clientAddress] = checkArrival(await this.getRequest());
+      await this.verifyAndProcess(request, clientAddress);
+    } catch (error) {
+      await this.#notTaken(first); // the rest never rejects
+      throw error;
+    }
   }
 
   /**
@@ -674,7 +709,7 @@ export abstract class BaseServer<Request, Context = unknown>
    */
   suspend(how: Suspension): void {
     this.#suspended = checkWord<Suspension>("how", how, ["hold", "refuse"]);
-    this.tell({ type: "suspended", server: this.name, how });
+    this.announce({ type: "suspended", server: this.name, how });
     this.#takeOn();
   }
 
@@ -682,7 +717,7 @@ export abstract class BaseServer<Request, Context = unknown>
   resume(): void {
     if (this.#suspended === null) return;
     this.#suspended = null;
-    this.tell({ type: "resumed", server: this.name, waiting: this.#arrivals.length });
+    this.announce({ type: "resumed", server: this.name, waiting: this.#arrivals.length });
     this.#takeOn();
   }
 
@@ -696,7 +731,8 @@ export abstract class BaseServer<Request, Context = unknown>
       const result = this.finishRequest(request, clientAddress);
       if (isThenable(result)) {
         if (this.requestTimeout !== null || this.idleTimeout !== null) this.#watch(request, running);
-        return Promise.resolve(result).then(
+        return whenSettled(
+          result,
           () => this.#letGo(request, clientAddress, running, false),
           (error) => this.#fail(request, clientAddress, error, running),
         );
@@ -760,7 +796,7 @@ export abstract class BaseServer<Request, Context = unknown>
       throw new SocketError("ECANCELED", "the server was closed while it was opened");
     }
     this.#since = performance.now();
-    this.tell({ type: "listening", server: this.name, address: this.serverAddress });
+    this.announce({ type: "listening", server: this.name, address: this.serverAddress });
   }
 
   /** Resolves to true when a request waits, to false when none came within `timeout` ms. */
@@ -814,26 +850,43 @@ export abstract class BaseServer<Request, Context = unknown>
   /** One was taken and processed. */
   #taken(): void {
     this.#busy = false;
-    try {
-      this.serviceActions();
-    } catch (error) {
-      this.#tellError(error, null);
-    }
+    attempt(
+      () => this.serviceActions(),
+      (error) => this.#tellError(error, null),
+    );
   }
 
   /** Never throws or rejects. */
   #takeNext(): Promise<void> | undefined {
+    const first = this.#arrivals[0];
+    const failed = (error: unknown): Promise<void> | undefined => {
+      this.#tellError(error, null);
+      return this.#notTaken(first);
+    };
+    let taken: Arrival<Request>;
     try {
       const next = this.getRequest();
-      if (!isThenable(next)) return this.verifyAndProcess(next[0], next[1]);
-      return Promise.resolve(next).then(
-        ([request, clientAddress]) => this.verifyAndProcess(request, clientAddress),
-        (error) => this.#tellError(error, null),
-      );
+      if (isThenable(next)) {
+        const arrived = whenSettled(next, checkArrival);
+        return arrived.then((taken) => this.verifyAndProcess(taken[0], taken[1]), failed);
+      }
+      taken = checkArrival(next);
     } catch (error) {
-      this.#tellError(error, null);
-      return undefined;
+      return failed(error);
     }
+    return this.verifyAndProcess(taken[0], taken[1]);
+  }
+
+  /**
+   * `getRequest()` failed when `first` was the next: that one is let go, taken or not, or the same would fail for ever,
+   * and whoever it is would wait.
+   */
+  #notTaken(first: Arrival<Request> | undefined): Promise<void> | undefined {
+    if (first === undefined) return undefined;
+    if (this.#arrivals[0] === first) this.#arrivals.shift();
+    this.#abortRequest(first[0], first[1]);
+    this.#leave(first[1]);
+    return undefined;
   }
 
   /** Verifies and processes one request (CPython's `_handle_request_noblock`). Never throws or rejects. */
@@ -841,7 +894,8 @@ export abstract class BaseServer<Request, Context = unknown>
     try {
       const verified = this.verifyRequest(request, clientAddress);
       if (!isThenable(verified)) return this.#process(request, clientAddress, verified);
-      return Promise.resolve(verified).then(
+      return whenSettled(
+        verified,
         (verified) => this.#process(request, clientAddress, verified),
         (error) => this.#fail(request, clientAddress, error),
       );
@@ -855,15 +909,18 @@ export abstract class BaseServer<Request, Context = unknown>
     try {
       if (verified) {
         const processed = this.processRequest(request, clientAddress);
-        return isThenable(processed)
-          ? Promise.resolve(processed).catch((error) => this.#fail(request, clientAddress, error))
-          : undefined;
+        if (!isThenable(processed)) return undefined;
+        return whenSettled(
+          processed,
+          () => {},
+          (error) => this.#fail(request, clientAddress, error),
+        );
       }
     } catch (error) {
       return this.#fail(request, clientAddress, error);
     }
     this.#refused++;
-    this.tell({ type: "refused", server: this.name, address: clientAddress, reason: "verify" });
+    this.announce({ type: "refused", server: this.name, address: clientAddress, reason: "verify" });
     return this.#letGo(request, clientAddress);
   }
 
@@ -874,19 +931,19 @@ export abstract class BaseServer<Request, Context = unknown>
     error: unknown,
     running?: Running,
   ): Promise<void> | undefined {
-    const both = (second: unknown): void =>
+    disown(error, (why) => this.#tellError(why, clientAddress, running));
+    const letGo = (): Promise<void> | undefined => this.#letGo(request, clientAddress, running, true);
+    const both = (second: unknown): Promise<void> | undefined => {
       this.#tellError(bothErrors("handler", error, "handleError", second), clientAddress, running);
+      return letGo();
+    };
     try {
       const handled = this.handleError(request, clientAddress, error);
-      if (isThenable(handled)) {
-        return Promise.resolve(handled)
-          .catch(both)
-          .then(() => this.#letGo(request, clientAddress, running, true));
-      }
+      if (isThenable(handled)) return whenSettled(handled, letGo, both);
     } catch (second) {
-      both(second);
+      return both(second);
     }
-    return this.#letGo(request, clientAddress, running, true);
+    return letGo();
   }
 
   /** `shutdownRequest`, and the end of the record. */
@@ -899,7 +956,8 @@ export abstract class BaseServer<Request, Context = unknown>
     try {
       const gone = this.shutdownRequest(request);
       if (isThenable(gone)) {
-        return Promise.resolve(gone).then(
+        return whenSettled(
+          gone,
           () => this.#over(request, clientAddress, running, failed),
           (error) => this.#notLetGo(request, clientAddress, running, failed, error),
         );
@@ -920,9 +978,17 @@ export abstract class BaseServer<Request, Context = unknown>
     failed: boolean,
     error: unknown,
   ): void {
-    this.abortRequest(request);
+    this.#abortRequest(request, clientAddress, running);
     this.#tellError(error, clientAddress, running);
     this.#over(request, clientAddress, running, failed);
+  }
+
+  /** `abortRequest()`, which a class of the user's may have made one that throws. */
+  #abortRequest(request: Request, clientAddress: Address | null, running?: Running): void {
+    attempt(
+      () => this.abortRequest(request),
+      (error) => this.#tellError(error, clientAddress, running),
+    );
   }
 
   #over(
@@ -936,7 +1002,8 @@ export abstract class BaseServer<Request, Context = unknown>
   }
 
   #tellError(error: unknown, address: Address | null, running?: Running): void {
-    this.tell({ type: "error", server: this.name, ...(running && { id: running.id }), address, error });
+    disown(error, (why) => this.#tellError(why, address, running));
+    this.announce({ type: "error", server: this.name, ...(running && { id: running.id }), address, error });
   }
 
   protected override end(request: Request, running: Running, failed: boolean): void {
@@ -975,7 +1042,7 @@ export abstract class BaseServer<Request, Context = unknown>
         return;
       }
       const { id, address } = running;
-      wait(ABORT_GRACE, () => this.tell({ type: "stuck", server: this.name, id, address }));
+      wait(ABORT_GRACE, () => this.announce({ type: "stuck", server: this.name, id, address }));
     };
     look();
   }
@@ -983,19 +1050,17 @@ export abstract class BaseServer<Request, Context = unknown>
   #expire(request: Request, running: Running, limit: "requestTimeout" | "idleTimeout"): void {
     const timeout = this[limit] ?? 0;
     const { id, address } = running;
-    this.tell({ type: "timeout", server: this.name, id, address, limit, timeout });
+    this.announce({ type: "timeout", server: this.name, id, address, limit, timeout });
     const why = limit === "requestTimeout" ? "took longer than its" : "carried nothing for its";
-    this.cancelRequest(
-      request,
-      new SocketError("ETIMEDOUT", `the request ${why} ${limit} of ${wholeMs(timeout)}`),
-    );
+    const late = new SocketError("ETIMEDOUT", `the request ${why} ${limit} of ${wholeMs(timeout)}`);
+    this.cancelOne(request, running, late);
   }
 
   /** Turns a request away that no hook has seen: its connection is let go at once. */
   protected refuse(request: Request, address: Address | null, reason: Refusal): void {
     this.#refused++;
-    this.abortRequest(request);
-    if (this.watches("refused")) this.tell({ type: "refused", server: this.name, address, reason });
+    this.#abortRequest(request, address);
+    if (this.watches("refused")) this.announce({ type: "refused", server: this.name, address, reason });
   }
 
   get #waitsAtTheEnd(): boolean {
@@ -1009,7 +1074,7 @@ export abstract class BaseServer<Request, Context = unknown>
     const { name: server, running, served, failed, refused, bytesRead, bytesWritten } = this.info();
     const duration = this.#since === 0 ? 0 : performance.now() - this.#since;
     const counts = { running, served, failed, refused, bytesRead, bytesWritten };
-    this.tell({ type: "closed", server, duration, ...counts });
+    this.announce({ type: "closed", server, duration, ...counts });
   }
 
   /** The platform closes its listener: nothing arrives any more. */
@@ -1056,7 +1121,7 @@ export abstract class BaseConnector<Request, Context = unknown> extends BaseEndp
     const request = await this.connect(signal);
     const address = this.peerOf(request);
     const running = this.begin(request, address, options.params);
-    const abort = (): void => this.cancelRequest(request, signal?.reason);
+    const abort = (): void => this.cancelOne(request, running, signal?.reason);
     let failed = true;
     try {
       signal?.addEventListener("abort", abort, { once: true });

@@ -19,6 +19,9 @@ export const { once } = load("node:events");
 
 /** What is loaded when it is first used. */
 export const lazy = {
+  get asyncHooks() {
+    return load("node:async_hooks");
+  },
   get childProcess() {
     return load("node:child_process");
   },

@@ -7,6 +7,7 @@ import type { ChildProcess } from "node:child_process";
 import type net from "node:net";
 import type { Writable } from "node:stream";
 import type { Address, UnixAddress } from "../core/address.ts";
+import { describe, isA, jsonOf, peek, textOf } from "../core/describe.ts";
 import { SocketError } from "../core/errors.ts";
 import type { ForkingEvent } from "../core/events.ts";
 import { wholeMs } from "../core/options.ts";
@@ -89,23 +90,20 @@ const SAID = 8 * 1024; // characters of a message or a stack that are told: a dy
 const CAUSES = 2; // how far causes are followed: they may go round
 
 export const toWire = (thrown: unknown, causes = CAUSES): WireError => {
-  if (!(thrown instanceof Error)) {
-    try {
-      return { value: structuredClone(thrown) };
-    } catch {
-      return { value: String(thrown) };
-    }
-  }
-  const { name, message, stack, cause } = thrown;
-  const { code, address } = thrown as { code?: unknown; address?: unknown };
+  if (!isA(thrown, Error)) return { value: cloneOf(thrown) };
+  const cause = peek(thrown, "cause");
   return {
-    name: String(name),
-    message: String(message).slice(0, SAID),
-    stack: typeof stack === "string" ? stack.slice(0, SAID) : undefined,
-    code: typeof code === "string" ? code : undefined,
-    address: typeof address === "string" ? address : undefined,
+    ...describe(thrown, SAID),
     cause: cause === undefined || causes === 0 ? undefined : toWire(cause, causes - 1),
   };
+};
+
+/** A clone of `value`, where it has one and is small; else it as text. */
+const cloneOf = (value: unknown): unknown => {
+  try {
+    if (jsonOf(value, SAID).json !== undefined) return structuredClone(value);
+  } catch {}
+  return textOf(value, SAID);
 };
 
 export const fromWire = (wire: WireError): unknown => {
@@ -698,9 +696,5 @@ export class Children {
 
 const wrapped = (what: string, wire: WireError): SocketError => {
   const cause = fromWire(wire);
-  return new SocketError(
-    "ERR_HANDLER",
-    `${what}: ${cause instanceof Error ? cause.message : String(cause)}`,
-    { cause },
-  );
+  return new SocketError("ERR_HANDLER", `${what}: ${describe(cause).message}`, { cause });
 };

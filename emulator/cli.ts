@@ -8,6 +8,7 @@
  * load, an unknown handler). What is wrong is said on stderr in one line: what it is, and what to do.
  */
 
+import type { AsyncLocalStorage } from "node:async_hooks";
 import { statSync } from "node:fs";
 import { createRequire } from "node:module";
 import { relative, resolve } from "node:path";
@@ -29,13 +30,15 @@ import {
   type SessionSpec,
   type SessionState,
 } from "../core/control/plane.ts";
+import { SESSION_LIMITS } from "../core/control/session.ts";
+import { isA, plain, printable, printableJson, describe as thrownAs, toJson } from "../core/describe.ts";
 import { SocketError, type SocketErrorCode } from "../core/errors.ts";
 import type { SockletEvent } from "../core/events.ts";
 import { DatagramRequestHandler, type HandlerClass } from "../core/handler.ts";
-import { toJson } from "../core/json.ts";
 import { wholeMs } from "../core/options.ts";
 import type { StreamSocket } from "../core/socket.ts";
 import type { MaybePromise } from "../core/stream.ts";
+import { lazy } from "./builtin.ts";
 import { TCPConnector } from "./connector.ts";
 import { controlTokens } from "./control.ts";
 import { controlEntry, type Entry, listing } from "./listing.ts";
@@ -56,25 +59,29 @@ const asked = <T>(what: string, read: () => T): T => {
   try {
     return read();
   } catch (error) {
-    const said = (error as Error).message;
+    const said = thrownAs(error).message;
     throw new UsageError(said.includes(what) ? said : `${what}: ${said}`, { cause: error });
   }
 };
 
-/** One line, whatever is in it: a peer's bytes must not take over the terminal. */
-const oneLine = (text: string): string =>
-  text
-    .trim()
-    .replace(/\s*[\r\n]\s*/g, " ")
-    .replace(/\p{Cc}/gu, (control) => `\\x${control.charCodeAt(0).toString(16).padStart(2, "0")}`);
+// All that this command writes it writes by `say`, `print` and `printJson`: what a peer sent must not steer a terminal.
+
+/** One line, whatever is in it. */
+const oneLine = (text: string): string => printable(text.trim().replace(/\s*[\r\n]\s*/g, " "));
 
 const say = (text: string): void => void process.stderr.write(`socklet: ${oneLine(text)}\n`);
 
 /** Writes on stdout; resolves when it is out. */
-const print = (text: string): Promise<void> =>
+const write = (text: string): Promise<void> =>
   new Promise((resolve, reject) => {
     process.stdout.write(`${text}\n`, (error) => (error ? reject(error) : resolve()));
   });
+
+const print = (text: string): Promise<void> => write(printable(text, true));
+const printJson = (value: unknown, indent?: number): Promise<void> => write(inJson(value, indent));
+
+/** `value` as JSON that may be printed. Throws as `toJson`. */
+const inJson = (value: unknown, indent?: number): string => printableJson(toJson(value, indent));
 
 // What to do, where the error does not say it. (EADDRINUSE and ERR_LIMIT do.)
 const REMEDY: Partial<Record<SocketErrorCode, string>> = {
@@ -87,15 +94,19 @@ const REMEDY: Partial<Record<SocketErrorCode, string>> = {
 };
 
 /** Where in the user's own files `error` was thrown, or found by the parser: `app.ts:3:7`. */
-const placeOf = (error: Error): string | undefined => {
+const placeOf = (stack: string): string | undefined => {
   const ours = ["./", "../core/", "../chunks/"].map((folder) => new URL(folder, import.meta.url).href);
-  const places = error.stack?.match(/file:\/\/[^\s)]+?:\d+(:\d+)?(?=[\s)]|$)/g) ?? [];
+  const places = stack.match(/file:\/\/[^\s)]+?:\d+(:\d+)?(?=[\s)]|$)/g) ?? [];
   const place = places.find(
     (url) => !url.includes("/node_modules/") && !ours.some((folder) => url.startsWith(folder)),
   );
   if (place === undefined) return undefined;
   const [, url = "", position = ""] = /^(.*?)((?::\d+)+)$/.exec(place) ?? [];
-  return shortPath(fileURLToPath(url)) + position;
+  try {
+    return shortPath(fileURLToPath(url)) + position;
+  } catch {
+    return undefined; // a stack can say anything
+  }
 };
 
 const shortPath = (path: string): string => {
@@ -104,16 +115,23 @@ const shortPath = (path: string): string => {
 };
 
 const withPlace = (said: string, error: unknown): string => {
-  const place = error instanceof Error ? placeOf(error) : undefined;
+  const place = placeOf(thrownAs(error).stack ?? "");
   return place === undefined || said.includes(place) ? said : `${said} (${place})`;
 };
 
 const describe = (error: unknown): string => {
-  if (error instanceof UsageError) return error.message;
-  if (!(error instanceof Error)) return String(error);
-  if (!(error instanceof SocketError)) return withPlace(`${error.name}: ${error.message}`, error);
-  const remedy = REMEDY[error.code];
-  return remedy === undefined ? error.message : `${error.message}; ${remedy}`;
+  const { name, message, code } = thrownAs(error);
+  if (isA(error, UsageError)) return message;
+  if (!isA(error, SocketError)) return withPlace(name === "" ? message : `${name}: ${message}`, error);
+  const remedy = SocketError.isCode(code) ? REMEDY[code] : undefined;
+  return remedy === undefined ? message : `${message}; ${remedy}`;
+};
+
+/** Tells what `event` has to tell; more than that of an event with a handler's own words would be in the way. */
+const eventJson = (event: SockletEvent): string => {
+  const shown =
+    event.type === "handler" ? { ...event, detail: plain(event.detail, SESSION_LIMITS.detailSize) } : event;
+  return inJson(shown);
 };
 
 const logger =
@@ -125,7 +143,7 @@ const logger =
     else if (event.type === "refused") say(`${who}  refused (${event.reason})`);
     else if (event.type === "lost") say(`${who}  a child process was lost: ${describe(event.error)}`);
     else if (event.type === "stuck") say(`${who}  did not end when it was aborted`);
-    else if (verbose && event.type !== "listening") say(toJson(event));
+    else if (verbose && event.type !== "listening") say(eventJson(event));
   };
 
 // ---- What of the user's code is waited for ----
@@ -157,12 +175,38 @@ const awaited = async <T>(work: MaybePromise<T>, slow: () => string, failure: ()
 const listens = (): boolean =>
   process.getActiveResourcesInfo().some((name) => /^(TCPServer|PipeServer|UDP)Wrap$/.test(name));
 
+// ---- What nobody caught ----
+
+/** Where the name of the handler that runs is kept; none before Node 24, where it would cost each `await` of a handler. */
+const namesOfHandlers = (): AsyncLocalStorage<string> | undefined =>
+  Number.parseInt(process.versions.node, 10) < 24 ? undefined : new lazy.asyncHooks.AsyncLocalStorage();
+
+/**
+ * Tells, from now on, of the promises whose rejection nobody handles, and the errors that nobody catches, in place of
+ * what Node does then; `thrown` is called after such an error, which may have left anything half done. A module that
+ * listens for either by itself sees to it.
+ */
+const onUncaught = (names: AsyncLocalStorage<string> | undefined, thrown: () => void): void => {
+  const tell = (what: string, error: unknown): void => {
+    const name = names?.getStore();
+    say(`${name === undefined ? "" : `${name}  `}${what}: ${describe(error)}`);
+  };
+  process.on("unhandledRejection", (error) => {
+    if (process.listenerCount("unhandledRejection") === 1) tell("unhandled rejection", error);
+  });
+  process.on("uncaughtException", (error) => {
+    if (process.listenerCount("uncaughtException") > 1) return;
+    tell("uncaught exception", error);
+    thrown();
+  });
+};
+
 // ---- What is named: modules, apps, handlers ----
 
 const ESM = 'put "type": "module" into the package.json beside it';
 
 const loadRemedy = (path: string, error: unknown): string => {
-  const { code, message = "" } = (error ?? {}) as { code?: string; message?: string };
+  const { code, message } = thrownAs(error);
   switch (code) {
     case "ERR_APP":
       return "correct it there";
@@ -342,14 +386,24 @@ const serve = async (path: string, flags: ServeFlags): Promise<void> => {
   if (host !== undefined) asked(`--host ${host}`, () => parseAddress({ hostname: host, port: 0 }));
   if (flags.control) asked("SOCKLET_TOKENS", () => controlTokens({}));
   const stop = new Stop(); // before all that takes time: the first listener may have a client at once
+  const names = namesOfHandlers();
+  onUncaught(names, () => {
+    process.exitCode = 1;
+    stop.ask("an uncaught exception");
+  });
   try {
-    await serveUntil(stop, path, flags);
+    await serveUntil(stop, path, flags, names);
   } catch (error) {
     if (!stop.signal.aborted || error !== stop.signal.reason) throw error; // else it was stopped before it served
   }
 };
 
-const serveUntil = async (stop: Stop, path: string, flags: ServeFlags): Promise<void> => {
+const serveUntil = async (
+  stop: Stop,
+  path: string,
+  flags: ServeFlags,
+  handlerName: AsyncLocalStorage<string> | undefined,
+): Promise<void> => {
   const { host } = flags;
   const app = await unlessAborted(loadApp(path), stop.signal);
   const controlPort = flags.controlPort ?? (flags.anyPort ? 0 : undefined);
@@ -361,16 +415,18 @@ const serveUntil = async (stop: Stop, path: string, flags: ServeFlags): Promise<
     drainTimeout: flags.drain,
     signal: stop.signal,
     onEvent: logger(flags.verbose ?? false),
+    handlerName,
     ...(flags.control && { control: { port: controlPort } }),
   }).catch((error) => {
-    if (error === stop.signal.reason || error instanceof UsageError) throw error;
-    if (error.code === "ERR_APP") throw new UsageError(`${path}: ${describe(error)}`, { cause: error });
-    if (error.code === "EADDRINUSE") {
-      const ofControl = error.address === `tcp://127.0.0.1:${flags.controlPort}`;
+    if (error === stop.signal.reason || isA(error, UsageError)) throw error;
+    const { code, address } = thrownAs(error);
+    if (code === "ERR_APP") throw new UsageError(`${path}: ${describe(error)}`, { cause: error });
+    if (code === "EADDRINUSE") {
+      const ofControl = address === `tcp://127.0.0.1:${flags.controlPort}`;
       const remedy = ofControl ? ", such as --control-port 0" : ", or give --any-port";
       throw new Error(describe(error) + remedy, { cause: error });
     }
-    throw error instanceof SocketError ? error : new Error(`${path}: ${describe(error)}`, { cause: error });
+    throw isA(error, SocketError) ? error : new Error(`${path}: ${describe(error)}`, { cause: error });
   });
   const stopped = untilStopped(server, stop, flags.drain);
   if (!stop.signal.aborted) await printListeners(server);
@@ -409,6 +465,7 @@ const paramsOf = (words: string[], json: string | undefined): unknown => {
 const dial = async (address: string, named: string, words: string[], flags: DialFlags): Promise<void> => {
   asked(address, () => parseAddress(address));
   const params = paramsOf(words, flags.params);
+  onUncaught(undefined, () => process.exit(1));
   const { handler, app } = await loadHandler(named, flags.app);
   const context = await app?.context({
     name: "node",
@@ -436,10 +493,10 @@ const dial = async (address: string, named: string, words: string[], flags: Dial
       Promise.race([connector.run({ params, signal: stop.signal }), interrupted]),
       () => new SocketError("ERR_HANDLER", "its handle() waits for what cannot come any more"),
     );
-    await print(toJson(result, 2));
+    await printJson(result, 2);
   } catch (error) {
     const failed: unknown = stop.signal.aborted ? stop.signal.reason : error;
-    const late = failed instanceof SocketError && failed.code === "ETIMEDOUT" && failed.address !== undefined;
+    const late = isA(failed, SocketError) && failed.code === "ETIMEDOUT" && failed.address !== undefined;
     const said =
       describe(failed) + (late ? "; check the address, or give it longer with --connect-timeout" : "");
     throw new Error(said.includes(address) ? said : `${named} at ${address}: ${said}`, { cause: failed });
@@ -502,7 +559,8 @@ const withControl = async (
   }
 };
 
-const columns = (rows: readonly (readonly string[])[]): string => {
+const columns = (given: readonly (readonly string[])[]): string => {
+  const rows = given.map((row) => row.map(oneLine));
   const widths = (rows[0] ?? []).map((_, i) => Math.max(...rows.map((row) => row[i]?.length ?? 0)));
   return rows.map((row) => oneLine(row.map((cell, i) => cell.padEnd(widths[i] ?? 0)).join("  "))).join("\n");
 };
@@ -522,9 +580,9 @@ const rowOf = (info: SessionInfo): string[] => [
 
 /** A record, as JSON or in words. */
 const printSession = (info: SessionInfo, { json }: ControlFlags): Promise<void> => {
-  if (json) return print(JSON.stringify(info));
+  if (json) return printJson(info);
   const { result, error, ...rest } = info;
-  const shown = { ...rest, ...(result !== null && { result: JSON.stringify(result) }) };
+  const shown = { ...rest, ...(result !== null && { result: inJson(result) }) };
   const fields: (readonly [string, string | number | null])[] = Object.entries(shown);
   if (error !== null) fields.push(["error", error.message]);
   return print(columns(fields.map(([name, value]) => [name, String(value ?? "-")])));
@@ -540,7 +598,7 @@ interface ListFlags extends ControlFlags {
 const listSessions = ({ state, handler, limit, before, ...flags }: ListFlags): Promise<void> =>
   withControl(flags, undefined, async (control) => {
     const page = await control.list({ state, handler, limit, before });
-    if (flags.json) return print(JSON.stringify(page));
+    if (flags.json) return printJson(page);
     if (page.sessions.length === 0) return print("no sessions");
     await print(columns([HEAD, ...page.sessions.map(rowOf)]));
     if (page.next !== null) await print(`there are more: --before ${page.next}`);
@@ -573,7 +631,7 @@ const listListeners = ({ follow, after, ...flags }: ListenersFlags): Promise<voi
   withControl(flags, undefined, async (_, control) => {
     if (follow) return printEvents(control.listenerEvents({ after, signal: untilSignal() }), flags);
     const listeners = await control.listeners();
-    if (flags.json) return print(JSON.stringify(listeners));
+    if (flags.json) return printJson(listeners);
     await print(columns([LISTENERS, ...listeners.map(listenerRow)]));
   });
 
@@ -588,13 +646,13 @@ const printEvents = async (
   events: AsyncIterable<SessionEvent | ListenerEvent>,
   { json }: ControlFlags,
 ): Promise<void> => {
-  for await (const event of events) await print(json ? JSON.stringify(event) : eventLine(event));
+  for await (const event of events) await (json ? printJson(event) : print(eventLine(event)));
 };
 
 const eventLine = ({ id, at, type, ...more }: SessionEvent | ListenerEvent): string => {
   const detail = Object.entries(more).map(([name, value]) => {
     const message = (value as { message?: unknown } | null)?.message; // of an error, which says its code
-    return `${name} ${typeof value === "object" ? (message ?? JSON.stringify(value)) : value}`;
+    return `${name} ${typeof value === "object" ? (message ?? inJson(value)) : value}`;
   });
   return oneLine([at, String(id).padStart(4), type.padEnd(10), detail.join(", ")].join("  "));
 };
@@ -626,11 +684,11 @@ const runSession = (name: string, words: string[], flags: RunFlags): Promise<voi
     };
     if (background) {
       const info = await control.start(spec);
-      return print(json ? JSON.stringify(info) : info.id);
+      return json ? printJson(info) : print(info.id);
     }
     const info = await control.run(spec);
-    if (json) await print(JSON.stringify(info));
-    else if (info.error === null) await print(toJson(info.result, 2));
+    if (json) await printJson(info);
+    else if (info.error === null) await printJson(info.result, 2);
     if (info.error === null) return;
     const { code, message } = info.error;
     const said = describe(new SocketError(code, message.replace(`${code}: `, "")));
@@ -652,7 +710,7 @@ const sendToSession = (
       sent += bytes.length;
     }
     if (info === undefined) throw new UsageError("nothing to send: give it as words, or on standard input");
-    await print(flags.json ? JSON.stringify(info) : `${sent} bytes sent`);
+    await (flags.json ? printJson(info) : print(`${sent} bytes sent`));
   });
 
 const halfCloseSession = (id: string, flags: ControlFlags): Promise<void> =>
@@ -807,11 +865,11 @@ try {
   }
   await program.parseAsync();
 } catch (error) {
-  if (error instanceof CommanderError) {
+  if (isA(error, CommanderError)) {
     process.exitCode = error.exitCode === 0 ? 0 : 2; // help is no error; commander has said the rest
   } else {
     say(describe(error).replace(/^Error: /, ""));
-    process.exitCode = error instanceof UsageError ? 2 : 1;
+    process.exitCode = isA(error, UsageError) ? 2 : 1;
   }
 }
 process.stderr.write("", () => process.exit()); // what a handler left running does not keep the process

@@ -7,9 +7,10 @@ import type net from "node:net";
 import type { Address } from "../core/address.ts";
 import { isApp } from "../core/app.ts";
 import { checkDatagramSize, Datagram, knownSender } from "../core/datagram.ts";
+import { plain } from "../core/describe.ts";
 import { SocketError } from "../core/errors.ts";
 import type { HandlerClass, HandlerServer, RequestScope } from "../core/handler.ts";
-import { toJson } from "../core/json.ts";
+import { disown } from "../core/promises.ts";
 import type { EndpointInfo } from "../core/server.ts";
 import type { StreamOptions, StreamSocket } from "../core/socket.ts";
 import { DONE, toBytes } from "../core/stream.ts";
@@ -27,12 +28,14 @@ const tell = (report: Report): void => {
   if (process.connected) process.send?.({ socklet: report }, undefined, undefined, () => {}); // a parent that is gone is told nothing
 };
 
-/** Tells the parent what a handler said or gave: what has no clone, such as a function, as JSON. */
+const UNCLONED = 1024 * 1024; // bytes of JSON that are told of what has no clone
+
+/** Tells the parent what a handler said or gave: what has no clone, such as a function, as far as JSON can say it. */
 const tellWith = (value: unknown, report: (value: unknown) => Report): void => {
   try {
     tell(report(value));
   } catch {
-    tell(report(JSON.parse(toJson(value))));
+    tell(report(plain(value, UNCLONED)));
   }
 };
 
@@ -81,6 +84,7 @@ class Running implements RequestScope {
   }
 
   emit(detail: unknown): void {
+    disown(detail, (error) => this.emit(error));
     tellWith(detail, (detail) => ({ type: "emit", id: this.id, detail }));
   }
 
@@ -150,6 +154,7 @@ class ChildServer implements HandlerServer {
       result = await new this.#Handler(request, order.address, this).run();
     } catch (thrown) {
       error = toWire(thrown);
+      disown(thrown, () => {}); // a promise: it is told, and what it rejects with later ends no child
       this.#failed++;
     }
     const kept = stream?.closed === true;
@@ -159,12 +164,7 @@ class ChildServer implements HandlerServer {
     this.#bytesRead += bytesRead;
     this.#bytesWritten += bytesWritten;
     this.#running = null;
-    const end = (result: unknown): Report => ({ type: "end", kept, error, result, bytesRead, bytesWritten });
-    try {
-      tellWith(result, end);
-    } catch {
-      tell(end(undefined)); // not even JSON has a form for it
-    }
+    tellWith(result, (result) => ({ type: "end", kept, error, result, bytesRead, bytesWritten }));
   }
 }
 

@@ -36,10 +36,12 @@
 import type net from "node:net";
 import type { Address, AddressLike } from "../core/address.ts";
 import { Datagram } from "../core/datagram.ts";
+import { errorText } from "../core/describe.ts";
 import { SocketError } from "../core/errors.ts";
-import { BaseRequestHandler, type HandlerClass, isThenable } from "../core/handler.ts";
+import { BaseRequestHandler, type HandlerClass } from "../core/handler.ts";
 import { madeBy } from "../core/mixins.ts";
 import { FORKING_NAMES, type ForkingOptions, type OptionNames, settleForking } from "../core/options.ts";
+import { isThenable } from "../core/promises.ts";
 import type { ServerInfo } from "../core/server.ts";
 import { StreamSocket } from "../core/socket.ts";
 import type { MaybePromise } from "../core/stream.ts";
@@ -205,11 +207,14 @@ export function ForkingMixIn<Base extends NetServerClass>(Server: Base): Forking
         structuredClone(context);
       } catch (cause) {
         const said = "the context of a forking server goes to its children as a structured clone: plain data";
-        throw new TypeError(`${said}; make the rest at the top of the handler's module (${cause})`, {
-          cause,
-        });
+        throw new TypeError(
+          `${said}; make the rest at the top of the handler's module (${errorText(cause)})`,
+          {
+            cause,
+          },
+        );
       }
-      this.#children = new Children(this, source, options.stream, (event) => this.tell(event));
+      this.#children = new Children(this, source, options.stream, (event) => this.announce(event));
       let handler = this.RequestHandlerClass;
       Object.defineProperty(this, "RequestHandlerClass", {
         get: () => handler,
@@ -281,7 +286,7 @@ export function ForkingMixIn<Base extends NetServerClass>(Server: Base): Forking
           try {
             datagram?.reply(data);
           } catch (error) {
-            this.tell({ type: "error", server: this.name, id: scope.id, address, error });
+            this.announce({ type: "error", server: this.name, id: scope.id, address, error });
           }
         },
         resolve,

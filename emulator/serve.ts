@@ -1,5 +1,6 @@
 /** Serves an app's listeners on real sockets. */
 
+import type { AsyncLocalStorage } from "node:async_hooks";
 import {
   type Address,
   type Endpoint,
@@ -10,9 +11,9 @@ import {
 import { type App, isApp, type Listener, type Serving as Serves } from "../core/app.ts";
 import type { Datagram } from "../core/datagram.ts";
 import { SocketError } from "../core/errors.ts";
-import type { OnEvent, SockletEvent } from "../core/events.ts";
+import { callListener, type OnEvent, type SockletEvent } from "../core/events.ts";
 import { checkOptions, optionNamesOf } from "../core/options.ts";
-import type { BaseServer, ServerInfo, ServerOptions } from "../core/server.ts";
+import type { BaseEndpoint, BaseServer, ServerInfo, ServerOptions } from "../core/server.ts";
 import type { StreamSocket } from "../core/socket.ts";
 import type { MaybePromise } from "../core/stream.ts";
 import { TCPConnector } from "./connector.ts";
@@ -55,6 +56,12 @@ export interface ServeOptions {
    * else those that are open serve who has come, until `close()`. Later it does nothing.
    */
   readonly signal?: AbortSignal;
+  /**
+   * Has the listener's name as its store while a handler runs, and in all that it starts: so that a listener of
+   * `process`'s `unhandledRejection` can say whose it was. Not of a handler in a child process. Default: none, since it
+   * costs each request a little.
+   */
+  readonly handlerName?: AsyncLocalStorage<string> | undefined;
   /** Serve the control routes, too, and record each connection as a session for them. Default: neither. */
   readonly control?: ControlOptions;
 }
@@ -72,6 +79,7 @@ const SERVE_NAMES = optionNamesOf<ServeOptions>("serveApp()")({
   onEvent: true,
   drainTimeout: true,
   signal: true,
+  handlerName: true,
   control: CONTROL_NAMES,
 });
 
@@ -120,17 +128,30 @@ type AnyServer<Context> = BaseServer<StreamSocket, Context> | BaseServer<Datagra
 // biome-ignore lint/suspicious/noExplicitAny: which handler and options fit which server `defineApp` has checked
 type AnyServerClass<Context> = new (endpoint: Endpoint, handler: any, options: any) => AnyServer<Context>;
 
+/** Runs each handler with the server's name as the store of `names`. */
+const naming = <Base>(Server: Base, names: AsyncLocalStorage<string> | undefined): Base => {
+  if (names === undefined) return Server;
+  // biome-ignore lint/suspicious/noExplicitAny: a mixin's base must take any arguments (TypeScript handbook, Mixins)
+  abstract class Naming extends (Server as abstract new (...args: any[]) => BaseEndpoint<unknown>) {
+    override finishRequest(request: unknown, clientAddress: Address | null): unknown {
+      return names?.run(this.name, () => super.finishRequest(request, clientAddress));
+    }
+  }
+  Object.defineProperty(Naming, "name", { value: (Server as { readonly name?: string }).name }); // which messages say
+  return Naming as Base;
+};
+
 const serverOf = <Context>(
   { name, handler, endpoint, carries, serve }: Listener<Context>,
   options: ServerOptions<Context>,
   recorded: Recorded,
-  { module, data = DATA }: ServeOptions,
+  { module, data = DATA, handlerName }: ServeOptions,
 ): AnyServer<Context> => {
   const Server = SERVERS[`${endpoint.scheme} ${carries}` as keyof typeof SERVERS][serve];
   const Recorded = (
     carries === "datagrams" ? Server : recorded(Server as typeof TCPServer)
   ) as AnyServerClass<Context>;
-  if (serve !== "forking") return new Recorded(endpoint, handler, options);
+  if (serve !== "forking") return new (naming(Recorded, handlerName))(endpoint, handler, options);
   if (module === undefined) {
     const said = `the listener "${name}" forks: give serveApp() the app's \`module\`, which its children import`;
     throw new SocketError("ERR_APP", said);
@@ -207,6 +228,7 @@ export const serveApp = async <Context>(
     }),
     signal,
   );
+  const Connector = naming(TCPConnector, options.handlerName);
   const servers: AnyServer<Context>[] = []; // opened, or about to be
   const open: AnyServer<Context>[] = [];
   const listeners: Serving[] = [];
@@ -218,7 +240,7 @@ export const serveApp = async <Context>(
       ? onEvent
       : (event: SockletEvent): void => {
           told.tell(event);
-          onEvent?.(event);
+          if (onEvent !== undefined) callListener(onEvent, event);
         };
   const plane =
     parts === undefined || access === undefined || told === null
@@ -230,7 +252,7 @@ export const serveApp = async <Context>(
           listeners: () =>
             listeners.map(({ name, url, serve, info }) => parts.listenerInfo(name, url, serve, info())),
           connector: ({ handler, HandlerClass, endpoint, connectTimeout, secureTransport }) =>
-            new TCPConnector<Context>(endpoint, HandlerClass, {
+            new Connector<Context>(endpoint, HandlerClass, {
               name: handler,
               context,
               connectTimeout,
@@ -280,9 +302,10 @@ export const serveApp = async <Context>(
       dial[name] = { ...entry, endpoint: moved(entry.endpoint, placed, options.host) };
     }
     if (parts !== undefined && plane !== null && access !== undefined) {
-      routes = await parts.serveControl(plane, access.tokens, control ?? {}, (error) =>
-        onEvent?.({ type: "error", server: "control", address: null, error }),
-      );
+      routes = await parts.serveControl(plane, access.tokens, control ?? {}, (error) => {
+        if (onEvent !== undefined)
+          callListener(onEvent, { type: "error", server: "control", address: null, error });
+      });
     }
   };
   try {

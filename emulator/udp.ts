@@ -123,7 +123,7 @@ export class UDPServer<Context = unknown> extends TCPServer<Context, Datagram> i
     if (this.ipv6Only) kernel.setsockopt(IPPROTO_IPV6, IPV6_V6ONLY, 1);
     this.#address = await transport.open(address, port, formatAddress(this.endpoint), {
       message: (bytes, peer) => this.received(bytes, peer),
-      error: (error) => this.tell({ type: "error", server: this.name, address: null, error }),
+      error: (error) => this.announce({ type: "error", server: this.name, address: null, error }),
     });
     this.#open = true;
   }
@@ -168,7 +168,8 @@ export class UDPServer<Context = unknown> extends TCPServer<Context, Datagram> i
 
   /** Tells that a reply was not sent, and gives 0. */
   protected dropped(bytes: number, address: Address, reason: "amplification" | "full"): 0 {
-    if (this.watches("dropped")) this.tell({ type: "dropped", server: this.name, address, bytes, reason });
+    if (this.watches("dropped"))
+      this.announce({ type: "dropped", server: this.name, address, bytes, reason });
     return 0;
   }
 

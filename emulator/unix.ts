@@ -247,7 +247,7 @@ export class UnixDatagramServer<Context = unknown> extends UDPServer<Context> {
   }
 
   #tellError(error: SocketError, address: Address | null): void {
-    this.tell({ type: "error", server: this.name, address, error });
+    this.announce({ type: "error", server: this.name, address, error });
   }
 }
 

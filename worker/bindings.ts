@@ -9,7 +9,8 @@ import type {
   SessionQuery,
   SessionSpec,
 } from "../core/control/plane.ts";
-import { SocketError } from "../core/errors.ts";
+import { describe } from "../core/describe.ts";
+import { errorInfo, SocketError } from "../core/errors.ts";
 import type { MaybePromise } from "../core/stream.ts";
 
 /** The bindings that a Worker of Socklet's uses; `wrangler.toml` and the secrets make them. */
@@ -35,8 +36,8 @@ export const answer = async <T>(work: () => MaybePromise<T>): Promise<Answer<T>>
   try {
     return { value: await work() };
   } catch (thrown) {
-    const { code, message, address } = SocketError.from(thrown, "ERR_INTERNAL");
-    return { error: { code, message, address } };
+    const { address } = describe(thrown);
+    return { error: { ...errorInfo(thrown, "ERR_INTERNAL"), address } };
   }
 };
 

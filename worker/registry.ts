@@ -15,8 +15,8 @@ import {
   type SessionPage,
   type SessionQuery,
 } from "../core/control/plane.ts";
+import { toJson } from "../core/describe.ts";
 import { SocketError } from "../core/errors.ts";
-import { toJson } from "../core/json.ts";
 import { checkOptions, optionNamesOf } from "../core/options.ts";
 import { type Answer, answer, type RegistryCalls, type SockletBindings, sessionOf } from "./bindings.ts";
 

@@ -168,7 +168,7 @@ export class WorkerDatagramServer<Context = unknown> extends BaseServer<Datagram
   /** Serves one flow to its end. Never rejects. */
   async connect(socket: Socket): Promise<void> {
     const failed = (error: unknown): void =>
-      this.tell({ type: "error", server: this.name, address: null, error });
+      this.announce({ type: "error", server: this.name, address: null, error });
     const flow = new Flow(socket.writable.getWriter(), failed);
     socket.closed.catch(() => {});
     const served: unknown[] = [];

@@ -31,7 +31,7 @@ import {
 } from "../core/control/session.ts";
 import { eventStream } from "../core/control/sse.ts";
 import { SocketError } from "../core/errors.ts";
-import type { OnEvent } from "../core/events.ts";
+import { callListener, type OnEvent } from "../core/events.ts";
 import {
   type Answer,
   again,
@@ -246,7 +246,9 @@ export class SessionObject extends DurableObject<SockletBindings> implements Ses
       });
     } catch (error) {
       // The session goes on; the record will lack this. A storage that is full is what it can be.
-      this.#setup.onEvent?.({ type: "error", server: `session ${info.id}`, address: null, error });
+      const { onEvent } = this.#setup;
+      if (onEvent === undefined) return;
+      callListener(onEvent, { type: "error", server: `session ${info.id}`, address: null, error });
     }
   }
 }

@@ -10,7 +10,7 @@ import { type ControlPlane, type ListenerInfo, listenerInfo } from "../core/cont
 import { controlRoutes } from "../core/control/routes.ts";
 import type { Datagram } from "../core/datagram.ts";
 import { SocketError } from "../core/errors.ts";
-import type { OnEvent } from "../core/events.ts";
+import { callListener, type OnEvent } from "../core/events.ts";
 import type { HandlerClass } from "../core/handler.ts";
 import { checkOptions, optionNamesOf } from "../core/options.ts";
 import type { StreamSocket } from "../core/socket.ts";
@@ -104,7 +104,7 @@ export const workerFor = <Context>(definition: App<Context>, options: WorkerOpti
   const told = new ListenerLog();
   const tell: OnEvent = (event) => {
     told.tell(event);
-    onEvent?.(event);
+    if (onEvent !== undefined) callListener(onEvent, event);
   };
   const allow = new AllowList(app.allow);
   const servers = new Map<Listener, WorkerServer | WorkerDatagramServer>();
@@ -148,7 +148,10 @@ export const workerFor = <Context>(definition: App<Context>, options: WorkerOpti
   const routes = controlRoutes((env: SockletBindings) => ({
     plane: plane(env),
     tokens: env.SOCKLET_TOKENS as string | undefined,
-    onError: (error) => onEvent?.({ type: "error", server: "control", address: null, error }),
+    onError: (error) => {
+      if (onEvent !== undefined)
+        callListener(onEvent, { type: "error", server: "control", address: null, error });
+    },
   }));
 
   return {
@@ -177,7 +180,14 @@ export const workerFor = <Context>(definition: App<Context>, options: WorkerOpti
         if (!udp) await socket.close(); // a flow of datagrams ends when this returns
         return;
       }
-      await (await serverFor(listener, env)).connect(socket, ctx);
+      let server: WorkerServer | WorkerDatagramServer;
+      try {
+        server = await serverFor(listener, env);
+      } catch (error) {
+        tell({ type: "error", server: listener.name, address: null, error });
+        throw SocketError.from(error, "ERR_APP"); // the platform cuts the connection, and logs it
+      }
+      await server.connect(socket, ctx);
     },
   };
 };

@@ -4,10 +4,11 @@
  */
 
 import { type Address, formatAddress } from "../address.ts";
-import { SocketError } from "../errors.ts";
+import { type Json, plain } from "../describe.ts";
+import { errorInfo, type SocketError } from "../errors.ts";
 import type { SockletEvent } from "../events.ts";
-import type { Json, ListenerEvent } from "./plane.ts";
-import { EventLog, plain, type Redactor, redacted, redactor, SESSION_LIMITS, sizeOf } from "./session.ts";
+import type { ListenerEvent } from "./plane.ts";
+import { EventLog, type Redactor, redacted, redactor, SESSION_LIMITS } from "./session.ts";
 
 /** What is kept of an event: it becomes JSON when somebody asks, since most are never asked for. */
 interface Kept {
@@ -28,9 +29,7 @@ export class ListenerLog {
 
   /** A server told something: give this to its `onEvent`. */
   readonly tell = (event: SockletEvent): void => {
-    // What a handler said may be changed by it later.
-    const said = event.type === "handler" ? { ...event, detail: detailOf(event.detail) } : event;
-    this.#log.add((id) => ({ id, at: Date.now(), event: said }));
+    this.#log.add((id) => ({ id, at: Date.now(), event: lasting(event) }));
   };
 
   /** No more come: who follows has seen all. */
@@ -58,10 +57,14 @@ export class ListenerLog {
   }
 }
 
-const detailOf = (detail: unknown): Json => {
-  const said = plain(detail);
-  const size = sizeOf(JSON.stringify(said));
-  return size > SESSION_LIMITS.detailSize ? { omitted: size } : said;
+/** `event` without what a handler may change later, or what would keep much in memory. */
+const lasting = (event: SockletEvent): SockletEvent => {
+  if (event.type === "handler") return { ...event, detail: plain(event.detail, SESSION_LIMITS.detailSize) };
+  if (!("error" in event)) return event;
+  return {
+    ...event,
+    error: errorInfo(event.error, "ERR_HANDLER", SESSION_LIMITS.messageSize) as SocketError,
+  };
 };
 
 // The event has an id of its own.
@@ -69,13 +72,9 @@ const shownAs = (name: string): string => (name === "id" ? "request" : name);
 
 const asJson = (name: string, value: unknown): Json => {
   if (name === "address") return value === null ? null : formatAddress(value as Address);
-  if (name === "error") {
-    const { code, message } = SocketError.from(value, "ERR_HANDLER");
-    return { code, message: message.slice(0, SESSION_LIMITS.messageSize) };
-  }
   if (name === "requests") {
     const requests = value as readonly { readonly id: number; readonly address: Address | null }[];
     return requests.map(({ id, address }) => ({ request: id, address: asJson("address", address) }));
   }
-  return plain(value);
+  return plain(value, SESSION_LIMITS.detailSize);
 };

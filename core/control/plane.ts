@@ -18,6 +18,7 @@ import type { AllowList } from "../access.ts";
 import { type Endpoint, formatAddress } from "../address.ts";
 import type { AnyHandlerClass, App, Serving } from "../app.ts";
 import { dialable, type SecureTransport } from "../connector.ts";
+import type { Json } from "../describe.ts";
 import { SocketError, type SocketErrorCode } from "../errors.ts";
 import type { SockletEvent } from "../events.ts";
 import { DatagramRequestHandler, type HandlerClass } from "../handler.ts";
@@ -26,8 +27,7 @@ import type { ServerInfo, ServerState, Suspension } from "../server.ts";
 import type { StreamSocket } from "../socket.ts";
 import type { MaybePromise } from "../stream.ts";
 
-/** What JSON can say. */
-export type Json = null | boolean | number | string | readonly Json[] | { readonly [key: string]: Json };
+export type { Json };
 
 /** The bounds of what may be asked. Times are milliseconds, sizes bytes. */
 export const BOUNDS = {

@@ -1,5 +1,6 @@
 /** Errors over HTTP: one shape (RFC 9457), and the one table of which code is which status. */
 
+import { isA, printableJson } from "../describe.ts";
 import { SocketError, type SocketErrorCode } from "../errors.ts";
 
 /** The titles, which with the status name the kind of a problem. */
@@ -99,8 +100,8 @@ export class HttpError extends SocketError {
 
 /** The answer for what a route threw. What is no `SocketError` is a fault of ours, and is not told. */
 export const problemResponse = (thrown: unknown, requestId: string): Response => {
-  const known = thrown instanceof SocketError ? thrown : undefined;
-  const given = thrown instanceof HttpError ? thrown : undefined;
+  const known = isA(thrown, SocketError) ? thrown : undefined;
+  const given = isA(thrown, HttpError) ? thrown : undefined;
   const status = given?.status ?? (known && STATUS[known.code]) ?? 500;
   const title = TITLES[status];
   const again: Record<string, string> = known?.code === "ERR_PLATFORM" ? { "retry-after": "1" } : {};
@@ -115,7 +116,7 @@ export const problemResponse = (thrown: unknown, requestId: string): Response =>
     requestId,
     ...(given?.errors && { errors: given.errors }),
   };
-  return new Response(JSON.stringify(body), {
+  return new Response(printableJson(JSON.stringify(body)), {
     status,
     headers: {
       ...again,

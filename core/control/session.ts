@@ -12,8 +12,9 @@
 
 import { formatAddress } from "../address.ts";
 import { SHUT_WR } from "../constants.ts";
-import { SocketError } from "../errors.ts";
-import { toJson } from "../json.ts";
+import { jsonOf, plain, sizeOf } from "../describe.ts";
+import { errorInfo, SocketError } from "../errors.ts";
+import { callListener } from "../events.ts";
 import { checkOptions, optionNamesOf, wholeMs } from "../options.ts";
 import type { BaseConnector } from "../server.ts";
 import type { StreamSocket } from "../socket.ts";
@@ -32,7 +33,7 @@ export const SESSION_LIMITS = {
   events: 1_000,
   /** All events in a log. */
   logSize: 256 * 1024,
-  /** One event's detail; a larger one is replaced by `{ "omitted": <its size> }`. */
+  /** One event's detail; a larger one is replaced by `{ "omitted": <its size, at least> }`. */
   detailSize: 16 * 1024,
   /** A result; a larger one makes the session fail with `ERR_LIMIT`. A row of a Durable Object holds 2 MB. */
   resultSize: 1024 * 1024,
@@ -72,7 +73,7 @@ export const dialled =
       const { onEvent } = connector;
       connector.onEvent = (event) => {
         if (event.type === "handler") emit(event.detail);
-        onEvent?.(event);
+        if (onEvent !== undefined) callListener(onEvent, event);
       };
       return connector.run({ params, signal, onOpen: opened });
     };
@@ -258,8 +259,9 @@ export class Session {
       });
       if (this.over) return;
       signal.throwIfAborted();
-      const result = redacted(plain(given), redactor(secrets));
-      const size = sizeOf(JSON.stringify(result));
+      const { json, size: whole } = jsonOf(given, SESSION_LIMITS.resultSize);
+      const result = redacted(json ?? null, redactor(secrets));
+      const size = json === undefined ? whole : jsonSize(result);
       if (size > SESSION_LIMITS.resultSize) {
         throw new SocketError(
           "ERR_LIMIT",
@@ -286,13 +288,8 @@ export class Session {
 
   #emit(detail: unknown): void {
     if (this.over) return;
-    let said: Json;
-    try {
-      said = redacted(plain(detail), this.#redact);
-    } catch (error) {
-      said = { error: this.#redact(String(error)) }; // a cycle
-    }
-    const size = sizeOf(JSON.stringify(said));
+    const said = redacted(plain(detail, SESSION_LIMITS.detailSize), this.#redact);
+    const size = jsonSize(said);
     this.#tell({ type: "handler", detail: size > SESSION_LIMITS.detailSize ? { omitted: size } : said });
   }
 
@@ -335,9 +332,9 @@ export class Session {
   }
 
   #errorInfo(thrown: unknown): ErrorInfo {
-    const error = SocketError.from(thrown, this.#socket === undefined ? "ERR_CONNECT_FAILED" : "ERR_HANDLER");
-    const message = this.#redact(error.message);
-    return { code: error.code, message: message.slice(0, SESSION_LIMITS.messageSize) };
+    const fallback = this.#socket === undefined ? "ERR_CONNECT_FAILED" : "ERR_HANDLER";
+    const { code, message } = errorInfo(thrown, fallback);
+    return { code, message: this.#redact(message).slice(0, SESSION_LIMITS.messageSize) };
   }
 
   #bytes(): { bytesRead: number; bytesWritten: number } {
@@ -351,8 +348,6 @@ export class Session {
   }
 }
 
-const encoder = new TextEncoder();
-export const sizeOf = (text: string): number => encoder.encode(text).length;
 const jsonSize = (value: unknown): number => sizeOf(JSON.stringify(value));
 const now = (): string => new Date().toISOString();
 
@@ -442,8 +437,6 @@ export class EventLog<Event extends { readonly id: number }> {
 }
 
 // ---- What is shown ----
-
-export const plain = (value: unknown): Json => JSON.parse(toJson(value)) as Json;
 
 /** Replaces secrets in a text. */
 export type Redactor = (text: string) => string;

@@ -3,6 +3,7 @@
  * events cross a border: HTTP, and a Durable Object's RPC, which carries streams of bytes and no iterables.
  */
 
+import { printableJson } from "../describe.ts";
 import { SocketError } from "../errors.ts";
 import { withDeadline } from "../stream.ts";
 import type { SessionEvent } from "./plane.ts";
@@ -63,9 +64,9 @@ export const eventStream = (
   );
 };
 
-/** One event as text. JSON has no line ends of its own, so the data is one line. */
+/** One event as text. JSON has no line ends of its own, so the data is one line; and who prints it prints no more than text. */
 const eventText = (event: Numbered): string =>
-  `id: ${event.id}\nevent: ${event.type}\ndata: ${JSON.stringify(event)}\n\n`;
+  `id: ${event.id}\nevent: ${event.type}\ndata: ${printableJson(JSON.stringify(event))}\n\n`;
 
 /**
  * The events of a stream that `eventStream` wrote. Ends with the stream or when `signal` aborts. Rejects where

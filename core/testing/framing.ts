@@ -22,9 +22,9 @@
  * No run waits for time, but where the handler does: it is over when nothing is left to be done.
  */
 
+import { toJson } from "../describe.ts";
 import { SocketError } from "../errors.ts";
 import { checkHandler, type HandlerClass } from "../handler.ts";
-import { toJson } from "../json.ts";
 import { checkCount, checkOptions, checkTime, optionNamesOf } from "../options.ts";
 import type { BaseServer } from "../server.ts";
 import { STREAM_NAMES, type StreamOptions, type StreamSocket, settleStream } from "../socket.ts";
