@@ -1192,16 +1192,16 @@ describe("mixed with other reads of the stream", () => {
     const reader = new StreamReader();
     const bytes = openFile(reader, silent(), "r");
     const units = openFile(reader, silent(), "r", { encoding: "utf-16-le" });
-    reader.push(utf8("\n\0"));
-    expect(await bytes.readline()).toBe("\n"); // it has seen the \0, too
+    reader.push(utf8("\nabc"));
+    expect(await bytes.readline()).toBe("\n"); // it has seen the abc, too
     reader.push(utf8("\n\n"));
-    const waiting = units.readline(); // two bytes, and half of the next
+    const waiting = units.readline(); // two characters, and half of a third
     expect(await waits(waiting)).toBe(true);
     expect(await codeOf(bytes.read())).toBe("EBUSY");
-    reader.push(utf8("\0x"));
-    expect(await waiting).toBe("\u0a00\n");
+    reader.push(utf8("\0xyz"));
+    expect(await waiting).toBe("\u6261\u0a63\n");
     reader.end();
-    expect(await bytes.read()).toBe("x");
+    expect(await bytes.read()).toBe("xyz");
   });
 
   test("readlines() that fails loses no line", async () => {
