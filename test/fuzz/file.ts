@@ -407,7 +407,6 @@ export const fileReader: Target = target(
   "operations",
   fc.record({ steps: fc.array(step, { minLength: 1, maxLength: 50, size: "max" }), files: one }),
   reads,
-  400,
 );
 
 // ---- Writing ----
@@ -541,5 +540,4 @@ export const fileWriter: Target = target(
     files: fc.tuple(opened, opened),
   }),
   writes,
-  1000,
 );

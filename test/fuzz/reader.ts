@@ -537,5 +537,4 @@ export const reader: Target = target(
   "operations",
   fc.array(step, { minLength: 1, maxLength: 80, size: "max" }),
   holds,
-  400,
 );

@@ -8,8 +8,6 @@ export interface Target {
   readonly name: string;
   /** What is counted. */
   readonly unit: "operations" | "inputs";
-  /** How many inputs a second it takes, roughly: what the suite runs of it is bounded by that. Default 5 000. */
-  readonly rate?: number;
   /** The check of random inputs; `count` is told how many operations or inputs each was. */
   property(count: (operations: number) => void): fc.IAsyncPropertyWithHooks<[unknown]>;
 }
@@ -20,11 +18,9 @@ export const target = <T>(
   unit: Target["unit"],
   inputs: fc.Arbitrary<T>,
   holds: (input: T) => number | undefined | Promise<number | undefined>,
-  rate?: number,
 ): Target => ({
   name,
   unit,
-  ...(rate === undefined ? {} : { rate }),
   property: (count) =>
     fc.asyncProperty(inputs as fc.Arbitrary<unknown>, async (input) => {
       const done = holds(input as T);

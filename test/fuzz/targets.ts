@@ -1,8 +1,10 @@
 /** All targets, in one table: `npm run fuzz` runs them for as long as one likes, the suite each for a moment. */
 
 import { fileReader, fileWriter } from "./file.ts";
+import { framing } from "./framing.ts";
+import { parsers } from "./parsers.ts";
 import { reader } from "./reader.ts";
 import type { Target } from "./target.ts";
 import { writer } from "./writer.ts";
 
-export const TARGETS: readonly Target[] = [reader, writer, fileReader, fileWriter];
+export const TARGETS: readonly Target[] = [reader, writer, fileReader, fileWriter, ...parsers, ...framing];

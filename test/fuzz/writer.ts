@@ -415,5 +415,4 @@ export const writer: Target = target(
   "operations",
   fc.record({ steps: fc.array(step, { minLength: 1, maxLength: 60, size: "max" }), borrows: fc.boolean() }),
   holds,
-  400,
 );

@@ -1,0 +1,76 @@
+/**
+ * Random inputs to everything that parses and random mixes of everything that reads and writes, for as long as one
+ * likes: the table is targets.ts.
+ *
+ *     npm run fuzz                            # ten minutes, of all targets in turn
+ *     npm run fuzz -- --seconds 60 reader     # one minute of those whose name holds the word
+ *     npm run fuzz -- --seed 7 reader         # the same inputs again
+ *     npm run fuzz -- --list
+ *
+ * A failure is shrunk, and told with the seed that repeats it; then this exits with 1. Node's fuzzing by coverage it is
+ * not: inputs are made to the shape of what is fuzzed, and each is compared with an answer that is known.
+ */
+
+import { parseArgs } from "node:util";
+import fc from "fast-check";
+import { TARGETS } from "./targets.ts";
+
+const BATCH = 100; // runs that are begun at once: what a seed repeats
+const SHARE = 1000; // ms of a target before the next has its turn
+
+const { values, positionals } = parseArgs({
+  allowPositionals: true,
+  options: {
+    seconds: { type: "string", default: "600" },
+    seed: { type: "string", default: String(Date.now() % 1_000_000_000) },
+    list: { type: "boolean", default: false },
+  },
+});
+const seconds = Number(values.seconds);
+const seed = Number(values.seed);
+if (!(seconds > 0)) throw new RangeError(`--seconds takes a number of seconds, not ${values.seconds}`);
+if (!Number.isInteger(seed)) throw new RangeError(`--seed takes a whole number, not ${values.seed}`);
+for (const word of positionals) {
+  if (!TARGETS.some(({ name }) => name.includes(word)))
+    throw new RangeError(`no target is called ${word}: see --list`);
+}
+const targets = TARGETS.filter(
+  ({ name }) => positionals.length === 0 || positionals.some((word) => name.includes(word)),
+);
+if (values.list) {
+  for (const { name, unit } of targets) console.log(`${name.padEnd(20)}${unit}`);
+  process.exit(0);
+}
+
+const counts = targets.map(() => ({ done: 0, batches: 0, ms: 0, failed: false }));
+const began = performance.now();
+const left = (): number => seconds * 1000 - (performance.now() - began);
+
+console.log(`seed ${seed}, ${seconds} s, ${targets.length} targets`);
+while (left() > 0 && counts.some(({ failed }) => !failed)) {
+  for (const [i, target] of targets.entries()) {
+    const count = counts[i] as (typeof counts)[number];
+    const from = performance.now();
+    while (!count.failed && left() > 0 && performance.now() - from < SHARE) {
+      const property = target.property((operations) => {
+        count.done += operations;
+      });
+      const its = seed + count.batches++;
+      const result = await fc.check(property, { numRuns: BATCH, seed: its });
+      if (!result.failed) continue;
+      count.failed = true;
+      process.exitCode = 1;
+      console.log(`\n${target.name} failed: npm run fuzz -- --seed ${its} ${target.name}`);
+      console.log(fc.defaultReportMessage(result));
+      console.log(result.errorInstance);
+    }
+    count.ms += performance.now() - from;
+  }
+}
+for (const [i, { name, unit }] of targets.entries()) {
+  const { done, ms, failed } = counts[i] as (typeof counts)[number];
+  const rate = Math.round((done / ms) * 1000);
+  console.log(
+    `${name.padEnd(20)}${done.toLocaleString("en").padStart(12)} ${unit}, ${rate.toLocaleString("en")} a second${failed ? ": FAILED" : ""}`,
+  );
+}
