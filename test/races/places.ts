@@ -91,17 +91,8 @@ export const workerd = async (bounds: Bounds = {}): Promise<Place> => {
     write: false,
   });
   const folder = mkdtempSync(join(tmpdir(), "socklet-races-"));
-  let process: ChildProcess | undefined; // the last that this Miniflare started
-  const started = (message: unknown): void => {
-    const child = (message as { process: ChildProcess }).process;
-    queueMicrotask(() => {
-      if (/workerd/.test(child.spawnfile)) process = child;
-    });
-  };
-  subscribe("child_process", started);
   const complaints: string[] = [];
-  let restarted = Promise.withResolvers<void>();
-  const miniflare = new Miniflare({
+  const options = {
     ...convertV4MiniflareOptions({
       name: "under-test",
       modules: true,
@@ -121,10 +112,22 @@ export const workerd = async (bounds: Bounds = {}): Promise<Place> => {
       if (message.includes("unhandled rejection")) complaints.push(message); // workerd says things of its own, too
     },
     unsafeInspectDurableObjects: true,
-    unsafeHandleRuntimeRestart: () => restarted.resolve(),
     resourcePersistencePath: folder,
-  } as never);
-  let { origin } = await miniflare.ready;
+  } as ConstructorParameters<typeof Miniflare>[0];
+
+  /** Starts workerd on the folder; gives its process, too. */
+  const begin = async () => {
+    let process: ChildProcess | undefined;
+    const started = (message: unknown): void => {
+      process = (message as { process: ChildProcess }).process;
+    };
+    subscribe("child_process", started); // Miniflare does not tell it
+    const miniflare = new Miniflare(options);
+    const { origin } = await miniflare.ready;
+    unsubscribe("child_process", started);
+    return { miniflare, origin, process: process as ChildProcess | undefined };
+  };
+  let { miniflare, origin, process } = await begin();
   const ask = async (path: string): Promise<unknown> => {
     const answer = await fetch(`${origin}/${path}`);
     return answer.json();
@@ -155,10 +158,9 @@ export const workerd = async (bounds: Bounds = {}): Promise<Place> => {
     },
     early: (on) => fault("early")(on ? "on" : "off"),
     kill: async () => {
-      restarted = Promise.withResolvers();
       process?.kill("SIGKILL");
-      await restarted.promise;
-      ({ origin } = await miniflare.ready);
+      await miniflare.dispose(); // which would start it again, on a port that somebody else may have by then
+      ({ miniflare, origin, process } = await begin());
     },
     kept: async (id) => {
       const storage = await storageOf({ name: id });
@@ -190,7 +192,6 @@ export const workerd = async (bounds: Bounds = {}): Promise<Place> => {
     },
     evict: (id) => miniflare.unsafeEvictDurableObject("under-test", "SockletSession", { name: id }),
     [Symbol.asyncDispose]: async () => {
-      unsubscribe("child_process", started);
       await miniflare.dispose();
       rmSync(folder, { recursive: true, force: true });
     },

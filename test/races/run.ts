@@ -159,7 +159,7 @@ const turn = (): Promise<void> => new Promise((resolve) => setImmediate(resolve)
 // ---- One client's requests ----
 
 interface Answer {
-  /** The HTTP status; 0 where the connection failed, -1 where this client left. */
+  /** The HTTP status; 0 where the connection failed, -1 where this client left, -2 where there was no answer. */
   readonly status: number;
   readonly body: unknown;
   readonly text: string;
@@ -199,6 +199,7 @@ const request = (
     let left = false;
     let complete = false;
     const done = (): void => {
+      clearTimeout(late);
       let parsed: unknown;
       try {
         parsed = JSON.parse(text);
@@ -207,6 +208,11 @@ const request = (
       }
       resolve({ status: left ? -1 : status, body: parsed, text, complete });
     };
+    const late = setTimeout(() => {
+      status = -2;
+      sent.destroy();
+      done();
+    }, ANSWERED);
     const sent = http.request(`${url}${path}`, {
       method,
       agent: false,
@@ -272,6 +278,7 @@ const eventsIn = (text: string): SessionEvent[] =>
     });
 
 const UNASKED = 40_000; // ms: two of a session's alarms
+const ANSWERED = 60_000; // ms: a request that has no answer by then counts as a breach
 const PATIENT = 60_000; // turns that a client waits for an answer which its session's peer may hold up
 const PATIENCE = 15_000; // ms that something which must go may take to be gone, before it counts as a breach
 
@@ -366,7 +373,7 @@ export const race = async (place: Place, options: RaceOptions): Promise<RaceRepo
     const before = down;
     const answer = await request(place.url(), method, `/v1/sessions${path}`, more);
     const { status, body, text } = answer;
-    const name = status === -1 ? "left" : status === 0 ? "broken" : status;
+    const name = status === -1 ? "left" : status === -2 ? "unanswered" : status === 0 ? "broken" : status;
     count(`${what} ${name}`);
     answered++;
     if (status === -1) return answer;
