@@ -11,14 +11,15 @@ describe("what is fuzzed holds", () => {
     "%s",
     async (_, target) => {
       let done = 0;
+      const least = LEAST[target.unit] / (target.slow ? 100 : 1);
       const seed = 20_261_129;
-      for (let i = 0; done < LEAST[target.unit]; i++) {
+      for (let i = 0; done < least; i++) {
         const property = target.property((operations) => {
           done += operations;
         });
-        await fc.assert(property, { numRuns: BATCH, seed: seed + i });
+        await fc.assert(property, { numRuns: target.slow ? 10 : BATCH, seed: seed + i });
       }
-      expect(done).toBeGreaterThanOrEqual(LEAST[target.unit]);
+      expect(done).toBeGreaterThanOrEqual(least);
     },
     120_000,
   );

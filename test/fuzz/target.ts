@@ -8,6 +8,8 @@ export interface Target {
   readonly name: string;
   /** What is counted. */
   readonly unit: "operations" | "inputs";
+  /** It waits for a kernel: the suite does a hundredth of what it does of others. */
+  readonly slow?: true;
   /** The check of random inputs; `count` is told how many operations or inputs each was. */
   property(count: (operations: number) => void): fc.IAsyncPropertyWithHooks<[unknown]>;
 }

@@ -4,7 +4,16 @@ import { fileReader, fileWriter } from "./file.ts";
 import { framing } from "./framing.ts";
 import { parsers } from "./parsers.ts";
 import { reader } from "./reader.ts";
+import { sockets } from "./sockets.ts";
 import type { Target } from "./target.ts";
 import { writer } from "./writer.ts";
 
-export const TARGETS: readonly Target[] = [reader, writer, fileReader, fileWriter, ...parsers, ...framing];
+export const TARGETS: readonly Target[] = [
+  reader,
+  writer,
+  fileReader,
+  fileWriter,
+  ...sockets,
+  ...parsers,
+  ...framing,
+];
