@@ -2,8 +2,9 @@
 
 import fc from "fast-check";
 import { SHUT_WR } from "../../core/constants.ts";
+import { toJson } from "../../core/describe.ts";
 import type { SockletEvent } from "../../core/events.ts";
-import type { HandlerClass } from "../../core/handler.ts";
+import type { HandlerClass, StreamRequestHandler } from "../../core/handler.ts";
 import type { StreamSocket } from "../../core/socket.ts";
 import { MemoryServer, MemoryStorage } from "../../core/testing/index.ts";
 import { DnsStream } from "../../examples/dns.ts";
@@ -11,7 +12,8 @@ import { FingerServer } from "../../examples/finger.ts";
 import { MailRequestHandler } from "../../examples/mail.ts";
 import { PostgresClient } from "../../examples/postgres.ts";
 import { KeyStore } from "../../examples/resp/store.ts";
-import { RespServer } from "../../examples/resp.ts";
+import { RespClient, RespServer } from "../../examples/resp.ts";
+import { SmtpClient } from "../../examples/smtp-client.ts";
 import { serve } from "../core/control-setup.ts";
 import { bytesOf, latin1, same, type Target, target } from "./target.ts";
 
@@ -50,6 +52,22 @@ const said = async <Context>(
   await server.close();
   await serving;
   return [answer === null ? "" : latin1(answer), ...ends].join("\n");
+};
+
+/** What a client says, and what it gives in the end: it is served as well, and its server's bytes come on its stream. */
+const client = (
+  Client: typeof StreamRequestHandler<unknown>,
+  params: unknown,
+  text: string,
+  sizes: readonly number[],
+): Promise<string> => {
+  class Served extends Client {
+    override async handle(): Promise<void> {
+      (this as { params: unknown }).params = params;
+      this.wfile.write(toJson(await super.handle()));
+    }
+  }
+  return said(Served, undefined, text, sizes);
 };
 
 /** A target of one handler: `text` is what is sent, cut in two ways; what is compared is all that it says. */
@@ -199,18 +217,48 @@ const postgres = framed(
     .map(
       ([begins, more]) => `N${begins ? message("R", "\0\0\0\0") + message("Z", "I") : ""}${more.join("")}`,
     ),
-  (text, sizes) => {
-    // A client is served as well: it has a stream, and its server's bytes come on it.
-    class Client extends PostgresClient {
-      override async handle() {
-        (this as { params: unknown }).params = { user: "u", query: "SELECT 1", plain: true };
-        const result = await super.handle();
-        this.wfile.write(JSON.stringify(result));
-        return result;
-      }
-    }
-    return said(Client, undefined, text, sizes);
-  },
+  (text, sizes) => client(PostgresClient, { user: "u", query: "SELECT 1", plain: true }, text, sizes),
+);
+
+const smtpReply = fc.constantFrom(
+  "220 a\r\n",
+  "250 ok\r\n",
+  "250-a\r\n250 8BITMIME\r\n",
+  "354 go\r\n",
+  "221 bye\r\n",
+  "550 no\r\n",
+  "250-",
+  "x\r\n",
+  "\xff\n",
+);
+const smtpClient = framed(
+  "smtp-client",
+  fc
+    .tuple(fc.boolean(), fc.array(smtpReply, { maxLength: 8 }))
+    .map(
+      ([begins, more]) => (begins ? "220 a\r\n250 ok\r\n250 ok\r\n250 ok\r\n354 go\r\n" : "") + more.join(""),
+    ),
+  (text, sizes) => client(SmtpClient, { from: "a@b", to: ["c@d"], message: "x\n", plain: true }, text, sizes),
+);
+
+const respReply = fc.constantFrom(
+  "+OK\r\n",
+  "-ERR no\r\n",
+  ":12\r\n",
+  "$3\r\na\r\n\r\n",
+  "$-1\r\n",
+  "*2\r\n:1\r\n+a\r\n",
+  "*-1\r\n",
+  "_\r\n",
+  "%1\r\n+a\r\n:1\r\n",
+  "$3\r\nab",
+  "*",
+  "\xff\r\n",
+);
+const respClient = framed(
+  "resp-client",
+  fc.array(respReply, { maxLength: 5 }).map((all) => all.join("")),
+  (text, sizes) => client(RespClient, [["PING"], ["GET", "k"]], text, sizes),
 );
 
 // ---- The control routes ----
@@ -273,4 +321,13 @@ const control = target(
   },
 );
 
-export const framing: readonly Target[] = [resp, mail, finger, dnsStream, postgres, control];
+export const framing: readonly Target[] = [
+  resp,
+  mail,
+  finger,
+  dnsStream,
+  postgres,
+  smtpClient,
+  respClient,
+  control,
+];
