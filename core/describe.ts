@@ -153,7 +153,7 @@ const walk = (value: unknown, key: string, to: Walk): Json | undefined => {
       count(to, 4);
       return given;
     case "bigint": {
-      if (to.strict && isHuge(given)) count(to, COUNTED); // it gives up, where there is a limit
+      if (to.strict && isHuge(given)) count(to, to.most + 1); // it gives up, where there is a limit
       const text = to.strict ? given.toString() : digits(given);
       count(to, text.length + 2);
       return text;

@@ -45,6 +45,7 @@ import {
   SOCK_SEQPACKET,
   SOCK_STREAM,
 } from "./constants.ts";
+import { quoted } from "./describe.ts";
 import { SocketError } from "./errors.ts";
 import { optionNamesOf } from "./options.ts";
 import { checkPort, checkText, type Services } from "./services.ts";
@@ -451,7 +452,7 @@ const hostText = (name: string): string => {
   const ascii = /^\p{ASCII}*$/u.test(name) ? name : toAscii(name);
   const labels = ascii.split(".");
   if (labels.some((label, i) => label.length > 63 || (label === "" && i < labels.length - 1))) {
-    throw new RangeError(`${JSON.stringify(name)} has a label that is empty or longer than 63 bytes`);
+    throw new RangeError(`${quoted(name)} has a label that is empty or longer than 63 bytes`);
   }
   // 255 bytes with their lengths: 253 with dots between, and one at the end (RFC 1035, 2.3.4).
   if (ascii.length > 254) throw nameError("EAI_NONAME", name, { meaning: "a name has at most 253 bytes" });
@@ -464,7 +465,7 @@ const toAscii = (name: string): string => {
   } catch {
     // It is said below.
   }
-  throw new RangeError(`${JSON.stringify(name)} has letters that no host's name has`);
+  throw new RangeError(`${quoted(name)} has letters that no host's name has`);
 };
 
 /** The 4 or 16 bytes of a host's text where it is an address in one of the forms of getaddrinfo(3); else `null`. */

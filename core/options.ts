@@ -3,6 +3,8 @@
  * app's listener has as well as the server of its kind.
  */
 
+import { quoted, textOf } from "./describe.ts";
+
 /** The longest time that a timer holds in every runtime, in milliseconds: 24.8 days. */
 export const MAX_TIMER = 2 ** 31 - 1;
 
@@ -12,7 +14,7 @@ export const wholeMs = (time: number): string => `${Math.round(time)} ms`;
 const number = (name: string, value: unknown): number => {
   if (typeof value === "number") return value;
   throw new TypeError(
-    `${name} must be a number, not ${typeof value === "string" ? JSON.stringify(value) : String(value)}`,
+    `${name} must be a number, not ${typeof value === "string" ? quoted(value) : textOf(value, 100)}`,
   );
 };
 
@@ -169,9 +171,7 @@ const distanceOf = (one: string, other: string): number => {
 /** `value`, where it is one of `words`. Else `TypeError`. */
 export const checkWord = <T extends string>(name: string, value: T, words: readonly T[]): T => {
   if (words.includes(value)) return value;
-  throw new TypeError(
-    `${name} is ${words.map((word) => `"${word}"`).join(", ")}, not ${JSON.stringify(value)}`,
-  );
+  throw new TypeError(`${name} is ${words.map((word) => `"${word}"`).join(", ")}, not ${quoted(value)}`);
 };
 
 // ---- Options that an app's listeners have, too ----

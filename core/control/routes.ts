@@ -25,6 +25,7 @@
 import { type Context, Hono } from "hono";
 import * as v from "valibot";
 import { SECURE_TRANSPORTS } from "../connector.ts";
+import { printableJson } from "../describe.ts";
 import type { SocketError } from "../errors.ts";
 import { checkOptions, optionNamesOf } from "../options.ts";
 import type { MaybePromise } from "../stream.ts";
@@ -140,38 +141,38 @@ export const controlRoutes = (setup: ControlSetup | ((env: any) => MaybePromise<
     headers.set("X-Content-Type-Options", "nosniff");
   });
 
-  route("GET", "/v1/health", null, async (c, plane) => c.json({ status: "ok", ...(await plane.health()) }));
+  route("GET", "/v1/health", null, async (c, plane) => json(c, { status: "ok", ...(await plane.health()) }));
 
   route("GET", "/v1/ready", null, async (c, plane) => {
     const { problem } = tokenList(c.var.setup.tokens);
     const reasons = [...(problem === null ? [] : [problem]), ...(await plane.ready())];
     if (reasons.length > 0) throw new HttpError(503, "ERR_APP", reasons.join("; "));
-    return c.json({ ready: true });
+    return json(c, { ready: true });
   });
 
-  route("GET", "/v1/openapi.json", "read", (c) => c.json(openApi));
+  route("GET", "/v1/openapi.json", "read", (c) => json(c, openApi));
 
-  route("GET", "/v1/listeners", "read", async (c, plane) => c.json({ listeners: await plane.listeners() }));
+  route("GET", "/v1/listeners", "read", async (c, plane) => json(c, { listeners: await plane.listeners() }));
 
   route("GET", "/v1/sessions", "read", async (c, plane) => {
     const query = read(ListQuery, queryOf(c));
-    return c.json(await plane.list({ ...query, limit: query.limit ?? BOUNDS.pageSize }));
+    return json(c, await plane.list({ ...query, limit: query.limit ?? BOUNDS.pageSize }));
   });
 
   route("POST", "/v1/sessions", "run", async (c, plane) => {
     const { background, ...spec } = read(StartBody, await jsonBody(c));
     if (background) {
       const info = await plane.start(spec as SessionSpec);
-      return c.json(info, 201, { Location: `${c.req.path}/${info.id}` });
+      return json(c, info, 201, { Location: `${c.req.path}/${info.id}` });
     }
     const deadline = spec.deadline ?? BOUNDS.runDeadline;
     const { id } = await plane.start({ ...spec, deadline } as SessionSpec);
-    return c.json(found(await plane.wait(id, deadline + WAIT_GRACE)));
+    return json(c, found(await plane.wait(id, deadline + WAIT_GRACE)));
   });
 
-  route("GET", "/v1/sessions/:id", "read", async (c, plane) => c.json(found(await plane.get(idOf(c)))));
+  route("GET", "/v1/sessions/:id", "read", async (c, plane) => json(c, found(await plane.get(idOf(c)))));
 
-  route("DELETE", "/v1/sessions/:id", "run", async (c, plane) => c.json(found(await plane.end(idOf(c)))));
+  route("DELETE", "/v1/sessions/:id", "run", async (c, plane) => json(c, found(await plane.end(idOf(c)))));
 
   /** Events as they come; `events` gives those with ids above what the request says that it has. */
   const stream = async (
@@ -205,11 +206,11 @@ export const controlRoutes = (setup: ControlSetup | ((env: any) => MaybePromise<
     const bytes =
       mediaType(c) === "application/octet-stream" ? await body(c, BOUNDS.dataBody) : await dataBody(c);
     if (bytes.length === 0) throw fieldError("body", "has no bytes to send");
-    return c.json(found(await plane.send(id, bytes)));
+    return json(c, found(await plane.send(id, bytes)));
   });
 
   route("POST", "/v1/sessions/:id/half-close", "run", async (c, plane) =>
-    c.json(found(await plane.halfClose(idOf(c)))),
+    json(c, found(await plane.halfClose(idOf(c)))),
   );
 
   for (const path of allowed.keys()) {
@@ -257,6 +258,14 @@ const idOf = (c: Context<Env>): string => {
 };
 
 // ---- Bodies ----
+
+/** An answer; what `curl` prints of it steers no terminal. */
+const json = (
+  c: Context<Env>,
+  value: unknown,
+  status: 200 | 201 = 200,
+  headers: Record<string, string> = {},
+) => c.body(printableJson(JSON.stringify(value)), status, { "Content-Type": "application/json", ...headers });
 
 const mediaType = (c: Context<Env>): string =>
   (c.req.header("Content-Type") ?? "").split(";", 1)[0]!.trim().toLowerCase();

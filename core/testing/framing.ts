@@ -22,7 +22,7 @@
  * No run waits for time, but where the handler does: it is over when nothing is left to be done.
  */
 
-import { toJson } from "../describe.ts";
+import { errorText, isA, peek, printable, textOf, toJson } from "../describe.ts";
 import { SocketError } from "../errors.ts";
 import { checkHandler, type HandlerClass } from "../handler.ts";
 import { checkCount, checkOptions, checkTime, optionNamesOf } from "../options.ts";
@@ -468,7 +468,12 @@ class Check<Context> {
 
     const { reads, writes, timers, rejected, thrown } = outcome.leaks;
     for (const error of thrown)
-      yield { fault: "error", what: "What a timer calls throws", more: `: ${error}`, error };
+      yield {
+        fault: "error",
+        what: "What a timer calls throws",
+        more: `: ${printable(errorText(error))}`,
+        error,
+      };
     for (const write of writes) {
       yield { fault: "write", what: "It writes after its own end", more: `: ${quote(write, 64)}` };
     }
@@ -557,7 +562,7 @@ class Check<Context> {
     try {
       json = toJson(value);
     } catch {
-      json = String(value); // a cycle
+      json = textOf(value); // a cycle
     }
     return this.#mask === null ? json : json.replace(this.#mask, "*");
   }
@@ -782,17 +787,17 @@ const counted = (count: number, word: string): string => `${count} ${word}${coun
 /** A line of a stack trace, and none of our own. */
 const isFrame = (line: string): boolean => /^\s+at /.test(line) && !/[/\\]testing[/\\]framing/.test(line);
 
-const said = (error: unknown): string =>
-  error instanceof Error ? `${error.name}: ${error.message}` : String(error);
+const said = (error: unknown): string => printable(errorText(error), true);
 
 /** What tells one error from another: not its message, where it has a code, as that says how many bytes came. */
-const nameOf = (error: unknown): string => (error instanceof SocketError ? error.code : said(error));
+const nameOf = (error: unknown): string => (isA(error, SocketError) ? error.code : said(error));
 
 /** Whether an error is one that a stream gives its handler: itself, as the cause of another, or several of them. */
 const isOfStream = (error: unknown): boolean => {
-  if (error === undefined || error instanceof SocketError) return true;
-  if (error instanceof AggregateError) return error.errors.every(isOfStream);
-  return error instanceof Error && error.cause !== undefined && isOfStream(error.cause);
+  if (error === undefined || isA(error, SocketError)) return true;
+  if (isA(error, AggregateError)) return error.errors.every(isOfStream);
+  const cause = isA(error, Error) ? peek(error, "cause") : undefined;
+  return cause !== undefined && isOfStream(cause);
 };
 
 /** `message` as an object, or what is wrong with it. */

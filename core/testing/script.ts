@@ -27,6 +27,7 @@
 import type { Address } from "../address.ts";
 import { SHUT_WR } from "../constants.ts";
 import type { Datagram } from "../datagram.ts";
+import { describe, errorText, printable } from "../describe.ts";
 import { SocketError } from "../errors.ts";
 import { BaseRequestHandler, type HandlerClass } from "../handler.ts";
 import { checkCount, checkOptions, checkTime, checkWord, optionNamesOf, wholeMs } from "../options.ts";
@@ -937,7 +938,7 @@ class Talk {
 
 const LATE = Symbol("late");
 
-const messageOf = (error: unknown): string => (error instanceof Error ? error.message : String(error));
+const messageOf = (error: unknown): string => printable(describe(error).message, true);
 
 /** A pattern that keeps no place of its own between two texts. */
 const fresh = (pattern: RegExp): RegExp => new RegExp(pattern.source, pattern.flags.replace(/[gy]/g, ""));
@@ -1111,7 +1112,7 @@ export const runScript = async <Context>(
 
 /** `error`, and what the handler had thrown before it. */
 const withCause = (error: ScriptError, thrown: unknown): ScriptError => {
-  const message = `${error.message}\n\nThe handler had failed: ${String(thrown)}`;
+  const message = `${error.message}\n\nThe handler had failed: ${printable(errorText(thrown), true)}`;
   const whole = new ScriptError(message, error.step, error.expected, error.actual, thrown);
   whole.stack = (error.stack ?? "").replace(error.message, () => message);
   return whole;

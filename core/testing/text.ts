@@ -3,6 +3,7 @@
  * transcript and a fault say of bytes, they say by these.
  */
 
+import { printable } from "../describe.ts";
 import { type Data, joinBytes, toBytes } from "../stream.ts";
 
 const ROW = 16; // bytes a row of a dump: as `xxd` and `hexdump -C`
@@ -11,23 +12,10 @@ const AROUND = 32; // bytes of text shown before and after what differs
 
 const strict = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
 
-const NAMED: Readonly<Record<string, string>> = {
-  "\r": "\\r",
-  "\n": "\\n",
-  "\t": "\\t",
-  '"': '\\"',
-  "\\": "\\\\",
-};
-
 const hex = (byte: number): string => byte.toString(16).padStart(2, "0");
 
-/** A character as it can be read: control characters, and those that turn the direction of text or show nothing, by number. */
-const shown = (char: string): string => {
-  const code = char.codePointAt(0) as number;
-  if (NAMED[char] !== undefined) return NAMED[char];
-  if (code < 0x20 || (code >= 0x7f && code < 0xa0)) return `\\x${hex(code)}`;
-  return /[\p{Cf}\p{Zl}\p{Zp}]/u.test(char) ? `\\u{${code.toString(16)}}` : char;
-};
+/** A character as it can be read within quotes. */
+const shown = (char: string): string => (char === '"' || char === "\\" ? `\\${char}` : printable(char));
 
 /** The bytes as text, where they are UTF-8; else `null`. */
 export const utf8 = (bytes: Uint8Array): string | null => {

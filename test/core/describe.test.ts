@@ -1,5 +1,7 @@
-import { toJson } from "socklet";
+import fc from "fast-check";
+import { SocketError, toJson } from "socklet";
 import { expect, test } from "vitest";
+import { plain, printable, printableJson } from "../../core/describe.ts";
 
 test("bytes are tagged base64 wherever they stand, a Buffer too; a bigint is its digits; nothing is null", () => {
   const bytes = Uint8Array.of(0, 255, 128);
@@ -26,4 +28,63 @@ test("a cycle is a TypeError", () => {
   const cycle: { self?: unknown } = {};
   cycle.self = cycle;
   expect(() => toJson(cycle)).toThrow(TypeError);
+});
+
+test("an error is its name, its message and its own properties", () => {
+  expect(JSON.parse(toJson(Object.assign(new RangeError("no"), { code: "E" })))).toEqual({
+    name: "RangeError",
+    message: "no",
+    code: "E",
+  });
+});
+
+test("what any JSON can say toJson says as JSON.stringify does", () => {
+  const dates = fc.date({ noInvalidDate: false });
+  const anything = fc.anything({ withBoxedValues: true, withSparseArray: true, withDate: true });
+  fc.assert(
+    fc.property(fc.oneof(anything, dates), (value) => {
+      expect(toJson(value)).toBe(JSON.stringify(value) ?? "null");
+      expect(JSON.stringify(plain(value, 1_000_000))).toBe(JSON.stringify(value) ?? "null");
+    }),
+  );
+});
+
+// C0, DEL, C1, marks of direction, isolates, separators, what is not seen, tags, private, unassigned, halves.
+const STEERING = [
+  ..."\u0000\u0007\u001b\u007f\u0080\u009b\u009f\u00ad\u061c\u200b\u200d\u200e\u202a\u202e\u2028\u2029\u2066\u2069\ufeff",
+  "\ue000",
+  "\u0378",
+  "\u{e0041}",
+  "\u{10ffff}",
+  "\ud800",
+  "\udfff",
+];
+const STEERS = /[\p{C}\p{Zl}\p{Zp}]/u;
+const texts = fc
+  .array(fc.oneof(fc.constantFrom(...STEERING), fc.string({ unit: "binary" })))
+  .map((all) => all.join(""));
+
+test("what is printed steers no terminal, and what may be seen stays", () => {
+  for (const char of STEERING) expect(printable(char)).toMatch(/^\\(x[0-9a-f]{2}|u\{[0-9a-f]{4,6}\})$/);
+  expect(printable("a\u009b1m\u202eb\r\n\tö 漢 😀")).toBe("a\\x9b1m\\u{202e}b\\r\\n\\tö 漢 😀");
+  fc.assert(
+    fc.property(texts, (text) => {
+      expect(printable(text)).not.toMatch(STEERS);
+    }),
+  );
+});
+
+test("JSON that is printed is JSON, of the same value", () => {
+  const values = fc.oneof(texts, fc.dictionary(texts, texts), fc.array(texts));
+  fc.assert(
+    fc.property(values, fc.constantFrom(0, 2), (value, indent) => {
+      const json = printableJson(JSON.stringify(value, null, indent));
+      expect(json.replaceAll("\n", "")).not.toMatch(STEERS);
+      expect(JSON.stringify(JSON.parse(json))).toBe(JSON.stringify(value));
+    }),
+  );
+});
+
+test("a SocketError's message does not steer either, whatever it quotes", () => {
+  expect(new SocketError("EINVAL", "a\u009b\u202e\nb").message).toBe("EINVAL: a\\x9b\\u{202e}\nb");
 });

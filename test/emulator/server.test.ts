@@ -337,32 +337,20 @@ for (const [place, { serial, threading, dial }] of Object.entries(places)) {
       expect(await ask(polite, "hello")).toBe("HELLO");
     });
 
-    test("a listener of events that throws harms no request", async () => {
-      const reported: unknown[] = [];
-      const queue = globalThis.queueMicrotask;
-      globalThis.queueMicrotask = (task) =>
-        queue(() => {
-          try {
-            task();
-          } catch (error) {
-            reported.push(error);
-          }
-        });
-      try {
-        const fault = new Error("the log is full");
-        const server = await up(
-          threading(Upper, {
-            onEvent: ({ type }: SockletEvent) => {
-              if (type === "begin") throw fault;
-            },
-          }),
-        );
-        const socket = await dial(server);
-        expect(await ask(socket, "fine")).toBe("FINE");
-        expect(reported).toEqual([fault]);
-      } finally {
-        globalThis.queueMicrotask = queue;
-      }
+    test("a listener of events that throws harms no request, and is told so", async () => {
+      const fault = new Error("the log is full");
+      const reported: SockletEvent[] = [];
+      const server = await up(
+        threading(Upper, {
+          onEvent: (event: SockletEvent) => {
+            if (event.type === "begin") throw fault;
+            if (event.type === "error") reported.push(event);
+          },
+        }),
+      );
+      const socket = await dial(server);
+      expect(await ask(socket, "fine")).toBe("FINE");
+      expect(reported).toMatchObject([{ error: { code: "ERR_HANDLER", cause: fault } }]);
     });
   });
 }
