@@ -22,6 +22,7 @@ export {
   getservbyport,
   type NameOptions,
 } from "./names.ts";
+export type { PlatformContext, PlatformSocket, PlatformState } from "./platform.ts";
 export { RegistryObject, type SessionBounds } from "./registry.ts";
 export { WorkerDatagramServer, WorkerServer, type WorkerServerOptions } from "./server.ts";
 export { SessionObject } from "./session.ts";

@@ -7,7 +7,6 @@
  * its record before it has a row here, so one without a record is no session, and has no row any more.
  */
 
-import { DurableObject } from "cloudflare:workers";
 import {
   BOUNDS,
   isOver,
@@ -19,6 +18,7 @@ import { toJson } from "../core/describe.ts";
 import { SocketError } from "../core/errors.ts";
 import { checkOptions, optionNamesOf } from "../core/options.ts";
 import { type Answer, answer, type RegistryCalls, type SockletBindings, sessionOf } from "./bindings.ts";
+import { PlatformObject, type PlatformSql, type PlatformState } from "./platform.ts";
 
 /** The bounds of the history, and of what runs. Times are milliseconds. */
 export interface SessionBounds {
@@ -44,11 +44,11 @@ const BATCH = 100; // sessions forgotten in one alarm: each is a request, of whi
 const AGAIN = 60_000; // ms until what could not be forgotten is tried again
 
 /** The registry; `workerFor(app).Registry` is this class with that Worker's bounds. */
-export class RegistryObject extends DurableObject<SockletBindings> implements RegistryCalls {
+export class RegistryObject extends PlatformObject<SockletBindings> implements RegistryCalls {
   readonly #bounds: Required<SessionBounds>;
-  readonly #sql: SqlStorage;
+  readonly #sql: PlatformSql;
 
-  constructor(state: DurableObjectState, env: unknown, bounds: SessionBounds = {}) {
+  constructor(state: PlatformState, env: unknown, bounds: SessionBounds = {}) {
     super(state, env as SockletBindings);
     checkOptions("the registry", bounds, SESSION_BOUNDS_NAMES);
     this.#bounds = { maxRunning: 200, maxHistory: 1_000, maxAge: MAX_AGE, ...bounds };

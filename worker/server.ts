@@ -18,6 +18,7 @@ import {
 } from "../core/server.ts";
 import { STREAM_NAMES, type StreamOptions, type StreamSocket, settleStream } from "../core/socket.ts";
 import { type Data, toBytes } from "../core/stream.ts";
+import type { PlatformContext, PlatformSocket } from "./platform.ts";
 import { streamSocket } from "./stream-socket.ts";
 
 /** Options of a Worker's server. */
@@ -86,7 +87,7 @@ export class WorkerServer<Context = unknown> extends BaseServer<StreamSocket, Co
    * third argument) is given, so that what a handler does after its peer's end is done. Rejects only where the
    * socket cannot be opened.
    */
-  async connect(socket: Socket, ctx?: Pick<ExecutionContext, "waitUntil">): Promise<void> {
+  async connect(socket: PlatformSocket, ctx?: PlatformContext): Promise<void> {
     const request = await streamSocket(socket, this.#stream);
     const peer = request.getpeername();
     const refusal = this.#shut ? "closing" : this.admit(peer);
@@ -120,7 +121,7 @@ interface UdpChunk {
 const runtime = globalThis as { readonly Datagram?: new (data: Uint8Array) => UdpChunk };
 
 /** Whether the platform brings datagrams by this socket. */
-export const isDatagramSocket = (socket: Socket): boolean =>
+export const isDatagramSocket = (socket: PlatformSocket): boolean =>
   (socket as { readonly protocol?: string }).protocol === "udp";
 
 /** The way back on one flow: the platform knows its peer, and does not tell. */
@@ -166,7 +167,7 @@ export class WorkerDatagramServer<Context = unknown> extends BaseServer<Datagram
   }
 
   /** Serves one flow to its end. Never rejects. */
-  async connect(socket: Socket): Promise<void> {
+  async connect(socket: PlatformSocket): Promise<void> {
     const failed = (error: unknown): void =>
       this.announce({ type: "error", server: this.name, address: null, error });
     const flow = new Flow(socket.writable.getWriter(), failed);

@@ -13,7 +13,6 @@
  * whatever happens to the object: it goes on until the registry has heard.
  */
 
-import { DurableObject } from "cloudflare:workers";
 import { type AllowList, platformRefusal } from "../core/access.ts";
 import type { App } from "../core/app.ts";
 import {
@@ -44,6 +43,7 @@ import {
   settled,
 } from "./bindings.ts";
 import { TCPConnector } from "./connector.ts";
+import { PlatformObject, type PlatformState } from "./platform.ts";
 import { boundStorage } from "./storage.ts";
 
 /**
@@ -63,13 +63,13 @@ export interface SessionSetup {
 }
 
 /** The object of one session; `workerFor(app).Session` is this class for that app. */
-export class SessionObject extends DurableObject<SockletBindings> implements SessionCalls {
+export class SessionObject extends PlatformObject<SockletBindings> implements SessionCalls {
   readonly #setup: SessionSetup;
   readonly #store: SessionStore;
   #session: Session | undefined;
   #starting: Promise<Answer<SessionInfo>> | undefined;
 
-  constructor(state: DurableObjectState, env: unknown, setup: SessionSetup) {
+  constructor(state: PlatformState, env: unknown, setup: SessionSetup) {
     super(state, env as SockletBindings);
     this.#setup = setup;
     this.#store = { save: (info, event, oldest) => this.#save(info, event, oldest) };

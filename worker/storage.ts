@@ -1,10 +1,10 @@
 /// <reference types="@cloudflare/workers-types" />
 /** Blobs in one Durable Object with SQLite. */
 
-import { DurableObject } from "cloudflare:workers";
 import { SocketError } from "../core/errors.ts";
 import { type BlobStorage, checkBlobName } from "../core/storage.ts";
 import { joinBytes } from "../core/stream.ts";
+import { PlatformObject, type PlatformState } from "./platform.ts";
 
 const PART = 1024 * 1024; // bytes of one row: SQLite-backed objects take rows of 2 MB at most
 
@@ -15,9 +15,9 @@ const PART = 1024 * 1024; // bytes of one row: SQLite-backed objects take rows o
  *     name = "STORAGE"
  *     class_name = "SockletStorage"
  */
-export class SockletStorage extends DurableObject implements BlobStorage {
-  constructor(state: DurableObjectState, env: unknown) {
-    super(state, env as never);
+export class SockletStorage extends PlatformObject<unknown> implements BlobStorage {
+  constructor(state: PlatformState, env: unknown) {
+    super(state, env);
     state.storage.sql.exec(
       "CREATE TABLE IF NOT EXISTS parts (name TEXT, part INTEGER, bytes BLOB, PRIMARY KEY (name, part))",
     );

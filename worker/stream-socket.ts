@@ -19,6 +19,7 @@ import {
   type TlsOptions,
 } from "../core/socket.ts";
 import { type Data, DONE, type Lender, toBytes } from "../core/stream.ts";
+import type { PlatformSocket } from "./platform.ts";
 
 const FIRST_BUFFER = 4 * 1024; // bytes; most connections never need more, and 64 KiB from the start cost a third of the rate
 const LARGEST_BUFFER = 1024 * 1024; // bytes; a turn of the event loop for so many (CPU a MiB: 490 µs with 256 KiB, 430 with this)
@@ -277,10 +278,13 @@ class WorkerTransport implements StreamTransport, Lender {
 }
 
 /** The seam over a Workers `Socket`, when that is open. Rejects with `ERR_CONNECT_FAILED` where it cannot be opened. */
-export const openTransport = async (socket: Socket, dialled: Dialled = {}): Promise<StreamTransport> => {
+export const openTransport = async (
+  socket: PlatformSocket,
+  dialled: Dialled = {},
+): Promise<StreamTransport> => {
   socket.closed.catch(() => {});
   try {
-    return new WorkerTransport(socket, await socket.opened, dialled);
+    return new WorkerTransport(socket as Socket, await socket.opened, dialled);
   } catch (error) {
     throw SocketError.from(error, "ERR_CONNECT_FAILED");
   }
@@ -291,7 +295,7 @@ export const openTransport = async (socket: Socket, dialled: Dialled = {}): Prom
  * open; rejects with `ERR_CONNECT_FAILED` where it cannot be opened.
  */
 export const streamSocket = async (
-  socket: Socket,
+  socket: PlatformSocket,
   options: Partial<StreamOptions> = {},
 ): Promise<StreamSocket> => {
   const stream = settleStream(options);

@@ -16,6 +16,7 @@ import { checkOptions, optionNamesOf } from "../core/options.ts";
 import type { StreamSocket } from "../core/socket.ts";
 import type { SockletBindings } from "./bindings.ts";
 import { WorkerPlane } from "./plane.ts";
+import type { PlatformContext, PlatformSocket, PlatformState } from "./platform.ts";
 import { RegistryObject, SESSION_BOUNDS_NAMES, type SessionBounds } from "./registry.ts";
 import { isDatagramSocket, WorkerDatagramServer, WorkerServer } from "./server.ts";
 import { SessionObject } from "./session.ts";
@@ -36,20 +37,20 @@ const WORKER_NAMES = optionNamesOf<WorkerOptions>("workerFor()")({
 /** A Worker's main module, and what else it exports. */
 export interface WorkerModule {
   /** The control routes. Needs no `this`, so that it can be mounted: `hono.mount("/ops", worker.fetch)`. */
-  fetch(request: Request, env: unknown, ctx: ExecutionContext): Promise<Response>;
-  connect(socket: Socket, env: unknown, ctx: ExecutionContext): Promise<void>;
+  fetch(request: Request, env: unknown, ctx: PlatformContext): Promise<Response>;
+  connect(socket: PlatformSocket, env: unknown, ctx: PlatformContext): Promise<void>;
   /** The control routes as a Hono app, for `hono.route("/", worker.routes)`. */
   readonly routes: Hono;
   /** The control plane, to start and end sessions from your own code; make it anew in each request. */
   plane(env: unknown): ControlPlane;
   /** The class of a session's Durable Object. */
   readonly Session: new (
-    state: DurableObjectState,
+    state: PlatformState,
     env: unknown,
   ) => SessionObject;
   /** The class of the Durable Object that knows all sessions. */
   readonly Registry: new (
-    state: DurableObjectState,
+    state: PlatformState,
     env: unknown,
   ) => RegistryObject;
 }
@@ -158,17 +159,17 @@ export const workerFor = <Context>(definition: App<Context>, options: WorkerOpti
     routes,
     plane,
     Session: class SockletSession extends SessionObject {
-      constructor(state: DurableObjectState, env: unknown) {
+      constructor(state: PlatformState, env: unknown) {
         super(state, env, { app, allow, onEvent });
       }
     },
     Registry: class SockletRegistry extends RegistryObject {
-      constructor(state: DurableObjectState, env: unknown) {
+      constructor(state: PlatformState, env: unknown) {
         super(state, env, options.sessions);
       }
     },
     async fetch(request, env, ctx) {
-      return routes.fetch(request, env as object, ctx);
+      return routes.fetch(request, env as object, ctx as ExecutionContext);
     },
     async connect(socket, env, ctx) {
       const { localAddress } = await socket.opened;

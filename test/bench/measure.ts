@@ -3,9 +3,10 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
 import { readFileSync } from "node:fs";
-import { connect, createServer } from "node:net";
+import { connect } from "node:net";
 import { text } from "node:stream/consumers";
 import { setTimeout as sleep } from "node:timers/promises";
+import { reservePort } from "../peers/ports.ts";
 import type { Contender, Load } from "./cases.ts";
 import { type RuntimeName, runtime } from "./runtimes.ts";
 import type { Run } from "./statistics.ts";
@@ -139,15 +140,6 @@ export interface Server {
   readonly startCpuUs: number | undefined;
 }
 
-async function freePort(): Promise<number> {
-  const server = createServer().listen(0, "127.0.0.1");
-  await once(server, "listening");
-  const { port } = server.address() as { port: number };
-  server.close();
-  await once(server, "close");
-  return port;
-}
-
 /** Until something listens on `port`: for a program that does not say so. */
 async function untilListens(port: number, child: Child): Promise<void> {
   for (const deadline = performance.now() + START_MS; performance.now() < deadline; await sleep(5)) {
@@ -219,7 +211,7 @@ export class Bench {
   async startServer({ runtime: name, args }: Contender): Promise<Server> {
     const host = runtime(name);
     if (typeof host === "string") throw new Error(`${name}: ${host}`);
-    const wanted = host.needsPort ? await freePort() : 0;
+    const wanted = host.needsPort ? await reservePort() : 0;
     const command = await host.command(args, wanted);
     const began = performance.now();
     const child = new Child(`${name} ${args.join(" ")}`, this.#cores?.server, command, {

@@ -123,8 +123,10 @@ test("each options' interface has a list of its names, which the compiler compar
       .map((name) => readFileSync(join(folder, name), "utf8")),
   );
   const all = files.join("\n");
-  const kinds = "Options|Faults|Bounds|Setup|Entry|Definition|Rules|Limit|FramingMessage";
-  const names = [...all.matchAll(new RegExp(`^export (?:interface|type) (\\w*(?:${kinds}))\\b`, "gm"))];
+  const kinds = "Options|Faults|Bounds|Setup|Entry|Definition|Rules|Limit";
+  const names = [
+    ...all.matchAll(new RegExp(`^export (?:interface|type) (\\w+(?:${kinds})|FramingMessage)\\b`, "gm")),
+  ];
   const elsewhere = [
     "ListenerOptions", // KINDS in core/app.ts, which says also who has which
     "RigOptions", // of the check of framing, of itself

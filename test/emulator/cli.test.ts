@@ -14,6 +14,7 @@ import { fileURLToPath } from "node:url";
 import { SocketError } from "socklet";
 import { serveApp } from "socklet/emulator";
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from "vitest";
+import { reservePort } from "../peers/ports.ts";
 
 const root = fileURLToPath(new URL("../..", import.meta.url));
 const fixtures = "test/emulator/fixtures";
@@ -135,14 +136,6 @@ const listen = async (server: net.Server): Promise<number> => {
   return (server.address() as net.AddressInfo).port;
 };
 
-/** A port where nothing listens: it was free a moment ago. */
-const freePort = async (): Promise<number> => {
-  const server = net.createServer();
-  const port = await listen(server);
-  await new Promise((resolve) => server.close(resolve));
-  return port;
-};
-
 // The control routes have tests of their own: sessions-cli.test.ts.
 const serve = (...flags: string[]): Cli =>
   new Cli(["serve", `${fixtures}/served.ts`, "--no-control", ...flags]);
@@ -173,7 +166,7 @@ describe("socklet serve", () => {
     expect(await next.all).toBe("ready\n");
     cli.kill("SIGTERM");
     expect(await cli.exit).toEqual({ status: 0, signal: null });
-  }, 60_000);
+  });
 
   test("prints each listener, and under it how to try it; serves TCP and UDP; leaves nothing behind", async () => {
     const cli = serve();
@@ -607,7 +600,7 @@ describe("what is asked wrongly, or cannot be done: one line on stderr, and the 
   });
 
   test("a port in use: status 1, and those before it are closed again", async () => {
-    const first = await freePort();
+    const first = await reservePort();
     const second = await listen(net.createServer());
     const ports = { FIRST_PORT: String(first), SECOND_PORT: String(second) };
     expect(await said(1, ["serve", `${fixtures}/two-ports.ts`], ports)).toBe(
@@ -633,7 +626,7 @@ describe("what is asked wrongly, or cannot be done: one line on stderr, and the 
   });
 
   test("nothing listens there: status 1", async () => {
-    const port = await freePort();
+    const port = await reservePort();
     expect(await said(1, ["dial", `127.0.0.1:${port}`, dialled("GivesBytes")])).toBe(
       `ECONNREFUSED: 127.0.0.1:${port} refused the connection: nothing listens there; start the server, or check the host and port`,
     );

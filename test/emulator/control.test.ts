@@ -22,6 +22,7 @@ import { type AppServer, type ServeOptions, serveApp } from "socklet/emulator";
 import { afterAll, afterEach, beforeAll, describe, expect, onTestFinished, test, vi } from "vitest";
 import { KeyStore, RespClient, RespServer } from "../../examples/resp.ts";
 import { Lines } from "../conformance/lines.ts";
+import { reservePort } from "../peers/ports.ts";
 import { describeWith, redis, start } from "../peers/program.ts";
 import { runWorker } from "./workerd.ts";
 
@@ -228,7 +229,7 @@ describe.each(["an emulator", "a Worker"])("the control client drives %s", (plac
       close = () => worker.close();
     }
     control = controlClient(url, { token: TOKEN });
-  }, 60_000);
+  });
 
   afterAll(() => close());
 
@@ -292,10 +293,7 @@ describe.each(["an emulator", "a Worker"])("the control client drives %s", (plac
   });
 
   test("which keeps what failed, and refuses what it may not do", async () => {
-    const closed = net.createServer().listen(0, "127.0.0.1");
-    await once(closed, "listening");
-    const { port } = closed.address() as net.AddressInfo;
-    await new Promise((resolve) => closed.close(resolve));
+    const port = await reservePort(); // nobody listens there
     const failed = await control.sessions.run({ handler: "lines", address: `127.0.0.1:${port}` });
     expect(failed).toMatchObject({
       state: "failed",

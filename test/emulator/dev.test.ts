@@ -10,7 +10,7 @@ import { createInterface } from "node:readline";
 import type { Readable } from "node:stream";
 import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from "vitest";
-import { freePort } from "../peers/program.ts";
+import { reservePort } from "../peers/ports.ts";
 
 const root = fileURLToPath(new URL("../..", import.meta.url));
 const TIMEOUT = 120_000; // ms: wrangler builds the Worker and starts workerd
@@ -145,7 +145,7 @@ describe.skipIf(process.platform !== "linux")("npm run dev", () => {
   /** `[[connect]]` takes no port 0, so that somebody may take ours first: then another is tried. */
   const start = async (): Promise<Dev> => {
     for (let tries = 0; tries < 5; tries++) {
-      const dev = await started(await freePort());
+      const dev = await started(await reservePort());
       if (dev !== null) return dev;
     }
     throw new Error("wrangler found no port");

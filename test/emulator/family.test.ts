@@ -550,7 +550,7 @@ describe("an app's listeners", () => {
     expect(said()).toMatch(/"type":"dropped".*"bytes":400,"reason":"amplification"/);
     expect(said()).toMatch(/shortLines.*ERR_LIMIT/);
     for (const name of ["s", "d", "p"]) expect(existsSync(join(folder, name))).toBe(false);
-  }, 60_000);
+  });
 });
 
 test.runIf(process.platform === "linux")(

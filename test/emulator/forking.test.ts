@@ -399,9 +399,7 @@ describe("a handler that does the worst", () => {
       expect({ signal, requests }).toEqual({ signal: "SIGKILL", requests: [{ id: 3, address: mine }] });
       expect(error).toMatchObject({ code: "ETIMEDOUT" });
       expect(await lost).toBe("ECONNRESET"); // not an end, which would look like a whole answer
-      const ended = events.of("end").find(({ id }) => id === 3);
-      expect(ended).toMatchObject({ failed: true });
-      expect(ended?.duration).toBeLessThan(2 * Object.values(limit)[0]);
+      expect(events.of("end").find(({ id }) => id === 3)).toMatchObject({ failed: true });
       expect(isAlive(Number(pid))).toBe(false);
       expect(others.size).toBe(1); // the other child served them all
       expect(events.of("stuck")).toEqual([]);

@@ -49,7 +49,8 @@ import {
 import * as scripts from "../conformance/scripts.ts";
 import * as bug from "../core/fixtures/planted-bugs.ts";
 import { ownCertificates } from "../peers/certificates.ts";
-import { freePorts, type RunningWorker, runWorker } from "./workerd.ts";
+import { reservePort, reserveUdpPort } from "../peers/ports.ts";
+import { type RunningWorker, runWorker } from "./workerd.ts";
 
 const FILE = "test/emulator/matrix.test.ts";
 const folder = mkdtempSync(join(tmpdir(), "socklet-matrix-"));
@@ -137,8 +138,8 @@ const ports = new Map<string, number>();
 const workers: RunningWorker[] = [];
 
 beforeAll(async () => {
-  const [spare = 0, ...free] = await freePorts(names.length + 1);
-  for (const [i, name] of names.entries()) ports.set(name, free[i] as number);
+  const spare = await reservePort();
+  for (const name of names) ports.set(name, await (isUdp(name) ? reserveUdpPort() : reservePort()));
   const doors = (udp: boolean) =>
     Object.fromEntries(
       names.filter((name) => isUdp(name) === udp).map((name) => [ports.get(name), doorOf(name)]),
@@ -152,7 +153,7 @@ beforeAll(async () => {
       runWorker({ main, ports: [spare], udpPorts: numbers(true), classes: {}, vars: { DOORS: doors(true) } }),
     ])),
   );
-}, 60_000);
+});
 
 afterAll(() => Promise.all(workers.map((worker) => worker.close())));
 

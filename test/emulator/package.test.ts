@@ -13,9 +13,9 @@ import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import { build } from "esbuild";
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from "vitest";
+import { type Block, blocksOf, headingsOf, linksOf, pages } from "../pages/markdown.ts";
 
 const root = fileURLToPath(new URL("../..", import.meta.url));
-const INSTALL = 300_000; // ms: a Node of 120 MB comes with it, on a machine that may never have seen one
 
 const manifest = JSON.parse(await readFile(`${root}package.json`, "utf8"));
 
@@ -26,8 +26,15 @@ const entries: Readonly<Record<string, string>> = Object.fromEntries(
   ),
 );
 
-/** A package may be without these until it is released. */
-const TEXTS = ["LICENSE", "README.md", "CHANGELOG.md"].filter((name) => existsSync(root + name));
+/** What is read, and what the pages lead to. */
+const TEXTS = [
+  ...["LICENSE", "README.md", "ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md"],
+  ...(await readdir(`${root}docs`)).filter((name) => name.endsWith(".md")).map((name) => `docs/${name}`),
+  ...(await readdir(`${root}docs/performance`)).map((name) => `docs/performance/${name}`),
+  ...(await readdir(`${root}examples`))
+    .filter((name) => name.endsWith(".ts"))
+    .map((name) => `examples/${name}`),
+];
 
 // An npm within an npm: what the outer one says of its own project is not for the inner one.
 const env: NodeJS.ProcessEnv = Object.fromEntries(
@@ -157,6 +164,18 @@ const FILES: Readonly<Record<string, string>> = {
     // @ts-expect-error: a memory server has no address
     new ThreadingMemoryServer("127.0.0.1:0", Nothing);
   `,
+  // A project for Node whose code knows both: nothing of Cloudflare's types need be there.
+  "both.ts": `
+    import { streamHandler } from "socklet";
+    import { serveApp } from "socklet/emulator";
+    import { type PlatformSocket, SockletStorage, streamSocket, WorkerServer, workerFor } from "socklet/worker";
+
+    const server = new WorkerServer(streamHandler(() => undefined));
+    export const connect = (socket: PlatformSocket): Promise<void> => server.connect(socket);
+    export { serveApp, SockletStorage, streamSocket, workerFor };
+    // @ts-expect-error: a socket is one of the platform's
+    server.connect("127.0.0.1:7");
+  `,
   "worker.ts": `
     import { defineApp, streamHandler } from "socklet";
     import { SockletStorage, streamSocket, type WorkerModule, WorkerServer, workerFor } from "socklet/worker";
@@ -187,12 +206,17 @@ beforeAll(async () => {
     "core",
     "emulator",
     "worker",
+    "docs",
+    "examples",
     "build.ts",
     "package.json",
     "tsconfig.base.json",
-    ...TEXTS,
+    ...TEXTS.filter((name) => !name.includes("/")),
   ]) {
-    await cp(root + name, join(clean, name), { recursive: true });
+    await cp(root + name, join(clean, name), {
+      recursive: true,
+      filter: (path) => !path.includes("/node_modules"),
+    });
   }
   await symlink(`${root}node_modules`, join(clean, "node_modules"));
   await mkdir(join(clean, "dist/core"), { recursive: true });
@@ -217,7 +241,7 @@ beforeAll(async () => {
   await writeFile(join(user, "package.json"), JSON.stringify(uses));
   for (const [name, source] of Object.entries(FILES)) await writeFile(join(user, name), source);
   await run(user, "npm", "install", "--prefer-offline", "--no-audit", "--no-fund");
-}, INSTALL);
+});
 
 afterAll(() => rm(temporary, { recursive: true, force: true }));
 
@@ -326,6 +350,107 @@ const serves = async (file: string, args: readonly string[]): Promise<void> => {
   expect(error.code).toBe("ECONNREFUSED");
 };
 
+describe("its pages", () => {
+  // Of a user who has what the pages have installed: the package as it is packed, beside what else they import.
+  const project = (): string => join(temporary, "pages");
+
+  beforeAll(async () => {
+    const modules = join(project(), "node_modules");
+    await mkdir(join(modules, "@cloudflare"), { recursive: true });
+    for (const name of ["socklet", "@types", "typescript", "@cloudflare/workers-types"]) {
+      await symlink(join(user, "node_modules", name), join(modules, name));
+    }
+    for (const name of ["vitest", "wrangler", "@cloudflare/vitest-plugin", "redis-on-workers"]) {
+      await symlink(`${root}node_modules/${name}`, join(modules, name));
+    }
+    await writeFile(join(project(), "package.json"), '{ "type": "module" }');
+  });
+
+  /** Each block of TypeScript as a file, in a folder of its page. */
+  const written = async (): Promise<{ block: Block; file: string }[]> => {
+    const files: { block: Block; file: string }[] = [];
+    for (const page of pages()) {
+      const folder = page.replace(/\.md$/, "").replaceAll("/", "-");
+      for (const block of blocksOf(page)) {
+        if (block.language !== "ts") continue;
+        const file = join(folder, block.name ?? `line-${block.line}.ts`);
+        expect(
+          files.map(({ file }) => file),
+          `${page} has two blocks of this name`,
+        ).not.toContain(file);
+        await mkdir(join(project(), file, ".."), { recursive: true });
+        // On one line, so that a line of an error is one of the block.
+        const before = block.before === "" ? "" : `${block.before.replaceAll("\n", " ")} `;
+        await writeFile(join(project(), file), `${before}${block.code}\nexport {};\n`);
+        files.push({ block, file });
+      }
+    }
+    return files;
+  };
+
+  test("every block of every page type-checks in a user's project", async () => {
+    const files = await written();
+    expect(files.length).toBeGreaterThan(25);
+    const isWorker = ({ block: { code, before } }: { block: Block }): boolean =>
+      /from "(?:socklet\/worker|cloudflare:\w+)"/.test(before + code);
+    const options = {
+      ...{ module: "nodenext", target: "es2022", strict: true, noEmit: true, skipLibCheck: true },
+      ...{ allowImportingTsExtensions: true, noImplicitOverride: true, noUncheckedIndexedAccess: true },
+    };
+    const wrong: string[] = [];
+    for (const [name, chosen, more] of [
+      ["node", files.filter((file) => !isWorker(file)), { types: ["node"], lib: ["es2024"] }],
+      [
+        "worker",
+        files.filter(isWorker),
+        { types: ["@cloudflare/workers-types"], lib: ["es2024", "esnext.disposable"] },
+      ],
+    ] as const) {
+      const config = join(project(), `tsconfig.${name}.json`);
+      const compilerOptions = { ...options, ...more };
+      await writeFile(config, JSON.stringify({ compilerOptions, files: chosen.map(({ file }) => file) }));
+      const said = await run(
+        project(),
+        process.execPath,
+        "node_modules/typescript/bin/tsc",
+        "-p",
+        config,
+      ).then(
+        () => "",
+        (error: Error) => error.message,
+      );
+      for (const [, file = "", line, message] of said.matchAll(/^(\S+\.ts)\((\d+),\d+\): (.*)$/gm)) {
+        const block = files.find((one) => one.file === file)?.block;
+        wrong.push(`${block?.page ?? file}:${(block?.line ?? 1) + Number(line) - 1}: ${message}`);
+      }
+      if (said !== "" && wrong.length === 0) wrong.push(said);
+    }
+    expect(wrong).toEqual([]);
+  });
+
+  test("each link leads to what is in the package, and to a heading that is there", async () => {
+    const folder = join(user, "node_modules/socklet");
+    const texts = new Map<string, string>();
+    for (const page of TEXTS.filter((name) => name.endsWith(".md"))) {
+      texts.set(page, await readFile(join(folder, page), "utf8"));
+    }
+    const wrong: string[] = [];
+    let count = 0;
+    for (const [page, text] of texts) {
+      for (const link of linksOf(text)) {
+        count++;
+        const [path = "", heading] = link.split("#");
+        const target = path === "" ? page : join(page, "..", path);
+        const isThere = packed.includes(target);
+        const known = heading === undefined || headingsOf(texts.get(target) ?? "").includes(heading);
+        if (!isThere || !known) wrong.push(`${page}: ${link}`);
+      }
+    }
+    expect(count).toBeGreaterThan(30);
+    expect(wrong).toEqual([]);
+  });
+});
+
 describe("its types", () => {
   const check = async (name: string, options: object): Promise<void> => {
     const config = join(user, `tsconfig.${name}.json`);
@@ -337,7 +462,7 @@ describe("its types", () => {
       allowImportingTsExtensions: true,
       ...options,
     };
-    const file = name.startsWith("worker") ? "worker.ts" : "node.ts";
+    const file = `${name.split("-")[0]}.ts`;
     await writeFile(config, JSON.stringify({ compilerOptions, files: [file] }));
     await run(user, process.execPath, "node_modules/typescript/bin/tsc", "-p", config);
   };
@@ -346,6 +471,14 @@ describe("its types", () => {
     const module = moduleResolution === "bundler" ? "esnext" : "nodenext";
     return check(`node-${module}`, { module, moduleResolution, types: ["node"], lib: ["es2022"] });
   });
+
+  test.each(["nodenext", "bundler"])(
+    "of the entry for Workers, in a project for Node, resolved as %s",
+    (moduleResolution) => {
+      const module = moduleResolution === "bundler" ? "esnext" : "nodenext";
+      return check(`both-${module}`, { module, moduleResolution, types: ["node"], lib: ["es2022"] });
+    },
+  );
 
   test.each(["nodenext", "bundler"])("of the entry for Workers, resolved as %s", (moduleResolution) => {
     const module = moduleResolution === "bundler" ? "esnext" : "nodenext";

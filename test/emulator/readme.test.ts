@@ -5,7 +5,8 @@ import { once } from "node:events";
 import { mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { createConnection } from "socklet/emulator";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { freePorts, runWorker } from "./workerd.ts";
+import { reservePorts } from "../peers/ports.ts";
+import { runWorker } from "./workerd.ts";
 
 const folder = `.tsc/readme-${process.pid}`; // in the repository, where `socklet` is this package
 const blocks = [...readFileSync("README.md", "utf8").matchAll(/^```ts\n(.*?)^```$/gms)].map(
@@ -17,7 +18,7 @@ const block = (saying: string): string => {
   return found[0] as string;
 };
 
-const [port = 0, door = 0] = await freePorts(2);
+const [port = 0, door = 0] = await reservePorts(2);
 const write = (name: string, code: string): string => {
   writeFileSync(`${folder}/${name}`, code.replaceAll("127.0.0.1:7007", `127.0.0.1:${port}`));
   return `${folder}/${name}`;
@@ -91,4 +92,4 @@ test("in a Worker: HELLO, by a port of workerd", async () => {
   } finally {
     await worker.close();
   }
-}, 60_000);
+});

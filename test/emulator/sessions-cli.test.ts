@@ -4,6 +4,7 @@ import { once } from "node:events";
 import net from "node:net";
 import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from "vitest";
+import { reservePort } from "../peers/ports.ts";
 import { describeWith, type Ended, type Program, start } from "../peers/program.ts";
 import { runWorker } from "./workerd.ts";
 
@@ -331,7 +332,7 @@ describe("socklet sessions", () => {
     expect((await watching.ended).code).toBe(0);
     expect(JSON.parse(await said("end", id, "--json"))).toMatchObject({ id, state: "cut" });
     expect(await said("list", "--limit", 1)).toMatch(/cut/);
-  }, 60_000); // a dozen processes, one after the other
+  }); // a dozen processes, one after the other
 
   test("run one, and print its result", async () => {
     const address = `127.0.0.1:${emulator.port}`;
@@ -511,23 +512,25 @@ describe("socklet sessions", () => {
   });
 
   test("a control plane that is not there, and what is none", async () => {
-    const closed = net.createServer((socket) =>
+    const other = net.createServer((socket) =>
       socket.resume().end("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"),
     );
-    closed.listen(0, "127.0.0.1");
-    await once(closed, "listening");
-    const { port } = closed.address() as net.AddressInfo;
+    other.listen(0, "127.0.0.1");
+    onTestFinished(() => void other.close());
+    await once(other, "listening");
+    const { port } = other.address() as net.AddressInfo;
     const url = `http://127.0.0.1:${port}`;
     await using none = sessions("list", "--url", url);
     expect(await none.ended).toMatchObject({
       code: 1,
       stderr: `socklet: ${url}: ${url} answered 200 with no JSON; check --url, or SOCKLET_URL\n`,
     });
-    await new Promise((resolve) => closed.close(resolve));
-    await using gone = sessions("list", "--url", url);
+    const nobody = await reservePort();
+    const nowhere = `http://127.0.0.1:${nobody}`;
+    await using gone = sessions("list", "--url", nowhere);
     expect(await gone.ended).toMatchObject({
       code: 1,
-      stderr: `socklet: ECONNREFUSED: ${url} cannot be reached: connect ECONNREFUSED 127.0.0.1:${port}; start the server, or check the host and port\n`,
+      stderr: `socklet: ECONNREFUSED: ${nowhere} cannot be reached: connect ECONNREFUSED 127.0.0.1:${nobody}; start the server, or check the host and port\n`,
     });
   });
 
@@ -559,5 +562,5 @@ describe("socklet sessions", () => {
     const flags = ["--url", worker.url, "--token", token];
     expect(await said("run", "lines", "--address", address, ...flags)).toBe("2\n");
     expect(await said("list", ...flags)).toMatch(new RegExp(`  ended  lines +to +${address} +8 +0 `));
-  }, 60_000);
+  });
 });

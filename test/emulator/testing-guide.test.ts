@@ -109,7 +109,7 @@ test("the Vitest blocks pass, with what UPDATE=1 has written", async () => {
   const { printed, status } = await run(passing);
   expect(status, printed).toBe(0);
   expect(printed).toMatch(new RegExp(`Test Files +${passing.length} passed`));
-}, 60_000);
+});
 
 test("the blocks that are to fail do, and print what is shown", async () => {
   const { printed, status } = await run(failing);
@@ -118,16 +118,16 @@ test("the blocks that are to fail do, and print what is shown", async () => {
   for (const { name, prints } of blocks) {
     if (prints !== undefined) expect(lines(printed), name).toContain(lines(prints.trimEnd()));
   }
-}, 60_000);
+});
 
 test("the block of node:test passes", async () => {
   const { printed, status } = await node(["--conditions=socklet:source", "--test", ...named(/\.node\.ts$/)]);
   expect(status, printed).toBe(0);
   expect(printed).toMatch(/^(?:# |ℹ )pass 1$/m);
-}, 60_000);
+});
 
 test("the blocks for workerd pass inside workerd", async () => {
   const { printed, status } = await node([vitest, "run", "--config", "sources.client.config.ts"]);
   expect(status, printed).toBe(0);
   expect(printed).toMatch(/Tests +2 passed/);
-}, 60_000);
+});

@@ -3,17 +3,18 @@
 import { controlClient } from "socklet/control";
 import { createConnection } from "socklet/emulator";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { freePorts, type RunningWorker, runWorker } from "./workerd.ts";
+import { reservePorts } from "../peers/ports.ts";
+import { type RunningWorker, runWorker } from "./workerd.ts";
 
 const TOKEN = "a-token-for-the-tests";
-const ports = await freePorts(3);
+const ports = await reservePorts(3);
 const [one = 0, denied = 0, short = 0] = ports;
 let worker: RunningWorker;
 
 beforeAll(async () => {
   const vars = { PORTS: ports, SOCKLET_TOKENS: TOKEN };
   worker = await runWorker({ main: "test/worker/limits.ts", ports, classes: {}, vars });
-}, 60_000);
+});
 afterAll(() => worker.close());
 
 const dial = (port: number) => createConnection({ hostname: "127.0.0.1", port });

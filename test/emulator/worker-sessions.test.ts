@@ -25,7 +25,7 @@ beforeAll(async () => {
       ALLOW: ["127.0.0.1:*", "localhost:*", "allowed.example:80", "*.below.example:80", "192.0.2.0/28:80"],
     },
   });
-}, 60_000);
+});
 
 afterAll(() => worker.close());
 

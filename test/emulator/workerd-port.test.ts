@@ -7,9 +7,10 @@ import { remoteBoard } from "../conformance/handler.ts";
 import { serverConformance } from "../conformance/server.ts";
 import { serverScenarios } from "../conformance/server-scenarios.ts";
 import { streamConformance } from "../conformance/stream.ts";
-import { freePorts, type RunningWorker, runWorker } from "./workerd.ts";
+import { reservePorts } from "../peers/ports.ts";
+import { type RunningWorker, runWorker } from "./workerd.ts";
 
-const [port = 0, lifePort = 0, ...tracePorts] = await freePorts(2 + serverScenarios.length);
+const [port = 0, lifePort = 0, ...tracePorts] = await reservePorts(2 + serverScenarios.length);
 let worker: RunningWorker;
 
 beforeAll(async () => {
@@ -24,7 +25,7 @@ beforeAll(async () => {
       },
     },
   });
-}, 60_000);
+});
 
 afterAll(() => worker.close());
 

@@ -5,9 +5,11 @@ import dgram from "node:dgram";
 import { once } from "node:events";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { peer } from "../peers/peer.ts";
-import { freePorts, type RunningWorker, runWorker } from "./workerd.ts";
+import { reservePort, reserveUdpPorts } from "../peers/ports.ts";
+import { type RunningWorker, runWorker } from "./workerd.ts";
 
-const [echo = 0, dns = 0, tell = 0, tcp = 0] = await freePorts(4);
+const [echo = 0, dns = 0, tell = 0] = await reserveUdpPorts(3);
+const tcp = await reservePort();
 let worker: RunningWorker;
 
 beforeAll(async () => {
@@ -18,7 +20,7 @@ beforeAll(async () => {
     classes: {},
     vars: { UDP: { echo, dns, tell } },
   });
-}, 60_000);
+});
 
 afterAll(() => worker.close());
 

@@ -1,22 +1,9 @@
 /** A Worker of this repository in real workerd, behind real ports of this machine. */
 
-import net from "node:net";
 import { fileURLToPath } from "node:url";
 import { createTestHarness } from "wrangler";
 
 const root = fileURLToPath(new URL("../..", import.meta.url));
-
-/** Ports that were free a moment ago, all different: wrangler takes no port 0. */
-export const freePorts = async (count: number): Promise<number[]> => {
-  const servers = Array.from({ length: count }, () => net.createServer());
-  const ports: number[] = [];
-  for (const server of servers) {
-    await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
-    ports.push((server.address() as net.AddressInfo).port);
-  }
-  for (const server of servers) await new Promise((resolve) => server.close(resolve));
-  return ports;
-};
 
 /** One running Worker. */
 export interface RunningWorker {
@@ -30,9 +17,9 @@ export interface RunningWorker {
 export interface WorkerSetup {
   /** The main module, from the repository's root. */
   readonly main: string;
-  /** Its TCP ports. */
+  /** Its TCP ports, from `reservePorts()`: wrangler takes no port 0. */
   readonly ports: readonly number[];
-  /** Its UDP ports; the runtime has them with the flag `experimental` alone. */
+  /** Its UDP ports, from `reserveUdpPorts()`; the runtime has them with the flag `experimental` alone. */
   readonly udpPorts?: readonly number[];
   /** Its Durable Objects' classes, by binding. */
   readonly classes: Readonly<Record<string, string>>;

@@ -296,29 +296,25 @@ describe.concurrent.each(Object.entries(clients))("%s", (name, client) => {
     expect(found).toEqual(lost);
     await workerd.get("/");
     expect([...workerd.unhandled]).toEqual(expect.arrayContaining([...unhandled]));
-  }, 120_000);
+  });
 
   const moments = [0, first >> 1, first, (beforeLast + total) >> 1];
-  test.each(ENDINGS)(
-    "%s",
-    async (ending) => {
-      const found: Outcome[] = [];
-      let workerd = await begin();
-      try {
-        for (const [i, sent] of moments.entries()) {
-          const { outcome } = await ask(workerd, name, { sent, ending }, endings[ending][i] as Outcome);
-          found.push(outcome);
-          if (outcome !== "never yields") continue;
-          await workerd[Symbol.asyncDispose]();
-          workerd = await begin();
-        }
-      } finally {
+  test.each(ENDINGS)("%s", async (ending) => {
+    const found: Outcome[] = [];
+    let workerd = await begin();
+    try {
+      for (const [i, sent] of moments.entries()) {
+        const { outcome } = await ask(workerd, name, { sent, ending }, endings[ending][i] as Outcome);
+        found.push(outcome);
+        if (outcome !== "never yields") continue;
         await workerd[Symbol.asyncDispose]();
+        workerd = await begin();
       }
-      expect(found).toEqual(endings[ending]);
-    },
-    120_000,
-  );
+    } finally {
+      await workerd[Symbol.asyncDispose]();
+    }
+    expect(found).toEqual(endings[ending]);
+  });
 });
 
 // ---- The page ----

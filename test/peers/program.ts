@@ -1,13 +1,13 @@
 /** Runs peers: other people's programs, each bounded in time and ended by its own process. */
 
 import { spawn, spawnSync } from "node:child_process";
-import { createServer } from "node:net";
 import type { HandlerClass, SockletEvent, StreamSocket } from "socklet";
 import { TCPServer, ThreadingTCPServer } from "socklet/emulator";
 import { describe, test } from "vitest";
 import { peer } from "./peer.ts";
+import { reservePort } from "./ports.ts";
 
-const TIMEOUT = 15_000; // ms that one program may run: the longest here takes about one second
+const TIMEOUT = 120_000; // ms that one program may run: the longest here takes about one second, on a machine that is not busy
 
 /** Tests that need these commands; where one is missing, a skip that says so. */
 export const describeWith = (names: readonly string[], title: string, body: () => void): void => {
@@ -131,28 +131,13 @@ export const start = (
   };
 };
 
-/** A port that nobody has now. */
-export const freePort = (): Promise<number> =>
-  new Promise((resolve, reject) => {
-    const probe = createServer();
-    probe.once("error", reject);
-    probe.listen(0, "127.0.0.1", () => {
-      const { port } = probe.address() as { port: number };
-      probe.close(() => resolve(port));
-    });
-  });
-
-/** Redis itself. It cannot choose its own port, so that somebody may take it first: then another is tried. */
+/** Redis itself. */
 export const redis = async (...more: readonly string[]): Promise<{ port: number; program: Program }> => {
-  for (let tries = 0; ; tries++) {
-    const port = await freePort();
-    const options = ["--save", "", "--appendonly", "no", "--bind", "127.0.0.1", "--dir", "/tmp"];
-    const program = start("redis-server", ["--port", port, ...options, ...more]);
-    const said = await program.line(/Ready to accept connections|Failed listening/);
-    if (/Ready/.test(said)) return { port, program };
-    await program[Symbol.asyncDispose]();
-    if (tries === 4) throw new Error("redis-server found no port");
-  }
+  const port = await reservePort();
+  const options = ["--save", "", "--appendonly", "no", "--bind", "127.0.0.1", "--dir", "/tmp"];
+  const program = start("redis-server", ["--port", port, ...options, ...more]);
+  await program.line(/Ready to accept connections/);
+  return { port, program };
 };
 
 /** A server on a real socket, and what it told. */

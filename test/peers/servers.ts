@@ -6,7 +6,8 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { Certificates } from "./certificates.ts";
 import { peer } from "./peer.ts";
-import { freePort, type Program, run, start } from "./program.ts";
+import { reservePort } from "./ports.ts";
+import { type Program, run, start } from "./program.ts";
 
 /** A server that runs; leaving its scope ends it. */
 export interface Server extends AsyncDisposable {
@@ -16,7 +17,7 @@ export interface Server extends AsyncDisposable {
 
 const TRIES = 5;
 
-/** These servers cannot choose their own port, so that somebody may take it first: then another is tried. */
+/** These servers cannot let the system choose their port. Of datagrams somebody may have it: then another is tried. */
 const serverOn = async (
   begin: (port: number) => Program,
   ready: RegExp,
@@ -24,7 +25,7 @@ const serverOn = async (
   after: () => void = () => {},
 ): Promise<Server> => {
   for (let tries = 1; ; tries++) {
-    const port = await freePort();
+    const port = await reservePort();
     const program = begin(port);
     const end = async (): Promise<void> => {
       await program[Symbol.asyncDispose]();

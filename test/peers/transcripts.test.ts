@@ -33,12 +33,13 @@ import { KeyStore, RespClient, RespServer } from "../../examples/resp.ts";
 import { SmtpClient } from "../../examples/smtp-client.ts";
 import { delivery, mail, redis as redisScript } from "../conformance/scripts.ts";
 import { type Certificates, ownCertificates } from "./certificates.ts";
-import { describeWith, freePort, type Program, redis, run, serve, start } from "./program.ts";
+import { reservePort } from "./ports.ts";
+import { describeWith, type Program, redis, run, serve, start } from "./program.ts";
 import { bind, smtp } from "./servers.ts";
 
 expect.extend(transcriptMatchers(files, { update: process.env.RECORD === "1" }));
 
-const patient = { timeout: 15_000 }; // ms for a step: these are programs that start, on a machine that may be busy
+const patient = { timeout: 120_000 }; // ms for a step: these are programs that start, on a machine that may be busy
 
 const fileOf = (name: string): URL => new URL(`recordings/${name}.jsonl`, import.meta.url);
 const kept = (name: string): Transcript => parseTranscript(readFileSync(fileOf(name), "utf8"));
@@ -185,15 +186,11 @@ const codes: Normalise = (line, from) =>
 
 /** `aiosmtpd` without TLS, on a port of its own. */
 const aiosmtpd = async (): Promise<{ port: number; program: Program }> => {
-  for (let tries = 1; ; tries++) {
-    const port = await freePort();
-    const command = `exec aiosmtpd -n -d -l 127.0.0.1:${port} -c aiosmtpd.handlers.Sink 2>&1`;
-    const program = start("sh", ["-c", command]);
-    if (/is listening/.test(await program.line(/is listening|already in use|Cannot start/)))
-      return { port, program };
-    await program[Symbol.asyncDispose]();
-    if (tries === 5) throw new Error("aiosmtpd found no port");
-  }
+  const port = await reservePort();
+  const command = `exec aiosmtpd -n -d -l 127.0.0.1:${port} -c aiosmtpd.handlers.Sink 2>&1`;
+  const program = start("sh", ["-c", command]);
+  await program.line(/is listening/);
+  return { port, program };
 };
 
 const swaks = async (port: number): Promise<void> => {

@@ -8,10 +8,11 @@ import { createClient } from "redis";
 import { createConnection, TCPConnector } from "socklet/emulator";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { RespClient } from "../../examples/resp.ts";
-import { freePorts, type RunningWorker, runWorker } from "../emulator/workerd.ts";
+import { type RunningWorker, runWorker } from "../emulator/workerd.ts";
 import { peer } from "./peer.ts";
+import { reservePorts } from "./ports.ts";
 
-const ports = await freePorts(4);
+const ports = await reservePorts(4);
 const [mail = 0, resp = 0, dns = 0, transcript = 0] = ports;
 let worker: RunningWorker;
 
@@ -22,7 +23,7 @@ beforeAll(async () => {
     classes: { STORAGE: "SockletStorage" },
     vars: { PORTS: { mail, resp, dns, transcript } },
   });
-}, 60_000);
+});
 
 afterAll(() => worker.close());
 

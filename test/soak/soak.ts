@@ -14,8 +14,9 @@ import { spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
 import { parseArgs } from "node:util";
 import type { SessionInfo } from "socklet/control";
-import { freePorts, runWorker } from "../emulator/workerd.ts";
+import { runWorker } from "../emulator/workerd.ts";
 import { peer } from "../peers/peer.ts";
+import { reservePort } from "../peers/ports.ts";
 
 const { values } = parseArgs({ options: { seconds: { type: "string", default: "600" } } });
 const seconds = Number(values.seconds);
@@ -25,7 +26,7 @@ for (const name of ["redis-server", "redis-cli"]) {
 }
 
 const TOKEN = "abcdefghijklmnop0123";
-const [port = 0] = await freePorts(1);
+const port = await reservePort();
 const redis = spawn(
   "redis-server",
   ["--port", `${port}`, "--save", "", "--appendonly", "no", "--bind", "127.0.0.1", "--dir", "/tmp"],

@@ -1,0 +1,36 @@
+/** Ports for programs that cannot let the system choose one. */
+
+import dgram from "node:dgram";
+import { once } from "node:events";
+import { AF_INET, type InternetAddress, SO_REUSEADDR, SOCK_STREAM, SOL_SOCKET } from "socklet";
+import { socket } from "socklet/emulator";
+
+const held: unknown[] = []; // until this process ends
+
+/**
+ * A port of 127.0.0.1 that stays ours: a socket is bound to it, and does not listen. The kernel gives it to nobody who
+ * lets it choose, neither to listen nor to dial from; who names it, and sets `SO_REUSEADDR` as servers do, may listen
+ * there (tcp(7); Linux). A port that was closed again is anybody's.
+ */
+export const reservePort = async (): Promise<number> => {
+  const holder = socket(AF_INET, SOCK_STREAM);
+  holder.setsockopt(SOL_SOCKET, SO_REUSEADDR, 1);
+  await holder.bind("127.0.0.1:0");
+  held.push(holder);
+  return (holder.getsockname() as InternetAddress).port;
+};
+
+/** The same of datagrams. What comes is not for the holder, which is connected with port 1 of this machine. */
+export const reserveUdpPort = async (): Promise<number> => {
+  const holder = dgram.createSocket({ type: "udp4", reuseAddr: true }).unref();
+  holder.bind(0, "127.0.0.1").connect(1, "127.0.0.1");
+  await once(holder, "connect");
+  held.push(holder);
+  return holder.address().port;
+};
+
+/** So many of them, all different. */
+export const reservePorts = (count: number): Promise<number[]> =>
+  Promise.all(Array.from({ length: count }, reservePort));
+export const reserveUdpPorts = (count: number): Promise<number[]> =>
+  Promise.all(Array.from({ length: count }, reserveUdpPort));

@@ -1,0 +1,62 @@
+/// <reference types="@cloudflare/workers-types" />
+/**
+ * What the platform gives, as far as the declarations of `socklet/worker` name it. They name nothing of
+ * `@cloudflare/workers-types`, whose globals clash with those of Node: so a project for Node can import them, too.
+ */
+
+import { DurableObject } from "cloudflare:workers";
+
+/** A `Socket` of the platform's, dialled or accepted. */
+export interface PlatformSocket {
+  readonly readable: ReadableStream;
+  readonly writable: WritableStream;
+  readonly opened: Promise<{ readonly remoteAddress?: string; readonly localAddress?: string }>;
+  readonly closed: Promise<void>;
+  close(): Promise<void>;
+}
+
+/** An `ExecutionContext`: what keeps a Worker running after its answer. */
+export interface PlatformContext {
+  waitUntil(promise: Promise<unknown>): void;
+}
+
+/** A `DurableObjectState`. */
+export interface PlatformState {
+  readonly storage: PlatformStorage;
+  waitUntil(promise: Promise<unknown>): void;
+  blockConcurrencyWhile<Result>(run: () => Promise<Result>): Promise<Result>;
+  /** Ends the object; what it holds in memory is lost. */
+  abort(reason?: string): void;
+}
+
+/** A `DurableObjectStorage`. */
+export interface PlatformStorage {
+  readonly sql: PlatformSql;
+  transactionSync<Result>(run: () => Result): Result;
+  getAlarm(): Promise<number | null>;
+  setAlarm(at: number): Promise<void>;
+  deleteAlarm(): Promise<void>;
+  deleteAll(): Promise<void>;
+}
+
+/** A `SqlStorage`. */
+export interface PlatformSql {
+  exec<Row extends Record<string, ArrayBuffer | string | number | null>>(
+    query: string,
+    // biome-ignore lint/suspicious/noExplicitAny: as the platform declares it
+    ...bindings: any[]
+  ): { toArray(): Row[]; one(): Row };
+}
+
+/** `DurableObject`, declared: the brand is how the platform's types know one. */
+declare class DeclaredObject<Env> {
+  readonly __DURABLE_OBJECT_BRAND: never;
+  protected ctx: PlatformState;
+  protected env: Env;
+  constructor(state: PlatformState, env: Env);
+  fetch?(request: Request): Response | Promise<Response>;
+  alarm?(): void | Promise<void>;
+}
+
+/** The platform's own class. */
+export const PlatformObject: typeof DeclaredObject = DurableObject as never;
