@@ -237,14 +237,15 @@ export abstract class StreamRequestHandler<Context = unknown> extends BaseReques
     );
   }
 
-  /** Sends what is gathered; a peer that is gone by now is no error, as in CPython. */
+  /** Sends what is gathered, and waits for nothing: the close that follows does, and tells what does not leave. */
   override finish(): MaybePromise<void> {
-    if (this.wfile.dirty) return this.wfile.flush().catch(() => {});
+    this.wfile.start();
   }
 }
 
 /** What a datagram is answered with. */
 class Reply implements WriterTarget {
+  readonly unsent = 0;
   readonly parts: Data[] = [];
 
   write(data: Data): undefined {

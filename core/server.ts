@@ -110,6 +110,10 @@ const NO_BYTES: Counts = { bytesRead: 0, bytesWritten: 0 };
 const bytesOf = (request: unknown): Counts =>
   request instanceof StreamSocket || request instanceof ServedDatagram ? request : NO_BYTES;
 
+/** Why a peer was not sent all that a handler wrote which ended well; `null` where it was. */
+const cutBy = (request: unknown, running: Running): unknown =>
+  request instanceof StreamSocket ? (request.lost ?? running.reason) : null;
+
 class Running implements RequestScope {
   readonly id: number;
   readonly address: Address | null;
@@ -117,6 +121,8 @@ class Running implements RequestScope {
   readonly started = performance.now();
   /** Looks whether it takes too long; see `BaseServer`. */
   timer: ReturnType<typeof setTimeout> | undefined;
+  /** Why it was aborted; `null` where it was not. */
+  reason: unknown = null;
   readonly #tell: (event: SockletEvent) => void;
   readonly #server: string;
   #controller: AbortController | undefined;
@@ -148,6 +154,7 @@ class Running implements RequestScope {
   }
 
   abort(reason: unknown): void {
+    this.reason = reason;
     this.#controller ??= new AbortController(); // who asks later finds it aborted
     this.#controller.abort(reason);
   }
@@ -730,7 +737,7 @@ export abstract class BaseServer<Request, Context = unknown>
     try {
       const result = this.finishRequest(request, clientAddress);
       if (isThenable(result)) {
-        if (this.requestTimeout !== null || this.idleTimeout !== null) this.#watch(request, running);
+        this.#mayWatch(request, running);
         return whenSettled(
           result,
           () => this.#letGo(request, clientAddress, running, false),
@@ -956,6 +963,7 @@ export abstract class BaseServer<Request, Context = unknown>
     try {
       const gone = this.shutdownRequest(request);
       if (isThenable(gone)) {
+        if (running !== undefined) this.#mayWatch(request, running); // a peer may take its time
         return whenSettled(
           gone,
           () => this.#over(request, clientAddress, running, failed),
@@ -979,8 +987,10 @@ export abstract class BaseServer<Request, Context = unknown>
     error: unknown,
   ): void {
     this.#abortRequest(request, clientAddress, running);
-    this.#tellError(error, clientAddress, running);
-    this.#over(request, clientAddress, running, failed);
+    // A handler that closes its connection itself is told what was lost, and so has failed with it.
+    const known = failed && request instanceof StreamSocket && error === request.lost;
+    if (!known) this.#tellError(error, clientAddress, running);
+    this.#over(request, clientAddress, running, true);
   }
 
   /** `abortRequest()`, which a class of the user's may have made one that throws. */
@@ -997,8 +1007,13 @@ export abstract class BaseServer<Request, Context = unknown>
     running: Running | undefined,
     failed: boolean,
   ): void {
-    if (running !== undefined) this.end(request, running, failed);
-    else this.#leave(clientAddress);
+    if (running === undefined) {
+      this.#leave(clientAddress);
+      return;
+    }
+    const cut = failed ? null : cutBy(request, running);
+    if (cut !== null) this.#tellError(cut, clientAddress, running);
+    this.end(request, running, failed || cut !== null);
   }
 
   #tellError(error: unknown, address: Address | null, running?: Running): void {
@@ -1015,6 +1030,11 @@ export abstract class BaseServer<Request, Context = unknown>
   #leave(clientAddress: Address | null): void {
     this.#here--;
     if (this.#gate !== null) this.#gate.leave(clientAddress);
+  }
+
+  #mayWatch(request: Request, running: Running): void {
+    const limited = this.requestTimeout !== null || this.idleTimeout !== null;
+    if (limited && running.timer === undefined) this.#watch(request, running);
   }
 
   /** Looks from time to time whether a request takes too long, or carries nothing; then it is aborted. */
@@ -1111,7 +1131,7 @@ export abstract class BaseConnector<Request, Context = unknown> extends BaseEndp
 
   /**
    * Dials, runs one handler to its end, closes, and gives what `handle` returned. Rejects with what the dialling
-   * or the handler threw.
+   * or the handler threw, or why not all that the handler wrote has left.
    */
   async run(options: RunOptions<Request> = {}): Promise<unknown> {
     checkOptions("run()", options, RUN_NAMES);
@@ -1126,17 +1146,29 @@ export abstract class BaseConnector<Request, Context = unknown> extends BaseEndp
     try {
       signal?.addEventListener("abort", abort, { once: true });
       if (signal?.aborted) abort();
-      options.onOpen?.(request);
-      const result = await this.finishRequest(request, address);
+      const result = await this.#finish(request, address, options);
+      await this.shutdownRequest(request);
+      if (request instanceof StreamSocket && request.lost !== null) throw request.lost;
       failed = false;
       return result;
     } finally {
       signal?.removeEventListener("abort", abort);
+      this.end(request, running, failed);
+    }
+  }
+
+  /** `finishRequest`; where that fails the request is let go, and the failure is what is told. */
+  async #finish(request: Request, address: Address | null, options: RunOptions<Request>): Promise<unknown> {
+    try {
+      options.onOpen?.(request);
+      return await this.finishRequest(request, address);
+    } catch (error) {
       try {
         await this.shutdownRequest(request);
-      } finally {
-        this.end(request, running, failed);
+      } catch {
+        // what the handler threw says more
       }
+      throw error;
     }
   }
 

@@ -7,7 +7,7 @@
  *
  *     open ──shutdown(SHUT_WR)──▶ half open: the peer reads the end, we may still read
  *       │ ◀──the peer's end────── recv() gives null, we may still send
- *       ├──close()──▶ what was written is sent, then the end (FIN), within `closeTimeout`; else as abort()
+ *       ├──close()──▶ what was written is sent, then the end (FIN), as long as the peer takes it; else as abort()
  *       └──abort()──▶ at once; the peer sees a reset where the platform can send one (workerd cannot)
  *
  * What a place cannot do is in `capabilities`, which tests ask, and nowhere an exception in this text.
@@ -124,6 +124,13 @@ export interface StreamTransport {
   write(data: Data): Promise<void> | undefined;
   /** The same of fewer bytes than 16 KiB, which are the caller's again when this returns. Absent: `write` is given copies. */
   borrow?(bytes: Uint8Array): Promise<void> | undefined;
+  /**
+   * How many bytes `write` took that the kernel has not, or whatever is behind this; where the connection is over, how
+   * many never left. Large writes are handed on in pieces where the platform tells no part of one.
+   */
+  readonly unsent: number;
+  /** How many bytes have left that the peer's kernel has not acknowledged; `null` where that cannot be known now. It may be slow. */
+  unacknowledged?(): number | null;
   /** Sends the end after all that was written. Resolves when it is on its way, rejects when it cannot be. */
   end(): Promise<void>;
   /**
@@ -157,6 +164,7 @@ const UNCONNECTED: StreamTransport = {
   resume() {},
   pause() {},
   write: () => undefined,
+  unsent: 0,
   end: () => DONE,
   close() {},
   abort() {},
@@ -179,11 +187,11 @@ export const TLS_NAMES = optionNamesOf<TlsOptions>()({ serverName: true, ca: tru
 
 /** Options of one stream. Times are milliseconds, sizes bytes. */
 export interface StreamOptions extends StreamLimits {
-  /** How long one read or write waits for the peer; `null` for ever. Default 300 000: RFC 5321's five minutes; what is silent longer is most often gone. */
+  /** How long one read waits for a byte, and one write for a peer that takes nothing; `null` for ever. Default 300 000: RFC 5321's five minutes; what is silent longer is most often gone. */
   readonly timeout: number | null;
   /** The same for a write alone; `undefined`: as `timeout`. `settimeout()` sets both. Default `undefined`: one limit is what most mean. */
   readonly writeTimeout: number | null | undefined;
-  /** How long `close()` tries to send what was written before it aborts. Default 5 000. */
+  /** How long `close()` waits for a peer that takes nothing of what was written, before it aborts. Default 5 000. */
   readonly closeTimeout: number;
   /** How long `startTls()` may take. Default 10 000. */
   readonly handshakeTimeout: number;
@@ -197,6 +205,7 @@ export const STREAM_NAMES = optionNamesOf<StreamOptions>("a stream")({
   maxLine: true,
   maxRead: true,
   maxPending: true,
+  minWriteRate: true,
 });
 
 /** The defaults of `StreamOptions`. */
@@ -226,6 +235,7 @@ export const settleStream = (options: Partial<StreamOptions> = {}): StreamOption
   checkCount("maxLine", whole.maxLine, 1);
   checkCount("maxRead", whole.maxRead, 1);
   checkCount("maxPending", whole.maxPending, 0);
+  checkCount("minWriteRate", whole.minWriteRate, 0);
   settled.add(whole);
   return whole;
 };
@@ -371,6 +381,7 @@ export class StreamSocket extends BaseSocket implements AsyncDisposable {
   #state: "open" | "closed" | "handed over" = "open";
   #error: SocketError | null = null; // why the connection is broken
   #aborted = false;
+  #lost: SocketError | null = null; // why not all that was written has left
   #onerror: ((error: SocketError) => void) | null = null;
   #urgentWaiters: Set<() => void> | null = null; // who must hear of the close: the kernel closes later, when it has lingered
 
@@ -426,9 +437,18 @@ export class StreamSocket extends BaseSocket implements AsyncDisposable {
     return this.rfile.bytesRead;
   }
 
-  /** Bytes sent so far, on their way or not. */
+  /**
+   * Bytes sent so far: those that the kernel took, of all that was written. Where the connection broke or was aborted this
+   * may be too few by the last piece that was handed over, of at most 256 KiB; with TLS and in a Worker also before.
+   */
   get bytesWritten(): number {
-    return this.wfile.bytesWritten;
+    const { bytesWritten } = this.wfile;
+    return this.#state === "handed over" ? bytesWritten : bytesWritten - this.#transport.unsent;
+  }
+
+  /** Why not all that was written has left, where the connection is over; `null` where all has, or still may. */
+  get lost(): SocketError | null {
+    return this.#lost;
   }
 
   /** True from `close()`, `abort()` or `toWeb()` on. */
@@ -494,17 +514,22 @@ export class StreamSocket extends BaseSocket implements AsyncDisposable {
       const ended = this.#end();
       const { timeout } = this.wfile;
       // Not blocking, it is on its way.
-      if (timeout !== 0)
-        await (timeout === null ? ended : withDeadline(ended, timeout, "the peer took nothing"));
+      if (timeout !== 0) await (timeout === null ? ended : this.wfile.whileTaken(ended, timeout));
     }
   }
 
   /**
-   * Sends what was written, then the end, and lets go; what had not been read is dropped. Within `closeTimeout`,
-   * then it aborts. Resolves in either case, also when called twice.
+   * Sends what was written, then the end, and lets go; what had not been read is dropped. It waits as long as the peer
+   * takes bytes, and aborts when that has taken none for `closeTimeout` ms. The same when called twice.
+   *
+   * Rejects where not all that was written has left, which no other call has said: with `ETIMEDOUT`, or what broke the
+   * connection. It has let go then, too. Whoever need not know need not await it.
    */
   close(): Promise<void> {
-    this.#closing ??= this.#close();
+    if (this.#closing === null) {
+      this.#closing = this.#close();
+      this.#closing.catch(() => {}); // whoever awaits it is told
+    }
     return this.#closing;
   }
 
@@ -697,7 +722,7 @@ export class StreamSocket extends BaseSocket implements AsyncDisposable {
     let open = 2; // directions
     let cancelled = false;
     const close = async (): Promise<void> => {
-      await this.close();
+      await this.close().catch(closed.reject);
       closed.resolve();
     };
     const oneEnded = async (): Promise<void> => {
@@ -800,7 +825,7 @@ export class StreamSocket extends BaseSocket implements AsyncDisposable {
     const { timeout } = this.wfile;
     while (left.length > 0) {
       const sent = kernel.send(left, flags);
-      left = left.subarray(await (timeout ? withDeadline(sent, timeout, "the peer took nothing") : sent));
+      left = left.subarray(await (timeout ? this.wfile.whileTaken(sent, timeout) : sent));
     }
   }
 
@@ -844,12 +869,22 @@ export class StreamSocket extends BaseSocket implements AsyncDisposable {
 
   async #closeAfter(ended: Promise<void>): Promise<void> {
     try {
-      await withDeadline(ended, this.#options.closeTimeout, "close: the peer took nothing");
-      if (this.#error === null) return await this.#transport.close();
-      this.#letGo(this.#error);
+      await this.wfile.whileTaken(ended, this.#options.closeTimeout);
+      if (this.#error !== null) this.#letGo(this.#error);
+      else {
+        if (this.wfile.unsent > 0) this.#lost = new SocketError("EPIPE"); // the peer wanted no more
+        await this.#transport.close();
+      }
     } catch (error) {
       this.#letGo(error as SocketError);
+      if ((error as SocketError).code === "ETIMEDOUT") this.#lost ??= this.#error; // its end, at least
     }
+    if (this.#lost !== null && !this.#told) throw this.#lost;
+  }
+
+  /** A call has said that the connection failed. */
+  get #told(): boolean {
+    return this.rfile.told || this.wfile.told;
   }
 
   static {
@@ -861,6 +896,7 @@ export class StreamSocket extends BaseSocket implements AsyncDisposable {
     this.#error ??= error;
     this.rfile.fail(error);
     this.wfile.fail(error);
+    this.#countLost();
     this.#onerror?.(error);
   }
 
@@ -877,7 +913,13 @@ export class StreamSocket extends BaseSocket implements AsyncDisposable {
     this.#error ??= error;
     if (this.#aborted) return;
     this.#aborted = true;
+    this.#countLost();
     this.#transport.abort();
+  }
+
+  /** The connection is over: what has not left by now is lost. */
+  #countLost(): void {
+    if (this.wfile.unsent > 0) this.#lost ??= this.#error;
   }
 }
 
@@ -904,8 +946,20 @@ class Feed implements ReaderSource, WriterTarget, StreamSink {
     return this.#socket.wfile.unattended;
   }
 
+  patience(within: number): number {
+    return this.#socket.wfile.patience(within);
+  }
+
   get sharesTimers(): boolean {
     return this.transport.sharesTimers === true;
+  }
+
+  get unsent(): number {
+    return this.transport.unsent;
+  }
+
+  unacknowledged(): number | null {
+    return this.transport.unacknowledged?.() ?? null;
   }
 
   resume(): void {

@@ -29,6 +29,8 @@ export interface StreamLimits {
   readonly maxRead: number;
   /** The most output that may wait for a peer before `write()` throws `ENOBUFS`. Default 16 MiB. */
   readonly maxPending: number;
+  /** Bytes a second that a peer must take while output waits for it, on average over a time-out of writing (at a close: `closeTimeout`). Default 0: any byte in that time will do. */
+  readonly minWriteRate: number;
 }
 
 /** The defaults of `StreamLimits`. */
@@ -36,6 +38,7 @@ export const STREAM_LIMITS: StreamLimits = {
   maxLine: 65_536,
   maxRead: 64 * 1024 * 1024,
   maxPending: 16 * 1024 * 1024,
+  minWriteRate: 0,
 };
 
 const HIGH = 256 * 1024; // bytes read ahead before the transport is paused
@@ -49,6 +52,7 @@ const UNATTENDED = 1024 * 1024; // bytes of output that may wait while a handler
 const SLAB = 8 * 1024; // bytes of memory that small pieces share: to take some for each costs more than its copy
 const SHARE = 256; // bytes of it that a writer takes at once
 const SHARED = SLAB / KEEP / 2; // bytes; a larger piece has memory of its own. Of one that is shared, what is given away is copied
+const LOOKS = 4; // how often a deadline on output looks, within its time-out, whether the peer has taken any: one that took some is cut at most a quarter late
 const SHORT_TEXT = 256; // characters; longer text is encoded when it is written, shorter is joined first
 
 const EMPTY = new Uint8Array(0);
@@ -126,6 +130,8 @@ export interface ReaderSource {
   pause(): void;
   /** True while so much output waits unattended that reads must wait too. When that is over, call `StreamReader.retry()`. */
   readonly blocked: boolean;
+  /** While it is `blocked`: how long a read may go on waiting that has waited `within` ms; 0: no longer. */
+  patience?(within: number): number;
   /** One timer may serve many readers. Not so in workerd, where a timer is the request's that set it. */
   readonly sharesTimers?: boolean;
 }
@@ -168,6 +174,9 @@ export class StreamReader extends Alarm {
   maxRead: number;
   /** How long a read waits for the next byte, in milliseconds; `null` for ever; 0: what would wait rejects with `EWOULDBLOCK`. */
   timeout: number | null = null;
+  /** A read has said that the connection failed. */
+  told = false;
+
   #source: ReaderSource;
   #chunk: Uint8Array = EMPTY; // the piece that is being read
   #lender: Lender | null = null; // whose its memory is, where it is not the reader's: while push() runs
@@ -476,6 +485,12 @@ export class StreamReader extends Alarm {
     return this.#size === 0 ? EMPTY : this.#bytes(this.#size);
   }
 
+  /** The error of what failed, to be thrown. */
+  #say(failure: Failure): SocketError {
+    this.told ||= typeof failure !== "string";
+    return errorOf(failure);
+  }
+
   // ---- Waiting ----
 
   #take<T>(
@@ -550,6 +565,12 @@ export class StreamReader extends Alarm {
     // A read that may not wait has two timers: between them the platform surely looked for what has arrived.
     if (left > 0 || (within === 0 && !this.#turned)) {
       this.#turned = left <= 0;
+      this.#set(within);
+      return;
+    }
+    const more = within > 0 && this.#source.blocked ? (this.#source.patience?.(within) ?? 0) : 0;
+    if (more > 0) {
+      this.#deadline = Math.ceil(performance.now() + more);
       this.#set(within);
       return;
     }
@@ -686,13 +707,13 @@ export class StreamReader extends Alarm {
   /** What a read says that found nothing: the end, the error, or "not yet". */
   #nothing(): null | undefined {
     if (this.#over && this.#size === 0) return null;
-    if (this.#failure !== null) throw errorOf(this.#failure);
+    if (this.#failure !== null) throw this.#say(this.#failure);
     return undefined;
   }
 
   /** What a read says that needs more than is here: the error, or "not yet". */
   #notYet(): undefined {
-    if (this.#failure !== null) throw errorOf(this.#failure);
+    if (this.#failure !== null) throw this.#say(this.#failure);
     return undefined;
   }
 
@@ -929,8 +950,56 @@ export interface WriterTarget {
   unattended?(): void;
   /** It may have ended: there is room again, or somebody awaits it. */
   attended?(): void;
+  /** Bytes that it took and that have not left. */
+  readonly unsent: number;
+  /** Bytes that have left and that the peer's kernel has not acknowledged; `null` where that is not known. Costly: asked only where a time-out is near. */
+  unacknowledged?(): number | null;
   /** Runs `task` once, when this turn's work is done. */
   defer(task: () => void): void;
+}
+
+/** A count at a look, and how many looks ago that was. */
+class Mark {
+  #at: number;
+  #looks = 0;
+
+  constructor(at: number) {
+    this.#at = at;
+  }
+
+  /** One look later: whether `at` is more, by `rate` for each look. Then the next is compared with this one. */
+  passed(at: number, rate: number): boolean {
+    this.#looks++;
+    if (at - this.#at < Math.max(rate * this.#looks, 1)) return false;
+    this.#at = at;
+    this.#looks = 0;
+    return true;
+  }
+}
+
+/** Looks from time to time whether a peer takes what was written. */
+class Taking {
+  readonly #target: WriterTarget;
+  readonly #left: Mark;
+  #acknowledged: Mark | null = null;
+
+  constructor(target: WriterTarget, written: number) {
+    this.#target = target;
+    this.#left = new Mark(written - target.unsent);
+  }
+
+  /** Whether the peer has taken `rate` bytes for each look, or any; `null` where only the next look can tell. */
+  look(written: number, rate: number): boolean | null {
+    const left = written - this.#target.unsent;
+    if (this.#left.passed(left, rate)) return true;
+    // A kernel says that it has room only when a third of its buffer is free, which may be more than a megabyte. Until
+    // then, what the peer has acknowledged tells.
+    const inside = this.#target.unacknowledged?.() ?? null;
+    if (inside === null) return false;
+    if (this.#acknowledged !== null) return this.#acknowledged.passed(left - inside, rate);
+    this.#acknowledged = new Mark(left - inside);
+    return null;
+  }
 }
 
 /**
@@ -940,10 +1009,14 @@ export interface WriterTarget {
 export class StreamWriter {
   /** The most output that may wait for the peer, in bytes. */
   maxPending: number;
-  /** How long `flush()`, `send()` and `sendall()` wait for room, in milliseconds; `null` for ever; 0: what would wait rejects with `EWOULDBLOCK`. */
+  /** Bytes a second that the peer must take while output waits for it; 0: any at all. */
+  minWriteRate: number;
+  /** How long `flush()`, `send()` and `sendall()` wait for a peer that takes nothing, in milliseconds; `null` for ever; 0: what would wait rejects with `EWOULDBLOCK`. */
   timeout: number | null = null;
   /** How many bytes have been written so far. */
   bytesWritten = 0;
+  /** A call has said that what was written may not leave. */
+  told = false;
 
   readonly #target: WriterTarget;
   // What is gathered: #bytes between #from and #used, then #text. Short texts are joined, as V8 does that for nearly nothing.
@@ -959,11 +1032,19 @@ export class StreamWriter {
   #waiting = 0; // bytes written since it had none
   #attending = 0; // calls that await room
   #failure: Failure | null = null;
+  #dropped = 0; // bytes that were gathered when it failed
+  #holding: Taking | null = null; // while it is unattended
   #watchers: Watchers | null = null; // nearly always
 
   constructor(target: WriterTarget, limits: StreamLimits = STREAM_LIMITS) {
     this.#target = target;
     this.maxPending = limits.maxPending;
+    this.minWriteRate = limits.minWriteRate;
+  }
+
+  /** How many of the bytes that were written have not left: they are gathered, wait for the peer, or were lost. */
+  get unsent(): number {
+    return this.#gathered + this.#dropped + this.#target.unsent;
   }
 
   /** True while the target has no room. */
@@ -983,6 +1064,20 @@ export class StreamWriter {
    */
   get unattended(): boolean {
     return this.#waiting > UNATTENDED && this.#attending === 0;
+  }
+
+  /**
+   * How long a read that has been held back for `within` ms, since the writer is `unattended`, may go on waiting: it is
+   * for the peer to take. 0 where it has taken nothing.
+   */
+  patience(within: number): number {
+    const taken = this.#holding?.look(this.bytesWritten, (this.minWriteRate * within) / 1000);
+    return taken === true ? within : taken === null ? within / LOOKS : 0;
+  }
+
+  /** How many of the bytes that have left the peer's kernel has not acknowledged; `null` where that is not known. */
+  unacknowledged(): number | null {
+    return this.#target.unacknowledged?.() ?? null;
   }
 
   /** True while something is gathered that has not left. */
@@ -1019,12 +1114,12 @@ export class StreamWriter {
 
   /**
    * Sends what is gathered; resolves when there is room for more (not when the peer has it).
-   * Rejects as `write()` throws, with `ETIMEDOUT` when there is no room within `timeout` ms, and with `ECANCELED`
+   * Rejects as `write()` throws, with `ETIMEDOUT` when the peer has taken nothing for `timeout` ms, and with `ECANCELED`
    * when the socket is closed meanwhile.
    */
   flush(): Promise<void> {
     try {
-      if (this.#failure !== null) throw errorOf(this.#failure);
+      if (this.#failure !== null) throw this.#say(this.#failure);
       this.#push();
     } catch (error) {
       return Promise.reject(error);
@@ -1089,11 +1184,44 @@ export class StreamWriter {
   fail(error: Failure, now = false): void {
     if (this.#failure !== null && !now && this.#room === null) return;
     if (this.#failure === null || now) this.#failure = error;
+    this.#dropped += this.#gathered;
     this.#bytes = EMPTY;
     this.#text = "";
     this.#from = this.#used = this.#gathered = 0;
     for (let room = this.#room; room !== null; room = room.earlier) room.reject(errorOf(error));
     this.#roomy();
+  }
+
+  /**
+   * `leaving`, which is kept when output has left, or a rejection with `ETIMEDOUT` where the peer has taken nothing for
+   * `timeout` ms, or less than `minWriteRate`: the one deadline of all output. What it took is what the platform and the
+   * kernel no longer hold, as far as both can tell.
+   */
+  whileTaken<T>(leaving: PromiseLike<T>, timeout: number): Promise<T> {
+    return new Promise<T>((resolve, reject) => {
+      const rate = (this.minWriteRate * timeout) / LOOKS / 1000; // bytes a look
+      const taking = new Taking(this.#target, this.bytesWritten);
+      let quiet = 0; // looks in a row that saw nothing taken
+      const look = (): void => {
+        quiet = taking.look(this.bytesWritten, rate) ? 0 : quiet + 1;
+        if (quiet < LOOKS) timer = setTimeout(look, step());
+        else reject(tookNothing(timeout, this.minWriteRate));
+      };
+      // Timers are of whole milliseconds; so is each look, and all together are no less than the time-out.
+      const at = (looks: number): number => Math.ceil((timeout * looks) / LOOKS);
+      const step = (): number => at(quiet + 1) - at(quiet);
+      let timer = setTimeout(look, step());
+      leaving.then(
+        (value) => {
+          clearTimeout(timer);
+          resolve(value);
+        },
+        (error) => {
+          clearTimeout(timer);
+          reject(error);
+        },
+      );
+    });
   }
 
   #sendNow(data: Data): Promise<void> {
@@ -1115,8 +1243,14 @@ export class StreamWriter {
     return DONE;
   }
 
+  /** The error of what failed, to be thrown. */
+  #say(failure: Failure): SocketError {
+    this.told ||= typeof failure !== "string";
+    return errorOf(failure);
+  }
+
   #mayWrite(): void {
-    if (this.#failure !== null) throw errorOf(this.#failure);
+    if (this.#failure !== null) throw this.#say(this.#failure);
     if (this.#waiting > this.maxPending) {
       throw new SocketError(
         "ENOBUFS",
@@ -1212,7 +1346,12 @@ export class StreamWriter {
     else if (promised !== undefined) this.#waiting = size;
     else return;
     if (promised !== undefined && this.#promised !== promised) this.#awaitRoom(promised);
-    if (this.unattended) this.#target.unattended?.();
+    if (this.unattended) this.#unattended();
+  }
+
+  #unattended(): void {
+    this.#holding ??= new Taking(this.#target, this.bytesWritten);
+    this.#target.unattended?.();
   }
 
   #awaitRoom(promised: Promise<void>): void {
@@ -1232,6 +1371,7 @@ export class StreamWriter {
     this.#room = null;
     this.#promised = undefined;
     this.#waiting = 0;
+    this.#holding = null;
     this.#target.attended?.();
     this.#watchers?.tell();
   }
@@ -1245,10 +1385,13 @@ export class StreamWriter {
     }
     if (this.#attending++ === 0) this.#target.attended?.();
     try {
-      await (this.timeout === null ? room : withDeadline(room, this.timeout, "the peer made no room"));
+      await (this.timeout === null ? room : this.whileTaken(room, this.timeout));
+    } catch (error) {
+      this.told = true;
+      throw error;
     } finally {
       this.#attending--;
-      if (this.unattended) this.#target.unattended?.();
+      if (this.unattended) this.#unattended();
     }
   }
 }
@@ -1281,6 +1424,14 @@ const longerThan = (text: string, from: number): number => {
   }
   return size;
 };
+
+const tookNothing = (timeout: number, rate: number): SocketError =>
+  new SocketError(
+    "ETIMEDOUT",
+    rate === 0
+      ? `the peer took nothing for ${wholeMs(timeout)}`
+      : `the peer took less than ${rate} bytes a second (minWriteRate) for ${wholeMs(timeout)}`,
+  );
 
 /** `promise`, or a rejection with `ETIMEDOUT` that says `what` when it takes longer than `timeout` ms. */
 export const withDeadline = <T>(promise: PromiseLike<T>, timeout: number, what: string): Promise<T> =>

@@ -59,10 +59,11 @@ export type Report =
   | { readonly type: "ready" | "begun" | "shutdown" }
   | { readonly type: "unfit" | "crashed"; readonly error: WireError }
   | ({ readonly type: "pong" } & Counts)
-  /** `kept`: the handler closed the connection itself, or gave it to another (`toWeb()`, `detach()`). */
+  /** `kept`: the handler closed the connection itself, or gave it to another (`toWeb()`, `detach()`). `cut`: not all that it wrote has left. */
   | ({
       readonly type: "end";
       readonly kept: boolean;
+      readonly cut: boolean;
       readonly error: WireError | null;
       readonly result: unknown;
     } & Counts)
@@ -258,6 +259,8 @@ export interface Job {
   counts: Counts;
   /** Whether the child keeps the connection when the request is over. */
   kept: boolean;
+  /** Whether it has cut it. */
+  cut: boolean;
   /** Why it was cancelled. */
   cancelled: unknown;
   emit(detail: unknown): void;
@@ -650,6 +653,7 @@ export class Children {
         child.served++;
         job.counts = report;
         job.kept = report.kept;
+        job.cut = report.cut;
         if (report.error === null) job.resolve(report.result);
         else job.reject(fromWire(report.error));
         this.#free(child);

@@ -30,32 +30,61 @@ export type TCPServerClass = new (...args: any[]) => TCPServer<any>;
 /** Shows each connection that a server serves as a session of `plane`, named as the server is. */
 export const RecordingMixIn = <Base extends TCPServerClass>(Server: Base, plane: LocalPlane): Base =>
   class RecordingServer extends Server {
-    readonly #watched = new Map<number, SessionHooks>(); // by the request's number
+    readonly #watched = new Map<number, Watched>(); // by the request's number
 
     override finishRequest(request: StreamSocket, clientAddress: Address | null): unknown {
       const { id } = this.scope(request);
       const listener = { handler: this.name, address: listenerUrl("tcp", this.serverAddress) };
-      return plane.accepted(listener, request, async (hooks) => {
+      const over = Promise.withResolvers<void>();
+      over.promise.catch(() => {}); // the session is told, where it is not over by then
+      const run = async (hooks: SessionHooks): Promise<unknown> => {
         const { signal } = hooks;
         const cancel = (): void => this.cancelRequest(request, signal.reason);
         signal.addEventListener("abort", cancel, { once: true });
-        this.#watched.set(id, hooks);
+        // The session outlives the connection, whose buffers it would hold.
+        const leave = (): void => signal.removeEventListener("abort", cancel);
+        this.#watched.set(id, { hooks, leave, error: undefined, ...over });
         try {
           return await super.finishRequest(request, clientAddress);
         } catch (error) {
           throw signal.aborted ? signal.reason : error; // why it was ended, and not what that made fail
-        } finally {
-          this.#watched.delete(id);
-          signal.removeEventListener("abort", cancel); // the session outlives the connection, whose buffers it would hold
         }
-      });
+      };
+      return plane.accepted(listener, request, run, over.promise);
+    }
+
+    protected override watches(type: SockletEvent["type"]): boolean {
+      return type === "end" || super.watches(type);
     }
 
     protected override tell(event: SockletEvent): void {
-      if (event.type === "handler") this.#watched.get(event.id)?.emit(event.detail);
+      const watched = "id" in event ? this.#watched.get(event.id as number) : undefined;
+      if (watched !== undefined) this.#tellSession(watched, event);
       super.tell(event);
     }
+
+    #tellSession(watched: Watched, event: SockletEvent): void {
+      if (event.type === "handler") watched.hooks.emit(event.detail);
+      else if (event.type === "error") watched.error = event.error;
+      else if (event.type === "end") {
+        this.#watched.delete(event.id);
+        watched.leave();
+        if (event.failed) watched.reject(watched.error);
+        else watched.resolve();
+      }
+    }
   };
+
+/** A request whose connection is a session. */
+interface Watched {
+  readonly hooks: SessionHooks;
+  readonly leave: () => void;
+  /** What was told last as its error. */
+  error: unknown;
+  /** It is over, and its connection let go. */
+  readonly resolve: () => void;
+  readonly reject: (error: unknown) => void;
+}
 
 // ---- The control routes over HTTP ----
 

@@ -158,13 +158,18 @@ class ChildServer implements HandlerServer {
       this.#failed++;
     }
     const kept = stream?.closed === true;
-    await stream?.close();
+    await stream?.close().catch(() => {}); // `lost` says it, also where a call has
+    const cut = stream !== null && stream.lost !== null;
+    if (cut && error === null) {
+      error = toWire(stream.lost);
+      this.#failed++;
+    }
     const { bytesRead, bytesWritten } = running.counts;
     this.#served++;
     this.#bytesRead += bytesRead;
     this.#bytesWritten += bytesWritten;
     this.#running = null;
-    tellWith(result, (result) => ({ type: "end", kept, error, result, bytesRead, bytesWritten }));
+    tellWith(result, (result) => ({ type: "end", kept, cut, error, result, bytesRead, bytesWritten }));
   }
 }
 

@@ -280,6 +280,7 @@ export function ForkingMixIn<Base extends NetServerClass>(Server: Base): Forking
         datagram: datagram && { data: datagram.data, truncated: datagram.truncated },
         counts: { bytesRead: 0, bytesWritten: 0 },
         kept: false,
+        cut: false,
         cancelled: undefined,
         emit: (detail) => scope.emit(detail),
         reply: (data) => {
@@ -309,7 +310,9 @@ export function ForkingMixIn<Base extends NetServerClass>(Server: Base): Forking
      * bytes arrive also where the child is lost in its next request.
      */
     override closeRequest(request: object): MaybePromise<void> {
-      if (this.#jobs.get(request)?.kept !== true) return super.closeRequest(request);
+      const job = this.#jobs.get(request);
+      if (job?.cut === true) return this.abortRequest(request); // the child's reset is sent when no process has it any more
+      if (job?.kept !== true) return super.closeRequest(request);
       this.#sockets.get(request)?.destroy(); // this process's descriptor alone
       this.abortRequest(request);
     }

@@ -16,9 +16,10 @@ import net from "node:net";
 import type { Address } from "../core/address.ts";
 import { SocketError } from "../core/errors.ts";
 import type { Capabilities, KernelSocket, StreamSink, StreamTransport, TlsOptions } from "../core/socket.ts";
-import type { Data } from "../core/stream.ts";
+import { type Data, toBytes } from "../core/stream.ts";
 import { channel, getSystemErrorName } from "./builtin.ts";
 import { Intake, intake } from "./intake.ts";
+import { linger, unacknowledged } from "./linger.ts";
 import { datagramHandleOf, type Holder, type Kernel, type Libc, type Settable } from "./native.ts";
 import {
   addressOf,
@@ -28,9 +29,9 @@ import {
   FULL,
   kernelOf,
   LARGE,
-  LINGER,
   NodeTransport,
   type Origin,
+  PIECE,
   TCP,
   UNIX,
 } from "./stream-socket.ts";
@@ -215,7 +216,11 @@ class HandleTransport extends Intake implements Connection {
   #shutting = false;
   #aborting = false; // when that is over
   #closers: (() => void)[] | null = null; // nearly always
-  #timer: ReturnType<typeof setTimeout> | undefined;
+  #stopLinger: (() => void) | null = null;
+  #failed = 0; // bytes of writes that failed
+  #left = 0; // bytes that had not left when it was closed
+  /** Pieces of input that were dropped after the close. */
+  dropped = 0;
 
   constructor(handle: StreamHandle, node: StreamBinding) {
     super();
@@ -281,7 +286,10 @@ class HandleTransport extends Intake implements Connection {
     const size = this.#node.streamBaseState[this.#node.kReadBytesOrError] as number;
     const sink = this.#sink as StreamSink;
     if (size > 0) {
-      if (this.#dropping) return undefined;
+      if (this.#dropping) {
+        this.dropped++;
+        return undefined;
+      }
       const from = this.into;
       const bytes = this.lent(size);
       if (sink.lend !== undefined) sink.lend(bytes, this);
@@ -300,9 +308,9 @@ class HandleTransport extends Intake implements Connection {
   }
 
   write(data: Data): Promise<void> | undefined {
-    if (this.#closed) return undefined;
+    if (this.#closed) return this.#fail(data);
     if (typeof data !== "string" && data.length >= LARGE) {
-      const waits = this.#send(data);
+      const waits = data.length <= PIECE ? this.#send(data) : this.#sendInPieces(data);
       if (waits === null) return undefined;
       // It may be the caller's own memory: he waits until it has been taken, all of it.
       return new Promise((resolve) => {
@@ -313,7 +321,7 @@ class HandleTransport extends Intake implements Connection {
   }
 
   borrow(bytes: Uint8Array): Promise<void> | undefined {
-    if (this.#closed) return undefined;
+    if (this.#closed) return this.#fail(bytes);
     const size = bytes.length;
     if (desk.length < size) desk = new Uint8Array(LARGE);
     if (onDesk.length !== size || onDesk.buffer !== desk.buffer) onDesk = desk.subarray(0, size);
@@ -323,11 +331,24 @@ class HandleTransport extends Intake implements Connection {
     return this.#mayWait();
   }
 
+  get unsent(): number {
+    if (this.#heir !== null) return this.#heir.unsent;
+    return (this.#closed ? this.#left : this.#handle.writeQueueSize) + this.#failed;
+  }
+
+  unacknowledged(): number | null {
+    if (this.#heir !== null) return this.#heir.unacknowledged();
+    return this.#closed ? null : unacknowledged(this.#handle.fd, this.remoteAddress);
+  }
+
   /** A write is over that the kernel did not take whole. */
   wrote(request: WriteRequest, status: number): void {
     this.#writing--;
     request.taken?.();
-    if (status < 0) this.#broken(status);
+    if (status < 0 && !this.#closed) {
+      this.#fail(request.data as Data); // libuv does not say how much of it the kernel had taken
+      this.#broken(status);
+    }
     if (this.#writing > 0) return;
     this.#room?.resolve();
     this.#room = null;
@@ -345,7 +366,7 @@ class HandleTransport extends Intake implements Connection {
   /** Our end is on its way, or cannot be. */
   shut(status: number): void {
     this.#shutting = false;
-    if (status < 0) this.#ending?.reject(named(status, "EPIPE"));
+    if (status < 0 && status !== NOT_CONNECTED) this.#ending?.reject(named(status, "EPIPE"));
     else this.#ending?.resolve();
     if (this.#aborting) this.abort();
   }
@@ -363,8 +384,7 @@ class HandleTransport extends Intake implements Connection {
     }
     this.#handle.unref(); // it must not keep a process from ending
     this.#dropping = true;
-    this.#timer = setTimeout(() => this.#destroy(), LINGER);
-    this.#timer.unref();
+    this.#stopLinger = linger(this, () => this.#destroy());
     this.resume();
   }
 
@@ -469,8 +489,27 @@ class HandleTransport extends Intake implements Connection {
       return request;
     }
     spare = request;
-    if (status !== 0) this.#broken(status);
+    if (status !== 0) {
+      this.#fail(data);
+      this.#broken(status);
+    }
     return null;
+  }
+
+  /** The same piece by piece, so that of a write that fails the greater part is known; gives the last that waits. */
+  #sendInPieces(data: Uint8Array): WriteRequest | null {
+    let waits: WriteRequest | null = null;
+    let sent = 0;
+    for (; sent < data.length && !this.#closed; sent += PIECE) {
+      waits = this.#send(data.subarray(sent, sent + PIECE)) ?? waits;
+    }
+    this.#failed += Math.max(data.length - sent, 0);
+    return waits;
+  }
+
+  /** This will not leave. */
+  #fail(data: Data): undefined {
+    this.#failed += toBytes(data).length;
   }
 
   /** A promise of room where too much waits. */
@@ -495,7 +534,7 @@ class HandleTransport extends Intake implements Connection {
     request.oncomplete = afterShutdown;
     this.#shutting = true;
     const status = this.#handle.shutdown(request);
-    if (status !== 0) this.shut(status === 1 || status === NOT_CONNECTED ? 0 : status);
+    if (status !== 0) this.shut(status === 1 ? 0 : status);
   }
 
   /** A call failed. The socket is told in its own time: it may be in that call. */
@@ -508,7 +547,8 @@ class HandleTransport extends Intake implements Connection {
   #destroy(reset = false): void {
     if (this.#closed) return;
     this.#closed = true;
-    clearTimeout(this.#timer);
+    this.#left = this.#handle.writeQueueSize;
+    this.#stopLinger?.();
     if (reset && this.#handle.reset !== undefined) this.#handle.reset();
     else this.#handle.close();
     if (!this.#shutting) this.#ending?.reject(new SocketError("EPIPE"));

@@ -20,9 +20,10 @@ import {
   type StreamTransport,
   type TlsOptions,
 } from "../core/socket.ts";
-import type { Data, Lender } from "../core/stream.ts";
+import { type Data, type Lender, toBytes } from "../core/stream.ts";
 import { lazy } from "./builtin.ts";
 import { IntakeSocket, type Taker } from "./intake.ts";
+import { linger, unacknowledged } from "./linger.ts";
 import { nameFailure } from "./names.ts";
 import {
   descriptorOf,
@@ -37,7 +38,7 @@ import {
 
 export const FULL = 64 * 1024; // bytes that wait in Node before a writer must wait: the socket's own high-water mark
 export const LARGE = 16 * 1024; // bytes; a smaller piece was copied by the writer
-export const LINGER = 2_000; // ms that a closed connection still takes what the peer sends (nginx's lingering_close: 5 s a read)
+export const PIECE = 256 * 1024; // bytes of a large write that are handed to Node at once: of one that fails it says nothing
 
 export const TCP: Capabilities = { reset: true, peername: true };
 export const UNIX: Capabilities = { reset: false, peername: false };
@@ -121,6 +122,14 @@ export interface Connection extends StreamTransport {
 
 type Listeners = Record<string, (argument: never) => unknown>;
 
+/** A large write that Node does not have whole. */
+interface Rest {
+  /** What it has not. */
+  bytes: Uint8Array;
+  readonly taken: Promise<void>;
+  readonly resolve: () => void;
+}
+
 /** The seam over a connected `net.Socket`, also TLS's. */
 export class NodeTransport implements Connection, Taker {
   remoteAddress: Address | null;
@@ -134,6 +143,16 @@ export class NodeTransport implements Connection, Taker {
   #listeners: Listeners = {};
   #flowing = false;
   #room: PromiseWithResolvers<void> | null = null;
+  #rest: Rest[] | null = null; // large writes that Node does not have whole
+  #waiting = 0; // bytes that Node had and the kernel had not, at the last write and the last that was taken
+  #dropping = false;
+  /** Pieces of input that were dropped after the close. */
+  dropped = 0;
+  readonly #wrote = (error?: Error | null): void => {
+    if (error || this.#socket.destroyed) return; // Node counts what was lost as if it had left
+    this.#waiting = this.#socket.writableLength;
+    if (this.#rest !== null) this.#giveRest();
+  };
 
   /** `plain`: the connection under this one, where this one is TLS. */
   constructor(socket: net.Socket, origin?: Origin, plain?: net.Socket) {
@@ -201,8 +220,10 @@ export class NodeTransport implements Connection, Taker {
       this.#intake.taker = this;
     } else {
       // A plain Uint8Array: `slice` and `toString` mean the same in every place.
-      listeners.data = ({ buffer, byteOffset, byteLength }: Buffer) =>
-        this.#sink?.data(new Uint8Array(buffer as ArrayBuffer, byteOffset, byteLength));
+      listeners.data = ({ buffer, byteOffset, byteLength }: Buffer) => {
+        if (this.#dropping) this.dropped++;
+        else this.#sink?.data(new Uint8Array(buffer as ArrayBuffer, byteOffset, byteLength));
+      };
     }
     for (const event in listeners) socket.on(event, listeners[event] as () => void);
     this.#listeners = listeners;
@@ -210,6 +231,10 @@ export class NodeTransport implements Connection, Taker {
 
   /** Bytes were read, and are lent. */
   took(bytes: Uint8Array, lender: Lender): void {
+    if (this.#dropping) {
+      this.dropped++;
+      return;
+    }
     const sink = this.#sink as StreamSink;
     if (sink.lend !== undefined) sink.lend(bytes, lender);
     else sink.data(bytes.slice());
@@ -229,15 +254,15 @@ export class NodeTransport implements Connection, Taker {
 
   write(data: Data): Promise<void> | undefined {
     const socket = this.#socket;
-    if (socket.destroyed) return undefined;
-    if (data.length >= LARGE && typeof data !== "string") {
-      // It may be the caller's own memory: he waits until it has been taken, all of it.
-      const taken = new Promise<void>((resolve) => socket.write(data, () => resolve()));
-      return socket.writableLength === 0 ? undefined : taken;
+    if (socket.destroyed) {
+      this.#waiting += toBytes(data).length;
+      return undefined;
     }
-    socket.write(data);
+    if (this.#rest !== null || (data.length >= LARGE && typeof data !== "string")) {
+      return this.#writeLarge(toBytes(data));
+    }
     // Not what write() gave: that says false for a large piece which the kernel has taken whole.
-    if (socket.writableLength <= FULL) return undefined;
+    if (this.#give(data, this.#wrote) <= FULL) return undefined;
     if (this.#room === null) {
       this.#room = Promise.withResolvers<void>();
       const room = (): void => {
@@ -250,7 +275,23 @@ export class NodeTransport implements Connection, Taker {
     return this.#room.promise;
   }
 
+  get unsent(): number {
+    const { destroyed, writableLength } = this.#socket;
+    let unsent = destroyed ? this.#waiting : writableLength;
+    for (const { bytes } of this.#rest ?? []) unsent += bytes.length;
+    return unsent;
+  }
+
+  unacknowledged(): number | null {
+    return unacknowledged(this.fd, this.remoteAddress);
+  }
+
   end(): Promise<void> {
+    const last = this.#rest?.at(-1);
+    return last === undefined ? this.#endNow() : last.taken.then(() => this.#endNow());
+  }
+
+  #endNow(): Promise<void> {
     return new Promise((resolve, reject) => {
       this.#socket.end((error?: Error | null) =>
         error ? reject(SocketError.from(error, "EPIPE")) : resolve(),
@@ -258,10 +299,52 @@ export class NodeTransport implements Connection, Taker {
     });
   }
 
-  /**
-   * Lingers: a kernel that closes a socket with unread input sends a reset, which can overtake our last bytes
-   * on their way to the peer's reader (RFC 1122 4.2.2.13). So input is taken and dropped until the peer's end.
-   */
+  /** Gives data to Node; gives how many bytes that has now. */
+  #give(data: Data, taken: (error?: Error | null) => void): number {
+    const socket = this.#socket;
+    socket.write(data, taken);
+    this.#waiting = socket.errored === null ? socket.writableLength : this.#waiting + toBytes(data).length;
+    return this.#waiting;
+  }
+
+  /** It may be the caller's own memory: he waits until it has been taken, all of it. */
+  #writeLarge(bytes: Uint8Array): Promise<void> | undefined {
+    const { promise: taken, resolve } = Promise.withResolvers<void>();
+    if (this.#rest !== null) {
+      this.#rest.push({ bytes, taken, resolve });
+      return taken;
+    }
+    if (bytes.length <= PIECE) {
+      const wrote = (error?: Error | null): void => {
+        this.#wrote(error);
+        resolve();
+      };
+      return this.#give(bytes, wrote) === 0 ? undefined : taken;
+    }
+    this.#rest = [{ bytes, taken, resolve }];
+    if (this.#waiting === 0) this.#giveRest();
+    if (this.#rest !== null) return taken;
+    return this.#waiting === 0 ? undefined : taken;
+  }
+
+  /** Gives Node the next pieces of what is large: as many as the kernel takes at once, and one more. */
+  #giveRest(): void {
+    const rest = this.#rest as Rest[];
+    for (let first = rest[0]; first !== undefined && this.#waiting === 0; first = rest[0]) {
+      const { bytes, resolve } = first;
+      first.bytes = bytes.subarray(PIECE);
+      if (first.bytes.length === 0) rest.shift();
+      const wrote = (error?: Error | null): void => {
+        this.#wrote(error);
+        if (bytes.length <= PIECE) resolve();
+        if (error || this.#socket.destroyed) for (const { resolve } of rest) resolve();
+      };
+      this.#give(bytes.subarray(0, PIECE), wrote);
+    }
+    if (rest.length === 0) this.#rest = null;
+  }
+
+  /** Lingers: see linger.ts. */
   close(): void {
     const socket = this.#socket;
     socket.unref(); // it must not keep a process from ending
@@ -269,10 +352,10 @@ export class NodeTransport implements Connection, Taker {
       socket.destroy();
       return;
     }
-    const timer = setTimeout(() => socket.destroy(), LINGER);
-    timer.unref();
+    this.#dropping = true;
+    const stop = linger(this, () => socket.destroy());
     socket.once("end", () => socket.destroy());
-    socket.once("close", () => clearTimeout(timer));
+    socket.once("close", stop);
     this.resume();
   }
 
@@ -287,10 +370,11 @@ export class NodeTransport implements Connection, Taker {
       return;
     }
     try {
-      socket.resetAndDestroy();
+      (this.#plain ?? socket).resetAndDestroy();
     } catch {
-      socket.destroy(); // a Unix socket has no reset
+      // a Unix socket has no reset
     }
+    socket.destroy();
   }
 
   async startTls(options: TlsOptions): Promise<StreamTransport> {
@@ -299,6 +383,7 @@ export class NodeTransport implements Connection, Taker {
     const { serverName = dialled?.hostname, ...given } = checkSecuring(this.#origin, options);
     // Node takes any bytes; its types know text and a Buffer alone.
     const { ca, cert, key } = given as { readonly [Name in keyof typeof given]: string | Buffer | undefined };
+    await this.#rest?.at(-1)?.taken;
     await drained(socket);
     if (this.#intake !== null) this.#intake.taker = null;
     for (const event in this.#listeners) socket.removeListener(event, this.#listeners[event] as () => void);

@@ -9,7 +9,7 @@ import { SocketError } from "../errors.ts";
 import { checkOptions, optionNamesOf } from "../options.ts";
 import type { BaseConnector } from "../server.ts";
 import type { StreamSocket } from "../socket.ts";
-import type { MaybePromise } from "../stream.ts";
+import { DONE, type MaybePromise } from "../stream.ts";
 import { ListenerLog } from "./listeners.ts";
 import {
   type ControlPlane,
@@ -115,13 +115,15 @@ export class LocalPlane implements ControlPlane {
   }
 
   /**
-   * Shows one accepted connection as a session, for as long as `run` runs on it: what a server's `finishRequest`
-   * is wrapped in. Gives what `run` gives, and throws what it throws. `end(id)` resets the connection.
+   * Shows one accepted connection as a session: what a server's `finishRequest` is wrapped in. Gives what `run` gives, and
+   * throws what it throws. The session is over when `over` is settled, by which the connection has been let go; where that
+   * rejects, not all that was written has left. `end(id)` resets the connection.
    */
   accepted(
     listener: { readonly handler: string; readonly address: string },
     socket: StreamSocket,
     run: (hooks: SessionHooks) => unknown,
+    over: Promise<void> = DONE,
   ): Promise<unknown> {
     const outcome = Promise.withResolvers<unknown>();
     this.#add({
@@ -134,8 +136,10 @@ export class LocalPlane implements ControlPlane {
           outcome.resolve(await run(hooks));
         } catch (error) {
           outcome.reject(error);
+          await over.catch(() => {}); // what the handler threw says more
           throw error;
         }
+        await over;
       },
     });
     return outcome.promise;

@@ -262,6 +262,7 @@ class FaultyTransport implements StreamTransport {
   #sink: StreamSink | null = null;
   #wanted = false; // a read waits
   #closed = false;
+  #lost = 0; // bytes that were on their way out when it broke
   readonly #over = Promise.withResolvers<void>(); // our end is on its way
   #room: PromiseWithResolvers<void> | null = null;
 
@@ -324,6 +325,14 @@ class FaultyTransport implements StreamTransport {
     if (this.#outgoing.limit !== "stallAfter" && this.#outgoing.size <= ROOM) return undefined;
     this.#room ??= Promise.withResolvers<void>();
     return this.#room.promise;
+  }
+
+  get unsent(): number {
+    return this.#lost + this.#outgoing.size + this.#inner.unsent;
+  }
+
+  unacknowledged(): number | null {
+    return this.#inner.unacknowledged?.() ?? null;
   }
 
   end(): Promise<void> {
@@ -397,6 +406,7 @@ class FaultyTransport implements StreamTransport {
 
   #letGo(): void {
     this.#closed = true;
+    this.#lost += this.#outgoing.size;
     this.#incoming.drop();
     this.#outgoing.drop();
     this.#over.resolve();
@@ -463,6 +473,14 @@ class SocketTransport implements StreamTransport {
       this.#fail(error);
     }
     return wfile.blocked ? wfile.flush().catch(ignore) : undefined;
+  }
+
+  get unsent(): number {
+    return this.#stream.wfile.unsent;
+  }
+
+  unacknowledged(): number | null {
+    return this.#stream.wfile.unacknowledged();
   }
 
   end(): Promise<void> {

@@ -81,6 +81,7 @@ class Peer implements StreamTransport {
   readonly localAddress = HERE;
   readonly remoteAddress = PEER;
   readonly capabilities: Capabilities = { reset: true, peername: true };
+  readonly unsent = 0;
   /** Grows with all that happens on the connection. */
   progress = 0;
   /** A read waits. */

@@ -40,6 +40,7 @@ class Pipe {
   readonly #capacity: number;
   readonly #queue: Uint8Array[] = [];
   #size = 0;
+  #lost = 0; // bytes that waited for room when nobody read any more
   #sink: StreamSink | undefined;
   #wanted = false;
   #ended = false;
@@ -75,8 +76,19 @@ class Pipe {
     return this.#full() ?? DONE;
   }
 
+  /** Bytes for which there is no room; of a connection that is over, those for which there never was. */
+  get unsent(): number {
+    return this.#lost + Math.max(this.#size - this.#capacity, 0);
+  }
+
+  /** Bytes that wait to be read, and for which there is room. */
+  get waiting(): number {
+    return Math.min(this.#size, this.#capacity);
+  }
+
   /** The reading end is gone: what is here and what comes is dropped. */
   drop(): void {
+    this.#lost = this.unsent;
     this.#dropped = true;
     this.#queue.length = this.#size = 0;
     this.#makeRoom();
@@ -153,6 +165,14 @@ class MemoryTransport implements StreamTransport {
   write(data: Data): Promise<void> | undefined {
     // A copy: the reader may keep its bytes, and the writer may go on to change its own.
     return this.#out.write(copyOf(data));
+  }
+
+  get unsent(): number {
+    return this.#out.unsent;
+  }
+
+  unacknowledged(): number {
+    return this.#out.waiting;
   }
 
   end(): Promise<void> {

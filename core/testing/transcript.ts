@@ -383,6 +383,14 @@ class RecordingTransport implements StreamTransport {
     return wfile.blocked ? wfile.flush().catch(() => {}) : undefined;
   }
 
+  get unsent(): number {
+    return this.#stream.wfile.unsent;
+  }
+
+  unacknowledged(): number | null {
+    return this.#stream.wfile.unacknowledged();
+  }
+
   end(): Promise<void> {
     if (this.isClosing()) this.#leave("close");
     else this.#log.ended(this.#side, "half-close");

@@ -398,6 +398,7 @@ describe("a faulty stream", () => {
       resume() {},
       pause() {},
       write: (data) => void log.push(`${name} ${data.length}`),
+      unsent: 0,
       end: async () => {},
       close() {},
       abort() {},

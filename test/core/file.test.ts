@@ -53,6 +53,7 @@ class Sent {
 
   constructor() {
     this.writer = new StreamWriter({
+      unsent: 0,
       write: (data) => {
         this.pieces.push(shown(typeof data === "string" ? utf8(data) : data));
         return this.room;

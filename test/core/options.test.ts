@@ -21,7 +21,7 @@ test.each(["timeout", "closeTimeout", "handshakeTimeout"])("stream.%s", (name) =
   expect(() => memoryPair({ [name]: "5" })).toThrow(TypeError);
 });
 
-test.each(["maxLine", "maxRead", "maxPending"])("stream.%s", (name) => {
+test.each(["maxLine", "maxRead", "maxPending", "minWriteRate"])("stream.%s", (name) => {
   for (const value of [-5, 1.5, Number.NaN]) expect(() => memoryPair({ [name]: value })).toThrow(RangeError);
   expect(() => new ThreadingTCPServer("127.0.0.1:0", Nothing, { stream: { [name]: "5" } })).toThrow(
     TypeError,

@@ -900,6 +900,7 @@ describe("reads that output holds back", () => {
 
 /** A target that keeps what it is given; `full()` makes it promise room, `drain()` keeps that promise. */
 class Target {
+  readonly unsent = 0;
   attended?: () => void;
   readonly got: Data[] = [];
   readonly deferred: (() => void)[] = [];
@@ -1009,6 +1010,7 @@ describe("the writer gathers", () => {
   test("what was handed over does not change by what is written next", () => {
     const handed: Uint8Array[] = [];
     const wfile = new StreamWriter({
+      unsent: 0,
       write: (data) => void handed.push(data as Uint8Array),
       defer() {},
     });
@@ -1129,6 +1131,7 @@ describe("a writer that may not wait", () => {
     expect(target.text).toBe("ab");
     const held: Uint8Array[] = [];
     const later = new StreamWriter({
+      unsent: 0,
       write: (data) => {
         held.push(data as Uint8Array);
         return new Promise(() => {});
@@ -1155,7 +1158,7 @@ describe("a writer that may not wait", () => {
 
 describe("a writer that failed", () => {
   test("tells all who wait for room, whichever of the target's promises they wait for", async () => {
-    const wfile = new StreamWriter({ write: () => new Promise(() => {}), defer() {} });
+    const wfile = new StreamWriter({ unsent: 0, write: () => new Promise(() => {}), defer() {} });
     const calls = [wfile.sendall("a"), wfile.sendall(new Uint8Array(20 * KiB)), wfile.flush()].map(codeOf);
     wfile.fail(new SocketError("ECONNRESET"));
     expect(await Promise.all(calls)).toEqual(["ECONNRESET", "ECONNRESET", "ECONNRESET"]);

@@ -166,7 +166,7 @@ class Mix {
 
   constructor(timers: Timers, options: readonly Options[]) {
     this.#timers = timers;
-    const writer = new StreamWriter({ write: () => undefined, defer() {} });
+    const writer = new StreamWriter({ unsent: 0, write: () => undefined, defer() {} });
     this.#files = options.map((of) => openFile(this.#reader, writer, "rw", of));
     this.#models = options.map((of) => new FileModel(of));
   }
@@ -487,6 +487,7 @@ const writes = async ({
 }): Promise<number> => {
   const sent: string[] = [];
   const writer = new StreamWriter({
+    unsent: 0,
     write: (data) => void sent.push(latin1(typeof data === "string" ? Buffer.from(data) : data)),
     defer() {},
   });

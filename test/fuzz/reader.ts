@@ -223,10 +223,15 @@ interface Waiting {
 /** A reader and its model, step by step. */
 class Mix implements ReaderSource {
   blocked = false;
-  readonly #reader = new StreamReader(this, { maxLine: MOST / 2, maxRead: MOST, maxPending: 0 });
+  readonly #reader = new StreamReader(this, {
+    maxLine: MOST / 2,
+    maxRead: MOST,
+    maxPending: 0,
+    minWriteRate: 0,
+  });
   readonly #file: BinaryFile = openFile(
     this.#reader,
-    new StreamWriter({ write: () => undefined, defer() {} }),
+    new StreamWriter({ unsent: 0, write: () => undefined, defer() {} }),
     "rwb",
   );
   readonly #timers: Timers;

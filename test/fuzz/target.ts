@@ -89,18 +89,19 @@ export class Timers {
     };
   }
 
-  /** `ms` later: what is due by then runs, and what that promises. */
+  /** `ms` later: what is due by then runs, each at its time, and what that promises. */
   async advance(ms: number): Promise<void> {
-    this.now += ms;
-    for (let ran = true; ran; ) {
-      ran = false;
-      for (const [number, { at, task }] of [...this.#set].sort(([, a], [, b]) => a.at - b.at)) {
-        if (at > this.now || !this.#set.delete(number)) continue;
-        task();
-        ran = true;
-      }
+    const until = this.now + ms;
+    for (;;) {
       await settled();
+      const [next] = [...this.#set].sort(([, a], [, b]) => a.at - b.at);
+      if (next === undefined || next[1].at > until) break;
+      const [number, { at, task }] = next;
+      this.#set.delete(number);
+      this.now = Math.max(this.now, at);
+      task();
     }
+    this.now = until;
   }
 
   [Symbol.dispose](): void {

@@ -99,6 +99,7 @@ class Sink implements WriterTarget {
   readonly borrows: boolean;
   readonly got: Data[] = [];
   heldBack = false; // as attended() and unattended() say
+  unsent = 0;
   #full = false;
   #promises: PromiseWithResolvers<void>[] = [];
   #taken: [number, Uint8Array][] = []; // large ones that wait, and where in `got`
@@ -114,6 +115,7 @@ class Sink implements WriterTarget {
     if (large && this.#full) this.#taken.push([this.got.length, data]);
     this.got.push(large && !this.#full ? new Uint8Array(data) : data);
     if (!this.#full) return undefined;
+    this.unsent += typeof data === "string" ? Buffer.byteLength(data) : data.length;
     if (large || this.#promises.length === 0) this.#promises.push(Promise.withResolvers());
     return this.#promises.at(-1)?.promise;
   }
@@ -145,6 +147,7 @@ class Sink implements WriterTarget {
 
   drain(): void {
     this.#full = false;
+    this.unsent = 0;
     for (const [at, bytes] of this.#taken.splice(0)) this.got[at] = new Uint8Array(bytes);
     for (const { resolve } of this.#promises.splice(0)) resolve();
   }
@@ -172,7 +175,12 @@ class Mix {
   constructor(timers: Timers, borrows: boolean) {
     this.#timers = timers;
     this.#sink = new Sink(borrows);
-    this.#writer = new StreamWriter(this.#sink, { maxLine: 1, maxRead: 1, maxPending: MOST });
+    this.#writer = new StreamWriter(this.#sink, {
+      maxLine: 1,
+      maxRead: 1,
+      maxPending: MOST,
+      minWriteRate: 0,
+    });
     this.#writer.onWritable(() => this.#told++);
   }
 
