@@ -4,12 +4,13 @@
  */
 
 import { DurableObject } from "cloudflare:workers";
-import { defineApp } from "socklet";
+import { defineApp, type OnEvent } from "socklet";
 import { SockletStorage, type WorkerModule, WorkerServer, workerFor } from "socklet/worker";
 import { scriptHandler } from "../../core/testing/index.ts";
 import { Echo } from "../../examples/echo.ts";
 import { KeyStore, RespServer } from "../../examples/resp.ts";
 import { type Board, Conformance, LocalBoard } from "../conformance/handler.ts";
+import { type Armed, Hostile, hostileListener, VALUES, withHostileHooks } from "../conformance/hostile.ts";
 import {
   doorOf,
   exampleContext,
@@ -56,7 +57,16 @@ class Doors {
       const board = boardOf(env);
       const [, place, index] = /^trace-(.+)-(\d+)$/.exec(door) ?? [];
       const example = streamExamples.get(door);
-      if (example !== undefined) {
+      if (door.startsWith("hostile")) {
+        // The way is two words, the value's name any number.
+        const [, hook, how, ...name] = door.split("-");
+        const armed: Armed = {
+          way: how ? `${hook}-${how}` : null,
+          value: VALUES[name.join("-")] ?? (() => null),
+        };
+        const Server = withHostileHooks(WorkerServer, armed) as typeof WorkerServer;
+        server = new Server(Hostile, { ...options, onEvent: hostileListener(armed, []) as OnEvent });
+      } else if (example !== undefined) {
         server = new WorkerServer(served(example), { ...options, context: exampleContext() });
       } else if (door.startsWith("life-")) {
         server = new WorkerServer(Life, { ...options, context: board });
