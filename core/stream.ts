@@ -46,6 +46,7 @@ const LOW = 64 * 1024; // bytes left when it is resumed: far enough from HIGH th
 const CRUMB = 512; // bytes; smaller pieces are put together, so that a peer sending single bytes costs no object each
 const TRAY = 4 * 1024; // bytes of one such putting together
 const KEEP = 4; // a piece smaller than a quarter of its backing memory is copied out, so that keeping it keeps no more
+const BULK = 64 * 1024; // bytes of a piece from which on it matters where the memory of its copy comes from
 const WINDOW = 8 * 1024; // bytes decoded at once for lines; also what one short line can keep alive in memory
 const GATHER_MARK = 16 * 1024; // bytes gathered before they leave at once
 const UNATTENDED = 1024 * 1024; // bytes of output that may wait while a handler reads on; far more than two ends greet each other with
@@ -120,7 +121,13 @@ export interface Lender {
   give(): boolean;
   /** Says that a read wanted no more than `size` of the bytes: the next need be no more. */
   fit(size: number): void;
+  /** A copy of `bytes`, 64 KiB or more, where the platform has memory for that which costs less than a new array. */
+  copy?(bytes: Uint8Array): Uint8Array;
 }
+
+/** A copy of `bytes`, which are lent. */
+const copyOfLent = (bytes: Uint8Array, lender: Lender): Uint8Array =>
+  bytes.length >= BULK && lender.copy !== undefined ? lender.copy(bytes) : copyOf(bytes);
 
 /** Where a reader's bytes come from. */
 export interface ReaderSource {
@@ -426,7 +433,7 @@ export class StreamReader extends Alarm {
     if (this.#size === 0) {
       this.#begin(bytes, 0, lender);
     } else if (!this.#ontoTray(bytes)) {
-      this.#more.push(lender === null || lender.give() ? bytes : copyOf(bytes));
+      this.#more.push(lender === null || lender.give() ? bytes : copyOfLent(bytes, lender));
     }
     this.#size += bytes.length;
     if (this.#waiting !== null) this.#settle();
@@ -817,11 +824,13 @@ export class StreamReader extends Alarm {
       const little = size * KEEP < chunk.buffer.byteLength;
       const copies = keep && (little || (lender !== null && !(whole && lender.give())));
       // First: what is taken may let the source bring more, into the memory that it lent.
-      const taken = copies
-        ? copyOf(chunk, from, from + size)
-        : whole
+      const taken = !copies
+        ? whole
           ? chunk
-          : chunk.subarray(from, from + size);
+          : chunk.subarray(from, from + size)
+        : lender !== null && size >= BULK
+          ? copyOfLent(chunk.subarray(from, from + size), lender)
+          : copyOf(chunk, from, from + size);
       this.#advance(size);
       return taken;
     }
@@ -858,10 +867,13 @@ export class StreamReader extends Alarm {
     const at = this.#at;
     this.#lender = null;
     if (lender.give()) return;
-    const rest = this.#chunk.length - at;
-    const own = memory(rest);
-    own.set(at === 0 ? this.#chunk : this.#chunk.subarray(at));
-    this.#chunk = own;
+    const rest = at === 0 ? this.#chunk : this.#chunk.subarray(at);
+    if (rest.length > SHARED) {
+      this.#chunk = copyOfLent(rest, lender);
+    } else {
+      this.#chunk = memory(rest.length);
+      this.#chunk.set(rest);
+    }
     this.#at = 0;
     this.#textFrom -= at;
     this.#bytesTo -= at;

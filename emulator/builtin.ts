@@ -46,4 +46,7 @@ export const lazy = {
   get tls() {
     return load("node:tls");
   },
+  get v8() {
+    return load("node:v8");
+  },
 };

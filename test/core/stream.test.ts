@@ -480,6 +480,30 @@ describe("memory", () => {
     expect((await reader.recv(10))?.buffer.byteLength).toBe(10);
   });
 
+  test("what is large and was lent is copied by its lender, where that knows how", async () => {
+    const reader = new StreamReader();
+    const lent = new Uint8Array(65 * KiB).fill(1);
+    const copies: number[] = [];
+    const copy = (bytes: Uint8Array): Uint8Array => {
+      copies.push(bytes.length);
+      return bytes.slice();
+    };
+    const lender = { give: () => false, fit() {}, copy };
+    const push = (fill: number, size: number): void => {
+      reader.push(lent.fill(fill).subarray(0, size), lender);
+      lent.fill(0xff);
+    };
+    const first = reader.recv(); // a read that waits
+    push(1, 64 * KiB);
+    push(2, 65 * KiB); // nobody waits
+    push(3, 64 * KiB); // behind another
+    push(4, 1 * KiB);
+    expect(copies).toEqual([64 * KiB, 65 * KiB, 64 * KiB]);
+    const got = [await first, await reader.recv(), await reader.recv(), await reader.recv()];
+    expect(got.map((bytes) => bytes?.length)).toEqual([64 * KiB, 65 * KiB, 64 * KiB, 1 * KiB]);
+    expect(got.map((bytes) => [...new Set(bytes)])).toEqual([[1], [2], [3], [4]]);
+  });
+
   test("crumbs between larger pieces share a tray: no more than twice the bytes are held", () => {
     const held = new Set<ArrayBufferLike>();
     const views = vi.spyOn(Uint8Array.prototype, "subarray");
