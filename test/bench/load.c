@@ -11,7 +11,7 @@
 //   load source             listens, says {"port":…}, and sends to the first who connects, who closes at the end
 //
 //   --connections N  --seconds S  --warmup S  --stall S   all modes
-//   --pid N                                               also the CPU that this process uses while it is measured
+//   --pid N                                               also the CPU, page faults and switches of this process meanwhile
 //   --udp                                                 echo: a datagram a message, a socket a connection
 //   --rate N                                              echo: N messages a second, on whichever connection is free;
 //                                                         times count from when a message was due, so a server that
@@ -49,6 +49,12 @@ enum {
 };
 static const uint64_t SECOND = 1000000000u;  // nanoseconds
 
+struct usage {
+  double cpu;       // seconds, user and kernel, of all threads; in ticks of 10 ms
+  double faults;    // pages that were given to it without a disk being read
+  double switches;  // of its main thread from a core to another thread or to sleep, and back
+};
+
 struct connection {
   int fd;
   bool waits_for_room;   // the kernel took less than was to go: EPOLLOUT is armed
@@ -75,7 +81,8 @@ static socklen_t server_size;
 // What is measured: in all, and since the warm-up ended.
 static uint64_t all_operations, all_bytes, operations, bytes, histogram[BUCKETS], slowest;
 static uint64_t first_start, start, finish;
-static double measured_seconds, server_cpu, server_cpu_before;
+static double measured_seconds;
+static struct usage server_used, server_before;
 static bool measuring, stopping;
 
 static int poller;
@@ -94,22 +101,37 @@ static const unsigned char *slice(const struct connection *c, uint64_t number) {
   return table + ((index * 0x85EBCA6Bu + number * 0x9E3779B1u) & (TABLE - 1));
 }
 
-// CPU seconds of the server so far: all its threads, user and kernel, in ticks of 10 ms (proc_pid_stat(5)).
-static double cpu_of_server(void) {
-  char path[32], text[1024];
-  if (pid == 0) return 0;
-  snprintf(path, sizeof path, "/proc/%ld/stat", pid);
+static void read_of_server(const char *name, char *text, size_t size) {
+  char path[32];
+  snprintf(path, sizeof path, "/proc/%ld/%s", pid, name);
   FILE *file = fopen(path, "r");
-  size_t n = file ? fread(text, 1, sizeof text - 1, file) : 0;
+  size_t n = file ? fread(text, 1, size - 1, file) : 0;
   if (file) fclose(file);
   text[n] = 0;
-  unsigned long user, kernel;
+}
+
+// What the server has used so far (proc_pid_stat(5), proc_pid_status(5)).
+static struct usage usage_of_server(void) {
+  struct usage used = {0};
+  char text[4096];
+  if (pid == 0) return used;
+  read_of_server("stat", text, sizeof text);
+  unsigned long faults, user, kernel;
   char *after = strrchr(text, ')');  // the name may hold spaces and parentheses
-  if (!after || sscanf(after + 2, "%*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu", &user, &kernel) != 2) {
+  if (!after ||
+      sscanf(after + 2, "%*c %*d %*d %*d %*d %*d %*u %lu %*u %*u %*u %lu %lu", &faults, &user, &kernel) != 3) {
     fprintf(stderr, "load: process %ld is not there\n", pid);
     exit(2);
   }
-  return (double)(user + kernel) / (double)sysconf(_SC_CLK_TCK);
+  used.cpu = (double)(user + kernel) / (double)sysconf(_SC_CLK_TCK);
+  used.faults = (double)faults;
+  read_of_server("status", text, sizeof text);
+  static const char *const kinds[] = {"\nvoluntary_ctxt_switches:", "\nnonvoluntary_ctxt_switches:"};
+  for (int i = 0; i < 2; i++) {
+    char *at = strstr(text, kinds[i]);
+    if (at) used.switches += strtod(at + strlen(kinds[i]), NULL);
+  }
+  return used;
 }
 
 static unsigned bucket_of(uint64_t ns) {
@@ -145,11 +167,12 @@ static void report(int errors) {
   printf("{\"mode\":\"%s\",\"connections\":%ld,\"size\":%ld,\"operations\":%llu,\"bytes\":%llu,"
          "\"seconds\":%.6f,\"rate\":%.1f,\"mibPerSecond\":%.2f,\"p50us\":%.1f,\"p99us\":%.1f,\"maxus\":%.1f,"
          "\"totalOperations\":%llu,\"totalBytes\":%llu,\"totalSeconds\":%.6f,\"serverCpuSeconds\":%.2f,"
+         "\"serverFaults\":%.0f,\"serverSwitches\":%.0f,"
          "\"loadCpuSeconds\":%.3f,\"errors\":%d}\n",
          mode, connections, size, (unsigned long long)operations, (unsigned long long)bytes, s,
          s > 0 ? (double)operations / s : 0, s > 0 ? (double)bytes / s / 1048576 : 0, percentile_us(0.5),
          percentile_us(0.99), (double)slowest / 1000, (unsigned long long)all_operations,
-         (unsigned long long)all_bytes, total, server_cpu, cpu, errors);
+         (unsigned long long)all_bytes, total, server_used.cpu, server_used.faults, server_used.switches, cpu, errors);
   fflush(stdout);
 }
 
@@ -318,7 +341,7 @@ static void begin_phases(uint64_t t) {
   start = t + (uint64_t)(warmup * 1e9);
   finish = start + (uint64_t)(seconds * 1e9);
   measuring = warmup == 0;
-  server_cpu_before = cpu_of_server();
+  server_before = usage_of_server();
 }
 
 static void next_phase(uint64_t t) {
@@ -326,11 +349,16 @@ static void next_phase(uint64_t t) {
     measuring = true;
     start = t;
     finish = t + (uint64_t)(seconds * 1e9);
-    server_cpu_before = cpu_of_server();
+    server_before = usage_of_server();
   }
   if (measuring && t >= finish) {
     measured_seconds = (double)(t - start) / 1e9;
-    server_cpu = cpu_of_server() - server_cpu_before;
+    struct usage end = usage_of_server();
+    server_used = (struct usage){
+        .cpu = end.cpu - server_before.cpu,
+        .faults = end.faults - server_before.faults,
+        .switches = end.switches - server_before.switches,
+    };
     measuring = false;
     stopping = true;  // what is under way is still awaited and checked
   }

@@ -126,6 +126,8 @@ interface LoadReport {
   readonly seconds: number;
   readonly totalBytes: number;
   readonly serverCpuSeconds: number;
+  readonly serverFaults: number;
+  readonly serverSwitches: number;
 }
 
 // ------------------------------------------------------------------------------------------------------ servers
@@ -251,11 +253,18 @@ export class Bench {
       load.mode === "source"
         ? this.#download(port, "some", length, watched)
         : this.#ask(port, load, rate, length, watched);
-    const { operations, bytes, seconds, serverCpuSeconds, ...told } = await run;
+    const { operations, bytes, seconds, serverCpuSeconds, serverFaults, serverSwitches, ...told } = await run;
     await sleep(SETTLE_MS);
     if (child.ended) throw new Error(`the server ended: ${child.stderr}`);
     const cpu = (work: number): Run =>
-      work === 0 ? {} : { cpuUs: (serverCpuSeconds / work) * 1e6, busy: serverCpuSeconds / seconds };
+      work === 0
+        ? {}
+        : {
+            cpuUs: (serverCpuSeconds / work) * 1e6,
+            busy: serverCpuSeconds / seconds,
+            faults: serverFaults / work,
+            switches: serverSwitches / work,
+          };
     if (load.mode === "bulk" || load.mode === "source")
       return { rate: told.mibPerSecond, ...cpu(bytes / 2 ** 20) };
     return { rate: told.rate, p50us: told.p50us, p99us: told.p99us, ...cpu(operations) };

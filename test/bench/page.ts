@@ -68,8 +68,8 @@ function goals({ cases }: Results): string {
                 `${bench.title} with ${nameOf(bench, goal.of)} (${digits(goal.ratio.median)}, goal ${goalText(bench, goal)}${goal.verdict === "missed by CPU" ? "; its CPU speaks against it" : ""})`,
             ),
           )}.`;
-  return `A goal is met when the median of the ratios reaches it, and the CPU for a unit of work does not speak against it (its
-whole interval worse than the goal allows). ${sentence}
+  return `A goal is met when the median of the ratios reaches it, or their interval has it and is narrower than ±5 %, and the CPU
+for a unit of work does not speak against it (its whole interval worse than the goal allows). ${sentence}
 
 ${rowsOf([["work", "program", "goal", "ratio [95 %]", "CPU ratio [95 %]", ""], ...rows])}${bounds(
   missed.map(({ bench }) => bench),

@@ -120,7 +120,18 @@ const firstLine = (text: string): string => text.split("\n", 1)[0]!.replaceAll(/
 
 /** Every program in every case: a Markdown table, and a line of what it was measured on. */
 export function allFigures(results: Results): string {
-  const head = ["work", "program", "did", "ratio [95 %]", "CPU µs", "CPU ratio [95 %]", "busy", "rounds"];
+  const head = [
+    "work",
+    "program",
+    "did",
+    "ratio [95 %]",
+    "CPU µs",
+    "CPU ratio [95 %]",
+    "busy",
+    "faults",
+    "switches",
+    "rounds",
+  ];
   const rows = results.cases.flatMap((bench) =>
     measured(bench).map(({ one, summary: { medians, ratio, cpuRatio, p99Ratio, rounds } }, i) => [
       i === 0 ? bench.title : "",
@@ -132,6 +143,7 @@ export function allFigures(results: Results): string {
       medians.cpuUs === undefined ? "—" : short(medians.cpuUs),
       ratioText(cpuRatio),
       medians.busy === undefined ? "—" : percent(medians.busy),
+      ...[medians.faults, medians.switches].map((count) => (count === undefined ? "—" : short(count))),
       String(rounds),
     ]),
   );
@@ -140,7 +152,8 @@ export function allFigures(results: Results): string {
     "",
     `${results.date}: ${results.rounds} rounds of ${results.seconds} s, ${machineText(results)}, ${versionsText(results)}. ` +
       "Medians; ratios are of the same round, to the first program of each work, with the 95 % interval of their median. " +
-      "CPU is the server's for one unit of work; busy is its share of one core: well below 100 % the load was the limit.",
+      "CPU is the server's for one unit of work; busy is its share of one core: well below 100 % the load was the limit. " +
+      "Faults are its page faults, and switches those of its main thread from and to its core, both for one unit of work.",
     ...gaps(results).flatMap((gap) => ["", gap]),
     "",
   ].join("\n");

@@ -1,7 +1,8 @@
 /**
  * The bench: Socklet beside the bare platform that does the same work, and beside other servers.
  *
- *     npm run bench                              all that is installed
+ *     npm run bench                              all that is installed, in one form each
+ *     npm run bench -- --full                    also the other windows of the bulk echo
  *     npm run bench -- echo resp-P16             the cases of that name, or whose names hold the word
  *     npm run bench -- --list                    their names, and how long they take
  *     npm run bench -- --rounds 25 --seconds 1   12 rounds of 0.25 s where nothing is said
@@ -44,6 +45,7 @@ const { values: options, positionals: words } = parseArgs({
     seconds: { type: "string", default: "0.25" },
     self: { type: "boolean", default: false },
     list: { type: "boolean", default: false },
+    full: { type: "boolean", default: false },
     publish: { type: "boolean", default: false },
     minutes: { type: "string", default: "14" },
   },
@@ -63,7 +65,7 @@ function note(text: string): void {
 
 // ------------------------------------------------------------------------------------------------- what is run
 
-/** The cases that `words` mean: a whole name means that case alone, anything else each case that holds it. */
+/** The cases that `words` mean: a whole name means that case alone, anything else each case that holds it. Without words, all, or those of a plain run. */
 function choose(): readonly BenchCase[] {
   const unknown = words.filter((word) => !cases.some(({ name }) => name.includes(word)));
   if (unknown.length > 0) throw new RangeError(`no case is called ${unknown.join(", ")}: see --list`);
@@ -71,7 +73,8 @@ function choose(): readonly BenchCase[] {
   const names = words.flatMap((word) =>
     all.includes(word) ? [word] : all.filter((name) => name.includes(word)),
   );
-  return words.length === 0 ? cases : cases.filter(({ name }) => names.includes(name));
+  if (words.length === 0) return options.full ? cases : cases.filter(({ full }) => !full);
+  return cases.filter(({ name }) => names.includes(name));
 }
 
 /** `bench` with those of its programs that can run here; `null` where that leaves nothing to compare. */

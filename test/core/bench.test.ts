@@ -95,6 +95,16 @@ describe("statistics", () => {
       ratio(0.21, 0.22, 0.3),
       "missed by CPU",
     ],
+    ["just below, but no further than can be told", { least: 1 }, ratio(0.96, 0.99, 1.03), null, "met"],
+    ["just below, and nobody knows how far", { least: 1 }, ratio(0.9, 0.99, 1.1), null, "missed"],
+    ["just below, for sure", { least: 1 }, ratio(0.98, 0.985, 0.99), null, "missed"],
+    [
+      "just above what is allowed, but no further than can be told",
+      { most: 1.3 },
+      ratio(1.28, 1.31, 1.34),
+      null,
+      "met",
+    ],
     ["at most, and is", { most: 1.3 }, ratio(1.2, 1.3, 1.4), null, "met"],
     ["at most, and is not", { most: 1.3 }, ratio(1.2, 1.31, 1.4), null, "missed"],
     ["at most, but not the CPU", { most: 1.3 }, ratio(1, 1.1, 1.2), ratio(1.31, 1.4, 1.5), "missed by CPU"],
@@ -302,10 +312,10 @@ describe("docs/performance.md", () => {
   test("the table of a run against itself", () => {
     const table = allFigures(invented(6, { "echo-64B-50": rate({ bare: 1, socklet: 1 }) }, { self: true }));
     expect(table.split("\n")[0]).toBe(
-      "| work | program | did | ratio [95 %] | CPU µs | CPU ratio [95 %] | busy | rounds |",
+      "| work | program | did | ratio [95 %] | CPU µs | CPU ratio [95 %] | busy | faults | switches | rounds |",
     );
     expect(table).toContain(
-      "| bare Node | 100 k/s | **1.00** [1.00–1.00] | 10 | **1.00** [1.00–1.00] | 100 % | 6 |",
+      "| bare Node | 100 k/s | **1.00** [1.00–1.00] | 10 | **1.00** [1.00–1.00] | 100 % | — | — | 6 |",
     );
   });
 
