@@ -54,6 +54,12 @@ import { boundStorage } from "./storage.ts";
  * lost and that nobody asks.
  */
 const HEARTBEAT = 20_000;
+/**
+ * ms that a connection whose peer takes nothing has to be let go of, when its session is over. Neither `close()` nor the
+ * writer's `abort()` does it while a write is blocked, and it keeps the object (130 s and more, workerd 2026-10-23): the object is
+ * given up then. Whoever asks it finds the record.
+ */
+const LET_GO = 2_000;
 
 /** What a session's object is made for. */
 export interface SessionSetup {
@@ -201,6 +207,8 @@ export class SessionObject extends PlatformObject<SockletBindings> implements Se
     if (this.#session !== session) return;
     this.ctx.storage.sql.exec("UPDATE session SET told = 1");
     await this.ctx.storage.deleteAlarm();
+    if (session.blocked)
+      setTimeout(() => this.ctx.abort("the session is over, and its peer takes nothing"), LET_GO);
   }
 
   async #drop(): Promise<void> {

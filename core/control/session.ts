@@ -132,6 +132,7 @@ export class Session {
   #redact: Redactor = asIs;
   #socket: StreamSocket | undefined;
   #halfClosing: Promise<void> | undefined;
+  #blocked = false;
   #timer: ReturnType<typeof setTimeout> | undefined;
 
   private constructor(info: SessionInfo, log: EventLog<SessionEvent>, store: SessionStore | undefined) {
@@ -173,6 +174,11 @@ export class Session {
 
   get over(): boolean {
     return isOver(this.#info.state);
+  }
+
+  /** Whether output waited for a peer that takes nothing when the session was ended. */
+  get blocked(): boolean {
+    return this.#blocked;
   }
 
   /** The record as it is now. */
@@ -232,6 +238,7 @@ export class Session {
   /** Ends it, as `cut`; resolves when it is over, within a second even where the handler does not notice. */
   async end(reason = new SocketError("ECANCELED", "the session was ended by request")): Promise<SessionInfo> {
     if (!this.over) {
+      if (this.#socket !== undefined && !this.#socket.closed) this.#blocked = !this.#socket.wfile.writable;
       this.#controller.abort(reason);
       this.#socket?.abort();
       await this.wait(END_GRACE);
