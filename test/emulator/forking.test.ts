@@ -330,10 +330,10 @@ describe("a request in a child", () => {
   });
 
   test("is idle only when its connection carries nothing", async () => {
-    const { events, address } = await serving({ idleTimeout: 600 });
+    const { events, address } = await serving({ idleTimeout: 3_000 });
     const socket = await dial(address);
     // Answers for twice as long as its patience.
-    for (const until = performance.now() + 1200; performance.now() < until; ) await ask(socket, "spin 20");
+    for (const until = performance.now() + 6_000; performance.now() < until; ) await ask(socket, "spin 20");
     expect(events.of("timeout")).toEqual([]);
     expect(await codeOf(socket.recv())).toBe("ECONNRESET");
     expect(await events.next("timeout")).toMatchObject({ limit: "idleTimeout" });
@@ -373,9 +373,10 @@ describe("a request in a child", () => {
 
 describe("a handler that does the worst", () => {
   for (const [limit, loop] of [
-    [{ requestTimeout: 1000 }, "loop"],
-    [{ blockTimeout: 600 }, "loop"],
-    [{ blockTimeout: 600 }, "microtasks"],
+    // Far above what the requests of others take, which the same limit would cut.
+    [{ requestTimeout: 4_000 }, "loop"],
+    [{ blockTimeout: 3_000 }, "loop"],
+    [{ blockTimeout: 3_000 }, "microtasks"],
   ] as const) {
     test(`${loop} for ever: its child is killed by ${Object.keys(limit)}, and others are served meanwhile`, async () => {
       const { server, events, address } = await serving({ maxChildren: 2, restartDelay: 1 });
@@ -822,7 +823,7 @@ describe("on a path", () => {
   test("connections: one that loops costs itself, and the file goes with the server", async () => {
     const path = join(await folder(), "s");
     const { server, events, address } = await serving(
-      { blockTimeout: 400, restartDelay: 1 },
+      { blockTimeout: 3_000, restartDelay: 1 },
       ForkingUnixStreamServer,
       Obeys,
       { path },
@@ -914,7 +915,7 @@ describe("datagrams", () => {
   });
 
   for (const [line, options] of [
-    ["loop", { blockTimeout: 400 }],
+    ["loop", { blockTimeout: 3_000 }],
     ["exit 3", {}],
     ["throwLater oh no", {}],
   ] as const) {
