@@ -7,7 +7,7 @@ import type net from "node:net";
 import type { Address } from "../core/address.ts";
 import { isApp } from "../core/app.ts";
 import { checkDatagramSize, Datagram, knownSender } from "../core/datagram.ts";
-import { plain } from "../core/describe.ts";
+import { jsonOf, plain } from "../core/describe.ts";
 import { SocketError } from "../core/errors.ts";
 import type { HandlerClass, HandlerServer, RequestScope } from "../core/handler.ts";
 import { disown } from "../core/promises.ts";
@@ -28,15 +28,26 @@ const tell = (report: Report): void => {
   if (process.connected) process.send?.({ socklet: report }, undefined, undefined, () => {}); // a parent that is gone is told nothing
 };
 
-const UNCLONED = 1024 * 1024; // bytes of JSON that are told of what has no clone
+const MOST_TOLD = 4 * 1024 * 1024; // bytes, as JSON, of what is told: the channel takes seconds for 100 MB, and what is told after it waits
 
-/** Tells the parent what a handler said or gave: what has no clone, such as a function, as far as JSON can say it. */
-const tellWith = (value: unknown, report: (value: unknown) => Report): void => {
+/** Whether `value` is too much for the channel. */
+const isTooMuch = (value: unknown): boolean => {
   try {
-    tell(report(value));
+    return jsonOf(value, MOST_TOLD).json === undefined;
   } catch {
-    tell(report(plain(value, UNCLONED)));
+    return false; // a cycle, which has a clone
   }
+};
+
+/** Tells the parent what a handler said or gave: what has no clone, such as a function, as far as JSON can say it; what is too much as `{ omitted: <its size> }`. */
+const tellWith = (value: unknown, report: (value: unknown) => Report): void => {
+  if (!isTooMuch(value)) {
+    try {
+      tell(report(value));
+      return;
+    } catch {}
+  }
+  tell(report(plain(value, MOST_TOLD)));
 };
 
 /** One request that runs: what its handler can ask about it. */

@@ -265,7 +265,7 @@ export function ForkingMixIn<Base extends NetServerClass>(Server: Base): Forking
       if (isThenable(serving) && this.running >= this.capacity) return this.oneEnded();
     }
 
-    /** Has a child make the handler and run it; gives a clone of what `handle` gave. Rejects with what it threw, or why the child is lost. */
+    /** Has a child make the handler and run it; gives a clone of what `handle` gave, of at most 4 MiB. Rejects with what it threw, or why the child is lost. */
     override finishRequest(request: object, address: Address | null): Promise<unknown> {
       const scope = this.scope(request);
       const { promise, resolve, reject } = Promise.withResolvers<unknown>();

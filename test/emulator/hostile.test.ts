@@ -4,8 +4,9 @@ import { once } from "node:events";
 import net from "node:net";
 import { fileURLToPath } from "node:url";
 import type { OnEvent, SockletEvent } from "socklet";
-import { ForkingTCPServer, handlerFrom, TCPServer, ThreadingTCPServer } from "socklet/emulator";
+import { ForkingTCPServer, handlerFrom, serveApp, TCPServer, ThreadingTCPServer } from "socklet/emulator";
 import { describe, expect, onTestFinished, test } from "vitest";
+import { disown } from "../../core/promises.ts";
 import {
   type Armed,
   HANDLER_WAYS,
@@ -103,6 +104,25 @@ describe("socklet serve", () => {
   const portOf = async (program: Program, name: string): Promise<number> =>
     Number(/:(\d+)\s*$/.exec(await program.line(new RegExp(`^${name} `)))?.[1]);
 
+  test.each([["--no-control"], ["--verbose", "--control-port", "0"]])(
+    "%s %s: serves on, whatever its handlers give, serial, side by side and in children",
+    async (...flags) => {
+      const program = served(...flags.filter((flag) => flag !== undefined));
+      for (const listener of ["Hostile", "Serial", "Forking"]) {
+        const port = await portOf(program, listener);
+        for (const name of NAMES) {
+          for (const way of HANDLER_WAYS) await say(port, `${way} ${name}`); // each ends
+          expect([name, await say(port, "ok")]).toEqual([name, "done\n"]);
+        }
+      }
+      program.kill("SIGTERM");
+      const { code, stderr } = await program.ended;
+      expect(code).toBe(0);
+      for (const line of stderr.trimEnd().split("\n")) expect(line).toMatch(/^socklet: \P{C}*$/u);
+    },
+    TIMEOUT,
+  );
+
   test("tells of a promise that nobody awaits, whose it was, and serves on", async () => {
     const program = served("--no-control");
     const port = await portOf(program, "Unattended");
@@ -148,6 +168,34 @@ describe("socklet serve", () => {
       const { code, stderr } = await program.ended;
       expect(stderr).toMatch(/^socklet: Unattended {2}uncaught exception: /);
       expect(stderr).toContain("socklet: an uncaught exception: draining 1 running");
+      expect(code).toBe(1);
+    },
+  );
+});
+
+describe("context()", () => {
+  test.each(NAMES)("that throws %s: serveApp() rejects", async (name) => {
+    process.env.HOSTILE_CONTEXT = name;
+    onTestFinished(() => {
+      delete process.env.HOSTILE_CONTEXT;
+    });
+    const { app } = await import("./fixtures/hostile-app.ts");
+    const opened = await serveApp(app, { anyPort: true }).then(
+      () => "opened",
+      (error) => {
+        disown(error, () => {}); // a promise that was thrown is its caller's
+        return "rejected";
+      },
+    );
+    expect(opened).toBe("rejected");
+  });
+
+  test.each(["null", "symbol", "no-prototype", "proxy", "error-getters", "error-objects", "large-error"])(
+    "that throws %s: socklet serve says what can be said, in one line",
+    async (name) => {
+      await using program = start("env", [`HOSTILE_CONTEXT=${name}`, process.execPath, ...SERVE], TIMEOUT);
+      const { code, stderr } = await program.ended;
+      expect(stderr).toMatch(/^socklet: \P{C}*\n$/u);
       expect(code).toBe(1);
     },
   );
