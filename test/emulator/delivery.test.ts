@@ -3,20 +3,26 @@
  * Time is the test's own where time-outs are meant: how long anything takes decides nothing.
  */
 
+import { once } from "node:events";
 import { mkdtempSync, rmSync } from "node:fs";
 import net from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import tls from "node:tls";
+import fc from "fast-check";
 import {
   BaseRequestHandler,
+  defineApp,
   type InternetAddress,
   type StreamOptions,
   type StreamSocket,
+  streamHandler,
   type UnixAddress,
 } from "socklet";
-import { ThreadingTCPServer } from "socklet/emulator";
+import { controlClient } from "socklet/control";
+import { serveApp, TCPConnector, ThreadingTCPServer } from "socklet/emulator";
 import { afterAll, afterEach, describe, expect, onTestFinished, test, vi } from "vitest";
+import { ForkingTCPServer, handlerFrom } from "../../emulator/forking.ts";
 import { intake } from "../../emulator/intake.ts";
 import { ThreadingUnixStreamServer } from "../../emulator/unix.ts";
 import { Told } from "../core/told.ts";
@@ -155,6 +161,24 @@ const readSlowly = async (request: StreamSocket, client: Reader, size: number): 
   return rounds;
 };
 
+const mix = fc.record({
+  steps: fc.array(
+    fc.record({
+      bytes: fc.oneof(
+        fc.nat(300),
+        fc.integer({ min: 16_000, max: 70_000 }),
+        fc.integer({ min: 200_000, max: 3_000_000 }),
+      ),
+      how: fc.constantFrom("write", "flush", "sendall", "turn"),
+    }),
+    { maxLength: 5 }, // at most SIZE in all
+  ),
+  reads: fc.array(fc.oneof(fc.nat(1_000), fc.nat(1_000_000)), { maxLength: 6 }),
+  closeTimeout: fc.constantFrom(30, 5_000),
+  rest: fc.constantFrom("read", "read", "end", "reset", "stall"),
+  stop: fc.constantFrom("no", "no", "close", "abort"),
+});
+
 const writesAll = (request: StreamSocket): void => {
   request.wfile.write(written);
 };
@@ -264,6 +288,47 @@ describe.each(places)("$name", (place) => {
     expect(told.of("end")).toMatchObject([{ failed: true }]);
   });
 
+  test("whatever the sizes, the reading, half-closes, resets and stops: a prefix arrives, and all where no event says otherwise", async () => {
+    await fc.assert(
+      fc.asyncProperty(mix, async ({ steps, reads, closeTimeout, rest, stop }) => {
+        let size = 0;
+        const handle = async (request: StreamSocket): Promise<void> => {
+          for (const { bytes, how } of steps) {
+            const piece = written.subarray(size, size + bytes);
+            size += bytes;
+            if (how === "sendall") await request.sendall(piece);
+            else request.wfile.write(piece);
+            if (how === "flush") await request.wfile.flush();
+            if (how === "turn") await new Promise((resolve) => setImmediate(resolve));
+          }
+        };
+        const { told, client, server } = await meet(place, handle, { timeout: 2_000, closeTimeout });
+        for (const bytes of reads) {
+          for (const until = client.got + bytes; client.got < until && (await client.read()); );
+          await new Promise((resolve) => setImmediate(resolve));
+        }
+        if (rest === "end") client.socket.end();
+        if (rest === "reset") client.socket.destroy();
+        if (stop === "abort") server.abort();
+        if (rest !== "stall") await client.readAll();
+        if (stop === "close") await server.serverClose();
+        await told.count("end", 1);
+        await client.readAll();
+        const [end] = told.of("end");
+        if (end?.failed) {
+          expect(told.of("error").length).toBeGreaterThan(0);
+          expect(end.bytesWritten).toBeLessThanOrEqual(size);
+        } else {
+          expect(end?.bytesWritten).toBe(size);
+          if (rest !== "reset") expect([client.got, client.code]).toEqual([size, null]);
+        }
+        client.socket.destroy();
+        await server.serverClose();
+      }),
+      { numRuns: Number(process.env.SOCKLET_DELIVERY_RUNS ?? 25), interruptAfterTimeLimit: 20_000 },
+    );
+  }, 60_000);
+
   test("a peer that resets what it did not read: it is told, with the bytes that had left", async () => {
     const { told, client, request } = await meet(place, writesAll, {});
     await expect.poll(() => request.wfile.unsent).toBeGreaterThan(0);
@@ -277,4 +342,97 @@ describe.each(places)("$name", (place) => {
     expect(bytesWritten).toBeLessThan(SIZE);
     expect(bytesWritten).toBeGreaterThan(client.got - 256 * 1024);
   });
+});
+
+test("a slow reader that goes on sending gets what its kernel had not taken at the close", async () => {
+  holdTime();
+  let size = 0;
+  const fills = (request: StreamSocket): void => {
+    for (; request.wfile.unsent === 0 && size < SIZE; size += 64 * 1024) {
+      request.wfile.write(written.subarray(size, size + 64 * 1024));
+    }
+  };
+  const { told, client, request } = await meet({ name: "TCP" }, fills, { closeTimeout: 1_000_000 });
+  while (request.wfile.unsent > 0) await client.read();
+  await told.count("end", 1);
+  expect(told.of("end")).toMatchObject([{ failed: false, bytesWritten: size }]);
+  // All is the kernel's. Its peer reads a little now and then, and sends, which a socket that is closed answers by a reset.
+  let looks = 0;
+  for (; (request.wfile.unacknowledged() ?? 0) > 0; looks++) {
+    await pass(2_000);
+    client.socket.write("more");
+    for (const until = client.got + MB / 2; client.got < until && (await client.read()); );
+  }
+  await client.readAll();
+  expect([client.got, client.ended, client.code]).toEqual([size, true, null]);
+  if (process.platform === "linux") expect(looks).toBeGreaterThan(0);
+});
+
+test("a connector's run() rejects with why not all has left, and its end says so", async () => {
+  const server = net.createServer({ pauseOnConnect: true }).listen(0, "127.0.0.1");
+  onTestFinished(() => void server.close());
+  await once(server, "listening");
+  const { port } = server.address() as net.AddressInfo;
+  const accepted: net.Socket[] = [];
+  server.on("connection", (socket) => accepted.push(socket.on("error", () => {})));
+  const told = new Told();
+  const Writes = streamHandler(({ wfile }) => {
+    wfile.write(written);
+    return "done";
+  });
+  const connector = new TCPConnector({ hostname: "127.0.0.1", port }, Writes, {
+    onEvent: told.on,
+    stream: { closeTimeout: 50 },
+  });
+  await expect(connector.run()).rejects.toMatchObject({ code: "ETIMEDOUT" });
+  expect(told.of("end")).toMatchObject([{ failed: true }]);
+  for (const socket of accepted) socket.destroy();
+});
+
+test("what a child cuts is told by its parent, and the peer sees a reset", async () => {
+  const told = new Told();
+  const module = new URL("fixtures/forking-handlers.ts", import.meta.url).href;
+  const server = new ForkingTCPServer("127.0.0.1:0", handlerFrom(module, "WritesMuch"), {
+    onEvent: told.on as never,
+    stream: { closeTimeout: 200 },
+  });
+  onTestFinished(() => server.serverClose());
+  const { port } = (await server.listen()) as InternetAddress;
+  void server.serveForever();
+  const client = net.connect({ port, host: "127.0.0.1", allowHalfOpen: true }).pause();
+  let code: string | undefined;
+  client.on("error", (error: NodeJS.ErrnoException) => {
+    code = error.code;
+  });
+  await told.count("end", 1);
+  expect(told.of("end")).toMatchObject([{ failed: true }]);
+  expect(told.of("end")[0]?.bytesWritten).toBeLessThan(SIZE);
+  expect(told.of("error")).toMatchObject([{ error: { code: "ETIMEDOUT" } }]);
+  client.resume();
+  await new Promise((resolve) => client.once("close", resolve));
+  expect(code).toBe("ECONNRESET");
+});
+
+test("a session's record says that a reply was cut", async () => {
+  const Writes = streamHandler(({ wfile }) => void wfile.write(written));
+  const app = defineApp({
+    handlers: { writes: Writes },
+    listen: [{ handler: "writes", address: "tcp://127.0.0.1:0", options: { stream: { closeTimeout: 50 } } }],
+  });
+  const told = new Told();
+  await using served = await serveApp(app, {
+    onEvent: told.on,
+    control: { port: 0, tokens: "a-token-for-the-tests" },
+  });
+  const control = controlClient(served.control?.url as string, { token: "a-token-for-the-tests" });
+  const client = net.connect(Number(new URL(served.listeners[0]?.url as string).port), "127.0.0.1").pause();
+  client.on("error", () => {});
+  await told.count("end", 1);
+  const { sessions } = await control.sessions.list();
+  const { id } = sessions[0] as { id: string };
+  for await (const _ of control.sessions.follow(id));
+  const over = await control.sessions.get(id);
+  expect(over).toMatchObject({ state: "failed", error: { code: "ETIMEDOUT" } });
+  expect(over.bytesWritten).toBeLessThan(SIZE);
+  client.destroy();
 });
