@@ -26,6 +26,7 @@ const SERVE = [
   "serve",
   file("./fixtures/hostile-app.ts"),
 ];
+const FLAGS = ["--any-port", "--control-port", "0", "--verbose"];
 const TIMEOUT = 300_000; // ms: one program does many things
 const NAMES = Object.keys(VALUES);
 
@@ -199,4 +200,69 @@ describe("context()", () => {
       expect(code).toBe(1);
     },
   );
+});
+
+describe("a terminal", () => {
+  const STEERING = "a\u009b31m\u001b[2J\u007f\u202eb\u2028\u2066\u200d\ue000c";
+  const ESCAPED = "a\\x9b31m\\x1b[2J\\x7f\\u{202e}b\\u{2028}\\u{2066}\\u{200d}\\u{e000}c";
+  const STEERS = /[^\n\P{C}]|\p{Zl}|\p{Zp}/u;
+  const CLI = SERVE.slice(0, 2);
+
+  test("is not steered by what a peer says: in the log, in a record, in events, as text and as JSON", async () => {
+    const told = start(
+      "env",
+      ["SOCKLET_TOKENS=abcdefghijklmnop0123", process.execPath, ...SERVE, ...FLAGS],
+      TIMEOUT,
+    );
+    onTestFinished(() => told[Symbol.asyncDispose]());
+    const port = Number(/:(\d+)\s*$/.exec(await told.line(/^Repeats /))?.[1]);
+    const url = (await told.line(/^control /)).replace(/^control +|\/v1\s*$/g, "");
+    const control = async (...args: string[]): Promise<string> => {
+      const more = [...args, "--url", url, "--token", "abcdefghijklmnop0123"];
+      await using program = start(process.execPath, [...CLI, "sessions", ...more], TIMEOUT);
+      const { stdout, stderr } = await program.ended;
+      expect(stderr).toBe("");
+      expect(stdout.toString()).not.toMatch(STEERS);
+      return stdout.toString();
+    };
+    await say(port, STEERING);
+    await say(port, `throw ${STEERING}`);
+    const { sessions } = JSON.parse(await control("list", "--json"));
+    const [failed, ended] = sessions as { id: string }[];
+    const { error } = JSON.parse(await control("show", failed?.id ?? "", "--json"));
+    expect(error.message).toContain(ESCAPED); // as a SocketError is
+    await control("show", failed?.id ?? "");
+    const events = (await control("follow", ended?.id ?? "", "--json")).trimEnd().split("\n");
+    expect(events.map((line) => JSON.parse(line)).find(({ type }) => type === "handler")).toMatchObject({
+      detail: STEERING,
+    });
+    await control("follow", ended?.id ?? "");
+    const headers = { authorization: "Bearer abcdefghijklmnop0123" };
+    for (const path of ["/v1/sessions", `/v1/sessions/${failed?.id}`, `/v1/sessions/${ended?.id}/events`]) {
+      expect(await (await fetch(url + path, { headers })).text()).not.toMatch(STEERS);
+    }
+    told.kill("SIGTERM");
+    const { stderr } = await told.ended;
+    expect(stderr).toContain(ESCAPED);
+    expect(stderr).not.toMatch(STEERS);
+  });
+
+  test("is not steered by what socklet dial prints: a result, an error", async () => {
+    const server = net.createServer((socket) => socket.end(`${STEERING}\n`)).listen(0, "127.0.0.1");
+    onTestFinished(() => void server.close());
+    await once(server, "listening");
+    const { port } = server.address() as net.AddressInfo;
+    const dial = async (handler: string) => {
+      const args = [...CLI, "dial", `127.0.0.1:${port}`, `${file("./fixtures/hostile-app.ts")}#${handler}`];
+      await using program = start(process.execPath, args, TIMEOUT);
+      return await program.ended;
+    };
+    const given = (await dial("Repeats")).stdout.toString();
+    expect(given).not.toMatch(STEERS);
+    expect(JSON.parse(given)).toBe(STEERING);
+    const { code, stderr } = await dial("Refuses");
+    expect(code).toBe(1);
+    expect(stderr).toContain("a\\x9b31m");
+    expect(stderr).not.toMatch(STEERS);
+  });
 });
