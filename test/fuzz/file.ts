@@ -301,11 +301,14 @@ class Mix {
     // A \n may be taken with the \r before it.
     if (model.returned === this.#at && next?.char === "\n" && at === this.#at + next.size) this.#at = at;
     const half = newline === "" && call.do !== "read"; // the character after a lone \r
+    const arrived = this.#arrived;
+    this.#arrived = arrived.slice(0, at); // what was taken tells no more: what begins in it is kept, whatever comes next
     for (let most = (half ? 1 : 0) + (model.wrong ? 4 : 0); this.#at < at && most > 0; most--) {
       const text = model.text;
       model.text = "";
       model.text = text + (this.#next(model, false, false) ?? "");
     }
+    this.#arrived = arrived;
     same("the reader's place in the stream", at, this.#at);
   }
 
