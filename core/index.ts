@@ -119,4 +119,11 @@ export {
   type WebStream,
 } from "./socket.ts";
 export { type BlobStorage, checkBlobName } from "./storage.ts";
-export { type Data, type MaybePromise, type StreamLimits, StreamReader, StreamWriter } from "./stream.ts";
+export {
+  type Data,
+  type MaybePromise,
+  type StreamLimits,
+  StreamReader,
+  StreamWriter,
+  type WhenSlow,
+} from "./stream.ts";

@@ -38,7 +38,7 @@ import {
 } from "./constants.ts";
 import { SocketError, type SocketErrorCode } from "./errors.ts";
 import { type FileMode, type FileModes, type FileOptions, openFile } from "./file.ts";
-import { checkCount, checkOptions, checkTime, optionNamesOf } from "./options.ts";
+import { checkCount, checkOptions, checkTime, checkWord, optionNamesOf } from "./options.ts";
 import {
   type Data,
   DONE,
@@ -205,6 +205,7 @@ export const STREAM_NAMES = optionNamesOf<StreamOptions>("a stream")({
   maxLine: true,
   maxRead: true,
   maxPending: true,
+  whenSlow: true,
   minWriteRate: true,
 });
 
@@ -235,6 +236,7 @@ export const settleStream = (options: Partial<StreamOptions> = {}): StreamOption
   checkCount("maxLine", whole.maxLine, 1);
   checkCount("maxRead", whole.maxRead, 1);
   checkCount("maxPending", whole.maxPending, 0);
+  checkWord("whenSlow", whole.whenSlow, ["cut", "throw"]);
   checkCount("minWriteRate", whole.minWriteRate, 0);
   settled.add(whole);
   return whole;
@@ -355,6 +357,8 @@ const peerEnded = (): SocketError =>
 
 /** Tells a socket that its transport is broken. */
 let broken: (socket: StreamSocket, error: SocketError) => void;
+/** Tells a socket that its connection must go. */
+let cut: (socket: StreamSocket, error: SocketError) => void;
 
 /**
  * One connected stream: TCP, TLS, Unix or memory. A handler's `this.request`; the tutorial's socket, which
@@ -366,7 +370,7 @@ let broken: (socket: StreamSocket, error: SocketError) => void;
  *
  * Errors, by code: reads and writes reject with `ETIMEDOUT`, `ECONNRESET`, and `EBADF` once the socket is
  * closed (`ECANCELED`: it was closed while the call waited; `ECONNABORTED`: aborted); writes with `EPIPE` after
- * `shutdown(SHUT_WR)` or when the peer is gone, and `ENOBUFS`; all with `ERR_HANDED_OVER` after `toWeb()`.
+ * `shutdown(SHUT_WR)` or when the peer is gone; both with `ENOBUFS` once too much waited for the peer (`maxPending`); all with `ERR_HANDED_OVER` after `toWeb()`.
  */
 export class StreamSocket extends BaseSocket implements AsyncDisposable {
   /** Reads this stream; a handler's `rfile`. Python's `makefile("rb")`. */
@@ -535,7 +539,7 @@ export class StreamSocket extends BaseSocket implements AsyncDisposable {
 
   /** Lets go at once; the peer sees a reset where the platform can send one. What was written may be lost. */
   abort(): void {
-    if (this.#state === "handed over" || this.#aborted) return;
+    if (this.#state === "handed over" || (this.#state === "closed" && this.#aborted)) return;
     this.#closing ??= DONE;
     this.#state = "closed";
     this.#stop("ECONNABORTED");
@@ -730,10 +734,7 @@ export class StreamSocket extends BaseSocket implements AsyncDisposable {
     };
     // A Web stream that failed once is of no more use, and nor is its connection.
     const fail = (error: SocketError): never => {
-      if (!this.closed) {
-        this.#break(error);
-        this.#letGo(error);
-      }
+      if (!this.closed) this.#cut(error);
       throw error;
     };
     const addressText = (address: Address | null): string | undefined =>
@@ -889,6 +890,7 @@ export class StreamSocket extends BaseSocket implements AsyncDisposable {
 
   static {
     broken = (socket, error) => socket.#break(error);
+    cut = (socket, error) => socket.#cut(error);
   }
 
   /** The transport said so: nothing goes any more, but what had come is still read. */
@@ -898,6 +900,12 @@ export class StreamSocket extends BaseSocket implements AsyncDisposable {
     this.wfile.fail(error);
     this.#countLost();
     this.#onerror?.(error);
+  }
+
+  /** The connection is let go at once, and its reads and writes fail with `error`. */
+  #cut(error: SocketError): void {
+    this.#break(error);
+    this.#letGo(error);
   }
 
   /** No more reads or writes; those that wait end with `waiting`. */
@@ -993,6 +1001,14 @@ class Feed implements ReaderSource, WriterTarget, StreamSink {
 
   defer(task: () => void): void {
     this.transport.defer(task);
+  }
+
+  cut(error: SocketError): void {
+    cut(this.#socket, error);
+  }
+
+  get told(): boolean {
+    return this.#socket.rfile.told;
   }
 
   // ---- For the transport ----

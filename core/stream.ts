@@ -21,14 +21,24 @@ export type Data = Uint8Array | string;
 /** A value, or the promise of one: what may be asynchronous and need not be. */
 export type MaybePromise<T> = T | PromiseLike<T>;
 
+/** What becomes of a connection whose peer reads too slowly. */
+export type WhenSlow = "cut" | "throw";
+
 /** Limits of one stream. Sizes are bytes. */
 export interface StreamLimits {
   /** The longest line that `line()` and `readline()` give. Default 65 536, as CPython's http.server and asyncio. */
   readonly maxLine: number;
   /** The most that one `read()`, `readexactly()` or `readuntil()` gathers. Default 64 MiB: a length that a peer made up must not fill the memory. */
   readonly maxRead: number;
-  /** The most output that may wait for a peer before `write()` throws `ENOBUFS`. Default 16 MiB. */
+  /** The most output that may wait for a peer; `whenSlow` says what happens to more. Default 16 MiB. */
   readonly maxPending: number;
+  /**
+   * What happens when something is written while more than `maxPending` bytes wait already. `"cut"`: the connection is reset and its
+   * own handler is told, by `ENOBUFS`; `write()` drops what it was given and returns, since its caller may be another
+   * connection's handler. `"throw"`: `write()` throws `ENOBUFS`, and the connection stays. Default `"cut"`: one slow reader
+   * in a broadcast must harm nobody else.
+   */
+  readonly whenSlow: WhenSlow;
   /** Bytes a second that a peer must take while output waits for it, on average over a time-out of writing (at a close: `closeTimeout`). Default 0: any byte in that time will do. */
   readonly minWriteRate: number;
 }
@@ -38,6 +48,7 @@ export const STREAM_LIMITS: StreamLimits = {
   maxLine: 65_536,
   maxRead: 64 * 1024 * 1024,
   maxPending: 16 * 1024 * 1024,
+  whenSlow: "cut",
   minWriteRate: 0,
 };
 
@@ -53,6 +64,7 @@ const UNATTENDED = 1024 * 1024; // bytes of output that may wait while a handler
 const SLAB = 8 * 1024; // bytes of memory that small pieces share: to take some for each costs more than its copy
 const SHARE = 256; // bytes of it that a writer takes at once
 const SHARED = SLAB / KEEP / 2; // bytes; a larger piece has memory of its own. Of one that is shared, what is given away is copied
+const NOTICE = 5_000; // ms in which the handler of a connection that was cut can notice, before writes to it throw
 const LOOKS = 4; // how often a deadline on output looks, within its time-out, whether the peer has taken any: one that took some is cut at most a quarter late
 const SHORT_TEXT = 256; // characters; longer text is encoded when it is written, shorter is joined first
 
@@ -968,6 +980,10 @@ export interface WriterTarget {
   unacknowledged?(): number | null;
   /** Runs `task` once, when this turn's work is done. */
   defer(task: () => void): void;
+  /** Resets the connection, for this reason, and fails the writer with it. Absent where there is none to reset: `write()` throws instead. */
+  cut?(error: SocketError): void;
+  /** Whether a read has said why the connection failed: then its handler knows. */
+  readonly told?: boolean;
 }
 
 /** A count at a look, and how many looks ago that was. */
@@ -1021,6 +1037,8 @@ class Taking {
 export class StreamWriter {
   /** The most output that may wait for the peer, in bytes. */
   maxPending: number;
+  /** What happens when something is written while more waits already. */
+  whenSlow: WhenSlow;
   /** Bytes a second that the peer must take while output waits for it; 0: any at all. */
   minWriteRate: number;
   /** How long `flush()`, `send()` and `sendall()` wait for a peer that takes nothing, in milliseconds; `null` for ever; 0: what would wait rejects with `EWOULDBLOCK`. */
@@ -1045,12 +1063,15 @@ export class StreamWriter {
   #attending = 0; // calls that await room
   #failure: Failure | null = null;
   #dropped = 0; // bytes that were gathered when it failed
+  #slow: SocketError | null = null; // it failed with this: too much waited
+  #slowSince = 0; // by performance.now()
   #holding: Taking | null = null; // while it is unattended
   #watchers: Watchers | null = null; // nearly always
 
   constructor(target: WriterTarget, limits: StreamLimits = STREAM_LIMITS) {
     this.#target = target;
     this.maxPending = limits.maxPending;
+    this.whenSlow = limits.whenSlow;
     this.minWriteRate = limits.minWriteRate;
   }
 
@@ -1102,8 +1123,11 @@ export class StreamWriter {
    * The bytes are copied or sent before this returns, except of arrays of 16 KiB and more: leave those unchanged
    * until `flush()` has resolved.
    *
-   * Throws `EPIPE` and `ECONNRESET` where nothing can be sent any more, `EBADF` after a close, `ENOBUFS` when
-   * more than `maxPending` bytes already wait for the peer.
+   * Throws `EPIPE` and `ECONNRESET` where nothing can be sent any more, `EBADF` after a close. Where more than
+   * `maxPending` bytes already wait for the peer, the connection is cut (see `whenSlow`). From then on, and on a connection
+   * whose failure a read has told, this drops what it is given and returns 0, since its caller may be another
+   * connection's handler. A handler whose connection was cut is told `ENOBUFS` by the read that waits, by its next read or by
+   * `flush()`; where it makes none for 5 s, by this.
    */
   write(data: Data): number {
     const size = this.#gather(data);
@@ -1148,11 +1172,11 @@ export class StreamWriter {
     try {
       if (!wait) return this.#sendNow(data);
       if (this.#gathered === 0 && this.#target.borrows && isPiece(data)) {
-        this.#mayWrite();
-        this.#handed(data.length, this.#target.borrow?.(data));
-        return this.#room === null ? DONE : this.#roomAgain(this.#room.promise);
-      }
-      this.#gather(data);
+        if (this.#mayWrite()) {
+          this.#handed(data.length, this.#target.borrow?.(data));
+          return this.#room === null ? DONE : this.#roomAgain(this.#room.promise);
+        }
+      } else this.#gather(data);
     } catch (error) {
       return Promise.reject(error);
     }
@@ -1243,6 +1267,7 @@ export class StreamWriter {
     const own = copies ? copyOf(data) : data;
     const send = (): void => {
       this.#gather(own);
+      if (this.#failure !== null) throw this.#say(this.#failure);
       this.#push();
     };
     if (waits) {
@@ -1261,19 +1286,44 @@ export class StreamWriter {
     return errorOf(failure);
   }
 
-  #mayWrite(): void {
-    if (this.#failure !== null) throw this.#say(this.#failure);
-    if (this.#waiting > this.maxPending) {
-      throw new SocketError(
-        "ENOBUFS",
-        `${this.#waiting} bytes wait for the peer, over the limit of ${this.maxPending}; await flush() between writes, or raise maxPending`,
-      );
-    }
+  /** Whether something may be written now; where not, it is dropped, or this throws. */
+  #mayWrite(): boolean {
+    if (this.#failure === null && this.#waiting <= this.maxPending) return true;
+    if (this.#failure !== null) return this.#mayDrop(this.#failure);
+    // Room is told when all has left: of what was written since, a peer that reads steadily may have taken most.
+    const held = this.unattended;
+    this.#waiting = Math.min(this.#waiting, this.#target.unsent);
+    if (held && !this.unattended) this.#target.attended?.();
+    if (this.#waiting <= this.maxPending) return true;
+    const slow = new SocketError(
+      "ENOBUFS",
+      `${this.#waiting} bytes wait for the peer, over the limit of ${this.maxPending}; await flush() between writes, or raise maxPending`,
+    );
+    if (this.whenSlow === "throw" || this.#target.cut === undefined) throw slow;
+    this.#slow = slow;
+    this.#slowSince = performance.now();
+    this.#target.cut(slow);
+    return false;
   }
 
-  /** Takes `data` in, and gives how many bytes that was. */
+  /**
+   * False: the connection is gone, and what is written is dropped without an error, since the caller may be another
+   * connection's handler. Its own was told by a read, or will be by its next read or `flush()`; one that was cut, and
+   * only writes, is told by this, later.
+   */
+  #mayDrop(failure: Failure): false {
+    const known = typeof failure !== "string" && this.#target.told === true;
+    const soon = failure === this.#slow && (this.told || performance.now() - this.#slowSince < NOTICE);
+    if (known || soon) return false;
+    throw this.#say(failure);
+  }
+
+  /** Takes `data` in, and gives how many bytes that was; 0 where it was dropped. */
   #gather(data: Data): number {
-    this.#mayWrite();
+    if (!this.#mayWrite()) {
+      this.#dropped += toBytes(data).length;
+      return 0;
+    }
     if (typeof data === "string" && data.length <= SHORT_TEXT) {
       const size = utf8Length(data);
       // Well formed: half a pair must not become a whole one with the next text, which would be fewer bytes.

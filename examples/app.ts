@@ -1,6 +1,7 @@
 /** All the examples as one app: `npm start` serves it in Node, `npm run dev` in workerd. */
 
 import { type BlobStorage, defineApp } from "socklet";
+import { Chat } from "./chat.ts";
 import { DnsDatagram, DnsStream } from "./dns.ts";
 import { Echo, EchoDatagram } from "./echo.ts";
 import { FingerClient, FingerServer } from "./finger.ts";
@@ -12,6 +13,7 @@ import { Greeting, GreetingClient, Transcript, TranscriptClient } from "./tutori
 interface Context {
   readonly storage: BlobStorage;
   readonly keys: KeyStore;
+  readonly members: Set<Chat>;
 }
 
 export const app = defineApp<Context>({
@@ -29,6 +31,7 @@ export const app = defineApp<Context>({
     dnsDatagram: DnsDatagram,
     finger: FingerServer,
     fingerClient: FingerClient,
+    chat: Chat,
   },
   listen: [
     { handler: "echo", address: "tcp://127.0.0.1:7007", try: "echo hello | nc -N {host} {port}" },
@@ -61,6 +64,11 @@ export const app = defineApp<Context>({
       try: "dig @{host} -p {port} www.example.test +short",
     },
     { handler: "finger", address: "tcp://127.0.0.1:7079", try: "echo alice | nc {host} {port}" },
+    {
+      handler: "chat",
+      address: "tcp://127.0.0.1:7010",
+      try: "(echo alice; echo hello) | nc -N {host} {port}",
+    },
   ],
   dial: {
     redis: { handler: "respClient", address: "tcp://127.0.0.1:6380" },
@@ -68,5 +76,5 @@ export const app = defineApp<Context>({
     greeting: { handler: "greetingClient", address: "tcp://127.0.0.1:7084" },
     transcript: { handler: "transcriptClient", address: "tcp://127.0.0.1:7082" },
   },
-  context: ({ storage }) => ({ storage, keys: new KeyStore() }),
+  context: ({ storage }) => ({ storage, keys: new KeyStore(), members: new Set() }),
 });

@@ -1,6 +1,9 @@
 /** The Worker that `wrangler.toml` deploys: the example app. The platform asks for these exports. */
 
+import { DurableObject } from "cloudflare:workers";
 import { app } from "../examples/app.ts";
+import { Chat } from "../examples/chat.ts";
+import { WorkerServer } from "./server.ts";
 import { workerFor } from "./worker.ts";
 
 const worker = workerFor(app);
@@ -9,4 +12,29 @@ export class SockletSession extends worker.Session {}
 export class SockletRegistry extends worker.Registry {}
 export { SockletStorage } from "./storage.ts";
 
-export default worker;
+/** The chat's members meet in one object: what one request opened, another may not use. */
+export class ChatRoom extends DurableObject {
+  readonly #server = new WorkerServer(Chat, { context: { members: new Set<Chat>() } });
+
+  override connect(socket: Socket): Promise<void> {
+    return this.#server.connect(socket);
+  }
+}
+
+interface Bindings {
+  readonly CHAT: DurableObjectNamespace<ChatRoom>;
+}
+
+const chat = app.listeners.find(({ name }) => name === "chat")?.endpoint;
+const chatPort = chat !== undefined && chat.scheme !== "unix" ? chat.port : 0;
+const isChat = (authority = ""): boolean =>
+  authority.startsWith("chat:") || authority.endsWith(`:${chatPort}`);
+
+export default {
+  ...worker,
+  async connect(socket: Socket, env: Bindings, ctx: ExecutionContext): Promise<void> {
+    if (!isChat((await socket.opened).localAddress)) return worker.connect(socket, env, ctx);
+    const room = env.CHAT.getByName("lobby").connect("chat:1", { allowHalfOpen: true });
+    await Promise.all([socket.readable.pipeTo(room.writable), room.readable.pipeTo(socket.writable)]);
+  },
+};

@@ -728,8 +728,9 @@ export function withFaults(
   if (!isStream) return new FaultyTransport(given, faults);
   const { rfile, wfile } = given;
   const { maxLine, maxRead } = rfile;
+  const { maxPending, whenSlow } = wfile;
   const transport = new FaultyTransport(new SocketTransport(given), faults);
-  const faulty = new StreamSocket(transport, { maxLine, maxRead, maxPending: wfile.maxPending, ...options });
+  const faulty = new StreamSocket(transport, { maxLine, maxRead, maxPending, whenSlow, ...options });
   if (options.timeout === undefined) faulty.settimeout(given.gettimeout());
   given.settimeout(null); // the faulty one's own waits are bounded
   return faulty;

@@ -309,6 +309,7 @@ export const record = (stream: StreamSocket, side: Side, options: RecordOptions 
     maxLine: stream.rfile.maxLine,
     maxRead: stream.rfile.maxRead,
     maxPending: stream.wfile.maxPending,
+    whenSlow: stream.wfile.whenSlow,
     ...options.stream,
   };
   const transport = new RecordingTransport(stream, side, log, over.resolve);

@@ -45,7 +45,10 @@ const description =
 
 const guide: SidebarItem[] = [
   { text: "Start", items: [{ text: "Socklet", link: "/" }] },
-  group("Guide", docs("handlers", "servers", "dialling", "sockets", "sessions", "testing", "deploying")),
+  group(
+    "Guide",
+    docs("handlers", "servers", "broadcasts", "dialling", "sockets", "sessions", "testing", "deploying"),
+  ),
   group("Coming from", docs("from-python", "from-node-net")),
   group("Look up", docs("command-line", "errors", "exports", "places", "performance", "clients")),
   group("Inside", ["ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md"]),

@@ -29,6 +29,7 @@ import {
   ThreadingMemoryServer,
   type TranscriptEvent,
 } from "../../core/testing/index.ts";
+import { Chat } from "../../examples/chat.ts";
 import { DnsDatagram, DnsStream } from "../../examples/dns.ts";
 import { Echo, EchoDatagram } from "../../examples/echo.ts";
 import { FingerClient, FingerServer } from "../../examples/finger.ts";
@@ -51,9 +52,14 @@ import * as scripts from "./scripts.ts";
 export interface ExampleContext {
   readonly storage: BlobStorage;
   readonly keys: KeyStore;
+  readonly members: Set<Chat>;
 }
 
-export const exampleContext = (): ExampleContext => ({ storage: new MemoryStorage(), keys: new KeyStore() });
+export const exampleContext = (): ExampleContext => ({
+  storage: new MemoryStorage(),
+  keys: new KeyStore(),
+  members: new Set(),
+});
 
 interface About {
   /** Where it is, in `examples/`. */
@@ -219,6 +225,19 @@ export const examples: Readonly<Record<string, Example>> = {
     Handler: FingerClient,
     dials: { params: "alice", result: "Login: alice\r\n" },
     script: conversation().expectLine("alice").send("Login: alice\r\n").halfClose().expectEnd(),
+  },
+  Chat: {
+    file: "chat.ts",
+    says: "a name, and a line that everybody gets, who is one",
+    Handler: Chat,
+    script: conversation()
+      .expectLine("What is your name?")
+      .send("größe\x1b[2J\n")
+      .expectLine("* größe[2J is here, of 1")
+      .send("hello\r\n")
+      .expectLine("größe[2J: hello")
+      .halfClose()
+      .expectEnd(),
   },
   PostgresClient: {
     file: "postgres.ts",

@@ -18,6 +18,7 @@ import {
 } from "socklet/testing";
 import { describe, expect, test } from "vitest";
 import { app } from "../../examples/app.ts";
+import { Chat, type ChatContext } from "../../examples/chat.ts";
 import { answer, DnsDatagram, DnsStream } from "../../examples/dns.ts";
 import { Echo, EchoDatagram } from "../../examples/echo.ts";
 import { FingerClient, FingerServer } from "../../examples/finger.ts";
@@ -1115,6 +1116,28 @@ describe("finger", () => {
 
 // ---- The app ----
 
+test("Chat: each line goes to all, who comes and goes is told, and no name or line steers a terminal", async () => {
+  await using server = new ThreadingMemoryServer<ChatContext>(Chat, { context: { members: new Set() } });
+  void server.serveForever();
+  const join = async (name: string) => {
+    const member = server.connect();
+    await member.sendall(`${name}\n`);
+    expect(await member.rfile.line()).toBe("What is your name?");
+    return member;
+  };
+  const ann = await join("ann\u001b[1m");
+  expect(await ann.rfile.line()).toBe("* ann[1m is here, of 1");
+  const bob = await join(" bob ");
+  for (const member of [ann, bob]) expect(await member.rfile.line()).toBe("* bob is here, of 2");
+  await bob.sendall("\u0007hi\u202e\n");
+  for (const member of [ann, bob]) expect(await member.rfile.line()).toBe("bob: hi");
+  const nobody = await join("\u0000 ");
+  expect(await nobody.rfile.line()).toBeNull();
+  await bob.close();
+  expect(await ann.rfile.line()).toBe("* bob has left");
+  await ann.close();
+});
+
 test("the app declares all of them", () => {
   expect(isApp(app)).toBe(true);
   expect(app.listeners.map(({ name, endpoint }) => `${name} ${formatAddress(endpoint)}`)).toEqual([
@@ -1127,5 +1150,6 @@ test("the app declares all of them", () => {
     "dns tcp://127.0.0.1:7053",
     "dnsDatagram udp://127.0.0.1:7053",
     "finger tcp://127.0.0.1:7079",
+    "chat tcp://127.0.0.1:7010",
   ]);
 });

@@ -50,11 +50,16 @@ class Sent {
   readonly pieces: string[] = [];
   readonly writer: StreamWriter;
   room: Promise<void> | undefined;
+  #held = 0; // bytes that wait for room
 
   constructor() {
+    const held = (): number => (this.room === undefined ? 0 : this.#held);
     this.writer = new StreamWriter({
-      unsent: 0,
+      get unsent() {
+        return held();
+      },
       write: (data) => {
+        this.#held = held() + data.length;
         this.pieces.push(shown(typeof data === "string" ? utf8(data) : data));
         return this.room;
       },
@@ -989,6 +994,7 @@ describe("writing", () => {
     const sent = new Sent();
     const room = Promise.withResolvers<void>();
     sent.writer.maxPending = 3;
+    sent.writer.whenSlow = "throw";
     const file = openFile(new StreamReader(), sent.writer, "w", { bufsize: 4 });
     file.write("abc");
     sent.room = room.promise;

@@ -28,6 +28,12 @@ test.each(["maxLine", "maxRead", "maxPending", "minWriteRate"])("stream.%s", (na
   );
 });
 
+test("stream.whenSlow", () => {
+  for (const value of ["drop", "", true, null]) {
+    expect(() => memoryPair({ whenSlow: value as never })).toThrow(/whenSlow is "cut", "throw", not/);
+  }
+});
+
 test("an option that a stream does not have is named, and the one that is meant", () => {
   expect(() => memoryPair({ maxLin: 5 } as never)).toThrow(/no option maxLin; did you mean maxLine\?/);
   const [socket] = memoryPair({ maxLine: undefined, timeout: null } as never);

@@ -924,13 +924,16 @@ describe("reads that output holds back", () => {
 
 /** A target that keeps what it is given; `full()` makes it promise room, `drain()` keeps that promise. */
 class Target {
-  readonly unsent = 0;
+  unsent = 0;
   attended?: () => void;
+  cut?: (error: SocketError) => void;
+  told = false;
   readonly got: Data[] = [];
   readonly deferred: (() => void)[] = [];
   #room: PromiseWithResolvers<void> | null = null;
 
   write(data: Data): Promise<void> | undefined {
+    if (this.#room !== null) this.unsent += toBytes(data).length;
     this.got.push(typeof data === "string" ? data : data.slice());
     return this.#room?.promise;
   }
@@ -943,6 +946,7 @@ class Target {
   drain(): void {
     this.#room?.resolve();
     this.#room = null;
+    this.unsent = 0;
   }
   endTurn(): void {
     for (const task of this.deferred.splice(0)) task();
@@ -1090,8 +1094,8 @@ describe("room", () => {
     expect(onroom).toHaveBeenCalled();
   });
 
-  test("ENOBUFS when more than maxPending waits already, and no more once there is room", async () => {
-    const [wfile, target] = writing({ maxPending: 100 });
+  test("whenSlow throw: ENOBUFS when more than maxPending waits already, and no more once there is room", async () => {
+    const [wfile, target] = writing({ maxPending: 100, whenSlow: "throw" });
     target.full();
     await Promise.race([wfile.sendall(new Uint8Array(60)), settled()]);
     wfile.write(new Uint8Array(50));
@@ -1101,6 +1105,74 @@ describe("room", () => {
     target.drain();
     await settled();
     expect(wfile.write("x")).toBe(1);
+  });
+
+  describe("whenSlow cut", () => {
+    /** A writer that is over its limit, and its target, which fails it as a socket does. */
+    const slow = (): [StreamWriter, Target, string[]] => {
+      const [wfile, target] = writing({ maxPending: 100 });
+      const cut: string[] = [];
+      target.cut = (error) => {
+        cut.push(error.code);
+        wfile.fail(error);
+      };
+      target.full();
+      wfile.write(new Uint8Array(200)); // more than the limit, but nothing waited
+      wfile.start();
+      return [wfile, target, cut];
+    };
+
+    test("the next write cuts the connection and returns; later ones are dropped, and counted as unsent", async () => {
+      const [wfile, target, cut] = slow();
+      const waiting = wfile.flush();
+      expect(cut).toEqual([]);
+      expect([wfile.write("drop"), wfile.write("dropped")]).toEqual([0, 0]);
+      expect([cut, target.got.length]).toEqual([["ENOBUFS"], 1]);
+      expect(wfile.unsent).toBe(200 + "drop".length + "dropped".length);
+      expect(await codeOf(waiting)).toBe("ENOBUFS");
+      expect(await codeOf(wfile.flush())).toBe("ENOBUFS");
+      expect(await codeOf(wfile.sendall("x"))).toBe("ENOBUFS");
+      expect(await codeOf(wfile.sendall("x", false))).toBe("ENOBUFS");
+      expect(cut).toEqual(["ENOBUFS"]);
+    });
+
+    test("so does sendall(), which rejects", async () => {
+      const [wfile, , cut] = slow();
+      expect([await codeOf(wfile.sendall("x")), cut]).toEqual(["ENOBUFS", ["ENOBUFS"]]);
+    });
+
+    test("what the peer has taken meanwhile does not count, though there was never room", async () => {
+      const [wfile, target, cut] = slow();
+      target.unsent = 100;
+      expect([wfile.write("kept"), cut]).toEqual([4, []]);
+      target.unsent = 101;
+      wfile.start();
+      expect([wfile.write("x"), cut]).toEqual([0, ["ENOBUFS"]]);
+    });
+
+    test("a handler that neither reads nor flushes is told by write(), after 5 s", () => {
+      vi.useFakeTimers({ toFake: ["performance"] });
+      const [wfile, target] = slow();
+      expect(wfile.write("x")).toBe(0);
+      vi.advanceTimersByTime(4_999);
+      expect(wfile.write("x")).toBe(0);
+      vi.advanceTimersByTime(1);
+      target.told = true;
+      expect(wfile.write("x")).toBe(0); // it has been told by a read
+      target.told = false;
+      expect(codeThrown(() => wfile.write("x"))).toBe("ENOBUFS");
+      vi.useRealTimers();
+    });
+
+    test("a failure of another kind is thrown until a read has told it", () => {
+      const [wfile, target] = writing();
+      wfile.fail(new SocketError("ECONNRESET"));
+      expect(codeThrown(() => wfile.write("x"))).toBe("ECONNRESET");
+      target.told = true;
+      expect([wfile.write("x"), wfile.unsent]).toEqual([0, 1]);
+      wfile.fail("EBADF", true);
+      expect(codeThrown(() => wfile.write("x"))).toBe("EBADF");
+    });
   });
 
   test("ETIMEDOUT when there is none in time; what was written still goes", async () => {

@@ -1,4 +1,4 @@
-/** docs/servers.md, run as it stands there; what it shows as printed is compared with what was. */
+/** docs/servers.md and docs/broadcasts.md, run as they stand there; what they show as printed is compared with what was. */
 
 import { spawn } from "node:child_process";
 import { once } from "node:events";
@@ -11,16 +11,15 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { Gate } from "../../core/access.ts";
 import { settleForking } from "../../core/options.ts";
 import { STREAM_OPTIONS } from "../../core/socket.ts";
+import { blocksOf } from "../pages/markdown.ts";
 
 const folder = resolve(`.tsc/servers-${process.pid}`); // in the repository, where `socklet` is this package
 const page = readFileSync("docs/servers.md", "utf8");
-const fences = [...page.matchAll(/^```(\w+)\n(.*?)^```$/gms)];
-const programs = fences.flatMap(([, language, code = ""], i) => {
-  if (language !== "ts") return [];
-  const name = /^\/\/ (\S+)\n/.exec(code)?.[1] ?? "";
-  const next = fences[i + 1];
-  return [{ name, code, prints: next?.[1] === "text" ? next[2] : undefined }];
-});
+const programs = ["docs/servers.md", "docs/broadcasts.md"].flatMap((page) =>
+  blocksOf(page).flatMap(({ language, name = "", code, prints }) =>
+    language === "ts" ? [{ name, code, prints }] : [],
+  ),
+);
 
 beforeAll(() => {
   mkdirSync(folder, { recursive: true });
@@ -96,9 +95,11 @@ test("its tables have every option, with the defaults that are", () => {
       ? "`null`"
       : Array.isArray(value)
         ? "`[]`"
-        : typeof value === "number" && value >= 1024 * 1024
-          ? `${value / 1024 / 1024} MiB`
-          : String(value).replace(/\B(?=(\d{3})+$)/g, " ");
+        : typeof value === "string"
+          ? `\`"${value}"\``
+          : typeof value === "number" && value >= 1024 * 1024
+            ? `${value / 1024 / 1024} MiB`
+            : String(value).replace(/\B(?=(\d{3})+$)/g, " ");
   for (const [name, value] of Object.entries(STREAM_OPTIONS)) {
     if (name !== "writeTimeout") expect([name, rows.get(`stream.${name}`)]).toEqual([name, shown(value)]);
   }

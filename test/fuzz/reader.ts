@@ -227,6 +227,7 @@ class Mix implements ReaderSource {
     maxLine: MOST / 2,
     maxRead: MOST,
     maxPending: 0,
+    whenSlow: "throw",
     minWriteRate: 0,
   });
   readonly #file: BinaryFile = openFile(

@@ -179,6 +179,7 @@ class Mix {
       maxLine: 1,
       maxRead: 1,
       maxPending: MOST,
+      whenSlow: "throw",
       minWriteRate: 0,
     });
     this.#writer.onWritable(() => this.#told++);

@@ -17,6 +17,7 @@ const EXPECTED: Readonly<Record<string, RegExp>> = {
   dns: /^192\.0\.2\.80\n$/,
   dnsDatagram: /^192\.0\.2\.80\n$/,
   finger: /^Login: alice\r\n/,
+  chat: /^What is your name\?\n\* alice is here, of 1\nalice: hello\n$/,
 };
 
 describeWith(["nc", "swaks", "redis-cli", "dig"], "the example app", () => {

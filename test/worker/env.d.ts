@@ -1,6 +1,7 @@
 declare namespace Cloudflare {
   interface Env {
     readonly SELF: Fetcher;
+    readonly CHAT: DurableObjectNamespace<import("./main.ts").ChatObject>;
     readonly BOARD: DurableObjectNamespace<import("./main.ts").BoardObject>;
     readonly SOCKLET_SESSIONS: DurableObjectNamespace<import("./sessions-main.ts").SockletSession>;
     readonly SOCKLET_REGISTRY: DurableObjectNamespace<import("./sessions-main.ts").SockletRegistry>;

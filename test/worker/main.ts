@@ -4,9 +4,10 @@
  */
 
 import { DurableObject } from "cloudflare:workers";
-import { defineApp, type OnEvent } from "socklet";
+import { defineApp, type OnEvent, type SockletEvent } from "socklet";
 import { SockletStorage, type WorkerModule, WorkerServer, workerFor } from "socklet/worker";
 import { scriptHandler } from "../../core/testing/index.ts";
+import { Chat } from "../../examples/chat.ts";
 import { Echo } from "../../examples/echo.ts";
 import { KeyStore, RespServer } from "../../examples/resp.ts";
 import { type Board, Conformance, LocalBoard } from "../conformance/handler.ts";
@@ -101,6 +102,28 @@ const boardOf = ({ BOARD }: Bindings): Board => ({
   take: (key) => BOARD.getByName("board").take(key),
 });
 const options = { stream: { closeTimeout: 300 } };
+
+/** A Durable Object in which the members of a chat meet, as `worker/main.ts` has it; it keeps what its server tells. */
+export class ChatObject extends DurableObject {
+  readonly #told: SockletEvent[] = [];
+  readonly #server = new WorkerServer(Chat, {
+    context: { members: new Set<Chat>() },
+    onEvent: (event) => void this.#told.push(event),
+  });
+
+  override connect(socket: Socket): Promise<void> {
+    return this.#server.connect(socket);
+  }
+
+  /** The events as JSON; of an error its code. */
+  told(): string {
+    return JSON.stringify(
+      this.#told.map((event) =>
+        event.type === "error" ? { ...event, error: (event.error as { code?: string }).code } : event,
+      ),
+    );
+  }
+}
 
 /** A Durable Object that serves connections itself. */
 export class DoorObject extends DurableObject<Bindings> {
