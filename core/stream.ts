@@ -57,7 +57,7 @@ const LOW = 64 * 1024; // bytes left when it is resumed: far enough from HIGH th
 const CRUMB = 512; // bytes; smaller pieces are put together, so that a peer sending single bytes costs no object each
 const TRAY = 4 * 1024; // bytes of one such putting together
 const KEEP = 4; // a piece smaller than a quarter of its backing memory is copied out, so that keeping it keeps no more
-const BULK = 64 * 1024; // bytes of a piece from which on it matters where the memory of its copy comes from
+const BULK = 128 * 1024; // bytes of a piece from which on it matters where the memory of its copy comes from
 const WINDOW = 8 * 1024; // bytes decoded at once for lines; also what one short line can keep alive in memory
 const GATHER_MARK = 16 * 1024; // bytes gathered before they leave at once
 const UNATTENDED = 1024 * 1024; // bytes of output that may wait while a handler reads on; far more than two ends greet each other with
@@ -133,7 +133,7 @@ export interface Lender {
   give(): boolean;
   /** Says that a read wanted no more than `size` of the bytes: the next need be no more. */
   fit(size: number): void;
-  /** A copy of `bytes`, 64 KiB or more, where the platform has memory for that which costs less than a new array. */
+  /** A copy of `bytes`, 128 KiB or more, where the platform has memory for that which costs less than a new array. */
   copy?(bytes: Uint8Array): Uint8Array;
 }
 

@@ -108,9 +108,7 @@ export class Intake implements Lender {
   }
 
   copy(bytes: Uint8Array): Uint8Array {
-    const size = bytes.length;
-    if (size < LARGE) return bytes.slice();
-    const copy = fresh(size);
+    const copy = fresh(bytes.length);
     copy.set(bytes);
     return copy;
   }

@@ -482,7 +482,7 @@ describe("memory", () => {
 
   test("what is large and was lent is copied by its lender, where that knows how", async () => {
     const reader = new StreamReader();
-    const lent = new Uint8Array(65 * KiB).fill(1);
+    const lent = new Uint8Array(129 * KiB).fill(1);
     const copies: number[] = [];
     const copy = (bytes: Uint8Array): Uint8Array => {
       copies.push(bytes.length);
@@ -494,13 +494,13 @@ describe("memory", () => {
       lent.fill(0xff);
     };
     const first = reader.recv(); // a read that waits
-    push(1, 64 * KiB);
-    push(2, 65 * KiB); // nobody waits
-    push(3, 64 * KiB); // behind another
-    push(4, 1 * KiB);
-    expect(copies).toEqual([64 * KiB, 65 * KiB, 64 * KiB]);
+    push(1, 128 * KiB);
+    push(2, 129 * KiB); // nobody waits
+    push(3, 128 * KiB); // behind another
+    push(4, 100 * KiB);
+    expect(copies).toEqual([128 * KiB, 129 * KiB, 128 * KiB]);
     const got = [await first, await reader.recv(), await reader.recv(), await reader.recv()];
-    expect(got.map((bytes) => bytes?.length)).toEqual([64 * KiB, 65 * KiB, 64 * KiB, 1 * KiB]);
+    expect(got.map((bytes) => bytes?.length)).toEqual([128 * KiB, 129 * KiB, 128 * KiB, 100 * KiB]);
     expect(got.map((bytes) => [...new Set(bytes)])).toEqual([[1], [2], [3], [4]]);
   });
 
