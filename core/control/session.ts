@@ -213,11 +213,18 @@ export class Session {
     return this.#log.follow(after, signal);
   }
 
-  /** Sends bytes by hand; resolves when there is room for more. Rejects with `ENOTCONN` where it does not run or its connection is closed, and as `sendall`. */
+  /** Sends bytes by hand; resolves when there is room for more. Rejects with `ENOTCONN` where it does not run or its connection is closed, `ENOBUFS` where too much waits for the peer, and as `sendall`. */
   send(bytes: Uint8Array): Promise<SessionInfo> {
     return this.#byHand(async ({ wfile }) => {
-      wfile.write(bytes); // throws where nothing can be sent, and then nothing was
-      this.#tell({ type: "sent", bytes: bytes.length });
+      if (wfile.blocked && wfile.unsent > wfile.maxPending) {
+        // The sender is told, and may ask again: the session is not to be cut for what somebody else sends.
+        throw new SocketError(
+          "ENOBUFS",
+          `${wfile.unsent} bytes wait for the peer; send more when it has read`,
+        );
+      }
+      const size = wfile.write(bytes); // throws where nothing can be sent, or drops all: then nothing was, and flush() says why
+      if (size === bytes.length) this.#tell({ type: "sent", bytes: size });
       await wfile.flush();
     });
   }

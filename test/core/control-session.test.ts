@@ -14,6 +14,7 @@ import {
   sessionTarget,
 } from "../../core/control/index.ts";
 import { SocketError } from "../../core/errors.ts";
+import { STREAM_LIMITS } from "../../core/stream.ts";
 import { app, eventsUntil, follow, MemoryPlace } from "./control-setup.ts";
 
 const codeOf = (promise: Promise<unknown>): Promise<unknown> =>
@@ -147,6 +148,24 @@ describe("a session", () => {
       { type: "halfClosed" },
       { type: "ended", bytesRead: 8, bytesWritten: 8 },
     ]);
+  });
+
+  test("whose peer reads nothing refuses what is sent over its limit, and goes on: ENOBUFS", async () => {
+    const { plane, clients } = new MemoryPlace();
+    const { id } = await plane.start(followed);
+    await follow(plane, id, "open");
+    const peer = clients[0]!;
+    const size = STREAM_LIMITS.maxPending + 1024 * 1024; // more than the peer takes ahead of its reads
+    const first = plane.send(id, new Uint8Array(size)); // waits for the peer
+    expect(await codeOf(plane.send(id, Uint8Array.of(1)))).toBe("ENOBUFS");
+    expect(await plane.get(id)).toMatchObject({ state: "running", error: null });
+    await peer.rfile.readexactly(size);
+    await first;
+    await plane.send(id, new TextEncoder().encode("more\n"));
+    expect(await peer.rfile.line()).toBe("more");
+    await peer.close();
+    const said = await follow(plane, id, "ended");
+    expect(said.flatMap((event) => (event.type === "sent" ? [event.bytes] : []))).toEqual([size, 5]);
   });
 
   test("that does not run cannot be sent to: ENOTCONN", async () => {
