@@ -13,16 +13,16 @@ import { rolldown } from "rolldown";
 const root = import.meta.dirname;
 const dist = join(root, "dist");
 
-/** What package.json names, and what a forking server runs. */
-const ENTRIES = [
-  "core/index",
-  "core/control/index",
-  "core/testing/index",
-  "emulator/index",
-  "emulator/cli",
-  "emulator/forking-child",
-  "worker/index",
-];
+/** What package.json names, and what a forking server runs: the file in dist/, and its source. */
+const ENTRIES = {
+  "core/index": "core/index.ts",
+  "core/control/index": "core/control/index.ts",
+  "core/testing/index": "core/testing/index.ts",
+  "emulator/index": "emulator/index.ts",
+  "emulator/cli": "emulator/command/cli.ts",
+  "emulator/forking-child": "emulator/servers/forking-child.ts", // beside the code of its parent, which looks for it there
+  "worker/index": "worker/index.ts",
+};
 
 for (const name of readdirSync(dist, { recursive: true, encoding: "utf8" })) {
   if (/\.js(\.map)?$/.test(name)) rmSync(join(dist, name)); // of an earlier build
@@ -30,7 +30,7 @@ for (const name of readdirSync(dist, { recursive: true, encoding: "utf8" })) {
 
 const bundle = await rolldown({
   cwd: root,
-  input: Object.fromEntries(ENTRIES.map((entry) => [entry, `${entry}.ts`])),
+  input: ENTRIES,
   platform: "neutral",
   external: /^[^./]/, // Node's modules, workerd's, packages
   transform: { target: "es2022" },
@@ -46,8 +46,11 @@ await bundle.write({
   chunkFileNames: ({ name }) => (name.includes("/") ? "[name].js" : "chunks/[name].js"),
   codeSplitting: {
     groups: [
-      { name: "core/core", test: /[\\/]core[\\/][^\\/]+$/ },
-      { name: "emulator/emulator", test: /[\\/]emulator[\\/](?!cli\.|forking-child\.|control\.)[^\\/]+$/ },
+      { name: "core/core", test: /[\\/]core[\\/](?!control[\\/]|testing[\\/])/ },
+      {
+        name: "emulator/emulator",
+        test: /[\\/]emulator[\\/](?!command[\\/]|.*[\\/](forking-child|control)\.)/,
+      },
     ],
   },
 });

@@ -14,10 +14,10 @@ import { dirname, join, relative } from "node:path";
 import { createInterface } from "node:readline";
 import { fileURLToPath, pathToFileURL } from "node:url";
 import { parseArgs } from "node:util";
-import { formatAddress } from "./core/address.ts";
-import { isApp } from "./core/app.ts";
-import { controlEntry, type Entry, filled, listing } from "./emulator/listing.ts";
-import { hangUp, onStop } from "./emulator/signals.ts";
+import { formatAddress } from "./core/net/address.ts";
+import { isApp } from "./core/serve/app.ts";
+import { controlEntry, type Entry, filled, listing } from "./emulator/app/listing.ts";
+import { hangUp, onStop } from "./emulator/command/signals.ts";
 
 const GRACE = 5_000; // ms that wrangler has to end what it started, before its group is killed
 const LOOK = 50; // ms between two looks whether the group is gone

@@ -37,7 +37,7 @@ export default defineConfig({
         ...(node < 24 && { oxc: { target: "es2022" } }), // has no `await using` of its own
         test: {
           name: "node",
-          include: ["test/{core,emulator,peers}/**/*.test.ts"],
+          include: ["test/{core,emulator,house,peers}/**/*.test.ts"],
           ...limits,
         },
       },

@@ -1,5 +1,28 @@
 /** `socklet`: what is the same everywhere. Grouped; no logic here. */
 
+export { htonl, htons, ntohl, ntohs } from "./bytes/byte-order.ts";
+// A socket as a file
+export type {
+  BinaryFile,
+  BinaryWriter,
+  FileMode,
+  FileModes,
+  FileOptions,
+  TextFile,
+  TextReader,
+  TextWriter,
+} from "./bytes/file.ts";
+export {
+  type Data,
+  type MaybePromise,
+  type StreamLimits,
+  StreamReader,
+  StreamWriter,
+  type WhenSlow,
+} from "./bytes/stream.ts";
+export { toJson } from "./describe.ts";
+// Errors
+export { SocketError, type SocketErrorCode, type SocketErrorDetails } from "./errors.ts";
 // Where one may dial, and who may come
 export {
   AllowList,
@@ -11,7 +34,7 @@ export {
   parseAllowRule,
   platformRefusal,
   type RateLimit,
-} from "./access.ts";
+} from "./net/access.ts";
 // Addresses, byte order, constants
 export {
   type Address,
@@ -29,7 +52,11 @@ export {
   packAddress,
   parseAddress,
   type UnixAddress,
-} from "./address.ts";
+} from "./net/address.ts";
+export * from "./net/constants.ts";
+// Names
+export type { AddressInfo, AddressInfoOptions, Host } from "./net/names.ts";
+export type { DatagramOptions, ForkingOptions, ListenOptions, OptionNames } from "./options.ts";
 // The app
 export {
   type AnyHandlerClass,
@@ -43,8 +70,7 @@ export {
   type ListenerOptions,
   type Platform,
   type Serving,
-} from "./app.ts";
-export { htonl, htons, ntohl, ntohs } from "./byte-order.ts";
+} from "./serve/app.ts";
 export {
   type ConnectOptions,
   type SecureTransport,
@@ -52,32 +78,8 @@ export {
   StreamConnector,
   type StreamConnectorOptions,
   UnconnectedSocket,
-} from "./connector.ts";
-export * from "./constants.ts";
-export {
-  checkDatagramSize,
-  Datagram,
-  type DatagramSender,
-  type DatagramSink,
-  DatagramSocket,
-  type DatagramTransport,
-  MAX_DATAGRAM,
-} from "./datagram.ts";
-export { toJson } from "./describe.ts";
-// Errors
-export { SocketError, type SocketErrorCode, type SocketErrorDetails } from "./errors.ts";
-export type { ForkingEvent, OnEvent, Refusal, SockletEvent } from "./events.ts";
-// A socket as a file
-export type {
-  BinaryFile,
-  BinaryWriter,
-  FileMode,
-  FileModes,
-  FileOptions,
-  TextFile,
-  TextReader,
-  TextWriter,
-} from "./file.ts";
+} from "./serve/connector.ts";
+export type { EndpointInfo, ForkingEvent, OnEvent, Refusal, SockletEvent } from "./serve/events.ts";
 // The handler
 export {
   BaseRequestHandler,
@@ -87,26 +89,31 @@ export {
   type RequestScope,
   StreamRequestHandler,
   streamHandler,
-} from "./handler.ts";
-export { ThreadingMixIn } from "./mixins.ts";
-// Names
-export type { AddressInfo, AddressInfoOptions, Host } from "./names.ts";
-export type { DatagramOptions, ForkingOptions, ListenOptions, OptionNames } from "./options.ts";
-// The sockets it talks to
-export { Poll, poll, type Selectable, select } from "./select.ts";
+} from "./serve/handler.ts";
+export { ThreadingMixIn } from "./serve/mixins.ts";
 // The servers and connectors that run it
 export {
   BaseConnector,
   BaseEndpoint,
   BaseServer,
-  type EndpointInfo,
   type EndpointOptions,
   type RunOptions,
   type ServerInfo,
   type ServerOptions,
   type ServerState,
   type Suspension,
-} from "./server.ts";
+} from "./serve/server.ts";
+export {
+  checkDatagramSize,
+  Datagram,
+  type DatagramSender,
+  type DatagramSink,
+  DatagramSocket,
+  type DatagramTransport,
+  MAX_DATAGRAM,
+} from "./sockets/datagram.ts";
+// The sockets it talks to
+export { Poll, poll, type Selectable, select } from "./sockets/select.ts";
 export {
   BaseSocket,
   type Capabilities,
@@ -117,13 +124,5 @@ export {
   type StreamTransport,
   type TlsOptions,
   type WebStream,
-} from "./socket.ts";
+} from "./sockets/stream-socket.ts";
 export { type BlobStorage, checkBlobName } from "./storage.ts";
-export {
-  type Data,
-  type MaybePromise,
-  type StreamLimits,
-  StreamReader,
-  StreamWriter,
-  type WhenSlow,
-} from "./stream.ts";

@@ -1,17 +1,33 @@
 /** `socklet/emulator`: real sockets in Node. */
 
-export { createConnection, TCPConnector, UnixStreamConnector } from "./connector.ts";
-export type { ControlOptions, ControlServer } from "./control.ts";
+export type { ControlOptions, ControlServer } from "./app/control.ts";
+export { type AppServer, type ServeOptions, serveApp } from "./app/serve.ts";
+export { streamSocket } from "./kernel/net-transport.ts";
+export type { Forking, ForkingInfo } from "./servers/children.ts";
 export {
-  type Forking,
-  type ForkingInfo,
   ForkingMixIn,
   ForkingTCPServer,
   ForkingUDPServer,
   ForkingUnixDatagramServer,
   ForkingUnixStreamServer,
   handlerFrom,
-} from "./forking.ts";
+} from "./servers/forking.ts";
+export {
+  type ListeningSocket,
+  TCPServer,
+  type TCPServerOptions,
+  ThreadingTCPServer,
+} from "./servers/tcp.ts";
+export { ThreadingUDPServer, UDPServer, type UDPServerOptions } from "./servers/udp.ts";
+export {
+  ThreadingUnixDatagramServer,
+  ThreadingUnixStreamServer,
+  UnixDatagramServer,
+  type UnixDatagramServerOptions,
+  UnixStreamServer,
+  type UnixStreamServerOptions,
+} from "./servers/unix.ts";
+export { createConnection, TCPConnector, UnixStreamConnector } from "./sockets/connector.ts";
 export {
   getaddrinfo,
   getfqdn,
@@ -23,8 +39,7 @@ export {
   getprotobyname,
   getservbyname,
   getservbyport,
-} from "./names.ts";
-export { type AppServer, type ServeOptions, serveApp } from "./serve.ts";
+} from "./sockets/names.ts";
 export {
   type Accepted,
   type CreateServerOptions,
@@ -37,21 +52,5 @@ export {
   type SocketOptions,
   socket,
   socketpair,
-} from "./socket.ts";
+} from "./sockets/socket.ts";
 export { FileStorage } from "./storage.ts";
-export { streamSocket } from "./stream-socket.ts";
-export {
-  type ListeningSocket,
-  TCPServer,
-  type TCPServerOptions,
-  ThreadingTCPServer,
-} from "./tcp.ts";
-export { ThreadingUDPServer, UDPServer, type UDPServerOptions } from "./udp.ts";
-export {
-  ThreadingUnixDatagramServer,
-  ThreadingUnixStreamServer,
-  UnixDatagramServer,
-  type UnixDatagramServerOptions,
-  UnixStreamServer,
-  type UnixStreamServerOptions,
-} from "./unix.ts";

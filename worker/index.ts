@@ -1,14 +1,6 @@
 /// <reference types="@cloudflare/workers-types" />
 /** `socklet/worker`: handlers in Cloudflare Workers. */
 
-export type { SockletBindings } from "./bindings.ts";
-export {
-  ConnectionSlots,
-  createConnection,
-  TCPConnector,
-  type TCPConnectorOptions,
-  type WorkerConnectOptions,
-} from "./connector.ts";
 export {
   getaddrinfo,
   getfqdn,
@@ -21,12 +13,20 @@ export {
   getservbyname,
   getservbyport,
   type NameOptions,
-} from "./names.ts";
+} from "./names/names.ts";
+export type { SockletBindings } from "./objects/bindings.ts";
+export { RegistryObject, type SessionBounds } from "./objects/registry.ts";
+export { SessionObject } from "./objects/session.ts";
+export { SockletStorage } from "./objects/storage.ts";
 export type { PlatformContext, PlatformSocket, PlatformState } from "./platform.ts";
-export { RegistryObject, type SessionBounds } from "./registry.ts";
-export { WorkerDatagramServer, WorkerServer, type WorkerServerOptions } from "./server.ts";
-export { SessionObject } from "./session.ts";
-export { Socket, socket, type WorkerSocketOptions } from "./socket.ts";
-export { SockletStorage } from "./storage.ts";
-export { streamSocket } from "./stream-socket.ts";
-export { type WorkerModule, type WorkerOptions, workerFor } from "./worker.ts";
+export { WorkerDatagramServer, WorkerServer, type WorkerServerOptions } from "./serve/server.ts";
+export { type WorkerModule, type WorkerOptions, workerFor } from "./serve/worker.ts";
+export {
+  ConnectionSlots,
+  createConnection,
+  TCPConnector,
+  type TCPConnectorOptions,
+  type WorkerConnectOptions,
+} from "./sockets/connector.ts";
+export { Socket, socket, type WorkerSocketOptions } from "./sockets/socket.ts";
+export { streamSocket } from "./sockets/stream-socket.ts";

@@ -3,14 +3,14 @@
 import { DurableObject } from "cloudflare:workers";
 import { app } from "../examples/app.ts";
 import { Chat } from "../examples/chat.ts";
-import { WorkerServer } from "./server.ts";
-import { workerFor } from "./worker.ts";
+import { WorkerServer } from "./serve/server.ts";
+import { workerFor } from "./serve/worker.ts";
 
 const worker = workerFor(app);
 
 export class SockletSession extends worker.Session {}
 export class SockletRegistry extends worker.Registry {}
-export { SockletStorage } from "./storage.ts";
+export { SockletStorage } from "./objects/storage.ts";
 
 /** The chat's members meet in one object: what one request opened, another may not use. */
 export class ChatRoom extends DurableObject {

@@ -1,5 +1,6 @@
 /** `socklet/control`: the control routes, their client, and what a platform implements behind them. */
 
+export type { Json } from "../describe.ts";
 export { type Scope, TokenList } from "./auth.ts";
 // Their client
 export {
@@ -20,7 +21,6 @@ export {
   type Health,
   isOver,
   isSessionId,
-  type Json,
   type ListenerEvent,
   type ListenerInfo,
   listenerInfo,

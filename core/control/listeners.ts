@@ -3,10 +3,10 @@
  * process, in a Worker that of one isolate.
  */
 
-import { type Address, formatAddress } from "../address.ts";
 import { type Json, plain } from "../describe.ts";
 import { errorInfo, type SocketError } from "../errors.ts";
-import type { SockletEvent } from "../events.ts";
+import { type Address, formatAddress } from "../net/address.ts";
+import type { SockletEvent } from "../serve/events.ts";
 import type { ListenerEvent } from "./plane.ts";
 import { EventLog, type Redactor, redacted, redactor, SESSION_LIMITS } from "./session.ts";
 

@@ -3,13 +3,13 @@
  * Its history is bounded by count and age.
  */
 
-import { AllowList } from "../access.ts";
-import type { App } from "../app.ts";
+import { DONE, type MaybePromise } from "../bytes/stream.ts";
 import { SocketError } from "../errors.ts";
+import { AllowList } from "../net/access.ts";
 import { checkOptions, optionNamesOf } from "../options.ts";
-import type { BaseConnector } from "../server.ts";
-import type { StreamSocket } from "../socket.ts";
-import { DONE, type MaybePromise } from "../stream.ts";
+import type { App } from "../serve/app.ts";
+import type { BaseConnector } from "../serve/server.ts";
+import type { StreamSocket } from "../sockets/stream-socket.ts";
 import { ListenerLog } from "./listeners.ts";
 import {
   type ControlPlane,

@@ -14,20 +14,18 @@
  * plain JSON, so it can cross any border as it is.
  */
 
-import type { AllowList } from "../access.ts";
-import { type Endpoint, formatAddress } from "../address.ts";
-import type { AnyHandlerClass, App, Serving } from "../app.ts";
-import { dialable, type SecureTransport } from "../connector.ts";
+import type { MaybePromise } from "../bytes/stream.ts";
 import type { Json } from "../describe.ts";
 import { SocketError, type SocketErrorCode } from "../errors.ts";
-import type { SockletEvent } from "../events.ts";
-import { DatagramRequestHandler, type HandlerClass } from "../handler.ts";
+import type { AllowList } from "../net/access.ts";
+import { type Endpoint, formatAddress } from "../net/address.ts";
 import { checkOptions, optionNamesOf } from "../options.ts";
-import type { ServerInfo, ServerState, Suspension } from "../server.ts";
-import type { StreamSocket } from "../socket.ts";
-import type { MaybePromise } from "../stream.ts";
-
-export type { Json };
+import type { AnyHandlerClass, App, Serving } from "../serve/app.ts";
+import { dialable, type SecureTransport } from "../serve/connector.ts";
+import type { SockletEvent } from "../serve/events.ts";
+import { DatagramRequestHandler, type HandlerClass } from "../serve/handler.ts";
+import type { ServerInfo, ServerState, Suspension } from "../serve/server.ts";
+import type { StreamSocket } from "../sockets/stream-socket.ts";
 
 /** The bounds of what may be asked. Times are milliseconds, sizes bytes. */
 export const BOUNDS = {
@@ -80,6 +78,7 @@ const SPEC_NAMES = optionNamesOf<SpecOptions & { dial: unknown; handler: unknown
   secureTransport: true,
 });
 
+/** Where a session is in its life. The last three are final; `cut` is one whose process or object was lost. */
 export type SessionState = "connecting" | "running" | "ended" | "failed" | "cut";
 
 /** Every state, in the order of a session's life; the last three are over. */

@@ -24,18 +24,17 @@
 
 import { type Context, Hono } from "hono";
 import * as v from "valibot";
-import { SECURE_TRANSPORTS } from "../connector.ts";
-import { printableJson } from "../describe.ts";
+import type { MaybePromise } from "../bytes/stream.ts";
+import { type Json, printableJson } from "../describe.ts";
 import type { SocketError } from "../errors.ts";
 import { checkOptions, optionNamesOf } from "../options.ts";
-import type { MaybePromise } from "../stream.ts";
+import { SECURE_TRANSPORTS } from "../serve/connector.ts";
 import { bearerToken, type Scope, TokenList } from "./auth.ts";
 import { openApi } from "./openapi.ts";
 import {
   BOUNDS,
   type ControlPlane,
   isSessionId,
-  type Json,
   type ListenerEvent,
   SESSION_STATES,
   type SessionEvent,

@@ -10,18 +10,17 @@
  * was too slow.
  */
 
-import { formatAddress } from "../address.ts";
-import { SHUT_WR } from "../constants.ts";
-import { jsonOf, plain, sizeOf } from "../describe.ts";
+import { type Json, jsonOf, plain, sizeOf } from "../describe.ts";
 import { errorInfo, SocketError } from "../errors.ts";
-import { callListener } from "../events.ts";
+import { formatAddress } from "../net/address.ts";
+import { SHUT_WR } from "../net/constants.ts";
 import { checkOptions, optionNamesOf, wholeMs } from "../options.ts";
-import type { BaseConnector } from "../server.ts";
-import type { StreamSocket } from "../socket.ts";
+import { callListener } from "../serve/events.ts";
+import type { BaseConnector } from "../serve/server.ts";
+import type { StreamSocket } from "../sockets/stream-socket.ts";
 import {
   type ErrorInfo,
   isOver,
-  type Json,
   type SessionEvent,
   type SessionEventBody,
   type SessionInfo,

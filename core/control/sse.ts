@@ -3,9 +3,9 @@
  * events cross a border: HTTP, and a Durable Object's RPC, which carries streams of bytes and no iterables.
  */
 
+import { withDeadline } from "../bytes/stream.ts";
 import { printableJson } from "../describe.ts";
 import { SocketError } from "../errors.ts";
-import { withDeadline } from "../stream.ts";
 import type { SessionEvent } from "./plane.ts";
 
 /** What every event has that crosses. */

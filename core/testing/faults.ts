@@ -10,13 +10,19 @@
  * that is wrapped: `incoming` is what its peer sends.
  */
 
-import type { Address, Endpoint } from "../address.ts";
-import { SHUT_WR } from "../constants.ts";
-import { checkDatagramSize, type Datagram, type DatagramSink, type DatagramTransport } from "../datagram.ts";
+import { type Data, DONE, toBytes } from "../bytes/stream.ts";
 import { SocketError } from "../errors.ts";
-import { BaseRequestHandler, checkHandler, type HandlerClass } from "../handler.ts";
+import type { Address, Endpoint } from "../net/address.ts";
+import { SHUT_WR } from "../net/constants.ts";
 import { checkCount, checkOptions, checkTime, optionNamesOf } from "../options.ts";
-import { type BaseServer, ServedDatagram } from "../server.ts";
+import { BaseRequestHandler, checkHandler, type HandlerClass } from "../serve/handler.ts";
+import { type BaseServer, ServedDatagram } from "../serve/server.ts";
+import {
+  checkDatagramSize,
+  type Datagram,
+  type DatagramSink,
+  type DatagramTransport,
+} from "../sockets/datagram.ts";
 import {
   type Capabilities,
   type StreamOptions,
@@ -25,8 +31,7 @@ import {
   type StreamTransport,
   settleStream,
   type TlsOptions,
-} from "../socket.ts";
-import { type Data, DONE, toBytes } from "../stream.ts";
+} from "../sockets/stream-socket.ts";
 import { type Chance, chanceOf } from "./clock.ts";
 import { type Clock, realClock } from "./script.ts";
 import { serverOf } from "./transcript.ts";

@@ -3,18 +3,18 @@
  * it does there seen: what it answers, how it ends, and what it leaves behind.
  */
 
-import type { Address } from "../address.ts";
+import { type Data, DONE, joinBytes, type MaybePromise, toBytes } from "../bytes/stream.ts";
 import { SocketError } from "../errors.ts";
-import type { HandlerClass } from "../handler.ts";
-import { BaseServer } from "../server.ts";
+import type { Address } from "../net/address.ts";
+import type { HandlerClass } from "../serve/handler.ts";
+import { BaseServer } from "../serve/server.ts";
 import {
   type Capabilities,
   type StreamOptions,
   type StreamSink,
   StreamSocket,
   type StreamTransport,
-} from "../socket.ts";
-import { type Data, DONE, joinBytes, type MaybePromise, toBytes } from "../stream.ts";
+} from "../sockets/stream-socket.ts";
 import { replaceTimers } from "./clock.ts";
 import { makeContext } from "./script.ts";
 

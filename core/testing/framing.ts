@@ -22,13 +22,18 @@
  * No run waits for time, but where the handler does: it is over when nothing is left to be done.
  */
 
+import { type Data, DONE, joinBytes, type MaybePromise, toBytes } from "../bytes/stream.ts";
 import { errorText, isA, peek, printable, textOf, toJson } from "../describe.ts";
 import { SocketError } from "../errors.ts";
-import { checkHandler, type HandlerClass } from "../handler.ts";
 import { checkCount, checkOptions, checkTime, optionNamesOf } from "../options.ts";
-import type { BaseServer } from "../server.ts";
-import { STREAM_NAMES, type StreamOptions, type StreamSocket, settleStream } from "../socket.ts";
-import { type Data, DONE, joinBytes, type MaybePromise, toBytes } from "../stream.ts";
+import { checkHandler, type HandlerClass } from "../serve/handler.ts";
+import type { BaseServer } from "../serve/server.ts";
+import {
+  STREAM_NAMES,
+  type StreamOptions,
+  type StreamSocket,
+  settleStream,
+} from "../sockets/stream-socket.ts";
 import { type Chance, chanceOf } from "./clock.ts";
 import { EMPTY, masked, type Outcome, Rig, type Step } from "./framing-run.ts";
 import { memoryPair } from "./memory.ts";

@@ -4,13 +4,20 @@
  * in the middle of the code that sends it.
  */
 
-import { type Address, formatAddress } from "../address.ts";
-import { checkDatagramSize, type Datagram, knownSender } from "../datagram.ts";
+import { type Data, DONE, toBytes } from "../bytes/stream.ts";
 import { SocketError } from "../errors.ts";
-import { checkKind, type HandlerClass } from "../handler.ts";
-import { ThreadingMixIn } from "../mixins.ts";
+import { type Address, formatAddress } from "../net/address.ts";
 import { checkCount, checkOptions, type OptionNames, optionNamesOf } from "../options.ts";
-import { BaseServer, type DatagramWay, SERVER_NAMES, ServedDatagram, type ServerOptions } from "../server.ts";
+import { checkKind, type HandlerClass } from "../serve/handler.ts";
+import { ThreadingMixIn } from "../serve/mixins.ts";
+import {
+  BaseServer,
+  type DatagramWay,
+  SERVER_NAMES,
+  ServedDatagram,
+  type ServerOptions,
+} from "../serve/server.ts";
+import { checkDatagramSize, type Datagram, knownSender } from "../sockets/datagram.ts";
 import {
   type Capabilities,
   STREAM_NAMES,
@@ -19,8 +26,7 @@ import {
   StreamSocket,
   type StreamTransport,
   settleStream,
-} from "../socket.ts";
-import { type Data, DONE, toBytes } from "../stream.ts";
+} from "../sockets/stream-socket.ts";
 
 const CAPACITY = 64 * 1024; // bytes one direction holds before it says that it has no room: as a small kernel buffer
 const later = globalThis.setTimeout; // taken now, so that a test's fake clock does not hold back what is written

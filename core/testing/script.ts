@@ -24,16 +24,16 @@
  * a client whose reading does not wait for its writing.
  */
 
-import type { Address } from "../address.ts";
-import { SHUT_WR } from "../constants.ts";
-import type { Datagram } from "../datagram.ts";
+import { type Data, DONE, joinBytes, type MaybePromise, toBytes } from "../bytes/stream.ts";
 import { describe, errorText, printable } from "../describe.ts";
 import { SocketError } from "../errors.ts";
-import { BaseRequestHandler, type HandlerClass } from "../handler.ts";
+import type { Address } from "../net/address.ts";
+import { SHUT_WR } from "../net/constants.ts";
 import { checkCount, checkOptions, checkTime, checkWord, optionNamesOf, wholeMs } from "../options.ts";
-import { BaseConnector, ENDPOINT_NAMES, type EndpointOptions } from "../server.ts";
-import { type StreamSocket, TLS_NAMES, type TlsOptions } from "../socket.ts";
-import { type Data, DONE, joinBytes, type MaybePromise, toBytes } from "../stream.ts";
+import { BaseRequestHandler, type HandlerClass } from "../serve/handler.ts";
+import { BaseConnector, ENDPOINT_NAMES, type EndpointOptions } from "../serve/server.ts";
+import type { Datagram } from "../sockets/datagram.ts";
+import { type StreamSocket, TLS_NAMES, type TlsOptions } from "../sockets/stream-socket.ts";
 import { MEMORY_NAMES, type MemoryOptions, memoryPair } from "./memory.ts";
 import {
   cleanText,

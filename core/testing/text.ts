@@ -3,8 +3,8 @@
  * transcript and a fault say of bytes, they say by these.
  */
 
+import { type Data, joinBytes, toBytes } from "../bytes/stream.ts";
 import { printable } from "../describe.ts";
-import { type Data, joinBytes, toBytes } from "../stream.ts";
 
 const ROW = 16; // bytes a row of a dump: as `xxd` and `hexdump -C`
 const ROWS = 4; // rows of each side in a difference, the first of them before what differs

@@ -24,13 +24,14 @@
  * order in which they came, and the first has no number. After its end a side says nothing.
  */
 
-import type { Address } from "../address.ts";
-import { formatAddress } from "../address.ts";
-import { SHUT_WR } from "../constants.ts";
-import { Datagram } from "../datagram.ts";
+import { type Data, joinBytes, toBytes } from "../bytes/stream.ts";
 import { SocketError } from "../errors.ts";
-import { BaseRequestHandler, checkHandler, type HandlerClass, type HandlerServer } from "../handler.ts";
+import type { Address } from "../net/address.ts";
+import { formatAddress } from "../net/address.ts";
+import { SHUT_WR } from "../net/constants.ts";
 import { checkCount, checkOptions, checkWord, optionNamesOf } from "../options.ts";
+import { BaseRequestHandler, checkHandler, type HandlerClass, type HandlerServer } from "../serve/handler.ts";
+import { Datagram } from "../sockets/datagram.ts";
 import {
   type Capabilities,
   type KernelSocket,
@@ -41,8 +42,7 @@ import {
   type StreamTransport,
   TLS_NAMES,
   type TlsOptions,
-} from "../socket.ts";
-import { type Data, joinBytes, toBytes } from "../stream.ts";
+} from "../sockets/stream-socket.ts";
 import { type Clock, Conversation, realClock } from "./script.ts";
 import { cleanText, dialogue, difference, normalised, quote, type Said } from "./text.ts";
 

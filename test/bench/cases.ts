@@ -154,7 +154,7 @@ const respOnNode: readonly Contender[] = [
 
 const BOUNDS = {
   echo: `two system calls are four fifths of a message, the same two as bare Node's. What Socklet adds is the handler's two promises
-  and the way through reader and writer. What is accepted goes by its handle, without a \`net.Socket\` (emulator/handle.ts): before, the
+  and the way through reader and writer. What is accepted goes by its handle, without a \`net.Socket\` (emulator/kernel/handle-transport.ts): before, the
   CPU was 1.15 times bare Node's.`,
   many: `with 500 connections what a message touches of each no longer fits into this machine's second-level cache: bare Node's echo with
   4 KiB of small objects a connection, all read at each message, is at 0.99 of its rate with 50 connections and at 0.90 with 500. Socklet's

@@ -1,6 +1,7 @@
 import { execFileSync } from "node:child_process";
 import fc from "fast-check";
 import { describe, expect, test, vi } from "vitest";
+import { SocketError } from "../../core/errors.ts";
 import {
   AllowList,
   connectHint,
@@ -10,7 +11,7 @@ import {
   parseNetwork,
   platformRefusal,
   ReplyBudget,
-} from "../../core/access.ts";
+} from "../../core/net/access.ts";
 import {
   type Address,
   type AddressLike,
@@ -21,9 +22,8 @@ import {
   isPrivate,
   isReserved,
   parseAddress,
-} from "../../core/address.ts";
-import { AF_INET, AF_INET6 } from "../../core/constants.ts";
-import { SocketError } from "../../core/errors.ts";
+} from "../../core/net/address.ts";
+import { AF_INET, AF_INET6 } from "../../core/net/constants.ts";
 import { peer } from "../peers/peer.ts";
 
 /** What an app in earnest would allow; the two widest rules are there to be abused. */

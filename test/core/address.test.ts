@@ -1,6 +1,7 @@
 import { execFileSync } from "node:child_process";
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
+import { SocketError } from "../../core/errors.ts";
 import {
   type AddressLike,
   formatAddress,
@@ -14,9 +15,8 @@ import {
   isReserved,
   packAddress,
   parseAddress,
-} from "../../core/address.ts";
-import { AF_INET, AF_INET6, AF_UNIX } from "../../core/constants.ts";
-import { SocketError } from "../../core/errors.ts";
+} from "../../core/net/address.ts";
+import { AF_INET, AF_INET6, AF_UNIX } from "../../core/net/constants.ts";
 import { peer } from "../peers/peer.ts";
 
 /** What a call gave, or the code or name of its error, so that both are compared the same way. */

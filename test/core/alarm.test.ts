@@ -1,7 +1,7 @@
 /** Alarms that share a timer, and those that have their own. */
 
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { Alarm } from "../../core/alarm.ts";
+import { Alarm } from "../../core/bytes/alarm.ts";
 
 const rung: string[] = [];
 

@@ -1,7 +1,7 @@
 import { execFileSync } from "node:child_process";
 import fc from "fast-check";
 import { afterEach, describe, expect, test, vi } from "vitest";
-import { htonl, htons, ntohl, ntohs } from "../../core/byte-order.ts";
+import { htonl, htons, ntohl, ntohs } from "../../core/bytes/byte-order.ts";
 import { peer } from "../peers/peer.ts";
 
 const CONVERT = { htons, ntohs, htonl, ntohl };
@@ -41,7 +41,7 @@ describe("on a big-endian host", () => {
     }
     vi.stubGlobal("Uint16Array", BigEndian);
     vi.resetModules();
-    const there = await import("../../core/byte-order.ts");
+    const there = await import("../../core/bytes/byte-order.ts");
     for (const name of NAMES) {
       expect(there[name](20000)).toBe(20000);
       expect(() => there[name](-1)).toThrow(RangeError);

@@ -1,6 +1,6 @@
 import { execFileSync } from "node:child_process";
 import { describe, expect, test } from "vitest";
-import * as constants from "../../core/constants.ts";
+import * as constants from "../../core/net/constants.ts";
 import { peer } from "../peers/peer.ts";
 
 const NAMES = Object.keys(constants);

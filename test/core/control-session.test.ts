@@ -1,5 +1,5 @@
 import { afterEach, describe, expect, test, vi } from "vitest";
-import { AllowList } from "../../core/access.ts";
+import { STREAM_LIMITS } from "../../core/bytes/stream.ts";
 import {
   eventStream,
   isSessionId,
@@ -14,7 +14,7 @@ import {
   sessionTarget,
 } from "../../core/control/index.ts";
 import { SocketError } from "../../core/errors.ts";
-import { STREAM_LIMITS } from "../../core/stream.ts";
+import { AllowList } from "../../core/net/access.ts";
 import { app, eventsUntil, follow, MemoryPlace } from "./control-setup.ts";
 
 const codeOf = (promise: Promise<unknown>): Promise<unknown> =>

@@ -1,7 +1,6 @@
 /** A control plane in memory: handlers that dial servers which are in memory, too. What the control tests share. */
 
 import type { Hono } from "hono";
-import { type App, defineApp } from "../../core/app.ts";
 import {
   controlRoutes,
   ListenerLog,
@@ -12,9 +11,10 @@ import {
   type SessionTarget,
 } from "../../core/control/index.ts";
 import { SocketError } from "../../core/errors.ts";
-import { DatagramRequestHandler, StreamRequestHandler } from "../../core/handler.ts";
-import { BaseConnector } from "../../core/server.ts";
-import type { StreamSocket } from "../../core/socket.ts";
+import { type App, defineApp } from "../../core/serve/app.ts";
+import { DatagramRequestHandler, StreamRequestHandler } from "../../core/serve/handler.ts";
+import { BaseConnector } from "../../core/serve/server.ts";
+import type { StreamSocket } from "../../core/sockets/stream-socket.ts";
 import { memoryPair, ThreadingMemoryServer } from "../../core/testing/index.ts";
 
 /** Sends its params, gives the line that comes back. */

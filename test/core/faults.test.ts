@@ -20,7 +20,7 @@ import {
   withFaults,
 } from "socklet/testing";
 import { beforeEach, describe, expect, test, vi } from "vitest";
-import { type DatagramSink, DatagramSocket, type DatagramTransport } from "../../core/datagram.ts";
+import { type DatagramSink, DatagramSocket, type DatagramTransport } from "../../core/sockets/datagram.ts";
 import { chanceOf } from "../../core/testing/clock.ts";
 import { EchoDatagram } from "../../examples/echo.ts";
 

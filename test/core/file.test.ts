@@ -10,14 +10,14 @@ import {
   type TextFile,
   type TextReader,
   type TextWriter,
-} from "../../core/file.ts";
+} from "../../core/bytes/file.ts";
 import {
   type ReaderSource,
   STREAM_LIMITS,
   type StreamLimits,
   StreamReader,
   StreamWriter,
-} from "../../core/stream.ts";
+} from "../../core/bytes/stream.ts";
 import { peer } from "../peers/peer.ts";
 import { codeOf, codeThrown, settled, waits } from "./outcome.ts";
 

@@ -1,9 +1,13 @@
 import { describe, expect, test } from "vitest";
-import type { Address } from "../../core/address.ts";
-import { type Datagram, MAX_DATAGRAM } from "../../core/datagram.ts";
 import type { SocketErrorCode } from "../../core/errors.ts";
-import { BaseRequestHandler, DatagramRequestHandler, StreamRequestHandler } from "../../core/handler.ts";
-import type { StreamSocket } from "../../core/socket.ts";
+import type { Address } from "../../core/net/address.ts";
+import {
+  BaseRequestHandler,
+  DatagramRequestHandler,
+  StreamRequestHandler,
+} from "../../core/serve/handler.ts";
+import { type Datagram, MAX_DATAGRAM } from "../../core/sockets/datagram.ts";
+import type { StreamSocket } from "../../core/sockets/stream-socket.ts";
 import {
   MemoryDatagramServer,
   MemoryNetwork,

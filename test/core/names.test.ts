@@ -25,9 +25,9 @@ import {
   SocketError,
 } from "socklet";
 import { describe, expect, test } from "vitest";
-import * as names from "../../core/names.ts";
-import { type AddressInfoOptions, nameError, type Resolver } from "../../core/names.ts";
-import { builtInServices } from "../../core/services.ts";
+import * as names from "../../core/net/names.ts";
+import { type AddressInfoOptions, nameError, type Resolver } from "../../core/net/names.ts";
+import { builtInServices } from "../../core/net/services.ts";
 
 /** Knows `host.corp.example` (this machine), `short` and `far.example.net`; keeps what it was asked. */
 class Book implements Resolver {

@@ -1,6 +1,7 @@
 /** Flags, blocking, `select()` and `poll()` over streams in memory: what is the same in every place. */
 
 import { expect, test } from "vitest";
+import { SocketError } from "../../core/errors.ts";
 import {
   MSG_DONTWAIT,
   MSG_NOSIGNAL,
@@ -15,10 +16,9 @@ import {
   POLLPRI,
   SHUT_RDWR,
   SHUT_WR,
-} from "../../core/constants.ts";
-import { SocketError } from "../../core/errors.ts";
-import { poll, select } from "../../core/select.ts";
-import { StreamSocket } from "../../core/socket.ts";
+} from "../../core/net/constants.ts";
+import { poll, select } from "../../core/sockets/select.ts";
+import { StreamSocket } from "../../core/sockets/stream-socket.ts";
 import { memoryPair } from "../../core/testing/memory.ts";
 
 const text = (bytes: Uint8Array | null): string | null => bytes && new TextDecoder().decode(bytes);

@@ -9,7 +9,7 @@ import {
   getservbyport,
   Protocols,
   Services,
-} from "../../core/services.ts";
+} from "../../core/net/services.ts";
 
 /** What a call gave, or the code or name of its error. */
 const outcome = (call: () => unknown): unknown => {

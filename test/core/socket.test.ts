@@ -1,8 +1,8 @@
 import { afterEach, describe, expect, test, vi } from "vitest";
-import { SHUT_RD, SHUT_RDWR, SHUT_WR } from "../../core/constants.ts";
+import { DONE } from "../../core/bytes/stream.ts";
 import { SocketError } from "../../core/errors.ts";
-import { type StreamSink, StreamSocket, type StreamTransport } from "../../core/socket.ts";
-import { DONE } from "../../core/stream.ts";
+import { SHUT_RD, SHUT_RDWR, SHUT_WR } from "../../core/net/constants.ts";
+import { type StreamSink, StreamSocket, type StreamTransport } from "../../core/sockets/stream-socket.ts";
 import { type MemoryOptions, memoryPair } from "../../core/testing/index.ts";
 import { codeOf, codeThrown, settled, waits } from "./outcome.ts";
 

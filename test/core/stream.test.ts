@@ -1,6 +1,5 @@
 import fc from "fast-check";
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
-import { SocketError } from "../../core/errors.ts";
 import {
   type Data,
   type ReaderSource,
@@ -8,7 +7,8 @@ import {
   StreamReader,
   StreamWriter,
   toBytes,
-} from "../../core/stream.ts";
+} from "../../core/bytes/stream.ts";
+import { SocketError } from "../../core/errors.ts";
 import { codeOf, codeThrown, settled, waits } from "./outcome.ts";
 
 const utf8 = (text: string): Uint8Array => new TextEncoder().encode(text);

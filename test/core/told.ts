@@ -1,6 +1,6 @@
 /** What a server tells, kept, and waited for. */
 
-import type { SockletEvent } from "../../core/events.ts";
+import type { SockletEvent } from "../../core/serve/events.ts";
 
 type Type = SockletEvent["type"];
 

@@ -34,11 +34,15 @@ class Cli {
   #look: (() => void)[] = []; // those who wait for a line
 
   constructor(args: readonly string[], env: Readonly<Record<string, string>> = {}) {
-    this.process = spawn(process.execPath, ["--conditions=socklet:source", "emulator/cli.ts", ...args], {
-      cwd: root,
-      env: { ...process.env, npm_lifecycle_event: undefined, ...env }, // it is none of npm's scripts
-      stdio: ["ignore", "pipe", "pipe"],
-    });
+    this.process = spawn(
+      process.execPath,
+      ["--conditions=socklet:source", "emulator/command/cli.ts", ...args],
+      {
+        cwd: root,
+        env: { ...process.env, npm_lifecycle_event: undefined, ...env }, // it is none of npm's scripts
+        stdio: ["ignore", "pipe", "pipe"],
+      },
+    );
     for (const name of ["stdout", "stderr"] as const) {
       createInterface(this.process[name] as Readable).on("line", (line) => {
         this[name].push(line);

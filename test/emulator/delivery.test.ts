@@ -22,9 +22,9 @@ import {
 import { controlClient } from "socklet/control";
 import { serveApp, TCPConnector, ThreadingTCPServer } from "socklet/emulator";
 import { afterAll, afterEach, describe, expect, onTestFinished, test, vi } from "vitest";
-import { ForkingTCPServer, handlerFrom } from "../../emulator/forking.ts";
-import { intake } from "../../emulator/intake.ts";
-import { ThreadingUnixStreamServer } from "../../emulator/unix.ts";
+import { intake } from "../../emulator/kernel/intake.ts";
+import { ForkingTCPServer, handlerFrom } from "../../emulator/servers/forking.ts";
+import { ThreadingUnixStreamServer } from "../../emulator/servers/unix.ts";
 import { Told } from "../core/told.ts";
 import { ownCertificates } from "../peers/certificates.ts";
 

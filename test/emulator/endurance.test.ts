@@ -368,7 +368,7 @@ describe("a forking server", () => {
 });
 
 describe("SIGTERM under load", () => {
-  const cli = fileURLToPath(new URL("../../emulator/cli.ts", import.meta.url));
+  const cli = fileURLToPath(new URL("../../emulator/command/cli.ts", import.meta.url));
   const app = fileURLToPath(new URL("fixtures/endurance-app.ts", import.meta.url));
 
   test("loses no request that had begun, of a threading and of a forking listener; the process ends with status 0", async () => {

@@ -451,7 +451,7 @@ describe("an app's listeners", () => {
     const root = new URL("../..", import.meta.url);
     const args = [
       "--conditions=socklet:source",
-      "emulator/cli.ts",
+      "emulator/command/cli.ts",
       "serve",
       "test/emulator/fixtures/family-app.ts",
     ];

@@ -29,9 +29,9 @@ import {
   ForkingUnixDatagramServer,
   ForkingUnixStreamServer,
   handlerFrom,
-} from "../../emulator/forking.ts";
-import type { TCPServerOptions } from "../../emulator/tcp.ts";
-import { UnixDatagramServer, UnixStreamServer } from "../../emulator/unix.ts";
+} from "../../emulator/servers/forking.ts";
+import type { TCPServerOptions } from "../../emulator/servers/tcp.ts";
+import { UnixDatagramServer, UnixStreamServer } from "../../emulator/servers/unix.ts";
 import { peer } from "../peers/peer.ts";
 
 // A child compiles 30 files of TypeScript, 0.4 s of it; those after the first find them done, and take 0.1 s.

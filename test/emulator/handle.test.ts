@@ -7,8 +7,8 @@ import { promisify } from "node:util";
 import { DatagramRequestHandler, type InternetAddress, type SockletEvent, streamHandler } from "socklet";
 import { createConnection, ThreadingTCPServer, ThreadingUDPServer } from "socklet/emulator";
 import { expect, test } from "vitest";
-import { intake } from "../../emulator/intake.ts";
-import type { Connection } from "../../emulator/stream-socket.ts";
+import { intake } from "../../emulator/kernel/intake.ts";
+import type { Connection } from "../../emulator/kernel/net-transport.ts";
 
 const Echo = streamHandler(async ({ request }) => {
   for await (const bytes of request) await request.sendall(bytes);
@@ -54,7 +54,7 @@ test.each([
 
 test("memory that is given away is freed by young collections", async () => {
   const program = `
-    import { Intake } from "../../emulator/intake.ts";
+    import { Intake } from "../../emulator/kernel/intake.ts";
     const intake = new Intake();
     const bytes = new Uint8Array(256 * 1024);
     const give = async (times) => {

@@ -22,7 +22,7 @@ const file = (path: string): string => fileURLToPath(new URL(path, import.meta.u
 const HANDLERS = new URL("./fixtures/hostile-app.ts", import.meta.url);
 const SERVE = [
   "--conditions=socklet:source",
-  file("../../emulator/cli.ts"),
+  file("../../emulator/command/cli.ts"),
   "serve",
   file("./fixtures/hostile-app.ts"),
 ];

@@ -27,7 +27,7 @@ import {
 } from "socklet/emulator";
 import { type Conversation, conversation, type DatagramPeer } from "socklet/testing";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { ThreadingUnixDatagramServer, ThreadingUnixStreamServer } from "../../emulator/unix.ts";
+import { ThreadingUnixDatagramServer, ThreadingUnixStreamServer } from "../../emulator/servers/unix.ts";
 import { checkCell, type MatrixPlace, matrixOf } from "../conformance/matrix.ts";
 import { placesPage } from "../conformance/matrix-page.ts";
 import {

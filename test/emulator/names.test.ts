@@ -27,7 +27,7 @@ import {
 } from "socklet";
 import { ThreadingUDPServer } from "socklet/emulator";
 import { afterEach, describe, expect, test, vi } from "vitest";
-import type { AddressInfoOptions } from "../../core/names.ts";
+import type { AddressInfoOptions } from "../../core/net/names.ts";
 import {
   getaddrinfo,
   getfqdn,
@@ -40,7 +40,7 @@ import {
   getservbyname,
   getservbyport,
   Hosts,
-} from "../../emulator/names.ts";
+} from "../../emulator/sockets/names.ts";
 import { DnsDatagram } from "../../examples/dns.ts";
 import { peer } from "../peers/peer.ts";
 

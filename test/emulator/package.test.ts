@@ -29,9 +29,10 @@ const entries: Readonly<Record<string, string>> = Object.fromEntries(
 /** What is read, and what the pages lead to. */
 const TEXTS = [
   ...["LICENSE", "README.md", "ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md"],
-  ...(await readdir(`${root}docs`)).filter((name) => name.endsWith(".md")).map((name) => `docs/${name}`),
+  ...(await readdir(`${root}docs`)).filter((name) => /\.(md|svg)$/.test(name)).map((name) => `docs/${name}`),
+  ...(await readdir(`${root}docs/decisions`)).map((name) => `docs/decisions/${name}`),
   ...(await readdir(`${root}docs/performance`)).map((name) => `docs/performance/${name}`),
-  ...(await readdir(`${root}examples`))
+  ...(await readdir(`${root}examples`, { recursive: true }))
     .filter((name) => name.endsWith(".ts"))
     .map((name) => `examples/${name}`),
 ];

@@ -4,8 +4,8 @@ import { type BaseServer, type StreamSocket, streamHandler } from "socklet";
 import { createConnection, TCPServer, ThreadingTCPServer } from "socklet/emulator";
 import { MemoryServer, ThreadingMemoryServer } from "socklet/testing";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { intake, unconnected } from "../../emulator/intake.ts";
-import type { Connection } from "../../emulator/stream-socket.ts";
+import { intake, unconnected } from "../../emulator/kernel/intake.ts";
+import type { Connection } from "../../emulator/kernel/net-transport.ts";
 import { Conformance, LocalBoard } from "../conformance/handler.ts";
 import { serverConformance } from "../conformance/server.ts";
 import { serverScenarios, tracing } from "../conformance/server-scenarios.ts";
@@ -39,7 +39,7 @@ const tracedTcp = traced("tcp", (index, key) => {
   return up(new Server("127.0.0.1:0", Handler as never, options));
 });
 
-/** As on a Node that has not what emulator/intake.ts takes. */
+/** As on a Node that has not what emulator/kernel/intake.ts takes. */
 const byData = async <T>(what: () => Promise<T>): Promise<T> => {
   intake.on = false;
   try {

@@ -8,9 +8,9 @@ import { createInterface } from "node:readline";
 import { text } from "node:stream/consumers";
 import { createConnection } from "socklet/emulator";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { Gate } from "../../core/access.ts";
+import { Gate } from "../../core/net/access.ts";
 import { settleForking } from "../../core/options.ts";
-import { STREAM_OPTIONS } from "../../core/socket.ts";
+import { STREAM_OPTIONS } from "../../core/sockets/stream-socket.ts";
 import { blocksOf } from "../pages/markdown.ts";
 
 const folder = resolve(`.tsc/servers-${process.pid}`); // in the repository, where `socklet` is this package
@@ -106,7 +106,7 @@ test("its tables have every option, with the defaults that are", () => {
   for (const [name, value] of Object.entries(settleForking({}))) {
     expect([name, rows.get(name)]).toEqual([name, shown(value)]);
   }
-  const source = readFileSync("core/server.ts", "utf8");
+  const source = readFileSync("core/serve/server.ts", "utf8");
   const options = /export interface ServerOptions<Context>.*?^}/ms.exec(source)?.[0] ?? "";
   const names = [...options.matchAll(/^ {2}readonly (\w+)\?/gm)].map(([, name]) => name);
   expect(names.length).toBeGreaterThan(10);

@@ -16,7 +16,7 @@ const TIMEOUT = 120_000; // ms that one command may run: some serve for all the 
 const socklet = (args: readonly (string | number)[], env: Readonly<Record<string, string>> = {}): Program => {
   const unset = ["SOCKLET_TOKENS", "SOCKLET_URL", "SOCKLET_TOKEN"].flatMap((name) => ["-u", name]);
   const set = Object.entries(env).map(([name, value]) => `${name}=${value}`);
-  const command = [process.execPath, "--conditions=socklet:source", file("../../emulator/cli.ts")];
+  const command = [process.execPath, "--conditions=socklet:source", file("../../emulator/command/cli.ts")];
   return start("env", [...unset, ...set, ...command, ...args], TIMEOUT);
 };
 
@@ -406,7 +406,7 @@ describe("socklet sessions", () => {
     await using pipe = start("sh", [
       "-c",
       `SOCKLET_URL=$1 SOCKLET_TOKEN=$2 $3 --conditions=socklet:source $4 sessions list | true; echo done`,
-      ...["sh", emulator.url, emulator.token, process.execPath, file("../../emulator/cli.ts")],
+      ...["sh", emulator.url, emulator.token, process.execPath, file("../../emulator/command/cli.ts")],
     ]);
     expect(await pipe.ended).toMatchObject({ code: 0, stderr: "" });
   });

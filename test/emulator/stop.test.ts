@@ -13,7 +13,7 @@ import { describeWith, type Program, start } from "../peers/program.ts";
 
 const file = (path: string): string => fileURLToPath(new URL(path, import.meta.url));
 
-const COMMAND = [process.execPath, "--conditions=socklet:source", file("../../emulator/cli.ts")];
+const COMMAND = [process.execPath, "--conditions=socklet:source", file("../../emulator/command/cli.ts")];
 const SERVED = file("./fixtures/served.ts");
 const SERVE = [...COMMAND, "serve", SERVED, "--no-control"];
 const TIMEOUT = 60_000; // ms

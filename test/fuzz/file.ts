@@ -1,8 +1,8 @@
 /** Files of a stream: text read and written in every encoding and newline mode, mixed with the stream's own reads and writes, beside a model. */
 
 import fc from "fast-check";
-import { type BinaryWriter, type FileOptions, openFile, type TextFile } from "../../core/file.ts";
-import { STREAM_LIMITS, StreamReader, StreamWriter } from "../../core/stream.ts";
+import { type BinaryWriter, type FileOptions, openFile, type TextFile } from "../../core/bytes/file.ts";
+import { STREAM_LIMITS, StreamReader, StreamWriter } from "../../core/bytes/stream.ts";
 import {
   bytesOf,
   latin1,
@@ -293,7 +293,7 @@ class Mix {
     same(call.do, Array.isArray(got.value) ? got.value.join("|") : got.value, wanted);
   }
 
-  /** Where the reader stands: just behind what was given, but for what a file may hold (see core/file.ts). */
+  /** Where the reader stands: just behind what was given, but for what a file may hold (see core/bytes/file.ts). */
   #place({ model, call }: Waiting): void {
     const at = this.#reader.bytesRead - this.#reader.buffered;
     const { newline, encoding } = model.options;

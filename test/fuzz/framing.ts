@@ -1,11 +1,11 @@
 /** The examples' framing: what a handler says must not depend on how its bytes are cut, whatever they are. And the control routes' bodies. */
 
 import fc from "fast-check";
-import { SHUT_WR } from "../../core/constants.ts";
 import { toJson } from "../../core/describe.ts";
-import type { SockletEvent } from "../../core/events.ts";
-import type { HandlerClass, StreamRequestHandler } from "../../core/handler.ts";
-import type { StreamSocket } from "../../core/socket.ts";
+import { SHUT_WR } from "../../core/net/constants.ts";
+import type { SockletEvent } from "../../core/serve/events.ts";
+import type { HandlerClass, StreamRequestHandler } from "../../core/serve/handler.ts";
+import type { StreamSocket } from "../../core/sockets/stream-socket.ts";
 import { MemoryServer, MemoryStorage } from "../../core/testing/index.ts";
 import { DnsStream } from "../../examples/dns.ts";
 import { FingerServer } from "../../examples/finger.ts";

@@ -2,7 +2,10 @@
 
 import net from "node:net";
 import fc from "fast-check";
-import { parseAllowRule, parseNetwork } from "../../core/access.ts";
+import { eventStream, readEvents } from "../../core/control/sse.ts";
+import { printable, printableJson, toJson } from "../../core/describe.ts";
+import { SocketError } from "../../core/errors.ts";
+import { parseAllowRule, parseNetwork } from "../../core/net/access.ts";
 import {
   formatAddress,
   inetAton,
@@ -11,23 +14,20 @@ import {
   inNetwork,
   packAddress,
   parseAddress,
-} from "../../core/address.ts";
-import { AF_INET, AF_INET6 } from "../../core/constants.ts";
-import { eventStream, readEvents } from "../../core/control/sse.ts";
-import { printable, printableJson, toJson } from "../../core/describe.ts";
-import { SocketError } from "../../core/errors.ts";
-import { Services } from "../../core/services.ts";
+} from "../../core/net/address.ts";
+import { AF_INET, AF_INET6 } from "../../core/net/constants.ts";
+import { Services } from "../../core/net/services.ts";
 import {
   formatTranscript,
   parseTranscript,
   type Transcript,
   type TranscriptEvent,
 } from "../../core/testing/transcript.ts";
-import { Hosts } from "../../emulator/names.ts";
+import { Hosts } from "../../emulator/sockets/names.ts";
 import { answer } from "../../examples/dns.ts";
 import { latin1 as respText } from "../../examples/resp/bytes.ts";
 import { inlineWords, numberIn, ProtocolError } from "../../examples/resp/request.ts";
-import { MalformedAnswer, parseAnswer, query } from "../../worker/dns-message.ts";
+import { MalformedAnswer, parseAnswer, query } from "../../worker/names/dns-message.ts";
 import { alike, latin1, same, type Target, target } from "./target.ts";
 
 /** What `call` gives; where it throws one of `errors`, `undefined`. Any other error is a failure. */

@@ -1,9 +1,9 @@
 /** The reader: every kind of read, in any order, however the bytes come, beside a model of it. */
 
 import fc from "fast-check";
+import { type BinaryFile, openFile } from "../../core/bytes/file.ts";
+import { type Lender, type ReaderSource, StreamReader, StreamWriter } from "../../core/bytes/stream.ts";
 import { SocketError } from "../../core/errors.ts";
-import { type BinaryFile, openFile } from "../../core/file.ts";
-import { type Lender, type ReaderSource, StreamReader, StreamWriter } from "../../core/stream.ts";
 import {
   bytesOf,
   latin1,
@@ -203,7 +203,7 @@ const step: fc.Arbitrary<Step> = fc.oneof(
   },
 );
 
-const HIGH = 256 * 1024; // bytes: as core/stream.ts
+const HIGH = 256 * 1024; // bytes: as core/bytes/stream.ts
 const LOW = 64 * 1024;
 const WINDOW = 8 * 1024;
 

@@ -1,16 +1,16 @@
 /** Whole sockets, in memory and over the kernel: what one end writes in any way is what the other reads in any way. */
 
 import fc from "fast-check";
-import { MSG_DONTWAIT, MSG_PEEK, MSG_WAITALL, POLLIN, SHUT_WR } from "../../core/constants.ts";
+import type { TextFile } from "../../core/bytes/file.ts";
 import type { SocketError } from "../../core/errors.ts";
-import type { TextFile } from "../../core/file.ts";
-import { BaseRequestHandler } from "../../core/handler.ts";
-import { poll, select } from "../../core/select.ts";
-import type { StreamSocket } from "../../core/socket.ts";
+import { MSG_DONTWAIT, MSG_PEEK, MSG_WAITALL, POLLIN, SHUT_WR } from "../../core/net/constants.ts";
+import { BaseRequestHandler } from "../../core/serve/handler.ts";
+import { poll, select } from "../../core/sockets/select.ts";
+import type { StreamSocket } from "../../core/sockets/stream-socket.ts";
 import { memoryPair } from "../../core/testing/index.ts";
-import { createConnection } from "../../emulator/connector.ts";
-import { intake } from "../../emulator/intake.ts";
-import { ThreadingTCPServer } from "../../emulator/tcp.ts";
+import { intake } from "../../emulator/kernel/intake.ts";
+import { ThreadingTCPServer } from "../../emulator/servers/tcp.ts";
+import { createConnection } from "../../emulator/sockets/connector.ts";
 import { latin1, same, type Target, target } from "./target.ts";
 
 interface Write {

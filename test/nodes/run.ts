@@ -1,6 +1,6 @@
 /**
  * Runs the conformance bodies on the Nodes of package.json beside this file: `npm run test:nodes`, in the root. What
- * emulator/handle.ts takes of Node is not documented, so each line of Node that is supported is tried, both ways: the
+ * emulator/kernel/handle-transport.ts takes of Node is not documented, so each line of Node that is supported is tried, both ways: the
  * bodies run over handles, and over Node's own sockets.
  */
 

@@ -27,15 +27,15 @@ import {
   ForkingUnixDatagramServer,
   ForkingUnixStreamServer,
   handlerFrom,
-} from "../../emulator/forking.ts";
-import { TCPServer, ThreadingTCPServer } from "../../emulator/tcp.ts";
-import { ThreadingUDPServer, UDPServer } from "../../emulator/udp.ts";
+} from "../../emulator/servers/forking.ts";
+import { TCPServer, ThreadingTCPServer } from "../../emulator/servers/tcp.ts";
+import { ThreadingUDPServer, UDPServer } from "../../emulator/servers/udp.ts";
 import {
   ThreadingUnixDatagramServer,
   ThreadingUnixStreamServer,
   UnixDatagramServer,
   UnixStreamServer,
-} from "../../emulator/unix.ts";
+} from "../../emulator/servers/unix.ts";
 import { OUTCOMES, type Outcome, tracedHere } from "./hooks-handler.ts";
 import { describeWith, python } from "./program.ts";
 

@@ -81,7 +81,7 @@ describeWith(["redis-server"], "RespClient and redis-server", () => {
   test("socklet dial runs it, and prints the reply", async () => {
     const { port, program } = await redis();
     await using _ = program;
-    const cli = ["--conditions=socklet:source", "emulator/cli.ts", "dial", `127.0.0.1:${port}`];
+    const cli = ["--conditions=socklet:source", "emulator/command/cli.ts", "dial", `127.0.0.1:${port}`];
     const one = await run(process.execPath, [...cli, "examples/resp.ts#RespClient", "PING"]);
     expect([one.code, String(one.stdout), one.stderr]).toEqual([0, '"PONG"\n', ""]);
     const params = '[["SET","k","v"],["GET","k"],["NOPE"]]';

@@ -6,7 +6,7 @@
  *     npm run soak -- --seconds 150
  *     npm run soak -- --races       # another program: races.ts
  *
- * Not in CI, for its time. Without the alarm that re-arms itself (worker/session.ts) it fails: workerd evicts the
+ * Not in CI, for its time. Without the alarm that re-arms itself (worker/objects/session.ts) it fails: workerd evicts the
  * object after one to two minutes.
  */
 

@@ -18,7 +18,7 @@ import {
   SocketError,
 } from "socklet";
 import { describe, expect, inject, test } from "vitest";
-import { MalformedAnswer, parseAnswer, query } from "../../worker/dns-message.ts";
+import { MalformedAnswer, parseAnswer, query } from "../../worker/names/dns-message.ts";
 import {
   getaddrinfo,
   getfqdn,
@@ -31,7 +31,7 @@ import {
   getservbyname,
   getservbyport,
   type NameOptions,
-} from "../../worker/names.ts";
+} from "../../worker/names/names.ts";
 
 const origin = inject("dohOrigin");
 const at = (path: string): NameOptions => ({ endpoint: `${origin}${path}` });

@@ -47,7 +47,7 @@ for (const secureTransport of ["on", "starttls"] as const) {
     streamConformance(
       {
         name,
-        hearsReset: secureTransport === "on", // measured on workerd 2026-10-23; worker/stream-socket.ts
+        hearsReset: secureTransport === "on", // measured on workerd 2026-10-23; worker/sockets/stream-socket.ts
         dial: async () => {
           const options = { stream, secureTransport };
           const socket = await createConnection({ hostname: "localhost", port: tlsPort }, options);

@@ -3,7 +3,7 @@
 import { evictDurableObject } from "cloudflare:test";
 import { env } from "cloudflare:workers";
 import { expect, test } from "vitest";
-import { boundStorage } from "../../worker/storage.ts";
+import { boundStorage } from "../../worker/objects/storage.ts";
 
 const storage = env.STORAGE.getByName("blobs");
 

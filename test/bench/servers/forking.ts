@@ -14,7 +14,7 @@ import { once } from "node:events";
 import net from "node:net";
 import { type InternetAddress, StreamRequestHandler } from "socklet";
 import { ThreadingTCPServer } from "socklet/emulator";
-import { ForkingTCPServer, handlerFrom } from "../../../emulator/forking.ts";
+import { ForkingTCPServer, handlerFrom } from "../../../emulator/servers/forking.ts";
 
 const SECONDS = 2; // of load, a round and server
 const HASHES = 20_000; // about 30 ms

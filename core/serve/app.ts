@@ -1,0 +1,354 @@
+/**
+ * The app: which handlers there are, where they listen, and what they may dial. A module that imports `socklet`
+ * alone exports one as `app`; the emulator serves it, the Worker deploys it, a test runs it in memory.
+ */
+
+import type { MaybePromise } from "../bytes/stream.ts";
+import { SocketError } from "../errors.ts";
+import { AllowList, PEER_NAMES, RATE_NAMES, ReplyBudget } from "../net/access.ts";
+import { type AddressLike, type Endpoint, formatAddress, parseAddress } from "../net/address.ts";
+import {
+  checkCount,
+  checkOptions,
+  type DatagramOptions,
+  type ForkingOptions,
+  type ListenOptions,
+  type OptionNames,
+  optionNamesOf,
+  settleForking,
+} from "../options.ts";
+import type { Datagram } from "../sockets/datagram.ts";
+import {
+  STREAM_NAMES,
+  type StreamOptions,
+  type StreamSocket,
+  settleStream,
+} from "../sockets/stream-socket.ts";
+import type { BlobStorage } from "../storage.ts";
+import { dialable, SECURE_TRANSPORTS, type SecureTransport } from "./connector.ts";
+import { BaseRequestHandler, DatagramRequestHandler, type HandlerClass, unfitFor } from "./handler.ts";
+import { BaseServer, type ServerOptions } from "./server.ts";
+
+/** A handler of connections or of datagrams. */
+export type AnyHandlerClass<Context = unknown> =
+  | HandlerClass<StreamSocket, Context>
+  | HandlerClass<Datagram, Context>;
+
+/** What an app is given of the platform it runs on. */
+export interface Platform {
+  readonly name: "node" | "workerd" | "memory";
+  /** A Worker's bindings and secrets; in Node the environment variables. */
+  readonly bindings: Readonly<Record<string, unknown>>;
+  /** Where bytes can be kept: files in Node, a Durable Object in the Worker. */
+  readonly storage: BlobStorage;
+}
+
+/**
+ * How a listener takes its requests: one at a time, side by side, or each in a child process. In a Worker each
+ * connection is a request of the platform's, whatever this says: side by side, and apart from each other.
+ */
+export type Serving = "serial" | "threading" | "forking";
+
+const SERVINGS: readonly Serving[] = ["serial", "threading", "forking"];
+
+/**
+ * Limits and rules of one listener: those of the server that serves it, by the same names and with the same
+ * defaults. In a Worker `access`, `rate`, `maxRequests`, `maxRequestsPerAddress`, the times and `stream` hold, for
+ * each isolate by itself; nobody waits there, so that `requestQueueSize` and `whenFull` have no meaning.
+ */
+export interface ListenerOptions
+  extends Pick<
+      ServerOptions<unknown>,
+      | "requestQueueSize"
+      | "maxRequests"
+      | "whenFull"
+      | "maxRequestsPerAddress"
+      | "access"
+      | "rate"
+      | "requestTimeout"
+      | "idleTimeout"
+    >,
+    ListenOptions,
+    DatagramOptions,
+    ForkingOptions {
+  /** Limits and times of each connection. */
+  readonly stream?: Partial<StreamOptions>;
+}
+
+type Kind = "every" | "ports" | "streams" | "datagrams" | "udp" | "forking";
+
+/** Which listeners have an option: `ports` are those that are not on a path. */
+const KINDS: { readonly [Name in keyof Required<ListenerOptions>]: Kind } = {
+  requestQueueSize: "every",
+  maxRequests: "every",
+  whenFull: "every",
+  maxRequestsPerAddress: "every",
+  rate: "every",
+  requestTimeout: "every",
+  idleTimeout: "every",
+  access: "ports",
+  ipv6Only: "ports",
+  allowReusePort: "ports",
+  stream: "streams",
+  maxPacketSize: "datagrams",
+  amplification: "udp",
+  maxChildren: "forking",
+  blockTimeout: "forking",
+  childIdleTimeout: "forking",
+  requestsPerChild: "forking",
+  restartDelay: "forking",
+  maxRestartDelay: "forking",
+  execArgv: "forking",
+};
+
+const WITHIN: OptionNames = { access: PEER_NAMES, rate: RATE_NAMES, stream: STREAM_NAMES };
+const LISTENER_NAMES: OptionNames = Object.fromEntries(
+  Object.keys(KINDS).map((name) => [name, WITHIN[name] ?? true]),
+);
+
+/** A server that is made to have its options checked. */
+class Checked extends BaseServer<unknown> {
+  static override readonly optionNames: OptionNames = LISTENER_NAMES;
+
+  override get serverAddress(): null {
+    return null;
+  }
+}
+
+/** `checkOptions` of what an app is made of. Throws `ERR_APP`. */
+const checkNames = (taker: string, given: unknown, names: OptionNames): void => {
+  try {
+    checkOptions(taker, given, names);
+  } catch (error) {
+    throw wrong((error as Error).message, error);
+  }
+};
+
+/** `options`, where a listener of this kind has them and they can be. Throws `ERR_APP`. */
+const checkListener = (
+  options: ListenerOptions,
+  where: string,
+  scheme: "tcp" | "udp" | "unix",
+  carries: "streams" | "datagrams",
+  serve: Serving,
+): ListenerOptions => {
+  const kinds: readonly string[] = ["every", scheme === "unix" ? "" : "ports", scheme, carries, serve];
+  const names = Object.fromEntries(
+    Object.entries(LISTENER_NAMES).filter(([name]) => kinds.includes(KINDS[name as keyof ListenerOptions])),
+  );
+  const listener = scheme === "unix" ? `listener of ${carries} on a path` : `${scheme}:// listener`;
+  checkNames(`${where} of a ${serve} ${listener}`, options, names);
+  try {
+    new Checked(BaseRequestHandler as never, options);
+    settleStream(options.stream);
+    settleForking(options);
+    checkCount("maxPacketSize", options.maxPacketSize ?? 0, 0);
+    if (options.amplification != null) new ReplyBudget(options.amplification);
+  } catch (error) {
+    throw wrong(`${where}: ${(error as Error).message}`, error);
+  }
+  return Object.freeze({ ...options });
+};
+
+/** One place where an app listens. */
+export interface ListenEntry {
+  /** A name from `handlers`. */
+  readonly handler: string;
+  /** `tcp://host:port`, `udp://host:port`, or a path, `unix:/run/name`, which a Worker has not; without a scheme, TCP. */
+  readonly address: AddressLike;
+  /** What comes to a path. Default: `"datagrams"` where the handler extends `DatagramRequestHandler`, else `"streams"`. */
+  readonly carries?: "streams" | "datagrams";
+  /** Default `threading`. */
+  readonly serve?: Serving;
+  /** Limits and rules; those that are not given have the server's defaults. */
+  readonly options?: ListenerOptions;
+  /** A command line to try it with; `{host}` and `{port}`, or `{path}`, are filled in. */
+  readonly try?: string;
+}
+
+const LISTEN_ENTRY_NAMES = optionNamesOf<ListenEntry>("an entry of listen")({
+  handler: true,
+  address: true,
+  carries: true,
+  serve: true,
+  options: true, // which of them depends on the others
+  try: true,
+});
+
+/** One server that an app's handler dials. */
+export interface DialEntry {
+  /** A name from `handlers`. */
+  readonly handler: string;
+  readonly address: AddressLike;
+  /** Default `off`. */
+  readonly secureTransport?: SecureTransport;
+}
+
+const DIAL_ENTRY_NAMES = optionNamesOf<DialEntry>("an entry of dial")({
+  handler: true,
+  address: true,
+  secureTransport: true,
+});
+
+/** What `defineApp` takes. */
+export interface AppDefinition<Context> {
+  /** The handler classes, by name. */
+  readonly handlers: Readonly<Record<string, AnyHandlerClass<Context>>>;
+  readonly listen?: readonly ListenEntry[];
+  /** Servers to dial, by name. */
+  readonly dial?: Readonly<Record<string, DialEntry>>;
+  /** What may be dialled from outside (`"10.0.0.0/8:6379"`, `"*.example.com:25"`; see `parseAllowRule`). Default: nothing but `dial`. */
+  readonly allow?: readonly string[];
+  /** Makes what handlers get as `this.context`; called once on each platform. */
+  readonly context?: (platform: Platform) => MaybePromise<Context>;
+}
+
+const APP_NAMES = optionNamesOf<AppDefinition<unknown>>("an app")({
+  handlers: true,
+  listen: true,
+  dial: true,
+  allow: true,
+  context: true,
+});
+
+/** One listener of an app, checked. */
+export interface Listener<Context = unknown> {
+  readonly name: string;
+  readonly handler: AnyHandlerClass<Context>;
+  readonly endpoint:
+    | (Endpoint & { readonly scheme: "tcp" | "udp" })
+    | (Endpoint & { readonly scheme: "unix" });
+  readonly carries: "streams" | "datagrams";
+  readonly serve: Serving;
+  readonly options: ListenerOptions;
+  readonly try: string | undefined;
+}
+
+/** An app, checked and frozen. */
+export interface App<Context = unknown> {
+  readonly handlers: Readonly<Record<string, AnyHandlerClass<Context>>>;
+  readonly listeners: readonly Listener<Context>[];
+  readonly dial: Readonly<
+    Record<
+      string,
+      { readonly handler: string; readonly endpoint: Endpoint; readonly secureTransport: SecureTransport }
+    >
+  >;
+  readonly allow: readonly string[];
+  readonly context: (platform: Platform) => MaybePromise<Context>;
+}
+
+const APP = Symbol.for("socklet.app"); // shared, so that an app of another copy of the package is known as one
+
+/** Whether `value` is what `defineApp` gave. */
+export const isApp = (value: unknown): value is App =>
+  typeof value === "object" && value !== null && APP in value;
+
+const wrong = (message: string, cause?: unknown): SocketError =>
+  new SocketError("ERR_APP", message, { cause });
+
+const names = (handlers: object): string => Object.keys(handlers).join(", ") || "none";
+
+const endpointOf = (address: AddressLike, where: string, parse = parseAddress): Endpoint => {
+  try {
+    return parse(address);
+  } catch (error) {
+    throw wrong(`${where}.address: ${(error as Error).message}`, error);
+  }
+};
+
+/**
+ * Checks an app and gives it, frozen. Throws `ERR_APP`, which names the entry and what would be right.
+ *
+ *     export const app = defineApp({
+ *       handlers: { echo: Echo },
+ *       listen: [{ handler: "echo", address: "tcp://127.0.0.1:7007" }],
+ *     });
+ */
+export const defineApp = <Context = unknown>(definition: AppDefinition<Context>): App<Context> => {
+  checkNames("defineApp()", definition, APP_NAMES);
+  const { handlers } = definition;
+  if (typeof handlers !== "object" || handlers === null) {
+    throw wrong("handlers must be an object of handler classes by name: { echo: Echo }");
+  }
+  for (const [name, handler] of Object.entries(handlers)) {
+    if (typeof handler !== "function" || !(handler.prototype instanceof BaseRequestHandler)) {
+      throw wrong(
+        `handlers.${name} must be a class that extends BaseRequestHandler; wrap a function in streamHandler()`,
+      );
+    }
+  }
+  const handlerOf = (name: string, where: string): AnyHandlerClass<Context> => {
+    const handler = Object.hasOwn(handlers, name) ? handlers[name] : undefined;
+    if (handler === undefined)
+      throw wrong(`${where}.handler is "${name}"; the app declares: ${names(handlers)}`);
+    return handler;
+  };
+  const listeners = (definition.listen ?? []).map((entry, i): Listener<Context> => {
+    const where = `listen[${i}]`;
+    checkNames(where, entry, LISTEN_ENTRY_NAMES);
+    const handler = handlerOf(entry.handler, where);
+    const endpoint = endpointOf(entry.address, where);
+    const scheme = endpoint.scheme ?? "tcp";
+    const likely = handler.prototype instanceof DatagramRequestHandler ? "datagrams" : "streams";
+    const carries = scheme === "udp" ? "datagrams" : scheme === "tcp" ? "streams" : (entry.carries ?? likely);
+    if (carries !== "streams" && carries !== "datagrams") {
+      throw wrong(`${where}.carries is "${carries}"; it may be "streams" or "datagrams"`);
+    }
+    if (entry.carries !== undefined && entry.carries !== carries) {
+      throw wrong(`${where}.carries is "${entry.carries}"; ${scheme}:// carries ${carries}`);
+    }
+    const unfit = unfitFor(handler, carries);
+    if (unfit !== null) {
+      const served = scheme === "unix" ? `${carries} on a path` : `${scheme}://`;
+      throw wrong(`${where}: ${entry.handler} extends ${unfit}, which cannot serve ${served}`);
+    }
+    const serve = entry.serve ?? "threading";
+    if (!SERVINGS.includes(serve)) {
+      throw wrong(`${where}.serve is "${serve}"; it may be "serial", "threading" or "forking"`);
+    }
+    const options = checkListener(entry.options ?? {}, `${where}.options`, scheme, carries, serve);
+    return {
+      name: entry.handler,
+      handler,
+      endpoint: { ...endpoint, scheme } as Listener["endpoint"],
+      carries,
+      serve,
+      options,
+      try: entry.try,
+    };
+  });
+  const seen = new Map<string, number>();
+  for (const [i, { endpoint }] of listeners.entries()) {
+    const address = formatAddress(endpoint);
+    const before = seen.get(address);
+    if (before !== undefined && (endpoint.scheme === "unix" || endpoint.port !== 0)) {
+      throw wrong(`listen[${i}] and listen[${before}] both listen on ${address}`);
+    }
+    seen.set(address, i);
+  }
+  const dial = Object.entries(definition.dial ?? {}).map(([name, entry]) => {
+    checkNames(`dial.${name}`, entry, DIAL_ENTRY_NAMES);
+    handlerOf(entry.handler, `dial.${name}`);
+    const { handler, secureTransport = "off" } = entry;
+    if (!SECURE_TRANSPORTS.includes(secureTransport)) {
+      throw wrong(
+        `dial.${name}.secureTransport is "${secureTransport}"; it may be "off", "on" or "starttls"`,
+      );
+    }
+    return [
+      name,
+      { handler, endpoint: endpointOf(entry.address, `dial.${name}`, dialable), secureTransport },
+    ] as const;
+  });
+  const allow = Object.freeze([...(definition.allow ?? [])]);
+  new AllowList(allow); // a bad rule is said here, and not when something is dialled
+  return Object.freeze({
+    [APP]: true,
+    handlers,
+    listeners: Object.freeze(listeners),
+    dial: Object.freeze(Object.fromEntries(dial)),
+    allow,
+    context: definition.context ?? (() => undefined as Context),
+  });
+};

@@ -1,0 +1,177 @@
+/**
+ * What a server or a connector tells. The library prints nothing: it calls `onEvent`, and the command line,
+ * a log or a test listens there.
+ */
+
+import { describe, errorText, printable } from "../describe.ts";
+import { SocketError } from "../errors.ts";
+import type { Address } from "../net/address.ts";
+import { attempt, disown } from "../promises.ts";
+
+/** What a server or connector says of itself. */
+export interface EndpointInfo {
+  readonly name: string;
+  /** Requests whose handler runs now. */
+  readonly running: number;
+  /** Requests whose handler has ended, well or not. */
+  readonly served: number;
+  /** Those of them whose handler threw. */
+  readonly failed: number;
+  /** Bytes that they received, and that they sent; those of a request count when it is over. */
+  readonly bytesRead: number;
+  readonly bytesWritten: number;
+}
+
+/**
+ * Told of every event. What it throws, or rejects with where it is async, harms no request and ends no process: it is
+ * told as one more event, of type `error`. Of a listener that fails at that, too, the first failure is printed by
+ * `console.error`, since nobody is left to be told.
+ */
+export type OnEvent = (event: SockletEvent) => void;
+
+const broken = new WeakSet<object>(); // of whom it was printed already
+
+/** Prints that what `whose` has for a listener fails, and that nobody can be told; once. */
+export const reportBroken = (whose: object, error: unknown): void => {
+  if (broken.has(whose)) return;
+  broken.add(whose);
+  const { stack = errorText(error) } = describe(error);
+  console.error(printable(`socklet: the listener of events fails, also when it is told so: ${stack}`, true));
+};
+
+/** Tells `listener` that the telling of `event` failed with `error`. Never throws. */
+export const tellFailure = (listener: OnEvent, event: SockletEvent, error: unknown): void => {
+  disown(error, () => {}); // a promise that was thrown: that is all that can be said of it
+  if (event.type === "error") {
+    reportBroken(listener, error);
+    return;
+  }
+  const what = `the listener of events failed at one of type "${event.type}": ${errorText(error)}`;
+  const failed = new SocketError("ERR_HANDLER", what, { cause: error });
+  callListener(listener, { type: "error", server: event.server, address: null, error: failed });
+};
+
+/** Calls `listener`, whose failure is told to itself. Never throws. */
+export const callListener = (listener: OnEvent, event: SockletEvent): void =>
+  attempt(
+    () => listener(event),
+    (error) => tellFailure(listener, event, error),
+  );
+
+interface Told {
+  /** The name of the server or connector that tells. */
+  readonly server: string;
+}
+
+interface OfRequest extends Told {
+  /** The request's number at this server, from 1. */
+  readonly id: number;
+  /** The peer, or `null` where the platform does not tell. */
+  readonly address: Address | null;
+}
+
+/** Why a request was turned away before a handler was made for it. */
+export type Refusal =
+  /** `verifyRequest` said no. */
+  | "verify"
+  /** Too many wait, or as many are served as may be. */
+  | "full"
+  /** The server closes. */
+  | "closing"
+  /** It is suspended, and refuses. */
+  | "suspended"
+  /** Its address may not come: the option `access`. */
+  | "access"
+  /** Its address comes too often: the option `rate`. */
+  | "rate"
+  /** Its address has as many as it may have at once: the option `maxRequestsPerAddress`. */
+  | "address"
+  /** The process has hardly a file descriptor left. */
+  | "descriptors"
+  /** The app has no listener for it. */
+  | "no listener";
+
+/** What a forking server tells beside a server's own events. */
+export type ForkingEvent =
+  /** A child has imported its handler, and takes requests; `delay` is how long its place was empty where it replaces a lost one, else `null`. */
+  | { readonly type: "forked"; readonly server: string; readonly pid: number; readonly delay: number | null }
+  /**
+   * A child is gone that was not to go. The request that it had begun is lost: its connection is reset, and it is
+   * told as `error` and `end`. One that it had not begun another child gets.
+   */
+  | {
+      readonly type: "lost";
+      readonly server: string;
+      /** `null` where the system could not start it. */
+      readonly pid: number | null;
+      /** Its exit code; `null` where a signal ended it. */
+      readonly code: number | null;
+      readonly signal: string | null;
+      readonly requests: readonly { readonly id: number; readonly address: Address | null }[];
+      /** Why: `ETIMEDOUT` an endless loop, `ERR_HANDLER` an error that nobody caught or a module that cannot be imported, else `ECONNABORTED`. */
+      readonly error: SocketError;
+      /** How long its place stays empty; `null` where it gets no successor. */
+      readonly delay: number | null;
+    }
+  /** A child is gone that was needed no more. */
+  | { readonly type: "reaped"; readonly server: string; readonly pid: number };
+
+/** One thing that happened. Times are milliseconds, sizes bytes. */
+export type SockletEvent =
+  | ForkingEvent
+  /** The server listens. */
+  | (Told & { readonly type: "listening"; readonly address: Address | null })
+  /** A request was turned away before a handler was made. */
+  | (Told & { readonly type: "refused"; readonly address: Address | null; readonly reason: Refusal })
+  /** A handler begins. */
+  | (OfRequest & { readonly type: "begin" })
+  /** The request is over and its connection let go. */
+  | (OfRequest & {
+      readonly type: "end";
+      readonly duration: number;
+      readonly bytesRead: number;
+      readonly bytesWritten: number;
+      readonly failed: boolean;
+    })
+  /** A handler, a hook or the transport failed; `id` is absent where no request had begun. */
+  | (Told & {
+      readonly type: "error";
+      readonly id?: number;
+      readonly address: Address | null;
+      readonly error: unknown;
+    })
+  /** The request passed a limit of time, which is `timeout` ms, and is aborted. */
+  | (OfRequest & {
+      readonly type: "timeout";
+      readonly limit: "requestTimeout" | "idleTimeout";
+      readonly timeout: number;
+    })
+  /** This request was aborted a second ago, and still does not end. */
+  | (OfRequest & { readonly type: "stuck" })
+  /** A datagram of `bytes` that a handler sent back was not sent: its address had its share (`amplification`), or takes none (`full`). */
+  | (Told & {
+      readonly type: "dropped";
+      readonly address: Address | null;
+      readonly bytes: number;
+      readonly reason: "amplification" | "full";
+    })
+  /** What a handler said with `this.emit(detail)`. */
+  | (OfRequest & { readonly type: "handler"; readonly detail: unknown })
+  /** `suspend(how)` was called: who comes from now on is held, or refused. */
+  | (Told & { readonly type: "suspended"; readonly how: "hold" | "refuse" })
+  /** `resume()` was called: `waiting` were held. */
+  | (Told & { readonly type: "resumed"; readonly waiting: number })
+  /** What runs has `timeout` ms to end. */
+  | (Told & { readonly type: "draining"; readonly running: number; readonly timeout: number })
+  /** The server listens no more, and nothing of it runs; or, where it does not wait (`blockOnClose`), `running` go on. */
+  | (Told & {
+      readonly type: "closed";
+      /** How long it listened. */
+      readonly duration: number;
+      readonly running: number;
+      readonly served: number;
+      readonly failed: number;
+      readonly refused: number;
+      readonly bytesRead: number;
+      readonly bytesWritten: number;
+    });

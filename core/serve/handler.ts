@@ -1,0 +1,316 @@
+/**
+ * The handler: the small piece of code that talks to one peer and knows nothing of where it runs.
+ *
+ * For each request one handler is made and `run()` once:
+ *
+ *     setup() ──▶ handle() ──▶ finish()
+ *        │            └─ throws ──▶ finish() ──▶ the error goes on
+ *        └─ throws ──▶ the error goes on, and finish() is not called
+ *
+ * This is CPython's order: `finish` runs whenever `setup` succeeded. Each of the three may be async; one that
+ * is not costs no promise. The connection is open in all three; who made it closes it afterwards.
+ */
+
+import {
+  type Data,
+  joinBytes,
+  type MaybePromise,
+  StreamReader,
+  StreamWriter,
+  toBytes,
+  type WriterTarget,
+} from "../bytes/stream.ts";
+import { errorText, textOf } from "../describe.ts";
+import type { Address } from "../net/address.ts";
+import { wholeMs } from "../options.ts";
+import { isThenable, whenSettled } from "../promises.ts";
+import type { Datagram } from "../sockets/datagram.ts";
+import type { StreamSocket } from "../sockets/stream-socket.ts";
+import type { EndpointInfo } from "./events.ts";
+
+/** What a handler can ask about its own request. */
+export interface RequestScope {
+  /** The request's number at this server, from 1. */
+  readonly id: number;
+  readonly signal: AbortSignal;
+  readonly params: unknown;
+  emit(detail: unknown): void;
+}
+
+/**
+ * Who made a handler, as the handler sees it: a server, or a connector. A handler that needs more of a server of
+ * its own says so: `declare readonly server: MyServer`.
+ */
+export interface HandlerServer<Context = unknown> {
+  readonly name: string;
+  readonly context: Context;
+  scope(request: unknown): RequestScope;
+  info(): EndpointInfo;
+  /** From now on no request begins; this one goes on. */
+  shutdown(): Promise<void>;
+}
+
+/** A class whose instances handle one request each; one that asks for no context fits every server. */
+export type HandlerClass<Request, Context = unknown> = new (
+  request: Request,
+  clientAddress: Address | null,
+  server: HandlerServer<Context>,
+) => BaseRequestHandler<Request>;
+
+/** Throws a `TypeError` where `Handler` is no class of handlers. */
+export const checkHandler = (Handler: unknown): void => {
+  if (typeof Handler === "function" && typeof Handler.prototype?.run === "function") return;
+  throw new TypeError(
+    "a handler is a class that extends StreamRequestHandler, DatagramRequestHandler or BaseRequestHandler; wrap a function in streamHandler()",
+  );
+};
+
+/** The class that makes a handler unfit for this kind of request: the other kind's; `null` where it is fit. */
+export const unfitFor = (
+  Handler: { readonly prototype: unknown },
+  kind: "streams" | "datagrams",
+): string | null => {
+  const Unfit = kind === "streams" ? DatagramRequestHandler : StreamRequestHandler;
+  return Handler.prototype instanceof Unfit ? Unfit.name : null;
+};
+
+/** Throws `TypeError` where `who` serves the one kind of request, and the handler is for the other. */
+export const checkKind = (
+  Handler: { readonly name: string; readonly prototype: unknown },
+  kind: "streams" | "datagrams",
+  who: string,
+): void => {
+  const unfit = unfitFor(Handler, kind);
+  if (unfit === null) return;
+  const other = kind === "streams" ? "datagrams" : "streams";
+  throw new TypeError(
+    `${Handler.name || "the handler"} extends ${unfit}, which is for ${other}; ${who} has ${kind}`,
+  );
+};
+
+/**
+ * Handles one request. CPython's `socketserver.BaseRequestHandler`; override `handle`, and `setup` and `finish`
+ * where needed.
+ *
+ * - `Request`: a `StreamSocket` or a `Datagram`.
+ * - `Context`: what the app made of its platform (bindings, secrets, storage).
+ */
+export abstract class BaseRequestHandler<Request = StreamSocket, Context = unknown> {
+  /** The connection, or the datagram. */
+  readonly request: Request;
+  /** The peer's address, or `null`: some places do not tell. */
+  readonly clientAddress: Address | null;
+  /** Who made this handler: a server, or a connector. */
+  readonly server: HandlerServer<Context>;
+
+  constructor(request: Request, clientAddress: Address | null, server: HandlerServer<Context>) {
+    this.request = request;
+    this.clientAddress = clientAddress;
+    this.server = server;
+  }
+
+  /** Aborted when the server stops this request; made when first asked for. */
+  get signal(): AbortSignal {
+    return this.server.scope(this.request).signal;
+  }
+
+  /** What the app's `context()` made. */
+  get context(): Context {
+    return this.server.context;
+  }
+
+  /** What the caller passed who had this handler run, or `undefined`. */
+  get params(): unknown {
+    return this.server.scope(this.request).params;
+  }
+
+  /** Tells those who watch: an event of type `handler` with this `detail`. */
+  emit(detail: unknown): void {
+    this.server.scope(this.request).emit(detail);
+  }
+
+  setup(): MaybePromise<void> {}
+
+  /** Serves the request. What it returns is the result of a dialled session; a listener ignores it. */
+  handle(): unknown {
+    return undefined;
+  }
+
+  finish(): MaybePromise<void> {}
+
+  /** `setup`, `handle`, `finish`, as drawn above; gives what `handle` gave. Called once, by the server. */
+  run(): unknown {
+    const ready = this.setup();
+    return isThenable(ready) ? whenSettled(ready, () => this.#handleAndFinish()) : this.#handleAndFinish();
+  }
+
+  /** Called between `setup` and `handle`: throws where `setup` left something undone. */
+  protected checkSetup(): void {}
+
+  #handleAndFinish(): unknown {
+    this.checkSetup();
+    const finishes = this.finish !== BaseRequestHandler.prototype.finish;
+    let result: unknown;
+    try {
+      result = this.handle();
+    } catch (error) {
+      return this.#finishAfter(error);
+    }
+    if (isThenable(result)) {
+      if (!finishes) return result; // there is nothing to do then
+      return whenSettled(
+        result,
+        (value) => this.#finishWith(value),
+        (error) => this.#finishAfter(error),
+      );
+    }
+    return this.#finishWith(result);
+  }
+
+  #finishWith(result: unknown): unknown {
+    const finished = this.finish();
+    return isThenable(finished) ? whenSettled(finished, () => result) : result;
+  }
+
+  #finishAfter(error: unknown): unknown {
+    let finished: MaybePromise<void>;
+    try {
+      finished = this.finish();
+    } catch (second) {
+      throw bothErrors("handle", error, "finish", second);
+    }
+    const rethrow = (): never => {
+      throw error;
+    };
+    if (!isThenable(finished)) return rethrow();
+    return whenSettled(finished, rethrow, (second) => {
+      throw bothErrors("handle", error, "finish", second);
+    });
+  }
+}
+
+/** One error of two, so that the second does not hide the first: both in `errors`, the first as `cause`. */
+export const bothErrors = (where1: string, first: unknown, where2: string, second: unknown): AggregateError =>
+  new AggregateError(
+    [first, second],
+    `${where1}() failed: ${errorText(first)}; then ${where2}() failed: ${errorText(second)}`,
+    {
+      cause: first,
+    },
+  );
+
+/** Handles one connection, with its reader `rfile` and its writer `wfile`. CPython's `StreamRequestHandler`. */
+export abstract class StreamRequestHandler<Context = unknown> extends BaseRequestHandler<
+  StreamSocket,
+  Context
+> {
+  /** How long one read or write waits for the peer, in milliseconds, `null` for ever; `undefined`: as the server says. */
+  readonly timeout: number | null | undefined = undefined;
+  #setUp = false;
+
+  /** The connection: CPython's name for it beside `request`. */
+  get connection(): StreamSocket {
+    return this.request;
+  }
+
+  /** Reads the connection. It is the connection's own buffer: `request.recv()` and this can be mixed. */
+  get rfile(): StreamReader {
+    return this.request.rfile;
+  }
+
+  /** Writes the connection, gathered. */
+  get wfile(): StreamWriter {
+    return this.request.wfile;
+  }
+
+  /** Sets `timeout`. A class with a `timeout` that overrides this must call it; without one it need not: `rfile` and `wfile` are there before. */
+  override setup(): MaybePromise<void> {
+    this.#setUp = true;
+    if (this.timeout !== undefined) this.request.settimeout(this.timeout);
+  }
+
+  protected override checkSetup(): void {
+    if (this.#setUp || this.timeout === undefined) return;
+    const name = textOf(this.constructor.name);
+    throw new TypeError(
+      `${name}.setup() does not call super.setup(), which sets its timeout of ${wholeMs(this.timeout ?? 0)}; add \`super.setup()\` to it`,
+    );
+  }
+
+  /** Sends what is gathered, and waits for nothing: the close that follows does, and tells what does not leave. */
+  override finish(): MaybePromise<void> {
+    this.wfile.start();
+  }
+}
+
+/** What a datagram is answered with. */
+class Reply implements WriterTarget {
+  readonly unsent = 0;
+  readonly parts: Data[] = [];
+
+  write(data: Data): undefined {
+    this.parts.push(data);
+  }
+
+  defer(): void {} // it leaves as a whole, in finish()
+
+  whole(): Data {
+    if (this.parts.length === 1) return this.parts[0] as Data;
+    const parts = this.parts.map(toBytes);
+    return joinBytes(
+      parts,
+      parts.reduce((size, part) => size + part.length, 0),
+    );
+  }
+}
+
+/**
+ * Handles one datagram: `rfile` reads it, and what `wfile` was given goes back as one datagram when `finish`
+ * runs. Where nothing was written nothing is sent (CPython sends an empty datagram, which reflects traffic).
+ */
+export abstract class DatagramRequestHandler<Context = unknown> extends BaseRequestHandler<
+  Datagram,
+  Context
+> {
+  #rfile: StreamReader | undefined;
+  #wfile: StreamWriter | undefined;
+  #reply: Reply | undefined;
+
+  /** Reads the datagram, then the end. */
+  get rfile(): StreamReader {
+    this.#rfile ??= StreamReader.of(this.request.data);
+    return this.#rfile;
+  }
+
+  /** Gathers the reply. */
+  get wfile(): StreamWriter {
+    if (this.#wfile === undefined) {
+      this.#reply = new Reply();
+      this.#wfile = new StreamWriter(this.#reply);
+    }
+    return this.#wfile;
+  }
+
+  /** Sends the reply. Throws `EMSGSIZE` where it is larger than a datagram. */
+  override finish(): MaybePromise<void> {
+    this.#wfile?.start();
+    if (this.#reply === undefined || this.#reply.parts.length === 0) return;
+    this.request.reply(this.#reply.whole());
+  }
+}
+
+/**
+ * The class of handlers that a function makes:
+ *
+ *     const Upper = streamHandler(async ({ rfile, wfile }) => {
+ *       for await (const line of rfile.lines()) wfile.write(`${line.toUpperCase()}\n`);
+ *     });
+ */
+export const streamHandler = <Context = unknown>(
+  handle: (handler: StreamRequestHandler<Context>) => unknown,
+): HandlerClass<StreamSocket, Context> =>
+  class extends StreamRequestHandler<Context> {
+    override handle(): unknown {
+      return handle(this);
+    }
+  };

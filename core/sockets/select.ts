@@ -1,0 +1,151 @@
+/** Waiting for several sockets at once: `select()` and `poll()`, as CPython's `select` module has them. */
+
+import { SocketError } from "../errors.ts";
+import { POLLERR, POLLHUP, POLLIN, POLLNVAL, POLLOUT, POLLPRI } from "../net/constants.ts";
+import { checkTime } from "../options.ts";
+
+/** What `select()` and `poll()` wait on: every socket here. */
+export interface Selectable {
+  /** Those of the `POLL…` bits in `mask` that hold now, and `POLLERR`, `POLLHUP` and `POLLNVAL` where they do. */
+  readiness(mask: number): number;
+  /** Calls `told` when `readiness(mask)` may have changed, and brings that about (a read must begin to end); gives what stops it. */
+  onReadiness(mask: number, told: () => void): () => void;
+}
+
+type Watched<T> = readonly [selectable: T, mask: number];
+
+/** `selectable`, where it is one: CPython takes descriptors, too. Else TypeError. */
+const checkSelectable = <T extends Selectable>(selectable: T, call: string): T => {
+  if (typeof selectable?.readiness === "function") return selectable;
+  throw new TypeError(`${call} takes sockets, as socket() gives them, not ${String(selectable)}`);
+};
+
+/**
+ * Waits until one of `watched` is ready, at most `timeout` ms; gives all that are, with their bits. Nothing is read
+ * before it is asked for, so where some are ready and others not yet known to be, the platform is given its turn: else
+ * a loop that also asks for room to write would be answered at once each time, and never be told of bytes.
+ */
+const ready = async <T extends Selectable>(
+  watched: readonly Watched<T>[],
+  timeout: number | null,
+): Promise<[T, number][]> => {
+  const holds = (): [T, number][] =>
+    watched.flatMap(([selectable, mask]): [T, number][] => {
+      const bits = selectable.readiness(mask);
+      return bits === 0 ? [] : [[selectable, bits]];
+    });
+  const now = holds();
+  const whole = watched.every(([selectable, mask]) => (selectable.readiness(mask) & mask) === mask);
+  if (now.length > 0 && whole) return now;
+  const stops: (() => void)[] = [];
+  let timer: ReturnType<typeof setTimeout> | undefined;
+  try {
+    return await new Promise((resolve, reject) => {
+      const look = (): void => {
+        try {
+          const found = holds();
+          if (found.length > 0) resolve(found);
+        } catch (error) {
+          reject(error);
+        }
+      };
+      // Twice, where it is not to wait: between two timers the platform surely looked for what has arrived.
+      const late = (): void => {
+        timer = setTimeout(() => resolve(holds()), 0);
+      };
+      if (now.length > 0) timer = setTimeout(late, 0);
+      else if (timeout !== null) timer = setTimeout(late, timeout);
+      for (const [selectable, mask] of watched) stops.push(selectable.onReadiness(mask, look));
+      if (now.length === 0) look(); // what became so while it was asked for
+    });
+  } finally {
+    clearTimeout(timer);
+    for (const stop of stops) stop();
+  }
+};
+
+/**
+ * Waits until one of the sockets can be read from, written to, or has urgent data; gives those of each list that
+ * can, all empty when `timeout` ms are up (`null`: for ever; 0: it only looks). A listener can be read from when a
+ * connection waits for `accept()`. The sockets of an answer stay in the order given.
+ *
+ * The end of a stream and an error count as something to read. Rejects with `EBADF` for a closed socket, `TypeError`
+ * for what is no socket, and with `ERR_UNSUPPORTED` for the third list where the place has no urgent data (all but Node with `koffi`).
+ * CPython's `select.select`, in milliseconds.
+ */
+export const select = async <
+  R extends Selectable = never,
+  W extends Selectable = never,
+  E extends Selectable = never,
+>(
+  read: Iterable<R>,
+  write: Iterable<W>,
+  except: Iterable<E>,
+  timeout: number | null = null,
+): Promise<[R[], W[], E[]]> => {
+  checkTime("a timeout", timeout, 0, true);
+  const lists = [[...read], [...write], [...except]] as const;
+  const masks = new Map<Selectable, number>();
+  for (const [i, list] of lists.entries()) {
+    const mask = [POLLIN, POLLOUT, POLLPRI][i] as number;
+    for (const one of list) {
+      const selectable = checkSelectable(one, "select()");
+      masks.set(selectable, (masks.get(selectable) ?? 0) | mask);
+    }
+  }
+  const found = new Map(await ready([...masks], timeout));
+  const bitsOf = (selectable: Selectable): number => {
+    const bits = found.get(selectable) ?? 0;
+    if (bits & POLLNVAL) throw new SocketError("EBADF", "select() was given a closed socket");
+    return bits;
+  };
+  return [
+    lists[0].filter((one) => bitsOf(one) & (POLLIN | POLLHUP | POLLERR)),
+    lists[1].filter((one) => bitsOf(one) & (POLLOUT | POLLERR)),
+    lists[2].filter((one) => bitsOf(one) & POLLPRI),
+  ];
+};
+
+/** What CPython's `select.poll()` gives: sockets, each with the events that it is watched for. */
+export class Poll<T extends Selectable = Selectable> {
+  readonly #masks = new Map<T, number>();
+
+  /** Watches `selectable`, from now on for just these events (CPython's default has `POLLPRI`, too, which most places have not). Throws `TypeError` where it is no socket, `RangeError` where the mask is not of `POLLIN`, `POLLPRI`, `POLLOUT`. */
+  register(selectable: T, eventmask: number = POLLIN | POLLOUT): void {
+    this.#masks.set(checkSelectable(selectable, "register()"), checkMask(eventmask));
+  }
+
+  /** As `register()`, for one that is watched. Throws `ENOENT` where it is not. */
+  modify(selectable: T, eventmask: number): void {
+    this.#mustBeWatched(selectable);
+    this.register(selectable, eventmask);
+  }
+
+  /** Watches it no more. Throws `ENOENT` where it is not watched. */
+  unregister(selectable: T): void {
+    this.#mustBeWatched(selectable);
+    this.#masks.delete(selectable);
+  }
+
+  /**
+   * Waits until something is ready, at most `timeout` ms (`null`: for ever); gives each socket that is with its
+   * events: of those asked for, and `POLLERR`, `POLLHUP`, `POLLNVAL` (closed). CPython gives descriptors.
+   */
+  poll(timeout: number | null = null): Promise<[socket: T, events: number][]> {
+    checkTime("a timeout", timeout, 0, true);
+    return ready([...this.#masks], timeout);
+  }
+
+  #mustBeWatched(selectable: T): void {
+    if (!this.#masks.has(selectable))
+      throw new SocketError("ENOENT", "poll(): that socket is not registered");
+  }
+}
+
+/** A new, empty `Poll`. CPython's `select.poll()`. */
+export const poll = <T extends Selectable = Selectable>(): Poll<T> => new Poll<T>();
+
+const checkMask = (mask: number): number => {
+  if (Number.isInteger(mask) && (mask & ~(POLLIN | POLLPRI | POLLOUT)) === 0) return mask;
+  throw new RangeError(`an event mask is made of POLLIN, POLLPRI and POLLOUT, not ${mask}`);
+};

@@ -1,0 +1,218 @@
+/**
+ * The emulator's half of the control plane: the connections of an app's servers as sessions, and the control
+ * routes over HTTP, on this machine's loopback alone.
+ */
+
+import type { Server, ServerResponse } from "node:http";
+import type { AddressInfo } from "node:net";
+import { TokenList, tokenEntries } from "../../core/control/auth.ts";
+import { ListenerLog } from "../../core/control/listeners.ts";
+import { LocalPlane } from "../../core/control/local.ts";
+import { listenerInfo } from "../../core/control/plane.ts";
+import { HttpError, problemResponse } from "../../core/control/problem.ts";
+import type { SessionHooks } from "../../core/control/session.ts";
+import { SocketError } from "../../core/errors.ts";
+import { type Address, formatAddress, inetNtop, isLoopback, packAddress } from "../../core/net/address.ts";
+import { AF_INET, AF_INET6 } from "../../core/net/constants.ts";
+import type { SockletEvent } from "../../core/serve/events.ts";
+import type { StreamSocket } from "../../core/sockets/stream-socket.ts";
+import { lazy } from "../kernel/builtin.ts";
+import { networkError } from "../kernel/net-transport.ts";
+import { listenerUrl, type TCPServer } from "../servers/tcp.ts";
+
+export { ListenerLog, LocalPlane, listenerInfo }; // what serve.ts loads with this
+
+// ---- Connections as sessions ----
+
+// biome-ignore lint/suspicious/noExplicitAny: a mixin's base must take any arguments (TypeScript handbook, Mixins)
+export type TCPServerClass = new (...args: any[]) => TCPServer<any>;
+
+/** Shows each connection that a server serves as a session of `plane`, named as the server is. */
+export const RecordingMixIn = <Base extends TCPServerClass>(Server: Base, plane: LocalPlane): Base =>
+  class RecordingServer extends Server {
+    readonly #watched = new Map<number, Watched>(); // by the request's number
+
+    override finishRequest(request: StreamSocket, clientAddress: Address | null): unknown {
+      const { id } = this.scope(request);
+      const listener = { handler: this.name, address: listenerUrl("tcp", this.serverAddress) };
+      const over = Promise.withResolvers<void>();
+      over.promise.catch(() => {}); // the session is told, where it is not over by then
+      const run = async (hooks: SessionHooks): Promise<unknown> => {
+        const { signal } = hooks;
+        const cancel = (): void => this.cancelRequest(request, signal.reason);
+        signal.addEventListener("abort", cancel, { once: true });
+        // The session outlives the connection, whose buffers it would hold.
+        const leave = (): void => signal.removeEventListener("abort", cancel);
+        this.#watched.set(id, { hooks, leave, error: undefined, ...over });
+        try {
+          return await super.finishRequest(request, clientAddress);
+        } catch (error) {
+          throw signal.aborted ? signal.reason : error; // why it was ended, and not what that made fail
+        }
+      };
+      return plane.accepted(listener, request, run, over.promise);
+    }
+
+    protected override watches(type: SockletEvent["type"]): boolean {
+      return type === "end" || super.watches(type);
+    }
+
+    protected override tell(event: SockletEvent): void {
+      const watched = "id" in event ? this.#watched.get(event.id as number) : undefined;
+      if (watched !== undefined) this.#tellSession(watched, event);
+      super.tell(event);
+    }
+
+    #tellSession(watched: Watched, event: SockletEvent): void {
+      if (event.type === "handler") watched.hooks.emit(event.detail);
+      else if (event.type === "error") watched.error = event.error;
+      else if (event.type === "end") {
+        this.#watched.delete(event.id);
+        watched.leave();
+        if (event.failed) watched.reject(watched.error);
+        else watched.resolve();
+      }
+    }
+  };
+
+/** A request whose connection is a session. */
+interface Watched {
+  readonly hooks: SessionHooks;
+  readonly leave: () => void;
+  /** What was told last as its error. */
+  error: unknown;
+  /** It is over, and its connection let go. */
+  readonly resolve: () => void;
+  readonly reject: (error: unknown) => void;
+}
+
+// ---- The control routes over HTTP ----
+
+const PORT = 7100; // beside the examples, which are on 7007 to 7084
+const CLOSE_GRACE = 1_000; // ms that answers under way have to end, when all sessions are over
+
+/** Where and for whom the control routes are served. */
+export interface ControlOptions {
+  /** 0: one that the system chooses. Default 7100, or where that is taken one that the system chooses. */
+  readonly port?: number;
+  /** An address of this machine's loopback. Default 127.0.0.1. */
+  readonly host?: string;
+  /** The tokens that are valid, in the form of `SOCKLET_TOKENS`. Default: that environment variable; without it one is made. */
+  readonly tokens?: string;
+}
+
+/** The control routes, served. */
+export interface ControlServer {
+  /** What `controlClient` takes: `http://127.0.0.1:7100`; the routes are under `/v1`. */
+  readonly url: string;
+  /** The token that was made; `null` where those who started this gave theirs. */
+  readonly token: string | null;
+}
+
+/** The tokens of `options`, or one that is made; `secrets` are they alone. Throws `EINVAL` where one is not sound. */
+export const controlTokens = (
+  options: ControlOptions,
+): { tokens: string; secrets: string[]; made: string | null } => {
+  const given = options.tokens ?? (process.env.SOCKLET_TOKENS?.trim() || undefined);
+  if (given === undefined) {
+    const made = Buffer.from(crypto.getRandomValues(new Uint8Array(24))).toString("base64url");
+    return { tokens: made, secrets: [made], made };
+  }
+  const { problem } = new TokenList(given);
+  if (problem !== null) throw new SocketError("EINVAL", problem);
+  return { tokens: given, secrets: tokenEntries(given).map(({ token }) => token), made: null };
+};
+
+/** `host` in the spelling that is listened on. Throws `TypeError` where it is not this machine's loopback. */
+const loopback = (host: string): string => {
+  const packed = packAddress(host);
+  if (packed === null || !isLoopback(packed)) {
+    throw new TypeError(
+      `the control routes are served on this machine's loopback alone, such as 127.0.0.1 or ::1, not on ${host}`,
+    );
+  }
+  return inetNtop(packed.length === 4 ? AF_INET : AF_INET6, packed);
+};
+
+/**
+ * Whether a Host header names this machine's loopback. A page of a hostile site can have its own name lead to
+ * 127.0.0.1 ("DNS rebinding"), and its requests then count as same-origin; their Host is that name.
+ */
+const namesLoopback = (host: string | undefined): boolean => {
+  const name = URL.parse(`http://${host ?? ""}`)?.hostname.replace(/^\[(.*)\]$/, "$1") ?? "";
+  if (name === "localhost" || name.endsWith(".localhost")) return true; // RFC 6761 section 6.3
+  const packed = packAddress(name);
+  return packed !== null && isLoopback(packed);
+};
+
+/** What needs these two is the control plane alone: servers without it start without them. */
+const routeModules = () => Promise.all([import("@hono/node-server"), import("../../core/control/routes.ts")]);
+
+/** Loads what `serveControl()` needs, which takes time that nobody who has connected should wait for. */
+export const loadRoutes = async (): Promise<void> => void (await routeModules());
+
+/**
+ * Serves the control routes over `plane`. Rejects with `EADDRINUSE` and `EADDRNOTAVAIL`, throws `TypeError` for a
+ * host that is not loopback. `close()` when all sessions are over.
+ */
+export const serveControl = async (
+  plane: LocalPlane,
+  tokens: string,
+  { port, host = "127.0.0.1" }: ControlOptions,
+  onError: (error: unknown) => void,
+): Promise<{ url: string; close(): Promise<void> }> => {
+  const hostname = loopback(host);
+  const [{ getRequestListener }, { controlRoutes }] = await routeModules();
+  const routes = controlRoutes({ plane, tokens, onError });
+  const listener = getRequestListener(
+    (request, env) => {
+      if (namesLoopback(env.incoming.headers.host)) return routes.fetch(request, env);
+      const message = "this takes requests to this machine's loopback alone; their Host says another name";
+      return problemResponse(new HttpError(403, "ERR_REFUSED", message), crypto.randomUUID());
+    },
+    { overrideGlobalObjects: false }, // a library leaves the process's own Request and Response alone
+  );
+  const server = lazy.http.createServer(listener);
+  const answers = new Set<ServerResponse>(); // that are under way
+  let answered = Promise.withResolvers<void>();
+  server.on("request", (_, answer) => {
+    answers.add(answer);
+    answer.once("close", () => {
+      answers.delete(answer);
+      answered.resolve();
+      answered = Promise.withResolvers();
+    });
+  });
+  await listen(server, hostname, port ?? PORT).catch((error) => {
+    if (port !== undefined || error.code !== "EADDRINUSE") throw error;
+    return listen(server, hostname, 0);
+  });
+  server.on("error", onError);
+  const { port: taken } = server.address() as AddressInfo;
+  return {
+    url: `http://${formatAddress({ scheme: undefined, hostname, port: taken })}`,
+    async close() {
+      const closed = new Promise<void>((resolve) => server.close(() => resolve()));
+      let timer: ReturnType<typeof setTimeout> | undefined;
+      const late = new Promise<true>((resolve) => {
+        timer = setTimeout(resolve, CLOSE_GRACE, true);
+      });
+      while (answers.size > 0 && (await Promise.race([answered.promise, late])) !== true);
+      clearTimeout(timer);
+      server.closeAllConnections();
+      await closed;
+    },
+  };
+};
+
+/** Rejects with `EADDRINUSE`, `EADDRNOTAVAIL`, `EACCES`. */
+const listen = (server: Server, host: string, port: number): Promise<void> =>
+  new Promise((resolve, reject) => {
+    const at = formatAddress({ scheme: "tcp", hostname: host, port });
+    const failed = (error: Error): void => reject(networkError(error, at));
+    server.once("error", failed);
+    server.listen({ host, port, exclusive: true }, () => {
+      server.removeListener("error", failed);
+      resolve();
+    });
+  });

@@ -1,0 +1,329 @@
+/** Serves an app's listeners on real sockets. */
+
+import type { AsyncLocalStorage } from "node:async_hooks";
+import type { MaybePromise } from "../../core/bytes/stream.ts";
+import { SocketError } from "../../core/errors.ts";
+import {
+  type Address,
+  type Endpoint,
+  type InternetAddress,
+  isLoopback,
+  packAddress,
+} from "../../core/net/address.ts";
+import { checkOptions, optionNamesOf } from "../../core/options.ts";
+import { type App, isApp, type Listener, type Serving as Serves } from "../../core/serve/app.ts";
+import { callListener, type OnEvent, type SockletEvent } from "../../core/serve/events.ts";
+import type { BaseEndpoint, BaseServer, ServerInfo, ServerOptions } from "../../core/serve/server.ts";
+import type { Datagram } from "../../core/sockets/datagram.ts";
+import type { StreamSocket } from "../../core/sockets/stream-socket.ts";
+import {
+  appHandlerFrom,
+  ForkingTCPServer,
+  ForkingUDPServer,
+  ForkingUnixDatagramServer,
+  ForkingUnixStreamServer,
+} from "../servers/forking.ts";
+import { listenerUrl, TCPServer, ThreadingTCPServer } from "../servers/tcp.ts";
+import { ThreadingUDPServer, UDPServer } from "../servers/udp.ts";
+import {
+  ThreadingUnixDatagramServer,
+  ThreadingUnixStreamServer,
+  UnixDatagramServer,
+  UnixStreamServer,
+} from "../servers/unix.ts";
+import { TCPConnector } from "../sockets/connector.ts";
+import { FileStorage } from "../storage.ts";
+import type { ControlOptions, ControlServer, TCPServerClass } from "./control.ts";
+import { filled } from "./listing.ts";
+
+const DATA = ".socklet/data";
+
+/** How to serve an app. */
+export interface ServeOptions {
+  /** Listen on this host in place of each listener's own. Entries of the app's `dial` that lead to its own listeners lead there, too. */
+  readonly host?: string;
+  /** Listen on ports that the system chooses in place of each listener's own; `dial` follows, as with `host`. */
+  readonly anyPort?: boolean;
+  /** The folder of the app's storage. Default `.socklet/data`. */
+  readonly data?: string;
+  /** The URL of the module that exports the app as `app`: what the children of a forking listener import. Needed where it has one. */
+  readonly module?: string;
+  readonly onEvent?: OnEvent;
+  /** How long `close()` lets running requests go on, in milliseconds. Default 10 000. */
+  readonly drainTimeout?: number;
+  /**
+   * Aborted while the listeners are opened, it opens no more. Where none is open yet, `serveApp()` rejects with its reason;
+   * else those that are open serve who has come, until `close()`. Later it does nothing.
+   */
+  readonly signal?: AbortSignal;
+  /**
+   * Has the listener's name as its store while a handler runs, and in all that it starts: so that a listener of
+   * `process`'s `unhandledRejection` can say whose it was. Not of a handler in a child process. Default: none, since it
+   * costs each request a little.
+   */
+  readonly handlerName?: AsyncLocalStorage<string> | undefined;
+  /** Serve the control routes, too, and record each connection as a session for them. Default: neither. */
+  readonly control?: ControlOptions;
+}
+
+const CONTROL_NAMES = optionNamesOf<ControlOptions>("serveApp()'s control")({
+  port: true,
+  host: true,
+  tokens: true,
+});
+const SERVE_NAMES = optionNamesOf<ServeOptions>("serveApp()")({
+  host: true,
+  anyPort: true,
+  data: true,
+  module: true,
+  onEvent: true,
+  drainTimeout: true,
+  signal: true,
+  handlerName: true,
+  control: CONTROL_NAMES,
+});
+
+/** One listener that is up. */
+export interface Serving {
+  readonly name: string;
+  /** `tcp://127.0.0.1:7007`, `unix:/run/name`. */
+  readonly url: string;
+  /** How it takes its requests. */
+  readonly serve: Serves;
+  /** The command to try it with, filled in. */
+  readonly try: string | undefined;
+  /** What its server says of itself; of one that forks, also its children (`ForkingInfo`). */
+  info(): ServerInfo;
+}
+
+/** An app whose listeners are up. */
+export interface AppServer extends AsyncDisposable {
+  readonly listeners: readonly Serving[];
+  /** Where the control routes are; `null` where they were not asked for. */
+  readonly control: ControlServer | null;
+  /** Accepts no more, ends the sessions that were dialled, drains, and closes all; the control routes last. */
+  close(): Promise<void>;
+  /** Ends what runs, at once. */
+  abort(): void;
+}
+
+/** A class of servers, or one of it whose connections are sessions. */
+type Recorded = <Server extends TCPServerClass>(Server: Server) => Server;
+const SERVERS = {
+  "tcp streams": { serial: TCPServer, threading: ThreadingTCPServer, forking: ForkingTCPServer },
+  "udp datagrams": { serial: UDPServer, threading: ThreadingUDPServer, forking: ForkingUDPServer },
+  "unix streams": {
+    serial: UnixStreamServer,
+    threading: ThreadingUnixStreamServer,
+    forking: ForkingUnixStreamServer,
+  },
+  "unix datagrams": {
+    serial: UnixDatagramServer,
+    threading: ThreadingUnixDatagramServer,
+    forking: ForkingUnixDatagramServer,
+  },
+} as const;
+
+type AnyServer<Context> = BaseServer<StreamSocket, Context> | BaseServer<Datagram, Context>;
+// biome-ignore lint/suspicious/noExplicitAny: which handler and options fit which server `defineApp` has checked
+type AnyServerClass<Context> = new (endpoint: Endpoint, handler: any, options: any) => AnyServer<Context>;
+
+/** Runs each handler with the server's name as the store of `names`. */
+const naming = <Base>(Server: Base, names: AsyncLocalStorage<string> | undefined): Base => {
+  if (names === undefined) return Server;
+  // biome-ignore lint/suspicious/noExplicitAny: a mixin's base must take any arguments (TypeScript handbook, Mixins)
+  abstract class Naming extends (Server as abstract new (...args: any[]) => BaseEndpoint<unknown>) {
+    override finishRequest(request: unknown, clientAddress: Address | null): unknown {
+      return names?.run(this.name, () => super.finishRequest(request, clientAddress));
+    }
+  }
+  Object.defineProperty(Naming, "name", { value: (Server as { readonly name?: string }).name }); // which messages say
+  return Naming as Base;
+};
+
+const serverOf = <Context>(
+  { name, handler, endpoint, carries, serve }: Listener<Context>,
+  options: ServerOptions<Context>,
+  recorded: Recorded,
+  { module, data = DATA, handlerName }: ServeOptions,
+): AnyServer<Context> => {
+  const Server = SERVERS[`${endpoint.scheme} ${carries}` as keyof typeof SERVERS][serve];
+  const Recorded = (
+    carries === "datagrams" ? Server : recorded(Server as typeof TCPServer)
+  ) as AnyServerClass<Context>;
+  if (serve !== "forking") return new (naming(Recorded, handlerName))(endpoint, handler, options);
+  if (module === undefined) {
+    const said = `the listener "${name}" forks: give serveApp() the app's \`module\`, which its children import`;
+    throw new SocketError("ERR_APP", said);
+  }
+  const { context: _, ...own } = options; // each child makes its own
+  return new Recorded(endpoint, appHandlerFrom(module, name, data), own);
+};
+
+/** A listener that is up: where the app said, and where it is. */
+interface Placed {
+  readonly declared: Endpoint;
+  readonly at: Address | null;
+}
+
+/** A host in one spelling. */
+const hostKey = (host: string): string => String(packAddress(host) ?? host.toLowerCase());
+const LOCALHOST: readonly string[] = ["localhost", "127.0.0.1", "::1"].map(hostKey);
+
+/** Every address of this machine. */
+const isAny = (host: string): boolean =>
+  host === "" || packAddress(host)?.every((byte) => byte === 0) === true;
+
+/** Whether a connection to `to` comes to a listener on `at`. */
+const leadsTo = (to: Endpoint, at: Endpoint): boolean => {
+  if (to.scheme === "unix" || at.scheme === "unix" || at.scheme === "udp" || to.port !== at.port)
+    return false;
+  const [dialled, listening] = [hostKey(to.hostname), hostKey(at.hostname)];
+  if (dialled === listening) return true;
+  const local = LOCALHOST.includes(dialled);
+  if (isAny(at.hostname)) return local || (packAddress(to.hostname) !== null && isLoopback(to.hostname));
+  return local && LOCALHOST.includes(listening) && (dialled === "localhost" || listening === "localhost");
+};
+
+/** Where an entry of the app's `dial` leads now that the listeners are where they are: to one of its own it follows. */
+const moved = (to: Endpoint, placed: readonly Placed[], host: string | undefined): Endpoint => {
+  const at = placed.find(({ declared }) => leadsTo(to, declared))?.at;
+  if (to.scheme === "unix" || at == null || at.family === "unix") return to;
+  const hostname = host === undefined || isAny(at.hostname) ? to.hostname : at.hostname;
+  return { ...to, hostname, port: at.port };
+};
+
+/** What `work` gives; rejects with the reason of `signal` where that aborts before. */
+export const unlessAborted = <T>(work: MaybePromise<T>, signal: AbortSignal | undefined): Promise<T> => {
+  const { promise, reject } = Promise.withResolvers<never>();
+  const aborted = (): void => reject(signal?.reason);
+  if (signal?.aborted) aborted();
+  signal?.addEventListener("abort", aborted);
+  return Promise.race([promise, work]).finally(() => signal?.removeEventListener("abort", aborted));
+};
+
+/**
+ * Opens all listeners of `app`, and serves. Where one cannot be opened, those before it are closed again and
+ * the reason is thrown: `EADDRINUSE`, `EACCES`, `EADDRNOTAVAIL`, `ERR_NAME`; `ERR_APP` where `app` is none;
+ * the reason of `signal` where that aborts before one is open; `EINVAL` where a token of the control routes is not sound, `TypeError` where their host is not loopback.
+ */
+export const serveApp = async <Context>(
+  app: App<Context>,
+  options: ServeOptions = {},
+): Promise<AppServer> => {
+  checkOptions("serveApp()", options, SERVE_NAMES);
+  if (!isApp(app)) throw new SocketError("ERR_APP", "this is not an app: it must come from defineApp()");
+  if (app.listeners.length === 0)
+    throw new SocketError("ERR_APP", "the app listens nowhere: give defineApp() a `listen`");
+  const { onEvent, drainTimeout, control, signal } = options;
+  signal?.throwIfAborted();
+  const parts = control && (await import("./control.ts")); // servers without it start without it
+  const access = control && parts?.controlTokens(control);
+  await parts?.loadRoutes(); // before somebody can connect, and would wait for it
+  const context = await unlessAborted(
+    app.context({
+      name: "node",
+      bindings: process.env,
+      storage: new FileStorage(options.data ?? DATA),
+    }),
+    signal,
+  );
+  const Connector = naming(TCPConnector, options.handlerName);
+  const servers: AnyServer<Context>[] = []; // opened, or about to be
+  const open: AnyServer<Context>[] = [];
+  const listeners: Serving[] = [];
+  const placed: Placed[] = [];
+  const dial = { ...app.dial }; // as it is once the listeners are where they are
+  const told = parts === undefined || access === undefined ? null : new parts.ListenerLog(access.secrets);
+  const tell =
+    told === null
+      ? onEvent
+      : (event: SockletEvent): void => {
+          told.tell(event);
+          if (onEvent !== undefined) callListener(onEvent, event);
+        };
+  const plane =
+    parts === undefined || access === undefined || told === null
+      ? null
+      : new parts.LocalPlane({
+          app: { ...app, dial },
+          secrets: access.secrets,
+          told,
+          listeners: () =>
+            listeners.map(({ name, url, serve, info }) => parts.listenerInfo(name, url, serve, info())),
+          connector: ({ handler, HandlerClass, endpoint, connectTimeout, secureTransport }) =>
+            new Connector<Context>(endpoint, HandlerClass, {
+              name: handler,
+              context,
+              connectTimeout,
+              secureTransport,
+              onEvent,
+            }),
+        });
+  const recorded: Recorded = (Server) =>
+    parts === undefined || plane === null ? Server : parts.RecordingMixIn(Server, plane);
+  let routes: { readonly url: string; close(): Promise<void> } | undefined;
+  const close = async (): Promise<void> => {
+    await Promise.all([plane?.close(), ...servers.map((server) => server.serverClose())]);
+    told?.end();
+    await routes?.close(); // last: what drains can be looked at, and ended
+  };
+  const openAll = async (): Promise<void> => {
+    for (const listener of app.listeners) {
+      const { scheme } = listener.endpoint;
+      const endpoint =
+        scheme === "unix"
+          ? listener.endpoint
+          : {
+              ...listener.endpoint,
+              ...(options.host !== undefined && { hostname: options.host }),
+              ...(options.anyPort && { port: 0 }),
+            };
+      const server = serverOf<Context>(
+        { ...listener, endpoint },
+        { ...listener.options, name: listener.name, context, onEvent: tell, drainTimeout },
+        recorded,
+        options,
+      );
+      servers.push(server);
+      await unlessAborted(server.listen(), signal);
+      open.push(server);
+      placed.push({ declared: listener.endpoint, at: server.serverAddress });
+      const at = server.serverAddress as InternetAddress | { readonly path: string };
+      listeners.push({
+        name: listener.name,
+        serve: listener.serve,
+        url: listenerUrl(scheme, server.serverAddress),
+        try: filled(listener.try, "path" in at ? { path: at.path } : { host: at.hostname, port: at.port }),
+        info: () => server.info(),
+      });
+    }
+    for (const [name, entry] of Object.entries(dial)) {
+      dial[name] = { ...entry, endpoint: moved(entry.endpoint, placed, options.host) };
+    }
+    if (parts !== undefined && plane !== null && access !== undefined) {
+      routes = await parts.serveControl(plane, access.tokens, control ?? {}, (error) => {
+        if (onEvent !== undefined)
+          callListener(onEvent, { type: "error", server: "control", address: null, error });
+      });
+    }
+  };
+  try {
+    await openAll();
+  } catch (error) {
+    if (!signal?.aborted || open.length === 0) {
+      await close();
+      throw error;
+    }
+  }
+  for (const server of open) void server.serveForever();
+  return {
+    listeners,
+    control: routes && access ? { url: routes.url, token: access.made } : null,
+    close,
+    abort: () => {
+      for (const server of servers) server.abort();
+    },
+    [Symbol.asyncDispose]: close,
+  };
+};

@@ -1,0 +1,471 @@
+/**
+ * `net.Socket` as a `StreamSocket`: what is dialled, TLS, and what is accepted where it does not go by its handle.
+ *
+ * Bytes come by `onread` (see intake.ts) or by one 'data' listener, never by `for await`, `once()` or Web Streams, which cost 1.3 to 2.2 times
+ * the CPU (measured against bare `node:net`; `npm run bench` shows ours).
+ */
+
+import net from "node:net";
+import { type Data, type Lender, toBytes } from "../../core/bytes/stream.ts";
+import { SocketError } from "../../core/errors.ts";
+import type { Address } from "../../core/net/address.ts";
+import { AF_UNIX, SOCK_STREAM } from "../../core/net/constants.ts";
+import { isNameFailure, type NameFailure, nameErrno } from "../../core/net/names.ts";
+import {
+  type Capabilities,
+  familyOf,
+  type KernelSocket,
+  type StreamOptions,
+  type StreamSink,
+  StreamSocket,
+  type StreamTransport,
+  type TlsOptions,
+} from "../../core/sockets/stream-socket.ts";
+import { getSystemErrorName, lazy } from "./builtin.ts";
+import { IntakeSocket, type Taker } from "./intake.ts";
+import { linger, unacknowledged } from "./linger.ts";
+import {
+  descriptorOf,
+  drained,
+  type Holder,
+  Kernel,
+  PlainStreamOptions,
+  type Settable,
+  socketHolder,
+  type UnixNames,
+} from "./native.ts";
+
+export const FULL = 64 * 1024; // bytes that wait in Node before a writer must wait: the socket's own high-water mark
+export const LARGE = 16 * 1024; // bytes; a smaller piece was copied by the writer
+export const PIECE = 256 * 1024; // bytes of a large write that are handed to Node at once: of one that fails it says nothing
+
+export const TCP: Capabilities = { reset: true, peername: true };
+export const UNIX: Capabilities = { reset: false, peername: false };
+
+/** A Node address as ours; `null` where Node has none. */
+export const addressOf = (
+  hostname: string | undefined,
+  port: number | undefined,
+  family: string | undefined,
+): Address | null => {
+  if (hostname === undefined || port === undefined) return null;
+  if (family !== "IPv6") return { family: "IPv4", hostname, port };
+  const [host = "", scopeId] = hostname.split("%");
+  return scopeId === undefined
+    ? { family: "IPv6", hostname: host, port }
+    : { family: "IPv6", hostname: host, port, scopeId };
+};
+
+/** Why the system knows no such name. Node's `ENOTFOUND` is `EAI_NONAME` and `EAI_NODATA`; its number tells which. */
+export const nameFailure = (error: unknown): NameFailure => {
+  const { errno, code = "" } = error as NodeJS.ErrnoException;
+  const reason = typeof errno === "number" ? getSystemErrorName(errno) : code;
+  return isNameFailure(reason) ? reason : "EAI_FAIL";
+};
+
+/** Where a connection leads that was dialled here: what a certificate must say, and whom to trust. */
+export interface Dialled {
+  readonly hostname: string;
+  /** What `startTls()` takes that is not given to it. */
+  readonly tls?: TlsOptions | undefined;
+}
+
+/** What Node does not tell of a connection, and who made it knows. */
+export interface Origin extends UnixNames {
+  /** Absent where we accepted. */
+  readonly dialled?: Dialled | undefined;
+  /** The kernel's side of a socket that was there before the connection. */
+  readonly kernel?: Kernel | undefined;
+}
+
+/** `options` with what is known of the connection. Throws `TypeError` where one that was accepted has no certificate. */
+export const checkSecuring = (origin: Origin | undefined, options: TlsOptions): TlsOptions => {
+  const { dialled } = origin ?? {};
+  const whole = { ...dialled?.tls, ...options };
+  if (dialled !== undefined || (whole.cert !== undefined && whole.key !== undefined)) return whole;
+  throw new TypeError("startTls() on a connection that was accepted needs a cert and a key");
+};
+
+const SECURED = "the bytes of a TLS connection are its own, and its keys this process's";
+
+/** The kernel's side of a connection whose peer is there: `null` for a Unix socket without a name. */
+export const kernelOf = (peer: Address | null, settable: Settable, holder: Holder): Kernel => {
+  const options = new PlainStreamOptions({ family: familyOf(peer) || AF_UNIX, type: SOCK_STREAM, proto: 0 });
+  options.open(settable, false);
+  return new Kernel(options).heldBy(holder);
+};
+
+let tasks: (() => void)[] = [];
+
+const runTasks = (): void => {
+  const due = tasks;
+  tasks = [];
+  for (const task of due) task();
+};
+
+/**
+ * Runs `task` when all have been served that had something to read, and their promises have run: once round for all
+ * connections, where `process.nextTick` is a call for each (0.7 µs; most have long sent by then what they gathered,
+ * for they wait for input).
+ */
+export const atEndOfTurn = (task: () => void): void => {
+  if (tasks.push(task) === 1) setImmediate(runTasks);
+};
+
+/** A connection of this process's, behind the seam. */
+export interface Connection extends StreamTransport {
+  /** Its descriptor; -1 where it has none any more. */
+  readonly fd: number;
+  readonly settable: Settable;
+  readonly holder: Holder;
+  /** Says what Node does not tell of it; before all else. */
+  from(origin: Origin): this;
+  /** It keeps no process alive. */
+  unref(): void;
+  /** A `net.Socket` of it, which has it from now on. Before anything was read. */
+  toSocket(): net.Socket;
+}
+
+type Listeners = Record<string, (argument: never) => unknown>;
+
+/** A large write that Node does not have whole. */
+interface Rest {
+  /** What it has not. */
+  bytes: Uint8Array;
+  readonly taken: Promise<void>;
+  readonly resolve: () => void;
+}
+
+/** The seam over a connected `net.Socket`, also TLS's. */
+export class NodeTransport implements Connection, Taker {
+  remoteAddress: Address | null;
+  readonly capabilities: Capabilities;
+  readonly #socket: net.Socket;
+  readonly #intake: IntakeSocket | null; // the same, where it reads by `onread`
+  readonly #plain: net.Socket | undefined;
+  #origin: Origin | undefined;
+  #kernel: Kernel | undefined;
+  #sink: StreamSink | null = null;
+  #listeners: Listeners = {};
+  #flowing = false;
+  #room: PromiseWithResolvers<void> | null = null;
+  #rest: Rest[] | null = null; // large writes that Node does not have whole
+  #waiting = 0; // bytes that Node had and the kernel had not, at the last write and the last that was taken
+  #dropping = false;
+  /** Pieces of input that were dropped after the close. */
+  dropped = 0;
+  readonly #wrote = (error?: Error | null): void => {
+    if (error || this.#socket.destroyed) return; // Node counts what was lost as if it had left
+    this.#waiting = this.#socket.writableLength;
+    if (this.#rest !== null) this.#giveRest();
+  };
+
+  /** `plain`: the connection under this one, where this one is TLS. */
+  constructor(socket: net.Socket, origin?: Origin, plain?: net.Socket) {
+    this.#socket = socket;
+    this.#intake = socket instanceof IntakeSocket ? socket : null;
+    this.#plain = plain;
+    // Taken now: Node forgets it when the connection closes.
+    this.remoteAddress = addressOf(socket.remoteAddress, socket.remotePort, socket.remoteFamily);
+    this.capabilities = this.remoteAddress === null ? UNIX : TCP;
+    if (origin !== undefined) this.from(origin);
+  }
+
+  from(origin: Origin): this {
+    this.#origin = origin;
+    this.remoteAddress ??= origin.remote ?? null;
+    return this;
+  }
+
+  get fd(): number {
+    return descriptorOf(this.#plain ?? this.#socket);
+  }
+
+  get settable(): Settable {
+    return this.#socket;
+  }
+
+  get holder(): Holder {
+    return socketHolder(this.#socket);
+  }
+
+  unref(): void {
+    this.#socket.unref();
+  }
+
+  toSocket(): net.Socket {
+    return this.#socket;
+  }
+
+  get localAddress(): Address | null {
+    const { localAddress, localPort, localFamily } = this.#socket;
+    return addressOf(localAddress, localPort, localFamily) ?? this.#origin?.local ?? null;
+  }
+
+  get kernel(): KernelSocket {
+    this.#kernel ??=
+      this.#origin?.kernel ??
+      kernelOf(
+        this.remoteAddress,
+        this.#plain ?? this.#socket,
+        socketHolder(this.#plain ?? this.#socket, this.#plain && SECURED),
+      );
+    return this.#kernel;
+  }
+
+  start(sink: StreamSink): void {
+    const first = this.#sink === null;
+    this.#sink = sink;
+    if (!first) return;
+    const socket = this.#socket;
+    const listeners: Listeners = {
+      end: () => this.#sink?.end(),
+      error: (error: Error) => this.#sink?.error(SocketError.from(error, "ECONNRESET")),
+    };
+    if (this.#intake !== null) {
+      this.#intake.taker = this;
+    } else {
+      // A plain Uint8Array: `slice` and `toString` mean the same in every place.
+      listeners.data = ({ buffer, byteOffset, byteLength }: Buffer) => {
+        if (this.#dropping) this.dropped++;
+        else this.#sink?.data(new Uint8Array(buffer as ArrayBuffer, byteOffset, byteLength));
+      };
+    }
+    for (const event in listeners) socket.on(event, listeners[event] as () => void);
+    this.#listeners = listeners;
+  }
+
+  /** Bytes were read, and are lent. */
+  took(bytes: Uint8Array, lender: Lender): void {
+    if (this.#dropping) {
+      this.dropped++;
+      return;
+    }
+    const sink = this.#sink as StreamSink;
+    if (sink.lend !== undefined) sink.lend(bytes, lender);
+    else sink.data(bytes.slice());
+  }
+
+  resume(): void {
+    if (this.#flowing) return;
+    this.#flowing = true;
+    if (this.#intake !== null) this.#intake.read(0);
+    else this.#socket.resume();
+  }
+
+  pause(): void {
+    this.#flowing = false;
+    this.#socket.pause();
+  }
+
+  write(data: Data): Promise<void> | undefined {
+    const socket = this.#socket;
+    if (socket.destroyed) {
+      this.#waiting += toBytes(data).length;
+      return undefined;
+    }
+    if (this.#rest !== null || (data.length >= LARGE && typeof data !== "string")) {
+      return this.#writeLarge(toBytes(data));
+    }
+    // Not what write() gave: that says false for a large piece which the kernel has taken whole.
+    if (this.#give(data, this.#wrote) <= FULL) return undefined;
+    if (this.#room === null) {
+      this.#room = Promise.withResolvers<void>();
+      const room = (): void => {
+        socket.removeListener("drain", room).removeListener("close", room);
+        this.#room?.resolve();
+        this.#room = null;
+      };
+      socket.on("drain", room).on("close", room);
+    }
+    return this.#room.promise;
+  }
+
+  get unsent(): number {
+    const { destroyed, writableLength } = this.#socket;
+    let unsent = destroyed ? this.#waiting : writableLength;
+    for (const { bytes } of this.#rest ?? []) unsent += bytes.length;
+    return unsent;
+  }
+
+  unacknowledged(): number | null {
+    return unacknowledged(this.fd, this.remoteAddress);
+  }
+
+  end(): Promise<void> {
+    const last = this.#rest?.at(-1);
+    return last === undefined ? this.#endNow() : last.taken.then(() => this.#endNow());
+  }
+
+  #endNow(): Promise<void> {
+    return new Promise((resolve, reject) => {
+      this.#socket.end((error?: Error | null) =>
+        error ? reject(SocketError.from(error, "EPIPE")) : resolve(),
+      );
+    });
+  }
+
+  /** Gives data to Node; gives how many bytes that has now. */
+  #give(data: Data, taken: (error?: Error | null) => void): number {
+    const socket = this.#socket;
+    socket.write(data, taken);
+    this.#waiting = socket.errored === null ? socket.writableLength : this.#waiting + toBytes(data).length;
+    return this.#waiting;
+  }
+
+  /** It may be the caller's own memory: he waits until it has been taken, all of it. */
+  #writeLarge(bytes: Uint8Array): Promise<void> | undefined {
+    const { promise: taken, resolve } = Promise.withResolvers<void>();
+    if (this.#rest !== null) {
+      this.#rest.push({ bytes, taken, resolve });
+      return taken;
+    }
+    if (bytes.length <= PIECE) {
+      const wrote = (error?: Error | null): void => {
+        this.#wrote(error);
+        resolve();
+      };
+      return this.#give(bytes, wrote) === 0 ? undefined : taken;
+    }
+    this.#rest = [{ bytes, taken, resolve }];
+    if (this.#waiting === 0) this.#giveRest();
+    if (this.#rest !== null) return taken;
+    return this.#waiting === 0 ? undefined : taken;
+  }
+
+  /** Gives Node the next pieces of what is large: as many as the kernel takes at once, and one more. */
+  #giveRest(): void {
+    const rest = this.#rest as Rest[];
+    for (let first = rest[0]; first !== undefined && this.#waiting === 0; first = rest[0]) {
+      const { bytes, resolve } = first;
+      first.bytes = bytes.subarray(PIECE);
+      if (first.bytes.length === 0) rest.shift();
+      const wrote = (error?: Error | null): void => {
+        this.#wrote(error);
+        if (bytes.length <= PIECE) resolve();
+        if (error || this.#socket.destroyed) for (const { resolve } of rest) resolve();
+      };
+      this.#give(bytes.subarray(0, PIECE), wrote);
+    }
+    if (rest.length === 0) this.#rest = null;
+  }
+
+  /** Lingers: see linger.ts. */
+  close(): void {
+    const socket = this.#socket;
+    socket.unref(); // it must not keep a process from ending
+    if (socket.readableEnded) {
+      socket.destroy();
+      return;
+    }
+    this.#dropping = true;
+    const stop = linger(this, () => socket.destroy());
+    socket.once("end", () => socket.destroy());
+    socket.once("close", stop);
+    this.resume();
+  }
+
+  abort(): void {
+    const socket = this.#socket;
+    if (socket.destroyed) return;
+    if (this.#sink === null) socket.on("error", () => {}); // nobody else hears it
+    // While our end is on its way libuv refuses a reset, and Node then never closes the descriptor, nor can the process
+    // end (Node 24). It is a matter of one turn: what was written has left.
+    if (socket.writableEnded && !socket.writableFinished && socket.writableLength === 0) {
+      socket.once("finish", () => this.abort());
+      return;
+    }
+    try {
+      (this.#plain ?? socket).resetAndDestroy();
+    } catch {
+      // a Unix socket has no reset
+    }
+    socket.destroy();
+  }
+
+  async startTls(options: TlsOptions): Promise<StreamTransport> {
+    const socket = this.#socket;
+    const dialled = this.#origin?.dialled;
+    const { serverName = dialled?.hostname, ...given } = checkSecuring(this.#origin, options);
+    // Node takes any bytes; its types know text and a Buffer alone.
+    const { ca, cert, key } = given as { readonly [Name in keyof typeof given]: string | Buffer | undefined };
+    await this.#rest?.at(-1)?.taken;
+    await drained(socket);
+    if (this.#intake !== null) this.#intake.taker = null;
+    for (const event in this.#listeners) socket.removeListener(event, this.#listeners[event] as () => void);
+    const secured =
+      dialled === undefined
+        ? new lazy.tls.TLSSocket(socket, { isServer: true, cert, key })
+        : lazy.tls.connect({
+            socket,
+            ca,
+            cert,
+            key,
+            host: serverName,
+            // An address is looked for in the certificate, but not asked for by name (RFC 6066, section 3).
+            ...(serverName !== undefined && net.isIP(serverName) === 0 && { servername: serverName }),
+          });
+    const { promise, resolve, reject } = Promise.withResolvers<void>();
+    const failed = (error: Error & { reason?: string }): void =>
+      reject(
+        new SocketError("ERR_TLS", `the TLS handshake failed: ${error.reason ?? error.message}`, {
+          cause: error,
+        }),
+      );
+    const left = (): void => reject(new SocketError("ERR_TLS", "the peer left in the TLS handshake"));
+    // Held back but for its end: a peer that leaves in the handshake says nothing else.
+    const ended = (): unknown => secured.readableLength === 0 && secured.read();
+    secured.once(dialled === undefined ? "secure" : "secureConnect", resolve).on("error", failed);
+    secured.on("readable", ended).once("end", left).once("close", left);
+    await promise;
+    // Who ends in the turn of a handshake that he accepted sends no close_notify (Node 24, TLS 1.3): to many peers a reset.
+    if (dialled === undefined) await new Promise((resolve) => setImmediate(resolve));
+    secured.removeListener("readable", ended).removeListener("end", left).removeListener("close", left);
+    secured.removeListener("error", failed).pause();
+    const kernel = this.#kernel ?? this.#origin?.kernel;
+    kernel?.heldBy(socketHolder(socket, SECURED));
+    return new NodeTransport(secured, { ...this.#origin, kernel }, socket);
+  }
+
+  defer(task: () => void): void {
+    atEndOfTurn(task);
+  }
+}
+
+/**
+ * A `StreamSocket` over a connected `net.Socket` (also TLS's), which must have been made with
+ * `allowHalfOpen: true` and `pauseOnConnect` or be paused: what came before nobody heard is lost.
+ */
+export const streamSocket = (
+  socket: net.Socket,
+  options: Partial<StreamOptions> = {},
+  origin?: Origin,
+): StreamSocket => new StreamSocket(new NodeTransport(socket, origin), options);
+
+/** What went wrong with a name or an address, as a `SocketError` that says where. */
+export const networkError = (error: unknown, address: string): SocketError => {
+  // Happy eyeballs gives one error for all the addresses that it tried: the first says it.
+  const first = error instanceof AggregateError && error.errors.length > 0 ? error.errors[0] : error;
+  const code = (first as { code?: string }).code ?? "";
+  if (/^(ENOTFOUND|EAI_)/.test(code)) {
+    return new SocketError("ERR_NAME", `the name in ${address} could not be resolved (${code})`, {
+      address,
+      cause: error,
+      errno: nameErrno(nameFailure(first)),
+    });
+  }
+  if (code === "EAGAIN") {
+    const said = `${address}: as many wait there to be accepted as may`; // of Unix sockets; TCP tries again
+    return new SocketError("EWOULDBLOCK", said, { address, cause: error });
+  }
+  const remedy: Record<string, string> = {
+    EADDRINUSE: `${address} is in use: another program listens there; end it, or choose another port`,
+    EACCES: `${address} may not be used by this process: ports below 1024 need root; choose one above`,
+    EADDRNOTAVAIL: `${address} is not an address of this machine`,
+    ECONNREFUSED: `${address} refused the connection: nothing listens there`,
+    ENOENT: `${address}: there is no socket at that path`,
+  };
+  return Object.hasOwn(remedy, code)
+    ? new SocketError(code as "EADDRINUSE", remedy[code], { address, cause: error })
+    : SocketError.from(first, "ERR_CONNECT_FAILED", address);
+};

@@ -1,0 +1,241 @@
+/**
+ * The program that a child of a forking server runs: imports the handler, and runs it on the requests that its parent
+ * sends, one at a time. `forking.ts` is the other end, and has what the two say to each other.
+ */
+
+import type net from "node:net";
+import { DONE, toBytes } from "../../core/bytes/stream.ts";
+import { jsonOf, plain } from "../../core/describe.ts";
+import { SocketError } from "../../core/errors.ts";
+import type { Address } from "../../core/net/address.ts";
+import { disown } from "../../core/promises.ts";
+import { isApp } from "../../core/serve/app.ts";
+import type { EndpointInfo } from "../../core/serve/events.ts";
+import type { HandlerClass, HandlerServer, RequestScope } from "../../core/serve/handler.ts";
+import { checkDatagramSize, Datagram, knownSender } from "../../core/sockets/datagram.ts";
+import type { StreamOptions, StreamSocket } from "../../core/sockets/stream-socket.ts";
+import { streamSocket } from "../kernel/net-transport.ts";
+import { FileStorage } from "../storage.ts";
+import { fromWire, type HandlerSource, IN_CHILD, type Order, type Report, toWire } from "./children.ts";
+
+type Run = Extract<Order, { readonly type: "run" }>;
+type AnyHandler = HandlerClass<StreamSocket | Datagram>;
+
+const NO_BYTES = { bytesRead: 0, bytesWritten: 0 };
+
+/** Tells the parent: at once, as long as the channel has room. Throws where something in it has no clone. */
+const tell = (report: Report): void => {
+  if (process.connected) process.send?.({ socklet: report }, undefined, undefined, () => {}); // a parent that is gone is told nothing
+};
+
+const MOST_TOLD = 4 * 1024 * 1024; // bytes, as JSON, of what is told: the channel takes seconds for 100 MB, and what is told after it waits
+
+/** Whether `value` is too much for the channel. */
+const isTooMuch = (value: unknown): boolean => {
+  try {
+    return jsonOf(value, MOST_TOLD).json === undefined;
+  } catch {
+    return false; // a cycle, which has a clone
+  }
+};
+
+/** Tells the parent what a handler said or gave: what has no clone, such as a function, as far as JSON can say it; what is too much as `{ omitted: <its size> }`. */
+const tellWith = (value: unknown, report: (value: unknown) => Report): void => {
+  if (!isTooMuch(value)) {
+    try {
+      tell(report(value));
+      return;
+    } catch {}
+  }
+  tell(report(plain(value, MOST_TOLD)));
+};
+
+/** One request that runs: what its handler can ask about it. */
+class Running implements RequestScope {
+  readonly id: number;
+  readonly params = undefined;
+  readonly request: StreamSocket | Datagram;
+  readonly stream: StreamSocket | null;
+  readonly #controller = new AbortController();
+
+  constructor(
+    { id, address, local, datagram }: Run,
+    socket: net.Socket | undefined,
+    options: Partial<StreamOptions>,
+  ) {
+    this.id = id;
+    if (socket !== undefined) {
+      socket.allowHalfOpen = true; // the peer's end is not ours
+      socket.pause(); // nothing is lost before somebody listens
+      const remote = address?.family === "unix" ? address : undefined;
+      this.stream = streamSocket(socket, options, { local: local ?? undefined, remote });
+      this.request = this.stream;
+      return;
+    }
+    const way = {
+      post: (data: Uint8Array | string, to: Address | null): void => {
+        const bytes = toBytes(data);
+        const peer = knownSender(to);
+        if (peer.family !== "unix") checkDatagramSize(bytes.length, peer);
+        tell({ type: "reply", id, data: bytes });
+      },
+    };
+    const { data, truncated } = datagram ?? { data: new Uint8Array(0), truncated: false };
+    this.stream = null;
+    this.request = new Datagram(data, address, way, truncated);
+  }
+
+  get signal(): AbortSignal {
+    return this.#controller.signal;
+  }
+
+  get counts(): { bytesRead: number; bytesWritten: number } {
+    const { bytesRead, bytesWritten } = this.stream ?? NO_BYTES;
+    return { bytesRead, bytesWritten };
+  }
+
+  emit(detail: unknown): void {
+    disown(detail, (error) => this.emit(error));
+    tellWith(detail, (detail) => ({ type: "emit", id: this.id, detail }));
+  }
+
+  abort(reason: unknown): void {
+    this.#controller.abort(reason);
+    this.stream?.abort();
+  }
+}
+
+/** The server as a handler sees it here. */
+class ChildServer implements HandlerServer {
+  readonly name: string;
+  readonly context: unknown;
+  readonly #Handler: AnyHandler;
+  readonly #stream: Partial<StreamOptions>;
+  #running: Running | null = null;
+  #served = 0;
+  #failed = 0;
+  #bytesRead = 0;
+  #bytesWritten = 0;
+
+  constructor(name: string, context: unknown, Handler: AnyHandler, stream: Partial<StreamOptions>) {
+    this.name = name;
+    this.context = context;
+    this.#Handler = Handler;
+    this.#stream = stream;
+  }
+
+  scope(request: unknown): RequestScope {
+    const running = this.#running;
+    if (running !== null && running.request === request) return running;
+    throw new SocketError("EINVAL", "this request is not running in this process");
+  }
+
+  /** Of this child alone. */
+  info(): EndpointInfo {
+    return {
+      name: this.name,
+      running: this.#running === null ? 0 : 1,
+      served: this.#served,
+      failed: this.#failed,
+      bytesRead: this.#bytesRead,
+      bytesWritten: this.#bytesWritten,
+    };
+  }
+
+  /** Shuts the server down, which is the parent's. */
+  shutdown(): Promise<void> {
+    tell({ type: "shutdown" });
+    return DONE;
+  }
+
+  /** What the parent asks while a request runs. */
+  order(order: Order): void {
+    if (order.type === "ping") tell({ type: "pong", ...(this.#running?.counts ?? NO_BYTES) });
+    else if (order.type === "cancel") this.#running?.abort(fromWire(order.reason));
+  }
+
+  async run(order: Run, socket: net.Socket | undefined): Promise<void> {
+    tell({ type: "begun" });
+    const running = new Running(order, socket, this.#stream);
+    const { request, stream } = running;
+    this.#running = running;
+    let error: Extract<Report, { type: "end" }>["error"] = null;
+    let result: unknown;
+    try {
+      result = await new this.#Handler(request, order.address, this).run();
+    } catch (thrown) {
+      error = toWire(thrown);
+      disown(thrown, () => {}); // a promise: it is told, and what it rejects with later ends no child
+      this.#failed++;
+    }
+    const kept = stream?.closed === true;
+    await stream?.close().catch(() => {}); // `lost` says it, also where a call has
+    const cut = stream !== null && stream.lost !== null;
+    if (cut && error === null) {
+      error = toWire(stream.lost);
+      this.#failed++;
+    }
+    const { bytesRead, bytesWritten } = running.counts;
+    this.#served++;
+    this.#bytesRead += bytesRead;
+    this.#bytesWritten += bytesWritten;
+    this.#running = null;
+    tellWith(result, (result) => ({ type: "end", kept, cut, error, result, bytesRead, bytesWritten }));
+  }
+}
+
+// Not `instanceof`: the module may import another copy of this package.
+const isHandler = (value: unknown): value is AnyHandler =>
+  typeof value === "function" && typeof value.prototype?.run === "function";
+
+/** The handler that `source` names, and the context that its app makes; without an app, the context that was given. */
+const load = async (
+  { module: url, name, data }: HandlerSource,
+  given: unknown,
+): Promise<{ Handler: AnyHandler; context: unknown }> => {
+  const module: Readonly<Record<string, unknown>> = await import(url);
+  const { app } = module;
+  if (data !== undefined && !isApp(app)) throw new TypeError("it exports no app");
+  const among = data !== undefined && isApp(app) ? app.handlers : module;
+  const Handler = Object.hasOwn(among, name) ? among[name] : undefined;
+  if (!isHandler(Handler)) {
+    const names = Object.keys(among).filter((other) => isHandler(among[other]));
+    throw new TypeError(`there is no handler of that name; there is ${names.join(", ") || "none"}`);
+  }
+  if (data === undefined || !isApp(app)) return { Handler, context: given };
+  const storage = new FileStorage(data);
+  return { Handler, context: await app.context({ name: "node", bindings: process.env, storage }) };
+};
+
+// A terminal's Ctrl-C, or a service manager's SIGTERM, reaches the children, too: it is the parent that says when
+// they end, having let them finish.
+for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) process.on(signal, () => {});
+
+// The parent is gone, or needs this child no more.
+process.on("disconnect", () => process.exit());
+
+process.on("uncaughtException", (error) => {
+  if (process.listenerCount("uncaughtException") > 1) return; // the handler's module sees to it
+  tell({ type: "crashed", error: toWire(error) });
+  process.exit(1);
+});
+
+Object.defineProperty(globalThis, IN_CHILD, { value: true });
+let server: ChildServer | undefined;
+
+process.on("message", (order: Order, socket: net.Socket | undefined) => {
+  if (order.type === "run") void server?.run(order, socket);
+  else if (order.type !== "init") server?.order(order);
+  else {
+    load(order.source, order.context).then(
+      ({ Handler, context }) => {
+        server = new ChildServer(order.server, context, Handler, order.stream ?? {});
+        tell({ type: "ready" });
+      },
+      (error) => {
+        tell({ type: "unfit", error: toWire(error) });
+        process.exit(1);
+      },
+    );
+  }
+});

@@ -1,0 +1,379 @@
+/**
+ * Forking servers: each request is handled in another process, so that a handler that loops for ever, throws outside
+ * its promise, runs out of memory or calls `process.exit()` costs its own request and no other.
+ *
+ *     in the parent   every hook of the server: serverBind, getRequest, verifyRequest, processRequest, finishRequest
+ *                     (hands the request to a child and waits for its end), handleError, shutdownRequest,
+ *                     closeRequest, serviceActions, handleTimeout; and onEvent
+ *     in a child      the handler, which the child imports: setup, handle, finish; in an app its `context()`, too
+ *
+ * CPython calls finish_request, handle_error and shutdown_request in the child, which has a copy of the server: what
+ * they note there the parent never sees. Here the child imports the handler alone, so that the server's hooks, their
+ * state and their events are in one process; their order is the same. There is one listening handle, and whoever of the children is free gets the next that
+ * comes on it: the parent accepts, as CPython's does, and gives one connection at a time to a child, with
+ * `child.send(…, socket)`. To lend the children the handle, that they accept by themselves, is no faster (measured:
+ * 1 700 to 2 300 short connections a second with two children either way, 4 300 without any; two cores, the client on
+ * the same), takes verifyRequest, the queue and the limits out of the parent, and loses with a child what it had
+ * accepted and not begun. Here what waits, waits in the parent, and is lost with nobody. Datagrams come the same way:
+ * what a child had read ahead of the kernel would be lost with it.
+ *
+ * `allowReusePort` gives several forking servers, each with a handle and children of its own, one port. Its cost: the
+ * kernel gives a client to one of them by its address, whether that one's children are free or not, and resets those
+ * that wait at one whose process dies.
+ *
+ * A child is used again: to start one takes 0.12 s, to keep it 61 MB, 17 of them its own (Node 24, Linux). `listen()`
+ * starts the first, and so finds out whether the handler can be imported; another is started when a request has
+ * waited 20 ms for one to be free, as many at once as there are cores; one that was idle for `childIdleTimeout` is
+ * ended, but for the last. A child has one request at a time: two would be lost together.
+ *
+ * The parent knows of a child what it hears: `begun` before the handler is made (it comes also where the handler then
+ * blocks at once: a short message is written to the channel within `process.send()`), `end`, and the answer to a
+ * ping, which a child in an endless loop does not give. A request that had not begun another child gets.
+ *
+ * Linux; macOS should do as well, and is not tested. On Windows it is `ERR_UNSUPPORTED`, as CPython has none there.
+ */
+
+import type net from "node:net";
+import type { MaybePromise } from "../../core/bytes/stream.ts";
+import { errorText } from "../../core/describe.ts";
+import { SocketError } from "../../core/errors.ts";
+import type { Address, AddressLike } from "../../core/net/address.ts";
+import { FORKING_NAMES, type ForkingOptions, type OptionNames, settleForking } from "../../core/options.ts";
+import { isThenable } from "../../core/promises.ts";
+import { BaseRequestHandler, type HandlerClass } from "../../core/serve/handler.ts";
+import { madeBy } from "../../core/serve/mixins.ts";
+import { Datagram } from "../../core/sockets/datagram.ts";
+import { StreamSocket } from "../../core/sockets/stream-socket.ts";
+import { type Connection, NodeTransport } from "../kernel/net-transport.ts";
+import {
+  Children,
+  type Forking,
+  type ForkingInfo,
+  type HandlerSource,
+  IN_CHILD,
+  type Job,
+} from "./children.ts";
+import { TCPServer, type TCPServerOptions } from "./tcp.ts";
+import { UDPServer, type UDPServerOptions } from "./udp.ts";
+import {
+  UnixDatagramServer,
+  type UnixDatagramServerOptions,
+  UnixStreamServer,
+  type UnixStreamServerOptions,
+} from "./unix.ts";
+
+// ---- Where the handler is ----
+
+const sources = new WeakMap<object, HandlerSource>();
+
+// biome-ignore lint/suspicious/noExplicitAny: what a handler takes its module knows alone
+type AnyHandler = HandlerClass<any, any>;
+
+const standIn = (source: HandlerSource): AnyHandler => {
+  const { module, name } = source;
+  if (URL.parse(module) === null || typeof name !== "string" || name === "") {
+    const given = `${JSON.stringify(module)}, ${JSON.stringify(name)}`;
+    throw new TypeError(
+      `handlerFrom(${given}): give a module's URL and the name of its export, as in handlerFrom(import.meta.url, "Echo")`,
+    );
+  }
+  class Handler extends BaseRequestHandler<unknown> {
+    override run(): never {
+      const said = `${name} was given as handlerFrom(…), which is for forking servers; give this one the class itself`;
+      throw new SocketError("ERR_UNSUPPORTED", said);
+    }
+  }
+  Object.defineProperty(Handler, "name", { value: name });
+  sources.set(Handler, source);
+  return Handler;
+};
+
+/** Where a handler is that the children of a `server` can import. Throws `TypeError` for a class. */
+const sourceOf = (handler: object, server: string): HandlerSource => {
+  const source = sources.get(handler);
+  if (source !== undefined) return source;
+  const { name } = handler as { name?: string };
+  throw new TypeError(
+    `the children of a ${server} import their handler: give it as handlerFrom(import.meta.url, "${name}"), not as a class`,
+  );
+};
+
+/**
+ * The handler that `module` exports as `name`, for a forking server, whose children import it.
+ *
+ *     new ForkingTCPServer("127.0.0.1:7007", handlerFrom(import.meta.url, "Echo"))
+ *
+ * Each child runs the module from its top. So one that has the handler and starts the server, too, starts it only
+ * where it is the program itself: `if (import.meta.main)` (Node 24.2), or
+ * `if (process.argv[1] === import.meta.filename)`; and a test keeps its handlers in a file of their own. Throws
+ * `TypeError` where `module` is no URL.
+ */
+export const handlerFrom = (module: string | URL, name: string): AnyHandler =>
+  standIn({ module: String(module), name });
+
+/** The handler `name` of the `app` that `module` exports: each child calls the app's `context()`, with storage in the folder `data`. */
+export const appHandlerFrom = (module: string, name: string, data: string): AnyHandler =>
+  standIn({ module, name, data });
+
+// ---- The servers ----
+
+const TIMEOUT = 300_000; // ms; CPython's ForkingMixIn.timeout
+
+// biome-ignore lint/suspicious/noExplicitAny: a mixin's base must take any arguments (TypeScript handbook, Mixins)
+type NetServerClass = abstract new (...args: any[]) => TCPServer<any, any>;
+// biome-ignore lint/suspicious/noExplicitAny: as above
+type ForkingClass = abstract new (...args: any[]) => Forking;
+
+/**
+ * Serves each request in a child process: see the head of this file for what runs where, and `ForkingOptions`.
+ * CPython's `ForkingMixIn`, whose children serve one request each.
+ *
+ *     class ForkingTCPServer extends ForkingMixIn(TCPServer) {}
+ *
+ * The handler is one that children can import, `handlerFrom(import.meta.url, "Echo")`; a class is a `TypeError`.
+ * `listen()` rejects with `ERR_HANDLER` where it cannot be imported. The options of `ForkingOptions` are read from
+ * the third argument of the constructor.
+ *
+ * `RequestHandlerClass` may be replaced while it serves: requests that come from then on get children with the new
+ * one, also where it is the same export of a module that has changed; children that have the former end when their
+ * request is over. Where the new one cannot be imported that is told as `lost`, with a delay that grows, and requests
+ * wait.
+ *
+ * In a child `this.server` is not this server: it has its name and context, `info()` tells of that child alone,
+ * `shutdown()` shuts this server down. A handler that gave its connection to another (`toWeb()`) must wait for its
+ * end, since the child takes the next request when it returns.
+ */
+export function ForkingMixIn<Base extends NetServerClass>(Server: Base): ForkingClass & Base {
+  abstract class ForkingServer extends Server implements Forking {
+    static readonly optionNames: OptionNames = {
+      ...(Server as unknown as typeof TCPServer).optionNames,
+      ...FORKING_NAMES,
+    };
+
+    maxChildren: number;
+    blockTimeout: number | null;
+    childIdleTimeout: number | null;
+    requestsPerChild: number | null;
+    restartDelay: number;
+    maxRestartDelay: number;
+    execArgv: readonly string[];
+    readonly #children: Children;
+    readonly #sockets = new WeakMap<object, net.Socket>();
+    readonly #jobs = new WeakMap<object, Job>();
+    #accepting: net.Socket | null = null;
+
+    // biome-ignore lint/suspicious/noExplicitAny: as above
+    constructor(...args: any[]) {
+      super(...args);
+      const [, Handler, given] = args as [AddressLike, object, (ForkingOptions & TCPServerOptions<unknown>)?];
+      const source = sourceOf(Handler, this.constructor.name);
+      if (process.platform === "win32") {
+        const said = "Windows has no forking servers; use ThreadingTCPServer or ThreadingUDPServer";
+        throw new SocketError("ERR_UNSUPPORTED", said);
+      }
+      const options = given ?? {};
+      if (options.timeout === undefined) this.timeout = TIMEOUT;
+      if (options.requestTimeout === undefined) this.requestTimeout = TIMEOUT;
+      const settled = settleForking(options);
+      this.maxChildren = settled.maxChildren;
+      this.blockTimeout = settled.blockTimeout;
+      this.childIdleTimeout = settled.childIdleTimeout;
+      this.requestsPerChild = settled.requestsPerChild;
+      this.restartDelay = settled.restartDelay;
+      this.maxRestartDelay = settled.maxRestartDelay;
+      this.execArgv = settled.execArgv;
+      const { context } = this;
+      try {
+        structuredClone(context);
+      } catch (cause) {
+        const said = "the context of a forking server goes to its children as a structured clone: plain data";
+        throw new TypeError(
+          `${said}; make the rest at the top of the handler's module (${errorText(cause)})`,
+          {
+            cause,
+          },
+        );
+      }
+      this.#children = new Children(this, source, options.stream, (event) => this.announce(event));
+      let handler = this.RequestHandlerClass;
+      Object.defineProperty(this, "RequestHandlerClass", {
+        get: () => handler,
+        set: (next: typeof handler) => {
+          this.#children.replace(sourceOf(next, this.constructor.name));
+          handler = next;
+        },
+      });
+    }
+
+    protected override get capacity(): number {
+      return Math.min(this.maxChildren, this.maxRequests);
+    }
+
+    override info(): ForkingInfo {
+      return { ...super.info(), ...this.#children.counts() };
+    }
+
+    override async serverBind(): Promise<void> {
+      if (IN_CHILD in globalThis) {
+        const said =
+          'this module starts a forking server when it is imported, and a child of one has just imported it; put that under "if (import.meta.main)", or the handler into a module of its own';
+        throw new SocketError("ERR_UNSUPPORTED", said);
+      }
+      await super.serverBind();
+    }
+
+    /** Starts the first child; nobody can connect before it can serve. */
+    override async serverActivate(): Promise<void> {
+      await this.#children.open();
+      await super.serverActivate();
+    }
+
+    protected override accepted(connection: Connection): void {
+      const socket = connection.toSocket(); // what Node can send to a child
+      this.#accepting = socket;
+      super.accepted(new NodeTransport(socket));
+      this.#accepting = null;
+    }
+
+    protected override arrive(request: object, clientAddress: Address | null): void {
+      if (this.#accepting !== null) this.#sockets.set(request, this.#accepting);
+      super.arrive(request, clientAddress);
+    }
+
+    override processRequest(request: unknown, clientAddress: Address | null): MaybePromise<void> {
+      const serving = this.serveRequest(request, clientAddress);
+      if (isThenable(serving) && this.running >= this.capacity) return this.oneEnded();
+    }
+
+    /** Has a child make the handler and run it; gives a clone of what `handle` gave, of at most 4 MiB. Rejects with what it threw, or why the child is lost. */
+    override finishRequest(request: object, address: Address | null): Promise<unknown> {
+      const scope = this.scope(request);
+      const { promise, resolve, reject } = Promise.withResolvers<unknown>();
+      const datagram = request instanceof Datagram ? request : null;
+      const local = request instanceof StreamSocket ? request.getsockname() : null;
+      const job: Job = {
+        id: scope.id,
+        address,
+        local: local?.family === "unix" ? local : null,
+        request,
+        socket: this.#sockets.get(request) ?? null,
+        datagram: datagram && { data: datagram.data, truncated: datagram.truncated },
+        counts: { bytesRead: 0, bytesWritten: 0 },
+        kept: false,
+        cut: false,
+        cancelled: undefined,
+        emit: (detail) => scope.emit(detail),
+        reply: (data) => {
+          try {
+            datagram?.reply(data);
+          } catch (error) {
+            this.announce({ type: "error", server: this.name, id: scope.id, address, error });
+          }
+        },
+        resolve,
+        reject,
+      };
+      this.#jobs.set(request, job);
+      if (request instanceof StreamSocket) {
+        // What came and went is known to the child: this process's own object carried nothing.
+        Object.defineProperties(request, {
+          bytesRead: { get: () => job.counts.bytesRead, configurable: true },
+          bytesWritten: { get: () => job.counts.bytesWritten, configurable: true },
+        });
+      }
+      this.#children.run(job);
+      return promise;
+    }
+
+    /**
+     * The child has sent what was written, then the end. Here the connection lingers a while, too, so that its last
+     * bytes arrive also where the child is lost in its next request.
+     */
+    override closeRequest(request: object): MaybePromise<void> {
+      const job = this.#jobs.get(request);
+      if (job?.cut === true) return this.abortRequest(request); // the child's reset is sent when no process has it any more
+      if (job?.kept !== true) return super.closeRequest(request);
+      this.#sockets.get(request)?.destroy(); // this process's descriptor alone
+      this.abortRequest(request);
+    }
+
+    override cancelRequest(request: object, reason: unknown): void {
+      super.cancelRequest(request, reason);
+      this.#children.cancel(request, reason);
+    }
+
+    /** Children that have nothing to do are ended, and others when their request is over. */
+    override close(): void {
+      super.close();
+      void this.#children.close(true);
+    }
+
+    /** Ends the children; with `blockOnClose` false each when its request is over. */
+    protected override letGo(): MaybePromise<void> {
+      const leave = !this.blockOnClose || this.daemonThreads;
+      const over = this.#children.close(leave).then(() => super.letGo());
+      if (!leave) return over;
+    }
+  }
+  return madeBy(ForkingMixIn, ForkingServer) as never;
+}
+
+/** Serves TCP connections in child processes. CPython's `ForkingTCPServer`; see `ForkingMixIn`. */
+export class ForkingTCPServer<Context = unknown> extends ForkingMixIn(TCPServer)<Context> {
+  constructor(
+    serverAddress: AddressLike,
+    RequestHandlerClass: HandlerClass<StreamSocket, Context>,
+    options: TCPServerOptions<Context> & ForkingOptions = {},
+  ) {
+    super(serverAddress, RequestHandlerClass, options);
+  }
+
+  override info(): ForkingInfo {
+    return super.info() as ForkingInfo;
+  }
+}
+
+/** Serves datagrams in child processes. CPython's `ForkingUDPServer`; see `ForkingMixIn`. */
+export class ForkingUDPServer<Context = unknown> extends ForkingMixIn(UDPServer)<Context> {
+  constructor(
+    serverAddress: AddressLike,
+    RequestHandlerClass: HandlerClass<Datagram, Context>,
+    options: UDPServerOptions<Context> & ForkingOptions = {},
+  ) {
+    super(serverAddress, RequestHandlerClass, options);
+  }
+
+  override info(): ForkingInfo {
+    return super.info() as ForkingInfo;
+  }
+}
+
+/** Serves connections to a path in child processes. CPython's `ForkingUnixStreamServer`; see `ForkingMixIn`. */
+export class ForkingUnixStreamServer<Context = unknown> extends ForkingMixIn(UnixStreamServer)<Context> {
+  constructor(
+    serverAddress: AddressLike,
+    RequestHandlerClass: HandlerClass<StreamSocket, Context>,
+    options: UnixStreamServerOptions<Context> & ForkingOptions = {},
+  ) {
+    super(serverAddress, RequestHandlerClass, options);
+  }
+
+  override info(): ForkingInfo {
+    return super.info() as ForkingInfo;
+  }
+}
+
+/** Serves the datagrams sent to a path in child processes. CPython's `ForkingUnixDatagramServer`; see `ForkingMixIn`. */
+export class ForkingUnixDatagramServer<Context = unknown> extends ForkingMixIn(UnixDatagramServer)<Context> {
+  constructor(
+    serverAddress: AddressLike,
+    RequestHandlerClass: HandlerClass<Datagram, Context>,
+    options: UnixDatagramServerOptions<Context> & ForkingOptions = {},
+  ) {
+    super(serverAddress, RequestHandlerClass, options);
+  }
+
+  override info(): ForkingInfo {
+    return super.info() as ForkingInfo;
+  }
+}

@@ -1,0 +1,304 @@
+/** UDP servers on real sockets: `UDPServer`, one datagram at a time, and `ThreadingUDPServer`, side by side. */
+
+import type dgram from "node:dgram";
+import type { Data, MaybePromise } from "../../core/bytes/stream.ts";
+import { SocketError } from "../../core/errors.ts";
+import { ReplyBudget } from "../../core/net/access.ts";
+import {
+  type Address,
+  type AddressLike,
+  type Endpoint,
+  formatAddress,
+  type InternetAddress,
+} from "../../core/net/address.ts";
+import {
+  AF_INET,
+  AF_INET6,
+  IPPROTO_IPV6,
+  IPV6_V6ONLY,
+  SO_REUSEADDR,
+  SO_REUSEPORT,
+  SOCK_DGRAM,
+  SOL_SOCKET,
+} from "../../core/net/constants.ts";
+import {
+  checkCount,
+  DATAGRAM_NAMES,
+  type DatagramOptions,
+  LISTEN_NAMES,
+  type ListenOptions,
+  type OptionNames,
+  optionNamesOf,
+} from "../../core/options.ts";
+import type { HandlerClass } from "../../core/serve/handler.ts";
+import { ThreadingMixIn } from "../../core/serve/mixins.ts";
+import {
+  type DatagramWay,
+  SERVER_NAMES,
+  ServedDatagram,
+  type ServerOptions,
+} from "../../core/serve/server.ts";
+import {
+  checkDatagramSize,
+  type Datagram,
+  type DatagramSink,
+  DatagramSocket,
+  type DatagramTransport,
+  knownSender,
+} from "../../core/sockets/datagram.ts";
+import type { KernelSocket } from "../../core/sockets/stream-socket.ts";
+import { lazy } from "../kernel/builtin.ts";
+import { datagramHandle } from "../kernel/handle-transport.ts";
+import { hostOf, Kernel, libc, PlainDatagrams } from "../kernel/native.ts";
+import { addressOf, networkError } from "../kernel/net-transport.ts";
+import { zoned } from "../sockets/names.ts";
+import { TCPServer } from "./tcp.ts";
+
+/** Options of a UDP server. */
+export interface UDPServerOptions<Context> extends ServerOptions<Context>, ListenOptions, DatagramOptions {
+  /**
+   * Binds although another socket is bound there, and takes its datagrams (`SO_REUSEADDR`). Default `false`, as
+   * CPython's `allow_reuse_address`.
+   */
+  readonly allowReuseAddress?: boolean;
+}
+
+const UDP_NAMES = optionNamesOf<UDPServerOptions<unknown>>("a UDP server")({
+  ...SERVER_NAMES,
+  ...LISTEN_NAMES,
+  ...DATAGRAM_NAMES,
+  allowReuseAddress: true,
+});
+
+/** Serves datagrams, one at a time. CPython's `UDPServer`: what it gives a handler is a `Datagram`. */
+export class UDPServer<Context = unknown> extends TCPServer<Context, Datagram> implements DatagramWay {
+  static override readonly optionNames: OptionNames = UDP_NAMES;
+
+  /** Bytes of a datagram that are taken. */
+  maxPacketSize: number;
+  readonly #budget: ReplyBudget | null;
+  #listener: ServerDatagrams | undefined;
+  #address: Address | null = null;
+  #open = false;
+
+  constructor(
+    serverAddress: AddressLike,
+    RequestHandlerClass: HandlerClass<Datagram, Context>,
+    options: UDPServerOptions<Context> = {},
+  ) {
+    super(serverAddress, RequestHandlerClass, options);
+    this.maxPacketSize = checkCount("maxPacketSize", options.maxPacketSize ?? 65_535, 0);
+    this.allowReuseAddress = options.allowReuseAddress ?? false;
+    this.#budget = options.amplification == null ? null : new ReplyBudget(options.amplification);
+  }
+
+  protected override get scheme(): "udp" | "unix" {
+    return "udp";
+  }
+
+  override get socketType(): number {
+    return SOCK_DGRAM;
+  }
+
+  override get serverAddress(): Address | null {
+    return this.#address;
+  }
+
+  /** What it hears and sends with: to set an option, before `serverBind()` or after, or to send. What arrives is the server's. */
+  override get socket(): DatagramSocket {
+    return this.#transport.socket;
+  }
+
+  get #transport(): ServerDatagrams {
+    this.addressFamily ||= AF_INET;
+    this.#listener ??= new ServerDatagrams(this.addressFamily);
+    return this.#listener;
+  }
+
+  override fileno(): number {
+    return this.#listener === undefined ? -1 : this.#listener.socket.fileno();
+  }
+
+  override async serverBind(): Promise<void> {
+    const { address, port } = await this.resolve();
+    const transport = this.#transport;
+    const { kernel } = transport;
+    if (this.allowReuseAddress) kernel.setsockopt(SOL_SOCKET, SO_REUSEADDR, 1);
+    if (this.allowReusePort) kernel.setsockopt(SOL_SOCKET, SO_REUSEPORT, 1);
+    if (this.ipv6Only) kernel.setsockopt(IPPROTO_IPV6, IPV6_V6ONLY, 1);
+    this.#address = await transport.open(address, port, formatAddress(this.endpoint), {
+      message: (bytes, peer) => this.received(bytes, peer),
+      error: (error) => this.announce({ type: "error", server: this.name, address: null, error }),
+    });
+    this.#open = true;
+  }
+
+  /** Nothing: a datagram socket hears from when it is bound. */
+  override async serverActivate(): Promise<void> {}
+
+  /** A datagram came, or the first bytes of one (`cut`): makes the request of it, which arrives. */
+  protected received(message: Uint8Array, peer: Address | null, cut = false): void {
+    if (this.#budget !== null) this.#budget.received(message.length, peer);
+    const taken = Math.min(message.length, this.maxPacketSize);
+    const bytes = new Uint8Array(message.buffer as ArrayBuffer, message.byteOffset, taken);
+    this.arrive(new ServedDatagram(bytes, peer, this, cut || taken < message.length), peer);
+  }
+
+  /**
+   * Sends one datagram from this server's socket. What the network refuses later is told as an event; so is one
+   * that is over `amplification`. Gives how many bytes were sent: 0 for that.
+   */
+  post(data: Data, sender: Address | null): number {
+    const address = knownSender(sender);
+    const bytes = typeof data === "string" ? Buffer.from(data) : data;
+    this.checkReply(bytes.length, address);
+    if (this.#budget?.spend(bytes.length, address) === false) {
+      return this.dropped(bytes.length, address, "amplification");
+    }
+    return this.send(bytes, address);
+  }
+
+  /** Throws where a reply of so many bytes cannot be sent there: `EBADF`, `EMSGSIZE`, `EAFNOSUPPORT`. */
+  protected checkReply(size: number, address: Address): void {
+    if (!this.#open) throw new SocketError("EBADF", "the server's socket is not open");
+    if (address.family === "unix") throw new SocketError("EAFNOSUPPORT", "UDP does not reach a path");
+    checkDatagramSize(size, address);
+  }
+
+  /** Sends it; gives how many bytes were sent. */
+  protected send(bytes: Uint8Array, address: Address): number {
+    this.#listener?.post(bytes, address as InternetAddress);
+    return bytes.length;
+  }
+
+  /** Tells that a reply was not sent, and gives 0. */
+  protected dropped(bytes: number, address: Address, reason: "amplification" | "full"): 0 {
+    if (this.watches("dropped"))
+      this.announce({ type: "dropped", server: this.name, address, bytes, reason });
+    return 0;
+  }
+
+  /** The socket stays open until the last reply was sent; what arrives meanwhile is refused. */
+  protected override stopListening(): void {}
+
+  protected override letGo(): MaybePromise<void> {
+    this.#open = false;
+    return this.#listener?.close();
+  }
+}
+
+/** The socket of a UDP server: of Node's, whose messages come by one listener, without a promise. */
+class ServerDatagrams implements DatagramTransport {
+  readonly socket: DatagramSocket;
+  readonly #family: number;
+  readonly #plain: PlainDatagrams;
+  readonly #bound: Kernel; // by libc, where that is there
+  #socket: dgram.Socket | null = null;
+  #sink: DatagramSink | null = null;
+  #post: ReturnType<typeof datagramHandle> = null;
+
+  constructor(family: number) {
+    this.#family = family;
+    this.#plain = new PlainDatagrams({ family, type: SOCK_DGRAM, proto: 0 });
+    const { kernel } = this.#plain;
+    this.#bound = new Kernel({ get: () => undefined, set: () => false }).heldBy({
+      get fd() {
+        return kernel.fd;
+      },
+      take() {
+        throw new SocketError("EOPNOTSUPP", "a server keeps its socket: give it another one");
+      },
+    });
+    this.socket = new DatagramSocket(this, family);
+  }
+
+  get kernel(): KernelSocket {
+    return this.#socket !== null && libc() !== null ? this.#bound : this.#plain.kernel;
+  }
+
+  get localAddress(): Address | null {
+    if (this.#socket === null) return null;
+    const { address, port, family } = this.#socket.address();
+    return addressOf(address, port, family);
+  }
+
+  start(): void {} // what arrives is the server's
+
+  async bind(): Promise<void> {
+    throw new SocketError("EINVAL", "serverBind() binds a server's socket");
+  }
+
+  async resolve(endpoint: Endpoint): Promise<Address> {
+    const { hostname, port } = endpoint as Extract<Endpoint, { readonly hostname: string }>;
+    const version = this.#family === AF_INET6 ? 6 : 4;
+    const { address } = await lazy.dns.promises.lookup(hostname, { family: version }).catch((error) => {
+      throw networkError(error, formatAddress(endpoint));
+    });
+    return addressOf(zoned(address, formatAddress(endpoint)), port, `IPv${version}`) as Address;
+  }
+
+  /** Binds it, and tells `sink` what arrives; gives its address. */
+  async open(address: string, port: number, said: string, sink: DatagramSink): Promise<Address | null> {
+    const socket = this.#plain.make();
+    try {
+      await new Promise<void>((resolve, reject) => {
+        socket.once("error", reject);
+        socket.bind({ address, port, exclusive: true }, resolve);
+      });
+      socket.removeAllListeners("error");
+      this.#plain.opened(socket);
+    } catch (error) {
+      socket.close();
+      throw networkError(error, said);
+    }
+    this.#socket = socket;
+    this.#sink = sink;
+    socket.on("error", (error) => sink.error(SocketError.from(error, "EBADF")));
+    const heard = (message: Buffer, { address, port, family }: dgram.RemoteInfo): void =>
+      sink.message(message, addressOf(address, port, family));
+    this.#post = datagramHandle(socket, heard);
+    if (this.#post === null) socket.on("message", heard);
+    return this.localAddress;
+  }
+
+  /** Sends one, and waits for nothing: what the network refuses is told as an error of the socket's. */
+  post(bytes: Uint8Array, address: InternetAddress): void {
+    if (this.#post === null) {
+      this.#socket?.send(bytes, address.port, hostOf(address), (error) => {
+        if (error) this.#refused(error, address);
+      });
+      return;
+    }
+    const error = this.#post(bytes, address.port, hostOf(address));
+    if (error !== null) this.#refused(error, address);
+  }
+
+  #refused(error: unknown, address: InternetAddress): void {
+    this.#sink?.error(SocketError.from(error, "ERR_INTERNAL", formatAddress(address)));
+  }
+
+  async send(bytes: Uint8Array, address: Address): Promise<void> {
+    const to = address as InternetAddress;
+    const socket = this.#socket;
+    if (socket === null) throw new SocketError("EBADF", "the server's socket is not open");
+    await new Promise<void>((resolve, reject) => {
+      socket.send(bytes, to.port, hostOf(to), (error) =>
+        error ? reject(networkError(error, formatAddress(address))) : resolve(),
+      );
+    });
+  }
+
+  close(): Promise<void> {
+    const socket = this.#socket;
+    this.#socket = null;
+    this.#post = null;
+    this.#plain.kernel.closed();
+    return new Promise((resolve) => {
+      if (socket === null) resolve();
+      else socket.close(() => resolve());
+    });
+  }
+}
+
+/** Serves datagrams side by side. CPython's `ThreadingUDPServer`; see `ThreadingMixIn`. */
+export class ThreadingUDPServer<Context = unknown> extends ThreadingMixIn(UDPServer)<Context> {}

@@ -1,0 +1,473 @@
+/**
+ * Servers on paths: `UnixStreamServer` and `UnixDatagramServer`, and those that serve side by side.
+ *
+ * A path is a file, and stays when its server is gone. So one that is there already is looked at: where nobody
+ * listens it is removed, and where somebody does, or it is no socket, the server does not start (`EADDRINUSE`). What
+ * a server made it removes when it closes, unless another has put something else there meanwhile. (CPython does
+ * neither: its file stays, and the next server fails.)
+ *
+ * Who may come is a matter of the file's permissions; the system tells no address of who connects.
+ */
+
+import type { BigIntStats } from "node:fs";
+import net from "node:net";
+import type { Data, MaybePromise } from "../../core/bytes/stream.ts";
+import { SocketError, type SocketErrorCode } from "../../core/errors.ts";
+import {
+  type Address,
+  type AddressLike,
+  type Endpoint,
+  formatAddress,
+  type UnixAddress,
+} from "../../core/net/address.ts";
+import { AF_UNIX, SOCK_DGRAM } from "../../core/net/constants.ts";
+import { type OptionNames, optionNamesOf } from "../../core/options.ts";
+import type { HandlerClass } from "../../core/serve/handler.ts";
+import { ThreadingMixIn } from "../../core/serve/mixins.ts";
+import { SERVER_NAMES, type ServerOptions } from "../../core/serve/server.ts";
+import type { Datagram, DatagramSink, DatagramTransport } from "../../core/sockets/datagram.ts";
+import { STREAM_NAMES, type StreamOptions, type StreamSocket } from "../../core/sockets/stream-socket.ts";
+import { dirname, fs, lazy } from "../kernel/builtin.ts";
+import { checkedPath, neededLibc, peerName } from "../kernel/native.ts";
+import type { Origin } from "../kernel/net-transport.ts";
+import { kernelDatagrams } from "../sockets/socket.ts";
+import { TCPServer } from "./tcp.ts";
+import { UDPServer, type UDPServerOptions } from "./udp.ts";
+
+/** Options of a server on a path. `access` has no meaning there: it is by IP address. */
+export interface UnixStreamServerOptions<Context> extends Omit<ServerOptions<Context>, "access"> {
+  /** Limits and times of each connection. */
+  readonly stream?: Partial<StreamOptions>;
+}
+
+const { access: _, ...PATH_NAMES } = SERVER_NAMES;
+const UNIX_STREAM_NAMES = optionNamesOf<UnixStreamServerOptions<unknown>>()({
+  ...PATH_NAMES,
+  stream: STREAM_NAMES,
+});
+
+/**
+ * Serves connections to a path, `"unix:/run/echo"` or `{ path }`, one at a time. CPython's `UnixStreamServer`. An
+ * abstract name (`"unix:\0echo"`, Linux) is no file, and goes with its server.
+ *
+ * A client that did not bind its socket has no address: `clientAddress` is `null` (CPython has `""`). The path of one
+ * that did is told with the package `koffi`.
+ */
+export class UnixStreamServer<Context = unknown> extends TCPServer<Context> {
+  static override readonly optionNames: OptionNames = UNIX_STREAM_NAMES;
+
+  #file: Identity | null = null;
+
+  constructor(
+    serverAddress: AddressLike,
+    RequestHandlerClass: HandlerClass<StreamSocket, Context>,
+    options: UnixStreamServerOptions<Context> = {},
+  ) {
+    super(serverAddress, RequestHandlerClass, options);
+    checkedPath(this.#path);
+  }
+
+  get #path(): string {
+    return (this.endpoint as { readonly path: string }).path;
+  }
+
+  protected override get scheme(): "unix" {
+    return "unix";
+  }
+
+  override async serverBind(): Promise<void> {
+    checkListen(this);
+    const path = this.#path;
+    await bindPath(path, () => this.bind({ path }));
+    this.#file = identityOf(path);
+  }
+
+  protected override originOf(fd: number): Origin {
+    const peer = fd < 0 ? null : peerName(fd);
+    return {
+      local: { family: "unix", path: this.#path },
+      remote: peer?.family === "unix" ? peer : undefined,
+    };
+  }
+
+  protected override stopListening(): void {
+    const path = this.#path;
+    const now = identityOf(path);
+    const kept = `${path}.${process.pid}~`;
+    // Without koffi Node removes whatever is at the path (libuv, uv__pipe_close). What another has put there
+    // meanwhile is kept under a second name, and is back some microseconds later.
+    const keep = now !== null && this.#file !== null && !same(now, this.#file) && linked(path, kept);
+    super.stopListening();
+    if (keep) {
+      linked(kept, path); // not by rename(2), which would replace what came there in this moment
+      fs.unlinkSync(kept);
+    } else {
+      removeOwn(path, this.#file);
+    }
+    this.#file = null;
+  }
+}
+
+/** Serves connections to a path side by side. CPython's `ThreadingUnixStreamServer`; see `ThreadingMixIn`. */
+export class ThreadingUnixStreamServer<Context = unknown> extends ThreadingMixIn(UnixStreamServer)<Context> {}
+
+// ---- Datagrams ----
+
+/** Options of a datagram server on a path. */
+export type UnixDatagramServerOptions<Context> = Omit<
+  UDPServerOptions<Context>,
+  "access" | "ipv6Only" | "allowReusePort" | "allowReuseAddress" | "amplification"
+>;
+
+const UNIX_DATAGRAM_NAMES = optionNamesOf<UnixDatagramServerOptions<unknown>>()({
+  ...PATH_NAMES,
+  maxPacketSize: true,
+});
+
+const PACKAGE_CUT = 65_535; // bytes of a datagram that the package takes; it does not say that it cut one
+const MAX_PENDING = 1024 * 1024; // bytes of replies that may wait for clients that do not read theirs
+const OVERHEAD = 256; // bytes that each of them counts beside its own
+
+/**
+ * Serves the datagrams sent to a path, one at a time. CPython's `UnixDatagramServer`. Node has no such sockets: they
+ * are made by the package `koffi`, or else by `node-unix-socket`; without either `listen()` rejects with
+ * `ERR_UNSUPPORTED`.
+ *
+ * A sender that did not bind its socket has no name to reply to: `clientAddress` is `null`, and a reply throws
+ * `ENOTCONN`. Replies wait for a client that does not take them, and all replies behind them wait, too, as CPython's
+ * `sendto()` does; past 1 MiB further ones are dropped, and told.
+ *
+ * `node-unix-socket` has no abstract names, takes 65 535 bytes of a datagram (one of that length counts as
+ * `truncated`), and hears nobody any more once a reply had to wait: the event `error` says so. `koffi` has none of that.
+ */
+export class UnixDatagramServer<Context = unknown> extends UDPServer<Context> {
+  static override readonly optionNames: OptionNames = UNIX_DATAGRAM_NAMES;
+
+  #datagrams: PathDatagrams | undefined;
+  #file: Identity | null = null;
+  #pending = 0; // bytes, with OVERHEAD
+
+  constructor(
+    serverAddress: AddressLike,
+    RequestHandlerClass: HandlerClass<Datagram, Context>,
+    options: UnixDatagramServerOptions<Context> = {},
+  ) {
+    super(serverAddress, RequestHandlerClass, options);
+    checkedPath(this.#path);
+    if (isAbstract(this.#path)) neededLibc("an abstract name of datagrams");
+  }
+
+  get #path(): string {
+    return (this.endpoint as { readonly path: string }).path;
+  }
+
+  protected override get scheme(): "unix" {
+    return "unix";
+  }
+
+  /** Throws `ERR_UNSUPPORTED`: the server keeps its socket to itself. */
+  override get socket(): never {
+    const said =
+      "a server on a path has no socket to give; use fileno(), or send by a socket(AF_UNIX, SOCK_DGRAM)";
+    throw new SocketError("ERR_UNSUPPORTED", said);
+  }
+
+  /** The descriptor; -1 where it is not bound. Throws `ERR_UNSUPPORTED` without `koffi`. */
+  override fileno(): number {
+    if (this.#datagrams === undefined) return -1;
+    return this.#datagrams.kernel?.fd ?? (neededLibc("the descriptor of a server on a path", null) as never);
+  }
+
+  override get serverAddress(): Address | null {
+    return this.#datagrams === undefined ? null : { family: "unix", path: this.#path };
+  }
+
+  override async serverBind(): Promise<void> {
+    checkListen(this);
+    await bindPath(this.#path, async () => {
+      const libc = kernelDatagrams({ family: AF_UNIX, type: SOCK_DGRAM, proto: 0 });
+      const datagrams: PathDatagrams = libc ?? new PackageDatagrams();
+      const most = libc === null ? PACKAGE_CUT : Number.POSITIVE_INFINITY;
+      datagrams.start({
+        message: (bytes, peer) => this.received(bytes, peer, bytes.length >= most),
+        error: (error) => this.#tellError(error, null),
+      });
+      try {
+        await datagrams.bind(this.endpoint);
+      } catch (error) {
+        await datagrams.close();
+        throw error;
+      }
+      this.#datagrams = datagrams;
+    });
+    this.#file = identityOf(this.#path);
+  }
+
+  override post(data: Data, sender: Address | null): number {
+    if (sender !== null) return super.post(data, sender);
+    throw new SocketError(
+      "ENOTCONN",
+      "the sender of this datagram has no name to reply to: it must bind one",
+    );
+  }
+
+  protected override checkReply(_size: number, address: Address): void {
+    if (this.#datagrams === undefined) throw new SocketError("EBADF", "the server's socket is not open");
+    if (address.family !== "unix") throw new SocketError("EAFNOSUPPORT", "a path is not reached by IP");
+  }
+
+  protected override send(bytes: Uint8Array, address: Address): number {
+    const cost = bytes.length + OVERHEAD;
+    if (this.#pending > 0 && this.#pending + cost > MAX_PENDING) {
+      return this.dropped(bytes.length, address, "full");
+    }
+    this.#pending += cost;
+    const failed = (error: SocketError): void => {
+      // Closed while it waited for its client's room.
+      if (error.code === "ECANCELED") this.dropped(bytes.length, address, "full");
+      else this.#tellError(error, address);
+    };
+    const over = (): void => {
+      this.#pending -= cost;
+    };
+    this.#datagrams?.send(bytes, address, 0).catch(failed).finally(over);
+    return bytes.length;
+  }
+
+  /** Its file goes; the socket stays open until the last reply was sent. */
+  protected override stopListening(): void {
+    removeOwn(this.#path, this.#file);
+    this.#file = null;
+  }
+
+  protected override letGo(): MaybePromise<void> {
+    const datagrams = this.#datagrams;
+    this.#datagrams = undefined;
+    return datagrams?.close();
+  }
+
+  #tellError(error: SocketError, address: Address | null): void {
+    this.announce({ type: "error", server: this.name, address, error });
+  }
+}
+
+/** Serves the datagrams sent to a path side by side. CPython's `ThreadingUnixDatagramServer`; see `ThreadingMixIn`. */
+export class ThreadingUnixDatagramServer<Context = unknown> extends ThreadingMixIn(
+  UnixDatagramServer,
+)<Context> {}
+
+/** What the server hears and sends with. */
+type PathDatagrams = Pick<DatagramTransport, "kernel" | "start" | "bind" | "send" | "close">;
+
+/** What is used of `node-unix-socket`. */
+interface DgramSocket {
+  bind(path: string): void;
+  /** Tells `sent` before it returns, where there is room; what waits when the socket is closed is told nothing. */
+  sendTo(buffer: Buffer, offset: number, length: number, path: string, sent: (error?: Error) => void): void;
+  close(): void;
+  on(event: "data", listener: (message: Buffer, path: string) => void): unknown;
+  on(event: "error", listener: (error: Error) => void): unknown;
+}
+
+const unixSockets = (): { readonly DgramSocket: new () => DgramSocket } => {
+  try {
+    return lazy.module.createRequire(import.meta.url)("node-unix-socket");
+  } catch (cause) {
+    const said =
+      "Node has no Unix datagram sockets; a package that has them is not here: npm install koffi (or node-unix-socket)";
+    throw new SocketError("ERR_UNSUPPORTED", said, { cause });
+  }
+};
+
+/** The same by `node-unix-socket`, where there is no libc. */
+class PackageDatagrams implements PathDatagrams {
+  readonly #socket: DgramSocket = new (unixSockets().DgramSocket)();
+  readonly #waiting = new Set<(error: SocketError) => void>(); // whom closing tells
+  #sink: DatagramSink | undefined;
+  #said = "";
+  #deaf = false;
+
+  start(sink: DatagramSink): void {
+    this.#sink = sink;
+    this.#socket.on("data", (message, path) =>
+      sink.message(message, path === "" ? null : { family: "unix", path }),
+    );
+    this.#socket.on("error", (error) => {
+      sink.error(packageError(error, this.#said));
+      this.close(); // as the package has
+    });
+  }
+
+  async bind(endpoint: Endpoint): Promise<void> {
+    this.#said = formatAddress(endpoint);
+    try {
+      this.#socket.bind((endpoint as Extract<Endpoint, { readonly scheme: "unix" }>).path);
+    } catch (error) {
+      throw packageError(error, this.#said);
+    }
+  }
+
+  send(bytes: Uint8Array, address: Address): Promise<void> {
+    const { path } = address as UnixAddress;
+    const message = Buffer.from(bytes.buffer as ArrayBuffer, bytes.byteOffset, bytes.length);
+    return new Promise((resolve, reject) => {
+      this.#waiting.add(reject);
+      const sent = (error?: unknown): void => {
+        this.#waiting.delete(reject);
+        if (error) reject(packageError(error, formatAddress(address)));
+        else resolve();
+      };
+      try {
+        this.#socket.sendTo(message, 0, message.length, path, sent);
+      } catch (error) {
+        sent(error);
+      }
+      if (this.#waiting.has(reject)) this.#hearsNoMore(address);
+    });
+  }
+
+  close(): void {
+    this.#socket.close();
+    for (const reject of this.#waiting) reject(new SocketError("ECANCELED"));
+    this.#waiting.clear();
+  }
+
+  /** The package waits for room to write then, and never again for something to read (0.2.7, `flush()` in dgram.rs). */
+  #hearsNoMore(address: Address): void {
+    if (this.#deaf) return;
+    this.#deaf = true;
+    const why = `${formatAddress(address)} takes no replies, and node-unix-socket hears nobody from now on`;
+    const said = `${why}: restart the server; with the package koffi this does not happen (npm install koffi)`;
+    this.#sink?.error(new SocketError("ERR_INTERNAL", said, { address: this.#said }));
+  }
+}
+
+// What the package says of an error, which has no code: the texts of strerror(3) as Rust's `nix` has them.
+const CODES: Readonly<Record<string, SocketErrorCode>> = {
+  "Address already in use": "EADDRINUSE",
+  "Permission denied": "EACCES",
+  "No such file or directory": "ENOENT",
+  "Connection refused": "ECONNREFUSED",
+  "Message too long": "EMSGSIZE",
+  "Operation not permitted": "EPERM",
+  "No buffer space available": "ENOBUFS",
+};
+
+const packageError = (error: unknown, address: string): SocketError => {
+  const { message } = error as Error;
+  const code = Object.hasOwn(CODES, message) ? CODES[message]! : "ERR_INTERNAL";
+  const said = code === "ECONNREFUSED" ? "nobody listens there" : message.toLowerCase();
+  return new SocketError(code, `${address}: ${said}`, { address, cause: error });
+};
+
+// ---- The file ----
+
+const isAbstract = (path: string): boolean => path.startsWith("\0");
+
+const checkListen = (server: { readonly allowReusePort: boolean; readonly ipv6Only: boolean }): void => {
+  if (server.allowReusePort || server.ipv6Only) {
+    throw new TypeError("allowReusePort and ipv6Only are for ports; a path has none");
+  }
+};
+
+type Identity = Pick<BigIntStats, "dev" | "ino" | "birthtimeNs" | "isSocket">;
+
+/** What is at a path now; `null` where nothing is, or it is an abstract name. */
+const identityOf = (path: string): Identity | null =>
+  isAbstract(path) ? null : (fs.lstatSync(path, { bigint: true, throwIfNoEntry: false }) ?? null);
+
+// A number of a file is used again when the file is gone: with the time that it was made it is one file's alone.
+const same = (one: Identity, other: Identity): boolean =>
+  one.dev === other.dev && one.ino === other.ino && one.birthtimeNs === other.birthtimeNs;
+
+/** Removes the file, where it is still the one that was made. */
+const removeOwn = (path: string, made: Identity | null): void => {
+  const now = made === null ? null : identityOf(path);
+  if (now !== null && made !== null && same(now, made)) fs.unlinkSync(path);
+};
+
+/** A second name for a file; false where that cannot be: the file is gone, or a folder, or the name is taken. */
+const linked = (path: string, name: string): boolean => {
+  try {
+    fs.linkSync(path, name);
+    return true;
+  } catch {
+    return false;
+  }
+};
+
+/** Binds a path, where nobody else has it; a file that a server left behind is removed before. */
+const bindPath = async (path: string, bind: () => MaybePromise<void>): Promise<void> => {
+  try {
+    await bind();
+  } catch (error) {
+    const { code, cause } = error as SocketError;
+    const said = formatAddress({ scheme: "unix", path });
+    if (code === "EACCES" || code === "ENOENT") {
+      // Node says EACCES also where the folder is not there.
+      const folder = dirname(path);
+      const missing = fs.lstatSync(folder, { throwIfNoEntry: false }) === undefined;
+      const why = missing ? `there is no folder ${folder}` : `this process may not make a file in ${folder}`;
+      throw new SocketError(missing ? "ENOENT" : "EACCES", `${said}: ${why}`, { address: said, cause });
+    }
+    if (code !== "EADDRINUSE") throw error;
+    const why = await occupied(path);
+    if (why !== null)
+      throw new SocketError("EADDRINUSE", `${said} is in use: ${why}`, { address: said, cause });
+    await bind();
+  }
+};
+
+/** Why a path cannot be had; `null` where it can now, since what was there was left behind by a server that is gone. */
+const occupied = async (path: string): Promise<string | null> => {
+  if (isAbstract(path)) return `${listenerAt(path)} listens there; end it, or choose another name`;
+  const file = identityOf(path);
+  if (file === null) return null;
+  if (!file.isSocket()) return "there is a file that is no socket; choose another path";
+  // Of datagrams, too: the kernel looks for a listener before it looks whether that is of the same kind.
+  const said = await new Promise<string>((resolve) => {
+    const probe = net.connect(path, () => resolve("connected"));
+    probe.on("error", (error: NodeJS.ErrnoException) => resolve(error.code ?? error.message));
+    probe.once("connect", () => probe.destroy());
+  });
+  if (said === "ENOENT") return null;
+  if (said === "EACCES" || said === "EPERM") {
+    return "there is a socket that this process may not connect to, so that it cannot tell whether somebody listens";
+  }
+  if (said !== "ECONNREFUSED") return `${listenerAt(path)} listens there; end it, or choose another path`;
+  const now = identityOf(path);
+  if (now !== null && same(now, file)) fs.unlinkSync(path);
+  return null;
+};
+
+/** Who has a path, as well as that can be told: by proc(5), of the processes that this one may look at. */
+const listenerAt = (path: string): string => {
+  try {
+    const shown = isAbstract(path) ? `@${path.slice(1)}` : path;
+    // Num RefCount Protocol Flags Type St Inode Path
+    const lines = fs.readFileSync("/proc/net/unix", "latin1").split("\n");
+    const bytes = Buffer.from(shown).toString("latin1");
+    const inodes = lines.flatMap((line) => (line.endsWith(` ${bytes}`) ? (line.split(/ +/)[6] ?? []) : []));
+    const held = new Set(inodes.map((inode) => `socket:[${inode}]`));
+    for (const pid of fs.readdirSync("/proc").filter((name) => /^[0-9]+$/.test(name))) {
+      const folder = `/proc/${pid}/fd`;
+      let fds: string[] = [];
+      try {
+        fds = fs.readdirSync(folder);
+      } catch {
+        continue; // another user's, or ended
+      }
+      const has = fds.some((fd) => {
+        try {
+          return held.has(fs.readlinkSync(`${folder}/${fd}`));
+        } catch {
+          return false;
+        }
+      });
+      if (has) return `process ${pid} (${fs.readFileSync(`/proc/${pid}/comm`, "utf8").trim()})`;
+    }
+  } catch {
+    // No proc(5) here.
+  }
+  return "another program";
+};

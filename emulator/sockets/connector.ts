@@ -1,0 +1,121 @@
+/** Dialling out from Node: `createConnection`, and `TCPConnector`, the dialling twin of `TCPServer`. */
+
+import type net from "node:net";
+import { withDeadline } from "../../core/bytes/stream.ts";
+import { SocketError } from "../../core/errors.ts";
+import { type AddressLike, type Endpoint, formatAddress } from "../../core/net/address.ts";
+import { type OptionNames, optionNamesOf } from "../../core/options.ts";
+import {
+  CONNECT_NAMES,
+  type ConnectOptions,
+  checkConnect,
+  dialable,
+  openWithin,
+  STREAM_CONNECTOR_NAMES,
+  StreamConnector,
+  type StreamConnectorOptions,
+} from "../../core/serve/connector.ts";
+import type { HandlerClass } from "../../core/serve/handler.ts";
+import { StreamSocket, type StreamTransport, settleStream } from "../../core/sockets/stream-socket.ts";
+import { unconnected } from "../kernel/intake.ts";
+import { checkedPath } from "../kernel/native.ts";
+import { NodeTransport, networkError, type Origin } from "../kernel/net-transport.ts";
+import { zoned } from "./names.ts";
+
+/** A socket to dial with, where it is not a new one. */
+export interface Dialling extends Omit<Origin, "dialled" | "remote"> {
+  /** Neither connected nor connecting, with `allowHalfOpen`. */
+  readonly socket?: net.Socket;
+  /** 4 or 6: of a name, only addresses of this version. By default, those of both are tried (RFC 8305). */
+  readonly version?: number;
+}
+
+/** Opens a connection, and secures it where `options` say so: its transport. Rejects as `createConnection()`; the socket is destroyed then. */
+export const dial = (
+  endpoint: Endpoint,
+  options: ConnectOptions,
+  { socket = unconnected({ allowHalfOpen: true, noDelay: true }), version, ...origin }: Dialling = {},
+): Promise<StreamTransport> => {
+  const said = formatAddress(endpoint);
+  socket.pause(); // nothing is read before somebody asks
+  const opening = (async () => {
+    if (endpoint.scheme === "unix") checkedPath(endpoint.path);
+    await new Promise<void>((resolve, reject) => {
+      socket.once("connect", resolve);
+      socket.once("error", (error) => reject(networkError(error, said)));
+      socket.once("close", () => reject(new SocketError("ECANCELED")));
+      if (endpoint.scheme === "unix") socket.connect({ path: endpoint.path });
+      else {
+        const one = version === undefined ? {} : { family: version, autoSelectFamily: false };
+        socket.connect({ host: zoned(endpoint.hostname, said), port: endpoint.port, ...one });
+      }
+    });
+    for (const event of ["connect", "error", "close"]) socket.removeAllListeners(event);
+    const hostname = endpoint.scheme === "unix" ? "localhost" : endpoint.hostname;
+    const remote =
+      endpoint.scheme === "unix" ? ({ family: "unix", path: endpoint.path } as const) : undefined;
+    const transport = new NodeTransport(socket, {
+      ...origin,
+      remote,
+      dialled: { hostname, tls: options.tls },
+    });
+    if (options.secureTransport !== "on") return transport;
+    const secured = (transport.startTls as NonNullable<StreamTransport["startTls"]>)({});
+    const { handshakeTimeout } = settleStream(options.stream);
+    return withDeadline(secured, handshakeTimeout, "the TLS handshake was not done");
+  })();
+  return openWithin(opening, said, options, () => {
+    socket.on("error", () => {}); // what it still says is of no interest
+    socket.destroy();
+  });
+};
+
+/**
+ * Opens a connection to `tcp://host:port` or `unix:/path`. CPython's `socket.create_connection`.
+ *
+ * Rejects with `EINVAL` (a path that is too long), `ECONNREFUSED`, `ETIMEDOUT` (after `connectTimeout` ms), `EHOSTUNREACH`, `ENETUNREACH`, `ENOENT` (a
+ * path), `ERR_NAME`, `ERR_TLS` (with `secureTransport: "on"`), or the signal's reason.
+ */
+export const createConnection = async (
+  address: AddressLike,
+  options: ConnectOptions = {},
+): Promise<StreamSocket> => {
+  const endpoint = dialable(address);
+  checkConnect("createConnection()", options, CONNECT_NAMES);
+  const stream = settleStream(options.stream);
+  options.signal?.throwIfAborted();
+  return new StreamSocket(await dial(endpoint, options), stream);
+};
+
+/**
+ * Dials one address and runs a handler on the connection, as a server runs it on one it accepted.
+ *
+ *     const reply = await new TCPConnector("127.0.0.1:6379", RespClient).run({ params: ["PING"] });
+ */
+export class TCPConnector<Context = unknown> extends StreamConnector<Context> {
+  protected override createConnection(endpoint: Endpoint, options: ConnectOptions): Promise<StreamSocket> {
+    return createConnection(endpoint, options);
+  }
+}
+
+/** Options of a connector that dials a path. */
+type UnixConnectorOptions<Context> = Omit<StreamConnectorOptions<Context>, "secureTransport" | "tls">;
+
+const { secureTransport: _, tls: __, ...PATH_NAMES } = STREAM_CONNECTOR_NAMES;
+const UNIX_CONNECTOR_NAMES = optionNamesOf<UnixConnectorOptions<unknown>>()(PATH_NAMES);
+
+/** `TCPConnector` for a path, `"unix:/run/echo"` or `{ path }`: the dialling twin of `UnixStreamServer`. Any other address is a `TypeError`. */
+export class UnixStreamConnector<Context = unknown> extends TCPConnector<Context> {
+  static override readonly optionNames: OptionNames = UNIX_CONNECTOR_NAMES;
+
+  constructor(
+    address: AddressLike,
+    RequestHandlerClass: HandlerClass<StreamSocket, Context>,
+    options: UnixConnectorOptions<Context> = {},
+  ) {
+    super(address, RequestHandlerClass, options);
+    if (this.endpoint.scheme === "unix") return;
+    const said = formatAddress(this.endpoint);
+    throw new TypeError(`a UnixStreamConnector dials a path, unix:/run/name; ${said} is for a TCPConnector`);
+  }
+}

@@ -1,0 +1,122 @@
+/**
+ * Who may import whom. Each room names the rooms below it, and what it may take from outside the project; a file that
+ * imports anything else fails here. (That no files import each other in a circle is held by Biome: noImportCycles.)
+ */
+
+import { readdirSync, readFileSync } from "node:fs";
+import { dirname, join, normalize } from "node:path";
+import { parseAst } from "rolldown/parseAst";
+import { expect, test } from "vitest";
+
+interface Room {
+  /** The rooms whose files it may import, beside its own. */
+  readonly below: readonly string[];
+  /** The packages and built-in modules that it may import. */
+  readonly packages?: RegExp;
+}
+
+const NET = ["core", "core/bytes", "core/net"];
+const SOCKETS = [...NET, "core/sockets"];
+const SERVE = [...SOCKETS, "core/serve"];
+
+const ROOMS: Readonly<Record<string, Room>> = {
+  core: { below: [] },
+  "core/bytes": { below: ["core"] },
+  "core/net": { below: ["core", "core/bytes"] },
+  "core/sockets": { below: NET },
+  "core/serve": { below: SOCKETS },
+  "core/control": { below: SERVE, packages: /^(hono|valibot)(\/|$)/ },
+  "core/testing": { below: SERVE },
+  emulator: { below: ["core", "emulator/kernel"] },
+  "emulator/kernel": { below: SOCKETS, packages: /^(node:|koffi$|node-unix-socket$)/ },
+  "emulator/sockets": { below: [...SERVE, "emulator/kernel"], packages: /^node:/ },
+  "emulator/servers": {
+    below: [...SERVE, "emulator", "emulator/kernel", "emulator/sockets"],
+    packages: /^node:/,
+  },
+  "emulator/app": {
+    below: [...SERVE, "core/control", "emulator", "emulator/kernel", "emulator/sockets", "emulator/servers"],
+    packages: /^(node:|@hono\/node-server$)/,
+  },
+  "emulator/command": {
+    below: [...SERVE, "core/control", "emulator", "emulator/kernel", "emulator/sockets", "emulator/app"],
+    packages: /^(node:|commander$)/,
+  },
+  worker: { below: ["core"], packages: /^cloudflare:/ },
+  "worker/names": { below: SERVE },
+  "worker/sockets": { below: [...SERVE, "worker"], packages: /^cloudflare:/ },
+  "worker/objects": {
+    below: [...SERVE, "core/control", "worker", "worker/sockets"],
+    packages: /^cloudflare:/,
+  },
+  "worker/serve": {
+    below: [...SERVE, "core/control", "worker", "worker/sockets", "worker/objects"],
+    packages: /^(cloudflare:|hono$)/,
+  },
+  examples: { below: ["examples/resp"], packages: /^socklet$/ },
+  "examples/resp": { below: [], packages: /^socklet$/ },
+};
+
+/** The lists of what a part exports, and what wrangler.toml deploys: they may import all of their own part. */
+const LISTS = new Set([
+  "core/index.ts",
+  "core/control/index.ts",
+  "core/testing/index.ts",
+  "emulator/index.ts",
+  "worker/index.ts",
+  "worker/main.ts",
+]);
+
+const root = join(import.meta.dirname, "../..");
+
+const sources = ["core", "emulator", "worker", "examples"].flatMap((part) =>
+  readdirSync(join(root, part), { recursive: true, encoding: "utf8" })
+    .filter((name) => name.endsWith(".ts"))
+    .map((name) => join(part, name)),
+);
+
+/** What a file imports, by any kind of import whose module is written out. */
+const importsOf = (path: string): string[] => {
+  const source = readFileSync(join(root, path), "utf8");
+  const { body } = parseAst(source, { lang: "ts" }, path);
+  const named = (body as unknown as { source?: { value: string } | null }[]).flatMap(({ source: from }) =>
+    from ? [from.value] : [],
+  );
+  const loaded = [...source.matchAll(/\bimport\("([^"]+)"\)/g)].map(([, from]) => from as string);
+  return [...named, ...loaded];
+};
+
+test("every folder of sources is a room of the table, and every room a folder", () => {
+  const folders = new Set(sources.filter((path) => !LISTS.has(path)).map((path) => dirname(path)));
+  expect([...folders].sort()).toEqual(Object.keys(ROOMS).sort());
+});
+
+test.each(sources.filter((path) => !LISTS.has(path)))("%s imports what its room may", (path) => {
+  const own = dirname(path);
+  const { below, packages } = ROOMS[own] as Room;
+  const strange = importsOf(path).filter((from) => {
+    if (!from.startsWith(".")) return packages?.test(from) !== true;
+    const target = normalize(join(own, from));
+    if (LISTS.has(target)) return true;
+    const room = dirname(target);
+    return room !== own && !below.includes(room);
+  });
+  expect(strange).toEqual([]);
+});
+
+test("core and examples are the same everywhere; emulator and worker know nothing of each other", () => {
+  for (const [room, { below, packages }] of Object.entries(ROOMS)) {
+    const part = room.split("/")[0];
+    const parts = new Set(below.map((other) => other.split("/")[0]));
+    if (part === "core" || part === "examples") {
+      expect([room, [...parts].filter((other) => other !== part)]).toEqual([room, []]);
+      expect([
+        room,
+        packages?.test("node:net") ?? false,
+        packages?.test("cloudflare:sockets") ?? false,
+      ]).toEqual([room, false, false]);
+    } else {
+      expect([room, [...parts].filter((other) => other !== "core" && other !== part)]).toEqual([room, []]);
+    }
+  }
+});

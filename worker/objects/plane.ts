@@ -1,0 +1,164 @@
+/// <reference types="@cloudflare/workers-types" />
+/** The control plane of a Worker: its sessions are Durable Objects, which any request from anywhere reaches. */
+
+import type { ListenerLog } from "../../core/control/listeners.ts";
+import {
+  type ControlPlane,
+  type Health,
+  isOver,
+  type ListenerEvent,
+  type ListenerInfo,
+  newSessionId,
+  type SessionEvent,
+  type SessionInfo,
+  type SessionPage,
+  type SessionQuery,
+  type SessionSpec,
+  sessionTarget,
+} from "../../core/control/plane.ts";
+import { readEvents } from "../../core/control/sse.ts";
+import { SocketError } from "../../core/errors.ts";
+import { type AllowList, platformRefusal } from "../../core/net/access.ts";
+import type { App } from "../../core/serve/app.ts";
+import {
+  again,
+  missingBindings,
+  registryOf,
+  type SessionCalls,
+  type SockletBindings,
+  sessionOf,
+  settled,
+} from "./bindings.ts";
+
+const MAX_BREAKS = 3; // in a row, with no event between: then there is nothing to hope for
+const SMTP = 25; // refused on the edge whatever the address is (core/net/access.ts)
+
+/** What a Worker's plane is made of. */
+export interface WorkerPlaneSetup {
+  readonly app: App;
+  readonly allow: AllowList;
+  /** The bindings of the request that it is for: it belongs to that request. */
+  readonly env: SockletBindings;
+  /** What this isolate listens with. */
+  listeners(): readonly ListenerInfo[];
+  /** What that told. */
+  readonly told: ListenerLog;
+}
+
+/** A control plane over Durable Objects. */
+export class WorkerPlane implements ControlPlane {
+  readonly #setup: WorkerPlaneSetup;
+
+  constructor(setup: WorkerPlaneSetup) {
+    this.#setup = setup;
+  }
+
+  health(): Health {
+    const listeners = this.listeners();
+    return {
+      listeners: listeners.length,
+      running: listeners.reduce((sum, { running }) => sum + running, 0),
+    };
+  }
+
+  ready(): readonly string[] {
+    return missingBindings(this.#setup.env);
+  }
+
+  listeners(): readonly ListenerInfo[] {
+    return this.#setup.listeners();
+  }
+
+  /** What this isolate has kept: a request must not wait for what another one does. */
+  listenerEvents(after: number): AsyncIterable<ListenerEvent> {
+    return this.#setup.told.kept(after);
+  }
+
+  async start(spec: SessionSpec): Promise<SessionInfo> {
+    const { app, allow } = this.#setup;
+    const { endpoint, address } = sessionTarget(app, spec, allow);
+    const refusal = platformRefusal(endpoint);
+    // A private address is only explained, in the session's first event and when its dial has failed: here it may be
+    // the edge, which refuses it, or `wrangler dev` on a machine of yours, which does not, and the app's own rules name it.
+    if (refusal !== null && (endpoint.scheme === "unix" || endpoint.port === SMTP)) {
+      throw new SocketError("ERR_UNSUPPORTED", refusal, { address });
+    }
+    const id = newSessionId();
+    return settled(await this.#ask(id, (session) => session.start(id, spec)));
+  }
+
+  wait(id: string, ms: number): Promise<SessionInfo | null> {
+    return this.#ask(id, (session) => session.wait(ms));
+  }
+
+  async list(query: SessionQuery): Promise<SessionPage> {
+    return again(() => registryOf(this.#setup.env).list(query), "the registry of sessions");
+  }
+
+  get(id: string): Promise<SessionInfo | null> {
+    return this.#ask(id, (session) => session.info());
+  }
+
+  async events(id: string, after: number, signal: AbortSignal): Promise<AsyncIterable<SessionEvent> | null> {
+    const first = await this.#ask(id, (session) => session.events(after));
+    return first && this.#follow(id, first, after, signal);
+  }
+
+  /** Not asked again where that fails, since the bytes may have gone: what became of the session is told. */
+  async send(id: string, bytes: Uint8Array): Promise<SessionInfo | null> {
+    const session = sessionOf(this.#setup.env, id);
+    let given: Awaited<ReturnType<typeof session.send>>;
+    try {
+      given = await session.send(bytes);
+    } catch (cause) {
+      const info = await this.get(id);
+      if (info === null) return null;
+      const perhaps = "the bytes may have been sent, or not: its events say so";
+      throw isOver(info.state)
+        ? new SocketError("ENOTCONN", `the session is ${info.state}; ${perhaps}`, { cause })
+        : new SocketError("ERR_PLATFORM", `the session ${id} did not answer; ${perhaps}`, { cause });
+    }
+    return settled(given);
+  }
+
+  async halfClose(id: string): Promise<SessionInfo | null> {
+    return settled(await this.#ask(id, (session) => session.halfClose()));
+  }
+
+  end(id: string): Promise<SessionInfo | null> {
+    return this.#ask(id, (session) => session.end());
+  }
+
+  #ask<T>(id: string, ask: (session: SessionCalls) => Promise<T>): Promise<T> {
+    return again(() => ask(sessionOf(this.#setup.env, id)), `the session ${id}`);
+  }
+
+  /** Where the object is lost its stream breaks, or ends too early: the one made anew tells the rest, that it was cut. */
+  async *#follow(
+    id: string,
+    first: ReadableStream<Uint8Array>,
+    after: number,
+    signal: AbortSignal,
+  ): AsyncGenerator<SessionEvent, void, undefined> {
+    let last = after;
+    let whole = false; // the session was over before the stream was asked for: then that has all, whatever it has
+    let stream: ReadableStream<Uint8Array> | null = first;
+    for (let breaks = 0; stream !== null && breaks < MAX_BREAKS; breaks++) {
+      let broke = false;
+      try {
+        for await (const event of readEvents(stream, signal)) {
+          last = event.id;
+          breaks = 0;
+          yield event;
+          if (isOver(event.type)) return;
+        }
+      } catch {
+        broke = true;
+      }
+      if (signal.aborted || (whole && !broke)) return;
+      const info = await this.get(id);
+      whole = info !== null && isOver(info.state);
+      stream = await this.#ask(id, (session) => session.events(last));
+    }
+  }
+}

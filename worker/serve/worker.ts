@@ -1,0 +1,194 @@
+/// <reference types="@cloudflare/workers-types" />
+/** `workerFor(app)`: the module that a Worker deploys. */
+
+import type { Hono } from "hono";
+import { ListenerLog } from "../../core/control/listeners.ts";
+import { type ControlPlane, type ListenerInfo, listenerInfo } from "../../core/control/plane.ts";
+import { controlRoutes } from "../../core/control/routes.ts";
+import { SocketError } from "../../core/errors.ts";
+import { AllowList } from "../../core/net/access.ts";
+import { formatAddress, parseAddress } from "../../core/net/address.ts";
+import { checkOptions, optionNamesOf } from "../../core/options.ts";
+import { type App, isApp, type Listener, type ListenerOptions } from "../../core/serve/app.ts";
+import { callListener, type OnEvent } from "../../core/serve/events.ts";
+import type { HandlerClass } from "../../core/serve/handler.ts";
+import type { Datagram } from "../../core/sockets/datagram.ts";
+import type { StreamSocket } from "../../core/sockets/stream-socket.ts";
+import type { SockletBindings } from "../objects/bindings.ts";
+import { WorkerPlane } from "../objects/plane.ts";
+import { RegistryObject, SESSION_BOUNDS_NAMES, type SessionBounds } from "../objects/registry.ts";
+import { SessionObject } from "../objects/session.ts";
+import { boundStorage } from "../objects/storage.ts";
+import type { PlatformContext, PlatformSocket, PlatformState } from "../platform.ts";
+import { isDatagramSocket, WorkerDatagramServer, WorkerServer } from "./server.ts";
+
+/** Options of a Worker. */
+export interface WorkerOptions {
+  readonly onEvent?: OnEvent;
+  /** How many sessions run and are kept. */
+  readonly sessions?: SessionBounds;
+}
+
+const WORKER_NAMES = optionNamesOf<WorkerOptions>("workerFor()")({
+  onEvent: true,
+  sessions: SESSION_BOUNDS_NAMES,
+});
+
+/** A Worker's main module, and what else it exports. */
+export interface WorkerModule {
+  /** The control routes. Needs no `this`, so that it can be mounted: `hono.mount("/ops", worker.fetch)`. */
+  fetch(request: Request, env: unknown, ctx: PlatformContext): Promise<Response>;
+  connect(socket: PlatformSocket, env: unknown, ctx: PlatformContext): Promise<void>;
+  /** The control routes as a Hono app, for `hono.route("/", worker.routes)`. */
+  readonly routes: Hono;
+  /** The control plane, to start and end sessions from your own code; make it anew in each request. */
+  plane(env: unknown): ControlPlane;
+  /** The class of a session's Durable Object. */
+  readonly Session: new (
+    state: PlatformState,
+    env: unknown,
+  ) => SessionObject;
+  /** The class of the Durable Object that knows all sessions. */
+  readonly Registry: new (
+    state: PlatformState,
+    env: unknown,
+  ) => RegistryObject;
+}
+
+/** The listener that an inbound connection is for: by its name where the caller dialled that, else by its port. */
+const listenerFor = (
+  app: App,
+  authority: string | undefined,
+  scheme: "tcp" | "udp",
+): Listener | undefined => {
+  const among = app.listeners.filter(({ endpoint }) => endpoint.scheme === scheme);
+  if (authority === undefined) return undefined;
+  const dialled = parseAddress(authority);
+  if (dialled.scheme === "unix") return undefined;
+  return (
+    among.find(({ name }) => name === dialled.hostname) ??
+    among.find(({ endpoint }) => endpoint.scheme !== "unix" && endpoint.port === dialled.port)
+  );
+};
+
+/** Those of a listener's options that a server here has. Nobody waits in a Worker: what an app says of who waits is for other places. */
+const limitsFor = (
+  { options }: Listener,
+  { optionNames }: typeof WorkerServer | typeof WorkerDatagramServer,
+): ListenerOptions =>
+  Object.fromEntries(
+    Object.entries(options).filter(([name]) => name !== "whenFull" && Object.hasOwn(optionNames, name)),
+  );
+
+/**
+ * The main module of a Worker that runs `app`:
+ *
+ *     const worker = workerFor(app);
+ *     export class SockletSession extends worker.Session {}
+ *     export class SockletRegistry extends worker.Registry {}
+ *     export { SockletStorage } from "socklet/worker";
+ *     export default worker;
+ *
+ * `connect` gives each TCP connection to the handler that the app listens with: on the port it came to, or of
+ * the name that the caller dialled (`env.SELF.connect("mail:25")`); what is for none is turned away. `fetch`
+ * serves the control routes: with the secret `SOCKLET_TOKENS`, and the two classes bound as `SOCKLET_SESSIONS`
+ * and `SOCKLET_REGISTRY`, they run sessions. `app.context` is called with the bindings, once an isolate for what
+ * the Worker accepts, and once in the object of each session.
+ *
+ * Throws `ERR_APP` where this is no app, or one of its `allow` rules is none.
+ */
+export const workerFor = <Context>(definition: App<Context>, options: WorkerOptions = {}): WorkerModule => {
+  const app = definition as unknown as App; // what its context is concerns its handlers alone
+  if (!isApp(app)) throw new SocketError("ERR_APP", "this is not an app: it must come from defineApp()");
+  checkOptions("workerFor()", options, WORKER_NAMES);
+  const { onEvent } = options;
+  const told = new ListenerLog();
+  const tell: OnEvent = (event) => {
+    told.tell(event);
+    if (onEvent !== undefined) callListener(onEvent, event);
+  };
+  const allow = new AllowList(app.allow);
+  const servers = new Map<Listener, WorkerServer | WorkerDatagramServer>();
+  let ready: { readonly context: unknown } | undefined;
+
+  const serverFor = async (
+    listener: Listener,
+    env: unknown,
+  ): Promise<WorkerServer | WorkerDatagramServer> => {
+    const bindings = env as Record<string, unknown>;
+    // Not kept as a promise: a promise of one request must not be awaited in another (workerd).
+    ready ??= { context: await app.context({ name: "workerd", bindings, storage: boundStorage(bindings) }) };
+    let server = servers.get(listener);
+    if (server === undefined) {
+      const udp = listener.endpoint.scheme === "udp";
+      const settings = {
+        ...limitsFor(listener, udp ? WorkerDatagramServer : WorkerServer),
+        name: listener.name,
+        context: ready.context,
+        onEvent: tell,
+      };
+      server = udp
+        ? new WorkerDatagramServer(listener.handler as HandlerClass<Datagram>, settings)
+        : new WorkerServer(listener.handler as HandlerClass<StreamSocket>, settings);
+      servers.set(listener, server);
+    }
+    return server;
+  };
+
+  const listeners = (): ListenerInfo[] =>
+    app.listeners.map((listener) => {
+      const { name, endpoint, serve } = listener;
+      const info = servers.get(listener)?.info();
+      // What the platform brings is served from the first on; there is nothing to bind.
+      return listenerInfo(name, formatAddress(endpoint), serve, info && { ...info, state: "serving" });
+    });
+
+  const plane = (env: unknown): ControlPlane =>
+    new WorkerPlane({ app, allow, env: env as SockletBindings, listeners, told });
+
+  const routes = controlRoutes((env: SockletBindings) => ({
+    plane: plane(env),
+    tokens: env.SOCKLET_TOKENS as string | undefined,
+    onError: (error) => {
+      if (onEvent !== undefined)
+        callListener(onEvent, { type: "error", server: "control", address: null, error });
+    },
+  }));
+
+  return {
+    routes,
+    plane,
+    Session: class SockletSession extends SessionObject {
+      constructor(state: PlatformState, env: unknown) {
+        super(state, env, { app, allow, onEvent });
+      }
+    },
+    Registry: class SockletRegistry extends RegistryObject {
+      constructor(state: PlatformState, env: unknown) {
+        super(state, env, options.sessions);
+      }
+    },
+    async fetch(request, env, ctx) {
+      return routes.fetch(request, env as object, ctx as ExecutionContext);
+    },
+    async connect(socket, env, ctx) {
+      const { localAddress } = await socket.opened;
+      const udp = isDatagramSocket(socket);
+      const listener = listenerFor(app, localAddress, udp ? "udp" : "tcp");
+      if (listener === undefined) {
+        socket.closed.catch(() => {});
+        tell({ type: "refused", server: "worker", address: null, reason: "no listener" });
+        if (!udp) await socket.close(); // a flow of datagrams ends when this returns
+        return;
+      }
+      let server: WorkerServer | WorkerDatagramServer;
+      try {
+        server = await serverFor(listener, env);
+      } catch (error) {
+        tell({ type: "error", server: listener.name, address: null, error });
+        throw SocketError.from(error, "ERR_APP"); // the platform cuts the connection, and logs it
+      }
+      await server.connect(socket, ctx);
+    },
+  };
+};

@@ -1,0 +1,177 @@
+/// <reference types="@cloudflare/workers-types" />
+/** Dialling out of a Worker: `createConnection`, and `TCPConnector`, of the same names and options as Node's. */
+
+import { connect } from "cloudflare:sockets";
+import { SocketError } from "../../core/errors.ts";
+import { connectHint } from "../../core/net/access.ts";
+import { type AddressLike, type Endpoint, formatAddress } from "../../core/net/address.ts";
+import { checkCount, type OptionNames, optionNamesOf } from "../../core/options.ts";
+import {
+  CONNECT_NAMES,
+  type ConnectOptions,
+  checkConnect,
+  dialable,
+  openWithin,
+  STREAM_CONNECTOR_NAMES,
+  StreamConnector,
+  type StreamConnectorOptions,
+} from "../../core/serve/connector.ts";
+import type { HandlerClass } from "../../core/serve/handler.ts";
+import { StreamSocket, type StreamTransport, settleStream } from "../../core/sockets/stream-socket.ts";
+import { openTransport, ownAuthorities } from "./stream-socket.ts";
+
+/**
+ * How many connections one request has open: the platform gives it six, and leaves a seventh hanging without a
+ * word (Workers limits, "Simultaneous outgoing connections"). Here it waits its turn.
+ */
+export class ConnectionSlots {
+  #free: number;
+  readonly #waiting: (() => void)[] = [];
+
+  /** `most`: connections open at once. Default 6, the platform's. */
+  constructor(most = 6) {
+    this.#free = checkCount("the number of slots", most, 1);
+  }
+
+  /** Waits for a slot; gives what frees it again. Rejects with the reason of `signal`. */
+  async take(signal?: AbortSignal): Promise<() => void> {
+    if (this.#free > 0) this.#free--;
+    else await this.#turn(signal);
+    let taken = true;
+    return () => {
+      if (!taken) return;
+      taken = false;
+      const next = this.#waiting.shift();
+      if (next === undefined) this.#free++;
+      else next();
+    };
+  }
+
+  #turn(signal: AbortSignal | undefined): Promise<void> {
+    return new Promise((resolve, reject) => {
+      const turn = (): void => {
+        signal?.removeEventListener("abort", aborted);
+        resolve();
+      };
+      const aborted = (): void => {
+        this.#waiting.splice(this.#waiting.indexOf(turn), 1);
+        reject(signal?.reason);
+      };
+      this.#waiting.push(turn);
+      signal?.addEventListener("abort", aborted, { once: true });
+    });
+  }
+}
+
+/** Options of one dialling from a Worker. */
+export interface WorkerConnectOptions extends ConnectOptions {
+  /** Shared by all that one request dials; a connector has its own. Default: none is counted. */
+  readonly slots?: ConnectionSlots;
+}
+
+export const WORKER_CONNECT_NAMES = optionNamesOf<WorkerConnectOptions>()({ ...CONNECT_NAMES, slots: true });
+
+// workerd gives one text for all of these, and no code.
+const CAUSES = "nothing listens there, the name is not known, or the certificate is not trusted";
+
+/**
+ * Opens a connection by `connect()`: its transport, for whoever makes the socket.
+ *
+ * Rejects with `ERR_CONNECT_FAILED` and the likely causes (the platform does not tell which), `ETIMEDOUT` after
+ * `connectTimeout` ms (the platform has no limit of its own), or the signal's reason. Throws `ERR_UNSUPPORTED` for
+ * a path, and for certificate authorities of one's own.
+ */
+export const dial = async (address: AddressLike, options: WorkerConnectOptions): Promise<StreamTransport> => {
+  const endpoint = dialable(address);
+  const said = formatAddress(endpoint);
+  if (endpoint.scheme === "unix") {
+    throw new SocketError("ERR_UNSUPPORTED", `a Worker cannot dial a path (${said}); dial tcp://host:port`);
+  }
+  const {
+    secureTransport = "off",
+    signal,
+    tls = {},
+  } = checkConnect("createConnection()", options, WORKER_CONNECT_NAMES);
+  if (tls.ca !== undefined || tls.cert !== undefined) throw ownAuthorities();
+  if (secureTransport === "on" && tls.serverName !== undefined && tls.serverName !== endpoint.hostname) {
+    throw new SocketError(
+      "ERR_UNSUPPORTED",
+      'a Worker expects the name that it dials; for another use secureTransport "starttls" and startTls() at once',
+    );
+  }
+  signal?.throwIfAborted();
+  const release = await options.slots?.take(signal);
+  const { hostname, port } = endpoint;
+  let socket: Socket | undefined;
+  try {
+    // Half-open, so that our side does not end because the peer's did; the transport closes it.
+    socket = connect({ hostname, port }, { secureTransport, allowHalfOpen: true });
+    const opening = openTransport(socket, { hostname, release, tls });
+    return await openWithin(opening, said, options, () => {
+      socket?.close().catch(() => {}); // not awaited: it can hang with what does not open
+    });
+  } catch (error) {
+    release?.();
+    if (signal?.aborted || (error as SocketError).code === "ETIMEDOUT") throw error;
+    throw new SocketError(
+      "ERR_CONNECT_FAILED",
+      `${said} could not be reached: ${CAUSES}. ${connectHint(endpoint)}`,
+      {
+        address: said,
+        cause: (error as Error).cause ?? error,
+      },
+    );
+  }
+};
+
+/**
+ * Opens a connection by `connect()`. CPython's `socket.create_connection`.
+ *
+ * Rejects with `ERR_CONNECT_FAILED` and the likely causes (the platform does not tell which), `ETIMEDOUT` after
+ * `connectTimeout` ms (the platform has no limit of its own), or the signal's reason. Throws `ERR_UNSUPPORTED` for
+ * a path, and for certificate authorities of one's own.
+ */
+export const createConnection = async (
+  address: AddressLike,
+  options: WorkerConnectOptions = {},
+): Promise<StreamSocket> => {
+  const stream = settleStream(options.stream);
+  return new StreamSocket(await dial(address, options), stream);
+};
+
+/** Options of a Worker's connector. */
+export interface TCPConnectorOptions<Context>
+  extends StreamConnectorOptions<Context>,
+    Pick<WorkerConnectOptions, "slots"> {}
+
+const CONNECTOR_NAMES = optionNamesOf<TCPConnectorOptions<unknown>>()({
+  ...STREAM_CONNECTOR_NAMES,
+  slots: true,
+});
+
+/**
+ * Dials one address and runs a handler on the connection, as the emulator's of the same name does.
+ *
+ *     const reply = await new TCPConnector("redis.example.com:6379", RespClient).run({ params: ["PING"] });
+ *
+ * Make one in the request that uses it: what one request opened cannot be used in another. It has six
+ * connections open at once, and further `run()`s wait their turn; connectors of one request share `slots`.
+ */
+export class TCPConnector<Context = unknown> extends StreamConnector<Context> {
+  static override readonly optionNames: OptionNames = CONNECTOR_NAMES;
+
+  readonly #slots: ConnectionSlots;
+
+  constructor(
+    address: AddressLike,
+    RequestHandlerClass: HandlerClass<StreamSocket, Context>,
+    options: TCPConnectorOptions<Context> = {},
+  ) {
+    super(address, RequestHandlerClass, options);
+    this.#slots = options.slots ?? new ConnectionSlots();
+  }
+
+  protected override createConnection(endpoint: Endpoint, options: ConnectOptions): Promise<StreamSocket> {
+    return createConnection(endpoint, { ...options, slots: this.#slots });
+  }
+}

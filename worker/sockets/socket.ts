@@ -1,0 +1,95 @@
+/// <reference types="@cloudflare/workers-types" />
+/**
+ * The socket object, as far as `connect()` carries it: a stream that dials. What the platform has not is said by
+ * `ERR_UNSUPPORTED`, with what does it instead.
+ */
+
+import { SocketError } from "../../core/errors.ts";
+import type { AddressLike, Endpoint } from "../../core/net/address.ts";
+import {
+  AF_INET,
+  AF_INET6,
+  AF_UNIX,
+  IPPROTO_TCP,
+  SOCK_DGRAM,
+  SOCK_STREAM,
+} from "../../core/net/constants.ts";
+import { type OptionNames, optionNamesOf } from "../../core/options.ts";
+import type { SocketConnectOptions } from "../../core/serve/connector.ts";
+import { SOCKET_CONNECT_NAMES, UnconnectedSocket } from "../../core/serve/connector.ts";
+import type { StreamTransport } from "../../core/sockets/stream-socket.ts";
+import { dial, type WorkerConnectOptions } from "./connector.ts";
+
+const LONGEST_CONNECT = 127_000; // ms: what Linux tries with tcp_syn_retries 6 (ip-sysctl); the platform itself has no end
+
+const unsupported = (what: string, instead: string): SocketError =>
+  new SocketError("ERR_UNSUPPORTED", `a Worker has no ${what}; ${instead}`);
+
+const LISTENING = "where requests arrive, it serves them by WorkerServer in its connect() handler";
+const DATAGRAMS = "UDP out of a Worker needs a relay that speaks TCP or WebSocket";
+
+/** What `connect()` takes here beside the address. */
+export type WorkerSocketOptions = SocketConnectOptions & Pick<WorkerConnectOptions, "slots">;
+
+const SOCKET_NAMES = optionNamesOf<WorkerSocketOptions>()({ ...SOCKET_CONNECT_NAMES, slots: true });
+
+/**
+ * A stream socket that dials from a Worker: `connect`, `connectEx`, and then all of `StreamSocket` (`send`, `recv`
+ * with `MSG_PEEK`, `makefile`, `shutdown`, `startTls`…). CPython's `socket`.
+ *
+ * `connect()` gives one code for whatever fails, `ERR_CONNECT_FAILED`: the platform does not say why.
+ */
+export class Socket extends UnconnectedSocket {
+  protected override get connectNames(): OptionNames {
+    return SOCKET_NAMES;
+  }
+
+  protected override dial(
+    endpoint: Endpoint,
+    timeout: number | null,
+    options: WorkerSocketOptions,
+  ): Promise<StreamTransport> {
+    return dial(endpoint, { ...options, connectTimeout: timeout ?? LONGEST_CONNECT });
+  }
+
+  override connect(address: AddressLike, options: WorkerSocketOptions = {}): Promise<void> {
+    return super.connect(address, options);
+  }
+
+  /** `ERR_UNSUPPORTED`: the platform chooses where it dials from. */
+  bind(_address: AddressLike): Promise<void> {
+    return Promise.reject(unsupported("address of its own to bind", LISTENING));
+  }
+
+  /** `ERR_UNSUPPORTED`: the platform listens. */
+  listen(_backlog?: number): Promise<void> {
+    return Promise.reject(unsupported("listener", LISTENING));
+  }
+
+  /** `ERR_UNSUPPORTED`: the platform accepts. */
+  accept(): Promise<never> {
+    return Promise.reject(unsupported("listener", LISTENING));
+  }
+}
+
+/**
+ * A socket of this family and type that is not connected yet. CPython's `socket.socket`.
+ *
+ * Streams over IPv4 and IPv6 (the platform resolves names and chooses the family). Throws `ERR_UNSUPPORTED` for
+ * datagrams, Unix sockets and raw ones, `EAFNOSUPPORT` for a family that is none.
+ */
+export const socket = (family: number = AF_INET, type: number = SOCK_STREAM, proto = 0): Socket => {
+  if (family === AF_UNIX) throw unsupported("Unix sockets", "dial tcp://host:port");
+  if (family !== AF_INET && family !== AF_INET6) {
+    throw new SocketError(
+      "EAFNOSUPPORT",
+      `the address family is AF_INET (2) or AF_INET6 (10), not ${family}`,
+    );
+  }
+  if (type === SOCK_DGRAM) throw unsupported("outbound datagrams", DATAGRAMS);
+  if (type !== SOCK_STREAM) throw unsupported("sockets of that type", "it has SOCK_STREAM (1)");
+  if (proto !== 0 && proto !== IPPROTO_TCP) {
+    throw new SocketError("EPROTONOSUPPORT", `a stream's protocol is 0 or IPPROTO_TCP (6), not ${proto}`);
+  }
+  return new Socket(family);
+};
