@@ -47,7 +47,17 @@ const guide: SidebarItem[] = [
   { text: "Start", items: [{ text: "Socklet", link: "/" }] },
   group(
     "Guide",
-    docs("handlers", "servers", "broadcasts", "dialling", "sockets", "sessions", "testing", "deploying"),
+    docs(
+      "handlers",
+      "servers",
+      "broadcasts",
+      "broadcasts",
+      "dialling",
+      "socket-module",
+      "sessions",
+      "testing",
+      "deploying",
+    ),
   ),
   group("Coming from", docs("from-python", "from-node-net")),
   group("Look up", docs("command-line", "errors", "exports", "places", "performance", "clients")),

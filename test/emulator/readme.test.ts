@@ -56,13 +56,6 @@ test("in a test: HELLO", async () => {
   expect([String(said), status]).toEqual(["HELLO\n", 0]);
 });
 
-test("the sockets themselves", async () => {
-  const child = node(write("sockets.ts", block("await listener.bind(")));
-  const [[said], [status]] = await Promise.all([once(child.stdout, "data"), once(child, "exit")]);
-  expect(String(said)).toMatch(/^Hello, I come from pythontik\.com\n \{\s+family: 'IPv4'/);
-  expect([String(said).trimEnd().endsWith(" 80"), status]).toEqual([true, 0]);
-});
-
 test("in Node: a server that answers HELLO", async () => {
   const code = block("import { ThreadingTCPServer }");
   expect(code).toContain('"127.0.0.1:7007"');

@@ -1,0 +1,122 @@
+/**
+ * docs/errors.md: every code of `SocketError`, what happened, and what to do. The meanings are those of the table in
+ * core/errors.ts; what to do stands here, so that no program carries it.
+ */
+
+import { SocketError, type SocketErrorCode } from "socklet";
+
+/** What to do, by code; the groups and their order are the page's. */
+const GROUPS: readonly (readonly [title: string, remedies: Partial<Record<SocketErrorCode, string>>])[] = [
+  [
+    "The peer, the network and the system",
+    {
+      ECONNREFUSED: "Check the host and the port, and that the server runs and listens on that address.",
+      ECONNRESET:
+        "The peer is gone or refused to go on: it crashed, closed with input unread, or turned this client away. Dial again, after a pause.",
+      ECONNABORTED:
+        "Something on this side called `abort()`: a limit, a stop past its drain time, or your code. The message says which.",
+      EPIPE:
+        "Do not write after `shutdown(SHUT_WR)` or after the peer has left; treat it as the end of the conversation.",
+      ETIMEDOUT:
+        "The message names the wait and its limit. Raise that limit where the wait is legitimate; `null` lifts it.",
+      EHOSTUNREACH: "Check the address, the route and the firewall.",
+      ENETUNREACH:
+        "Check that this machine has a route for that family: often an IPv6 address on a machine without IPv6.",
+      EADDRINUSE:
+        "Another program, or another listener of yours, has it. Stop that one, choose another port, or use port 0.",
+      EADDRNOTAVAIL:
+        "Listen on an address that this machine has: `127.0.0.1`, `0.0.0.0`, or one that `ip address` lists.",
+      EACCES:
+        "Ports below 1024 and some paths need a privilege. Use a higher port, or change the path's permissions.",
+      ENOENT: "Check the path; for a Unix socket, that its server runs.",
+      ENOTDIR: "Check the path: one of its parents is a file.",
+      EROFS: "Choose a path on a file system that can be written to.",
+      ENODEV:
+        "Check the interface's name: an IPv6 zone (`%eth0`) or a multicast interface that is not there.",
+      ENETDOWN: "Bring the interface up.",
+      EMFILE: "Close what is no longer used, lower `maxRequests`, or raise the limit (`ulimit -n`).",
+      ENFILE: "The whole machine is out of descriptors: find the program that holds them.",
+      EPERM:
+        "The system forbids it to this process: a firewall rule, or a socket option that needs a privilege.",
+    },
+  ],
+  [
+    "A call at the wrong moment",
+    {
+      EBADF: "The socket was closed before this call. Do not use it after `close()`, or make a new one.",
+      ECANCELED: "The call was waiting when this side closed the socket; its work is void.",
+      ENOTCONN: "Call `connect()` first, and await it.",
+      EWOULDBLOCK: "The socket is non-blocking. Wait with `select()` or `poll()`, or call again later.",
+      EINPROGRESS: "Wait until the socket can be written to, then look at `SO_ERROR`.",
+      EALREADY: "Await the `connect()` that is under way.",
+      EISCONN: "Use the connection, or make a new socket for another.",
+      EDESTADDRREQ: "Use `sendto()` with an address, or `connect()` the datagram socket first.",
+      EBUSY:
+        "Await the call that waits before the next of its kind. Two readers of one stream would each lose bytes.",
+    },
+  ],
+  [
+    "Something that does not fit",
+    {
+      EMSGSIZE: "Send less in one datagram: UDP carries 65 507 bytes.",
+      ENOBUFS:
+        "The peer reads more slowly than you write. `await flush()` between writes, or raise `maxPending`.",
+      EAFNOSUPPORT: "Use an address of the socket's own family.",
+      EPROTONOSUPPORT: "Use protocol 0, or the one that belongs to the family and type.",
+      EPROTOTYPE: "That path is served by a socket of the other type: streams and datagrams do not mix.",
+      EOPNOTSUPP: "Use a socket of the right type for this call.",
+      ENOPROTOOPT: "Check the option's level and name.",
+      ENOTSOCK: "Give the number of a socket, not of a file.",
+      EILSEQ: 'Open the file with the right `encoding`, or with `errors: "replace"`.',
+      EINVAL: "The message names the argument, and what it may be.",
+    },
+  ],
+  [
+    "What POSIX has no number for",
+    {
+      ERR_NAME: "Check the name's spelling and the resolver. `errno` has the reason, such as `EAI_NONAME`.",
+      ERR_INVALID_ADDRESS: "The message shows the text and the forms that are addresses.",
+      ERR_CONNECT_FAILED:
+        "A Worker's platform does not say why. The message lists the likely causes; check them in that order.",
+      ERR_INCOMPLETE_READ: "The peer ended in the middle of a message: treat the message as lost.",
+      ERR_LIMIT:
+        "The message names the limit. Raise it where such input is legitimate; else the peer is at fault.",
+      ERR_REFUSED:
+        "A rule of the app turned it away. Add the address to the app's `allow`, or to the server's `access`.",
+      ERR_HANDED_OVER: "After `toWeb()` use the socket that it gave, and no longer this one.",
+      ERR_TLS:
+        "The message has the reason: a certificate that is not trusted, a wrong name, or no common version.",
+      ERR_APP: "The message names the entry of `defineApp`, and what it may be.",
+      ERR_HANDLER: "The handler itself threw: `cause` is its error.",
+      ERR_PLATFORM:
+        "The platform failed, not your code. Ask again, after a pause; a session's record says what became of it.",
+      ERR_INTERNAL: "This is a fault of Socklet or of its platform. Please report it, with `cause`.",
+      ERR_UNSUPPORTED: "The message names what to use instead, or the optional package to install.",
+    },
+  ],
+];
+
+/** The codes of the page, in its order. */
+export const documentedCodes = (): string[] => GROUPS.flatMap(([, remedies]) => Object.keys(remedies));
+
+/** The text of docs/errors.md. */
+export const errorsPage = (): string => {
+  const lines = [
+    "# Errors",
+    "",
+    "What goes wrong with a socket, a server or a name is a `SocketError`. Match on its `code`, which is stable, and never",
+    "on its message. A code is POSIX's where POSIX has one, and `errno` is then Linux's number; the others begin with",
+    "`ERR_`, and their `errno` is 0. `cause` is the platform's own error, where there is one, and `address` the address at",
+    "hand. A wrong argument is not a `SocketError`: it is a `TypeError` or a `RangeError`, thrown at once.",
+    "",
+    "`npm run docs` writes this page from the table of codes.",
+  ];
+  for (const [title, remedies] of GROUPS) {
+    lines.push("", `## ${title}`, "", "| code | errno | what happened | what to do |", "|---|---|---|---|");
+    for (const [code, remedy] of Object.entries(remedies)) {
+      const { errno, message } = new SocketError(code as SocketErrorCode);
+      lines.push(`| \`${code}\` | ${errno || "–"} | ${message.slice(code.length + 2)} | ${remedy} |`);
+    }
+  }
+  return `${lines.join("\n")}\n`;
+};

@@ -1,0 +1,26 @@
+/** What the papers for those who work here say of the tree is so. */
+
+import { existsSync, readdirSync, readFileSync } from "node:fs";
+import { expect, test } from "vitest";
+
+const papers = [
+  "ARCHITECTURE.md",
+  "CONTRIBUTING.md",
+  ...readdirSync("docs/decisions").map((name) => `docs/decisions/${name}`),
+];
+
+test.each(papers)("every file that %s names is there", (paper) => {
+  const named = readFileSync(paper, "utf8").matchAll(
+    /`((?:core|emulator|worker|test|examples|docs)\/[\w./-]*)`/g,
+  );
+  const missing = [...named]
+    .map(([, path]) => path as string)
+    .filter((path) => !path.includes("NAME") && !existsSync(path));
+  expect(missing).toEqual([]);
+});
+
+test("the list of decisions has each of them", () => {
+  const list = readFileSync("docs/decisions/index.md", "utf8");
+  const files = readdirSync("docs/decisions").filter((name) => name !== "index.md");
+  expect(files.filter((name) => !list.includes(`(${name})`))).toEqual([]);
+});
