@@ -5,6 +5,7 @@
  */
 
 import { SHUT_RD, SHUT_RDWR, SHUT_WR, type SocketErrorCode, type StreamSocket } from "socklet";
+import { type Chance, chanceOf } from "../../core/testing/clock.ts";
 
 /** How the two ends meet beside the stream, since some scenarios block it: never by time. */
 export interface Aside {
@@ -99,7 +100,76 @@ const drainAll = async (socket: StreamSocket): Promise<string | null> => {
 const EMPTY = new Uint8Array(0);
 const BOUND = 32 * MiB; // far above what kernels and runtimes buffer, far below what is sent
 
+/** A stretch of `most` bytes at most, mostly short. */
+const stretch = (chance: Chance, most: number): number => Math.floor(chance() ** 4 * most);
+const turn = (): Promise<void> => new Promise((resolve) => setTimeout(resolve, 0));
+
+/** Writes in every way, sizes and pauses by chance; reads likewise. What is written arrives. */
+const byChance = (seed: number): StreamScenario => ({
+  name: `sizes, ways of writing, reading speeds and pauses by chance (${seed}): all arrives`,
+  served: async (request) => {
+    const chance = chanceOf(seed);
+    const before = request.wfile.bytesWritten;
+    let size = 0;
+    for (let i = 0; i < 60; i++) {
+      const bytes = pattern(size, stretch(chance, MiB / 2));
+      size += bytes.length;
+      const way = Math.floor(chance() * 4);
+      if (way === 0) await request.sendall(bytes);
+      else request.wfile.write(bytes);
+      if (way === 1) await request.wfile.flush();
+      if (way === 2) await turn();
+      if (request.wfile.blocked) await request.wfile.flush();
+    }
+    return [await codeOf(request.close()), request.lost, request.bytesWritten - before - size];
+  },
+  peer: async (socket) => {
+    const chance = chanceOf(seed + 1000);
+    if (chance() < 0.5) await socket.shutdown(SHUT_WR);
+    let size = 0;
+    let right = true;
+    for (;;) {
+      const bytes = await socket.recv(1 + stretch(chance, MiB));
+      if (bytes === null) break;
+      const at = size;
+      right &&= bytes.every((byte, i) => byte === byteAt(at + i));
+      size += bytes.length;
+      if (chance() < 0.1) await turn();
+    }
+    const all = chanceOf(seed);
+    let written = 0;
+    for (let i = 0; i < 60; i++, all()) written += stretch(all, MiB / 2);
+    return [right, size - written];
+  },
+  sees: { served: ["no error", null, 0], peer: [true, 0] },
+});
+
 export const streamScenarios: readonly StreamScenario[] = [
+  ...[1, 2, 3].map(byChance),
+  {
+    name: "a peer that leaves in the midst of what is written has a prefix, and the writer is told",
+    served: async (request) => {
+      const before = request.wfile.bytesWritten;
+      let code = "no error";
+      for (let sent = 0; sent < BOUND && code === "no error"; sent += MiB) {
+        code = await codeOf(request.sendall(pattern(sent, MiB)));
+      }
+      await request.close();
+      return [code !== "no error", request.bytesWritten - before < BOUND];
+    },
+    peer: async (socket) => {
+      let size = 0;
+      for await (const bytes of socket) {
+        const at = size;
+        if (!bytes.every((byte, i) => byte === byteAt(at + i))) return "not what was written";
+        size += bytes.length;
+        if (size > 3 * MiB) break;
+      }
+      socket.abort();
+      return "a prefix";
+    },
+    sees: { served: [true, true], peer: "a prefix" },
+  },
   {
     name: "bytes arrive whole and in order, both ways at once",
     served: async (request) => {
