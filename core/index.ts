@@ -1,6 +1,7 @@
 /** `socklet`: what is the same everywhere. Grouped; no logic here. */
 
 export { htonl, htons, ntohl, ntohs } from "./bytes/byte-order.ts";
+export type { Data, MaybePromise, StreamLimits, WhenSlow } from "./bytes/data.ts";
 // A socket as a file
 export type {
   BinaryFile,
@@ -12,14 +13,8 @@ export type {
   TextReader,
   TextWriter,
 } from "./bytes/file.ts";
-export {
-  type Data,
-  type MaybePromise,
-  type StreamLimits,
-  StreamReader,
-  StreamWriter,
-  type WhenSlow,
-} from "./bytes/stream.ts";
+export { StreamReader } from "./bytes/reader.ts";
+export { StreamWriter } from "./bytes/writer.ts";
 export { toJson } from "./describe.ts";
 // Errors
 export { SocketError, type SocketErrorCode, type SocketErrorDetails } from "./errors.ts";

@@ -12,15 +12,9 @@
 
 import { SocketError } from "../errors.ts";
 import { checkCount, checkOptions, optionNamesOf } from "../options.ts";
-import {
-  type Data,
-  DONE,
-  joinBytes,
-  pulled,
-  type StreamReader,
-  type StreamWriter,
-  toBytes,
-} from "./stream.ts";
+import { type Data, DONE, joinBytes, toBytes } from "./data.ts";
+import { pulled, type StreamReader } from "./reader.ts";
+import type { StreamWriter } from "./writer.ts";
 
 /** What a mode opens. */
 export interface FileModes {

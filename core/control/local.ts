@@ -3,7 +3,7 @@
  * Its history is bounded by count and age.
  */
 
-import { DONE, type MaybePromise } from "../bytes/stream.ts";
+import { DONE, type MaybePromise } from "../bytes/data.ts";
 import { SocketError } from "../errors.ts";
 import { AllowList } from "../net/access.ts";
 import { checkOptions, optionNamesOf } from "../options.ts";

@@ -14,7 +14,7 @@
  * plain JSON, so it can cross any border as it is.
  */
 
-import type { MaybePromise } from "../bytes/stream.ts";
+import type { MaybePromise } from "../bytes/data.ts";
 import type { Json } from "../describe.ts";
 import { SocketError, type SocketErrorCode } from "../errors.ts";
 import type { AllowList } from "../net/access.ts";

@@ -24,7 +24,7 @@
 
 import { type Context, Hono } from "hono";
 import * as v from "valibot";
-import type { MaybePromise } from "../bytes/stream.ts";
+import type { MaybePromise } from "../bytes/data.ts";
 import { type Json, printableJson } from "../describe.ts";
 import type { SocketError } from "../errors.ts";
 import { checkOptions, optionNamesOf } from "../options.ts";

@@ -3,7 +3,7 @@
  * events cross a border: HTTP, and a Durable Object's RPC, which carries streams of bytes and no iterables.
  */
 
-import { withDeadline } from "../bytes/stream.ts";
+import { withDeadline } from "../bytes/data.ts";
 import { printableJson } from "../describe.ts";
 import { SocketError } from "../errors.ts";
 import type { SessionEvent } from "./plane.ts";

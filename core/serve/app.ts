@@ -3,7 +3,7 @@
  * alone exports one as `app`; the emulator serves it, the Worker deploys it, a test runs it in memory.
  */
 
-import type { MaybePromise } from "../bytes/stream.ts";
+import type { MaybePromise } from "../bytes/data.ts";
 import { SocketError } from "../errors.ts";
 import { AllowList, PEER_NAMES, RATE_NAMES, ReplyBudget } from "../net/access.ts";
 import { type AddressLike, type Endpoint, formatAddress, parseAddress } from "../net/address.ts";

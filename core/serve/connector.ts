@@ -3,7 +3,7 @@
  * unconnected, and the connector of streams.
  */
 
-import type { Data } from "../bytes/stream.ts";
+import type { Data } from "../bytes/data.ts";
 import { errnoOf, SocketError, type SocketErrorCode } from "../errors.ts";
 import {
   type Address,

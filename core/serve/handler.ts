@@ -11,15 +11,9 @@
  * is not costs no promise. The connection is open in all three; who made it closes it afterwards.
  */
 
-import {
-  type Data,
-  joinBytes,
-  type MaybePromise,
-  StreamReader,
-  StreamWriter,
-  toBytes,
-  type WriterTarget,
-} from "../bytes/stream.ts";
+import { type Data, joinBytes, type MaybePromise, toBytes } from "../bytes/data.ts";
+import { StreamReader } from "../bytes/reader.ts";
+import { StreamWriter, type WriterTarget } from "../bytes/writer.ts";
 import { errorText, textOf } from "../describe.ts";
 import type { Address } from "../net/address.ts";
 import { wholeMs } from "../options.ts";

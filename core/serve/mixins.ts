@@ -1,6 +1,6 @@
 /** How a server may process its requests other than one at a time. */
 
-import type { MaybePromise } from "../bytes/stream.ts";
+import type { MaybePromise } from "../bytes/data.ts";
 import type { Address } from "../net/address.ts";
 import { isThenable } from "../promises.ts";
 import type { BaseServer } from "./server.ts";

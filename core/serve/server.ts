@@ -19,7 +19,7 @@
  * `drain()` lets what runs finish, `abort()` ends what has not by then.
  */
 
-import { type Data, DONE, type MaybePromise } from "../bytes/stream.ts";
+import { type Data, DONE, type MaybePromise } from "../bytes/data.ts";
 import { textOf } from "../describe.ts";
 import { SocketError } from "../errors.ts";
 import { Gate, PEER_NAMES, type PeerRules, RATE_NAMES, type RateLimit } from "../net/access.ts";

@@ -3,7 +3,8 @@
  * that sends and receives them, which is what `socket()` gives, over the seam `DatagramTransport`.
  */
 
-import { type Data, pulled, toBytes, withDeadline } from "../bytes/stream.ts";
+import { type Data, toBytes, withDeadline } from "../bytes/data.ts";
+import { pulled } from "../bytes/reader.ts";
 import { errnoOf, SocketError, type SocketErrorCode } from "../errors.ts";
 import {
   type Address,

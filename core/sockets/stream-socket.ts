@@ -13,21 +13,10 @@
  * What a place cannot do is in `capabilities`, which tests ask, and nowhere an exception in this text.
  */
 
+import { type Data, DONE, STREAM_LIMITS, type StreamLimits, toBytes, withDeadline } from "../bytes/data.ts";
 import { type FileMode, type FileModes, type FileOptions, openFile } from "../bytes/file.ts";
-import {
-  type Data,
-  DONE,
-  type Lender,
-  pulled,
-  type ReaderSource,
-  STREAM_LIMITS,
-  type StreamLimits,
-  StreamReader,
-  StreamWriter,
-  toBytes,
-  type WriterTarget,
-  withDeadline,
-} from "../bytes/stream.ts";
+import { type Lender, pulled, type ReaderSource, StreamReader } from "../bytes/reader.ts";
+import { StreamWriter, type WriterTarget } from "../bytes/writer.ts";
 import { SocketError, type SocketErrorCode } from "../errors.ts";
 import { type Address, formatAddress } from "../net/address.ts";
 import {

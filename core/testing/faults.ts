@@ -10,7 +10,7 @@
  * that is wrapped: `incoming` is what its peer sends.
  */
 
-import { type Data, DONE, toBytes } from "../bytes/stream.ts";
+import { type Data, DONE, toBytes } from "../bytes/data.ts";
 import { SocketError } from "../errors.ts";
 import type { Address, Endpoint } from "../net/address.ts";
 import { SHUT_WR } from "../net/constants.ts";

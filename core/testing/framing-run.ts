@@ -3,7 +3,7 @@
  * it does there seen: what it answers, how it ends, and what it leaves behind.
  */
 
-import { type Data, DONE, joinBytes, type MaybePromise, toBytes } from "../bytes/stream.ts";
+import { type Data, DONE, joinBytes, type MaybePromise, toBytes } from "../bytes/data.ts";
 import { SocketError } from "../errors.ts";
 import type { Address } from "../net/address.ts";
 import type { HandlerClass } from "../serve/handler.ts";

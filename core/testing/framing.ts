@@ -22,7 +22,7 @@
  * No run waits for time, but where the handler does: it is over when nothing is left to be done.
  */
 
-import { type Data, DONE, joinBytes, type MaybePromise, toBytes } from "../bytes/stream.ts";
+import { type Data, DONE, joinBytes, type MaybePromise, toBytes } from "../bytes/data.ts";
 import { errorText, isA, peek, printable, textOf, toJson } from "../describe.ts";
 import { SocketError } from "../errors.ts";
 import { checkCount, checkOptions, checkTime, optionNamesOf } from "../options.ts";

@@ -4,7 +4,7 @@
  * in the middle of the code that sends it.
  */
 
-import { type Data, DONE, toBytes } from "../bytes/stream.ts";
+import { type Data, DONE, toBytes } from "../bytes/data.ts";
 import { SocketError } from "../errors.ts";
 import { type Address, formatAddress } from "../net/address.ts";
 import { checkCount, checkOptions, type OptionNames, optionNamesOf } from "../options.ts";

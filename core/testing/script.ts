@@ -24,7 +24,7 @@
  * a client whose reading does not wait for its writing.
  */
 
-import { type Data, DONE, joinBytes, type MaybePromise, toBytes } from "../bytes/stream.ts";
+import { type Data, DONE, joinBytes, type MaybePromise, toBytes } from "../bytes/data.ts";
 import { describe, errorText, printable } from "../describe.ts";
 import { SocketError } from "../errors.ts";
 import type { Address } from "../net/address.ts";

@@ -3,7 +3,7 @@
  * transcript and a fault say of bytes, they say by these.
  */
 
-import { type Data, joinBytes, toBytes } from "../bytes/stream.ts";
+import { type Data, joinBytes, toBytes } from "../bytes/data.ts";
 import { printable } from "../describe.ts";
 
 const ROW = 16; // bytes a row of a dump: as `xxd` and `hexdump -C`

@@ -24,7 +24,7 @@
  * order in which they came, and the first has no number. After its end a side says nothing.
  */
 
-import { type Data, joinBytes, toBytes } from "../bytes/stream.ts";
+import { type Data, joinBytes, toBytes } from "../bytes/data.ts";
 import { SocketError } from "../errors.ts";
 import type { Address } from "../net/address.ts";
 import { formatAddress } from "../net/address.ts";

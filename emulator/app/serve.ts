@@ -1,7 +1,7 @@
 /** Serves an app's listeners on real sockets. */
 
 import type { AsyncLocalStorage } from "node:async_hooks";
-import type { MaybePromise } from "../../core/bytes/stream.ts";
+import type { MaybePromise } from "../../core/bytes/data.ts";
 import { SocketError } from "../../core/errors.ts";
 import {
   type Address,

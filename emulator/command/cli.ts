@@ -14,7 +14,7 @@ import { createRequire } from "node:module";
 import { relative, resolve } from "node:path";
 import { fileURLToPath, pathToFileURL } from "node:url";
 import { Command, CommanderError, InvalidArgumentError, Option } from "commander";
-import type { MaybePromise } from "../../core/bytes/stream.ts";
+import type { MaybePromise } from "../../core/bytes/data.ts";
 import { bearerToken } from "../../core/control/auth.ts";
 import { type ControlClient, controlClient } from "../../core/control/client.ts";
 import {

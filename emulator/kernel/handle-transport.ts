@@ -13,7 +13,7 @@
 
 import type { RemoteInfo, Socket } from "node:dgram";
 import net from "node:net";
-import { type Data, toBytes } from "../../core/bytes/stream.ts";
+import { type Data, toBytes } from "../../core/bytes/data.ts";
 import { SocketError } from "../../core/errors.ts";
 import type { Address } from "../../core/net/address.ts";
 import type {

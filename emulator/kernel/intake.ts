@@ -11,7 +11,7 @@
  */
 
 import net from "node:net";
-import type { Lender } from "../../core/bytes/stream.ts";
+import type { Lender } from "../../core/bytes/reader.ts";
 import { lazy } from "./builtin.ts";
 
 const SIZE = 256 * 1024; // bytes of one read. Node's own reads take 64 KiB

@@ -6,7 +6,8 @@
  */
 
 import net from "node:net";
-import { type Data, type Lender, toBytes } from "../../core/bytes/stream.ts";
+import { type Data, toBytes } from "../../core/bytes/data.ts";
+import type { Lender } from "../../core/bytes/reader.ts";
 import { SocketError } from "../../core/errors.ts";
 import type { Address } from "../../core/net/address.ts";
 import { AF_UNIX, SOCK_STREAM } from "../../core/net/constants.ts";

@@ -6,7 +6,7 @@
 import type { ChildProcess } from "node:child_process";
 import type net from "node:net";
 import type { Writable } from "node:stream";
-import { DONE } from "../../core/bytes/stream.ts";
+import { DONE } from "../../core/bytes/data.ts";
 import { describe, isA, jsonOf, peek, textOf } from "../../core/describe.ts";
 import { SocketError } from "../../core/errors.ts";
 import type { Address, UnixAddress } from "../../core/net/address.ts";

@@ -4,7 +4,7 @@
  */
 
 import type net from "node:net";
-import { DONE, toBytes } from "../../core/bytes/stream.ts";
+import { DONE, toBytes } from "../../core/bytes/data.ts";
 import { jsonOf, plain } from "../../core/describe.ts";
 import { SocketError } from "../../core/errors.ts";
 import type { Address } from "../../core/net/address.ts";

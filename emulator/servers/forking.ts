@@ -34,7 +34,7 @@
  */
 
 import type net from "node:net";
-import type { MaybePromise } from "../../core/bytes/stream.ts";
+import type { MaybePromise } from "../../core/bytes/data.ts";
 import { errorText } from "../../core/describe.ts";
 import { SocketError } from "../../core/errors.ts";
 import type { Address, AddressLike } from "../../core/net/address.ts";

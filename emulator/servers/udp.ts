@@ -1,7 +1,7 @@
 /** UDP servers on real sockets: `UDPServer`, one datagram at a time, and `ThreadingUDPServer`, side by side. */
 
 import type dgram from "node:dgram";
-import type { Data, MaybePromise } from "../../core/bytes/stream.ts";
+import type { Data, MaybePromise } from "../../core/bytes/data.ts";
 import { SocketError } from "../../core/errors.ts";
 import { ReplyBudget } from "../../core/net/access.ts";
 import {

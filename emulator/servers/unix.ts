@@ -11,7 +11,7 @@
 
 import type { BigIntStats } from "node:fs";
 import net from "node:net";
-import type { Data, MaybePromise } from "../../core/bytes/stream.ts";
+import type { Data, MaybePromise } from "../../core/bytes/data.ts";
 import { SocketError, type SocketErrorCode } from "../../core/errors.ts";
 import {
   type Address,

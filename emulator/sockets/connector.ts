@@ -1,7 +1,7 @@
 /** Dialling out from Node: `createConnection`, and `TCPConnector`, the dialling twin of `TCPServer`. */
 
 import type net from "node:net";
-import { withDeadline } from "../../core/bytes/stream.ts";
+import { withDeadline } from "../../core/bytes/data.ts";
 import { SocketError } from "../../core/errors.ts";
 import { type AddressLike, type Endpoint, formatAddress } from "../../core/net/address.ts";
 import { type OptionNames, optionNamesOf } from "../../core/options.ts";

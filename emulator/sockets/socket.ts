@@ -8,7 +8,8 @@
 
 import type dgram from "node:dgram";
 import net from "node:net";
-import { type Data, DONE, pulled } from "../../core/bytes/stream.ts";
+import { type Data, DONE } from "../../core/bytes/data.ts";
+import { pulled } from "../../core/bytes/reader.ts";
 import { SocketError, type SocketErrorCode } from "../../core/errors.ts";
 import {
   type Address,

@@ -1,5 +1,5 @@
 import { afterEach, describe, expect, test, vi } from "vitest";
-import { STREAM_LIMITS } from "../../core/bytes/stream.ts";
+import { STREAM_LIMITS } from "../../core/bytes/data.ts";
 import {
   eventStream,
   isSessionId,

@@ -1,6 +1,7 @@
 import { execFileSync } from "node:child_process";
 import fc from "fast-check";
 import { describe, expect, expectTypeOf, test, vi } from "vitest";
+import { STREAM_LIMITS, type StreamLimits } from "../../core/bytes/data.ts";
 import {
   type BinaryFile,
   type BinaryWriter,
@@ -11,13 +12,8 @@ import {
   type TextReader,
   type TextWriter,
 } from "../../core/bytes/file.ts";
-import {
-  type ReaderSource,
-  STREAM_LIMITS,
-  type StreamLimits,
-  StreamReader,
-  StreamWriter,
-} from "../../core/bytes/stream.ts";
+import { type ReaderSource, StreamReader } from "../../core/bytes/reader.ts";
+import { StreamWriter } from "../../core/bytes/writer.ts";
 import { peer } from "../peers/peer.ts";
 import { codeOf, codeThrown, settled, waits } from "./outcome.ts";
 

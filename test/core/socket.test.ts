@@ -1,5 +1,5 @@
 import { afterEach, describe, expect, test, vi } from "vitest";
-import { DONE } from "../../core/bytes/stream.ts";
+import { DONE } from "../../core/bytes/data.ts";
 import { SocketError } from "../../core/errors.ts";
 import { SHUT_RD, SHUT_RDWR, SHUT_WR } from "../../core/net/constants.ts";
 import { type StreamSink, StreamSocket, type StreamTransport } from "../../core/sockets/stream-socket.ts";

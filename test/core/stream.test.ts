@@ -1,13 +1,8 @@
 import fc from "fast-check";
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
-import {
-  type Data,
-  type ReaderSource,
-  STREAM_LIMITS,
-  StreamReader,
-  StreamWriter,
-  toBytes,
-} from "../../core/bytes/stream.ts";
+import { type Data, STREAM_LIMITS, toBytes } from "../../core/bytes/data.ts";
+import { type ReaderSource, StreamReader } from "../../core/bytes/reader.ts";
+import { StreamWriter } from "../../core/bytes/writer.ts";
 import { SocketError } from "../../core/errors.ts";
 import { codeOf, codeThrown, settled, waits } from "./outcome.ts";
 

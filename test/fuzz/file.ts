@@ -1,8 +1,10 @@
 /** Files of a stream: text read and written in every encoding and newline mode, mixed with the stream's own reads and writes, beside a model. */
 
 import fc from "fast-check";
+import { STREAM_LIMITS } from "../../core/bytes/data.ts";
 import { type BinaryWriter, type FileOptions, openFile, type TextFile } from "../../core/bytes/file.ts";
-import { STREAM_LIMITS, StreamReader, StreamWriter } from "../../core/bytes/stream.ts";
+import { StreamReader } from "../../core/bytes/reader.ts";
+import { StreamWriter } from "../../core/bytes/writer.ts";
 import {
   bytesOf,
   latin1,

@@ -2,7 +2,8 @@
 
 import fc from "fast-check";
 import { type BinaryFile, openFile } from "../../core/bytes/file.ts";
-import { type Lender, type ReaderSource, StreamReader, StreamWriter } from "../../core/bytes/stream.ts";
+import { type Lender, type ReaderSource, StreamReader } from "../../core/bytes/reader.ts";
+import { StreamWriter } from "../../core/bytes/writer.ts";
 import { SocketError } from "../../core/errors.ts";
 import {
   bytesOf,
@@ -203,7 +204,7 @@ const step: fc.Arbitrary<Step> = fc.oneof(
   },
 );
 
-const HIGH = 256 * 1024; // bytes: as core/bytes/stream.ts
+const HIGH = 256 * 1024; // bytes: as core/bytes/reader.ts
 const LOW = 64 * 1024;
 const WINDOW = 8 * 1024;
 

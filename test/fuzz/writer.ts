@@ -1,11 +1,12 @@
 /** The writer: every kind of write, in any order, by a target that has room or not, beside a model of it. */
 
 import fc from "fast-check";
-import { type Data, StreamWriter, type WriterTarget } from "../../core/bytes/stream.ts";
+import type { Data } from "../../core/bytes/data.ts";
+import { StreamWriter, type WriterTarget } from "../../core/bytes/writer.ts";
 import { SocketError } from "../../core/errors.ts";
 import { latin1, Outcome, same, settled, type Target, Timers, target } from "./target.ts";
 
-const MARK = 16 * 1024; // bytes gathered before they leave, and that an array may be the caller's from: as core/bytes/stream.ts
+const MARK = 16 * 1024; // bytes gathered before they leave, and that an array may be the caller's from: as core/bytes/writer.ts
 const UNATTENDED = 1024 * 1024; // bytes
 const MOST = 3 * 1024 * 1024; // bytes: maxPending
 

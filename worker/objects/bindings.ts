@@ -1,7 +1,7 @@
 /// <reference types="@cloudflare/workers-types" />
 /** What a Worker is bound to, and how its Durable Objects are asked. */
 
-import type { MaybePromise } from "../../core/bytes/stream.ts";
+import type { MaybePromise } from "../../core/bytes/data.ts";
 import { tokenEntries } from "../../core/control/auth.ts";
 import type {
   ErrorInfo,

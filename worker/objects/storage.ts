@@ -1,7 +1,7 @@
 /// <reference types="@cloudflare/workers-types" />
 /** Blobs in one Durable Object with SQLite. */
 
-import { joinBytes } from "../../core/bytes/stream.ts";
+import { joinBytes } from "../../core/bytes/data.ts";
 import { SocketError } from "../../core/errors.ts";
 import { type BlobStorage, checkBlobName } from "../../core/storage.ts";
 import { PlatformObject, type PlatformState } from "../platform.ts";

@@ -3,7 +3,7 @@
  * The inbound door: the platform accepts, and gives each connection to a `connect(socket)` handler.
  */
 
-import { type Data, toBytes } from "../../core/bytes/stream.ts";
+import { type Data, toBytes } from "../../core/bytes/data.ts";
 import { SocketError } from "../../core/errors.ts";
 import type { Address } from "../../core/net/address.ts";
 import { type OptionNames, optionNamesOf } from "../../core/options.ts";

@@ -7,7 +7,8 @@
  * wait (both measured on workerd 2026-11-17).
  */
 
-import { type Data, DONE, type Lender, toBytes } from "../../core/bytes/stream.ts";
+import { type Data, DONE, toBytes } from "../../core/bytes/data.ts";
+import type { Lender } from "../../core/bytes/reader.ts";
 import { SocketError } from "../../core/errors.ts";
 import { type Address, packAddress, parseAddress } from "../../core/net/address.ts";
 import {

@@ -1,0 +1,136 @@
+/** What a reader and a writer share: bytes and text, the limits of a stream, why it fails, and who else is told of a change. */
+
+import { SocketError, type SocketErrorCode } from "../errors.ts";
+import { wholeMs } from "../options.ts";
+
+/** Bytes, or text that is sent as UTF-8. */
+export type Data = Uint8Array | string;
+
+/** A value, or the promise of one: what may be asynchronous and need not be. */
+export type MaybePromise<T> = T | PromiseLike<T>;
+
+/** What becomes of a connection whose peer reads too slowly. */
+export type WhenSlow = "cut" | "throw";
+
+/** Limits of one stream. Sizes are bytes. */
+export interface StreamLimits {
+  /** The longest line that `line()` and `readline()` give. Default 65 536, as CPython's http.server and asyncio. */
+  readonly maxLine: number;
+  /** The most that one `read()`, `readexactly()` or `readuntil()` gathers. Default 64 MiB: a length that a peer made up must not fill the memory. */
+  readonly maxRead: number;
+  /** The most output that may wait for a peer; `whenSlow` says what happens to more. Default 16 MiB. */
+  readonly maxPending: number;
+  /**
+   * What happens when something is written while more than `maxPending` bytes wait already. `"cut"`: the connection is reset and its
+   * own handler is told, by `ENOBUFS`; `write()` drops what it was given and returns, since its caller may be another
+   * connection's handler. `"throw"`: `write()` throws `ENOBUFS`, and the connection stays. Default `"cut"`: one slow reader
+   * in a broadcast must harm nobody else.
+   */
+  readonly whenSlow: WhenSlow;
+  /** Bytes a second that a peer must take while output waits for it, on average over a time-out of writing (at a close: `closeTimeout`). Default 0: any byte in that time will do. */
+  readonly minWriteRate: number;
+}
+
+/** The defaults of `StreamLimits`. */
+export const STREAM_LIMITS: StreamLimits = {
+  maxLine: 65_536,
+  maxRead: 64 * 1024 * 1024,
+  maxPending: 16 * 1024 * 1024,
+  whenSlow: "cut",
+  minWriteRate: 0,
+};
+
+export const KEEP = 4; // a piece smaller than a quarter of its backing memory is copied out, so that keeping it keeps no more
+const SLAB = 8 * 1024; // bytes of memory that small pieces share: to take some for each costs more than its copy
+export const SHARED = SLAB / KEEP / 2; // bytes; a larger piece has memory of its own. Of one that is shared, what is given away is copied
+
+export const EMPTY = new Uint8Array(0);
+export const encoder = new TextEncoder();
+const { slice: sliceOf } = Uint8Array.prototype;
+
+/** A promise that is already kept: what is returned when nothing needs to be waited for. */
+export const DONE: Promise<void> = Promise.resolve();
+
+let slab = EMPTY;
+let slabUsed = 0;
+
+/** Memory of `size` bytes, which nobody else writes into. */
+export const memory = (size: number): Uint8Array => {
+  if (size > SHARED) return new Uint8Array(size);
+  if (slabUsed + size > slab.length) {
+    slab = new Uint8Array(SLAB);
+    slabUsed = 0;
+  }
+  slabUsed += size;
+  return slab.subarray(slabUsed - size, slabUsed);
+};
+
+/** The bytes of `data`: itself, or its UTF-8. */
+export const toBytes = (data: Data): Uint8Array => {
+  if (typeof data === "string") return encoder.encode(data);
+  if (data instanceof Uint8Array) return data;
+  throw new TypeError(`expected a Uint8Array or a string, not ${data === null ? "null" : typeof data}`);
+};
+
+/** A copy of `bytes`. A Node Buffer's own `slice()` copies nothing. */
+export const copyOf = (bytes: Uint8Array, from?: number, to?: number): Uint8Array =>
+  sliceOf.call(bytes, from, to) as Uint8Array;
+
+/** `parts` in one array of `size` bytes. */
+export const joinBytes = (parts: readonly Uint8Array[], size: number): Uint8Array => {
+  const whole = new Uint8Array(size);
+  let at = 0;
+  for (const part of parts) {
+    whole.set(part, at);
+    at += part.length;
+  }
+  return whole;
+};
+
+/** Why nothing goes any more: an error, or the code of one that is made when somebody is told (its stack costs 7 µs, and most never are). */
+export type Failure = SocketError | SocketErrorCode;
+
+export const errorOf = (failure: Failure): SocketError =>
+  typeof failure === "string" ? new SocketError(failure) : failure;
+
+export const positive = (size: number, name: string): number => {
+  if (!Number.isInteger(size)) throw new TypeError(`${name} must be a whole number of bytes, not ${size}`);
+  if (size < 0) throw new RangeError(`${name} must be 0 or more, not ${size}`);
+  return size;
+};
+
+/** Others who want to know that something has changed, beside those who wait for it: `select()` and `poll()`. */
+export class Watchers {
+  #told: readonly (() => void)[] = [];
+
+  /** Calls `told` at each change; gives what stops that. */
+  add(told: () => void): () => void {
+    this.#told = [...this.#told, told];
+    return () => {
+      this.#told = this.#told.filter((other) => other !== told);
+    };
+  }
+
+  tell(): void {
+    for (const told of this.#told) told();
+  }
+}
+
+/** `promise`, or a rejection with `ETIMEDOUT` that says `what` when it takes longer than `timeout` ms. */
+export const withDeadline = <T>(promise: PromiseLike<T>, timeout: number, what: string): Promise<T> =>
+  new Promise<T>((resolve, reject) => {
+    const timer = setTimeout(
+      () => reject(new SocketError("ETIMEDOUT", `${what} for ${wholeMs(timeout)}`)),
+      timeout,
+    );
+    promise.then(
+      (value) => {
+        clearTimeout(timer);
+        resolve(value);
+      },
+      (error) => {
+        clearTimeout(timer);
+        reject(error);
+      },
+    );
+  });

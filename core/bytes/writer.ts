@@ -1,0 +1,571 @@
+/**
+ * `StreamWriter`, a handler's `wfile`. It gathers: what a handler writes leaves in one piece, which is worth more than any
+ * other trick (a write for each reply costs about 5 µs, gathered 0.5 µs).
+ */
+
+import { SocketError } from "../errors.ts";
+import { wholeMs } from "../options.ts";
+import {
+  copyOf,
+  type Data,
+  DONE,
+  EMPTY,
+  encoder,
+  errorOf,
+  type Failure,
+  memory,
+  STREAM_LIMITS,
+  type StreamLimits,
+  toBytes,
+  Watchers,
+  type WhenSlow,
+} from "./data.ts";
+
+const GATHER_MARK = 16 * 1024; // bytes gathered before they leave at once
+const UNATTENDED = 1024 * 1024; // bytes of output that may wait while a handler reads on; far more than two ends greet each other with
+const SHARE = 256; // bytes of it that a writer takes at once
+const NOTICE = 5_000; // ms in which the handler of a connection that was cut can notice, before writes to it throw
+const LOOKS = 4; // how often a deadline on output looks, within its time-out, whether the peer has taken any: one that took some is cut at most a quarter late
+const SHORT_TEXT = 256; // characters; longer text is encoded when it is written, shorter is joined first
+
+/** A promise of room; who waits for an earlier one must hear of a failure, too. */
+interface Room extends PromiseWithResolvers<void> {
+  earlier: Room | null;
+}
+
+/** Where a writer's bytes go. */
+export interface WriterTarget {
+  /**
+   * Takes the data, and gives a promise of room where it has too much already, else undefined. Bytes may share
+   * their memory with others. Those of 16 KiB and more may be the caller's, who changes them again when the
+   * promise is kept (or at once, where there is none): give one for as long as they are needed.
+   */
+  write(data: Data): Promise<void> | undefined;
+  /** The same of fewer bytes than that, which are the caller's again when this returns. */
+  borrow?(bytes: Uint8Array): Promise<void> | undefined;
+  /** Whether `borrow` may be called: else what is sent is gathered, which copies it. */
+  readonly borrows?: boolean;
+  /** `StreamWriter.unattended` is so. */
+  unattended?(): void;
+  /** It may have ended: there is room again, or somebody awaits it. */
+  attended?(): void;
+  /** Bytes that it took and that have not left. */
+  readonly unsent: number;
+  /** Bytes that have left and that the peer's kernel has not acknowledged; `null` where that is not known. Costly: asked only where a time-out is near. */
+  unacknowledged?(): number | null;
+  /** Runs `task` once, when this turn's work is done. */
+  defer(task: () => void): void;
+  /** Resets the connection, for this reason, and fails the writer with it. Absent where there is none to reset: `write()` throws instead. */
+  cut?(error: SocketError): void;
+  /** Whether a read has said why the connection failed: then its handler knows. */
+  readonly told?: boolean;
+}
+
+/** A count at a look, and how many looks ago that was. */
+class Mark {
+  #at: number;
+  #looks = 0;
+
+  constructor(at: number) {
+    this.#at = at;
+  }
+
+  /** One look later: whether `at` is more, by `rate` for each look. Then the next is compared with this one. */
+  passed(at: number, rate: number): boolean {
+    this.#looks++;
+    if (at - this.#at < Math.max(rate * this.#looks, 1)) return false;
+    this.#at = at;
+    this.#looks = 0;
+    return true;
+  }
+}
+
+/** Looks from time to time whether a peer takes what was written. */
+class Taking {
+  readonly #target: WriterTarget;
+  readonly #left: Mark;
+  #acknowledged: Mark | null = null;
+
+  constructor(target: WriterTarget, written: number) {
+    this.#target = target;
+    this.#left = new Mark(written - target.unsent);
+  }
+
+  /** Whether the peer has taken `rate` bytes for each look, or any; `null` where only the next look can tell. */
+  look(written: number, rate: number): boolean | null {
+    const left = written - this.#target.unsent;
+    if (this.#left.passed(left, rate)) return true;
+    // A kernel says that it has room only when a third of its buffer is free, which may be more than a megabyte. Until
+    // then, what the peer has acknowledged tells.
+    const inside = this.#target.unacknowledged?.() ?? null;
+    if (inside === null) return false;
+    if (this.#acknowledged !== null) return this.#acknowledged.passed(left - inside, rate);
+    this.#acknowledged = new Mark(left - inside);
+    return null;
+  }
+}
+
+/**
+ * Writes a stream of bytes, gathered: what is written leaves in one piece at the end of the turn, when about
+ * 16 KiB have come together, on `flush()`, when the handler waits for input, and when the connection closes.
+ */
+export class StreamWriter {
+  /** The most output that may wait for the peer, in bytes. */
+  maxPending: number;
+  /** What happens when something is written while more waits already. */
+  whenSlow: WhenSlow;
+  /** Bytes a second that the peer must take while output waits for it; 0: any at all. */
+  minWriteRate: number;
+  /** How long `flush()`, `send()` and `sendall()` wait for a peer that takes nothing, in milliseconds; `null` for ever; 0: what would wait rejects with `EWOULDBLOCK`. */
+  timeout: number | null = null;
+  /** How many bytes have been written so far. */
+  bytesWritten = 0;
+  /** A call has said that what was written may not leave. */
+  told = false;
+
+  readonly #target: WriterTarget;
+  // What is gathered: #bytes between #from and #used, then #text. Short texts are joined, as V8 does that for nearly nothing.
+  #bytes: Uint8Array = EMPTY;
+  #from = 0;
+  #used = 0;
+  #text = "";
+  #gathered = 0; // bytes in both
+  #deferred = false;
+  #endOfTurn: (() => void) | undefined;
+  #room: Room | null = null; // kept when the target has room again
+  #promised: Promise<void> | undefined; // the target's own promise of it
+  #waiting = 0; // bytes written since it had none
+  #attending = 0; // calls that await room
+  #failure: Failure | null = null;
+  #dropped = 0; // bytes that were gathered when it failed
+  #slow: SocketError | null = null; // it failed with this: too much waited
+  #slowSince = 0; // by performance.now()
+  #holding: Taking | null = null; // while it is unattended
+  #watchers: Watchers | null = null; // nearly always
+
+  constructor(target: WriterTarget, limits: StreamLimits = STREAM_LIMITS) {
+    this.#target = target;
+    this.maxPending = limits.maxPending;
+    this.whenSlow = limits.whenSlow;
+    this.minWriteRate = limits.minWriteRate;
+  }
+
+  /** How many of the bytes that were written have not left: they are gathered, wait for the peer, or were lost. */
+  get unsent(): number {
+    return this.#gathered + this.#dropped + this.#target.unsent;
+  }
+
+  /** True while the target has no room. */
+  get blocked(): boolean {
+    return this.#room !== null;
+  }
+
+  /** True where `send()` would not wait: there is room, or an error to give. */
+  get writable(): boolean {
+    return this.#room === null || this.#failure !== null;
+  }
+
+  /**
+   * True while much output waits and nobody awaits that it leaves. Reads wait then: a peer that asks and never
+   * reads would fill the memory. Where `flush()` or `sendall()` is awaited they go on, since it may be just
+   * their going on that lets the peer read.
+   */
+  get unattended(): boolean {
+    return this.#waiting > UNATTENDED && this.#attending === 0;
+  }
+
+  /**
+   * How long a read that has been held back for `within` ms, since the writer is `unattended`, may go on waiting: it is
+   * for the peer to take. 0 where it has taken nothing.
+   */
+  patience(within: number): number {
+    const taken = this.#holding?.look(this.bytesWritten, (this.minWriteRate * within) / 1000);
+    return taken === true ? within : taken === null ? within / LOOKS : 0;
+  }
+
+  /** How many of the bytes that have left the peer's kernel has not acknowledged; `null` where that is not known. */
+  unacknowledged(): number | null {
+    return this.#target.unacknowledged?.() ?? null;
+  }
+
+  /** True while something is gathered that has not left. */
+  get dirty(): boolean {
+    return this.#gathered > 0;
+  }
+
+  /**
+   * Gathers `data`; gives how many bytes that was. Never waits; between many large writes await `flush()`.
+   * The bytes are copied or sent before this returns, except of arrays of 16 KiB and more: leave those unchanged
+   * until `flush()` has resolved.
+   *
+   * Throws `EPIPE` and `ECONNRESET` where nothing can be sent any more, `EBADF` after a close. Where more than
+   * `maxPending` bytes already wait for the peer, the connection is cut (see `whenSlow`). From then on, and on a connection
+   * whose failure a read has told, this drops what it is given and returns 0, since its caller may be another
+   * connection's handler. A handler whose connection was cut is told `ENOBUFS` by the read that waits, by its next read or by
+   * `flush()`; where it makes none for 5 s, by this.
+   */
+  write(data: Data): number {
+    const size = this.#gather(data);
+    if (this.#gathered >= GATHER_MARK) this.#push();
+    else if (!this.#deferred && this.#gathered > 0) {
+      this.#deferred = true;
+      this.#endOfTurn ??= () => {
+        this.#deferred = false;
+        this.start();
+      };
+      this.#target.defer(this.#endOfTurn);
+    }
+    return size;
+  }
+
+  /** `write()` of each. CPython's `writelines`. */
+  writelines(lines: Iterable<Data>): void {
+    for (const line of lines) this.write(line);
+  }
+
+  /**
+   * Sends what is gathered; resolves when there is room for more (not when the peer has it).
+   * Rejects as `write()` throws, with `ETIMEDOUT` when the peer has taken nothing for `timeout` ms, and with `ECANCELED`
+   * when the socket is closed meanwhile.
+   */
+  flush(): Promise<void> {
+    try {
+      if (this.#failure !== null) throw this.#say(this.#failure);
+      this.#push();
+    } catch (error) {
+      return Promise.reject(error);
+    }
+    return this.#room === null ? DONE : this.#roomAgain(this.#room.promise);
+  }
+
+  /**
+   * Sends `data` at once, with what is gathered; resolves when there is room for more. CPython's `sendall`.
+   * Where it may not wait it takes all of `data`, or rejects with `EWOULDBLOCK` and takes none. Bytes may be changed
+   * when it has resolved, those of fewer than 16 KiB as soon as it was called.
+   */
+  sendall(data: Data, wait: boolean = this.timeout !== 0): Promise<void> {
+    try {
+      if (!wait) return this.#sendNow(data);
+      if (this.#gathered === 0 && this.#target.borrows && isPiece(data)) {
+        if (this.#mayWrite()) {
+          this.#handed(data.length, this.#target.borrow?.(data));
+          return this.#room === null ? DONE : this.#roomAgain(this.#room.promise);
+        }
+      } else this.#gather(data);
+    } catch (error) {
+      return Promise.reject(error);
+    }
+    return this.flush();
+  }
+
+  /** Flushes. As CPython's file of a socket closes the file alone, the socket stays open. */
+  close(): Promise<void> {
+    return this.flush();
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
+  }
+
+  /** Calls `told` when `writable` may have become true; gives what stops it. */
+  onWritable(told: () => void): () => void {
+    this.#watchers ??= new Watchers();
+    return this.#watchers.add(told);
+  }
+
+  /** What it failed with no longer holds: the socket is connected. */
+  open(): void {
+    this.#failure = null;
+  }
+
+  /** Starts what is gathered on its way, and waits for nothing. */
+  start(): void {
+    if (this.#gathered > 0 && this.#failure === null) this.#push();
+  }
+
+  /** Nothing more will be written (`EPIPE`); what was goes on its way. */
+  end(): void {
+    this.start();
+    this.#failure ??= "EPIPE";
+    this.#target.attended?.();
+    this.#watchers?.tell();
+  }
+
+  /** Nothing can be sent any more, for this reason; the first one given stands, unless `now`. */
+  fail(error: Failure, now = false): void {
+    if (this.#failure !== null && !now && this.#room === null) return;
+    if (this.#failure === null || now) this.#failure = error;
+    this.#dropped += this.#gathered;
+    this.#bytes = EMPTY;
+    this.#text = "";
+    this.#from = this.#used = this.#gathered = 0;
+    for (let room = this.#room; room !== null; room = room.earlier) room.reject(errorOf(error));
+    this.#roomy();
+  }
+
+  /**
+   * `leaving`, which is kept when output has left, or a rejection with `ETIMEDOUT` where the peer has taken nothing for
+   * `timeout` ms, or less than `minWriteRate`: the one deadline of all output. What it took is what the platform and the
+   * kernel no longer hold, as far as both can tell.
+   */
+  whileTaken<T>(leaving: PromiseLike<T>, timeout: number): Promise<T> {
+    return new Promise<T>((resolve, reject) => {
+      const rate = (this.minWriteRate * timeout) / LOOKS / 1000; // bytes a look
+      const taking = new Taking(this.#target, this.bytesWritten);
+      let quiet = 0; // looks in a row that saw nothing taken
+      const look = (): void => {
+        quiet = taking.look(this.bytesWritten, rate) ? 0 : quiet + 1;
+        if (quiet < LOOKS) timer = setTimeout(look, step());
+        else reject(tookNothing(timeout, this.minWriteRate));
+      };
+      // Timers are of whole milliseconds; so is each look, and all together are no less than the time-out.
+      const at = (looks: number): number => Math.ceil((timeout * looks) / LOOKS);
+      const step = (): number => at(quiet + 1) - at(quiet);
+      let timer = setTimeout(look, step());
+      leaving.then(
+        (value) => {
+          clearTimeout(timer);
+          resolve(value);
+        },
+        (error) => {
+          clearTimeout(timer);
+          reject(error);
+        },
+      );
+    });
+  }
+
+  #sendNow(data: Data): Promise<void> {
+    const waits = !this.writable;
+    // What is not sent or gathered before this resolves is copied, since its caller may change it then.
+    const copies = data instanceof Uint8Array && (waits || data.length >= GATHER_MARK);
+    const own = copies ? copyOf(data) : data;
+    const send = (): void => {
+      this.#gather(own);
+      if (this.#failure !== null) throw this.#say(this.#failure);
+      this.#push();
+    };
+    if (waits) {
+      return oneTurn().then(() => {
+        if (!this.writable) throw new SocketError("EWOULDBLOCK");
+        send();
+      });
+    }
+    send();
+    return DONE;
+  }
+
+  /** The error of what failed, to be thrown. */
+  #say(failure: Failure): SocketError {
+    this.told ||= typeof failure !== "string";
+    return errorOf(failure);
+  }
+
+  /** Whether something may be written now; where not, it is dropped, or this throws. */
+  #mayWrite(): boolean {
+    if (this.#failure === null && this.#waiting <= this.maxPending) return true;
+    if (this.#failure !== null) return this.#mayDrop(this.#failure);
+    // Room is told when all has left: of what was written since, a peer that reads steadily may have taken most.
+    const held = this.unattended;
+    this.#waiting = Math.min(this.#waiting, this.#target.unsent);
+    if (held && !this.unattended) this.#target.attended?.();
+    if (this.#waiting <= this.maxPending) return true;
+    const slow = new SocketError(
+      "ENOBUFS",
+      `${this.#waiting} bytes wait for the peer, over the limit of ${this.maxPending}; await flush() between writes, or raise maxPending`,
+    );
+    if (this.whenSlow === "throw" || this.#target.cut === undefined) throw slow;
+    this.#slow = slow;
+    this.#slowSince = performance.now();
+    this.#target.cut(slow);
+    return false;
+  }
+
+  /**
+   * False: the connection is gone, and what is written is dropped without an error, since the caller may be another
+   * connection's handler. Its own was told by a read, or will be by its next read or `flush()`; one that was cut, and
+   * only writes, is told by this, later.
+   */
+  #mayDrop(failure: Failure): false {
+    const known = typeof failure !== "string" && this.#target.told === true;
+    const soon = failure === this.#slow && (this.told || performance.now() - this.#slowSince < NOTICE);
+    if (known || soon) return false;
+    throw this.#say(failure);
+  }
+
+  /** Takes `data` in, and gives how many bytes that was; 0 where it was dropped. */
+  #gather(data: Data): number {
+    if (!this.#mayWrite()) {
+      this.#dropped += toBytes(data).length;
+      return 0;
+    }
+    if (typeof data === "string" && data.length <= SHORT_TEXT) {
+      const size = utf8Length(data);
+      // Well formed: half a pair must not become a whole one with the next text, which would be fewer bytes.
+      this.#text += size === data.length ? data : data.toWellFormed();
+      this.#gathered += size;
+      return size;
+    }
+    if (typeof data === "string" && data.length * 3 < GATHER_MARK) {
+      this.#reserve((this.#text.length + data.length) * 3);
+      this.#settle();
+      const size = this.#encode(data);
+      this.#gathered += size;
+      return size;
+    }
+    const bytes = toBytes(data);
+    if (bytes.length >= GATHER_MARK) {
+      this.#push();
+      this.#hand(bytes, bytes.length);
+    } else if (bytes.length > 0) {
+      this.#reserve(this.#text.length * 3 + bytes.length);
+      this.#settle();
+      this.#bytes.set(bytes, this.#used);
+      this.#used += bytes.length;
+      this.#gathered += bytes.length;
+    }
+    return bytes.length;
+  }
+
+  /** Makes room for `size` more bytes behind those gathered. */
+  #reserve(size: number): void {
+    if (this.#used + size <= this.#bytes.length) return;
+    const held = this.#used - this.#from;
+    const larger = memory(Math.max(held + size, held * 2, SHARE));
+    if (held > 0) larger.set(this.#bytes.subarray(this.#from, this.#used));
+    this.#bytes = larger;
+    this.#from = 0;
+    this.#used = held;
+  }
+
+  /** The text that is gathered becomes bytes, for which there is room. */
+  #settle(): void {
+    if (this.#text === "") return;
+    this.#encode(this.#text);
+    this.#text = "";
+  }
+
+  #encode(text: string): number {
+    const { written } = encoder.encodeInto(text, this.#bytes.subarray(this.#used));
+    this.#used += written;
+    return written;
+  }
+
+  #push(): void {
+    const size = this.#gathered;
+    if (size === 0) return;
+    this.#gathered = 0;
+    if (this.#used === this.#from) {
+      const text = this.#text;
+      this.#text = "";
+      this.#hand(text, size);
+      return;
+    }
+    this.#reserve(this.#text.length * 3);
+    this.#settle();
+    const bytes = this.#bytes.subarray(this.#from, this.#used);
+    this.#from = this.#used; // these are the target's now
+    if (this.#bytes.length > SHARE) {
+      this.#bytes = EMPTY; // an idle writer holds no more than its share
+      this.#from = this.#used = 0;
+    }
+    this.#hand(bytes, size);
+  }
+
+  #hand(data: Data, size: number): void {
+    this.#handed(size, this.#target.write(data));
+  }
+
+  /** So many bytes are the target's, which promised room or has it. */
+  #handed(size: number, promised: Promise<void> | undefined): void {
+    this.bytesWritten += size;
+    if (this.#room !== null) this.#waiting += size;
+    else if (promised !== undefined) this.#waiting = size;
+    else return;
+    if (promised !== undefined && this.#promised !== promised) this.#awaitRoom(promised);
+    if (this.unattended) this.#unattended();
+  }
+
+  #unattended(): void {
+    this.#holding ??= new Taking(this.#target, this.bytesWritten);
+    this.#target.unattended?.();
+  }
+
+  #awaitRoom(promised: Promise<void>): void {
+    const room: Room = { ...Promise.withResolvers<void>(), earlier: this.#room };
+    room.promise.catch(() => {}); // who waits for it is told
+    this.#room = room;
+    this.#promised = promised;
+    const again = (): void => {
+      room.resolve();
+      room.earlier = null;
+      if (this.#room === room) this.#roomy(); // else a later write found it full again
+    };
+    promised.then(again, again);
+  }
+
+  #roomy(): void {
+    this.#room = null;
+    this.#promised = undefined;
+    this.#waiting = 0;
+    this.#holding = null;
+    this.#target.attended?.();
+    this.#watchers?.tell();
+  }
+
+  async #roomAgain(room: Promise<void>): Promise<void> {
+    if (this.timeout === 0) {
+      // Not whether it is writable after that: it also is when it failed, of which the promise of room tells.
+      const found = await Promise.race([room.then(() => true), oneTurn().then(() => false)]);
+      if (found) return;
+      throw new SocketError("EWOULDBLOCK");
+    }
+    if (this.#attending++ === 0) this.#target.attended?.();
+    try {
+      await (this.timeout === null ? room : this.whileTaken(room, this.timeout));
+    } catch (error) {
+      this.told = true;
+      throw error;
+    } finally {
+      this.#attending--;
+      if (this.unattended) this.#unattended();
+    }
+  }
+}
+
+/** One turn of the platform's event loop, in which it may make room. */
+const oneTurn = (): Promise<void> => new Promise((resolve) => setTimeout(resolve, 0));
+
+/** Whether data are bytes, some, and so few that they are gathered. */
+const isPiece = (data: Data): data is Uint8Array =>
+  data instanceof Uint8Array && data.length > 0 && data.length < GATHER_MARK;
+
+/** Bytes of `text` in UTF-8, as TextEncoder makes them (a lone surrogate is three). */
+const utf8Length = (text: string): number => {
+  const length = text.length;
+  for (let i = 0; i < length; i++) if (text.charCodeAt(i) >= 0x80) return longerThan(text, i);
+  return length;
+};
+
+/** The same of one that is not all ASCII, which it is up to `from`. */
+const longerThan = (text: string, from: number): number => {
+  let size = text.length;
+  for (let i = from; i < text.length; i++) {
+    const unit = text.charCodeAt(i);
+    if (unit < 0x80) continue;
+    if (unit < 0x800) size += 1;
+    else if (unit >= 0xd800 && unit < 0xdc00 && text.charCodeAt(i + 1) >> 10 === 0x37) {
+      size += 2; // a pair: two units, four bytes
+      i++;
+    } else size += 2;
+  }
+  return size;
+};
+
+const tookNothing = (timeout: number, rate: number): SocketError =>
+  new SocketError(
+    "ETIMEDOUT",
+    rate === 0
+      ? `the peer took nothing for ${wholeMs(timeout)}`
+      : `the peer took less than ${rate} bytes a second (minWriteRate) for ${wholeMs(timeout)}`,
+  );
