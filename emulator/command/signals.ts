@@ -61,6 +61,9 @@ const hasControllingTerminal = (): boolean => {
   }
 };
 
+/** How long (ms) an aborted handler has to notice, before the process ends without it. */
+export const ABORT_GRACE = 1_000;
+
 /** What is done at a signal that asks to stop. */
 export interface StopHandlers {
   /** Called once, for the first. */

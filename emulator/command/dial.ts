@@ -1,0 +1,69 @@
+/** `socklet dial`: runs one handler on one connection, and prints what it returns. */
+
+import { isA } from "../../core/describe.ts";
+import { SocketError } from "../../core/errors.ts";
+import { parseAddress } from "../../core/net/address.ts";
+import type { SecureTransport } from "../../core/serve/connector.ts";
+import { TCPConnector } from "../sockets/connector.ts";
+import { FileStorage } from "../storage.ts";
+import { paramsOf } from "./arguments.ts";
+import { loadHandler } from "./modules.ts";
+import { asked, describe, logger, printJson } from "./output.ts";
+import { ABORT_GRACE, onStop } from "./signals.ts";
+import { onUncaught } from "./uncaught.ts";
+import { orIdle } from "./waiting.ts";
+
+interface DialFlags {
+  app?: string;
+  params?: string;
+  secureTransport: SecureTransport;
+  connectTimeout: number;
+  data: string;
+  verbose?: boolean;
+}
+
+export const dial = async (
+  address: string,
+  named: string,
+  words: string[],
+  flags: DialFlags,
+): Promise<void> => {
+  asked(address, () => parseAddress(address));
+  const params = paramsOf(words, flags.params);
+  onUncaught(undefined, () => process.exit(1));
+  const { handler, app } = await loadHandler(named, flags.app);
+  const context = await app?.context({
+    name: "node",
+    bindings: process.env,
+    storage: new FileStorage(flags.data),
+  });
+  const { connectTimeout, secureTransport } = flags;
+  const onEvent = logger(flags.verbose ?? false);
+  const connector = asked(
+    address,
+    () => new TCPConnector(address, handler, { context, connectTimeout, secureTransport, onEvent }),
+  );
+  const stop = new AbortController();
+  const interrupted = new Promise<never>((_, reject) => {
+    onStop({
+      stop: (signal) => {
+        const reason = new SocketError("ECANCELED", `interrupted by ${signal}`);
+        stop.abort(reason);
+        setTimeout(reject, ABORT_GRACE, reason); // for a handler that does not notice
+      },
+    });
+  });
+  try {
+    const result = await orIdle(
+      Promise.race([connector.run({ params, signal: stop.signal }), interrupted]),
+      () => new SocketError("ERR_HANDLER", "its handle() waits for what cannot come any more"),
+    );
+    await printJson(result, 2);
+  } catch (error) {
+    const failed: unknown = stop.signal.aborted ? stop.signal.reason : error;
+    const late = isA(failed, SocketError) && failed.code === "ETIMEDOUT" && failed.address !== undefined;
+    const said =
+      describe(failed) + (late ? "; check the address, or give it longer with --connect-timeout" : "");
+    throw new Error(said.includes(address) ? said : `${named} at ${address}: ${said}`, { cause: failed });
+  }
+};

@@ -1,0 +1,118 @@
+/** What the commands say: on stdout, on stderr, and of an error. */
+
+import { relative } from "node:path";
+import { fileURLToPath } from "node:url";
+import { SESSION_LIMITS } from "../../core/control/session.ts";
+import { isA, plain, printable, printableJson, describe as thrownAs, toJson } from "../../core/describe.ts";
+import { SocketError, type SocketErrorCode } from "../../core/errors.ts";
+import { formatAddress } from "../../core/net/address.ts";
+import type { SockletEvent } from "../../core/serve/events.ts";
+
+/** Asked wrongly: exit status 2. */
+export class UsageError extends Error {}
+
+/** Runs what reads the user's words: what it throws is a `UsageError`, and names `what` was read. */
+export const asked = <T>(what: string, read: () => T): T => {
+  try {
+    return read();
+  } catch (error) {
+    const said = thrownAs(error).message;
+    throw new UsageError(said.includes(what) ? said : `${what}: ${said}`, { cause: error });
+  }
+};
+
+// All that this command writes it writes by `say`, `print` and `printJson`: what a peer sent must not steer a terminal.
+
+/** One line, whatever is in it. */
+export const oneLine = (text: string): string => printable(text.trim().replace(/\s*[\r\n]\s*/g, " "));
+
+/** Tells the user something on stderr, in one line. */
+export const say = (text: string): void => void process.stderr.write(`socklet: ${oneLine(text)}\n`);
+
+/** Writes on stdout; resolves when it is out. */
+const write = (text: string): Promise<void> =>
+  new Promise((resolve, reject) => {
+    process.stdout.write(`${text}\n`, (error) => (error ? reject(error) : resolve()));
+  });
+
+/** Prints text on stdout; resolves when it is out. */
+export const print = (text: string): Promise<void> => write(printable(text, true));
+/** Prints `value` on stdout as JSON. Throws as `toJson`. */
+export const printJson = (value: unknown, indent?: number): Promise<void> => write(inJson(value, indent));
+
+/** `value` as JSON that may be printed. Throws as `toJson`. */
+export const inJson = (value: unknown, indent?: number): string => printableJson(toJson(value, indent));
+
+/** Rows as lines, each column as wide as its widest cell. */
+export const columns = (given: readonly (readonly string[])[]): string => {
+  const rows = given.map((row) => row.map(oneLine));
+  const widths = (rows[0] ?? []).map((_, i) => Math.max(...rows.map((row) => row[i]?.length ?? 0)));
+  return rows.map((row) => oneLine(row.map((cell, i) => cell.padEnd(widths[i] ?? 0)).join("  "))).join("\n");
+};
+
+// What to do, where the error does not say it. (EADDRINUSE and ERR_LIMIT do.)
+const REMEDY: Partial<Record<SocketErrorCode, string>> = {
+  ECONNREFUSED: "start the server, or check the host and port",
+  ECONNRESET: "the peer went away in the middle, and only its own log can say why",
+  EADDRNOTAVAIL: "give one of its own with --host, such as 127.0.0.1, or 0.0.0.0 for all of them",
+  ENOENT: "check the path, and that the server is up",
+  ERR_NAME: "check its spelling, or give an address such as 127.0.0.1",
+  ERR_INCOMPLETE_READ: "the peer has to send the rest before it ends the connection",
+};
+
+/** Where in the user's own files `error` was thrown, or found by the parser: `app.ts:3:7`. */
+const placeOf = (stack: string): string | undefined => {
+  // Of the sources emulator/ and core/; of the package all that dist/ has.
+  const ours = ["../", "../../core/"].map((folder) => new URL(folder, import.meta.url).href);
+  const places = stack.match(/file:\/\/[^\s)]+?:\d+(:\d+)?(?=[\s)]|$)/g) ?? [];
+  const place = places.find(
+    (url) => !url.includes("/node_modules/") && !ours.some((folder) => url.startsWith(folder)),
+  );
+  if (place === undefined) return undefined;
+  const [, url = "", position = ""] = /^(.*?)((?::\d+)+)$/.exec(place) ?? [];
+  try {
+    return shortPath(fileURLToPath(url)) + position;
+  } catch {
+    return undefined; // a stack can say anything
+  }
+};
+
+const shortPath = (path: string): string => {
+  const short = relative(process.cwd(), path);
+  return short === "" || short.startsWith("..") ? path : short;
+};
+
+/** `said`, and where in the user's own files `error` was thrown, unless it says so. */
+export const withPlace = (said: string, error: unknown): string => {
+  const place = placeOf(thrownAs(error).stack ?? "");
+  return place === undefined || said.includes(place) ? said : `${said} (${place})`;
+};
+
+/** What an error is, and what to do about it. */
+export const describe = (error: unknown): string => {
+  const { name, message, code } = thrownAs(error);
+  if (isA(error, UsageError)) return message;
+  if (!isA(error, SocketError)) return withPlace(name === "" ? message : `${name}: ${message}`, error);
+  const remedy = SocketError.isCode(code) ? REMEDY[code] : undefined;
+  return remedy === undefined ? message : `${message}; ${remedy}`;
+};
+
+/** Tells what `event` has to tell; more than that of an event with a handler's own words would be in the way. */
+const eventJson = (event: SockletEvent): string => {
+  const shown =
+    event.type === "handler" ? { ...event, detail: plain(event.detail, SESSION_LIMITS.detailSize) } : event;
+  return inJson(shown);
+};
+
+/** What tells the events of servers on stderr: the errors, and with `verbose` those of requests too. */
+export const logger =
+  (verbose: boolean) =>
+  (event: SockletEvent): void => {
+    const peer = "address" in event && event.address !== null ? `  ${formatAddress(event.address)}` : "";
+    const who = `${event.server}${peer}`;
+    if (event.type === "error") say(`${who}  ${describe(event.error)}`);
+    else if (event.type === "refused") say(`${who}  refused (${event.reason})`);
+    else if (event.type === "lost") say(`${who}  a child process was lost: ${describe(event.error)}`);
+    else if (event.type === "stuck") say(`${who}  did not end when it was aborted`);
+    else if (verbose && event.type !== "listening") say(eventJson(event));
+  };

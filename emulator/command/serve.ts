@@ -1,0 +1,142 @@
+/** `socklet serve`: serves an app until it is stopped, then drains. */
+
+import type { AsyncLocalStorage } from "node:async_hooks";
+import { resolve } from "node:path";
+import { pathToFileURL } from "node:url";
+import { isA, describe as thrownAs } from "../../core/describe.ts";
+import { SocketError } from "../../core/errors.ts";
+import { parseAddress } from "../../core/net/address.ts";
+import { wholeMs } from "../../core/options.ts";
+import { controlTokens } from "../app/control.ts";
+import { controlEntry, type Entry, listing } from "../app/listing.ts";
+import { type AppServer, serveApp, unlessAborted } from "../app/serve.ts";
+import { loadApp } from "./modules.ts";
+import { asked, describe, logger, print, say, UsageError } from "./output.ts";
+import { ABORT_GRACE, onStop } from "./signals.ts";
+import { namesOfHandlers, onUncaught } from "./uncaught.ts";
+
+/** The stop of a server: asked for by a signal, from the moment on when this is made, or by `ask()`. */
+class Stop {
+  readonly #asked = new AbortController();
+  readonly #again = Promise.withResolvers<void>();
+
+  constructor() {
+    onStop({
+      stop: (signal) => this.ask(signal),
+      again: () => this.#again.resolve(),
+      reload: () => say("SIGHUP: there is nothing to reload; SIGTERM stops"),
+    });
+  }
+
+  /** Aborted by the first who asks; its reason is an error that says why. */
+  get signal(): AbortSignal {
+    return this.#asked.signal;
+  }
+
+  /** Resolves when it is asked for once more: then what runs is aborted. */
+  get again(): Promise<void> {
+    return this.#again.promise;
+  }
+
+  /** Asks for it; `why` begins the line that is said where something runs. */
+  ask(why: string): void {
+    this.#asked.abort(new SocketError("ECANCELED", why));
+  }
+}
+
+/** Serves until the stop, then drains; asked once more it aborts what runs. Gives how many requests were cut off. */
+const untilStopped = async (server: AppServer, stop: Stop, drainTimeout: number): Promise<number> => {
+  const { signal } = stop;
+  if (!signal.aborted) await new Promise((resolve) => signal.addEventListener("abort", resolve));
+  let cut = 0;
+  const running = (): number => server.listeners.reduce((sum, listener) => sum + listener.info().running, 0);
+  const count = running();
+  // Begun before close() begins its own, so that it fires first, when those that are late still run.
+  const late = setTimeout(() => {
+    cut = running();
+    if (cut > 0)
+      say(`aborting ${cut} still running after ${wholeMs(drainTimeout)}; --drain gives them longer`);
+  }, drainTimeout);
+  const closed = server.close().finally(() => clearTimeout(late));
+  if (count > 0) {
+    const { message } = signal.reason as SocketError;
+    const why = message.replace(/^ECANCELED: /, "");
+    const draining = `${why}: draining ${count} running, ${wholeMs(drainTimeout)} at most; once more to abort`;
+    setImmediate(say, draining); // not before the ports are closed
+  }
+  const aborted = stop.again.then(async () => {
+    cut = running();
+    server.abort();
+    await new Promise((resolve) => setTimeout(resolve, ABORT_GRACE));
+  });
+  await Promise.race([closed, aborted]);
+  return cut;
+};
+
+interface ServeFlags {
+  host?: string;
+  anyPort?: boolean;
+  data: string;
+  drain: number;
+  control: boolean;
+  controlPort?: number;
+  verbose?: boolean;
+}
+
+export const serve = async (path: string, flags: ServeFlags): Promise<void> => {
+  const { host } = flags;
+  if (host !== undefined) asked(`--host ${host}`, () => parseAddress({ hostname: host, port: 0 }));
+  if (flags.control) asked("SOCKLET_TOKENS", () => controlTokens({}));
+  const stop = new Stop(); // before all that takes time: the first listener may have a client at once
+  const names = namesOfHandlers();
+  onUncaught(names, () => {
+    process.exitCode = 1;
+    stop.ask("an uncaught exception");
+  });
+  try {
+    await serveUntil(stop, path, flags, names);
+  } catch (error) {
+    if (!stop.signal.aborted || error !== stop.signal.reason) throw error; // else it was stopped before it served
+  }
+};
+
+const serveUntil = async (
+  stop: Stop,
+  path: string,
+  flags: ServeFlags,
+  handlerName: AsyncLocalStorage<string> | undefined,
+): Promise<void> => {
+  const { host } = flags;
+  const app = await unlessAborted(loadApp(path), stop.signal);
+  const controlPort = flags.controlPort ?? (flags.anyPort ? 0 : undefined);
+  const server = await serveApp(app, {
+    ...(host !== undefined && { host }),
+    anyPort: flags.anyPort ?? false,
+    data: flags.data,
+    module: pathToFileURL(resolve(path)).href,
+    drainTimeout: flags.drain,
+    signal: stop.signal,
+    onEvent: logger(flags.verbose ?? false),
+    handlerName,
+    ...(flags.control && { control: { port: controlPort } }),
+  }).catch((error) => {
+    if (error === stop.signal.reason || isA(error, UsageError)) throw error;
+    const { code, address } = thrownAs(error);
+    if (code === "ERR_APP") throw new UsageError(`${path}: ${describe(error)}`, { cause: error });
+    if (code === "EADDRINUSE") {
+      const ofControl = address === `tcp://127.0.0.1:${flags.controlPort}`;
+      const remedy = ofControl ? ", such as --control-port 0" : ", or give --any-port";
+      throw new Error(describe(error) + remedy, { cause: error });
+    }
+    throw isA(error, SocketError) ? error : new Error(`${path}: ${describe(error)}`, { cause: error });
+  });
+  const stopped = untilStopped(server, stop, flags.drain);
+  if (!stop.signal.aborted) await printListeners(server);
+  if ((await stopped) > 0) process.exitCode = 1;
+};
+
+const printListeners = async ({ listeners, control }: AppServer): Promise<void> => {
+  const entries = listeners.map((listener): Entry => [listener.name, listener.url, listener.try]);
+  if (control !== null) entries.push(controlEntry(control.url, control.token, "SOCKLET_TOKENS"));
+  await print(listing(entries)).catch(() => {}); // nobody reads it: that does not keep it from serving
+};
