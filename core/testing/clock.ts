@@ -4,7 +4,6 @@
  */
 
 import { checkTime } from "../options.ts";
-import type { Clock } from "./script.ts";
 
 const { setTimeout: later } = globalThis; // taken now: what must really happen is held back by no test's fake clock
 
@@ -15,6 +14,20 @@ const IDLE = 2; // turns in which nobody asks for time: a write that leaves at t
 const FIRST_TIMER = 2 ** 40; // the numbers of timers begin above all that a platform gives
 
 type Task = () => void;
+
+/** What time it is, and how to wait: real, unless a test gives another. */
+export interface Clock {
+  /** Milliseconds since some moment. */
+  now(): number;
+  /** Resolves `ms` milliseconds later. */
+  sleep(ms: number): Promise<void>;
+}
+
+/** The clock of the machine, by the timers as they are when it is asked: a test runner's fake ones are obeyed. */
+export const realClock: Clock = {
+  now: () => performance.now(),
+  sleep: (ms) => new Promise((resolve) => setTimeout(resolve, ms)),
+};
 
 /**
  * A clock that nobody waits for: its time stands still while anything is being done, and jumps, when all is idle, to

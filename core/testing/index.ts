@@ -1,25 +1,13 @@
 /** `socklet/testing`: handlers in memory, where a test takes a millisecond and needs no port. */
 
 export { MemoryStorage } from "../storage.ts";
-export { VirtualClock } from "./clock.ts";
-export {
-  type DatagramFaults,
-  type DirectionFaults,
-  FaultsMixIn,
-  faultyHandler,
-  type LinkFaults,
-  type StreamFaults,
-  withFaults,
-} from "./faults.ts";
-export {
-  checkFraming,
-  FramingError,
-  type FramingFailure,
-  type FramingFault,
-  type FramingMessage,
-  type FramingOptions,
-  type FramingReport,
-} from "./framing.ts";
+export { type Clock, realClock, VirtualClock } from "./clock.ts";
+export type { DatagramFaults, LinkFaults } from "./faults/datagrams.ts";
+export type { DirectionFaults, StreamFaults } from "./faults/streams.ts";
+export { FaultsMixIn, faultyHandler, withFaults } from "./faults/with-faults.ts";
+export { checkFraming, type FramingOptions, type FramingReport } from "./framing/check.ts";
+export { FramingError, type FramingFailure, type FramingFault } from "./framing/failure.ts";
+export type { FramingMessage } from "./framing/messages.ts";
 export {
   MemoryDatagramServer,
   MemoryDatagramSocket,
@@ -31,50 +19,41 @@ export {
   ThreadingMemoryDatagramServer,
   ThreadingMemoryServer,
 } from "./memory.ts";
-export {
-  type Clock,
-  Conversation,
-  type ConversationOptions,
-  conversation,
-  type DatagramPeer,
-  type Given,
-  type RunScriptOptions,
-  realClock,
-  runScript,
-  ScriptError,
-  type ScriptHandlerClass,
-  type ScriptOptions,
-  type ScriptResult,
-  type Seen,
-  scriptDatagramHandler,
-  scriptHandler,
-} from "./script.ts";
+export { Conversation, type ConversationOptions, conversation, type Given } from "./script/conversation.ts";
+export { ScriptError } from "./script/error.ts";
+export { type RunScriptOptions, runScript, type ScriptResult } from "./script/in-memory.ts";
+export type { ScriptOptions, Seen } from "./script/run.ts";
+export { type ScriptHandlerClass, scriptDatagramHandler, scriptHandler } from "./script/server.ts";
+export type { DatagramPeer } from "./script/wire.ts";
 export { difference, hexdump } from "./text.ts";
 export {
   assertTranscript,
   type CompareOptions,
   compareTranscripts,
-  type DatagramRecording,
-  formatTranscript,
-  type MatcherOptions,
   type Normalise,
+  TranscriptError,
+} from "./transcript/compare.ts";
+export {
+  formatTranscript,
   parseTranscript,
+  type Side,
+  type Transcript,
+  type TranscriptEnd,
+  type TranscriptEvent,
+} from "./transcript/form.ts";
+export {
+  type DatagramRecording,
   type RecordHandlerOptions,
-  type Recording,
-  type RecordOptions,
-  type ReplayOptions,
-  record,
   recordDatagrams,
   recordHandler,
   recordingProxy,
   relayHandler,
-  replay,
-  type Side,
-  type Transcript,
-  type TranscriptEnd,
-  TranscriptError,
-  type TranscriptEvent,
+} from "./transcript/handlers.ts";
+export {
+  type MatcherOptions,
   type TranscriptFiles,
   type TranscriptMatchers,
   transcriptMatchers,
-} from "./transcript.ts";
+} from "./transcript/matchers.ts";
+export { type Recording, type RecordOptions, record } from "./transcript/record.ts";
+export { type ReplayOptions, replay } from "./transcript/replay.ts";

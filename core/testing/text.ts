@@ -210,6 +210,7 @@ export const writtenAt = (): string =>
   (new Error().stack ?? "")
     .split("\n")
     .filter(
-      (line) => /^\s+at /.test(line) && !/\/testing\/(framing|script|text|transcript)\.[jt]s/.test(line),
+      (line) =>
+        /^\s+at /.test(line) && !/\/testing\/(framing|script|text|transcript)(\/[\w-]+)?\.[jt]s/.test(line),
     )
     .join("\n");

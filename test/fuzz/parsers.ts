@@ -22,7 +22,7 @@ import {
   parseTranscript,
   type Transcript,
   type TranscriptEvent,
-} from "../../core/testing/transcript.ts";
+} from "../../core/testing/transcript/form.ts";
 import { Hosts } from "../../emulator/sockets/names.ts";
 import { answer } from "../../examples/dns.ts";
 import { latin1 as respText } from "../../examples/resp/bytes.ts";

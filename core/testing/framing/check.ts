@@ -22,23 +22,50 @@
  * No run waits for time, but where the handler does: it is over when nothing is left to be done.
  */
 
-import { type Data, DONE, joinBytes, type MaybePromise, toBytes } from "../bytes/data.ts";
-import { errorText, isA, peek, printable, textOf, toJson } from "../describe.ts";
-import { SocketError } from "../errors.ts";
-import { checkCount, checkOptions, checkTime, optionNamesOf } from "../options.ts";
-import { checkHandler, type HandlerClass } from "../serve/handler.ts";
-import type { BaseServer } from "../serve/server.ts";
+import { type Data, DONE, joinBytes, type MaybePromise, toBytes } from "../../bytes/data.ts";
+import { errorText, printable, textOf, toJson } from "../../describe.ts";
+import { checkCount, checkOptions, checkTime, optionNamesOf } from "../../options.ts";
+import { checkHandler, type HandlerClass } from "../../serve/handler.ts";
+import type { BaseServer } from "../../serve/server.ts";
 import {
   STREAM_NAMES,
   type StreamOptions,
   type StreamSocket,
   settleStream,
-} from "../sockets/stream-socket.ts";
-import { type Chance, chanceOf } from "./clock.ts";
-import { EMPTY, masked, type Outcome, Rig, type Step } from "./framing-run.ts";
-import { memoryPair } from "./memory.ts";
-import { Conversation } from "./script.ts";
-import { difference, quote, writtenAt } from "./text.ts";
+} from "../../sockets/stream-socket.ts";
+import { chanceOf } from "../clock.ts";
+import { memoryPair } from "../memory.ts";
+import { Conversation } from "../script/conversation.ts";
+import { difference, quote, writtenAt } from "../text.ts";
+import { type Fault, FramingError, type FramingFailure, type FramingFault, LEAKS } from "./failure.ts";
+import { asMessage, type FramingMessage, listOf } from "./messages.ts";
+import { EMPTY, masked, type Step } from "./peer.ts";
+import {
+  answeredBy,
+  cutPlans,
+  endPlans,
+  floodPlans,
+  isUncut,
+  isWhole,
+  type Lesson,
+  messageAt,
+  type Plan,
+  stepsOf,
+  uncut,
+} from "./plan.ts";
+import { type Outcome, Rig } from "./run.ts";
+import {
+  answerFault,
+  counted,
+  howOf,
+  isFrame,
+  isOfStream,
+  isSame,
+  keyOf,
+  nameOf,
+  said,
+  sentLines,
+} from "./words.ts";
 
 const RUNS = 2_400; // a conversation of 200 bytes needs 1 700 for every place
 const WORK = 4 * 1024 * 1024; // bytes sent in the runs of one kind: so long conversations are cut at fewer places
@@ -47,66 +74,8 @@ const PATIENCE = 500; // ms without any progress
 const FLOOD = 2 * 1024 * 1024; // bytes; a stream's own limits are 64 KiB a line, and many protocols' 1 MiB a message
 const FLOOD_PIECE = 64 * 1024; // bytes that come at a time
 const FILLER = 0x78; // "x"
-const ALL_PAIRS = 40; // bytes of a conversation up to which every pair of cuts is tried: 741 of them
-const MOST_CUTS = 8; // of one run with random cuts
 const KINDS = 8; // of places: cut in three ways, by chance, and two moments each of the end and the reset
-const LIKELY = 4; // bytes of a message's beginning, where a length is likely to be
-
-// ---- What it is given, and what it gives ----
-
-/** One message of a conversation: what the peer says, and what the handler answers. */
-export interface FramingMessage {
-  /** What the peer says; absent where the handler speaks first. */
-  readonly send?: Data;
-  /**
-   * What the handler answers; where absent, what it answers when nothing is cut. Say it for a handler that reads on
-   * while the platform works for it (a digest, a file): nobody can see when that one has answered.
-   */
-  readonly expect?: Data;
-}
-
-const MESSAGE_NAMES = optionNamesOf<FramingMessage>()({ send: true, expect: true });
-
-/**
- * What a handler can do wrong, as a word to match on:
- *
- * - `answer`: it answers something else, or not all, or nothing.
- * - `endless`: it does not end when its peer has.
- * - `error`: it throws what it should not.
- * - `result`, `effect`: what it returns, or leaves behind, is another; or of what it did not get.
- * - `unbounded`: it takes a message that has no end.
- * - `read`, `write`: it reads after the end, or writes after its own.
- * - `timer`, `rejection`: it leaves a timer, or a rejected promise that nobody sees.
- */
-export type FramingFault =
-  | "answer"
-  | "endless"
-  | "error"
-  | "result"
-  | "effect"
-  | "unbounded"
-  | "read"
-  | "write"
-  | "timer"
-  | "rejection";
-
-/** One way in which a handler fails, shrunk to the fewest cuts that show it. */
-export interface FramingFailure {
-  /** What is wrong, as a word. */
-  readonly fault: FramingFault;
-  /** What is wrong, in one sentence. */
-  readonly summary: string;
-  /** The same with what was sent, where it was cut, and what differs, in text and hex. */
-  readonly message: string;
-  /** Before which bytes the peer's were cut. */
-  readonly cuts: readonly number[];
-  /** How many bytes the peer sent. */
-  readonly sent: number;
-  /** What it did then. */
-  readonly ending: "end" | "reset" | "flood";
-  /** What the handler threw, or what was rejected. */
-  readonly error?: unknown;
-}
+const FRAMES = 3; // of a stack, that are shown
 
 /** What a check that found nothing did. */
 export interface FramingReport {
@@ -163,25 +132,6 @@ const FRAMING_NAMES = optionNamesOf<FramingOptions>()({
   patience: true,
 });
 
-/** A handler does not do as it should. The message has each way in which it fails, to be read; `failures` to be asked. */
-export class FramingError extends Error {
-  readonly #failures: readonly FramingFailure[];
-
-  constructor(message: string, failures: readonly FramingFailure[]) {
-    super(message);
-    this.#failures = failures;
-  }
-
-  /** Each way in which it fails; no property of its own, which would be printed behind the message. */
-  get failures(): readonly FramingFailure[] {
-    return this.#failures;
-  }
-
-  static {
-    FramingError.prototype.name = "FramingError";
-  }
-}
-
 /**
  * Holds `conversation` with `Handler` under every cut, end and reset that matters, and rejects with a `FramingError`
  * where the handler then does not do as it should. In memory, by any test runner:
@@ -230,52 +180,6 @@ export const checkFraming = <Context = unknown>(
 };
 
 let previous: Promise<unknown> = DONE;
-
-// ---- All runs ----
-
-/** How a conversation is held once. */
-interface Plan {
-  /** Before which of its bytes it is cut. */
-  readonly cuts: readonly number[];
-  /** Whether each message waits for the answer to the one before. */
-  readonly turns: boolean;
-  /** Whether bytes come before they are asked for, as Node brings them. */
-  readonly ahead: boolean;
-  /** How many bytes the peer sends. */
-  readonly sent: number;
-  readonly ending: "end" | "reset" | "flood";
-  /** Whether that follows at once, not when the handler waits for more. */
-  readonly atOnce: boolean;
-}
-
-/** The beginning, or a message: where it ends among the peer's bytes, and how much of the answer is said by then. */
-interface Turn {
-  readonly end: number;
-  readonly answered: number;
-}
-
-/** What the uncut conversation taught. */
-interface Lesson {
-  readonly bytes: Uint8Array;
-  /** The beginning, then each message. */
-  readonly turns: readonly Turn[];
-  readonly right: Outcome;
-  /** What is left behind after the beginning, and after each message. */
-  readonly effects: readonly unknown[];
-}
-
-/** What a run shows to be wrong: `what`, then in which run, then `more`. */
-interface Fault {
-  readonly fault: FramingFault;
-  readonly what: string;
-  readonly more?: string;
-  readonly expected?: Uint8Array;
-  readonly actual?: Uint8Array;
-  readonly error?: unknown;
-}
-
-/** What is left behind is told once, in whichever run it is seen. */
-const LEAKS: readonly FramingFault[] = ["read", "write", "timer", "rejection"];
 
 class Check<Context> {
   readonly #name: string;
@@ -639,327 +543,3 @@ class Check<Context> {
     return null;
   }
 }
-
-// ---- The ways to hold a conversation ----
-
-/** Whether all is sent, and then nothing more is done than to end when it is answered. */
-const isWhole = (plan: Plan, { bytes }: Lesson): boolean =>
-  plan.ending === "end" && plan.sent === bytes.length && !plan.atOnce;
-
-const isUncut = (plan: Plan, lesson: Lesson): boolean =>
-  isWhole(plan, lesson) && plan.turns && !plan.ahead && plan.cuts.length === 0;
-
-/** Nothing cut: each message when those before it are answered. */
-const uncut = (sent: number): Plan => ({
-  cuts: [],
-  turns: true,
-  ahead: false,
-  sent,
-  ending: "end",
-  atOnce: false,
-});
-
-/** Of the message that `sent` bytes end in: its number, from 1; how many were complete before; whether none is begun. */
-const messageAt = (
-  sent: number,
-  turns: readonly Turn[],
-): [number: number, done: number, isBorder: boolean] => {
-  const done = turns.findLastIndex(({ end }) => end <= sent);
-  const isBorder = turns[done]?.end === sent;
-  return [isBorder ? done : done + 1, done, isBorder];
-};
-
-/** How much is answered of `sent` bytes: what was asked whole. */
-const answeredBy = (sent: number, { turns }: Lesson): number =>
-  turns.findLast(({ end }) => end <= sent)?.answered ?? 0;
-
-/** The pieces in which the peer's bytes come. */
-const piecesOf = (plan: Plan, { bytes, turns }: Lesson): Uint8Array[] => {
-  const borders = plan.turns ? turns.map(({ end }) => end) : [];
-  const all = new Set([...plan.cuts, ...borders].filter((at) => at > 0 && at < plan.sent));
-  const places = [0, ...[...all].sort((a, b) => a - b), plan.sent];
-  return places.slice(1).map((to, i) => bytes.subarray(places[i], to));
-};
-
-const stepsOf = (plan: Plan, lesson: Lesson): Step[] => {
-  const { turns } = lesson;
-  const steps: Step[] = [];
-  /** The answer to all before byte `at`, where a message ends there. */
-  const answered = (at: number): number[] =>
-    turns.flatMap((turn) => (turn.end === at ? turn.answered : [])).slice(-1);
-  if (plan.turns) steps.push(...answered(0));
-  let at = 0;
-  for (const piece of piecesOf(plan, lesson)) {
-    if (piece.length === 0) continue;
-    at += piece.length;
-    steps.push(piece);
-    if (at < plan.sent ? plan.turns : !plan.atOnce) steps.push(...answered(at));
-  }
-  if (plan.ending === "flood") return steps;
-  if (!plan.atOnce && !isWhole(plan, lesson)) steps.push("reading");
-  return [...steps, plan.ending];
-};
-
-/** Places to cut: all of them, or `most`, half of them where a cut is likeliest to hurt. */
-const placesOf = ({ bytes, turns }: Lesson, most: number, chance: Chance): number[] => {
-  const all = Array.from({ length: Math.max(0, bytes.length - 1) }, (_, i) => i + 1);
-  if (all.length <= most) return all;
-  const starts = new Set(turns.flatMap(({ end }) => Array.from({ length: LIKELY }, (_, i) => end + i)));
-  const isLikely = (at: number): boolean =>
-    starts.has(at) || starts.has(at + 1) || bytes[at] === NEWLINE || isContinuation(bytes[at]);
-  const likely = all.filter(isLikely);
-  const places = new Set<number>();
-  while (places.size < most) {
-    const from = places.size < most / 2 && places.size < likely.length ? likely : all;
-    places.add(from[Math.floor(chance() * from.length)] as number);
-  }
-  return [...places].sort((a, b) => a - b);
-};
-
-const NEWLINE = 10;
-const RETURN = 13;
-
-/** Whether a byte of UTF-8 goes on with a character. */
-const isContinuation = (byte: number | undefined): boolean => byte !== undefined && (byte & 0xc0) === 0x80;
-
-/** All is sent, cut in every way. */
-function* cutPlans(lesson: Lesson, most: number, chance: Chance, pipelining: boolean): Iterable<Plan> {
-  const { bytes, turns } = lesson;
-  const size = bytes.length;
-  if (size === 0) return;
-  const plan = (cuts: readonly number[], way: { turns?: boolean; ahead?: boolean } = {}): Plan => ({
-    ...uncut(size),
-    cuts,
-    turns: way.turns ?? !pipelining,
-    ahead: way.ahead ?? false,
-  });
-  const places = placesOf(lesson, most, chance);
-  const every = Array.from({ length: size - 1 }, (_, i) => i + 1);
-  const both = pipelining && turns.length > 2; // more than one message
-  yield plan([]);
-  yield plan([], { ahead: true });
-  for (const at of places) yield plan([at]);
-  if (both) for (const at of places) yield plan([at], { turns: true });
-  for (const at of places) yield plan([at], { ahead: true });
-  if (size <= ALL_PAIRS) {
-    for (const first of every) for (const second of every.slice(first)) yield plan([first, second]);
-  }
-  yield plan(every);
-  if (both) yield plan(every, { turns: true });
-  yield plan(every, { ahead: true });
-  for (let i = 0; i < Math.min(most, size * 2) && size > 2; i++) {
-    const cuts = new Set<number>();
-    const wanted = 2 + Math.floor(chance() * Math.min(MOST_CUTS - 1, size - 2));
-    while (cuts.size < wanted) cuts.add(every[Math.floor(chance() * every.length)] as number);
-    const way = { turns: !pipelining || chance() < 0.5, ahead: chance() < 0.5 };
-    yield plan(
-      [...cuts].sort((a, b) => a - b),
-      way,
-    );
-  }
-}
-
-/** Not all is sent, or all, and then the end or a reset: at once, or when the handler waits for more. */
-function* endPlans(lesson: Lesson, most: number, chance: Chance, ending: "end" | "reset"): Iterable<Plan> {
-  const places = [...placesOf(lesson, most, chance), ...lesson.turns.map(({ end }) => end)];
-  for (const sent of new Set(places.sort((a, b) => a - b))) {
-    yield { ...uncut(sent), ending, atOnce: true };
-    if (ending === "reset" || sent < lesson.bytes.length) yield { ...uncut(sent), ending }; // else it is whole
-  }
-}
-
-/** Half of a message that is to be answered, and then no end of it. */
-function* floodPlans({ turns }: Lesson): Iterable<Plan> {
-  for (const [i, { end, answered }] of turns.entries()) {
-    const before = turns[i - 1];
-    if (before === undefined || answered === before.answered) continue;
-    yield { ...uncut(before.end + Math.floor((end - before.end) / 2)), ending: "flood" };
-  }
-}
-
-// ---- Words ----
-
-const FRAMES = 3; // of a stack, that are shown
-const PIECES = 8; // that are shown each
-const AROUND = 8; // bytes of hex on each side of a cut
-const SHOWN = 160; // bytes of what was sent that are shown
-
-const isSame = (one: Uint8Array, other: Uint8Array): boolean =>
-  one.length === other.length && one.every((byte, i) => byte === other[i]);
-
-const counted = (count: number, word: string): string => `${count} ${word}${count === 1 ? "" : "s"}`;
-
-/** A line of a stack trace, and none of our own. */
-const isFrame = (line: string): boolean => /^\s+at /.test(line) && !/[/\\]testing[/\\]framing/.test(line);
-
-const said = (error: unknown): string => printable(errorText(error), true);
-
-/** What tells one error from another: not its message, where it has a code, as that says how many bytes came. */
-const nameOf = (error: unknown): string => (isA(error, SocketError) ? error.code : said(error));
-
-/** Whether an error is one that a stream gives its handler: itself, as the cause of another, or several of them. */
-const isOfStream = (error: unknown): boolean => {
-  if (error === undefined || isA(error, SocketError)) return true;
-  if (isA(error, AggregateError)) return error.errors.every(isOfStream);
-  const cause = isA(error, Error) ? peek(error, "cause") : undefined;
-  return cause !== undefined && isOfStream(cause);
-};
-
-/** `message` as an object, or what is wrong with it. */
-const listOf = (given: readonly (Data | FramingMessage)[]): readonly (Data | FramingMessage)[] => {
-  if (Array.isArray(given)) return given;
-  throw new TypeError(
-    `a conversation is a list of what the peer says, or a script; not ${typeof given === "string" ? `${quote(given, 40)}, which would be [${quote(given, 40)}]` : String(given)}`,
-  );
-};
-
-const asMessage = (message: Data | FramingMessage): FramingMessage => {
-  if (typeof message === "string" || message instanceof Uint8Array) return { send: message };
-  if (typeof message === "object" && message !== null) {
-    checkOptions("a message", message, MESSAGE_NAMES);
-    return message;
-  }
-  throw new TypeError(
-    `a conversation is a list of what the peer says, each bytes, text or { send, expect }; not ${typeof message}`,
-  );
-};
-
-/** Faults of one key are told once. */
-const keyOf = (plan: Plan, lesson: Lesson, { fault }: Fault): string =>
-  LEAKS.includes(fault) ? fault : `${fault} ${isWhole(plan, lesson) ? "cut" : plan.ending}`;
-
-/** Another answer than the right one, and in which way. */
-const answerFault = (expected: Uint8Array, actual: Uint8Array, lesson: Lesson, more = ""): Fault => {
-  const fault = { fault: "answer", expected, actual, more } as const;
-  const order = orderOf(expected, actual, lesson);
-  if (order !== null && order.missing.length > 0) {
-    const [number, ...others] = order.missing;
-    const to = others.length === 0 ? `message ${number} is` : `messages ${order.missing.join(", ")} are`;
-    return { ...fault, what: `The answer${others.length === 0 ? "" : "s"} to ${to} missing` };
-  }
-  if (order !== null)
-    return { ...fault, what: `The answers come in another order (${order.found.join(", ")})` };
-  if (isSame(actual, expected.subarray(0, actual.length))) {
-    const short = `, after ${actual.length} of ${counted(expected.length, "byte")}${more}`;
-    return { ...fault, what: "The answer is cut short", more: short };
-  }
-  if (isSame(expected, actual.subarray(0, expected.length))) return { ...fault, what: "More is answered" };
-  return { ...fault, what: "The answer is another" };
-};
-
-const MOST_ORDERED = 8; // messages whose order is looked for
-
-/** Which messages' right answers make up `actual`, and which of those `expected` it has not; null where there is something else in it. */
-const orderOf = (
-  expected: Uint8Array,
-  actual: Uint8Array,
-  { turns }: Lesson,
-): { readonly found: number[]; readonly missing: number[] } | null => {
-  const borders = turns.map(({ answered }) => answered).filter((at) => at <= expected.length);
-  const start = borders[0] ?? 0;
-  if (borders.length > MOST_ORDERED + 1 || !isSame(actual.subarray(0, start), expected.subarray(0, start))) {
-    return null;
-  }
-  const answers = borders.slice(1).map((to, i) => expected.subarray(borders[i], to));
-  const rest = expected.subarray(borders.at(-1)); // what is said at the end
-  const find = (at: number, left: readonly number[]): number[] | null => {
-    if (isSame(actual.subarray(at), rest)) return [];
-    for (const i of left) {
-      const answer = answers[i] as Uint8Array;
-      if (!isSame(answer, actual.subarray(at, at + answer.length))) continue;
-      const others = left.filter((other) => other !== i);
-      const more = find(at + answer.length, others);
-      if (more !== null) return [i, ...more];
-    }
-    return null;
-  };
-  const said = [...answers.keys()].filter((i) => answers[i]?.length);
-  const found = find(start, said);
-  if (found === null || (found.length < said.length && found.some((i, at) => i < (found[at - 1] ?? 0))))
-    return null;
-  return {
-    found: found.map((i) => i + 1),
-    missing: said.filter((i) => !found.includes(i)).map((i) => i + 1),
-  };
-};
-
-/** In what a run differs from the uncut one: "when the bytes are cut …". */
-const howOf = (plan: Plan, lesson: Lesson): string => {
-  const { bytes, turns } = lesson;
-  const { cuts, sent, ending, atOnce } = plan;
-  const [number, , isBorder] = messageAt(sent, turns);
-  const last = turns.length - 1;
-  if (ending === "flood") return `when message ${number} does not end`;
-  if (!isWhole(plan, lesson)) {
-    const doing = ending === "end" ? "the peer ends" : "the connection is reset";
-    if (sent === 0) return `when ${doing} before anything is asked`;
-    if (!isBorder)
-      return `when ${doing} in the middle of message ${number}, after byte ${sent} of ${bytes.length}`;
-    const whole =
-      number === last ? (last === 1 ? "the message" : `message ${number}, the last,`) : `message ${number}`;
-    if (!atOnce) return `when ${doing} after ${whole} is answered`;
-    return ending === "end"
-      ? `when the peer's end follows ${whole} at once (a half-close is no close: it still reads)`
-      : `when a reset follows ${whole} at once`;
-  }
-  if (isUncut(plan, lesson)) return "when nothing is cut";
-  const ahead = plan.ahead ? ", and come before they are read" : "";
-  if (cuts.length === 0) {
-    return last > 1 && !plan.turns
-      ? `when the ${last} messages come in one piece${ahead}`
-      : "when its bytes come before they are read";
-  }
-  if (cuts.length === 1) return `when the bytes are cut ${placeOf(cuts[0] as number, lesson)}${ahead}`;
-  if (cuts.length === bytes.length - 1) return `when every byte comes by itself${ahead}`;
-  return `when the bytes are cut after bytes ${cuts.join(", ")} of ${bytes.length}${ahead}`;
-};
-
-/** Where a cut is, in words. */
-const placeOf = (at: number, { bytes, turns }: Lesson): string => {
-  const [number, , isBorder] = messageAt(at, turns);
-  const after = `(after byte ${at} of ${bytes.length})`;
-  if (isBorder) return `between messages ${number} and ${number + 1} ${after}`;
-  if (bytes[at] === NEWLINE && bytes[at - 1] === RETURN)
-    return `between the CR and the LF of message ${number} ${after}`;
-  const char = characterAt(bytes, at);
-  if (char !== null) return `inside the character ${quote(char)} of message ${number} ${after}`;
-  return `in the middle of message ${number} ${after}`;
-};
-
-/** The character of UTF-8 that a cut at `at` divides. */
-const characterAt = (bytes: Uint8Array, at: number): string | null => {
-  let from = at;
-  while (from > 0 && at - from < 3 && isContinuation(bytes[from])) from--;
-  const lead = bytes[from] ?? 0;
-  const size = lead >= 0xf0 ? 4 : lead >= 0xe0 ? 3 : lead >= 0xc2 ? 2 : 1;
-  if (from === at || from + size <= at) return null;
-  try {
-    return new TextDecoder("utf-8", { fatal: true }).decode(bytes.subarray(from, from + size));
-  } catch {
-    return null;
-  }
-};
-
-/** What the peer sent, piece by piece, and the bytes around its cuts. */
-const sentLines = (plan: Plan, lesson: Lesson, flood: number): string[] => {
-  const pieces = piecesOf(plan, lesson).filter((piece) => piece.length > 0);
-  const shown: string[] = [];
-  let left = SHOWN;
-  for (const piece of pieces.slice(0, PIECES)) {
-    if (left <= 0) break;
-    shown.push(quote(piece, left));
-    left -= piece.length;
-  }
-  if (shown.length < pieces.length) shown.push(`… (${counted(pieces.length, "piece")})`);
-  if (shown.length === 0) shown.push("nothing");
-  const ending = { end: "the end", reset: "a reset", flood: `${flood} times "x"` }[plan.ending];
-  const lines = [`The peer sent: ${shown.join(" | ")}, then ${ending}`];
-  for (const at of plan.cuts.length > 2 ? [] : plan.cuts) {
-    const hex = (from: number, to: number): string =>
-      Array.from(lesson.bytes.subarray(Math.max(0, from), to), (byte) =>
-        byte.toString(16).padStart(2, "0"),
-      ).join(" ");
-    lines.push(`At the cut, in hex: ${hex(at - AROUND, at)} | ${hex(at, at + AROUND)}`);
-  }
-  return lines;
-};

@@ -1,0 +1,171 @@
+/**
+ * Faults: what networks do to connections and datagrams, done on purpose, in any place, and the same each time.
+ *
+ *     const far = withFaults(socket, { incoming: { latency: 80, jitter: 40, slice: 1 } });
+ *     const cut = withFaults(socket, { outgoing: { resetAfter: 100 } });
+ *     class Lossy extends FaultsMixIn(ThreadingUDPServer, { incoming: { loss: 0.2 }, outgoing: { duplicates: 0.1 } }) {}
+ *
+ * A faulty stream stands in the place of the stream, and is a `StreamSocket` as it is: so a handler, or a client, has
+ * its faults over memory, over a real TCP connection in Node, and inside workerd. Directions are those of the stream
+ * that is wrapped: `incoming` is what its peer sends.
+ */
+
+import { type Data, toBytes } from "../../bytes/data.ts";
+import type { Address } from "../../net/address.ts";
+import { BaseRequestHandler, checkHandler, type HandlerClass } from "../../serve/handler.ts";
+import { type BaseServer, ServedDatagram } from "../../serve/server.ts";
+import { checkDatagramSize, type Datagram, type DatagramTransport } from "../../sockets/datagram.ts";
+import {
+  type StreamOptions,
+  StreamSocket,
+  type StreamTransport,
+  settleStream,
+} from "../../sockets/stream-socket.ts";
+import { serverOf } from "../handler.ts";
+import {
+  checkDatagrams,
+  type DatagramFaults,
+  FaultyDatagramTransport,
+  LIKELIHOODS,
+  type Link,
+  linksOf,
+} from "./datagrams.ts";
+import { SocketTransport } from "./socket-transport.ts";
+import { checkStream, FaultyTransport, type StreamFaults } from "./streams.ts";
+
+/**
+ * `stream`, or the transport of a platform, with `faults` in it. Use what this gives in its place, and the other no
+ * more. By one `seed` the same bytes meet the same faults.
+ *
+ *     const slow = withFaults(await createConnection("127.0.0.1:6379"), { incoming: { latency: 200 } });
+ *
+ * Limits of the stream, and how long its calls wait, stay as they are; `options` changes them, and says what a stream
+ * does not tell, its `closeTimeout`. A stream that is to be secured is secured first; a transport may be secured later
+ * (`startTls`). Through silence nothing passes, so what is closed there ends, for its peer, by a reset.
+ *
+ * Throws `TypeError` and `RangeError` for faults that cannot be.
+ */
+export function withFaults(
+  stream: StreamSocket,
+  faults: StreamFaults,
+  options?: Partial<StreamOptions>,
+): StreamSocket;
+/** A platform's transport of streams with faults in it; may be secured later. Throws `TypeError` and `RangeError` for faults that cannot be. */
+export function withFaults(transport: StreamTransport, faults: StreamFaults): StreamTransport;
+/** A platform's transport of datagrams with faults in it. Throws `TypeError` and `RangeError` for faults that cannot be. */
+export function withFaults(transport: DatagramTransport, faults: DatagramFaults): DatagramTransport;
+export function withFaults(
+  given: StreamSocket | StreamTransport | DatagramTransport,
+  faults: StreamFaults & DatagramFaults,
+  options: Partial<StreamOptions> = {},
+): StreamSocket | StreamTransport | DatagramTransport {
+  const isStream = given instanceof StreamSocket;
+  if (!isStream && typeof (given as StreamTransport | undefined)?.start !== "function") {
+    throw new TypeError(
+      `withFaults() takes a connection (a StreamSocket) or a transport, not ${typeof given}`,
+    );
+  }
+  if (!isStream && "bind" in given) return new FaultyDatagramTransport(given, faults);
+  checkStream(faults);
+  if (!isStream) return new FaultyTransport(given, faults);
+  const { rfile, wfile } = given;
+  const { maxLine, maxRead } = rfile;
+  const { maxPending, whenSlow } = wfile;
+  const transport = new FaultyTransport(new SocketTransport(given), faults);
+  const faulty = new StreamSocket(transport, { maxLine, maxRead, maxPending, whenSlow, ...options });
+  if (options.timeout === undefined) faulty.settimeout(given.gettimeout());
+  given.settimeout(null); // the faulty one's own waits are bounded
+  return faulty;
+}
+
+// biome-ignore lint/suspicious/noExplicitAny: a mixin's base must take any arguments (TypeScript handbook, Mixins)
+type ServerClass = abstract new (...args: any[]) => BaseServer<any, any>;
+
+/**
+ * A server whose requests have faults: its connections, or what it receives and sends as datagrams. In any place where
+ * requests arrive: memory, TCP, UDP.
+ *
+ *     class FarAway extends FaultsMixIn(ThreadingTCPServer, { incoming: { latency: 100 }, outgoing: { latency: 100 } }) {}
+ *     class Lossy extends FaultsMixIn(MemoryDatagramServer, { incoming: { loss: 0.1, duplicates: 0.1, reorder: 0.1 } }) {}
+ *
+ * The seed of each connection is one more than that of the one before, so that they differ, and are the same each
+ * time. `options` are those of `withFaults`.
+ */
+export const FaultsMixIn = <Base extends ServerClass>(
+  Server: Base,
+  faults: Base extends abstract new (
+    ...args: never[]
+  ) => BaseServer<StreamSocket, unknown>
+    ? StreamFaults
+    : DatagramFaults,
+  options: Partial<StreamOptions> = {},
+): Base => {
+  settleStream(options);
+  const given: StreamFaults & DatagramFaults = faults;
+  const names = [given.incoming, given.outgoing].flatMap((way) => Object.keys(way ?? {}));
+  if (LIKELIHOODS.some((name) => names.includes(name))) checkDatagrams(given);
+  else checkStream(given);
+  abstract class FaultyServer extends Server {
+    #connections = 0;
+    #links: [Link, Link] | null = null;
+
+    protected override arrive(request: StreamSocket | Datagram, clientAddress: Address | null): void {
+      if (request instanceof StreamSocket) {
+        const seed = (given.seed ?? 1) + this.#connections++;
+        super.arrive(withFaults(request, { ...given, seed }, options), clientAddress);
+        return;
+      }
+      this.#links ??= linksOf(given);
+      const [incoming, outgoing] = this.#links;
+      const reply = (data: Data): number => {
+        const bytes = new Uint8Array(toBytes(data));
+        checkDatagramSize(bytes.length, clientAddress);
+        outgoing.pass(() => {
+          try {
+            request.reply(bytes);
+          } catch {
+            // the server is closed by now: lost, as all that is on its way then
+          }
+        });
+        return bytes.length;
+      };
+      incoming.pass(() => {
+        const { data, truncated } = request;
+        const own = new Uint8Array(data);
+        super.arrive(new ServedDatagram(own, request.address, { post: reply }, truncated), clientAddress);
+      });
+    }
+  }
+  return FaultyServer;
+};
+
+/**
+ * `Handler`, each of whose connections has faults: where the server is the platform's own, as in a Worker, or where it
+ * is one that dials. Seeds and `options` are as with `FaultsMixIn`.
+ *
+ *     defineApp({ handlers: { mail: faultyHandler(Mail, { incoming: { slice: 1 } }) }, listen: [...] })
+ *
+ * Throws `TypeError` and `RangeError` for faults that cannot be.
+ */
+export const faultyHandler = <Context>(
+  Handler: HandlerClass<StreamSocket, Context>,
+  faults: StreamFaults,
+  options: Partial<StreamOptions> = {},
+): HandlerClass<StreamSocket, Context> => {
+  checkHandler(Handler);
+  checkStream(faults);
+  settleStream(options);
+  let connections = 0;
+  class Faulty extends BaseRequestHandler<StreamSocket, Context> {
+    override async handle(): Promise<unknown> {
+      const seed = (faults.seed ?? 1) + connections++;
+      const stream = withFaults(this.request, { ...faults, seed }, options);
+      try {
+        return await new Handler(stream, this.clientAddress, serverOf(this, stream)).run();
+      } finally {
+        await stream.close();
+      }
+    }
+  }
+  return Object.defineProperty(Faulty, "name", { value: Handler.name });
+};

@@ -1,0 +1,274 @@
+/**
+ * One run of a framing check: a handler on a connection in memory, whose other end does step after step, and all that
+ * it does there seen: what it answers, how it ends, and what it leaves behind.
+ */
+
+import { type Data, type MaybePromise, toBytes } from "../../bytes/data.ts";
+import { SocketError } from "../../errors.ts";
+import type { Address } from "../../net/address.ts";
+import type { HandlerClass } from "../../serve/handler.ts";
+import { BaseServer } from "../../serve/server.ts";
+import { type StreamOptions, StreamSocket } from "../../sockets/stream-socket.ts";
+import { makeContext } from "../handler.ts";
+import { HERE, PEER, Peer, type Step } from "./peer.ts";
+import { type Leaks, now, pause, TURNS, Watch } from "./watch.ts";
+
+const VAIN = 256; // reads of which nothing came, one after the other, that are no endless loop yet
+const STEPS = 64; // microtasks without progress, after which the platform gets a turn
+const SETTLED = 5; // ms without progress, after which a handler that reads has answered
+const SETTLED_LATER = 20; // the same where it is known to wait for others than its peer
+
+/** What came of it. */
+export interface Outcome {
+  /** What is masked is one byte of it. */
+  readonly answer: Uint8Array;
+  readonly result: unknown;
+  readonly thrown: { readonly error: unknown } | null;
+  readonly effect: unknown;
+  /** The handler's side ended by a reset. */
+  readonly reset: boolean;
+  readonly how: Ending;
+  /** What the peer had yet to do. */
+  readonly next: Step | undefined;
+  /** How much had been answered after each step that was `settled`. */
+  readonly marks: readonly number[];
+  readonly leaks: Leaks;
+}
+
+/** How a run ended: the handler did; enough was seen; it reads on and on, and gets nothing; it waits, to read or for something else, and nothing happens. */
+type Ending = "over" | "enough" | "spins" | "reads" | "waits";
+
+/** Serves one request in memory, with `params` as if it were a session's. */
+class OneServer<Context> extends BaseServer<StreamSocket, Context> {
+  readonly serverAddress = HERE;
+  readonly #params: unknown;
+
+  constructor(Handler: HandlerClass<StreamSocket, Context>, params: unknown, context: Context) {
+    super(Handler, { context });
+    this.#params = params;
+  }
+
+  protected override begin(request: StreamSocket, address: Address | null) {
+    return super.begin(request, address, this.#params);
+  }
+}
+
+/** Counts what is read and written of `socket` when nothing should be; a read that goes on for ever gets nothing more. */
+class Meter {
+  /** The handler has ended. */
+  over = false;
+  /** Reads, one after the other, that nothing came of. */
+  vain = 0;
+  /** Reads that began when the handler had ended. */
+  late = 0;
+  readonly writes: Uint8Array[] = [];
+
+  constructor(socket: StreamSocket, peer: Peer) {
+    const { rfile, wfile } = socket;
+    let progress = -1;
+    let buffered = -1;
+    /** Notes a read; gives false where it must not be. */
+    const mayRead = (): boolean => {
+      if (this.over) this.late++;
+      this.vain = progress === peer.progress && buffered === rfile.buffered ? this.vain + 1 : 0;
+      progress = peer.progress;
+      buffered = rfile.buffered;
+      return !this.spins;
+    };
+    for (const name of READS) {
+      const own = rfile[name].bind(rfile) as (...args: unknown[]) => Promise<unknown>;
+      const read = (...args: unknown[]): Promise<unknown> =>
+        mayRead() ? own(...args) : new Promise(() => {});
+      Object.assign(rfile, { [name]: read });
+    }
+    const { tryLine, lines } = rfile;
+    rfile.tryLine = () => {
+      if (mayRead()) return tryLine.call(rfile);
+      throw new SocketError("EBADF", `tried to read ${VAIN} times, and nothing came`); // what is synchronous cannot wait
+    };
+    rfile.lines = () => {
+      const own = lines.call(rfile);
+      const next = own.next.bind(own);
+      own.next = () => (mayRead() ? next() : new Promise(() => {}));
+      return own;
+    };
+    for (const name of ["write", "sendall"] as const) {
+      const own = wfile[name].bind(wfile) as (...args: unknown[]) => unknown;
+      const write = (data: Data, ...rest: unknown[]): unknown => {
+        if (peer.ended || socket.closed) this.writes.push(new Uint8Array(toBytes(data)));
+        return own(data, ...rest);
+      };
+      Object.assign(wfile, { [name]: write });
+    }
+  }
+
+  /** Whether the handler reads on and on, as after an end or an error that it does not heed. */
+  get spins(): boolean {
+    return this.vain > VAIN;
+  }
+}
+
+const READS = [
+  "recv",
+  "receive",
+  "peek",
+  "recvInto",
+  "read",
+  "readexactly",
+  "readuntil",
+  "readline",
+  "line",
+] as const;
+
+/** How runs are made. */
+export interface RigOptions<Context> {
+  readonly context?: (() => MaybePromise<Context>) | undefined;
+  readonly params?: unknown;
+  // biome-ignore lint/suspicious/noExplicitAny: any server of streams
+  readonly server?: (() => BaseServer<StreamSocket, any>) | undefined;
+  readonly effect?: ((context: Context) => unknown) | undefined;
+  readonly stream: StreamOptions;
+  readonly mask: RegExp | null;
+  readonly patience: number;
+}
+
+/** Holds conversations with one handler, one after the other. */
+export class Rig<Context> {
+  /** How many were held. */
+  runs = 0;
+  readonly #Handler: HandlerClass<StreamSocket, Context>;
+  readonly #options: RigOptions<Context>;
+  readonly #watch = new Watch();
+  #waits = false; // the handler was seen to wait for others than its peer
+
+  constructor(Handler: HandlerClass<StreamSocket, Context>, options: RigOptions<Context>) {
+    this.#Handler = Handler;
+    this.#options = options;
+  }
+
+  /** Whether it is asked where each timer is set, and which run's rejections nobody saw: 5 µs a timer, 1 ms a run. */
+  get asks(): boolean {
+    return this.#watch.asks;
+  }
+
+  set asks(asks: boolean) {
+    this.#watch.asks = asks;
+  }
+
+  /** The rejections of all runs so far that nobody saw; those that were asked for, and told, no more. */
+  rejections(): Promise<unknown[]> {
+    return this.#watch.rejections();
+  }
+
+  /** What the platform's timers do is seen no more. */
+  stop(): void {
+    this.#watch.stop();
+  }
+
+  /** Runs the handler on `request`, while `talk` does; then lets both go. */
+  async beside(request: StreamSocket, talk: () => Promise<unknown>): Promise<void> {
+    const server = await this.#server();
+    void server.serveRequest(request, PEER);
+    try {
+      await talk();
+    } finally {
+      await this.#watch.turn();
+      server.abort();
+      await this.#watch.left(); // whoever holds the same again sees it, too
+      await this.#watch.rejections();
+    }
+  }
+
+  async #server(): Promise<BaseServer<StreamSocket, Context>> {
+    const { server, context, params } = this.#options;
+    if (server === undefined) {
+      return new OneServer<Context>(
+        this.#Handler,
+        params,
+        (await makeContext("checkFraming()", context)) as Context,
+      );
+    }
+    const own: BaseServer<StreamSocket, Context> = server();
+    own.RequestHandlerClass = this.#Handler;
+    return own;
+  }
+
+  /** Holds one conversation; with `enough`, until more than so many bytes are answered. */
+  async hold(
+    steps: readonly Step[],
+    ahead: boolean,
+    hoped: readonly number[] = [],
+    enough = Number.POSITIVE_INFINITY,
+  ): Promise<Outcome> {
+    const { mask, stream, effect: effectOf } = this.#options;
+    this.runs++;
+    const server = await this.#server();
+    const peer = new Peer(steps, ahead, mask, hoped);
+    const socket = new StreamSocket(peer, stream);
+    const meter = new Meter(socket, peer);
+    let result: unknown;
+    let thrown: Outcome["thrown"] = null;
+    const finishRequest = server.finishRequest.bind(server);
+    server.finishRequest = async (request, address) => {
+      try {
+        result = await finishRequest(request, address);
+      } catch (error) {
+        thrown = { error };
+        throw error;
+      } finally {
+        meter.over = true;
+      }
+    };
+    let over = false;
+    void Promise.resolve(server.serveRequest(socket, PEER)).then(() => {
+      over = true;
+    });
+    const how = await this.#drive(peer, meter, () => over, enough);
+    const { answer, next, marks, reset } = peer;
+    const effect = how === "over" ? await effectOf?.(server.context) : undefined;
+    if (how !== "over") server.abort();
+    const left = await this.#watch.left();
+    const rejected = this.#watch.asks ? await this.#watch.rejections() : [];
+    const leaks = { ...left, rejected, reads: meter.late, writes: meter.writes };
+    return { answer, result, thrown, effect, reset, how, next, marks, leaks };
+  }
+
+  /** Lets all go on until the run is over, or nothing goes on any more. */
+  async #drive(peer: Peer, meter: Meter, over: () => boolean, enough: number): Promise<Ending> {
+    const { patience } = this.#options;
+    let since = now();
+    for (let turns = 0; ; ) {
+      let seen = peer.progress;
+      for (let steps = 0; steps < STEPS && !over(); steps++) {
+        await undefined;
+        if (peer.progress === seen) continue;
+        seen = peer.progress;
+        steps = 0;
+      }
+      if (over()) return "over";
+      if (meter.spins) return "spins";
+      if (peer.answered > enough) return "enough";
+      if (peer.endTurn()) continue;
+      const timed = this.#watch.soon(patience);
+      await (turns < TURNS ? this.#watch.turn() : pause());
+      if (peer.progress !== seen || over()) {
+        this.#waits ||= !timed;
+        turns = 0;
+        since = now();
+        continue;
+      }
+      if (++turns < TURNS) continue;
+      // Who waits for its peer alone, and was never seen to wait for others, does nothing any more.
+      const quiet = now() - since;
+      const late = quiet > patience;
+      const waits = peer.reading && !this.#watch.soon(patience);
+      const settled = waits && quiet > (this.#waits ? SETTLED_LATER : SETTLED);
+      if ((late || settled) && peer.settle(late)) {
+        turns = 0;
+        since = now();
+      } else if (late || (waits && !this.#waits && peer.next !== "settled")) {
+        return peer.reading ? "reads" : "waits";
+      }
+    }
+  }
+}

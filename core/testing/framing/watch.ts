@@ -1,0 +1,150 @@
+/** What a handler leaves behind, seen while a check runs: the timers of the platform, and rejections that nobody sees. */
+
+import { replaceTimers } from "../clock.ts";
+
+export const TURNS = 3; // turns without progress, after which a handler that waits for nothing else has nothing to do
+
+// Taken now, so that a test's fake clock stops nothing here.
+const { setTimeout: later, clearTimeout: forget } = globalThis;
+export const now = performance.now.bind(performance);
+/** A turn of the platform's timers, by which it has told of every rejection: 1.1 ms in Node, 1.4 in workerd. */
+export const pause = (): Promise<void> => new Promise((resolve) => void later(resolve, 1));
+
+/** What is left when all should be over; of no meaning where it was not. */
+export interface Leaks {
+  /** Reads that began when the handler had ended. */
+  readonly reads: number;
+  readonly writes: readonly Uint8Array[];
+  readonly timers: readonly Timer[];
+  readonly rejected: readonly unknown[];
+  readonly thrown: readonly unknown[];
+}
+
+interface Timer {
+  readonly name: string;
+  readonly ms: number;
+  /** When it was set, by `now()`. */
+  readonly since: number;
+  /** Where it was set, where that was asked for. */
+  readonly where: string;
+}
+
+/** Sees the platform's timers, and the rejections that nobody else does, while a check runs. */
+export class Watch {
+  /** Whether it is asked where a timer is set. */
+  asks = false;
+  readonly #timers = new Map<unknown, Timer>();
+  readonly #rejected: unknown[] = [];
+  readonly #thrown: unknown[] = [];
+  readonly #channel = typeof MessageChannel === "undefined" ? null : new MessageChannel();
+  #turned: () => void = () => {};
+  readonly #stops: readonly (() => void)[];
+
+  constructor() {
+    if (this.#channel !== null) this.#channel.port1.onmessage = () => this.#turned();
+    const stopTimers = replaceTimers({
+      set: (name, callback, ms, real) => {
+        const timer: unknown = real(() => {
+          if (name !== "setInterval") this.#timers.delete(timer);
+          try {
+            callback();
+          } catch (error) {
+            this.#thrown.push(error);
+          }
+        });
+        this.#timers.set(timer, { name, ms, since: now(), where: this.asks ? calledFrom() : "" });
+        return timer;
+      },
+      clear: (timer) => {
+        if (!this.#timers.delete(timer)) this.#forget(timer);
+        return false;
+      },
+    });
+    this.#stops = [stopTimers, watchRejections((error) => this.#rejected.push(error))];
+  }
+
+  stop(): void {
+    for (const stop of this.#stops) stop();
+    this.#channel?.port1.close(); // an open one keeps a process from ending
+  }
+
+  /** Lets the platform do what else there is to do, by a message to oneself: 6 µs in Node, 14 in workerd. */
+  turn(): Promise<void> {
+    const { promise, resolve } = Promise.withResolvers<void>();
+    if (this.#channel === null) return pause();
+    this.#turned = resolve;
+    this.#channel.port2.postMessage(null);
+    return promise;
+  }
+
+  /** The rejections that nobody saw since this was last asked, all of them. */
+  async rejections(): Promise<unknown[]> {
+    await pause();
+    return this.#rejected.splice(0);
+  }
+
+  /** Whether a timer fires within `ms` milliseconds. */
+  soon(ms: number): boolean {
+    for (const timer of this.#timers.values()) if (timer.since + timer.ms - now() <= ms) return true;
+    return false;
+  }
+
+  /** What is left of a run, and from now on no longer watched. */
+  async left(): Promise<Pick<Leaks, "timers" | "thrown">> {
+    await this.turn();
+    for (let i = 0; i < TURNS && this.soon(1); i++) await pause(); // the last of a turn, no more
+    const timers: Timer[] = [];
+    for (const [timer, set] of this.#timers) {
+      // Node's own word for one that is over: it can be cleared by its methods, too.
+      if ((timer as { _destroyed?: boolean })._destroyed !== true) timers.push(set);
+      if (this.asks) forget(timer as never); // it is told of, and must not hold up the process
+    }
+    this.#timers.clear();
+    return { timers, thrown: this.#thrown.splice(0) };
+  }
+
+  /** A timer that is given as its number. */
+  #forget(timer: unknown): void {
+    for (const key of this.#timers.keys()) {
+      if (typeof timer !== "object" && Number(key) === Number(timer)) this.#timers.delete(key);
+    }
+  }
+}
+
+/** Where a timer was set: the first line of the stack that is none of ours. */
+const calledFrom = (): string => {
+  const lines = (new Error().stack ?? "").split("\n").slice(1);
+  return lines.find((line) => !/[/\\]testing[/\\](framing|clock)/.test(line))?.trim() ?? "";
+};
+
+type Listener = (error: unknown) => void;
+
+/** Calls `told` for each promise that rejects and that nobody sees, in the place of those whom the platform tells. */
+const watchRejections = (told: Listener): (() => void) => {
+  const { process, addEventListener, removeEventListener } = globalThis as unknown as {
+    readonly process?: {
+      rawListeners?(event: string): Listener[];
+      on(event: string, listener: Listener): void;
+      removeListener(event: string, listener: Listener): void;
+    };
+    readonly addEventListener?: (type: string, listener: (event: never) => void) => void;
+    readonly removeEventListener?: (type: string, listener: (event: never) => void) => void;
+  };
+  const event = "unhandledRejection"; // Node's
+  const others = process?.rawListeners?.(event) ?? [];
+  if (process?.rawListeners !== undefined) {
+    for (const other of others) process.removeListener(event, other);
+    process.on(event, told);
+  }
+  const hear = (event: PromiseRejectionEvent): void => {
+    event.preventDefault();
+    told(event.reason);
+  };
+  addEventListener?.("unhandledrejection", hear); // the Web's
+  return () => {
+    removeEventListener?.("unhandledrejection", hear);
+    if (process?.rawListeners === undefined) return;
+    process.removeListener(event, told);
+    for (const other of others) process.on(event, other);
+  };
+};

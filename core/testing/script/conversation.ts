@@ -1,0 +1,284 @@
+/**
+ * Scripted peers: a conversation written down step by step, and held with whoever is on the other end.
+ *
+ *     const mail = conversation()
+ *       .expectLine(/^220 /)
+ *       .send("EHLO client.test\r\n")
+ *       .expect(/(?:250-.*\r\n)*250 .*\r\n/)
+ *       .send("QUIT\r\n")
+ *       .expectLine(/^221 /)
+ *       .expectEnd();
+ *
+ *     await runScript(MailRequestHandler, mail, { context });               // a handler, in memory
+ *     await mail.run(await createConnection("127.0.0.1:25"));               // any server, over any StreamSocket
+ *     new ThreadingTCPServer("127.0.0.1:0", scriptHandler(server));         // the script is the server
+ *
+ * A script is a value: each step gives a new one, so that a common beginning can be kept and gone on from. It can be
+ * run many times, in every place, as either role: it does not know who dialled.
+ *
+ * A stream keeps no borders between what was sent, and a script must not depend on where the network cut. So `expect`
+ * of bytes takes just as many, and of a pattern the shortest beginning that matches whole; what comes after stays for
+ * the next step. The first byte that differs fails at once; only what does not come waits for the timeout.
+ *
+ * `send` waits for nothing: what a large one still has to send leaves while the next steps read, as it would with
+ * a client whose reading does not wait for its writing.
+ */
+
+import { type Data, toBytes } from "../../bytes/data.ts";
+import { checkCount, checkOptions, checkTime, checkWord, optionNamesOf } from "../../options.ts";
+import { type StreamSocket, TLS_NAMES, type TlsOptions } from "../../sockets/stream-socket.ts";
+import { quote, writtenAt } from "../text.ts";
+import {
+  type Direction,
+  ENCODINGS,
+  hold,
+  SCRIPT_NAMES,
+  type ScriptOptions,
+  type Seen,
+  type Step,
+} from "./run.ts";
+import { type DatagramPeer, DatagramWire, StreamWire } from "./wire.ts";
+
+/** A value, or what makes it of what was seen so far. */
+export type Given<T> = T | ((seen: Seen) => T);
+
+/** Options of a conversation. */
+export interface ConversationOptions {
+  /** How text is bytes, sent and matched. `latin1`: one byte a character, U+0000 to U+00FF, for patterns of bytes. Default `utf-8`. */
+  readonly encoding?: (typeof ENCODINGS)[number];
+}
+
+const CONVERSATION_NAMES = optionNamesOf<ConversationOptions>("a conversation")({ encoding: true });
+
+/** One argument as it is written. */
+const written = (value: unknown): string => {
+  if (typeof value === "function") return "(seen) => …";
+  if (typeof value === "string" || value instanceof Uint8Array) return quote(value, 64);
+  return String(value);
+};
+
+export let stepsOf: (script: Conversation) => readonly Step[];
+
+/** A conversation's script; `conversation()` makes an empty one. */
+export class Conversation {
+  static {
+    stepsOf = (script) => script.#steps;
+  }
+
+  #steps: readonly Step[] = [];
+  readonly #encoding: (typeof ENCODINGS)[number];
+
+  constructor(options: ConversationOptions = {}) {
+    checkOptions("a conversation", options, CONVERSATION_NAMES);
+    this.#encoding = checkWord("encoding", options.encoding ?? "utf-8", ENCODINGS);
+  }
+
+  /** How many steps it has. */
+  get length(): number {
+    return this.#steps.length;
+  }
+
+  /** The steps, a line each. */
+  toString(): string {
+    return this.#steps.map(({ name }, i) => `${i + 1}. ${name}`).join("\n");
+  }
+
+  // ---- What the peer must do ----
+
+  /**
+   * The peer says just these bytes or this text; or text that the pattern matches. Of a pattern the shortest beginning
+   * is taken that it matches whole, wherever the network cut: end it with what ends the message (`/\d+\r\n/`; `/\d+/`
+   * would take one digit). It sees nothing behind its match, so it cannot end in a lookahead. Of datagrams it is one,
+   * whole.
+   *
+   * With `normalise` bytes are the same that are so when both were normalised: text line by line, each with its end,
+   * and a line that becomes nothing does not count; what is no text as a whole, as latin1, and of the length that is
+   * written here.
+   */
+  expect(what: Given<Data | RegExp>, normalise?: (text: string) => string): Conversation {
+    const wanted = this.#settle(what);
+    return this.#receive(`expect(${written(what)})`, (talk) => {
+      const value = typeof wanted === "function" ? this.#fixed(wanted(talk.seen())) : wanted;
+      if (value instanceof RegExp) return talk.pattern(value, this.#encoding);
+      return normalise === undefined ? talk.exactly(value) : talk.alike(value, normalise);
+    });
+  }
+
+  /**
+   * The peer says one line, ended by `\n` or `\r\n`: just this text, or one in which the pattern matches (anywhere,
+   * so write `^` and `$`), or any. What is not that fails as soon as its line is there.
+   */
+  expectLine(what?: Given<string | RegExp>): Conversation {
+    if (typeof what === "string" && /[\r\n]/.test(what)) {
+      throw new TypeError(`expectLine(${written(what)}): write the line without its end, or use expect()`);
+    }
+    return this.#receive(`expectLine(${what === undefined ? "" : written(what)})`, (talk) =>
+      talk.line(typeof what === "function" ? what(talk.seen()) : what, this.#encoding),
+    );
+  }
+
+  /** The peer says `size` bytes, whatever they are: the next steps see them as `seen.bytes`. */
+  expectBytes(size: Given<number>): Conversation {
+    const check = (given: number): number => checkCount("expectBytes", given, 0);
+    if (typeof size === "number") check(size);
+    return this.#receive(`expectBytes(${written(size)})`, (talk) =>
+      talk.exactly(typeof size === "function" ? check(size(talk.seen())) : size),
+    );
+  }
+
+  /** The peer says no more: its end comes, and nothing before it. */
+  expectEnd(): Conversation {
+    return this.#receive("expectEnd()", (talk) => talk.end(), ["receiving"]);
+  }
+
+  /** The peer resets the connection, and says nothing before. From a place without resets (workerd, Unix sockets) what comes is the end. */
+  expectReset(): Conversation {
+    return this.#receive("expectReset()", (talk) => talk.reset(), ["receiving", "sending"]);
+  }
+
+  /**
+   * The peer says nothing. Without a time: until it waits for us, having taken all that was sent. That can be known
+   * in memory alone (`runScript`, or the option `otherEnd`); elsewhere it throws `ERR_UNSUPPORTED`. With one: for
+   * `within` ms of the clock, which proves that much and no more.
+   */
+  expectNothing(within?: number): Conversation {
+    if (within !== undefined) checkTime("expectNothing", within, 0);
+    return this.#receive(`expectNothing(${within ?? ""})`, (talk) => talk.nothing(within));
+  }
+
+  /** Looks at what was seen so far; what `look` throws is thrown as it is. */
+  check(look: (seen: Seen) => unknown): Conversation {
+    return this.#add("check((seen) => …)", null, async (talk) => void (await look(talk.seen())));
+  }
+
+  // ---- What the script does ----
+
+  /** Says this: bytes, or text. Each leaves by itself, in one piece; of datagrams it is one. */
+  send(data: Given<Data>): Conversation {
+    const said = this.#settle(data);
+    return this.#send(`send(${written(data)})`, (talk) =>
+      talk.send(typeof said === "function" ? this.#fixed(said(talk.seen())) : said),
+    );
+  }
+
+  /** Waits so many milliseconds of the run's clock. */
+  pause(ms: number): Conversation {
+    checkTime("pause", ms, 0);
+    return this.#add(`pause(${ms})`, null, (talk) => talk.clock.sleep(ms));
+  }
+
+  /** Says that no more comes from here: the peer reads the end, and may go on itself. `shutdown(SHUT_WR)`. */
+  halfClose(): Conversation {
+    return this.#send("halfClose()", (talk) => talk.halfClose(), ["sending"]);
+  }
+
+  /** Lets go, having sent all; what the peer still says is dropped. */
+  close(): Conversation {
+    return this.#add("close()", null, (talk) => talk.close(), ["sending", "receiving"]);
+  }
+
+  /** Breaks the connection when all has left. `ERR_UNSUPPORTED` where the platform has no reset. */
+  reset(): Conversation {
+    return this.#add("reset()", null, (talk) => talk.abort(), ["sending", "receiving"]);
+  }
+
+  /** Secures the connection from here on, as `StreamSocket.startTls`: who accepted gives a `cert` and a `key`. */
+  startTls(options: TlsOptions = {}): Conversation {
+    checkOptions("startTls()", options, TLS_NAMES);
+    return this.#send("startTls()", (talk) => talk.startTls(options));
+  }
+
+  /** The steps of `other`, after these. */
+  append(other: Conversation): Conversation {
+    checkScript(other);
+    return other.#steps.reduce<Conversation>((all, step) => all.#with(step), this);
+  }
+
+  // ---- Running it ----
+
+  /**
+   * Holds the conversation on `peer`: a connection, dialled or accepted, or one to talk to by datagrams. Resolves when
+   * all steps are done and all that was sent has left; it closes nothing then, so that another may go on.
+   * Rejects with a `ScriptError` where the peer does otherwise, and then resets the connection; with what a function
+   * of the script threw; with `ERR_UNSUPPORTED` where the place cannot do a step.
+   */
+  run(peer: StreamSocket, options?: ScriptOptions): Promise<Seen>;
+  /** The same by datagrams: each `expect` takes one, each `send` sends one. */
+  run(peer: DatagramPeer, options?: ScriptOptions): Promise<Seen>;
+  async run(peer: StreamSocket | DatagramPeer, options: ScriptOptions = {}): Promise<Seen> {
+    checkOptions("run()", options, SCRIPT_NAMES);
+    if (typeof peer !== "object" || peer === null) {
+      throw new TypeError(
+        `run() takes a connection (createConnection() dials one), or { send, recv } of datagrams; not ${typeof peer}`,
+      );
+    }
+    const wire = "rfile" in peer ? new StreamWire(peer) : DatagramWire.of(peer);
+    try {
+      return await hold(this.#steps, wire, options);
+    } catch (error) {
+      wire.abort();
+      throw error;
+    }
+  }
+
+  /** As `#fixed`, of what is known by now. */
+  #settle<T extends Data | RegExp>(given: Given<T>): Exclude<T, Data> | Uint8Array | ((seen: Seen) => T) {
+    return typeof given === "function" ? given : this.#fixed(given);
+  }
+
+  /** The bytes, which nobody changes any more; a pattern as it is. */
+  #fixed<T extends Data | RegExp>(value: T): Exclude<T, Data> | Uint8Array {
+    if (value instanceof RegExp) {
+      if (value.test("")) {
+        throw new TypeError(
+          `${value} matches when nothing is there; end it with what ends the message, as /\\r\\n/ does`,
+        );
+      }
+      return value as Exclude<T, Data>;
+    }
+    if (typeof value !== "string" || this.#encoding === "utf-8")
+      return new Uint8Array(toBytes(value as Data));
+    return Uint8Array.from(value, (char) => {
+      const code = char.codePointAt(0) as number;
+      if (code < 256) return code;
+      throw new RangeError(`${quote(char)} is no byte: with the encoding latin1 text has U+0000 to U+00FF`);
+    });
+  }
+
+  #send(name: string, run: Step["run"], ends: readonly Direction[] = []): Conversation {
+    return this.#add(name, "sending", run, ends);
+  }
+
+  #receive(name: string, run: Step["run"], ends: readonly Direction[] = []): Conversation {
+    return this.#add(name, "receiving", run, ends);
+  }
+
+  #add(
+    name: string,
+    needs: Direction | null,
+    run: Step["run"],
+    ends: readonly Direction[] = [],
+  ): Conversation {
+    return this.#with({ name, needs, ends, run, where: writtenAt() });
+  }
+
+  #with(step: Step): Conversation {
+    const ended = this.#steps.find(({ ends }) => step.needs !== null && ends.includes(step.needs));
+    if (ended !== undefined) {
+      const why = step.needs === "sending" ? "nothing can be sent" : "nothing comes";
+      throw new TypeError(`${step.name} cannot follow ${ended.name}: ${why} after it`);
+    }
+    const next = new Conversation({ encoding: this.#encoding });
+    next.#steps = [...this.#steps, step];
+    return next;
+  }
+}
+
+/** Throws where `script` is none. */
+export const checkScript = (script: Conversation): void => {
+  if (script instanceof Conversation) return;
+  throw new TypeError(`a script is what conversation() makes, not ${typeof script}`);
+};
+
+/** An empty script, to go on from. */
+export const conversation = (options: ConversationOptions = {}): Conversation => new Conversation(options);

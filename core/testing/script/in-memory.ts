@@ -1,0 +1,142 @@
+/** A script against a handler in memory: `runScript`. */
+
+import type { MaybePromise } from "../../bytes/data.ts";
+import { errorText, printable } from "../../describe.ts";
+import type { SocketError } from "../../errors.ts";
+import type { Address } from "../../net/address.ts";
+import { checkOptions, checkTime, optionNamesOf, wholeMs } from "../../options.ts";
+import type { HandlerClass } from "../../serve/handler.ts";
+import { BaseConnector, ENDPOINT_NAMES, type EndpointOptions } from "../../serve/server.ts";
+import type { StreamSocket } from "../../sockets/stream-socket.ts";
+import { makeContext } from "../handler.ts";
+import { MEMORY_NAMES, type MemoryOptions, memoryPair } from "../memory.ts";
+import { type Conversation, checkScript, stepsOf } from "./conversation.ts";
+import { ScriptError } from "./error.ts";
+import { hold, LATE, type ScriptOptions, type Seen, TIMEOUT } from "./run.ts";
+import { StreamWire } from "./wire.ts";
+
+// Taken now, so that a test's fake clock does not hold back the end of a wait.
+const { setTimeout: later, clearTimeout: forget } = globalThis;
+
+/** Options of `runScript`: those of a run, and what the handler is given. */
+export interface RunScriptOptions<Context>
+  extends Omit<ScriptOptions, "otherEnd">,
+    Omit<EndpointOptions<Context>, "context"> {
+  /** Makes what the handler gets as `this.context`; may be async. As `checkFraming` has it. */
+  readonly context?: () => MaybePromise<Context>;
+  /** What the handler gets as `this.params`. */
+  readonly params?: unknown;
+  /** The connection between the two. */
+  readonly stream?: MemoryOptions;
+}
+
+const RUN_SCRIPT_NAMES = optionNamesOf<RunScriptOptions<unknown>>()({
+  ...ENDPOINT_NAMES,
+  timeout: true,
+  clock: true,
+  params: true,
+  stream: MEMORY_NAMES,
+});
+
+/** What `runScript` gives: what the script saw, and what the handler returned. */
+export interface ScriptResult extends Seen {
+  /** What the handler returned. */
+  readonly result: unknown;
+}
+
+class OneHandler<Context> extends BaseConnector<StreamSocket, Context> {
+  readonly #end: StreamSocket;
+  /** What the handler threw. */
+  thrown: { readonly error: unknown } | null = null;
+
+  constructor(
+    Handler: HandlerClass<StreamSocket, Context>,
+    options: EndpointOptions<Context>,
+    end: StreamSocket,
+  ) {
+    super(Handler, options);
+    this.#end = end;
+  }
+
+  override connect(): Promise<StreamSocket> {
+    return Promise.resolve(this.#end);
+  }
+
+  override peerOf(request: StreamSocket): Address | null {
+    return request.getpeername();
+  }
+
+  override async finishRequest(request: StreamSocket, clientAddress: Address | null): Promise<unknown> {
+    try {
+      return await super.finishRequest(request, clientAddress);
+    } catch (error) {
+      this.thrown = { error };
+      throw error;
+    }
+  }
+}
+
+/**
+ * Runs `script` against one `Handler` in memory, whichever of the two would have dialled: the handler begins, then the
+ * script, which closes the connection when it is over. Gives what the script saw and what the handler returned.
+ *
+ *     const { result } = await runScript(RespClient, server, { params: ["PING"] });
+ *
+ * Rejects with the `ScriptError`, whose `cause` is what the handler threw; where the script was content, with what the
+ * handler threw (but not with that the script reset the connection on it); and with a `ScriptError` where the handler
+ * goes on for `timeout` ms after the connection is closed.
+ */
+export const runScript = async <Context>(
+  Handler: HandlerClass<StreamSocket, Context>,
+  script: Conversation,
+  options: RunScriptOptions<Context> = {},
+): Promise<ScriptResult> => {
+  checkScript(script);
+  checkOptions("runScript()", options, RUN_SCRIPT_NAMES);
+  const { timeout = TIMEOUT, clock, params, stream, context, ...endpoint } = options;
+  checkTime("timeout", timeout);
+  const made = (await makeContext("runScript()", context)) as Context;
+  const [here, there] = memoryPair(stream);
+  const connector = new OneHandler<Context>(Handler, { ...endpoint, context: made }, there);
+  const running = connector.run({ params });
+  running.catch(() => {}); // told below
+  let seen: Seen;
+  try {
+    seen = await hold(stepsOf(script), new StreamWire(here), { timeout, clock, otherEnd: there });
+  } catch (error) {
+    const thrown = connector.thrown?.error; // now: the abort makes errors of its own
+    connector.abort(error);
+    here.abort();
+    throw error instanceof ScriptError && thrown !== undefined ? withCause(error, thrown) : error;
+  }
+  await here.close();
+  const late = Promise.withResolvers<typeof LATE>();
+  const timer = later(() => late.resolve(LATE), timeout);
+  try {
+    const result = await Promise.race([running, late.promise]);
+    if (result !== LATE) return { ...seen, result };
+  } catch (error) {
+    // What a handler says whose connection was reset on it is no failure of its own.
+    const code = (error as Partial<SocketError> | null)?.code;
+    const reset = stepsOf(script).some(({ name }) => name === "reset()");
+    if (!reset || (code !== "ECONNRESET" && code !== "EPIPE")) throw error;
+    return { ...seen, result: undefined };
+  } finally {
+    forget(timer);
+  }
+  connector.abort();
+  throw new ScriptError(
+    `the script is over and the connection closed, and the handler still runs after ${wholeMs(timeout)}`,
+    script.length + 1,
+    "that the handler ends",
+    "it goes on",
+  );
+};
+
+/** `error`, and what the handler had thrown before it. */
+const withCause = (error: ScriptError, thrown: unknown): ScriptError => {
+  const message = `${error.message}\n\nThe handler had failed: ${printable(errorText(thrown), true)}`;
+  const whole = new ScriptError(message, error.step, error.expected, error.actual, thrown);
+  whole.stack = (error.stack ?? "").replace(error.message, () => message);
+  return whole;
+};

@@ -1,0 +1,144 @@
+/** A script as a server: the classes of handlers that run it on each connection, or over the datagrams that come. */
+
+import { SocketError } from "../../errors.ts";
+import { checkCount, checkOptions, checkTime, wholeMs } from "../../options.ts";
+import { BaseRequestHandler, type HandlerClass } from "../../serve/handler.ts";
+import type { Datagram } from "../../sockets/datagram.ts";
+import type { StreamSocket } from "../../sockets/stream-socket.ts";
+import { quote } from "../text.ts";
+import { type Conversation, checkScript } from "./conversation.ts";
+import { ScriptError } from "./error.ts";
+import { LATE, SCRIPT_NAMES, type ScriptOptions, type Seen, TIMEOUT } from "./run.ts";
+import type { DatagramPeer } from "./wire.ts";
+
+// Taken now, so that a test's fake clock does not hold back the end of a wait.
+const { setTimeout: later, clearTimeout: forget } = globalThis;
+
+/** A handler class that runs a script on each request it gets, and what became of that. */
+export interface ScriptHandlerClass<Request> extends HandlerClass<Request> {
+  /**
+   * What the first `count` runs saw (default 1), when they are over. Rejects with what the first of them rejected
+   * with that failed, and with a `ScriptError` where fewer have begun within `timeout` ms.
+   */
+  outcomes(count?: number): Promise<Seen[]>;
+}
+
+/** The runs of one handler class. */
+class Runs {
+  readonly #runs: Promise<Seen>[] = [];
+  readonly #timeout: number;
+  #more = Promise.withResolvers<void>();
+
+  constructor(options: ScriptOptions) {
+    checkOptions("the handler of a script", options, SCRIPT_NAMES);
+    this.#timeout = checkTime("timeout", options.timeout ?? TIMEOUT);
+  }
+
+  add(run: Promise<Seen>): Promise<Seen> {
+    run.catch(() => {}); // outcomes() tells, and the server's event
+    this.#runs.push(run);
+    this.#more.resolve();
+    this.#more = Promise.withResolvers();
+    return run;
+  }
+
+  async outcomes(count: number): Promise<Seen[]> {
+    checkCount("count", count, 1);
+    const late = Promise.withResolvers<typeof LATE>();
+    const timer = later(() => late.resolve(LATE), this.#timeout);
+    try {
+      while (this.#runs.length < count) {
+        if ((await Promise.race([this.#more.promise, late.promise])) !== LATE) continue;
+        const begun = `${this.#runs.length} of ${count} runs`;
+        const message = `${begun} of the script have begun within ${wholeMs(this.#timeout)}`;
+        throw new ScriptError(message, 1, `${count} runs`, begun);
+      }
+    } finally {
+      forget(timer);
+    }
+    return Promise.all(this.#runs.slice(0, count));
+  }
+}
+
+/**
+ * The class of handlers that run `script` on each connection: a scripted server, in every place that has servers.
+ *
+ *     const Peer = scriptHandler(conversation().expectLine("PING").send("+PONG\r\n"));
+ *     const server = new ThreadingTCPServer("127.0.0.1:0", Peer);
+ *     …
+ *     await Peer.outcomes(); // throws what the script found wrong
+ */
+export const scriptHandler = (
+  script: Conversation,
+  options: ScriptOptions = {},
+): ScriptHandlerClass<StreamSocket> => {
+  checkScript(script);
+  const runs = new Runs(options);
+  return class ScriptHandler extends BaseRequestHandler {
+    static outcomes(count = 1): Promise<Seen[]> {
+      return runs.outcomes(count);
+    }
+
+    override handle(): Promise<Seen> {
+      return runs.add(script.run(this.request, options));
+    }
+  };
+};
+
+/**
+ * The class of handlers that run `script` once, over the datagrams that come to all of them: each `expect` takes the
+ * next, each `send` answers the one that came last. A datagram after the script's end is an error of its handler.
+ */
+export const scriptDatagramHandler = (
+  script: Conversation,
+  options: ScriptOptions = {},
+): ScriptHandlerClass<Datagram> => {
+  checkScript(script);
+  const runs = new Runs(options);
+  const waiting: Arrived[] = [];
+  let more = Promise.withResolvers<void>();
+  let last: Arrived | null = null;
+  let run: Promise<Seen> | null = null;
+  const peer: DatagramPeer = {
+    send(data) {
+      if (last === null) throw new SocketError("ENOTCONN", "no datagram has come yet that could be answered");
+      last.datagram.reply(data);
+    },
+    async recv() {
+      last?.done();
+      while (waiting.length === 0) await more.promise;
+      last = waiting.shift() as Arrived;
+      return last.datagram.data;
+    },
+  };
+  return class ScriptHandler extends BaseRequestHandler<Datagram> {
+    static outcomes(count = 1): Promise<Seen[]> {
+      return runs.outcomes(count);
+    }
+
+    /** Goes on until the script asks for the next one or is over: its place may end a flow with its handler. */
+    override async handle(): Promise<void> {
+      const answered = Promise.withResolvers<void>();
+      const arrived: Arrived = { datagram: this.request, done: answered.resolve };
+      waiting.push(arrived);
+      more.resolve();
+      more = Promise.withResolvers();
+      run ??= runs.add(script.run(peer, options));
+      await Promise.race([answered.promise, run]);
+      if (!waiting.includes(arrived)) return;
+      const came = quote(this.request.data);
+      throw new ScriptError(
+        `a datagram came after the end of the script: ${came}`,
+        script.length + 1,
+        "nothing",
+        came,
+      );
+    }
+  };
+};
+
+/** A datagram that waits for the script, and what lets its handler go. */
+interface Arrived {
+  readonly datagram: Datagram;
+  readonly done: () => void;
+}

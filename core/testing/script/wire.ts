@@ -1,0 +1,177 @@
+/** What one run of a script talks over: a stream or datagrams, as the same few calls. */
+
+import { DONE } from "../../bytes/data.ts";
+import { SocketError } from "../../errors.ts";
+import { SHUT_WR } from "../../net/constants.ts";
+import type { StreamSocket, TlsOptions } from "../../sockets/stream-socket.ts";
+
+/** Someone to talk to by datagrams, in place of a stream: `send` sends one, `recv` gives the next. */
+export interface DatagramPeer {
+  /** Sends one datagram; a promise is awaited. */
+  send(data: Uint8Array): unknown;
+  /** The next datagram, whole. */
+  recv(): Promise<Uint8Array>;
+}
+
+export const EMPTY = new Uint8Array(0);
+
+/** What a run needs of the connection. */
+export interface Wire {
+  /** What comes are datagrams: each is whole, and taken whole. */
+  readonly whole: boolean;
+  /** Something can be looked at: bytes, the end, or an error. */
+  readonly readable: boolean;
+  /** Calls `told` when that may have become true, and brings bytes for that; gives what stops it. */
+  onReadable(told: () => void): () => void;
+  /** What is here, at most so many bytes of it, or `null` for the end; rejects with what broke the connection. Only where it is `readable`. */
+  look(most: number): Promise<Uint8Array | null>;
+  /** The first `size` bytes of what is here. */
+  take(size: number): Promise<Uint8Array>;
+  /** Sends; what it gives settles when that has left. */
+  send(data: Uint8Array): Promise<void>;
+  halfClose(): Promise<void>;
+  startTls(options: TlsOptions): Promise<void>;
+  close(): Promise<void>;
+  abort(): void;
+  /** Whether a reset can be sent. */
+  readonly resets: boolean;
+  /** Whether `otherEnd` waits for us, with nothing on its way in either direction. */
+  idle(otherEnd: StreamSocket): boolean;
+}
+
+export class StreamWire implements Wire {
+  readonly whole = false;
+  readonly #stream: StreamSocket;
+
+  constructor(stream: StreamSocket) {
+    this.#stream = stream;
+  }
+
+  get readable(): boolean {
+    return this.#stream.rfile.readable;
+  }
+
+  get resets(): boolean {
+    return this.#stream.capabilities.reset;
+  }
+
+  onReadable(told: () => void): () => void {
+    return this.#stream.rfile.onReadable(told);
+  }
+
+  look(most: number): Promise<Uint8Array | null> {
+    return this.#stream.rfile.peek(most);
+  }
+
+  take(size: number): Promise<Uint8Array> {
+    return this.#stream.rfile.readexactly(size);
+  }
+
+  async send(data: Uint8Array): Promise<void> {
+    await this.#stream.sendall(data);
+  }
+
+  halfClose(): Promise<void> {
+    return this.#stream.shutdown(SHUT_WR);
+  }
+
+  startTls(options: TlsOptions): Promise<void> {
+    return this.#stream.startTls(options);
+  }
+
+  close(): Promise<void> {
+    return this.#stream.close();
+  }
+
+  abort(): void {
+    this.#stream.abort();
+  }
+
+  idle(otherEnd: StreamSocket): boolean {
+    const here = this.#stream;
+    if (here.wfile.dirty || otherEnd.wfile.dirty) return false;
+    const onTheWay = here.bytesWritten - otherEnd.bytesRead + otherEnd.bytesWritten - here.bytesRead;
+    return onTheWay === 0 && otherEnd.rfile.needed > 0;
+  }
+}
+
+export class DatagramWire implements Wire {
+  static readonly #wires = new WeakMap<DatagramPeer, DatagramWire>();
+
+  /** The wire of that peer: what one run received and did not take is there for the next. */
+  static of(peer: DatagramPeer): DatagramWire {
+    const wire = DatagramWire.#wires.get(peer) ?? new DatagramWire(peer);
+    DatagramWire.#wires.set(peer, wire);
+    return wire;
+  }
+
+  readonly whole = true;
+  readonly resets = false;
+  readonly #peer: DatagramPeer;
+  #held: Uint8Array | null = null;
+  #failure: { readonly error: unknown } | null = null;
+  #receiving: Promise<void> | null = null;
+
+  constructor(peer: DatagramPeer) {
+    this.#peer = peer;
+  }
+
+  get readable(): boolean {
+    return this.#held !== null || this.#failure !== null;
+  }
+
+  onReadable(told: () => void): () => void {
+    let stopped = false;
+    if (!this.readable) this.#receiving ??= this.#receive();
+    void (this.#receiving ?? DONE).then(() => stopped || told());
+    return () => {
+      stopped = true;
+    };
+  }
+
+  async look(): Promise<Uint8Array | null> {
+    if (this.#held === null) throw this.#failure?.error;
+    return this.#held;
+  }
+
+  async take(): Promise<Uint8Array> {
+    const taken = this.#held ?? EMPTY;
+    this.#held = null;
+    return taken;
+  }
+
+  async send(data: Uint8Array): Promise<void> {
+    await this.#peer.send(data);
+  }
+
+  halfClose(): never {
+    throw noConnection("halfClose()");
+  }
+
+  startTls(): never {
+    throw noConnection("startTls()");
+  }
+
+  async close(): Promise<void> {}
+
+  abort(): void {}
+
+  idle(): boolean {
+    return false;
+  }
+
+  async #receive(): Promise<void> {
+    try {
+      this.#held = await this.#peer.recv();
+    } catch (error) {
+      this.#failure = { error };
+    }
+    this.#receiving = null;
+  }
+}
+
+const noConnection = (step: string): SocketError =>
+  new SocketError(
+    "ERR_UNSUPPORTED",
+    `${step} needs a connection, and datagrams have none; run the script on a stream`,
+  );

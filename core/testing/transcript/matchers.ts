@@ -1,0 +1,94 @@
+/** Matchers for `expect` of Vitest and Jest, which compare a transcript with one that a file keeps. */
+
+import { checkOptions, optionNamesOf } from "../../options.ts";
+import { type CompareOptions, compareTranscripts } from "./compare.ts";
+import { formatTranscript, parseTranscript, type Transcript } from "./form.ts";
+
+/** How the matchers reach files: `node:fs/promises` is one. */
+export interface TranscriptFiles {
+  /** The text at `path`; rejects with the code `ENOENT` where there is none. */
+  readFile(path: string | URL, encoding: "utf8"): Promise<string>;
+  /** Writes `text` to `path`, in place of what was there. */
+  writeFile(path: string | URL, text: string): Promise<unknown>;
+}
+
+/**
+ * The matchers' types, for a test framework's own: in Vitest 5
+ *
+ *     declare module "vitest" {
+ *       interface Matchers<R extends void | Promise<void>, T> extends TranscriptMatchers {}
+ *     }
+ *
+ * and in Vitest 4 `interface Matchers<T = any> extends TranscriptMatchers {}`.
+ */
+export interface TranscriptMatchers {
+  /** The transcript is the conversation kept in this file, or of that transcript. Await it. */
+  toMatchTranscript(expected: string | URL | Transcript, options?: CompareOptions): Promise<void>;
+}
+
+/** What a matcher says. */
+export interface MatcherResult {
+  readonly pass: boolean;
+  message(): string;
+  readonly expected?: unknown;
+  readonly actual?: unknown;
+}
+
+/** Options of the matchers. */
+export interface MatcherOptions {
+  /** What differs or is missing is written in place of failing. Default false. */
+  readonly update?: boolean;
+}
+
+const MATCHER_NAMES = optionNamesOf<MatcherOptions>()({ update: true });
+
+/**
+ * Matchers for `expect.extend` of Vitest and Jest. With `update` what differs or is missing is written in place of failing.
+ *
+ *     import * as files from "node:fs/promises";
+ *     expect.extend(transcriptMatchers(files, { update: process.env.UPDATE === "1" }));
+ *
+ *     await expect(recording.transcript).toMatchTranscript(new URL("recordings/ping.jsonl", import.meta.url));
+ */
+export const transcriptMatchers = (files: TranscriptFiles, options: MatcherOptions = {}) => {
+  checkOptions("transcriptMatchers()", options, MATCHER_NAMES);
+  const { update = false } = options;
+  return {
+    async toMatchTranscript(
+      received: Transcript,
+      expected: string | URL | Transcript,
+      options: CompareOptions = {},
+    ): Promise<MatcherResult> {
+      const file = typeof expected === "string" || expected instanceof URL ? expected : null;
+      let wanted: Transcript;
+      try {
+        wanted =
+          file === null ? (expected as Transcript) : parseTranscript(await files.readFile(file, "utf8"));
+      } catch (error) {
+        const missing = (error as { code?: unknown }).code === "ENOENT";
+        if (file === null || (!update && !missing)) throw error;
+        if (!update) {
+          return {
+            pass: false,
+            message: () =>
+              `there is no transcript at ${file}; write it by transcriptMatchers(files, { update: true })`,
+          };
+        }
+        await files.writeFile(file, formatTranscript(received));
+        return { pass: true, message: () => `${file} was written` };
+      }
+      const differs = compareTranscripts(received, wanted, options);
+      if (differs !== null && update && file !== null) {
+        await files.writeFile(file, formatTranscript(received));
+        return { pass: true, message: () => `${file} was written` };
+      }
+      return {
+        pass: differs === null,
+        message: () =>
+          differs?.message ??
+          `the conversation is the one of ${file ?? "the other transcript"}, and should not be`,
+        ...(differs !== null && { expected: differs.expected, actual: differs.actual }),
+      };
+    },
+  };
+};

@@ -1,0 +1,98 @@
+/** Replaying a transcript: the script that says again what one side said, and expects what the other did. */
+
+import { joinBytes } from "../../bytes/data.ts";
+import { checkOptions, checkWord, optionNamesOf } from "../../options.ts";
+import { TLS_NAMES, type TlsOptions } from "../../sockets/stream-socket.ts";
+import { Conversation } from "../script/conversation.ts";
+import type { Normalise } from "./compare.ts";
+import {
+  SIDES,
+  type Side,
+  type Transcript,
+  type TranscriptEnd,
+  type TranscriptEvent,
+  whole,
+} from "./form.ts";
+
+/** Options of a replay. */
+export interface ReplayOptions {
+  /** What may differ in what the other end says. */
+  readonly normalise?: Normalise;
+  /** Pause before each thing that is said, as long as it took when it was recorded. Default false: as fast as it goes. */
+  readonly paced?: boolean;
+  /** Of datagrams of several clients: the number of the one that is replayed. */
+  readonly peer?: number;
+  /** For `startTls()` where the transcript has TLS. */
+  readonly tls?: TlsOptions;
+}
+
+const REPLAY_NAMES = optionNamesOf<ReplayOptions>("a replay")({
+  normalise: true,
+  paced: true,
+  peer: true,
+  tls: TLS_NAMES,
+});
+
+/**
+ * The script that says what `side` said in `transcript`, byte by byte and piece by piece, and expects what the other
+ * end said: against a handler (`runScript`), against any server or client (`run`), or as a server (`scriptHandler`).
+ *
+ *     await runScript(MailRequestHandler, replay(transcript, "client"), { context });
+ *
+ * How both leave at the very end is replayed in an order that cannot lock: first this side's end, then the other's.
+ */
+export const replay = (transcript: Transcript, side: Side, options: ReplayOptions = {}): Conversation => {
+  checkWord("side", side, SIDES);
+  checkOptions("replay()", options, REPLAY_NAMES);
+  const { normalise, paced = false, tls = {} } = options;
+  const events = eventsOf(whole(transcript), options.peer);
+  const last = events.findLastIndex((event) => !("end" in event));
+  let script = new Conversation();
+  let expected: Uint8Array[] = []; // what the other end said since this one spoke
+  const other = side === "client" ? "server" : "client";
+  const expectAll = (): void => {
+    if (expected.length === 0) return;
+    const whole = joinBytes(
+      expected,
+      expected.reduce((sum, { length }) => sum + length, 0),
+    );
+    expected = [];
+    script = script.expect(whole, normalise && ((text) => normalise(text, other)));
+  };
+  events.slice(0, last + 1).forEach((event, i) => {
+    if ("data" in event && event.from === other) {
+      expected.push(event.data);
+      if (transcript.kind === "datagrams") expectAll();
+      return;
+    }
+    expectAll();
+    const waited = event.at - (events[i - 1]?.at ?? 0);
+    if (paced && waited > 0 && !("from" in event && event.from === other)) script = script.pause(waited);
+    if ("tls" in event) script = script.startTls(tls);
+    else if ("data" in event) script = script.send(event.data);
+    else script = event.from === side ? script.halfClose() : script.expectEnd(); // what is in the middle is a half-close
+  });
+  expectAll();
+  const ends = events.slice(last + 1).flatMap((event) => ("end" in event ? [event] : []));
+  const ours = ends.filter(({ from }) => from === side).map(({ end }) => end);
+  if (ours.length > 0 && !ours.includes("reset")) script = script.halfClose();
+  const theirs = ends.find(({ from }) => from === other);
+  // Behind an end that has come nothing can be read, a reset neither.
+  const before = events.slice(0, last + 1).some((event) => "end" in event && event.from === other);
+  if (theirs !== undefined && !before) script = expectGone(script, theirs.end);
+  if (ours.includes("reset")) script = script.reset();
+  else if (ours.includes("close")) script = script.close();
+  return script;
+};
+
+const expectGone = (script: Conversation, end: TranscriptEnd): Conversation =>
+  end === "reset" ? script.expectReset() : script.expectEnd();
+
+/** The events of one client. */
+const eventsOf = ({ events }: Transcript, peer: number | undefined): readonly TranscriptEvent[] => {
+  const numberOf = (event: TranscriptEvent): number => ("peer" in event && event.peer) || 1;
+  if (peer === undefined && events.some((event) => numberOf(event) > 1)) {
+    throw new TypeError("this transcript has several clients: say which by the option peer, from 1");
+  }
+  return events.filter((event) => numberOf(event) === (peer ?? 1));
+};
