@@ -45,7 +45,8 @@ const SLAB = 8 * 1024; // bytes of memory that small pieces share: to take some 
 export const SHARED = SLAB / KEEP / 2; // bytes; a larger piece has memory of its own. Of one that is shared, what is given away is copied
 
 export const EMPTY = new Uint8Array(0);
-export const encoder = new TextEncoder();
+// Without the class by name: a project for Node has it as a value, and not as a type.
+export const encoder: Pick<InstanceType<typeof TextEncoder>, "encode" | "encodeInto"> = new TextEncoder();
 const { slice: sliceOf } = Uint8Array.prototype;
 
 /** A promise that is already kept: what is returned when nothing needs to be waited for. */

@@ -10,14 +10,12 @@ import { runWorker } from "./workerd.ts";
 
 const file = (path: string): string => fileURLToPath(new URL(path, import.meta.url));
 
-const TIMEOUT = 120_000; // ms that one command may run: some serve for all the tests here
-
 /** The command; `env` becomes it, so that a signal reaches it. */
 const socklet = (args: readonly (string | number)[], env: Readonly<Record<string, string>> = {}): Program => {
   const unset = ["SOCKLET_TOKENS", "SOCKLET_URL", "SOCKLET_TOKEN"].flatMap((name) => ["-u", name]);
   const set = Object.entries(env).map(([name, value]) => `${name}=${value}`);
   const command = [process.execPath, "--conditions=socklet:source", file("../../emulator/command/cli.ts")];
-  return start("env", [...unset, ...set, ...command, ...args], TIMEOUT);
+  return start("env", [...unset, ...set, ...command, ...args], 0); // some serve for all the tests here, however long those take
 };
 
 /** `socklet serve`, up. */

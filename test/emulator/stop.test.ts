@@ -16,12 +16,11 @@ const file = (path: string): string => fileURLToPath(new URL(path, import.meta.u
 const COMMAND = [process.execPath, "--conditions=socklet:source", file("../../emulator/command/cli.ts")];
 const SERVED = file("./fixtures/served.ts");
 const SERVE = [...COMMAND, "serve", SERVED, "--no-control"];
-const TIMEOUT = 60_000; // ms
 
 /** Runs `command`, which becomes the process that gets the signals. */
 const started = (command: readonly string[], env: Readonly<Record<string, string>> = {}): Program => {
   const set = Object.entries(env).map(([name, value]) => `${name}=${value}`);
-  const program = start("env", [...set, ...command], TIMEOUT);
+  const program = start("env", [...set, ...command]);
   onTestFinished(() => program[Symbol.asyncDispose]());
   return program;
 };

@@ -74,7 +74,7 @@ export interface Program extends AsyncDisposable {
   line(pattern?: RegExp): Promise<string>;
 }
 
-/** Starts a program, which may run for `timeout` ms; leaving its scope ends it. */
+/** Starts a program, which may run for `timeout` ms (0: as long as its scope); leaving its scope ends it. */
 export const start = (
   command: string,
   args: readonly (string | number)[],
