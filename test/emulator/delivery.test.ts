@@ -227,7 +227,8 @@ describe.each(places)("$name", (place) => {
       await expect.poll(() => request.wfile.unsent).toBeGreaterThan(0);
       await pass(0.9 * T);
       expect(told.of("error")).toEqual([]);
-      for (let i = 0; i < 3; i++) await pass(T); // what was written before a flush() goes on at the close
+      // More than once: what was written before a flush() goes on at the close, and a busy kernel takes bytes late.
+      while (told.of("end").length === 0) await pass(T);
       await told.count("end", 1);
       await client.readAll();
       if (reset) await client.over;
