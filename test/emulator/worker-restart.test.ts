@@ -3,28 +3,17 @@
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { fileURLToPath } from "node:url";
-import { build } from "esbuild";
 import { convertV4MiniflareOptions, Miniflare } from "miniflare";
 import { streamHandler } from "socklet";
 import { controlClient, type SessionInfo } from "socklet/control";
 import { ThreadingTCPServer } from "socklet/emulator";
 import { expect, test } from "vitest";
+import { workerScript } from "./worker-script.ts";
 
-const root = fileURLToPath(new URL("../..", import.meta.url));
 const TOKEN = "abcdefghijklmnop0123";
 
 test("the record and the registry tell the truth", async () => {
-  const { outputFiles } = await build({
-    absWorkingDir: root,
-    entryPoints: ["test/worker/sessions-main.ts"],
-    alias: { socklet: "./core/index.ts", "socklet/worker": "./worker/index.ts" },
-    bundle: true,
-    format: "esm",
-    external: ["cloudflare:*"],
-    conditions: ["workerd", "worker", "browser"],
-    write: false,
-  });
+  const script = await workerScript("test/worker/sessions-main.ts");
   const folder = mkdtempSync(join(tmpdir(), "socklet-restart-"));
   await using server = new ThreadingTCPServer(
     "127.0.0.1:0",
@@ -40,7 +29,7 @@ test("the record and the registry tell the truth", async () => {
       ...convertV4MiniflareOptions({
         name: "under-test", // its objects are kept under this
         modules: true,
-        script: outputFiles[0]?.text ?? "",
+        script,
         compatibilityDate: "2026-10-01",
         compatibilityFlags: ["no_nodejs_compat", "no_nodejs_compat_v2"],
         durableObjects: {

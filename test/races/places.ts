@@ -6,16 +6,14 @@ import { mkdtempSync, rmSync } from "node:fs";
 import net from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { fileURLToPath } from "node:url";
-import { build } from "esbuild";
 import { convertV4MiniflareOptions, Log, LogLevel, Miniflare } from "miniflare";
 import { defineApp } from "socklet";
 import { serveApp } from "socklet/emulator";
 import { followers } from "../conformance/followers.ts";
 import { Racer } from "../conformance/racer.ts";
+import { workerScript } from "../emulator/worker-script.ts";
 
 export const TOKEN = "abcdefghijklmnop0123";
-const root = fileURLToPath(new URL("../..", import.meta.url));
 
 /** The bounds of a Worker's sessions (`SessionBounds`). */
 interface Bounds {
@@ -80,23 +78,14 @@ export const emulator = async (): Promise<Place> => {
 };
 
 export const workerd = async (bounds: Bounds = {}): Promise<Place> => {
-  const { outputFiles } = await build({
-    absWorkingDir: root,
-    entryPoints: ["test/worker/races-main.ts"],
-    alias: { socklet: "./core/index.ts", "socklet/worker": "./worker/index.ts" },
-    bundle: true,
-    format: "esm",
-    external: ["cloudflare:*"],
-    conditions: ["workerd", "worker", "browser"],
-    write: false,
-  });
+  const script = await workerScript("test/worker/races-main.ts");
   const folder = mkdtempSync(join(tmpdir(), "socklet-races-"));
   const complaints: string[] = [];
   const options = {
     ...convertV4MiniflareOptions({
       name: "under-test",
       modules: true,
-      script: outputFiles[0]?.text ?? "",
+      script,
       compatibilityDate: "2026-10-01",
       compatibilityFlags: ["no_nodejs_compat", "no_nodejs_compat_v2"],
       durableObjects: {
