@@ -66,14 +66,7 @@ export {
   type Platform,
   type Serving,
 } from "./serve/app.ts";
-export {
-  type ConnectOptions,
-  type SecureTransport,
-  type SocketConnectOptions,
-  StreamConnector,
-  type StreamConnectorOptions,
-  UnconnectedSocket,
-} from "./serve/connector.ts";
+export { StreamConnector, type StreamConnectorOptions } from "./serve/connector.ts";
 export type { EndpointInfo, ForkingEvent, OnEvent, Refusal, SockletEvent } from "./serve/events.ts";
 // The handler
 export {
@@ -98,6 +91,8 @@ export {
   type ServerState,
   type Suspension,
 } from "./serve/server.ts";
+export { BaseSocket } from "./sockets/base-socket.ts";
+export type { ConnectOptions, SecureTransport } from "./sockets/connect.ts";
 export {
   checkDatagramSize,
   Datagram,
@@ -109,15 +104,15 @@ export {
 } from "./sockets/datagram.ts";
 // The sockets it talks to
 export { Poll, poll, type Selectable, select } from "./sockets/select.ts";
-export {
-  BaseSocket,
-  type Capabilities,
-  type KernelSocket,
-  type StreamOptions,
-  type StreamSink,
-  StreamSocket,
-  type StreamTransport,
-  type TlsOptions,
-  type WebStream,
-} from "./sockets/stream-socket.ts";
+export type { StreamOptions } from "./sockets/stream-options.ts";
+export { StreamSocket } from "./sockets/stream-socket.ts";
+export type {
+  Capabilities,
+  KernelSocket,
+  StreamSink,
+  StreamTransport,
+  TlsOptions,
+} from "./sockets/transport.ts";
+export { type SocketConnectOptions, UnconnectedSocket } from "./sockets/unconnected.ts";
+export type { WebStream } from "./sockets/web-stream.ts";
 export { type BlobStorage, checkBlobName } from "./storage.ts";

@@ -21,10 +21,10 @@ import type { AllowList } from "../net/access.ts";
 import { type Endpoint, formatAddress } from "../net/address.ts";
 import { checkOptions, optionNamesOf } from "../options.ts";
 import type { AnyHandlerClass, App, Serving } from "../serve/app.ts";
-import { dialable, type SecureTransport } from "../serve/connector.ts";
 import type { SockletEvent } from "../serve/events.ts";
 import { DatagramRequestHandler, type HandlerClass } from "../serve/handler.ts";
 import type { ServerInfo, ServerState, Suspension } from "../serve/server.ts";
+import { dialable, type SecureTransport } from "../sockets/connect.ts";
 import type { StreamSocket } from "../sockets/stream-socket.ts";
 
 /** The bounds of what may be asked. Times are milliseconds, sizes bytes. */

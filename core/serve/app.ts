@@ -17,15 +17,11 @@ import {
   optionNamesOf,
   settleForking,
 } from "../options.ts";
+import { dialable, SECURE_TRANSPORTS, type SecureTransport } from "../sockets/connect.ts";
 import type { Datagram } from "../sockets/datagram.ts";
-import {
-  STREAM_NAMES,
-  type StreamOptions,
-  type StreamSocket,
-  settleStream,
-} from "../sockets/stream-socket.ts";
+import { STREAM_NAMES, type StreamOptions, settleStream } from "../sockets/stream-options.ts";
+import type { StreamSocket } from "../sockets/stream-socket.ts";
 import type { BlobStorage } from "../storage.ts";
-import { dialable, SECURE_TRANSPORTS, type SecureTransport } from "./connector.ts";
 import { BaseRequestHandler, DatagramRequestHandler, type HandlerClass, unfitFor } from "./handler.ts";
 import { BaseServer, type ServerOptions } from "./server.ts";
 

@@ -32,7 +32,8 @@ import {
   SOCK_DGRAM,
 } from "../net/constants.ts";
 import { checkCount, checkTime, wholeMs } from "../options.ts";
-import { BaseSocket, checkFlags, type KernelSocket } from "./stream-socket.ts";
+import { BaseSocket, checkFlags } from "./base-socket.ts";
+import type { KernelSocket } from "./transport.ts";
 
 /** The most that a UDP datagram carries over IPv4. */
 export const MAX_DATAGRAM = 65_507; // bytes: 65 535 − 20 IP − 8 UDP (RFC 768)

@@ -1,8 +1,9 @@
 /**
- * The contract between a handler of streams and the place it runs in, `StreamSocket`; and the seam behind it,
- * `StreamTransport`, which is all that a platform writes.
+ * The contract between a handler of streams and the place it runs in: `StreamSocket`. Behind it is the seam that a
+ * platform implements, `StreamTransport` (`transport.ts`).
  *
- * A `StreamSocket` is pulled, never pushed: nothing is read until it is asked for (a transport may read ahead
+ * A `StreamSocket` is pulled, never pushed: nothing is read until a caller asks for it, so back-pressure is the
+ * default. (A transport may read ahead, by a bounded amount.) Its life:
  * by a bounded amount), so back-pressure is the default. Its life:
  *
  *     open ──shutdown(SHUT_WR)──▶ half open: the peer reads the end, we may still read
@@ -13,17 +14,13 @@
  * What a place cannot do is in `capabilities`, which tests ask, and nowhere an exception in this text.
  */
 
-import { type Data, DONE, STREAM_LIMITS, type StreamLimits, toBytes, withDeadline } from "../bytes/data.ts";
+import { type Data, DONE, toBytes, withDeadline } from "../bytes/data.ts";
 import { type FileMode, type FileModes, type FileOptions, openFile } from "../bytes/file.ts";
 import { type Lender, pulled, type ReaderSource, StreamReader } from "../bytes/reader.ts";
 import { StreamWriter, type WriterTarget } from "../bytes/writer.ts";
 import { SocketError, type SocketErrorCode } from "../errors.ts";
-import { type Address, formatAddress } from "../net/address.ts";
+import type { Address } from "../net/address.ts";
 import {
-  AF_INET,
-  AF_INET6,
-  AF_UNIX,
-  AF_UNSPEC,
   MSG_DONTROUTE,
   MSG_DONTWAIT,
   MSG_NOSIGNAL,
@@ -41,108 +38,18 @@ import {
   SHUT_WR,
   SOCK_STREAM,
 } from "../net/constants.ts";
-import { checkCount, checkOptions, checkTime, checkWord, optionNamesOf } from "../options.ts";
-
-/** What a place can do that another cannot. */
-export interface Capabilities {
-  /** `abort()` reaches the peer as a reset, not as an end. */
-  readonly reset: boolean;
-  /** `getpeername()` tells the peer's address. */
-  readonly peername: boolean;
-}
-
-/**
- * What a platform can ask the kernel of one socket, by its descriptor: only Node has one. Each throws `SocketError`
- * with the kernel's own code, and `ERR_UNSUPPORTED` where a package that is not installed is needed.
- */
-export interface KernelSocket {
-  /** The descriptor; -1 where there is none any more. */
-  readonly fd: number;
-  /** An option's value as an integer, or its bytes, at most `length` of them. getsockopt(2) */
-  getsockopt(level: number, name: number): number;
-  getsockopt(level: number, name: number, length: number): Uint8Array;
-  setsockopt(level: number, name: number, value: number | Uint8Array): void;
-  /** Sends past what the platform buffers, when all that was written before has left it; gives how many bytes the kernel took. send(2) */
-  send(bytes: Uint8Array, flags: number): Promise<number>;
-  /** Receives at once, past what the platform reads. `EWOULDBLOCK`; `EINVAL` where no urgent byte is there. recv(2) */
-  recv(size: number, flags: number): Uint8Array;
-  /** Lets go of the socket without ending it, and gives a descriptor of it that is the caller's. */
-  detach(): number;
-  /** Whether an urgent byte waits (`POLLPRI`). */
-  readonly urgent: boolean;
-  /** Calls `told` when one has come; gives what stops it. */
-  onUrgent(told: () => void): () => void;
-}
-
-/** What the transport tells the socket. Nothing is told after `end` and `error` but `error`. */
-export interface StreamSink {
-  /** How many bytes the read that waits still needs at least; 0 where none waits. */
-  readonly needed: number;
-  /** Bytes came; they are the socket's now. Gives true while a read still waits for more. */
-  data(bytes: Uint8Array): boolean;
-  /** The same of bytes that are lent until this returns. Where a sink has no word for that, a copy is given to `data`. */
-  lend?(bytes: Uint8Array, lender: Lender): boolean;
-  /** The peer sends no more. */
-  end(): void;
-  /** The connection is broken. */
-  error(error: SocketError): void;
-}
-
-/**
- * The seam: what a platform gives for one connection. It buffers nothing that it need not, throws nothing, and
- * keeps no state that the socket keeps (the socket calls `end` and `close` once, and `write` only while open).
- */
-export interface StreamTransport {
-  /** This side's address; `null` where the platform does not tell. */
-  readonly localAddress: Address | null;
-  /** The peer's. */
-  readonly remoteAddress: Address | null;
-  /** What this place can do. */
-  readonly capabilities: Capabilities;
-  /** From now on, tell `sink`. Called once, before all else; again when `toWeb()` hands the connection over. */
-  start(sink: StreamSink): void;
-  /** A read waits: bring bytes. */
-  resume(): void;
-  /** Bring no more until `resume()`; what is under way may still come. */
-  pause(): void;
-  /**
-   * Takes bytes or UTF-8 text, in order. Gives a promise of room where too much waits already; it never rejects,
-   * and is kept when the connection ends, too. Bytes of 16 KiB and more may be the caller's own, who changes them
-   * when the promise is kept, or at once where there is none.
-   */
-  write(data: Data): Promise<void> | undefined;
-  /** The same of fewer bytes than 16 KiB, which are the caller's again when this returns. Absent: `write` is given copies. */
-  borrow?(bytes: Uint8Array): Promise<void> | undefined;
-  /**
-   * How many bytes `write` took that the kernel has not, or whatever is behind this; where the connection is over, how
-   * many never left. Large writes are handed on in pieces where the platform tells no part of one.
-   */
-  readonly unsent: number;
-  /** How many bytes have left that the peer's kernel has not acknowledged; `null` where that cannot be known now. It may be slow. */
-  unacknowledged?(): number | null;
-  /** Sends the end after all that was written. Resolves when it is on its way, rejects when it cannot be. */
-  end(): Promise<void>;
-  /**
-   * Lets go, after `end()` resolved. What the peer still sends is taken and dropped for a while, not answered by
-   * a reset that could overtake our last bytes. Gives a promise where leaving before that is over would cut it.
-   */
-  close(): void | Promise<void>;
-  /** `end()` and `close()` in one, where neither need wait: all that was written has left, and the peer has ended. False: it is not so, and nothing was done. */
-  leave?(): boolean;
-  /** Lets go at once: by a reset where the platform can. */
-  abort(): void;
-  /**
-   * Secures the connection, when all that was written has left and nothing is read. Gives the transport that goes
-   * on with it; this one is used no more. Rejects with `ERR_TLS`. Absent where there is no TLS.
-   */
-  startTls?(options: TlsOptions): Promise<StreamTransport>;
-  /** Runs `task` once, when this turn's work is done: the end of the tick for which output is gathered. */
-  defer(task: () => void): void;
-  /** The descriptor and what is done by it; absent where there is none. */
-  readonly kernel?: KernelSocket | undefined;
-  /** One timer may serve many connections. Absent: each has its own. */
-  readonly sharesTimers?: boolean;
-}
+import { checkOptions, checkTime } from "../options.ts";
+import { BaseSocket, checkFlags, familyOf } from "./base-socket.ts";
+import { type StreamOptions, settleStream } from "./stream-options.ts";
+import {
+  type Capabilities,
+  type KernelSocket,
+  type StreamSink,
+  type StreamTransport,
+  TLS_NAMES,
+  type TlsOptions,
+} from "./transport.ts";
+import { type WebStream, webStreamOf } from "./web-stream.ts";
 
 /** What stands in for the transport of a socket that is not connected. */
 const UNCONNECTED: StreamTransport = {
@@ -160,183 +67,9 @@ const UNCONNECTED: StreamTransport = {
   defer: queueMicrotask,
 };
 
-/** Whom to trust in a TLS handshake, and who one is. */
-export interface TlsOptions {
-  /** The name that the peer's certificate must have. Default: the host that was dialled. */
-  readonly serverName?: string | undefined;
-  /** Certificates of the authorities to trust, PEM, as text or as a file's bytes, in place of the system's. Not on workerd, which trusts its platform's. */
-  readonly ca?: string | Uint8Array | undefined;
-  /** One's own certificate, PEM: needed by who accepted the connection. Not on workerd. */
-  readonly cert?: string | Uint8Array | undefined;
-  /** Its private key, PEM. */
-  readonly key?: string | Uint8Array | undefined;
-}
-
-export const TLS_NAMES = optionNamesOf<TlsOptions>()({ serverName: true, ca: true, cert: true, key: true });
-
-/** Options of one stream. Times are milliseconds, sizes bytes. */
-export interface StreamOptions extends StreamLimits {
-  /** How long one read waits for a byte, and one write for a peer that takes nothing; `null` for ever. Default 300 000: RFC 5321's five minutes; what is silent longer is most often gone. */
-  readonly timeout: number | null;
-  /** The same for a write alone; `undefined`: as `timeout`. `settimeout()` sets both. Default `undefined`: one limit is what most mean. */
-  readonly writeTimeout: number | null | undefined;
-  /** How long `close()` waits for a peer that takes nothing of what was written, before it aborts. Default 5 000. */
-  readonly closeTimeout: number;
-  /** How long `startTls()` may take. Default 10 000. */
-  readonly handshakeTimeout: number;
-}
-
-export const STREAM_NAMES = optionNamesOf<StreamOptions>("a stream")({
-  timeout: true,
-  writeTimeout: true,
-  closeTimeout: true,
-  handshakeTimeout: true,
-  maxLine: true,
-  maxRead: true,
-  maxPending: true,
-  whenSlow: true,
-  minWriteRate: true,
-});
-
-/** The defaults of `StreamOptions`. */
-export const STREAM_OPTIONS: StreamOptions = {
-  ...STREAM_LIMITS,
-  timeout: 300_000,
-  writeTimeout: undefined,
-  closeTimeout: 5_000,
-  handshakeTimeout: 10_000,
-};
-
-const settled = new WeakSet<object>();
-
-/**
- * `options` checked, with the defaults for what is not given. What this gave passes at once, so that a server
- * settles its own options once and not for each connection. Throws `TypeError` and `RangeError`.
- */
-export const settleStream = (options: Partial<StreamOptions> = {}): StreamOptions => {
-  if (settled.has(options)) return options as StreamOptions;
-  checkOptions("a stream", options, STREAM_NAMES);
-  const given = Object.entries(options).filter(([, value]) => value !== undefined);
-  const whole: StreamOptions = { ...STREAM_OPTIONS, ...Object.fromEntries(given) };
-  checkTime("timeout", whole.timeout, 1, true);
-  checkTime("writeTimeout", whole.writeTimeout ?? null, 1, true);
-  checkTime("closeTimeout", whole.closeTimeout);
-  checkTime("handshakeTimeout", whole.handshakeTimeout);
-  checkCount("maxLine", whole.maxLine, 1);
-  checkCount("maxRead", whole.maxRead, 1);
-  checkCount("maxPending", whole.maxPending, 0);
-  checkWord("whenSlow", whole.whenSlow, ["cut", "throw"]);
-  checkCount("minWriteRate", whole.minWriteRate, 0);
-  settled.add(whole);
-  return whole;
-};
-
-/** A `Socket` in the sense of WinterTC's Sockets API and of Workers: what `toWeb()` gives. */
-export interface WebStream {
-  /** What the peer sends, read when it is asked for. */
-  readonly readable: ReadableStream<Uint8Array>;
-  /** What is sent to the peer; closing it is our end. */
-  readonly writable: WritableStream<Uint8Array>;
-  /** The addresses, as text. */
-  readonly opened: Promise<{ remoteAddress?: string; localAddress?: string }>;
-  /** Resolves when the connection is closed or secured by `startTls()`, rejects when it breaks. */
-  readonly closed: Promise<void>;
-  /** Whether `startTls()` was called on it. */
-  readonly upgraded: boolean;
-  /** As `StreamSocket.close()`. */
-  close(): Promise<void>;
-  /**
-   * Secures the connection, and gives at once the socket that goes on with it; its `opened` tells when the
-   * handshake is done, or why not. This one is used no more. Throws `EBUSY` while a read waits.
-   */
-  startTls(options?: TlsOptions): WebStream;
-}
-
 const URGENT = "urgent data (MSG_OOB; POLLPRI; the third list of select(), which may be left empty)";
 const RECV_FLAGS = MSG_PEEK | MSG_WAITALL | MSG_DONTWAIT | MSG_OOB;
 const SEND_FLAGS = MSG_DONTWAIT | MSG_NOSIGNAL | MSG_OOB | MSG_DONTROUTE;
-
-/** The number of an address's family; `AF_UNSPEC` for none. */
-export const familyOf = (address: Address | null): number => {
-  if (address === null) return AF_UNSPEC;
-  return { IPv4: AF_INET, IPv6: AF_INET6, unix: AF_UNIX }[address.family];
-};
-
-/** Refuses the flags that are not among `known`. */
-export const checkFlags = (flags: number, known: number, call: string): void => {
-  if (!Number.isInteger(flags)) throw new TypeError(`the flags of ${call}() are an integer, not ${flags}`);
-  if ((flags & ~known) === 0) return;
-  const names = Object.entries({ MSG_OOB, MSG_PEEK, MSG_DONTROUTE, MSG_DONTWAIT, MSG_WAITALL, MSG_NOSIGNAL });
-  const list = names.flatMap(([name, value]) => ((known & value) === 0 ? [] : name)).join(", ");
-  const other = (flags & ~known).toString(16);
-  throw new SocketError("ERR_UNSUPPORTED", `${call}() does not know the flags 0x${other}; it takes ${list}`);
-};
-
-/** What every socket has: a kind, a descriptor, options, and how long its calls wait. */
-export abstract class BaseSocket {
-  /** `AF_INET`, `AF_INET6`, `AF_UNIX`; `AF_UNSPEC` where the platform tells no address. */
-  abstract get family(): number;
-  /** `SOCK_STREAM` or `SOCK_DGRAM`. */
-  abstract get type(): number;
-
-  /** 0: the one protocol of its family and type. */
-  get proto(): number {
-    return 0;
-  }
-
-  /** True from the moment on when it is this object's no more. */
-  abstract get closed(): boolean;
-
-  /** How long one call waits, in milliseconds: `null` for ever, 0 not at all. */
-  abstract gettimeout(): number | null;
-  /** Sets it. Throws `RangeError` and `TypeError`. CPython's, but in milliseconds. */
-  abstract settimeout(timeout: number | null): void;
-
-  /** `true`: calls wait, without a time-out; `false`: what would wait rejects with `EWOULDBLOCK`. CPython's `setblocking`. */
-  setblocking(blocking: boolean): void {
-    this.settimeout(blocking ? null : 0);
-  }
-
-  /** Whether calls wait, with a time-out or without. CPython's `getblocking`. */
-  getblocking(): boolean {
-    return this.gettimeout() !== 0;
-  }
-
-  /** The descriptor, which stays this object's; -1 once it is closed. Throws `ERR_UNSUPPORTED` where the place has none. */
-  fileno(): number {
-    return this.closed ? -1 : this.kernel("fileno()").fd;
-  }
-
-  /**
-   * An option's value: an integer, or with `length` its bytes, at most so many. Throws `ENOPROTOOPT`, `EBADF`,
-   * `ERR_UNSUPPORTED`. Node; but for a few options with the package `koffi`. getsockopt(2), socket(7), tcp(7), ip(7)
-   */
-  getsockopt(level: number, name: number): number;
-  getsockopt(level: number, name: number, length: number): Uint8Array;
-  getsockopt(level: number, name: number, length?: number): number | Uint8Array {
-    const kernel = this.kernel("getsockopt()");
-    return length === undefined ? kernel.getsockopt(level, name) : kernel.getsockopt(level, name, length);
-  }
-
-  /** Sets an option: an integer, a boolean as 0 or 1, or bytes. As `getsockopt`; `EINVAL` for a value that cannot be. */
-  setsockopt(level: number, name: number, value: number | boolean | Uint8Array): void {
-    this.kernel("setsockopt()").setsockopt(level, name, typeof value === "boolean" ? Number(value) : value);
-  }
-
-  /** What the kernel is asked by, where there is one. */
-  protected abstract get kernelSocket(): KernelSocket | undefined;
-
-  /** The same, or `ERR_UNSUPPORTED` for `what`; `EBADF` once it is closed. */
-  protected kernel(what: string): KernelSocket {
-    if (this.closed) throw new SocketError("EBADF");
-    const kernel = this.kernelSocket;
-    if (kernel !== undefined) return kernel;
-    throw new SocketError(
-      "ERR_UNSUPPORTED",
-      `${what}: no kernel is behind this socket; one of Node's has it (socklet/emulator)`,
-    );
-  }
-}
 
 const peerEnded = (): SocketError =>
   new SocketError(
@@ -696,95 +429,19 @@ export class StreamSocket extends BaseSocket implements AsyncDisposable {
     if (this.#error !== null) heir.#break(this.#error);
     this.#state = "handed over";
     this.#stop("ERR_HANDED_OVER");
-    return heir.#web();
-  }
-
-  /** `securing`: the handshake that must be done first. */
-  #web(securing: Promise<void> = DONE): WebStream {
-    let upgraded = false;
-    const mine = async (): Promise<void> => {
-      if (upgraded)
-        throw new SocketError("ERR_HANDED_OVER", "startTls() was called; use the socket that it gave");
-      await securing;
-    };
-    const closed = Promise.withResolvers<void>();
-    closed.promise.catch(() => {}); // nobody need watch it
-    this.#onerror = closed.reject;
-    if (this.#error !== null) closed.reject(this.#error);
-    securing.catch(closed.reject);
-    let open = 2; // directions
-    let cancelled = false;
-    const close = async (): Promise<void> => {
-      await this.close().catch(closed.reject);
-      closed.resolve();
-    };
-    const oneEnded = async (): Promise<void> => {
-      if (--open === 0) await close();
-    };
-    // A Web stream that failed once is of no more use, and nor is its connection.
-    const fail = (error: SocketError): never => {
-      if (!this.closed) this.#cut(error);
-      throw error;
-    };
-    const addressText = (address: Address | null): string | undefined =>
-      address === null ? undefined : formatAddress(address);
-    return {
-      readable: new ReadableStream<Uint8Array>(
-        {
-          pull: async (controller) => {
-            await mine();
-            const bytes = await this.recv().catch((error) =>
-              this.closed && !this.#aborted ? null : fail(error),
-            );
-            if (cancelled) return;
-            if (bytes !== null) return controller.enqueue(bytes);
-            controller.close();
-            await oneEnded();
-          },
-          cancel: async () => {
-            cancelled = true;
-            if (!this.closed) await this.shutdown(SHUT_RD);
-            await oneEnded();
-          },
-        },
-        { highWaterMark: 0 }, // nothing is read until it is asked for
-      ),
-      writable: new WritableStream<Uint8Array>({
-        start: (controller) => {
-          // Not `abort`, which would wait for the write that is under way.
-          controller.signal.addEventListener("abort", () => {
-            closed.reject(new SocketError("ECONNABORTED"));
-            this.abort();
-          });
-        },
-        write: async (bytes) => {
-          await mine();
-          await this.sendall(bytes).catch(fail);
-        },
-        close: async () => {
-          await mine();
-          if (!this.closed) await this.shutdown(SHUT_WR).catch(fail);
-          await oneEnded();
-        },
-      }),
-      opened: securing.then(() => ({
-        remoteAddress: addressText(this.getpeername()),
-        localAddress: addressText(this.getsockname()),
-      })),
-      closed: closed.promise,
-      get upgraded() {
-        return upgraded;
+    return webStreamOf(heir, {
+      get error() {
+        return heir.#error;
       },
-      close,
-      startTls: (options) => {
-        this.#mustBeIdle();
-        upgraded = true;
-        const secured = this.#web(this.startTls(options));
-        secured.opened.catch(() => {}); // who awaits it is told
-        closed.resolve();
-        return secured;
+      get aborted() {
+        return heir.#aborted;
       },
-    };
+      onError: (told) => {
+        heir.#onerror = told;
+      },
+      cut: (error) => heir.#cut(error),
+      mustBeIdle: () => heir.#mustBeIdle(),
+    });
   }
 
   async #recvBy(flags: number, size = Number.MAX_SAFE_INTEGER): Promise<Uint8Array | null> {

@@ -18,15 +18,9 @@ import {
   type ServerOptions,
 } from "../serve/server.ts";
 import { checkDatagramSize, type Datagram, knownSender } from "../sockets/datagram.ts";
-import {
-  type Capabilities,
-  STREAM_NAMES,
-  type StreamOptions,
-  type StreamSink,
-  StreamSocket,
-  type StreamTransport,
-  settleStream,
-} from "../sockets/stream-socket.ts";
+import { STREAM_NAMES, type StreamOptions, settleStream } from "../sockets/stream-options.ts";
+import { StreamSocket } from "../sockets/stream-socket.ts";
+import type { Capabilities, StreamSink, StreamTransport } from "../sockets/transport.ts";
 
 const CAPACITY = 64 * 1024; // bytes one direction holds before it says that it has no room: as a small kernel buffer
 const later = globalThis.setTimeout; // taken now, so that a test's fake clock does not hold back what is written

@@ -12,7 +12,7 @@ import { createRequire } from "node:module";
 import { Command, CommanderError, Option } from "commander";
 import { BOUNDS, SESSION_STATES } from "../../core/control/plane.ts";
 import { isA } from "../../core/describe.ts";
-import { SECURE_TRANSPORTS } from "../../core/serve/connector.ts";
+import { SECURE_TRANSPORTS } from "../../core/sockets/connect.ts";
 import { count, milliseconds, portNumber } from "./arguments.ts";
 import { dial } from "./dial.ts";
 import { describe, say, UsageError } from "./output.ts";

@@ -3,7 +3,7 @@
 import { isA } from "../../core/describe.ts";
 import { SocketError } from "../../core/errors.ts";
 import { parseAddress } from "../../core/net/address.ts";
-import type { SecureTransport } from "../../core/serve/connector.ts";
+import type { SecureTransport } from "../../core/sockets/connect.ts";
 import { TCPConnector } from "../sockets/connector.ts";
 import { FileStorage } from "../storage.ts";
 import { paramsOf } from "./arguments.ts";

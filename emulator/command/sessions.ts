@@ -12,7 +12,7 @@ import type {
 } from "../../core/control/plane.ts";
 import type { Json } from "../../core/describe.ts";
 import { SocketError } from "../../core/errors.ts";
-import type { SecureTransport } from "../../core/serve/connector.ts";
+import type { SecureTransport } from "../../core/sockets/connect.ts";
 import { paramsOf } from "./arguments.ts";
 import { columns, describe, inJson, oneLine, print, printJson, UsageError } from "./output.ts";
 import { onStop } from "./signals.ts";

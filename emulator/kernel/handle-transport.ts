@@ -22,7 +22,7 @@ import type {
   StreamSink,
   StreamTransport,
   TlsOptions,
-} from "../../core/sockets/stream-socket.ts";
+} from "../../core/sockets/transport.ts";
 import { channel, getSystemErrorName } from "./builtin.ts";
 import { Intake, intake } from "./intake.ts";
 import { linger, unacknowledged } from "./linger.ts";

@@ -63,7 +63,7 @@ import {
   TCP_KEEPIDLE,
   TCP_NODELAY,
 } from "../../core/net/constants.ts";
-import type { KernelSocket } from "../../core/sockets/stream-socket.ts";
+import type { KernelSocket } from "../../core/sockets/transport.ts";
 import { fs, getSystemErrorName, lazy } from "./builtin.ts";
 import { unconnected } from "./intake.ts";
 

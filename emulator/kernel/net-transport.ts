@@ -12,16 +12,16 @@ import { SocketError } from "../../core/errors.ts";
 import type { Address } from "../../core/net/address.ts";
 import { AF_UNIX, SOCK_STREAM } from "../../core/net/constants.ts";
 import { isNameFailure, type NameFailure, nameErrno } from "../../core/net/names.ts";
-import {
-  type Capabilities,
-  familyOf,
-  type KernelSocket,
-  type StreamOptions,
-  type StreamSink,
-  StreamSocket,
-  type StreamTransport,
-  type TlsOptions,
-} from "../../core/sockets/stream-socket.ts";
+import { familyOf } from "../../core/sockets/base-socket.ts";
+import type { StreamOptions } from "../../core/sockets/stream-options.ts";
+import { StreamSocket } from "../../core/sockets/stream-socket.ts";
+import type {
+  Capabilities,
+  KernelSocket,
+  StreamSink,
+  StreamTransport,
+  TlsOptions,
+} from "../../core/sockets/transport.ts";
 import { getSystemErrorName, lazy } from "./builtin.ts";
 import { IntakeSocket, type Taker } from "./intake.ts";
 import { linger, unacknowledged } from "./linger.ts";

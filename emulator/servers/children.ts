@@ -13,7 +13,7 @@ import type { Address, UnixAddress } from "../../core/net/address.ts";
 import { wholeMs } from "../../core/options.ts";
 import type { ForkingEvent } from "../../core/serve/events.ts";
 import type { ServerInfo } from "../../core/serve/server.ts";
-import type { StreamOptions } from "../../core/sockets/stream-socket.ts";
+import type { StreamOptions } from "../../core/sockets/stream-options.ts";
 import { fileURLToPath, fs, lazy, once } from "../kernel/builtin.ts";
 
 const PATIENCE = 20; // ms that a request waits for a child to be free before another is started, which takes longer

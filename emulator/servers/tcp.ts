@@ -27,12 +27,8 @@ import { checkKind, type HandlerClass } from "../../core/serve/handler.ts";
 import { ThreadingMixIn } from "../../core/serve/mixins.ts";
 import { BaseServer, SERVER_NAMES, type ServerOptions } from "../../core/serve/server.ts";
 import type { Datagram, DatagramSocket } from "../../core/sockets/datagram.ts";
-import {
-  STREAM_NAMES,
-  type StreamOptions,
-  StreamSocket,
-  settleStream,
-} from "../../core/sockets/stream-socket.ts";
+import { STREAM_NAMES, type StreamOptions, settleStream } from "../../core/sockets/stream-options.ts";
+import { StreamSocket } from "../../core/sockets/stream-socket.ts";
 import { fs, lazy } from "../kernel/builtin.ts";
 import { listenerDescriptor } from "../kernel/native.ts";
 import { type Connection, networkError, type Origin } from "../kernel/net-transport.ts";

@@ -46,7 +46,7 @@ import {
   type DatagramTransport,
   knownSender,
 } from "../../core/sockets/datagram.ts";
-import type { KernelSocket } from "../../core/sockets/stream-socket.ts";
+import type { KernelSocket } from "../../core/sockets/transport.ts";
 import { lazy } from "../kernel/builtin.ts";
 import { datagramHandle } from "../kernel/handle-transport.ts";
 import { hostOf, Kernel, libc, PlainDatagrams } from "../kernel/native.ts";

@@ -45,9 +45,9 @@ import {
   SOMAXCONN,
 } from "../../core/net/constants.ts";
 import { checkCount, checkOptions, checkTime, optionNamesOf, wholeMs } from "../../core/options.ts";
-import { type SocketConnectOptions, UnconnectedSocket } from "../../core/serve/connector.ts";
 import { type DatagramSink, DatagramSocket, type DatagramTransport } from "../../core/sockets/datagram.ts";
-import type { KernelSocket, StreamTransport } from "../../core/sockets/stream-socket.ts";
+import type { KernelSocket, StreamTransport } from "../../core/sockets/transport.ts";
+import { type SocketConnectOptions, UnconnectedSocket } from "../../core/sockets/unconnected.ts";
 import { dirname, fs, join, lazy } from "../kernel/builtin.ts";
 import { acceptInto } from "../kernel/handle-transport.ts";
 import {

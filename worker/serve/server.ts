@@ -17,12 +17,8 @@ import {
   type Suspension,
 } from "../../core/serve/server.ts";
 import { checkDatagramSize, type Datagram } from "../../core/sockets/datagram.ts";
-import {
-  STREAM_NAMES,
-  type StreamOptions,
-  type StreamSocket,
-  settleStream,
-} from "../../core/sockets/stream-socket.ts";
+import { STREAM_NAMES, type StreamOptions, settleStream } from "../../core/sockets/stream-options.ts";
+import type { StreamSocket } from "../../core/sockets/stream-socket.ts";
 import type { PlatformContext, PlatformSocket } from "../platform.ts";
 import { streamSocket } from "../sockets/stream-socket.ts";
 

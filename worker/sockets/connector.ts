@@ -7,17 +7,21 @@ import { connectHint } from "../../core/net/access.ts";
 import { type AddressLike, type Endpoint, formatAddress } from "../../core/net/address.ts";
 import { checkCount, type OptionNames, optionNamesOf } from "../../core/options.ts";
 import {
-  CONNECT_NAMES,
-  type ConnectOptions,
-  checkConnect,
-  dialable,
-  openWithin,
   STREAM_CONNECTOR_NAMES,
   StreamConnector,
   type StreamConnectorOptions,
 } from "../../core/serve/connector.ts";
 import type { HandlerClass } from "../../core/serve/handler.ts";
-import { StreamSocket, type StreamTransport, settleStream } from "../../core/sockets/stream-socket.ts";
+import {
+  CONNECT_NAMES,
+  type ConnectOptions,
+  checkConnect,
+  dialable,
+  openWithin,
+} from "../../core/sockets/connect.ts";
+import { settleStream } from "../../core/sockets/stream-options.ts";
+import { StreamSocket } from "../../core/sockets/stream-socket.ts";
+import type { StreamTransport } from "../../core/sockets/transport.ts";
 import { openTransport, ownAuthorities } from "./stream-socket.ts";
 
 /**

@@ -11,15 +11,9 @@ import { type Data, DONE, toBytes } from "../../core/bytes/data.ts";
 import type { Lender } from "../../core/bytes/reader.ts";
 import { SocketError } from "../../core/errors.ts";
 import { type Address, packAddress, parseAddress } from "../../core/net/address.ts";
-import {
-  type Capabilities,
-  type StreamOptions,
-  type StreamSink,
-  StreamSocket,
-  type StreamTransport,
-  settleStream,
-  type TlsOptions,
-} from "../../core/sockets/stream-socket.ts";
+import { type StreamOptions, settleStream } from "../../core/sockets/stream-options.ts";
+import { StreamSocket } from "../../core/sockets/stream-socket.ts";
+import type { Capabilities, StreamSink, StreamTransport, TlsOptions } from "../../core/sockets/transport.ts";
 import type { PlatformSocket } from "../platform.ts";
 
 const FIRST_BUFFER = 4 * 1024; // bytes; most connections never need more, and 64 KiB from the start cost a third of the rate

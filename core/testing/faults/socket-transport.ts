@@ -4,7 +4,8 @@ import type { Data } from "../../bytes/data.ts";
 import { SocketError } from "../../errors.ts";
 import type { Address } from "../../net/address.ts";
 import { SHUT_WR } from "../../net/constants.ts";
-import type { Capabilities, StreamSink, StreamSocket, StreamTransport } from "../../sockets/stream-socket.ts";
+import type { StreamSocket } from "../../sockets/stream-socket.ts";
+import type { Capabilities, StreamSink, StreamTransport } from "../../sockets/transport.ts";
 
 const later = globalThis.setTimeout; // taken now, so that a test's fake clock does not hold back what is written
 

@@ -4,7 +4,7 @@ import { type Data, DONE, toBytes } from "../../bytes/data.ts";
 import { SocketError } from "../../errors.ts";
 import type { Address } from "../../net/address.ts";
 import { checkCount, checkOptions, checkTime, optionNamesOf } from "../../options.ts";
-import type { Capabilities, StreamSink, StreamTransport, TlsOptions } from "../../sockets/stream-socket.ts";
+import type { Capabilities, StreamSink, StreamTransport, TlsOptions } from "../../sockets/transport.ts";
 import { type Chance, type Clock, chanceOf, realClock } from "../clock.ts";
 
 const ROOM = 64 * 1024; // bytes under way in one direction before its sender must wait: as a small kernel buffer

@@ -15,12 +15,9 @@ import type { Address } from "../../net/address.ts";
 import { BaseRequestHandler, checkHandler, type HandlerClass } from "../../serve/handler.ts";
 import { type BaseServer, ServedDatagram } from "../../serve/server.ts";
 import { checkDatagramSize, type Datagram, type DatagramTransport } from "../../sockets/datagram.ts";
-import {
-  type StreamOptions,
-  StreamSocket,
-  type StreamTransport,
-  settleStream,
-} from "../../sockets/stream-socket.ts";
+import { type StreamOptions, settleStream } from "../../sockets/stream-options.ts";
+import { StreamSocket } from "../../sockets/stream-socket.ts";
+import type { StreamTransport } from "../../sockets/transport.ts";
 import { serverOf } from "../handler.ts";
 import {
   checkDatagrams,

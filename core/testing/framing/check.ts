@@ -27,12 +27,8 @@ import { errorText, printable, textOf, toJson } from "../../describe.ts";
 import { checkCount, checkOptions, checkTime, optionNamesOf } from "../../options.ts";
 import { checkHandler, type HandlerClass } from "../../serve/handler.ts";
 import type { BaseServer } from "../../serve/server.ts";
-import {
-  STREAM_NAMES,
-  type StreamOptions,
-  type StreamSocket,
-  settleStream,
-} from "../../sockets/stream-socket.ts";
+import { STREAM_NAMES, type StreamOptions, settleStream } from "../../sockets/stream-options.ts";
+import type { StreamSocket } from "../../sockets/stream-socket.ts";
 import { chanceOf } from "../clock.ts";
 import { memoryPair } from "../memory.ts";
 import { Conversation } from "../script/conversation.ts";

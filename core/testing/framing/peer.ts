@@ -3,7 +3,7 @@
 import { type Data, DONE, joinBytes, toBytes } from "../../bytes/data.ts";
 import { SocketError } from "../../errors.ts";
 import type { Address } from "../../net/address.ts";
-import type { Capabilities, StreamSink, StreamTransport } from "../../sockets/stream-socket.ts";
+import type { Capabilities, StreamSink, StreamTransport } from "../../sockets/transport.ts";
 
 export const PEER: Address = { family: "IPv4", hostname: "192.0.2.1", port: 49_152 }; // RFC 5737: nobody's
 export const HERE: Address = { family: "IPv4", hostname: "192.0.2.2", port: 7 };

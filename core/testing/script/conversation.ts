@@ -26,7 +26,8 @@
 
 import { type Data, toBytes } from "../../bytes/data.ts";
 import { checkCount, checkOptions, checkTime, checkWord, optionNamesOf } from "../../options.ts";
-import { type StreamSocket, TLS_NAMES, type TlsOptions } from "../../sockets/stream-socket.ts";
+import type { StreamSocket } from "../../sockets/stream-socket.ts";
+import { TLS_NAMES, type TlsOptions } from "../../sockets/transport.ts";
 import { quote, writtenAt } from "../text.ts";
 import {
   type Direction,

@@ -3,7 +3,8 @@
 import { DONE } from "../../bytes/data.ts";
 import { SocketError } from "../../errors.ts";
 import { SHUT_WR } from "../../net/constants.ts";
-import type { StreamSocket, TlsOptions } from "../../sockets/stream-socket.ts";
+import type { StreamSocket } from "../../sockets/stream-socket.ts";
+import type { TlsOptions } from "../../sockets/transport.ts";
 
 /** Someone to talk to by datagrams, in place of a stream: `send` sends one, `recv` gives the next. */
 export interface DatagramPeer {

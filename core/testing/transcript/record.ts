@@ -5,16 +5,15 @@ import { SocketError } from "../../errors.ts";
 import type { Address } from "../../net/address.ts";
 import { SHUT_WR } from "../../net/constants.ts";
 import { checkCount, checkOptions, checkWord, optionNamesOf } from "../../options.ts";
-import {
-  type Capabilities,
-  type KernelSocket,
-  STREAM_NAMES,
-  type StreamOptions,
-  type StreamSink,
-  StreamSocket,
-  type StreamTransport,
-  type TlsOptions,
-} from "../../sockets/stream-socket.ts";
+import { STREAM_NAMES, type StreamOptions } from "../../sockets/stream-options.ts";
+import { StreamSocket } from "../../sockets/stream-socket.ts";
+import type {
+  Capabilities,
+  KernelSocket,
+  StreamSink,
+  StreamTransport,
+  TlsOptions,
+} from "../../sockets/transport.ts";
 import { type Clock, realClock } from "../clock.ts";
 import { SIDES, type Side, type Transcript, type TranscriptEnd, type TranscriptEvent } from "./form.ts";
 

@@ -1,0 +1,96 @@
+/** Opening a connection, as far as it is the same everywhere: what may be dialled, with which options, and for how long. */
+
+import { SocketError } from "../errors.ts";
+import { type AddressLike, type Endpoint, formatAddress, parseAddress } from "../net/address.ts";
+import { checkOptions, checkTime, checkWord, type OptionNames, optionNamesOf, wholeMs } from "../options.ts";
+import { STREAM_NAMES, type StreamOptions } from "./stream-options.ts";
+import type { StreamSocket } from "./stream-socket.ts";
+import { TLS_NAMES, type TlsOptions } from "./transport.ts";
+
+/** How a connection is secured: not, from its first byte (TLS), or later by `startTls()` (the Web platform's words). */
+export const SECURE_TRANSPORTS = ["off", "on", "starttls"] as const;
+/** One of `SECURE_TRANSPORTS`. */
+export type SecureTransport = (typeof SECURE_TRANSPORTS)[number];
+
+/** Options of one dialling. Times are milliseconds. */
+export interface ConnectOptions {
+  /** How long the connection may take to open. Default 10 000; `null` for as long as the system tries. */
+  readonly connectTimeout?: number | null;
+  /** Default `off`. With `starttls` the connection begins plain and is secured by `startTls()`. */
+  readonly secureTransport?: SecureTransport;
+  /** Whom to trust and whose name to expect; where `secureTransport` is not `off`. */
+  readonly tls?: TlsOptions;
+  /** Limits and times of the connection. */
+  readonly stream?: Partial<StreamOptions>;
+  /** Gives up the dialling. */
+  readonly signal?: AbortSignal | undefined;
+}
+
+export const CONNECT_NAMES = optionNamesOf<ConnectOptions>("what dials")({
+  connectTimeout: true,
+  secureTransport: true,
+  tls: TLS_NAMES,
+  stream: STREAM_NAMES,
+  signal: true,
+});
+
+/** Opens one connection; each platform has its own. */
+export type CreateConnection = (address: AddressLike, options?: ConnectOptions) => Promise<StreamSocket>;
+
+/** The endpoint that `address` means, where it can be dialled. Throws `TypeError`, `RangeError`, `ERR_INVALID_ADDRESS`. */
+export const dialable = (address: AddressLike): Endpoint => {
+  const endpoint = parseAddress(address);
+  const said = formatAddress(endpoint);
+  if (endpoint.scheme === "udp") throw new TypeError(`${said} is a datagram address; this dials streams`);
+  if (endpoint.scheme !== "unix" && (endpoint.port === 0 || endpoint.hostname === "")) {
+    throw new RangeError(`${said} cannot be dialled: it names no host, or port 0`);
+  }
+  return endpoint;
+};
+
+/** `options`, where they can be: a word that means nothing must not mean "in plain text". Throws `TypeError` and `RangeError`. */
+export const checkConnect = <Options extends ConnectOptions>(
+  taker: string,
+  options: Options,
+  names: OptionNames,
+): Options => {
+  checkOptions(taker, options, names);
+  checkConnecting(options);
+  return options;
+};
+
+/** The same of options whose names are known. */
+export const checkConnecting = ({ connectTimeout = null, secureTransport = "off" }: ConnectOptions): void => {
+  checkTime("connectTimeout", connectTimeout, 1, true);
+  checkWord("secureTransport", secureTransport, SECURE_TRANSPORTS);
+};
+
+/** `opening`, given up after `connectTimeout` ms (`ETIMEDOUT`) or when `signal` aborts (its reason); `giveUp` then lets go of it. */
+export const openWithin = async <T>(
+  opening: Promise<T>,
+  said: string,
+  { connectTimeout = 10_000, signal }: ConnectOptions,
+  giveUp: () => void,
+): Promise<T> => {
+  const early = Promise.withResolvers<never>();
+  const aborted = (): void => early.reject(signal?.reason);
+  const timer =
+    connectTimeout === null
+      ? undefined
+      : setTimeout(() => {
+          const message = `${said} did not answer within ${wholeMs(connectTimeout)}`;
+          early.reject(new SocketError("ETIMEDOUT", message, { address: said }));
+        }, connectTimeout);
+  signal?.addEventListener("abort", aborted, { once: true });
+  if (signal?.aborted) aborted();
+  try {
+    return await Promise.race([opening, early.promise]);
+  } catch (error) {
+    opening.catch(() => {}); // what it says now is of no interest
+    giveUp();
+    throw error;
+  } finally {
+    clearTimeout(timer);
+    signal?.removeEventListener("abort", aborted);
+  }
+};

@@ -1,0 +1,61 @@
+/** The options of one stream: how long its calls wait, and how much they gather. */
+
+import { STREAM_LIMITS, type StreamLimits } from "../bytes/data.ts";
+import { checkCount, checkOptions, checkTime, checkWord, optionNamesOf } from "../options.ts";
+
+/** Options of one stream. Times are milliseconds, sizes bytes. */
+export interface StreamOptions extends StreamLimits {
+  /** How long one read waits for a byte, and one write for a peer that takes nothing; `null` for ever. Default 300 000: RFC 5321's five minutes; what is silent longer is most often gone. */
+  readonly timeout: number | null;
+  /** The same for a write alone; `undefined`: as `timeout`. `settimeout()` sets both. Default `undefined`: one limit is what most mean. */
+  readonly writeTimeout: number | null | undefined;
+  /** How long `close()` waits for a peer that takes nothing of what was written, before it aborts. Default 5 000. */
+  readonly closeTimeout: number;
+  /** How long `startTls()` may take. Default 10 000. */
+  readonly handshakeTimeout: number;
+}
+
+export const STREAM_NAMES = optionNamesOf<StreamOptions>("a stream")({
+  timeout: true,
+  writeTimeout: true,
+  closeTimeout: true,
+  handshakeTimeout: true,
+  maxLine: true,
+  maxRead: true,
+  maxPending: true,
+  whenSlow: true,
+  minWriteRate: true,
+});
+
+/** The defaults of `StreamOptions`. */
+export const STREAM_OPTIONS: StreamOptions = {
+  ...STREAM_LIMITS,
+  timeout: 300_000,
+  writeTimeout: undefined,
+  closeTimeout: 5_000,
+  handshakeTimeout: 10_000,
+};
+
+const settled = new WeakSet<object>();
+
+/**
+ * `options` checked, with the defaults for what is not given. What this gave passes at once, so that a server
+ * settles its own options once and not for each connection. Throws `TypeError` and `RangeError`.
+ */
+export const settleStream = (options: Partial<StreamOptions> = {}): StreamOptions => {
+  if (settled.has(options)) return options as StreamOptions;
+  checkOptions("a stream", options, STREAM_NAMES);
+  const given = Object.entries(options).filter(([, value]) => value !== undefined);
+  const whole: StreamOptions = { ...STREAM_OPTIONS, ...Object.fromEntries(given) };
+  checkTime("timeout", whole.timeout, 1, true);
+  checkTime("writeTimeout", whole.writeTimeout ?? null, 1, true);
+  checkTime("closeTimeout", whole.closeTimeout);
+  checkTime("handshakeTimeout", whole.handshakeTimeout);
+  checkCount("maxLine", whole.maxLine, 1);
+  checkCount("maxRead", whole.maxRead, 1);
+  checkCount("maxPending", whole.maxPending, 0);
+  checkWord("whenSlow", whole.whenSlow, ["cut", "throw"]);
+  checkCount("minWriteRate", whole.minWriteRate, 0);
+  settled.add(whole);
+  return whole;
+};

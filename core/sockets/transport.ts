@@ -1,0 +1,124 @@
+/**
+ * The seam between a stream socket and its platform, `StreamTransport`: all that a platform writes for one connection.
+ */
+
+import type { Data } from "../bytes/data.ts";
+import type { Lender } from "../bytes/reader.ts";
+import type { SocketError } from "../errors.ts";
+import type { Address } from "../net/address.ts";
+import { optionNamesOf } from "../options.ts";
+
+/** What a place can do that another cannot. */
+export interface Capabilities {
+  /** `abort()` reaches the peer as a reset, not as an end. */
+  readonly reset: boolean;
+  /** `getpeername()` tells the peer's address. */
+  readonly peername: boolean;
+}
+
+/**
+ * What a platform can ask the kernel of one socket, by its descriptor: only Node has one. Each throws `SocketError`
+ * with the kernel's own code, and `ERR_UNSUPPORTED` where a package that is not installed is needed.
+ */
+export interface KernelSocket {
+  /** The descriptor; -1 where there is none any more. */
+  readonly fd: number;
+  /** An option's value as an integer, or its bytes, at most `length` of them. getsockopt(2) */
+  getsockopt(level: number, name: number): number;
+  getsockopt(level: number, name: number, length: number): Uint8Array;
+  setsockopt(level: number, name: number, value: number | Uint8Array): void;
+  /** Sends past what the platform buffers, when all that was written before has left it; gives how many bytes the kernel took. send(2) */
+  send(bytes: Uint8Array, flags: number): Promise<number>;
+  /** Receives at once, past what the platform reads. `EWOULDBLOCK`; `EINVAL` where no urgent byte is there. recv(2) */
+  recv(size: number, flags: number): Uint8Array;
+  /** Lets go of the socket without ending it, and gives a descriptor of it that is the caller's. */
+  detach(): number;
+  /** Whether an urgent byte waits (`POLLPRI`). */
+  readonly urgent: boolean;
+  /** Calls `told` when one has come; gives what stops it. */
+  onUrgent(told: () => void): () => void;
+}
+
+/** What the transport tells the socket. Nothing is told after `end` and `error` but `error`. */
+export interface StreamSink {
+  /** How many bytes the read that waits still needs at least; 0 where none waits. */
+  readonly needed: number;
+  /** Bytes came; they are the socket's now. Gives true while a read still waits for more. */
+  data(bytes: Uint8Array): boolean;
+  /** The same of bytes that are lent until this returns. Where a sink has no word for that, a copy is given to `data`. */
+  lend?(bytes: Uint8Array, lender: Lender): boolean;
+  /** The peer sends no more. */
+  end(): void;
+  /** The connection is broken. */
+  error(error: SocketError): void;
+}
+
+/**
+ * The seam: what a platform gives for one connection. It buffers nothing that it need not, throws nothing, and
+ * keeps no state that the socket keeps (the socket calls `end` and `close` once, and `write` only while open).
+ */
+export interface StreamTransport {
+  /** This side's address; `null` where the platform does not tell. */
+  readonly localAddress: Address | null;
+  /** The peer's. */
+  readonly remoteAddress: Address | null;
+  /** What this place can do. */
+  readonly capabilities: Capabilities;
+  /** From now on, tell `sink`. Called once, before all else; again when `toWeb()` hands the connection over. */
+  start(sink: StreamSink): void;
+  /** A read waits: bring bytes. */
+  resume(): void;
+  /** Bring no more until `resume()`; what is under way may still come. */
+  pause(): void;
+  /**
+   * Takes bytes or UTF-8 text, in order. Gives a promise of room where too much waits already; it never rejects,
+   * and is kept when the connection ends, too. Bytes of 16 KiB and more may be the caller's own, who changes them
+   * when the promise is kept, or at once where there is none.
+   */
+  write(data: Data): Promise<void> | undefined;
+  /** The same of fewer bytes than 16 KiB, which are the caller's again when this returns. Absent: `write` is given copies. */
+  borrow?(bytes: Uint8Array): Promise<void> | undefined;
+  /**
+   * How many bytes `write` took that the kernel has not, or whatever is behind this; where the connection is over, how
+   * many never left. Large writes are handed on in pieces where the platform tells no part of one.
+   */
+  readonly unsent: number;
+  /** How many bytes have left that the peer's kernel has not acknowledged; `null` where that cannot be known now. It may be slow. */
+  unacknowledged?(): number | null;
+  /** Sends the end after all that was written. Resolves when it is on its way, rejects when it cannot be. */
+  end(): Promise<void>;
+  /**
+   * Lets go, after `end()` resolved. What the peer still sends is taken and dropped for a while, not answered by
+   * a reset that could overtake our last bytes. Gives a promise where leaving before that is over would cut it.
+   */
+  close(): void | Promise<void>;
+  /** `end()` and `close()` in one, where neither need wait: all that was written has left, and the peer has ended. False: it is not so, and nothing was done. */
+  leave?(): boolean;
+  /** Lets go at once: by a reset where the platform can. */
+  abort(): void;
+  /**
+   * Secures the connection, when all that was written has left and nothing is read. Gives the transport that goes
+   * on with it; this one is used no more. Rejects with `ERR_TLS`. Absent where there is no TLS.
+   */
+  startTls?(options: TlsOptions): Promise<StreamTransport>;
+  /** Runs `task` once, when this turn's work is done: the end of the tick for which output is gathered. */
+  defer(task: () => void): void;
+  /** The descriptor and what is done by it; absent where there is none. */
+  readonly kernel?: KernelSocket | undefined;
+  /** One timer may serve many connections. Absent: each has its own. */
+  readonly sharesTimers?: boolean;
+}
+
+/** Whom to trust in a TLS handshake, and who one is. */
+export interface TlsOptions {
+  /** The name that the peer's certificate must have. Default: the host that was dialled. */
+  readonly serverName?: string | undefined;
+  /** Certificates of the authorities to trust, PEM, as text or as a file's bytes, in place of the system's. Not on workerd, which trusts its platform's. */
+  readonly ca?: string | Uint8Array | undefined;
+  /** One's own certificate, PEM: needed by who accepted the connection. Not on workerd. */
+  readonly cert?: string | Uint8Array | undefined;
+  /** Its private key, PEM. */
+  readonly key?: string | Uint8Array | undefined;
+}
+
+export const TLS_NAMES = optionNamesOf<TlsOptions>()({ serverName: true, ca: true, cert: true, key: true });
