@@ -19,6 +19,20 @@ test.each(papers)("every file that %s names is there", (paper) => {
   expect(missing).toEqual([]);
 });
 
+test("every function that ARCHITECTURE.md names beside a file is in that file", () => {
+  const named = readFileSync("ARCHITECTURE.md", "utf8").matchAll(
+    /`([\w/-]+\/[\w.-]+\.ts)` \(((?:`[#\w]+`(?:, )?)+)[:)]/g,
+  );
+  const functions = [...named].flatMap(([, path = "", names = ""]) =>
+    names.split(", ").map((name) => ({ path, name: name.replaceAll("`", "") })),
+  );
+  expect(functions.length).toBeGreaterThan(10);
+  const missing = functions.filter(
+    ({ path, name }) => !new RegExp(`(?<![\\w#])${name}\\b`).test(readFileSync(path, "utf8")),
+  );
+  expect(missing).toEqual([]);
+});
+
 test("the list of decisions has each of them", () => {
   const list = readFileSync("docs/decisions/index.md", "utf8");
   const files = readdirSync("docs/decisions").filter((name) => name !== "index.md");
