@@ -1,7 +1,7 @@
 /** Blobs as files in one folder. */
 
 import { type BlobStorage, checkBlobName } from "../core/storage.ts";
-import { fs, join } from "./kernel/builtin.ts";
+import { fs, join } from "./builtin.ts";
 
 /** Keeps each blob as a file of its name in `folder`, which is made when the first one is kept. */
 export class FileStorage implements BlobStorage {

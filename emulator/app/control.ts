@@ -16,8 +16,8 @@ import { type Address, formatAddress, inetNtop, isLoopback, packAddress } from "
 import { AF_INET, AF_INET6 } from "../../core/net/constants.ts";
 import type { SockletEvent } from "../../core/serve/events.ts";
 import type { StreamSocket } from "../../core/sockets/stream-socket.ts";
-import { lazy } from "../kernel/builtin.ts";
-import { networkError } from "../kernel/net-transport.ts";
+import { lazy } from "../builtin.ts";
+import { networkError } from "../kernel/addresses.ts";
 import { listenerUrl, type TCPServer } from "../servers/tcp.ts";
 
 export { ListenerLog, LocalPlane, listenerInfo }; // what serve.ts loads with this

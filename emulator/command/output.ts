@@ -37,6 +37,7 @@ const write = (text: string): Promise<void> =>
 
 /** Prints text on stdout; resolves when it is out. */
 export const print = (text: string): Promise<void> => write(printable(text, true));
+
 /** Prints `value` on stdout as JSON. Throws as `toJson`. */
 export const printJson = (value: unknown, indent?: number): Promise<void> => write(inJson(value, indent));
 

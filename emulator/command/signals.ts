@@ -1,6 +1,6 @@
 /** The signals that ask a command to stop, and what a SIGHUP means to it. */
 
-import { fs, lazy } from "../kernel/builtin.ts";
+import { fs, lazy } from "../builtin.ts";
 
 /** The signals that ask a command to stop. */
 export type StopSignal = "SIGINT" | "SIGTERM" | "SIGHUP";

@@ -1,7 +1,7 @@
 /** What nobody caught: errors and rejections that no code handles. */
 
 import type { AsyncLocalStorage } from "node:async_hooks";
-import { lazy } from "../kernel/builtin.ts";
+import { lazy } from "../builtin.ts";
 import { describe, say } from "./output.ts";
 
 /** Where the name of the handler that runs is kept; none before Node 24, where it would cost each `await` of a handler. */

@@ -23,12 +23,15 @@ import type {
   StreamTransport,
   TlsOptions,
 } from "../../core/sockets/transport.ts";
-import { channel, getSystemErrorName } from "./builtin.ts";
+import { channel, getSystemErrorName } from "../builtin.ts";
+import { addressOf } from "./addresses.ts";
+import type { Holder, Kernel } from "./descriptors/kernel.ts";
+import type { Libc } from "./descriptors/libc.ts";
+import type { Settable } from "./descriptors/plain-options.ts";
+import { datagramHandleOf } from "./handles.ts";
 import { Intake, intake } from "./intake.ts";
 import { linger, unacknowledged } from "./linger.ts";
-import { datagramHandleOf, type Holder, type Kernel, type Libc, type Settable } from "./native.ts";
 import {
-  addressOf,
   atEndOfTurn,
   type Connection,
   checkSecuring,

@@ -12,7 +12,7 @@
 
 import net from "node:net";
 import type { Lender } from "../../core/bytes/reader.ts";
-import { lazy } from "./builtin.ts";
+import { lazy } from "../builtin.ts";
 
 const SIZE = 256 * 1024; // bytes of one read. Node's own reads take 64 KiB
 const LARGE = SIZE / 4; // bytes that are worth more than a copy: a quarter of the memory that is given away with them

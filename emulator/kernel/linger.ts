@@ -7,7 +7,7 @@
  */
 
 import type { Address } from "../../core/net/address.ts";
-import { fs } from "./builtin.ts";
+import { fs } from "../builtin.ts";
 
 const LINGER = 2_000; // ms from one look to the next, and from the close to the first (nginx's lingering_timeout: 5 s a read)
 const STALLED = 5; // looks in a row that saw nothing acknowledged

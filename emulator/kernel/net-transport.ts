@@ -11,7 +11,6 @@ import type { Lender } from "../../core/bytes/reader.ts";
 import { SocketError } from "../../core/errors.ts";
 import type { Address } from "../../core/net/address.ts";
 import { AF_UNIX, SOCK_STREAM } from "../../core/net/constants.ts";
-import { isNameFailure, type NameFailure, nameErrno } from "../../core/net/names.ts";
 import { familyOf } from "../../core/sockets/base-socket.ts";
 import type { StreamOptions } from "../../core/sockets/stream-options.ts";
 import { StreamSocket } from "../../core/sockets/stream-socket.ts";
@@ -22,19 +21,15 @@ import type {
   StreamTransport,
   TlsOptions,
 } from "../../core/sockets/transport.ts";
-import { getSystemErrorName, lazy } from "./builtin.ts";
+import { lazy } from "../builtin.ts";
+import { addressOf } from "./addresses.ts";
+import type { UnixNames } from "./descriptors/adopted.ts";
+import { type Holder, Kernel } from "./descriptors/kernel.ts";
+import { PlainStreamOptions, type Settable } from "./descriptors/plain-options.ts";
+import { descriptorOf } from "./handles.ts";
+import { drained, socketHolder } from "./holders.ts";
 import { IntakeSocket, type Taker } from "./intake.ts";
 import { linger, unacknowledged } from "./linger.ts";
-import {
-  descriptorOf,
-  drained,
-  type Holder,
-  Kernel,
-  PlainStreamOptions,
-  type Settable,
-  socketHolder,
-  type UnixNames,
-} from "./native.ts";
 
 export const FULL = 64 * 1024; // bytes that wait in Node before a writer must wait: the socket's own high-water mark
 export const LARGE = 16 * 1024; // bytes; a smaller piece was copied by the writer
@@ -42,27 +37,6 @@ export const PIECE = 256 * 1024; // bytes of a large write that are handed to No
 
 export const TCP: Capabilities = { reset: true, peername: true };
 export const UNIX: Capabilities = { reset: false, peername: false };
-
-/** A Node address as ours; `null` where Node has none. */
-export const addressOf = (
-  hostname: string | undefined,
-  port: number | undefined,
-  family: string | undefined,
-): Address | null => {
-  if (hostname === undefined || port === undefined) return null;
-  if (family !== "IPv6") return { family: "IPv4", hostname, port };
-  const [host = "", scopeId] = hostname.split("%");
-  return scopeId === undefined
-    ? { family: "IPv6", hostname: host, port }
-    : { family: "IPv6", hostname: host, port, scopeId };
-};
-
-/** Why the system knows no such name. Node's `ENOTFOUND` is `EAI_NONAME` and `EAI_NODATA`; its number tells which. */
-export const nameFailure = (error: unknown): NameFailure => {
-  const { errno, code = "" } = error as NodeJS.ErrnoException;
-  const reason = typeof errno === "number" ? getSystemErrorName(errno) : code;
-  return isNameFailure(reason) ? reason : "EAI_FAIL";
-};
 
 /** Where a connection leads that was dialled here: what a certificate must say, and whom to trust. */
 export interface Dialled {
@@ -442,31 +416,3 @@ export const streamSocket = (
   options: Partial<StreamOptions> = {},
   origin?: Origin,
 ): StreamSocket => new StreamSocket(new NodeTransport(socket, origin), options);
-
-/** What went wrong with a name or an address, as a `SocketError` that says where. */
-export const networkError = (error: unknown, address: string): SocketError => {
-  // Happy eyeballs gives one error for all the addresses that it tried: the first says it.
-  const first = error instanceof AggregateError && error.errors.length > 0 ? error.errors[0] : error;
-  const code = (first as { code?: string }).code ?? "";
-  if (/^(ENOTFOUND|EAI_)/.test(code)) {
-    return new SocketError("ERR_NAME", `the name in ${address} could not be resolved (${code})`, {
-      address,
-      cause: error,
-      errno: nameErrno(nameFailure(first)),
-    });
-  }
-  if (code === "EAGAIN") {
-    const said = `${address}: as many wait there to be accepted as may`; // of Unix sockets; TCP tries again
-    return new SocketError("EWOULDBLOCK", said, { address, cause: error });
-  }
-  const remedy: Record<string, string> = {
-    EADDRINUSE: `${address} is in use: another program listens there; end it, or choose another port`,
-    EACCES: `${address} may not be used by this process: ports below 1024 need root; choose one above`,
-    EADDRNOTAVAIL: `${address} is not an address of this machine`,
-    ECONNREFUSED: `${address} refused the connection: nothing listens there`,
-    ENOENT: `${address}: there is no socket at that path`,
-  };
-  return Object.hasOwn(remedy, code)
-    ? new SocketError(code as "EADDRINUSE", remedy[code], { address, cause: error })
-    : SocketError.from(first, "ERR_CONNECT_FAILED", address);
-};

@@ -14,7 +14,7 @@ import { wholeMs } from "../../core/options.ts";
 import type { ForkingEvent } from "../../core/serve/events.ts";
 import type { ServerInfo } from "../../core/serve/server.ts";
 import type { StreamOptions } from "../../core/sockets/stream-options.ts";
-import { fileURLToPath, fs, lazy, once } from "../kernel/builtin.ts";
+import { fileURLToPath, fs, lazy, once } from "../builtin.ts";
 
 const PATIENCE = 20; // ms that a request waits for a child to be free before another is started, which takes longer
 const START_LIMIT = 30_000; // ms that a child may take to import its handler: a module may wait for ever at its top level

@@ -5,7 +5,7 @@
 
 import type { Channel } from "node:diagnostics_channel";
 import type { SockletEvent } from "../../core/serve/events.ts";
-import { channel } from "../kernel/builtin.ts";
+import { channel } from "../builtin.ts";
 
 const channels: Record<string, Channel> = {};
 

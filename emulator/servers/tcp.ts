@@ -29,9 +29,10 @@ import { BaseServer, SERVER_NAMES, type ServerOptions } from "../../core/serve/s
 import type { Datagram, DatagramSocket } from "../../core/sockets/datagram.ts";
 import { STREAM_NAMES, type StreamOptions, settleStream } from "../../core/sockets/stream-options.ts";
 import { StreamSocket } from "../../core/sockets/stream-socket.ts";
-import { fs, lazy } from "../kernel/builtin.ts";
-import { listenerDescriptor } from "../kernel/native.ts";
-import { type Connection, networkError, type Origin } from "../kernel/net-transport.ts";
+import { fs, lazy } from "../builtin.ts";
+import { networkError } from "../kernel/addresses.ts";
+import type { Connection, Origin } from "../kernel/net-transport.ts";
+import { listenerDescriptor } from "../kernel/stream-descriptor.ts";
 import { zoned } from "../sockets/names.ts";
 import { Socket } from "../sockets/socket.ts";
 import { publish, subscribed } from "./events.ts";

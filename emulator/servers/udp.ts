@@ -47,10 +47,12 @@ import {
   knownSender,
 } from "../../core/sockets/datagram.ts";
 import type { KernelSocket } from "../../core/sockets/transport.ts";
-import { lazy } from "../kernel/builtin.ts";
+import { lazy } from "../builtin.ts";
+import { addressOf, hostOf, networkError } from "../kernel/addresses.ts";
+import { PlainDatagrams } from "../kernel/datagrams.ts";
+import { Kernel } from "../kernel/descriptors/kernel.ts";
+import { libc } from "../kernel/descriptors/libc.ts";
 import { datagramHandle } from "../kernel/handle-transport.ts";
-import { hostOf, Kernel, libc, PlainDatagrams } from "../kernel/native.ts";
-import { addressOf, networkError } from "../kernel/net-transport.ts";
 import { zoned } from "../sockets/names.ts";
 import { TCPServer } from "./tcp.ts";
 

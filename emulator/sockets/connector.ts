@@ -21,9 +21,10 @@ import {
 import { settleStream } from "../../core/sockets/stream-options.ts";
 import { StreamSocket } from "../../core/sockets/stream-socket.ts";
 import type { StreamTransport } from "../../core/sockets/transport.ts";
+import { networkError } from "../kernel/addresses.ts";
+import { checkedPath } from "../kernel/descriptors/sockaddr.ts";
 import { unconnected } from "../kernel/intake.ts";
-import { checkedPath } from "../kernel/native.ts";
-import { NodeTransport, networkError, type Origin } from "../kernel/net-transport.ts";
+import { NodeTransport, type Origin } from "../kernel/net-transport.ts";
 import { zoned } from "./names.ts";
 
 /** A socket to dial with, where it is not a new one. */

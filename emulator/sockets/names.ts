@@ -10,8 +10,8 @@ import type { AddressInfo, AddressInfoOptions, Host, Resolver } from "../../core
 import * as names from "../../core/net/names.ts";
 import { builtInProtocols, builtInServices, fieldsOf, Protocols, Services } from "../../core/net/services.ts";
 import { checkOptions } from "../../core/options.ts";
-import { fs, lazy } from "../kernel/builtin.ts";
-import { nameFailure } from "../kernel/net-transport.ts";
+import { fs, lazy } from "../builtin.ts";
+import { nameFailure } from "../kernel/addresses.ts";
 
 // --- Services and protocols: synchronous, as CPython's -----------------------------------------------------
 

@@ -48,25 +48,17 @@ import { checkCount, checkOptions, checkTime, optionNamesOf, wholeMs } from "../
 import { type DatagramSink, DatagramSocket, type DatagramTransport } from "../../core/sockets/datagram.ts";
 import type { KernelSocket, StreamTransport } from "../../core/sockets/transport.ts";
 import { type SocketConnectOptions, UnconnectedSocket } from "../../core/sockets/unconnected.ts";
-import { dirname, fs, join, lazy } from "../kernel/builtin.ts";
+import { dirname, fs, join, lazy } from "../builtin.ts";
+import { addressOf, hostOf, networkError } from "../kernel/addresses.ts";
+import { datagramKernel, PlainDatagrams } from "../kernel/datagrams.ts";
+import { adopted, namesOf, type UnixNames } from "../kernel/descriptors/adopted.ts";
+import type { Kernel } from "../kernel/descriptors/kernel.ts";
+import { type Libc, libc, neededLibc } from "../kernel/descriptors/libc.ts";
+import type { Kind } from "../kernel/descriptors/plain-options.ts";
+import { checkedPath } from "../kernel/descriptors/sockaddr.ts";
 import { acceptInto } from "../kernel/handle-transport.ts";
-import {
-  adopted,
-  checkedPath,
-  datagramKernel,
-  hostOf,
-  type Kernel,
-  type Kind,
-  type Libc,
-  libc,
-  namesOf,
-  neededLibc,
-  PlainDatagrams,
-  type StreamDescriptor,
-  streamDescriptor,
-  type UnixNames,
-} from "../kernel/native.ts";
-import { addressOf, type Connection, NodeTransport, networkError } from "../kernel/net-transport.ts";
+import { type Connection, NodeTransport } from "../kernel/net-transport.ts";
+import { type StreamDescriptor, streamDescriptor } from "../kernel/stream-descriptor.ts";
 import { dial } from "./connector.ts";
 import { zoned } from "./names.ts";
 
@@ -872,18 +864,21 @@ export function socket(
   proto?: number,
   options?: SocketOptions,
 ): DatagramSocket;
+
 export function socket(
   family?: number,
   type?: typeof SOCK_STREAM,
   proto?: number,
   options?: SocketOptions,
 ): Socket;
+
 export function socket(
   family?: number,
   type?: number,
   proto?: number,
   options?: SocketOptions,
 ): Socket | DatagramSocket;
+
 export function socket(
   family: number = AF_INET,
   type: number = SOCK_STREAM,
@@ -957,6 +952,7 @@ export function socketpair(
   family: number | undefined,
   type: typeof SOCK_DGRAM,
 ): Promise<[DatagramSocket, DatagramSocket]>;
+
 export function socketpair(family?: number, type?: typeof SOCK_STREAM): Promise<[Socket, Socket]>;
 export async function socketpair(
   family: number = AF_UNIX,

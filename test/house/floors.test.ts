@@ -18,6 +18,7 @@ interface Room {
 const NET = ["core", "core/bytes", "core/net"];
 const SOCKETS = [...NET, "core/sockets"];
 const SERVE = [...SOCKETS, "core/serve"];
+const KERNEL = ["emulator", "emulator/kernel", "emulator/kernel/descriptors"];
 
 const ROOMS: Readonly<Record<string, Room>> = {
   core: { below: [] },
@@ -31,19 +32,17 @@ const ROOMS: Readonly<Record<string, Room>> = {
   "core/testing/script": { below: [...SERVE, "core/testing"] },
   "core/testing/transcript": { below: [...SERVE, "core/testing", "core/testing/script"] },
   "core/testing/framing": { below: [...SERVE, "core/testing", "core/testing/script"] },
-  emulator: { below: ["core", "emulator/kernel"] },
-  "emulator/kernel": { below: SOCKETS, packages: /^(node:|koffi$|node-unix-socket$)/ },
-  "emulator/sockets": { below: [...SERVE, "emulator/kernel"], packages: /^node:/ },
-  "emulator/servers": {
-    below: [...SERVE, "emulator", "emulator/kernel", "emulator/sockets"],
-    packages: /^node:/,
-  },
+  emulator: { below: ["core"], packages: /^node:/ },
+  "emulator/kernel/descriptors": { below: [...SOCKETS, "emulator"], packages: /^(node:|koffi$)/ },
+  "emulator/kernel": { below: [...SOCKETS, "emulator", "emulator/kernel/descriptors"], packages: /^node:/ },
+  "emulator/sockets": { below: [...SERVE, ...KERNEL], packages: /^node:/ },
+  "emulator/servers": { below: [...SERVE, ...KERNEL, "emulator/sockets"], packages: /^node:/ },
   "emulator/app": {
-    below: [...SERVE, "core/control", "emulator", "emulator/kernel", "emulator/sockets", "emulator/servers"],
+    below: [...SERVE, "core/control", ...KERNEL, "emulator/sockets", "emulator/servers"],
     packages: /^(node:|@hono\/node-server$)/,
   },
   "emulator/command": {
-    below: [...SERVE, "core/control", "emulator", "emulator/kernel", "emulator/sockets", "emulator/app"],
+    below: [...SERVE, "core/control", ...KERNEL, "emulator/sockets", "emulator/app"],
     packages: /^(node:|commander$)/,
   },
   worker: { below: ["core"], packages: /^cloudflare:/ },

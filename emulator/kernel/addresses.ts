@@ -1,0 +1,59 @@
+/** Addresses as Node has them, and what it says of names and addresses that cannot be used. */
+
+import { SocketError } from "../../core/errors.ts";
+import type { Address, InternetAddress } from "../../core/net/address.ts";
+import { isNameFailure, type NameFailure, nameErrno } from "../../core/net/names.ts";
+import { getSystemErrorName } from "../builtin.ts";
+
+/** A Node address as ours; `null` where Node has none. */
+export const addressOf = (
+  hostname: string | undefined,
+  port: number | undefined,
+  family: string | undefined,
+): Address | null => {
+  if (hostname === undefined || port === undefined) return null;
+  if (family !== "IPv6") return { family: "IPv4", hostname, port };
+  const [host = "", scopeId] = hostname.split("%");
+  return scopeId === undefined
+    ? { family: "IPv6", hostname: host, port }
+    : { family: "IPv6", hostname: host, port, scopeId };
+};
+
+/** Why the system knows no such name. Node's `ENOTFOUND` is `EAI_NONAME` and `EAI_NODATA`; its number tells which. */
+export const nameFailure = (error: unknown): NameFailure => {
+  const { errno, code = "" } = error as NodeJS.ErrnoException;
+  const reason = typeof errno === "number" ? getSystemErrorName(errno) : code;
+  return isNameFailure(reason) ? reason : "EAI_FAIL";
+};
+
+/** The host as Node takes it: an IPv6 address with its scope. */
+export const hostOf = ({ hostname, scopeId }: InternetAddress): string =>
+  scopeId === undefined ? hostname : `${hostname}%${scopeId}`;
+
+/** What went wrong with a name or an address, as a `SocketError` that says where. */
+export const networkError = (error: unknown, address: string): SocketError => {
+  // Happy eyeballs gives one error for all the addresses that it tried: the first says it.
+  const first = error instanceof AggregateError && error.errors.length > 0 ? error.errors[0] : error;
+  const code = (first as { code?: string }).code ?? "";
+  if (/^(ENOTFOUND|EAI_)/.test(code)) {
+    return new SocketError("ERR_NAME", `the name in ${address} could not be resolved (${code})`, {
+      address,
+      cause: error,
+      errno: nameErrno(nameFailure(first)),
+    });
+  }
+  if (code === "EAGAIN") {
+    const said = `${address}: as many wait there to be accepted as may`; // of Unix sockets; TCP tries again
+    return new SocketError("EWOULDBLOCK", said, { address, cause: error });
+  }
+  const remedy: Record<string, string> = {
+    EADDRINUSE: `${address} is in use: another program listens there; end it, or choose another port`,
+    EACCES: `${address} may not be used by this process: ports below 1024 need root; choose one above`,
+    EADDRNOTAVAIL: `${address} is not an address of this machine`,
+    ECONNREFUSED: `${address} refused the connection: nothing listens there`,
+    ENOENT: `${address}: there is no socket at that path`,
+  };
+  return Object.hasOwn(remedy, code)
+    ? new SocketError(code as "EADDRINUSE", remedy[code], { address, cause: error })
+    : SocketError.from(first, "ERR_CONNECT_FAILED", address);
+};

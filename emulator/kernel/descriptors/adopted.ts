@@ -1,0 +1,108 @@
+/** What a descriptor is: its names, and the state of one that was made elsewhere. */
+
+import { SocketError } from "../../../core/errors.ts";
+import type { Address, UnixAddress } from "../../../core/net/address.ts";
+import {
+  AF_INET,
+  AF_INET6,
+  AF_UNIX,
+  SO_ACCEPTCONN,
+  SO_DOMAIN,
+  SO_TYPE,
+  SOCK_DGRAM,
+  SOCK_STREAM,
+  SOL_SOCKET,
+} from "../../../core/net/constants.ts";
+import { fs } from "../../builtin.ts";
+import { type Libc, libc } from "./libc.ts";
+import { integer } from "./options.ts";
+import type { Kind } from "./plain-options.ts";
+
+/** The paths of the two ends of a Unix connection, which Node does not tell; absent where an end has none. */
+export interface UnixNames {
+  readonly local?: UnixAddress | undefined;
+  readonly remote?: UnixAddress | undefined;
+}
+
+/** The address of a descriptor's peer; `null` for a Unix socket without a name, and where there is no libc to tell. */
+export const peerName = (fd: number): Address | null => libc()?.getpeername(fd) ?? null;
+
+/** The paths of a descriptor, as far as libc is there to tell. */
+export const namesOf = (fd: number): UnixNames => {
+  const path = (name: Address | null | undefined) => (name?.family === "unix" ? name : undefined);
+  return { local: path(libc()?.getsockname(fd)), remote: path(peerName(fd)) };
+};
+
+/** A descriptor that was made elsewhere, and what has been done with it. */
+export interface Adopted {
+  readonly fd: number;
+  readonly state: "fresh" | "listening" | "connected";
+  readonly localAddress: Address | null;
+}
+
+/**
+ * What a descriptor is. Throws `EBADF`, `ENOTSOCK`, and `EINVAL` where it is no socket of this kind. Without libc it
+ * asks /proc, in which a stream that is neither connected nor listens is not named.
+ */
+export const adopted = (fd: number, kind: Kind): Adopted => {
+  const calls = libc();
+  const known = calls === null ? knownByProc(fd, kind) : knownByLibc(calls, fd);
+  if (known.family === kind.family && known.type === kind.type) return { fd, ...known };
+  const said = (family: number, type: number): string => `family ${family}, type ${type}`;
+  throw new SocketError(
+    "EINVAL",
+    `descriptor ${fd} is a socket of ${said(known.family, known.type)}, not of ${said(kind.family, kind.type)}`,
+  );
+};
+
+type Known = Omit<Adopted, "fd"> & Pick<Kind, "family" | "type">;
+
+const knownByLibc = (calls: Libc, fd: number): Known => {
+  const ask = (name: number): number => integer(calls.getsockopt(fd, SOL_SOCKET, name, 4));
+  const [type, family] = [ask(SO_TYPE), ask(SO_DOMAIN)];
+  let state: Known["state"] = ask(SO_ACCEPTCONN) === 1 ? "listening" : "connected";
+  try {
+    if (state === "connected") calls.getpeername(fd);
+  } catch {
+    state = "fresh";
+  }
+  return { family, type, state, localAddress: calls.getsockname(fd) };
+};
+
+const PROC: readonly (readonly [file: string, family: number, type: number])[] = [
+  ["tcp", AF_INET, SOCK_STREAM],
+  ["tcp6", AF_INET6, SOCK_STREAM],
+  ["udp", AF_INET, SOCK_DGRAM],
+  ["udp6", AF_INET6, SOCK_DGRAM],
+];
+
+/** /proc/net/tcp and its like, proc_pid_net(5): a line for each socket, with its state and its inode. */
+const knownByProc = (fd: number, kind: Kind): Known => {
+  let inode: string | undefined;
+  try {
+    inode = /^socket:\[(\d+)\]$/.exec(fs.readlinkSync(`/proc/self/fd/${fd}`))?.[1];
+  } catch {
+    throw new SocketError("EBADF", `there is no descriptor ${fd}`);
+  }
+  if (inode === undefined) throw new SocketError("ENOTSOCK", `descriptor ${fd} is no socket`);
+  const lines = (file: string): string[][] =>
+    fs
+      .readFileSync(`/proc/self/net/${file}`, "latin1")
+      .split("\n")
+      .map((line) => line.trim().split(/\s+/));
+  for (const [file, family, type] of PROC) {
+    const state = lines(file).find((line) => line[9] === inode)?.[3];
+    if (state === undefined) continue;
+    const known = state === "0A" ? "listening" : state === "07" ? "fresh" : "connected"; // TCP_LISTEN, TCP_CLOSE
+    return { family, type, state: known, localAddress: null };
+  }
+  const [, , , flags, type, state, , path] = lines("unix").find((line) => line[6] === inode) ?? [];
+  if (state === undefined) return { ...kind, state: "fresh", localAddress: null };
+  const listens = (Number.parseInt(flags ?? "", 16) & 0x1_0000) !== 0; // __SO_ACCEPTCON
+  return {
+    family: AF_UNIX,
+    type: Number(type),
+    state: listens ? "listening" : state === "03" ? "connected" : "fresh", // SS_CONNECTED
+    localAddress: path === undefined ? null : { family: "unix", path: path.replace(/^@/, "\0") },
+  };
+};

@@ -1,0 +1,296 @@
+/** The descriptor of a stream from its first moment until Node connects it, or listens on it. */
+
+import type net from "node:net";
+import type { Address } from "../../core/net/address.ts";
+import {
+  type AF_INET,
+  type AF_INET6,
+  AF_UNIX,
+  SO_REUSEADDR,
+  SOCK_STREAM,
+  SOL_SOCKET,
+  SOL_TCP,
+  TCP_NODELAY,
+} from "../../core/net/constants.ts";
+import { addressOf, hostOf } from "./addresses.ts";
+import type { Adopted } from "./descriptors/adopted.ts";
+import { type Holder, Kernel, NOBODY } from "./descriptors/kernel.ts";
+import { type Libc, libc } from "./descriptors/libc.ts";
+import { bytesOf } from "./descriptors/options.ts";
+import {
+  KEEPALIVE,
+  type Kind,
+  NODELAY,
+  PlainStreamOptions,
+  REUSEPORT,
+  type Settable,
+  V6ONLY,
+} from "./descriptors/plain-options.ts";
+import { checkedPath } from "./descriptors/sockaddr.ts";
+import { type Handle, handleOf, listenOn, makeHandle, UV_TCP_IPV6ONLY, UV_TCP_REUSEPORT } from "./handles.ts";
+import { serverHolder, socketHolder } from "./holders.ts";
+import { unconnected } from "./intake.ts";
+
+/** A stream's descriptor until Node connects it or listens on it. */
+export interface StreamDescriptor {
+  readonly kernel: Kernel;
+  /** Where it is bound; `null` where it is not. */
+  readonly localAddress: Address | null;
+  /** Throws the kernel's error. */
+  bind(address: Address, said: string): void;
+  /** A `net.Socket` over it that is not connected. */
+  connecting(): net.Socket;
+  /** That is connected, or is not and was destroyed: then the descriptor is here again. */
+  connected(success: boolean): void;
+  /** A `net.Socket` over a descriptor that is connected already. */
+  opened(): net.Socket;
+  /** Listens on it; resolves when it does. Throws the kernel's error. */
+  listen(server: net.Server, backlog: number): Promise<void>;
+  /** Options that each connection of a listener begins with. */
+  readonly inherited: Pick<net.ServerOpts, "noDelay" | "keepAlive" | "keepAliveInitialDelay">;
+  /** The kernel's side of a connection that was accepted, where more is known of it than Node tells. */
+  accepted(connection: { readonly settable: Settable; readonly holder: Holder }): Kernel | undefined;
+  /** Closes what Node has not. */
+  close(): void;
+}
+
+// The constructor would read at once, which fails before there is a connection.
+const IDLE = { allowHalfOpen: true, manualStart: true } as const;
+
+/** By libc: the descriptor is there from the first moment, and bind is bind(2). */
+class LibcStream implements StreamDescriptor {
+  readonly kernel: Kernel;
+  readonly #libc: Libc;
+  readonly #family: number;
+  #fd: number; // -1 while Node has it
+  #number: number; // its number
+  #kept = -1; // another of the same, while Node connects, which would close it where that fails
+  #bound: Address | null = null; // by bind()
+  #handle: Handle | null = null;
+  #closed = false;
+
+  constructor(libc: Libc, kind: Kind, fd: number) {
+    this.#libc = libc;
+    this.#family = kind.family;
+    this.#fd = this.#number = fd;
+    this.kernel = new Kernel(new PlainStreamOptions(kind), libc).heldBy(this.#holder());
+  }
+
+  get localAddress(): Address | null {
+    const fd = this.kernel.fd;
+    const name = fd < 0 ? null : this.#libc.getsockname(fd);
+    return name !== null && name.family !== "unix" && name.port === 0 ? null : name;
+  }
+
+  bind(address: Address, said: string): void {
+    // As libuv does whenever it binds, and CPython's servers are told to: else a port could not be had again for a
+    // minute after its connections ended.
+    if (this.#family !== AF_UNIX && !this.kernel.given(SOL_SOCKET, SO_REUSEADDR)) {
+      this.#libc.setsockopt(this.#fd, SOL_SOCKET, SO_REUSEADDR, bytesOf(1));
+    }
+    this.#libc.bind(this.#fd, address, said);
+    this.#bound = this.localAddress;
+  }
+
+  connecting(): net.Socket {
+    this.#kept = this.#libc.dup(this.#fd);
+    const socket = this.opened();
+    if (this.#family !== AF_UNIX && !this.kernel.given(SOL_TCP, TCP_NODELAY)) socket.setNoDelay(true);
+    return socket;
+  }
+
+  opened(): net.Socket {
+    const socket = unconnected({ fd: this.#fd, ...IDLE } as net.SocketConstructorOpts);
+    this.#fd = -1;
+    this.kernel.heldBy(socketHolder(socket));
+    return socket;
+  }
+
+  connected(success: boolean): void {
+    const kept = this.#kept;
+    this.#kept = -1;
+    if (!success && !this.#closed) {
+      this.#fd = this.#number = this.#libc.dup(kept, this.#number); // the same, where nobody was faster
+      this.kernel.heldBy(this.#holder());
+      this.#bindAgain();
+    }
+    this.#libc.close(kept);
+  }
+
+  listen(server: net.Server, backlog: number): Promise<void> {
+    this.#handle ??= handleOf(this.#fd);
+    const listening = listenOn(server, this.#handle, backlog);
+    this.#fd = -1;
+    this.#handle = null;
+    this.kernel.heldBy(serverHolder(server));
+    return listening;
+  }
+
+  get inherited() {
+    return { noDelay: !this.kernel.given(SOL_TCP, TCP_NODELAY) }; // else the kernel hands on what was set
+  }
+
+  accepted(): undefined {}
+
+  close(): void {
+    this.#closed = true;
+    if (this.#handle !== null) this.#handle.close();
+    else if (this.#fd >= 0) this.#libc.close(this.#fd);
+    this.#handle = null;
+    this.#fd = -1;
+    this.kernel.closed();
+  }
+
+  /** Linux takes back a port that it had chosen when a connect() fails, and still names it. */
+  #bindAgain(): void {
+    if (this.#bound === null || this.#family === AF_UNIX) return;
+    try {
+      this.#libc.bind(this.#fd, this.#bound, "");
+    } catch {
+      // EINVAL: it has it still.
+    }
+  }
+
+  #holder(): Holder {
+    const fd = this.#fd;
+    return {
+      fd,
+      take: () => {
+        this.#fd = -1;
+        return fd;
+      },
+    };
+  }
+}
+
+/** By what Node has: the descriptor comes with bind() or connect(). */
+class PlainStream implements StreamDescriptor {
+  readonly kernel: Kernel;
+  readonly #kind: Kind;
+  readonly #options: PlainStreamOptions;
+  #handle: Handle | null; // from bind() on, while Node has it not
+  #address: Address | null = null;
+  #said = "";
+  #closed = false;
+
+  /** `found` as the kernel's. */
+  constructor(kind: Kind, from?: Adopted, found?: null) {
+    this.#kind = kind;
+    this.#options = new PlainStreamOptions(kind);
+    this.#handle = from === undefined ? null : handleOf(from.fd);
+    this.kernel = new Kernel(this.#options, found).heldBy(this.#holder());
+    if (from === undefined) return;
+    const name = from.localAddress ?? nameOf(this.#handle as Handle);
+    if (name === null || (name.family !== "unix" && name.port === 0)) return;
+    this.#address = name;
+    this.#options.bound = true;
+  }
+
+  get localAddress(): Address | null {
+    return this.#address;
+  }
+
+  bind(address: Address, said: string): void {
+    const options = this.#options;
+    const flags = (options.on(V6ONLY) ? UV_TCP_IPV6ONLY : 0) | (options.on(REUSEPORT) ? UV_TCP_REUSEPORT : 0);
+    if (address.family === "unix") checkedPath(address.path);
+    const handle =
+      address.family === "unix"
+        ? makeHandle(said, address.path, -1, -1)
+        : makeHandle(
+            said,
+            hostOf(address),
+            address.port,
+            address.family === "IPv6" ? 6 : 4,
+            undefined,
+            flags,
+          );
+    this.#handle = handle;
+    this.#address = address.family === "unix" ? address : nameOf(handle);
+    this.#said = said;
+    options.bind();
+    this.kernel.heldBy(this.#holder());
+  }
+
+  connecting(): net.Socket {
+    const handle = this.#handle;
+    // A Unix handle that is only bound has no stream in libuv's eyes until it is opened.
+    if (handle !== null && this.#kind.family === AF_UNIX) handle.open(handle.fd);
+    const socket = this.opened();
+    this.#options.open(socket, true);
+    return socket;
+  }
+
+  opened(): net.Socket {
+    const handle = this.#handle;
+    const options = handle === null ? IDLE : { handle, ...IDLE };
+    const socket = unconnected(options as net.SocketConstructorOpts);
+    this.#handle = null;
+    this.#options.open(socket, false);
+    this.kernel.heldBy(socketHolder(socket));
+    return socket;
+  }
+
+  connected(success: boolean): void {
+    if (success || this.#closed) return;
+    this.kernel.heldBy(NOBODY);
+    if (this.#address !== null) this.bind(this.#address, this.#said); // Node closed it: the same once more
+  }
+
+  listen(server: net.Server, backlog: number): Promise<void> {
+    const listening = listenOn(server, this.#handle as Handle, backlog);
+    this.#handle = null;
+    this.#options.listens = true;
+    this.kernel.heldBy(serverHolder(server));
+    return listening;
+  }
+
+  get inherited() {
+    const options = this.#options;
+    return {
+      noDelay: options.on(NODELAY, !this.kernel.given(SOL_TCP, TCP_NODELAY)), // else libc set it, and the kernel hands it on
+      keepAlive: options.on(KEEPALIVE),
+      keepAliveInitialDelay: options.idle,
+    };
+  }
+
+  accepted(connection: { readonly settable: Settable; readonly holder: Holder }): Kernel | undefined {
+    if (libc() !== null) return undefined; // which knows all of it
+    const options = new PlainStreamOptions(this.#kind, this.#options);
+    options.open(connection.settable, true);
+    return new Kernel(options, null).heldBy(connection.holder);
+  }
+
+  close(): void {
+    this.#closed = true;
+    this.#handle?.close();
+    this.#handle = null;
+    this.kernel.closed();
+  }
+
+  #holder(): Holder {
+    const handle = this.#handle;
+    return handle === null ? NOBODY : { fd: handle.fd, take: () => -1 };
+  }
+}
+
+/** Where a handle is bound; `null` for one that is not TCP's. */
+const nameOf = (handle: Handle): Address | null => {
+  const name: { address?: string; port?: number; family?: string } = {};
+  if (handle.getsockname === undefined || handle.getsockname(name) !== 0) return null;
+  return addressOf(name.address ?? "", name.port ?? 0, name.family);
+};
+
+/** A new stream, or one over a descriptor that was made elsewhere. Throws `EMFILE`, `EPROTONOSUPPORT`. */
+export const streamDescriptor = (kind: Kind, from?: Adopted): StreamDescriptor => {
+  const calls = libc();
+  if (calls === null) return new PlainStream(kind, from, null);
+  return new LibcStream(calls, kind, from?.fd ?? calls.socket(kind.family, SOCK_STREAM, kind.proto));
+};
+
+/**
+ * What a server listens on that has asked nothing of its socket: Node binds it, so that the server is up without
+ * libc, which takes longer to load than all else here. Once it is bound libc has it too, for whatever is asked then.
+ */
+export const listenerDescriptor = (family: typeof AF_INET | typeof AF_INET6): StreamDescriptor =>
+  new PlainStream({ family, type: SOCK_STREAM, proto: 0 });
