@@ -66,7 +66,14 @@ export {
   type Platform,
   type Serving,
 } from "./serve/app.ts";
-export { StreamConnector, type StreamConnectorOptions } from "./serve/connector.ts";
+// The servers and connectors that run it
+export {
+  BaseConnector,
+  type RunOptions,
+  StreamConnector,
+  type StreamConnectorOptions,
+} from "./serve/connector.ts";
+export { BaseEndpoint, type EndpointOptions } from "./serve/endpoint.ts";
 export type { EndpointInfo, ForkingEvent, OnEvent, Refusal, SockletEvent } from "./serve/events.ts";
 // The handler
 export {
@@ -79,13 +86,8 @@ export {
   streamHandler,
 } from "./serve/handler.ts";
 export { ThreadingMixIn } from "./serve/mixins.ts";
-// The servers and connectors that run it
 export {
-  BaseConnector,
-  BaseEndpoint,
   BaseServer,
-  type EndpointOptions,
-  type RunOptions,
   type ServerInfo,
   type ServerOptions,
   type ServerState,

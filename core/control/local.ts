@@ -8,7 +8,7 @@ import { SocketError } from "../errors.ts";
 import { AllowList } from "../net/access.ts";
 import { checkOptions, optionNamesOf } from "../options.ts";
 import type { App } from "../serve/app.ts";
-import type { BaseConnector } from "../serve/server.ts";
+import type { BaseConnector } from "../serve/connector.ts";
 import type { StreamSocket } from "../sockets/stream-socket.ts";
 import { ListenerLog } from "./listeners.ts";
 import {

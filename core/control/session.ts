@@ -15,8 +15,8 @@ import { errorInfo, SocketError } from "../errors.ts";
 import { formatAddress } from "../net/address.ts";
 import { SHUT_WR } from "../net/constants.ts";
 import { checkOptions, optionNamesOf, wholeMs } from "../options.ts";
+import type { BaseConnector } from "../serve/connector.ts";
 import { callListener } from "../serve/events.ts";
-import type { BaseConnector } from "../serve/server.ts";
 import type { StreamSocket } from "../sockets/stream-socket.ts";
 import {
   type ErrorInfo,

@@ -1,13 +1,90 @@
-/** The connector of streams: dials one address, and runs a handler on the connection. */
+/** What dials: `BaseConnector`, the twin of a server, and `StreamConnector`, which dials streams. */
 
+import { DONE } from "../bytes/data.ts";
+import { SocketError } from "../errors.ts";
 import type { Address, AddressLike, Endpoint } from "../net/address.ts";
-import { type OptionNames, optionNamesOf } from "../options.ts";
+import { checkOptions, type OptionNames, optionNamesOf } from "../options.ts";
 import { type ConnectOptions, checkConnecting, dialable } from "../sockets/connect.ts";
 import { STREAM_NAMES, settleStream } from "../sockets/stream-options.ts";
-import type { StreamSocket } from "../sockets/stream-socket.ts";
+import { StreamSocket } from "../sockets/stream-socket.ts";
 import { TLS_NAMES } from "../sockets/transport.ts";
+import { BaseEndpoint, ENDPOINT_NAMES, type EndpointOptions } from "./endpoint.ts";
 import { checkKind, type HandlerClass } from "./handler.ts";
-import { BaseConnector, ENDPOINT_NAMES, type EndpointOptions } from "./server.ts";
+
+/** What a connector's `run` can be given. */
+export interface RunOptions<Request = unknown> {
+  /** What the handler gets as `this.params`. */
+  readonly params?: unknown;
+  /** Aborts the dialling, then the handler. */
+  readonly signal?: AbortSignal;
+  /** Told of the connection when it is open, just before the handler is made; what it throws, `run` rejects with. */
+  onOpen?(request: Request): void;
+}
+
+const RUN_NAMES = optionNamesOf<RunOptions>()({ params: true, signal: true, onOpen: true });
+
+/**
+ * Dials, and runs a handler on the connection: the twin of a server, so that a handler cannot tell who opened
+ * its connection (Schmidt's Acceptor-Connector).
+ */
+export abstract class BaseConnector<Request, Context = unknown> extends BaseEndpoint<Request, Context> {
+  #stopped = false;
+
+  /** Opens a connection. Rejects with the reason; `signal` gives up. */
+  abstract connect(signal?: AbortSignal): Promise<Request>;
+
+  /** The address of a connection's other end. */
+  abstract peerOf(request: Request): Address | null;
+
+  /**
+   * Dials, runs one handler to its end, closes, and gives what `handle` returned. Rejects with what the dialling
+   * or the handler threw, or why not all that the handler wrote has left.
+   */
+  async run(options: RunOptions<Request> = {}): Promise<unknown> {
+    checkOptions("run()", options, RUN_NAMES);
+    const { signal } = options;
+    if (this.#stopped) throw new SocketError("EBADF", "this connector was shut down; make a new one");
+    signal?.throwIfAborted();
+    const request = await this.connect(signal);
+    const address = this.peerOf(request);
+    const running = this.begin(request, address, options.params);
+    const abort = (): void => this.cancelOne(request, running, signal?.reason);
+    let failed = true;
+    try {
+      signal?.addEventListener("abort", abort, { once: true });
+      if (signal?.aborted) abort();
+      const result = await this.#finish(request, address, options);
+      await this.shutdownRequest(request);
+      if (request instanceof StreamSocket && request.lost !== null) throw request.lost;
+      failed = false;
+      return result;
+    } finally {
+      signal?.removeEventListener("abort", abort);
+      this.end(request, running, failed);
+    }
+  }
+
+  /** `finishRequest`; where that fails the request is let go, and the failure is what is told. */
+  async #finish(request: Request, address: Address | null, options: RunOptions<Request>): Promise<unknown> {
+    try {
+      options.onOpen?.(request);
+      return await this.finishRequest(request, address);
+    } catch (error) {
+      try {
+        await this.shutdownRequest(request);
+      } catch {
+        // what the handler threw says more
+      }
+      throw error;
+    }
+  }
+
+  /** `run()` begins nothing any more. */
+  override shutdown(): Promise<void> {
+    this.#stopped = true;
+    return DONE;
+  }
+}
 
 /** Options of a connector of streams. */
 export interface StreamConnectorOptions<Context>

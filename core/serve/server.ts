@@ -1,6 +1,5 @@
 /**
- * The life of a request, from its arrival to its close: `BaseServer`, where requests arrive, `BaseConnector`,
- * which dials them, and `BaseEndpoint`, what both do with one.
+ * Where requests arrive: `BaseServer`. The life of a request, here and at a connector (`connector.ts`):
  *
  *     a server                                          a connector
  *     getRequest()       the next that arrived          connect()
@@ -19,7 +18,7 @@
  * `drain()` lets what runs finish, `abort()` ends what has not by then.
  */
 
-import { type Data, DONE, type MaybePromise } from "../bytes/data.ts";
+import { DONE, type MaybePromise } from "../bytes/data.ts";
 import { textOf } from "../describe.ts";
 import { SocketError } from "../errors.ts";
 import { Gate, PEER_NAMES, type PeerRules, RATE_NAMES, type RateLimit } from "../net/access.ts";
@@ -29,400 +28,18 @@ import {
   checkOptions,
   checkTime,
   checkWord,
-  MAX_TIMER,
   type OptionNames,
   optionNamesOf,
   wholeMs,
 } from "../options.ts";
 import { attempt, disown, isThenable, whenSettled } from "../promises.ts";
-import { Datagram, type DatagramSender } from "../sockets/datagram.ts";
 import { StreamSocket } from "../sockets/stream-socket.ts";
-import {
-  callListener,
-  type EndpointInfo,
-  type OnEvent,
-  type Refusal,
-  reportBroken,
-  type SockletEvent,
-  tellFailure,
-} from "./events.ts";
-import {
-  bothErrors,
-  checkHandler,
-  type HandlerClass,
-  type HandlerServer,
-  type RequestScope,
-} from "./handler.ts";
-
-const ABORT_GRACE = 1_000; // ms that an aborted handler has to notice, before it is told as stuck
-
-/** Options of a server or a connector. Times are milliseconds. */
-export interface EndpointOptions<Context> {
-  /** What it is called in events. Default: the handler's class name. */
-  readonly name?: string;
-  /** What handlers get as `this.context`. */
-  readonly context?: Context;
-  /** Told of all that happens. */
-  readonly onEvent?: OnEvent;
-  /** How long `drain()` lets running requests go on before it aborts them. Default 10 000. */
-  readonly drainTimeout?: number;
-}
-
-export const ENDPOINT_NAMES = optionNamesOf<EndpointOptions<unknown>>("a server or a connector")({
-  name: true,
-  context: true,
-  onEvent: true,
-  drainTimeout: true,
-});
-
-/** A datagram that a server received: it counts what goes back. */
-export class ServedDatagram extends Datagram {
-  /** Bytes that were sent back. */
-  bytesWritten = 0;
-  readonly #way: DatagramWay;
-
-  constructor(data: Uint8Array, address: Address | null, way: DatagramWay, truncated = false) {
-    super(data, address, way, truncated);
-    this.#way = way;
-  }
-
-  get bytesRead(): number {
-    return this.data.length;
-  }
-
-  override reply(data: Data): void {
-    this.bytesWritten += this.#way.post(data, this.address);
-  }
-}
-
-/** The way back of a datagram at a server: `post` gives how many bytes it sent; 0 for one that it dropped. */
-export interface DatagramWay extends DatagramSender {
-  post(data: Data, address: Address | null): number;
-}
-
-interface Counts {
-  readonly bytesRead: number;
-  readonly bytesWritten: number;
-}
-
-const NO_BYTES: Counts = { bytesRead: 0, bytesWritten: 0 };
-
-/** How many bytes of a request came and went; 0 where a request of another kind does not count them. */
-const bytesOf = (request: unknown): Counts =>
-  request instanceof StreamSocket || request instanceof ServedDatagram ? request : NO_BYTES;
-
-/** Why a peer was not sent all that a handler wrote which ended well; `null` where it was. */
-const cutBy = (request: unknown, running: Running): unknown =>
-  request instanceof StreamSocket ? (request.lost ?? running.reason) : null;
-
-class Running implements RequestScope {
-  readonly id: number;
-  readonly address: Address | null;
-  readonly params: unknown;
-  readonly started = performance.now();
-  /** Looks whether it takes too long; see `BaseServer`. */
-  timer: ReturnType<typeof setTimeout> | undefined;
-  /** Why it was aborted; `null` where it was not. */
-  reason: unknown = null;
-  readonly #tell: (event: SockletEvent) => void;
-  readonly #server: string;
-  #controller: AbortController | undefined;
-
-  constructor(
-    id: number,
-    address: Address | null,
-    params: unknown,
-    server: string,
-    tell: (event: SockletEvent) => void,
-  ) {
-    this.id = id;
-    this.address = address;
-    this.params = params;
-    this.#server = server;
-    this.#tell = tell;
-  }
-
-  get signal(): AbortSignal {
-    this.#controller ??= new AbortController();
-    return this.#controller.signal;
-  }
-
-  emit(detail: unknown): void {
-    const { id, address } = this;
-    const server = this.#server;
-    disown(detail, (error) => this.#tell({ type: "error", server, id, address, error }));
-    this.#tell({ type: "handler", server, id, address, detail });
-  }
-
-  abort(reason: unknown): void {
-    this.reason = reason;
-    this.#controller ??= new AbortController(); // who asks later finds it aborted
-    this.#controller.abort(reason);
-  }
-}
-
-/**
- * The requests that run. The last one that began is beside the map: a datagram whose handler does not wait is over
- * before the next begins, and so costs no entry there.
- */
-class Requests<Request> {
-  readonly #map = new Map<Request, Running>();
-  #last: Request | undefined;
-  #running: Running | undefined; // of #last
-
-  get size(): number {
-    return this.#map.size + (this.#running === undefined ? 0 : 1);
-  }
-
-  get(request: Request): Running | undefined {
-    return request === this.#last ? this.#running : this.#map.get(request);
-  }
-
-  set(request: Request, running: Running): void {
-    this.all();
-    this.#last = request;
-    this.#running = running;
-  }
-
-  delete(request: Request): void {
-    if (request !== this.#last) {
-      this.#map.delete(request);
-      return;
-    }
-    this.#last = undefined;
-    this.#running = undefined;
-  }
-
-  /** All of them, in the order that they began. */
-  all(): Map<Request, Running> {
-    if (this.#running !== undefined) {
-      this.#map.set(this.#last as Request, this.#running);
-      this.#last = undefined;
-      this.#running = undefined;
-    }
-    return this.#map;
-  }
-}
-
-/** What a server and a connector share: they run handlers on requests, know which run, and can end them. */
-export abstract class BaseEndpoint<Request, Context = unknown> implements HandlerServer<Context> {
-  /**
-   * The names of the options that this class's constructor takes; another is a `TypeError`. A class with options of
-   * its own adds them:
-   *
-   *     class Greeter extends ThreadingTCPServer {
-   *       static override readonly optionNames: OptionNames = { ...ThreadingTCPServer.optionNames, greeting: true };
-   */
-  static readonly optionNames: OptionNames = ENDPOINT_NAMES;
-
-  /** The class that handles each request; may be replaced while requests run, which keep theirs. */
-  RequestHandlerClass: HandlerClass<Request, Context>;
-  /** What handlers get as `this.context`. */
-  readonly context: Context;
-  readonly name: string;
-  onEvent: OnEvent | undefined;
-  /** How long `drain()` lets running requests go on before it aborts them, in milliseconds. */
-  drainTimeout: number;
-
-  readonly #running = new Requests<Request>();
-  readonly #teller = (event: SockletEvent): void => this.announce(event); // one for all requests
-  #begun = 0;
-  #served = 0;
-  #failed = 0;
-  #bytesRead = 0;
-  #bytesWritten = 0;
-  #whenOne: (() => void)[] = []; // called when one more has ended
-  #draining: Promise<void> | null = null;
-  #drainDue = Number.POSITIVE_INFINITY; // when what still runs is aborted, by performance.now()
-  #drainTimer: ReturnType<typeof setTimeout> | undefined;
-  #late: (timeout: number) => void = () => {}; // that time is up
-
-  constructor(RequestHandlerClass: HandlerClass<Request, Context>, options: EndpointOptions<Context> = {}) {
-    checkHandler(RequestHandlerClass);
-    const { name, optionNames } = new.target as unknown as typeof BaseEndpoint;
-    checkOptions(name || "this class", options, optionNames);
-    this.RequestHandlerClass = RequestHandlerClass;
-    this.context = options.context as Context;
-    this.name = options.name ?? (textOf(RequestHandlerClass.name) || "anonymous");
-    this.onEvent = options.onEvent;
-    this.drainTimeout = checkTime("drainTimeout", options.drainTimeout ?? 10_000, 0);
-  }
-
-  /** How many handlers run now. */
-  get running(): number {
-    return this.#running.size;
-  }
-
-  /** What a handler of `request` can ask. */
-  scope(request: Request): RequestScope {
-    const running = this.#running.get(request);
-    if (running === undefined) throw new SocketError("EINVAL", "this request is not running at this server");
-    return running;
-  }
-
-  /** A plain object of counts, to print or to serve. */
-  info(): EndpointInfo {
-    return {
-      name: this.name,
-      running: this.#running.size,
-      served: this.#served,
-      failed: this.#failed,
-      bytesRead: this.#bytesRead,
-      bytesWritten: this.#bytesWritten,
-    };
-  }
-
-  /** From now on nothing new begins; what runs goes on. May be called from anywhere, also from a handler. */
-  abstract shutdown(): Promise<void>;
-
-  /** Makes the handler and runs it; gives what `handle` gave. */
-  finishRequest(request: Request, clientAddress: Address | null): unknown {
-    return new this.RequestHandlerClass(request, clientAddress, this).run();
-  }
-
-  /** The request is over: lets its connection go, having sent what was written. */
-  shutdownRequest(request: Request): MaybePromise<void> {
-    return this.closeRequest(request);
-  }
-
-  closeRequest(request: Request): MaybePromise<void> {
-    if (request instanceof StreamSocket) return request.close();
-  }
-
-  /** A hook or handler failed. Tells it as an event; the server goes on. */
-  handleError(request: Request, clientAddress: Address | null, error: unknown): MaybePromise<void> {
-    const id = this.#running.get(request)?.id;
-    this.announce({ type: "error", server: this.name, ...(id && { id }), address: clientAddress, error });
-  }
-
-  /**
-   * Waits until no handler runs; past `timeout` ms (default `drainTimeout`) it aborts those that do, and past
-   * another second it gives up on a handler that does not notice, and tells it as an event of type `stuck`.
-   * Who asks while it drains waits for the same end, which comes no later than he says.
-   */
-  drain(timeout: number = this.drainTimeout): Promise<void> {
-    checkTime("timeout", timeout, 0);
-    if (this.#running.size === 0) return this.#draining ?? DONE;
-    if (this.#draining === null) {
-      this.announce({ type: "draining", server: this.name, running: this.#running.size, timeout });
-      this.#draining = this.#drain().finally(() => {
-        this.#draining = null;
-        this.#drainDue = Number.POSITIVE_INFINITY;
-        clearTimeout(this.#drainTimer);
-      });
-    }
-    const due = performance.now() + timeout;
-    if (due < this.#drainDue) {
-      this.#drainDue = due;
-      clearTimeout(this.#drainTimer);
-      this.#drainTimer = setTimeout(() => this.#late(timeout), timeout);
-    }
-    return this.#draining;
-  }
-
-  /** Ends all that runs, at once: signals abort, connections are reset. */
-  abort(reason: unknown = new SocketError("ECONNABORTED", "the server was aborted")): void {
-    for (const [request, running] of this.#running.all()) this.cancelOne(request, running, reason);
-  }
-
-  /** `cancelRequest()`, which a class of the user's may have made one that throws: the others are to be ended all the same. */
-  protected cancelOne(request: Request, { id, address }: Running, reason: unknown): void {
-    attempt(
-      () => this.cancelRequest(request, reason),
-      (error) => this.announce({ type: "error", server: this.name, id, address, error }),
-    );
-  }
-
-  /** Ends one that runs, at once: its signal aborts with `reason`, its connection is reset. */
-  cancelRequest(request: Request, reason: unknown): void {
-    this.#running.get(request)?.abort(reason);
-    this.abortRequest(request);
-  }
-
-  /** Lets go of one connection at once. */
-  abortRequest(request: Request): void {
-    if (request instanceof StreamSocket) request.abort();
-  }
-
-  /** Whether anybody listens to events of this type: one that nobody hears is not even made, where requests are many. */
-  protected watches(_type: SockletEvent["type"]): boolean {
-    return this.onEvent !== undefined;
-  }
-
-  /** Tells `event` to whoever listens. What an override of it throws is told as what the listener throws. */
-  protected tell(event: SockletEvent): void {
-    if (this.onEvent !== undefined) callListener(this.onEvent, event);
-  }
-
-  /** `tell()`, which a class of the user's may have made one that throws. */
-  protected announce(event: SockletEvent): void {
-    attempt(
-      () => this.tell(event),
-      (error) => {
-        if (this.onEvent === undefined) reportBroken(this, error);
-        else tellFailure(this.onEvent, event, error);
-      },
-    );
-  }
-
-  /** Resolves when one more handler has ended. */
-  protected oneEnded(): Promise<void> {
-    return new Promise((resolve) => this.#whenOne.push(resolve));
-  }
-
-  protected begin(request: Request, address: Address | null, params?: unknown): Running {
-    const running = new Running(++this.#begun, address, params, this.name, this.#teller);
-    this.#running.set(request, running);
-    if (this.watches("begin")) this.announce({ type: "begin", server: this.name, id: running.id, address });
-    return running;
-  }
-
-  protected end(request: Request, running: Running, failed: boolean): void {
-    this.#running.delete(request);
-    if (running.timer !== undefined) clearTimeout(running.timer);
-    this.#served++;
-    if (failed) this.#failed++;
-    const { bytesRead, bytesWritten } = bytesOf(request);
-    this.#bytesRead += bytesRead;
-    this.#bytesWritten += bytesWritten;
-    if (this.watches("end")) {
-      this.announce({
-        type: "end",
-        server: this.name,
-        id: running.id,
-        address: running.address,
-        duration: performance.now() - running.started,
-        bytesRead,
-        bytesWritten,
-        failed,
-      });
-    }
-    if (this.#whenOne.length > 0) for (const ended of this.#whenOne.splice(0)) ended();
-  }
-
-  async #drain(): Promise<void> {
-    const late = Promise.withResolvers<number>();
-    this.#late = late.resolve;
-    const timeout = await Promise.race([this.#idle(), late.promise]);
-    if (timeout === undefined) return;
-    const why = `the request did not end within the drain time of ${wholeMs(timeout)}`;
-    this.abort(new SocketError("ECONNABORTED", why));
-    let timer: ReturnType<typeof setTimeout> | undefined;
-    const grace = new Promise<void>((resolve) => {
-      timer = setTimeout(resolve, ABORT_GRACE);
-    });
-    await Promise.race([this.#idle(), grace]);
-    clearTimeout(timer);
-    for (const { id, address } of this.#running.all().values()) {
-      this.announce({ type: "stuck", server: this.name, id, address });
-    }
-  }
-
-  /** Resolves when no handler runs. */
-  async #idle(): Promise<undefined> {
-    while (this.#running.size > 0) await this.oneEnded();
-  }
-}
+import { type Arrival, Arrivals } from "./arrivals.ts";
+import { BaseEndpoint, ENDPOINT_NAMES, type EndpointOptions } from "./endpoint.ts";
+import type { EndpointInfo, Refusal } from "./events.ts";
+import { bothErrors, type HandlerClass } from "./handler.ts";
+import { cutBy, type Running } from "./requests.ts";
+import { watchTime } from "./time-limits.ts";
 
 /** What becomes of who comes while a server is suspended. */
 export type Suspension = "hold" | "refuse";
@@ -485,8 +102,6 @@ export interface ServerInfo extends EndpointInfo {
   readonly refused: number;
 }
 
-type Arrival<Request> = [request: Request, clientAddress: Address | null];
-
 /** What `getRequest()` gave, which a class of the user's may have overridden. */
 const checkArrival = <Request>(given: Arrival<Request>): Arrival<Request> => {
   if (Array.isArray(given) && given.length === 2) return given;
@@ -525,8 +140,7 @@ export abstract class BaseServer<Request, Context = unknown>
   daemonThreads: boolean;
 
   readonly #gate: Gate | null;
-  readonly #arrivals: Arrival<Request>[] = [];
-  readonly #awaiting: ((arrived: boolean) => void)[] = []; // those who wait for an arrival
+  readonly #arrivals = new Arrivals<Request>();
   #listening: Promise<void> | null = null;
   #since = 0; // when it began to listen
   #serving: PromiseWithResolvers<void> | null = null; // while serveForever() runs; resolved by shutdown()
@@ -615,11 +229,10 @@ export abstract class BaseServer<Request, Context = unknown>
     this.#closed = true;
     void this.shutdown();
     this.stopListening();
-    for (const [request, clientAddress] of this.#arrivals.splice(0)) {
+    for (const [request, clientAddress] of this.#arrivals.close()) {
       this.#leave(clientAddress);
       this.refuse(request, clientAddress, "closing");
     }
-    for (const told of this.#awaiting.splice(0)) told(false);
   }
 
   /**
@@ -650,7 +263,7 @@ export abstract class BaseServer<Request, Context = unknown>
   async handleRequest(): Promise<void> {
     await this.listen();
     if (!(await this.#arrival(this.timeout))) return this.handleTimeout();
-    const first = this.#arrivals[0];
+    const { first } = this.#arrivals;
     try {
       const [request, clientAddress] = checkArrival(await this.getRequest());
       await this.verifyAndProcess(request, clientAddress);
@@ -704,17 +317,17 @@ export abstract class BaseServer<Request, Context = unknown>
    * on. Until `resume()`; may be called again, to change how.
    */
   suspend(how: Suspension): void {
-    this.#suspended = checkWord<Suspension>("how", how, ["hold", "refuse"]);
+    this.#setSuspended(checkWord<Suspension>("how", how, ["hold", "refuse"]));
     this.announce({ type: "suspended", server: this.name, how });
-    this.#takeOn();
+    this.#pump();
   }
 
   /** Ends `suspend()`: who was held is served now. */
   resume(): void {
     if (this.#suspended === null) return;
-    this.#suspended = null;
+    this.#setSuspended(null);
     this.announce({ type: "resumed", server: this.name, waiting: this.#arrivals.length });
-    this.#takeOn();
+    this.#pump();
   }
 
   /**
@@ -748,18 +361,15 @@ export abstract class BaseServer<Request, Context = unknown>
       this.refuse(request, clientAddress, refusal);
       return;
     }
-    const first = this.#arrivals.length === 0 && this.#awaiting.length === 0;
-    if (first && this.#isFree && this.getRequest === BaseServer.prototype.getRequest) {
+    if (this.#arrivals.isIdle && this.#isFree && this.getRequest === BaseServer.prototype.getRequest) {
       this.#busy = true;
       this.#goOn(this.verifyAndProcess(request, clientAddress)); // what would be taken at once need not queue
       this.#pump(); // who came meanwhile
       return;
     }
-    this.#arrivals.push([request, clientAddress]);
-    const awaited = this.#suspended === "hold" ? undefined : this.#awaiting.shift();
-    if (awaited !== undefined) awaited(true);
-    else this.#pump();
-    if (this.#arrivals.length > this.requestQueueSize + (awaited === undefined ? 0 : 1)) {
+    const awaited = this.#arrivals.push(request, clientAddress);
+    if (!awaited) this.#pump();
+    if (this.#arrivals.length > this.requestQueueSize + (awaited ? 1 : 0)) {
       this.#arrivals.pop();
       this.#leave(clientAddress);
       this.refuse(request, clientAddress, "full");
@@ -797,25 +407,14 @@ export abstract class BaseServer<Request, Context = unknown>
 
   /** Resolves to true when a request waits, to false when none came within `timeout` ms. */
   async #arrival(timeout: number | null): Promise<boolean> {
-    if (this.#arrivals.length > 0 && this.#suspended !== "hold") return true;
-    const { promise, resolve } = Promise.withResolvers<boolean>();
-    this.#awaiting.push(resolve);
-    const late = (): void => {
-      this.#awaiting.splice(this.#awaiting.indexOf(resolve), 1);
-      resolve(false);
-    };
-    const timer = timeout === null ? undefined : setTimeout(late, timeout);
-    const came = await promise;
-    clearTimeout(timer);
+    const arrived = await this.#arrivals.wait(timeout);
     if (this.#closed) throw new SocketError("ECANCELED", "the server was closed");
-    return came;
+    return arrived;
   }
 
-  /** Goes on with those that were held. */
-  #takeOn(): void {
-    if (this.#suspended === "hold") return;
-    for (const awaited of this.#awaiting.splice(0, this.#arrivals.length)) awaited(true);
-    this.#pump();
+  #setSuspended(how: Suspension | null): void {
+    this.#suspended = how;
+    this.#arrivals.hold(how === "hold");
   }
 
   /** Takes what has arrived, one after the other, as long as nothing needs to be waited for. */
@@ -854,7 +453,7 @@ export abstract class BaseServer<Request, Context = unknown>
 
   /** Never throws or rejects. */
   #takeNext(): Promise<void> | undefined {
-    const first = this.#arrivals[0];
+    const { first } = this.#arrivals;
     const failed = (error: unknown): Promise<void> | undefined => {
       this.#tellError(error, null);
       return this.#notTaken(first);
@@ -879,7 +478,7 @@ export abstract class BaseServer<Request, Context = unknown>
    */
   #notTaken(first: Arrival<Request> | undefined): Promise<void> | undefined {
     if (first === undefined) return undefined;
-    if (this.#arrivals[0] === first) this.#arrivals.shift();
+    if (this.#arrivals.first === first) this.#arrivals.shift();
     this.#abortRequest(first[0], first[1]);
     this.#leave(first[1]);
     return undefined;
@@ -1023,37 +622,12 @@ export abstract class BaseServer<Request, Context = unknown>
 
   #mayWatch(request: Request, running: Running): void {
     const limited = this.requestTimeout !== null || this.idleTimeout !== null;
-    if (limited && running.timer === undefined) this.#watch(request, running);
-  }
-
-  /** Looks from time to time whether a request takes too long, or carries nothing; then it is aborted. */
-  #watch(request: Request, running: Running): void {
-    const { requestTimeout } = this;
-    const idleTimeout = request instanceof StreamSocket ? this.idleTimeout : null;
-    const step = idleTimeout === null ? MAX_TIMER : idleTimeout / 2;
-    let carried = -1; // bytes, at the last look
-    let quiet = 0; // looks in a row that found no more
-    const wait = (time: number, then: () => void): void => {
-      running.timer = setTimeout(then, time);
-      // Where a timer can hold up the end of a process: that of a daemon must not.
-      if (this.daemonThreads) (running.timer as { unref?(): void }).unref?.();
-    };
-    const look = (): void => {
-      const left =
-        requestTimeout === null ? MAX_TIMER : requestTimeout - (performance.now() - running.started);
-      const { bytesRead, bytesWritten } = bytesOf(request);
-      quiet = bytesRead + bytesWritten === carried ? quiet + 1 : 0;
-      carried = bytesRead + bytesWritten;
-      if (left <= 0) this.#expire(request, running, "requestTimeout");
-      else if (idleTimeout !== null && quiet >= 2) this.#expire(request, running, "idleTimeout");
-      else {
-        wait(Math.max(Math.min(step, left), 1), look);
-        return;
-      }
-      const { id, address } = running;
-      wait(ABORT_GRACE, () => this.announce({ type: "stuck", server: this.name, id, address }));
-    };
-    look();
+    if (!limited || running.timer !== undefined) return;
+    const { id, address } = running;
+    const expire = (limit: "requestTimeout" | "idleTimeout"): void => this.#expire(request, running, limit);
+    watchTime(request, running, this, expire, () => {
+      this.announce({ type: "stuck", server: this.name, id, address });
+    });
   }
 
   #expire(request: Request, running: Running, limit: "requestTimeout" | "idleTimeout"): void {
@@ -1091,79 +665,4 @@ export abstract class BaseServer<Request, Context = unknown>
 
   /** All has ended: the platform lets go of what its requests still needed. */
   protected letGo(): MaybePromise<void> {}
-}
-
-/** What a connector's `run` can be given. */
-export interface RunOptions<Request = unknown> {
-  /** What the handler gets as `this.params`. */
-  readonly params?: unknown;
-  /** Aborts the dialling, then the handler. */
-  readonly signal?: AbortSignal;
-  /** Told of the connection when it is open, just before the handler is made; what it throws, `run` rejects with. */
-  onOpen?(request: Request): void;
-}
-
-const RUN_NAMES = optionNamesOf<RunOptions>()({ params: true, signal: true, onOpen: true });
-
-/**
- * Dials, and runs a handler on the connection: the twin of a server, so that a handler cannot tell who opened
- * its connection (Schmidt's Acceptor-Connector).
- */
-export abstract class BaseConnector<Request, Context = unknown> extends BaseEndpoint<Request, Context> {
-  #stopped = false;
-
-  /** Opens a connection. Rejects with the reason; `signal` gives up. */
-  abstract connect(signal?: AbortSignal): Promise<Request>;
-
-  /** The address of a connection's other end. */
-  abstract peerOf(request: Request): Address | null;
-
-  /**
-   * Dials, runs one handler to its end, closes, and gives what `handle` returned. Rejects with what the dialling
-   * or the handler threw, or why not all that the handler wrote has left.
-   */
-  async run(options: RunOptions<Request> = {}): Promise<unknown> {
-    checkOptions("run()", options, RUN_NAMES);
-    const { signal } = options;
-    if (this.#stopped) throw new SocketError("EBADF", "this connector was shut down; make a new one");
-    signal?.throwIfAborted();
-    const request = await this.connect(signal);
-    const address = this.peerOf(request);
-    const running = this.begin(request, address, options.params);
-    const abort = (): void => this.cancelOne(request, running, signal?.reason);
-    let failed = true;
-    try {
-      signal?.addEventListener("abort", abort, { once: true });
-      if (signal?.aborted) abort();
-      const result = await this.#finish(request, address, options);
-      await this.shutdownRequest(request);
-      if (request instanceof StreamSocket && request.lost !== null) throw request.lost;
-      failed = false;
-      return result;
-    } finally {
-      signal?.removeEventListener("abort", abort);
-      this.end(request, running, failed);
-    }
-  }
-
-  /** `finishRequest`; where that fails the request is let go, and the failure is what is told. */
-  async #finish(request: Request, address: Address | null, options: RunOptions<Request>): Promise<unknown> {
-    try {
-      options.onOpen?.(request);
-      return await this.finishRequest(request, address);
-    } catch (error) {
-      try {
-        await this.shutdownRequest(request);
-      } catch {
-        // what the handler threw says more
-      }
-      throw error;
-    }
-  }
-
-  /** `run()` begins nothing any more. */
-  override shutdown(): Promise<void> {
-    this.#stopped = true;
-    return DONE;
-  }
 }

@@ -10,13 +10,8 @@ import { type Address, formatAddress } from "../net/address.ts";
 import { checkCount, checkOptions, type OptionNames, optionNamesOf } from "../options.ts";
 import { checkKind, type HandlerClass } from "../serve/handler.ts";
 import { ThreadingMixIn } from "../serve/mixins.ts";
-import {
-  BaseServer,
-  type DatagramWay,
-  SERVER_NAMES,
-  ServedDatagram,
-  type ServerOptions,
-} from "../serve/server.ts";
+import { type DatagramWay, ServedDatagram } from "../serve/requests.ts";
+import { BaseServer, SERVER_NAMES, type ServerOptions } from "../serve/server.ts";
 import { checkDatagramSize, type Datagram, knownSender } from "../sockets/datagram.ts";
 import { STREAM_NAMES, type StreamOptions, settleStream } from "../sockets/stream-options.ts";
 import { StreamSocket } from "../sockets/stream-socket.ts";

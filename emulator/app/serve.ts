@@ -12,8 +12,9 @@ import {
 } from "../../core/net/address.ts";
 import { checkOptions, optionNamesOf } from "../../core/options.ts";
 import { type App, isApp, type Listener, type Serving as Serves } from "../../core/serve/app.ts";
+import type { BaseEndpoint } from "../../core/serve/endpoint.ts";
 import { callListener, type OnEvent, type SockletEvent } from "../../core/serve/events.ts";
-import type { BaseEndpoint, BaseServer, ServerInfo, ServerOptions } from "../../core/serve/server.ts";
+import type { BaseServer, ServerInfo, ServerOptions } from "../../core/serve/server.ts";
 import type { Datagram } from "../../core/sockets/datagram.ts";
 import type { StreamSocket } from "../../core/sockets/stream-socket.ts";
 import {

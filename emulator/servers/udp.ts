@@ -32,12 +32,8 @@ import {
 } from "../../core/options.ts";
 import type { HandlerClass } from "../../core/serve/handler.ts";
 import { ThreadingMixIn } from "../../core/serve/mixins.ts";
-import {
-  type DatagramWay,
-  SERVER_NAMES,
-  ServedDatagram,
-  type ServerOptions,
-} from "../../core/serve/server.ts";
+import { type DatagramWay, ServedDatagram } from "../../core/serve/requests.ts";
+import { SERVER_NAMES, type ServerOptions } from "../../core/serve/server.ts";
 import {
   checkDatagramSize,
   type Datagram,

@@ -12,8 +12,8 @@ import {
 } from "../../core/control/index.ts";
 import { SocketError } from "../../core/errors.ts";
 import { type App, defineApp } from "../../core/serve/app.ts";
+import { BaseConnector } from "../../core/serve/connector.ts";
 import { DatagramRequestHandler, StreamRequestHandler } from "../../core/serve/handler.ts";
-import { BaseConnector } from "../../core/serve/server.ts";
 import type { StreamSocket } from "../../core/sockets/stream-socket.ts";
 import { memoryPair, ThreadingMemoryServer } from "../../core/testing/index.ts";
 

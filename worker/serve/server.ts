@@ -8,14 +8,8 @@ import { SocketError } from "../../core/errors.ts";
 import type { Address } from "../../core/net/address.ts";
 import { type OptionNames, optionNamesOf } from "../../core/options.ts";
 import type { HandlerClass } from "../../core/serve/handler.ts";
-import {
-  BaseServer,
-  type DatagramWay,
-  SERVER_NAMES,
-  ServedDatagram,
-  type ServerOptions,
-  type Suspension,
-} from "../../core/serve/server.ts";
+import { type DatagramWay, ServedDatagram } from "../../core/serve/requests.ts";
+import { BaseServer, SERVER_NAMES, type ServerOptions, type Suspension } from "../../core/serve/server.ts";
 import { checkDatagramSize, type Datagram } from "../../core/sockets/datagram.ts";
 import { STREAM_NAMES, type StreamOptions, settleStream } from "../../core/sockets/stream-options.ts";
 import type { StreamSocket } from "../../core/sockets/stream-socket.ts";

@@ -13,7 +13,8 @@
 import { type Data, toBytes } from "../../bytes/data.ts";
 import type { Address } from "../../net/address.ts";
 import { BaseRequestHandler, checkHandler, type HandlerClass } from "../../serve/handler.ts";
-import { type BaseServer, ServedDatagram } from "../../serve/server.ts";
+import { ServedDatagram } from "../../serve/requests.ts";
+import type { BaseServer } from "../../serve/server.ts";
 import { checkDatagramSize, type Datagram, type DatagramTransport } from "../../sockets/datagram.ts";
 import { type StreamOptions, settleStream } from "../../sockets/stream-options.ts";
 import { StreamSocket } from "../../sockets/stream-socket.ts";

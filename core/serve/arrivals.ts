@@ -1,0 +1,74 @@
+/** The queue of a server: requests that have arrived and wait for their turn, and callers that wait for one to arrive. */
+
+import type { Address } from "../net/address.ts";
+
+/** A request that has arrived, and where it is from. */
+export type Arrival<Request> = [request: Request, clientAddress: Address | null];
+
+/** First come, first served. While it is held, nobody who waits for a request is told of one. */
+export class Arrivals<Request> {
+  readonly #queue: Arrival<Request>[] = [];
+  readonly #waiters: ((arrived: boolean) => void)[] = [];
+  #held = false;
+
+  /** How many requests wait. */
+  get length(): number {
+    return this.#queue.length;
+  }
+
+  /** True while no request waits, and nobody for one. */
+  get isIdle(): boolean {
+    return this.#queue.length === 0 && this.#waiters.length === 0;
+  }
+
+  /** The request whose turn it is; it stays. */
+  get first(): Arrival<Request> | undefined {
+    return this.#queue[0];
+  }
+
+  /** Adds one; gives whether somebody waited for it, who takes it when the present task is done. */
+  push(request: Request, clientAddress: Address | null): boolean {
+    this.#queue.push([request, clientAddress]);
+    const told = this.#held ? undefined : this.#waiters.shift();
+    told?.(true);
+    return told !== undefined;
+  }
+
+  /** Takes the first. */
+  shift(): Arrival<Request> | undefined {
+    return this.#queue.shift();
+  }
+
+  /** Takes the last, for which there is no room. */
+  pop(): void {
+    this.#queue.pop();
+  }
+
+  /** Resolves to true when a request waits, to false when none came within `timeout` ms, or when the queue was closed. */
+  async wait(timeout: number | null): Promise<boolean> {
+    if (this.#queue.length > 0 && !this.#held) return true;
+    const { promise, resolve } = Promise.withResolvers<boolean>();
+    this.#waiters.push(resolve);
+    const late = (): void => {
+      this.#waiters.splice(this.#waiters.indexOf(resolve), 1);
+      resolve(false);
+    };
+    const timer = timeout === null ? undefined : setTimeout(late, timeout);
+    const arrived = await promise;
+    clearTimeout(timer);
+    return arrived;
+  }
+
+  /** Holds what arrives, or goes on with it. */
+  hold(held: boolean): void {
+    this.#held = held;
+    if (!held) for (const told of this.#waiters.splice(0, this.#queue.length)) told(true);
+  }
+
+  /** Nothing arrives any more: gives what waits, which the queue forgets, and tells those who wait. */
+  close(): Arrival<Request>[] {
+    const left = this.#queue.splice(0);
+    for (const told of this.#waiters.splice(0)) told(false);
+    return left;
+  }
+}

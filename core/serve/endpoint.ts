@@ -1,0 +1,258 @@
+/** What a server and a connector share, `BaseEndpoint`: they run handlers on requests, know which run, and can end them. */
+
+import { DONE, type MaybePromise } from "../bytes/data.ts";
+import { textOf } from "../describe.ts";
+import { SocketError } from "../errors.ts";
+import type { Address } from "../net/address.ts";
+import { checkOptions, checkTime, type OptionNames, optionNamesOf, wholeMs } from "../options.ts";
+import { attempt } from "../promises.ts";
+import { StreamSocket } from "../sockets/stream-socket.ts";
+import {
+  callListener,
+  type EndpointInfo,
+  type OnEvent,
+  reportBroken,
+  type SockletEvent,
+  tellFailure,
+} from "./events.ts";
+import { checkHandler, type HandlerClass, type HandlerServer, type RequestScope } from "./handler.ts";
+import { ABORT_GRACE, bytesOf, Requests, Running } from "./requests.ts";
+
+/** Options of a server or a connector. Times are milliseconds. */
+export interface EndpointOptions<Context> {
+  /** What it is called in events. Default: the handler's class name. */
+  readonly name?: string;
+  /** What handlers get as `this.context`. */
+  readonly context?: Context;
+  /** Told of all that happens. */
+  readonly onEvent?: OnEvent;
+  /** How long `drain()` lets running requests go on before it aborts them. Default 10 000. */
+  readonly drainTimeout?: number;
+}
+
+export const ENDPOINT_NAMES = optionNamesOf<EndpointOptions<unknown>>("a server or a connector")({
+  name: true,
+  context: true,
+  onEvent: true,
+  drainTimeout: true,
+});
+
+/** What a server and a connector share: they run handlers on requests, know which run, and can end them. */
+export abstract class BaseEndpoint<Request, Context = unknown> implements HandlerServer<Context> {
+  /**
+   * The names of the options that this class's constructor takes; another is a `TypeError`. A class with options of
+   * its own adds them:
+   *
+   *     class Greeter extends ThreadingTCPServer {
+   *       static override readonly optionNames: OptionNames = { ...ThreadingTCPServer.optionNames, greeting: true };
+   */
+  static readonly optionNames: OptionNames = ENDPOINT_NAMES;
+
+  /** The class that handles each request; may be replaced while requests run, which keep theirs. */
+  RequestHandlerClass: HandlerClass<Request, Context>;
+  /** What handlers get as `this.context`. */
+  readonly context: Context;
+  readonly name: string;
+  onEvent: OnEvent | undefined;
+  /** How long `drain()` lets running requests go on before it aborts them, in milliseconds. */
+  drainTimeout: number;
+
+  readonly #running = new Requests<Request>();
+  readonly #teller = (event: SockletEvent): void => this.announce(event); // one for all requests
+  #begun = 0;
+  #served = 0;
+  #failed = 0;
+  #bytesRead = 0;
+  #bytesWritten = 0;
+  #whenOne: (() => void)[] = []; // called when one more has ended
+  #draining: Promise<void> | null = null;
+  #drainDue = Number.POSITIVE_INFINITY; // when what still runs is aborted, by performance.now()
+  #drainTimer: ReturnType<typeof setTimeout> | undefined;
+  #late: (timeout: number) => void = () => {}; // that time is up
+
+  constructor(RequestHandlerClass: HandlerClass<Request, Context>, options: EndpointOptions<Context> = {}) {
+    checkHandler(RequestHandlerClass);
+    const { name, optionNames } = new.target as unknown as typeof BaseEndpoint;
+    checkOptions(name || "this class", options, optionNames);
+    this.RequestHandlerClass = RequestHandlerClass;
+    this.context = options.context as Context;
+    this.name = options.name ?? (textOf(RequestHandlerClass.name) || "anonymous");
+    this.onEvent = options.onEvent;
+    this.drainTimeout = checkTime("drainTimeout", options.drainTimeout ?? 10_000, 0);
+  }
+
+  /** How many handlers run now. */
+  get running(): number {
+    return this.#running.size;
+  }
+
+  /** What a handler of `request` can ask. */
+  scope(request: Request): RequestScope {
+    const running = this.#running.get(request);
+    if (running === undefined) throw new SocketError("EINVAL", "this request is not running at this server");
+    return running;
+  }
+
+  /** A plain object of counts, to print or to serve. */
+  info(): EndpointInfo {
+    return {
+      name: this.name,
+      running: this.#running.size,
+      served: this.#served,
+      failed: this.#failed,
+      bytesRead: this.#bytesRead,
+      bytesWritten: this.#bytesWritten,
+    };
+  }
+
+  /** From now on nothing new begins; what runs goes on. May be called from anywhere, also from a handler. */
+  abstract shutdown(): Promise<void>;
+
+  /** Makes the handler and runs it; gives what `handle` gave. */
+  finishRequest(request: Request, clientAddress: Address | null): unknown {
+    return new this.RequestHandlerClass(request, clientAddress, this).run();
+  }
+
+  /** The request is over: lets its connection go, having sent what was written. */
+  shutdownRequest(request: Request): MaybePromise<void> {
+    return this.closeRequest(request);
+  }
+
+  closeRequest(request: Request): MaybePromise<void> {
+    if (request instanceof StreamSocket) return request.close();
+  }
+
+  /** A hook or handler failed. Tells it as an event; the server goes on. */
+  handleError(request: Request, clientAddress: Address | null, error: unknown): MaybePromise<void> {
+    const id = this.#running.get(request)?.id;
+    this.announce({ type: "error", server: this.name, ...(id && { id }), address: clientAddress, error });
+  }
+
+  /**
+   * Waits until no handler runs; past `timeout` ms (default `drainTimeout`) it aborts those that do, and past
+   * another second it gives up on a handler that does not notice, and tells it as an event of type `stuck`.
+   * Who asks while it drains waits for the same end, which comes no later than he says.
+   */
+  drain(timeout: number = this.drainTimeout): Promise<void> {
+    checkTime("timeout", timeout, 0);
+    if (this.#running.size === 0) return this.#draining ?? DONE;
+    if (this.#draining === null) {
+      this.announce({ type: "draining", server: this.name, running: this.#running.size, timeout });
+      this.#draining = this.#drain().finally(() => {
+        this.#draining = null;
+        this.#drainDue = Number.POSITIVE_INFINITY;
+        clearTimeout(this.#drainTimer);
+      });
+    }
+    const due = performance.now() + timeout;
+    if (due < this.#drainDue) {
+      this.#drainDue = due;
+      clearTimeout(this.#drainTimer);
+      this.#drainTimer = setTimeout(() => this.#late(timeout), timeout);
+    }
+    return this.#draining;
+  }
+
+  /** Ends all that runs, at once: signals abort, connections are reset. */
+  abort(reason: unknown = new SocketError("ECONNABORTED", "the server was aborted")): void {
+    for (const [request, running] of this.#running.all()) this.cancelOne(request, running, reason);
+  }
+
+  /** `cancelRequest()`, which a class of the user's may have made one that throws: the others are to be ended all the same. */
+  protected cancelOne(request: Request, { id, address }: Running, reason: unknown): void {
+    attempt(
+      () => this.cancelRequest(request, reason),
+      (error) => this.announce({ type: "error", server: this.name, id, address, error }),
+    );
+  }
+
+  /** Ends one that runs, at once: its signal aborts with `reason`, its connection is reset. */
+  cancelRequest(request: Request, reason: unknown): void {
+    this.#running.get(request)?.abort(reason);
+    this.abortRequest(request);
+  }
+
+  /** Lets go of one connection at once. */
+  abortRequest(request: Request): void {
+    if (request instanceof StreamSocket) request.abort();
+  }
+
+  /** Whether anybody listens to events of this type: one that nobody hears is not even made, where requests are many. */
+  protected watches(_type: SockletEvent["type"]): boolean {
+    return this.onEvent !== undefined;
+  }
+
+  /** Tells `event` to whoever listens. What an override of it throws is told as what the listener throws. */
+  protected tell(event: SockletEvent): void {
+    if (this.onEvent !== undefined) callListener(this.onEvent, event);
+  }
+
+  /** `tell()`, which a class of the user's may have made one that throws. */
+  protected announce(event: SockletEvent): void {
+    attempt(
+      () => this.tell(event),
+      (error) => {
+        if (this.onEvent === undefined) reportBroken(this, error);
+        else tellFailure(this.onEvent, event, error);
+      },
+    );
+  }
+
+  /** Resolves when one more handler has ended. */
+  protected oneEnded(): Promise<void> {
+    return new Promise((resolve) => this.#whenOne.push(resolve));
+  }
+
+  protected begin(request: Request, address: Address | null, params?: unknown): Running {
+    const running = new Running(++this.#begun, address, params, this.name, this.#teller);
+    this.#running.set(request, running);
+    if (this.watches("begin")) this.announce({ type: "begin", server: this.name, id: running.id, address });
+    return running;
+  }
+
+  protected end(request: Request, running: Running, failed: boolean): void {
+    this.#running.delete(request);
+    if (running.timer !== undefined) clearTimeout(running.timer);
+    this.#served++;
+    if (failed) this.#failed++;
+    const { bytesRead, bytesWritten } = bytesOf(request);
+    this.#bytesRead += bytesRead;
+    this.#bytesWritten += bytesWritten;
+    if (this.watches("end")) {
+      this.announce({
+        type: "end",
+        server: this.name,
+        id: running.id,
+        address: running.address,
+        duration: performance.now() - running.started,
+        bytesRead,
+        bytesWritten,
+        failed,
+      });
+    }
+    if (this.#whenOne.length > 0) for (const ended of this.#whenOne.splice(0)) ended();
+  }
+
+  async #drain(): Promise<void> {
+    const late = Promise.withResolvers<number>();
+    this.#late = late.resolve;
+    const timeout = await Promise.race([this.#idle(), late.promise]);
+    if (timeout === undefined) return;
+    const why = `the request did not end within the drain time of ${wholeMs(timeout)}`;
+    this.abort(new SocketError("ECONNABORTED", why));
+    let timer: ReturnType<typeof setTimeout> | undefined;
+    const grace = new Promise<void>((resolve) => {
+      timer = setTimeout(resolve, ABORT_GRACE);
+    });
+    await Promise.race([this.#idle(), grace]);
+    clearTimeout(timer);
+    for (const { id, address } of this.#running.all().values()) {
+      this.announce({ type: "stuck", server: this.name, id, address });
+    }
+  }
+
+  /** Resolves when no handler runs. */
+  async #idle(): Promise<undefined> {
+    while (this.#running.size > 0) await this.oneEnded();
+  }
+}

@@ -1,0 +1,141 @@
+/** The requests that run at a server or a connector: what is known of each, and what it carried. */
+
+import type { Data } from "../bytes/data.ts";
+import type { Address } from "../net/address.ts";
+import { disown } from "../promises.ts";
+import { Datagram, type DatagramSender } from "../sockets/datagram.ts";
+import { StreamSocket } from "../sockets/stream-socket.ts";
+import type { SockletEvent } from "./events.ts";
+import type { RequestScope } from "./handler.ts";
+
+export const ABORT_GRACE = 1_000; // ms that an aborted handler has to notice, before it is told as stuck
+
+/** A datagram that a server received: it counts what goes back. */
+export class ServedDatagram extends Datagram {
+  /** Bytes that were sent back. */
+  bytesWritten = 0;
+  readonly #way: DatagramWay;
+
+  constructor(data: Uint8Array, address: Address | null, way: DatagramWay, truncated = false) {
+    super(data, address, way, truncated);
+    this.#way = way;
+  }
+
+  get bytesRead(): number {
+    return this.data.length;
+  }
+
+  override reply(data: Data): void {
+    this.bytesWritten += this.#way.post(data, this.address);
+  }
+}
+
+/** The way back of a datagram at a server: `post` gives how many bytes it sent; 0 for one that it dropped. */
+export interface DatagramWay extends DatagramSender {
+  post(data: Data, address: Address | null): number;
+}
+
+interface Counts {
+  readonly bytesRead: number;
+  readonly bytesWritten: number;
+}
+
+const NO_BYTES: Counts = { bytesRead: 0, bytesWritten: 0 };
+
+/** How many bytes of a request came and went; 0 where a request of another kind does not count them. */
+export const bytesOf = (request: unknown): Counts =>
+  request instanceof StreamSocket || request instanceof ServedDatagram ? request : NO_BYTES;
+
+/** Why a peer was not sent all that a handler wrote which ended well; `null` where it was. */
+export const cutBy = (request: unknown, running: Running): unknown =>
+  request instanceof StreamSocket ? (request.lost ?? running.reason) : null;
+
+/** One request that runs. */
+export class Running implements RequestScope {
+  readonly id: number;
+  readonly address: Address | null;
+  readonly params: unknown;
+  readonly started = performance.now();
+  /** Looks whether it takes too long; see `time-limits.ts`. */
+  timer: ReturnType<typeof setTimeout> | undefined;
+  /** Why it was aborted; `null` where it was not. */
+  reason: unknown = null;
+  readonly #tell: (event: SockletEvent) => void;
+  readonly #server: string;
+  #controller: AbortController | undefined;
+
+  constructor(
+    id: number,
+    address: Address | null,
+    params: unknown,
+    server: string,
+    tell: (event: SockletEvent) => void,
+  ) {
+    this.id = id;
+    this.address = address;
+    this.params = params;
+    this.#server = server;
+    this.#tell = tell;
+  }
+
+  get signal(): AbortSignal {
+    this.#controller ??= new AbortController();
+    return this.#controller.signal;
+  }
+
+  emit(detail: unknown): void {
+    const { id, address } = this;
+    const server = this.#server;
+    disown(detail, (error) => this.#tell({ type: "error", server, id, address, error }));
+    this.#tell({ type: "handler", server, id, address, detail });
+  }
+
+  abort(reason: unknown): void {
+    this.reason = reason;
+    this.#controller ??= new AbortController(); // who asks later finds it aborted
+    this.#controller.abort(reason);
+  }
+}
+
+/**
+ * The requests that run. The last one that began is beside the map: a datagram whose handler does not wait is over
+ * before the next begins, and so costs no entry there.
+ */
+export class Requests<Request> {
+  readonly #map = new Map<Request, Running>();
+  #last: Request | undefined;
+  #running: Running | undefined; // of #last
+
+  get size(): number {
+    return this.#map.size + (this.#running === undefined ? 0 : 1);
+  }
+
+  get(request: Request): Running | undefined {
+    return request === this.#last ? this.#running : this.#map.get(request);
+  }
+
+  set(request: Request, running: Running): void {
+    this.all();
+    this.#last = request;
+    this.#running = running;
+  }
+
+  delete(request: Request): void {
+    if (request !== this.#last) {
+      this.#map.delete(request);
+      return;
+    }
+    this.#last = undefined;
+    this.#running = undefined;
+  }
+
+  /** All of them, in the order that they began. */
+  all(): Map<Request, Running> {
+    if (this.#running !== undefined) {
+      this.#map.set(this.#last as Request, this.#running);
+      this.#last = undefined;
+      this.#running = undefined;
+    }
+    return this.#map;
+  }
+}

@@ -1,0 +1,49 @@
+/** How long a request may take, and how long its connection may carry nothing. */
+
+import { MAX_TIMER } from "../options.ts";
+import { StreamSocket } from "../sockets/stream-socket.ts";
+import { ABORT_GRACE, bytesOf, type Running } from "./requests.ts";
+
+/** The limits, in milliseconds; `null` where there is none. */
+export interface TimeLimits {
+  readonly requestTimeout: number | null;
+  readonly idleTimeout: number | null;
+  /** The timers hold up no end of a process. */
+  readonly daemonThreads: boolean;
+}
+
+/**
+ * Looks from time to time whether `request` takes too long, or carries nothing, and calls `expire` once where it does;
+ * `stuck` a second later. Its timer is `running.timer`.
+ */
+export const watchTime = (
+  request: unknown,
+  running: Running,
+  { requestTimeout, idleTimeout: most, daemonThreads }: TimeLimits,
+  expire: (limit: "requestTimeout" | "idleTimeout") => void,
+  stuck: () => void,
+): void => {
+  const idleTimeout = request instanceof StreamSocket ? most : null;
+  const step = idleTimeout === null ? MAX_TIMER : idleTimeout / 2;
+  let carried = -1; // bytes, at the last look
+  let quiet = 0; // looks in a row that found no more
+  const wait = (time: number, then: () => void): void => {
+    running.timer = setTimeout(then, time);
+    // Where a timer can hold up the end of a process: that of a daemon must not.
+    if (daemonThreads) (running.timer as { unref?(): void }).unref?.();
+  };
+  const look = (): void => {
+    const left = requestTimeout === null ? MAX_TIMER : requestTimeout - (performance.now() - running.started);
+    const { bytesRead, bytesWritten } = bytesOf(request);
+    quiet = bytesRead + bytesWritten === carried ? quiet + 1 : 0;
+    carried = bytesRead + bytesWritten;
+    if (left <= 0) expire("requestTimeout");
+    else if (idleTimeout !== null && quiet >= 2) expire("idleTimeout");
+    else {
+      wait(Math.max(Math.min(step, left), 1), look);
+      return;
+    }
+    wait(ABORT_GRACE, stuck);
+  };
+  look();
+};
