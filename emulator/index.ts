@@ -29,6 +29,17 @@ export {
 } from "./servers/unix.ts";
 export { createConnection, TCPConnector, UnixStreamConnector } from "./sockets/connector.ts";
 export {
+  type CreateServerOptions,
+  createDatagramConnection,
+  createServer,
+  type DatagramConnectionOptions,
+  fromfd,
+  hasDualstackIpv6,
+  type SocketOptions,
+  socket,
+  socketpair,
+} from "./sockets/make.ts";
+export {
   getaddrinfo,
   getfqdn,
   gethostbyaddr,
@@ -40,17 +51,5 @@ export {
   getservbyname,
   getservbyport,
 } from "./sockets/names.ts";
-export {
-  type Accepted,
-  type CreateServerOptions,
-  createDatagramConnection,
-  createServer,
-  type DatagramConnectionOptions,
-  fromfd,
-  hasDualstackIpv6,
-  Socket,
-  type SocketOptions,
-  socket,
-  socketpair,
-} from "./sockets/socket.ts";
+export { type Accepted, Socket } from "./sockets/socket.ts";
 export { FileStorage } from "./storage.ts";

@@ -33,7 +33,7 @@ import { peerName } from "../kernel/descriptors/adopted.ts";
 import { neededLibc } from "../kernel/descriptors/libc.ts";
 import { checkedPath } from "../kernel/descriptors/sockaddr.ts";
 import type { Origin } from "../kernel/net-transport.ts";
-import { kernelDatagrams } from "../sockets/socket.ts";
+import { libcDatagrams } from "../sockets/libc-datagrams.ts";
 import { TCPServer } from "./tcp.ts";
 import { UDPServer, type UDPServerOptions } from "./udp.ts";
 
@@ -188,7 +188,7 @@ export class UnixDatagramServer<Context = unknown> extends UDPServer<Context> {
   override async serverBind(): Promise<void> {
     checkListen(this);
     await bindPath(this.#path, async () => {
-      const libc = kernelDatagrams({ family: AF_UNIX, type: SOCK_DGRAM, proto: 0 });
+      const libc = libcDatagrams({ family: AF_UNIX, type: SOCK_DGRAM, proto: 0 });
       const datagrams: PathDatagrams = libc ?? new PackageDatagrams();
       const most = libc === null ? PACKAGE_CUT : Number.POSITIVE_INFINITY;
       datagrams.start({

@@ -239,7 +239,7 @@ describe("koffi", () => {
         try { call(); } catch (error) { print(error.message); }
       }
       await Promise.all([near.close(), far.close(), listener.close()]);`;
-    const { said } = await child(source, { cwd: folder, from: "./emulator/sockets/socket.ts" }).ended;
+    const { said } = await child(source, { cwd: folder, from: "./emulator/sockets/make.ts" }).ended;
     expect(said.split("\n")).toEqual([
       "without",
       "ERR_UNSUPPORTED: IP_TTL (2) at SOL_IP (0) needs the package koffi: npm install koffi",

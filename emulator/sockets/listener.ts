@@ -1,0 +1,119 @@
+/** The connections that a socket has accepted and nobody has taken yet. */
+
+import net from "node:net";
+import { SocketError, type SocketErrorCode } from "../../core/errors.ts";
+import { wholeMs } from "../../core/options.ts";
+import { acceptInto } from "../kernel/handle-transport.ts";
+import { type Connection, NodeTransport } from "../kernel/net-transport.ts";
+import type { StreamDescriptor } from "../kernel/stream-descriptor.ts";
+
+const ignore = (): void => {};
+
+/** Resets a connection that nobody accepted, so that its client knows. */
+const refuse = (connection: Connection): void => connection.abort();
+
+interface Acceptor {
+  readonly resolve: (connection: Connection) => void;
+  readonly reject: (error: SocketError) => void;
+}
+
+/** The connections that arrive: Node accepts them by itself, and here they wait, unread. */
+export class Listener {
+  /** Resolves when it listens. Rejects with the kernel's error. */
+  readonly listening: Promise<void>;
+  /** How many may wait. */
+  backlog: number;
+  /** Who takes each at once. */
+  taker: ((connection: Connection) => void) | null = null;
+  readonly #server: net.Server;
+  readonly #queue: Connection[] = [];
+  #acceptors: Acceptor[] = [];
+  #watchers: (() => void)[] = [];
+  #ended: SocketErrorCode | null = null;
+
+  constructor(descriptor: StreamDescriptor, backlog: number) {
+    this.backlog = backlog;
+    const server = net.createServer({
+      allowHalfOpen: true, // the peer's end is not ours
+      pauseOnConnect: true, // nothing is read before somebody asks
+      ...descriptor.inherited, // noDelay: the writer gathers; Nagle would hold back what it sends
+    });
+    this.#server = server;
+    server.on("connection", (socket) => this.#arrived(new NodeTransport(socket)));
+    this.listening = descriptor.listen(server, backlog).then(() => {
+      acceptInto(server, (connection) => this.#arrived(connection));
+      server.on("error", ignore); // an accept that failed: that client was dropped, and the next can come
+    });
+    this.listening.catch(ignore); // whoever awaits it is told
+  }
+
+  /** How many wait. */
+  get waiting(): number {
+    return this.#queue.length;
+  }
+
+  /** The next connection. */
+  async next(timeout: number | null): Promise<Connection> {
+    const first = this.#queue.shift();
+    if (first !== undefined) return first;
+    if (this.#ended !== null) throw new SocketError(this.#ended);
+    const { promise, resolve, reject } = Promise.withResolvers<Connection>();
+    const acceptor: Acceptor = { resolve, reject };
+    this.#acceptors.push(acceptor);
+    const late = (error: SocketError): void => {
+      this.#acceptors = this.#acceptors.filter((other) => other !== acceptor);
+      reject(error);
+    };
+    let timer: ReturnType<typeof setTimeout> | undefined;
+    if (timeout === 0) {
+      // Once round the event loop, in which whoever has connected is accepted.
+      setImmediate(() => setImmediate(() => late(new SocketError("EWOULDBLOCK"))));
+    } else if (timeout !== null) {
+      const said = `nobody connected for ${wholeMs(timeout)}`;
+      timer = setTimeout(() => late(new SocketError("ETIMEDOUT", said)), timeout);
+    }
+    try {
+      return await promise;
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+
+  /** Calls `told` when one waits, or none will any more; gives what stops that. */
+  watch(told: () => void): () => void {
+    this.#watchers.push(told);
+    return () => {
+      this.#watchers = this.#watchers.filter((other) => other !== told);
+    };
+  }
+
+  /** Listens no more: whoever waits in `next()` is given `code`, and what nobody accepted is reset. */
+  end(code: SocketErrorCode): void {
+    this.#ended = code;
+    this.#server.close();
+    for (const connection of this.#queue.splice(0)) refuse(connection);
+    for (const { reject } of this.#acceptors.splice(0)) reject(new SocketError(code));
+    queueMicrotask(() => this.#tell()); // when its socket says that it is closed
+  }
+
+  #arrived(connection: Connection): void {
+    if (this.taker !== null) {
+      this.taker(connection);
+      return;
+    }
+    const acceptor = this.#acceptors.shift();
+    if (acceptor !== undefined) {
+      acceptor.resolve(connection);
+    } else if (this.#queue.length >= this.backlog) {
+      // Not at once: its client may be in this process, and has not been told yet that it is connected.
+      setImmediate(refuse, connection);
+    } else {
+      this.#queue.push(connection);
+      this.#tell();
+    }
+  }
+
+  #tell(): void {
+    for (const told of this.#watchers) told();
+  }
+}
