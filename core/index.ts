@@ -2,22 +2,16 @@
 
 export { htonl, htons, ntohl, ntohs } from "./bytes/byte-order.ts";
 export type { Data, MaybePromise, StreamLimits, WhenSlow } from "./bytes/data.ts";
-// A socket as a file
-export type {
-  BinaryFile,
-  BinaryWriter,
-  FileMode,
-  FileModes,
-  FileOptions,
-  TextFile,
-  TextReader,
-  TextWriter,
-} from "./bytes/file.ts";
 export { StreamReader } from "./bytes/reader.ts";
 export { StreamWriter } from "./bytes/writer.ts";
 export { toJson } from "./describe.ts";
 // Errors
 export { SocketError, type SocketErrorCode, type SocketErrorDetails } from "./errors.ts";
+export type { FileOptions } from "./files/base-file.ts";
+// A socket as a file
+export type { BinaryFile, BinaryWriter } from "./files/binary-file.ts";
+export type { FileMode, FileModes } from "./files/file.ts";
+export type { TextFile, TextReader, TextWriter } from "./files/text-file.ts";
 // Where one may dial, and who may come
 export {
   AllowList,

@@ -15,10 +15,11 @@
  */
 
 import { type Data, DONE, toBytes, withDeadline } from "../bytes/data.ts";
-import { type FileMode, type FileModes, type FileOptions, openFile } from "../bytes/file.ts";
 import { type Lender, pulled, type ReaderSource, StreamReader } from "../bytes/reader.ts";
 import { StreamWriter, type WriterTarget } from "../bytes/writer.ts";
 import { SocketError, type SocketErrorCode } from "../errors.ts";
+import type { FileOptions } from "../files/base-file.ts";
+import { type FileMode, type FileModes, openFile } from "../files/file.ts";
 import type { Address } from "../net/address.ts";
 import {
   MSG_DONTROUTE,

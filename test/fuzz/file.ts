@@ -2,9 +2,12 @@
 
 import fc from "fast-check";
 import { STREAM_LIMITS } from "../../core/bytes/data.ts";
-import { type BinaryWriter, type FileOptions, openFile, type TextFile } from "../../core/bytes/file.ts";
 import { StreamReader } from "../../core/bytes/reader.ts";
 import { StreamWriter } from "../../core/bytes/writer.ts";
+import type { FileOptions } from "../../core/files/base-file.ts";
+import type { BinaryWriter } from "../../core/files/binary-file.ts";
+import { openFile } from "../../core/files/file.ts";
+import type { TextFile } from "../../core/files/text-file.ts";
 import {
   bytesOf,
   latin1,
@@ -295,7 +298,7 @@ class Mix {
     same(call.do, Array.isArray(got.value) ? got.value.join("|") : got.value, wanted);
   }
 
-  /** Where the reader stands: just behind what was given, but for what a file may hold (see core/bytes/file.ts). */
+  /** Where the reader stands: just behind what was given, but for what a file may hold (see TextReader in core/files/text-file.ts). */
   #place({ model, call }: Waiting): void {
     const at = this.#reader.bytesRead - this.#reader.buffered;
     const { newline, encoding } = model.options;

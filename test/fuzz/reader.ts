@@ -1,10 +1,11 @@
 /** The reader: every kind of read, in any order, however the bytes come, beside a model of it. */
 
 import fc from "fast-check";
-import { type BinaryFile, openFile } from "../../core/bytes/file.ts";
 import { type Lender, type ReaderSource, StreamReader } from "../../core/bytes/reader.ts";
 import { StreamWriter } from "../../core/bytes/writer.ts";
 import { SocketError } from "../../core/errors.ts";
+import type { BinaryFile } from "../../core/files/binary-file.ts";
+import { openFile } from "../../core/files/file.ts";
 import {
   bytesOf,
   latin1,

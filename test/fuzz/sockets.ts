@@ -1,8 +1,8 @@
 /** Whole sockets, in memory and over the kernel: what one end writes in any way is what the other reads in any way. */
 
 import fc from "fast-check";
-import type { TextFile } from "../../core/bytes/file.ts";
 import type { SocketError } from "../../core/errors.ts";
+import type { TextFile } from "../../core/files/text-file.ts";
 import { MSG_DONTWAIT, MSG_PEEK, MSG_WAITALL, POLLIN, SHUT_WR } from "../../core/net/constants.ts";
 import { BaseRequestHandler } from "../../core/serve/handler.ts";
 import { poll, select } from "../../core/sockets/select.ts";

@@ -16,7 +16,7 @@ interface Room {
 }
 
 const NET = ["core", "core/bytes", "core/net"];
-const SOCKETS = [...NET, "core/sockets"];
+const SOCKETS = [...NET, "core/files", "core/sockets"];
 const SERVE = [...SOCKETS, "core/serve"];
 const KERNEL = ["emulator", "emulator/kernel", "emulator/kernel/descriptors"];
 
@@ -24,7 +24,8 @@ const ROOMS: Readonly<Record<string, Room>> = {
   core: { below: [] },
   "core/bytes": { below: ["core"] },
   "core/net": { below: ["core", "core/bytes"] },
-  "core/sockets": { below: NET },
+  "core/files": { below: ["core", "core/bytes"] },
+  "core/sockets": { below: [...NET, "core/files"] },
   "core/serve": { below: SOCKETS },
   "core/control": { below: SERVE, packages: /^(hono|valibot)(\/|$)/ },
   "core/testing": { below: SERVE },

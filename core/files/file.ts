@@ -1,0 +1,76 @@
+/**
+ * A stream as a file: what `makefile()` gives (CPython's `socket.makefile`). `rb` is the socket's own reader and `wb` its
+ * own writer; what else a mode means is here.
+ */
+
+import type { StreamReader } from "../bytes/reader.ts";
+import type { StreamWriter } from "../bytes/writer.ts";
+import { checkCount, checkOptions, optionNamesOf } from "../options.ts";
+import type { FileOptions } from "./base-file.ts";
+import { type BinaryFile, type BinaryWriter, BufferedWriter, RawFile } from "./binary-file.ts";
+import { type TextFile, TextIOWrapper, type TextReader, type TextWriter } from "./text-file.ts";
+
+/** What a mode opens. */
+export interface FileModes {
+  r: TextReader;
+  w: TextWriter;
+  rw: TextFile;
+  rb: StreamReader;
+  wb: BinaryWriter;
+  rwb: BinaryFile;
+}
+
+/** How a file is used: `r` to read, `w` to write, `b` for bytes in place of text. */
+export type FileMode = keyof FileModes;
+
+const FILE_NAMES = optionNamesOf<FileOptions>("makefile()")({
+  bufsize: true,
+  encoding: true,
+  errors: true,
+  newline: true,
+});
+
+const BUFSIZE = 8 * 1024; // bytes that line buffering keeps; io.DEFAULT_BUFFER_SIZE of CPython
+
+/**
+ * A stream as a file. `mode` is made of `r`, `w` and `b`; without `w` it reads, as in CPython, and so does `""`.
+ *
+ * Throws `RangeError` for another mode, an encoding that is not known (or that cannot be written, which `windows-1252`
+ * and its like cannot), a `newline` or `errors` that is none, `bufsize` 0 of text, and text options of a binary mode.
+ */
+export function openFile(reader: StreamReader, writer: StreamWriter, mode: "wb"): StreamWriter;
+export function openFile<Mode extends FileMode = "r">(
+  reader: StreamReader,
+  writer: StreamWriter,
+  mode?: Mode,
+  options?: FileOptions,
+): FileModes[Mode];
+export function openFile(
+  reader: StreamReader,
+  writer: StreamWriter,
+  mode = "r",
+  options: FileOptions = {},
+): FileModes[FileMode] {
+  if (typeof mode !== "string" || /[^rwb]/.test(mode)) {
+    throw new RangeError(
+      `no such mode: ${JSON.stringify(mode)}; it is made of r, w and b alone, as "r", "rw" or "rb"`,
+    );
+  }
+  checkOptions("makefile()", options, FILE_NAMES);
+  const writes = mode.includes("w");
+  const reads = mode.includes("r") || !writes;
+  const text = !mode.includes("b");
+  const { bufsize = -1 } = options;
+  checkCount("bufsize", bufsize, -1);
+  if (text) {
+    if (bufsize === 0) throw new RangeError("text needs a buffer: bufsize 0 is for the binary modes");
+    const output = bufsize < 0 ? writer : new BufferedWriter(writer, bufsize === 1 ? BUFSIZE : bufsize);
+    return new TextIOWrapper(reads ? reader : null, writes ? output : null, options);
+  }
+  for (const name of ["encoding", "errors", "newline"] as const) {
+    if (options[name] != null) throw new RangeError(`mode "${mode}" is of bytes, and takes no ${name}`);
+  }
+  if (!writes) return reader; // whose buffer is the socket's: there is none of its own to have a size
+  if (!reads && bufsize < 0) return writer;
+  return new RawFile(reads ? reader : null, bufsize < 0 ? writer : new BufferedWriter(writer, bufsize));
+}
