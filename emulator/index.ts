@@ -3,15 +3,15 @@
 export type { ControlOptions, ControlServer } from "./app/control.ts";
 export { type AppServer, type ServeOptions, serveApp } from "./app/serve.ts";
 export { streamSocket } from "./kernel/net-transport.ts";
-export type { Forking, ForkingInfo } from "./servers/children.ts";
+export type { Forking, ForkingInfo } from "./servers/forking/children.ts";
+export { handlerFrom } from "./servers/forking/handler-source.ts";
 export {
   ForkingMixIn,
   ForkingTCPServer,
   ForkingUDPServer,
   ForkingUnixDatagramServer,
   ForkingUnixStreamServer,
-  handlerFrom,
-} from "./servers/forking.ts";
+} from "./servers/forking/servers.ts";
 export {
   type ListeningSocket,
   TCPServer,

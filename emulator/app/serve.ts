@@ -17,13 +17,13 @@ import { callListener, type OnEvent, type SockletEvent } from "../../core/serve/
 import type { BaseServer, ServerInfo, ServerOptions } from "../../core/serve/server.ts";
 import type { Datagram } from "../../core/sockets/datagram.ts";
 import type { StreamSocket } from "../../core/sockets/stream-socket.ts";
+import { appHandlerFrom } from "../servers/forking/handler-source.ts";
 import {
-  appHandlerFrom,
   ForkingTCPServer,
   ForkingUDPServer,
   ForkingUnixDatagramServer,
   ForkingUnixStreamServer,
-} from "../servers/forking.ts";
+} from "../servers/forking/servers.ts";
 import { listenerUrl, TCPServer, ThreadingTCPServer } from "../servers/tcp.ts";
 import { ThreadingUDPServer, UDPServer } from "../servers/udp.ts";
 import {

@@ -22,14 +22,13 @@ import {
 } from "socklet";
 import { createConnection, TCPServer, UDPServer } from "socklet/emulator";
 import { describe, expect, onTestFinished, test } from "vitest";
+import { appHandlerFrom, handlerFrom } from "../../emulator/servers/forking/handler-source.ts";
 import {
-  appHandlerFrom,
   ForkingTCPServer,
   ForkingUDPServer,
   ForkingUnixDatagramServer,
   ForkingUnixStreamServer,
-  handlerFrom,
-} from "../../emulator/servers/forking.ts";
+} from "../../emulator/servers/forking/servers.ts";
 import type { TCPServerOptions } from "../../emulator/servers/tcp.ts";
 import { UnixDatagramServer, UnixStreamServer } from "../../emulator/servers/unix.ts";
 import { peer } from "../peers/peer.ts";

@@ -38,8 +38,19 @@ const ROOMS: Readonly<Record<string, Room>> = {
   "emulator/kernel": { below: [...SOCKETS, "emulator", "emulator/kernel/descriptors"], packages: /^node:/ },
   "emulator/sockets": { below: [...SERVE, ...KERNEL], packages: /^node:/ },
   "emulator/servers": { below: [...SERVE, ...KERNEL, "emulator/sockets"], packages: /^node:/ },
+  "emulator/servers/forking": {
+    below: [...SERVE, ...KERNEL, "emulator/servers"],
+    packages: /^node:/,
+  },
   "emulator/app": {
-    below: [...SERVE, "core/control", ...KERNEL, "emulator/sockets", "emulator/servers"],
+    below: [
+      ...SERVE,
+      "core/control",
+      ...KERNEL,
+      "emulator/sockets",
+      "emulator/servers",
+      "emulator/servers/forking",
+    ],
     packages: /^(node:|@hono\/node-server$)/,
   },
   "emulator/command": {

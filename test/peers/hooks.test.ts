@@ -20,14 +20,14 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { type Address, formatAddress, type SockletEvent } from "socklet";
 import { afterAll, expect, test } from "vitest";
+import { handlerFrom } from "../../emulator/servers/forking/handler-source.ts";
 import {
   ForkingMixIn,
   ForkingTCPServer,
   ForkingUDPServer,
   ForkingUnixDatagramServer,
   ForkingUnixStreamServer,
-  handlerFrom,
-} from "../../emulator/servers/forking.ts";
+} from "../../emulator/servers/forking/servers.ts";
 import { TCPServer, ThreadingTCPServer } from "../../emulator/servers/tcp.ts";
 import { ThreadingUDPServer, UDPServer } from "../../emulator/servers/udp.ts";
 import {

@@ -14,7 +14,8 @@ import { once } from "node:events";
 import net from "node:net";
 import { type InternetAddress, StreamRequestHandler } from "socklet";
 import { ThreadingTCPServer } from "socklet/emulator";
-import { ForkingTCPServer, handlerFrom } from "../../../emulator/servers/forking.ts";
+import { handlerFrom } from "../../../emulator/servers/forking/handler-source.ts";
+import { ForkingTCPServer } from "../../../emulator/servers/forking/servers.ts";
 
 const SECONDS = 2; // of load, a round and server
 const HASHES = 20_000; // about 30 ms

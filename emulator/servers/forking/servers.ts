@@ -34,88 +34,34 @@
  */
 
 import type net from "node:net";
-import type { MaybePromise } from "../../core/bytes/data.ts";
-import { errorText } from "../../core/describe.ts";
-import { SocketError } from "../../core/errors.ts";
-import type { Address, AddressLike } from "../../core/net/address.ts";
-import { FORKING_NAMES, type ForkingOptions, type OptionNames, settleForking } from "../../core/options.ts";
-import { isThenable } from "../../core/promises.ts";
-import { BaseRequestHandler, type HandlerClass } from "../../core/serve/handler.ts";
-import { madeBy } from "../../core/serve/mixins.ts";
-import { Datagram } from "../../core/sockets/datagram.ts";
-import { StreamSocket } from "../../core/sockets/stream-socket.ts";
-import { type Connection, NodeTransport } from "../kernel/net-transport.ts";
+import type { MaybePromise } from "../../../core/bytes/data.ts";
+import { errorText } from "../../../core/describe.ts";
+import { SocketError } from "../../../core/errors.ts";
+import type { Address, AddressLike } from "../../../core/net/address.ts";
 import {
-  Children,
-  type Forking,
-  type ForkingInfo,
-  type HandlerSource,
-  IN_CHILD,
-  type Job,
-} from "./children.ts";
-import { TCPServer, type TCPServerOptions } from "./tcp.ts";
-import { UDPServer, type UDPServerOptions } from "./udp.ts";
+  FORKING_NAMES,
+  type ForkingOptions,
+  type OptionNames,
+  settleForking,
+} from "../../../core/options.ts";
+import { isThenable } from "../../../core/promises.ts";
+import type { HandlerClass } from "../../../core/serve/handler.ts";
+import { madeBy } from "../../../core/serve/mixins.ts";
+import { Datagram } from "../../../core/sockets/datagram.ts";
+import { StreamSocket } from "../../../core/sockets/stream-socket.ts";
+import { type Connection, NodeTransport } from "../../kernel/net-transport.ts";
+import { TCPServer, type TCPServerOptions } from "../tcp.ts";
+import { UDPServer, type UDPServerOptions } from "../udp.ts";
 import {
   UnixDatagramServer,
   type UnixDatagramServerOptions,
   UnixStreamServer,
   type UnixStreamServerOptions,
-} from "./unix.ts";
-
-// ---- Where the handler is ----
-
-const sources = new WeakMap<object, HandlerSource>();
-
-// biome-ignore lint/suspicious/noExplicitAny: what a handler takes its module knows alone
-type AnyHandler = HandlerClass<any, any>;
-
-const standIn = (source: HandlerSource): AnyHandler => {
-  const { module, name } = source;
-  if (URL.parse(module) === null || typeof name !== "string" || name === "") {
-    const given = `${JSON.stringify(module)}, ${JSON.stringify(name)}`;
-    throw new TypeError(
-      `handlerFrom(${given}): give a module's URL and the name of its export, as in handlerFrom(import.meta.url, "Echo")`,
-    );
-  }
-  class Handler extends BaseRequestHandler<unknown> {
-    override run(): never {
-      const said = `${name} was given as handlerFrom(…), which is for forking servers; give this one the class itself`;
-      throw new SocketError("ERR_UNSUPPORTED", said);
-    }
-  }
-  Object.defineProperty(Handler, "name", { value: name });
-  sources.set(Handler, source);
-  return Handler;
-};
-
-/** Where a handler is that the children of a `server` can import. Throws `TypeError` for a class. */
-const sourceOf = (handler: object, server: string): HandlerSource => {
-  const source = sources.get(handler);
-  if (source !== undefined) return source;
-  const { name } = handler as { name?: string };
-  throw new TypeError(
-    `the children of a ${server} import their handler: give it as handlerFrom(import.meta.url, "${name}"), not as a class`,
-  );
-};
-
-/**
- * The handler that `module` exports as `name`, for a forking server, whose children import it.
- *
- *     new ForkingTCPServer("127.0.0.1:7007", handlerFrom(import.meta.url, "Echo"))
- *
- * Each child runs the module from its top. So one that has the handler and starts the server, too, starts it only
- * where it is the program itself: `if (import.meta.main)` (Node 24.2), or
- * `if (process.argv[1] === import.meta.filename)`; and a test keeps its handlers in a file of their own. Throws
- * `TypeError` where `module` is no URL.
- */
-export const handlerFrom = (module: string | URL, name: string): AnyHandler =>
-  standIn({ module: String(module), name });
-
-/** The handler `name` of the `app` that `module` exports: each child calls the app's `context()`, with storage in the folder `data`. */
-export const appHandlerFrom = (module: string, name: string, data: string): AnyHandler =>
-  standIn({ module, name, data });
-
-// ---- The servers ----
+} from "../unix.ts";
+import type { Job } from "./child.ts";
+import { Children, type Forking, type ForkingInfo } from "./children.ts";
+import { sourceOf } from "./handler-source.ts";
+import { IN_CHILD } from "./messages.ts";
 
 const TIMEOUT = 300_000; // ms; CPython's ForkingMixIn.timeout
 

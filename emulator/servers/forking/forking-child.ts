@@ -1,23 +1,24 @@
 /**
  * The program that a child of a forking server runs: imports the handler, and runs it on the requests that its parent
- * sends, one at a time. `forking.ts` is the other end, and has what the two say to each other.
+ * sends, one at a time. `children.ts` is the other end, and `messages.ts` what the two say to each other.
  */
 
 import type net from "node:net";
-import { DONE, toBytes } from "../../core/bytes/data.ts";
-import { jsonOf, plain } from "../../core/describe.ts";
-import { SocketError } from "../../core/errors.ts";
-import type { Address } from "../../core/net/address.ts";
-import { disown } from "../../core/promises.ts";
-import { isApp } from "../../core/serve/app.ts";
-import type { EndpointInfo } from "../../core/serve/events.ts";
-import type { HandlerClass, HandlerServer, RequestScope } from "../../core/serve/handler.ts";
-import { checkDatagramSize, Datagram, knownSender } from "../../core/sockets/datagram.ts";
-import type { StreamOptions } from "../../core/sockets/stream-options.ts";
-import type { StreamSocket } from "../../core/sockets/stream-socket.ts";
-import { streamSocket } from "../kernel/net-transport.ts";
-import { FileStorage } from "../storage.ts";
-import { fromWire, type HandlerSource, IN_CHILD, type Order, type Report, toWire } from "./children.ts";
+import { DONE, toBytes } from "../../../core/bytes/data.ts";
+import { jsonOf, plain } from "../../../core/describe.ts";
+import { SocketError } from "../../../core/errors.ts";
+import type { Address } from "../../../core/net/address.ts";
+import { disown } from "../../../core/promises.ts";
+import { isApp } from "../../../core/serve/app.ts";
+import type { EndpointInfo } from "../../../core/serve/events.ts";
+import type { HandlerClass, HandlerServer, RequestScope } from "../../../core/serve/handler.ts";
+import { checkDatagramSize, Datagram, knownSender } from "../../../core/sockets/datagram.ts";
+import type { StreamOptions } from "../../../core/sockets/stream-options.ts";
+import type { StreamSocket } from "../../../core/sockets/stream-socket.ts";
+import { streamSocket } from "../../kernel/net-transport.ts";
+import { FileStorage } from "../../storage.ts";
+import type { HandlerSource } from "./handler-source.ts";
+import { fromWire, IN_CHILD, type Order, type Report, toWire } from "./messages.ts";
 
 type Run = Extract<Order, { readonly type: "run" }>;
 type AnyHandler = HandlerClass<StreamSocket | Datagram>;

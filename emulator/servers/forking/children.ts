@@ -1,30 +1,24 @@
-/**
- * The children of a forking server: how they are started, given work, watched, replaced and ended, and what is said
- * between them and their parent. `forking.ts` has the servers, and the reasons; `forking-child.ts` is what a child runs.
- */
+/** The children of a forking server: how many there are, and how they are given work, watched, replaced and ended. */
 
-import type { ChildProcess } from "node:child_process";
-import type net from "node:net";
-import type { Writable } from "node:stream";
-import { DONE } from "../../core/bytes/data.ts";
-import { describe, isA, jsonOf, peek, textOf } from "../../core/describe.ts";
-import { SocketError } from "../../core/errors.ts";
-import type { Address, UnixAddress } from "../../core/net/address.ts";
-import { wholeMs } from "../../core/options.ts";
-import type { ForkingEvent } from "../../core/serve/events.ts";
-import type { ServerInfo } from "../../core/serve/server.ts";
-import type { StreamOptions } from "../../core/sockets/stream-options.ts";
-import { fileURLToPath, fs, lazy, once } from "../builtin.ts";
+import { DONE } from "../../../core/bytes/data.ts";
+import { describe } from "../../../core/describe.ts";
+import { SocketError } from "../../../core/errors.ts";
+import { wholeMs } from "../../../core/options.ts";
+import type { ForkingEvent } from "../../../core/serve/events.ts";
+import type { ServerInfo } from "../../../core/serve/server.ts";
+import type { StreamOptions } from "../../../core/sockets/stream-options.ts";
+import { fs, lazy } from "../../builtin.ts";
+import { Child, fork, type Job, PROGRAM } from "./child.ts";
+import type { HandlerSource } from "./handler-source.ts";
+import { fromWire, type Report, toWire, type WireError } from "./messages.ts";
+import { Sentinel } from "./sentinel.ts";
 
 const PATIENCE = 20; // ms that a request waits for a child to be free before another is started, which takes longer
 const START_LIMIT = 30_000; // ms that a child may take to import its handler: a module may wait for ever at its top level
 const CANCEL_GRACE = 500; // ms that a cancelled request has to end before its child is killed: before the server tells it as stuck
 const END_GRACE = 1_000; // ms that a child has to end when it is needed no more
-const SENTINEL_LIFE = 1_000; // ms; one that ended earlier would end again
 const PING = 1_000; // ms between two pings of a child that has a request; less where a time-out is short
 const MAX_DOUBLINGS = 30; // of the restart delay: what is more is over every limit
-
-// ---- What a forking server is ----
 
 /** What a forking server says of itself; `running` counts also the requests for which a child is being started. */
 export interface ForkingInfo extends ServerInfo {
@@ -48,282 +42,6 @@ export interface Forking {
   maxRestartDelay: number;
   execArgv: readonly string[];
   info(): ForkingInfo;
-}
-
-// ---- What parent and child say to each other ----
-
-/** Where a child finds its handler: an export of a module; with `data`, a handler of the app that the module exports. */
-export interface HandlerSource {
-  readonly module: string;
-  readonly name: string;
-  /** The folder of the app's storage. */
-  readonly data?: string;
-}
-
-/** To a child. `run` comes with the connection, where it is one. */
-export type Order =
-  | {
-      readonly type: "init";
-      readonly source: HandlerSource;
-      readonly server: string;
-      readonly context: unknown;
-      readonly stream: Partial<StreamOptions> | undefined;
-    }
-  | {
-      readonly type: "run";
-      readonly id: number;
-      readonly address: Address | null;
-      /** Where a Unix connection came in, which the child cannot find out. */
-      readonly local: UnixAddress | null;
-      readonly datagram: { readonly data: Uint8Array; readonly truncated: boolean } | null;
-    }
-  | { readonly type: "cancel"; readonly reason: WireError }
-  | { readonly type: "ping" };
-
-/** From a child, as `{ socklet: … }`: a handler may send its parent messages, too. `id` is a request's, which may be over. */
-export type Report =
-  | { readonly type: "ready" | "begun" | "shutdown" }
-  | { readonly type: "unfit" | "crashed"; readonly error: WireError }
-  | ({ readonly type: "pong" } & Counts)
-  /** `kept`: the handler closed the connection itself, or gave it to another (`toWeb()`, `detach()`). `cut`: not all that it wrote has left. */
-  | ({
-      readonly type: "end";
-      readonly kept: boolean;
-      readonly cut: boolean;
-      readonly error: WireError | null;
-      readonly result: unknown;
-    } & Counts)
-  | { readonly type: "emit"; readonly id: number; readonly detail: unknown }
-  | { readonly type: "reply"; readonly id: number; readonly data: Uint8Array };
-
-interface Counts {
-  readonly bytesRead: number;
-  readonly bytesWritten: number;
-}
-
-/** What was thrown, as another process can be told it: the clone of an error loses its class and its code. */
-export interface WireError {
-  /** What was thrown, where that was no error. */
-  readonly value?: unknown;
-  readonly name?: string;
-  readonly message?: string;
-  readonly stack?: string | undefined;
-  readonly code?: string | undefined;
-  readonly address?: string | undefined;
-  readonly cause?: WireError | undefined;
-}
-
-const SAID = 8 * 1024; // characters of a message or a stack that are told: a dying child's last report must fit into the channel, 64 KiB
-const CAUSES = 2; // how far causes are followed: they may go round
-
-export const toWire = (thrown: unknown, causes = CAUSES): WireError => {
-  if (!isA(thrown, Error)) return { value: cloneOf(thrown) };
-  const cause = peek(thrown, "cause");
-  return {
-    ...describe(thrown, SAID),
-    cause: cause === undefined || causes === 0 ? undefined : toWire(cause, causes - 1),
-  };
-};
-
-/** A clone of `value`, where it has one and is small; else it as text. */
-const cloneOf = (value: unknown): unknown => {
-  try {
-    if (jsonOf(value, SAID).json !== undefined) return structuredClone(value);
-  } catch {}
-  return textOf(value, SAID);
-};
-
-export const fromWire = (wire: WireError): unknown => {
-  const { name, message = "", stack, code, address } = wire;
-  if (name === undefined) return wire.value;
-  const cause = wire.cause && { cause: fromWire(wire.cause) };
-  let error: Error;
-  if (name === "SocketError" && SocketError.isCode(code)) {
-    error = new SocketError(code, message.replace(`${code}: `, ""), { address, ...cause });
-  } else {
-    const known: Readonly<Record<string, ErrorConstructor>> = { TypeError, RangeError, SyntaxError };
-    error = new ((Object.hasOwn(known, name) && known[name]) || Error)(message, cause);
-    if (error.name !== name) Object.defineProperty(error, "name", { value: name, configurable: true });
-    if (code !== undefined) Object.assign(error, { code });
-  }
-  error.stack = stack ?? `${name}: ${message}`;
-  return error;
-};
-
-/** True on the global object of a child: there no forking server starts, nor a module that starts one when it is imported. */
-export const IN_CHILD = Symbol.for("socklet.forked");
-
-// ---- How a child is run ----
-
-const SOURCES = import.meta.url.endsWith(".ts"); // else dist/
-const CONDITION = "--conditions=socklet:source";
-const PROGRAM = fileURLToPath(new URL(`forking-child.${SOURCES ? "ts" : "js"}`, import.meta.url));
-
-// Of the parent's options these are for it alone: an inspector's port is taken, code of the command line is not the
-// child's, and what a test runner loads is for its own workers.
-const OWN =
-  /^(--inspect|--test|--watch|--check|--interactive|--input-type|--eval|--print|-c$|-i$|-e$|-p$|-pe$)/;
-const LOADS = /^(--require|--import|--loader|--experimental-loader|-r)(=|$)/;
-const RUNNER = /[\\/]vitest[\\/]/;
-
-/** Those of this process's options that a child needs, too: conditions, loaders, limits. */
-const inherited = (): string[] => {
-  const given = process.execArgv;
-  const kept: string[] = SOURCES && !given.includes(CONDITION) ? [CONDITION] : [];
-  for (let i = 0; i < given.length; i++) {
-    const [option = "", next = "-"] = given.slice(i, i + 2);
-    const alone = option.includes("="); // else its value, where it has one, is the next
-    const own = OWN.test(option) || (LOADS.test(option) && RUNNER.test(alone ? option : next));
-    if (!own) kept.push(option);
-    else if (!alone && !next.startsWith("-")) i++;
-  }
-  return kept;
-};
-
-/** This process's environment, without an inspector in `NODE_OPTIONS`. */
-const environment = (): NodeJS.ProcessEnv => {
-  const { NODE_OPTIONS, ...rest } = process.env;
-  if (NODE_OPTIONS === undefined) return rest;
-  return { ...rest, NODE_OPTIONS: NODE_OPTIONS.replace(/--inspect\S*/g, "") };
-};
-
-/**
- * Kills what children are left when this process dies: they end by themselves when the channel to their parent
- * closes, but one in an endless loop does not notice, and would run on as nobody's. One process for all, 9 MB of its
- * own; a thread in each child that watched for it takes 10 MB there, and 60 ms of its start.
- */
-class Sentinel {
-  static #one: Sentinel | undefined;
-  static #users = 0;
-
-  /** For who has children; each lets it go with `release()`. */
-  static hold(): Sentinel {
-    Sentinel.#users++;
-    Sentinel.#one ??= new Sentinel();
-    return Sentinel.#one;
-  }
-
-  static async release(): Promise<void> {
-    if (--Sentinel.#users > 0) return;
-    const one = Sentinel.#one as Sentinel;
-    Sentinel.#one = undefined;
-    await one.#end();
-  }
-
-  // It reads a line for each child, "12" or, when that is gone, "-12"; its input ends when this process does.
-  static readonly #PROGRAM = `
-    process.title = "socklet sentinel";
-    const pids = new Set();
-    let text = "";
-    process.stdin.setEncoding("latin1").on("data", (more) => {
-      const lines = (text + more).split("\\n");
-      text = lines.pop();
-      for (const line of lines) line < 0 ? pids.delete(-line) : pids.add(+line);
-    }).on("close", () => {
-      for (const pid of pids) try { process.kill(pid, "SIGKILL"); } catch {}
-    });`;
-
-  readonly #pids = new Set<number>();
-  #process = this.#start();
-  #ended = false;
-
-  add(pid: number): void {
-    this.#pids.add(pid);
-    this.#say(`${pid}\n`);
-  }
-
-  remove(pid: number): void {
-    this.#pids.delete(pid);
-    this.#say(`-${pid}\n`);
-  }
-
-  #say(text: string): void {
-    this.#process.stdin?.write(text);
-  }
-
-  #start(): ChildProcess {
-    const started = performance.now();
-    const sentinel = lazy.childProcess.spawn(process.execPath, ["-e", Sentinel.#PROGRAM], {
-      detached: true, // a terminal's Ctrl-C ends it no earlier than its parent
-      stdio: ["pipe", "ignore", "ignore"],
-      env: Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith("NODE_"))),
-    });
-    sentinel.unref();
-    sentinel.on("error", () => {}); // without it all goes on
-    sentinel.stdin.on("error", () => {});
-    (sentinel.stdin as Writable & { unref?(): void }).unref?.();
-    sentinel.once("exit", () => {
-      if (this.#ended || performance.now() - started < SENTINEL_LIFE) return;
-      this.#process = this.#start();
-      for (const pid of this.#pids) this.add(pid);
-    });
-    return sentinel;
-  }
-
-  async #end(): Promise<void> {
-    this.#ended = true;
-    const { pid, exitCode, signalCode, stdin } = this.#process;
-    if (pid === undefined || exitCode !== null || signalCode !== null) return;
-    this.#process.ref();
-    const exited = once(this.#process, "exit");
-    stdin?.end();
-    await exited;
-  }
-}
-
-// ---- The children ----
-
-/** A request on its way through a child. */
-export interface Job {
-  readonly id: number;
-  readonly address: Address | null;
-  readonly local: UnixAddress | null;
-  readonly request: unknown;
-  /** The connection, of which this process keeps its own descriptor until the request is over. */
-  readonly socket: net.Socket | null;
-  readonly datagram: { readonly data: Uint8Array; readonly truncated: boolean } | null;
-  counts: Counts;
-  /** Whether the child keeps the connection when the request is over. */
-  kept: boolean;
-  /** Whether it has cut it. */
-  cut: boolean;
-  /** Why it was cancelled. */
-  cancelled: unknown;
-  emit(detail: unknown): void;
-  reply(data: Uint8Array): void;
-  resolve(result: unknown): void;
-  reject(error: unknown): void;
-}
-
-class Child {
-  readonly process: ChildProcess;
-  /** The handler that it has. */
-  readonly source: HandlerSource;
-  /** `restarted` after this delay in ms, or `null`. */
-  readonly delay: number | null;
-  readonly ready = Promise.withResolvers<void>();
-  state: "starting" | "idle" | "busy" | "ending" = "starting";
-  /** What it serves, or has served last. */
-  job: Job | null = null;
-  begun = false;
-  served = 0;
-  /** When it was last asked for a sign of life and has not given one yet. */
-  asked: number | null = null;
-  /** Why it was killed, or cannot serve. */
-  why: SocketError | null = null;
-  timer: ReturnType<typeof setTimeout> | undefined;
-
-  constructor(process: ChildProcess, source: HandlerSource, delay: number | null) {
-    this.process = process;
-    this.source = source;
-    this.delay = delay;
-    this.ready.promise.catch(() => {}); // only the first is waited for
-  }
-
-  send(order: Order, socket?: net.Socket): void {
-    if (!this.process.connected) return; // it is gone, which is told soon
-    this.process.send(order, socket, { keepOpen: true }, () => {});
-  }
 }
 
 /** What the children need to know of their server. */
@@ -466,16 +184,7 @@ export class Children {
   #start(delay: number | null): Child {
     const { name: server, context, execArgv, daemonThreads } = this.#server;
     const source = this.#source;
-    const child = new Child(
-      lazy.childProcess.fork(PROGRAM, [], {
-        execArgv: [...inherited(), ...execArgv],
-        env: environment(),
-        serialization: "advanced", // bytes are bytes
-        stdio: ["ignore", "inherit", "inherit", "ipc"],
-      }),
-      source,
-      delay,
-    );
+    const child = new Child(fork(execArgv), source, delay);
     this.#all.add(child);
     const { pid } = child.process;
     child.process.on("error", (error) => {

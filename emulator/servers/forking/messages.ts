@@ -1,0 +1,100 @@
+/** What a forking server and its children say to each other. */
+
+import { describe, isA, jsonOf, peek, textOf } from "../../../core/describe.ts";
+import { SocketError } from "../../../core/errors.ts";
+import type { Address, UnixAddress } from "../../../core/net/address.ts";
+import type { StreamOptions } from "../../../core/sockets/stream-options.ts";
+import type { HandlerSource } from "./handler-source.ts";
+
+/** To a child. `run` comes with the connection, where it is one. */
+export type Order =
+  | {
+      readonly type: "init";
+      readonly source: HandlerSource;
+      readonly server: string;
+      readonly context: unknown;
+      readonly stream: Partial<StreamOptions> | undefined;
+    }
+  | {
+      readonly type: "run";
+      readonly id: number;
+      readonly address: Address | null;
+      /** Where a Unix connection came in, which the child cannot find out. */
+      readonly local: UnixAddress | null;
+      readonly datagram: { readonly data: Uint8Array; readonly truncated: boolean } | null;
+    }
+  | { readonly type: "cancel"; readonly reason: WireError }
+  | { readonly type: "ping" };
+
+/** From a child, as `{ socklet: … }`: a handler may send its parent messages, too. `id` is a request's, which may be over. */
+export type Report =
+  | { readonly type: "ready" | "begun" | "shutdown" }
+  | { readonly type: "unfit" | "crashed"; readonly error: WireError }
+  | ({ readonly type: "pong" } & Counts)
+  /** `kept`: the handler closed the connection itself, or gave it to another (`toWeb()`, `detach()`). `cut`: not all that it wrote has left. */
+  | ({
+      readonly type: "end";
+      readonly kept: boolean;
+      readonly cut: boolean;
+      readonly error: WireError | null;
+      readonly result: unknown;
+    } & Counts)
+  | { readonly type: "emit"; readonly id: number; readonly detail: unknown }
+  | { readonly type: "reply"; readonly id: number; readonly data: Uint8Array };
+
+export interface Counts {
+  readonly bytesRead: number;
+  readonly bytesWritten: number;
+}
+
+/** What was thrown, as another process can be told it: the clone of an error loses its class and its code. */
+export interface WireError {
+  /** What was thrown, where that was no error. */
+  readonly value?: unknown;
+  readonly name?: string;
+  readonly message?: string;
+  readonly stack?: string | undefined;
+  readonly code?: string | undefined;
+  readonly address?: string | undefined;
+  readonly cause?: WireError | undefined;
+}
+
+const SAID = 8 * 1024; // characters of a message or a stack that are told: a dying child's last report must fit into the channel, 64 KiB
+const CAUSES = 2; // how far causes are followed: they may go round
+
+export const toWire = (thrown: unknown, causes = CAUSES): WireError => {
+  if (!isA(thrown, Error)) return { value: cloneOf(thrown) };
+  const cause = peek(thrown, "cause");
+  return {
+    ...describe(thrown, SAID),
+    cause: cause === undefined || causes === 0 ? undefined : toWire(cause, causes - 1),
+  };
+};
+
+/** A clone of `value`, where it has one and is small; else it as text. */
+const cloneOf = (value: unknown): unknown => {
+  try {
+    if (jsonOf(value, SAID).json !== undefined) return structuredClone(value);
+  } catch {}
+  return textOf(value, SAID);
+};
+
+export const fromWire = (wire: WireError): unknown => {
+  const { name, message = "", stack, code, address } = wire;
+  if (name === undefined) return wire.value;
+  const cause = wire.cause && { cause: fromWire(wire.cause) };
+  let error: Error;
+  if (name === "SocketError" && SocketError.isCode(code)) {
+    error = new SocketError(code, message.replace(`${code}: `, ""), { address, ...cause });
+  } else {
+    const known: Readonly<Record<string, ErrorConstructor>> = { TypeError, RangeError, SyntaxError };
+    error = new ((Object.hasOwn(known, name) && known[name]) || Error)(message, cause);
+    if (error.name !== name) Object.defineProperty(error, "name", { value: name, configurable: true });
+    if (code !== undefined) Object.assign(error, { code });
+  }
+  error.stack = stack ?? `${name}: ${message}`;
+  return error;
+};
+
+/** True on the global object of a child: there no forking server starts, nor a module that starts one when it is imported. */
+export const IN_CHILD = Symbol.for("socklet.forked");
