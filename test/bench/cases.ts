@@ -153,39 +153,40 @@ const respOnNode: readonly Contender[] = [
 // ---------------------------------------------------------------------------------------------------- the cases
 
 const BOUNDS = {
-  echo: `two system calls are four fifths of a message, the same two as bare Node's. What Socklet adds is the handler's two promises
-  and the way through reader and writer. What is accepted goes by its handle, without a \`net.Socket\` (emulator/kernel/handle-transport.ts): before, the
-  CPU was 1.15 times bare Node's.`,
-  many: `with 500 connections what a message touches of each no longer fits into this machine's second-level cache: bare Node's echo with
-  4 KiB of small objects a connection, all read at each message, is at 0.99 of its rate with 50 connections and at 0.90 with 500. Socklet's
-  connection had 5 KiB and was at 0.82; it has 2.5 now. Tried, and no better: other sizes of the collector's young generation (1, 2, 4 and
-  64 MiB).`,
-  bulk: `memory that \`recv()\` gives is the caller's for good, so each read takes it anew, as bare Node's does. V8 counts it, and began a
-  full collection after each 64 MiB, marking 8 MiB of objects that never die: 14 % of all CPU, most of it on another thread, and 20 to
-  80 page faults a MiB, as 64 MiB are freed at once. A young collection frees the same in 0.2 ms, but buffers do not fill the young
-  generation: now each leaves some litter there, and full ones are rare. 256 KiB take 9 µs in place of 38; an echo's CPU is 0.65 to 0.85
-  of what it was with 256 KiB to 4 MiB in flight, its page faults are gone. What is left is four fifths the kernel's. Reads of 256 KiB
-  in place of 64 save system calls. With 64 KiB in flight on one connection both ends wait for each other in turns (16 switches a MiB),
-  on bare Node, too: what a read costs hardly shows. Tried, and no better: copies out of one buffer for reads that fill it,
-  litter of 64 KiB and more a read (the caches lose), an allocator that keeps what is freed. \`recvInto()\` takes no memory, and copies
-  once: Node has no way to name the buffer of the next read before it has come.`,
-  resp: `a command is three lines here, each found, cut out and handed to an async function, and each reply is counted in bytes: 0.08 µs a
-  command more than a parser that owns its buffer, and 2 µs for all that came at once (a promise, a copy of what the first line left).
-  With one command at once a message is what an echo is, and three lines. \`tryLine()\` was at 0.65 of the best by hand at -P 16 before its
-  fast path was small enough to be compiled into the handler's loop, and before what is gathered left at the end of the loop's turn in
-  place of \`process.nextTick\`. Tried, and no better: replies as Latin-1 in place of UTF-8, another decoder.`,
-  udp: `two thirds of a datagram are the system calls. Datagrams are heard and sent by their handle, past the look-up and the events of
-  \`node:dgram\`, which gains 1 µs; Socklet's handler, its record and the hooks in CPython's order take 1.5, half of it the memory of a
-  datagram's six objects; \`wfile\` is a writer more. Tried: no queue where nobody waits, no closures: 1 µs less.`,
-  connect: `a connection has a reader, a writer, a transport and a handler, which bare Node's echo has as one. Without a \`net.Socket\`, with
-  one timer for all, and with a close that needs no end of its own where the peer has ended, the CPU is 1.05 times bare Node's (1.6 before).`,
-  idle: `see above: the objects of a connection. Buffers it holds none. Without a \`net.Socket\` and a timer each it is half of what it was.`,
-  start: `before, 3.2 times. Node's modules are loaded when they are used, the package is few files, koffi and the control plane are
-  loaded when they are needed. What is left is V8's compiling of 300 KB (14 ms), their set-up and linking. Minifying them gains 3 ms, and
-  names that nobody could read in a stack; an entry of TCP servers alone was up in 1.16 times, and \`NODE_COMPILE_CACHE\` gives 1.08.`,
-  download: `\`recv()\` may not wait for a whole MiB as \`readAtLeast(1 MiB)\` does, and memory that its caller keeps costs 100 µs a
-  MiB beside the copy. One buffer that grows to 1 MiB, from which what is read is lent, took the CPU from 1.4 times that of a BYOB loop
-  by hand to level.`,
+  echo: `two system calls are four fifths of a message, and bare Node makes the same two. Socklet adds the handler's two promises, and the
+  way through reader and writer. Accepted connections use Node's handle, without a \`net.Socket\` (emulator/kernel/handle-transport.ts);
+  before, the CPU was 1.15 times bare Node's.`,
+  many: `with 500 connections, what a message touches of each connection no longer fits into this machine's second-level cache. Bare Node's
+  echo shows the same: with 4 KiB of small objects for each connection, all read at each message, it is at 0.99 of its rate with 50
+  connections and at 0.90 with 500. Socklet's connection had 5 KiB and was at 0.82; now it has 2.5. Tried, and no better: other sizes of
+  the collector's young generation (1, 2, 4 and 64 MiB).`,
+  bulk: `the caller of \`recv()\` keeps its memory, so each read takes new memory, as in bare Node. V8 counts that memory, and used to start a
+  full collection after each 64 MiB, which marks 8 MiB of objects that never die: 14 % of all CPU, most of it on another thread, and 20 to
+  80 page faults a MiB, as 64 MiB are freed at once. A young collection frees the same memory in 0.2 ms, but buffers do not fill the
+  young generation. Now each buffer leaves some litter there, and full collections are rare: 256 KiB take 9 µs, before 38. An echo's CPU
+  is 0.65 to 0.85 of what it was with 256 KiB to 4 MiB in flight, and its page faults are gone. Four fifths of what is left is the
+  kernel's. Reads of 256 KiB, not 64, save system calls. With 64 KiB in flight on one connection, both ends take turns waiting (16
+  switches a MiB), also on bare Node, and the cost of a read hardly shows. Tried, and no better: copies out of one buffer for reads that
+  fill it, litter of 64 KiB and more for each read (the caches suffer), an allocator that keeps freed memory. \`recvInto()\` takes no
+  new memory and copies once, because Node cannot be told the buffer of the next read in advance.`,
+  resp: `a command is three lines here. Each is found, cut out and handed to an async function, and each reply is counted in bytes: 0.08 µs
+  a command more than a parser that owns its buffer, and 2 µs for each chunk that arrives (a promise, and a copy of what the first line
+  left). With one command at once, a message costs an echo and three lines. \`tryLine()\` was at 0.65 of the best by hand at -P 16. Two things
+  changed that: its fast path became small enough to be compiled into the handler's loop, and gathered output leaves at the end of the
+  loop's turn, not by \`process.nextTick\`. Tried, and no better: replies as Latin-1, not UTF-8; another decoder.`,
+  udp: `the system calls are two thirds of a datagram. Datagrams are received and sent by their handle, past the look-up and the events of
+  \`node:dgram\`, which gains 1 µs. Socklet's handler, its record and the hooks in CPython's order take 1.5 µs, half of it the memory of a
+  datagram's six objects; \`wfile\` adds a writer. Tried: no queue where nobody waits, no closures: 1 µs less.`,
+  connect: `a connection has a reader, a writer, a transport and a handler; bare Node's echo has all of them in one object. Without a
+  \`net.Socket\`, with one timer for all, and with a close that sends no end if the peer has ended, the CPU is 1.05 times bare Node's
+  (before, 1.6).`,
+  idle: `the objects of a connection, as above. It holds no buffers. Without a \`net.Socket\` and a timer of its own it is half of what it was.`,
+  start: `it was 3.2 times. Node's modules, koffi and the control plane are loaded when they are needed, and the package is a few files. What
+  is left is V8's: compiling 300 KB (14 ms), setting them up and linking them. Minifying gains 3 ms, but makes the names in a stack
+  unreadable. An entry with TCP servers only took 1.16 times; \`NODE_COMPILE_CACHE\` gives 1.08.`,
+  download: `\`recv()\` must not wait for a whole MiB, as \`readAtLeast(1 MiB)\` does, and memory that its caller keeps costs 100 µs a MiB
+  beside the copy. One buffer that grows to 1 MiB and lends out what was read took the CPU from 1.4 times that of a hand-written BYOB
+  loop to level.`,
 } as const;
 
 const sizeText = (bytes: number): string =>

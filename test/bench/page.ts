@@ -65,11 +65,11 @@ function goals({ cases }: Results): string {
         : `${judged.length - missed.length} of ${judged.length} are met. Missed: ${listed(
             missed.map(
               ({ bench, goal }) =>
-                `${bench.title} with ${nameOf(bench, goal.of)} (${digits(goal.ratio.median)}, goal ${goalText(bench, goal)}${goal.verdict === "missed by CPU" ? "; its CPU speaks against it" : ""})`,
+                `${bench.title} with ${nameOf(bench, goal.of)} (${digits(goal.ratio.median)}, goal ${goalText(bench, goal)}${goal.verdict === "missed by CPU" ? "; missed by its CPU" : ""})`,
             ),
           )}.`;
-  return `A goal is met when the median of the ratios reaches it, or their interval has it and is narrower than ±5 %, and the CPU
-for a unit of work does not speak against it (its whole interval worse than the goal allows). ${sentence}
+  return `A goal is met when the median of the ratios reaches it, or when their interval contains it and is narrower than ±5 %. It is not
+met if the CPU for a unit of work says otherwise: if its whole interval is worse than the goal allows. ${sentence}
 
 ${rowsOf([["work", "program", "goal", "ratio [95 %]", "CPU ratio [95 %]", ""], ...rows])}${bounds(
   missed.map(({ bench }) => bench),
@@ -85,7 +85,7 @@ function bounds(missed: readonly CaseResult[]): string {
   }
   if (told.size === 0) return "";
   const items = [...told].map(([bounds, titles]) => `- **${capital(listed(titles))}**: ${bounds}`);
-  return `\n\nWhat bounds those that are missed, and what was tried (CPU ratios of the day it was done):\n\n${items.join("\n")}`;
+  return `\n\nWhat limits those that are missed, and what was tried (CPU ratios of the day it was done):\n\n${items.join("\n")}`;
 }
 
 // --------------------------------------------------------------------------------------------------- the field
@@ -145,8 +145,8 @@ function ahead(cases: readonly CaseResult[]): string {
     return [`- ${capital(bench.title)}: ${listed(names)}, against ${digits(best.summary.ratio.median)}.`];
   });
   return lost.length === 0
-    ? "In none of these works is another program ahead of Socklet beyond the intervals."
-    : `Ahead of Socklet, with intervals that do not meet:\n\n${lost.join("\n")}`;
+    ? "In none of these works is another program ahead of Socklet by more than the intervals."
+    : `Ahead of Socklet, with intervals that do not overlap:\n\n${lost.join("\n")}`;
 }
 
 const pick = (results: Results, ...names: string[]): CaseResult[] =>
@@ -167,9 +167,9 @@ function others(results: Results): string {
   if (cases.length === 0) return "";
   return `## Beside other servers
 
-Each cell is the ratio to bare Node, with the ratio of the CPU for a unit of work in brackets. Each server has one core:
-what it would do with more is not measured. Python's \`socketserver\` is a thread a connection, and for UDP its plain
-\`UDPServer\`, the faster of its two; \`asyncio\` is its streams, and a \`DatagramProtocol\`; on uvloop it is a \`Protocol\`.
+Each cell is the ratio to bare Node, with the CPU ratio in brackets. Each server has one core; what it would do with more is not
+measured. Python's \`socketserver\` has a thread for each connection, and for UDP its plain \`UDPServer\`, the faster of its two. \`asyncio\`
+uses its streams and a \`DatagramProtocol\`; on uvloop it uses a \`Protocol\`.
 
 ${field(
   cases,
@@ -184,9 +184,9 @@ function pipelined(results: Results): string {
   if (cases.length === 0) return "";
   return `## Lines, and replies that are gathered
 
-Redis's PING as \`redis-benchmark\` sends it, from 50 connections, each with 1, 16 or 64 commands at once. All programs share
-one parser of commands, or have the same in their own language (\`redis-server\` is itself); what differs is how they read
-lines and how they write replies.
+Redis's PING, as \`redis-benchmark\` sends it, from 50 connections, each with 1, 16 or 64 commands at once. All programs use one
+parser of commands, or the same one in their own language (\`redis-server\` uses its own). What differs is how they read lines and how
+they write replies.
 
 ${field(
   cases,
@@ -210,7 +210,7 @@ function workers(results: Results): string {
   );
   return `## In a Worker
 
-Programs on bare workerd, and the handlers of before on Socklet. Ratios are to the first of each work.
+Programs on bare workerd, and the same handlers as above on Socklet. Ratios are to the first program of each work.
 
 ${rowsOf([["work", "program", "did", "ratio [95 %]", "CPU ratio [95 %]"], ...rows])}
 
@@ -232,8 +232,8 @@ function latency(results: Results): string {
   );
   return `## Latency at half load
 
-Messages are due at a fixed rate, half of the most that bare Node does here, and each is timed from when it was due: a server
-that halts is charged for all that it held up.
+Messages are due at a fixed rate, half of bare Node's highest, and each is timed from when it was due. So a server that pauses is
+charged for every message that it held up.
 
 ${rowsOf([["work", "program", "p50", "p99", "p50 ratio [95 %]", "p99 ratio [95 %]"], ...rows])}`;
 }
@@ -272,8 +272,8 @@ const GROWTHS: readonly Growth[] = [
       const bareGrowth = (bareB.medians.cpuUs ?? 0) / (bareA.medians.cpuUs ?? 1);
       return (
         `From ${count(first.series!.at)} to ${count(last.series!.at)} connections Socklet goes from ${digits(a.ratio.median)} to ` +
-        `${digits(b.ratio.median)} times bare Node's rate, and its CPU for a message changes ${digits(growth)} times (bare Node's ` +
-        `${digits(bareGrowth)} times): what a message costs ${growth > 1.5 * bareGrowth ? "grows more with the connections than on bare Node" : "grows with the connections no faster than on bare Node"}.`
+        `${digits(b.ratio.median)} times bare Node's rate, and its CPU for a message changes by a factor of ${digits(growth)} (bare Node's ` +
+        `by ${digits(bareGrowth)}): the cost of a message grows ${growth > 1.5 * bareGrowth ? "faster with the connections than on bare Node" : "no faster with the connections than on bare Node"}.`
       );
     },
   },
@@ -295,10 +295,10 @@ const GROWTHS: readonly Growth[] = [
       const speed = (summary: Summary, at: number): string =>
         short(((summary.medians.rate ?? 0) * at) / 2 ** 20);
       return (
-        `Each line is answered with its length. \`lines()\` does between ${digits(least.ratio)} (${least.bench.title}) and ` +
-        `${digits(most.ratio)} times (${most.bench.title}) what the best loop by hand does, and goes from ` +
+        `Each line is answered with its length. \`lines()\` reaches between ${digits(least.ratio)} (${least.bench.title}) and ` +
+        `${digits(most.ratio)} (${most.bench.title}) of the best hand-written loop, and goes from ` +
         `${speed(first, points[0]!.series!.at)} to ${speed(last, points.at(-1)!.series!.at)} MiB/s: ` +
-        `${last.medians.rate * points.at(-1)!.series!.at >= first.medians.rate * points[0]!.series!.at ? "a longer line costs no more for a byte than a short one" : "a byte of a long line costs more than one of a short line"}.`
+        `${last.medians.rate * points.at(-1)!.series!.at >= first.medians.rate * points[0]!.series!.at ? "a byte costs no more in a long line than in a short one" : "a byte costs more in a long line than in a short one"}.`
       );
     },
   },
@@ -316,9 +316,9 @@ const GROWTHS: readonly Growth[] = [
       const [bare, lines, tries] = [gain("bare"), gain("lines"), gain("try")];
       if (bare === undefined || lines === undefined || tries === undefined) return "";
       return (
-        `From ${count(points[0]!.series!.at)} to ${count(points.at(-1)!.series!.at)} commands at once the rate of a write a reply grows ` +
-        `${digits(bare)} times, that of a loop over \`lines()\` ${digits(lines)} times, and with \`tryLine()\` ${digits(tries)} times` +
-        `${lines > 1.5 * bare ? ": the replies to all that came together leave together, with nothing to be done for it" : ""}.`
+        `From ${count(points[0]!.series!.at)} to ${count(points.at(-1)!.series!.at)} commands at once, a write for each reply becomes ` +
+        `${digits(bare)} times as fast, a loop over \`lines()\` ${digits(lines)} times, and one with \`tryLine()\` ${digits(tries)} times` +
+        `${lines > 1.5 * bare ? ": replies to commands that came together leave together, without any work by the handler" : ""}.`
       );
     },
   },
@@ -359,9 +359,13 @@ export function performancePage(results: Results): Page {
   const parts = [
     `# Performance
 
-How fast Socklet is: beside bare Node and bare workerd that do the same work, and beside other servers. \`npm run bench\`
-measures it and \`npm run bench -- --publish\` writes this page: each figure, and each sentence that depends on one, is made
-from the file of one run.
+How fast Socklet is, compared with bare Node and bare workerd that do the same work, and with other servers. \`npm run bench\` measures
+it, and \`npm run bench -- --publish\` writes this page: every figure, and every sentence that depends on one, comes from the results of
+one run.
+
+A **ratio** compares two programs in the same round of the same run: 1.08 means 8 % more a second. The brackets hold its 95 %
+interval. The **CPU ratio** compares the CPU time for one unit of work: less is better. [How it is measured](#how-it-is-measured) has
+the rest.
 
 Measured on ${results.date}: ${machineText(results)}; ${versionsText(results)}. ${results.rounds} rounds of ${results.seconds} seconds, ${duration(results.tookSeconds)} in all.`,
     few
@@ -376,15 +380,17 @@ Measured on ${results.date}: ${machineText(results)}; ${versionsText(results)}. 
     growth(results, plots),
     `## How it is measured
 
-- The programs of a work run side by side, on one core; the load, a C program (\`test/bench/load.c\`), asks them in turns from
-  another. It looks at every byte that comes back; a download's first and last byte of each piece, and every byte once.
-- A ratio is of two programs in the same round. What is said is the median of the ratios, and the interval that holds the true
-  median with 95 % or more, by order statistics: nothing is supposed of how the ratios are distributed. Peers run in every
-  second round, where that leaves six.
-- CPU is the server's own, user and kernel, for one unit of work: it tells where the load was the limit, and not the server.
-- An interval knows nothing of the luck that a process has for its whole life. \`npm run bench -- --self\` measures the first
-  program of each work against itself: what that shows is what cannot be told apart here.
-- The memory of an idle connection is what the process grew by, for each of 5,000 that had sent one message, after it had served 50.
+- The programs of a work run side by side on one core. The load, a C program (\`test/bench/load.c\`), asks them in turns from
+  another core, and checks every byte that comes back. (Of a download it checks the first and the last byte of each piece, and every
+  byte once.)
+- A ratio compares two programs in the same round. The page gives the median of the ratios, and the interval that contains the true
+  median with at least 95 %, by order statistics, which assume nothing about how the ratios are distributed. Other servers run in every
+  second round, if that leaves six.
+- CPU is the server's own, user and kernel, for one unit of work. It also shows where the load was the limit, and not the server.
+- An interval does not cover what a process keeps for its whole life, such as how its memory is laid out. \`npm run bench -- --self\` measures the
+  first program of each work against itself: smaller differences than that cannot be told apart here.
+- The memory of an idle connection is how much the process grew, divided by 5,000 connections that had sent one message each, after
+  it had served 50.
 
 ## All figures
 

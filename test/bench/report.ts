@@ -151,9 +151,9 @@ export function allFigures(results: Results): string {
     rowsOf([head, ...rows]),
     "",
     `${results.date}: ${results.rounds} rounds of ${results.seconds} s, ${machineText(results)}, ${versionsText(results)}. ` +
-      "Medians; ratios are of the same round, to the first program of each work, with the 95 % interval of their median. " +
-      "CPU is the server's for one unit of work; busy is its share of one core: well below 100 % the load was the limit. " +
-      "Faults are its page faults, and switches those of its main thread from and to its core, both for one unit of work.",
+      "Medians. Ratios are to the first program of each work in the same round, with the 95 % interval of their median. " +
+      "CPU is the server's for one unit of work. Busy is its share of one core: well below 100 %, the load was the limit. " +
+      "Faults are its page faults, and switches its main thread's context switches, both for one unit of work.",
     ...gaps(results).flatMap((gap) => ["", gap]),
     "",
   ].join("\n");

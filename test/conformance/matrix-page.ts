@@ -1,6 +1,8 @@
-/** docs/places.md, made of the table: `npm run docs`. */
+/** docs/places.md, generated from the table of places and examples: `npm run docs`. */
 
 import {
+  COLUMNS,
+  type Column,
   cellOf,
   type Example,
   examples,
@@ -42,19 +44,93 @@ const needs = ({ streams, datagrams }: Place): string =>
     )
     .join("; ");
 
-export const placesPage = (): string => `# Every example in every place
+// ---- What works where ----
+
+/** Where streams or datagrams can be served or dialled, by the table of places. */
+const ways = (role: "serves" | "dials", kind: "streams" | "datagrams") => (column: Column) => {
+  const found = all.flatMap(([, place]) => {
+    const cell = place[kind];
+    const way = place[role];
+    if (place.column !== column || way === undefined || !("works" in cell)) return [];
+    return [cell.works === "" ? way : `${way}, ${cell.works}`];
+  });
+  return found.length === 0 ? "no" : found.join("; ");
+};
+
+const CONFORMANCE = "test/conformance/stream-scenarios.ts";
+const MATRIX = "[every example](#every-example-in-every-place)";
+
+/** What the table of places does not say, and the tests that show it. */
+const FACTS: readonly (Readonly<Record<Column, string>> & { readonly what: string; readonly by: string })[] =
+  [
+    {
+      what: "STARTTLS, by `startTls()`",
+      Node: "in both roles",
+      Worker: "where it dials",
+      memory: "no",
+      by: "test/emulator/tls.test.ts, test/worker/sessions-tls.test.ts",
+    },
+    {
+      what: "connections that write to each other, as in a [chat](broadcasts.md)",
+      Node: "yes",
+      Worker: "in one Durable Object, by `WorkerServer`: a request cannot use another's connection",
+      memory: "yes",
+      by: "test/emulator/broadcasts.test.ts, test/worker/broadcasts.test.ts",
+    },
+    {
+      what: "`abort()` sends a reset",
+      Node: "yes; of Unix sockets the peer sees an end",
+      Worker: "no: the peer sees an end",
+      memory: "yes",
+      by: CONFORMANCE,
+    },
+    {
+      what: "the peer's address is known",
+      Node: "yes",
+      Worker: "by port, and where it dials; not by a binding",
+      memory: "yes",
+      by: CONFORMANCE,
+    },
+  ];
+
+const whatWorksWhere = (): string =>
+  table(
+    ["", ...COLUMNS, "shown by"],
+    [
+      ["serve streams", ...COLUMNS.map(ways("serves", "streams")), MATRIX],
+      ["serve datagrams", ...COLUMNS.map(ways("serves", "datagrams")), MATRIX],
+      ["dial streams", ...COLUMNS.map(ways("dials", "streams")), MATRIX],
+      ["dial datagrams", ...COLUMNS.map(ways("dials", "datagrams")), MATRIX],
+      ...FACTS.map(({ what, by, ...columns }) => [
+        what,
+        ...COLUMNS.map((column) => columns[column]),
+        by
+          .split(", ")
+          .map((file) => `\`${file}\``)
+          .join(", "),
+      ]),
+    ],
+  );
+
+export const placesPage = (): string => `# Places: what works where
 
 <!-- Made of test/conformance/matrix-table.ts by \`npm run docs\`; change that. -->
 
-A handler does not know where it runs. So each example of \`examples/\` is held to one conversation, a script of
-\`socklet/testing\`, in each place that there is: the same script, and the same bytes. What the end that dialled sent and
-received is recorded, and compared with the recording of the same conversation in memory, byte by byte. (What differs each
-time is left out: the name of a kept mail.) It is held again with every byte that the handler is sent cut from the next; a
-server's once more in one piece, with the end behind it; and in memory under every cut, end and reset, by \`checkFraming\`.
+A place is where connections come from: a kind of listener or dialling in Node, in a Worker, or in memory. A handler does not
+know which one it is in, but not every place can do everything:
 
-A **server** is served in the place, and the script dials it. A **client** dials, and the script is its server. A handler of
-**datagrams** is served, and the script sends it some. Each cell is a test: one that works holds the conversation; one that
-cannot asks for it, and compares what is then said with what stands here.
+${whatWorksWhere()}
+
+## Every example in every place
+
+Each example of \`examples/\` has one conversation, a script of \`socklet/testing\`, which runs in every place. What the dialling end
+sends and receives is recorded, and must equal the recording made in memory, byte by byte. (What differs each time is left out,
+such as the name of a kept mail.) The conversation runs once more with every byte to the handler sent alone. A server's also
+runs in one piece, with the end right behind it; and \`checkFraming\` runs it in memory under every cut, end and reset.
+
+A **server** runs in the place, and the script dials it. A **client** dials, and the script is its server. A handler of
+**datagrams** is served, and the script sends to it. Each cell is a test. Where the cell says *works*, the conversation succeeds. Where it
+says *cannot*, the test tries, and compares the error with the one below.
 
 ${table(
   ["handler", "", "the conversation", ...all.map(([, { name }]) => name)],
@@ -66,12 +142,12 @@ ${table(
   ]),
 )}
 
-## What cannot be, and how it is said
+### What cannot work, and the error
 
 ${reasons
   .map(
     ({ kind, place, cell }, at) =>
-      `- (${letter(at)}) **${kind}, ${place.name}**: ${cell.cannot}.\n  It is said so: \`${cell.says}\``,
+      `- (${letter(at)}) **${kind}, ${place.name}**: ${cell.cannot}.\n  \`${cell.says}\``,
   )
   .join("\n")}
 
@@ -82,6 +158,6 @@ ${table(
   all.map(([, place]) => [place.name, place.ends, needs(place), `\`${place.file}\``]),
 )}
 
-A place is one entry of \`places\` in \`test/conformance/matrix-table.ts\`, and one in the test that it names; a handler is one
-entry of \`examples\`. What has no entry fails a test.
+To add a place or an example: [CONTRIBUTING.md](../CONTRIBUTING.md#how-to-add-a-place). A handler of \`examples/\` without a
+conversation fails a test.
 `;

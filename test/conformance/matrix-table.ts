@@ -137,7 +137,7 @@ export const examples: Readonly<Record<string, Example>> = {
   },
   TranscriptClient: {
     file: "tutorial.ts",
-    says: "two messages, each said back",
+    says: "two messages, each echoed",
     Handler: TranscriptClient,
     dials: {
       params: ["Hello!", "größer"],
@@ -150,7 +150,7 @@ export const examples: Readonly<Record<string, Example>> = {
   },
   MailRequestHandler: {
     file: "mail.ts",
-    says: "a mail between addresses beyond ASCII; and HTTP, at which it closes",
+    says: "a mail between addresses beyond ASCII; then HTTP, which it closes at",
     Handler: MailRequestHandler,
     script: scripts.mailUtf8,
     mask: /Kept as \S+/,
@@ -228,7 +228,7 @@ export const examples: Readonly<Record<string, Example>> = {
   },
   Chat: {
     file: "chat.ts",
-    says: "a name, and a line that everybody gets, who is one",
+    says: "a name, and a line that everybody gets (here: one member)",
     Handler: Chat,
     script: conversation()
       .expectLine("What is your name?")
@@ -256,8 +256,16 @@ export const examples: Readonly<Record<string, Example>> = {
 /** `works`, with what is to be known of it; or `cannot`, with the reason, and how the platform says so where it is asked. */
 export type Cell = { readonly works: string } | { readonly cannot: string; readonly says: string };
 
+export const COLUMNS = ["Node", "Worker", "memory"] as const;
+export type Column = (typeof COLUMNS)[number];
+
 export interface Place {
   readonly name: string;
+  /** The column of "What works where" that it belongs to. */
+  readonly column: Column;
+  /** What that column says of serving here, and of dialling; absent where the other end is somewhere else. */
+  readonly serves?: string;
+  readonly dials?: string;
   /** Who serves, and who dials. */
   readonly ends: string;
   /** The test that runs it. */
@@ -274,6 +282,9 @@ const works = (what = ""): Cell => ({ works: what });
 export const places = {
   memory: {
     name: "memory",
+    column: "memory",
+    serves: "yes",
+    dials: "yes",
     ends: "`ThreadingMemoryServer` and `MemoryDatagramServer`, dialled in the same process",
     file: IN_NODE,
     streams: works(),
@@ -281,6 +292,7 @@ export const places = {
   },
   "memory-workerd": {
     name: "memory, in workerd",
+    column: "memory",
     ends: "the same, inside a Worker",
     file: IN_WORKERD,
     streams: works(),
@@ -288,26 +300,35 @@ export const places = {
   },
   "node-tcp": {
     name: "Node TCP",
+    column: "Node",
+    serves: "TCP",
+    dials: "TCP",
     ends: "`ThreadingTCPServer`; `createConnection` and `TCPConnector` dial",
     file: IN_NODE,
     streams: works(),
     datagrams: {
-      cannot: "TCP carries streams, which have no borders; a datagram handler is served by `UDPServer`",
+      cannot: "TCP carries streams, which have no message borders; `UDPServer` serves a datagram handler",
       says: "TypeError: TCPServer listens on tcp://host:port; udp://127.0.0.1:0 is for a UDPServer",
     },
   },
   "node-tls": {
     name: "Node TLS",
+    column: "Node",
+    serves: "TLS",
+    dials: "TLS",
     ends: 'the same, secured from the first byte: `startTls()` before the handler, `secureTransport: "on"`',
     file: IN_NODE,
     streams: works(),
     datagrams: {
-      cannot: "TLS secures streams; for datagrams there is DTLS (RFC 9147), which Node has not",
+      cannot: "TLS secures streams; datagrams need DTLS (RFC 9147), which Node does not have",
       says: "TypeError: udp://127.0.0.1:9 is a datagram address; this dials streams",
     },
   },
   "node-unix": {
     name: "Node Unix",
+    column: "Node",
+    serves: "Unix",
+    dials: "Unix",
     ends: "`ThreadingUnixStreamServer` and `ThreadingUnixDatagramServer` on a path; `createConnection`, `TCPConnector` and `socket()` dial",
     file: IN_NODE,
     streams: works(),
@@ -315,16 +336,21 @@ export const places = {
   },
   "node-udp": {
     name: "Node UDP",
+    column: "Node",
+    serves: "UDP",
+    dials: "UDP",
     ends: "`ThreadingUDPServer`; the client is a socket of Node's own",
     file: IN_NODE,
     streams: {
-      cannot: "UDP carries datagrams, which may be lost; a stream handler is served by `TCPServer`",
+      cannot: "UDP carries datagrams, which may be lost; `TCPServer` serves a stream handler",
       says: "TypeError: UDPServer listens on udp://host:port; tcp://127.0.0.1:0 is for a TCPServer",
     },
     datagrams: works(),
   },
   "workerd-port": {
     name: "workerd, by port",
+    column: "Worker",
+    serves: "by port (`wrangler dev` only)",
     ends: "`workerFor(app)` behind `[[connect]]`, local; Node dials over the kernel",
     file: IN_NODE,
     streams: works(),
@@ -332,6 +358,9 @@ export const places = {
   },
   "workerd-service": {
     name: "workerd, service binding",
+    column: "Worker",
+    serves: "by service binding",
+    dials: "a service binding",
     ends: "`workerFor(app)`; a Worker dials by `env.NAME.connect()`",
     file: IN_WORKERD,
     streams: works(),
@@ -343,6 +372,9 @@ export const places = {
   },
   "workerd-object": {
     name: "workerd, Durable Object",
+    column: "Worker",
+    serves: "by Durable Object",
+    dials: "a Durable Object",
     ends: "`WorkerServer` in an object; a Worker dials by `stub.connect()`",
     file: IN_WORKERD,
     streams: works(),
@@ -354,6 +386,8 @@ export const places = {
   },
   "workerd-outbound": {
     name: "workerd, outbound",
+    column: "Worker",
+    dials: "TCP",
     ends: "`createConnection` and `TCPConnector` of `socklet/worker`, by `connect()`; Node serves",
     file: IN_WORKERD,
     streams: works(),
@@ -364,11 +398,13 @@ export const places = {
   },
   "workerd-outbound-tls": {
     name: "workerd, outbound TLS",
+    column: "Worker",
+    dials: "TLS",
     ends: 'the same with `secureTransport: "on"`',
     file: IN_WORKERD,
     streams: works(),
     datagrams: {
-      cannot: "as above, and TLS secures streams",
+      cannot: "as (f); and TLS secures streams",
       says: "TypeError: udp://127.0.0.1:9 is a datagram address; this dials streams",
     },
   },

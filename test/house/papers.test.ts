@@ -1,4 +1,4 @@
-/** What the papers for those who work here say of the tree is so. */
+/** What pages say of the tree is true. */
 
 import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { expect, test } from "vitest";
@@ -6,6 +6,7 @@ import { expect, test } from "vitest";
 const papers = [
   "ARCHITECTURE.md",
   "CONTRIBUTING.md",
+  "docs/places.md",
   ...readdirSync("docs/decisions").map((name) => `docs/decisions/${name}`),
 ];
 

@@ -21,16 +21,16 @@ type Outcome = "answers" | "fails" | "never answers" | "never yields" | "dials f
 
 const WORDS: Readonly<Record<Outcome, string>> = {
   answers: "gives the right answer",
-  fails: "rejects, with an error",
+  fails: "rejects with an error",
   "never answers": "its promise is never settled",
-  "never yields": "reads in an endless loop, so that all of the isolate stands still",
+  "never yields": "reads in an endless loop, so that the whole isolate stands still",
   "dials for ever": "opens connection after connection, without a pause",
 };
 
 const ENDINGS = ["end", "reset", "silence"] as const;
 type Ending = (typeof ENDINGS)[number];
 
-const MOMENTS = ["before any reply", "within the first", "behind the first", "within the last"] as const;
+const MOMENTS = ["before any reply", "within the first", "after the first", "within the last"] as const;
 
 interface Client {
   /** What it says, and what it is answered; text is latin1, a character a byte. `null`: the server speaks first. */
@@ -70,8 +70,8 @@ const clients: Readonly<Record<string, Client>> = {
     },
     unhandled: ["RangeError: offset is out of bounds"],
     wrong: [
-      "A reply that is cut within a line waits in a buffer of a wrong size, which nothing reads: its call is never settled.",
-      "The end and a reset settle no call that waits. (workerd finds that nothing is left to wait for, and ends the request.)",
+      "A reply that is cut within a line waits in a buffer of the wrong size, which nothing reads: its call never settles.",
+      "An end and a reset settle no call that waits. (workerd sees that nothing is left to wait for, and ends the request.)",
       "It has no time-out.",
     ],
   },
@@ -104,9 +104,9 @@ const clients: Readonly<Record<string, Client>> = {
     },
     unhandled: ["TypeError: This socket has been closed."],
     wrong: [
-      "What ends before the session has begun is dialled again at once, for ever: the close takes `connect_timeout` back.",
+      "A connection that ends before the session has begun is dialled again at once, for ever: its close cancels `connect_timeout`.",
       "A query has no time-out.",
-      "Closing leaves a rejection that nobody handles: `TypeError: This socket has been closed.`",
+      "Closing leaves an unhandled rejection: `TypeError: This socket has been closed.`",
     ],
   },
   "worker-mailer": {
@@ -129,7 +129,7 @@ const clients: Readonly<Record<string, Client>> = {
     },
     unhandled: [],
     wrong: [
-      "It reads on behind the end, which comes again at once: a loop in which no timer runs, nor anything else of the isolate.",
+      "It goes on reading after the end, which comes again at once: a loop in which no timer of the isolate runs.",
     ],
   },
 };
@@ -338,7 +338,7 @@ const page = (): string => {
     ]);
     return `## [${name}](https://www.npmjs.com/package/${name}) ${devDependencies[name]}
 
-One cut: ${cutsOf(client)}.
+A reply cut once: ${cutsOf(client)}.
 
 ${table([["its server's", ...MOMENTS], ["---", ...MOMENTS.map(() => "---")], ...rows])}
 
@@ -349,15 +349,18 @@ ${client.wrong.map((one) => `- ${one}`).join("\n")}
 
 <!-- Made of the findings in test/peers/clients.test.ts by \`npm run docs\`; change that. -->
 
-TCP clients for Workers from npm, as they are, inside workerd. Each asks a server that is a script of \`socklet/testing\`, once
-for every byte of what it is answered, with the reply cut before that byte; and once for each moment at which its server
-ends, resets, or says no more. How to do it with another: [testing.md](testing.md#somebody-elses-client).
+How do published TCP clients for Workers behave when the network cuts a reply in two, or when their server goes away? These are clients
+from npm, unchanged, inside workerd. Each one talks to a server that is a script of \`socklet/testing\`: once for every byte of the reply,
+with the reply cut before that byte; and once for each moment at which the server ends, resets, or falls silent. To test another
+client: [testing.md](testing.md#somebody-elses-client).
+
+What a client does:
 
 ${Object.entries(WORDS)
   .map(([outcome, words]) => `- **${outcome}**: ${words}`)
   .join("\n")}
 
-Where a client can be told how long to wait, it was told half a second.
+Where a client has a time-out, it was set to half a second.
 
 ${sections.join("\n")}`;
 };

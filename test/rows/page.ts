@@ -18,7 +18,7 @@ const said = (cell: Cell): string => {
 /** A cell of a Markdown table. */
 const escaped = (text: string): string => text.replaceAll("|", "\\|");
 
-/** What a newcomer reads first: a program, and what it prints. The test runs it. */
+/** The program at the head of the page. A test runs it, and compares what it prints. */
 export const EXAMPLE = `import { AF_INET, SHUT_WR, SOCK_DGRAM, SOCK_STREAM, SocketError, select } from "socklet";
 import { getservbyname, socket } from "socklet/emulator";
 
@@ -88,14 +88,7 @@ export const socketModulePage = (table = rows): string => {
 
 <!-- Made of test/rows by \`npm run docs\`; change that. -->
 
-Every part of CPython's \`socket\` that its tutorials teach, and what it is here. A name keeps its spelling, and each
-underscore becomes a capital: \`gethostbyname_ex\` is \`gethostbynameEx\`. What waits gives a promise; times are
-milliseconds; bytes are \`Uint8Array\`, and what sends takes text, too; the end of a stream is \`null\`; what CPython's
-\`OSError\` says a \`SocketError\` says by its \`code\` (and \`errno\`).
-
-Constants and what is pure come from \`socklet\`; the rest from the entry of the place, \`socklet/emulator\` in Node and
-\`socklet/worker\` in a Worker. In Node the optional package \`koffi\` (\`npm install koffi\`) adds what Node itself has no word for;
-without it that throws \`ERR_UNSUPPORTED\`, which names the package.
+Python's \`socket\`, call by call: for a program that needs more than a handler, or that is ported from Python.
 
 \`\`\`ts
 ${EXAMPLE}\`\`\`
@@ -105,7 +98,15 @@ It prints:
 \`\`\`text
 ${PRINTS}\`\`\`
 
-Each cell below is shown by a test, in that place: one that works, by doing it; one that cannot, by the error that says so.
+- **Names** keep their spelling, and each underscore becomes a capital: \`gethostbyname_ex\` is \`gethostbynameEx\`.
+- **Calls** that wait return a promise. Times are milliseconds. Bytes are \`Uint8Array\`; whatever sends also takes text (as UTF-8).
+- **The end** of a stream is \`null\`. An error is a \`SocketError\`, with a \`code\` and an \`errno\`, in place of \`OSError\`.
+- **Imports**: constants and pure functions come from \`socklet\`; the rest from \`socklet/emulator\` in Node, and \`socklet/worker\` in a Worker.
+- **\`koffi\`**, an optional package (\`npm install koffi\`), adds what Node itself cannot do. Without it such a call throws
+  \`ERR_UNSUPPORTED\`, which names the package.
+
+The tables list every part of CPython's \`socket\` that its tutorials teach. A test shows each cell, in its place: *works* by doing it,
+*cannot* by the error that says so.
 ${lines.join("\n")}
 `;
 };
