@@ -57,3 +57,9 @@ export const networkError = (error: unknown, address: string): SocketError => {
     ? new SocketError(code as "EADDRINUSE", remedy[code], { address, cause: error })
     : SocketError.from(first, "ERR_CONNECT_FAILED", address);
 };
+
+/** Node's error of a number of libuv's. */
+export const systemError = (status: number): Error => {
+  const code = getSystemErrorName(status);
+  return Object.assign(new Error(code), { code });
+};

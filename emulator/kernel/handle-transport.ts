@@ -1,17 +1,15 @@
 /**
- * Connections and datagrams by what Node itself has of them, their handles.
+ * Accepted connections over Node's handle, without a `net.Socket`.
  *
- * What a listener accepts is a `HandleTransport`, without a `net.Socket`: that is two streams with their states and
- * events, which `StreamReader` and `StreamWriter` are already, and costs a third of what a small message does, and most
- * of what a connection does (measured, with an echo as small as it can be: CPU a message 0.87 of bare Node's on the
- * handle, 1.05 on a `net.Socket`; a connection 0.78 and 0.96). Whoever needs a `net.Socket` of one (TLS, a child
- * process) is given it. Datagrams go past the queue, the look-up and the events of `node:dgram`.
+ * A `net.Socket` is two streams with their states and events, which `StreamReader` and `StreamWriter` already are. It
+ * costs a third of what a small message costs, and most of what a connection costs. (Measured with the smallest
+ * possible echo: CPU a message 0.87 of bare Node's on the handle, 1.05 on a `net.Socket`; a connection 0.78 and 0.96.)
+ * A caller that needs a `net.Socket` (TLS, a child process) is given one that takes the handle over.
  *
- * What this uses of Node is not documented, as `process.binding` (DEP0111) is not: it is looked at first, and where it
- * is not there, Node's own sockets are used, as they are with `SOCKLET_INTAKE=off`.
+ * None of this is documented by Node: handles.ts checks that it is there. Where it is not, and with
+ * `SOCKLET_INTAKE=off`, Node's own sockets are used.
  */
 
-import type { RemoteInfo, Socket } from "node:dgram";
 import net from "node:net";
 import { type Data, toBytes } from "../../core/bytes/data.ts";
 import { SocketError } from "../../core/errors.ts";
@@ -23,12 +21,19 @@ import type {
   StreamTransport,
   TlsOptions,
 } from "../../core/sockets/transport.ts";
-import { channel, getSystemErrorName } from "../builtin.ts";
-import { addressOf } from "./addresses.ts";
+import { addressOf, systemError } from "./addresses.ts";
 import type { Holder, Kernel } from "./descriptors/kernel.ts";
 import type { Libc } from "./descriptors/libc.ts";
 import type { Settable } from "./descriptors/plain-options.ts";
-import { datagramHandleOf } from "./handles.ts";
+import {
+  type Name,
+  type ShutdownRequest,
+  type StreamBinding,
+  type StreamHandle,
+  type StreamOwner,
+  takeHandles,
+  type WriteRequest,
+} from "./handles.ts";
 import { Intake, intake } from "./intake.ts";
 import { linger, unacknowledged } from "./linger.ts";
 import {
@@ -45,144 +50,15 @@ import {
   UNIX,
 } from "./net-transport.ts";
 
-// ---- What it uses of Node ----
-
-/** A TCP or Pipe of Node's. A call that fails gives libuv's number of the error, which is negative. */
-interface StreamHandle {
-  readonly fd: number;
-  readonly writeQueueSize: number;
-  onread: (this: StreamHandle) => Uint8Array | undefined;
-  /** Ours: whose it is. */
-  transport?: HandleTransport;
-  useUserBuffer(buffer: Uint8Array): void;
-  readStart(): number;
-  readStop(): number;
-  writeBuffer(request: WriteRequest, bytes: Uint8Array): number;
-  writeUtf8String(request: WriteRequest, text: string): number;
-  shutdown(request: ShutdownRequest): number;
-  close(): void;
-  unref(): void;
-  // Of TCP alone:
-  reset?(): number;
-  getpeername?(name: Name): number;
-  getsockname?(name: Name): number;
-  setNoDelay?(on: boolean): number;
-  setKeepAlive?(on: boolean, seconds: number): number;
-}
-
-interface Name {
-  address?: string;
-  port?: number;
-  family?: string;
-}
-
-interface ShutdownRequest {
-  transport?: HandleTransport;
-  oncomplete?: (this: ShutdownRequest, status: number) => void;
-}
-
-interface WriteRequest {
-  transport?: HandleTransport;
-  /** What must stay until it is done. */
-  data?: Data;
-  taken?: (() => void) | undefined;
-  oncomplete?: (this: WriteRequest, status: number) => void;
-}
-
-interface StreamBinding {
-  readonly WriteWrap: new () => WriteRequest;
-  readonly ShutdownWrap: new () => ShutdownRequest;
-  /** What the last call said, at these places. */
-  readonly streamBaseState: Int32Array;
-  readonly kReadBytesOrError: number;
-  readonly kLastWriteWasAsync: number;
-}
-
 const EOF = -4095; // uv.h
 const NOT_CONNECTED = -107; // ENOTCONN
 
-/** A binding of Node's; `null` where this Node has it not, or would warn of its use. */
-const bindingOf = <Binding>(name: string): Partial<Binding> | null => {
-  const told = [...process.execArgv, process.env.NODE_OPTIONS ?? ""].join(" ");
-  if (told.includes("--pending-deprecation") || process.env.NODE_PENDING_DEPRECATION === "1") return null;
-  try {
-    return (process as unknown as { binding(name: string): Partial<Binding> }).binding(name);
-  } catch {
-    return null; // the permission model forbids it
-  }
-};
-
-let found: StreamBinding | null | undefined;
-
-/** The binding of streams, where it is whole. */
-const binding = (): StreamBinding | null => {
-  if (found !== undefined) return found;
-  const has = bindingOf<StreamBinding>("stream_wrap");
-  const whole =
-    typeof has?.WriteWrap === "function" &&
-    typeof has.ShutdownWrap === "function" &&
-    has.streamBaseState instanceof Int32Array &&
-    typeof has.kReadBytesOrError === "number" &&
-    typeof has.kLastWriteWasAsync === "number";
-  found = whole ? (has as StreamBinding) : null;
-  return found;
-};
-
-const CALLS = ["useUserBuffer", "readStart", "readStop", "writeBuffer", "writeUtf8String", "shutdown"];
-
-/** Whether a handle has what is used of it: looked at once for each kind. */
-const fit = new WeakMap<object, boolean>();
-const isFit = (handle: object): boolean => {
-  const kind = Object.getPrototypeOf(handle);
-  let is = fit.get(kind);
-  if (is === undefined) {
-    is = CALLS.every((call) => typeof (handle as Record<string, unknown>)[call] === "function");
-    fit.set(kind, is);
-  }
-  return is;
-};
-
-const accepting = channel("net.server.socket"); // whoever subscribes is told of Node's own sockets
-
-/** What a listener's handle calls for each connection. */
-type OnConnection = (this: unknown, error: number, handle: StreamHandle) => void;
-
 /**
- * From now on `take` is given what `server` accepts, which listens, unread. Does nothing where this Node has not what
- * that takes: then the server accepts Node's own sockets.
+ * From now on `take` is given what `server`, which listens, accepts; nothing has been read from it. Does nothing where
+ * this Node has not what that needs: then the server accepts Node's own sockets.
  */
 export const acceptInto = (server: net.Server, take: (connection: Connection) => void): void => {
-  const {
-    _handle: handle,
-    noDelay,
-    keepAlive,
-    keepAliveInitialDelay,
-  } = server as unknown as {
-    readonly _handle?: { onconnection?: OnConnection } | null;
-    readonly noDelay?: boolean;
-    readonly keepAlive?: boolean;
-    readonly keepAliveInitialDelay?: number; // seconds
-  };
-  const own = handle?.onconnection;
-  const node = intake.on ? binding() : null;
-  if (node === null || !handle || typeof own !== "function") return;
-  handle.onconnection = function (error, client) {
-    if (error !== 0 || accepting.hasSubscribers || !isFit(client)) {
-      own.call(this, error, client);
-      return;
-    }
-    if (noDelay) client.setNoDelay?.(true);
-    if (keepAlive) client.setKeepAlive?.(true, keepAliveInitialDelay ?? 0);
-    take(new HandleTransport(client, node));
-  };
-};
-
-// ---- The transport ----
-
-/** Node's error of a number of libuv's. */
-const systemError = (status: number): Error => {
-  const code = getSystemErrorName(status);
-  return Object.assign(new Error(code), { code });
+  if (intake.on) takeHandles(server, (handle, node) => take(new HandleTransport(handle, node)));
 };
 
 const named = (status: number, fallback: "ECONNRESET" | "EPIPE"): SocketError =>
@@ -196,15 +72,15 @@ let desk = new Uint8Array(0);
 let onDesk = desk; // the last of its views
 
 function onread(this: StreamHandle): Uint8Array | undefined {
-  return (this.transport as HandleTransport).came();
+  return (this.transport as StreamOwner).came();
 }
 
 function afterWrite(this: WriteRequest, status: number): void {
-  (this.transport as HandleTransport).wrote(this, status);
+  (this.transport as StreamOwner).wrote(this, status);
 }
 
 function afterShutdown(this: ShutdownRequest, status: number): void {
-  (this.transport as HandleTransport).shut(status);
+  (this.transport as StreamOwner).shut(status);
 }
 
 class HandleTransport extends Intake implements Connection {
@@ -566,53 +442,3 @@ class HandleTransport extends Intake implements Connection {
     for (const told of this.#closers ?? []) told();
   }
 }
-
-// ---- Datagrams ----
-
-type SendRequest = { list?: Uint8Array[] };
-
-/** What a `dgram.Socket` has that is bound. */
-interface DatagramHandle {
-  onmessage?: (this: unknown, size: number, handle: unknown, message: Buffer, from: RemoteInfo) => void;
-  /** Gives what was sent and one more, 0 where that is still to be done, or libuv's number of an error. */
-  send?(
-    request: SendRequest,
-    list: Uint8Array[],
-    count: number,
-    port: number,
-    address: string,
-    told: boolean,
-  ): number;
-}
-
-/**
- * `heard` is told what `socket`, which is bound, receives, without its event. Gives what sends a datagram from it: to
- * an address, waiting for nothing; that gives the error where the kernel refuses. `null`, and `heard` is
- * told nothing, where this Node has not what it takes.
- */
-export const datagramHandle = (
-  socket: Socket,
-  heard: (message: Buffer, from: RemoteInfo) => void,
-): ((bytes: Uint8Array, port: number, address: string) => Error | null) | null => {
-  const handle = datagramHandleOf(socket) as DatagramHandle | null;
-  const own = handle?.onmessage;
-  if (!intake.on || typeof handle?.send !== "function" || typeof own !== "function") return null;
-  const SendWrap = bindingOf<{ SendWrap: new () => SendRequest }>("udp_wrap")?.SendWrap;
-  if (typeof SendWrap !== "function") return null;
-  handle.onmessage = function (size, from, message, sender) {
-    if (size < 0) own.call(this, size, from, message, sender);
-    else heard(message, sender);
-  };
-  let request = new SendWrap();
-  let list: Uint8Array[] = [];
-  return (bytes, port, address) => {
-    list[0] = bytes;
-    const status = (handle as Required<DatagramHandle>).send(request, list, 1, port, address, false);
-    if (status > 0) return null; // the kernel has it, and the request is as it was
-    if (status < 0) return systemError(status);
-    request.list = list; // until it is sent
-    request = new SendWrap();
-    list = [];
-    return null;
-  };
-};

@@ -1,33 +1,211 @@
 /**
- * Node's handles: what `node:net` and `node:dgram` keep behind a socket or a listener. Node does not document them;
- * docs/decisions/nodes-handles.md lists everything that is used, and what happens where it is missing.
+ * Everything that is used of Node and that Node does not document: the handles behind its sockets and listeners, and
+ * the bindings that make their requests. Nothing outside this folder uses any of it. docs/decisions/nodes-handles.md
+ * lists each name, why it is used, and what is used where it is missing: so each is checked before it is used.
  */
 
 import type dgram from "node:dgram";
 import net from "node:net";
+import type { Data } from "../../core/bytes/data.ts";
 import { SocketError } from "../../core/errors.ts";
+import { channel } from "../builtin.ts";
 import { kernelError, neededLibc } from "./descriptors/libc.ts";
+
+// ---- Bindings ----
+
+/** A binding of Node's C++ code; `null` where this Node has no such binding, or would warn of its use. */
+const bindingOf = <Binding>(name: string): Partial<Binding> | null => {
+  const told = [...process.execArgv, process.env.NODE_OPTIONS ?? ""].join(" ");
+  if (told.includes("--pending-deprecation") || process.env.NODE_PENDING_DEPRECATION === "1") return null;
+  try {
+    return (process as unknown as { binding(name: string): Partial<Binding> }).binding(name);
+  } catch {
+    return null; // the permission model forbids it
+  }
+};
+
+// ---- Streams ----
+
+/** An address, as a handle fills it in. */
+export interface Name {
+  address?: string;
+  port?: number;
+  family?: string;
+}
+
+/** What a handle and its requests call back. */
+export interface StreamOwner {
+  /** Bytes, the end or an error came. Returns the buffer for the next read, where that is another one. */
+  came(): Uint8Array | undefined;
+  /** A write that the kernel did not take at once is over. */
+  wrote(request: WriteRequest, status: number): void;
+  /** The shutdown is over. */
+  shut(status: number): void;
+}
+
+/** A TCP or Pipe of Node's. A call that fails gives libuv's number of the error, which is negative. */
+export interface StreamHandle {
+  readonly fd: number;
+  readonly writeQueueSize: number;
+  onread: (this: StreamHandle) => Uint8Array | undefined;
+  /** Ours: whom `onread` tells. */
+  transport?: StreamOwner;
+  useUserBuffer(buffer: Uint8Array): void;
+  readStart(): number;
+  readStop(): number;
+  writeBuffer(request: WriteRequest, bytes: Uint8Array): number;
+  writeUtf8String(request: WriteRequest, text: string): number;
+  shutdown(request: ShutdownRequest): number;
+  close(): void;
+  unref(): void;
+  // Of TCP alone:
+  reset?(): number;
+  getpeername?(name: Name): number;
+  getsockname?(name: Name): number;
+  setNoDelay?(on: boolean): number;
+  setKeepAlive?(on: boolean, seconds: number): number;
+}
+
+export interface ShutdownRequest {
+  transport?: StreamOwner;
+  oncomplete?: (this: ShutdownRequest, status: number) => void;
+}
+
+export interface WriteRequest {
+  transport?: StreamOwner;
+  /** What must stay until it is done. */
+  data?: Data;
+  taken?: (() => void) | undefined;
+  oncomplete?: (this: WriteRequest, status: number) => void;
+}
+
+export interface StreamBinding {
+  readonly WriteWrap: new () => WriteRequest;
+  readonly ShutdownWrap: new () => ShutdownRequest;
+  /** What the last call said, at these places. */
+  readonly streamBaseState: Int32Array;
+  readonly kReadBytesOrError: number;
+  readonly kLastWriteWasAsync: number;
+}
+
+let found: StreamBinding | null | undefined;
+
+/** The binding of streams, where it is whole. */
+const streamBinding = (): StreamBinding | null => {
+  if (found !== undefined) return found;
+  const has = bindingOf<StreamBinding>("stream_wrap");
+  const whole =
+    typeof has?.WriteWrap === "function" &&
+    typeof has.ShutdownWrap === "function" &&
+    has.streamBaseState instanceof Int32Array &&
+    typeof has.kReadBytesOrError === "number" &&
+    typeof has.kLastWriteWasAsync === "number";
+  found = whole ? (has as StreamBinding) : null;
+  return found;
+};
+
+const CALLS = ["useUserBuffer", "readStart", "readStop", "writeBuffer", "writeUtf8String", "shutdown"];
+
+/** Whether a handle has what is used of it: looked at once for each kind. */
+const fit = new WeakMap<object, boolean>();
+const isFit = (handle: object): boolean => {
+  const kind = Object.getPrototypeOf(handle);
+  let is = fit.get(kind);
+  if (is === undefined) {
+    is = CALLS.every((call) => typeof (handle as Record<string, unknown>)[call] === "function");
+    fit.set(kind, is);
+  }
+  return is;
+};
+
+const accepting = channel("net.server.socket"); // whoever subscribes is told of Node's own sockets
+
+/** What a listener's handle calls for each connection. */
+type OnConnection = (this: unknown, error: number, handle: StreamHandle) => void;
+
+/**
+ * From now on `take` is given the handle of each connection that `server`, which listens, accepts; nothing has been
+ * read from it. Does nothing where this Node has not all that is needed: then the server accepts sockets of Node's.
+ */
+export const takeHandles = (
+  server: net.Server,
+  take: (handle: StreamHandle, node: StreamBinding) => void,
+): void => {
+  const {
+    _handle: handle,
+    noDelay,
+    keepAlive,
+    keepAliveInitialDelay,
+  } = server as unknown as {
+    readonly _handle?: { onconnection?: OnConnection } | null;
+    readonly noDelay?: boolean;
+    readonly keepAlive?: boolean;
+    readonly keepAliveInitialDelay?: number; // seconds
+  };
+  const own = handle?.onconnection;
+  const node = streamBinding();
+  if (node === null || !handle || typeof own !== "function") return;
+  handle.onconnection = function (error, client) {
+    if (error !== 0 || accepting.hasSubscribers || !isFit(client)) {
+      own.call(this, error, client);
+      return;
+    }
+    if (noDelay) client.setNoDelay?.(true);
+    if (keepAlive) client.setKeepAlive?.(true, keepAliveInitialDelay ?? 0);
+    take(client, node);
+  };
+};
+
+// ---- Datagrams ----
+
+/** A send of datagrams. */
+export interface SendRequest {
+  /** What must stay until it is done. */
+  list?: Uint8Array[];
+}
+
+/** What a `dgram.Socket` has that is bound. */
+export interface DatagramHandle {
+  readonly fd: number;
+  onmessage?: (this: unknown, size: number, handle: unknown, message: Buffer, from: dgram.RemoteInfo) => void;
+  /** Gives what was sent and one more, 0 where that is still to be done, or libuv's number of an error. */
+  send?(
+    request: SendRequest,
+    list: Uint8Array[],
+    count: number,
+    port: number,
+    address: string,
+    told: boolean,
+  ): number;
+}
+
+/** The handle of a `dgram.Socket`; `null` where it has none (any more). */
+export const datagramHandleOf = (socket: dgram.Socket): DatagramHandle | null => {
+  const state = Object.getOwnPropertySymbols(socket).find((symbol) => symbol.description === "state symbol");
+  if (state === undefined) return null;
+  return (socket as never as Record<symbol, { handle?: DatagramHandle | null }>)[state]?.handle ?? null;
+};
+
+/** What sends by a datagram handle; `null` where this Node has it not. */
+export const sendRequest = (): (new () => SendRequest) | null => {
+  const SendWrap = bindingOf<{ SendWrap: new () => SendRequest }>("udp_wrap")?.SendWrap;
+  return typeof SendWrap === "function" ? SendWrap : null;
+};
+
+// ---- Listening ----
 
 /** What Node keeps behind a socket or a listener. */
 export interface Handle {
   readonly fd: number;
   open(fd: number): number;
   listen(backlog: number): number;
-  getsockname?(into: { address?: string; port?: number; family?: string }): number;
-  getpeername?(into: object): number;
+  getsockname?(into: Name): number;
   close(): void;
 }
 
 /** The descriptor behind a socket or a listener of `node:net`; -1 where there is none (any more, or on Windows). */
 export const descriptorOf = (owner: object): number =>
   (owner as { readonly _handle?: Handle | null })._handle?.fd ?? -1;
-
-/** The handle of a `dgram.Socket`; `null` where it has none (any more). */
-export const datagramHandleOf = (socket: dgram.Socket): object | null => {
-  const state = Object.getOwnPropertySymbols(socket).find((symbol) => symbol.description === "state symbol");
-  if (state === undefined) return null;
-  return (socket as never as Record<symbol, { handle?: object | null }>)[state]?.handle ?? null;
-};
 
 export const UV_TCP_IPV6ONLY = 1; // uv.h
 export const UV_TCP_REUSEPORT = 2; // uv.h

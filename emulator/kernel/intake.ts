@@ -7,7 +7,7 @@
  * message costs a copy of its own length and nothing else.
  *
  * For what is dialled `onread`, net.Socket's option, is the documented way: `IntakeSocket`. For what is accepted, of
- * which Node makes a socket itself, see handle.ts.
+ * which Node makes a socket itself, see handle-transport.ts.
  */
 
 import net from "node:net";

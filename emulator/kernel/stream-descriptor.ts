@@ -27,7 +27,15 @@ import {
   V6ONLY,
 } from "./descriptors/plain-options.ts";
 import { checkedPath } from "./descriptors/sockaddr.ts";
-import { type Handle, handleOf, listenOn, makeHandle, UV_TCP_IPV6ONLY, UV_TCP_REUSEPORT } from "./handles.ts";
+import {
+  type Handle,
+  handleOf,
+  listenOn,
+  makeHandle,
+  type Name,
+  UV_TCP_IPV6ONLY,
+  UV_TCP_REUSEPORT,
+} from "./handles.ts";
 import { serverHolder, socketHolder } from "./holders.ts";
 import { unconnected } from "./intake.ts";
 
@@ -276,7 +284,7 @@ class PlainStream implements StreamDescriptor {
 
 /** Where a handle is bound; `null` for one that is not TCP's. */
 const nameOf = (handle: Handle): Address | null => {
-  const name: { address?: string; port?: number; family?: string } = {};
+  const name: Name = {};
   if (handle.getsockname === undefined || handle.getsockname(name) !== 0) return null;
   return addressOf(name.address ?? "", name.port ?? 0, name.family);
 };

@@ -45,9 +45,9 @@ import {
 import type { KernelSocket } from "../../core/sockets/transport.ts";
 import { lazy } from "../builtin.ts";
 import { addressOf, hostOf, networkError } from "../kernel/addresses.ts";
+import { datagramHandle } from "../kernel/datagram-handle.ts";
 import { Kernel } from "../kernel/descriptors/kernel.ts";
 import { libc } from "../kernel/descriptors/libc.ts";
-import { datagramHandle } from "../kernel/handle-transport.ts";
 import { zoned } from "../sockets/names.ts";
 import { PlainDatagrams } from "../sockets/node-datagrams.ts";
 import { TCPServer } from "./tcp.ts";

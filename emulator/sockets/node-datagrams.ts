@@ -17,7 +17,7 @@ import {
   REUSEPORT,
   V6ONLY,
 } from "../kernel/descriptors/plain-options.ts";
-import { datagramHandleOf, type Handle } from "../kernel/handles.ts";
+import { datagramHandleOf } from "../kernel/handles.ts";
 import { resolve, unboundName } from "./resolve.ts";
 
 /** A datagram socket of Node's until it is open, and its options. */
@@ -52,7 +52,7 @@ export class PlainDatagrams {
     this.#options.open(socket);
     this.kernel.heldBy({
       get fd() {
-        return (datagramHandleOf(socket) as Handle | null)?.fd ?? -1;
+        return datagramHandleOf(socket)?.fd ?? -1;
       },
       take: () => -1,
     });
