@@ -118,20 +118,11 @@ export class Watchers {
 }
 
 /** `promise`, or a rejection with `ETIMEDOUT` that says `what` when it takes longer than `timeout` ms. */
-export const withDeadline = <T>(promise: PromiseLike<T>, timeout: number, what: string): Promise<T> =>
-  new Promise<T>((resolve, reject) => {
-    const timer = setTimeout(
-      () => reject(new SocketError("ETIMEDOUT", `${what} for ${wholeMs(timeout)}`)),
-      timeout,
-    );
-    promise.then(
-      (value) => {
-        clearTimeout(timer);
-        resolve(value);
-      },
-      (error) => {
-        clearTimeout(timer);
-        reject(error);
-      },
-    );
-  });
+export const withDeadline = <T>(promise: PromiseLike<T>, timeout: number, what: string): Promise<T> => {
+  const late = Promise.withResolvers<never>();
+  const timer = setTimeout(
+    () => late.reject(new SocketError("ETIMEDOUT", `${what} for ${wholeMs(timeout)}`)),
+    timeout,
+  );
+  return Promise.race([promise, late.promise]).finally(() => clearTimeout(timer));
+};

@@ -381,7 +381,7 @@ test("the socket's own options are asked of it; what passes beside the stream sa
   ]);
   await expect(recorded.send("!", MSG_OOB)).rejects.toMatchObject({ code: "ERR_UNSUPPORTED" });
   await expect(recorded.detach()).rejects.toThrow(
-    /a recording does not hear MSG_OOB, MSG_DONTROUTE and detach\(\)/,
+    /a recording does not see MSG_OOB, MSG_DONTROUTE and detach\(\)/,
   );
 });
 

@@ -2,10 +2,10 @@
 
 import { type Data, DONE, toBytes } from "../../bytes/data.ts";
 import { SocketError } from "../../errors.ts";
-import type { Address } from "../../net/address.ts";
 import { checkCount, checkOptions, checkTime, optionNamesOf } from "../../options.ts";
-import type { Capabilities, StreamSink, StreamTransport, TlsOptions } from "../../sockets/transport.ts";
+import type { StreamSink, StreamTransport, TlsOptions } from "../../sockets/transport.ts";
 import { type Chance, type Clock, chanceOf, realClock } from "../clock.ts";
+import { TransportOver } from "../transports.ts";
 
 const ROOM = 64 * 1024; // bytes under way in one direction before its sender must wait: as a small kernel buffer
 
@@ -224,11 +224,10 @@ const EMPTY = new Uint8Array(0);
 const ignore = (): void => {};
 
 /** A transport with faults in it. */
-export class FaultyTransport implements StreamTransport {
+export class FaultyTransport extends TransportOver {
   readonly startTls?: (options: TlsOptions) => Promise<StreamTransport>;
   readonly #incoming: Lane;
   readonly #outgoing: Lane;
-  #inner: StreamTransport;
   #started: StreamTransport | null = null;
   #sink: StreamSink | null = null;
   #wanted = false; // a read waits
@@ -238,35 +237,23 @@ export class FaultyTransport implements StreamTransport {
   #room: PromiseWithResolvers<void> | null = null;
 
   constructor(inner: StreamTransport, faults: StreamFaults) {
+    super(inner);
     const { seed = 1, clock = realClock, incoming = {}, outgoing = {} } = faults;
-    this.#inner = inner;
     this.#incoming = new Lane(incoming, clock, 2 * seed, (item, now) => this.#comes(item, now));
     this.#outgoing = new Lane(outgoing, clock, 2 * seed + 1, (item) => this.#goes(item));
     this.#over.promise.catch(ignore); // who awaits it is told
     if (inner.startTls !== undefined) this.startTls = (options) => this.#startTls(options);
   }
 
-  get localAddress(): Address | null {
-    return this.#inner.localAddress;
-  }
-
-  get remoteAddress(): Address | null {
-    return this.#inner.remoteAddress;
-  }
-
-  get capabilities(): Capabilities {
-    return this.#inner.capabilities;
-  }
-
-  start(sink: StreamSink): void {
+  override start(sink: StreamSink): void {
     this.#sink = sink;
     this.#wanted = false;
-    if (this.#started === this.#inner) return;
-    this.#started = this.#inner;
+    if (this.#started === this.inner) return;
+    this.#started = this.inner;
     const incoming = this.#incoming;
     for (const lane of [incoming, this.#outgoing]) lane.take(EMPTY); // a limit of 0 comes before all
     const needed = (): number => this.#sink?.needed ?? 0;
-    this.#inner.start({
+    this.inner.start({
       get needed() {
         return needed();
       },
@@ -279,18 +266,18 @@ export class FaultyTransport implements StreamTransport {
     });
   }
 
-  resume(): void {
+  override resume(): void {
     this.#wanted = true;
     this.#incoming.go();
     this.#pull();
   }
 
-  pause(): void {
+  override pause(): void {
     this.#wanted = false;
-    this.#inner.pause();
+    this.inner.pause();
   }
 
-  write(data: Data): Promise<void> | undefined {
+  override write(data: Data): Promise<void> | undefined {
     if (this.#closed) return undefined;
     this.#outgoing.take(typeof data === "string" ? toBytes(data) : new Uint8Array(data)); // a copy: it leaves later
     if (this.#outgoing.limit !== "stallAfter" && this.#outgoing.size <= ROOM) return undefined;
@@ -298,32 +285,24 @@ export class FaultyTransport implements StreamTransport {
     return this.#room.promise;
   }
 
-  get unsent(): number {
-    return this.#lost + this.#outgoing.size + this.#inner.unsent;
+  override get unsent(): number {
+    return this.#lost + this.#outgoing.size + this.inner.unsent;
   }
 
-  unacknowledged(): number | null {
-    return this.#inner.unacknowledged?.() ?? null;
-  }
-
-  end(): Promise<void> {
+  override end(): Promise<void> {
     this.#outgoing.put("end");
     return this.#over.promise;
   }
 
-  close(): void | Promise<void> {
+  override close(): void | Promise<void> {
     this.#letGo();
-    if (this.#outgoing.limit !== "silentAfter") return this.#inner.close();
-    this.#inner.abort(); // its peer was told no end, and cannot be let go by one
+    if (this.#outgoing.limit !== "silentAfter") return this.inner.close();
+    this.inner.abort(); // its peer was told no end, and cannot be let go by one
   }
 
-  abort(): void {
+  override abort(): void {
     this.#letGo();
-    this.#inner.abort();
-  }
-
-  defer(task: () => void): void {
-    this.#inner.defer(task);
+    this.inner.abort();
   }
 
   /** Whether more is taken from the peer: for a read that waits, and for nobody behind an end or in silence. */
@@ -334,7 +313,7 @@ export class FaultyTransport implements StreamTransport {
   }
 
   #pull(): void {
-    if (this.#takes) this.#inner.resume();
+    if (this.#takes) this.inner.resume();
   }
 
   /** What comes from the peer. */
@@ -357,13 +336,13 @@ export class FaultyTransport implements StreamTransport {
   /** What goes to the peer. */
   #goes(item: Item): boolean | Promise<unknown> {
     if (item instanceof Uint8Array) {
-      const room = this.#inner.write(item);
+      const room = this.inner.write(item);
       if (this.#outgoing.size - item.length <= ROOM && this.#outgoing.limit !== "stallAfter")
         this.#makeRoom();
       return room ?? true;
     }
     if (item === "resetAfter") this.#break(item);
-    else if (item === "end" || item === "endAfter") this.#over.resolve(this.#inner.end());
+    else if (item === "end" || item === "endAfter") this.#over.resolve(this.inner.end());
     else if (item === "silentAfter") this.#over.resolve();
     return true;
   }
@@ -371,7 +350,7 @@ export class FaultyTransport implements StreamTransport {
   /** The connection breaks, by what the peer did or by a fault. */
   #break(why: SocketError | "resetAfter"): void {
     this.#letGo();
-    if (why === "resetAfter") this.#inner.abort();
+    if (why === "resetAfter") this.inner.abort();
     this.#sink?.error(why === "resetAfter" ? new SocketError("ECONNRESET") : why);
   }
 
@@ -391,15 +370,15 @@ export class FaultyTransport implements StreamTransport {
 
   async #startTls(options: TlsOptions): Promise<StreamTransport> {
     await this.#outgoing.drained();
-    this.#inner.pause();
+    this.inner.pause();
     if (this.#incoming.size > 0) {
       throw new SocketError(
         "ERR_TLS",
         `${this.#incoming.size} bytes came before TLS began; they cannot be trusted`,
       );
     }
-    const secured = await this.#inner.startTls?.(options);
-    if (secured !== undefined) this.#inner = secured;
+    const secured = await this.inner.startTls?.(options);
+    if (secured !== undefined) this.inner = secured;
     return this;
   }
 }

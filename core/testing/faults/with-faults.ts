@@ -11,6 +11,7 @@
  */
 
 import { type Data, toBytes } from "../../bytes/data.ts";
+import { SocketError } from "../../errors.ts";
 import type { Address } from "../../net/address.ts";
 import { BaseRequestHandler, checkHandler, type HandlerClass } from "../../serve/handler.ts";
 import { ServedDatagram } from "../../serve/requests.ts";
@@ -20,6 +21,7 @@ import { type StreamOptions, settleStream } from "../../sockets/stream-options.t
 import { StreamSocket } from "../../sockets/stream-socket.ts";
 import type { StreamTransport } from "../../sockets/transport.ts";
 import { serverOf } from "../handler.ts";
+import { SocketTransport } from "../transports.ts";
 import {
   checkDatagrams,
   type DatagramFaults,
@@ -28,8 +30,17 @@ import {
   type Link,
   linksOf,
 } from "./datagrams.ts";
-import { SocketTransport } from "./socket-transport.ts";
 import { checkStream, FaultyTransport, type StreamFaults } from "./streams.ts";
+
+/** The transport of a stream that stays as it is: what comes is read ahead, so a handshake could not begin in its midst. */
+class Unsecured extends SocketTransport {
+  override async startTls(): Promise<never> {
+    throw new SocketError(
+      "ERR_UNSUPPORTED",
+      "a stream with faults cannot be secured; secure the stream first, then withFaults()",
+    );
+  }
+}
 
 /**
  * `stream`, or the transport of a platform, with `faults` in it. Use what this gives in its place, and the other no
@@ -69,7 +80,7 @@ export function withFaults(
   const { rfile, wfile } = given;
   const { maxLine, maxRead } = rfile;
   const { maxPending, whenSlow } = wfile;
-  const transport = new FaultyTransport(new SocketTransport(given), faults);
+  const transport = new FaultyTransport(new Unsecured(given), faults);
   const faulty = new StreamSocket(transport, { maxLine, maxRead, maxPending, whenSlow, ...options });
   if (options.timeout === undefined) faulty.settimeout(given.gettimeout());
   given.settimeout(null); // the faulty one's own waits are bounded

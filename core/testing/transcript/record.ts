@@ -1,25 +1,15 @@
 /** Recording one connection: a stream in the place of another, and the log of what passes through it. */
 
 import { type Data, toBytes } from "../../bytes/data.ts";
-import { SocketError } from "../../errors.ts";
-import type { Address } from "../../net/address.ts";
-import { SHUT_WR } from "../../net/constants.ts";
 import { checkCount, checkOptions, checkWord, optionNamesOf } from "../../options.ts";
 import { STREAM_NAMES, type StreamOptions } from "../../sockets/stream-options.ts";
 import { StreamSocket } from "../../sockets/stream-socket.ts";
-import type {
-  Capabilities,
-  KernelSocket,
-  StreamSink,
-  StreamTransport,
-  TlsOptions,
-} from "../../sockets/transport.ts";
+import type { KernelSocket, StreamSink, StreamTransport, TlsOptions } from "../../sockets/transport.ts";
 import { type Clock, realClock } from "../clock.ts";
+import { SocketTransport, TransportOver } from "../transports.ts";
 import { SIDES, type Side, type Transcript, type TranscriptEnd, type TranscriptEvent } from "./form.ts";
 
 const LIMIT = 16 * 1024 * 1024; // bytes that one recording keeps: a transcript is for reading
-
-const later = globalThis.setTimeout; // taken now, so that a test's fake clock does not hold back what is written
 
 /** Options of a recording. */
 export interface RecordOptions {
@@ -118,7 +108,7 @@ export const record = (stream: StreamSocket, side: Side, options: RecordOptions 
     whenSlow: stream.wfile.whenSlow,
     ...options.stream,
   };
-  const transport = new RecordingTransport(stream, side, log, over.resolve);
+  const transport = new RecordingTransport(new SocketTransport(stream), side, log, over.resolve);
   const recorded = new StreamSocket(transport, limits);
   recorded.settimeout(stream.gettimeout());
   stream.settimeout(null); // the recording's own waits are bounded
@@ -132,99 +122,90 @@ export const record = (stream: StreamSocket, side: Side, options: RecordOptions 
   };
 };
 
-/** A connection that already is a `StreamSocket`, as a transport again, with an ear on it. */
-class RecordingTransport implements StreamTransport {
-  readonly localAddress: Address | null;
-  readonly remoteAddress: Address | null;
-  readonly capabilities: Capabilities;
-  readonly kernel: KernelSocket;
+/** A transport that logs what passes through it. */
+class RecordingTransport extends TransportOver {
+  readonly kernel: KernelSocket | undefined;
   /** Whether the end that is sent now is a close. */
   isClosing = (): boolean => false;
-  readonly #stream: StreamSocket;
   readonly #side: Side;
   readonly #log: Log;
   readonly #over: () => void;
-  #sink: StreamSink | undefined;
-  #wanted = false;
-  #reading = false;
-  #ended = false; // the other end's end was told
-  #gone = false; // this end has left
+  #sink: StreamSink | null = null;
+  #writing = false;
+  #failed = false; // nothing more can be written
+  #gone = false; // this end has left, or was reset: what comes is of no interest
   #securing = false;
 
-  constructor(stream: StreamSocket, side: Side, log: Log, over: () => void) {
-    this.#stream = stream;
+  constructor(inner: StreamTransport, side: Side, log: Log, over: () => void) {
+    super(inner);
+    this.kernel = inner.kernel;
     this.#side = side;
     this.#log = log;
     this.#over = over;
-    this.localAddress = stream.getsockname();
-    this.remoteAddress = stream.getpeername();
-    this.capabilities = stream.capabilities;
-    this.kernel = optionsOf(stream);
   }
 
-  start(sink: StreamSink): void {
-    if (this.#sink !== undefined && !this.#securing) this.isClosing = () => false; // toWeb(): another socket goes on with it
+  override start(sink: StreamSink): void {
+    if (this.#sink !== null && !this.#securing) this.isClosing = () => false; // toWeb(): another socket goes on with it
     this.#securing = false;
     this.#sink = sink;
+    const other = this.#side === "client" ? "server" : "client";
+    this.inner.start({
+      get needed() {
+        return sink.needed;
+      },
+      data: (bytes) => {
+        if (this.#gone) return false;
+        this.#log.said(other, bytes);
+        return sink.data(bytes);
+      },
+      end: () => {
+        if (this.#gone) return;
+        this.#log.ended(other, "half-close");
+        sink.end();
+      },
+      error: (error) => {
+        this.#failed = true;
+        if (this.#gone) return;
+        if (error.code === "ECONNRESET" && !this.#writing) {
+          this.#log.ended(other, "reset");
+          this.#gone = true; // nothing that this end does now is heard
+        }
+        sink.error(error);
+      },
+    });
   }
 
-  resume(): void {
-    this.#wanted = true;
-    if (!this.#reading && !this.#ended) void this.#read();
+  override write(data: Data): Promise<void> | undefined {
+    this.#writing = true;
+    const room = this.inner.write(data);
+    this.#writing = false;
+    if (!this.#failed) this.#log.said(this.#side, toBytes(data));
+    return room;
   }
 
-  pause(): void {
-    this.#wanted = false;
-  }
-
-  write(data: Data): Promise<void> | undefined {
-    const { wfile } = this.#stream;
-    try {
-      wfile.write(data);
-      wfile.start();
-    } catch (error) {
-      this.#sink?.error(error as SocketError);
-      return undefined;
-    }
-    this.#log.said(this.#side, toBytes(data));
-    return wfile.blocked ? wfile.flush().catch(() => {}) : undefined;
-  }
-
-  get unsent(): number {
-    return this.#stream.wfile.unsent;
-  }
-
-  unacknowledged(): number | null {
-    return this.#stream.wfile.unacknowledged();
-  }
-
-  end(): Promise<void> {
+  override end(): Promise<void> {
     if (this.isClosing()) this.#leave("close");
     else this.#log.ended(this.#side, "half-close");
-    return this.#stream.shutdown(SHUT_WR);
+    return this.inner.end();
   }
 
-  async close(): Promise<void> {
+  override async close(): Promise<void> {
     this.#leave("close");
-    await this.#stream.close();
+    await this.inner.close();
     this.#over();
   }
 
-  abort(): void {
+  override abort(): void {
     this.#leave(this.capabilities.reset ? "reset" : "close");
-    this.#stream.abort();
+    this.inner.abort();
     this.#over();
   }
 
   async startTls(options: TlsOptions): Promise<StreamTransport> {
-    await this.#stream.startTls(options);
+    this.inner = (await this.inner.startTls?.(options)) ?? this.inner;
     this.#securing = true; // and so begins again
     this.#log.secured();
     return this;
-  }
-
-  defer(task: () => void): void {
-    later(task, 0);
   }
 
   #leave(end: TranscriptEnd): void {
@@ -232,60 +213,4 @@ class RecordingTransport implements StreamTransport {
     this.#gone = true;
     this.#log.ended(this.#side, end);
   }
-
-  async #read(): Promise<void> {
-    const other = this.#side === "client" ? "server" : "client";
-    this.#reading = true;
-    try {
-      while (this.#wanted) {
-        const bytes = await this.#stream.recv();
-        if (this.#gone) break; // closed here meanwhile: nobody hears it
-        if (bytes === null) {
-          this.#ended = true;
-          this.#log.ended(other, "half-close");
-          this.#sink?.end();
-          break;
-        }
-        this.#log.said(other, bytes);
-        this.#wanted = this.#sink?.data(bytes) ?? false;
-      }
-    } catch (error) {
-      if (!this.#gone) {
-        this.#ended = true;
-        if ((error as SocketError).code === "ECONNRESET") {
-          this.#log.ended(other, "reset");
-          this.#gone = true; // nothing that this end does now is heard
-        }
-        this.#sink?.error(error as SocketError);
-      }
-    }
-    this.#reading = false;
-  }
 }
-
-/** The descriptor and the options of `stream`. What would send and receive beside it, so that nothing hears it, is not there. */
-const optionsOf = (stream: StreamSocket): KernelSocket => {
-  const unheard = (): never => {
-    throw new SocketError(
-      "ERR_UNSUPPORTED",
-      "a recording does not hear MSG_OOB, MSG_DONTROUTE and detach(); use them on the stream without it",
-    );
-  };
-  return {
-    get fd() {
-      return stream.fileno();
-    },
-    getsockopt: (level: number, name: number, length?: number): never =>
-      (length === undefined
-        ? stream.getsockopt(level, name)
-        : stream.getsockopt(level, name, length)) as never,
-    setsockopt: (level, name, value) => stream.setsockopt(level, name, value),
-    send: unheard,
-    recv: unheard,
-    detach: unheard,
-    onUrgent: unheard,
-    get urgent() {
-      return unheard();
-    },
-  };
-};
