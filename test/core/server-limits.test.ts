@@ -107,7 +107,7 @@ describe("how many at once", () => {
     expect(told.of("refused")).toMatchObject([{ reason: "full", address: LOCAL }]);
     expect(server.info()).toMatchObject({ running: 2, waiting: 0, refused: 1 });
     await a.close();
-    await told.count("end", 1);
+    await told.next("end");
     await holding(server.from(LOCAL));
     await b.close();
   });
@@ -117,7 +117,7 @@ describe("how many at once", () => {
     const first = await holding(server.from(LOCAL));
     expect(await refused(server.from(LOCAL))).toBe("ECONNRESET");
     await first.close();
-    await told.count("end", 1);
+    await told.next("end");
     await holding(server.from(LOCAL));
   });
 
@@ -335,7 +335,7 @@ describe("how long", () => {
     const { server, told } = await make(Threading, Slow, { requestTimeout: 20 });
     const client = server.from(LOCAL);
     expect(await refused(client)).toBe("ECONNRESET");
-    await told.count("end", 1);
+    await told.next("end");
     expect(told.of("timeout")).toMatchObject([
       { id: 1, limit: "requestTimeout", timeout: 20, address: LOCAL },
     ]);
@@ -369,7 +369,7 @@ describe("how long", () => {
       },
     );
     server.from(LOCAL);
-    await told.count("stuck", 1);
+    await told.next("stuck");
     expect(told.all.map(({ type }) => type)).toEqual(["listening", "begin", "timeout", "stuck"]);
   });
 
@@ -400,7 +400,7 @@ describe("how long", () => {
     const client = await holding(server.from(LOCAL));
     const during = vi.getTimerCount();
     await client.sendall("go\n");
-    await told.count("end", 1);
+    await told.next("end");
     expect(during).toBeGreaterThan(before);
     await server.drain();
     await client.close();
@@ -535,7 +535,7 @@ describe("the three steps of an end", () => {
       expect(told.of("closed")).toMatchObject([{ running: 1, served: 0 }]);
       expect(await ask(client, "b")).toBe("B");
       await client.close();
-      await told.count("end", 1);
+      await told.next("end");
       expect(told.of("end")).toMatchObject([{ failed: false }]);
     });
   }
@@ -685,7 +685,7 @@ describe("datagrams", () => {
     await client.sendto("hello", server.serverAddress);
     await client.recvfrom();
     await client.recvfrom();
-    await told.count("end", 1);
+    await told.next("end");
     expect(told.of("end")).toMatchObject([{ bytesRead: 5, bytesWritten: 7 }]);
     expect(server.info()).toMatchObject({ bytesRead: 5, bytesWritten: 7 });
     await client.close();

@@ -1,37 +1,34 @@
-/** What a server tells, kept, and waited for. */
+/** The events of a server: kept, and waited for. */
 
 import type { SockletEvent } from "../../core/serve/events.ts";
 
-type Type = SockletEvent["type"];
+type OfType<Type extends SockletEvent["type"]> = Extract<SockletEvent, { readonly type: Type }>;
 
 /** Give its `on` as `onEvent`. */
 export class Told {
   readonly all: SockletEvent[] = [];
-  readonly #awaited: { when: (event: SockletEvent) => boolean; resolve: (event: SockletEvent) => void }[] =
-    [];
+  #look: (() => void)[] = [];
 
   readonly on = (event: SockletEvent): void => {
     this.all.push(event);
-    for (const { when, resolve } of this.#awaited) if (when(event)) resolve(event);
+    for (const look of this.#look.splice(0)) look();
   };
 
-  /** The first event of which this is true; those already told count. */
-  until(when: (event: SockletEvent) => boolean): Promise<SockletEvent> {
-    const told = this.all.find(when);
-    return told !== undefined
-      ? Promise.resolve(told)
-      : new Promise((resolve) => this.#awaited.push({ when, resolve }));
-  }
-
   /** Those of one type. */
-  of<T extends Type>(type: T): Extract<SockletEvent, { readonly type: T }>[] {
-    return this.all.filter(
-      (event): event is Extract<SockletEvent, { readonly type: T }> => event.type === type,
-    );
+  of<Type extends SockletEvent["type"]>(type: Type): OfType<Type>[] {
+    return this.all.filter((event): event is OfType<Type> => event.type === type);
   }
 
-  /** When so many of a type were told. */
-  async count(type: Type, count: number): Promise<void> {
-    await this.until(() => this.of(type).length >= count);
+  /** The `count`th event of a type that is `such`, as soon as it is told. */
+  async next<Type extends SockletEvent["type"]>(
+    type: Type,
+    count = 1,
+    such: (event: OfType<Type>) => boolean = () => true,
+  ): Promise<OfType<Type>> {
+    for (;;) {
+      const found = this.of(type).filter(such)[count - 1];
+      if (found !== undefined) return found;
+      await new Promise<void>((resolve) => this.#look.push(resolve));
+    }
   }
 }

@@ -43,7 +43,7 @@ describe("a member of a chat that never reads is cut and told, and the others go
     await using server = new ThreadingMemoryServer<ChatContext>(Chat, options);
     void server.serveForever();
     const slow = await slowMember(async () => server.connect());
-    await told.count("end", 3);
+    await told.next("end", 3);
     checkTold(told.all, code);
     expect(await codeOf(slow.rfile.read())).toBe("ECONNRESET");
     expect(options.context.members.size).toBe(0);
@@ -73,7 +73,7 @@ describe("a member of a chat that never reads is cut and told, and the others go
       ? { secureTransport: "on" as const, tls: { ca, serverName: "localhost" } }
       : {};
     const slow = await slowMember(() => createConnection(to, secure));
-    await told.count("end", 3);
+    await told.next("end", 3);
     checkTold(told.all, code);
     const end = told.of("end").find(({ failed }) => failed);
     const got = await slow.rfile.read().catch(code);
@@ -128,7 +128,7 @@ describe("a single writer that never waits", () => {
       },
       { maxPending: 4 * MiB },
     );
-    await told.count("end", 1);
+    await told.next("end");
     expect(flushed).toBe("ENOBUFS");
     expect([kept > 4 * MiB, kept <= 4 * MiB + 2 * piece.length, taken < SIZE]).toEqual([true, true, true]);
     expect(told.of("error")).toMatchObject([{ error: { code: "ENOBUFS" } }]);
@@ -140,7 +140,7 @@ describe("a single writer that never waits", () => {
     const { told } = await serve(({ wfile }) => {
       for (let i = 0; i < SIZE; i += piece.length) wfile.write(piece);
     }, {});
-    await told.count("end", 1);
+    await told.next("end");
     expect(told.of("error")).toMatchObject([{ id: 1, error: { code: "ENOBUFS" } }]);
     expect(told.of("end")).toMatchObject([{ failed: true }]);
   });
@@ -160,7 +160,7 @@ describe("a single writer that never waits", () => {
     );
     let got = 0;
     for await (const bytes of client) got += bytes.length;
-    await told.count("end", 1);
+    await told.next("end");
     expect([thrown, got, taken > 16 * MiB, taken < SIZE]).toEqual(["ENOBUFS", taken, true, true]);
     expect(told.of("end")).toMatchObject([{ failed: false, bytesWritten: taken }]);
   });
@@ -177,7 +177,7 @@ describe("a single writer that never waits", () => {
     );
     let got = 0;
     for await (const bytes of client) got += bytes.length;
-    await told.count("end", 1);
+    await told.next("end");
     expect([got, told.of("end").map(({ failed }) => failed)]).toEqual([SIZE, [false]]);
   });
 });
@@ -198,7 +198,7 @@ test("a handler that waits for something else does not make the writes of others
   while (wfile.write(piece) > 0);
   for (let i = 0; i < 10; i++) expect(wfile.write(piece)).toBe(0);
   wake.resolve();
-  await told.count("end", 1);
+  await told.next("end");
   expect(told.of("error")).toMatchObject([{ error: { code: "ENOBUFS" } }]);
   expect(wfile.write.bind(wfile, "x")).toThrow("EBADF"); // it is over: who still has it in a list has forgotten to let go
 });
@@ -219,7 +219,7 @@ test("a member whose connection is reset is dropped by the others' writes as soo
     write(); // the handler's read was rejected, and the handler has not run yet
   };
   member.abort();
-  await told.count("end", 1);
+  await told.next("end");
   expect(write.mock.results[0]).toEqual({ type: "return", value: 0 });
   expect(told.of("error")).toMatchObject([{ error: { code: "ECONNRESET" } }]);
 });

@@ -216,7 +216,7 @@ describe.each(places)("$name", (place) => {
       holdTime();
       const { told, client, request } = await meet(place, handle, { timeout: T, closeTimeout: T });
       expect(await readSlowly(request, client, SIZE)).toBeGreaterThan(1); // in all more than T
-      await Promise.all([client.readAll(), told.count("end", 1)]);
+      await Promise.all([client.readAll(), told.next("end")]);
       expect([client.got, client.ended, client.code]).toEqual([SIZE, true, null]);
       expect(told.of("end")).toMatchObject([{ failed: false, bytesWritten: SIZE }]);
       expect(told.of("error")).toEqual([]);
@@ -230,7 +230,7 @@ describe.each(places)("$name", (place) => {
       expect(told.of("error")).toEqual([]);
       // More than once: what was written before a flush() goes on at the close, and a busy kernel takes bytes late.
       while (told.of("end").length === 0) await pass(T);
-      await told.count("end", 1);
+      await told.next("end");
       await client.readAll();
       if (reset) await client.over;
       const [end] = told.of("end");
@@ -272,7 +272,7 @@ describe.each(places)("$name", (place) => {
       expect(rounds).toBeLessThan(4);
       await readSlowly(request, client, request.bytesWritten + 1);
     }
-    await told.count("end", 1);
+    await told.next("end");
     expect(told.of("timeout")).toMatchObject([{ limit: "requestTimeout" }]);
     expect(told.of("error")).toMatchObject([{ error: { code: "ECONNABORTED" } }]);
     expect(told.of("end")).toMatchObject([{ failed: true }]);
@@ -285,7 +285,7 @@ describe.each(places)("$name", (place) => {
     for (let i = 0; i < 2; i++) await readSlowly(request, client, request.bytesWritten + 1);
     expect(told.of("timeout")).toEqual([]);
     await pass(2 * T);
-    await told.count("end", 1);
+    await told.next("end");
     expect(told.of("timeout")).toMatchObject([{ limit: "idleTimeout" }]);
     expect(told.of("end")).toMatchObject([{ failed: true }]);
   });
@@ -314,7 +314,7 @@ describe.each(places)("$name", (place) => {
         if (stop === "abort") server.abort();
         if (rest !== "stall") await client.readAll();
         if (stop === "close") await server.serverClose();
-        await told.count("end", 1);
+        await told.next("end");
         await client.readAll();
         const [end] = told.of("end");
         if (end?.failed) {
@@ -336,7 +336,7 @@ describe.each(places)("$name", (place) => {
     await expect.poll(() => request.wfile.unsent).toBeGreaterThan(0);
     while (client.got < MB) await client.read();
     client.socket.destroy();
-    await told.count("end", 1);
+    await told.next("end");
     const [error] = told.of("error");
     expect(["ECONNRESET", "EPIPE"]).toContain((error?.error as { code?: string } | undefined)?.code);
     expect(told.of("end")).toMatchObject([{ failed: true }]);
@@ -356,7 +356,7 @@ test("a slow reader that goes on sending gets what its kernel had not taken at t
   };
   const { told, client, request } = await meet({ name: "TCP" }, fills, { closeTimeout: 1_000_000 });
   while (request.wfile.unsent > 0) await client.read();
-  await told.count("end", 1);
+  await told.next("end");
   expect(told.of("end")).toMatchObject([{ failed: false, bytesWritten: size }]);
   // All is the kernel's. Its peer reads a little now and then, and sends, which a socket that is closed answers by a reset.
   await pass(1_000); // what is known of the kernel's buffers is no older
@@ -407,7 +407,7 @@ test("what a child cuts is told by its parent, and the peer sees a reset", async
   client.on("error", (error: NodeJS.ErrnoException) => {
     code = error.code;
   });
-  await told.count("end", 1);
+  await told.next("end");
   expect(told.of("end")).toMatchObject([{ failed: true }]);
   expect(told.of("end")[0]?.bytesWritten).toBeLessThan(SIZE);
   expect(told.of("error")).toMatchObject([{ error: { code: "ETIMEDOUT" } }]);
@@ -430,7 +430,7 @@ test("a session's record says that a reply was cut", async () => {
   const control = controlClient(served.control?.url as string, { token: "a-token-for-the-tests" });
   const client = net.connect(Number(new URL(served.listeners[0]?.url as string).port), "127.0.0.1").pause();
   client.on("error", () => {});
-  await told.count("end", 1);
+  await told.next("end");
   const { sessions } = await control.sessions.list();
   const { id } = sessions[0] as { id: string };
   for await (const _ of control.sessions.follow(id));

@@ -13,10 +13,8 @@ import {
   type Address,
   type AddressLike,
   DatagramRequestHandler,
-  type ForkingEvent,
   type ForkingOptions,
   type InternetAddress,
-  type SockletEvent,
   StreamRequestHandler,
   type StreamSocket,
 } from "socklet";
@@ -31,6 +29,7 @@ import {
 } from "../../emulator/servers/forking/servers.ts";
 import type { TCPServerOptions } from "../../emulator/servers/tcp.ts";
 import { UnixDatagramServer, UnixStreamServer } from "../../emulator/servers/unix.ts";
+import { Told } from "../core/told.ts";
 import { peer } from "../peers/peer.ts";
 
 // A child compiles 30 files of TypeScript, 0.4 s of it; those after the first find them done, and take 0.1 s.
@@ -40,37 +39,6 @@ const fixture = (name: string): string => new URL(`fixtures/${name}`, import.met
 const HANDLERS = fixture("forking-handlers.ts");
 const Obeys = handlerFrom(HANDLERS, "Obeys");
 const ObeysDatagrams = handlerFrom(HANDLERS, "ObeysDatagrams");
-
-type Told = SockletEvent | ForkingEvent;
-type OfType<Type extends Told["type"]> = Extract<Told, { readonly type: Type }>;
-
-/** What a server told, and what it has yet to tell. */
-class Events {
-  readonly all: Told[] = [];
-  #look: (() => void)[] = [];
-
-  readonly on = (event: Told): void => {
-    this.all.push(event);
-    for (const look of this.#look.splice(0)) look();
-  };
-
-  of<Type extends Told["type"]>(type: Type): OfType<Type>[] {
-    return this.all.filter((event): event is OfType<Type> => event.type === type);
-  }
-
-  /** The `count`th event of a type that is `such`, as soon as it is told. */
-  async next<Type extends Told["type"]>(
-    type: Type,
-    count = 1,
-    such: (event: OfType<Type>) => boolean = () => true,
-  ): Promise<OfType<Type>> {
-    for (;;) {
-      const found = this.of(type).filter(such)[count - 1];
-      if (found !== undefined) return found;
-      await new Promise<void>((resolve) => this.#look.push(resolve));
-    }
-  }
-}
 
 type Options = TCPServerOptions<unknown> & ForkingOptions;
 
@@ -83,9 +51,8 @@ const serving = async (
   handler: unknown = Class === ForkingTCPServer ? Obeys : ObeysDatagrams,
   where: AddressLike = "127.0.0.1:0",
 ) => {
-  const events = new Events();
-  const onEvent = events.on as (event: SockletEvent) => void;
-  const server = new (Class as ForkingServer)(where, handler as never, { onEvent, ...options });
+  const events = new Told();
+  const server = new (Class as ForkingServer)(where, handler as never, { onEvent: events.on, ...options });
   const pids = (): number[] => events.of("forked").map(({ pid }) => pid);
   onTestFinished(async () => {
     server.abort();
@@ -156,9 +123,8 @@ describe("what a forking server takes", () => {
   });
 
   test("another server cannot run it, and says so", async () => {
-    const events = new Events();
-    const onEvent = events.on as (event: SockletEvent) => void;
-    const server = new TCPServer("127.0.0.1:0", Obeys, { onEvent });
+    const events = new Told();
+    const server = new TCPServer("127.0.0.1:0", Obeys, { onEvent: events.on });
     onTestFinished(() => server.serverClose());
     void server.serveForever();
     await dial((await server.listen()) as Address);
@@ -203,9 +169,8 @@ describe("what a forking server takes", () => {
       [fixture("not-there.ts"), "Echo", "Cannot find module"],
       [fixture("forking-app.ts"), "app", "there is no handler of that name; there is none"],
     ] as const) {
-      const events = new Events();
-      const onEvent = events.on as (event: SockletEvent) => void;
-      const server = new ForkingTCPServer("127.0.0.1:0", handlerFrom(module, name), { onEvent });
+      const events = new Told();
+      const server = new ForkingTCPServer("127.0.0.1:0", handlerFrom(module, name), { onEvent: events.on });
       const error = await server.listen().catch((error) => error);
       expect(error).toMatchObject({ code: "ERR_HANDLER" });
       expect(error.message).toContain(`a child cannot serve with ${name} of ${module}: `);
@@ -668,9 +633,8 @@ describe("the end of a forking server", () => {
   });
 
   test("handleRequest() takes exactly one", async () => {
-    const events = new Events();
-    const onEvent = events.on as (event: SockletEvent) => void;
-    const server = new ForkingTCPServer("127.0.0.1:0", Obeys, { onEvent });
+    const events = new Told();
+    const server = new ForkingTCPServer("127.0.0.1:0", Obeys, { onEvent: events.on });
     onTestFinished(() => server.serverClose());
     const address = (await server.listen()) as Address;
     const [first, second] = [await dial(address), await dial(address)];

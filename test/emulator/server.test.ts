@@ -102,7 +102,7 @@ for (const [place, { serial, threading, dial }] of Object.entries(places)) {
       await first.close();
       expect(await second.rfile.line()).toBe("TWO");
       await second.close();
-      await events.until((event) => event.type === "end" && event.id === 2);
+      await events.next("end", 1, ({ id }) => id === 2);
       expect(server.info()).toMatchObject({ running: 0, served: 2, waiting: 0, refused: 0 });
     });
 
@@ -114,7 +114,7 @@ for (const [place, { serial, threading, dial }] of Object.entries(places)) {
       const waiting = [];
       for (let i = 0; i < 3; i++) waiting.push(await dial(server));
       expect(await codeOf(dial(server).then((tooMany) => tooMany.recv()))).toBe("ECONNRESET");
-      await events.until((event) => event.type === "refused" && event.reason === "full");
+      await events.next("refused", 1, ({ reason }) => reason === "full");
       expect(server.info()).toMatchObject({ running: 1, waiting: 3, refused: 1 });
       await first.close();
       for (const socket of waiting) {
@@ -298,7 +298,7 @@ for (const [place, { serial, threading, dial }] of Object.entries(places)) {
         true,
         false,
       ]);
-      await events.until(({ type }) => type === "end");
+      await events.next("end");
       expect(events.all.map(({ type }) => type)).toEqual(["listening", "begin", "handler", "end"]);
       expect(events.all[2]).toEqual({
         type: "handler",
@@ -317,7 +317,7 @@ for (const [place, { serial, threading, dial }] of Object.entries(places)) {
       expect(await ask(rude, "hello")).toBe("HELLO");
       await rude.sendall("half a li");
       rude.abort();
-      expect(await events.until(({ type }) => type === "error")).toMatchObject({
+      expect(await events.next("error")).toMatchObject({
         id: 1,
         error: { code: "ECONNRESET" },
       });
@@ -503,7 +503,7 @@ describe("dialling from Node", () => {
     });
     const connector = new TCPConnector(address, Ask);
     expect(await connector.run({ params: "hello" })).toEqual({ answer: "HELLO", peer: address });
-    await events.until(({ type }) => type === "end");
+    await events.next("end");
     expect(connector.info()).toEqual({
       name: "anonymous",
       running: 0,

@@ -62,7 +62,7 @@ describeWith(["nc", "socat"], "the chat", () => {
     const address = await server.listen();
     void server.serveForever();
     await talk(address !== null && address.family !== "unix" ? address.port : 0);
-    await told.count("end", 3);
+    await told.next("end", 3);
     const codes = told.of("error").map(({ id, error }) => [id, (error as { code?: string }).code]);
     expect(codes).toEqual([[3, "ENOBUFS"]]);
     expect(told.of("end").map(({ id, failed }) => [id, failed])).toContainEqual([3, true]);
