@@ -21,7 +21,7 @@ interface Block {
 
 const fences = [...readFileSync("docs/testing.md", "utf8").matchAll(/^```(\w+)\n(.*?)^```$/gms)];
 const blocks = fences.flatMap(([, language, code = ""], i): Block[] => {
-  if (language === "text") return [];
+  if (language === "text" || language === "sh") return [];
   const name = /^(?:\/\/|#) (\S+)\n/.exec(code)?.[1];
   if (name === undefined) throw new Error(`a block of docs/testing.md has no file name:\n${code}`);
   const next = fences[i + 1];
