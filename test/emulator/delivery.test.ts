@@ -9,7 +9,6 @@ import net from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import tls from "node:tls";
-import fc from "fast-check";
 import {
   BaseRequestHandler,
   defineApp,
@@ -21,73 +20,32 @@ import {
 } from "socklet";
 import { controlClient } from "socklet/control";
 import { serveApp, TCPConnector, ThreadingTCPServer } from "socklet/emulator";
+import { MemoryServer, ThreadingMemoryServer, VirtualClock } from "socklet/testing";
 import { afterAll, afterEach, describe, expect, onTestFinished, test, vi } from "vitest";
 import { intake } from "../../emulator/kernel/intake.ts";
 import { handlerFrom } from "../../emulator/servers/forking/handler-source.ts";
 import { ForkingTCPServer } from "../../emulator/servers/forking/servers.ts";
 import { ThreadingUnixStreamServer } from "../../emulator/servers/unix.ts";
+import { writeSteps } from "../conformance/delivery.ts";
 import { Told } from "../core/told.ts";
 import { ownCertificates } from "../peers/certificates.ts";
+import {
+  type DeliveryPlace,
+  holdsDelivery,
+  outcomeOf,
+  Reader,
+  SIZE,
+  StreamPeer,
+  written,
+} from "./deliveries.ts";
 
 const MB = 1e6;
-const SIZE = 15 * MB; // bytes: several times what two kernels hold
 const T = 1_000; // ms of a time-out, by the test's own clock
 const folder = mkdtempSync(join(tmpdir(), "socklet-delivery-"));
 afterAll(() => rmSync(folder, { recursive: true }));
 afterEach(() => void vi.useRealTimers());
 
 const { ca, cert, key } = ownCertificates() ?? { ca: "", cert: "", key: "" };
-
-/** The byte at each place of what a handler writes. */
-const written = Uint8Array.from({ length: SIZE }, (_, i) => (i * 31 + (i >> 8) * 7 + (i >> 16)) & 255);
-
-/** A client that reads when it is told to, and keeps what it has read. */
-class Reader {
-  readonly socket: net.Socket;
-  /** How many bytes it has, all of them right. */
-  got = 0;
-  ended = false;
-  /** Why its connection broke. */
-  code: string | null = null;
-  readonly over: Promise<unknown>;
-
-  #wake: () => void = () => {};
-
-  constructor(socket: net.Socket) {
-    this.socket = socket;
-    const wake = (): void => this.#wake();
-    socket.on("readable", wake).on("close", wake);
-    socket.on("error", (error: NodeJS.ErrnoException) => {
-      this.code = error.code ?? error.message;
-    });
-    socket.on("end", () => {
-      this.ended = true;
-      wake();
-    });
-    this.over = new Promise((resolve) => socket.once("close", resolve));
-  }
-
-  /** Takes what has come; waits for some where nothing has. False: no more comes. */
-  async read(): Promise<boolean> {
-    for (;;) {
-      const bytes = this.socket.read() as Buffer | null;
-      if (bytes !== null) {
-        if (Buffer.compare(bytes, written.subarray(this.got, this.got + bytes.length)) !== 0)
-          throw new Error(`not what was written, in the ${bytes.length} bytes from ${this.got} on`);
-        this.got += bytes.length;
-        return true;
-      }
-      if (this.ended || this.socket.destroyed) return false;
-      await new Promise<void>((resolve) => {
-        this.#wake = resolve;
-      });
-    }
-  }
-
-  async readAll(): Promise<void> {
-    while (await this.read());
-  }
-}
 
 interface Place {
   readonly name: string;
@@ -161,24 +119,6 @@ const readSlowly = async (request: StreamSocket, client: Reader, size: number): 
   }
   return rounds;
 };
-
-const mix = fc.record({
-  steps: fc.array(
-    fc.record({
-      bytes: fc.oneof(
-        fc.nat(300),
-        fc.integer({ min: 16_000, max: 70_000 }),
-        fc.integer({ min: 200_000, max: 3_000_000 }),
-      ),
-      how: fc.constantFrom("write", "flush", "sendall", "turn"),
-    }),
-    { maxLength: 5 }, // at most SIZE in all
-  ),
-  reads: fc.array(fc.oneof(fc.nat(1_000), fc.nat(1_000_000)), { maxLength: 6 }),
-  closeTimeout: fc.constantFrom(30, 5_000),
-  rest: fc.constantFrom("read", "read", "end", "reset", "stall"),
-  stop: fc.constantFrom("no", "no", "close", "abort"),
-});
 
 const writesAll = (request: StreamSocket): void => {
   request.wfile.write(written);
@@ -290,46 +230,30 @@ describe.each(places)("$name", (place) => {
     expect(told.of("end")).toMatchObject([{ failed: true }]);
   });
 
-  test("whatever the sizes, the reading, half-closes, resets and stops: a prefix arrives, and all where no event says otherwise", async () => {
-    await fc.assert(
-      fc.asyncProperty(mix, async ({ steps, reads, closeTimeout, rest, stop }) => {
-        let size = 0;
-        const handle = async (request: StreamSocket): Promise<void> => {
-          for (const { bytes, how } of steps) {
-            const piece = written.subarray(size, size + bytes);
-            size += bytes;
-            if (how === "sendall") await request.sendall(piece);
-            else request.wfile.write(piece);
-            if (how === "flush") await request.wfile.flush();
-            if (how === "turn") await new Promise((resolve) => setImmediate(resolve));
-          }
-        };
-        const { told, client, server } = await meet(place, handle, { timeout: 2_000, closeTimeout });
-        for (const bytes of reads) {
-          for (const until = client.got + bytes; client.got < until && (await client.read()); );
-          await new Promise((resolve) => setImmediate(resolve));
-        }
-        if (rest === "end") client.socket.end();
-        if (rest === "reset") client.socket.destroy();
-        if (stop === "abort") server.abort();
-        if (rest !== "stall") await client.readAll();
-        if (stop === "close") await server.serverClose();
-        await told.next("end");
-        await client.readAll();
-        const [end] = told.of("end");
-        if (end?.failed) {
-          expect(told.of("error").length).toBeGreaterThan(0);
-          expect(end.bytesWritten).toBeLessThanOrEqual(size);
-        } else {
-          expect(end?.bytesWritten).toBe(size);
-          if (rest !== "reset") expect([client.got, client.code]).toEqual([size, null]);
-        }
-        client.socket.destroy();
-        await server.serverClose();
+  test(
+    "whatever the sizes, the reading, half-closes, resets and stops: a prefix arrives, and all where no event says otherwise",
+    () =>
+      holdsDelivery({
+        pauses: [0, 0, 10],
+        closeTimeouts: [30, 2_000],
+        slack: 256 * 1024,
+        runs: 25,
+        meet: async ({ steps, closeTimeout }) => {
+          const stream = { timeout: 2_000, closeTimeout };
+          const { told, client, server } = await meet(place, (request) => writeSteps(request, steps), stream);
+          return {
+            peer: client,
+            stop: async (how) => (how === "abort" ? server.abort() : server.serverClose()),
+            outcome: () => outcomeOf(told),
+            [Symbol.asyncDispose]: async () => {
+              client.socket.destroy();
+              await server.serverClose();
+            },
+          };
+        },
       }),
-      { numRuns: Number(process.env.SOCKLET_DELIVERY_RUNS ?? 25), interruptAfterTimeLimit: 20_000 },
-    );
-  }, 60_000);
+    60_000,
+  );
 
   test("a peer that resets what it did not read: it is told, with the bytes that had left", async () => {
     const { told, client, request } = await meet(place, writesAll, {});
@@ -345,6 +269,44 @@ describe.each(places)("$name", (place) => {
     expect(bytesWritten).toBeGreaterThan(client.got - 256 * 1024);
   });
 });
+
+/** In memory, by the clock of the test: a pause may be longer than every time-out, and costs nothing. */
+const inMemory = (Server: typeof MemoryServer): DeliveryPlace => ({
+  pauses: [0, 0, 20, 4_000, 20_000],
+  closeTimeouts: [30, 5_000],
+  slack: 0,
+  holds: 64 * 1024, // the default capacity
+  runs: 100,
+  meet: async ({ steps, closeTimeout }) => {
+    const clock = new VirtualClock().install();
+    const told = new Told();
+    const given = Promise.withResolvers<void>();
+    const Writes = streamHandler(({ request }) => {
+      given.resolve();
+      return writeSteps(request, steps);
+    });
+    const server = new Server(Writes, { onEvent: told.on, stream: { timeout: 10_000, closeTimeout } });
+    void server.serveForever();
+    const client = server.connect();
+    await given.promise;
+    return {
+      peer: new StreamPeer(client),
+      stop: async (how) => (how === "abort" ? server.abort() : server.serverClose()),
+      outcome: () => outcomeOf(told),
+      [Symbol.asyncDispose]: async () => {
+        client.abort();
+        await server.serverClose();
+        expect(clock.pending).toBe(0);
+        clock[Symbol.dispose]();
+      },
+    };
+  },
+});
+
+test.each([MemoryServer, ThreadingMemoryServer].map((Server) => ({ name: Server.name, Server })))(
+  "$name: whatever the sizes, the reading, half-closes, resets and stops: a prefix arrives, and all where no event says otherwise",
+  ({ Server }) => holdsDelivery(inMemory(Server)),
+);
 
 test("a slow reader that goes on sending gets what its kernel had not taken at the close", async () => {
   holdTime();

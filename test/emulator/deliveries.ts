@@ -1,0 +1,227 @@
+/**
+ * The property of delivery, for every place: what the peer has is a prefix of what was written, and all of it unless an
+ * event, or a session's record, says otherwise. A place says how a handler and a peer meet; all else is here.
+ */
+
+import type net from "node:net";
+import fc from "fast-check";
+import type { SocketError, StreamSocket } from "socklet";
+import { expect } from "vitest";
+import { type Step, sizeOf, writtenAt } from "../conformance/delivery.ts";
+import type { Told } from "../core/told.ts";
+
+export const SIZE = 15_000_000; // bytes: several times what two kernels hold
+
+/** What a handler writes, at most. */
+export const written = writtenAt(0, SIZE);
+
+/** The end that reads, when it is told to, and checks what it has read. */
+export abstract class Peer {
+  /** How many bytes it has, all of them right. */
+  got = 0;
+  ended = false;
+  /** Why its connection broke. */
+  code: string | null = null;
+
+  /** Takes what has come; waits for some where nothing has. False: no more comes. */
+  abstract read(): Promise<boolean>;
+  /** Ends its own direction. */
+  abstract end(): void;
+  /** Lets go at once: by a reset where the place has one. */
+  abstract reset(): void;
+
+  async readAll(): Promise<void> {
+    while (await this.read());
+  }
+
+  protected took(bytes: Uint8Array): void {
+    if (Buffer.compare(bytes, written.subarray(this.got, this.got + bytes.length)) !== 0)
+      throw new Error(`not what was written, in the ${bytes.length} bytes from ${this.got} on`);
+    this.got += bytes.length;
+  }
+}
+
+/** A peer behind a kernel. */
+export class Reader extends Peer {
+  readonly socket: net.Socket;
+  readonly over: Promise<unknown>;
+
+  #wake: () => void = () => {};
+
+  constructor(socket: net.Socket) {
+    super();
+    this.socket = socket;
+    const wake = (): void => this.#wake();
+    socket.on("readable", wake).on("close", wake);
+    socket.on("error", (error: NodeJS.ErrnoException) => {
+      this.code = error.code ?? error.message;
+    });
+    socket.on("end", () => {
+      this.ended = true;
+      wake();
+    });
+    this.over = new Promise((resolve) => socket.once("close", resolve));
+  }
+
+  override async read(): Promise<boolean> {
+    for (;;) {
+      const bytes = this.socket.read() as Buffer | null;
+      if (bytes !== null) {
+        this.took(bytes);
+        return true;
+      }
+      if (this.ended || this.socket.destroyed) return false;
+      await new Promise<void>((resolve) => {
+        this.#wake = resolve;
+      });
+    }
+  }
+
+  override end(): void {
+    this.socket.end();
+  }
+
+  override reset(): void {
+    this.socket.destroy();
+  }
+}
+
+/** A peer at the other end of a `StreamSocket`. */
+export class StreamPeer extends Peer {
+  readonly #socket: StreamSocket;
+
+  constructor(socket: StreamSocket) {
+    super();
+    this.#socket = socket;
+  }
+
+  override async read(): Promise<boolean> {
+    if (this.ended || this.code !== null) return false;
+    try {
+      const bytes = await this.#socket.recv();
+      if (bytes === null) this.ended = true;
+      else this.took(bytes);
+    } catch (error) {
+      this.code = (error as SocketError).code;
+      if (this.code === undefined) throw error;
+    }
+    return !this.ended && this.code === null;
+  }
+
+  override end(): void {
+    this.#socket.shutdown(1).catch(() => {}); // the other end may have gone
+  }
+
+  override reset(): void {
+    this.#socket.abort();
+  }
+}
+
+/** One connection, drawn: what its handler writes, and what its peer does. */
+export interface Mix {
+  readonly steps: readonly Step[];
+  /** What the peer reads first, and the pause after each, in ms. */
+  readonly reads: readonly { readonly bytes: number; readonly pause: number }[];
+  /** What it then does before it reads the rest; `stall`: it reads no more until all is over. */
+  readonly rest: "read" | "end" | "reset" | "stall";
+  /** What is done to the server meanwhile. */
+  readonly stop: "no" | "close" | "abort";
+  readonly closeTimeout: number; // ms
+}
+
+/** What was told when it was over. */
+export interface Outcome {
+  readonly failed: boolean;
+  readonly bytesWritten: number;
+  /** The codes of its errors. */
+  readonly codes: readonly unknown[];
+}
+
+/** A handler that writes `steps`, and its peer. */
+export interface Meeting extends AsyncDisposable {
+  readonly peer: Peer;
+  /** Stops the server; resolves when that is done. */
+  stop(how: "close" | "abort"): Promise<unknown>;
+  /** Resolves when the connection is over and that was told. */
+  outcome(): Promise<Outcome>;
+}
+
+/** A place, and what is special about its time. */
+export interface DeliveryPlace {
+  meet(mix: Mix): Promise<Meeting>;
+  /** Pauses of a peer, and the time-outs of a close, in ms: short where time is real. */
+  readonly pauses: readonly number[];
+  readonly closeTimeouts: readonly number[];
+  /** How many more bytes a peer may have than was told: the pieces that the platform tells nothing of. */
+  readonly slack: number;
+  /** How many bytes may be on the way where the peer is gone; absent: as many as the kernel likes. */
+  readonly holds?: number;
+  readonly runs: number;
+}
+
+const mixes = ({ pauses, closeTimeouts }: DeliveryPlace): fc.Arbitrary<Mix> =>
+  fc.record({
+    steps: fc.array(
+      fc.record({
+        bytes: fc.oneof(
+          fc.nat(300),
+          fc.integer({ min: 16_000, max: 70_000 }),
+          fc.integer({ min: 200_000, max: 3_000_000 }),
+        ),
+        how: fc.constantFrom("write", "flush", "sendall", "turn"),
+      }),
+      { maxLength: 5 }, // at most SIZE in all
+    ),
+    reads: fc.array(
+      fc.record({
+        bytes: fc.oneof(fc.nat(1_000), fc.nat(1_000_000)),
+        pause: fc.constantFrom(...pauses),
+      }),
+      { maxLength: 6 },
+    ),
+    rest: fc.constantFrom("read", "read", "end", "reset", "stall"),
+    stop: fc.constantFrom("no", "no", "close", "abort"),
+    closeTimeout: fc.constantFrom(...closeTimeouts),
+  });
+
+const deliver = async (mix: Mix, { peer, stop, outcome }: Meeting, place: DeliveryPlace): Promise<void> => {
+  for (const { bytes, pause } of mix.reads) {
+    for (const until = peer.got + bytes; peer.got < until && (await peer.read()); );
+    await new Promise((resolve) => setTimeout(resolve, pause));
+  }
+  if (mix.rest === "end") peer.end();
+  if (mix.rest === "reset") peer.reset();
+  const stopped = mix.stop === "no" ? undefined : stop(mix.stop);
+  if (mix.rest !== "stall") await peer.readAll();
+  await stopped;
+  const { failed, bytesWritten, codes } = await outcome();
+  await peer.readAll();
+  const size = sizeOf(mix.steps);
+  expect(bytesWritten).toBeLessThanOrEqual(size);
+  expect(peer.got).toBeLessThanOrEqual(bytesWritten + place.slack);
+  if (place.holds !== undefined) expect(bytesWritten).toBeLessThanOrEqual(peer.got + place.holds);
+  if (failed) expect(codes).not.toEqual([]);
+  else {
+    expect([bytesWritten, codes]).toEqual([size, []]);
+    if (mix.rest !== "reset") expect([peer.got, peer.ended, peer.code]).toEqual([size, true, null]);
+  }
+};
+
+/** Draws mixes, and holds the property for each. `SOCKLET_DELIVERY_RUNS` says how many. */
+export const holdsDelivery = (place: DeliveryPlace): Promise<void> =>
+  fc.assert(
+    fc.asyncProperty(mixes(place), async (mix) => {
+      await using meeting = await place.meet(mix);
+      await deliver(mix, meeting, place);
+    }),
+    { numRuns: Number(process.env.SOCKLET_DELIVERY_RUNS ?? place.runs), interruptAfterTimeLimit: 20_000 },
+  );
+
+/** What a server told of its one request. */
+export const outcomeOf = async (told: Told): Promise<Outcome> => {
+  await told.count("end", 1);
+  const [end] = told.of("end");
+  if (end === undefined) throw new Error("no end was told");
+  const codes = told.of("error").map(({ error }) => (error as SocketError).code ?? String(error));
+  return { failed: end.failed, bytesWritten: end.bytesWritten, codes };
+};
