@@ -26,7 +26,7 @@ import { intake } from "../../emulator/kernel/intake.ts";
 import { handlerFrom } from "../../emulator/servers/forking/handler-source.ts";
 import { ForkingTCPServer } from "../../emulator/servers/forking/servers.ts";
 import { ThreadingUnixStreamServer } from "../../emulator/servers/unix.ts";
-import { writeSteps } from "../conformance/delivery.ts";
+import { type Step, writeSteps } from "../conformance/delivery.ts";
 import { Told } from "../core/told.ts";
 import { ownCertificates } from "../peers/certificates.ts";
 import {
@@ -36,10 +36,12 @@ import {
   Reader,
   SIZE,
   StreamPeer,
+  sessionOf,
   written,
 } from "./deliveries.ts";
 
 const MB = 1e6;
+const TOKEN = "a-token-for-the-tests";
 const T = 1_000; // ms of a time-out, by the test's own clock
 const folder = mkdtempSync(join(tmpdir(), "socklet-delivery-"));
 afterAll(() => rmSync(folder, { recursive: true }));
@@ -237,7 +239,7 @@ describe.each(places)("$name", (place) => {
         pauses: [0, 0, 10],
         closeTimeouts: [30, 2_000],
         slack: 256 * 1024,
-        runs: 25,
+        runs: 15,
         meet: async ({ steps, closeTimeout }) => {
           const stream = { timeout: 2_000, closeTimeout };
           const { told, client, server } = await meet(place, (request) => writeSteps(request, steps), stream);
@@ -307,6 +309,25 @@ test.each([MemoryServer, ThreadingMemoryServer].map((Server) => ({ name: Server.
   "$name: whatever the sizes, the reading, half-closes, resets and stops: a prefix arrives, and all where no event says otherwise",
   ({ Server }) => holdsDelivery(inMemory(Server)),
 );
+
+test("a session's record: whatever the sizes, the reading, half-closes, resets and ends: a prefix arrives, and all where it does not say otherwise", async () => {
+  const Writes = streamHandler(({ request, params }) =>
+    writeSteps(request, (params as { steps: readonly Step[] }).steps),
+  );
+  const app = defineApp({
+    handlers: { writes: Writes },
+    listen: [{ handler: "writes", address: "tcp://127.0.0.1:0" }],
+    allow: ["127.0.0.0/8:*"],
+  });
+  await using served = await serveApp(app, { control: { port: 0, tokens: TOKEN } });
+  await holdsDelivery({
+    pauses: [0, 0, 10],
+    closeTimeouts: [5_000], // a session has the default
+    slack: 256 * 1024,
+    runs: 6, // where its peer stalls a close takes that
+    meet: (mix) => sessionOf(served.control?.url as string, TOKEN, mix),
+  });
+}, 60_000);
 
 test("a slow reader that goes on sending gets what its kernel had not taken at the close", async () => {
   holdTime();
@@ -387,9 +408,9 @@ test("a session's record says that a reply was cut", async () => {
   const told = new Told();
   await using served = await serveApp(app, {
     onEvent: told.on,
-    control: { port: 0, tokens: "a-token-for-the-tests" },
+    control: { port: 0, tokens: TOKEN },
   });
-  const control = controlClient(served.control?.url as string, { token: "a-token-for-the-tests" });
+  const control = controlClient(served.control?.url as string, { token: TOKEN });
   const client = net.connect(Number(new URL(served.listeners[0]?.url as string).port), "127.0.0.1").pause();
   client.on("error", () => {});
   await told.next("end");
