@@ -331,27 +331,33 @@ test("a session's record: whatever the sizes, the reading, half-closes, resets a
 
 test("a slow reader that goes on sending gets what its kernel had not taken at the close", async () => {
   holdTime();
-  let size = 0;
-  const fills = (request: StreamSocket): void => {
-    for (; request.wfile.unsent === 0 && size < SIZE; size += 64 * 1024) {
-      request.wfile.write(written.subarray(size, size + 64 * 1024));
+  /** Closes while the kernel holds much; gives how often the peer had to be looked at until it held nothing. */
+  const closeWithAFullKernel = async (): Promise<number> => {
+    let size = 0;
+    const fills = (request: StreamSocket): void => {
+      for (; request.wfile.unsent === 0 && size < SIZE; size += 64 * 1024) {
+        request.wfile.write(written.subarray(size, size + 64 * 1024));
+      }
+    };
+    const { told, client, request } = await meet({ name: "TCP" }, fills, { closeTimeout: 1_000_000 });
+    while (request.wfile.unsent > 0) await client.read();
+    expect(await told.next("end")).toMatchObject({ failed: false, bytesWritten: size });
+    // All is the kernel's. Its peer reads a little now and then, and sends, which a socket that is closed answers by a reset.
+    await pass(1_000); // what is known of the kernel's buffers is no older
+    let looks = 0;
+    for (; (request.wfile.unacknowledged() ?? 0) > 0; looks++) {
+      await pass(2_000);
+      client.socket.write("more");
+      for (const until = client.got + MB / 2; client.got < until && (await client.read()); );
     }
+    await client.readAll();
+    expect([client.got, client.ended, client.code]).toEqual([size, true, null]);
+    return looks;
   };
-  const { told, client, request } = await meet({ name: "TCP" }, fills, { closeTimeout: 1_000_000 });
-  while (request.wfile.unsent > 0) await client.read();
-  await told.next("end");
-  expect(told.of("end")).toMatchObject([{ failed: false, bytesWritten: size }]);
-  // All is the kernel's. Its peer reads a little now and then, and sends, which a socket that is closed answers by a reset.
-  await pass(1_000); // what is known of the kernel's buffers is no older
+  // A peer's kernel that makes its buffer large in time has taken all before the first look: that shows nothing.
   let looks = 0;
-  for (; (request.wfile.unacknowledged() ?? 0) > 0; looks++) {
-    await pass(2_000);
-    client.socket.write("more");
-    for (const until = client.got + MB / 2; client.got < until && (await client.read()); );
-  }
-  await client.readAll();
-  expect([client.got, client.ended, client.code]).toEqual([size, true, null]);
-  if (process.platform === "linux") expect(looks).toBeGreaterThan(0);
+  do looks = await closeWithAFullKernel();
+  while (looks === 0 && process.platform === "linux");
 });
 
 test("a connector's run() rejects with why not all has left, and its end says so", async () => {
