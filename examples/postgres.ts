@@ -37,7 +37,7 @@ const encoder = new TextEncoder();
 const decoder = new TextDecoder();
 
 /** Runs one query. Fails with `ERR_REFUSED` and the server's words where it says no. */
-export class PostgresClient extends StreamRequestHandler {
+export class PostgresClient extends StreamRequestHandler<unknown, Query> {
   override async handle(): Promise<QueryResult> {
     const given = query(this.params);
     const { user, database = user, password, plain = false } = given;

@@ -28,7 +28,7 @@ export interface Delivered {
 }
 
 /** Delivers one message. Fails with `ERR_REFUSED` and the server's words where it does not take it. */
-export class SmtpClient extends StreamRequestHandler {
+export class SmtpClient extends StreamRequestHandler<unknown, Delivery> {
   override async handle(): Promise<Delivered> {
     const { from, to, message, name = "localhost", plain = false } = delivery(this.params);
     await this.#reply("2");

@@ -186,10 +186,12 @@ const DIAL_ENTRY_NAMES = optionNamesOf<DialEntry>("an entry of dial")({
   secureTransport: true,
 });
 
+type AnyHandlers<Context> = Readonly<Record<string, AnyHandlerClass<Context>>>;
+
 /** What `defineApp` takes. */
-export interface AppDefinition<Context> {
+export interface AppDefinition<Context, Handlers extends AnyHandlers<Context> = AnyHandlers<Context>> {
   /** The handler classes, by name. */
-  readonly handlers: Readonly<Record<string, AnyHandlerClass<Context>>>;
+  readonly handlers: Handlers & AnyHandlers<Context>;
   readonly listen?: readonly ListenEntry[];
   /** Servers to dial, by name. */
   readonly dial?: Readonly<Record<string, DialEntry>>;
@@ -221,8 +223,8 @@ export interface Listener<Context = unknown> {
 }
 
 /** An app, checked and frozen. */
-export interface App<Context = unknown> {
-  readonly handlers: Readonly<Record<string, AnyHandlerClass<Context>>>;
+export interface App<Context = unknown, Handlers extends AnyHandlers<Context> = AnyHandlers<Context>> {
+  readonly handlers: Handlers;
   readonly listeners: readonly Listener<Context>[];
   readonly dial: Readonly<
     Record<
@@ -261,7 +263,9 @@ const endpointOf = (address: AddressLike, where: string, parse = parseAddress): 
  *       listen: [{ handler: "echo", address: "tcp://127.0.0.1:7007" }],
  *     });
  */
-export const defineApp = <Context = unknown>(definition: AppDefinition<Context>): App<Context> => {
+export const defineApp = <Context = unknown, Handlers extends AnyHandlers<Context> = AnyHandlers<Context>>(
+  definition: AppDefinition<Context, Handlers>,
+): App<Context, Handlers> => {
   checkNames("defineApp()", definition, APP_NAMES);
   const { handlers } = definition;
   if (typeof handlers !== "object" || handlers === null) {

@@ -12,9 +12,9 @@ import { BaseEndpoint, ENDPOINT_NAMES, type EndpointOptions } from "./endpoint.t
 import { checkKind, type HandlerClass } from "./handler.ts";
 
 /** What a connector's `run` can be given. */
-export interface RunOptions<Request = unknown> {
-  /** What the handler gets as `this.params`. */
-  readonly params?: unknown;
+export interface RunOptions<Request = unknown, Params = unknown> {
+  /** What the handler gets as `this.params`, whose type the handler's class says. */
+  readonly params?: Params;
   /** Aborts the dialling, then the handler. */
   readonly signal?: AbortSignal;
   /** Told of the connection when it is open, just before the handler is made; what it throws, `run` rejects with. */
@@ -27,8 +27,18 @@ const RUN_NAMES = optionNamesOf<RunOptions>()({ params: true, signal: true, onOp
  * Dials, and runs a handler on the connection: the twin of a server, so that a handler cannot tell who opened
  * its connection (Schmidt's Acceptor-Connector).
  */
-export abstract class BaseConnector<Request, Context = unknown> extends BaseEndpoint<Request, Context> {
+export abstract class BaseConnector<Request, Context = unknown, Params = unknown> extends BaseEndpoint<
+  Request,
+  Context
+> {
   #stopped = false;
+
+  constructor(
+    RequestHandlerClass: HandlerClass<Request, Context, Params>,
+    options: EndpointOptions<Context> = {},
+  ) {
+    super(RequestHandlerClass, options);
+  }
 
   /** Opens a connection. Rejects with the reason; `signal` gives up. */
   abstract connect(signal?: AbortSignal): Promise<Request>;
@@ -40,7 +50,7 @@ export abstract class BaseConnector<Request, Context = unknown> extends BaseEndp
    * Dials, runs one handler to its end, closes, and gives what `handle` returned. Rejects with what the dialling
    * or the handler threw, or why not all that the handler wrote has left.
    */
-  async run(options: RunOptions<Request> = {}): Promise<unknown> {
+  async run(options: RunOptions<Request, Params> = {}): Promise<unknown> {
     checkOptions("run()", options, RUN_NAMES);
     const { signal } = options;
     if (this.#stopped) throw new SocketError("EBADF", "this connector was shut down; make a new one");
@@ -65,7 +75,11 @@ export abstract class BaseConnector<Request, Context = unknown> extends BaseEndp
   }
 
   /** `finishRequest`; where that fails the request is let go, and the failure is what is told. */
-  async #finish(request: Request, address: Address | null, options: RunOptions<Request>): Promise<unknown> {
+  async #finish(
+    request: Request,
+    address: Address | null,
+    options: RunOptions<Request, Params>,
+  ): Promise<unknown> {
     try {
       options.onOpen?.(request);
       return await this.finishRequest(request, address);
@@ -100,7 +114,11 @@ export const STREAM_CONNECTOR_NAMES = optionNamesOf<StreamConnectorOptions<unkno
 });
 
 /** Dials one address and runs a handler on the connection; a platform adds `createConnection`. */
-export abstract class StreamConnector<Context = unknown> extends BaseConnector<StreamSocket, Context> {
+export abstract class StreamConnector<Context = unknown, Params = unknown> extends BaseConnector<
+  StreamSocket,
+  Context,
+  Params
+> {
   static override readonly optionNames: OptionNames = STREAM_CONNECTOR_NAMES;
 
   /** What it dials. */
@@ -109,7 +127,7 @@ export abstract class StreamConnector<Context = unknown> extends BaseConnector<S
 
   constructor(
     address: AddressLike,
-    RequestHandlerClass: HandlerClass<StreamSocket, Context>,
+    RequestHandlerClass: HandlerClass<StreamSocket, Context, Params>,
     options: StreamConnectorOptions<Context> = {},
   ) {
     super(RequestHandlerClass, options);

@@ -45,11 +45,11 @@ export interface HandlerServer<Context = unknown> {
 }
 
 /** A class whose instances handle one request each; one that asks for no context fits every server. */
-export type HandlerClass<Request, Context = unknown> = new (
+export type HandlerClass<Request, Context = unknown, Params = unknown> = new (
   request: Request,
   clientAddress: Address | null,
   server: HandlerServer<Context>,
-) => BaseRequestHandler<Request>;
+) => BaseRequestHandler<Request, unknown, Params>;
 
 /** Throws a `TypeError` where `Handler` is no class of handlers. */
 export const checkHandler = (Handler: unknown): void => {
@@ -88,8 +88,10 @@ export const checkKind = (
  *
  * - `Request`: a `StreamSocket` or a `Datagram`.
  * - `Context`: what the app made of its platform (bindings, secrets, storage).
+ * - `Params`: what the caller of a dialled handler passes. A connector's `run()` and `runScript()` check it when they
+ *   compile. What comes from outside, by the control plane or the command line, nobody has checked.
  */
-export abstract class BaseRequestHandler<Request = StreamSocket, Context = unknown> {
+export abstract class BaseRequestHandler<Request = StreamSocket, Context = unknown, Params = unknown> {
   /** The connection, or the datagram. */
   readonly request: Request;
   /** The peer's address, or `null`: some places do not tell. */
@@ -113,9 +115,9 @@ export abstract class BaseRequestHandler<Request = StreamSocket, Context = unkno
     return this.server.context;
   }
 
-  /** What the caller passed who had this handler run, or `undefined`. */
-  get params(): unknown {
-    return this.server.scope(this.request).params;
+  /** What the caller passed who had this handler run; `undefined` where nothing was passed, as at a server. */
+  get params(): Params {
+    return this.server.scope(this.request).params as Params;
   }
 
   /** Tells those who watch: an event of type `handler` with this `detail`. */
@@ -194,9 +196,10 @@ export const bothErrors = (where1: string, first: unknown, where2: string, secon
   );
 
 /** Handles one connection, with its reader `rfile` and its writer `wfile`. CPython's `StreamRequestHandler`. */
-export abstract class StreamRequestHandler<Context = unknown> extends BaseRequestHandler<
+export abstract class StreamRequestHandler<Context = unknown, Params = unknown> extends BaseRequestHandler<
   StreamSocket,
-  Context
+  Context,
+  Params
 > {
   /** How long one read or write waits for the peer, in milliseconds, `null` for ever; `undefined`: as the server says. */
   readonly timeout: number | null | undefined = undefined;
@@ -262,9 +265,10 @@ class Reply implements WriterTarget {
  * Handles one datagram: `rfile` reads it, and what `wfile` was given goes back as one datagram when `finish`
  * runs. Where nothing was written nothing is sent (CPython sends an empty datagram, which reflects traffic).
  */
-export abstract class DatagramRequestHandler<Context = unknown> extends BaseRequestHandler<
+export abstract class DatagramRequestHandler<Context = unknown, Params = unknown> extends BaseRequestHandler<
   Datagram,
-  Context
+  Context,
+  Params
 > {
   #rfile: StreamReader | undefined;
   #wfile: StreamWriter | undefined;
@@ -300,10 +304,10 @@ export abstract class DatagramRequestHandler<Context = unknown> extends BaseRequ
  *       for await (const line of rfile.lines()) wfile.write(`${line.toUpperCase()}\n`);
  *     });
  */
-export const streamHandler = <Context = unknown>(
-  handle: (handler: StreamRequestHandler<Context>) => unknown,
-): HandlerClass<StreamSocket, Context> =>
-  class extends StreamRequestHandler<Context> {
+export const streamHandler = <Context = unknown, Params = unknown>(
+  handle: (handler: StreamRequestHandler<Context, Params>) => unknown,
+): HandlerClass<StreamSocket, Context, Params> =>
+  class extends StreamRequestHandler<Context, Params> {
     override handle(): unknown {
       return handle(this);
     }

@@ -97,7 +97,7 @@ export const createConnection = async (
  *
  *     const reply = await new TCPConnector("127.0.0.1:6379", RespClient).run({ params: ["PING"] });
  */
-export class TCPConnector<Context = unknown> extends StreamConnector<Context> {
+export class TCPConnector<Context = unknown, Params = unknown> extends StreamConnector<Context, Params> {
   protected override createConnection(endpoint: Endpoint, options: ConnectOptions): Promise<StreamSocket> {
     return createConnection(endpoint, options);
   }
@@ -110,12 +110,12 @@ const { secureTransport: _, tls: __, ...PATH_NAMES } = STREAM_CONNECTOR_NAMES;
 const UNIX_CONNECTOR_NAMES = optionNamesOf<UnixConnectorOptions<unknown>>()(PATH_NAMES);
 
 /** `TCPConnector` for a path, `"unix:/run/echo"` or `{ path }`: the dialling twin of `UnixStreamServer`. Any other address is a `TypeError`. */
-export class UnixStreamConnector<Context = unknown> extends TCPConnector<Context> {
+export class UnixStreamConnector<Context = unknown, Params = unknown> extends TCPConnector<Context, Params> {
   static override readonly optionNames: OptionNames = UNIX_CONNECTOR_NAMES;
 
   constructor(
     address: AddressLike,
-    RequestHandlerClass: HandlerClass<StreamSocket, Context>,
+    RequestHandlerClass: HandlerClass<StreamSocket, Context, Params>,
     options: UnixConnectorOptions<Context> = {},
   ) {
     super(address, RequestHandlerClass, options);

@@ -161,14 +161,14 @@ const CONNECTOR_NAMES = optionNamesOf<TCPConnectorOptions<unknown>>()({
  * Make one in the request that uses it: what one request opened cannot be used in another. It has six
  * connections open at once, and further `run()`s wait their turn; connectors of one request share `slots`.
  */
-export class TCPConnector<Context = unknown> extends StreamConnector<Context> {
+export class TCPConnector<Context = unknown, Params = unknown> extends StreamConnector<Context, Params> {
   static override readonly optionNames: OptionNames = CONNECTOR_NAMES;
 
   readonly #slots: ConnectionSlots;
 
   constructor(
     address: AddressLike,
-    RequestHandlerClass: HandlerClass<StreamSocket, Context>,
+    RequestHandlerClass: HandlerClass<StreamSocket, Context, Params>,
     options: TCPConnectorOptions<Context> = {},
   ) {
     super(address, RequestHandlerClass, options);

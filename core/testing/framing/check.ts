@@ -82,11 +82,11 @@ export interface FramingReport {
 }
 
 /** Options of `checkFraming`. */
-export interface FramingOptions<Context = unknown> {
+export interface FramingOptions<Context = unknown, Params = unknown> {
   /** Makes what the handler gets as `this.context`: anew for each run, so that none sees what another did. */
   readonly context?: () => MaybePromise<Context>;
   /** What the handler gets as `this.params`. */
-  readonly params?: unknown;
+  readonly params?: Params;
   /** Makes the server that runs the handler, anew for each run, where it needs one of a kind. Then `context` and `params` are that server's affair. */
   // biome-ignore lint/suspicious/noExplicitAny: any server of streams
   readonly server?: () => BaseServer<StreamSocket, any>;
@@ -152,10 +152,10 @@ const FRAMING_NAMES = optionNamesOf<FramingOptions>()({
  * While it runs, the platform's `setTimeout`, `setInterval` and `setImmediate` are watched, and several checks wait for
  * one another. Timers of `node:timers` are not seen.
  */
-export const checkFraming = <Context = unknown>(
-  Handler: HandlerClass<StreamSocket, Context>,
+export const checkFraming = <Context = unknown, Params = unknown>(
+  Handler: HandlerClass<StreamSocket, Context, Params>,
   conversation: Conversation | readonly (Data | FramingMessage)[],
-  options: FramingOptions<Context> = {},
+  options: FramingOptions<Context, NoInfer<Params>> = {},
 ): Promise<FramingReport> => {
   const where = writtenAt();
   const check = async (): Promise<FramingReport> => {

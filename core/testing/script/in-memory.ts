@@ -20,13 +20,13 @@ import { StreamWire } from "./wire.ts";
 const { setTimeout: later, clearTimeout: forget } = globalThis;
 
 /** Options of `runScript`: those of a run, and what the handler is given. */
-export interface RunScriptOptions<Context>
+export interface RunScriptOptions<Context, Params = unknown>
   extends Omit<ScriptOptions, "otherEnd">,
     Omit<EndpointOptions<Context>, "context"> {
   /** Makes what the handler gets as `this.context`; may be async. As `checkFraming` has it. */
   readonly context?: () => MaybePromise<Context>;
   /** What the handler gets as `this.params`. */
-  readonly params?: unknown;
+  readonly params?: Params;
   /** The connection between the two. */
   readonly stream?: MemoryOptions;
 }
@@ -45,13 +45,13 @@ export interface ScriptResult extends Seen {
   readonly result: unknown;
 }
 
-class OneHandler<Context> extends BaseConnector<StreamSocket, Context> {
+class OneHandler<Context, Params> extends BaseConnector<StreamSocket, Context, Params> {
   readonly #end: StreamSocket;
   /** What the handler threw. */
   thrown: { readonly error: unknown } | null = null;
 
   constructor(
-    Handler: HandlerClass<StreamSocket, Context>,
+    Handler: HandlerClass<StreamSocket, Context, Params>,
     options: EndpointOptions<Context>,
     end: StreamSocket,
   ) {
@@ -87,10 +87,10 @@ class OneHandler<Context> extends BaseConnector<StreamSocket, Context> {
  * handler threw (but not with that the script reset the connection on it); and with a `ScriptError` where the handler
  * goes on for `timeout` ms after the connection is closed.
  */
-export const runScript = async <Context>(
-  Handler: HandlerClass<StreamSocket, Context>,
+export const runScript = async <Context, Params>(
+  Handler: HandlerClass<StreamSocket, Context, Params>,
   script: Conversation,
-  options: RunScriptOptions<Context> = {},
+  options: RunScriptOptions<Context, NoInfer<Params>> = {},
 ): Promise<ScriptResult> => {
   checkScript(script);
   checkOptions("runScript()", options, RUN_SCRIPT_NAMES);
@@ -98,7 +98,7 @@ export const runScript = async <Context>(
   checkTime("timeout", timeout);
   const made = (await makeContext("runScript()", context)) as Context;
   const [here, there] = memoryPair(stream);
-  const connector = new OneHandler<Context>(Handler, { ...endpoint, context: made }, there);
+  const connector = new OneHandler<Context, Params>(Handler, { ...endpoint, context: made }, there);
   const running = connector.run({ params });
   running.catch(() => {}); // told below
   let seen: Seen;
