@@ -49,16 +49,26 @@ import {
   TCP,
   UNIX,
 } from "./net-transport.ts";
+import type { Inherited } from "./stream-descriptor.ts";
 
 const EOF = -4095; // uv.h
 const NOT_CONNECTED = -107; // ENOTCONN
 
 /**
- * From now on `take` is given what `server`, which listens, accepts; nothing has been read from it. Does nothing where
- * this Node has not what that needs: then the server accepts Node's own sockets.
+ * From now on `take` is given each connection that `server`, which listens, accepts, with the options in `inherited`;
+ * nothing has been read from it. Does nothing where Node lacks what that needs: then the server accepts sockets of Node's.
  */
-export const acceptInto = (server: net.Server, take: (connection: Connection) => void): void => {
-  if (intake.on) takeHandles(server, (handle, node) => take(new HandleTransport(handle, node)));
+export const acceptInto = (
+  server: net.Server,
+  { noDelay, keepAlive, keepAliveInitialDelay = 0 }: Inherited,
+  take: (connection: Connection) => void,
+): void => {
+  if (!intake.on) return;
+  takeHandles(server, (handle, node) => {
+    if (noDelay) handle.setNoDelay?.(true);
+    if (keepAlive) handle.setKeepAlive?.(true, Math.trunc(keepAliveInitialDelay / 1000));
+    take(new HandleTransport(handle, node));
+  });
 };
 
 const named = (status: number, fallback: "ECONNRESET" | "EPIPE"): SocketError =>

@@ -104,15 +104,27 @@ const streamBinding = (): StreamBinding | null => {
   return found;
 };
 
-const CALLS = ["useUserBuffer", "readStart", "readStop", "writeBuffer", "writeUtf8String", "shutdown"];
+const CALLS = [
+  "useUserBuffer",
+  "readStart",
+  "readStop",
+  "writeBuffer",
+  "writeUtf8String",
+  "shutdown",
+  "close",
+  "unref",
+] as const satisfies readonly (keyof StreamHandle)[];
 
-/** Whether a handle has what is used of it: looked at once for each kind. */
+/** Whether a handle has all that is used of it: checked once for each class of handles. */
 const fit = new WeakMap<object, boolean>();
-const isFit = (handle: object): boolean => {
+const isFit = (handle: StreamHandle): boolean => {
   const kind = Object.getPrototypeOf(handle);
   let is = fit.get(kind);
   if (is === undefined) {
-    is = CALLS.every((call) => typeof (handle as Record<string, unknown>)[call] === "function");
+    const numbers = [handle.fd, handle.writeQueueSize];
+    is =
+      CALLS.every((call) => typeof handle[call] === "function") &&
+      numbers.every((number) => typeof number === "number");
     fit.set(kind, is);
   }
   return is;
@@ -124,23 +136,16 @@ const accepting = channel("net.server.socket"); // whoever subscribes is told of
 type OnConnection = (this: unknown, error: number, handle: StreamHandle) => void;
 
 /**
- * From now on `take` is given the handle of each connection that `server`, which listens, accepts; nothing has been
- * read from it. Does nothing where this Node has not all that is needed: then the server accepts sockets of Node's.
+ * From now on `take` is given the handle of each connection that `server`, which listens, accepts. Nothing has been
+ * read from it, and it has none of the options that the server was made with. Does nothing where this Node lacks
+ * anything that is needed: then the server accepts sockets of Node's.
  */
 export const takeHandles = (
   server: net.Server,
   take: (handle: StreamHandle, node: StreamBinding) => void,
 ): void => {
-  const {
-    _handle: handle,
-    noDelay,
-    keepAlive,
-    keepAliveInitialDelay,
-  } = server as unknown as {
+  const { _handle: handle } = server as unknown as {
     readonly _handle?: { onconnection?: OnConnection } | null;
-    readonly noDelay?: boolean;
-    readonly keepAlive?: boolean;
-    readonly keepAliveInitialDelay?: number; // seconds
   };
   const own = handle?.onconnection;
   const node = streamBinding();
@@ -150,8 +155,6 @@ export const takeHandles = (
       own.call(this, error, client);
       return;
     }
-    if (noDelay) client.setNoDelay?.(true);
-    if (keepAlive) client.setKeepAlive?.(true, keepAliveInitialDelay ?? 0);
     take(client, node);
   };
 };
@@ -210,12 +213,26 @@ export const descriptorOf = (owner: object): number =>
 export const UV_TCP_IPV6ONLY = 1; // uv.h
 export const UV_TCP_REUSEPORT = 2; // uv.h
 
-/** What Node's cluster makes its own listeners of. Throws what the kernel says, and `ERR_UNSUPPORTED` where a Node no longer has it. */
+const { _createServerHandle: create } = net as unknown as {
+  readonly _createServerHandle?: (...how: unknown[]) => Handle | number;
+};
+
+interface Listens {
+  _handle: Handle;
+  _listen2(address: null, port: number, type: number, backlog: number): void;
+}
+
+/** Whether this Node can make the handle of a listener, which is bound before it listens. */
+export const makesHandles = (): boolean =>
+  typeof create === "function" &&
+  typeof (net.Server.prototype as unknown as Partial<Listens>)._listen2 === "function";
+
+/** Makes the handle of a listener, which is bound. Throws the kernel's error, and `ERR_UNSUPPORTED` where this Node cannot. */
 export const makeHandle = (said: string, ...how: unknown[]): Handle => {
-  const make = (net as unknown as { _createServerHandle?: (...how: unknown[]) => Handle | number })
-    ._createServerHandle;
-  if (make === undefined) return neededLibc("bind() on this version of Node", null) as never;
-  const handle = make(...how);
+  if (create === undefined || !makesHandles()) {
+    return neededLibc("bind() on this version of Node", null) as never;
+  }
+  const handle = create(...how);
   if (typeof handle === "number") throw kernelError(-handle, "bind", said);
   // libuv tells that an address is in use when the name is asked for.
   const error = handle.getsockname?.({}) ?? 0;
@@ -224,29 +241,32 @@ export const makeHandle = (said: string, ...how: unknown[]): Handle => {
   throw kernelError(-error, "bind", said);
 };
 
-/** A handle of a descriptor of ours, to listen on. */
+/** The handle of a descriptor of ours, to listen on. */
 export const handleOf = (fd: number): Handle => makeHandle("a descriptor", null, null, null, fd);
 
 /**
- * Has `server` listen on a handle, which is the server's then: the end of Node's own `listen()`, which takes no Unix
- * one, and in a worker of `node:cluster` would ask its primary for the descriptor of that number. Resolves when it
- * listens. Throws the kernel's error, and leaves the handle.
+ * Has `server` listen on a handle, which belongs to the server from then on. This is the end of Node's own `listen()`,
+ * which takes no handle of a Unix socket, and which asks the primary for the descriptor in a worker of `node:cluster`.
+ * Resolves when it listens. Throws the kernel's error, and leaves the handle.
  */
 export const listenOn = (server: net.Server, handle: Handle, backlog: number): Promise<void> => {
   const error = handle.listen(backlog); // first here: Node would close the handle
   if (error !== 0) throw kernelError(-error, "listen");
-  const inner = server as unknown as {
-    _handle: Handle;
-    _listen2(address: null, port: number, type: number, backlog: number): void;
-  };
-  return new Promise<void>((resolve, reject) => {
+  const inner = server as unknown as Listens;
+  return listening(server, () => {
+    inner._handle = handle;
+    inner._listen2(null, -1, -1, backlog);
+  });
+};
+
+/** Has `server` listen by `listen`. Rejects with Node's error, and with `ECANCELED` where it is closed before it listens. */
+export const listening = (server: net.Server, listen: () => void): Promise<void> =>
+  new Promise<void>((resolve, reject) => {
     server.once("listening", () => {
       for (const event of ["error", "close"]) server.removeAllListeners(event);
       resolve();
     });
     server.once("error", reject);
-    server.once("close", () => reject(new SocketError("ECANCELED"))); // closed before it was told
-    inner._handle = handle;
-    inner._listen2(null, -1, -1, backlog);
+    server.once("close", () => reject(new SocketError("ECANCELED")));
+    listen();
   });
-};

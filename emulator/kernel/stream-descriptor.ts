@@ -30,14 +30,19 @@ import { checkedPath } from "./descriptors/sockaddr.ts";
 import {
   type Handle,
   handleOf,
+  listening,
   listenOn,
   makeHandle,
+  makesHandles,
   type Name,
   UV_TCP_IPV6ONLY,
   UV_TCP_REUSEPORT,
 } from "./handles.ts";
 import { serverHolder, socketHolder } from "./holders.ts";
 import { unconnected } from "./intake.ts";
+
+/** Options that each connection of a listener begins with. */
+export type Inherited = Pick<net.ServerOpts, "noDelay" | "keepAlive" | "keepAliveInitialDelay">;
 
 /** A stream's descriptor until Node connects it or listens on it. */
 export interface StreamDescriptor {
@@ -55,7 +60,7 @@ export interface StreamDescriptor {
   /** Listens on it; resolves when it does. Throws the kernel's error. */
   listen(server: net.Server, backlog: number): Promise<void>;
   /** Options that each connection of a listener begins with. */
-  readonly inherited: Pick<net.ServerOpts, "noDelay" | "keepAlive" | "keepAliveInitialDelay">;
+  readonly inherited: Inherited;
   /** The kernel's side of a connection that was accepted, where more is known of it than Node tells. */
   accepted(connection: { readonly settable: Settable; readonly holder: Holder }): Kernel | undefined;
   /** Closes what Node has not. */
@@ -126,12 +131,16 @@ class LibcStream implements StreamDescriptor {
   }
 
   listen(server: net.Server, backlog: number): Promise<void> {
-    this.#handle ??= handleOf(this.#fd);
-    const listening = listenOn(server, this.#handle, backlog);
+    const fd = this.#fd;
+    if (makesHandles()) this.#handle ??= handleOf(fd);
+    const listens =
+      this.#handle === null
+        ? listening(server, () => server.listen({ fd, backlog, exclusive: true }))
+        : listenOn(server, this.#handle, backlog);
     this.#fd = -1;
     this.#handle = null;
     this.kernel.heldBy(serverHolder(server));
-    return listening;
+    return listens;
   }
 
   get inherited() {
@@ -246,11 +255,11 @@ class PlainStream implements StreamDescriptor {
   }
 
   listen(server: net.Server, backlog: number): Promise<void> {
-    const listening = listenOn(server, this.#handle as Handle, backlog);
+    const listens = listenOn(server, this.#handle as Handle, backlog);
     this.#handle = null;
     this.#options.listens = true;
     this.kernel.heldBy(serverHolder(server));
-    return listening;
+    return listens;
   }
 
   get inherited() {
@@ -300,5 +309,7 @@ export const streamDescriptor = (kind: Kind, from?: Adopted): StreamDescriptor =
  * What a server listens on that has asked nothing of its socket: Node binds it, so that the server is up without
  * libc, which takes longer to load than all else here. Once it is bound libc has it too, for whatever is asked then.
  */
-export const listenerDescriptor = (family: typeof AF_INET | typeof AF_INET6): StreamDescriptor =>
-  new PlainStream({ family, type: SOCK_STREAM, proto: 0 });
+export const listenerDescriptor = (family: typeof AF_INET | typeof AF_INET6): StreamDescriptor => {
+  const kind = { family, type: SOCK_STREAM, proto: 0 };
+  return makesHandles() ? new PlainStream(kind) : streamDescriptor(kind);
+};

@@ -33,15 +33,16 @@ export class Listener {
 
   constructor(descriptor: StreamDescriptor, backlog: number) {
     this.backlog = backlog;
+    const { inherited } = descriptor; // with noDelay: output is gathered here, and Nagle's algorithm would hold it back
     const server = net.createServer({
       allowHalfOpen: true, // the peer's end is not ours
       pauseOnConnect: true, // nothing is read before somebody asks
-      ...descriptor.inherited, // noDelay: the writer gathers; Nagle would hold back what it sends
+      ...inherited,
     });
     this.#server = server;
     server.on("connection", (socket) => this.#arrived(new NodeTransport(socket)));
     this.listening = descriptor.listen(server, backlog).then(() => {
-      acceptInto(server, (connection) => this.#arrived(connection));
+      acceptInto(server, inherited, (connection) => this.#arrived(connection));
       server.on("error", ignore); // an accept that failed: that client was dropped, and the next can come
     });
     this.listening.catch(ignore); // whoever awaits it is told

@@ -52,6 +52,76 @@ test.each([
   expect(stderr.replace(/^.*(SecurityWarning|--trace-warnings).*\n/gm, "")).toBe("");
 });
 
+test.each([
+  ["process.binding", "process.binding = undefined;"],
+  [
+    "stream_wrap.WriteWrap",
+    "const { binding } = process; process.binding = (name) => name === 'stream_wrap' ? {} : binding(name);",
+  ],
+  [
+    "udp_wrap.SendWrap",
+    "const { binding } = process; process.binding = (name) => name === 'udp_wrap' ? {} : binding(name);",
+  ],
+  [
+    "useUserBuffer",
+    "const { TCP } = process.binding('tcp_wrap'); for (let one = TCP.prototype; one; one = Object.getPrototypeOf(one)) delete one.useUserBuffer;",
+  ],
+  ["net._createServerHandle", "net._createServerHandle = undefined;"],
+  [
+    "net.Server.prototype._listen2",
+    `const { listen, _listen2 } = net.Server.prototype;
+     net.Server.prototype._listen2 = undefined;
+     net.Server.prototype.listen = function (...how) { this._listen2 = _listen2; return listen.apply(this, how); };`,
+  ],
+])("on a Node without %s servers of TCP, UDP and paths serve all the same", async (_, without) => {
+  const program = `
+    import net from "node:net";
+    ${without}
+    const { createDatagramConnection, ThreadingTCPServer, ThreadingUDPServer, ThreadingUnixStreamServer } = await import("socklet/emulator");
+    const { DatagramRequestHandler, streamHandler } = await import("socklet");
+    const Upper = streamHandler(async ({ rfile, wfile }) => void wfile.write((await rfile.line()).toUpperCase() + '\\n'));
+    for (const server of [new ThreadingTCPServer("127.0.0.1:0", Upper), new ThreadingUnixStreamServer("unix:\\0socklet-handle-" + process.pid, Upper)]) {
+      const address = await server.listen();
+      void server.serveForever();
+      const { hostname: host, port, path } = address;
+      const client = net.connect(path === undefined ? { host, port } : { path });
+      client.end("hello\\n");
+      for await (const bytes of client) process.stdout.write(bytes);
+      await server.serverClose();
+    }
+    class Reply extends DatagramRequestHandler {
+      handle() { this.request.reply(new TextDecoder().decode(this.request.data).toUpperCase()); }
+    }
+    const server = new ThreadingUDPServer("127.0.0.1:0", Reply);
+    const { hostname, port } = await server.listen();
+    void server.serveForever();
+    const client = await createDatagramConnection({ scheme: "udp", hostname, port });
+    await client.send("there");
+    console.log(new TextDecoder().decode(await client.recv()));
+    await client.close();
+    await server.serverClose();
+  `;
+  const args = ["--no-warnings", "--conditions=socklet:source", "--input-type=module", "-e", program];
+  const { stdout } = await promisify(execFile)(process.execPath, args, { cwd: import.meta.dirname });
+  expect(stdout).toBe("HELLO\nHELLO\nTHERE\n");
+});
+
+test("without net._createServerHandle and without koffi, bind() says what to install", async () => {
+  const program = `
+    import net from "node:net";
+    net._createServerHandle = undefined;
+    const { ThreadingTCPServer } = await import("socklet/emulator");
+    const { streamHandler } = await import("socklet");
+    await new ThreadingTCPServer("127.0.0.1:0", streamHandler(() => {})).listen().catch((error) => console.log(error.message));
+  `;
+  const args = ["--no-warnings", "--conditions=socklet:source", "--input-type=module", "-e", program];
+  const env = { ...process.env, SOCKLET_NATIVE: "off" };
+  const { stdout } = await promisify(execFile)(process.execPath, args, { cwd: import.meta.dirname, env });
+  expect(stdout).toBe(
+    "ERR_UNSUPPORTED: bind() on this version of Node needs the package koffi, which SOCKLET_NATIVE=off turned off\n",
+  );
+});
+
 test("memory that is given away is freed by young collections", async () => {
   const program = `
     import { Intake } from "../../emulator/kernel/intake.ts";

@@ -1,7 +1,7 @@
 /**
  * Runs the conformance bodies on the Nodes of package.json beside this file: `npm run test:nodes`, in the root. What
- * emulator/kernel/handle-transport.ts takes of Node is not documented, so each line of Node that is supported is tried, both ways: the
- * bodies run over handles, and over Node's own sockets.
+ * emulator/kernel/handles.ts uses of Node is not documented, so every supported version of Node is tried, both ways:
+ * the bodies run over handles, and over Node's own sockets.
  */
 
 import { spawnSync } from "node:child_process";
