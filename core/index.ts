@@ -4,7 +4,6 @@ export { htonl, htons, ntohl, ntohs } from "./bytes/byte-order.ts";
 export type { Data, MaybePromise, StreamLimits, WhenSlow } from "./bytes/data.ts";
 export { StreamReader } from "./bytes/reader.ts";
 export { StreamWriter } from "./bytes/writer.ts";
-export { toJson } from "./describe.ts";
 // Errors
 export { SocketError, type SocketErrorCode, type SocketErrorDetails } from "./errors.ts";
 export type { FileOptions } from "./files/base-file.ts";
@@ -13,16 +12,9 @@ export type { BinaryFile, BinaryWriter } from "./files/binary-file.ts";
 export type { FileMode, FileModes } from "./files/file.ts";
 export type { TextFile, TextReader, TextWriter } from "./files/text-file.ts";
 // Where one may dial, and who may come
-export {
-  AllowList,
-  type AllowRule,
-  connectHint,
-  type InternetEndpoint,
-  type PeerRules,
-  type PortRange,
-  parseAllowRule,
-  platformRefusal,
-  type RateLimit,
+export type {
+  PeerRules,
+  RateLimit,
 } from "./net/access.ts";
 // Addresses, byte order, constants
 export {
@@ -53,7 +45,6 @@ export {
   type AppDefinition,
   type DialEntry,
   defineApp,
-  isApp,
   type ListenEntry,
   type Listener,
   type ListenerOptions,
@@ -90,13 +81,11 @@ export {
 export { BaseSocket } from "./sockets/base-socket.ts";
 export type { ConnectOptions, SecureTransport } from "./sockets/connect.ts";
 export {
-  checkDatagramSize,
   Datagram,
   type DatagramSender,
   type DatagramSink,
   DatagramSocket,
   type DatagramTransport,
-  MAX_DATAGRAM,
 } from "./sockets/datagram.ts";
 // The sockets it talks to
 export { Poll, poll, type Selectable, select } from "./sockets/select.ts";
@@ -111,4 +100,4 @@ export type {
 } from "./sockets/transport.ts";
 export { type SocketConnectOptions, UnconnectedSocket } from "./sockets/unconnected.ts";
 export type { WebStream } from "./sockets/web-stream.ts";
-export { type BlobStorage, checkBlobName } from "./storage.ts";
+export type { BlobStorage } from "./storage.ts";

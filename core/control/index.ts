@@ -15,17 +15,13 @@ export { LocalPlane, type LocalPlaneOptions } from "./local.ts";
 export { openApi } from "./openapi.ts";
 // What is behind them
 export {
-  BOUNDS,
   type ControlPlane,
   type ErrorInfo,
   type Health,
   isOver,
-  isSessionId,
   type ListenerEvent,
   type ListenerInfo,
   listenerInfo,
-  newSessionId,
-  SESSION_STATES,
   type SessionEvent,
   type SessionEventBody,
   type SessionInfo,
@@ -34,19 +30,8 @@ export {
   type SessionSpec,
   type SessionState,
   type SessionTarget,
-  sessionTarget,
 } from "./plane.ts";
 export type { FieldError, Problem } from "./problem.ts";
 // The routes
 export { type ControlSetup, controlRoutes } from "./routes.ts";
-export {
-  dialled,
-  SESSION_LIMITS,
-  Session,
-  type SessionHooks,
-  type SessionOptions,
-  type SessionRecord,
-  type SessionRun,
-  type SessionStore,
-} from "./session.ts";
-export { eventStream, readEvents } from "./sse.ts";
+export type { SessionHooks } from "./session.ts";

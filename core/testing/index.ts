@@ -1,7 +1,7 @@
 /** `socklet/testing`: handlers in memory, where a test takes a millisecond and needs no port. */
 
 export { MemoryStorage } from "../storage.ts";
-export { type Clock, realClock, VirtualClock } from "./clock.ts";
+export { type Clock, VirtualClock } from "./clock.ts";
 export type { DatagramFaults, LinkFaults } from "./faults/datagrams.ts";
 export type { DirectionFaults, StreamFaults } from "./faults/streams.ts";
 export { FaultsMixIn, faultyHandler, withFaults } from "./faults/with-faults.ts";
@@ -25,7 +25,7 @@ export { type RunScriptOptions, runScript, type ScriptResult } from "./script/in
 export type { ScriptOptions, Seen } from "./script/run.ts";
 export { type ScriptHandlerClass, scriptDatagramHandler, scriptHandler } from "./script/server.ts";
 export type { DatagramPeer } from "./script/wire.ts";
-export { difference, hexdump } from "./text.ts";
+export { difference } from "./text.ts";
 export {
   assertTranscript,
   type CompareOptions,
@@ -47,7 +47,6 @@ export {
   recordDatagrams,
   recordHandler,
   recordingProxy,
-  relayHandler,
 } from "./transcript/handlers.ts";
 export {
   type MatcherOptions,

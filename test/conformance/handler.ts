@@ -3,7 +3,8 @@
  * goes over connections of its own, so that one port is all a place needs.
  */
 
-import { BaseRequestHandler, type StreamSocket, toJson } from "socklet";
+import { BaseRequestHandler, type StreamSocket } from "socklet";
+import { toJson } from "../../core/describe.ts";
 import { type Aside, streamScenarios } from "./stream-scenarios.ts";
 
 /** Where what is said waits until it is heard. */

@@ -1,14 +1,8 @@
 /** `defineApp`: what it refuses, and how it says so. */
 
-import {
-  DatagramRequestHandler,
-  defineApp,
-  formatAddress,
-  isApp,
-  SocketError,
-  StreamRequestHandler,
-} from "socklet";
+import { DatagramRequestHandler, defineApp, formatAddress, SocketError, StreamRequestHandler } from "socklet";
 import { expect, test } from "vitest";
+import { isApp } from "../../core/serve/app.ts";
 
 class Stream extends StreamRequestHandler {}
 class Packet extends DatagramRequestHandler {}

@@ -1,7 +1,7 @@
 /** Hostile requests: each refused with its status, code and reason, and nothing dialled for any of them. */
 
 import { describe, expect, test } from "vitest";
-import { BOUNDS } from "../../core/control/index.ts";
+import { BOUNDS } from "../../core/control/plane.ts";
 import { READ, RUN, serve, TOKEN } from "./control-setup.ts";
 
 const ID = "0193f0c2-7a10-7c3e-8b1f-5a0c2e4d6f80"; // of no session

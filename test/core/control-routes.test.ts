@@ -1,15 +1,15 @@
 import { Hono } from "hono";
 import { describe, expect, test } from "vitest";
 import {
-  BOUNDS,
   controlRoutes,
   type ListenerEvent,
   openApi,
   type Problem,
-  readEvents,
   type SessionEvent,
   type SessionInfo,
 } from "../../core/control/index.ts";
+import { BOUNDS } from "../../core/control/plane.ts";
+import { readEvents } from "../../core/control/sse.ts";
 import { SocketError } from "../../core/errors.ts";
 import {
   type Answer,

@@ -1,18 +1,14 @@
 import { afterEach, describe, expect, test, vi } from "vitest";
 import { STREAM_LIMITS } from "../../core/bytes/data.ts";
+import type { SessionEvent, SessionInfo } from "../../core/control/index.ts";
+import { isSessionId, newSessionId, sessionTarget } from "../../core/control/plane.ts";
 import {
-  eventStream,
-  isSessionId,
-  newSessionId,
-  readEvents,
   SESSION_LIMITS,
   Session,
-  type SessionEvent,
-  type SessionInfo,
   type SessionOptions,
   type SessionStore,
-  sessionTarget,
-} from "../../core/control/index.ts";
+} from "../../core/control/session.ts";
+import { eventStream, readEvents } from "../../core/control/sse.ts";
 import { SocketError } from "../../core/errors.ts";
 import { AllowList } from "../../core/net/access.ts";
 import { app, eventsUntil, follow, MemoryPlace } from "./control-setup.ts";

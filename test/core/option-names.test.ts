@@ -59,7 +59,6 @@ const TABLE: Readonly<Record<string, Row>> = {
   LocalPlane: (options: object) =>
     new control.LocalPlane({ app, connector: () => expect.fail("it connects"), ...options }),
   "LocalPlane, start": (options: object) => plane().start({ handler: "nothing", address: ":1", ...options }),
-  Session: (options) => control.Session.start(options),
   // socklet/testing
   assertTranscript: (options) => testing.assertTranscript(transcript, transcript, options),
   checkFraming: (options) => testing.checkFraming(Nothing, [], options),

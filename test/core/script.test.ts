@@ -4,7 +4,6 @@ import {
   type Conversation,
   conversation,
   difference,
-  hexdump,
   MemoryDatagramServer,
   MemoryServer,
   MemoryStorage,
@@ -16,6 +15,7 @@ import {
   scriptHandler,
 } from "socklet/testing";
 import { describe, expect, test } from "vitest";
+import { hexdump } from "../../core/testing/text.ts";
 import { DnsStream } from "../../examples/dns.ts";
 import { Echo, EchoDatagram } from "../../examples/echo.ts";
 import { FingerClient, FingerServer } from "../../examples/finger.ts";

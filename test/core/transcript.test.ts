@@ -24,7 +24,6 @@ import {
   recordDatagrams,
   recordHandler,
   recordingProxy,
-  relayHandler,
   replay,
   runScript,
   ScriptError,
@@ -38,6 +37,7 @@ import {
   transcriptMatchers,
 } from "socklet/testing";
 import { describe, expect, test } from "vitest";
+import { relayHandler } from "../../core/testing/transcript/handlers.ts";
 import { Echo, EchoDatagram } from "../../examples/echo.ts";
 import { MailRequestHandler } from "../../examples/mail.ts";
 import { KeyStore, RespClient, RespServer } from "../../examples/resp.ts";

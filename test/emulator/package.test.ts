@@ -67,7 +67,7 @@ const versions = Object.keys(nodes).map(Number) as (keyof typeof nodes)[];
 
 const FILES: Readonly<Record<string, string>> = {
   "use.js": `
-    import { defineApp, formatAddress, StreamRequestHandler, toJson } from "socklet";
+    import { defineApp, formatAddress, StreamRequestHandler } from "socklet";
     import { controlRoutes, LocalPlane } from "socklet/control";
     import { serveApp, TCPConnector } from "socklet/emulator";
     import { ThreadingMemoryServer } from "socklet/testing";
@@ -103,7 +103,7 @@ const FILES: Readonly<Record<string, string>> = {
     await memory.serverClose();
 
     const worker = existsSync(fileURLToPath(import.meta.resolve("socklet/worker")));
-    console.log(toJson({ node: process.version, dialled, health, line, worker, none: formatAddress(null) }));
+    console.log(JSON.stringify({ node: process.version, dialled, health, line, worker, none: formatAddress(null) }));
   `,
   "start.js": `
     import { registerHooks } from "node:module";
@@ -138,7 +138,7 @@ const FILES: Readonly<Record<string, string>> = {
   `,
   // What does not fit must be an error: were the types not found, all would be \`any\`, and these lines unused.
   "node.ts": `
-    import { defineApp, SocketError, type StreamSocket, streamHandler, toJson } from "socklet";
+    import { defineApp, SocketError, type StreamSocket, streamHandler } from "socklet";
     import { type ControlPlane, controlRoutes, LocalPlane } from "socklet/control";
     import { createConnection, serveApp, TCPConnector, ThreadingTCPServer } from "socklet/emulator";
     import { ThreadingMemoryServer } from "socklet/testing";
@@ -152,8 +152,8 @@ const FILES: Readonly<Record<string, string>> = {
       app,
       connector: ({ endpoint, HandlerClass }) => new TCPConnector(endpoint, HandlerClass),
     });
-    const json: string = toJson(await new TCPConnector("127.0.0.1:7", Nothing).run());
-    if (new SocketError("EPIPE").errno !== 32) console.log(json, socket, memory, server, controlRoutes({ plane, tokens: undefined }));
+    const result: unknown = await new TCPConnector("127.0.0.1:7", Nothing).run();
+    if (new SocketError("EPIPE").errno !== 32) console.log(result, socket, memory, server, controlRoutes({ plane, tokens: undefined }));
     // @ts-expect-error: there is no such code
     new SocketError("ENOSUCH");
     // @ts-expect-error: a handler is a class

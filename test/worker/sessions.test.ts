@@ -8,9 +8,10 @@ import {
 } from "cloudflare:test";
 import { env } from "cloudflare:workers";
 import { Hono } from "hono";
-import { type ControlPlane, newSessionId, type SessionEvent, type SessionInfo } from "socklet/control";
+import type { ControlPlane, SessionEvent, SessionInfo } from "socklet/control";
 import { ConnectionSlots, createConnection, workerFor } from "socklet/worker";
 import { afterEach, beforeEach, describe, expect, inject, test } from "vitest";
+import { newSessionId } from "../../core/control/plane.ts";
 import { app as examples } from "../../examples/app.ts";
 import { plane as planeFor, smallPlane } from "./sessions-main.ts";
 
