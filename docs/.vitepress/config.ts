@@ -1,7 +1,7 @@
 /**
- * The site of these pages: what is Markdown in the repository, as it stands, and the reference beside it.
+ * The site: the repository's Markdown pages as they are, and the reference.
  *
- * The root of the site is the repository's, so every relative link is the same in both. README.md is its first page.
+ * The site's root is the repository's, so every relative link works in both. README.md is the start page.
  */
 
 import { copyFileSync, existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
@@ -20,12 +20,12 @@ const file = (path: string): URL => new URL(path, import.meta.url);
 
 const here = fileURLToPath(file("../"));
 
-/** Pages of one group, as the sidebar lists them; the text is each page's own title. */
+/** A group of the sidebar; the text of each entry is its page's title. */
 const group = (text: string, pages: readonly string[]): SidebarItem => ({
   text,
   items: pages
     .filter((page) => existsSync(file(`../../${page}`)))
-    .map((page) => ({ text: titleOf(page), link: `/${page.replace(/\.md$/, "")}` })),
+    .map((page) => ({ text: titleOf(page), link: `/${page.replace(/(?<=\/)index\.md$|\.md$/, "")}` })),
 });
 
 const titleOf = (page: string): string => {
@@ -35,13 +35,15 @@ const titleOf = (page: string): string => {
 
 const reference = (): SidebarItem[] => {
   const made = file("../reference/typedoc-sidebar.json");
-  return existsSync(made) ? JSON.parse(readFileSync(made, "utf8")) : [];
+  if (!existsSync(made)) return [];
+  const [socklet, ...others]: SidebarItem[] = JSON.parse(readFileSync(made, "utf8"));
+  return [{ ...socklet, text: "socklet", collapsed: false }, ...others]; // the other entries are within it
 };
 
 const docs = (...names: string[]): string[] => names.map((name) => `docs/${name}.md`);
 
 const description =
-  "Socket handlers in the manner of Python's socketserver, in Node, Cloudflare Workers and memory.";
+  "Socket servers and clients in TypeScript: handlers that run unchanged in Node, in Cloudflare Workers and in a test.";
 
 const guide: SidebarItem[] = [
   { text: "Start", items: [{ text: "Socklet", link: "/" }] },
@@ -50,18 +52,17 @@ const guide: SidebarItem[] = [
     docs(
       "handlers",
       "servers",
-      "broadcasts",
-      "broadcasts",
       "dialling",
-      "socket-module",
-      "sessions",
       "testing",
       "deploying",
+      "broadcasts",
+      "sessions",
+      "socket-module",
     ),
   ),
   group("Coming from", docs("from-python", "from-node-net")),
   group("Look up", docs("command-line", "errors", "exports", "places", "performance", "clients")),
-  group("Inside", ["ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md"]),
+  group("Inside", ["ARCHITECTURE.md", "docs/decisions/index.md", "CONTRIBUTING.md", "CHANGELOG.md"]),
 ];
 
 export default defineConfig({
@@ -74,12 +75,13 @@ export default defineConfig({
   rewrites: { "README.md": "index.md" },
   cleanUrls: true,
   lastUpdated: false,
-  // A link from a page to a source: the sources are not part of the site.
+  head: [["link", { rel: "icon", href: "data:," }]], // none; else browsers ask for favicon.ico
+  // Links from pages to sources, which are not part of the site.
   ignoreDeadLinks: [/\.tsx?$/],
   vite: {
     plugins: [
       {
-        // Vue is installed here, and pages in the folder above must find it, too.
+        // Vue is installed in this folder, and pages in the folder above must find it.
         name: "vue-of-this-folder",
         enforce: "pre",
         resolveId(source, importer, options) {
@@ -91,13 +93,13 @@ export default defineConfig({
       },
     ],
   },
-  // llms.txt, by the form of llmstxt.org: the pages by group, each beside its Markdown, without the reference.
+  // llms.txt, as llmstxt.org defines it: the pages by group, each copied as Markdown; without the reference.
   buildEnd: ({ outDir, srcDir }) => {
     const lines = ["# Socklet", "", `> ${description}`];
     for (const { text, items = [] } of guide) {
       lines.push("", `## ${text}`, "");
       for (const { text: title, link = "" } of items) {
-        const page = link === "/" ? "README.md" : `${link.slice(1)}.md`;
+        const page = link === "/" ? "README.md" : `${link.slice(1).replace(/\/$/, "/index")}.md`;
         mkdirSync(dirname(join(outDir, page)), { recursive: true });
         copyFileSync(join(srcDir, page), join(outDir, page));
         lines.push(`- [${title}](/${page})`);
@@ -106,7 +108,15 @@ export default defineConfig({
     writeFileSync(join(outDir, "llms.txt"), `${lines.join("\n")}\n`);
   },
   themeConfig: {
-    search: { provider: "local" },
+    search: {
+      provider: "local",
+      // A guide's page comes before the many small sections of the reference.
+      options: {
+        miniSearch: {
+          searchOptions: { boostDocument: (id: string) => (id.startsWith("/docs/reference/") ? 0.1 : 1) },
+        },
+      },
+    },
     outline: { level: [2, 3] },
     nav: [
       { text: "Guide", link: "/docs/handlers" },
