@@ -57,6 +57,7 @@ const CODES = {
   ERR_INCOMPLETE_READ: [0, "the stream ended before all the bytes that were asked for"],
   ERR_LIMIT: [0, "a limit was passed"],
   ERR_REFUSED: [0, "the request was refused"],
+  ERR_CALL_LOST: [0, "the connection was lost after the call had begun: it may have been done, or not"],
   ERR_HANDED_OVER: [0, "the connection was handed over to toWeb(); use that socket"],
   ERR_TLS: [0, "the TLS handshake failed"],
   ERR_APP: [0, "the app is not a valid one"],

@@ -37,7 +37,10 @@ export {
 export * from "./net/constants.ts";
 // Names
 export type { AddressInfo, AddressInfoOptions, Host } from "./net/names.ts";
-export type { DatagramOptions, ForkingOptions, ListenOptions, OptionNames } from "./options.ts";
+export type { DatagramOptions, ForkingOptions, ListenOptions, OptionNames, PoolOptions } from "./options.ts";
+// Connections that outlive a request
+export type { DialledPoolOptions } from "./pool/dialled.ts";
+export { Pool, type PoolConnector, type PoolSetup } from "./pool/pool.ts";
 // The app
 export {
   type AnyHandlerClass,
@@ -51,6 +54,17 @@ export {
   type Platform,
   type Serving,
 } from "./serve/app.ts";
+export {
+  ClientHandler,
+  type ClientHandlerClass,
+  ErrorReply,
+  type Lease,
+  type LeaseOptions,
+  Notice,
+  type PoolCallOptions,
+  type PoolClient,
+  type PoolInfo,
+} from "./serve/client.ts";
 // The servers and connectors that run it
 export {
   BaseConnector,
@@ -59,7 +73,14 @@ export {
   type StreamConnectorOptions,
 } from "./serve/connector.ts";
 export { BaseEndpoint, type EndpointOptions } from "./serve/endpoint.ts";
-export type { EndpointInfo, ForkingEvent, OnEvent, Refusal, SockletEvent } from "./serve/events.ts";
+export type {
+  EndpointInfo,
+  ForkingEvent,
+  OnEvent,
+  PoolEvent,
+  Refusal,
+  SockletEvent,
+} from "./serve/events.ts";
 // The handler
 export {
   BaseRequestHandler,

@@ -269,3 +269,103 @@ export const settleForking = (options: ForkingOptions): Required<ForkingOptions>
     execArgv: [...execArgv],
   };
 };
+
+// ---- Pools ----
+
+/** Limits of a pool. Times are milliseconds. */
+export interface PoolOptions {
+  /** How many connections there may be at once, those being dialled among them. Default 10: a server has few to give (PostgreSQL 100 in all), and several processes share them. */
+  readonly max?: number;
+  /** How many are kept open, used or not. Default 0: what nobody uses costs nothing. */
+  readonly min?: number;
+  /** How many calls may be under way on one connection. Default 1: what a slow call holds up waits behind it on its connection alone. */
+  readonly pipeline?: number;
+  /** How many calls and leases may wait for a connection; one more is `ERR_LIMIT`. Default 10 000: a few MB, and far more than are answered in time. */
+  readonly maxWaiting?: number;
+  /** How long one waits for a connection; then it is `ETIMEDOUT`. Default 10 000: a server restarts in less, and few callers wait longer. */
+  readonly waitTimeout?: number;
+  /** How long a call may take from its sending to its reply; `null` for ever. Default 30 000: slower ones are rare, and should say so. */
+  readonly callTimeout?: number | null;
+  /** How long a lease may last; `null` for ever. Default 60 000: a transaction that is open for longer holds up others at the server. */
+  readonly leaseTimeout?: number | null;
+  /** How long `setup()` may take on a connection that is open. Default 10 000, as the dialling itself (`connectTimeout`). */
+  readonly loginTimeout?: number;
+  /** How long a connection with nothing to do is kept, above `min`; `null` for ever. Default 60 000: networks forget silent connections after 350 s (AWS) or 240 s (Azure). */
+  readonly idleTimeout?: number | null;
+  /** How often `idle()` runs on a connection with nothing to do; `null` never. Default 30 000: a dead peer is found before somebody asks. */
+  readonly pingInterval?: number | null;
+  /** How long a connection is used in all, less up to a tenth by chance, so that they do not end together; `null` for ever. Default 1 800 000: half an hour, so that a server that moved, or a new password, is noticed. */
+  readonly maxAge?: number | null;
+  /** The pause after a dial that failed, less up to half by chance; each further time twice as long. Default 100. */
+  readonly retryDelay?: number;
+  /** The longest that becomes. Default 10 000: a server that is back is found within that time. */
+  readonly maxRetryDelay?: number;
+  /** Bytes of one reply; more is `ERR_LIMIT`, and costs the connection. Default 16 777 216: a Worker has 128 MB. */
+  readonly maxReply?: number;
+  /** How often a call that is `repeatable` is begun at most. Default 3: one that ends the server each time must not go on for ever. */
+  readonly maxAttempts?: number;
+  /** How long `close()` lets calls and leases go on. Default 10 000, as a server's. */
+  readonly drainTimeout?: number;
+}
+
+export const POOL_NAMES = optionNamesOf<PoolOptions>("a pool")({
+  max: true,
+  min: true,
+  pipeline: true,
+  maxWaiting: true,
+  waitTimeout: true,
+  callTimeout: true,
+  leaseTimeout: true,
+  loginTimeout: true,
+  idleTimeout: true,
+  pingInterval: true,
+  maxAge: true,
+  retryDelay: true,
+  maxRetryDelay: true,
+  maxReply: true,
+  maxAttempts: true,
+  drainTimeout: true,
+});
+
+/** The limits of `options` with what is not given. Throws `TypeError` and `RangeError`. */
+export const settlePool = (options: PoolOptions): Required<PoolOptions> => {
+  const {
+    max = 10,
+    min = 0,
+    pipeline = 1,
+    maxWaiting = 10_000,
+    waitTimeout = 10_000,
+    callTimeout = 30_000,
+    leaseTimeout = 60_000,
+    loginTimeout = 10_000,
+    idleTimeout = 60_000,
+    pingInterval = 30_000,
+    maxAge = 1_800_000,
+    retryDelay = 100,
+    maxRetryDelay = 10_000,
+    maxReply = 16 * 1024 * 1024,
+    maxAttempts = 3,
+    drainTimeout = 10_000,
+  } = options;
+  checkCount("max", max, 1);
+  checkCount("min", min, 0);
+  if (min > max) throw new RangeError(`min is ${min}, and max is ${max}: min is at most max`);
+  return {
+    max,
+    min,
+    pipeline: checkCount("pipeline", pipeline, 1),
+    maxWaiting: checkCount("maxWaiting", maxWaiting, 0),
+    waitTimeout: checkTime("waitTimeout", waitTimeout, 1),
+    callTimeout: checkTime("callTimeout", callTimeout, 1, true),
+    leaseTimeout: checkTime("leaseTimeout", leaseTimeout, 1, true),
+    loginTimeout: checkTime("loginTimeout", loginTimeout, 1),
+    idleTimeout: checkTime("idleTimeout", idleTimeout, 1, true),
+    pingInterval: checkTime("pingInterval", pingInterval, 1, true),
+    maxAge: checkTime("maxAge", maxAge, 1, true),
+    retryDelay: checkTime("retryDelay", retryDelay, 1),
+    maxRetryDelay: checkTime("maxRetryDelay", maxRetryDelay, 1),
+    maxReply: checkCount("maxReply", maxReply, 1),
+    maxAttempts: checkCount("maxAttempts", maxAttempts, 1),
+    drainTimeout: checkTime("drainTimeout", drainTimeout, 0),
+  };
+};

@@ -51,5 +51,6 @@ export {
   getservbyname,
   getservbyport,
 } from "./sockets/names.ts";
+export { pool } from "./sockets/pool.ts";
 export { type Accepted, Socket } from "./sockets/socket.ts";
 export { FileStorage } from "./storage.ts";

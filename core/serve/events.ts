@@ -116,9 +116,25 @@ export type ForkingEvent =
   /** A child is gone that was needed no more. */
   | { readonly type: "reaped"; readonly server: string; readonly pid: number };
 
+/** What a pool tells, beside what is told of each connection's handler (`begin`, `handler`, `end`). */
+export type PoolEvent =
+  /** A connection could not be dialled or logged in, or was lost before it had answered a call; the next is dialled after `delay` ms. */
+  | { readonly type: "dialFailed"; readonly server: string; readonly error: unknown; readonly delay: number }
+  /** A connection takes no more calls; it had `answered` so many. */
+  | {
+      readonly type: "connectionEnded";
+      readonly server: string;
+      /** `lost`: by the server or the network. `idle`, `age`: its limit. `cut`: a call on it was given up. `lease`: it came back from a lease and could not be used again. */
+      readonly reason: "lost" | "idle" | "age" | "cut" | "lease" | "closed";
+      readonly answered: number;
+      /** What went wrong; `null` where nothing did. */
+      readonly error: unknown;
+    };
+
 /** One thing that happened. Times are milliseconds, sizes bytes. */
 export type SockletEvent =
   | ForkingEvent
+  | PoolEvent
   /** The server listens. */
   | (Told & { readonly type: "listening"; readonly address: Address | null })
   /** A request was turned away before a handler was made. */

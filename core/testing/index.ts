@@ -19,6 +19,8 @@ export {
   ThreadingMemoryDatagramServer,
   ThreadingMemoryServer,
 } from "./memory.ts";
+export { checkPool, PoolCheckError, type PoolCheckOptions, type PoolReport } from "./pool/check.ts";
+export { MemoryConnector, type MemoryPoolOptions, type MemoryTarget, memoryPool } from "./pool/memory.ts";
 export { Conversation, type ConversationOptions, conversation, type Given } from "./script/conversation.ts";
 export { ScriptError } from "./script/error.ts";
 export { type RunScriptOptions, runScript, type ScriptResult } from "./script/in-memory.ts";

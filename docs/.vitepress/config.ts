@@ -53,6 +53,7 @@ const guide: SidebarItem[] = [
       "handlers",
       "servers",
       "dialling",
+      "pools",
       "testing",
       "deploying",
       "broadcasts",

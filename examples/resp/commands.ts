@@ -4,7 +4,7 @@
  */
 
 import { type Client, type Command, integerIn, NO_INTEGER, runAs, unknown } from "./command.ts";
-import { AUTH, CLIENT, CONNECTION, HELLO } from "./connection.ts";
+import { AUTH, CLIENT, CONNECTION, HELLO, RESET } from "./connection.ts";
 import { CONFIG, commandOf, DEBUG, INFO } from "./server.ts";
 
 /** Runs one command, whose name has one character a byte, and writes its reply. */
@@ -112,6 +112,7 @@ const COMMANDS: ReadonlyMap<string, Command> = new Map(
         client.over = "quit";
       },
     },
+    RESET,
     SELECT: {
       ...CONNECTION,
       arity: 2,

@@ -138,3 +138,14 @@ export const AUTH: Command = {
 
 const NO_PASSWORD =
   "ERR AUTH <password> called without any password configured for the default user. Are you sure your configuration is correct?";
+
+export const RESET: Command = {
+  ...CONNECTION,
+  arity: 1,
+  summary: "Make the connection as it was when it began",
+  run(_, client) {
+    client.out.protocol = 2;
+    client.name = "";
+    client.out.simple("RESET");
+  },
+};

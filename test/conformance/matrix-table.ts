@@ -35,6 +35,7 @@ import { Echo, EchoDatagram } from "../../examples/echo.ts";
 import { FingerClient, FingerServer } from "../../examples/finger.ts";
 import { MailRequestHandler } from "../../examples/mail.ts";
 import { PostgresClient } from "../../examples/postgres.ts";
+import { Redis } from "../../examples/redis.ts";
 import { KeyStore, RespClient, RespServer } from "../../examples/resp.ts";
 import { SmtpClient } from "../../examples/smtp-client.ts";
 import {
@@ -189,6 +190,13 @@ export const examples: Readonly<Record<string, Example>> = {
       ],
     },
     script: scripts.redisServer3,
+  },
+  Redis: {
+    file: "redis.ts",
+    says: "logs in, and asks for one key",
+    Handler: Redis,
+    dials: { params: ["GET", "greeting"], result: "hello" },
+    script: scripts.redisLogin,
   },
   DnsStream: {
     file: "dns.ts",

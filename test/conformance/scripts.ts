@@ -131,6 +131,13 @@ export const redisServer3: Conversation = conversation()
   .send("%1\r\n$5\r\nproto\r\n:3\r\n")
   .send("%2\r\n$4\r\nsave\r\n_\r\n$1\r\nx\r\n~2\r\n#t\r\n,1.5\r\n");
 
+/** The same, for `Redis`, which logs in first, and with something pushed before the reply. */
+export const redisLogin: Conversation = conversation()
+  .expect("*2\r\n$5\r\nHELLO\r\n$1\r\n3\r\n")
+  .send("%1\r\n$5\r\nproto\r\n:3\r\n")
+  .expect("*2\r\n$3\r\nGET\r\n$8\r\ngreeting\r\n")
+  .send(">2\r\n+news\r\n+1\r\n$5\r\nhello\r\n");
+
 /** A mail server without STARTTLS, for `SmtpClient`. It keeps what the client calls itself, and says it back. */
 export const mailServer: Conversation = conversation()
   .send("220 mail.test ESMTP\r\n")

@@ -13,6 +13,12 @@ import { type Exports, isEndpoint, type Row, refusalOf, takersOf } from "../conf
 
 const Nothing = streamHandler(() => {});
 class Packet extends DatagramRequestHandler {}
+class Calls extends core.ClientHandler<string, string> {
+  override call(call: string): string {
+    return call;
+  }
+}
+const nowhere: testing.MemoryTarget = { connect: () => expect.fail("it dials") };
 const forking = emulator.handlerFrom(import.meta.url, "Nothing");
 const transcript: testing.Transcript = { kind: "stream", events: [] };
 const app = core.defineApp({
@@ -40,7 +46,12 @@ const TABLE: Readonly<Record<string, Row>> = {
   UnconnectedSocket: (options) => emulator.socket().connect("127.0.0.1:1", options),
   BaseServer: (options) => new testing.MemoryServer(Nothing).serveForever(options),
   BaseConnector: (options) => new emulator.TCPConnector("127.0.0.1:1", Nothing).run(options),
+  Pool: (options: object) =>
+    new core.Pool(Calls, { address: "x", connector: () => expect.fail("it dials"), ...options }),
+  "Pool, call": (options) => testing.memoryPool(nowhere, Calls).call("x", options),
+  "Pool, lease": (options) => testing.memoryPool(nowhere, Calls).lease(options),
   // socklet/emulator
+  pool: (options) => emulator.pool("127.0.0.1:1", Calls, options),
   createConnection: (options) => emulator.createConnection("127.0.0.1:1", options),
   createDatagramConnection: (options) => emulator.createDatagramConnection("127.0.0.1:1", options),
   createServer: (options) => emulator.createServer("127.0.0.1:0", options),
@@ -61,6 +72,8 @@ const TABLE: Readonly<Record<string, Row>> = {
   "LocalPlane, start": (options: object) => plane().start({ handler: "nothing", address: ":1", ...options }),
   // socklet/testing
   assertTranscript: (options) => testing.assertTranscript(transcript, transcript, options),
+  checkPool: (options: object) =>
+    testing.checkPool(Calls, { server: Nothing, ask: String, reply: String, ...options }),
   checkFraming: (options) => testing.checkFraming(Nothing, [], options),
   "checkFraming, message": (options) => testing.checkFraming(Nothing, [options]),
   compareTranscripts: (options) => testing.compareTranscripts(transcript, transcript, options),
@@ -72,6 +85,7 @@ const TABLE: Readonly<Record<string, Row>> = {
   "FaultsMixIn, options": (options) => testing.FaultsMixIn(testing.MemoryServer, {}, options),
   faultyHandler: (faults) => testing.faultyHandler(Nothing, faults),
   "faultyHandler, options": (options) => testing.faultyHandler(Nothing, {}, options),
+  memoryPool: (options) => testing.memoryPool(nowhere, Calls, options),
   memoryPair: (options) => testing.memoryPair(options),
   record: (options) => testing.record(testing.memoryPair()[0], "client", options),
   recordDatagrams: (options) => testing.recordDatagrams(Packet, options),
@@ -103,7 +117,7 @@ const made = (Class: typeof core.BaseEndpoint, options: object): unknown => {
   const Handler = name.startsWith("Forking") ? forking : /UDP|Datagram/.test(name) ? Packet : Nothing;
   const port = name.endsWith("Connector") ? 1 : 0;
   const address = name.includes("Unix") ? "unix:/run/none" : `127.0.0.1:${port}`;
-  const places = /^Base|Memory/.test(name) ? [] : [address];
+  const places = name === "MemoryConnector" ? [nowhere] : /^Base|Memory/.test(name) ? [] : [address];
   return new Own(...places, Handler, options);
 };
 

@@ -83,6 +83,8 @@ const GROUPS: readonly (readonly [title: string, remedies: Partial<Record<Socket
         "The message names the limit. Raise it where such input is legitimate; else the peer is at fault.",
       ERR_REFUSED:
         "A rule of the app turned it away. Add the address to the app's `allow`, or to the server's `access`.",
+      ERR_CALL_LOST:
+        "Ask the server what became of it, or make the call such that it may be done twice, and say `repeatable: true`.",
       ERR_HANDED_OVER: "After `toWeb()` use the socket that it gave, and no longer this one.",
       ERR_TLS:
         "The message has the reason: a certificate that is not trusted, a wrong name, or no common version.",

@@ -19,6 +19,7 @@ const NET = ["core", "core/bytes", "core/net"];
 const SOCKETS = [...NET, "core/files", "core/sockets"];
 const SERVE = [...SOCKETS, "core/serve"];
 const KERNEL = ["emulator", "emulator/kernel", "emulator/kernel/descriptors"];
+const POOL = [...SERVE, "core/pool"];
 
 const ROOMS: Readonly<Record<string, Room>> = {
   core: { below: [] },
@@ -27,16 +28,18 @@ const ROOMS: Readonly<Record<string, Room>> = {
   "core/files": { below: ["core", "core/bytes"] },
   "core/sockets": { below: [...NET, "core/files"] },
   "core/serve": { below: SOCKETS },
+  "core/pool": { below: SERVE },
   "core/control": { below: SERVE, packages: /^(hono|valibot)(\/|$)/ },
   "core/testing": { below: SERVE },
   "core/testing/faults": { below: [...SERVE, "core/testing"] },
   "core/testing/script": { below: [...SERVE, "core/testing"] },
   "core/testing/transcript": { below: [...SERVE, "core/testing", "core/testing/script"] },
+  "core/testing/pool": { below: [...POOL, "core/testing", "core/testing/faults"] },
   "core/testing/framing": { below: [...SERVE, "core/testing", "core/testing/script"] },
   emulator: { below: ["core"], packages: /^node:/ },
   "emulator/kernel/descriptors": { below: [...SOCKETS, "emulator"], packages: /^(node:|koffi$)/ },
   "emulator/kernel": { below: [...SOCKETS, "emulator", "emulator/kernel/descriptors"], packages: /^node:/ },
-  "emulator/sockets": { below: [...SERVE, ...KERNEL], packages: /^node:/ },
+  "emulator/sockets": { below: [...POOL, ...KERNEL], packages: /^node:/ },
   "emulator/servers": { below: [...SERVE, ...KERNEL, "emulator/sockets"], packages: /^node:/ },
   "emulator/servers/forking": {
     below: [...SERVE, ...KERNEL, "emulator/servers"],
@@ -44,7 +47,7 @@ const ROOMS: Readonly<Record<string, Room>> = {
   },
   "emulator/app": {
     below: [
-      ...SERVE,
+      ...POOL,
       "core/control",
       ...KERNEL,
       "emulator/sockets",

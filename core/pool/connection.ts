@@ -1,0 +1,549 @@
+/**
+ * One connection of a pool: the calls that have begun on it, in the order in which their replies come, and what ends it.
+ *
+ * The rule of all this: a reply is given to the call that it answers, or to nobody. Whatever makes it uncertain which
+ * that is ends the connection: a read that failed, a reply that nobody asked for, a call that was begun and given up
+ * (it takes no further calls then, those that others have begun on it get their replies, and it goes).
+ */
+
+import { SocketError } from "../errors.ts";
+import { type PoolOptions, wholeMs } from "../options.ts";
+import { isThenable, whenSettled } from "../promises.ts";
+import { type ClientHandler, callLost, ErrorReply, Notice } from "../serve/client.ts";
+import type { StreamSocket } from "../sockets/stream-socket.ts";
+import type { PendingCall } from "./waiting.ts";
+
+/** Why a connection ended that nothing was wrong with. */
+export type Retirement =
+  /** It had nothing to do for `idleTimeout`. */
+  | "idle"
+  /** It was used for `maxAge`. */
+  | "age"
+  /** A call on it was given up: by its caller, or by `callTimeout`. */
+  | "cut"
+  /** Its lease came back, and it could not be used again: without `reset()`, in a transaction, with calls under way, or too late. */
+  | "lease"
+  /** The pool is closed. */
+  | "closed";
+
+/** What a connection tells its pool. */
+export interface ConnectionOwner<Call, Reply> {
+  readonly limits: Required<PoolOptions>;
+  /** It may have room for another call, or nothing to do at all. */
+  freed(connection: Connection<Call, Reply>): void;
+  /** A call was answered. */
+  answered(): void;
+  /** A call had begun and is lost with its connection; gives whether the pool asks it again. */
+  lost(pending: PendingCall<Call, Reply>): boolean;
+  /** A call had not begun: it was refused by the connection, and waits for another. */
+  again(pending: PendingCall<Call, Reply>): void;
+  /** A call that had begun took too long. */
+  late(): void;
+  /** It takes no more calls. `error`: what went wrong, where something did. */
+  ended(connection: Connection<Call, Reply>, reason: Retirement | "lost", error: unknown): void;
+  /** `notice()` threw. */
+  failed(error: unknown): void;
+}
+
+export class Connection<Call, Reply> {
+  readonly handler: ClientHandler<Call, Reply>;
+  readonly request: StreamSocket;
+  /** When it was logged in, by `performance.now()`. */
+  readonly since = performance.now();
+  /** Since when it has had nothing to do, by the same clock. */
+  idleSince = this.since;
+  /** When `idle()` ran last, or it had something to do. */
+  pingedAt = this.since;
+  /** When it is to be replaced. */
+  readonly due: number;
+  /** It is somebody's alone. */
+  leased = false;
+  /** It takes no more shared calls, since a lease waits until it has nothing to do. */
+  reserved = false;
+  /** Calls that were answered on it. */
+  answered = 0;
+  /** Settles when the handler is to end: what `handle()` gives. */
+  readonly over: Promise<void>;
+
+  readonly #owner: ConnectionOwner<Call, Reply>;
+  readonly #address: string;
+  readonly #end: PromiseWithResolvers<void>;
+  readonly #calls: PendingCall<Call, Reply>[] = []; // in the order of send()
+  readonly #byId: Map<unknown, PendingCall<Call, Reply>> | null; // where replies come in any order
+  readonly #exclusive: boolean;
+  #reading = false;
+  #unasked = false; // what is read now began when nothing was asked
+  #from = 0; // where in the stream the reply that is read began
+  #busy: AbortController | null = null; // idle() or reset() runs
+  #flushing = false;
+  #alone = false; // what is under way had begun before, and was lost: it may be what ends the server, and takes none with it
+  #retiring: Retirement | null = null;
+  #ended = false;
+  #timer: ReturnType<typeof setTimeout> | undefined;
+  #unwatch: (() => void) | null = null;
+
+  constructor(
+    owner: ConnectionOwner<Call, Reply>,
+    handler: ClientHandler<Call, Reply>,
+    address: string,
+    due: number,
+  ) {
+    this.#owner = owner;
+    this.handler = handler;
+    this.request = handler.request;
+    this.#address = address;
+    this.due = due;
+    this.#end = Promise.withResolvers();
+    this.over = this.#end.promise;
+    this.#byId = handler.match === undefined ? null : new Map();
+    this.#exclusive = handler.call !== undefined;
+    const { rfile } = this.request;
+    rfile.maxRead = Math.min(rfile.maxRead, owner.limits.maxReply);
+  }
+
+  /** Its owner knows it: from now on it hears of what comes. */
+  start(): void {
+    this.#watch();
+  }
+
+  /** Calls under way. */
+  get running(): number {
+    return this.#byId === null ? this.#calls.length : this.#byId.size;
+  }
+
+  /** Whether it has nothing to do, and may be given to anybody. */
+  get isIdle(): boolean {
+    return this.isOpen && !this.leased && this.running === 0;
+  }
+
+  /** Whether a call may begin: of a leased one, its holder's. */
+  get isOpen(): boolean {
+    return (
+      !this.#ended &&
+      this.#retiring === null &&
+      this.#busy === null &&
+      !this.#flushing &&
+      !this.#alone &&
+      this.running < this.#owner.limits.pipeline
+    );
+  }
+
+  /** Whether it has ended, or takes no more. */
+  get isOver(): boolean {
+    return this.#ended || this.#retiring !== null;
+  }
+
+  /** Whether `idle()` runs, which `withdraw()` ends. */
+  get isPinging(): boolean {
+    return this.#busy !== null && !this.leased;
+  }
+
+  // ---- Calls ----
+
+  /** Begins a call, where it `isOpen`. From now on it is this connection's to settle. */
+  begin(pending: PendingCall<Call, Reply>): void {
+    const { handler } = this;
+    pending.connection = this;
+    pending.begun = performance.now();
+    this.#alone = ++pending.attempts > 1;
+    this.#setTimer();
+    if (this.#exclusive) {
+      this.#calls.push(pending);
+      this.#from = this.#read;
+      const given = this.#tried(() => handler.call?.(pending.call));
+      if (given !== FAILED) this.#whenGiven(given);
+      return;
+    }
+    const { wfile } = this.request;
+    const before = wfile.bytesWritten;
+    let id: unknown;
+    try {
+      id = handler.send?.(pending.call);
+      if (isThenable(id)) throw new TypeError("send() only writes: it returns no promise");
+      if (this.#byId?.has(id)) throw new TypeError(`send() gave the id ${String(id)} to two calls at once`);
+    } catch (error) {
+      this.#notSent(pending, error, wfile.bytesWritten > before);
+      return;
+    }
+    if (this.#byId === null) this.#calls.push(pending);
+    else this.#byId.set(id, pending);
+    if (wfile.blocked) this.#attend();
+    if (!this.#reading) this.#readOn();
+  }
+
+  /** `send()` threw: where it had written nothing, it refused this call alone, or the connection was over already. */
+  #notSent(pending: PendingCall<Call, Reply>, error: unknown, wrote: boolean): void {
+    const broken = this.request.closed || this.request.rfile.ended || this.request.readiness(0) !== 0;
+    if (!wrote && broken) {
+      pending.connection = null;
+      pending.attempts--;
+      this.destroy(error);
+      this.#owner.again(pending);
+      return;
+    }
+    if (wrote) {
+      this.#lose(pending, error);
+      this.destroy(error);
+      return;
+    }
+    pending.reject(error);
+    if (this.running === 0 && !this.#reading) this.#idle();
+  }
+
+  /** More output waits than the peer takes: no call begins until it has taken that, and reads go on meanwhile. */
+  #attend(): void {
+    if (this.#flushing) return;
+    this.#flushing = true;
+    const done = (): void => {
+      this.#flushing = false;
+      if (!this.#ended) this.#owner.freed(this);
+    };
+    this.request.wfile.flush().then(done, done); // where it fails, the read that waits is told
+  }
+
+  /** A call of this connection was given up by its caller, with its signal's `reason`. */
+  giveUp(pending: PendingCall<Call, Reply>, reason: unknown): void {
+    pending.reject(reason);
+    this.retire("cut");
+  }
+
+  // ---- Replies ----
+
+  get #read(): number {
+    const { rfile } = this.request;
+    return rfile.bytesRead - rfile.buffered;
+  }
+
+  #readOn(): void {
+    this.#reading = true;
+    const { handler } = this;
+    while (!this.#ended) {
+      const head = this.#calls[0];
+      this.#unasked = this.#byId === null ? head === undefined : this.#byId.size === 0;
+      this.#from = this.#read;
+      const given = this.#tried(() => handler.receive?.(head?.call));
+      if (given === FAILED) return;
+      if (isThenable(given)) {
+        this.#whenGiven(given);
+        return;
+      }
+      if (!this.#took(given as Reply)) return;
+    }
+  }
+
+  /** What `read` gives, or `FAILED`. */
+  #tried(read: () => unknown): unknown {
+    try {
+      return read();
+    } catch (error) {
+      this.#readFailed(error);
+      return FAILED;
+    }
+  }
+
+  #whenGiven(given: unknown): void {
+    if (isThenable(given)) whenSettled(given, this.#given, this.#readFailed);
+    else this.#given(given);
+  }
+
+  readonly #given = (got: unknown): void => {
+    if (this.#ended) return;
+    if (this.#took(got as Reply | Notice | ErrorReply)) this.#readOn();
+  };
+
+  /** One thing was read; gives whether to read on at once. */
+  #took(got: Reply | Notice | ErrorReply): boolean {
+    const { rfile } = this.request;
+    const read = this.#read - this.#from;
+    if (read === 0 && (rfile.ended || this.request.closed)) {
+      this.destroy(new SocketError("ECONNRESET", "the server has ended the connection", this.#where));
+      return false;
+    }
+    if (read > this.#owner.limits.maxReply) {
+      this.#readFailed(this.#tooLarge());
+      return false;
+    }
+    if (got instanceof Notice) return this.#noticed(got.message);
+    const pending = this.#asked(got);
+    if (pending === undefined) {
+      const message = "the server sent a reply to no call";
+      this.destroy(new SocketError("ERR_REFUSED", message, this.#where));
+      return false;
+    }
+    const { handler } = this;
+    if (!this.leased && handler.inTransaction) {
+      const message =
+        "this call opened a transaction on a connection that others share; take a lease() for one";
+      pending.reject(new SocketError("EINVAL", message, this.#where));
+      this.destroy(
+        new SocketError("ECANCELED", "a shared connection was left in a transaction", this.#where),
+      );
+      return false;
+    }
+    if (!pending.settled) {
+      this.answered++;
+      this.#owner.answered();
+      if (got instanceof ErrorReply) pending.reject(got.error);
+      else pending.resolve(got);
+    }
+    const more = this.running > 0;
+    if (this.#retiring !== null && !this.#isWanted) {
+      this.#finish();
+      return false;
+    }
+    if (more && !this.#exclusive) {
+      this.#owner.freed(this);
+      return !this.#ended;
+    }
+    this.#idle();
+    return false;
+  }
+
+  /** The call that `got` answers. */
+  #asked(got: Reply | ErrorReply): PendingCall<Call, Reply> | undefined {
+    if (this.#byId === null) return this.#unasked ? undefined : this.#calls.shift();
+    const id = this.handler.match?.(got);
+    const pending = this.#byId.get(id);
+    this.#byId.delete(id);
+    return pending;
+  }
+
+  /** Gives whether to read on at once. */
+  #noticed(message: unknown): boolean {
+    const { handler } = this;
+    let heard: unknown;
+    try {
+      heard = handler.notice(message);
+    } catch (error) {
+      this.#owner.failed(error);
+    }
+    if (!isThenable(heard)) return this.#mayReadOn();
+    const done = (): void => {
+      if (this.#mayReadOn()) this.#readOn();
+    };
+    whenSettled(heard, done, (error) => {
+      this.#owner.failed(error);
+      done();
+    });
+    return false;
+  }
+
+  #mayReadOn(): boolean {
+    if (this.#ended) return false;
+    if (this.running > 0 || this.request.rfile.buffered > 0) return true;
+    this.#idle();
+    return false;
+  }
+
+  readonly #readFailed = (error: unknown): void => {
+    if (this.#ended) return;
+    // A reply that is too large would be so again.
+    const head = this.#byId === null ? this.#calls[0] : undefined;
+    if (error instanceof SocketError && error.code === "ERR_LIMIT") head?.reject(error);
+    this.destroy(error);
+  };
+
+  #tooLarge(): SocketError {
+    const message = `a reply is larger than maxReply, which is ${this.#owner.limits.maxReply} bytes`;
+    return new SocketError("ERR_LIMIT", message, this.#where);
+  }
+
+  get #where(): { address: string } {
+    return { address: this.#address };
+  }
+
+  // ---- Nothing to do ----
+
+  /** All that had begun is answered. */
+  #idle(): void {
+    this.#reading = this.#unasked = this.#alone = false;
+    if (this.#ended) return;
+    if (this.#retiring !== null) {
+      this.#finish();
+      return;
+    }
+    this.idleSince = this.pingedAt = performance.now();
+    this.#watch();
+    if (this.#ended) return;
+    this.#owner.freed(this);
+  }
+
+  /** From now on hears of what comes while nothing is asked: a notice, or the end. */
+  #watch(): void {
+    this.#unwatch?.();
+    this.#unwatch = this.request.rfile.onReadable(this.#came);
+    this.#came();
+  }
+
+  readonly #came = (): void => {
+    if (this.#ended) return;
+    const { rfile } = this.request;
+    if (this.#reading || this.running > 0) {
+      if (this.#read - this.#from > this.#owner.limits.maxReply) this.#readFailed(this.#tooLarge());
+      return;
+    }
+    if (this.#busy !== null) return; // it reads itself
+    if (rfile.buffered > 0) {
+      if (!this.#exclusive) this.#readOn();
+      else
+        this.destroy(new SocketError("ERR_REFUSED", "the server sent what no call asked for", this.#where));
+    } else if (rfile.readable) {
+      this.destroy(new SocketError("ECONNRESET", "the server has ended the connection", this.#where));
+    }
+  };
+
+  /** Runs `idle()`. */
+  ping(): void {
+    const { handler } = this;
+    this.#attended("idle()", (signal) => handler.idle?.(signal));
+  }
+
+  /** A call waits: `idle()` is to end soon. */
+  withdraw(): void {
+    this.#busy?.abort(new SocketError("ECANCELED", "a call waits for this connection"));
+  }
+
+  /** Runs `reset()`; where that fails the connection is destroyed. Resolves when it is back or gone. */
+  reset(): Promise<void> {
+    const { handler } = this;
+    return this.#attended("reset()", () => handler.reset?.());
+  }
+
+  /** Runs what reads and writes by itself, while no call may begin. Resolves when that is over. */
+  #attended(what: string, work: (signal: AbortSignal) => unknown): Promise<void> {
+    const busy = new AbortController();
+    this.#busy = busy;
+    const { promise, resolve } = Promise.withResolvers<void>();
+    const { callTimeout } = this.#owner.limits;
+    const late = (): void => {
+      const message = `${what} did not end within callTimeout, ${wholeMs(callTimeout ?? 0)}`;
+      this.destroy(new SocketError("ETIMEDOUT", message, this.#where));
+      resolve();
+    };
+    const timer = callTimeout === null ? undefined : setTimeout(late, callTimeout);
+    const over = (error?: unknown): void => {
+      clearTimeout(timer);
+      this.#busy = null;
+      if (error !== undefined) this.destroy(error);
+      this.leased = false;
+      if (!this.#ended) this.#idle();
+      resolve();
+    };
+    const failed = (error: unknown): void => over(error ?? new Error(`${what} failed`));
+    try {
+      const given = work(busy.signal);
+      if (isThenable(given)) whenSettled(given, () => over(), failed);
+      else over();
+    } catch (error) {
+      failed(error);
+    }
+    return promise;
+  }
+
+  // ---- The end ----
+
+  /** Whether a caller still waits for a reply. */
+  get #isWanted(): boolean {
+    for (const { settled } of this.#byId?.values() ?? this.#calls) if (!settled) return true;
+    return false;
+  }
+
+  /** Takes no more calls; when those that have begun are answered it goes. */
+  retire(reason: Retirement): void {
+    if (this.isOver) return;
+    this.#retiring = reason;
+    this.#owner.ended(this, reason, null);
+    if (this.#busy !== null) this.withdraw();
+    else if (!this.#isWanted) this.#finish();
+  }
+
+  /** Those of its calls that have begun reject with `why`, where it was not lost. */
+  settle(why: unknown): void {
+    for (const pending of this.#byId?.values() ?? this.#calls) pending.reject(why);
+  }
+
+  /** Takes no more calls, and is destroyed. */
+  cut(reason: Retirement, error: unknown): void {
+    if (this.isOver) return;
+    this.#retiring = reason;
+    this.#owner.ended(this, reason, error);
+    this.destroy(error);
+  }
+
+  /** Nothing is under way: says goodbye. */
+  #finish(): void {
+    if (this.running > 0) {
+      this.destroy(null); // calls that were given up
+      return;
+    }
+    this.#over();
+    this.#end.resolve();
+  }
+
+  /** Ends it at once. Calls that had begun on it are lost, for this reason. */
+  destroy(error: unknown): void {
+    if (this.#ended) return;
+    const pending = [...(this.#byId?.values() ?? this.#calls)];
+    this.#calls.length = 0;
+    this.#byId?.clear();
+    this.#over();
+    this.#busy?.abort(error);
+    this.#end.reject(error ?? new SocketError("ECANCELED"));
+    this.#end.promise.catch(() => {}); // the handler's run tells
+    this.request.abort();
+    if (this.#retiring === null) {
+      this.#retiring = "cut";
+      this.#owner.ended(this, "lost", error);
+    }
+    for (const one of pending) this.#lose(one, error);
+  }
+
+  #over(): void {
+    this.#ended = true;
+    clearTimeout(this.#timer);
+    this.#unwatch?.();
+    this.#unwatch = null;
+  }
+
+  #lose(pending: PendingCall<Call, Reply>, cause: unknown): void {
+    pending.connection = null;
+    if (pending.settled || this.#owner.lost(pending)) return;
+    pending.reject(callLost(cause, this.#address));
+  }
+
+  // ---- Time ----
+
+  /** One timer for all calls: they have one limit, so that the first to begin is the first to be late. */
+  #setTimer(): void {
+    const { callTimeout } = this.#owner.limits;
+    if (callTimeout === null || this.#timer !== undefined) return;
+    this.#timer = setTimeout(this.#rang, callTimeout);
+    (this.#timer as { unref?(): void }).unref?.(); // what keeps a process is the connection
+  }
+
+  readonly #rang = (): void => {
+    this.#timer = undefined;
+    const callTimeout = this.#owner.limits.callTimeout as number;
+    const now = performance.now();
+    let late = false;
+    for (const pending of this.#byId?.values() ?? this.#calls) {
+      if (pending.settled) continue;
+      const left = Math.ceil(pending.begun + callTimeout - now);
+      if (left > 0) {
+        this.#timer = setTimeout(this.#rang, left);
+        (this.#timer as { unref?(): void }).unref?.();
+        break;
+      }
+      late = true;
+      const message = `no reply came within callTimeout, ${wholeMs(callTimeout)}; the call may have been done, or not`;
+      this.#owner.late();
+      pending.reject(new SocketError("ETIMEDOUT", message, this.#where));
+    }
+    if (late) {
+      if (this.isOver && !this.#isWanted) this.destroy(null);
+      else this.retire("cut");
+    }
+  };
+}
+
+const FAILED = Symbol();

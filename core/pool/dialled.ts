@@ -1,0 +1,59 @@
+/** Pools that dial an address: what `pool()` of each place takes, and how it is made of that place's connector. */
+
+import { type AddressLike, formatAddress } from "../net/address.ts";
+import { checkOptions, optionNamesOf, POOL_NAMES, type PoolOptions } from "../options.ts";
+import type { ClientHandlerClass } from "../serve/client.ts";
+import type { StreamConnectorOptions } from "../serve/connector.ts";
+import type { HandlerClass } from "../serve/handler.ts";
+import { CONNECT_NAMES, type ConnectOptions, checkConnecting, dialable } from "../sockets/connect.ts";
+import type { StreamSocket } from "../sockets/stream-socket.ts";
+import { Pool, type PoolConnector, type PoolSetup } from "./pool.ts";
+
+/** Options of a pool that dials an address: its limits, and how each connection is made. */
+export interface DialledPoolOptions<Context>
+  extends PoolOptions,
+    Omit<ConnectOptions, "signal">,
+    Pick<PoolSetup<Context>, "name" | "onEvent"> {
+  /** What handlers get as `this.context`: most often the credentials. */
+  readonly context?: Context;
+}
+
+const { signal: _, ...DIAL_NAMES } = CONNECT_NAMES;
+const DIALLED_NAMES = optionNamesOf<DialledPoolOptions<unknown>>("a pool that dials")({
+  ...POOL_NAMES,
+  ...DIAL_NAMES,
+  name: true,
+  onEvent: true,
+  context: true,
+});
+
+/** A platform's class of connectors. */
+type ConnectorClass = new <Context>(
+  address: AddressLike,
+  Handler: HandlerClass<StreamSocket, Context>,
+  options: StreamConnectorOptions<Context>,
+) => PoolConnector;
+
+/** A pool on `address`, whose connections `Connector` dials. Throws `TypeError`, `RangeError`, `ERR_INVALID_ADDRESS`. */
+export const dialledPool = <Call, Reply, Context>(
+  Connector: ConnectorClass,
+  address: AddressLike,
+  Handler: ClientHandlerClass<Call, Reply, Context>,
+  options: DialledPoolOptions<Context> = {},
+): Pool<Call, Reply, Context> => {
+  checkOptions("pool()", options, DIALLED_NAMES);
+  checkConnecting(options);
+  const { connectTimeout, secureTransport, tls, stream, context, ...rest } = options;
+  const endpoint = dialable(address);
+  const given = { connectTimeout, secureTransport, tls, stream, context, onEvent: options.onEvent };
+  const own = Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined));
+  return new Pool<Call, Reply, Context>(Handler, {
+    ...rest,
+    address: formatAddress(endpoint),
+    connector: (Pooled) =>
+      new Connector<Context>(endpoint, Pooled, {
+        ...(own as StreamConnectorOptions<Context>),
+        name: options.name ?? Handler.name,
+      }),
+  });
+};

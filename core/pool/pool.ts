@@ -1,0 +1,603 @@
+/**
+ * The pool: connections that outlive a request, logged in once, shared by many callers, dialled again when they are
+ * lost. It does not know who dials: it is given something that runs a handler class on a connection (a connector, as
+ * each platform has one), and everything that a server says or does it knows by the handler alone.
+ *
+ *     call() ──▶ a connection with nothing to do ──▶ begun ──▶ answered
+ *        │       else the one with the fewest calls     │
+ *        │       under way, where it may have more      └── lost: ERR_CALL_LOST, or again where it is repeatable
+ *        └─ none ──▶ waits in line, and another is dialled where there may be more
+ *
+ * A dial that fails loses no call: those that wait go on waiting, until their own time is up, and the next attempt is
+ * made after a pause. So a server that restarts costs the calls that had begun, and no other.
+ */
+
+import { errorText, textOf } from "../describe.ts";
+import { SocketError } from "../errors.ts";
+import {
+  checkOptions,
+  type OptionNames,
+  optionNamesOf,
+  POOL_NAMES,
+  type PoolOptions,
+  settlePool,
+  wholeMs,
+} from "../options.ts";
+import {
+  CALL_NAMES,
+  type ClientHandler,
+  type ClientHandlerClass,
+  checkClient,
+  LEASE_NAMES,
+  type Lease,
+  type LeaseOptions,
+  type PoolCallOptions,
+  type PoolClient,
+  type PoolInfo,
+} from "../serve/client.ts";
+import type { RunOptions } from "../serve/connector.ts";
+import { callListener, type OnEvent, type SockletEvent } from "../serve/events.ts";
+import type { HandlerClass } from "../serve/handler.ts";
+import type { StreamSocket } from "../sockets/stream-socket.ts";
+import { Connection, type ConnectionOwner, type Retirement } from "./connection.ts";
+import { ConnectionLease } from "./lease.ts";
+import { Line, PendingCall, PendingLease } from "./waiting.ts";
+
+/**
+ * What dials for a pool, as every `BaseConnector` does: `run()` opens one connection, runs the handler class that it was
+ * made with, and settles when that has ended and the connection is let go.
+ */
+export interface PoolConnector {
+  run(options: RunOptions<StreamSocket>): Promise<unknown>;
+}
+
+/** What a pool is made of beside its limits. */
+export interface PoolSetup<Context> extends PoolOptions {
+  /** What it is called in events and in lists. Default: the handler's class name. */
+  readonly name?: string;
+  /** Where it dials, for people to read. */
+  readonly address: string;
+  /** Told of what happens: see `PoolEvent`. */
+  readonly onEvent?: OnEvent | undefined;
+  /** Makes what dials, for this class of handlers. Called once, before the first dial. */
+  connector(Handler: HandlerClass<StreamSocket, Context>): PoolConnector;
+}
+
+const SETUP_NAMES: OptionNames = optionNamesOf<PoolSetup<unknown>>()({
+  ...POOL_NAMES,
+  name: true,
+  address: true,
+  onEvent: true,
+  connector: true,
+});
+
+/** One connection, from its dialling to its end. */
+interface Slot<Call, Reply> {
+  connection: Connection<Call, Reply> | null;
+  readonly stop: AbortController;
+  timer: ReturnType<typeof setTimeout> | undefined;
+}
+
+/** Connections that many callers share, on one address. `pool()` of a place makes one. */
+export class Pool<Call = unknown, Reply = unknown, Context = unknown>
+  implements PoolClient<Call, Reply>, AsyncDisposable
+{
+  /** Its limits, with the defaults. */
+  readonly limits: Required<PoolOptions>;
+  readonly name: string;
+  readonly address: string;
+
+  readonly #Handler: HandlerClass<StreamSocket, Context>;
+  readonly #connectorOf: PoolSetup<Context>["connector"];
+  readonly #onEvent: OnEvent | undefined;
+  readonly #owner: ConnectionOwner<Call, Reply>;
+  #connector: PoolConnector | null = null;
+  readonly #slots = new Set<Slot<Call, Reply>>(); // all, also those that are being dialled or on their way out
+  readonly #byRequest = new Map<StreamSocket, Slot<Call, Reply>>(); // that are being logged in
+  readonly #connections: Connection<Call, Reply>[] = []; // that take calls, the oldest first
+  readonly #leases = new Map<Connection<Call, Reply>, ConnectionLease<Call, Reply>>();
+  readonly #calls = new Line<PendingCall<Call, Reply>>(); // that wait
+  readonly #wanted = new Line<PendingLease<Call, Reply>>(); // leases that wait
+  #waitTimer: ReturnType<typeof setTimeout> | undefined;
+  #retryTimer: ReturnType<typeof setTimeout> | undefined;
+  #sweepTimer: ReturnType<typeof setTimeout> | undefined;
+  #sweepAt = Number.POSITIVE_INFINITY;
+  #turn = 0; // of who waits
+  #opening = 0; // slots without a connection yet
+  #failures = 0; // attempts in a row
+  #error: unknown = null; // of the last one
+  #closing: Promise<void> | null = null;
+  #closed = false;
+  #whenQuiet: (() => void) | null = null;
+  #answered = 0;
+  #lost = 0;
+  #abandoned = 0;
+  #opened = 0;
+  #failed = 0;
+
+  /** Throws `TypeError` and `RangeError`: an option, or a class that answers no calls or not so many at once. */
+  constructor(Handler: ClientHandlerClass<Call, Reply, Context>, setup: PoolSetup<Context>) {
+    checkOptions("a pool", setup, SETUP_NAMES);
+    this.limits = settlePool(setup);
+    checkClient(Handler, this.limits.pipeline);
+    this.name = setup.name ?? (textOf(Handler.name) || "anonymous");
+    this.address = setup.address;
+    this.#onEvent = setup.onEvent;
+    this.#connectorOf = setup.connector;
+    const serve = (handler: ClientHandler<Call, Reply>): Promise<void> => this.#serve(handler);
+    const Pooled = class extends (Handler as unknown as ClientHandlerClass<unknown, unknown>) {
+      override handle(): Promise<void> {
+        return serve(this as unknown as ClientHandler<Call, Reply>);
+      }
+    };
+    Object.defineProperty(Pooled, "name", { value: Handler.name });
+    this.#Handler = Pooled as unknown as HandlerClass<StreamSocket, Context>;
+    this.#owner = {
+      limits: this.limits,
+      freed: (connection) => this.#freed(connection),
+      answered: () => {
+        this.#answered++;
+        this.#failures = 0;
+      },
+      late: () => this.#abandoned++,
+      lost: (pending) => this.#wasLost(pending),
+      again: (pending) => this.#wait(pending),
+      ended: (connection, reason, error) => this.#ended(connection, reason, error),
+      failed: (error) => this.#tell({ type: "error", server: this.name, address: null, error }),
+    };
+    if (this.limits.min > 0) queueMicrotask(() => this.#grow());
+  }
+
+  call(call: Call, options?: PoolCallOptions): Promise<Reply> {
+    if (options !== undefined) checkOptions("a call of a pool", options, CALL_NAMES);
+    return new Promise<Reply>((resolve, reject) => {
+      const signal = options?.signal;
+      this.#mayAsk(signal);
+      const connection = this.#calls.size === 0 ? this.#freest() : undefined;
+      if (connection === undefined) this.#mayWait();
+      const pending = new PendingCall<Call, Reply>(
+        call,
+        options?.repeatable ?? false,
+        resolve,
+        reject,
+        signal,
+      );
+      if (signal !== undefined) {
+        pending.watch((reason) => {
+          this.#abandoned++;
+          this.#calls.remove(pending);
+          if (pending.connection === null) pending.reject(reason);
+          else pending.connection.giveUp(pending, reason);
+        });
+      }
+      if (connection === undefined) this.#wait(pending);
+      else {
+        const shared = connection.running > 0;
+        connection.begin(pending);
+        if (shared) this.#grow();
+      }
+    });
+  }
+
+  lease(options: LeaseOptions = {}): Promise<Lease<Call, Reply>> {
+    checkOptions("a lease of a pool", options, LEASE_NAMES);
+    return new Promise((resolve, reject) => {
+      const { signal } = options;
+      this.#mayAsk(signal);
+      this.#mayWait();
+      const pending = new PendingLease<Call, Reply>(resolve, reject, signal);
+      pending.watch((reason) => {
+        this.#wanted.remove(pending);
+        pending.reject(reason);
+        this.#dispatch();
+      });
+      pending.since = performance.now();
+      pending.turn = ++this.#turn;
+      this.#wanted.add(pending);
+      this.#setWaitTimer();
+      this.#dispatch();
+    });
+  }
+
+  /** A plain object of counts, to print or to serve. */
+  info(): PoolInfo {
+    const { name, address, limits } = this;
+    const connections = this.#connections.length + this.#leases.size;
+    return {
+      name,
+      address,
+      max: limits.max,
+      pipeline: limits.pipeline,
+      connections,
+      opening: this.#opening,
+      idle: this.#connections.filter(({ isIdle }) => isIdle).length,
+      leased: this.#leases.size,
+      running: [...this.#slots].reduce((sum, { connection }) => sum + (connection?.running ?? 0), 0),
+      waiting: this.#calls.size + this.#wanted.size,
+      answered: this.#answered,
+      lost: this.#lost,
+      abandoned: this.#abandoned,
+      opened: this.#opened,
+      failed: this.#failed,
+      error: this.#failures > 0 && this.#error !== null ? errorText(this.#error) : null,
+      closed: this.#closed,
+    };
+  }
+
+  /**
+   * Takes no more calls, lets those that wait or have begun, and leases, go on for `drainTimeout` ms, and then ends all:
+   * what has not begun by then rejects with `ECANCELED`, what has with `ERR_CALL_LOST`. Never rejects.
+   */
+  close(): Promise<void> {
+    this.#closing ??= this.#close();
+    return this.#closing;
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
+  }
+
+  // ---- Who comes next ----
+
+  #mayAsk(signal: AbortSignal | undefined): void {
+    if (this.#closing !== null) throw new SocketError("EBADF", `the pool ${this.name} is closed`);
+    signal?.throwIfAborted();
+  }
+
+  /** Throws where too many wait. */
+  #mayWait(): void {
+    const { maxWaiting } = this.limits;
+    if (this.#calls.size + this.#wanted.size < maxWaiting) return;
+    throw new SocketError(
+      "ERR_LIMIT",
+      `${maxWaiting} calls wait for a connection of the pool ${this.name} already, which is its maxWaiting`,
+    );
+  }
+
+  #wait(pending: PendingCall<Call, Reply>): void {
+    pending.since = performance.now();
+    pending.turn = ++this.#turn;
+    this.#calls.add(pending);
+    this.#setWaitTimer();
+    this.#dispatch();
+  }
+
+  /** The connection with the fewest calls under way that may have another; `reserved`: also one that a lease is to have, where it has nothing to do. `alone`: only one with nothing to do. */
+  #freest(reserved = false, alone = false): Connection<Call, Reply> | undefined {
+    let best: Connection<Call, Reply> | undefined;
+    for (const connection of this.#connections) {
+      if (!connection.isOpen || (connection.reserved && !(reserved && connection.running === 0))) continue;
+      if (connection.running === 0) return connection; // the oldest first, so that those that are too many stay idle
+      if (!alone && (best === undefined || connection.running < best.running)) best = connection;
+    }
+    return best;
+  }
+
+  /** Begins what may begin, and dials where more is wanted. */
+  #dispatch(): void {
+    this.#reserve();
+    while (this.#giveOne());
+    if (this.#calls.size + this.#wanted.size > 0) {
+      for (const connection of [...this.#connections]) if (connection.isPinging) connection.withdraw();
+    }
+    this.#grow();
+    if (this.#closing !== null) this.#lookQuiet();
+  }
+
+  /** Gives one connection to who came first of those that can have one; false where nobody can. */
+  #giveOne(): boolean {
+    const lease = this.#wanted.first;
+    const call = this.#calls.first;
+    const idle = lease === null ? undefined : this.#connections.find(({ isIdle }) => isIdle);
+    const leaseFirst = lease !== null && (call === null || lease.turn < call.turn);
+    const connection =
+      call === null || (leaseFirst && idle !== undefined)
+        ? undefined
+        : this.#freest(!leaseFirst, call.attempts > 0);
+    if (connection !== undefined) {
+      connection.begin(this.#calls.shift() as PendingCall<Call, Reply>);
+      return true;
+    }
+    if (idle === undefined) return false;
+    this.#grant(idle, this.#wanted.shift() as PendingLease<Call, Reply>);
+    return true;
+  }
+
+  /** Where leases wait and no more may be dialled, as many connections take no further calls, until they have nothing to do. */
+  #reserve(): void {
+    const dialable = this.limits.max - this.#slots.size;
+    let wanted = this.#wanted.size - Math.max(dialable, 0);
+    for (const connection of this.#connections) connection.reserved = wanted-- > 0;
+  }
+
+  #grant(connection: Connection<Call, Reply>, pending: PendingLease<Call, Reply>): void {
+    this.#connections.splice(this.#connections.indexOf(connection), 1);
+    const over = (): void => {
+      this.#leases.delete(connection);
+      if (!connection.isOver) this.#connections.push(connection);
+      this.#dispatch();
+      if (connection.isIdle) this.#sweepFor(connection);
+    };
+    const { leaseTimeout } = this.limits;
+    const lease = new ConnectionLease<Call, Reply>(connection, leaseTimeout, pending.signal, over);
+    this.#leases.set(connection, lease);
+    pending.resolve(lease);
+  }
+
+  #freed(connection: Connection<Call, Reply>): void {
+    const lease = this.#leases.get(connection);
+    if (lease !== undefined) {
+      lease.go();
+      return;
+    }
+    if (this.#calls.size + this.#wanted.size > 0 || this.#closing !== null) this.#dispatch();
+    if (connection.isIdle) this.#sweepFor(connection);
+  }
+
+  #wasLost(pending: PendingCall<Call, Reply>): boolean {
+    if (pending.repeatable && pending.attempts < this.limits.maxAttempts && !this.#closed) {
+      this.#wait(pending);
+      return true;
+    }
+    this.#lost++;
+    return false;
+  }
+
+  /** One timer for all that wait: in each line the first to come is the first to be late. */
+  #setWaitTimer(within = this.limits.waitTimeout): void {
+    if (this.#retryTimer !== undefined) (this.#retryTimer as { ref?(): void }).ref?.(); // somebody waits for that
+    if (this.#waitTimer !== undefined) return;
+    this.#waitTimer = setTimeout(this.#waited, within);
+    (this.#waitTimer as { unref?(): void }).unref?.(); // a connection or a dial keeps the process
+  }
+
+  readonly #waited = (): void => {
+    this.#waitTimer = undefined;
+    const { waitTimeout } = this.limits;
+    const now = performance.now();
+    let next = Number.POSITIVE_INFINITY;
+    for (const line of [this.#calls, this.#wanted] as Line<PendingCall<Call, Reply>>[]) {
+      for (let { first } = line; first !== null; first = line.first) {
+        const left = Math.ceil(first.since + waitTimeout - now);
+        if (left > 0) {
+          next = Math.min(next, left);
+          break;
+        }
+        line.remove(first);
+        this.#abandoned++;
+        first.reject(this.#noConnection());
+      }
+    }
+    if (next < Number.POSITIVE_INFINITY) this.#setWaitTimer(next);
+    this.#dispatch();
+  };
+
+  #noConnection(): SocketError {
+    const { name, address } = this;
+    const failed = this.#failures > 0 && this.#error !== null;
+    const why = failed
+      ? `the last attempt failed: ${errorText(this.#error)}`
+      : `all ${this.limits.max} were in use`;
+    const message = `the pool ${name} had no connection to ${address} within ${wholeMs(this.limits.waitTimeout)}; ${why}`;
+    return new SocketError("ETIMEDOUT", message, { address, ...(failed && { cause: this.#error }) });
+  }
+
+  // ---- Connections ----
+
+  /** Dials as many as are wanted and allowed; after a failure one, when its pause is over. */
+  #grow(): void {
+    if (this.#closed || this.#retryTimer !== undefined) return;
+    const { max, min } = this.limits;
+    const opening = this.#opening;
+    const waiting = this.#calls.size + this.#wanted.size;
+    let shared = 0; // calls that would have a connection of their own, were there more
+    if (this.limits.pipeline > 1)
+      for (const { running } of this.#connections) shared += Math.max(running - 1, 0);
+    const wanted =
+      this.#closing === null ? Math.max(waiting + shared, min - this.#slots.size + opening) : waiting;
+    const most = this.#failures > 0 ? 1 : Number.POSITIVE_INFINITY;
+    let more = Math.min(wanted, most) - opening;
+    while (more-- > 0 && this.#slots.size < max) this.#dial();
+  }
+
+  #dial(): void {
+    const slot: Slot<Call, Reply> = { connection: null, stop: new AbortController(), timer: undefined };
+    this.#slots.add(slot);
+    this.#opening++;
+    let request: StreamSocket | undefined;
+    const onOpen = (opened: StreamSocket): void => {
+      request = opened;
+      this.#byRequest.set(opened, slot);
+      const { loginTimeout } = this.limits;
+      slot.timer = setTimeout(() => {
+        const message = `setup() did not end within loginTimeout, ${wholeMs(loginTimeout)}`;
+        slot.stop.abort(new SocketError("ETIMEDOUT", message, { address: this.address }));
+      }, loginTimeout);
+    };
+    const over = (error: unknown): void => {
+      clearTimeout(slot.timer);
+      if (request !== undefined) this.#byRequest.delete(request);
+      this.#slots.delete(slot);
+      const reason: unknown = slot.stop.signal.aborted ? slot.stop.signal.reason : error;
+      if (slot.connection === null) {
+        this.#opening--;
+        this.#notOpened(reason);
+      }
+      this.#dispatch();
+    };
+    const run = async (): Promise<unknown> => {
+      this.#connector ??= this.#connectorOf(this.#Handler);
+      return await this.#connector.run({ signal: slot.stop.signal, onOpen });
+    };
+    run().then(() => over(null), over);
+  }
+
+  /** A handler is logged in: what its `handle()` is. */
+  #serve(handler: ClientHandler<Call, Reply>): Promise<void> {
+    const slot = this.#byRequest.get(handler.request);
+    if (slot === undefined) throw new SocketError("ERR_INTERNAL", "the pool has not dialled this connection");
+    clearTimeout(slot.timer);
+    this.#byRequest.delete(handler.request);
+    const { maxAge } = this.limits;
+    const due =
+      maxAge === null ? Number.POSITIVE_INFINITY : performance.now() + maxAge * (1 - Math.random() / 10);
+    const connection = new Connection<Call, Reply>(this.#owner, handler, this.address, due);
+    slot.connection = connection;
+    this.#opening--;
+    this.#connections.push(connection);
+    this.#opened++;
+    connection.start();
+    if (!connection.isOver) {
+      this.#dispatch();
+      if (connection.isIdle) this.#sweepFor(connection);
+    }
+    return connection.over;
+  }
+
+  /** A dial, or what was to be a connection, came to nothing. */
+  #notOpened(error: unknown): void {
+    if (this.#closed) return;
+    this.#failed++;
+    this.#pause(error);
+    if (!(error instanceof SocketError)) this.#failAll(error);
+  }
+
+  /** The next dial is after a pause. */
+  #pause(error: unknown): void {
+    this.#error = error;
+    this.#failures++;
+    const { retryDelay, maxRetryDelay } = this.limits;
+    const longest = Math.min(retryDelay * 2 ** Math.min(this.#failures - 1, 30), maxRetryDelay);
+    const delay = Math.ceil(longest * (1 - Math.random() / 2));
+    this.#tell({ type: "dialFailed", server: this.name, error, delay });
+    clearTimeout(this.#retryTimer);
+    this.#retryTimer = setTimeout(() => {
+      this.#retryTimer = undefined;
+      this.#dispatch();
+    }, delay);
+    const waits = this.#calls.size + this.#wanted.size > 0;
+    if (!waits) (this.#retryTimer as { unref?(): void }).unref?.();
+  }
+
+  /** `setup()` failed with an error of its own code: no further attempt will help who waits. */
+  #failAll(error: unknown): void {
+    const message = `the pool ${this.name} cannot log in: ${errorText(error)}`;
+    const failed = new SocketError("ERR_HANDLER", message, { address: this.address, cause: error });
+    this.#rejectAll(failed);
+  }
+
+  #rejectAll(error: unknown): void {
+    for (const line of [this.#calls, this.#wanted] as Line<PendingCall<Call, Reply>>[]) {
+      for (let one = line.shift(); one !== null; one = line.shift()) one.reject(error);
+    }
+  }
+
+  #ended(connection: Connection<Call, Reply>, reason: Retirement | "lost", error: unknown): void {
+    const at = this.#connections.indexOf(connection);
+    if (at >= 0) this.#connections.splice(at, 1);
+    const lease = this.#leases.get(connection);
+    const { answered } = connection;
+    this.#tell({ type: "connectionEnded", server: this.name, reason, answered, error: error ?? null });
+    // One that is lost before it has answered anything is as good as none: else a server that lets in and hangs up is dialled without a pause.
+    if (reason === "lost" && connection.answered === 0 && !this.#closed) this.#pause(error);
+    if (lease !== undefined && reason === "lost") lease.end(lostLease(error));
+    this.#dispatch();
+  }
+
+  // ---- Time ----
+
+  /** When something is to be done with a connection that has nothing to do; by `performance.now()`. */
+  #dueOf(connection: Connection<Call, Reply>): number {
+    const { idleTimeout, pingInterval, min } = this.limits;
+    let due = connection.due;
+    if (idleTimeout !== null && this.#slots.size > min)
+      due = Math.min(due, connection.idleSince + idleTimeout);
+    const pings = pingInterval !== null && connection.handler.idle !== undefined;
+    if (pings) due = Math.min(due, connection.pingedAt + pingInterval);
+    return due;
+  }
+
+  #sweepFor(connection: Connection<Call, Reply>): void {
+    const due = this.#dueOf(connection);
+    if (due >= this.#sweepAt || this.#closed) return;
+    clearTimeout(this.#sweepTimer);
+    this.#sweepAt = due;
+    this.#sweepTimer = setTimeout(this.#sweep, Math.max(Math.ceil(due - performance.now()), 1));
+    (this.#sweepTimer as { unref?(): void }).unref?.(); // it ends or pings connections, which keep a process by themselves
+  }
+
+  readonly #sweep = (): void => {
+    this.#sweepAt = Number.POSITIVE_INFINITY;
+    const { idleTimeout, pingInterval, min } = this.limits;
+    const now = performance.now();
+    for (const connection of [...this.#connections].reverse()) {
+      if (now >= connection.due) connection.retire("age");
+      else if (!connection.isIdle) continue;
+      else if (
+        idleTimeout !== null &&
+        this.#connections.length + this.#leases.size > min &&
+        now >= connection.idleSince + idleTimeout
+      ) {
+        connection.retire("idle");
+      } else if (
+        pingInterval !== null &&
+        now >= connection.pingedAt + pingInterval &&
+        connection.handler.idle !== undefined
+      ) {
+        connection.pingedAt = now;
+        connection.ping();
+      }
+      if (connection.isIdle) this.#sweepFor(connection);
+    }
+  };
+
+  // ---- The end ----
+
+  async #close(): Promise<void> {
+    const { drainTimeout } = this.limits;
+    let timer: ReturnType<typeof setTimeout> | undefined;
+    const late = new Promise<void>((resolve) => {
+      timer = setTimeout(resolve, drainTimeout);
+    });
+    const quiet = new Promise<void>((resolve) => {
+      this.#whenQuiet = resolve;
+    });
+    queueMicrotask(() => this.#lookQuiet()); // when #closing is set
+    await Promise.race([quiet, late]);
+    clearTimeout(timer);
+    this.#closed = true;
+    clearTimeout(this.#retryTimer);
+    clearTimeout(this.#sweepTimer);
+    clearTimeout(this.#waitTimer);
+    const reason = new SocketError("ECANCELED", `the pool ${this.name} was closed`);
+    this.#rejectAll(reason);
+    for (const lease of [...this.#leases.values()]) lease.end(reason);
+    for (const slot of [...this.#slots]) {
+      if (slot.connection === null) slot.stop.abort(reason);
+      else if (slot.connection.running > 0) slot.connection.destroy(reason);
+      else slot.connection.retire("closed");
+    }
+    while (this.#slots.size > 0) {
+      await new Promise<void>((resolve) => {
+        this.#whenQuiet = resolve;
+      });
+    }
+  }
+
+  /** Whether nothing waits or runs any more; when it is closed, whether all connections are gone. */
+  #lookQuiet(): void {
+    const quiet = this.#closed
+      ? this.#slots.size === 0
+      : this.#calls.size + this.#wanted.size + this.#leases.size === 0 &&
+        [...this.#slots].every(({ connection }) => connection === null || connection.running === 0);
+    if (!quiet) return;
+    this.#whenQuiet?.();
+  }
+
+  #tell(event: SockletEvent): void {
+    if (this.#onEvent !== undefined) callListener(this.#onEvent, event);
+  }
+}
+
+const lostLease = (cause: unknown): SocketError =>
+  new SocketError("ENOTCONN", "the connection of this lease is lost; take another lease", { cause });

@@ -1,0 +1,238 @@
+/**
+ * Handlers that a pool runs: one lives as long as its connection, and answers calls. What a caller sees of a pool is
+ * here, too, since an app's handlers call pools wherever these are: in this process, or in a Durable Object.
+ *
+ *     setup() ──▶ call, call, call … ──▶ finish()
+ *     logs in        │                     says goodbye
+ *                    ├─ send(call) writes, receive(call) reads one reply, in the order of send()
+ *                    ├─ or call(call) does both, one call at a time
+ *                    ├─ notice(message) has what the server says unasked
+ *                    ├─ idle() runs while there is nothing to do
+ *                    └─ reset() runs when a lease comes back
+ */
+
+import type { MaybePromise } from "../bytes/data.ts";
+import { SocketError } from "../errors.ts";
+import type { Address } from "../net/address.ts";
+import { optionNamesOf } from "../options.ts";
+import type { StreamSocket } from "../sockets/stream-socket.ts";
+import { type HandlerServer, StreamRequestHandler } from "./handler.ts";
+
+/** What `receive()` gives where it has read something that no call asked for: RESP3's push, PostgreSQL's NOTIFY. */
+export class Notice<Message = unknown> {
+  readonly message: Message;
+
+  constructor(message: Message) {
+    this.message = message;
+  }
+}
+
+/** What `receive()` or `call()` gives where the server's reply is an error: that call rejects with `error`, and the connection goes on. */
+export class ErrorReply {
+  readonly error: unknown;
+
+  constructor(error: unknown) {
+    this.error = error;
+  }
+}
+
+/**
+ * The client's side of a protocol, for a pool: made once for each connection, it answers many calls.
+ *
+ *     class Lines extends ClientHandler<string, string> {
+ *       override send(call: string) {
+ *         this.wfile.write(`${call}\n`);
+ *       }
+ *       override async receive() {
+ *         return String.fromCharCode(...(await this.rfile.readuntil("\n"))).trimEnd();
+ *       }
+ *     }
+ *
+ * A class has either `send` and `receive`, and then a pool may send several calls before their replies come
+ * (`pipeline`), or `call`, which has the connection to itself. Whatever they throw costs the connection, since nobody
+ * knows where in the stream it stands: the calls that had begun on it are lost (`ERR_CALL_LOST`). An error that the
+ * server sent as a reply is given as `new ErrorReply(error)`.
+ *
+ * `setup()` logs in, once a connection; `finish()` says goodbye. Where a connector runs this class, and not a pool,
+ * `handle()` makes one call of its `params` and gives the reply.
+ *
+ * - `Call`: what a caller asks.
+ * - `Reply`: what it is given.
+ * - `Context`: what the app, or the pool's option `context`, gives: where the credentials are.
+ */
+export abstract class ClientHandler<
+  Call = unknown,
+  Reply = unknown,
+  Context = unknown,
+> extends StreamRequestHandler<Context, Call> {
+  /**
+   * Writes one call, whole, and waits for nothing. Where the protocol has ids it gives the call's id, by which
+   * `match()` finds it. Throwing before it has written anything refuses this call alone.
+   */
+  send?(call: Call): unknown;
+
+  /**
+   * Reads exactly one reply, that of `call`; or one `Notice`. Where nothing was asked, or where the class has `match()`,
+   * `call` is `undefined`; where nothing was asked what comes can only be a `Notice`.
+   *
+   * A reply that the stream's end cuts short must throw: read with `readexactly()` or `readuntil()`, for `line()` gives
+   * the last line also where its end is missing.
+   */
+  receive?(call: Call | undefined): MaybePromise<Reply | Notice | ErrorReply>;
+
+  /** The id of the call that this reply answers, as `send()` gave it, where replies may come in any order. */
+  match?(reply: Reply | ErrorReply): unknown;
+
+  /** Writes one call and reads its reply, where the two cannot be told apart. No other call runs meanwhile. */
+  call?(call: Call): MaybePromise<Reply | ErrorReply>;
+
+  /** Runs while the connection has had nothing to do for `pingInterval`: most often it pings. It returns soon after `signal` aborts, which says that a call waits. */
+  idle?(signal: AbortSignal): MaybePromise<void>;
+
+  /** Undoes what the holder of a lease left behind. Where it throws the connection is destroyed; without it a leased connection is closed when it comes back. */
+  reset?(): MaybePromise<void>;
+
+  /** Told of what the server says unasked, between replies or while nothing is asked. Nothing more is read until it settles. By default an event of type `handler`. */
+  notice(message: unknown): MaybePromise<void> {
+    this.emit(message);
+  }
+
+  /** Whether a transaction is open, as far as the replies so far tell. A connection that is given back in one is destroyed. */
+  get inTransaction(): boolean {
+    return false;
+  }
+
+  /** Makes one call, for what this class asks itself in `setup()`, `idle()` and `reset()`. What is unasked goes to `notice()`; an `ErrorReply` is thrown. */
+  protected async exchange(call: Call): Promise<Reply> {
+    if (this.receive === undefined) {
+      if (this.call === undefined) throw noWay(this.constructor.name);
+      return replyOf(await this.call(call));
+    }
+    this.send?.(call);
+    for (;;) {
+      const got = await this.receive(call);
+      if (!(got instanceof Notice)) return replyOf(got);
+      await this.notice(got.message);
+    }
+  }
+
+  /** Makes one call, of `params`: what runs where a connector, and not a pool, dialled. */
+  override handle(): unknown {
+    return this.exchange(this.params);
+  }
+}
+
+const replyOf = <Reply>(got: Reply | ErrorReply): Reply => {
+  if (got instanceof ErrorReply) throw got.error;
+  return got;
+};
+
+const noWay = (name: string): TypeError =>
+  new TypeError(`${name} answers no calls: give it send() and receive(), or call()`);
+
+/** A class of handlers that answer calls. */
+export type ClientHandlerClass<Call, Reply, Context = unknown> = new (
+  request: StreamSocket,
+  clientAddress: Address | null,
+  server: HandlerServer<Context>,
+) => ClientHandler<Call, Reply>;
+
+/** Throws `TypeError` where `Handler` is no class that answers calls, or cannot do so `pipeline` at a time. */
+export const checkClient = (Handler: unknown, pipeline: number): void => {
+  if (typeof Handler !== "function" || !(Handler.prototype instanceof ClientHandler)) {
+    throw new TypeError("a pool takes a class that extends ClientHandler");
+  }
+  const { send, receive, match, call } = Handler.prototype as ClientHandler;
+  const { name } = Handler;
+  if (call !== undefined && (send !== undefined || receive !== undefined)) {
+    throw new TypeError(`${name} has call() and send() or receive(); a class has one or the other`);
+  }
+  if (call === undefined && (send === undefined || receive === undefined)) {
+    if (send === undefined && receive === undefined) throw noWay(name);
+    throw new TypeError(`${name} has ${send ? "send() without receive()" : "receive() without send()"}`);
+  }
+  if (match !== undefined && call !== undefined) throw new TypeError(`${name} has call(), and so no match()`);
+  if (call !== undefined && pipeline > 1) {
+    throw new TypeError(
+      `pipeline is ${pipeline}, and ${name} has call() alone, which is one call at a time; give it send() and receive()`,
+    );
+  }
+};
+
+// ---- What a caller sees ----
+
+/** Options of one call. */
+export interface PoolCallOptions {
+  /** Gives up the call, which rejects with the reason. Where it had begun its connection is given up, too. */
+  readonly signal?: AbortSignal | undefined;
+  /** It may be done more than once, as reading may: where its connection is lost it is asked again on another. Default `false`. */
+  readonly repeatable?: boolean;
+}
+
+export const CALL_NAMES = optionNamesOf<PoolCallOptions>("a call of a pool")({
+  signal: true,
+  repeatable: true,
+});
+
+/** Options of one lease. */
+export interface LeaseOptions {
+  /** Gives up waiting for the lease; once it is there it ends it, as its time limit does. */
+  readonly signal?: AbortSignal | undefined;
+}
+
+export const LEASE_NAMES = optionNamesOf<LeaseOptions>("a lease of a pool")({ signal: true });
+
+/** One connection of a pool, for its holder alone, until it is given back: `await using one = await pool.lease()`. */
+export interface Lease<Call = unknown, Reply = unknown> extends AsyncDisposable {
+  /** Makes a call on this connection, as `PoolClient.call()`; it is never repeated. Rejects with `ETIMEDOUT` when the lease's time is up, with `EBADF` once it was given back. */
+  call(call: Call, options?: Pick<PoolCallOptions, "signal">): Promise<Reply>;
+  /** Gives the connection back: it is reset, or destroyed where it cannot be. Never rejects; a second time it does nothing. */
+  release(): Promise<void>;
+}
+
+/**
+ * What a pool is to its callers, wherever its connections are.
+ *
+ * Every call settles once: with its own reply, with the `ErrorReply` that the server gave, or with a `SocketError`:
+ * `ERR_CALL_LOST` (it had begun, and its connection was lost), `ETIMEDOUT` (no connection, or no reply, in time),
+ * `ERR_LIMIT` (too many calls wait, or the reply is too large), `EBADF` (the pool is closed), `ECANCELED` (it was closed
+ * meanwhile), or the reason of its signal.
+ */
+export interface PoolClient<Call = unknown, Reply = unknown> {
+  /** Makes one call, on any connection. */
+  call(call: Call, options?: PoolCallOptions): Promise<Reply>;
+  /** Takes a connection for several calls that belong together, such as a transaction. */
+  lease(options?: LeaseOptions): Promise<Lease<Call, Reply>>;
+}
+
+/** What a pool says of itself. Times are milliseconds. */
+export interface PoolInfo {
+  readonly name: string;
+  /** Where it dials. */
+  readonly address: string;
+  /** The most connections, and the most calls under way on each. */
+  readonly max: number;
+  readonly pipeline: number;
+  /** Connections that are logged in; those being dialled or logged in; and of the first those with nothing to do and those leased. */
+  readonly connections: number;
+  readonly opening: number;
+  readonly idle: number;
+  readonly leased: number;
+  /** Calls that have begun, and calls and leases that wait for a connection. */
+  readonly running: number;
+  readonly waiting: number;
+  /** Calls that were answered; of the others: that were lost with their connection, and that took too long or were given up. */
+  readonly answered: number;
+  readonly lost: number;
+  readonly abandoned: number;
+  /** Connections that were logged in so far, and attempts that failed. */
+  readonly opened: number;
+  readonly failed: number;
+  /** Why the last attempt failed, where none has succeeded since; else `null`. */
+  readonly error: string | null;
+  readonly closed: boolean;
+}
+
+/** Why a call that had begun is not known to be done. */
+export const callLost = (cause: unknown, address: string): SocketError =>
+  new SocketError("ERR_CALL_LOST", undefined, { cause, address });

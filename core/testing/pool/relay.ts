@@ -1,0 +1,103 @@
+/** What stands between a pool and its server in a check: it counts what the server says, and at one place does what it was told. */
+
+import { SHUT_WR } from "../../net/constants.ts";
+import type { StreamSocket } from "../../sockets/stream-socket.ts";
+import { memoryPair } from "../memory.ts";
+import type { MemoryTarget } from "./memory.ts";
+
+/** What happens on the first connection. */
+export interface Mischief {
+  /** Whose bytes are counted. */
+  readonly of: "server" | "client";
+  /** How many come before it happens. */
+  readonly at: number;
+  /**
+   * The connection ends, or is reset; all that follows is lost in silence; a caller leaves; or something is said
+   * unasked, in so many bytes.
+   */
+  readonly does: "end" | "reset" | "silence" | "leave" | "notice";
+  readonly notice?: Uint8Array;
+}
+
+/** The connections of a pool to one server; `mischief` happens on the first. */
+export class Relay implements MemoryTarget {
+  /** What the server has said on the first connection, in bytes. */
+  said = 0;
+  /** What the pool has. */
+  asked = 0;
+  /** How many connections there were. */
+  connections = 0;
+  /** Called where a caller is to leave. */
+  onleave: () => void = () => {};
+  readonly #target: MemoryTarget;
+  readonly #mischief: Mischief | null;
+  readonly #slice: number;
+  readonly #open = new Set<StreamSocket>();
+
+  /** `slice`: how many bytes come at a time. */
+  constructor(target: MemoryTarget, mischief: Mischief | null = null, slice = Number.POSITIVE_INFINITY) {
+    this.#target = target;
+    this.#mischief = mischief;
+    this.#slice = slice;
+  }
+
+  async connect(): Promise<StreamSocket> {
+    const first = this.connections++ === 0;
+    const server = await this.#target.connect();
+    const [outer, inner] = memoryPair({ timeout: null, capacity: 2 ** 24 });
+    server.settimeout(null);
+    this.#open.add(inner).add(server);
+    void this.#carry(server, inner, first, "server");
+    void this.#carry(inner, server, first, "client");
+    return outer;
+  }
+
+  /** Lets go of all connections. */
+  close(): void {
+    for (const socket of this.#open) socket.abort();
+    this.#open.clear();
+  }
+
+  /** Carries what `from` says to `to`, up to the place where something happens. */
+  async #carry(from: StreamSocket, to: StreamSocket, first: boolean, of: "server" | "client"): Promise<void> {
+    const mischief = first && this.#mischief?.of === of ? this.#mischief : null;
+    let carried = 0;
+    const count = (size: number): void => {
+      carried += size;
+      if (!first) return;
+      if (of === "server") this.said += size;
+      else this.asked += size;
+    };
+    /** Gives whether it goes on. */
+    const happen = async (): Promise<boolean> => {
+      if (mischief?.does === "notice") await to.sendall(mischief.notice as Uint8Array);
+      else if (mischief?.does === "leave") this.onleave();
+      else if (mischief?.does === "reset") {
+        to.abort();
+        from.abort();
+        return false;
+      } else if (mischief?.does === "end") {
+        await to.shutdown(SHUT_WR);
+        return false;
+      } else if (mischief?.does === "silence") return false;
+      return true;
+    };
+    try {
+      if (mischief?.at === 0 && !(await happen())) return;
+      for await (const bytes of from) {
+        for (let at = 0; at < bytes.length; ) {
+          const left = mischief !== null && mischief.at > carried ? mischief.at - carried : this.#slice;
+          const piece = bytes.subarray(at, at + Math.min(left, this.#slice));
+          await to.sendall(piece);
+          count(piece.length);
+          at += piece.length;
+          if (carried === mischief?.at && !(await happen())) return;
+        }
+      }
+      await to.shutdown(SHUT_WR);
+    } catch {
+      from.abort(); // one end is gone, and so is the other
+      to.abort();
+    }
+  }
+}

@@ -1,0 +1,24 @@
+/** Connections that outlive a request, in Node: `pool()`. */
+
+import type { AddressLike } from "../../core/net/address.ts";
+import { type DialledPoolOptions, dialledPool } from "../../core/pool/dialled.ts";
+import type { Pool } from "../../core/pool/pool.ts";
+import type { ClientHandlerClass } from "../../core/serve/client.ts";
+import { TCPConnector } from "./connector.ts";
+
+/**
+ * A pool of connections to `tcp://host:port` or `unix:/path`, each of which `Handler` logs in once; it dials when it is
+ * first asked.
+ *
+ *     await using redis = pool("tcp://127.0.0.1:6379", Redis, { max: 4, pipeline: 64 });
+ *     await redis.call(["GET", "k"]);
+ *     await using one = await redis.lease(); // one connection, for a transaction
+ *
+ * Throws `TypeError` and `RangeError` for an option that is wrong, or for a class that does not answer calls, or not
+ * `pipeline` at a time; `ERR_INVALID_ADDRESS`. What a call rejects with: see `PoolClient`.
+ */
+export const pool = <Call, Reply, Context = unknown>(
+  address: AddressLike,
+  Handler: ClientHandlerClass<Call, Reply, Context>,
+  options?: DialledPoolOptions<Context>,
+): Pool<Call, Reply, Context> => dialledPool(TCPConnector, address, Handler, options);
