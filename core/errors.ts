@@ -60,6 +60,7 @@ const CODES = {
   ERR_CALL_LOST: [0, "the connection was lost after the call had begun: it may have been done, or not"],
   ERR_HANDED_OVER: [0, "the connection was handed over to toWeb(); use that socket"],
   ERR_TLS: [0, "the TLS handshake failed"],
+  ERR_PROXY: [0, "the PROXY protocol header is missing or wrong"],
   ERR_APP: [0, "the app is not a valid one"],
   ERR_HANDLER: [0, "the handler failed with an error of its own"],
   ERR_INTERNAL: [0, "something failed inside Socklet or its platform"],

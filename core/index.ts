@@ -37,6 +37,17 @@ export {
 export * from "./net/constants.ts";
 // Names
 export type { AddressInfo, AddressInfoOptions, Host } from "./net/names.ts";
+// The PROXY protocol
+export {
+  type ParsedProxyHeader,
+  type ProxyHeader,
+  type ProxyHeaderOptions,
+  type ProxySsl,
+  type ProxyTlv,
+  parseProxyDatagram,
+  parseProxyHeader,
+  proxyHeader,
+} from "./net/proxy-header.ts";
 export type { DatagramOptions, ForkingOptions, ListenOptions, OptionNames, PoolOptions } from "./options.ts";
 // Connections that outlive a request
 export type { DialledPoolOptions } from "./pool/dialled.ts";
@@ -92,6 +103,7 @@ export {
   streamHandler,
 } from "./serve/handler.ts";
 export { ThreadingMixIn } from "./serve/mixins.ts";
+export type { ProxyProtocolOptions } from "./serve/proxy.ts";
 export {
   BaseServer,
   type ServerInfo,

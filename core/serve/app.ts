@@ -23,6 +23,7 @@ import { STREAM_NAMES, type StreamOptions, settleStream } from "../sockets/strea
 import type { StreamSocket } from "../sockets/stream-socket.ts";
 import type { BlobStorage } from "../storage.ts";
 import { BaseRequestHandler, DatagramRequestHandler, type HandlerClass, unfitFor } from "./handler.ts";
+import { PROXY_PROTOCOL_NAMES } from "./proxy.ts";
 import { BaseServer, type ServerOptions } from "./server.ts";
 
 /** A handler of connections or of datagrams. */
@@ -61,6 +62,7 @@ export interface ListenerOptions
       | "maxRequestsPerAddress"
       | "access"
       | "rate"
+      | "proxyProtocol"
       | "requestTimeout"
       | "idleTimeout"
     >,
@@ -80,6 +82,7 @@ const KINDS: { readonly [Name in keyof Required<ListenerOptions>]: Kind } = {
   whenFull: "every",
   maxRequestsPerAddress: "every",
   rate: "every",
+  proxyProtocol: "every",
   requestTimeout: "every",
   idleTimeout: "every",
   access: "ports",
@@ -97,7 +100,12 @@ const KINDS: { readonly [Name in keyof Required<ListenerOptions>]: Kind } = {
   execArgv: "forking",
 };
 
-const WITHIN: OptionNames = { access: PEER_NAMES, rate: RATE_NAMES, stream: STREAM_NAMES };
+const WITHIN: OptionNames = {
+  access: PEER_NAMES,
+  rate: RATE_NAMES,
+  proxyProtocol: PROXY_PROTOCOL_NAMES,
+  stream: STREAM_NAMES,
+};
 const LISTENER_NAMES: OptionNames = Object.fromEntries(
   Object.keys(KINDS).map((name) => [name, WITHIN[name] ?? true]),
 );

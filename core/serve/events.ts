@@ -86,6 +86,8 @@ export type Refusal =
   | "rate"
   /** Its address has as many as it may have at once: the option `maxRequestsPerAddress`. */
   | "address"
+  /** It sent no PROXY protocol header, a wrong one, or may send none: the option `proxyProtocol`; the event's `error` says which. */
+  | "proxy"
   /** The process has hardly a file descriptor left. */
   | "descriptors"
   /** The app has no listener for it. */
@@ -138,7 +140,15 @@ export type SockletEvent =
   /** The server listens. */
   | (Told & { readonly type: "listening"; readonly address: Address | null })
   /** A request was turned away before a handler was made. */
-  | (Told & { readonly type: "refused"; readonly address: Address | null; readonly reason: Refusal })
+  | (Told & {
+      readonly type: "refused";
+      readonly address: Address | null;
+      readonly reason: Refusal;
+      /** What was wrong, where the reason alone does not say it. */
+      readonly error?: SocketError;
+    })
+  /** A proxy looked whether the server is there: by a header that says so (`LOCAL`), or by a connection that said nothing. No handler began. */
+  | (Told & { readonly type: "checked"; readonly address: Address | null })
   /** A handler begins. */
   | (OfRequest & { readonly type: "begin" })
   /** The request is over and its connection let go. */

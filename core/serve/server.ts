@@ -38,6 +38,7 @@ import { type Arrival, Arrivals } from "./arrivals.ts";
 import { BaseEndpoint, ENDPOINT_NAMES, type EndpointOptions } from "./endpoint.ts";
 import type { EndpointInfo, Refusal } from "./events.ts";
 import { bothErrors, type HandlerClass } from "./handler.ts";
+import { type Doorkeeper, PROXY_PROTOCOL_NAMES, ProxyDoor, type ProxyProtocolOptions } from "./proxy.ts";
 import { cutBy, type Running } from "./requests.ts";
 import { watchTime } from "./time-limits.ts";
 
@@ -58,6 +59,8 @@ export interface ServerOptions<Context> extends EndpointOptions<Context> {
   readonly access?: PeerRules | undefined;
   /** How many requests one address may make in a second; counted as for `maxRequestsPerAddress`. Default: any number. */
   readonly rate?: RateLimit | undefined;
+  /** Which peers are proxies, that say for whom they come (HAProxy's PROXY protocol): `clientAddress`, and all the limits by address above, are then of whom they name. Default: none, and no header is read. */
+  readonly proxyProtocol?: ProxyProtocolOptions | undefined;
   /** How long a request may take in all, from its handler's `setup` to its end; then it is aborted: its signal, its connection. Default `null`, for ever: a chat lasts for days. */
   readonly requestTimeout?: number | null;
   /** How long a connection may carry nothing, in neither direction, whatever its handler waits for; then it is aborted, within half as much again. Default `null`, for ever: a read or a write that waits has the stream's `timeout`. */
@@ -78,6 +81,7 @@ export const SERVER_NAMES = optionNamesOf<ServerOptions<unknown>>("a server")({
   maxRequestsPerAddress: true,
   access: PEER_NAMES,
   rate: RATE_NAMES,
+  proxyProtocol: PROXY_PROTOCOL_NAMES,
   requestTimeout: true,
   idleTimeout: true,
   timeout: true,
@@ -139,6 +143,8 @@ export abstract class BaseServer<Request, Context = unknown>
   /** Whether what runs holds up no end. */
   daemonThreads: boolean;
 
+  /** Reads what proxies say of their clients; `null` where there are none. */
+  protected readonly proxyDoor: ProxyDoor | null;
   readonly #gate: Gate | null;
   readonly #arrivals = new Arrivals<Request>();
   #listening: Promise<void> | null = null;
@@ -163,6 +169,8 @@ export abstract class BaseServer<Request, Context = unknown>
     this.blockOnClose = options.blockOnClose ?? true;
     this.daemonThreads = options.daemonThreads ?? false;
     this.#gate = Gate.of(options);
+    const { proxyProtocol } = options;
+    this.proxyDoor = proxyProtocol === undefined ? null : new ProxyDoor(proxyProtocol, this.#keeper());
   }
 
   /** Where it listens; `null` before `listen()`. */
@@ -229,6 +237,7 @@ export abstract class BaseServer<Request, Context = unknown>
     this.#closed = true;
     void this.shutdown();
     this.stopListening();
+    this.proxyDoor?.close();
     for (const [request, clientAddress] of this.#arrivals.close()) {
       this.#leave(clientAddress);
       this.refuse(request, clientAddress, "closing");
@@ -641,9 +650,30 @@ export abstract class BaseServer<Request, Context = unknown>
 
   /** Turns a request away that no hook has seen: its connection is let go at once. */
   protected refuse(request: Request, address: Address | null, reason: Refusal): void {
-    this.#refused++;
     this.#abortRequest(request, address);
-    if (this.watches("refused")) this.announce({ type: "refused", server: this.name, address, reason });
+    this.turnAway(address, reason);
+  }
+
+  /** Counts and tells that a connection was turned away, which is closed and never became a request. */
+  protected turnAway(address: Address | null, reason: Refusal, error?: SocketError): void {
+    this.#refused++;
+    if (!this.watches("refused")) return;
+    this.announce({ type: "refused", server: this.name, address, reason, ...(error && { error }) });
+  }
+
+  /** What the door at which proxies come in knows of this server. */
+  #keeper(): Doorkeeper {
+    const capacity = (): number => this.maxRequests;
+    return {
+      daemonThreads: this.daemonThreads,
+      get maxRequests() {
+        return capacity();
+      },
+      turnAway: (address, reason, error) => this.turnAway(address, reason, error),
+      checked: (address) => {
+        if (this.watches("checked")) this.announce({ type: "checked", server: this.name, address });
+      },
+    };
   }
 
   get #waitsAtTheEnd(): boolean {

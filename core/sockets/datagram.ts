@@ -31,6 +31,7 @@ import {
   SHUT_WR,
   SOCK_DGRAM,
 } from "../net/constants.ts";
+import { type ProxyHeader, proxyOf } from "../net/proxy-header.ts";
 import { checkCount, checkTime, wholeMs } from "../options.ts";
 import { BaseSocket, checkFlags } from "./base-socket.ts";
 import type { KernelSocket } from "./transport.ts";
@@ -63,6 +64,11 @@ export class Datagram {
     this.address = address;
     this.truncated = truncated;
     this.#sender = sender;
+  }
+
+  /** What the proxy said of the sender (PROXY protocol); `null` where there is none, or it is not believed. */
+  get proxy(): ProxyHeader | null {
+    return proxyOf(this);
   }
 
   /** Sends one datagram back. Throws as `DatagramSender.post`. */

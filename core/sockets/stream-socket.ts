@@ -39,6 +39,7 @@ import {
   SHUT_WR,
   SOCK_STREAM,
 } from "../net/constants.ts";
+import { type ProxyHeader, proxyOf } from "../net/proxy-header.ts";
 import { checkOptions, checkTime } from "../options.ts";
 import { BaseSocket, checkFlags, familyOf } from "./base-socket.ts";
 import { type StreamOptions, settleStream } from "./stream-options.ts";
@@ -176,6 +177,11 @@ export class StreamSocket extends BaseSocket implements AsyncDisposable {
   /** Why not all that was written has left, where the connection is over; `null` where all has, or still may. */
   get lost(): SocketError | null {
     return this.#lost;
+  }
+
+  /** What the proxy before this connection said of its client (PROXY protocol); `null` where there is none, or it is not believed. */
+  get proxy(): ProxyHeader | null {
+    return proxyOf(this);
   }
 
   /** True from `close()`, `abort()` or `toWeb()` on. */

@@ -100,6 +100,7 @@ class HandleTransport extends Intake implements Connection {
   readonly #node: StreamBinding;
   #sink: StreamSink | null = null;
   #kernel: Kernel | undefined;
+  #unread: Uint8Array | null = null; // for the heir
   #heir: NodeTransport | null = null; // has the handle
   #reads: "not yet" | "no" | "yes" = "not yet";
   #ended = false; // by the peer
@@ -310,12 +311,17 @@ class HandleTransport extends Intake implements Connection {
     return this.#handOver().toSocket();
   }
 
+  unread(bytes: Uint8Array): void {
+    this.#unread = bytes;
+  }
+
   /** Makes a `net.Socket` that has the handle from now on. */
   #handOver(): NodeTransport {
     this.pause();
     const options = { handle: this.#handle, allowHalfOpen: true, manualStart: true };
     const socket = new net.Socket(options as unknown as net.SocketConstructorOpts);
     socket.pause(); // nothing is read before somebody asks
+    if (this.#unread !== null) socket.unshift(this.#unread);
     this.#heir = new NodeTransport(socket, { ...this.#origin, kernel: this.#kernel ?? this.#origin?.kernel });
     return this.#heir;
   }

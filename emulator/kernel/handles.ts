@@ -270,3 +270,14 @@ export const listening = (server: net.Server, listen: () => void): Promise<void>
     server.once("close", () => reject(new SocketError("ECANCELED")));
     listen();
   });
+
+/** Has Node read no more of `socket` until it is resumed: `pause()` alone lets it read ahead, which is lost to another process that has the descriptor, too. */
+export const stopReading = (socket: net.Socket): void => {
+  const { _handle: handle } = socket as unknown as {
+    readonly _handle?: { reading?: boolean; readStop?(): number } | null;
+  };
+  socket.pause();
+  if (!handle || typeof handle.readStop !== "function") return;
+  handle.readStop();
+  handle.reading = false; // as Node notes it
+};

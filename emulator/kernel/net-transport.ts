@@ -99,6 +99,8 @@ export interface Connection extends StreamTransport {
   unref(): void;
   /** A `net.Socket` of it, which has it from now on. Before anything was read. */
   toSocket(): net.Socket;
+  /** Puts back what was read too much: it comes first where the next call is `startTls()` or `toSocket()`. */
+  unread(bytes: Uint8Array): void;
 }
 
 type Listeners = Record<string, (argument: never) => unknown>;
@@ -170,6 +172,10 @@ export class NodeTransport implements Connection, Taker {
 
   toSocket(): net.Socket {
     return this.#socket;
+  }
+
+  unread(bytes: Uint8Array): void {
+    this.#socket.unshift(bytes);
   }
 
   get localAddress(): Address | null {

@@ -21,10 +21,13 @@ import {
   SOCK_STREAM,
   SOL_SOCKET,
 } from "../../core/net/constants.ts";
+import { cameThrough } from "../../core/net/proxy-header.ts";
 import { LISTEN_NAMES, type ListenOptions, type OptionNames, optionNamesOf } from "../../core/options.ts";
+import { attempt } from "../../core/promises.ts";
 import type { SockletEvent } from "../../core/serve/events.ts";
 import { checkKind, type HandlerClass } from "../../core/serve/handler.ts";
 import { ThreadingMixIn } from "../../core/serve/mixins.ts";
+import type { Passage, ProxyDoor, Unaddressed } from "../../core/serve/proxy.ts";
 import { BaseServer, SERVER_NAMES, type ServerOptions } from "../../core/serve/server.ts";
 import type { Datagram, DatagramSocket } from "../../core/sockets/datagram.ts";
 import { STREAM_NAMES, type StreamOptions, settleStream } from "../../core/sockets/stream-options.ts";
@@ -221,9 +224,47 @@ export class TCPServer<
     const { fd } = connection;
     const origin = this.originOf(fd);
     if (origin !== undefined) connection.from(origin);
-    const request = new StreamSocket(connection, this.#stream) as Request & StreamSocket;
+    if (this.proxyDoor !== null) this.#enter(connection, this.proxyDoor);
+    else this.opened(connection, null);
+  }
+
+  /** The connection of a server behind proxies: reads its header, where it comes from one. */
+  #enter(connection: Connection, door: ProxyDoor): void {
     const peer = connection.remoteAddress;
-    if (fd < lastDescriptor()) this.arrive(request, peer);
+    const asks = door.asks(peer, this.unaddressed);
+    if (asks === "direct") this.opened(connection, null);
+    else if (asks === "refuse") {
+      connection.abort();
+      door.refuse(peer);
+    } else if (connection.fd >= lastDescriptor()) {
+      connection.abort();
+      this.turnAway(peer, "descriptors");
+    } else {
+      void door.enter(connection).then((passage) => {
+        if (passage === null) return;
+        attempt(
+          () => this.opened(connection, passage),
+          (error) => this.announce({ type: "error", server: this.name, address: passage.address, error }),
+        );
+      });
+    }
+  }
+
+  /** What peers without an IP address are called in `proxyProtocol.from`. */
+  protected get unaddressed(): Unaddressed | null {
+    return null;
+  }
+
+  /** The connection is ready for its handler: makes the request of it, which arrives. `passage`: what came before it of a proxy. */
+  protected opened(connection: Connection, passage: Passage | null): void {
+    const request = new StreamSocket(connection, this.#stream) as Request & StreamSocket;
+    let peer = connection.remoteAddress;
+    if (passage !== null) {
+      peer = passage.address;
+      cameThrough(request, passage.header);
+      if (passage.rest.length > 0) request.rfile.push(passage.rest);
+    }
+    if (connection.fd < lastDescriptor()) this.arrive(request, peer);
     else this.refuse(request, peer, "descriptors");
   }
 

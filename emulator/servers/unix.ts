@@ -78,6 +78,10 @@ export class UnixStreamServer<Context = unknown> extends TCPServer<Context> {
     return "unix";
   }
 
+  protected override get unaddressed(): "unix" {
+    return "unix";
+  }
+
   override async serverBind(): Promise<void> {
     checkListen(this);
     const path = this.#path;

@@ -39,6 +39,7 @@ const TABLE: Readonly<Record<string, Row>> = {
     core.defineApp({ handlers: { x: Nothing }, listen: [{ handler: "x", address: ":0", options }] }),
   "defineApp, dial": (options: object) =>
     core.defineApp({ handlers: { x: Nothing }, dial: { x: { handler: "x", address: ":1", ...options } } }),
+  proxyHeader: (options) => core.proxyHeader(options),
   inetAton: (options) => core.inetAton("1", options),
   StreamSocket: (options) => new core.StreamSocket(null, options),
   "StreamSocket, startTls": (options) => testing.memoryPair()[0].startTls(options),

@@ -3,6 +3,7 @@
 import { fileReader, fileWriter } from "./file.ts";
 import { framing } from "./framing.ts";
 import { parsers } from "./parsers.ts";
+import { proxyHeaders } from "./proxy.ts";
 import { reader } from "./reader.ts";
 import { sockets } from "./sockets.ts";
 import type { Target } from "./target.ts";
@@ -15,5 +16,6 @@ export const TARGETS: readonly Target[] = [
   fileWriter,
   ...sockets,
   ...parsers,
+  ...proxyHeaders,
   ...framing,
 ];

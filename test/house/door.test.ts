@@ -70,7 +70,7 @@ const OURS = new Set([
 /** Names in the table that are also names of what Node documents, or of what is Socklet's. */
 const COMMON = new Set(
   [
-    "net.Server net.Socket Socket Server dgram.Socket fd handle open listen close unref reset send shutdown binding",
+    "net.Server net.Socket Socket Server dgram.Socket fd handle open listen close unref reset send shutdown binding reading",
     "onread onconnection onmessage oncomplete getpeername getsockname setNoDelay setKeepAlive",
   ].flatMap((words) => words.split(" ")),
 ).add("new net.Socket()");

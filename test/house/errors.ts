@@ -88,6 +88,8 @@ const GROUPS: readonly (readonly [title: string, remedies: Partial<Record<Socket
       ERR_HANDED_OVER: "After `toWeb()` use the socket that it gave, and no longer this one.",
       ERR_TLS:
         "The message has the reason: a certificate that is not trusted, a wrong name, or no common version.",
+      ERR_PROXY:
+        "The message says what came in place of a PROXY protocol header. Have the proxy send one (`send-proxy-v2`), or leave its address out of `proxyProtocol.from`.",
       ERR_APP: "The message names the entry of `defineApp`, and what it may be.",
       ERR_HANDLER: "The handler itself threw: `cause` is its error.",
       ERR_PLATFORM:

@@ -4,6 +4,7 @@ import type { ChildProcess } from "node:child_process";
 import type net from "node:net";
 import type { SocketError } from "../../../core/errors.ts";
 import type { Address, UnixAddress } from "../../../core/net/address.ts";
+import type { ProxyHeader } from "../../../core/net/proxy-header.ts";
 import { fileURLToPath, lazy } from "../../builtin.ts";
 import type { HandlerSource } from "./handler-source.ts";
 import type { Counts, Order } from "./messages.ts";
@@ -58,6 +59,10 @@ export interface Job {
   readonly request: unknown;
   /** The connection, of which this process keeps its own descriptor until the request is over. */
   readonly socket: net.Socket | null;
+  /** What was read of it here, which the child is to read first. */
+  readonly read: Uint8Array | null;
+  /** What its proxy said. */
+  readonly proxy: ProxyHeader | null;
   readonly datagram: { readonly data: Uint8Array; readonly truncated: boolean } | null;
   counts: Counts;
   /** Whether the child keeps the connection when the request is over. */

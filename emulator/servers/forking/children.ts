@@ -315,8 +315,8 @@ export class Children {
     child.job = job;
     child.begun = false;
     child.asked = null;
-    const { id, address, local, datagram, socket } = job;
-    child.send({ type: "run", id, address, local, datagram }, socket ?? undefined);
+    const { id, address, local, read, proxy, datagram, socket } = job;
+    child.send({ type: "run", id, address, local, read, proxy, datagram }, socket ?? undefined);
     this.#watch(child);
   }
 

@@ -8,6 +8,7 @@ import { DONE, toBytes } from "../../../core/bytes/data.ts";
 import { jsonOf, plain } from "../../../core/describe.ts";
 import { SocketError } from "../../../core/errors.ts";
 import type { Address } from "../../../core/net/address.ts";
+import { cameThrough } from "../../../core/net/proxy-header.ts";
 import { disown } from "../../../core/promises.ts";
 import { isApp } from "../../../core/serve/app.ts";
 import type { EndpointInfo } from "../../../core/serve/events.ts";
@@ -61,7 +62,7 @@ class Running implements RequestScope {
   readonly #controller = new AbortController();
 
   constructor(
-    { id, address, local, datagram }: Run,
+    { id, address, local, read, proxy, datagram }: Run,
     socket: net.Socket | undefined,
     options: Partial<StreamOptions>,
   ) {
@@ -69,9 +70,11 @@ class Running implements RequestScope {
     if (socket !== undefined) {
       socket.allowHalfOpen = true; // the peer's end is not ours
       socket.pause(); // nothing is lost before somebody listens
+      if (read !== null) socket.unshift(read);
       const remote = address?.family === "unix" ? address : undefined;
       this.stream = streamSocket(socket, options, { local: local ?? undefined, remote });
       this.request = this.stream;
+      if (proxy !== null) cameThrough(this.request, proxy);
       return;
     }
     const way = {
@@ -85,6 +88,7 @@ class Running implements RequestScope {
     const { data, truncated } = datagram ?? { data: new Uint8Array(0), truncated: false };
     this.stream = null;
     this.request = new Datagram(data, address, way, truncated);
+    if (proxy !== null) cameThrough(this.request, proxy);
   }
 
   get signal(): AbortSignal {

@@ -3,6 +3,7 @@
 import { describe, isA, jsonOf, peek, textOf } from "../../../core/describe.ts";
 import { SocketError } from "../../../core/errors.ts";
 import type { Address, UnixAddress } from "../../../core/net/address.ts";
+import type { ProxyHeader } from "../../../core/net/proxy-header.ts";
 import type { StreamOptions } from "../../../core/sockets/stream-options.ts";
 import type { HandlerSource } from "./handler-source.ts";
 
@@ -21,6 +22,10 @@ export type Order =
       readonly address: Address | null;
       /** Where a Unix connection came in, which the child cannot find out. */
       readonly local: UnixAddress | null;
+      /** What the parent has read of the connection, which is to be read first. */
+      readonly read: Uint8Array | null;
+      /** What its proxy said. */
+      readonly proxy: ProxyHeader | null;
       readonly datagram: { readonly data: Uint8Array; readonly truncated: boolean } | null;
     }
   | { readonly type: "cancel"; readonly reason: WireError }

@@ -34,10 +34,11 @@
  */
 
 import type net from "node:net";
-import type { MaybePromise } from "../../../core/bytes/data.ts";
+import { joinBytes, type MaybePromise } from "../../../core/bytes/data.ts";
 import { errorText } from "../../../core/describe.ts";
 import { SocketError } from "../../../core/errors.ts";
 import type { Address, AddressLike } from "../../../core/net/address.ts";
+import { proxyOf } from "../../../core/net/proxy-header.ts";
 import {
   FORKING_NAMES,
   type ForkingOptions,
@@ -47,8 +48,10 @@ import {
 import { isThenable } from "../../../core/promises.ts";
 import type { HandlerClass } from "../../../core/serve/handler.ts";
 import { madeBy } from "../../../core/serve/mixins.ts";
+import type { Passage } from "../../../core/serve/proxy.ts";
 import { Datagram } from "../../../core/sockets/datagram.ts";
 import { StreamSocket } from "../../../core/sockets/stream-socket.ts";
+import { stopReading } from "../../kernel/handles.ts";
 import { type Connection, NodeTransport } from "../../kernel/net-transport.ts";
 import { TCPServer, type TCPServerOptions } from "../tcp.ts";
 import { UDPServer, type UDPServerOptions } from "../udp.ts";
@@ -62,6 +65,21 @@ import type { Job } from "./child.ts";
 import { Children, type Forking, type ForkingInfo } from "./children.ts";
 import { sourceOf } from "./handler-source.ts";
 import { IN_CHILD } from "./messages.ts";
+
+/** A connection as a child is given it. */
+interface Accepted {
+  readonly socket: net.Socket;
+  /** What this process has read of it, behind a proxy's header. */
+  readonly read: Uint8Array | null;
+}
+
+/** All that was read of a connection: what came behind the header, and what Node has read ahead. It reads no more from now on. */
+const bytesRead = (socket: net.Socket, rest: Uint8Array): Uint8Array | null => {
+  stopReading(socket);
+  const ahead: Uint8Array | null = socket.read();
+  if (ahead === null) return rest.length === 0 ? null : rest;
+  return joinBytes([rest, ahead], rest.length + ahead.length);
+};
 
 const TIMEOUT = 300_000; // ms; CPython's ForkingMixIn.timeout
 
@@ -104,9 +122,9 @@ export function ForkingMixIn<Base extends NetServerClass>(Server: Base): Forking
     maxRestartDelay: number;
     execArgv: readonly string[];
     readonly #children: Children;
-    readonly #sockets = new WeakMap<object, net.Socket>();
+    readonly #accepted = new WeakMap<object, Accepted>();
     readonly #jobs = new WeakMap<object, Job>();
-    #accepting: net.Socket | null = null;
+    #accepting: Accepted | null = null;
 
     // biome-ignore lint/suspicious/noExplicitAny: as above
     constructor(...args: any[]) {
@@ -175,14 +193,19 @@ export function ForkingMixIn<Base extends NetServerClass>(Server: Base): Forking
     }
 
     protected override accepted(connection: Connection): void {
-      const socket = connection.toSocket(); // what Node can send to a child
-      this.#accepting = socket;
-      super.accepted(new NodeTransport(socket));
+      super.accepted(new NodeTransport(connection.toSocket())); // what Node can send to a child
+    }
+
+    protected override opened(connection: Connection, passage: Passage | null): void {
+      const socket = connection.toSocket();
+      const read = passage === null ? null : bytesRead(socket, passage.rest);
+      this.#accepting = { socket, read };
+      super.opened(connection, passage && { ...passage, rest: new Uint8Array(0) });
       this.#accepting = null;
     }
 
     protected override arrive(request: object, clientAddress: Address | null): void {
-      if (this.#accepting !== null) this.#sockets.set(request, this.#accepting);
+      if (this.#accepting !== null) this.#accepted.set(request, this.#accepting);
       super.arrive(request, clientAddress);
     }
 
@@ -202,7 +225,9 @@ export function ForkingMixIn<Base extends NetServerClass>(Server: Base): Forking
         address,
         local: local?.family === "unix" ? local : null,
         request,
-        socket: this.#sockets.get(request) ?? null,
+        proxy: proxyOf(request),
+        socket: this.#accepted.get(request)?.socket ?? null,
+        read: this.#accepted.get(request)?.read ?? null,
         datagram: datagram && { data: datagram.data, truncated: datagram.truncated },
         counts: { bytesRead: 0, bytesWritten: 0 },
         kept: false,
@@ -239,7 +264,7 @@ export function ForkingMixIn<Base extends NetServerClass>(Server: Base): Forking
       const job = this.#jobs.get(request);
       if (job?.cut === true) return this.abortRequest(request); // the child's reset is sent when no process has it any more
       if (job?.kept !== true) return super.closeRequest(request);
-      this.#sockets.get(request)?.destroy(); // this process's descriptor alone
+      this.#accepted.get(request)?.socket.destroy(); // this process's descriptor alone
       this.abortRequest(request);
     }
 

@@ -1,0 +1,270 @@
+/**
+ * The PROXY protocol at a server's door: a peer that the option `proxyProtocol` names as a proxy has to say for whom it
+ * comes, before all else; of any other peer nothing is read that could be such a header, so that no client can give
+ * itself an address.
+ */
+
+import { joinBytes } from "../bytes/data.ts";
+import { SocketError } from "../errors.ts";
+import { parseNetwork } from "../net/access.ts";
+import { type Address, formatAddress, inNetwork, type Network, packAddress } from "../net/address.ts";
+import {
+  type ParsedProxyHeader,
+  type ProxyHeader,
+  parseProxyDatagram,
+  parseProxyHeader,
+} from "../net/proxy-header.ts";
+import { checkCount, checkTime, checkWord, optionNamesOf, wholeMs } from "../options.ts";
+import type { StreamSink, StreamTransport } from "../sockets/transport.ts";
+import type { Refusal } from "./events.ts";
+
+/** Which peers are proxies that speak the PROXY protocol, and how they have to. Times are milliseconds, sizes bytes. */
+export interface ProxyProtocolOptions {
+  /**
+   * Who is a proxy: networks and addresses (`"10.0.0.0/8"`, `"192.0.2.1"`); `"unix"`, whoever connects to a path;
+   * `"unknown"`, whose address the platform does not tell (in a Worker). They must send the header first, before TLS.
+   */
+  readonly from: readonly string[];
+  /** What becomes of every other peer: it is refused, or served as it is, and what it sends is never read as a header. Default `"refuse"`. */
+  readonly others?: "refuse" | "direct";
+  /** What becomes of a connection that a proxy makes for itself (`LOCAL`), as for a health check: it is closed, or served under the proxy's own address, as a check that speaks the protocol needs. Default `"close"`. */
+  readonly local?: "close" | "serve";
+  /** How long the header may take to come. Default 5 000: a packet that is lost is sent again within 3 s. */
+  readonly timeout?: number;
+  /** How many bytes a version 2 header may have. Default 4 096; one with the client's certificate may need more, 65 551 at most. */
+  readonly maxHeader?: number;
+}
+
+export const PROXY_PROTOCOL_NAMES = optionNamesOf<ProxyProtocolOptions>("a server behind proxies")({
+  from: true,
+  others: true,
+  local: true,
+  timeout: true,
+  maxHeader: true,
+});
+
+/** What peers without an IP address are called in `from`: those of a path, those that the platform does not tell. */
+export type Unaddressed = "unix" | "unknown";
+
+/** A request that came through the door. */
+export interface Passage {
+  /** Who the client is. */
+  readonly address: Address | null;
+  /** What its proxy said. */
+  readonly header: ProxyHeader;
+  /** What was read behind the header: the client's first bytes. */
+  readonly rest: Uint8Array;
+}
+
+/** What the door tells its server. */
+export interface Doorkeeper {
+  /** Nothing that waits here keeps the process. */
+  readonly daemonThreads: boolean;
+  /** How many may wait here. */
+  readonly maxRequests: number;
+  /** A peer was turned away. */
+  turnAway(address: Address | null, reason: Refusal, error?: SocketError): void;
+  /** A proxy looked whether the server is there. */
+  checked(address: Address | null): void;
+}
+
+const WORDS: readonly string[] = ["unix", "unknown"] satisfies Unaddressed[];
+const LEAST = 16; // bytes: the shortest header of version 2
+
+/** The client that a header speaks of; the peer itself, where it does not say. */
+const clientOf = ({ carries, source }: ProxyHeader, peer: Address | null): Address | null =>
+  carries === null ? peer : source;
+
+/** Reads the headers of connections and datagrams, and turns away what has none. */
+export class ProxyDoor {
+  readonly #keeper: Doorkeeper;
+  readonly #networks: readonly Network[];
+  readonly #words: ReadonlySet<string>;
+  readonly #others: "refuse" | "direct";
+  readonly #local: "close" | "serve";
+  readonly #timeout: number;
+  readonly #most: number;
+  readonly #waiting = new Set<Reading>();
+
+  /** Throws TypeError, RangeError, and `ERR_INVALID_ADDRESS` for what is no network. */
+  constructor(options: ProxyProtocolOptions, keeper: Doorkeeper) {
+    const { from, others = "refuse", local = "close", timeout = 5_000, maxHeader = 4_096 } = options;
+    if (!Array.isArray(from) || from.length === 0) {
+      throw new TypeError(
+        'proxyProtocol.from lists who is a proxy: ["10.0.0.0/8"]; without one there is nobody whose header could be believed',
+      );
+    }
+    this.#keeper = keeper;
+    this.#networks = from.filter((text) => !WORDS.includes(text)).map(parseNetwork);
+    this.#words = new Set(from.filter((text) => WORDS.includes(text)));
+    this.#others = checkWord("proxyProtocol.others", others, ["refuse", "direct"]);
+    this.#local = checkWord("proxyProtocol.local", local, ["close", "serve"]);
+    this.#timeout = checkTime("proxyProtocol.timeout", timeout);
+    this.#most = checkCount("proxyProtocol.maxHeader", maxHeader, LEAST);
+  }
+
+  /** Whether `peer` has to send a header, comes in as it is, or not at all. `unaddressed`: what it is where it has no IP address. */
+  asks(peer: Address | null, unaddressed: Unaddressed | null): "header" | "direct" | "refuse" {
+    return this.#trusts(peer, unaddressed) ? "header" : this.#others;
+  }
+
+  #trusts(peer: Address | null, unaddressed: Unaddressed | null): boolean {
+    if (peer === null || peer.family === "unix") return unaddressed !== null && this.#words.has(unaddressed);
+    const packed = packAddress(peer.hostname);
+    return packed !== null && this.#networks.some((network) => inNetwork(packed, network));
+  }
+
+  /**
+   * Reads the header of a connection, which is then to be read further by somebody else. Resolves to `null` where
+   * the connection is over, which the server was told. Never rejects.
+   */
+  async enter(transport: StreamTransport): Promise<Passage | null> {
+    const peer = transport.remoteAddress;
+    if (this.#waiting.size >= this.#keeper.maxRequests) {
+      transport.abort();
+      this.#keeper.turnAway(peer, "full");
+      return null;
+    }
+    const reading = new Reading(transport, this.#most, this.#timeout, this.#keeper.daemonThreads);
+    this.#waiting.add(reading);
+    const found = await reading.over;
+    this.#waiting.delete(reading);
+    if (found === "closing") {
+      this.#keeper.turnAway(peer, "closing");
+      return null;
+    }
+    if (found instanceof SocketError) {
+      this.#keeper.turnAway(peer, "proxy", found);
+      return null;
+    }
+    if (found === "nothing" || (found.header.command === "LOCAL" && this.#local === "close")) {
+      this.#keeper.checked(peer);
+      if (found !== "nothing") await leave(transport);
+      return null;
+    }
+    return { address: clientOf(found.header, peer), header: found.header, rest: found.rest };
+  }
+
+  /** Turns away a peer that is no proxy. */
+  refuse(peer: Address | null): void {
+    const said = `${formatAddress(peer)} is none of the proxies that proxyProtocol.from names, and others are refused`;
+    this.#keeper.turnAway(peer, "proxy", new SocketError("ERR_PROXY", said));
+  }
+
+  /** The same of a datagram; `null` where it is nobody's, which the server was told. */
+  unwrap(message: Uint8Array, peer: Address | null): Passage | null {
+    let parsed: ParsedProxyHeader;
+    try {
+      parsed = parseProxyDatagram(message, this.#most);
+    } catch (error) {
+      this.#keeper.turnAway(peer, "proxy", error as SocketError);
+      return null;
+    }
+    const { header, size } = parsed;
+    if (header.command === "LOCAL" && this.#local === "close") {
+      this.#keeper.checked(peer);
+      return null;
+    }
+    return { address: clientOf(header, peer), header, rest: message.subarray(size) };
+  }
+
+  /** The server accepts no more: those that wait here are let go. */
+  close(): void {
+    for (const reading of this.#waiting) reading.close();
+  }
+}
+
+/** Closes a connection that nobody will read. */
+const leave = async (transport: StreamTransport): Promise<void> => {
+  transport.start({ needed: 0, data: () => false, end() {}, error() {} });
+  try {
+    await transport.end();
+    await transport.close();
+  } catch {
+    transport.abort();
+  }
+};
+
+const NOTHING = new Uint8Array(0);
+
+type Found = { readonly header: ProxyHeader; readonly rest: Uint8Array };
+
+/** One connection whose header is not whole yet. */
+class Reading implements StreamSink {
+  needed = 1;
+  readonly #transport: StreamTransport;
+  readonly #most: number;
+  readonly #timer: ReturnType<typeof setTimeout>;
+  readonly #over = Promise.withResolvers<Found | SocketError | "nothing" | "closing">();
+  #bytes: Uint8Array = NOTHING;
+
+  constructor(transport: StreamTransport, most: number, timeout: number, daemon: boolean) {
+    this.#transport = transport;
+    this.#most = most;
+    const late = (): void =>
+      this.#fail(
+        new SocketError(
+          "ERR_PROXY",
+          `no PROXY protocol header came within ${wholeMs(timeout)}: ${this.#bytes.length} bytes of one did`,
+        ),
+      );
+    this.#timer = setTimeout(late, timeout);
+    if (daemon) (this.#timer as { unref?(): void }).unref?.();
+    transport.start(this);
+    transport.resume();
+  }
+
+  get over(): Promise<Found | SocketError | "nothing" | "closing"> {
+    return this.#over.promise;
+  }
+
+  data(bytes: Uint8Array): boolean {
+    if (this.needed === 0) return false;
+    this.#bytes =
+      this.#bytes.length === 0 ? bytes : joinBytes([this.#bytes, bytes], this.#bytes.length + bytes.length);
+    try {
+      const parsed = parseProxyHeader(this.#bytes, this.#most);
+      if (parsed === null) return true;
+      this.#transport.pause();
+      this.#settle({ header: parsed.header, rest: this.#bytes.subarray(parsed.size) });
+    } catch (error) {
+      this.#fail(error as SocketError);
+    }
+    return false;
+  }
+
+  end(): void {
+    this.#gone(`the connection ended after ${this.#bytes.length} bytes of a PROXY protocol header`);
+  }
+
+  error(error: SocketError): void {
+    this.#gone(`the connection broke after ${this.#bytes.length} bytes of a PROXY protocol header`, error);
+  }
+
+  close(): void {
+    if (this.needed === 0) return;
+    this.#settle("closing");
+    this.#transport.abort();
+  }
+
+  #gone(why: string, cause?: unknown): void {
+    if (this.needed === 0) return;
+    if (this.#bytes.length > 0) this.#fail(new SocketError("ERR_PROXY", why, { cause }));
+    else {
+      this.#settle("nothing");
+      this.#transport.abort();
+    }
+  }
+
+  #fail(error: SocketError): void {
+    if (this.needed === 0) return;
+    this.#settle(error);
+    this.#transport.abort();
+  }
+
+  #settle(found: Found | SocketError | "nothing" | "closing"): void {
+    this.needed = 0;
+    clearTimeout(this.#timer);
+    this.#over.resolve(found);
+  }
+}

@@ -1,0 +1,363 @@
+/** Servers behind proxies: whom a handler serves, who is turned away, and what costs no handler. Waits are for events. */
+
+import { once } from "node:events";
+import { mkdtemp, rm } from "node:fs/promises";
+import net from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import {
+  type Address,
+  type InternetAddress,
+  type ProxyProtocolOptions,
+  parseAddress,
+  proxyHeader,
+  type ServerOptions,
+} from "socklet";
+import {
+  ForkingTCPServer,
+  ForkingUnixStreamServer,
+  handlerFrom,
+  TCPServer,
+  ThreadingTCPServer,
+  ThreadingUnixStreamServer,
+  UnixStreamServer,
+} from "socklet/emulator";
+import { describe, expect, onTestFinished, test } from "vitest";
+import { intake } from "../../emulator/kernel/intake.ts";
+import { Told } from "../core/told.ts";
+import { Says } from "./fixtures/proxied.ts";
+
+const CLIENT = "192.0.2.1:56324";
+const CAME_TO = "198.51.100.2:443";
+const SPEAKS = { source: CLIENT, destination: CAME_TO, authority: "example.org", checksum: true };
+const LINE = "PROXY TCP4 192.0.2.1 198.51.100.2 56324 443\r\n";
+
+/** Any of the family. */
+type ServerClass = new (address: string, handler: never, options: ServerOptions<unknown>) => TCPServer;
+
+interface Place {
+  readonly name: string;
+  readonly Server: ServerClass;
+  readonly path?: true;
+  readonly forks?: true;
+}
+
+const PLACES: readonly Place[] = [
+  { name: "threading, TCP", Server: ThreadingTCPServer },
+  { name: "serial, TCP", Server: TCPServer },
+  { name: "forking, TCP", Server: ForkingTCPServer, forks: true },
+  { name: "threading, a path", Server: ThreadingUnixStreamServer, path: true },
+  { name: "serial, a path", Server: UnixStreamServer, path: true },
+  { name: "forking, a path", Server: ForkingUnixStreamServer, path: true, forks: true },
+];
+
+/** A server that serves until the test is over, and what it tells. */
+const serving = async (
+  { Server, path, forks }: Place,
+  proxyProtocol: Partial<ProxyProtocolOptions> = {},
+  options: ServerOptions<unknown> = {},
+) => {
+  const told = new Told();
+  const from = path ? ["unix"] : ["127.0.0.1"];
+  const Handler = forks ? handlerFrom(new URL("fixtures/proxied.ts", import.meta.url), "Says") : Says;
+  let where = "127.0.0.1:0";
+  if (path) {
+    const folder = await mkdtemp(join(tmpdir(), "socklet-"));
+    onTestFinished(() => rm(folder, { recursive: true }));
+    where = `unix:${folder}/s`;
+  }
+  const server = new Server(where, Handler as never, {
+    onEvent: told.on,
+    proxyProtocol: { from, ...proxyProtocol },
+    ...options,
+  });
+  onTestFinished(() => server.serverClose());
+  await server.listen();
+  void server.serveForever();
+  return { server, told };
+};
+
+/** A client's connection, before it has sent anything. */
+const dialled = async (address: Address | null): Promise<net.Socket> => {
+  const at = parseAddress(address as Address);
+  const socket =
+    at.scheme === "unix" ? net.connect({ path: at.path }) : net.connect(at.port, at.hostname).setNoDelay();
+  onTestFinished(() => void socket.destroy());
+  await once(socket, "connect");
+  return socket;
+};
+
+/** All that comes until the end; where the connection breaks, what broke it. */
+const heard = async (socket: net.Socket): Promise<string> => {
+  let text = "";
+  socket.setEncoding("latin1").on("data", (more) => {
+    text += more;
+  });
+  let broken = "";
+  socket.on("error", (error: NodeJS.ErrnoException) => {
+    broken = error.code ?? error.message;
+  });
+  if (!socket.closed) await new Promise((resolve) => socket.once("close", resolve));
+  return text + broken;
+};
+
+/** Sends bytes one by one, each with a turn of the event loop after it, in which it leaves. */
+const dribble = async (socket: net.Socket, bytes: Uint8Array): Promise<void> => {
+  for (const byte of bytes) {
+    await new Promise<void>((resolve) => socket.write(Uint8Array.of(byte), () => resolve()));
+    await new Promise((resolve) => setImmediate(resolve));
+  }
+};
+
+const bytes = (...parts: readonly (string | Uint8Array)[]): Buffer =>
+  Buffer.concat(parts.map((part) => Buffer.from(part as Uint8Array)));
+
+const said = (version: number, authority?: string): string =>
+  JSON.stringify({
+    clientAddress: { family: "IPv4", hostname: "192.0.2.1", port: 56_324 },
+    proxy: { version, command: "PROXY", authority },
+  });
+
+const withIntake = (on: boolean): void => {
+  const before = intake.on;
+  intake.on = on;
+  onTestFinished(() => {
+    intake.on = before;
+  });
+};
+
+describe.each(["on", "off"])("with SOCKLET_INTAKE=%s", (mode) => {
+  describe.each(PLACES)("$name", (place) => {
+    test.each([
+      ["version 1", LINE, said(1)],
+      ["version 2", proxyHeader(SPEAKS), said(2, "example.org")],
+    ] as const)("%s, with the first bytes in the same piece", async (_, header, wanted) => {
+      withIntake(mode === "on");
+      const { server } = await serving(place);
+      const socket = await dialled(server.serverAddress);
+      socket.end(bytes(header, "one\ntwo\n"));
+      expect(await heard(socket)).toBe(`${wanted}\none\ntwo\n`);
+    });
+
+    test("byte by byte, and the handler begins when the header is whole", async () => {
+      withIntake(mode === "on");
+      const { server, told } = await serving(place);
+      const socket = await dialled(server.serverAddress);
+      const header = proxyHeader(SPEAKS);
+      await dribble(socket, header.subarray(0, -1));
+      expect(told.of("begin")).toEqual([]);
+      const text = heard(socket);
+      await dribble(socket, bytes(header.subarray(-1), "one\n"));
+      socket.end("two\n");
+      expect(await text).toBe(`${said(2, "example.org")}\none\ntwo\n`);
+      expect(await told.next("end")).toMatchObject({
+        address: { hostname: "192.0.2.1" },
+        bytesRead: 8, // without the header
+        failed: false,
+      });
+    });
+
+    test("much behind the header, in one piece with it: nothing is lost", async () => {
+      withIntake(mode === "on");
+      const { server } = await serving(place);
+      const socket = await dialled(server.serverAddress);
+      const text = heard(socket);
+      const lines = "0123456789abcde\n".repeat(40_000);
+      socket.end(bytes(LINE, lines));
+      const all = await text;
+      expect(all.length).toBe(said(1).length + 1 + lines.length);
+      expect(all.endsWith(lines)).toBe(true);
+    });
+
+    test("LOCAL starts no handler, and is told", async () => {
+      withIntake(mode === "on");
+      const { server, told } = await serving(place);
+      const socket = await dialled(server.serverAddress);
+      const text = heard(socket);
+      socket.write(proxyHeader(2));
+      await told.next("checked");
+      expect(await text).toBe("");
+      expect(told.of("begin")).toEqual([]);
+      expect(server.info()).toMatchObject({ refused: 0, served: 0 });
+    });
+
+    test("what is wrong is told with its reason, and costs no handler", async () => {
+      withIntake(mode === "on");
+      const { server, told } = await serving(place);
+      const socket = await dialled(server.serverAddress);
+      const text = heard(socket);
+      socket.write("EHLO client\r\n");
+      const { reason, error } = await told.next("refused");
+      expect([reason, error?.code]).toEqual(["proxy", "ERR_PROXY"]);
+      expect(error?.message).toMatch(/"EHLO client\\r\\n" begins no PROXY protocol header/);
+      expect(await text).toMatch(place.path ? /^(ECONNRESET|EPIPE)?$/ : /^ECONNRESET$/);
+      expect(told.of("begin")).toEqual([]);
+      expect(server.info().refused).toBe(1);
+    });
+  });
+});
+
+const [THREADING] = PLACES as [Place];
+
+describe("a header that does not come", () => {
+  test("is waited for as long as `timeout` says", async () => {
+    const { server, told } = await serving(THREADING, { timeout: 50 });
+    const socket = await dialled(server.serverAddress);
+    const text = heard(socket);
+    socket.write("PROXY TCP4");
+    expect((await told.next("refused")).error?.message).toBe(
+      "ERR_PROXY: no PROXY protocol header came within 50 ms: 10 bytes of one did",
+    );
+    expect(await text).toBe("ECONNRESET");
+  });
+
+  test("whose peer ends within it is refused; one that says nothing has only looked", async () => {
+    const { server, told } = await serving(THREADING);
+    const one = await dialled(server.serverAddress);
+    one.on("error", () => {}).end("PROXY TCP4");
+    expect((await told.next("refused")).error?.message).toMatch(/ended after 10 bytes/);
+    const other = await dialled(server.serverAddress);
+    other.on("error", () => {}).end();
+    await told.next("checked");
+    expect(server.info()).toMatchObject({ refused: 1, served: 0 });
+  });
+
+  test("is waited for no longer than the server listens", async () => {
+    const { server, told } = await serving(THREADING);
+    const socket = await dialled(server.serverAddress);
+    const text = heard(socket);
+    socket.write("PROXY ");
+    await new Promise((resolve) => setImmediate(resolve));
+    // Another that has come through says that the first is here: it was accepted before.
+    const other = await dialled(server.serverAddress);
+    other.end(LINE);
+    await told.next("end");
+    await server.serverClose();
+    expect(told.of("refused")).toMatchObject([{ reason: "closing" }]);
+    expect(await text).toBe("ECONNRESET");
+  });
+
+  test("over `maxHeader` is refused at its 16th byte", async () => {
+    const { server, told } = await serving(THREADING, { maxHeader: 64 });
+    const socket = await dialled(server.serverAddress);
+    socket.on("error", () => {});
+    socket.write(proxyHeader({ ...SPEAKS, uniqueId: "x".repeat(100) }).subarray(0, 16));
+    expect((await told.next("refused")).error?.message).toMatch(/over the limit of 64 \(maxHeader\)/);
+  });
+});
+
+describe("a peer that is no proxy", () => {
+  test("is refused, whatever it sends", async () => {
+    const { server, told } = await serving(THREADING, { from: ["192.0.2.0/24"] });
+    const { port } = server.serverAddress as InternetAddress;
+    const socket = net.connect(port, "127.0.0.1"); // it may be reset before it is told that it is connected
+    const text = heard(socket);
+    socket.write(LINE);
+    expect(await told.next("refused")).toMatchObject({
+      reason: "proxy",
+      address: { hostname: "127.0.0.1" },
+      error: { message: expect.stringMatching(/is none of the proxies that proxyProtocol\.from names/) },
+    });
+    expect(await text).toMatch(/^(ECONNRESET)?$/);
+  });
+
+  test.each(["on", "off"])(
+    'with others: "direct" is served, and gives itself no address (intake %s)',
+    async (mode) => {
+      withIntake(mode === "on");
+      const { server } = await serving(THREADING, { from: ["192.0.2.0/24"], others: "direct" });
+      const socket = await dialled(server.serverAddress);
+      socket.end(LINE);
+      const { localPort } = socket;
+      const own = { clientAddress: { family: "IPv4", hostname: "127.0.0.1", port: localPort }, proxy: null };
+      expect(await heard(socket)).toBe(`${JSON.stringify(own)}\n${LINE.replace("\r\n", "\n")}`);
+    },
+  );
+});
+
+describe("what goes by address goes by the client's", () => {
+  const refusedBy = async (options: ServerOptions<unknown>, ...lines: readonly string[]) => {
+    const { server, told } = await serving(THREADING, {}, options);
+    for (const line of lines) {
+      const socket = await dialled(server.serverAddress);
+      socket.on("error", () => {}).write(line);
+    }
+    return { server, told };
+  };
+
+  test("access", async () => {
+    const { told } = await refusedBy({ access: { deny: ["192.0.2.0/24"] } }, LINE);
+    expect(await told.next("refused")).toMatchObject({
+      reason: "access",
+      address: { hostname: "192.0.2.1" },
+    });
+  });
+
+  test("rate", async () => {
+    const { told } = await refusedBy({ rate: { perSecond: 0.001, burst: 1 } }, LINE, LINE);
+    expect(await told.next("refused")).toMatchObject({ reason: "rate", address: { hostname: "192.0.2.1" } });
+  });
+
+  test("maxRequestsPerAddress: one client's connections count together, another's apart", async () => {
+    const other = LINE.replace("192.0.2.1", "192.0.2.9");
+    const { told } = await refusedBy({ maxRequestsPerAddress: 1 }, LINE, other, LINE);
+    expect(await told.next("refused")).toMatchObject({
+      reason: "address",
+      address: { hostname: "192.0.2.1" },
+    });
+    expect(told.of("begin").length).toBe(2);
+  });
+});
+
+describe("a proxy that does not say who comes", () => {
+  test.each([
+    ["UNKNOWN", "PROXY UNKNOWN\r\n", { version: 1, command: "PROXY" }],
+    [
+      "an unspecified family",
+      proxyHeader({ source: null, destination: null }),
+      { version: 2, command: "PROXY" },
+    ],
+  ] as const)("%s: the proxy's own address counts", async (_, header, proxy) => {
+    const { server } = await serving(THREADING);
+    const socket = await dialled(server.serverAddress);
+    const { localPort: port } = socket;
+    socket.end(header);
+    expect(await heard(socket)).toBe(
+      `${JSON.stringify({ clientAddress: { family: "IPv4", hostname: "127.0.0.1", port }, proxy })}\n`,
+    );
+  });
+
+  test('LOCAL with local: "serve", for a check that speaks the protocol', async () => {
+    const { server } = await serving(THREADING, { local: "serve" });
+    const socket = await dialled(server.serverAddress);
+    const { localPort: port } = socket;
+    socket.end(bytes(proxyHeader(2), "hi\n"));
+    const address = { family: "IPv4", hostname: "127.0.0.1", port };
+    const wanted = { clientAddress: address, proxy: { version: 2, command: "LOCAL" } };
+    expect(await heard(socket)).toBe(`${JSON.stringify(wanted)}\nhi\n`);
+  });
+
+  test("a Unix socket without a name is no address", async () => {
+    const { server } = await serving(THREADING);
+    const socket = await dialled(server.serverAddress);
+    const header = proxyHeader({ source: { path: "/x" }, destination: { path: "/y" } });
+    header.fill(0, 16, 16 + 108);
+    socket.end(header);
+    expect(await heard(socket)).toBe('{"clientAddress":null,"proxy":{"version":2,"command":"PROXY"}}\n');
+  });
+});
+
+test.each<readonly [string, Partial<ProxyProtocolOptions>, RegExp]>([
+  ["nobody", { from: [] }, /proxyProtocol\.from lists who is a proxy/],
+  ["no list", { from: "10.0.0.0/8" as never }, /proxyProtocol\.from lists who is a proxy/],
+  ["no network", { from: ["10.0.0.1/8"] }, /has bits set beyond its prefix/],
+  ["a name", { from: ["proxy.example.org"] }, /neither a network nor an address/],
+  ["others", { others: "maybe" as never }, /proxyProtocol\.others is "refuse", "direct", not "maybe"/],
+  ["local", { local: "maybe" as never }, /proxyProtocol\.local is "close", "serve"/],
+  ["timeout", { timeout: 0 }, /proxyProtocol\.timeout is 1 to/],
+  ["maxHeader", { maxHeader: 15 }, /proxyProtocol\.maxHeader is a whole number of 16 or more/],
+  ["an option that is none", { form: [] } as never, /did you mean proxyProtocol\.from/],
+])("an option that is wrong: %s", (_, options, why) => {
+  const proxyProtocol = { from: ["10.0.0.0/8"], ...options };
+  expect(() => new ThreadingTCPServer("127.0.0.1:0", Says, { proxyProtocol })).toThrow(why);
+});
