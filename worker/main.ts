@@ -1,4 +1,4 @@
-/** The Worker that `wrangler.toml` deploys: the example app. The platform asks for these exports. */
+/** The Worker that `wrangler.toml` deploys: the example app. The platform requires these exports. */
 
 import { DurableObject } from "cloudflare:workers";
 import { app } from "../examples/app.ts";
@@ -12,7 +12,7 @@ export class SockletSession extends worker.Session {}
 export class SockletRegistry extends worker.Registry {}
 export { SockletStorage } from "./objects/storage.ts";
 
-/** The chat's members meet in one object: what one request opened, another may not use. */
+/** The chat's members meet in one object, because a request may not use what another one opened. */
 export class ChatRoom extends DurableObject {
   readonly #server = new WorkerServer(Chat, { context: { members: new Set<Chat>() } });
 

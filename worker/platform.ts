@@ -1,12 +1,12 @@
 /// <reference types="@cloudflare/workers-types" />
 /**
- * What the platform gives, as far as the declarations of `socklet/worker` name it. They name nothing of
- * `@cloudflare/workers-types`, whose globals clash with those of Node: so a project for Node can import them, too.
+ * The platform's types, as far as the declarations of `socklet/worker` need them. Those declarations name nothing of
+ * `@cloudflare/workers-types`, whose globals clash with Node's, so a project for Node can import them, too.
  */
 
 import { DurableObject } from "cloudflare:workers";
 
-/** A `Socket` of the platform's, dialled or accepted. */
+/** The platform's `Socket`, dialled or accepted. */
 export interface PlatformSocket {
   readonly readable: ReadableStream;
   readonly writable: WritableStream;
@@ -15,7 +15,7 @@ export interface PlatformSocket {
   close(): Promise<void>;
 }
 
-/** An `ExecutionContext`: what keeps a Worker running after its answer. */
+/** An `ExecutionContext`, which keeps a Worker running after its answer. */
 export interface PlatformContext {
   waitUntil(promise: Promise<unknown>): void;
 }
@@ -25,7 +25,7 @@ export interface PlatformState {
   readonly storage: PlatformStorage;
   waitUntil(promise: Promise<unknown>): void;
   blockConcurrencyWhile<Result>(run: () => Promise<Result>): Promise<Result>;
-  /** Ends the object; what it holds in memory is lost. */
+  /** Ends the object, and loses what it holds in memory. */
   abort(reason?: string): void;
 }
 
@@ -48,7 +48,7 @@ export interface PlatformSql {
   ): { toArray(): Row[]; one(): Row };
 }
 
-/** `DurableObject`, declared: the brand is how the platform's types know one. */
+/** The declaration of `DurableObject`; the platform's types recognise one by the brand. */
 declare class DeclaredObject<Env> {
   readonly __DURABLE_OBJECT_BRAND: never;
   protected ctx: PlatformState;

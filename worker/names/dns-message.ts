@@ -1,6 +1,6 @@
 /**
- * DNS messages (RFC 1035, section 4): a query for one name, and the answer to it. Only what finding hosts needs, and
- * nothing that an answer says is believed before it has been checked.
+ * DNS messages (RFC 1035, section 4): a query for one name, and its answer; only as much as looking up hosts needs.
+ * Nothing in an answer is believed before it has been checked.
  */
 
 import { inetNtop } from "../../core/net/address.ts";
@@ -19,12 +19,12 @@ export interface DnsRecord {
 }
 
 export interface DnsAnswer {
-  /** The response code: 0 is well, 3 that there is no such name (RFC 1035, 4.1.1). */
+  /** The response code: 0 means success, 3 that there is no such name (RFC 1035, 4.1.1). */
   readonly code: number;
   readonly records: readonly DnsRecord[];
 }
 
-/** Thrown of an answer that is none, with what is wrong with it. */
+/** Thrown for a malformed answer; the message says what is wrong with it. */
 export class MalformedAnswer extends Error {}
 
 const HEADER = 12; // bytes
@@ -36,19 +36,19 @@ const malformed = (what: string): never => {
 };
 
 /**
- * A query for the records of `type` that `name` has; `null` where no message can ask for it: it has letters that no
- * host's name has, or is too long. Its id is 0, so that caches take equal questions for equal (RFC 8484, 4.1).
+ * A query for the records of `type` that `name` has. `null` if no message can ask for the name: it has letters that no
+ * host name has, or is too long. The id is 0, so that caches see equal questions as equal (RFC 8484, 4.1).
  */
 export const query = (name: string, type: RecordType): Uint8Array<ArrayBuffer> | null => {
   const labels = name.replace(/\.$/, "").split(".");
   if (!labels.every((label) => /^[A-Za-z0-9_/-]{1,63}$/.test(label))) return null;
   const packed = labels.flatMap((label) => [label.length, ...Array.from(label, (one) => one.charCodeAt(0))]);
   if (packed.length + 1 > MAX_NAME) return null;
-  // Flags: recursion is desired. One question, and no other record.
+  // Flags: recursion desired. One question, and no other record.
   return Uint8Array.of(0, 0, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, ...packed, 0, 0, TYPE[type], 0, IN);
 };
 
-/** What `bytes` answer to `question`. Throws `MalformedAnswer`. */
+/** Parses `bytes` as the answer to `question`. Throws `MalformedAnswer`. */
 export const parseAnswer = (bytes: Uint8Array, question: Uint8Array): DnsAnswer => {
   const answer = new Reader(bytes);
   const asked = new Reader(question);
@@ -60,7 +60,7 @@ export const parseAnswer = (bytes: Uint8Array, question: Uint8Array): DnsAnswer 
   const code = flags & 15;
   const questions = answer.word();
   const count = answer.word();
-  // Who fails need not say of what.
+  // A failure need not repeat the question.
   if (code !== 0 && code !== 3) return { code, records: [] };
   answer.at = asked.at = HEADER;
   const same =

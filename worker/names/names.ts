@@ -1,7 +1,7 @@
 /// <reference types="@cloudflare/workers-types" />
 /**
- * Names in a Worker, which has no resolver of its own: they are asked over HTTPS (RFC 8484), of a server that may be
- * chosen. Services and protocols are those of a table that is built in.
+ * Names in a Worker. It has no resolver, so names are looked up over HTTPS (RFC 8484), at a server of the caller's
+ * choice. Services and protocols come from a built-in table.
  */
 
 import { SocketError } from "../../core/errors.ts";
@@ -23,15 +23,15 @@ import {
 
 export { getprotobyname, getservbyname, getservbyport } from "../../core/net/services.ts";
 
-/** Who is asked for names, and how long. One question is one `fetch`, which counts among the request's subrequests. */
+/** Where names are looked up, and for how long. Each question is one `fetch`, and counts as one of the request's subrequests. */
 export interface NameOptions {
-  /** Where DNS over HTTPS is spoken (RFC 8484, by POST). Default `https://cloudflare-dns.com/dns-query`. */
+  /** The server for DNS over HTTPS (RFC 8484, by POST). Default `https://cloudflare-dns.com/dns-query`. */
   readonly endpoint?: string | URL;
   /** How long one question may take, in milliseconds. Default 5 000, as in resolv.conf(5). */
   readonly timeout?: number;
-  /** Gives up the asking. */
+  /** Aborts the look-up. */
   readonly signal?: AbortSignal;
-  /** What asks: a service binding's, or a test's. Default the platform's. */
+  /** The `fetch` to use, such as a service binding's. Default: the platform's. */
   readonly fetch?: typeof fetch;
 }
 
@@ -46,57 +46,57 @@ const NAMES_AND_INFO = optionNamesOf<AddressInfoOptions & NameOptions>()({
   ...names.ADDRESS_INFO_NAMES,
 });
 
-/** The name of this machine: `"localhost"`, always. A Worker runs on many, and none of them tells its name. */
+/** The name of this machine: always `"localhost"`. A Worker runs on many machines, and none of them tells its name. */
 export const gethostname = (): string => "localhost";
 
 /**
- * The IPv4 address of a host: the first that the DNS gives. An address stands for itself, in every form of
- * `inetAton` (`"127.1"`) but with nothing after it; `""` is `"0.0.0.0"`, `"<broadcast>"` is `"255.255.255.255"`, and
- * `"localhost"` is `"127.0.0.1"`: for these nobody is asked. CPython's `gethostbyname`.
+ * The IPv4 address of a host: the first that the DNS gives. Some names need no look-up: an address stands for itself, in
+ * every form of `inetAton` (`"127.1"`) with nothing after it; `""` is `"0.0.0.0"`, `"<broadcast>"` is
+ * `"255.255.255.255"`, and `"localhost"` is `"127.0.0.1"`. CPython's `gethostbyname`.
  *
- * Rejects with `ERR_NAME` where the name is not known or has no IPv4 address, or the server does not answer or
- * answers what is none (the message has the `EAI_` name of the reason), RangeError where it cannot be a name,
- * TypeError where an argument has the wrong type, and with the reason of `signal`.
+ * Rejects with `ERR_NAME` if the name is unknown or has no IPv4 address, or if the server does not answer or its answer is
+ * malformed (the message has the `EAI_` name of the reason); with RangeError if it cannot be a name, with TypeError if an
+ * argument has the wrong type, and with the reason of `signal`.
  */
 export const gethostbyname = async (name: string, options?: NameOptions): Promise<string> =>
   names.gethostbyname(resolverOf("gethostbyname()", options), name);
 
 /**
- * A host by its name: `[hostname, aliases, addresses]`, where its CNAME records lead to, the names before that, and
- * all its IPv4 addresses. CPython's `gethostbyname_ex`.
+ * A host by its name: `[hostname, aliases, addresses]`. The hostname is where its CNAME records lead, the aliases are the
+ * names on the way, and the addresses are all its IPv4 addresses. CPython's `gethostbyname_ex`.
  *
- * Rejects as `gethostbyname`; and for `""`, `"<broadcast>"` and addresses that are not digits and dots.
+ * Rejects as `gethostbyname`, and also for `""`, `"<broadcast>"` and addresses that are not digits and dots.
  */
 export const gethostbynameEx = async (name: string, options?: NameOptions): Promise<Host> =>
   names.gethostbynameEx(resolverOf("gethostbynameEx()", options), name);
 
 /**
- * The host that has an address: `[hostname, aliases, addresses]`, the first of its PTR records, the others, and that
- * address. IPv4 or IPv6; a name stands for its best address. CPython's `gethostbyaddr`.
+ * The host that has an address: `[hostname, aliases, addresses]`, which are the first of its PTR records, the other
+ * records, and that address. IPv4 or IPv6; a name stands for its best address. CPython's `gethostbyaddr`.
  *
- * Rejects with `ERR_NAME` where none is known, else as `gethostbyname`.
+ * Rejects with `ERR_NAME` if no host is known, else as `gethostbyname`.
  */
 export const gethostbyaddr = async (address: string, options?: NameOptions): Promise<Host> =>
   names.gethostbyaddr(resolverOf("gethostbyaddr()", options), address);
 
 /**
- * The fully qualified name of a host: of the names that `gethostbyaddr` gives the first with a dot in it, else the
- * first; where it gives none, the name as it is. Without a name, or for `"0.0.0.0"` and `"::"`, `"localhost"`.
- * Rejects for no name, and for no server. CPython's `getfqdn`.
+ * The fully qualified name of a host: of the names that `gethostbyaddr` gives, the first with a dot in it, else the first
+ * one; if it gives none, the name itself. Without a name, or for `"0.0.0.0"` and `"::"`, it is `"localhost"`. It never
+ * rejects, whatever the name or the server. CPython's `getfqdn`.
  */
 export const getfqdn = async (name = "", options?: NameOptions): Promise<string> =>
   names.getfqdn(resolverOf("getfqdn()", options), name);
 
 /**
- * What to make a socket of, and where to connect: an answer for each address of the host and each kind of socket
- * that `options` leave open, IPv6 first. CPython's `getaddrinfo`; getaddrinfo(3).
+ * What kind of socket to make, and where to connect it: an answer for each address of the host and each kind of socket
+ * that `options` allow, IPv6 first. CPython's `getaddrinfo`; getaddrinfo(3).
  *
  *     const [best] = await getaddrinfo("example.com", "http", { type: SOCK_STREAM });
  *
- * `host` is a name or an address, or `null`: the loopback, or with `AI_PASSIVE` every address. `port` is a number,
- * the name of a service, or `null` for none. There is at least one answer. `AI_ADDRCONFIG` changes nothing.
+ * `host` is a name or an address; `null` means the loopback, or with `AI_PASSIVE` every address. `port` is a number, the
+ * name of a service, or `null` for none. There is at least one answer. `AI_ADDRCONFIG` changes nothing.
  *
- * Rejects as `gethostbyname`, and with RangeError where the port is not 0 to 65535.
+ * Rejects as `gethostbyname`, and with RangeError if the port is not 0 to 65535.
  */
 export const getaddrinfo = async (
   host: string | null,
@@ -106,11 +106,11 @@ export const getaddrinfo = async (
   names.getaddrinfo(resolverOf("getaddrinfo()", options, NAMES_AND_INFO), host, port, options);
 
 /**
- * The names of an address: `[host, service]`. What has no name goes by its number. `flags` are `NI_NUMERICHOST`,
- * `NI_NAMEREQD`, …, or-ed. CPython's `getnameinfo`; getnameinfo(3).
+ * The names of an address: `[host, service]`, or numbers where there is no name. `flags` is `NI_NUMERICHOST`,
+ * `NI_NAMEREQD` and so on, or-ed. CPython's `getnameinfo`; getnameinfo(3).
  *
- * Rejects with `ERR_NAME` where the hostname of `address` is no address, where `NI_NAMEREQD` is set and there is no
- * name, and where the server fails; with what `parseAddress` throws where `address` is malformed.
+ * Rejects with `ERR_NAME` if the hostname of `address` is not an address, if `NI_NAMEREQD` is set and there is no name, or
+ * if the server fails; and with the error of `parseAddress` if `address` is malformed.
  */
 export const getnameinfo = async (
   address: AddressLike,
@@ -119,7 +119,7 @@ export const getnameinfo = async (
 ): Promise<[host: string, service: string]> =>
   names.getnameinfo(resolverOf("getnameinfo()", options), address, flags);
 
-// --- Where they come from ----------------------------------------------------------------------------------
+// --- The look-up -------------------------------------------------------------------------------------------
 
 const ENDPOINT = "https://cloudflare-dns.com/dns-query";
 const TIMEOUT = 5_000; // ms
@@ -127,7 +127,7 @@ const MESSAGE = "application/dns-message"; // RFC 8484, section 6
 const MAX_MESSAGE = 65_535; // bytes (RFC 8484, section 6)
 const MAX_CHAIN = 16; // CNAME records, one after the other
 
-/** Asks for the records of one type that a name has. */
+/** Looks up the records of one type that a name has. */
 type Ask = (name: string, type: RecordType) => Promise<DnsAnswer>;
 
 const resolverOf = (taker: string, options: NameOptions = {}, known: OptionNames = NAME_NAMES): Resolver => {
@@ -146,7 +146,7 @@ const resolverOf = (taker: string, options: NameOptions = {}, known: OptionNames
       const found = hosts.filter(([, , addresses]) => addresses.length > 0);
       const [first] = found;
       if (first === undefined) {
-        // That nobody could be asked comes before that there is none: one of the two is not known.
+        // A failed look-up matters more than an empty one: what it would have found is not known.
         const failed = answers.find((answer) => answer.status === "rejected");
         throw failed?.reason ?? names.nameError("EAI_NODATA", name);
       }
@@ -168,7 +168,7 @@ const resolverOf = (taker: string, options: NameOptions = {}, known: OptionNames
   };
 };
 
-/** The host of a name, with its addresses of one family; there may be none. Nobody is asked for localhost (RFC 6761, 6.3). */
+/** The host of a name, with its addresses of one family, if any. localhost is never looked up (RFC 6761, 6.3). */
 const hostOf = async (ask: Ask, name: string, type: "A" | "AAAA"): Promise<Host> => {
   if (/^(.*\.)?localhost\.?$/i.test(name)) return [name, [], [type === "A" ? "127.0.0.1" : "::1"]];
   const { code, records } = await ask(name, type);
@@ -178,7 +178,7 @@ const hostOf = async (ask: Ask, name: string, type: "A" | "AAAA"): Promise<Host>
   return [hostname ?? name, aliases.reverse(), data];
 };
 
-/** Where the CNAME records lead from a name, all names on the way, and what records of `type` the last one has. */
+/** Follows the CNAME records from a name: all names on the way, and the records of `type` that the last one has. */
 const follow = (
   name: string,
   records: readonly DnsRecord[],
@@ -196,13 +196,13 @@ const follow = (
     chain.push(next);
     last = next;
   }
-  return { chain: [name], data: [] }; // a loop, or as good as one
+  return { chain: [name], data: [] }; // a loop, or too long
 };
 
-/** What others may take for the name of a host. The DNS has names of any bytes, and a server may send us what it likes. */
+/** Whether a text is safe to pass on as a host name. Names in the DNS may be any bytes, and a server may send anything. */
 const isHostname = (name: string): boolean => /^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$/.test(name);
 
-/** The name that has the PTR records of an address: RFC 1035, 3.5; RFC 3596, 2.5. */
+/** The name that has the PTR records of an address (RFC 1035, 3.5; RFC 3596, 2.5). */
 const arpaName = (packed: Uint8Array): string => {
   const ipv4 = packed.length === 4;
   const parts = ipv4
@@ -211,14 +211,14 @@ const arpaName = (packed: Uint8Array): string => {
   return `${parts.reverse().join(".")}.${ipv4 ? "in-addr" : "ip6"}.arpa`;
 };
 
-/** IPv6 addresses; IPv4 ones, as IPv4-mapped addresses, where there is no other or all are wanted. */
+/** The IPv6 addresses; and, if there are none or all are wanted, the IPv4 addresses as IPv4-mapped ones. */
 const asIPv6 = (addresses: readonly string[], flags: number): string[] => {
   const ipv6 = addresses.filter((address) => address.includes(":"));
   const mapped = addresses.filter((address) => !address.includes(":")).map((address) => `::ffff:${address}`);
   return ipv6.length > 0 && (flags & AI_ALL) === 0 ? ipv6 : [...ipv6, ...mapped];
 };
 
-/** What asks as `options` say. Throws TypeError and RangeError where they cannot be. */
+/** A look-up with these options. Throws TypeError and RangeError if they are invalid. */
 const asker = ({ endpoint = ENDPOINT, timeout = TIMEOUT, signal, fetch: send = fetch }: NameOptions): Ask => {
   const url = new URL(endpoint).href;
   checkTime("timeout", timeout);
@@ -235,7 +235,7 @@ const asker = ({ endpoint = ENDPOINT, timeout = TIMEOUT, signal, fetch: send = f
         method: "POST",
         headers: { accept: MESSAGE, "content-type": MESSAGE },
         body: question,
-        redirect: "manual", // another server was not chosen
+        redirect: "manual", // the caller chose this server and no other
         signal: giveUp.signal,
       });
       const { status, body } = response;
@@ -273,7 +273,7 @@ const asker = ({ endpoint = ENDPOINT, timeout = TIMEOUT, signal, fetch: send = f
   };
 };
 
-/** All of a body; `null`, and the rest unread, where it has more than `most` bytes. */
+/** A whole body; or `null`, with the rest unread, if it has more than `most` bytes. */
 const readAtMost = async (body: ReadableStream<Uint8Array>, most: number): Promise<Uint8Array | null> => {
   const pieces: Uint8Array[] = [];
   let size = 0;

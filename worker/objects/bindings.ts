@@ -1,5 +1,5 @@
 /// <reference types="@cloudflare/workers-types" />
-/** What a Worker is bound to, and how its Durable Objects are asked. */
+/** A Worker's bindings, and how its Durable Objects are called. */
 
 import type { MaybePromise } from "../../core/bytes/data.ts";
 import { tokenEntries } from "../../core/control/auth.ts";
@@ -13,7 +13,7 @@ import type {
 import { describe } from "../../core/describe.ts";
 import { errorInfo, SocketError } from "../../core/errors.ts";
 
-/** The bindings that a Worker of Socklet's uses; `wrangler.toml` and the secrets make them. */
+/** The bindings that Socklet uses in a Worker, made by `wrangler.toml` and the secrets. */
 export interface SockletBindings {
   /** The namespace of the class `SockletSession`. */
   readonly SOCKLET_SESSIONS?: unknown;
@@ -24,14 +24,14 @@ export interface SockletBindings {
 }
 
 /**
- * What a call of an object gives. An error that crosses the border between objects keeps its message and loses
- * its code, so it crosses as a value.
+ * The result of a call to an object. An error that crosses to another object keeps its message but loses its code, so it
+ * crosses as a value.
  */
 export type Answer<T> =
   | { readonly value: T }
   | { readonly error: ErrorInfo & { readonly address: string | undefined } };
 
-/** Runs what an object was asked. */
+/** Runs a call, and turns what it throws into a value. */
 export const answer = async <T>(work: () => MaybePromise<T>): Promise<Answer<T>> => {
   try {
     return { value: await work() };
@@ -41,27 +41,27 @@ export const answer = async <T>(work: () => MaybePromise<T>): Promise<Answer<T>>
   }
 };
 
-/** What an object's answer says, thrown where it is an error. */
+/** The value of an object's answer; throws if it is an error. */
 export const settled = <T>(given: Answer<T>): T => {
   if ("value" in given) return given.value;
   const { code, message, address } = given.error;
   throw new SocketError(code, message.replace(`${code}: `, ""), { address });
 };
 
-const ATTEMPTS = 4; // in all; the runtime repeats by itself what never reached an object (Cloudflare's "Automatic retries")
-const PAUSE = 50; // ms before the second attempt, half as many again at most; four times as many before each that follows
+const ATTEMPTS = 4; // in all; the runtime itself repeats calls that never reached an object (Cloudflare's "Automatic retries")
+const PAUSE = 50; // ms before the second attempt, plus up to half as much at random; four times as long before each later one
 
 /**
- * Asks an object, and again where that fails: it was moved, its code was replaced, or it was lost while it
- * answered. Only for what may be asked twice. Rejects with `ERR_PLATFORM`, where the object cannot be reached.
+ * Calls an object, and repeats the call if it fails because the object was moved, its code was replaced, or it was lost
+ * while it answered. Only for calls that may be repeated. Rejects with `ERR_PLATFORM` if the object cannot be reached.
  */
 export const again = async <T>(ask: () => Promise<T>, whom: string): Promise<T> => {
   for (let attempt = 1; ; attempt++) {
     try {
       return await ask();
     } catch (error) {
-      if (error instanceof SocketError) throw error; // ours, of this side: it was not asked at all
-      // One that has too much to do gets no more of it.
+      if (error instanceof SocketError) throw error; // our own, thrown before the call was made
+      // An overloaded object must not get more to do.
       if (attempt === ATTEMPTS || (error as { overloaded?: unknown } | null)?.overloaded === true) {
         throw new SocketError("ERR_PLATFORM", `${whom} cannot be reached; ask again`, { cause: error });
       }
@@ -72,32 +72,32 @@ export const again = async <T>(ask: () => Promise<T>, whom: string): Promise<T> 
   }
 };
 
-/** What a session's object can be asked; `null` where it keeps no session. */
+/** The calls of a session's object; they give `null` if it keeps no session. */
 export interface SessionCalls {
   start(id: string, spec: SessionSpec): Promise<Answer<SessionInfo>>;
   info(): Promise<SessionInfo | null>;
   wait(ms: number): Promise<SessionInfo | null>;
-  /** As server-sent events: streams of bytes cross the border, iterables do not. */
+  /** As server-sent events, because a stream of bytes can cross to another object, and an iterable cannot. */
   events(after: number): Promise<ReadableStream<Uint8Array> | null>;
   send(bytes: Uint8Array): Promise<Answer<SessionInfo | null>>;
   halfClose(): Promise<Answer<SessionInfo | null>>;
   end(): Promise<SessionInfo | null>;
-  /** Deletes all that it keeps; false where the session is not over. */
+  /** Deletes everything that it keeps; false if the session is not over. */
   forget(): Promise<boolean>;
 }
 
-/** What the registry can be asked. */
+/** The calls of the registry. */
 export interface RegistryCalls {
-  /** There is a session. `ERR_LIMIT` where this one runs and too many others do. Asked twice, it is there once. */
+  /** Adds a session; adding it twice changes nothing. `ERR_LIMIT` if it runs and too many others do. */
   add(info: SessionInfo): Promise<Answer<null>>;
-  /** A session is over; false where the registry does not know it. */
+  /** Reports that a session is over; false if the registry does not know it. */
   over(info: SessionInfo): Promise<boolean>;
   list(query: SessionQuery): Promise<SessionPage>;
 }
 
 const CLASSES = { SOCKLET_SESSIONS: "SockletSession", SOCKLET_REGISTRY: "SockletRegistry" } as const;
 
-/** What is missing of the bindings that sessions need, one text each, with what to do. */
+/** The missing bindings that sessions need: a text for each, which says what to do. */
 export const missingBindings = (env: SockletBindings): string[] =>
   Object.entries(CLASSES).flatMap(([name, className]) =>
     typeof (env[name as keyof typeof CLASSES] as { getByName?: unknown } | undefined)?.getByName ===
@@ -115,18 +115,18 @@ const stub = <Calls>(env: SockletBindings, binding: keyof typeof CLASSES, name: 
 };
 
 /**
- * The object of one session. Asked for anew each time: a stub belongs to the request that made it, and one that
- * failed once stays broken.
+ * The object of one session. Call this each time: a stub belongs to the request that made it, and stays broken once it
+ * has failed.
  */
 export const sessionOf = (env: SockletBindings, id: string): SessionCalls =>
   stub(env, "SOCKLET_SESSIONS", id);
 
-/** The one object that knows all sessions. */
+/** The object that knows all sessions. */
 export const registryOf = (env: SockletBindings): RegistryCalls => stub(env, "SOCKLET_REGISTRY", "registry");
 
 /**
- * What no record may show: the text of every binding that has one. A Worker cannot tell its secrets from its
- * plain variables, so a variable's text is hidden, too.
+ * The texts that no record may show: those of all bindings that are text. A Worker cannot tell its secrets from its plain
+ * variables, so the text of a variable is hidden, too.
  */
 export const secretsOf = (env: SockletBindings): string[] =>
   Object.entries(env).flatMap(([name, value]) => {

@@ -1,5 +1,5 @@
 /// <reference types="@cloudflare/workers-types" />
-/** The control plane of a Worker: its sessions are Durable Objects, which any request from anywhere reaches. */
+/** The control plane of a Worker. Its sessions are Durable Objects, so any request can reach them. */
 
 import type { ListenerLog } from "../../core/control/listeners.ts";
 import {
@@ -30,18 +30,18 @@ import {
   settled,
 } from "./bindings.ts";
 
-const MAX_BREAKS = 3; // in a row, with no event between: then there is nothing to hope for
+const MAX_BREAKS = 3; // in a row, without an event in between; then give up
 const SMTP = 25; // refused on the edge whatever the address is (core/net/access.ts)
 
-/** What a Worker's plane is made of. */
+/** What a Worker's control plane is made of. */
 export interface WorkerPlaneSetup {
   readonly app: App;
   readonly allow: AllowList;
-  /** The bindings of the request that it is for: it belongs to that request. */
+  /** The bindings of the request that the plane belongs to. */
   readonly env: SockletBindings;
-  /** What this isolate listens with. */
+  /** The listeners of this isolate. */
   listeners(): readonly ListenerInfo[];
-  /** What that told. */
+  /** Their events. */
   readonly told: ListenerLog;
 }
 
@@ -69,7 +69,7 @@ export class WorkerPlane implements ControlPlane {
     return this.#setup.listeners();
   }
 
-  /** What this isolate has kept: a request must not wait for what another one does. */
+  /** Only the events that this isolate has kept, because a request must not wait for another one. */
   listenerEvents(after: number): AsyncIterable<ListenerEvent> {
     return this.#setup.told.kept(after);
   }
@@ -78,8 +78,8 @@ export class WorkerPlane implements ControlPlane {
     const { app, allow } = this.#setup;
     const { endpoint, address } = sessionTarget(app, spec, allow);
     const refusal = platformRefusal(endpoint);
-    // A private address is only explained, in the session's first event and when its dial has failed: here it may be
-    // the edge, which refuses it, or `wrangler dev` on a machine of yours, which does not, and the app's own rules name it.
+    // A private address is not refused here: the edge refuses it, but `wrangler dev` on your machine does not, and the
+    // app's rules name it. The session's first event, and the error of a failed dial, explain it.
     if (refusal !== null && (endpoint.scheme === "unix" || endpoint.port === SMTP)) {
       throw new SocketError("ERR_UNSUPPORTED", refusal, { address });
     }
@@ -104,7 +104,7 @@ export class WorkerPlane implements ControlPlane {
     return first && this.#follow(id, first, after, signal);
   }
 
-  /** Not asked again where that fails, since the bytes may have gone: what became of the session is told. */
+  /** Not repeated if it fails, because the bytes may have been sent. The error says what became of the session. */
   async send(id: string, bytes: Uint8Array): Promise<SessionInfo | null> {
     const session = sessionOf(this.#setup.env, id);
     let given: Awaited<ReturnType<typeof session.send>>;
@@ -133,7 +133,7 @@ export class WorkerPlane implements ControlPlane {
     return again(() => ask(sessionOf(this.#setup.env, id)), `the session ${id}`);
   }
 
-  /** Where the object is lost its stream breaks, or ends too early: the one made anew tells the rest, that it was cut. */
+  /** If the object is lost, its stream breaks or ends too early. Its successor has the remaining events: that it was cut. */
   async *#follow(
     id: string,
     first: ReadableStream<Uint8Array>,
@@ -141,7 +141,7 @@ export class WorkerPlane implements ControlPlane {
     signal: AbortSignal,
   ): AsyncGenerator<SessionEvent, void, undefined> {
     let last = after;
-    let whole = false; // the session was over before the stream was asked for: then that has all, whatever it has
+    let whole = false; // the session was over before the stream was asked for, so the stream has everything
     let stream: ReadableStream<Uint8Array> | null = first;
     for (let breaks = 0; stream !== null && breaks < MAX_BREAKS; breaks++) {
       let broke = false;

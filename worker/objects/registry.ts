@@ -1,10 +1,10 @@
 /// <reference types="@cloudflare/workers-types" />
 /**
- * The one object that knows all sessions: it lists them, bounds how many run, and bounds the history.
+ * The object that knows all sessions. It lists them, and limits how many run and how many are kept.
  *
- * Its rows of sessions that are over are final. Those of sessions that run are what it believes: before it shows
- * one it asks that session's object, which is the truth, also after an eviction (it then says `cut`). An object has
- * its record before it has a row here, so one without a record is no session, and has no row any more.
+ * The row of a finished session is final. The row of a running session is what the registry believes: before it shows one,
+ * it asks that session's object, which is always right, also after an eviction (it then says `cut`). An object keeps its
+ * record before it has a row here, so a row whose object has no record is not a session, and is deleted.
  */
 
 import {
@@ -20,13 +20,13 @@ import { checkOptions, optionNamesOf } from "../../core/options.ts";
 import { PlatformObject, type PlatformSql, type PlatformState } from "../platform.ts";
 import { type Answer, answer, type RegistryCalls, type SockletBindings, sessionOf } from "./bindings.ts";
 
-/** The bounds of the history, and of what runs. Times are milliseconds. */
+/** Limits of the sessions that run and of those that are kept. Times are milliseconds. */
 export interface SessionBounds {
-  /** Sessions at once; one more is `ERR_LIMIT`. Default 200: a list may have to ask each of them, and each costs. */
+  /** Sessions that may run at once; one more is `ERR_LIMIT`. Default 200, because a list may have to ask each of them. */
   readonly maxRunning?: number;
-  /** Sessions that are over and still kept. Default 1 000: at most about 1.3 MB each, most often 1 KB. */
+  /** Finished sessions that are kept. Default 1 000: each takes at most about 1.3 MB, and usually 1 KB. */
   readonly maxHistory?: number;
-  /** How long one that is over is kept. Default 7 days. */
+  /** How long a finished session is kept. Default 7 days. */
   readonly maxAge?: number;
 }
 
@@ -37,13 +37,13 @@ export const SESSION_BOUNDS_NAMES = optionNamesOf<SessionBounds>("workerFor()'s 
 });
 
 const MAX_AGE = 7 * 86_400_000; // ms
-const LISTED_RESULT = 4 * 1024; // characters of JSON: a page has up to 200 of them, and 32 MiB cross an object's border
-const ANSWER = 5_000; // ms that a session's object may take to say how it is; a list does not wait for one that hangs
-const LONGEST = BOUNDS.maxDeadline + 60_000; // ms from a session's start to its end, and until that is told
-const BATCH = 100; // sessions forgotten in one alarm: each is a request, of which one alarm has 1 000
-const AGAIN = 60_000; // ms until what could not be forgotten is tried again
+const LISTED_RESULT = 4 * 1024; // characters of JSON: a page has up to 200 results, and an object may return 32 MiB
+const ANSWER = 5_000; // ms that a list waits for a session's object; it must not wait for one that hangs
+const LONGEST = BOUNDS.maxDeadline + 60_000; // ms from a session's start until its end must have been reported
+const BATCH = 100; // sessions deleted in one alarm: each is a request, and an alarm may make 1 000
+const AGAIN = 60_000; // ms until a failed deletion is tried again
 
-/** The registry; `workerFor(app).Registry` is this class with that Worker's bounds. */
+/** The registry. `workerFor(app).Registry` is this class with that Worker's limits. */
 export class RegistryObject extends PlatformObject<SockletBindings> implements RegistryCalls {
   readonly #bounds: Required<SessionBounds>;
   readonly #sql: PlatformSql;
@@ -53,7 +53,7 @@ export class RegistryObject extends PlatformObject<SockletBindings> implements R
     checkOptions("the registry", bounds, SESSION_BOUNDS_NAMES);
     this.#bounds = { maxRunning: 200, maxHistory: 1_000, maxAge: MAX_AGE, ...bounds };
     this.#sql = state.storage.sql;
-    // ended: ms of the epoch, NULL where it is believed to run.
+    // ended: ms since the epoch; NULL while it is believed to run.
     this.#sql.exec(
       `CREATE TABLE IF NOT EXISTS sessions
          (id TEXT PRIMARY KEY, handler TEXT NOT NULL, state TEXT NOT NULL, ended INTEGER, info TEXT NOT NULL);
@@ -91,8 +91,8 @@ export class RegistryObject extends PlatformObject<SockletBindings> implements R
   }
 
   async list(query: SessionQuery): Promise<SessionPage> {
-    // With a filter by state any of those that are believed to run may belong to the page, or not; without one
-    // only those on it need be asked.
+    // With a filter by state, every session that is believed to run may or may not belong on the page. Without one, only
+    // those on the page need be asked.
     const unsure =
       query.state === undefined
         ? this.#select(query).filter(({ state }) => !isOver(state))
@@ -103,7 +103,7 @@ export class RegistryObject extends PlatformObject<SockletBindings> implements R
     return { sessions, next: found.length > query.limit ? (sessions.at(-1)?.id ?? null) : null };
   }
 
-  /** Lets go of what is too old or too much, and asks after what should long be over. */
+  /** Deletes what is too old or too much, and asks the objects of sessions that should long be over. */
   override async alarm(): Promise<void> {
     await this.#refresh(this.#overdue());
     const due = this.#due();
@@ -114,7 +114,7 @@ export class RegistryObject extends PlatformObject<SockletBindings> implements R
           this.#remove(id);
           return false;
         } catch {
-          return true; // its row stays, and so it is tried again
+          return true; // its row stays, so it is tried again
         }
       }),
     );
@@ -143,7 +143,7 @@ export class RegistryObject extends PlatformObject<SockletBindings> implements R
     );
   }
 
-  /** One more than the page has, where there is one. */
+  /** The sessions of a page, and one more if there is one. */
   #select({ state, handler, limit, before }: SessionQuery): SessionInfo[] {
     return this.#infos(
       `WHERE (?1 IS NULL OR handler = ?1) AND (?2 IS NULL OR id < ?2) AND (?3 IS NULL OR state = ?3)
@@ -160,7 +160,7 @@ export class RegistryObject extends PlatformObject<SockletBindings> implements R
     return rows.map(({ info }) => JSON.parse(info));
   }
 
-  /** Asks the objects of these sessions how they are. One that does not answer stays as it was believed to be. */
+  /** Asks the objects of these sessions for their state. One that does not answer keeps its row as it is. */
   async #refresh(sessions: readonly SessionInfo[]): Promise<void> {
     if (sessions.length === 0) return;
     const late = Promise.withResolvers<undefined>();
@@ -171,14 +171,14 @@ export class RegistryObject extends PlatformObject<SockletBindings> implements R
           () => undefined,
         );
         if (info) this.#update(info);
-        else if (info === null) this.#remove(believed.id); // its object came first, and has no record: it is no session
+        else if (info === null) this.#remove(believed.id); // an object without a record is not a session
       }),
     );
     clearTimeout(timer);
     await this.#schedule();
   }
 
-  /** Only forwards: what is over stays as it is. */
+  /** Only a running session changes; a finished one stays as it is. */
   #update(info: SessionInfo): void {
     this.#sql.exec(
       "UPDATE sessions SET state = ?, ended = ?, info = ? WHERE id = ? AND ended IS NULL",
@@ -189,7 +189,7 @@ export class RegistryObject extends PlatformObject<SockletBindings> implements R
     );
   }
 
-  /** The ids to forget now. */
+  /** The ids to delete now. */
   #due(): string[] {
     const { maxAge, maxHistory } = this.#bounds;
     return this.#sql
@@ -205,12 +205,12 @@ export class RegistryObject extends PlatformObject<SockletBindings> implements R
       .map(({ id }) => id);
   }
 
-  /** Those that are believed to run for longer than any session may: each has told by then, or its object's alarm is lost. */
+  /** Sessions that seem to run for longer than any may: each has reported its end by then, or its object's alarm is lost. */
   #overdue(): SessionInfo[] {
     return this.#believedToRun().filter(({ startedAt }) => Date.parse(startedAt) + LONGEST < Date.now());
   }
 
-  /** The alarm, for the next that is to be forgotten or asked after; what is due, not before `delay` ms from now. */
+  /** Sets the alarm for the next session to delete or to ask; for those already due, `delay` ms from now. */
   async #schedule(delay = 0): Promise<void> {
     const { storage } = this.ctx;
     const { ended, first } = this.#sql
@@ -223,7 +223,7 @@ export class RegistryObject extends PlatformObject<SockletBindings> implements R
     const now = Date.now();
     const times = [
       ended === null ? Number.POSITIVE_INFINITY : ended + this.#bounds.maxAge + 1,
-      // Asked after, and still said to run or not to be reached: not again at once.
+      // An object that was just asked, and still runs or was not reached, is not asked again at once.
       first === null ? Number.POSITIVE_INFINITY : Math.max(Date.parse(first) + LONGEST + 1, now + AGAIN),
     ];
     const at = this.#due().length > 0 ? now + delay : Math.min(...times);
@@ -232,11 +232,11 @@ export class RegistryObject extends PlatformObject<SockletBindings> implements R
   }
 }
 
-/** As a list shows it: a large result is its size, as that of a large event is; its own record has it whole. */
+/** A session as a list shows it: with the size of a large result. Its own record has the whole result. */
 const listed = (info: SessionInfo): SessionInfo => {
   const size = toJson(info.result).length;
   return size <= LISTED_RESULT ? info : { ...info, result: { omitted: size } };
 };
 
-/** When it was over, in ms of the epoch; `null` where it is not. */
+/** When it ended, in ms since the epoch; `null` if it runs. */
 const endOf = ({ endedAt }: SessionInfo): number | null => (endedAt === null ? null : Date.parse(endedAt));

@@ -4,13 +4,12 @@
  *
  *     start ──▶ record and alarm ──▶ the registry has it ──▶ it runs: each event is kept with the record, in one transaction
  *                   │                    │                      │
- *                   │                    └─ too many run: no record any more
- *                   ├─ the object is lost, at any time ──▶ made anew: the record is `cut`
+ *                   │                    └─ too many run: the record is deleted
+ *                   ├─ the object is lost, at any time ──▶ its successor: the record is `cut`
  *                   └──▶ over ──▶ the registry is told
  *
- * The object is its record: who asks for a session asks here, and hears the truth. The registry has what is
- * needed to list them, and is told once, when the session is over. The alarm sees to it that this comes to pass
- * whatever happens to the object: it goes on until the registry has heard.
+ * The object's record is the truth about the session. The registry has what a list needs, and is told once, when the
+ * session is over. The alarm makes sure of that, whatever happens to the object: it repeats until the registry has heard.
  */
 
 import {
@@ -47,28 +46,28 @@ import {
 import { boundStorage } from "./storage.ts";
 
 /**
- * ms between the alarms of a session that runs. They are what keeps its object: workerd evicts one that nobody
- * asks after 10 s, or 60 to 100 s where it has a socket open (measured on workerd 2026-11-17); at 20 s the object
- * and its connection were there as long as it was tried. On Cloudflare's edge a connection keeps its object for 15
- * minutes at most (cloudflare-docs 31324). It is also how long the registry may be wrong about an object that was
- * lost and that nobody asks.
+ * ms between the alarms of a running session. The alarms keep its object: workerd evicts one that nobody calls after 10 s,
+ * or after 60 to 100 s if it has a socket open (measured on workerd 2026-11-17). With an alarm every 20 s, the object and
+ * its connection stayed as long as it was tried. On Cloudflare's edge a connection keeps its object for at most 15
+ * minutes (cloudflare-docs 31324). This is also how long the registry may be wrong about an object that was lost and
+ * that nobody calls.
  */
 const HEARTBEAT = 20_000;
 /**
- * ms that a connection whose peer takes nothing has to be let go of, when its session is over. Neither `close()` nor the
- * writer's `abort()` does it while a write is blocked, and it keeps the object (130 s and more, workerd 2026-10-23): the object is
- * given up then. Whoever asks it finds the record.
+ * ms after the end of a session until its object is aborted, if the peer takes nothing. While a write is blocked, neither
+ * `close()` nor the writer's `abort()` releases the connection, which keeps the object (130 s and more, workerd
+ * 2026-10-23). The record stays.
  */
 const LET_GO = 2_000;
 
-/** What a session's object is made for. */
+/** What a session's object needs to know. */
 export interface SessionSetup {
   readonly app: App;
   readonly allow: AllowList;
   readonly onEvent?: OnEvent | undefined;
 }
 
-/** The object of one session; `workerFor(app).Session` is this class for that app. */
+/** The object of one session. `workerFor(app).Session` is this class for that app. */
 export class SessionObject extends PlatformObject<SockletBindings> implements SessionCalls {
   readonly #setup: SessionSetup;
   readonly #store: SessionStore;
@@ -80,24 +79,24 @@ export class SessionObject extends PlatformObject<SockletBindings> implements Se
     this.#setup = setup;
     this.#store = { save: (info, event, oldest) => this.#save(info, event, oldest) };
     const record = this.#kept();
-    if (record !== null) this.#watch(Session.restore(record, this.#store)); // cut, where it was not over
+    if (record !== null) this.#watch(Session.restore(record, this.#store)); // `cut`, if it was not over
   }
 
-  /** As `ControlPlane.start`. Asked twice, it starts once. */
+  /** As `ControlPlane.start`. Called twice, it starts once. */
   start(id: string, spec: SessionSpec): Promise<Answer<SessionInfo>> {
     this.#starting ??= answer(() => this.#start(id, spec));
     return this.#starting;
   }
 
   /**
-   * The record and its alarm come first, in one transaction, then the registry's row, then the dial. So whatever is
-   * lost in between, what the registry lists has a record; and what has a record comes to its end, and to the registry.
+   * First the record and its alarm, in one transaction; then the registry's row; then the dial. So wherever the object is
+   * lost, each row of the registry has a record, and each record reaches its end and the registry.
    */
   async #start(id: string, spec: SessionSpec): Promise<SessionInfo> {
-    if (this.#session !== undefined) return this.#session.info(); // it had, before this object was made anew
+    if (this.#session !== undefined) return this.#session.info(); // it was started before this object was lost and made again
     const { app, allow, onEvent } = this.#setup;
     const { env } = this;
-    // Checked here, too: where versions are rolled out, this one's rules may not be its caller's.
+    // Checked here, too: during a rollout this object may have other rules than its caller.
     const target = sessionTarget(app, spec, allow);
     const { handler, HandlerClass, endpoint, address, params, deadline, connectTimeout, secureTransport } =
       target;
@@ -119,13 +118,13 @@ export class SessionObject extends PlatformObject<SockletBindings> implements Se
     };
     const admission = Promise.withResolvers<void>();
     this.#makeTables();
-    const armed = this.ctx.storage.setAlarm(Date.now() + HEARTBEAT); // not awaited here: what follows is of its transaction
+    const armed = this.ctx.storage.setAlarm(Date.now() + HEARTBEAT); // not awaited here, so that what follows is in the same transaction
     const session = Session.start({
       id,
       handler,
       address,
       deadline,
-      hint: platformRefusal(endpoint), // said before the dial, which may be one on a machine of yours and pass
+      hint: platformRefusal(endpoint), // told before the dial, which may succeed in local development
       params,
       secrets: secretsOf(env),
       store: this.#store,
@@ -142,7 +141,7 @@ export class SessionObject extends PlatformObject<SockletBindings> implements Se
     } catch (error) {
       admission.reject(error); // nothing is dialled
       await session.whenOver;
-      // Refused, it has not been. Where nobody can say whether it was, the record stays, and the registry hears of it.
+      // A refused session was never started. If nobody can say whether it was refused, the record stays, and the registry is told.
       if (error instanceof SocketError && error.code === "ERR_LIMIT") await this.#drop();
       throw error;
     } finally {
@@ -192,18 +191,18 @@ export class SessionObject extends PlatformObject<SockletBindings> implements Se
 
   #watch(session: Session): void {
     this.#session = session;
-    // What goes wrong here, the alarm tries again.
+    // If this fails, the alarm tries again.
     void session.whenOver.then(() => this.#tellRegistry(session)).catch(() => {});
   }
 
-  /** Until the registry has heard that the session is over. It may have forgotten it meanwhile, and so this object. */
+  /** Tells the registry that the session is over. Meanwhile the registry may have deleted the session, and so this record. */
   async #tellRegistry(session: Session): Promise<void> {
     if (this.#session !== session || this.#isTold()) return;
     const registry = <T>(ask: (calls: RegistryCalls) => Promise<T>): Promise<T> =>
       again(() => ask(registryOf(this.env)), "the registry of sessions");
     const known = await registry((calls) => calls.over(session.info()));
     if (this.#session !== session) return;
-    if (!known) settled(await registry((calls) => calls.add(session.info()))); // this object was lost before it could
+    if (!known) settled(await registry((calls) => calls.add(session.info()))); // this object was lost before it could add it
     if (this.#session !== session) return;
     this.ctx.storage.sql.exec("UPDATE session SET told = 1");
     await this.ctx.storage.deleteAlarm();
@@ -214,12 +213,12 @@ export class SessionObject extends PlatformObject<SockletBindings> implements Se
   async #drop(): Promise<void> {
     this.#session = undefined;
     await this.ctx.storage.deleteAll();
-    await this.ctx.storage.deleteAlarm(); // afterwards: a record without an alarm would be there for ever
+    await this.ctx.storage.deleteAlarm(); // last: a record without an alarm would stay for ever
   }
 
   // ---- What is kept ----
 
-  // Not in the constructor: an object that is asked for an id which nobody has would be stored, too.
+  // Not in the constructor: that would also store an object for an id that nobody has.
   #makeTables(): void {
     this.ctx.storage.sql.exec(
       `CREATE TABLE IF NOT EXISTS session (only INTEGER PRIMARY KEY CHECK (only = 1), info TEXT NOT NULL, told INTEGER NOT NULL DEFAULT 0);
@@ -253,7 +252,7 @@ export class SessionObject extends PlatformObject<SockletBindings> implements Se
         storage.sql.exec("DELETE FROM events WHERE id < ?", oldest);
       });
     } catch (error) {
-      // The session goes on; the record will lack this. A storage that is full is what it can be.
+      // The session goes on, and its record lacks this event. The likely cause is a full storage.
       const { onEvent } = this.#setup;
       if (onEvent === undefined) return;
       callListener(onEvent, { type: "error", server: `session ${info.id}`, address: null, error });

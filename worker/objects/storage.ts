@@ -6,10 +6,10 @@ import { SocketError } from "../../core/errors.ts";
 import { type BlobStorage, checkBlobName } from "../../core/storage.ts";
 import { PlatformObject, type PlatformState } from "../platform.ts";
 
-const PART = 1024 * 1024; // bytes of one row: SQLite-backed objects take rows of 2 MB at most
+const PART = 1024 * 1024; // bytes of one row: objects with SQLite take rows of at most 2 MB
 
 /**
- * The object that keeps an app's blobs. Export it from the Worker's main module, and bind it as `STORAGE`:
+ * The Durable Object that keeps an app's blobs. Export it from the Worker's main module, and bind it as `STORAGE`:
  *
  *     [[durable_objects.bindings]]
  *     name = "STORAGE"
@@ -58,7 +58,7 @@ export class SockletStorage extends PlatformObject<unknown> implements BlobStora
   }
 }
 
-/** The storage behind a Worker's binding `STORAGE`; where there is none, each use throws `ERR_UNSUPPORTED`. */
+/** The storage behind a Worker's binding `STORAGE`. Without that binding, every call throws `ERR_UNSUPPORTED`. */
 export const boundStorage = (bindings: Readonly<Record<string, unknown>>): BlobStorage => {
   const namespace = bindings.STORAGE as DurableObjectNamespace<SockletStorage> | undefined;
   const object = (): BlobStorage => {
@@ -69,7 +69,7 @@ export const boundStorage = (bindings: Readonly<Record<string, unknown>>): BlobS
     );
   };
   return {
-    // Names are checked here, too: an error that crosses to another object is no RangeError any more.
+    // Names are checked here, too, because a RangeError that crosses to another object loses its class.
     put: async (name, bytes) => object().put(checkBlobName(name), bytes),
     get: async (name) => object().get(checkBlobName(name)),
     list: async () => object().list(),

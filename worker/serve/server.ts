@@ -1,6 +1,6 @@
 /// <reference types="@cloudflare/workers-types" />
 /**
- * The inbound door: the platform accepts, and gives each connection to a `connect(socket)` handler.
+ * The inbound door: the platform accepts, and passes each connection to a `connect(socket)` handler.
  */
 
 import { type Data, toBytes } from "../../core/bytes/data.ts";
@@ -27,10 +27,10 @@ const WORKER_SERVER_NAMES = optionNamesOf<WorkerServerOptions<unknown>>()({
   stream: STREAM_NAMES,
 });
 
-// The platform cancels a request that waits for what another one does, so nobody can be made to wait his turn.
+// The platform cancels a request that waits for another one, so no client can be made to wait its turn.
 const REFUSES = "a Worker cannot make one request wait for another";
 
-/** The options of a server that refuses who is too many. */
+/** The options of a server that refuses clients over its limits. */
 const refusing = <Context>(options: ServerOptions<Context>): ServerOptions<Context> => {
   if (options.whenFull === "wait") {
     throw new SocketError("ERR_UNSUPPORTED", `${REFUSES}; leave whenFull out, or say "refuse"`);
@@ -51,8 +51,9 @@ const checkSuspension = (how: Suspension): void => {
  *       connect(socket: Socket) { return this.#server.connect(socket); }
  *     }
  *
- * Each is served in the request that brought it, side by side, `maxRequests` of them at once in this isolate: a
- * Worker cannot make one request wait for another, so one more is refused. It listens where the platform says (`[[connect]]`), so there is nothing to bind, and no address.
+ * Each connection is served in the request that brought it, side by side, at most `maxRequests` at once in this isolate.
+ * One more is refused, because a Worker cannot make one request wait for another. The platform listens (`[[connect]]`),
+ * so there is nothing to bind, and no address.
  */
 export class WorkerServer<Context = unknown> extends BaseServer<StreamSocket, Context> {
   static override readonly optionNames: OptionNames = WORKER_SERVER_NAMES;
@@ -77,10 +78,9 @@ export class WorkerServer<Context = unknown> extends BaseServer<StreamSocket, Co
   }
 
   /**
-   * Serves one connection; resolves when it is over. The platform cuts a connection when the promise of its
-   * handler settles, so give it this one; and it ends a handler whose caller has gone, unless `ctx` (a Worker's
-   * third argument) is given, so that what a handler does after its peer's end is done. Rejects only where the
-   * socket cannot be opened.
+   * Serves one connection; resolves when it is over. The platform cuts a connection when the promise of its `connect()`
+   * settles, so return this one. It also ends a handler whose caller has gone, unless you pass `ctx` (a Worker's third
+   * argument); then the handler may finish its work after its peer's end. Rejects only if the socket cannot be opened.
    */
   async connect(socket: PlatformSocket, ctx?: PlatformContext): Promise<void> {
     const request = await streamSocket(socket, this.#stream);
@@ -95,7 +95,7 @@ export class WorkerServer<Context = unknown> extends BaseServer<StreamSocket, Co
     await serving;
   }
 
-  /** Turns away what the platform brings from now on, to this object: another isolate has a server of its own. */
+  /** Turns away what the platform brings to this server from now on. Another isolate has its own server. */
   override shutdown(): Promise<void> {
     this.#shut = true;
     return super.shutdown();
@@ -108,18 +108,18 @@ export class WorkerServer<Context = unknown> extends BaseServer<StreamSocket, Co
   }
 }
 
-// What the runtime has with the flag `experimental` alone, and its stable types not at all: one socket for each peer,
-// whose readable and writable carry datagrams.
+// The runtime has this only with the flag `experimental`, and its stable types do not have it: one socket for each
+// peer, whose readable and writable carry datagrams.
 interface UdpChunk {
   readonly data: Uint8Array;
 }
 const runtime = globalThis as { readonly Datagram?: new (data: Uint8Array) => UdpChunk };
 
-/** Whether the platform brings datagrams by this socket. */
+/** Whether this socket carries datagrams. */
 export const isDatagramSocket = (socket: PlatformSocket): boolean =>
   (socket as { readonly protocol?: string }).protocol === "udp";
 
-/** The way back on one flow: the platform knows its peer, and does not tell. */
+/** The way back to the peer of one flow. The platform knows who it is, but does not say. */
 class Flow implements DatagramWay {
   readonly #writer: WritableStreamDefaultWriter;
   readonly #failed: (error: unknown) => void;
@@ -144,9 +144,9 @@ class Flow implements DatagramWay {
 }
 
 /**
- * Serves the datagrams that the platform brings (`[[connect]]` with `protocol = "udp"`; local, with the
- * compatibility flag `experimental`): one handler a datagram, side by side. The platform opens a flow for each peer
- * and ends it when it has been silent; it does not tell who the peer is, so `clientAddress` is `null`.
+ * Serves the datagrams that the platform brings (`[[connect]]` with `protocol = "udp"`, in local development, with the
+ * compatibility flag `experimental`): one handler for each datagram, side by side. The platform opens a flow for each
+ * peer, and ends it when the peer has been silent. It does not say who the peer is, so `clientAddress` is `null`.
  */
 export class WorkerDatagramServer<Context = unknown> extends BaseServer<Datagram, Context> {
   constructor(RequestHandlerClass: HandlerClass<Datagram, Context>, options: ServerOptions<Context> = {}) {
@@ -174,12 +174,12 @@ export class WorkerDatagramServer<Context = unknown> extends BaseServer<Datagram
         const refusal = this.admit(null);
         if (refusal !== null) this.refuse(request, null, refusal);
         else served.push(this.verifyAndProcess(request, null));
-        if (served.length >= 64) await Promise.all(served.splice(0)); // bounded: the platform keeps the rest, and drops
+        if (served.length >= 64) await Promise.all(served.splice(0)); // bounded: the platform queues the rest, and drops what is too much
       }
     } catch (error) {
       failed(error);
     }
-    await Promise.all(served); // the flow ends when this returns; its socket's close() is not made yet
+    await Promise.all(served); // the flow ends when this returns; workerd has not implemented its socket's close()
   }
 
   /** `"refuse"` alone: `"hold"` throws `ERR_UNSUPPORTED`. */

@@ -25,7 +25,7 @@ import { isDatagramSocket, WorkerDatagramServer, WorkerServer } from "./server.t
 /** Options of a Worker. */
 export interface WorkerOptions {
   readonly onEvent?: OnEvent;
-  /** How many sessions run and are kept. */
+  /** How many sessions may run, and how many are kept. */
   readonly sessions?: SessionBounds;
 }
 
@@ -34,14 +34,14 @@ const WORKER_NAMES = optionNamesOf<WorkerOptions>("workerFor()")({
   sessions: SESSION_BOUNDS_NAMES,
 });
 
-/** A Worker's main module, and what else it exports. */
+/** A Worker's main module, and the classes that it must export. */
 export interface WorkerModule {
-  /** The control routes. Needs no `this`, so that it can be mounted: `hono.mount("/ops", worker.fetch)`. */
+  /** The control routes. It does not use `this`, so it can be mounted: `hono.mount("/ops", worker.fetch)`. */
   fetch(request: Request, env: unknown, ctx: PlatformContext): Promise<Response>;
   connect(socket: PlatformSocket, env: unknown, ctx: PlatformContext): Promise<void>;
   /** The control routes as a Hono app, for `hono.route("/", worker.routes)`. */
   readonly routes: Hono;
-  /** The control plane, to start and end sessions from your own code; make it anew in each request. */
+  /** The control plane, to start and end sessions from your own code. Make a new one in each request. */
   plane(env: unknown): ControlPlane;
   /** The class of a session's Durable Object. */
   readonly Session: new (
@@ -55,7 +55,7 @@ export interface WorkerModule {
   ) => RegistryObject;
 }
 
-/** The listener that an inbound connection is for: by its name where the caller dialled that, else by its port. */
+/** The listener that an inbound connection is for: by name if the caller dialled a name, else by port. */
 const listenerFor = (
   app: App,
   authority: string | undefined,
@@ -71,7 +71,7 @@ const listenerFor = (
   );
 };
 
-/** Those of a listener's options that a server here has. Nobody waits in a Worker: what an app says of who waits is for other places. */
+/** The listener's options that a server in a Worker has. Nobody waits there, so `whenFull` does not apply. */
 const limitsFor = (
   { options }: Listener,
   { optionNames }: typeof WorkerServer | typeof WorkerDatagramServer,
@@ -89,16 +89,16 @@ const limitsFor = (
  *     export { SockletStorage } from "socklet/worker";
  *     export default worker;
  *
- * `connect` gives each TCP connection to the handler that the app listens with: on the port it came to, or of
- * the name that the caller dialled (`env.SELF.connect("mail:25")`); what is for none is turned away. `fetch`
- * serves the control routes: with the secret `SOCKLET_TOKENS`, and the two classes bound as `SOCKLET_SESSIONS`
- * and `SOCKLET_REGISTRY`, they run sessions. `app.context` is called with the bindings, once an isolate for what
- * the Worker accepts, and once in the object of each session.
+ * `connect` serves each TCP connection with one of the app's listeners: the one with the name that the caller dialled
+ * (`env.SELF.connect("mail:25")`), or else the one with the port that the connection came to. Any other connection is
+ * turned away. `fetch` serves the control routes. They run sessions if the secret `SOCKLET_TOKENS` is set and the two
+ * classes are bound as `SOCKLET_SESSIONS` and `SOCKLET_REGISTRY`. `app.context` is called with the bindings: once in each
+ * isolate for what the Worker accepts, and once in the object of each session.
  *
- * Throws `ERR_APP` where this is no app, or one of its `allow` rules is none.
+ * Throws `ERR_APP` if `definition` is not an app, or one of its `allow` rules is malformed.
  */
 export const workerFor = <Context>(definition: App<Context>, options: WorkerOptions = {}): WorkerModule => {
-  const app = definition as unknown as App; // what its context is concerns its handlers alone
+  const app = definition as unknown as App; // only its handlers know the type of its context
   if (!isApp(app)) throw new SocketError("ERR_APP", "this is not an app: it must come from defineApp()");
   checkOptions("workerFor()", options, WORKER_NAMES);
   const { onEvent } = options;
@@ -116,7 +116,7 @@ export const workerFor = <Context>(definition: App<Context>, options: WorkerOpti
     env: unknown,
   ): Promise<WorkerServer | WorkerDatagramServer> => {
     const bindings = env as Record<string, unknown>;
-    // Not kept as a promise: a promise of one request must not be awaited in another (workerd).
+    // Not kept as a promise: in workerd one request must not await the promise of another.
     ready ??= { context: await app.context({ name: "workerd", bindings, storage: boundStorage(bindings) }) };
     let server = servers.get(listener);
     if (server === undefined) {
@@ -139,7 +139,7 @@ export const workerFor = <Context>(definition: App<Context>, options: WorkerOpti
     app.listeners.map((listener) => {
       const { name, endpoint, serve } = listener;
       const info = servers.get(listener)?.info();
-      // What the platform brings is served from the first on; there is nothing to bind.
+      // Always serving: there is nothing to bind.
       return listenerInfo(name, formatAddress(endpoint), serve, info && { ...info, state: "serving" });
     });
 
@@ -178,7 +178,7 @@ export const workerFor = <Context>(definition: App<Context>, options: WorkerOpti
       if (listener === undefined) {
         socket.closed.catch(() => {});
         tell({ type: "refused", server: "worker", address: null, reason: "no listener" });
-        if (!udp) await socket.close(); // a flow of datagrams ends when this returns
+        if (!udp) await socket.close(); // a flow of datagrams ends when this function returns
         return;
       }
       let server: WorkerServer | WorkerDatagramServer;

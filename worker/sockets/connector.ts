@@ -1,5 +1,5 @@
 /// <reference types="@cloudflare/workers-types" />
-/** Dialling out of a Worker: `createConnection`, and `TCPConnector`, of the same names and options as Node's. */
+/** Dialling out of a Worker: `createConnection` and `TCPConnector`, with the same names and options as in Node. */
 
 import { connect } from "cloudflare:sockets";
 import { SocketError } from "../../core/errors.ts";
@@ -25,19 +25,19 @@ import type { StreamTransport } from "../../core/sockets/transport.ts";
 import { openTransport, ownAuthorities } from "./stream-socket.ts";
 
 /**
- * How many connections one request has open: the platform gives it six, and leaves a seventh hanging without a
- * word (Workers limits, "Simultaneous outgoing connections"). Here it waits its turn.
+ * Limits how many connections one request has open. The platform allows six, and silently leaves a seventh hanging
+ * (Workers limits, "Simultaneous outgoing connections"). Here it waits its turn.
  */
 export class ConnectionSlots {
   #free: number;
   readonly #waiting: (() => void)[] = [];
 
-  /** `most`: connections open at once. Default 6, the platform's. */
+  /** `most`: how many connections may be open at once. Default 6, as the platform allows. */
   constructor(most = 6) {
     this.#free = checkCount("the number of slots", most, 1);
   }
 
-  /** Waits for a slot; gives what frees it again. Rejects with the reason of `signal`. */
+  /** Waits for a slot, and returns a function that frees it. Rejects with the reason of `signal`. */
   async take(signal?: AbortSignal): Promise<() => void> {
     if (this.#free > 0) this.#free--;
     else await this.#turn(signal);
@@ -69,7 +69,7 @@ export class ConnectionSlots {
 
 /** Options of one dialling from a Worker. */
 export interface WorkerConnectOptions extends ConnectOptions {
-  /** Shared by all that one request dials; a connector has its own. Default: none is counted. */
+  /** Slots to share among everything that one request dials. A connector has its own by default; `createConnection` counts none. */
   readonly slots?: ConnectionSlots;
 }
 
@@ -79,11 +79,11 @@ export const WORKER_CONNECT_NAMES = optionNamesOf<WorkerConnectOptions>()({ ...C
 const CAUSES = "nothing listens there, the name is not known, or the certificate is not trusted";
 
 /**
- * Opens a connection by `connect()`: its transport, for whoever makes the socket.
+ * Opens a connection by `connect()`, and returns its transport, for the caller to make a socket of.
  *
- * Rejects with `ERR_CONNECT_FAILED` and the likely causes (the platform does not tell which), `ETIMEDOUT` after
+ * Rejects with `ERR_CONNECT_FAILED` and the likely causes (the platform does not say which), `ETIMEDOUT` after
  * `connectTimeout` ms (the platform has no limit of its own), or the signal's reason. Throws `ERR_UNSUPPORTED` for
- * a path, and for certificate authorities of one's own.
+ * a path, and for your own certificate authorities.
  */
 export const dial = async (address: AddressLike, options: WorkerConnectOptions): Promise<StreamTransport> => {
   const endpoint = dialable(address);
@@ -108,11 +108,11 @@ export const dial = async (address: AddressLike, options: WorkerConnectOptions):
   const { hostname, port } = endpoint;
   let socket: Socket | undefined;
   try {
-    // Half-open, so that our side does not end because the peer's did; the transport closes it.
+    // Half-open, so that our side does not end with the peer's; the transport closes it.
     socket = connect({ hostname, port }, { secureTransport, allowHalfOpen: true });
     const opening = openTransport(socket, { hostname, release, tls });
     return await openWithin(opening, said, options, () => {
-      socket?.close().catch(() => {}); // not awaited: it can hang with what does not open
+      socket?.close().catch(() => {}); // not awaited: it can hang if the socket never opens
     });
   } catch (error) {
     release?.();
@@ -131,9 +131,9 @@ export const dial = async (address: AddressLike, options: WorkerConnectOptions):
 /**
  * Opens a connection by `connect()`. CPython's `socket.create_connection`.
  *
- * Rejects with `ERR_CONNECT_FAILED` and the likely causes (the platform does not tell which), `ETIMEDOUT` after
+ * Rejects with `ERR_CONNECT_FAILED` and the likely causes (the platform does not say which), `ETIMEDOUT` after
  * `connectTimeout` ms (the platform has no limit of its own), or the signal's reason. Throws `ERR_UNSUPPORTED` for
- * a path, and for certificate authorities of one's own.
+ * a path, and for your own certificate authorities.
  */
 export const createConnection = async (
   address: AddressLike,
@@ -154,12 +154,12 @@ const CONNECTOR_NAMES = optionNamesOf<TCPConnectorOptions<unknown>>()({
 });
 
 /**
- * Dials one address and runs a handler on the connection, as the emulator's of the same name does.
+ * Dials one address and runs a handler on the connection, like Node's class of the same name.
  *
  *     const reply = await new TCPConnector("redis.example.com:6379", RespClient).run({ params: ["PING"] });
  *
- * Make one in the request that uses it: what one request opened cannot be used in another. It has six
- * connections open at once, and further `run()`s wait their turn; connectors of one request share `slots`.
+ * Make one in the request that uses it: a request cannot use what another one opened. At most six connections are open at
+ * once, and further `run()`s wait their turn. Several connectors of one request should share `slots`.
  */
 export class TCPConnector<Context = unknown, Params = unknown> extends StreamConnector<Context, Params> {
   static override readonly optionNames: OptionNames = CONNECTOR_NAMES;

@@ -1,7 +1,7 @@
 /// <reference types="@cloudflare/workers-types" />
 /**
- * The socket object, as far as `connect()` carries it: a stream that dials. What the platform has not is said by
- * `ERR_UNSUPPORTED`, with what does it instead.
+ * The socket object, as far as the platform's `connect()` allows: a stream that dials. Everything else throws
+ * `ERR_UNSUPPORTED`, with a message that says what to use instead.
  */
 
 import { SocketError } from "../../core/errors.ts";
@@ -20,7 +20,7 @@ import type { SocketConnectOptions } from "../../core/sockets/unconnected.ts";
 import { SOCKET_CONNECT_NAMES, UnconnectedSocket } from "../../core/sockets/unconnected.ts";
 import { dial, type WorkerConnectOptions } from "./connector.ts";
 
-const LONGEST_CONNECT = 127_000; // ms: what Linux tries with tcp_syn_retries 6 (ip-sysctl); the platform itself has no end
+const LONGEST_CONNECT = 127_000; // ms: as long as Linux tries with tcp_syn_retries 6 (ip-sysctl); the platform has no limit of its own
 
 const unsupported = (what: string, instead: string): SocketError =>
   new SocketError("ERR_UNSUPPORTED", `a Worker has no ${what}; ${instead}`);
@@ -28,7 +28,7 @@ const unsupported = (what: string, instead: string): SocketError =>
 const LISTENING = "where requests arrive, it serves them by WorkerServer in its connect() handler";
 const DATAGRAMS = "UDP out of a Worker needs a relay that speaks TCP or WebSocket";
 
-/** What `connect()` takes here beside the address. */
+/** Options of `connect()` in a Worker. */
 export type WorkerSocketOptions = SocketConnectOptions & Pick<WorkerConnectOptions, "slots">;
 
 const SOCKET_NAMES = optionNamesOf<WorkerSocketOptions>()({ ...SOCKET_CONNECT_NAMES, slots: true });
@@ -37,7 +37,7 @@ const SOCKET_NAMES = optionNamesOf<WorkerSocketOptions>()({ ...SOCKET_CONNECT_NA
  * A stream socket that dials from a Worker: `connect`, `connectEx`, and then all of `StreamSocket` (`send`, `recv`
  * with `MSG_PEEK`, `makefile`, `shutdown`, `startTls`…). CPython's `socket`.
  *
- * `connect()` gives one code for whatever fails, `ERR_CONNECT_FAILED`: the platform does not say why.
+ * `connect()` has one code for every failure, `ERR_CONNECT_FAILED`, because the platform does not say why.
  */
 export class Socket extends UnconnectedSocket {
   protected override get connectNames(): OptionNames {
@@ -73,10 +73,10 @@ export class Socket extends UnconnectedSocket {
 }
 
 /**
- * A socket of this family and type that is not connected yet. CPython's `socket.socket`.
+ * A socket of the given family and type, not yet connected. CPython's `socket.socket`.
  *
  * Streams over IPv4 and IPv6 (the platform resolves names and chooses the family). Throws `ERR_UNSUPPORTED` for
- * datagrams, Unix sockets and raw ones, `EAFNOSUPPORT` for a family that is none.
+ * datagrams, Unix sockets and raw sockets, and `EAFNOSUPPORT` for an unknown family.
  */
 export const socket = (family: number = AF_INET, type: number = SOCK_STREAM, proto = 0): Socket => {
   if (family === AF_UNIX) throw unsupported("Unix sockets", "dial tcp://host:port");

@@ -1,10 +1,10 @@
 /// <reference types="@cloudflare/workers-types" />
 /**
- * workerd's `Socket` as a `StreamSocket`: the one hot file of this platform.
+ * workerd's `Socket` as a `StreamSocket`: the hot file of this platform.
  *
- * Read with a bring-your-own-buffer reader: the default reader gives 4 KiB at most, a seventh of the speed. And
- * each turn of the event loop costs about 60 µs here, so output is gathered and leaves when a read is about to
- * wait (both measured on workerd 2026-11-17).
+ * It uses a bring-your-own-buffer reader, because the default reader gives at most 4 KiB, at a seventh of the speed. Each
+ * turn of the event loop costs about 60 µs here, so output is gathered, and leaves when a read is about to wait. (Both
+ * measured on workerd 2026-11-17.)
  */
 
 import { type Data, DONE, toBytes } from "../../core/bytes/data.ts";
@@ -16,18 +16,18 @@ import { StreamSocket } from "../../core/sockets/stream-socket.ts";
 import type { Capabilities, StreamSink, StreamTransport, TlsOptions } from "../../core/sockets/transport.ts";
 import type { PlatformSocket } from "../platform.ts";
 
-const FIRST_BUFFER = 4 * 1024; // bytes; most connections never need more, and 64 KiB from the start cost a third of the rate
-const LARGEST_BUFFER = 1024 * 1024; // bytes; a turn of the event loop for so many (CPU a MiB: 490 µs with 256 KiB, 430 with this)
-const FULL = 64 * 1024; // bytes written that workerd has not taken yet, before a writer must wait
-// workerd tells when it has taken all of a write, and no part of it. So a large one is given to it in pieces, the first as
-// large as what is read at once: with small ones alone an echo of bulk took a fifth more CPU.
+const FIRST_BUFFER = 4 * 1024; // bytes; most connections never need more, and starting with 64 KiB costs a third of the rate
+const LARGEST_BUFFER = 1024 * 1024; // bytes read in one turn of the event loop (CPU for a MiB: 490 µs with 256 KiB, 430 with this)
+const FULL = 64 * 1024; // bytes that workerd has not taken yet, at which a writer must wait
+// workerd says when it has taken a whole write, but not how much of it so far. So a large write is passed on in pieces. The
+// first is as large as one read: with only small pieces a bulk echo took a fifth more CPU.
 const FIRST_PIECE = 1024 * 1024; // bytes
 const PIECE = 64 * 1024; // bytes
-const FITTED = 64 * 1024; // bytes; `recvInto()` of less is no reason to read less at once
-const SPARSE = 16; // a read that fills less than a sixteenth of its buffer needs no such large one, nor does who waits with it
-const LINGER = 2_000; // ms that a closed connection still takes what the peer sends
+const FITTED = 64 * 1024; // bytes; a smaller `recvInto()` does not make reads smaller than this
+const SPARSE = 16; // a read that fills less than a sixteenth of its buffer shrinks it: an idle connection must not hold a large one
+const LINGER = 2_000; // ms for which a closed connection still reads what the peer sends
 
-/** The platform's text for an address as ours; `null` for a name, which is what a caller dialled and no address. */
+/** Parses the platform's text of an address. `null` for a name, which a caller dialled and which is not an address. */
 export const addressOf = (text: string | undefined): Address | null => {
   if (text === undefined) return null;
   const endpoint = parseAddress(text);
@@ -42,20 +42,20 @@ export const addressOf = (text: string | undefined): Address | null => {
 const FOREIGN =
   "this connection belongs to another request, and a Worker cannot use it here; serve connections that meet on a Durable Object, by WorkerServer";
 
-/** A Worker cannot be given certificates: said before it is dialled, and before a handshake. */
+/** The error for certificates, which a Worker cannot use; thrown before dialling and before a handshake. */
 export const ownAuthorities = (): SocketError =>
   new SocketError(
     "ERR_UNSUPPORTED",
     "a Worker trusts the authorities of its platform; for one of your own set NODE_EXTRA_CA_CERTS where workerd runs locally",
   );
 
-/** Where a connection comes from that was dialled here. */
+/** What is known of a connection that was dialled here. */
 export interface Dialled {
   /** The host that was dialled. */
   readonly hostname?: string | undefined;
-  /** What `startTls()` takes that is not given to it. */
+  /** Defaults for the options of `startTls()`. */
   readonly tls?: TlsOptions | undefined;
-  /** Called once, when the connection is let go. */
+  /** Called once, when the connection is released. */
   readonly release?: (() => void) | undefined;
 }
 
@@ -68,9 +68,9 @@ class WorkerTransport implements StreamTransport, Lender {
   readonly #reader: ReadableStreamBYOBReader;
   readonly #writer: WritableStreamDefaultWriter<Uint8Array>;
   #sink: StreamSink | undefined;
-  #buffer: ArrayBuffer | undefined; // into what it reads, when it does not
-  #most = LARGEST_BUFFER; // bytes of one read, where its reader says how many it takes
-  #burst = 1; // bytes that the peer was seen to send at once
+  #buffer: ArrayBuffer | undefined; // what the next read reads into; undefined while one does
+  #most = LARGEST_BUFFER; // bytes of one read; less where the reader asks for less
+  #burst = 1; // bytes that the peer has been seen to send at once
   #reading = false;
   #wanted = false;
   #done = false; // the peer's end was read, or the connection is broken
@@ -88,7 +88,7 @@ class WorkerTransport implements StreamTransport, Lender {
     this.capabilities = { reset: false, peername: this.remoteAddress !== null };
     this.#reader = socket.readable.getReader({ mode: "byob" });
     this.#writer = socket.writable.getWriter();
-    // These reject also after a clean exchange (workerd); what matters is said by reads and writes.
+    // In workerd these reject even after a clean exchange. Reads and writes report what matters.
     socket.closed.catch(() => {});
     this.#reader.closed.catch(() => {});
     this.#writer.closed.catch(() => {});
@@ -136,8 +136,8 @@ class WorkerTransport implements StreamTransport, Lender {
   }
 
   /**
-   * Lingers as the Node transport does, and for its reason: unread input would become a reset. The platform cuts
-   * a connection when its handler's promise settles, so this one is waited for.
+   * Lingers as the Node transport does, for the same reason: unread input would become a reset. The platform cuts a
+   * connection when its handler's promise settles, so that promise waits for this one.
    */
   async close(): Promise<void> {
     this.#released = true;
@@ -156,32 +156,32 @@ class WorkerTransport implements StreamTransport, Lender {
     this.#released = true;
     this.#lingering?.();
     this.#makeRoom();
-    // Not writer.abort(): after it the peer is told nothing until the request is over. So it still gets what is on
-    // its way, then the end, where it reads (measured on workerd 2026-10-23, which has no reset).
+    // Not writer.abort(): after it the peer is told nothing until the request is over. This way a peer that reads gets
+    // what is on its way, then the end. (Measured on workerd 2026-10-23, which has no reset.)
     this.#letGo();
   }
 
   /**
-   * Once secured in place, a connection that the peer resets, or leaves without TLS's own goodbye, reads as one that
-   * has ended: the platform says no more (workerd 2026-10-23; with `secureTransport` `on` it does). So the end of
-   * the connection must not be what says that a message is whole.
+   * After this, a connection that the peer resets, or leaves without TLS's close_notify, reads as one that has ended:
+   * the platform does not tell them apart (workerd 2026-10-23; with `secureTransport: "on"` it does). So a protocol
+   * must not take the end of the connection as proof that a message is whole.
    */
   async startTls(options: TlsOptions): Promise<StreamTransport> {
     const { serverName, ca, cert } = { ...this.#dialled.tls, ...options };
     if (ca !== undefined || cert !== undefined) throw ownAuthorities();
     await this.#lastWrite;
-    this.#released = true; // what the streams of the plain socket say from now on is of no interest
+    this.#released = true; // ignore what the plain socket's streams report from now on
     this.#reader.releaseLock();
     this.#writer.releaseLock();
-    // The platform expects the host that was dialled. It calls the option for another "unsupported" in its log, and
-    // does as it says (workerd 2026-10-23); where it should not, it throws.
+    // The platform expects the dialled host in the certificate. Its log calls the option for another host "unsupported",
+    // but the option works (workerd 2026-10-23); if it ever does not, the call throws.
     const other = serverName !== undefined && serverName !== this.#dialled.hostname;
     try {
       const secured = this.#socket.startTls(other ? { expectedServerHostname: serverName } : {});
       secured.closed.catch(() => {});
       return new WorkerTransport(secured, await secured.opened, this.#dialled);
     } catch (error) {
-      // The platform's own rules: a connection that is to be secured later is dialled so.
+      // The platform's rule: a connection must be dialled as one that will be secured later.
       if (error instanceof TypeError)
         throw new SocketError("ERR_UNSUPPORTED", error.message, { cause: error });
       throw new SocketError(
@@ -209,8 +209,8 @@ class WorkerTransport implements StreamTransport, Lender {
         const into = this.#buffer ?? new ArrayBuffer(FIRST_BUFFER);
         this.#buffer = undefined;
         const view = new Uint8Array(into, 0, Math.min(into.byteLength, this.#most));
-        // As many as an exact read still needs, in one turn: but never more than a peer has been seen to send at once,
-        // or a slow one would seem silent.
+        // Wait for as many bytes as an exact read still needs, in one turn; but never for more than the peer has been seen
+        // to send at once, or a slow peer would seem silent.
         const least = Math.min(this.#sink?.needed ?? 1, this.#burst, view.length);
         const { value, done } = await (least > 1
           ? this.#reader.readAtLeast(least, view)
@@ -224,7 +224,7 @@ class WorkerTransport implements StreamTransport, Lender {
         if (!this.#released) this.#wanted = this.#take(value);
         const buffer = value.buffer as ArrayBuffer;
         const capacity = buffer.byteLength;
-        // What was waited for came in its own time; what else fills the buffer was there.
+        // Bytes that were waited for say nothing of what comes at once; bytes that fill the buffer beyond them do.
         if (least <= 1 || (least < size && size === capacity)) this.#burst = size;
         const larger = size === capacity && capacity < LARGEST_BUFFER;
         const smaller = size * SPARSE < capacity && capacity > FIRST_BUFFER;
@@ -240,9 +240,9 @@ class WorkerTransport implements StreamTransport, Lender {
   }
 
   /**
-   * No: what a read wants is copied out of the buffer, which is read into again. New memory is zeroed, and is out of the
-   * processor's caches before bytes come: giving full buffers away costs as much as the copy, or more (a download, CPU
-   * a MiB beside 420 µs where nothing is kept: 515 to 650 given away, 515 to 560 copied).
+   * False: what a read takes is copied, and the buffer is used again. Giving full buffers away costs as much as the copy,
+   * or more, because new memory is zeroed, and has left the processor's caches before bytes arrive. (CPU for a MiB of a
+   * download: 420 µs if nothing is kept, 515 to 650 with buffers given away, 515 to 560 copied.)
    */
   give(): boolean {
     return false;
@@ -252,7 +252,7 @@ class WorkerTransport implements StreamTransport, Lender {
     this.#most = Math.max(size, FITTED);
   }
 
-  /** Lends what came to who reads; true while a read still waits for more. */
+  /** Lends the bytes to the reader; true while a read still waits for more. */
   #take(bytes: Uint8Array): boolean {
     const sink = this.#sink as StreamSink;
     return sink.lend === undefined ? sink.data(bytes.slice()) : sink.lend(bytes, this);
@@ -281,7 +281,7 @@ class WorkerTransport implements StreamTransport, Lender {
   }
 }
 
-/** The seam over a Workers `Socket`, when that is open. Rejects with `ERR_CONNECT_FAILED` where it cannot be opened. */
+/** The transport of a Workers `Socket`, once that is open. Rejects with `ERR_CONNECT_FAILED` if it cannot be opened. */
 export const openTransport = async (
   socket: PlatformSocket,
   dialled: Dialled = {},
@@ -295,8 +295,8 @@ export const openTransport = async (
 };
 
 /**
- * A `StreamSocket` over a Workers `Socket`, dialled or accepted, which it then owns. Waits until the socket is
- * open; rejects with `ERR_CONNECT_FAILED` where it cannot be opened.
+ * A `StreamSocket` over a Workers `Socket`, dialled or accepted, which it then owns. Resolves when the socket is open;
+ * rejects with `ERR_CONNECT_FAILED` if it cannot be opened.
  */
 export const streamSocket = async (
   socket: PlatformSocket,
