@@ -7,13 +7,11 @@ import { ReplyBudget } from "../../core/net/access.ts";
 import {
   type Address,
   type AddressLike,
-  type Endpoint,
   formatAddress,
   type InternetAddress,
 } from "../../core/net/address.ts";
 import {
   AF_INET,
-  AF_INET6,
   IPPROTO_IPV6,
   IPV6_V6ONLY,
   SO_REUSEADDR,
@@ -39,17 +37,11 @@ import {
   type Datagram,
   type DatagramSink,
   DatagramSocket,
-  type DatagramTransport,
   knownSender,
 } from "../../core/sockets/datagram.ts";
-import type { KernelSocket } from "../../core/sockets/transport.ts";
-import { lazy } from "../builtin.ts";
-import { addressOf, hostOf, networkError } from "../kernel/addresses.ts";
+import { hostOf } from "../kernel/addresses.ts";
 import { datagramHandle } from "../kernel/datagram-handle.ts";
-import { Kernel } from "../kernel/descriptors/kernel.ts";
-import { libc } from "../kernel/descriptors/libc.ts";
-import { zoned } from "../sockets/names.ts";
-import { PlainDatagrams } from "../sockets/node-datagrams.ts";
+import { DgramTransport, sendBy } from "../sockets/node-datagrams.ts";
 import { TCPServer } from "./tcp.ts";
 
 /** Options of a UDP server. */
@@ -104,17 +96,20 @@ export class UDPServer<Context = unknown> extends TCPServer<Context, Datagram> i
 
   /** What it hears and sends with: to set an option, before `serverBind()` or after, or to send. What arrives is the server's. */
   override get socket(): DatagramSocket {
-    return this.#transport.socket;
+    return this.#transport.datagramSocket;
   }
 
   get #transport(): ServerDatagrams {
     this.addressFamily ||= AF_INET;
-    this.#listener ??= new ServerDatagrams(this.addressFamily);
+    this.#listener ??= new ServerDatagrams(this.addressFamily, {
+      message: (bytes, peer) => this.received(bytes, peer),
+      error: (error) => this.announce({ type: "error", server: this.name, address: null, error }),
+    });
     return this.#listener;
   }
 
   override fileno(): number {
-    return this.#listener === undefined ? -1 : this.#listener.socket.fileno();
+    return this.#listener === undefined ? -1 : this.#listener.datagramSocket.fileno();
   }
 
   override async serverBind(): Promise<void> {
@@ -124,10 +119,7 @@ export class UDPServer<Context = unknown> extends TCPServer<Context, Datagram> i
     if (this.allowReuseAddress) kernel.setsockopt(SOL_SOCKET, SO_REUSEADDR, 1);
     if (this.allowReusePort) kernel.setsockopt(SOL_SOCKET, SO_REUSEPORT, 1);
     if (this.ipv6Only) kernel.setsockopt(IPPROTO_IPV6, IPV6_V6ONLY, 1);
-    this.#address = await transport.open(address, port, formatAddress(this.endpoint), {
-      message: (bytes, peer) => this.received(bytes, peer),
-      error: (error) => this.announce({ type: "error", server: this.name, address: null, error }),
-    });
+    this.#address = await transport.listen(address, port, formatAddress(this.endpoint));
     this.#open = true;
   }
 
@@ -138,7 +130,7 @@ export class UDPServer<Context = unknown> extends TCPServer<Context, Datagram> i
   protected received(message: Uint8Array, peer: Address | null, cut = false): void {
     if (this.#budget !== null) this.#budget.received(message.length, peer);
     const taken = Math.min(message.length, this.maxPacketSize);
-    const bytes = new Uint8Array(message.buffer as ArrayBuffer, message.byteOffset, taken);
+    const bytes = taken < message.length ? message.subarray(0, taken) : message;
     this.arrive(new ServedDatagram(bytes, peer, this, cut || taken < message.length), peer);
   }
 
@@ -185,116 +177,62 @@ export class UDPServer<Context = unknown> extends TCPServer<Context, Datagram> i
   }
 }
 
-/** The socket of a UDP server: of Node's, whose messages come by one listener, without a promise. */
-class ServerDatagrams implements DatagramTransport {
-  readonly socket: DatagramSocket;
-  readonly #family: number;
-  readonly #plain: PlainDatagrams;
-  readonly #bound: Kernel; // by libc, where that is there
-  #socket: dgram.Socket | null = null;
-  #sink: DatagramSink | null = null;
+/** What a UDP server hears and sends with: by Node's handle where that is there, past promises and events. */
+class ServerDatagrams extends DgramTransport {
+  /** The same as a socket. */
+  readonly datagramSocket: DatagramSocket;
+  readonly #server: DatagramSink;
   #post: ReturnType<typeof datagramHandle> = null;
 
-  constructor(family: number) {
-    this.#family = family;
-    this.#plain = new PlainDatagrams({ family, type: SOCK_DGRAM, proto: 0 });
-    const { kernel } = this.#plain;
-    this.#bound = new Kernel({ get: () => undefined, set: () => false }).heldBy({
-      get fd() {
-        return kernel.fd;
-      },
-      take() {
-        throw new SocketError("EOPNOTSUPP", "a server keeps its socket: give it another one");
-      },
-    });
-    this.socket = new DatagramSocket(this, family);
+  /** `server` is told what arrives. */
+  constructor(family: number, server: DatagramSink) {
+    super({ family, type: SOCK_DGRAM, proto: 0 });
+    this.#server = server;
+    this.datagramSocket = new DatagramSocket(this, family);
   }
 
-  get kernel(): KernelSocket {
-    return this.#socket !== null && libc() !== null ? this.#bound : this.#plain.kernel;
+  /** What arrives is the server's, and not the socket's. */
+  override start(): void {
+    super.start(this.#server);
   }
-
-  get localAddress(): Address | null {
-    if (this.#socket === null) return null;
-    const { address, port, family } = this.#socket.address();
-    return addressOf(address, port, family);
-  }
-
-  start(): void {} // what arrives is the server's
 
   async bind(): Promise<void> {
     throw new SocketError("EINVAL", "serverBind() binds a server's socket");
   }
 
-  async resolve(endpoint: Endpoint): Promise<Address> {
-    const { hostname, port } = endpoint as Extract<Endpoint, { readonly hostname: string }>;
-    const version = this.#family === AF_INET6 ? 6 : 4;
-    const { address } = await lazy.dns.promises.lookup(hostname, { family: version }).catch((error) => {
-      throw networkError(error, formatAddress(endpoint));
-    });
-    return addressOf(zoned(address, formatAddress(endpoint)), port, `IPv${version}`) as Address;
-  }
-
-  /** Binds it, and tells `sink` what arrives; gives its address. */
-  async open(address: string, port: number, said: string, sink: DatagramSink): Promise<Address | null> {
-    const socket = this.#plain.make();
-    try {
-      await new Promise<void>((resolve, reject) => {
-        socket.once("error", reject);
-        socket.bind({ address, port, exclusive: true }, resolve);
-      });
-      socket.removeAllListeners("error");
-      this.#plain.opened(socket);
-    } catch (error) {
-      socket.close();
-      throw networkError(error, said);
-    }
-    this.#socket = socket;
-    this.#sink = sink;
-    socket.on("error", (error) => sink.error(SocketError.from(error, "EBADF")));
-    const heard = (message: Buffer, { address, port, family }: dgram.RemoteInfo): void =>
-      sink.message(message, addressOf(address, port, family));
-    this.#post = datagramHandle(socket, heard);
-    if (this.#post === null) socket.on("message", heard);
+  /** Binds it; gives its address. */
+  async listen(address: string, port: number, said: string): Promise<Address | null> {
+    await this.open({ address, port }, said);
     return this.localAddress;
   }
 
-  /** Sends one, and waits for nothing: what the network refuses is told as an error of the socket's. */
+  protected override hear(socket: dgram.Socket): void {
+    this.#post = datagramHandle(socket, (message, from) => this.heard(message, from));
+    if (this.#post === null) super.hear(socket);
+  }
+
+  /** Sends one, and waits for nothing: what the network refuses is told as an error of the socket. */
   post(bytes: Uint8Array, address: InternetAddress): void {
+    const host = hostOf(address);
     if (this.#post === null) {
-      this.#socket?.send(bytes, address.port, hostOf(address), (error) => {
-        if (error) this.#refused(error, address);
+      this.socket?.send(bytes, address.port, host, (error) => {
+        if (error) this.failed(error, address);
       });
       return;
     }
-    const error = this.#post(bytes, address.port, hostOf(address));
-    if (error !== null) this.#refused(error, address);
-  }
-
-  #refused(error: unknown, address: InternetAddress): void {
-    this.#sink?.error(SocketError.from(error, "ERR_INTERNAL", formatAddress(address)));
+    const error = this.#post(bytes, address.port, host);
+    if (error !== null) this.failed(error, address);
   }
 
   async send(bytes: Uint8Array, address: Address): Promise<void> {
-    const to = address as InternetAddress;
-    const socket = this.#socket;
+    const { socket } = this;
     if (socket === null) throw new SocketError("EBADF", "the server's socket is not open");
-    await new Promise<void>((resolve, reject) => {
-      socket.send(bytes, to.port, hostOf(to), (error) =>
-        error ? reject(networkError(error, formatAddress(address))) : resolve(),
-      );
-    });
+    await sendBy(socket, bytes, address as InternetAddress);
   }
 
-  close(): Promise<void> {
-    const socket = this.#socket;
-    this.#socket = null;
+  override close(): Promise<void> {
     this.#post = null;
-    this.#plain.kernel.closed();
-    return new Promise((resolve) => {
-      if (socket === null) resolve();
-      else socket.close(() => resolve());
-    });
+    return super.close();
   }
 }
 

@@ -296,9 +296,10 @@ class PackageDatagrams implements PathDatagrams {
 
   start(sink: DatagramSink): void {
     this.#sink = sink;
-    this.#socket.on("data", (message, path) =>
-      sink.message(message, path === "" ? null : { family: "unix", path }),
-    );
+    this.#socket.on("data", ({ buffer, byteOffset, byteLength }, path) => {
+      const bytes = new Uint8Array(buffer as ArrayBuffer, byteOffset, byteLength);
+      sink.message(bytes, path === "" ? null : { family: "unix", path });
+    });
     this.#socket.on("error", (error) => {
       sink.error(packageError(error, this.#said));
       this.close(); // as the package has

@@ -1,12 +1,11 @@
-/** Datagrams by `node:dgram`: UDP, and the options that Node has a call for. */
+/** Datagrams by `node:dgram`: UDP, with those options that Node has a call for. */
 
 import type dgram from "node:dgram";
 import { DONE } from "../../core/bytes/data.ts";
 import { SocketError } from "../../core/errors.ts";
 import { type Address, type Endpoint, formatAddress, type InternetAddress } from "../../core/net/address.ts";
-import { AF_INET6, MSG_DONTROUTE } from "../../core/net/constants.ts";
+import { MSG_DONTROUTE } from "../../core/net/constants.ts";
 import type { DatagramSink, DatagramTransport } from "../../core/sockets/datagram.ts";
-import type { KernelSocket } from "../../core/sockets/transport.ts";
 import { lazy } from "../builtin.ts";
 import { addressOf, hostOf, networkError } from "../kernel/addresses.ts";
 import { Kernel } from "../kernel/descriptors/kernel.ts";
@@ -18,69 +17,27 @@ import {
   V6ONLY,
 } from "../kernel/descriptors/plain-options.ts";
 import { datagramHandleOf } from "../kernel/handles.ts";
-import { resolve, unboundName } from "./resolve.ts";
+import { resolve, unboundName, versionOf } from "./resolve.ts";
 
-/** A datagram socket of Node's until it is open, and its options. */
-export class PlainDatagrams {
+/** A `dgram.Socket` that is made when it is bound, since it takes some options only then. */
+export abstract class DgramTransport implements DatagramTransport {
   readonly kernel: Kernel;
+  readonly #family: number;
   readonly #options: PlainDatagramOptions;
-  readonly #family: number;
-
-  constructor(kind: Kind) {
-    this.#family = kind.family;
-    this.#options = new PlainDatagramOptions(kind);
-    this.kernel = new Kernel(this.#options, null);
-  }
-
-  /** A `dgram.Socket` with the options that are taken when it is made. */
-  make(): dgram.Socket {
-    const version = this.#family === AF_INET6 ? 6 : 4;
-    // All that is sent goes to an address that was resolved: no name is looked up again (measured: a tenth of the rate).
-    const numeric = (name: string, _: unknown, found: (e: null, a: string, f: number) => void): void =>
-      found(null, name, version);
-    return lazy.dgram.createSocket({
-      type: `udp${version}`,
-      lookup: numeric as never,
-      reuseAddr: this.#options.on(REUSEADDR),
-      reusePort: this.#options.on(REUSEPORT),
-      ipv6Only: this.#options.on(V6ONLY),
-    });
-  }
-
-  /** It is bound: it has the options that were set before. Throws what the kernel says of them. */
-  opened(socket: dgram.Socket): void {
-    this.#options.open(socket);
-    this.kernel.heldBy({
-      get fd() {
-        return datagramHandleOf(socket)?.fd ?? -1;
-      },
-      take: () => -1,
-    });
-  }
-}
-
-const ignore = (): void => {};
-
-/** UDP by `node:dgram`, where there is no libc: a `dgram.Socket`, which is made when the socket is first bound, connected or sent from. */
-export class NodeDatagrams implements DatagramTransport {
-  readonly #plain: PlainDatagrams;
-  readonly #family: number;
-  #fd: number; // to take over; -1 where there is none
   #socket: dgram.Socket | null = null;
-  #opening: Promise<dgram.Socket> | null = null;
   #sink: DatagramSink | null = null;
-  #peer: Address | null = null;
   #closed = false;
 
-  constructor(kind: Kind, fd: number) {
-    this.#plain = new PlainDatagrams(kind);
+  /** `found`: as the kernel's. */
+  constructor(kind: Kind, found?: null) {
     this.#family = kind.family;
-    this.#fd = fd;
-    if (fd >= 0) void this.#open().catch(ignore); // it may be bound, and then hears from now on; who sends is told
+    this.#options = new PlainDatagramOptions(kind);
+    this.kernel = new Kernel(this.#options, found);
   }
 
-  get kernel(): KernelSocket {
-    return this.#plain.kernel;
+  /** The socket, once it is bound. */
+  protected get socket(): dgram.Socket | null {
+    return this.#socket;
   }
 
   get localAddress(): Address | null {
@@ -93,19 +50,120 @@ export class NodeDatagrams implements DatagramTransport {
     this.#sink = sink;
   }
 
-  async bind(endpoint: Endpoint): Promise<void> {
-    const at = (await resolve(endpoint, this.#family)) as InternetAddress;
-    if (this.#opening !== null) throw new SocketError("EINVAL", "the socket has an address already");
-    await this.#open({ address: hostOf(at), port: at.port }, formatAddress(endpoint));
-  }
+  abstract bind(endpoint: Endpoint): Promise<void>;
+
+  abstract send(bytes: Uint8Array, address: Address, flags: number): Promise<void>;
 
   resolve(endpoint: Endpoint): Promise<Address> {
     return resolve(endpoint, this.#family);
   }
 
+  /** Makes the socket, and binds it. Rejects with the kernel's error, and with `ECANCELED` where it was closed meanwhile. */
+  protected async open(at: dgram.BindOptions, said: string): Promise<dgram.Socket> {
+    const socket = this.#make();
+    try {
+      await new Promise<void>((resolve, reject) => {
+        socket.once("error", reject);
+        socket.bind({ ...at, exclusive: true }, resolve);
+      });
+      if (this.#closed) throw new SocketError("ECANCELED");
+      socket.removeAllListeners("error");
+      this.#options.open(socket);
+    } catch (error) {
+      socket.close();
+      throw networkError(error, said);
+    }
+    this.#socket = socket;
+    this.kernel.heldBy({
+      get fd() {
+        return datagramHandleOf(socket)?.fd ?? -1;
+      },
+      take() {
+        throw new SocketError("EOPNOTSUPP", "the socket is Node's, which does not give it away");
+      },
+    });
+    socket.on("error", (error) => this.failed(error));
+    this.hear(socket);
+    return socket;
+  }
+
+  /** Has what `socket` receives told to `heard()`. */
+  protected hear(socket: dgram.Socket): void {
+    socket.on("message", (message, from) => this.heard(message, from));
+  }
+
+  protected heard({ buffer, byteOffset, byteLength }: Buffer, from: dgram.RemoteInfo): void {
+    const bytes = new Uint8Array(buffer as ArrayBuffer, byteOffset, byteLength);
+    this.#sink?.message(bytes, addressOf(from.address, from.port, from.family));
+  }
+
+  protected failed(error: unknown, address?: Address): void {
+    this.#sink?.error(SocketError.from(error, "ERR_INTERNAL", address && formatAddress(address)));
+  }
+
+  close(): Promise<void> {
+    this.#closed = true;
+    const socket = this.#socket;
+    this.#socket = null;
+    this.kernel.closed();
+    if (socket === null) return DONE; // what is being opened closes itself
+    return new Promise((resolve) => {
+      socket.close(() => resolve());
+    });
+  }
+
+  #make(): dgram.Socket {
+    const version = versionOf(this.#family);
+    // Everything is sent to an address that was resolved. Node would look it up again, which costs a tenth of the rate.
+    const numeric = (name: string, _: unknown, found: (e: null, a: string, f: number) => void): void =>
+      found(null, name, version);
+    return lazy.dgram.createSocket({
+      type: `udp${version}`,
+      lookup: numeric as never,
+      reuseAddr: this.#options.on(REUSEADDR),
+      reusePort: this.#options.on(REUSEPORT),
+      ipv6Only: this.#options.on(V6ONLY),
+    });
+  }
+}
+
+/** Sends one datagram to `address`, or to the peer of a socket that is connected. */
+export const sendBy = (
+  socket: dgram.Socket,
+  bytes: Uint8Array,
+  address: InternetAddress,
+  connected = false,
+): Promise<void> =>
+  new Promise((resolve, reject) => {
+    const sent = (error: Error | null): void =>
+      error ? reject(networkError(error, formatAddress(address))) : resolve();
+    if (connected) socket.send(bytes, sent);
+    else socket.send(bytes, address.port, hostOf(address), sent);
+  });
+
+const ignore = (): void => {};
+
+/** What `socket(family, SOCK_DGRAM)` stands on where there is no libc. It is opened when it is first bound, connected or sent from. */
+export class NodeDatagrams extends DgramTransport {
+  readonly #adopted: number; // a descriptor to take over; -1 where there is none
+  #opening: Promise<dgram.Socket> | null = null;
+  #peer: Address | null = null;
+
+  constructor(kind: Kind, fd: number) {
+    super(kind, null);
+    this.#adopted = fd;
+    if (fd >= 0) void this.#opened().catch(ignore); // it may be bound, and then hears from now on; who sends is told
+  }
+
+  async bind(endpoint: Endpoint): Promise<void> {
+    const at = (await this.resolve(endpoint)) as InternetAddress;
+    if (this.#opening !== null) throw new SocketError("EINVAL", "the socket has an address already");
+    await this.#opened({ address: hostOf(at), port: at.port }, formatAddress(endpoint));
+  }
+
   async connect(address: Address): Promise<void> {
     const peer = address as InternetAddress;
-    const socket = await this.#open();
+    const socket = await this.#opened();
     if (this.#peer !== null) socket.disconnect(); // with which Linux takes back a port that it had chosen
     this.#peer = null;
     await new Promise<void>((resolve, reject) => {
@@ -122,57 +180,17 @@ export class NodeDatagrams implements DatagramTransport {
     const peer = this.#peer;
     if (peer !== null && formatAddress(peer) !== formatAddress(to))
       throw elsewhere("sendto() past the peer of connect()");
-    const socket = await this.#open();
-    await new Promise<void>((resolve, reject) => {
-      const sent = (error: Error | null): void =>
-        error ? reject(networkError(error, formatAddress(to))) : resolve();
-      if (peer === null) socket.send(bytes, to.port, hostOf(to), sent);
-      else socket.send(bytes, sent);
-    });
+    await sendBy(await this.#opened(), bytes, to, peer !== null);
   }
 
-  close(): Promise<void> {
-    this.#closed = true;
-    const socket = this.#socket;
-    this.#plain.kernel.closed();
-    if (socket === null) return DONE; // what is being opened closes itself
-    return new Promise((resolve) => {
-      socket.close(() => resolve());
-    });
-  }
-
-  /** Node's socket: bound to `at`, or by the system. */
-  #open(at: dgram.BindOptions = {}, said = "a port of the system's choice"): Promise<dgram.Socket> {
-    this.#opening ??= this.#make(at, said).catch((error) => {
+  /** The socket: bound to `at`, or by the system. */
+  #opened(at: dgram.BindOptions = {}, said = "a port of the system's choice"): Promise<dgram.Socket> {
+    const fd = this.#adopted;
+    this.#opening ??= this.open(fd >= 0 ? { fd } : at, said).catch((error) => {
       this.#opening = null;
       throw error;
     });
     return this.#opening;
-  }
-
-  async #make(at: dgram.BindOptions, said: string): Promise<dgram.Socket> {
-    const socket = this.#plain.make();
-    const fd = this.#fd;
-    this.#fd = -1;
-    try {
-      await new Promise<void>((resolve, reject) => {
-        socket.once("error", reject);
-        socket.bind(fd >= 0 ? { fd, exclusive: true } : { ...at, exclusive: true }, resolve);
-      });
-      if (this.#closed) throw new SocketError("ECANCELED");
-      socket.removeAllListeners("error");
-      this.#plain.opened(socket);
-    } catch (error) {
-      socket.close();
-      throw networkError(error, said);
-    }
-    this.#socket = socket;
-    socket.on("error", (error) => this.#sink?.error(SocketError.from(error, "ERR_INTERNAL")));
-    socket.on("message", (message: Buffer, { address, port, family }) => {
-      const bytes = new Uint8Array(message.buffer as ArrayBuffer, message.byteOffset, message.byteLength);
-      this.#sink?.message(bytes, addressOf(address, port, family));
-    });
-    return socket;
   }
 }
 
