@@ -28,5 +28,5 @@ export {
   type TCPConnectorOptions,
   type WorkerConnectOptions,
 } from "./sockets/connector.ts";
-export { Socket, socket, type WorkerSocketOptions } from "./sockets/socket.ts";
+export { Socket, socket, type WorkerSocketConnectOptions } from "./sockets/socket.ts";
 export { streamSocket } from "./sockets/stream-socket.ts";

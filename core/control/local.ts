@@ -35,8 +35,8 @@ export interface LocalPlaneOptions {
   connector(target: SessionTarget): BaseConnector<StreamSocket, any>;
   /** Default: none. */
   listeners?(): readonly ListenerInfo[];
-  /** What the listeners told. Default: nothing. */
-  readonly told?: ListenerLog;
+  /** The events of the listeners. Default: none. */
+  readonly log?: ListenerLog;
   /** As `ControlPlane.ready`. Default: always ready. */
   ready?(): MaybePromise<readonly string[]>;
   /** Texts that no record may show; see `SessionOptions.secrets`. */
@@ -53,7 +53,7 @@ const LOCAL_PLANE_NAMES = optionNamesOf<LocalPlaneOptions>("a local plane")({
   app: true,
   connector: true,
   listeners: true,
-  told: true,
+  log: true,
   ready: true,
   secrets: true,
   maxRunning: true,
@@ -96,7 +96,7 @@ export class LocalPlane implements ControlPlane {
   }
 
   listenerEvents(after: number, signal: AbortSignal): AsyncIterable<ListenerEvent> {
-    return (this.#options.told ?? NOTHING_TOLD).follow(after, signal);
+    return (this.#options.log ?? NOTHING_TOLD).follow(after, signal);
   }
 
   async start(spec: SessionSpec): Promise<SessionInfo> {

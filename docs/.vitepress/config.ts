@@ -62,7 +62,7 @@ const guide: SidebarItem[] = [
     ),
   ),
   group("Coming from", docs("from-python", "from-node-net")),
-  group("Look up", docs("command-line", "errors", "exports", "places", "performance", "clients")),
+  group("Look up", docs("command-line", "errors", "options", "exports", "places", "performance", "clients")),
   group("Inside", ["ARCHITECTURE.md", "docs/decisions/index.md", "CONTRIBUTING.md", "CHANGELOG.md"]),
 ];
 

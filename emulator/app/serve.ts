@@ -249,7 +249,7 @@ export const serveApp = async <Context>(
       : new parts.LocalPlane({
           app: { ...app, dial },
           secrets: access.secrets,
-          told,
+          log: told,
           listeners: () =>
             listeners.map(({ name, url, serve, info }) => parts.listenerInfo(name, url, serve, info())),
           connector: ({ handler, HandlerClass, endpoint, connectTimeout, secureTransport }) =>

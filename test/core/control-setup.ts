@@ -155,7 +155,7 @@ export class MemoryPlace {
     this.plane = new LocalPlane({
       app,
       listeners: () => [ECHO],
-      told: this.told,
+      log: this.told,
       connector: (target) => new MemoryConnector(this, target),
       ...options,
     });

@@ -169,7 +169,7 @@ describe("finds", () => {
       expect(first?.message).toMatch(message);
       expect(others.length).toBeLessThan(3); // what follows from it, and no more
       // One message at a time, nothing cut: all is well but for what is left behind.
-      const { answers } = await checkFraming(Handler, messages, { allow: () => true });
+      const { answers } = await checkFraming(Handler, messages, { expected: () => true });
       expect(answers.map(text).slice(1, -1)).toHaveLength(messages.length);
     });
   };
@@ -290,7 +290,7 @@ describe("lets be", () => {
         wfile.write(`${line}\r\n`);
       }
     });
-    const { answers } = await checkFraming(Slow, ["a\r\n", "b\r\n"], { runs: 80 });
+    const { answers } = await checkFraming(Slow, ["a\r\n", "b\r\n"], { maxRuns: 80 });
     expect(answers.map(text)).toEqual(["", "a\r\n", "b\r\n", ""]);
   });
 
@@ -302,7 +302,7 @@ describe("lets be", () => {
         wfile.write(`${line}\r\n`);
       }
     });
-    const { answers } = await checkFraming(Slow, ["a\r\n", "b\r\n"], { runs: 8, patience: 120_000 });
+    const { answers } = await checkFraming(Slow, ["a\r\n", "b\r\n"], { maxRuns: 8, timeout: 120_000 });
     expect(answers.map(text)).toEqual(["", "a\r\n", "b\r\n", ""]);
     expect(clock.now()).toBeGreaterThan(10 * 60_000);
   });
@@ -371,13 +371,13 @@ describe("finds also", () => {
       for await (const line of rfile.lines()) wfile.write(`${line}\r\n`);
       await never;
     });
-    expect(await first(Stays, LINES, { patience: 30 })).toBe(
+    expect(await first(Stays, LINES, { timeout: 30 })).toBe(
       "It does not end when nothing is cut: it waits for something that does not happen",
     );
     const StaysAtReset = streamHandler(async ({ rfile }) => {
       for await (const _ of rfile.lines()) if (rfile.buffered > 0) await never;
     });
-    expect(await first(StaysAtReset, LINES, { patience: 30 })).toBe(
+    expect(await first(StaysAtReset, LINES, { timeout: 30 })).toBe(
       "It does not end when the 2 messages come in one piece: it waits for something that does not happen",
     );
   });
@@ -528,10 +528,10 @@ describe("options", () => {
     await checkFraming(Drops, LINES, { pipelining: false });
   });
 
-  test("allow: what is meant to be so, shown each failure", async () => {
+  test("expected: what is meant to be so, shown each failure", async () => {
     const faults = new Set<string>();
     const { answers } = await checkFraming(planted.LeavesItsDeadline, ["alice\r\n"], {
-      allow: ({ fault, summary, cuts, sent, ending }) => {
+      expected: ({ fault, summary, cuts, sent, ending }) => {
         expect([summary.length > 0, cuts.length < 7, sent <= 7, ending !== undefined]).not.toContain(false);
         faults.add(fault);
         return fault === "timer";
@@ -606,7 +606,7 @@ describe("options", () => {
     expect(small?.summary).toMatch(/^It takes 1000 bytes when/);
   });
 
-  test("runs and seed: fewer places of a long conversation, the same ones each time", async () => {
+  test("maxRuns and seed: fewer places of a long conversation, the same ones each time", async () => {
     const cuts: string[] = [];
     const Tells = streamHandler(async ({ request }) => {
       const sizes: number[] = [];
@@ -616,7 +616,7 @@ describe("options", () => {
     const conversation = [`${"x".repeat(2000)}\r\n`.repeat(5)];
     const seen = async (seed: number, runs: number): Promise<string> => {
       cuts.length = 0;
-      await checkFraming(Tells, conversation, { seed, runs });
+      await checkFraming(Tells, conversation, { seed, maxRuns: runs });
       return cuts.join("\n");
     };
     const one = await seen(1, 200);
@@ -652,8 +652,8 @@ describe("options", () => {
 
   test("wrong ones are refused", async () => {
     await expect(checkFraming(Upper, [1 as never])).rejects.toThrow(/a conversation is a list/);
-    await expect(checkFraming(Upper, LINES, { patience: 0 })).rejects.toThrow(RangeError);
-    await expect(checkFraming(Upper, LINES, { runs: 1.5 })).rejects.toThrow(RangeError);
+    await expect(checkFraming(Upper, LINES, { timeout: 0 })).rejects.toThrow(RangeError);
+    await expect(checkFraming(Upper, LINES, { maxRuns: 1.5 })).rejects.toThrow(RangeError);
     await expect(checkFraming(Upper, LINES, { stream: { maxline: 1 } as never })).rejects.toThrow(
       /no option stream\.maxline; did you mean stream\.maxLine/,
     );

@@ -326,9 +326,9 @@ describe("record", () => {
     expect(transcripts[0]?.events.length).toBeGreaterThan(15);
   });
 
-  test("past its limit it goes on, counts what it does not keep, and is no conversation to hold again", async () => {
+  test("past its maxBytes it goes on, counts what it does not keep, and is no conversation to hold again", async () => {
     const [here, there] = memoryPair();
-    const recording = record(here, "client", { limit: 4 });
+    const recording = record(here, "client", { maxBytes: 4 });
     for (const said of ["123", "456", "7"]) await recording.stream.sendall(said);
     expect(text(await there.rfile.readexactly(7))).toBe("1234567");
     await there.close();

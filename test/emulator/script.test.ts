@@ -233,7 +233,7 @@ describe("recording over TCP", () => {
 // ---- Recording changes nothing: the conformance body through it, at both ends ----
 
 const options = { stream: { closeTimeout: 300 }, drainTimeout: 100, context: new LocalBoard() };
-const bounded = { limit: 2 ** 20, stream: options.stream };
+const bounded = { maxBytes: 2 ** 20, stream: options.stream };
 const Recorded = recordHandler(Conformance, () => {}, bounded);
 const memory = new ThreadingMemoryServer(Recorded, options);
 const tcp = new ThreadingTCPServer("127.0.0.1:0", Recorded, options);

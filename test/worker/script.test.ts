@@ -84,6 +84,6 @@ test("recorded inbound and outbound, and replayed", async () => {
 streamConformance({
   name: "workerd, service binding, recorded",
   dial: async () =>
-    record(await inbound("conformance:1"), "client", { limit: 2 ** 20, stream: { closeTimeout: 300 } })
+    record(await inbound("conformance:1"), "client", { maxBytes: 2 ** 20, stream: { closeTimeout: 300 } })
       .stream,
 });

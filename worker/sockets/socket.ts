@@ -29,9 +29,9 @@ const LISTENING = "where requests arrive, it serves them by WorkerServer in its 
 const DATAGRAMS = "UDP out of a Worker needs a relay that speaks TCP or WebSocket";
 
 /** Options of `connect()` in a Worker. */
-export type WorkerSocketOptions = SocketConnectOptions & Pick<WorkerConnectOptions, "slots">;
+export type WorkerSocketConnectOptions = SocketConnectOptions & Pick<WorkerConnectOptions, "slots">;
 
-const SOCKET_NAMES = optionNamesOf<WorkerSocketOptions>()({ ...SOCKET_CONNECT_NAMES, slots: true });
+const SOCKET_NAMES = optionNamesOf<WorkerSocketConnectOptions>()({ ...SOCKET_CONNECT_NAMES, slots: true });
 
 /**
  * A stream socket that dials from a Worker: `connect`, `connectEx`, and then all of `StreamSocket` (`send`, `recv`
@@ -47,12 +47,12 @@ export class Socket extends UnconnectedSocket {
   protected override dial(
     endpoint: Endpoint,
     timeout: number | null,
-    options: WorkerSocketOptions,
+    options: WorkerSocketConnectOptions,
   ): Promise<StreamTransport> {
     return dial(endpoint, { ...options, connectTimeout: timeout ?? LONGEST_CONNECT });
   }
 
-  override connect(address: AddressLike, options: WorkerSocketOptions = {}): Promise<void> {
+  override connect(address: AddressLike, options: WorkerSocketConnectOptions = {}): Promise<void> {
     return super.connect(address, options);
   }
 

@@ -66,7 +66,7 @@ import {
 const RUNS = 2_400; // a conversation of 200 bytes needs 1 700 for every place
 const WORK = 4 * 1024 * 1024; // bytes sent in the runs of one kind: so long conversations are cut at fewer places
 const FEWEST = 16; // places of one kind, however long it is
-const PATIENCE = 500; // ms without any progress
+const TIMEOUT = 500; // ms without any progress
 const FLOOD = 2 * 1024 * 1024; // bytes; a stream's own limits are 64 KiB a line, and many protocols' 1 MiB a message
 const FLOOD_PIECE = 64 * 1024; // bytes that come at a time
 const FILLER = 0x78; // "x"
@@ -103,13 +103,13 @@ export interface FramingOptions<Context = unknown, Params = unknown> {
   /** Bytes of a message without an end; 0: none is sent. Default 2 MiB. */
   readonly flood?: number;
   /** Gives true for what is meant to be so. */
-  readonly allow?: (failure: FramingFailure) => boolean;
+  readonly expected?: (failure: FramingFailure) => boolean;
   /** What chance begins with: the same seed, the same runs. Default 1. */
   readonly seed?: number;
   /** About how many runs at most. Default 2 400, enough for each place of 300 bytes; in longer conversations some are chosen. */
-  readonly runs?: number;
+  readonly maxRuns?: number;
   /** Milliseconds without any progress after which a handler that waits for something is given up. Default 500; only what fails takes so long. */
-  readonly patience?: number;
+  readonly timeout?: number;
 }
 
 const FRAMING_NAMES = optionNamesOf<FramingOptions>()({
@@ -122,10 +122,10 @@ const FRAMING_NAMES = optionNamesOf<FramingOptions>()({
   pipelining: true,
   strict: true,
   flood: true,
-  allow: true,
+  expected: true,
   seed: true,
-  runs: true,
-  patience: true,
+  maxRuns: true,
+  timeout: true,
 });
 
 /**
@@ -194,19 +194,19 @@ class Check<Context> {
   constructor(Handler: HandlerClass<StreamSocket, Context>, options: FramingOptions<Context>) {
     checkHandler(Handler);
     checkOptions("checkFraming()", options, FRAMING_NAMES);
-    const { mask, stream, flood = FLOOD, seed = 1, runs = RUNS, patience = PATIENCE } = options;
+    const { mask, stream, flood = FLOOD, seed = 1, maxRuns = RUNS, timeout = TIMEOUT } = options;
     this.#name = Handler.name || "the handler";
     this.#options = options;
     this.#stream = settleStream({ timeout: null, ...stream });
     this.#mask = mask === undefined ? null : new RegExp(mask.source, `${mask.flags.replace(/[gy]/g, "")}g`);
     this.#flood = checkCount("flood", flood, 0);
     this.#seed = checkCount("seed", seed, 0);
-    this.#most = Math.ceil(checkCount("runs", runs, 1) / KINDS);
+    this.#most = Math.ceil(checkCount("maxRuns", maxRuns, 1) / KINDS);
     this.#rig = new Rig(Handler, {
       ...options,
       stream: this.#stream,
       mask: this.#mask,
-      patience: checkTime("patience", patience),
+      timeout: checkTime("timeout", timeout),
     });
   }
 
@@ -476,7 +476,7 @@ class Check<Context> {
 
   /** Shrinks what fails and tells it; gives false where it is allowed, or was another's. */
   async #tell(plan: Plan, lesson: Lesson, fault: Fault): Promise<boolean> {
-    if (this.#options.allow?.(this.#failure(plan, lesson, fault))) return false;
+    if (this.#options.expected?.(this.#failure(plan, lesson, fault))) return false;
     const small = await this.#shrink(plan, lesson, fault.fault);
     const { asks } = this.#rig;
     this.#rig.asks = true;

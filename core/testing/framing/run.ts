@@ -130,7 +130,7 @@ export interface RigOptions<Context> {
   readonly effect?: ((context: Context) => unknown) | undefined;
   readonly stream: StreamOptions;
   readonly mask: RegExp | null;
-  readonly patience: number;
+  readonly timeout: number;
 }
 
 /** Holds conversations with one handler, one after the other. */
@@ -236,7 +236,7 @@ export class Rig<Context> {
 
   /** Lets all go on until the run is over, or nothing goes on any more. */
   async #drive(peer: Peer, meter: Meter, over: () => boolean, enough: number): Promise<Ending> {
-    const { patience } = this.#options;
+    const { timeout } = this.#options;
     let since = now();
     for (let turns = 0; ; ) {
       let seen = peer.progress;
@@ -250,7 +250,7 @@ export class Rig<Context> {
       if (meter.spins) return "spins";
       if (peer.answered > enough) return "enough";
       if (peer.endTurn()) continue;
-      const timed = this.#watch.soon(patience);
+      const timed = this.#watch.soon(timeout);
       await (turns < TURNS ? this.#watch.turn() : pause());
       if (peer.progress !== seen || over()) {
         this.#waits ||= !timed;
@@ -261,8 +261,8 @@ export class Rig<Context> {
       if (++turns < TURNS) continue;
       // Who waits for its peer alone, and was never seen to wait for others, does nothing any more.
       const quiet = now() - since;
-      const late = quiet > patience;
-      const waits = peer.reading && !this.#watch.soon(patience);
+      const late = quiet > timeout;
+      const waits = peer.reading && !this.#watch.soon(timeout);
       const settled = waits && quiet > (this.#waits ? SETTLED_LATER : SETTLED);
       if ((late || settled) && peer.settle(late)) {
         turns = 0;

@@ -18,7 +18,7 @@ export interface RecordOptions {
   /** Where the times come from. */
   readonly clock?: Clock;
   /** Bytes that are kept; what is said past them is only counted, as `dropped`. Default 16 MiB. */
-  readonly limit?: number;
+  readonly maxBytes?: number;
   /** Limits and times of the connection that differ from the defaults and that it does not tell: `closeTimeout`, `handshakeTimeout`. */
   readonly stream?: Partial<StreamOptions>;
 }
@@ -26,7 +26,7 @@ export interface RecordOptions {
 export const RECORD_NAMES = optionNamesOf<RecordOptions>("a recording")({
   note: true,
   clock: true,
-  limit: true,
+  maxBytes: true,
   stream: STREAM_NAMES,
 });
 
@@ -44,7 +44,7 @@ export class Log {
     this.#kind = kind;
     this.#note = options.note;
     this.#clock = options.clock ?? realClock;
-    this.#left = checkCount("limit", options.limit ?? LIMIT, 0);
+    this.#left = checkCount("maxBytes", options.maxBytes ?? LIMIT, 0);
     this.#began = this.#clock.now();
   }
 
