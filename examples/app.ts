@@ -9,7 +9,7 @@ import { MailRequestHandler } from "./mail.ts";
 import { KeyStore, RespClient, RespServer } from "./resp.ts";
 import { Greeting, GreetingClient, Transcript, TranscriptClient } from "./tutorial.ts";
 
-/** What the handlers are given: each says in its own file what it needs of this. */
+/** The context of the handlers. Each handler declares, in its own file, what it needs of it. */
 interface Context {
   readonly storage: BlobStorage;
   readonly keys: KeyStore;
@@ -44,7 +44,7 @@ export const app = defineApp<Context>({
     {
       handler: "transcript",
       address: "tcp://127.0.0.1:7082",
-      serve: "serial", // as the tutorial's: while it serves one client, the next one waits
+      serve: "serial", // as in the tutorial: while it serves one client, the next one waits
       try: "echo Hello! | nc -N {host} {port}",
     },
     {

@@ -1,14 +1,14 @@
 /**
- * A chat: whoever connects says a name, and then each line goes to everybody. Try it with two of `nc`.
+ * A chat: everybody who connects says a name, and then each line goes to all members. Try it with two `nc`s.
  *
- * Its members share one context, so all must meet in one place: a process in Node, in a Worker one Durable Object
- * (`worker/main.ts` has it). A member that does not read harms nobody: see docs/broadcasts.md.
+ * The members share one context, so all must meet in one place: in Node a process, in a Worker one Durable Object (see
+ * `worker/main.ts`). A member that does not read harms nobody: see docs/broadcasts.md.
  */
 
 import { StreamRequestHandler } from "socklet";
 
 const MAX_LINE = 1_000; // bytes of a line or a name
-const MAX_PENDING = 256 * 1024; // bytes that may wait for a member; who is further behind than that is cut
+const MAX_PENDING = 256 * 1024; // bytes that may wait for a member; one that is further behind is cut
 
 /** What the members of one chat share. */
 export interface ChatContext {
@@ -32,19 +32,19 @@ export class Chat extends StreamRequestHandler<ChatContext> {
       this.#tellAll(`* ${this.name} is here, of ${members.size}`);
       for await (const line of this.rfile.lines()) {
         this.#tellAll(`${this.name}: ${printable(line)}`);
-        await this.wfile.flush(); // nobody speaks faster than he reads
+        await this.wfile.flush(); // nobody may send faster than they read
       }
     } finally {
-      members.delete(this); // whatever ended it: the end, a reset, or being cut
+      members.delete(this); // however it ended: by the peer's end, by a reset, or by being cut
       this.#tellAll(`* ${this.name} has left`);
     }
   }
 
-  /** To each member, this one too. It waits for nobody. */
+  /** Writes a line to every member, including this one, and waits for nobody. */
   #tellAll(line: string): void {
     for (const member of this.context.members) member.wfile.write(`${line}\n`);
   }
 }
 
-/** Without what could steer the terminal of who reads it. */
+/** Removes what could steer the reader's terminal. */
 const printable = (text: string): string => text.replace(/[\p{C}\p{Zl}\p{Zp}]/gu, "");

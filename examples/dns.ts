@@ -1,15 +1,15 @@
 /**
- * A name server (RFC 1035) with authority over one small zone, over UDP and over TCP (RFC 7766), with EDNS
- * (RFC 6891) so far that a client may say how large a UDP reply it takes.
+ * A name server (RFC 1035) with authority over one small zone, over UDP and TCP (RFC 7766). Of EDNS (RFC 6891) it knows
+ * how large a UDP reply the client takes.
  *
- * `answer` is the whole of it: bytes of a query in, bytes of the reply out. The two handlers only carry them.
+ * `answer` does all the work: the bytes of a query in, the bytes of the reply out. The two handlers only carry them.
  */
 
 import { BaseRequestHandler, type Datagram, packAddress, SocketError, StreamRequestHandler } from "socklet";
 
-const UDP_PLAIN = 512; // bytes of a UDP reply to a client that does not say it takes more (RFC 1035, 4.2.1)
-const UDP_MOST = 1232; // bytes of a UDP reply to one that does: passes any network (DNS flag day 2020)
-const TCP_MOST = 65_535; // bytes: the length before each message has two bytes
+const UDP_PLAIN = 512; // bytes of a UDP reply, if the client does not say that it takes more (RFC 1035, 4.2.1)
+const UDP_MOST = 1232; // bytes of a UDP reply, if it does: this size passes any network (DNS flag day 2020)
+const TCP_MOST = 65_535; // bytes: the length in front of each message has two bytes
 const MAX_NAME = 255; // bytes of a name (RFC 1035, 2.3.4)
 
 const HEADER = 12; // bytes
@@ -27,14 +27,14 @@ const BADVERS = 16;
 
 const ORIGIN = "example.test";
 const TTL = 3600; // seconds
-const TTL_ABSENT = 300; // seconds that "there is no such name" may be kept (RFC 2308)
+const TTL_ABSENT = 300; // seconds for which "there is no such name" may be cached (RFC 2308)
 
 type Entry =
   | readonly [name: string, type: "A" | "AAAA" | "NS" | "CNAME" | "TXT", value: string]
   | readonly [name: string, type: "MX", preference: number, exchange: string]
   | readonly [name: string, type: "SOA", mname: string, rname: string, ...times: number[]];
 
-/** "@" is the zone itself; a name without a dot at its end is one of the zone's. */
+/** "@" is the zone itself; a name without a final dot is within the zone. */
 const ENTRIES: readonly Entry[] = [
   ["@", "SOA", "ns1", "hostmaster", 1, 7200, 900, 1_209_600, TTL_ABSENT],
   ["@", "NS", "ns1"],
@@ -53,10 +53,10 @@ const ENTRIES: readonly Entry[] = [
   ["away", "CNAME", "www.example.net."],
   ["astray", "CNAME", "nowhere"],
   ["loop", "CNAME", "loop"],
-  ["a.deep", "A", "192.0.2.9"], // so "deep" is there, too, and has nothing
+  ["a.deep", "A", "192.0.2.9"], // so "deep" exists, too, without records
   ["text", "TXT", "long ".repeat(60)],
-  // More than fits into 512 bytes of UDP, and more than into 1 232: `dig many.example.test` is told that its answer is
-  // cut short (TC), and asks again over TCP, at the same port.
+  // Too much for a UDP reply of 512 bytes, and of 1 232: `dig many.example.test` is told that the answer is cut short
+  // (TC), and asks again over TCP, at the same port.
   ...Array.from({ length: 100 }, (_, i): Entry => ["many", "A", `203.0.113.${i + 1}`]),
 ];
 
@@ -70,7 +70,7 @@ const encoder = new TextEncoder();
 const absolute = (name: string): string =>
   name === "@" ? ORIGIN : name.endsWith(".") ? name.slice(0, -1) : `${name}.${ORIGIN}`;
 
-/** A name as it is sent: each label after its length, and an empty one at the end. */
+/** A name in wire format: each label after its length, and an empty label at the end. */
 const packName = (name: string): number[] => [
   ...name.split(".").flatMap((label) => [label.length, ...encoder.encode(label)]),
   0,
@@ -100,7 +100,7 @@ const packData = (entry: Entry): number[] => {
   }
 };
 
-/** Each name of the zone and its records; also the names that are there only because one below them is. */
+/** Each name of the zone and its records, including names that exist only because a name below them does. */
 const ZONE: ReadonlyMap<string, readonly RR[]> = (() => {
   const zone = new Map<string, RR[]>();
   for (const entry of ENTRIES) {
@@ -119,15 +119,15 @@ const SOA = ZONE.get(ORIGIN)?.find(({ type }) => type === TYPES.SOA) as RR;
 
 // ---- Reading a query ----
 
-/** Thrown by the parser, and answered with FORMERR. */
+/** Thrown by the parser; the answer is FORMERR. */
 class FormatError extends Error {}
 
 interface Query {
-  /** The name, in lower case, labels joined by dots; a dot within a label is `\046` (RFC 1035, 5.1). */
+  /** The name in lower case, its labels joined by dots; a dot within a label is `\046` (RFC 1035, 5.1). */
   readonly name: string;
   readonly type: number;
   readonly class: number;
-  /** The question as it came: a reply repeats it letter for letter. */
+  /** The question's bytes: the reply repeats them exactly. */
   readonly question: Uint8Array;
   readonly edns: { readonly size: number; readonly version: number; readonly flags: number } | null;
 }
@@ -155,7 +155,7 @@ class Parser {
     if (this.at > this.#bytes.length) throw new FormatError("the message ends too early");
   }
 
-  /** A name without compression, as a question's is: before it there is nothing to point to. */
+  /** A name without compression. A question's name has none: there is nothing before it to point to. */
   name(): string {
     const from = this.at;
     const labels: string[] = [];
@@ -168,7 +168,7 @@ class Parser {
     return labels.join(".");
   }
 
-  /** Steps over a name, which may end in a pointer to another. */
+  /** Skips a name, which may end in a pointer to another. */
   skipName(): void {
     let length = this.byte();
     for (; length > 0 && length < 0xc0; length = this.byte()) {
@@ -193,8 +193,8 @@ const parse = (query: Uint8Array): Query => {
     const isRoot = query[parser.at] === 0;
     parser.skipName();
     const recordType = parser.word();
-    const size = parser.word(); // the class; of OPT the size of UDP that the client takes
-    const version = parser.word() & 255; // the TTL; of OPT a part of the code and the version, then flags
+    const size = parser.word(); // the class; in OPT the size of a UDP reply that the client takes
+    const version = parser.word() & 255; // the TTL; in OPT a part of the code, the version, then flags
     const flags = parser.word();
     parser.skip(parser.word());
     if (recordType !== TYPES.OPT) continue;
@@ -208,16 +208,16 @@ const parse = (query: Uint8Array): Query => {
 
 interface Found {
   readonly code: number;
-  /** Records and the names that they are of. */
+  /** Records, and the names that they belong to. */
   readonly answers: readonly (readonly [name: string, record: RR])[];
-  /** Whether the zone's SOA says how long "there is none" holds. */
+  /** Whether the zone's SOA is added, which says how long "there is none" may be cached. */
   readonly absent: boolean;
 }
 
 const inZone = (name: string): boolean => name === ORIGIN || name.endsWith(`.${ORIGIN}`);
 
 const look = ({ name, type, class: asked }: Query): Found => {
-  // Zone transfers and their like (128 to 254) are not for everyone.
+  // Zone transfers and the like (128 to 254) are not for everyone.
   if ((asked !== IN && asked !== ANY) || (type >= 128 && type < ANY) || !inZone(name)) {
     return { code: REFUSED, answers: [], absent: false };
   }
@@ -227,7 +227,7 @@ const look = ({ name, type, class: asked }: Query): Found => {
     followed.add(at);
     const records = ZONE.get(at);
     if (records === undefined) return { code: NXDOMAIN, answers, absent: true };
-    // ANY is given one type and not all: small questions must not make large replies (RFC 8482).
+    // ANY gets one type, not all: small questions must not make large replies (RFC 8482).
     const wanted = type === ANY ? records[0]?.type : type;
     const found = records.filter((record) => record.type === wanted);
     for (const record of found) answers.push([at, record]);
@@ -235,7 +235,7 @@ const look = ({ name, type, class: asked }: Query): Found => {
     const alias = records.find((record) => record.type === TYPES.CNAME);
     if (alias === undefined) return { code: NOERROR, answers, absent: true };
     answers.push([at, alias]);
-    at = unpackName(alias.data); // where that is not in the zone, the client asks on, elsewhere
+    at = unpackName(alias.data); // if that is not in the zone, the client asks elsewhere
   }
   return { code: NOERROR, answers, absent: false };
 };
@@ -256,18 +256,18 @@ const record = (owner: readonly number[], { type, data }: RR, ttl: number): numb
 ];
 
 /**
- * The reply to a query, or `null` where none is due: to what is no query. `limit` is the size of reply that
- * every client of this transport takes, in bytes: 512 over UDP (a client may raise that, up to 1 232), 65 535
- * over TCP. A reply that is larger says so (TC) and brings no records, so that the client asks again over TCP.
+ * The reply to a query, or `null` if the bytes are not a query. `limit` is how large a reply every client of this
+ * transport takes, in bytes: 512 over UDP (a client may raise that to 1 232), 65 535 over TCP. A larger reply has no
+ * records and says so (TC), so that the client asks again over TCP.
  */
 export const answer = (query: Uint8Array, limit: number): Uint8Array | null => {
-  if (query.length < HEADER || (query[2] & 0x80) !== 0) return null; // an answered reply could go on for ever
+  if (query.length < HEADER || (query[2] & 0x80) !== 0) return null; // answering a reply could go on for ever
   const reply = (code: number, flags: number, sections: number[][][], question?: Uint8Array): Uint8Array =>
     Uint8Array.from([
       query[0],
       query[1],
       0x80 | (query[2] & 0x79) | flags, // QR, and the client's opcode and RD
-      code & 15, // RA is 0: nobody else is asked
+      code & 15, // RA is 0: this server asks no other
       ...pack16(question === undefined ? 0 : 1),
       ...sections.flatMap((records) => pack16(records.length)),
       ...(question ?? []),
@@ -302,9 +302,9 @@ export const answer = (query: Uint8Array, limit: number): Uint8Array | null => {
 const AA = 0x04;
 const TC = 0x02;
 
-// ---- Carrying it ----
+// ---- The handlers ----
 
-/** One query, one datagram. */
+/** Answers one query in one datagram. */
 export class DnsDatagram extends BaseRequestHandler<Datagram> {
   override handle(): void {
     const reply = answer(this.request.data, UDP_PLAIN);
@@ -312,9 +312,9 @@ export class DnsDatagram extends BaseRequestHandler<Datagram> {
   }
 }
 
-/** Any number of queries, each after its length in two bytes. */
+/** Answers any number of queries, each after its length in two bytes. */
 export class DnsStream extends StreamRequestHandler {
-  override readonly timeout = 10_000; // ms a client may be silent: "a few seconds" (RFC 7766, 6.2.3)
+  override readonly timeout = 10_000; // ms for which a client may be silent: "a few seconds" (RFC 7766, 6.2.3)
 
   override async handle(): Promise<void> {
     try {
@@ -322,12 +322,12 @@ export class DnsStream extends StreamRequestHandler {
         const length = await this.rfile.read(2);
         if (length === null || length.length < 2) return;
         const reply = answer(await this.rfile.readexactly(length[0] * 256 + length[1]), TCP_MOST);
-        if (reply === null) return; // not a client: the connection is of no use
+        if (reply === null) return; // not a DNS client
         this.wfile.write(Uint8Array.from(pack16(reply.length)));
         this.wfile.write(reply);
       }
     } catch (error) {
-      // A client that leaves, also in the middle, or stays silent: the end of its connection, and no error.
+      // A client that leaves, even in the middle of a query, or stays silent, is not an error.
       const code = error instanceof SocketError ? error.code : undefined;
       if (code !== "ERR_INCOMPLETE_READ" && code !== "ETIMEDOUT") throw error;
     }

@@ -2,7 +2,7 @@
 
 import { BaseRequestHandler, type Datagram } from "socklet";
 
-/** Echoes a stream. It reads no faster than its peer takes the echo, so neither side fills a memory. */
+/** Echoes a stream. It reads only as fast as its peer takes the echo, so the memory stays small. */
 export class Echo extends BaseRequestHandler {
   override async handle(): Promise<void> {
     const { request } = this;
@@ -12,7 +12,7 @@ export class Echo extends BaseRequestHandler {
   }
 }
 
-/** Echoes a datagram; an empty one, too. */
+/** Echoes a datagram, even an empty one. */
 export class EchoDatagram extends BaseRequestHandler<Datagram> {
   override handle(): void {
     this.request.reply(this.request.data);

@@ -1,6 +1,6 @@
 /**
- * Finger (RFC 1288): a line that names a user, or an empty one for all; the answer is text, up to the end of
- * the connection.
+ * Finger (RFC 1288): the client sends a line that names a user, or an empty line for all users. The answer is text, up
+ * to the end of the connection.
  */
 
 import { StreamRequestHandler } from "socklet";
@@ -11,7 +11,7 @@ const USERS: ReadonlyMap<string, { readonly name: string; readonly plan: string 
 ]);
 
 const MAX_QUERY = 512; // bytes of a query line: RFC 1288 sets none, and a user's name is far shorter
-const MAX_ANSWER = 1024 * 1024; // bytes a client reads: a plan is a page, and a hostile server sends for ever
+const MAX_ANSWER = 1024 * 1024; // bytes that the client reads: a plan is a page, and a hostile server may send for ever
 
 /** Tells who is here. Queries for another host (`user@host`) are refused, as RFC 1288, 3.2.1, allows. */
 export class FingerServer extends StreamRequestHandler {
@@ -21,7 +21,7 @@ export class FingerServer extends StreamRequestHandler {
     this.rfile.maxLine = MAX_QUERY;
     const query = await this.rfile.line();
     if (query === null) return; // connected and asked nothing
-    const user = query.replace(/^\/W(?= |$)/i, "").trim(); // "/W" asks for more than we have to say
+    const user = query.replace(/^\/W(?= |$)/i, "").trim(); // "/W" asks for details, of which there are none
     this.wfile.write(answer(user));
   }
 }
@@ -34,7 +34,7 @@ const answer = (user: string): string => {
   return `Login: ${user}\r\nName: ${found.name}\r\nPlan:\r\n${found.plan}\r\n`;
 };
 
-/** Asks for the user that `params` names, or for all, and gives the answer. */
+/** Asks for the user that `params` names, or for all users, and returns the answer. */
 export class FingerClient extends StreamRequestHandler {
   override async handle(): Promise<string> {
     const { params } = this;
@@ -50,6 +50,6 @@ export class FingerClient extends StreamRequestHandler {
   }
 }
 
-/** Without control characters: they could take over the reader's terminal (RFC 1288, 3.3). */
+/** Removes control characters, which could take over the reader's terminal (RFC 1288, 3.3). */
 // biome-ignore lint/suspicious/noControlCharactersInRegex: they are what is looked for
 const printable = (text: string): string => text.replace(/[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]/g, "");

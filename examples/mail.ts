@@ -1,21 +1,20 @@
 /**
- * A mail sink: an SMTP server (RFC 5321) that takes mail from anyone to anyone and keeps it, with SIZE
- * (RFC 1870), 8BITMIME (RFC 6152), SMTPUTF8 (RFC 6531: addresses beyond ASCII) and PIPELINING (RFC 2920). It sends
- * nothing on.
+ * A mail sink: an SMTP server (RFC 5321) that takes mail from anyone to anyone, keeps it, and delivers nothing. It knows
+ * SIZE (RFC 1870), 8BITMIME (RFC 6152), SMTPUTF8 (RFC 6531: addresses beyond ASCII) and PIPELINING (RFC 2920).
  *
- * A mail is kept byte by byte as it was sent, without the dots that SMTP adds. Only CRLF "." CRLF ends it: a
- * server that also takes a bare LF there lets a sender hide a second mail in the first ("SMTP smuggling").
+ * A mail is kept byte for byte as it was sent, without the dots that SMTP adds. Only CRLF "." CRLF ends it: a server that
+ * also accepts a bare LF there lets a sender hide a second mail in the first ("SMTP smuggling").
  */
 
 import { type BlobStorage, SocketError, StreamRequestHandler } from "socklet";
 
-const HOST = "socklet.test"; // what the sink calls itself (RFC 2606: never a real name)
-const MAX_SIZE = 10 * 1024 * 1024; // bytes of one mail: 10 MiB, what most servers take
+const HOST = "socklet.test"; // the sink's name (RFC 2606: never a real one)
+const MAX_SIZE = 10 * 1024 * 1024; // bytes of one mail: 10 MiB, as most servers take
 const MAX_COMMAND = 512; // bytes of a command line with its CRLF (RFC 5321, 4.5.3.1.4)
 const MAX_PARAMETERS = 256; // bytes more for the parameters of MAIL: RFC 1870 adds 26, RFC 6152 17, RFC 6531 10
-const MAX_LINE = 65_536; // bytes of a mail's line: RFC 5321 says 1 000, and much software sends longer ones
-const MAX_RECIPIENTS = 100; // of one mail: as many as RFC 5321, 4.5.3.1.8, says must be taken
-const FIRST_ROOM = 16 * 1024; // bytes made ready for a mail; doubled as it comes
+const MAX_LINE = 65_536; // bytes of a line in a mail: RFC 5321 says 1 000, but much software sends longer lines
+const MAX_RECIPIENTS = 100; // of one mail: as many as a server must take (RFC 5321, 4.5.3.1.8)
+const FIRST_ROOM = 16 * 1024; // bytes reserved for a mail at first; doubled as needed
 const DOT = 0x2e;
 
 /** What the sink needs of the app. */
@@ -24,7 +23,7 @@ export interface MailContext {
   readonly storage: BlobStorage;
 }
 
-/** What the sink tells when it has kept a mail. */
+/** The event when a mail has been kept. */
 export interface KeptMail {
   readonly kept: string;
   readonly from: string;
@@ -33,25 +32,25 @@ export interface KeptMail {
   readonly size: number;
 }
 
-// <user@host>, <"quoted > part"@host>, and in front of it a source route, which is taken and ignored.
+// <user@host> or <"quoted > part"@host>. A source route in front of it is accepted and ignored.
 const PATH = String.raw`<(?:@[^<>:\s]*:)?((?:"(?:[^"\\]|\\.)*"|[^<>"\s])*)>`;
 const FROM = new RegExp(`^FROM: ?${PATH}((?: \\S+)*) *$`, "i");
 const TO = new RegExp(`^TO: ?${PATH}((?: \\S+)*) *$`, "i");
 
 /**
- * What is no mail client: HTTP, which a page in a browser can send to any port, with commands in its body; and what
- * begins with no letter, such as TLS. Postfix closes at the same (`smtpd_forbidden_commands`).
+ * Matches what a mail client never sends: HTTP, which a page in a browser can send to any port, with commands in its body;
+ * and anything that does not begin with a letter, such as TLS. Postfix closes at the same (`smtpd_forbidden_commands`).
  */
 const FORBIDDEN = /^(?:CONNECT|GET|POST|[^A-Z].*)$/s;
 
 const encoder = new TextEncoder();
 
-/** Takes mail on one connection, and keeps each as `<time>-<n>.eml` in the context's storage. */
+/** Takes mail on one connection, and keeps each mail as `<time>-<n>.eml` in the context's storage. */
 export class MailRequestHandler extends StreamRequestHandler<MailContext> {
   #greeted = false;
-  #from: string | null = null; // null: no mail is begun; "" is the sender of a bounce
+  #from: string | null = null; // null: no mail has begun; "" is the sender of a bounce
   #to: string[] = [];
-  #utf8 = false; // MAIL said that this mail's addresses may be more than ASCII
+  #utf8 = false; // MAIL said that this mail's addresses may go beyond ASCII
 
   override async handle(): Promise<void> {
     const { rfile, wfile } = this;
@@ -61,7 +60,7 @@ export class MailRequestHandler extends StreamRequestHandler<MailContext> {
       for await (const line of rfile.lines()) {
         const reply = await this.#reply(line);
         wfile.write(`${reply}\r\n`);
-        if (reply.startsWith("221 ")) return; // QUIT, or what no mail client says
+        if (reply.startsWith("221 ")) return; // QUIT, or something that no mail client sends
       }
     } catch (error) {
       const code = error instanceof SocketError ? error.code : undefined;
@@ -178,10 +177,10 @@ export class MailRequestHandler extends StreamRequestHandler<MailContext> {
     return `250 Kept as ${kept}`;
   }
 
-  /** The mail up to its last dot; `null` where it was over `MAX_SIZE`: what is over is read and dropped. */
+  /** The mail up to its last dot; `null` if it is over `MAX_SIZE`, and its rest is then read and dropped. */
   async #receive(): Promise<Uint8Array | null> {
     const room = new ArrayBuffer(FIRST_ROOM, { maxByteLength: MAX_SIZE });
-    const bytes = new Uint8Array(room); // as long as `room` is
+    const bytes = new Uint8Array(room); // always `room` long
     let size = 0;
     for (;;) {
       let line = await this.rfile.readuntil("\r\n");
@@ -205,16 +204,16 @@ export class MailRequestHandler extends StreamRequestHandler<MailContext> {
   }
 }
 
-/** What is said of an address that cannot be taken, or `null`. */
+/** The reply to an address that cannot be accepted, or `null`. */
 const wrongAddress = (address: string, utf8: boolean): string | null => {
-  if (address.includes("\uFFFD")) return "501 The address is not UTF-8"; // what lines() has put for other bytes
+  if (address.includes("\uFFFD")) return "501 The address is not UTF-8"; // lines() puts it for bytes that are not UTF-8
   if (utf8 || /^[\0-\x7f]*$/.test(address)) return null;
   return "553 The address is not ASCII, and MAIL did not say SMTPUTF8";
 };
 
 const words = (text: string | undefined): string[] => text?.split(" ").filter((word) => word !== "") ?? [];
 
-/** `20261123T055124123Z-2716057.eml`: sorted by time; the number keeps mails of one millisecond apart. */
+/** `20261123T055124123Z-2716057.eml`: sorts by time; the number tells mails of one millisecond apart. */
 const nameOfMail = (): string => {
   const time = new Date().toISOString().replace(/[^\dTZ]/g, "");
   return `${time}-${crypto.getRandomValues(new Uint32Array(1))[0]}.eml`;

@@ -1,26 +1,26 @@
 /**
- * PostgreSQL's protocol, version 3 (https://www.postgresql.org/docs/current/protocol.html), the client's side: one
- * simple query. It is secured in PostgreSQL's own manner: the first message asks for TLS, and one byte answers.
+ * The client's side of PostgreSQL's protocol, version 3 (https://www.postgresql.org/docs/current/protocol.html): one
+ * simple query. TLS begins in PostgreSQL's own way: the first message asks for it, and one byte answers.
  *
- * A message is a letter, a length that counts itself and what follows, and the body; what a client sends before
- * it is known has no letter. The password is proven by SCRAM-SHA-256 (RFC 5802, RFC 7677), so that the server
- * does not get it, and has to prove that it knew it.
+ * A message is a letter, a length that counts itself and the body, and the body. A client's first messages have no letter.
+ * The password is proven by SCRAM-SHA-256 (RFC 5802, RFC 7677): the server does not receive it, and must prove that it
+ * knows it.
  */
 
 import { SocketError, StreamRequestHandler } from "socklet";
 
-/** What `PostgresClient` takes as its params. */
+/** The params of `PostgresClient`. */
 export interface Query {
   readonly user: string;
   /** Default: the user's name. */
   readonly database?: string;
   readonly password?: string;
   readonly query: string;
-  /** Go on in plain text where the server has no TLS. Default false. */
+  /** Go on in plain text if the server has no TLS. Default false. */
   readonly plain?: boolean;
 }
 
-/** The rows of the last statement, each value as PostgreSQL's text of it. */
+/** The rows of the last statement, each value as PostgreSQL's text. */
 export interface QueryResult {
   readonly secured: boolean;
   readonly version: string;
@@ -30,13 +30,13 @@ export interface QueryResult {
   readonly tag: string;
 }
 
-const SSL_REQUEST = 80_877_103; // the number that stands where a version would: 1234 and 5679
+const SSL_REQUEST = 80_877_103; // in place of a version: 1234 and 5679
 const VERSION = 196_608; // 3.0
 const MAX_MESSAGE = 16 * 1024 * 1024; // bytes: a Worker has 128 MB
 const encoder = new TextEncoder();
 const decoder = new TextDecoder();
 
-/** Runs one query. Fails with `ERR_REFUSED` and the server's words where it says no. */
+/** Runs one query. Throws `ERR_REFUSED`, with the server's words, if the server refuses. */
 export class PostgresClient extends StreamRequestHandler<unknown, Query> {
   override async handle(): Promise<QueryResult> {
     const given = query(this.params);
@@ -101,7 +101,7 @@ export class PostgresClient extends StreamRequestHandler<unknown, Query> {
     }
   }
 
-  /** The next message that is no notice; an error is thrown. */
+  /** The next message that is not a notice. Throws if it is an error. */
   async #message(): Promise<{ readonly type: string; readonly body: Body }> {
     for (;;) {
       const head = new DataView((await this.rfile.readexactly(5)).slice().buffer);
@@ -119,7 +119,7 @@ const refused = (why: string): SocketError => new SocketError("ERR_REFUSED", why
 
 const query = (params: unknown): Query => {
   const { user, query, database = "", password = "" } = (params ?? {}) as Partial<Query>;
-  const right = (value: unknown): boolean => typeof value === "string" && !value.includes("\0"); // it ends a string
+  const right = (value: unknown): boolean => typeof value === "string" && !value.includes("\0"); // a NUL ends a string
   if (![user, query, database, password].every(right)) {
     throw new TypeError('params must be { user: "me", password: "…", database: "db", query: "SELECT 1" }');
   }
@@ -171,7 +171,7 @@ class Body {
     return this.#view.getInt32(this.#at - 4);
   }
 
-  /** As often as the next 16 bits say. */
+  /** Reads as many items as the next 16 bits say. */
   times<T>(read: () => T): T[] {
     this.#at += 2;
     return Array.from({ length: this.#view.getInt16(this.#at - 2) }, read);
@@ -203,7 +203,7 @@ class Body {
 
 const columnOf = (body: Body): string => {
   const name = body.text();
-  body.skip(18); // where it is from, and its type
+  body.skip(18); // which table it is from, and its type
   return name;
 };
 
@@ -229,14 +229,14 @@ const hmac = async (key: Uint8Array<ArrayBuffer>, said: string): Promise<Uint8Ar
   return new Uint8Array(await crypto.subtle.sign("HMAC", made, encoder.encode(said)));
 };
 
-const MAX_ITERATIONS = 100_000; // workerd's most for PBKDF2; PostgreSQL's default is 4 096
+const MAX_ITERATIONS = 100_000; // workerd's limit for PBKDF2; PostgreSQL's default is 4 096
 
 /** One proof of a password, without channel binding. */
 class Scram {
   readonly #password: string;
   readonly #bare = `n=,r=${base64(crypto.getRandomValues(new Uint8Array(18)))}`;
   #signature: string | undefined;
-  /** Whether the server has proven that it knew the password. */
+  /** Whether the server has proven that it knows the password. */
   proven = false;
 
   constructor(password: string) {

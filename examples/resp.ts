@@ -1,9 +1,9 @@
 /**
- * Redis's protocol, RESP (https://redis.io/docs/latest/develop/reference/protocol-spec/), in both of its versions: a
- * small server of keys and values in memory, and a client.
+ * Redis's protocol, RESP (https://redis.io/docs/latest/develop/reference/protocol-spec/), in both versions: a small
+ * server that keeps keys and values in memory, and a client.
  *
- * A connection begins with RESP2; a client that wants RESP3 says `HELLO 3`. Many requests may come at a time, and are
- * answered in order: replies are gathered and leave together. To read on:
+ * A connection begins with RESP2; a client that wants RESP3 sends `HELLO 3`. Many requests may arrive at once. They are
+ * answered in order, and the replies are gathered and leave together. The other files:
  *
  *     resp/request.ts    requests, from bytes to words
  *     resp/commands.ts   the commands: those of keys and values, then connection.ts and server.ts
@@ -24,7 +24,7 @@ import { KeyStore } from "./resp/store.ts";
 export { KeyStore, type Reply };
 
 const MAX_BULK = 16 * 1024 * 1024; // bytes of one command's words: a Worker has 128 MB (Redis: 512 MB each)
-const MAX_WORDS = 1024; // of one command, each an object here however short it is (Redis: 1 048 576)
+const MAX_WORDS = 1024; // of one command: each is an object, however short it is (Redis: 1 048 576)
 const ASTERISK = 0x2a;
 const DOLLAR = 0x24;
 
@@ -35,7 +35,7 @@ export interface RespContext {
   readonly keys: KeyStore;
 }
 
-/** PING, ECHO, SET, GET, DEL, EXISTS, INCR, INCRBY, and what today's clients, redis-cli and redis-benchmark ask beside. */
+/** Serves PING, ECHO, SET, GET, DEL, EXISTS, INCR, INCRBY, and the commands that today's clients, redis-cli and redis-benchmark need. */
 export class RespServer extends StreamRequestHandler<RespContext> {
   override async handle(): Promise<void> {
     const { rfile } = this;
@@ -45,7 +45,7 @@ export class RespServer extends StreamRequestHandler<RespContext> {
     const client: Client = { id: keys.connect(), keys, out, name: "", library, over: null };
     try {
       while (client.over === null) {
-        // Lines that are here already are taken without a wait: a promise for each is a fifth more CPU.
+        // A line that has already come is taken without a promise: a promise for each costs a fifth more CPU.
         const line = rfile.tryLine() ?? (await rfile.line());
         if (line === null) return;
         let name: string | undefined; // one character a byte
@@ -63,15 +63,15 @@ export class RespServer extends StreamRequestHandler<RespContext> {
             const length = numberIn(header); // in bytes
             size += length;
             if (!(length >= 0 && size <= MAX_BULK)) throw new ProtocolError("invalid bulk length");
-            if (i > 0) args.push(await rfile.readexactly(length)); // any bytes, line ends among them
-            const rest = rfile.tryLine() ?? (await rfile.line()); // a command's name is a word, and so a line
+            if (i > 0) args.push(await rfile.readexactly(length)); // any bytes, even line ends
+            const rest = rfile.tryLine() ?? (await rfile.line()); // a command's name has no line end in it
             if (rest === null) return;
             if (i === 0) name = nameIn(rest, length);
             else if (rest !== "") name = undefined;
             if (name === undefined) throw new ProtocolError("invalid bulk length");
           }
         } else {
-          // line() cannot tell a last line that was cut off, so that is run, too.
+          // line() cannot tell whether the last line was cut off, so it is run, too.
           const words = inlineWords(line);
           name = words.shift();
           args = words.map(fromLatin1);
@@ -85,7 +85,7 @@ export class RespServer extends StreamRequestHandler<RespContext> {
       } else if (error instanceof SocketError && error.code === "ERR_LIMIT") {
         out.error("ERR Protocol error: too big inline request");
       } else if (!(error instanceof SocketError && error.code === "ERR_INCOMPLETE_READ")) {
-        throw error; // an incomplete read is a peer that left in the middle of a command: no error of ours
+        throw error; // an incomplete read means that the peer left in the middle of a command, which is not an error
       }
     }
   }
@@ -93,12 +93,12 @@ export class RespServer extends StreamRequestHandler<RespContext> {
 
 // ---- The client ----
 
-const BATCH = 64 * 1024; // bytes of commands sent before their replies are read: what a peer takes in unread
+const BATCH = 64 * 1024; // bytes of commands sent before their replies are read: as much as a peer takes without being read
 
 /**
- * Sends commands and gives their replies. `params` is one command, `["GET", "k"]`, or several that are sent
- * together, `[["SET", "k", "v"], ["GET", "k"]]`; then the replies are an array. A word is text or bytes. To have
- * RESP3's types, begin with `["HELLO", "3"]`. What the server then pushes, unasked, is told as an event, `{ push }`.
+ * Sends commands and returns their replies. `params` is one command, `["GET", "k"]`, or several that are sent together,
+ * `[["SET", "k", "v"], ["GET", "k"]]`; then the replies are an array. A word is text or bytes. For RESP3's types begin
+ * with `["HELLO", "3"]`. What the server then pushes unasked is an event, `{ push }`.
  */
 export class RespClient extends StreamRequestHandler {
   override async handle(): Promise<Reply> {
@@ -114,7 +114,7 @@ export class RespClient extends StreamRequestHandler {
     }
     const replies: Reply[] = [];
     for (let next = 0; next < params.length; ) {
-      // A batch at a time. Were all sent before the first reply is read, a server that takes no commands while
+      // One batch at a time. If everything were sent before the first reply is read, a server that reads no commands while
       // its replies wait would wait for us, and we for it.
       const first = next;
       for (let size = 0; next < params.length && size < BATCH; next++)

@@ -1,33 +1,33 @@
 /**
- * SMTP (RFC 5321), the side that delivers: one message to one server, secured by STARTTLS (RFC 3207).
+ * An SMTP client (RFC 5321): delivers one message to one server, secured by STARTTLS (RFC 3207).
  *
- * A client that meets a server without STARTTLS can go on in plain text, or not at all: who stands between may
- * have taken the word out of the server's answer. This one does not go on, unless it is told to.
+ * If a server does not offer STARTTLS, somebody in between may have removed the word from its answer. So this client
+ * gives up then, unless it is told to go on in plain text.
  */
 
 import { SocketError, StreamRequestHandler } from "socklet";
 
-/** What `SmtpClient` takes as its params. */
+/** The params of `SmtpClient`. */
 export interface Delivery {
   /** The envelope's sender and its recipients; not the message's `From:` and `To:`. */
   readonly from: string;
   readonly to: readonly string[];
-  /** The message, headers and body, its lines ended by LF or CR LF. What is beyond ASCII is sent as UTF-8. */
+  /** The message: headers and body, with lines ended by LF or CR LF. It is sent as UTF-8. */
   readonly message: string;
-  /** Who we say that we are. Default `localhost`. */
+  /** The name that the client gives in EHLO. Default `localhost`. */
   readonly name?: string;
-  /** Deliver in plain text, too. Default false. */
+  /** Deliver in plain text if there is no TLS. Default false. */
   readonly plain?: boolean;
 }
 
-/** What became of it. */
+/** The result of a delivery. */
 export interface Delivered {
   readonly secured: boolean;
-  /** The server's last word on the message. */
+  /** The server's reply to the message. */
   readonly reply: string;
 }
 
-/** Delivers one message. Fails with `ERR_REFUSED` and the server's words where it does not take it. */
+/** Delivers one message. Throws `ERR_REFUSED`, with the server's words, if the server does not take it. */
 export class SmtpClient extends StreamRequestHandler<unknown, Delivery> {
   override async handle(): Promise<Delivered> {
     const { from, to, message, name = "localhost", plain = false } = delivery(this.params);
@@ -37,15 +37,15 @@ export class SmtpClient extends StreamRequestHandler<unknown, Delivery> {
     if (secured) {
       await this.#ask("STARTTLS");
       await this.request.startTls();
-      extensions = await this.#ask(`EHLO ${name}`); // what was said before anybody may have said
+      extensions = await this.#ask(`EHLO ${name}`); // anybody may have written what came before TLS
     } else if (!plain) {
       throw new SocketError(
         "ERR_REFUSED",
         "the server offers no STARTTLS; to deliver in plain text say plain: true",
       );
     }
-    // Only ASCII passes where the server has not said that it takes more: in the text of a message (RFC 6152), and
-    // in its headers and the addresses (RFC 6531).
+    // Without these extensions only ASCII may be sent: 8BITMIME for a message's body (RFC 6152), SMTPUTF8 for its headers
+    // and the addresses (RFC 6531).
     const [headers] = message.split(/\r?\n\r?\n/, 1);
     let parameters = "";
     if (!isAscii(message)) {
@@ -60,14 +60,14 @@ export class SmtpClient extends StreamRequestHandler<unknown, Delivery> {
     for (const recipient of to) await this.#ask(`RCPT TO:<${recipient}>`);
     await this.#ask("DATA", "3");
     for (const line of message.replace(/\r?\n$/, "").split(/\r?\n/)) {
-      this.wfile.write(`${line.startsWith(".") ? "." : ""}${line}\r\n`); // a dot of its own would end it
+      this.wfile.write(`${line.startsWith(".") ? "." : ""}${line}\r\n`); // a line with one dot would end the message
     }
     const reply = await this.#ask(".");
-    await this.#ask("QUIT").catch(() => {}); // the mail is theirs: one that failed now would be sent twice
+    await this.#ask("QUIT").catch(() => {}); // the server has the mail: to fail now would have it sent twice
     return { secured, reply };
   }
 
-  /** Fails where the server has not said that it has this extension. */
+  /** Throws if the server has not announced this extension. */
   #demand(extension: string, extensions: string, otherwise: string): void {
     if (new RegExp(`^${extension}$`, "im").test(extensions)) return;
     throw new SocketError(
@@ -76,7 +76,7 @@ export class SmtpClient extends StreamRequestHandler<unknown, Delivery> {
     );
   }
 
-  /** Sends a command, and gives the text of its reply, which must begin with the digit `expected`. */
+  /** Sends a command, and returns the text of its reply, which must begin with the digit `expected`. */
   #ask(command: string, expected = "2"): Promise<string> {
     this.wfile.write(`${command}\r\n`);
     return this.#reply(expected, command);
@@ -110,7 +110,7 @@ const MAX_LINES = 100; // of one reply: servers have about 15 extensions
 const delivery = (params: unknown): Delivery => {
   const given = (params ?? {}) as Partial<Delivery>;
   const { from, to, message, name = "" } = given;
-  // A line end in an address would begin a command of its own.
+  // A line end in an address would begin another command.
   const word = (value: unknown): boolean => typeof value === "string" && /^[^\s<>\p{Cc}]*$/u.test(value);
   if (!word(from) || !word(name) || !Array.isArray(to) || to.length === 0 || !to.every(word)) {
     throw new TypeError('params must be { from: "me@example.com", to: ["you@example.com"], message: "…" }');

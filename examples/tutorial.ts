@@ -1,16 +1,15 @@
 /**
  * The two servers of a well-known tutorial on Python's `socket` and `SocketServer`, and their clients.
  *
- * The tutorial prints; a handler here tells what it sees with `this.emit()`, and whoever runs it decides
- * where that goes. A server and its client are both handlers: one runs on a connection that was accepted, the other
- * on one that was dialled, and neither can tell.
+ * Where the tutorial prints, a handler here calls `this.emit()`, and whoever runs it decides where that goes. A server
+ * and its client are both handlers: one runs on an accepted connection, the other on a dialled one, and neither can tell.
  */
 
 import { BaseRequestHandler, formatAddress, StreamRequestHandler } from "socklet";
 
 const THANKS = "Thank you for connecting";
 
-/** Thanks whoever connects, by the socket itself: `request`. */
+/** Thanks whoever connects, through the socket, `request`. */
 export class Greeting extends BaseRequestHandler {
   override async handle(): Promise<void> {
     this.emit(`Got connection from ${formatAddress(this.clientAddress)}`);
@@ -18,7 +17,7 @@ export class Greeting extends BaseRequestHandler {
   }
 }
 
-/** The same by the connection's file, `wfile`: what is written leaves when the handler is done. */
+/** The same through the file `wfile`: the text leaves when the handler is done. */
 export class StreamGreeting extends StreamRequestHandler {
   override handle(): void {
     this.emit(`Got connection from ${formatAddress(this.clientAddress)}`);
@@ -26,7 +25,7 @@ export class StreamGreeting extends StreamRequestHandler {
   }
 }
 
-/** Gives what the server says until it ends the connection. */
+/** Returns what the server says until it ends the connection. */
 export class GreetingClient extends StreamRequestHandler {
   override async handle(): Promise<string> {
     this.rfile.maxRead = 65_536; // bytes: a greeting is a line or two
@@ -34,7 +33,7 @@ export class GreetingClient extends StreamRequestHandler {
   }
 }
 
-/** Sends back what it receives, and tells it. */
+/** Sends back what it receives, and reports it. */
 export class Transcript extends BaseRequestHandler {
   override async handle(): Promise<void> {
     const decoder = new TextDecoder(); // one for the connection: a piece may end in the middle of a character
@@ -47,13 +46,13 @@ export class Transcript extends BaseRequestHandler {
   }
 }
 
-/** One message of a `TranscriptClient`: how many bytes `send` sent, and what came back. */
+/** One exchange of a `TranscriptClient`: how many bytes `send` sent, and what came back. */
 export interface Exchange {
   readonly sent: number;
   readonly received: string;
 }
 
-/** Says each of its `params`, one after the other, and gives what came back. */
+/** Sends each of its `params`, one after the other, and returns what came back. */
 export class TranscriptClient extends StreamRequestHandler {
   override async handle(): Promise<Exchange[]> {
     const messages = this.params ?? ["Hello!", "I like Tuesdays!"];
@@ -63,7 +62,7 @@ export class TranscriptClient extends StreamRequestHandler {
     const exchanges: Exchange[] = [];
     for (const message of messages) {
       const sent = await this.request.send(message);
-      // As many bytes as were sent, and not one recv(): a stream keeps no borders between messages.
+      // Exactly as many bytes as were sent, and not one recv(): a stream keeps no message borders.
       exchanges.push({ sent, received: new TextDecoder().decode(await this.rfile.readexactly(sent)) });
     }
     return exchanges;

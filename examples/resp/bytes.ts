@@ -1,10 +1,10 @@
-/** Bytes as text of as many characters, and back: what names keys and commands, which are any bytes. */
+/** Bytes as text with one character for each byte, and back. Names of keys and commands are any bytes. */
 
 const encoder = new TextEncoder();
 const decoder = new TextDecoder("latin1");
-const SHORT = 32; // bytes up to which fromCharCode is the faster of the two
+const SHORT = 32; // bytes up to which fromCharCode is faster
 
-/** Any bytes as text, one character a byte: different bytes, different text. */
+/** Any bytes as text, with one character for each byte. Different bytes give different text. */
 export const latin1 = (bytes: Uint8Array): string =>
   bytes.length <= SHORT ? Reflect.apply(String.fromCharCode, null, bytes) : decoder.decode(bytes);
 

@@ -1,13 +1,13 @@
-/** What a command is, whom it is run for, and what it says where it is asked wrongly. */
+/** What a command is, which client it runs for, and its reply to a wrong call. */
 
 import { latin1 } from "./bytes.ts";
 import type { ReplyWriter } from "./reply.ts";
 import type { KeyStore } from "./store.ts";
 
-/** The Redis whose replies these are; clients ask for it, to know what they may send. */
+/** The version of Redis whose replies these are. Clients ask for it, to know what they may send. */
 export const VERSION = "7.0.15";
 
-/** One client's connection, and what it has said of itself. */
+/** One client's connection, and what the client has said of itself. */
 export interface Client {
   readonly id: number;
   readonly keys: KeyStore;
@@ -16,27 +16,27 @@ export interface Client {
   name: string;
   /** By `CLIENT SETINFO`: the client's library and its version. */
   readonly library: { name: string; version: string };
-  /** Why the connection is to be closed, once what was replied has left; `null` as long as it is not. */
+  /** Why the connection will be closed once the replies have left; `null` if it stays open. */
   over: "quit" | "refused" | null;
 }
 
 type Group = "string" | "generic" | "connection" | "server";
 
-/** A command, or one that is under another, such as `CLIENT SETNAME`. */
+/** A command or a subcommand, such as `CLIENT SETNAME`. */
 export interface Command {
-  /** How many words, the command's own among them; where negative, at least so many. That is how Redis counts. */
+  /** How many words the command has, with its own name; negative: at least so many. That is how Redis counts. */
   readonly arity: number;
   readonly group: Group;
   readonly flags: readonly string[];
   readonly summary: string;
-  /** The first word that is a key, the last (-1: the last word), and how many words from one to the next. */
+  /** The first word that is a key, the last one (-1: the last word), and the step from one to the next. */
   readonly keys?: readonly [first: number, last: number, step: number];
   readonly subcommands?: ReadonlyMap<string, Command>;
-  /** `args` are the words behind the command's name. */
+  /** `args` are the words after the command's name. */
   run(args: readonly Uint8Array[], client: Client): void;
 }
 
-/** Runs a command of that name, which has `words` words, or of `CLIENT|SETNAME` where it is under another. */
+/** Runs the command of that name, which has `words` words; a subcommand is named `CLIENT|SETNAME`. */
 export const runAs = (
   name: string,
   command: Command,
@@ -49,12 +49,12 @@ export const runAs = (
   else client.out.error(`ERR wrong number of arguments for '${name.toLowerCase()}' command`);
 };
 
-const SHOWN = 128; // bytes of a peer's words in an error, as in Redis
+const SHOWN = 128; // bytes of the peer's words that an error repeats, as in Redis
 
-/** A word of the peer, for an error: up to its first NUL, where Redis, in C, stops printing it. */
+/** A word of the peer for an error: up to its first NUL, where Redis, in C, stops printing. */
 export const shown = (word: string, size = SHOWN): string => word.slice(0, size).replace(/\0[\s\S]*/, "");
 
-/** What is said of a command that is not there. */
+/** The reply to an unknown command. */
 export const unknown = (name: string, args: readonly Uint8Array[]): string => {
   let said = "";
   for (const arg of args) {
@@ -64,7 +64,7 @@ export const unknown = (name: string, args: readonly Uint8Array[]): string => {
   return `ERR unknown command '${shown(name)}', with args beginning with: ${said}`;
 };
 
-/** A command that has others under it, as CLIENT has SETNAME. What it is by itself is `alone`, where it can be that. */
+/** A command with subcommands, as CLIENT has SETNAME. `alone` is what it does without one, if it can be called so. */
 export const container = (
   name: string,
   about: Pick<Command, "group" | "flags" | "summary">,

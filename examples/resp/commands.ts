@@ -1,18 +1,18 @@
 /**
- * The commands: what each is called, how many words it has, and what it replies. The replies are those of Redis 7.0,
- * byte for byte where both have the command, since clients match on them.
+ * The commands: the name of each, how many words it has, and what it replies. The replies are those of Redis 7.0, byte for
+ * byte, because clients match on them.
  */
 
 import { type Client, type Command, integerIn, NO_INTEGER, runAs, unknown } from "./command.ts";
 import { AUTH, CLIENT, CONNECTION, HELLO, RESET } from "./connection.ts";
 import { CONFIG, commandOf, DEBUG, INFO } from "./server.ts";
 
-/** Runs one command, whose name has one character a byte, and writes its reply. */
+/** Runs one command, whose name has one character for each byte, and writes its reply. */
 export const run = (name: string, args: readonly Uint8Array[], client: Client): void => {
   const known = name.toUpperCase();
   const command = COMMANDS.get(known);
   if (command !== undefined) runAs(known, command, args, client);
-  // HTTP. A page in a browser can make it send commands to a port of this machine, as the body of a POST.
+  // HTTP: a page in a browser can send commands to a port of this machine, as the body of a POST.
   else if (known === "POST" || known === "HOST:") client.over = "refused";
   else client.out.error(unknown(name, args));
 };

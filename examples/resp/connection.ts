@@ -6,10 +6,10 @@ import type { ReplyWriter } from "./reply.ts";
 
 export const CONNECTION = { group: "connection", flags: ["noscript", "loading", "stale", "fast"] } as const;
 
-/** No spaces and no control characters: lists of clients show a name between spaces. */
+/** No spaces and no control characters, because lists of clients show a name between spaces. */
 const isName = (text: string): boolean => /^[!-~]*$/.test(text);
 
-/** Gives false, and has said why, where that is no name. */
+/** Returns false, after replying why, if that is not a valid name. */
 const setName = (name: string, client: Client): boolean => {
   if (!isName(name)) {
     client.out.error("ERR Client names cannot contain spaces, newlines or special characters.");
@@ -19,14 +19,14 @@ const setName = (name: string, client: Client): boolean => {
   return true;
 };
 
-/** There is one user, `default`, and every password is right, as in a Redis that has none. */
+/** There is one user, `default`, and every password is right, as in a Redis without a password. */
 const logIn = (user: string, { out }: Client): boolean => {
   if (user === "default") return true;
   out.error("WRONGPASS invalid username-password pair or user is disabled.");
   return false;
 };
 
-/** Does what the options of `HELLO` say; gives false, and has said why, where it cannot. */
+/** Does what the options of `HELLO` say. Returns false, after replying why, if it cannot. */
 const take = (options: readonly Uint8Array[], client: Client): boolean => {
   for (let i = 0; i < options.length; i++) {
     const left = options.length - 1 - i;
@@ -58,7 +58,7 @@ const hello = ([version, ...options]: readonly Uint8Array[], client: Client): vo
   if (protocol === null) out.error("ERR Protocol version is not an integer or out of range");
   else if (protocol !== 2n && protocol !== 3n) out.error("NOPROTO unsupported protocol version");
   else if (take(options, client)) {
-    out.protocol = protocol === 3n ? 3 : 2; // so the reply is in it already
+    out.protocol = protocol === 3n ? 3 : 2; // the reply already uses it
     out.map(7);
     pair("server", "socklet", out);
     pair("version", VERSION, out);
@@ -96,7 +96,7 @@ export const CLIENT: Command = container(
           `id=${id} name=${name} db=0 resp=${out.protocol} lib-name=${library.name} lib-ver=${library.version}\n`,
         ),
     },
-    // Clients say this at once, often in the same breath as HELLO, and some before it.
+    // Clients send this at once, often together with HELLO, and some before it.
     SETINFO: {
       arity: 4,
       summary: "Set the name (LIB-NAME) or the version (LIB-VER) of the client's library",

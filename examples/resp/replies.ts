@@ -1,4 +1,4 @@
-/** Replies as a client reads them, and commands as it writes them: the other side of request.ts and reply.ts. */
+/** How a client reads replies and writes commands: the other side of request.ts and reply.ts. */
 
 import { SocketError, type StreamReader, type StreamWriter } from "socklet";
 import { numberIn } from "./request.ts";
@@ -10,9 +10,8 @@ const MAX_ITEMS = 1024 * 1024; // of one array, as Redis's own limit for request
 export type Word = string | Uint8Array;
 
 /**
- * A reply: bytes where they are not UTF-8 text, `bigint` where an integer is larger than a number holds, an array for
- * a set, too. What is an object says in its one key what it is: an error, or a map (RESP3), whose keys may be of any
- * type.
+ * A reply. It is bytes if they are not UTF-8 text, a `bigint` if an integer is larger than a number holds, and an array
+ * for a set, too. An object says in its one key what it is: an error, or a map (RESP3), whose keys may have any type.
  */
 export type Reply =
   | string
@@ -25,7 +24,7 @@ export type Reply =
   | { readonly map: readonly (readonly [key: Reply, value: Reply])[] }
   | Reply[];
 
-/** What a server tells unasked (RESP3), between replies. */
+/** What a server sends unasked, between replies (RESP3). */
 export class Push {
   readonly items: readonly Reply[];
 
@@ -34,7 +33,7 @@ export class Push {
   }
 }
 
-/** Writes one command; gives how many bytes that was. */
+/** Writes one command, and returns how many bytes that was. */
 export const writeCommand = (wfile: StreamWriter, command: readonly Word[]): number => {
   let size = wfile.write(`*${command.length}\r\n`);
   for (const word of command) {
@@ -44,7 +43,7 @@ export const writeCommand = (wfile: StreamWriter, command: readonly Word[]): num
   return size;
 };
 
-/** Reads one reply, or one push. Throws `ECONNRESET` at the end, `ERR_INCOMPLETE_READ` where that cuts a reply short, and `ERR_REFUSED` for what is no RESP. */
+/** Reads one reply or one push. Throws `ECONNRESET` at the end, `ERR_INCOMPLETE_READ` if the end cuts a reply short, and `ERR_REFUSED` for anything that is not RESP. */
 export const readReply = async (rfile: StreamReader, depth = 0): Promise<Reply | Push> => {
   for (;;) {
     const line = await wholeLine(rfile);
@@ -68,7 +67,7 @@ export const readReply = async (rfile: StreamReader, depth = 0): Promise<Reply |
         if (size === -1) return null;
         if (!(size >= 0 && size <= MAX_ITEMS && depth < MAX_DEPTH)) break;
         return await itemsOf(rfile, size, depth);
-      // From here on RESP3 alone.
+      // From here on only RESP3.
       case "_":
         if (text !== "") break;
         return null;
@@ -83,7 +82,7 @@ export const readReply = async (rfile: StreamReader, depth = 0): Promise<Reply |
       case "!":
         if (!(size >= 0)) break;
         return { error: decoder.decode(await bytesOf(rfile, size)) };
-      case "=": // three characters say what kind of text it is, and a colon ends them
+      case "=": // three characters and a colon say what kind of text it is
         if (!(size >= 4)) break;
         return textOrBytes((await bytesOf(rfile, size)).subarray(4));
       case "%":
@@ -104,7 +103,7 @@ export const readReply = async (rfile: StreamReader, depth = 0): Promise<Reply |
   }
 };
 
-/** A line with its end: `line()` gives the last one also where that is cut, and ":12" of ":123" is another number. */
+/** A whole line. `line()` would also give a last line that is cut off, and ":12" of ":123" is another number. */
 const wholeLine = async (rfile: StreamReader): Promise<string> => {
   const from = rfile.bytesRead - rfile.buffered;
   const line = rfile.tryLine() ?? (await rfile.line());
@@ -116,7 +115,7 @@ const wholeLine = async (rfile: StreamReader): Promise<string> => {
   return line;
 };
 
-/** So many bytes, without the line end behind them. */
+/** So many bytes, without the line end after them. */
 const bytesOf = async (rfile: StreamReader, size: number): Promise<Uint8Array> =>
   (await rfile.readexactly(size + 2)).subarray(0, size);
 
@@ -138,7 +137,7 @@ const DOUBLES: Readonly<Record<string, number>> = {
   inf: Number.POSITIVE_INFINITY,
   "-inf": Number.NEGATIVE_INFINITY,
   nan: Number.NaN,
-  "": Number.NaN, // which Number() takes for 0
+  "": Number.NaN, // Number() would take it for 0
 };
 
 const encoder = new TextEncoder();

@@ -1,6 +1,6 @@
 /**
- * Replies as they are on the wire. RESP2 has texts, errors, integers, byte strings, arrays and null. RESP3, which a
- * client asks for by `HELLO 3`, has more types; a client that did not ask is sent what stands for them in RESP2.
+ * Replies on the wire. RESP2 has texts, errors, integers, byte strings, arrays and null. RESP3, which a client asks for
+ * with `HELLO 3`, has more types. A client that did not ask is sent what stands for them in RESP2.
  */
 
 import type { StreamWriter } from "socklet";
@@ -23,8 +23,8 @@ export class ReplyWriter {
   }
 
   /**
-   * An error: a word in capitals, and what is wrong. One character is one byte (`latin1`), since it may repeat what a
-   * peer sent; a line end in that must not end the reply and begin another.
+   * An error: a word in capitals, and what is wrong. One character is one byte (`latin1`), because it may repeat what the
+   * peer sent. A line end in that must not end the reply and begin another.
    */
   error(text: string): void {
     this.#out.write(fromLatin1(`-${text.replace(/[\r\n]/g, " ")}\r\n`));
@@ -34,7 +34,7 @@ export class ReplyWriter {
     this.#out.write(`:${value}\r\n`);
   }
 
-  /** Any bytes, after their number. */
+  /** Any bytes, after their count. */
   bulk(data: Uint8Array | string): void {
     const bytes = typeof data === "string" ? encoder.encode(data) : data;
     this.#out.write(`$${bytes.length}\r\n`);
@@ -46,17 +46,17 @@ export class ReplyWriter {
     this.#out.write(this.protocol === 3 ? "_\r\n" : "$-1\r\n");
   }
 
-  /** So many replies follow, which are its items. */
+  /** An array: so many replies follow, which are its items. */
   array(length: number): void {
     this.#out.write(`*${length}\r\n`);
   }
 
-  /** An array whose order says nothing. */
+  /** An array whose order has no meaning. */
   set(length: number): void {
     this.#out.write(`${this.protocol === 3 ? "~" : "*"}${length}\r\n`);
   }
 
-  /** So many pairs follow, each a key and its value: twice as many replies. */
+  /** A map: so many pairs follow, each a key and its value, so twice as many replies. */
   map(pairs: number): void {
     this.#out.write(this.protocol === 3 ? `%${pairs}\r\n` : `*${2 * pairs}\r\n`);
   }
@@ -78,18 +78,18 @@ export class ReplyWriter {
     else this.bulk(`${value}`);
   }
 
-  /** Text that is to be shown to a person as it is. */
+  /** Text to show to a person as it is. */
   verbatim(text: string): void {
     if (this.protocol === 3) this.#out.write(`=${encoder.encode(text).length + 4}\r\ntxt:${text}\r\n`);
     else this.bulk(text);
   }
 
-  /** RESP3 alone: so many pairs follow, which say something about the reply after them. */
+  /** Only in RESP3: so many pairs follow, which say something about the reply after them. */
   attribute(pairs: number): void {
     this.#out.write(`|${pairs}\r\n`);
   }
 
-  /** RESP3 alone: so many items follow, which the client has not asked for and is told in between. */
+  /** Only in RESP3: so many items follow, which the client did not ask for. They come between replies. */
   push(length: number): void {
     this.#out.write(`>${length}\r\n`);
   }

@@ -1,14 +1,14 @@
 /**
- * Requests as they are on the wire. A client sends an array of byte strings, each after its length in bytes:
+ * Requests on the wire. A client sends an array of byte strings, each after its length in bytes:
  * `*2␍␊$3␍␊GET␍␊$2␍␊é␍␊`. A person at a terminal types a line of words, an *inline command*: `SET k "two words"␍␊`.
  */
 
 import { latin1 } from "./bytes.ts";
 
-/** The peer does not speak RESP: nothing that it sends from here on can be told apart. */
+/** The peer does not speak RESP, so nothing that it sends from here on can be understood. */
 export class ProtocolError extends Error {}
 
-/** The number after a line's first character; `NaN` where there is none. */
+/** The number after a line's first character; `NaN` if there is none. */
 export const numberIn = (line: string): number => {
   const first = line.charCodeAt(1) === MINUS ? 2 : 1;
   if (line.length === first || line.length > first + 10) return Number.NaN;
@@ -27,7 +27,7 @@ const ZERO = 0x30;
 
 const encoder = new TextEncoder();
 
-/** A command's name as it is looked for, one character a byte; `undefined` where the line is not as long. */
+/** A command's name for the look-up, one character for each byte; `undefined` if the line is shorter than that. */
 export const nameIn = (line: string, length: number): string | undefined => {
   const name = ASCII.test(line) ? line : latin1(encoder.encode(line));
   return name.length === length ? name : undefined;
@@ -36,13 +36,13 @@ export const nameIn = (line: string, length: number): string | undefined => {
 const ASCII = /^[ -~]*$/;
 
 /**
- * The words of a line, one character a byte, as Redis splits it: at spaces and tabs, except within quotes. Between
- * double quotes `\n`, `\r`, `\t`, `\b`, `\a` and `\xff` are bytes, and a backslash takes the meaning from any other
- * character; between single quotes only `\'` is special. A word ends with its closing quote.
+ * The words of a line, with one character for each byte, as Redis splits it: at spaces and tabs, except within quotes.
+ * Between double quotes `\n`, `\r`, `\t`, `\b`, `\a` and `\xff` are bytes, and a backslash makes any other character
+ * literal. Between single quotes only `\'` is special. A word ends with its closing quote.
  */
 export const inlineWords = (line: string): string[] => {
   if (PLAIN.test(line)) return line.split(" ").filter((word) => word !== "");
-  // rfile.line() puts U+FFFD for what is not UTF-8, and what was lost must not pass for it.
+  // rfile.line() puts U+FFFD for bytes that are not UTF-8, and that must not pass for a real U+FFFD.
   if (line.includes("\uFFFD")) throw new ProtocolError('invalid UTF-8 in an inline request; write "\\xff"');
   const bytes = latin1(encoder.encode(line));
   const words: string[] = [];
@@ -58,7 +58,7 @@ export const inlineWords = (line: string): string[] => {
   }
 };
 
-const PLAIN = /^[ !#-&(-~]*$/; // ASCII without quotes, tabs and the like: no need to look at each character
+const PLAIN = /^[ !#-&(-~]*$/; // ASCII without quotes, tabs and the like: the line can simply be split
 const SPACES = /[\t-\r ]*/y;
 const WORD = /([^\t\n\r "']*)(?:"((?:\\[\s\S]|[^"\\])*)"|'((?:\\'|\\(?!')|[^'\\])*)')?(?=[\t-\r ]|$)/y;
 const ESCAPE = /\\(?:x([\da-f]{2})|([\s\S]))/gi;

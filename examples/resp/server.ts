@@ -1,4 +1,4 @@
-/** What a client asks about the server: `INFO`, `CONFIG`, `COMMAND`; and `DEBUG`, for those who write clients. */
+/** What a client asks about the server: `INFO`, `CONFIG`, `COMMAND`; and `DEBUG`, for authors of clients. */
 
 import { latin1 } from "./bytes.ts";
 import { type Client, type Command, container, VERSION } from "./command.ts";
@@ -7,7 +7,7 @@ import { type KeyStore, MAX_MEMORY } from "./store.ts";
 
 const SERVER = { group: "server", flags: ["loading", "stale"] } as const;
 
-/** What `INFO` says, by sections. Clients wait until `loading` is 0 before they send anything else. */
+/** What `INFO` says, by section. Clients send nothing else until `loading` is 0. */
 const sections = (keys: KeyStore): Readonly<Record<string, Readonly<Record<string, string | number>>>> => ({
   Server: { redis_version: VERSION, redis_mode: "standalone", server_name: "socklet" },
   Memory: { used_memory: keys.memory, maxmemory: MAX_MEMORY, maxmemory_policy: "noeviction" },
@@ -69,7 +69,7 @@ const glob = (pattern: string): RegExp => {
   return new RegExp(`^${source}$`, "i");
 };
 
-/** How `COMMAND` describes a command: ten items, of which some are sets. */
+/** How `COMMAND` describes a command: ten items, some of them sets. */
 const describe = (name: string, { arity, flags, keys, subcommands }: Command, out: ReplyWriter): void => {
   out.array(10);
   out.bulk(name.toLowerCase());
@@ -85,7 +85,7 @@ const describe = (name: string, { arity, flags, keys, subcommands }: Command, ou
   for (const [each, command] of subcommands ?? []) describe(`${name}|${each}`, command, out);
 };
 
-/** Where a command's keys are, once more, in the words of Redis 7: a client that finds none here takes it to have none. */
+/** Where a command's keys are, again, in the form of Redis 7. A client that finds none here assumes that there are none. */
 const describeKeys = (
   [first, last, step]: readonly [number, number, number],
   reads: boolean,
@@ -113,7 +113,7 @@ const describeSearch = (type: string, spec: Readonly<Record<string, number>>, ou
   }
 };
 
-/** The same for people, which redis-cli shows while one types. */
+/** The same for people; redis-cli shows it while they type. */
 const document = (name: string, { group, summary, subcommands }: Command, out: ReplyWriter): void => {
   out.bulk(name.toLowerCase());
   out.map(subcommands === undefined ? 2 : 3);
@@ -139,7 +139,7 @@ const named = (
         return [name, commands.get(name)];
       });
 
-/** The command `COMMAND`, by which a client asks what the other commands are. */
+/** The command `COMMAND`, with which a client asks for the other commands. */
 export const commandOf = (all: () => ReadonlyMap<string, Command>): Command => {
   const describeAll = (names: readonly Uint8Array[], { out }: Client): void => {
     const asked = named(all(), names);
@@ -183,7 +183,7 @@ export const commandOf = (all: () => ReadonlyMap<string, Command>): Command => {
   );
 };
 
-/** One reply of each type, as Redis has them for those who write clients. */
+/** One reply of each type, as Redis offers them to authors of clients. */
 const SAMPLES: Readonly<Record<string, (out: ReplyWriter) => void>> = {
   string: (out) => out.bulk("Hello World"),
   integer: (out) => out.integer(12345),

@@ -1,13 +1,13 @@
-/** Where the RESP server keeps its keys and values: in memory, with a limit. */
+/** The keys and values of the RESP server: in memory, with a limit. */
 
 import { latin1 } from "./bytes.ts";
 
-/** Bytes that a `KeyStore` holds: with copies in flight, well inside the 128 MB of a Worker. */
+/** Bytes that a `KeyStore` holds. With copies in flight that is well below the 128 MB of a Worker. */
 export const MAX_MEMORY = 32 * 1024 * 1024;
 
-const ENTRY = 512; // bytes that a key costs beside itself and its value: V8's about 300 (measured), and malloc's
+const ENTRY = 512; // bytes that a key costs besides itself and its value: V8's about 300 (measured), and malloc's
 
-/** Keys and their values, both any bytes. Shared by all connections whose context has it. */
+/** Keys and their values, which are any bytes. All connections with the same context share it. */
 export class KeyStore {
   readonly #values = new Map<string, Uint8Array>();
   #memory = 0;
@@ -27,7 +27,7 @@ export class KeyStore {
     return this.#values.get(latin1(key));
   }
 
-  /** Gives false, and keeps what was there, where the value does not fit into the memory. */
+  /** Returns false, and keeps the old value, if the new one does not fit into the memory. */
   set(key: Uint8Array, value: Uint8Array): boolean {
     const name = latin1(key);
     const old = this.#values.get(name);
@@ -46,7 +46,7 @@ export class KeyStore {
     return this.#values.delete(name);
   }
 
-  /** A number for one more connection to this store: what `CLIENT ID` answers. */
+  /** A number for a new connection to this store: what `CLIENT ID` answers. */
   connect(): number {
     this.#connections += 1;
     return this.#connections;
