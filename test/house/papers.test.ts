@@ -34,6 +34,10 @@ test("every function that ARCHITECTURE.md names beside a file is in that file", 
   expect(missing).toEqual([]);
 });
 
+test("README.md has at most 90 lines: what is longer stands in docs/", () => {
+  expect(readFileSync("README.md", "utf8").split("\n").length - 1).toBeLessThanOrEqual(90);
+});
+
 test("the list of decisions has each of them", () => {
   const list = readFileSync("docs/decisions/index.md", "utf8");
   const files = readdirSync("docs/decisions").filter((name) => name !== "index.md");
