@@ -37,13 +37,20 @@ export const checkCount = (name: string, value: number, least: number): number =
 
 // ---- Names ----
 
-/** The names of some options; or of what is in one, where its value is an object of options itself. */
+/**
+ * The names of some options: `"boolean"` for one that is true or false, whose value is checked, too; the names in it for
+ * one that is an object of options itself; `true` for all others.
+ */
 export interface OptionNames {
-  readonly [name: string]: true | OptionNames;
+  readonly [name: string]: true | "boolean" | OptionNames;
 }
 
-/** For each of `Options`, `true` or the names in it. */
-type NamesOf<Options> = { readonly [Name in keyof Options]-?: true | OptionNames };
+/** For each of `Options` what its list says of it. */
+type NamesOf<Options> = {
+  readonly [Name in keyof Options]-?: [NonNullable<Options[Name]>] extends [boolean]
+    ? "boolean"
+    : true | OptionNames;
+};
 
 const owners: (readonly [owner: string, names: OptionNames])[] = [];
 
@@ -76,8 +83,8 @@ const isObject = (value: unknown): value is Readonly<Record<string, unknown>> =>
   typeof value === "object" && value !== null && !Array.isArray(value);
 
 /**
- * Throws a `TypeError` where `given` is no object, or has a name that is none of `names`, at any depth: it says which,
- * and which is meant. `taker` is who takes the options: `"createConnection()"`. A name is wrong with any value, so also
+ * Throws a `TypeError` where `given` is no object, or has a name that is none of `names`, or where an option that is true
+ * or false is neither, at any depth: it says which, and which is meant. `taker` is who takes the options: `"createConnection()"`. A name is wrong with any value, so also
  * with `undefined`: what it should have said would be lost only later.
  */
 export const checkOptions = (taker: string, given: unknown, names: OptionNames): void => {
@@ -90,6 +97,10 @@ const check = (taker: string, given: object, names: OptionNames, path: string, a
     const known = Object.hasOwn(names, name) ? names[name] : undefined;
     if (known === undefined) throw new TypeError(unknown(taker, path, name, names, all));
     if (known === true || value === undefined) continue;
+    if (known === "boolean") {
+      if (typeof value === "boolean") continue;
+      throw new TypeError(`${path}${name} of ${taker} is true or false, not ${show(value)}`);
+    }
     if (!isObject(value)) {
       throw new TypeError(`${path}${name} of ${taker} is an object of options, not ${show(value)}`);
     }
@@ -138,7 +149,7 @@ const ownersOf = (name: string): string[] => {
 const pathsOf = (names: OptionNames, path = ""): string[] =>
   Object.entries(names).flatMap(([name, within]) => [
     path + name,
-    ...(within === true ? [] : pathsOf(within, `${path}${name}.`)),
+    ...(typeof within === "object" ? pathsOf(within, `${path}${name}.`) : []),
   ]);
 
 /** How many letters one must put in, leave out, change or swap with the next to come from one word to the other; 1 where it is a part of that one. */
@@ -185,8 +196,8 @@ export interface ListenOptions {
 }
 
 export const LISTEN_NAMES = optionNamesOf<ListenOptions>("a server that listens on a port")({
-  ipv6Only: true,
-  allowReusePort: true,
+  ipv6Only: "boolean",
+  allowReusePort: "boolean",
 });
 
 /** What a server of datagrams has beside a server's own options. */

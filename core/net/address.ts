@@ -108,7 +108,7 @@ export function formatAddress(address: Address | Endpoint | null): string {
   return `${scheme}${host.includes(":") ? `[${host}]` : host}:${address.port}`;
 }
 
-const ATON_NAMES = optionNamesOf<{ readonly strict?: boolean }>()({ strict: true });
+const ATON_NAMES = optionNamesOf<{ readonly strict?: boolean }>()({ strict: "boolean" });
 
 /**
  * IPv4 text to its 4 bytes in network order, in every form that glibc takes (inet(3)): `a.b.c.d`, `a.b.c`,

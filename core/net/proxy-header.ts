@@ -466,9 +466,9 @@ export interface ProxyHeaderOptions {
 }
 
 const SSL_NAMES = optionNamesOf<ProxySsl>()({
-  tls: true,
+  tls: "boolean",
   certificate: true,
-  verified: true,
+  verified: "boolean",
   verify: true,
   version: true,
   commonName: true,
@@ -491,7 +491,7 @@ export const PROXY_HEADER_NAMES = optionNamesOf<ProxyHeaderOptions>("a PROXY pro
   netns: true,
   ssl: SSL_NAMES,
   tlvs: true,
-  checksum: true,
+  checksum: "boolean",
 });
 
 /**

@@ -12,6 +12,7 @@ import {
   checkOptions,
   type DatagramOptions,
   type ForkingOptions,
+  LISTEN_NAMES,
   type ListenOptions,
   type OptionNames,
   optionNamesOf,
@@ -101,6 +102,7 @@ const KINDS: { readonly [Name in keyof Required<ListenerOptions>]: Kind } = {
 };
 
 const WITHIN: OptionNames = {
+  ...LISTEN_NAMES,
   access: PEER_NAMES,
   rate: RATE_NAMES,
   proxyProtocol: PROXY_PROTOCOL_NAMES,

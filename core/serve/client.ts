@@ -171,7 +171,7 @@ export interface PoolCallOptions {
 
 export const CALL_NAMES = optionNamesOf<PoolCallOptions>("a call of a pool")({
   signal: true,
-  repeatable: true,
+  repeatable: "boolean",
 });
 
 /** Options of one lease. */

@@ -85,8 +85,8 @@ export const SERVER_NAMES = optionNamesOf<ServerOptions<unknown>>("a server")({
   requestTimeout: true,
   idleTimeout: true,
   timeout: true,
-  blockOnClose: true,
-  daemonThreads: true,
+  blockOnClose: "boolean",
+  daemonThreads: "boolean",
 });
 
 const SIGNAL_NAMES = optionNamesOf<{ readonly signal?: AbortSignal }>()({ signal: true });

@@ -74,7 +74,7 @@ const CONTROL_NAMES = optionNamesOf<ControlOptions>("serveApp()'s control")({
 });
 const SERVE_NAMES = optionNamesOf<ServeOptions>("serveApp()")({
   host: true,
-  anyPort: true,
+  anyPort: "boolean",
   data: true,
   module: true,
   onEvent: true,

@@ -57,7 +57,7 @@ const UDP_NAMES = optionNamesOf<UDPServerOptions<unknown>>("a UDP server")({
   ...SERVER_NAMES,
   ...LISTEN_NAMES,
   ...DATAGRAM_NAMES,
-  allowReuseAddress: true,
+  allowReuseAddress: "boolean",
 });
 
 /** Serves datagrams, one at a time. CPython's `UDPServer`: what it gives a handler is a `Datagram`. */

@@ -212,8 +212,8 @@ export interface CreateServerOptions {
 const CREATE_SERVER_NAMES = optionNamesOf<CreateServerOptions>("createServer()")({
   family: true,
   backlog: true,
-  reusePort: true,
-  dualstackIpv6: true,
+  reusePort: "boolean",
+  dualstackIpv6: "boolean",
 });
 
 /** A socket that listens: made, bound, and told to. CPython's `socket.create_server`. Rejects as `bind()` and `listen()`. */

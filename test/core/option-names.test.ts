@@ -40,6 +40,7 @@ const TABLE: Readonly<Record<string, Row>> = {
   "defineApp, dial": (options: object) =>
     core.defineApp({ handlers: { x: Nothing }, dial: { x: { handler: "x", address: ":1", ...options } } }),
   proxyHeader: (options) => core.proxyHeader(options),
+  "proxyHeader, ssl": (ssl) => core.proxyHeader({ version: 2, ssl }),
   inetAton: (options) => core.inetAton("1", options),
   StreamSocket: (options) => new core.StreamSocket(null, options),
   "StreamSocket, startTls": (options) => testing.memoryPair()[0].startTls(options),
@@ -130,13 +131,16 @@ test("the table has everybody who takes options", () => {
   expect(endpoints.length).toBeGreaterThan(20);
 });
 
-test("each options' interface has a list of its names, which the compiler compares with it", () => {
-  const files = ["core", "emulator", "worker"].flatMap((folder) =>
+/** All of the sources. */
+const all = ["core", "emulator", "worker"]
+  .flatMap((folder) =>
     readdirSync(folder, { recursive: true, encoding: "utf8" })
       .filter((name) => name.endsWith(".ts"))
       .map((name) => readFileSync(join(folder, name), "utf8")),
-  );
-  const all = files.join("\n");
+  )
+  .join("\n");
+
+test("each options' interface has a list of its names, which the compiler compares with it", () => {
   const kinds = "Options|Faults|Bounds|Setup|Entry|Definition|Rules|Limit";
   const names = [
     ...all.matchAll(new RegExp(`^export (?:interface|type) (\\w+(?:${kinds})|FramingMessage)\\b`, "gm")),
@@ -170,7 +174,7 @@ describe("an option that is none is refused by", () => {
     );
     expect(() => made(Class, null as never)).toThrow("Own takes an object of options, not null");
     // And those within: all that it has, at every depth.
-    const within = Object.entries(Class.optionNames).filter(([, names]) => names !== true);
+    const within = Object.entries(Class.optionNames).filter(([, names]) => typeof names === "object");
     if (/Server$/.test(name)) expect(within.length).toBeGreaterThan(0);
     for (const [option] of within) {
       expect(() => made(Class, { [option]: { nonsense: 1 } })).toThrow(
@@ -186,6 +190,61 @@ describe("an option that is none is refused by", () => {
         expect(String(error)).not.toMatch(/has no option/);
       }
     }
+  });
+});
+
+describe("an option that is true or false takes nothing else", () => {
+  const lists = [...all.matchAll(/optionNamesOf<.*?\}\);/gs)].join("\n");
+  const names = [...new Set([...lists.matchAll(/\b(\w+): "boolean"/g)].map(([, name = ""]) => name))];
+  const others = ["no", "yes", 0, 1, null, {}, [], 1n, Symbol("x")];
+  const refused = new Set<string>();
+
+  test("there are such options", () => {
+    expect(names.length).toBeGreaterThan(8);
+  });
+
+  // With each such name: who has the option refuses the value, and all others refuse the name.
+  test.each(Object.entries(TABLE))("%s", async (_, row) => {
+    for (const name of names) {
+      const said = String(await refusalOf(row, { [name]: "no" }));
+      if (new RegExp(`has no option (\\w+\\.)?${name}\\b`).test(said)) continue;
+      if (said.includes(`${name} of `) && said.includes("is an object of options")) continue; // another of this name
+      expect(said).toMatch(new RegExp(`\\b${name} of .+ is true or false, not "no"$`));
+      refused.add(name);
+      for (const other of others) {
+        expect(String(await refusalOf(row, { [name]: other }))).toMatch(/ is true or false, not /);
+      }
+    }
+  });
+
+  test.each(endpoints)("$name", ({ Class }) => {
+    for (const [name, kind] of Object.entries(Class.optionNames)) {
+      if (kind !== "boolean") continue;
+      refused.add(name);
+      for (const other of others) {
+        expect(() => made(Class, { [name]: other })).toThrow(`${name} of Own is true or false, not `);
+      }
+      for (const right of [true, false, undefined]) {
+        expect(() => made(Class, { [name]: right })).not.toThrow(/true or false/);
+      }
+    }
+  });
+
+  test("each was refused by somebody", () => {
+    expect(names.filter((name) => !refused.has(name))).toEqual([]);
+  });
+
+  test("within another option, too; and the compiler sees which are such", () => {
+    interface Two {
+      readonly one?: boolean;
+      readonly two?: { readonly three?: boolean | undefined };
+    }
+    const list = optionNamesOf<Two>()({ one: "boolean", two: { three: "boolean" } });
+    expect(() => checkOptions("here", { two: { three: "no" } }, list)).toThrow(
+      /^two\.three of here is true or false, not "no"$/,
+    );
+    // @ts-expect-error its value would not be checked
+    optionNamesOf<Two>()({ one: true, two: true });
   });
 });
 

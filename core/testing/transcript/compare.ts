@@ -36,7 +36,7 @@ export interface CompareOptions {
   readonly apart?: boolean;
 }
 
-const COMPARE_NAMES = optionNamesOf<CompareOptions>("a comparison")({ normalise: true, apart: true });
+const COMPARE_NAMES = optionNamesOf<CompareOptions>("a comparison")({ normalise: true, apart: "boolean" });
 
 /** One turn of a conversation: all that one end said before the other did. */
 type Turn = Said;

@@ -40,7 +40,7 @@ export interface MatcherOptions {
   readonly update?: boolean;
 }
 
-const MATCHER_NAMES = optionNamesOf<MatcherOptions>()({ update: true });
+const MATCHER_NAMES = optionNamesOf<MatcherOptions>()({ update: "boolean" });
 
 /**
  * Matchers for `expect.extend` of Vitest and Jest. With `update` what differs or is missing is written in place of failing.

@@ -28,7 +28,7 @@ export interface ReplayOptions {
 
 const REPLAY_NAMES = optionNamesOf<ReplayOptions>("a replay")({
   normalise: true,
-  paced: true,
+  paced: "boolean",
   peer: true,
   tls: TLS_NAMES,
 });
