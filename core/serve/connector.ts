@@ -110,6 +110,7 @@ export const STREAM_CONNECTOR_NAMES = optionNamesOf<StreamConnectorOptions<unkno
   connectTimeout: true,
   secureTransport: true,
   tls: TLS_NAMES,
+  proxyProtocol: true,
   stream: STREAM_NAMES,
 });
 
@@ -134,8 +135,8 @@ export abstract class StreamConnector<Context = unknown, Params = unknown> exten
     checkKind(RequestHandlerClass, "streams", this.constructor.name);
     this.endpoint = dialable(address);
     checkConnecting(options);
-    const { connectTimeout, secureTransport, tls = {}, stream } = options;
-    this.#options = { connectTimeout, secureTransport, tls, stream: settleStream(stream) };
+    const { connectTimeout, secureTransport, tls = {}, proxyProtocol, stream } = options;
+    this.#options = { connectTimeout, secureTransport, tls, proxyProtocol, stream: settleStream(stream) };
   }
 
   /** Opens one connection to `endpoint`. */

@@ -4,19 +4,23 @@
  * itself an address.
  */
 
-import { joinBytes } from "../bytes/data.ts";
+import { type Data, joinBytes, toBytes } from "../bytes/data.ts";
 import { SocketError } from "../errors.ts";
 import { parseNetwork } from "../net/access.ts";
 import { type Address, formatAddress, inNetwork, type Network, packAddress } from "../net/address.ts";
 import {
+  cameThrough,
   type ParsedProxyHeader,
   type ProxyHeader,
   parseProxyDatagram,
   parseProxyHeader,
 } from "../net/proxy-header.ts";
 import { checkCount, checkTime, checkWord, optionNamesOf, wholeMs } from "../options.ts";
+import type { StreamOptions } from "../sockets/stream-options.ts";
+import { StreamSocket } from "../sockets/stream-socket.ts";
 import type { StreamSink, StreamTransport } from "../sockets/transport.ts";
 import type { Refusal } from "./events.ts";
+import { type DatagramWay, ServedDatagram } from "./requests.ts";
 
 /** Which peers are proxies that speak the PROXY protocol, and how they have to. Times are milliseconds, sizes bytes. */
 export interface ProxyProtocolOptions {
@@ -55,6 +59,48 @@ export interface Passage {
   /** What was read behind the header: the client's first bytes. */
   readonly rest: Uint8Array;
 }
+
+/** A datagram that came through the door. */
+export interface DatagramPassage extends Passage {
+  /** What goes before each reply: the header again in Spectrum's Simple Proxy Protocol, nothing else. */
+  readonly prefix: Uint8Array;
+}
+
+/** The request of a connection that came through the door; `null`: that came as it is. */
+export const requestOf = (
+  transport: StreamTransport,
+  options: StreamOptions,
+  passage: Passage | null,
+): StreamSocket => {
+  const request = new StreamSocket(transport, options);
+  if (passage !== null) {
+    cameThrough(request, passage.header);
+    if (passage.rest.length > 0) request.rfile.push(passage.rest);
+  }
+  return request;
+};
+
+/** The request of a datagram that came through the door: its replies go to the proxy, by `post`. `most`: bytes of it that are taken. */
+export const datagramOf = (
+  { address, header, rest, prefix }: DatagramPassage,
+  post: (data: Data) => number,
+  most = Number.POSITIVE_INFINITY,
+  cut = false,
+): ServedDatagram => {
+  const way: DatagramWay = {
+    post: (data) => {
+      if (prefix.length === 0) return post(data);
+      const bytes = toBytes(data);
+      const sent = post(joinBytes([prefix, bytes], prefix.length + bytes.length));
+      return Math.max(sent - prefix.length, 0);
+    },
+  };
+  const request = new ServedDatagram(rest.subarray(0, most), address, way, cut || rest.length > most);
+  cameThrough(request, header);
+  return request;
+};
+
+const NOTHING = new Uint8Array(0);
 
 /** What the door tells its server. */
 export interface Doorkeeper {
@@ -103,9 +149,33 @@ export class ProxyDoor {
     this.#most = checkCount("proxyProtocol.maxHeader", maxHeader, LEAST);
   }
 
-  /** Whether `peer` has to send a header, comes in as it is, or not at all. `unaddressed`: what it is where it has no IP address. */
-  asks(peer: Address | null, unaddressed: Unaddressed | null): "header" | "direct" | "refuse" {
-    return this.#trusts(peer, unaddressed) ? "header" : this.#others;
+  /**
+   * Lets a connection in: `"direct"`, as it is; with what its proxy said, when that has come, and then it is to be read
+   * further by somebody else; `null` where it is over, which the server was told. Never throws or rejects.
+   * `unaddressed`: what a peer without an IP address is at this server.
+   */
+  enter(
+    transport: StreamTransport,
+    unaddressed: Unaddressed | null,
+  ): "direct" | null | Promise<Passage | null> {
+    const peer = transport.remoteAddress;
+    if (this.#trusts(peer, unaddressed)) return this.#read(transport);
+    if (this.#others === "direct") return "direct";
+    transport.abort();
+    this.#refuse(peer);
+    return null;
+  }
+
+  /** The same of a datagram. */
+  receive(
+    message: Uint8Array,
+    peer: Address | null,
+    unaddressed: Unaddressed | null,
+  ): "direct" | null | DatagramPassage {
+    if (this.#trusts(peer, unaddressed)) return this.#unwrap(message, peer);
+    if (this.#others === "direct") return "direct";
+    this.#refuse(peer);
+    return null;
   }
 
   #trusts(peer: Address | null, unaddressed: Unaddressed | null): boolean {
@@ -114,11 +184,7 @@ export class ProxyDoor {
     return packed !== null && this.#networks.some((network) => inNetwork(packed, network));
   }
 
-  /**
-   * Reads the header of a connection, which is then to be read further by somebody else. Resolves to `null` where
-   * the connection is over, which the server was told. Never rejects.
-   */
-  async enter(transport: StreamTransport): Promise<Passage | null> {
+  async #read(transport: StreamTransport): Promise<Passage | null> {
     const peer = transport.remoteAddress;
     if (this.#waiting.size >= this.#keeper.maxRequests) {
       transport.abort();
@@ -146,13 +212,12 @@ export class ProxyDoor {
   }
 
   /** Turns away a peer that is no proxy. */
-  refuse(peer: Address | null): void {
+  #refuse(peer: Address | null): void {
     const said = `${formatAddress(peer)} is none of the proxies that proxyProtocol.from names, and others are refused`;
     this.#keeper.turnAway(peer, "proxy", new SocketError("ERR_PROXY", said));
   }
 
-  /** The same of a datagram; `null` where it is nobody's, which the server was told. */
-  unwrap(message: Uint8Array, peer: Address | null): Passage | null {
+  #unwrap(message: Uint8Array, peer: Address | null): DatagramPassage | null {
     let parsed: ParsedProxyHeader;
     try {
       parsed = parseProxyDatagram(message, this.#most);
@@ -165,7 +230,8 @@ export class ProxyDoor {
       this.#keeper.checked(peer);
       return null;
     }
-    return { address: clientOf(header, peer), header, rest: message.subarray(size) };
+    const prefix = header.version === "simple" ? message.slice(0, size) : NOTHING;
+    return { address: clientOf(header, peer), header, rest: message.subarray(size), prefix };
   }
 
   /** The server accepts no more: those that wait here are let go. */
@@ -184,8 +250,6 @@ const leave = async (transport: StreamTransport): Promise<void> => {
     transport.abort();
   }
 };
-
-const NOTHING = new Uint8Array(0);
 
 type Found = { readonly header: ProxyHeader; readonly rest: Uint8Array };
 

@@ -2,6 +2,7 @@
 
 import { SocketError } from "../errors.ts";
 import { type AddressLike, type Endpoint, formatAddress, parseAddress } from "../net/address.ts";
+import { type ProxyHeaderOptions, proxyHeader } from "../net/proxy-header.ts";
 import { checkOptions, checkTime, checkWord, type OptionNames, optionNamesOf, wholeMs } from "../options.ts";
 import { STREAM_NAMES, type StreamOptions } from "./stream-options.ts";
 import type { StreamSocket } from "./stream-socket.ts";
@@ -20,6 +21,11 @@ export interface ConnectOptions {
   readonly secureTransport?: SecureTransport;
   /** Whom to trust and whose name to expect; where `secureTransport` is not `off`. */
   readonly tls?: TlsOptions;
+  /**
+   * Says first, before TLS, whom this side speaks for: a header of the PROXY protocol. `1` and `2` are its versions, with which it
+   * speaks for itself (`UNKNOWN`, `LOCAL`); with `source` and `destination` for that client. Default: none is sent.
+   */
+  readonly proxyProtocol?: 1 | 2 | ProxyHeaderOptions | undefined;
   /** Limits and times of the connection. */
   readonly stream?: Partial<StreamOptions>;
   /** Gives up the dialling. */
@@ -30,9 +36,19 @@ export const CONNECT_NAMES = optionNamesOf<ConnectOptions>("what dials")({
   connectTimeout: true,
   secureTransport: true,
   tls: TLS_NAMES,
+  proxyProtocol: true, // a number, or what proxyHeader() checks
   stream: STREAM_NAMES,
   signal: true,
 });
+
+/** The bytes that a connection is to begin with, before TLS; `null` where there are none. Throws as `proxyHeader()`. */
+export const firstBytes = ({ proxyProtocol }: ConnectOptions): Uint8Array | null => {
+  if (proxyProtocol === undefined) return null;
+  if (typeof proxyProtocol === "object" && proxyProtocol.version === "simple") {
+    throw new TypeError("the Simple Proxy Protocol is for datagrams; a stream has version 1 or 2");
+  }
+  return proxyHeader(proxyProtocol);
+};
 
 /** Opens one connection; each platform has its own. */
 export type CreateConnection = (address: AddressLike, options?: ConnectOptions) => Promise<StreamSocket>;
@@ -60,7 +76,9 @@ export const checkConnect = <Options extends ConnectOptions>(
 };
 
 /** The same of options whose names are known. */
-export const checkConnecting = ({ connectTimeout = null, secureTransport = "off" }: ConnectOptions): void => {
+export const checkConnecting = (options: ConnectOptions): void => {
+  const { connectTimeout = null, secureTransport = "off" } = options;
+  firstBytes(options);
   checkTime("connectTimeout", connectTimeout, 1, true);
   checkWord("secureTransport", secureTransport, SECURE_TRANSPORTS);
 };

@@ -21,6 +21,7 @@ export type SocketConnectOptions = Omit<ConnectOptions, "connectTimeout" | "stre
 export const SOCKET_CONNECT_NAMES = optionNamesOf<SocketConnectOptions>()({
   secureTransport: true,
   tls: TLS_NAMES,
+  proxyProtocol: true,
   signal: true,
 });
 

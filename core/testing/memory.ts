@@ -10,6 +10,7 @@ import { type Address, formatAddress } from "../net/address.ts";
 import { checkCount, checkOptions, type OptionNames, optionNamesOf } from "../options.ts";
 import { checkKind, type HandlerClass } from "../serve/handler.ts";
 import { ThreadingMixIn } from "../serve/mixins.ts";
+import { datagramOf, type Passage, requestOf } from "../serve/proxy.ts";
 import { type DatagramWay, ServedDatagram } from "../serve/requests.ts";
 import { BaseServer, SERVER_NAMES, type ServerOptions } from "../serve/server.ts";
 import { checkDatagramSize, type Datagram, knownSender } from "../sockets/datagram.ts";
@@ -204,6 +205,15 @@ export const memoryPair = (
   options: MemoryOptions = {},
   serverAddress?: Address,
 ): [StreamSocket, StreamSocket] => {
+  const [near, far, stream] = transports(options, serverAddress);
+  return [new StreamSocket(near, stream), new StreamSocket(far, stream)];
+};
+
+/** The same as transports, and the options of their streams. */
+const transports = (
+  options: MemoryOptions,
+  serverAddress: Address | undefined,
+): [StreamTransport, StreamTransport, StreamOptions] => {
   checkOptions("a stream in memory", options, MEMORY_NAMES);
   const { capacity = CAPACITY, ...given } = options;
   checkCount("capacity", capacity, 0);
@@ -212,10 +222,7 @@ export const memoryPair = (
   const there = serverAddress ?? freshAddress();
   const out = new Pipe(capacity);
   const back = new Pipe(capacity);
-  return [
-    new StreamSocket(new MemoryTransport(here, there, back, out), stream),
-    new StreamSocket(new MemoryTransport(there, here, out, back), stream),
-  ];
+  return [new MemoryTransport(here, there, back, out), new MemoryTransport(there, here, out, back), stream];
 };
 
 /** Options of a memory server. */
@@ -254,9 +261,20 @@ export class MemoryServer<Context = unknown> extends BaseServer<StreamSocket, Co
 
   /** A new client's end of a connection to this server. */
   connect(): StreamSocket {
-    const [client, request] = memoryPair(this.#stream, this.serverAddress);
-    this.arrive(request, request.getpeername());
-    return client;
+    if (this.proxyDoor === null) {
+      const [client, request] = memoryPair(this.#stream, this.serverAddress);
+      this.arrive(request, request.getpeername());
+      return client;
+    }
+    const [near, far, stream] = transports(this.#stream, this.serverAddress);
+    const arrive = (passage: Passage | null): void => {
+      const request = requestOf(far, stream, passage);
+      this.arrive(request, passage === null ? request.getpeername() : passage.address);
+    };
+    const entered = this.proxyDoor.enter(far, null);
+    if (entered === "direct") arrive(null);
+    else void entered?.then((passage) => passage !== null && arrive(passage));
+    return new StreamSocket(near, stream);
   }
 }
 
@@ -382,7 +400,15 @@ export class MemoryDatagramServer<Context = unknown> extends BaseServer<Datagram
   }
 
   override serverActivate(): void {
-    this.socket.ondatagram = (datagram) => this.arrive(datagram, datagram.address);
+    this.socket.ondatagram = (datagram) => {
+      const { data, address } = datagram;
+      const entered = this.proxyDoor === null ? "direct" : this.proxyDoor.receive(data, address, null);
+      if (entered === "direct") this.arrive(datagram, address);
+      else if (entered !== null) {
+        const post = (data: Data): number => this.socket.post(data, address);
+        this.arrive(datagramOf(entered, post), entered.address);
+      }
+    };
   }
 
   protected override letGo(): Promise<void> {

@@ -21,17 +21,16 @@ import {
   SOCK_STREAM,
   SOL_SOCKET,
 } from "../../core/net/constants.ts";
-import { cameThrough } from "../../core/net/proxy-header.ts";
 import { LISTEN_NAMES, type ListenOptions, type OptionNames, optionNamesOf } from "../../core/options.ts";
 import { attempt } from "../../core/promises.ts";
 import type { SockletEvent } from "../../core/serve/events.ts";
 import { checkKind, type HandlerClass } from "../../core/serve/handler.ts";
 import { ThreadingMixIn } from "../../core/serve/mixins.ts";
-import type { Passage, ProxyDoor, Unaddressed } from "../../core/serve/proxy.ts";
+import { type Passage, type ProxyDoor, requestOf, type Unaddressed } from "../../core/serve/proxy.ts";
 import { BaseServer, SERVER_NAMES, type ServerOptions } from "../../core/serve/server.ts";
 import type { Datagram, DatagramSocket } from "../../core/sockets/datagram.ts";
 import { STREAM_NAMES, type StreamOptions, settleStream } from "../../core/sockets/stream-options.ts";
-import { StreamSocket } from "../../core/sockets/stream-socket.ts";
+import type { StreamSocket } from "../../core/sockets/stream-socket.ts";
 import { fs, lazy } from "../builtin.ts";
 import { networkError } from "../kernel/addresses.ts";
 import type { Connection, Origin } from "../kernel/net-transport.ts";
@@ -230,17 +229,15 @@ export class TCPServer<
 
   /** The connection of a server behind proxies: reads its header, where it comes from one. */
   #enter(connection: Connection, door: ProxyDoor): void {
-    const peer = connection.remoteAddress;
-    const asks = door.asks(peer, this.unaddressed);
-    if (asks === "direct") this.opened(connection, null);
-    else if (asks === "refuse") {
+    if (connection.fd >= lastDescriptor()) {
       connection.abort();
-      door.refuse(peer);
-    } else if (connection.fd >= lastDescriptor()) {
-      connection.abort();
-      this.turnAway(peer, "descriptors");
-    } else {
-      void door.enter(connection).then((passage) => {
+      this.turnAway(connection.remoteAddress, "descriptors");
+      return;
+    }
+    const entered = door.enter(connection, this.unaddressed);
+    if (entered === "direct") this.opened(connection, null);
+    else {
+      void entered?.then((passage) => {
         if (passage === null) return;
         attempt(
           () => this.opened(connection, passage),
@@ -257,13 +254,8 @@ export class TCPServer<
 
   /** The connection is ready for its handler: makes the request of it, which arrives. `passage`: what came before it of a proxy. */
   protected opened(connection: Connection, passage: Passage | null): void {
-    const request = new StreamSocket(connection, this.#stream) as Request & StreamSocket;
-    let peer = connection.remoteAddress;
-    if (passage !== null) {
-      peer = passage.address;
-      cameThrough(request, passage.header);
-      if (passage.rest.length > 0) request.rfile.push(passage.rest);
-    }
+    const request = requestOf(connection, this.#stream, passage) as Request & StreamSocket;
+    const peer = passage === null ? connection.remoteAddress : passage.address;
     if (connection.fd < lastDescriptor()) this.arrive(request, peer);
     else this.refuse(request, peer, "descriptors");
   }

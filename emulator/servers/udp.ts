@@ -30,6 +30,7 @@ import {
 } from "../../core/options.ts";
 import type { HandlerClass } from "../../core/serve/handler.ts";
 import { ThreadingMixIn } from "../../core/serve/mixins.ts";
+import { type DatagramPassage, datagramOf } from "../../core/serve/proxy.ts";
 import { type DatagramWay, ServedDatagram } from "../../core/serve/requests.ts";
 import { SERVER_NAMES, type ServerOptions } from "../../core/serve/server.ts";
 import {
@@ -128,21 +129,37 @@ export class UDPServer<Context = unknown> extends TCPServer<Context, Datagram> i
 
   /** A datagram came, or the first bytes of one (`cut`): makes the request of it, which arrives. */
   protected received(message: Uint8Array, peer: Address | null, cut = false): void {
+    if (this.proxyDoor !== null) {
+      const entered = this.proxyDoor.receive(message, peer, this.unaddressed);
+      if (entered === null) return;
+      if (entered !== "direct") {
+        this.#receivedBy(peer, entered, cut);
+        return;
+      }
+    }
     if (this.#budget !== null) this.#budget.received(message.length, peer);
     const taken = Math.min(message.length, this.maxPacketSize);
     const bytes = taken < message.length ? message.subarray(0, taken) : message;
     this.arrive(new ServedDatagram(bytes, peer, this, cut || taken < message.length), peer);
   }
 
+  /** A datagram came by a proxy, which replies go to; the client's share of them is what the client has sent. */
+  #receivedBy(proxy: Address | null, passage: DatagramPassage, cut: boolean): void {
+    const { address, rest } = passage;
+    if (this.#budget !== null) this.#budget.received(rest.length, address);
+    const post = (data: Data): number => this.post(data, proxy, address);
+    this.arrive(datagramOf(passage, post, this.maxPacketSize, cut), address);
+  }
+
   /**
    * Sends one datagram from this server's socket. What the network refuses later is told as an event; so is one
-   * that is over `amplification`. Gives how many bytes were sent: 0 for that.
+   * that is over `amplification`, which counts for `client`. Gives how many bytes were sent: 0 for that.
    */
-  post(data: Data, sender: Address | null): number {
+  post(data: Data, sender: Address | null, client: Address | null = sender): number {
     const address = knownSender(sender);
     const bytes = typeof data === "string" ? Buffer.from(data) : data;
     this.checkReply(bytes.length, address);
-    if (this.#budget?.spend(bytes.length, address) === false) {
+    if (this.#budget?.spend(bytes.length, client) === false) {
       return this.dropped(bytes.length, address, "amplification");
     }
     return this.send(bytes, address);

@@ -172,6 +172,10 @@ export class UnixDatagramServer<Context = unknown> extends UDPServer<Context> {
     return "unix";
   }
 
+  protected override get unaddressed(): "unix" {
+    return "unix";
+  }
+
   /** Throws `ERR_UNSUPPORTED`: the server keeps its socket to itself. */
   override get socket(): never {
     const said =
@@ -210,8 +214,8 @@ export class UnixDatagramServer<Context = unknown> extends UDPServer<Context> {
     this.#file = identityOf(this.#path);
   }
 
-  override post(data: Data, sender: Address | null): number {
-    if (sender !== null) return super.post(data, sender);
+  override post(data: Data, sender: Address | null, client: Address | null = sender): number {
+    if (sender !== null) return super.post(data, sender, client);
     throw new SocketError(
       "ENOTCONN",
       "the sender of this datagram has no name to reply to: it must bind one",

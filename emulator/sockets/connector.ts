@@ -16,6 +16,7 @@ import {
   type ConnectOptions,
   checkConnect,
   dialable,
+  firstBytes,
   openWithin,
 } from "../../core/sockets/connect.ts";
 import { settleStream } from "../../core/sockets/stream-options.ts";
@@ -64,6 +65,14 @@ export const dial = (
       remote,
       dialled: { hostname, tls: options.tls },
     });
+    const header = firstBytes(options);
+    if (header !== null) {
+      await new Promise<void>((resolve, reject) => {
+        socket.once("error", reject);
+        socket.write(header, (error) => (error ? reject(networkError(error, said)) : resolve()));
+      });
+      socket.removeAllListeners("error");
+    }
     if (options.secureTransport !== "on") return transport;
     const secured = (transport.startTls as NonNullable<StreamTransport["startTls"]>)({});
     const { handshakeTimeout } = settleStream(options.stream);

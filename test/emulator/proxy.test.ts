@@ -1,31 +1,48 @@
 /** Servers behind proxies: whom a handler serves, who is turned away, and what costs no handler. Waits are for events. */
 
+import dgram from "node:dgram";
 import { once } from "node:events";
 import { mkdtemp, rm } from "node:fs/promises";
 import net from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import tls from "node:tls";
 import {
   type Address,
+  AF_UNIX,
   type InternetAddress,
+  type ParsedProxyHeader,
   type ProxyProtocolOptions,
   parseAddress,
+  parseProxyHeader,
   proxyHeader,
   type ServerOptions,
+  SHUT_WR,
+  SOCK_DGRAM,
+  type StreamConnectorOptions,
+  StreamRequestHandler,
 } from "socklet";
 import {
   ForkingTCPServer,
+  ForkingUDPServer,
   ForkingUnixStreamServer,
   handlerFrom,
+  socket,
+  TCPConnector,
   TCPServer,
   ThreadingTCPServer,
+  ThreadingUDPServer,
   ThreadingUnixStreamServer,
+  UDPServer,
+  UnixDatagramServer,
+  UnixStreamConnector,
   UnixStreamServer,
 } from "socklet/emulator";
 import { describe, expect, onTestFinished, test } from "vitest";
 import { intake } from "../../emulator/kernel/intake.ts";
+import { Says, SaysDatagram } from "../conformance/proxied.ts";
 import { Told } from "../core/told.ts";
-import { Says } from "./fixtures/proxied.ts";
+import { type Certificates, ownCertificates } from "../peers/certificates.ts";
 
 const CLIENT = "192.0.2.1:56324";
 const CAME_TO = "198.51.100.2:443";
@@ -59,7 +76,7 @@ const serving = async (
 ) => {
   const told = new Told();
   const from = path ? ["unix"] : ["127.0.0.1"];
-  const Handler = forks ? handlerFrom(new URL("fixtures/proxied.ts", import.meta.url), "Says") : Says;
+  const Handler = forks ? handlerFrom(new URL("../conformance/proxied.ts", import.meta.url), "Says") : Says;
   let where = "127.0.0.1:0";
   if (path) {
     const folder = await mkdtemp(join(tmpdir(), "socklet-"));
@@ -360,4 +377,219 @@ test.each<readonly [string, Partial<ProxyProtocolOptions>, RegExp]>([
 ])("an option that is wrong: %s", (_, options, why) => {
   const proxyProtocol = { from: ["10.0.0.0/8"], ...options };
   expect(() => new ThreadingTCPServer("127.0.0.1:0", Says, { proxyProtocol })).toThrow(why);
+});
+
+// ---- Datagrams ----
+
+const UDP_PLACES = [
+  { name: "threading, UDP", Server: ThreadingUDPServer },
+  { name: "serial, UDP", Server: UDPServer },
+  { name: "forking, UDP", Server: ForkingUDPServer, forks: true },
+] as const;
+
+const servingDatagrams = async (
+  { Server, forks }: { readonly Server: unknown; readonly forks?: boolean },
+  options: ServerOptions<unknown> & { readonly amplification?: number } = {},
+) => {
+  const told = new Told();
+  const Handler = forks
+    ? handlerFrom(new URL("../conformance/proxied.ts", import.meta.url), "SaysDatagram")
+    : SaysDatagram;
+  const server = new (Server as typeof UDPServer)("127.0.0.1:0", Handler as never, {
+    onEvent: told.on,
+    proxyProtocol: { from: ["127.0.0.1"] },
+    ...options,
+  });
+  onTestFinished(() => server.serverClose());
+  await server.listen();
+  void server.serveForever();
+  const proxy = dgram.createSocket("udp4");
+  onTestFinished(() => void proxy.close());
+  const { port } = server.serverAddress as InternetAddress;
+  await new Promise<void>((resolve) => proxy.connect(port, "127.0.0.1", resolve));
+  const ask = async (datagram: Uint8Array): Promise<Buffer> => {
+    const reply = once(proxy, "message") as Promise<[Buffer]>;
+    proxy.send(datagram);
+    return (await reply)[0];
+  };
+  return { server, told, proxy, ask };
+};
+
+const OF_DATAGRAMS = { source: CLIENT, destination: CAME_TO, carries: "datagram" } as const;
+
+describe.each(["on", "off"])("datagrams, with SOCKLET_INTAKE=%s", (mode) => {
+  describe.each(UDP_PLACES)("$name", (place) => {
+    test("version 2 on each: the client's address, its bytes, and a reply as it is", async () => {
+      withIntake(mode === "on");
+      const { ask } = await servingDatagrams(place);
+      const header = proxyHeader({ ...OF_DATAGRAMS, authority: "example.org", checksum: true });
+      for (const payload of ["hello", ""]) {
+        expect(String(await ask(bytes(header, payload)))).toBe(said(2, "example.org") + payload);
+      }
+    });
+
+    test("Spectrum's Simple Proxy Protocol: the reply begins with the same header", async () => {
+      withIntake(mode === "on");
+      const { ask, told } = await servingDatagrams(place);
+      const header = proxyHeader({ ...OF_DATAGRAMS, version: "simple" });
+      const reply = await ask(bytes(header, "hello"));
+      expect(new Uint8Array(reply.subarray(0, 38))).toEqual(header);
+      const text = `${JSON.stringify({ ...JSON.parse(said(1)), proxy: { version: "simple", command: "PROXY" } })}hello`;
+      expect(String(reply.subarray(38))).toBe(text);
+      expect(await told.next("end")).toMatchObject({
+        address: { hostname: "192.0.2.1", port: 56_324 },
+        bytesRead: 5,
+        ...(place.Server === ForkingUDPServer ? {} : { bytesWritten: text.length }),
+      });
+    });
+  });
+});
+
+const [, SERIAL_UDP] = UDP_PLACES;
+
+describe("a datagram without a right header", () => {
+  test.each([
+    ["none", "hello", /begins no PROXY protocol header/],
+    ["version 1", LINE, /is for streams/],
+    ["a part of one", proxyHeader(OF_DATAGRAMS).subarray(0, 20), /ends within its PROXY protocol header/],
+    [
+      "a part of a simple one",
+      proxyHeader({ ...OF_DATAGRAMS, version: "simple" }).subarray(0, 37),
+      /ends within its Simple/,
+    ],
+  ] as const)("%s: refused, and the next is served", async (_, datagram, why) => {
+    const { proxy, ask, told } = await servingDatagrams(SERIAL_UDP);
+    proxy.send(datagram);
+    expect(await told.next("refused")).toMatchObject({
+      reason: "proxy",
+      error: { message: expect.stringMatching(why) },
+    });
+    expect(String(await ask(bytes(proxyHeader(OF_DATAGRAMS), "x")))).toBe(`${said(2)}x`);
+    expect(told.of("begin").length).toBe(1);
+  });
+
+  test("LOCAL starts no handler", async () => {
+    const { proxy, told } = await servingDatagrams(SERIAL_UDP);
+    proxy.send(bytes(proxyHeader(2), "hello"));
+    await told.next("checked");
+    expect(told.of("begin")).toEqual([]);
+  });
+
+  test("of a peer that is no proxy is refused, or is its own", async () => {
+    const refusing = await servingDatagrams(SERIAL_UDP, { proxyProtocol: { from: ["192.0.2.0/24"] } });
+    refusing.proxy.send(bytes(proxyHeader(OF_DATAGRAMS), "x"));
+    expect(await refusing.told.next("refused")).toMatchObject({ reason: "proxy" });
+    const direct = await servingDatagrams(SERIAL_UDP, {
+      proxyProtocol: { from: ["192.0.2.0/24"], others: "direct" },
+    });
+    const datagram = bytes(proxyHeader(OF_DATAGRAMS), "x");
+    const reply = await direct.ask(datagram);
+    expect(reply.toString("latin1").endsWith(datagram.toString("latin1"))).toBe(true);
+    expect(reply.toString("latin1")).toContain('"proxy":null');
+  });
+});
+
+test("amplification counts for the client, not for the proxy that all come by", async () => {
+  const { proxy, told, ask } = await servingDatagrams(SERIAL_UDP, { amplification: 3 });
+  const from = (source: string): Uint8Array => proxyHeader({ ...OF_DATAGRAMS, source });
+  await ask(bytes(from("192.0.2.9:1"), "x".repeat(1000)));
+  proxy.send(bytes(from("192.0.2.1:56324"), "x"));
+  // What it has left is its own alone: a thousand bytes of another's are nothing to it.
+  expect(await told.next("dropped")).toMatchObject({ reason: "amplification" });
+});
+
+test("datagrams on a path", async () => {
+  const folder = await mkdtemp(join(tmpdir(), "socklet-"));
+  onTestFinished(() => rm(folder, { recursive: true }));
+  const told = new Told();
+  await using server = new UnixDatagramServer(`unix:${folder}/s`, SaysDatagram, {
+    onEvent: told.on,
+    proxyProtocol: { from: ["unix"] },
+  });
+  await server.listen();
+  void server.serveForever();
+  await using proxy = socket(AF_UNIX, SOCK_DGRAM);
+  await proxy.bind(`unix:${folder}/proxy`);
+  await proxy.connect(`unix:${folder}/s`);
+  await proxy.send(bytes(proxyHeader(OF_DATAGRAMS), "hello"));
+  expect(Buffer.from((await proxy.recv()) as Uint8Array).toString()).toBe(`${said(2)}hello`);
+});
+
+// ---- Who dials ----
+
+describe("a connector speaks for somebody", () => {
+  class Asks extends StreamRequestHandler {
+    override async handle() {
+      await this.request.sendall("hi\n");
+      await this.request.shutdown(SHUT_WR);
+      return [await this.rfile.line(), await this.rfile.line()];
+    }
+  }
+
+  test.each<readonly [string, StreamConnectorOptions<unknown>["proxyProtocol"], string]>([
+    ["version 1", { version: 1, source: CLIENT, destination: CAME_TO }, said(1)],
+    ["version 2", { source: CLIENT, destination: CAME_TO, authority: "example.org" }, said(2, "example.org")],
+  ])("%s", async (_, proxyProtocol, wanted) => {
+    for (const place of [PLACES[0], PLACES[3]] as [Place, Place]) {
+      const { server } = await serving(place);
+      const Connector = place.path ? UnixStreamConnector : TCPConnector;
+      const connector = new Connector(server.serverAddress as Address, Asks, { proxyProtocol });
+      expect(await connector.run()).toEqual([wanted, "hi"]);
+    }
+  });
+
+  test("for itself: UNKNOWN and LOCAL", async () => {
+    const { server, told } = await serving(THREADING, { local: "serve" });
+    const at = server.serverAddress as Address;
+    for (const [version, command] of [
+      [1, "PROXY"],
+      [2, "LOCAL"],
+    ] as const) {
+      const [first] = (await new TCPConnector(at, Asks, { proxyProtocol: version }).run()) as string[];
+      expect(JSON.parse(first as string).proxy).toEqual({ version, command });
+    }
+    expect(told.of("refused")).toEqual([]);
+  });
+
+  const certificates = ownCertificates();
+  test.skipIf(certificates === null)("before TLS", async () => {
+    // A listener that reads the header by itself, and secures what comes behind it.
+    const read = Promise.withResolvers<unknown>();
+    const listener = net.createServer({ pauseOnConnect: true }, (plain) => {
+      onTestFinished(() => void plain.destroy());
+      plain.once("readable", () => {
+        const began: Buffer = plain.read();
+        const { header, size } = parseProxyHeader(began) as ParsedProxyHeader;
+        read.resolve(header.source);
+        if (began.length > size) plain.unshift(began.subarray(size));
+        const { cert, key } = certificates as Certificates;
+        const secured = new tls.TLSSocket(plain, { isServer: true, cert, key });
+        secured.pipe(secured);
+        secured.write("secured\n");
+      });
+    });
+    onTestFinished(() => void listener.close());
+    listener.listen(0, "127.0.0.1");
+    await once(listener, "listening");
+    const { port } = listener.address() as net.AddressInfo;
+    const connector = new TCPConnector(`localhost:${port}`, Asks, {
+      proxyProtocol: { source: CLIENT, destination: CAME_TO },
+      secureTransport: "on",
+      tls: { ca: certificates?.ca },
+    });
+    expect(await connector.run()).toEqual(["secured", "hi"]);
+    expect(await read.promise).toEqual({ family: "IPv4", hostname: "192.0.2.1", port: 56_324 });
+  });
+
+  test.each<readonly [string, unknown, RegExp]>([
+    ["an option that is none", { sorce: CLIENT }, /did you mean source/],
+    ["version 3", 3, /version is 1, 2/],
+    [
+      "a header of datagrams",
+      { version: "simple", source: CLIENT, destination: CAME_TO },
+      /is for datagrams/,
+    ],
+  ])("%s is refused when the connector is made", (_, proxyProtocol, why) => {
+    expect(() => new TCPConnector("127.0.0.1:1", Asks, { proxyProtocol: proxyProtocol as 1 })).toThrow(why);
+  });
 });

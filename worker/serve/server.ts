@@ -8,13 +8,14 @@ import { SocketError } from "../../core/errors.ts";
 import type { Address } from "../../core/net/address.ts";
 import { type OptionNames, optionNamesOf } from "../../core/options.ts";
 import type { HandlerClass } from "../../core/serve/handler.ts";
+import { datagramOf, requestOf } from "../../core/serve/proxy.ts";
 import { type DatagramWay, ServedDatagram } from "../../core/serve/requests.ts";
 import { BaseServer, SERVER_NAMES, type ServerOptions, type Suspension } from "../../core/serve/server.ts";
 import { checkDatagramSize, type Datagram } from "../../core/sockets/datagram.ts";
 import { STREAM_NAMES, type StreamOptions, settleStream } from "../../core/sockets/stream-options.ts";
 import type { StreamSocket } from "../../core/sockets/stream-socket.ts";
 import type { PlatformContext, PlatformSocket } from "../platform.ts";
-import { streamSocket } from "../sockets/stream-socket.ts";
+import { openTransport } from "../sockets/stream-socket.ts";
 
 /** Options of a Worker's server. */
 export interface WorkerServerOptions<Context> extends ServerOptions<Context> {
@@ -83,8 +84,13 @@ export class WorkerServer<Context = unknown> extends BaseServer<StreamSocket, Co
    * argument); then the handler may finish its work after its peer's end. Rejects only if the socket cannot be opened.
    */
   async connect(socket: PlatformSocket, ctx?: PlatformContext): Promise<void> {
-    const request = await streamSocket(socket, this.#stream);
-    const peer = request.getpeername();
+    const transport = await openTransport(socket);
+    const entered =
+      this.proxyDoor === null || this.#shut ? "direct" : this.proxyDoor.enter(transport, "unknown");
+    const passage = entered === "direct" ? null : await entered;
+    if (passage === null && entered !== "direct") return;
+    const request = requestOf(transport, this.#stream, passage);
+    const peer = passage === null ? request.getpeername() : passage.address;
     const refusal = this.#shut ? "closing" : this.admit(peer);
     if (refusal !== null) {
       this.refuse(request, peer, refusal);
@@ -170,10 +176,14 @@ export class WorkerDatagramServer<Context = unknown> extends BaseServer<Datagram
     const served: unknown[] = [];
     try {
       for await (const { data } of socket.readable as ReadableStream<UdpChunk>) {
-        const request = new ServedDatagram(data, null, flow);
-        const refusal = this.admit(null);
-        if (refusal !== null) this.refuse(request, null, refusal);
-        else served.push(this.verifyAndProcess(request, null));
+        const entered = this.proxyDoor === null ? "direct" : this.proxyDoor.receive(data, null, "unknown");
+        if (entered === null) continue;
+        const proxied = entered === "direct" ? null : datagramOf(entered, (reply) => flow.post(reply));
+        const request = proxied ?? new ServedDatagram(data, null, flow);
+        const peer = request.address;
+        const refusal = this.admit(peer);
+        if (refusal !== null) this.refuse(request, peer, refusal);
+        else served.push(this.verifyAndProcess(request, peer));
         if (served.length >= 64) await Promise.all(served.splice(0)); // bounded: the platform queues the rest, and drops what is too much
       }
     } catch (error) {

@@ -17,7 +17,9 @@ import {
   type ConnectOptions,
   checkConnect,
   dialable,
+  firstBytes,
   openWithin,
+  type SecureTransport,
 } from "../../core/sockets/connect.ts";
 import { settleStream } from "../../core/sockets/stream-options.ts";
 import { StreamSocket } from "../../core/sockets/stream-socket.ts";
@@ -78,6 +80,19 @@ export const WORKER_CONNECT_NAMES = optionNamesOf<WorkerConnectOptions>()({ ...C
 // workerd gives one text for all of these, and no code.
 const CAUSES = "nothing listens there, the name is not known, or the certificate is not trusted";
 
+/** A connection that has sent its header, and is secured then, where that was asked for. */
+const introduced = async (
+  opening: Promise<StreamTransport>,
+  header: Uint8Array | null,
+  secureTransport: SecureTransport,
+): Promise<StreamTransport> => {
+  const transport = await opening;
+  if (header === null) return transport;
+  transport.write(header);
+  return secureTransport === "on" ? (transport.startTls as Secure)({}) : transport;
+};
+type Secure = NonNullable<StreamTransport["startTls"]>;
+
 /**
  * Opens a connection by `connect()`, and returns its transport, for the caller to make a socket of.
  *
@@ -103,14 +118,17 @@ export const dial = async (address: AddressLike, options: WorkerConnectOptions):
       'a Worker expects the name that it dials; for another use secureTransport "starttls" and startTls() at once',
     );
   }
+  const header = firstBytes(options);
   signal?.throwIfAborted();
   const release = await options.slots?.take(signal);
   const { hostname, port } = endpoint;
   let socket: Socket | undefined;
   try {
     // Half-open, so that our side does not end with the peer's; the transport closes it.
-    socket = connect({ hostname, port }, { secureTransport, allowHalfOpen: true });
-    const opening = openTransport(socket, { hostname, release, tls });
+    // A header goes before TLS, which the platform would begin at once.
+    const begins = header !== null && secureTransport === "on" ? "starttls" : secureTransport;
+    socket = connect({ hostname, port }, { secureTransport: begins, allowHalfOpen: true });
+    const opening = introduced(openTransport(socket, { hostname, release, tls }), header, secureTransport);
     return await openWithin(opening, said, options, () => {
       socket?.close().catch(() => {}); // not awaited: it can hang if the socket never opens
     });

@@ -80,8 +80,8 @@ class Running implements RequestScope {
     const way = {
       post: (data: Uint8Array | string, to: Address | null): void => {
         const bytes = toBytes(data);
-        const peer = knownSender(to);
-        if (peer.family !== "unix") checkDatagramSize(bytes.length, peer);
+        const peer = proxy === null ? knownSender(to) : to; // a proxy takes replies also for a client that it does not name
+        if (peer?.family !== "unix") checkDatagramSize(bytes.length, peer);
         tell({ type: "reply", id, data: bytes });
       },
     };
