@@ -304,19 +304,14 @@ class HandleTransport extends Intake implements Connection {
   async startTls(options: TlsOptions): Promise<StreamTransport> {
     checkSecuring(this.#origin, options);
     await this.#drained();
-    return this.#handOver().startTls(options);
-  }
-
-  toSocket(): net.Socket {
-    return this.#handOver().toSocket();
+    return this.toNode().startTls(options);
   }
 
   unread(bytes: Uint8Array): void {
     this.#unread = bytes;
   }
 
-  /** Makes a `net.Socket` that has the handle from now on. */
-  #handOver(): NodeTransport {
+  toNode(): NodeTransport {
     this.pause();
     const options = { handle: this.#handle, allowHalfOpen: true, manualStart: true };
     const socket = new net.Socket(options as unknown as net.SocketConstructorOpts);

@@ -97,9 +97,9 @@ export interface Connection extends StreamTransport {
   from(origin: Origin): this;
   /** It keeps no process alive. */
   unref(): void;
-  /** A `net.Socket` of it, which has it from now on. Before anything was read. */
-  toSocket(): net.Socket;
-  /** Puts back what was read too much: it comes first where the next call is `startTls()` or `toSocket()`. */
+  /** The same over a `net.Socket`, which has the connection from now on. Before anything was read. */
+  toNode(): NodeTransport;
+  /** Puts back what was read too much: it comes first where the next call is `startTls()` or `toNode()`. */
   unread(bytes: Uint8Array): void;
 }
 
@@ -170,8 +170,13 @@ export class NodeTransport implements Connection, Taker {
     this.#socket.unref();
   }
 
-  toSocket(): net.Socket {
+  /** What it is over. */
+  get socket(): net.Socket {
     return this.#socket;
+  }
+
+  toNode(): this {
+    return this;
   }
 
   unread(bytes: Uint8Array): void {

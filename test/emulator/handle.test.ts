@@ -218,11 +218,11 @@ test("so are those of a Buffer that a client sends", async () => {
   expect(await wrong.promise).toEqual([PIECES * SIZE, 0]);
 });
 
-test("what Node can do with its own sockets it can do with an accepted one: toSocket()", async () => {
+test("what Node can do with its own sockets it can do with an accepted one: toNode()", async () => {
   const given = Promise.withResolvers<net.Socket>();
   class Giving extends ThreadingTCPServer {
     protected override accepted(connection: Connection): void {
-      given.resolve(connection.toSocket());
+      given.resolve(connection.toNode().socket);
     }
   }
   await using server = new Giving("127.0.0.1:0", Echo);

@@ -84,7 +84,9 @@ export class Child {
   readonly source: HandlerSource;
   /** `restarted` after this delay in ms, or `null`. */
   readonly delay: number | null;
-  readonly ready = Promise.withResolvers<void>();
+  // Not PromiseWithResolvers, which the projects of users need not have.
+  readonly ready: { readonly promise: Promise<void>; resolve(): void; reject(error: unknown): void } =
+    Promise.withResolvers();
   state: "starting" | "idle" | "busy" | "ending" = "starting";
   /** What it serves, or has served last. */
   job: Job | null = null;

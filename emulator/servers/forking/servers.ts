@@ -46,21 +46,15 @@ import {
   settleForking,
 } from "../../../core/options.ts";
 import { isThenable } from "../../../core/promises.ts";
-import type { HandlerClass } from "../../../core/serve/handler.ts";
 import { madeBy } from "../../../core/serve/mixins.ts";
 import type { Passage } from "../../../core/serve/proxy.ts";
 import { Datagram } from "../../../core/sockets/datagram.ts";
 import { StreamSocket } from "../../../core/sockets/stream-socket.ts";
 import { stopReading } from "../../kernel/handles.ts";
-import { type Connection, NodeTransport } from "../../kernel/net-transport.ts";
+import type { Connection } from "../../kernel/net-transport.ts";
 import { TCPServer, type TCPServerOptions } from "../tcp.ts";
-import { UDPServer, type UDPServerOptions } from "../udp.ts";
-import {
-  UnixDatagramServer,
-  type UnixDatagramServerOptions,
-  UnixStreamServer,
-  type UnixStreamServerOptions,
-} from "../unix.ts";
+import { UDPServer } from "../udp.ts";
+import { UnixDatagramServer, UnixStreamServer } from "../unix.ts";
 import type { Job } from "./child.ts";
 import { Children, type Forking, type ForkingInfo } from "./children.ts";
 import { sourceOf } from "./handler-source.ts";
@@ -193,11 +187,11 @@ export function ForkingMixIn<Base extends NetServerClass>(Server: Base): Forking
     }
 
     protected override accepted(connection: Connection): void {
-      super.accepted(new NodeTransport(connection.toSocket())); // what Node can send to a child
+      super.accepted(connection.toNode()); // what Node can send to a child
     }
 
     protected override opened(connection: Connection, passage: Passage | null): void {
-      const socket = connection.toSocket();
+      const { socket } = connection.toNode();
       const read = passage === null ? null : bytesRead(socket, passage.rest);
       this.#accepting = { socket, read };
       super.opened(connection, passage && { ...passage, rest: new Uint8Array(0) });
@@ -289,62 +283,33 @@ export function ForkingMixIn<Base extends NetServerClass>(Server: Base): Forking
   return madeBy(ForkingMixIn, ForkingServer) as never;
 }
 
-/** Serves TCP connections in child processes. CPython's `ForkingTCPServer`; see `ForkingMixIn`. */
-export class ForkingTCPServer<Context = unknown> extends ForkingMixIn(TCPServer)<Context> {
-  constructor(
-    serverAddress: AddressLike,
-    RequestHandlerClass: HandlerClass<StreamSocket, Context>,
-    options: TCPServerOptions<Context> & ForkingOptions = {},
-  ) {
-    super(serverAddress, RequestHandlerClass, options);
-  }
+type Server<Handler, Options, Made> = abstract new (
+  serverAddress: AddressLike,
+  RequestHandlerClass: Handler,
+  options?: Options,
+) => Made;
 
-  override info(): ForkingInfo {
-    return super.info() as ForkingInfo;
-  }
+/** `ForkingMixIn(Base)`, whose constructor takes the options of both: TypeScript infers them, and `Context`, of `Base`. */
+const forking = <Handler, Options, Made>(
+  Base: Server<Handler, Options, Made>,
+): Server<Handler, Options & ForkingOptions, Forking & Made> => ForkingMixIn(Base as never);
+
+/** Serves TCP connections in child processes. CPython's `ForkingTCPServer`; see `ForkingMixIn`. */
+export class ForkingTCPServer<Context = unknown> extends forking(TCPServer)<Context> {
+  declare static readonly optionNames: OptionNames;
 }
 
 /** Serves datagrams in child processes. CPython's `ForkingUDPServer`; see `ForkingMixIn`. */
-export class ForkingUDPServer<Context = unknown> extends ForkingMixIn(UDPServer)<Context> {
-  constructor(
-    serverAddress: AddressLike,
-    RequestHandlerClass: HandlerClass<Datagram, Context>,
-    options: UDPServerOptions<Context> & ForkingOptions = {},
-  ) {
-    super(serverAddress, RequestHandlerClass, options);
-  }
-
-  override info(): ForkingInfo {
-    return super.info() as ForkingInfo;
-  }
+export class ForkingUDPServer<Context = unknown> extends forking(UDPServer)<Context> {
+  declare static readonly optionNames: OptionNames;
 }
 
 /** Serves connections to a path in child processes. CPython's `ForkingUnixStreamServer`; see `ForkingMixIn`. */
-export class ForkingUnixStreamServer<Context = unknown> extends ForkingMixIn(UnixStreamServer)<Context> {
-  constructor(
-    serverAddress: AddressLike,
-    RequestHandlerClass: HandlerClass<StreamSocket, Context>,
-    options: UnixStreamServerOptions<Context> & ForkingOptions = {},
-  ) {
-    super(serverAddress, RequestHandlerClass, options);
-  }
-
-  override info(): ForkingInfo {
-    return super.info() as ForkingInfo;
-  }
+export class ForkingUnixStreamServer<Context = unknown> extends forking(UnixStreamServer)<Context> {
+  declare static readonly optionNames: OptionNames;
 }
 
 /** Serves the datagrams sent to a path in child processes. CPython's `ForkingUnixDatagramServer`; see `ForkingMixIn`. */
-export class ForkingUnixDatagramServer<Context = unknown> extends ForkingMixIn(UnixDatagramServer)<Context> {
-  constructor(
-    serverAddress: AddressLike,
-    RequestHandlerClass: HandlerClass<Datagram, Context>,
-    options: UnixDatagramServerOptions<Context> & ForkingOptions = {},
-  ) {
-    super(serverAddress, RequestHandlerClass, options);
-  }
-
-  override info(): ForkingInfo {
-    return super.info() as ForkingInfo;
-  }
+export class ForkingUnixDatagramServer<Context = unknown> extends forking(UnixDatagramServer)<Context> {
+  declare static readonly optionNames: OptionNames;
 }
