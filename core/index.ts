@@ -57,12 +57,14 @@ export {
   type AnyHandlerClass,
   type App,
   type AppDefinition,
+  type AppPool,
   type DialEntry,
   defineApp,
   type ListenEntry,
   type Listener,
   type ListenerOptions,
   type Platform,
+  type PoolEntry,
   type Serving,
 } from "./serve/app.ts";
 export {

@@ -2,6 +2,7 @@
 
 import { SocketError, type SocketErrorCode } from "../errors.ts";
 import { checkOptions, optionNamesOf } from "../options.ts";
+import type { PoolInfo } from "../serve/client.ts";
 import {
   BOUNDS,
   type Health,
@@ -214,6 +215,11 @@ export const controlClient = (url: string, options: ControlClientOptions = {}) =
     ready: (call_: CallOptions = {}): Promise<{ readonly ready: true }> => call("GET", "/ready", call_),
     listeners: async (call_: CallOptions = {}): Promise<readonly ListenerInfo[]> =>
       (await call<{ listeners: ListenerInfo[] }>("GET", "/listeners", call_)).listeners,
+    pools: async (call_: CallOptions = {}): Promise<readonly PoolInfo[]> =>
+      (await call<{ pools: PoolInfo[] }>("GET", "/pools", call_)).pools,
+    /** One pool; rejects with `ENOENT` where there is none of that name. */
+    pool: (name: string, call_: CallOptions = {}): Promise<PoolInfo> =>
+      call("GET", `/pools/${encodeURIComponent(name)}`, call_),
     /**
      * What the listeners' servers told, with ids above `after`, then what they tell, until they are closed or `signal`
      * aborts; of a Worker what one isolate has kept. Where the connection breaks it goes on after the last event.

@@ -8,6 +8,7 @@ import { SocketError } from "../errors.ts";
 import { AllowList } from "../net/access.ts";
 import { checkOptions, optionNamesOf } from "../options.ts";
 import type { App } from "../serve/app.ts";
+import type { PoolInfo } from "../serve/client.ts";
 import type { BaseConnector } from "../serve/connector.ts";
 import type { StreamSocket } from "../sockets/stream-socket.ts";
 import { ListenerLog } from "./listeners.ts";
@@ -35,6 +36,8 @@ export interface LocalPlaneOptions {
   connector(target: SessionTarget): BaseConnector<StreamSocket, any>;
   /** Default: none. */
   listeners?(): readonly ListenerInfo[];
+  /** What the app's pools say of themselves. Default: none. */
+  poolInfos?(): readonly PoolInfo[];
   /** The events of the listeners. Default: none. */
   readonly log?: ListenerLog;
   /** As `ControlPlane.ready`. Default: always ready. */
@@ -53,6 +56,7 @@ const LOCAL_PLANE_NAMES = optionNamesOf<LocalPlaneOptions>("a local plane")({
   app: true,
   connector: true,
   listeners: true,
+  poolInfos: true,
   log: true,
   ready: true,
   secrets: true,
@@ -93,6 +97,10 @@ export class LocalPlane implements ControlPlane {
 
   listeners(): readonly ListenerInfo[] {
     return this.#options.listeners?.() ?? [];
+  }
+
+  pools(): readonly PoolInfo[] {
+    return this.#options.poolInfos?.() ?? [];
   }
 
   listenerEvents(after: number, signal: AbortSignal): AsyncIterable<ListenerEvent> {

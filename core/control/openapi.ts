@@ -50,6 +50,25 @@ const listening = {
   bytesWritten: 1440,
   children: { idle: 1, busy: 1, starting: 0, restarted: 0 },
 };
+const pooled = {
+  name: "redis",
+  address: "tcp://127.0.0.1:6379",
+  max: 4,
+  pipeline: 64,
+  connections: 2,
+  opening: 0,
+  idle: 1,
+  leased: 1,
+  running: 3,
+  waiting: 0,
+  answered: 120,
+  lost: 1,
+  abandoned: 0,
+  opened: 3,
+  failed: 0,
+  error: null,
+  closed: false,
+};
 const toldMore = {
   request: { ...count, description: "The request's number at its server" },
   address: nullable("string"),
@@ -64,6 +83,7 @@ const toldMore = {
   refused: count,
   reason: string,
   how: string,
+  answered: { ...count, description: "Calls that a pool's connection answered" },
   limit: string,
   timeout: { type: "number", description: "ms" },
   detail: { description: "What the handler said" },
@@ -211,6 +231,16 @@ export const openApi = {
         },
       ),
     },
+    "/v1/pools": {
+      get: operation("The app's pools", "read", {
+        200: answer("All pools", object({ pools: list(ref("Pool")) }), { pools: [pooled] }),
+      }),
+    },
+    "/v1/pools/{name}": {
+      get: operation("One pool", "read", { 200: answer("It", ref("Pool"), pooled) }, [404], {
+        parameters: [parameter("name", "path", string, "The pool's name in the app")],
+      }),
+    },
     "/v1/sessions": {
       get: operation(
         "Sessions, newest first",
@@ -319,6 +349,27 @@ export const openApi = {
     securitySchemes: { token: { type: "http", scheme: "bearer" } },
     schemas: {
       Health: object({ status: { const: "ok" }, listeners: count, running: count }),
+      Pool: object({
+        name: string,
+        address: string,
+        max: { ...count, description: "Connections at most" },
+        pipeline: { ...count, description: "Calls under way on one connection at most" },
+        connections: count,
+        opening: count,
+        idle: count,
+        leased: count,
+        running: { ...count, description: "Calls that have begun" },
+        waiting: { ...count, description: "Calls and leases that wait for a connection" },
+        answered: count,
+        lost: { ...count, description: "Calls that had begun when their connection was lost" },
+        abandoned: { ...count, description: "Calls that took too long or were given up" },
+        opened: { ...count, description: "Connections that were logged in so far" },
+        failed: { ...count, description: "Attempts to connect or log in that failed" },
+        error: nullable("string", {
+          description: "Why the last attempt failed, where none has succeeded since",
+        }),
+        closed: { type: "boolean" },
+      }),
       Listener: object({
         name: string,
         address: string,

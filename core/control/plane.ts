@@ -21,6 +21,7 @@ import type { AllowList } from "../net/access.ts";
 import { type Endpoint, formatAddress } from "../net/address.ts";
 import { checkOptions, optionNamesOf } from "../options.ts";
 import type { AnyHandlerClass, App, Serving } from "../serve/app.ts";
+import type { PoolInfo } from "../serve/client.ts";
 import type { SockletEvent } from "../serve/events.ts";
 import { DatagramRequestHandler, type HandlerClass } from "../serve/handler.ts";
 import type { ServerInfo, ServerState, Suspension } from "../serve/server.ts";
@@ -236,6 +237,8 @@ export interface ControlPlane {
   /** Why no session can be started now, one text a reason, without secrets; empty where all is well. */
   ready(): MaybePromise<readonly string[]>;
   listeners(): MaybePromise<readonly ListenerInfo[]>;
+  /** The app's pools; those of the children of a forking listener are not among them. */
+  pools(): MaybePromise<readonly PoolInfo[]>;
   /**
    * What the listeners' servers told, with ids above `after`: those that are kept, then those to come. Ends when they
    * are closed or `signal` aborts; in a Worker with those that this isolate has kept.

@@ -8,6 +8,8 @@
  * | `GET /v1/openapi.json` | read | these routes, as OpenAPI 3.1 |
  * | `GET /v1/listeners` | read | `{ listeners }`: what listens, with the counts of its server |
  * | `GET /v1/listeners/events` | read | what their servers tell, as it comes (SSE); `Last-Event-ID` or `?after=` resumes |
+ * | `GET /v1/pools` | read | `{ pools }`: the app's pools, with their counts |
+ * | `GET /v1/pools/:name` | read | one of them |
  * | `GET /v1/sessions` | read | a page, newest first: `?state= &handler= &limit= &before=` |
  * | `POST /v1/sessions` | run | runs one: 200 and its record when it is over; `"background": true`: 201 at once |
  * | `GET /v1/sessions/:id` | read | its record |
@@ -153,6 +155,13 @@ export const controlRoutes = (setup: ControlSetup | ((env: any) => MaybePromise<
 
   route("GET", "/v1/listeners", "read", async (c, plane) => json(c, { listeners: await plane.listeners() }));
 
+  route("GET", "/v1/pools", "read", async (c, plane) => json(c, { pools: await plane.pools() }));
+
+  route("GET", "/v1/pools/:name", "read", async (c, plane) => {
+    const pool = (await plane.pools()).find(({ name }) => name === c.req.param("name"));
+    return json(c, found(pool ?? null, "there is no pool of that name; GET /v1/pools lists them"));
+  });
+
   route("GET", "/v1/sessions", "read", async (c, plane) => {
     const query = read(ListQuery, queryOf(c));
     return json(c, await plane.list({ ...query, limit: query.limit ?? BOUNDS.pageSize }));
@@ -242,13 +251,12 @@ export const controlRoutes = (setup: ControlSetup | ((env: any) => MaybePromise<
 const WAIT_GRACE = 2_000; // ms after the deadline in which the session ends
 
 /** What the plane found; nothing is a 404. */
-const found = <T>(value: T | null): T => {
+const found = <T>(
+  value: T | null,
+  message = "there is no session of that id; GET /v1/sessions lists those that are kept",
+): T => {
   if (value !== null) return value;
-  throw new HttpError(
-    404,
-    "ENOENT",
-    "there is no session of that id; GET /v1/sessions lists those that are kept",
-  );
+  throw new HttpError(404, "ENOENT", message);
 };
 
 const idOf = (c: Context<Env>): string => {

@@ -1,7 +1,7 @@
 /** Pools that dial an address: what `pool()` of each place takes, and how it is made of that place's connector. */
 
 import { type AddressLike, formatAddress } from "../net/address.ts";
-import { checkOptions, optionNamesOf, POOL_NAMES, type PoolOptions } from "../options.ts";
+import { checkOptions, type OptionNames, optionNamesOf, POOL_NAMES, type PoolOptions } from "../options.ts";
 import type { ClientHandlerClass } from "../serve/client.ts";
 import type { StreamConnectorOptions } from "../serve/connector.ts";
 import type { HandlerClass } from "../serve/handler.ts";
@@ -19,6 +19,8 @@ export interface DialledPoolOptions<Context>
 }
 
 const { signal: _, ...DIAL_NAMES } = CONNECT_NAMES;
+const OWN_NAMES: OptionNames = { ...POOL_NAMES, name: true, onEvent: true };
+const CONNECTOR_NAMES: OptionNames = { ...DIAL_NAMES, context: true, onEvent: true };
 const DIALLED_NAMES = optionNamesOf<DialledPoolOptions<unknown>>("a pool that dials")({
   ...POOL_NAMES,
   ...DIAL_NAMES,
@@ -43,16 +45,17 @@ export const dialledPool = <Call, Reply, Context>(
 ): Pool<Call, Reply, Context> => {
   checkOptions("pool()", options, DIALLED_NAMES);
   checkConnecting(options);
-  const { connectTimeout, secureTransport, tls, stream, context, ...rest } = options;
   const endpoint = dialable(address);
-  const given = { connectTimeout, secureTransport, tls, stream, context, onEvent: options.onEvent };
-  const own = Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined));
+  const named = (names: OptionNames): object =>
+    Object.fromEntries(
+      Object.entries(options).filter(([name, value]) => name in names && value !== undefined),
+    );
   return new Pool<Call, Reply, Context>(Handler, {
-    ...rest,
+    ...named(OWN_NAMES),
     address: formatAddress(endpoint),
     connector: (Pooled) =>
       new Connector<Context>(endpoint, Pooled, {
-        ...(own as StreamConnectorOptions<Context>),
+        ...named(CONNECTOR_NAMES),
         name: options.name ?? Handler.name,
       }),
   });

@@ -108,6 +108,7 @@ export class Pool<Call = unknown, Reply = unknown, Context = unknown>
   #error: unknown = null; // of the last one
   #closing: Promise<void> | null = null;
   #closed = false;
+  #shrinking = false;
   #whenQuiet: (() => void) | null = null;
   #answered = 0;
   #lost = 0;
@@ -224,6 +225,12 @@ export class Pool<Call = unknown, Reply = unknown, Context = unknown>
     };
   }
 
+  /** From now on it keeps no connection that has nothing to do: what a process does that ends, while its handlers may still call. */
+  shrink(): void {
+    this.#shrinking = true;
+    for (const connection of [...this.#connections]) if (connection.isIdle) connection.retire("closed");
+  }
+
   /**
    * Takes no more calls, lets those that wait or have begun, and leases, go on for `drainTimeout` ms, and then ends all:
    * what has not begun by then rejects with `ECANCELED`, what has with `ERR_CALL_LOST`. Never rejects.
@@ -331,7 +338,9 @@ export class Pool<Call = unknown, Reply = unknown, Context = unknown>
       return;
     }
     if (this.#calls.size + this.#wanted.size > 0 || this.#closing !== null) this.#dispatch();
-    if (connection.isIdle) this.#sweepFor(connection);
+    if (!connection.isIdle) return;
+    if (this.#shrinking) connection.retire("closed");
+    else this.#sweepFor(connection);
   }
 
   #wasLost(pending: PendingCall<Call, Reply>): boolean {
@@ -394,7 +403,9 @@ export class Pool<Call = unknown, Reply = unknown, Context = unknown>
     if (this.limits.pipeline > 1)
       for (const { running } of this.#connections) shared += Math.max(running - 1, 0);
     const wanted =
-      this.#closing === null ? Math.max(waiting + shared, min - this.#slots.size + opening) : waiting;
+      this.#closing === null
+        ? Math.max(waiting + shared, this.#shrinking ? 0 : min - this.#slots.size + opening)
+        : waiting;
     const most = this.#failures > 0 ? 1 : Number.POSITIVE_INFINITY;
     let more = Math.min(wanted, most) - opening;
     while (more-- > 0 && this.#slots.size < max) this.#dial();
@@ -497,7 +508,13 @@ export class Pool<Call = unknown, Reply = unknown, Context = unknown>
     if (at >= 0) this.#connections.splice(at, 1);
     const lease = this.#leases.get(connection);
     const { answered } = connection;
-    this.#tell({ type: "connectionEnded", server: this.name, reason, answered, error: error ?? null });
+    this.#tell({
+      type: "connectionEnded",
+      server: this.name,
+      reason,
+      answered,
+      ...(error != null && { error }),
+    });
     // One that is lost before it has answered anything is as good as none: else a server that lets in and hangs up is dialled without a pause.
     if (reason === "lost" && connection.answered === 0 && !this.#closed) this.#pause(error);
     if (lease !== undefined && reason === "lost") lease.end(lostLease(error));

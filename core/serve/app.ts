@@ -10,19 +10,25 @@ import { type AddressLike, type Endpoint, formatAddress, parseAddress } from "..
 import {
   checkCount,
   checkOptions,
+  checkWord,
   type DatagramOptions,
   type ForkingOptions,
   LISTEN_NAMES,
   type ListenOptions,
   type OptionNames,
   optionNamesOf,
+  POOL_NAMES,
+  type PoolOptions,
   settleForking,
+  settlePool,
 } from "../options.ts";
 import { dialable, SECURE_TRANSPORTS, type SecureTransport } from "../sockets/connect.ts";
 import type { Datagram } from "../sockets/datagram.ts";
 import { STREAM_NAMES, type StreamOptions, settleStream } from "../sockets/stream-options.ts";
 import type { StreamSocket } from "../sockets/stream-socket.ts";
+import { TLS_NAMES, type TlsOptions } from "../sockets/transport.ts";
 import type { BlobStorage } from "../storage.ts";
+import { type ClientHandlerClass, checkClient, type PoolClient } from "./client.ts";
 import { BaseRequestHandler, DatagramRequestHandler, type HandlerClass, unfitFor } from "./handler.ts";
 import { PROXY_PROTOCOL_NAMES } from "./proxy.ts";
 import { BaseServer, type ServerOptions } from "./server.ts";
@@ -39,6 +45,12 @@ export interface Platform {
   readonly bindings: Readonly<Record<string, unknown>>;
   /** Where bytes can be kept: files in Node, a Durable Object in the Worker. */
   readonly storage: BlobStorage;
+  /**
+   * The entry `name` of the app's `pools`, whose handler is `Handler`. It can be used when `context()` has returned.
+   * Throws `ERR_APP` where there is none, or where its handler is another class.
+   */
+  // biome-ignore lint/suspicious/noExplicitAny: the handler's context is the app's, which is being made
+  pool<Call, Reply>(name: string, Handler: ClientHandlerClass<Call, Reply, any>): PoolClient<Call, Reply>;
 }
 
 /**
@@ -198,6 +210,25 @@ const DIAL_ENTRY_NAMES = optionNamesOf<DialEntry>("an entry of dial")({
 
 type AnyHandlers<Context> = Readonly<Record<string, AnyHandlerClass<Context>>>;
 
+/** One server to which an app's handlers have connections that they share: a pool. Limits are those of `PoolOptions`. */
+export interface PoolEntry extends PoolOptions {
+  /** A name from `handlers`, of a class that extends `ClientHandler`. */
+  readonly handler: string;
+  readonly address: AddressLike;
+  /** Default `off`. */
+  readonly secureTransport?: SecureTransport;
+  /** Whom to trust and whose name to expect; where `secureTransport` is not `off`. */
+  readonly tls?: TlsOptions;
+}
+
+const POOL_ENTRY_NAMES = optionNamesOf<PoolEntry>("an entry of pools")({
+  ...POOL_NAMES,
+  handler: true,
+  address: true,
+  secureTransport: true,
+  tls: TLS_NAMES,
+});
+
 /** What `defineApp` takes. */
 export interface AppDefinition<Context, Handlers extends AnyHandlers<Context> = AnyHandlers<Context>> {
   /** The handler classes, by name. */
@@ -205,6 +236,8 @@ export interface AppDefinition<Context, Handlers extends AnyHandlers<Context> = 
   readonly listen?: readonly ListenEntry[];
   /** Servers to dial, by name. */
   readonly dial?: Readonly<Record<string, DialEntry>>;
+  /** Servers to which connections are kept, by name; `context()` asks for them by `pool()`. In Node each process has its own. */
+  readonly pools?: Readonly<Record<string, PoolEntry>>;
   /** What may be dialled from outside (`"10.0.0.0/8:6379"`, `"*.example.com:25"`; see `parseAllowRule`). Default: nothing but `dial`. */
   readonly allow?: readonly string[];
   /** Makes what handlers get as `this.context`; called once on each platform. */
@@ -215,6 +248,7 @@ const APP_NAMES = optionNamesOf<AppDefinition<unknown>>("an app")({
   handlers: true,
   listen: true,
   dial: true,
+  pools: true,
   allow: true,
   context: true,
 });
@@ -232,6 +266,17 @@ export interface Listener<Context = unknown> {
   readonly try: string | undefined;
 }
 
+/** One pool of an app, checked. */
+export interface AppPool {
+  /** The handler's name, and its class. */
+  readonly handler: string;
+  readonly Handler: ClientHandlerClass<unknown, unknown>;
+  readonly endpoint: Endpoint;
+  readonly secureTransport: SecureTransport;
+  readonly tls: TlsOptions | undefined;
+  readonly limits: Required<PoolOptions>;
+}
+
 /** An app, checked and frozen. */
 export interface App<Context = unknown, Handlers extends AnyHandlers<Context> = AnyHandlers<Context>> {
   readonly handlers: Handlers;
@@ -242,6 +287,7 @@ export interface App<Context = unknown, Handlers extends AnyHandlers<Context> = 
       { readonly handler: string; readonly endpoint: Endpoint; readonly secureTransport: SecureTransport }
     >
   >;
+  readonly pools: Readonly<Record<string, AppPool>>;
   readonly allow: readonly string[];
   readonly context: (platform: Platform) => MaybePromise<Context>;
 }
@@ -351,6 +397,22 @@ export const defineApp = <Context = unknown, Handlers extends AnyHandlers<Contex
       { handler, endpoint: endpointOf(entry.address, `dial.${name}`, dialable), secureTransport },
     ] as const;
   });
+  const pools = Object.entries(definition.pools ?? {}).map(([name, entry]) => {
+    const where = `pools.${name}`;
+    checkNames(where, entry, POOL_ENTRY_NAMES);
+    const Handler = handlerOf(entry.handler, where) as unknown as ClientHandlerClass<unknown, unknown>;
+    const { handler, address, secureTransport = "off", tls, ...options } = entry;
+    const endpoint = endpointOf(address, where, dialable);
+    try {
+      const limits = Object.freeze(settlePool(options));
+      checkClient(Handler, limits.pipeline);
+      checkWord("secureTransport", secureTransport, SECURE_TRANSPORTS);
+      const pool: AppPool = { handler, Handler, endpoint, secureTransport, tls, limits };
+      return [name, Object.freeze(pool)] as const;
+    } catch (error) {
+      throw wrong(`${where}: ${(error as Error).message}`, error);
+    }
+  });
   const allow = Object.freeze([...(definition.allow ?? [])]);
   new AllowList(allow); // a bad rule is said here, and not when something is dialled
   return Object.freeze({
@@ -358,7 +420,26 @@ export const defineApp = <Context = unknown, Handlers extends AnyHandlers<Contex
     handlers,
     listeners: Object.freeze(listeners),
     dial: Object.freeze(Object.fromEntries(dial)),
+    pools: Object.freeze(Object.fromEntries(pools)),
     allow,
     context: definition.context ?? (() => undefined as Context),
   });
+};
+
+/** The entry `name` of the app's `pools`, where it is of this class. Throws `ERR_APP`. */
+export const checkPoolOf = (app: App, name: string, Handler: unknown): AppPool => {
+  const entry = Object.hasOwn(app.pools, name) ? app.pools[name] : undefined;
+  if (entry === undefined) {
+    const names = Object.keys(app.pools).join(", ") || "none";
+    throw new SocketError(
+      "ERR_APP",
+      `pool("${name}"): the app has none of that name in \`pools\`; it has: ${names}`,
+    );
+  }
+  if (entry.Handler === Handler) return entry;
+  const given = (Handler as { name?: string } | null)?.name ?? typeof Handler;
+  throw new SocketError(
+    "ERR_APP",
+    `pool("${name}", ${given}): the app's entry has the handler "${entry.handler}", which is another class`,
+  );
 };

@@ -129,8 +129,8 @@ export type PoolEvent =
       /** `lost`: by the server or the network. `idle`, `age`: its limit. `cut`: a call on it was given up. `lease`: it came back from a lease and could not be used again. */
       readonly reason: "lost" | "idle" | "age" | "cut" | "lease" | "closed";
       readonly answered: number;
-      /** What went wrong; `null` where nothing did. */
-      readonly error: unknown;
+      /** What went wrong; absent where nothing did. */
+      readonly error?: unknown;
     };
 
 /** One thing that happened. Times are milliseconds, sizes bytes. */

@@ -11,7 +11,8 @@ import {
   packAddress,
 } from "../../core/net/address.ts";
 import { checkOptions, optionNamesOf } from "../../core/options.ts";
-import { type App, isApp, type Listener, type Serving as Serves } from "../../core/serve/app.ts";
+import type { AppPools } from "../../core/pool/app-pools.ts";
+import { type App, checkPoolOf, isApp, type Listener, type Serving as Serves } from "../../core/serve/app.ts";
 import type { BaseEndpoint } from "../../core/serve/endpoint.ts";
 import { callListener, type OnEvent, type SockletEvent } from "../../core/serve/events.ts";
 import type { BaseServer, ServerInfo, ServerOptions } from "../../core/serve/server.ts";
@@ -161,6 +162,10 @@ const serverOf = <Context>(
   return new Recorded(endpoint, appHandlerFrom(module, name, data), own);
 };
 
+/** The app's pools; what they are made of is loaded by apps that have some. */
+const poolsOf = async (app: App, Connector: typeof TCPConnector): Promise<AppPools> =>
+  new (await import("../../core/pool/app-pools.ts")).AppPools(app, Connector);
+
 /** A listener that is up: where the app said, and where it is. */
 interface Placed {
   readonly declared: Endpoint;
@@ -221,15 +226,17 @@ export const serveApp = async <Context>(
   const parts = control && (await import("./control.ts")); // servers without it start without it
   const access = control && parts?.controlTokens(control);
   await parts?.loadRoutes(); // before somebody can connect, and would wait for it
+  const Connector = naming(TCPConnector, options.handlerName);
+  const pools = Object.keys(app.pools).length === 0 ? null : await poolsOf(app as App, Connector);
   const context = await unlessAborted(
     app.context({
       name: "node",
       bindings: process.env,
       storage: new FileStorage(options.data ?? DATA),
+      pool: pools?.client ?? ((name, Handler) => checkPoolOf(app as App, name, Handler) as never),
     }),
     signal,
   );
-  const Connector = naming(TCPConnector, options.handlerName);
   const servers: AnyServer<Context>[] = []; // opened, or about to be
   const open: AnyServer<Context>[] = [];
   const listeners: Serving[] = [];
@@ -252,6 +259,7 @@ export const serveApp = async <Context>(
           log: told,
           listeners: () =>
             listeners.map(({ name, url, serve, info }) => parts.listenerInfo(name, url, serve, info())),
+          poolInfos: () => pools?.infos() ?? [],
           connector: ({ handler, HandlerClass, endpoint, connectTimeout, secureTransport }) =>
             new Connector<Context>(endpoint, HandlerClass, {
               name: handler,
@@ -265,7 +273,9 @@ export const serveApp = async <Context>(
     parts === undefined || plane === null ? Server : parts.RecordingMixIn(Server, plane);
   let routes: { readonly url: string; close(): Promise<void> } | undefined;
   const close = async (): Promise<void> => {
+    pools?.shrink(); // one may lead to a listener of this app, which waits for its connections to end
     await Promise.all([plane?.close(), ...servers.map((server) => server.serverClose())]);
+    await pools?.close(); // after the handlers that use them
     told?.end();
     await routes?.close(); // last: what drains can be looked at, and ended
   };
@@ -317,6 +327,8 @@ export const serveApp = async <Context>(
       throw error;
     }
   }
+  const endpoint = (declared: Endpoint): Endpoint => moved(declared, placed, options.host);
+  pools?.open({ context, endpoint, onEvent: tell });
   for (const server of open) void server.serveForever();
   return {
     listeners,

@@ -16,6 +16,7 @@ import { SECURE_TRANSPORTS } from "../../core/sockets/connect.ts";
 import { count, milliseconds, portNumber } from "./arguments.ts";
 import { dial } from "./dial.ts";
 import { describe, say, UsageError } from "./output.ts";
+import { pools } from "./pools.ts";
 import { serve } from "./serve.ts";
 import {
   endSession,
@@ -67,12 +68,20 @@ program
   .option("--verbose", "tell events of requests, too, not errors alone")
   .action(dial);
 
-const sessions = program
-  .command("sessions")
+/** `command` with the options of all that asks a control plane. */
+const ofControl = (command: Command): Command =>
+  command
+    .addOption(new Option("--url <url>", "its control plane").env("SOCKLET_URL"))
+    .addOption(new Option("--token <token>", "one of its tokens").env("SOCKLET_TOKEN"))
+    .option("--json", "print JSON");
+
+ofControl(program.command("pools"))
+  .description("show the pools of an emulator or a Worker, and their counts")
+  .argument("[name]", "one of them")
+  .action(pools);
+
+const sessions = ofControl(program.command("sessions"))
   .description("list, watch, start and end the sessions of an emulator or a Worker")
-  .addOption(new Option("--url <url>", "its control plane").env("SOCKLET_URL"))
-  .addOption(new Option("--token <token>", "one of its tokens").env("SOCKLET_TOKEN"))
-  .option("--json", "print JSON")
   .configureHelp({ showGlobalOptions: true });
 
 /** Commander's action with the options of `sessions` among its own: its arguments, then all options. */

@@ -3,6 +3,7 @@
 import { isA } from "../../core/describe.ts";
 import { SocketError } from "../../core/errors.ts";
 import { parseAddress } from "../../core/net/address.ts";
+import { AppPools } from "../../core/pool/app-pools.ts";
 import type { SecureTransport } from "../../core/sockets/connect.ts";
 import { TCPConnector } from "../sockets/connector.ts";
 import { FileStorage } from "../storage.ts";
@@ -32,13 +33,13 @@ export const dial = async (
   const params = paramsOf(words, flags.params);
   onUncaught(undefined, () => process.exit(1));
   const { handler, app } = await loadHandler(named, flags.app);
-  const context = await app?.context({
-    name: "node",
-    bindings: process.env,
-    storage: new FileStorage(flags.data),
-  });
+  await using pools = app && new AppPools(app, TCPConnector);
+  const storage = new FileStorage(flags.data);
+  const context =
+    app && pools && (await app.context({ name: "node", bindings: process.env, storage, pool: pools.client }));
   const { connectTimeout, secureTransport } = flags;
   const onEvent = logger(flags.verbose ?? false);
+  pools?.open({ context, onEvent });
   const connector = asked(
     address,
     () => new TCPConnector(address, handler, { context, connectTimeout, secureTransport, onEvent }),

@@ -1,7 +1,6 @@
 /** `socklet sessions`: lists, watches, starts and ends the sessions of a control plane, an emulator's or a Worker's. */
 
-import { bearerToken } from "../../core/control/auth.ts";
-import { type ControlClient, controlClient } from "../../core/control/client.ts";
+import type { ControlClient } from "../../core/control/client.ts";
 import type {
   ListenerEvent,
   ListenerInfo,
@@ -14,61 +13,18 @@ import type { Json } from "../../core/describe.ts";
 import { SocketError } from "../../core/errors.ts";
 import type { SecureTransport } from "../../core/sockets/connect.ts";
 import { paramsOf } from "./arguments.ts";
+import { type ControlFlags, withControl } from "./control.ts";
 import { columns, describe, inJson, oneLine, print, printJson, UsageError } from "./output.ts";
 import { onStop } from "./signals.ts";
 
-interface ControlFlags {
-  url?: string;
-  token?: string;
-  json?: boolean;
-}
-
-const clientOf = ({ url, token }: ControlFlags): ControlClient => {
-  if (!url) {
-    throw new UsageError(
-      "which control plane? Give --url, or set SOCKLET_URL; `socklet serve` prints its own",
-    );
-  }
-  if (!/^https?:$/.test(URL.parse(url)?.protocol ?? "")) {
-    throw new UsageError(`--url ${url} is no URL of a control plane; give one such as http://127.0.0.1:7100`);
-  }
-  if (!token) {
-    throw new UsageError(`${url} takes a token: give --token, or set SOCKLET_TOKEN`);
-  }
-  if (bearerToken(`Bearer ${token}`) === undefined) {
-    throw new UsageError("the token has characters that no token has; check --token, or SOCKLET_TOKEN");
-  }
-  return controlClient(url, { token });
-};
-
-/** What a control plane answered, as the user is told it. */
-const answered = (error: unknown, { url }: ControlFlags, id?: string): unknown => {
-  if (!(error instanceof SocketError)) return error;
-  const { status } = (error.cause ?? {}) as { status?: number };
-  const said = error.message.replace(`${error.code}: `, "");
-  if (status === 401) return new Error(`${url} does not take this token; check --token, or SOCKLET_TOKEN`);
-  if (status === 404 && id !== undefined) {
-    return new Error(`${url} has no session ${id}; \`socklet sessions list\` shows those that it has`);
-  }
-  if (status === 422) return new UsageError(`${url}: ${said}`);
-  if (error.code === "ERR_INTERNAL") return new Error(`${url}: ${said}; check --url, or SOCKLET_URL`);
-  return status === undefined ? error : new Error(`${url}: ${said}`);
-};
-
-/** Runs one command of `sessions`; who leaves while it prints (`| head -1`) has had enough. */
-const withControl = async (
+/** Runs one command of `sessions`, of the session `id` where it is about one. */
+const withSessions = (
   flags: ControlFlags,
   id: string | undefined,
   body: (sessions: ControlClient["sessions"], control: ControlClient) => Promise<void>,
 ): Promise<void> => {
-  try {
-    const control = clientOf(flags);
-    await body(control.sessions, control);
-  } catch (error) {
-    if ((error as { code?: string }).code !== "EPIPE" || error instanceof SocketError) {
-      throw answered(error, flags, id);
-    }
-  }
+  const missing = id && `session ${id}; \`socklet sessions list\` shows those that it has`;
+  return withControl(flags, missing, (control) => body(control.sessions, control));
 };
 
 const HEAD = ["ID", "STATE", "HANDLER", "", "PEER", "READ", "WRITTEN", "STARTED"];
@@ -102,7 +58,7 @@ interface ListFlags extends ControlFlags {
 }
 
 export const listSessions = ({ state, handler, limit, before, ...flags }: ListFlags): Promise<void> =>
-  withControl(flags, undefined, async (control) => {
+  withSessions(flags, undefined, async (control) => {
     const page = await control.list({ state, handler, limit, before });
     if (flags.json) return printJson(page);
     if (page.sessions.length === 0) return print("no sessions");
@@ -111,7 +67,7 @@ export const listSessions = ({ state, handler, limit, before, ...flags }: ListFl
   });
 
 export const showSession = (id: string, flags: ControlFlags): Promise<void> =>
-  withControl(flags, id, async (control) => printSession(await control.get(id), flags));
+  withSessions(flags, id, async (control) => printSession(await control.get(id), flags));
 
 const LISTENERS =
   "NAME ADDRESS SERVE STATE WAITING RUNNING SERVED FAILED REFUSED READ WRITTEN CHILDREN".split(" ");
@@ -134,7 +90,7 @@ interface ListenersFlags extends ControlFlags {
 }
 
 export const listListeners = ({ follow, after, ...flags }: ListenersFlags): Promise<void> =>
-  withControl(flags, undefined, async (_, control) => {
+  withSessions(flags, undefined, async (_, control) => {
     if (follow) return printEvents(control.listenerEvents({ after, signal: untilSignal() }), flags);
     const listeners = await control.listeners();
     if (flags.json) return printJson(listeners);
@@ -164,7 +120,7 @@ const eventLine = ({ id, at, type, ...more }: SessionEvent | ListenerEvent): str
 };
 
 export const followSession = (id: string, flags: ControlFlags & { after?: number }): Promise<void> =>
-  withControl(flags, id, async (control) => {
+  withSessions(flags, id, async (control) => {
     const { after } = flags;
     await printEvents(control.follow(id, { after, signal: untilSignal() }), flags);
   });
@@ -179,7 +135,7 @@ interface RunFlags extends ControlFlags {
 }
 
 export const runSession = (name: string, words: string[], flags: RunFlags): Promise<void> =>
-  withControl(flags, undefined, async (control) => {
+  withSessions(flags, undefined, async (control) => {
     const { address, background, deadline, connectTimeout, secureTransport, json } = flags;
     const spec: SessionSpec = {
       ...(address === undefined ? { dial: name } : { handler: name, address }),
@@ -206,7 +162,7 @@ export const sendToSession = (
   words: string[],
   flags: ControlFlags & { crlf?: boolean },
 ): Promise<void> =>
-  withControl(flags, id, async (control) => {
+  withSessions(flags, id, async (control) => {
     const given = words.join(" ") + (flags.crlf ? "\r\n" : "");
     let sent = 0;
     let info: SessionInfo | undefined;
@@ -220,7 +176,7 @@ export const sendToSession = (
   });
 
 export const halfCloseSession = (id: string, flags: ControlFlags): Promise<void> =>
-  withControl(flags, id, async (control) => printSession(await control.halfClose(id), flags));
+  withSessions(flags, id, async (control) => printSession(await control.halfClose(id), flags));
 
 export const endSession = (id: string, flags: ControlFlags): Promise<void> =>
-  withControl(flags, id, async (control) => printSession(await control.end(id), flags));
+  withSessions(flags, id, async (control) => printSession(await control.end(id), flags));

@@ -466,10 +466,10 @@ describe("the OpenAPI document", () => {
     const { routes } = serve();
     const served = routes.routes
       .filter(({ method, path }) => method !== "ALL" && !path.includes("*"))
-      .map(({ method, path }) => `${method} ${path.replace(":id", "{id}")}`);
+      .map(({ method, path }) => `${method} ${path.replace(":name", "{name}").replace(":id", "{id}")}`);
     const written = operations.map(({ method, path }) => `${method} ${path}`);
     expect(written.toSorted()).toEqual([...new Set(served)].toSorted());
-    expect(written).toHaveLength(12);
+    expect(written).toHaveLength(14);
   });
 
   test("says truly who may ask", async () => {

@@ -39,6 +39,8 @@ const TABLE: Readonly<Record<string, Row>> = {
     core.defineApp({ handlers: { x: Nothing }, listen: [{ handler: "x", address: ":0", options }] }),
   "defineApp, dial": (options: object) =>
     core.defineApp({ handlers: { x: Nothing }, dial: { x: { handler: "x", address: ":1", ...options } } }),
+  "defineApp, pools": (options: object) =>
+    core.defineApp({ handlers: { x: Calls }, pools: { x: { handler: "x", address: ":1", ...options } } }),
   proxyHeader: (options) => core.proxyHeader(options),
   "proxyHeader, ssl": (ssl) => core.proxyHeader({ version: 2, ssl }),
   inetAton: (options) => core.inetAton("1", options),

@@ -42,7 +42,7 @@ const ROOMS: Readonly<Record<string, Room>> = {
   "emulator/sockets": { below: [...POOL, ...KERNEL], packages: /^node:/ },
   "emulator/servers": { below: [...SERVE, ...KERNEL, "emulator/sockets"], packages: /^node:/ },
   "emulator/servers/forking": {
-    below: [...SERVE, ...KERNEL, "emulator/servers"],
+    below: [...POOL, ...KERNEL, "emulator/sockets", "emulator/servers"],
     packages: /^node:/,
   },
   "emulator/app": {
@@ -57,7 +57,7 @@ const ROOMS: Readonly<Record<string, Room>> = {
     packages: /^(node:|@hono\/node-server$)/,
   },
   "emulator/command": {
-    below: [...SERVE, "core/control", ...KERNEL, "emulator/sockets", "emulator/app"],
+    below: [...POOL, "core/control", ...KERNEL, "emulator/sockets", "emulator/app"],
     packages: /^(node:|commander$)/,
   },
   worker: { below: ["core"], packages: /^cloudflare:/ },

@@ -69,6 +69,10 @@ export class WorkerPlane implements ControlPlane {
     return this.#setup.listeners();
   }
 
+  pools(): readonly [] {
+    return [];
+  }
+
   /** Only the events that this isolate has kept, because a request must not wait for another one. */
   listenerEvents(after: number): AsyncIterable<ListenerEvent> {
     return this.#setup.told.kept(after);

@@ -43,7 +43,7 @@ import {
   secretsOf,
   settled,
 } from "./bindings.ts";
-import { boundStorage } from "./storage.ts";
+import { platformOf } from "./platform.ts";
 
 /**
  * ms between the alarms of a running session. The alarms keep its object: workerd evicts one that nobody calls after 10 s,
@@ -102,8 +102,7 @@ export class SessionObject extends PlatformObject<SockletBindings> implements Se
       target;
     const run = async (hooks: SessionHooks): Promise<unknown> => {
       const bindings = env as Readonly<Record<string, unknown>>;
-      const made = async (): Promise<unknown> =>
-        app.context({ name: "workerd", bindings, storage: boundStorage(bindings) });
+      const made = async (): Promise<unknown> => app.context(platformOf(bindings));
       const context = await made().catch((error) => {
         throw SocketError.from(error, "ERR_APP");
       });

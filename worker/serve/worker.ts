@@ -16,9 +16,9 @@ import type { Datagram } from "../../core/sockets/datagram.ts";
 import type { StreamSocket } from "../../core/sockets/stream-socket.ts";
 import type { SockletBindings } from "../objects/bindings.ts";
 import { WorkerPlane } from "../objects/plane.ts";
+import { platformOf } from "../objects/platform.ts";
 import { RegistryObject, SESSION_BOUNDS_NAMES, type SessionBounds } from "../objects/registry.ts";
 import { SessionObject } from "../objects/session.ts";
-import { boundStorage } from "../objects/storage.ts";
 import type { PlatformContext, PlatformSocket, PlatformState } from "../platform.ts";
 import { isDatagramSocket, WorkerDatagramServer, WorkerServer } from "./server.ts";
 
@@ -117,7 +117,7 @@ export const workerFor = <Context>(definition: App<Context>, options: WorkerOpti
   ): Promise<WorkerServer | WorkerDatagramServer> => {
     const bindings = env as Record<string, unknown>;
     // Not kept as a promise: in workerd one request must not await the promise of another.
-    ready ??= { context: await app.context({ name: "workerd", bindings, storage: boundStorage(bindings) }) };
+    ready ??= { context: await app.context(platformOf(bindings)) };
     let server = servers.get(listener);
     if (server === undefined) {
       const udp = listener.endpoint.scheme === "udp";

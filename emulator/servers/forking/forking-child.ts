@@ -9,8 +9,9 @@ import { jsonOf, plain } from "../../../core/describe.ts";
 import { SocketError } from "../../../core/errors.ts";
 import type { Address } from "../../../core/net/address.ts";
 import { cameThrough } from "../../../core/net/proxy-header.ts";
+import type { AppPools } from "../../../core/pool/app-pools.ts";
 import { disown } from "../../../core/promises.ts";
-import { isApp } from "../../../core/serve/app.ts";
+import { type App, checkPoolOf, isApp, type Platform } from "../../../core/serve/app.ts";
 import type { EndpointInfo } from "../../../core/serve/events.ts";
 import type { HandlerClass, HandlerServer, RequestScope } from "../../../core/serve/handler.ts";
 import { checkDatagramSize, Datagram, knownSender } from "../../../core/sockets/datagram.ts";
@@ -194,6 +195,15 @@ class ChildServer implements HandlerServer {
 const isHandler = (value: unknown): value is AnyHandler =>
   typeof value === "function" && typeof value.prototype?.run === "function";
 
+/** This child's own pools; what they are made of is loaded by apps that have some. */
+const poolsOf = async (app: App): Promise<AppPools> => {
+  const [{ AppPools }, { TCPConnector }] = await Promise.all([
+    import("../../../core/pool/app-pools.ts"),
+    import("../../sockets/connector.ts"),
+  ]);
+  return new AppPools(app, TCPConnector);
+};
+
 /** The handler that `source` names, and the context that its app makes; without an app, the context that was given. */
 const load = async (
   { module: url, name, data }: HandlerSource,
@@ -210,7 +220,12 @@ const load = async (
   }
   if (data === undefined || !isApp(app)) return { Handler, context: given };
   const storage = new FileStorage(data);
-  return { Handler, context: await app.context({ name: "node", bindings: process.env, storage }) };
+  const pools = Object.keys(app.pools).length === 0 ? null : await poolsOf(app);
+  const pool: Platform["pool"] =
+    pools?.client ?? ((name, Handler) => checkPoolOf(app, name, Handler) as never);
+  const context = await app.context({ name: "node", bindings: process.env, storage, pool });
+  pools?.open({ context });
+  return { Handler, context };
 };
 
 // A terminal's Ctrl-C, or a service manager's SIGTERM, reaches the children, too: it is the parent that says when
