@@ -3,7 +3,7 @@
 export type { ControlOptions, ControlServer } from "./app/control.ts";
 export { type AppServer, type ServeOptions, serveApp } from "./app/serve.ts";
 export { streamSocket } from "./kernel/net-transport.ts";
-export type { Forking, ForkingInfo } from "./servers/forking/children.ts";
+export type { Forking, ForkingInfo } from "./servers/forking/forked-server.ts";
 export { handlerFrom } from "./servers/forking/handler-source.ts";
 export {
   ForkingMixIn,

@@ -1,13 +1,22 @@
-/** One child of a forking server: how its process is run, and the request that it has. */
+/** One child of a forking server: its process, what it says, and the request that it has. */
 
 import type { ChildProcess } from "node:child_process";
 import type net from "node:net";
-import type { SocketError } from "../../../core/errors.ts";
+import { describe } from "../../../core/describe.ts";
+import { SocketError } from "../../../core/errors.ts";
 import type { Address, UnixAddress } from "../../../core/net/address.ts";
 import type { ProxyHeader } from "../../../core/net/proxy-header.ts";
+import { wholeMs } from "../../../core/options.ts";
+import type { StreamOptions } from "../../../core/sockets/stream-options.ts";
 import { fileURLToPath, lazy } from "../../builtin.ts";
+import type { ForkedServer } from "./forked-server.ts";
 import type { HandlerSource } from "./handler-source.ts";
-import type { Counts, Order } from "./messages.ts";
+import { type Counts, fromWire, type Order, type Report, toWire, type WireError } from "./messages.ts";
+
+const START_LIMIT = 30_000; // ms that a child may take to import its handler: a module may wait for ever at its top level
+const CANCEL_GRACE = 500; // ms that a cancelled request has to end before its child is killed: before the server tells it as stuck
+const END_GRACE = 1_000; // ms that a child has to end when it is needed no more
+const PING = 1_000; // ms between two pings of a child that has a request; less where a time-out is short
 
 const SOURCES = import.meta.url.endsWith(".ts"); // else dist/
 const CONDITION = "--conditions=socklet:source";
@@ -42,8 +51,8 @@ const environment = (): NodeJS.ProcessEnv => {
   return { ...rest, NODE_OPTIONS: NODE_OPTIONS.replace(/--inspect\S*/g, "") };
 };
 
-/** Starts a child: this process's options, and `execArgv` after them. */
-export const fork = (execArgv: readonly string[]): ChildProcess =>
+/** Starts a process: this process's options, and `execArgv` after them. */
+const fork = (execArgv: readonly string[]): ChildProcess =>
   lazy.childProcess.fork(PROGRAM, [], {
     execArgv: [...inherited(), ...execArgv],
     env: environment(),
@@ -77,36 +86,241 @@ export interface Job {
   reject(error: unknown): void;
 }
 
-/** A child process, and what it does. */
+/** Sets a timer for a server; one with `daemonThreads` keeps no process alive. */
+export const later = (server: ForkedServer, task: () => void, ms: number): ReturnType<typeof setTimeout> => {
+  const timer = setTimeout(task, ms);
+  if (server.daemonThreads) timer.unref();
+  return timer;
+};
+
+/** Whom a child tells what becomes of it. */
+export interface ChildOwner {
+  readonly server: ForkedServer;
+  readonly stream: Partial<StreamOptions> | undefined;
+  /** It has imported its handler. */
+  ready(child: Child): void;
+  /** Its request is over. */
+  free(child: Child): void;
+  /** Its process is gone. */
+  lost(child: Child, code: number | null, signal: string | null): void;
+}
+
+/** A child process. It has one request at a time. */
 export class Child {
-  readonly process: ChildProcess;
   /** The handler that it has. */
   readonly source: HandlerSource;
-  /** `restarted` after this delay in ms, or `null`. */
+  /** In ms: how long after the loss of another it was started; `null` where it takes nobody's place. */
   readonly delay: number | null;
-  // Not PromiseWithResolvers, which the projects of users need not have.
-  readonly ready: { readonly promise: Promise<void>; resolve(): void; reject(error: unknown): void } =
-    Promise.withResolvers();
   state: "starting" | "idle" | "busy" | "ending" = "starting";
   /** What it serves, or has served last. */
   job: Job | null = null;
+  /** Whether the handler of the request was made. */
   begun = false;
+  /** Requests so far. */
   served = 0;
-  /** When it was last asked for a sign of life and has not given one yet. */
-  asked: number | null = null;
   /** Why it was killed, or cannot serve. */
   why: SocketError | null = null;
-  timer: ReturnType<typeof setTimeout> | undefined;
+  readonly #owner: ChildOwner;
+  readonly #process: ChildProcess;
+  readonly #started = Promise.withResolvers<void>();
+  #gone = false;
+  #asked: number | null = null; // when it was last asked for a sign of life, and has not given one yet
+  #timer: ReturnType<typeof setTimeout> | undefined;
 
-  constructor(process: ChildProcess, source: HandlerSource, delay: number | null) {
-    this.process = process;
+  /** Starts it. */
+  constructor(owner: ChildOwner, source: HandlerSource, delay: number | null) {
+    this.#owner = owner;
     this.source = source;
     this.delay = delay;
-    this.ready.promise.catch(() => {}); // only the first is waited for
+    this.#started.promise.catch(() => {}); // only the first is waited for
+    const { name: server, context, execArgv, daemonThreads } = owner.server;
+    const process = fork(execArgv);
+    this.#process = process;
+    process.on("error", (error) => {
+      if (process.pid !== undefined) return;
+      this.why = SocketError.from(error, "ERR_INTERNAL");
+      this.#lost(null, null); // it could not be started: no other event follows
+    });
+    if (process.pid === undefined) return;
+    // What it said last may come after its exit, and before "close". (Node emits no "close" where this side closed the
+    // channel, and no "disconnect" where the child had not taken the connection that it was sent last.)
+    process.once("close", (code, signal) => this.#lost(code, signal));
+    process.once("exit", (code, signal) => {
+      if (this.state === "ending") this.#lost(code, signal);
+    });
+    process.once("disconnect", () => {
+      if (this.state !== "ending") this.kill(); // it can be told nothing any more
+    });
+    process.on("message", (message: { socklet?: Report } | null) => {
+      if (message?.socklet !== undefined) this.#hear(message.socklet);
+    });
+    this.#later(() => {
+      const said = `a child did not import ${source.name} within ${START_LIMIT} ms: does ${source.module} wait for something at its top level?`;
+      this.kill(new SocketError("ETIMEDOUT", said));
+    }, START_LIMIT);
+    this.#send({ type: "init", source, server, context, stream: owner.stream });
+    if (daemonThreads) {
+      process.unref();
+      process.channel?.unref();
+    }
   }
 
-  send(order: Order, socket?: net.Socket): void {
-    if (!this.process.connected) return; // it is gone, which is told soon
-    this.process.send(order, socket, { keepOpen: true }, () => {});
+  get pid(): number | undefined {
+    return this.#process.pid;
+  }
+
+  /** Resolves when it has imported its handler. Rejects with what `over()` is given before that. */
+  get ready(): Promise<void> {
+    return this.#started.promise;
+  }
+
+  /** Gives it a request. */
+  give(job: Job): void {
+    this.state = "busy";
+    this.job = job;
+    this.begun = false;
+    this.#asked = null;
+    const { id, address, local, read, proxy, datagram, socket } = job;
+    this.#send({ type: "run", id, address, local, read, proxy, datagram }, socket ?? undefined);
+    this.#watch();
+  }
+
+  /** It waits for a request; `late` is called where none comes within `limit` ms. */
+  rest(limit: number | null, late: () => void): void {
+    this.state = "idle";
+    clearTimeout(this.#timer);
+    if (limit !== null) this.#later(late, limit);
+  }
+
+  /** Tells its handler that the request is cancelled; kills it where the request does not end soon. */
+  cancel(reason: unknown): void {
+    const { job } = this;
+    if (job === null) return;
+    job.cancelled = reason;
+    this.#send({ type: "cancel", reason: toWire(reason) });
+    const { server } = this.#owner;
+    const late = (): void => {
+      if (this.state === "busy" && this.job === job) this.kill(SocketError.from(reason, "ECONNABORTED"));
+    };
+    const asked = this.#asked;
+    // One that has not answered for a while is not waited for; what it said is read before the immediate runs.
+    if (asked === null || performance.now() - asked < this.#every / 2) later(server, late, CANCEL_GRACE);
+    else setImmediate(() => (this.#asked === asked ? late() : later(server, late, CANCEL_GRACE)));
+  }
+
+  /** It is needed no more: it ends by itself, or is killed. */
+  end(): void {
+    this.state = "ending";
+    this.#later(() => this.kill(), END_GRACE);
+    if (this.#process.connected) this.#process.disconnect();
+  }
+
+  kill(why?: SocketError): void {
+    this.why ??= why ?? null;
+    this.#process.kill("SIGKILL");
+  }
+
+  /** Whoever waits for `ready` is told that it will not be. */
+  over(error: SocketError): void {
+    this.#started.reject(error);
+  }
+
+  #send(order: Order, socket?: net.Socket): void {
+    if (!this.#process.connected) return; // it is gone, which is told soon
+    this.#process.send(order, socket, { keepOpen: true }, () => {});
+  }
+
+  #lost(code: number | null, signal: string | null): void {
+    if (this.#gone) return;
+    this.#gone = true;
+    clearTimeout(this.#timer);
+    this.#owner.lost(this, code, signal);
+  }
+
+  #hear(report: Report): void {
+    if (this.#gone) return;
+    this.#asked = null;
+    const { job } = this;
+    switch (report.type) {
+      case "ready":
+        this.#started.resolve();
+        this.#owner.ready(this);
+        break;
+      case "unfit": {
+        const { name, module } = this.source;
+        this.why = wrapped(`a child cannot serve with ${name} of ${module}`, report.error);
+        break;
+      }
+      case "crashed":
+        this.why ??= wrapped("nobody caught an error of the handler", report.error);
+        break;
+      case "begun":
+        this.begun = true;
+        break;
+      case "pong":
+        if (job !== null) job.counts = report;
+        break;
+      case "shutdown":
+        this.#owner.server.shutdown();
+        break;
+      case "emit":
+        if (job?.id === report.id) job.emit(report.detail);
+        break;
+      case "reply":
+        if (job?.id === report.id) job.reply(report.data);
+        break;
+      case "end":
+        if (this.state !== "busy" || job === null) return; // it was killed meanwhile
+        this.served++;
+        job.counts = report;
+        job.kept = report.kept;
+        job.cut = report.cut;
+        if (report.error === null) job.resolve(report.result);
+        else job.reject(fromWire(report.error));
+        this.#owner.free(this);
+    }
+  }
+
+  /** Asks for a sign of life from time to time, while it has a request. */
+  #watch(): void {
+    const { blockTimeout } = this.#owner.server;
+    const limit = blockTimeout ?? Number.POSITIVE_INFINITY;
+    const now = performance.now();
+    const deaf = this.#asked === null ? 0 : now - this.#asked;
+    if (deaf >= limit) {
+      const { job } = this;
+      const asked = this.#asked;
+      // What it said may have come while this process was busy itself: that is read before this runs.
+      setImmediate(() => {
+        if (this.state !== "busy" || this.job !== job) return;
+        const said = `the handler held its process for more than ${wholeMs(blockTimeout ?? 0)} (blockTimeout): an endless loop?`;
+        if (this.#asked === asked) this.kill(new SocketError("ETIMEDOUT", said));
+        else this.#watch();
+      });
+      return;
+    }
+    if (this.#asked === null) {
+      this.#asked = now;
+      this.#send({ type: "ping" });
+    }
+    this.#later(() => this.#watch(), Math.min(this.#every, Math.max(limit - deaf, 1)));
+  }
+
+  /** How long it is not asked, in ms. */
+  get #every(): number {
+    const { blockTimeout, requestTimeout, idleTimeout } = this.#owner.server;
+    const limits = [blockTimeout, requestTimeout, idleTimeout].filter((limit) => limit !== null);
+    return Math.max(1, Math.min(PING, ...limits.map((limit) => limit / 4)));
+  }
+
+  /** Sets its one timer. */
+  #later(task: () => void, ms: number): void {
+    clearTimeout(this.#timer);
+    this.#timer = later(this.#owner.server, task, ms);
   }
 }
+
+const wrapped = (what: string, wire: WireError): SocketError => {
+  const cause = fromWire(wire);
+  return new SocketError("ERR_HANDLER", `${what}: ${describe(cause).message}`, { cause });
+};

@@ -56,7 +56,8 @@ import { TCPServer, type TCPServerOptions } from "../tcp.ts";
 import { UDPServer } from "../udp.ts";
 import { UnixDatagramServer, UnixStreamServer } from "../unix.ts";
 import type { Job } from "./child.ts";
-import { Children, type Forking, type ForkingInfo } from "./children.ts";
+import { Children } from "./children.ts";
+import type { Forking, ForkingInfo } from "./forked-server.ts";
 import { sourceOf } from "./handler-source.ts";
 import { IN_CHILD } from "./messages.ts";
 

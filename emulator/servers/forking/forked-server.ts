@@ -1,0 +1,38 @@
+/** What a forking server is: to its users, and to its children. */
+
+import type { ServerInfo } from "../../../core/serve/server.ts";
+
+/** What a forking server says of itself; `running` counts also the requests for which a child is being started. */
+export interface ForkingInfo extends ServerInfo {
+  /** Children that wait for a request. */
+  readonly idle: number;
+  /** Children that have one. */
+  readonly busy: number;
+  /** Children that import their handler. */
+  readonly starting: number;
+  /** Children that were started in the place of a lost one. */
+  readonly restarted: number;
+}
+
+/** What `ForkingMixIn` adds to a server: see `ForkingOptions`. Each may be changed while it serves. */
+export interface Forking {
+  maxChildren: number;
+  blockTimeout: number | null;
+  childIdleTimeout: number | null;
+  requestsPerChild: number | null;
+  restartDelay: number;
+  maxRestartDelay: number;
+  execArgv: readonly string[];
+  info(): ForkingInfo;
+}
+
+/** What the children need to know of their server. */
+export interface ForkedServer extends Forking {
+  readonly name: string;
+  readonly context: unknown;
+  readonly requestTimeout: number | null;
+  readonly idleTimeout: number | null;
+  readonly daemonThreads: boolean;
+  shutdown(): unknown;
+  abortRequest(request: unknown): void;
+}
