@@ -100,7 +100,7 @@ export const positive = (size: number, name: string): number => {
   return size;
 };
 
-/** Others who want to know that something has changed, beside those who wait for it: `select()` and `poll()`. */
+/** Callers to be told that something has changed, beside those that wait for it: `select()` and `poll()`. */
 export class Watchers {
   #told: readonly (() => void)[] = [];
 

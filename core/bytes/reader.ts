@@ -394,9 +394,9 @@ export class StreamReader extends Alarm {
     this.#watchers?.tell();
   }
 
-  /** Takes out all that is buffered, for whoever reads this stream from now on. */
+  /** Takes out all that is buffered, for the object that reads this stream from now on. */
   takeBuffered(): Uint8Array {
-    this.#paused = false; // no resume from here: what came then would come to nobody
+    this.#paused = false; // no resume from here: what came then would be lost
     return this.#size === 0 ? EMPTY : this.#bytes(this.#size);
   }
 

@@ -28,7 +28,7 @@ const NOTICE = 5_000; // ms in which the handler of a connection that was cut ca
 const LOOKS = 4; // how often a deadline on output looks, within its time-out, whether the peer has taken any: one that took some is cut at most a quarter late
 const SHORT_TEXT = 256; // characters; longer text is encoded when it is written, shorter is joined first
 
-/** A promise of room; who waits for an earlier one must hear of a failure, too. */
+/** A promise of room; a failure must reach those that wait for an earlier one, too. */
 interface Room extends PromiseWithResolvers<void> {
   earlier: Room | null;
 }
@@ -47,7 +47,7 @@ export interface WriterTarget {
   readonly borrows?: boolean;
   /** `StreamWriter.unattended` is so. */
   unattended?(): void;
-  /** It may have ended: there is room again, or somebody awaits it. */
+  /** It may have ended: there is room again, or a caller awaits it. */
   attended?(): void;
   /** Bytes that it took and that have not left. */
   readonly unsent: number;
@@ -493,7 +493,7 @@ export class StreamWriter {
 
   #awaitRoom(promised: Promise<void>): void {
     const room: Room = { ...Promise.withResolvers<void>(), earlier: this.#room };
-    room.promise.catch(() => {}); // who waits for it is told
+    room.promise.catch(() => {}); // a caller that waits for it is told
     this.#room = room;
     this.#promised = promised;
     const again = (): void => {

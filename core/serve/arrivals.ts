@@ -5,7 +5,7 @@ import type { Address } from "../net/address.ts";
 /** A request that has arrived, and where it is from. */
 export type Arrival<Request> = [request: Request, clientAddress: Address | null];
 
-/** First come, first served. While it is held, nobody who waits for a request is told of one. */
+/** First come, first served. While the queue is held, no waiter is given a request. */
 export class Arrivals<Request> {
   readonly #queue: Arrival<Request>[] = [];
   readonly #waiters: ((arrived: boolean) => void)[] = [];
@@ -16,7 +16,7 @@ export class Arrivals<Request> {
     return this.#queue.length;
   }
 
-  /** True while no request waits, and nobody for one. */
+  /** True if no request waits, and no caller waits for one. */
   get isIdle(): boolean {
     return this.#queue.length === 0 && this.#waiters.length === 0;
   }
@@ -26,7 +26,7 @@ export class Arrivals<Request> {
     return this.#queue[0];
   }
 
-  /** Adds one; gives whether somebody waited for it, who takes it when the present task is done. */
+  /** Adds a request. Returns true if a caller waited for one; that caller takes it once the current task is done. */
   push(request: Request, clientAddress: Address | null): boolean {
     this.#queue.push([request, clientAddress]);
     const told = this.#held ? undefined : this.#waiters.shift();
@@ -65,7 +65,7 @@ export class Arrivals<Request> {
     if (!held) for (const told of this.#waiters.splice(0, this.#queue.length)) told(true);
   }
 
-  /** Nothing arrives any more: gives what waits, which the queue forgets, and tells those who wait. */
+  /** No more requests will arrive: empties the queue, returns what it held, and releases its waiters. */
   close(): Arrival<Request>[] {
     const left = this.#queue.splice(0);
     for (const told of this.#waiters.splice(0)) told(false);

@@ -47,8 +47,8 @@ export abstract class BaseConnector<Request, Context = unknown, Params = unknown
   abstract peerOf(request: Request): Address | null;
 
   /**
-   * Dials, runs one handler to its end, closes, and gives what `handle` returned. Rejects with what the dialling
-   * or the handler threw, or why not all that the handler wrote has left.
+   * Dials, runs one handler to its end, closes the connection, and gives what `handle` returned. Rejects with what the
+   * dialling or the handler threw, or with the reason why not all output was sent.
    */
   async run(options: RunOptions<Request, Params> = {}): Promise<unknown> {
     checkOptions("run()", options, RUN_NAMES);
@@ -74,7 +74,7 @@ export abstract class BaseConnector<Request, Context = unknown, Params = unknown
     }
   }
 
-  /** `finishRequest`; where that fails the request is let go, and the failure is what is told. */
+  /** `finishRequest`. If it fails, the connection is closed, and the failure is thrown. */
   async #finish(
     request: Request,
     address: Address | null,

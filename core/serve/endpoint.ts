@@ -24,7 +24,7 @@ export interface EndpointOptions<Context> {
   readonly name?: string;
   /** What handlers get as `this.context`. */
   readonly context?: Context;
-  /** Told of all that happens. */
+  /** Called with every event. */
   readonly onEvent?: OnEvent;
   /** How long `drain()` lets running requests go on before it aborts them. Default 10 000. */
   readonly drainTimeout?: number;
@@ -131,7 +131,7 @@ export abstract class BaseEndpoint<Request, Context = unknown> implements Handle
   /**
    * Waits until no handler runs; past `timeout` ms (default `drainTimeout`) it aborts those that do, and past
    * another second it gives up on a handler that does not notice, and tells it as an event of type `stuck`.
-   * Who asks while it drains waits for the same end, which comes no later than he says.
+   * A further call while it drains waits for the same end, which comes no later than that call's `timeout`.
    */
   drain(timeout: number = this.drainTimeout): Promise<void> {
     checkTime("timeout", timeout, 0);
@@ -153,12 +153,12 @@ export abstract class BaseEndpoint<Request, Context = unknown> implements Handle
     return this.#draining;
   }
 
-  /** Ends all that runs, at once: signals abort, connections are reset. */
+  /** Ends all running requests at once: signals abort, connections are reset. */
   abort(reason: unknown = new SocketError("ECONNABORTED", "the server was aborted")): void {
     for (const [request, running] of this.#running.all()) this.cancelOne(request, running, reason);
   }
 
-  /** `cancelRequest()`, which a class of the user's may have made one that throws: the others are to be ended all the same. */
+  /** `cancelRequest()`, which may throw in a user's class: the other requests must end all the same. */
   protected cancelOne(request: Request, { id, address }: Running, reason: unknown): void {
     attempt(
       () => this.cancelRequest(request, reason),
@@ -177,17 +177,17 @@ export abstract class BaseEndpoint<Request, Context = unknown> implements Handle
     if (request instanceof StreamSocket) request.abort();
   }
 
-  /** Whether anybody listens to events of this type: one that nobody hears is not even made, where requests are many. */
+  /** Whether anybody listens to events of this type. Events of frequent types are not even made if nobody does. */
   protected watches(_type: SockletEvent["type"]): boolean {
     return this.onEvent !== undefined;
   }
 
-  /** Tells `event` to whoever listens. What an override of it throws is told as what the listener throws. */
+  /** Passes `event` to the listener. An error thrown by an override is reported as the listener's own would be. */
   protected tell(event: SockletEvent): void {
     if (this.onEvent !== undefined) callListener(this.onEvent, event);
   }
 
-  /** `tell()`, which a class of the user's may have made one that throws. */
+  /** `tell()`, which may throw in a user's class. */
   protected announce(event: SockletEvent): void {
     attempt(
       () => this.tell(event),

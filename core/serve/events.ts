@@ -29,9 +29,9 @@ export interface EndpointInfo {
  */
 export type OnEvent = (event: SockletEvent) => void;
 
-const broken = new WeakSet<object>(); // of whom it was printed already
+const broken = new WeakSet<object>(); // listeners whose failure has been printed
 
-/** Prints that what `whose` has for a listener fails, and that nobody can be told; once. */
+/** Prints, once for each `whose`, that its listener fails even when it is told about that. */
 export const reportBroken = (whose: object, error: unknown): void => {
   if (broken.has(whose)) return;
   broken.add(whose);
@@ -41,7 +41,7 @@ export const reportBroken = (whose: object, error: unknown): void => {
 
 /** Tells `listener` that the telling of `event` failed with `error`. Never throws. */
 export const tellFailure = (listener: OnEvent, event: SockletEvent, error: unknown): void => {
-  disown(error, () => {}); // a promise that was thrown: that is all that can be said of it
+  disown(error, () => {}); // if a promise was thrown, nothing more can be said of it
   if (event.type === "error") {
     reportBroken(listener, error);
     return;
@@ -51,7 +51,7 @@ export const tellFailure = (listener: OnEvent, event: SockletEvent, error: unkno
   callListener(listener, { type: "error", server: event.server, address: null, error: failed });
 };
 
-/** Calls `listener`, whose failure is told to itself. Never throws. */
+/** Calls `listener`; if it fails, tells it about that. Never throws. */
 export const callListener = (listener: OnEvent, event: SockletEvent): void =>
   attempt(
     () => listener(event),
@@ -129,7 +129,7 @@ export type PoolEvent =
       /** `lost`: by the server or the network. `idle`, `age`: its limit. `cut`: a call on it was given up. `lease`: it came back from a lease and could not be used again. */
       readonly reason: "lost" | "idle" | "age" | "cut" | "lease" | "closed";
       readonly answered: number;
-      /** What went wrong; absent where nothing did. */
+      /** What went wrong; absent if nothing did. */
       readonly error?: unknown;
     };
 
@@ -183,13 +183,13 @@ export type SockletEvent =
     })
   /** What a handler said with `this.emit(detail)`. */
   | (OfRequest & { readonly type: "handler"; readonly detail: unknown })
-  /** `suspend(how)` was called: who comes from now on is held, or refused. */
+  /** `suspend(how)` was called: from now on, new requests are held or refused. */
   | (Told & { readonly type: "suspended"; readonly how: "hold" | "refuse" })
   /** `resume()` was called: `waiting` were held. */
   | (Told & { readonly type: "resumed"; readonly waiting: number })
   /** What runs has `timeout` ms to end. */
   | (Told & { readonly type: "draining"; readonly running: number; readonly timeout: number })
-  /** The server listens no more, and nothing of it runs; or, where it does not wait (`blockOnClose`), `running` go on. */
+  /** The server no longer listens, and none of its requests run; or, if it does not wait for them (`blockOnClose`), `running` go on. */
   | (Told & {
       readonly type: "closed";
       /** How long it listened. */

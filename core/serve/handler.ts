@@ -8,7 +8,7 @@
  *        └─ throws ──▶ the error goes on, and finish() is not called
  *
  * This is CPython's order: `finish` runs whenever `setup` succeeded. Each of the three may be async; one that
- * is not costs no promise. The connection is open in all three; who made it closes it afterwards.
+ * is not costs no promise. The connection is open in all three; the server or connector closes it afterwards.
  */
 
 import { type Data, joinBytes, type MaybePromise, toBytes } from "../bytes/data.ts";
@@ -32,8 +32,8 @@ export interface RequestScope {
 }
 
 /**
- * Who made a handler, as the handler sees it: a server, or a connector. A handler that needs more of a server of
- * its own says so: `declare readonly server: MyServer`.
+ * What made a handler, as the handler sees it: a server or a connector. A handler that needs more of its own kind of
+ * server declares that: `declare readonly server: MyServer`.
  */
 export interface HandlerServer<Context = unknown> {
   readonly name: string;
@@ -59,7 +59,7 @@ export const checkHandler = (Handler: unknown): void => {
   );
 };
 
-/** The class that makes a handler unfit for this kind of request: the other kind's; `null` where it is fit. */
+/** The name of the base class that makes a handler unfit for this kind of request; `null` if it is fit. */
 export const unfitFor = (
   Handler: { readonly prototype: unknown },
   kind: "streams" | "datagrams",
@@ -68,7 +68,7 @@ export const unfitFor = (
   return Handler.prototype instanceof Unfit ? Unfit.name : null;
 };
 
-/** Throws `TypeError` where `who` serves the one kind of request, and the handler is for the other. */
+/** Throws `TypeError` if the handler is for the other kind of request than `who` serves. */
 export const checkKind = (
   Handler: { readonly name: string; readonly prototype: unknown },
   kind: "streams" | "datagrams",
@@ -89,14 +89,14 @@ export const checkKind = (
  * - `Request`: a `StreamSocket` or a `Datagram`.
  * - `Context`: what the app made of its platform (bindings, secrets, storage).
  * - `Params`: what the caller of a dialled handler passes. A connector's `run()` and `runScript()` check it when they
- *   compile. What comes from outside, by the control plane or the command line, nobody has checked.
+ *   compile. What comes from outside, by the control plane or the command line, has not been checked.
  */
 export abstract class BaseRequestHandler<Request = StreamSocket, Context = unknown, Params = unknown> {
   /** The connection, or the datagram. */
   readonly request: Request;
   /** The peer's address, or `null`: some places do not tell. */
   readonly clientAddress: Address | null;
-  /** Who made this handler: a server, or a connector. */
+  /** The server or connector that made this handler. */
   readonly server: HandlerServer<Context>;
 
   constructor(request: Request, clientAddress: Address | null, server: HandlerServer<Context>) {
@@ -115,12 +115,12 @@ export abstract class BaseRequestHandler<Request = StreamSocket, Context = unkno
     return this.server.context;
   }
 
-  /** What the caller passed who had this handler run; `undefined` where nothing was passed, as at a server. */
+  /** What the caller of `run()` passed; `undefined` if nothing was passed, as at a server. */
   get params(): Params {
     return this.server.scope(this.request).params as Params;
   }
 
-  /** Tells those who watch: an event of type `handler` with this `detail`. */
+  /** Sends an event of type `handler` with this `detail` to whoever watches. */
   emit(detail: unknown): void {
     this.server.scope(this.request).emit(detail);
   }
@@ -263,7 +263,7 @@ class Reply implements WriterTarget {
 
 /**
  * Handles one datagram: `rfile` reads it, and what `wfile` was given goes back as one datagram when `finish`
- * runs. Where nothing was written nothing is sent (CPython sends an empty datagram, which reflects traffic).
+ * runs. If nothing was written, nothing is sent (CPython sends an empty datagram, which reflects traffic).
  */
 export abstract class DatagramRequestHandler<Context = unknown, Params = unknown> extends BaseRequestHandler<
   Datagram,
@@ -289,7 +289,7 @@ export abstract class DatagramRequestHandler<Context = unknown, Params = unknown
     return this.#wfile;
   }
 
-  /** Sends the reply. Throws `EMSGSIZE` where it is larger than a datagram. */
+  /** Sends the reply. Throws `EMSGSIZE` if it is larger than a datagram. */
   override finish(): MaybePromise<void> {
     this.#wfile?.start();
     if (this.#reply === undefined || this.#reply.parts.length === 0) return;

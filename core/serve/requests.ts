@@ -30,7 +30,7 @@ export class ServedDatagram extends Datagram {
   }
 }
 
-/** The way back of a datagram at a server: `post` gives how many bytes it sent; 0 for one that it dropped. */
+/** How a server replies to a datagram: `post` returns how many bytes it sent, or 0 for a reply that it dropped. */
 export interface DatagramWay extends DatagramSender {
   post(data: Data, address: Address | null): number;
 }
@@ -46,7 +46,7 @@ const NO_BYTES: Counts = { bytesRead: 0, bytesWritten: 0 };
 export const bytesOf = (request: unknown): Counts =>
   request instanceof StreamSocket || request instanceof ServedDatagram ? request : NO_BYTES;
 
-/** Why a peer was not sent all that a handler wrote which ended well; `null` where it was. */
+/** Why not all output reached the peer of a handler that ended well; `null` if all did. */
 export const cutBy = (request: unknown, running: Running): unknown =>
   request instanceof StreamSocket ? (request.lost ?? running.reason) : null;
 
@@ -58,7 +58,7 @@ export class Running implements RequestScope {
   readonly started = performance.now();
   /** Looks whether it takes too long; see `time-limits.ts`. */
   timer: ReturnType<typeof setTimeout> | undefined;
-  /** Why it was aborted; `null` where it was not. */
+  /** Why it was aborted; `null` if it was not. */
   reason: unknown = null;
   readonly #tell: (event: SockletEvent) => void;
   readonly #server: string;
@@ -92,7 +92,7 @@ export class Running implements RequestScope {
 
   abort(reason: unknown): void {
     this.reason = reason;
-    this.#controller ??= new AbortController(); // who asks later finds it aborted
+    this.#controller ??= new AbortController(); // a handler that asks for its signal later finds it aborted
     this.#controller.abort(reason);
   }
 }

@@ -42,7 +42,7 @@ import { type Doorkeeper, PROXY_PROTOCOL_NAMES, ProxyDoor, type ProxyProtocolOpt
 import { cutBy, type Running } from "./requests.ts";
 import { watchTime } from "./time-limits.ts";
 
-/** What becomes of who comes while a server is suspended. */
+/** What a suspended server does with new requests. */
 export type Suspension = "hold" | "refuse";
 
 /** Options of a server. Times are milliseconds. */
@@ -53,9 +53,9 @@ export interface ServerOptions<Context> extends EndpointOptions<Context> {
   readonly maxRequests?: number;
   /** When as many are served as may be (a server that serves one at a time: one), further ones `"wait"` their turn, `requestQueueSize` of them, or are `"refuse"`d at once, so that their clients try elsewhere. Default `"wait"`. */
   readonly whenFull?: "wait" | "refuse";
-  /** How many one address may have at once, waiting or served; an IPv6 network of 64 bits counts as one address, and so do all whose address is not known. Default: as many as there may be, for a proxy's clients all have its address. */
+  /** How many requests one address may have at once, waiting or served. An IPv6 network of 64 bits counts as one address; so do all peers whose address is unknown. Default: no limit of its own, because all clients of a proxy share its address. */
   readonly maxRequestsPerAddress?: number | undefined;
-  /** Who may come, by networks; others are refused before anything is made for them. Default: all. */
+  /** Which networks may connect. Others are refused before anything is made for them. Default: all. */
   readonly access?: PeerRules | undefined;
   /** How many requests one address may make in a second; counted as for `maxRequestsPerAddress`. Default: any number. */
   readonly rate?: RateLimit | undefined;
@@ -67,7 +67,7 @@ export interface ServerOptions<Context> extends EndpointOptions<Context> {
   readonly idleTimeout?: number | null;
   /** How long `handleRequest()` waits for a request before it calls `handleTimeout()`; default `null`, for ever. */
   readonly timeout?: number | null;
-  /** Whether `serverClose()`, and `serveForever()` when it was shut down, wait for what runs; where not, it goes on. Default `true`. CPython's `block_on_close`. */
+  /** Whether `serverClose()`, and `serveForever()` after a shutdown, wait for running requests. If not, those go on. Default `true`. CPython's `block_on_close`. */
   readonly blockOnClose?: boolean;
   /** Where `true`, what runs holds up no end: neither `serverClose()` nor the process's own, if the platform has one, waits for it. Default `false`. CPython's `daemon_threads`. */
   readonly daemonThreads?: boolean;
@@ -97,7 +97,7 @@ export type ServerState = "new" | "listening" | "serving" | "closed";
 /** What a server says of itself: `info()`. */
 export interface ServerInfo extends EndpointInfo {
   readonly state: ServerState;
-  /** What becomes of who comes now; `null` where it is not suspended. */
+  /** What it does with new requests; `null` if it is not suspended. */
   readonly suspended: Suspension | null;
   readonly address: Address | null;
   /** Requests that have arrived and wait for their turn. */
@@ -106,7 +106,7 @@ export interface ServerInfo extends EndpointInfo {
   readonly refused: number;
 }
 
-/** What `getRequest()` gave, which a class of the user's may have overridden. */
+/** Checks the result of `getRequest()`, which a user's class may override. */
 const checkArrival = <Request>(given: Arrival<Request>): Arrival<Request> => {
   if (Array.isArray(given) && given.length === 2) return given;
   throw new TypeError(`getRequest() gives [request, clientAddress], not ${textOf(given, 100)}`);
@@ -212,7 +212,7 @@ export abstract class BaseServer<Request, Context = unknown>
     return next ?? this.#arrival(null).then(() => this.getRequest());
   }
 
-  /** Whether to serve this request; where not, it is closed. */
+  /** Whether to serve this request. If not, it is closed. */
   verifyRequest(_request: Request, _clientAddress: Address | null): MaybePromise<boolean> {
     return true;
   }
@@ -222,7 +222,7 @@ export abstract class BaseServer<Request, Context = unknown>
     return this.serveRequest(request, clientAddress);
   }
 
-  /** Called after each request that `serveForever()` took. What it throws is told as an event. (CPython also calls it twice a second.) */
+  /** Called after each request that `serveForever()` took. An error that it throws becomes an event. (CPython also calls it twice a second.) */
   serviceActions(): void {}
 
   /** Called when `handleRequest()` saw no request for `timeout` ms. */
@@ -321,9 +321,9 @@ export abstract class BaseServer<Request, Context = unknown>
   }
 
   /**
-   * Takes nobody for a while. `"hold"`: who comes waits, connected and unread, `requestQueueSize` of them, and one
-   * more is refused; `"refuse"`: who comes is refused at once, and those that waited before are served. What runs goes
-   * on. Until `resume()`; may be called again, to change how.
+   * Serves no new requests until `resume()`. `"hold"`: up to `requestQueueSize` new requests wait, connected and unread;
+   * further ones are refused. `"refuse"`: new requests are refused at once, and those that already waited are served.
+   * Running requests go on. It may be called again, to change how.
    */
   suspend(how: Suspension): void {
     this.#setSuspended(checkWord<Suspension>("how", how, ["hold", "refuse"]));
@@ -331,7 +331,7 @@ export abstract class BaseServer<Request, Context = unknown>
     this.#pump();
   }
 
-  /** Ends `suspend()`: who was held is served now. */
+  /** Ends `suspend()`: the requests that were held are served now. */
   resume(): void {
     if (this.#suspended === null) return;
     this.#setSuspended(null);
@@ -340,8 +340,8 @@ export abstract class BaseServer<Request, Context = unknown>
   }
 
   /**
-   * Serves one request to its end, and never rejects: `finishRequest`, `handleError` where that threw, then
-   * `shutdownRequest`. What `processRequest` calls, waiting for it or not.
+   * Serves one request to its end: `finishRequest`, then `handleError` if that threw, then `shutdownRequest`. Never
+   * rejects. `processRequest` calls it, and may or may not wait for it.
    */
   serveRequest(request: Request, clientAddress: Address | null): Promise<void> | undefined {
     const running = this.begin(request, clientAddress);
@@ -363,7 +363,7 @@ export abstract class BaseServer<Request, Context = unknown>
 
   // ---- For the platform ----
 
-  /** A request has come. Called by the platform; refuses it where it may not come in, or too many wait already. */
+  /** A request has arrived. Called by the platform. Refuses the request if it is not admitted, or if too many wait already. */
   protected arrive(request: Request, clientAddress: Address | null): void {
     const refusal = this.admit(clientAddress);
     if (refusal !== null) {
@@ -374,7 +374,7 @@ export abstract class BaseServer<Request, Context = unknown>
       this.#busy = true;
       // What would be taken at once need not queue: through the queue a UDP server needs 3 to 7 % more CPU a datagram.
       this.#goOn(this.verifyAndProcess(request, clientAddress));
-      this.#pump(); // who came meanwhile
+      this.#pump(); // requests that arrived meanwhile
       return;
     }
     const awaited = this.#arrivals.push(request, clientAddress);
@@ -386,7 +386,7 @@ export abstract class BaseServer<Request, Context = unknown>
     }
   }
 
-  /** Why a request from `clientAddress` may not come in; or `null`, and it counts until it is over. */
+  /** Why a request from `clientAddress` is not admitted; or `null`: it is, and counts until it is over. */
   protected admit(clientAddress: Address | null): Refusal | null {
     if (this.#closed) return "closing";
     if (this.#suspended === "refuse") return "suspended";
@@ -484,7 +484,7 @@ export abstract class BaseServer<Request, Context = unknown>
 
   /**
    * `getRequest()` failed when `first` was the next: that one is let go, taken or not, or the same would fail for ever,
-   * and whoever it is would wait.
+   * and its peer would wait.
    */
   #notTaken(first: Arrival<Request> | undefined): Promise<void> | undefined {
     if (first === undefined) return undefined;
@@ -509,7 +509,7 @@ export abstract class BaseServer<Request, Context = unknown>
     }
   }
 
-  /** Processes a request that was verified, turns another away. Never throws or rejects. */
+  /** Processes a request that was verified, and turns any other away. Never throws or rejects. */
   #process(request: Request, clientAddress: Address | null, verified: boolean): Promise<void> | undefined {
     try {
       if (verified) {
@@ -585,13 +585,13 @@ export abstract class BaseServer<Request, Context = unknown>
     error: unknown,
   ): void {
     this.#abortRequest(request, clientAddress, running);
-    // A handler that closes its connection itself is told what was lost, and so has failed with it.
+    // A handler that closes its connection itself learns what was lost, and so has failed with that error already.
     const known = failed && request instanceof StreamSocket && error === request.lost;
     if (!known) this.#tellError(error, clientAddress, running);
     this.#over(request, clientAddress, running, true);
   }
 
-  /** `abortRequest()`, which a class of the user's may have made one that throws. */
+  /** `abortRequest()`, which may throw in a user's class. */
   #abortRequest(request: Request, clientAddress: Address | null, running?: Running): void {
     attempt(
       () => this.abortRequest(request),

@@ -83,7 +83,7 @@ export abstract class BaseSocket {
     this.kernel("setsockopt()").setsockopt(level, name, typeof value === "boolean" ? Number(value) : value);
   }
 
-  /** What the kernel is asked by, where there is one. */
+  /** The way to the kernel; `undefined` if there is none. */
   protected abstract get kernelSocket(): KernelSocket | undefined;
 
   /** The same, or `ERR_UNSUPPORTED` for `what`; `EBADF` once it is closed. */

@@ -19,7 +19,7 @@ export interface ConnectOptions {
   readonly connectTimeout?: number | null;
   /** Default `off`. With `starttls` the connection begins plain and is secured by `startTls()`. */
   readonly secureTransport?: SecureTransport;
-  /** Whom to trust and whose name to expect; where `secureTransport` is not `off`. */
+  /** Which authorities to trust and which name to expect, if `secureTransport` is not `off`. */
   readonly tls?: TlsOptions;
   /**
    * Says first, before TLS, whom this side speaks for: a header of the PROXY protocol. `1` and `2` are its versions, with which it

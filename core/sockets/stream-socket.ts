@@ -111,7 +111,7 @@ export class StreamSocket extends BaseSocket implements AsyncDisposable {
   #aborted = false;
   #lost: SocketError | null = null; // why not all that was written has left
   #onerror: ((error: SocketError) => void) | null = null;
-  #urgentWaiters: Set<() => void> | null = null; // who must hear of the close: the kernel closes later, when it has lingered
+  #urgentWaiters: Set<() => void> | null = null; // to be told of the close: the kernel closes later, when it has lingered
 
   /** `transport` is null where the socket is not connected yet: see `attach()`. */
   constructor(transport: StreamTransport | null, options: Partial<StreamOptions> = {}) {
@@ -174,7 +174,7 @@ export class StreamSocket extends BaseSocket implements AsyncDisposable {
     return this.#state === "handed over" ? bytesWritten : bytesWritten - this.#transport.unsent;
   }
 
-  /** Why not all that was written has left, where the connection is over; `null` where all has, or still may. */
+  /** Why not all output was sent, once the connection is over; `null` if all was, or still may be. */
   get lost(): SocketError | null {
     return this.#lost;
   }
@@ -255,13 +255,13 @@ export class StreamSocket extends BaseSocket implements AsyncDisposable {
    * Sends what was written, then the end, and lets go; what had not been read is dropped. It waits as long as the peer
    * takes bytes, and aborts when that has taken none for `closeTimeout` ms. The same when called twice.
    *
-   * Rejects where not all that was written has left, which no other call has said: with `ETIMEDOUT`, or what broke the
-   * connection. It has let go then, too. Whoever need not know need not await it.
+   * Rejects if not all output was sent and no other call has said so: with `ETIMEDOUT`, or what broke the
+   * connection. The connection is closed then, too. A caller that does not need to know need not await it.
    */
   close(): Promise<void> {
     if (this.#closing === null) {
       this.#closing = this.#close();
-      this.#closing.catch(() => {}); // whoever awaits it is told
+      this.#closing.catch(() => {}); // a caller that awaits it is told
     }
     return this.#closing;
   }
@@ -287,7 +287,7 @@ export class StreamSocket extends BaseSocket implements AsyncDisposable {
 
   /**
    * Secures the connection from here on: `rfile`, `wfile` and this object go on with TLS. CPython's `wrap_socket`,
-   * SMTP's STARTTLS. Who dialled is the client; who accepted gives a `cert` and a `key`.
+   * SMTP's STARTTLS. The side that dialled is the TLS client; the side that accepted gives a `cert` and a `key`.
    *
    * Rejects with `ERR_TLS`, and aborts the connection, where the handshake fails; where the peer has ended its side, so
    * that its half of the handshake cannot come; and where bytes came before it: taken as if they were secured, they would
@@ -592,7 +592,7 @@ export class StreamSocket extends BaseSocket implements AsyncDisposable {
  */
 class Feed implements ReaderSource, WriterTarget, StreamSink {
   transport: StreamTransport;
-  /** Called at the peer's end, for who waits for something else of it. */
+  /** Called when the peer ends its side, for a caller that waits for something else from it. */
   onend: (() => void) | null = null;
   readonly #socket: StreamSocket;
 

@@ -1,5 +1,5 @@
 /**
- * The seam between a stream socket and its platform, `StreamTransport`: all that a platform writes for one connection.
+ * The seam between a stream socket and its platform, `StreamTransport`: what a platform has to implement for one connection.
  */
 
 import type { Data } from "../bytes/data.ts";
@@ -8,7 +8,7 @@ import type { SocketError } from "../errors.ts";
 import type { Address } from "../net/address.ts";
 import { optionNamesOf } from "../options.ts";
 
-/** What a place can do that another cannot. */
+/** What this place can do, and others may not. */
 export interface Capabilities {
   /** `abort()` reaches the peer as a reset, not as an end. */
   readonly reset: boolean;
@@ -39,7 +39,7 @@ export interface KernelSocket {
   onUrgent(told: () => void): () => void;
 }
 
-/** What the transport tells the socket. Nothing is told after `end` and `error` but `error`. */
+/** What the transport calls. After `end` or `error` it may call only `error`. */
 export interface StreamSink {
   /** How many bytes the read that waits still needs at least; 0 where none waits. */
   readonly needed: number;
@@ -109,13 +109,13 @@ export interface StreamTransport {
   readonly sharesTimers?: boolean;
 }
 
-/** Whom to trust in a TLS handshake, and who one is. */
+/** Which peers to trust in a TLS handshake, and which certificate to show. */
 export interface TlsOptions {
   /** The name that the peer's certificate must have. Default: the host that was dialled. */
   readonly serverName?: string | undefined;
   /** Certificates of the authorities to trust, PEM, as text or as a file's bytes, in place of the system's. Not on workerd, which trusts its platform's. */
   readonly ca?: string | Uint8Array | undefined;
-  /** One's own certificate, PEM: needed by who accepted the connection. Not on workerd. */
+  /** The certificate to show, PEM. Required on the side that accepted the connection. Not on workerd. */
   readonly cert?: string | Uint8Array | undefined;
   /** Its private key, PEM. */
   readonly key?: string | Uint8Array | undefined;

@@ -66,7 +66,7 @@ export const webStreamOf = (
     await securing;
   };
   const closed = Promise.withResolvers<void>();
-  closed.promise.catch(() => {}); // nobody need watch it
+  closed.promise.catch(() => {}); // it need not be watched
   state.onError(closed.reject);
   if (state.error !== null) closed.reject(state.error);
   securing.catch(closed.reject);
@@ -138,7 +138,7 @@ export const webStreamOf = (
       state.mustBeIdle();
       upgraded = true;
       const secured = webStreamOf(socket, state, socket.startTls(options));
-      secured.opened.catch(() => {}); // who awaits it is told
+      secured.opened.catch(() => {}); // a caller that awaits it is told
       closed.resolve();
       return secured;
     },
