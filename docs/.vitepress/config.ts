@@ -56,6 +56,7 @@ const guide: SidebarItem[] = [
       "pools",
       "testing",
       "deploying",
+      "proxy-protocol",
       "broadcasts",
       "sessions",
       "socket-module",

@@ -38,6 +38,15 @@ test("README.md has at most 90 lines: what is longer stands in docs/", () => {
   expect(readFileSync("README.md", "utf8").split("\n").length - 1).toBeLessThanOrEqual(90);
 });
 
+test("every page of docs/ is in the site's sidebar, once, and in README.md", () => {
+  const config = readFileSync("docs/.vitepress/config.ts", "utf8");
+  const names = readdirSync("docs").filter((name) => name.endsWith(".md"));
+  const listed = names.map((name) => config.split(`"${name.slice(0, -3)}"`).length - 1);
+  expect(names.filter((_, i) => listed[i] !== 1)).toEqual([]);
+  const readme = readFileSync("README.md", "utf8");
+  expect(names.filter((name) => !readme.includes(`(docs/${name})`))).toEqual([]);
+});
+
 test("the list of decisions has each of them", () => {
   const list = readFileSync("docs/decisions/index.md", "utf8");
   const files = readdirSync("docs/decisions").filter((name) => name !== "index.md");
