@@ -8,6 +8,7 @@
 
 import type { Address } from "../../core/net/address.ts";
 import { fs } from "../builtin.ts";
+import { inodeOf } from "./descriptors/adopted.ts";
 
 const LINGER = 2_000; // ms from one look to the next, and from the close to the first (nginx's lingering_timeout: 5 s a read)
 const STALLED = 5; // looks in a row that saw nothing acknowledged
@@ -68,8 +69,8 @@ const TABLES = { IPv4: new Table("/proc/net/tcp"), IPv6: new Table("/proc/net/tc
 export const unacknowledged = (fd: number, remote: Address | null): number | null => {
   if (remote === null || remote.family === "unix") return 0;
   try {
-    const inode = /^socket:\[(\d+)\]$/.exec(fs.readlinkSync(`/proc/self/fd/${fd}`))?.[1];
-    return inode === undefined ? null : TABLES[remote.family].get(inode);
+    const inode = inodeOf(fd);
+    return inode === null ? null : TABLES[remote.family].get(inode);
   } catch {
     return null;
   }

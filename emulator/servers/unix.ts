@@ -28,12 +28,13 @@ import { SERVER_NAMES, type ServerOptions } from "../../core/serve/server.ts";
 import type { Datagram, DatagramSink, DatagramTransport } from "../../core/sockets/datagram.ts";
 import { STREAM_NAMES, type StreamOptions } from "../../core/sockets/stream-options.ts";
 import type { StreamSocket } from "../../core/sockets/stream-socket.ts";
-import { dirname, fs, lazy } from "../builtin.ts";
+import { fs, lazy } from "../builtin.ts";
 import { peerName } from "../kernel/descriptors/adopted.ts";
 import { neededLibc } from "../kernel/descriptors/libc.ts";
 import { checkedPath } from "../kernel/descriptors/sockaddr.ts";
 import type { Origin } from "../kernel/net-transport.ts";
 import { libcDatagrams } from "../sockets/libc-datagrams.ts";
+import { bindError } from "../sockets/resolve.ts";
 import { TCPServer } from "./tcp.ts";
 import { UDPServer, type UDPServerOptions } from "./udp.ts";
 
@@ -312,10 +313,11 @@ class PackageDatagrams implements PathDatagrams {
 
   async bind(endpoint: Endpoint): Promise<void> {
     this.#said = formatAddress(endpoint);
+    const { path } = endpoint as Extract<Endpoint, { readonly scheme: "unix" }>;
     try {
-      this.#socket.bind((endpoint as Extract<Endpoint, { readonly scheme: "unix" }>).path);
+      this.#socket.bind(path);
     } catch (error) {
-      throw packageError(error, this.#said);
+      throw bindError(packageError(error, this.#said), { family: "unix", path }, this.#said);
     }
   }
 
@@ -415,13 +417,6 @@ const bindPath = async (path: string, bind: () => MaybePromise<void>): Promise<v
   } catch (error) {
     const { code, cause } = error as SocketError;
     const said = formatAddress({ scheme: "unix", path });
-    if (code === "EACCES" || code === "ENOENT") {
-      // Node says EACCES also where the folder is not there.
-      const folder = dirname(path);
-      const missing = fs.lstatSync(folder, { throwIfNoEntry: false }) === undefined;
-      const why = missing ? `there is no folder ${folder}` : `this process may not make a file in ${folder}`;
-      throw new SocketError(missing ? "ENOENT" : "EACCES", `${said}: ${why}`, { address: said, cause });
-    }
     if (code !== "EADDRINUSE") throw error;
     const why = await occupied(path);
     if (why !== null)

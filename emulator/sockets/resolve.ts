@@ -59,15 +59,10 @@ export const resolve = async (endpoint: Endpoint, family: number): Promise<Addre
 /** What bind(2) says, with a remedy. */
 export const bindError = (error: unknown, address: Address, said: string): SocketError => {
   const { code } = error as { readonly code?: string };
-  if (address.family === "unix" && (code === "ENOENT" || code === "EACCES")) {
-    // libuv has one code for both.
-    const folder = dirname(address.path);
-    if (!fs.existsSync(folder)) {
-      return new SocketError("ENOENT", `${said}: there is no folder ${folder}`, {
-        address: said,
-        cause: error,
-      });
-    }
-  }
-  return networkError(error, said);
+  if (address.family !== "unix" || (code !== "ENOENT" && code !== "EACCES")) return networkError(error, said);
+  // libuv has one code for both.
+  const folder = dirname(address.path);
+  const missing = !fs.existsSync(folder);
+  const why = missing ? `there is no folder ${folder}` : `this process may not make a file in ${folder}`;
+  return new SocketError(missing ? "ENOENT" : "EACCES", `${said}: ${why}`, { address: said, cause: error });
 };

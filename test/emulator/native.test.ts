@@ -61,6 +61,7 @@ import {
   UnixDatagramServer,
 } from "socklet/emulator";
 import { afterAll, describe, expect, onTestFinished, test } from "vitest";
+import { bindError } from "../../emulator/sockets/resolve.ts";
 import { type Certificates, ownCertificates } from "../peers/certificates.ts";
 import { describeWith, python, start } from "../peers/program.ts";
 import { inNativeMode } from "./native-mode.ts";
@@ -404,6 +405,12 @@ print(json.dumps({call: {state: outcome(calls[call], states[state]()) for state 
     test("a path in a folder that is not there", async () => {
       const path = join(folder, "none/such");
       await expect(closing(socket(AF_UNIX)).bind({ path })).rejects.toThrow(/ENOENT.*no folder/);
+    });
+
+    test("a path in a folder that may not be written", () => {
+      const path = join(folder, "s"); // by the kernel's word for it, since whoever tests may write everywhere
+      const error = bindError({ code: "EACCES" }, { family: "unix", path }, `unix:${path}`);
+      expect(error.message).toBe(`EACCES: unix:${path}: this process may not make a file in ${folder}`);
     });
   });
 

@@ -33,6 +33,10 @@ export const namesOf = (fd: number): UnixNames => {
   return { local: path(libc()?.getsockname(fd)), remote: path(peerName(fd)) };
 };
 
+/** The inode of a descriptor's socket, as /proc/net knows it; `null` where the descriptor is no socket. Throws where there is no such descriptor, or no /proc. */
+export const inodeOf = (fd: number): string | null =>
+  /^socket:\[(\d+)\]$/.exec(fs.readlinkSync(`/proc/self/fd/${fd}`))?.[1] ?? null;
+
 /** A descriptor that was made elsewhere, and what has been done with it. */
 export interface Adopted {
   readonly fd: number;
@@ -78,13 +82,13 @@ const PROC: readonly (readonly [file: string, family: number, type: number])[] =
 
 /** /proc/net/tcp and its like, proc_pid_net(5): a line for each socket, with its state and its inode. */
 const knownByProc = (fd: number, kind: Kind): Known => {
-  let inode: string | undefined;
+  let inode: string | null;
   try {
-    inode = /^socket:\[(\d+)\]$/.exec(fs.readlinkSync(`/proc/self/fd/${fd}`))?.[1];
+    inode = inodeOf(fd);
   } catch {
     throw new SocketError("EBADF", `there is no descriptor ${fd}`);
   }
-  if (inode === undefined) throw new SocketError("ENOTSOCK", `descriptor ${fd} is no socket`);
+  if (inode === null) throw new SocketError("ENOTSOCK", `descriptor ${fd} is no socket`);
   const lines = (file: string): string[][] =>
     fs
       .readFileSync(`/proc/self/net/${file}`, "latin1")
