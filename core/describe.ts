@@ -19,7 +19,7 @@ const UNREADABLE = "[unreadable]";
 
 // ---- One property, one question ----
 
-/** The property `key` of any value; `undefined` where it has none, or where reading it throws. */
+/** The property `key` of any value; `undefined` if it has none, or if reading it throws. */
 export const peek = (value: unknown, key: PropertyKey): unknown => {
   try {
     return (value as Record<PropertyKey, unknown> | null | undefined)?.[key];
@@ -73,7 +73,7 @@ const nameOf = (value: unknown): string | undefined => {
 
 /** What can be said of a value that was thrown. */
 export interface Description {
-  /** An error's `name`; `""` where it is no error. */
+  /** An error's `name`; `""` if it is no error. */
   readonly name: string;
   /** An error's message; else the value as text. */
   readonly message: string;
@@ -256,7 +256,7 @@ export const plain = (value: unknown, limit: number): Json => {
   return json === undefined ? { omitted: size } : json;
 };
 
-/** `value` as plain data and its size as JSON; no data where it is over `limit` bytes. Throws as `toJson`. */
+/** `value` as plain data and its size as JSON; no data if it is over `limit` bytes. Throws as `toJson`. */
 export const jsonOf = (value: unknown, limit: number): { json?: Json; size: number } =>
   bounded(value, limit, true);
 

@@ -2,7 +2,7 @@
  * The one error class, and the one table of its codes.
  *
  * A caller matches on `code`, never on the message. A code is POSIX's where POSIX has one (errno(3)), and
- * `ERR_…` where it has none. A wrong argument is not a `SocketError`: it is a `TypeError` or a `RangeError`,
+ * `ERR_…` if it has none. A wrong argument is not a `SocketError`: it is a `TypeError` or a `RangeError`,
  * thrown at once.
  */
 
@@ -85,7 +85,7 @@ export interface SocketErrorDetails {
  * What went wrong with a socket, a server or a name. CPython's `OSError`.
  *
  * - `code`: what to match on.
- * - `errno`: Linux's number of that code, `0` where it has none; of a name its reason, such as `EAI_NONAME` (CPython's
+ * - `errno`: Linux's number of that code, `0` if it has none; of a name its reason, such as `EAI_NONAME` (CPython's
  *   `OSError.errno`).
  * - `address`: the address at hand, as text, or `undefined`.
  * - `cause`: the platform's own error, where there is one.

@@ -1,5 +1,5 @@
 /**
- * Checks of options: a wrong one is said where it is given, and not by what it does later. And the options that an
+ * Checks of options: a wrong one is an error where it is given, not a surprise later. And the options that an
  * app's listener has as well as the server of its kind.
  */
 
@@ -70,7 +70,7 @@ export const optionNamesOf =
     return names;
   };
 
-/** What to do about a name that is often given where it means nothing. */
+/** What to do about a name that is often given where it has no meaning. */
 const REMARKS: OptionRemarks = {
   secureTransport: "what dials has it; a server's handler secures its connection by startTls({ cert, key })",
   tls: "what dials has it; a server's handler secures its connection by startTls({ cert, key })",
@@ -137,7 +137,7 @@ const unknown = (taker: string, path: string, name: string, names: OptionNames, 
 
 const lastOf = (path: string): string => path.slice(path.lastIndexOf(".") + 1);
 
-/** Who has an option of this name: where one list begins with another, the one that adds it. */
+/** The owners of an option of this name: if one list begins with another, the one that adds it. */
 const ownersOf = (name: string): string[] => {
   const having = owners.filter(([, names]) => Object.hasOwn(names, name));
   const adds = (names: OptionNames): boolean =>
@@ -205,11 +205,11 @@ export interface DatagramOptions {
   /** Bytes of a datagram that are taken; the rest is cut, and `truncated` says so. Default 65 535, so that nothing is (CPython: 8 192). */
   readonly maxPacketSize?: number;
   /**
-   * How many bytes may be sent to an address in all for each byte that came from it; what is over is dropped, and
-   * told. Anybody can send a datagram in another's name, and have the reply sent to him: a server that gives long
-   * replies to short questions is a weapon. Default `null`, no limit, since how long a reply is to be the protocol
-   * says (a DNS answer is ten times its question), and the loopback address that servers here listen on is not
-   * reached from outside. For who listens on a public address: 3, as QUIC (RFC 9000 section 8), or what his
+   * How many bytes may be sent to an address in all, for each byte that came from it. Replies over that are dropped, and
+   * reported by an event. Anybody can send a datagram in another's name, and so have the reply sent to the other: a
+   * server that gives long replies to short questions is a weapon. Default `null`, no limit: how long a reply is depends
+   * on the protocol (a DNS answer is ten times its question), and the loopback address, where servers listen here, cannot
+   * be reached from outside. A server on a public address should set 3, as QUIC does (RFC 9000 section 8), or what its
    * protocol needs.
    */
   readonly amplification?: number | null;

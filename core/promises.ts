@@ -1,4 +1,4 @@
-/** Promises and thenables that somebody else made: what they are, and what becomes of them, without a surprise. */
+/** Promises and thenables from code that is not ours: told from other values, and waited for without surprises. */
 
 import { isA, peek } from "./describe.ts";
 

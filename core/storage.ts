@@ -4,7 +4,7 @@
 export interface BlobStorage {
   /** Keeps `bytes` under `name`, in place of what was there; whole or not at all. */
   put(name: string, bytes: Uint8Array): Promise<void>;
-  /** The bytes, or `null` where there are none of that name. */
+  /** The bytes, or `null` if there are none of that name. */
   get(name: string): Promise<Uint8Array | null>;
   /** All names, sorted. */
   list(): Promise<string[]>;

@@ -12,7 +12,7 @@ const LITTLE_ENDIAN = new Uint8Array(new Uint16Array([1]).buffer)[0] === 1;
 /**
  * A 16-bit number (a port) from host to network byte order: `htons(20000)` is 8270 on a little-endian host.
  *
- * @throws TypeError where it is not an integer; RangeError where it is not within 0 to 65535.
+ * @throws TypeError if it is not an integer; RangeError if it is not within 0 to 65535.
  */
 export function htons(hostshort: number): number {
   return swap16(unsigned("htons", hostshort, 16));
@@ -22,7 +22,7 @@ export function htons(hostshort: number): number {
  * A 32-bit number (an IPv4 address) from host to network byte order: `htonl(20000)` is 541982720 on a
  * little-endian host. The result is unsigned.
  *
- * @throws TypeError where it is not an integer; RangeError where it is not within 0 to 4294967295.
+ * @throws TypeError if it is not an integer; RangeError if it is not within 0 to 4294967295.
  */
 export function htonl(hostlong: number): number {
   return swap32(unsigned("htonl", hostlong, 32));
@@ -31,7 +31,7 @@ export function htonl(hostlong: number): number {
 /**
  * A 16-bit number (a port) from network to host byte order: `ntohs(8270)` is 20000 on a little-endian host.
  *
- * @throws TypeError where it is not an integer; RangeError where it is not within 0 to 65535.
+ * @throws TypeError if it is not an integer; RangeError if it is not within 0 to 65535.
  */
 export function ntohs(netshort: number): number {
   return swap16(unsigned("ntohs", netshort, 16));
@@ -41,7 +41,7 @@ export function ntohs(netshort: number): number {
  * A 32-bit number (an IPv4 address) from network to host byte order: `ntohl(541982720)` is 20000 on a
  * little-endian host. The result is unsigned.
  *
- * @throws TypeError where it is not an integer; RangeError where it is not within 0 to 4294967295.
+ * @throws TypeError if it is not an integer; RangeError if it is not within 0 to 4294967295.
  */
 export function ntohl(netlong: number): number {
   return swap32(unsigned("ntohl", netlong, 32));

@@ -1,4 +1,4 @@
-/** What a reader and a writer share: bytes and text, the limits of a stream, why it fails, and who else is told of a change. */
+/** What a reader and a writer share: bytes and text, the limits of a stream, why it fails, and callers to be told of a change. */
 
 import { SocketError, type SocketErrorCode } from "../errors.ts";
 import { wholeMs } from "../options.ts";
@@ -9,7 +9,7 @@ export type Data = Uint8Array | string;
 /** A value, or the promise of one: what may be asynchronous and need not be. */
 export type MaybePromise<T> = T | PromiseLike<T>;
 
-/** What becomes of a connection whose peer reads too slowly. */
+/** What happens to a connection whose peer reads too slowly. */
 export type WhenSlow = "cut" | "throw";
 
 /** Limits of one stream. Sizes are bytes. */

@@ -104,7 +104,7 @@ export class StreamReader extends Alarm {
   #searched = 0; // the same for the separator of the readuntil() that waits
   #tray: Uint8Array = EMPTY; // where small pieces are put together; the last of #more is a view of it
   #trayUsed = 0;
-  #text: string | null = null; // the ASCII text of #chunk[#textFrom...]; null where none is decoded, a read waits, or the source is blocked
+  #text: string | null = null; // the ASCII text of #chunk[#textFrom...]; null if none is decoded, a read waits, or the source is blocked
   #textFrom = 0;
   #bytesTo = 0; // #chunk up to here is not ASCII: its lines are cut as bytes
   #paused = false;
@@ -146,7 +146,7 @@ export class StreamReader extends Alarm {
     return this.#size;
   }
 
-  /** How many bytes the read that waits still needs at least; 0 where none waits. For a source that can wait for as many. */
+  /** How many bytes the read that waits still needs at least; 0 if none waits. For a source that can wait for as many. */
   get needed(): number {
     if (this.#waiting === null) return 0;
     return this.#waiting === (this.#tryExactly as Attempt<unknown>)
@@ -187,7 +187,7 @@ export class StreamReader extends Alarm {
     return this.#take(attempt, size, wait ? this.timeout : 0);
   }
 
-  /** A copy of the next bytes, at most `size`, which stay to be read; waits for one where none is here. `MSG_PEEK`; CPython's `peek`. */
+  /** A copy of the next bytes, at most `size`, which stay to be read; waits for one if none is here. `MSG_PEEK`; CPython's `peek`. */
   peek(size: number = Number.MAX_SAFE_INTEGER): Promise<Uint8Array | null> {
     return this.#take(this.#tryPeek, positive(size, "size"));
   }
@@ -226,7 +226,7 @@ export class StreamReader extends Alarm {
   /**
    * A line with its `\n`; at the end what is left without one, then `null`. CPython's `readline`.
    * Rejects with `ERR_LIMIT` past `maxLine`; with `size` gives at most that many bytes of a line, however long it is,
-   * and rejects with `ERR_LIMIT` where those are more than `maxRead`.
+   * and rejects with `ERR_LIMIT` if those are more than `maxRead`.
    */
   readline(size?: number): Promise<Uint8Array | null> {
     return this.#take(this.#tryReadline, size === undefined ? -1 : positive(size, "size"));
@@ -653,8 +653,8 @@ export class StreamReader extends Alarm {
   }
 
   /**
-   * Decodes the next window of the current piece; null where there is none, where it was looked through for a
-   * newline in vain, or where it is not plain ASCII.
+   * Decodes the next window of the current piece; null if there is none, if it was looked through for a
+   * newline in vain, or if it is not plain ASCII.
    */
   #decode(): string | null {
     const chunk = this.#chunk;
@@ -672,7 +672,7 @@ export class StreamReader extends Alarm {
     return text;
   }
 
-  /** Where the next newline is among the buffered bytes; −1 where there is none yet. */
+  /** Where the next newline is among the buffered bytes; −1 if there is none yet. */
   #newline(): number {
     const found = this.#find(NEWLINES, this.#past(this.#scanned));
     this.#scanned = found < 0 ? this.#arrived : this.#arrived - this.#size + found;

@@ -55,7 +55,7 @@ export interface WriterTarget {
   unacknowledged?(): number | null;
   /** Runs `task` once, when this turn's work is done. */
   defer(task: () => void): void;
-  /** Resets the connection, for this reason, and fails the writer with it. Absent where there is none to reset: `write()` throws instead. */
+  /** Resets the connection, for this reason, and fails the writer with it. Absent if there is none to reset: `write()` throws instead. */
   cut?(error: SocketError): void;
   /** Whether a read has said why the connection failed: then its handler knows. */
   readonly told?: boolean;
@@ -198,7 +198,7 @@ export class StreamWriter {
    * The bytes are copied or sent before this returns, except of arrays of 16 KiB and more: leave those unchanged
    * until `flush()` has resolved.
    *
-   * Throws `EPIPE` and `ECONNRESET` where nothing can be sent any more, `EBADF` after a close. Where more than
+   * Throws `EPIPE` and `ECONNRESET` if nothing can be sent any more, `EBADF` after a close. Where more than
    * `maxPending` bytes already wait for the peer, the connection is cut (see `whenSlow`). From then on, and on a connection
    * whose failure a read has told, this drops what it is given and returns 0, since its caller may be another
    * connection's handler. A handler whose connection was cut is told `ENOBUFS` by the read that waits, by its next read or by

@@ -22,7 +22,7 @@ const encoder = new TextEncoder();
 const digest = async (text: string): Promise<Uint8Array> =>
   new Uint8Array(await crypto.subtle.digest("SHA-256", encoder.encode(text)));
 
-/** The entries of a text in the form of `SOCKLET_TOKENS`, sound or not; `scopes` is undefined where none are named. */
+/** The entries of a text in the form of `SOCKLET_TOKENS`, sound or not; `scopes` is undefined if none are named. */
 export const tokenEntries = (
   text: string,
 ): { readonly entry: string; readonly scopes: string | undefined; readonly token: string }[] =>
@@ -36,7 +36,7 @@ export const tokenEntries = (
 
 /** The tokens that are valid. */
 export class TokenList {
-  /** Why nobody is let in, and what to do; `null` where there are tokens and all are sound. Names no token. */
+  /** Why nobody is let in, and what to do; `null` if there are tokens and all are sound. Names no token. */
   readonly problem: string | null;
   readonly #entries: readonly { readonly token: string; readonly scopes: readonly string[] }[];
   // Values, and no promise of them: in a Worker what one request awaits must not be another's.
@@ -59,7 +59,7 @@ export class TokenList {
   }
 
   /**
-   * What `token` lets its holder do; `null` where it is none of these. Digests are compared, each with all of
+   * What `token` lets its holder do; `null` if it is none of these. Digests are compared, each with all of
    * its bytes, and all of them: the time this takes says nothing of how near a guess was, or which token it hit.
    */
   async scopesOf(token: string): Promise<ReadonlySet<string> | null> {
@@ -75,6 +75,6 @@ export class TokenList {
   }
 }
 
-/** The token of an `Authorization` header (RFC 6750 2.1); `undefined` where it has none that is well formed, or several. */
+/** The token of an `Authorization` header (RFC 6750 2.1); `undefined` if it has none that is well formed, or several. */
 export const bearerToken = (header: string | undefined): string | undefined =>
   /^Bearer +([A-Za-z0-9._~+/-]+=*) *$/i.exec(header ?? "")?.[1];

@@ -217,7 +217,7 @@ export const controlClient = (url: string, options: ControlClientOptions = {}) =
       (await call<{ listeners: ListenerInfo[] }>("GET", "/listeners", call_)).listeners,
     pools: async (call_: CallOptions = {}): Promise<readonly PoolInfo[]> =>
       (await call<{ pools: PoolInfo[] }>("GET", "/pools", call_)).pools,
-    /** One pool; rejects with `ENOENT` where there is none of that name. */
+    /** One pool; rejects with `ENOENT` if there is none of that name. */
     pool: (name: string, call_: CallOptions = {}): Promise<PoolInfo> =>
       call("GET", `/pools/${encodeURIComponent(name)}`, call_),
     /**

@@ -170,7 +170,7 @@ export interface ListenerInfo {
   readonly serve: Serving;
   /** `new` before it listens: in a Worker, before its first request in this isolate. */
   readonly state: ServerState;
-  /** What becomes of who comes now; `null` where it is not suspended. */
+  /** What it does with new requests; `null` if it is not suspended. */
   readonly suspended: Suspension | null;
   /** Requests that wait, whose handler runs now, has ended, and has ended badly; and those that were turned away. */
   readonly waiting: number;
@@ -253,13 +253,13 @@ export interface ControlPlane {
    * platform cannot dial), `ERR_LIMIT` (too many sessions run). All but the last two come from `sessionTarget()`.
    */
   start(spec: SessionSpec): Promise<SessionInfo>;
-  /** The record when the session is over, or after `ms` as it is then; `null` where there is no such session. */
+  /** The record when the session is over, or after `ms` as it is then; `null` if there is no such session. */
   wait(id: string, ms: number): Promise<SessionInfo | null>;
   list(query: SessionQuery): Promise<SessionPage>;
   get(id: string): Promise<SessionInfo | null>;
   /**
    * The events with ids above `after` that are kept, then those to come; ends when the session is over or
-   * `signal` aborts, and rejects with neither. `null` where there is no such session.
+   * `signal` aborts, and rejects with neither. `null` if there is no such session.
    */
   events(id: string, after: number, signal: AbortSignal): Promise<AsyncIterable<SessionEvent> | null>;
   /** Sends bytes by hand; resolves when there is room for more. `ENOTCONN` where it does not run or its connection is closed, and as `sendall`. */

@@ -222,7 +222,7 @@ export class Session {
           `${wfile.unsent} bytes wait for the peer; send more when it has read`,
         );
       }
-      const size = wfile.write(bytes); // throws where nothing can be sent, or drops all: then nothing was, and flush() says why
+      const size = wfile.write(bytes); // throws if nothing can be sent, or drops all: then nothing was, and flush() says why
       if (size === bytes.length) this.#tell({ type: "sent", bytes: size });
       await wfile.flush();
     });

@@ -29,7 +29,7 @@ export interface Codec {
   readonly size: ((bytes: Uint8Array, at: number) => number) | null;
   /** How many bytes `text` has. */
   length(text: string): number;
-  /** What cannot be written; `null` where nothing can. */
+  /** What cannot be written; `null` if nothing can. */
   readonly unwritable: RegExp | null;
   encode(text: string): Data;
 }

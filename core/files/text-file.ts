@@ -202,7 +202,7 @@ export class TextIOWrapper extends BaseFile implements TextFile {
     }
   }
 
-  /** Behind the first line end in `text`; -1 where there is none, or where it may go on. */
+  /** Behind the first line end in `text`; -1 if there is none, or if it may go on. */
   #lineEnd(text: string): number {
     const mark = this.#newline ?? "\n";
     if (mark !== "") {
@@ -262,7 +262,7 @@ export class TextIOWrapper extends BaseFile implements TextFile {
     return text !== "";
   }
 
-  /** Where in the window the next byte is; -1 where it is not, or not the whole of its unit. */
+  /** Where in the window the next byte is; -1 if it is not, or not the whole of its unit. */
   #known(reader: StreamReader): number {
     const at = reader.bytesRead - reader.buffered - this.#windowAt;
     const left = this.#window.length - at;
@@ -271,7 +271,7 @@ export class TextIOWrapper extends BaseFile implements TextFile {
     return at >= 0 && left > 0 && (left >= unit || this.#window.length < unit) ? at : -1;
   }
 
-  /** Copies what comes next, and waits for it where nothing is here; false at the end. */
+  /** Copies what comes next, and waits for it if nothing is here; false at the end. */
   async #look(reader: StreamReader): Promise<boolean> {
     const { unit } = this.#decoder.codec;
     const first = reader.buffered < unit ? await reader.receive(unit, true, true, true) : EMPTY;

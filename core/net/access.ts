@@ -73,7 +73,7 @@ export type InternetEndpoint = Extract<Endpoint, { readonly hostname: string }>;
  * A name matches names alone, a network addresses alone. `localhost` and the names below it are this machine
  * (RFC 6761 section 6.3): each has to be named in full, and `*.localhost` is an error.
  *
- * @throws SocketError `ERR_APP` where it is no rule; the message says what would be right.
+ * @throws SocketError `ERR_APP` if it is no rule; the message says what would be right.
  */
 export function parseAllowRule(text: string): AllowRule {
   const wrong = (why: string) => new SocketError("ERR_APP", `the allow rule ${JSON.stringify(text)} ${why}`);
@@ -190,7 +190,7 @@ export class AllowList {
    *
    * @throws SocketError `ERR_REFUSED` where no rule allows it. The message has the target in its one spelling
    *   and the kind of rule that would allow it, and none of the app's rules: a stranger may read it.
-   * @throws as `parseAddress` where it is no address at all: `ERR_INVALID_ADDRESS` (credentials and paths are
+   * @throws as `parseAddress` if it is no address at all: `ERR_INVALID_ADDRESS` (credentials and paths are
    *   of these), RangeError, TypeError.
    */
   check(target: AddressLike): InternetEndpoint {
@@ -284,9 +284,9 @@ const addressText = (packed: Uint8Array): string =>
 
 const isLocalhost = (name: string): boolean => name === "localhost" || name.endsWith(".localhost");
 
-// --- Who may come ------------------------------------------------------------------------------------------
+// --- Which peers may connect ------------------------------------------------------------------------------------------
 
-/** Who may come to a server, by networks; a rule is read by `parseNetwork`. What is denied stays denied, whatever is allowed. */
+/** Which networks may connect to a server; `parseNetwork` reads each rule. A denied network stays denied, whatever is allowed. */
 export interface PeerRules {
   /** Default: all. */
   readonly allow?: readonly string[];
@@ -309,8 +309,8 @@ export const RATE_NAMES = optionNamesOf<RateLimit>()({ perSecond: true, burst: t
 /**
  * Reads a network: `"10.0.0.0/8"`, `"2001:db8::/32"` (CIDR, RFC 4632), or one address.
  *
- * @throws SocketError `ERR_INVALID_ADDRESS` where it is none, has bits set beyond its prefix, or is IPv4 in another
- *   spelling than `a.b.c.d`; the message says what would be right. TypeError where it is no string.
+ * @throws SocketError `ERR_INVALID_ADDRESS` if it is none, has bits set beyond its prefix, or is IPv4 in another
+ *   spelling than `a.b.c.d`; the message says what would be right. TypeError if it is no string.
  */
 export function parseNetwork(text: string): Network {
   if (typeof text !== "string") throw new TypeError(`a network is a string, not ${typeof text}`);
@@ -389,7 +389,7 @@ export interface GateOptions {
   readonly maxRequestsPerAddress?: number | undefined;
 }
 
-/** A server's door: who comes is judged here before anything is made for him. */
+/** A server's door: a peer is admitted or refused here, before anything is made for it. */
 export class Gate {
   readonly #list: PeerList | undefined;
   readonly #interval: number; // ms in which a token grows
@@ -510,7 +510,7 @@ const SMTP = 25; // RFC 5321 section 4.5.4.2
 
 /**
  * Why a Worker's `connect()` on Cloudflare's edge will refuse this endpoint, as text to show before dialling,
- * or `null` where nothing is known against it. Takes what `AllowList.check` gave.
+ * or `null` if nothing is known against it. Takes what `AllowList.check` gave.
  *
  * It speaks of the edge: the local workerd (`wrangler dev`, Miniflare) dials port 25 and private addresses
  * (measured: 127.0.0.1:25 on workerd 1.20261023.1), which tests need. `connectHint` has what can be told only after the dial failed.

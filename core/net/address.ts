@@ -76,8 +76,8 @@ export interface Network {
  * The hostname stays as given, but for an IPv6 address's brackets: `"localhost"` is not resolved.
  *
  * @throws SocketError `ERR_INVALID_ADDRESS` where text is malformed; the message says what would be right.
- * @throws RangeError where the port is not an integer within 0 to 65535.
- * @throws TypeError where the argument, its hostname, port or path has the wrong type.
+ * @throws RangeError if the port is not an integer within 0 to 65535.
+ * @throws TypeError if the argument, its hostname, port or path has the wrong type.
  */
 export function parseAddress(like: AddressLike): Endpoint {
   if (typeof like === "string") return parseText(like);
@@ -117,7 +117,7 @@ const ATON_NAMES = optionNamesOf<{ readonly strict?: boolean }>()({ strict: "boo
  * `"127.1 x"` are all 127.0.0.1, a known way around guards that read only the dotted quad.
  *
  * @param options.strict take the dotted quad alone, as `inetPton` does. Default false.
- * @throws SocketError `ERR_INVALID_ADDRESS` where it is none of these; TypeError where it is not a string.
+ * @throws SocketError `ERR_INVALID_ADDRESS` if it is none of these; TypeError if it is not a string.
  */
 export function inetAton(text: string, options: { readonly strict?: boolean } = {}): Uint8Array {
   string(text, "text");
@@ -132,7 +132,7 @@ export function inetAton(text: string, options: { readonly strict?: boolean } = 
 /**
  * 4 bytes in network order to a dotted quad: `"222.76.216.16"`.
  *
- * @throws SocketError `ERR_INVALID_ADDRESS` where there are not 4 bytes; TypeError where it is no Uint8Array.
+ * @throws SocketError `ERR_INVALID_ADDRESS` if there are not 4 bytes; TypeError if it is no Uint8Array.
  */
 export function inetNtoa(packed: Uint8Array): string {
   if (bytes(packed).length !== 4) return invalidLength("inetNtoa() takes 4 bytes", packed);
@@ -143,8 +143,8 @@ export function inetNtoa(packed: Uint8Array): string {
  * The text of an address to its bytes in network order: 4 for `AF_INET`, which takes the dotted quad alone,
  * 16 for `AF_INET6`, which takes no scope. CPython's `inet_pton`; inet_pton(3), RFC 4291 section 2.2.
  *
- * @throws SocketError `ERR_INVALID_ADDRESS` where it is not an address of that family, `EAFNOSUPPORT`
- *   where the family is another one; TypeError where an argument has the wrong type.
+ * @throws SocketError `ERR_INVALID_ADDRESS` if it is not an address of that family, `EAFNOSUPPORT`
+ *   where the family is another one; TypeError if an argument has the wrong type.
  */
 export function inetPton(family: number, text: string): Uint8Array {
   const internet = internetFamily(family);
@@ -160,7 +160,7 @@ export function inetPton(family: number, text: string): Uint8Array {
  * dotted quad (`::ffff:1.2.3.4`). CPython's `inet_ntop`; inet_ntop(3).
  *
  * @throws SocketError `EAFNOSUPPORT` where the family is another one (CPython has a ValueError here);
- *   RangeError where the length is not the family's; TypeError where an argument has the wrong type.
+ *   RangeError if the length is not the family's; TypeError if an argument has the wrong type.
  */
 export function inetNtop(family: number, packed: Uint8Array): string {
   const length = internetFamily(family) === AF_INET ? 4 : 16;
@@ -178,7 +178,7 @@ export function inetNtop(family: number, packed: Uint8Array): string {
  * every form of `inetAton`, an IPv4-mapped IPv6 address (`::ffff:127.0.0.1`) as the 4 bytes of the IPv4
  * inside, and an IPv6 scope (`%eth0`) left out, since it chooses an interface and no other address.
  *
- * @throws TypeError where it is not a string.
+ * @throws TypeError if it is not a string.
  */
 export function packAddress(text: string): Uint8Array | null {
   const packed = atonBytes(string(text, "text")) ?? groupBytes(text.replace(SCOPE, ""));

@@ -104,7 +104,7 @@ export interface Resolver {
   ): Promise<{ canonname: string; addresses: readonly string[] }>;
   /** The host of a name, with its IPv4 addresses. */
   host(name: string): Promise<Host>;
-  /** The names of the host that has an address; `null` where none is known. */
+  /** The names of the host that has an address; `null` if none is known. */
   reverse(address: string): Promise<readonly [hostname: string, aliases: readonly string[]] | null>;
 }
 
@@ -252,7 +252,7 @@ export const getaddrinfo = async (
   return answers;
 };
 
-/** A port's number, or the name of a service (`""` is none); `null` where there is no port. */
+/** A port's number, or the name of a service (`""` is none); `null` if there is no port. */
 const serviceOf = (port: string | number | null): string | number | null => {
   if (port === null) return null;
   if (typeof port === "number") return checkPort(port);
@@ -315,7 +315,7 @@ interface Addresses {
 
 /**
  * What no host at all means: every address of this machine to listen at, or its loopback to connect to. glibc's
- * sorting (RFC 3484) puts 0.0.0.0 before ::, and ::1 before 127.0.0.1 where there is one.
+ * sorting (RFC 3484) puts 0.0.0.0 before ::, and ::1 before 127.0.0.1 if there is one.
  */
 const ownAddresses = (resolver: Resolver, family: number, flags: number): Addresses => {
   const passive = (flags & AI_PASSIVE) !== 0;
@@ -423,7 +423,7 @@ const ownDomain = async (resolver: Resolver): Promise<string | undefined> => {
 
 type Names = readonly [string, ...unknown[]] | null;
 
-/** The first name of an answer, `""` where there is none. */
+/** The first name of an answer, `""` if there is none. */
 const firstOf = async (ask: () => Names | Promise<Names>): Promise<string> => {
   try {
     return (await ask())?.[0] ?? "";
@@ -443,7 +443,7 @@ const NOT_IN_HOST = /[\s\p{Cc}/?#@[\]\\%:]/u;
  * A host's text in ASCII (IDNA: `"bücher.example"` is `"xn--bcher-kva.example"`). Addresses that are written in
  * other digits become addresses here, before anything looks at them.
  *
- * Throws TypeError where it is no string or has a NUL in it, RangeError where it cannot be a host: a label that
+ * Throws TypeError if it is no string or has a NUL in it, RangeError if it cannot be a host: a label that
  * is empty or has more than 63 bytes (RFC 1035, 2.3.4), or letters that no name has. These are CPython's errors;
  * that a whole name is too long is `ERR_NAME` there and here.
  */

@@ -35,12 +35,12 @@ export class Services {
     });
   }
 
-  /** The port of a service, by its name or an alias; `undefined` where there is none. */
+  /** The port of a service, by its name or an alias; `undefined` if there is none. */
   port(name: string, protocol?: string): number | undefined {
     return this.#find(({ names }) => names.includes(name), protocol)?.port;
   }
 
-  /** The official name of the service at a port; `undefined` where there is none. */
+  /** The official name of the service at a port; `undefined` if there is none. */
   name(port: number, protocol?: string): string | undefined {
     return this.#find((service) => service.port === port, protocol)?.names[0];
   }
@@ -107,7 +107,7 @@ export const builtInProtocols = (): Protocols => {
  * The port of a service (`"http"` is 80), by its name or an alias (`"www"`), over `protocol` (`"tcp"`, `"udp"`)
  * or whichever comes first. Capitals count. CPython's `getservbyname`; getservbyname(3).
  *
- * @throws SocketError `ERR_NAME` where there is none; TypeError where an argument is no string.
+ * @throws SocketError `ERR_NAME` if there is none; TypeError if an argument is no string.
  */
 export const getservbyname = (name: string, protocol?: string): number =>
   builtInServices().getservbyname(name, protocol);
@@ -116,7 +116,7 @@ export const getservbyname = (name: string, protocol?: string): number =>
  * The official name of the service at a port (80 is `"http"`), over `protocol` (`"tcp"`, `"udp"`) or whichever
  * comes first. CPython's `getservbyport`; getservbyport(3).
  *
- * @throws SocketError `ERR_NAME` where there is none; RangeError where the port is not 0 to 65535; TypeError
+ * @throws SocketError `ERR_NAME` if there is none; RangeError if the port is not 0 to 65535; TypeError
  *   where it is no integer, or the protocol no string.
  */
 export const getservbyport = (port: number, protocol?: string): string =>
@@ -126,7 +126,7 @@ export const getservbyport = (port: number, protocol?: string): string =>
  * The number of a protocol (`"tcp"` is 6), by its name or an alias (`"TCP"`). CPython's `getprotobyname`;
  * getprotobyname(3).
  *
- * @throws SocketError `ERR_NAME` where there is none; TypeError where the name is no string.
+ * @throws SocketError `ERR_NAME` if there is none; TypeError if the name is no string.
  */
 export const getprotobyname = (name: string): number => builtInProtocols().getprotobyname(name);
 

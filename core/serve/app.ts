@@ -47,7 +47,7 @@ export interface Platform {
   readonly storage: BlobStorage;
   /**
    * The entry `name` of the app's `pools`, whose handler is `Handler`. It can be used when `context()` has returned.
-   * Throws `ERR_APP` where there is none, or where its handler is another class.
+   * Throws `ERR_APP` if there is none, or if its handler is another class.
    */
   // biome-ignore lint/suspicious/noExplicitAny: the handler's context is the app's, which is being made
   pool<Call, Reply>(name: string, Handler: ClientHandlerClass<Call, Reply, any>): PoolClient<Call, Reply>;

@@ -151,7 +151,7 @@ export class ProxyDoor {
 
   /**
    * Lets a connection in: `"direct"`, as it is; with what its proxy said, when that has come, and then it is to be read
-   * further by somebody else; `null` where it is over, which the server was told. Never throws or rejects.
+   * further by somebody else; `null` if it is over, which the server was told. Never throws or rejects.
    * `unaddressed`: what a peer without an IP address is at this server.
    */
   enter(

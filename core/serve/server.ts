@@ -143,7 +143,7 @@ export abstract class BaseServer<Request, Context = unknown>
   /** Whether what runs holds up no end. */
   daemonThreads: boolean;
 
-  /** Reads what proxies say of their clients; `null` where there are none. */
+  /** Reads what proxies say of their clients; `null` if there are none. */
   protected readonly proxyDoor: ProxyDoor | null;
   readonly #gate: Gate | null;
   readonly #arrivals = new Arrivals<Request>();
@@ -206,7 +206,7 @@ export abstract class BaseServer<Request, Context = unknown>
   /** The listener is open: what else must be done before requests are taken. Called once, after `serverBind()`. */
   serverActivate(): MaybePromise<void> {}
 
-  /** The next request that arrived; waits for one where none has. */
+  /** The next request that arrived; waits for one if none has. */
   getRequest(): MaybePromise<Arrival<Request>> {
     const next = this.#arrivals.shift();
     return next ?? this.#arrival(null).then(() => this.getRequest());

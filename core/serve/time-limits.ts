@@ -4,7 +4,7 @@ import { MAX_TIMER } from "../options.ts";
 import { StreamSocket } from "../sockets/stream-socket.ts";
 import { ABORT_GRACE, bytesOf, type Running } from "./requests.ts";
 
-/** The limits, in milliseconds; `null` where there is none. */
+/** The limits, in milliseconds; `null` if there is none. */
 export interface TimeLimits {
   readonly requestTimeout: number | null;
   readonly idleTimeout: number | null;

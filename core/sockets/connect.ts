@@ -1,4 +1,4 @@
-/** Opening a connection, as far as it is the same everywhere: what may be dialled, with which options, and for how long. */
+/** What is the same in every place about opening a connection: what may be dialled, with which options, and for how long. */
 
 import { SocketError } from "../errors.ts";
 import { type AddressLike, type Endpoint, formatAddress, parseAddress } from "../net/address.ts";
@@ -41,7 +41,7 @@ export const CONNECT_NAMES = optionNamesOf<ConnectOptions>("what dials")({
   signal: true,
 });
 
-/** The bytes that a connection is to begin with, before TLS; `null` where there are none. Throws as `proxyHeader()`. */
+/** The bytes that a connection is to begin with, before TLS; `null` if there are none. Throws as `proxyHeader()`. */
 export const firstBytes = ({ proxyProtocol }: ConnectOptions): Uint8Array | null => {
   if (proxyProtocol === undefined) return null;
   if (typeof proxyProtocol === "object" && proxyProtocol.version === "simple") {
@@ -53,7 +53,7 @@ export const firstBytes = ({ proxyProtocol }: ConnectOptions): Uint8Array | null
 /** Opens one connection; each platform has its own. */
 export type CreateConnection = (address: AddressLike, options?: ConnectOptions) => Promise<StreamSocket>;
 
-/** The endpoint that `address` means, where it can be dialled. Throws `TypeError`, `RangeError`, `ERR_INVALID_ADDRESS`. */
+/** The endpoint that `address` means, if it can be dialled. Throws `TypeError`, `RangeError`, `ERR_INVALID_ADDRESS`. */
 export const dialable = (address: AddressLike): Endpoint => {
   const endpoint = parseAddress(address);
   const said = formatAddress(endpoint);

@@ -43,8 +43,8 @@ export const MAX_DATAGRAM = 65_507; // bytes: 65 535 − 20 IP − 8 UDP (RFC 76
 export interface DatagramSender {
   /**
    * Sends one datagram, and waits for nothing: like the network, it may lose it. `address` is that of a datagram
-   * that came in: `null` where its sender could not be told. Throws `EMSGSIZE` where it is larger than one
-   * datagram carries, `EBADF` after a close, `ENOTCONN` where it cannot know whom to send to.
+   * that came in: `null` where its sender could not be told. Throws `EMSGSIZE` if it is larger than one
+   * datagram carries, `EBADF` after a close, `ENOTCONN` if there is no address to send to.
    */
   post(data: Data, address: Address | null): void;
 }
@@ -53,9 +53,9 @@ export interface DatagramSender {
 export class Datagram {
   /** Its bytes; they are yours to keep. */
   readonly data: Uint8Array;
-  /** Who sent it, or `null` where that cannot be told (workerd; a Unix sender without a name). */
+  /** The sender, or `null` if it is not known (workerd; a Unix sender without a name). */
   readonly address: Address | null;
-  /** True where it was longer than the receiver takes, so that its end is lost. */
+  /** True if it was longer than the receiver takes, so that its end is lost. */
   readonly truncated: boolean;
   readonly #sender: DatagramSender;
 
@@ -66,7 +66,7 @@ export class Datagram {
     this.#sender = sender;
   }
 
-  /** What the proxy said of the sender (PROXY protocol); `null` where there is none, or it is not believed. */
+  /** What the proxy said of the sender (PROXY protocol); `null` if there is none, or it is not believed. */
   get proxy(): ProxyHeader | null {
     return proxyOf(this);
   }
@@ -77,7 +77,7 @@ export class Datagram {
   }
 }
 
-/** `address`, or `ENOTCONN` where there is none. */
+/** `address`, or `ENOTCONN` if there is none. */
 export const knownSender = (address: Address | null): Address => {
   if (address !== null) return address;
   throw new SocketError("ENOTCONN", "the sender of this datagram is not known");
@@ -112,7 +112,7 @@ export interface DatagramSink {
 export interface DatagramTransport {
   /** Where it is bound; null before, and for a Unix socket without a name. */
   readonly localAddress: Address | null;
-  /** The descriptor and what is done by it; absent where there is none. */
+  /** The descriptor and what is done by it; absent if there is none. */
   readonly kernel?: KernelSocket | undefined;
   /** From now on, tell `sink`. Called once. */
   start(sink: DatagramSink): void;
@@ -205,7 +205,7 @@ export class DatagramSocket extends BaseSocket implements AsyncDisposable {
     this.#peer = peer;
   }
 
-  /** `connect()` that gives Linux's number of its error, or its code where it has none; 0 where there is none. It still rejects for a name. */
+  /** `connect()` that gives Linux's number of its error, or its code if it has none; 0 if there is none. It still rejects for a name. */
   connectEx(address: AddressLike): Promise<number | SocketErrorCode> {
     return errnoOf(this.connect(address));
   }
@@ -318,7 +318,7 @@ export class DatagramSocket extends BaseSocket implements AsyncDisposable {
     return this.close();
   }
 
-  /** The peer of `connect()`. Throws `ENOTCONN` where there is none. */
+  /** The peer of `connect()`. Throws `ENOTCONN` if there is none. */
   getpeername(): Address {
     this.#mustBeOpen();
     if (this.#peer === null) throw new SocketError("ENOTCONN");
@@ -440,7 +440,7 @@ export class DatagramSocket extends BaseSocket implements AsyncDisposable {
     if (this.closed) return;
     if (this.#peer !== null && !samePlace(address, this.#peer)) return;
     const received: Received = [bytes, address];
-    // Those who only look at it leave it to the one behind them.
+    // A reader that only looks at it leaves it to the next one.
     for (let waiter = this.#waiting.shift(); waiter !== undefined; waiter = this.#waiting.shift()) {
       waiter.resolve(received);
       if (!waiter.peek) return;

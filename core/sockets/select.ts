@@ -110,18 +110,18 @@ export const select = async <
 export class Poll<T extends Selectable = Selectable> {
   readonly #masks = new Map<T, number>();
 
-  /** Watches `selectable`, from now on for just these events (CPython's default has `POLLPRI`, too, which most places have not). Throws `TypeError` where it is no socket, `RangeError` where the mask is not of `POLLIN`, `POLLPRI`, `POLLOUT`. */
+  /** Watches `selectable`, from now on for just these events (CPython's default has `POLLPRI`, too, which most places have not). Throws `TypeError` if it is no socket, `RangeError` if the mask is not of `POLLIN`, `POLLPRI`, `POLLOUT`. */
   register(selectable: T, eventmask: number = POLLIN | POLLOUT): void {
     this.#masks.set(checkSelectable(selectable, "register()"), checkMask(eventmask));
   }
 
-  /** As `register()`, for one that is watched. Throws `ENOENT` where it is not. */
+  /** As `register()`, for one that is watched. Throws `ENOENT` if it is not. */
   modify(selectable: T, eventmask: number): void {
     this.#mustBeWatched(selectable);
     this.register(selectable, eventmask);
   }
 
-  /** Watches it no more. Throws `ENOENT` where it is not watched. */
+  /** Watches it no more. Throws `ENOENT` if it is not watched. */
   unregister(selectable: T): void {
     this.#mustBeWatched(selectable);
     this.#masks.delete(selectable);

@@ -179,7 +179,7 @@ export class StreamSocket extends BaseSocket implements AsyncDisposable {
     return this.#lost;
   }
 
-  /** What the proxy before this connection said of its client (PROXY protocol); `null` where there is none, or it is not believed. */
+  /** What the proxy before this connection said of its client (PROXY protocol); `null` if there is none, or it is not believed. */
   get proxy(): ProxyHeader | null {
     return proxyOf(this);
   }
@@ -202,7 +202,7 @@ export class StreamSocket extends BaseSocket implements AsyncDisposable {
    *
    * `flags`, or-ed: `MSG_PEEK` leaves them to be read again; `MSG_WAITALL` waits for all of `size`, and gives fewer
    * only at the end; `MSG_DONTWAIT` rejects with `EWOULDBLOCK` rather than wait; `MSG_OOB` gives the urgent byte, at
-   * once (`EINVAL` where there is none; Node with the package `koffi`). recv(2)
+   * once (`EINVAL` if there is none; Node with the package `koffi`). recv(2)
    */
   recv(size?: number, flags = 0): Promise<Uint8Array | null> {
     return flags === 0 ? this.rfile.recv(size) : this.#recvBy(flags, size);
@@ -234,7 +234,7 @@ export class StreamSocket extends BaseSocket implements AsyncDisposable {
   /**
    * Ends one direction or both (`SHUT_RD`, `SHUT_WR`, `SHUT_RDWR`). After `SHUT_WR` the peer reads the end, and
    * sending here gives `EPIPE`. After `SHUT_RD` no read waits: it gives what is here or still comes, else the
-   * end, as on Linux. Rejects with `RangeError` for another `how`, `ENOTCONN` where it is not connected.
+   * end, as on Linux. Rejects with `RangeError` for another `how`, `ENOTCONN` if it is not connected.
    */
   async shutdown(how: number): Promise<void> {
     if (how !== SHUT_RD && how !== SHUT_WR && how !== SHUT_RDWR) {

@@ -21,7 +21,7 @@ export interface Capabilities {
  * with the kernel's own code, and `ERR_UNSUPPORTED` where a package that is not installed is needed.
  */
 export interface KernelSocket {
-  /** The descriptor; -1 where there is none any more. */
+  /** The descriptor; -1 if there is none any more. */
   readonly fd: number;
   /** An option's value as an integer, or its bytes, at most `length` of them. getsockopt(2) */
   getsockopt(level: number, name: number): number;
@@ -41,7 +41,7 @@ export interface KernelSocket {
 
 /** What the transport calls. After `end` or `error` it may call only `error`. */
 export interface StreamSink {
-  /** How many bytes the read that waits still needs at least; 0 where none waits. */
+  /** How many bytes the read that waits still needs at least; 0 if none waits. */
   readonly needed: number;
   /** Bytes came; they are the socket's now. Gives true while a read still waits for more. */
   data(bytes: Uint8Array): boolean;
@@ -73,7 +73,7 @@ export interface StreamTransport {
   /**
    * Takes bytes or UTF-8 text, in order. Gives a promise of room where too much waits already; it never rejects,
    * and is kept when the connection ends, too. Bytes of 16 KiB and more may be the caller's own, who changes them
-   * when the promise is kept, or at once where there is none.
+   * when the promise is kept, or at once if there is none.
    */
   write(data: Data): Promise<void> | undefined;
   /** The same of fewer bytes than 16 KiB, which are the caller's again when this returns. Absent: `write` is given copies. */
@@ -98,12 +98,12 @@ export interface StreamTransport {
   abort(): void;
   /**
    * Secures the connection, when all that was written has left and nothing is read. Gives the transport that goes
-   * on with it; this one is used no more. Rejects with `ERR_TLS`. Absent where there is no TLS.
+   * on with it; this one is used no more. Rejects with `ERR_TLS`. Absent if there is no TLS.
    */
   startTls?(options: TlsOptions): Promise<StreamTransport>;
   /** Runs `task` once, when this turn's work is done: the end of the tick for which output is gathered. */
   defer(task: () => void): void;
-  /** The descriptor and what is done by it; absent where there is none. */
+  /** The descriptor and what is done by it; absent if there is none. */
   readonly kernel?: KernelSocket | undefined;
   /** One timer may serve many connections. Absent: each has its own. */
   readonly sharesTimers?: boolean;

@@ -1,4 +1,4 @@
-/** The stream socket that begins unconnected, and that `connect()` connects: what `socket()` gives, as far as it is the same everywhere. */
+/** A stream socket that begins unconnected, until `connect()` connects it: the part of `socket()` that is the same in every place. */
 
 import type { Data } from "../bytes/data.ts";
 import { errnoOf, SocketError, type SocketErrorCode } from "../errors.ts";
@@ -26,7 +26,7 @@ export const SOCKET_CONNECT_NAMES = optionNamesOf<SocketConnectOptions>()({
 });
 
 /**
- * A stream socket that begins unconnected, as far as it is the same everywhere: what `socket()` gives extends it.
+ * A stream socket that begins unconnected: the part that is the same in every place. What `socket()` gives extends it.
  *
  * It begins as CPython's: blocking, without a time-out. Not blocking, `connect()` goes on after `EINPROGRESS`;
  * `select()` says when it is done (writable), and `getsockopt(SOL_SOCKET, SO_ERROR)`, or the next `connect()`, what
@@ -45,7 +45,7 @@ export abstract class UnconnectedSocket extends StreamSocket {
     this.settimeout(null);
   }
 
-  /** Opens the connection. `timeout`: of this socket, ms, `null` where it has none. */
+  /** Opens the connection. `timeout`: of this socket, ms, `null` if it has none. */
   protected abstract dial(
     endpoint: Endpoint,
     timeout: number | null,
@@ -96,7 +96,7 @@ export abstract class UnconnectedSocket extends StreamSocket {
     throw new SocketError("EINPROGRESS");
   }
 
-  /** `connect()` that gives Linux's number of its error, or the code where it has none; 0 where there is none. It still rejects for a name (`ERR_NAME`). CPython's `connect_ex`. */
+  /** `connect()` that gives Linux's number of its error, or the code if it has none; 0 if there is none. It still rejects for a name (`ERR_NAME`). CPython's `connect_ex`. */
   connectEx(address: AddressLike, options?: SocketConnectOptions): Promise<number | SocketErrorCode> {
     return errnoOf(this.connect(address, options));
   }

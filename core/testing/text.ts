@@ -82,7 +82,7 @@ export const hexdump = (data: Data, most = 1024): string => {
 
 /**
  * What differs between the bytes that were `expected` and the `actual` ones, to be read: where, as text and in hex,
- * `-` before what was expected and `+` before what came. `null` where nothing does.
+ * `-` before what was expected and `+` before what came. `null` if nothing does.
  */
 export const difference = (expected: Data, actual: Data): string | null => {
   const wanted = toBytes(expected);

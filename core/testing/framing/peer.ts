@@ -128,7 +128,7 @@ export class Peer implements StreamTransport {
     return tasks.length > 0;
   }
 
-  /** Nothing is left to be done, as it seems, or for `sure`: a step that waited for that is over. Gives false where none did. */
+  /** Nothing is left to be done, as it seems, or for `sure`: a step that waited for that is over. Gives false if none did. */
   settle(sure: boolean): boolean {
     const { next, marks } = this;
     if (next !== "settled" && next !== "reading") return false;

@@ -10,7 +10,7 @@ export const now = performance.now.bind(performance);
 /** A turn of the platform's timers, by which it has told of every rejection: 1.1 ms in Node, 1.4 in workerd. */
 export const pause = (): Promise<void> => new Promise((resolve) => void later(resolve, 1));
 
-/** What is left when all should be over; of no meaning where it was not. */
+/** What is left when all should be over; of no meaning if it was not. */
 export interface Leaks {
   /** Reads that began when the handler had ended. */
   readonly reads: number;

@@ -67,7 +67,7 @@ export const answerFault = (expected: Uint8Array, actual: Uint8Array, lesson: Le
 
 const MOST_ORDERED = 8; // messages whose order is looked for
 
-/** Which messages' right answers make up `actual`, and which of those `expected` it has not; null where there is something else in it. */
+/** Which messages' right answers make up `actual`, and which of those `expected` it has not; null if there is something else in it. */
 const orderOf = (
   expected: Uint8Array,
   actual: Uint8Array,

@@ -17,7 +17,7 @@ import { EMPTY, type Wire } from "./wire.ts";
 export const TIMEOUT = 3_000; // ms one step waits: below the 5 s of Vitest and others, whose own error would not show the conversation
 const LONGEST = 65_536; // bytes of one line, and of what one pattern matches: as `maxLine` of a stream
 const NEWLINE = 10;
-const WINDOW = 1024; // bytes looked at together where it is not known how many are wanted: each look copies them
+const WINDOW = 1024; // bytes looked at together if it is not known how many are wanted: each look copies them
 const MISPLACED = "; the pattern matches, but not from where the last step ended to the end of its match";
 const SHOWN = 1024; // bytes of what came that a failure shows
 

@@ -105,7 +105,7 @@ const sameEnds = (some: readonly Turn[], others: readonly Turn[]): boolean => {
 const describeTurn = ({ who, what }: Turn): string =>
   `${who} ${typeof what === "string" ? `(${what})` : quote(what, 64)}`;
 
-/** What differs between two transcripts, to be read; `null` where nothing does. Times and pieces do not count. Throws `ERR_LIMIT` where one is not whole. */
+/** What differs between two transcripts, to be read; `null` if nothing does. Times and pieces do not count. Throws `ERR_LIMIT` if one is not whole. */
 export const compareTranscripts = (
   actual: Transcript,
   expected: Transcript,

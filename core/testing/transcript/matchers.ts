@@ -6,7 +6,7 @@ import { formatTranscript, parseTranscript, type Transcript } from "./form.ts";
 
 /** How the matchers reach files: `node:fs/promises` is one. */
 export interface TranscriptFiles {
-  /** The text at `path`; rejects with the code `ENOENT` where there is none. */
+  /** The text at `path`; rejects with the code `ENOENT` if there is none. */
   readFile(path: string | URL, encoding: "utf8"): Promise<string>;
   /** Writes `text` to `path`, in place of what was there. */
   writeFile(path: string | URL, text: string): Promise<unknown>;
