@@ -114,7 +114,7 @@ export {
   type Suspension,
 } from "./serve/server.ts";
 export { BaseSocket } from "./sockets/base-socket.ts";
-export type { ConnectOptions, SecureTransport } from "./sockets/connect.ts";
+export type { ConnectOptions } from "./sockets/connect.ts";
 export {
   Datagram,
   type DatagramSender,
@@ -127,11 +127,23 @@ export { Poll, poll, type Selectable, select } from "./sockets/select.ts";
 export type { StreamOptions } from "./sockets/stream-options.ts";
 export { StreamSocket } from "./sockets/stream-socket.ts";
 export type {
+  CertificateOptions,
+  ClientCertificate,
+  ListenerSecurity,
+  PeerCertificate,
+  Pem,
+  SecureTransport,
+  ServerTlsOptions,
+  StartTlsOptions,
+  TlsInfo,
+  TlsOptions,
+  TlsVersion,
+} from "./sockets/tls.ts";
+export type {
   Capabilities,
   KernelSocket,
   StreamSink,
   StreamTransport,
-  TlsOptions,
 } from "./sockets/transport.ts";
 export { type SocketConnectOptions, UnconnectedSocket } from "./sockets/unconnected.ts";
 export type { WebStream } from "./sockets/web-stream.ts";

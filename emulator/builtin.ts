@@ -25,6 +25,9 @@ export const lazy = {
   get childProcess() {
     return load("node:child_process");
   },
+  get crypto() {
+    return load("node:crypto");
+  },
   get dgram() {
     return load("node:dgram");
   },

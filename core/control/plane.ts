@@ -25,8 +25,9 @@ import type { PoolInfo } from "../serve/client.ts";
 import type { SockletEvent } from "../serve/events.ts";
 import { DatagramRequestHandler, type HandlerClass } from "../serve/handler.ts";
 import type { ServerInfo, ServerState, Suspension } from "../serve/server.ts";
-import { dialable, type SecureTransport } from "../sockets/connect.ts";
+import { dialable, secureTransportOf } from "../sockets/connect.ts";
 import type { StreamSocket } from "../sockets/stream-socket.ts";
+import type { SecureTransport, TlsOptions } from "../sockets/tls.ts";
 
 /** The bounds of what may be asked. Times are milliseconds, sizes bytes. */
 export const BOUNDS = {
@@ -285,6 +286,8 @@ export interface SessionTarget {
   /** ms; `undefined`: the connector's default. */
   readonly connectTimeout: number | undefined;
   readonly secureTransport: SecureTransport;
+  /** Whom to trust, and who one is: an entry of the app's `dial` says so. */
+  readonly tls: TlsOptions | undefined;
 }
 
 const named = (entries: object): string => Object.keys(entries).join(", ") || "none";
@@ -324,7 +327,11 @@ export const sessionTarget = (app: App, spec: SessionSpec, allow: AllowList): Se
     params: spec.params,
     deadline,
     connectTimeout: spec.connectTimeout,
-    secureTransport: spec.secureTransport ?? declared?.secureTransport ?? "off",
+    secureTransport: checked(
+      () => secureTransportOf(endpoint, spec.secureTransport === undefined ? (declared ?? spec) : spec),
+      "EINVAL",
+    ),
+    tls: declared?.tls,
   };
 };
 

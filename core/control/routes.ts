@@ -30,7 +30,7 @@ import type { MaybePromise } from "../bytes/data.ts";
 import { type Json, printableJson } from "../describe.ts";
 import type { SocketError } from "../errors.ts";
 import { checkOptions, optionNamesOf } from "../options.ts";
-import { SECURE_TRANSPORTS } from "../sockets/connect.ts";
+import { SECURE_TRANSPORTS } from "../sockets/tls.ts";
 import { bearerToken, type Scope, TokenList } from "./auth.ts";
 import { openApi } from "./openapi.ts";
 import {

@@ -33,7 +33,7 @@ export type Address = InternetAddress | UnixAddress;
 /** A place to listen at or to dial: its hostname is an address or a name, and is not resolved. */
 export type Endpoint =
   | {
-      readonly scheme: "tcp" | "udp" | undefined;
+      readonly scheme: "tcp" | "udp" | "tls" | undefined;
       /** An address without brackets, or a name. `""` is every address of this machine (`INADDR_ANY`). */
       readonly hostname: string;
       /** 0 to 65535. */
@@ -67,7 +67,7 @@ export interface Network {
 /**
  * What an address says, in one shape. Takes
  *
- * - `"tcp://host:port"`, `"udp://host:port"`, `"host:port"`; `":port"` has the hostname `""`;
+ * - `"tcp://host:port"`, `"tls://host:port"`, `"udp://host:port"`, `"host:port"`; `":port"` has the hostname `""`;
  * - IPv6 in brackets, with or without a scope: `"[::1]:80"`, `"[fe80::1%eth0]:80"`;
  * - `"unix:/path"`: all that follows `unix:` is the path, and `"unix:\0name"` is an abstract name;
  * - `{ hostname, port }` and `{ path }`, so also an `Address` (its `scopeId` joins the hostname, after a `%`)
@@ -293,9 +293,15 @@ function unixEndpoint(path: string, text = path): Endpoint {
   return { scheme: "unix", path };
 }
 
-function checkScheme(scheme: string | undefined, text: string): asserts scheme is "tcp" | "udp" | undefined {
-  if (scheme === undefined || scheme === "tcp" || scheme === "udp") return;
-  invalid(text, `has the unknown scheme ${JSON.stringify(scheme)}; write "tcp://", "udp://" or "unix:"`);
+function checkScheme(
+  scheme: string | undefined,
+  text: string,
+): asserts scheme is "tcp" | "udp" | "tls" | undefined {
+  if (scheme === undefined || scheme === "tcp" || scheme === "udp" || scheme === "tls") return;
+  invalid(
+    text,
+    `has the unknown scheme ${JSON.stringify(scheme)}; write "tcp://", "tls://", "udp://" or "unix:"`,
+  );
 }
 
 /** The same hostname without the brackets of an IPv6 address, where it has them. */

@@ -22,11 +22,21 @@ import {
   settleForking,
   settlePool,
 } from "../options.ts";
-import { dialable, SECURE_TRANSPORTS, type SecureTransport } from "../sockets/connect.ts";
+import { dialable, secureTransportOf } from "../sockets/connect.ts";
 import type { Datagram } from "../sockets/datagram.ts";
 import { STREAM_NAMES, type StreamOptions, settleStream } from "../sockets/stream-options.ts";
 import type { StreamSocket } from "../sockets/stream-socket.ts";
-import { TLS_NAMES, type TlsOptions } from "../sockets/transport.ts";
+import {
+  alpnHandlers,
+  checkTls,
+  type ListenerSecurity,
+  SECURE_TRANSPORTS,
+  SERVER_TLS_NAMES,
+  type SecureTransport,
+  securedWhen,
+  TLS_NAMES,
+  type TlsOptions,
+} from "../sockets/tls.ts";
 import type { BlobStorage } from "../storage.ts";
 import { type ClientHandlerClass, checkClient, type PoolClient } from "./client.ts";
 import { BaseRequestHandler, DatagramRequestHandler, type HandlerClass, unfitFor } from "./handler.ts";
@@ -80,6 +90,7 @@ export interface ListenerOptions
       | "idleTimeout"
     >,
     ListenOptions,
+    ListenerSecurity<string>,
     DatagramOptions,
     ForkingOptions {
   /** Limits and times of each connection. */
@@ -102,6 +113,8 @@ const KINDS: { readonly [Name in keyof Required<ListenerOptions>]: Kind } = {
   ipv6Only: "ports",
   allowReusePort: "ports",
   stream: "streams",
+  tls: "streams",
+  secureTransport: "streams",
   maxPacketSize: "datagrams",
   amplification: "udp",
   maxChildren: "forking",
@@ -118,6 +131,7 @@ const WITHIN: OptionNames = {
   access: PEER_NAMES,
   rate: RATE_NAMES,
   proxyProtocol: PROXY_PROTOCOL_NAMES,
+  tls: SERVER_TLS_NAMES,
   stream: STREAM_NAMES,
 };
 const LISTENER_NAMES: OptionNames = Object.fromEntries(
@@ -146,7 +160,7 @@ const checkNames = (taker: string, given: unknown, names: OptionNames): void => 
 const checkListener = (
   options: ListenerOptions,
   where: string,
-  scheme: "tcp" | "udp" | "unix",
+  scheme: "tcp" | "tls" | "udp" | "unix",
   carries: "streams" | "datagrams",
   serve: Serving,
 ): ListenerOptions => {
@@ -157,7 +171,9 @@ const checkListener = (
   const listener = scheme === "unix" ? `listener of ${carries} on a path` : `${scheme}:// listener`;
   checkNames(`${where} of a ${serve} ${listener}`, options, names);
   try {
-    new Checked(BaseRequestHandler as never, options);
+    const { tls: _, secureTransport: __, ...rest } = options;
+    new Checked(BaseRequestHandler as never, rest);
+    securedWhen(scheme, options, false);
     settleStream(options.stream);
     settleForking(options);
     checkCount("maxPacketSize", options.maxPacketSize ?? 0, 0);
@@ -172,7 +188,7 @@ const checkListener = (
 export interface ListenEntry {
   /** A name from `handlers`. */
   readonly handler: string;
-  /** `tcp://host:port`, `udp://host:port`, or a path, `unix:/run/name`, which a Worker has not; without a scheme, TCP. */
+  /** `tcp://host:port`, `tls://host:port`, `udp://host:port`, or a path, `unix:/run/name`, which a Worker has not; without a scheme, TCP. */
   readonly address: AddressLike;
   /** What comes to a path. Default: `"datagrams"` where the handler extends `DatagramRequestHandler`, else `"streams"`. */
   readonly carries?: "streams" | "datagrams";
@@ -198,14 +214,17 @@ export interface DialEntry {
   /** A name from `handlers`. */
   readonly handler: string;
   readonly address: AddressLike;
-  /** Default `off`. */
+  /** Default `off`, of `tls://host:port` `on`. */
   readonly secureTransport?: SecureTransport;
+  /** Whom to trust, and who one is. */
+  readonly tls?: TlsOptions;
 }
 
 const DIAL_ENTRY_NAMES = optionNamesOf<DialEntry>("an entry of dial")({
   handler: true,
   address: true,
   secureTransport: true,
+  tls: TLS_NAMES,
 });
 
 type AnyHandlers<Context> = Readonly<Record<string, AnyHandlerClass<Context>>>;
@@ -258,7 +277,7 @@ export interface Listener<Context = unknown> {
   readonly name: string;
   readonly handler: AnyHandlerClass<Context>;
   readonly endpoint:
-    | (Endpoint & { readonly scheme: "tcp" | "udp" })
+    | (Endpoint & { readonly scheme: "tcp" | "tls" | "udp" })
     | (Endpoint & { readonly scheme: "unix" });
   readonly carries: "streams" | "datagrams";
   readonly serve: Serving;
@@ -284,7 +303,12 @@ export interface App<Context = unknown, Handlers extends AnyHandlers<Context> = 
   readonly dial: Readonly<
     Record<
       string,
-      { readonly handler: string; readonly endpoint: Endpoint; readonly secureTransport: SecureTransport }
+      {
+        readonly handler: string;
+        readonly endpoint: Endpoint;
+        readonly secureTransport: SecureTransport;
+        readonly tls?: TlsOptions | undefined;
+      }
     >
   >;
   readonly pools: Readonly<Record<string, AppPool>>;
@@ -300,6 +324,15 @@ export const isApp = (value: unknown): value is App =>
 
 const wrong = (message: string, cause?: unknown): SocketError =>
   new SocketError("ERR_APP", message, { cause });
+
+/** What `read` gives; what it throws is said of `where`, as `ERR_APP`. */
+const soundly = <T>(where: string, read: () => T): T => {
+  try {
+    return read();
+  } catch (error) {
+    throw wrong(`${where}: ${(error as Error).message}`, error);
+  }
+};
 
 const names = (handlers: object): string => Object.keys(handlers).join(", ") || "none";
 
@@ -347,7 +380,8 @@ export const defineApp = <Context = unknown, Handlers extends AnyHandlers<Contex
     const endpoint = endpointOf(entry.address, where);
     const scheme = endpoint.scheme ?? "tcp";
     const likely = handler.prototype instanceof DatagramRequestHandler ? "datagrams" : "streams";
-    const carries = scheme === "udp" ? "datagrams" : scheme === "tcp" ? "streams" : (entry.carries ?? likely);
+    const carries =
+      scheme === "udp" ? "datagrams" : scheme === "unix" ? (entry.carries ?? likely) : "streams";
     if (carries !== "streams" && carries !== "datagrams") {
       throw wrong(`${where}.carries is "${carries}"; it may be "streams" or "datagrams"`);
     }
@@ -364,6 +398,11 @@ export const defineApp = <Context = unknown, Handlers extends AnyHandlers<Contex
       throw wrong(`${where}.serve is "${serve}"; it may be "serial", "threading" or "forking"`);
     }
     const options = checkListener(entry.options ?? {}, `${where}.options`, scheme, carries, serve);
+    for (const [protocol, name] of alpnHandlers(options.tls)) {
+      const spoken = `${where}.options.tls.alpn["${protocol}"]`;
+      const unfit = unfitFor(handlerOf(name, spoken), "streams");
+      if (unfit !== null) throw wrong(`${spoken}: ${name} extends ${unfit}, which cannot serve streams`);
+    }
     return {
       name: entry.handler,
       handler,
@@ -376,7 +415,8 @@ export const defineApp = <Context = unknown, Handlers extends AnyHandlers<Contex
   });
   const seen = new Map<string, number>();
   for (const [i, { endpoint }] of listeners.entries()) {
-    const address = formatAddress(endpoint);
+    // TLS or not, it is one port.
+    const address = formatAddress(endpoint.scheme === "tls" ? { ...endpoint, scheme: "tcp" } : endpoint);
     const before = seen.get(address);
     if (before !== undefined && (endpoint.scheme === "unix" || endpoint.port !== 0)) {
       throw wrong(`listen[${i}] and listen[${before}] both listen on ${address}`);
@@ -386,27 +426,31 @@ export const defineApp = <Context = unknown, Handlers extends AnyHandlers<Contex
   const dial = Object.entries(definition.dial ?? {}).map(([name, entry]) => {
     checkNames(`dial.${name}`, entry, DIAL_ENTRY_NAMES);
     handlerOf(entry.handler, `dial.${name}`);
-    const { handler, secureTransport = "off" } = entry;
-    if (!SECURE_TRANSPORTS.includes(secureTransport)) {
+    const { handler, tls } = entry;
+    if (entry.secureTransport !== undefined && !SECURE_TRANSPORTS.includes(entry.secureTransport)) {
       throw wrong(
-        `dial.${name}.secureTransport is "${secureTransport}"; it may be "off", "on" or "starttls"`,
+        `dial.${name}.secureTransport is "${entry.secureTransport}"; it may be "off", "on" or "starttls"`,
       );
     }
-    return [
-      name,
-      { handler, endpoint: endpointOf(entry.address, `dial.${name}`, dialable), secureTransport },
-    ] as const;
+    const endpoint = endpointOf(entry.address, `dial.${name}`, dialable);
+    const secureTransport = soundly(`dial.${name}`, () => {
+      if (tls !== undefined) checkTls(tls);
+      return secureTransportOf(endpoint, entry);
+    });
+    return [name, { handler, endpoint, secureTransport, ...(tls !== undefined && { tls }) }] as const;
   });
   const pools = Object.entries(definition.pools ?? {}).map(([name, entry]) => {
     const where = `pools.${name}`;
     checkNames(where, entry, POOL_ENTRY_NAMES);
     const Handler = handlerOf(entry.handler, where) as unknown as ClientHandlerClass<unknown, unknown>;
-    const { handler, address, secureTransport = "off", tls, ...options } = entry;
+    const { handler, address, secureTransport: how, tls, ...options } = entry;
     const endpoint = endpointOf(address, where, dialable);
     try {
       const limits = Object.freeze(settlePool(options));
       checkClient(Handler, limits.pipeline);
-      checkWord("secureTransport", secureTransport, SECURE_TRANSPORTS);
+      if (how !== undefined) checkWord("secureTransport", how, SECURE_TRANSPORTS);
+      if (tls !== undefined) checkTls(tls);
+      const secureTransport = secureTransportOf(endpoint, entry);
       const pool: AppPool = { handler, Handler, endpoint, secureTransport, tls, limits };
       return [name, Object.freeze(pool)] as const;
     } catch (error) {

@@ -4,10 +4,10 @@ import { DONE } from "../bytes/data.ts";
 import { SocketError } from "../errors.ts";
 import type { Address, AddressLike, Endpoint } from "../net/address.ts";
 import { checkOptions, type OptionNames, optionNamesOf } from "../options.ts";
-import { type ConnectOptions, checkConnecting, dialable } from "../sockets/connect.ts";
+import { type ConnectOptions, checkConnecting, dialable, secureTransportOf } from "../sockets/connect.ts";
 import { STREAM_NAMES, settleStream } from "../sockets/stream-options.ts";
 import { StreamSocket } from "../sockets/stream-socket.ts";
-import { TLS_NAMES } from "../sockets/transport.ts";
+import { TLS_NAMES } from "../sockets/tls.ts";
 import { BaseEndpoint, ENDPOINT_NAMES, type EndpointOptions } from "./endpoint.ts";
 import { checkKind, type HandlerClass } from "./handler.ts";
 
@@ -135,7 +135,8 @@ export abstract class StreamConnector<Context = unknown, Params = unknown> exten
     checkKind(RequestHandlerClass, "streams", this.constructor.name);
     this.endpoint = dialable(address);
     checkConnecting(options);
-    const { connectTimeout, secureTransport, tls = {}, proxyProtocol, stream } = options;
+    const { connectTimeout, tls = {}, proxyProtocol, stream } = options;
+    const secureTransport = secureTransportOf(this.endpoint, options);
     this.#options = { connectTimeout, secureTransport, tls, proxyProtocol, stream: settleStream(stream) };
   }
 

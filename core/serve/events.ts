@@ -88,6 +88,8 @@ export type Refusal =
   | "address"
   /** It sent no PROXY protocol header, a wrong one, or may send none: the option `proxyProtocol`; the event's `error` says which. */
   | "proxy"
+  /** As many TLS handshakes go on as may (`maxHandshakes`), and as many wait for theirs. */
+  | "handshakes"
   /** The process has hardly a file descriptor left. */
   | "descriptors"
   /** The app has no listener for it. */
@@ -149,6 +151,34 @@ export type SockletEvent =
     })
   /** A proxy looked whether the server is there: by a header that says so (`LOCAL`), or by a connection that said nothing. No handler began. */
   | (Told & { readonly type: "checked"; readonly address: Address | null })
+  /**
+   * A TLS handshake is over, which began with the connection; one that failed costs no handler, and `error` says why:
+   * `ERR_TLS`, or `ETIMEDOUT` after `handshakeTimeout`. In a forking server it is a child's.
+   */
+  | (Told & {
+      readonly type: "handshake";
+      readonly address: Address | null;
+      readonly duration: number;
+      /** `"TLSv1.3"`; `null` where it failed. */
+      readonly version: string | null;
+      /** Whether an earlier session was resumed. */
+      readonly resumed: boolean;
+      readonly error: SocketError | null;
+    })
+  /**
+   * The listener's certificates were replaced, by `replaceCertificate()` or because their files have changed; or what came in their
+   * place cannot be used, `error` says why, and the former ones stay.
+   */
+  | (Told & {
+      readonly type: "certificate";
+      /** Those that are in use from now on. */
+      readonly certificates: readonly {
+        readonly subject: string;
+        readonly fingerprint256: string;
+        readonly validTo: Date;
+      }[];
+      readonly error: unknown;
+    })
   /** A handler begins. */
   | (OfRequest & { readonly type: "begin" })
   /** The request is over and its connection let go. */

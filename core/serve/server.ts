@@ -363,9 +363,12 @@ export abstract class BaseServer<Request, Context = unknown>
 
   // ---- For the platform ----
 
-  /** A request has arrived. Called by the platform. Refuses the request if it is not admitted, or if too many wait already. */
-  protected arrive(request: Request, clientAddress: Address | null): void {
-    const refusal = this.admit(clientAddress);
+  /**
+   * A request has arrived. Called by the platform. Refuses the request if it is not admitted, or if too many wait already.
+   * `admitted`: `admit()` has let it in already, before its TLS handshake.
+   */
+  protected arrive(request: Request, clientAddress: Address | null, admitted = false): void {
+    const refusal = admitted ? null : this.admit(clientAddress);
     if (refusal !== null) {
       this.refuse(request, clientAddress, refusal);
       return;
@@ -394,6 +397,11 @@ export abstract class BaseServer<Request, Context = unknown>
     const refusal = this.#gate === null ? null : this.#gate.enter(clientAddress);
     if (refusal === null) this.#here++;
     return refusal;
+  }
+
+  /** A connection that `admit()` let in has become no request. */
+  protected withdraw(clientAddress: Address | null): void {
+    this.#leave(clientAddress);
   }
 
   // ---- Inside ----

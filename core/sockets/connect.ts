@@ -6,18 +6,13 @@ import { type ProxyHeaderOptions, proxyHeader } from "../net/proxy-header.ts";
 import { checkOptions, checkTime, checkWord, type OptionNames, optionNamesOf, wholeMs } from "../options.ts";
 import { STREAM_NAMES, type StreamOptions } from "./stream-options.ts";
 import type { StreamSocket } from "./stream-socket.ts";
-import { TLS_NAMES, type TlsOptions } from "./transport.ts";
-
-/** How a connection is secured: not, from its first byte (TLS), or later by `startTls()` (the Web platform's words). */
-export const SECURE_TRANSPORTS = ["off", "on", "starttls"] as const;
-/** One of `SECURE_TRANSPORTS`. */
-export type SecureTransport = (typeof SECURE_TRANSPORTS)[number];
+import { checkTls, SECURE_TRANSPORTS, type SecureTransport, TLS_NAMES, type TlsOptions } from "./tls.ts";
 
 /** Options of one dialling. Times are milliseconds. */
 export interface ConnectOptions {
   /** How long the connection may take to open. Default 10 000; `null` for as long as the system tries. */
   readonly connectTimeout?: number | null;
-  /** Default `off`. With `starttls` the connection begins plain and is secured by `startTls()`. */
+  /** Default `off`, of `tls://host:port` `on`. With `starttls` the connection begins plain and is secured by `startTls()`. */
   readonly secureTransport?: SecureTransport;
   /** Which authorities to trust and which name to expect, if `secureTransport` is not `off`. */
   readonly tls?: TlsOptions;
@@ -64,6 +59,18 @@ export const dialable = (address: AddressLike): Endpoint => {
   return endpoint;
 };
 
+/** How a dialled connection is secured: `tls://` is from its first byte. Throws `TypeError` where the options say otherwise. */
+export const secureTransportOf = (
+  { scheme }: Endpoint,
+  { secureTransport }: { readonly secureTransport?: SecureTransport | undefined },
+): SecureTransport => {
+  if (scheme !== "tls") return secureTransport ?? "off";
+  if (secureTransport === undefined || secureTransport === "on") return "on";
+  throw new TypeError(
+    `tls:// is secured from its first byte, and secureTransport is "${secureTransport}"; write tcp://, or leave it out`,
+  );
+};
+
 /** `options`, where they can be: a word that means nothing must not mean "in plain text". Throws `TypeError` and `RangeError`. */
 export const checkConnect = <Options extends ConnectOptions>(
   taker: string,
@@ -77,10 +84,11 @@ export const checkConnect = <Options extends ConnectOptions>(
 
 /** The same of options whose names are known. */
 export const checkConnecting = (options: ConnectOptions): void => {
-  const { connectTimeout = null, secureTransport = "off" } = options;
+  const { connectTimeout = null, secureTransport = "off", tls } = options;
   firstBytes(options);
   checkTime("connectTimeout", connectTimeout, 1, true);
   checkWord("secureTransport", secureTransport, SECURE_TRANSPORTS);
+  if (tls !== undefined) checkTls(tls);
 };
 
 /** `opening`, given up after `connectTimeout` ms (`ETIMEDOUT`) or when `signal` aborts (its reason); `giveUp` then lets go of it. */

@@ -43,14 +43,8 @@ import { type ProxyHeader, proxyOf } from "../net/proxy-header.ts";
 import { checkOptions, checkTime } from "../options.ts";
 import { BaseSocket, checkFlags, familyOf } from "./base-socket.ts";
 import { type StreamOptions, settleStream } from "./stream-options.ts";
-import {
-  type Capabilities,
-  type KernelSocket,
-  type StreamSink,
-  type StreamTransport,
-  TLS_NAMES,
-  type TlsOptions,
-} from "./transport.ts";
+import { START_TLS_NAMES, type StartTlsOptions, type TlsInfo } from "./tls.ts";
+import type { Capabilities, KernelSocket, StreamSink, StreamTransport } from "./transport.ts";
 import { type WebStream, webStreamOf } from "./web-stream.ts";
 
 /** What stands in for the transport of a socket that is not connected. */
@@ -285,17 +279,23 @@ export class StreamSocket extends BaseSocket implements AsyncDisposable {
     return this.#transport.localAddress;
   }
 
+  /** What is known of the connection's TLS, from the end of the handshake on; `null` on one that is plain. */
+  get tls(): TlsInfo | null {
+    return this.#transport.tls ?? null;
+  }
+
   /**
    * Secures the connection from here on: `rfile`, `wfile` and this object go on with TLS. CPython's `wrap_socket`,
-   * SMTP's STARTTLS. The side that dialled is the TLS client; the side that accepted gives a `cert` and a `key`.
+   * SMTP's STARTTLS. Who dialled is the client. Who accepted gives `ServerTlsOptions`, at least a `cert` and a `key`; without
+   * options, those of the listener are taken, where it has some (`secureTransport: "starttls"`).
    *
    * Rejects with `ERR_TLS`, and aborts the connection, where the handshake fails; where the peer has ended its side, so
    * that its half of the handshake cannot come; and where bytes came before it: taken as if they were secured, they would
    * let anybody between put words into the peer's mouth (CVE-2011-0411). `ETIMEDOUT` after `handshakeTimeout` ms;
    * `ERR_UNSUPPORTED` where the place has no TLS; `EBUSY` while a read waits.
    */
-  async startTls(options: TlsOptions = {}): Promise<void> {
-    checkOptions("startTls()", options, TLS_NAMES);
+  async startTls(options: StartTlsOptions = {}): Promise<void> {
+    checkOptions("startTls()", options, START_TLS_NAMES);
     this.#mustBeIdle();
     const transport = this.#transport;
     if (transport.startTls === undefined) {

@@ -6,7 +6,7 @@ import type { Data } from "../bytes/data.ts";
 import type { Lender } from "../bytes/reader.ts";
 import type { SocketError } from "../errors.ts";
 import type { Address } from "../net/address.ts";
-import { optionNamesOf } from "../options.ts";
+import type { StartTlsOptions, TlsInfo } from "./tls.ts";
 
 /** What this place can do, and others may not. */
 export interface Capabilities {
@@ -100,7 +100,9 @@ export interface StreamTransport {
    * Secures the connection, when all that was written has left and nothing is read. Gives the transport that goes
    * on with it; this one is used no more. Rejects with `ERR_TLS`. Absent if there is no TLS.
    */
-  startTls?(options: TlsOptions): Promise<StreamTransport>;
+  startTls?(options: StartTlsOptions): Promise<StreamTransport>;
+  /** What is known of a secured connection. Absent: it is plain. */
+  readonly tls?: TlsInfo | undefined;
   /** Runs `task` once, when this turn's work is done: the end of the tick for which output is gathered. */
   defer(task: () => void): void;
   /** The descriptor and what is done by it; absent if there is none. */
@@ -108,17 +110,3 @@ export interface StreamTransport {
   /** One timer may serve many connections. Absent: each has its own. */
   readonly sharesTimers?: boolean;
 }
-
-/** Which peers to trust in a TLS handshake, and which certificate to show. */
-export interface TlsOptions {
-  /** The name that the peer's certificate must have. Default: the host that was dialled. */
-  readonly serverName?: string | undefined;
-  /** Certificates of the authorities to trust, PEM, as text or as a file's bytes, in place of the system's. Not on workerd, which trusts its platform's. */
-  readonly ca?: string | Uint8Array | undefined;
-  /** The certificate to show, PEM. Required on the side that accepted the connection. Not on workerd. */
-  readonly cert?: string | Uint8Array | undefined;
-  /** Its private key, PEM. */
-  readonly key?: string | Uint8Array | undefined;
-}
-
-export const TLS_NAMES = optionNamesOf<TlsOptions>()({ serverName: true, ca: true, cert: true, key: true });

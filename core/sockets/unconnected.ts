@@ -13,7 +13,8 @@ import { AF_UNIX, POLLERR, POLLHUP, POLLIN, POLLOUT, SO_ERROR, SOL_SOCKET } from
 import { type OptionNames, optionNamesOf } from "../options.ts";
 import { type ConnectOptions, checkConnect, dialable } from "./connect.ts";
 import { StreamSocket } from "./stream-socket.ts";
-import { type StreamTransport, TLS_NAMES } from "./transport.ts";
+import { TLS_NAMES } from "./tls.ts";
+import type { StreamTransport } from "./transport.ts";
 
 /** What `connect()` takes beside the address: `ConnectOptions` without what the socket itself has (its time-out, its stream). */
 export type SocketConnectOptions = Omit<ConnectOptions, "connectTimeout" | "stream">;

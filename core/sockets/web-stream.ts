@@ -4,7 +4,7 @@ import { DONE } from "../bytes/data.ts";
 import { SocketError } from "../errors.ts";
 import { type Address, formatAddress } from "../net/address.ts";
 import { SHUT_RD, SHUT_WR } from "../net/constants.ts";
-import type { TlsOptions } from "./transport.ts";
+import type { StartTlsOptions } from "./tls.ts";
 
 /** A `Socket` in the sense of WinterTC's Sockets API and of Workers: what `toWeb()` gives. */
 export interface WebStream {
@@ -24,7 +24,7 @@ export interface WebStream {
    * Secures the connection, and gives at once the socket that goes on with it; its `opened` tells when the
    * handshake is done, or why not. This one is used no more. Throws `EBUSY` while a read waits.
    */
-  startTls(options?: TlsOptions): WebStream;
+  startTls(options?: StartTlsOptions): WebStream;
 }
 
 /** The stream socket behind a Web stream. */
@@ -35,7 +35,7 @@ interface Connection {
   shutdown(how: number): Promise<void>;
   close(): Promise<void>;
   abort(): void;
-  startTls(options?: TlsOptions): Promise<void>;
+  startTls(options?: StartTlsOptions): Promise<void>;
   getpeername(): Address | null;
   getsockname(): Address | null;
 }

@@ -5,13 +5,8 @@ import { SocketError } from "../errors.ts";
 import type { Address } from "../net/address.ts";
 import { SHUT_WR } from "../net/constants.ts";
 import type { StreamSocket } from "../sockets/stream-socket.ts";
-import type {
-  Capabilities,
-  KernelSocket,
-  StreamSink,
-  StreamTransport,
-  TlsOptions,
-} from "../sockets/transport.ts";
+import type { StartTlsOptions, TlsInfo } from "../sockets/tls.ts";
+import type { Capabilities, KernelSocket, StreamSink, StreamTransport } from "../sockets/transport.ts";
 
 const later = globalThis.setTimeout; // taken now, so that a test's fake clock does not hold back what is written
 
@@ -35,6 +30,10 @@ export abstract class TransportOver implements StreamTransport {
 
   get capabilities(): Capabilities {
     return this.inner.capabilities;
+  }
+
+  get tls(): TlsInfo | undefined {
+    return this.inner.tls;
   }
 
   abstract start(sink: StreamSink): void;
@@ -134,7 +133,11 @@ export class SocketTransport implements StreamTransport {
     this.#stream.abort();
   }
 
-  async startTls(options: TlsOptions): Promise<StreamTransport> {
+  get tls(): TlsInfo | undefined {
+    return this.#stream.tls ?? undefined;
+  }
+
+  async startTls(options: StartTlsOptions): Promise<StreamTransport> {
     await this.#stream.startTls(options);
     return this;
   }

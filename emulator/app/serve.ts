@@ -6,6 +6,7 @@ import { SocketError } from "../../core/errors.ts";
 import {
   type Address,
   type Endpoint,
+  formatAddress,
   type InternetAddress,
   isLoopback,
   packAddress,
@@ -18,6 +19,7 @@ import { callListener, type OnEvent, type SockletEvent } from "../../core/serve/
 import type { BaseServer, ServerInfo, ServerOptions } from "../../core/serve/server.ts";
 import type { Datagram } from "../../core/sockets/datagram.ts";
 import type { StreamSocket } from "../../core/sockets/stream-socket.ts";
+import { alpnHandlers, type CertificateOptions, type ServerTlsOptions } from "../../core/sockets/tls.ts";
 import { appHandlerFrom } from "../servers/forking/handler-source.ts";
 import {
   ForkingTCPServer,
@@ -50,6 +52,8 @@ export interface ServeOptions {
   readonly data?: string;
   /** The URL of the module that exports the app as `app`: what the children of a forking listener import. Needed where it has one. */
   readonly module?: string;
+  /** Show this certificate at every listener that has TLS, in place of its own. */
+  readonly certificate?: CertificateOptions | undefined;
   readonly onEvent?: OnEvent;
   /** How long `close()` lets running requests go on, in milliseconds. Default 10 000. */
   readonly drainTimeout?: number;
@@ -78,6 +82,7 @@ const SERVE_NAMES = optionNamesOf<ServeOptions>("serveApp()")({
   anyPort: "boolean",
   data: true,
   module: true,
+  certificate: true,
   onEvent: true,
   drainTimeout: true,
   signal: true,
@@ -105,6 +110,8 @@ export interface AppServer extends AsyncDisposable {
   readonly control: ControlServer | null;
   /** Accepts no more, ends the sessions that were dialled, drains, and closes all; the control routes last. */
   close(): Promise<void>;
+  /** Reads the files of all certificates again, as a listener also does by itself when they change; gives how many listeners have TLS. What is wrong is told as `certificate`. */
+  reload(): number;
   /** Ends what runs, at once. */
   abort(): void;
 }
@@ -143,13 +150,36 @@ const naming = <Base>(Server: Base, names: AsyncLocalStorage<string> | undefined
   return Naming as Base;
 };
 
+/** The TLS of a listener as its server takes it: with the handlers that ALPN may choose, and another certificate where one is given. Throws `ERR_APP`. */
+const tlsOf = <Context>(
+  { name, endpoint, options }: Listener<Context>,
+  certificate: CertificateOptions | undefined,
+  handlerOf: (name: string) => unknown,
+): { readonly tls?: ServerTlsOptions } => {
+  const { tls = {}, secureTransport } = options;
+  const secured =
+    endpoint.scheme === "tls" || options.tls !== undefined || (secureTransport ?? "off") !== "off";
+  if (!secured) return {};
+  if (certificate === undefined && tls.cert === undefined && tls.serverNames === undefined) {
+    const said = `the listener "${name}" at ${formatAddress(endpoint)} is to be secured, and has no certificate`;
+    const remedy =
+      "give its options tls: { cert, key }, or in development serve it by socklet serve --tls self-signed";
+    throw new SocketError("ERR_APP", `${said}: ${remedy}`);
+  }
+  const { passphrase: _, serverNames: __, cert: ___, key: ____, ...others } = tls;
+  const whole = certificate === undefined ? tls : { ...others, ...certificate };
+  const handlers = alpnHandlers(tls).map(([protocol, spoken]) => [protocol, handlerOf(spoken)] as const);
+  return { tls: handlers.length === 0 ? whole : { ...whole, alpn: Object.fromEntries(handlers) } };
+};
+
 const serverOf = <Context>(
   { name, handler, endpoint, carries, serve }: Listener<Context>,
   options: ServerOptions<Context>,
   recorded: Recorded,
   { module, data = DATA, handlerName }: ServeOptions,
 ): AnyServer<Context> => {
-  const Server = SERVERS[`${endpoint.scheme} ${carries}` as keyof typeof SERVERS][serve];
+  const scheme = endpoint.scheme === "tls" ? "tcp" : endpoint.scheme;
+  const Server = SERVERS[`${scheme} ${carries}` as keyof typeof SERVERS][serve];
   const Recorded = (
     carries === "datagrams" ? Server : recorded(Server as typeof TCPServer)
   ) as AnyServerClass<Context>;
@@ -260,12 +290,13 @@ export const serveApp = async <Context>(
           listeners: () =>
             listeners.map(({ name, url, serve, info }) => parts.listenerInfo(name, url, serve, info())),
           poolInfos: () => pools?.infos() ?? [],
-          connector: ({ handler, HandlerClass, endpoint, connectTimeout, secureTransport }) =>
+          connector: ({ handler, HandlerClass, endpoint, connectTimeout, secureTransport, tls }) =>
             new Connector<Context>(endpoint, HandlerClass, {
               name: handler,
               context,
               connectTimeout,
               secureTransport,
+              ...(tls !== undefined && { tls }),
               onEvent,
             }),
         });
@@ -279,6 +310,13 @@ export const serveApp = async <Context>(
     told?.end();
     await routes?.close(); // last: what drains can be looked at, and ended
   };
+  /** The handler of this name as a listener of this kind serves it. */
+  const spoken =
+    ({ serve }: Listener<Context>) =>
+    (name: string): unknown =>
+      serve === "forking" && options.module !== undefined
+        ? appHandlerFrom(options.module, name, options.data ?? DATA)
+        : app.handlers[name];
   const openAll = async (): Promise<void> => {
     for (const listener of app.listeners) {
       const { scheme } = listener.endpoint;
@@ -292,7 +330,14 @@ export const serveApp = async <Context>(
             };
       const server = serverOf<Context>(
         { ...listener, endpoint },
-        { ...listener.options, name: listener.name, context, onEvent: tell, drainTimeout },
+        {
+          ...listener.options,
+          ...tlsOf(listener, options.certificate, spoken(listener)),
+          name: listener.name,
+          context,
+          onEvent: tell,
+          drainTimeout,
+        } as ServerOptions<Context>,
         recorded,
         options,
       );
@@ -304,7 +349,10 @@ export const serveApp = async <Context>(
       listeners.push({
         name: listener.name,
         serve: listener.serve,
-        url: listenerUrl(scheme, server.serverAddress),
+        url: listenerUrl(
+          scheme === "tcp" && server instanceof TCPServer && server.secureTransport === "on" ? "tls" : scheme,
+          server.serverAddress,
+        ),
         try: filled(listener.try, "path" in at ? { path: at.path } : { host: at.hostname, port: at.port }),
         info: () => server.info(),
       });
@@ -334,6 +382,10 @@ export const serveApp = async <Context>(
     listeners,
     control: routes && access ? { url: routes.url, token: access.made } : null,
     close,
+    reload: () => {
+      const secured = open.filter((server) => server instanceof TCPServer && server.reloadCertificate());
+      return secured.length;
+    },
     abort: () => {
       for (const server of servers) server.abort();
     },

@@ -12,7 +12,7 @@ import { createRequire } from "node:module";
 import { Command, CommanderError, Option } from "commander";
 import { BOUNDS, SESSION_STATES } from "../../core/control/plane.ts";
 import { isA } from "../../core/describe.ts";
-import { SECURE_TRANSPORTS } from "../../core/sockets/connect.ts";
+import { SECURE_TRANSPORTS } from "../../core/sockets/tls.ts";
 import { count, milliseconds, portNumber } from "./arguments.ts";
 import { dial } from "./dial.ts";
 import { describe, say, UsageError } from "./output.ts";
@@ -53,15 +53,16 @@ program
 program
   .command("dial")
   .description("dial an address, run one handler on the connection, and print what it returns as JSON")
-  .argument("<address>", "tcp://host:port or unix:/path")
+  .argument("<address>", "tcp://host:port, tls://host:port or unix:/path")
   .argument("<handler>", "module.ts#Name, or a name in the app of --app")
   .argument("[params...]", "words that the handler gets as its params")
   .option("--app <module>", "the app that has the handler, and its context")
   .option("--params <json>", "params that are not words")
   .addOption(
-    new Option("--secure-transport <how>", "TLS from the first byte, or when the handler asks")
-      .choices(SECURE_TRANSPORTS)
-      .default("off"),
+    new Option(
+      "--secure-transport <how>",
+      "TLS from the first byte, as of tls://, or when the handler asks",
+    ).choices(SECURE_TRANSPORTS),
   )
   .option("--connect-timeout <ms>", "how long the connection may take to open", milliseconds, 10_000)
   .option("--data <folder>", "where the app keeps its bytes", ".socklet/data")

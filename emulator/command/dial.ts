@@ -4,7 +4,7 @@ import { isA } from "../../core/describe.ts";
 import { SocketError } from "../../core/errors.ts";
 import { parseAddress } from "../../core/net/address.ts";
 import { AppPools } from "../../core/pool/app-pools.ts";
-import type { SecureTransport } from "../../core/sockets/connect.ts";
+import type { SecureTransport } from "../../core/sockets/tls.ts";
 import { TCPConnector } from "../sockets/connector.ts";
 import { FileStorage } from "../storage.ts";
 import { paramsOf } from "./arguments.ts";
@@ -17,7 +17,7 @@ import { orIdle } from "./waiting.ts";
 interface DialFlags {
   app?: string;
   params?: string;
-  secureTransport: SecureTransport;
+  secureTransport?: SecureTransport;
   connectTimeout: number;
   data: string;
   verbose?: boolean;

@@ -11,7 +11,7 @@ import type {
 } from "../../core/control/plane.ts";
 import type { Json } from "../../core/describe.ts";
 import { SocketError } from "../../core/errors.ts";
-import type { SecureTransport } from "../../core/sockets/connect.ts";
+import type { SecureTransport } from "../../core/sockets/tls.ts";
 import { paramsOf } from "./arguments.ts";
 import { type ControlFlags, withControl } from "./control.ts";
 import { columns, describe, inJson, oneLine, print, printJson, UsageError } from "./output.ts";

@@ -14,12 +14,12 @@ import net from "node:net";
 import { type Data, toBytes } from "../../core/bytes/data.ts";
 import { SocketError } from "../../core/errors.ts";
 import type { Address } from "../../core/net/address.ts";
+import type { StartTlsOptions } from "../../core/sockets/tls.ts";
 import type {
   Capabilities,
   KernelSocket,
   StreamSink,
   StreamTransport,
-  TlsOptions,
 } from "../../core/sockets/transport.ts";
 import { addressOf, systemError } from "./addresses.ts";
 import type { Holder, Kernel } from "./descriptors/kernel.ts";
@@ -39,13 +39,13 @@ import { linger, unacknowledged } from "./linger.ts";
 import {
   atEndOfTurn,
   type Connection,
-  checkSecuring,
   FULL,
   kernelOf,
   LARGE,
   NodeTransport,
   type Origin,
   PIECE,
+  securingOf,
   TCP,
   UNIX,
 } from "./net-transport.ts";
@@ -301,8 +301,8 @@ class HandleTransport extends Intake implements Connection {
     else this.#destroy(true);
   }
 
-  async startTls(options: TlsOptions): Promise<StreamTransport> {
-    checkSecuring(this.#origin, options);
+  async startTls(options: StartTlsOptions): Promise<StreamTransport> {
+    securingOf(this.#origin, options);
     await this.#drained();
     return this.toNode().startTls(options);
   }

@@ -6,6 +6,7 @@
 
 import type dgram from "node:dgram";
 import net from "node:net";
+import type tls from "node:tls";
 import type { Data } from "../../core/bytes/data.ts";
 import { SocketError } from "../../core/errors.ts";
 import { channel } from "../builtin.ts";
@@ -280,4 +281,26 @@ export const stopReading = (socket: net.Socket): void => {
   if (!handle || typeof handle.readStop !== "function") return;
   handle.readStop();
   handle.reading = false; // as Node notes it
+};
+
+// ---- TLS ----
+
+/** What is used of a `TLSSocket` that was made of an accepted connection; `tls.Server` does the same with its own. */
+interface AcceptedTls {
+  /** Its handle. */
+  readonly ssl?: { verifyError?(): NodeJS.ErrnoException | null | undefined } | null;
+  _releaseControl?(): boolean;
+}
+
+/** Why the certificate that a client gave is not trusted, in OpenSSL's word; `null` where it is. */
+export const distrustOf = (secured: tls.TLSSocket): string | null => {
+  const { ssl } = secured as AcceptedTls;
+  if (typeof ssl?.verifyError !== "function") return "UNSPECIFIED";
+  const error = ssl.verifyError();
+  return error ? (error.code ?? error.message) : null;
+};
+
+/** From now on `secured` emits `error` for a record that is none: without this it emits nothing, and the connection hangs. */
+export const tellLaterErrors = (secured: tls.TLSSocket): void => {
+  (secured as AcceptedTls)._releaseControl?.();
 };

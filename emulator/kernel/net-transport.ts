@@ -5,23 +5,31 @@
  * the CPU (measured against bare `node:net`; `npm run bench` shows ours).
  */
 
-import net from "node:net";
+import type net from "node:net";
 import { type Data, toBytes } from "../../core/bytes/data.ts";
 import type { Lender } from "../../core/bytes/reader.ts";
 import { SocketError } from "../../core/errors.ts";
 import type { Address } from "../../core/net/address.ts";
 import { AF_UNIX, SOCK_STREAM } from "../../core/net/constants.ts";
+import { checkOptions } from "../../core/options.ts";
 import { familyOf } from "../../core/sockets/base-socket.ts";
 import type { StreamOptions } from "../../core/sockets/stream-options.ts";
 import { StreamSocket } from "../../core/sockets/stream-socket.ts";
+import {
+  checkTls,
+  SERVER_TLS_NAMES,
+  type ServerTlsOptions,
+  type StartTlsOptions,
+  TLS_NAMES,
+  type TlsInfo,
+  type TlsOptions,
+} from "../../core/sockets/tls.ts";
 import type {
   Capabilities,
   KernelSocket,
   StreamSink,
   StreamTransport,
-  TlsOptions,
 } from "../../core/sockets/transport.ts";
-import { lazy } from "../builtin.ts";
 import { addressOf } from "./addresses.ts";
 import type { UnixNames } from "./descriptors/adopted.ts";
 import { type Holder, Kernel } from "./descriptors/kernel.ts";
@@ -30,6 +38,7 @@ import { descriptorOf } from "./handles.ts";
 import { drained, socketHolder } from "./holders.ts";
 import { IntakeSocket, type Taker } from "./intake.ts";
 import { linger, unacknowledged } from "./linger.ts";
+import { handshake, type LastSession, ServerSecurity, secureDialled, tlsError } from "./tls.ts";
 
 export const FULL = 64 * 1024; // bytes that wait in Node before a writer must wait: the socket's own high-water mark
 export const LARGE = 16 * 1024; // bytes; a smaller piece was copied by the writer
@@ -43,23 +52,48 @@ export interface Dialled {
   readonly hostname: string;
   /** What `startTls()` takes that is not given to it. */
   readonly tls?: TlsOptions | undefined;
+  /** The session to resume, of who dials more than once. */
+  readonly last?: LastSession | undefined;
 }
 
 /** What Node does not tell of a connection, and who made it knows. */
 export interface Origin extends UnixNames {
   /** Absent where we accepted. */
   readonly dialled?: Dialled | undefined;
+  /** What its listener secures connections with. */
+  readonly security?: ServerSecurity | undefined;
+  /** What was read of the connection already, and belongs to the handshake. */
+  readonly early?: Uint8Array | undefined;
   /** The kernel's side of a socket that was there before the connection. */
   readonly kernel?: Kernel | undefined;
 }
 
-/** `options` with what is known of the connection. Throws `TypeError` where one that was accepted has no certificate. */
-export const checkSecuring = (origin: Origin | undefined, options: TlsOptions): TlsOptions => {
-  const { dialled } = origin ?? {};
-  const whole = { ...dialled?.tls, ...options };
-  if (dialled !== undefined || (whole.cert !== undefined && whole.key !== undefined)) return whole;
-  throw new TypeError("startTls() on a connection that was accepted needs a cert and a key");
+/** How a connection is to be secured. */
+type Securing =
+  | { readonly server: ServerSecurity }
+  | { readonly server: null; readonly hostname: string; readonly options: TlsOptions };
+
+/** What `options` mean on a connection that came so. Throws `TypeError` where they are not of its role, or where one that was accepted has no certificate. */
+export const securingOf = (origin: Origin | undefined, options: StartTlsOptions): Securing => {
+  const { dialled, security } = origin ?? {};
+  const own = Object.keys(options).length > 0;
+  if (dialled !== undefined) {
+    checkOptions("startTls() on a connection that was dialled", options, TLS_NAMES);
+    const whole = own ? { ...dialled.tls, ...(options as TlsOptions) } : (dialled.tls ?? NO_OPTIONS);
+    if (own) checkTls(whole, "");
+    return { server: null, hostname: dialled.hostname, options: whole };
+  }
+  if (!own && security !== undefined) return { server: security };
+  checkOptions("startTls() on a connection that was accepted", options, SERVER_TLS_NAMES);
+  const { cert, serverNames } = options as ServerTlsOptions;
+  if (cert === undefined && serverNames === undefined) {
+    const said = 'needs a cert and a key, here or as `tls` of its server (secureTransport: "starttls")';
+    throw new TypeError(`startTls() on a connection that was accepted ${said}`);
+  }
+  return { server: ServerSecurity.of(options) };
 };
+
+const NO_OPTIONS: TlsOptions = {};
 
 const SECURED = "the bytes of a TLS connection are its own, and its keys this process's";
 
@@ -137,11 +171,19 @@ export class NodeTransport implements Connection, Taker {
     if (this.#rest !== null) this.#giveRest();
   };
 
-  /** `plain`: the connection under this one, where this one is TLS. */
-  constructor(socket: net.Socket, origin?: Origin, plain?: net.Socket) {
+  /** What is known of its TLS. */
+  readonly tls: TlsInfo | undefined;
+
+  /** `secured`: where this one is TLS, the connection under it, and what is known of it. */
+  constructor(
+    socket: net.Socket,
+    origin?: Origin,
+    secured?: { readonly plain: net.Socket; readonly state: TlsInfo },
+  ) {
     this.#socket = socket;
     this.#intake = socket instanceof IntakeSocket ? socket : null;
-    this.#plain = plain;
+    this.#plain = secured?.plain;
+    this.tls = secured?.state;
     // Taken now: Node forgets it when the connection closes.
     this.remoteAddress = addressOf(socket.remoteAddress, socket.remotePort, socket.remoteFamily);
     this.capabilities = this.remoteAddress === null ? UNIX : TCP;
@@ -206,7 +248,10 @@ export class NodeTransport implements Connection, Taker {
     const socket = this.#socket;
     const listeners: Listeners = {
       end: () => this.#sink?.end(),
-      error: (error: Error) => this.#sink?.error(SocketError.from(error, "ECONNRESET")),
+      error: (error: Error) =>
+        this.#sink?.error(
+          this.tls === undefined ? SocketError.from(error, "ECONNRESET") : tlsError(error, true),
+        ),
     };
     if (this.#intake !== null) {
       this.#intake.taker = this;
@@ -369,48 +414,23 @@ export class NodeTransport implements Connection, Taker {
     socket.destroy();
   }
 
-  async startTls(options: TlsOptions): Promise<StreamTransport> {
+  async startTls(options: StartTlsOptions): Promise<StreamTransport> {
     const socket = this.#socket;
-    const dialled = this.#origin?.dialled;
-    const { serverName = dialled?.hostname, ...given } = checkSecuring(this.#origin, options);
-    // Node takes any bytes; its types know text and a Buffer alone.
-    const { ca, cert, key } = given as { readonly [Name in keyof typeof given]: string | Buffer | undefined };
+    const securing = securingOf(this.#origin, options);
     await this.#rest?.at(-1)?.taken;
     await drained(socket);
     if (this.#intake !== null) this.#intake.taker = null;
     for (const event in this.#listeners) socket.removeListener(event, this.#listeners[event] as () => void);
+    if (this.#origin?.early !== undefined) socket.unshift(this.#origin.early);
     const secured =
-      dialled === undefined
-        ? new lazy.tls.TLSSocket(socket, { isServer: true, cert, key })
-        : lazy.tls.connect({
-            socket,
-            ca,
-            cert,
-            key,
-            host: serverName,
-            // An address is looked for in the certificate, but not asked for by name (RFC 6066, section 3).
-            ...(serverName !== undefined && net.isIP(serverName) === 0 && { servername: serverName }),
-          });
-    const { promise, resolve, reject } = Promise.withResolvers<void>();
-    const failed = (error: Error & { reason?: string }): void =>
-      reject(
-        new SocketError("ERR_TLS", `the TLS handshake failed: ${error.reason ?? error.message}`, {
-          cause: error,
-        }),
-      );
-    const left = (): void => reject(new SocketError("ERR_TLS", "the peer left in the TLS handshake"));
-    // Held back but for its end: a peer that leaves in the handshake says nothing else.
-    const ended = (): unknown => secured.readableLength === 0 && secured.read();
-    secured.once(dialled === undefined ? "secure" : "secureConnect", resolve).on("error", failed);
-    secured.on("readable", ended).once("end", left).once("close", left);
-    await promise;
-    // Who ends in the turn of a handshake that he accepted sends no close_notify (Node 24, TLS 1.3): to many peers a reset.
-    if (dialled === undefined) await new Promise((resolve) => setImmediate(resolve));
-    secured.removeListener("readable", ended).removeListener("end", left).removeListener("close", left);
-    secured.removeListener("error", failed).pause();
+      securing.server !== null
+        ? securing.server.accept(socket)
+        : secureDialled(socket, securing.hostname, securing.options, this.#origin?.dialled?.last);
+    const state = await handshake(secured, securing.server);
+    secured.pause();
     const kernel = this.#kernel ?? this.#origin?.kernel;
     kernel?.heldBy(socketHolder(socket, SECURED));
-    return new NodeTransport(secured, { ...this.#origin, kernel }, socket);
+    return new NodeTransport(secured, { ...this.#origin, kernel }, { plain: socket, state });
   }
 
   defer(task: () => void): void {

@@ -24,20 +24,29 @@ import {
 import { LISTEN_NAMES, type ListenOptions, type OptionNames, optionNamesOf } from "../../core/options.ts";
 import { attempt } from "../../core/promises.ts";
 import type { SockletEvent } from "../../core/serve/events.ts";
-import { checkKind, type HandlerClass } from "../../core/serve/handler.ts";
+import { checkKind, type HandlerClass, type HandlerServer } from "../../core/serve/handler.ts";
 import { ThreadingMixIn } from "../../core/serve/mixins.ts";
 import { type Passage, type ProxyDoor, requestOf, type Unaddressed } from "../../core/serve/proxy.ts";
 import { BaseServer, SERVER_NAMES, type ServerOptions } from "../../core/serve/server.ts";
 import type { Datagram, DatagramSocket } from "../../core/sockets/datagram.ts";
 import { STREAM_NAMES, type StreamOptions, settleStream } from "../../core/sockets/stream-options.ts";
 import type { StreamSocket } from "../../core/sockets/stream-socket.ts";
+import {
+  alpnHandlers,
+  type ListenerSecurity,
+  SERVER_TLS_NAMES,
+  type SecureTransport,
+  securedWhen,
+} from "../../core/sockets/tls.ts";
 import { fs, lazy } from "../builtin.ts";
 import { networkError } from "../kernel/addresses.ts";
 import type { Connection, Origin } from "../kernel/net-transport.ts";
 import { listenerDescriptor } from "../kernel/stream-descriptor.ts";
+import type { Replacement, ServerSecurity } from "../kernel/tls.ts";
 import { zoned } from "../sockets/names.ts";
 import { Socket } from "../sockets/socket.ts";
 import { publish, subscribed } from "./events.ts";
+import { Handshakes, type Outcome } from "./handshakes.ts";
 
 // What `net.isIP()` says (0: a name), as a family, and back.
 const familyOf = (version: number): number =>
@@ -46,19 +55,29 @@ const versionOf = (family: number): number => (family === AF_INET6 ? 6 : family 
 
 const BACKLOG = 511; // connections that the kernel keeps; Node's own figure. Node accepts at once, so that few ever wait there
 
-const TAKES = { tcp: "tcp://host:port", udp: "udp://host:port", unix: "a path, unix:/run/name" } as const;
+const TAKES = {
+  tcp: "tcp://host:port or tls://host:port",
+  udp: "udp://host:port",
+  unix: "a path, unix:/run/name",
+} as const;
 const SERVERS = {
   tcp: "a TCPServer",
+  tls: "a TCPServer",
   udp: "a UDPServer",
   unix: "a UnixStreamServer or a UnixDatagramServer",
 } as const;
 
-/** Where a listener is: `tcp://127.0.0.1:7007`, `unix:/run/name`. */
-export const listenerUrl = (scheme: "tcp" | "udp" | "unix", address: Address | null): string =>
+/** Where a listener is: `tcp://127.0.0.1:7007`, `tls://127.0.0.1:993`, `unix:/run/name`. */
+export const listenerUrl = (scheme: "tcp" | "tls" | "udp" | "unix", address: Address | null): string =>
   `${address?.family === "unix" ? "" : `${scheme}://`}${formatAddress(address)}`;
 
+const NOTHING = new Uint8Array(0);
+
 /** Options of a TCP server. */
-export interface TCPServerOptions<Context> extends ServerOptions<Context>, ListenOptions {
+export interface TCPServerOptions<Context>
+  extends ServerOptions<Context>,
+    ListenOptions,
+    ListenerSecurity<HandlerClass<StreamSocket, Context>> {
   /** Limits and times of each connection. */
   readonly stream?: Partial<StreamOptions>;
 }
@@ -66,6 +85,8 @@ export interface TCPServerOptions<Context> extends ServerOptions<Context>, Liste
 const TCP_NAMES = optionNamesOf<TCPServerOptions<unknown>>("a server of streams")({
   ...SERVER_NAMES,
   ...LISTEN_NAMES,
+  tls: SERVER_TLS_NAMES,
+  secureTransport: true,
   stream: STREAM_NAMES,
 });
 
@@ -84,6 +105,10 @@ export type ListeningSocket<Request> = Request extends StreamSocket ? Socket : D
  *
  * A connection takes a file descriptor. Where the process has hardly one left, the next client is reset, and told
  * as `refused` (`descriptors`): Node accepts those that it has no descriptor for, closes them, and says nothing.
+ *
+ * With `tls`, or an address `tls://host:port`, each connection is secured before it arrives: the handshakes go on side by side,
+ * whatever is served meanwhile, `maxHandshakes` of them at once, each within the stream's `handshakeTimeout`. One that fails
+ * costs no handler, and is told as `handshake`.
  *
  * `Request` is a `Datagram` in the classes for UDP, which extend this one as in CPython.
  */
@@ -106,6 +131,9 @@ export class TCPServer<
   #socket: Socket | undefined;
   #address: Address | null = null;
   readonly #stream: StreamOptions;
+  readonly #handshakes: Handshakes | null;
+  readonly #secured: SecureTransport;
+  readonly #protocols: ReadonlyMap<string, HandlerClass<StreamSocket, Context>>; // handlers by what ALPN chose
 
   constructor(
     serverAddress: AddressLike,
@@ -116,7 +144,7 @@ export class TCPServer<
     const endpoint = parseAddress(serverAddress);
     const { scheme } = this;
     const given = endpoint.scheme ?? (scheme === "unix" ? "tcp" : scheme);
-    if (given !== scheme) {
+    if (given !== scheme && !(given === "tls" && scheme === "tcp")) {
       throw new TypeError(
         `${this.constructor.name} listens on ${TAKES[scheme]}; ${formatAddress(endpoint)} is for ${SERVERS[given]}`,
       );
@@ -132,6 +160,44 @@ export class TCPServer<
     this.allowReusePort = options.allowReusePort ?? false;
     this.ipv6Only = options.ipv6Only ?? false;
     this.#stream = settleStream(options.stream);
+    this.#secured = securedWhen(endpoint.scheme, options, true);
+    const { tls } = options;
+    this.#handshakes = tls === undefined ? null : new Handshakes(tls, this.#stream.handshakeTimeout);
+    this.#protocols = new Map(alpnHandlers(tls));
+    for (const Handler of this.#protocols.values()) checkKind(Handler, "streams", this.constructor.name);
+  }
+
+  /** When its connections are secured: not, from their first byte, or by their handler's `startTls()`. */
+  get secureTransport(): SecureTransport {
+    return this.#secured;
+  }
+
+  /** What its connections are secured with. */
+  protected get security(): ServerSecurity | null {
+    return this.#handshakes?.security ?? null;
+  }
+
+  /** `replaceCertificate()` without an argument, that throws nothing: what is wrong is told as `certificate`. Gives whether the server has TLS. */
+  reloadCertificate(): boolean {
+    if (this.#handshakes === null) return false;
+    attempt(
+      () => this.replaceCertificate(),
+      (error) => this.#tellCertificates(error),
+    );
+    return true;
+  }
+
+  /**
+   * Shows these certificates from now on, and trusts these authorities; what is not given stays. Without an argument it reads its
+   * files again, which it also does by itself when they change. Connections that are open keep what they began with. Told as `certificate`.
+   *
+   * Throws `TypeError`, and goes on with the former ones, where a certificate cannot be read, is not of its key, or has expired;
+   * `EINVAL` at a server without `tls`.
+   */
+  replaceCertificate(next?: Replacement): void {
+    if (this.#handshakes === null)
+      throw new SocketError("EINVAL", `${this.name} has no tls, and so no certificate`);
+    this.#handshakes.replace(next);
   }
 
   /** What an address of this class has before its `:`. */
@@ -176,7 +242,11 @@ export class TCPServer<
     if (!this.allowReuseAddress) socket.setsockopt(SOL_SOCKET, SO_REUSEADDR, false);
     if (this.allowReusePort) socket.setsockopt(SOL_SOCKET, SO_REUSEPORT, true);
     if (this.addressFamily === AF_INET6) socket.setsockopt(IPPROTO_IPV6, IPV6_V6ONLY, this.ipv6Only);
-    await this.bind({ scheme: this.endpoint.scheme as "tcp" | undefined, hostname: address, port });
+    await this.bind({
+      scheme: this.endpoint.scheme === undefined ? undefined : "tcp",
+      hostname: address,
+      port,
+    });
   }
 
   /** `socket` listens, and each connection that it accepts arrives here. */
@@ -184,6 +254,10 @@ export class TCPServer<
     const socket = this.#listener;
     socket.onconnection = (accepted) => this.accepted(accepted);
     await socket.listen(BACKLOG);
+    this.#handshakes?.watch({
+      replaced: () => this.certificateReplaced(),
+      refused: (error) => this.#tellCertificates(error),
+    });
   }
 
   protected async bind(address: AddressLike): Promise<void> {
@@ -222,7 +296,8 @@ export class TCPServer<
     if (this.daemonThreads) connection.unref();
     const { fd } = connection;
     const origin = this.originOf(fd);
-    if (origin !== undefined) connection.from(origin);
+    if (this.#handshakes !== null) connection.from({ ...origin, security: this.#handshakes.security });
+    else if (origin !== undefined) connection.from(origin);
     if (this.proxyDoor !== null) this.#enter(connection, this.proxyDoor);
     else this.opened(connection, null);
   }
@@ -252,12 +327,100 @@ export class TCPServer<
     return null;
   }
 
-  /** The connection is ready for its handler: makes the request of it, which arrives. `passage`: what came before it of a proxy. */
+  /** What came before the connection was read: it is secured, where it is to be, and the request is made of it, which arrives. `passage`: what came before it of a proxy. */
   protected opened(connection: Connection, passage: Passage | null): void {
+    if (this.#secured === "on" && this.handshakesHere) {
+      this.#secure(connection, passage);
+      return;
+    }
     const request = requestOf(connection, this.#stream, passage) as Request & StreamSocket;
     const peer = passage === null ? connection.remoteAddress : passage.address;
     if (connection.fd < lastDescriptor()) this.arrive(request, peer);
     else this.refuse(request, peer, "descriptors");
+  }
+
+  /** Whether this process does the handshakes. */
+  protected get handshakesHere(): boolean {
+    return true;
+  }
+
+  /** Lets a connection in, secures it, and makes the request of it. */
+  #secure(connection: Connection, passage: Passage | null): void {
+    const handshakes = this.#handshakes as Handshakes;
+    const { fd } = connection;
+    const peer = passage === null ? connection.remoteAddress : passage.address;
+    const refusal = fd >= lastDescriptor() ? "descriptors" : this.admit(peer);
+    if (refusal !== null) {
+      connection.abort();
+      this.turnAway(peer, refusal);
+      return;
+    }
+    if (handshakes.full && handshakes.waiting >= this.requestQueueSize) {
+      connection.abort();
+      this.withdraw(peer);
+      this.turnAway(peer, "handshakes");
+      return;
+    }
+    if (passage !== null && passage.rest.length > 0) {
+      connection.from({ ...this.originOf(fd), security: handshakes.security, early: passage.rest });
+    }
+    void handshakes
+      .run(connection)
+      .then((outcome) => this.#handshaken(connection, peer, passage, outcome))
+      .catch((error) => this.announce({ type: "error", server: this.name, address: peer, error }));
+  }
+
+  #handshaken(
+    connection: Connection,
+    peer: Address | null,
+    passage: Passage | null,
+    outcome: Outcome | null,
+  ): void {
+    const closed = this.#handshakes?.closed === true;
+    if (outcome !== null && "transport" in outcome) {
+      const { transport, duration } = outcome;
+      if (closed) transport.abort();
+      else {
+        const { version = null, resumed } = transport.tls ?? {};
+        this.tellHandshake({ address: peer, duration, version, resumed: resumed === true, error: null });
+        const whole = passage && { ...passage, rest: NOTHING }; // the handshake had the rest
+        this.arrive(requestOf(transport, this.#stream, whole) as Request & StreamSocket, peer, true);
+        return;
+      }
+    }
+    connection.abort();
+    this.withdraw(peer);
+    if (outcome === null || closed) this.turnAway(peer, "closing");
+    else if ("error" in outcome) {
+      this.tellHandshake({ address: peer, version: null, resumed: false, ...outcome });
+    }
+  }
+
+  /** Tells that a handshake is over. */
+  protected tellHandshake(
+    told: Omit<Extract<SockletEvent, { readonly type: "handshake" }>, "type" | "server">,
+  ): void {
+    if (this.watches("handshake")) this.announce({ type: "handshake", server: this.name, ...told });
+  }
+
+  /** The certificates are others from now on. */
+  protected certificateReplaced(): void {
+    this.#tellCertificates(null);
+  }
+
+  #tellCertificates(error: unknown): void {
+    const certificates = (this.security?.certificates ?? []).map(({ subject, fingerprint256, validTo }) => {
+      return { subject: subject.replaceAll("\n", ", "), fingerprint256, validTo: new Date(validTo) };
+    });
+    this.announce({ type: "certificate", server: this.name, certificates, error });
+  }
+
+  override finishRequest(request: Request, clientAddress: Address | null): unknown {
+    if (this.#protocols.size === 0) return super.finishRequest(request, clientAddress);
+    const stream = request as Request & StreamSocket;
+    const Handler = this.#protocols.get(stream.tls?.alpn ?? "");
+    if (Handler === undefined) return super.finishRequest(request, clientAddress);
+    return new Handler(stream, clientAddress, this as HandlerServer<Context>).run();
   }
 
   /** What Node does not tell of a connection that was accepted, by its descriptor. */
@@ -266,6 +429,7 @@ export class TCPServer<
   }
 
   protected override stopListening(): void {
+    this.#handshakes?.close();
     void this.#socket?.close();
   }
 

@@ -28,6 +28,7 @@ import { SERVER_NAMES, type ServerOptions } from "../../core/serve/server.ts";
 import type { Datagram, DatagramSink, DatagramTransport } from "../../core/sockets/datagram.ts";
 import { STREAM_NAMES, type StreamOptions } from "../../core/sockets/stream-options.ts";
 import type { StreamSocket } from "../../core/sockets/stream-socket.ts";
+import { type ListenerSecurity, SERVER_TLS_NAMES } from "../../core/sockets/tls.ts";
 import { fs, lazy } from "../builtin.ts";
 import { peerName } from "../kernel/descriptors/adopted.ts";
 import { neededLibc } from "../kernel/descriptors/libc.ts";
@@ -39,7 +40,9 @@ import { TCPServer } from "./tcp.ts";
 import { UDPServer, type UDPServerOptions } from "./udp.ts";
 
 /** Options of a server on a path. `access` has no meaning there: it is by IP address. */
-export interface UnixStreamServerOptions<Context> extends Omit<ServerOptions<Context>, "access"> {
+export interface UnixStreamServerOptions<Context>
+  extends Omit<ServerOptions<Context>, "access">,
+    ListenerSecurity<HandlerClass<StreamSocket, Context>> {
   /** Limits and times of each connection. */
   readonly stream?: Partial<StreamOptions>;
 }
@@ -47,6 +50,8 @@ export interface UnixStreamServerOptions<Context> extends Omit<ServerOptions<Con
 const { access: _, ...PATH_NAMES } = SERVER_NAMES;
 const UNIX_STREAM_NAMES = optionNamesOf<UnixStreamServerOptions<unknown>>()({
   ...PATH_NAMES,
+  tls: SERVER_TLS_NAMES,
+  secureTransport: true,
   stream: STREAM_NAMES,
 });
 

@@ -4,12 +4,7 @@ import type net from "node:net";
 import { withDeadline } from "../../core/bytes/data.ts";
 import { SocketError } from "../../core/errors.ts";
 import { type AddressLike, type Endpoint, formatAddress } from "../../core/net/address.ts";
-import { type OptionNames, optionNamesOf } from "../../core/options.ts";
-import {
-  STREAM_CONNECTOR_NAMES,
-  StreamConnector,
-  type StreamConnectorOptions,
-} from "../../core/serve/connector.ts";
+import { StreamConnector, type StreamConnectorOptions } from "../../core/serve/connector.ts";
 import type { HandlerClass } from "../../core/serve/handler.ts";
 import {
   CONNECT_NAMES,
@@ -18,6 +13,7 @@ import {
   dialable,
   firstBytes,
   openWithin,
+  secureTransportOf,
 } from "../../core/sockets/connect.ts";
 import { settleStream } from "../../core/sockets/stream-options.ts";
 import { StreamSocket } from "../../core/sockets/stream-socket.ts";
@@ -26,6 +22,7 @@ import { networkError } from "../kernel/addresses.ts";
 import { checkedPath } from "../kernel/descriptors/sockaddr.ts";
 import { unconnected } from "../kernel/intake.ts";
 import { NodeTransport, type Origin } from "../kernel/net-transport.ts";
+import type { LastSession } from "../kernel/tls.ts";
 import { zoned } from "./names.ts";
 
 /** A socket to dial with, where it is not a new one. */
@@ -34,13 +31,15 @@ export interface Dialling extends Omit<Origin, "dialled" | "remote"> {
   readonly socket?: net.Socket;
   /** 4 or 6: of a name, only addresses of this version. By default, those of both are tried (RFC 8305). */
   readonly version?: number;
+  /** The TLS session to resume, of who dials more than once. */
+  readonly last?: LastSession | undefined;
 }
 
 /** Opens a connection, and secures it where `options` say so: its transport. Rejects as `createConnection()`; the socket is destroyed then. */
 export const dial = (
   endpoint: Endpoint,
   options: ConnectOptions,
-  { socket = unconnected({ allowHalfOpen: true, noDelay: true }), version, ...origin }: Dialling = {},
+  { socket = unconnected({ allowHalfOpen: true, noDelay: true }), version, last, ...origin }: Dialling = {},
 ): Promise<StreamTransport> => {
   const said = formatAddress(endpoint);
   socket.pause(); // nothing is read before somebody asks
@@ -63,7 +62,7 @@ export const dial = (
     const transport = new NodeTransport(socket, {
       ...origin,
       remote,
-      dialled: { hostname, tls: options.tls },
+      dialled: { hostname, tls: options.tls, last },
     });
     const header = firstBytes(options);
     if (header !== null) {
@@ -73,7 +72,7 @@ export const dial = (
       });
       socket.removeAllListeners("error");
     }
-    if (options.secureTransport !== "on") return transport;
+    if (secureTransportOf(endpoint, options) !== "on") return transport;
     const secured = (transport.startTls as NonNullable<StreamTransport["startTls"]>)({});
     const { handshakeTimeout } = settleStream(options.stream);
     return withDeadline(secured, handshakeTimeout, "the TLS handshake was not done");
@@ -105,27 +104,27 @@ export const createConnection = async (
  * Dials one address and runs a handler on the connection, as a server runs it on one it accepted.
  *
  *     const reply = await new TCPConnector("127.0.0.1:6379", RespClient).run({ params: ["PING"] });
+ *
+ * By TLS it resumes the session of its last connection, where the server lets it.
  */
 export class TCPConnector<Context = unknown, Params = unknown> extends StreamConnector<Context, Params> {
-  protected override createConnection(endpoint: Endpoint, options: ConnectOptions): Promise<StreamSocket> {
-    return createConnection(endpoint, options);
+  readonly #last: LastSession = {};
+
+  protected override async createConnection(
+    endpoint: Endpoint,
+    options: ConnectOptions,
+  ): Promise<StreamSocket> {
+    options.signal?.throwIfAborted();
+    return new StreamSocket(await dial(endpoint, options, { last: this.#last }), options.stream);
   }
 }
 
-/** Options of a connector that dials a path. */
-type UnixConnectorOptions<Context> = Omit<StreamConnectorOptions<Context>, "secureTransport" | "tls">;
-
-const { secureTransport: _, tls: __, ...PATH_NAMES } = STREAM_CONNECTOR_NAMES;
-const UNIX_CONNECTOR_NAMES = optionNamesOf<UnixConnectorOptions<unknown>>()(PATH_NAMES);
-
-/** `TCPConnector` for a path, `"unix:/run/echo"` or `{ path }`: the dialling twin of `UnixStreamServer`. Any other address is a `TypeError`. */
+/** `TCPConnector` for a path, `"unix:/run/echo"` or `{ path }`: the dialling twin of `UnixStreamServer`. By TLS the certificate must be of `localhost`, or of `tls.serverName`. Any other address is a `TypeError`. */
 export class UnixStreamConnector<Context = unknown, Params = unknown> extends TCPConnector<Context, Params> {
-  static override readonly optionNames: OptionNames = UNIX_CONNECTOR_NAMES;
-
   constructor(
     address: AddressLike,
     RequestHandlerClass: HandlerClass<StreamSocket, Context, Params>,
-    options: UnixConnectorOptions<Context> = {},
+    options: StreamConnectorOptions<Context> = {},
   ) {
     super(address, RequestHandlerClass, options);
     if (this.endpoint.scheme === "unix") return;

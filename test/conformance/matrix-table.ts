@@ -316,7 +316,7 @@ export const places = {
     streams: works(),
     datagrams: {
       cannot: "TCP carries streams, which have no message borders; `UDPServer` serves a datagram handler",
-      says: "TypeError: TCPServer listens on tcp://host:port; udp://127.0.0.1:0 is for a UDPServer",
+      says: "TypeError: TCPServer listens on tcp://host:port or tls://host:port; udp://127.0.0.1:0 is for a UDPServer",
     },
   },
   "node-tls": {

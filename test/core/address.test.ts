@@ -94,7 +94,7 @@ describe("parseAddress and formatAddress", () => {
     ["[::1%]:80", "brackets around no IPv6 address"],
     ["[::1%a]b]:80", "has no port"],
     ["a[::1]:80", "too many colons"],
-    ["http://localhost:80", `unknown scheme "http"; write "tcp://", "udp://" or "unix:"`],
+    ["http://localhost:80", `unknown scheme "http"; write "tcp://", "tls://", "udp://" or "unix:"`],
     ["TCP://localhost:80", `unknown scheme "TCP"`],
     ["://localhost:80", `unknown scheme ""`],
     ["tcp://me@localhost:80", "user name"],

@@ -150,14 +150,56 @@ test.each<[string, unknown, RegExp]>([
     /listen\[0\] has no option adress; did you mean address\?/,
   ],
   [
-    "TLS, which a listener has not",
+    "TLS beside the options of a listener",
     { handlers, listen: [{ handler: "stream", address: at, secureTransport: "on" }] },
-    /listen\[0\] has no option secureTransport \(.*startTls/,
+    /listen\[0\] has no option secureTransport \(.*an app's listener, its options/,
+  ],
+  [
+    "a certificate that is none",
+    { handlers, listen: [{ handler: "stream", address: at, options: { tls: { cert: "x", key: "y" } } }] },
+    /listen\[0\]\.options: tls\.cert is PEM .*write \{ file: "x" \}/,
+  ],
+  [
+    "tls:// that is secured later",
+    {
+      handlers,
+      listen: [{ handler: "stream", address: "tls://:0", options: { secureTransport: "starttls" } }],
+    },
+    /listen\[0\]\.options: tls:\/\/ is secured from its first byte/,
+  ],
+  [
+    "TLS of datagrams",
+    { handlers, listen: [{ handler: "packet", address: "udp://:0", options: { tls: {} } }] },
+    /listen\[0\]\.options of a threading udp:\/\/ listener has no option tls/,
+  ],
+  [
+    "a handler of a protocol that is none",
+    {
+      handlers,
+      listen: [{ handler: "stream", address: "tls://:0", options: { tls: { alpn: { x: "nobody" } } } }],
+    },
+    /listen\[0\]\.options\.tls\.alpn\["x"\]\.handler is "nobody"/,
+  ],
+  [
+    "TLS and not, on one port",
+    {
+      handlers,
+      listen: [
+        { handler: "stream", address: "tls://:9" },
+        { handler: "stream", address: ":9" },
+      ],
+    },
+    /both listen on tcp:\/\/:9/,
+  ],
+  [
+    "an authority to trust that is none",
+    { handlers, dial: { x: { handler: "stream", address: at, tls: { ca: 1 } } } },
+    /dial\.x: tls\.ca is PEM/,
   ],
   [
     "a part of an entry to dial that is none",
-    { handlers, dial: { x: { handler: "stream", address: at, tls: {} } } },
-    /dial\.x has no option tls/,
+    { handlers, dial: { x: { handler: "stream", address: at, tsl: {} } } },
+    /dial\.x has no option tsl.*did you mean tls/,
   ],
   ...(
     [

@@ -154,6 +154,7 @@ test("each options' interface has a list of its names, which the compiler compar
     "SessionSetup", // as that
     "PlainOptions", // of sockets in native.ts, of itself
     "GateOptions", // a part of a server's
+    "StartTlsOptions", // the options of either role
   ];
   expect(names.length).toBeGreaterThan(40);
   const without = names.map(([, name = ""]) => name).filter((name) => !elsewhere.includes(name));
@@ -251,11 +252,17 @@ describe("an option that is true or false takes nothing else", () => {
 });
 
 describe("it says which is meant", () => {
-  const { TCPServer, UDPServer, UnixStreamServer, TCPConnector, UnixStreamConnector } = emulator;
+  const { TCPServer, UDPServer, UnixStreamServer, TCPConnector } = emulator;
 
   test.each<[string, unknown, object, string]>([
-    ["TLS of a server", TCPServer, { secureTransport: "on" }, "what dials has it; a server's handler"],
-    ["TLS of a server", TCPServer, { tls: { cert: "", key: "" } }, "startTls({ cert, key })"],
+    [
+      "TLS of a server without a certificate",
+      TCPServer,
+      { secureTransport: "on" },
+      "needs tls: { cert, key }",
+    ],
+    ["TLS of a server", TCPServer, { tls: { crt: "", key: "" } }, "did you mean tls.cert or"],
+    ["who dials by TLS", TCPConnector, { tls: { clientCertificate: "ask" } }, "a listener that has TLS"],
     ["TLS of UDP", UDPServer, { tls: {} }, "what dials has it"],
     ["a limit of its streams", TCPServer, { maxLine: 5 }, "did you mean stream.maxLine?"],
     [
@@ -277,7 +284,6 @@ describe("it says which is meant", () => {
       { timeout: 5 },
       "did you mean stream.timeout or drainTimeout or connectTimeout?",
     ],
-    ["TLS of a path", UnixStreamConnector, { secureTransport: "on" }, "has no option secureTransport"],
   ])("%s", (_, Class, options, says) => {
     expect(() => made(Class as never, options)).toThrow(says);
   });

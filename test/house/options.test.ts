@@ -10,7 +10,10 @@ test("docs/options.md is what the sources have (npm run docs writes it)", async 
 /** Names of which each taker needs its own type, and why. */
 const SEVERAL = {
   address: "a pool has one, as its errors name it",
+  alpn: "what dials has a list, a listener handlers by protocol, too; a proxy's header the one that was chosen",
   carries: "a listener carries streams or datagrams, a proxy's header one of them",
+  certificate: "serveApp() shows one, a proxy's header says of what its client's was",
+  clientCertificate: "a listener asks for it, a proxy's header has it",
   context: "an app makes it of its platform, a test anew for each run; a server is given it",
   encoding: "a file has every encoding of TextDecoder, a conversation three",
   fetch: "a Hono app's fits the control client",
@@ -20,7 +23,7 @@ const SEVERAL = {
   proxyProtocol: "a server says who is a proxy, what dials what it says as one",
   server: "a check of framing is given what makes a server, a check of a pool the handlers of one",
   stream: "streams in memory have a capacity, too",
-  tls: "what dials says whom to trust, a proxy's header whether its client came by TLS",
+  tls: "what dials says whom to trust, a listener what it shows, a proxy's header whether its client came by TLS",
   version: "of the proxy's header, and of the TLS that it tells of",
 };
 

@@ -98,8 +98,17 @@ export class SessionObject extends PlatformObject<SockletBindings> implements Se
     const { env } = this;
     // Checked here, too: during a rollout this object may have other rules than its caller.
     const target = sessionTarget(app, spec, allow);
-    const { handler, HandlerClass, endpoint, address, params, deadline, connectTimeout, secureTransport } =
-      target;
+    const {
+      handler,
+      HandlerClass,
+      endpoint,
+      address,
+      params,
+      deadline,
+      connectTimeout,
+      secureTransport,
+      tls,
+    } = target;
     const run = async (hooks: SessionHooks): Promise<unknown> => {
       const bindings = env as Readonly<Record<string, unknown>>;
       const made = async (): Promise<unknown> => app.context(platformOf(bindings));
@@ -110,6 +119,7 @@ export class SessionObject extends PlatformObject<SockletBindings> implements Se
         name: handler,
         context,
         secureTransport,
+        ...(tls !== undefined && { tls }),
         ...(connectTimeout !== undefined && { connectTimeout }),
         ...(onEvent !== undefined && { onEvent }),
       });

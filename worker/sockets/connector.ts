@@ -19,12 +19,13 @@ import {
   dialable,
   firstBytes,
   openWithin,
-  type SecureTransport,
+  secureTransportOf,
 } from "../../core/sockets/connect.ts";
 import { settleStream } from "../../core/sockets/stream-options.ts";
 import { StreamSocket } from "../../core/sockets/stream-socket.ts";
+import type { SecureTransport } from "../../core/sockets/tls.ts";
 import type { StreamTransport } from "../../core/sockets/transport.ts";
-import { openTransport, ownAuthorities } from "./stream-socket.ts";
+import { checkWorkerTls, openTransport } from "./stream-socket.ts";
 
 /**
  * Limits how many connections one request has open. The platform allows six, and silently leaves a seventh hanging
@@ -106,12 +107,9 @@ export const dial = async (address: AddressLike, options: WorkerConnectOptions):
   if (endpoint.scheme === "unix") {
     throw new SocketError("ERR_UNSUPPORTED", `a Worker cannot dial a path (${said}); dial tcp://host:port`);
   }
-  const {
-    secureTransport = "off",
-    signal,
-    tls = {},
-  } = checkConnect("createConnection()", options, WORKER_CONNECT_NAMES);
-  if (tls.ca !== undefined || tls.cert !== undefined) throw ownAuthorities();
+  const { signal, tls = {} } = checkConnect("createConnection()", options, WORKER_CONNECT_NAMES);
+  const secureTransport = secureTransportOf(endpoint, options);
+  checkWorkerTls(tls);
   if (secureTransport === "on" && tls.serverName !== undefined && tls.serverName !== endpoint.hostname) {
     throw new SocketError(
       "ERR_UNSUPPORTED",
@@ -128,7 +126,8 @@ export const dial = async (address: AddressLike, options: WorkerConnectOptions):
     // A header goes before TLS, which the platform would begin at once.
     const begins = header !== null && secureTransport === "on" ? "starttls" : secureTransport;
     socket = connect({ hostname, port }, { secureTransport: begins, allowHalfOpen: true });
-    const opening = introduced(openTransport(socket, { hostname, release, tls }), header, secureTransport);
+    const opened = openTransport(socket, { hostname, release, tls, secured: begins === "on" });
+    const opening = introduced(opened, header, secureTransport);
     return await openWithin(opening, said, options, () => {
       socket?.close().catch(() => {}); // not awaited: it can hang if the socket never opens
     });

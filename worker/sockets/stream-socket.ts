@@ -11,9 +11,17 @@ import { type Data, DONE, toBytes } from "../../core/bytes/data.ts";
 import type { Lender } from "../../core/bytes/reader.ts";
 import { SocketError } from "../../core/errors.ts";
 import { type Address, packAddress, parseAddress } from "../../core/net/address.ts";
+import { checkOptions } from "../../core/options.ts";
 import { type StreamOptions, settleStream } from "../../core/sockets/stream-options.ts";
 import { StreamSocket } from "../../core/sockets/stream-socket.ts";
-import type { Capabilities, StreamSink, StreamTransport, TlsOptions } from "../../core/sockets/transport.ts";
+import {
+  START_TLS_NAMES,
+  type StartTlsOptions,
+  TLS_NAMES,
+  type TlsInfo,
+  type TlsOptions,
+} from "../../core/sockets/tls.ts";
+import type { Capabilities, StreamSink, StreamTransport } from "../../core/sockets/transport.ts";
 import type { PlatformSocket } from "../platform.ts";
 
 const FIRST_BUFFER = 4 * 1024; // bytes; most connections never need more, and starting with 64 KiB costs a third of the rate
@@ -42,12 +50,39 @@ export const addressOf = (text: string | undefined): Address | null => {
 const FOREIGN =
   "this connection belongs to another request, and a Worker cannot use it here; serve connections that meet on a Durable Object, by WorkerServer";
 
-/** The error for certificates, which a Worker cannot use; thrown before dialling and before a handshake. */
-export const ownAuthorities = (): SocketError =>
-  new SocketError(
-    "ERR_UNSUPPORTED",
-    "a Worker trusts the authorities of its platform; for one of your own set NODE_EXTRA_CA_CERTS where workerd runs locally",
-  );
+const REASONS: Readonly<Record<string, string>> = {
+  ca: "it trusts the authorities of its platform; for one of your own set NODE_EXTRA_CA_CERTS where workerd runs locally",
+  crl: "its platform looks at no revocation lists",
+  cert: "connect() shows no certificate of its own; fetch() can, by an mTLS binding",
+  alpn: "connect() offers no protocols (ALPN), and tells none",
+  minVersion: "its platform chooses the version of TLS",
+};
+
+/** What a Worker cannot do of TLS is said before it dials, and before a handshake. Throws `ERR_UNSUPPORTED`. */
+export const checkWorkerTls = (options: StartTlsOptions): TlsOptions => {
+  checkOptions("startTls() in a Worker", options, START_TLS_NAMES);
+  for (const [name, value] of Object.entries(options)) {
+    if (value === undefined || name === "serverName") continue;
+    const dials = Object.hasOwn(TLS_NAMES, name);
+    const why =
+      REASONS[name] ?? (dials ? REASONS.cert : "it accepts no TLS: the platform ends it before a Worker");
+    throw new SocketError("ERR_UNSUPPORTED", `a Worker has no tls.${name}: ${why}`);
+  }
+  return options as TlsOptions;
+};
+
+/** What is known of a connection that the platform secured: that it did. */
+const securedAs = (serverName: string | undefined): TlsInfo => ({
+  version: null,
+  cipher: null,
+  alpn: null,
+  serverName: serverName ?? null,
+  certificate: null,
+  trusted: true,
+  distrust: null,
+  resumed: null,
+  closedCleanly: null,
+});
 
 /** What is known of a connection that was dialled here. */
 export interface Dialled {
@@ -57,6 +92,8 @@ export interface Dialled {
   readonly tls?: TlsOptions | undefined;
   /** Called once, when the connection is released. */
   readonly release?: (() => void) | undefined;
+  /** Whether it is secured from its first byte. */
+  readonly secured?: boolean;
 }
 
 class WorkerTransport implements StreamTransport, Lender {
@@ -76,6 +113,7 @@ class WorkerTransport implements StreamTransport, Lender {
   #done = false; // the peer's end was read, or the connection is broken
   #released = false; // closed or aborted here
   #lingering: (() => void) | undefined;
+  readonly tls: TlsInfo | undefined;
   unsent = 0;
   #lastWrite: Promise<void> = DONE;
   #room: PromiseWithResolvers<void> | null = null;
@@ -83,6 +121,7 @@ class WorkerTransport implements StreamTransport, Lender {
   constructor(socket: Socket, info: SocketInfo, dialled: Dialled) {
     this.#socket = socket;
     this.#dialled = dialled;
+    this.tls = dialled.secured ? securedAs(dialled.tls?.serverName ?? dialled.hostname) : undefined;
     this.localAddress = addressOf(info.localAddress);
     this.remoteAddress = addressOf(info.remoteAddress);
     this.capabilities = { reset: false, peername: this.remoteAddress !== null };
@@ -166,9 +205,9 @@ class WorkerTransport implements StreamTransport, Lender {
    * the platform does not tell them apart (workerd 2026-10-23; with `secureTransport: "on"` it does). So a protocol
    * must not take the end of the connection as proof that a message is whole.
    */
-  async startTls(options: TlsOptions): Promise<StreamTransport> {
-    const { serverName, ca, cert } = { ...this.#dialled.tls, ...options };
-    if (ca !== undefined || cert !== undefined) throw ownAuthorities();
+  async startTls(options: StartTlsOptions): Promise<StreamTransport> {
+    const tls = checkWorkerTls({ ...this.#dialled.tls, ...options });
+    const { serverName } = tls;
     await this.#lastWrite;
     this.#released = true; // ignore what the plain socket's streams report from now on
     this.#reader.releaseLock();
@@ -179,7 +218,7 @@ class WorkerTransport implements StreamTransport, Lender {
     try {
       const secured = this.#socket.startTls(other ? { expectedServerHostname: serverName } : {});
       secured.closed.catch(() => {});
-      return new WorkerTransport(secured, await secured.opened, this.#dialled);
+      return new WorkerTransport(secured, await secured.opened, { ...this.#dialled, tls, secured: true });
     } catch (error) {
       // The platform's rule: a connection must be dialled as one that will be secured later.
       if (error instanceof TypeError)

@@ -3,7 +3,8 @@
 import { type Data, DONE, toBytes } from "../../bytes/data.ts";
 import { SocketError } from "../../errors.ts";
 import { checkCount, checkOptions, checkTime, optionNamesOf } from "../../options.ts";
-import type { StreamSink, StreamTransport, TlsOptions } from "../../sockets/transport.ts";
+import type { StartTlsOptions } from "../../sockets/tls.ts";
+import type { StreamSink, StreamTransport } from "../../sockets/transport.ts";
 import { type Chance, type Clock, chanceOf, realClock } from "../clock.ts";
 import { TransportOver } from "../transports.ts";
 
@@ -225,7 +226,7 @@ const ignore = (): void => {};
 
 /** A transport with faults in it. */
 export class FaultyTransport extends TransportOver {
-  readonly startTls?: (options: TlsOptions) => Promise<StreamTransport>;
+  readonly startTls?: (options: StartTlsOptions) => Promise<StreamTransport>;
   readonly #incoming: Lane;
   readonly #outgoing: Lane;
   #started: StreamTransport | null = null;
@@ -368,7 +369,7 @@ export class FaultyTransport extends TransportOver {
     this.#room = null;
   }
 
-  async #startTls(options: TlsOptions): Promise<StreamTransport> {
+  async #startTls(options: StartTlsOptions): Promise<StreamTransport> {
     await this.#outgoing.drained();
     this.inner.pause();
     if (this.#incoming.size > 0) {

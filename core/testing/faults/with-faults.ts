@@ -118,10 +118,14 @@ export const FaultsMixIn = <Base extends ServerClass>(
     #connections = 0;
     #links: [Link, Link] | null = null;
 
-    protected override arrive(request: StreamSocket | Datagram, clientAddress: Address | null): void {
+    protected override arrive(
+      request: StreamSocket | Datagram,
+      clientAddress: Address | null,
+      admitted?: boolean,
+    ): void {
       if (request instanceof StreamSocket) {
         const seed = (given.seed ?? 1) + this.#connections++;
-        super.arrive(withFaults(request, { ...given, seed }, options), clientAddress);
+        super.arrive(withFaults(request, { ...given, seed }, options), clientAddress, admitted);
         return;
       }
       this.#links ??= linksOf(given);

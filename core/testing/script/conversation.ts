@@ -27,7 +27,7 @@
 import { type Data, toBytes } from "../../bytes/data.ts";
 import { checkCount, checkOptions, checkTime, checkWord, optionNamesOf } from "../../options.ts";
 import type { StreamSocket } from "../../sockets/stream-socket.ts";
-import { TLS_NAMES, type TlsOptions } from "../../sockets/transport.ts";
+import { START_TLS_NAMES, type StartTlsOptions } from "../../sockets/tls.ts";
 import { quote, writtenAt } from "../text.ts";
 import {
   type Direction,
@@ -184,8 +184,8 @@ export class Conversation {
   }
 
   /** Secures the connection from here on, as `StreamSocket.startTls`: who accepted gives a `cert` and a `key`. */
-  startTls(options: TlsOptions = {}): Conversation {
-    checkOptions("startTls()", options, TLS_NAMES);
+  startTls(options: StartTlsOptions = {}): Conversation {
+    checkOptions("startTls()", options, START_TLS_NAMES);
     return this.#send("startTls()", (talk) => talk.startTls(options));
   }
 

@@ -8,7 +8,7 @@ import { describe, printable } from "../../describe.ts";
 import { SocketError } from "../../errors.ts";
 import { checkTime, optionNamesOf, wholeMs } from "../../options.ts";
 import type { StreamSocket } from "../../sockets/stream-socket.ts";
-import type { TlsOptions } from "../../sockets/transport.ts";
+import type { StartTlsOptions } from "../../sockets/tls.ts";
 import { type Clock, realClock } from "../clock.ts";
 import { cleanText, difference, linesOf, normalised, type Said } from "../text.ts";
 import { scriptError, type Wanted } from "./error.ts";
@@ -275,7 +275,7 @@ class Talk {
     this.#said.push({ who: ">", what: "half-close" });
   }
 
-  async startTls(options: TlsOptions): Promise<void> {
+  async startTls(options: StartTlsOptions): Promise<void> {
     this.#wanted = "TLS";
     await this.#within(this.wire.startTls(options)).catch((error) => {
       if (error instanceof TypeError || (error as SocketError).code === "ERR_UNSUPPORTED") throw error;

@@ -4,7 +4,7 @@ import { DONE } from "../../bytes/data.ts";
 import { SocketError } from "../../errors.ts";
 import { SHUT_WR } from "../../net/constants.ts";
 import type { StreamSocket } from "../../sockets/stream-socket.ts";
-import type { TlsOptions } from "../../sockets/transport.ts";
+import type { StartTlsOptions } from "../../sockets/tls.ts";
 
 /** Someone to talk to by datagrams, in place of a stream: `send` sends one, `recv` gives the next. */
 export interface DatagramPeer {
@@ -31,7 +31,7 @@ export interface Wire {
   /** Sends; what it gives settles when that has left. */
   send(data: Uint8Array): Promise<void>;
   halfClose(): Promise<void>;
-  startTls(options: TlsOptions): Promise<void>;
+  startTls(options: StartTlsOptions): Promise<void>;
   close(): Promise<void>;
   abort(): void;
   /** Whether a reset can be sent. */
@@ -76,7 +76,7 @@ export class StreamWire implements Wire {
     return this.#stream.shutdown(SHUT_WR);
   }
 
-  startTls(options: TlsOptions): Promise<void> {
+  startTls(options: StartTlsOptions): Promise<void> {
     return this.#stream.startTls(options);
   }
 

@@ -4,7 +4,8 @@ import { type Data, toBytes } from "../../bytes/data.ts";
 import { checkCount, checkOptions, checkWord, optionNamesOf } from "../../options.ts";
 import { STREAM_NAMES, type StreamOptions } from "../../sockets/stream-options.ts";
 import { StreamSocket } from "../../sockets/stream-socket.ts";
-import type { KernelSocket, StreamSink, StreamTransport, TlsOptions } from "../../sockets/transport.ts";
+import type { StartTlsOptions } from "../../sockets/tls.ts";
+import type { KernelSocket, StreamSink, StreamTransport } from "../../sockets/transport.ts";
 import { type Clock, realClock } from "../clock.ts";
 import { SocketTransport, TransportOver } from "../transports.ts";
 import { SIDES, type Side, type Transcript, type TranscriptEnd, type TranscriptEvent } from "./form.ts";
@@ -201,7 +202,7 @@ class RecordingTransport extends TransportOver {
     this.#over();
   }
 
-  async startTls(options: TlsOptions): Promise<StreamTransport> {
+  async startTls(options: StartTlsOptions): Promise<StreamTransport> {
     this.inner = (await this.inner.startTls?.(options)) ?? this.inner;
     this.#securing = true; // and so begins again
     this.#log.secured();

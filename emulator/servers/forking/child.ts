@@ -8,6 +8,7 @@ import type { Address, UnixAddress } from "../../../core/net/address.ts";
 import type { ProxyHeader } from "../../../core/net/proxy-header.ts";
 import { wholeMs } from "../../../core/options.ts";
 import type { StreamOptions } from "../../../core/sockets/stream-options.ts";
+import type { ServerTlsOptions } from "../../../core/sockets/tls.ts";
 import { fileURLToPath, lazy } from "../../builtin.ts";
 import type { ForkedServer } from "./forked-server.ts";
 import type { HandlerSource } from "./handler-source.ts";
@@ -81,6 +82,7 @@ export interface Job {
   /** Why it was cancelled. */
   cancelled: unknown;
   emit(detail: unknown): void;
+  handshake(report: Extract<Report, { readonly type: "handshake" }>): void;
   reply(data: Uint8Array): void;
   resolve(result: unknown): void;
   reject(error: unknown): void;
@@ -158,7 +160,14 @@ export class Child {
       const said = `a child did not import ${source.name} within ${START_LIMIT} ms: does ${source.module} wait for something at its top level?`;
       this.kill(new SocketError("ETIMEDOUT", said));
     }, START_LIMIT);
-    this.#send({ type: "init", source, server, context, stream: owner.stream });
+    this.#send({
+      type: "init",
+      source,
+      server,
+      context,
+      stream: owner.stream,
+      security: owner.server.childTls,
+    });
     if (daemonThreads) {
       process.unref();
       process.channel?.unref();
@@ -183,6 +192,11 @@ export class Child {
     const { id, address, local, read, proxy, datagram, socket } = job;
     this.#send({ type: "run", id, address, local, read, proxy, datagram }, socket ?? undefined);
     this.#watch();
+  }
+
+  /** It secures connections with these certificates from now on. */
+  certificate(tls: ServerTlsOptions): void {
+    this.#send({ type: "certificate", tls });
   }
 
   /** It waits for a request; `late` is called where none comes within `limit` ms. */
@@ -262,6 +276,9 @@ export class Child {
         break;
       case "shutdown":
         this.#owner.server.shutdown();
+        break;
+      case "handshake":
+        if (job?.id === report.id) job.handshake(report);
         break;
       case "emit":
         if (job?.id === report.id) job.emit(report.detail);

@@ -4,6 +4,7 @@ import { DONE } from "../../../core/bytes/data.ts";
 import { SocketError } from "../../../core/errors.ts";
 import type { ForkingEvent } from "../../../core/serve/events.ts";
 import type { StreamOptions } from "../../../core/sockets/stream-options.ts";
+import type { ServerTlsOptions } from "../../../core/sockets/tls.ts";
 import { fs, lazy } from "../../builtin.ts";
 import { Child, type ChildOwner, type Job, later, PROGRAM } from "./child.ts";
 import type { ForkedServer, ForkingInfo } from "./forked-server.ts";
@@ -96,6 +97,11 @@ export class Children implements ChildOwner {
     this.#source = { ...source }; // also where it is the same: its module may have changed
     for (const child of [...this.#idle]) this.#end(child);
     this.#grow();
+  }
+
+  /** Tells all children of other certificates. */
+  certificate(tls: ServerTlsOptions): void {
+    for (const child of this.#all) child.certificate(tls);
   }
 
   /** Ends the children; `leave` those that have a request until it is over. Resolves when all are gone. */

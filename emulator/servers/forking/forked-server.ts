@@ -1,6 +1,7 @@
 /** What a forking server is: to its users, and to its children. */
 
 import type { ServerInfo } from "../../../core/serve/server.ts";
+import type { ChildTls } from "./messages.ts";
 
 /** What a forking server says of itself; `running` counts also the requests for which a child is being started. */
 export interface ForkingInfo extends ServerInfo {
@@ -33,6 +34,8 @@ export interface ForkedServer extends Forking {
   readonly requestTimeout: number | null;
   readonly idleTimeout: number | null;
   readonly daemonThreads: boolean;
+  /** How its children secure connections; `null`: not. */
+  readonly childTls: ChildTls | null;
   shutdown(): unknown;
   abortRequest(request: unknown): void;
 }

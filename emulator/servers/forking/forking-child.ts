@@ -18,11 +18,13 @@ import { checkDatagramSize, Datagram, knownSender } from "../../../core/sockets/
 import type { StreamOptions } from "../../../core/sockets/stream-options.ts";
 import type { StreamSocket } from "../../../core/sockets/stream-socket.ts";
 import { streamSocket } from "../../kernel/net-transport.ts";
+import { ServerSecurity } from "../../kernel/tls.ts";
 import { FileStorage } from "../../storage.ts";
 import type { HandlerSource } from "./handler-source.ts";
 import { fromWire, IN_CHILD, type Order, type Report, toWire } from "./messages.ts";
 
 type Run = Extract<Order, { readonly type: "run" }>;
+type Init = Extract<Order, { readonly type: "init" }>;
 type AnyHandler = HandlerClass<StreamSocket | Datagram>;
 
 const NO_BYTES = { bytesRead: 0, bytesWritten: 0 };
@@ -66,6 +68,7 @@ class Running implements RequestScope {
     { id, address, local, read, proxy, datagram }: Run,
     socket: net.Socket | undefined,
     options: Partial<StreamOptions>,
+    security: ServerSecurity | undefined,
   ) {
     this.id = id;
     if (socket !== undefined) {
@@ -73,7 +76,7 @@ class Running implements RequestScope {
       socket.pause(); // nothing is lost before somebody listens
       if (read !== null) socket.unshift(read);
       const remote = address?.family === "unix" ? address : undefined;
-      this.stream = streamSocket(socket, options, { local: local ?? undefined, remote });
+      this.stream = streamSocket(socket, options, { local: local ?? undefined, remote, security });
       this.request = this.stream;
       if (proxy !== null) cameThrough(this.request, proxy);
       return;
@@ -118,17 +121,23 @@ class ChildServer implements HandlerServer {
   readonly context: unknown;
   readonly #Handler: AnyHandler;
   readonly #stream: Partial<StreamOptions>;
+  readonly #on: boolean;
+  readonly #protocols: ReadonlyMap<string, AnyHandler>;
+  readonly #security: ServerSecurity | undefined;
   #running: Running | null = null;
   #served = 0;
   #failed = 0;
   #bytesRead = 0;
   #bytesWritten = 0;
 
-  constructor(name: string, context: unknown, Handler: AnyHandler, stream: Partial<StreamOptions>) {
-    this.name = name;
+  constructor({ server, stream, security }: Init, { context, Handler, protocols }: Loaded) {
+    this.name = server;
     this.context = context;
     this.#Handler = Handler;
-    this.#stream = stream;
+    this.#protocols = protocols;
+    this.#stream = stream ?? {};
+    this.#on = security?.on === true;
+    this.#security = security === null ? undefined : new ServerSecurity(security.tls);
   }
 
   scope(request: unknown): RequestScope {
@@ -159,17 +168,37 @@ class ChildServer implements HandlerServer {
   order(order: Order): void {
     if (order.type === "ping") tell({ type: "pong", ...(this.#running?.counts ?? NO_BYTES) });
     else if (order.type === "cancel") this.#running?.abort(fromWire(order.reason));
+    else if (order.type === "certificate") this.#security?.replace(order.tls);
+  }
+
+  /** Secures the connection of a request, and tells of it; gives whether that was done. */
+  async #secure({ id, stream }: Running): Promise<boolean> {
+    const started = performance.now();
+    let error: unknown = null;
+    try {
+      await stream?.startTls();
+    } catch (thrown) {
+      error = thrown;
+    }
+    const { version = null, resumed } = stream?.tls ?? {};
+    const duration = performance.now() - started;
+    const wire = error === null ? null : toWire(error);
+    tell({ type: "handshake", id, duration, version, resumed: resumed === true, error: wire });
+    return error === null;
   }
 
   async run(order: Run, socket: net.Socket | undefined): Promise<void> {
     tell({ type: "begun" });
-    const running = new Running(order, socket, this.#stream);
+    const running = new Running(order, socket, this.#stream, this.#security);
     const { request, stream } = running;
     this.#running = running;
     let error: Extract<Report, { type: "end" }>["error"] = null;
     let result: unknown;
     try {
-      result = await new this.#Handler(request, order.address, this).run();
+      if (!this.#on || stream === null || (await this.#secure(running))) {
+        const Handler = this.#protocols.get(stream?.tls?.alpn ?? "") ?? this.#Handler;
+        result = await new Handler(request, order.address, this).run();
+      }
     } catch (thrown) {
       error = toWire(thrown);
       disown(thrown, () => {}); // a promise: it is told, and what it rejects with later ends no child
@@ -204,28 +233,40 @@ const poolsOf = async (app: App): Promise<AppPools> => {
   return new AppPools(app, TCPConnector);
 };
 
-/** The handler that `source` names, and the context that its app makes; without an app, the context that was given. */
-const load = async (
-  { module: url, name, data }: HandlerSource,
-  given: unknown,
-): Promise<{ Handler: AnyHandler; context: unknown }> => {
+/** What a child serves with. */
+interface Loaded {
+  readonly Handler: AnyHandler;
+  readonly protocols: ReadonlyMap<string, AnyHandler>;
+  readonly context: unknown;
+}
+
+/** The handler that `source` names, and the module that has it. */
+const handlerOf = async ({ module: url, name, data }: HandlerSource): Promise<[AnyHandler, unknown]> => {
   const module: Readonly<Record<string, unknown>> = await import(url);
   const { app } = module;
   if (data !== undefined && !isApp(app)) throw new TypeError("it exports no app");
   const among = data !== undefined && isApp(app) ? app.handlers : module;
   const Handler = Object.hasOwn(among, name) ? among[name] : undefined;
-  if (!isHandler(Handler)) {
-    const names = Object.keys(among).filter((other) => isHandler(among[other]));
-    throw new TypeError(`there is no handler of that name; there is ${names.join(", ") || "none"}`);
+  if (isHandler(Handler)) return [Handler, app];
+  const names = Object.keys(among).filter((other) => isHandler(among[other]));
+  throw new TypeError(`there is no handler of that name; there is ${names.join(", ") || "none"}`);
+};
+
+/** The handlers, and the context that their app makes; without an app, the context that was given. */
+const load = async ({ source, security, context: given }: Init): Promise<Loaded> => {
+  const [Handler, app] = await handlerOf(source);
+  const protocols = new Map<string, AnyHandler>();
+  for (const [protocol, spoken] of Object.entries(security?.protocols ?? {})) {
+    protocols.set(protocol, (await handlerOf(spoken))[0]);
   }
-  if (data === undefined || !isApp(app)) return { Handler, context: given };
-  const storage = new FileStorage(data);
+  if (source.data === undefined || !isApp(app)) return { Handler, protocols, context: given };
+  const storage = new FileStorage(source.data);
   const pools = Object.keys(app.pools).length === 0 ? null : await poolsOf(app);
   const pool: Platform["pool"] =
     pools?.client ?? ((name, Handler) => checkPoolOf(app, name, Handler) as never);
   const context = await app.context({ name: "node", bindings: process.env, storage, pool });
   pools?.open({ context });
-  return { Handler, context };
+  return { Handler, protocols, context };
 };
 
 // A terminal's Ctrl-C, or a service manager's SIGTERM, reaches the children, too: it is the parent that says when
@@ -248,9 +289,9 @@ process.on("message", (order: Order, socket: net.Socket | undefined) => {
   if (order.type === "run") void server?.run(order, socket);
   else if (order.type !== "init") server?.order(order);
   else {
-    load(order.source, order.context).then(
-      ({ Handler, context }) => {
-        server = new ChildServer(order.server, context, Handler, order.stream ?? {});
+    load(order).then(
+      (loaded) => {
+        server = new ChildServer(order, loaded);
         tell({ type: "ready" });
       },
       (error) => {

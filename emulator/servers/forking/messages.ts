@@ -5,7 +5,16 @@ import { SocketError } from "../../../core/errors.ts";
 import type { Address, UnixAddress } from "../../../core/net/address.ts";
 import type { ProxyHeader } from "../../../core/net/proxy-header.ts";
 import type { StreamOptions } from "../../../core/sockets/stream-options.ts";
+import type { ServerTlsOptions } from "../../../core/sockets/tls.ts";
 import type { HandlerSource } from "./handler-source.ts";
+
+/** How a child secures connections: certificates that were read, and the handlers of the protocols that ALPN may choose. */
+export interface ChildTls {
+  readonly tls: ServerTlsOptions;
+  /** Whether from their first byte. */
+  readonly on: boolean;
+  readonly protocols: Readonly<Record<string, HandlerSource>>;
+}
 
 /** To a child. `run` comes with the connection, where it is one. */
 export type Order =
@@ -15,7 +24,10 @@ export type Order =
       readonly server: string;
       readonly context: unknown;
       readonly stream: Partial<StreamOptions> | undefined;
+      readonly security: ChildTls | null;
     }
+  /** The certificates are others from now on. */
+  | { readonly type: "certificate"; readonly tls: ServerTlsOptions }
   | {
       readonly type: "run";
       readonly id: number;
@@ -44,6 +56,15 @@ export type Report =
       readonly error: WireError | null;
       readonly result: unknown;
     } & Counts)
+  /** The TLS handshake of the request is over. */
+  | {
+      readonly type: "handshake";
+      readonly id: number;
+      readonly duration: number;
+      readonly version: string | null;
+      readonly resumed: boolean;
+      readonly error: WireError | null;
+    }
   | { readonly type: "emit"; readonly id: number; readonly detail: unknown }
   | { readonly type: "reply"; readonly id: number; readonly data: Uint8Array };
 

@@ -50,6 +50,7 @@ import { madeBy } from "../../../core/serve/mixins.ts";
 import type { Passage } from "../../../core/serve/proxy.ts";
 import { Datagram } from "../../../core/sockets/datagram.ts";
 import { StreamSocket } from "../../../core/sockets/stream-socket.ts";
+import { alpnHandlers } from "../../../core/sockets/tls.ts";
 import { stopReading } from "../../kernel/handles.ts";
 import type { Connection } from "../../kernel/net-transport.ts";
 import { TCPServer, type TCPServerOptions } from "../tcp.ts";
@@ -59,7 +60,7 @@ import type { Job } from "./child.ts";
 import { Children } from "./children.ts";
 import type { Forking, ForkingInfo } from "./forked-server.ts";
 import { sourceOf } from "./handler-source.ts";
-import { IN_CHILD } from "./messages.ts";
+import { type ChildTls, fromWire, IN_CHILD } from "./messages.ts";
 
 /** A connection as a child is given it. */
 interface Accepted {
@@ -119,6 +120,7 @@ export function ForkingMixIn<Base extends NetServerClass>(Server: Base): Forking
     readonly #children: Children;
     readonly #accepted = new WeakMap<object, Accepted>();
     readonly #jobs = new WeakMap<object, Job>();
+    readonly #given: TCPServerOptions<unknown>;
     #accepting: Accepted | null = null;
 
     // biome-ignore lint/suspicious/noExplicitAny: as above
@@ -131,6 +133,8 @@ export function ForkingMixIn<Base extends NetServerClass>(Server: Base): Forking
         throw new SocketError("ERR_UNSUPPORTED", said);
       }
       const options = given ?? {};
+      this.#given = options;
+      for (const [, Spoken] of alpnHandlers(options.tls)) sourceOf(Spoken, this.constructor.name);
       if (options.timeout === undefined) this.timeout = TIMEOUT;
       if (options.requestTimeout === undefined) this.requestTimeout = TIMEOUT;
       const settled = settleForking(options);
@@ -162,6 +166,28 @@ export function ForkingMixIn<Base extends NetServerClass>(Server: Base): Forking
           handler = next;
         },
       });
+    }
+
+    protected override get handshakesHere(): boolean {
+      return false; // they are the children's
+    }
+
+    get childTls(): ChildTls | null {
+      const { security } = this;
+      if (security === null) return null;
+      const protocols = alpnHandlers(this.#given.tls).map(([protocol, Handler]) => {
+        return [protocol, sourceOf(Handler, this.constructor.name)] as const;
+      });
+      return {
+        tls: security.read,
+        on: this.secureTransport === "on",
+        protocols: Object.fromEntries(protocols),
+      };
+    }
+
+    protected override certificateReplaced(): void {
+      if (this.security !== null) this.#children.certificate(this.security.read);
+      super.certificateReplaced();
     }
 
     protected override get capacity(): number {
@@ -199,9 +225,9 @@ export function ForkingMixIn<Base extends NetServerClass>(Server: Base): Forking
       this.#accepting = null;
     }
 
-    protected override arrive(request: object, clientAddress: Address | null): void {
+    protected override arrive(request: object, clientAddress: Address | null, admitted?: boolean): void {
       if (this.#accepting !== null) this.#accepted.set(request, this.#accepting);
-      super.arrive(request, clientAddress);
+      super.arrive(request, clientAddress, admitted);
     }
 
     override processRequest(request: unknown, clientAddress: Address | null): MaybePromise<void> {
@@ -229,6 +255,10 @@ export function ForkingMixIn<Base extends NetServerClass>(Server: Base): Forking
         cut: false,
         cancelled: undefined,
         emit: (detail) => scope.emit(detail),
+        handshake: ({ duration, version, resumed, error: wire }) => {
+          const error = wire === null ? null : SocketError.from(fromWire(wire), "ERR_TLS");
+          this.tellHandshake({ address, duration, version, resumed, error });
+        },
         reply: (data) => {
           try {
             datagram?.reply(data);

@@ -1,0 +1,364 @@
+/**
+ * TLS as its users see it: the options of both roles, and what is known of a secured connection. The words are the
+ * same for a listener, for `startTls()` and for what dials; a platform does the work.
+ */
+
+import { quoted } from "../describe.ts";
+import {
+  checkCount,
+  checkOptions,
+  checkTime,
+  checkWord,
+  type OptionNames,
+  optionNamesOf,
+} from "../options.ts";
+
+/** How a connection is secured: not, from its first byte (TLS), or later by `startTls()` (the Web platform's words). */
+export const SECURE_TRANSPORTS = ["off", "on", "starttls"] as const;
+/** One of `SECURE_TRANSPORTS`. */
+export type SecureTransport = (typeof SECURE_TRANSPORTS)[number];
+
+/** Certificates or keys in PEM: as text, as the bytes of a file, or as a file that a listener watches for changes (Node). */
+export type Pem = string | Uint8Array | { readonly file: string };
+
+/** A certificate and its private key. */
+export interface CertificateOptions {
+  /** The certificate, then those of the authorities between it and one that peers trust, in PEM. */
+  readonly cert?: Pem | undefined;
+  /** Its private key, in PEM. */
+  readonly key?: Pem | undefined;
+  /** What decrypts the key, where it is encrypted. */
+  readonly passphrase?: string | undefined;
+}
+
+const CERTIFICATE_NAMES = optionNamesOf<CertificateOptions>()({ cert: true, key: true, passphrase: true });
+
+/** The versions of TLS that may be the lowest. TLS 1.0 and 1.1 are deprecated (RFC 8996), and absent. */
+export const TLS_VERSIONS = ["TLSv1.2", "TLSv1.3"] as const;
+/** One of `TLS_VERSIONS`. */
+export type TlsVersion = (typeof TLS_VERSIONS)[number];
+
+/** What both roles have. */
+interface SharedTlsOptions extends CertificateOptions {
+  /** Authorities to trust, in PEM. What dials trusts these in place of the system's; a listener trusts these for client certificates. Not on workerd, which trusts its platform's. */
+  readonly ca?: Pem | readonly Pem[] | undefined;
+  /** Revocation lists of those authorities, in PEM. With them, a certificate that has no list of its issuer is not trusted either. */
+  readonly crl?: Pem | readonly Pem[] | undefined;
+  /** The lowest version that is spoken. Default `"TLSv1.2"`, Node's. */
+  readonly minVersion?: TlsVersion | undefined;
+}
+
+/** Whom to trust in a TLS handshake, and who one is. For what dials. */
+export interface TlsOptions extends SharedTlsOptions {
+  /** The name that the peer's certificate must have, and that is asked for (SNI). Default: the host that was dialled. */
+  readonly serverName?: string | undefined;
+  /** The protocols that are offered, most wanted first (ALPN, RFC 7301). `request.tls.alpn` is the one that the peer chose. */
+  readonly alpn?: readonly string[] | undefined;
+}
+
+export const TLS_NAMES = optionNamesOf<TlsOptions>("what dials by TLS")({
+  ...CERTIFICATE_NAMES,
+  ca: true,
+  crl: true,
+  minVersion: true,
+  serverName: true,
+  alpn: true,
+});
+
+/** Whether clients are asked for a certificate. */
+export type ClientCertificate = "none" | "ask" | "require";
+
+/**
+ * How a listener, or `startTls()` on a connection that was accepted, secures connections. Ciphers, curves and all that is
+ * not here are the platform's defaults: in Node those of `tls.createServer()`. A client cannot renegotiate.
+ *
+ * `Handler` is what may serve one protocol: a class for a server, the name of a handler in an app.
+ */
+export interface ServerTlsOptions<Handler = unknown> extends SharedTlsOptions {
+  /**
+   * Certificates by the name that the client asks for (SNI): `"example.com"`, `"*.example.com"` for all names with one
+   * label more; an exact name comes first. `cert` is for other names, and for clients that ask for none. Where there is no `cert`, those are refused.
+   */
+  readonly serverNames?: Readonly<Record<string, CertificateOptions>> | undefined;
+  /**
+   * `"ask"`: a client may give a certificate, and `request.tls` says whether `ca` vouches for it. `"require"`: a client without
+   * one that is trusted is refused in the handshake. Default `"none"`.
+   */
+  readonly clientCertificate?: ClientCertificate | undefined;
+  /**
+   * The protocols that are spoken, most wanted first (ALPN, RFC 7301): a list, or handlers by protocol, of which the chosen one
+   * serves the connection. A client that offers none gets the server's own handler; one that offers only others is refused.
+   */
+  readonly alpn?: readonly string[] | Readonly<Record<string, Handler>> | undefined;
+  /** How long a session may be resumed, in milliseconds; `null`: not at all. Default 300 000, Node's. */
+  readonly sessionTimeout?: number | null | undefined;
+  /** 48 random bytes that encrypt session tickets; servers that have the same resume each other's sessions. Default: bytes of this listener's own, new at each start. */
+  readonly ticketKeys?: Uint8Array | undefined;
+  /** How many handshakes may go on at once; further clients wait for theirs, `requestQueueSize` of them, and one more is refused. Default 1 000. */
+  readonly maxHandshakes?: number | undefined;
+}
+
+export const SERVER_TLS_NAMES = optionNamesOf<ServerTlsOptions>("a listener that has TLS")({
+  ...CERTIFICATE_NAMES,
+  ca: true,
+  crl: true,
+  minVersion: true,
+  serverNames: true,
+  clientCertificate: true,
+  alpn: true,
+  sessionTimeout: true,
+  ticketKeys: true,
+  maxHandshakes: true,
+});
+
+/** What `startTls()` takes: the options of the role that the connection has. */
+export type StartTlsOptions = TlsOptions | ServerTlsOptions;
+
+export const START_TLS_NAMES: OptionNames = { ...TLS_NAMES, ...SERVER_TLS_NAMES };
+
+/** The default of `maxHandshakes`. */
+export const MAX_HANDSHAKES = 1_000;
+
+/** The default of `sessionTimeout`, in ms: Node's. */
+export const SESSION_TIMEOUT = 300_000;
+
+const TICKET_KEYS = 48; // bytes; Node's
+
+const isObject = (value: unknown): value is Readonly<Record<string, unknown>> =>
+  typeof value === "object" && value !== null && !Array.isArray(value) && !(value instanceof Uint8Array);
+
+const startsPem = (bytes: Uint8Array): boolean => {
+  const text = new TextDecoder("latin1").decode(bytes.subarray(0, 64 * 1024));
+  return text.includes("-----BEGIN ");
+};
+
+/** Throws `TypeError` where `value` is no PEM. */
+const checkPem = (name: string, value: unknown): void => {
+  const right = `${name} is PEM text ("-----BEGIN …"), its bytes, or { file: "path" }`;
+  if (typeof value === "string") {
+    if (value.includes("-----BEGIN ")) return;
+    const path = /^[^\n]{1,200}$/.test(value) ? `; for a file write { file: ${quoted(value)} }` : "";
+    throw new TypeError(`${right}, and this text is none${path}`);
+  }
+  if (value instanceof Uint8Array) {
+    if (startsPem(value)) return;
+    throw new TypeError(
+      `${right}; these ${value.length} bytes are none (of DER make PEM: openssl x509 -inform der)`,
+    );
+  }
+  if (isObject(value)) {
+    checkOptions(name, value, { file: true });
+    if (typeof value.file === "string" && value.file !== "") return;
+  }
+  throw new TypeError(right);
+};
+
+const checkPems = (name: string, value: unknown): void => {
+  if (!Array.isArray(value)) checkPem(name, value);
+  else if (value.length === 0)
+    throw new TypeError(`${name} is an empty list; leave it out, or name a certificate`);
+  else value.forEach((one, i) => void checkPem(`${name}[${i}]`, one));
+};
+
+const checkCertificate = (path: string, { cert, key, passphrase }: CertificateOptions): void => {
+  if (cert !== undefined) checkPem(`${path}cert`, cert);
+  if (key !== undefined) checkPem(`${path}key`, key);
+  if ((cert === undefined) !== (key === undefined)) {
+    const [has, lacks] = cert === undefined ? ["key", "cert"] : ["cert", "key"];
+    throw new TypeError(`${path}${has} is given without ${path}${lacks}: a cert and a key go together`);
+  }
+  if (passphrase === undefined) return;
+  if (typeof passphrase !== "string") throw new TypeError(`${path}passphrase is a string`);
+  if (key === undefined) throw new TypeError(`${path}passphrase is for ${path}key, which is not given`);
+};
+
+/** Throws `TypeError` where `protocols` is no list for ALPN. */
+const checkProtocols = (name: string, protocols: readonly unknown[]): void => {
+  if (protocols.length === 0) throw new TypeError(`${name} names no protocol; leave it out, or name one`);
+  for (const protocol of protocols) {
+    if (typeof protocol === "string" && /^[\x21-\x7e]{1,255}$/.test(protocol)) continue; // RFC 7301: 1 to 255 bytes
+    throw new TypeError(
+      `${name} has names of 1 to 255 ASCII characters, such as "imap", not ${quoted(String(protocol))}`,
+    );
+  }
+};
+
+const checkShared = (path: string, options: SharedTlsOptions): void => {
+  checkCertificate(path, options);
+  if (options.ca !== undefined) checkPems(`${path}ca`, options.ca);
+  if (options.crl !== undefined) {
+    checkPems(`${path}crl`, options.crl);
+    if (options.ca === undefined)
+      throw new TypeError(`${path}crl is a list of ${path}ca, which is not given`);
+  }
+  if (options.minVersion !== undefined) checkWord(`${path}minVersion`, options.minVersion, TLS_VERSIONS);
+};
+
+/** Checks the values of what dials. Throws `TypeError`. Names are checked by `TLS_NAMES`. */
+export const checkTls = (options: TlsOptions, path = "tls."): void => {
+  checkShared(path, options);
+  const { serverName, alpn } = options;
+  if (serverName !== undefined && (typeof serverName !== "string" || serverName === "")) {
+    throw new TypeError(`${path}serverName is the name in the peer's certificate, such as "example.com"`);
+  }
+  if (alpn === undefined) return;
+  if (!Array.isArray(alpn)) throw new TypeError(`${path}alpn of what dials is a list of protocols`);
+  checkProtocols(`${path}alpn`, alpn);
+};
+
+const LABEL = "[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?";
+const SERVER_NAME = new RegExp(`^(\\*\\.)?${LABEL}(\\.${LABEL})*$`, "i");
+
+/** The protocols of `alpn`, most wanted first. */
+export const protocolsOf = (alpn: ServerTlsOptions["alpn"]): readonly string[] | undefined =>
+  alpn === undefined || isList(alpn) ? alpn : Object.keys(alpn);
+
+const isList = (alpn: NonNullable<ServerTlsOptions["alpn"]>): alpn is readonly string[] =>
+  Array.isArray(alpn);
+
+/** The handlers of `alpn` by protocol; none where it is a list. */
+export const alpnHandlers = <Handler>(
+  options: ServerTlsOptions<Handler> | undefined,
+): readonly (readonly [string, Handler])[] => {
+  const alpn = options?.alpn;
+  return alpn === undefined || isList(alpn) ? [] : Object.entries(alpn);
+};
+
+/**
+ * Checks the values of a listener. Throws `TypeError` and `RangeError`. `certain`: it must have a certificate; an app may
+ * be given one later.
+ */
+export const checkServerTls = (options: ServerTlsOptions, certain: boolean, path = "tls."): void => {
+  checkOptions("a listener's tls", options, SERVER_TLS_NAMES);
+  checkShared(path, options);
+  const {
+    cert,
+    serverNames,
+    clientCertificate = "none",
+    alpn,
+    sessionTimeout,
+    ticketKeys,
+    maxHandshakes,
+  } = options;
+  checkWord(`${path}clientCertificate`, clientCertificate, ["none", "ask", "require"]);
+  if (clientCertificate === "none" && options.ca !== undefined) {
+    throw new TypeError(
+      `${path}ca is for client certificates: say ${path}clientCertificate "ask" or "require"; the certificates between yours and its authority go into ${path}cert`,
+    );
+  }
+  if (clientCertificate !== "none" && options.ca === undefined) {
+    throw new TypeError(
+      `${path}clientCertificate "${clientCertificate}" needs ${path}ca: the authorities that vouch for clients`,
+    );
+  }
+  if (serverNames !== undefined) {
+    if (!isObject(serverNames))
+      throw new TypeError(`${path}serverNames is an object of certificates by name`);
+    for (const [name, certificate] of Object.entries(serverNames)) {
+      const where = `${path}serverNames[${quoted(name)}]`;
+      if (!SERVER_NAME.test(name))
+        throw new TypeError(`${where}: a name is "example.com", or "*.example.com"`);
+      checkOptions(where, certificate, CERTIFICATE_NAMES);
+      checkCertificate(`${where}.`, certificate);
+      if (certificate.cert === undefined) throw new TypeError(`${where} has no cert and no key`);
+    }
+  }
+  if (certain && cert === undefined && Object.keys(serverNames ?? {}).length === 0) {
+    throw new TypeError(
+      `${path}cert and ${path}key are needed, or ${path}serverNames: a TLS server shows a certificate`,
+    );
+  }
+  if (alpn !== undefined) {
+    if (!Array.isArray(alpn) && !isObject(alpn))
+      throw new TypeError(`${path}alpn is a list of protocols, or an object of handlers by protocol`);
+    checkProtocols(`${path}alpn`, protocolsOf(alpn) ?? []);
+  }
+  if (sessionTimeout !== undefined) checkTime(`${path}sessionTimeout`, sessionTimeout, 1_000, true);
+  if (ticketKeys !== undefined && !(ticketKeys instanceof Uint8Array && ticketKeys.length === TICKET_KEYS)) {
+    throw new TypeError(`${path}ticketKeys is a Uint8Array of ${TICKET_KEYS} random bytes`);
+  }
+  if (maxHandshakes !== undefined) checkCount(`${path}maxHandshakes`, maxHandshakes, 1);
+};
+
+/** When a listener's connections are secured. */
+export interface ListenerSecurity<Handler = unknown> {
+  /** How connections are secured, and with which certificates. Given, each is TLS from its first byte. */
+  readonly tls?: ServerTlsOptions<Handler> | undefined;
+  /** `"on"`: from its first byte. `"starttls"`: a connection begins plain, and its handler's `startTls()` secures it with what `tls` has. Default `"on"` where `tls` is given. */
+  readonly secureTransport?: SecureTransport | undefined;
+}
+
+/**
+ * When the connections of a listener are secured, whose address has this scheme. `certain`: as `checkServerTls`. Throws
+ * `TypeError` and `RangeError`: a listener that is told of TLS never serves in the clear.
+ */
+export const securedWhen = (
+  scheme: string | undefined,
+  { tls, secureTransport }: ListenerSecurity,
+  certain: boolean,
+): SecureTransport => {
+  if (secureTransport !== undefined) checkWord("secureTransport", secureTransport, SECURE_TRANSPORTS);
+  if (tls !== undefined) checkServerTls(tls, certain);
+  if (scheme === "tls") {
+    if (secureTransport !== undefined && secureTransport !== "on") {
+      throw new TypeError(
+        `tls:// is secured from its first byte, and secureTransport is "${secureTransport}"; write tcp://, or leave it out`,
+      );
+    }
+    if (tls === undefined && certain) throw new TypeError("a tls:// listener needs tls: { cert, key }");
+    return "on";
+  }
+  if (tls === undefined) {
+    if (secureTransport === undefined || secureTransport === "off") return "off";
+    if (certain)
+      throw new TypeError(`secureTransport "${secureTransport}" of a listener needs tls: { cert, key }`);
+    return secureTransport;
+  }
+  if (secureTransport !== "off") return secureTransport ?? "on";
+  throw new TypeError('secureTransport is "off", and tls is given; leave one of them out');
+};
+
+/** A peer's certificate. */
+export interface PeerCertificate {
+  /** Whose it is, as text: `"CN=client, O=Example"`. */
+  readonly subject: string;
+  /** Who signed it. */
+  readonly issuer: string;
+  /** The common name in `subject`; `null` where it has none. */
+  readonly commonName: string | null;
+  /** The names it is for: `"DNS:example.com"`, `"IP Address:127.0.0.1"`, `"email:a@example.com"`. */
+  readonly names: readonly string[];
+  /** In hexadecimal. */
+  readonly serialNumber: string;
+  /** SHA-256 of `raw`, in hexadecimal with colons. */
+  readonly fingerprint256: string;
+  readonly validFrom: Date;
+  readonly validTo: Date;
+  /** The whole of it, DER. */
+  readonly raw: Uint8Array;
+}
+
+/** What is known of a secured connection: `request.tls`. `null` in a field: there is none, or the platform does not tell. */
+export interface TlsInfo {
+  /** `"TLSv1.2"`, `"TLSv1.3"`. */
+  readonly version: string | null;
+  /** The cipher's standard name: `"TLS_AES_256_GCM_SHA384"`. */
+  readonly cipher: string | null;
+  /** The protocol that both agreed on. */
+  readonly alpn: string | null;
+  /** The name that the client asked for (SNI). */
+  readonly serverName: string | null;
+  /** The peer's certificate. Of a client, only where it was asked for one and gave one. */
+  readonly certificate: PeerCertificate | null;
+  /** Whether an authority vouches for that certificate; `null` where there is none. What dials has only trusted ones. */
+  readonly trusted: boolean | null;
+  /** Why it is not trusted, in OpenSSL's word: `"CERT_HAS_EXPIRED"`. */
+  readonly distrust: string | null;
+  /** Whether an earlier session was resumed. */
+  readonly resumed: boolean | null;
+  /**
+   * Whether the peer ended the connection by TLS's own end (close_notify), so that nobody between can have cut it short.
+   * `null` before the end, and always on Node and workerd: both tell the same end either way.
+   */
+  readonly closedCleanly: boolean | null;
+}

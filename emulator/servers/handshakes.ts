@@ -1,0 +1,180 @@
+/**
+ * TLS at a listener's door: the handshakes that go on, those that wait for theirs, and the certificates, which are read
+ * anew when their files change.
+ */
+
+import type { BigIntStats } from "node:fs";
+import { withDeadline } from "../../core/bytes/data.ts";
+import { SocketError } from "../../core/errors.ts";
+import { MAX_HANDSHAKES, type ServerTlsOptions } from "../../core/sockets/tls.ts";
+import type { StreamTransport } from "../../core/sockets/transport.ts";
+import { fs } from "../builtin.ts";
+import type { Connection } from "../kernel/net-transport.ts";
+import { filesOf, type Replacement, ServerSecurity } from "../kernel/tls.ts";
+
+const LOOK = 1_000; // ms between two looks at a file: a certificate is renewed weeks before its end
+const SETTLE = 2_000; // ms that a certificate and its key may not match: an ACME client writes one after the other
+
+/** What became of a handshake: the secured connection, or why there is none. */
+export type Outcome =
+  | { readonly transport: StreamTransport; readonly duration: number }
+  | { readonly error: SocketError; readonly duration: number };
+
+/** What a listener is told of its certificates. */
+export interface CertificateEvents {
+  /** They were replaced. */
+  replaced(): void;
+  /** What came in their place cannot be used; the former stay. */
+  refused(error: unknown): void;
+}
+
+/** What tells one state of a file from another: `""` where there is none. */
+const statusOf = async (file: string): Promise<string> => {
+  try {
+    return said(await fs.promises.stat(file, { bigint: true }));
+  } catch {
+    return "";
+  }
+};
+
+const said = ({ dev, ino, size, mtimeNs, ctimeNs }: BigIntStats): string =>
+  [dev, ino, size, mtimeNs, ctimeNs].join(" ");
+
+const statusesOf = (files: readonly string[]): string =>
+  files
+    .map((file) => {
+      try {
+        return said(fs.statSync(file, { bigint: true }));
+      } catch {
+        return ""; // who reads it says why
+      }
+    })
+    .join();
+
+/** The TLS of one listener. */
+export class Handshakes {
+  readonly security: ServerSecurity;
+  readonly #most: number;
+  readonly #timeout: number;
+  readonly #going = new Set<Connection>();
+  readonly #waiting: {
+    readonly connection: Connection;
+    readonly begin: (outcome: Promise<Outcome> | null) => void;
+  }[] = [];
+  #closed = false;
+  #seen: string; // of the files, when they were read
+  #looking: ReturnType<typeof setInterval> | undefined;
+  #settling: ReturnType<typeof setTimeout> | undefined;
+  #events: CertificateEvents | null = null;
+
+  /** `timeout`: of one handshake, in ms. Throws `TypeError` and `RangeError`, which name the option that is wrong. */
+  constructor(options: ServerTlsOptions, timeout: number) {
+    this.#seen = statusesOf(filesOf(options));
+    this.security = new ServerSecurity(options);
+    this.#most = options.maxHandshakes ?? MAX_HANDSHAKES;
+    this.#timeout = timeout;
+  }
+
+  /** How many wait for their handshake to begin. */
+  get waiting(): number {
+    return this.#waiting.length;
+  }
+
+  /** Whether one more would have to wait. */
+  get full(): boolean {
+    return this.#going.size >= this.#most;
+  }
+
+  /** Secures a connection that was given `security`, in its turn. Resolves to `null` where the listener was closed before the end. */
+  async run(connection: Connection): Promise<Outcome | null> {
+    if (!this.full) return this.#begin(connection);
+    const { promise, resolve } = Promise.withResolvers<Promise<Outcome> | null>();
+    this.#waiting.push({ connection, begin: resolve });
+    return promise;
+  }
+
+  async #begin(connection: Connection): Promise<Outcome> {
+    this.#going.add(connection);
+    const started = performance.now();
+    const took = (): number => performance.now() - started;
+    try {
+      const securing = (connection.startTls as NonNullable<StreamTransport["startTls"]>)({});
+      const transport = await withDeadline(securing, this.#timeout, "the TLS handshake was not done");
+      return { transport, duration: took() };
+    } catch (error) {
+      connection.abort();
+      return { error: SocketError.from(error, "ERR_TLS"), duration: took() };
+    } finally {
+      this.#going.delete(connection);
+      const next = this.#closed ? undefined : this.#waiting.shift();
+      next?.begin(this.#begin(next.connection));
+    }
+  }
+
+  /** The listener accepts no more: those that wait, and those whose handshake goes on, are let go. */
+  close(): void {
+    this.#closed = true;
+    this.unwatch();
+    for (const { connection, begin } of this.#waiting.splice(0)) {
+      connection.abort();
+      begin(null);
+    }
+    for (const connection of this.#going) connection.abort();
+  }
+
+  /** Whether `close()` was called. */
+  get closed(): boolean {
+    return this.#closed;
+  }
+
+  // ---- Certificates ----
+
+  /** Looks at the files from now on, by their status and not by events of their folders: a path may lead over links that are swapped, as certbot's and Kubernetes' do. */
+  watch(events: CertificateEvents): void {
+    this.#events = events;
+    this.unwatch();
+    if (this.#closed || this.security.files.length === 0) return;
+    this.#looking = setInterval(() => void this.#look(), LOOK);
+    this.#looking.unref();
+  }
+
+  unwatch(): void {
+    clearInterval(this.#looking);
+    clearTimeout(this.#settling);
+    this.#settling = undefined;
+  }
+
+  async #look(): Promise<void> {
+    const before = this.#seen;
+    const now = await Promise.all(this.security.files.map(statusOf));
+    if (this.#closed || before !== this.#seen || now.join() === before) return;
+    this.#seen = now.join();
+    this.#reload(false);
+  }
+
+  /** Throws `TypeError`; what it has stays then. */
+  replace(next?: Replacement): void {
+    this.#seen = statusesOf(filesOf({ ...this.security.options, ...next })); // before they are read: what changes then is seen
+    this.security.replace(next);
+    clearTimeout(this.#settling);
+    this.#settling = undefined;
+    if (this.#events !== null) this.watch(this.#events);
+    this.#events?.replaced();
+  }
+
+  /** Files have changed. Where they cannot be used they may not all be written yet: they get some time. */
+  #reload(last: boolean): void {
+    try {
+      this.replace();
+    } catch (error) {
+      clearTimeout(this.#settling);
+      this.#settling = undefined;
+      if (last) {
+        this.#events?.refused(error);
+        return;
+      }
+      this.#settling = setTimeout(() => this.#reload(true), SETTLE);
+      this.#settling.unref();
+    }
+  }
+}
