@@ -1,11 +1,11 @@
-/** Addresses as Node has them, and what it says of names and addresses that cannot be used. */
+/** Node's form of addresses, and its errors about names and addresses. */
 
 import { SocketError } from "../../core/errors.ts";
 import type { Address, InternetAddress } from "../../core/net/address.ts";
 import { isNameFailure, type NameFailure, nameErrno } from "../../core/net/names.ts";
 import { getSystemErrorName } from "../builtin.ts";
 
-/** A Node address as ours; `null` where Node has none. */
+/** A Node address as an `Address`; `null` where Node has none. */
 export const addressOf = (
   hostname: string | undefined,
   port: number | undefined,
@@ -19,20 +19,20 @@ export const addressOf = (
     : { family: "IPv6", hostname: host, port, scopeId };
 };
 
-/** Why the system knows no such name. Node's `ENOTFOUND` is `EAI_NONAME` and `EAI_NODATA`; its number tells which. */
+/** Why a name could not be resolved. Node's `ENOTFOUND` is `EAI_NONAME` and `EAI_NODATA`; its error number tells which. */
 export const nameFailure = (error: unknown): NameFailure => {
   const { errno, code = "" } = error as NodeJS.ErrnoException;
   const reason = typeof errno === "number" ? getSystemErrorName(errno) : code;
   return isNameFailure(reason) ? reason : "EAI_FAIL";
 };
 
-/** The host as Node takes it: an IPv6 address with its scope. */
+/** The host in Node's form: an IPv6 address with its scope. */
 export const hostOf = ({ hostname, scopeId }: InternetAddress): string =>
   scopeId === undefined ? hostname : `${hostname}%${scopeId}`;
 
-/** What went wrong with a name or an address, as a `SocketError` that says where. */
+/** A `SocketError` for an error about a name or an address; its message says which. */
 export const networkError = (error: unknown, address: string): SocketError => {
-  // Happy eyeballs gives one error for all the addresses that it tried: the first says it.
+  // Happy Eyeballs throws one error for all the addresses that it tried: the first has the reason.
   const first = error instanceof AggregateError && error.errors.length > 0 ? error.errors[0] : error;
   const code = (first as { code?: string }).code ?? "";
   if (/^(ENOTFOUND|EAI_)/.test(code)) {
@@ -43,7 +43,7 @@ export const networkError = (error: unknown, address: string): SocketError => {
     });
   }
   if (code === "EAGAIN") {
-    const said = `${address}: as many wait there to be accepted as may`; // of Unix sockets; TCP tries again
+    const said = `${address}: as many wait there to be accepted as may`; // Unix sockets only: TCP retries
     return new SocketError("EWOULDBLOCK", said, { address, cause: error });
   }
   const remedy: Record<string, string> = {
@@ -58,7 +58,7 @@ export const networkError = (error: unknown, address: string): SocketError => {
     : SocketError.from(first, "ERR_CONNECT_FAILED", address);
 };
 
-/** Node's error of a number of libuv's. */
+/** The error for one of libuv's error numbers. */
 export const systemError = (status: number): Error => {
   const code = getSystemErrorName(status);
   return Object.assign(new Error(code), { code });

@@ -6,9 +6,9 @@ import { type DatagramHandle, datagramHandleOf, sendRequest } from "./handles.ts
 import { intake } from "./intake.ts";
 
 /**
- * `heard` is told what `socket`, which is bound, receives, without its event. Gives what sends a datagram from it: to
- * an address, waiting for nothing; that gives the error where the kernel refuses. `null`, and `heard` is
- * told nothing, where this Node has not what it takes.
+ * Calls `heard` for each datagram that `socket`, which is bound, receives, without its event. Returns a function that sends
+ * one from it to an address without waiting, and returns the kernel's error, if any. Returns `null`, and never calls
+ * `heard`, where this Node lacks what that needs.
  */
 export const datagramHandle = (
   socket: Socket,
@@ -28,7 +28,7 @@ export const datagramHandle = (
   return (bytes, port, address) => {
     list[0] = bytes;
     const status = (handle as Required<DatagramHandle>).send(request, list, 1, port, address, false);
-    if (status > 0) return null; // the kernel has it, and the request is as it was
+    if (status > 0) return null; // the kernel has it, and the request can be used again
     if (status < 0) return systemError(status);
     request.list = list; // until it is sent
     request = new SendWrap();

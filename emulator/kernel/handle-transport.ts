@@ -74,12 +74,12 @@ export const acceptInto = (
 const named = (status: number, fallback: "ECONNRESET" | "EPIPE"): SocketError =>
   SocketError.from(systemError(status), fallback);
 
-/** A request that no write has kept: one that the kernel takes at once leaves it as it was. */
+/** A request that can be used again: a write that the kernel takes at once leaves it unchanged. */
 let spare: WriteRequest | undefined;
 
-/** Where small pieces that are the caller's are put for the kernel to take. */
+/** Where the caller's small pieces are copied for the kernel to take. */
 let desk = new Uint8Array(0);
-let onDesk = desk; // the last of its views
+let onDesk = desk; // the last view of it
 
 function onread(this: StreamHandle): Uint8Array | undefined {
   return (this.transport as StreamOwner).came();
@@ -100,18 +100,18 @@ class HandleTransport extends Intake implements Connection {
   readonly #node: StreamBinding;
   #sink: StreamSink | null = null;
   #kernel: Kernel | undefined;
-  #unread: Uint8Array | null = null; // for the heir
-  #heir: NodeTransport | null = null; // has the handle
+  #unread: Uint8Array | null = null; // for `toNode()`
+  #heir: NodeTransport | null = null; // has the handle now
   #reads: "not yet" | "no" | "yes" = "not yet";
   #ended = false; // by the peer
-  #dropping = false; // what still comes is of no interest
+  #dropping = false; // further input is discarded
   #closed = false;
   #writing = 0; // writes that the kernel has not taken whole
   #room: PromiseWithResolvers<void> | null = null;
   #ending: PromiseWithResolvers<void> | null = null;
   #shutting = false;
-  #aborting = false; // when that is over
-  #closers: (() => void)[] | null = null; // nearly always
+  #aborting = false; // once the shutdown is over
+  #closers: (() => void)[] | null = null; // null for nearly all
   #stopLinger: (() => void) | null = null;
   #failed = 0; // bytes of writes that failed
   #left = 0; // bytes that had not left when it was closed
@@ -177,7 +177,7 @@ class HandleTransport extends Intake implements Connection {
     this.#handle.readStop();
   }
 
-  /** Something was read: gives into what the next goes, where that is another buffer. */
+  /** Something was read. Returns the buffer for the next read, where that is another one. */
   came(): Uint8Array | undefined {
     const size = this.#node.streamBaseState[this.#node.kReadBytesOrError] as number;
     const sink = this.#sink as StreamSink;
@@ -208,7 +208,7 @@ class HandleTransport extends Intake implements Connection {
     if (typeof data !== "string" && data.length >= LARGE) {
       const waits = data.length <= PIECE ? this.#send(data) : this.#sendInPieces(data);
       if (waits === null) return undefined;
-      // It may be the caller's own memory: he waits until it has been taken, all of it.
+      // It may be the caller's own memory, so the caller waits until all of it has been taken.
       return new Promise((resolve) => {
         waits.taken = resolve;
       });
@@ -237,7 +237,7 @@ class HandleTransport extends Intake implements Connection {
     return this.#closed ? null : unacknowledged(this.#handle.fd, this.remoteAddress);
   }
 
-  /** A write is over that the kernel did not take whole. */
+  /** A write that the kernel did not take at once is over. */
   wrote(request: WriteRequest, status: number): void {
     this.#writing--;
     request.taken?.();
@@ -259,7 +259,7 @@ class HandleTransport extends Intake implements Connection {
     return this.#ending.promise;
   }
 
-  /** Our end is on its way, or cannot be. */
+  /** The shutdown is done, or failed. */
   shut(status: number): void {
     this.#shutting = false;
     if (status < 0 && status !== NOT_CONNECTED) this.#ending?.reject(named(status, "EPIPE"));
@@ -296,7 +296,7 @@ class HandleTransport extends Intake implements Connection {
       return;
     }
     if (this.#closed) return;
-    // While our end is on its way libuv refuses a reset, and Node takes it for done.
+    // During a shutdown libuv refuses a reset, and Node believes that it was done.
     if (this.#shutting) this.#aborting = true;
     else this.#destroy(true);
   }
@@ -315,7 +315,7 @@ class HandleTransport extends Intake implements Connection {
     this.pause();
     const options = { handle: this.#handle, allowHalfOpen: true, manualStart: true };
     const socket = new net.Socket(options as unknown as net.SocketConstructorOpts);
-    socket.pause(); // nothing is read before somebody asks
+    socket.pause(); // nothing is read until somebody asks
     if (this.#unread !== null) socket.unshift(this.#unread);
     this.#heir = new NodeTransport(socket, { ...this.#origin, kernel: this.#kernel ?? this.#origin?.kernel });
     return this.#heir;
@@ -352,7 +352,7 @@ class HandleTransport extends Intake implements Connection {
           throw new SocketError("EBUSY", `${inside} bytes are on their way out; detach() would lose them`);
         }
         const taken = libc.dup(this.#handle.fd);
-        this.#destroy(); // with a descriptor left the kernel sends no end
+        this.#destroy(); // while another descriptor is open, the kernel sends no FIN
         return taken;
       },
       drained: () => this.#drained(),
@@ -368,7 +368,7 @@ class HandleTransport extends Intake implements Connection {
 
   // ---- Inside ----
 
-  /** Gives data to the kernel: `null` where that took all of it at once, else the request that waits. */
+  /** Hands data to the kernel. Returns `null` if it took all of it at once, otherwise the request that waits. */
   #send(data: Data): WriteRequest | null {
     const node = this.#node;
     const request = spare ?? new node.WriteWrap();
@@ -392,7 +392,7 @@ class HandleTransport extends Intake implements Connection {
     return null;
   }
 
-  /** The same piece by piece, so that of a write that fails the greater part is known; gives the last that waits. */
+  /** The same in pieces, so that most of what a failed write had sent is known. Returns the last request that waits. */
   #sendInPieces(data: Uint8Array): WriteRequest | null {
     let waits: WriteRequest | null = null;
     let sent = 0;
@@ -403,18 +403,18 @@ class HandleTransport extends Intake implements Connection {
     return waits;
   }
 
-  /** This will not leave. */
+  /** Counts data that will not be sent. */
   #fail(data: Data): undefined {
     this.#failed += toBytes(data).length;
   }
 
-  /** A promise of room where too much waits. */
+  /** If too much waits already, a promise that resolves when there is room. */
   #mayWait(): Promise<void> | undefined {
     if (this.#closed || this.#handle.writeQueueSize <= FULL) return undefined;
     return this.#emptied();
   }
 
-  /** Resolves when the kernel has all that was written. */
+  /** Resolves when the kernel has everything that was written. */
   async #drained(): Promise<void> {
     while (this.#writing > 0) await this.#emptied();
   }
@@ -433,7 +433,7 @@ class HandleTransport extends Intake implements Connection {
     if (status !== 0) this.shut(status === 1 ? 0 : status);
   }
 
-  /** A call failed. The socket is told in its own time: it may be in that call. */
+  /** A call failed. The socket is told later, since it may be in the middle of that call. */
   #broken(status: number, otherwise: "ECONNRESET" | "EPIPE" = "EPIPE"): void {
     if (this.#closed) return;
     this.#destroy();

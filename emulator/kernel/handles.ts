@@ -44,12 +44,12 @@ export interface StreamOwner {
   shut(status: number): void;
 }
 
-/** A TCP or Pipe of Node's. A call that fails gives libuv's number of the error, which is negative. */
+/** Node's TCP or Pipe handle. A call that fails returns libuv's error number, which is negative. */
 export interface StreamHandle {
   readonly fd: number;
   readonly writeQueueSize: number;
   onread: (this: StreamHandle) => Uint8Array | undefined;
-  /** Ours: whom `onread` tells. */
+  /** Socklet's own: whom `onread` tells. */
   transport?: StreamOwner;
   useUserBuffer(buffer: Uint8Array): void;
   readStart(): number;
@@ -59,7 +59,7 @@ export interface StreamHandle {
   shutdown(request: ShutdownRequest): number;
   close(): void;
   unref(): void;
-  // Of TCP alone:
+  // TCP only:
   reset?(): number;
   getpeername?(name: Name): number;
   getsockname?(name: Name): number;
@@ -74,7 +74,7 @@ export interface ShutdownRequest {
 
 export interface WriteRequest {
   transport?: StreamOwner;
-  /** What must stay until it is done. */
+  /** Kept alive until the request is done. */
   data?: Data;
   taken?: (() => void) | undefined;
   oncomplete?: (this: WriteRequest, status: number) => void;
@@ -83,7 +83,7 @@ export interface WriteRequest {
 export interface StreamBinding {
   readonly WriteWrap: new () => WriteRequest;
   readonly ShutdownWrap: new () => ShutdownRequest;
-  /** What the last call said, at these places. */
+  /** The results of the last call, at the two indices below. */
   readonly streamBaseState: Int32Array;
   readonly kReadBytesOrError: number;
   readonly kLastWriteWasAsync: number;
@@ -91,7 +91,7 @@ export interface StreamBinding {
 
 let found: StreamBinding | null | undefined;
 
-/** The binding of streams, where it is whole. */
+/** The binding of streams; `null` where any part is missing. */
 const streamBinding = (): StreamBinding | null => {
   if (found !== undefined) return found;
   const has = bindingOf<StreamBinding>("stream_wrap");
@@ -131,9 +131,9 @@ const isFit = (handle: StreamHandle): boolean => {
   return is;
 };
 
-const accepting = channel("net.server.socket"); // whoever subscribes is told of Node's own sockets
+const accepting = channel("net.server.socket"); // its subscribers expect sockets of Node's
 
-/** What a listener's handle calls for each connection. */
+/** Called by a listener's handle for each connection. */
 type OnConnection = (this: unknown, error: number, handle: StreamHandle) => void;
 
 /**
@@ -164,15 +164,15 @@ export const takeHandles = (
 
 /** A send of datagrams. */
 export interface SendRequest {
-  /** What must stay until it is done. */
+  /** Kept alive until the request is done. */
   list?: Uint8Array[];
 }
 
-/** What a `dgram.Socket` has that is bound. */
+/** The handle of a `dgram.Socket` that is bound. */
 export interface DatagramHandle {
   readonly fd: number;
   onmessage?: (this: unknown, size: number, handle: unknown, message: Buffer, from: dgram.RemoteInfo) => void;
-  /** Gives what was sent and one more, 0 where that is still to be done, or libuv's number of an error. */
+  /** Returns the number of bytes sent plus one, 0 if that is still to be done, or libuv's error number. */
   send?(
     request: SendRequest,
     list: Uint8Array[],
@@ -183,14 +183,14 @@ export interface DatagramHandle {
   ): number;
 }
 
-/** The handle of a `dgram.Socket`; `null` where it has none (any more). */
+/** The handle of a `dgram.Socket`; `null` if it has none, or none any more. */
 export const datagramHandleOf = (socket: dgram.Socket): DatagramHandle | null => {
   const state = Object.getOwnPropertySymbols(socket).find((symbol) => symbol.description === "state symbol");
   if (state === undefined) return null;
   return (socket as never as Record<symbol, { handle?: DatagramHandle | null }>)[state]?.handle ?? null;
 };
 
-/** What sends by a datagram handle; `null` where this Node has it not. */
+/** The class of a send request; `null` where this Node has none. */
 export const sendRequest = (): (new () => SendRequest) | null => {
   const SendWrap = bindingOf<{ SendWrap: new () => SendRequest }>("udp_wrap")?.SendWrap;
   return typeof SendWrap === "function" ? SendWrap : null;
@@ -235,7 +235,7 @@ export const makeHandle = (said: string, ...how: unknown[]): Handle => {
   }
   const handle = create(...how);
   if (typeof handle === "number") throw kernelError(-handle, "bind", said);
-  // libuv tells that an address is in use when the name is asked for.
+  // libuv reports that an address is in use only when it is asked for the name.
   const error = handle.getsockname?.({}) ?? 0;
   if (error === 0) return handle;
   handle.close();

@@ -5,13 +5,13 @@ import { SocketError } from "../../core/errors.ts";
 import type { Holder } from "./descriptors/kernel.ts";
 import { descriptorOf } from "./handles.ts";
 
-/** Resolves when Node has given all that was written to the kernel. */
+/** Resolves when Node has handed everything that was written to the kernel. */
 export const drained = async (socket: net.Socket): Promise<void> => {
-  // An empty piece behind what waits tells: 'drain' comes only where much waited.
+  // An empty write is called back after all that waits; 'drain' is emitted only if much waited.
   if (socket.writableLength > 0) await new Promise<void>((resolve) => socket.write("", () => resolve()));
 };
 
-/** The holder that a connection of Node's is; `closedTo` where it is TLS's. */
+/** A connection of Node's as a holder; `closedTo` if it is TLS. */
 export const socketHolder = (socket: net.Socket, closedTo?: string): Holder => ({
   ...(closedTo !== undefined && { closedTo }),
   get fd() {
@@ -23,7 +23,7 @@ export const socketHolder = (socket: net.Socket, closedTo?: string): Holder => (
       throw new SocketError("EBUSY", `${inside} bytes are on their way in or out; detach() would lose them`);
     }
     const fd = libc.dup(descriptorOf(socket));
-    socket.destroy(); // with a descriptor left the kernel sends no end
+    socket.destroy(); // while another descriptor is open, the kernel sends no FIN
     return fd;
   },
   drained: () => drained(socket),
@@ -33,7 +33,7 @@ export const socketHolder = (socket: net.Socket, closedTo?: string): Holder => (
   },
 });
 
-/** The holder that a listener of Node's is. */
+/** A listener of Node's as a holder. */
 export const serverHolder = (server: net.Server): Holder => ({
   get fd() {
     return server.listening ? descriptorOf(server) : null;

@@ -1,13 +1,13 @@
 /**
  * How bytes come out of the kernel: into one buffer that all connections share.
  *
- * Node's own way takes new memory for each read, makes a Buffer of it and carries that through a Readable. Here the
- * kernel writes into memory that is there already, and what came is lent to the reader, which copies what a read wants
- * of it, or is given the memory where that is a whole buffer. So a connection that is idle holds none, and a small
- * message costs a copy of its own length and nothing else.
+ * Node allocates memory for each read, makes a Buffer of it, and passes that through a Readable. Here the
+ * kernel writes into existing memory, and the bytes are lent to the reader. The reader copies what a read takes,
+ * or keeps the memory if it is a whole buffer. So an idle connection holds no buffer, and a small message costs
+ * one copy of its own length and nothing else.
  *
- * For what is dialled `onread`, net.Socket's option, is the documented way: `IntakeSocket`. For what is accepted, of
- * which Node makes a socket itself, see handle-transport.ts.
+ * Dialled connections use `onread`, a documented option of net.Socket: `IntakeSocket`. Node makes the socket of an
+ * accepted connection itself: for those see handle-transport.ts.
  */
 
 import net from "node:net";
@@ -15,19 +15,19 @@ import type { Lender } from "../../core/bytes/reader.ts";
 import { lazy } from "../builtin.ts";
 
 const SIZE = 256 * 1024; // bytes of one read. Node's own reads take 64 KiB
-const LARGE = SIZE / 4; // bytes that are worth more than a copy: a quarter of the memory that is given away with them
+const LARGE = SIZE / 4; // bytes from which giving the memory away is cheaper than a copy: at least a quarter of the buffer
 
 // ---- Memory that is given away ----
 
-const ROUND = 24 * 1024 * 1024; // bytes given away from one young collection to the next: V8 counts those of two, as it frees them later
-const WIDEST = 8 * 1024 * 1024; // bytes of a young generation that is filled: a larger one costs what it saves, and arrays above 128 KiB lie elsewhere
+const ROUND = 24 * 1024 * 1024; // bytes given away between two young collections: V8 counts those of two, because it frees them later
+const WIDEST = 8 * 1024 * 1024; // bytes of the largest young generation that is filled: filling a larger one costs as much as it saves, and arrays above 128 KiB are allocated elsewhere
 const WORD = 8; // bytes of an array's element
 
 const litter: { last: unknown } = { last: undefined };
-let litterPerByte = 0; // elements of it for each byte given away
-let untilLook = 0; // bytes to be given away until the young generation is looked at again
+let litterPerByte = 0; // array elements for each byte given away
+let untilLook = 0; // bytes to give away before the size of the young generation is checked again
 
-/** How much litter it takes that the young generation is full after each `ROUND`. */
+/** How much litter fills the young generation once in each `ROUND`. */
 const look = (): number => {
   try {
     const young = lazy.v8.getHeapSpaceStatistics().find(({ space_name }) => space_name === "new_space");
@@ -53,14 +53,14 @@ const fresh = (size: number): Uint8Array => {
   }
   if (litterPerByte > 0) {
     litter.last = new Array(Math.trunc(litterPerByte * size));
-    litter.last = undefined; // what survives makes the young generation grow
+    litter.last = undefined; // survivors would make the young generation grow
   }
-  // Not zeroed: only what is written into it is ever seen. Not of Buffer's pool: it is given away.
+  // Not zeroed, since only what is written into it is ever seen. Not from Buffer's pool, since it is given away.
   const { buffer } = Buffer.allocUnsafeSlow(size);
   return new Uint8Array(buffer, 0, size);
 };
 
-/** The buffer that all sockets of this thread read into: the kernel's read and the callback that empties it are one step. */
+/** The buffer that all sockets of this thread read into. The callback that empties it runs directly after each read. */
 let common: Uint8Array | undefined;
 
 /** Takes what a socket reads. */
@@ -68,39 +68,39 @@ export interface Taker {
   took(bytes: Uint8Array, lender: Lender): void;
 }
 
-let view: Uint8Array | undefined; // the last that was lent of it
+let view: Uint8Array | undefined; // the last view that was lent
 
 /** The memory that one connection reads into, and lends. */
 export class Intake implements Lender {
-  #waits: Uint8Array; // into what it reads while it waits: the common buffer, or the first of it
-  #into: Uint8Array; // into what the next read goes
-  #from: Uint8Array; // where those bytes are that are lent
-  #size = 0; // how many those are
+  #waits: Uint8Array; // what it reads into while it waits: the common buffer, or the beginning of it
+  #into: Uint8Array; // what the next read goes into
+  #from: Uint8Array; // where the lent bytes are
+  #size = 0; // how many there are
 
   constructor() {
     common ??= fresh(SIZE);
     this.#waits = this.#into = this.#from = common;
   }
 
-  /** Into what the next read goes. */
+  /** What the next read goes into. */
   get into(): Uint8Array {
     return this.#into;
   }
 
-  /** So many bytes came into it: those bytes, which are lent. */
+  /** Returns the `size` bytes that were read, which are lent. */
   protected lent(size: number): Uint8Array {
     const from = this.#into;
     this.#size = size;
     this.#from = from;
     if (size === from.length) return from;
-    // A connection that does not fill its buffer waits for more without one of its own.
+    // A connection that did not fill its buffer waits for more without a buffer of its own.
     this.#into = this.#waits;
     if (from !== common) return from.subarray(0, size);
-    if (view?.length !== size) view = from.subarray(0, size); // messages are most often as long as the last
+    if (view?.length !== size) view = from.subarray(0, size); // most messages are as long as the one before
     return view;
   }
 
-  /** Gives away what holds much, and is this connection's own; one that reads much has its own for the next. */
+  /** Gives the buffer away if it holds much and belongs to this connection. One that was filled gets a new buffer for the next read. */
   give(): boolean {
     if (this.#size < LARGE) return false;
     if (this.#size === this.#from.length) this.#into = fresh(SIZE);
@@ -113,7 +113,7 @@ export class Intake implements Lender {
     return copy;
   }
 
-  /** What `recvInto()` cannot take at once would be copied twice. */
+  /** Reads no more than `recvInto()` takes at once: the rest would be copied twice. */
   fit(size: number): void {
     const least = Math.max(size, LARGE);
     if (least >= SIZE || least === this.#waits.length) return;
@@ -133,7 +133,7 @@ class OnRead extends Intake {
   };
 }
 
-/** A socket whose bytes come to its `taker`, while it is read; before there is one, nothing may be. */
+/** A socket whose bytes go to its `taker`. It must not be read before it has one. */
 export class IntakeSocket extends net.Socket {
   readonly #onread: OnRead;
 
@@ -151,6 +151,6 @@ export class IntakeSocket extends net.Socket {
 /** `on` is false where the environment says `SOCKLET_INTAKE=off`: then sockets are Node's own, and read by 'data'. Tests set it. */
 export const intake = { on: process.env.SOCKLET_INTAKE !== "off" };
 
-/** A socket that is not connected: of ours, where that is on. */
+/** A socket that is not connected: an `IntakeSocket`, unless that is off. */
 export const unconnected = (options: net.SocketConstructorOpts): net.Socket =>
   intake.on ? new IntakeSocket(options) : new net.Socket(options);

@@ -1,31 +1,31 @@
 /**
- * What the kernel still holds of what was written, and how long a closed connection lingers because of it.
+ * How much of the output the kernel still holds, and how long a closed connection lingers because of it.
  *
  * A kernel that closes a socket with unread input, or that receives more after the close, answers with a reset, and drops
- * what it still had to send (RFC 1122 4.2.2.13). So a closed connection goes on taking what its peer sends, and drops it,
- * until the peer's end. A peer that sends none is waited for only as long as there is something to lose.
+ * what it still had to send (RFC 1122 4.2.2.13). So a closed connection continues to read and discard what its peer sends
+ * until the peer ends. It waits for a peer that does not end only as long as there is output to lose.
  */
 
 import type { Address } from "../../core/net/address.ts";
 import { fs } from "../builtin.ts";
 import { inodeOf } from "./descriptors/adopted.ts";
 
-const LINGER = 2_000; // ms from one look to the next, and from the close to the first (nginx's lingering_timeout: 5 s a read)
-const STALLED = 5; // looks in a row that saw nothing acknowledged
-const UNKNOWN = 15; // looks in all where the platform does not tell what the kernel holds (nginx's lingering_time: 30 s)
-const MOST = 60; // looks in all where it does: 4 MB, the most that a kernel buffers unasked, at 35 KB/s
+const LINGER = 2_000; // ms between two checks, and from the close to the first (nginx's lingering_timeout: 5 s a read)
+const STALLED = 5; // checks in a row without anything acknowledged
+const UNKNOWN = 15; // checks in all if the platform does not say what the kernel holds (nginx's lingering_time: 30 s)
+const MOST = 60; // checks in all if it does: 4 MB, the most that a kernel buffers by default, at 35 KB/s
 
 // ---- What the kernel holds ----
 
-const SHARE = 20; // of the time that it took to read a table of sockets, so many times it may be used again: reading it costs 5 % of the time at most
-const OLDEST = 1_000; // ms that it may be used at most: the first look of a linger must not find one from before the close
+const SHARE = 20; // a table of sockets is used for this many times the time that reading it took: so reading costs at most 5 % of the time
+const OLDEST = 1_000; // ms that a table is used at most: the first check of a linger must not see one from before the close
 
-/** What Linux tells of all sockets of one family: the bytes in their send buffers, by inode. */
+/** The bytes in the send buffers of all sockets of one family, by inode, as Linux tells them. */
 class Table {
   readonly #path: string;
   #queues: ReadonlyMap<string, number> | null = new Map();
-  #from = 0; // it holds from then,
-  #until = 0; // and is read anew then
+  #from = 0; // ms, by performance.now(): it is valid from then,
+  #until = 0; // and is read again then
 
   constructor(path: string) {
     this.#path = path;
@@ -47,7 +47,7 @@ class Table {
     try {
       text = fs.readFileSync(this.#path, "latin1");
     } catch {
-      return null; // no Linux, or it may not be read: so it stays
+      return null; // not Linux, or it may not be read: it will not be tried again
     }
     const queues = new Map<string, number>();
     for (const line of text.split("\n")) {
@@ -63,8 +63,8 @@ class Table {
 const TABLES = { IPv4: new Table("/proc/net/tcp"), IPv6: new Table("/proc/net/tcp6") };
 
 /**
- * How many bytes of what was written a TCP socket's kernel holds, since the peer's has not acknowledged them; `null` where
- * that cannot be known (elsewhere than on Linux). On a Unix socket the peer has what has left: 0.
+ * How many bytes of output the kernel of a TCP socket holds because the peer has not acknowledged them; `null` where
+ * that is not known (not on Linux). 0 for a Unix socket: what has left has arrived.
  */
 export const unacknowledged = (fd: number, remote: Address | null): number | null => {
   if (remote === null || remote.family === "unix") return 0;
@@ -78,28 +78,28 @@ export const unacknowledged = (fd: number, remote: Address | null): number | nul
 
 // ---- The linger ----
 
-/** A closed connection that goes on taking what its peer sends. */
+/** A closed connection that continues to read what its peer sends. */
 export interface Lingering {
-  /** As a transport's. */
+  /** As of a transport. */
   unacknowledged(): number | null;
   /** How many pieces of input were dropped so far. */
   readonly dropped: number;
 }
 
 /**
- * Calls `over` when a closed connection need not linger any more, though its peer has not ended: when all has been
- * acknowledged, or the peer takes none. Gives what stops that. It keeps no process alive.
+ * Calls `over` when a closed connection need not linger any more although its peer has not ended: when everything is
+ * acknowledged, or the peer takes nothing. Returns a function that stops it. It keeps no process alive.
  */
 export const linger = (connection: Lingering, over: () => void): (() => void) => {
   let looks = 0;
-  let quiet = 0; // looks in a row that saw nothing acknowledged
+  let quiet = 0; // checks in a row without anything acknowledged
   let least = Number.POSITIVE_INFINITY;
   let dropped = connection.dropped;
   const isOver = (): boolean => {
     looks++;
     const inside = connection.unacknowledged();
     if (inside === null) {
-      // A close does harm only where the peer still sends.
+      // A close does harm only while the peer still sends.
       const silent = dropped === connection.dropped;
       dropped = connection.dropped;
       return silent || looks >= UNKNOWN;

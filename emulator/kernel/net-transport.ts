@@ -1,8 +1,8 @@
 /**
- * `net.Socket` as a `StreamSocket`: what is dialled, TLS, and what is accepted where it does not go by its handle.
+ * `net.Socket` behind the seam: for dialled connections, for TLS, and for accepted connections that do not use their handle.
  *
- * Bytes come by `onread` (see intake.ts) or by one 'data' listener, never by `for await`, `once()` or Web Streams, which cost 1.3 to 2.2 times
- * the CPU (measured against bare `node:net`; `npm run bench` shows ours).
+ * Bytes come by `onread` (see intake.ts) or by one 'data' listener. `for await`, `once()` and Web Streams cost 1.3 to 2.2 times
+ * the CPU (measured against bare `node:net`).
  */
 
 import type net from "node:net";
@@ -40,31 +40,31 @@ import { IntakeSocket, type Taker } from "./intake.ts";
 import { linger, unacknowledged } from "./linger.ts";
 import { handshake, type LastSession, ServerSecurity, secureDialled, tlsError } from "./tls.ts";
 
-export const FULL = 64 * 1024; // bytes that wait in Node before a writer must wait: the socket's own high-water mark
-export const LARGE = 16 * 1024; // bytes; a smaller piece was copied by the writer
-export const PIECE = 256 * 1024; // bytes of a large write that are handed to Node at once: of one that fails it says nothing
+export const FULL = 64 * 1024; // bytes that may wait in Node before a writer must wait: the socket's own high-water mark
+export const LARGE = 16 * 1024; // bytes; the writer has copied anything smaller
+export const PIECE = 256 * 1024; // bytes of a large write that are handed to Node at once: Node does not say how much of a failed write was sent
 
 export const TCP: Capabilities = { reset: true, peername: true };
 export const UNIX: Capabilities = { reset: false, peername: false };
 
-/** Where a connection leads that was dialled here: what a certificate must say, and whom to trust. */
+/** The other end of a connection that was dialled here: the name that its certificate must have, and whom to trust. */
 export interface Dialled {
   readonly hostname: string;
-  /** What `startTls()` takes that is not given to it. */
+  /** The options that `startTls()` takes if it is given none. */
   readonly tls?: TlsOptions | undefined;
   /** The session to resume, of who dials more than once. */
   readonly last?: LastSession | undefined;
 }
 
-/** What Node does not tell of a connection, and who made it knows. */
+/** What the maker of a connection knows and Node does not tell. */
 export interface Origin extends UnixNames {
-  /** Absent where we accepted. */
+  /** Absent for an accepted connection. */
   readonly dialled?: Dialled | undefined;
   /** What its listener secures connections with. */
   readonly security?: ServerSecurity | undefined;
   /** What was read of the connection already, and belongs to the handshake. */
   readonly early?: Uint8Array | undefined;
-  /** The kernel's side of a socket that was there before the connection. */
+  /** The kernel's side of the socket, if that existed before the connection. */
   readonly kernel?: Kernel | undefined;
 }
 
@@ -97,7 +97,7 @@ const NO_OPTIONS: TlsOptions = {};
 
 const SECURED = "the bytes of a TLS connection are its own, and its keys this process's";
 
-/** The kernel's side of a connection whose peer is there: `null` for a Unix socket without a name. */
+/** The kernel's side of a connection with this peer: `null` for a Unix socket without a name. */
 export const kernelOf = (peer: Address | null, settable: Settable, holder: Holder): Kernel => {
   const options = new PlainStreamOptions({ family: familyOf(peer) || AF_UNIX, type: SOCK_STREAM, proto: 0 });
   options.open(settable, false);
@@ -113,46 +113,46 @@ const runTasks = (): void => {
 };
 
 /**
- * Runs `task` when all have been served that had something to read, and their promises have run: once round for all
- * connections, where `process.nextTick` is a call for each (0.7 µs; most have long sent by then what they gathered,
- * for they wait for input).
+ * Runs `task` at the end of the event loop's turn, when all connections with input have been served and their promises
+ * have run. One callback serves all connections; `process.nextTick` would be a call for each (0.7 µs). Most have long
+ * sent by then what they gathered, because they wait for input.
  */
 export const atEndOfTurn = (task: () => void): void => {
   if (tasks.push(task) === 1) setImmediate(runTasks);
 };
 
-/** A connection of this process's, behind the seam. */
+/** A connection of this process, behind the seam. */
 export interface Connection extends StreamTransport {
-  /** Its descriptor; -1 where it has none any more. */
+  /** Its descriptor; -1 if it has none any more. */
   readonly fd: number;
   readonly settable: Settable;
   readonly holder: Holder;
-  /** Says what Node does not tell of it; before all else. */
+  /** Adds what Node does not tell of it. Called before anything else. */
   from(origin: Origin): this;
   /** It keeps no process alive. */
   unref(): void;
   /** The same over a `net.Socket`, which has the connection from now on. Before anything was read. */
   toNode(): NodeTransport;
-  /** Puts back what was read too much: it comes first where the next call is `startTls()` or `toNode()`. */
+  /** Puts back what was read beyond what was wanted: it is read first, if the next call is `startTls()` or `toNode()`. */
   unread(bytes: Uint8Array): void;
 }
 
 type Listeners = Record<string, (argument: never) => unknown>;
 
-/** A large write that Node does not have whole. */
+/** A large write, of which Node has only a part. */
 interface Rest {
-  /** What it has not. */
+  /** The part that Node does not have. */
   bytes: Uint8Array;
   readonly taken: Promise<void>;
   readonly resolve: () => void;
 }
 
-/** The seam over a connected `net.Socket`, also TLS's. */
+/** The seam over a connected `net.Socket`, also of TLS. */
 export class NodeTransport implements Connection, Taker {
   remoteAddress: Address | null;
   readonly capabilities: Capabilities;
   readonly #socket: net.Socket;
-  readonly #intake: IntakeSocket | null; // the same, where it reads by `onread`
+  readonly #intake: IntakeSocket | null; // the same, if it reads by `onread`
   readonly #plain: net.Socket | undefined;
   #origin: Origin | undefined;
   #kernel: Kernel | undefined;
@@ -160,13 +160,13 @@ export class NodeTransport implements Connection, Taker {
   #listeners: Listeners = {};
   #flowing = false;
   #room: PromiseWithResolvers<void> | null = null;
-  #rest: Rest[] | null = null; // large writes that Node does not have whole
-  #waiting = 0; // bytes that Node had and the kernel had not, at the last write and the last that was taken
+  #rest: Rest[] | null = null; // large writes of which Node has only a part
+  #waiting = 0; // bytes that Node had and the kernel had not, after the last write and after the last that was taken
   #dropping = false;
   /** Pieces of input that were dropped after the close. */
   dropped = 0;
   readonly #wrote = (error?: Error | null): void => {
-    if (error || this.#socket.destroyed) return; // Node counts what was lost as if it had left
+    if (error || this.#socket.destroyed) return; // Node counts what was lost as sent
     this.#waiting = this.#socket.writableLength;
     if (this.#rest !== null) this.#giveRest();
   };
@@ -184,7 +184,7 @@ export class NodeTransport implements Connection, Taker {
     this.#intake = socket instanceof IntakeSocket ? socket : null;
     this.#plain = secured?.plain;
     this.tls = secured?.state;
-    // Taken now: Node forgets it when the connection closes.
+    // Read now, because Node forgets it when the connection closes.
     this.remoteAddress = addressOf(socket.remoteAddress, socket.remotePort, socket.remoteFamily);
     this.capabilities = this.remoteAddress === null ? UNIX : TCP;
     if (origin !== undefined) this.from(origin);
@@ -212,7 +212,7 @@ export class NodeTransport implements Connection, Taker {
     this.#socket.unref();
   }
 
-  /** What it is over. */
+  /** The socket under it. */
   get socket(): net.Socket {
     return this.#socket;
   }
@@ -298,7 +298,7 @@ export class NodeTransport implements Connection, Taker {
     if (this.#rest !== null || (data.length >= LARGE && typeof data !== "string")) {
       return this.#writeLarge(toBytes(data));
     }
-    // Not what write() gave: that says false for a large piece which the kernel has taken whole.
+    // Not by the result of write(), which is false for a large piece even if the kernel has taken all of it.
     if (this.#give(data, this.#wrote) <= FULL) return undefined;
     if (this.#room === null) {
       this.#room = Promise.withResolvers<void>();
@@ -336,7 +336,7 @@ export class NodeTransport implements Connection, Taker {
     });
   }
 
-  /** Gives data to Node; gives how many bytes that has now. */
+  /** Hands data to Node. Returns how many bytes Node has now. */
   #give(data: Data, taken: (error?: Error | null) => void): number {
     const socket = this.#socket;
     socket.write(data, taken);
@@ -344,7 +344,7 @@ export class NodeTransport implements Connection, Taker {
     return this.#waiting;
   }
 
-  /** It may be the caller's own memory: he waits until it has been taken, all of it. */
+  /** It may be the caller's own memory, so the caller waits until all of it has been taken. */
   #writeLarge(bytes: Uint8Array): Promise<void> | undefined {
     const { promise: taken, resolve } = Promise.withResolvers<void>();
     if (this.#rest !== null) {
@@ -364,7 +364,7 @@ export class NodeTransport implements Connection, Taker {
     return this.#waiting === 0 ? undefined : taken;
   }
 
-  /** Gives Node the next pieces of what is large: as many as the kernel takes at once, and one more. */
+  /** Hands Node the next pieces of the large writes: as many as the kernel takes at once, and one more. */
   #giveRest(): void {
     const rest = this.#rest as Rest[];
     for (let first = rest[0]; first !== undefined && this.#waiting === 0; first = rest[0]) {
@@ -400,8 +400,8 @@ export class NodeTransport implements Connection, Taker {
     const socket = this.#socket;
     if (socket.destroyed) return;
     if (this.#sink === null) socket.on("error", () => {}); // nobody else hears it
-    // While our end is on its way libuv refuses a reset, and Node then never closes the descriptor, nor can the process
-    // end (Node 24). It is a matter of one turn: what was written has left.
+    // During a shutdown libuv refuses a reset. Node then never closes the descriptor, and the process cannot
+    // end (Node 24). The shutdown takes one turn, since everything written has been sent.
     if (socket.writableEnded && !socket.writableFinished && socket.writableLength === 0) {
       socket.once("finish", () => this.abort());
       return;
@@ -440,7 +440,7 @@ export class NodeTransport implements Connection, Taker {
 
 /**
  * A `StreamSocket` over a connected `net.Socket` (also TLS's), which must have been made with
- * `allowHalfOpen: true` and `pauseOnConnect` or be paused: what came before nobody heard is lost.
+ * `allowHalfOpen: true`, and with `pauseOnConnect` or be paused: input that comes before anybody listens is lost.
  */
 export const streamSocket = (
   socket: net.Socket,

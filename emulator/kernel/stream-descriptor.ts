@@ -1,4 +1,4 @@
-/** The descriptor of a stream from its first moment until Node connects it, or listens on it. */
+/** The descriptor of a stream, from its creation until Node connects it or listens on it. */
 
 import type net from "node:net";
 import type { Address } from "../../core/net/address.ts";
@@ -47,13 +47,13 @@ export type Inherited = Pick<net.ServerOpts, "noDelay" | "keepAlive" | "keepAliv
 /** A stream's descriptor until Node connects it or listens on it. */
 export interface StreamDescriptor {
   readonly kernel: Kernel;
-  /** Where it is bound; `null` where it is not. */
+  /** Where it is bound; `null` if it is not. */
   readonly localAddress: Address | null;
   /** Throws the kernel's error. */
   bind(address: Address, said: string): void;
   /** A `net.Socket` over it that is not connected. */
   connecting(): net.Socket;
-  /** That is connected, or is not and was destroyed: then the descriptor is here again. */
+  /** The socket of `connecting()` is connected; or it is not, and was destroyed: then the descriptor is here again. */
   connected(success: boolean): void;
   /** A `net.Socket` over a descriptor that is connected already. */
   opened(): net.Socket;
@@ -61,23 +61,23 @@ export interface StreamDescriptor {
   listen(server: net.Server, backlog: number): Promise<void>;
   /** Options that each connection of a listener begins with. */
   readonly inherited: Inherited;
-  /** The kernel's side of a connection that was accepted, where more is known of it than Node tells. */
+  /** The kernel's side of an accepted connection, if more is known of it than Node tells. */
   accepted(connection: { readonly settable: Settable; readonly holder: Holder }): Kernel | undefined;
-  /** Closes what Node has not. */
+  /** Closes what Node does not have. */
   close(): void;
 }
 
 // The constructor would read at once, which fails before there is a connection.
 const IDLE = { allowHalfOpen: true, manualStart: true } as const;
 
-/** By libc: the descriptor is there from the first moment, and bind is bind(2). */
+/** By libc: the descriptor exists from the beginning, and bind is bind(2). */
 class LibcStream implements StreamDescriptor {
   readonly kernel: Kernel;
   readonly #libc: Libc;
   readonly #family: number;
   #fd: number; // -1 while Node has it
   #number: number; // its number
-  #kept = -1; // another of the same, while Node connects, which would close it where that fails
+  #kept = -1; // a duplicate while Node connects, because Node closes the descriptor if that fails
   #bound: Address | null = null; // by bind()
   #handle: Handle | null = null;
   #closed = false;
@@ -96,7 +96,7 @@ class LibcStream implements StreamDescriptor {
   }
 
   bind(address: Address, said: string): void {
-    // As libuv does whenever it binds, and CPython's servers are told to: else a port could not be had again for a
+    // As libuv does whenever it binds, and as CPython's servers do. Otherwise a port could not be bound again for a
     // minute after its connections ended.
     if (this.#family !== AF_UNIX && !this.kernel.given(SOL_SOCKET, SO_REUSEADDR)) {
       this.#libc.setsockopt(this.#fd, SOL_SOCKET, SO_REUSEADDR, bytesOf(1));
@@ -123,7 +123,7 @@ class LibcStream implements StreamDescriptor {
     const kept = this.#kept;
     this.#kept = -1;
     if (!success && !this.#closed) {
-      this.#fd = this.#number = this.#libc.dup(kept, this.#number); // the same, where nobody was faster
+      this.#fd = this.#number = this.#libc.dup(kept, this.#number); // the same number, unless it has been taken
       this.kernel.heldBy(this.#holder());
       this.#bindAgain();
     }
@@ -144,7 +144,7 @@ class LibcStream implements StreamDescriptor {
   }
 
   get inherited() {
-    return { noDelay: !this.kernel.given(SOL_TCP, TCP_NODELAY) }; // else the kernel hands on what was set
+    return { noDelay: !this.kernel.given(SOL_TCP, TCP_NODELAY) }; // otherwise the kernel hands on what was set
   }
 
   accepted(): undefined {}
@@ -158,7 +158,7 @@ class LibcStream implements StreamDescriptor {
     this.kernel.closed();
   }
 
-  /** Linux takes back a port that it had chosen when a connect() fails, and still names it. */
+  /** If a connect() fails, Linux takes back the port that it had chosen, and still tells its number. */
   #bindAgain(): void {
     if (this.#bound === null || this.#family === AF_UNIX) return;
     try {
@@ -180,12 +180,12 @@ class LibcStream implements StreamDescriptor {
   }
 }
 
-/** By what Node has: the descriptor comes with bind() or connect(). */
+/** By Node's API: the descriptor is created by bind() or connect(). */
 class PlainStream implements StreamDescriptor {
   readonly kernel: Kernel;
   readonly #kind: Kind;
   readonly #options: PlainStreamOptions;
-  #handle: Handle | null; // from bind() on, while Node has it not
+  #handle: Handle | null; // from bind() on, until Node has it
   #address: Address | null = null;
   #said = "";
   #closed = false;
@@ -231,7 +231,7 @@ class PlainStream implements StreamDescriptor {
 
   connecting(): net.Socket {
     const handle = this.#handle;
-    // A Unix handle that is only bound has no stream in libuv's eyes until it is opened.
+    // libuv makes no stream of a Unix handle that is only bound, until it is opened.
     if (handle !== null && this.#kind.family === AF_UNIX) handle.open(handle.fd);
     const socket = this.opened();
     this.#options.open(socket, true);
@@ -251,7 +251,7 @@ class PlainStream implements StreamDescriptor {
   connected(success: boolean): void {
     if (success || this.#closed) return;
     this.kernel.heldBy(NOBODY);
-    if (this.#address !== null) this.bind(this.#address, this.#said); // Node closed it: the same once more
+    if (this.#address !== null) this.bind(this.#address, this.#said); // Node closed it: bind again
   }
 
   listen(server: net.Server, backlog: number): Promise<void> {
@@ -265,7 +265,7 @@ class PlainStream implements StreamDescriptor {
   get inherited() {
     const options = this.#options;
     return {
-      noDelay: options.on(NODELAY, !this.kernel.given(SOL_TCP, TCP_NODELAY)), // else libc set it, and the kernel hands it on
+      noDelay: options.on(NODELAY, !this.kernel.given(SOL_TCP, TCP_NODELAY)), // otherwise libc set it, and the kernel hands it on
       keepAlive: options.on(KEEPALIVE),
       keepAliveInitialDelay: options.idle,
     };
@@ -291,7 +291,7 @@ class PlainStream implements StreamDescriptor {
   }
 }
 
-/** Where a handle is bound; `null` for one that is not TCP's. */
+/** Where a handle is bound; `null` if it is not a TCP handle. */
 const nameOf = (handle: Handle): Address | null => {
   const name: Name = {};
   if (handle.getsockname === undefined || handle.getsockname(name) !== 0) return null;
@@ -306,8 +306,8 @@ export const streamDescriptor = (kind: Kind, from?: Adopted): StreamDescriptor =
 };
 
 /**
- * What a server listens on that has asked nothing of its socket: Node binds it, so that the server is up without
- * libc, which takes longer to load than all else here. Once it is bound libc has it too, for whatever is asked then.
+ * What a server listens on if nothing was asked of its socket. Node binds it, so that the server is up without
+ * libc, which takes longer to load than everything else here. Once it is bound, libc can be asked about it, too.
  */
 export const listenerDescriptor = (family: typeof AF_INET | typeof AF_INET6): StreamDescriptor => {
   const kind = { family, type: SOCK_STREAM, proto: 0 };

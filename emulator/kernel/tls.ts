@@ -342,7 +342,7 @@ export const secureDialled = (
     host: serverName,
     ...(alpn !== undefined && { ALPNProtocols: [...alpn] }),
     ...(last?.session !== undefined && { session: last.session }),
-    // An address is looked for in the certificate, but not asked for by name (RFC 6066, section 3).
+    // The certificate must have an address, but SNI must not name one (RFC 6066, section 3).
     ...(net.isIP(serverName) === 0 && { servername: serverName }),
   });
   if (last !== undefined) {
@@ -421,7 +421,7 @@ export const handshake = async (
   const failed = (error: Error & { reason?: string }): void =>
     reject(isLeft(error) ? left() : tlsError(error));
   const gone = (): void => reject(left());
-  // Held back but for its end: a peer that leaves in the handshake says nothing else.
+  // Reads nothing but the end: that is the only sign of a peer that leaves during the handshake.
   const ended = (): unknown => secured.readableLength === 0 && secured.read();
   secured.once(security === null ? "secureConnect" : "secure", resolve).on("error", failed);
   secured.on("readable", ended).once("end", gone).once("close", gone);
@@ -437,7 +437,7 @@ export const handshake = async (
   tellLaterErrors(secured);
   const refusal = security.refusal(state);
   if (refusal !== null) throw new SocketError("ERR_TLS", `the TLS handshake failed: ${refusal}`);
-  // Who ends in the turn of a handshake that he accepted sends no close_notify (Node 24, TLS 1.3): to many peers a reset.
+  // A server that ends in the same turn as its handshake sends no close_notify (Node 24, TLS 1.3): many peers see a reset.
   await new Promise((resolve) => setImmediate(resolve));
   return state;
 };

@@ -42,7 +42,7 @@ export const dial = (
   { socket = unconnected({ allowHalfOpen: true, noDelay: true }), version, last, ...origin }: Dialling = {},
 ): Promise<StreamTransport> => {
   const said = formatAddress(endpoint);
-  socket.pause(); // nothing is read before somebody asks
+  socket.pause(); // nothing is read until somebody asks
   const opening = (async () => {
     if (endpoint.scheme === "unix") checkedPath(endpoint.path);
     await new Promise<void>((resolve, reject) => {

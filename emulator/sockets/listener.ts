@@ -36,7 +36,7 @@ export class Listener {
     const { inherited } = descriptor; // with noDelay: output is gathered here, and Nagle's algorithm would hold it back
     const server = net.createServer({
       allowHalfOpen: true, // the peer's end is not ours
-      pauseOnConnect: true, // nothing is read before somebody asks
+      pauseOnConnect: true, // nothing is read until somebody asks
       ...inherited,
     });
     this.#server = server;

@@ -1,4 +1,4 @@
-/** What a descriptor is: its names, and the state of one that was made elsewhere. */
+/** What is known of a descriptor: its names, and the state of one that was made elsewhere. */
 
 import { SocketError } from "../../../core/errors.ts";
 import type { Address, UnixAddress } from "../../../core/net/address.ts";
@@ -18,16 +18,16 @@ import { type Libc, libc } from "./libc.ts";
 import { integer } from "./options.ts";
 import type { Kind } from "./plain-options.ts";
 
-/** The paths of the two ends of a Unix connection, which Node does not tell; absent where an end has none. */
+/** The paths of the two ends of a Unix connection, which Node does not tell; absent if an end has none. */
 export interface UnixNames {
   readonly local?: UnixAddress | undefined;
   readonly remote?: UnixAddress | undefined;
 }
 
-/** The address of a descriptor's peer; `null` for a Unix socket without a name, and where there is no libc to tell. */
+/** The address of a descriptor's peer; `null` for a Unix socket without a name, and without libc. */
 export const peerName = (fd: number): Address | null => libc()?.getpeername(fd) ?? null;
 
-/** The paths of a descriptor, as far as libc is there to tell. */
+/** The paths of a descriptor; empty without libc. */
 export const namesOf = (fd: number): UnixNames => {
   const path = (name: Address | null | undefined) => (name?.family === "unix" ? name : undefined);
   return { local: path(libc()?.getsockname(fd)), remote: path(peerName(fd)) };
@@ -45,8 +45,8 @@ export interface Adopted {
 }
 
 /**
- * What a descriptor is. Throws `EBADF`, `ENOTSOCK`, and `EINVAL` where it is no socket of this kind. Without libc it
- * asks /proc, in which a stream that is neither connected nor listens is not named.
+ * What a descriptor is. Throws `EBADF`, `ENOTSOCK`, and `EINVAL` if it is no socket of this kind. Without libc it
+ * reads /proc, which does not list a stream that is neither connected nor listening.
  */
 export const adopted = (fd: number, kind: Kind): Adopted => {
   const calls = libc();

@@ -12,15 +12,15 @@ import type { PlainOptions } from "./plain-options.ts";
 
 /** Who has the descriptor. */
 export interface Holder {
-  /** -1 where there is none yet; `null` where there is none any more. */
+  /** -1 if there is none yet; `null` if there is none any more. */
   readonly fd: number | null;
-  /** Lets go of it, and gives one that is the caller's. What is on its way in or out would be lost: `EBUSY`. */
+  /** Gives it up, and returns a descriptor that belongs to the caller. Throws `EBUSY` if bytes on their way would be lost. */
   take(libc: Libc): number;
-  /** Resolves when nothing that was written waits in Node. */
+  /** Resolves when none of the output waits in Node. */
   drained?(): Promise<void>;
-  /** Calls `told` when it is closed; gives what stops that. */
+  /** Calls `told` when it is closed. Returns a function that stops it. */
   onClose?(told: () => void): () => void;
-  /** Why bytes must not pass Node by; absent where they may. */
+  /** Why bytes must not bypass Node; absent if they may. */
   readonly closedTo?: string;
 }
 
@@ -38,8 +38,8 @@ const GONE: Holder = {
 const MAX_OPTION = 1024; // bytes: what CPython takes as a buffer length
 
 /**
- * The kernel's side of one socket: by libc, where that is there, else by what Node's API has. Who has the descriptor
- * changes in a socket's life; its kernel stays.
+ * The kernel's side of one socket: by libc if there is one, otherwise by Node's API. The holder of the descriptor
+ * changes during the life of a socket; its `Kernel` stays.
  */
 export class Kernel implements KernelSocket {
   #found: Libc | null | undefined;
@@ -47,7 +47,7 @@ export class Kernel implements KernelSocket {
   readonly #given = new Set<string>(); // the options that were set
   #holder: Holder = NOBODY;
 
-  /** `found`: the libc that the socket was made with; by default it is looked for when it is first needed. */
+  /** `found`: the libc that the socket was made with. By default it is looked for when it is first needed. */
   constructor(plain: PlainOptions, found?: Libc | null) {
     this.#found = found;
     this.#plain = plain;
@@ -74,7 +74,7 @@ export class Kernel implements KernelSocket {
     return fd ?? -1;
   }
 
-  /** Whether an option was set here, so that nothing else may be chosen for it. */
+  /** Whether the user set this option, so that no default may replace it. */
   given(level: number, name: number): boolean {
     return this.#given.has(optionKey(level, name));
   }
@@ -125,7 +125,7 @@ export class Kernel implements KernelSocket {
     for (;;) {
       const sent = libc.send(this.#open(), bytes, flags);
       if (sent !== null) return sent;
-      // The kernel's buffer is full; libuv, which has the descriptor, waits for nobody else.
+      // The kernel's buffer is full. libuv has the descriptor, and cannot wait on behalf of others.
       await new Promise((resolve) => setTimeout(resolve, 1));
     }
   }
@@ -153,21 +153,21 @@ export class Kernel implements KernelSocket {
   onUrgent(told: () => void): () => void {
     const holder = this.#holder;
     const stop = this.#past("urgent data").watchUrgent(this.#open(), told);
-    const ended = holder.onClose?.(told); // whoever waits asks then, and is told EBADF
+    const ended = holder.onClose?.(told); // whoever waits then asks, and gets EBADF
     return () => {
       stop();
       ended?.();
     };
   }
 
-  /** The descriptor; -1 where there is none yet. Throws `EBADF` where there is none any more. */
+  /** The descriptor; -1 if there is none yet. Throws `EBADF` if there is none any more. */
   #open(): number {
     const { fd } = this.#holder;
     if (fd === null) throw new SocketError("EBADF");
     return fd;
   }
 
-  /** libc, for what passes Node by. */
+  /** libc, for whatever bypasses Node. */
   #past(what: string): Libc {
     const libc = neededLibc(what, this.#libc);
     if (this.#holder.closedTo !== undefined) {

@@ -19,7 +19,7 @@ interface Koffi {
   load(library: null): { func(declaration: string): Call };
   /** Of the last call. */
   errno(): number;
-  /** libuv's poll handles, where this version has them. */
+  /** libuv's poll handles, if this version has them. */
   readonly node?: {
     poll(fd: number, events: { readable: true }, told: (status: number) => void): PollHandle;
   };
@@ -50,14 +50,14 @@ const load = (): NonNullable<typeof loaded> => {
 
 const isOff = (): boolean => process.env.SOCKLET_NATIVE === "off";
 
-/** libc, where it can be called; `null` where it cannot, or is turned off. */
+/** libc; `null` if it cannot be called, or is turned off. */
 export const libc = (): Libc | null => {
   if (isOff()) return null;
   loaded ??= load();
   return loaded instanceof Libc ? loaded : null;
 };
 
-/** libc, or `ERR_UNSUPPORTED` for `what`, which says why there is none; `found` is what a socket was made with. */
+/** libc. Throws `ERR_UNSUPPORTED` for `what` if there is none, and says why. `found` is the libc that a socket was made with. */
 export const neededLibc = (what: string, found: Libc | null = libc()): Libc => {
   if (found !== null) return found;
   const why = isOff() || loaded === undefined || loaded instanceof Libc ? null : loaded;
@@ -94,20 +94,20 @@ const F_DUPFD_CLOEXEC = 1030; // Linux linux/fcntl.h; fcntl(2)
 const EPOLL_CLOEXEC = SOCK_CLOEXEC; // one flag under two names; epoll_create1(2)
 const EPOLL_CTL_ADD = 1; // epoll_ctl(2)
 const EPOLLPRI = POLLPRI; // the same bit; epoll_ctl(2)
-const EPOLLET = 0x8000_0000; // once for each that comes, not for as long as it is there; epoll(7)
+const EPOLLET = 0x8000_0000; // edge-triggered: once for each that comes; epoll(7)
 const EPOLL_EVENT = 16; // bytes of struct epoll_event, or 12, packed, on x86-64
 const IFNAMSIZ = 16; // bytes of an interface's name, with its NUL; netdevice(7)
-const LARGEST = 1024 * 1024; // bytes that are taken of one datagram: more than a Unix socket sends with Linux's largest buffer (net.core.wmem_max)
+const LARGEST = 1024 * 1024; // bytes of the largest datagram: more than a Unix socket can send with Linux's largest buffer (net.core.wmem_max)
 
 const nothing = (): void => {};
 
 let received: Uint8Array | undefined; // what a datagram is received into, before it is copied out
 
-/** libc's calls on sockets. What fails throws a `SocketError` with the kernel's code. */
+/** libc's calls on sockets. A call that fails throws a `SocketError` with the kernel's code. */
 export class Libc {
   readonly #koffi: Koffi;
   readonly #calls: Readonly<Record<keyof typeof DECLARATIONS, Call>>;
-  readonly #name = new Uint8Array(SOCKADDR); // the address that a call gives
+  readonly #name = new Uint8Array(SOCKADDR); // the address that a call writes
   readonly #size = new Uint32Array(1); // and its size
   readonly #interfaces: Interfaces = {
     indexOf: (name) => this.#calls.if_nametoindex(name),
@@ -130,7 +130,7 @@ export class Libc {
     return this.#koffi.node?.poll !== undefined;
   }
 
-  /** A new descriptor, which programs that this one starts do not inherit. */
+  /** A new descriptor, which child processes do not inherit. */
   socket(family: number, type: number, protocol: number): number {
     return this.#checked(this.#calls.socket(family, type | SOCK_CLOEXEC, protocol), "socket");
   }
@@ -176,7 +176,7 @@ export class Libc {
     this.#checked(this.#calls.setsockopt(fd, level, name, value, value.length), "setsockopt");
   }
 
-  /** Gives how many bytes the kernel took; `null` where it would have waited. */
+  /** Returns how many bytes the kernel took; `null` if the call would block. */
   send(fd: number, bytes: Uint8Array, flags: number): number | null {
     return this.#taken(
       this.#calls.send(fd, bytes, bytes.length, flags | MSG_DONTWAIT | MSG_NOSIGNAL),
@@ -195,7 +195,7 @@ export class Libc {
     return bytes.subarray(0, this.#checked(this.#calls.recv(fd, bytes, size, flags | MSG_DONTWAIT), "recv"));
   }
 
-  /** The next datagram, and its sender (`null`: a Unix socket without a name); `null` where none is there. */
+  /** The next datagram, and its sender (`null`: a Unix socket without a name); `null` if there is none. */
   recvfrom(fd: number): readonly [Uint8Array, Address | null] | null {
     received ??= new Uint8Array(LARGEST);
     this.#size[0] = SOCKADDR;
@@ -206,7 +206,7 @@ export class Libc {
     return size === null ? null : [received.slice(0, size), this.#unpacked()];
   }
 
-  /** Another descriptor of the same socket: the lowest that is free, of `least` and above. */
+  /** A duplicate: the lowest free descriptor that is at least `least`. */
   dup(fd: number, least = 0): number {
     return this.#checked(this.#calls.fcntl(fd, F_DUPFD_CLOEXEC, "int", least), "fcntl");
   }
@@ -226,8 +226,8 @@ export class Libc {
   }
 
   /**
-   * Calls `told` when `fd` can be read from, again and again while it can; gives what stops that, which must come
-   * before the descriptor is closed. libuv waits for it, so it must not have the descriptor itself.
+   * Calls `told` when `fd` can be read from, again and again while it can. Returns a function that stops it, which must be
+   * called before the descriptor is closed. libuv waits for it, so it must not use the descriptor otherwise.
    */
   watch(fd: number, told: () => void, keepsAlive = true): () => void {
     const { node } = this.#koffi;
@@ -237,11 +237,11 @@ export class Libc {
     let watching = true;
     const poll = (): PollHandle => {
       const handle = node.poll(fd, { readable: true }, (status) => {
-        // koffi calls outside of what Node counts as a callback: promises go on after the next that is one.
+        // Node does not count koffi's call as a callback, and continues promises only after one: this is one.
         setImmediate(nothing);
         told();
         if (status >= 0 || !watching) return;
-        // At an error of the socket's (a datagram's ECONNREFUSED) libuv stops: it goes on with another handle.
+        // libuv stops at an error of the socket (a datagram's ECONNREFUSED): another handle continues.
         handle.close();
         current = poll();
       });
@@ -256,8 +256,8 @@ export class Libc {
   }
 
   /**
-   * Calls `told` when an urgent byte has come; gives what stops that. libuv waits for no such thing, and has the
-   * descriptor already; an epoll of our own waits, and for that libuv can wait. It keeps no process alive.
+   * Calls `told` when an urgent byte has come. Returns a function that stops it. libuv cannot wait for that, and has the
+   * descriptor already. So an epoll of our own waits for it, and libuv for the epoll. It keeps no process alive.
    */
   watchUrgent(fd: number, told: () => void): () => void {
     const epoll = this.#checked(this.#calls.epoll_create1(EPOLL_CLOEXEC), "epoll_create1");
@@ -296,12 +296,12 @@ export class Libc {
     return packSockaddr(address, this.#interfaces);
   }
 
-  /** The address that the last call gave; `null` for a Unix socket without a name. */
+  /** The address that the last call wrote; `null` for a Unix socket without a name. */
   #unpacked(): Address | null {
     return unpackSockaddr(this.#name.subarray(0, this.#size[0]), this.#interfaces);
   }
 
-  /** `result`, or `null` where the call would have waited. */
+  /** `result`, or `null` if the call would block. */
   #taken(result: number, call: string, said?: string): number | null {
     return result < 0 && codeOf(this.#koffi.errno()) === "EWOULDBLOCK"
       ? null
@@ -314,7 +314,7 @@ export class Libc {
   }
 }
 
-// libuv's names for two numbers that have two.
+// libuv's names for two error numbers that have two names.
 const OTHER_NAMES: Readonly<Record<string, string>> = { EAGAIN: "EWOULDBLOCK", ENOTSUP: "EOPNOTSUPP" };
 
 const codeOf = (errno: number): string => {
@@ -322,7 +322,7 @@ const codeOf = (errno: number): string => {
   return OTHER_NAMES[name] ?? name;
 };
 
-/** Linux's error number as an error that has its code. */
+/** The error for one of Linux's error numbers. */
 export const kernelError = (errno: number, call: string, said?: string): SocketError => {
   const code = codeOf(errno);
   const cause = Object.assign(new Error(`${call}: ${code}`), { code, errno, syscall: call });

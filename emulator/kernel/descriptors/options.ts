@@ -14,7 +14,7 @@ const LEVELS: Readonly<Record<number, readonly [level: string, names: string]>> 
   [IPPROTO_IPV6]: ["IPPROTO_IPV6", "IPV6_"],
 };
 
-/** An option as who reads an error knows it: `SO_SNDBUF (7) at SOL_SOCKET (1)`. */
+/** An option as an error message names it: `SO_SNDBUF (7) at SOL_SOCKET (1)`. */
 export const optionName = (level: number, name: number): string => {
   const [levelName, prefix] = LEVELS[level] ?? [];
   const found = Object.entries(constants).find(
@@ -24,7 +24,7 @@ export const optionName = (level: number, name: number): string => {
   return `${said} at ${levelName === undefined ? `level ${level}` : `${levelName} (${level})`}`;
 };
 
-/** What the kernel said of an option, with its name. */
+/** The kernel's error about an option, with the option's name. */
 export const optionError = (error: unknown, level: number, name: number, value?: Uint8Array): unknown => {
   if (!(error instanceof SocketError)) return error;
   const { code, cause } = error;

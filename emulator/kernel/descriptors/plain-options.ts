@@ -46,9 +46,9 @@ import { integer, optionKey } from "./options.ts";
 
 /** The options that Node's own API has, of one kind of socket. */
 export interface PlainOptions {
-  /** The option's value, where it is truly known. */
+  /** The option's value, if it is known. */
   get(level: number, name: number): number | undefined;
-  /** Sets it; false where Node has no way to. */
+  /** Sets it; false if Node cannot. */
   set(level: number, name: number, value: Uint8Array): boolean;
 }
 
@@ -59,7 +59,7 @@ export interface Kind {
   readonly proto: number;
 }
 
-/** What a socket can tell of itself. */
+/** The options that are facts about the socket. */
 const tell = ({ family, type }: Kind, name: number, listens: boolean): number | undefined => {
   const own = family === AF_UNIX ? 0 : type === SOCK_STREAM ? IPPROTO_TCP : IPPROTO_UDP;
   return new Map([
@@ -67,7 +67,7 @@ const tell = ({ family, type }: Kind, name: number, listens: boolean): number | 
     [SO_TYPE, type],
     [SO_PROTOCOL, own],
     [SO_ACCEPTCONN, Number(listens)],
-    [SO_ERROR, 0], // an error was told when it came
+    [SO_ERROR, 0], // errors are reported when they occur
   ]).get(name);
 };
 
@@ -81,7 +81,7 @@ const STREAM_OPTIONS: readonly string[] = [NODELAY, KEEPALIVE, KEEPIDLE, REUSEAD
 const BEFORE_BIND: readonly string[] = [REUSEADDR, REUSEPORT, V6ONLY];
 const MAX_KEEPIDLE = 32_767; // seconds; tcp(7), MAX_TCP_KEEPIDLE
 
-/** What sets the options of a connection that Node has a call for. */
+/** The calls that Node has for the options of a connection. */
 export interface Settable {
   setNoDelay(on: boolean): unknown;
   /** `delay`: milliseconds; 0 leaves it as it is. */
@@ -93,7 +93,7 @@ export class PlainStreamOptions implements PlainOptions {
   readonly #kind: Kind;
   readonly #values: Map<string, number>;
   #socket: Settable | null = null;
-  /** No more can be said of how it is bound. */
+  /** Options for bind() can be set no more. */
   bound = false;
   listens = false;
 
@@ -128,10 +128,10 @@ export class PlainStreamOptions implements PlainOptions {
   }
 
   get idle(): number {
-    return 1_000 * (this.#values.get(KEEPIDLE) ?? 0); // with 0 Node leaves the idle time as it is
+    return 1_000 * (this.#values.get(KEEPIDLE) ?? 0); // Node leaves the idle time as it is for 0
   }
 
-  /** `socket` is it from now on, and has what was set. `fresh`: it is a new one, of which the rest is known, too. */
+  /** From now on it is `socket`, which is given the options that were set. `fresh`: it is new, so the other options are known, too. */
   open(socket: Settable, fresh: boolean): void {
     this.#socket = socket;
     if (fresh) {
@@ -141,7 +141,7 @@ export class PlainStreamOptions implements PlainOptions {
       ];
       for (const [key, value] of known) if (!this.#values.has(key)) this.#values.set(key, value);
     }
-    // What is for bind() alone was of no use to one that was not bound.
+    // Options for bind() have no effect on a socket that was not bound.
     if (!this.bound) for (const key of BEFORE_BIND) this.#values.delete(key);
     for (const key of this.#values.keys()) this.#apply(key);
   }
@@ -200,7 +200,7 @@ const DATAGRAM_OPTIONS: Readonly<Record<string, readonly [bytes: number, set: Se
     4,
     number((socket, value) => socket.setMulticastLoopback(value !== 0)),
   ],
-  // struct in_addr; struct ip_mreq; struct ipv6_mreq, of which Node can leave the interface to the system
+  // struct in_addr; struct ip_mreq; struct ipv6_mreq, whose interface Node can only leave to the system
   [optionKey(SOL_IP, IP_MULTICAST_IF)]: [4, (socket, value) => socket.setMulticastInterface(value.join("."))],
   [optionKey(SOL_IP, IP_ADD_MEMBERSHIP)]: [8, group4("addMembership")],
   [optionKey(SOL_IP, IP_DROP_MEMBERSHIP)]: [8, group4("dropMembership")],
@@ -233,7 +233,7 @@ export class PlainDatagramOptions implements PlainOptions {
     const key = optionKey(level, name);
     if (!KERNEL_TELLS.includes(key)) return this.#values.get(key);
     const socket = this.#socket;
-    if (socket === null) return undefined; // the kernel makes another number of the one that was set
+    if (socket === null) return undefined; // the kernel changes the number that was set
     return name === SO_SNDBUF ? socket.getSendBufferSize() : socket.getRecvBufferSize();
   }
 
@@ -254,7 +254,7 @@ export class PlainDatagramOptions implements PlainOptions {
     return this.#values.get(key) === 1;
   }
 
-  /** It is open: what was set before is so now. Throws what the kernel says of it. */
+  /** It is open: applies what was set before. Throws the kernel's error. */
   open(socket: dgram.Socket): void {
     this.#socket = socket;
     for (const [key, value] of this.#early.splice(0)) this.#apply(key, value);

@@ -7,7 +7,7 @@ import { AF_INET, AF_INET6, AF_UNIX } from "../../../core/net/constants.ts";
 export const SOCKADDR = 128; // bytes of struct sockaddr_storage; socket(7)
 const MAX_PATH = process.platform === "linux" ? 107 : 103; // bytes: sun_path with its NUL is 108 (unix(7)), on the BSDs 104
 
-/** The bytes of a Unix path, or of an abstract name. Throws `EINVAL` where it is too long for an address: Node would cut it, or say no more than that it is not valid. */
+/** The bytes of a Unix path, or of an abstract name. Throws `EINVAL` if it is too long for an address: Node would cut it, or say only that it is not valid. */
 export const checkedPath = (path: string): Uint8Array => {
   const bytes = new TextEncoder().encode(path);
   const abstract = bytes[0] === 0;
