@@ -46,7 +46,7 @@ const DATA = ".socklet/data";
 export interface ServeOptions {
   /** Listen on this host in place of each listener's own. Entries of the app's `dial` that lead to its own listeners lead there, too. */
   readonly host?: string;
-  /** Listen on ports that the system chooses in place of each listener's own; `dial` follows, as with `host`. */
+  /** Listen on ports that the system chooses in place of each listener's own, those of one port together at one; `dial` follows, as with `host`. */
   readonly anyPort?: boolean;
   /** The folder of the app's storage. Default `.socklet/data`. */
   readonly data?: string;
@@ -202,6 +202,29 @@ interface Placed {
   readonly at: Address | null;
 }
 
+const MOST_TRIES = 10; // ports that are tried for listeners of one declared port, before each gets one of its own
+
+/** Listeners in groups whose port is to stay one: those of one declared port, with `anyPort`; else each is alone. */
+const together = <Context>(
+  all: readonly Listener<Context>[],
+  { anyPort, host }: ServeOptions,
+): Listener<Context>[][] => {
+  const groups: { readonly port: number; readonly places: Set<string>; readonly of: Listener<Context>[] }[] =
+    [];
+  for (const listener of all) {
+    const { endpoint } = listener;
+    const port = endpoint.scheme === "unix" ? 0 : endpoint.port;
+    // Two that could not share a port there are not kept together.
+    const place = endpoint.scheme === "unix" ? "" : `${endpoint.scheme}://${host ?? endpoint.hostname}`;
+    const group = anyPort && port !== 0 && groups.find((one) => one.port === port && !one.places.has(place));
+    if (group) {
+      group.places.add(place);
+      group.of.push(listener);
+    } else groups.push({ port, places: new Set([place]), of: [listener] });
+  }
+  return groups.map(({ of }) => of);
+};
+
 /** A host in one spelling. */
 const hostKey = (host: string): string => String(packAddress(host) ?? host.toLowerCase());
 const LOCALHOST: readonly string[] = ["localhost", "127.0.0.1", "::1"].map(hostKey);
@@ -268,7 +291,7 @@ export const serveApp = async <Context>(
     signal,
   );
   const servers: AnyServer<Context>[] = []; // opened, or about to be
-  const open: AnyServer<Context>[] = [];
+  const open = new Map<Listener<Context>, AnyServer<Context>>();
   const listeners: Serving[] = [];
   const placed: Placed[] = [];
   const dial = { ...app.dial }; // as it is once the listeners are where they are
@@ -317,33 +340,60 @@ export const serveApp = async <Context>(
       serve === "forking" && options.module !== undefined
         ? appHandlerFrom(options.module, name, options.data ?? DATA)
         : app.handlers[name];
-  const openAll = async (): Promise<void> => {
+  /** Opens one listener, with `anyPort` at this port; gives its server. */
+  const openOne = async (listener: Listener<Context>, port: number): Promise<AnyServer<Context>> => {
+    const { scheme } = listener.endpoint;
+    const endpoint =
+      scheme === "unix"
+        ? listener.endpoint
+        : {
+            ...listener.endpoint,
+            ...(options.host !== undefined && { hostname: options.host }),
+            ...(options.anyPort && { port }),
+          };
+    const server = serverOf<Context>(
+      { ...listener, endpoint },
+      {
+        ...listener.options,
+        ...tlsOf(listener, options.certificate, spoken(listener)),
+        name: listener.name,
+        context,
+        onEvent: tell,
+        drainTimeout,
+      } as ServerOptions<Context>,
+      recorded,
+      options,
+    );
+    servers.push(server);
+    await unlessAborted(server.listen(), signal);
+    open.set(listener, server);
+    return server;
+  };
+  /** Opens those that the app has at one port: where that may be any, all of them at the same one. */
+  const openTogether = async (group: readonly Listener<Context>[]): Promise<void> => {
+    for (let tries = 1; ; tries++) {
+      let port = 0;
+      try {
+        for (const listener of group) {
+          const { serverAddress } = await openOne(listener, tries > MOST_TRIES ? 0 : port);
+          port = (serverAddress as InternetAddress).port;
+        }
+        return;
+      } catch (error) {
+        // The system chose a port that is free for the first of them; for another it is not.
+        if (!options.anyPort || port === 0 || (error as SocketError).code !== "EADDRINUSE") throw error;
+        const opened = group.flatMap((listener) => open.get(listener) ?? []);
+        for (const listener of group) open.delete(listener);
+        await Promise.all(opened.map((server) => server.serverClose()));
+      }
+    }
+  };
+  /** Lists those that are open, in the app's order. */
+  const list = (): void => {
     for (const listener of app.listeners) {
+      const server = open.get(listener);
+      if (server === undefined) continue;
       const { scheme } = listener.endpoint;
-      const endpoint =
-        scheme === "unix"
-          ? listener.endpoint
-          : {
-              ...listener.endpoint,
-              ...(options.host !== undefined && { hostname: options.host }),
-              ...(options.anyPort && { port: 0 }),
-            };
-      const server = serverOf<Context>(
-        { ...listener, endpoint },
-        {
-          ...listener.options,
-          ...tlsOf(listener, options.certificate, spoken(listener)),
-          name: listener.name,
-          context,
-          onEvent: tell,
-          drainTimeout,
-        } as ServerOptions<Context>,
-        recorded,
-        options,
-      );
-      servers.push(server);
-      await unlessAborted(server.listen(), signal);
-      open.push(server);
       placed.push({ declared: listener.endpoint, at: server.serverAddress });
       const at = server.serverAddress as InternetAddress | { readonly path: string };
       listeners.push({
@@ -356,6 +406,13 @@ export const serveApp = async <Context>(
         try: filled(listener.try, "path" in at ? { path: at.path } : { host: at.hostname, port: at.port }),
         info: () => server.info(),
       });
+    }
+  };
+  const openAll = async (): Promise<void> => {
+    try {
+      for (const group of together(app.listeners, options)) await openTogether(group);
+    } finally {
+      list();
     }
     for (const [name, entry] of Object.entries(dial)) {
       dial[name] = { ...entry, endpoint: moved(entry.endpoint, placed, options.host) };
@@ -370,20 +427,22 @@ export const serveApp = async <Context>(
   try {
     await openAll();
   } catch (error) {
-    if (!signal?.aborted || open.length === 0) {
+    if (!signal?.aborted || open.size === 0) {
       await close();
       throw error;
     }
   }
   const endpoint = (declared: Endpoint): Endpoint => moved(declared, placed, options.host);
   pools?.open({ context, endpoint, onEvent: tell });
-  for (const server of open) void server.serveForever();
+  for (const server of open.values()) void server.serveForever();
   return {
     listeners,
     control: routes && access ? { url: routes.url, token: access.made } : null,
     close,
     reload: () => {
-      const secured = open.filter((server) => server instanceof TCPServer && server.reloadCertificate());
+      const secured = [...open.values()].filter(
+        (server) => server instanceof TCPServer && server.reloadCertificate(),
+      );
       return secured.length;
     },
     abort: () => {

@@ -103,6 +103,36 @@ test.each<[listen: string, dial: string, moves: ServeOptions, to: string]>([
   expect(app.dial.it?.endpoint).toMatchObject({ port: Number(/\d+$/.exec(dial)?.[0]) }); // the app's own is as it was
 });
 
+test("with anyPort what an app has at one port stays at one", async () => {
+  const listen = ["udp://127.0.0.1:7", "tcp://127.0.0.1:8", "tcp://127.0.0.1:7", "tcp://127.0.0.2:7"];
+  const app = defineApp({
+    handlers: { lines: Lines, EchoDatagram },
+    listen: listen.map((address) => {
+      return { handler: address.startsWith("udp") ? "EchoDatagram" : "lines", address };
+    }),
+  });
+  await using server = await serveApp(app, { anyPort: true });
+  const ports = server.listeners.map(({ url }) => new URL(url).port);
+  expect(server.listeners.map(({ url }) => url.replace(/\d+$/, ""))).toEqual(
+    listen.map((url) => url.replace(/\d+$/, "")),
+  );
+  expect(ports).toEqual([ports[0], ports[1], ports[0], ports[0]]);
+  expect(ports[0]).not.toBe(ports[1]);
+});
+
+test("with anyPort what cannot be at one port has ports of its own", async () => {
+  const app = defineApp({
+    handlers: { EchoDatagram },
+    listen: ["udp://127.0.0.1:7", "udp://0.0.0.0:7"].map((address) => {
+      return { handler: "EchoDatagram", address };
+    }),
+  });
+  await using server = await serveApp(app, { anyPort: true });
+  const [one, other, ...more] = server.listeners.map(({ url }) => new URL(url).port);
+  expect(one).not.toBe(other);
+  expect(more).toEqual([]);
+});
+
 interface Place {
   readonly server: AppServer;
   readonly control: ControlClient;
