@@ -149,7 +149,7 @@ export type SockletEvent =
       /** What was wrong, where the reason alone does not say it. */
       readonly error?: SocketError;
     })
-  /** A proxy looked whether the server is there: by a header that says so (`LOCAL`), or by a connection that said nothing. No handler began. */
+  /** A proxy looked whether the server is there: by a header that says so (`LOCAL`), or by a connection that said nothing (`address` is `null` where it was gone already). No handler began. */
   | (Told & { readonly type: "checked"; readonly address: Address | null })
   /**
    * A TLS handshake is over, which began with the connection; one that failed costs no handler, and `error` says why:

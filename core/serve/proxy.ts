@@ -159,6 +159,11 @@ export class ProxyDoor {
     unaddressed: Unaddressed | null,
   ): "direct" | null | Promise<Passage | null> {
     const peer = transport.remoteAddress;
+    if (peer === null && unaddressed === null) {
+      transport.abort(); // it was reset before it was accepted, as a check does that only connects
+      this.#keeper.checked(null);
+      return null;
+    }
     if (this.#trusts(peer, unaddressed)) return this.#read(transport);
     if (this.#others === "direct") return "direct";
     transport.abort();
