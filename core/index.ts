@@ -104,6 +104,7 @@ export {
   StreamRequestHandler,
   streamHandler,
 } from "./serve/handler.ts";
+export type { Keep, KeepOptions, RedialOptions, StateKeeper } from "./serve/keep.ts";
 export { ThreadingMixIn } from "./serve/mixins.ts";
 export type { ProxyProtocolOptions } from "./serve/proxy.ts";
 export {

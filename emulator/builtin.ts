@@ -52,4 +52,7 @@ export const lazy = {
   get v8() {
     return load("node:v8");
   },
+  get zlib() {
+    return load("node:zlib");
+  },
 };

@@ -37,6 +37,8 @@ export interface PlatformStorage {
   setAlarm(at: number): Promise<void>;
   deleteAlarm(): Promise<void>;
   deleteAll(): Promise<void>;
+  /** Resolves when all that was written is kept. */
+  sync(): Promise<void>;
 }
 
 /** A `SqlStorage`. */

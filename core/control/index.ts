@@ -10,15 +10,18 @@ export {
   controlClient,
   type FollowOptions,
 } from "./client.ts";
+export type { SessionChange, SessionStore } from "./commits.ts";
 export { ListenerLog } from "./listeners.ts";
-export { LocalPlane, type LocalPlaneOptions } from "./local.ts";
+export { type ArchivedSession, LocalPlane, type LocalPlaneOptions, type SessionArchive } from "./local.ts";
 export { openApi } from "./openapi.ts";
 // What is behind them
 export {
+  type AttemptInfo,
   type ControlPlane,
   type ErrorInfo,
   type Health,
   isOver,
+  type KeptInfo,
   type ListenerEvent,
   type ListenerInfo,
   listenerInfo,
@@ -34,4 +37,4 @@ export {
 export type { FieldError, Problem } from "./problem.ts";
 // The routes
 export { type ControlSetup, controlRoutes } from "./routes.ts";
-export type { SessionHooks } from "./session.ts";
+export type { SessionHooks, SessionRecord } from "./session.ts";

@@ -6,11 +6,12 @@
 import { DONE, type MaybePromise } from "../bytes/data.ts";
 import { SocketError } from "../errors.ts";
 import { AllowList } from "../net/access.ts";
-import { checkOptions, optionNamesOf } from "../options.ts";
+import { checkOptions, MAX_TIMER, optionNamesOf } from "../options.ts";
 import type { App } from "../serve/app.ts";
 import type { PoolInfo } from "../serve/client.ts";
 import type { BaseConnector } from "../serve/connector.ts";
 import type { StreamSocket } from "../sockets/stream-socket.ts";
+import type { SessionStore } from "./commits.ts";
 import { ListenerLog } from "./listeners.ts";
 import {
   type ControlPlane,
@@ -26,7 +27,14 @@ import {
   type SessionTarget,
   sessionTarget,
 } from "./plane.ts";
-import { dialled, Session, type SessionHooks, type SessionOptions } from "./session.ts";
+import {
+  dialled,
+  Session,
+  type SessionHooks,
+  type SessionOptions,
+  type SessionRecord,
+  type SessionRun,
+} from "./session.ts";
 
 /** What a local plane is made of. Times are milliseconds. */
 export interface LocalPlaneOptions {
@@ -42,6 +50,10 @@ export interface LocalPlaneOptions {
   readonly log?: ListenerLog;
   /** As `ControlPlane.ready`. Default: always ready. */
   ready?(): MaybePromise<readonly string[]>;
+  /** Keeps the sessions that last beyond this process. Default: they last as long as it. */
+  readonly archive?: SessionArchive | undefined;
+  /** Told of what fails in keeping them. */
+  readonly onArchiveError?: ((error: unknown) => void) | undefined;
   /** Texts that no record may show; see `SessionOptions.secrets`. */
   readonly secrets?: readonly string[];
   /** Dialled sessions at once; one more is `ERR_LIMIT`. Default 1 000: each holds a connection. */
@@ -59,11 +71,31 @@ const LOCAL_PLANE_NAMES = optionNamesOf<LocalPlaneOptions>("a local plane")({
   poolInfos: true,
   log: true,
   ready: true,
+  archive: true,
+  onArchiveError: true,
   secrets: true,
   maxRunning: true,
   maxHistory: true,
   maxAge: true,
 });
+
+/** All that is kept of a session that lasts. */
+export interface ArchivedSession extends SessionRecord {
+  /** What it was started with; its params may hold secrets. */
+  readonly spec: SessionSpec;
+}
+
+/** Where the sessions that last are kept beyond their process. */
+export interface SessionArchive {
+  /** All that are kept, also those that are over. */
+  load(): Promise<readonly ArchivedSession[]>;
+  /** The store of one of them, or of a new one that is started with `spec`. Rejects with `EBUSY` where another process uses the archive. */
+  store(id: string, spec: SessionSpec): Promise<SessionStore>;
+  /** Lets go of one that is over. */
+  forget(id: string): Promise<void>;
+  /** The process ends. */
+  close(): Promise<void>;
+}
 
 const NOTHING_TOLD = new ListenerLog();
 NOTHING_TOLD.end();
@@ -75,6 +107,7 @@ export class LocalPlane implements ControlPlane {
   readonly #sessions = new Map<string, Session>(); // by id, which is by age
   readonly #over = new Set<Session>(); // of them those that are over, by the time they were
   #dialled = 0; // that run
+  readonly #timers = new Map<string, ReturnType<typeof setTimeout>>(); // of those that wait, by id
   #closed = false;
 
   /** Throws `ERR_APP` where a rule of the app's `allow` is none. */
@@ -82,6 +115,29 @@ export class LocalPlane implements ControlPlane {
     checkOptions("a local plane", options, LOCAL_PLANE_NAMES);
     this.#options = options;
     this.#allow = new AllowList(options.app.allow);
+  }
+
+  /** The sessions of the archive go on. Call it once, when what they dial may be dialled. */
+  async resume(): Promise<void> {
+    const { archive, app, secrets = [] } = this.#options;
+    for (const { spec, ...record } of (await archive?.load()) ?? []) {
+      const { id } = record.info;
+      const kept = await archive?.store(id, spec);
+      if (kept === undefined || this.#closed) return;
+      const store = this.#store(id, kept);
+      let session: Session;
+      try {
+        const target = sessionTarget(app, spec, this.#allow);
+        session = Session.resume(record, { ...this.#settings(id, target), secrets, store });
+      } catch (error) {
+        session = Session.restore(record, store, error);
+      }
+      if (!session.over) this.#count(session);
+      this.#keep(session);
+    }
+    const byAge = [...this.#sessions].sort(([one], [other]) => (one < other ? -1 : 1));
+    this.#sessions.clear();
+    for (const [id, session] of byAge) this.#sessions.set(id, session);
   }
 
   health(): Health {
@@ -114,12 +170,66 @@ export class LocalPlane implements ControlPlane {
     if (this.#dialled >= maxRunning) {
       throw new SocketError("ERR_LIMIT", `${maxRunning} sessions run already; end one, or wait for one`);
     }
-    const { handler, address, params, deadline } = target;
-    const run = dialled(this.#options.connector(target), params);
-    this.#dialled++;
-    const session = this.#add({ handler, address, params, deadline, direction: "outbound", run });
-    void session.whenOver.then(() => this.#dialled--);
+    const id = newSessionId();
+    const { archive, secrets = [] } = this.#options;
+    this.#dialled++; // also while its record is made, or too many would be
+    let store: SessionStore | undefined;
+    try {
+      if (target.keep !== null) store = this.#store(id, (await archive?.store(id, spec)) ?? { save() {} });
+      if (this.#closed) throw new SocketError("EBADF", "this process is ending and starts nothing more");
+    } finally {
+      this.#dialled--;
+    }
+    const session = Session.start({ ...this.#settings(id, target), secrets, store });
+    this.#count(session);
+    this.#keep(session);
+    if (store === undefined) return session.info();
+    try {
+      await session.whenKept;
+    } catch (error) {
+      await session.end();
+      throw SocketError.from(error, "ERR_INTERNAL");
+    }
     return session.info();
+  }
+
+  #count(session: Session): void {
+    this.#dialled++;
+    void session.whenOver.then(() => this.#dialled--);
+  }
+
+  #settings(id: string, target: SessionTarget): SessionOptions {
+    const { handler, address, params, deadline, keep } = target;
+    // A connector for each connection: its `onEvent` is listened to.
+    const run: SessionRun = (hooks) => dialled(this.#options.connector(target), params)(hooks);
+    return { id, handler, address, params, deadline, keep, direction: "outbound", run };
+  }
+
+  /** Wakes the session `id` when its changes say so. */
+  #store(id: string, kept: SessionStore): SessionStore {
+    return {
+      save: async (change) => {
+        this.#wakeAt(id, change.wakeAt);
+        try {
+          await kept.save(change);
+        } catch (error) {
+          this.#options.onArchiveError?.(error);
+          throw error;
+        }
+      },
+    };
+  }
+
+  #wakeAt(id: string, at: number | null): void {
+    clearTimeout(this.#timers.get(id));
+    this.#timers.delete(id);
+    if (at === null || this.#closed) return;
+    const wake = (): void => {
+      const session = this.#sessions.get(id);
+      session?.wake();
+      this.#wakeAt(id, session?.wakeAt ?? null); // it was too early: the clock was set, or it is further than a timer goes
+    };
+    this.#timers.set(id, setTimeout(wake, Math.min(Math.max(at - Date.now(), 0), MAX_TIMER)));
   }
 
   /**
@@ -134,8 +244,10 @@ export class LocalPlane implements ControlPlane {
     over: Promise<void> = DONE,
   ): Promise<unknown> {
     const outcome = Promise.withResolvers<unknown>();
-    this.#add({
+    const session = Session.start({
       ...listener,
+      id: newSessionId(),
+      secrets: this.#options.secrets ?? [],
       direction: "inbound",
       deadline: null,
       run: async (hooks) => {
@@ -150,6 +262,7 @@ export class LocalPlane implements ControlPlane {
         await over;
       },
     });
+    this.#keep(session);
     return outcome.promise;
   }
 
@@ -195,22 +308,31 @@ export class LocalPlane implements ControlPlane {
     return (await this.#find(id)?.end()) ?? null;
   }
 
-  /** Starts nothing more, and ends the dialled sessions that run; accepted ones are their server's to end. */
+  /**
+   * Starts nothing more, and ends the dialled sessions that run; accepted ones are their server's to end. Those in the archive
+   * are there for the next process.
+   */
   async close(): Promise<void> {
     this.#closed = true;
+    const { archive } = this.#options;
     const reason = new SocketError("ECANCELED", "the process that ran this session ended");
+    for (const timer of this.#timers.values()) clearTimeout(timer);
+    this.#timers.clear();
     const dialled = [...this.#sessions.values()].filter((session) => session.info().direction === "outbound");
-    await Promise.all(dialled.map((session) => session.end(reason)));
+    await Promise.all(
+      dialled.map((session) =>
+        archive !== undefined && session.lasts ? session.suspend(reason) : session.end(reason),
+      ),
+    );
+    await archive?.close();
   }
 
-  #add(options: Omit<SessionOptions, "id">): Session {
-    const session = Session.start({ ...options, id: newSessionId(), secrets: this.#options.secrets ?? [] });
+  #keep(session: Session): void {
     this.#sessions.set(session.id, session);
     void session.whenOver.then(() => {
       this.#over.add(session);
       this.#forget();
     });
-    return session;
   }
 
   /** A session that is kept: what a list has forgotten nobody finds. */
@@ -227,6 +349,7 @@ export class LocalPlane implements ControlPlane {
       if (this.#over.size <= maxHistory && Date.parse(session.info().endedAt as string) >= oldest) return;
       this.#over.delete(session);
       this.#sessions.delete(session.id);
+      if (session.lasts) void this.#options.archive?.forget(session.id).catch(this.#options.onArchiveError);
     }
   }
 }

@@ -34,6 +34,7 @@ const running = {
   bytesWritten: 14,
   result: null,
   error: null,
+  kept: null,
 };
 const listening = {
   name: "echo",
@@ -445,6 +446,24 @@ export const openApi = {
         bytesWritten: count,
         result: { description: 'What the handler returned; bytes are { "base64": … }' },
         error: { anyOf: [ref("Error"), { type: "null" }] },
+        kept: { anyOf: [ref("Kept"), { type: "null" }] },
+      }),
+      Kept: object({
+        attempt: { ...count, description: "The number of the attempt that runs, or is over last" },
+        startedAt: nullable("string", { format: "date-time" }),
+        openedAt: nullable("string", { format: "date-time" }),
+        failures: { ...count, description: "Attempts in a row that were over before they had lasted" },
+        next: nullable("string", { format: "date-time", description: "When it is dialled next" }),
+        savedAt: nullable("string", { format: "date-time", description: "When its state was last kept" }),
+        attempts: { ...list(ref("Attempt")), description: "The last ones that are over, the oldest first" },
+      }),
+      Attempt: object({
+        number: { type: "integer", minimum: 1 },
+        startedAt: { ...string, format: "date-time" },
+        openedAt: nullable("string", { format: "date-time" }),
+        endedAt: { ...string, format: "date-time" },
+        how: { enum: ["ended", "failed", "cut"] },
+        error: { anyOf: [ref("Error"), { type: "null" }] },
       }),
       Page: object({ sessions: list(ref("Session")), next: nullable("string") }),
       Error: object({ code: string, message: string }),
@@ -452,7 +471,12 @@ export const openApi = {
         {
           id: { type: "integer", minimum: 1 },
           at: { ...string, format: "date-time" },
-          type: { enum: ["connecting", "open", "handler", "sent", "halfClosed", "ended", "failed", "cut"] },
+          type: {
+            enum: [
+              ...["connecting", "open", "handler", "sent", "halfClosed"],
+              ...["waiting", "ended", "failed", "cut"],
+            ],
+          },
           address: string,
           hint: string,
           peer: nullable("string"),
@@ -461,8 +485,14 @@ export const openApi = {
           bytesRead: count,
           bytesWritten: count,
           error: ref("Error"),
+          attempt: { type: "integer", minimum: 1 },
+          next: { ...string, format: "date-time" },
+          over: { anyOf: [ref("Attempt"), { type: "null" }] },
         },
-        ["address", "hint", "peer", "detail", "bytes", "bytesRead", "bytesWritten", "error"],
+        [
+          ...["address", "hint", "peer", "detail", "bytes", "bytesRead", "bytesWritten", "error"],
+          ...["attempt", "next", "over"],
+        ],
       ),
       Problem: object(
         {

@@ -10,6 +10,9 @@
  *                                         ETIMEDOUT    its deadline passed
  *                                         ECONNABORTED the process that ran it is gone
  *
+ * One of an entry of `dial` with `keep` lasts: when its connection is over it is `waiting`, and then `connecting` again. It is
+ * over when its handler says so (`done`), when its attempts are used up, or when it was ended from outside.
+ *
  * The Worker implements `ControlPlane` with Durable Objects, the emulator with `LocalPlane`. All that is shown is
  * plain JSON, so it can cross any border as it is.
  */
@@ -24,6 +27,7 @@ import type { AnyHandlerClass, App, Serving } from "../serve/app.ts";
 import type { PoolInfo } from "../serve/client.ts";
 import type { SockletEvent } from "../serve/events.ts";
 import { DatagramRequestHandler, type HandlerClass } from "../serve/handler.ts";
+import type { Keep } from "../serve/keep.ts";
 import type { ServerInfo, ServerState, Suspension } from "../serve/server.ts";
 import { dialable, secureTransportOf } from "../sockets/connect.ts";
 import type { StreamSocket } from "../sockets/stream-socket.ts";
@@ -53,7 +57,7 @@ export const BOUNDS = {
 interface SpecOptions {
   /** What the handler gets as `this.params`. Never shown again: it may hold secrets. */
   readonly params?: Json | undefined;
-  /** How long the session may last, from the dialling to the end, in ms. Default `BOUNDS.deadline`. */
+  /** How long the session may last, from the dialling to the end, in ms. Default `BOUNDS.deadline`; of an entry with `keep`: for ever. */
   readonly deadline?: number | undefined;
   /** How long the connection may take to open, in ms. Default: the connector's. */
   readonly connectTimeout?: number | undefined;
@@ -80,11 +84,11 @@ const SPEC_NAMES = optionNamesOf<SpecOptions & { dial: unknown; handler: unknown
   secureTransport: true,
 });
 
-/** Where a session is in its life. The last three are final; `cut` is one whose process or object was lost. */
-export type SessionState = "connecting" | "running" | "ended" | "failed" | "cut";
+/** Where a session is in its life; one that lasts is `waiting` between two connections. The last three are final; `cut` is one whose process or object was lost. */
+export type SessionState = "waiting" | "connecting" | "running" | "ended" | "failed" | "cut";
 
 /** Every state, in the order of a session's life; the last three are over. */
-export const SESSION_STATES = ["connecting", "running", "ended", "failed", "cut"] as const;
+export const SESSION_STATES = ["waiting", "connecting", "running", "ended", "failed", "cut"] as const;
 
 /** Whether a session in this state, or after an event of this type, is over. */
 export const isOver = (state: SessionState | SessionEvent["type"]): boolean =>
@@ -116,12 +120,51 @@ export interface SessionInfo {
   /** What the handler returned, bytes as `{ "base64": … }`; `null` where it has not, or returned nothing. */
   readonly result: Json;
   readonly error: ErrorInfo | null;
+  /** How one lasts; `null` where it is one connection. */
+  readonly kept: KeptInfo | null;
+}
+
+/** One connection of a session that lasts, which is over. */
+export interface AttemptInfo {
+  /** From 1. */
+  readonly number: number;
+  /** ISO 8601, UTC; `openedAt` is `null` where the connection was not opened. */
+  readonly startedAt: string;
+  readonly openedAt: string | null;
+  /** When it was over; of one whose process or object was lost, when that was found. */
+  readonly endedAt: string;
+  /** `ended`: the handler returned. `failed`: the dialling or the handler threw. `cut`: it was ended from outside, or lost with its process (`ECONNABORTED`). */
+  readonly how: "ended" | "failed" | "cut";
+  readonly error: ErrorInfo | null;
+}
+
+/** How a session lasts. */
+export interface KeptInfo {
+  /** The number of the attempt that runs, or is over last; 0 before the first. */
+  readonly attempt: number;
+  /** When that began, and when its connection was open. */
+  readonly startedAt: string | null;
+  readonly openedAt: string | null;
+  /** How many in a row, that one included, were over before they had lasted. */
+  readonly failures: number;
+  /** When it is dialled next; `null` where it is dialled or runs now, or is over. */
+  readonly next: string | null;
+  /** When its handler's state was last kept; `null` where it was not. The state itself is not shown. */
+  readonly savedAt: string | null;
+  /** The last attempts that are over, the oldest first; at most `SESSION_LIMITS.attempts`. */
+  readonly attempts: readonly AttemptInfo[];
 }
 
 /** What an event says beside its number and time. */
 export type SessionEventBody =
   /** `hint`: why the platform may refuse that address, where that is known before it is dialled. */
-  | { readonly type: "connecting"; readonly address: string; readonly hint?: string }
+  | {
+      readonly type: "connecting";
+      readonly address: string;
+      readonly hint?: string;
+      /** Of a session that lasts: which one this is. */
+      readonly attempt?: number;
+    }
   | { readonly type: "open"; readonly peer: string | null }
   /** What the handler said with `this.emit(detail)`. */
   | { readonly type: "handler"; readonly detail: Json }
@@ -129,6 +172,8 @@ export type SessionEventBody =
   | { readonly type: "sent"; readonly bytes: number }
   /** Our direction was ended by hand. */
   | { readonly type: "halfClosed" }
+  /** A session that lasts waits until `next`; `over` is the attempt that came before, `null` before the first. */
+  | { readonly type: "waiting"; readonly next: string; readonly over: AttemptInfo | null }
   | { readonly type: "ended"; readonly bytesRead: number; readonly bytesWritten: number }
   | {
       readonly type: "failed" | "cut";
@@ -281,13 +326,15 @@ export interface SessionTarget {
   /** `endpoint` as text: the session's `address`. */
   readonly address: string;
   readonly params: Json | undefined;
-  /** ms */
-  readonly deadline: number;
+  /** ms; `null`: none, of a session that lasts. */
+  readonly deadline: number | null;
   /** ms; `undefined`: the connector's default. */
   readonly connectTimeout: number | undefined;
   readonly secureTransport: SecureTransport;
   /** Whom to trust, and who one is: an entry of the app's `dial` says so. */
   readonly tls: TlsOptions | undefined;
+  /** How it lasts; `null`: it is one connection. */
+  readonly keep: Keep | null;
 }
 
 const named = (entries: object): string => Object.keys(entries).join(", ") || "none";
@@ -312,8 +359,9 @@ export const sessionTarget = (app: App, spec: SessionSpec, allow: AllowList): Se
   if (HandlerClass.prototype instanceof DatagramRequestHandler) {
     throw new SocketError("EINVAL", `handler: "${handler}" handles datagrams, and a session is a stream`);
   }
-  const { deadline = BOUNDS.deadline } = spec;
-  if (!(deadline > 0 && deadline <= BOUNDS.maxDeadline)) {
+  const keep = declared?.keep ?? null;
+  const { deadline = keep === null ? BOUNDS.deadline : null } = spec;
+  if (deadline !== null && !(deadline > 0 && deadline <= BOUNDS.maxDeadline)) {
     throw new SocketError("EINVAL", `deadline: must be 1 to ${BOUNDS.maxDeadline} ms, and is ${deadline}`);
   }
   const endpoint = checked(() =>
@@ -332,6 +380,7 @@ export const sessionTarget = (app: App, spec: SessionSpec, allow: AllowList): Se
       "EINVAL",
     ),
     tls: declared?.tls,
+    keep,
   };
 };
 

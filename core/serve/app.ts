@@ -40,6 +40,7 @@ import {
 import type { BlobStorage } from "../storage.ts";
 import { type ClientHandlerClass, checkClient, type PoolClient } from "./client.ts";
 import { BaseRequestHandler, DatagramRequestHandler, type HandlerClass, unfitFor } from "./handler.ts";
+import { KEEP_NAMES, type Keep, type KeepOptions, settleKeep } from "./keep.ts";
 import { PROXY_PROTOCOL_NAMES } from "./proxy.ts";
 import { BaseServer, type ServerOptions } from "./server.ts";
 
@@ -218,6 +219,8 @@ export interface DialEntry {
   readonly secureTransport?: SecureTransport;
   /** Whom to trust, and who one is. */
   readonly tls?: TlsOptions;
+  /** Has its sessions last: they are dialled again, and go on where they were. Default: a session is one connection. */
+  readonly keep?: KeepOptions;
 }
 
 const DIAL_ENTRY_NAMES = optionNamesOf<DialEntry>("an entry of dial")({
@@ -225,6 +228,7 @@ const DIAL_ENTRY_NAMES = optionNamesOf<DialEntry>("an entry of dial")({
   address: true,
   secureTransport: true,
   tls: TLS_NAMES,
+  keep: KEEP_NAMES,
 });
 
 type AnyHandlers<Context> = Readonly<Record<string, AnyHandlerClass<Context>>>;
@@ -308,6 +312,7 @@ export interface App<Context = unknown, Handlers extends AnyHandlers<Context> = 
         readonly endpoint: Endpoint;
         readonly secureTransport: SecureTransport;
         readonly tls?: TlsOptions | undefined;
+        readonly keep: Keep | null;
       }
     >
   >;
@@ -341,6 +346,14 @@ const endpointOf = (address: AddressLike, where: string, parse = parseAddress): 
     return parse(address);
   } catch (error) {
     throw wrong(`${where}.address: ${(error as Error).message}`, error);
+  }
+};
+
+const keepOf = (options: KeepOptions, where: string): Keep => {
+  try {
+    return settleKeep(options);
+  } catch (error) {
+    throw wrong(`${where}.${(error as Error).message}`, error);
   }
 };
 
@@ -427,6 +440,7 @@ export const defineApp = <Context = unknown, Handlers extends AnyHandlers<Contex
     checkNames(`dial.${name}`, entry, DIAL_ENTRY_NAMES);
     handlerOf(entry.handler, `dial.${name}`);
     const { handler, tls } = entry;
+    const keep = entry.keep === undefined ? null : keepOf(entry.keep, `dial.${name}.keep`);
     if (entry.secureTransport !== undefined && !SECURE_TRANSPORTS.includes(entry.secureTransport)) {
       throw wrong(
         `dial.${name}.secureTransport is "${entry.secureTransport}"; it may be "off", "on" or "starttls"`,
@@ -437,7 +451,7 @@ export const defineApp = <Context = unknown, Handlers extends AnyHandlers<Contex
       if (tls !== undefined) checkTls(tls);
       return secureTransportOf(endpoint, entry);
     });
-    return [name, { handler, endpoint, secureTransport, ...(tls !== undefined && { tls }) }] as const;
+    return [name, { handler, endpoint, secureTransport, keep, ...(tls !== undefined && { tls }) }] as const;
   });
   const pools = Object.entries(definition.pools ?? {}).map(([name, entry]) => {
     const where = `pools.${name}`;

@@ -10,6 +10,7 @@ import { StreamSocket } from "../sockets/stream-socket.ts";
 import { TLS_NAMES } from "../sockets/tls.ts";
 import { BaseEndpoint, ENDPOINT_NAMES, type EndpointOptions } from "./endpoint.ts";
 import { checkKind, type HandlerClass } from "./handler.ts";
+import type { StateKeeper } from "./keep.ts";
 
 /** What a connector's `run` can be given. */
 export interface RunOptions<Request = unknown, Params = unknown> {
@@ -17,11 +18,13 @@ export interface RunOptions<Request = unknown, Params = unknown> {
   readonly params?: Params;
   /** Aborts the dialling, then the handler. */
   readonly signal?: AbortSignal;
+  /** What keeps the handler's state. Default: the handler alone. */
+  readonly keeper?: StateKeeper | undefined;
   /** Told of the connection when it is open, just before the handler is made; what it throws, `run` rejects with. */
   onOpen?(request: Request): void;
 }
 
-const RUN_NAMES = optionNamesOf<RunOptions>()({ params: true, signal: true, onOpen: true });
+const RUN_NAMES = optionNamesOf<RunOptions>()({ params: true, signal: true, keeper: true, onOpen: true });
 
 /**
  * Dials, and runs a handler on the connection: the twin of a server, so that a handler cannot tell who opened
@@ -57,7 +60,7 @@ export abstract class BaseConnector<Request, Context = unknown, Params = unknown
     signal?.throwIfAborted();
     const request = await this.connect(signal);
     const address = this.peerOf(request);
-    const running = this.begin(request, address, options.params);
+    const running = this.begin(request, address, options.params, options.keeper);
     const abort = (): void => this.cancelOne(request, running, signal?.reason);
     let failed = true;
     try {

@@ -16,6 +16,7 @@ import {
   tellFailure,
 } from "./events.ts";
 import { checkHandler, type HandlerClass, type HandlerServer, type RequestScope } from "./handler.ts";
+import type { StateKeeper } from "./keep.ts";
 import { ABORT_GRACE, bytesOf, Requests, Running } from "./requests.ts";
 
 /** Options of a server or a connector. Times are milliseconds. */
@@ -203,8 +204,13 @@ export abstract class BaseEndpoint<Request, Context = unknown> implements Handle
     return new Promise((resolve) => this.#whenOne.push(resolve));
   }
 
-  protected begin(request: Request, address: Address | null, params?: unknown): Running {
-    const running = new Running(++this.#begun, address, params, this.name, this.#teller);
+  protected begin(
+    request: Request,
+    address: Address | null,
+    params?: unknown,
+    keeper?: StateKeeper,
+  ): Running {
+    const running = new Running(++this.#begun, address, params, this.name, this.#teller, keeper);
     this.#running.set(request, running);
     if (this.watches("begin")) this.announce({ type: "begin", server: this.name, id: running.id, address });
     return running;

@@ -11,7 +11,7 @@
  * is not costs no promise. The connection is open in all three; the server or connector closes it afterwards.
  */
 
-import { type Data, joinBytes, type MaybePromise, toBytes } from "../bytes/data.ts";
+import { type Data, DONE, joinBytes, type MaybePromise, toBytes } from "../bytes/data.ts";
 import { StreamReader } from "../bytes/reader.ts";
 import { StreamWriter, type WriterTarget } from "../bytes/writer.ts";
 import { errorText, textOf } from "../describe.ts";
@@ -21,6 +21,8 @@ import { isThenable, whenSettled } from "../promises.ts";
 import type { Datagram } from "../sockets/datagram.ts";
 import type { StreamSocket } from "../sockets/stream-socket.ts";
 import type { EndpointInfo } from "./events.ts";
+import type { StateKeeper } from "./keep.ts";
+import { decodeState, encodeState } from "./state.ts";
 
 /** What a handler can ask about its own request. */
 export interface RequestScope {
@@ -28,6 +30,8 @@ export interface RequestScope {
   readonly id: number;
   readonly signal: AbortSignal;
   readonly params: unknown;
+  /** What keeps the handler's state; `undefined` where nobody does. */
+  readonly keeper?: StateKeeper | undefined;
   emit(detail: unknown): void;
 }
 
@@ -90,14 +94,22 @@ export const checkKind = (
  * - `Context`: what the app made of its platform (bindings, secrets, storage).
  * - `Params`: what the caller of a dialled handler passes. A connector's `run()` and `runScript()` check it when they
  *   compile. What comes from outside, by the control plane or the command line, has not been checked.
+ * - `State`: what it saves, and finds again on the next connection of a session that lasts; see `save()`.
  */
-export abstract class BaseRequestHandler<Request = StreamSocket, Context = unknown, Params = unknown> {
+export abstract class BaseRequestHandler<
+  Request = StreamSocket,
+  Context = unknown,
+  Params = unknown,
+  State = unknown,
+> {
   /** The connection, or the datagram. */
   readonly request: Request;
   /** The peer's address, or `null`: some places do not tell. */
   readonly clientAddress: Address | null;
   /** The server or connector that made this handler. */
   readonly server: HandlerServer<Context>;
+  /** The `state` of a handler that has saved none: `override readonly initialState = { last: "0" }`. Default `undefined`. */
+  declare readonly initialState: State;
 
   constructor(request: Request, clientAddress: Address | null, server: HandlerServer<Context>) {
     this.request = request;
@@ -123,6 +135,40 @@ export abstract class BaseRequestHandler<Request = StreamSocket, Context = unkno
   /** Sends an event of type `handler` with this `detail` to whoever watches. */
   emit(detail: unknown): void {
     this.server.scope(this.request).emit(detail);
+  }
+
+  /**
+   * What was saved last, in a session that lasts also by the handlers of its earlier connections; else `initialState`. It is
+   * a copy: to change it is not to save it.
+   */
+  get state(): State {
+    const { keeper } = this.server.scope(this.request);
+    const text = keeper === undefined ? unkept.get(this) : undefined;
+    const saved = text === undefined ? keeper?.state : decodeState(text);
+    return (saved === undefined ? this.initialState : saved) as State;
+  }
+
+  /**
+   * Keeps `state`, which is JSON, bytes, dates, maps, sets and bigints, at most 1 MiB as text. Resolves when it is
+   * kept; rejects where it cannot be. What is emitted and saved without an `await` in between is kept together, or not at all:
+   *
+   *     this.emit(message);
+   *     await this.save({ last: message.id }); // a message is told once, whatever ends in between
+   *
+   * It outlives the connection in a session of an entry of `dial` with `keep`; elsewhere it lasts as long as this handler.
+   * Throws `TypeError` for what cannot be kept, `ERR_LIMIT` for a state that is too large.
+   */
+  save(state: State): Promise<void> {
+    const { keeper } = this.server.scope(this.request);
+    if (keeper !== undefined) return keeper.save(state);
+    unkept.set(this, encodeState(state));
+    return DONE;
+  }
+
+  /** The session's work is done: it is over when this handler has ended well, also one that would be dialled again. Gives `result`: `return this.done(count)`. */
+  done<Result = undefined>(result?: Result): Result {
+    this.server.scope(this.request).keeper?.done();
+    return result as Result;
   }
 
   setup(): MaybePromise<void> {}
@@ -185,6 +231,8 @@ export abstract class BaseRequestHandler<Request = StreamSocket, Context = unkno
   }
 }
 
+const unkept = new WeakMap<object, string>(); // the states of handlers that nobody keeps them for
+
 /** One error of two, so that the second does not hide the first: both in `errors`, the first as `cause`. */
 export const bothErrors = (where1: string, first: unknown, where2: string, second: unknown): AggregateError =>
   new AggregateError(
@@ -196,11 +244,11 @@ export const bothErrors = (where1: string, first: unknown, where2: string, secon
   );
 
 /** Handles one connection, with its reader `rfile` and its writer `wfile`. CPython's `StreamRequestHandler`. */
-export abstract class StreamRequestHandler<Context = unknown, Params = unknown> extends BaseRequestHandler<
-  StreamSocket,
-  Context,
-  Params
-> {
+export abstract class StreamRequestHandler<
+  Context = unknown,
+  Params = unknown,
+  State = unknown,
+> extends BaseRequestHandler<StreamSocket, Context, Params, State> {
   /** How long one read or write waits for the peer, in milliseconds, `null` for ever; `undefined`: as the server says. */
   readonly timeout: number | null | undefined = undefined;
   #setUp = false;

@@ -7,6 +7,7 @@ import { Datagram, type DatagramSender } from "../sockets/datagram.ts";
 import { StreamSocket } from "../sockets/stream-socket.ts";
 import type { SockletEvent } from "./events.ts";
 import type { RequestScope } from "./handler.ts";
+import type { StateKeeper } from "./keep.ts";
 
 export const ABORT_GRACE = 1_000; // ms that an aborted handler has to notice, before it is told as stuck
 
@@ -55,6 +56,7 @@ export class Running implements RequestScope {
   readonly id: number;
   readonly address: Address | null;
   readonly params: unknown;
+  readonly keeper: StateKeeper | undefined;
   readonly started = performance.now();
   /** Looks whether it takes too long; see `time-limits.ts`. */
   timer: ReturnType<typeof setTimeout> | undefined;
@@ -70,10 +72,12 @@ export class Running implements RequestScope {
     params: unknown,
     server: string,
     tell: (event: SockletEvent) => void,
+    keeper?: StateKeeper,
   ) {
     this.id = id;
     this.address = address;
     this.params = params;
+    this.keeper = keeper;
     this.#server = server;
     this.#tell = tell;
   }

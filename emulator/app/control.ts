@@ -19,8 +19,9 @@ import type { StreamSocket } from "../../core/sockets/stream-socket.ts";
 import { lazy } from "../builtin.ts";
 import { networkError } from "../kernel/addresses.ts";
 import { listenerUrl, type TCPServer } from "../servers/tcp.ts";
+import { FileArchive } from "./archive.ts";
 
-export { ListenerLog, LocalPlane, listenerInfo }; // what serve.ts loads with this
+export { FileArchive, ListenerLog, LocalPlane, listenerInfo }; // what serve.ts loads with this
 
 // ---- Connections as sessions ----
 

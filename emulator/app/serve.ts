@@ -20,6 +20,7 @@ import type { BaseServer, ServerInfo, ServerOptions } from "../../core/serve/ser
 import type { Datagram } from "../../core/sockets/datagram.ts";
 import type { StreamSocket } from "../../core/sockets/stream-socket.ts";
 import { alpnHandlers, type CertificateOptions, type ServerTlsOptions } from "../../core/sockets/tls.ts";
+import { join } from "../builtin.ts";
 import { appHandlerFrom } from "../servers/forking/handler-source.ts";
 import {
   ForkingTCPServer,
@@ -41,6 +42,7 @@ import type { ControlOptions, ControlServer, TCPServerClass } from "./control.ts
 import { filled } from "./listing.ts";
 
 const DATA = ".socklet/data";
+const SESSIONS = ".sessions"; // beside the app's blobs, whose names begin with no dot
 
 /** How to serve an app. */
 export interface ServeOptions {
@@ -48,7 +50,7 @@ export interface ServeOptions {
   readonly host?: string;
   /** Listen on ports that the system chooses in place of each listener's own, those of one port together at one; `dial` follows, as with `host`. */
   readonly anyPort?: boolean;
-  /** The folder of the app's storage. Default `.socklet/data`. */
+  /** The folder of the app's storage, and of the sessions that last (`keep`): those go on when an app is served with it again. Default `.socklet/data`. */
   readonly data?: string;
   /** The URL of the module that exports the app as `app`: what the children of a forking listener import. Needed where it has one. */
   readonly module?: string;
@@ -290,6 +292,11 @@ export const serveApp = async <Context>(
     }),
     signal,
   );
+  const tellControl = (error: unknown): void => {
+    if (onEvent !== undefined)
+      callListener(onEvent, { type: "error", server: "control", address: null, error });
+  };
+  const lasting = Object.values(app.dial).some(({ keep }) => keep !== null);
   const servers: AnyServer<Context>[] = []; // opened, or about to be
   const open = new Map<Listener<Context>, AnyServer<Context>>();
   const listeners: Serving[] = [];
@@ -310,6 +317,8 @@ export const serveApp = async <Context>(
           app: { ...app, dial },
           secrets: access.secrets,
           log: told,
+          archive: lasting ? new parts.FileArchive(join(options.data ?? DATA, SESSIONS)) : undefined,
+          onArchiveError: tellControl,
           listeners: () =>
             listeners.map(({ name, url, serve, info }) => parts.listenerInfo(name, url, serve, info())),
           poolInfos: () => pools?.infos() ?? [],
@@ -418,10 +427,8 @@ export const serveApp = async <Context>(
       dial[name] = { ...entry, endpoint: moved(entry.endpoint, placed, options.host) };
     }
     if (parts !== undefined && plane !== null && access !== undefined) {
-      routes = await parts.serveControl(plane, access.tokens, control ?? {}, (error) => {
-        if (onEvent !== undefined)
-          callListener(onEvent, { type: "error", server: "control", address: null, error });
-      });
+      await plane.resume().catch(tellControl); // another process has them, or they cannot be read: the rest is served
+      routes = await parts.serveControl(plane, access.tokens, control ?? {}, tellControl);
     }
   };
   try {

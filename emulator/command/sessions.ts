@@ -43,10 +43,16 @@ const rowOf = (info: SessionInfo): string[] => [
 /** A record, as JSON or in words. */
 const printSession = (info: SessionInfo, { json }: ControlFlags): Promise<void> => {
   if (json) return printJson(info);
-  const { result, error, ...rest } = info;
+  const { result, error, kept, ...rest } = info;
   const shown = { ...rest, ...(result !== null && { result: inJson(result) }) };
   const fields: (readonly [string, string | number | null])[] = Object.entries(shown);
   if (error !== null) fields.push(["error", error.message]);
+  if (kept !== null) {
+    fields.push(["attempt", kept.attempt], ["next", kept.next], ["savedAt", kept.savedAt]);
+    for (const { number, endedAt, how, error } of kept.attempts) {
+      fields.push([`attempt ${number}`, `${how} at ${endedAt}${error === null ? "" : `: ${error.message}`}`]);
+    }
+  }
   return print(columns(fields.map(([name, value]) => [name, String(value ?? "-")])));
 };
 

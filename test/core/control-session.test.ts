@@ -1,13 +1,9 @@
 import { afterEach, describe, expect, test, vi } from "vitest";
 import { STREAM_LIMITS } from "../../core/bytes/data.ts";
+import type { SessionStore } from "../../core/control/commits.ts";
 import type { SessionEvent, SessionInfo } from "../../core/control/index.ts";
 import { isSessionId, newSessionId, sessionTarget } from "../../core/control/plane.ts";
-import {
-  SESSION_LIMITS,
-  Session,
-  type SessionOptions,
-  type SessionStore,
-} from "../../core/control/session.ts";
+import { SESSION_LIMITS, Session, type SessionOptions } from "../../core/control/session.ts";
 import { eventStream, readEvents } from "../../core/control/sse.ts";
 import { SocketError } from "../../core/errors.ts";
 import { AllowList } from "../../core/net/access.ts";
@@ -363,9 +359,9 @@ describe("a kept session", () => {
     const events: SessionEvent[] = [];
     let info: SessionInfo | undefined;
     const store: SessionStore = {
-      save(now, event, oldest) {
+      save({ info: now, events: [event], oldest }) {
         info = now;
-        events.push(event);
+        events.push(event as SessionEvent);
         while ((events[0]?.id ?? 0) < oldest) events.shift();
       },
     };

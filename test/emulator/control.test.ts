@@ -371,6 +371,7 @@ describe("a connection that came in is a session", () => {
       bytesWritten: 6,
       result: null,
       error: null,
+      kept: null,
     });
     const { port } = place;
     const listens = (name: string, serve: Serving, scheme = "tcp") => ({

@@ -494,7 +494,7 @@ describe("socklet sessions", () => {
       ["list", "--state", "x"],
       {},
       2,
-      "option '--state <state>' argument 'x' is invalid. Allowed choices are connecting, running, ended, failed, cut; see socklet --help",
+      "option '--state <state>' argument 'x' is invalid. Allowed choices are waiting, connecting, running, ended, failed, cut; see socklet --help",
     ],
     ["no id", ["show"], {}, 2, "missing required argument 'id'; see socklet --help"],
     ["an unknown command", ["lst"], {}, 2, "unknown command 'lst' (Did you mean list?); see socklet --help"],

@@ -207,7 +207,9 @@ export class RegistryObject extends PlatformObject<SockletBindings> implements R
 
   /** Sessions that seem to run for longer than any may: each has reported its end by then, or its object's alarm is lost. */
   #overdue(): SessionInfo[] {
-    return this.#believedToRun().filter(({ startedAt }) => Date.parse(startedAt) + LONGEST < Date.now());
+    return this.#believedToRun().filter(
+      ({ startedAt, kept }) => kept === null && Date.parse(startedAt) + LONGEST < Date.now(), // what lasts may run for ever
+    );
   }
 
   /** Sets the alarm for the next session to delete or to ask; for those already due, `delay` ms from now. */
@@ -216,7 +218,8 @@ export class RegistryObject extends PlatformObject<SockletBindings> implements R
     const { ended, first } = this.#sql
       .exec<{ ended: number | null; first: string | null }>(
         `SELECT MIN(ended) AS ended,
-           (SELECT MIN(json_extract(info, '$.startedAt')) FROM sessions WHERE ended IS NULL) AS first FROM sessions`,
+           (SELECT MIN(json_extract(info, '$.startedAt')) FROM sessions
+             WHERE ended IS NULL AND json_extract(info, '$.kept') IS NULL) AS first FROM sessions`,
       )
       .one();
     if (ended === null && first === null) return;

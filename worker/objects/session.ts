@@ -5,25 +5,25 @@
  *     start ──▶ record and alarm ──▶ the registry has it ──▶ it runs: each event is kept with the record, in one transaction
  *                   │                    │                      │
  *                   │                    └─ too many run: the record is deleted
- *                   ├─ the object is lost, at any time ──▶ its successor: the record is `cut`
+ *                   ├─ the object is lost, at any time ──▶ its successor: the record is `cut`; one that lasts is dialled again
  *                   └──▶ over ──▶ the registry is told
  *
  * The object's record is the truth about the session. The registry has what a list needs, and is told once, when the
  * session is over. The alarm makes sure of that, whatever happens to the object: it repeats until the registry has heard.
+ *
+ * A session that lasts (`keep`) has one connection after the other. While it waits for the next one, the alarm is set to
+ * that time, and the object need not be in memory.
  */
 
-import {
-  type SessionEvent,
-  type SessionInfo,
-  type SessionSpec,
-  sessionTarget,
-} from "../../core/control/plane.ts";
+import type { MaybePromise } from "../../core/bytes/data.ts";
+import type { SessionChange, SessionStore } from "../../core/control/commits.ts";
+import { isOver, type SessionInfo, type SessionSpec, sessionTarget } from "../../core/control/plane.ts";
 import {
   dialled,
   Session,
   type SessionHooks,
+  type SessionOptions,
   type SessionRecord,
-  type SessionStore,
 } from "../../core/control/session.ts";
 import { eventStream } from "../../core/control/sse.ts";
 import { SocketError } from "../../core/errors.ts";
@@ -50,7 +50,7 @@ import { platformOf } from "./platform.ts";
  * or after 60 to 100 s if it has a socket open (measured on workerd 2026-11-17). With an alarm every 20 s, the object and
  * its connection stayed as long as it was tried. On Cloudflare's edge a connection keeps its object for at most 15
  * minutes (cloudflare-docs 31324). This is also how long the registry may be wrong about an object that was lost and
- * that nobody calls.
+ * that nobody calls, and how long a session that lasts may then be without a connection.
  */
 const HEARTBEAT = 20_000;
 /**
@@ -73,13 +73,26 @@ export class SessionObject extends PlatformObject<SockletBindings> implements Se
   readonly #store: SessionStore;
   #session: Session | undefined;
   #starting: Promise<Answer<SessionInfo>> | undefined;
+  #context: Promise<unknown> | undefined; // the app's
+  #armed: number | "heartbeat" | undefined; // what the alarm of one that lasts is set for, as far as this object knows
 
   constructor(state: PlatformState, env: unknown, setup: SessionSetup) {
     super(state, env as SockletBindings);
     this.#setup = setup;
-    this.#store = { save: (info, event, oldest) => this.#save(info, event, oldest) };
+    this.#store = { save: (change) => this.#save(change) };
     const record = this.#kept();
-    if (record !== null) this.#watch(Session.restore(record, this.#store)); // `cut`, if it was not over
+    if (record !== null) this.#watch(this.#madeAnew(record));
+  }
+
+  /** The session of a record that this object did not make: cut, where it was not over; one that lasts goes on. */
+  #madeAnew(record: SessionRecord): Session {
+    const spec = this.#spec();
+    if (spec === null || isOver(record.info.state)) return Session.restore(record, this.#store);
+    try {
+      return Session.resume(record, this.#settings(record.info.id, spec));
+    } catch (error) {
+      return Session.restore(record, this.#store, error); // what is deployed by now has no such entry
+    }
   }
 
   /** As `ControlPlane.start`. Called twice, it starts once. */
@@ -93,7 +106,43 @@ export class SessionObject extends PlatformObject<SockletBindings> implements Se
    * lost, each row of the registry has a record, and each record reaches its end and the registry.
    */
   async #start(id: string, spec: SessionSpec): Promise<SessionInfo> {
-    if (this.#session !== undefined) return this.#session.info(); // it was started before this object was lost and made again
+    if (this.#session !== undefined) return this.#session.info(); // it had, before this object was made anew
+    const { env } = this;
+    const settings = this.#settings(id, spec);
+    const admission = Promise.withResolvers<void>();
+    this.#makeTables();
+    if (settings.keep !== null) {
+      this.ctx.storage.sql.exec("INSERT INTO kept (only, spec) VALUES (1, ?)", JSON.stringify(spec));
+    }
+    const armed = this.ctx.storage.setAlarm(Date.now() + HEARTBEAT); // not awaited here: what follows is of its transaction
+    this.#armed = "heartbeat";
+    const session = Session.start({
+      ...settings,
+      run: async (hooks) => {
+        await admission.promise;
+        return settings.run(hooks);
+      },
+    });
+    this.#session = session;
+    try {
+      await armed;
+      settled(await again(() => registryOf(env).add(session.info()), "the registry of sessions"));
+      admission.resolve();
+    } catch (error) {
+      admission.reject(error); // nothing is dialled
+      if (session.lasts) await session.end(SocketError.from(error, "ERR_INTERNAL"));
+      await session.whenOver;
+      // Refused, it has not been. Where nobody can say whether it was, the record stays, and the registry hears of it.
+      if (error instanceof SocketError && error.code === "ERR_LIMIT") await this.#drop();
+      throw error;
+    } finally {
+      if (this.#session === session) this.#watch(session);
+    }
+    return session.info();
+  }
+
+  /** What the session `id` is made of. Throws as `sessionTarget()`. */
+  #settings(id: string, spec: SessionSpec): SessionOptions {
     const { app, allow, onEvent } = this.#setup;
     const { env } = this;
     // Checked here, too: during a rollout this object may have other rules than its caller.
@@ -108,11 +157,13 @@ export class SessionObject extends PlatformObject<SockletBindings> implements Se
       connectTimeout,
       secureTransport,
       tls,
+      keep,
     } = target;
     const run = async (hooks: SessionHooks): Promise<unknown> => {
       const bindings = env as Readonly<Record<string, unknown>>;
-      const made = async (): Promise<unknown> => app.context(platformOf(bindings));
-      const context = await made().catch((error) => {
+      this.#context ??= (async () => app.context(platformOf(bindings)))();
+      const context = await this.#context.catch((error) => {
+        this.#context = undefined; // the next attempt asks again
         throw SocketError.from(error, "ERR_APP");
       });
       const connector = new TCPConnector(endpoint, HandlerClass, {
@@ -125,38 +176,18 @@ export class SessionObject extends PlatformObject<SockletBindings> implements Se
       });
       return dialled(connector, params)(hooks);
     };
-    const admission = Promise.withResolvers<void>();
-    this.#makeTables();
-    const armed = this.ctx.storage.setAlarm(Date.now() + HEARTBEAT); // not awaited here, so that what follows is in the same transaction
-    const session = Session.start({
+    return {
       id,
       handler,
       address,
       deadline,
+      keep,
       hint: platformRefusal(endpoint), // told before the dial, which may succeed in local development
       params,
       secrets: secretsOf(env),
       store: this.#store,
-      run: async (hooks) => {
-        await admission.promise;
-        return run(hooks);
-      },
-    });
-    this.#session = session;
-    try {
-      await armed;
-      settled(await again(() => registryOf(env).add(session.info()), "the registry of sessions"));
-      admission.resolve();
-    } catch (error) {
-      admission.reject(error); // nothing is dialled
-      await session.whenOver;
-      // A refused session was never started. If nobody can say whether it was refused, the record stays, and the registry is told.
-      if (error instanceof SocketError && error.code === "ERR_LIMIT") await this.#drop();
-      throw error;
-    } finally {
-      if (this.#session === session) this.#watch(session);
-    }
-    return session.info();
+      run,
+    };
   }
 
   async info(): Promise<SessionInfo | null> {
@@ -194,8 +225,15 @@ export class SessionObject extends PlatformObject<SockletBindings> implements Se
   override async alarm(): Promise<void> {
     const session = this.#session;
     if (session === undefined || (session.over && this.#isTold())) return;
+    // Before what may fail: an alarm that fails again and again is not called any more.
     await this.ctx.storage.setAlarm(Date.now() + HEARTBEAT);
+    this.#armed = "heartbeat";
+    session.wake();
     if (session.over) await this.#tellRegistry(session);
+    else if (session.wakeAt !== null) {
+      this.#armed = session.wakeAt;
+      await this.ctx.storage.setAlarm(session.wakeAt); // it was too early
+    }
   }
 
   #watch(session: Session): void {
@@ -231,17 +269,38 @@ export class SessionObject extends PlatformObject<SockletBindings> implements Se
   #makeTables(): void {
     this.ctx.storage.sql.exec(
       `CREATE TABLE IF NOT EXISTS session (only INTEGER PRIMARY KEY CHECK (only = 1), info TEXT NOT NULL, told INTEGER NOT NULL DEFAULT 0);
-       CREATE TABLE IF NOT EXISTS events (id INTEGER PRIMARY KEY, event TEXT NOT NULL)`,
+       CREATE TABLE IF NOT EXISTS events (id INTEGER PRIMARY KEY, event TEXT NOT NULL);
+       CREATE TABLE IF NOT EXISTS kept (only INTEGER PRIMARY KEY CHECK (only = 1), spec TEXT NOT NULL, state TEXT)`,
     );
+  }
+
+  /** What a session that lasts was started with; `null` where it is one connection. */
+  #spec(): SessionSpec | null {
+    const { sql } = this.ctx.storage;
+    if (!this.#hasTable("kept")) return null;
+    const [row] = sql.exec<{ spec: string }>("SELECT spec FROM kept").toArray();
+    return row === undefined ? null : JSON.parse(row.spec);
+  }
+
+  #hasTable(name: "session" | "kept"): boolean {
+    const { sql } = this.ctx.storage;
+    return sql.exec("SELECT 1 FROM sqlite_master WHERE name = ?", name).toArray().length > 0;
   }
 
   #kept(): SessionRecord | null {
     const { sql } = this.ctx.storage;
-    if (sql.exec("SELECT 1 FROM sqlite_master WHERE name = 'session'").toArray().length === 0) return null;
+    if (!this.#hasTable("session")) return null;
     const [row] = sql.exec<{ info: string }>("SELECT info FROM session").toArray();
     if (row === undefined) return null;
     const events = sql.exec<{ event: string }>("SELECT event FROM events ORDER BY id").toArray();
-    return { info: JSON.parse(row.info), events: events.map(({ event }) => JSON.parse(event)) };
+    const [kept] = this.#hasTable("kept")
+      ? sql.exec<{ state: string | null }>("SELECT state FROM kept").toArray()
+      : [];
+    return {
+      info: JSON.parse(row.info),
+      events: events.map(({ event }) => JSON.parse(event)),
+      state: kept?.state ?? null,
+    };
   }
 
   #isTold(): boolean {
@@ -249,22 +308,34 @@ export class SessionObject extends PlatformObject<SockletBindings> implements Se
     return rows[0]?.told === 1;
   }
 
-  #save(info: SessionInfo, event: SessionEvent, oldest: number): void {
+  #save({ info, events, oldest, state, wakeAt }: SessionChange): MaybePromise<void> {
     const { storage } = this.ctx;
+    // Of the same transaction, like all that is written before something is awaited.
+    const armed = wakeAt === null ? "heartbeat" : wakeAt;
+    if (info.kept !== null && armed !== this.#armed) {
+      this.#armed = armed;
+      storage.setAlarm(wakeAt ?? Date.now() + HEARTBEAT).catch(() => {}); // then storage fails, which is told below
+    }
     try {
       storage.transactionSync(() => {
         storage.sql.exec(
           "INSERT INTO session (only, info) VALUES (1, ?) ON CONFLICT DO UPDATE SET info = excluded.info",
           JSON.stringify(info),
         );
-        storage.sql.exec("INSERT INTO events VALUES (?, ?)", event.id, JSON.stringify(event));
+        for (const event of events) {
+          storage.sql.exec("INSERT INTO events VALUES (?, ?)", event.id, JSON.stringify(event));
+        }
+        if (state !== null) storage.sql.exec("UPDATE kept SET state = ?", state);
         storage.sql.exec("DELETE FROM events WHERE id < ?", oldest);
       });
     } catch (error) {
       // The session goes on, and its record lacks this event. The likely cause is a full storage.
       const { onEvent } = this.#setup;
-      if (onEvent === undefined) return;
-      callListener(onEvent, { type: "error", server: `session ${info.id}`, address: null, error });
+      if (onEvent !== undefined) {
+        callListener(onEvent, { type: "error", server: `session ${info.id}`, address: null, error });
+      }
+      if (info.kept !== null) throw error; // one that lasts undoes it
     }
+    if (info.kept !== null) return storage.sync(); // nobody is shown what may yet be lost
   }
 }

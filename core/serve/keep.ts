@@ -1,0 +1,112 @@
+/** How a session lasts: what an entry of an app's `dial` says as `keep`, and what keeps a handler's state. */
+
+import { checkCount, checkTime, MAX_TIMER, optionNamesOf } from "../options.ts";
+import { nextTime } from "./cron.ts";
+
+/** When what lasts is dialled again. Times are milliseconds. */
+export interface RedialOptions {
+  /**
+   * The pause before a redial, less up to half by chance, so that those who lost the same server do not all come back at
+   * once; after each further attempt that did not last, twice as long. Default 1 000: a server that restarts takes about
+   * that.
+   */
+  readonly retryDelay?: number;
+  /** The longest that becomes. Default 60 000: a server that is back is found within a minute, and one that is gone costs 1 440 dials a day. */
+  readonly maxRetryDelay?: number;
+  /**
+   * How many attempts in a row may be over before `steady`; then the session is over as the last of them was, or waits for
+   * the next time of its `schedule`. `null` for any number. Default `null`: what lasts outlasts any outage.
+   */
+  readonly maxAttempts?: number | null;
+  /** How long a connection must have been open to count as one that lasted, after which the pauses begin anew. Default 10 000: a server that refuses after a log-in does so in less. */
+  readonly steady?: number;
+}
+
+export const REDIAL_NAMES = optionNamesOf<RedialOptions>("redial of a kept session")({
+  retryDelay: true,
+  maxRetryDelay: true,
+  maxAttempts: true,
+  steady: true,
+});
+
+/** How a session lasts. `{}` has the defaults. */
+export interface KeepOptions {
+  /** When it is dialled again, after an end, an error, a reset, an eviction or a deployment. */
+  readonly redial?: RedialOptions;
+  /** Whether a new connection finds the state that was saved on those before it. Default `true`; `false`: each begins with the handler's `initialState`. */
+  readonly resume?: boolean;
+  /**
+   * Cron, five fields in UTC (`"0 6 * * 1-5"`: on weekdays at six): the session waits, is dialled at these times, and waits
+   * again when its handler has returned. A time that passed while its process was down is made up for, once. Default: it is
+   * dialled at once, and again whenever its connection is over.
+   */
+  readonly schedule?: string;
+}
+
+export const KEEP_NAMES = optionNamesOf<KeepOptions>("an entry of dial that is kept")({
+  redial: REDIAL_NAMES,
+  resume: "boolean",
+  schedule: true,
+});
+
+/** `KeepOptions`, with what is not given. */
+export interface Keep {
+  readonly redial: Required<RedialOptions>;
+  readonly resume: boolean;
+  readonly schedule: string | null;
+}
+
+/** `options` with what is not given. Throws `TypeError` and `RangeError`. */
+export const settleKeep = (options: KeepOptions): Keep => {
+  const { redial = {}, resume = true, schedule = null } = options;
+  const { retryDelay = 1_000, maxRetryDelay = 60_000, maxAttempts = null, steady = 10_000 } = redial;
+  if (schedule !== null && typeof schedule !== "string") {
+    throw new TypeError(`schedule is cron, as "0 6 * * *", not ${typeof schedule}`);
+  }
+  if (schedule !== null) {
+    const wrong = (why: string): RangeError => new RangeError(`schedule is "${schedule}"; ${why}`);
+    let next: number | null;
+    try {
+      next = nextTime(schedule, Date.now());
+    } catch (error) {
+      throw wrong((error as Error).message);
+    }
+    if (next === null) throw wrong("no such time comes");
+  }
+  checkTime("redial.retryDelay", retryDelay, 1);
+  if (maxRetryDelay < retryDelay) {
+    throw new RangeError(
+      `redial.maxRetryDelay is ${maxRetryDelay} ms, less than redial.retryDelay, ${retryDelay} ms`,
+    );
+  }
+  return {
+    redial: {
+      retryDelay,
+      maxRetryDelay: checkTime("redial.maxRetryDelay", maxRetryDelay, 1),
+      maxAttempts: maxAttempts === null ? null : checkCount("redial.maxAttempts", maxAttempts, 1),
+      steady: checkTime("redial.steady", steady, 0),
+    },
+    resume,
+    schedule,
+  };
+};
+
+/** The pause in ms before the next attempt, when `failures` in a row did not last. */
+export const redialDelay = ({ retryDelay, maxRetryDelay }: Keep["redial"], failures: number): number => {
+  const longest = Math.min(
+    maxRetryDelay,
+    retryDelay * 2 ** Math.min(Math.max(failures - 1, 0), 31),
+    MAX_TIMER,
+  );
+  return Math.ceil(longest * (1 - Math.random() / 2));
+};
+
+/** What keeps a handler's state beyond its connection: a session of an entry of `dial` with `keep`. */
+export interface StateKeeper {
+  /** What was saved last; `undefined` where nothing was. A copy, which may be changed. */
+  readonly state: unknown;
+  /** As `BaseRequestHandler.save`. */
+  save(state: unknown): Promise<void>;
+  /** As `BaseRequestHandler.done`. */
+  done(): void;
+}

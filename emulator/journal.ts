@@ -1,0 +1,170 @@
+/** What must outlive a process that is killed: journals, which are files of entries, and the folder that one process holds. */
+
+import type { FileHandle } from "node:fs/promises";
+import { SocketError } from "../core/errors.ts";
+import { fs, join, lazy } from "./builtin.ts";
+
+const SLACK = 1024 * 1024; // bytes a journal may grow by before it is written anew
+
+/** Writes through to the disk what a folder lists. */
+const syncFolder = async (folder: string): Promise<void> => {
+  const handle = await fs.promises.open(folder, "r");
+  await handle.sync().finally(() => handle.close());
+};
+
+const checksum = (text: string): string => lazy.zlib.crc32(text).toString(16).padStart(8, "0");
+const lineOf = (entry: string): string => `${checksum(entry)} ${entry}\n`;
+
+/**
+ * A file of entries, each a line of text, that are there or not as a whole, whenever the process or the machine ends: a line
+ * begins with its checksum (CRC-32, hex), and what follows the last sound line was not written to its end. `append()`
+ * resolves when the entry is on the disk.
+ */
+export class Journal {
+  readonly #folder: string;
+  readonly #path: string;
+  readonly #part: string; // what it is written anew into
+  #file: FileHandle | undefined;
+  #size = 0;
+  #whole = 0; // bytes that it had when it was last written anew
+
+  private constructor(folder: string, name: string) {
+    this.#folder = folder;
+    this.#path = join(folder, name);
+    this.#part = join(folder, `.${name}.part`);
+  }
+
+  /** The journal `name` in `folder`, with its entries; one that is not there is made. */
+  static async open(folder: string, name: string): Promise<{ journal: Journal; entries: string[] }> {
+    const journal = new Journal(folder, name);
+    const text = await fs.promises.readFile(journal.#path, "utf8").catch((error) => {
+      if (error.code === "ENOENT") return "";
+      throw error;
+    });
+    const entries: string[] = [];
+    let size = 0;
+    for (let at = 0, end = text.indexOf("\n"); end >= 0; at = end + 1, end = text.indexOf("\n", at)) {
+      const line = text.slice(at, end);
+      const entry = line.slice(9);
+      if (line.slice(0, 9) !== `${checksum(entry)} `) break;
+      entries.push(entry);
+      size += Buffer.byteLength(line) + 1;
+    }
+    journal.#file = await fs.promises.open(journal.#path, "a", 0o600); // it may hold secrets
+    await journal.#file.truncate(size);
+    journal.#size = size;
+    journal.#whole = size;
+    if (text === "") await syncFolder(folder);
+    return { journal, entries };
+  }
+
+  /** Whether it is worth writing it anew, with `replace()`. */
+  get grown(): boolean {
+    return this.#size > this.#whole * 2 + SLACK;
+  }
+
+  /** Adds an entry, a text without a newline; the next one waits until this is done. Where it fails, it is not there. */
+  async append(entry: string): Promise<void> {
+    const file = this.#file;
+    if (file === undefined) throw new SocketError("EBADF", "the journal is closed");
+    const line = Buffer.from(lineOf(entry));
+    try {
+      await file.writeFile(line); // all of it, and at the end: it was opened for appending
+      await file.datasync();
+    } catch (error) {
+      await file.truncate(this.#size).catch(() => {}); // else its remains are no sound line, or were not to be there
+      throw error;
+    }
+    this.#size += line.length;
+  }
+
+  /** Has `entry` in place of all its entries, or fails and leaves it as it was. */
+  async replace(entry: string): Promise<void> {
+    const line = Buffer.from(lineOf(entry));
+    const file = await fs.promises.open(this.#part, "w", 0o600);
+    try {
+      await file.writeFile(line);
+      await file.sync();
+      await fs.promises.rename(this.#part, this.#path);
+    } catch (error) {
+      await file.close();
+      throw error;
+    }
+    await syncFolder(this.#folder);
+    const before = this.#file;
+    await file.close();
+    this.#file = await fs.promises.open(this.#path, "a", 0o600);
+    await before?.close();
+    this.#size = line.length;
+    this.#whole = line.length;
+  }
+
+  async close(): Promise<void> {
+    const file = this.#file;
+    this.#file = undefined;
+    await file?.close();
+  }
+}
+
+/** When a process began, by the kernel's clock: a number that another process of the same id has not. `""` where this system does not tell. */
+const startOf = (pid: number): string => {
+  try {
+    const stat = fs.readFileSync(`/proc/${pid}/stat`, "latin1");
+    return stat.slice(stat.lastIndexOf(")") + 2).split(" ")[19] ?? "";
+  } catch {
+    return "";
+  }
+};
+
+const runs = (pid: number, start: string): boolean => {
+  if (pid === process.pid && start === startOf(pid)) return true;
+  try {
+    process.kill(pid, 0);
+  } catch (error) {
+    if ((error as { code?: string }).code === "ESRCH") return false;
+  }
+  return start === startOf(pid);
+};
+
+/**
+ * Holds `folder` for this process, by a file in it: gives what lets go of it. Rejects with `EBUSY` where another process that
+ * runs holds it. One that was killed holds nothing.
+ */
+export const holdFolder = async (folder: string): Promise<() => Promise<void>> => {
+  await fs.promises.mkdir(folder, { recursive: true, mode: 0o700 });
+  const path = join(folder, ".holder");
+  const mine = `${process.pid} ${startOf(process.pid)} ${crypto.randomUUID()}`;
+  const part = join(folder, `.holder-${crypto.randomUUID()}`);
+  await fs.promises.writeFile(part, mine);
+  try {
+    for (;;) {
+      try {
+        await fs.promises.link(part, path); // whole, and only where there is none
+        break;
+      } catch (error) {
+        if ((error as { code?: string }).code !== "EEXIST") throw error;
+      }
+      const holder = await fs.promises.readFile(path, "utf8").catch(() => null);
+      if (holder === null) continue;
+      const [pid = "", start = ""] = holder.split(" ");
+      if (runs(Number(pid), start)) {
+        throw new SocketError(
+          "EBUSY",
+          `${folder} is used by process ${pid}; give this one a folder of its own`,
+        );
+      }
+      // It is gone. Of several that find this one alone moves the file away.
+      const gone = join(folder, `.holder-${crypto.randomUUID()}`);
+      await fs.promises.rename(path, gone).catch(() => {});
+      const moved = await fs.promises.readFile(gone, "utf8").catch(() => null);
+      if (moved !== null && moved !== holder) await fs.promises.link(gone, path).catch(() => {}); // it was another's already
+      await fs.promises.rm(gone, { force: true });
+    }
+  } finally {
+    await fs.promises.rm(part, { force: true });
+  }
+  return async () => {
+    if ((await fs.promises.readFile(path, "utf8").catch(() => null)) === mine)
+      await fs.promises.rm(path, { force: true });
+  };
+};
