@@ -1,6 +1,6 @@
 /**
- * What servers tell, on `node:diagnostics_channel`: an event of type `begin` on the channel `socklet:begin`, and so
- * on, as it is given to `onEvent`. For those who watch a whole process and make none of its servers.
+ * The events of servers on `node:diagnostics_channel`: an event of type `begin` on the channel `socklet:begin`, and so
+ * on, as it is given to `onEvent`. For whoever watches a whole process without making its servers.
  */
 
 import type { Channel } from "node:diagnostics_channel";
@@ -14,10 +14,10 @@ const channelOf = (type: SockletEvent["type"]): Channel => {
   return channels[type];
 };
 
-/** Whether anybody subscribes to events of this type: half a nanosecond where nobody does. */
+/** Whether anybody subscribes to events of this type: half a nanosecond if nobody does. */
 export const subscribed = (type: SockletEvent["type"]): boolean => channelOf(type).hasSubscribers;
 
-/** Tells those who subscribe. What one of them throws Node reports as an uncaught error; it does not come here. */
+/** Publishes it to the subscribers. If one of them throws, Node reports that as an uncaught error; it is not thrown here. */
 export const publish = (event: SockletEvent): void => {
   const to = channelOf(event.type);
   if (to.hasSubscribers) to.publish(event);

@@ -95,7 +95,7 @@ export class UDPServer<Context = unknown> extends TCPServer<Context, Datagram> i
     return this.#address;
   }
 
-  /** What it hears and sends with: to set an option, before `serverBind()` or after, or to send. What arrives is the server's. */
+  /** The server's socket: to set an option, before `serverBind()` or after, or to send. Only the server receives from it. */
   override get socket(): DatagramSocket {
     return this.#transport.datagramSocket;
   }
@@ -124,7 +124,7 @@ export class UDPServer<Context = unknown> extends TCPServer<Context, Datagram> i
     this.#open = true;
   }
 
-  /** Nothing: a datagram socket hears from when it is bound. */
+  /** Does nothing: a datagram socket receives from when it is bound. */
   override async serverActivate(): Promise<void> {}
 
   /** A datagram came, or the first bytes of one (`cut`): makes the request of it, which arrives. */
@@ -165,27 +165,27 @@ export class UDPServer<Context = unknown> extends TCPServer<Context, Datagram> i
     return this.send(bytes, address);
   }
 
-  /** Throws where a reply of so many bytes cannot be sent there: `EBADF`, `EMSGSIZE`, `EAFNOSUPPORT`. */
+  /** Throws if a reply of so many bytes cannot be sent there: `EBADF`, `EMSGSIZE`, `EAFNOSUPPORT`. */
   protected checkReply(size: number, address: Address): void {
     if (!this.#open) throw new SocketError("EBADF", "the server's socket is not open");
     if (address.family === "unix") throw new SocketError("EAFNOSUPPORT", "UDP does not reach a path");
     checkDatagramSize(size, address);
   }
 
-  /** Sends it; gives how many bytes were sent. */
+  /** Sends it. Returns how many bytes were sent. */
   protected send(bytes: Uint8Array, address: Address): number {
     this.#listener?.post(bytes, address as InternetAddress);
     return bytes.length;
   }
 
-  /** Tells that a reply was not sent, and gives 0. */
+  /** Reports that a reply was not sent. Returns 0. */
   protected dropped(bytes: number, address: Address, reason: "amplification" | "full"): 0 {
     if (this.watches("dropped"))
       this.announce({ type: "dropped", server: this.name, address, bytes, reason });
     return 0;
   }
 
-  /** The socket stays open until the last reply was sent; what arrives meanwhile is refused. */
+  /** The socket stays open until the last reply was sent. Requests that arrive meanwhile are refused. */
   protected override stopListening(): void {}
 
   protected override letGo(): MaybePromise<void> {
@@ -194,21 +194,21 @@ export class UDPServer<Context = unknown> extends TCPServer<Context, Datagram> i
   }
 }
 
-/** What a UDP server hears and sends with: by Node's handle where that is there, past promises and events. */
+/** The transport of a UDP server: by Node's handle if there is one, without promises and events. */
 class ServerDatagrams extends DgramTransport {
   /** The same as a socket. */
   readonly datagramSocket: DatagramSocket;
   readonly #server: DatagramSink;
   #post: ReturnType<typeof datagramHandle> = null;
 
-  /** `server` is told what arrives. */
+  /** `server` receives what arrives. */
   constructor(family: number, server: DatagramSink) {
     super({ family, type: SOCK_DGRAM, proto: 0 });
     this.#server = server;
     this.datagramSocket = new DatagramSocket(this, family);
   }
 
-  /** What arrives is the server's, and not the socket's. */
+  /** Only the server receives, and not the socket. */
   override start(): void {
     super.start(this.#server);
   }
@@ -217,7 +217,7 @@ class ServerDatagrams extends DgramTransport {
     throw new SocketError("EINVAL", "serverBind() binds a server's socket");
   }
 
-  /** Binds it; gives its address. */
+  /** Binds it. Resolves to its address. */
   async listen(address: string, port: number, said: string): Promise<Address | null> {
     await this.open({ address, port }, said);
     return this.localAddress;
@@ -228,7 +228,7 @@ class ServerDatagrams extends DgramTransport {
     if (this.#post === null) super.hear(socket);
   }
 
-  /** Sends one, and waits for nothing: what the network refuses is told as an error of the socket. */
+  /** Sends one without waiting. Errors of the network are reported as errors of the socket. */
   post(bytes: Uint8Array, address: InternetAddress): void {
     const host = hostOf(address);
     if (this.#post === null) {

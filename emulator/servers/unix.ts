@@ -1,12 +1,12 @@
 /**
  * Servers on paths: `UnixStreamServer` and `UnixDatagramServer`, and those that serve side by side.
  *
- * A path is a file, and stays when its server is gone. So one that is there already is looked at: where nobody
- * listens it is removed, and where somebody does, or it is no socket, the server does not start (`EADDRINUSE`). What
- * a server made it removes when it closes, unless another has put something else there meanwhile. (CPython does
- * neither: its file stays, and the next server fails.)
+ * A path is a file, and remains when its server is gone. So if it exists already, it is examined: if nobody
+ * listens it is removed, and if somebody does, or it is no socket, the server does not start (`EADDRINUSE`). A server
+ * removes its file when it closes, unless something else has been put there meanwhile. (CPython does
+ * neither: its file remains, and the next server fails.)
  *
- * Who may come is a matter of the file's permissions; the system tells no address of who connects.
+ * The file's permissions decide who may connect. The system tells no address of a client.
  */
 
 import type { BigIntStats } from "node:fs";
@@ -107,12 +107,12 @@ export class UnixStreamServer<Context = unknown> extends TCPServer<Context> {
     const path = this.#path;
     const now = identityOf(path);
     const kept = `${path}.${process.pid}~`;
-    // Without koffi Node removes whatever is at the path (libuv, uv__pipe_close). What another has put there
+    // Without koffi Node removes whatever is at the path (libuv, uv__pipe_close). A file that another has put there
     // meanwhile is kept under a second name, and is back some microseconds later.
     const keep = now !== null && this.#file !== null && !same(now, this.#file) && linked(path, kept);
     super.stopListening();
     if (keep) {
-      linked(kept, path); // not by rename(2), which would replace what came there in this moment
+      linked(kept, path); // not by rename(2), which would replace a file made there in this moment
       fs.unlinkSync(kept);
     } else {
       removeOwn(path, this.#file);
@@ -137,7 +137,7 @@ const UNIX_DATAGRAM_NAMES = optionNamesOf<UnixDatagramServerOptions<unknown>>()(
   maxPacketSize: true,
 });
 
-const PACKAGE_CUT = 65_535; // bytes of a datagram that the package takes; it does not say that it cut one
+const PACKAGE_CUT = 65_535; // bytes of a datagram that the package takes; it does not tell that it cut one
 const MAX_PENDING = 1024 * 1024; // bytes of replies that may wait for clients that do not read theirs
 const OVERHEAD = 256; // bytes that each of them counts beside its own
 
@@ -273,13 +273,13 @@ export class ThreadingUnixDatagramServer<Context = unknown> extends ThreadingMix
   UnixDatagramServer,
 )<Context> {}
 
-/** What the server hears and sends with. */
+/** The transport of the server. */
 type PathDatagrams = Pick<DatagramTransport, "kernel" | "start" | "bind" | "send" | "close">;
 
-/** What is used of `node-unix-socket`. */
+/** The parts of `node-unix-socket` that are used. */
 interface DgramSocket {
   bind(path: string): void;
-  /** Tells `sent` before it returns, where there is room; what waits when the socket is closed is told nothing. */
+  /** Calls `sent` before it returns, if there is room; never for a datagram that still waits when the socket is closed. */
   sendTo(buffer: Buffer, offset: number, length: number, path: string, sent: (error?: Error) => void): void;
   close(): void;
   on(event: "data", listener: (message: Buffer, path: string) => void): unknown;
@@ -296,10 +296,10 @@ const unixSockets = (): { readonly DgramSocket: new () => DgramSocket } => {
   }
 };
 
-/** The same by `node-unix-socket`, where there is no libc. */
+/** The same by `node-unix-socket`, without libc. */
 class PackageDatagrams implements PathDatagrams {
   readonly #socket: DgramSocket = new (unixSockets().DgramSocket)();
-  readonly #waiting = new Set<(error: SocketError) => void>(); // whom closing tells
+  readonly #waiting = new Set<(error: SocketError) => void>(); // the sends that a close rejects
   #sink: DatagramSink | undefined;
   #said = "";
   #deaf = false;
@@ -361,7 +361,7 @@ class PackageDatagrams implements PathDatagrams {
   }
 }
 
-// What the package says of an error, which has no code: the texts of strerror(3) as Rust's `nix` has them.
+// The package's errors have no codes, only the texts of strerror(3) as Rust's `nix` has them.
 const CODES: Readonly<Record<string, SocketErrorCode>> = {
   "Address already in use": "EADDRINUSE",
   "Permission denied": "EACCES",
@@ -391,21 +391,21 @@ const checkListen = (server: { readonly allowReusePort: boolean; readonly ipv6On
 
 type Identity = Pick<BigIntStats, "dev" | "ino" | "birthtimeNs" | "isSocket">;
 
-/** What is at a path now; `null` where nothing is, or it is an abstract name. */
+/** The file at a path now; `null` if there is none, or it is an abstract name. */
 const identityOf = (path: string): Identity | null =>
   isAbstract(path) ? null : (fs.lstatSync(path, { bigint: true, throwIfNoEntry: false }) ?? null);
 
-// A number of a file is used again when the file is gone: with the time that it was made it is one file's alone.
+// An inode's number is used again when its file is gone; together with the time of birth it identifies one file.
 const same = (one: Identity, other: Identity): boolean =>
   one.dev === other.dev && one.ino === other.ino && one.birthtimeNs === other.birthtimeNs;
 
-/** Removes the file, where it is still the one that was made. */
+/** Removes the file, if it is still the one that was made. */
 const removeOwn = (path: string, made: Identity | null): void => {
   const now = made === null ? null : identityOf(path);
   if (now !== null && made !== null && same(now, made)) fs.unlinkSync(path);
 };
 
-/** A second name for a file; false where that cannot be: the file is gone, or a folder, or the name is taken. */
+/** Makes a second name for a file. False if that fails: the file is gone, or is a folder, or the name is taken. */
 const linked = (path: string, name: string): boolean => {
   try {
     fs.linkSync(path, name);
@@ -415,7 +415,7 @@ const linked = (path: string, name: string): boolean => {
   }
 };
 
-/** Binds a path, where nobody else has it; a file that a server left behind is removed before. */
+/** Binds a path, if nobody else has it. A file that a server left behind is removed first. */
 const bindPath = async (path: string, bind: () => MaybePromise<void>): Promise<void> => {
   try {
     await bind();
@@ -430,13 +430,13 @@ const bindPath = async (path: string, bind: () => MaybePromise<void>): Promise<v
   }
 };
 
-/** Why a path cannot be had; `null` where it can now, since what was there was left behind by a server that is gone. */
+/** Why a path cannot be bound; `null` if it can be now, because a server that is gone had left it behind. */
 const occupied = async (path: string): Promise<string | null> => {
   if (isAbstract(path)) return `${listenerAt(path)} listens there; end it, or choose another name`;
   const file = identityOf(path);
   if (file === null) return null;
   if (!file.isSocket()) return "there is a file that is no socket; choose another path";
-  // Of datagrams, too: the kernel looks for a listener before it looks whether that is of the same kind.
+  // Also for datagrams: the kernel looks for a listener before it checks that it is of the same kind.
   const said = await new Promise<string>((resolve) => {
     const probe = net.connect(path, () => resolve("connected"));
     probe.on("error", (error: NodeJS.ErrnoException) => resolve(error.code ?? error.message));
@@ -452,7 +452,7 @@ const occupied = async (path: string): Promise<string | null> => {
   return null;
 };
 
-/** Who has a path, as well as that can be told: by proc(5), of the processes that this one may look at. */
+/** Who has a path, as far as that is known: by proc(5), among the processes that this one may examine. */
 const listenerAt = (path: string): string => {
   try {
     const shown = isAbstract(path) ? `@${path.slice(1)}` : path;

@@ -25,17 +25,17 @@ import { NodeTransport, type Origin } from "../kernel/net-transport.ts";
 import type { LastSession } from "../kernel/tls.ts";
 import { zoned } from "./names.ts";
 
-/** A socket to dial with, where it is not a new one. */
+/** A socket to dial with, if not a new one. */
 export interface Dialling extends Omit<Origin, "dialled" | "remote"> {
   /** Neither connected nor connecting, with `allowHalfOpen`. */
   readonly socket?: net.Socket;
-  /** 4 or 6: of a name, only addresses of this version. By default, those of both are tried (RFC 8305). */
+  /** 4 or 6: use only a name's addresses of this version. By default those of both are tried (RFC 8305). */
   readonly version?: number;
   /** The TLS session to resume, of who dials more than once. */
   readonly last?: LastSession | undefined;
 }
 
-/** Opens a connection, and secures it where `options` say so: its transport. Rejects as `createConnection()`; the socket is destroyed then. */
+/** Opens a connection, secures it if `options` say so, and resolves to its transport. Rejects as `createConnection()`, and then the socket is destroyed. */
 export const dial = (
   endpoint: Endpoint,
   options: ConnectOptions,
@@ -78,7 +78,7 @@ export const dial = (
     return withDeadline(secured, handshakeTimeout, "the TLS handshake was not done");
   })();
   return openWithin(opening, said, options, () => {
-    socket.on("error", () => {}); // what it still says is of no interest
+    socket.on("error", () => {}); // further errors do not matter
     socket.destroy();
   });
 };

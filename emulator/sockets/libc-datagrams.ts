@@ -14,9 +14,9 @@ const ignore = (): void => {};
 
 const sleep = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
 
-const BATCH = 64; // datagrams received before others have their turn of the event loop
+const BATCH = 64; // datagrams received in one turn of the event loop
 
-/** Datagrams by libc, of every family: each call is the kernel's own, and libuv says when there is something to receive. */
+/** Datagrams by libc, in every family. */
 class LibcDatagrams implements DatagramTransport {
   readonly kernel: Kernel;
   readonly #libc: Libc;
@@ -24,7 +24,7 @@ class LibcDatagrams implements DatagramTransport {
   readonly #fd: number;
   readonly #adopted: boolean;
   #sink: DatagramSink | null = null;
-  #unwatch: (() => void) | null = null; // from the moment on when something can come: until then it keeps no process alive
+  #unwatch: (() => void) | null = null; // set once something can arrive: until then it keeps no process alive
   #binding = false;
   #delayed = 0; // datagrams that wait for the kernel's room
   #last: Promise<void> = DONE; // when the last of them is sent
@@ -111,8 +111,8 @@ class LibcDatagrams implements DatagramTransport {
   }
 
   /**
-   * Sends it when the kernel has room: for a Unix socket when its receiver has, of which nobody is told (poll(2) says
-   * that the sender can write, all the same), so that it is tried again.
+   * Sends it when the kernel has room. A Unix socket has room when its receiver has, and nothing tells when that is: poll(2)
+   * reports the sender writable all the same. So it is tried again and again.
    */
   #sendLater(send: () => boolean): Promise<void> {
     this.#delayed++;
@@ -156,7 +156,7 @@ class LibcDatagrams implements DatagramTransport {
   }
 }
 
-/** Datagrams by libc, over `fileno` or a new descriptor; `null` where there is no libc. */
+/** Datagrams by libc, over `fileno` or a new descriptor; `null` if there is no libc. */
 export const libcDatagrams = (kind: Kind, fileno = -1): DatagramTransport | null => {
   const calls = libc();
   if (!calls?.watches) return null;

@@ -9,7 +9,7 @@ import type { StreamDescriptor } from "../kernel/stream-descriptor.ts";
 
 const ignore = (): void => {};
 
-/** Resets a connection that nobody accepted, so that its client knows. */
+/** Resets a connection that nobody accepted, so that its client learns of it. */
 const refuse = (connection: Connection): void => connection.abort();
 
 interface Acceptor {
@@ -23,7 +23,7 @@ export class Listener {
   readonly listening: Promise<void>;
   /** How many may wait. */
   backlog: number;
-  /** Who takes each at once. */
+  /** Called with each connection, which then does not wait. */
   taker: ((connection: Connection) => void) | null = null;
   readonly #server: net.Server;
   readonly #queue: Connection[] = [];
@@ -45,7 +45,7 @@ export class Listener {
       acceptInto(server, inherited, (connection) => this.#arrived(connection));
       server.on("error", ignore); // an accept that failed: that client was dropped, and the next can come
     });
-    this.listening.catch(ignore); // whoever awaits it is told
+    this.listening.catch(ignore); // reported to whoever awaits it
   }
 
   /** How many wait. */
@@ -67,7 +67,7 @@ export class Listener {
     };
     let timer: ReturnType<typeof setTimeout> | undefined;
     if (timeout === 0) {
-      // Once round the event loop, in which whoever has connected is accepted.
+      // One turn of the event loop, in which Node accepts those that have connected.
       setImmediate(() => setImmediate(() => late(new SocketError("EWOULDBLOCK"))));
     } else if (timeout !== null) {
       const said = `nobody connected for ${wholeMs(timeout)}`;
@@ -80,7 +80,7 @@ export class Listener {
     }
   }
 
-  /** Calls `told` when one waits, or none will any more; gives what stops that. */
+  /** Calls `told` when a connection waits, or none ever will. Returns a function that stops it. */
   watch(told: () => void): () => void {
     this.#watchers.push(told);
     return () => {
@@ -88,7 +88,7 @@ export class Listener {
     };
   }
 
-  /** Listens no more: whoever waits in `next()` is given `code`, and what nobody accepted is reset. */
+  /** Stops listening: calls of `next()` that wait reject with `code`, and connections that nobody accepted are reset. */
   end(code: SocketErrorCode): void {
     this.#ended = code;
     this.#server.close();
@@ -106,7 +106,7 @@ export class Listener {
     if (acceptor !== undefined) {
       acceptor.resolve(connection);
     } else if (this.#queue.length >= this.backlog) {
-      // Not at once: its client may be in this process, and has not been told yet that it is connected.
+      // Not at once: the client may be in this process, and not yet know that it is connected.
       setImmediate(refuse, connection);
     } else {
       this.#queue.push(connection);

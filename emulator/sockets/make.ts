@@ -1,4 +1,4 @@
-/** What makes sockets: `socket()`, and the functions of CPython's `socket` module that make them in other ways. */
+/** `socket()`, and the other functions of CPython's `socket` module that make sockets. */
 
 import { SocketError } from "../../core/errors.ts";
 import { type Address, type AddressLike, formatAddress, parseAddress } from "../../core/net/address.ts";
@@ -29,7 +29,7 @@ import { libcDatagrams } from "./libc-datagrams.ts";
 import { NodeDatagrams } from "./node-datagrams.ts";
 import { Socket } from "./socket.ts";
 
-/** What a datagram socket stands on. */
+/** The transport of a datagram socket. */
 const datagrams = (kind: Kind, fileno: number): DatagramTransport => {
   if (fileno >= 0) adopted(fileno, kind);
   const made = libcDatagrams(kind, fileno);
@@ -124,7 +124,7 @@ export function socket(
 }
 
 /**
- * A socket of another descriptor's: that is duplicated, and stays its owner's. CPython's `socket.fromfd`.
+ * A socket over a duplicate of a descriptor, which stays with its owner. CPython's `socket.fromfd`.
  *
  * Throws `EBADF`, `ENOTSOCK`, `EINVAL` where it is of another family or type, and `ERR_UNSUPPORTED` without `koffi`:
  * without it `socket(family, type, 0, { fileno })` takes a descriptor over.
@@ -178,7 +178,7 @@ export async function socketpair(
       socket(AF_UNIX, SOCK_STREAM, 0, { fileno: other }),
     ];
   }
-  // By way of a path that nobody else can reach.
+  // By a path that nobody else can reach.
   const folder = fs.mkdtempSync(join(lazy.os.tmpdir(), "socklet-pair-"));
   const listener = socket(AF_UNIX);
   const one = socket(AF_UNIX);
@@ -205,7 +205,7 @@ export interface CreateServerOptions {
   readonly backlog?: number;
   /** Other sockets may bind the same port, and the kernel spreads the connections (`SO_REUSEPORT`). */
   readonly reusePort?: boolean;
-  /** An IPv6 socket takes IPv4, too. Default false: it takes IPv6 alone. */
+  /** An IPv6 socket takes IPv4, too. Default false: it takes only IPv6. */
   readonly dualstackIpv6?: boolean;
 }
 
@@ -257,7 +257,7 @@ export const hasDualstackIpv6 = async (): Promise<boolean> => {
 export interface DatagramConnectionOptions {
   /** How long one `recv()` waits, in milliseconds; `null` for ever. Default 5 000: a datagram that is lost has no answer, as dig's `+time`. */
   readonly timeout?: number | null;
-  /** What to bind. Default: what the system chooses; for a path nothing, so that the server cannot answer. */
+  /** The address to bind. Default: one that the system chooses; for a path none, so that the server cannot answer. */
   readonly localAddress?: AddressLike;
 }
 
@@ -272,7 +272,7 @@ const DATAGRAM_CONNECTION_NAMES = optionNamesOf<DatagramConnectionOptions>("crea
  *
  *     await using client = await createDatagramConnection("udp://127.0.0.1:7007");
  *     await client.send("hello");
- *     await client.recv(); // rejects with ETIMEDOUT where nothing comes
+ *     await client.recv(); // rejects with ETIMEDOUT if nothing comes
  *
  * Nothing is sent, so nobody need be there. Rejects with `ERR_NAME`; for a path with `ENOENT`, `ECONNREFUSED`, and
  * without the package `koffi` with `ERR_UNSUPPORTED`; as `bind()` for `localAddress`.

@@ -58,7 +58,7 @@ export abstract class DgramTransport implements DatagramTransport {
     return resolve(endpoint, this.#family);
   }
 
-  /** Makes the socket, and binds it. Rejects with the kernel's error, and with `ECANCELED` where it was closed meanwhile. */
+  /** Makes the socket, and binds it. Rejects with the kernel's error, and with `ECANCELED` if it is closed meanwhile. */
   protected async open(at: dgram.BindOptions, said: string): Promise<dgram.Socket> {
     const socket = this.#make();
     try {
@@ -106,7 +106,7 @@ export abstract class DgramTransport implements DatagramTransport {
     const socket = this.#socket;
     this.#socket = null;
     this.kernel.closed();
-    if (socket === null) return DONE; // what is being opened closes itself
+    if (socket === null) return DONE; // a socket that is being opened closes itself
     return new Promise((resolve) => {
       socket.close(() => resolve());
     });
@@ -143,16 +143,16 @@ export const sendBy = (
 
 const ignore = (): void => {};
 
-/** What `socket(family, SOCK_DGRAM)` stands on where there is no libc. It is opened when it is first bound, connected or sent from. */
+/** The transport of `socket(family, SOCK_DGRAM)` without libc. It is opened when it is first bound, connected or sent from. */
 export class NodeDatagrams extends DgramTransport {
-  readonly #adopted: number; // a descriptor to take over; -1 where there is none
+  readonly #adopted: number; // a descriptor to take over; -1 if there is none
   #opening: Promise<dgram.Socket> | null = null;
   #peer: Address | null = null;
 
   constructor(kind: Kind, fd: number) {
     super(kind, null);
     this.#adopted = fd;
-    if (fd >= 0) void this.#opened().catch(ignore); // it may be bound, and then hears from now on; who sends is told
+    if (fd >= 0) void this.#opened().catch(ignore); // it may be bound, and then receives from now on; send() reports an error
   }
 
   async bind(endpoint: Endpoint): Promise<void> {
@@ -164,7 +164,7 @@ export class NodeDatagrams extends DgramTransport {
   async connect(address: Address): Promise<void> {
     const peer = address as InternetAddress;
     const socket = await this.#opened();
-    if (this.#peer !== null) socket.disconnect(); // with which Linux takes back a port that it had chosen
+    if (this.#peer !== null) socket.disconnect(); // Linux then takes back a port that it had chosen
     this.#peer = null;
     await new Promise<void>((resolve, reject) => {
       const done = (error?: Error | null): void =>
@@ -194,7 +194,7 @@ export class NodeDatagrams extends DgramTransport {
   }
 }
 
-/** What Node's UDP has no way to. */
+/** The error for what Node's UDP cannot do. */
 const elsewhere = (what: string): SocketError =>
   new SocketError(
     "ERR_UNSUPPORTED",

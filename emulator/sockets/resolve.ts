@@ -11,7 +11,7 @@ import { zoned } from "./names.ts";
 
 export const versionOf = (family: number): 4 | 6 => (family === AF_INET6 ? 6 : 4);
 
-/** What an unbound socket of a family is called, as getsockname(2) has it. */
+/** The name of an unbound socket, as of getsockname(2). */
 export const unboundName = (family: number): Address | null => {
   if (family === AF_UNIX) return null;
   return family === AF_INET6
@@ -19,7 +19,7 @@ export const unboundName = (family: number): Address | null => {
     : { family: "IPv4", hostname: "0.0.0.0", port: 0 };
 };
 
-/** Refuses what is no address of this family: `EAFNOSUPPORT`, and `ERR_NAME` for an address of the other version, as getaddrinfo(3) does. */
+/** Throws if it is no address of this family: `EAFNOSUPPORT`, and `ERR_NAME` for an address of the other version, as getaddrinfo(3). */
 export const mustFit = (endpoint: Endpoint, family: number): void => {
   const said = formatAddress(endpoint);
   if ((endpoint.scheme === "unix") !== (family === AF_UNIX)) {
@@ -39,7 +39,7 @@ export const mustFit = (endpoint: Endpoint, family: number): void => {
   );
 };
 
-/** The address that an endpoint means in this family: of several the first, as CPython's `bind` and `sendto` take it. */
+/** The address of an endpoint in this family: the first of several, as for CPython's `bind` and `sendto`. */
 export const resolve = async (endpoint: Endpoint, family: number): Promise<Address> => {
   mustFit(endpoint, family);
   if (endpoint.scheme === "unix") return { family: "unix", path: endpoint.path };
@@ -56,11 +56,11 @@ export const resolve = async (endpoint: Endpoint, family: number): Promise<Addre
   }
 };
 
-/** What bind(2) says, with a remedy. */
+/** An error of bind(2), with a remedy. */
 export const bindError = (error: unknown, address: Address, said: string): SocketError => {
   const { code } = error as { readonly code?: string };
   if (address.family !== "unix" || (code !== "ENOENT" && code !== "EACCES")) return networkError(error, said);
-  // libuv has one code for both.
+  // libuv has one code for both causes.
   const folder = dirname(address.path);
   const missing = !fs.existsSync(folder);
   const why = missing ? `there is no folder ${folder}` : `this process may not make a file in ${folder}`;

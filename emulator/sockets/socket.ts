@@ -40,10 +40,10 @@ import { dial } from "./connector.ts";
 import { Listener } from "./listener.ts";
 import { bindError, mustFit, resolve, unboundName, versionOf } from "./resolve.ts";
 
-/** A connection that was accepted, and the address of its peer: `null` for a Unix socket without a name. */
+/** An accepted connection, and the address of its peer: `null` for a Unix socket without a name. */
 export type Accepted = [connection: Socket, address: Address | null];
 
-const AGAIN = 10; // ms between two tries of what the kernel has no room for, and tells nobody when it has
+const AGAIN = 10; // ms between two tries if the kernel has no room: nothing tells when it has
 
 const sleep = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
 
@@ -61,7 +61,7 @@ const sleep = (ms: number): Promise<void> => new Promise((resolve) => setTimeout
  */
 export class Socket extends UnconnectedSocket {
   readonly #proto: number;
-  readonly #descriptor: StreamDescriptor | null; // absent where it was made connected
+  readonly #descriptor: StreamDescriptor | null; // absent if it was made connected
   #state: "fresh" | "binding" | "bound" | "dialling" = "fresh"; // until it listens, or is attached
   #failed = false; // a connect() did
   #listener: Listener | null = null;
@@ -78,7 +78,7 @@ export class Socket extends UnconnectedSocket {
     this.#proto = proto;
     this.#descriptor = descriptor;
     if (family === AF_UNIX) {
-      // What Linux says of a Unix socket that is not connected: unix(7) has no ENOTCONN for recv().
+      // As Linux for a Unix socket that is not connected: its recv() has no ENOTCONN.
       this.rfile.fail("EINVAL", true);
       this.wfile.fail("ENOTCONN", true);
     }
@@ -100,8 +100,8 @@ export class Socket extends UnconnectedSocket {
   }
 
   /**
-   * Each connection in place of its waiting for `accept()`: how a server takes them. They are unread, and whoever takes
-   * one closes it.
+   * Called with each connection, which then does not wait for `accept()`: so a server takes them. Nothing was read from it,
+   * and whoever takes one closes it.
    */
   get onconnection(): ((connection: Connection) => void) | null {
     return this.#taker;
@@ -112,7 +112,7 @@ export class Socket extends UnconnectedSocket {
     if (this.#listener !== null) this.#listener.taker = taker;
   }
 
-  /** Takes an address of this machine. Rejects with `EADDRINUSE`, `EADDRNOTAVAIL`, `EACCES`, `ERR_NAME`; `EINVAL` where it has one already. bind(2) */
+  /** Takes an address of this machine. Rejects with `EADDRINUSE`, `EADDRNOTAVAIL`, `EACCES`, `ERR_NAME`; `EINVAL` if it has one already. bind(2) */
   async bind(address: AddressLike): Promise<void> {
     this.#mustBeNew();
     const endpoint = parseAddress(address);
@@ -131,7 +131,7 @@ export class Socket extends UnconnectedSocket {
     }
   }
 
-  /** Lets others connect, of whom `backlog` (at most `SOMAXCONN`) may wait for `accept()`; one more is reset. Default 128, as CPython's. listen(2) */
+  /** Lets others connect. At most `backlog` of them (and `SOMAXCONN`) wait for `accept()`; any more are reset. Default 128, as CPython's. listen(2) */
   async listen(backlog = 128): Promise<void> {
     checkCount("the backlog", backlog, 0);
     this.#mustBeNew();
@@ -162,8 +162,8 @@ export class Socket extends UnconnectedSocket {
   }
 
   /**
-   * The next connection, and its peer's address. Rejects with `EINVAL` where this does not listen, `ETIMEDOUT`,
-   * `EWOULDBLOCK`, and `ECANCELED` where it is closed meanwhile. accept(2)
+   * The next connection, and its peer's address. Rejects with `EINVAL` if this does not listen, `ETIMEDOUT`,
+   * `EWOULDBLOCK`, and `ECANCELED` if it is closed meanwhile. accept(2)
    */
   async accept(): Promise<Accepted> {
     if (this.closed) throw new SocketError("EBADF");
@@ -292,10 +292,10 @@ export class Socket extends UnconnectedSocket {
         this.#state = before;
         this.#failed = true;
         const { code } = error as SocketError;
-        // Linux answers the first connect() after one that failed while nobody waited with this, and no more.
+        // Linux answers with this the first connect() after a non-blocking one that failed, and only that.
         const stale = code === "ECONNABORTED" && failedBefore;
         failedBefore = false;
-        // The queue of a Unix listener is full: CPython's connect() waits, and who does not wait was told EINPROGRESS.
+        // The queue of a Unix listener is full: CPython's connect() waits; a non-blocking one has rejected with EINPROGRESS.
         const full = code === "EWOULDBLOCK";
         if (this.closed || !(stale || full)) throw error;
         if (full) await sleep(AGAIN);
@@ -347,7 +347,7 @@ export class Socket extends UnconnectedSocket {
 
   #letGo(): void {
     this.#listener?.end("ECANCELED");
-    this.#dialling?.destroy(); // what dials is told by its 'close'
+    this.#dialling?.destroy(); // dial() learns of it by 'close'
     if (!this.attached) this.#descriptor?.close();
   }
 

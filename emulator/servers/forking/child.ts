@@ -17,27 +17,27 @@ import { type Counts, fromWire, type Order, type Report, toWire, type WireError 
 const START_LIMIT = 30_000; // ms that a child may take to import its handler: a module may wait for ever at its top level
 const CANCEL_GRACE = 500; // ms that a cancelled request has to end before its child is killed: before the server tells it as stuck
 const END_GRACE = 1_000; // ms that a child has to end when it is needed no more
-const PING = 1_000; // ms between two pings of a child that has a request; less where a time-out is short
+const PING = 1_000; // ms between two pings of a child that has a request; less if a time-out is short
 
 const SOURCES = import.meta.url.endsWith(".ts"); // else dist/
 const CONDITION = "--conditions=socklet:source";
-/** What a child runs: in dist/ it lies beside this code. */
+/** The program of a child: in dist/ it is beside this code. */
 export const PROGRAM = fileURLToPath(new URL(`forking-child.${SOURCES ? "ts" : "js"}`, import.meta.url));
 
-// Of the parent's options these are for it alone: an inspector's port is taken, code of the command line is not the
-// child's, and what a test runner loads is for its own workers.
+// Options that only the parent may have: an inspector's port is taken, code on the command line is not the
+// child's, and a test runner loads modules for its own workers.
 const OWN =
   /^(--inspect|--test|--watch|--check|--interactive|--input-type|--eval|--print|-c$|-i$|-e$|-p$|-pe$)/;
 const LOADS = /^(--require|--import|--loader|--experimental-loader|-r)(=|$)/;
 const RUNNER = /[\\/]vitest[\\/]/;
 
-/** Those of this process's options that a child needs, too: conditions, loaders, limits. */
+/** The options of this process that a child needs, too: conditions, loaders, limits. */
 const inherited = (): string[] => {
   const given = process.execArgv;
   const kept: string[] = SOURCES && !given.includes(CONDITION) ? [CONDITION] : [];
   for (let i = 0; i < given.length; i++) {
     const [option = "", next = "-"] = given.slice(i, i + 2);
-    const alone = option.includes("="); // else its value, where it has one, is the next
+    const alone = option.includes("="); // otherwise its value, if it has one, is the next
     const own = OWN.test(option) || (LOADS.test(option) && RUNNER.test(alone ? option : next));
     if (!own) kept.push(option);
     else if (!alone && !next.startsWith("-")) i++;
@@ -95,7 +95,7 @@ export const later = (server: ForkedServer, task: () => void, ms: number): Retur
   return timer;
 };
 
-/** Whom a child tells what becomes of it. */
+/** What a child reports to. */
 export interface ChildOwner {
   readonly server: ForkedServer;
   readonly stream: Partial<StreamOptions> | undefined;
@@ -111,7 +111,7 @@ export interface ChildOwner {
 export class Child {
   /** The handler that it has. */
   readonly source: HandlerSource;
-  /** In ms: how long after the loss of another it was started; `null` where it takes nobody's place. */
+  /** In ms: how long after the loss of another it was started; `null` if it replaces none. */
   readonly delay: number | null;
   state: "starting" | "idle" | "busy" | "ending" = "starting";
   /** What it serves, or has served last. */
@@ -126,7 +126,7 @@ export class Child {
   readonly #process: ChildProcess;
   readonly #started = Promise.withResolvers<void>();
   #gone = false;
-  #asked: number | null = null; // when it was last asked for a sign of life, and has not given one yet
+  #asked: number | null = null; // when it was pinged, if it has not answered yet
   #timer: ReturnType<typeof setTimeout> | undefined;
 
   /** Starts it. */
@@ -144,8 +144,8 @@ export class Child {
       this.#lost(null, null); // it could not be started: no other event follows
     });
     if (process.pid === undefined) return;
-    // What it said last may come after its exit, and before "close". (Node emits no "close" where this side closed the
-    // channel, and no "disconnect" where the child had not taken the connection that it was sent last.)
+    // Its last messages may come after "exit", and before "close". (Node emits no "close" if this side closed the
+    // channel, and no "disconnect" if the child had not taken the connection that it was sent last.)
     process.once("close", (code, signal) => this.#lost(code, signal));
     process.once("exit", (code, signal) => {
       if (this.state === "ending") this.#lost(code, signal);
@@ -178,7 +178,7 @@ export class Child {
     return this.#process.pid;
   }
 
-  /** Resolves when it has imported its handler. Rejects with what `over()` is given before that. */
+  /** Resolves when it has imported its handler. Rejects with the error of `over()`, if that is called first. */
   get ready(): Promise<void> {
     return this.#started.promise;
   }
@@ -199,14 +199,14 @@ export class Child {
     this.#send({ type: "certificate", tls });
   }
 
-  /** It waits for a request; `late` is called where none comes within `limit` ms. */
+  /** It waits for a request. Calls `late` if none comes within `limit` ms. */
   rest(limit: number | null, late: () => void): void {
     this.state = "idle";
     clearTimeout(this.#timer);
     if (limit !== null) this.#later(late, limit);
   }
 
-  /** Tells its handler that the request is cancelled; kills it where the request does not end soon. */
+  /** Tells its handler that the request is cancelled. Kills the child if the request does not end soon. */
   cancel(reason: unknown): void {
     const { job } = this;
     if (job === null) return;
@@ -217,7 +217,7 @@ export class Child {
       if (this.state === "busy" && this.job === job) this.kill(SocketError.from(reason, "ECONNABORTED"));
     };
     const asked = this.#asked;
-    // One that has not answered for a while is not waited for; what it said is read before the immediate runs.
+    // A child that has not answered for a while gets no grace. Its messages are read before the immediate runs.
     if (asked === null || performance.now() - asked < this.#every / 2) later(server, late, CANCEL_GRACE);
     else setImmediate(() => (this.#asked === asked ? late() : later(server, late, CANCEL_GRACE)));
   }
@@ -234,7 +234,7 @@ export class Child {
     this.#process.kill("SIGKILL");
   }
 
-  /** Whoever waits for `ready` is told that it will not be. */
+  /** It will not be ready: `ready` rejects. */
   over(error: SocketError): void {
     this.#started.reject(error);
   }
@@ -298,7 +298,7 @@ export class Child {
     }
   }
 
-  /** Asks for a sign of life from time to time, while it has a request. */
+  /** Pings it from time to time, while it has a request. */
   #watch(): void {
     const { blockTimeout } = this.#owner.server;
     const limit = blockTimeout ?? Number.POSITIVE_INFINITY;
@@ -307,7 +307,7 @@ export class Child {
     if (deaf >= limit) {
       const { job } = this;
       const asked = this.#asked;
-      // What it said may have come while this process was busy itself: that is read before this runs.
+      // Its answer may have come while this process was busy: it is read before this runs.
       setImmediate(() => {
         if (this.state !== "busy" || this.job !== job) return;
         const said = `the handler held its process for more than ${wholeMs(blockTimeout ?? 0)} (blockTimeout): an endless loop?`;

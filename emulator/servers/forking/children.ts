@@ -12,7 +12,7 @@ import type { HandlerSource } from "./handler-source.ts";
 import { Sentinel } from "./sentinel.ts";
 
 const PATIENCE = 20; // ms that a request waits for a child to be free before another is started, which takes longer
-const MAX_DOUBLINGS = 30; // of the restart delay: what is more is over every limit
+const MAX_DOUBLINGS = 30; // of the restart delay: more would be over every limit
 
 /** Starts children, gives them work, and replaces those that are lost. */
 export class Children implements ChildOwner {
@@ -62,7 +62,7 @@ export class Children implements ChildOwner {
     await this.#start(null).ready;
   }
 
-  /** Has a child serve it. Settles when it is over; rejects with what its handler threw, or why the child is lost. */
+  /** Has a child serve it. The job settles when it is over; it rejects with what its handler threw, or with why the child was lost. */
   run(job: Job): void {
     const child = this.#idle.pop();
     if (child !== undefined) {
@@ -80,7 +80,7 @@ export class Children implements ChildOwner {
     );
   }
 
-  /** Ends one request: at once where it waits; else its handler is told, and its child killed where that changes nothing. */
+  /** Ends one request: at once if it waits; otherwise its handler is told, and its child is killed if that does not help. */
   cancel(request: unknown, reason: unknown): void {
     const at = this.#waiting.findIndex((job) => job.request === request);
     if (at >= 0) {
@@ -94,7 +94,7 @@ export class Children implements ChildOwner {
 
   /** Has children with this handler from now on; those that have the former end when their request is over. */
   replace(source: HandlerSource): void {
-    this.#source = { ...source }; // also where it is the same: its module may have changed
+    this.#source = { ...source }; // a new object also for the same handler: its module may have changed
     for (const child of [...this.#idle]) this.#end(child);
     this.#grow();
   }
@@ -128,7 +128,7 @@ export class Children implements ChildOwner {
     return counts;
   }
 
-  /** Starts as many as are missing: none while the place of a lost one is still to stay empty. */
+  /** Starts as many as are missing, but none during the restart delay of a lost one. */
   #grow(): void {
     let { alive, starting } = this.#count();
     if (this.#owed > 0 || !this.#up) return;
@@ -178,7 +178,7 @@ export class Children implements ChildOwner {
       const requests = taken !== null && begun ? [{ id: taken.id, address: taken.address }] : [];
       this.#tell({ type: "lost", server, pid, code, signal, requests, error, delay });
       if (taken !== null && begun) {
-        this.server.abortRequest(taken.request); // reset: an end would make a part of the reply look like all of it
+        this.server.abortRequest(taken.request); // with a reset: an end would make a partial reply look complete
         taken.reject(error);
       } else if (taken !== null) {
         this.#waiting.unshift(taken);
@@ -188,7 +188,7 @@ export class Children implements ChildOwner {
     this.#settle();
   }
 
-  /** One more is to be started when the restart delay is over; gives how long that is, in ms. */
+  /** Starts one more when the restart delay is over. Returns that delay in ms. */
   #owe(): number {
     this.#owed++;
     if (this.#restart !== undefined) return Math.max(0, Math.round(this.#restartAt - performance.now()));
@@ -235,7 +235,7 @@ export class Children implements ChildOwner {
     this.#up = true;
     this.#tell({ type: "forked", server: this.server.name, pid: child.pid ?? -1, delay: child.delay });
     this.#next(child);
-    this.#grow(); // who waits now has waited long
+    this.#grow(); // those that still wait have waited long
   }
 
   /** A child's request is over. */

@@ -3,7 +3,7 @@
 import type { ServerInfo } from "../../../core/serve/server.ts";
 import type { ChildTls } from "./messages.ts";
 
-/** What a forking server says of itself; `running` counts also the requests for which a child is being started. */
+/** The info of a forking server; `running` also counts the requests for which a child is being started. */
 export interface ForkingInfo extends ServerInfo {
   /** Children that wait for a request. */
   readonly idle: number;
@@ -11,7 +11,7 @@ export interface ForkingInfo extends ServerInfo {
   readonly busy: number;
   /** Children that import their handler. */
   readonly starting: number;
-  /** Children that were started in the place of a lost one. */
+  /** Children that were started to replace a lost one. */
   readonly restarted: number;
 }
 

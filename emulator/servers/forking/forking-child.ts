@@ -29,7 +29,7 @@ type AnyHandler = HandlerClass<StreamSocket | Datagram>;
 
 const NO_BYTES = { bytesRead: 0, bytesWritten: 0 };
 
-/** Tells the parent: at once, as long as the channel has room. Throws where something in it has no clone. */
+/** Tells the parent: at once, as long as the channel has room. Throws if a part of it cannot be cloned. */
 const tell = (report: Report): void => {
   if (process.connected) process.send?.({ socklet: report }, undefined, undefined, () => {}); // a parent that is gone is told nothing
 };

@@ -35,7 +35,7 @@ const standIn = (source: HandlerSource): AnyHandler => {
   return Handler;
 };
 
-/** Where a handler is that the children of a `server` can import. Throws `TypeError` for a class. */
+/** Where the children of a `server` find this handler. Throws `TypeError` for a class. */
 export const sourceOf = (handler: object, server: string): HandlerSource => {
   const source = sources.get(handler);
   if (source !== undefined) return source;

@@ -73,9 +73,9 @@ export interface Counts {
   readonly bytesWritten: number;
 }
 
-/** What was thrown, as another process can be told it: the clone of an error loses its class and its code. */
+/** Something thrown, as it is sent to another process: a structured clone of an error loses its class and code. */
 export interface WireError {
-  /** What was thrown, where that was no error. */
+  /** What was thrown, if it was no error. */
   readonly value?: unknown;
   readonly name?: string;
   readonly message?: string;
@@ -85,8 +85,8 @@ export interface WireError {
   readonly cause?: WireError | undefined;
 }
 
-const SAID = 8 * 1024; // characters of a message or a stack that are told: a dying child's last report must fit into the channel, 64 KiB
-const CAUSES = 2; // how far causes are followed: they may go round
+const SAID = 8 * 1024; // characters of a message or a stack that are sent: a dying child's last report must fit into the channel, 64 KiB
+const CAUSES = 2; // how far causes are followed: they may be circular
 
 export const toWire = (thrown: unknown, causes = CAUSES): WireError => {
   if (!isA(thrown, Error)) return { value: cloneOf(thrown) };
@@ -97,7 +97,7 @@ export const toWire = (thrown: unknown, causes = CAUSES): WireError => {
   };
 };
 
-/** A clone of `value`, where it has one and is small; else it as text. */
+/** A clone of `value`, if it is small and can be cloned; otherwise its text. */
 const cloneOf = (value: unknown): unknown => {
   try {
     if (jsonOf(value, SAID).json !== undefined) return structuredClone(value);
@@ -122,5 +122,5 @@ export const fromWire = (wire: WireError): unknown => {
   return error;
 };
 
-/** True on the global object of a child: there no forking server starts, nor a module that starts one when it is imported. */
+/** Set on the global object of a child: in a child no forking server may start, nor a module that starts one when it is imported. */
 export const IN_CHILD = Symbol.for("socklet.forked");

@@ -7,15 +7,15 @@ import { lazy, once } from "../../builtin.ts";
 const SENTINEL_LIFE = 1_000; // ms; one that ended earlier would end again
 
 /**
- * Kills what children are left when this process dies: they end by themselves when the channel to their parent
- * closes, but one in an endless loop does not notice, and would run on as nobody's. One process for all, 9 MB of its
- * own; a thread in each child that watched for it takes 10 MB there, and 60 ms of its start.
+ * Kills the remaining children when this process dies. They end by themselves when the channel to their parent
+ * closes, but one in an endless loop does not notice it, and would run on for ever. One process for all takes 9 MB of its
+ * own; a thread in each child that watched for it would take 10 MB there, and 60 ms of its start.
  */
 export class Sentinel {
   static #one: Sentinel | undefined;
   static #users = 0;
 
-  /** For who has children; each lets it go with `release()`. */
+  /** For an owner of children, which calls `release()` when it has none any more. */
   static hold(): Sentinel {
     Sentinel.#users++;
     Sentinel.#one ??= new Sentinel();
