@@ -5,7 +5,7 @@ import { UsageError } from "./output.ts";
 
 export const milliseconds = (text: string): number => {
   const value = Number(text);
-  if (Number.isInteger(value) && value > 0 && value < 2 ** 31) return value;
+  if (/^\d+$/.test(text) && value > 0 && value < 2 ** 31) return value;
   throw new InvalidArgumentError("Give milliseconds, 1 or more.");
 };
 

@@ -1,5 +1,6 @@
 /** All targets, in one table: `npm run fuzz` runs them for as long as one likes, the suite each for a moment. */
 
+import { commandArguments } from "./arguments.ts";
 import { fileReader, fileWriter } from "./file.ts";
 import { framing } from "./framing.ts";
 import { parsers } from "./parsers.ts";
@@ -16,6 +17,7 @@ export const TARGETS: readonly Target[] = [
   fileWriter,
   ...sockets,
   ...parsers,
+  commandArguments,
   ...proxyHeaders,
   ...framing,
 ];
