@@ -56,6 +56,7 @@ const guide: SidebarItem[] = [
       "pools",
       "testing",
       "deploying",
+      "tls",
       "proxy-protocol",
       "broadcasts",
       "sessions",

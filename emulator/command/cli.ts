@@ -45,6 +45,11 @@ program
   .option("--any-port", "listen on free ports in place of the app's; its `dial` follows")
   .option("--data <folder>", "where the app keeps its bytes", ".socklet/data")
   .option("--drain <ms>", "how long running requests may go on after Ctrl-C", milliseconds, 10_000)
+  .addOption(
+    new Option("--tls <certificate>", "what every listener with TLS shows, in development").choices([
+      "self-signed",
+    ]),
+  )
   .option("--control-port <port>", "serve the control routes on this port (7100, if it is free)", portNumber)
   .option("--no-control", "serve no control routes")
   .option("--verbose", "tell events of requests, too, not errors alone")

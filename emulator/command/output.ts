@@ -105,6 +105,19 @@ const eventJson = (event: SockletEvent): string => {
   return inJson(shown);
 };
 
+/** What became of a listener's certificates. */
+const certificateText = ({
+  certificates,
+  error,
+}: Extract<SockletEvent, { readonly type: "certificate" }>): string => {
+  const shown = certificates
+    .map(({ subject, validTo }) => `${subject}, until ${validTo.toISOString()}`)
+    .join("; ");
+  return error === null
+    ? `the certificate was read again: ${shown}`
+    : `the new certificate is not used: ${describe(error)}; the former one stays: ${shown}`;
+};
+
 /** What tells the events of servers on stderr: the errors, and with `verbose` those of requests too. */
 export const logger =
   (verbose: boolean) =>
@@ -113,6 +126,8 @@ export const logger =
     const who = `${event.server}${peer}`;
     if (event.type === "error") say(`${who}  ${describe(event.error)}`);
     else if (event.type === "refused") say(`${who}  refused (${event.reason})`);
+    else if (event.type === "handshake" && event.error !== null) say(`${who}  ${describe(event.error)}`);
+    else if (event.type === "certificate") say(`${who}  ${certificateText(event)}`);
     else if (event.type === "lost") say(`${who}  a child process was lost: ${describe(event.error)}`);
     else if (event.type === "stuck") say(`${who}  did not end when it was aborted`);
     else if (verbose && event.type !== "listening") say(eventJson(event));

@@ -12,19 +12,22 @@ import { controlEntry, type Entry, listing } from "../app/listing.ts";
 import { type AppServer, serveApp, unlessAborted } from "../app/serve.ts";
 import { loadApp } from "./modules.ts";
 import { asked, describe, logger, print, say, UsageError } from "./output.ts";
+import { selfSigned } from "./self-signed.ts";
 import { ABORT_GRACE, onStop } from "./signals.ts";
 import { namesOfHandlers, onUncaught } from "./uncaught.ts";
 
 /** The stop of a server: asked for by a signal, from the moment on when this is made, or by `ask()`. */
 class Stop {
   readonly #asked = new AbortController();
+  /** What a SIGHUP does once the app is served. */
+  reload: () => void = () => say("SIGHUP: the app is not served yet; SIGTERM stops");
   readonly #again = Promise.withResolvers<void>();
 
   constructor() {
     onStop({
       stop: (signal) => this.ask(signal),
       again: () => this.#again.resolve(),
-      reload: () => say("SIGHUP: there is nothing to reload; SIGTERM stops"),
+      reload: () => this.reload(),
     });
   }
 
@@ -79,6 +82,7 @@ interface ServeFlags {
   data: string;
   drain: number;
   control: boolean;
+  tls?: "self-signed";
   controlPort?: number;
   verbose?: boolean;
 }
@@ -108,12 +112,14 @@ const serveUntil = async (
 ): Promise<void> => {
   const { host } = flags;
   const app = await unlessAborted(loadApp(path), stop.signal);
+  const certificate = flags.tls === "self-signed" ? selfSigned() : undefined;
   const controlPort = flags.controlPort ?? (flags.anyPort ? 0 : undefined);
   const server = await serveApp(app, {
     ...(host !== undefined && { host }),
     anyPort: flags.anyPort ?? false,
     data: flags.data,
     module: pathToFileURL(resolve(path)).href,
+    ...(certificate && { certificate }),
     drainTimeout: flags.drain,
     signal: stop.signal,
     onEvent: logger(flags.verbose ?? false),
@@ -130,6 +136,11 @@ const serveUntil = async (
     }
     throw isA(error, SocketError) ? error : new Error(`${path}: ${describe(error)}`, { cause: error });
   });
+  stop.reload = () => {
+    const count = server.reload();
+    const read = `the certificates of ${count === 1 ? "one listener" : `${count} listeners`} are read again`;
+    say(`SIGHUP: ${count === 0 ? "there is nothing to reload; SIGTERM stops" : read}`);
+  };
   const stopped = untilStopped(server, stop, flags.drain);
   if (!stop.signal.aborted) await printListeners(server);
   if ((await stopped) > 0) process.exitCode = 1;

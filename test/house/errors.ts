@@ -87,7 +87,7 @@ const GROUPS: readonly (readonly [title: string, remedies: Partial<Record<Socket
         "Ask the server what became of it, or make the call such that it may be done twice, and say `repeatable: true`.",
       ERR_HANDED_OVER: "After `toWeb()` use the socket that it gave, and no longer this one.",
       ERR_TLS:
-        "The message has the reason: a certificate that is not trusted, a wrong name, or no common version.",
+        "The message has the reason: a certificate that is not trusted, a wrong name, no common version, or a peer that speaks no TLS on a TLS port (see docs/tls.md).",
       ERR_PROXY:
         "The message says what came in place of a PROXY protocol header. Have the proxy send one (`send-proxy-v2`), or leave its address out of `proxyProtocol.from`.",
       ERR_APP: "The message names the entry of `defineApp`, and what it may be.",

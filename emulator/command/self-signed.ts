@@ -1,0 +1,72 @@
+/**
+ * A certificate for development, signed by itself. It is made by the program openssl, since Node makes none, and kept
+ * beside the app's data, so that a client that was told to trust it goes on to.
+ */
+
+import type { CertificateOptions } from "../../core/sockets/tls.ts";
+import { fs, join, lazy } from "../builtin.ts";
+import { say, UsageError } from "./output.ts";
+
+const FOLDER = ".socklet/self-signed";
+const DAYS = 30; // it is for development, and is made anew when it ends
+const LEFT = 24 * 60 * 60 * 1_000; // ms that one must be valid yet to be used again
+
+/** The names that it is for: those of this machine, by which a developer dials. */
+const namesOf = (): readonly string[] => [
+  "DNS:localhost",
+  `DNS:${lazy.os.hostname()}`,
+  "IP:127.0.0.1",
+  "IP:::1",
+];
+
+/** Whether there is one that can be used again. */
+const isSound = (cert: string, key: string): boolean => {
+  try {
+    const { X509Certificate, createPrivateKey } = lazy.crypto;
+    const found = new X509Certificate(fs.readFileSync(cert));
+    const named = found.checkHost(lazy.os.hostname()) !== undefined && found.checkIP("::1") !== undefined;
+    const lasts = Date.parse(found.validTo) - Date.now() > LEFT;
+    return named && lasts && found.checkPrivateKey(createPrivateKey(fs.readFileSync(key)));
+  } catch {
+    return false;
+  }
+};
+
+/** Makes one: certificate and key, PEM. */
+const make = (): readonly [cert: string, key: string] => {
+  const curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"];
+  const named = ["-subj", "/CN=localhost", "-addext", `subjectAltName=${namesOf().join(",")}`];
+  const args = ["req", "-x509", ...curve, ...named, "-days", String(DAYS), "-keyout", "-", "-out", "-"];
+  const { stdout, stderr, status, error } = lazy.childProcess.spawnSync("openssl", args, {
+    encoding: "utf8",
+  });
+  const parts = ["CERTIFICATE", "PRIVATE KEY"].map(
+    (kind) => new RegExp(`-----BEGIN ${kind}-----[\\s\\S]*-----END ${kind}-----\\n`).exec(stdout ?? "")?.[0],
+  );
+  if (status === 0 && parts[0] !== undefined && parts[1] !== undefined) return [parts[0], parts[1]];
+  const why = error === undefined ? stderr.trim().split("\n").at(-1) : "it is not on PATH";
+  throw new UsageError(
+    `--tls self-signed: the program openssl makes the certificate, and could not (${why}); install it, or give the listeners' options tls: { cert, key }`,
+    { cause: error },
+  );
+};
+
+/** The certificate for development, made where there is none that can be used. Throws `UsageError`, also in production. */
+export const selfSigned = (): CertificateOptions => {
+  if (process.env.NODE_ENV === "production") {
+    throw new UsageError(
+      "--tls self-signed is for development, and NODE_ENV is production: give the listeners' options tls",
+    );
+  }
+  const cert = join(FOLDER, "cert.pem");
+  const key = join(FOLDER, "key.pem");
+  if (!isSound(cert, key)) {
+    const [certificate, secret] = make();
+    fs.mkdirSync(FOLDER, { recursive: true, mode: 0o700 });
+    fs.writeFileSync(key, secret, { mode: 0o600 });
+    fs.writeFileSync(cert, certificate);
+  }
+  const { fingerprint256 } = new lazy.crypto.X509Certificate(fs.readFileSync(cert));
+  say(`--tls self-signed: for development; clients have to trust ${cert} (SHA-256 ${fingerprint256})`);
+  return { cert: { file: cert }, key: { file: key } };
+};
