@@ -34,7 +34,7 @@ import { DnsDatagram, DnsStream } from "../../examples/dns.ts";
 import { Echo, EchoDatagram } from "../../examples/echo.ts";
 import { FingerClient, FingerServer } from "../../examples/finger.ts";
 import { MailRequestHandler } from "../../examples/mail.ts";
-import { PostgresClient } from "../../examples/postgres.ts";
+import { Postgres, PostgresClient } from "../../examples/postgres.ts";
 import { Redis } from "../../examples/redis.ts";
 import { KeyStore, RespClient, RespServer } from "../../examples/resp.ts";
 import { SmtpClient } from "../../examples/smtp-client.ts";
@@ -54,12 +54,17 @@ export interface ExampleContext {
   readonly storage: BlobStorage;
   readonly keys: KeyStore;
   readonly members: Set<Chat>;
+  /** Who `Postgres` logs in as. */
+  readonly user: string;
+  readonly plain: boolean;
 }
 
 export const exampleContext = (): ExampleContext => ({
   storage: new MemoryStorage(),
   keys: new KeyStore(),
   members: new Set(),
+  user: "me",
+  plain: true,
 });
 
 interface About {
@@ -246,6 +251,16 @@ export const examples: Readonly<Record<string, Example>> = {
       .expectLine("größe[2J: hello")
       .halfClose()
       .expectEnd(),
+  },
+  Postgres: {
+    file: "postgres.ts",
+    says: "logs in without TLS or password, and asks one query",
+    Handler: Postgres,
+    dials: {
+      params: "SELECT 1 AS one",
+      result: { columns: ["one"], rows: [["1"]], tag: "SELECT 1" },
+    },
+    script: scripts.postgresServer,
   },
   PostgresClient: {
     file: "postgres.ts",
@@ -453,7 +468,7 @@ class DialConnector extends BaseConnector<StreamSocket, ExampleContext> {
   readonly #dial: () => Promise<StreamSocket>;
 
   constructor(Handler: HandlerClass<StreamSocket, ExampleContext>, dial: () => Promise<StreamSocket>) {
-    super(Handler);
+    super(Handler, { context: exampleContext() });
     this.#dial = dial;
   }
 

@@ -80,7 +80,8 @@ const streamDoor = async (
   const to = address.family === "unix" ? { path: address.path } : address;
   return {
     dial: () => createConnection(to, options),
-    connector: (Handler) => new TCPConnector<ExampleContext>(to, Handler, options),
+    connector: (Handler) =>
+      new TCPConnector<ExampleContext>(to, Handler, { ...options, context: exampleContext() }),
     async [Symbol.asyncDispose]() {
       await server.serverClose();
       expect(errors).toEqual([]);
@@ -216,7 +217,7 @@ const running: Partial<Record<PlaceId, MatrixPlace>> = {
     streams: async (_, name) => ({
       dial: () => createConnection(inWorkerd(name)),
       connector: (Handler: HandlerClass<StreamSocket, ExampleContext>) =>
-        new TCPConnector(inWorkerd(name), Handler),
+        new TCPConnector(inWorkerd(name), Handler, { context: exampleContext() }),
     }),
     datagrams: (_, name) => udpPeer(inWorkerd(name).port),
   },

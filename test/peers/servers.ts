@@ -44,8 +44,8 @@ const serverOn = async (
 };
 
 /** Its standard error is read with its output, and neither waits in a buffer of Python's. */
-const shell = (command: string, args: readonly (string | number)[]): Program =>
-  start("sh", ["-c", 'PYTHONUNBUFFERED=1 exec "$0" "$@" 2>&1', command, ...args]);
+const shell = (command: string, args: readonly (string | number)[], timeout?: number): Program =>
+  start("sh", ["-c", 'PYTHONUNBUFFERED=1 exec "$0" "$@" 2>&1', command, ...args], timeout);
 
 /** `aiosmtpd`, which demands STARTTLS and prints each message. */
 export const smtp = ({ folder }: Certificates): Promise<Server> => {
@@ -67,8 +67,64 @@ export const postgresCommand = (name: "initdb" | "postgres"): string | null => {
 
 export const postgresPassword = "it's: a päßword, longer than 8";
 
+/** A server that can be killed (`kill -9`) and started again, on the same port and with the same data. */
+export interface Mortal extends AsyncDisposable {
+  readonly port: number;
+  restart(): Promise<void>;
+}
+
+const BIRTHS = 200; // how often a server that was killed is started, until what it left behind is gone
+
+/** `begin` again and again, until it says that it is `ready`. */
+const born = async (begin: () => Program, ready: RegExp): Promise<Program> => {
+  for (let tries = 1; ; tries++) {
+    const program = begin();
+    try {
+      await program.line(ready);
+      return program;
+    } catch (error) {
+      await program[Symbol.asyncDispose]();
+      if (tries === BIRTHS) throw error;
+    }
+  }
+};
+
+const mortal = (
+  port: number,
+  first: Program,
+  begin: () => Program,
+  ready: RegExp,
+  gone: () => void,
+): Mortal => {
+  let program = first;
+  return {
+    port,
+    async restart() {
+      program.kill("SIGKILL");
+      await program.ended;
+      program = await born(begin, ready);
+    },
+    async [Symbol.asyncDispose]() {
+      await program[Symbol.asyncDispose]();
+      gone();
+    },
+  };
+};
+
+/** Redis that keeps what it was told before it says so, and so survives. */
+export const mortalRedis = async (): Promise<Mortal> => {
+  const folder = mkdtempSync(join(tmpdir(), "socklet-redis-"));
+  const options = ["--save", "", "--appendonly", "yes", "--appendfsync", "always", "--dir", folder];
+  const port = await reservePort();
+  const begin = (): Program => start("redis-server", ["--port", port, "--bind", "127.0.0.1", ...options], 0);
+  const ready = /Ready to accept connections/;
+  const gone = (): void => rmSync(folder, { recursive: true, force: true });
+  return mortal(port, await born(begin, ready), begin, ready, gone);
+};
+
 /** PostgreSQL with a database cluster of its own, whose user `postgres` has to prove its password by SCRAM. */
-export const postgres = async ({ folder: from }: Certificates): Promise<Server> => {
+export const postgres = async (certificates: Certificates): Promise<Server & Mortal> => {
+  const { folder: from } = certificates;
   const folder = mkdtempSync(join(tmpdir(), "socklet-postgres-"));
   const gone = (): void => rmSync(folder, { recursive: true, force: true });
   // It refuses to run as root; who is not root runs it as himself.
@@ -101,8 +157,10 @@ export const postgres = async ({ folder: from }: Certificates): Promise<Server> 
     };
     const options = Object.entries(settings).flatMap(([name, value]) => ["-c", `${name}=${value}`]);
     const [server, ...first] = as(postgresCommand("postgres"));
-    const begin = (port: number): Program => shell(server, [...first, "-D", data, "-p", port, ...options]);
-    return await serverOn(begin, /ready to accept connections/, /could not bind|could not create/, gone);
+    const begin = (port: number): Program => shell(server, [...first, "-D", data, "-p", port, ...options], 0);
+    const ready = /ready to accept connections/;
+    const { port, program } = await serverOn(begin, ready, /could not bind|could not create/);
+    return { program, ...mortal(port, program, () => begin(port), ready, gone) };
   } catch (error) {
     gone();
     throw error;

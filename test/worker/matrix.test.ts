@@ -5,7 +5,14 @@ import { AF_INET, SOCK_DGRAM } from "socklet";
 import { createConnection, socket, streamSocket, TCPConnector } from "socklet/worker";
 import { inject } from "vitest";
 import { type MatrixPlace, matrixOf } from "../conformance/matrix.ts";
-import { doorOf, inMemory, type PlaceId, placesOf, type StreamDoor } from "../conformance/matrix-table.ts";
+import {
+  doorOf,
+  exampleContext,
+  inMemory,
+  type PlaceId,
+  placesOf,
+  type StreamDoor,
+} from "../conformance/matrix-table.ts";
 
 const FILE = "test/worker/matrix.test.ts";
 
@@ -24,7 +31,8 @@ const outbound = (secureTransport: "on" | "off"): MatrixPlace => ({
     const address = { hostname: "localhost", port: secureTransport === "on" ? tls : plain };
     return {
       dial: () => createConnection(address, { secureTransport }),
-      connector: (Handler) => new TCPConnector(address, Handler, { secureTransport }),
+      connector: (Handler) =>
+        new TCPConnector(address, Handler, { secureTransport, context: exampleContext() }),
     };
   },
   asked: () =>
