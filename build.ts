@@ -6,7 +6,7 @@
  * control plane. Nothing is minified, which would gain nothing (measured), and names stay what they are in the sources.
  */
 
-import { readdirSync, rmSync } from "node:fs";
+import { readdirSync, readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { rolldown } from "rolldown";
 
@@ -35,7 +35,7 @@ const bundle = await rolldown({
   external: /^[^./]/, // Node's modules, workerd's, packages
   transform: { target: "es2022" },
 });
-await bundle.write({
+const { output } = await bundle.write({
   dir: dist,
   format: "esm",
   sourcemap: true,
@@ -55,3 +55,19 @@ await bundle.write({
   },
 });
 await bundle.close();
+
+// Syntax that es2022 does not have, such as `using`, becomes an import of a package that users do not have.
+const { dependencies, peerDependencies } = JSON.parse(readFileSync(join(root, "package.json"), "utf8"));
+const known = [...Object.keys(dependencies), ...Object.keys(peerDependencies), "socklet"];
+const files = new Set(output.map(({ fileName }) => fileName));
+for (const chunk of output) {
+  if (chunk.type !== "chunk") continue;
+  const missing = [...chunk.imports, ...chunk.dynamicImports].filter(
+    (name) =>
+      !files.has(name) &&
+      !/^(node|cloudflare):/.test(name) &&
+      !known.some((one) => name === one || name.startsWith(`${one}/`)),
+  );
+  if (missing.length === 0) continue;
+  throw new Error(`${chunk.fileName} imports ${missing.join(", ")}, which package.json does not have`);
+}

@@ -33,38 +33,44 @@ export const dial = async (
   const params = paramsOf(words, flags.params);
   onUncaught(undefined, () => process.exit(1));
   const { handler, app } = await loadHandler(named, flags.app);
-  await using pools = app && new AppPools(app, TCPConnector);
-  const storage = new FileStorage(flags.data);
-  const context =
-    app && pools && (await app.context({ name: "node", bindings: process.env, storage, pool: pools.client }));
-  const { connectTimeout, secureTransport } = flags;
-  const onEvent = logger(flags.verbose ?? false);
-  pools?.open({ context, onEvent });
-  const connector = asked(
-    address,
-    () => new TCPConnector(address, handler, { context, connectTimeout, secureTransport, onEvent }),
-  );
-  const stop = new AbortController();
-  const interrupted = new Promise<never>((_, reject) => {
-    onStop({
-      stop: (signal) => {
-        const reason = new SocketError("ECANCELED", `interrupted by ${signal}`);
-        stop.abort(reason);
-        setTimeout(reject, ABORT_GRACE, reason); // for a handler that does not notice
-      },
-    });
-  });
+  const pools = app && new AppPools(app, TCPConnector);
   try {
-    const result = await orIdle(
-      Promise.race([connector.run({ params, signal: stop.signal }), interrupted]),
-      () => new SocketError("ERR_HANDLER", "its handle() waits for what cannot come any more"),
+    const storage = new FileStorage(flags.data);
+    const context =
+      app &&
+      pools &&
+      (await app.context({ name: "node", bindings: process.env, storage, pool: pools.client }));
+    const { connectTimeout, secureTransport } = flags;
+    const onEvent = logger(flags.verbose ?? false);
+    pools?.open({ context, onEvent });
+    const connector = asked(
+      address,
+      () => new TCPConnector(address, handler, { context, connectTimeout, secureTransport, onEvent }),
     );
-    await printJson(result, 2);
-  } catch (error) {
-    const failed: unknown = stop.signal.aborted ? stop.signal.reason : error;
-    const late = isA(failed, SocketError) && failed.code === "ETIMEDOUT" && failed.address !== undefined;
-    const said =
-      describe(failed) + (late ? "; check the address, or give it longer with --connect-timeout" : "");
-    throw new Error(said.includes(address) ? said : `${named} at ${address}: ${said}`, { cause: failed });
+    const stop = new AbortController();
+    const interrupted = new Promise<never>((_, reject) => {
+      onStop({
+        stop: (signal) => {
+          const reason = new SocketError("ECANCELED", `interrupted by ${signal}`);
+          stop.abort(reason);
+          setTimeout(reject, ABORT_GRACE, reason); // for a handler that does not notice
+        },
+      });
+    });
+    try {
+      const result = await orIdle(
+        Promise.race([connector.run({ params, signal: stop.signal }), interrupted]),
+        () => new SocketError("ERR_HANDLER", "its handle() waits for what cannot come any more"),
+      );
+      await printJson(result, 2);
+    } catch (error) {
+      const failed: unknown = stop.signal.aborted ? stop.signal.reason : error;
+      const late = isA(failed, SocketError) && failed.code === "ETIMEDOUT" && failed.address !== undefined;
+      const said =
+        describe(failed) + (late ? "; check the address, or give it longer with --connect-timeout" : "");
+      throw new Error(said.includes(address) ? said : `${named} at ${address}: ${said}`, { cause: failed });
+    }
+  } finally {
+    await pools?.[Symbol.asyncDispose]();
   }
 };

@@ -111,49 +111,58 @@ export const checkPool = async <Call, Reply, Context = unknown, ServerContext = 
   const most = checkCount("pipeline", options.pipeline ?? ("call" in Handler.prototype ? 1 : 3), 1);
   checkClient(Handler, most);
   const counts = { runs: 0, answered: 0, rejected: 0 };
-  using clock = new VirtualClock().install();
-  const check = new Check(Handler, options, clock, counts);
-  for (const pipeline of most > 1 ? [1, most] : [1]) {
-    const { said, asked, ends } = await check.run({ pipeline, inTurn: true, harmless: true });
-    await check.run({ pipeline, slice: 1, harmless: true });
-    await check.run({ pipeline, callers: CROWD, harmless: true });
-    await check.run({
-      pipeline,
-      callers: CROWD,
-      slice: 7,
-      repeatable: true,
-      harmless: true,
-      mischief: { of: "server", at: said, does: "reset" },
-    });
-    for (const at of places(said)) {
-      for (const does of ["end", "reset"] as const) {
-        await check.run({ pipeline, mischief: { of: "server", at, does } });
-        await check.run({ pipeline, mischief: { of: "server", at, does }, repeatable: true, harmless: true });
+  const clock = new VirtualClock().install();
+  try {
+    const check = new Check(Handler, options, clock, counts);
+    for (const pipeline of most > 1 ? [1, most] : [1]) {
+      const { said, asked, ends } = await check.run({ pipeline, inTurn: true, harmless: true });
+      await check.run({ pipeline, slice: 1, harmless: true });
+      await check.run({ pipeline, callers: CROWD, harmless: true });
+      await check.run({
+        pipeline,
+        callers: CROWD,
+        slice: 7,
+        repeatable: true,
+        harmless: true,
+        mischief: { of: "server", at: said, does: "reset" },
+      });
+      for (const at of places(said)) {
+        for (const does of ["end", "reset"] as const) {
+          await check.run({ pipeline, mischief: { of: "server", at, does } });
+          await check.run({
+            pipeline,
+            mischief: { of: "server", at, does },
+            repeatable: true,
+            harmless: true,
+          });
+        }
+        await check.run({ pipeline, mischief: { of: "server", at, does: "silence" } });
+        await check.run({ pipeline, mischief: { of: "server", at, does: "leave" }, leaver: at % CALLERS });
       }
-      await check.run({ pipeline, mischief: { of: "server", at, does: "silence" } });
-      await check.run({ pipeline, mischief: { of: "server", at, does: "leave" }, leaver: at % CALLERS });
-    }
-    for (const at of places(asked))
-      await check.run({ pipeline, mischief: { of: "client", at, does: "reset" } });
-    if (options.notice === undefined) continue;
-    const notice = toBytes(options.notice);
-    for (const at of ends) {
-      for (const inTurn of [true, false]) {
-        await check.run({
-          pipeline,
-          inTurn,
-          harmless: true,
-          mischief: { of: "server", at, does: "notice", notice },
-        });
-        await check.run({
-          pipeline,
-          inTurn,
-          slice: 1,
-          harmless: true,
-          mischief: { of: "server", at, does: "notice", notice },
-        });
+      for (const at of places(asked))
+        await check.run({ pipeline, mischief: { of: "client", at, does: "reset" } });
+      if (options.notice === undefined) continue;
+      const notice = toBytes(options.notice);
+      for (const at of ends) {
+        for (const inTurn of [true, false]) {
+          await check.run({
+            pipeline,
+            inTurn,
+            harmless: true,
+            mischief: { of: "server", at, does: "notice", notice },
+          });
+          await check.run({
+            pipeline,
+            inTurn,
+            slice: 1,
+            harmless: true,
+            mischief: { of: "server", at, does: "notice", notice },
+          });
+        }
       }
     }
+  } finally {
+    clock[Symbol.dispose]();
   }
   return counts;
 };
