@@ -22,6 +22,9 @@ export const lazy = {
   get asyncHooks() {
     return load("node:async_hooks");
   },
+  get perfHooks() {
+    return load("node:perf_hooks");
+  },
   get childProcess() {
     return load("node:child_process");
   },

@@ -44,6 +44,8 @@ export interface LocalPlaneOptions {
   connector(target: SessionTarget): BaseConnector<StreamSocket, any>;
   /** Default: none. */
   listeners?(): readonly ListenerInfo[];
+  /** As `ControlPlane.metrics`; `dialled` sessions run that this side opened. Default: none. */
+  metrics?(dialled: number): string;
   /** What the app's pools say of themselves. Default: none. */
   poolInfos?(): readonly PoolInfo[];
   /** The events of the listeners. Default: none. */
@@ -68,6 +70,7 @@ const LOCAL_PLANE_NAMES = optionNamesOf<LocalPlaneOptions>("a local plane")({
   app: true,
   connector: true,
   listeners: true,
+  metrics: true,
   poolInfos: true,
   log: true,
   ready: true,
@@ -153,6 +156,10 @@ export class LocalPlane implements ControlPlane {
 
   listeners(): readonly ListenerInfo[] {
     return this.#options.listeners?.() ?? [];
+  }
+
+  metrics(): string | null {
+    return this.#options.metrics?.(this.#dialled) ?? null;
   }
 
   pools(): readonly PoolInfo[] {

@@ -136,6 +136,7 @@ const PROBLEMS: Partial<Record<ProblemStatus, string>> = {
   415: "The body is of another media type",
   422: "A field is wrong; `errors` names it",
   429: "Too many sessions run, or too much waits for the session's peer",
+  501: "The platform has none",
   503: "No token is set, no session can be started now, or the platform failed (`ERR_PLATFORM`: ask again)",
 };
 
@@ -230,6 +231,21 @@ export const openApi = {
             parameter("Last-Event-ID", "header", count, "As `after`, and stronger"),
           ],
         },
+      ),
+    },
+    "/v1/metrics": {
+      get: operation(
+        "Counts and histograms, in Prometheus' text format",
+        "read",
+        {
+          200: {
+            description: "Metrics whose names begin with socklet_, and some of the process",
+            content: {
+              "text/plain": { schema: string, example: 'socklet_active_requests{listener="echo"} 1\n' },
+            },
+          },
+        },
+        [501],
       ),
     },
     "/v1/pools": {

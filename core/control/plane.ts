@@ -283,6 +283,8 @@ export interface ControlPlane {
   /** Why no session can be started now, one text a reason, without secrets; empty where all is well. */
   ready(): MaybePromise<readonly string[]>;
   listeners(): MaybePromise<readonly ListenerInfo[]>;
+  /** Its counts in Prometheus' text format; `null` where the platform keeps none (a Worker: each isolate would have counts of its own). */
+  metrics(): MaybePromise<string | null>;
   /** The app's pools; those of the children of a forking listener are not among them. */
   pools(): MaybePromise<readonly PoolInfo[]>;
   /**

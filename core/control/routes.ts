@@ -8,6 +8,7 @@
  * | `GET /v1/openapi.json` | read | these routes, as OpenAPI 3.1 |
  * | `GET /v1/listeners` | read | `{ listeners }`: what listens, with the counts of its server |
  * | `GET /v1/listeners/events` | read | what their servers tell, as it comes (SSE); `Last-Event-ID` or `?after=` resumes |
+ * | `GET /v1/metrics` | read | counts and histograms in Prometheus' text; 501 in a Worker |
  * | `GET /v1/pools` | read | `{ pools }`: the app's pools, with their counts |
  * | `GET /v1/pools/:name` | read | one of them |
  * | `GET /v1/sessions` | read | a page, newest first: `?state= &handler= &limit= &before=` |
@@ -34,6 +35,7 @@ import type { SocketError } from "../errors.ts";
 import { checkOptions, optionNamesOf } from "../options.ts";
 import { SECURE_TRANSPORTS } from "../sockets/tls.ts";
 import { bearerToken, type Scope, TokenList } from "./auth.ts";
+import { METRICS_TYPE } from "./metrics.ts";
 import { openApi } from "./openapi.ts";
 import {
   BOUNDS,
@@ -156,6 +158,13 @@ export const controlRoutes = (setup: ControlSetup | ((env: any) => MaybePromise<
   route("GET", "/v1/openapi.json", "read", (c) => json(c, openApi));
 
   route("GET", "/v1/listeners", "read", async (c, plane) => json(c, { listeners: await plane.listeners() }));
+
+  route("GET", "/v1/metrics", "read", async (c, plane) => {
+    const text = await plane.metrics();
+    if (text !== null) return c.body(text, 200, { "Content-Type": METRICS_TYPE });
+    const said = "this platform keeps no metrics: each of its isolates would have counts of its own";
+    throw new HttpError(501, "ERR_UNSUPPORTED", said);
+  });
 
   route("GET", "/v1/pools", "read", async (c, plane) => json(c, { pools: await plane.pools() }));
 

@@ -423,7 +423,8 @@ export class Session {
       throw controller.signal.reason;
     }
     this.#socket = socket;
-    const peer = socket.getpeername();
+    const { proxy } = socket;
+    const peer = proxy === null || proxy.carries === null ? socket.getpeername() : proxy.source;
     const { kept = null } = this.#info;
     this.#info = {
       ...this.#info,

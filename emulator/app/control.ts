@@ -8,6 +8,7 @@ import type { AddressInfo } from "node:net";
 import { TokenList, tokenEntries } from "../../core/control/auth.ts";
 import { ListenerLog } from "../../core/control/listeners.ts";
 import { LocalPlane } from "../../core/control/local.ts";
+import { Metrics } from "../../core/control/metrics.ts";
 import { listenerInfo } from "../../core/control/plane.ts";
 import { HttpError, problemResponse } from "../../core/control/problem.ts";
 import type { SessionHooks } from "../../core/control/session.ts";
@@ -20,8 +21,9 @@ import { lazy } from "../builtin.ts";
 import { networkError } from "../kernel/addresses.ts";
 import { listenerUrl, type TCPServer } from "../servers/tcp.ts";
 import { FileArchive } from "./archive.ts";
+import { processMetrics } from "./process-metrics.ts";
 
-export { FileArchive, ListenerLog, LocalPlane, listenerInfo }; // what serve.ts loads with this
+export { FileArchive, ListenerLog, LocalPlane, listenerInfo, Metrics, processMetrics }; // what serve.ts loads with this
 
 // ---- Connections as sessions ----
 

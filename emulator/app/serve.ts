@@ -2,6 +2,7 @@
 
 import type { AsyncLocalStorage } from "node:async_hooks";
 import type { MaybePromise } from "../../core/bytes/data.ts";
+import type { Family, Metrics } from "../../core/control/metrics.ts";
 import { SocketError } from "../../core/errors.ts";
 import {
   type Address,
@@ -263,6 +264,13 @@ export const unlessAborted = <T>(work: MaybePromise<T>, signal: AbortSignal | un
   return Promise.race([promise, work]).finally(() => signal?.removeEventListener("abort", aborted));
 };
 
+const dialledSessions = (value: number): Family => ({
+  name: "socklet_dialled_sessions",
+  help: "Sessions that run and were opened from this side.",
+  type: "gauge",
+  samples: [{ value }],
+});
+
 /**
  * Opens all listeners of `app`, and serves. Where one cannot be opened, those before it are closed again and
  * the reason is thrown: `EADDRINUSE`, `EACCES`, `EADDRNOTAVAIL`, `ERR_NAME`; `ERR_APP` where `app` is none;
@@ -302,6 +310,7 @@ export const serveApp = async <Context>(
   const listeners: Serving[] = [];
   const placed: Placed[] = [];
   const dial = { ...app.dial }; // as it is once the listeners are where they are
+  const metrics = parts && new parts.Metrics();
   const told = parts === undefined || access === undefined ? null : new parts.ListenerLog(access.secrets);
   const tell =
     told === null
@@ -321,6 +330,11 @@ export const serveApp = async <Context>(
           onArchiveError: tellControl,
           listeners: () =>
             listeners.map(({ name, url, serve, info }) => parts.listenerInfo(name, url, serve, info())),
+          metrics: (dialled) =>
+            (metrics as Metrics).text(
+              listeners.map(({ name, url, serve, info }) => parts.listenerInfo(name, url, serve, info())),
+              [dialledSessions(dialled), ...parts.processMetrics()],
+            ),
           poolInfos: () => pools?.infos() ?? [],
           connector: ({ handler, HandlerClass, endpoint, connectTimeout, secureTransport, tls }) =>
             new Connector<Context>(endpoint, HandlerClass, {
@@ -332,6 +346,15 @@ export const serveApp = async <Context>(
               onEvent,
             }),
         });
+  /** `tell`, counted for one listener. */
+  const counted = (name: string): OnEvent | undefined => {
+    if (metrics === undefined) return tell;
+    const count = metrics.listener(name);
+    return (event) => {
+      count(event);
+      tell?.(event);
+    };
+  };
   const recorded: Recorded = (Server) =>
     parts === undefined || plane === null ? Server : parts.RecordingMixIn(Server, plane);
   let routes: { readonly url: string; close(): Promise<void> } | undefined;
@@ -367,7 +390,7 @@ export const serveApp = async <Context>(
         ...tlsOf(listener, options.certificate, spoken(listener)),
         name: listener.name,
         context,
-        onEvent: tell,
+        onEvent: counted(listener.name),
         drainTimeout,
       } as ServerOptions<Context>,
       recorded,

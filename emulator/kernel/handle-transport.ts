@@ -100,7 +100,6 @@ class HandleTransport extends Intake implements Connection {
   readonly #node: StreamBinding;
   #sink: StreamSink | null = null;
   #kernel: Kernel | undefined;
-  #unread: Uint8Array | null = null; // for `toNode()`
   #heir: NodeTransport | null = null; // has the handle now
   #reads: "not yet" | "no" | "yes" = "not yet";
   #ended = false; // by the peer
@@ -307,16 +306,11 @@ class HandleTransport extends Intake implements Connection {
     return this.toNode().startTls(options);
   }
 
-  unread(bytes: Uint8Array): void {
-    this.#unread = bytes;
-  }
-
   toNode(): NodeTransport {
     this.pause();
     const options = { handle: this.#handle, allowHalfOpen: true, manualStart: true };
     const socket = new net.Socket(options as unknown as net.SocketConstructorOpts);
     socket.pause(); // nothing is read until somebody asks
-    if (this.#unread !== null) socket.unshift(this.#unread);
     this.#heir = new NodeTransport(socket, { ...this.#origin, kernel: this.#kernel ?? this.#origin?.kernel });
     return this.#heir;
   }

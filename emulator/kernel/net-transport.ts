@@ -133,8 +133,6 @@ export interface Connection extends StreamTransport {
   unref(): void;
   /** The same over a `net.Socket`, which has the connection from now on. Before anything was read. */
   toNode(): NodeTransport;
-  /** Puts back what was read beyond what was wanted: it is read first, if the next call is `startTls()` or `toNode()`. */
-  unread(bytes: Uint8Array): void;
 }
 
 type Listeners = Record<string, (argument: never) => unknown>;
@@ -219,10 +217,6 @@ export class NodeTransport implements Connection, Taker {
 
   toNode(): this {
     return this;
-  }
-
-  unread(bytes: Uint8Array): void {
-    this.#socket.unshift(bytes);
   }
 
   get localAddress(): Address | null {

@@ -69,6 +69,10 @@ export class WorkerPlane implements ControlPlane {
     return this.#setup.listeners();
   }
 
+  metrics(): null {
+    return null;
+  }
+
   pools(): readonly [] {
     return [];
   }

@@ -1,0 +1,111 @@
+/** `/v1/metrics`, read by Prometheus' own parser, and counted right. */
+
+import net from "node:net";
+import { defineApp, streamHandler } from "socklet";
+import { serveApp } from "socklet/emulator";
+import { expect, onTestFinished, test } from "vitest";
+import { Told } from "../core/told.ts";
+import { python, pythonWith } from "./program.ts";
+
+const Echo = streamHandler(async ({ rfile, wfile }) => {
+  for await (const line of rfile.lines()) {
+    if (line === "fail") throw new Error('a text with "quotes"\nand lines, that is no label');
+    wfile.write(`${line}\n`);
+  }
+});
+
+const TOKEN = "a-token-for-the-tests";
+
+const READS = `
+import json, sys
+from prometheus_client.parser import text_string_to_metric_families
+samples = []
+for family in text_string_to_metric_families(sys.stdin.read()):
+    assert family.documentation, family.name
+    for sample in family.samples:
+        samples.append([family.type, sample.name, sample.labels, sample.value])
+print(json.dumps(samples))
+`;
+
+type Sample = readonly [type: string, name: string, labels: Readonly<Record<string, string>>, value: number];
+
+pythonWith("prometheus_client", "python3-prometheus-client")("Prometheus' own parser", (command) => {
+  test("reads the metrics of an app, which are right", async () => {
+    const told = new Told();
+    const app = defineApp({
+      handlers: { echo: Echo, denied: Echo, idle: Echo },
+      listen: [
+        { handler: "echo", address: "127.0.0.1:0" },
+        { handler: "denied", address: "127.0.0.1:0", options: { access: { deny: ["127.0.0.0/8"] } } },
+        { handler: "idle", address: "127.0.0.1:0", options: { idleTimeout: 20 } },
+      ],
+    });
+    const server = await serveApp(app, {
+      onEvent: told.on,
+      control: { port: 0, tokens: TOKEN },
+    });
+    onTestFinished(() => server.close());
+    const [echo, denied, idle] = server.listeners.map(({ url }) => Number(new URL(url).port));
+    const talk = async (port: number, text: string): Promise<void> => {
+      const socket = net.connect(port, "127.0.0.1").on("error", () => {});
+      socket.end(text);
+      socket.resume();
+      await new Promise((resolve) => socket.once("close", resolve)); // a denied one is told as reset
+    };
+    await talk(echo as number, "hello\n");
+    await talk(echo as number, `${"x".repeat(2000)}\n`);
+    await talk(echo as number, "fail\n");
+    await talk(denied as number, "hello\n");
+    const silent = net.connect(idle as number, "127.0.0.1").on("error", () => {});
+    onTestFinished(() => void silent.destroy());
+    await told.next("end", 4); // the silent one is ended by its limit
+    const open = net.connect(echo as number, "127.0.0.1");
+    onTestFinished(() => void open.destroy());
+    await told.next("begin", 5);
+    const { url } = server.control as { readonly url: string };
+    const answer = await fetch(`${url}/v1/metrics`, { headers: { authorization: `Bearer ${TOKEN}` } });
+    expect([answer.status, answer.headers.get("content-type")]).toEqual([
+      200,
+      "text/plain; version=0.0.4; charset=utf-8",
+    ]);
+    const text = await answer.text();
+    const samples: Sample[] = JSON.parse(await python(READS, [], text, undefined, command));
+    const value = (name: string, labels: object = { listener: "echo" }): number | undefined =>
+      samples.find(([, of, has]) => of === name && JSON.stringify(has) === JSON.stringify(labels))?.[3];
+    const of = (reason: string) => ({ listener: "echo", reason });
+    expect({
+      begun: value("socklet_requests_total"),
+      active: value("socklet_active_requests"),
+      ok: value("socklet_ended_total", of("ok")),
+      failed: value("socklet_ended_total", of("error")),
+      idle: value("socklet_ended_total", { listener: "idle", reason: "idleTimeout" }),
+      refused: value("socklet_refused_total", { listener: "denied", reason: "access" }),
+      durations: value("socklet_duration_seconds_count"),
+      received: value("socklet_received_bytes_sum"),
+      sent: value("socklet_sent_bytes_sum"),
+      upTo64: value("socklet_received_bytes_bucket", { listener: "echo", le: "64" }),
+      upTo1024: value("socklet_received_bytes_bucket", { listener: "echo", le: "1024" }),
+      upTo16384: value("socklet_received_bytes_bucket", { listener: "echo", le: "16384" }),
+      all: value("socklet_received_bytes_bucket", { listener: "echo", le: "+Inf" }),
+    }).toEqual({
+      begun: 4,
+      active: 1,
+      ok: 2,
+      failed: 1,
+      idle: 1,
+      refused: 1,
+      durations: 3,
+      received: 6 + 2001 + 5,
+      sent: 6 + 2001,
+      upTo64: 2,
+      upTo1024: 2,
+      upTo16384: 3,
+      all: 3,
+    });
+    expect(value("process_resident_memory_bytes", {})).toBeGreaterThan(1_000_000);
+    expect(samples.map(([, name]) => name)).toContain("socklet_event_loop_delay_seconds_count");
+    expect(text).not.toContain("quotes");
+    const shut = await fetch(`${url}/v1/metrics`);
+    expect(shut.status).toBe(401);
+  });
+});
