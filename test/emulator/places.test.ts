@@ -10,6 +10,7 @@ import { Conformance, LocalBoard } from "../conformance/handler.ts";
 import { serverConformance } from "../conformance/server.ts";
 import { serverScenarios, tracing } from "../conformance/server-scenarios.ts";
 import { streamConformance } from "../conformance/stream.ts";
+import { ownCertificates } from "../peers/certificates.ts";
 
 const options = { stream: { closeTimeout: 300 }, drainTimeout: 100 };
 const board = new LocalBoard();
@@ -27,6 +28,21 @@ const Echo = streamHandler(async ({ request }) => {
 const dataTcp = new ThreadingTCPServer("127.0.0.1:0", Conformance, { ...options, context: board });
 const dialTcp = (server: TCPServer<LocalBoard>): Promise<StreamSocket> =>
   createConnection(server.serverAddress as never, { stream: options.stream });
+
+const own = ownCertificates();
+const tls = up(
+  new ThreadingTCPServer("127.0.0.1:0", Conformance, {
+    ...options,
+    context: board,
+    ...(own !== null && { tls: { cert: own.cert, key: own.key } }),
+  }),
+);
+const dialTls = (): Promise<StreamSocket> =>
+  createConnection(tls.serverAddress as never, {
+    stream: options.stream,
+    secureTransport: "on",
+    tls: { ca: own?.ca },
+  });
 
 const traced = <Of>(name: string, make: (index: number, key: string) => Of): readonly Of[] =>
   serverScenarios.map((_, index) => make(index, `${name}/${index}`));
@@ -68,6 +84,11 @@ streamConformance(
   { name: "Node TCP, dialled, read by 'data'", dial: () => byData(() => dialTcp(dataTcp)) },
   "served",
 );
+
+if (own !== null) {
+  streamConformance({ name: "Node TLS", dial: dialTls });
+  streamConformance({ name: "Node TLS, dialled", dial: dialTls }, "served");
+}
 
 test("what is accepted is read from its handle, what is dialled by onread; where that is off, by 'data'", async () => {
   class Telling extends ThreadingTCPServer {

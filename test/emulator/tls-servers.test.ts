@@ -5,6 +5,7 @@ import { mkdirSync, renameSync, rmSync, symlinkSync, writeFileSync } from "node:
 import net from "node:net";
 import { join } from "node:path";
 import tls from "node:tls";
+import { fileURLToPath } from "node:url";
 import type { Address, InternetAddress, SockletEvent, StreamSocket } from "socklet";
 import { streamHandler } from "socklet";
 import {
@@ -23,6 +24,7 @@ import {
 import { afterAll, afterEach, describe, expect, test } from "vitest";
 import { intake } from "../../emulator/kernel/intake.ts";
 import { Authority, type Issued } from "../peers/authority.ts";
+import { run } from "../peers/program.ts";
 import { Imap, Later, Tell } from "./fixtures/tls-handlers.ts";
 
 const authority = new Authority();
@@ -779,4 +781,31 @@ describe.skipIf(missing)("what is wrong is said by its name", () => {
     for (const [given, says] of options)
       expect(await errorOf(createConnection(socket.getpeername() as Address, given))).toMatch(says);
   });
+});
+
+const HANDSHAKES = Number(process.env.HANDSHAKES ?? 400); // thrice; 10 000 is what was tried once
+
+test.skipIf(missing)(`${HANDSHAKES} handshakes, of which a quarter fails, leave nothing behind`, async () => {
+  for (const [name, text] of [
+    ["cert.pem", own.cert],
+    ["key.pem", own.key],
+  ] as const) {
+    writeFileSync(join(authority.folder, name), text);
+  }
+  const fixture = fileURLToPath(new URL("./fixtures/tls-handshakes.ts", import.meta.url));
+  const options = ["--conditions=socklet:source", "--expose-gc"];
+  const { stdout, stderr } = await run(
+    process.execPath,
+    [...options, fixture, HANDSHAKES, authority.folder],
+    "",
+    0,
+  );
+  expect(stderr).toBe("");
+  const { before, after, failed, served, left } = JSON.parse(String(stdout));
+  expect({ failed, served, left }).toEqual({
+    failed: (3 * HANDSHAKES) / 4,
+    served: (9 * HANDSHAKES) / 4,
+    left: [],
+  });
+  expect((after - before) / HANDSHAKES).toBeLessThan(1_000); // bytes of one; a connection that stayed takes 50 000
 });
