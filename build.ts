@@ -46,7 +46,8 @@ const { output } = await bundle.write({
   chunkFileNames: ({ name }) => (name.includes("/") ? "[name].js" : "chunks/[name].js"),
   codeSplitting: {
     groups: [
-      { name: "core/core", test: /[\\/]core[\\/](?!control[\\/]|testing[\\/])/ },
+      // With what emulator/ and worker/ share of the control plane: a group takes whatever it imports that no other has.
+      { name: "core/core", test: /[\\/]core[\\/](?!control[\\/](?!plane\.)|testing[\\/])/ },
       {
         name: "emulator/emulator",
         test: /[\\/]emulator[\\/](?!command[\\/]|.*[\\/](forking-child|control)\.)/,
