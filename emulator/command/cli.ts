@@ -15,7 +15,7 @@ import { isA } from "../../core/describe.ts";
 import { SECURE_TRANSPORTS } from "../../core/sockets/tls.ts";
 import { count, milliseconds, portNumber } from "./arguments.ts";
 import { dial } from "./dial.ts";
-import { describe, say, UsageError } from "./output.ts";
+import { describe, LOG_FORMATS, say, UsageError } from "./output.ts";
 import { pools } from "./pools.ts";
 import { serve } from "./serve.ts";
 import {
@@ -52,6 +52,11 @@ program
   )
   .option("--control-port <port>", "serve the control routes on this port (7100, if it is free)", portNumber)
   .option("--no-control", "serve no control routes")
+  .addOption(
+    new Option("--log <format>", "how events are told on stderr: JSON, a line each and all of them, or text")
+      .choices(LOG_FORMATS)
+      .default("pretty"),
+  )
   .option("--verbose", "tell events of requests, too, not errors alone")
   .action(serve);
 

@@ -3,9 +3,17 @@
 import { relative } from "node:path";
 import { fileURLToPath } from "node:url";
 import { SESSION_LIMITS } from "../../core/control/session.ts";
-import { isA, plain, printable, printableJson, describe as thrownAs, toJson } from "../../core/describe.ts";
+import {
+  isA,
+  peek,
+  plain,
+  printable,
+  printableJson,
+  describe as thrownAs,
+  toJson,
+} from "../../core/describe.ts";
 import { SocketError, type SocketErrorCode } from "../../core/errors.ts";
-import { formatAddress } from "../../core/net/address.ts";
+import { type Address, formatAddress } from "../../core/net/address.ts";
 import type { SockletEvent } from "../../core/serve/events.ts";
 
 /** Asked wrongly: exit status 2. */
@@ -26,8 +34,26 @@ export const asked = <T>(what: string, read: () => T): T => {
 /** One line, whatever is in it. */
 export const oneLine = (text: string): string => printable(text.trim().replace(/\s*[\r\n]\s*/g, " "));
 
+/** How events and messages are told on stderr: a JSON object a line, text for people, or (events) not at all. */
+export const LOG_FORMATS = ["json", "pretty", "off"] as const;
+export type LogFormat = (typeof LOG_FORMATS)[number];
+
+let format: LogFormat = "pretty";
+
+/** From now on all on stderr is told like this. */
+export const setLog = (wanted: LogFormat): void => {
+  format = wanted;
+};
+
+/** One JSON object as a line of the log. */
+const logLine = (fields: Readonly<Record<string, unknown>>): void =>
+  void process.stderr.write(`${inJson({ time: new Date().toISOString(), ...fields })}\n`);
+
 /** Tells the user something on stderr, in one line. */
-export const say = (text: string): void => void process.stderr.write(`socklet: ${oneLine(text)}\n`);
+export const say = (text: string): void => {
+  if (format === "json") logLine({ type: "message", message: oneLine(text) });
+  else process.stderr.write(`socklet: ${oneLine(text)}\n`);
+};
 
 /** Writes on stdout; resolves when it is out. */
 const write = (text: string): Promise<void> =>
@@ -118,15 +144,48 @@ const certificateText = ({
     : `the new certificate is not used: ${describe(error)}; the former one stays: ${shown}`;
 };
 
-/** What tells the events of servers on stderr: the errors, and with `verbose` those of requests too. */
+const CAUSES = 5; // how far the causes of an error are followed: they may go round
+
+/** An error whole, as JSON has it: its name, code, message, stack and causes. */
+const wholeError = (error: unknown, causes = CAUSES): Readonly<Record<string, unknown>> => {
+  const { name, code, message, stack, address } = thrownAs(error);
+  const within = isA(error, AggregateError) ? peek(error, "errors") : undefined;
+  const cause = isA(error, Error) ? peek(error, "cause") : undefined;
+  return {
+    ...(name !== "" && { name }),
+    ...(code !== undefined && { code }),
+    message,
+    ...(address !== undefined && { address }),
+    ...(stack !== undefined && { stack }),
+    ...(cause !== undefined && causes > 0 && { cause: wholeError(cause, causes - 1) }),
+    ...(Array.isArray(within) && causes > 0 && { errors: within.map((one) => wholeError(one, causes - 1)) }),
+  };
+};
+
+/** An event as a line of JSON: addresses as text, errors whole. */
+const logEvent = (event: SockletEvent): void => {
+  const { type, ...rest } = event;
+  const fields = Object.entries(rest).map(([name, value]): [string, unknown] => {
+    if (name === "address") return [name, value === null ? null : formatAddress(value as Address)];
+    if (name === "error") return [name, value === null ? null : wholeError(value)];
+    return [name, name === "detail" ? plain(value, SESSION_LIMITS.detailSize) : value];
+  });
+  logLine({ type, ...Object.fromEntries(fields) });
+};
+
+/** What tells the events of servers on stderr: the errors, and with `verbose` those of requests too; as JSON all of them. */
 export const logger =
   (verbose: boolean) =>
   (event: SockletEvent): void => {
+    if (format === "json") logEvent(event);
+    if (format !== "pretty") return;
     const peer = "address" in event && event.address !== null ? `  ${formatAddress(event.address)}` : "";
     const who = `${event.server}${peer}`;
     if (event.type === "error") say(`${who}  ${describe(event.error)}`);
-    else if (event.type === "refused") say(`${who}  refused (${event.reason})`);
-    else if (event.type === "handshake" && event.error !== null) say(`${who}  ${describe(event.error)}`);
+    else if (event.type === "refused") {
+      const why = event.error === undefined ? "" : `: ${describe(event.error)}`;
+      say(`${who}  refused (${event.reason})${why}`);
+    } else if (event.type === "handshake" && event.error !== null) say(`${who}  ${describe(event.error)}`);
     else if (event.type === "certificate") say(`${who}  ${certificateText(event)}`);
     else if (event.type === "lost") say(`${who}  a child process was lost: ${describe(event.error)}`);
     else if (event.type === "stuck") say(`${who}  did not end when it was aborted`);

@@ -11,7 +11,7 @@ import { controlTokens } from "../app/control.ts";
 import { controlEntry, type Entry, listing } from "../app/listing.ts";
 import { type AppServer, serveApp, unlessAborted } from "../app/serve.ts";
 import { loadApp } from "./modules.ts";
-import { asked, describe, logger, print, say, UsageError } from "./output.ts";
+import { asked, describe, type LogFormat, logger, print, say, setLog, UsageError } from "./output.ts";
 import { selfSigned } from "./self-signed.ts";
 import { ABORT_GRACE, onStop } from "./signals.ts";
 import { namesOfHandlers, onUncaught } from "./uncaught.ts";
@@ -85,10 +85,12 @@ interface ServeFlags {
   tls?: "self-signed";
   controlPort?: number;
   verbose?: boolean;
+  log: LogFormat;
 }
 
 export const serve = async (path: string, flags: ServeFlags): Promise<void> => {
   const { host } = flags;
+  setLog(flags.log);
   if (host !== undefined) asked(`--host ${host}`, () => parseAddress({ hostname: host, port: 0 }));
   if (flags.control) asked("SOCKLET_TOKENS", () => controlTokens({}));
   const stop = new Stop(); // before all that takes time: the first listener may have a client at once

@@ -662,3 +662,45 @@ describe("what is asked wrongly, or cannot be done: one line on stderr, and the 
     );
   });
 });
+
+describe("--log", () => {
+  test("json: each event one line, errors whole, and so what the command itself says", async () => {
+    const cli = new Cli(["serve", `${fixtures}/served.ts`, "--no-control", "--log", "json"]);
+    const socket = net.connect(await cli.port("ThrowsEscapes"), "127.0.0.1").on("error", () => {});
+    socket.resume();
+    await cli.line(/"type":"end"/);
+    cli.kill("SIGTERM");
+    expect(await cli.exit).toEqual({ status: 0, signal: null });
+    const told: Readonly<Record<string, unknown>>[] = cli.stderr.map((line) => JSON.parse(line));
+    const types = told.map(({ type }) => type);
+    expect(types.filter((type) => type === "listening").length).toBe(6);
+    expect(types).toEqual(expect.arrayContaining(["begin", "error", "end", "closed"]));
+    for (const { time } of told) expect(new Date(time as string).toISOString()).toBe(time);
+    expect(told.find(({ type }) => type === "error")).toMatchObject({
+      server: "ThrowsEscapes",
+      address: expect.stringMatching(/^127\.0\.0\.1:\d+$/),
+      error: {
+        name: "Error",
+        message: "first line\n\u001b[2Jsecond line",
+        stack: expect.stringContaining("served.ts:"),
+      },
+    });
+    expect(cli.stderr.join("")).not.toContain("\u001b"); // nothing in it steers a terminal
+  });
+
+  test("off: no event is told", async () => {
+    const cli = new Cli(["serve", `${fixtures}/served.ts`, "--no-control", "--log", "off"]);
+    const socket = net.connect(await cli.port("ThrowsEscapes"), "127.0.0.1").on("error", () => {});
+    socket.resume();
+    await new Promise((resolve) => socket.once("close", resolve));
+    cli.kill("SIGTERM");
+    await cli.exit;
+    expect(cli.stderr).toEqual([]);
+  });
+
+  test("another word is refused", async () => {
+    const cli = new Cli(["serve", `${fixtures}/served.ts`, "--log", "xml"]);
+    expect((await cli.exit).status).toBe(2);
+    expect(cli.stderr.join("\n")).toContain("json, pretty, off");
+  });
+});
