@@ -555,7 +555,7 @@ describe("what is asked wrongly, or cannot be done: one line on stderr, and the 
     [
       "an address of another scheme",
       ["dial", "http://127.0.0.1:80", dialled("GivesBytes")],
-      'ERR_INVALID_ADDRESS: "http://127.0.0.1:80" has the unknown scheme "http"; write "tcp://", "udp://" or "unix:"',
+      'ERR_INVALID_ADDRESS: "http://127.0.0.1:80" has the unknown scheme "http"; write "tcp://", "tls://", "udp://" or "unix:"',
     ],
     [
       "an address of datagrams",
