@@ -168,8 +168,14 @@ export class Connection<Call, Reply> {
     if (this.#byId === null) this.#calls.push(pending);
     else this.#byId.set(id, pending);
     if (wfile.blocked) this.#attend();
-    if (!this.#reading) this.#readOn();
+    if (this.#reading) return;
+    this.#reading = true;
+    queueMicrotask(this.#readSoon); // a read that waits has what is written leave: the calls of this turn leave together
   }
+
+  readonly #readSoon = (): void => {
+    if (!this.#ended) this.#readOn();
+  };
 
   /** `send()` threw: where it had written nothing, it refused this call alone, or the connection was over already. */
   #notSent(pending: PendingCall<Call, Reply>, error: unknown, wrote: boolean): void {
