@@ -38,16 +38,9 @@ export * from "./net/constants.ts";
 // Names
 export type { AddressInfo, AddressInfoOptions, Host } from "./net/names.ts";
 // The PROXY protocol
-export {
-  type ParsedProxyHeader,
-  type ProxyHeader,
-  type ProxyHeaderOptions,
-  type ProxySsl,
-  type ProxyTlv,
-  parseProxyDatagram,
-  parseProxyHeader,
-  proxyHeader,
-} from "./net/proxy-header.ts";
+export type { ParsedProxyHeader, ProxyHeader, ProxySsl, ProxyTlv } from "./net/proxy-header.ts";
+export { parseProxyDatagram, parseProxyHeader } from "./net/proxy-reader.ts";
+export { type ProxyHeaderOptions, proxyHeader } from "./net/proxy-writer.ts";
 export type { DatagramOptions, ForkingOptions, ListenOptions, OptionNames, PoolOptions } from "./options.ts";
 // Connections that outlive a request
 export type { DialledPoolOptions } from "./pool/dialled.ts";
@@ -106,7 +99,7 @@ export {
 } from "./serve/handler.ts";
 export type { Keep, KeepOptions, RedialOptions, StateKeeper } from "./serve/keep.ts";
 export { ThreadingMixIn } from "./serve/mixins.ts";
-export type { ProxyProtocolOptions } from "./serve/proxy.ts";
+export { behindProxies, type ProxyProtocolOptions } from "./serve/proxy.ts";
 export {
   BaseServer,
   type ServerInfo,

@@ -143,6 +143,10 @@ const LISTENER_NAMES: OptionNames = Object.fromEntries(
 class Checked extends BaseServer<unknown> {
   static override readonly optionNames: OptionNames = LISTENER_NAMES;
 
+  protected override openDoor(): null {
+    return null;
+  }
+
   override get serverAddress(): null {
     return null;
   }

@@ -113,7 +113,7 @@ export const STREAM_CONNECTOR_NAMES = optionNamesOf<StreamConnectorOptions<unkno
   connectTimeout: true,
   secureTransport: true,
   tls: TLS_NAMES,
-  proxyProtocol: true,
+  proxyHeader: true,
   stream: STREAM_NAMES,
 });
 
@@ -138,9 +138,9 @@ export abstract class StreamConnector<Context = unknown, Params = unknown> exten
     checkKind(RequestHandlerClass, "streams", this.constructor.name);
     this.endpoint = dialable(address);
     checkConnecting(options);
-    const { connectTimeout, tls = {}, proxyProtocol, stream } = options;
+    const { connectTimeout, tls = {}, proxyHeader, stream } = options;
     const secureTransport = secureTransportOf(this.endpoint, options);
-    this.#options = { connectTimeout, secureTransport, tls, proxyProtocol, stream: settleStream(stream) };
+    this.#options = { connectTimeout, secureTransport, tls, proxyHeader, stream: settleStream(stream) };
   }
 
   /** Opens one connection to `endpoint`. */

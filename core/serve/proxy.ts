@@ -8,14 +8,9 @@ import { type Data, joinBytes, toBytes } from "../bytes/data.ts";
 import { SocketError } from "../errors.ts";
 import { parseNetwork } from "../net/access.ts";
 import { type Address, formatAddress, inNetwork, type Network, packAddress } from "../net/address.ts";
-import {
-  cameThrough,
-  type ParsedProxyHeader,
-  type ProxyHeader,
-  parseProxyDatagram,
-  parseProxyHeader,
-} from "../net/proxy-header.ts";
-import { checkCount, checkTime, checkWord, optionNamesOf, wholeMs } from "../options.ts";
+import { cameThrough, type ParsedProxyHeader, type ProxyHeader } from "../net/proxy-header.ts";
+import { parseProxyDatagram, parseProxyHeader } from "../net/proxy-reader.ts";
+import { checkCount, checkOptions, checkTime, checkWord, optionNamesOf, wholeMs } from "../options.ts";
 import type { StreamOptions } from "../sockets/stream-options.ts";
 import { StreamSocket } from "../sockets/stream-socket.ts";
 import type { StreamSink, StreamTransport } from "../sockets/transport.ts";
@@ -115,13 +110,58 @@ export interface Doorkeeper {
 }
 
 const WORDS: readonly string[] = ["unix", "unknown"] satisfies Unaddressed[];
+const TIMEOUT = 5_000; // ms
+const MAX_HEADER = 4_096; // bytes
 const LEAST = 16; // bytes: the shortest header of version 2
 
 /** The client that a header speaks of; the peer itself, where it does not say. */
 const clientOf = ({ carries, source }: ProxyHeader, peer: Address | null): Address | null =>
   carries === null ? peer : source;
 
-/** Reads the headers of connections and datagrams, and turns away what has none. */
+/** Throws `TypeError`, `RangeError`, and `ERR_INVALID_ADDRESS` for what is no network. */
+export const checkProxyProtocol = (options: ProxyProtocolOptions): void => {
+  const { from, others = "refuse", local = "close", timeout = TIMEOUT, maxHeader = MAX_HEADER } = options;
+  if (!Array.isArray(from) || from.length === 0) {
+    throw new TypeError(
+      'proxyProtocol.from lists who is a proxy: ["10.0.0.0/8"]; without one there is nobody whose header could be believed',
+    );
+  }
+  networksIn(from);
+  checkWord("proxyProtocol.others", others, ["refuse", "direct"]);
+  checkWord("proxyProtocol.local", local, ["close", "serve"]);
+  checkTime("proxyProtocol.timeout", timeout);
+  checkCount("proxyProtocol.maxHeader", maxHeader, LEAST);
+};
+
+const networksIn = (from: readonly string[]): Network[] =>
+  from.filter((text) => !WORDS.includes(text)).map(parseNetwork);
+
+/**
+ * `proxyProtocol` for a server that does not bring the code itself: in a Worker, whose size counts. The same options, and it is
+ * taken in every place, so that one app may run in all of them.
+ *
+ *     proxyProtocol: behindProxies({ from: ["unknown"] })
+ *
+ * Throws `TypeError`, `RangeError`, and `ERR_INVALID_ADDRESS` for what is no network.
+ */
+export const behindProxies = (options: ProxyProtocolOptions): ProxyProtocolOptions => {
+  checkOptions("behindProxies()", options, PROXY_PROTOCOL_NAMES);
+  checkProxyProtocol(options);
+  return Object.assign(Object.create(opening) as object, options);
+};
+
+/** What `behindProxies()` gives its options. */
+const opening = {
+  openDoor(this: ProxyProtocolOptions, keeper: Doorkeeper): ProxyDoor {
+    return new ProxyDoor(this, keeper);
+  },
+};
+
+/** The door that these options bring; `null` where they are options alone. */
+export const broughtDoor = (options: ProxyProtocolOptions, keeper: Doorkeeper): ProxyDoor | null =>
+  (options as ProxyProtocolOptions & Partial<typeof opening>).openDoor?.(keeper) ?? null;
+
+/** Reads the headers of connections and datagrams, and turns away what has none. The options are checked. */
 export class ProxyDoor {
   readonly #keeper: Doorkeeper;
   readonly #networks: readonly Network[];
@@ -132,21 +172,15 @@ export class ProxyDoor {
   readonly #most: number;
   readonly #waiting = new Set<Reading>();
 
-  /** Throws TypeError, RangeError, and `ERR_INVALID_ADDRESS` for what is no network. */
   constructor(options: ProxyProtocolOptions, keeper: Doorkeeper) {
-    const { from, others = "refuse", local = "close", timeout = 5_000, maxHeader = 4_096 } = options;
-    if (!Array.isArray(from) || from.length === 0) {
-      throw new TypeError(
-        'proxyProtocol.from lists who is a proxy: ["10.0.0.0/8"]; without one there is nobody whose header could be believed',
-      );
-    }
+    const { from, others = "refuse", local = "close", timeout = TIMEOUT, maxHeader = MAX_HEADER } = options;
     this.#keeper = keeper;
-    this.#networks = from.filter((text) => !WORDS.includes(text)).map(parseNetwork);
+    this.#networks = networksIn(from);
     this.#words = new Set(from.filter((text) => WORDS.includes(text)));
-    this.#others = checkWord("proxyProtocol.others", others, ["refuse", "direct"]);
-    this.#local = checkWord("proxyProtocol.local", local, ["close", "serve"]);
-    this.#timeout = checkTime("proxyProtocol.timeout", timeout);
-    this.#most = checkCount("proxyProtocol.maxHeader", maxHeader, LEAST);
+    this.#others = others;
+    this.#local = local;
+    this.#timeout = timeout;
+    this.#most = maxHeader;
   }
 
   /**

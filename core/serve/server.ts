@@ -38,7 +38,14 @@ import { type Arrival, Arrivals } from "./arrivals.ts";
 import { BaseEndpoint, ENDPOINT_NAMES, type EndpointOptions } from "./endpoint.ts";
 import type { EndpointInfo, Refusal } from "./events.ts";
 import { bothErrors, type HandlerClass } from "./handler.ts";
-import { type Doorkeeper, PROXY_PROTOCOL_NAMES, ProxyDoor, type ProxyProtocolOptions } from "./proxy.ts";
+import {
+  broughtDoor,
+  checkProxyProtocol,
+  type Doorkeeper,
+  PROXY_PROTOCOL_NAMES,
+  type ProxyDoor,
+  type ProxyProtocolOptions,
+} from "./proxy.ts";
 import { cutBy, type Running } from "./requests.ts";
 import { watchTime } from "./time-limits.ts";
 
@@ -170,7 +177,18 @@ export abstract class BaseServer<Request, Context = unknown>
     this.daemonThreads = options.daemonThreads ?? false;
     this.#gate = Gate.of(options);
     const { proxyProtocol } = options;
-    this.proxyDoor = proxyProtocol === undefined ? null : new ProxyDoor(proxyProtocol, this.#keeper());
+    if (proxyProtocol !== undefined) checkProxyProtocol(proxyProtocol);
+    this.proxyDoor = proxyProtocol === undefined ? null : this.openDoor(proxyProtocol, this.#keeper());
+  }
+
+  /** What reads the headers of proxies. The code is brought by the options, or by servers whose platform can afford it. */
+  protected openDoor(options: ProxyProtocolOptions, keeper: Doorkeeper): ProxyDoor | null {
+    const door = broughtDoor(options, keeper);
+    if (door !== null) return door;
+    throw new SocketError(
+      "ERR_UNSUPPORTED",
+      "here the code for proxies has to be brought: write proxyProtocol: behindProxies({ from: … }), which socklet has",
+    );
   }
 
   /** Where it listens; `null` before `listen()`. */

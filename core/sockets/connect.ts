@@ -1,8 +1,8 @@
 /** What is the same in every place about opening a connection: what may be dialled, with which options, and for how long. */
 
+import { textOf } from "../describe.ts";
 import { SocketError } from "../errors.ts";
 import { type AddressLike, type Endpoint, formatAddress, parseAddress } from "../net/address.ts";
-import { type ProxyHeaderOptions, proxyHeader } from "../net/proxy-header.ts";
 import { checkOptions, checkTime, checkWord, type OptionNames, optionNamesOf, wholeMs } from "../options.ts";
 import { STREAM_NAMES, type StreamOptions } from "./stream-options.ts";
 import type { StreamSocket } from "./stream-socket.ts";
@@ -17,10 +17,10 @@ export interface ConnectOptions {
   /** Which authorities to trust and which name to expect, if `secureTransport` is not `off`. */
   readonly tls?: TlsOptions;
   /**
-   * Says first, before TLS, whom this side speaks for: a header of the PROXY protocol. `1` and `2` are its versions, with which it
-   * speaks for itself (`UNKNOWN`, `LOCAL`); with `source` and `destination` for that client. Default: none is sent.
+   * What goes first, before TLS: a header of the PROXY protocol that says whom this side speaks for, as `proxyHeader()` makes
+   * it (version 1 or 2). Default: none is sent.
    */
-  readonly proxyProtocol?: 1 | 2 | ProxyHeaderOptions | undefined;
+  readonly proxyHeader?: Uint8Array | undefined;
   /** Limits and times of the connection. */
   readonly stream?: Partial<StreamOptions>;
   /** Gives up the dialling. */
@@ -31,18 +31,19 @@ export const CONNECT_NAMES = optionNamesOf<ConnectOptions>("what dials")({
   connectTimeout: true,
   secureTransport: true,
   tls: TLS_NAMES,
-  proxyProtocol: true, // a number, or what proxyHeader() checks
+  proxyHeader: true,
   stream: STREAM_NAMES,
   signal: true,
 });
 
-/** The bytes that a connection is to begin with, before TLS; `null` if there are none. Throws as `proxyHeader()`. */
-export const firstBytes = ({ proxyProtocol }: ConnectOptions): Uint8Array | null => {
-  if (proxyProtocol === undefined) return null;
-  if (typeof proxyProtocol === "object" && proxyProtocol.version === "simple") {
-    throw new TypeError("the Simple Proxy Protocol is for datagrams; a stream has version 1 or 2");
-  }
-  return proxyHeader(proxyProtocol);
+/** Throws `TypeError` where `header` is no PROXY protocol header of a stream. */
+const checkHeader = (header: unknown): void => {
+  const right = "proxyHeader is what proxyHeader() makes: the bytes of a PROXY protocol header";
+  if (!(header instanceof Uint8Array)) throw new TypeError(`${right}, not ${textOf(header, 40)}`);
+  if (header[0] === 0x56)
+    throw new TypeError(`${right}; a stream has version 1 or 2, and "simple" is for datagrams`);
+  if (header[0] !== 0x50 && header[0] !== 0x0d)
+    throw new TypeError(`${right}; these ${header.length} bytes are none`);
 };
 
 /** Opens one connection; each platform has its own. */
@@ -85,7 +86,7 @@ export const checkConnect = <Options extends ConnectOptions>(
 /** The same of options whose names are known. */
 export const checkConnecting = (options: ConnectOptions): void => {
   const { connectTimeout = null, secureTransport = "off", tls } = options;
-  firstBytes(options);
+  if (options.proxyHeader !== undefined) checkHeader(options.proxyHeader);
   checkTime("connectTimeout", connectTimeout, 1, true);
   checkWord("secureTransport", secureTransport, SECURE_TRANSPORTS);
   if (tls !== undefined) checkTls(tls);

@@ -22,7 +22,7 @@ export type SocketConnectOptions = Omit<ConnectOptions, "connectTimeout" | "stre
 export const SOCKET_CONNECT_NAMES = optionNamesOf<SocketConnectOptions>()({
   secureTransport: true,
   tls: TLS_NAMES,
-  proxyProtocol: true,
+  proxyHeader: true,
   signal: true,
 });
 

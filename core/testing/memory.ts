@@ -10,7 +10,14 @@ import { type Address, formatAddress } from "../net/address.ts";
 import { checkCount, checkOptions, type OptionNames, optionNamesOf } from "../options.ts";
 import { checkKind, type HandlerClass } from "../serve/handler.ts";
 import { ThreadingMixIn } from "../serve/mixins.ts";
-import { datagramOf, type Passage, requestOf } from "../serve/proxy.ts";
+import {
+  type Doorkeeper,
+  datagramOf,
+  type Passage,
+  ProxyDoor,
+  type ProxyProtocolOptions,
+  requestOf,
+} from "../serve/proxy.ts";
 import { type DatagramWay, ServedDatagram } from "../serve/requests.ts";
 import { BaseServer, SERVER_NAMES, type ServerOptions } from "../serve/server.ts";
 import { checkDatagramSize, type Datagram, knownSender } from "../sockets/datagram.ts";
@@ -259,6 +266,10 @@ export class MemoryServer<Context = unknown> extends BaseServer<StreamSocket, Co
     this.#stream = options.stream ?? {};
   }
 
+  protected override openDoor(options: ProxyProtocolOptions, keeper: Doorkeeper): ProxyDoor {
+    return new ProxyDoor(options, keeper);
+  }
+
   /** A new client's end of a connection to this server. */
   connect(): StreamSocket {
     if (this.proxyDoor === null) {
@@ -397,6 +408,10 @@ export class MemoryDatagramServer<Context = unknown> extends BaseServer<Datagram
   /** Where clients send to. */
   get serverAddress(): Address {
     return this.socket.getsockname();
+  }
+
+  protected override openDoor(options: ProxyProtocolOptions, keeper: Doorkeeper): ProxyDoor {
+    return new ProxyDoor(options, keeper);
   }
 
   override serverActivate(): void {

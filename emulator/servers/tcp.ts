@@ -26,7 +26,14 @@ import { attempt } from "../../core/promises.ts";
 import type { SockletEvent } from "../../core/serve/events.ts";
 import { checkKind, type HandlerClass, type HandlerServer } from "../../core/serve/handler.ts";
 import { ThreadingMixIn } from "../../core/serve/mixins.ts";
-import { type Passage, type ProxyDoor, requestOf, type Unaddressed } from "../../core/serve/proxy.ts";
+import {
+  type Doorkeeper,
+  type Passage,
+  ProxyDoor,
+  type ProxyProtocolOptions,
+  requestOf,
+  type Unaddressed,
+} from "../../core/serve/proxy.ts";
 import { BaseServer, SERVER_NAMES, type ServerOptions } from "../../core/serve/server.ts";
 import type { Datagram, DatagramSocket } from "../../core/sockets/datagram.ts";
 import { STREAM_NAMES, type StreamOptions, settleStream } from "../../core/sockets/stream-options.ts";
@@ -165,6 +172,10 @@ export class TCPServer<
     this.#handshakes = tls === undefined ? null : new Handshakes(tls, this.#stream.handshakeTimeout);
     this.#protocols = new Map(alpnHandlers(tls));
     for (const Handler of this.#protocols.values()) checkKind(Handler, "streams", this.constructor.name);
+  }
+
+  protected override openDoor(options: ProxyProtocolOptions, keeper: Doorkeeper): ProxyDoor {
+    return new ProxyDoor(options, keeper);
   }
 
   /** When its connections are secured: not, from their first byte, or by their handler's `startTls()`. */

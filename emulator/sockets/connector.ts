@@ -11,7 +11,6 @@ import {
   type ConnectOptions,
   checkConnect,
   dialable,
-  firstBytes,
   openWithin,
   secureTransportOf,
 } from "../../core/sockets/connect.ts";
@@ -64,11 +63,11 @@ export const dial = (
       remote,
       dialled: { hostname, tls: options.tls, last },
     });
-    const header = firstBytes(options);
-    if (header !== null) {
+    const { proxyHeader } = options;
+    if (proxyHeader !== undefined) {
       await new Promise<void>((resolve, reject) => {
         socket.once("error", reject);
-        socket.write(header, (error) => (error ? reject(networkError(error, said)) : resolve()));
+        socket.write(proxyHeader, (error) => (error ? reject(networkError(error, said)) : resolve()));
       });
       socket.removeAllListeners("error");
     }

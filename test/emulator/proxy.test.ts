@@ -12,6 +12,7 @@ import {
   AF_UNIX,
   type InternetAddress,
   type ParsedProxyHeader,
+  type ProxyHeaderOptions,
   type ProxyProtocolOptions,
   parseAddress,
   parseProxyHeader,
@@ -19,7 +20,6 @@ import {
   type ServerOptions,
   SHUT_WR,
   SOCK_DGRAM,
-  type StreamConnectorOptions,
   StreamRequestHandler,
 } from "socklet";
 import {
@@ -526,14 +526,16 @@ describe("a connector speaks for somebody", () => {
     }
   }
 
-  test.each<readonly [string, StreamConnectorOptions<unknown>["proxyProtocol"], string]>([
+  test.each<readonly [string, ProxyHeaderOptions, string]>([
     ["version 1", { version: 1, source: CLIENT, destination: CAME_TO }, said(1)],
     ["version 2", { source: CLIENT, destination: CAME_TO, authority: "example.org" }, said(2, "example.org")],
-  ])("%s", async (_, proxyProtocol, wanted) => {
+  ])("%s", async (_, says, wanted) => {
     for (const place of [PLACES[0], PLACES[3]] as [Place, Place]) {
       const { server } = await serving(place);
       const Connector = place.path ? UnixStreamConnector : TCPConnector;
-      const connector = new Connector(server.serverAddress as Address, Asks, { proxyProtocol });
+      const connector = new Connector(server.serverAddress as Address, Asks, {
+        proxyHeader: proxyHeader(says),
+      });
       expect(await connector.run()).toEqual([wanted, "hi"]);
     }
   });
@@ -545,7 +547,9 @@ describe("a connector speaks for somebody", () => {
       [1, "PROXY"],
       [2, "LOCAL"],
     ] as const) {
-      const [first] = (await new TCPConnector(at, Asks, { proxyProtocol: version }).run()) as string[];
+      const [first] = (await new TCPConnector(at, Asks, {
+        proxyHeader: proxyHeader(version),
+      }).run()) as string[];
       expect(JSON.parse(first as string).proxy).toEqual({ version, command });
     }
     expect(told.of("refused")).toEqual([]);
@@ -573,7 +577,7 @@ describe("a connector speaks for somebody", () => {
     await once(listener, "listening");
     const { port } = listener.address() as net.AddressInfo;
     const connector = new TCPConnector(`localhost:${port}`, Asks, {
-      proxyProtocol: { source: CLIENT, destination: CAME_TO },
+      proxyHeader: proxyHeader({ source: CLIENT, destination: CAME_TO }),
       secureTransport: "on",
       tls: { ca: certificates?.ca },
     });
@@ -582,14 +586,14 @@ describe("a connector speaks for somebody", () => {
   });
 
   test.each<readonly [string, unknown, RegExp]>([
-    ["an option that is none", { sorce: CLIENT }, /did you mean source/],
-    ["version 3", 3, /version is 1, 2/],
+    ["what is no bytes", { source: CLIENT }, /is what proxyHeader\(\) makes/],
+    ["other bytes", new TextEncoder().encode("HELO"), /these 4 bytes are none/],
     [
       "a header of datagrams",
-      { version: "simple", source: CLIENT, destination: CAME_TO },
+      proxyHeader({ version: "simple", source: CLIENT, destination: CAME_TO }),
       /is for datagrams/,
     ],
-  ])("%s is refused when the connector is made", (_, proxyProtocol, why) => {
-    expect(() => new TCPConnector("127.0.0.1:1", Asks, { proxyProtocol: proxyProtocol as 1 })).toThrow(why);
+  ])("%s is refused when the connector is made", (_, header, why) => {
+    expect(() => new TCPConnector("127.0.0.1:1", Asks, { proxyHeader: header as Uint8Array })).toThrow(why);
   });
 });

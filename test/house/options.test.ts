@@ -20,7 +20,6 @@ const SEVERAL = {
   incoming: "faults of datagrams are not those of streams",
   outgoing: "as incoming",
   params: "a session's come as JSON",
-  proxyProtocol: "a server says who is a proxy, what dials what it says as one",
   server: "a check of framing is given what makes a server, a check of a pool the handlers of one",
   stream: "streams in memory have a capacity, too",
   tls: "what dials says whom to trust, a listener what it shows, a proxy's header whether its client came by TLS",

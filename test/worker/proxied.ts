@@ -1,6 +1,6 @@
 /** Listeners behind proxies as a Worker, on the ports that a test chose. */
 
-import { defineApp } from "socklet";
+import { behindProxies, defineApp } from "socklet";
 import { workerFor } from "socklet/worker";
 import { Says, SaysDatagram } from "../conformance/proxied.ts";
 
@@ -18,14 +18,26 @@ const workerOf = ({ TCP: [trusts, refuses, direct], UDP: [udp] }: Bindings) => {
     defineApp({
       handlers: { trusts: Says, refuses: Says, direct: Says, udp: SaysDatagram },
       listen: [
-        { handler: "trusts", address: at(trusts), options: { proxyProtocol: { from, timeout: 1000 } } },
-        { handler: "refuses", address: at(refuses), options: { proxyProtocol: { from: ["192.0.2.1"] } } },
+        {
+          handler: "trusts",
+          address: at(trusts),
+          options: { proxyProtocol: behindProxies({ from, timeout: 1000 }) },
+        },
+        {
+          handler: "refuses",
+          address: at(refuses),
+          options: { proxyProtocol: behindProxies({ from: ["192.0.2.1"] }) },
+        },
         {
           handler: "direct",
           address: at(direct),
-          options: { proxyProtocol: { from: ["192.0.2.1"], others: "direct" } },
+          options: { proxyProtocol: behindProxies({ from: ["192.0.2.1"], others: "direct" }) },
         },
-        { handler: "udp", address: `udp://127.0.0.1:${udp}`, options: { proxyProtocol: { from } } },
+        {
+          handler: "udp",
+          address: `udp://127.0.0.1:${udp}`,
+          options: { proxyProtocol: behindProxies({ from }) },
+        },
       ],
     }),
   );

@@ -17,7 +17,6 @@ import {
   type ConnectOptions,
   checkConnect,
   dialable,
-  firstBytes,
   openWithin,
   secureTransportOf,
 } from "../../core/sockets/connect.ts";
@@ -84,11 +83,11 @@ const CAUSES = "nothing listens there, the name is not known, or the certificate
 /** A connection that has sent its header, and is secured then, where that was asked for. */
 const introduced = async (
   opening: Promise<StreamTransport>,
-  header: Uint8Array | null,
+  header: Uint8Array | undefined,
   secureTransport: SecureTransport,
 ): Promise<StreamTransport> => {
   const transport = await opening;
-  if (header === null) return transport;
+  if (header === undefined) return transport;
   transport.write(header);
   return secureTransport === "on" ? (transport.startTls as Secure)({}) : transport;
 };
@@ -116,7 +115,7 @@ export const dial = async (address: AddressLike, options: WorkerConnectOptions):
       'a Worker expects the name that it dials; for another use secureTransport "starttls" and startTls() at once',
     );
   }
-  const header = firstBytes(options);
+  const { proxyHeader: header } = options;
   signal?.throwIfAborted();
   const release = await options.slots?.take(signal);
   const { hostname, port } = endpoint;
@@ -124,7 +123,7 @@ export const dial = async (address: AddressLike, options: WorkerConnectOptions):
   try {
     // Half-open, so that our side does not end with the peer's; the transport closes it.
     // A header goes before TLS, which the platform would begin at once.
-    const begins = header !== null && secureTransport === "on" ? "starttls" : secureTransport;
+    const begins = header !== undefined && secureTransport === "on" ? "starttls" : secureTransport;
     socket = connect({ hostname, port }, { secureTransport: begins, allowHalfOpen: true });
     const opened = openTransport(socket, { hostname, release, tls, secured: begins === "on" });
     const opening = introduced(opened, header, secureTransport);
