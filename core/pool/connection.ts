@@ -174,7 +174,7 @@ export class Connection<Call, Reply> {
   }
 
   readonly #readSoon = (): void => {
-    if (!this.#ended) this.#readOn();
+    if (!this.#ended) void this.#readOn();
   };
 
   /** `send()` threw: where it had written nothing, it refused this call alone, or the connection was over already. */
@@ -220,20 +220,21 @@ export class Connection<Call, Reply> {
     return rfile.bytesRead - rfile.buffered;
   }
 
-  #readOn(): void {
+  /** Reads replies for as long as there are calls, one loop for all of them: a promise less for each. Never rejects. */
+  async #readOn(): Promise<void> {
     this.#reading = true;
     const { handler } = this;
-    while (!this.#ended) {
-      const head = this.#calls[0];
-      this.#unasked = this.#byId === null ? head === undefined : this.#byId.size === 0;
-      this.#from = this.#read;
-      const given = this.#tried(() => handler.receive?.(head?.call));
-      if (given === FAILED) return;
-      if (isThenable(given)) {
-        this.#whenGiven(given);
-        return;
+    try {
+      while (!this.#ended) {
+        const head = this.#calls[0];
+        this.#unasked = this.#byId === null ? head === undefined : this.#byId.size === 0;
+        this.#from = this.#read;
+        const given = handler.receive?.(head?.call);
+        const got = isThenable(given) ? await given : given;
+        if (this.#ended || !this.#took(got as Reply | Notice | ErrorReply)) return;
       }
-      if (!this.#took(given as Reply)) return;
+    } catch (error) {
+      this.#readFailed(error);
     }
   }
 
@@ -254,7 +255,7 @@ export class Connection<Call, Reply> {
 
   readonly #given = (got: unknown): void => {
     if (this.#ended) return;
-    if (this.#took(got as Reply | Notice | ErrorReply)) this.#readOn();
+    if (this.#took(got as Reply | Notice | ErrorReply)) void this.#readOn();
   };
 
   /** One thing was read; gives whether to read on at once. */
@@ -325,7 +326,7 @@ export class Connection<Call, Reply> {
     }
     if (!isThenable(heard)) return this.#mayReadOn();
     const done = (): void => {
-      if (this.#mayReadOn()) this.#readOn();
+      if (this.#mayReadOn()) void this.#readOn();
     };
     whenSettled(heard, done, (error) => {
       this.#owner.failed(error);
@@ -390,7 +391,7 @@ export class Connection<Call, Reply> {
     }
     if (this.#busy !== null) return; // it reads itself
     if (rfile.buffered > 0) {
-      if (!this.#exclusive) this.#readOn();
+      if (!this.#exclusive) void this.#readOn();
       else
         this.destroy(new SocketError("ERR_REFUSED", "the server sent what no call asked for", this.#where));
     } else if (rfile.readable) {
