@@ -41,11 +41,6 @@ const TABLE: Readonly<Record<string, Row>> = {
     core.defineApp({ handlers: { x: Nothing }, dial: { x: { handler: "x", address: ":1", ...options } } }),
   "defineApp, dial, keep": (keep: object) =>
     core.defineApp({ handlers: { x: Nothing }, dial: { x: { handler: "x", address: ":1", keep } } }),
-  "defineApp, dial, keep, redial": (redial: object) =>
-    core.defineApp({
-      handlers: { x: Nothing },
-      dial: { x: { handler: "x", address: ":1", keep: { redial } } },
-    }),
   "defineApp, pools": (options: object) =>
     core.defineApp({ handlers: { x: Calls }, pools: { x: { handler: "x", address: ":1", ...options } } }),
   proxyHeader: (options) => core.proxyHeader(options),
