@@ -5,7 +5,10 @@ import { Chat } from "./chat.ts";
 import { DnsDatagram, DnsStream } from "./dns.ts";
 import { Echo, EchoDatagram } from "./echo.ts";
 import { FingerClient, FingerServer } from "./finger.ts";
+import { IrcClient } from "./irc.ts";
 import { MailRequestHandler } from "./mail.ts";
+import { MqttSubscriber } from "./mqtt.ts";
+import { RedisStreamReader, RedisSubscriber } from "./redis-follow.ts";
 import { KeyStore, RespClient, RespServer } from "./resp.ts";
 import { Greeting, GreetingClient, Transcript, TranscriptClient } from "./tutorial.ts";
 
@@ -32,6 +35,10 @@ export const app = defineApp<Context>({
     finger: FingerServer,
     fingerClient: FingerClient,
     chat: Chat,
+    redisStream: RedisStreamReader,
+    redisSubscriber: RedisSubscriber,
+    mqtt: MqttSubscriber,
+    irc: IrcClient,
   },
   listen: [
     { handler: "echo", address: "tcp://127.0.0.1:7007", try: "echo hello | nc -N {host} {port}" },
@@ -75,6 +82,11 @@ export const app = defineApp<Context>({
     finger: { handler: "fingerClient", address: "tcp://127.0.0.1:7079" },
     greeting: { handler: "greetingClient", address: "tcp://127.0.0.1:7084" },
     transcript: { handler: "transcriptClient", address: "tcp://127.0.0.1:7082" },
+    // These last, and need a server of yours: redis-server, mosquitto, ngircd.
+    redisStream: { handler: "redisStream", address: "tcp://127.0.0.1:6379", keep: {} },
+    redisSubscriber: { handler: "redisSubscriber", address: "tcp://127.0.0.1:6379", keep: {} },
+    mqtt: { handler: "mqtt", address: "tcp://127.0.0.1:1883", keep: {} },
+    irc: { handler: "irc", address: "tcp://127.0.0.1:6667", keep: {} },
   },
   context: ({ storage }) => ({ storage, keys: new KeyStore(), members: new Set() }),
 });

@@ -33,9 +33,12 @@ import { Chat } from "../../examples/chat.ts";
 import { DnsDatagram, DnsStream } from "../../examples/dns.ts";
 import { Echo, EchoDatagram } from "../../examples/echo.ts";
 import { FingerClient, FingerServer } from "../../examples/finger.ts";
+import { IrcClient } from "../../examples/irc.ts";
 import { MailRequestHandler } from "../../examples/mail.ts";
+import { MqttSubscriber } from "../../examples/mqtt.ts";
 import { Postgres, PostgresClient } from "../../examples/postgres.ts";
 import { Redis } from "../../examples/redis.ts";
+import { RedisStreamReader, RedisSubscriber } from "../../examples/redis-follow.ts";
 import { KeyStore, RespClient, RespServer } from "../../examples/resp.ts";
 import { SmtpClient } from "../../examples/smtp-client.ts";
 import {
@@ -261,6 +264,34 @@ export const examples: Readonly<Record<string, Example>> = {
       result: { columns: ["one"], rows: [["1"]], tag: "SELECT 1" },
     },
     script: scripts.postgresServer,
+  },
+  RedisStreamReader: {
+    file: "redis-follow.ts",
+    says: "two entries of a stream",
+    Handler: RedisStreamReader,
+    dials: { params: { key: "entries", limit: 2 }, result: 2 },
+    script: scripts.redisStreamServer,
+  },
+  RedisSubscriber: {
+    file: "redis-follow.ts",
+    says: "subscribes, and hears a message",
+    Handler: RedisSubscriber,
+    dials: { params: { channel: "news", limit: 1 }, result: 1 },
+    script: scripts.redisChannelServer,
+  },
+  MqttSubscriber: {
+    file: "mqtt.ts",
+    says: "one message of QoS 2, and again before it is released",
+    Handler: MqttSubscriber,
+    dials: { params: { clientId: "c", topic: "a/#", limit: 1 }, result: 1 },
+    script: scripts.mqttServer,
+  },
+  IrcClient: {
+    file: "irc.ts",
+    says: "joins, answers a ping, and hears a line",
+    Handler: IrcClient,
+    dials: { params: { nick: "ada", channel: "#tea", limit: 1 }, result: 1 },
+    script: scripts.ircServer,
   },
   PostgresClient: {
     file: "postgres.ts",

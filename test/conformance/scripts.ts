@@ -211,3 +211,50 @@ export const postgresServer: Conversation = conversation()
   .send(pgMessage("Z", ...ascii("I")))
   .expect(pgMessage("X"))
   .expectEnd();
+
+/** Redis, asked for the entries of a stream after the first: two of them. */
+export const redisStreamServer = conversation()
+  .expect(
+    [
+      ...["*8", "$5", "XREAD", "$5", "COUNT", "$1", "2", "$5", "BLOCK", "$6", "300000"],
+      ...["$7", "STREAMS", "$7", "entries", "$3", "0-0", ""],
+    ].join("\r\n"),
+  )
+  .send(
+    [
+      ...["*1", "*2", "$7", "entries", "*2", "*2", "$3", "1-0", "*2", "$1", "n", "$1", "1"],
+      ...["*2", "$3", "2-0", "*2", "$1", "n", "$2", "22", ""],
+    ].join("\r\n"),
+  )
+  .expectEnd();
+
+/** Redis, asked to tell what is said on a channel. */
+export const redisChannelServer = conversation()
+  .expect("*2\r\n$9\r\nSUBSCRIBE\r\n$4\r\nnews\r\n")
+  .send("*3\r\n$9\r\nsubscribe\r\n$4\r\nnews\r\n:1\r\n")
+  .send("*3\r\n$7\r\nmessage\r\n$4\r\nnews\r\n$7\r\ngrüße\r\n")
+  .expectEnd();
+
+/** An MQTT server, which sends a message of QoS 2 twice before it releases it. */
+export const mqttServer = conversation()
+  .expect(Uint8Array.of(0x10, 13, 0, 4, 0x4d, 0x51, 0x54, 0x54, 4, 0, 600 >> 8, 600 & 255, 0, 1, 0x63))
+  .send(Uint8Array.of(0x20, 2, 0, 0))
+  .expect(Uint8Array.of(0x82, 8, 0, 1, 0, 3, 0x61, 0x2f, 0x23, 2))
+  .send(Uint8Array.of(0x90, 3, 0, 1, 2))
+  .send(Uint8Array.of(0x34, 8, 0, 3, 0x61, 0x2f, 0x62, 0, 7, 0x68))
+  .expect(Uint8Array.of(0x50, 2, 0, 7))
+  .send(Uint8Array.of(0x3c, 8, 0, 3, 0x61, 0x2f, 0x62, 0, 7, 0x68))
+  .expect(Uint8Array.of(0x50, 2, 0, 7))
+  .send(Uint8Array.of(0x62, 2, 0, 7))
+  .expect(Uint8Array.of(0x70, 2, 0, 7))
+  .expectEnd();
+
+/** An IRC server. */
+export const ircServer = conversation()
+  .expect("NICK ada\r\nUSER ada 0 * :ada\r\n")
+  .send("PING :are you there\r\n")
+  .expect("PONG :are you there\r\n")
+  .send(":irc.test 001 ada :Welcome\r\n")
+  .expect("JOIN #tea\r\n")
+  .send(":irc.test 366 ada #tea :End of /NAMES list\r\n:bob!b@h PRIVMSG #tea :is there tea?\r\n")
+  .expectEnd();

@@ -1,0 +1,5 @@
+/** What `socklet serve` serves in the tests of sessions that last. */
+
+import { keptApp } from "../conformance/kept-app.ts";
+
+export const app = keptApp(JSON.parse(process.env.KEPT_PORTS ?? "{}"));
