@@ -1,12 +1,13 @@
 /** The Worker that `wrangler.toml` deploys: the example app. The platform requires these exports. */
 
 import { DurableObject } from "cloudflare:workers";
+import { openApi } from "../core/control/openapi.ts";
 import { app } from "../examples/app.ts";
 import { Chat } from "../examples/chat.ts";
 import { WorkerServer } from "./serve/server.ts";
 import { workerFor } from "./serve/worker.ts";
 
-const worker = workerFor(app);
+const worker = workerFor(app, { openApi });
 
 export class SockletSession extends worker.Session {}
 export class SockletRegistry extends worker.Registry {}

@@ -36,7 +36,6 @@ import { checkOptions, optionNamesOf } from "../options.ts";
 import { SECURE_TRANSPORTS } from "../sockets/tls.ts";
 import { bearerToken, type Scope, TokenList } from "./auth.ts";
 import { METRICS_TYPE } from "./metrics.ts";
-import { openApi } from "./openapi.ts";
 import {
   BOUNDS,
   type ControlPlane,
@@ -54,6 +53,8 @@ export interface ControlSetup {
   readonly plane: ControlPlane;
   /** The text of `SOCKLET_TOKENS`; see `auth.ts` for its form. Without a token all is shut but health. */
   readonly tokens: string | undefined;
+  /** What `GET /v1/openapi.json` answers: `openApi`, where the routes are to describe themselves. A Worker carries it only if asked. */
+  readonly openApi?: object | undefined;
   /** Told of what failed with status 500, which the answer does not tell, and at what the platform failed. */
   readonly onError?: ((error: unknown, requestId: string) => void) | undefined;
 }
@@ -61,6 +62,7 @@ export interface ControlSetup {
 const SETUP_NAMES = optionNamesOf<ControlSetup>("controlRoutes()")({
   plane: true,
   tokens: true,
+  openApi: true,
   onError: true,
 });
 
@@ -155,7 +157,15 @@ export const controlRoutes = (setup: ControlSetup | ((env: any) => MaybePromise<
     return json(c, { ready: true });
   });
 
-  route("GET", "/v1/openapi.json", "read", (c) => json(c, openApi));
+  route("GET", "/v1/openapi.json", "read", (c) => {
+    const { openApi } = c.var.setup;
+    if (openApi !== undefined) return json(c, openApi);
+    throw new HttpError(
+      404,
+      "ENOENT",
+      "these routes do not describe themselves here; in a Worker: workerFor(app, { openApi })",
+    );
+  });
 
   route("GET", "/v1/listeners", "read", async (c, plane) => json(c, { listeners: await plane.listeners() }));
 

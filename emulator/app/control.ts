@@ -9,6 +9,7 @@ import { TokenList, tokenEntries } from "../../core/control/auth.ts";
 import { ListenerLog } from "../../core/control/listeners.ts";
 import { LocalPlane } from "../../core/control/local.ts";
 import { Metrics } from "../../core/control/metrics.ts";
+import { openApi } from "../../core/control/openapi.ts";
 import { listenerInfo } from "../../core/control/plane.ts";
 import { HttpError, problemResponse } from "../../core/control/problem.ts";
 import type { SessionHooks } from "../../core/control/session.ts";
@@ -166,7 +167,7 @@ export const serveControl = async (
 ): Promise<{ url: string; close(): Promise<void> }> => {
   const hostname = loopback(host);
   const [{ getRequestListener }, { controlRoutes }] = await routeModules();
-  const routes = controlRoutes({ plane, tokens, onError });
+  const routes = controlRoutes({ plane, tokens, openApi, onError });
   const listener = getRequestListener(
     (request, env) => {
       if (namesLoopback(env.incoming.headers.host)) return routes.fetch(request, env);

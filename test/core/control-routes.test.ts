@@ -462,6 +462,17 @@ describe("the OpenAPI document", () => {
     expect(await response.json()).toEqual(JSON.parse(JSON.stringify(openApi)));
   });
 
+  test("is not there where it was not asked for", async () => {
+    const routes = controlRoutes({ plane: new MemoryPlace().plane, tokens: READ });
+    const response = await routes.request("/v1/openapi.json", {
+      headers: { authorization: `Bearer ${READ}` },
+    });
+    expect([response.status, ((await response.json()) as Problem).detail]).toEqual([
+      404,
+      expect.stringContaining("workerFor(app, { openApi })"),
+    ]);
+  });
+
   test("has every route, and no other", () => {
     const { routes } = serve();
     const served = routes.routes

@@ -7,6 +7,7 @@ import {
   LocalPlane,
   type LocalPlaneOptions,
   listenerInfo,
+  openApi,
   type SessionEvent,
   type SessionTarget,
 } from "../../core/control/index.ts";
@@ -213,6 +214,7 @@ export const serve = (options: Partial<LocalPlaneOptions> = {}) => {
   const place = new MemoryPlace(options);
   const faults: unknown[] = [];
   const routes: Hono = controlRoutes({
+    openApi,
     plane: place.plane,
     tokens: TOKENS,
     onError: (error) => faults.push(error),

@@ -27,11 +27,14 @@ export interface WorkerOptions {
   readonly onEvent?: OnEvent;
   /** How many sessions may run, and how many are kept. */
   readonly sessions?: SessionBounds;
+  /** The description of the control routes, which `socklet/control` has: `GET /v1/openapi.json`. Default: none, and a smaller Worker. */
+  readonly openApi?: object;
 }
 
 const WORKER_NAMES = optionNamesOf<WorkerOptions>("workerFor()")({
   onEvent: true,
   sessions: SESSION_BOUNDS_NAMES,
+  openApi: true,
 });
 
 /** A Worker's main module, and the classes that it must export. */
@@ -149,6 +152,7 @@ export const workerFor = <Context>(definition: App<Context>, options: WorkerOpti
   const routes = controlRoutes((env: SockletBindings) => ({
     plane: plane(env),
     tokens: env.SOCKLET_TOKENS as string | undefined,
+    openApi: options.openApi,
     onError: (error) => {
       if (onEvent !== undefined)
         callListener(onEvent, { type: "error", server: "control", address: null, error });
