@@ -55,6 +55,7 @@ const guide: SidebarItem[] = [
       "dialling",
       "pools",
       "testing",
+      "proxying",
       "deploying",
       "tls",
       "proxy-protocol",

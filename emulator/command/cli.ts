@@ -79,6 +79,42 @@ program
   .option("--verbose", "tell events of requests, too, not errors alone")
   .action(dial);
 
+program
+  .command("proxy")
+  .description("stand between clients and a server: show what passes, record it, break it")
+  .argument("<address>", "the server: tcp://host:port, tls://host:port, udp://host:port or unix:/path")
+  .requiredOption("--listen <address>", "where clients come to: host:port; port 0 is a free one")
+  .option("--record <file>", "write a transcript of all that passes: JSON Lines")
+  .option("--json", "print the transcript in place of what is for a reader")
+  .option("--quiet", "show nothing of what passes")
+  .option("--ca <file>", "with tls://, trust the authorities in this file (PEM) in place of the system's")
+  .action(async (address, flags) => (await import("./proxy.ts")).proxy(address, flags));
+
+program
+  .command("replay")
+  .description("say again what one side of a transcript said, and check what the other one answers")
+  .argument("<file>", "a transcript, such as `socklet proxy --record` writes")
+  .option(
+    "--to <address>",
+    "as its client, to this server: tcp://host:port, tls://host:port, udp://host:port",
+  )
+  .option("--listen <address>", "as its server: host:port; port 0 is a free one")
+  .option("--connection <number>", "only this one of its connections", count(1, Number.MAX_SAFE_INTEGER))
+  .option("--paced", "pause as long as when it was recorded")
+  .option("--ca <file>", "with tls://, trust the authorities in this file (PEM) in place of the system's")
+  .option("--timeout <ms>", "how long each step may wait for the other side", milliseconds, 10_000)
+  .action(async (file, flags) => (await import("./transcripts.ts")).replayFile(file, flags));
+
+program
+  .command("diff")
+  .description("compare two transcripts: exit status 1, and where they differ, if they do")
+  .argument("<expected>", "a transcript")
+  .argument("<actual>", "another")
+  .option("--apart", "what each side said counts, and not which of them was first")
+  .action(async (expected, actual, flags) =>
+    (await import("./transcripts.ts")).diff(expected, actual, flags),
+  );
+
 /** `command` with the options of all that asks a control plane. */
 const ofControl = (command: Command): Command =>
   command

@@ -12,7 +12,7 @@ const DAYS = 30; // it is for development, and is made anew when it ends
 const LEFT = 24 * 60 * 60 * 1_000; // ms that one must be valid yet to be used again
 
 /** The names that it is for: those of this machine, by which a developer dials. */
-const namesOf = (): readonly string[] => [
+export const namesOf = (): readonly string[] => [
   "DNS:localhost",
   `DNS:${lazy.os.hostname()}`,
   "IP:127.0.0.1",
@@ -32,23 +32,35 @@ const isSound = (cert: string, key: string): boolean => {
   }
 };
 
-/** Makes one: certificate and key, PEM. */
-const make = (): readonly [cert: string, key: string] => {
-  const curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"];
-  const named = ["-subj", "/CN=localhost", "-addext", `subjectAltName=${namesOf().join(",")}`];
-  const args = ["req", "-x509", ...curve, ...named, "-days", String(DAYS), "-keyout", "-", "-out", "-"];
+/** What the program openssl prints; `whose` flag needs it, and `remedy` is another way. Throws `UsageError`. */
+export const openssl = (args: readonly string[], whose: string, remedy: string, input = ""): string => {
   const { stdout, stderr, status, error } = lazy.childProcess.spawnSync("openssl", args, {
     encoding: "utf8",
+    input,
   });
-  const parts = ["CERTIFICATE", "PRIVATE KEY"].map(
-    (kind) => new RegExp(`-----BEGIN ${kind}-----[\\s\\S]*-----END ${kind}-----\\n`).exec(stdout ?? "")?.[0],
-  );
-  if (status === 0 && parts[0] !== undefined && parts[1] !== undefined) return [parts[0], parts[1]];
+  if (status === 0) return stdout;
   const why = error === undefined ? stderr.trim().split("\n").at(-1) : "it is not on PATH";
   throw new UsageError(
-    `--tls self-signed: the program openssl makes the certificate, and could not (${why}); install it, or give the listeners' options tls: { cert, key }`,
+    `${whose}: the program openssl makes the certificate, and could not (${why}); install it, or ${remedy}`,
     { cause: error },
   );
+};
+
+/** The arguments that have `openssl req` make a new key, of elliptic curves. */
+export const NEW_KEY = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"];
+
+/** The certificate and the key in what openssl printed. */
+export const pemOf = (text: string): readonly [cert: string, key: string] => {
+  const part = (kind: string): string =>
+    new RegExp(`-----BEGIN ${kind}-----[\\s\\S]*-----END ${kind}-----\\n`).exec(text)?.[0] ?? "";
+  return [part("CERTIFICATE"), part("PRIVATE KEY")];
+};
+
+/** Makes one: certificate and key, PEM. */
+const make = (): readonly [cert: string, key: string] => {
+  const named = ["-subj", "/CN=localhost", "-addext", `subjectAltName=${namesOf().join(",")}`];
+  const args = ["req", "-x509", ...NEW_KEY, ...named, "-days", String(DAYS), "-keyout", "-", "-out", "-"];
+  return pemOf(openssl(args, "--tls self-signed", "give the listeners' options tls: { cert, key }"));
 };
 
 /** The certificate for development, made where there is none that can be used. Throws `UsageError`, also in production. */

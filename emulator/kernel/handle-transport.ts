@@ -31,6 +31,7 @@ import {
   type StreamBinding,
   type StreamHandle,
   type StreamOwner,
+  takeHandleOf,
   takeHandles,
   type WriteRequest,
 } from "./handles.ts";
@@ -69,6 +70,15 @@ export const acceptInto = (
     if (keepAlive) handle.setKeepAlive?.(true, Math.trunc(keepAliveInitialDelay / 1000));
     take(new HandleTransport(handle, node));
   });
+};
+
+/**
+ * A connection that was dialled, over its handle: for what passes bytes on, which a `net.Socket` makes dear. Nothing has been
+ * read from `dialled` or written to it; it is used no more. Where Node lacks what that needs, `dialled` itself.
+ */
+export const overHandle = (dialled: NodeTransport): Connection => {
+  if (!intake.on || dialled.tls !== undefined) return dialled;
+  return takeHandleOf(dialled.socket, (handle, node) => new HandleTransport(handle, node)) ?? dialled;
 };
 
 const named = (status: number, fallback: "ECONNRESET" | "EPIPE"): SocketError =>

@@ -160,6 +160,22 @@ export const takeHandles = (
   };
 };
 
+/**
+ * What `make` makes of the handle of a connected `socket`, of which nothing has been read or written, and which is of no use
+ * afterwards. `null` where this Node lacks anything that is needed; then the socket stays as it is.
+ */
+export const takeHandleOf = <T>(
+  socket: net.Socket,
+  make: (handle: StreamHandle, node: StreamBinding) => T,
+): T | null => {
+  const owner = socket as unknown as { _handle?: StreamHandle | null };
+  const { _handle: handle } = owner;
+  const node = streamBinding();
+  if (node === null || !handle || !isFit(handle)) return null;
+  owner._handle = null;
+  return make(handle, node);
+};
+
 // ---- Datagrams ----
 
 /** A send of datagrams. */

@@ -53,6 +53,7 @@ const text = (data: Uint8Array | null | undefined): string => new TextDecoder().
 const told = ({ events }: Transcript): unknown[] =>
   events.map((event) => {
     if ("tls" in event) return "TLS";
+    if ("fault" in event) return `${event.fault} by ${event.rule}`;
     return `${event.from}: ${"data" in event ? text(event.data) : `(${event.end})`}`;
   });
 

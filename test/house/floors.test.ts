@@ -19,6 +19,7 @@ const NET = ["core", "core/bytes", "core/net"];
 const SOCKETS = [...NET, "core/files", "core/sockets"];
 const SERVE = [...SOCKETS, "core/serve"];
 const KERNEL = ["emulator", "emulator/kernel", "emulator/kernel/descriptors"];
+const TRANSCRIPTS = ["core/testing", "core/testing/script", "core/testing/transcript", "core/testing/faults"];
 const POOL = [...SERVE, "core/pool"];
 
 const ROOMS: Readonly<Record<string, Room>> = {
@@ -45,6 +46,10 @@ const ROOMS: Readonly<Record<string, Room>> = {
     below: [...POOL, ...KERNEL, "emulator/sockets", "emulator/servers"],
     packages: /^node:/,
   },
+  "emulator/wire": {
+    below: [...SERVE, ...TRANSCRIPTS, ...KERNEL, "emulator/sockets"],
+    packages: /^node:/,
+  },
   "emulator/app": {
     below: [
       ...POOL,
@@ -57,7 +62,16 @@ const ROOMS: Readonly<Record<string, Room>> = {
     packages: /^(node:|@hono\/node-server$)/,
   },
   "emulator/command": {
-    below: [...POOL, "core/control", ...KERNEL, "emulator/sockets", "emulator/app"],
+    below: [
+      ...POOL,
+      ...TRANSCRIPTS,
+      "core/control",
+      ...KERNEL,
+      "emulator/sockets",
+      "emulator/servers",
+      "emulator/wire",
+      "emulator/app",
+    ],
     packages: /^(node:|commander$)/,
   },
   worker: { below: ["core"], packages: /^cloudflare:/ },

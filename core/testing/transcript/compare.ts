@@ -3,7 +3,14 @@
 import { joinBytes } from "../../bytes/data.ts";
 import { checkOptions, optionNamesOf } from "../../options.ts";
 import { dialogue, difference, normalised, quote, type Said } from "../text.ts";
-import { parseTranscript, type Side, type Transcript, type TranscriptEvent, whole } from "./form.ts";
+import {
+  parseTranscript,
+  type Side,
+  apart as streamsOf,
+  type Transcript,
+  type TranscriptEvent,
+  whole,
+} from "./form.ts";
 
 /**
  * What makes two texts the same that differ where they may: replaces a date, an id. It is given each line with its
@@ -45,9 +52,10 @@ const NAMES = { client: "C:", server: "S:" } as const;
 
 /** The turns: pieces joined, times dropped; and who left at the very end. */
 const turnsOf = (
-  { kind, events }: Transcript,
+  { kind, events: all }: Transcript,
   { normalise, apart = false }: CompareOptions,
 ): { turns: Turn[]; ends: Turn[] } => {
+  const events = all.filter((event) => !("fault" in event)); // nobody said those
   const turns: Turn[] = [];
   let parts: Uint8Array[] = [];
   let from: Side = "client";
@@ -112,6 +120,38 @@ export const compareTranscripts = (
   options: CompareOptions = {},
 ): TranscriptError | null => {
   checkOptions("a comparison", options, COMPARE_NAMES);
+  if (actual.kind === "stream" && expected.kind === "stream")
+    return compareStreams(actual, expected, options);
+  return compareOne(actual, expected, options);
+};
+
+/** Compares each connection of one recording with the one of the same number: which of them was first does not count. */
+const compareStreams = (
+  actual: Transcript,
+  expected: Transcript,
+  options: CompareOptions,
+): TranscriptError | null => {
+  const came = streamsOf(whole(actual));
+  const wanted = streamsOf(whole(expected));
+  for (const [i, one] of wanted.entries()) {
+    const other = came[i];
+    const error =
+      other === undefined
+        ? new TranscriptError(`there are ${came.length} connections, not ${wanted.length}`, "", "")
+        : compareOne(other, one, options);
+    if (error === null) continue;
+    if (wanted.length === 1) return error;
+    return new TranscriptError(`connection ${i + 1}: ${error.message}`, error.expected, error.actual);
+  }
+  if (came.length <= wanted.length) return null;
+  return new TranscriptError(`there are ${came.length} connections, not ${wanted.length}`, "", "");
+};
+
+const compareOne = (
+  actual: Transcript,
+  expected: Transcript,
+  options: CompareOptions,
+): TranscriptError | null => {
   const came = turnsOf(whole(actual), options);
   const wanted = turnsOf(whole(expected), options);
   const wrong = (at: number, differs: string): TranscriptError => {

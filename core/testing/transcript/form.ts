@@ -6,7 +6,8 @@
  *     {"socklet":"transcript","version":1,"kind":"stream","note":"redis-cli PING"}
  *
  * - `kind`: `stream`, or `datagrams`. `note`: optional, what this is and how to record it again. `dropped`: only where
- *   the recording is not whole, how many bytes came that were over its limit and are not here.
+ *   the recording is not whole, how many bytes came that were over its limit and are not here. `address`: optional, the
+ *   server's (`tcp://127.0.0.1:6379`). `began`: optional, the date and time of `at` 0 (ISO 8601, UTC).
  *
  * Every other line is one event. `at` is milliseconds since the recording began, and never goes back; `from` is who
  * did it, `client` (who dialled, or sent the first datagram) or `server`:
@@ -18,10 +19,12 @@
  *     {"at":9,"from":"server","end":"close"}                   it let go of both directions; known of the end that was recorded
  *     {"at":9,"from":"server","end":"reset"}                   it broke the connection
  *     {"at":5,"tls":true}                                      from here on both speak through TLS; what follows is what they said in it
+ *     {"at":7,"from":"client","fault":"reset","rule":"cut"}    a rule of faults did this to what the client said; no part of the conversation
  *
  * Of a stream the events are pieces as they came, which mean nothing: a network cuts where it likes, so what compares
- * and replays joins them. Of datagrams each is one, whole, and may be empty; `"peer":2` is the second client's, in the
- * order in which they came, and the first has no number. After its end a side says nothing.
+ * and replays joins them. Of datagrams each is one, whole, and may be empty. A recording may have several clients, or
+ * connections: `"peer":2` is the second one's, in the order in which they came, and the first has no number. After its
+ * end a side says nothing.
  */
 
 import { toBytes } from "../../bytes/data.ts";
@@ -44,8 +47,15 @@ export type TranscriptEnd = (typeof ENDS)[number];
 /** One thing that happened, `at` so many milliseconds after the recording began. */
 export type TranscriptEvent =
   | { readonly at: number; readonly from: Side; readonly data: Uint8Array; readonly peer?: number }
-  | { readonly at: number; readonly from: Side; readonly end: TranscriptEnd }
-  | { readonly at: number; readonly tls: true };
+  | { readonly at: number; readonly from: Side; readonly end: TranscriptEnd; readonly peer?: number }
+  | { readonly at: number; readonly tls: true; readonly peer?: number }
+  | {
+      readonly at: number;
+      readonly from: Side;
+      readonly fault: string;
+      readonly rule: string;
+      readonly peer?: number;
+    };
 
 /** What two ends said to each other. */
 export interface Transcript {
@@ -55,9 +65,32 @@ export interface Transcript {
   readonly note?: string;
   /** Bytes that were said and are not here, since they were over the recording's limit; absent where it is whole. */
   readonly dropped?: number;
+  /** Where the server is: `tcp://127.0.0.1:6379`. */
+  readonly address?: string;
+  /** When the recording began: a date and time as `Date.toISOString()` has it. */
+  readonly began?: string;
   /** What happened, in the order of time. */
   readonly events: readonly TranscriptEvent[];
 }
+
+/** The number of the connection, or of the client, that an event is of, from 1. */
+export const peerOf = ({ peer = 1 }: TranscriptEvent): number => peer;
+
+/** The transcripts of the connections in one recording of streams, each by itself, in order. */
+export const apart = (transcript: Transcript): Transcript[] => {
+  const each = new Map<number, TranscriptEvent[]>();
+  for (const event of transcript.events) {
+    const number = peerOf(event);
+    const { peer: _, ...own } = event;
+    const before = each.get(number);
+    if (before === undefined) each.set(number, [own]);
+    else before.push(own);
+  }
+  const numbers = [...each.keys()].sort((one, other) => one - other);
+  return numbers.length === 0
+    ? [transcript]
+    : numbers.map((number) => ({ ...transcript, events: each.get(number) ?? [] }));
+};
 
 const base64 = (bytes: Uint8Array): string => {
   let binary = "";
@@ -66,23 +99,26 @@ const base64 = (bytes: Uint8Array): string => {
   return btoa(binary);
 };
 
-/** `transcript` as JSON Lines. */
-export const formatTranscript = ({ kind, note, dropped, events }: Transcript): string => {
-  const about = { ...(note !== undefined && { note }), ...(dropped !== undefined && { dropped }) };
-  const lines: unknown[] = [{ socklet: "transcript", version: VERSION, kind, ...about }];
-  for (const event of events) {
-    const at = Math.round(event.at * DIGITS) / DIGITS;
-    if (!("data" in event)) {
-      lines.push({ ...event, at });
-      continue;
-    }
-    const { from, data, peer } = event;
-    const text = cleanText(data);
-    const said = text === null ? { base64: base64(data) } : { text };
-    lines.push({ at, from, ...(peer !== undefined && { peer }), ...said });
-  }
-  return lines.map((line) => `${JSON.stringify(line)}\n`).join("");
+/** The first line of a transcript, with its newline. */
+export const formatHeader = ({ kind, note, dropped, address, began }: Omit<Transcript, "events">): string =>
+  `${JSON.stringify({ socklet: "transcript", version: VERSION, kind, note, dropped, address, began })}\n`;
+
+/** The line of one event, with its newline. `coded` gives base64, where the platform has a faster way. */
+export const formatEvent = (
+  event: TranscriptEvent,
+  coded: (bytes: Uint8Array) => string = base64,
+): string => {
+  const at = Math.round(event.at * DIGITS) / DIGITS;
+  if (!("data" in event)) return `${JSON.stringify({ ...event, at })}\n`;
+  const { from, data, peer } = event;
+  const text = cleanText(data);
+  const said = text === null ? { base64: coded(data) } : { text };
+  return `${JSON.stringify({ at, from, peer, ...said })}\n`;
 };
+
+/** `transcript` as JSON Lines. */
+export const formatTranscript = ({ events, ...header }: Transcript): string =>
+  [formatHeader(header), ...events.map((event) => formatEvent(event))].join("");
 
 type Fields = Readonly<Record<string, unknown>>;
 
@@ -121,16 +157,19 @@ export const parseTranscript = (text: string): Transcript => {
   if (header.version !== VERSION) {
     throw wrong(`version ${JSON.stringify(header.version)} is not known; this reads version ${VERSION}`);
   }
-  only(header, ["socklet", "version", "kind", "note", "dropped"]);
+  only(header, ["socklet", "version", "kind", "note", "dropped", "address", "began"]);
   const kind = word(header, "kind", ["stream", "datagrams"]);
-  const { note, dropped } = header;
+  const { note, dropped, address, began } = header;
+  if (address !== undefined && typeof address !== "string") throw wrong('"address" must be text');
+  if (began !== undefined && !(typeof began === "string" && !Number.isNaN(Date.parse(began))))
+    throw wrong('"began" must be a date and time, such as "2026-11-29T12:00:00.000Z"');
   if (note !== undefined && typeof note !== "string") throw wrong('"note" must be text');
   if (dropped !== undefined && !(Number.isInteger(dropped) && (dropped as number) > 0)) {
     throw wrong('"dropped" is a whole number of bytes, and absent where none were');
   }
 
   const events: TranscriptEvent[] = [];
-  const gone: Partial<Record<Side, TranscriptEnd>> = {};
+  const goneOf = new Map<number, Partial<Record<Side, TranscriptEnd>>>(); // by the number of its connection
   let before = 0;
   for (const line of lines.slice(1)) {
     const fields = fieldsOf(line);
@@ -139,10 +178,25 @@ export const parseTranscript = (text: string): Transcript => {
       throw wrong(`"at" is milliseconds, 0 or more, not ${JSON.stringify(at)}`);
     if (at < before) throw wrong(`"at" goes back, from ${before} to ${at}`);
     before = at;
+    const { peer } = fields;
+    if (peer !== undefined && !(Number.isInteger(peer) && (peer as number) >= 2)) {
+      throw wrong('"peer" is a whole number of 2 or more; the first client has none');
+    }
+    const of = peer === undefined ? {} : { peer: peer as number };
+    const gone = goneOf.get((peer as number | undefined) ?? 1) ?? {};
+    goneOf.set((peer as number | undefined) ?? 1, gone);
     if ("tls" in fields) {
-      only(fields, ["at", "tls"]);
+      only(fields, ["at", "tls", "peer"]);
       if (fields.tls !== true || kind !== "stream") throw wrong('"tls" is true, and of a stream');
-      events.push({ at, tls: true });
+      events.push({ at, tls: true, ...of });
+      continue;
+    }
+    if ("fault" in fields) {
+      only(fields, ["at", "from", "fault", "rule", "peer"]);
+      const { fault, rule } = fields;
+      if (typeof fault !== "string" || typeof rule !== "string")
+        throw wrong('"fault" and "rule" are text: what was done, and the name of the rule that did it');
+      events.push({ at, from: word(fields, "from", SIDES), fault, rule, ...of });
       continue;
     }
     const from = word(fields, "from", SIDES);
@@ -152,19 +206,16 @@ export const parseTranscript = (text: string): Transcript => {
     const whats = ["text", "base64", "end"].filter((name) => name in fields);
     if (whats.length !== 1) throw wrong('there must be one of "text", "base64", "end" and "tls"');
     if ("end" in fields) {
-      only(fields, ["at", "from", "end"]);
+      only(fields, ["at", "from", "end", "peer"]);
       if (kind !== "stream") throw wrong("datagrams have no end");
       const end = word(fields, "end", ENDS);
       if (gone[from] === end) throw wrong(`the ${from} has left before, by a ${end}`);
       gone[from] = end;
-      events.push({ at, from, end });
+      events.push({ at, from, end, ...of });
       continue;
     }
-    only(fields, ["at", "from", whats[0] as string, ...(kind === "datagrams" ? ["peer"] : [])]);
-    const { text: said, base64: coded, peer } = fields;
-    if (peer !== undefined && !(Number.isInteger(peer) && (peer as number) >= 2)) {
-      throw wrong('"peer" is a whole number of 2 or more; the first client has none');
-    }
+    only(fields, ["at", "from", whats[0] as string, "peer"]);
+    const { text: said, base64: coded } = fields;
     let data: Uint8Array;
     if (said !== undefined) {
       if (typeof said !== "string") throw wrong('"text" must be text');
@@ -174,12 +225,14 @@ export const parseTranscript = (text: string): Transcript => {
       if (decoded === null) throw wrong('"base64" must be base64, with its padding (RFC 4648, section 4)');
       data = decoded;
     }
-    events.push({ at, from, data, ...(peer !== undefined && { peer: peer as number }) });
+    events.push({ at, from, data, ...of });
   }
   return {
     kind,
     ...(note !== undefined && { note }),
     ...(dropped !== undefined && { dropped: dropped as number }),
+    ...(address !== undefined && { address: address as string }),
+    ...(began !== undefined && { began: began as string }),
     events,
   };
 };

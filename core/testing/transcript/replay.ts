@@ -6,6 +6,7 @@ import { TLS_NAMES, type TlsOptions } from "../../sockets/tls.ts";
 import { Conversation } from "../script/conversation.ts";
 import type { Normalise } from "./compare.ts";
 import {
+  peerOf,
   SIDES,
   type Side,
   type Transcript,
@@ -20,7 +21,7 @@ export interface ReplayOptions {
   readonly normalise?: Normalise;
   /** Pause before each thing that is said, as long as it took when it was recorded. Default false: as fast as it goes. */
   readonly paced?: boolean;
-  /** Of datagrams of several clients: the number of the one that is replayed. */
+  /** Of several clients or connections: the number of the one that is replayed. */
   readonly peer?: number;
   /** For `startTls()` where the transcript has TLS. */
   readonly tls?: TlsOptions;
@@ -88,11 +89,10 @@ export const replay = (transcript: Transcript, side: Side, options: ReplayOption
 const expectGone = (script: Conversation, end: TranscriptEnd): Conversation =>
   end === "reset" ? script.expectReset() : script.expectEnd();
 
-/** The events of one client. */
+/** The events of one client, without those that nobody said. */
 const eventsOf = ({ events }: Transcript, peer: number | undefined): readonly TranscriptEvent[] => {
-  const numberOf = (event: TranscriptEvent): number => ("peer" in event && event.peer) || 1;
-  if (peer === undefined && events.some((event) => numberOf(event) > 1)) {
+  if (peer === undefined && events.some((event) => peerOf(event) > 1)) {
     throw new TypeError("this transcript has several clients: say which by the option peer, from 1");
   }
-  return events.filter((event) => numberOf(event) === (peer ?? 1));
+  return events.filter((event) => peerOf(event) === (peer ?? 1) && !("fault" in event));
 };

@@ -1,0 +1,115 @@
+/** A proxy between clients and one server, by datagrams: each client has a socket of its own to the server, as behind a NAT. */
+
+import type dgram from "node:dgram";
+import { type Address, type Endpoint, formatAddress } from "../../core/net/address.ts";
+import { lazy } from "../builtin.ts";
+import { addressOf, networkError } from "../kernel/addresses.ts";
+import { zoned } from "../sockets/names.ts";
+import type { ProxyOptions, WireProxy } from "./proxy.ts";
+
+const IDLE = 60_000; // ms after which a client that says nothing is forgotten (RFC 4787, section 4.3, wants 2 minutes of a NAT; DNS needs seconds)
+const MOST = 1_024; // clients at once: each has a descriptor. One more takes the place of who has been silent longest
+
+type Internet = Exclude<Endpoint, { readonly scheme: "unix" }>;
+
+/** One client, and its socket to the server. */
+interface Flow {
+  readonly number: number;
+  readonly socket: dgram.Socket;
+  /** When it last said or was told something. */
+  last: number;
+}
+
+const ignore = (): void => {};
+
+/** Stands between clients and the server at `target`. Rejects as a listener. */
+export const openDatagramProxy = async (options: ProxyOptions): Promise<WireProxy> => {
+  const { listen, tape, failed } = options;
+  const target = options.target as Internet;
+  const said = formatAddress({ scheme: "udp", ...listen });
+  const resolved = async (host: string, whose: string): Promise<{ address: string; family: number }> =>
+    lazy.dns.promises.lookup(zoned(host, whose)).catch((error) => {
+      throw networkError(error, whose);
+    });
+  const own = await resolved(listen.hostname || "0.0.0.0", said);
+  const server = await resolved(target.hostname, formatAddress(target));
+  const flows = new Map<string, Flow>(); // who was silent longest comes first
+  let count = 0;
+
+  const front = lazy.dgram.createSocket(own.family === 6 ? "udp6" : "udp4");
+  await new Promise<void>((resolve, reject) => {
+    front.once("error", (error) => reject(networkError(error, said)));
+    front.bind({ address: own.address, port: listen.port }, resolve);
+  });
+  front.removeAllListeners("error");
+  front.on("error", ignore); // what one client's address refused
+  const forget = (name: string, flow: Flow): void => {
+    flows.delete(name);
+    flow.socket.close();
+  };
+  const flowOf = (client: dgram.RemoteInfo): Flow => {
+    const name = `${client.address} ${client.port}`;
+    const known = flows.get(name);
+    if (known !== undefined) {
+      flows.delete(name); // and is put behind all others
+      flows.set(name, known);
+      return known;
+    }
+    const [silent] = flows;
+    if (flows.size >= MOST && silent !== undefined) forget(...silent);
+    const flow: Flow = {
+      number: ++count,
+      socket: lazy.dgram.createSocket(server.family === 6 ? "udp6" : "udp4"),
+      last: 0,
+    };
+    flows.set(name, flow);
+    const { socket } = flow;
+    socket.on("message", (bytes) => {
+      if (tape?.room !== undefined) return; // lost, as when a kernel's buffer is full
+      flow.last = performance.now();
+      tape?.said(flow.number, "server", bytes);
+      front.send(bytes, client.port, client.address, ignore);
+    });
+    socket.on("error", (error) => {
+      // What the server's kernel refuses its client would learn of by ICMP, which cannot be passed on.
+      failed?.(
+        addressOf(client.address, client.port, client.family),
+        networkError(error, formatAddress(target)),
+      );
+    });
+    socket.connect(target.port, server.address);
+    tape?.note(flow.number, `${formatAddress(addressOf(client.address, client.port, client.family))} came`);
+    return flow;
+  };
+  front.on("message", (bytes, client) => {
+    if (tape?.room !== undefined) return;
+    const flow = flowOf(client);
+    flow.last = performance.now();
+    tape?.said(flow.number, "client", bytes);
+    const send = (): void => flow.socket.send(bytes, ignore);
+    if (isConnected(flow.socket)) send();
+    else flow.socket.once("connect", send);
+  });
+  const sweep = setInterval(() => {
+    const now = performance.now();
+    for (const [name, flow] of flows) if (now - flow.last > IDLE) forget(name, flow);
+  }, IDLE / 4);
+  const { address, port, family } = front.address();
+  return {
+    address: addressOf(address, port, family) as Address,
+    async close() {
+      clearInterval(sweep);
+      for (const [name, flow] of flows) forget(name, flow);
+      await new Promise<void>((resolve) => front.close(() => resolve()));
+    },
+  };
+};
+
+const isConnected = (socket: dgram.Socket): boolean => {
+  try {
+    socket.remoteAddress();
+    return true;
+  } catch {
+    return false; // not yet
+  }
+};

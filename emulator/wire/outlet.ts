@@ -1,0 +1,72 @@
+/** Where lines go: gathered while those before them are written, and never more than a little of them. */
+
+const FULL = 1024 * 1024; // characters that may wait; then whoever makes lines waits
+
+/** Writes text, and calls back when it is out, or could not be. */
+export type Write = (text: string, done: (error?: Error | null) => void) => void;
+
+/** Lines on their way to one place. */
+export class Outlet {
+  readonly #write: Write;
+  readonly #failed: (error: Error) => void;
+  #waiting = "";
+  #writing = false;
+  #broken = false;
+  #scheduled = false;
+  #room: PromiseWithResolvers<void> | null = null;
+  #idle: PromiseWithResolvers<void> | null = null;
+
+  /** `failed` is told once that nothing more can be written; what is added then is dropped. */
+  constructor(write: Write, failed: (error: Error) => void) {
+    this.#write = write;
+    this.#failed = failed;
+  }
+
+  add(lines: string): void {
+    if (this.#broken) return;
+    this.#waiting += lines;
+    if (this.#writing || this.#scheduled) return;
+    this.#scheduled = true;
+    setImmediate(() => {
+      this.#scheduled = false;
+      this.#go();
+    });
+  }
+
+  /** A promise of room, where too much waits; it never rejects. */
+  get room(): Promise<void> | undefined {
+    if (this.#waiting.length < FULL) return undefined;
+    this.#room ??= Promise.withResolvers();
+    return this.#room.promise;
+  }
+
+  /** Resolves when all that was added is out, or can never be. */
+  written(): Promise<void> {
+    if (this.#waiting === "" && !this.#writing) return Promise.resolve();
+    this.#idle ??= Promise.withResolvers();
+    return this.#idle.promise;
+  }
+
+  #go(): void {
+    if (this.#writing) return;
+    if (this.#waiting === "") {
+      this.#idle?.resolve();
+      this.#idle = null;
+      return;
+    }
+    const lines = this.#waiting;
+    this.#waiting = "";
+    this.#writing = true;
+    this.#room?.resolve();
+    this.#room = null;
+    this.#write(lines, (error) => {
+      this.#writing = false;
+      if (error) {
+        this.#broken = true;
+        this.#waiting = "";
+        this.#failed(error);
+      }
+      this.#go();
+    });
+  }
+}

@@ -1,0 +1,146 @@
+/** A proxy between clients and one server, by streams: each connection is passed on to one of its own. */
+
+import net from "node:net";
+import { SocketError } from "../../core/errors.ts";
+import { type Address, type Endpoint, formatAddress } from "../../core/net/address.ts";
+import type { ServerTlsOptions, TlsOptions } from "../../core/sockets/tls.ts";
+import type { StreamTransport } from "../../core/sockets/transport.ts";
+import type { Side, TranscriptEnd } from "../../core/testing/transcript/form.ts";
+import { addressOf, networkError } from "../kernel/addresses.ts";
+import { acceptInto, overHandle } from "../kernel/handle-transport.ts";
+import { type Connection, NodeTransport } from "../kernel/net-transport.ts";
+import { ServerSecurity } from "../kernel/tls.ts";
+import { dial } from "../sockets/connector.ts";
+import { zoned } from "../sockets/names.ts";
+import { Relay, type Watch } from "./relay.ts";
+import type { Tape } from "./tape.ts";
+
+const BACKLOG = 511; // connections that the kernel keeps; Node's own figure
+const INHERITED = { noDelay: true }; // pieces go on as they came: Nagle's algorithm would hold them back
+
+/** Where a proxy stands, and what it is to do. */
+export interface ProxyOptions {
+  readonly listen: { readonly hostname: string; readonly port: number };
+  readonly target: Endpoint;
+  /** What passes is written down here. */
+  readonly tape?: Tape | undefined;
+  /** Clients speak TLS with the proxy, which shows this. */
+  readonly security?: ServerTlsOptions | undefined;
+  /** How the server is dialled by TLS. */
+  readonly tls?: TlsOptions | undefined;
+  /** Told of a connection that could not be passed on. */
+  readonly failed?: ((client: Address | null, error: unknown) => void) | undefined;
+}
+
+/** A proxy that is up. */
+export interface WireProxy {
+  readonly address: Address;
+  /** Takes no more, and ends what runs. */
+  close(): Promise<void>;
+}
+
+/** Stands between clients and the server at `target`. Rejects as a listener: `EADDRINUSE`, `EACCES`, `EADDRNOTAVAIL`, `ERR_NAME`. */
+export const openProxy = async (options: ProxyOptions): Promise<WireProxy> => {
+  const { listen } = options;
+  const running = new Set<Passing>();
+  let count = 0;
+  const arrived = (connection: Connection): void => {
+    const passing = new Passing(connection, ++count, options, () => running.delete(passing));
+    running.add(passing);
+    void passing.begin();
+  };
+  const server = net.createServer({ allowHalfOpen: true, pauseOnConnect: true, ...INHERITED }, (socket) =>
+    arrived(new NodeTransport(socket)),
+  );
+  const said = formatAddress({ scheme: "tcp", ...listen });
+  await new Promise<void>((resolve, reject) => {
+    server.once("error", (error) => reject(networkError(error, said)));
+    server.listen(
+      { host: zoned(listen.hostname || "0.0.0.0", said), port: listen.port, backlog: BACKLOG },
+      resolve,
+    );
+  });
+  server.removeAllListeners("error");
+  server.on("error", () => {}); // an accept that failed: that client was dropped, and the next can come
+  acceptInto(server, INHERITED, arrived);
+  const { address, port, family } = server.address() as net.AddressInfo;
+  return {
+    address: addressOf(address, port, family) as Address,
+    async close() {
+      const closed = new Promise<void>((resolve) => server.close(() => resolve()));
+      for (const passing of running) passing.abort();
+      await closed;
+    },
+  };
+};
+
+/** One connection, and the one to the server that it is passed on to. */
+class Passing implements Watch {
+  readonly #connection: Connection;
+  readonly #client: Address | null;
+  readonly #number: number;
+  readonly #options: ProxyOptions;
+  readonly #gone: () => void;
+  readonly #dialling = new AbortController();
+  #relay: Relay | null = null;
+
+  constructor(connection: Connection, number: number, options: ProxyOptions, gone: () => void) {
+    this.#connection = connection;
+    this.#client = connection.remoteAddress;
+    this.#number = number;
+    this.#options = options;
+    this.#gone = gone;
+  }
+
+  async begin(): Promise<void> {
+    const { tape } = this.#options;
+    tape?.note(this.#number, `${formatAddress(this.#client)} connected`);
+    let client: StreamTransport = this.#connection;
+    try {
+      client = await this.#secured();
+      const server = await this.#dialled();
+      if (this.#dialling.signal.aborted) {
+        server.abort();
+        throw this.#dialling.signal.reason;
+      }
+      this.#relay = new Relay(client, server, this);
+    } catch (error) {
+      client.abort();
+      this.#gone();
+      if (!this.#dialling.signal.aborted) this.#options.failed?.(this.#client, error);
+    }
+  }
+
+  abort(): void {
+    this.#dialling.abort(new SocketError("ECANCELED"));
+    this.#relay?.abort();
+  }
+
+  said(from: Side, bytes: Uint8Array): Promise<void> | undefined {
+    const { tape } = this.#options;
+    if (tape === undefined) return undefined;
+    tape.said(this.#number, from, bytes);
+    return tape.room;
+  }
+
+  ended(from: Side, end: TranscriptEnd): void {
+    this.#options.tape?.ended(this.#number, from, end);
+  }
+
+  over(): void {
+    this.#gone();
+  }
+
+  async #secured(): Promise<StreamTransport> {
+    const { security } = this.#options;
+    if (security === undefined) return this.#connection;
+    const plain = this.#connection.from({ security: ServerSecurity.of(security) }).toNode();
+    return (plain.startTls as NonNullable<StreamTransport["startTls"]>)({});
+  }
+
+  async #dialled(): Promise<StreamTransport> {
+    const { target, tls } = this.#options;
+    const server = await dial(target, { signal: this.#dialling.signal, ...(tls && { tls }) });
+    return server instanceof NodeTransport ? overHandle(server) : server;
+  }
+}

@@ -1,0 +1,106 @@
+/** What passes, as lines: the transcript in a file, and what is shown of it. */
+
+import { quote } from "../../core/testing/text.ts";
+import {
+  formatEvent,
+  formatHeader,
+  type Side,
+  type Transcript,
+  type TranscriptEnd,
+  type TranscriptEvent,
+} from "../../core/testing/transcript/form.ts";
+import type { Outlet } from "./outlet.ts";
+
+const SHOWN = 256; // bytes of a piece that are shown
+
+/** Where a tape writes. */
+export interface TapeOptions {
+  /** The transcript, as JSON Lines. */
+  readonly record?: Outlet | undefined;
+  /** The same lines again: for a program that reads them as they come. */
+  readonly json?: Outlet | undefined;
+  /** Lines for a reader. */
+  readonly show?: Outlet | undefined;
+}
+
+type Header = Omit<Transcript, "events" | "began" | "dropped">;
+
+const base64 = ({ buffer, byteOffset, byteLength }: Uint8Array): string =>
+  Buffer.from(buffer, byteOffset, byteLength).toString("base64");
+
+const WHO = { client: "C:", server: "S:" } as const;
+
+/** Writes down what the connections of one proxy say. */
+export class Tape {
+  readonly #outlets: readonly Outlet[];
+  readonly #lines: readonly Outlet[];
+  readonly #show: Outlet | undefined;
+  readonly #began = performance.now();
+
+  constructor(header: Header, { record, json, show }: TapeOptions) {
+    this.#lines = [record, json].filter((outlet) => outlet !== undefined);
+    this.#show = show;
+    this.#outlets = show === undefined ? this.#lines : [...this.#lines, show];
+    const first = formatHeader({ ...header, began: new Date().toISOString() });
+    for (const outlet of this.#lines) outlet.add(first);
+  }
+
+  /** Milliseconds since it began. */
+  get now(): number {
+    return performance.now() - this.#began;
+  }
+
+  /** Bytes, which are lent. */
+  said(peer: number, from: Side, data: Uint8Array): void {
+    this.#add({ at: this.now, from, data, ...numbered(peer) });
+  }
+
+  ended(peer: number, from: Side, end: TranscriptEnd): void {
+    this.#add({ at: this.now, from, end, ...numbered(peer) });
+  }
+
+  /** A rule did something to what that side said. */
+  faulted(peer: number, from: Side, fault: string, rule: string): void {
+    this.#add({ at: this.now, from, fault, rule, ...numbered(peer) });
+  }
+
+  /** What is no part of a conversation, for who looks on. */
+  note(peer: number, text: string): void {
+    this.#show?.add(`${this.#stamp(this.now, peer)} -- ${text}\n`);
+  }
+
+  /** A promise of room, where what is written down waits for a disk or a reader. */
+  get room(): Promise<void> | undefined {
+    for (const outlet of this.#outlets) {
+      const room = outlet.room;
+      if (room !== undefined) return room;
+    }
+    return undefined;
+  }
+
+  /** Resolves when all is out. */
+  async written(): Promise<void> {
+    for (const outlet of this.#outlets) await outlet.written();
+  }
+
+  #add(event: TranscriptEvent): void {
+    if (this.#lines.length > 0) {
+      const line = formatEvent(event, base64);
+      for (const outlet of this.#lines) outlet.add(line);
+    }
+    if (this.#show === undefined || !("from" in event)) return;
+    const what =
+      "data" in event
+        ? quote(event.data, SHOWN)
+        : "end" in event
+          ? `(${event.end})`
+          : `(${event.fault}, by rule ${quote(event.rule)})`;
+    this.#show.add(`${this.#stamp(event.at, event.peer ?? 1)} ${WHO[event.from]} ${what}\n`);
+  }
+
+  #stamp(at: number, peer: number): string {
+    return `${(at / 1000).toFixed(3).padStart(9)}  #${peer}`;
+  }
+}
+
+const numbered = (peer: number): { readonly peer?: number } => (peer > 1 ? { peer } : {});
