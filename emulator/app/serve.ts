@@ -1,7 +1,7 @@
 /** Serves an app's listeners on real sockets. */
 
 import type { AsyncLocalStorage } from "node:async_hooks";
-import type { MaybePromise } from "../../core/bytes/data.ts";
+import { DONE, type MaybePromise } from "../../core/bytes/data.ts";
 import type { Family, Metrics } from "../../core/control/metrics.ts";
 import { SocketError } from "../../core/errors.ts";
 import {
@@ -12,7 +12,7 @@ import {
   isLoopback,
   packAddress,
 } from "../../core/net/address.ts";
-import { checkOptions, optionNamesOf } from "../../core/options.ts";
+import { checkOptions, checkTime, optionNamesOf } from "../../core/options.ts";
 import type { AppPools } from "../../core/pool/app-pools.ts";
 import { type App, checkPoolOf, isApp, type Listener, type Serving as Serves } from "../../core/serve/app.ts";
 import type { BaseEndpoint } from "../../core/serve/endpoint.ts";
@@ -61,6 +61,11 @@ export interface ServeOptions {
   /** How long `close()` lets running requests go on, in milliseconds. Default 10 000. */
   readonly drainTimeout?: number;
   /**
+   * How long `close()` goes on accepting, in milliseconds, while `GET /v1/ready` answers 503 already: a load balancer that asks
+   * there sends its clients elsewhere before the listeners close. At least as long as its checks take to notice. Default 0.
+   */
+  readonly drainDelay?: number;
+  /**
    * Aborted while the listeners are opened, it opens no more. Where none is open yet, `serveApp()` rejects with its reason;
    * else those that are open serve who has come, until `close()`. Later it does nothing.
    */
@@ -88,6 +93,7 @@ const SERVE_NAMES = optionNamesOf<ServeOptions>("serveApp()")({
   certificate: true,
   onEvent: true,
   drainTimeout: true,
+  drainDelay: true,
   signal: true,
   handlerName: true,
   control: CONTROL_NAMES,
@@ -111,11 +117,11 @@ export interface AppServer extends AsyncDisposable {
   readonly listeners: readonly Serving[];
   /** Where the control routes are; `null` where they were not asked for. */
   readonly control: ControlServer | null;
-  /** Accepts no more, ends the sessions that were dialled, drains, and closes all; the control routes last. */
+  /** Is not ready any more; after `drainDelay` accepts no more, ends the sessions that were dialled, drains, and closes all; the control routes last. */
   close(): Promise<void>;
   /** Reads the files of all certificates again, as a listener also does by itself when they change; gives how many listeners have TLS. What is wrong is told as `certificate`. */
   reload(): number;
-  /** Ends what runs, at once. */
+  /** Ends what runs, at once, and the `drainDelay` of a close. */
   abort(): void;
 }
 
@@ -285,6 +291,7 @@ export const serveApp = async <Context>(
   if (app.listeners.length === 0)
     throw new SocketError("ERR_APP", "the app listens nowhere: give defineApp() a `listen`");
   const { onEvent, drainTimeout, control, signal } = options;
+  const drainDelay = checkTime("drainDelay", options.drainDelay ?? 0, 0);
   signal?.throwIfAborted();
   const parts = control && (await import("./control.ts")); // servers without it start without it
   const access = control && parts?.controlTokens(control);
@@ -336,6 +343,7 @@ export const serveApp = async <Context>(
               [dialledSessions(dialled), ...parts.processMetrics()],
             ),
           poolInfos: () => pools?.infos() ?? [],
+          ready: () => (delayed === undefined ? [] : ["this process is ending"]),
           connector: ({ handler, HandlerClass, endpoint, connectTimeout, secureTransport, tls }) =>
             new Connector<Context>(endpoint, HandlerClass, {
               name: handler,
@@ -358,7 +366,22 @@ export const serveApp = async <Context>(
   const recorded: Recorded = (Server) =>
     parts === undefined || plane === null ? Server : parts.RecordingMixIn(Server, plane);
   let routes: { readonly url: string; close(): Promise<void> } | undefined;
+  let delayed: Promise<void> | undefined; // the drain delay, from when a close is asked for
+  let endDelay = (): void => {};
+  const delay = (): Promise<void> =>
+    new Promise((resolve) => {
+      const timer = setTimeout(resolve, drainDelay);
+      endDelay = () => {
+        clearTimeout(timer);
+        resolve();
+      };
+    });
   const close = async (): Promise<void> => {
+    delayed ??= drainDelay === 0 ? DONE : delay();
+    if (drainDelay > 0) await delayed;
+    await shut();
+  };
+  const shut = async (): Promise<void> => {
     pools?.shrink(); // one may lead to a listener of this app, which waits for its connections to end
     await Promise.all([plane?.close(), ...servers.map((server) => server.serverClose())]);
     await pools?.close(); // after the handlers that use them
@@ -458,7 +481,7 @@ export const serveApp = async <Context>(
     await openAll();
   } catch (error) {
     if (!signal?.aborted || open.size === 0) {
-      await close();
+      await shut();
       throw error;
     }
   }
@@ -476,6 +499,7 @@ export const serveApp = async <Context>(
       return secured.length;
     },
     abort: () => {
+      endDelay();
       for (const server of servers) server.abort();
     },
     [Symbol.asyncDispose]: close,

@@ -12,6 +12,7 @@ import { createRequire } from "node:module";
 import { Command, CommanderError, Option } from "commander";
 import { BOUNDS, SESSION_STATES } from "../../core/control/plane.ts";
 import { isA } from "../../core/describe.ts";
+import { MAX_TIMER } from "../../core/options.ts";
 import { SECURE_TRANSPORTS } from "../../core/sockets/tls.ts";
 import { count, milliseconds, portNumber } from "./arguments.ts";
 import { dial } from "./dial.ts";
@@ -45,6 +46,12 @@ program
   .option("--any-port", "listen on free ports in place of the app's; its `dial` follows")
   .option("--data <folder>", "where the app keeps its bytes", ".socklet/data")
   .option("--drain <ms>", "how long running requests may go on after Ctrl-C", milliseconds, 10_000)
+  .option(
+    "--drain-delay <ms>",
+    "how long to go on accepting after Ctrl-C while /v1/ready is 503 already",
+    count(0, MAX_TIMER),
+    0,
+  )
   .addOption(
     new Option("--tls <certificate>", "what every listener with TLS shows, in development").choices([
       "self-signed",

@@ -21,6 +21,8 @@ class Stop {
   readonly #asked = new AbortController();
   /** What a SIGHUP does once the app is served. */
   reload: () => void = () => say("SIGHUP: the app is not served yet; SIGTERM stops");
+  /** Called with each server whose drain begins. */
+  draining: () => void = () => {};
   readonly #again = Promise.withResolvers<void>();
 
   constructor() {
@@ -48,25 +50,32 @@ class Stop {
 }
 
 /** Serves until the stop, then drains; asked once more it aborts what runs. Gives how many requests were cut off. */
-const untilStopped = async (server: AppServer, stop: Stop, drainTimeout: number): Promise<number> => {
+const untilStopped = async (
+  server: AppServer,
+  stop: Stop,
+  drainTimeout: number,
+  drainDelay: number,
+): Promise<number> => {
   const { signal } = stop;
   if (!signal.aborted) await new Promise((resolve) => signal.addEventListener("abort", resolve));
   let cut = 0;
   const running = (): number => server.listeners.reduce((sum, listener) => sum + listener.info().running, 0);
-  const count = running();
-  // Begun before close() begins its own, so that it fires first, when those that are late still run.
-  const late = setTimeout(() => {
-    cut = running();
-    if (cut > 0)
-      say(`aborting ${cut} still running after ${wholeMs(drainTimeout)}; --drain gives them longer`);
-  }, drainTimeout);
-  const closed = server.close().finally(() => clearTimeout(late));
-  if (count > 0) {
-    const { message } = signal.reason as SocketError;
-    const why = message.replace(/^ECANCELED: /, "");
-    const draining = `${why}: draining ${count} running, ${wholeMs(drainTimeout)} at most; once more to abort`;
+  const why = (signal.reason as SocketError).message.replace(/^ECANCELED: /, "");
+  let late: ReturnType<typeof setTimeout> | undefined;
+  // Told before that server begins its own time, so that this fires first, when those that are late still run.
+  stop.draining = () => {
+    stop.draining = () => {};
+    late = setTimeout(() => {
+      cut = running();
+      if (cut > 0)
+        say(`aborting ${cut} still running after ${wholeMs(drainTimeout)}; --drain gives them longer`);
+    }, drainTimeout);
+    const draining = `${why}: draining ${running()} running, ${wholeMs(drainTimeout)} at most; once more to abort`;
     setImmediate(say, draining); // not before the ports are closed
-  }
+  };
+  if (drainDelay > 0)
+    say(`${why}: not ready any more; closing in ${wholeMs(drainDelay)}; once more to abort`);
+  const closed = server.close().finally(() => clearTimeout(late));
   const aborted = stop.again.then(async () => {
     cut = running();
     server.abort();
@@ -81,6 +90,7 @@ interface ServeFlags {
   anyPort?: boolean;
   data: string;
   drain: number;
+  drainDelay: number;
   control: boolean;
   tls?: "self-signed";
   controlPort?: number;
@@ -116,6 +126,7 @@ const serveUntil = async (
   const app = await unlessAborted(loadApp(path), stop.signal);
   const certificate = flags.tls === "self-signed" ? selfSigned() : undefined;
   const controlPort = flags.controlPort ?? (flags.anyPort ? 0 : undefined);
+  const log = logger(flags.verbose ?? false);
   const server = await serveApp(app, {
     ...(host !== undefined && { host }),
     anyPort: flags.anyPort ?? false,
@@ -123,8 +134,12 @@ const serveUntil = async (
     module: pathToFileURL(resolve(path)).href,
     ...(certificate && { certificate }),
     drainTimeout: flags.drain,
+    drainDelay: flags.drainDelay,
     signal: stop.signal,
-    onEvent: logger(flags.verbose ?? false),
+    onEvent: (event) => {
+      if (event.type === "draining") stop.draining();
+      log(event);
+    },
     handlerName,
     ...(flags.control && { control: { port: controlPort } }),
   }).catch((error) => {
@@ -143,7 +158,7 @@ const serveUntil = async (
     const read = `the certificates of ${count === 1 ? "one listener" : `${count} listeners`} are read again`;
     say(`SIGHUP: ${count === 0 ? "there is nothing to reload; SIGTERM stops" : read}`);
   };
-  const stopped = untilStopped(server, stop, flags.drain);
+  const stopped = untilStopped(server, stop, flags.drain, flags.drainDelay);
   if (!stop.signal.aborted) await printListeners(server);
   if ((await stopped) > 0) process.exitCode = 1;
 };

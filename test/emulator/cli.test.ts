@@ -260,6 +260,36 @@ describe("socklet serve", () => {
     expect(await cli.exit).toEqual({ status: 1, signal: null });
   });
 
+  test("--drain-delay goes on accepting while /v1/ready is 503; a second signal ends it", async () => {
+    const cli = new Cli(["serve", `${fixtures}/served.ts`, "--any-port", "--drain-delay", "86400000"]);
+    const port = await cli.port("WaitsForALine");
+    const [, url] = await cli.line(/^control +(http:\/\/127\.0\.0\.1:\d+)/);
+    expect((await fetch(`${url}/v1/ready`)).status).toBe(200);
+    cli.kill("SIGTERM");
+    await cli.line(/^socklet: SIGTERM: not ready any more; closing in 86400000 ms; once more to abort$/);
+    const answer = await fetch(`${url}/v1/ready`);
+    expect([answer.status, await answer.json()]).toMatchObject([503, { detail: "this process is ending" }]);
+    const client = new Client(port);
+    await client.said("ready\n");
+    client.socket.end("done\n");
+    expect(await client.all).toBe("ready\ndone\n");
+    cli.kill("SIGTERM");
+    expect(await cli.exit).toEqual({ status: 0, signal: null });
+  });
+
+  test("after the drain delay it closes and drains", async () => {
+    const cli = serve("--drain-delay", "50");
+    const port = await cli.port("WaitsForALine");
+    const client = new Client(port);
+    await client.said("ready\n");
+    cli.kill("SIGTERM");
+    await cli.line(/^socklet: SIGTERM: draining 1 running, 10000 ms at most; once more to abort$/);
+    expect(await refused(port)).toBe("ECONNREFUSED");
+    client.socket.end("done\n");
+    expect(await client.all).toBe("ready\ndone\n");
+    expect(await cli.exit).toEqual({ status: 0, signal: null });
+  });
+
   test("goes on when nobody reads its output any more", async () => {
     const cli = serve();
     const port = await cli.port("WaitsForALine");

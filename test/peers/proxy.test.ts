@@ -8,12 +8,19 @@ import { join } from "node:path";
 import tls from "node:tls";
 import {
   type Address,
+  defineApp,
   type InternetAddress,
   type ProxyHeader,
   type ProxyProtocolOptions,
   StreamRequestHandler,
+  streamHandler,
 } from "socklet";
-import { ThreadingTCPServer, ThreadingUDPServer, ThreadingUnixStreamServer } from "socklet/emulator";
+import {
+  serveApp,
+  ThreadingTCPServer,
+  ThreadingUDPServer,
+  ThreadingUnixStreamServer,
+} from "socklet/emulator";
 import { expect, onTestFinished, test } from "vitest";
 import { DnsDatagram, DnsStream } from "../../examples/dns.ts";
 import { Told } from "../core/told.ts";
@@ -93,7 +100,7 @@ const ownAddress = ({ localPort = 0 }: net.Socket): InternetAddress => ({
   port: localPort,
 });
 
-describeWith(["haproxy"], "HAProxy", () => {
+describeWith(["haproxy", "socat"], "HAProxy", () => {
   const haproxy = (config: string): Program => {
     const path = join(folderOfTest(), "haproxy.cfg");
     writeFileSync(path, config);
@@ -229,6 +236,62 @@ backend two
     haproxy(config(`127.0.0.1:${await reservePort()}`, `127.0.0.1:${at.port} ${check}`));
     await greeted.next("end", 2);
     expect(commands.slice(0, 2)).toEqual(["LOCAL", "LOCAL"]);
+  });
+
+  test("asks /v1/ready: with drainDelay its clients go elsewhere before the listener closes", async () => {
+    const app = (name: string) =>
+      defineApp({
+        handlers: { hello: streamHandler(({ wfile }) => void wfile.write(`${name}\n`)) },
+        listen: [{ handler: "hello", address: "127.0.0.1:0" }],
+      });
+    const serving = async (name: string, drainDelay: number) => {
+      const server = await serveApp(app(name), {
+        control: { port: 0, tokens: "a-token-for-the-tests" },
+        drainDelay,
+      });
+      onTestFinished(async () => {
+        server.abort();
+        await server.close();
+      });
+      const ports = [server.listeners[0]?.url, server.control?.url].map((url) => new URL(String(url)).port);
+      return {
+        server,
+        port: Number(ports[0]),
+        line: `server ${name} 127.0.0.1:${ports[0]} check inter 20ms port ${ports[1]}`,
+      };
+    };
+    const going = await serving("going", 86_400_000);
+    const staying = await serving("staying", 0);
+    const port = await reservePort();
+    const folder = folderOfTest();
+    const health = `timeout check 1m
+  option httpchk GET /v1/ready
+  http-check send hdr Host localhost
+  ${going.line}
+  ${staying.line} backup`;
+    const proxy = haproxy(
+      `global\n  stats socket ${folder}/stats\n${config(`127.0.0.1:${port}`, "")}`.replace(
+        /server s .*/,
+        health,
+      ),
+    );
+    const hears = async (at: number): Promise<string> => {
+      const socket = await dialled(proxy, at);
+      return String(((await once(socket, "data")) as [Buffer])[0]);
+    };
+    const state = async (): Promise<string | undefined> => {
+      const { stdout } = await run("socat", ["-", `${folder}/stats`], "show stat\n");
+      return /^two,going,(?:[^,]*,){15}(\w+)/m.exec(String(stdout))?.[1];
+    };
+    expect(await hears(port)).toBe("going\n");
+    const closed = going.server.close();
+    while ((await state()) !== "DOWN");
+    expect(await hears(port)).toBe("staying\n");
+    expect(await hears(going.port)).toBe("going\n"); // a client that was sent here a moment before
+    going.server.abort();
+    await closed;
+    const [error] = await once(net.connect(going.port, "127.0.0.1"), "error");
+    expect(error).toMatchObject({ code: "ECONNREFUSED" });
   });
 
   test("a proxy that does not speak the protocol is refused, and its client with it", async () => {
