@@ -122,6 +122,14 @@ program
     (await import("./transcripts.ts")).diff(expected, actual, flags),
   );
 
+program
+  .command("export")
+  .description("write a transcript as a capture, which Wireshark and tshark read")
+  .argument("<file>", "a transcript")
+  .requiredOption("--pcapng <file>", "where to write it")
+  .option("--port <port>", "the server's port, by which a protocol is known: 25, 6379", count(1, 65_535))
+  .action(async (file, flags) => (await import("./transcripts.ts")).exportFile(file, flags));
+
 /** `command` with the options of all that asks a control plane. */
 const ofControl = (command: Command): Command =>
   command

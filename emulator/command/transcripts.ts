@@ -1,4 +1,4 @@
-/** `socklet replay` and `socklet diff`: what is done with transcripts that `socklet proxy --record` wrote. */
+/** `socklet replay`, `socklet diff` and `socklet export`: what is done with transcripts that `socklet proxy --record` wrote. */
 
 import { type Endpoint, parseAddress } from "../../core/net/address.ts";
 import { BaseRequestHandler } from "../../core/serve/handler.ts";
@@ -13,6 +13,7 @@ import { fs, lazy, once } from "../builtin.ts";
 import { listenerUrl, ThreadingTCPServer } from "../servers/tcp.ts";
 import { ThreadingUDPServer } from "../servers/udp.ts";
 import { createConnection } from "../sockets/connector.ts";
+import { toPcapng } from "../wire/pcapng.ts";
 import { asked, describe, print, say, UsageError } from "./output.ts";
 import { listenEndpoint } from "./proxy.ts";
 import { onStop } from "./signals.ts";
@@ -210,4 +211,36 @@ export const diff = async (
   if (error === null) return;
   await print(`- ${expected}\n+ ${actual}\n${error.message}`);
   process.exitCode = 1;
+};
+
+const WRITTEN = 1024 * 1024; // bytes of a capture that are written at once
+
+export const exportFile = async (
+  path: string,
+  { pcapng, port }: { pcapng: string; port?: number },
+): Promise<void> => {
+  const transcript = readTranscript(path);
+  const blocks = toPcapng(transcript, port);
+  const first = asked("--port", () => blocks.next()); // where it cannot be, nothing is written
+  let fd: number;
+  try {
+    fd = fs.openSync(pcapng, "w");
+  } catch (error) {
+    throw new Error(`--pcapng ${pcapng}: ${(error as Error).message}`, { cause: error });
+  }
+  try {
+    let parts: Uint8Array[] = [first.value as Uint8Array];
+    let size = 0;
+    for (const bytes of blocks) {
+      parts.push(bytes);
+      size += bytes.length;
+      if (size < WRITTEN) continue;
+      fs.writeFileSync(fd, Buffer.concat(parts));
+      parts = [];
+      size = 0;
+    }
+    fs.writeFileSync(fd, Buffer.concat(parts));
+  } finally {
+    fs.closeSync(fd);
+  }
 };

@@ -8,7 +8,7 @@ import net from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { parseTranscript, type Transcript } from "socklet/testing";
+import { formatTranscript, parseTranscript, type Transcript } from "socklet/testing";
 import { afterAll, expect, test } from "vitest";
 import { ownCertificates } from "./certificates.ts";
 import { describeWith, type Ended, type Program, redis, run, start } from "./program.ts";
@@ -234,6 +234,126 @@ if (certificates !== null) {
     });
   });
 }
+
+describeWith(["tshark"], "tshark reads socklet export --pcapng", () => {
+  const captureOf = async (transcript: Transcript, ...more: string[]): Promise<string> => {
+    const path = file();
+    writeFileSync(path, formatTranscript(transcript));
+    const { code, stderr } = await socklet("export", path, "--pcapng", `${path}.pcapng`, ...more);
+    expect([code, stderr]).toEqual([0, ""]);
+    return `${path}.pcapng`;
+  };
+  const tshark = async (path: string, ...args: string[]): Promise<string> =>
+    (
+      await run("tshark", [
+        "-r",
+        path,
+        "-o",
+        "tcp.check_checksum:TRUE",
+        "-o",
+        "ip.check_checksum:TRUE",
+        ...args,
+      ])
+    ).stdout.toString();
+  const said = (from: "client" | "server", data: string | Uint8Array, at = 1, peer?: number) => ({
+    ...{ at, from, data: typeof data === "string" ? Buffer.from(data) : data },
+    ...(peer !== undefined && { peer }),
+  });
+  const left = (from: "client" | "server", at = 9, peer?: number) => ({
+    ...{ at, from, end: "half-close" as const },
+    ...(peer !== undefined && { peer }),
+  });
+
+  test("follows each stream byte for byte, reads over 64 KiB too, and finds nothing wrong", async () => {
+    const large = Buffer.alloc(200_000, "0123456789");
+    const events = [said("client", "PING\r\n"), said("server", large, 2), said("client", "two", 3, 2)];
+    const ends = [left("client"), left("server"), left("client", 9, 2), left("server", 9, 2)];
+    const capture = await captureOf({ kind: "stream", events: [...events, ...ends] }, "--port", "7000");
+    const follow = async (stream: number): Promise<Record<"client" | "server", string>> => {
+      const text = await tshark(capture, "-q", "-z", `follow,tcp,raw,${stream}`);
+      const lines = text.split("\n").filter((line) => /^\t?[0-9a-f]+$/.test(line));
+      const of = (server: boolean): string =>
+        Buffer.from(
+          lines
+            .filter((line) => line.startsWith("\t") === server)
+            .join("")
+            .replaceAll("\t", ""),
+          "hex",
+        ).toString();
+      return { client: of(false), server: of(true) };
+    };
+    expect(await follow(0)).toEqual({ client: "PING\r\n", server: large.toString() });
+    expect(await follow(1)).toEqual({ client: "two", server: "" });
+    expect(
+      await tshark(
+        capture,
+        "-Y",
+        "tcp.analysis.flags || tcp.checksum.status == 0 || ip.checksum.status == 0 || _ws.malformed",
+      ),
+    ).toBe("");
+  });
+
+  test("dissects SMTP, RESP and DNS", async () => {
+    const smtp = await captureOf({
+      kind: "stream",
+      address: "tcp://192.0.2.1:25",
+      events: [said("server", "220 mail.test\r\n"), said("client", "EHLO me\r\n", 2), left("client")],
+    });
+    expect(
+      await tshark(
+        smtp,
+        "-Y",
+        "smtp",
+        "-T",
+        "fields",
+        "-e",
+        "ip.src",
+        "-e",
+        "smtp.response.code",
+        "-e",
+        "smtp.req.command",
+      ),
+    ).toBe("192.0.2.1\t220\t\n127.0.0.1\t\tEHLO\n");
+    const resp = await captureOf(
+      { kind: "stream", events: [said("client", "*1\r\n$4\r\nPING\r\n"), said("server", "+PONG\r\n", 2)] },
+      "--port",
+      "6379",
+    );
+    expect(await tshark(resp, "-Y", "resp", "-T", "fields", "-e", "_ws.col.Protocol")).toBe("RESP\nRESP\n");
+    const question = "00070100000100000000000003777777046e616d650474657374000001".concat("0001");
+    const dns = await captureOf({
+      kind: "datagrams",
+      address: "udp://127.0.0.1:53",
+      began: "2026-11-29T12:00:00.000Z",
+      events: [said("client", Buffer.from(question, "hex"), 1500)],
+    });
+    expect(
+      await tshark(
+        dns,
+        "-o",
+        "udp.check_checksum:TRUE",
+        "-T",
+        "fields",
+        "-e",
+        "dns.qry.name",
+        "-e",
+        "udp.checksum.status",
+        "-e",
+        "frame.time_epoch",
+      ),
+    ).toMatch(/^www\.name\.test\t1\t(1795953601\.5|2026-11-29T12:00:01\.5)/);
+  });
+
+  test("a transcript that says no port needs one", async () => {
+    const path = file();
+    writeFileSync(path, formatTranscript({ kind: "stream", events: [said("client", "x")] }));
+    const { code, stderr } = await socklet("export", path, "--pcapng", `${path}.pcapng`);
+    expect([code, stderr]).toEqual([
+      2,
+      "socklet: --port: the transcript does not say the server's port, by which a capture is dissected; give one\n",
+    ]);
+  });
+});
 
 // ---- Transparent: what passes is as it was ----
 
