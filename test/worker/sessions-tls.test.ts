@@ -57,12 +57,38 @@ else {
     expect(await codeOf(dial({ serverName: "other.example" }))).toBe("ERR_UNSUPPORTED");
   });
 
-  test("authorities and certificates of one's own cannot be given", async () => {
-    expect(await codeOf(createConnection(localhost, { secureTransport: "on", tls: { ca: "x" } }))).toBe(
-      "ERR_UNSUPPORTED",
+  test("what connect() cannot do of TLS says so, by name, before anything is dialled", async () => {
+    const pem = "-----BEGIN CERTIFICATE-----";
+    const lacking: TlsOptions[] = [
+      { ca: pem },
+      { ca: pem, crl: pem },
+      { cert: pem, key: pem },
+      { alpn: ["imap"] },
+      { minVersion: "TLSv1.3" },
+    ];
+    for (const tls of lacking) {
+      const dialling = createConnection(localhost, { secureTransport: "on", tls });
+      await expect(dialling).rejects.toThrow(/ERR_UNSUPPORTED: a Worker has no tls\.\w+: /);
+      expect(await startTls("localhost", tls)).toBe("ERR_UNSUPPORTED");
+    }
+    const accepted = { clientCertificate: "ask" } as TlsOptions;
+    await using socket = await createConnection(localhost, { secureTransport: "starttls" });
+    await expect(socket.startTls(accepted)).rejects.toThrow(
+      /a Worker has no tls\.clientCertificate: it accepts no TLS/,
     );
-    expect(await startTls("localhost", { ca: "x" })).toBe("ERR_UNSUPPORTED");
-    expect(await startTls("localhost", { cert: "x", key: "x" })).toBe("ERR_UNSUPPORTED");
+  });
+
+  test("tls:// is secured from its first byte; request.tls says what the platform tells", async () => {
+    const url = `tls://${localhost.hostname}:${localhost.port}`;
+    await using socket = await createConnection(url);
+    expect(socket.tls).toMatchObject({
+      serverName: "localhost",
+      trusted: true,
+      version: null,
+      closedCleanly: null,
+    });
+    await using plain = await createConnection(localhost, { secureTransport: "starttls" });
+    expect(plain.tls).toBeNull();
   });
 
   test("a peer that speaks no TLS is a dial that failed", async () => {
