@@ -15,10 +15,14 @@ export {
   type NameOptions,
 } from "./names/names.ts";
 export type { SockletBindings } from "./objects/bindings.ts";
+export type { PoolAccess } from "./objects/platform.ts";
 export { RegistryObject, type SessionBounds } from "./objects/registry.ts";
 export { SessionObject } from "./objects/session.ts";
 export { SockletStorage } from "./objects/storage.ts";
 export type { PlatformContext, PlatformSocket, PlatformState } from "./platform.ts";
+export type { WorkerLease, WorkerPool } from "./pool/client.ts";
+export { PoolObject } from "./pool/object.ts";
+export { type PoolsOptions, poolsFor, type WorkerPools } from "./pool/pools.ts";
 export { WorkerDatagramServer, WorkerServer, type WorkerServerOptions } from "./serve/server.ts";
 export { type WorkerModule, type WorkerOptions, workerFor } from "./serve/worker.ts";
 export {

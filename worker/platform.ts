@@ -4,7 +4,7 @@
  * `@cloudflare/workers-types`, whose globals clash with Node's, so a project for Node can import them, too.
  */
 
-import { DurableObject } from "cloudflare:workers";
+import { DurableObject, RpcTarget } from "cloudflare:workers";
 
 /** The platform's `Socket`, dialled or accepted. */
 export interface PlatformSocket {
@@ -62,3 +62,11 @@ declare class DeclaredObject<Env> {
 
 /** The platform's own class. */
 export const PlatformObject: typeof DeclaredObject = DurableObject as never;
+
+/** The declaration of `RpcTarget`. */
+declare class DeclaredTarget {
+  readonly __RPC_TARGET_BRAND: never;
+}
+
+/** The platform's own class: what is given to a caller as a stub, and not as a copy. */
+export const PlatformTarget: typeof DeclaredTarget = RpcTarget as never;

@@ -263,7 +263,7 @@ export interface AppDefinition<Context, Handlers extends AnyHandlers<Context> = 
   readonly listen?: readonly ListenEntry[];
   /** Servers to dial, by name. */
   readonly dial?: Readonly<Record<string, DialEntry>>;
-  /** Servers to which connections are kept, by name; `context()` asks for them by `pool()`. In Node each process has its own. */
+  /** Servers to which connections are kept, by name; `context()` asks for them by `pool()`. In Node each process has its own, in a Worker Durable Objects have them (`poolsFor`). */
   readonly pools?: Readonly<Record<string, PoolEntry>>;
   /** What may be dialled from outside (`"10.0.0.0/8:6379"`, `"*.example.com:25"`; see `parseAllowRule`). Default: nothing but `dial`. */
   readonly allow?: readonly string[];

@@ -81,6 +81,7 @@ const ROOMS: Readonly<Record<string, Room>> = {
     below: [...SERVE, "core/control", "worker", "worker/sockets"],
     packages: /^cloudflare:/,
   },
+  "worker/pool": { below: [...POOL, "worker", "worker/sockets", "worker/objects"] },
   "worker/serve": {
     below: [...SERVE, "core/control", "worker", "worker/sockets", "worker/objects"],
     packages: /^(cloudflare:|hono$)/,

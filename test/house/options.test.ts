@@ -20,6 +20,7 @@ const SEVERAL = {
   incoming: "faults of datagrams are not those of streams",
   outgoing: "as incoming",
   params: "a session's come as JSON",
+  pools: "an app has entries, a Worker what poolsFor() makes of them",
   server: "a check of framing is given what makes a server, a check of a pool the handlers of one",
   stream: "streams in memory have a capacity, too",
   tls: "what dials says whom to trust, a listener what it shows, a proxy's header whether its client came by TLS",

@@ -1,16 +1,15 @@
 /** Where the races run: the emulator, and a Worker in real workerd, whose process can be killed. */
 
-import type { ChildProcess } from "node:child_process";
-import { subscribe, unsubscribe } from "node:diagnostics_channel";
 import { mkdtempSync, rmSync } from "node:fs";
 import net from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { convertV4MiniflareOptions, Log, LogLevel, Miniflare } from "miniflare";
+import { convertV4MiniflareOptions, type Miniflare } from "miniflare";
 import { defineApp } from "socklet";
 import { serveApp } from "socklet/emulator";
 import { followers } from "../conformance/followers.ts";
 import { Racer } from "../conformance/racer.ts";
+import { mortalWorkerd } from "../emulator/mortal-workerd.ts";
 import { workerScript } from "../emulator/worker-script.ts";
 
 export const TOKEN = "abcdefghijklmnop0123";
@@ -96,7 +95,6 @@ export const workerd = async (bounds: Bounds = {}): Promise<Place> => {
       bindings: { SOCKLET_TOKENS: TOKEN, BOUNDS: { maxHistory: 100_000, ...bounds } },
       connectHandlers: [{ protocol: "tcp", port: 0 }],
     }),
-    log: new Log(LogLevel.NONE),
     handleStructuredLogs: ({ message }: { message: string }) => {
       if (message.includes("unhandled rejection")) complaints.push(message); // workerd says things of its own, too
     },
@@ -104,28 +102,16 @@ export const workerd = async (bounds: Bounds = {}): Promise<Place> => {
     resourcePersistencePath: folder,
   } as ConstructorParameters<typeof Miniflare>[0];
 
-  /** Starts workerd on the folder; gives its process, too. */
-  const begin = async () => {
-    let process: ChildProcess | undefined;
-    const started = (message: unknown): void => {
-      process = (message as { process: ChildProcess }).process;
-    };
-    subscribe("child_process", started); // Miniflare does not tell it
-    const miniflare = new Miniflare(options);
-    const { origin } = await miniflare.ready;
-    unsubscribe("child_process", started);
-    return { miniflare, origin, process: process as ChildProcess | undefined };
-  };
-  let { miniflare, origin, process } = await begin();
+  const running = await mortalWorkerd(options);
   const ask = async (path: string): Promise<unknown> => {
-    const answer = await fetch(`${origin}/${path}`);
+    const answer = await fetch(`${running.origin}/${path}`);
     return answer.json();
   };
   const fault = (what: string) => async (id: string) => {
     await ask(`fault/${what}/${id}`);
   };
   const storageOf = (object: { name: string } | { id: string }) =>
-    miniflare.unsafeGetDurableObjectStorage("under-test", "SockletSession", object as never);
+    running.miniflare.unsafeGetDurableObjectStorage("under-test", "SockletSession", object as never);
   const hasTables = async (storage: Awaited<ReturnType<typeof storageOf>>): Promise<boolean> => {
     const names = "SELECT name FROM sqlite_master WHERE name IN ('session', 'events')";
     return (await storage.exec(names)).length > 0;
@@ -135,8 +121,8 @@ export const workerd = async (bounds: Bounds = {}): Promise<Place> => {
     hearsOfLeaving: false,
     history: bounds.maxHistory,
     complaints,
-    url: () => origin,
-    dial: () => miniflare.dispatchConnect() as Promise<net.Socket>,
+    url: () => running.origin,
+    dial: () => running.miniflare.dispatchConnect() as Promise<net.Socket>,
     work: async () => (await ask("work")) as { inbound: number; followers: number },
     faults: {
       lose: fault("lose"),
@@ -146,11 +132,7 @@ export const workerd = async (bounds: Bounds = {}): Promise<Place> => {
       ringRegistry: fault("ringRegistry"),
     },
     early: (on) => fault("early")(on ? "on" : "off"),
-    kill: async () => {
-      process?.kill("SIGKILL");
-      await miniflare.dispose(); // which would start it again, on a port that somebody else may have by then
-      ({ miniflare, origin, process } = await begin());
-    },
+    kill: () => running.kill(),
     kept: async (id) => {
       const storage = await storageOf({ name: id });
       if (!(await hasTables(storage))) return { records: 0, events: 0, told: 0, alarm: null };
@@ -162,7 +144,7 @@ export const workerd = async (bounds: Bounds = {}): Promise<Place> => {
       return { records: session?.records ?? 0, told: session?.told ?? 0, events: events?.events ?? 0, alarm };
     },
     believed: async () => {
-      const storage = await miniflare.unsafeGetDurableObjectStorage("under-test", "SockletRegistry", {
+      const storage = await running.miniflare.unsafeGetDurableObjectStorage("under-test", "SockletRegistry", {
         name: "registry",
       });
       const rows = await storage.exec<{ id: string }>("SELECT id FROM sessions WHERE ended IS NULL");
@@ -170,7 +152,7 @@ export const workerd = async (bounds: Bounds = {}): Promise<Place> => {
     },
     records: async () => {
       const ids: string[] = [];
-      for (const id of await miniflare.listDurableObjectIds("SockletSession", "under-test")) {
+      for (const id of await running.miniflare.listDurableObjectIds("SockletSession", "under-test")) {
         const storage = await storageOf({ id });
         if (!(await hasTables(storage))) continue;
         const rows = await storage.exec<{ info: string }>("SELECT info FROM session");
@@ -179,9 +161,9 @@ export const workerd = async (bounds: Bounds = {}): Promise<Place> => {
       }
       return ids;
     },
-    evict: (id) => miniflare.unsafeEvictDurableObject("under-test", "SockletSession", { name: id }),
+    evict: (id) => running.miniflare.unsafeEvictDurableObject("under-test", "SockletSession", { name: id }),
     [Symbol.asyncDispose]: async () => {
-      await miniflare.dispose();
+      await running[Symbol.asyncDispose]();
       rmSync(folder, { recursive: true, force: true });
     },
   };

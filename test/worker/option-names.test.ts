@@ -17,6 +17,7 @@ const TABLE: Readonly<Record<string, Row>> = {
   gethostbyname: (options) => worker.gethostbyname("127.0.0.1", options),
   gethostbynameEx: (options) => worker.gethostbynameEx("127.0.0.1", options),
   getnameinfo: (options) => worker.getnameinfo("127.0.0.1:1", 0, options),
+  poolsFor: (options: object) => worker.poolsFor(app, options),
   RegistryObject: (options: object) => {
     // The platform makes its objects, and of no other class than those that it was told of.
     worker.workerFor(app, { sessions: options });
@@ -33,7 +34,7 @@ test("the table has everybody who takes options", () => {
   const exports: Exports = worker;
   const endpoints = Object.keys(exports).filter((name) => isEndpoint(exports[name]));
   expect(endpoints.sort()).toEqual(["TCPConnector", "WorkerDatagramServer", "WorkerServer"]);
-  const ours = ["SessionObject"]; // made by the platform, with what workerFor() gives it
+  const ours = ["PoolObject", "SessionObject"]; // made by the platform, with what poolsFor() and workerFor() give them
   const takers = [...takersOf(exports), ...endpoints].filter((name) => !ours.includes(name));
   expect(takers.length).toBeGreaterThan(10);
   expect(takers.filter((name) => !Object.hasOwn(TABLE, name))).toEqual([]);

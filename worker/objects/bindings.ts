@@ -19,6 +19,8 @@ export interface SockletBindings {
   readonly SOCKLET_SESSIONS?: unknown;
   /** The namespace of the class `SockletRegistry`. */
   readonly SOCKLET_REGISTRY?: unknown;
+  /** The namespace of the class `SockletPool`. */
+  readonly SOCKLET_POOLS?: unknown;
   /** The secret with the tokens of the control routes. */
   readonly SOCKLET_TOKENS?: unknown;
 }
@@ -95,20 +97,30 @@ export interface RegistryCalls {
   list(query: SessionQuery): Promise<SessionPage>;
 }
 
-const CLASSES = { SOCKLET_SESSIONS: "SockletSession", SOCKLET_REGISTRY: "SockletRegistry" } as const;
+const CLASSES = {
+  SOCKLET_SESSIONS: "SockletSession",
+  SOCKLET_REGISTRY: "SockletRegistry",
+  SOCKLET_POOLS: "SockletPool",
+} as const;
+type ObjectBinding = keyof typeof CLASSES;
 
-/** The missing bindings that sessions need: a text for each, which says what to do. */
-export const missingBindings = (env: SockletBindings): string[] =>
-  Object.entries(CLASSES).flatMap(([name, className]) =>
-    typeof (env[name as keyof typeof CLASSES] as { getByName?: unknown } | undefined)?.getByName ===
-    "function"
-      ? []
-      : [
-          `this Worker has no binding ${name}: export ${className} from its main module, and bind it in wrangler.toml`,
-        ],
-  );
+/** The missing ones of these bindings, by default of those that sessions need: a text for each, which says what to do. */
+export const missingBindings = (
+  env: SockletBindings,
+  bindings: readonly ObjectBinding[] = ["SOCKLET_SESSIONS", "SOCKLET_REGISTRY"],
+): string[] =>
+  bindings
+    .filter((name) => typeof (env[name] as { getByName?: unknown } | undefined)?.getByName !== "function")
+    .map(
+      (name) =>
+        `this Worker has no binding ${name}: export ${CLASSES[name]} from its main module, and bind it in wrangler.toml`,
+    );
 
-const stub = <Calls>(env: SockletBindings, binding: keyof typeof CLASSES, name: string): Calls => {
+const stub = <Calls>(
+  env: SockletBindings,
+  binding: "SOCKLET_SESSIONS" | "SOCKLET_REGISTRY",
+  name: string,
+): Calls => {
   const [missing] = missingBindings(env);
   if (missing !== undefined) throw new SocketError("ERR_APP", missing);
   return (env[binding] as DurableObjectNamespace).getByName(name) as unknown as Calls;

@@ -20,6 +20,7 @@ import { readEvents } from "../../core/control/sse.ts";
 import { SocketError } from "../../core/errors.ts";
 import { type AllowList, platformRefusal } from "../../core/net/access.ts";
 import type { App } from "../../core/serve/app.ts";
+import type { PoolInfo } from "../../core/serve/client.ts";
 import {
   again,
   missingBindings,
@@ -29,6 +30,7 @@ import {
   sessionOf,
   settled,
 } from "./bindings.ts";
+import type { PoolAccess } from "./platform.ts";
 
 const MAX_BREAKS = 3; // in a row, without an event in between; then give up
 const SMTP = 25; // refused on the edge whatever the address is (core/net/access.ts)
@@ -43,6 +45,8 @@ export interface WorkerPlaneSetup {
   listeners(): readonly ListenerInfo[];
   /** Their events. */
   readonly told: ListenerLog;
+  /** The app's pools. */
+  readonly pools: PoolAccess | undefined;
 }
 
 /** A control plane over Durable Objects. */
@@ -62,7 +66,8 @@ export class WorkerPlane implements ControlPlane {
   }
 
   ready(): readonly string[] {
-    return missingBindings(this.#setup.env);
+    const { env, pools } = this.#setup;
+    return [...missingBindings(env), ...(pools?.missing(env) ?? [])];
   }
 
   listeners(): readonly ListenerInfo[] {
@@ -73,8 +78,10 @@ export class WorkerPlane implements ControlPlane {
     return null;
   }
 
-  pools(): readonly [] {
-    return [];
+  /** Asks every object of every pool, which makes those that are not there. */
+  async pools(): Promise<readonly PoolInfo[]> {
+    const { env, pools } = this.#setup;
+    return (await pools?.infos(env)) ?? [];
   }
 
   /** Only the events that this isolate has kept, because a request must not wait for another one. */

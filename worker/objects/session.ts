@@ -43,7 +43,7 @@ import {
   secretsOf,
   settled,
 } from "./bindings.ts";
-import { platformOf } from "./platform.ts";
+import { type PoolAccess, platformOf } from "./platform.ts";
 
 /**
  * ms between the alarms of a running session. The alarms keep its object: workerd evicts one that nobody calls after 10 s,
@@ -65,6 +65,8 @@ export interface SessionSetup {
   readonly app: App;
   readonly allow: AllowList;
   readonly onEvent?: OnEvent | undefined;
+  /** The app's pools. */
+  readonly pools?: PoolAccess | undefined;
 }
 
 /** The object of one session. `workerFor(app).Session` is this class for that app. */
@@ -143,7 +145,7 @@ export class SessionObject extends PlatformObject<SockletBindings> implements Se
 
   /** What the session `id` is made of. Throws as `sessionTarget()`. */
   #settings(id: string, spec: SessionSpec): SessionOptions {
-    const { app, allow, onEvent } = this.#setup;
+    const { app, allow, onEvent, pools } = this.#setup;
     const { env } = this;
     // Checked here, too: during a rollout this object may have other rules than its caller.
     const target = sessionTarget(app, spec, allow);
@@ -161,7 +163,7 @@ export class SessionObject extends PlatformObject<SockletBindings> implements Se
     } = target;
     const run = async (hooks: SessionHooks): Promise<unknown> => {
       const bindings = env as Readonly<Record<string, unknown>>;
-      this.#context ??= (async () => app.context(platformOf(bindings)))();
+      this.#context ??= (async () => app.context(platformOf(app, pools, bindings)))();
       const context = await this.#context.catch((error) => {
         this.#context = undefined; // the next attempt asks again
         throw SocketError.from(error, "ERR_APP");

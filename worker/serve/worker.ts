@@ -16,7 +16,7 @@ import type { Datagram } from "../../core/sockets/datagram.ts";
 import type { StreamSocket } from "../../core/sockets/stream-socket.ts";
 import type { SockletBindings } from "../objects/bindings.ts";
 import { WorkerPlane } from "../objects/plane.ts";
-import { platformOf } from "../objects/platform.ts";
+import { type PoolAccess, platformOf } from "../objects/platform.ts";
 import { RegistryObject, SESSION_BOUNDS_NAMES, type SessionBounds } from "../objects/registry.ts";
 import { SessionObject } from "../objects/session.ts";
 import type { PlatformContext, PlatformSocket, PlatformState } from "../platform.ts";
@@ -29,12 +29,15 @@ export interface WorkerOptions {
   readonly sessions?: SessionBounds;
   /** The description of the control routes, which `socklet/control` has: `GET /v1/openapi.json`. Default: none, and a smaller Worker. */
   readonly openApi?: object;
+  /** The app's pools, which `poolsFor(app)` makes. Without it, `pool()` in `context()` throws `ERR_APP`. */
+  readonly pools?: PoolAccess;
 }
 
 const WORKER_NAMES = optionNamesOf<WorkerOptions>("workerFor()")({
   onEvent: true,
   sessions: SESSION_BOUNDS_NAMES,
   openApi: true,
+  pools: true,
 });
 
 /** A Worker's main module, and the classes that it must export. */
@@ -104,7 +107,7 @@ export const workerFor = <Context>(definition: App<Context>, options: WorkerOpti
   const app = definition as unknown as App; // only its handlers know the type of its context
   if (!isApp(app)) throw new SocketError("ERR_APP", "this is not an app: it must come from defineApp()");
   checkOptions("workerFor()", options, WORKER_NAMES);
-  const { onEvent } = options;
+  const { onEvent, pools } = options;
   const told = new ListenerLog();
   const tell: OnEvent = (event) => {
     told.tell(event);
@@ -120,7 +123,7 @@ export const workerFor = <Context>(definition: App<Context>, options: WorkerOpti
   ): Promise<WorkerServer | WorkerDatagramServer> => {
     const bindings = env as Record<string, unknown>;
     // Not kept as a promise: in workerd one request must not await the promise of another.
-    ready ??= { context: await app.context(platformOf(bindings)) };
+    ready ??= { context: await app.context(platformOf(app, pools, bindings)) };
     let server = servers.get(listener);
     if (server === undefined) {
       const udp = listener.endpoint.scheme === "udp";
@@ -147,7 +150,7 @@ export const workerFor = <Context>(definition: App<Context>, options: WorkerOpti
     });
 
   const plane = (env: unknown): ControlPlane =>
-    new WorkerPlane({ app, allow, env: env as SockletBindings, listeners, told });
+    new WorkerPlane({ app, allow, env: env as SockletBindings, listeners, told, pools });
 
   const routes = controlRoutes((env: SockletBindings) => ({
     plane: plane(env),
@@ -164,7 +167,7 @@ export const workerFor = <Context>(definition: App<Context>, options: WorkerOpti
     plane,
     Session: class SockletSession extends SessionObject {
       constructor(state: PlatformState, env: unknown) {
-        super(state, env, { app, allow, onEvent });
+        super(state, env, { app, allow, onEvent, pools });
       }
     },
     Registry: class SockletRegistry extends RegistryObject {
