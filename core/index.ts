@@ -41,7 +41,16 @@ export type { AddressInfo, AddressInfoOptions, Host } from "./net/names.ts";
 export type { ParsedProxyHeader, ProxyHeader, ProxySsl, ProxyTlv } from "./net/proxy-header.ts";
 export { parseProxyDatagram, parseProxyHeader } from "./net/proxy-reader.ts";
 export { type ProxyHeaderOptions, proxyHeader } from "./net/proxy-writer.ts";
-export type { DatagramOptions, ForkingOptions, ListenOptions, OptionNames, PoolOptions } from "./options.ts";
+export type {
+  AcceptOptions,
+  DatagramOptions,
+  ForkingOptions,
+  KeepAliveOptions,
+  ListenOptions,
+  OptionNames,
+  PathOptions,
+  PoolOptions,
+} from "./options.ts";
 // Connections that outlive a request
 export type { DialledPoolOptions } from "./pool/dialled.ts";
 export { Pool, type PoolConnector, type PoolSetup } from "./pool/pool.ts";

@@ -200,6 +200,70 @@ export const LISTEN_NAMES = optionNamesOf<ListenOptions>("a server that listens 
   allowReusePort: "boolean",
 });
 
+/** Options of how a server accepts streams. */
+export interface AcceptOptions {
+  /** How many connections may wait in the kernel until this process accepts them; the kernel has a limit of its own (`net.core.somaxconn`). Default 511, Node's: they are accepted at once, so that few ever wait there. */
+  readonly backlog?: number;
+}
+
+export const ACCEPT_NAMES = optionNamesOf<AcceptOptions>("a server of streams")({ backlog: true });
+
+/** Options of a server of TCP connections. */
+export interface KeepAliveOptions {
+  /**
+   * How long a connection carries nothing before the kernel asks its peer for a sign of life, in milliseconds that make whole
+   * seconds; a peer that gives none is gone ten seconds later, and the connection breaks (`SO_KEEPALIVE`). It also keeps a
+   * firewall from forgetting a silent connection. Default `null`, never.
+   */
+  readonly keepAlive?: number | null;
+}
+
+export const KEEP_ALIVE_NAMES = optionNamesOf<KeepAliveOptions>("a server of TCP connections")({
+  keepAlive: true,
+});
+
+/** Who may use the file of a server on a path. It has them before the first client is accepted. */
+export interface PathOptions {
+  /** The file's permissions, such as `0o660`. Default: 0o777 less the process's umask, which lets others of this machine connect or not. */
+  readonly mode?: number | undefined;
+  /** The file's owner: a user's number or its name in /etc/passwd. Another than one's own takes privileges (CAP_CHOWN). Default: the process's user. */
+  readonly owner?: number | string | undefined;
+  /** The file's group: its number or its name in /etc/group. Without privileges one of the process's own groups. Default: the process's group. */
+  readonly group?: number | string | undefined;
+}
+
+export const PATH_NAMES = optionNamesOf<PathOptions>("a server on a path")({
+  mode: true,
+  owner: true,
+  group: true,
+});
+
+const MAX_KEEP_ALIVE = 32_767_000; // ms; tcp(7): MAX_TCP_KEEPIDLE, in seconds
+const MAX_ID = 2 ** 32 - 2; // of a user or a group; the next is chown(2)'s -1
+
+/** `keepAlive`, where it can be. Else `TypeError` or `RangeError`. */
+export const checkKeepAlive = ({ keepAlive = null }: KeepAliveOptions): number | null => {
+  if (checkTime("keepAlive", keepAlive, 1_000, true) === null) return null;
+  if (keepAlive !== null && keepAlive <= MAX_KEEP_ALIVE && keepAlive % 1_000 === 0) return keepAlive;
+  throw new RangeError(
+    `keepAlive is whole seconds in milliseconds, 1000 to ${MAX_KEEP_ALIVE}, or null for never, not ${keepAlive}`,
+  );
+};
+
+/** `options`, where they can be. Else `TypeError` or `RangeError`. */
+export const checkPathOptions = ({ mode, owner, group }: PathOptions): PathOptions => {
+  if (mode !== undefined && checkCount("mode", mode, 0) > 0o777) {
+    throw new RangeError(`mode is 0 to 0o777, such as 0o660, not 0o${mode.toString(8)} (${mode})`);
+  }
+  for (const [name, value] of Object.entries({ owner, group })) {
+    if (value === undefined || (typeof value === "string" && value !== "")) continue;
+    if (typeof value === "string") throw new TypeError(`${name} is a name or a number, not ""`);
+    if (checkCount(name, value, 0) > MAX_ID)
+      throw new RangeError(`${name} is 0 to ${MAX_ID}, or a name, not ${value}`);
+  }
+  return { mode, owner, group };
+};
+
 /** What a server of datagrams has beside a server's own options. */
 export interface DatagramOptions {
   /** Bytes of a datagram that are taken; the rest is cut, and `truncated` says so. Default 65 535, so that nothing is (CPython: 8 192). */

@@ -8,15 +8,20 @@ import { SocketError } from "../errors.ts";
 import { AllowList, PEER_NAMES, RATE_NAMES, ReplyBudget } from "../net/access.ts";
 import { type AddressLike, type Endpoint, formatAddress, parseAddress } from "../net/address.ts";
 import {
+  type AcceptOptions,
   checkCount,
+  checkKeepAlive,
   checkOptions,
+  checkPathOptions,
   checkWord,
   type DatagramOptions,
   type ForkingOptions,
+  type KeepAliveOptions,
   LISTEN_NAMES,
   type ListenOptions,
   type OptionNames,
   optionNamesOf,
+  type PathOptions,
   POOL_NAMES,
   type PoolOptions,
   settleForking,
@@ -75,7 +80,8 @@ const SERVINGS: readonly Serving[] = ["serial", "threading", "forking"];
 /**
  * Limits and rules of one listener: those of the server that serves it, by the same names and with the same
  * defaults. In a Worker `access`, `rate`, `maxRequests`, `maxRequestsPerAddress`, the times and `stream` hold, for
- * each isolate by itself; nobody waits there, so that `requestQueueSize` and `whenFull` have no meaning.
+ * each isolate by itself; nobody waits there, so that `requestQueueSize` and `whenFull` have no meaning, and the
+ * platform has the sockets, so that `backlog`, `keepAlive` and the options of ports have none.
  */
 export interface ListenerOptions
   extends Pick<
@@ -91,6 +97,9 @@ export interface ListenerOptions
       | "idleTimeout"
     >,
     ListenOptions,
+    AcceptOptions,
+    KeepAliveOptions,
+    PathOptions,
     ListenerSecurity<string>,
     DatagramOptions,
     ForkingOptions {
@@ -98,7 +107,7 @@ export interface ListenerOptions
   readonly stream?: Partial<StreamOptions>;
 }
 
-type Kind = "every" | "ports" | "streams" | "datagrams" | "udp" | "forking";
+type Kind = "every" | "ports" | "unix" | "streams" | "tcp" | "datagrams" | "udp" | "forking";
 
 /** Which listeners have an option: `ports` are those that are not on a path. */
 const KINDS: { readonly [Name in keyof Required<ListenerOptions>]: Kind } = {
@@ -113,6 +122,11 @@ const KINDS: { readonly [Name in keyof Required<ListenerOptions>]: Kind } = {
   access: "ports",
   ipv6Only: "ports",
   allowReusePort: "ports",
+  mode: "unix",
+  owner: "unix",
+  group: "unix",
+  keepAlive: "tcp",
+  backlog: "streams",
   stream: "streams",
   tls: "streams",
   secureTransport: "streams",
@@ -169,7 +183,8 @@ const checkListener = (
   carries: "streams" | "datagrams",
   serve: Serving,
 ): ListenerOptions => {
-  const kinds: readonly string[] = ["every", scheme === "unix" ? "" : "ports", scheme, carries, serve];
+  const place = scheme === "unix" ? [scheme] : ["ports", scheme === "tls" ? "tcp" : scheme];
+  const kinds: readonly string[] = ["every", ...place, carries, serve];
   const names = Object.fromEntries(
     Object.entries(LISTENER_NAMES).filter(([name]) => kinds.includes(KINDS[name as keyof ListenerOptions])),
   );
@@ -181,6 +196,9 @@ const checkListener = (
     securedWhen(scheme, options, false);
     settleStream(options.stream);
     settleForking(options);
+    checkCount("backlog", options.backlog ?? 1, 1);
+    checkKeepAlive(options);
+    checkPathOptions(options);
     checkCount("maxPacketSize", options.maxPacketSize ?? 0, 0);
     if (options.amplification != null) new ReplyBudget(options.amplification);
   } catch (error) {

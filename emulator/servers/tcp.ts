@@ -21,7 +21,18 @@ import {
   SOCK_STREAM,
   SOL_SOCKET,
 } from "../../core/net/constants.ts";
-import { LISTEN_NAMES, type ListenOptions, type OptionNames, optionNamesOf } from "../../core/options.ts";
+import {
+  ACCEPT_NAMES,
+  type AcceptOptions,
+  checkCount,
+  checkKeepAlive,
+  KEEP_ALIVE_NAMES,
+  type KeepAliveOptions,
+  LISTEN_NAMES,
+  type ListenOptions,
+  type OptionNames,
+  optionNamesOf,
+} from "../../core/options.ts";
 import { attempt } from "../../core/promises.ts";
 import type { SockletEvent } from "../../core/serve/events.ts";
 import { checkKind, type HandlerClass, type HandlerServer } from "../../core/serve/handler.ts";
@@ -60,7 +71,7 @@ const familyOf = (version: number): number =>
   version === 6 ? AF_INET6 : version === 4 ? AF_INET : AF_UNSPEC;
 const versionOf = (family: number): number => (family === AF_INET6 ? 6 : family === AF_INET ? 4 : 0);
 
-const BACKLOG = 511; // connections that the kernel keeps; Node's own figure. Node accepts at once, so that few ever wait there
+const BACKLOG = 511; // Node's own figure
 
 const TAKES = {
   tcp: "tcp://host:port or tls://host:port",
@@ -84,6 +95,8 @@ const NOTHING = new Uint8Array(0);
 export interface TCPServerOptions<Context>
   extends ServerOptions<Context>,
     ListenOptions,
+    AcceptOptions,
+    KeepAliveOptions,
     ListenerSecurity<HandlerClass<StreamSocket, Context>> {
   /** Limits and times of each connection. */
   readonly stream?: Partial<StreamOptions>;
@@ -92,6 +105,8 @@ export interface TCPServerOptions<Context>
 const TCP_NAMES = optionNamesOf<TCPServerOptions<unknown>>("a server of streams")({
   ...SERVER_NAMES,
   ...LISTEN_NAMES,
+  ...ACCEPT_NAMES,
+  ...KEEP_ALIVE_NAMES,
   tls: SERVER_TLS_NAMES,
   secureTransport: true,
   stream: STREAM_NAMES,
@@ -135,6 +150,10 @@ export class TCPServer<
   allowReusePort: boolean;
   /** Listens for IPv6 alone. */
   ipv6Only: boolean;
+  /** How many connections may wait in the kernel. */
+  readonly backlog: number;
+  /** When the kernel asks a silent peer for a sign of life, in milliseconds; `null`: never. */
+  readonly keepAlive: number | null;
   #socket: Socket | undefined;
   #address: Address | null = null;
   readonly #stream: StreamOptions;
@@ -166,6 +185,8 @@ export class TCPServer<
       endpoint.scheme === "unix" ? AF_UNIX : familyOf(net.isIP(endpoint.hostname || "0.0.0.0"));
     this.allowReusePort = options.allowReusePort ?? false;
     this.ipv6Only = options.ipv6Only ?? false;
+    this.backlog = checkCount("backlog", options.backlog ?? BACKLOG, 1);
+    this.keepAlive = checkKeepAlive(options);
     this.#stream = settleStream(options.stream);
     this.#secured = securedWhen(endpoint.scheme, options, true);
     const { tls } = options;
@@ -264,7 +285,7 @@ export class TCPServer<
   override async serverActivate(): Promise<void> {
     const socket = this.#listener;
     socket.onconnection = (accepted) => this.accepted(accepted);
-    await socket.listen(BACKLOG);
+    await socket.listen(this.backlog);
     this.#handshakes?.watch({
       replaced: () => this.certificateReplaced(),
       refused: (error) => this.#tellCertificates(error),
@@ -305,6 +326,7 @@ export class TCPServer<
   /** A connection was accepted: makes the request of it, which arrives. */
   protected accepted(connection: Connection): void {
     if (this.daemonThreads) connection.unref();
+    if (this.keepAlive !== null) connection.settable.setKeepAlive(true, this.keepAlive);
     const { fd } = connection;
     const origin = this.originOf(fd);
     if (this.#handshakes !== null) connection.from({ ...origin, security: this.#handshakes.security });

@@ -21,7 +21,15 @@ import {
   type UnixAddress,
 } from "../../core/net/address.ts";
 import { AF_UNIX, SOCK_DGRAM } from "../../core/net/constants.ts";
-import { type OptionNames, optionNamesOf } from "../../core/options.ts";
+import {
+  ACCEPT_NAMES,
+  type AcceptOptions,
+  checkPathOptions,
+  type OptionNames,
+  optionNamesOf,
+  PATH_NAMES,
+  type PathOptions,
+} from "../../core/options.ts";
 import type { HandlerClass } from "../../core/serve/handler.ts";
 import { ThreadingMixIn } from "../../core/serve/mixins.ts";
 import { SERVER_NAMES, type ServerOptions } from "../../core/serve/server.ts";
@@ -42,13 +50,17 @@ import { UDPServer, type UDPServerOptions } from "./udp.ts";
 /** Options of a server on a path. `access` has no meaning there: it is by IP address. */
 export interface UnixStreamServerOptions<Context>
   extends Omit<ServerOptions<Context>, "access">,
+    AcceptOptions,
+    PathOptions,
     ListenerSecurity<HandlerClass<StreamSocket, Context>> {
   /** Limits and times of each connection. */
   readonly stream?: Partial<StreamOptions>;
 }
 
-const { access: _, ...PATH_NAMES } = SERVER_NAMES;
+const { access: _, ...OTHER_NAMES } = SERVER_NAMES;
 const UNIX_STREAM_NAMES = optionNamesOf<UnixStreamServerOptions<unknown>>()({
+  ...OTHER_NAMES,
+  ...ACCEPT_NAMES,
   ...PATH_NAMES,
   tls: SERVER_TLS_NAMES,
   secureTransport: true,
@@ -66,6 +78,7 @@ export class UnixStreamServer<Context = unknown> extends TCPServer<Context> {
   static override readonly optionNames: OptionNames = UNIX_STREAM_NAMES;
 
   #file: Identity | null = null;
+  readonly #permissions: Permissions;
 
   constructor(
     serverAddress: AddressLike,
@@ -74,6 +87,7 @@ export class UnixStreamServer<Context = unknown> extends TCPServer<Context> {
   ) {
     super(serverAddress, RequestHandlerClass, options);
     checkedPath(this.#path);
+    this.#permissions = permissionsOf(options, this.#path);
   }
 
   get #path(): string {
@@ -93,6 +107,7 @@ export class UnixStreamServer<Context = unknown> extends TCPServer<Context> {
     const path = this.#path;
     await bindPath(path, () => this.bind({ path }));
     this.#file = identityOf(path);
+    permit(path, this.#permissions);
   }
 
   protected override originOf(fd: number): Origin {
@@ -127,12 +142,14 @@ export class ThreadingUnixStreamServer<Context = unknown> extends ThreadingMixIn
 // ---- Datagrams ----
 
 /** Options of a datagram server on a path. */
-export type UnixDatagramServerOptions<Context> = Omit<
-  UDPServerOptions<Context>,
-  "access" | "ipv6Only" | "allowReusePort" | "allowReuseAddress" | "amplification"
->;
+export type UnixDatagramServerOptions<Context> = PathOptions &
+  Omit<
+    UDPServerOptions<Context>,
+    "access" | "ipv6Only" | "allowReusePort" | "allowReuseAddress" | "amplification"
+  >;
 
 const UNIX_DATAGRAM_NAMES = optionNamesOf<UnixDatagramServerOptions<unknown>>()({
+  ...OTHER_NAMES,
   ...PATH_NAMES,
   maxPacketSize: true,
 });
@@ -159,6 +176,7 @@ export class UnixDatagramServer<Context = unknown> extends UDPServer<Context> {
   #datagrams: PathDatagrams | undefined;
   #file: Identity | null = null;
   #pending = 0; // bytes, with OVERHEAD
+  readonly #permissions: Permissions;
 
   constructor(
     serverAddress: AddressLike,
@@ -168,6 +186,7 @@ export class UnixDatagramServer<Context = unknown> extends UDPServer<Context> {
     super(serverAddress, RequestHandlerClass, options);
     checkedPath(this.#path);
     if (isAbstract(this.#path)) neededLibc("an abstract name of datagrams");
+    this.#permissions = permissionsOf(options, this.#path);
   }
 
   get #path(): string {
@@ -218,6 +237,7 @@ export class UnixDatagramServer<Context = unknown> extends UDPServer<Context> {
       this.#datagrams = datagrams;
     });
     this.#file = identityOf(this.#path);
+    permit(this.#path, this.#permissions);
   }
 
   override post(data: Data, sender: Address | null, client: Address | null = sender): number {
@@ -403,6 +423,62 @@ const same = (one: Identity, other: Identity): boolean =>
 const removeOwn = (path: string, made: Identity | null): void => {
   const now = made === null ? null : identityOf(path);
   if (now !== null && made !== null && same(now, made)) fs.unlinkSync(path);
+};
+
+/** What the file of a server on a path is given; `null`: that stays as it is. */
+interface Permissions {
+  readonly mode: number | null;
+  readonly uid: number | null;
+  readonly gid: number | null;
+}
+
+/** Throws `TypeError` and `RangeError`. */
+const permissionsOf = (options: PathOptions, path: string): Permissions => {
+  const { mode, owner, group } = checkPathOptions(options);
+  if (isAbstract(path) && (mode ?? owner ?? group) !== undefined) {
+    throw new TypeError("mode, owner and group are of a file, and an abstract name is none");
+  }
+  return {
+    mode: mode ?? null,
+    uid: idOf("owner", owner, "/etc/passwd", "a user"),
+    gid: idOf("group", group, "/etc/group", "a group"),
+  };
+};
+
+/** The number of a user or a group. Throws `TypeError` where there is none of this name. */
+const idOf = (
+  option: string,
+  who: number | string | undefined,
+  file: string,
+  kind: string,
+): number | null => {
+  if (typeof who !== "string") return who ?? null;
+  let lines: string[] = [];
+  try {
+    lines = fs.readFileSync(file, "utf8").split("\n");
+  } catch {
+    // not there: nobody is known by name
+  }
+  for (const line of lines) {
+    const [name, , id] = line.split(":"); // passwd(5), group(5)
+    if (name === who && /^\d+$/.test(id ?? "")) return Number(id);
+  }
+  throw new TypeError(`${option} is "${who}", which is no name in ${file}: give the number of ${kind}`);
+};
+
+/** Gives the file of a path its owner and its mode. Throws `EPERM` where the process has no right to. */
+const permit = (path: string, { mode, uid, gid }: Permissions): void => {
+  const said = formatAddress({ scheme: "unix", path });
+  try {
+    if (uid !== null || gid !== null) fs.lchownSync(path, uid ?? -1, gid ?? -1);
+    if (mode !== null) fs.chmodSync(path, mode);
+  } catch (cause) {
+    if ((cause as NodeJS.ErrnoException).code !== "EPERM") throw cause;
+    const wanted = [...(uid === null ? [] : [`user ${uid}`]), ...(gid === null ? [] : [`group ${gid}`])];
+    const why = `this process (user ${process.geteuid?.()}) may not give the file to ${wanted.join(" and ")}`;
+    const remedy = "another owner takes CAP_CHOWN, another group takes that or being in it";
+    throw new SocketError("EPERM", `${said}: ${why}: ${remedy}`, { address: said, cause });
+  }
 };
 
 /** Makes a second name for a file. False if that fails: the file is gone, or is a folder, or the name is taken. */

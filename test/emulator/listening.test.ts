@@ -1,0 +1,235 @@
+/** How a listener listens: its queue in the kernel, keep-alive of its connections, and the file of a path. */
+
+import { once } from "node:events";
+import { existsSync, mkdtempSync, rmSync, statSync } from "node:fs";
+import net from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { DatagramRequestHandler, defineApp, StreamRequestHandler, streamHandler } from "socklet";
+import {
+  ForkingTCPServer,
+  handlerFrom,
+  serveApp,
+  ThreadingTCPServer,
+  ThreadingUDPServer,
+  ThreadingUnixDatagramServer,
+  ThreadingUnixStreamServer,
+} from "socklet/emulator";
+import { describe, expect, onTestFinished, test } from "vitest";
+import { describeWith, type Program, run, start } from "../peers/program.ts";
+
+const Nothing = streamHandler(() => {});
+class Packet extends DatagramRequestHandler {}
+
+const folderOfTest = (): string => {
+  const folder = mkdtempSync(join(tmpdir(), "socklet-listening-"));
+  onTestFinished(() => rmSync(folder, { recursive: true }));
+  return folder;
+};
+
+/** A server in a process of its own, and what it printed first. */
+const served = async (at: string, options: object, how = "", env: Record<string, string> = {}) => {
+  const program: Program = start("env", [
+    ...Object.entries(env).map(([name, value]) => `${name}=${value}`),
+    process.execPath,
+    "--conditions=socklet:source",
+    "test/emulator/fixtures/listens.ts",
+    at,
+    JSON.stringify(options),
+    how,
+  ]);
+  onTestFinished(() => program[Symbol.asyncDispose]());
+  return { program, said: JSON.parse(await program.line()) };
+};
+
+/** Connects; resolves to the socket, or rejects with what the kernel said. */
+const connected = async (to: net.NetConnectOpts): Promise<net.Socket> => {
+  const socket = net.connect(to);
+  onTestFinished(() => void socket.destroy());
+  await once(socket, "connect");
+  return socket;
+};
+
+const heard = async (socket: net.Socket): Promise<string> =>
+  String(((await once(socket, "data")) as [Buffer])[0]);
+
+describe("backlog", () => {
+  test("of a path: what is over it is told EAGAIN, and what waits is served", async () => {
+    const path = join(folderOfTest(), "s");
+    const { program } = await served(`unix:${path}`, { backlog: 2 }, "block");
+    const waiting: net.Socket[] = [];
+    let error: unknown;
+    while (error === undefined && waiting.length < 10) {
+      await connected({ path }).then(
+        (socket) => waiting.push(socket),
+        (why) => {
+          error = why;
+        },
+      );
+    }
+    expect([waiting.length, error]).toMatchObject([3, { code: "EAGAIN" }]); // Linux lets one more wait
+    program.write("\n");
+    for (const socket of waiting) expect(await heard(socket)).toBe("hello\n");
+  });
+
+  describeWith(["ss"], "of a port, as ss shows it", () => {
+    test("what is over it is served when there is room again", async () => {
+      const { program, said } = await served("127.0.0.1:0", { backlog: 2 }, "block");
+      const { port } = said as { port: number };
+      const at = { host: "127.0.0.1", port };
+      const waiting = [await connected(at), await connected(at), await connected(at)];
+      const late = connected(at);
+      const { stdout } = await run("ss", ["-Hltn", `sport = :${port}`]);
+      expect(String(stdout)).toMatch(/^LISTEN +3 +2 /);
+      program.write("\n");
+      for (const socket of [...waiting, await late]) expect(await heard(socket)).toMatch(/^\d/);
+    });
+  });
+});
+
+describeWith(["ss"], "keepAlive", () => {
+  const timers = async (port: number): Promise<string> => {
+    const { stdout } = await run("ss", ["-Htno", "state", "established", `sport = :${port}`]);
+    return String(stdout);
+  };
+
+  test.each([{}, { SOCKLET_INTAKE: "off" }])("%j", async (env) => {
+    const { said } = await served("127.0.0.1:0", { keepAlive: 7_000_000 }, "", env as Record<string, string>);
+    const { port } = said as { port: number };
+    expect(await heard(await connected({ host: "127.0.0.1", port }))).toBe("1 7000\n");
+    expect(await timers(port)).toMatch(/timer:\(keepalive,11[56]min,0\)/);
+  });
+
+  test("without it there is none", async () => {
+    const { said } = await served("127.0.0.1:0", {});
+    const { port } = said as { port: number };
+    expect(await heard(await connected({ host: "127.0.0.1", port }))).toMatch(/^0 /);
+    expect(await timers(port)).not.toContain("timer");
+  });
+
+  test("in a forking server, and in an app", async () => {
+    const forking = new ForkingTCPServer(
+      "127.0.0.1:0",
+      handlerFrom(import.meta.url.replace("listening.test.ts", "fixtures/served.ts"), "WaitsForALine"),
+      { keepAlive: 7_000_000 },
+    );
+    onTestFinished(() => forking.serverClose());
+    const at = (await forking.listen()) as { port: number };
+    void forking.serveForever();
+    const socket = await connected({ host: "127.0.0.1", port: at.port });
+    await heard(socket);
+    expect(await timers(at.port)).toMatch(/timer:\(keepalive,11[56]min,0\)/);
+    socket.end("done\n");
+
+    class Waits extends StreamRequestHandler {
+      override async handle() {
+        this.wfile.write("ready\n");
+        await this.rfile.read();
+      }
+    }
+    const listen = [
+      { handler: "waits", address: "127.0.0.1:0", options: { keepAlive: 7_000_000, backlog: 7 } },
+    ];
+    const app = await serveApp(defineApp({ handlers: { waits: Waits }, listen }));
+    onTestFinished(() => app.close());
+    const port = Number(new URL(String(app.listeners[0]?.url)).port);
+    const other = await connected({ host: "127.0.0.1", port });
+    await heard(other);
+    expect(await timers(port)).toMatch(/timer:\(keepalive,11[56]min,0\)/);
+    expect(String((await run("ss", ["-Hltn", `sport = :${port}`])).stdout)).toMatch(/^LISTEN +0 +7 /);
+    other.end();
+  });
+});
+
+describe("the file of a path", () => {
+  const privileged = process.geteuid?.() === 0;
+  const [uid = 0, gid = 0] = [process.geteuid?.(), process.getegid?.()];
+  const bits = (path: string): number => statSync(path).mode & 0o777;
+
+  test("has its mode, owner and group, of streams and of datagrams", async () => {
+    const folder = folderOfTest();
+    const whose = privileged ? { owner: 65_534, group: 65_533 } : { owner: uid, group: gid };
+    for (const [name, mode] of [
+      ["s", 0o600],
+      ["t", 0o666],
+    ] as const) {
+      await using streams = new ThreadingUnixStreamServer(`unix:${folder}/${name}`, Nothing, {
+        mode,
+        ...whose,
+      });
+      await streams.listen();
+      await using datagrams = new ThreadingUnixDatagramServer(`unix:${folder}/${name}d`, Packet, {
+        mode,
+        ...whose,
+      });
+      await datagrams.listen();
+      for (const path of [`${folder}/${name}`, `${folder}/${name}d`]) {
+        expect(bits(path)).toBe(mode);
+        expect(statSync(path)).toMatchObject({ uid: whose.owner, gid: whose.group });
+      }
+    }
+  });
+
+  test("has them in an app, whose names are those of the system", async () => {
+    const path = join(folderOfTest(), "s");
+    const options = { mode: 0o640, ...(privileged && { owner: "daemon", group: "daemon" }) };
+    const app = defineApp({
+      handlers: { nothing: Nothing },
+      listen: [{ handler: "nothing", address: `unix:${path}`, options }],
+    });
+    await using _ = await serveApp(app);
+    expect(bits(path)).toBe(0o640);
+    if (privileged) expect(statSync(path)).toMatchObject({ uid: 1, gid: 1 }); // as on every Debian
+  });
+
+  test("another owner takes privileges: without them it is an error, and nothing is left", async () => {
+    const folder = folderOfTest();
+    if (privileged) await run("chown", ["65534", folder]);
+    const at = `unix:${folder}/s`;
+    const { said } = await served(at, { owner: 1 }, privileged ? "65534" : String(uid));
+    expect(said).toEqual({
+      code: "EPERM",
+      message: `EPERM: ${at}: this process (user ${privileged ? 65_534 : uid}) may not give the file to user 1: another owner takes CAP_CHOWN, another group takes that or being in it`,
+    });
+    expect(existsSync(`${folder}/s`)).toBe(false);
+  });
+});
+
+test("what cannot be is an error where it is given", () => {
+  const unix = (options: object) => new ThreadingUnixStreamServer("unix:/run/none", Nothing, options);
+  const tcp = (options: object) => new ThreadingTCPServer("127.0.0.1:0", Nothing, options);
+  const entry = (address: string, options: object) =>
+    defineApp({ handlers: { nothing: Nothing }, listen: [{ handler: "nothing", address, options }] });
+  for (const make of [unix, (options: object) => entry("unix:/run/none", options)]) {
+    expect(() => make({ mode: 660 })).toThrow("mode is 0 to 0o777, such as 0o660, not 0o1224 (660)");
+    expect(() => make({ owner: "" })).toThrow('owner is a name or a number, not ""');
+    expect(() => make({ group: -1 })).toThrow("group is a whole number of 0 or more, not -1");
+    expect(() => make({ keepAlive: 1_000 })).toThrow(
+      /has no option keepAlive \(it is an option of a server of TCP connections\)/,
+    );
+  }
+  for (const make of [
+    tcp,
+    (options: object) => entry("127.0.0.1:0", options),
+    (options: object) => entry("tls://127.0.0.1:0", options),
+  ]) {
+    expect(() => make({ keepAlive: 1_500 })).toThrow(
+      /keepAlive is whole seconds in milliseconds, 1000 to 32767000/,
+    );
+    expect(() => make({ keepAlive: 40_000_000 })).toThrow(/keepAlive is whole seconds/);
+    expect(() => make({ keepAlive: true })).toThrow("keepAlive must be a number");
+    expect(() => make({ backlog: 0 })).toThrow("backlog is a whole number of 1 or more, not 0");
+    expect(() => make({ mode: 0o600 })).toThrow(
+      /has no option mode \(it is an option of a server on a path\)/,
+    );
+  }
+  expect(() => unix({ owner: "nobody-of-this-name" })).toThrow(
+    'owner is "nobody-of-this-name", which is no name in /etc/passwd: give the number of a user',
+  );
+  expect(() => new ThreadingUnixStreamServer("unix:\0none", Nothing, { mode: 0o600 })).toThrow(
+    "mode, owner and group are of a file, and an abstract name is none",
+  );
+  expect(() => new ThreadingUDPServer("127.0.0.1:0", Packet, { backlog: 5 } as never)).toThrow(
+    /has no option backlog/,
+  );
+});
