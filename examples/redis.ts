@@ -43,6 +43,7 @@ export class Redis extends ClientHandler<readonly Word[], Reply> {
     const proof = password === undefined ? [] : ["AUTH", username, password];
     await this.exchange(["HELLO", "3", ...proof]);
     if (database !== 0) await this.exchange(["SELECT", `${database}`]);
+    await this.exchange(["PING"]); // a server that still loads its data greets, and answers all else by an error
   }
 
   /** Who logs in: the pool's `context`. In an app, whose context has more, a class of your own says where it is. */

@@ -470,7 +470,7 @@ export class Pool<Call = unknown, Reply = unknown, Context = unknown>
     if (this.#closed) return;
     this.#failed++;
     this.#pause(error);
-    if (!(error instanceof SocketError)) this.#failAll(error);
+    if (isFault(error)) this.#failAll(error);
   }
 
   /** The next dial is after a pause. */
@@ -490,7 +490,7 @@ export class Pool<Call = unknown, Reply = unknown, Context = unknown>
     if (!waits) (this.#retryTimer as { unref?(): void }).unref?.();
   }
 
-  /** `setup()` failed with an error of its own code: no further attempt will help who waits. */
+  /** `setup()` failed by a fault of its own: no further attempt will help who waits. */
   #failAll(error: unknown): void {
     const message = `the pool ${this.name} cannot log in: ${errorText(error)}`;
     const failed = new SocketError("ERR_HANDLER", message, { address: this.address, cause: error });
@@ -615,6 +615,10 @@ export class Pool<Call = unknown, Reply = unknown, Context = unknown>
     if (this.#onEvent !== undefined) callListener(this.#onEvent, event);
   }
 }
+
+/** Whether an error is a program's fault. What a server says may be over soon: "loading", "starting up". */
+const isFault = (error: unknown): boolean =>
+  error instanceof TypeError || error instanceof RangeError || error instanceof ReferenceError;
 
 const lostLease = (cause: unknown): SocketError =>
   new SocketError("ENOTCONN", "the connection of this lease is lost; take another lease", { cause });

@@ -135,6 +135,8 @@ export const redisServer3: Conversation = conversation()
 export const redisLogin: Conversation = conversation()
   .expect("*2\r\n$5\r\nHELLO\r\n$1\r\n3\r\n")
   .send("%1\r\n$5\r\nproto\r\n:3\r\n")
+  .expect("*1\r\n$4\r\nPING\r\n")
+  .send("+PONG\r\n")
   .expect("*2\r\n$3\r\nGET\r\n$8\r\ngreeting\r\n")
   .send(">2\r\n+news\r\n+1\r\n$5\r\nhello\r\n");
 

@@ -354,7 +354,20 @@ describe("a connection that is lost", () => {
     expect(at.pool.info().error).toContain("ECONN");
   });
 
-  test("setup() that throws an error of its own is told to who waits, at once", async () => {
+  test("a server that says no while it starts loses no call that can wait", async () => {
+    using _ = new VirtualClock().install();
+    let times = 0;
+    class Loading extends Lines {
+      override async setup(): Promise<void> {
+        if (++times < 5) throw new Error("LOADING the dataset");
+      }
+    }
+    await using at = place(Loading, { max: 1 });
+    expect(await at.pool.call("a")).toBe("a");
+    expect(at.pool.info().failed).toBe(4);
+  });
+
+  test("setup() that throws by a fault of its own is told to who waits, at once", async () => {
     class Broken extends Lines {
       override async setup(): Promise<void> {
         throw new RangeError("no such user");
