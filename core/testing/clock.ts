@@ -21,12 +21,18 @@ export interface Clock {
   now(): number;
   /** Resolves `ms` milliseconds later. */
   sleep(ms: number): Promise<void>;
+  /** Runs `task` once, `ms` milliseconds later; gives what takes that back. Absent: what is planned stays planned. */
+  after?(ms: number, task: () => void): () => void;
 }
 
 /** The clock of the machine, by the timers as they are when it is asked: a test runner's fake ones are obeyed. */
 export const realClock: Clock = {
   now: () => performance.now(),
   sleep: (ms) => new Promise((resolve) => setTimeout(resolve, ms)),
+  after: (ms, task) => {
+    const timer = setTimeout(task, ms);
+    return () => clearTimeout(timer);
+  },
 };
 
 /**

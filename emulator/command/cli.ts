@@ -95,6 +95,18 @@ program
   .option("--json", "print the transcript in place of what is for a reader")
   .option("--quiet", "show nothing of what passes")
   .option("--ca <file>", "with tls://, trust the authorities in this file (PEM) in place of the system's")
+  .option(
+    "--fault <rule>",
+    'what goes wrong, as "latency=100 from=server", "reset after=1000", "stall in=10s for=5s"; again for more',
+    (rule: string, before: readonly string[]) => [...before, rule],
+    [],
+  )
+  .option(
+    "--seed <number>",
+    "what chance begins with: the same seed, the same faults",
+    count(0, 2 ** 31 - 1),
+    1,
+  )
   .action(async (address, flags) => (await import("./proxy.ts")).proxy(address, flags));
 
 program

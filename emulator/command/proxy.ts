@@ -2,6 +2,7 @@
 
 import { printableJson } from "../../core/describe.ts";
 import { type Endpoint, formatAddress, packAddress, parseAddress } from "../../core/net/address.ts";
+import { FaultRules } from "../../core/testing/faults/rules.ts";
 import { fs } from "../builtin.ts";
 import { listenerUrl } from "../servers/tcp.ts";
 import { openDatagramProxy } from "../wire/datagrams.ts";
@@ -10,6 +11,7 @@ import { openProxy } from "../wire/proxy.ts";
 import { Tape } from "../wire/tape.ts";
 import { issuedFor } from "./authority.ts";
 import { asked, describe, say, UsageError } from "./output.ts";
+import { ruleOf } from "./rules.ts";
 import { onStop } from "./signals.ts";
 
 interface ProxyFlags {
@@ -18,6 +20,8 @@ interface ProxyFlags {
   json?: boolean;
   quiet?: boolean;
   ca?: string;
+  fault: readonly string[];
+  seed: number;
 }
 
 /** Where clients come to: `--listen`. Throws `UsageError`. */
@@ -85,11 +89,22 @@ export const proxy = async (address: string, flags: ProxyFlags): Promise<void> =
   const security =
     scheme === "tls" ? issuedFor(target.hostname, packAddress(target.hostname) !== null) : undefined;
   const tls = flags.ca === undefined ? undefined : { ca: { file: flags.ca } };
+  const kind = scheme === "udp" ? "datagrams" : "stream";
+  const rules = new FaultRules(kind, {
+    seed: flags.seed,
+    did: ({ rule, fault, from, connection }) => tape?.faulted(connection, from, fault, rule),
+  });
+  for (const text of flags.fault) asked(`--fault "${text}"`, () => rules.add(ruleOf(text)));
+  const ruled = flags.fault.length > 0 ? { rules } : {};
   const open = scheme === "udp" ? openDatagramProxy : openProxy;
-  const up = await open({ listen, target, tape, failed, security, tls });
+  const up = await open({ listen, target, tape, failed, security, tls, ...ruled });
   const at = listenerUrl(scheme === "udp" || scheme === "tls" ? scheme : "tcp", up.address);
   say(`${at} passes on to ${formatAddress(target)}`);
   await stopped;
   await up.close();
+  for (const { name, applied } of rules.list()) {
+    if (applied === 0) say(`the rule "${name}" did nothing: what it waits for never came`);
+  }
+  rules.clear();
   await tape?.written();
 };

@@ -2,6 +2,7 @@
 
 import type dgram from "node:dgram";
 import { type Address, type Endpoint, formatAddress } from "../../core/net/address.ts";
+import type { FaultRules } from "../../core/testing/faults/rules.ts";
 import { lazy } from "../builtin.ts";
 import { addressOf, networkError } from "../kernel/addresses.ts";
 import { zoned } from "../sockets/names.ts";
@@ -16,15 +17,22 @@ type Internet = Exclude<Endpoint, { readonly scheme: "unix" }>;
 interface Flow {
   readonly number: number;
   readonly socket: dgram.Socket;
+  /** Pass on what each side says, with what the rules do to it. */
+  readonly asks: Passage;
+  readonly answers: Passage;
   /** When it last said or was told something. */
   last: number;
 }
+
+type Passage = ReturnType<FaultRules["link"]>;
+
+const UNRULED: Passage = { pass: (bytes, deliver) => deliver(bytes) };
 
 const ignore = (): void => {};
 
 /** Stands between clients and the server at `target`. Rejects as a listener. */
 export const openDatagramProxy = async (options: ProxyOptions): Promise<WireProxy> => {
-  const { listen, tape, failed } = options;
+  const { listen, tape, failed, rules } = options;
   const target = options.target as Internet;
   const said = formatAddress({ scheme: "udp", ...listen });
   const resolved = async (host: string, whose: string): Promise<{ address: string; family: number }> =>
@@ -35,6 +43,7 @@ export const openDatagramProxy = async (options: ProxyOptions): Promise<WireProx
   const server = await resolved(target.hostname, formatAddress(target));
   const flows = new Map<string, Flow>(); // who was silent longest comes first
   let count = 0;
+  let closed = false;
 
   const front = lazy.dgram.createSocket(own.family === 6 ? "udp6" : "udp4");
   await new Promise<void>((resolve, reject) => {
@@ -48,7 +57,7 @@ export const openDatagramProxy = async (options: ProxyOptions): Promise<WireProx
     flow.socket.close();
   };
   const flowOf = (client: dgram.RemoteInfo): Flow => {
-    const name = `${client.address} ${client.port}`;
+    const name = nameOf(client);
     const known = flows.get(name);
     if (known !== undefined) {
       flows.delete(name); // and is put behind all others
@@ -57,8 +66,11 @@ export const openDatagramProxy = async (options: ProxyOptions): Promise<WireProx
     }
     const [silent] = flows;
     if (flows.size >= MOST && silent !== undefined) forget(...silent);
+    count++;
     const flow: Flow = {
-      number: ++count,
+      number: count,
+      asks: rules?.link("client", count) ?? UNRULED,
+      answers: rules?.link("server", count) ?? UNRULED,
       socket: lazy.dgram.createSocket(server.family === 6 ? "udp6" : "udp4"),
       last: 0,
     };
@@ -68,7 +80,9 @@ export const openDatagramProxy = async (options: ProxyOptions): Promise<WireProx
       if (tape?.room !== undefined) return; // lost, as when a kernel's buffer is full
       flow.last = performance.now();
       tape?.said(flow.number, "server", bytes);
-      front.send(bytes, client.port, client.address, ignore);
+      flow.answers.pass(bytes, (own) => {
+        if (!closed) front.send(new Uint8Array(own), client.port, client.address, ignore);
+      });
     });
     socket.on("error", (error) => {
       // What the server's kernel refuses its client would learn of by ICMP, which cannot be passed on.
@@ -86,7 +100,10 @@ export const openDatagramProxy = async (options: ProxyOptions): Promise<WireProx
     const flow = flowOf(client);
     flow.last = performance.now();
     tape?.said(flow.number, "client", bytes);
-    const send = (): void => flow.socket.send(bytes, ignore);
+    const send = (): void =>
+      flow.asks.pass(bytes, (own) => {
+        if (flows.get(nameOf(client)) === flow) flow.socket.send(new Uint8Array(own), ignore);
+      });
     if (isConnected(flow.socket)) send();
     else flow.socket.once("connect", send);
   });
@@ -98,12 +115,15 @@ export const openDatagramProxy = async (options: ProxyOptions): Promise<WireProx
   return {
     address: addressOf(address, port, family) as Address,
     async close() {
+      closed = true;
       clearInterval(sweep);
       for (const [name, flow] of flows) forget(name, flow);
       await new Promise<void>((resolve) => front.close(() => resolve()));
     },
   };
 };
+
+const nameOf = ({ address, port }: dgram.RemoteInfo): string => `${address} ${port}`;
 
 const isConnected = (socket: dgram.Socket): boolean => {
   try {

@@ -5,6 +5,8 @@ import { SocketError } from "../../core/errors.ts";
 import { type Address, type Endpoint, formatAddress } from "../../core/net/address.ts";
 import type { ServerTlsOptions, TlsOptions } from "../../core/sockets/tls.ts";
 import type { StreamTransport } from "../../core/sockets/transport.ts";
+import type { FaultRules, Speaker } from "../../core/testing/faults/rules.ts";
+import type { Limit } from "../../core/testing/faults/streams.ts";
 import type { Side, TranscriptEnd } from "../../core/testing/transcript/form.ts";
 import { addressOf, networkError } from "../kernel/addresses.ts";
 import { acceptInto, overHandle } from "../kernel/handle-transport.ts";
@@ -28,6 +30,8 @@ export interface ProxyOptions {
   readonly security?: ServerTlsOptions | undefined;
   /** How the server is dialled by TLS. */
   readonly tls?: TlsOptions | undefined;
+  /** What goes wrong between the two. */
+  readonly rules?: FaultRules | undefined;
   /** Told of a connection that could not be passed on. */
   readonly failed?: ((client: Address | null, error: unknown) => void) | undefined;
 }
@@ -83,6 +87,7 @@ class Passing implements Watch {
   readonly #gone: () => void;
   readonly #dialling = new AbortController();
   #relay: Relay | null = null;
+  #broken = false; // by a rule
 
   constructor(connection: Connection, number: number, options: ProxyOptions, gone: () => void) {
     this.#connection = connection;
@@ -103,7 +108,7 @@ class Passing implements Watch {
         server.abort();
         throw this.#dialling.signal.reason;
       }
-      this.#relay = new Relay(client, server, this);
+      this.#relay = new Relay(this.#faulty(client, "server"), this.#faulty(server, "client"), this);
     } catch (error) {
       client.abort();
       this.#gone();
@@ -124,11 +129,24 @@ class Passing implements Watch {
   }
 
   ended(from: Side, end: TranscriptEnd): void {
-    this.#options.tape?.ended(this.#number, from, end);
+    if (!this.#broken) this.#options.tape?.ended(this.#number, from, end);
   }
 
   over(): void {
     this.#gone();
+  }
+
+  /** The transport to which go the words of that side, with what the rules do to them. */
+  #faulty(transport: StreamTransport, from: Speaker): StreamTransport {
+    const { rules } = this.#options;
+    if (rules === undefined) return transport;
+    const reached = (limit: Limit): void => {
+      // Neither end has done this: what is told of it is the rule's.
+      if (limit === "resetAfter" || limit === "endAfter") this.#broken = true;
+      if (limit === "resetAfter") this.#relay?.abort();
+      else if (limit === "endAfter") this.#relay?.finish();
+    };
+    return rules.stream(transport, from, this.#number, false, reached);
   }
 
   async #secured(): Promise<StreamTransport> {

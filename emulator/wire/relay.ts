@@ -122,6 +122,18 @@ export class Relay {
     this.abort();
   }
 
+  /** Ends both connections, behind what is under way. */
+  finish(): void {
+    if (this.over) return;
+    this.#leave();
+    for (const transport of [this.#client, this.#server]) {
+      transport.end().then(
+        () => transport.close(),
+        () => transport.abort(),
+      );
+    }
+  }
+
   /** Lets go of both at once. */
   abort(): void {
     if (this.over) return;

@@ -1,7 +1,7 @@
 /** The faults of datagrams: a transport that loses, doubles, delays and reorders them. */
 
 import type { Address, Endpoint } from "../../net/address.ts";
-import { checkOptions, checkTime, optionNamesOf } from "../../options.ts";
+import { checkCount, checkOptions, checkTime, optionNamesOf } from "../../options.ts";
 import type { DatagramSink, DatagramTransport } from "../../sockets/datagram.ts";
 import { type Chance, type Clock, chanceOf, realClock } from "../clock.ts";
 
@@ -15,12 +15,16 @@ export interface LinkFaults {
   readonly loss?: number;
   /** How likely one comes twice. */
   readonly duplicates?: number;
+  /** How likely one bit of one is another. */
+  readonly corruption?: number;
   /** How likely one is held back until the next has gone; where none comes, for 50 ms. */
   readonly reorder?: number;
   /** How long each is under way. */
   readonly latency?: number;
   /** How much longer at most, by chance: so one may overtake another. */
   readonly jitter?: number;
+  /** How many bytes pass a second; those over it wait. */
+  readonly rate?: number;
 }
 
 /** What goes wrong with datagrams. */
@@ -38,6 +42,8 @@ export interface DatagramFaults {
 const LINK_NAMES = optionNamesOf<LinkFaults>("one direction of datagrams")({
   loss: true,
   duplicates: true,
+  corruption: true,
+  rate: true,
   reorder: true,
   latency: true,
   jitter: true,
@@ -48,7 +54,7 @@ const DATAGRAM_FAULT_NAMES = optionNamesOf<DatagramFaults>("a plan of faults")({
   incoming: LINK_NAMES,
   outgoing: LINK_NAMES,
 });
-export const LIKELIHOODS = ["loss", "duplicates", "reorder"] as const;
+export const LIKELIHOODS = ["loss", "duplicates", "corruption", "reorder"] as const;
 
 /** Throws where `faults` are not what datagrams can have. */
 export const checkDatagrams = (faults: DatagramFaults): void => {
@@ -57,6 +63,7 @@ export const checkDatagrams = (faults: DatagramFaults): void => {
     const given = faults[way] ?? {};
     checkTime(`${way}.latency`, given.latency ?? 0, 0);
     checkTime(`${way}.jitter`, given.jitter ?? 0, 0);
+    checkCount(`${way}.rate`, given.rate ?? 1, 1);
     for (const name of LIKELIHOODS) {
       const likelihood = given[name] ?? 0;
       if (!(likelihood >= 0 && likelihood <= 1)) {
@@ -66,30 +73,62 @@ export const checkDatagrams = (faults: DatagramFaults): void => {
   }
 };
 
+/** What became of one datagram, as far as it was not only late. */
+export type LinkFault = "loss" | "duplicates" | "corruption" | "reorder";
+
 /** One direction of datagrams. */
 export class Link {
-  readonly #faults: LinkFaults;
+  readonly #faults: (bytes: Uint8Array) => LinkFaults;
   readonly #clock: Clock;
   readonly #chance: Chance;
+  readonly #bits: Chance; // its own: what is corrupted changes nothing else
   #held: (() => void)[] = [];
+  #free = 0; // when the rate lets more pass
 
-  constructor(faults: LinkFaults, clock: Clock, chance: Chance) {
-    this.#faults = faults;
+  /** `faults` are those of every datagram, or are asked for each. */
+  constructor(
+    faults: LinkFaults | ((bytes: Uint8Array) => LinkFaults),
+    clock: Clock,
+    chance: Chance,
+    bits: Chance = chance,
+  ) {
+    this.#faults = typeof faults === "function" ? faults : () => faults;
     this.#clock = clock;
     this.#chance = chance;
+    this.#bits = bits;
   }
 
-  /** Delivers one datagram: never, once, twice, later. */
-  pass(deliver: () => void): void {
-    const { loss = 0, duplicates = 0, reorder = 0 } = this.#faults;
+  /** Delivers one datagram: never, once, twice, later, not as it was. `bytes` are its own. `did` is told what became of it. */
+  pass(bytes: Uint8Array, deliver: (bytes: Uint8Array) => void, did?: (fault: LinkFault) => void): void {
+    const faults = this.#faults(bytes);
+    const { loss = 0, duplicates = 0, reorder = 0, corruption = 0, rate } = faults;
     // As many for each, whatever comes of it: so one fault more or less changes no other.
     const [lost, twice, held] = [this.#chance(), this.#chance(), this.#chance()];
     const times = [this.#chance(), this.#chance()];
-    if (lost < loss) return;
+    if (lost < loss) {
+      did?.("loss");
+      return;
+    }
+    if (corruption > 0) {
+      const [corrupted, bit] = [this.#bits(), Math.floor(this.#bits() * bytes.length * 8)];
+      if (corrupted < corruption && bytes.length > 0) {
+        did?.("corruption");
+        bytes[bit >> 3] = (bytes[bit >> 3] as number) ^ (1 << (bit & 7));
+      }
+    }
+    let wait = 0;
+    if (rate !== undefined) {
+      const now = this.#clock.now();
+      this.#free = Math.max(this.#free, now) + (bytes.length * 1000) / rate;
+      wait = this.#free - now;
+    }
+    if (twice < duplicates) did?.("duplicates");
     const send = (): void => {
-      for (const chance of twice < duplicates ? times : times.slice(1)) this.#send(deliver, chance);
+      for (const chance of twice < duplicates ? times : times.slice(1))
+        this.#send(() => deliver(bytes), chance, faults, wait);
     };
     if (held < reorder) {
+      did?.("reorder");
       this.#held.push(send);
       void this.#clock.sleep(HELD).then(() => this.#release());
     } else {
@@ -98,9 +137,8 @@ export class Link {
     }
   }
 
-  #send(deliver: () => void, chance: number): void {
-    const { latency = 0, jitter = 0 } = this.#faults;
-    const time = latency + jitter * chance;
+  #send(deliver: () => void, chance: number, { latency = 0, jitter = 0 }: LinkFaults, wait: number): void {
+    const time = wait + latency + jitter * chance;
     if (time === 0) queueMicrotask(deliver);
     else void this.#clock.sleep(time).then(deliver);
   }
@@ -110,10 +148,17 @@ export class Link {
   }
 }
 
+/** One direction as its seed has it. */
+export const linkOf = (
+  faults: LinkFaults | ((bytes: Uint8Array) => LinkFaults),
+  clock: Clock,
+  seed: number,
+): Link => new Link(faults, clock, chanceOf(seed), chanceOf(seed + 2 ** 16));
+
 export const linksOf = (faults: DatagramFaults): [incoming: Link, outgoing: Link] => {
   checkDatagrams(faults);
   const { seed = 1, clock = realClock, incoming = {}, outgoing = {} } = faults;
-  return [new Link(incoming, clock, chanceOf(2 * seed)), new Link(outgoing, clock, chanceOf(2 * seed + 1))];
+  return [linkOf(incoming, clock, 2 * seed), linkOf(outgoing, clock, 2 * seed + 1)];
 };
 
 export class FaultyDatagramTransport implements DatagramTransport {
@@ -134,7 +179,8 @@ export class FaultyDatagramTransport implements DatagramTransport {
 
   start(sink: DatagramSink): void {
     this.#inner.start({
-      message: (...received) => this.#incoming.pass(() => sink.message(...copied(received))),
+      message: (bytes, ...rest) =>
+        this.#incoming.pass(new Uint8Array(bytes), (own) => sink.message(new Uint8Array(own), ...rest)),
       error: (error) => sink.error(error),
     });
   }
@@ -149,15 +195,10 @@ export class FaultyDatagramTransport implements DatagramTransport {
 
   /** Sent, as far as the sender can tell: whether it left nobody says. */
   async send(bytes: Uint8Array, ...to: [address: Address, flags: number]): Promise<void> {
-    const [own] = copied([bytes]);
-    this.#outgoing.pass(() => void this.#inner.send(own, ...to).catch(ignore));
+    this.#outgoing.pass(new Uint8Array(bytes), (own) => void this.#inner.send(own, ...to).catch(ignore));
   }
 
   close(): void | Promise<void> {
     return this.#inner.close();
   }
 }
-
-/** With bytes of their own: what comes twice may be changed once. */
-const copied = <T extends readonly [Uint8Array, ...unknown[]]>([bytes, ...rest]: T): T =>
-  [new Uint8Array(bytes), ...rest] as unknown as T;

@@ -8,6 +8,7 @@ import type { StreamSink, StreamTransport } from "../../sockets/transport.ts";
 import { type Chance, type Clock, chanceOf, realClock } from "../clock.ts";
 import { TransportOver } from "../transports.ts";
 
+const STEPS = 20; // pieces a second in which a rate is kept
 const ROOM = 64 * 1024; // bytes under way in one direction before its sender must wait: as a small kernel buffer
 
 /** What goes wrong in one direction of a stream. Times are milliseconds; each `…After` is a count of that direction's bytes. */
@@ -16,8 +17,14 @@ export interface DirectionFaults {
   readonly latency?: number;
   /** How much longer at most, by chance. Bytes keep their order. */
   readonly jitter?: number;
+  /** How many bytes pass a second. */
+  readonly rate?: number;
   /** Bytes come in pieces of 1 to so many, by chance; 1: each by itself. */
   readonly slice?: number;
+  /** How long after one such piece the next comes. */
+  readonly sliceDelay?: number;
+  /** How much longer the end is under way. */
+  readonly endDelay?: number;
   /** The end follows, and the rest is lost: a message cut short. */
   readonly endAfter?: number;
   /** The connection breaks: both ends see a reset, where the place can send one. */
@@ -41,11 +48,57 @@ export interface StreamFaults {
 }
 
 const LIMITS = ["endAfter", "resetAfter", "silentAfter", "stallAfter"] as const;
-type Limit = (typeof LIMITS)[number];
+export type Limit = (typeof LIMITS)[number];
+
+/** Bytes behind this wait for what it gives; `null`: they need not. */
+export type Hold = () => Promise<unknown> | null;
+
+/** Something that comes `at` so many bytes: a limit, `delay` ms later than they do, a hold, or only that other faults hold from there on. */
+export interface Cut {
+  readonly at: number;
+  readonly what: Limit | Hold | null;
+  readonly delay?: number;
+}
+
+/** What is to go wrong in one direction, as it goes on. */
+export interface Plan {
+  /** The faults of bytes that come now, but for limits. */
+  readonly held: DirectionFaults;
+  /** The first cut in bytes that come now; those behind it are asked about again. */
+  cut(bytes: Uint8Array): Cut | undefined;
+  /** That limit has come to its place. */
+  reached?(limit: Limit): void;
+}
+
+/** A plan that is known from the beginning. */
+class FixedPlan implements Plan {
+  readonly held: DirectionFaults;
+  readonly #limit: Limit | undefined;
+  #left: number; // bytes up to the limit
+
+  constructor(faults: DirectionFaults) {
+    this.held = faults;
+    this.#limit = LIMITS.find((name) => faults[name] !== undefined);
+    this.#left = this.#limit === undefined ? Number.POSITIVE_INFINITY : (faults[this.#limit] as number);
+  }
+
+  cut(bytes: Uint8Array): Cut | undefined {
+    const at = this.#left;
+    if (bytes.length < at) {
+      this.#left -= bytes.length;
+      return undefined;
+    }
+    this.#left = Number.POSITIVE_INFINITY;
+    return { at, what: this.#limit as Limit };
+  }
+}
 const DIRECTION_NAMES = optionNamesOf<DirectionFaults>("one direction of a stream")({
   latency: true,
   jitter: true,
+  rate: true,
   slice: true,
+  sliceDelay: true,
+  endDelay: true,
   endAfter: true,
   resetAfter: true,
   silentAfter: true,
@@ -62,10 +115,11 @@ const STREAM_FAULT_NAMES = optionNamesOf<StreamFaults>("a plan of faults")({
 export const checkStream = (faults: StreamFaults): void => {
   checkOptions("a plan of a stream's faults", faults, STREAM_FAULT_NAMES);
   for (const way of ["incoming", "outgoing"] as const) {
-    const { latency = 0, jitter = 0, slice = 1, ...limits } = faults[way] ?? {};
-    checkTime(`${way}.latency`, latency, 0);
-    checkTime(`${way}.jitter`, jitter, 0);
+    const { slice = 1, rate = 1, ...limits } = faults[way] ?? {};
+    for (const name of ["latency", "jitter", "sliceDelay", "endDelay"] as const)
+      checkTime(`${way}.${name}`, limits[name] ?? 0, 0);
     checkCount(`${way}.slice`, slice, 1);
+    checkCount(`${way}.rate`, rate, 1);
     const given = LIMITS.filter((name) => limits[name] !== undefined);
     for (const name of given) checkCount(`${way}.${name}`, limits[name] as number, 0);
     if (given.length > 1)
@@ -74,7 +128,7 @@ export const checkStream = (faults: StreamFaults): void => {
 };
 
 /** What is under way: bytes, and what comes behind them. */
-type Item = Uint8Array | "end" | Limit | SocketError;
+type Item = Uint8Array | "end" | Limit | Hold | SocketError;
 
 /** Whether it breaks the connection: then nothing waits for a reader. */
 const breaks = (item: Item): boolean => item === "resetAfter" || item instanceof SocketError;
@@ -83,30 +137,31 @@ const breaks = (item: Item): boolean => item === "resetAfter" || item instanceof
 class Lane {
   /** Bytes under way. */
   size = 0;
-  readonly #faults: DirectionFaults;
-  readonly #limit: Limit | undefined;
+  readonly #plan: Plan;
+  #limit: Limit | undefined; // once it has come
   readonly #clock: Clock;
   readonly #delays: Chance;
   readonly #cuts: Chance;
   readonly #deliver: (item: Item, now: boolean) => boolean | Promise<unknown>;
   #items: { item: Item; readonly due: number }[] = [];
-  #taken = 0; // bytes so far
   #last = 0; // when what was taken last is due
+  #free = 0; // when the rate lets more pass
   #uncut = 0; // bytes up to the next cut
-  #open = true; // its limit has not come
+  get #open(): boolean {
+    return this.#limit === undefined;
+  }
   #waiting = false; // for the clock, or for room
   #scheduled = false;
   #drained: PromiseWithResolvers<void> | null = null;
 
   /** `deliver` gives false where an item must wait for `go()`, or a promise of room for the next; `now`: it must not wait. */
   constructor(
-    faults: DirectionFaults,
+    plan: Plan,
     clock: Clock,
     seed: number,
     deliver: (item: Item, now: boolean) => boolean | Promise<unknown>,
   ) {
-    this.#faults = faults;
-    this.#limit = LIMITS.find((name) => faults[name] !== undefined);
+    this.#plan = plan;
     this.#clock = clock;
     this.#delays = chanceOf(seed);
     this.#cuts = chanceOf(seed + 2 ** 16); // its own: where is cut does not depend on how many were delayed
@@ -115,20 +170,39 @@ class Lane {
 
   /** Its limit, where that has come. */
   get limit(): Limit | undefined {
-    return this.#open ? undefined : this.#limit;
+    return this.#limit;
   }
 
   /** Takes bytes as far as its limit goes; they are its own from now on. */
   take(bytes: Uint8Array): void {
+    let rest = bytes;
+    while (this.#open) {
+      const cut = this.#plan.cut(rest);
+      const at = cut?.at ?? rest.length;
+      if (at > 0) this.#add(rest.subarray(0, at));
+      if (cut === undefined) return;
+      rest = rest.subarray(at);
+      if (typeof cut.what === "string") this.#limit = cut.what;
+      if (cut.what !== null) this.#add(cut.what, cut.delay);
+    }
+  }
+
+  /** What comes from now on waits, as long as `hold` says. */
+  hold(hold: Hold): void {
+    if (this.#open) this.#add(hold);
+  }
+
+  /** That limit comes now: a reset past all that is under way, anything else behind it. */
+  strike(limit: Limit, delay = 0): void {
     if (!this.#open) return;
-    const limit = this.#limit;
-    const left =
-      limit === undefined ? Number.POSITIVE_INFINITY : (this.#faults[limit] as number) - this.#taken;
-    if (bytes.length > 0 && left > 0) this.#add(bytes.subarray(0, Math.min(left, bytes.length)));
-    this.#taken += bytes.length;
-    if (limit === undefined || bytes.length < left) return;
-    this.#open = false;
-    this.#add(limit);
+    this.#limit = limit;
+    if (limit !== "resetAfter" || delay > 0) {
+      this.#add(limit, delay);
+      return;
+    }
+    this.drop();
+    this.#plan.reached?.(limit);
+    this.#deliver(limit, true);
   }
 
   /** Takes the end, where it has none yet, or what broke the connection, where that is not lost in silence. */
@@ -160,12 +234,23 @@ class Lane {
     this.#empty();
   }
 
-  #add(item: Item): void {
-    const { latency = 0, jitter = 0 } = this.#faults;
+  #add(item: Item, delay = 0): void {
+    const { latency = 0, jitter = 0, rate, endDelay = 0 } = this.#plan.held;
     const now = this.#clock.now();
-    this.#last = Math.max(this.#last, now + latency + jitter * this.#delays());
-    this.#items.push({ item, due: this.#last });
-    if (item instanceof Uint8Array) this.size += item.length;
+    const late = latency + jitter * this.#delays() + delay + (item === "end" ? endDelay : 0);
+    const put = (part: Item, from: number): void => {
+      this.#last = Math.max(this.#last, from + late);
+      this.#items.push({ item: part, due: this.#last });
+    };
+    if (item instanceof Uint8Array) {
+      this.size += item.length;
+      const step = rate === undefined ? item.length : Math.max(1, Math.floor(rate / STEPS));
+      for (let at = 0; at < item.length; at += step) {
+        const part = item.subarray(at, at + step);
+        if (rate !== undefined) this.#free = Math.max(this.#free, now) + (part.length * 1000) / rate;
+        put(part, rate === undefined ? now : this.#free);
+      }
+    } else put(item, now);
     this.go();
   }
 
@@ -178,6 +263,15 @@ class Lane {
         return;
       }
       const { item } = first;
+      if (typeof item === "function") {
+        const until = this.#items.some(({ item }) => breaks(item)) ? null : item();
+        if (until !== null) {
+          this.#wait(until);
+          return;
+        }
+        this.#items.shift();
+        continue;
+      }
       const piece = item instanceof Uint8Array ? this.#pieceOf(item) : item;
       const length = piece instanceof Uint8Array ? piece.length : 0;
       const broken = this.#items.some(({ item, due }) => breaks(item) && due <= this.#clock.now());
@@ -187,10 +281,17 @@ class Lane {
         this.size += length;
         return;
       }
+      if (typeof item === "string" && item !== "end") this.#plan.reached?.(item);
       if (first !== this.#items[0]) return; // dropped meanwhile
       this.#uncut = Math.max(0, this.#uncut - length);
       if (item instanceof Uint8Array && length < item.length) first.item = item.subarray(length);
       else this.#items.shift();
+      const { slice, sliceDelay = 0 } = this.#plan.held;
+      const between = slice !== undefined && sliceDelay > 0 && length > 0 && this.#uncut === 0;
+      if (between) {
+        this.#wait(Promise.all([delivered, this.#clock.sleep(sliceDelay)]));
+        return;
+      }
       if (delivered === true) continue;
       this.#wait(delivered);
       return;
@@ -200,7 +301,7 @@ class Lane {
 
   /** The bytes up to the next cut, which chance puts at the same place however they were sent. */
   #pieceOf(bytes: Uint8Array): Uint8Array {
-    const { slice } = this.#faults;
+    const { slice } = this.#plan.held;
     if (slice === undefined) return bytes;
     if (this.#uncut === 0) this.#uncut = 1 + Math.floor(this.#cuts() * slice);
     return bytes.subarray(0, this.#uncut);
@@ -224,6 +325,16 @@ class Lane {
 const EMPTY = new Uint8Array(0);
 const ignore = (): void => {};
 
+/** Faults that are planned as they go on. */
+export interface PlannedFaults {
+  readonly seed: number;
+  readonly clock: Clock;
+  readonly incoming: Plan;
+  readonly outgoing: Plan;
+  /** Called when the transport is let go. */
+  readonly over?: () => void;
+}
+
 /** A transport with faults in it. */
 export class FaultyTransport extends TransportOver {
   readonly startTls?: (options: StartTlsOptions) => Promise<StreamTransport>;
@@ -236,14 +347,28 @@ export class FaultyTransport extends TransportOver {
   #lost = 0; // bytes that were on their way out when it broke
   readonly #over = Promise.withResolvers<void>(); // our end is on its way
   #room: PromiseWithResolvers<void> | null = null;
+  readonly #letGone: (() => void) | undefined;
 
-  constructor(inner: StreamTransport, faults: StreamFaults) {
+  constructor(inner: StreamTransport, faults: StreamFaults | PlannedFaults) {
     super(inner);
     const { seed = 1, clock = realClock, incoming = {}, outgoing = {} } = faults;
-    this.#incoming = new Lane(incoming, clock, 2 * seed, (item, now) => this.#comes(item, now));
-    this.#outgoing = new Lane(outgoing, clock, 2 * seed + 1, (item) => this.#goes(item));
+    if ("over" in faults) this.#letGone = faults.over;
+    const planned = (faults: DirectionFaults | Plan): Plan =>
+      "cut" in faults ? faults : new FixedPlan(faults);
+    this.#incoming = new Lane(planned(incoming), clock, 2 * seed, (item, now) => this.#comes(item, now));
+    this.#outgoing = new Lane(planned(outgoing), clock, 2 * seed + 1, (item) => this.#goes(item));
     this.#over.promise.catch(ignore); // who awaits it is told
     if (inner.startTls !== undefined) this.startTls = (options) => this.#startTls(options);
+  }
+
+  /** That limit comes to one direction now. */
+  strike(way: "incoming" | "outgoing", limit: Limit, delay?: number): void {
+    (way === "incoming" ? this.#incoming : this.#outgoing).strike(limit, delay);
+  }
+
+  /** What is said from now on in one direction waits, as long as `hold` says. */
+  hold(way: "incoming" | "outgoing", hold: Hold | null): void {
+    if (hold !== null) (way === "incoming" ? this.#incoming : this.#outgoing).hold(hold);
   }
 
   override start(sink: StreamSink): void {
@@ -356,6 +481,7 @@ export class FaultyTransport extends TransportOver {
   }
 
   #letGo(): void {
+    if (!this.#closed) this.#letGone?.();
     this.#closed = true;
     this.#lost += this.#outgoing.size;
     this.#incoming.drop();

@@ -133,19 +133,21 @@ export const FaultsMixIn = <Base extends ServerClass>(
       const reply = (data: Data): number => {
         const bytes = new Uint8Array(toBytes(data));
         checkDatagramSize(bytes.length, clientAddress);
-        outgoing.pass(() => {
+        outgoing.pass(bytes, (own) => {
           try {
-            request.reply(bytes);
+            request.reply(own);
           } catch {
             // the server is closed by now: lost, as all that is on its way then
           }
         });
         return bytes.length;
       };
-      incoming.pass(() => {
-        const { data, truncated } = request;
-        const own = new Uint8Array(data);
-        super.arrive(new ServedDatagram(own, request.address, { post: reply }, truncated), clientAddress);
+      incoming.pass(new Uint8Array(request.data), (bytes) => {
+        const own = new Uint8Array(bytes); // what comes twice may be changed once
+        super.arrive(
+          new ServedDatagram(own, request.address, { post: reply }, request.truncated),
+          clientAddress,
+        );
       });
     }
   }

@@ -1,0 +1,576 @@
+/**
+ * Faults by rule: what goes wrong, in which direction, with which connection, from where in what is said, and when. Rules are
+ * set, changed and taken back while connections go on, which feel it at once. The same seed, the same faults.
+ */
+
+import { toBytes } from "../../bytes/data.ts";
+import { quoted } from "../../describe.ts";
+import { SocketError } from "../../errors.ts";
+import { checkCount, checkOptions, checkTime, checkWord, optionNamesOf } from "../../options.ts";
+import type { StreamTransport } from "../../sockets/transport.ts";
+import { type Clock, chanceOf, realClock } from "../clock.ts";
+import { type Link, type LinkFaults, linkOf } from "./datagrams.ts";
+import { type Cut, type DirectionFaults, FaultyTransport, type Limit, type Plan } from "./streams.ts";
+
+const STREAM_FAULTS = [
+  "latency",
+  "rate",
+  "slice",
+  "slow-close",
+  "stall",
+  "silence",
+  "close",
+  "reset",
+] as const;
+const DATAGRAM_FAULTS = ["latency", "rate", "silence", "loss", "duplicate", "reorder", "corrupt"] as const;
+
+/** What a rule can do. */
+export type FaultName = (typeof STREAM_FAULTS)[number] | (typeof DATAGRAM_FAULTS)[number];
+
+/** What is between the two sides. */
+export type FaultKind = "stream" | "datagrams";
+
+/** Who speaks: whoever dialled or sent first, and whoever accepted. */
+export type Speaker = "client" | "server";
+const SPEAKERS: readonly Speaker[] = ["client", "server"];
+
+/**
+ * One rule. Times are milliseconds, sizes bytes. Without `after`, `match`, `connection`, `in` and `for` it holds from the first byte of
+ * every connection, as long as it is set.
+ */
+export interface FaultRule {
+  /** How events call it. Default: `rule-1`, and so on. */
+  readonly name?: string;
+  /**
+   * `latency`: all is `latency` ms under way, and `jitter` more at most. `rate`: `rate` bytes a second pass. `slice`: pieces of 1 to
+   * `slice` bytes, `delay` ms apart. `slow-close`: the end comes `delay` ms later. `stall`: nothing more is taken, while the rule holds.
+   * `silence`: what is said is lost, and nobody is told. `close`: the end follows. `reset`: the connection breaks. The last two
+   * `delay` ms after they are due, and until then nothing passes.
+   * Of datagrams: `loss`, `duplicate`, `reorder`, `corrupt` (one bit).
+   */
+  readonly fault: FaultName;
+  /** Whose words: of the `client`, of the `server`. Default: both. */
+  readonly from?: Speaker;
+  /** How likely a connection is hit, or of datagrams each of them: 0, never, to 1, always. Default 1. */
+  readonly likelihood?: number;
+  readonly latency?: number;
+  readonly jitter?: number;
+  readonly rate?: number;
+  readonly slice?: number;
+  readonly delay?: number;
+  /** From behind so many bytes of that direction on. Of datagrams: so many datagrams. */
+  readonly after?: number;
+  /** From behind the first place where these bytes are said (text is UTF-8). Of datagrams: those that have them in it. */
+  readonly match?: string;
+  /** Of this connection alone, or of this client's datagrams: the first is 1. */
+  readonly connection?: number;
+  /** So long after the rule was set; until then it does nothing. */
+  readonly in?: number;
+  /** For so long; then it does nothing more. */
+  readonly for?: number;
+}
+
+const RULE_NAMES = optionNamesOf<FaultRule>("a rule of faults")({
+  name: true,
+  fault: true,
+  from: true,
+  likelihood: true,
+  latency: true,
+  jitter: true,
+  rate: true,
+  slice: true,
+  delay: true,
+  after: true,
+  match: true,
+  connection: true,
+  in: true,
+  for: true,
+});
+
+/** What a fault needs beside its name, and what it may have. */
+const PARTS: Readonly<
+  Record<FaultName, { readonly needs?: keyof FaultRule; readonly may?: readonly (keyof FaultRule)[] }>
+> = {
+  latency: { needs: "latency", may: ["jitter"] },
+  rate: { needs: "rate" },
+  slice: { needs: "slice", may: ["delay"] },
+  "slow-close": { needs: "delay" },
+  stall: {},
+  silence: {},
+  close: { may: ["delay"] },
+  reset: { may: ["delay"] },
+  loss: {},
+  duplicate: {},
+  reorder: {},
+  corrupt: {},
+};
+const OWN = ["latency", "jitter", "rate", "slice", "delay"] as const;
+const LONGEST = 4096; // bytes of `match`: so many of what was said before are kept
+
+/** A rule as it is set, and what it has done. */
+export interface FaultRuleInfo extends FaultRule {
+  readonly name: string;
+  /** Whether its time is now. */
+  readonly holds: boolean;
+  /** How many connections, or datagrams, it did something to. */
+  readonly applied: number;
+}
+
+/** What a rule did. */
+export interface FaultTold {
+  readonly rule: string;
+  readonly fault: FaultName;
+  readonly from: Speaker;
+  /** The connection's number, or the client's. */
+  readonly connection: number;
+}
+
+/** A rule that is set. */
+class Rule {
+  readonly given: FaultRule;
+  readonly name: string;
+  readonly match: Uint8Array | null;
+  readonly start: number;
+  readonly end: number;
+  readonly index: number;
+  readonly over = Promise.withResolvers<void>();
+  /** Each takes back something that is planned. */
+  readonly planned: (() => void)[] = [];
+  applied = 0;
+  removed = false;
+
+  constructor(given: FaultRule, name: string, index: number, now: number) {
+    this.given = given;
+    this.name = name;
+    this.index = index;
+    this.match = given.match === undefined ? null : toBytes(given.match);
+    this.start = now + (given.in ?? 0);
+    this.end = given.for === undefined ? Number.POSITIVE_INFINITY : this.start + given.for;
+  }
+
+  holds(now: number): boolean {
+    return !this.removed && now >= this.start && now < this.end;
+  }
+
+  /** Whether it is about this connection's words of that side, as chance has it. */
+  isOf(side: Speaker, connection: number, seed: number): boolean {
+    const { from, connection: only, likelihood = 1 } = this.given;
+    if ((from ?? side) !== side || (only ?? connection) !== connection) return false;
+    if (likelihood >= 1) return true;
+    const chance = chanceOf(seed * 7919 + connection * 104_729 + this.index * 1_299_709);
+    return chance() < likelihood;
+  }
+}
+
+/** Throws `TypeError` and `RangeError` where the rule is none of this kind, or where it could never come true. */
+export const checkRule = (rule: FaultRule, kind: FaultKind): void => {
+  checkOptions("a rule of faults", rule, RULE_NAMES);
+  const faults: readonly FaultName[] = kind === "stream" ? STREAM_FAULTS : DATAGRAM_FAULTS;
+  const { fault, likelihood = 1, match, name, from } = rule;
+  const others: readonly FaultName[] = kind === "stream" ? DATAGRAM_FAULTS : STREAM_FAULTS;
+  if (others.includes(fault) && !faults.includes(fault)) {
+    const why =
+      kind === "stream"
+        ? `a stream has no "${fault}", which is of datagrams: its kernel would send again what is lost`
+        : `datagrams have no "${fault}", which is of streams`;
+    throw new TypeError(`the rule can never come true: ${why}; there are ${faults.join(", ")}`);
+  }
+  checkWord("fault", fault, faults);
+  if (name !== undefined && !/^[\w.-]{1,64}$/.test(name))
+    throw new TypeError(`name is up to 64 letters, digits, "_", "-" and ".", not ${quoted(name)}`);
+  if (from !== undefined) checkWord("from", from, SPEAKERS);
+  if (typeof likelihood !== "number" || !(likelihood >= 0 && likelihood <= 1))
+    throw new RangeError(`likelihood is from 0, never, to 1, always, not ${quoted(likelihood)}`);
+  if (likelihood === 0) throw new RangeError("the rule can never come true: its likelihood is 0");
+  const { needs, may = [] } = PARTS[fault];
+  if (needs !== undefined && rule[needs] === undefined) {
+    throw new TypeError(`a rule of "${fault}" needs ${needs}`);
+  }
+  for (const part of OWN) {
+    if (rule[part] !== undefined && part !== needs && !may.includes(part))
+      throw new TypeError(`a rule of "${fault}" has no ${part}`);
+  }
+  for (const part of ["latency", "jitter", "delay", "in"] as const) checkTime(part, rule[part] ?? 0, 0);
+  checkTime("for", rule.for ?? 1, 1);
+  for (const part of ["rate", "slice", "connection"] as const) checkCount(part, rule[part] ?? 1, 1);
+  checkCount("after", rule.after ?? 0, 0);
+  if (match !== undefined) {
+    if (typeof match !== "string" || match === "" || toBytes(match).length > LONGEST)
+      throw new TypeError(`match is text of 1 to ${LONGEST} bytes, not ${quoted(match)}`);
+    if (rule.after !== undefined) throw new TypeError("a rule has after or match, not both");
+  }
+  if (kind === "stream" && fault === "silence" && rule.for !== undefined) {
+    throw new TypeError('a stream cannot lose bytes and go on: "silence" has no for; a "stall" has');
+  }
+};
+
+/** Whether `rule` ends every connection, in a direction and at a place that another one needs. */
+const endsBefore = (rule: FaultRule, other: FaultRule): boolean =>
+  ["reset", "close", "silence"].includes(rule.fault) &&
+  rule.match === undefined &&
+  rule.likelihood === undefined &&
+  rule.for === undefined &&
+  (rule.connection === undefined || rule.connection === other.connection) &&
+  (rule.from === undefined || rule.from === other.from) &&
+  (rule.in ?? 0) <= (other.in ?? 0) &&
+  (other.match === undefined ? (rule.after ?? 0) <= (other.after ?? 0) : (rule.after ?? 0) === 0);
+
+/** Options of a set of rules. */
+export interface FaultRulesOptions {
+  /** What chance begins with: the same seed, the same faults. Default 1. */
+  readonly seed?: number | undefined;
+  readonly clock?: Clock | undefined;
+  /** Told of what a rule did. */
+  readonly did?: ((told: FaultTold) => void) | undefined;
+}
+
+/** The rules of one proxy, one listener or one target, and what they do to its connections. */
+export class FaultRules {
+  readonly kind: FaultKind;
+  readonly #seed: number;
+  readonly #clock: Clock;
+  readonly #did: ((told: FaultTold) => void) | undefined;
+  #rules: Rule[] = [];
+  #made = 0;
+  readonly #streams = new Set<RuledStream>();
+
+  constructor(kind: FaultKind, { seed = 1, clock = realClock, did }: FaultRulesOptions = {}) {
+    this.kind = kind;
+    this.#seed = checkCount("seed", seed, 0);
+    this.#clock = clock;
+    this.#did = did;
+  }
+
+  /** The rules that are set, in their order. */
+  list(): FaultRuleInfo[] {
+    const now = this.#clock.now();
+    return this.#rules.map((rule) => ({
+      ...rule.given,
+      name: rule.name,
+      holds: rule.holds(now),
+      applied: rule.applied,
+    }));
+  }
+
+  /** Adds a rule, and gives it as it is set. Throws as `checkRule()`; `EINVAL` where another has its name, or would end each connection before this one could come true. */
+  add(given: FaultRule): FaultRuleInfo {
+    checkRule(given, this.kind);
+    const name = given.name ?? `rule-${this.#made + 1}`;
+    if (this.#rules.some((rule) => rule.name === name)) {
+      throw new SocketError(
+        "EINVAL",
+        `there is a rule ${quoted(name)} already; take it back, or give another name`,
+      );
+    }
+    const before = this.kind === "stream" && this.#rules.find((rule) => endsBefore(rule.given, given));
+    if (before) {
+      const why = `the rule ${quoted(before.name)} ends every connection before`;
+      throw new SocketError("EINVAL", `the rule ${quoted(name)} can never come true: ${why}`);
+    }
+    const rule = new Rule(Object.freeze({ ...given }), name, ++this.#made, this.#clock.now());
+    this.#rules.push(rule);
+    this.#begin(rule);
+    return this.list().at(-1) as FaultRuleInfo;
+  }
+
+  /** Takes a rule back; what it held up goes on. False: there is none of that name. */
+  remove(name: string): boolean {
+    const rule = this.#rules.find((one) => one.name === name);
+    if (rule === undefined) return false;
+    rule.removed = true;
+    for (const cancel of rule.planned) cancel();
+    rule.over.resolve();
+    this.#rules = this.#rules.filter((one) => one !== rule);
+    return true;
+  }
+
+  /** These rules and no others. Where one cannot be, all stays as it was. Throws as `add()`. */
+  set(given: readonly FaultRule[]): FaultRuleInfo[] {
+    const trial = new FaultRules(this.kind, { clock: { now: () => 0, sleep: () => new Promise(() => {}) } });
+    for (const rule of given) trial.add(rule);
+    this.clear();
+    for (const rule of given) this.add(rule);
+    return this.list();
+  }
+
+  /** Takes all rules back. */
+  clear(): void {
+    for (const { name } of this.list()) this.remove(name);
+  }
+
+  /**
+   * A stream whose words are those of `side`, sent by this transport, with the faults of the rules; `both`: what comes, too, whose
+   * words are the other side's. `connection` is its number, from 1.
+   */
+  stream(
+    transport: StreamTransport,
+    side: Speaker,
+    connection: number,
+    both: boolean,
+    reached?: (limit: Limit, from: Speaker) => void,
+  ): FaultyTransport {
+    const other = side === "client" ? "server" : "client";
+    const planOf = (from: Speaker): RuledPlan => new RuledPlan(this, from, connection, reached);
+    const outgoing = planOf(side);
+    const incoming = both ? planOf(other) : NO_PLAN;
+    const faulty = new FaultyTransport(transport, {
+      seed: this.#seed + connection - 1,
+      clock: this.#clock,
+      incoming,
+      outgoing,
+      over: () => this.#streams.delete(one),
+    });
+    const one = new RuledStream(faulty, both ? { outgoing, incoming: incoming as RuledPlan } : { outgoing });
+    this.#streams.add(one);
+    return faulty;
+  }
+
+  /** What that side says by datagrams, with the faults of the rules. `connection` is the client's number. */
+  link(
+    side: Speaker,
+    connection: number,
+  ): { pass(bytes: Uint8Array, deliver: (bytes: Uint8Array) => void): void } {
+    const seed = 2 * (this.#seed + connection - 1) + (side === "client" ? 0 : 1);
+    let count = 0;
+    const held = new Map<keyof LinkFaults, Rule>();
+    const faults = (bytes: Uint8Array): LinkFaults => {
+      held.clear();
+      count++;
+      const now = this.#clock.now();
+      const all: Record<string, number> = {};
+      for (const rule of this.#rules) {
+        const { given } = rule;
+        const { from = side, connection: only = connection, after = 0, likelihood = 1, fault } = given;
+        if (!rule.holds(now) || from !== side || only !== connection || count <= after) continue;
+        if (rule.match !== null && indexIn(bytes, rule.match) < 0) continue;
+        if (fault === "latency") {
+          all.latency = (all.latency ?? 0) + (given.latency ?? 0);
+          all.jitter = (all.jitter ?? 0) + (given.jitter ?? 0);
+          this.did(rule, side, connection);
+        } else if (fault === "rate") {
+          all.rate = Math.min(all.rate ?? Number.POSITIVE_INFINITY, given.rate ?? 1);
+          this.did(rule, side, connection);
+        } else {
+          const name = LINKED[fault as keyof typeof LINKED];
+          all[name] = Math.max(all[name] ?? 0, likelihood);
+          held.set(name, rule);
+        }
+      }
+      return all;
+    };
+    const link: Link = linkOf(faults, this.#clock, seed);
+    return {
+      pass: (bytes, deliver) =>
+        link.pass(bytes, deliver, (fault) => {
+          const rule = held.get(fault);
+          if (rule !== undefined) this.did(rule, side, connection);
+        }),
+    };
+  }
+
+  // ---- Of its plans ----
+
+  get rules(): readonly Rule[] {
+    return this.#rules;
+  }
+
+  get now(): number {
+    return this.#clock.now();
+  }
+
+  get seed(): number {
+    return this.#seed;
+  }
+
+  /** A rule did something. */
+  did(rule: Rule, from: Speaker, connection: number): void {
+    rule.applied++;
+    this.#did?.({ rule: rule.name, fault: rule.given.fault, from, connection });
+  }
+
+  /** Has a rule begin when its time comes, at connections that say nothing then, too, and end. */
+  #begin(rule: Rule): void {
+    const { given } = rule;
+    const untilStart = rule.start - this.#clock.now();
+    const strike = (): void => {
+      if (rule.removed) return;
+      for (const stream of this.#streams) stream.touch();
+    };
+    if (untilStart > 0) this.#plan(rule, untilStart, strike);
+    else queueMicrotask(strike);
+    if (given.for !== undefined) this.#plan(rule, untilStart + given.for, () => rule.over.resolve());
+  }
+
+  #plan(rule: Rule, ms: number, task: () => void): void {
+    if (this.#clock.after === undefined) void this.#clock.sleep(ms).then(task);
+    else rule.planned.push(this.#clock.after(ms, task));
+  }
+}
+
+const LINKED = {
+  silence: "loss",
+  loss: "loss",
+  duplicate: "duplicates",
+  reorder: "reorder",
+  corrupt: "corruption",
+} as const;
+
+const LIMITS: Partial<Record<FaultName, Limit>> = {
+  reset: "resetAfter",
+  close: "endAfter",
+  silence: "silentAfter",
+};
+
+const EMPTY = new Uint8Array(0);
+const NO_PLAN: Plan = { held: {}, cut: () => undefined };
+
+/** Where `wanted` is in `bytes`, from `from` on; -1 if it is not. */
+const indexIn = (bytes: Uint8Array, wanted: Uint8Array, from = 0): number => {
+  const first = wanted[0] as number;
+  for (let at = bytes.indexOf(first, from); at >= 0; at = bytes.indexOf(first, at + 1)) {
+    let same = 1;
+    while (same < wanted.length && bytes[at + same] === wanted[same]) same++;
+    if (same === wanted.length) return at;
+  }
+  return -1;
+};
+
+/** A stream with rules. */
+class RuledStream {
+  readonly faulty: FaultyTransport;
+  readonly #plans: { readonly outgoing: RuledPlan; readonly incoming?: RuledPlan };
+
+  constructor(faulty: FaultyTransport, plans: { outgoing: RuledPlan; incoming?: RuledPlan }) {
+    this.faulty = faulty;
+    this.#plans = plans;
+  }
+
+  /** Looks whether a rule has something to do although nothing is said. */
+  touch(): void {
+    for (const way of ["outgoing", "incoming"] as const) {
+      for (let cut = this.#plans[way]?.cut(EMPTY); cut !== undefined; cut = this.#plans[way]?.cut(EMPTY)) {
+        if (typeof cut.what === "string") this.faulty.strike(way, cut.what, cut.delay);
+        else this.faulty.hold(way, cut.what);
+      }
+    }
+  }
+}
+
+/** What the rules plan for one direction of one connection. */
+class RuledPlan implements Plan {
+  readonly #all: FaultRules;
+  readonly #side: Speaker;
+  readonly #connection: number;
+  readonly #reached: ((limit: Limit, from: Speaker) => void) | undefined;
+  readonly #come = new Set<Rule>(); // whose place in what is said has come
+  readonly #isOf = new Map<Rule, boolean>();
+  #taken = 0; // bytes so far
+  #tail: Uint8Array = EMPTY; // the last of them, as long as the longest match
+
+  constructor(
+    all: FaultRules,
+    side: Speaker,
+    connection: number,
+    reached?: (limit: Limit, from: Speaker) => void,
+  ) {
+    this.#all = all;
+    this.#side = side;
+    this.#connection = connection;
+    this.#reached = reached;
+  }
+
+  get held(): DirectionFaults {
+    let held: { -readonly [Name in keyof DirectionFaults]: DirectionFaults[Name] } | null = null;
+    const now = this.#all.now;
+    for (const rule of this.#come) {
+      if (!rule.holds(now)) continue;
+      const { fault, latency = 0, jitter = 0, rate = 1, slice = 1, delay = 0 } = rule.given;
+      held ??= {};
+      if (fault === "latency") {
+        held.latency = (held.latency ?? 0) + latency;
+        held.jitter = (held.jitter ?? 0) + jitter;
+      } else if (fault === "rate") held.rate = Math.min(held.rate ?? Number.POSITIVE_INFINITY, rate);
+      else if (fault === "slice") {
+        held.slice = Math.min(held.slice ?? Number.POSITIVE_INFINITY, slice);
+        held.sliceDelay = Math.max(held.sliceDelay ?? 0, delay);
+      } else if (fault === "slow-close") held.endDelay = (held.endDelay ?? 0) + delay;
+    }
+    return held ?? NOTHING;
+  }
+
+  cut(bytes: Uint8Array): Cut | undefined {
+    const now = this.#all.now;
+    let at = Number.POSITIVE_INFINITY;
+    let first: Rule | undefined;
+    let longest = 0;
+    for (const rule of this.#all.rules) {
+      if (this.#come.has(rule) || !this.#concerns(rule)) continue;
+      if (rule.match !== null) longest = Math.max(longest, rule.match.length);
+      if (!rule.holds(now)) continue;
+      const place = this.#placeOf(rule, bytes);
+      if (place >= at) continue;
+      at = place;
+      first = rule;
+    }
+    this.#pass(first === undefined ? bytes : bytes.subarray(0, at), longest);
+    if (first === undefined) return undefined;
+    const rule = first;
+    this.#come.add(rule);
+    this.#all.did(rule, this.#side, this.#connection);
+    const limit = LIMITS[rule.given.fault];
+    if (limit !== undefined) return { at, what: limit, delay: rule.given.delay ?? 0 };
+    if (rule.given.fault !== "stall") return { at, what: null };
+    return { at, what: () => (rule.holds(this.#all.now) ? rule.over.promise : null) };
+  }
+
+  reached(limit: Limit): void {
+    this.#reached?.(limit, this.#side);
+  }
+
+  #concerns(rule: Rule): boolean {
+    let is = this.#isOf.get(rule);
+    if (is === undefined) {
+      is = rule.isOf(this.#side, this.#connection, this.#all.seed);
+      this.#isOf.set(rule, is);
+    }
+    return is;
+  }
+
+  /** How many of these bytes come before the rule's place; infinite where it is not among them. */
+  #placeOf({ given, match }: Rule, bytes: Uint8Array): number {
+    if (match === null) {
+      const at = Math.max(0, (given.after ?? 0) - this.#taken);
+      return at <= bytes.length ? at : Number.POSITIVE_INFINITY;
+    }
+    // A match may begin in what came before. It ends among these bytes, else it would have been seen then.
+    const tail = this.#tail.subarray(Math.max(0, this.#tail.length - (match.length - 1)));
+    if (tail.length > 0 && bytes.length > 0) {
+      const seam = new Uint8Array(tail.length + Math.min(bytes.length, match.length - 1));
+      seam.set(tail);
+      seam.set(bytes.subarray(0, match.length - 1), tail.length);
+      const at = indexIn(seam, match);
+      if (at >= 0) return at + match.length - tail.length;
+    }
+    const at = indexIn(bytes, match);
+    return at < 0 ? Number.POSITIVE_INFINITY : at + match.length;
+  }
+
+  #pass(bytes: Uint8Array, longest: number): void {
+    this.#taken += bytes.length;
+    if (longest < 2) {
+      this.#tail = EMPTY;
+      return;
+    }
+    const keep = longest - 1;
+    if (bytes.length >= keep) this.#tail = bytes.slice(bytes.length - keep);
+    else {
+      const before = this.#tail.subarray(Math.max(0, this.#tail.length + bytes.length - keep));
+      const tail = new Uint8Array(before.length + bytes.length);
+      tail.set(before);
+      tail.set(bytes, before.length);
+      this.#tail = tail;
+    }
+  }
+}
+
+const NOTHING: DirectionFaults = {};
