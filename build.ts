@@ -21,6 +21,7 @@ const ENTRIES = {
   "emulator/index": "emulator/index.ts",
   "emulator/cli": "emulator/command/cli.ts",
   "emulator/forking-child": "emulator/servers/forking/forking-child.ts", // beside the code of its parent, which looks for it there
+  "emulator/cluster-worker": "emulator/cluster/cluster-worker.ts", // the same
   "worker/index": "worker/index.ts",
 };
 
@@ -50,7 +51,7 @@ const { output } = await bundle.write({
       { name: "core/core", test: /[\\/]core[\\/](?!control[\\/](?!plane\.)|testing[\\/])/ },
       {
         name: "emulator/emulator",
-        test: /[\\/]emulator[\\/](?!command[\\/]|.*[\\/](forking-child|control)\.)/,
+        test: /[\\/]emulator[\\/](?!command[\\/]|.*[\\/](forking-child|cluster-worker|control)\.)/,
       },
     ],
   },

@@ -1,7 +1,10 @@
 /** `socklet/emulator`: real sockets in Node. */
 
 export type { ControlOptions, ControlServer } from "./app/control.ts";
+export type { ListenDescriptor } from "./app/descriptors.ts";
 export { type AppServer, type ServeOptions, serveApp } from "./app/serve.ts";
+export { type ClusterOptions, type ClusterServer, serveCluster, type WorkerInfo } from "./cluster/cluster.ts";
+export type { Listed } from "./cluster/messages.ts";
 export { streamSocket } from "./kernel/net-transport.ts";
 export type { Forking, ForkingInfo } from "./servers/forking/forked-server.ts";
 export { handlerFrom } from "./servers/forking/handler-source.ts";

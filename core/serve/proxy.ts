@@ -273,6 +273,11 @@ export class ProxyDoor {
     return { address: clientOf(header, peer), header, rest: message.subarray(size), prefix };
   }
 
+  /** How many connections wait for their header. */
+  get waiting(): number {
+    return this.#waiting.size;
+  }
+
   /** The server accepts no more: those that wait here are let go. */
   close(): void {
     for (const reading of this.#waiting) reading.close();

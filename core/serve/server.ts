@@ -49,6 +49,10 @@ import {
 import { cutBy, type Running } from "./requests.ts";
 import { watchTime } from "./time-limits.ts";
 
+const LOOK = 10; // ms between two looks whether all is over, where a listener was handed over
+
+const pause = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
+
 /** What a suspended server does with new requests. */
 export type Suspension = "hold" | "refuse";
 
@@ -269,6 +273,16 @@ export abstract class BaseServer<Request, Context = unknown>
    */
   serverClose(): Promise<void> {
     this.#closing ??= this.#close();
+    return this.#closing;
+  }
+
+  /**
+   * `serverClose()` for a listener that another process has, too, where clients come from now on: accepts no more, and serves
+   * all that has come, those that wait and those whose handshake goes on as well. What is not over within `drainTimeout` is
+   * aborted, or turned away, and told. Idempotent; after `serverClose()` it is that.
+   */
+  handOver(): Promise<void> {
+    this.#closing ??= this.#handOver();
     return this.#closing;
   }
 
@@ -707,15 +721,32 @@ export abstract class BaseServer<Request, Context = unknown>
     return this.blockOnClose && !this.daemonThreads;
   }
 
-  async #close(): Promise<void> {
+  async #handOver(): Promise<void> {
+    if (this.#closed || !this.#waitsAtTheEnd) return this.#close();
+    this.stopAccepting();
+    const { drainTimeout, running } = this;
+    if (running > 0) this.announce({ type: "draining", server: this.name, running, timeout: drainTimeout });
+    const due = performance.now() + drainTimeout;
+    // Looked for again and again: to be told of each that is over would cost all requests of all servers.
+    while (this.#here + (this.proxyDoor?.waiting ?? 0) > 0 && performance.now() < due) await pause(LOOK);
     this.close();
-    if (this.#waitsAtTheEnd) await this.drain();
+    const why = `the request did not end within the drain time of ${wholeMs(drainTimeout)}`;
+    this.abort(new SocketError("ECONNABORTED", why));
+    return this.#close(0);
+  }
+
+  async #close(timeout = this.drainTimeout): Promise<void> {
+    this.close();
+    if (this.#waitsAtTheEnd) await this.drain(timeout);
     await this.letGo();
     const { name: server, running, served, failed, refused, bytesRead, bytesWritten } = this.info();
     const duration = this.#since === 0 ? 0 : performance.now() - this.#since;
     const counts = { running, served, failed, refused, bytesRead, bytesWritten };
     this.announce({ type: "closed", server, duration, ...counts });
   }
+
+  /** The platform takes no more from its listener, which other processes have, too, and goes on with all that came. */
+  protected stopAccepting(): void {}
 
   /** The platform closes its listener: nothing arrives any more. */
   protected stopListening(): void {}

@@ -1,5 +1,6 @@
 /** `FileArchive`: the sessions that last as journals in a folder, one for each, so that they go on when the process was killed. */
 
+import { DONE } from "../../core/bytes/data.ts";
 import type { SessionChange, SessionStore } from "../../core/control/commits.ts";
 import type { ArchivedSession, SessionArchive } from "../../core/control/local.ts";
 import { isSessionId, type SessionSpec } from "../../core/control/plane.ts";
@@ -28,11 +29,16 @@ export class FileArchive implements SessionArchive {
   readonly #sessions = new Map<string, ArchivedSession>();
   #holding: Promise<() => Promise<void>> | undefined;
 
-  constructor(folder: string) {
+  readonly #after: Promise<void>;
+
+  /** `after`: when another process that has the folder lets go of it. */
+  constructor(folder: string, after: Promise<void> = DONE) {
     this.#folder = folder;
+    this.#after = after;
   }
 
   async load(): Promise<readonly ArchivedSession[]> {
+    await this.#after;
     const names = await fs.promises.readdir(this.#folder).catch((error) => {
       if (error.code === "ENOENT") return [] as string[];
       throw error;
@@ -84,6 +90,7 @@ export class FileArchive implements SessionArchive {
   }
 
   async #hold(): Promise<void> {
+    await this.#after;
     this.#holding ??= holdFolder(this.#folder);
     await this.#holding.catch((error) => {
       this.#holding = undefined; // the other process may have ended when it is asked again

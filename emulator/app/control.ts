@@ -10,7 +10,7 @@ import { ListenerLog } from "../../core/control/listeners.ts";
 import { LocalPlane } from "../../core/control/local.ts";
 import { Metrics } from "../../core/control/metrics.ts";
 import { openApi } from "../../core/control/openapi.ts";
-import { listenerInfo } from "../../core/control/plane.ts";
+import { type ControlPlane, listenerInfo } from "../../core/control/plane.ts";
 import { HttpError, problemResponse } from "../../core/control/problem.ts";
 import type { SessionHooks } from "../../core/control/session.ts";
 import { SocketError } from "../../core/errors.ts";
@@ -20,6 +20,7 @@ import type { SockletEvent } from "../../core/serve/events.ts";
 import type { StreamSocket } from "../../core/sockets/stream-socket.ts";
 import { lazy } from "../builtin.ts";
 import { networkError } from "../kernel/addresses.ts";
+import { descriptorOf } from "../kernel/handles.ts";
 import { listenerUrl, type TCPServer } from "../servers/tcp.ts";
 import { FileArchive } from "./archive.ts";
 import { processMetrics } from "./process-metrics.ts";
@@ -101,6 +102,8 @@ export interface ControlOptions {
   readonly port?: number;
   /** An address of this machine's loopback. Default 127.0.0.1. */
   readonly host?: string;
+  /** A descriptor that listens, on this machine's loopback: it is served on in place of a port of its own. */
+  readonly fd?: number | undefined;
   /** The tokens that are valid, in the form of `SOCKLET_TOKENS`. Default: that environment variable; without it one is made. */
   readonly tokens?: string;
 }
@@ -155,16 +158,26 @@ const routeModules = () => Promise.all([import("@hono/node-server"), import("../
 /** Loads what `serveControl()` needs, which takes time that nobody who has connected should wait for. */
 export const loadRoutes = async (): Promise<void> => void (await routeModules());
 
+/** Control routes that are served. */
+export interface ServedRoutes {
+  readonly url: string;
+  /** The descriptor that they are served on. */
+  readonly fd: number;
+  /** Accepts no more, and goes on with the answers under way: another process serves there. */
+  handOver(): void;
+  close(): Promise<void>;
+}
+
 /**
  * Serves the control routes over `plane`. Rejects with `EADDRINUSE` and `EADDRNOTAVAIL`, throws `TypeError` for a
  * host that is not loopback. `close()` when all sessions are over.
  */
 export const serveControl = async (
-  plane: LocalPlane,
+  plane: ControlPlane,
   tokens: string,
-  { port, host = "127.0.0.1" }: ControlOptions,
+  { port, host = "127.0.0.1", fd }: ControlOptions,
   onError: (error: unknown) => void,
-): Promise<{ url: string; close(): Promise<void> }> => {
+): Promise<ServedRoutes> => {
   const hostname = loopback(host);
   const [{ getRequestListener }, { controlRoutes }] = await routeModules();
   const routes = controlRoutes({ plane, tokens, openApi, onError });
@@ -187,16 +200,25 @@ export const serveControl = async (
       answered = Promise.withResolvers();
     });
   });
-  await listen(server, hostname, port ?? PORT).catch((error) => {
-    if (port !== undefined || error.code !== "EADDRINUSE") throw error;
-    return listen(server, hostname, 0);
+  const at = { host: hostname, port: port ?? PORT };
+  await listen(server, fd === undefined ? at : { fd }).catch((error) => {
+    if (fd !== undefined || port !== undefined || error.code !== "EADDRINUSE") throw error;
+    return listen(server, { ...at, port: 0 });
   });
   server.on("error", onError);
-  const { port: taken } = server.address() as AddressInfo;
+  const { address, port: taken } = server.address() as AddressInfo;
+  loopback(address); // where a descriptor listens elsewhere
+  let closing: Promise<void> | undefined;
+  const stop = (): Promise<void> => {
+    closing ??= new Promise((resolve) => server.close(() => resolve()));
+    return closing;
+  };
   return {
-    url: `http://${formatAddress({ scheme: undefined, hostname, port: taken })}`,
+    url: `http://${formatAddress({ scheme: undefined, hostname: address, port: taken })}`,
+    fd: descriptorOf(server),
+    handOver: () => void stop(),
     async close() {
-      const closed = new Promise<void>((resolve) => server.close(() => resolve()));
+      const closed = stop();
       let timer: ReturnType<typeof setTimeout> | undefined;
       const late = new Promise<true>((resolve) => {
         timer = setTimeout(resolve, CLOSE_GRACE, true);
@@ -210,12 +232,18 @@ export const serveControl = async (
 };
 
 /** Rejects with `EADDRINUSE`, `EADDRNOTAVAIL`, `EACCES`. */
-const listen = (server: Server, host: string, port: number): Promise<void> =>
+const listen = (
+  server: Server,
+  where: { readonly host: string; readonly port: number } | { readonly fd: number },
+): Promise<void> =>
   new Promise((resolve, reject) => {
-    const at = formatAddress({ scheme: "tcp", hostname: host, port });
+    const at =
+      "fd" in where
+        ? `descriptor ${where.fd}`
+        : formatAddress({ scheme: "tcp", hostname: where.host, port: where.port });
     const failed = (error: Error): void => reject(networkError(error, at));
     server.once("error", failed);
-    server.listen({ host, port, exclusive: true }, () => {
+    server.listen({ ...where, exclusive: true }, () => {
       server.removeListener("error", failed);
       resolve();
     });

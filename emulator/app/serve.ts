@@ -2,6 +2,7 @@
 
 import type { AsyncLocalStorage } from "node:async_hooks";
 import { DONE, type MaybePromise } from "../../core/bytes/data.ts";
+import type { LocalPlane } from "../../core/control/local.ts";
 import type { Family, Metrics } from "../../core/control/metrics.ts";
 import { SocketError } from "../../core/errors.ts";
 import {
@@ -21,7 +22,7 @@ import type { BaseServer, ServerInfo, ServerOptions } from "../../core/serve/ser
 import type { Datagram } from "../../core/sockets/datagram.ts";
 import type { StreamSocket } from "../../core/sockets/stream-socket.ts";
 import { alpnHandlers, type CertificateOptions, type ServerTlsOptions } from "../../core/sockets/tls.ts";
-import { join } from "../builtin.ts";
+import { join, lazy } from "../builtin.ts";
 import { appHandlerFrom } from "../servers/forking/handler-source.ts";
 import {
   ForkingTCPServer,
@@ -32,6 +33,7 @@ import {
 import { listenerUrl, TCPServer, ThreadingTCPServer } from "../servers/tcp.ts";
 import { ThreadingUDPServer, UDPServer } from "../servers/udp.ts";
 import {
+  ownPath,
   ThreadingUnixDatagramServer,
   ThreadingUnixStreamServer,
   UnixDatagramServer,
@@ -39,7 +41,8 @@ import {
 } from "../servers/unix.ts";
 import { TCPConnector } from "../sockets/connector.ts";
 import { FileStorage } from "../storage.ts";
-import type { ControlOptions, ControlServer, TCPServerClass } from "./control.ts";
+import type { ControlOptions, ControlServer, ServedRoutes, TCPServerClass } from "./control.ts";
+import { assigned, type ListenDescriptor } from "./descriptors.ts";
 import { filled } from "./listing.ts";
 
 const DATA = ".socklet/data";
@@ -76,6 +79,10 @@ export interface ServeOptions {
    * costs each request a little.
    */
   readonly handlerName?: AsyncLocalStorage<string> | undefined;
+  /** Descriptors that are bound, or listen, for listeners that then bind nothing: of systemd's, or of a program before this one. Default: none. */
+  readonly descriptors?: readonly ListenDescriptor[];
+  /** 48 random bytes, of which each listener with TLS that has no `ticketKeys` makes its own: apps that are served with the same resume each other's sessions. Default: each listener has others at each start. */
+  readonly ticketKeys?: Uint8Array | undefined;
   /** Serve the control routes, too, and record each connection as a session for them. Default: neither. */
   readonly control?: ControlOptions;
 }
@@ -84,8 +91,9 @@ const CONTROL_NAMES = optionNamesOf<ControlOptions>("serveApp()'s control")({
   port: true,
   host: true,
   tokens: true,
+  fd: true,
 });
-const SERVE_NAMES = optionNamesOf<ServeOptions>("serveApp()")({
+export const SERVE_NAMES = optionNamesOf<ServeOptions>("serveApp()")({
   host: true,
   anyPort: "boolean",
   data: true,
@@ -96,6 +104,8 @@ const SERVE_NAMES = optionNamesOf<ServeOptions>("serveApp()")({
   drainDelay: true,
   signal: true,
   handlerName: true,
+  descriptors: true,
+  ticketKeys: true,
   control: CONTROL_NAMES,
 });
 
@@ -119,6 +129,13 @@ export interface AppServer extends AsyncDisposable {
   readonly control: ControlServer | null;
   /** Is not ready any more; after `drainDelay` accepts no more, ends the sessions that were dialled, drains, and closes all; the control routes last. */
   close(): Promise<void>;
+  /**
+   * `close()`, where another process listens on the same descriptors: accepts no more, serves all that has come, and ends what is
+   * not over within `drainTimeout`. `released` is called when the sessions that last are kept, and another process may go on with them.
+   */
+  handOver(released?: () => void): Promise<void>;
+  /** What it listens on, for `descriptors` of another process; that of the control routes has the name `control`. */
+  descriptors(): readonly ListenDescriptor[];
   /** Reads the files of all certificates again, as a listener also does by itself when they change; gives how many listeners have TLS. What is wrong is told as `certificate`. */
   reload(): number;
   /** Ends what runs, at once, and the `drainDelay` of a close. */
@@ -159,12 +176,22 @@ const naming = <Base>(Server: Base, names: AsyncLocalStorage<string> | undefined
   return Naming as Base;
 };
 
+const TICKET_KEYS = 48; // bytes; Node's
+
+/** Ticket keys of one listener. Those of another differ, and so do those of one that asks its clients for more: who resumes a session is not asked again. */
+const ticketKeysOf = (master: Uint8Array, { name, endpoint, options }: Listener): Uint8Array => {
+  const { clientCertificate, ca, crl, alpn } = options.tls ?? {};
+  const what = JSON.stringify([name, formatAddress(endpoint), clientCertificate, ca, crl, alpn]);
+  return new Uint8Array(lazy.crypto.hkdfSync("sha256", master, "socklet ticket keys", what, TICKET_KEYS));
+};
+
 /** The TLS of a listener as its server takes it: with the handlers that ALPN may choose, and another certificate where one is given. Throws `ERR_APP`. */
-const tlsOf = <Context>(
-  { name, endpoint, options }: Listener<Context>,
-  certificate: CertificateOptions | undefined,
+export const tlsOf = <Context>(
+  listener: Listener<Context>,
+  { certificate, ticketKeys }: Pick<ServeOptions, "certificate" | "ticketKeys">,
   handlerOf: (name: string) => unknown,
 ): { readonly tls?: ServerTlsOptions } => {
+  const { name, endpoint, options } = listener;
   const { tls = {}, secureTransport } = options;
   const secured =
     endpoint.scheme === "tls" || options.tls !== undefined || (secureTransport ?? "off") !== "off";
@@ -176,12 +203,15 @@ const tlsOf = <Context>(
     throw new SocketError("ERR_APP", `${said}: ${remedy}`);
   }
   const { passphrase: _, serverNames: __, cert: ___, key: ____, ...others } = tls;
-  const whole = certificate === undefined ? tls : { ...others, ...certificate };
+  const whole = {
+    ...(ticketKeys && { ticketKeys: ticketKeysOf(ticketKeys, listener as Listener) }),
+    ...(certificate === undefined ? tls : { ...others, ...certificate }),
+  };
   const handlers = alpnHandlers(tls).map(([protocol, spoken]) => [protocol, handlerOf(spoken)] as const);
   return { tls: handlers.length === 0 ? whole : { ...whole, alpn: Object.fromEntries(handlers) } };
 };
 
-const serverOf = <Context>(
+export const serverOf = <Context>(
   { name, handler, endpoint, carries, serve }: Listener<Context>,
   options: ServerOptions<Context>,
   recorded: Recorded,
@@ -214,9 +244,9 @@ interface Placed {
 const MOST_TRIES = 10; // ports that are tried for listeners of one declared port, before each gets one of its own
 
 /** Listeners in groups whose port is to stay one: those of one declared port, with `anyPort`; else each is alone. */
-const together = <Context>(
+export const together = <Context>(
   all: readonly Listener<Context>[],
-  { anyPort, host }: ServeOptions,
+  { anyPort, host }: Pick<ServeOptions, "anyPort" | "host">,
 ): Listener<Context>[][] => {
   const groups: { readonly port: number; readonly places: Set<string>; readonly of: Listener<Context>[] }[] =
     [];
@@ -277,25 +307,71 @@ const dialledSessions = (value: number): Family => ({
   samples: [{ value }],
 });
 
-/**
- * Opens all listeners of `app`, and serves. Where one cannot be opened, those before it are closed again and
- * the reason is thrown: `EADDRINUSE`, `EACCES`, `EADDRNOTAVAIL`, `ERR_NAME`; `ERR_APP` where `app` is none;
- * the reason of `signal` where that aborts before one is open; `EINVAL` where a token of the control routes is not sound, `TypeError` where their host is not loopback.
- */
-export const serveApp = async <Context>(
+/** What a process of a cluster, or one that takes over from another, does otherwise. */
+export interface Hosting {
+  /** Has the plane of the control routes, and no routes. */
+  readonly plane?: { readonly secrets: readonly string[] };
+  /** Whether sessions that last are kept, and go on. Default `true`. */
+  readonly keeps?: boolean;
+  /** When the process that has kept them before lets go of them. Default: none has. */
+  readonly after?: Promise<void>;
+  /** The listeners of the descriptors, by their place in the app's list, where that is known. */
+  readonly places?: readonly number[];
+  /** Told of descriptors that are for no listener. Default: that is an error. */
+  readonly spare?: (descriptor: ListenDescriptor) => void;
+}
+
+/** An app that is served, and the plane of its control routes. */
+export interface Opened extends AppServer {
+  readonly plane: LocalPlane | null;
+  /** How many of its listeners have TLS. */
+  readonly secured: number;
+}
+
+/** The descriptors of `options` by listener. */
+export const givenTo = <Context>(
   app: App<Context>,
-  options: ServeOptions = {},
-): Promise<AppServer> => {
-  checkOptions("serveApp()", options, SERVE_NAMES);
+  descriptors: readonly ListenDescriptor[] = [],
+  { places, spare }: Hosting = {},
+): Map<Listener<Context>, ListenDescriptor> =>
+  places === undefined
+    ? assigned(app.listeners, descriptors, spare)
+    : new Map(
+        places.map((at, i) => [app.listeners[at] as Listener<Context>, descriptors[i] as ListenDescriptor]),
+      );
+
+/** Throws `ERR_APP` where `app` is none, or listens nowhere. */
+export const checkServed = (app: unknown): void => {
   if (!isApp(app)) throw new SocketError("ERR_APP", "this is not an app: it must come from defineApp()");
   if (app.listeners.length === 0)
     throw new SocketError("ERR_APP", "the app listens nowhere: give defineApp() a `listen`");
+};
+
+/**
+ * Opens all listeners of `app`, and serves. Where one cannot be opened, those before it are closed again and
+ * the reason is thrown: `EADDRINUSE`, `EACCES`, `EADDRNOTAVAIL`, `ERR_NAME`; `ERR_APP` where `app` is none;
+ * the reason of `signal` where that aborts before one is open; `EINVAL` where a token of the control routes is not sound, or a descriptor is for no listener, `TypeError` where their host is not loopback.
+ */
+export const serveApp = <Context>(app: App<Context>, options: ServeOptions = {}): Promise<AppServer> =>
+  openApp(app, options);
+
+/** `serveApp()`, as one process of several. */
+export const openApp = async <Context>(
+  app: App<Context>,
+  options: ServeOptions,
+  hosting: Hosting = {},
+): Promise<Opened> => {
+  checkOptions("serveApp()", options, SERVE_NAMES);
+  checkServed(app);
   const { onEvent, drainTimeout, control, signal } = options;
   const drainDelay = checkTime("drainDelay", options.drainDelay ?? 0, 0);
+  const { keeps = true, after } = hosting;
   signal?.throwIfAborted();
-  const parts = control && (await import("./control.ts")); // servers without it start without it
+  const parts = control || hosting.plane ? await import("./control.ts") : undefined; // servers without it start without it
   const access = control && parts?.controlTokens(control);
-  await parts?.loadRoutes(); // before somebody can connect, and would wait for it
+  const secrets = access?.secrets ?? hosting.plane?.secrets;
+  if (control) await parts?.loadRoutes(); // before somebody can connect, and would wait for it
+  const given = givenTo(app, options.descriptors, hosting);
   const Connector = naming(TCPConnector, options.handlerName);
   const pools = Object.keys(app.pools).length === 0 ? null : await poolsOf(app as App, Connector);
   const context = await unlessAborted(
@@ -318,7 +394,7 @@ export const serveApp = async <Context>(
   const placed: Placed[] = [];
   const dial = { ...app.dial }; // as it is once the listeners are where they are
   const metrics = parts && new parts.Metrics();
-  const told = parts === undefined || access === undefined ? null : new parts.ListenerLog(access.secrets);
+  const told = parts === undefined || secrets === undefined ? null : new parts.ListenerLog(secrets);
   const tell =
     told === null
       ? onEvent
@@ -327,13 +403,14 @@ export const serveApp = async <Context>(
           if (onEvent !== undefined) callListener(onEvent, event);
         };
   const plane =
-    parts === undefined || access === undefined || told === null
+    parts === undefined || secrets === undefined || told === null
       ? null
       : new parts.LocalPlane({
-          app: { ...app, dial },
-          secrets: access.secrets,
+          app: { ...(app as App), dial },
+          secrets,
           log: told,
-          archive: lasting ? new parts.FileArchive(join(options.data ?? DATA, SESSIONS)) : undefined,
+          archive:
+            lasting && keeps ? new parts.FileArchive(join(options.data ?? DATA, SESSIONS), after) : undefined,
           onArchiveError: tellControl,
           listeners: () =>
             listeners.map(({ name, url, serve, info }) => parts.listenerInfo(name, url, serve, info())),
@@ -365,7 +442,6 @@ export const serveApp = async <Context>(
   };
   const recorded: Recorded = (Server) =>
     parts === undefined || plane === null ? Server : parts.RecordingMixIn(Server, plane);
-  let routes: { readonly url: string; close(): Promise<void> } | undefined;
   let delayed: Promise<void> | undefined; // the drain delay, from when a close is asked for
   let endDelay = (): void => {};
   const delay = (): Promise<void> =>
@@ -376,17 +452,29 @@ export const serveApp = async <Context>(
         resolve();
       };
     });
+  let routes: ServedRoutes | undefined;
+  let owned: (() => void)[] = []; // what removes the files of paths that were handed to this process
+  const ended = async (end: (server: AnyServer<Context>) => Promise<void>, released?: () => void) => {
+    pools?.shrink(); // one may lead to a listener of this app, which waits for its connections to end
+    await Promise.all([plane?.close().then(released), ...servers.map(end)]);
+    await pools?.close(); // after the handlers that use them
+    told?.end();
+    await routes?.close(); // last: what drains can be looked at, and ended
+  };
   const close = async (): Promise<void> => {
     delayed ??= drainDelay === 0 ? DONE : delay();
     if (drainDelay > 0) await delayed;
     await shut();
   };
   const shut = async (): Promise<void> => {
-    pools?.shrink(); // one may lead to a listener of this app, which waits for its connections to end
-    await Promise.all([plane?.close(), ...servers.map((server) => server.serverClose())]);
-    await pools?.close(); // after the handlers that use them
-    told?.end();
-    await routes?.close(); // last: what drains can be looked at, and ended
+    for (const remove of owned.splice(0)) remove();
+    await ended((server) => server.serverClose());
+  };
+  const handOver = async (released?: () => void): Promise<void> => {
+    owned = [];
+    routes?.handOver();
+    if (plane === null) released?.();
+    await ended((server) => server.handOver(), released);
   };
   /** The handler of this name as a listener of this kind serves it. */
   const spoken =
@@ -398,8 +486,9 @@ export const serveApp = async <Context>(
   /** Opens one listener, with `anyPort` at this port; gives its server. */
   const openOne = async (listener: Listener<Context>, port: number): Promise<AnyServer<Context>> => {
     const { scheme } = listener.endpoint;
+    const descriptor = given.get(listener);
     const endpoint =
-      scheme === "unix"
+      scheme === "unix" || descriptor !== undefined
         ? listener.endpoint
         : {
             ...listener.endpoint,
@@ -410,7 +499,8 @@ export const serveApp = async <Context>(
       { ...listener, endpoint },
       {
         ...listener.options,
-        ...tlsOf(listener, options.certificate, spoken(listener)),
+        ...tlsOf(listener, options, spoken(listener)),
+        ...(descriptor && { fd: descriptor.fd }),
         name: listener.name,
         context,
         onEvent: counted(listener.name),
@@ -420,7 +510,8 @@ export const serveApp = async <Context>(
       options,
     );
     servers.push(server);
-    await unlessAborted(server.listen(), signal);
+    const at = await unlessAborted(server.listen(), signal);
+    if (descriptor?.removePath && at?.family === "unix") owned.push(ownPath(at.path));
     open.set(listener, server);
     return server;
   };
@@ -472,9 +563,11 @@ export const serveApp = async <Context>(
     for (const [name, entry] of Object.entries(dial)) {
       dial[name] = { ...entry, endpoint: moved(entry.endpoint, placed, options.host) };
     }
-    if (parts !== undefined && plane !== null && access !== undefined) {
-      await plane.resume().catch(tellControl); // another process has them, or they cannot be read: the rest is served
-      routes = await parts.serveControl(plane, access.tokens, control ?? {}, tellControl);
+    if (parts !== undefined && plane !== null) {
+      const resumed = plane.resume().catch(tellControl); // another process has them, or they cannot be read: the rest is served
+      if (after === undefined) await resumed;
+      if (access !== undefined)
+        routes = await parts.serveControl(plane, access.tokens, control ?? {}, tellControl);
     }
   };
   try {
@@ -488,10 +581,23 @@ export const serveApp = async <Context>(
   const endpoint = (declared: Endpoint): Endpoint => moved(declared, placed, options.host);
   pools?.open({ context, endpoint, onEvent: tell });
   for (const server of open.values()) void server.serveForever();
+  const withTls = [...open.values()].filter(
+    (one) => one instanceof TCPServer && one.secureTransport !== "off",
+  );
   return {
     listeners,
+    plane,
+    secured: withTls.length,
     control: routes && access ? { url: routes.url, token: access.made } : null,
     close,
+    handOver,
+    descriptors: () => [
+      ...[...open].map(([listener, server]) => {
+        const removePath = given.get(listener)?.removePath ?? !given.has(listener);
+        return { name: listener.name, fd: (server as TCPServer).fileno(), removePath };
+      }),
+      ...(routes === undefined ? [] : [{ name: "control", fd: routes.fd }]),
+    ],
     reload: () => {
       const secured = [...open.values()].filter(
         (server) => server instanceof TCPServer && server.reloadCertificate(),

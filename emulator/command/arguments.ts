@@ -34,3 +34,7 @@ export const paramsOf = (words: string[], json: string | undefined): unknown => 
     );
   }
 };
+
+/** How many workers: `auto`, or a number from 1 on. */
+export const workerCount = (text: string): number | "auto" =>
+  text === "auto" ? text : count(1, 1_024)(text);

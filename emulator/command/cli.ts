@@ -14,7 +14,8 @@ import { BOUNDS, SESSION_STATES } from "../../core/control/plane.ts";
 import { isA } from "../../core/describe.ts";
 import { MAX_TIMER } from "../../core/options.ts";
 import { SECURE_TRANSPORTS } from "../../core/sockets/tls.ts";
-import { count, milliseconds, portNumber } from "./arguments.ts";
+import { descriptorFlag } from "./activation.ts";
+import { count, milliseconds, portNumber, workerCount } from "./arguments.ts";
 import { dial } from "./dial.ts";
 import { describe, LOG_FORMATS, say, UsageError } from "./output.ts";
 import { pools } from "./pools.ts";
@@ -57,6 +58,9 @@ program
       "self-signed",
     ]),
   )
+  .option("--workers <count>", "serve by so many processes; auto: one for each core", workerCount)
+  .option("--reuse-port", "give each worker a socket of its own at each port (SO_REUSEPORT)")
+  .option("--fd <name=number>", "listen on this descriptor for a listener, or `control`", descriptorFlag)
   .option("--control-port <port>", "serve the control routes on this port (7100, if it is free)", portNumber)
   .option("--no-control", "serve no control routes")
   .addOption(

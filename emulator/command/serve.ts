@@ -7,13 +7,20 @@ import { isA, describe as thrownAs } from "../../core/describe.ts";
 import { SocketError } from "../../core/errors.ts";
 import { parseAddress } from "../../core/net/address.ts";
 import { wholeMs } from "../../core/options.ts";
+import type { SockletEvent } from "../../core/serve/events.ts";
 import { controlTokens } from "../app/control.ts";
+import type { ListenDescriptor } from "../app/descriptors.ts";
 import { controlEntry, type Entry, listing } from "../app/listing.ts";
-import { type AppServer, serveApp, unlessAborted } from "../app/serve.ts";
+import { type AppServer, openApp, unlessAborted } from "../app/serve.ts";
+import { type ClusterServer, openCluster } from "../cluster/cluster.ts";
+import { activated } from "./activation.ts";
 import { loadApp } from "./modules.ts";
+import { notify } from "./notify.ts";
 import { asked, describe, type LogFormat, logger, print, say, setLog, UsageError } from "./output.ts";
+import { newTicketKeys, Restarts } from "./restart.ts";
 import { selfSigned } from "./self-signed.ts";
 import { ABORT_GRACE, onStop } from "./signals.ts";
+import { Predecessor } from "./successor.ts";
 import { namesOfHandlers, onUncaught } from "./uncaught.ts";
 
 /** The stop of a server: asked for by a signal, from the moment on when this is made, or by `ask()`. */
@@ -23,6 +30,8 @@ class Stop {
   reload: () => void = () => say("SIGHUP: the app is not served yet; SIGTERM stops");
   /** Called with each server whose drain begins. */
   draining: () => void = () => {};
+  /** What a SIGUSR2 does once the app is served. */
+  restart: () => void = () => say("SIGUSR2: the app is not served yet");
   readonly #again = Promise.withResolvers<void>();
 
   constructor() {
@@ -30,6 +39,7 @@ class Stop {
       stop: (signal) => this.ask(signal),
       again: () => this.#again.resolve(),
       reload: () => this.reload(),
+      restart: () => this.restart(),
     });
   }
 
@@ -48,6 +58,29 @@ class Stop {
     this.#asked.abort(new SocketError("ECANCELED", why));
   }
 }
+
+/** The same of a cluster: its workers drain together. Rejects where it has given up. */
+const untilClusterStopped = async (
+  server: ClusterServer,
+  { signal, again }: Stop,
+  drainTimeout: number,
+): Promise<number> => {
+  const asked = new Promise<void>((resolve) => {
+    if (signal.aborted) resolve();
+    signal.addEventListener("abort", () => resolve());
+  });
+  await Promise.race([asked, server.over]);
+  if (signal.aborted) {
+    const why = (signal.reason as SocketError).message.replace(/^ECANCELED: /, "");
+    say(
+      `${why}: ${server.workers.length} workers drain, ${wholeMs(drainTimeout)} at most; once more to abort`,
+    );
+  }
+  void again.then(() => server.abort());
+  const cut = await server.close();
+  if (cut > 0) say(`aborted ${cut} still running after ${wholeMs(drainTimeout)}; --drain gives them longer`);
+  return cut;
+};
 
 /** Serves until the stop, then drains; asked once more it aborts what runs. Gives how many requests were cut off. */
 const untilStopped = async (
@@ -86,6 +119,9 @@ const untilStopped = async (
 };
 
 interface ServeFlags {
+  workers?: number | "auto";
+  reusePort?: boolean;
+  fd?: readonly ListenDescriptor[];
   host?: string;
   anyPort?: boolean;
   data: string;
@@ -127,22 +163,59 @@ const serveUntil = async (
   const certificate = flags.tls === "self-signed" ? selfSigned() : undefined;
   const controlPort = flags.controlPort ?? (flags.anyPort ? 0 : undefined);
   const log = logger(flags.verbose ?? false);
-  const server = await serveApp(app, {
+  const predecessor = Predecessor.of();
+  const inherited = await predecessor?.inheritance;
+  const ticketKeys = inherited?.ticketKeys ?? newTicketKeys();
+  const all = [...(flags.fd ?? []), ...activated()];
+  const ofControl = app.listeners.some(({ name }) => name === "control")
+    ? undefined
+    : all.find(({ name }) => name === "control");
+  const descriptors = all
+    .map((one, i) => ({ ...one, removePath: inherited?.removePaths[i] ?? false }))
+    .filter(({ fd }) => fd !== ofControl?.fd);
+  const module = pathToFileURL(resolve(path)).href;
+  const tokens = inherited?.tokens;
+  const options = {
     ...(host !== undefined && { host }),
     anyPort: flags.anyPort ?? false,
     data: flags.data,
-    module: pathToFileURL(resolve(path)).href,
     ...(certificate && { certificate }),
     drainTimeout: flags.drain,
     drainDelay: flags.drainDelay,
     signal: stop.signal,
-    onEvent: (event) => {
+    onEvent: (event: SockletEvent) => {
       if (event.type === "draining") stop.draining();
       log(event);
     },
-    handlerName,
-    ...(flags.control && { control: { port: controlPort } }),
-  }).catch((error) => {
+    descriptors,
+    ticketKeys,
+    ...(flags.control && {
+      control: { port: controlPort, ...(tokens && { tokens }), ...(ofControl && { fd: ofControl.fd }) },
+    }),
+  };
+  const hosting = {
+    ...(predecessor !== null && {
+      after: predecessor.released,
+      spare: ({ name }: ListenDescriptor) =>
+        say(`${name}: the app has no such listener any more; its socket is closed`),
+    }),
+  };
+  const { workers } = flags;
+  const opening =
+    workers === undefined
+      ? openApp(app, { ...options, module, handlerName }, hosting)
+      : openCluster(
+          app,
+          module,
+          {
+            ...options,
+            workers,
+            reusePort: flags.reusePort ?? false,
+            requestEvents: (flags.verbose ?? false) || flags.log === "json",
+          },
+          hosting,
+        );
+  const server = await opening.catch((error) => {
     if (error === stop.signal.reason || isA(error, UsageError)) throw error;
     const { code, address } = thrownAs(error);
     if (code === "ERR_APP") throw new UsageError(`${path}: ${describe(error)}`, { cause: error });
@@ -158,12 +231,28 @@ const serveUntil = async (
     const read = `the certificates of ${count === 1 ? "one listener" : `${count} listeners`} are read again`;
     say(`SIGHUP: ${count === 0 ? "there is nothing to reload; SIGTERM stops" : read}`);
   };
-  const stopped = untilStopped(server, stop, flags.drain, flags.drainDelay);
-  if (!stop.signal.aborted) await printListeners(server);
-  if ((await stopped) > 0) process.exitCode = 1;
+  const restarts = new Restarts(server, { ticketKeys, tokens }, stop.signal);
+  stop.restart = () => void restarts.begin();
+  const stopped =
+    "over" in server
+      ? untilClusterStopped(server, stop, flags.drain)
+      : untilStopped(server, stop, flags.drain, flags.drainDelay);
+  stopped.catch(() => {}); // thrown below
+  if (!stop.signal.aborted) {
+    if (predecessor === null) await printListeners(server);
+    await notify("READY=1", `MAINPID=${process.pid}`);
+    predecessor?.serving();
+  }
+  const cut = await Promise.race([stopped, restarts.replaced.then(() => "replaced" as const)]);
+  if (cut === "replaced") return; // another process serves
+  await notify("STOPPING=1");
+  if (cut > 0) process.exitCode = 1;
 };
 
-const printListeners = async ({ listeners, control }: AppServer): Promise<void> => {
+const printListeners = async ({
+  listeners,
+  control,
+}: Pick<ClusterServer, "listeners" | "control">): Promise<void> => {
   const entries = listeners.map((listener): Entry => [listener.name, listener.url, listener.try]);
   if (control !== null) entries.push(controlEntry(control.url, control.token, "SOCKLET_TOKENS"));
   await print(listing(entries)).catch(() => {}); // nobody reads it: that does not keep it from serving

@@ -72,10 +72,12 @@ export interface StopHandlers {
   again?(signal: StopSignal): void;
   /** For a SIGHUP that means so. Absent: it stops. */
   reload?(): void;
+  /** For a SIGUSR2. Absent: that ends the process, as by default. */
+  restart?(): void;
 }
 
 /** From now on, signals end this process by `handlers` alone. Gives what ends that: each then does what it does by default. */
-export const onStop = ({ stop, again, reload }: StopHandlers): (() => void) => {
+export const onStop = ({ stop, again, reload, restart }: StopHandlers): (() => void) => {
   const meaning = hangUp();
   const byNpm = process.env.npm_lifecycle_event !== undefined;
   let first: number | undefined; // when it came
@@ -95,7 +97,9 @@ export const onStop = ({ stop, again, reload }: StopHandlers): (() => void) => {
     }
   };
   process.on("SIGINT", asked).on("SIGTERM", asked).on("SIGHUP", hungUp);
+  if (restart !== undefined && process.platform !== "win32") process.on("SIGUSR2", restart);
   return () => {
+    if (restart !== undefined) process.off("SIGUSR2", restart);
     process.off("SIGINT", asked).off("SIGTERM", asked).off("SIGHUP", hungUp);
   };
 };

@@ -187,6 +187,7 @@ export interface SendRequest {
 /** The handle of a `dgram.Socket` that is bound. */
 export interface DatagramHandle {
   readonly fd: number;
+  recvStop?(): number;
   onmessage?: (this: unknown, size: number, handle: unknown, message: Buffer, from: dgram.RemoteInfo) => void;
   /** Returns the number of bytes sent plus one, 0 if that is still to be done, or libuv's error number. */
   send?(
@@ -204,6 +205,11 @@ export const datagramHandleOf = (socket: dgram.Socket): DatagramHandle | null =>
   const state = Object.getOwnPropertySymbols(socket).find((symbol) => symbol.description === "state symbol");
   if (state === undefined) return null;
   return (socket as never as Record<symbol, { handle?: DatagramHandle | null }>)[state]?.handle ?? null;
+};
+
+/** Has `socket` receive no more; what comes from now on is for other processes that have its descriptor. */
+export const receiveNoMore = (socket: dgram.Socket): void => {
+  datagramHandleOf(socket)?.recvStop?.();
 };
 
 /** The class of a send request; `null` where this Node has none. */

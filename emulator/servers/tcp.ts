@@ -58,8 +58,9 @@ import {
 } from "../../core/sockets/tls.ts";
 import { fs, lazy } from "../builtin.ts";
 import { networkError } from "../kernel/addresses.ts";
+import { type Known, knownDescriptor } from "../kernel/descriptors/adopted.ts";
 import type { Connection, Origin } from "../kernel/net-transport.ts";
-import { listenerDescriptor } from "../kernel/stream-descriptor.ts";
+import { listenerDescriptor, streamDescriptor } from "../kernel/stream-descriptor.ts";
 import type { Replacement, ServerSecurity } from "../kernel/tls.ts";
 import { zoned } from "../sockets/names.ts";
 import { Socket } from "../sockets/socket.ts";
@@ -100,6 +101,8 @@ export interface TCPServerOptions<Context>
     ListenerSecurity<HandlerClass<StreamSocket, Context>> {
   /** Limits and times of each connection. */
   readonly stream?: Partial<StreamOptions>;
+  /** A descriptor that is bound, or listens, which the server takes over and listens on; it binds nothing. Such as one of systemd's, or a parent's. Default: none. */
+  readonly fd?: number | undefined;
 }
 
 const TCP_NAMES = optionNamesOf<TCPServerOptions<unknown>>("a server of streams")({
@@ -110,6 +113,7 @@ const TCP_NAMES = optionNamesOf<TCPServerOptions<unknown>>("a server of streams"
   tls: SERVER_TLS_NAMES,
   secureTransport: true,
   stream: STREAM_NAMES,
+  fd: true,
 });
 
 /** What a server listens with. */
@@ -154,6 +158,8 @@ export class TCPServer<
   readonly backlog: number;
   /** When the kernel asks a silent peer for a sign of life, in milliseconds; `null`: never. */
   readonly keepAlive: number | null;
+  /** The descriptor that it was told to listen on; `null`: it binds its address. */
+  readonly fd: number | null;
   #socket: Socket | undefined;
   #address: Address | null = null;
   readonly #stream: StreamOptions;
@@ -187,6 +193,7 @@ export class TCPServer<
     this.ipv6Only = options.ipv6Only ?? false;
     this.backlog = checkCount("backlog", options.backlog ?? BACKLOG, 1);
     this.keepAlive = checkKeepAlive(options);
+    this.fd = options.fd === undefined ? null : checkCount("fd", options.fd, 0);
     this.#stream = settleStream(options.stream);
     this.#secured = securedWhen(endpoint.scheme, options, true);
     const { tls } = options;
@@ -267,6 +274,10 @@ export class TCPServer<
 
   /** Binds `socket`, and sets `serverAddress`. Nobody can connect yet. */
   override async serverBind(): Promise<void> {
+    if (this.fd !== null) {
+      this.adopt(this.fd);
+      return;
+    }
     const { address, port } = await this.resolve();
     const family = this.addressFamily as typeof AF_INET | typeof AF_INET6;
     if (this.allowReuseAddress) this.#socket ??= new Socket(family, 0, listenerDescriptor(family));
@@ -279,6 +290,38 @@ export class TCPServer<
       hostname: address,
       port,
     });
+  }
+
+  /** `fd` is what it listens on. Throws `EBADF`, `ENOTSOCK`, and `EINVAL` where it is no such socket. */
+  protected adopt(fd: number): void {
+    const known = this.known(fd);
+    const kind = { family: known.family, type: SOCK_STREAM, proto: 0 };
+    this.addressFamily = known.family;
+    this.#socket = new Socket(known.family, 0, streamDescriptor(kind, { fd, ...known }));
+    this.#address = this.#socket.getsockname();
+  }
+
+  /** What `fd` is. Throws `EBADF`, `ENOTSOCK`, and `EINVAL` where the server cannot listen on it. */
+  protected known(fd: number): Known {
+    const likely = { family: this.addressFamily || AF_INET, type: this.socketType, proto: 0 };
+    const known = knownDescriptor(fd, likely);
+    const onPath = known.family === AF_UNIX;
+    if (known.type === this.socketType && onPath === (this.scheme === "unix") && known.state !== "connected")
+      return known;
+    const what = `${known.state === "connected" ? "a connected" : "a"} socket of family ${known.family}, type ${known.type}`;
+    throw new SocketError(
+      "EINVAL",
+      `descriptor ${fd} is ${what}; ${this.constructor.name} listens on ${TAKES[this.scheme]}`,
+    );
+  }
+
+  /**
+   * Binds, but does not listen: gives the descriptor, for other processes to listen on, which take it as their `fd`. It stays this
+   * server's, whose `serverClose()` closes it. Rejects as `listen()`, and without `koffi` for datagrams on a path with `ERR_UNSUPPORTED`.
+   */
+  async reserve(): Promise<number> {
+    await this.serverBind();
+    return this.fileno();
   }
 
   /** `socket` listens, and each connection that it accepts arrives here. */
@@ -459,6 +502,10 @@ export class TCPServer<
   /** What Node does not tell of a connection that was accepted, by its descriptor. */
   protected originOf(_fd: number): Origin | undefined {
     return undefined;
+  }
+
+  protected override stopAccepting(): void {
+    void this.#socket?.close();
   }
 
   protected override stopListening(): void {

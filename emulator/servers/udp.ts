@@ -52,6 +52,8 @@ export interface UDPServerOptions<Context> extends ServerOptions<Context>, Liste
    * CPython's `allow_reuse_address`.
    */
   readonly allowReuseAddress?: boolean;
+  /** A descriptor that is bound, which the server takes over and receives from; it binds nothing. Default: none. */
+  readonly fd?: number | undefined;
 }
 
 const UDP_NAMES = optionNamesOf<UDPServerOptions<unknown>>("a UDP server")({
@@ -59,6 +61,7 @@ const UDP_NAMES = optionNamesOf<UDPServerOptions<unknown>>("a UDP server")({
   ...LISTEN_NAMES,
   ...DATAGRAM_NAMES,
   allowReuseAddress: "boolean",
+  fd: true,
 });
 
 /** Serves datagrams, one at a time. CPython's `UDPServer`: what it gives a handler is a `Datagram`. */
@@ -114,13 +117,19 @@ export class UDPServer<Context = unknown> extends TCPServer<Context, Datagram> i
   }
 
   override async serverBind(): Promise<void> {
+    if (this.fd !== null) {
+      this.addressFamily = this.known(this.fd).family;
+      this.#address = await this.#transport.listen({ fd: this.fd }, formatAddress(this.endpoint));
+      this.#open = true;
+      return;
+    }
     const { address, port } = await this.resolve();
     const transport = this.#transport;
     const { kernel } = transport;
     if (this.allowReuseAddress) kernel.setsockopt(SOL_SOCKET, SO_REUSEADDR, 1);
     if (this.allowReusePort) kernel.setsockopt(SOL_SOCKET, SO_REUSEPORT, 1);
     if (this.ipv6Only) kernel.setsockopt(IPPROTO_IPV6, IPV6_V6ONLY, 1);
-    this.#address = await transport.listen(address, port, formatAddress(this.endpoint));
+    this.#address = await transport.listen({ address, port }, formatAddress(this.endpoint));
     this.#open = true;
   }
 
@@ -185,6 +194,22 @@ export class UDPServer<Context = unknown> extends TCPServer<Context, Datagram> i
     return 0;
   }
 
+  override async reserve(): Promise<number> {
+    const fd = await super.reserve();
+    this.receiveNoMore();
+    return fd;
+  }
+
+  /** What comes is for other processes that have the descriptor. */
+  protected receiveNoMore(): void {
+    this.#listener?.receiveNoMore();
+  }
+
+  /** The socket stays open until the last reply was sent. */
+  protected override stopAccepting(): void {
+    this.receiveNoMore();
+  }
+
   /** The socket stays open until the last reply was sent. Requests that arrive meanwhile are refused. */
   protected override stopListening(): void {}
 
@@ -218,8 +243,8 @@ class ServerDatagrams extends DgramTransport {
   }
 
   /** Binds it. Resolves to its address. */
-  async listen(address: string, port: number, said: string): Promise<Address | null> {
-    await this.open({ address, port }, said);
+  async listen(at: dgram.BindOptions, said: string): Promise<Address | null> {
+    await this.open(at, said);
     return this.localAddress;
   }
 

@@ -42,7 +42,7 @@ import { peerName } from "../kernel/descriptors/adopted.ts";
 import { neededLibc } from "../kernel/descriptors/libc.ts";
 import { checkedPath } from "../kernel/descriptors/sockaddr.ts";
 import type { Origin } from "../kernel/net-transport.ts";
-import { libcDatagrams } from "../sockets/libc-datagrams.ts";
+import { type LibcDatagrams, libcDatagrams } from "../sockets/libc-datagrams.ts";
 import { bindError } from "../sockets/resolve.ts";
 import { TCPServer } from "./tcp.ts";
 import { UDPServer, type UDPServerOptions } from "./udp.ts";
@@ -55,6 +55,8 @@ export interface UnixStreamServerOptions<Context>
     ListenerSecurity<HandlerClass<StreamSocket, Context>> {
   /** Limits and times of each connection. */
   readonly stream?: Partial<StreamOptions>;
+  /** A descriptor that is bound, or listens, which the server takes over and listens on; it binds nothing, and leaves the file where it is. Default: none. */
+  readonly fd?: number | undefined;
 }
 
 const { access: _, ...OTHER_NAMES } = SERVER_NAMES;
@@ -65,6 +67,7 @@ const UNIX_STREAM_NAMES = optionNamesOf<UnixStreamServerOptions<unknown>>()({
   tls: SERVER_TLS_NAMES,
   secureTransport: true,
   stream: STREAM_NAMES,
+  fd: true,
 });
 
 /**
@@ -104,6 +107,7 @@ export class UnixStreamServer<Context = unknown> extends TCPServer<Context> {
 
   override async serverBind(): Promise<void> {
     checkListen(this);
+    if (this.fd !== null) return super.serverBind();
     const path = this.#path;
     await bindPath(path, () => this.bind({ path }));
     this.#file = identityOf(path);
@@ -113,26 +117,37 @@ export class UnixStreamServer<Context = unknown> extends TCPServer<Context> {
   protected override originOf(fd: number): Origin {
     const peer = fd < 0 ? null : peerName(fd);
     return {
-      local: { family: "unix", path: this.#path },
+      local: (this.serverAddress as UnixAddress | null) ?? { family: "unix", path: this.#path },
       remote: peer?.family === "unix" ? peer : undefined,
     };
   }
 
+  /** Its file stays: it is the other process's now. */
+  protected override stopAccepting(): void {
+    this.#closeAt(() => super.stopAccepting(), this.#file !== null);
+    this.#file = null;
+  }
+
   protected override stopListening(): void {
+    const now = identityOf(this.#path);
+    this.#closeAt(() => super.stopListening(), now !== null && this.#file !== null && !same(now, this.#file));
+    this.#file = null;
+  }
+
+  /** Closes the listener. `others`: the file at the path is not to go with it. */
+  #closeAt(close: () => void, others: boolean): void {
     const path = this.#path;
-    const now = identityOf(path);
     const kept = `${path}.${process.pid}~`;
-    // Without koffi Node removes whatever is at the path (libuv, uv__pipe_close). A file that another has put there
-    // meanwhile is kept under a second name, and is back some microseconds later.
-    const keep = now !== null && this.#file !== null && !same(now, this.#file) && linked(path, kept);
-    super.stopListening();
+    // Without koffi Node removes whatever is at the path (libuv, uv__pipe_close). What is to stay is kept under a second
+    // name, and is back some microseconds later.
+    const keep = others && linked(path, kept);
+    close();
     if (keep) {
       linked(kept, path); // not by rename(2), which would replace a file made there in this moment
       fs.unlinkSync(kept);
-    } else {
+    } else if (!others) {
       removeOwn(path, this.#file);
     }
-    this.#file = null;
   }
 }
 
@@ -152,8 +167,10 @@ const UNIX_DATAGRAM_NAMES = optionNamesOf<UnixDatagramServerOptions<unknown>>()(
   ...OTHER_NAMES,
   ...PATH_NAMES,
   maxPacketSize: true,
+  fd: true,
 });
 
+const KIND = { family: AF_UNIX, type: SOCK_DGRAM, proto: 0 };
 const PACKAGE_CUT = 65_535; // bytes of a datagram that the package takes; it does not tell that it cut one
 const MAX_PENDING = 1024 * 1024; // bytes of replies that may wait for clients that do not read theirs
 const OVERHEAD = 256; // bytes that each of them counts beside its own
@@ -174,6 +191,7 @@ export class UnixDatagramServer<Context = unknown> extends UDPServer<Context> {
   static override readonly optionNames: OptionNames = UNIX_DATAGRAM_NAMES;
 
   #datagrams: PathDatagrams | undefined;
+  #address: UnixAddress | null = null;
   #file: Identity | null = null;
   #pending = 0; // bytes, with OVERHEAD
   readonly #permissions: Permissions;
@@ -215,19 +233,26 @@ export class UnixDatagramServer<Context = unknown> extends UDPServer<Context> {
   }
 
   override get serverAddress(): Address | null {
-    return this.#datagrams === undefined ? null : { family: "unix", path: this.#path };
+    return this.#datagrams === undefined ? null : this.#address;
   }
 
   override async serverBind(): Promise<void> {
     checkListen(this);
+    const { fd } = this;
+    this.#address = { family: "unix", path: this.#path };
+    if (fd !== null) {
+      const { localAddress } = this.known(fd);
+      if (localAddress?.family === "unix") this.#address = localAddress;
+      const datagrams =
+        libcDatagrams(KIND, fd) ?? (neededLibc("a descriptor of datagrams on a path", null) as never);
+      this.#hear(datagrams, Number.POSITIVE_INFINITY);
+      this.#datagrams = datagrams;
+      return;
+    }
     await bindPath(this.#path, async () => {
-      const libc = libcDatagrams({ family: AF_UNIX, type: SOCK_DGRAM, proto: 0 });
+      const libc = libcDatagrams(KIND);
       const datagrams: PathDatagrams = libc ?? new PackageDatagrams();
-      const most = libc === null ? PACKAGE_CUT : Number.POSITIVE_INFINITY;
-      datagrams.start({
-        message: (bytes, peer) => this.received(bytes, peer, bytes.length >= most),
-        error: (error) => this.#tellError(error, null),
-      });
+      this.#hear(datagrams, libc === null ? PACKAGE_CUT : Number.POSITIVE_INFINITY);
       try {
         await datagrams.bind(this.endpoint);
       } catch (error) {
@@ -238,6 +263,18 @@ export class UnixDatagramServer<Context = unknown> extends UDPServer<Context> {
     });
     this.#file = identityOf(this.#path);
     permit(this.#path, this.#permissions);
+  }
+
+  #hear(datagrams: PathDatagrams, most: number): void {
+    datagrams.start({
+      message: (bytes, peer) => this.received(bytes, peer, bytes.length >= most),
+      error: (error) => this.#tellError(error, null),
+    });
+  }
+
+  override async reserve(): Promise<number> {
+    neededLibc("a descriptor of datagrams on a path");
+    return super.reserve();
   }
 
   override post(data: Data, sender: Address | null, client: Address | null = sender): number {
@@ -271,6 +308,17 @@ export class UnixDatagramServer<Context = unknown> extends UDPServer<Context> {
     return bytes.length;
   }
 
+  /** (`node-unix-socket` goes on receiving, and what comes is refused.) */
+  protected override receiveNoMore(): void {
+    this.#datagrams?.receiveNoMore?.();
+  }
+
+  /** Its file stays: it is the other process's now. */
+  protected override stopAccepting(): void {
+    super.stopAccepting();
+    this.#file = null;
+  }
+
   /** Its file goes; the socket stays open until the last reply was sent. */
   protected override stopListening(): void {
     removeOwn(this.#path, this.#file);
@@ -294,7 +342,8 @@ export class ThreadingUnixDatagramServer<Context = unknown> extends ThreadingMix
 )<Context> {}
 
 /** The transport of the server. */
-type PathDatagrams = Pick<DatagramTransport, "kernel" | "start" | "bind" | "send" | "close">;
+type PathDatagrams = Pick<DatagramTransport, "kernel" | "start" | "bind" | "send" | "close"> &
+  Partial<Pick<LibcDatagrams, "receiveNoMore">>;
 
 /** The parts of `node-unix-socket` that are used. */
 interface DgramSocket {
@@ -407,6 +456,12 @@ const checkListen = (server: { readonly allowReusePort: boolean; readonly ipv6On
   if (server.allowReusePort || server.ipv6Only) {
     throw new TypeError("allowReusePort and ipv6Only are for ports; a path has none");
   }
+};
+
+/** The socket's file at `path` is this process's from now on. Gives what removes it, unless another was put there meanwhile. */
+export const ownPath = (path: string): (() => void) => {
+  const made = identityOf(path);
+  return () => removeOwn(path, made);
 };
 
 type Identity = Pick<BigIntStats, "dev" | "ino" | "birthtimeNs" | "isSocket">;

@@ -17,7 +17,7 @@ const sleep = (ms: number): Promise<void> => new Promise((resolve) => setTimeout
 const BATCH = 64; // datagrams received in one turn of the event loop
 
 /** Datagrams by libc, in every family. */
-class LibcDatagrams implements DatagramTransport {
+export class LibcDatagrams implements DatagramTransport {
   readonly kernel: Kernel;
   readonly #libc: Libc;
   readonly #family: number;
@@ -29,6 +29,7 @@ class LibcDatagrams implements DatagramTransport {
   #delayed = 0; // datagrams that wait for the kernel's room
   #last: Promise<void> = DONE; // when the last of them is sent
   #open = true;
+  #deaf = false; // receives no more
 
   /** `adopted`: the descriptor was made elsewhere, and may be bound. */
   constructor(libc: Libc, kind: Kind, fd: number, adopted: boolean) {
@@ -104,6 +105,12 @@ class LibcDatagrams implements DatagramTransport {
     }
   }
 
+  /** Receives no more; what comes is for other processes that have the descriptor. */
+  receiveNoMore(): void {
+    this.#deaf = true;
+    this.#unwatch?.();
+  }
+
   close(): void {
     if (!this.#open) return;
     this.#letGo();
@@ -130,11 +137,11 @@ class LibcDatagrams implements DatagramTransport {
   }
 
   #hear(): void {
-    this.#unwatch ??= this.#libc.watch(this.#fd, () => this.#receive());
+    if (!this.#deaf) this.#unwatch ??= this.#libc.watch(this.#fd, () => this.#receive());
   }
 
   #receive(): void {
-    for (let i = 0; i < BATCH && this.#open; i++) {
+    for (let i = 0; i < BATCH && this.#open && !this.#deaf; i++) {
       try {
         const received = this.#libc.recvfrom(this.#fd);
         if (received === null) return;
@@ -157,7 +164,7 @@ class LibcDatagrams implements DatagramTransport {
 }
 
 /** Datagrams by libc, over `fileno` or a new descriptor; `null` if there is no libc. */
-export const libcDatagrams = (kind: Kind, fileno = -1): DatagramTransport | null => {
+export const libcDatagrams = (kind: Kind, fileno = -1): LibcDatagrams | null => {
   const calls = libc();
   if (!calls?.watches) return null;
   const fd = fileno >= 0 ? fileno : calls.socket(kind.family, SOCK_DGRAM, kind.proto);

@@ -16,7 +16,7 @@ import {
   REUSEPORT,
   V6ONLY,
 } from "../kernel/descriptors/plain-options.ts";
-import { datagramHandleOf } from "../kernel/handles.ts";
+import { datagramHandleOf, receiveNoMore } from "../kernel/handles.ts";
 import { resolve, unboundName, versionOf } from "./resolve.ts";
 
 /** A `dgram.Socket` that is made when it is bound, since it takes some options only then. */
@@ -99,6 +99,11 @@ export abstract class DgramTransport implements DatagramTransport {
 
   protected failed(error: unknown, address?: Address): void {
     this.#sink?.error(SocketError.from(error, "ERR_INTERNAL", address && formatAddress(address)));
+  }
+
+  /** Receives no more; what comes is for other processes that have the descriptor. */
+  receiveNoMore(): void {
+    if (this.#socket !== null) receiveNoMore(this.#socket);
   }
 
   close(): Promise<void> {

@@ -64,6 +64,9 @@ const TABLE: Readonly<Record<string, Row>> = {
   getaddrinfo: (options) => emulator.getaddrinfo("127.0.0.1", 1, options),
   serveApp: (options) => emulator.serveApp(app, options),
   "serveApp, control": (options) => emulator.serveApp(app, { control: options }),
+  "serveApp, descriptors": (one: object) =>
+    emulator.serveApp(app, { descriptors: [{ name: "", fd: 0, ...one }] }),
+  serveCluster: (options) => emulator.serveCluster("file:///nowhere.ts", options),
   socket: (options) => emulator.socket(core.AF_INET, core.SOCK_STREAM, 0, options),
   Socket: (options) => new Socket(core.AF_INET).connect("127.0.0.1:1", options),
   streamSocket: (options) => emulator.streamSocket({ localAddress: "::1" } as never, options),

@@ -61,6 +61,17 @@ const ROOMS: Readonly<Record<string, Room>> = {
     ],
     packages: /^(node:|@hono\/node-server$)/,
   },
+  "emulator/cluster": {
+    below: [
+      ...SERVE,
+      "core/control",
+      ...KERNEL,
+      "emulator/servers",
+      "emulator/servers/forking",
+      "emulator/app",
+    ],
+    packages: /^node:/,
+  },
   "emulator/command": {
     below: [
       ...POOL,
@@ -71,6 +82,7 @@ const ROOMS: Readonly<Record<string, Room>> = {
       "emulator/servers",
       "emulator/wire",
       "emulator/app",
+      "emulator/cluster",
     ],
     packages: /^(node:|commander$)/,
   },

@@ -49,8 +49,7 @@ export interface Adopted {
  * reads /proc, which does not list a stream that is neither connected nor listening.
  */
 export const adopted = (fd: number, kind: Kind): Adopted => {
-  const calls = libc();
-  const known = calls === null ? knownByProc(fd, kind) : knownByLibc(calls, fd);
+  const known = knownDescriptor(fd, kind);
   if (known.family === kind.family && known.type === kind.type) return { fd, ...known };
   const said = (family: number, type: number): string => `family ${family}, type ${type}`;
   throw new SocketError(
@@ -59,7 +58,14 @@ export const adopted = (fd: number, kind: Kind): Adopted => {
   );
 };
 
-type Known = Omit<Adopted, "fd"> & Pick<Kind, "family" | "type">;
+/** What is known of a descriptor. */
+export type Known = Omit<Adopted, "fd"> & Pick<Kind, "family" | "type">;
+
+/** What a descriptor is; without libc, of a stream that neither listens nor is connected, `likely`. Throws `EBADF`, `ENOTSOCK`. */
+export const knownDescriptor = (fd: number, likely: Kind): Known => {
+  const calls = libc();
+  return calls === null ? knownByProc(fd, likely) : knownByLibc(calls, fd);
+};
 
 const knownByLibc = (calls: Libc, fd: number): Known => {
   const ask = (name: number): number => integer(calls.getsockopt(fd, SOL_SOCKET, name, 4));

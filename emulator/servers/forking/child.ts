@@ -9,57 +9,18 @@ import type { ProxyHeader } from "../../../core/net/proxy-header.ts";
 import { wholeMs } from "../../../core/options.ts";
 import type { StreamOptions } from "../../../core/sockets/stream-options.ts";
 import type { ServerTlsOptions } from "../../../core/sockets/tls.ts";
-import { fileURLToPath, lazy } from "../../builtin.ts";
 import type { ForkedServer } from "./forked-server.ts";
 import type { HandlerSource } from "./handler-source.ts";
 import { type Counts, fromWire, type Order, type Report, toWire, type WireError } from "./messages.ts";
+import { programAt, startProgram } from "./program.ts";
 
 const START_LIMIT = 30_000; // ms that a child may take to import its handler: a module may wait for ever at its top level
 const CANCEL_GRACE = 500; // ms that a cancelled request has to end before its child is killed: before the server tells it as stuck
 const END_GRACE = 1_000; // ms that a child has to end when it is needed no more
 const PING = 1_000; // ms between two pings of a child that has a request; less if a time-out is short
 
-const SOURCES = import.meta.url.endsWith(".ts"); // else dist/
-const CONDITION = "--conditions=socklet:source";
-/** The program of a child: in dist/ it is beside this code. */
-export const PROGRAM = fileURLToPath(new URL(`forking-child.${SOURCES ? "ts" : "js"}`, import.meta.url));
-
-// Options that only the parent may have: an inspector's port is taken, code on the command line is not the
-// child's, and a test runner loads modules for its own workers.
-const OWN =
-  /^(--inspect|--test|--watch|--check|--interactive|--input-type|--eval|--print|-c$|-i$|-e$|-p$|-pe$)/;
-const LOADS = /^(--require|--import|--loader|--experimental-loader|-r)(=|$)/;
-const RUNNER = /[\\/]vitest[\\/]/;
-
-/** The options of this process that a child needs, too: conditions, loaders, limits. */
-const inherited = (): string[] => {
-  const given = process.execArgv;
-  const kept: string[] = SOURCES && !given.includes(CONDITION) ? [CONDITION] : [];
-  for (let i = 0; i < given.length; i++) {
-    const [option = "", next = "-"] = given.slice(i, i + 2);
-    const alone = option.includes("="); // otherwise its value, if it has one, is the next
-    const own = OWN.test(option) || (LOADS.test(option) && RUNNER.test(alone ? option : next));
-    if (!own) kept.push(option);
-    else if (!alone && !next.startsWith("-")) i++;
-  }
-  return kept;
-};
-
-/** This process's environment, without an inspector in `NODE_OPTIONS`. */
-const environment = (): NodeJS.ProcessEnv => {
-  const { NODE_OPTIONS, ...rest } = process.env;
-  if (NODE_OPTIONS === undefined) return rest;
-  return { ...rest, NODE_OPTIONS: NODE_OPTIONS.replace(/--inspect\S*/g, "") };
-};
-
-/** Starts a process: this process's options, and `execArgv` after them. */
-const fork = (execArgv: readonly string[]): ChildProcess =>
-  lazy.childProcess.fork(PROGRAM, [], {
-    execArgv: [...inherited(), ...execArgv],
-    env: environment(),
-    serialization: "advanced", // bytes are bytes
-    stdio: ["ignore", "inherit", "inherit", "ipc"],
-  });
+/** The program of a child. */
+export const PROGRAM = programAt("forking-child", import.meta.url);
 
 /** A request on its way through a child. */
 export interface Job {
@@ -136,7 +97,7 @@ export class Child {
     this.delay = delay;
     this.#started.promise.catch(() => {}); // only the first is waited for
     const { name: server, context, execArgv, daemonThreads } = owner.server;
-    const process = fork(execArgv);
+    const process = startProgram(PROGRAM, execArgv);
     this.#process = process;
     process.on("error", (error) => {
       if (process.pid !== undefined) return;

@@ -1,0 +1,214 @@
+/**
+ * The program that a worker of a cluster runs: serves the app on the descriptors that it inherited. `worker.ts` is the
+ * other end, and `messages.ts` what the two say to each other.
+ */
+
+import type { ControlPlane } from "../../core/control/plane.ts";
+import { jsonOf, plain } from "../../core/describe.ts";
+import { SocketError } from "../../core/errors.ts";
+import { type App, isApp } from "../../core/serve/app.ts";
+import type { SockletEvent } from "../../core/serve/events.ts";
+import { ABORT_GRACE } from "../../core/serve/requests.ts";
+import { type Opened, openApp } from "../app/serve.ts";
+import { lazy } from "../builtin.ts";
+import { toWire } from "../servers/forking/messages.ts";
+import { eventToWire, isRare, type Order, type Report, type WorkerSettings } from "./messages.ts";
+
+const MOST_TOLD = 1024 * 1024; // characters of an event's JSON that are told: the rest would hold up the channel
+const DRAIN_TIMEOUT = 10_000; // ms; the default of ServeOptions
+
+const tell = (report: Report): void => {
+  if (process.connected) process.send?.({ socklet: report }, undefined, undefined, () => {}); // a primary that is gone is told nothing
+};
+
+/** Tells an event, what it holds of the handler's own as far as it can be cloned. */
+const tellEvent = (event: SockletEvent): void => {
+  const wire = eventToWire(
+    event.type === "handler" ? { ...event, detail: plain(event.detail, MOST_TOLD) } : event,
+  );
+  if (jsonOf(wire, MOST_TOLD).json !== undefined) tell(wire);
+};
+
+/** What was asked for, of this process's plane, and the streams that it has given. */
+class Calls {
+  readonly #plane: ControlPlane;
+  readonly #streams = new Map<number, { next(): Promise<IteratorResult<unknown>>; stop(): void }>();
+  #given = 0;
+
+  constructor(plane: ControlPlane) {
+    this.#plane = plane;
+  }
+
+  async call(method: string, args: readonly unknown[]): Promise<unknown> {
+    switch (method) {
+      case "next": {
+        const { done, value } = (await this.#streams.get(args[0] as number)?.next()) ?? { done: true };
+        if (done) this.#streams.delete(args[0] as number);
+        return done ? { done: true } : { done: false, value };
+      }
+      case "stop":
+        this.#streams.get(args[0] as number)?.stop();
+        return undefined;
+      case "events": {
+        const [id, after] = args as [string, number];
+        const stopping = new AbortController();
+        const events = await this.#plane.events(id, after, stopping.signal);
+        if (events === null) return null;
+        const iterator = events[Symbol.asyncIterator]();
+        const stream = ++this.#given;
+        this.#streams.set(stream, { next: () => iterator.next(), stop: () => stopping.abort() });
+        return stream;
+      }
+      default: {
+        const call = (this.#plane as unknown as Record<string, (...args: unknown[]) => unknown>)[method];
+        return call?.apply(this.#plane, args as unknown[]);
+      }
+    }
+  }
+}
+
+class Worker {
+  readonly #stopping = new AbortController(); // while it opens
+  readonly #free = Promise.withResolvers<void>();
+  #server: Opened | undefined;
+  #calls: Calls | undefined;
+  #drainTimeout = DRAIN_TIMEOUT;
+  #ending: Promise<void> | undefined;
+  #status = 0;
+
+  hear(order: Order): void {
+    switch (order.type) {
+      case "init":
+        void this.#serve(order);
+        break;
+      case "call":
+        void this.#answer(order.id, order.method, order.args);
+        break;
+      case "free":
+        this.#free.resolve();
+        break;
+      case "reload":
+        this.#server?.reload();
+        break;
+      case "close":
+      case "handOver":
+        this.end(order.type);
+        break;
+      case "abort":
+        this.#server?.abort();
+    }
+  }
+
+  /** Ends when it has drained. */
+  end(how: "close" | "handOver"): void {
+    this.#ending ??= this.#end(how);
+  }
+
+  async #serve(settings: WorkerSettings): Promise<void> {
+    const { number, module, secrets, events, descriptors, ticketKeys, data, host } = settings;
+    const { drainTimeout, certificate } = settings;
+    process.title = `socklet worker ${number}`;
+    this.#drainTimeout = drainTimeout ?? DRAIN_TIMEOUT;
+    const names =
+      Number.parseInt(process.versions.node, 10) < 24
+        ? undefined // it would cost each `await` of a handler
+        : new lazy.asyncHooks.AsyncLocalStorage<string>();
+    this.#catch(number, () => names?.getStore());
+    try {
+      const { app } = (await import(module)) as { readonly app?: App };
+      if (!isApp(app)) throw new SocketError("ERR_APP", `${module} exports no app`);
+      const server = await openApp(
+        app,
+        {
+          module,
+          ticketKeys,
+          descriptors: descriptors.map(({ name, fd }) => ({ name, fd })),
+          ...(host !== undefined && { host }),
+          ...(data !== undefined && { data }),
+          ...(drainTimeout !== undefined && { drainTimeout }),
+          ...(certificate && { certificate }),
+          ...(names && { handlerName: names }),
+          ...(events !== "none" && {
+            onEvent: (event: SockletEvent) => {
+              if (events === "all" || isRare(event)) tellEvent(event);
+            },
+          }),
+          signal: this.#stopping.signal,
+        },
+        {
+          places: descriptors.map(({ place }) => place),
+          keeps: settings.dials,
+          ...(secrets && { plane: { secrets } }),
+          ...(settings.waits && { after: this.#free.promise }),
+        },
+      );
+      this.#server = server;
+      if (server.plane !== null) this.#calls = new Calls(server.plane);
+      const listeners = server.listeners.map(({ info: _, ...listed }) => listed);
+      tell({ type: "ready", listeners, secured: server.secured });
+    } catch (error) {
+      if (!this.#stopping.signal.aborted) tell({ type: "unfit", error: toWire(error) });
+      this.#leave(1);
+    }
+  }
+
+  /** What nobody caught: after a rejection it goes on; an error may have left anything half done. */
+  #catch(number: number, name: () => string | undefined): void {
+    const said = (what: string, error: unknown): SocketError =>
+      new SocketError("ERR_HANDLER", `${what}${error instanceof Error ? `: ${error.message}` : ""}`, {
+        cause: error,
+      });
+    process.on("unhandledRejection", (error) => {
+      if (process.listenerCount("unhandledRejection") > 1) return;
+      const server = name() ?? `worker ${number}`;
+      tellEvent({ type: "error", server, address: null, error: said("unhandled rejection", error) });
+    });
+    process.on("uncaughtException", (error) => {
+      if (process.listenerCount("uncaughtException") > 1) return;
+      this.#status = 1;
+      tell({ type: "failing", error: toWire(said(`${name() ?? "nobody"}  uncaught exception`, error)) });
+      this.end("handOver");
+    });
+  }
+
+  async #answer(id: number, method: string, args: readonly unknown[]): Promise<void> {
+    try {
+      tell({ type: "answer", id, value: await this.#calls?.call(method, args) });
+    } catch (error) {
+      tell({ type: "answer", id, error: toWire(error) });
+    }
+  }
+
+  async #end(how: "close" | "handOver"): Promise<void> {
+    const server = this.#server;
+    if (server === undefined) {
+      this.#stopping.abort(); // what it has opened nobody has come to
+      this.#leave(0);
+      return;
+    }
+    this.#free.resolve();
+    let cut = 0;
+    const running = (): number => server.listeners.reduce((sum, { info }) => sum + info().running, 0);
+    const late = setTimeout(() => {
+      cut = running();
+    }, this.#drainTimeout); // before the server's own, which aborts them
+    await (how === "close" ? server.close() : server.handOver(() => tell({ type: "released" })));
+    clearTimeout(late);
+    tell({ type: "over", cut });
+    this.#leave(this.#status);
+  }
+
+  #leave(status: number): void {
+    const end = (): never => process.exit(status); // whatever a handler left running
+    if (process.connected)
+      process.send?.({ socklet: null }, undefined, undefined, end); // behind all that was told
+    else end();
+    setTimeout(end, ABORT_GRACE).unref();
+  }
+}
+
+const worker = new Worker();
+// They come to all processes of a terminal or a unit; the primary says what is to be done.
+for (const signal of ["SIGINT", "SIGTERM", "SIGHUP", "SIGUSR2"] as const) process.on(signal, () => {});
+process.on("message", (order: Order) => worker.hear(order));
+process.on("disconnect", () => worker.end("close")); // the primary is gone

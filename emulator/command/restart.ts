@@ -1,0 +1,72 @@
+/** What a SIGUSR2 does to a program that serves: another takes its place. */
+
+import { randomBytes } from "node:crypto";
+import type { ListenDescriptor } from "../app/descriptors.ts";
+import { notify } from "./notify.ts";
+import { describe, say } from "./output.ts";
+import { Successor } from "./successor.ts";
+
+/** What hands over: an app, or a cluster. */
+interface HandsOver {
+  readonly control: { readonly token: string | null } | null;
+  descriptors(): readonly ListenDescriptor[];
+  handOver(released?: () => void): Promise<unknown>;
+}
+
+/** 48 random bytes for the ticket keys of all listeners: this process's, and those of its successors. */
+export const newTicketKeys = (): Uint8Array => new Uint8Array(randomBytes(48));
+
+/** The restarts of one program. */
+export class Restarts {
+  readonly #server: HandsOver;
+  readonly #ticketKeys: Uint8Array;
+  readonly #tokens: string | undefined;
+  readonly #stop: AbortSignal;
+  readonly #replaced = Promise.withResolvers<void>();
+  #going = false;
+
+  /** `tokens`: those of the control routes, where they were made and not given. `stop`: aborted when this process is to end. */
+  constructor(
+    server: HandsOver,
+    inheritance: { readonly ticketKeys: Uint8Array; readonly tokens: string | undefined },
+    stop: AbortSignal,
+  ) {
+    this.#server = server;
+    this.#ticketKeys = inheritance.ticketKeys;
+    this.#tokens = inheritance.tokens;
+    this.#stop = stop;
+  }
+
+  /** Resolves when a successor serves, and what this process still had is over. */
+  get replaced(): Promise<void> {
+    return this.#replaced.promise;
+  }
+
+  /** Starts a successor, unless one is being started. Never rejects: where it does not serve, that is said, and this process goes on. */
+  async begin(): Promise<void> {
+    if (this.#stop.aborted || this.#going) {
+      say(`SIGUSR2: this process ${this.#stop.aborted ? "is ending" : "is starting its successor already"}`);
+      return;
+    }
+    this.#going = true;
+    say("SIGUSR2: starting the program anew on the same sockets");
+    try {
+      const descriptors = this.#server.descriptors();
+      const inheritance = {
+        ticketKeys: this.#ticketKeys,
+        removePaths: descriptors.map(({ removePath }) => removePath === true),
+        tokens: this.#tokens ?? this.#server.control?.token ?? undefined,
+      };
+      const successor = await Successor.start(this.#server.descriptors(), inheritance, this.#stop);
+      await notify(`MAINPID=${successor.pid}`); // by this process, which alone the manager may heed
+      say(`process ${successor.pid} serves now; this one ends what it has`);
+      await this.#server.handOver(() => successor.release()).finally(() => successor.leave());
+      this.#replaced.resolve();
+    } catch (error) {
+      this.#going = false;
+      say(
+        `the program could not be started anew, and this one goes on: ${describe(error).replace(/^Error: /, "")}`,
+      );
+    }
+  }
+}

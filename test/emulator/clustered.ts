@@ -1,0 +1,94 @@
+/** Clients of test/emulator/fixtures/clustered.ts, whose servers say in which process they are. */
+
+import dgram from "node:dgram";
+import { once } from "node:events";
+import net from "node:net";
+import tls from "node:tls";
+
+/** Where a listener is, as `net.connect` takes it: `tcp://127.0.0.1:7`, `unix:/path`. */
+export const placeOf = (url: string): net.TcpNetConnectOpts | net.IpcNetConnectOpts => {
+  if (url.startsWith("unix:")) return { path: url.slice("unix:".length) };
+  const { hostname, port } = new URL(url.replace(/^\w+:/, "http:"));
+  return { host: hostname, port: Number(port) };
+};
+
+/** All that comes until the end; rejects where the connection fails. */
+export const allOf = async (socket: net.Socket): Promise<string> => {
+  let text = "";
+  socket.setEncoding("utf8").on("data", (more: string) => {
+    text += more;
+  });
+  await once(socket, "end");
+  return text;
+};
+
+/** Says one line on a connection of its own, by TLS with `ca`; gives the reply's words. */
+export const ask = async (
+  url: string,
+  line = "hello",
+  { ca, session }: { readonly ca?: string; readonly session?: Buffer } = {},
+): Promise<{ readonly words: readonly string[]; readonly session: Buffer | undefined }> => {
+  const place = placeOf(url);
+  const socket = url.startsWith("tls:")
+    ? tls.connect({
+        ...place,
+        ca,
+        servername: "localhost",
+        ...(session && { session }),
+      } as tls.ConnectionOptions)
+    : net.connect(place);
+  let ticket: Buffer | undefined;
+  socket.on("session", (given: Buffer) => {
+    ticket = given;
+  });
+  socket.end(`${line}\n`);
+  try {
+    return { words: (await allOf(socket)).trim().split(" "), session: ticket };
+  } finally {
+    socket.destroy();
+  }
+};
+
+/** The process that answers. */
+export const pidAt = async (url: string, ca?: string): Promise<number> =>
+  Number((await ask(url, "hello", ca === undefined ? {} : { ca })).words[0]);
+
+/** A client of datagrams, on a port of its own. */
+export class Datagrams {
+  readonly #socket = dgram.createSocket("udp4");
+  readonly #place: { readonly host: string; readonly port: number };
+
+  constructor(url: string) {
+    this.#place = placeOf(url) as { readonly host: string; readonly port: number };
+  }
+
+  /** The process that answers; rejects after ten seconds. */
+  async pid(): Promise<number> {
+    this.#socket.send("?", this.#place.port, this.#place.host);
+    const [reply] = await once(this.#socket, "message", { signal: AbortSignal.timeout(10_000) });
+    return Number(reply);
+  }
+
+  [Symbol.dispose](): void {
+    this.#socket.close();
+  }
+}
+
+/** Asks, side by side, until as many processes have answered; gives them. */
+export const pidsAt = async (askOne: () => Promise<number>, count: number): Promise<Set<number>> => {
+  const pids = new Set<number>();
+  while (pids.size < count) {
+    for (const pid of await Promise.all(Array.from({ length: 8 }, askOne))) pids.add(pid);
+  }
+  return pids;
+};
+
+/** Whether a process is there. */
+export const runs = (pid: number): boolean => {
+  try {
+    process.kill(pid, 0);
+    return true;
+  } catch {
+    return false;
+  }
+};
