@@ -17,6 +17,7 @@ const SEVERAL = {
   context: "an app makes it of its platform, a test anew for each run; a server is given it",
   encoding: "a file has every encoding of TextDecoder, a conversation three",
   fetch: "a Hono app's fits the control client",
+  group: "a path's file has one, by number or name; a proxy's header tells that of its client's key exchange",
   incoming: "faults of datagrams are not those of streams",
   outgoing: "as incoming",
   params: "a session's come as JSON",
