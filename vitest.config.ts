@@ -38,6 +38,7 @@ export default defineConfig({
         test: {
           name: "node",
           include: ["test/{core,emulator,house,peers}/**/*.test.ts"],
+          env: { SOCKLET_LOG: "pretty" }, // what commands say on stderr is no terminal's here
           ...limits,
         },
       },

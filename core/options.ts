@@ -75,7 +75,6 @@ const REMARKS: OptionRemarks = {
   secureTransport: "what dials has it, and a server of streams in Node; in an app's listener, its options",
   tls: "what dials has it, and a server of streams in Node; in an app's listener, its options",
   allowReuseAddress: "it is an option of a UDP server; a TCP server has a property of that name",
-  access: "it is by IP address; who may come to a path is a matter of its file's permissions",
 };
 type OptionRemarks = Readonly<Record<string, string>>;
 

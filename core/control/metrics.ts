@@ -6,6 +6,7 @@
 
 import { peek } from "../describe.ts";
 import { SocketError } from "../errors.ts";
+import type { PoolInfo } from "../serve/client.ts";
 import type { OnEvent, SockletEvent } from "../serve/events.ts";
 import type { ListenerInfo } from "./plane.ts";
 
@@ -205,6 +206,52 @@ export class Metrics {
     ].join("");
   }
 }
+
+/** What pools say of themselves. */
+export const poolFamilies = (pools: readonly PoolInfo[]): Family[] => {
+  const family = (
+    name: string,
+    type: Family["type"],
+    help: string,
+    label: string,
+    values: (info: PoolInfo) => Readonly<Record<string, number>>,
+  ): Family => ({
+    name: `socklet_pool_${name}`,
+    help,
+    type,
+    samples: pools.flatMap((info) =>
+      Object.entries(values(info)).map(([value, count]) => ({
+        labels: { pool: info.name, ...(value !== "" && { [label]: value }) },
+        value: count,
+      })),
+    ),
+  });
+  return [
+    family("connections", "gauge", "Connections of pools, by state.", "state", (info) => {
+      const { connections, idle, leased, opening } = info;
+      return { idle, leased, busy: connections - idle - leased, opening };
+    }),
+    family("connections_limit", "gauge", "Connections that a pool may have.", "", ({ max }) => ({ "": max })),
+    family("running_calls", "gauge", "Calls that have begun.", "", ({ running }) => ({ "": running })),
+    family("waiting_calls", "gauge", "Calls and leases that wait for a connection.", "", ({ waiting }) => ({
+      "": waiting,
+    })),
+    family("calls_total", "counter", "Calls that are over, by what became of them.", "result", (info) => {
+      const { answered, lost, abandoned } = info;
+      return { answered, lost, abandoned };
+    }),
+    family(
+      "dials_total",
+      "counter",
+      "Connections that were dialled, by what became of it.",
+      "result",
+      (info) => {
+        const { opened, failed } = info;
+        return { opened, failed };
+      },
+    ),
+  ];
+};
 
 /** What listeners say of themselves; two of one name are added up. */
 const gauges = (listeners: readonly ListenerInfo[]): Family[] => {

@@ -335,6 +335,8 @@ export interface SessionTarget {
   readonly secureTransport: SecureTransport;
   /** Whom to trust, and who one is: an entry of the app's `dial` says so. */
   readonly tls: TlsOptions | undefined;
+  /** What goes first: as `tls`. */
+  readonly proxyHeader: Uint8Array | undefined;
   /** How it lasts; `null`: it is one connection. */
   readonly keep: Keep | null;
 }
@@ -382,6 +384,7 @@ export const sessionTarget = (app: App, spec: SessionSpec, allow: AllowList): Se
       "EINVAL",
     ),
     tls: declared?.tls,
+    proxyHeader: declared?.proxyHeader,
     keep,
   };
 };

@@ -389,6 +389,20 @@ export interface GateOptions {
   readonly maxRequestsPerAddress?: number | undefined;
 }
 
+/** Throws `TypeError` where a server on a path has `access` and no proxy that tells its clients' addresses. */
+export const checkPathAccess = ({
+  access,
+  proxyProtocol,
+}: {
+  readonly access?: unknown;
+  readonly proxyProtocol?: unknown;
+}): void => {
+  if (access === undefined || proxyProtocol !== undefined) return;
+  throw new TypeError(
+    'access is by IP address, and clients of a path have none: who may come is a matter of its file\'s permissions (mode, owner, group), or of what a proxy says, with proxyProtocol: { from: ["unix"] }',
+  );
+};
+
 /** A server's door: a peer is admitted or refused here, before anything is made for it. */
 export class Gate {
   readonly #list: PeerList | undefined;

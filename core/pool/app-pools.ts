@@ -57,13 +57,14 @@ export class AppPools implements AsyncDisposable {
   /** Makes the pools: what `client()` gave works from now on. */
   open<Context>({ context, onEvent, endpoint = (declared) => declared }: OpenPools<Context>): void {
     for (const [name, { Handler, endpoint: declared, ...options }] of Object.entries(this.#app.pools)) {
-      const { secureTransport, tls, limits } = options;
+      const { secureTransport, tls, proxyHeader, limits } = options;
       const given: DialledPoolOptions<Context> = {
         ...limits,
         name,
         context,
         secureTransport,
         ...(tls && { tls }),
+        ...(proxyHeader && { proxyHeader }),
       };
       const at = formatAddress(endpoint(declared));
       const pool = dialledPool(this.#Connector, at, Handler, { ...given, ...(onEvent && { onEvent }) });

@@ -5,7 +5,7 @@
 
 import type { MaybePromise } from "../bytes/data.ts";
 import { SocketError } from "../errors.ts";
-import { AllowList, PEER_NAMES, RATE_NAMES, ReplyBudget } from "../net/access.ts";
+import { AllowList, checkPathAccess, PEER_NAMES, RATE_NAMES, ReplyBudget } from "../net/access.ts";
 import { type AddressLike, type Endpoint, formatAddress, parseAddress } from "../net/address.ts";
 import {
   type AcceptOptions,
@@ -27,7 +27,7 @@ import {
   settleForking,
   settlePool,
 } from "../options.ts";
-import { dialable, secureTransportOf } from "../sockets/connect.ts";
+import { checkHeader, dialable, secureTransportOf } from "../sockets/connect.ts";
 import type { Datagram } from "../sockets/datagram.ts";
 import { STREAM_NAMES, type StreamOptions, settleStream } from "../sockets/stream-options.ts";
 import type { StreamSocket } from "../sockets/stream-socket.ts";
@@ -119,7 +119,7 @@ const KINDS: { readonly [Name in keyof Required<ListenerOptions>]: Kind } = {
   proxyProtocol: "every",
   requestTimeout: "every",
   idleTimeout: "every",
-  access: "ports",
+  access: "every",
   ipv6Only: "ports",
   allowReusePort: "ports",
   mode: "unix",
@@ -199,6 +199,7 @@ const checkListener = (
     checkCount("backlog", options.backlog ?? 1, 1);
     checkKeepAlive(options);
     checkPathOptions(options);
+    if (scheme === "unix") checkPathAccess(options);
     checkCount("maxPacketSize", options.maxPacketSize ?? 0, 0);
     if (options.amplification != null) new ReplyBudget(options.amplification);
   } catch (error) {
@@ -241,6 +242,8 @@ export interface DialEntry {
   readonly secureTransport?: SecureTransport;
   /** Whom to trust, and who one is. */
   readonly tls?: TlsOptions;
+  /** What goes first, before TLS: a header of the PROXY protocol, as `proxyHeader()` makes it. */
+  readonly proxyHeader?: Uint8Array;
   /** Has its sessions last: they are dialled again, and go on where they were. Default: a session is one connection. */
   readonly keep?: KeepOptions;
 }
@@ -250,6 +253,7 @@ const DIAL_ENTRY_NAMES = optionNamesOf<DialEntry>("an entry of dial")({
   address: true,
   secureTransport: true,
   tls: TLS_NAMES,
+  proxyHeader: true,
   keep: KEEP_NAMES,
 });
 
@@ -264,6 +268,8 @@ export interface PoolEntry extends PoolOptions {
   readonly secureTransport?: SecureTransport;
   /** Whom to trust and whose name to expect; where `secureTransport` is not `off`. */
   readonly tls?: TlsOptions;
+  /** What goes first on each connection, before TLS: a header of the PROXY protocol, as `proxyHeader()` makes it. */
+  readonly proxyHeader?: Uint8Array;
 }
 
 const POOL_ENTRY_NAMES = optionNamesOf<PoolEntry>("an entry of pools")({
@@ -272,6 +278,7 @@ const POOL_ENTRY_NAMES = optionNamesOf<PoolEntry>("an entry of pools")({
   address: true,
   secureTransport: true,
   tls: TLS_NAMES,
+  proxyHeader: true,
 });
 
 /** What `defineApp` takes. */
@@ -319,6 +326,7 @@ export interface AppPool {
   readonly endpoint: Endpoint;
   readonly secureTransport: SecureTransport;
   readonly tls: TlsOptions | undefined;
+  readonly proxyHeader: Uint8Array | undefined;
   readonly limits: Required<PoolOptions>;
 }
 
@@ -334,6 +342,7 @@ export interface App<Context = unknown, Handlers extends AnyHandlers<Context> = 
         readonly endpoint: Endpoint;
         readonly secureTransport: SecureTransport;
         readonly tls?: TlsOptions | undefined;
+        readonly proxyHeader?: Uint8Array | undefined;
         readonly keep: Keep | null;
       }
     >
@@ -461,7 +470,7 @@ export const defineApp = <Context = unknown, Handlers extends AnyHandlers<Contex
   const dial = Object.entries(definition.dial ?? {}).map(([name, entry]) => {
     checkNames(`dial.${name}`, entry, DIAL_ENTRY_NAMES);
     handlerOf(entry.handler, `dial.${name}`);
-    const { handler, tls } = entry;
+    const { handler, tls, proxyHeader } = entry;
     const keep = entry.keep === undefined ? null : keepOf(entry.keep, `dial.${name}.keep`);
     if (entry.secureTransport !== undefined && !SECURE_TRANSPORTS.includes(entry.secureTransport)) {
       throw wrong(
@@ -471,23 +480,26 @@ export const defineApp = <Context = unknown, Handlers extends AnyHandlers<Contex
     const endpoint = endpointOf(entry.address, `dial.${name}`, dialable);
     const secureTransport = soundly(`dial.${name}`, () => {
       if (tls !== undefined) checkTls(tls);
+      if (proxyHeader !== undefined) checkHeader(proxyHeader);
       return secureTransportOf(endpoint, entry);
     });
-    return [name, { handler, endpoint, secureTransport, keep, ...(tls !== undefined && { tls }) }] as const;
+    const first = { ...(tls !== undefined && { tls }), ...(proxyHeader !== undefined && { proxyHeader }) };
+    return [name, { handler, endpoint, secureTransport, keep, ...first }] as const;
   });
   const pools = Object.entries(definition.pools ?? {}).map(([name, entry]) => {
     const where = `pools.${name}`;
     checkNames(where, entry, POOL_ENTRY_NAMES);
     const Handler = handlerOf(entry.handler, where) as unknown as ClientHandlerClass<unknown, unknown>;
-    const { handler, address, secureTransport: how, tls, ...options } = entry;
+    const { handler, address, secureTransport: how, tls, proxyHeader, ...options } = entry;
     const endpoint = endpointOf(address, where, dialable);
     try {
       const limits = Object.freeze(settlePool(options));
       checkClient(Handler, limits.pipeline);
       if (how !== undefined) checkWord("secureTransport", how, SECURE_TRANSPORTS);
       if (tls !== undefined) checkTls(tls);
+      if (proxyHeader !== undefined) checkHeader(proxyHeader);
       const secureTransport = secureTransportOf(endpoint, entry);
-      const pool: AppPool = { handler, Handler, endpoint, secureTransport, tls, limits };
+      const pool: AppPool = { handler, Handler, endpoint, secureTransport, tls, proxyHeader, limits };
       return [name, Object.freeze(pool)] as const;
     } catch (error) {
       throw wrong(`${where}: ${(error as Error).message}`, error);

@@ -37,7 +37,7 @@ export const CONNECT_NAMES = optionNamesOf<ConnectOptions>("what dials")({
 });
 
 /** Throws `TypeError` where `header` is no PROXY protocol header of a stream. */
-const checkHeader = (header: unknown): void => {
+export const checkHeader = (header: unknown): void => {
   const right = "proxyHeader is what proxyHeader() makes: the bytes of a PROXY protocol header";
   if (!(header instanceof Uint8Array)) throw new TypeError(`${right}, not ${textOf(header, 40)}`);
   if (header[0] === 0x56)

@@ -8,7 +8,7 @@ import type { AddressInfo } from "node:net";
 import { TokenList, tokenEntries } from "../../core/control/auth.ts";
 import { ListenerLog } from "../../core/control/listeners.ts";
 import { LocalPlane } from "../../core/control/local.ts";
-import { Metrics } from "../../core/control/metrics.ts";
+import { Metrics, poolFamilies } from "../../core/control/metrics.ts";
 import { openApi } from "../../core/control/openapi.ts";
 import { type ControlPlane, listenerInfo } from "../../core/control/plane.ts";
 import { HttpError, problemResponse } from "../../core/control/problem.ts";
@@ -25,7 +25,7 @@ import { listenerUrl, type TCPServer } from "../servers/tcp.ts";
 import { FileArchive } from "./archive.ts";
 import { processMetrics } from "./process-metrics.ts";
 
-export { FileArchive, ListenerLog, LocalPlane, listenerInfo, Metrics, processMetrics }; // what serve.ts loads with this
+export { FileArchive, ListenerLog, LocalPlane, listenerInfo, Metrics, poolFamilies, processMetrics }; // what serve.ts loads with this
 
 // ---- Connections as sessions ----
 

@@ -417,17 +417,30 @@ export const openApp = async <Context>(
           metrics: (dialled) =>
             (metrics as Metrics).text(
               listeners.map(({ name, url, serve, info }) => parts.listenerInfo(name, url, serve, info())),
-              [dialledSessions(dialled), ...parts.processMetrics()],
+              [
+                dialledSessions(dialled),
+                ...parts.poolFamilies(pools?.infos() ?? []),
+                ...parts.processMetrics(),
+              ],
             ),
           poolInfos: () => pools?.infos() ?? [],
           ready: () => (delayed === undefined ? [] : ["this process is ending"]),
-          connector: ({ handler, HandlerClass, endpoint, connectTimeout, secureTransport, tls }) =>
+          connector: ({
+            handler,
+            HandlerClass,
+            endpoint,
+            connectTimeout,
+            secureTransport,
+            tls,
+            proxyHeader,
+          }) =>
             new Connector<Context>(endpoint, HandlerClass, {
               name: handler,
               context,
               connectTimeout,
               secureTransport,
               ...(tls !== undefined && { tls }),
+              proxyHeader,
               onEvent,
             }),
         });

@@ -64,9 +64,12 @@ program
   .option("--control-port <port>", "serve the control routes on this port (7100, if it is free)", portNumber)
   .option("--no-control", "serve no control routes")
   .addOption(
-    new Option("--log <format>", "how events are told on stderr: JSON, a line each and all of them, or text")
+    new Option(
+      "--log <format>",
+      "how events are told on stderr: JSON, a line each and all of them, or text (default: text on a terminal, else JSON)",
+    )
       .choices(LOG_FORMATS)
-      .default("pretty"),
+      .env("SOCKLET_LOG"),
   )
   .option("--verbose", "tell events of requests, too, not errors alone")
   .action(serve);

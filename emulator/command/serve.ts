@@ -131,12 +131,12 @@ interface ServeFlags {
   tls?: "self-signed";
   controlPort?: number;
   verbose?: boolean;
-  log: LogFormat;
+  log?: LogFormat;
 }
 
 export const serve = async (path: string, flags: ServeFlags): Promise<void> => {
   const { host } = flags;
-  setLog(flags.log);
+  setLog(flags.log ?? (process.stderr.isTTY ? "pretty" : "json"));
   if (host !== undefined) asked(`--host ${host}`, () => parseAddress({ hostname: host, port: 0 }));
   if (flags.control) asked("SOCKLET_TOKENS", () => controlTokens({}));
   const stop = new Stop(); // before all that takes time: the first listener may have a client at once

@@ -13,6 +13,7 @@ import type { BigIntStats } from "node:fs";
 import net from "node:net";
 import type { Data, MaybePromise } from "../../core/bytes/data.ts";
 import { SocketError, type SocketErrorCode } from "../../core/errors.ts";
+import { checkPathAccess } from "../../core/net/access.ts";
 import {
   type Address,
   type AddressLike,
@@ -47,9 +48,9 @@ import { bindError } from "../sockets/resolve.ts";
 import { TCPServer } from "./tcp.ts";
 import { UDPServer, type UDPServerOptions } from "./udp.ts";
 
-/** Options of a server on a path. `access` has no meaning there: it is by IP address. */
+/** Options of a server on a path. `access` is by IP address, and so for what proxies say: it needs `proxyProtocol`. */
 export interface UnixStreamServerOptions<Context>
-  extends Omit<ServerOptions<Context>, "access">,
+  extends ServerOptions<Context>,
     AcceptOptions,
     PathOptions,
     ListenerSecurity<HandlerClass<StreamSocket, Context>> {
@@ -59,9 +60,8 @@ export interface UnixStreamServerOptions<Context>
   readonly fd?: number | undefined;
 }
 
-const { access: _, ...OTHER_NAMES } = SERVER_NAMES;
 const UNIX_STREAM_NAMES = optionNamesOf<UnixStreamServerOptions<unknown>>()({
-  ...OTHER_NAMES,
+  ...SERVER_NAMES,
   ...ACCEPT_NAMES,
   ...PATH_NAMES,
   tls: SERVER_TLS_NAMES,
@@ -90,6 +90,7 @@ export class UnixStreamServer<Context = unknown> extends TCPServer<Context> {
   ) {
     super(serverAddress, RequestHandlerClass, options);
     checkedPath(this.#path);
+    checkPathAccess(options);
     this.#permissions = permissionsOf(options, this.#path);
   }
 
@@ -158,13 +159,10 @@ export class ThreadingUnixStreamServer<Context = unknown> extends ThreadingMixIn
 
 /** Options of a datagram server on a path. */
 export type UnixDatagramServerOptions<Context> = PathOptions &
-  Omit<
-    UDPServerOptions<Context>,
-    "access" | "ipv6Only" | "allowReusePort" | "allowReuseAddress" | "amplification"
-  >;
+  Omit<UDPServerOptions<Context>, "ipv6Only" | "allowReusePort" | "allowReuseAddress" | "amplification">;
 
 const UNIX_DATAGRAM_NAMES = optionNamesOf<UnixDatagramServerOptions<unknown>>()({
-  ...OTHER_NAMES,
+  ...SERVER_NAMES,
   ...PATH_NAMES,
   maxPacketSize: true,
   fd: true,
@@ -203,6 +201,7 @@ export class UnixDatagramServer<Context = unknown> extends UDPServer<Context> {
   ) {
     super(serverAddress, RequestHandlerClass, options);
     checkedPath(this.#path);
+    checkPathAccess(options);
     if (isAbstract(this.#path)) neededLibc("an abstract name of datagrams");
     this.#permissions = permissionsOf(options, this.#path);
   }

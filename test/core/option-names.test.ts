@@ -281,7 +281,6 @@ describe("it says which is meant", () => {
     ["forking, where nothing forks", TCPServer, { maxChildren: 5 }, "it is an option of a forking server"],
     ["streams of UDP", UDPServer, { stream: {} }, "and of a server of streams"],
     ["datagrams of TCP", TCPServer, { maxPacketSize: 5 }, "it is an option of a server of datagrams"],
-    ["networks of a path", UnixStreamServer, { access: {} }, "its file's permissions"],
     ["ports of a path", UnixStreamServer, { ipv6Only: true }, "a server that listens on a port"],
     [
       "half a name",

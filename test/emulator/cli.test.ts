@@ -33,7 +33,7 @@ class Cli {
   #exited = false;
   #look: (() => void)[] = []; // those who wait for a line
 
-  constructor(args: readonly string[], env: Readonly<Record<string, string>> = {}) {
+  constructor(args: readonly string[], env: Readonly<Record<string, string | undefined>> = {}) {
     this.process = spawn(
       process.execPath,
       ["--conditions=socklet:source", "emulator/command/cli.ts", ...args],
@@ -694,6 +694,43 @@ describe("what is asked wrongly, or cannot be done: one line on stderr, and the 
 });
 
 describe("--log", () => {
+  test("without it, text on a terminal, and JSON elsewhere", async () => {
+    const args = ["serve", `${fixtures}/served.ts`, "--any-port", "--no-control"];
+    const piped = new Cli(args, { SOCKLET_LOG: undefined });
+    await piped.port("WaitsForALine");
+    piped.kill("SIGTERM");
+    await piped.exit;
+    const types = piped.stderr.map((line) => JSON.parse(line).type);
+    expect(types).toContain("listening");
+    expect(types.at(-1)).toBe("closed");
+
+    const program = [
+      process.execPath,
+      "--conditions=socklet:source",
+      "emulator/command/cli.ts",
+      ...args,
+    ].join(" ");
+    const terminal = spawn("script", ["-qec", program, "/dev/null"], {
+      cwd: root,
+      env: { ...process.env, SOCKLET_LOG: undefined },
+      stdio: ["ignore", "pipe", "pipe"],
+    });
+    const exit = once(terminal, "close");
+    onTestFinished(() => void terminal.kill("SIGKILL"));
+    const lines: string[] = [];
+    for await (const line of createInterface(terminal.stdout)) {
+      lines.push(line);
+      const [, port] = /^WaitsForALine +tcp:\/\/127\.0\.0\.1:(\d+)/.exec(line) ?? [];
+      if (port === undefined) continue;
+      const client = new Client(Number(port));
+      await client.said("ready\n");
+      terminal.kill("SIGTERM"); // which script passes on, as a terminal that hangs up
+      client.socket.end("done\n");
+    }
+    await exit;
+    expect(lines.join("\n")).not.toContain('"type"');
+  });
+
   test("json: each event one line, errors whole, and so what the command itself says", async () => {
     const cli = new Cli(["serve", `${fixtures}/served.ts`, "--no-control", "--log", "json"]);
     const socket = net.connect(await cli.port("ThrowsEscapes"), "127.0.0.1").on("error", () => {});

@@ -10,6 +10,8 @@ import tls from "node:tls";
 import {
   type Address,
   AF_UNIX,
+  ClientHandler,
+  defineApp,
   type InternetAddress,
   type ParsedProxyHeader,
   type ProxyHeaderOptions,
@@ -21,12 +23,15 @@ import {
   SHUT_WR,
   SOCK_DGRAM,
   StreamRequestHandler,
+  streamHandler,
 } from "socklet";
+import { controlClient } from "socklet/control";
 import {
   ForkingTCPServer,
   ForkingUDPServer,
   ForkingUnixStreamServer,
   handlerFrom,
+  serveApp,
   socket,
   TCPConnector,
   TCPServer,
@@ -47,6 +52,7 @@ import { type Certificates, ownCertificates } from "../peers/certificates.ts";
 const CLIENT = "192.0.2.1:56324";
 const CAME_TO = "198.51.100.2:443";
 const SPEAKS = { source: CLIENT, destination: CAME_TO, authority: "example.org", checksum: true };
+const STRANGER = "PROXY TCP4 203.0.113.9 198.51.100.2 56324 443\r\n";
 const LINE = "PROXY TCP4 192.0.2.1 198.51.100.2 56324 443\r\n";
 
 /** Any of the family. */
@@ -596,4 +602,92 @@ describe("a connector speaks for somebody", () => {
   ])("%s is refused when the connector is made", (_, header, why) => {
     expect(() => new TCPConnector("127.0.0.1:1", Asks, { proxyHeader: header as Uint8Array })).toThrow(why);
   });
+});
+
+test("on a path, `access`, `rate` and limits by address go by what the proxy says, in servers and in apps", async () => {
+  const folder = await mkdtemp(join(tmpdir(), "socklet-access-"));
+  onTestFinished(() => rm(folder, { recursive: true }));
+  const options = { access: { allow: ["192.0.2.0/24"] }, proxyProtocol: { from: ["unix"] } } as const;
+  const told = new Told();
+  const Hello = streamHandler(({ wfile }) => void wfile.write("hello\n"));
+  await using server = new ThreadingUnixStreamServer(`unix:${folder}/s`, Hello, {
+    ...options,
+    onEvent: told.on,
+  });
+  await server.listen();
+  void server.serveForever();
+  const app = defineApp({
+    handlers: { hello: Hello },
+    listen: [{ handler: "hello", address: `unix:${folder}/a`, options }],
+  });
+  await using served = await serveApp(app, { onEvent: told.on });
+  expect(served.listeners).toHaveLength(1);
+  for (const path of [`${folder}/s`, `${folder}/a`]) {
+    const said = async (header: string): Promise<string> => {
+      const client = net.connect(path).on("error", () => {});
+      client.end(header);
+      let text = "";
+      client.on("data", (bytes) => {
+        text += bytes;
+      });
+      await once(client, "close");
+      return text;
+    };
+    expect(await said(LINE)).toBe("hello\n");
+    const refused = told.next("refused");
+    expect(await said(STRANGER)).toBe("");
+    expect(await refused).toMatchObject({ reason: "access", address: { hostname: "203.0.113.9" } });
+  }
+});
+
+test("an app's entries of dial and pools send a header", async () => {
+  const told: unknown[] = [];
+  const Tells = streamHandler(async ({ request, rfile, wfile }) => {
+    told.push(request.proxy?.authority);
+    wfile.write(`${await rfile.line()}\n`);
+  });
+  await using server = new ThreadingTCPServer("127.0.0.1:0", Tells, {
+    proxyProtocol: { from: ["127.0.0.1"] },
+  });
+  const { port } = (await server.listen()) as InternetAddress;
+  void server.serveForever();
+  class Calls extends ClientHandler<string, string | null> {
+    override async call(call: string): Promise<string | null> {
+      await this.request.sendall(`${call}\n`);
+      return this.rfile.line();
+    }
+  }
+  const to = { address: `127.0.0.1:${port}`, proxyHeader: proxyHeader(SPEAKS) };
+  let pooled: { call(call: string): Promise<string | null> } | undefined;
+  const app = defineApp({
+    handlers: {
+      hello: streamHandler(() => {}),
+      dials: streamHandler(({ wfile, rfile }) => {
+        wfile.write("x\n");
+        return rfile.line();
+      }),
+      calls: Calls,
+    },
+    listen: [{ handler: "hello", address: "127.0.0.1:0" }],
+    dial: { it: { handler: "dials", ...to } },
+    pools: { it: { handler: "calls", ...to } },
+    context: ({ pool }) => {
+      pooled = pool("it", Calls);
+    },
+  });
+  await using served = await serveApp(app, { control: { port: 0, tokens: "a-token-for-the-tests" } });
+  expect(await pooled?.call("y")).toBe("y");
+  const client = controlClient(String(served.control?.url), { token: "a-token-for-the-tests" });
+  expect(await client.sessions.run({ dial: "it" })).toMatchObject({ state: "ended", result: "x" });
+  expect(told).toEqual(["example.org", "example.org"]);
+  const wrong = { address: "127.0.0.1:1", proxyHeader: new Uint8Array(3) };
+  for (const kind of ["dial", "pools"] as const) {
+    const handler = kind === "dial" ? "hello" : "calls";
+    const define = () =>
+      defineApp({
+        handlers: { hello: streamHandler(() => {}), calls: Calls },
+        [kind]: { it: { handler, ...wrong } },
+      });
+    expect(define).toThrow(/ERR_APP: (dial|pools)\.it: proxyHeader is what proxyHeader\(\) makes/);
+  }
 });

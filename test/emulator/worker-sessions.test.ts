@@ -1,7 +1,7 @@
 /** Sessions of a Worker in real workerd, asked over HTTP, with real servers on the other end. */
 
 import net from "node:net";
-import { type InternetAddress, streamHandler } from "socklet";
+import { formatAddress, type InternetAddress, streamHandler } from "socklet";
 import type { ControlPlane, SessionInfo, SessionPage } from "socklet/control";
 import { TCPConnector, ThreadingTCPServer } from "socklet/emulator";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
@@ -15,6 +15,25 @@ import { type RunningWorker, runWorker } from "./workerd.ts";
 const TOKEN = "abcdefghijklmnop0123";
 let worker: RunningWorker;
 
+/** A server behind proxies: it tells each client whom it came for. */
+const proxied = async (tls?: object) => {
+  const Tells = streamHandler(({ request, clientAddress, wfile }) => {
+    wfile.write(
+      `${formatAddress(clientAddress)} ${request.proxy?.command} ${request.tls?.version ?? "plain"}\n`,
+    );
+  });
+  const server = new ThreadingTCPServer("127.0.0.1:0", Tells, {
+    proxyProtocol: { from: ["127.0.0.1"] },
+    ...(tls && { tls: tls as never }),
+  });
+  const { port } = (await server.listen()) as InternetAddress;
+  void server.serveForever();
+  closing.push(() => server.serverClose());
+  return port;
+};
+const closing: (() => Promise<void>)[] = [];
+const made = ownCertificates();
+
 beforeAll(async () => {
   worker = await runWorker({
     main: "test/worker/sessions-main.ts",
@@ -22,12 +41,27 @@ beforeAll(async () => {
     classes: { SOCKLET_SESSIONS: "SockletSession", SOCKLET_REGISTRY: "SockletRegistry" },
     vars: {
       SOCKLET_TOKENS: TOKEN,
+      PROXIED: `127.0.0.1:${await proxied()}`,
+      ...(made && { PROXIED_TLS: `localhost:${await proxied({ cert: made.cert, key: made.key })}` }),
       ALLOW: ["127.0.0.1:*", "localhost:*", "allowed.example:80", "*.below.example:80", "192.0.2.0/28:80"],
     },
   });
 });
 
-afterAll(() => worker.close());
+afterAll(async () => {
+  await worker.close();
+  for (const close of closing) await close();
+});
+
+test.each<readonly [dial: string, said: string]>([
+  ["proxied", "192.0.2.1:56324 PROXY plain"],
+  ...(made === null ? [] : [["proxiedTls", "192.0.2.1:56324 PROXY TLSv1.3"] as const]),
+])("an entry of dial sends a PROXY protocol header first: %s", async (dial, said) => {
+  const { id, ...ran } = await run({ dial });
+  expect(ran).toMatchObject({ state: "ended", result: 1 });
+  const { stdout } = await curl(id).ended;
+  expect(String(stdout)).toContain(said);
+});
 
 const headers = { authorization: `Bearer ${TOKEN}`, "content-type": "application/json" };
 

@@ -1,8 +1,8 @@
 /** `/v1/metrics`, read by Prometheus' own parser, and counted right. */
 
 import net from "node:net";
-import { defineApp, streamHandler } from "socklet";
-import { serveApp } from "socklet/emulator";
+import { ClientHandler, defineApp, type InternetAddress, type PoolClient, streamHandler } from "socklet";
+import { serveApp, ThreadingTCPServer } from "socklet/emulator";
 import { expect, onTestFinished, test } from "vitest";
 import { Told } from "../core/told.ts";
 import { python, pythonWith } from "./program.ts";
@@ -108,4 +108,44 @@ pythonWith("prometheus_client", "python3-prometheus-client")("Prometheus' own pa
     const shut = await fetch(`${url}/v1/metrics`);
     expect(shut.status).toBe(401);
   });
+});
+
+test("and those of an app's pools", async () => {
+  class Calls extends ClientHandler<string, string | null> {
+    override async call(call: string): Promise<string | null> {
+      await this.request.sendall(`${call}\n`);
+      return this.rfile.line();
+    }
+  }
+  await using peer = new ThreadingTCPServer("127.0.0.1:0", Echo);
+  const at = (await peer.listen()) as InternetAddress;
+  void peer.serveForever();
+  let pool: PoolClient<string, string | null> | undefined;
+  const app = defineApp({
+    handlers: { echo: Echo, calls: Calls },
+    listen: [{ handler: "echo", address: "127.0.0.1:0" }],
+    pools: { theirs: { handler: "calls", address: `127.0.0.1:${at.port}`, max: 3 } },
+    context: (platform) => {
+      pool = platform.pool("theirs", Calls);
+    },
+  });
+  await using server = await serveApp(app, { control: { port: 0, tokens: TOKEN } });
+  for (const call of ["a", "b"]) expect(await pool?.call(call)).toBe(call);
+  const headers = { authorization: `Bearer ${TOKEN}` };
+  const text = await (await fetch(`${server.control?.url}/v1/metrics`, { headers })).text();
+  const samples = text.split("\n").filter((line) => line.startsWith("socklet_pool_"));
+  expect(samples).toEqual([
+    'socklet_pool_connections{pool="theirs",state="idle"} 1',
+    'socklet_pool_connections{pool="theirs",state="leased"} 0',
+    'socklet_pool_connections{pool="theirs",state="busy"} 0',
+    'socklet_pool_connections{pool="theirs",state="opening"} 0',
+    'socklet_pool_connections_limit{pool="theirs"} 3',
+    'socklet_pool_running_calls{pool="theirs"} 0',
+    'socklet_pool_waiting_calls{pool="theirs"} 0',
+    'socklet_pool_calls_total{pool="theirs",result="answered"} 2',
+    'socklet_pool_calls_total{pool="theirs",result="lost"} 0',
+    'socklet_pool_calls_total{pool="theirs",result="abandoned"} 0',
+    'socklet_pool_dials_total{pool="theirs",result="opened"} 1',
+    'socklet_pool_dials_total{pool="theirs",result="failed"} 0',
+  ]);
 });

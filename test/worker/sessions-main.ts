@@ -4,7 +4,7 @@
  */
 
 import { env } from "cloudflare:workers";
-import { defineApp, SocketError, StreamRequestHandler } from "socklet";
+import { defineApp, proxyHeader, SocketError, StreamRequestHandler } from "socklet";
 import { type SockletBindings, workerFor } from "socklet/worker";
 import { PostgresClient } from "../../examples/postgres.ts";
 import { RespClient } from "../../examples/resp.ts";
@@ -13,6 +13,9 @@ import { Lines } from "../conformance/lines.ts";
 
 interface Bindings extends SockletBindings {
   readonly ALLOW?: readonly string[];
+  /** Servers behind proxies, plain and with TLS from the byte after the header. */
+  readonly PROXIED?: string;
+  readonly PROXIED_TLS?: string;
   readonly SMALL_SESSIONS?: unknown;
   readonly SMALL_REGISTRY?: unknown;
 }
@@ -101,11 +104,17 @@ const handlers = {
 };
 
 const { ALLOW = ["127.0.0.0/8:*", "localhost:*"] } = env as Bindings;
+const { PROXIED = "127.0.0.1:1", PROXIED_TLS = "localhost:1" } = env as Bindings;
+const SPEAKS = { source: "192.0.2.1:56324", destination: "198.51.100.2:443" };
 
 const app = defineApp<Context>({
   handlers,
   allow: ALLOW,
-  dial: { nowhere: { handler: "lines", address: "unix:/run/nowhere" } },
+  dial: {
+    nowhere: { handler: "lines", address: "unix:/run/nowhere" },
+    proxied: { handler: "lines", address: PROXIED, proxyHeader: proxyHeader(SPEAKS) },
+    proxiedTls: { handler: "lines", address: `tls://${PROXIED_TLS}`, proxyHeader: proxyHeader(SPEAKS) },
+  },
   context: ({ bindings }) => ({ secret: bindings.PASSWORD }),
 });
 

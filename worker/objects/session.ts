@@ -159,6 +159,7 @@ export class SessionObject extends PlatformObject<SockletBindings> implements Se
       connectTimeout,
       secureTransport,
       tls,
+      proxyHeader,
       keep,
     } = target;
     const run = async (hooks: SessionHooks): Promise<unknown> => {
@@ -173,6 +174,7 @@ export class SessionObject extends PlatformObject<SockletBindings> implements Se
         context,
         secureTransport,
         ...(tls !== undefined && { tls }),
+        proxyHeader,
         ...(connectTimeout !== undefined && { connectTimeout }),
         ...(onEvent !== undefined && { onEvent }),
       });

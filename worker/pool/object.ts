@@ -111,7 +111,7 @@ export class PoolObject extends PlatformObject<SockletBindings> implements PoolC
 
   async #make(part: Part): Promise<Open> {
     const { app, pools, onEvent } = this.#setup;
-    const { Handler, endpoint, secureTransport, tls, limits } = this.#entry(part);
+    const { Handler, endpoint, secureTransport, tls, proxyHeader, limits } = this.#entry(part);
     let context: unknown;
     try {
       context = await app.context(platformOf(app, pools, this.env as Record<string, unknown>));
@@ -130,6 +130,7 @@ export class PoolObject extends PlatformObject<SockletBindings> implements PoolC
     const pool = dialledPool(TCPConnector, endpoint, Handler, {
       ...options,
       ...(tls !== undefined && { tls }),
+      ...(proxyHeader !== undefined && { proxyHeader }),
       ...(onEvent !== undefined && { onEvent }),
     });
     return { pool, gate: new Gate(pool, own.maxWaiting) };
