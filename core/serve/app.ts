@@ -38,7 +38,6 @@ import {
   SECURE_TRANSPORTS,
   SERVER_TLS_NAMES,
   type SecureTransport,
-  securedWhen,
   TLS_NAMES,
   type TlsOptions,
 } from "../sockets/tls.ts";
@@ -193,7 +192,6 @@ const checkListener = (
   try {
     const { tls: _, secureTransport: __, ...rest } = options;
     new Checked(BaseRequestHandler as never, rest);
-    securedWhen(scheme, options, false);
     settleStream(options.stream);
     settleForking(options);
     checkCount("backlog", options.backlog ?? 1, 1);

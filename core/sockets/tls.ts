@@ -4,14 +4,7 @@
  */
 
 import { quoted } from "../describe.ts";
-import {
-  checkCount,
-  checkOptions,
-  checkTime,
-  checkWord,
-  type OptionNames,
-  optionNamesOf,
-} from "../options.ts";
+import { checkOptions, checkWord, type OptionNames, optionNamesOf } from "../options.ts";
 
 /** How a connection is secured: not, from its first byte (TLS), or later by `startTls()` (the Web platform's words). */
 export const SECURE_TRANSPORTS = ["off", "on", "starttls"] as const;
@@ -31,7 +24,11 @@ export interface CertificateOptions {
   readonly passphrase?: string | undefined;
 }
 
-const CERTIFICATE_NAMES = optionNamesOf<CertificateOptions>()({ cert: true, key: true, passphrase: true });
+export const CERTIFICATE_NAMES = optionNamesOf<CertificateOptions>()({
+  cert: true,
+  key: true,
+  passphrase: true,
+});
 
 /** The versions of TLS that may be the lowest. TLS 1.0 and 1.1 are deprecated (RFC 8996), and absent. */
 export const TLS_VERSIONS = ["TLSv1.2", "TLSv1.3"] as const;
@@ -122,9 +119,7 @@ export const MAX_HANDSHAKES = 1_000;
 /** The default of `sessionTimeout`, in ms: Node's. */
 export const SESSION_TIMEOUT = 300_000;
 
-const TICKET_KEYS = 48; // bytes; Node's
-
-const isObject = (value: unknown): value is Readonly<Record<string, unknown>> =>
+export const isObject = (value: unknown): value is Readonly<Record<string, unknown>> =>
   typeof value === "object" && value !== null && !Array.isArray(value) && !(value instanceof Uint8Array);
 
 const startsPem = (bytes: Uint8Array): boolean => {
@@ -160,7 +155,7 @@ const checkPems = (name: string, value: unknown): void => {
   else value.forEach((one, i) => void checkPem(`${name}[${i}]`, one));
 };
 
-const checkCertificate = (path: string, { cert, key, passphrase }: CertificateOptions): void => {
+export const checkCertificate = (path: string, { cert, key, passphrase }: CertificateOptions): void => {
   if (cert !== undefined) checkPem(`${path}cert`, cert);
   if (key !== undefined) checkPem(`${path}key`, key);
   if ((cert === undefined) !== (key === undefined)) {
@@ -173,7 +168,7 @@ const checkCertificate = (path: string, { cert, key, passphrase }: CertificateOp
 };
 
 /** Throws `TypeError` where `protocols` is no list for ALPN. */
-const checkProtocols = (name: string, protocols: readonly unknown[]): void => {
+export const checkProtocols = (name: string, protocols: readonly unknown[]): void => {
   if (protocols.length === 0) throw new TypeError(`${name} names no protocol; leave it out, or name one`);
   for (const protocol of protocols) {
     if (typeof protocol === "string" && /^[\x21-\x7e]{1,255}$/.test(protocol)) continue; // RFC 7301: 1 to 255 bytes
@@ -183,7 +178,7 @@ const checkProtocols = (name: string, protocols: readonly unknown[]): void => {
   }
 };
 
-const checkShared = (path: string, options: SharedTlsOptions): void => {
+export const checkShared = (path: string, options: SharedTlsOptions): void => {
   checkCertificate(path, options);
   if (options.ca !== undefined) checkPems(`${path}ca`, options.ca);
   if (options.crl !== undefined) {
@@ -206,9 +201,6 @@ export const checkTls = (options: TlsOptions, path = "tls."): void => {
   checkProtocols(`${path}alpn`, alpn);
 };
 
-const LABEL = "[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?";
-const SERVER_NAME = new RegExp(`^(\\*\\.)?${LABEL}(\\.${LABEL})*$`, "i");
-
 /** The protocols of `alpn`, most wanted first. */
 export const protocolsOf = (alpn: ServerTlsOptions["alpn"]): readonly string[] | undefined =>
   alpn === undefined || isList(alpn) ? alpn : Object.keys(alpn);
@@ -224,62 +216,6 @@ export const alpnHandlers = <Handler>(
   return alpn === undefined || isList(alpn) ? [] : Object.entries(alpn);
 };
 
-/**
- * Checks the values of a listener. Throws `TypeError` and `RangeError`. `certain`: it must have a certificate; an app may
- * be given one later.
- */
-export const checkServerTls = (options: ServerTlsOptions, certain: boolean, path = "tls."): void => {
-  checkOptions("a listener's tls", options, SERVER_TLS_NAMES);
-  checkShared(path, options);
-  const {
-    cert,
-    serverNames,
-    clientCertificate = "none",
-    alpn,
-    sessionTimeout,
-    ticketKeys,
-    maxHandshakes,
-  } = options;
-  checkWord(`${path}clientCertificate`, clientCertificate, ["none", "ask", "require"]);
-  if (clientCertificate === "none" && options.ca !== undefined) {
-    throw new TypeError(
-      `${path}ca is for client certificates: say ${path}clientCertificate "ask" or "require"; the certificates between yours and its authority go into ${path}cert`,
-    );
-  }
-  if (clientCertificate !== "none" && options.ca === undefined) {
-    throw new TypeError(
-      `${path}clientCertificate "${clientCertificate}" needs ${path}ca: the authorities that vouch for clients`,
-    );
-  }
-  if (serverNames !== undefined) {
-    if (!isObject(serverNames))
-      throw new TypeError(`${path}serverNames is an object of certificates by name`);
-    for (const [name, certificate] of Object.entries(serverNames)) {
-      const where = `${path}serverNames[${quoted(name)}]`;
-      if (!SERVER_NAME.test(name))
-        throw new TypeError(`${where}: a name is "example.com", or "*.example.com"`);
-      checkOptions(where, certificate, CERTIFICATE_NAMES);
-      checkCertificate(`${where}.`, certificate);
-      if (certificate.cert === undefined) throw new TypeError(`${where} has no cert and no key`);
-    }
-  }
-  if (certain && cert === undefined && Object.keys(serverNames ?? {}).length === 0) {
-    throw new TypeError(
-      `${path}cert and ${path}key are needed, or ${path}serverNames: a TLS server shows a certificate`,
-    );
-  }
-  if (alpn !== undefined) {
-    if (!Array.isArray(alpn) && !isObject(alpn))
-      throw new TypeError(`${path}alpn is a list of protocols, or an object of handlers by protocol`);
-    checkProtocols(`${path}alpn`, protocolsOf(alpn) ?? []);
-  }
-  if (sessionTimeout !== undefined) checkTime(`${path}sessionTimeout`, sessionTimeout, 1_000, true);
-  if (ticketKeys !== undefined && !(ticketKeys instanceof Uint8Array && ticketKeys.length === TICKET_KEYS)) {
-    throw new TypeError(`${path}ticketKeys is a Uint8Array of ${TICKET_KEYS} random bytes`);
-  }
-  if (maxHandshakes !== undefined) checkCount(`${path}maxHandshakes`, maxHandshakes, 1);
-};
-
 /** When a listener's connections are secured. */
 export interface ListenerSecurity<Handler = unknown> {
   /** How connections are secured, and with which certificates. Given, each is TLS from its first byte. */
@@ -287,36 +223,6 @@ export interface ListenerSecurity<Handler = unknown> {
   /** `"on"`: from its first byte. `"starttls"`: a connection begins plain, and its handler's `startTls()` secures it with what `tls` has. Default `"on"` where `tls` is given. */
   readonly secureTransport?: SecureTransport | undefined;
 }
-
-/**
- * When the connections of a listener are secured, whose address has this scheme. `certain`: as `checkServerTls`. Throws
- * `TypeError` and `RangeError`: a listener that is told of TLS never serves in the clear.
- */
-export const securedWhen = (
-  scheme: string | undefined,
-  { tls, secureTransport }: ListenerSecurity,
-  certain: boolean,
-): SecureTransport => {
-  if (secureTransport !== undefined) checkWord("secureTransport", secureTransport, SECURE_TRANSPORTS);
-  if (tls !== undefined) checkServerTls(tls, certain);
-  if (scheme === "tls") {
-    if (secureTransport !== undefined && secureTransport !== "on") {
-      throw new TypeError(
-        `tls:// is secured from its first byte, and secureTransport is "${secureTransport}"; write tcp://, or leave it out`,
-      );
-    }
-    if (tls === undefined && certain) throw new TypeError("a tls:// listener needs tls: { cert, key }");
-    return "on";
-  }
-  if (tls === undefined) {
-    if (secureTransport === undefined || secureTransport === "off") return "off";
-    if (certain)
-      throw new TypeError(`secureTransport "${secureTransport}" of a listener needs tls: { cert, key }`);
-    return secureTransport;
-  }
-  if (secureTransport !== "off") return secureTransport ?? "on";
-  throw new TypeError('secureTransport is "off", and tls is given; leave one of them out');
-};
 
 /** A peer's certificate. */
 export interface PeerCertificate {

@@ -10,7 +10,6 @@ import { printable } from "../../core/describe.ts";
 import { SocketError } from "../../core/errors.ts";
 import {
   type CertificateOptions,
-  checkServerTls,
   type PeerCertificate,
   type Pem,
   protocolsOf,
@@ -19,6 +18,7 @@ import {
   type TlsInfo,
   type TlsOptions,
 } from "../../core/sockets/tls.ts";
+import { checkServerTls } from "../../core/sockets/tls-listener.ts";
 import { fs, lazy } from "../builtin.ts";
 import { distrustOf, tellLaterErrors } from "./handles.ts";
 
@@ -131,7 +131,7 @@ export class ServerSecurity {
 
   /** Throws `TypeError`, `RangeError`: what is wrong, by its name. */
   constructor(options: ServerTlsOptions) {
-    checkServerTls(options, true);
+    checkServerTls(options);
     this.#ticketKeys = Buffer.from(options.ticketKeys ?? lazy.crypto.randomBytes(48));
     this.#options = options;
     [this.#contexts, this.#read] = this.#make(options);
@@ -179,7 +179,7 @@ export class ServerSecurity {
     const options = { ...this.#options, ...next };
     if (next.cert !== undefined && next.passphrase === undefined)
       delete (options as { passphrase?: string }).passphrase;
-    checkServerTls(options, true);
+    checkServerTls(options);
     const made = this.#make(options, true);
     [this.#contexts, this.#read] = made;
     this.#options = options;

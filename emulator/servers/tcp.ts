@@ -54,8 +54,8 @@ import {
   type ListenerSecurity,
   SERVER_TLS_NAMES,
   type SecureTransport,
-  securedWhen,
 } from "../../core/sockets/tls.ts";
+import { securedWhen } from "../../core/sockets/tls-listener.ts";
 import { fs, lazy } from "../builtin.ts";
 import { networkError } from "../kernel/addresses.ts";
 import { type Known, knownDescriptor } from "../kernel/descriptors/adopted.ts";
@@ -195,7 +195,7 @@ export class TCPServer<
     this.keepAlive = checkKeepAlive(options);
     this.fd = options.fd === undefined ? null : checkCount("fd", options.fd, 0);
     this.#stream = settleStream(options.stream);
-    this.#secured = securedWhen(endpoint.scheme, options, true);
+    this.#secured = securedWhen(endpoint.scheme, options);
     const { tls } = options;
     this.#handshakes = tls === undefined ? null : new Handshakes(tls, this.#stream.handshakeTimeout);
     this.#protocols = new Map(alpnHandlers(tls));

@@ -155,19 +155,6 @@ test.each<[string, unknown, RegExp]>([
     /listen\[0\] has no option secureTransport \(.*an app's listener, its options/,
   ],
   [
-    "a certificate that is none",
-    { handlers, listen: [{ handler: "stream", address: at, options: { tls: { cert: "x", key: "y" } } }] },
-    /listen\[0\]\.options: tls\.cert is PEM .*write \{ file: "x" \}/,
-  ],
-  [
-    "tls:// that is secured later",
-    {
-      handlers,
-      listen: [{ handler: "stream", address: "tls://:0", options: { secureTransport: "starttls" } }],
-    },
-    /listen\[0\]\.options: tls:\/\/ is secured from its first byte/,
-  ],
-  [
     "TLS of datagrams",
     { handlers, listen: [{ handler: "packet", address: "udp://:0", options: { tls: {} } }] },
     /listen\[0\]\.options of a threading udp:\/\/ listener has no option tls/,

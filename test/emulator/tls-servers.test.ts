@@ -7,12 +7,13 @@ import { join } from "node:path";
 import tls from "node:tls";
 import { fileURLToPath } from "node:url";
 import type { Address, InternetAddress, SockletEvent, StreamSocket } from "socklet";
-import { streamHandler } from "socklet";
+import { defineApp, streamHandler } from "socklet";
 import {
   createConnection,
   ForkingTCPServer,
   ForkingUnixStreamServer,
   handlerFrom,
+  serveApp,
   TCPConnector,
   TCPServer,
   type TCPServerOptions,
@@ -780,6 +781,19 @@ describe.skipIf(missing)("what is wrong is said by its name", () => {
     ];
     for (const [given, says] of options)
       expect(await errorOf(createConnection(socket.getpeername() as Address, given))).toMatch(says);
+  });
+
+  test("of an app, when it is listened on: a Worker does not carry what checks it", async () => {
+    const told = async (address: string, options: object): Promise<string> => {
+      const app = defineApp({ handlers: { Tell }, listen: [{ handler: "Tell", address, options }] });
+      return errorOf(serveApp(app));
+    };
+    expect(await told("127.0.0.1:0", { tls: { cert: "x", key: "y" } })).toMatch(
+      /tls\.cert is PEM .*write \{ file: "x" \}/,
+    );
+    expect(await told("tls://127.0.0.1:0", { secureTransport: "starttls" })).toMatch(
+      /tls:\/\/ is secured from its first byte/,
+    );
   });
 });
 
