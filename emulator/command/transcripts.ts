@@ -88,8 +88,12 @@ const asClient = async (
       if (udp) await sayByDatagrams(endpoint, script, timeout);
       else {
         const tls = ca === undefined ? {} : { tls: { ca: { file: ca } } };
-        await using stream = await createConnection(endpoint, tls);
-        await script.run(stream, { timeout });
+        const stream = await createConnection(endpoint, tls);
+        try {
+          await script.run(stream, { timeout });
+        } finally {
+          await stream.close();
+        }
       }
     } catch (error) {
       throw error instanceof UsageError ? error : ofConnection(number, error);

@@ -791,7 +791,7 @@ describe.skipIf(missing)("what is wrong is said by its name", () => {
     expect(await told("127.0.0.1:0", { tls: { cert: "x", key: "y" } })).toMatch(
       /tls\.cert is PEM .*write \{ file: "x" \}/,
     );
-    expect(await told("tls://127.0.0.1:0", { secureTransport: "starttls" })).toMatch(
+    expect(await told("tls://127.0.0.1:0", { secureTransport: "starttls", tls: pair(own) })).toMatch(
       /tls:\/\/ is secured from its first byte/,
     );
   });
