@@ -1,6 +1,6 @@
 /** All the examples as one app: `npm start` serves it in Node, `npm run dev` in workerd. */
 
-import { type BlobStorage, defineApp } from "socklet";
+import { type BlobStorage, defineApp, type PoolClient } from "socklet";
 import { Chat } from "./chat.ts";
 import { DnsDatagram, DnsStream } from "./dns.ts";
 import { Echo, EchoDatagram } from "./echo.ts";
@@ -8,6 +8,7 @@ import { FingerClient, FingerServer } from "./finger.ts";
 import { IrcClient } from "./irc.ts";
 import { MailRequestHandler } from "./mail.ts";
 import { MqttSubscriber } from "./mqtt.ts";
+import { Redis, type Reply, type Word } from "./redis.ts";
 import { RedisStreamReader, RedisSubscriber } from "./redis-follow.ts";
 import { KeyStore, RespClient, RespServer } from "./resp.ts";
 import { Greeting, GreetingClient, Transcript, TranscriptClient } from "./tutorial.ts";
@@ -17,6 +18,7 @@ interface Context {
   readonly storage: BlobStorage;
   readonly keys: KeyStore;
   readonly members: Set<Chat>;
+  readonly redis: PoolClient<readonly Word[], Reply>;
 }
 
 export const app = defineApp<Context>({
@@ -35,6 +37,7 @@ export const app = defineApp<Context>({
     finger: FingerServer,
     fingerClient: FingerClient,
     chat: Chat,
+    redis: Redis,
     redisStream: RedisStreamReader,
     redisSubscriber: RedisSubscriber,
     mqtt: MqttSubscriber,
@@ -88,5 +91,11 @@ export const app = defineApp<Context>({
     mqtt: { handler: "mqtt", address: "tcp://127.0.0.1:1883", keep: {} },
     irc: { handler: "irc", address: "tcp://127.0.0.1:6667", keep: {} },
   },
-  context: ({ storage }) => ({ storage, keys: new KeyStore(), members: new Set() }),
+  pools: { redis: { handler: "redis", address: "tcp://127.0.0.1:6380", max: 4, pipeline: 16 } },
+  context: ({ storage, pool }) => ({
+    storage,
+    keys: new KeyStore(),
+    members: new Set(),
+    redis: pool("redis", Redis),
+  }),
 });

@@ -4,13 +4,16 @@ import { DurableObject } from "cloudflare:workers";
 import { openApi } from "../core/control/openapi.ts";
 import { app } from "../examples/app.ts";
 import { Chat } from "../examples/chat.ts";
+import { poolsFor } from "./pool/pools.ts";
 import { WorkerServer } from "./serve/server.ts";
 import { workerFor } from "./serve/worker.ts";
 
-const worker = workerFor(app, { openApi });
+const pools = poolsFor(app);
+const worker = workerFor(app, { openApi, pools });
 
 export class SockletSession extends worker.Session {}
 export class SockletRegistry extends worker.Registry {}
+export class SockletPool extends pools.Pool {}
 export { SockletStorage } from "./objects/storage.ts";
 
 /** The chat's members meet in one object, because a request may not use what another one opened. */

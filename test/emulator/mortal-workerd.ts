@@ -13,9 +13,10 @@ export interface MortalWorkerd extends AsyncDisposable {
   kill(): Promise<void>;
 }
 
-/** Starts workerd. */
+/** Starts workerd. `direct`: it answers without Miniflare's own Worker in front, for which its options say so. */
 export const mortalWorkerd = async (
   options: ConstructorParameters<typeof Miniflare>[0],
+  direct = false,
 ): Promise<MortalWorkerd> => {
   const begin = async () => {
     const children: ChildProcess[] = [];
@@ -24,7 +25,8 @@ export const mortalWorkerd = async (
     };
     subscribe("child_process", started); // Miniflare does not tell it
     const miniflare = new Miniflare({ ...options, log: new Log(LogLevel.NONE) } as typeof options);
-    const { origin } = await miniflare.ready;
+    const ready = await miniflare.ready;
+    const { origin } = direct ? await miniflare.unsafeGetDirectURL() : ready;
     unsubscribe("child_process", started);
     return { miniflare, origin, process: children.find(({ spawnfile }) => spawnfile.includes("workerd")) };
   };

@@ -3,7 +3,6 @@
  * middle, as is workerd: each call is answered once, with its own reply, or fails once. `POOL_KILLS=100` kills as often.
  */
 
-import { convertV4MiniflareOptions } from "miniflare";
 import { type InternetAddress, type PoolInfo, streamHandler } from "socklet";
 import { controlClient } from "socklet/control";
 import { ThreadingTCPServer } from "socklet/emulator";
@@ -11,31 +10,11 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { type Certificates, ownCertificates } from "../peers/certificates.ts";
 import { describeWith, run } from "../peers/program.ts";
 import { type Mortal, mortalRedis, postgres, postgresCommand, postgresPassword } from "../peers/servers.ts";
-import { type MortalWorkerd, mortalWorkerd } from "./mortal-workerd.ts";
-import { workerScript } from "./worker-script.ts";
+import type { MortalWorkerd } from "./mortal-workerd.ts";
+import { poolsWorker, TOKEN } from "./pools-worker.ts";
 
-const TOKEN = "abcdefghijklmnop0123";
 const KILLS = Number(process.env.POOL_KILLS ?? 3);
 const CALLERS = 20;
-
-/** workerd with the Worker of test/worker/pools-main.ts. */
-const begin = async (bindings: Record<string, unknown>): Promise<MortalWorkerd> => {
-  const classes = ["SockletPool", "SockletSession", "SockletRegistry"];
-  const names = ["SOCKLET_POOLS", "SOCKLET_SESSIONS", "SOCKLET_REGISTRY"];
-  return mortalWorkerd(
-    convertV4MiniflareOptions({
-      name: "under-test",
-      modules: true,
-      script: await workerScript("test/worker/pools-main.ts"),
-      compatibilityDate: "2026-10-01",
-      compatibilityFlags: ["no_nodejs_compat", "no_nodejs_compat_v2"],
-      durableObjects: Object.fromEntries(
-        names.map((name, i) => [name, { className: classes[i] as string, useSQLite: true }]),
-      ),
-      bindings: { SOCKLET_TOKENS: TOKEN, ...bindings },
-    }),
-  );
-};
 
 interface Told {
   readonly value?: unknown;
@@ -125,7 +104,7 @@ describe("what crosses between a request and a pool's object", () => {
     lines = new ThreadingTCPServer("127.0.0.1:0", Parrot);
     const { port } = (await lines.listen()) as InternetAddress;
     void lines.serveForever();
-    workerd = await begin({ LINES: `127.0.0.1:${port}` });
+    workerd = await poolsWorker({ LINES: `127.0.0.1:${port}` });
   });
   afterAll(async () => {
     await workerd?.[Symbol.asyncDispose]();
@@ -222,11 +201,26 @@ describe("what crosses between a request and a pool's object", () => {
     ]);
   });
 
+  test("a lease says when it is over, and why", async () => {
+    const { value } = await ask(workerd, "leases");
+    const scope = [5, "EBADF"];
+    expect(value).toEqual([
+      ...scope,
+      2,
+      "ERR_REFUSED",
+      "ECANCELED",
+      "ECANCELED",
+      "ERR_CALL_LOST",
+      "ENOTCONN",
+    ]);
+    expect(await controlOf(workerd).pool("two")).toMatchObject({ leased: 0 });
+  });
+
   test("a pool of more than six connections has more than one object", async () => {
-    const served = (): Promise<PoolInfo> => controlOf(workerd).pool("two");
+    const served = (): Promise<PoolInfo> => controlOf(workerd).pool("twelve");
     const before = await served();
-    expect(before).toMatchObject({ name: "two", max: 12 });
-    for (let i = 0; i < 12; i++) await ask(workerd, "value/two/bytes/1");
+    expect(before).toMatchObject({ name: "twelve", max: 12 });
+    for (let i = 0; i < 12; i++) await ask(workerd, "value/twelve/bytes/1");
     const { answered, opened } = await served();
     expect([answered - before.answered, opened]).toEqual([12, 2]);
   });
@@ -237,7 +231,7 @@ describeWith(["redis-server"], "a Worker's pool of Redis", () => {
   let workerd: MortalWorkerd;
   beforeAll(async () => {
     server = await mortalRedis();
-    workerd = await begin({ REDIS: `127.0.0.1:${server.port}` });
+    workerd = await poolsWorker({ REDIS: `127.0.0.1:${server.port}` });
   });
   afterAll(async () => {
     await workerd?.[Symbol.asyncDispose]();
@@ -289,7 +283,11 @@ describeWith(["openssl", ...lacking], "a Worker's pool of PostgreSQL, with TLS a
   let workerd: MortalWorkerd;
   beforeAll(async () => {
     server = await postgres(ownCertificates() as Certificates);
-    workerd = await begin({ POSTGRES: `localhost:${server.port}`, PASSWORD: postgresPassword, MAX: 10 });
+    workerd = await poolsWorker({
+      POSTGRES: `localhost:${server.port}`,
+      PASSWORD: postgresPassword,
+      MAX: 10,
+    });
     await query("CREATE TABLE pairs (n int, half int)");
   });
   afterAll(async () => {

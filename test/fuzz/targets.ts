@@ -8,6 +8,7 @@ import { proxyHeaders } from "./proxy.ts";
 import { reader } from "./reader.ts";
 import { sockets } from "./sockets.ts";
 import type { Target } from "./target.ts";
+import { values } from "./values.ts";
 import { writer } from "./writer.ts";
 
 export const TARGETS: readonly Target[] = [
@@ -20,4 +21,5 @@ export const TARGETS: readonly Target[] = [
   commandArguments,
   ...proxyHeaders,
   ...framing,
+  values,
 ];

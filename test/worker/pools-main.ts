@@ -13,7 +13,7 @@ import {
   SocketError,
   StreamRequestHandler,
 } from "socklet";
-import { poolsFor, type SockletBindings, TCPConnector, workerFor } from "socklet/worker";
+import { poolsFor, type SockletBindings, TCPConnector, type WorkerLease, workerFor } from "socklet/worker";
 import {
   Postgres,
   PostgresClient,
@@ -127,6 +127,7 @@ export const app = defineApp<Context>({
       callTimeout: 1_500,
     },
     two: { handler: "values", address: of(bindings.LINES), max: 12 },
+    twelve: { handler: "values", address: of(bindings.LINES), max: 12 },
     gated: { handler: "values", address: of(bindings.LINES), max: 1, maxAttempts: 1 },
   },
   context: ({ pool }) => ({ redis: pool("redis", AppRedis) as PoolClient<readonly string[], Reply> }),
@@ -263,6 +264,32 @@ const ROUTES: Readonly<Record<string, Ask>> = {
       slow.call(["silent"]).catch((error) => error.code as string),
     );
     return Promise.all(all);
+  },
+  /** /leases: what calls of a lease are told: given back, by its scope, by its signal; and lost. */
+  leases: async () => {
+    const values = poolOf(env, "two", Values);
+    const codeOf = (call: Promise<unknown>): Promise<unknown> => call.catch((error) => error.code);
+    const told: unknown[] = [];
+    let kept: WorkerLease<readonly [name: string, given?: unknown], unknown>;
+    {
+      using lease = await values.lease();
+      kept = lease;
+      told.push(await lease.call(["given", 5]));
+    }
+    told.push(await codeOf(kept.call(["given", 5])));
+    await using other = await values.lease();
+    const { size } = (await other.call(["map"])) as Map<unknown, unknown>;
+    told.push(size, await codeOf(other.call(["socket"])));
+    const leaving = new AbortController();
+    const short = await values.lease({ signal: leaving.signal });
+    const silent = codeOf(short.call(["silent"]));
+    leaving.abort(new SocketError("ECANCELED"));
+    told.push(await silent, await codeOf(short.call(["given", 5])));
+    const lost = await poolOf(env, "values", Values).lease();
+    await lose("values/0");
+    told.push(await codeOf(lost.call(["given", 5])), await codeOf(lost.call(["given", 5])));
+    await lost.release();
+    return told;
   },
   /** /gated/N: so many callers of a pool of one connection. */
   gated: async ([n]) => {

@@ -261,7 +261,9 @@ class Unpacker {
   }
 
   #times<T>(read: () => T): T[] {
-    return Array.from({ length: this.#count() }, read);
+    const count = this.#count();
+    if (count > this.#bytes.length - this.#at) throw new RangeError("it is cut short"); // each takes a byte or more
+    return Array.from({ length: count }, read);
   }
 
   /** Throws `RangeError` where the bytes are cut short. */

@@ -48,7 +48,7 @@ export const addressOf = (text: string | undefined): Address | null => {
 };
 
 const FOREIGN =
-  "this connection belongs to another request, and a Worker cannot use it here; serve connections that meet on a Durable Object, by WorkerServer";
+  "this connection belongs to another request, and a Worker cannot use it here; what requests are to share belongs in a pool (poolsFor), and inbound connections that meet in a Durable Object (WorkerServer)";
 
 const REASONS: Readonly<Record<string, string>> = {
   ca: "it trusts the authorities of its platform; for one of your own set NODE_EXTRA_CA_CERTS where workerd runs locally",
