@@ -219,9 +219,9 @@ describe("JSON Lines", () => {
       "line 3: the client has left before, by a half-close",
     ],
     [
-      "a client's number in a stream",
-      `${header}{"at":1,"from":"client","peer":2,"text":""}\n`,
-      'line 2: there is no field "peer" here',
+      "the first client by number, in a stream",
+      `${header}{"at":1,"from":"client","peer":1,"text":""}\n`,
+      'line 2: "peer" is a whole number of 2 or more',
     ],
     [
       "the first client by number",
