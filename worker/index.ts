@@ -1,6 +1,7 @@
 /// <reference types="@cloudflare/workers-types" />
 /** `socklet/worker`: handlers in Cloudflare Workers. */
 
+export { type Lasting, lasting } from "../core/control/lasting.ts";
 export {
   getaddrinfo,
   getfqdn,

@@ -1,6 +1,7 @@
 /** The Worker that `wrangler.toml` deploys: the example app. The platform requires these exports. */
 
 import { DurableObject } from "cloudflare:workers";
+import { lasting } from "../core/control/lasting.ts";
 import { openApi } from "../core/control/openapi.ts";
 import { app } from "../examples/app.ts";
 import { Chat } from "../examples/chat.ts";
@@ -9,7 +10,7 @@ import { WorkerServer } from "./serve/server.ts";
 import { workerFor } from "./serve/worker.ts";
 
 const pools = poolsFor(app);
-const worker = workerFor(app, { openApi, pools });
+const worker = workerFor(app, { openApi, lasting, pools });
 
 export class SockletSession extends worker.Session {}
 export class SockletRegistry extends worker.Registry {}

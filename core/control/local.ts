@@ -12,6 +12,7 @@ import type { PoolInfo } from "../serve/client.ts";
 import type { BaseConnector } from "../serve/connector.ts";
 import type { StreamSocket } from "../sockets/stream-socket.ts";
 import type { SessionStore } from "./commits.ts";
+import { LastingSession } from "./lasting.ts";
 import { ListenerLog } from "./listeners.ts";
 import {
   type ControlPlane,
@@ -113,10 +114,11 @@ export class LocalPlane implements ControlPlane {
   readonly #timers = new Map<string, ReturnType<typeof setTimeout>>(); // of those that wait, by id
   #closed = false;
 
-  /** Throws `ERR_APP` where a rule of the app's `allow` is none. */
+  /** Throws `ERR_APP` where a rule of the app's `allow` is none, or a `schedule` no cron. */
   constructor(options: LocalPlaneOptions) {
     checkOptions("a local plane", options, LOCAL_PLANE_NAMES);
     this.#options = options;
+    LastingSession.check(options.app);
     this.#allow = new AllowList(options.app.allow);
   }
 
@@ -131,7 +133,7 @@ export class LocalPlane implements ControlPlane {
       let session: Session;
       try {
         const target = sessionTarget(app, spec, this.#allow);
-        session = Session.resume(record, { ...this.#settings(id, target), secrets, store });
+        session = LastingSession.resume(record, { ...this.#settings(id, target), secrets, store });
       } catch (error) {
         session = Session.restore(record, store, error);
       }
@@ -187,7 +189,7 @@ export class LocalPlane implements ControlPlane {
     } finally {
       this.#dialled--;
     }
-    const session = Session.start({ ...this.#settings(id, target), secrets, store });
+    const session = LastingSession.start({ ...this.#settings(id, target), secrets, store });
     this.#count(session);
     this.#keep(session);
     if (store === undefined) return session.info();

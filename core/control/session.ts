@@ -5,8 +5,7 @@
  * the `store` with the record as it then is, so that a Durable Object can keep both in one transaction, and
  * `Session.restore` can tell the truth of a session whose process is gone.
  *
- * A session that lasts (`keep`) has one connection after the other, its *attempts*. Its changes go through `Commits`: what
- * its handler emits and saves in one turn is kept together, and shown when it is kept.
+ * A session that lasts (`keep`) is a `LastingSession` (lasting.ts), which a Worker carries only where its app has one.
  *
  * Nothing here grows with a session's life: the log is bounded by count and bytes (the oldest events go first),
  * and a watcher has no queue of its own. It reads the log at its own pace and finds a gap in the ids where it
@@ -20,17 +19,13 @@ import { formatAddress } from "../net/address.ts";
 import { SHUT_WR } from "../net/constants.ts";
 import { checkOptions, optionNamesOf, wholeMs } from "../options.ts";
 import type { BaseConnector } from "../serve/connector.ts";
-import { nextTime } from "../serve/cron.ts";
 import { callListener } from "../serve/events.ts";
-import { type Keep, redialDelay, type StateKeeper } from "../serve/keep.ts";
-import { decodeState, encodeState } from "../serve/state.ts";
+import type { Keep, StateKeeper } from "../serve/keep.ts";
 import type { StreamSocket } from "../sockets/stream-socket.ts";
-import { Commits, type SessionChange, type SessionStore } from "./commits.ts";
+import type { SessionChange, SessionStore } from "./commits.ts";
 import {
-  type AttemptInfo,
   type ErrorInfo,
   isOver,
-  type KeptInfo,
   type SessionEvent,
   type SessionEventBody,
   type SessionInfo,
@@ -52,7 +47,7 @@ export const SESSION_LIMITS = {
   attempts: 20,
 } as const;
 
-const END_GRACE = 1_000; // ms that an aborted handler has to notice before its session is over without it
+export const END_GRACE = 1_000; // ms that an aborted handler has to notice before its session is over without it
 
 /** What a session gives to what it runs. */
 export interface SessionHooks {
@@ -94,7 +89,7 @@ export interface SessionOptions {
   readonly address: string;
   /** One connection, for a session that lasts one after the other. */
   readonly run: SessionRun;
-  /** How it lasts. Default `null`: it is one connection. */
+  /** How it lasts; `LastingSession` takes it. Default `null`: it is one connection. */
   readonly keep?: Keep | null;
   /** ms from its start until it is cut; `null`: never. */
   readonly deadline: number | null;
@@ -107,7 +102,7 @@ export interface SessionOptions {
   readonly store?: SessionStore | undefined;
 }
 
-const SESSION_NAMES = optionNamesOf<SessionOptions>("a session of a plane")({
+export const SESSION_NAMES = optionNamesOf<SessionOptions>("a session of a plane")({
   id: true,
   handler: true,
   direction: true,
@@ -130,155 +125,92 @@ export interface SessionRecord {
   readonly state?: string | null;
 }
 
-/** One handler on one connection, or of one that lasts on one after the other. Made by `Session.start`, `restore` or `resume`. */
+/** One handler on one connection. Made by `Session.start` or `restore`. What is protected is there for `LastingSession`. */
 export class Session {
   readonly id: string;
-  #info: SessionInfo;
-  readonly #log: EventLog<SessionEvent>;
-  readonly #store: SessionStore | undefined;
+  protected record: SessionInfo;
+  protected readonly log: EventLog<SessionEvent>;
+  protected readonly store: SessionStore | undefined;
   readonly #over = Promise.withResolvers<void>();
   readonly #waiting = new Set<() => void>(); // those who wait for its end
-  #controller = new AbortController(); // of the attempt that runs
+  /** Of the connection that there is. */
+  protected controller = new AbortController();
   #redact: Redactor = asIs;
-  #socket: StreamSocket | undefined;
-  #halfClosing: Promise<void> | undefined;
-  #blocked = false;
-  #timer: ReturnType<typeof setTimeout> | undefined;
-  readonly #options: SessionOptions | undefined; // `undefined`: it is only looked at
-  readonly #commits: Commits | undefined; // of one that lasts
-  #running: Promise<void> = DONE; // the attempt
-  #state: string | null = null; // as the handler saved it last
-  #keptState: string | null = null; // as it is kept
-  #done = false; // the handler said so
-  #ending = false;
-  #suspended = false;
+  protected socket: StreamSocket | undefined;
+  protected halfClosing: Promise<void> | undefined;
+  protected isBlocked = false;
+  protected timer: ReturnType<typeof setTimeout> | undefined;
+  /** `undefined`: it is only looked at. */
+  protected readonly options: SessionOptions | undefined;
+  protected running: Promise<void> = DONE;
+  protected ending = false;
 
-  private constructor(
+  protected constructor(
     info: SessionInfo,
     log: EventLog<SessionEvent>,
     store: SessionStore | undefined,
     options?: SessionOptions,
   ) {
     this.id = info.id;
-    this.#info = info;
-    this.#log = log;
-    this.#store = store;
-    this.#options = options;
-    if ((options?.keep ?? null) === null) return;
-    this.#commits = new Commits(store ?? { save() {} }, {
-      change: () => this.#change(this.#log.hidden),
-      kept: (change) => this.#kept(change),
-      lost: (error) => this.#lost(error),
-    });
+    this.record = info;
+    this.log = log;
+    this.store = store;
+    this.options = options;
   }
 
   /** Starts one: it runs from now on. Throws for an option that is none alone; what goes wrong is in the record. */
   static start(options: SessionOptions): Session {
     checkOptions("Session.start()", options, SESSION_NAMES);
-    const { keep = null } = options;
-    const info: SessionInfo = {
-      id: options.id,
-      handler: options.handler,
-      direction: options.direction ?? "outbound",
-      address: options.address,
-      peer: null,
-      state: "connecting",
-      startedAt: now(),
-      endedAt: null,
-      bytesRead: 0,
-      bytesWritten: 0,
-      result: null,
-      error: null,
-      kept: keep && NOT_TRIED,
-    };
-    const session = new Session(info, new EventLog<SessionEvent>(jsonSize), options.store, options);
-    if (keep === null) session.#running = session.#run(options);
-    else if (keep.schedule === null) session.#attempt(true);
-    else session.#await(Date.now(), nextTime(keep.schedule, Date.now()), null, true);
-    return session;
-  }
-
-  /**
-   * One that lasts and was kept, goes on: where it ran its connection is lost, and it is dialled again. `options` are those
-   * that it was started with. One that is over is only looked at.
-   */
-  static resume(record: SessionRecord, options: SessionOptions): Session {
-    checkOptions("Session.resume()", options, SESSION_NAMES);
-    const { info, events, state = null } = record;
-    if (isOver(info.state) || (options.keep ?? null) === null) return Session.restore(record, options.store);
-    const session = new Session(info, new EventLog(jsonSize, events), options.store, options);
-    session.#state = state;
-    session.#keptState = state;
-    const lost = new SocketError("ECONNABORTED", "the process that ran this session is gone");
-    if (info.state === "waiting")
-      session.#commits?.touch(true); // the store hears when to wake it
-    else session.#stop("cut", lost);
+    const session = new Session(newRecord(options), newLog(), options.store, options);
+    session.running = session.run(options);
     return session;
   }
 
   /** One that was kept, to be looked at. Where it was not over, its process is gone: it is `cut` now, and `store` is told; or it has `failed`, where there is an `error` for which it cannot go on. */
   static restore({ info, events }: SessionRecord, store?: SessionStore, error?: unknown): Session {
-    const session = new Session(info, new EventLog(jsonSize, events), store);
+    const session = new Session(info, newLog(events), store);
     const lost = new SocketError("ECONNABORTED", "the process that ran this session is gone");
-    if (isOver(info.state)) session.#ended();
-    else if (error === undefined) session.#stop("cut", lost);
-    else session.#stop("failed", error);
+    if (isOver(info.state)) session.ended();
+    else if (error === undefined) session.stop("cut", lost);
+    else session.stop("failed", error);
     return session;
   }
 
   get over(): boolean {
-    return isOver(this.#info.state);
+    return isOver(this.record.state);
   }
 
   /** Whether it has one connection after the other. */
   get lasts(): boolean {
-    return (this.#info.kept ?? null) !== null;
+    return (this.record.kept ?? null) !== null;
   }
 
   /** Resolves when what it did until now is kept; rejects where it cannot be. */
   get whenKept(): Promise<void> {
-    return this.#commits?.whenKept() ?? DONE;
+    return DONE;
   }
 
   /** Whether output waited for a peer that takes nothing when the session was ended. */
   get blocked(): boolean {
-    return this.#blocked;
+    return this.isBlocked;
   }
 
   /** The record as it is now. */
   info(): SessionInfo {
-    return this.over ? this.#info : { ...this.#info, ...this.#bytes() };
+    return this.over ? this.record : { ...this.record, ...this.bytes() };
   }
 
   /** When it wants `wake()`, in ms of the epoch: while it waits to be dialled. `null`: not at all. */
   get wakeAt(): number | null {
-    const { state, kept = null } = this.#info;
-    if (state !== "waiting" || this.#suspended) return null;
-    return Math.min(Date.parse(kept?.next ?? ""), this.#due);
+    return null;
   }
 
   /** Dials, where it is time to: what keeps it calls this at `wakeAt`. At another time it does nothing. */
-  wake(): void {
-    const at = this.wakeAt;
-    if (at === null || Date.now() < at) return;
-    if (Date.now() >= this.#due) void this.end(this.#late());
-    else this.#attempt();
-  }
+  wake(): void {}
 
   /** Ends the attempt that runs, since this process ends: another one goes on with what is kept. Resolves when all is. */
   async suspend(reason: SocketError): Promise<void> {
-    this.#suspended = true;
-    if (this.#attempts) {
-      this.#abort(reason);
-      let timer: ReturnType<typeof setTimeout> | undefined;
-      const grace = new Promise<void>((resolve) => {
-        timer = setTimeout(resolve, END_GRACE);
-      });
-      await Promise.race([this.#running, grace]);
-      clearTimeout(timer);
-      if (this.#attempts) this.#stop("cut", reason);
-    }
-    await this.whenKept.catch(() => {}); // its store has told
+    await this.end(reason);
   }
 
   /** The record when the session is over, or after `ms` as it is then. */
@@ -305,7 +237,7 @@ export class Session {
 
   /** As `ControlPlane.events`. */
   events(after = 0, signal?: AbortSignal): AsyncGenerator<SessionEvent, void, undefined> {
-    return this.#log.follow(after, signal);
+    return this.log.follow(after, signal);
   }
 
   /** Sends bytes by hand; resolves when there is room for more. Rejects with `ENOTCONN` where it does not run or its connection is closed, `ENOBUFS` where too much waits for the peer, and as `sendall`. */
@@ -319,7 +251,7 @@ export class Session {
         );
       }
       const size = wfile.write(bytes); // throws if nothing can be sent, or drops all: then nothing was, and flush() says why
-      if (size === bytes.length) this.#tell({ type: "sent", bytes: size });
+      if (size === bytes.length) this.tell({ type: "sent", bytes: size });
       await wfile.flush();
     });
   }
@@ -328,71 +260,68 @@ export class Session {
   halfClose(): Promise<SessionInfo> {
     return this.#byHand(async (socket) => {
       // Told as it begins, as what is sent is, and once: whoever asks again waits for the same end.
-      if (this.#halfClosing === undefined && !socket.closed) {
-        this.#halfClosing = socket.shutdown(SHUT_WR);
-        this.#halfClosing.catch(() => {}); // those who wait for it are told
-        this.#tell({ type: "halfClosed" });
+      if (this.halfClosing === undefined && !socket.closed) {
+        this.halfClosing = socket.shutdown(SHUT_WR);
+        this.halfClosing.catch(() => {}); // those who wait for it are told
+        this.tell({ type: "halfClosed" });
       }
-      await (this.#halfClosing ?? socket.shutdown(SHUT_WR));
+      await (this.halfClosing ?? socket.shutdown(SHUT_WR));
     });
   }
 
   /** Ends it, as `cut`; resolves when it is over, within a second even where the handler does not notice. */
   async end(reason = new SocketError("ECANCELED", "the session was ended by request")): Promise<SessionInfo> {
     if (!this.over) {
-      this.#ending = true;
-      if (this.#attempts) {
-        this.#abort(reason);
+      this.ending = true;
+      if (this.attempts) {
+        this.abort(reason);
         await this.wait(END_GRACE);
       }
-      this.#stop("cut", reason);
+      this.stop("cut", reason);
     }
     await this.whenKept.catch(() => {}); // its store has told
-    return this.#info;
+    return this.record;
   }
 
   // ---- Inside ----
 
   /** When it is cut, in ms of the epoch. */
-  get #due(): number {
-    const deadline = this.#options?.deadline ?? null;
-    return deadline === null ? Number.POSITIVE_INFINITY : Date.parse(this.#info.startedAt) + deadline;
+  protected get due(): number {
+    const deadline = this.options?.deadline ?? null;
+    return deadline === null ? Number.POSITIVE_INFINITY : Date.parse(this.record.startedAt) + deadline;
   }
 
-  #late(): SocketError {
-    const deadline = wholeMs(this.#options?.deadline ?? 0);
+  protected late(): SocketError {
+    const deadline = wholeMs(this.options?.deadline ?? 0);
     return new SocketError("ETIMEDOUT", `the session's deadline of ${deadline} passed`);
   }
 
-  #abort(reason: unknown): void {
-    if (this.#socket !== undefined && !this.#socket.closed) this.#blocked = !this.#socket.wfile.writable;
-    this.#controller.abort(reason);
-    this.#socket?.abort();
+  protected abort(reason: unknown): void {
+    if (this.socket !== undefined && !this.socket.closed) this.isBlocked = !this.socket.wfile.writable;
+    this.controller.abort(reason);
+    this.socket?.abort();
   }
 
-  async #run({ run, params, secrets = [], address, hint }: SessionOptions, atOnce = false): Promise<void> {
-    const controller = this.#controller;
+  protected async run({ run, params, secrets = [], address, hint }: SessionOptions): Promise<void> {
+    const controller = this.controller;
     const { signal } = controller;
     /** Whether this attempt is not over for the session: it may not have noticed that it was given up. */
-    const runs = (): boolean => this.#controller === controller && !this.over;
-    const attempt = this.#info.kept?.attempt;
-    this.#tell(
-      {
-        type: "connecting",
-        address,
-        ...(typeof hint === "string" && { hint }),
-        ...(attempt !== undefined && { attempt }),
-      },
-      atOnce,
-    );
-    if (this.#due < Number.POSITIVE_INFINITY) {
-      this.#timer = setTimeout(() => this.end(this.#late()), Math.max(this.#due - Date.now(), 0));
+    const runs = (): boolean => this.controller === controller && !this.over;
+    const attempt = this.record.kept?.attempt;
+    this.tell({
+      type: "connecting",
+      address,
+      ...(typeof hint === "string" && { hint }),
+      ...(attempt !== undefined && { attempt }),
+    });
+    if (this.due < Number.POSITIVE_INFINITY) {
+      this.timer = setTimeout(() => this.end(this.late()), Math.max(this.due - Date.now(), 0));
     }
     try {
       this.#redact = redactor([...secrets, ...stringsOf(params)]);
       const given = await run({
         signal,
-        keeper: this.#commits && this.#keeper(runs),
+        keeper: this.keeper(runs),
         opened: (socket) => this.#opened(socket, controller),
         emit: (detail) => {
           if (runs()) this.#emit(detail);
@@ -409,43 +338,43 @@ export class Session {
           `the handler's result is ${size} bytes of JSON, over the limit of ${SESSION_LIMITS.resultSize}; emit() it in pieces, or store it`,
         );
       }
-      this.#settle({ state: "ended", result });
+      this.settle({ state: "ended", result });
     } catch (error) {
       if (!runs()) return;
-      if (signal.aborted) this.#stop("cut", signal.reason);
-      else this.#stop("failed", error);
+      if (signal.aborted) this.stop("cut", signal.reason);
+      else this.stop("failed", error);
     }
   }
 
   #opened(socket: StreamSocket, controller: AbortController): void {
-    if (this.over || this.#controller !== controller) {
+    if (this.over || this.controller !== controller) {
       socket.abort(); // it was given up, and the dialling did not notice
       throw controller.signal.reason;
     }
-    this.#socket = socket;
+    this.socket = socket;
     const { proxy } = socket;
     const peer = proxy === null || proxy.carries === null ? socket.getpeername() : proxy.source;
-    const { kept = null } = this.#info;
-    this.#info = {
-      ...this.#info,
+    const { kept = null } = this.record;
+    this.record = {
+      ...this.record,
       state: "running",
       peer: peer && formatAddress(peer),
       kept: kept && { ...kept, openedAt: now() },
     };
-    this.#tell({ type: "open", peer: this.#info.peer });
+    this.tell({ type: "open", peer: this.record.peer });
   }
 
   #emit(detail: unknown): void {
     const said = redacted(plain(detail, SESSION_LIMITS.detailSize), this.#redact);
     const size = jsonSize(said);
-    this.#tell({ type: "handler", detail: size > SESSION_LIMITS.detailSize ? { omitted: size } : said });
+    this.tell({ type: "handler", detail: size > SESSION_LIMITS.detailSize ? { omitted: size } : said });
   }
 
   /** Does `work` on the connection. A session whose connection is closed is over for those who use it, even before its record says so. */
   async #byHand(work: (socket: StreamSocket) => Promise<void>): Promise<SessionInfo> {
-    const socket = this.#socket;
+    const socket = this.socket;
     if (socket === undefined || this.over) {
-      throw new SocketError("ENOTCONN", `the session is ${this.#info.state}, not running`);
+      throw new SocketError("ENOTCONN", `the session is ${this.record.state}, not running`);
     }
     try {
       await work(socket);
@@ -456,203 +385,99 @@ export class Session {
     return this.info();
   }
 
-  #stop(state: "failed" | "cut", thrown: unknown): void {
-    this.#settle({ state, error: this.#errorInfo(thrown) });
+  protected stop(state: "failed" | "cut", thrown: unknown): void {
+    this.settle({ state, error: this.#errorInfo(thrown) });
   }
 
-  /** The connection is over, and so is the session, unless it lasts. */
-  #settle(how: Outcome): void {
-    if (this.over) return;
-    const keep = this.#options?.keep ?? null;
-    if (keep !== null && this.#attempts) {
-      const over = this.#attemptOver(keep, how);
-      const next = this.#ending || (how.state === "ended" && this.#done) ? null : this.#nextTime(keep, how);
-      if (next !== null) {
-        this.#await(Date.now(), next, over);
-        return;
-      }
-    }
-    this.#finish(how);
+  /** The connection is over, and so is the session. */
+  protected settle(how: Outcome): void {
+    if (!this.over) this.finish(how);
   }
 
   /** The session is over, in this way; what comes later changes nothing. */
-  #finish(how: Outcome): void {
-    clearTimeout(this.#timer);
-    const bytes = this.#bytes();
-    const { kept = null } = this.#info;
-    this.#info = { ...this.#info, ...bytes, ...how, endedAt: now(), kept: kept && { ...kept, next: null } };
-    this.#socket = undefined;
+  protected finish(how: Outcome): void {
+    clearTimeout(this.timer);
+    const bytes = this.bytes();
+    this.record = { ...this.record, ...bytes, ...how, endedAt: now() };
+    this.socket = undefined;
     this.#redact = asIs; // which holds the secrets, and the record stays for long
-    if (how.state === "ended") this.#tell({ type: "ended", ...bytes });
-    else this.#tell({ type: how.state, ...bytes, error: how.error });
-    if (this.#commits === undefined) this.#ended(); // else when that is kept
+    if (how.state === "ended") this.tell({ type: "ended", ...bytes });
+    else this.tell({ type: how.state, ...bytes, error: how.error });
+    this.finished();
   }
 
-  #ended(): void {
-    this.#log.end();
+  /** The end is told. */
+  protected finished(): void {
+    this.ended();
+  }
+
+  protected ended(): void {
+    this.log.end();
     this.#over.resolve();
     for (const done of this.#waiting) done();
   }
 
   #errorInfo(thrown: unknown): ErrorInfo {
-    const fallback = this.#socket === undefined ? "ERR_CONNECT_FAILED" : "ERR_HANDLER";
+    const fallback = this.socket === undefined ? "ERR_CONNECT_FAILED" : "ERR_HANDLER";
     const { code, message } = errorInfo(thrown, fallback);
     return { code, message: this.#redact(message).slice(0, SESSION_LIMITS.messageSize) };
   }
 
   /** Those of all its connections. */
-  #bytes(): { bytesRead: number; bytesWritten: number } {
-    const { bytesRead = 0, bytesWritten = 0 } = this.#socket ?? {};
+  protected bytes(): { bytesRead: number; bytesWritten: number } {
+    const { bytesRead = 0, bytesWritten = 0 } = this.socket ?? {};
     return {
-      bytesRead: this.#info.bytesRead + bytesRead,
-      bytesWritten: this.#info.bytesWritten + bytesWritten,
+      bytesRead: this.record.bytesRead + bytesRead,
+      bytesWritten: this.record.bytesWritten + bytesWritten,
     };
   }
 
-  #tell(body: SessionEventBody, atOnce = false): void {
-    const shown = this.#commits === undefined;
-    const event = this.#log.add((id) => ({ id, at: now(), ...body }), shown);
-    if (this.#commits !== undefined) this.#commits.touch(atOnce);
-    else void this.#store?.save(this.#change([event]));
+  protected tell(body: SessionEventBody): void {
+    const event = this.log.add((id) => ({ id, at: now(), ...body }));
+    void this.store?.save(this.change([event]));
   }
 
-  #change(events: readonly SessionEvent[]): SessionChange {
-    const state = this.#state === this.#keptState ? null : this.#state;
-    return { info: this.info(), events, oldest: this.#log.oldest, state, wakeAt: this.wakeAt };
+  protected change(events: readonly SessionEvent[]): SessionChange {
+    return { info: this.info(), events, oldest: this.log.oldest, state: null, wakeAt: this.wakeAt };
   }
 
   /** Whether it is dialled, or runs. */
-  get #attempts(): boolean {
-    return this.#info.state === "connecting" || this.#info.state === "running";
+  protected get attempts(): boolean {
+    return this.record.state === "connecting" || this.record.state === "running";
   }
 
-  // ---- One that lasts ----
-
-  #attempt(atOnce = false): void {
-    const { kept = null } = this.#info;
-    const options = this.#options;
-    if (kept === null || options === undefined) return;
-    if (options.keep?.resume === false) this.#state = this.#keptState = null;
-    this.#controller = new AbortController();
-    this.#halfClosing = undefined;
-    this.#blocked = false;
-    this.#done = false;
-    this.#info = {
-      ...this.#info,
-      state: "connecting",
-      peer: null,
-      kept: { ...kept, attempt: kept.attempt + 1, startedAt: now(), openedAt: null, next: null },
-    };
-    this.#running = this.#run(options, atOnce);
-  }
-
-  /** The attempt that ran is over: it is in the record. */
-  #attemptOver({ redial }: Keep, how: Outcome): AttemptInfo {
-    const kept = this.#info.kept as KeptInfo;
-    const endedAt = now();
-    const { attempt: number, startedAt, openedAt } = kept;
-    const over: AttemptInfo = {
-      number,
-      startedAt: startedAt ?? endedAt,
-      openedAt,
-      endedAt,
-      how: how.state,
-      error: how.state === "ended" ? null : how.error,
-    };
-    const lasted = openedAt !== null && Date.parse(endedAt) - Date.parse(openedAt) >= redial.steady;
-    const attempts = [...kept.attempts, over].slice(-SESSION_LIMITS.attempts);
-    clearTimeout(this.#timer);
-    this.#info = {
-      ...this.#info,
-      ...this.#bytes(),
-      peer: null,
-      kept: { ...kept, failures: lasted ? 0 : kept.failures + 1, attempts },
-    };
-    this.#socket = undefined;
-    return over;
-  }
-
-  /** When it is dialled again, in ms of the epoch; `null`: never. */
-  #nextTime({ redial, schedule }: Keep, how: Outcome): number | null {
-    const at = Date.now();
-    if (this.#suspended) return at; // the next process need not wait
-    const kept = this.#info.kept as KeptInfo;
-    const usedUp = redial.maxAttempts !== null && kept.failures >= redial.maxAttempts;
-    const again = usedUp ? null : at + redialDelay(redial, kept.failures);
-    if (schedule === null) return again;
-    const due = nextTime(schedule, at);
-    if (how.state !== "ended" && again !== null) return Math.min(again, due ?? again);
-    this.#info = { ...this.#info, kept: { ...kept, failures: 0 } };
-    return due;
-  }
-
-  /** It waits for its next attempt. */
-  #await(at: number, next: number | null, over: AttemptInfo | null, atOnce = false): void {
-    const time = new Date(next ?? at).toISOString();
-    const { kept = null } = this.#info;
-    this.#info = { ...this.#info, state: "waiting", kept: kept && { ...kept, next: time } };
-    this.#controller = new AbortController(); // what still runs is none of ours
-    this.#tell({ type: "waiting", next: time, over }, atOnce || this.#log.last === 0);
-  }
-
-  /** What the handler of the attempt that runs is given. */
-  #keeper(runs: () => boolean): StateKeeper {
-    const state = (): unknown => (this.#state === null ? undefined : decodeState(this.#state));
-    return {
-      get state() {
-        return state();
-      },
-      save: (given) => {
-        const text = encodeState(given);
-        const over = "this handler's connection was given up; the next one's saves";
-        if (!runs()) return Promise.reject(new SocketError("ECANCELED", over));
-        const { kept = null } = this.#info;
-        this.#state = text;
-        this.#info = { ...this.#info, kept: kept && { ...kept, savedAt: now() } };
-        this.#commits?.touch();
-        return this.#commits?.whenKept() ?? DONE;
-      },
-      done: () => {
-        if (runs()) this.#done = true;
-      },
-    };
-  }
-
-  #kept({ events, state }: SessionChange): void {
-    if (state !== null) this.#keptState = state;
-    const last = events.at(-1);
-    if (last !== undefined) this.#log.show(last.id);
-    if (this.over) this.#ended();
-  }
-
-  /** What changed since the last that was kept could not be kept: it has not been, and the attempt ends. */
-  #lost(error: unknown): void {
-    if (this.over) {
-      this.#log.show(this.#log.last); // nothing can be undone any more
-      this.#ended();
-      return;
-    }
-    this.#log.drop();
-    this.#state = this.#keptState;
-    if (this.#attempts) this.#abort(SocketError.from(error, "ERR_INTERNAL"));
+  /** What the handler is given to keep its state with; `runs()`: whether its connection is the session's. */
+  protected keeper(_runs: () => boolean): StateKeeper | undefined {
+    return undefined;
   }
 }
 
 /** How one connection was over. */
-type Outcome = { state: "ended"; result: Json } | { state: "failed" | "cut"; error: ErrorInfo };
+export type Outcome = { state: "ended"; result: Json } | { state: "failed" | "cut"; error: ErrorInfo };
 
-const NOT_TRIED: KeptInfo = {
-  attempt: 0,
-  startedAt: null,
-  openedAt: null,
-  failures: 0,
-  next: null,
-  savedAt: null,
-  attempts: [],
-};
+/** The record of one that begins. */
+export const newRecord = (options: SessionOptions): SessionInfo => ({
+  id: options.id,
+  handler: options.handler,
+  direction: options.direction ?? "outbound",
+  address: options.address,
+  peer: null,
+  state: "connecting",
+  startedAt: now(),
+  endedAt: null,
+  bytesRead: 0,
+  bytesWritten: 0,
+  result: null,
+  error: null,
+  kept: null,
+});
+
+/** A log with these events. */
+export const newLog = (events: readonly SessionEvent[] = []): EventLog<SessionEvent> =>
+  new EventLog(jsonSize, events);
 
 const jsonSize = (value: unknown): number => sizeOf(JSON.stringify(value));
-const now = (): string => new Date().toISOString();
+export const now = (): string => new Date().toISOString();
 
 // ---- The log ----
 

@@ -22,7 +22,6 @@ import type { Datagram } from "../sockets/datagram.ts";
 import type { StreamSocket } from "../sockets/stream-socket.ts";
 import type { EndpointInfo } from "./events.ts";
 import type { StateKeeper } from "./keep.ts";
-import { decodeState, encodeState } from "./state.ts";
 
 /** What a handler can ask about its own request. */
 export interface RequestScope {
@@ -143,8 +142,7 @@ export abstract class BaseRequestHandler<
    */
   get state(): State {
     const { keeper } = this.server.scope(this.request);
-    const text = keeper === undefined ? unkept.get(this) : undefined;
-    const saved = text === undefined ? keeper?.state : decodeState(text);
+    const saved = keeper === undefined ? structuredClone(unkept.get(this)) : keeper.state;
     return (saved === undefined ? this.initialState : saved) as State;
   }
 
@@ -155,13 +153,13 @@ export abstract class BaseRequestHandler<
    *     this.emit(message);
    *     await this.save({ last: message.id }); // a message is told once, whatever ends in between
    *
-   * It outlives the connection in a session of an entry of `dial` with `keep`; elsewhere it lasts as long as this handler.
-   * Throws `TypeError` for what cannot be kept, `ERR_LIMIT` for a state that is too large.
+   * It outlives the connection in a session of an entry of `dial` with `keep`; elsewhere it lasts as long as this handler,
+   * and is copied by `structuredClone()`, without a check. Throws `TypeError` for what cannot be kept, `ERR_LIMIT` for a state that is too large.
    */
   save(state: State): Promise<void> {
     const { keeper } = this.server.scope(this.request);
     if (keeper !== undefined) return keeper.save(state);
-    unkept.set(this, encodeState(state));
+    unkept.set(this, structuredClone(state)); // what it may be is checked where it is kept
     return DONE;
   }
 
@@ -231,7 +229,7 @@ export abstract class BaseRequestHandler<
   }
 }
 
-const unkept = new WeakMap<object, string>(); // the states of handlers that nobody keeps them for
+const unkept = new WeakMap<object, unknown>(); // the states of handlers that nobody keeps them for
 
 /** One error of two, so that the second does not hide the first: both in `errors`, the first as `cause`. */
 export const bothErrors = (where1: string, first: unknown, where2: string, second: unknown): AggregateError =>

@@ -1,7 +1,6 @@
 /** How a session lasts: what an entry of an app's `dial` says as `keep`, and what keeps a handler's state. */
 
 import { checkCount, checkTime, MAX_TIMER, optionNamesOf } from "../options.ts";
-import { nextTime } from "./cron.ts";
 
 /** When what lasts is dialled again. Times are milliseconds. */
 export interface RedialOptions {
@@ -56,22 +55,12 @@ export interface Keep {
   readonly schedule: string | null;
 }
 
-/** `options` with what is not given. Throws `TypeError` and `RangeError`. */
+/** `options` with what is not given. What `schedule` says is checked where it is kept to. Throws `TypeError` and `RangeError`. */
 export const settleKeep = (options: KeepOptions): Keep => {
   const { redial = {}, resume = true, schedule = null } = options;
   const { retryDelay = 1_000, maxRetryDelay = 60_000, maxAttempts = null, steady = 10_000 } = redial;
   if (schedule !== null && typeof schedule !== "string") {
     throw new TypeError(`schedule is cron, as "0 6 * * *", not ${typeof schedule}`);
-  }
-  if (schedule !== null) {
-    const wrong = (why: string): RangeError => new RangeError(`schedule is "${schedule}"; ${why}`);
-    let next: number | null;
-    try {
-      next = nextTime(schedule, Date.now());
-    } catch (error) {
-      throw wrong((error as Error).message);
-    }
-    if (next === null) throw wrong("no such time comes");
   }
   checkTime("redial.retryDelay", retryDelay, 1);
   if (maxRetryDelay < retryDelay) {

@@ -3,8 +3,9 @@
 import { type App, defineApp, type KeepOptions, StreamRequestHandler } from "socklet";
 import { afterEach, describe, expect, test, vi } from "vitest";
 import type { SessionChange } from "../../core/control/commits.ts";
+import { LastingSession } from "../../core/control/lasting.ts";
 import type { SessionEvent, SessionInfo } from "../../core/control/plane.ts";
-import { SESSION_LIMITS, Session, type SessionOptions } from "../../core/control/session.ts";
+import { SESSION_LIMITS, type Session, type SessionOptions } from "../../core/control/session.ts";
 import { redialDelay, settleKeep } from "../../core/serve/keep.ts";
 import { MemoryPlace } from "./control-setup.ts";
 
@@ -219,8 +220,8 @@ describe("a schedule", () => {
     ["* * * * * *", /five fields/],
     ["0 0 30 2 *", /no such time comes/],
     ["", /MINUTE HOUR DAY MONTH WEEKDAY/],
-  ])("that is none is told where the app is defined: %j", (schedule, says) => {
-    expect(() => appWith({ schedule })).toThrow(says);
+  ])("that is none is told by the plane that would keep to it: %j", (schedule, says) => {
+    expect(() => placeOf({ schedule })).toThrow(says);
   });
 });
 
@@ -270,7 +271,7 @@ describe("what is emitted and saved in one turn", () => {
       for (let line = 1; line <= 6; line++) yield line;
     };
     const { changes, options } = stored(lines);
-    const whole = Session.start(options((change) => changes.push(change)));
+    const whole = LastingSession.start(options((change) => changes.push(change)));
     await whole.whenOver;
     expect(changes.length).toBeGreaterThan(6);
     for (let lost = 1; lost < changes.length; lost++) {
@@ -278,7 +279,7 @@ describe("what is emitted and saved in one turn", () => {
       const { info } = kept.at(-1) as SessionChange;
       const events = kept.flatMap(({ events }) => events);
       const state = kept.reduce<string | null>((before, { state }) => state ?? before, null);
-      const session = Session.resume(
+      const session = LastingSession.resume(
         { info, events, state },
         options(() => {}),
       );
@@ -299,7 +300,7 @@ describe("what is emitted and saved in one turn", () => {
     };
     const { options } = stored(lines);
     let fails = true;
-    const session = Session.start(
+    const session = LastingSession.start(
       options(({ state }) => {
         if (state === null || !state.includes("2") || !fails) return;
         fails = false;

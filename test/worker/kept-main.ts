@@ -1,7 +1,7 @@
 /** The Worker of the tests of sessions that last, whose objects a test can lose. */
 
 import { env } from "cloudflare:workers";
-import { type SockletBindings, workerFor } from "socklet/worker";
+import { lasting, type SockletBindings, workerFor } from "socklet/worker";
 import { type KeptPorts, keptApp } from "../conformance/kept-app.ts";
 
 interface Bindings extends SockletBindings {
@@ -9,7 +9,7 @@ interface Bindings extends SockletBindings {
   readonly SOCKLET_SESSIONS: DurableObjectNamespace<SockletSession>;
 }
 
-const worker = workerFor(keptApp((env as unknown as Bindings).PORTS));
+const worker = workerFor(keptApp((env as unknown as Bindings).PORTS), { lasting });
 
 export class SockletSession extends worker.Session {
   lose(): void {

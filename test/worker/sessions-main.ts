@@ -5,7 +5,7 @@
 
 import { env } from "cloudflare:workers";
 import { defineApp, proxyHeader, SocketError, StreamRequestHandler } from "socklet";
-import { type SockletBindings, workerFor } from "socklet/worker";
+import { lasting, type SockletBindings, workerFor } from "socklet/worker";
 import { PostgresClient } from "../../examples/postgres.ts";
 import { RespClient } from "../../examples/resp.ts";
 import { SmtpClient } from "../../examples/smtp-client.ts";
@@ -114,12 +114,18 @@ const app = defineApp<Context>({
     nowhere: { handler: "lines", address: "unix:/run/nowhere" },
     proxied: { handler: "lines", address: PROXIED, proxyHeader: proxyHeader(SPEAKS) },
     proxiedTls: { handler: "lines", address: `tls://${PROXIED_TLS}`, proxyHeader: proxyHeader(SPEAKS) },
+    // Nobody listens on port 1: each attempt fails, and the next is at the next time.
+    yearly: {
+      handler: "lines",
+      address: "127.0.0.1:1",
+      keep: { schedule: "0 0 1 1 *", redial: { maxAttempts: 1 } },
+    },
   },
   context: ({ bindings }) => ({ secret: bindings.PASSWORD }),
 });
 
-const worker = workerFor(app);
-const small = workerFor(app, { sessions: { maxRunning: 2, maxHistory: 3 } });
+const worker = workerFor(app, { lasting });
+const small = workerFor(app, { lasting, sessions: { maxRunning: 2, maxHistory: 3 } });
 
 export const { plane } = worker;
 

@@ -8,8 +8,9 @@ import {
 } from "cloudflare:test";
 import { env } from "cloudflare:workers";
 import { Hono } from "hono";
+import { defineApp, streamHandler } from "socklet";
 import type { ControlPlane, SessionEvent, SessionInfo } from "socklet/control";
-import { ConnectionSlots, createConnection, workerFor } from "socklet/worker";
+import { ConnectionSlots, createConnection, lasting, workerFor } from "socklet/worker";
 import { afterEach, beforeEach, describe, expect, inject, test } from "vitest";
 import { newSessionId } from "../../core/control/plane.ts";
 import { app as examples } from "../../examples/app.ts";
@@ -380,6 +381,71 @@ describe("an object that rests", () => {
   });
 });
 
+describe("a scheduled session", () => {
+  const waiting = isType("waiting");
+  const alarmOf = (id: string) =>
+    runInDurableObject(sessionObject(id), (_, { storage }) => storage.getAlarm());
+  const newYear = (year: number): string => `${year}-01-01T00:00:00.000Z`;
+  const nextYear = new Date().getUTCFullYear() + 1;
+
+  test("waits for its time, for which its object sets its alarm, and is not dialled before", async () => {
+    const { id, state, kept } = await plane().start({ dial: "yearly" });
+    started.push(id);
+    expect({ state, kept }).toMatchObject({
+      state: "waiting",
+      kept: { attempt: 0, next: newYear(nextYear) },
+    });
+    expect(await alarmOf(id)).toBe(Date.parse(newYear(nextYear)));
+    expect(await runDurableObjectAlarm(sessionObject(id))).toBe(true); // too early
+    expect(await alarmOf(id)).toBe(Date.parse(newYear(nextYear)));
+    expect(await plane().get(id)).toMatchObject({ state: "waiting", kept: { attempt: 0 } });
+  });
+
+  test("is dialled once for a time that passed while its object was away, and waits for the next", async () => {
+    const { id } = await plane().start({ dial: "yearly" });
+    started.push(id);
+    await runInDurableObject(sessionObject(id), (_, { storage }) => {
+      storage.sql.exec("UPDATE session SET info = json_set(info, '$.kept.next', ?)", newYear(nextYear - 1));
+    });
+    await evictDurableObject(sessionObject(id));
+    const events = await follow(id, (event) => waiting(event) && event.id > 1); // which wakes the object
+    expect(events.map(({ type }) => type)).toEqual(["waiting", "connecting", "waiting"]);
+    expect(await plane().get(id)).toMatchObject({
+      state: "waiting",
+      kept: { attempt: 1, next: newYear(nextYear), attempts: [{ number: 1, how: "failed" }] },
+    });
+    expect(await alarmOf(id)).toBe(Date.parse(newYear(nextYear)));
+  });
+
+  test("that is ended is over, and has no alarm", async () => {
+    const { id } = await plane().start({ dial: "yearly" });
+    expect(await plane().end(id)).toMatchObject({ state: "cut", kept: { attempt: 0, next: null } });
+    await plane().list({ limit: 1 }); // by now it has told the registry
+    expect(await alarmOf(id)).toBeNull();
+  });
+});
+
+describe("an app whose sessions last", () => {
+  const appWith = (schedule: string) =>
+    defineApp({
+      handlers: { one: streamHandler(() => {}) },
+      dial: { log: { handler: "one", address: "127.0.0.1:1", keep: { schedule } } },
+    });
+
+  test("needs the code for it, which a Worker has only if asked", () => {
+    expect(() => workerFor(appWith("0 6 * * *"))).toThrow(
+      /ERR_APP: dial\.log has keep.*workerFor\(app, \{ lasting \}\)/,
+    );
+    expect(() => workerFor(appWith("0 6 * * *"), { lasting })).not.toThrow();
+  });
+
+  test("is told of a schedule that is none", () => {
+    expect(() => workerFor(appWith("0 6 30 2 *"), { lasting })).toThrow(
+      /ERR_APP: dial\.log\.keep\.schedule is "0 6 30 2 \*"; no such time comes/,
+    );
+  });
+});
+
 describe("bounds", () => {
   const small = (): ControlPlane => smallPlane(env);
   const registry = () => env.SMALL_REGISTRY.getByName("registry");
@@ -449,7 +515,7 @@ describe("bounds", () => {
 
 describe("the control routes of a Worker", () => {
   const authorization = { headers: { authorization: "Bearer abcdefghijklmnop0123" } };
-  const worker = workerFor(examples);
+  const worker = workerFor(examples, { lasting });
   const context = { waitUntil() {}, passThroughOnException() {} } as unknown as ExecutionContext;
 
   test("can be mounted in a Hono app, under a path of its own or as routes", async () => {

@@ -17,6 +17,7 @@
 
 import type { MaybePromise } from "../../core/bytes/data.ts";
 import type { SessionChange, SessionStore } from "../../core/control/commits.ts";
+import type { Lasting } from "../../core/control/lasting.ts";
 import { isOver, type SessionInfo, type SessionSpec, sessionTarget } from "../../core/control/plane.ts";
 import {
   dialled,
@@ -67,6 +68,7 @@ export interface SessionSetup {
   readonly onEvent?: OnEvent | undefined;
   /** The app's pools. */
   readonly pools?: PoolAccess | undefined;
+  readonly lasting?: Lasting | undefined;
 }
 
 /** The object of one session. `workerFor(app).Session` is this class for that app. */
@@ -91,7 +93,9 @@ export class SessionObject extends PlatformObject<SockletBindings> implements Se
     const spec = this.#spec();
     if (spec === null || isOver(record.info.state)) return Session.restore(record, this.#store);
     try {
-      return Session.resume(record, this.#settings(record.info.id, spec));
+      const { lasting } = this.#setup;
+      if (lasting !== undefined) return lasting.resume(record, this.#settings(record.info.id, spec));
+      throw new SocketError("ERR_APP", "what is deployed by now keeps no sessions");
     } catch (error) {
       return Session.restore(record, this.#store, error); // what is deployed by now has no such entry
     }
@@ -118,7 +122,7 @@ export class SessionObject extends PlatformObject<SockletBindings> implements Se
     }
     const armed = this.ctx.storage.setAlarm(Date.now() + HEARTBEAT); // not awaited here: what follows is of its transaction
     this.#armed = "heartbeat";
-    const session = Session.start({
+    const session = (this.#setup.lasting ?? Session).start({
       ...settings,
       run: async (hooks) => {
         await admission.promise;

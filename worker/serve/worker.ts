@@ -2,6 +2,7 @@
 /** `workerFor(app)`: the module that a Worker deploys. */
 
 import type { Hono } from "hono";
+import type { Lasting } from "../../core/control/lasting.ts";
 import { ListenerLog } from "../../core/control/listeners.ts";
 import { type ControlPlane, type ListenerInfo, listenerInfo } from "../../core/control/plane.ts";
 import { controlRoutes } from "../../core/control/routes.ts";
@@ -31,6 +32,8 @@ export interface WorkerOptions {
   readonly openApi?: object;
   /** The app's pools, which `poolsFor(app)` makes. Without it, `pool()` in `context()` throws `ERR_APP`. */
   readonly pools?: PoolAccess;
+  /** The code of sessions that last, which `socklet/worker` has: an app with `keep` needs it. Default: none, and a smaller Worker. */
+  readonly lasting?: Lasting;
 }
 
 const WORKER_NAMES = optionNamesOf<WorkerOptions>("workerFor()")({
@@ -38,6 +41,7 @@ const WORKER_NAMES = optionNamesOf<WorkerOptions>("workerFor()")({
   sessions: SESSION_BOUNDS_NAMES,
   openApi: true,
   pools: true,
+  lasting: true,
 });
 
 /** A Worker's main module, and the classes that it must export. */
@@ -101,13 +105,22 @@ const limitsFor = (
  * classes are bound as `SOCKLET_SESSIONS` and `SOCKLET_REGISTRY`. `app.context` is called with the bindings: once in each
  * isolate for what the Worker accepts, and once in the object of each session.
  *
- * Throws `ERR_APP` if `definition` is not an app, or one of its `allow` rules is malformed.
+ * Throws `ERR_APP` if `definition` is not an app, one of its `allow` rules is malformed, or an entry of `dial` has `keep` and
+ * `lasting` is not given.
  */
 export const workerFor = <Context>(definition: App<Context>, options: WorkerOptions = {}): WorkerModule => {
   const app = definition as unknown as App; // only its handlers know the type of its context
   if (!isApp(app)) throw new SocketError("ERR_APP", "this is not an app: it must come from defineApp()");
   checkOptions("workerFor()", options, WORKER_NAMES);
-  const { onEvent, pools } = options;
+  const { onEvent, lasting, pools } = options;
+  const kept = Object.keys(app.dial).find((name) => app.dial[name]?.keep !== null);
+  if (lasting !== undefined) lasting.check(app);
+  else if (kept !== undefined) {
+    throw new SocketError(
+      "ERR_APP",
+      `dial.${kept} has keep, whose code a Worker has only if asked: workerFor(app, { lasting }), with lasting from "socklet/worker"`,
+    );
+  }
   const told = new ListenerLog();
   const tell: OnEvent = (event) => {
     told.tell(event);
@@ -167,7 +180,7 @@ export const workerFor = <Context>(definition: App<Context>, options: WorkerOpti
     plane,
     Session: class SockletSession extends SessionObject {
       constructor(state: PlatformState, env: unknown) {
-        super(state, env, { app, allow, onEvent, pools });
+        super(state, env, { app, allow, onEvent, lasting, pools });
       }
     },
     Registry: class SockletRegistry extends RegistryObject {
