@@ -13,7 +13,7 @@ export const workerScript = async (main: string): Promise<string> => {
     alias: { socklet: "./core/index.ts", "socklet/worker": "./worker/index.ts" },
     bundle: true,
     format: "esm",
-    external: ["cloudflare:*"],
+    external: ["cloudflare:*", "workerd:*"],
     conditions: ["workerd", "worker", "browser"],
     write: false,
   });

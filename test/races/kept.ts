@@ -166,12 +166,16 @@ export const keptThrough = async (
   let last = 0;
   let more = Promise.withResolvers<void>();
   let over = false;
+  let leaving = new AbortController(); // of who follows
+  let away = Promise.resolve();
   const follow = async (): Promise<void> => {
     while (!over) {
+      await away;
+      const { signal } = leaving;
       try {
         for await (const event of place
           .client()
-          .sessions.follow(id, { after: last }) as AsyncIterable<SessionEvent>) {
+          .sessions.follow(id, { after: last, signal }) as AsyncIterable<SessionEvent>) {
           if (event.id !== last + 1) gaps.push(event.id);
           last = event.id;
           if (event.type === "ended" || event.type === "failed" || event.type === "cut") over = true;
@@ -193,7 +197,18 @@ export const keptThrough = async (
       await server.publish(number);
     }
   };
-  const all: Readonly<Record<string, (id: string) => Promise<void>>> = { ...place.faults, ...server.faults };
+  const all: Record<string, (id: string) => Promise<void>> = { ...place.faults, ...server.faults };
+  const [[how, lose] = []] = Object.entries(server.faults);
+  if (place.evict !== undefined && lose !== undefined) {
+    all[`eviction of the object, with ${how}`] = async () => {
+      const back = Promise.withResolvers<void>();
+      away = back.promise;
+      leaving.abort();
+      leaving = new AbortController();
+      await Promise.all([place.evict?.(id), lose()]); // it waits for both: who follows, and the connection
+      back.resolve();
+    };
+  }
   const names = Object.keys(all);
   const faults: Record<string, number> = Object.fromEntries(names.map((name) => [name, 0]));
   const disturb = async (): Promise<void> => {

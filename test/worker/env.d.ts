@@ -14,3 +14,12 @@ declare namespace Cloudflare {
     mainModule: typeof import("./main.ts");
   }
 }
+
+/** What workerd has for tests, with the flag `unsafe_module`. */
+declare module "workerd:unsafe" {
+  const unsafe: {
+    /** Evicts the object of `stub`. It waits until the object has no open connection, and rejects after 30 s (workerd 2026-11-17). */
+    evict(stub: DurableObjectStub<undefined>): Promise<void>;
+  };
+  export default unsafe;
+}

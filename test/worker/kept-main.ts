@@ -1,6 +1,7 @@
 /** The Worker of the tests of sessions that last, whose objects a test can lose. */
 
 import { env } from "cloudflare:workers";
+import unsafe from "workerd:unsafe";
 import { lasting, type SockletBindings, workerFor } from "socklet/worker";
 import { type KeptPorts, keptApp } from "../conformance/kept-app.ts";
 
@@ -20,13 +21,19 @@ export class SockletRegistry extends worker.Registry {}
 
 export default {
   ...worker,
-  /** `/lose/ID` loses a session's object; all else is the control routes. */
+  /** `/lose/ID` aborts a session's object, `/evict/ID` evicts it when its connection is closed; all else is the control routes. */
   async fetch(request: Request, bindings: Bindings, ctx: ExecutionContext): Promise<Response> {
     const [, first, id = ""] = new URL(request.url).pathname.split("/");
-    if (first !== "lose") return worker.fetch(request, bindings, ctx);
-    await bindings.SOCKLET_SESSIONS.getByName(id)
-      .lose()
-      .catch(() => {}); // the call is lost with it
-    return new Response("lost");
+    const object = bindings.SOCKLET_SESSIONS.getByName(id);
+    switch (first) {
+      case "lose":
+        await object.lose().catch(() => {}); // the call is lost with the object
+        return new Response("lost");
+      case "evict":
+        await unsafe.evict(object);
+        return new Response("evicted");
+      default:
+        return worker.fetch(request, bindings, ctx);
+    }
   },
 };
