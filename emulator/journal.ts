@@ -17,8 +17,8 @@ const lineOf = (entry: string): string => `${checksum(entry)} ${entry}\n`;
 
 /**
  * A file of entries, each a line of text, that are there or not as a whole, whenever the process or the machine ends: a line
- * begins with its checksum (CRC-32, hex), and what follows the last sound line was not written to its end. `append()`
- * resolves when the entry is on the disk.
+ * begins with its checksum (CRC-32, hex). A last line that is not sound was not written to its end, and is dropped; one before a sound line
+ * is damage, which is told. `append()` resolves when the entry is on the disk.
  */
 export class Journal {
   readonly #folder: string;
@@ -27,6 +27,7 @@ export class Journal {
   #file: FileHandle | undefined;
   #size = 0;
   #whole = 0; // bytes that it had when it was last written anew
+  #torn = false; // the remains of an entry that failed could not be taken away
 
   private constructor(folder: string, name: string) {
     this.#folder = folder;
@@ -34,7 +35,7 @@ export class Journal {
     this.#part = join(folder, `.${name}.part`);
   }
 
-  /** The journal `name` in `folder`, with its entries; one that is not there is made. */
+  /** The journal `name` in `folder`, with its entries; one that is not there is made. Rejects with `ERR_INTERNAL` where it is damaged, and leaves it as it is. */
   static async open(folder: string, name: string): Promise<{ journal: Journal; entries: string[] }> {
     const journal = new Journal(folder, name);
     const text = await fs.promises.readFile(journal.#path, "utf8").catch((error) => {
@@ -46,7 +47,13 @@ export class Journal {
     for (let at = 0, end = text.indexOf("\n"); end >= 0; at = end + 1, end = text.indexOf("\n", at)) {
       const line = text.slice(at, end);
       const entry = line.slice(9);
-      if (line.slice(0, 9) !== `${checksum(entry)} `) break;
+      if (line.slice(0, 9) !== `${checksum(entry)} `) {
+        if (end === text.length - 1) break; // the last one
+        throw new SocketError(
+          "ERR_INTERNAL",
+          `${journal.#path} is damaged: line ${entries.length + 1} does not fit its checksum, and others follow; restore the file, or move it away to go on without it`,
+        );
+      }
       entries.push(entry);
       size += Buffer.byteLength(line) + 1;
     }
@@ -69,10 +76,14 @@ export class Journal {
     if (file === undefined) throw new SocketError("EBADF", "the journal is closed");
     const line = Buffer.from(lineOf(entry));
     try {
+      if (this.#torn) await file.truncate(this.#size); // or this entry would be part of a line that is not sound
+      this.#torn = false;
       await file.writeFile(line); // all of it, and at the end: it was opened for appending
       await file.datasync();
     } catch (error) {
-      await file.truncate(this.#size).catch(() => {}); // else its remains are no sound line, or were not to be there
+      await file.truncate(this.#size).catch(() => {
+        this.#torn = true;
+      });
       throw error;
     }
     this.#size += line.length;
@@ -88,6 +99,7 @@ export class Journal {
       await fs.promises.rename(this.#part, this.#path);
     } catch (error) {
       await file.close();
+      await fs.promises.rm(this.#part, { force: true }); // which may be why the disk is full
       throw error;
     }
     await syncFolder(this.#folder);
@@ -97,6 +109,7 @@ export class Journal {
     await before?.close();
     this.#size = line.length;
     this.#whole = line.length;
+    this.#torn = false;
   }
 
   async close(): Promise<void> {
