@@ -96,6 +96,7 @@ export type {
   Refusal,
   SockletEvent,
 } from "./serve/events.ts";
+export type { FaultName, FaultRule, Speaker } from "./serve/fault-rule.ts";
 // The handler
 export {
   BaseRequestHandler,

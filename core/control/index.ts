@@ -19,6 +19,8 @@ export {
   type AttemptInfo,
   type ControlPlane,
   type ErrorInfo,
+  type FaultInfo,
+  type FaultPlane,
   type Health,
   isOver,
   type KeptInfo,

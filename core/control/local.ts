@@ -16,6 +16,7 @@ import { LastingSession } from "./lasting.ts";
 import { ListenerLog } from "./listeners.ts";
 import {
   type ControlPlane,
+  type FaultPlane,
   type Health,
   type ListenerEvent,
   type ListenerInfo,
@@ -47,6 +48,8 @@ export interface LocalPlaneOptions {
   listeners?(): readonly ListenerInfo[];
   /** As `ControlPlane.metrics`; `dialled` sessions run that this side opened. Default: none. */
   metrics?(dialled: number): string;
+  /** As `ControlPlane.faults`. Default: none. */
+  readonly faults?: FaultPlane | undefined;
   /** What the app's pools say of themselves. Default: none. */
   poolInfos?(): readonly PoolInfo[];
   /** The events of the listeners. Default: none. */
@@ -72,6 +75,7 @@ const LOCAL_PLANE_NAMES = optionNamesOf<LocalPlaneOptions>("a local plane")({
   connector: true,
   listeners: true,
   metrics: true,
+  faults: true,
   poolInfos: true,
   log: true,
   ready: true,
@@ -162,6 +166,10 @@ export class LocalPlane implements ControlPlane {
 
   metrics(): string | null {
     return this.#options.metrics?.(this.#dialled) ?? null;
+  }
+
+  get faults(): FaultPlane | undefined {
+    return this.#options.faults;
   }
 
   pools(): readonly PoolInfo[] {

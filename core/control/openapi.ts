@@ -86,6 +86,10 @@ const toldMore = {
   how: string,
   answered: { ...count, description: "Calls that a pool's connection answered" },
   limit: string,
+  rule: { ...string, description: "Of a rule of faults, with `fault`, `from` and `connection`" },
+  fault: string,
+  from: string,
+  connection: count,
   timeout: { type: "number", description: "ms" },
   detail: { description: "What the handler said" },
   error: ref("Error"),
@@ -95,6 +99,31 @@ const toldMore = {
   requests: list(object({ request: count, address: nullable("string") })),
   delay: nullable("number", { description: "ms" }),
 };
+const milliseconds = { type: "number", minimum: 0, description: "ms" };
+const faultParts = {
+  on: { enum: ["listen", "dial"] },
+  entry: { ...string, description: "The handler's name of a listen entry, or the name of a dial entry" },
+  fault: {
+    ...string,
+    description:
+      "latency, rate, slice, slow-close, stall, silence, close, reset; of datagrams loss, duplicate, reorder, corrupt",
+  },
+  name: { ...string, description: "Default rule-1, and so on" },
+  from: { enum: ["client", "server"], description: "Whose words; without it both" },
+  likelihood: { type: "number", description: "0 to 1: of connections; of datagrams each" },
+  latency: milliseconds,
+  jitter: milliseconds,
+  rate: { ...count, description: "Bytes a second" },
+  slice: { ...count, description: "Bytes of a piece at most" },
+  delay: milliseconds,
+  after: { ...count, description: "Bytes; of datagrams datagrams" },
+  match: { ...string, description: "From behind the first place where this is said" },
+  connection: { ...count, description: "Of this one alone, from 1" },
+  in: milliseconds,
+  for: milliseconds,
+};
+const faultRule = { on: "listen", entry: "echo", fault: "latency", latency: 100, from: "server" };
+const fault = { ...faultRule, name: "rule-1", holds: true, applied: 3 };
 const toldEnd = {
   id: 7,
   at: "2026-11-23T06:00:00.004Z",
@@ -258,6 +287,48 @@ export const openApi = {
         parameters: [parameter("name", "path", string, "The pool's name in the app")],
       }),
     },
+    "/v1/faults": {
+      get: operation(
+        "The rules of faults that are set, and what they did",
+        "read",
+        { 200: answer("All rules", object({ faults: list(ref("Fault")) }), { faults: [fault] }) },
+        [501],
+      ),
+      post: operation(
+        "Sets one more rule",
+        "run",
+        { 201: answer("It is set", ref("Fault"), fault) },
+        [400, 413, 415, 422, 501],
+        { requestBody: { required: true, content: json(ref("FaultRule"), faultRule) } },
+      ),
+      put: operation(
+        "Sets these rules, and takes all others back",
+        "run",
+        { 200: answer("They are set", object({ faults: list(ref("Fault")) }), { faults: [fault] }) },
+        [400, 413, 415, 422, 501],
+        {
+          requestBody: {
+            required: true,
+            content: json(object({ faults: list(ref("FaultRule")) }), { faults: [faultRule] }),
+          },
+        },
+      ),
+      delete: operation(
+        "Takes all rules back",
+        "run",
+        { 200: answer("None is left", object({ faults: list(ref("Fault")) }), { faults: [] }) },
+        [501],
+      ),
+    },
+    "/v1/faults/{name}": {
+      delete: operation(
+        "Takes the rules of this name back",
+        "run",
+        { 200: answer("Those that are left", object({ faults: list(ref("Fault")) }), { faults: [] }) },
+        [404, 501],
+        { parameters: [parameter("name", "path", string, "The rule's name")] },
+      ),
+    },
     "/v1/sessions": {
       get: operation(
         "Sessions, newest first",
@@ -387,6 +458,11 @@ export const openApi = {
         }),
         closed: { type: "boolean" },
       }),
+      FaultRule: object(faultParts, Object.keys(faultParts).slice(3)),
+      Fault: object(
+        { ...faultParts, holds: { type: "boolean", description: "Whether its time is now" }, applied: count },
+        Object.keys(faultParts).slice(4),
+      ),
       Listener: object({
         name: string,
         address: string,

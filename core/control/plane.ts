@@ -26,6 +26,7 @@ import { checkOptions, optionNamesOf } from "../options.ts";
 import type { AnyHandlerClass, App, Serving } from "../serve/app.ts";
 import type { PoolInfo } from "../serve/client.ts";
 import type { SockletEvent } from "../serve/events.ts";
+import type { FaultRule } from "../serve/fault-rule.ts";
 import { DatagramRequestHandler, type HandlerClass } from "../serve/handler.ts";
 import type { Keep } from "../serve/keep.ts";
 import type { ServerInfo, ServerState, Suspension } from "../serve/server.ts";
@@ -272,6 +273,29 @@ export interface Health {
   readonly running: number;
 }
 
+/** A rule of faults as it is set: which entry of the app it is of, the rule, and what it has done. */
+export interface FaultInfo extends FaultRule {
+  /** An entry of the app's `listen`, or of its `dial`. */
+  readonly on: "listen" | "dial";
+  /** The handler's name of a listen entry, or the dial entry's own. */
+  readonly entry: string;
+  readonly name: string;
+  /** Whether its time is now. */
+  readonly holds: boolean;
+  /** How many connections, or datagrams, it did something to. */
+  readonly applied: number;
+}
+
+/** The rules of faults of an app. What is given is checked: each throws `EINVAL`, which says what would be right. */
+export interface FaultPlane {
+  list(): readonly FaultInfo[];
+  add(given: unknown): FaultInfo;
+  /** These and no others; where one cannot be, all stays as it was. */
+  set(given: readonly unknown[]): readonly FaultInfo[];
+  /** Takes those of this name back, or all; false where there is none. */
+  remove(name?: string): boolean;
+}
+
 /**
  * What a platform implements. The routes have validated what they pass on: ids have the form of `newSessionId()`,
  * limits are in `BOUNDS`. All errors are `SocketError`s; `problem.ts` has the table of their HTTP statuses. Where the
@@ -285,6 +309,8 @@ export interface ControlPlane {
   listeners(): MaybePromise<readonly ListenerInfo[]>;
   /** Its counts in Prometheus' text format; `null` where the platform keeps none (a Worker: each isolate would have counts of its own). */
   metrics(): MaybePromise<string | null>;
+  /** Its rules of faults; absent where the platform has none, as a Worker. */
+  readonly faults?: FaultPlane | undefined;
   /** The app's pools; those of the children of a forking listener are not among them. */
   pools(): MaybePromise<readonly PoolInfo[]>;
   /**
@@ -320,6 +346,8 @@ export interface ControlPlane {
 
 /** A spec settled against an app: what is to be dialled, by whom. All of it may be dialled. */
 export interface SessionTarget {
+  /** The entry of the app's `dial` that it is; `undefined` where an address was given. */
+  readonly dial: string | undefined;
   /** The handler's name. */
   readonly handler: string;
   readonly HandlerClass: HandlerClass<StreamSocket>;
@@ -372,6 +400,7 @@ export const sessionTarget = (app: App, spec: SessionSpec, allow: AllowList): Se
     dialable(declared?.endpoint ?? allow.check(dialable(spec.address as string))),
   );
   return {
+    dial: spec.dial,
     handler,
     HandlerClass: HandlerClass as HandlerClass<StreamSocket>,
     endpoint,

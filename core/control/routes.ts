@@ -11,6 +11,10 @@
  * | `GET /v1/metrics` | read | counts and histograms in Prometheus' text; 501 in a Worker |
  * | `GET /v1/pools` | read | `{ pools }`: the app's pools, with their counts |
  * | `GET /v1/pools/:name` | read | one of them |
+ * | `GET /v1/faults` | read | `{ faults }`: the rules of faults that are set, and what they did; the emulator's |
+ * | `POST /v1/faults` | run | sets one more: `{ on, entry, fault, … }`; 201 and the rule |
+ * | `PUT /v1/faults` | run | `{ faults }`: these and no others |
+ * | `DELETE /v1/faults` | run | takes all back; `/v1/faults/:name` those of that name |
  * | `GET /v1/sessions` | read | a page, newest first: `?state= &handler= &limit= &before=` |
  * | `POST /v1/sessions` | run | runs one: 200 and its record when it is over; `"background": true`: 201 at once |
  * | `GET /v1/sessions/:id` | read | its record |
@@ -39,6 +43,7 @@ import { METRICS_TYPE } from "./metrics.ts";
 import {
   BOUNDS,
   type ControlPlane,
+  type FaultPlane,
   isSessionId,
   type ListenerEvent,
   SESSION_STATES,
@@ -113,7 +118,7 @@ export const controlRoutes = (setup: ControlSetup | ((env: any) => MaybePromise<
 
   /** One route. `scope` is what a token must have for it; `null`: nobody is asked. */
   const route = (
-    method: "GET" | "POST" | "DELETE",
+    method: "GET" | "POST" | "PUT" | "DELETE",
     path: string,
     scope: Scope | null,
     handle: Handle,
@@ -181,6 +186,35 @@ export const controlRoutes = (setup: ControlSetup | ((env: any) => MaybePromise<
   route("GET", "/v1/pools/:name", "read", async (c, plane) => {
     const pool = (await plane.pools()).find(({ name }) => name === c.req.param("name"));
     return json(c, found(pool ?? null, "there is no pool of that name; GET /v1/pools lists them"));
+  });
+
+  route("GET", "/v1/faults", "read", (c, plane) => json(c, { faults: faultsOf(plane).list() }));
+
+  route("POST", "/v1/faults", "run", async (c, plane) => {
+    const faults = faultsOf(plane);
+    return json(c, faults.add(await jsonBody(c)), 201);
+  });
+
+  route("PUT", "/v1/faults", "run", async (c, plane) => {
+    const faults = faultsOf(plane);
+    const given = ((await jsonBody(c)) as { faults?: unknown } | null)?.faults;
+    if (!Array.isArray(given)) throw fieldError("faults", "must be a list of rules");
+    return json(c, { faults: faults.set(given) });
+  });
+
+  route("DELETE", "/v1/faults", "run", (c, plane) => {
+    const faults = faultsOf(plane);
+    faults.remove();
+    return json(c, { faults: faults.list() });
+  });
+
+  route("DELETE", "/v1/faults/:name", "run", (c, plane) => {
+    const faults = faultsOf(plane);
+    found(
+      faults.remove(c.req.param("name")) || null,
+      "there is no rule of that name; GET /v1/faults lists them",
+    );
+    return json(c, { faults: faults.list() });
   });
 
   route("GET", "/v1/sessions", "read", async (c, plane) => {
@@ -267,6 +301,13 @@ export const controlRoutes = (setup: ControlSetup | ((env: any) => MaybePromise<
     return response;
   });
   return app as unknown as Hono;
+};
+
+const faultsOf = ({ faults }: ControlPlane): FaultPlane => {
+  if (faults !== undefined) return faults;
+  const why =
+    "rules of faults are the emulator's: a Worker carries none of their code. Serve the app by `socklet serve`";
+  throw new HttpError(501, "ERR_UNSUPPORTED", why);
 };
 
 const WAIT_GRACE = 2_000; // ms after the deadline in which the session ends

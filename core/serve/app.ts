@@ -43,6 +43,7 @@ import {
 } from "../sockets/tls.ts";
 import type { BlobStorage } from "../storage.ts";
 import { type ClientHandlerClass, checkClient, type PoolClient } from "./client.ts";
+import type { FaultRule } from "./fault-rule.ts";
 import { BaseRequestHandler, DatagramRequestHandler, type HandlerClass, unfitFor } from "./handler.ts";
 import { KEEP_NAMES, type Keep, type KeepOptions, settleKeep } from "./keep.ts";
 import { PROXY_PROTOCOL_NAMES } from "./proxy.ts";
@@ -218,6 +219,8 @@ export interface ListenEntry {
   readonly serve?: Serving;
   /** Limits and rules; those that are not given have the server's defaults. */
   readonly options?: ListenerOptions;
+  /** What is to go wrong with its connections, or its datagrams, in the emulator; a Worker does none of it. Not where it forks. */
+  readonly faults?: readonly FaultRule[];
   /** A command line to try it with; `{host}` and `{port}`, or `{path}`, are filled in. */
   readonly try?: string;
 }
@@ -228,6 +231,7 @@ const LISTEN_ENTRY_NAMES = optionNamesOf<ListenEntry>("an entry of listen")({
   carries: true,
   serve: true,
   options: true, // which of them depends on the others
+  faults: true, // checked by what does them
   try: true,
 });
 
@@ -242,6 +246,8 @@ export interface DialEntry {
   readonly tls?: TlsOptions;
   /** What goes first, before TLS: a header of the PROXY protocol, as `proxyHeader()` makes it. */
   readonly proxyHeader?: Uint8Array;
+  /** What is to go wrong with its connections, in the emulator; a Worker does none of it. */
+  readonly faults?: readonly FaultRule[];
   /** Has its sessions last: they are dialled again, and go on where they were. Default: a session is one connection. */
   readonly keep?: KeepOptions;
 }
@@ -252,6 +258,7 @@ const DIAL_ENTRY_NAMES = optionNamesOf<DialEntry>("an entry of dial")({
   secureTransport: true,
   tls: TLS_NAMES,
   proxyHeader: true,
+  faults: true, // as a listen entry's
   keep: KEEP_NAMES,
 });
 
@@ -313,6 +320,7 @@ export interface Listener<Context = unknown> {
   readonly carries: "streams" | "datagrams";
   readonly serve: Serving;
   readonly options: ListenerOptions;
+  readonly faults: readonly FaultRule[];
   readonly try: string | undefined;
 }
 
@@ -342,6 +350,7 @@ export interface App<Context = unknown, Handlers extends AnyHandlers<Context> = 
         readonly tls?: TlsOptions | undefined;
         readonly proxyHeader?: Uint8Array | undefined;
         readonly keep: Keep | null;
+        readonly faults: readonly FaultRule[];
       }
     >
   >;
@@ -376,6 +385,16 @@ const endpointOf = (address: AddressLike, where: string, parse = parseAddress): 
   } catch (error) {
     throw wrong(`${where}.address: ${(error as Error).message}`, error);
   }
+};
+
+const faultsOf = (
+  { faults = [], serve }: Partial<ListenEntry & DialEntry>,
+  where: string,
+): readonly FaultRule[] => {
+  if (!Array.isArray(faults)) throw wrong(`${where}.faults must be a list of rules`);
+  if (faults.length > 0 && serve === "forking")
+    throw wrong(`${where}.faults: a forking listener has none, since its children have its connections`);
+  return faults;
 };
 
 const keepOf = (options: KeepOptions, where: string): Keep => {
@@ -452,6 +471,7 @@ export const defineApp = <Context = unknown, Handlers extends AnyHandlers<Contex
       carries,
       serve,
       options,
+      faults: faultsOf(entry, where),
       try: entry.try,
     };
   });
@@ -481,8 +501,9 @@ export const defineApp = <Context = unknown, Handlers extends AnyHandlers<Contex
       if (proxyHeader !== undefined) checkHeader(proxyHeader);
       return secureTransportOf(endpoint, entry);
     });
+    const faults = faultsOf(entry, `dial.${name}`);
     const first = { ...(tls !== undefined && { tls }), ...(proxyHeader !== undefined && { proxyHeader }) };
-    return [name, { handler, endpoint, secureTransport, keep, ...first }] as const;
+    return [name, { handler, endpoint, secureTransport, keep, faults, ...first }] as const;
   });
   const pools = Object.entries(definition.pools ?? {}).map(([name, entry]) => {
     const where = `pools.${name}`;

@@ -7,6 +7,7 @@ import { describe, errorText, printable } from "../describe.ts";
 import { SocketError } from "../errors.ts";
 import type { Address } from "../net/address.ts";
 import { attempt, disown } from "../promises.ts";
+import type { FaultName, Speaker } from "./fault-rule.ts";
 
 /** What a server or connector says of itself. */
 export interface EndpointInfo {
@@ -213,6 +214,14 @@ export type SockletEvent =
     })
   /** What a handler said with `this.emit(detail)`. */
   | (OfRequest & { readonly type: "handler"; readonly detail: unknown })
+  /** A rule of faults did something to what one side said on the server's or the entry's nth `connection`; in the emulator. */
+  | (Told & {
+      readonly type: "fault";
+      readonly rule: string;
+      readonly fault: FaultName;
+      readonly from: Speaker;
+      readonly connection: number;
+    })
   /** `suspend(how)` was called: from now on, new requests are held or refused. */
   | (Told & { readonly type: "suspended"; readonly how: "hold" | "refuse" })
   /** `resume()` was called: `waiting` were held. */

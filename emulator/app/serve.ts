@@ -43,6 +43,7 @@ import { TCPConnector } from "../sockets/connector.ts";
 import { FileStorage } from "../storage.ts";
 import type { ControlOptions, ControlServer, ServedRoutes, TCPServerClass } from "./control.ts";
 import { assigned, type ListenDescriptor } from "./descriptors.ts";
+import type { AppFaults } from "./faults.ts";
 import { filled } from "./listing.ts";
 
 const DATA = ".socklet/data";
@@ -216,19 +217,36 @@ export const serverOf = <Context>(
   options: ServerOptions<Context>,
   recorded: Recorded,
   { module, data = DATA, handlerName }: ServeOptions,
+  ruled: <Server>(Server: Server) => Server = (Server) => Server,
 ): AnyServer<Context> => {
   const scheme = endpoint.scheme === "tls" ? "tcp" : endpoint.scheme;
   const Server = SERVERS[`${scheme} ${carries}` as keyof typeof SERVERS][serve];
   const Recorded = (
     carries === "datagrams" ? Server : recorded(Server as typeof TCPServer)
   ) as AnyServerClass<Context>;
-  if (serve !== "forking") return new (naming(Recorded, handlerName))(endpoint, handler, options);
+  if (serve !== "forking") return new (naming(ruled(Recorded), handlerName))(endpoint, handler, options);
   if (module === undefined) {
     const said = `the listener "${name}" forks: give serveApp() the app's \`module\`, which its children import`;
     throw new SocketError("ERR_APP", said);
   }
   const { context: _, ...own } = options; // each child makes its own
   return new Recorded(endpoint, appHandlerFrom(module, name, data), own);
+};
+
+/** A connector of one entry of `dial`, with the faults of its rules. */
+const faultyConnector = (
+  Connector: typeof TCPConnector,
+  faults: AppFaults,
+  name: string,
+): typeof TCPConnector => {
+  class FaultyConnector<Context, Params> extends Connector<Context, Params> {
+    protected override async createConnection(
+      ...given: Parameters<TCPConnector["createConnection"]>
+    ): Promise<StreamSocket> {
+      return faults.dialled(await super.createConnection(...given), name);
+    }
+  }
+  return FaultyConnector as typeof TCPConnector;
 };
 
 /** The app's pools; what they are made of is loaded by apps that have some. */
@@ -402,6 +420,16 @@ export const openApp = async <Context>(
           told.tell(event);
           if (onEvent !== undefined) callListener(onEvent, event);
         };
+  const faulty =
+    app.listeners.some(({ faults }) => faults.length > 0) ||
+    Object.values(app.dial).some(({ faults }) => faults.length > 0);
+  const faults =
+    faulty || parts !== undefined
+      ? new (await import("./faults.ts")).AppFaults(app as App, (event) => counted(event.server)?.(event))
+      : null;
+  /** The class of what dials an entry of `dial`, with its rules of faults. */
+  const dialling = (name: string | undefined): typeof TCPConnector =>
+    faults === null || name === undefined ? Connector : faultyConnector(Connector, faults, name);
   const plane =
     parts === undefined || secrets === undefined || told === null
       ? null
@@ -423,9 +451,11 @@ export const openApp = async <Context>(
                 ...parts.processMetrics(),
               ],
             ),
+          faults: faults ?? undefined,
           poolInfos: () => pools?.infos() ?? [],
           ready: () => (delayed === undefined ? [] : ["this process is ending"]),
           connector: ({
+            dial: name,
             handler,
             HandlerClass,
             endpoint,
@@ -434,7 +464,7 @@ export const openApp = async <Context>(
             tls,
             proxyHeader,
           }) =>
-            new Connector<Context>(endpoint, HandlerClass, {
+            new (dialling(name))<Context>(endpoint, HandlerClass, {
               name: handler,
               context,
               connectTimeout,
@@ -469,6 +499,7 @@ export const openApp = async <Context>(
   let owned: (() => void)[] = []; // what removes the files of paths that were handed to this process
   const ended = async (end: (server: AnyServer<Context>) => Promise<void>, released?: () => void) => {
     pools?.shrink(); // one may lead to a listener of this app, which waits for its connections to end
+    faults?.remove(); // what they hold up goes on, and what they planned is planned no more
     await Promise.all([plane?.close().then(released), ...servers.map(end)]);
     await pools?.close(); // after the handlers that use them
     told?.end();
@@ -521,6 +552,7 @@ export const openApp = async <Context>(
       } as ServerOptions<Context>,
       recorded,
       options,
+      (Server) => faults?.served(Server, listener.name) ?? Server,
     );
     servers.push(server);
     const at = await unlessAborted(server.listen(), signal);

@@ -1,6 +1,6 @@
 /** Reads a rule of faults as it is written on the command line: `reset after=1000 from=server`. */
 
-import type { FaultRule } from "../../core/testing/faults/rules.ts";
+import type { FaultRule } from "../../core/serve/fault-rule.ts";
 
 const UNITS: Readonly<Record<string, number>> = { "": 1, ms: 1, s: 1_000, m: 60_000 };
 const TIMES = new Set(["latency", "jitter", "delay", "in", "for"]);

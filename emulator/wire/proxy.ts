@@ -3,9 +3,10 @@
 import net from "node:net";
 import { SocketError } from "../../core/errors.ts";
 import { type Address, type Endpoint, formatAddress } from "../../core/net/address.ts";
+import type { Speaker } from "../../core/serve/fault-rule.ts";
 import type { ServerTlsOptions, TlsOptions } from "../../core/sockets/tls.ts";
 import type { StreamTransport } from "../../core/sockets/transport.ts";
-import type { FaultRules, Speaker } from "../../core/testing/faults/rules.ts";
+import type { FaultRules } from "../../core/testing/faults/rules.ts";
 import type { Limit } from "../../core/testing/faults/streams.ts";
 import type { Side, TranscriptEnd } from "../../core/testing/transcript/form.ts";
 import { addressOf, networkError } from "../kernel/addresses.ts";

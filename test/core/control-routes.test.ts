@@ -473,6 +473,22 @@ describe("the OpenAPI document", () => {
     ]);
   });
 
+  test("rules of faults are the emulator's: where a plane has none, as a Worker's, 501 says so", async () => {
+    const { ask } = serve();
+    for (const [method, path] of [
+      ["GET", "/v1/faults"],
+      ["DELETE", "/v1/faults/name"],
+    ] as const) {
+      const response = await ask(method, path);
+      const problem = (await response.json()) as Problem;
+      expect([response.status, problem.code, problem.detail]).toEqual([
+        501,
+        "ERR_UNSUPPORTED",
+        expect.stringContaining("a Worker carries none of their code"),
+      ]);
+    }
+  });
+
   test("has every route, and no other", () => {
     const { routes } = serve();
     const served = routes.routes
@@ -480,7 +496,7 @@ describe("the OpenAPI document", () => {
       .map(({ method, path }) => `${method} ${path.replace(":name", "{name}").replace(":id", "{id}")}`);
     const written = operations.map(({ method, path }) => `${method} ${path}`);
     expect(written.toSorted()).toEqual([...new Set(served)].toSorted());
-    expect(written).toHaveLength(15);
+    expect(written).toHaveLength(20);
   });
 
   test("says truly who may ask", async () => {

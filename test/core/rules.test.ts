@@ -3,7 +3,8 @@
 import { StreamSocket } from "socklet";
 import { memoryPair, VirtualClock } from "socklet/testing";
 import { expect, test } from "vitest";
-import { type FaultRule, FaultRules, type FaultTold } from "../../core/testing/faults/rules.ts";
+import type { FaultRule } from "../../core/serve/fault-rule.ts";
+import { FaultRules, type FaultTold } from "../../core/testing/faults/rules.ts";
 import { SocketTransport } from "../../core/testing/transports.ts";
 
 /** The two ends of a stream, the words of whose client pass through rules. */

@@ -53,6 +53,7 @@ const ROOMS: Readonly<Record<string, Room>> = {
   "emulator/app": {
     below: [
       ...POOL,
+      ...TRANSCRIPTS,
       "core/control",
       ...KERNEL,
       "emulator/sockets",

@@ -13,6 +13,7 @@
 import { type Data, toBytes } from "../../bytes/data.ts";
 import { SocketError } from "../../errors.ts";
 import type { Address } from "../../net/address.ts";
+import type { Speaker } from "../../serve/fault-rule.ts";
 import { BaseRequestHandler, checkHandler, type HandlerClass } from "../../serve/handler.ts";
 import { ServedDatagram } from "../../serve/requests.ts";
 import type { BaseServer } from "../../serve/server.ts";
@@ -30,6 +31,7 @@ import {
   type Link,
   linksOf,
 } from "./datagrams.ts";
+import type { FaultRules } from "./rules.ts";
 import { checkStream, FaultyTransport, type StreamFaults } from "./streams.ts";
 
 /** The transport of a stream that stays as it is: what comes is read ahead, so a handshake could not begin in its midst. */
@@ -77,15 +79,31 @@ export function withFaults(
   if (!isStream && "bind" in given) return new FaultyDatagramTransport(given, faults);
   checkStream(faults);
   if (!isStream) return new FaultyTransport(given, faults);
+  return over(given, new FaultyTransport(new Unsecured(given), faults), options);
+}
+
+/** `stream` with the faults of `rules`, as its end of the conversation is that of `side`; `connection` is its number. */
+export const withRules = (
+  stream: StreamSocket,
+  rules: FaultRules,
+  side: Speaker,
+  connection: number,
+): StreamSocket => over(stream, rules.stream(new Unsecured(stream), side, connection, true));
+
+/** The stream of a transport that stands over `given`, with the limits and the time-outs of that. */
+const over = (
+  given: StreamSocket,
+  transport: StreamTransport,
+  options: Partial<StreamOptions> = {},
+): StreamSocket => {
   const { rfile, wfile } = given;
   const { maxLine, maxRead } = rfile;
   const { maxPending, whenSlow } = wfile;
-  const transport = new FaultyTransport(new Unsecured(given), faults);
   const faulty = new StreamSocket(transport, { maxLine, maxRead, maxPending, whenSlow, ...options });
   if (options.timeout === undefined) faulty.settimeout(given.gettimeout());
   given.settimeout(null); // the faulty one's own waits are bounded
   return faulty;
-}
+};
 
 // biome-ignore lint/suspicious/noExplicitAny: a mixin's base must take any arguments (TypeScript handbook, Mixins)
 type ServerClass = abstract new (...args: any[]) => BaseServer<any, any>;
@@ -114,22 +132,39 @@ export const FaultsMixIn = <Base extends ServerClass>(
   const names = [given.incoming, given.outgoing].flatMap((way) => Object.keys(way ?? {}));
   if (LIKELIHOODS.some((name) => names.includes(name))) checkDatagrams(given);
   else checkStream(given);
-  abstract class FaultyServer extends Server {
-    #connections = 0;
-    #links: [Link, Link] | null = null;
+  let connections = 0;
+  let links: [Link, Link] | null = null;
+  return faultyServer(Server as ServerClass, {
+    stream: (request) => withFaults(request, { ...given, seed: (given.seed ?? 1) + connections++ }, options),
+    links: () => (links ??= linksOf(given)),
+  }) as Base;
+};
 
+/** What is done to the requests of a server. */
+interface Meddling {
+  stream(request: StreamSocket): StreamSocket;
+  /** Of datagrams, those that come and those that are sent; `null`: nothing is done. */
+  links(): readonly [Passage, Passage] | null;
+}
+type Passage = Pick<Link, "pass">;
+
+const faultyServer = (Server: ServerClass, meddling: Meddling): ServerClass => {
+  abstract class FaultyServer extends Server {
     protected override arrive(
       request: StreamSocket | Datagram,
       clientAddress: Address | null,
       admitted?: boolean,
     ): void {
       if (request instanceof StreamSocket) {
-        const seed = (given.seed ?? 1) + this.#connections++;
-        super.arrive(withFaults(request, { ...given, seed }, options), clientAddress, admitted);
+        super.arrive(meddling.stream(request), clientAddress, admitted);
         return;
       }
-      this.#links ??= linksOf(given);
-      const [incoming, outgoing] = this.#links;
+      const links = meddling.links();
+      if (links === null) {
+        super.arrive(request, clientAddress, admitted);
+        return;
+      }
+      const [incoming, outgoing] = links;
       const reply = (data: Data): number => {
         const bytes = new Uint8Array(toBytes(data));
         checkDatagramSize(bytes.length, clientAddress);
@@ -151,7 +186,25 @@ export const FaultsMixIn = <Base extends ServerClass>(
       });
     }
   }
+  Object.defineProperty(FaultyServer, "name", { value: (Server as { readonly name?: string }).name });
   return FaultyServer;
+};
+
+/** A server with the faults of `rules`; as it is while none is set. Its datagrams count as those of one client. */
+export const RulesMixIn = <Base>(Server: Base, rules: FaultRules): Base => {
+  let connections = 0;
+  let links: readonly [Passage, Passage] | null = null;
+  return faultyServer(Server as ServerClass, {
+    stream: (request) => {
+      connections++;
+      return rules.idle ? request : withRules(request, rules, "server", connections);
+    },
+    links: () => {
+      if (rules.idle) return null;
+      links ??= [rules.link("client", 1), rules.link("server", 1)];
+      return links;
+    },
+  }) as Base;
 };
 
 /**
