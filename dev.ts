@@ -9,8 +9,7 @@
  */
 
 import { spawn } from "node:child_process";
-import { existsSync, readFileSync, writeFileSync } from "node:fs";
-import { dirname, join, relative } from "node:path";
+import { dirname } from "node:path";
 import { createInterface } from "node:readline";
 import { fileURLToPath, pathToFileURL } from "node:url";
 import { parseArgs } from "node:util";
@@ -18,6 +17,7 @@ import { formatAddress } from "./core/net/address.ts";
 import { isApp } from "./core/serve/app.ts";
 import { controlEntry, type Entry, filled, listing } from "./emulator/app/listing.ts";
 import { hangUp, onStop } from "./emulator/command/signals.ts";
+import { devTokens } from "./emulator/command/tokens.ts";
 
 const GRACE = 5_000; // ms that wrangler has to end what it started, before its group is killed
 const LOOK = 50; // ms between two looks whether the group is gone
@@ -42,28 +42,12 @@ const wranglerArgs = process.argv.slice(2).filter((_, i) => !ours.includes(i));
 
 // ---- The token of the control routes ----
 
-/** Makes a file of variables with a token, where there is none; gives the token. Wrangler reads `.env` only where there is no `.dev.vars`. */
-const makeToken = (folder: string): string | null => {
-  const path = join(folder, ".dev.vars");
-  const there = [path, join(folder, ".env")].find((one) => existsSync(one));
-  const said = relative(process.cwd(), there ?? path);
-  if (there === undefined) {
-    const token = Buffer.from(crypto.getRandomValues(new Uint8Array(24))).toString("base64url");
-    writeFileSync(
-      path,
-      `# The tokens of the control routes, for \`wrangler dev\` alone.\nSOCKLET_TOKENS=${token}\n`,
-      { mode: 0o600 },
-    );
-    console.log(`dev: ${said} is new, with a token for the control routes`);
-    return token;
-  }
-  if (!/^\s*(export\s+)?SOCKLET_TOKENS\s*=/m.test(readFileSync(there, "utf8"))) {
-    console.log(`dev: the control routes are shut: ${said} has no SOCKLET_TOKENS`);
-  }
-  return null;
-};
-
-const token = makeToken(dirname(config));
+const found = devTokens(dirname(config));
+const token = found.isNew ? found.tokens : null;
+if (found.isNew) console.log(`dev: ${found.path} is new, with a token for the control routes`);
+else if (found.tokens === null) {
+  console.log(`dev: the control routes are shut: ${found.path} has no SOCKLET_TOKENS`);
+}
 
 // ---- wrangler, and what it starts ----
 

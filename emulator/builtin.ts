@@ -14,7 +14,7 @@ export const fs = load("node:fs");
 export const { channel } = load("node:diagnostics_channel");
 export const { dirname, join } = load("node:path");
 export const { fileURLToPath } = load("node:url");
-export const { getSystemErrorName } = load("node:util");
+export const { getSystemErrorName, inspect } = load("node:util");
 export const { once } = load("node:events");
 
 /** What is loaded when it is first used. */

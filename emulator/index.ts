@@ -2,7 +2,7 @@
 
 export type { ControlOptions, ControlServer } from "./app/control.ts";
 export type { ListenDescriptor } from "./app/descriptors.ts";
-export { type AppServer, type ServeOptions, serveApp } from "./app/serve.ts";
+export { type AppServer, type Replaced, type ServeOptions, serveApp } from "./app/serve.ts";
 export { type ClusterOptions, type ClusterServer, serveCluster, type WorkerInfo } from "./cluster/cluster.ts";
 export type { Listed } from "./cluster/messages.ts";
 export { streamSocket } from "./kernel/net-transport.ts";

@@ -111,7 +111,8 @@ NOTHING_TOLD.end();
 /** A control plane in memory. */
 export class LocalPlane implements ControlPlane {
   readonly #options: LocalPlaneOptions;
-  readonly #allow: AllowList;
+  #app: App;
+  #allow: AllowList;
   readonly #sessions = new Map<string, Session>(); // by id, which is by age
   readonly #over = new Set<Session>(); // of them those that are over, by the time they were
   #dialled = 0; // that run
@@ -123,12 +124,20 @@ export class LocalPlane implements ControlPlane {
     checkOptions("a local plane", options, LOCAL_PLANE_NAMES);
     this.#options = options;
     LastingSession.check(options.app);
+    this.#app = options.app;
     this.#allow = new AllowList(options.app.allow);
+  }
+
+  /** Sessions that begin from now on are of this app; those that run, or wait to be dialled again, have theirs. Throws `ERR_APP`. */
+  replaceApp(app: App): void {
+    LastingSession.check(app);
+    this.#allow = new AllowList(app.allow);
+    this.#app = app;
   }
 
   /** The sessions of the archive go on. Call it once, when what they dial may be dialled. */
   async resume(): Promise<void> {
-    const { archive, app, secrets = [] } = this.#options;
+    const { archive, secrets = [] } = this.#options;
     for (const { spec, ...record } of (await archive?.load()) ?? []) {
       const { id } = record.info;
       const kept = await archive?.store(id, spec);
@@ -136,7 +145,7 @@ export class LocalPlane implements ControlPlane {
       const store = this.#store(id, kept);
       let session: Session;
       try {
-        const target = sessionTarget(app, spec, this.#allow);
+        const target = sessionTarget(this.#app, spec, this.#allow);
         session = LastingSession.resume(record, { ...this.#settings(id, target), secrets, store });
       } catch (error) {
         session = Session.restore(record, store, error);
@@ -181,7 +190,7 @@ export class LocalPlane implements ControlPlane {
   }
 
   async start(spec: SessionSpec): Promise<SessionInfo> {
-    const target = sessionTarget(this.#options.app, spec, this.#allow);
+    const target = sessionTarget(this.#app, spec, this.#allow);
     const { maxRunning = 1_000 } = this.#options;
     if (this.#closed) throw new SocketError("EBADF", "this process is ending and starts nothing more");
     if (this.#dialled >= maxRunning) {

@@ -51,6 +51,7 @@ const guide: SidebarItem[] = [
     "Guide",
     docs(
       "handlers",
+      "developing",
       "servers",
       "dialling",
       "pools",

@@ -13,16 +13,24 @@ import {
   isLoopback,
   packAddress,
 } from "../../core/net/address.ts";
-import { checkOptions, checkTime, optionNamesOf } from "../../core/options.ts";
+import { checkOptions, checkTime, MAX_TIMER, optionNamesOf } from "../../core/options.ts";
 import type { AppPools } from "../../core/pool/app-pools.ts";
-import { type App, checkPoolOf, isApp, type Listener, type Serving as Serves } from "../../core/serve/app.ts";
+import {
+  type AnyHandlerClass,
+  type App,
+  checkPoolOf,
+  isApp,
+  type Listener,
+  type Serving as Serves,
+} from "../../core/serve/app.ts";
 import type { BaseEndpoint } from "../../core/serve/endpoint.ts";
 import { callListener, type OnEvent, type SockletEvent } from "../../core/serve/events.ts";
+import type { BaseRequestHandler } from "../../core/serve/handler.ts";
 import type { BaseServer, ServerInfo, ServerOptions } from "../../core/serve/server.ts";
 import type { Datagram } from "../../core/sockets/datagram.ts";
 import type { StreamSocket } from "../../core/sockets/stream-socket.ts";
 import { alpnHandlers, type CertificateOptions, type ServerTlsOptions } from "../../core/sockets/tls.ts";
-import { join, lazy } from "../builtin.ts";
+import { inspect, join, lazy } from "../builtin.ts";
 import { appHandlerFrom } from "../servers/forking/handler-source.ts";
 import {
   ForkingTCPServer,
@@ -94,6 +102,7 @@ const CONTROL_NAMES = optionNamesOf<ControlOptions>("serveApp()'s control")({
   tokens: true,
   fd: true,
 });
+const REPLACE_NAMES = optionNamesOf<{ readonly module?: string }>()({ module: true });
 export const SERVE_NAMES = optionNamesOf<ServeOptions>("serveApp()")({
   host: true,
   anyPort: "boolean",
@@ -123,6 +132,14 @@ export interface Serving {
   info(): ServerInfo;
 }
 
+/** What `replace()` did to the listeners, by their URLs. */
+export interface Replaced {
+  readonly opened: readonly string[];
+  readonly closed: readonly string[];
+  /** Closed and opened again, since their options are others, or the name of their handler. */
+  readonly reopened: readonly string[];
+}
+
 /** An app whose listeners are up. */
 export interface AppServer extends AsyncDisposable {
   readonly listeners: readonly Serving[];
@@ -139,6 +156,14 @@ export interface AppServer extends AsyncDisposable {
   descriptors(): readonly ListenDescriptor[];
   /** Reads the files of all certificates again, as a listener also does by itself when they change; gives how many listeners have TLS. What is wrong is told as `certificate`. */
   reload(): number;
+  /**
+   * Serves another version of the app from now on: new connections get its handlers, and what its `context()` makes; those
+   * that run go on with theirs. A listener that both versions have, with the same options, is not touched. One that the new
+   * version adds is opened, one that it drops accepts no more; one whose options are others is closed and opened again.
+   * `module` is where the children of a forking listener find the new version. Rejects as `serveApp()`, and then the former
+   * version goes on. Calls one after the other: a call waits for the one before.
+   */
+  replace(app: App, options?: { readonly module?: string }): Promise<Replaced>;
   /** Ends what runs, at once, and the `drainDelay` of a close. */
   abort(): void;
 }
@@ -247,6 +272,48 @@ const faultyConnector = (
     }
   }
   return FaultyConnector as typeof TCPConnector;
+};
+
+/** One version of an app that is served, with what its handlers are given. */
+interface Version<Context> {
+  readonly app: App<Context>;
+  readonly context: Context;
+  readonly pools: AppPools | null;
+  readonly module: string | undefined;
+}
+
+/** `Handler`, which finds this context in place of its server's. */
+const withContext = (Handler: AnyHandlerClass<never>, context: unknown): AnyHandlerClass<never> => {
+  // biome-ignore lint/suspicious/noExplicitAny: a mixin's base must take any arguments (TypeScript handbook, Mixins)
+  class Versioned extends (Handler as new (...args: any[]) => BaseRequestHandler<unknown>) {
+    override get context(): unknown {
+      return context;
+    }
+  }
+  Object.defineProperty(Versioned, "name", { value: Handler.name });
+  return Versioned as unknown as AnyHandlerClass<never>;
+};
+
+/** What makes a listener the same one in two versions of an app: where it is, how it serves, and all its options. */
+const sameness = ({ name, endpoint, carries, serve, options }: Listener<never>): string =>
+  inspect([name, formatAddress(endpoint), carries, serve, options], {
+    depth: Number.POSITIVE_INFINITY,
+    maxArrayLength: null,
+    maxStringLength: null,
+  });
+
+/** The listeners of `all` by a key of theirs; what is left over of one key is told apart by its place. */
+const byKey = <Context>(
+  all: Iterable<Listener<Context>>,
+  keyOf: (listener: Listener<never>) => string,
+): Map<string, Listener<Context>> => {
+  const found = new Map<string, Listener<Context>>();
+  for (const listener of all) {
+    let key = keyOf(listener as unknown as Listener<never>);
+    while (found.has(key)) key += "+"; // several on port 0
+    found.set(key, listener);
+  }
+  return found;
 };
 
 /** The app's pools; what they are made of is loaded by apps that have some. */
@@ -391,26 +458,32 @@ export const openApp = async <Context>(
   if (control) await parts?.loadRoutes(); // before somebody can connect, and would wait for it
   const given = givenTo(app, options.descriptors, hosting);
   const Connector = naming(TCPConnector, options.handlerName);
-  const pools = Object.keys(app.pools).length === 0 ? null : await poolsOf(app as App, Connector);
-  const context = await unlessAborted(
-    app.context({
-      name: "node",
-      bindings: process.env,
-      storage: new FileStorage(options.data ?? DATA),
-      pool: pools?.client ?? ((name, Handler) => checkPoolOf(app as App, name, Handler) as never),
-    }),
-    signal,
-  );
+  const made = async (app: App<Context>, module: string | undefined): Promise<Version<Context>> => {
+    const pools = Object.keys(app.pools).length === 0 ? null : await poolsOf(app as App, Connector);
+    const context = await unlessAborted(
+      app.context({
+        name: "node",
+        bindings: process.env,
+        storage: new FileStorage(options.data ?? DATA),
+        pool: pools?.client ?? ((name, Handler) => checkPoolOf(app as App, name, Handler) as never),
+      }),
+      signal,
+    );
+    return { app, context, pools, module };
+  };
+  let version = await made(app, options.module);
+  const former: AppPools[] = []; // of former versions, whose handlers may still run
   const tellControl = (error: unknown): void => {
     if (onEvent !== undefined)
       callListener(onEvent, { type: "error", server: "control", address: null, error });
   };
   const lasting = Object.values(app.dial).some(({ keep }) => keep !== null);
+  let replacing: Promise<unknown> = DONE;
   const servers: AnyServer<Context>[] = []; // opened, or about to be
   const open = new Map<Listener<Context>, AnyServer<Context>>();
   const listeners: Serving[] = [];
   const placed: Placed[] = [];
-  const dial = { ...app.dial }; // as it is once the listeners are where they are
+  const shown = { ...app }; // to the control plane: `dial` as it is once the listeners are where they are
   const metrics = parts && new parts.Metrics();
   const told = parts === undefined || secrets === undefined ? null : new parts.ListenerLog(secrets);
   const tell =
@@ -434,7 +507,7 @@ export const openApp = async <Context>(
     parts === undefined || secrets === undefined || told === null
       ? null
       : new parts.LocalPlane({
-          app: { ...(app as App), dial },
+          app: shown as unknown as App,
           secrets,
           log: told,
           archive:
@@ -447,12 +520,12 @@ export const openApp = async <Context>(
               listeners.map(({ name, url, serve, info }) => parts.listenerInfo(name, url, serve, info())),
               [
                 dialledSessions(dialled),
-                ...parts.poolFamilies(pools?.infos() ?? []),
+                ...parts.poolFamilies(version.pools?.infos() ?? []),
                 ...parts.processMetrics(),
               ],
             ),
           faults: faults ?? undefined,
-          poolInfos: () => pools?.infos() ?? [],
+          poolInfos: () => version.pools?.infos() ?? [],
           ready: () => (delayed === undefined ? [] : ["this process is ending"]),
           connector: ({
             dial: name,
@@ -466,7 +539,7 @@ export const openApp = async <Context>(
           }) =>
             new (dialling(name))<Context>(endpoint, HandlerClass, {
               name: handler,
-              context,
+              context: version.context,
               connectTimeout,
               secureTransport,
               ...(tls !== undefined && { tls }),
@@ -498,10 +571,12 @@ export const openApp = async <Context>(
   let routes: ServedRoutes | undefined;
   let owned: (() => void)[] = []; // what removes the files of paths that were handed to this process
   const ended = async (end: (server: AnyServer<Context>) => Promise<void>, released?: () => void) => {
-    pools?.shrink(); // one may lead to a listener of this app, which waits for its connections to end
+    await replacing.catch(() => {}); // what it has opened by then is closed here
+    const pools = [...former, ...(version.pools ? [version.pools] : [])];
+    for (const one of pools) one.shrink(); // one may lead to a listener of this app, which waits for its connections to end
     faults?.remove(); // what they hold up goes on, and what they planned is planned no more
     await Promise.all([plane?.close().then(released), ...servers.map(end)]);
-    await pools?.close(); // after the handlers that use them
+    await Promise.all(pools.map((one) => one.close())); // after the handlers that use them
     told?.end();
     await routes?.close(); // last: what drains can be looked at, and ended
   };
@@ -522,13 +597,17 @@ export const openApp = async <Context>(
   };
   /** The handler of this name as a listener of this kind serves it. */
   const spoken =
-    ({ serve }: Listener<Context>) =>
+    ({ serve }: Listener<Context>, { app, module }: Version<Context>) =>
     (name: string): unknown =>
-      serve === "forking" && options.module !== undefined
-        ? appHandlerFrom(options.module, name, options.data ?? DATA)
+      serve === "forking" && module !== undefined
+        ? appHandlerFrom(module, name, options.data ?? DATA)
         : app.handlers[name];
-  /** Opens one listener, with `anyPort` at this port; gives its server. */
-  const openOne = async (listener: Listener<Context>, port: number): Promise<AnyServer<Context>> => {
+  /** Opens one listener of a version, with `anyPort` at this port; gives its server. */
+  const openOne = async (
+    listener: Listener<Context>,
+    port: number,
+    of = version,
+  ): Promise<AnyServer<Context>> => {
     const { scheme } = listener.endpoint;
     const descriptor = given.get(listener);
     const endpoint =
@@ -543,15 +622,15 @@ export const openApp = async <Context>(
       { ...listener, endpoint },
       {
         ...listener.options,
-        ...tlsOf(listener, options, spoken(listener)),
+        ...tlsOf(listener, options, spoken(listener, of)),
         ...(descriptor && { fd: descriptor.fd }),
         name: listener.name,
-        context,
+        context: of.context,
         onEvent: counted(listener.name),
         drainTimeout,
       } as ServerOptions<Context>,
       recorded,
-      options,
+      { ...options, ...(of.module !== undefined && { module: of.module }) },
       (Server) => faults?.served(Server, listener.name) ?? Server,
     );
     servers.push(server);
@@ -581,7 +660,8 @@ export const openApp = async <Context>(
   };
   /** Lists those that are open, in the app's order. */
   const list = (): void => {
-    for (const listener of app.listeners) {
+    listeners.length = placed.length = 0;
+    for (const listener of version.app.listeners) {
       const server = open.get(listener);
       if (server === undefined) continue;
       const { scheme } = listener.endpoint;
@@ -599,15 +679,115 @@ export const openApp = async <Context>(
       });
     }
   };
+  /** Shows the control plane the version that is served. */
+  const show = (): void => {
+    const dial = Object.entries(version.app.dial).map(([name, entry]) => {
+      return [name, { ...entry, endpoint: moved(entry.endpoint, placed, options.host) }];
+    });
+    Object.assign(shown, version.app, { dial: Object.fromEntries(dial) });
+  };
+  const openPools = ({ pools, context }: Version<Context>): void => {
+    const endpoint = (declared: Endpoint): Endpoint => moved(declared, placed, options.host);
+    pools?.open({ context, endpoint, onEvent: tell });
+  };
+  const urlOf = (listener: Listener<Context>): string => {
+    const server = open.get(listener);
+    const address = server?.serverAddress ?? null;
+    return address === null
+      ? formatAddress(listener.endpoint)
+      : listenerUrl(listener.endpoint.scheme, address);
+  };
+  const replaceBy = async (app: App<Context>, module: string | undefined): Promise<Replaced> => {
+    if (delayed !== undefined)
+      throw new SocketError("EBADF", "the app is being closed; serve the new version anew");
+    checkServed(app);
+    const next = await made(app, module ?? options.module);
+    const before = byKey(open.keys(), sameness);
+    const kept = new Map<Listener<Context>, AnyServer<Context>>(); // by the new version's listeners
+    const added: Listener<Context>[] = [];
+    for (const [key, listener] of byKey(app.listeners, sameness)) {
+      const former = before.get(key);
+      const server = former && open.get(former);
+      if (server === undefined) added.push(listener);
+      else kept.set(listener, server);
+    }
+    const gone = [...open].filter(([, server]) => ![...kept.values()].includes(server));
+    const addressOf = ({ endpoint }: Listener<never>): string =>
+      formatAddress(endpoint.scheme === "tls" ? { ...endpoint, scheme: "tcp" } : endpoint);
+    const inWay = byKey(
+      gone.map(([listener]) => listener),
+      addressOf,
+    );
+    const [opened, reopened]: string[][] = [[], []];
+    const fresh: AnyServer<Context>[] = [];
+    const stopped = new Map<Listener<Context>, number>(); // of the former version, and their ports
+    try {
+      for (const [key, listener] of byKey(added, addressOf)) {
+        const former = inWay.get(key);
+        const at = former && open.get(former)?.serverAddress;
+        const port = at != null && "port" in at ? at.port : 0;
+        if (former !== undefined) {
+          stopped.set(former, port);
+          open.get(former)?.close(); // its connections go on
+        }
+        const server = await openOne(listener, port, next);
+        fresh.push(server);
+        kept.set(listener, server);
+        (former === undefined ? opened : reopened)?.push(urlOf(listener));
+      }
+    } catch (error) {
+      for (const listener of added) open.delete(listener);
+      await Promise.all(fresh.map((server) => server.serverClose()));
+      for (const [listener, port] of stopped) {
+        open.delete(listener);
+        void (await openOne(listener, port)).serveForever();
+      }
+      list();
+      throw error;
+    }
+    const closed = gone.filter(([listener]) => !stopped.has(listener)).map(([listener]) => urlOf(listener));
+    for (const [, server] of gone) {
+      server.close();
+      void server.drain(MAX_TIMER).then(() => {
+        servers.splice(servers.indexOf(server), 1);
+        return server.serverClose();
+      });
+    }
+    // From here on nothing fails, and nothing waits: the next connection meets the new version whole.
+    if (version.pools !== null) {
+      version.pools.shrink();
+      former.push(version.pools);
+    }
+    version = next;
+    open.clear();
+    for (const listener of app.listeners) {
+      const server = kept.get(listener) as AnyServer<Context>;
+      open.set(listener, server);
+      if (fresh.includes(server)) continue;
+      const given = (name: string): never => {
+        const Handler = spoken(listener, next)(name) as AnyHandlerClass<never>;
+        return (listener.serve === "forking" ? Handler : withContext(Handler, next.context)) as never;
+      };
+      server.RequestHandlerClass = given(listener.name);
+      if (server instanceof TCPServer)
+        server.replaceProtocols(
+          alpnHandlers(listener.options.tls).map(([protocol, name]) => [protocol, given(name)]),
+        );
+    }
+    list();
+    show();
+    plane?.replaceApp(shown as unknown as App);
+    openPools(next);
+    for (const server of fresh) void server.serveForever();
+    return { opened: opened ?? [], closed, reopened: reopened ?? [] };
+  };
   const openAll = async (): Promise<void> => {
     try {
       for (const group of together(app.listeners, options)) await openTogether(group);
     } finally {
       list();
     }
-    for (const [name, entry] of Object.entries(dial)) {
-      dial[name] = { ...entry, endpoint: moved(entry.endpoint, placed, options.host) };
-    }
+    show();
     if (parts !== undefined && plane !== null) {
       const resumed = plane.resume().catch(tellControl); // another process has them, or they cannot be read: the rest is served
       if (after === undefined) await resumed;
@@ -623,8 +803,7 @@ export const openApp = async <Context>(
       throw error;
     }
   }
-  const endpoint = (declared: Endpoint): Endpoint => moved(declared, placed, options.host);
-  pools?.open({ context, endpoint, onEvent: tell });
+  openPools(version);
   for (const server of open.values()) void server.serveForever();
   const withTls = [...open.values()].filter(
     (one) => one instanceof TCPServer && one.secureTransport !== "off",
@@ -648,6 +827,16 @@ export const openApp = async <Context>(
         (server) => server instanceof TCPServer && server.reloadCertificate(),
       );
       return secured.length;
+    },
+    replace: async (app, options = {}) => {
+      checkOptions("replace()", options, REPLACE_NAMES);
+      const { module } = options;
+      const replaced = replacing.then(
+        () => replaceBy(app as App<Context>, module),
+        () => replaceBy(app as App<Context>, module),
+      );
+      replacing = replaced;
+      return replaced;
     },
     abort: () => {
       endDelay();

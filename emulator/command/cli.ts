@@ -39,40 +39,52 @@ const program = new Command("socklet")
     outputError: (text) => say(`${text.replace(/^error: |\.?\s*$/g, "")}; see socklet --help`),
   });
 
-program
-  .command("serve")
-  .description("serve all that an app listens with, until Ctrl-C")
-  .argument("<module>", "a module with `export const app = defineApp({ … })`")
-  .option("--host <host>", "listen on this host in place of the app's")
-  .option("--any-port", "listen on free ports in place of the app's; its `dial` follows")
-  .option("--data <folder>", "where the app keeps its bytes", ".socklet/data")
-  .option("--drain <ms>", "how long running requests may go on after Ctrl-C", milliseconds, 10_000)
-  .option(
-    "--drain-delay <ms>",
-    "how long to go on accepting after Ctrl-C while /v1/ready is 503 already",
-    count(0, MAX_TIMER),
-    0,
-  )
-  .addOption(
-    new Option("--tls <certificate>", "what every listener with TLS shows, in development").choices([
-      "self-signed",
-    ]),
-  )
+/** `command` with the options of all that serves an app. */
+const ofServing = (command: Command): Command =>
+  command
+    .argument("<module>", "a module with `export const app = defineApp({ … })`")
+    .option("--host <host>", "listen on this host in place of the app's")
+    .option("--any-port", "listen on free ports in place of the app's; its `dial` follows")
+    .option("--data <folder>", "where the app keeps its bytes", ".socklet/data")
+    .option("--drain <ms>", "how long running requests may go on after Ctrl-C", milliseconds, 10_000)
+    .option(
+      "--drain-delay <ms>",
+      "how long to go on accepting after Ctrl-C while /v1/ready is 503 already",
+      count(0, MAX_TIMER),
+      0,
+    )
+    .addOption(
+      new Option("--tls <certificate>", "what every listener with TLS shows, in development").choices([
+        "self-signed",
+      ]),
+    )
+    .option(
+      "--control-port <port>",
+      "serve the control routes on this port (7100, if it is free)",
+      portNumber,
+    )
+    .option("--no-control", "serve no control routes")
+    .addOption(
+      new Option(
+        "--log <format>",
+        "how events are told on stderr: JSON, a line each and all of them, or text (default: text on a terminal, else JSON)",
+      )
+        .choices(LOG_FORMATS)
+        .env("SOCKLET_LOG"),
+    )
+    .option("--verbose", "tell events of requests, too, not errors alone");
+
+ofServing(program.command("serve").description("serve all that an app listens with, until Ctrl-C"))
   .option("--workers <count>", "serve by so many processes; auto: one for each core", workerCount)
   .option("--reuse-port", "give each worker a socket of its own at each port (SO_REUSEPORT)")
   .option("--fd <name=number>", "listen on this descriptor for a listener, or `control`", descriptorFlag)
-  .option("--control-port <port>", "serve the control routes on this port (7100, if it is free)", portNumber)
-  .option("--no-control", "serve no control routes")
-  .addOption(
-    new Option(
-      "--log <format>",
-      "how events are told on stderr: JSON, a line each and all of them, or text (default: text on a terminal, else JSON)",
-    )
-      .choices(LOG_FORMATS)
-      .env("SOCKLET_LOG"),
-  )
-  .option("--verbose", "tell events of requests, too, not errors alone")
-  .action(serve);
+  .action((path, flags) => serve(path, flags));
+
+ofServing(
+  program
+    .command("dev")
+    .description("serve an app, and at each save take its new handlers for new connections"),
+).action(async (path, flags) => (await import("./dev.ts")).dev(path, flags));
 
 program
   .command("dial")

@@ -4,6 +4,7 @@ import { bearerToken } from "../../core/control/auth.ts";
 import { type ControlClient, controlClient } from "../../core/control/client.ts";
 import { SocketError } from "../../core/errors.ts";
 import { UsageError } from "./output.ts";
+import { theRunning } from "./running.ts";
 
 /** The flags of every command that asks a control plane. */
 export interface ControlFlags {
@@ -12,10 +13,18 @@ export interface ControlFlags {
   json?: boolean;
 }
 
+/** The flags, with what is known of the server that runs here, where they name none. */
+const completed = (flags: ControlFlags): ControlFlags => {
+  const running = flags.url ? null : theRunning();
+  if (running === null) return flags;
+  const token = flags.token || running.token;
+  return { ...flags, url: running.url, ...(token && { token }) };
+};
+
 const clientOf = ({ url, token }: ControlFlags): ControlClient => {
   if (!url) {
     throw new UsageError(
-      "which control plane? Give --url, or set SOCKLET_URL; `socklet serve` prints its own",
+      "which control plane? None of yours runs on this machine: start `socklet dev` or `socklet serve`, or give --url, or set SOCKLET_URL",
     );
   }
   if (!/^https?:$/.test(URL.parse(url)?.protocol ?? "")) {
@@ -44,10 +53,11 @@ const answered = (error: unknown, { url }: ControlFlags, missing?: string): unkn
 
 /** Runs what asks a control plane; who leaves while it prints (`| head -1`) has had enough. `missing`: what there is none of where it answers 404. */
 export const withControl = async (
-  flags: ControlFlags,
+  given: ControlFlags,
   missing: string | undefined,
   body: (control: ControlClient) => Promise<void>,
 ): Promise<void> => {
+  const flags = completed(given);
   try {
     await body(clientOf(flags));
   } catch (error) {

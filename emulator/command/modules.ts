@@ -34,19 +34,26 @@ const loadRemedy = (path: string, error: unknown): string => {
   }
 };
 
-const load = async (path: string): Promise<Record<string, unknown>> => {
+/** The file that the user names. Throws a `UsageError` where there is none. */
+export const fileOf = (path: string): string => {
   const file = resolve(path);
   const is = statSync(file, { throwIfNoEntry: false });
   if (is === undefined)
     throw new UsageError(`${path} could not be loaded: there is no such file; check the path`);
   if (is.isDirectory())
     throw new UsageError(`${path} could not be loaded: it is a folder; name the module in it`);
+  return file;
+};
+
+/** Loads the module at `path`, or the version of it at `url`. */
+const load = async (path: string, url?: string): Promise<Record<string, unknown>> => {
+  const file = fileOf(path);
   const failed = `${path} could not be loaded`;
   try {
     return await awaited(
-      import(pathToFileURL(file).href),
+      import(url ?? pathToFileURL(file).href),
       () =>
-        listens()
+        url === undefined && listens()
           ? `${path} is still being loaded: it listens itself, and an await at its top level goes on. \`node ${path}\` runs a program that serves; here a module exports \`app\`, or handlers, and ends`
           : `${path} is still being loaded: an await at its top level has not ended`,
       () =>
@@ -61,9 +68,9 @@ const load = async (path: string): Promise<Record<string, unknown>> => {
   }
 };
 
-/** The `app` that the module at `path` exports. Throws a `UsageError`. */
-export const loadApp = async (path: string): Promise<App> => {
-  const module = await load(path);
+/** The `app` that the module at `path` exports, or the version of it at `url`. Throws a `UsageError`. */
+export const loadApp = async (path: string, url?: string): Promise<App> => {
+  const module = await load(path, url);
   const { app } = module;
   if (isApp(app)) return { ...app, context: (platform) => contextOf(app, platform, path) };
   const found =

@@ -15,6 +15,7 @@ import {
 import { SocketError, type SocketErrorCode } from "../../core/errors.ts";
 import { type Address, formatAddress } from "../../core/net/address.ts";
 import type { SockletEvent } from "../../core/serve/events.ts";
+import { fs } from "../builtin.ts";
 
 /** Asked wrongly: exit status 2. */
 export class UsageError extends Error {}
@@ -89,6 +90,16 @@ const REMEDY: Partial<Record<SocketErrorCode, string>> = {
 
 /** Where in the user's own files `error` was thrown, or found by the parser: `app.ts:3:7`. */
 const placeOf = (stack: string): string | undefined => {
+  const [url, position] = urlOf(stack) ?? [];
+  try {
+    return url === undefined ? undefined : shortPath(fileURLToPath(url)) + position;
+  } catch {
+    return undefined; // a stack can say anything
+  }
+};
+
+/** The same as the file's URL, and `:3:7`. */
+const urlOf = (stack: string): readonly [url: string, position: string] | undefined => {
   // Of the sources emulator/ and core/; of the package all that dist/ has.
   const ours = ["../", "../../core/"].map((folder) => new URL(folder, import.meta.url).href);
   const places = stack.match(/file:\/\/[^\s)]+?:\d+(:\d+)?(?=[\s)]|$)/g) ?? [];
@@ -97,11 +108,27 @@ const placeOf = (stack: string): string | undefined => {
   );
   if (place === undefined) return undefined;
   const [, url = "", position = ""] = /^(.*?)((?::\d+)+)$/.exec(place) ?? [];
+  return [url, position];
+};
+
+/** Shows on stderr the line of the user's own files where `error` was thrown, or found by the parser. */
+export const showPlace = (error: unknown): void => {
+  const [url, position = ""] = urlOf(thrownAs(error).stack ?? "") ?? [];
+  const [, line = Number.NaN, column] = position.split(":").map(Number);
+  if (url === undefined || format === "json") return;
   try {
-    return shortPath(fileURLToPath(url)) + position;
-  } catch {
-    return undefined; // a stack can say anything
-  }
+    const path = fileURLToPath(url);
+    const text = fs.readFileSync(path, "utf8").split(/\r?\n/)[line - 1];
+    if (text === undefined) return;
+    const head = `  ${line} | `;
+    const mark =
+      column === undefined
+        ? ""
+        : `\n${" ".repeat(head.length)}${text.slice(0, column - 1).replace(/\S/g, " ")}^`;
+    process.stderr.write(
+      `${printable(`  ${shortPath(path)}:${position.slice(1)}\n${head}${text}${mark}`, true)}\n`,
+    );
+  } catch {} // it is gone, or was never there
 };
 
 const shortPath = (path: string): string => {

@@ -3,10 +3,12 @@
 import type { AsyncLocalStorage } from "node:async_hooks";
 import { resolve } from "node:path";
 import { pathToFileURL } from "node:url";
+import { tokenEntries } from "../../core/control/auth.ts";
 import { isA, describe as thrownAs } from "../../core/describe.ts";
 import { SocketError } from "../../core/errors.ts";
 import { parseAddress } from "../../core/net/address.ts";
 import { wholeMs } from "../../core/options.ts";
+import type { App } from "../../core/serve/app.ts";
 import type { SockletEvent } from "../../core/serve/events.ts";
 import { controlTokens } from "../app/control.ts";
 import type { ListenDescriptor } from "../app/descriptors.ts";
@@ -18,6 +20,7 @@ import { loadApp } from "./modules.ts";
 import { notify } from "./notify.ts";
 import { asked, describe, type LogFormat, logger, print, say, setLog, UsageError } from "./output.ts";
 import { newTicketKeys, Restarts } from "./restart.ts";
+import { noteRunning } from "./running.ts";
 import { selfSigned } from "./self-signed.ts";
 import { ABORT_GRACE, onStop } from "./signals.ts";
 import { Predecessor } from "./successor.ts";
@@ -118,7 +121,7 @@ const untilStopped = async (
   return cut;
 };
 
-interface ServeFlags {
+export interface ServeFlags {
   workers?: number | "auto";
   reusePort?: boolean;
   fd?: readonly ListenDescriptor[];
@@ -134,7 +137,17 @@ interface ServeFlags {
   log?: LogFormat;
 }
 
-export const serve = async (path: string, flags: ServeFlags): Promise<void> => {
+/** How `socklet dev` serves otherwise: one version of the app after the other. */
+export interface Following {
+  /** The tokens of the control routes, where the environment has none. */
+  readonly tokens: string | undefined;
+  /** Loads the first version. */
+  load(signal: AbortSignal): Promise<App>;
+  /** The first version is served; until the signal. */
+  served(server: AppServer, signal: AbortSignal): void;
+}
+
+export const serve = async (path: string, flags: ServeFlags, following?: Following): Promise<void> => {
   const { host } = flags;
   setLog(flags.log ?? (process.stderr.isTTY ? "pretty" : "json"));
   if (host !== undefined) asked(`--host ${host}`, () => parseAddress({ hostname: host, port: 0 }));
@@ -142,11 +155,12 @@ export const serve = async (path: string, flags: ServeFlags): Promise<void> => {
   const stop = new Stop(); // before all that takes time: the first listener may have a client at once
   const names = namesOfHandlers();
   onUncaught(names, () => {
+    if (following !== undefined) return; // the next save mends it
     process.exitCode = 1;
     stop.ask("an uncaught exception");
   });
   try {
-    await serveUntil(stop, path, flags, names);
+    await serveUntil(stop, path, flags, names, following);
   } catch (error) {
     if (!stop.signal.aborted || error !== stop.signal.reason) throw error; // else it was stopped before it served
   }
@@ -157,9 +171,10 @@ const serveUntil = async (
   path: string,
   flags: ServeFlags,
   handlerName: AsyncLocalStorage<string> | undefined,
+  following: Following | undefined,
 ): Promise<void> => {
   const { host } = flags;
-  const app = await unlessAborted(loadApp(path), stop.signal);
+  const app = await unlessAborted(following?.load(stop.signal) ?? loadApp(path), stop.signal);
   const certificate = flags.tls === "self-signed" ? selfSigned() : undefined;
   const controlPort = flags.controlPort ?? (flags.anyPort ? 0 : undefined);
   const log = logger(flags.verbose ?? false);
@@ -174,7 +189,7 @@ const serveUntil = async (
     .map((one, i) => ({ ...one, removePath: inherited?.removePaths[i] ?? false }))
     .filter(({ fd }) => fd !== ofControl?.fd);
   const module = pathToFileURL(resolve(path)).href;
-  const tokens = inherited?.tokens;
+  const tokens = inherited?.tokens ?? following?.tokens;
   const options = {
     ...(host !== undefined && { host }),
     anyPort: flags.anyPort ?? false,
@@ -243,11 +258,20 @@ const serveUntil = async (
     await notify("READY=1", `MAINPID=${process.pid}`);
     predecessor?.serving();
   }
-  const cut = await Promise.race([stopped, restarts.replaced.then(() => "replaced" as const)]);
+  if ("replace" in server) following?.served(server, stop.signal);
+  const { control } = server;
+  const forget =
+    control === null ? () => {} : noteRunning(path, control.url, control.token ?? firstOf(tokens));
+  const cut = await Promise.race([stopped, restarts.replaced.then(() => "replaced" as const)]).finally(
+    forget,
+  );
   if (cut === "replaced") return; // another process serves
   await notify("STOPPING=1");
   if (cut > 0) process.exitCode = 1;
 };
+
+const firstOf = (tokens: string | undefined): string | null =>
+  tokens === undefined ? null : (tokenEntries(tokens)[0]?.token ?? null);
 
 const printListeners = async ({
   listeners,

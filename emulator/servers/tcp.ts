@@ -165,7 +165,7 @@ export class TCPServer<
   readonly #stream: StreamOptions;
   readonly #handshakes: Handshakes | null;
   readonly #secured: SecureTransport;
-  readonly #protocols: ReadonlyMap<string, HandlerClass<StreamSocket, Context>>; // handlers by what ALPN chose
+  #protocols: ReadonlyMap<string, HandlerClass<StreamSocket, Context>> = new Map(); // handlers by what ALPN chose
 
   constructor(
     serverAddress: AddressLike,
@@ -198,8 +198,16 @@ export class TCPServer<
     this.#secured = securedWhen(endpoint.scheme, options);
     const { tls } = options;
     this.#handshakes = tls === undefined ? null : new Handshakes(tls, this.#stream.handshakeTimeout);
-    this.#protocols = new Map(alpnHandlers(tls));
-    for (const Handler of this.#protocols.values()) checkKind(Handler, "streams", this.constructor.name);
+    this.replaceProtocols(alpnHandlers(tls));
+  }
+
+  /**
+   * As `RequestHandlerClass`, of the handlers that ALPN chooses (`tls: { alpn: { h2: … } }`): these handle the connections that come
+   * from now on. Throws `TypeError` where one is for datagrams.
+   */
+  replaceProtocols(handlers: readonly (readonly [string, HandlerClass<StreamSocket, Context>])[]): void {
+    for (const [, Handler] of handlers) checkKind(Handler, "streams", this.constructor.name);
+    this.#protocols = new Map(handlers);
   }
 
   protected override openDoor(options: ProxyProtocolOptions, keeper: Doorkeeper): ProxyDoor {

@@ -415,9 +415,9 @@ describe("socklet sessions", () => {
     [
       "no URL",
       ["list"],
-      { SOCKLET_URL: "" },
+      { SOCKLET_URL: "", XDG_RUNTIME_DIR: "/dev/null" }, // where none that runs can be found
       2,
-      "which control plane? Give --url, or set SOCKLET_URL; `socklet serve` prints its own",
+      "which control plane? None of yours runs on this machine: start `socklet dev` or `socklet serve`, or give --url, or set SOCKLET_URL",
     ],
     [
       "no such URL",

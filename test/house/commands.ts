@@ -34,6 +34,7 @@ export const commandsPage = (): string => {
     "`npm run docs` writes this page from the commands themselves.",
     "",
     "```sh",
+    "socklet dev app.ts",
     "socklet serve app.ts",
     "socklet dial 127.0.0.1:6379 resp.ts#RespClient PING",
     'socklet dial 127.0.0.1:6379 respClient --app app.ts --params \'[["SET","k","v"],["GET","k"]]\'',

@@ -1,0 +1,381 @@
+/** `socklet dev` as a process: what a save does to connections, to listeners and to the screen. */
+
+import { type ChildProcess, spawn } from "node:child_process";
+import dgram from "node:dgram";
+import { once } from "node:events";
+import { mkdirSync } from "node:fs";
+import { mkdtemp, readdir, rename, rm, writeFile } from "node:fs/promises";
+import net from "node:net";
+import { join } from "node:path";
+import { createInterface, type Interface } from "node:readline";
+import type { Readable } from "node:stream";
+import { fileURLToPath } from "node:url";
+import { beforeEach, describe, expect, onTestFinished, test } from "vitest";
+import { reservePort } from "../peers/ports.ts";
+
+const root = fileURLToPath(new URL("../..", import.meta.url));
+const SAVES = Number(process.env.SOCKLET_SAVES ?? 40); // how many the soak makes
+const TIMEOUT = 120_000; // ms
+
+let folder: string; // in the package, whose name the app imports
+let runtime: string;
+
+beforeEach(async () => {
+  mkdirSync(join(root, ".wrangler"), { recursive: true });
+  folder = await mkdtemp(join(root, ".wrangler", "dev-command-"));
+  runtime = join(folder, "runtime");
+  onTestFinished(() => rm(folder, { recursive: true }));
+});
+
+const write = (name: string, text: string): Promise<void> => writeFile(join(folder, name), text);
+
+/** Saves as editors do that replace the file. */
+const replace = async (name: string, text: string): Promise<void> => {
+  await write(`.${name}~`, text);
+  await rename(join(folder, `.${name}~`), join(folder, name));
+};
+
+/** A program in the folder. It ends with its test. */
+class Program {
+  readonly lines: string[] = [];
+  readonly process: ChildProcess;
+  readonly exit: Promise<number | null>;
+  #look: (() => void)[] = [];
+  #exited = false;
+
+  constructor(args: readonly string[], nodeArgs: readonly string[] = []) {
+    const cli = join(root, "emulator/command/cli.ts");
+    this.process = spawn(process.execPath, ["--conditions=socklet:source", ...nodeArgs, cli, ...args], {
+      cwd: folder,
+      env: {
+        ...process.env,
+        npm_lifecycle_event: undefined,
+        SOCKLET_TOKENS: undefined,
+        SOCKLET_URL: undefined,
+        SOCKLET_TOKEN: undefined,
+        XDG_RUNTIME_DIR: runtime,
+      },
+      stdio: ["ignore", "pipe", "pipe"],
+    });
+    for (const stream of [this.process.stdout, this.process.stderr]) {
+      createInterface(stream as Readable).on("line", (line) => {
+        this.lines.push(line);
+        this.#told();
+      });
+    }
+    this.exit = once(this.process, "close").then(([status]) => {
+      this.#exited = true;
+      this.#told();
+      return status;
+    });
+    onTestFinished(async () => {
+      this.process.kill("SIGKILL");
+      await this.exit;
+    });
+  }
+
+  /** The first line from `from` on that matches. */
+  async line(pattern: RegExp, from = 0): Promise<RegExpExecArray> {
+    for (;;) {
+      for (const line of this.lines.slice(from)) {
+        const found = pattern.exec(line);
+        if (found !== null) return found;
+      }
+      if (this.#exited) throw new Error(`it ended without a line like ${pattern}:\n${this.lines.join("\n")}`);
+      await new Promise<void>((resolve) => this.#look.push(resolve));
+    }
+  }
+
+  /** Saves, and waits for what that prints. */
+  async saved(save: Promise<void>, pattern: RegExp): Promise<RegExpExecArray> {
+    const from = this.lines.length;
+    await save;
+    return this.line(pattern, from);
+  }
+
+  #told(): void {
+    for (const look of this.#look.splice(0)) look();
+  }
+}
+
+/** A connection that asks a line at a time. */
+class Client {
+  readonly socket: net.Socket;
+  readonly #lines: AsyncIterator<string>;
+  readonly #reader: Interface;
+
+  constructor(port: number) {
+    this.socket = net.connect({ host: "127.0.0.1", port });
+    this.#reader = createInterface(this.socket);
+    this.#lines = this.#reader[Symbol.asyncIterator]();
+    onTestFinished(() => void this.socket.destroy());
+  }
+
+  async ask(line: string): Promise<string> {
+    this.socket.write(`${line}\n`);
+    const { value, done } = await this.#lines.next();
+    if (done) throw new Error("the connection was cut");
+    return value;
+  }
+
+  end(): Promise<unknown> {
+    const closed = once(this.socket, "close");
+    this.socket.end();
+    return closed;
+  }
+}
+
+const askOnce = async (port: number, line = "?"): Promise<string> => {
+  const client = new Client(port);
+  const answer = await client.ask(line);
+  await client.end();
+  return answer;
+};
+
+const refuses = (port: number): Promise<boolean> =>
+  new Promise((resolve) => {
+    const socket = net.connect({ host: "127.0.0.1", port });
+    socket.once("connect", () => resolve(false)).once("error", () => resolve(true));
+    socket.once("connect", () => socket.destroy());
+  });
+
+const HANDLER = `
+  import { StreamRequestHandler } from "socklet";
+  import { word } from "./word.ts";
+  import { count } from "./state.ts";
+  export class Say extends StreamRequestHandler {
+    override async handle() {
+      for await (const line of this.rfile.lines()) {
+        this.wfile.write(\`\${word} \${this.context.made} \${count()}\\n\`);
+      }
+    }
+  }
+`;
+const STATE = "let n = 0;\nexport const count = () => ++n;\n";
+const word = (text: string): string => `export const word = ${JSON.stringify(text)};\n`;
+
+/** The app: one handler on these listeners. `made` counts the calls of context() in one process. */
+const app = (listen: string): string => `
+  import { defineApp } from "socklet";
+  import { Say } from "./say.ts";
+  export const app = defineApp({
+    handlers: { Say },
+    listen: [${listen}],
+    context: () => ({ made: (globalThis.made = (globalThis.made ?? 0) + 1) }),
+  });
+`;
+const at = (port: number, more = ""): string =>
+  `{ handler: "Say", address: "tcp://127.0.0.1:${port}"${more} },`;
+
+/** The project, served. */
+const served = async (
+  listen: string,
+  args: readonly string[] = ["--control-port", "0"],
+  nodeArgs: readonly string[] = [],
+): Promise<Program> => {
+  await write("word.ts", word("one"));
+  await write("state.ts", STATE);
+  await write("say.ts", HANDLER);
+  await write("app.ts", app(listen));
+  const dev = new Program(["dev", "app.ts", ...args], nodeArgs);
+  await dev.line(/^(control|Say) /);
+  return dev;
+};
+
+describe("socklet dev", { timeout: TIMEOUT }, () => {
+  test("a save of what the handler imports is the handler of new connections; old ones keep theirs", async () => {
+    const port = await reservePort();
+    const dev = await served(at(port));
+    const old = new Client(port);
+    expect(await old.ask("?")).toBe("one 1 1");
+    const [, ms] = await dev.saved(write("word.ts", word("two")), /version 2: word\.ts \((\d+) ms\)$/);
+    expect(await askOnce(port)).toBe("two 2 2"); // its context is new; a module that did not change keeps its state
+    expect(await old.ask("?")).toBe("one 1 3");
+    await dev.saved(replace("word.ts", word("three")), /version 3: word\.ts/);
+    expect(await askOnce(port)).toBe("three 3 4");
+    await dev.saved(write("state.ts", `${STATE}\n`), /version 4: state\.ts/);
+    expect(await askOnce(port)).toBe("three 4 1");
+    expect(await old.ask("?")).toBe("one 1 5");
+    console.log(`from the change to the new handler: ${ms} ms`);
+  });
+
+  test("an error is shown where it is, and the last good version serves on", async () => {
+    const port = await reservePort();
+    const dev = await served(at(port));
+    const broken = dev.saved(
+      write("word.ts", "\nexport const word = = 1;\n"),
+      /^socklet: .*version 1 serves on$/,
+    );
+    expect((await broken)[0]).toMatch(/SyntaxError: .*\(.*word\.ts:2\)/);
+    await dev.line(/^ {2}2 \| export const word = = 1;$/);
+    expect(await askOnce(port)).toBe("one 1 1");
+    const thrown = dev.saved(write("word.ts", "\n  export const word = nope;\n"), /^.*version 1 serves on$/);
+    expect((await thrown)[0]).toMatch(/ReferenceError: nope is not defined \(.*word\.ts:2:23\)/);
+    await dev.line(/^ {24,}\^$/);
+    const gone = dev.saved(rm(join(folder, "word.ts")), /^.*version 1 serves on$/);
+    expect((await gone)[0]).toMatch(/Cannot find module '.*word\.ts'/);
+    const port2 = dev.saved(
+      write("app.ts", app('{ handler: "Say", address: "tcp://127.0.0.1:99999" }')),
+      /^.*version 1 serves on$/,
+    );
+    await port2;
+    await write("app.ts", app(at(port)));
+    await dev.saved(write("word.ts", word("mended")), /version \d+: .*word\.ts/);
+    expect(await askOnce(port)).toMatch(/^mended \d+ 2$/);
+  });
+
+  test("a context() that throws, and a port that is in use, leave the last good version whole", async () => {
+    const [port, other] = [await reservePort(), await reservePort()];
+    const dev = await served(at(port));
+    const said = dev.saved(
+      write("app.ts", app(at(port)).replace("({ made", "({ x: nope, made")),
+      /^.*version 1 serves on$/,
+    );
+    expect((await said)[0]).toMatch(/nope is not defined \(.*app\.ts:/);
+    const taken = net.createServer().listen(other, "127.0.0.1");
+    await once(taken, "listening");
+    const inUse = dev.saved(write("app.ts", app(at(port) + at(other))), /^.*version 1 serves on$/);
+    expect((await inUse)[0]).toContain("EADDRINUSE");
+    expect(await askOnce(port)).toBe("one 1 1");
+    taken.close();
+    await once(taken, "close");
+    await dev.saved(write("app.ts", `${app(at(port) + at(other))}\n`), /version 4: app\.ts .* is opened$/);
+    expect(await askOnce(other)).toMatch(/^one /);
+  });
+
+  test("an app that does not load at the start is waited for", async () => {
+    const port = await reservePort();
+    await write("word.ts", "export const word = ;");
+    await write("state.ts", STATE);
+    await write("say.ts", HANDLER);
+    await write("app.ts", app(at(port)));
+    const dev = new Program(["dev", "app.ts", "--control-port", "0"]);
+    await dev.line(/word\.ts:1\).*waiting for a save that mends it$/);
+    await write("word.ts", word("well"));
+    await dev.line(/^control /);
+    expect(await askOnce(port)).toBe("well 1 1");
+    dev.process.kill("SIGINT");
+    expect(await dev.exit).toBe(0);
+  });
+
+  test("listeners that a version adds are opened, those that it drops close, and other options open one again", async () => {
+    const [port, other] = [await reservePort(), await reservePort()];
+    const dev = await served(at(port));
+    const old = new Client(port);
+    await old.ask("?");
+    await dev.saved(write("app.ts", app(at(port) + at(other))), new RegExp(`:${other} is opened$`));
+    const second = new Client(other);
+    expect(await second.ask("?")).toMatch(/^one 2 /);
+    await dev.saved(
+      write("app.ts", app(at(port, ", options: { maxRequests: 1, whenFull: 'refuse' }"))),
+      new RegExp(`:${other} accepts no more; .*:${port} is opened again`),
+    );
+    expect(await refuses(other)).toBe(true);
+    expect(await second.ask("?")).toMatch(/^one 2 /); // goes on to its end
+    expect(await old.ask("?")).toMatch(/^one 1 /);
+    const only = new Client(port);
+    expect(await only.ask("?")).toMatch(/^one 3 /);
+    await expect(new Client(port).ask("?")).rejects.toThrow(); // the new limit holds
+  });
+
+  test("datagrams, and the children of a forking listener, get the new handler", async () => {
+    const [port, forking] = [await reservePort(), await reservePort()];
+    await write("word.ts", word("one"));
+    await write(
+      "app.ts",
+      `import { DatagramRequestHandler, defineApp, StreamRequestHandler } from "socklet";
+       import { word } from "./word.ts";
+       class Pong extends DatagramRequestHandler { override handle() { this.request.reply(word); } }
+       class Fork extends StreamRequestHandler { override async handle() { await this.rfile.line(); this.wfile.write(word + "\\n"); } }
+       export const app = defineApp({
+         handlers: { Pong, Fork },
+         listen: [
+           { handler: "Pong", address: "udp://127.0.0.1:${port}" },
+           { handler: "Fork", address: "tcp://127.0.0.1:${forking}", serve: "forking" },
+         ],
+       });`,
+    );
+    const dev = new Program(["dev", "app.ts", "--control-port", "0"]);
+    await dev.line(/^control /);
+    const socket = dgram.createSocket("udp4");
+    onTestFinished(() => void socket.close());
+    const ping = async (): Promise<string> => {
+      const came = once(socket, "message");
+      socket.send("ping", port, "127.0.0.1");
+      return String((await came)[0]);
+    };
+    expect([await ping(), await askOnce(forking)]).toEqual(["one", "one"]);
+    await dev.saved(write("word.ts", word("two")), /version 2: word\.ts/);
+    expect([await ping(), await askOnce(forking)]).toEqual(["two", "two"]);
+  });
+
+  test("socklet sessions finds the server by itself, while it runs", async () => {
+    const port = await reservePort();
+    const dev = await served(at(port));
+    await askOnce(port);
+    const list = new Program(["sessions", "list"]);
+    expect(await list.exit).toBe(0);
+    expect(list.lines.some((line) => / Say +from /.test(line))).toBe(true);
+    dev.process.kill("SIGTERM");
+    expect(await dev.exit).toBe(0);
+    expect(await readdir(join(runtime, "socklet"))).toEqual([]);
+    const killed = await served(at(port));
+    killed.process.kill("SIGKILL");
+    await killed.exit;
+    const none = new Program(["sessions", "list"]);
+    expect(await none.exit).toBe(2);
+    expect(none.lines.join("\n")).toContain("None of yours runs on this machine");
+    expect(await readdir(join(runtime, "socklet"))).toEqual([]);
+  });
+
+  test("a project with wrangler.toml gets .dev.vars, whose token is the server's", async () => {
+    const port = await reservePort();
+    await write("wrangler.toml", 'name = "x"\n');
+    const dev = await served(at(port));
+    await dev.line(/\.dev\.vars is new/);
+    await dev.line(/Authorization: Bearer <a token of SOCKLET_TOKENS>/);
+    const list = new Program(["sessions", "listeners"]);
+    expect(await list.exit).toBe(0);
+  });
+
+  test(`${SAVES} saves under load: no connection is refused or cut, and memory stays flat`, async () => {
+    const port = await reservePort();
+    const dev = await served(at(port), ["--no-control"], ["--expose-gc"]); // which would keep a record of each connection
+    const heap = async (): Promise<number> => Number(await askOnce(port, "heap"));
+    await dev.saved(
+      write(
+        "say.ts",
+        HANDLER.replace(
+          "this.wfile",
+          'if (line === "heap") { gc(); gc(); this.wfile.write(process.memoryUsage().heapUsed + "\\n"); continue; }\nthis.wfile',
+        ),
+      ),
+      /version 2/,
+    );
+    const before = await heap();
+    const stop = new AbortController();
+    let answers = 0;
+    const load = async (): Promise<void> => {
+      for (; !stop.signal.aborted; answers++) await askOnce(port);
+    };
+    const held = new Client(port);
+    const loads = Promise.all([load(), load(), load()]);
+    loads.catch(() => {});
+    const times: number[] = [];
+    for (let n = 1; n <= SAVES; n++) {
+      const began = performance.now();
+      await dev.saved(write("word.ts", word(`w${n}`)), /version \d+: word/);
+      expect(await askOnce(port)).toMatch(new RegExp(`^w${n} `));
+      times.push(performance.now() - began);
+      expect(await held.ask("?")).toMatch(/^one /);
+    }
+    stop.abort();
+    await loads; // rejects where one was refused or cut
+    const grown = ((await heap()) - before) / SAVES;
+    times.sort((a, b) => a - b);
+    console.log(
+      `${SAVES} saves, ${answers} connections: ${Math.round(times[times.length >> 1] ?? 0)} ms in the median from the save to the new handler's answer, ${Math.round(times.at(-1) ?? 0)} ms at most; ${Math.round(grown / 1024)} KiB of heap a save`,
+    );
+    expect(grown).toBeLessThan(100 * 1024);
+  });
+});
