@@ -11,7 +11,7 @@ const load = process.getBuiltinModule;
 
 // What Node has loaded before any program begins.
 export const fs = load("node:fs");
-export const { channel } = load("node:diagnostics_channel");
+export const { channel, tracingChannel } = load("node:diagnostics_channel");
 export const { dirname, join } = load("node:path");
 export const { fileURLToPath } = load("node:url");
 export const { getSystemErrorName, inspect } = load("node:util");

@@ -6,6 +6,7 @@ export { type AppServer, type Replaced, type ServeOptions, serveApp } from "./ap
 export { type ClusterOptions, type ClusterServer, serveCluster, type WorkerInfo } from "./cluster/cluster.ts";
 export type { Listed } from "./cluster/messages.ts";
 export { streamSocket } from "./kernel/net-transport.ts";
+export type { TracedConnect, TracedHandshake, TracedRequest } from "./kernel/tracing.ts";
 export type { Forking, ForkingInfo } from "./servers/forking/forked-server.ts";
 export { handlerFrom } from "./servers/forking/handler-source.ts";
 export {

@@ -85,7 +85,7 @@ export abstract class BaseConnector<Request, Context = unknown, Params = unknown
   ): Promise<unknown> {
     try {
       options.onOpen?.(request);
-      return await this.finishRequest(request, address);
+      return await this.runRequest(request, address);
     } catch (error) {
       try {
         await this.shutdownRequest(request);

@@ -114,6 +114,11 @@ export abstract class BaseEndpoint<Request, Context = unknown> implements Handle
     return new this.RequestHandlerClass(request, clientAddress, this).run();
   }
 
+  /** `finishRequest()`, as a server and a connector call it: a platform that traces requests does it here. */
+  protected runRequest(request: Request, clientAddress: Address | null): unknown {
+    return this.finishRequest(request, clientAddress);
+  }
+
   /** The request is over: lets its connection go, having sent what was written. */
   shutdownRequest(request: Request): MaybePromise<void> {
     return this.closeRequest(request);

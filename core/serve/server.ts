@@ -378,7 +378,7 @@ export abstract class BaseServer<Request, Context = unknown>
   serveRequest(request: Request, clientAddress: Address | null): Promise<void> | undefined {
     const running = this.begin(request, clientAddress);
     try {
-      const result = this.finishRequest(request, clientAddress);
+      const result = this.runRequest(request, clientAddress);
       if (isThenable(result)) {
         this.#mayWatch(request, running);
         return whenSettled(

@@ -20,7 +20,9 @@ import {
 } from "../../core/sockets/tls.ts";
 import { checkServerTls } from "../../core/sockets/tls-listener.ts";
 import { fs, lazy } from "../builtin.ts";
+import { addressOf } from "./addresses.ts";
 import { distrustOf, tellLaterErrors } from "./handles.ts";
+import { handshakes, type TracedHandshake, traced } from "./tracing.ts";
 
 // ---- PEM ----
 
@@ -413,10 +415,17 @@ export const tlsError = (error: Error & { reason?: string; code?: string }, late
 const left = (): SocketError => new SocketError("ERR_TLS", "the peer left in the TLS handshake");
 
 /** Resolves when the handshake is done; rejects with `ERR_TLS`. `security`: of who accepted. */
-export const handshake = async (
-  secured: tls.TLSSocket,
-  security: ServerSecurity | null,
-): Promise<TlsState> => {
+export const handshake = (secured: tls.TLSSocket, security: ServerSecurity | null): Promise<TlsState> => {
+  if (!handshakes.hasSubscribers) return shakeHands(secured, security);
+  const { remoteAddress, remotePort, remoteFamily } = secured;
+  const context: TracedHandshake = {
+    role: security === null ? "client" : "server",
+    address: addressOf(remoteAddress, remotePort, remoteFamily),
+  };
+  return traced(handshakes, context, () => shakeHands(secured, security));
+};
+
+const shakeHands = async (secured: tls.TLSSocket, security: ServerSecurity | null): Promise<TlsState> => {
   const { promise, resolve, reject } = Promise.withResolvers<void>();
   const failed = (error: Error & { reason?: string }): void =>
     reject(isLeft(error) ? left() : tlsError(error));

@@ -62,6 +62,7 @@ import { type Known, knownDescriptor } from "../kernel/descriptors/adopted.ts";
 import type { Connection, Origin } from "../kernel/net-transport.ts";
 import { listenerDescriptor, streamDescriptor } from "../kernel/stream-descriptor.ts";
 import type { Replacement, ServerSecurity } from "../kernel/tls.ts";
+import { requests, type TracedRequest, traced } from "../kernel/tracing.ts";
 import { zoned } from "../sockets/names.ts";
 import { Socket } from "../sockets/socket.ts";
 import { publish, subscribed } from "./events.ts";
@@ -497,6 +498,13 @@ export class TCPServer<
       return { subject: subject.replaceAll("\n", ", "), fingerprint256, validTo: new Date(validTo) };
     });
     this.announce({ type: "certificate", server: this.name, certificates, error });
+  }
+
+  protected override runRequest(request: Request, clientAddress: Address | null): unknown {
+    if (!requests.hasSubscribers) return super.runRequest(request, clientAddress);
+    const { id } = this.scope(request);
+    const context: TracedRequest = { server: this.name, role: "server", id, address: clientAddress, request };
+    return traced(requests, context, () => super.runRequest(request, clientAddress));
   }
 
   override finishRequest(request: Request, clientAddress: Address | null): unknown {

@@ -3,7 +3,7 @@
 import type net from "node:net";
 import { withDeadline } from "../../core/bytes/data.ts";
 import { SocketError } from "../../core/errors.ts";
-import { type AddressLike, type Endpoint, formatAddress } from "../../core/net/address.ts";
+import { type Address, type AddressLike, type Endpoint, formatAddress } from "../../core/net/address.ts";
 import { StreamConnector, type StreamConnectorOptions } from "../../core/serve/connector.ts";
 import type { HandlerClass } from "../../core/serve/handler.ts";
 import {
@@ -22,6 +22,7 @@ import { checkedPath } from "../kernel/descriptors/sockaddr.ts";
 import { unconnected } from "../kernel/intake.ts";
 import { NodeTransport, type Origin } from "../kernel/net-transport.ts";
 import type { LastSession } from "../kernel/tls.ts";
+import { connects, requests, type TracedRequest, traced } from "../kernel/tracing.ts";
 import { zoned } from "./names.ts";
 
 /** A socket to dial with, if not a new one. */
@@ -38,7 +39,20 @@ export interface Dialling extends Omit<Origin, "dialled" | "remote"> {
 export const dial = (
   endpoint: Endpoint,
   options: ConnectOptions,
-  { socket = unconnected({ allowHalfOpen: true, noDelay: true }), version, last, ...origin }: Dialling = {},
+  dialling: Dialling = {},
+): Promise<StreamTransport> => {
+  if (!connects.hasSubscribers) return dialOne(endpoint, options, dialling);
+  return traced(
+    connects,
+    { address: formatAddress({ ...endpoint, scheme: endpoint.scheme ?? "tcp" } as Endpoint) },
+    () => dialOne(endpoint, options, dialling),
+  );
+};
+
+const dialOne = (
+  endpoint: Endpoint,
+  options: ConnectOptions,
+  { socket = unconnected({ allowHalfOpen: true, noDelay: true }), version, last, ...origin }: Dialling,
 ): Promise<StreamTransport> => {
   const said = formatAddress(endpoint);
   socket.pause(); // nothing is read until somebody asks
@@ -108,6 +122,13 @@ export const createConnection = async (
  */
 export class TCPConnector<Context = unknown, Params = unknown> extends StreamConnector<Context, Params> {
   readonly #last: LastSession = {};
+
+  protected override runRequest(request: StreamSocket, address: Address | null): unknown {
+    if (!requests.hasSubscribers) return super.runRequest(request, address);
+    const { id } = this.scope(request);
+    const context: TracedRequest = { server: this.name, role: "client", id, address, request };
+    return traced(requests, context, () => super.runRequest(request, address));
+  }
 
   protected override async createConnection(
     endpoint: Endpoint,
