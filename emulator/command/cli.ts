@@ -87,6 +87,15 @@ ofServing(
 ).action(async (path, flags) => (await import("./dev.ts")).dev(path, flags));
 
 program
+  .command("doctor")
+  .description(
+    "say what of this machine and this project does not fit, and what to do; exit status 1 if something must be mended",
+  )
+  .argument("[module]", "the app; its listeners are looked at, too")
+  .option("--json", "print JSON")
+  .action(async (path, flags) => (await import("./doctor.ts")).doctor(path, flags));
+
+program
   .command("dial")
   .description("dial an address, run one handler on the connection, and print what it returns as JSON")
   .argument("<address>", "tcp://host:port, tls://host:port or unix:/path")
