@@ -60,6 +60,7 @@ const guide: SidebarItem[] = [
       "deploying",
       "tls",
       "proxy-protocol",
+      "production",
       "broadcasts",
       "sessions",
       "socket-module",

@@ -54,6 +54,18 @@ const isAt = (endpoint: Endpoint, address: Address | null): boolean => {
   return endpoint.port === address.port;
 };
 
+/** Descriptors in groups: those of one name at one address, as `reusePort` has them, are together. */
+export const byPlace = (descriptors: readonly ListenDescriptor[]): ListenDescriptor[][] => {
+  const groups = new Map<string, ListenDescriptor[]>();
+  for (const descriptor of descriptors) {
+    const { kind, address } = examined(checkCount("fd", descriptor.fd, 0));
+    const at = address === null ? `descriptor ${descriptor.fd}` : formatAddress(address);
+    const place = [descriptor.name, kind, at].join(" ");
+    groups.set(place, [...(groups.get(place) ?? []), descriptor]);
+  }
+  return [...groups.values()];
+};
+
 /**
  * Which listener each descriptor is for. Throws `EINVAL` for one that is for none, `EBADF`, `ENOTSOCK`; with `spare` those for
  * none are told to it.

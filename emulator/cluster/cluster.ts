@@ -21,7 +21,7 @@ import { type App, isApp, type Listener } from "../../core/serve/app.ts";
 import { callListener, type SockletEvent } from "../../core/serve/events.ts";
 import type { ServerOptions } from "../../core/serve/server.ts";
 import type { ControlServer, ServedRoutes } from "../app/control.ts";
-import type { ListenDescriptor } from "../app/descriptors.ts";
+import { byPlace, type ListenDescriptor } from "../app/descriptors.ts";
 import {
   checkServed,
   givenTo,
@@ -326,20 +326,11 @@ class Cluster implements ClusterServer {
   /** Binds them all, or takes over the descriptors that were given. */
   async #bind(): Promise<void> {
     const { descriptors = [], reusePort = false } = this.#options;
-    const given = new Map<Listener, ListenDescriptor[]>();
-    for (let left = descriptors; left.length > 0; ) {
-      const spare: ListenDescriptor[] = [];
-      const some = givenTo(this.#app, left, {
-        spare: (one) => void spare.push(one),
-      });
-      for (const [listener, one] of some) given.set(listener, [...(given.get(listener) ?? []), one]);
-      if (spare.length < left.length && reusePort) left = spare;
-      else {
-        if (spare.length > 0 && this.#hosting.spare === undefined) givenTo(this.#app, spare); // says what is wrong
-        for (const one of spare) this.#hosting.spare?.(one);
-        break;
-      }
-    }
+    const groups = reusePort ? byPlace(descriptors) : descriptors.map((one) => [one]);
+    const firsts = groups.map(([first]) => first as ListenDescriptor);
+    const given = new Map<Listener, readonly ListenDescriptor[]>();
+    for (const [listener, first] of givenTo(this.#app, firsts, this.#hosting))
+      given.set(listener, groups[firsts.indexOf(first)] as ListenDescriptor[]);
     for (const group of together(this.#app.listeners, this.#options)) await this.#bindTogether(group, given);
   }
 
