@@ -20,7 +20,7 @@ beforeAll(async () => {
   worker = await runWorker({
     main: "test/worker/app.ts",
     ports,
-    classes: { STORAGE: "SockletStorage" },
+    classes: { STORAGE: "SockletStorage", SOCKLET_POOLS: "SockletPool" },
     vars: { PORTS: { mail, resp, dns, transcript } },
   });
 });

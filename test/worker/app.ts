@@ -1,7 +1,7 @@
 /** The example app as a Worker, on the ports that a test chose, with a way to read what it stored. */
 
 import { defineApp, type ListenEntry } from "socklet";
-import { SockletStorage, workerFor } from "socklet/worker";
+import { poolsFor, SockletStorage, workerFor } from "socklet/worker";
 import { app } from "../../examples/app.ts";
 
 interface Bindings {
@@ -9,6 +9,7 @@ interface Bindings {
   readonly PORTS: Readonly<Record<string, number>>;
 }
 
+const pools = poolsFor(app); // of the example app, whose context it is
 const workers = new Map<string, ReturnType<typeof workerFor>>();
 
 /** The app with its listeners moved to the ports of the test. */
@@ -20,13 +21,14 @@ const workerOf = ({ PORTS }: Bindings): ReturnType<typeof workerFor> => {
       handler,
       address: { hostname: "127.0.0.1", port },
     }));
-    worker = workerFor(defineApp({ handlers: app.handlers, listen, context: app.context }));
+    worker = workerFor(defineApp({ handlers: app.handlers, listen, context: app.context }), { pools });
     workers.set(key, worker);
   }
   return worker;
 };
 
 export { SockletStorage };
+export class SockletPool extends pools.Pool {}
 
 export default {
   async fetch(request: Request, env: Bindings, ctx: ExecutionContext): Promise<Response> {
