@@ -4,7 +4,6 @@
  *
  * A `StreamSocket` is pulled, never pushed: nothing is read until a caller asks for it, so back-pressure is the
  * default. (A transport may read ahead, by a bounded amount.) Its life:
- * by a bounded amount), so back-pressure is the default. Its life:
  *
  *     open ──shutdown(SHUT_WR)──▶ half open: the peer reads the end, we may still read
  *       │ ◀──the peer's end────── recv() gives null, we may still send

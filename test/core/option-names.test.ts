@@ -43,6 +43,7 @@ const TABLE: Readonly<Record<string, Row>> = {
     core.defineApp({ handlers: { x: Nothing }, dial: { x: { handler: "x", address: ":1", keep } } }),
   "defineApp, pools": (options: object) =>
     core.defineApp({ handlers: { x: Calls }, pools: { x: { handler: "x", address: ":1", ...options } } }),
+  behindProxies: (options: object) => core.behindProxies({ from: ["::1"], ...options }),
   proxyHeader: (options) => core.proxyHeader(options),
   "proxyHeader, ssl": (ssl) => core.proxyHeader({ version: 2, ssl }),
   inetAton: (options) => core.inetAton("1", options),
@@ -159,6 +160,12 @@ test("each options' interface has a list of its names, which the compiler compar
     "SessionSetup", // as that
     "PlainOptions", // of sockets in native.ts, of itself
     "GateOptions", // a part of a server's
+    "FaultRulesOptions", // of FaultRules, which no entry exports
+    "PlannedFaults", // of FaultyTransport, as that
+    "ProxyOptions", // of `socklet proxy`, of itself
+    "TapeOptions", // as that
+    "ClientSetup", // of a Worker's pools, of itself
+    "PoolObjectSetup", // as that
     "StartTlsOptions", // the options of either role
   ];
   expect(names.length).toBeGreaterThan(40);
