@@ -93,11 +93,20 @@ class Rule {
   readonly start: number;
   readonly end: number;
   readonly index: number;
-  readonly over = Promise.withResolvers<void>();
+  readonly #over = Promise.withResolvers<void>();
   /** Each takes back something that is planned. */
   readonly planned: (() => void)[] = [];
   applied = 0;
   removed = false;
+
+  /** Resolves when its time is over, or it is taken away. */
+  get over(): Promise<void> {
+    return this.#over.promise;
+  }
+
+  finish(): void {
+    this.#over.resolve();
+  }
 
   constructor(given: FaultRule, name: string, index: number, now: number) {
     this.given = given;
@@ -244,7 +253,7 @@ export class FaultRules {
     if (rule === undefined) return false;
     rule.removed = true;
     for (const cancel of rule.planned) cancel();
-    rule.over.resolve();
+    rule.finish();
     this.#rules = this.#rules.filter((one) => one !== rule);
     return true;
   }
@@ -363,7 +372,7 @@ export class FaultRules {
     };
     if (untilStart > 0) this.#plan(rule, untilStart, strike);
     else queueMicrotask(strike);
-    if (given.for !== undefined) this.#plan(rule, untilStart + given.for, () => rule.over.resolve());
+    if (given.for !== undefined) this.#plan(rule, untilStart + given.for, () => rule.finish());
   }
 
   #plan(rule: Rule, ms: number, task: () => void): void {
@@ -485,7 +494,7 @@ class RuledPlan implements Plan {
     const limit = LIMITS[rule.given.fault];
     if (limit !== undefined) return { at, what: limit, delay: rule.given.delay ?? 0 };
     if (rule.given.fault !== "stall") return { at, what: null };
-    return { at, what: () => (rule.holds(this.#all.now) ? rule.over.promise : null) };
+    return { at, what: () => (rule.holds(this.#all.now) ? rule.over : null) };
   }
 
   reached(limit: Limit): void {
