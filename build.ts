@@ -22,6 +22,7 @@ const ENTRIES = {
   "emulator/cli": "emulator/command/cli.ts",
   "emulator/forking-child": "emulator/servers/forking/forking-child.ts", // beside the code of its parent, which looks for it there
   "emulator/cluster-worker": "emulator/cluster/cluster-worker.ts", // the same
+  "emulator/otel/index": "emulator/otel/index.ts",
   "worker/index": "worker/index.ts",
 };
 
@@ -51,7 +52,7 @@ const { output } = await bundle.write({
       { name: "core/core", test: /[\\/]core[\\/](?!control[\\/](?!plane\.)|testing[\\/])/ },
       {
         name: "emulator/emulator",
-        test: /[\\/]emulator[\\/](?!command[\\/]|.*[\\/](forking-child|cluster-worker|control)\.)/,
+        test: /[\\/]emulator[\\/](?!command[\\/]|otel[\\/]|.*[\\/](forking-child|cluster-worker|control)\.)/,
       },
     ],
   },

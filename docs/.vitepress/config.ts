@@ -61,13 +61,17 @@ const guide: SidebarItem[] = [
       "tls",
       "proxy-protocol",
       "production",
+      "observing",
       "broadcasts",
       "sessions",
       "socket-module",
     ),
   ),
   group("Coming from", docs("from-python", "from-node-net")),
-  group("Look up", docs("command-line", "errors", "options", "exports", "places", "performance", "clients")),
+  group(
+    "Look up",
+    docs("command-line", "errors", "options", "exports", "compared", "places", "performance", "clients"),
+  ),
   group("Inside", ["ARCHITECTURE.md", "docs/decisions/index.md", "CONTRIBUTING.md", "CHANGELOG.md"]),
 ];
 

@@ -30,6 +30,8 @@ export interface TracedRequest extends Traced<unknown> {
   readonly id: number;
   /** The peer, or whom a proxy speaks for; `null` where that is not told. */
   readonly address: Address | null;
+  /** Where the server listens; of a connector its own end. */
+  readonly local: Address | null;
   /** The connection or the datagram. */
   readonly request: StreamSocket | Datagram;
 }

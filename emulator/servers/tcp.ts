@@ -503,7 +503,14 @@ export class TCPServer<
   protected override runRequest(request: Request, clientAddress: Address | null): unknown {
     if (!requests.hasSubscribers) return super.runRequest(request, clientAddress);
     const { id } = this.scope(request);
-    const context: TracedRequest = { server: this.name, role: "server", id, address: clientAddress, request };
+    const context: TracedRequest = {
+      server: this.name,
+      role: "server",
+      id,
+      address: clientAddress,
+      local: this.serverAddress,
+      request,
+    };
     return traced(requests, context, () => super.runRequest(request, clientAddress));
   }
 

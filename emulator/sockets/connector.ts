@@ -126,7 +126,14 @@ export class TCPConnector<Context = unknown, Params = unknown> extends StreamCon
   protected override runRequest(request: StreamSocket, address: Address | null): unknown {
     if (!requests.hasSubscribers) return super.runRequest(request, address);
     const { id } = this.scope(request);
-    const context: TracedRequest = { server: this.name, role: "client", id, address, request };
+    const context: TracedRequest = {
+      server: this.name,
+      role: "client",
+      id,
+      address,
+      local: request.getsockname(),
+      request,
+    };
     return traced(requests, context, () => super.runRequest(request, address));
   }
 

@@ -73,6 +73,7 @@ const ROOMS: Readonly<Record<string, Room>> = {
     ],
     packages: /^node:/,
   },
+  "emulator/otel": { below: [...SERVE, ...KERNEL], packages: /^(node:|@opentelemetry\/api$)/ },
   "emulator/command": {
     below: [
       ...POOL,

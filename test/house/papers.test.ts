@@ -7,6 +7,8 @@ const papers = [
   "ARCHITECTURE.md",
   "CONTRIBUTING.md",
   "docs/places.md",
+  "docs/compared.md",
+  "docs/observing.md",
   ...readdirSync("docs/decisions").map((name) => `docs/decisions/${name}`),
 ];
 
