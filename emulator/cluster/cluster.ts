@@ -11,7 +11,6 @@
  * takes its place; it is lost where there is none (fewer workers after a restart, the end of the cluster).
  */
 
-import { randomBytes } from "node:crypto";
 import type { ListenerLog } from "../../core/control/listeners.ts";
 import { describe } from "../../core/describe.ts";
 import { SocketError } from "../../core/errors.ts";
@@ -152,7 +151,8 @@ const appOf = async (module: string): Promise<App> => {
 
 /**
  * Serves the app that `module` (a URL) exports as `app` by several processes, each of which runs the module. Resolves when all
- * serve. Rejects as `serveApp()`, and with what a worker throws that cannot serve.
+ * serve. Rejects as `serveApp()`, and with what a worker throws that cannot serve. The module is another than the one that awaits this
+ * at its top level, which would wait for itself.
  *
  * What an app counts, each worker counts by itself: `maxRequests`, `maxRequestsPerAddress`, `rate` and `amplification` are limits of one
  * worker, so that an address may have as often as much as there are workers. Blobs of the app's storage are written by any worker, each
@@ -223,7 +223,7 @@ class Cluster implements ClusterServer {
     this.#maxLosses = checkCount("maxLosses", maxLosses, 1);
     this.#drainTimeout = checkTime("drainTimeout", options.drainTimeout ?? DRAIN_TIMEOUT, 0);
     this.#drainDelay = checkTime("drainDelay", options.drainDelay ?? 0, 0);
-    this.#ticketKeys = options.ticketKeys ?? new Uint8Array(randomBytes(48));
+    this.#ticketKeys = options.ticketKeys ?? crypto.getRandomValues(new Uint8Array(48));
     this.#places = Array.from({ length: this.#count }, (_, i) => {
       return { number: i + 1, worker: null, leaving: new Set(), held: false, timer: undefined };
     });

@@ -1,6 +1,5 @@
 /** What a SIGUSR2 does to a program that serves: another takes its place. */
 
-import { randomBytes } from "node:crypto";
 import type { ListenDescriptor } from "../app/descriptors.ts";
 import { notify } from "./notify.ts";
 import { describe, say } from "./output.ts";
@@ -14,7 +13,7 @@ interface HandsOver {
 }
 
 /** 48 random bytes for the ticket keys of all listeners: this process's, and those of its successors. */
-export const newTicketKeys = (): Uint8Array => new Uint8Array(randomBytes(48));
+export const newTicketKeys = (): Uint8Array => crypto.getRandomValues(new Uint8Array(48));
 
 /** The restarts of one program. */
 export class Restarts {
