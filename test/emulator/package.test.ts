@@ -256,7 +256,7 @@ test("has what was built from the sources, its texts, and nothing else", async (
   const declared = sources
     .filter((name) => name !== "worker/main") // the example's Worker
     .map((name) => `dist/${name}.d.ts`);
-  const programs = ["dist/emulator/cli.js", "dist/emulator/forking-child.js"];
+  const programs = ["cli", "cluster-worker", "forking-child"].map((name) => `dist/emulator/${name}.js`);
   const whole = ["dist/core/core.js", "dist/emulator/emulator.js"];
   const code = [...Object.values(entries), ...programs, ...whole];
   const others = packed.filter((name) => /^dist\/chunks\/[a-z0-9-]+\.js$/.test(name)); // the control plane's
