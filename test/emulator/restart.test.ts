@@ -340,7 +340,7 @@ describe.skipIf(peer("systemd-socket-activate") === null)("systemd-socket-activa
       const before = [
         peer("systemd-socket-activate") as string,
         ...["-l", `127.0.0.1:${port}`, "-l", path, "--fdname=pid:pid"],
-        ...["CLUSTER_FOLDER", "PATH"].map((name) => `--setenv=${name}`),
+        ...["CLUSTER_FOLDER", "PATH", "SOCKLET_LOG"].map((name) => `--setenv=${name}`),
       ];
       await using served = new Served(["--no-control", ...args], { before });
       await served.line(/Listening on/);
@@ -358,7 +358,7 @@ describe.skipIf(peer("systemd-socket-activate") === null)("systemd-socket-activa
     const [one, two] = await reservePorts(2);
     const before = [
       ...[peer("systemd-socket-activate") as string, "-l", `127.0.0.1:${one}`, "-l", `127.0.0.1:${two}`],
-      ...["CLUSTER_FOLDER", "PATH"].map((name) => `--setenv=${name}`),
+      ...["CLUSTER_FOLDER", "PATH", "SOCKLET_LOG"].map((name) => `--setenv=${name}`),
     ];
     await using served = new Served(["--no-control"], { before });
     await served.line(/Listening on .* as 4/);
