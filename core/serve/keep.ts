@@ -1,6 +1,6 @@
 /** How a session lasts: what an entry of an app's `dial` says as `keep`, and what keeps a handler's state. */
 
-import { checkCount, checkTime, MAX_TIMER, optionNamesOf } from "../options.ts";
+import { checkCount, checkTime, MAX_TIMER, optionNamesOf, wholeMs } from "../options.ts";
 
 /** When what lasts is dialled again. Times are milliseconds. */
 export interface RedialOptions {
@@ -65,7 +65,7 @@ export const settleKeep = (options: KeepOptions): Keep => {
   checkTime("redial.retryDelay", retryDelay, 1);
   if (maxRetryDelay < retryDelay) {
     throw new RangeError(
-      `redial.maxRetryDelay is ${maxRetryDelay} ms, less than redial.retryDelay, ${retryDelay} ms`,
+      `redial.maxRetryDelay is ${wholeMs(maxRetryDelay)}, less than redial.retryDelay, ${wholeMs(retryDelay)}`,
     );
   }
   return {

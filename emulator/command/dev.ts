@@ -2,6 +2,7 @@
 
 import { relative } from "node:path";
 import { describe as thrownAs } from "../../core/describe.ts";
+import { wholeMs } from "../../core/options.ts";
 import type { App } from "../../core/serve/app.ts";
 import type { AppServer, Replaced } from "../app/serve.ts";
 import { dirname, fs, join } from "../builtin.ts";
@@ -60,7 +61,7 @@ export const dev = async (path: string, given: ServeFlags): Promise<void> => {
         if (number !== versions.number || signal.aborted) return; // a later one is there already
         const replaced = await server.replace(app);
         good = number;
-        say(`version ${number}: ${what} (${Math.round(performance.now() - began)} ms)${words(replaced)}`);
+        say(`version ${number}: ${what} (${wholeMs(performance.now() - began)})${words(replaced)}`);
       };
       // Not awaited: a version whose top level waits for ever would keep the next one from being seen.
       void taken().catch((error) => {

@@ -368,7 +368,9 @@ export class FaultRules {
     const untilStart = rule.start - this.#clock.now();
     const strike = (): void => {
       if (rule.removed) return;
-      for (const stream of this.#streams) stream.touch();
+      const early = rule.start - this.#clock.now(); // a timer may fire a part of a millisecond before its time
+      if (early > 0) this.#plan(rule, Math.ceil(early), strike);
+      else for (const stream of this.#streams) stream.touch();
     };
     if (untilStart > 0) this.#plan(rule, untilStart, strike);
     else queueMicrotask(strike);
