@@ -5,6 +5,7 @@ import { once } from "node:events";
 import net from "node:net";
 import { fileURLToPath } from "node:url";
 import { expect, test } from "vitest";
+import { serverOf } from "./node-server.ts";
 import { describeWith, type Ended, type Program, redis, run, start } from "./program.ts";
 
 const cli = fileURLToPath(new URL("../../emulator/command/cli.ts", import.meta.url));
@@ -38,24 +39,7 @@ const proxy = async (address: string, faults: readonly string[], ...more: string
   };
 };
 
-/** A server of Node's; each connection is given. */
-const serverOf = async (take: (socket: net.Socket) => void) => {
-  const sockets = new Set<net.Socket>();
-  const server = net.createServer({ allowHalfOpen: true }, (socket) => {
-    sockets.add(socket.on("error", () => {}));
-    take(socket);
-  });
-  server.listen(0, "127.0.0.1");
-  await once(server, "listening");
-  return {
-    address: `tcp://127.0.0.1:${(server.address() as net.AddressInfo).port}`,
-    [Symbol.asyncDispose]: async () => {
-      for (const socket of sockets) socket.destroy();
-      await new Promise((resolve) => server.close(resolve));
-    },
-  };
-};
-const echo = () => serverOf((socket) => socket.pipe(socket));
+const echo = () => serverOf({}, (socket) => socket.pipe(socket));
 
 interface Heard {
   readonly text: string;

@@ -11,6 +11,7 @@ import { fileURLToPath } from "node:url";
 import { formatTranscript, parseTranscript, type Transcript } from "socklet/testing";
 import { afterAll, expect, test } from "vitest";
 import { ownCertificates } from "./certificates.ts";
+import { serverOf } from "./node-server.ts";
 import { describeWith, type Ended, type Program, redis, run, start } from "./program.ts";
 import { bind, postgres, postgresPassword, smtp } from "./servers.ts";
 
@@ -357,23 +358,8 @@ describeWith(["tshark"], "tshark reads socklet export --pcapng", () => {
 
 // ---- Transparent: what passes is as it was ----
 
-/** A server of Node's that is given each connection, and where it is. */
-const serverOf = async (take: (socket: net.Socket) => void) => {
-  const sockets: net.Socket[] = [];
-  const server = net.createServer({ allowHalfOpen: true, pauseOnConnect: true }, (socket) => {
-    sockets.push(socket.on("error", () => {}));
-    take(socket);
-  });
-  server.listen(0, "127.0.0.1");
-  await once(server, "listening");
-  return {
-    address: `tcp://127.0.0.1:${(server.address() as net.AddressInfo).port}`,
-    [Symbol.asyncDispose]: async () => {
-      for (const socket of sockets) socket.destroy();
-      await new Promise((resolve) => server.close(resolve));
-    },
-  };
-};
+/** What comes is left in the kernel until it is read. */
+const PAUSED = { pauseOnConnect: true };
 const clientOf = async (port: number): Promise<net.Socket> => {
   const socket = net.connect({ port, host: "127.0.0.1", allowHalfOpen: true }).on("error", () => {});
   await once(socket, "connect");
@@ -386,7 +372,9 @@ const readAll = async (socket: net.Socket): Promise<string> => {
 };
 
 test("an end passes while the other direction goes on", async () => {
-  await using server = await serverOf(async (socket) => socket.end(`I heard: ${await readAll(socket)}`));
+  await using server = await serverOf(PAUSED, async (socket) =>
+    socket.end(`I heard: ${await readAll(socket)}`),
+  );
   await using between = await proxy(server.address);
   const client = await clientOf(between.port);
   client.end("all of it");
@@ -400,7 +388,7 @@ test("a reset passes as a reset, in both directions", async () => {
   const errors: unknown[] = [];
   const heard = Promise.withResolvers<void>();
   let who: "server" | "client" = "server";
-  await using server = await serverOf((socket) => {
+  await using server = await serverOf(PAUSED, (socket) => {
     socket.resume();
     if (who === "server") socket.once("data", () => socket.resetAndDestroy());
     else {
@@ -427,7 +415,7 @@ test("a reset passes as a reset, in both directions", async () => {
 
 test("back-pressure passes: a reader that takes nothing stops the writer, and nothing is kept in between", async () => {
   const accepted = Promise.withResolvers<net.Socket>();
-  await using server = await serverOf((socket) => accepted.resolve(socket));
+  await using server = await serverOf(PAUSED, (socket) => accepted.resolve(socket));
   await using between = await proxy(server.address, "--quiet");
   const client = await clientOf(between.port);
   const slow = await accepted.promise;
@@ -454,7 +442,7 @@ test("what goes through is what comes out, and memory is flat: 1 GiB, or SOCKLET
   const size = Number(process.env.SOCKLET_WIRE_BYTES ?? 2 ** 30);
   const came = createHash("sha1");
   const done = Promise.withResolvers<void>();
-  await using server = await serverOf(async (socket) => {
+  await using server = await serverOf(PAUSED, async (socket) => {
     for await (const bytes of socket) came.update(bytes);
     socket.end();
     done.resolve();

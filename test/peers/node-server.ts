@@ -1,0 +1,22 @@
+/** A server of Node's, for tests of what stands before it. */
+
+import { once } from "node:events";
+import net from "node:net";
+
+/** Gives each connection to `take`, open in each direction until that is ended. It is closed, with its connections, when it is disposed of. */
+export const serverOf = async (options: net.ServerOpts, take: (socket: net.Socket) => void) => {
+  const sockets = new Set<net.Socket>();
+  const server = net.createServer({ allowHalfOpen: true, ...options }, (socket) => {
+    sockets.add(socket.on("error", () => {}));
+    take(socket);
+  });
+  server.listen(0, "127.0.0.1");
+  await once(server, "listening");
+  return {
+    address: `tcp://127.0.0.1:${(server.address() as net.AddressInfo).port}`,
+    [Symbol.asyncDispose]: async () => {
+      for (const socket of sockets) socket.destroy();
+      await new Promise((resolve) => server.close(resolve));
+    },
+  };
+};
