@@ -427,7 +427,8 @@ export class Gate {
       throw new RangeError(`rate.perSecond is more than 0, not ${perSecond}`);
     }
     this.#interval = 1000 / perSecond;
-    this.#slack = this.#interval * (checkCount("rate.burst", burst, 1) - 1);
+    // A ten-thousandth of a token more: the sum of a burst's intervals is rounded, and its last request is due no less.
+    this.#slack = this.#interval * (checkCount("rate.burst", burst, 1) - 1 + 1e-4);
     this.#full = rate && new Remembered();
     this.#most = checkCount("maxRequestsPerAddress", maxRequestsPerAddress ?? 1, 1);
     this.#here = maxRequestsPerAddress === undefined ? undefined : new Map();

@@ -786,6 +786,28 @@ describe("who may come", () => {
     expect(Gate.of({ access: {} })).not.toBe(null);
   });
 
+  test("a whole burst may come at once, whatever the clock shows", () => {
+    vi.useFakeTimers({ toFake: ["performance"] });
+    try {
+      for (const perSecond of [0.3, 1, 3, 7, 1000]) {
+        for (const burst of [1, 2, 5, 100]) {
+          for (let host = 1; host <= 200; host++) {
+            const gate = Gate.of({ rate: { perSecond, burst } });
+            const peer = peerAt(`192.0.2.${host}`);
+            const answers = Array.from({ length: burst + 1 }, () => gate?.enter(peer));
+            expect(answers, `${perSecond} a second at ${performance.now()} ms`).toEqual([
+              ...Array.from({ length: burst }, () => null),
+              "rate",
+            ]);
+            vi.advanceTimersByTime(host * host * 37); // to weeks in all: the later, the coarser the sums
+          }
+        }
+      }
+    } finally {
+      vi.useRealTimers();
+    }
+  });
+
   test("the rate is a token bucket's, whoever comes when", () => {
     vi.useFakeTimers({ toFake: ["performance"] });
     try {
