@@ -206,6 +206,23 @@ describe("a request in a child", () => {
     expect(server.info()).toMatchObject({ idle: 1, busy: 0, served: 2, failed: 0 });
   });
 
+  test("a ping that is answered when the request is over takes nothing from its counts", async () => {
+    const folder = await mkdtemp(join(tmpdir(), "socklet-"));
+    onTestFinished(() => rm(folder, { recursive: true }));
+    const answered = join(folder, "answered");
+    const { address, events } = await serving({ requestTimeout: 4000 });
+    const socket = await dial(address);
+    const line = `deafUntilOver ${answered}`;
+    expect(await ask(socket, line)).toBe("a ping came");
+    await socket.sendall("bye\n");
+    while (!existsSync(answered)); // without ever awaiting: the end and the answer are then read in one
+    expect(await events.next("end")).toMatchObject({
+      failed: false,
+      bytesRead: line.length + 5,
+      bytesWritten: 12,
+    });
+  });
+
   test("what it emits and throws, the parent tells", async () => {
     const { server, events, address } = await serving();
     const socket = await dial(address);

@@ -233,7 +233,8 @@ export class Child {
         this.begun = true;
         break;
       case "pong":
-        if (job !== null) job.counts = report;
+        // It may answer when the request is over: Node holds a ping back until the child has the connection.
+        if (job?.id === report.id) job.counts = report;
         break;
       case "shutdown":
         this.#owner.server.shutdown();

@@ -166,7 +166,8 @@ class ChildServer implements HandlerServer {
 
   /** What the parent asks while a request runs. */
   order(order: Order): void {
-    if (order.type === "ping") tell({ type: "pong", ...(this.#running?.counts ?? NO_BYTES) });
+    if (order.type === "ping")
+      tell({ type: "pong", id: this.#running?.id ?? null, ...(this.#running?.counts ?? NO_BYTES) });
     else if (order.type === "cancel") this.#running?.abort(fromWire(order.reason));
     else if (order.type === "certificate") this.#security?.replace(order.tls);
   }

@@ -47,7 +47,7 @@ export type Order =
 export type Report =
   | { readonly type: "ready" | "begun" | "shutdown" }
   | { readonly type: "unfit" | "crashed"; readonly error: WireError }
-  | ({ readonly type: "pong" } & Counts)
+  | ({ readonly type: "pong"; readonly id: number | null } & Counts)
   /** `kept`: the handler closed the connection itself, or gave it to another (`toWeb()`, `detach()`). `cut`: not all that it wrote has left. */
   | ({
       readonly type: "end";
