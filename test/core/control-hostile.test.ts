@@ -320,7 +320,11 @@ const FIELDS: readonly Case[] = [
   body("no address", { handler: "Ask" }, /both "handler" and "address"/),
   body("a dial and an address", { dial: "greeter", address: "10.0.0.1:7" }, /either "dial"/),
   body("a dial and a handler", { dial: "greeter", handler: "Ask" }, /either "dial"/),
-  body("an unknown field", { ...run, timeout: 1 }, /^timeout is not known here; there are dial, handler/),
+  body(
+    "an unknown field",
+    { ...run, timeout: 1 },
+    /^timeout is not known here; the fields are dial, handler/,
+  ),
   body("a field in another case", { ...run, Deadline: 1 }, /^Deadline is not known here/),
   [
     "a prototype",

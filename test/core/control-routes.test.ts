@@ -569,7 +569,7 @@ describe("the OpenAPI document", () => {
     const { ask, place } = serve();
     const properties = (schemas.Start as { properties: Record<string, Schema> }).properties;
     const { detail } = await (await ask("POST", "/v1/sessions", { json: { unheard: 1 } })).json();
-    expect(detail).toContain(`there are ${Object.keys(properties).join(", ")}`);
+    expect(detail).toContain(`the fields are ${Object.keys(properties).join(", ")}`);
     for (const name of ["deadline", "connectTimeout"]) {
       const { minimum, maximum } = properties[name] as { minimum: number; maximum: number };
       for (const [value, status] of [

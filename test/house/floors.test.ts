@@ -30,7 +30,7 @@ const ROOMS: Readonly<Record<string, Room>> = {
   "core/sockets": { below: [...NET, "core/files"] },
   "core/serve": { below: SOCKETS },
   "core/pool": { below: SERVE },
-  "core/control": { below: SERVE, packages: /^(hono|valibot)(\/|$)/ },
+  "core/control": { below: SERVE, packages: /^hono(\/|$)/ },
   "core/testing": { below: SERVE },
   "core/testing/faults": { below: [...SERVE, "core/testing"] },
   "core/testing/script": { below: [...SERVE, "core/testing"] },
