@@ -477,7 +477,8 @@ export const openApp = async <Context>(
     if (onEvent !== undefined)
       callListener(onEvent, { type: "error", server: "control", address: null, error });
   };
-  const lasting = Object.values(app.dial).some(({ keep }) => keep !== null);
+  const lasts = ({ dial }: App<Context>): boolean => Object.values(dial).some(({ keep }) => keep !== null);
+  let resumed = false; // the sessions that last
   let replacing: Promise<unknown> = DONE;
   const servers: AnyServer<Context>[] = []; // opened, or about to be
   const open = new Map<Listener<Context>, AnyServer<Context>>();
@@ -510,8 +511,7 @@ export const openApp = async <Context>(
           app: shown as unknown as App,
           secrets,
           log: told,
-          archive:
-            lasting && keeps ? new parts.FileArchive(join(options.data ?? DATA, SESSIONS), after) : undefined,
+          archive: keeps ? new parts.FileArchive(join(options.data ?? DATA, SESSIONS), after) : undefined,
           onArchiveError: tellControl,
           listeners: () =>
             listeners.map(({ name, url, serve, info }) => parts.listenerInfo(name, url, serve, info())),
@@ -558,6 +558,12 @@ export const openApp = async <Context>(
   };
   const recorded: Recorded = (Server) =>
     parts === undefined || plane === null ? Server : parts.RecordingMixIn(Server, plane);
+  /** The sessions that last go on, where the app has an entry with `keep`: another app's in the same folder are left alone. */
+  const resume = async (): Promise<void> => {
+    if (resumed || plane === null || !lasts(version.app)) return;
+    resumed = true;
+    await plane.resume().catch(tellControl); // another process has them, or they cannot be read: the rest is served
+  };
   let delayed: Promise<void> | undefined; // the drain delay, from when a close is asked for
   let endDelay = (): void => {};
   const delay = (): Promise<void> =>
@@ -768,15 +774,16 @@ export const openApp = async <Context>(
         const Handler = spoken(listener, next)(name) as AnyHandlerClass<never>;
         return (listener.serve === "forking" ? Handler : withContext(Handler, next.context)) as never;
       };
-      server.RequestHandlerClass = given(listener.name);
       if (server instanceof TCPServer)
         server.replaceProtocols(
           alpnHandlers(listener.options.tls).map(([protocol, name]) => [protocol, given(name)]),
         );
+      server.RequestHandlerClass = given(listener.name); // last: it replaces a forking server's children, which take both
     }
     list();
     show();
     plane?.replaceApp(shown as unknown as App);
+    void resume();
     openPools(next);
     for (const server of fresh) void server.serveForever();
     return { opened: opened ?? [], closed, reopened: reopened ?? [] };
@@ -789,8 +796,8 @@ export const openApp = async <Context>(
     }
     show();
     if (parts !== undefined && plane !== null) {
-      const resumed = plane.resume().catch(tellControl); // another process has them, or they cannot be read: the rest is served
-      if (after === undefined) await resumed;
+      const resuming = resume();
+      if (after === undefined) await resuming;
       if (access !== undefined)
         routes = await parts.serveControl(plane, access.tokens, control ?? {}, tellControl);
     }

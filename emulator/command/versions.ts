@@ -8,6 +8,7 @@
  */
 
 import type { ResolveFnOutput, ResolveHookContext } from "node:module";
+import { basename, sep } from "node:path";
 import { pathToFileURL } from "node:url";
 import type { App } from "../../core/serve/app.ts";
 import { dirname, fileURLToPath, fs, join, lazy } from "../builtin.ts";
@@ -48,6 +49,8 @@ export class Versions {
   #failed = new Set<string>(); // loaded by a version that failed
   #seen = new Map<string, Set<string>>(); // what was imported since the last version began, by importer
   readonly #watched = new Map<string, import("node:fs").FSWatcher>(); // by folder
+  #folders: ReadonlySet<string> = new Set(); // those that are to be watched
+  #closed = false;
   #told = Promise.withResolvers<void>(); // something in one of the folders has changed
 
   /** Throws a `UsageError` where there is no such file. */
@@ -108,6 +111,7 @@ export class Versions {
 
   /** Ends the watch. */
   close(): void {
+    this.#closed = true;
     for (const watcher of this.#watched.values()) watcher.close();
     this.#watched.clear();
   }
@@ -193,24 +197,72 @@ export class Versions {
     return source;
   }
 
-  /** Watches the folders of all files: an editor that replaces a file would leave behind who watches that. */
+  /**
+   * Watches the folders of all files: an editor that replaces a file would leave behind who watches that. And those between them
+   * and the one that has them all: a folder that is moved away, or removed and made anew, is another one to the kernel.
+   */
   #watch(): void {
-    const folders = new Set([...this.#sources.keys()].map((url) => dirname(fileURLToPath(url))));
+    if (this.#closed) return;
+    const folders = foldersOf([...this.#sources.keys()].map((url) => fileURLToPath(url)));
+    const wanted = new Set([...folders].map(nearest));
+    this.#folders = folders;
     for (const [folder, watcher] of this.#watched) {
-      if (folders.has(folder)) continue;
+      if (wanted.has(folder)) continue;
       watcher.close();
       this.#watched.delete(folder);
     }
-    for (const folder of folders) {
-      if (this.#watched.has(folder) || !fs.existsSync(folder)) continue;
-      const watcher = fs.watch(folder, (_, name) => {
-        const url = name === null ? null : pathToFileURL(join(folder, name)).href;
-        if (url === null || this.#sources.has(url)) this.#told.resolve();
-      });
-      watcher.on("error", () => this.#told.resolve()); // the folder is gone
-      this.#watched.set(folder, watcher);
+    for (const folder of wanted) {
+      if (this.#watched.has(folder)) continue;
+      try {
+        const watcher = fs.watch(folder, (_, name) => this.#heard(folder, name));
+        watcher.on("error", () => this.#lost(folder));
+        this.#watched.set(folder, watcher);
+      } catch {
+        setImmediate(() => this.#lost(folder)); // it has gone since
+      }
     }
+    if ([...folders].some((folder) => !wanted.has(folder) && fs.existsSync(folder))) this.#watch(); // it has come since
+  }
+
+  /** Something happened to `name` in a folder that is watched. */
+  #heard(folder: string, name: string | null): void {
+    const path = name === null ? folder : join(folder, name);
+    if (name === null || this.#sources.has(pathToFileURL(path).href)) this.#told.resolve();
+    else if (name === basename(folder) && !fs.existsSync(path))
+      this.#lost(folder); // itself was removed, or moved
+    else if ([...this.#folders].some((one) => isIn(one, path))) this.#lost(path);
+  }
+
+  /** A folder is not what it was: it, and all in it, is watched anew. */
+  #lost(folder: string): void {
+    for (const [path, watcher] of this.#watched) {
+      if (!isIn(path, folder)) continue;
+      watcher.close();
+      this.#watched.delete(path);
+    }
+    this.#watch();
+    this.#told.resolve(); // what is in it may be other files by now
   }
 }
+
+/** The folders of these files, and those between them and the one that has them all. */
+const foldersOf = (files: readonly string[]): ReadonlySet<string> => {
+  const folders = new Set(files.map((file) => dirname(file)));
+  const [first = ""] = folders;
+  let all = first;
+  while (![...folders].every((folder) => isIn(folder, all))) all = dirname(all);
+  for (const folder of folders) if (folder !== all) folders.add(dirname(folder)); // a set's loop sees what is added to it
+  return folders;
+};
+
+const isIn = (path: string, folder: string): boolean =>
+  path === folder || path.startsWith(folder.endsWith(sep) ? folder : folder + sep);
+
+/** The folder itself, or the nearest above it that is there. */
+const nearest = (folder: string): string => {
+  let at = folder;
+  while (!fs.existsSync(at) && dirname(at) !== at) at = dirname(at);
+  return at;
+};
 
 const pause = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));

@@ -199,7 +199,7 @@ export class TCPServer<
     this.#secured = securedWhen(endpoint.scheme, options);
     const { tls } = options;
     this.#handshakes = tls === undefined ? null : new Handshakes(tls, this.#stream.handshakeTimeout);
-    this.replaceProtocols(alpnHandlers(tls));
+    this.#protocols = this.#checked(alpnHandlers(tls));
   }
 
   /**
@@ -207,8 +207,19 @@ export class TCPServer<
    * from now on. Throws `TypeError` where one is for datagrams.
    */
   replaceProtocols(handlers: readonly (readonly [string, HandlerClass<StreamSocket, Context>])[]): void {
+    this.#protocols = this.#checked(handlers);
+  }
+
+  #checked(
+    handlers: readonly (readonly [string, HandlerClass<StreamSocket, Context>])[],
+  ): ReadonlyMap<string, HandlerClass<StreamSocket, Context>> {
     for (const [, Handler] of handlers) checkKind(Handler, "streams", this.constructor.name);
-    this.#protocols = new Map(handlers);
+    return new Map(handlers);
+  }
+
+  /** The handlers that ALPN chooses, by protocol. */
+  protected get protocols(): ReadonlyMap<string, HandlerClass<StreamSocket, Context>> {
+    return this.#protocols;
   }
 
   protected override openDoor(options: ProxyProtocolOptions, keeper: Doorkeeper): ProxyDoor {

@@ -9,13 +9,16 @@ import net from "node:net";
 import { join } from "node:path";
 import { createInterface, type Interface } from "node:readline";
 import type { Readable } from "node:stream";
+import tls from "node:tls";
 import { fileURLToPath } from "node:url";
 import { beforeEach, describe, expect, onTestFinished, test } from "vitest";
+import { ownCertificates } from "../peers/certificates.ts";
 import { reservePort } from "../peers/ports.ts";
 
 const root = fileURLToPath(new URL("../..", import.meta.url));
 const SAVES = Number(process.env.SOCKLET_SAVES ?? 40); // how many the soak makes
 const TIMEOUT = 120_000; // ms
+const certificates = ownCertificates();
 
 let folder: string; // in the package, whose name the app imports
 let runtime: string;
@@ -307,6 +310,97 @@ describe("socklet dev", { timeout: TIMEOUT }, () => {
     expect([await ping(), await askOnce(forking)]).toEqual(["one", "one"]);
     await dev.saved(write("word.ts", word("two")), /version 2: word\.ts/);
     expect([await ping(), await askOnce(forking)]).toEqual(["two", "two"]);
+  });
+
+  test("a folder that is removed and made anew, or moved away, is followed again", async () => {
+    const port = await reservePort();
+    await write(
+      "app.ts",
+      `import { defineApp, streamHandler } from "socklet";
+       import { word } from "./parts/words/word.ts";
+       const Say = streamHandler(async ({ rfile, wfile }) => { await rfile.line(); wfile.write(word + "\\n"); });
+       export const app = defineApp({ handlers: { Say }, listen: [{ handler: "Say", address: "tcp://127.0.0.1:${port}" }] });`,
+    );
+    const make = async (text: string): Promise<void> => {
+      mkdirSync(join(folder, "parts/words"), { recursive: true });
+      await write("parts/words/word.ts", word(text));
+    };
+    await make("one");
+    const dev = new Program(["dev", "app.ts", "--no-control"]);
+    await dev.line(/^Say /);
+    for (const [path, number] of [
+      ["parts", 2],
+      ["parts/words", 4],
+    ] as const) {
+      await dev.saved(rm(join(folder, path), { recursive: true }), /Cannot find module .* serves on$/);
+      await dev.saved(make(path), new RegExp(`version ${number + 1}: parts/words/word.ts`));
+      expect(await askOnce(port)).toBe(path);
+    }
+    for (const path of ["parts", "parts/words"]) {
+      await dev.saved(rename(join(folder, path), join(folder, `former-${path.length}`)), /serves on$/);
+      await dev.saved(make(`moved ${path}`), /version \d+: parts/);
+      expect(await askOnce(port)).toBe(`moved ${path}`);
+      await dev.saved(write("parts/words/word.ts", word("saved")), /version \d+: parts/); // the new one is watched
+      expect(await askOnce(port)).toBe("saved");
+    }
+  });
+
+  test("an entry that lasts, added by a save, is kept beyond the process", async () => {
+    const port = await reservePort();
+    const dev = await served(at(port));
+    const lasting = `
+      import { defineApp, StreamRequestHandler } from "socklet";
+      import { Say } from "./say.ts";
+      class Ask extends StreamRequestHandler { override async handle() { this.wfile.write("?\\n"); await this.rfile.line(); await this.rfile.line(); } }
+      export const app = defineApp({
+        handlers: { Say, Ask },
+        listen: [${at(port)}],
+        dial: { ask: { handler: "Ask", address: "tcp://127.0.0.1:${port}", keep: {} } },
+        context: () => ({ made: 1 }),
+      });`;
+    await dev.saved(write("app.ts", lasting), /version 2: app\.ts/);
+    const run = new Program(["sessions", "run", "ask", "--background"]);
+    expect(await run.exit).toBe(0);
+    const id = run.lines[0] as string;
+    dev.process.kill("SIGKILL");
+    await dev.exit;
+    const again = new Program(["dev", "app.ts", "--control-port", "0"]);
+    await again.line(/^control /);
+    const shown = new Program(["sessions", "show", id]);
+    expect(await shown.exit).toBe(0);
+    expect(shown.lines.join("\n")).toMatch(/running|waiting|connecting/);
+  });
+
+  test("the handlers that ALPN chooses of a forking listener are replaced, too", async ({ skip }) => {
+    const port = await reservePort();
+    if (certificates === null) return skip("openssl is missing");
+    const { cert, key, ca } = certificates;
+    await write("word.ts", word("one"));
+    await write(
+      "app.ts",
+      `import { defineApp, StreamRequestHandler } from "socklet";
+       import { word } from "./word.ts";
+       class Plain extends StreamRequestHandler { override async handle() { await this.rfile.line(); this.wfile.write("plain " + word + "\\n"); } }
+       class Spoken extends StreamRequestHandler { override async handle() { await this.rfile.line(); this.wfile.write("spoken " + word + "\\n"); } }
+       export const app = defineApp({
+         handlers: { Plain, Spoken },
+         listen: [{ handler: "Plain", address: "tls://127.0.0.1:${port}", serve: "forking", options: {
+           tls: { cert: ${JSON.stringify(cert)}, key: ${JSON.stringify(key)}, alpn: { "spoken/1": "Spoken" } },
+         } }],
+       });`,
+    );
+    const dev = new Program(["dev", "app.ts", "--no-control"]);
+    await dev.line(/^Plain /);
+    const ask = async (protocols: string[]): Promise<string> => {
+      const socket = tls.connect({ port, host: "127.0.0.1", ca, ALPNProtocols: protocols });
+      onTestFinished(() => void socket.destroy());
+      socket.write("?\n");
+      const [bytes] = await once(socket, "data");
+      return String(bytes).trim();
+    };
+    expect([await ask(["spoken/1"]), await ask([])]).toEqual(["spoken one", "plain one"]);
+    await dev.saved(write("word.ts", word("two")), /version 2: word\.ts/);
+    expect([await ask(["spoken/1"]), await ask([])]).toEqual(["spoken two", "plain two"]);
   });
 
   test("socklet sessions finds the server by itself, while it runs", async () => {

@@ -46,11 +46,11 @@ import {
   settleForking,
 } from "../../../core/options.ts";
 import { isThenable } from "../../../core/promises.ts";
+import type { HandlerClass } from "../../../core/serve/handler.ts";
 import { madeBy } from "../../../core/serve/mixins.ts";
 import type { Passage } from "../../../core/serve/proxy.ts";
 import { Datagram } from "../../../core/sockets/datagram.ts";
 import { StreamSocket } from "../../../core/sockets/stream-socket.ts";
-import { alpnHandlers } from "../../../core/sockets/tls.ts";
 import { stopReading } from "../../kernel/handles.ts";
 import type { Connection } from "../../kernel/net-transport.ts";
 import { TCPServer, type TCPServerOptions } from "../tcp.ts";
@@ -120,7 +120,6 @@ export function ForkingMixIn<Base extends NetServerClass>(Server: Base): Forking
     readonly #children: Children;
     readonly #accepted = new WeakMap<object, Accepted>();
     readonly #jobs = new WeakMap<object, Job>();
-    readonly #given: TCPServerOptions<unknown>;
     #accepting: Accepted | null = null;
 
     // biome-ignore lint/suspicious/noExplicitAny: as above
@@ -133,8 +132,7 @@ export function ForkingMixIn<Base extends NetServerClass>(Server: Base): Forking
         throw new SocketError("ERR_UNSUPPORTED", said);
       }
       const options = given ?? {};
-      this.#given = options;
-      for (const [, Spoken] of alpnHandlers(options.tls)) sourceOf(Spoken, this.constructor.name);
+      for (const Spoken of this.protocols.values()) sourceOf(Spoken, this.constructor.name);
       if (options.timeout === undefined) this.timeout = TIMEOUT;
       if (options.requestTimeout === undefined) this.requestTimeout = TIMEOUT;
       const settled = settleForking(options);
@@ -168,6 +166,14 @@ export function ForkingMixIn<Base extends NetServerClass>(Server: Base): Forking
       });
     }
 
+    /** Its children are replaced, as when `RequestHandlerClass` is. Throws `TypeError` for a class. */
+    override replaceProtocols(handlers: readonly (readonly [string, HandlerClass<StreamSocket>])[]): void {
+      for (const [, Handler] of handlers) sourceOf(Handler, this.constructor.name);
+      const none = handlers.length === 0 && this.protocols.size === 0;
+      super.replaceProtocols(handlers);
+      if (!none) this.#children.replace(sourceOf(this.RequestHandlerClass, this.constructor.name));
+    }
+
     protected override get handshakesHere(): boolean {
       return false; // they are the children's
     }
@@ -175,7 +181,7 @@ export function ForkingMixIn<Base extends NetServerClass>(Server: Base): Forking
     get childTls(): ChildTls | null {
       const { security } = this;
       if (security === null) return null;
-      const protocols = alpnHandlers(this.#given.tls).map(([protocol, Handler]) => {
+      const protocols = [...this.protocols].map(([protocol, Handler]) => {
         return [protocol, sourceOf(Handler, this.constructor.name)] as const;
       });
       return {
