@@ -8,7 +8,6 @@
  * load, an unknown handler). What is wrong is said on stderr in one line: what it is, and what to do.
  */
 
-import { createRequire } from "node:module";
 import { Command, CommanderError, Option } from "commander";
 import { BOUNDS, SESSION_STATES } from "../../core/control/plane.ts";
 import { isA } from "../../core/describe.ts";
@@ -17,6 +16,7 @@ import { SECURE_TRANSPORTS } from "../../core/sockets/tls.ts";
 import { descriptorFlag } from "./activation.ts";
 import { count, milliseconds, portNumber, workerCount } from "./arguments.ts";
 import { dial } from "./dial.ts";
+import { isSince, LEAST_NODE, version } from "./manifest.ts";
 import { describe, LOG_FORMATS, say, UsageError } from "./output.ts";
 import { pools } from "./pools.ts";
 import { serve } from "./serve.ts";
@@ -33,7 +33,7 @@ import {
 
 const program = new Command("socklet")
   .description("Socket handlers, written once: serve an app on real sockets, or dial with one handler.")
-  .version(createRequire(import.meta.url)("socklet/package.json").version)
+  .version(version)
   .exitOverride()
   .configureOutput({
     outputError: (text) => say(`${text.replace(/^error: |\.?\s*$/g, "")}; see socklet --help`),
@@ -252,16 +252,17 @@ sessions
   .argument("<id>")
   .action(withFlags(endSession));
 
+program.hook("preAction", (_, command) => {
+  if (isSince(process.versions.node, LEAST_NODE) || command.name() === "doctor") return; // which says so itself
+  throw new UsageError(
+    `this needs Node ${LEAST_NODE} or newer, which runs TypeScript as it is; this is ${process.version}`,
+  );
+});
+
 process.stdout.on("error", () => {}); // who reads it may leave (`| head -1`); print() tells
 process.stderr.on("error", () => {}); // a terminal that went away; what still runs goes on to its end
 
 try {
-  const [major = 0, minor = 0] = process.versions.node.split(".").map(Number);
-  if (major < 22 || (major === 22 && minor < 18)) {
-    throw new UsageError(
-      `this needs Node 22.18 or newer, which runs TypeScript as it is; this is ${process.version}`,
-    );
-  }
   await program.parseAsync();
 } catch (error) {
   if (isA(error, CommanderError)) {

@@ -1,13 +1,15 @@
 /** `socklet doctor`: what of this machine and of a project does not fit, and what to do about it. */
 
 import net from "node:net";
-import { dirname, resolve } from "node:path";
+import { dirname, relative, resolve } from "node:path";
 import { describe as thrownAs } from "../../core/describe.ts";
 import { formatAddress } from "../../core/net/address.ts";
 import type { App, Listener } from "../../core/serve/app.ts";
 import { fs, join, lazy, once } from "../builtin.ts";
+import { isSince, LEAST_KOFFI, LEAST_NODE } from "./manifest.ts";
 import { fileOf, loadApp } from "./modules.ts";
-import { columns, print, printJson, UsageError } from "./output.ts";
+import { columns, oneLine, print, printJson, UsageError } from "./output.ts";
+import { type FoundConfig, readWranglerConfig, wranglerConfigIn } from "./wrangler.ts";
 
 /** One thing that was looked at. */
 export interface Finding {
@@ -33,51 +35,115 @@ const versionOf = (name: string, folder: string): string | null => {
   }
 };
 
-const koffi = (folder: string): Finding => {
+/** What the checks look at. */
+interface Project {
+  /** Where the command was started: the data is kept there. */
+  readonly cwd: string;
+  /** Where the app is, or the same. */
+  readonly folder: string;
+  /** `null` where none was named, or it does not load. */
+  readonly app: App | null;
+  /** `null` where there is none, or nothing here can read it. */
+  readonly wrangler: FoundConfig | null;
+}
+
+const nodeFinding = (): Finding => {
+  const { node } = process.versions;
+  if (isSince(node, LEAST_NODE)) return ok("node", `v${node}`);
+  return mend(
+    "node",
+    `is v${node}; this needs ${LEAST_NODE} or newer, which runs TypeScript as it is`,
+    "install the current Node, or npm install --save-dev node, for npx and npm run",
+  );
+};
+
+const koffiFinding = ({ folder }: Project): Finding => {
   const version = versionOf("koffi", folder);
   const needs = "socket options, urgent data and Unix datagrams of socket() need it";
   if (version === null) return note("koffi", `is not installed; ${needs}`, "npm install koffi");
-  if (/^3\./.test(version)) return ok("koffi", version);
-  return mend("koffi", `is ${version}; this needs 3.3.4 or newer, below 4`, "npm install koffi@3");
+  if (!isSince(version, LEAST_KOFFI) || isSince(version, "4"))
+    return mend("koffi", `is ${version}; this needs ${LEAST_KOFFI} or newer, below 4`, "npm install koffi@3");
+  try {
+    lazy.module
+      .createRequire(join(resolve(folder), "package.json"))("koffi")
+      .load(null);
+    return ok("koffi", version);
+  } catch (error) {
+    // Installed on another system and copied here, or without its optional dependencies.
+    const says = `${version} does not load: ${oneLine(thrownAs(error).message)}`;
+    return mend(
+      "koffi",
+      says,
+      "remove node_modules, and npm install on this machine, without --omit=optional",
+    );
+  }
 };
 
-/** What the project's wrangler.toml says, against the app. */
-const wranglerFindings = (folder: string, app: App | null): Finding[] => {
-  const path = join(folder, "wrangler.toml");
-  if (!fs.existsSync(path))
-    return [note("wrangler.toml", "there is none; only a Worker needs it", "see docs/deploying.md")];
+/** The project's wrangler, and whether its configuration can be read. */
+const configFindings = async (
+  folder: string,
+): Promise<{ wrangler: FoundConfig | null; found: Finding[] }> => {
+  const path = wranglerConfigIn(folder);
+  if (path === null) {
+    const found = note("wrangler.toml", "there is none; only a Worker needs it", "see docs/deploying.md");
+    return { wrangler: null, found: [found] };
+  }
   const version = versionOf("wrangler", folder);
-  const found: Finding[] = [
-    version === null
-      ? mend("wrangler", "is not installed", "npm install --save-dev wrangler")
-      : ok("wrangler", version),
-  ];
-  const text = fs.readFileSync(path, "utf8").replace(/^\s*#.*$/gm, "");
-  const main = /^main\s*=\s*["'](.+?)["']/m.exec(text)?.[1];
+  if (version === null) {
+    const says = `is not installed; ${relative(process.cwd(), path)} was not read`;
+    return { wrangler: null, found: [mend("wrangler", says, "npm install --save-dev wrangler")] };
+  }
+  try {
+    const wrangler = await readWranglerConfig(path);
+    const faults = wrangler.faults.map((fault) => mend(wrangler.name, fault, "correct that, and ask again"));
+    return { wrangler, found: [ok("wrangler", version), ...faults] };
+  } catch (error) {
+    const says = `${version} does not load: ${oneLine(thrownAs(error).message)}`;
+    return { wrangler: null, found: [mend("wrangler", says, "npm install --save-dev wrangler")] };
+  }
+};
+
+/** What the Worker's configuration says, against the app. */
+const workerFindings = ({ app, wrangler }: Project): Finding[] => {
+  const { config, name: what, path } = wrangler ?? {};
+  if (!config || what === undefined || path === undefined) return [];
+  const isToml = what.endsWith(".toml");
+  /** A field as the file has it. */
+  const field = (name: string, value: string): string =>
+    isToml ? `${name} = "${value}"` : `"${name}": "${value}"`;
+  const found: Finding[] = [];
+  const { main, compatibility_date: date, connect = [], durable_objects: objects } = config;
   if (main === undefined) {
-    found.push(
-      mend("wrangler.toml", "has no main", 'name the module that exports the Worker: main = "worker.ts"'),
-    );
-  } else if (!fs.existsSync(join(folder, main))) {
-    found.push(mend("wrangler.toml", `has main = "${main}", and there is no such file`, "correct the path"));
+    const remedy = `name the module that exports the Worker: ${field("main", "src/worker.ts")}`;
+    found.push(mend(what, "has no main", remedy));
+  } else if (!fs.existsSync(main)) {
+    const says = `has ${field("main", relative(dirname(path), main))}, and there is no such file`;
+    found.push(mend(what, says, "correct the path"));
   }
-  if (!/^compatibility_date\s*=/m.test(text)) {
+  if (date === undefined) {
     const today = new Date().toISOString().slice(0, 10);
-    found.push(mend("wrangler.toml", "has no compatibility_date", `compatibility_date = "${today}"`));
+    found.push(mend(what, "has no compatibility_date", field("compatibility_date", today)));
   }
-  const ports = new Set([...text.matchAll(/^port\s*=\s*(\d+)/gm)].map(([, port]) => Number(port)));
+  const ports = new Set(connect.map(({ port }) => port));
   for (const { name, endpoint } of app?.listeners ?? []) {
-    if (endpoint.scheme !== "tcp" || ports.has(endpoint.port)) continue;
-    const remedy = `[[connect]] protocol = "tcp" port = ${endpoint.port}`;
-    found.push(
-      note(
-        "wrangler.toml",
-        `does not open port ${endpoint.port} of the listener "${name}" in wrangler dev`,
-        remedy,
-      ),
-    );
+    if (endpoint.scheme !== "tcp" || endpoint.port === 0 || ports.has(endpoint.port)) continue;
+    const remedy = isToml
+      ? `[[connect]] protocol = "tcp" port = ${endpoint.port}`
+      : `"connect": [{ "protocol": "tcp", "port": ${endpoint.port} }]`;
+    const says = `does not open port ${endpoint.port} of the listener "${name}" in wrangler dev`;
+    found.push(note(what, says, remedy));
   }
-  return found.length > 1 ? found : [...found, ok("wrangler.toml", "main, compatibility_date and ports")];
+  const bindings = new Set(objects.bindings.map(({ name }) => name));
+  const needs = [
+    ...(Object.keys(app?.dial ?? {}).length > 0 ? ["SOCKLET_SESSIONS", "SOCKLET_REGISTRY"] : []),
+    ...(Object.keys(app?.pools ?? {}).length > 0 ? ["SOCKLET_POOLS"] : []),
+  ];
+  const missing = needs.filter((name) => !bindings.has(name));
+  if (missing.length > 0) {
+    const says = `does not bind ${missing.join(" and ")}, which the app's ${missing.includes("SOCKLET_POOLS") ? "pools" : "dial"} needs in a Worker`;
+    found.push(note(what, says, "see docs/deploying.md"));
+  }
+  return found.length > 0 ? found : [ok(what, "main, compatibility_date, ports and bindings")];
 };
 
 /** Whether a listener's address is free. */
@@ -113,20 +179,36 @@ const listenerFinding = async ({ name, endpoint }: Listener): Promise<Finding> =
   }
 };
 
-const dataFinding = (folder: string): Finding => {
-  const data = join(folder, ".socklet");
+/** Whether the app can keep bytes: tried, because permissions are not all that can be in the way. */
+const dataFinding = ({ cwd }: Project): Finding => {
+  const data = join(cwd, ".socklet");
   try {
-    fs.accessSync(fs.existsSync(data) ? data : folder, fs.constants.W_OK);
+    fs.rmdirSync(fs.mkdtempSync(join(fs.existsSync(data) ? data : cwd, ".socklet-")));
     return ok("data", `${data} can be written`);
-  } catch {
-    return mend("data", `${data} cannot be written`, "serve with --data, and a folder that you may write to");
+  } catch (error) {
+    const says = `${data} cannot be written: ${thrownAs(error).code}`;
+    return mend("data", says, "serve with --data, and a folder that you may write to");
   }
 };
 
+const listenerFindings = async ({ app }: Project): Promise<Finding[]> => {
+  const found: Finding[] = [];
+  for (const listener of app?.listeners ?? []) found.push(await listenerFinding(listener));
+  return found;
+};
+
+/** What is looked at once the project is read, in the order in which it is told. */
+const CHECKS: readonly ((project: Project) => Finding | Finding[] | Promise<Finding[]>)[] = [
+  koffiFinding,
+  dataFinding,
+  workerFindings,
+  listenerFindings,
+];
+
 const findings = async (path: string | undefined): Promise<Finding[]> => {
-  const folder = path === undefined ? process.cwd() : dirname(fileOf(path));
-  const project = [process.cwd(), folder].find((one) => fs.existsSync(join(one, "wrangler.toml"))) ?? folder;
-  const found = [ok("node", process.version), koffi(folder), dataFinding(process.cwd())];
+  const cwd = process.cwd();
+  const folder = path === undefined ? cwd : dirname(fileOf(path));
+  const found = [nodeFinding()];
   let app: App | null = null;
   if (path !== undefined) {
     try {
@@ -137,8 +219,10 @@ const findings = async (path: string | undefined): Promise<Finding[]> => {
       found.push(mend("app", error.message, "correct that, and ask again"));
     }
   }
-  found.push(...wranglerFindings(project, app));
-  for (const listener of app?.listeners ?? []) found.push(await listenerFinding(listener));
+  const configured = await configFindings([cwd, folder].find((one) => wranglerConfigIn(one)) ?? folder);
+  found.push(...configured.found);
+  const project: Project = { cwd, folder, app, wrangler: configured.wrangler };
+  for (const check of CHECKS) found.push(...[await check(project)].flat());
   return found;
 };
 

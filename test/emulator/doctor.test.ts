@@ -2,9 +2,10 @@
 
 import { spawnSync } from "node:child_process";
 import { once } from "node:events";
-import { mkdirSync } from "node:fs";
-import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import { mkdirSync, readFileSync } from "node:fs";
+import { chmod, cp, mkdtemp, rm, writeFile } from "node:fs/promises";
 import net from "node:net";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { beforeEach, expect, onTestFinished, test } from "vitest";
@@ -15,8 +16,9 @@ let folder: string; // in the package, whose name the app imports
 
 beforeEach(async () => {
   mkdirSync(join(root, ".wrangler"), { recursive: true });
-  folder = await mkdtemp(join(root, ".wrangler", "doctor-"));
-  onTestFinished(() => rm(folder, { recursive: true }));
+  const made = await mkdtemp(join(root, ".wrangler", "doctor-"));
+  onTestFinished(() => rm(made, { recursive: true }));
+  folder = made;
 });
 
 const write = (name: string, text: string): Promise<void> => writeFile(join(folder, name), text);
@@ -34,20 +36,38 @@ interface Finding {
   readonly remedy: string | null;
 }
 
-const doctor = (
-  ...args: string[]
-): { status: number | null; found: Finding[]; of(what: string): Finding[] } => {
-  const cli = [
-    `--conditions=socklet:source`,
-    join(root, "emulator/command/cli.ts"),
-    "doctor",
-    "--json",
-    ...args,
-  ];
-  const { status, stdout, stderr } = spawnSync(process.execPath, cli, { cwd: folder, encoding: "utf8" });
-  if (stdout === "") throw new Error(stderr);
+interface Told {
+  readonly status: number | null;
+  readonly found: Finding[];
+  of(what: string): Finding[];
+}
+
+const cli = ["--conditions=socklet:source", join(root, "emulator/command/cli.ts")];
+
+/** What `program` says, which starts the command in `cwd`. */
+const said = (program: string, args: readonly string[], cwd: string): Told => {
+  const { status, stdout, stderr, error } = spawnSync(program, args, { cwd, encoding: "utf8" });
+  if (stdout === "") throw error ?? new Error(stderr);
   const found: Finding[] = JSON.parse(stdout);
   return { status, found, of: (what) => found.filter((one) => one.what === what) };
+};
+
+const doctor = (...args: string[]): Told =>
+  said(process.execPath, [...cli, "doctor", "--json", ...args], folder);
+
+/** The same without what root may do and others may not; `setpriv` is a part of every Linux, and needs root itself. */
+const unprivileged = (...args: string[]): Told => {
+  const command = [process.execPath, ...cli, "doctor", "--json", ...args];
+  if (process.getuid?.() !== 0) return said(command[0] as string, command.slice(1), folder);
+  const without = "--bounding-set=-dac_override,-dac_read_search,-net_bind_service";
+  return said("setpriv", [without, ...command], folder);
+};
+
+/** A folder that finds nothing of this repository's packages. */
+const elsewhere = async (): Promise<string> => {
+  const made = await mkdtemp(join(tmpdir(), "socklet-doctor-"));
+  onTestFinished(() => rm(made, { recursive: true }));
+  return made;
 };
 
 test("a project that fits: nothing to mend, exit status 0", async () => {
@@ -92,6 +112,7 @@ test("what wrangler.toml lacks", async () => {
     ["mend", "has no compatibility_date"],
     ["note", `does not open port ${port} of the listener "Echo" in wrangler dev`],
   ]);
+  expect(of("wrangler.toml")[2]?.remedy).toBe(`[[connect]] protocol = "tcp" port = ${port}`);
   expect(status).toBe(1);
   await write("wrangler.toml", 'main = "none.ts"\ncompatibility_date = "2026-10-01"\n');
   expect(doctor().of("wrangler.toml")[0]?.says).toBe('has main = "none.ts", and there is no such file');
@@ -105,4 +126,157 @@ test("an app that does not load; a koffi that is too old", async () => {
   expect(of("app")[0]).toMatchObject({ state: "mend", says: expect.stringContaining("nope is not defined") });
   expect(of("koffi")[0]).toMatchObject({ state: "mend", remedy: "npm install koffi@3" });
   expect(status).toBe(1);
+});
+
+test("a koffi that does not load: it came without its binary", async () => {
+  folder = await elsewhere();
+  await cp(join(root, "node_modules/koffi"), join(folder, "node_modules/koffi"), { recursive: true });
+  const { status, of } = doctor();
+  const { version } = JSON.parse(readFileSync(join(root, "node_modules/koffi/package.json"), "utf8"));
+  expect(of("koffi")).toEqual([
+    {
+      what: "koffi",
+      state: "mend",
+      says: expect.stringMatching(new RegExp(`^${version} does not load: .`)),
+      remedy: expect.stringContaining("npm install on this machine"),
+    },
+  ]);
+  expect(status).toBe(1);
+});
+
+test("no koffi, no Worker: each is a note, and nothing has to be mended", async () => {
+  folder = await elsewhere();
+  const { status, found } = doctor();
+  expect(found.map(({ what, state }) => [what, state])).toEqual([
+    ["node", "ok"],
+    ["wrangler.toml", "note"],
+    ["koffi", "note"],
+    ["data", "ok"],
+  ]);
+  expect(status).toBe(0);
+});
+
+test("a Node that is too old: doctor says so beside all else, any other command at once", async () => {
+  const older = `data:text/javascript,${encodeURIComponent(
+    'Object.defineProperty(process, "versions", { value: { ...process.versions, node: "22.17.1" } });',
+  )}`;
+  const { status, of } = said(process.execPath, ["--import", older, ...cli, "doctor", "--json"], folder);
+  expect(of("node")).toEqual([
+    {
+      what: "node",
+      state: "mend",
+      says: "is v22.17.1; this needs 22.18.0 or newer, which runs TypeScript as it is",
+      remedy: expect.stringContaining("npm install --save-dev node"),
+    },
+  ]);
+  expect(of("data")).toHaveLength(1);
+  expect(status).toBe(1);
+  const other = spawnSync(process.execPath, ["--import", older, ...cli, "sessions", "list"], {
+    encoding: "utf8",
+  });
+  expect([other.status, other.stderr]).toEqual([
+    2,
+    expect.stringContaining("this needs Node 22.18.0 or newer"),
+  ]);
+});
+
+test("a folder that may not be written, and a port that only root may take", async () => {
+  const least = Number(readFileSync("/proc/sys/net/ipv4/ip_unprivileged_port_start", "utf8"));
+  await write("app.ts", app(`tcp://127.0.0.1:${least - 1}`, "unix:./sock"));
+  await chmod(folder, 0o555);
+  onTestFinished(() => chmod(folder, 0o755));
+  const { status, of } = unprivileged("app.ts");
+  expect(of("data")[0]).toMatchObject({
+    state: "mend",
+    says: `${join(folder, ".socklet")} cannot be written: EACCES`,
+    remedy: expect.stringContaining("--data"),
+  });
+  const [port, path] = of("listener Echo");
+  expect(path?.says).toMatch(/: EACCES$/);
+  if (least > 0) {
+    expect(port?.says).toBe(`tcp://127.0.0.1:${least - 1}: EACCES`);
+    expect(port?.remedy).toMatch(/^take a port from 1024 on, /);
+  }
+  expect(status).toBe(1);
+});
+
+test("data that cannot be a folder, since a file has its name", async () => {
+  await write(".socklet", "");
+  expect(doctor().of("data")[0]).toMatchObject({ state: "mend", says: expect.stringMatching(/: ENOTDIR$/) });
+});
+
+test("wrangler is missing beside its file", async () => {
+  folder = await elsewhere();
+  await write("wrangler.jsonc", "{}");
+  const { status, of } = doctor();
+  expect(of("wrangler")).toEqual([
+    {
+      what: "wrangler",
+      state: "mend",
+      says: "is not installed; wrangler.jsonc was not read",
+      remedy: "npm install --save-dev wrangler",
+    },
+  ]);
+  expect(status).toBe(1);
+});
+
+test("wrangler.jsonc is read as wrangler reads it: comments, trailing commas, ports, bindings", async () => {
+  const port = await reservePort();
+  await write(
+    "app.ts",
+    app(`tcp://127.0.0.1:${port}`).replace(
+      "listen:",
+      'dial: { peer: { handler: "Echo", address: "127.0.0.1:7" } }, listen:',
+    ),
+  );
+  await write("worker.ts", "");
+  const config = (...bindings: string[]): string => `{
+    // the Worker
+    "name": "x", "main": "worker.ts", "compatibility_date": "2026-10-01",
+    "connect": [{ "protocol": "tcp", "port": ${port} },], /* here */
+    "durable_objects": { "bindings": [${bindings.map((name) => `{ "name": "${name}", "class_name": "A" }`)}] },
+  }`;
+  await write("wrangler.jsonc", config("SOCKLET_SESSIONS"));
+  await write("wrangler.toml", "nothing = here"); // wrangler does not read it beside the other
+  expect(doctor("app.ts").of("wrangler.jsonc")).toEqual([
+    {
+      what: "wrangler.jsonc",
+      state: "note",
+      says: "does not bind SOCKLET_REGISTRY, which the app's dial needs in a Worker",
+      remedy: "see docs/deploying.md",
+    },
+  ]);
+  await write("wrangler.jsonc", config("SOCKLET_SESSIONS", "SOCKLET_REGISTRY"));
+  expect(
+    doctor("app.ts")
+      .of("wrangler.jsonc")
+      .map(({ state }) => state),
+  ).toEqual(["ok"]);
+  await write("wrangler.jsonc", "{}");
+  expect(
+    doctor()
+      .of("wrangler.jsonc")
+      .map(({ says, remedy }) => [says, remedy]),
+  ).toEqual([
+    ["has no main", 'name the module that exports the Worker: "main": "src/worker.ts"'],
+    ["has no compatibility_date", expect.stringMatching(/^"compatibility_date": "\d{4}-\d\d-\d\d"$/)],
+  ]);
+});
+
+test("a wrangler.toml that does not parse, and one whose fields have the wrong type", async () => {
+  await write("wrangler.toml", 'name = "x"\nmain = "worker.ts\n');
+  const { status, of } = doctor();
+  expect(of("wrangler.toml").map(({ state, says }) => [state, says])).toEqual([
+    ["mend", expect.stringMatching(/^Invalid TOML document: .* \(line 2, column \d+\)$/)],
+  ]);
+  expect(status).toBe(1);
+  await write("wrangler.toml", 'main = "worker.ts"\ncompatibility_date = 2026\nworkers_dev = "yes"\n');
+  expect(
+    doctor()
+      .of("wrangler.toml")
+      .map(({ says }) => says),
+  ).toEqual([
+    expect.stringContaining('"workers_dev" to be of type boolean'),
+    expect.stringContaining('"compatibility_date" to be of type string'),
+  ]);
 });

@@ -1,0 +1,28 @@
+/** What this package's own package.json says, so that no version is written twice. */
+
+import { lazy } from "../builtin.ts";
+
+interface Manifest {
+  readonly version: string;
+  readonly engines: { readonly node: string };
+  readonly peerDependencies: Readonly<Record<string, string>>;
+}
+
+const manifest: Manifest = lazy.module.createRequire(import.meta.url)("socklet/package.json");
+
+export const { version } = manifest;
+
+const leastOf = (range: string | undefined): string => (range ?? "").replace(/^(>=|\^)/, "");
+
+/** The oldest Node that runs this: the first that runs TypeScript as it is. */
+export const LEAST_NODE = leastOf(manifest.engines.node);
+
+/** The oldest koffi that this can use. */
+export const LEAST_KOFFI = leastOf(manifest.peerDependencies.koffi);
+
+/** Whether `version` is `least` or newer, both as in `3.3.4`. */
+export const isSince = (version: string, least: string): boolean => {
+  const [given = [], needed = []] = [version, least].map((text) => text.split(".").map(Number.parseFloat));
+  const i = needed.findIndex((part, at) => part !== given[at]);
+  return i < 0 || (given[i] ?? 0) > (needed[i] ?? 0);
+};
