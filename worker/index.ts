@@ -1,7 +1,7 @@
 /// <reference types="@cloudflare/workers-types" />
 /** `socklet/worker`: handlers in Cloudflare Workers. */
 
-export { type Lasting, lasting } from "../core/control/lasting.ts";
+export { type Lasting, lasting } from "../core/control/sessions/lasting.ts";
 export {
   getaddrinfo,
   getfqdn,

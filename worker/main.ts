@@ -1,8 +1,8 @@
 /** The Worker that `wrangler.toml` deploys: the example app. The platform requires these exports. */
 
 import { DurableObject } from "cloudflare:workers";
-import { lasting } from "../core/control/lasting.ts";
-import { openApi } from "../core/control/openapi.ts";
+import { openApi } from "../core/control/http/openapi.ts";
+import { lasting } from "../core/control/sessions/lasting.ts";
 import { app } from "../examples/app.ts";
 import { Chat } from "../examples/chat.ts";
 import { poolsFor } from "./pool/pools.ts";

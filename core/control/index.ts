@@ -1,7 +1,7 @@
 /** `socklet/control`: the control routes, their client, and what a platform implements behind them. */
 
 export type { Json } from "../describe.ts";
-export { type Scope, TokenList } from "./auth.ts";
+export { type Scope, TokenList } from "./http/auth.ts";
 // Their client
 export {
   type CallOptions,
@@ -9,11 +9,12 @@ export {
   type ControlClientOptions,
   controlClient,
   type FollowOptions,
-} from "./client.ts";
-export type { SessionChange, SessionStore } from "./commits.ts";
+} from "./http/client.ts";
+export { openApi } from "./http/openapi.ts";
+export type { FieldError, Problem } from "./http/problem.ts";
+// The routes
+export { type ControlSetup, controlRoutes } from "./http/routes.ts";
 export { ListenerLog } from "./listeners.ts";
-export { type ArchivedSession, LocalPlane, type LocalPlaneOptions, type SessionArchive } from "./local.ts";
-export { openApi } from "./openapi.ts";
 // What is behind them
 export {
   type AttemptInfo,
@@ -36,7 +37,11 @@ export {
   type SessionState,
   type SessionTarget,
 } from "./plane.ts";
-export type { FieldError, Problem } from "./problem.ts";
-// The routes
-export { type ControlSetup, controlRoutes } from "./routes.ts";
-export type { SessionHooks, SessionRecord } from "./session.ts";
+export type { SessionChange, SessionStore } from "./sessions/commits.ts";
+export {
+  type ArchivedSession,
+  LocalPlane,
+  type LocalPlaneOptions,
+  type SessionArchive,
+} from "./sessions/local.ts";
+export type { SessionHooks, SessionRecord } from "./sessions/session.ts";

@@ -7,8 +7,9 @@ import { type Json, plain } from "../describe.ts";
 import { errorInfo, type SocketError } from "../errors.ts";
 import { type Address, formatAddress } from "../net/address.ts";
 import type { SockletEvent } from "../serve/events.ts";
-import type { ListenerEvent } from "./plane.ts";
-import { EventLog, type Redactor, redacted, redactor, SESSION_LIMITS } from "./session.ts";
+import { EventLog } from "./event-log.ts";
+import { type ListenerEvent, SESSION_LIMITS } from "./plane.ts";
+import { type Redactor, redacted, redactor } from "./redact.ts";
 
 /** What is kept of an event: it becomes JSON when somebody asks, since most are never asked for. */
 interface Kept {

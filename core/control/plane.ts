@@ -55,6 +55,22 @@ export const BOUNDS = {
   dataBody: 1024 * 1024,
 } as const;
 
+/** The limits of one session's memory. Sizes are bytes of JSON. */
+export const SESSION_LIMITS = {
+  /** Events in a log. */
+  events: 1_000,
+  /** All events in a log. */
+  logSize: 256 * 1024,
+  /** One event's detail; a larger one is replaced by `{ "omitted": <its size, at least> }`. */
+  detailSize: 16 * 1024,
+  /** A result; a larger one makes the session fail with `ERR_LIMIT`. A row of a Durable Object holds 2 MB. */
+  resultSize: 1024 * 1024,
+  /** An error's message. */
+  messageSize: 1_024,
+  /** The attempts in the record of a session that lasts; the number of each says how many there were. */
+  attempts: 20,
+} as const;
+
 interface SpecOptions {
   /** What the handler gets as `this.params`. Never shown again: it may hold secrets. */
   readonly params?: Json | undefined;

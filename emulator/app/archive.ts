@@ -1,9 +1,9 @@
 /** `FileArchive`: the sessions that last as journals in a folder, one for each, so that they go on when the process was killed. */
 
 import { DONE } from "../../core/bytes/data.ts";
-import type { SessionChange, SessionStore } from "../../core/control/commits.ts";
-import type { ArchivedSession, SessionArchive } from "../../core/control/local.ts";
 import { isSessionId, type SessionSpec } from "../../core/control/plane.ts";
+import type { SessionChange, SessionStore } from "../../core/control/sessions/commits.ts";
+import type { ArchivedSession, SessionArchive } from "../../core/control/sessions/local.ts";
 import { fs, join } from "../builtin.ts";
 import { holdFolder, Journal } from "../journal.ts";
 

@@ -5,14 +5,14 @@
 
 import type { Server, ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
-import { TokenList, tokenEntries } from "../../core/control/auth.ts";
+import { TokenList, tokenEntries } from "../../core/control/http/auth.ts";
+import { openApi } from "../../core/control/http/openapi.ts";
+import { HttpError, problemResponse } from "../../core/control/http/problem.ts";
 import { ListenerLog } from "../../core/control/listeners.ts";
-import { LocalPlane } from "../../core/control/local.ts";
 import { Metrics, poolFamilies } from "../../core/control/metrics.ts";
-import { openApi } from "../../core/control/openapi.ts";
 import { type ControlPlane, listenerInfo } from "../../core/control/plane.ts";
-import { HttpError, problemResponse } from "../../core/control/problem.ts";
-import type { SessionHooks } from "../../core/control/session.ts";
+import { LocalPlane } from "../../core/control/sessions/local.ts";
+import type { SessionHooks } from "../../core/control/sessions/session.ts";
 import { SocketError } from "../../core/errors.ts";
 import { type Address, formatAddress, inetNtop, isLoopback, packAddress } from "../../core/net/address.ts";
 import { AF_INET, AF_INET6 } from "../../core/net/constants.ts";
@@ -153,7 +153,8 @@ const namesLoopback = (host: string | undefined): boolean => {
 };
 
 /** What needs these two is the control plane alone: servers without it start without them. */
-const routeModules = () => Promise.all([import("@hono/node-server"), import("../../core/control/routes.ts")]);
+const routeModules = () =>
+  Promise.all([import("@hono/node-server"), import("../../core/control/http/routes.ts")]);
 
 /** Loads what `serveControl()` needs, which takes time that nobody who has connected should wait for. */
 export const loadRoutes = async (): Promise<void> => void (await routeModules());

@@ -2,8 +2,8 @@
 
 import type { AsyncLocalStorage } from "node:async_hooks";
 import { DONE, type MaybePromise } from "../../core/bytes/data.ts";
-import type { LocalPlane } from "../../core/control/local.ts";
 import type { Family, Metrics } from "../../core/control/metrics.ts";
+import type { LocalPlane } from "../../core/control/sessions/local.ts";
 import { SocketError } from "../../core/errors.ts";
 import {
   type Address,

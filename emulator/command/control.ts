@@ -1,7 +1,7 @@
 /** What the commands that ask a control plane share: which one, by which token, and how its refusals are told. */
 
-import { bearerToken } from "../../core/control/auth.ts";
-import { type ControlClient, controlClient } from "../../core/control/client.ts";
+import { bearerToken } from "../../core/control/http/auth.ts";
+import { type ControlClient, controlClient } from "../../core/control/http/client.ts";
 import { SocketError } from "../../core/errors.ts";
 import { UsageError } from "./output.ts";
 import { theRunning } from "./running.ts";

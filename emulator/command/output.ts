@@ -2,7 +2,7 @@
 
 import { relative } from "node:path";
 import { fileURLToPath } from "node:url";
-import { SESSION_LIMITS } from "../../core/control/session.ts";
+import { SESSION_LIMITS } from "../../core/control/plane.ts";
 import {
   isA,
   peek,

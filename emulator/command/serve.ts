@@ -3,7 +3,7 @@
 import type { AsyncLocalStorage } from "node:async_hooks";
 import { resolve } from "node:path";
 import { pathToFileURL } from "node:url";
-import { tokenEntries } from "../../core/control/auth.ts";
+import { tokenEntries } from "../../core/control/http/auth.ts";
 import { isA, describe as thrownAs } from "../../core/describe.ts";
 import { SocketError } from "../../core/errors.ts";
 import { parseAddress } from "../../core/net/address.ts";

@@ -1,6 +1,6 @@
 /** `socklet sessions`: lists, watches, starts and ends the sessions of a control plane, an emulator's or a Worker's. */
 
-import type { ControlClient } from "../../core/control/client.ts";
+import type { ControlClient } from "../../core/control/http/client.ts";
 import type {
   ListenerEvent,
   ListenerInfo,

@@ -1,6 +1,6 @@
 /** How many follow the log of a session, in this process or isolate. */
 
-import { EventLog } from "../../core/control/session.ts";
+import { EventLog } from "../../core/control/event-log.ts";
 
 let following = 0;
 

@@ -1,5 +1,6 @@
 import { Hono } from "hono";
 import { describe, expect, test } from "vitest";
+import { readEvents } from "../../core/control/http/sse.ts";
 import {
   controlRoutes,
   type ListenerEvent,
@@ -9,7 +10,6 @@ import {
   type SessionInfo,
 } from "../../core/control/index.ts";
 import { BOUNDS } from "../../core/control/plane.ts";
-import { readEvents } from "../../core/control/sse.ts";
 import { SocketError } from "../../core/errors.ts";
 import {
   type Answer,

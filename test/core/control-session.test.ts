@@ -1,10 +1,10 @@
 import { afterEach, describe, expect, test, vi } from "vitest";
 import { STREAM_LIMITS } from "../../core/bytes/data.ts";
-import type { SessionStore } from "../../core/control/commits.ts";
+import { eventStream, readEvents } from "../../core/control/http/sse.ts";
 import type { SessionEvent, SessionInfo } from "../../core/control/index.ts";
-import { isSessionId, newSessionId, sessionTarget } from "../../core/control/plane.ts";
-import { SESSION_LIMITS, Session, type SessionOptions } from "../../core/control/session.ts";
-import { eventStream, readEvents } from "../../core/control/sse.ts";
+import { isSessionId, newSessionId, SESSION_LIMITS, sessionTarget } from "../../core/control/plane.ts";
+import type { SessionStore } from "../../core/control/sessions/commits.ts";
+import { Session, type SessionOptions } from "../../core/control/sessions/session.ts";
 import { SocketError } from "../../core/errors.ts";
 import { AllowList } from "../../core/net/access.ts";
 import { app, eventsUntil, follow, MemoryPlace } from "./control-setup.ts";

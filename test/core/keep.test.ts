@@ -2,10 +2,11 @@
 
 import { type App, defineApp, type KeepOptions, StreamRequestHandler } from "socklet";
 import { afterEach, describe, expect, test, vi } from "vitest";
-import type { SessionChange } from "../../core/control/commits.ts";
-import { LastingSession } from "../../core/control/lasting.ts";
 import type { SessionEvent, SessionInfo } from "../../core/control/plane.ts";
-import { SESSION_LIMITS, type Session, type SessionOptions } from "../../core/control/session.ts";
+import { SESSION_LIMITS } from "../../core/control/plane.ts";
+import type { SessionChange } from "../../core/control/sessions/commits.ts";
+import { LastingSession } from "../../core/control/sessions/lasting.ts";
+import type { Session, SessionOptions } from "../../core/control/sessions/session.ts";
 import { redialDelay, settleKeep } from "../../core/serve/keep.ts";
 import { MemoryPlace } from "./control-setup.ts";
 

@@ -2,7 +2,7 @@
 
 import net from "node:net";
 import fc from "fast-check";
-import { eventStream, readEvents } from "../../core/control/sse.ts";
+import { eventStream, readEvents } from "../../core/control/http/sse.ts";
 import { printable, printableJson, toJson } from "../../core/describe.ts";
 import { SocketError } from "../../core/errors.ts";
 import { parseAllowRule, parseNetwork } from "../../core/net/access.ts";

@@ -21,6 +21,7 @@ const SERVE = [...SOCKETS, "core/serve"];
 const KERNEL = ["emulator", "emulator/kernel", "emulator/kernel/descriptors"];
 const TRANSCRIPTS = ["core/testing", "core/testing/script", "core/testing/transcript", "core/testing/faults"];
 const POOL = [...SERVE, "core/pool"];
+const CONTROL = ["core/control", "core/control/sessions", "core/control/http"];
 
 const ROOMS: Readonly<Record<string, Room>> = {
   core: { below: [] },
@@ -30,7 +31,9 @@ const ROOMS: Readonly<Record<string, Room>> = {
   "core/sockets": { below: [...NET, "core/files"] },
   "core/serve": { below: SOCKETS },
   "core/pool": { below: SERVE },
-  "core/control": { below: SERVE, packages: /^hono(\/|$)/ },
+  "core/control": { below: SERVE },
+  "core/control/sessions": { below: [...SERVE, "core/control"] },
+  "core/control/http": { below: [...SERVE, "core/control"], packages: /^hono(\/|$)/ },
   "core/testing": { below: SERVE },
   "core/testing/faults": { below: [...SERVE, "core/testing"] },
   "core/testing/script": { below: [...SERVE, "core/testing"] },
@@ -54,7 +57,7 @@ const ROOMS: Readonly<Record<string, Room>> = {
     below: [
       ...POOL,
       ...TRANSCRIPTS,
-      "core/control",
+      ...CONTROL,
       ...KERNEL,
       "emulator/sockets",
       "emulator/servers",
@@ -63,14 +66,7 @@ const ROOMS: Readonly<Record<string, Room>> = {
     packages: /^(node:|@hono\/node-server$)/,
   },
   "emulator/cluster": {
-    below: [
-      ...SERVE,
-      "core/control",
-      ...KERNEL,
-      "emulator/servers",
-      "emulator/servers/forking",
-      "emulator/app",
-    ],
+    below: [...SERVE, ...CONTROL, ...KERNEL, "emulator/servers", "emulator/servers/forking", "emulator/app"],
     packages: /^node:/,
   },
   "emulator/otel": { below: [...SERVE, ...KERNEL], packages: /^(node:|@opentelemetry\/api$)/ },
@@ -78,7 +74,7 @@ const ROOMS: Readonly<Record<string, Room>> = {
     below: [
       ...POOL,
       ...TRANSCRIPTS,
-      "core/control",
+      ...CONTROL,
       ...KERNEL,
       "emulator/sockets",
       "emulator/servers",
@@ -92,12 +88,12 @@ const ROOMS: Readonly<Record<string, Room>> = {
   "worker/names": { below: SERVE },
   "worker/sockets": { below: [...SERVE, "worker"], packages: /^cloudflare:/ },
   "worker/objects": {
-    below: [...SERVE, "core/control", "worker", "worker/sockets"],
+    below: [...SERVE, ...CONTROL, "worker", "worker/sockets"],
     packages: /^cloudflare:/,
   },
   "worker/pool": { below: [...POOL, "worker", "worker/sockets", "worker/objects"] },
   "worker/serve": {
-    below: [...SERVE, "core/control", "worker", "worker/sockets", "worker/objects"],
+    below: [...SERVE, ...CONTROL, "worker", "worker/sockets", "worker/objects"],
     packages: /^(cloudflare:|hono$)/,
   },
   examples: { below: ["examples/resp"], packages: /^socklet$/ },

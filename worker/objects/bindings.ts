@@ -2,7 +2,7 @@
 /** A Worker's bindings, and how its Durable Objects are called. */
 
 import type { MaybePromise } from "../../core/bytes/data.ts";
-import { tokenEntries } from "../../core/control/auth.ts";
+import { tokenEntries } from "../../core/control/http/auth.ts";
 import type {
   ErrorInfo,
   SessionInfo,

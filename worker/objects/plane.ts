@@ -1,6 +1,7 @@
 /// <reference types="@cloudflare/workers-types" />
 /** The control plane of a Worker. Its sessions are Durable Objects, so any request can reach them. */
 
+import { readEvents } from "../../core/control/http/sse.ts";
 import type { ListenerLog } from "../../core/control/listeners.ts";
 import {
   type ControlPlane,
@@ -16,7 +17,6 @@ import {
   type SessionSpec,
   sessionTarget,
 } from "../../core/control/plane.ts";
-import { readEvents } from "../../core/control/sse.ts";
 import { SocketError } from "../../core/errors.ts";
 import { type AllowList, platformRefusal } from "../../core/net/access.ts";
 import type { App } from "../../core/serve/app.ts";

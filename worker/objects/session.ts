@@ -16,17 +16,17 @@
  */
 
 import type { MaybePromise } from "../../core/bytes/data.ts";
-import type { SessionChange, SessionStore } from "../../core/control/commits.ts";
-import type { Lasting } from "../../core/control/lasting.ts";
+import { eventStream } from "../../core/control/http/sse.ts";
 import { isOver, type SessionInfo, type SessionSpec, sessionTarget } from "../../core/control/plane.ts";
+import type { SessionChange, SessionStore } from "../../core/control/sessions/commits.ts";
+import type { Lasting } from "../../core/control/sessions/lasting.ts";
 import {
   dialled,
   Session,
   type SessionHooks,
   type SessionOptions,
   type SessionRecord,
-} from "../../core/control/session.ts";
-import { eventStream } from "../../core/control/sse.ts";
+} from "../../core/control/sessions/session.ts";
 import { SocketError } from "../../core/errors.ts";
 import { type AllowList, platformRefusal } from "../../core/net/access.ts";
 import type { App } from "../../core/serve/app.ts";

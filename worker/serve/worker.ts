@@ -2,10 +2,10 @@
 /** `workerFor(app)`: the module that a Worker deploys. */
 
 import type { Hono } from "hono";
-import type { Lasting } from "../../core/control/lasting.ts";
+import { controlRoutes } from "../../core/control/http/routes.ts";
 import { ListenerLog } from "../../core/control/listeners.ts";
 import { type ControlPlane, type ListenerInfo, listenerInfo } from "../../core/control/plane.ts";
-import { controlRoutes } from "../../core/control/routes.ts";
+import type { Lasting } from "../../core/control/sessions/lasting.ts";
 import { SocketError } from "../../core/errors.ts";
 import { AllowList } from "../../core/net/access.ts";
 import { formatAddress, parseAddress } from "../../core/net/address.ts";

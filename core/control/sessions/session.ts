@@ -12,40 +12,27 @@
  * was too slow.
  */
 
-import { DONE } from "../bytes/data.ts";
-import { type Json, jsonOf, plain, sizeOf } from "../describe.ts";
-import { errorInfo, SocketError } from "../errors.ts";
-import { formatAddress } from "../net/address.ts";
-import { SHUT_WR } from "../net/constants.ts";
-import { checkOptions, optionNamesOf, wholeMs } from "../options.ts";
-import type { BaseConnector } from "../serve/connector.ts";
-import { callListener } from "../serve/events.ts";
-import type { Keep, StateKeeper } from "../serve/keep.ts";
-import type { StreamSocket } from "../sockets/stream-socket.ts";
-import type { SessionChange, SessionStore } from "./commits.ts";
+import { DONE } from "../../bytes/data.ts";
+import { type Json, jsonOf, plain, sizeOf } from "../../describe.ts";
+import { errorInfo, SocketError } from "../../errors.ts";
+import { formatAddress } from "../../net/address.ts";
+import { SHUT_WR } from "../../net/constants.ts";
+import { checkOptions, optionNamesOf, wholeMs } from "../../options.ts";
+import type { BaseConnector } from "../../serve/connector.ts";
+import { callListener } from "../../serve/events.ts";
+import type { Keep, StateKeeper } from "../../serve/keep.ts";
+import type { StreamSocket } from "../../sockets/stream-socket.ts";
+import { EventLog } from "../event-log.ts";
 import {
   type ErrorInfo,
   isOver,
+  SESSION_LIMITS,
   type SessionEvent,
   type SessionEventBody,
   type SessionInfo,
-} from "./plane.ts";
-
-/** The limits of one session's memory. Sizes are bytes of JSON. */
-export const SESSION_LIMITS = {
-  /** Events in a log. */
-  events: 1_000,
-  /** All events in a log. */
-  logSize: 256 * 1024,
-  /** One event's detail; a larger one is replaced by `{ "omitted": <its size, at least> }`. */
-  detailSize: 16 * 1024,
-  /** A result; a larger one makes the session fail with `ERR_LIMIT`. A row of a Durable Object holds 2 MB. */
-  resultSize: 1024 * 1024,
-  /** An error's message. */
-  messageSize: 1_024,
-  /** The attempts in the record of a session that lasts; the number of each says how many there were. */
-  attempts: 20,
-} as const;
+} from "../plane.ts";
+import { asIs, type Redactor, redacted, redactor, stringsOf } from "../redact.ts";
+import type { SessionChange, SessionStore } from "./commits.ts";
 
 export const END_GRACE = 1_000; // ms that an aborted handler has to notice before its session is over without it
 
@@ -478,161 +465,3 @@ export const newLog = (events: readonly SessionEvent[] = []): EventLog<SessionEv
 
 const jsonSize = (value: unknown): number => sizeOf(JSON.stringify(value));
 export const now = (): string => new Date().toISOString();
-
-// ---- The log ----
-
-/** Events, bounded by count and bytes, and those who follow them. */
-export class EventLog<Event extends { readonly id: number }> {
-  readonly #events: Event[];
-  readonly #sizeOf: (event: Event) => number;
-  readonly #sizes: number[];
-  #size: number;
-  #last: number;
-  #shown: number; // the events after this one are there for nobody yet
-  #ended = false;
-  readonly #waiting = new Set<() => void>(); // who follow and have seen all; told of the next event, and of the end
-
-  /** `sizeOf`: bytes of an event; those of all are bounded. */
-  constructor(sizeOf: (event: Event) => number, events: readonly Event[] = []) {
-    this.#events = [...events];
-    this.#sizeOf = sizeOf;
-    this.#sizes = this.#events.map(sizeOf);
-    this.#size = this.#sizes.reduce((sum, size) => sum + size, 0);
-    this.#last = this.#events.at(-1)?.id ?? 0;
-    this.#shown = this.#last;
-  }
-
-  /** The id of the newest event; 0 before the first. */
-  get last(): number {
-    return this.#last;
-  }
-
-  /** The events that are not shown yet. */
-  get hidden(): readonly Event[] {
-    return this.#events.slice(Math.max(0, this.#shown + 1 - this.oldest));
-  }
-
-  /** The id of the oldest event that is kept. */
-  get oldest(): number {
-    return this.#events[0]?.id ?? this.#last + 1;
-  }
-
-  /** The events that are kept now. */
-  get kept(): readonly Event[] {
-    return [...this.#events];
-  }
-
-  /** Keeps the event that `make` gives for the next id; without `shown` it is there for those who follow when `show()` says so. */
-  add(make: (id: number) => Event, shown = true): Event {
-    const event = make(++this.#last);
-    const size = this.#sizeOf(event);
-    this.#events.push(event);
-    this.#sizes.push(size);
-    this.#size += size;
-    while (this.#events.length > SESSION_LIMITS.events || this.#size > SESSION_LIMITS.logSize) {
-      this.#events.shift();
-      this.#size -= this.#sizes.shift() as number;
-    }
-    if (shown) this.show(event.id);
-    return event;
-  }
-
-  /** Shows the events up to this id. */
-  show(id: number): void {
-    this.#shown = id;
-    this.#wake();
-  }
-
-  /** Lets go of the events that are not shown, as if they had not been. */
-  drop(): void {
-    while ((this.#events.at(-1)?.id ?? 0) > this.#shown) {
-      this.#events.pop();
-      this.#size -= this.#sizes.pop() as number;
-    }
-    this.#last = this.#shown;
-  }
-
-  /** No more come. */
-  end(): void {
-    this.#ended = true;
-    this.#wake();
-  }
-
-  async *follow(after: number, signal?: AbortSignal): AsyncGenerator<Event, void, undefined> {
-    // Not a race of promises: one that stays pending keeps all that was ever raced against it.
-    let wake: () => void = () => {};
-    const leave = (): void => wake();
-    signal?.addEventListener("abort", leave, { once: true });
-    try {
-      for (let last = after; !signal?.aborted; ) {
-        // Ids have no gaps within the log, so the place of the next one is known.
-        const next = this.#events[Math.max(0, last + 1 - this.oldest)];
-        if (next !== undefined && next.id <= this.#shown) {
-          last = next.id;
-          yield next;
-        } else if (this.#ended) {
-          return;
-        } else {
-          await new Promise<void>((resolve) => {
-            wake = resolve;
-            this.#waiting.add(resolve);
-          });
-          this.#waiting.delete(wake);
-        }
-      }
-    } finally {
-      signal?.removeEventListener("abort", leave);
-    }
-  }
-
-  #wake(): void {
-    for (const wake of this.#waiting) wake();
-    this.#waiting.clear();
-  }
-}
-
-// ---- What is shown ----
-
-/** Replaces secrets in a text. */
-export type Redactor = (text: string) => string;
-const asIs: Redactor = (text) => text;
-
-const SHORTEST_SECRET = 4; // characters: what is shorter stands in too many innocent texts
-
-/**
- * Replaces each of `secrets` by `[redacted]`, wherever it stands in a text. In an event and an error every text
- * of the params is taken for a secret (who watches need not be who started it), and each of the deployment's;
- * in a result only the deployment's, since a result is made for him who gave the params.
- *
- * What it cannot do: know a secret that was split, cut, encoded (base64, percent, another case) or hashed, one
- * of less than 4 characters, or one that is a number or a key of an object. A handler should say no secret.
- */
-export const redactor = (secrets: readonly string[]): Redactor => {
-  const quoted = (secret: string): string => JSON.stringify(secret).slice(1, -1); // as a handler prints its params
-  const long = [...new Set(secrets.flatMap((secret) => [secret, quoted(secret)]))].filter(
-    (secret) => secret.length >= SHORTEST_SECRET,
-  );
-  if (long.length === 0) return asIs;
-  // The longest first, or what it begins with would leave its rest to be read.
-  const parts = long
-    .sort((a, b) => b.length - a.length)
-    .map((secret) => secret.replace(/[\\^$.*+?()[\]{}|/-]/g, "\\$&"));
-  const any = new RegExp(parts.join("|"), "g");
-  return (text) => text.replace(any, "[redacted]");
-};
-
-/** Every text within `value`. */
-const stringsOf = (value: unknown): string[] => {
-  if (typeof value === "string") return [value];
-  return typeof value === "object" && value !== null ? Object.values(value).flatMap(stringsOf) : [];
-};
-
-/** `value` with every text in it redacted, the keys too. */
-export const redacted = (value: Json, redact: Redactor): Json => {
-  if (typeof value === "string") return redact(value);
-  if (typeof value !== "object" || value === null) return value;
-  if (Array.isArray(value)) return value.map((item: Json) => redacted(item, redact));
-  return Object.fromEntries(
-    Object.entries(value).map(([key, item]) => [redact(key), redacted(item, redact)]),
-  );
-};

@@ -1,8 +1,8 @@
 /** `controlClient`: the control routes from the other side, typed. It speaks to a Worker and an emulator alike. */
 
-import { SocketError, type SocketErrorCode } from "../errors.ts";
-import { checkOptions, optionNamesOf } from "../options.ts";
-import type { PoolInfo } from "../serve/client.ts";
+import { SocketError, type SocketErrorCode } from "../../errors.ts";
+import { checkOptions, optionNamesOf } from "../../options.ts";
+import type { PoolInfo } from "../../serve/client.ts";
 import {
   BOUNDS,
   type Health,
@@ -14,7 +14,7 @@ import {
   type SessionPage,
   type SessionQuery,
   type SessionSpec,
-} from "./plane.ts";
+} from "../plane.ts";
 import { readEvents } from "./sse.ts";
 
 /** Options of a client. Times are milliseconds. */

@@ -6,28 +6,28 @@
  *                                   └──▶ ended, failed or cut: it was ended, its work is done, or its attempts are used up
  */
 
-import { SocketError } from "../errors.ts";
-import { checkOptions } from "../options.ts";
-import type { App } from "../serve/app.ts";
-import { nextTime } from "../serve/cron.ts";
-import { type Keep, redialDelay, type StateKeeper } from "../serve/keep.ts";
-import { decodeState, encodeState } from "../serve/state.ts";
-import { Commits, type SessionChange, type SessionStore } from "./commits.ts";
+import { SocketError } from "../../errors.ts";
+import { checkOptions } from "../../options.ts";
+import type { App } from "../../serve/app.ts";
+import { nextTime } from "../../serve/cron.ts";
+import { type Keep, redialDelay, type StateKeeper } from "../../serve/keep.ts";
+import { decodeState, encodeState } from "../../serve/state.ts";
+import type { EventLog } from "../event-log.ts";
 import {
   type AttemptInfo,
   isOver,
   type KeptInfo,
+  SESSION_LIMITS,
   type SessionEvent,
   type SessionEventBody,
-} from "./plane.ts";
+} from "../plane.ts";
+import { Commits, type SessionChange, type SessionStore } from "./commits.ts";
 import {
   END_GRACE,
-  type EventLog,
   newLog,
   newRecord,
   now,
   type Outcome,
-  SESSION_LIMITS,
   SESSION_NAMES,
   Session,
   type SessionOptions,

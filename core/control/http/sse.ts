@@ -3,10 +3,10 @@
  * events cross a border: HTTP, and a Durable Object's RPC, which carries streams of bytes and no iterables.
  */
 
-import { withDeadline } from "../bytes/data.ts";
-import { printableJson } from "../describe.ts";
-import { SocketError } from "../errors.ts";
-import type { SessionEvent } from "./plane.ts";
+import { withDeadline } from "../../bytes/data.ts";
+import { printableJson } from "../../describe.ts";
+import { SocketError } from "../../errors.ts";
+import type { SessionEvent } from "../plane.ts";
 
 /** What every event has that crosses. */
 interface Numbered {

@@ -1,7 +1,7 @@
 /** Errors over HTTP: one shape (RFC 9457), and the one table of which code is which status. */
 
-import { isA, printableJson } from "../describe.ts";
-import { SocketError, type SocketErrorCode } from "../errors.ts";
+import { isA, printableJson } from "../../describe.ts";
+import { SocketError, type SocketErrorCode } from "../../errors.ts";
 
 /** The titles, which with the status name the kind of a problem. */
 const TITLES = {

@@ -3,17 +3,15 @@
  * Its history is bounded by count and age.
  */
 
-import { DONE, type MaybePromise } from "../bytes/data.ts";
-import { SocketError } from "../errors.ts";
-import { AllowList } from "../net/access.ts";
-import { checkOptions, MAX_TIMER, optionNamesOf } from "../options.ts";
-import type { App } from "../serve/app.ts";
-import type { PoolInfo } from "../serve/client.ts";
-import type { BaseConnector } from "../serve/connector.ts";
-import type { StreamSocket } from "../sockets/stream-socket.ts";
-import type { SessionStore } from "./commits.ts";
-import { LastingSession } from "./lasting.ts";
-import { ListenerLog } from "./listeners.ts";
+import { DONE, type MaybePromise } from "../../bytes/data.ts";
+import { SocketError } from "../../errors.ts";
+import { AllowList } from "../../net/access.ts";
+import { checkOptions, MAX_TIMER, optionNamesOf } from "../../options.ts";
+import type { App } from "../../serve/app.ts";
+import type { PoolInfo } from "../../serve/client.ts";
+import type { BaseConnector } from "../../serve/connector.ts";
+import type { StreamSocket } from "../../sockets/stream-socket.ts";
+import { ListenerLog } from "../listeners.ts";
 import {
   type ControlPlane,
   type FaultPlane,
@@ -28,7 +26,9 @@ import {
   type SessionSpec,
   type SessionTarget,
   sessionTarget,
-} from "./plane.ts";
+} from "../plane.ts";
+import type { SessionStore } from "./commits.ts";
+import { LastingSession } from "./lasting.ts";
 import {
   dialled,
   Session,

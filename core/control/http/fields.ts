@@ -1,8 +1,8 @@
 /** What the bodies and the queries of the control routes may contain. Whatever is wrong is named, field by field, with status 422. */
 
-import type { Json } from "../describe.ts";
-import { SECURE_TRANSPORTS, type SecureTransport } from "../sockets/tls.ts";
-import { BOUNDS, isSessionId, SESSION_STATES, type SessionSpec, type SessionState } from "./plane.ts";
+import type { Json } from "../../describe.ts";
+import { SECURE_TRANSPORTS, type SecureTransport } from "../../sockets/tls.ts";
+import { BOUNDS, isSessionId, SESSION_STATES, type SessionSpec, type SessionState } from "../plane.ts";
 import { type FieldError, HttpError } from "./problem.ts";
 
 /** One field: its value, or `undefined` where what was given is not `right`. */

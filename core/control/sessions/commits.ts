@@ -5,9 +5,9 @@
  * sees an event before it is kept, or a session that came back after a loss could tell it a second time.
  */
 
-import { DONE, type MaybePromise } from "../bytes/data.ts";
-import { isThenable } from "../promises.ts";
-import type { SessionEvent, SessionInfo } from "./plane.ts";
+import { DONE, type MaybePromise } from "../../bytes/data.ts";
+import { isThenable } from "../../promises.ts";
+import type { SessionEvent, SessionInfo } from "../plane.ts";
 
 /** Where a session's changes are kept. */
 export interface SessionStore {

@@ -3,8 +3,8 @@
  * holds it against the routes both ways, and its examples against its schemas.
  */
 
-import { SECURE_TRANSPORTS } from "../sockets/tls.ts";
-import { BOUNDS, SESSION_STATES } from "./plane.ts";
+import { SECURE_TRANSPORTS } from "../../sockets/tls.ts";
+import { BOUNDS, SESSION_STATES } from "../plane.ts";
 import type { ProblemStatus } from "./problem.ts";
 
 const ref = (name: string) => ({ $ref: `#/components/schemas/${name}` });

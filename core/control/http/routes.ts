@@ -32,13 +32,11 @@
 import type { Context, Hono } from "hono";
 import { HonoBase } from "hono/hono-base";
 import { PatternRouter } from "hono/router/pattern-router"; // the smallest of its routers: 2.5 KB less of a Worker than with those that "hono" brings
-import type { MaybePromise } from "../bytes/data.ts";
-import { printableJson } from "../describe.ts";
-import type { SocketError } from "../errors.ts";
-import { checkOptions, optionNamesOf } from "../options.ts";
-import { bearerToken, type Scope, TokenList } from "./auth.ts";
-import { fieldError, readAfter, readData, readList, readSpec } from "./fields.ts";
-import { METRICS_TYPE } from "./metrics.ts";
+import type { MaybePromise } from "../../bytes/data.ts";
+import { printableJson } from "../../describe.ts";
+import type { SocketError } from "../../errors.ts";
+import { checkOptions, optionNamesOf } from "../../options.ts";
+import { METRICS_TYPE } from "../metrics.ts";
 import {
   BOUNDS,
   type ControlPlane,
@@ -46,7 +44,9 @@ import {
   isSessionId,
   type ListenerEvent,
   type SessionEvent,
-} from "./plane.ts";
+} from "../plane.ts";
+import { bearerToken, type Scope, TokenList } from "./auth.ts";
+import { fieldError, readAfter, readData, readList, readSpec } from "./fields.ts";
 import { HttpError, problemResponse } from "./problem.ts";
 import { eventStream } from "./sse.ts";
 

@@ -1,0 +1,113 @@
+/** `EventLog`: the last events of a session, or of the servers of an app, for those who follow them. */
+
+import { SESSION_LIMITS } from "./plane.ts";
+
+/** Events, bounded by count and bytes, and those who follow them. */
+export class EventLog<Event extends { readonly id: number }> {
+  readonly #events: Event[];
+  readonly #sizeOf: (event: Event) => number;
+  readonly #sizes: number[];
+  #size: number;
+  #last: number;
+  #shown: number; // the events after this one are there for nobody yet
+  #ended = false;
+  readonly #waiting = new Set<() => void>(); // who follow and have seen all; told of the next event, and of the end
+
+  /** `sizeOf`: bytes of an event; those of all are bounded. */
+  constructor(sizeOf: (event: Event) => number, events: readonly Event[] = []) {
+    this.#events = [...events];
+    this.#sizeOf = sizeOf;
+    this.#sizes = this.#events.map(sizeOf);
+    this.#size = this.#sizes.reduce((sum, size) => sum + size, 0);
+    this.#last = this.#events.at(-1)?.id ?? 0;
+    this.#shown = this.#last;
+  }
+
+  /** The id of the newest event; 0 before the first. */
+  get last(): number {
+    return this.#last;
+  }
+
+  /** The events that are not shown yet. */
+  get hidden(): readonly Event[] {
+    return this.#events.slice(Math.max(0, this.#shown + 1 - this.oldest));
+  }
+
+  /** The id of the oldest event that is kept. */
+  get oldest(): number {
+    return this.#events[0]?.id ?? this.#last + 1;
+  }
+
+  /** The events that are kept now. */
+  get kept(): readonly Event[] {
+    return [...this.#events];
+  }
+
+  /** Keeps the event that `make` gives for the next id; without `shown` it is there for those who follow when `show()` says so. */
+  add(make: (id: number) => Event, shown = true): Event {
+    const event = make(++this.#last);
+    const size = this.#sizeOf(event);
+    this.#events.push(event);
+    this.#sizes.push(size);
+    this.#size += size;
+    while (this.#events.length > SESSION_LIMITS.events || this.#size > SESSION_LIMITS.logSize) {
+      this.#events.shift();
+      this.#size -= this.#sizes.shift() as number;
+    }
+    if (shown) this.show(event.id);
+    return event;
+  }
+
+  /** Shows the events up to this id. */
+  show(id: number): void {
+    this.#shown = id;
+    this.#wake();
+  }
+
+  /** Lets go of the events that are not shown, as if they had not been. */
+  drop(): void {
+    while ((this.#events.at(-1)?.id ?? 0) > this.#shown) {
+      this.#events.pop();
+      this.#size -= this.#sizes.pop() as number;
+    }
+    this.#last = this.#shown;
+  }
+
+  /** No more come. */
+  end(): void {
+    this.#ended = true;
+    this.#wake();
+  }
+
+  async *follow(after: number, signal?: AbortSignal): AsyncGenerator<Event, void, undefined> {
+    // Not a race of promises: one that stays pending keeps all that was ever raced against it.
+    let wake: () => void = () => {};
+    const leave = (): void => wake();
+    signal?.addEventListener("abort", leave, { once: true });
+    try {
+      for (let last = after; !signal?.aborted; ) {
+        // Ids have no gaps within the log, so the place of the next one is known.
+        const next = this.#events[Math.max(0, last + 1 - this.oldest)];
+        if (next !== undefined && next.id <= this.#shown) {
+          last = next.id;
+          yield next;
+        } else if (this.#ended) {
+          return;
+        } else {
+          await new Promise<void>((resolve) => {
+            wake = resolve;
+            this.#waiting.add(resolve);
+          });
+          this.#waiting.delete(wake);
+        }
+      }
+    } finally {
+      signal?.removeEventListener("abort", leave);
+    }
+  }
+
+  #wake(): void {
+    for (const wake of this.#waiting) wake();
+    this.#waiting.clear();
+  }
+}
