@@ -12,8 +12,9 @@ export {
 } from "./http/client.ts";
 export { openApi } from "./http/openapi.ts";
 export type { FieldError, Problem } from "./http/problem.ts";
+export { recordingRoutes } from "./http/recording-routes.ts";
 // The routes
-export { type ControlSetup, controlRoutes } from "./http/routes.ts";
+export { type AddRoute, type ControlSetup, controlRoutes, type RouteContext } from "./http/routes.ts";
 export { ListenerLog } from "./listeners.ts";
 // What is behind them
 export {
@@ -22,12 +23,21 @@ export {
   type ErrorInfo,
   type FaultInfo,
   type FaultPlane,
+  type FlowInfo,
+  type FoundBytes,
   type Health,
   isOver,
   type KeptInfo,
   type ListenerEvent,
   type ListenerInfo,
   listenerInfo,
+  type RecordedPart,
+  type RecordingChange,
+  type RecordingInfo,
+  type RecordingLimits,
+  type RecordingPlane,
+  type Replayed,
+  type ReplaySpec,
   type SessionEvent,
   type SessionEventBody,
   type SessionInfo,
@@ -37,6 +47,7 @@ export {
   type SessionState,
   type SessionTarget,
 } from "./plane.ts";
+export { type OpenConnection, type RecordedPlane, Recorder } from "./recording/recorder.ts";
 export type { SessionChange, SessionStore } from "./sessions/commits.ts";
 export {
   type ArchivedSession,

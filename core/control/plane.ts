@@ -48,7 +48,8 @@ export const BOUNDS = {
   maxConnectTimeout: 120_000,
   /** Sessions in one page of a list. */
   pageSize: 50,
-  maxPageSize: 200,
+  /** As many as 450 KB of JSON hold: a page that lists 100 000 asks a hundred times. */
+  maxPageSize: 1_000,
   /** The body of a request with JSON. */
   jsonBody: 64 * 1024,
   /** The bytes of one `send`. */
@@ -312,6 +313,139 @@ export interface FaultPlane {
   remove(name?: string): boolean;
 }
 
+/** The bounds of what is kept of what passes, where its caller names none, and the most of a caller's. Sizes are bytes. */
+export const RECORDING_BOUNDS = {
+  /** All that is kept: the newest. */
+  maxBytes: 64 * 1024 * 1024,
+  mostBytes: 4 * 1024 * 1024 * 1024,
+  /** Less than this would not hold a datagram. */
+  leastBytes: 1024 * 1024,
+  /** Conversations that are kept: connections, and senders of datagrams. */
+  maxConnections: 10_000,
+  mostConnections: 1_000_000,
+  /** What was said, in one answer. */
+  part: 256 * 1024,
+  mostPart: 4 * 1024 * 1024,
+} as const;
+
+/** What a recording keeps at most. */
+export interface RecordingLimits {
+  /** Bytes of all conversations together, with 16 for each piece; the oldest go first. Default `RECORDING_BOUNDS.maxBytes`, 64 MiB. */
+  readonly maxBytes?: number;
+  /** Conversations; the oldest go first. As many sessions that are over are listed, too. Default 10 000. */
+  readonly maxConnections?: number;
+}
+
+/** What is kept of what passes. */
+export interface RecordingInfo extends Required<RecordingLimits> {
+  /** Whether what passes is kept now: a recording was started, or somebody watches. */
+  readonly on: boolean;
+  /** Whether it was started: then it goes on when nobody watches. */
+  readonly started: boolean;
+  /** Bytes that are kept now. */
+  readonly bytes: number;
+  readonly conversations: number;
+  /** Bytes that were kept, and gave way to newer ones. */
+  readonly dropped: number;
+}
+
+/** The datagrams between a listener and one sender. */
+export interface FlowInfo {
+  readonly id: string;
+  /** The listener's name. */
+  readonly handler: string;
+  /** Where it listens. */
+  readonly address: string;
+  /** The sender; `null` where it is not known. */
+  readonly peer: string | null;
+  /** ISO 8601, UTC. */
+  readonly startedAt: string;
+  readonly lastAt: string;
+  readonly datagramsRead: number;
+  readonly datagramsWritten: number;
+  readonly bytesRead: number;
+  readonly bytesWritten: number;
+}
+
+/** Some of what was said in a conversation: its events from `first` to before `next`, of `total` so far. */
+export interface RecordedPart {
+  readonly id: string;
+  readonly kind: "stream" | "datagrams";
+  /** The side that this process has: `server` of what it accepted. */
+  readonly side: "client" | "server";
+  /** The server's. */
+  readonly address: string;
+  /** When the recording of it began: ISO 8601, UTC; events say `at`, in ms since. */
+  readonly began: string;
+  /** Bytes that were said and are not here: before it was recorded, or given way to newer ones. */
+  readonly dropped?: number;
+  readonly first: number;
+  readonly next: number;
+  readonly total: number;
+  /** As the lines of a transcript. */
+  readonly events: readonly Json[];
+}
+
+/** Conversations that have some bytes. */
+export interface FoundBytes {
+  /** Newest first. */
+  readonly ids: readonly string[];
+  /** Whether there are more, which are not looked for. */
+  readonly more: boolean;
+}
+
+/** What changed since the last event: the records of these sessions and flows. */
+export interface RecordingChange {
+  readonly id: number;
+  /** ISO 8601, UTC. */
+  readonly at: string;
+  readonly type: "changed";
+  readonly recording: RecordingInfo;
+  readonly sessions: readonly SessionInfo[];
+  readonly flows: readonly FlowInfo[];
+}
+
+/** What passes over the connections of a plane, kept while a recording was started or somebody watches. */
+export interface RecordingPlane {
+  info(): RecordingInfo;
+  /** Starts a recording, or gives the one that runs other limits. */
+  start(limits?: RecordingLimits): RecordingInfo;
+  /** Stops it, and forgets what was kept. */
+  stop(): RecordingInfo;
+  /** Who sent datagrams, the newest first. */
+  flows(): readonly FlowInfo[];
+  /** What was said in the conversation of this session or flow, from event `after` on, at least one event, until they hold `maxBytes`; `null`: nothing of it is kept. */
+  part(id: string, after: number, maxBytes: number): RecordedPart | null;
+  /** All of it as a transcript, line by line; nothing where nothing is kept. */
+  transcript(id: string): Iterable<string>;
+  /** The conversations in which one side said these bytes. */
+  find(bytes: Uint8Array, signal: AbortSignal): Promise<FoundBytes>;
+  /** What changes, as it does, at most four times a second; what passes is kept until `signal` aborts. */
+  watch(signal: AbortSignal): AsyncIterable<RecordingChange>;
+}
+
+/** What to say again to a server: what a client said, edited or not. */
+export interface ReplaySpec {
+  /** The name of a listener of the app, the name of one of its `dial` entries, or an address that its `allow` lets dial. */
+  readonly to: string;
+  /** What to say, piece by piece; each waits until the server has answered the one before, or been silent. */
+  readonly pieces: readonly Uint8Array[];
+  /** Ends our direction when all is said. */
+  readonly halfClose: boolean;
+  /** ms that all of it may take. */
+  readonly timeout: number;
+}
+
+/** What a server answered to what was said again. */
+export interface Replayed {
+  /** Where it was said. */
+  readonly address: string;
+  /** The events of a transcript. */
+  readonly events: readonly Json[];
+  /** What went wrong; `null`: nothing did. */
+  readonly error: ErrorInfo | null;
+}
+
 /**
  * What a platform implements. The routes have validated what they pass on: ids have the form of `newSessionId()`,
  * limits are in `BOUNDS`. All errors are `SocketError`s; `problem.ts` has the table of their HTTP statuses. Where the
@@ -327,6 +461,13 @@ export interface ControlPlane {
   metrics(): MaybePromise<string | null>;
   /** Its rules of faults; absent where the platform has none, as a Worker. */
   readonly faults?: FaultPlane | undefined;
+  /** What passes; absent where the platform keeps none of it, as a Worker, or several processes. */
+  readonly recording?: RecordingPlane | undefined;
+  /**
+   * Says something again to a server. Rejects as `start` where that may not be dialled; what goes wrong later is in the answer.
+   * Absent as `recording`.
+   */
+  replay?(spec: ReplaySpec): Promise<Replayed>;
   /** The app's pools; those of the children of a forking listener are not among them. */
   pools(): MaybePromise<readonly PoolInfo[]>;
   /**

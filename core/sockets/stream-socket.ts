@@ -42,6 +42,7 @@ import { type ProxyHeader, proxyOf } from "../net/proxy-header.ts";
 import { checkOptions, checkTime } from "../options.ts";
 import { BaseSocket, checkFlags, familyOf } from "./base-socket.ts";
 import { type StreamOptions, settleStream } from "./stream-options.ts";
+import type { StreamTap } from "./tap.ts";
 import { START_TLS_NAMES, type StartTlsOptions, type TlsInfo } from "./tls.ts";
 import type { Capabilities, KernelSocket, StreamSink, StreamTransport } from "./transport.ts";
 import { type WebStream, webStreamOf } from "./web-stream.ts";
@@ -77,6 +78,9 @@ let broken: (socket: StreamSocket, error: SocketError) => void;
 /** Tells a socket that its connection must go. */
 let cut: (socket: StreamSocket, error: SocketError) => void;
 
+/** Has `tap` look on at the connection of `socket` from now on, also after `toWeb()` and `startTls()`; `null`: nobody does. */
+export let tapStream: (socket: StreamSocket, tap: StreamTap | null) => void;
+
 /**
  * One connected stream: TCP, TLS, Unix or memory. A handler's `this.request`; the tutorial's socket, which
  * `socket()` gives unconnected.
@@ -104,6 +108,7 @@ export class StreamSocket extends BaseSocket implements AsyncDisposable {
   #aborted = false;
   #lost: SocketError | null = null; // why not all that was written has left
   #onerror: ((error: SocketError) => void) | null = null;
+  #heir: StreamSocket | null = null; // what goes on after toWeb()
   #urgentWaiters: Set<() => void> | null = null; // to be told of the close: the kernel closes later, when it has lingered
 
   /** `transport` is null where the socket is not connected yet: see `attach()`. */
@@ -318,6 +323,7 @@ export class StreamSocket extends BaseSocket implements AsyncDisposable {
       const { handshakeTimeout } = this.#options;
       const secured = Promise.race([transport.startTls(options), left.promise]);
       feed.transport = await withDeadline(secured, handshakeTimeout, "the TLS handshake was not done");
+      feed.tap?.secured();
       this.#transport.start(feed);
     } catch (error) {
       if (error instanceof TypeError) throw error; // a wrong argument has begun nothing
@@ -428,6 +434,8 @@ export class StreamSocket extends BaseSocket implements AsyncDisposable {
     const buffered = this.rfile.takeBuffered();
     const { timeout } = this.rfile;
     const heir = new StreamSocket(this.#transport, { ...this.#options, timeout });
+    heir.#feed.tap = this.#feed.tap;
+    this.#heir = heir;
     if (buffered.length > 0) heir.rfile.push(buffered);
     if (this.rfile.atEnd) heir.rfile.end();
     heir.#ending = this.#ending;
@@ -476,6 +484,7 @@ export class StreamSocket extends BaseSocket implements AsyncDisposable {
     let left = new Uint8Array(toBytes(data)); // a copy: what was written before leaves first
     await this.wfile.sendall("", wait);
     const { timeout } = this.wfile;
+    this.#feed.tap?.sent(left);
     while (left.length > 0) {
       const sent = kernel.send(left, flags);
       left = left.subarray(await (timeout ? this.wfile.whileTaken(sent, timeout) : sent));
@@ -498,6 +507,7 @@ export class StreamSocket extends BaseSocket implements AsyncDisposable {
   #end(): Promise<void> {
     if (this.#ending === null) {
       this.wfile.end();
+      this.#feed.tap?.ended(this.#state === "open" ? "half-close" : "close");
       this.#ending = this.#error === null ? this.#transport.end() : DONE;
       this.#ending.catch(() => {}); // whoever awaits it is told; the first caller may not be waiting any more
     }
@@ -507,9 +517,11 @@ export class StreamSocket extends BaseSocket implements AsyncDisposable {
   #close(): Promise<void> {
     if (this.#state === "handed over") return DONE;
     this.#state = "closed";
+    if (this.#ending !== null) this.#feed.tap?.ended("close");
     if (this.#ending === null && this.#error === null) {
       this.wfile.end();
       if (this.#transport.leave?.() === true) {
+        this.#feed.tap?.ended("close");
         this.#ending = DONE;
         this.#stop("EBADF", "ECANCELED");
         return DONE;
@@ -541,6 +553,9 @@ export class StreamSocket extends BaseSocket implements AsyncDisposable {
   }
 
   static {
+    tapStream = (socket, tap) => {
+      (socket.#heir ?? socket).#feed.tap = tap;
+    };
     broken = (socket, error) => socket.#break(error);
     cut = (socket, error) => socket.#cut(error);
   }
@@ -573,6 +588,7 @@ export class StreamSocket extends BaseSocket implements AsyncDisposable {
     this.#error ??= error;
     if (this.#aborted) return;
     this.#aborted = true;
+    this.#feed.tap?.ended(this.capabilities.reset ? "reset" : "close");
     this.#countLost();
     this.#transport.abort();
   }
@@ -591,6 +607,8 @@ export class StreamSocket extends BaseSocket implements AsyncDisposable {
  */
 class Feed implements ReaderSource, WriterTarget, StreamSink {
   transport: StreamTransport;
+  /** Who looks on. */
+  tap: StreamTap | null = null;
   /** Called when the peer ends its side, for a caller that waits for something else from it. */
   onend: (() => void) | null = null;
   readonly #socket: StreamSocket;
@@ -632,6 +650,7 @@ class Feed implements ReaderSource, WriterTarget, StreamSink {
   }
 
   write(data: Data): Promise<void> | undefined {
+    if (this.tap !== null) this.tap.sent(data);
     return this.transport.write(data);
   }
 
@@ -640,6 +659,7 @@ class Feed implements ReaderSource, WriterTarget, StreamSink {
   }
 
   borrow(bytes: Uint8Array): Promise<void> | undefined {
+    if (this.tap !== null) this.tap.sent(bytes);
     return this.transport.borrow?.(bytes);
   }
 
@@ -670,19 +690,23 @@ class Feed implements ReaderSource, WriterTarget, StreamSink {
   }
 
   data(bytes: Uint8Array): boolean {
+    if (this.tap !== null) this.tap.received(bytes);
     return this.#socket.rfile.push(bytes);
   }
 
   lend(bytes: Uint8Array, lender: Lender): boolean {
+    if (this.tap !== null) this.tap.received(bytes);
     return this.#socket.rfile.push(bytes, lender);
   }
 
   end(): void {
+    this.tap?.peerEnded("half-close");
     this.#socket.rfile.end();
     this.onend?.();
   }
 
   error(error: SocketError): void {
+    if (error.code === "ECONNRESET") this.tap?.peerEnded("reset");
     broken(this.#socket, error);
   }
 }

@@ -5,18 +5,23 @@
 
 import type { Server, ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
+import { type Data, toBytes } from "../../core/bytes/data.ts";
 import { TokenList, tokenEntries } from "../../core/control/http/auth.ts";
 import { openApi } from "../../core/control/http/openapi.ts";
 import { HttpError, problemResponse } from "../../core/control/http/problem.ts";
 import { ListenerLog } from "../../core/control/listeners.ts";
 import { Metrics, poolFamilies } from "../../core/control/metrics.ts";
 import { type ControlPlane, listenerInfo } from "../../core/control/plane.ts";
+import { Recorder } from "../../core/control/recording/recorder.ts";
 import { LocalPlane } from "../../core/control/sessions/local.ts";
 import type { SessionHooks } from "../../core/control/sessions/session.ts";
 import { SocketError } from "../../core/errors.ts";
 import { type Address, formatAddress, inetNtop, isLoopback, packAddress } from "../../core/net/address.ts";
 import { AF_INET, AF_INET6 } from "../../core/net/constants.ts";
 import type { SockletEvent } from "../../core/serve/events.ts";
+import { ServedDatagram } from "../../core/serve/requests.ts";
+import type { BaseServer } from "../../core/serve/server.ts";
+import type { Datagram } from "../../core/sockets/datagram.ts";
 import type { StreamSocket } from "../../core/sockets/stream-socket.ts";
 import { lazy } from "../builtin.ts";
 import { networkError } from "../kernel/addresses.ts";
@@ -24,8 +29,19 @@ import { descriptorOf } from "../kernel/handles.ts";
 import { listenerUrl, type TCPServer } from "../servers/tcp.ts";
 import { FileArchive } from "./archive.ts";
 import { processMetrics } from "./process-metrics.ts";
+import { replayTo } from "./replays.ts";
 
-export { FileArchive, ListenerLog, LocalPlane, listenerInfo, Metrics, poolFamilies, processMetrics }; // what serve.ts loads with this
+export {
+  FileArchive,
+  ListenerLog,
+  LocalPlane,
+  listenerInfo,
+  Metrics,
+  poolFamilies,
+  processMetrics,
+  Recorder,
+  replayTo,
+}; // what serve.ts loads with this
 
 // ---- Connections as sessions ----
 
@@ -91,6 +107,34 @@ interface Watched {
   readonly reject: (error: unknown) => void;
 }
 
+// biome-ignore lint/suspicious/noExplicitAny: a mixin's base must take any arguments (TypeScript handbook, Mixins)
+type DatagramServerClass = abstract new (...args: any[]) => BaseServer<Datagram, any>;
+
+/** Shows the datagrams that come to a server, and those that it sends back, to `recorder`. */
+export const WatchedDatagramsMixIn = <Base>(Server: Base, recorder: Recorder): Base => {
+  abstract class WatchedServer extends (Server as DatagramServerClass) {
+    protected override arrive(request: Datagram, clientAddress: Address | null, admitted?: boolean): void {
+      if (!recorder.on) {
+        super.arrive(request, clientAddress, admitted);
+        return;
+      }
+      const at = this.serverAddress;
+      const address = at === null ? this.name : listenerUrl(at.family === "unix" ? "unix" : "udp", at);
+      recorder.datagram(this.name, address, clientAddress, request.data, false);
+      const post = (data: Data): number => {
+        const bytes = toBytes(data);
+        request.reply(bytes);
+        recorder.datagram(this.name, address, clientAddress, bytes, true);
+        return bytes.length;
+      };
+      const shown = new ServedDatagram(request.data, request.address, { post }, request.truncated);
+      super.arrive(shown, clientAddress, admitted);
+    }
+  }
+  Object.defineProperty(WatchedServer, "name", { value: (Server as { readonly name?: string }).name });
+  return WatchedServer as Base;
+};
+
 // ---- The control routes over HTTP ----
 
 const PORT = 7100; // beside the examples, which are on 7007 to 7084
@@ -152,9 +196,13 @@ const namesLoopback = (host: string | undefined): boolean => {
   return packed !== null && isLoopback(packed);
 };
 
-/** What needs these two is the control plane alone: servers without it start without them. */
+/** What needs these is the control plane alone: servers without it start without them. */
 const routeModules = () =>
-  Promise.all([import("@hono/node-server"), import("../../core/control/http/routes.ts")]);
+  Promise.all([
+    import("@hono/node-server"),
+    import("../../core/control/http/routes.ts"),
+    import("../../core/control/http/recording-routes.ts"),
+  ]);
 
 /** Loads what `serveControl()` needs, which takes time that nobody who has connected should wait for. */
 export const loadRoutes = async (): Promise<void> => void (await routeModules());
@@ -180,8 +228,8 @@ export const serveControl = async (
   onError: (error: unknown) => void,
 ): Promise<ServedRoutes> => {
   const hostname = loopback(host);
-  const [{ getRequestListener }, { controlRoutes }] = await routeModules();
-  const routes = controlRoutes({ plane, tokens, openApi, onError });
+  const [{ getRequestListener }, { controlRoutes }, { recordingRoutes }] = await routeModules();
+  const routes = controlRoutes({ plane, tokens, openApi, onError }, recordingRoutes);
   const listener = getRequestListener(
     (request, env) => {
       if (namesLoopback(env.incoming.headers.host)) return routes.fetch(request, env);

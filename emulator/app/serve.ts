@@ -5,6 +5,7 @@ import { DONE, type MaybePromise } from "../../core/bytes/data.ts";
 import type { Family, Metrics } from "../../core/control/metrics.ts";
 import type { LocalPlane } from "../../core/control/sessions/local.ts";
 import { SocketError } from "../../core/errors.ts";
+import type { AllowList } from "../../core/net/access.ts";
 import {
   type Address,
   type Endpoint,
@@ -27,6 +28,7 @@ import type { BaseEndpoint } from "../../core/serve/endpoint.ts";
 import { callListener, type OnEvent, type SockletEvent } from "../../core/serve/events.ts";
 import type { BaseRequestHandler } from "../../core/serve/handler.ts";
 import type { BaseServer, ServerInfo, ServerOptions } from "../../core/serve/server.ts";
+import { dialable } from "../../core/sockets/connect.ts";
 import type { Datagram } from "../../core/sockets/datagram.ts";
 import type { StreamSocket } from "../../core/sockets/stream-socket.ts";
 import { alpnHandlers, type CertificateOptions, type ServerTlsOptions } from "../../core/sockets/tls.ts";
@@ -53,6 +55,7 @@ import type { ControlOptions, ControlServer, ServedRoutes, TCPServerClass } from
 import { assigned, type ListenDescriptor } from "./descriptors.ts";
 import type { AppFaults } from "./faults.ts";
 import { filled } from "./listing.ts";
+import type { ReplayTarget } from "./replays.ts";
 
 const DATA = ".socklet/data";
 const SESSIONS = ".sessions"; // beside the app's blobs, whose names begin with no dot
@@ -168,8 +171,14 @@ export interface AppServer extends AsyncDisposable {
   abort(): void;
 }
 
-/** A class of servers, or one of it whose connections are sessions. */
-type Recorded = <Server extends TCPServerClass>(Server: Server) => Server;
+/** A class of servers, or one of it whose connections are sessions, and whose datagrams are shown. */
+export interface Recorded {
+  streams<Server extends TCPServerClass>(Server: Server): Server;
+  datagrams<Server>(Server: Server): Server;
+}
+/** Servers as they are. */
+export const NOT_RECORDED: Recorded = { streams: (Server) => Server, datagrams: (Server) => Server };
+
 const SERVERS = {
   "tcp streams": { serial: TCPServer, threading: ThreadingTCPServer, forking: ForkingTCPServer },
   "udp datagrams": { serial: UDPServer, threading: ThreadingUDPServer, forking: ForkingUDPServer },
@@ -247,9 +256,13 @@ export const serverOf = <Context>(
   const scheme = endpoint.scheme === "tls" ? "tcp" : endpoint.scheme;
   const Server = SERVERS[`${scheme} ${carries}` as keyof typeof SERVERS][serve];
   const Recorded = (
-    carries === "datagrams" ? Server : recorded(Server as typeof TCPServer)
+    carries === "datagrams" ? Server : recorded.streams(Server as typeof TCPServer)
   ) as AnyServerClass<Context>;
-  if (serve !== "forking") return new (naming(ruled(Recorded), handlerName))(endpoint, handler, options);
+  if (serve !== "forking")
+    return new (naming(
+      carries === "datagrams" ? recorded.datagrams(ruled(Recorded)) : ruled(Recorded),
+      handlerName,
+    ))(endpoint, handler, options);
   if (module === undefined) {
     const said = `the listener "${name}" forks: give serveApp() the app's \`module\`, which its children import`;
     throw new SocketError("ERR_APP", said);
@@ -385,6 +398,14 @@ export const unlessAborted = <T>(work: MaybePromise<T>, signal: AbortSignal | un
   return Promise.race([promise, work]).finally(() => signal?.removeEventListener("abort", aborted));
 };
 
+/** Where this process dials a listener of its own. */
+const dialledAt = (declared: Endpoint, at: Address | null): Endpoint => {
+  if (at === null || at.family === "unix" || declared.scheme === "unix") return declared;
+  const { family, port } = at;
+  const hostname = isAny(at.hostname) ? (family === "IPv6" ? "::1" : "127.0.0.1") : at.hostname;
+  return { ...declared, hostname, port };
+};
+
 const dialledSessions = (value: number): Family => ({
   name: "socklet_dialled_sessions",
   help: "Sessions that run and were opened from this side.",
@@ -504,6 +525,19 @@ export const openApp = async <Context>(
   /** The class of what dials an entry of `dial`, with its rules of faults. */
   const dialling = (name: string | undefined): typeof TCPConnector =>
     faults === null || name === undefined ? Connector : faultyConnector(Connector, faults, name);
+  /** One process has what passes; of several, none. */
+  const recorder = parts === undefined || hosting.plane ? undefined : new parts.Recorder();
+  /** Where something can be said again: a listener of the app, an entry of its `dial`, or where its rules allow. */
+  const targetOf = (to: string, allow: AllowList): ReplayTarget => {
+    const at = [...open].find(([{ name, serve }]) => name === to && serve !== "forking");
+    if (at !== undefined) {
+      const [{ endpoint }, server] = at;
+      return { endpoint: dialledAt(endpoint, server.serverAddress) };
+    }
+    const entry = Object.hasOwn(shown.dial, to) ? shown.dial[to] : undefined;
+    if (entry !== undefined) return { endpoint: entry.endpoint, tls: entry.tls };
+    return { endpoint: allow.check(dialable(to)) };
+  };
   const plane =
     parts === undefined || secrets === undefined || told === null
       ? null
@@ -525,6 +559,8 @@ export const openApp = async <Context>(
               ],
             ),
           faults: faults ?? undefined,
+          recorder,
+          ...(recorder && { replay: async (spec, allow) => parts.replayTo(targetOf(spec.to, allow), spec) }),
           poolInfos: () => version.pools?.infos() ?? [],
           ready: () => (delayed === undefined ? [] : ["this process is ending"]),
           connector: ({
@@ -556,8 +592,12 @@ export const openApp = async <Context>(
       tell?.(event);
     };
   };
-  const recorded: Recorded = (Server) =>
-    parts === undefined || plane === null ? Server : parts.RecordingMixIn(Server, plane);
+  const recorded: Recorded = {
+    streams: (Server) =>
+      parts === undefined || plane === null ? Server : parts.RecordingMixIn(Server, plane),
+    datagrams: (Server) =>
+      parts === undefined || recorder === undefined ? Server : parts.WatchedDatagramsMixIn(Server, recorder),
+  };
   /** The sessions that last go on, where the app has an entry with `keep`: another app's in the same folder are left alone. */
   const resume = async (): Promise<void> => {
     if (resumed || plane === null || !lasts(version.app)) return;

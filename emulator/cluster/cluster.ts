@@ -25,6 +25,7 @@ import {
   checkServed,
   givenTo,
   type Hosting,
+  NOT_RECORDED,
   SERVE_NAMES,
   type ServeOptions,
   serverOf,
@@ -385,7 +386,7 @@ class Cluster implements ClusterServer {
         ...(descriptor && { fd: descriptor.fd }),
         name,
       } as ServerOptions<unknown>;
-      const server = serverOf({ ...listener, endpoint: at }, options, (Server) => Server, {
+      const server = serverOf({ ...listener, endpoint: at }, options, NOT_RECORDED, {
         module: this.#module,
       }) as unknown as TCPServer;
       held.servers.push(server);

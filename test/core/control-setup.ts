@@ -8,6 +8,8 @@ import {
   type LocalPlaneOptions,
   listenerInfo,
   openApi,
+  Recorder,
+  recordingRoutes,
   type SessionEvent,
   type SessionTarget,
 } from "../../core/control/index.ts";
@@ -150,6 +152,7 @@ export class MemoryPlace {
   readonly plane: LocalPlane;
   /** What its listener tells. */
   readonly told = new ListenerLog([TOKEN]);
+  readonly recorder = new Recorder();
 
   constructor(options: Partial<LocalPlaneOptions> = {}) {
     void this.echo.serveForever();
@@ -157,6 +160,7 @@ export class MemoryPlace {
       app,
       listeners: () => [ECHO],
       log: this.told,
+      recorder: this.recorder,
       connector: (target) => new MemoryConnector(this, target),
       ...options,
     });
@@ -213,12 +217,10 @@ export interface Answer extends Response {
 export const serve = (options: Partial<LocalPlaneOptions> = {}) => {
   const place = new MemoryPlace(options);
   const faults: unknown[] = [];
-  const routes: Hono = controlRoutes({
-    openApi,
-    plane: place.plane,
-    tokens: TOKENS,
-    onError: (error) => faults.push(error),
-  });
+  const routes: Hono = controlRoutes(
+    { openApi, plane: place.plane, tokens: TOKENS, onError: (error) => faults.push(error) },
+    recordingRoutes,
+  );
   const ask = async (
     method: string,
     path: string,

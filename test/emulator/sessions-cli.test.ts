@@ -487,7 +487,7 @@ describe("socklet sessions", () => {
       ["list", "--limit", "0"],
       {},
       2,
-      "option '--limit <count>' argument '0' is invalid. Give a number, 1 to 200; see socklet --help",
+      "option '--limit <count>' argument '0' is invalid. Give a number, 1 to 1000; see socklet --help",
     ],
     [
       "a state",

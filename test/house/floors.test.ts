@@ -21,7 +21,7 @@ const SERVE = [...SOCKETS, "core/serve"];
 const KERNEL = ["emulator", "emulator/kernel", "emulator/kernel/descriptors"];
 const TRANSCRIPTS = ["core/testing", "core/testing/script", "core/testing/transcript", "core/testing/faults"];
 const POOL = [...SERVE, "core/pool"];
-const CONTROL = ["core/control", "core/control/sessions", "core/control/http"];
+const CONTROL = ["core/control", "core/control/recording", "core/control/sessions", "core/control/http"];
 
 const ROOMS: Readonly<Record<string, Room>> = {
   core: { below: [] },
@@ -32,7 +32,8 @@ const ROOMS: Readonly<Record<string, Room>> = {
   "core/serve": { below: SOCKETS },
   "core/pool": { below: SERVE },
   "core/control": { below: SERVE },
-  "core/control/sessions": { below: [...SERVE, "core/control"] },
+  "core/control/recording": { below: [...SERVE, "core/control", "core/testing/transcript"] },
+  "core/control/sessions": { below: [...SERVE, "core/control", "core/control/recording"] },
   "core/control/http": { below: [...SERVE, "core/control"], packages: /^hono(\/|$)/ },
   "core/testing": { below: SERVE },
   "core/testing/faults": { below: [...SERVE, "core/testing"] },

@@ -36,7 +36,7 @@ export const fieldError = (field: string, message: string): HttpError =>
   fieldsError([{ field: field.slice(0, MAX_NAME), message }]);
 
 /** The values of an object with these fields and no others. Throws an `HttpError` that names each wrong field. */
-const read = <const F extends Fields>(
+export const read = <const F extends Fields>(
   given: unknown,
   fields: F,
   rules: readonly Rule<F>[] = [],
@@ -68,18 +68,18 @@ const read = <const F extends Fields>(
 };
 
 /** A field whose value is used as it was given, where `is` says that it is right. */
-const field = <T>(right: string, is: (given: unknown) => boolean): Field<T> => ({
+export const field = <T>(right: string, is: (given: unknown) => boolean): Field<T> => ({
   right,
   read: (given) => (is(given) ? (given as T) : undefined),
 });
 
-const text = (longest: number): Field<string> =>
+export const text = (longest: number): Field<string> =>
   field(
     `must be a string of 1 to ${longest} characters`,
     (given) => typeof given === "string" && given.length >= 1 && given.length <= longest,
   );
 
-const milliseconds = (most: number): Field<number> =>
+export const milliseconds = (most: number): Field<number> =>
   field(
     `must be a whole number of milliseconds, 1 to ${most}`,
     (given) => Number.isInteger(given) && (given as number) >= 1 && (given as number) <= most,
@@ -89,7 +89,7 @@ const oneOf = <T extends string>(choices: readonly T[]): Field<T> =>
   field(`must be one of ${choices.join(", ")}`, (given) => choices.includes(given as T));
 
 /** A number in a query. */
-const count = (least: number, most: number): Field<number> => ({
+export const count = (least: number, most: number): Field<number> => ({
   right: `must be a whole number, ${least} to ${most}`,
   read: (given) => {
     const value = /^\d{1,16}$/.test(given as string) ? Number(given) : -1;

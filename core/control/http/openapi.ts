@@ -4,7 +4,7 @@
  */
 
 import { SECURE_TRANSPORTS } from "../../sockets/tls.ts";
-import { BOUNDS, SESSION_STATES } from "../plane.ts";
+import { BOUNDS, RECORDING_BOUNDS, SESSION_STATES } from "../plane.ts";
 import type { ProblemStatus } from "./problem.ts";
 
 const ref = (name: string) => ({ $ref: `#/components/schemas/${name}` });
@@ -124,6 +124,57 @@ const faultParts = {
 };
 const faultRule = { on: "listen", entry: "echo", fault: "latency", latency: 100, from: "server" };
 const fault = { ...faultRule, name: "rule-1", holds: true, applied: 3 };
+const recording = {
+  maxBytes: RECORDING_BOUNDS.maxBytes,
+  maxConnections: RECORDING_BOUNDS.maxConnections,
+  on: true,
+  started: true,
+  bytes: 65_536,
+  conversations: 12,
+  dropped: 0,
+};
+const recordingLimits = {
+  maxBytes: {
+    type: "integer",
+    minimum: RECORDING_BOUNDS.leastBytes,
+    maximum: RECORDING_BOUNDS.mostBytes,
+    description: "All that is kept; the oldest goes first",
+  },
+  maxConnections: {
+    type: "integer",
+    minimum: 1,
+    maximum: RECORDING_BOUNDS.mostConnections,
+    description: "Conversations that are kept; as many sessions that are over are listed",
+  },
+};
+const flow = {
+  id: ID,
+  handler: "dns",
+  address: "udp://127.0.0.1:7053",
+  peer: "127.0.0.1:53211",
+  startedAt: "2026-11-23T06:00:00.000Z",
+  lastAt: "2026-11-23T06:00:00.012Z",
+  datagramsRead: 1,
+  datagramsWritten: 1,
+  bytesRead: 34,
+  bytesWritten: 50,
+};
+const said = [
+  { at: 0.4, from: "client", text: "PING\r\n" },
+  { at: 0.6, from: "server", text: "+PONG\r\n" },
+  { at: 0.9, from: "client", end: "half-close" },
+];
+const part = {
+  id: ID,
+  kind: "stream",
+  side: "server",
+  address: "tcp://127.0.0.1:6380",
+  began: "2026-11-23T06:00:00.000Z",
+  first: 0,
+  next: 3,
+  total: 3,
+  events: said,
+};
 const toldEnd = {
   id: 7,
   at: "2026-11-23T06:00:00.004Z",
@@ -329,6 +380,170 @@ export const openApi = {
         { parameters: [parameter("name", "path", string, "The rule's name")] },
       ),
     },
+    "/v1/recording": {
+      get: operation(
+        "Whether what passes over connections is kept, and how much",
+        "read",
+        { 200: answer("It", object({ recording: ref("Recording") }), { recording }) },
+        [501],
+      ),
+      put: operation(
+        "Starts a recording, or gives the one that runs other bounds",
+        "run",
+        { 200: answer("It runs", object({ recording: ref("Recording") }), { recording }) },
+        [400, 413, 415, 422, 501],
+        {
+          requestBody: {
+            required: true,
+            content: json(object(recordingLimits, Object.keys(recordingLimits)), { maxBytes: 1 << 26 }),
+          },
+        },
+      ),
+      delete: operation(
+        "Stops the recording, and forgets what was kept",
+        "run",
+        {
+          200: answer("It is stopped", object({ recording: ref("Recording") }), {
+            recording: { ...recording, on: false, started: false, bytes: 0, conversations: 0 },
+          }),
+        },
+        [501],
+      ),
+    },
+    "/v1/recording/events": {
+      get: operation(
+        "The sessions and flows that change, as they do; what passes is kept while this is open",
+        "run",
+        {
+          200: {
+            description: "Server-sent events: `id`, `event` (`changed`) and `data` (a RecordingChange)",
+            content: {
+              "text/event-stream": {
+                schema: ref("RecordingChange"),
+                example: {
+                  id: 1,
+                  at: flow.startedAt,
+                  type: "changed",
+                  recording,
+                  sessions: [running],
+                  flows: [flow],
+                },
+              },
+            },
+          },
+        },
+        [422, 501],
+      ),
+    },
+    "/v1/recording/flows": {
+      get: operation(
+        "Who sends datagrams to the listeners, the newest first, as far as that is kept",
+        "read",
+        { 200: answer("All flows", object({ flows: list(ref("Flow")) }), { flows: [flow] }) },
+        [501],
+      ),
+    },
+    "/v1/recording/find": {
+      get: operation(
+        "The conversations in which one side said some bytes",
+        "run",
+        {
+          200: answer(
+            "Their ids, the newest first; `more`: there are others",
+            object({ ids: list({ ...string, format: "uuid" }), more: { type: "boolean" } }),
+            { ids: [ID], more: false },
+          ),
+        },
+        [422, 501],
+        {
+          parameters: [
+            parameter("text", "query", string, "What was said, as text"),
+            parameter("hex", "query", string, "Or its bytes, as pairs of hex digits"),
+          ],
+        },
+      ),
+    },
+    "/v1/recording/{id}": {
+      get: operation(
+        "What was said on a session's connection, or in a flow",
+        "run",
+        { 200: answer("Some of it", ref("RecordedPart"), part) },
+        [404, 422, 501],
+        {
+          parameters: [
+            ...ofSession.parameters,
+            parameter("after", "query", count, "From this event on: the `next` of the part before"),
+            parameter(
+              "bytes",
+              "query",
+              { ...ms(RECORDING_BOUNDS.mostPart), default: RECORDING_BOUNDS.part },
+              "Until the events hold so many bytes",
+            ),
+          ],
+        },
+      ),
+    },
+    "/v1/recording/{id}/transcript": {
+      get: operation(
+        "All of it, as a transcript",
+        "run",
+        {
+          200: {
+            description: "JSON Lines: a header, then an event a line",
+            content: {
+              "application/jsonl": {
+                schema: string,
+                example: '{"socklet":"transcript","version":1,"kind":"stream"}\n',
+              },
+            },
+          },
+        },
+        [404, 501],
+        ofSession,
+      ),
+    },
+    "/v1/replays": {
+      post: operation(
+        "Says something again to a listener or a server, piece by piece; answers what both said",
+        "run",
+        {
+          200: answer(
+            "What both said, and what went wrong",
+            object({
+              address: string,
+              events: list(ref("Said")),
+              error: { anyOf: [ref("Error"), { type: "null" }] },
+            }),
+            { address: "tcp://127.0.0.1:6380", events: said, error: null },
+          ),
+        },
+        [400, 413, 415, 422, 501],
+        {
+          requestBody: {
+            required: true,
+            content: json(
+              object(
+                {
+                  to: {
+                    ...string,
+                    description: "A listener's name, an entry of `dial`, or an address that `allow` names",
+                  },
+                  pieces: {
+                    ...list(ref("Data")),
+                    description:
+                      "Each waits until the one before was answered, or nothing has come for 300 ms",
+                  },
+                  halfClose: { type: "boolean", default: true },
+                  timeout: ms(BOUNDS.maxRunDeadline, { default: 10_000, description: "ms" }),
+                },
+                ["halfClose", "timeout"],
+              ),
+              { to: "resp", pieces: [{ text: "PING\r\n" }] },
+            ),
+          },
+        },
+      ),
+    },
     "/v1/sessions": {
       get: operation(
         "Sessions, newest first",
@@ -494,6 +709,63 @@ export const openApi = {
         ),
         description: "What a server tells: its `type` says which of the rest there are",
       },
+      Recording: object({
+        ...recordingLimits,
+        on: { type: "boolean", description: "Whether what passes is kept now" },
+        started: { type: "boolean", description: "Whether it was started, and goes on when nobody watches" },
+        bytes: { ...count, description: "That are kept now" },
+        conversations: count,
+        dropped: { ...count, description: "Bytes that gave way to newer ones" },
+      }),
+      Flow: object({
+        id: { ...string, format: "uuid" },
+        handler: string,
+        address: string,
+        peer: nullable("string"),
+        startedAt: { ...string, format: "date-time" },
+        lastAt: { ...string, format: "date-time" },
+        datagramsRead: count,
+        datagramsWritten: count,
+        bytesRead: count,
+        bytesWritten: count,
+      }),
+      Said: {
+        ...object(
+          {
+            at: { type: "number", description: "ms since the recording began" },
+            from: { enum: ["client", "server"] },
+            text: string,
+            base64: { ...string, contentEncoding: "base64" },
+            end: { enum: ["half-close", "close", "reset"] },
+            tls: { const: true },
+          },
+          ["from", "text", "base64", "end", "tls"],
+        ),
+        description: "A line of a transcript",
+      },
+      RecordedPart: object(
+        {
+          id: { ...string, format: "uuid" },
+          kind: { enum: ["stream", "datagrams"] },
+          side: { enum: ["client", "server"], description: "The side that this process has" },
+          address: string,
+          began: { ...string, format: "date-time" },
+          dropped: { ...count, description: "Bytes that were said and are not kept" },
+          first: { ...count, description: "The number of its first event" },
+          next: { ...count, description: "The `after` of the next part" },
+          total: { ...count, description: "Events so far" },
+          events: list(ref("Said")),
+        },
+        ["dropped"],
+      ),
+      RecordingChange: object({
+        id: { type: "integer", minimum: 1 },
+        at: { ...string, format: "date-time" },
+        type: { const: "changed" },
+        recording: ref("Recording"),
+        sessions: list(ref("Session")),
+        flows: list(ref("Flow")),
+      }),
       Start: {
         ...object(
           {

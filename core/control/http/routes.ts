@@ -43,6 +43,7 @@ import {
   type FaultPlane,
   isSessionId,
   type ListenerEvent,
+  type RecordingChange,
   type SessionEvent,
 } from "../plane.ts";
 import { bearerToken, type Scope, TokenList } from "./auth.ts";
@@ -72,14 +73,29 @@ interface Env {
   Variables: { requestId: string; setup: ControlSetup };
 }
 
-type Handle = (c: Context<Env>, plane: ControlPlane) => MaybePromise<Response>;
+/** What a route is given of its request. */
+export type RouteContext = Context<Env>;
+
+type Handle = (c: RouteContext, plane: ControlPlane) => MaybePromise<Response>;
+
+/** Adds one route. `scope` is what a token must have for it; `null`: nobody is asked. */
+export type AddRoute = (
+  method: "GET" | "POST" | "PUT" | "DELETE",
+  path: string,
+  scope: Scope | null,
+  handle: Handle,
+) => void;
 
 /**
  * The routes, as a Hono app of its own, or to mount in another: `app.route("/", controlRoutes(setup))`. Where the
- * plane is made of the platform's bindings, give a function of these; it is called for each request.
+ * plane is made of the platform's bindings, give a function of these; it is called for each request. `more` adds routes
+ * that not every platform has: `recordingRoutes`.
  */
-// biome-ignore lint/suspicious/noExplicitAny: the bindings are the caller's, whose type we cannot know
-export const controlRoutes = (setup: ControlSetup | ((env: any) => MaybePromise<ControlSetup>)): Hono => {
+export const controlRoutes = (
+  // biome-ignore lint/suspicious/noExplicitAny: the bindings are the caller's, whose type we cannot know
+  setup: ControlSetup | ((env: any) => MaybePromise<ControlSetup>),
+  more?: (route: AddRoute) => void,
+): Hono => {
   if (typeof setup !== "function") checkOptions("controlRoutes()", setup, SETUP_NAMES);
   const app = new HonoBase<Env>({ router: new PatternRouter() });
   const allowed = new Map<string, string[]>(); // methods by path
@@ -93,7 +109,7 @@ export const controlRoutes = (setup: ControlSetup | ((env: any) => MaybePromise<
   };
 
   /** Lets in who has a token: gives its scopes. */
-  const authorize = async (c: Context<Env>): Promise<ReadonlySet<string>> => {
+  const authorize = async (c: RouteContext): Promise<ReadonlySet<string>> => {
     const list = tokenList(c.var.setup.tokens);
     if (list.problem !== null) throw new HttpError(503, "ERR_APP", list.problem);
     const header = c.req.header("Authorization");
@@ -113,13 +129,7 @@ export const controlRoutes = (setup: ControlSetup | ((env: any) => MaybePromise<
 
   const allowOf = (path: string): string => [...(allowed.get(path) ?? []), "OPTIONS"].join(", ");
 
-  /** One route. `scope` is what a token must have for it; `null`: nobody is asked. */
-  const route = (
-    method: "GET" | "POST" | "PUT" | "DELETE",
-    path: string,
-    scope: Scope | null,
-    handle: Handle,
-  ): void => {
+  const route: AddRoute = (method, path, scope, handle) => {
     allowed.set(path, [...(allowed.get(path) ?? []), ...(method === "GET" ? ["GET", "HEAD"] : [method])]);
     app.on(method, path, async (c) => {
       if (scope !== null && !(await authorize(c)).has(scope)) {
@@ -150,7 +160,7 @@ export const controlRoutes = (setup: ControlSetup | ((env: any) => MaybePromise<
     headers.set("X-Content-Type-Options", "nosniff");
   });
 
-  const nowhere = async (c: Context<Env>): Promise<never> => {
+  const nowhere = async (c: RouteContext): Promise<never> => {
     await authorize(c);
     throw new HttpError(404, "ENOENT", "there is no such path; GET /v1/openapi.json lists them all");
   };
@@ -241,22 +251,6 @@ export const controlRoutes = (setup: ControlSetup | ((env: any) => MaybePromise<
 
   route("DELETE", "/v1/sessions/:id", "run", async (c, plane) => json(c, found(await plane.end(idOf(c)))));
 
-  /** Events as they come; `events` gives those with ids above what the request says that it has. */
-  const stream = async (
-    c: Context<Env>,
-    events: (after: number, signal: AbortSignal) => MaybePromise<AsyncIterable<SessionEvent | ListenerEvent>>,
-  ): Promise<Response> => {
-    const asked = readAfter(queryOf(c)) ?? 0;
-    const seen = readAfter({ after: c.req.header("Last-Event-ID") });
-    const leaving = new AbortController();
-    // The header is newer: a client that follows a URL with `after` and connects again sends both.
-    const source = await events(seen ?? asked, leaving.signal);
-    c.header("Content-Type", "text/event-stream");
-    c.header("X-Accel-Buffering", "no"); // a proxy that gathers would hold the events back
-    if (c.req.method === "HEAD") leaving.abort();
-    return c.req.method === "HEAD" ? c.body(null) : c.body(eventStream(source, leaving));
-  };
-
   route("GET", "/v1/sessions/:id/events", "read", (c, plane) => {
     const id = idOf(c);
     return stream(c, async (after, signal) => found(await plane.events(id, after, signal)));
@@ -280,6 +274,8 @@ export const controlRoutes = (setup: ControlSetup | ((env: any) => MaybePromise<
   route("POST", "/v1/sessions/:id/half-close", "run", async (c, plane) =>
     json(c, found(await plane.halfClose(idOf(c)))),
   );
+
+  more?.(route);
 
   for (const path of allowed.keys()) {
     app.all(path, async (c) => {
@@ -305,6 +301,25 @@ export const controlRoutes = (setup: ControlSetup | ((env: any) => MaybePromise<
   return app as unknown as Hono;
 };
 
+/** Events as they come; `events` gives those with ids above what the request says that it has. */
+export const stream = async (
+  c: RouteContext,
+  events: (
+    after: number,
+    signal: AbortSignal,
+  ) => MaybePromise<AsyncIterable<SessionEvent | ListenerEvent | RecordingChange>>,
+): Promise<Response> => {
+  const asked = readAfter(queryOf(c)) ?? 0;
+  const seen = readAfter({ after: c.req.header("Last-Event-ID") });
+  const leaving = new AbortController();
+  // The header is newer: a client that follows a URL with `after` and connects again sends both.
+  const source = await events(seen ?? asked, leaving.signal);
+  c.header("Content-Type", "text/event-stream");
+  c.header("X-Accel-Buffering", "no"); // a proxy that gathers would hold the events back
+  if (c.req.method === "HEAD") leaving.abort();
+  return c.req.method === "HEAD" ? c.body(null) : c.body(eventStream(source, leaving));
+};
+
 const faultsOf = ({ faults }: ControlPlane): FaultPlane => {
   if (faults !== undefined) return faults;
   const why =
@@ -315,7 +330,7 @@ const faultsOf = ({ faults }: ControlPlane): FaultPlane => {
 const WAIT_GRACE = 2_000; // ms after the deadline in which the session ends
 
 /** What the plane found; nothing is a 404. */
-const found = <T>(
+export const found = <T>(
   value: T | null,
   message = "there is no session of that id; GET /v1/sessions lists those that are kept",
 ): T => {
@@ -323,7 +338,7 @@ const found = <T>(
   throw new HttpError(404, "ENOENT", message);
 };
 
-const idOf = (c: Context<Env>): string => {
+const idOf = (c: RouteContext): string => {
   const id = c.req.param("id") as string;
   return isSessionId(id) ? id : found<string>(null); // the plane is not asked for what cannot be
 };
@@ -331,18 +346,18 @@ const idOf = (c: Context<Env>): string => {
 // ---- Bodies ----
 
 /** An answer; what `curl` prints of it steers no terminal. */
-const json = (
-  c: Context<Env>,
+export const json = (
+  c: RouteContext,
   value: unknown,
   status: 200 | 201 = 200,
   headers: Record<string, string> = {},
 ) => c.body(printableJson(JSON.stringify(value)), status, { "Content-Type": "application/json", ...headers });
 
-const mediaType = (c: Context<Env>): string =>
+const mediaType = (c: RouteContext): string =>
   (c.req.header("Content-Type") ?? "").split(";", 1)[0]!.trim().toLowerCase();
 
 /** The body's bytes: counted as they come, whatever `Content-Length` says. */
-const body = async (c: Context<Env>, limit: number): Promise<Uint8Array> => {
+const body = async (c: RouteContext, limit: number): Promise<Uint8Array> => {
   const tooLarge = (): HttpError =>
     new HttpError(413, "EMSGSIZE", `the body is over the ${limit} bytes that this takes`);
   if (Number(c.req.header("Content-Length")) > limit) throw tooLarge();
@@ -367,11 +382,15 @@ const body = async (c: Context<Env>, limit: number): Promise<Uint8Array> => {
   return whole;
 };
 
-const jsonBody = async (c: Context<Env>, also = ""): Promise<unknown> => {
+export const jsonBody = async (
+  c: RouteContext,
+  also = "",
+  limit: number = BOUNDS.jsonBody,
+): Promise<unknown> => {
   if (mediaType(c) !== "application/json") {
     throw new HttpError(415, "EINVAL", `the body must be JSON: send "Content-Type: application/json"${also}`);
   }
-  const bytes = await body(c, BOUNDS.jsonBody);
+  const bytes = await body(c, limit);
   try {
     return JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(bytes));
   } catch (error) {
@@ -380,7 +399,7 @@ const jsonBody = async (c: Context<Env>, also = ""): Promise<unknown> => {
 };
 
 /** The query, each name once. */
-const queryOf = (c: Context<Env>): Record<string, string> => {
+export const queryOf = (c: RouteContext): Record<string, string> => {
   const query: Record<string, string> = Object.create(null);
   for (const [name, value] of new URL(c.req.url).searchParams) {
     if (name in query) throw fieldError(name, "must be given once");

@@ -19,6 +19,9 @@ import {
   type ListenerEvent,
   type ListenerInfo,
   newSessionId,
+  type RecordingPlane,
+  type Replayed,
+  type ReplaySpec,
   type SessionEvent,
   type SessionInfo,
   type SessionPage,
@@ -27,6 +30,7 @@ import {
   type SessionTarget,
   sessionTarget,
 } from "../plane.ts";
+import type { OpenConnection, Recorder } from "../recording/recorder.ts";
 import type { SessionStore } from "./commits.ts";
 import { LastingSession } from "./lasting.ts";
 import {
@@ -50,6 +54,10 @@ export interface LocalPlaneOptions {
   metrics?(dialled: number): string;
   /** As `ControlPlane.faults`. Default: none. */
   readonly faults?: FaultPlane | undefined;
+  /** Keeps what passes over the connections of its sessions, while that is asked for. Default: nothing does. */
+  readonly recorder?: Recorder | undefined;
+  /** Says something again to where it may be said, as `ControlPlane.replay`; `allow` are the rules of the app. Default: not at all. */
+  replay?(spec: ReplaySpec, allow: AllowList): Promise<Replayed>;
   /** What the app's pools say of themselves. Default: none. */
   poolInfos?(): readonly PoolInfo[];
   /** The events of the listeners. Default: none. */
@@ -76,6 +84,8 @@ const LOCAL_PLANE_NAMES = optionNamesOf<LocalPlaneOptions>("a local plane")({
   listeners: true,
   metrics: true,
   faults: true,
+  recorder: true,
+  replay: true,
   poolInfos: true,
   log: true,
   ready: true,
@@ -126,6 +136,10 @@ export class LocalPlane implements ControlPlane {
     LastingSession.check(options.app);
     this.#app = options.app;
     this.#allow = new AllowList(options.app.allow);
+    options.recorder?.of({
+      open: () => this.#open(),
+      info: (id) => this.#sessions.get(id)?.info(),
+    });
   }
 
   /** Sessions that begin from now on are of this app; those that run, or wait to be dialled again, have theirs. Throws `ERR_APP`. */
@@ -181,6 +195,15 @@ export class LocalPlane implements ControlPlane {
     return this.#options.faults;
   }
 
+  get recording(): RecordingPlane | undefined {
+    return this.#options.recorder;
+  }
+
+  get replay(): ControlPlane["replay"] {
+    const { replay } = this.#options;
+    return replay === undefined ? undefined : (spec) => replay(spec, this.#allow);
+  }
+
   pools(): readonly PoolInfo[] {
     return this.#options.poolInfos?.() ?? [];
   }
@@ -227,8 +250,42 @@ export class LocalPlane implements ControlPlane {
   #settings(id: string, target: SessionTarget): SessionOptions {
     const { handler, address, params, deadline, keep } = target;
     // A connector for each connection: its `onEvent` is listened to.
-    const run: SessionRun = (hooks) => dialled(this.#options.connector(target), params)(hooks);
-    return { id, handler, address, params, deadline, keep, direction: "outbound", run };
+    const { connector, recorder } = this.#options;
+    const opened = (hooks: SessionHooks, socket: StreamSocket): void => {
+      hooks.opened(socket);
+      recorder?.opened({ id, socket, side: "client", address });
+    };
+    const run: SessionRun = (hooks) =>
+      dialled(
+        connector(target),
+        params,
+      )({
+        ...hooks,
+        opened: (socket) => opened(hooks, socket),
+      });
+    return {
+      id,
+      handler,
+      address,
+      params,
+      deadline,
+      keep,
+      direction: "outbound",
+      run,
+      onChange: this.#onChange,
+    };
+  }
+
+  readonly #onChange = (id: string): void => this.#options.recorder?.changed(id);
+
+  /** The connections that are open. */
+  *#open(): Generator<OpenConnection, void, undefined> {
+    for (const session of this.#sessions.values()) {
+      const { connection: socket } = session;
+      if (socket === undefined || socket.closed) continue;
+      const { id, address, direction } = session.info();
+      yield { id, socket, side: direction === "inbound" ? "server" : "client", address };
+    }
   }
 
   /** Wakes the session `id` when its changes say so. */
@@ -270,15 +327,19 @@ export class LocalPlane implements ControlPlane {
     over: Promise<void> = DONE,
   ): Promise<unknown> {
     const outcome = Promise.withResolvers<unknown>();
+    const id = newSessionId();
+    const { recorder } = this.#options;
     const session = Session.start({
       ...listener,
-      id: newSessionId(),
+      id,
+      onChange: this.#onChange,
       secrets: this.#options.secrets ?? [],
       direction: "inbound",
       deadline: null,
       run: async (hooks) => {
         try {
           hooks.opened(socket);
+          recorder?.opened({ id, socket, side: "server", address: listener.address });
           outcome.resolve(await run(hooks));
         } catch (error) {
           outcome.reject(error);
@@ -340,7 +401,7 @@ export class LocalPlane implements ControlPlane {
    */
   async close(): Promise<void> {
     this.#closed = true;
-    const { archive } = this.#options;
+    const { archive, recorder } = this.#options;
     const reason = new SocketError("ECANCELED", "the process that ran this session ended");
     for (const timer of this.#timers.values()) clearTimeout(timer);
     this.#timers.clear();
@@ -351,12 +412,14 @@ export class LocalPlane implements ControlPlane {
       ),
     );
     await archive?.close();
+    recorder?.close();
   }
 
   #keep(session: Session): void {
     this.#sessions.set(session.id, session);
     void session.whenOver.then(() => {
       this.#over.add(session);
+      this.#options.recorder?.over(session.id);
       this.#forget();
     });
   }
@@ -369,10 +432,12 @@ export class LocalPlane implements ControlPlane {
 
   /** Lets go of those that have been over the longest, as far as they are too many or too old. */
   #forget(): void {
-    const { maxHistory = 1_000, maxAge = 86_400_000 } = this.#options;
+    const { maxAge = 86_400_000, recorder } = this.#options;
+    const { maxHistory = 1_000 } = this.#options;
+    const most = recorder?.on ? Math.max(maxHistory, recorder.maxConnections) : maxHistory;
     const oldest = Date.now() - maxAge;
     for (const session of this.#over) {
-      if (this.#over.size <= maxHistory && Date.parse(session.info().endedAt as string) >= oldest) return;
+      if (this.#over.size <= most && Date.parse(session.info().endedAt as string) >= oldest) return;
       this.#over.delete(session);
       this.#sessions.delete(session.id);
       if (session.lasts) void this.#options.archive?.forget(session.id).catch(this.#options.onArchiveError);

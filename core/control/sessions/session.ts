@@ -87,6 +87,8 @@ export interface SessionOptions {
   /** What must not be shown, not even in a result: the deployment's own secrets. */
   readonly secrets?: readonly string[];
   readonly store?: SessionStore | undefined;
+  /** Called when something happened to it. */
+  readonly onChange?: ((id: string) => void) | undefined;
 }
 
 export const SESSION_NAMES = optionNamesOf<SessionOptions>("a session of a plane")({
@@ -101,6 +103,7 @@ export const SESSION_NAMES = optionNamesOf<SessionOptions>("a session of a plane
   params: true,
   secrets: true,
   store: true,
+  onChange: true,
 });
 
 /** What is kept of a session: all that `Session.restore` needs. */
@@ -185,6 +188,11 @@ export class Session {
   /** The record as it is now. */
   info(): SessionInfo {
     return this.over ? this.record : { ...this.record, ...this.bytes() };
+  }
+
+  /** Its connection; `undefined` where it has none now. */
+  get connection(): StreamSocket | undefined {
+    return this.socket;
   }
 
   /** When it wants `wake()`, in ms of the epoch: while it waits to be dialled. `null`: not at all. */
@@ -422,6 +430,7 @@ export class Session {
   protected tell(body: SessionEventBody): void {
     const event = this.log.add((id) => ({ id, at: now(), ...body }));
     void this.store?.save(this.change([event]));
+    this.options?.onChange?.(this.id);
   }
 
   protected change(events: readonly SessionEvent[]): SessionChange {

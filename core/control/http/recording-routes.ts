@@ -1,0 +1,164 @@
+/**
+ * The control routes of what passes over connections, in front of a plane's `RecordingPlane`.
+ *
+ * | | scope | |
+ * |---|---|---|
+ * | `GET /v1/recording` | read | `{ recording }`: whether what passes is kept, and its bounds; of one process, not of a Worker |
+ * | `PUT /v1/recording` | run | starts one, or changes its bounds: `{ maxBytes, maxConnections }` |
+ * | `DELETE /v1/recording` | run | stops it, and forgets what was kept |
+ * | `GET /v1/recording/events` | run | the sessions and flows that change, as they do (SSE); what passes is kept while it is open |
+ * | `GET /v1/recording/flows` | read | `{ flows }`: who sends datagrams |
+ * | `GET /v1/recording/find` | run | the ids of those in which `?text=` or `?hex=` was said |
+ * | `GET /v1/recording/:id` | run | what was said on a session's connection, or in a flow: `?after= &bytes=` |
+ * | `GET /v1/recording/:id/transcript` | run | the same as a transcript |
+ * | `POST /v1/replays` | run | says something again to a listener or a server; what was answered |
+ *
+ * To see bytes takes the scope `run`: they may hold the passwords of clients.
+ */
+
+import {
+  BOUNDS,
+  type ControlPlane,
+  isSessionId,
+  RECORDING_BOUNDS,
+  type RecordingPlane,
+  type ReplaySpec,
+} from "../plane.ts";
+import { count, field, milliseconds, read, readData, text } from "./fields.ts";
+import { HttpError } from "./problem.ts";
+import { type AddRoute, found, json, jsonBody, queryOf, stream } from "./routes.ts";
+
+/** Adds the routes: `controlRoutes(setup, recordingRoutes)`. A plane without a recording answers 501. */
+export const recordingRoutes = (route: AddRoute): void => {
+  route("GET", "/v1/recording", "read", (c, plane) => json(c, { recording: recordingOf(plane).info() }));
+
+  route("PUT", "/v1/recording", "run", async (c, plane) => {
+    const recording = recordingOf(plane);
+    const limits = read(await jsonBody(c), LIMITS);
+    return json(c, { recording: recording.start(limits) });
+  });
+
+  route("DELETE", "/v1/recording", "run", (c, plane) => json(c, { recording: recordingOf(plane).stop() }));
+
+  // Bytes may hold passwords: to see them takes what it takes to send them.
+  route("GET", "/v1/recording/events", "run", (c, plane) => {
+    const recording = recordingOf(plane);
+    return stream(c, (_, signal) => recording.watch(signal));
+  });
+
+  route("GET", "/v1/recording/flows", "read", (c, plane) => json(c, { flows: recordingOf(plane).flows() }));
+
+  route("GET", "/v1/recording/find", "run", async (c, plane) => {
+    const recording = recordingOf(plane);
+    return json(c, await recording.find(readWanted(queryOf(c)), c.req.raw.signal));
+  });
+
+  const unrecorded =
+    "nothing is kept of such a session or flow: what passed before the recording began is not, and what is over its bounds is let go of";
+
+  route("GET", "/v1/recording/:id", "run", (c, plane) => {
+    const recording = recordingOf(plane);
+    const { after = 0, bytes = RECORDING_BOUNDS.part } = read(queryOf(c), PART);
+    const id = c.req.param("id") as string;
+    return json(c, found(isSessionId(id) ? recording.part(id, after, bytes) : null, unrecorded));
+  });
+
+  route("GET", "/v1/recording/:id/transcript", "run", (c, plane) => {
+    const lines = recordingOf(plane)
+      .transcript(c.req.param("id") as string)
+      [Symbol.iterator]();
+    const first = lines.next();
+    if (first.done) found(null, unrecorded);
+    const encoder = new TextEncoder();
+    const text = new ReadableStream({
+      start: (controller) => controller.enqueue(encoder.encode(first.value as string)),
+      pull: (controller) => {
+        const { done, value } = lines.next();
+        if (done) controller.close();
+        else controller.enqueue(encoder.encode(value));
+      },
+    });
+    return c.body(text, 200, { "Content-Type": "application/jsonl; charset=utf-8" });
+  });
+
+  route("POST", "/v1/replays", "run", async (c, plane) => {
+    if (plane.replay === undefined) throw unrecordable("says nothing again");
+    const spec = readReplay(await jsonBody(c, "", BOUNDS.dataBody * 2));
+    return json(c, await plane.replay(spec));
+  });
+};
+
+const unrecordable = (what: string): HttpError => {
+  const who = "a Worker, and an app that is served by several processes (--workers)";
+  return new HttpError(
+    501,
+    "ERR_UNSUPPORTED",
+    `${who}, ${what}. Serve the app by one process: socklet serve`,
+  );
+};
+
+const recordingOf = ({ recording }: ControlPlane): RecordingPlane => {
+  if (recording !== undefined) return recording;
+  throw unrecordable("keeps nothing of what passes");
+};
+
+// ---- What may be asked ----
+
+/** A number in a body. */
+const whole = (least: number, most: number) =>
+  field<number>(
+    `must be a whole number, ${least} to ${most}`,
+    (given) => Number.isInteger(given) && (given as number) >= least && (given as number) <= most,
+  );
+
+const LIMITS = {
+  maxBytes: whole(RECORDING_BOUNDS.leastBytes, RECORDING_BOUNDS.mostBytes),
+  maxConnections: whole(1, RECORDING_BOUNDS.mostConnections),
+};
+
+const WANTED = {
+  text: text(1_000),
+  hex: field<string>("must be 1 to 1000 pairs of hex digits", (given) =>
+    /^(?:[\da-f]{2}){1,1000}$/i.test(given as string),
+  ),
+};
+
+/** The bytes that a search is for. */
+const readWanted = (query: object): Uint8Array => {
+  const { text, hex = "" } = read(query, WANTED, [
+    {
+      right: 'must have either "text" or "hex"',
+      holds: ({ text, hex }) => (text === undefined) !== (hex === undefined),
+    },
+  ]);
+  if (text !== undefined) return new TextEncoder().encode(text);
+  return Uint8Array.from(hex.match(/../g) ?? [], (pair) => Number.parseInt(pair, 16));
+};
+
+const PART = {
+  after: count(0, Number.MAX_SAFE_INTEGER),
+  bytes: count(1, RECORDING_BOUNDS.mostPart),
+};
+
+const REPLAY = {
+  to: text(512),
+  pieces: field<readonly unknown[]>("must be a list of pieces, each with text or base64", Array.isArray),
+  halfClose: field<boolean>("must be true or false", (given) => typeof given === "boolean"),
+  timeout: milliseconds(BOUNDS.maxRunDeadline),
+};
+
+/** What is to be said again, and where. */
+const readReplay = (given: unknown): ReplaySpec => {
+  const {
+    to,
+    pieces,
+    halfClose = true,
+    timeout = 10_000,
+  } = read(given, REPLAY, [
+    {
+      right: 'must have "to" (a listener, an entry of dial, or an address) and "pieces"',
+      holds: ({ to, pieces }) => to !== undefined && pieces !== undefined,
+    },
+  ]);
+  return { to: to as string, pieces: (pieces ?? []).map(readData), halfClose, timeout };
+};

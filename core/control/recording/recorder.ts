@@ -1,0 +1,620 @@
+/**
+ * `Recorder`: what passed over the connections of a control plane, and the datagrams of its listeners, kept in memory by bounds that
+ * one sets.
+ *
+ * It is off until somebody asks: a recording is started (`start()`), or somebody watches (`watch()`). While it is off no connection has
+ * a tap, and nothing is kept. When it is turned on it taps the connections that are open, and then each new one.
+ *
+ * All that is said goes into one log of slabs, in the order of time, as records: a header of 16 bytes, then the bytes. When the log is full
+ * its oldest slab goes as a whole, so the newest bytes are kept, and forgetting costs nothing for each connection. A conversation has the
+ * places of its records in that log.
+ */
+
+import { type Data, toBytes } from "../../bytes/data.ts";
+import { SocketError } from "../../errors.ts";
+import { type Address, formatAddress } from "../../net/address.ts";
+import { checkOptions, optionNamesOf } from "../../options.ts";
+import type { StreamSocket } from "../../sockets/stream-socket.ts";
+import { tapStream } from "../../sockets/stream-socket.ts";
+import type { StreamTap, TappedEnd } from "../../sockets/tap.ts";
+import {
+  formatEvent,
+  formatHeader,
+  type Side,
+  type Transcript,
+  type TranscriptEvent,
+} from "../../testing/transcript/form.ts";
+import {
+  type FlowInfo,
+  type FoundBytes,
+  newSessionId,
+  RECORDING_BOUNDS,
+  type RecordedPart,
+  type RecordingChange,
+  type RecordingInfo,
+  type RecordingLimits,
+  type RecordingPlane,
+  type SessionInfo,
+} from "../plane.ts";
+
+const HEADER = 16; // bytes of a record before what was said: time (8), size (4), kind (1)
+const SLAB = 1024 * 1024; // bytes; what is forgotten at once
+const LEAST_PART = 4096; // bytes: the rest of a slab is used for the beginning of a larger piece, where it holds so many
+const PACE = 250; // ms between two events of a watcher: four a second are live to the eye, and cost little
+const IN_ONE_EVENT = 50; // sessions, about 25 KB of JSON; more come at once in the next
+const GRACE = 5_000; // ms for which a recording goes on when its last watcher has left: a page that is loaded again is back by then
+const SLICE = 4 * 1024 * 1024; // bytes that are searched before others have their turn
+const MAX_FOUND = 10_000; // conversations that one search gives
+
+/** What a record is. */
+const KINDS: readonly { readonly ours: boolean; readonly end?: TappedEnd; readonly tls?: true }[] = [
+  { ours: false },
+  { ours: true },
+  { ours: false, end: "half-close" },
+  { ours: false, end: "reset" },
+  { ours: true, end: "half-close" },
+  { ours: true, end: "close" },
+  { ours: true, end: "reset" },
+  { ours: true, tls: true },
+];
+const [RECEIVED, SENT] = [0, 1];
+const kindOf = (ours: boolean, end: TappedEnd | undefined): number =>
+  KINDS.findIndex((kind) => kind.end === end && (end === undefined ? kind.tls : kind.ours === ours));
+const TLS = KINDS.findIndex(({ tls }) => tls);
+
+const LIMIT_NAMES = optionNamesOf<RecordingLimits>("a recording")({ maxBytes: true, maxConnections: true });
+
+/** A connection that is open, as its plane knows it. */
+export interface OpenConnection {
+  readonly id: string;
+  readonly socket: StreamSocket;
+  /** Which side this process has. */
+  readonly side: Side;
+  readonly address: string;
+}
+
+/** What a recorder needs of the plane whose connections it records. */
+export interface RecordedPlane {
+  /** Those that are open. */
+  open(): Iterable<OpenConnection>;
+  info(id: string): SessionInfo | undefined;
+}
+
+/** What was said on one connection, or between a listener and one sender of datagrams. */
+class Kept {
+  readonly id: string;
+  readonly kind: Transcript["kind"];
+  /** This process's side. */
+  readonly side: Side;
+  readonly address: string;
+  readonly began = new Date().toISOString();
+  readonly since = performance.now();
+  /** Bytes that passed before it was recorded. */
+  readonly before: number;
+  /** Where its records are, ascending; those that are gone are taken away now and then. */
+  places: number[] = [];
+  /** How many bytes had been said before each of them. */
+  offsets: number[] = [];
+  /** How many of its records are gone from `places`. */
+  first = 0;
+  /** At so many places those that are gone are looked for. */
+  trimAt = 64;
+  /** Bytes that were said since, kept or not. */
+  said = 0;
+  changed = false;
+  flow: Flow | undefined;
+
+  constructor(id: string, kind: Transcript["kind"], side: Side, address: string, before = 0) {
+    this.id = id;
+    this.kind = kind;
+    this.side = side;
+    this.address = address;
+    this.before = before;
+  }
+}
+
+/** The counts of a sender of datagrams. */
+interface Flow {
+  readonly handler: string;
+  readonly peer: string | null;
+  lastAt: number;
+  read: number;
+  written: number;
+  bytesRead: number;
+  bytesWritten: number;
+}
+
+/** Someone who is told of changes. */
+interface Watcher {
+  readonly changed: Set<string>;
+  /** Something changed. */
+  wake(): void;
+  /** It is to look whether it is over. */
+  leave(): void;
+}
+
+const encoder = new TextEncoder();
+
+/** Records a plane: its `recording`. */
+export class Recorder implements RecordingPlane {
+  readonly #kept = new Map<string, Kept>(); // by id, the oldest first
+  readonly #flows = new Map<string, Kept>(); // by handler and peer
+  readonly #tapped = new Map<string, StreamSocket>();
+  readonly #watchers = new Set<Watcher>();
+  #plane: RecordedPlane = { open: () => [], info: () => undefined };
+  #limits: Required<RecordingLimits> = {
+    maxBytes: RECORDING_BOUNDS.maxBytes,
+    maxConnections: RECORDING_BOUNDS.maxConnections,
+  };
+  #slabs: Uint8Array[] = [];
+  #views: DataView[] = [];
+  #gone = 0; // slabs that are forgotten
+  #at = SLAB; // where the next record goes in the last slab
+  #dropped = 0;
+  #started = false;
+  #on = false;
+  #grace: ReturnType<typeof setTimeout> | undefined;
+  #closed = false;
+
+  /** Whose connections are recorded. Called once, by that plane. */
+  of(plane: RecordedPlane): void {
+    this.#plane = plane;
+  }
+
+  /** Whether what passes is kept now. */
+  get on(): boolean {
+    return this.#on;
+  }
+
+  get maxConnections(): number {
+    return this.#limits.maxConnections;
+  }
+
+  // ---- What the routes ask ----
+
+  info(): RecordingInfo {
+    let bytes = 0;
+    for (const slab of this.#slabs) bytes += slab.length;
+    if (this.#slabs.length > 0) bytes -= SLAB - this.#at;
+    return {
+      on: this.#on,
+      started: this.#started,
+      ...this.#limits,
+      bytes,
+      conversations: this.#kept.size,
+      dropped: this.#dropped,
+    };
+  }
+
+  start(limits: RecordingLimits = {}): RecordingInfo {
+    checkOptions("a recording", limits, LIMIT_NAMES);
+    this.#started = true;
+    this.#limits = { ...this.#limits, ...limits };
+    this.#begin();
+    this.#fit();
+    this.#wakeAll();
+    return this.info();
+  }
+
+  stop(): RecordingInfo {
+    this.#started = false;
+    if (this.#watchers.size === 0) this.#end();
+    else this.#forget(); // who watches goes on with nothing kept
+    this.#wakeAll();
+    return this.info();
+  }
+
+  flows(): readonly FlowInfo[] {
+    return [...this.#flows.values()].reverse().map(infoOfFlow);
+  }
+
+  part(id: string, after: number, maxBytes: number): RecordedPart | null {
+    const kept = this.#kept.get(id);
+    if (kept === undefined) return null;
+    this.#trim(kept);
+    let next = Math.max(after, kept.first);
+    const first = next;
+    let size = 0;
+    const events: string[] = [];
+    for (; next < kept.first + kept.places.length && size < maxBytes; next++) {
+      const event = this.#event(kept, kept.places[next - kept.first] as number);
+      if ("data" in event) size += event.data.length;
+      events.push(formatEvent(event).trimEnd());
+    }
+    return {
+      ...this.#header(kept),
+      id,
+      side: kept.side,
+      first,
+      next,
+      total: kept.first + kept.places.length,
+      events: events.map((event) => JSON.parse(event)),
+    };
+  }
+
+  *transcript(id: string): Generator<string, void, undefined> {
+    const kept = this.#kept.get(id);
+    if (kept === undefined) return;
+    this.#trim(kept);
+    yield formatHeader(this.#header(kept));
+    // What is forgotten meanwhile is left out: who reads slowly holds nothing up.
+    const last = kept.first + kept.places.length;
+    for (let i = kept.first; i < last; i++) {
+      this.#trim(kept);
+      if (i < kept.first) continue;
+      yield formatEvent(this.#event(kept, kept.places[i - kept.first] as number));
+    }
+  }
+
+  async find(bytes: Uint8Array, signal: AbortSignal): Promise<FoundBytes> {
+    const ids: string[] = [];
+    let looked = 0;
+    for (const kept of [...this.#kept.values()].reverse()) {
+      if (this.#holds(kept, bytes)) ids.push(kept.id);
+      looked += kept.said + kept.places.length * HEADER;
+      if (ids.length === MAX_FOUND) break;
+      if (looked < SLICE) continue;
+      looked = 0;
+      await new Promise((resolve) => setTimeout(resolve));
+      if (signal.aborted) break;
+    }
+    return { ids, more: ids.length === MAX_FOUND };
+  }
+
+  async *watch(signal: AbortSignal): AsyncGenerator<RecordingChange, void, undefined> {
+    let stirred = false;
+    let resume = (): void => {};
+    const watcher: Watcher = {
+      changed: new Set(),
+      wake: () => {
+        stirred = true;
+        resume();
+      },
+      leave: () => resume(),
+    };
+    const left = (): void => watcher.leave();
+    signal.addEventListener("abort", left, { once: true });
+    this.#watchers.add(watcher);
+    this.#begin();
+    const over = (): boolean => signal.aborted || this.#closed;
+    try {
+      for (let id = 1; !over(); id++) {
+        stirred = false;
+        yield this.#change(id, watcher);
+        if (watcher.changed.size > 0) continue; // more than one event holds
+        await new Promise<void>((resolve) => {
+          const timer = setTimeout(resolve, PACE);
+          watcher.leave = () => {
+            clearTimeout(timer);
+            resolve();
+          };
+          if (over()) watcher.leave();
+        });
+        watcher.leave = () => resume();
+        while (!stirred && !over()) {
+          await new Promise<void>((resolve) => {
+            resume = resolve;
+          });
+        }
+      }
+    } finally {
+      signal.removeEventListener("abort", left);
+      this.#watchers.delete(watcher);
+      if (this.#watchers.size === 0 && !this.#started && this.#on) {
+        this.#grace = setTimeout(() => {
+          if (this.#watchers.size === 0 && !this.#started) this.#end();
+        }, GRACE);
+      }
+    }
+  }
+
+  /** The process ends: nothing is kept, and who watches is let go. */
+  close(): void {
+    this.#closed = true;
+    this.#started = false;
+    for (const watcher of this.#watchers) watcher.leave();
+    this.#end();
+  }
+
+  // ---- What the plane tells ----
+
+  /** A connection is open. */
+  opened({ id, socket, side, address }: OpenConnection): void {
+    if (!this.#on) return;
+    const before = socket.bytesRead + socket.bytesWritten;
+    const known = this.#kept.get(id); // a session that lasts has one connection after the other
+    const kept = known ?? new Kept(id, "stream", side, address, before);
+    if (known === undefined) this.#keep(kept);
+    this.#tapped.set(id, socket);
+    tapStream(socket, new Tap(this, kept));
+  }
+
+  /** Something happened to a session. */
+  changed(id: string): void {
+    for (const watcher of this.#watchers) {
+      watcher.changed.add(id);
+      if (watcher.changed.size === 1) watcher.wake();
+    }
+  }
+
+  /** A session is over. */
+  over(id: string): void {
+    this.#tapped.delete(id);
+  }
+
+  /** A datagram came to a listener, or was sent from it. */
+  datagram(handler: string, address: string, peer: Address | null, bytes: Uint8Array, ours: boolean): void {
+    const name = peer === null ? null : formatAddress(peer);
+    const key = `${handler} ${address} ${name}`;
+    let kept = this.#flows.get(key);
+    if (kept === undefined) {
+      kept = new Kept(newSessionId(), "datagrams", "server", address);
+      kept.flow = { handler, peer: name, lastAt: 0, read: 0, written: 0, bytesRead: 0, bytesWritten: 0 };
+      this.#flows.set(key, kept);
+      this.#keep(kept);
+    }
+    const flow = kept.flow as Flow;
+    flow.lastAt = Date.now();
+    if (ours) {
+      flow.written++;
+      flow.bytesWritten += bytes.length;
+    } else {
+      flow.read++;
+      flow.bytesRead += bytes.length;
+    }
+    this.said(kept, bytes, ours);
+  }
+
+  // ---- The log ----
+
+  /** One side said this. */
+  said(kept: Kept, data: Data, ours: boolean): void {
+    const bytes = typeof data === "string" ? encoder.encode(data) : toBytes(data);
+    const kind = ours ? SENT : RECEIVED;
+    let at = 0;
+    do {
+      const left = bytes.length - at;
+      // A datagram is one record, whole; it fits in a slab.
+      const least = kept.kind === "datagrams" ? left : Math.min(left, LEAST_PART);
+      if (SLAB - this.#at < HEADER + least) this.#grow();
+      const size = Math.min(left, SLAB - this.#at - HEADER);
+      this.#add(kept, kind as number, size === bytes.length ? bytes : bytes.subarray(at, at + size));
+      at += size;
+    } while (at < bytes.length);
+    this.#touch(kept);
+  }
+
+  /** One side ended; without `end`: both speak through TLS from here on. */
+  happened(kept: Kept, ours: boolean, end: TappedEnd | undefined): void {
+    if (SLAB - this.#at < HEADER) this.#grow();
+    this.#add(kept, end === undefined ? TLS : kindOf(ours, end), EMPTY);
+    this.#touch(kept);
+  }
+
+  #add(kept: Kept, kind: number, bytes: Uint8Array): void {
+    const slab = this.#slabs[this.#slabs.length - 1] as Uint8Array;
+    const view = this.#views[this.#views.length - 1] as DataView;
+    const at = this.#at;
+    view.setFloat64(at, performance.now() - kept.since);
+    view.setUint32(at + 8, bytes.length);
+    view.setUint8(at + 12, kind);
+    slab.set(bytes, at + HEADER);
+    kept.places.push((this.#gone + this.#slabs.length - 1) * SLAB + at);
+    kept.offsets.push(kept.said);
+    kept.said += bytes.length;
+    this.#at += HEADER + bytes.length;
+    if (kept.places.length >= kept.trimAt) {
+      this.#trim(kept);
+      kept.trimAt = Math.max(64, kept.places.length * 2);
+    }
+  }
+
+  #touch(kept: Kept): void {
+    if (kept.changed) return;
+    kept.changed = true;
+    this.changed(kept.id);
+  }
+
+  #grow(): void {
+    const slab = new Uint8Array(SLAB);
+    this.#slabs.push(slab);
+    this.#views.push(new DataView(slab.buffer));
+    this.#at = 0;
+    this.#fit();
+  }
+
+  /** Forgets what is over the limits: the oldest slabs, and the oldest conversations. */
+  #fit(): void {
+    const most = Math.max(1, Math.floor(this.#limits.maxBytes / SLAB));
+    while (this.#slabs.length > most) {
+      this.#slabs.shift();
+      this.#views.shift();
+      this.#gone++;
+      this.#dropped += SLAB;
+    }
+    for (const kept of this.#kept.values()) {
+      if (this.#kept.size <= this.#limits.maxConnections) break;
+      this.#lose(kept);
+    }
+  }
+
+  #trim(kept: Kept): void {
+    const oldest = this.#gone * SLAB;
+    let gone = 0;
+    while (gone < kept.places.length && (kept.places[gone] as number) < oldest) gone++;
+    if (gone === 0) return;
+    kept.places = kept.places.slice(gone);
+    kept.offsets = kept.offsets.slice(gone);
+    kept.first += gone;
+  }
+
+  #record(place: number): { readonly at: number; readonly kind: number; readonly bytes: Uint8Array } {
+    const i = Math.floor(place / SLAB) - this.#gone;
+    const at = place % SLAB;
+    const view = this.#views[i] as DataView;
+    const from = at + HEADER;
+    const bytes = (this.#slabs[i] as Uint8Array).subarray(from, from + view.getUint32(at + 8));
+    return { at: view.getFloat64(at), kind: view.getUint8(at + 12), bytes };
+  }
+
+  #event(kept: Kept, place: number): TranscriptEvent {
+    const { at, kind, bytes } = this.#record(place);
+    const { ours, end, tls } = KINDS[kind] as (typeof KINDS)[number];
+    if (tls) return { at, tls };
+    const other = kept.side === "client" ? "server" : "client";
+    const from = ours ? kept.side : other;
+    return end === undefined ? { at, from, data: bytes } : { at, from, end };
+  }
+
+  #header(kept: Kept): Omit<Transcript, "events"> & { readonly began: string; readonly address: string } {
+    const { kind, address, began, before, said, offsets } = kept;
+    const dropped = before + (offsets[0] ?? said);
+    return { kind, ...(dropped > 0 && { dropped }), address, began };
+  }
+
+  /** Whether one side said these bytes, however they were cut. */
+  #holds(kept: Kept, wanted: Uint8Array): boolean {
+    this.#trim(kept);
+    const tails: [Uint8Array, Uint8Array] = [EMPTY, EMPTY];
+    for (const place of kept.places) {
+      const { kind, bytes } = this.#record(place);
+      if (kind !== RECEIVED && kind !== SENT) continue;
+      if (includes(bytes, wanted)) return true;
+      const tail = tails[kind as 0 | 1];
+      if (tail.length > 0) {
+        const seam = new Uint8Array(tail.length + Math.min(bytes.length, wanted.length - 1));
+        seam.set(tail);
+        seam.set(bytes.subarray(0, seam.length - tail.length), tail.length);
+        if (includes(seam, wanted)) return true;
+      }
+      if (kept.kind === "datagrams") continue;
+      const most = wanted.length - 1;
+      if (bytes.length >= most) tails[kind as 0 | 1] = bytes.subarray(bytes.length - most);
+      else {
+        const joined = new Uint8Array(tail.length + bytes.length);
+        joined.set(tail);
+        joined.set(bytes, tail.length);
+        tails[kind as 0 | 1] = joined.subarray(Math.max(0, joined.length - most));
+      }
+    }
+    return false;
+  }
+
+  // ---- Its life ----
+
+  #keep(kept: Kept): void {
+    this.#kept.set(kept.id, kept);
+    if (this.#kept.size > this.#limits.maxConnections) this.#fit();
+  }
+
+  #lose(kept: Kept): void {
+    this.#kept.delete(kept.id);
+    const { flow } = kept;
+    if (flow !== undefined) this.#flows.delete(`${flow.handler} ${kept.address} ${flow.peer}`);
+    const socket = this.#tapped.get(kept.id);
+    if (socket === undefined) return;
+    tapStream(socket, null);
+    this.#tapped.delete(kept.id);
+  }
+
+  #begin(): void {
+    clearTimeout(this.#grace);
+    if (this.#closed) throw new SocketError("EBADF", "this process is ending and records nothing more");
+    if (this.#on) return;
+    this.#on = true;
+    for (const connection of this.#plane.open()) this.opened(connection);
+  }
+
+  #end(): void {
+    clearTimeout(this.#grace);
+    this.#on = false;
+    for (const socket of this.#tapped.values()) tapStream(socket, null);
+    this.#tapped.clear();
+    this.#forget();
+  }
+
+  /** Lets go of all that is kept. */
+  #forget(): void {
+    this.#gone += this.#slabs.length;
+    this.#slabs = [];
+    this.#views = [];
+    this.#at = SLAB;
+    this.#dropped = 0;
+    for (const kept of [...this.#kept.values()]) if (!this.#tapped.has(kept.id)) this.#lose(kept);
+  }
+
+  #change(id: number, watcher: Watcher): RecordingChange {
+    const sessions: SessionInfo[] = [];
+    const flows: FlowInfo[] = [];
+    for (const one of watcher.changed) {
+      watcher.changed.delete(one);
+      const kept = this.#kept.get(one);
+      if (kept !== undefined) kept.changed = false;
+      if (kept?.flow !== undefined) flows.push(infoOfFlow(kept));
+      else {
+        const info = this.#plane.info(one);
+        if (info !== undefined) sessions.push(info);
+      }
+      if (sessions.length + flows.length === IN_ONE_EVENT) break;
+    }
+    return { id, at: new Date().toISOString(), type: "changed", recording: this.info(), sessions, flows };
+  }
+
+  #wakeAll(): void {
+    for (const watcher of this.#watchers) watcher.wake();
+  }
+}
+
+const EMPTY = new Uint8Array(0);
+
+/** What looks on at one connection. */
+class Tap implements StreamTap {
+  readonly #recorder: Recorder;
+  readonly #kept: Kept;
+  #left = false; // this side has let go
+
+  constructor(recorder: Recorder, kept: Kept) {
+    this.#recorder = recorder;
+    this.#kept = kept;
+  }
+
+  received(bytes: Uint8Array): void {
+    this.#recorder.said(this.#kept, bytes, false);
+  }
+
+  sent(data: Data): void {
+    this.#recorder.said(this.#kept, data, true);
+  }
+
+  peerEnded(how: TappedEnd): void {
+    if (!this.#left) this.#recorder.happened(this.#kept, false, how);
+  }
+
+  ended(how: TappedEnd): void {
+    if (this.#left) return;
+    this.#left = how !== "half-close";
+    this.#recorder.happened(this.#kept, true, how);
+  }
+
+  secured(): void {
+    this.#recorder.happened(this.#kept, true, undefined);
+  }
+}
+
+const infoOfFlow = ({ id, address, began, flow }: Kept): FlowInfo => {
+  const { handler, peer, lastAt, read, written, bytesRead, bytesWritten } = flow as Flow;
+  const counts = { datagramsRead: read, datagramsWritten: written, bytesRead, bytesWritten };
+  return { id, handler, address, peer, startedAt: began, lastAt: new Date(lastAt).toISOString(), ...counts };
+};
+
+/** Whether `wanted`, which is not empty, is in `bytes`. */
+const includes = (bytes: Uint8Array, wanted: Uint8Array): boolean => {
+  const first = wanted[0] as number;
+  const last = bytes.length - wanted.length;
+  for (let at = bytes.indexOf(first); at !== -1 && at <= last; at = bytes.indexOf(first, at + 1)) {
+    let same = 1;
+    while (same < wanted.length && bytes[at + same] === wanted[same]) same++;
+    if (same === wanted.length) return true;
+  }
+  return false;
+};

@@ -1,0 +1,226 @@
+/** What passes over connections, kept and shown by the control routes: in memory, with all their edges. */
+
+import { Recorder, type RecordingChange, type SessionInfo } from "socklet/control";
+import { parseTranscript } from "socklet/testing";
+import { describe, expect, onTestFinished, test } from "vitest";
+import { readEvents } from "../../core/control/http/sse.ts";
+import type { StreamSocket } from "../../core/sockets/stream-socket.ts";
+import { memoryPair } from "../../core/testing/index.ts";
+import { READ, serve } from "./control-setup.ts";
+
+const MIB = 1024 * 1024;
+const NOWHERE = "0193f0c2-7a10-7c3e-8b1f-5a0c2e4d6f80";
+
+/** A session that talks to a socket of this test: its id, and that socket. */
+const talking = async ({ ask, place }: ReturnType<typeof serve>): Promise<[string, StreamSocket]> => {
+  const started = await ask("POST", "/v1/sessions", {
+    json: { handler: "Follow", address: "10.0.0.2:7", background: true },
+  });
+  const { id } = (await started.json()) as SessionInfo;
+  return [id, place.clients.at(-1) as StreamSocket];
+};
+
+const said = async ({ ask }: ReturnType<typeof serve>, id: string, query = "") =>
+  (await ask("GET", `/v1/recording/${id}${query}`)).json();
+
+/** Watches, as a page does; ends with the test. */
+const watching = async ({ ask }: ReturnType<typeof serve>) => {
+  const leaving = new AbortController();
+  const response = await ask("GET", "/v1/recording/events");
+  const body = response.body as ReadableStream<Uint8Array>;
+  const changes = readEvents<RecordingChange>(body, leaving.signal);
+  onTestFinished(() => leaving.abort());
+  return { changes, leave: () => leaving.abort(), first: (await changes.next()).value as RecordingChange };
+};
+
+test("nothing is kept until somebody asks, and then from there on", async () => {
+  const control = serve();
+  const [id, peer] = await talking(control);
+  await peer.sendall("before\n");
+  expect((await control.ask("GET", `/v1/recording/${id}`)).status).toBe(404);
+  const started = await control.ask("PUT", "/v1/recording", { json: {} });
+  expect((await started.json()).recording).toMatchObject({ on: true, started: true, maxBytes: 64 * MIB });
+  await peer.sendall("after\n");
+  await peer.close();
+  await control.plane.wait(id, 10_000);
+  expect(await said(control, id)).toMatchObject({
+    id,
+    kind: "stream",
+    side: "client",
+    address: "10.0.0.2:7",
+    dropped: 7, // "before\n"
+    first: 0,
+    events: [
+      { from: "server", text: "after\n" },
+      { from: "server", end: "half-close" },
+      { from: "client", end: "close" },
+    ],
+  });
+  const stopped = await control.ask("DELETE", "/v1/recording");
+  expect((await stopped.json()).recording).toMatchObject({ on: false, bytes: 0, conversations: 0 });
+  expect((await control.ask("GET", `/v1/recording/${id}`)).status).toBe(404);
+});
+
+test("a conversation is a transcript, which the test kit reads; it comes in parts that go on where the one before ended", async () => {
+  const control = serve();
+  await control.ask("PUT", "/v1/recording", { json: {} });
+  const [id, peer] = await talking(control);
+  await peer.sendall(Uint8Array.of(0, 255, 10));
+  await control.ask("POST", `/v1/sessions/${id}/data`, { json: { text: "hällo\n" } });
+  await peer.recv();
+  await peer.close();
+  await control.plane.wait(id, 10_000);
+  const text = await (await control.ask("GET", `/v1/recording/${id}/transcript`)).text();
+  const { events, kind, address } = parseTranscript(text);
+  expect([kind, address]).toEqual(["stream", "10.0.0.2:7"]);
+  expect(events).toMatchObject([
+    { from: "server", data: Uint8Array.of(0, 255, 10) },
+    { from: "client", data: new TextEncoder().encode("hällo\n") },
+    { from: "server", end: "half-close" },
+    { from: "client", end: "close" },
+  ]);
+  const one = await said(control, id, "?bytes=1");
+  expect([one.first, one.next, one.total, one.events.length]).toEqual([0, 1, 4, 1]);
+  const rest = await said(control, id, `?after=${one.next}`);
+  expect([rest.first, rest.next, rest.events.length]).toEqual([1, 4, 3]);
+  const none = await said(control, id, "?after=99");
+  expect([none.first, none.next, none.events]).toEqual([99, 99, []]);
+});
+
+test("who watches is told of the sessions that change; what passes is kept while somebody does", async () => {
+  const control = serve();
+  const { changes, first, leave } = await watching(control);
+  expect(first).toMatchObject({
+    id: 1,
+    type: "changed",
+    sessions: [],
+    recording: { on: true, started: false },
+  });
+  const [id, peer] = await talking(control);
+  const seen: SessionInfo[] = [];
+  const until = async (holds: (info: SessionInfo) => boolean): Promise<void> => {
+    for (;;) {
+      seen.push(...((await changes.next()).value as RecordingChange).sessions);
+      if (seen.some((info) => info.id === id && holds(info))) return;
+    }
+  };
+  await until(({ state }) => state === "running");
+  await peer.sendall("five\n");
+  await until(({ bytesRead }) => bytesRead === 5);
+  await peer.close();
+  await until(({ state }) => state === "ended");
+  expect((await said(control, id)).events).toMatchObject([{ text: "five\n" }, {}, {}]);
+  leave();
+  await control.plane.close();
+  expect(control.place.recorder.on).toBe(false);
+});
+
+describe("the bounds", () => {
+  /** A recorder with one connection, whose other end is given. */
+  const recorded = (recorder: Recorder, id: string): StreamSocket => {
+    const [ours, theirs] = memoryPair();
+    recorder.opened({ id, socket: ours, side: "server", address: "tcp://127.0.0.1:7" });
+    void (async () => {
+      for await (const bytes of ours) if (bytes.length === 0) return;
+    })();
+    return theirs;
+  };
+
+  test("of bytes: the newest are kept, and what is gone is counted", async () => {
+    const recorder = new Recorder();
+    recorder.start({ maxBytes: 2 * MIB });
+    const [one, other] = [recorded(recorder, "one"), recorded(recorder, "other")];
+    const piece = new Uint8Array(64 * 1024).fill(65);
+    for (let i = 0; i < 64; i++) {
+      piece[0] = i;
+      await one.sendall(piece);
+      if (i === 60) await other.sendall("late");
+    }
+    await one.close();
+    const { bytes, dropped, maxBytes } = recorder.info();
+    expect(bytes).toBeLessThanOrEqual(maxBytes);
+    expect(dropped).toBeGreaterThan(MIB);
+    const part = recorder.part("one", 0, 8 * MIB);
+    const kept = part?.events.reduce((sum: number, event) => {
+      const { text = "", base64 = "" } = event as { text?: string; base64?: string };
+      return sum + text.length + atob(base64).length;
+    }, 0);
+    expect((part?.dropped ?? 0) + (kept ?? 0)).toBe(64 * piece.length);
+    expect(part?.first).toBeGreaterThan(0);
+    expect(recorder.part("other", 0, MIB)).toMatchObject({ first: 0, events: [{ text: "late" }] });
+    const { dropped: said } = parseTranscript([...recorder.transcript("one")].join(""));
+    expect(said).toBe(part?.dropped);
+  });
+
+  test("of connections: the oldest go first", async () => {
+    const recorder = new Recorder();
+    recorder.start({ maxConnections: 2 });
+    for (const id of ["a", "b", "c"]) await recorded(recorder, id).sendall(id);
+    expect(["a", "b", "c"].map((id) => recorder.part(id, 0, 1)?.total ?? null)).toEqual([null, 1, 1]);
+    recorder.close();
+    expect(() => recorder.start()).toThrow("this process is ending");
+  });
+
+  test("a connection of a hundred thousand pieces has no more places than are kept", async () => {
+    const recorder = new Recorder();
+    recorder.start({ maxBytes: MIB });
+    const peer = recorded(recorder, "one");
+    const line = new Uint8Array(50).fill(65);
+    for (let i = 0; i < 100_000; i++) await peer.sendall(line);
+    await peer.close();
+    const { first = 0, next = 0, total = 0 } = recorder.part("one", 0, 1) ?? {};
+    expect([next - first, total - first]).toEqual([1, expect.any(Number)]);
+    expect(total - first).toBeLessThanOrEqual(MIB / 66);
+  });
+});
+
+test.each<[what: string, query: string, cuts: readonly string[]]>([
+  ["in one piece", "text=needle", ["a needle here"]],
+  ["across two", "text=needle", ["a nee", "dle here"]],
+  ["byte by byte", "hex=6e6565646c65", [..."a needle here"]],
+])("finds the conversations where some bytes were said, %s", async (_, query, cuts) => {
+  const control = serve();
+  await control.ask("PUT", "/v1/recording", { json: {} });
+  const [id, peer] = await talking(control);
+  const [, other] = await talking(control);
+  await other.sendall("a need\n");
+  for (const cut of cuts) await peer.sendall(cut);
+  await Promise.all([peer.close(), other.close()]);
+  await control.plane.wait(id, 10_000);
+  const found = await control.ask("GET", `/v1/recording/find?${query}`);
+  expect(await found.json()).toEqual({ ids: [id], more: false });
+});
+
+test.each<[method: string, path: string, json: unknown, status: number, field: string]>([
+  ["PUT", "/v1/recording", { maxBytes: 5 }, 422, "maxBytes"],
+  ["PUT", "/v1/recording", { maxConnections: 0 }, 422, "maxConnections"],
+  ["PUT", "/v1/recording", { bytes: 1 }, 422, "bytes"],
+  ["GET", "/v1/recording/find", undefined, 422, "body"],
+  ["GET", "/v1/recording/find?text=a&hex=61", undefined, 422, "body"],
+  ["GET", "/v1/recording/find?hex=6", undefined, 422, "hex"],
+  [`GET`, `/v1/recording/${NOWHERE}?after=-1`, undefined, 422, "after"],
+  [`GET`, `/v1/recording/${NOWHERE}?bytes=0`, undefined, 422, "bytes"],
+])("%s %s %j: %i, and names %s", async (method, path, json, status, field) => {
+  const { ask } = serve();
+  const response = await ask(method, path, { json });
+  const { errors } = await response.json();
+  expect([response.status, errors[0].field]).toEqual([status, field]);
+});
+
+test("a token that only reads sees no bytes", async () => {
+  const { ask } = serve();
+  const paths = ["/v1/recording/events", `/v1/recording/${NOWHERE}`, "/v1/recording/find?text=a"];
+  for (const path of paths) expect((await ask("GET", path, { token: READ })).status).toBe(403);
+  expect((await ask("GET", "/v1/recording", { token: READ })).status).toBe(200);
+});
+
+test("a plane that keeps nothing says so", async () => {
+  const { ask } = serve({ recorder: undefined });
+  for (const [method, path] of [
+    ["GET", "/v1/recording"],
+    ["POST", "/v1/replays"],
+  ] as const) {
+    const response = await ask(method, path, method === "POST" ? { json: { to: "a", pieces: [] } } : {});
+    expect([response.status, (await response.json()).code]).toEqual([501, "ERR_UNSUPPORTED"]);
+  }
+});

@@ -1,0 +1,213 @@
+/** What passes over real sockets, kept and shown by the control routes, and said again. */
+
+import dgram from "node:dgram";
+import { once } from "node:events";
+import net from "node:net";
+import { DatagramRequestHandler, defineApp, StreamRequestHandler } from "socklet";
+import { type AppServer, createConnection, serveApp } from "socklet/emulator";
+import { expect, onTestFinished, test } from "vitest";
+import { ownCertificates } from "../peers/certificates.ts";
+
+const TOKEN = "a-token-for-the-tests";
+
+/** Greets, then answers each line in upper case; `QUIT` ends it. */
+class Shouts extends StreamRequestHandler {
+  override async handle(): Promise<void> {
+    this.wfile.write("ready\n");
+    for await (const line of this.rfile.lines()) {
+      this.emit({ line });
+      if (line === "CRASH") throw new Error("it crashed");
+      if (line === "RESET") return this.request.abort();
+      this.wfile.write(`${line.toUpperCase()}\n`);
+      if (line === "QUIT") return;
+    }
+  }
+}
+
+class EchoDatagram extends DatagramRequestHandler {
+  override handle(): void {
+    this.request.reply(this.request.data);
+  }
+}
+
+const app = defineApp({
+  handlers: { shouts: Shouts, echo: EchoDatagram },
+  listen: [
+    { handler: "shouts", address: "tcp://127.0.0.1:0" },
+    { handler: "echo", address: "udp://127.0.0.1:0" },
+  ],
+  allow: ["127.0.0.0/8:*"],
+});
+
+/** The app, served, and its control routes. */
+const served = async () => {
+  const server: AppServer = await serveApp(app, { control: { port: 0, tokens: TOKEN } });
+  onTestFinished(() => server.close());
+  const ask = async (method: string, path: string, json?: unknown) => {
+    const response = await fetch(`${server.control?.url}/v1${path}`, {
+      method,
+      headers: { authorization: `Bearer ${TOKEN}`, "content-type": "application/json" },
+      ...(json !== undefined && { body: JSON.stringify(json) }),
+    });
+    // biome-ignore lint/suspicious/noExplicitAny: what is in it is what the test is about
+    return (await response.json()) as any;
+  };
+  const [tcp, udp] = server.listeners.map(({ url }) => Number(new URL(url).port)) as [number, number];
+  return { server, ask, tcp, udp };
+};
+
+/** Says these lines, and gives all that came until the end. */
+const talk = async (port: number, lines: string): Promise<string> => {
+  const socket = net.connect(port, "127.0.0.1");
+  socket.end(lines);
+  let came = "";
+  socket.setEncoding("utf8").on("data", (text) => {
+    came += text;
+  });
+  socket.on("error", () => {}); // a reset
+  await new Promise((resolve) => socket.once("close", resolve));
+  return came;
+};
+
+const joined = (events: readonly { from?: string; text?: string }[], from: string): string =>
+  events.map((event) => (event.from === from ? (event.text ?? "") : "")).join("");
+
+const newest = async (ask: (method: string, path: string) => Promise<{ sessions: { id: string }[] }>) =>
+  (await ask("GET", "/sessions?limit=1")).sessions[0]?.id ?? "";
+
+test.each([
+  ["on Node's handles", "on"],
+  ["on net.Socket", "off"],
+])("a connection is kept as its handler has it, with who ended it: %s", async (_, intake) => {
+  const before = process.env.SOCKLET_INTAKE;
+  process.env.SOCKLET_INTAKE = intake;
+  onTestFinished(() => {
+    if (before === undefined) delete process.env.SOCKLET_INTAKE;
+    else process.env.SOCKLET_INTAKE = before;
+  });
+  const { ask, tcp } = await served();
+  await ask("PUT", "/recording", {});
+  expect(await talk(tcp, "one\ntwo\n")).toBe("ready\nONE\nTWO\n");
+  const id = await newest(ask);
+  const { events, side } = await ask("GET", `/recording/${id}`);
+  expect(side).toBe("server");
+  expect([joined(events, "client"), joined(events, "server")]).toEqual(["one\ntwo\n", "ready\nONE\nTWO\n"]);
+  expect(events.filter((event: object) => "end" in event)).toMatchObject([
+    { from: "client", end: "half-close" },
+    { from: "server", end: "close" },
+  ]);
+  await talk(tcp, "QUIT\n");
+  const quit = await ask("GET", `/recording/${await newest(ask)}`);
+  expect(joined(quit.events, "server")).toBe("ready\nQUIT\n");
+  await talk(tcp, "RESET\n");
+  const reset = await ask("GET", `/recording/${await newest(ask)}`);
+  expect(reset.events.at(-1)).toMatchObject({ from: "server", end: "reset" });
+});
+
+test("who resets a connection is told", async () => {
+  const { ask, tcp } = await served();
+  await ask("PUT", "/recording", {});
+  const socket = net.connect(tcp, "127.0.0.1");
+  await once(socket, "data");
+  const id = await newest(ask);
+  socket.resetAndDestroy();
+  await ask("GET", `/sessions/${id}`);
+  for (;;) {
+    const { events } = await ask("GET", `/recording/${id}`);
+    if (!events.some((event: object) => "end" in event)) continue;
+    expect(events.find((event: object) => "end" in event)).toMatchObject({ from: "client", end: "reset" });
+    return;
+  }
+});
+
+test("a connection that is open already is kept from when the recording begins", async () => {
+  const { ask, tcp } = await served();
+  const socket = net.connect(tcp, "127.0.0.1");
+  await once(socket, "data");
+  socket.write("before\n");
+  await once(socket, "data");
+  await ask("PUT", "/recording", {});
+  socket.write("after\n");
+  await once(socket, "data");
+  const { events, dropped } = await ask("GET", `/recording/${await newest(ask)}`);
+  expect([joined(events, "client"), joined(events, "server"), dropped]).toEqual(["after\n", "AFTER\n", 20]);
+  socket.destroy();
+});
+
+test("the datagrams of one sender are a conversation", async () => {
+  const { ask, udp } = await served();
+  await ask("PUT", "/recording", {});
+  const socket = dgram.createSocket("udp4");
+  for (const text of ["one", "two"]) {
+    socket.send(text, udp, "127.0.0.1");
+    await once(socket, "message");
+  }
+  const { flows } = await ask("GET", "/recording/flows");
+  expect(flows).toMatchObject([
+    { handler: "echo", datagramsRead: 2, datagramsWritten: 2, bytesRead: 6, bytesWritten: 6 },
+  ]);
+  expect(flows[0].peer).toBe(`127.0.0.1:${socket.address().port}`);
+  const { events, kind } = await ask("GET", `/recording/${flows[0].id}`);
+  expect(kind).toBe("datagrams");
+  expect(events.map(({ from, text }: { from: string; text: string }) => [from, text])).toEqual([
+    ["client", "one"],
+    ["server", "one"],
+    ["client", "two"],
+    ["server", "two"],
+  ]);
+  socket.close();
+});
+
+test("with TLS what is kept is what was said in it", async () => {
+  const { cert, key, ca } = ownCertificates() as NonNullable<ReturnType<typeof ownCertificates>>;
+  const secured = defineApp({
+    handlers: { shouts: Shouts },
+    listen: [{ handler: "shouts", address: "tls://127.0.0.1:0", options: { tls: { cert, key } } }],
+  });
+  await using server = await serveApp(secured, { control: { port: 0, tokens: TOKEN } });
+  const headers = { authorization: `Bearer ${TOKEN}`, "content-type": "application/json" };
+  await fetch(`${server.control?.url}/v1/recording`, { method: "PUT", headers, body: "{}" });
+  const stream = await createConnection(server.listeners[0]?.url ?? "", { tls: { ca } });
+  await stream.sendall("secret\nQUIT\n");
+  for await (const bytes of stream) if (bytes.length === 0) break;
+  await stream.close();
+  const list = await fetch(`${server.control?.url}/v1/sessions`, { headers });
+  const { sessions } = (await list.json()) as { sessions: { id: string }[] };
+  const part = await fetch(`${server.control?.url}/v1/recording/${sessions[0]?.id}`, { headers });
+  const { events } = (await part.json()) as { events: { from?: string; text?: string }[] };
+  expect(joined(events, "client")).toBe("secret\nQUIT\n");
+});
+
+test("what a client said can be said again, edited: to a listener, and to an address that the app allows", async () => {
+  const { ask, tcp, udp } = await served();
+  const pieces = [{ text: "" }, { text: "again\n" }, { base64: btoa("QUIT\n") }];
+  for (const to of ["shouts", `127.0.0.1:${tcp}`]) {
+    const { events, error } = await ask("POST", "/replays", { to, pieces, halfClose: false });
+    expect([joined(events, "client"), joined(events, "server"), error]).toEqual([
+      "again\nQUIT\n",
+      "ready\nAGAIN\nQUIT\n",
+      null,
+    ]);
+    // Each piece waited for the answer before: the greeting came first.
+    expect(events[0]).toMatchObject({ from: "server", text: "ready\n" });
+  }
+  const datagrams = await ask("POST", "/replays", { to: "echo", pieces: [{ text: "a" }, { text: "b" }] });
+  expect(datagrams.events.map(({ text }: { text: string }) => text)).toEqual(["a", "a", "b", "b"]);
+  expect(datagrams.address).toBe(`udp://127.0.0.1:${udp}`);
+  const refused = await ask("POST", "/replays", { to: "10.1.2.3:80", pieces });
+  expect([refused.status, refused.code]).toEqual([403, "ERR_REFUSED"]);
+});
+
+test("a recording that is stopped leaves no tap and no timer: the process ends", async () => {
+  const { ask, tcp, server } = await served();
+  await ask("PUT", "/recording", {});
+  const socket = net.connect(tcp, "127.0.0.1");
+  await once(socket, "data");
+  await ask("DELETE", "/recording");
+  socket.write("after\n");
+  await once(socket, "data");
+  const answer = await ask("GET", `/recording/${await newest(ask)}`);
+  expect(answer.status).toBe(404);
+  socket.destroy();
+  await server.close();
+});
