@@ -321,7 +321,8 @@ class HandleTransport extends Intake implements Connection {
     const options = { handle: this.#handle, allowHalfOpen: true, manualStart: true };
     const socket = new net.Socket(options as unknown as net.SocketConstructorOpts);
     socket.pause(); // nothing is read until somebody asks
-    this.#heir = new NodeTransport(socket, { ...this.#origin, kernel: this.#kernel ?? this.#origin?.kernel });
+    const origin = { ...this.#origin, kernel: this.#kernel ?? this.#origin?.kernel };
+    this.#heir = new NodeTransport(socket, origin, this);
     return this.#heir;
   }
 

@@ -172,20 +172,21 @@ export class NodeTransport implements Connection, Taker {
   /** What is known of its TLS. */
   readonly tls: TlsInfo | undefined;
 
-  /** `secured`: where this one is TLS, the connection under it, and what is known of it. */
-  constructor(
-    socket: net.Socket,
-    origin?: Origin,
-    secured?: { readonly plain: net.Socket; readonly state: TlsInfo },
-  ) {
+  /** `before`: the transport that had the connection, which knows its peer. `state`: what is known of its TLS, which `before` is under. */
+  constructor(socket: net.Socket, origin?: Origin, before?: StreamTransport, state?: TlsInfo) {
     this.#socket = socket;
     this.#intake = socket instanceof IntakeSocket ? socket : null;
-    this.#plain = secured?.plain;
-    this.tls = secured?.state;
-    // Read now, because Node forgets it when the connection closes.
-    this.remoteAddress = addressOf(socket.remoteAddress, socket.remotePort, socket.remoteFamily);
-    this.capabilities = this.remoteAddress === null ? UNIX : TCP;
+    this.#plain = state !== undefined && before instanceof NodeTransport ? before.socket : undefined;
+    this.tls = state;
+    // Read now, because Node forgets it when the connection closes; and once, because it is a system call.
+    this.remoteAddress =
+      before?.remoteAddress ?? addressOf(socket.remoteAddress, socket.remotePort, socket.remoteFamily);
+    this.capabilities = before?.capabilities ?? (this.remoteAddress === null ? UNIX : TCP);
     if (origin !== undefined) this.from(origin);
+  }
+
+  get sharesTimers(): boolean {
+    return true;
   }
 
   from(origin: Origin): this {
@@ -424,7 +425,7 @@ export class NodeTransport implements Connection, Taker {
     secured.pause();
     const kernel = this.#kernel ?? this.#origin?.kernel;
     kernel?.heldBy(socketHolder(socket, SECURED));
-    return new NodeTransport(secured, { ...this.#origin, kernel }, { plain: socket, state });
+    return new NodeTransport(secured, { ...this.#origin, kernel }, this, state);
   }
 
   defer(task: () => void): void {

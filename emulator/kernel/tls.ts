@@ -257,6 +257,11 @@ export class ServerSecurity {
     ];
   }
 
+  /** Whether it asks clients for a certificate. */
+  get asks(): boolean {
+    return (this.#options.clientCertificate ?? "none") !== "none";
+  }
+
   /** Begins a handshake with who connected. */
   accept(socket: net.Socket): tls.TLSSocket {
     const { main, select } = this.#contexts;
@@ -265,7 +270,7 @@ export class ServerSecurity {
     return new lazy.tls.TLSSocket(socket, {
       isServer: true,
       secureContext: main,
-      requestCert: clientCertificate !== "none",
+      requestCert: this.asks,
       rejectUnauthorized: clientCertificate === "require",
       ...(protocols !== undefined && { ALPNProtocols: [...protocols] }),
       ...(select !== null && {
@@ -427,21 +432,19 @@ export const handshake = (secured: tls.TLSSocket, security: ServerSecurity | nul
 
 const shakeHands = async (secured: tls.TLSSocket, security: ServerSecurity | null): Promise<TlsState> => {
   const { promise, resolve, reject } = Promise.withResolvers<void>();
-  const failed = (error: Error & { reason?: string }): void =>
-    reject(isLeft(error) ? left() : tlsError(error));
   const gone = (): void => reject(left());
-  // Reads nothing but the end: that is the only sign of a peer that leaves during the handshake.
-  const ended = (): unknown => secured.readableLength === 0 && secured.read();
-  secured.once(security === null ? "secureConnect" : "secure", resolve).on("error", failed);
-  secured.on("readable", ended).once("end", gone).once("close", gone);
+  secured.once(security === null ? "secureConnect" : "secure", resolve);
+  // This listener stays: an error after the handshake is for whoever reads or writes then.
+  secured.on("error", (error: Error & { reason?: string }) =>
+    reject(isLeft(error) ? left() : tlsError(error)),
+  );
+  secured.once("end", gone).once("close", gone);
   try {
     await promise;
   } finally {
-    secured.on("error", () => {}); // whoever goes on listens, too
-    secured.removeListener("readable", ended).removeListener("end", gone).removeListener("close", gone);
-    secured.removeListener("error", failed);
+    secured.removeListener("end", gone).removeListener("close", gone);
   }
-  const state = new TlsState(secured, security !== null);
+  const state = new TlsState(secured, security);
   if (security === null) return state;
   tellLaterErrors(secured);
   const refusal = security.refusal(state);
@@ -481,15 +484,16 @@ export class TlsState implements TlsInfo {
   readonly #x509: X509Certificate | undefined;
   #certificate: PeerCertificate | undefined;
 
-  constructor(secured: tls.TLSSocket, server: boolean) {
+  /** `security`: of who accepted. */
+  constructor(secured: tls.TLSSocket, security: ServerSecurity | null) {
     const { servername } = secured as { readonly servername?: string | false | null };
     this.version = secured.getProtocol();
     this.cipher = secured.getCipher()?.standardName ?? null;
     this.alpn = secured.alpnProtocol || null;
     this.serverName = servername || null;
     this.resumed = secured.isSessionReused();
-    this.#x509 = secured.getPeerX509Certificate();
-    this.distrust = server && this.#x509 !== undefined ? distrustOf(secured) : null;
+    this.#x509 = security?.asks === false ? undefined : secured.getPeerX509Certificate();
+    this.distrust = security !== null && this.#x509 !== undefined ? distrustOf(secured) : null;
   }
 
   get certificate(): PeerCertificate | null {

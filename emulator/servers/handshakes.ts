@@ -4,8 +4,9 @@
  */
 
 import type { BigIntStats } from "node:fs";
-import { withDeadline } from "../../core/bytes/data.ts";
+import { Alarm } from "../../core/bytes/alarm.ts";
 import { SocketError } from "../../core/errors.ts";
+import { wholeMs } from "../../core/options.ts";
 import { MAX_HANDSHAKES, type ServerTlsOptions } from "../../core/sockets/tls.ts";
 import type { StreamTransport } from "../../core/sockets/transport.ts";
 import { fs } from "../builtin.ts";
@@ -51,6 +52,26 @@ const statusesOf = (files: readonly string[]): string =>
     })
     .join();
 
+/** The end of the time of one handshake. All of a listener's share one timer. */
+class Deadline extends Alarm {
+  readonly #late: () => void;
+
+  /** `late` is called after `timeout` ms. */
+  constructor(timeout: number, late: () => void) {
+    super();
+    this.#late = late;
+    this.set(Math.ceil(performance.now()) + timeout, timeout, true);
+  }
+
+  cancel(): void {
+    this.unset();
+  }
+
+  protected override ring(): void {
+    this.#late();
+  }
+}
+
 /** The TLS of one listener. */
 export class Handshakes {
   readonly security: ServerSecurity;
@@ -93,22 +114,27 @@ export class Handshakes {
     return promise;
   }
 
-  async #begin(connection: Connection): Promise<Outcome> {
+  #begin(connection: Connection): Promise<Outcome> {
     this.#going.add(connection);
     const started = performance.now();
-    const took = (): number => performance.now() - started;
-    try {
-      const securing = (connection.startTls as NonNullable<StreamTransport["startTls"]>)({});
-      const transport = await withDeadline(securing, this.#timeout, "the TLS handshake was not done");
-      return { transport, duration: took() };
-    } catch (error) {
-      connection.abort();
-      return { error: SocketError.from(error, "ERR_TLS"), duration: took() };
-    } finally {
-      this.#going.delete(connection);
-      const next = this.#closed ? undefined : this.#waiting.shift();
-      next?.begin(this.#begin(next.connection));
-    }
+    return new Promise((resolve) => {
+      const over = (outcome: { transport: StreamTransport } | { error: SocketError }): void => {
+        if (!this.#going.delete(connection)) return; // it took too long
+        deadline.cancel();
+        if ("error" in outcome) connection.abort();
+        resolve({ ...outcome, duration: performance.now() - started });
+        const next = this.#closed ? undefined : this.#waiting.shift();
+        next?.begin(this.#begin(next.connection));
+      };
+      const deadline = new Deadline(this.#timeout, () => {
+        const said = `the TLS handshake was not done for ${wholeMs(this.#timeout)}`;
+        over({ error: new SocketError("ETIMEDOUT", said) });
+      });
+      (connection.startTls as NonNullable<StreamTransport["startTls"]>)({}).then(
+        (transport) => over({ transport }),
+        (error) => over({ error: SocketError.from(error, "ERR_TLS") }),
+      );
+    });
   }
 
   /** The listener accepts no more: those that wait, and those whose handshake goes on, are let go. */
