@@ -51,7 +51,7 @@ export class Conformance extends BaseRequestHandler<StreamSocket, Board> {
   override async handle(): Promise<void> {
     const line = (await this.request.rfile.line()) ?? "";
     const [verb = "", key = "", value = ""] = line.split(" ");
-    if (verb === "put") await this.context.put(key, value);
+    if (verb === "put") await this.context.put(key, decodeURIComponent(value));
     else if (verb === "take") await this.request.sendall(await this.context.take(key));
     else if (verb === "served" || verb === "peer") await this.#run(verb, key, Number(value));
   }
@@ -68,7 +68,7 @@ export class Conformance extends BaseRequestHandler<StreamSocket, Board> {
 export const remoteBoard = (dial: () => Promise<StreamSocket>): Board => ({
   async put(key, value) {
     const socket = await dial();
-    await socket.sendall(`put ${key} ${value}\n`);
+    await socket.sendall(`put ${key} ${encodeURIComponent(value)}\n`);
     await socket.rfile.read(); // its end says that it is there
     await socket.close();
   },

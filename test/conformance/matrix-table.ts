@@ -370,12 +370,23 @@ export const places = {
     column: "Node",
     serves: "TLS",
     dials: "TLS",
-    ends: 'the same, secured from the first byte: `startTls()` before the handler, `secureTransport: "on"`',
+    ends: 'the same with `tls`: a listener of TLS, dialled with `secureTransport: "on"`',
     file: IN_NODE,
     streams: works(),
     datagrams: {
       cannot: "TLS secures streams; datagrams need DTLS (RFC 9147), which Node does not have",
       says: "TypeError: udp://127.0.0.1:9 is a datagram address; this dials streams",
+    },
+  },
+  "node-tls-forking": {
+    name: "Node TLS, forking",
+    column: "Node",
+    ends: "`ForkingTCPServer` with `tls`, whose children do the handshakes; one listener for all, where ALPN names the example",
+    file: IN_NODE,
+    streams: works(),
+    datagrams: {
+      cannot: "as (b)",
+      says: "TypeError: ForkingTCPServer listens on tcp://host:port or tls://host:port; udp://127.0.0.1:0 is for a UDPServer",
     },
   },
   "node-unix": {
@@ -458,7 +469,7 @@ export const places = {
     file: IN_WORKERD,
     streams: works(),
     datagrams: {
-      cannot: "as (f); and TLS secures streams",
+      cannot: "as (g); and TLS secures streams",
       says: "TypeError: udp://127.0.0.1:9 is a datagram address; this dials streams",
     },
   },

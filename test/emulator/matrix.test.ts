@@ -27,6 +27,9 @@ import {
 } from "socklet/emulator";
 import { type Conversation, conversation, type DatagramPeer } from "socklet/testing";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { appHandlerFrom } from "../../emulator/servers/forking/handler-source.ts";
+import { ForkingTCPServer } from "../../emulator/servers/forking/servers.ts";
+import type { TCPServerOptions } from "../../emulator/servers/tcp.ts";
 import { ThreadingUnixDatagramServer, ThreadingUnixStreamServer } from "../../emulator/servers/unix.ts";
 import { checkCell, type MatrixPlace, matrixOf } from "../conformance/matrix.ts";
 import { placesPage } from "../conformance/matrix-page.ts";
@@ -69,9 +72,11 @@ const streamDoor = async (
     readonly secureTransport?: "on";
     readonly tls?: { readonly ca: string; readonly serverName: string };
   } = {},
+  listening: TCPServerOptions<ExampleContext> = {},
 ): Promise<StreamDoor & AsyncDisposable> => {
   const errors: unknown[] = [];
   const server = new Server(at, served(example), {
+    ...listening,
     context: exampleContext(),
     onEvent: (event) => event.type === "error" && errors.push(event.error),
   });
@@ -89,14 +94,36 @@ const streamDoor = async (
   };
 };
 
-/** TLS from the first byte: by a hook, so that the handler is the same. */
-class SecuredTCPServer<Context> extends ThreadingTCPServer<Context> {
-  override async finishRequest(request: StreamSocket, address: never): Promise<unknown> {
-    const { cert = "", key = "" } = made ?? {};
-    await request.startTls({ cert, key });
-    return super.finishRequest(request, address);
-  }
-}
+// ---- TLS, by a forking server ----
+
+const APP = new URL("fixtures/conformance-handlers.ts", import.meta.url).href;
+
+/** A server of all the examples; started when it is first asked for. */
+let forked: ReturnType<typeof forking> | undefined;
+
+afterAll(async () => {
+  if (forked === undefined) return;
+  const { server, errors } = await forked;
+  await server.serverClose();
+  expect(errors).toEqual([]);
+});
+
+const forking = async () => {
+  const names = Object.keys(servings).filter((name) => !isUdp(name));
+  const handler = (name: string) => appHandlerFrom(APP, name, freshPath());
+  const errors: unknown[] = [];
+  const server = new ForkingTCPServer("tls://127.0.0.1:0", handler("Echo"), {
+    tls: {
+      cert: made?.cert ?? "",
+      key: made?.key ?? "",
+      alpn: Object.fromEntries(names.map((name) => [name, handler(name)])),
+    },
+    onEvent: (event) => event.type === "error" && errors.push(event.error),
+  });
+  const at = (await server.listen()) as InternetAddress;
+  void server.serveForever();
+  return { server, at, errors };
+};
 
 // ---- Datagrams ----
 
@@ -178,11 +205,31 @@ const running: Partial<Record<PlaceId, MatrixPlace>> = {
   "node-tls": {
     missing: made === null ? "not on PATH: openssl" : null,
     streams: (example) =>
-      streamDoor(example, SecuredTCPServer, "127.0.0.1:0", {
-        secureTransport: "on",
-        tls: { ca: made?.ca ?? "", serverName: "localhost" },
-      }),
+      streamDoor(
+        example,
+        ThreadingTCPServer,
+        "tls://127.0.0.1:0",
+        { secureTransport: "on", tls: { ca: made?.ca ?? "", serverName: "localhost" } },
+        { tls: { cert: made?.cert ?? "", key: made?.key ?? "" } },
+      ),
     asked: () => createConnection("udp://127.0.0.1:9", { secureTransport: "on" }),
+  },
+  "node-tls-forking": {
+    missing: made === null ? "not on PATH: openssl" : null,
+    async streams(_, name) {
+      forked ??= forking();
+      const { at } = await forked;
+      const options = {
+        secureTransport: "on",
+        tls: { ca: made?.ca ?? "", serverName: "localhost", alpn: [name] },
+      } as const;
+      return {
+        dial: () => createConnection(at, options),
+        connector: (Handler: HandlerClass<StreamSocket, ExampleContext>) =>
+          new TCPConnector<ExampleContext>(at, Handler, { ...options, context: exampleContext() }),
+      };
+    },
+    asked: () => new ForkingTCPServer("udp://127.0.0.1:0", appHandlerFrom(APP, "Echo", freshPath())),
   },
   "node-unix": {
     streams: (example) => streamDoor(example, ThreadingUnixStreamServer as never, { path: freshPath() }),

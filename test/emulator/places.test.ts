@@ -1,11 +1,13 @@
 /** The conformance bodies in the places that one Node process has: memory, and real sockets. */
 
-import { type BaseServer, type StreamSocket, streamHandler } from "socklet";
+import { type BaseServer, type InternetAddress, type StreamSocket, streamHandler } from "socklet";
 import { createConnection, TCPServer, ThreadingTCPServer } from "socklet/emulator";
 import { MemoryServer, ThreadingMemoryServer } from "socklet/testing";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { intake, unconnected } from "../../emulator/kernel/intake.ts";
 import type { Connection } from "../../emulator/kernel/net-transport.ts";
+import { handlerFrom } from "../../emulator/servers/forking/handler-source.ts";
+import { ForkingTCPServer } from "../../emulator/servers/forking/servers.ts";
 import { Conformance, LocalBoard } from "../conformance/handler.ts";
 import { serverConformance } from "../conformance/server.ts";
 import { serverScenarios, tracing } from "../conformance/server-scenarios.ts";
@@ -30,15 +32,17 @@ const dialTcp = (server: TCPServer<LocalBoard>): Promise<StreamSocket> =>
   createConnection(server.serverAddress as never, { stream: options.stream });
 
 const own = ownCertificates();
+const secured = own === null ? {} : { tls: { cert: own.cert, key: own.key } };
 const tls = up(
-  new ThreadingTCPServer("127.0.0.1:0", Conformance, {
-    ...options,
-    context: board,
-    ...(own !== null && { tls: { cert: own.cert, key: own.key } }),
-  }),
+  new ThreadingTCPServer("127.0.0.1:0", Conformance, { ...options, ...secured, context: board }),
 );
-const dialTls = (): Promise<StreamSocket> =>
-  createConnection(tls.serverAddress as never, {
+const forkedHandler = handlerFrom(
+  new URL("fixtures/conformance-handlers.ts", import.meta.url),
+  "ForkedConformance",
+);
+let forkingTls: ForkingTCPServer<InternetAddress>;
+const dialTls = (server: TCPServer<never>): Promise<StreamSocket> =>
+  createConnection(server.serverAddress as never, {
     stream: options.stream,
     secureTransport: "on",
     tls: { ca: own?.ca },
@@ -72,9 +76,13 @@ beforeAll(async () => {
     await server.listen();
     void server.serveForever();
   }
+  const context = tcp.serverAddress as InternetAddress; // where the children find the board
+  forkingTls = new ForkingTCPServer("127.0.0.1:0", forkedHandler, { ...options, ...secured, context });
+  await forkingTls.listen();
+  void forkingTls.serveForever();
 });
 
-afterAll(() => Promise.all(servers.map((server) => server.serverClose())));
+afterAll(() => Promise.all([...servers, forkingTls].map((server) => server.serverClose())));
 
 streamConformance({ name: "memory", dial: async () => memory.connect() });
 streamConformance({ name: "Node TCP", dial: () => dialTcp(tcp) });
@@ -86,8 +94,9 @@ streamConformance(
 );
 
 if (own !== null) {
-  streamConformance({ name: "Node TLS", dial: dialTls });
-  streamConformance({ name: "Node TLS, dialled", dial: dialTls }, "served");
+  streamConformance({ name: "Node TLS", dial: () => dialTls(tls as never) });
+  streamConformance({ name: "Node TLS, dialled", dial: () => dialTls(tls as never) }, "served");
+  streamConformance({ name: "Node TLS, forking", dial: () => dialTls(forkingTls as never) });
 }
 
 test("what is accepted is read from its handle, what is dialled by onread; where that is off, by 'data'", async () => {
