@@ -13,6 +13,9 @@
 //   --connections N  --seconds S  --warmup S  --stall S   all modes
 //   --pid N                                               also the CPU, page faults and switches of this process meanwhile
 //   --udp                                                 echo: a datagram a message, a socket a connection
+//   --tls FILE                                            echo, bulk, batch, lines, connect: by TLS, to a server of the
+//                                                         name localhost whose authority is in FILE; a session is
+//                                                         never resumed. Where this was compiled with -DTLS (OpenSSL)
 //   --rate N                                              echo: N messages a second, on whichever connection is free;
 //                                                         times count from when a message was due, so a server that
 //                                                         halts is charged for all that it held up
@@ -23,6 +26,7 @@
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -37,6 +41,9 @@
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
+#ifdef TLS
+#include <openssl/ssl.h>
+#endif
 
 enum {
   TABLE = 1 << 20,         // bytes of random pattern: small enough to stay in a second-level cache
@@ -57,10 +64,14 @@ struct usage {
 
 struct connection {
   int fd;
+#ifdef TLS
+  SSL *ssl;  // NULL where the connection is plain
+#endif
   bool waits_for_room;   // the kernel took less than was to go: EPOLLOUT is armed
   uint64_t sent;         // bytes of this stream, from its beginning
   uint64_t received;     // the same, checked
   uint64_t *begun_at;    // ring of `limit`: when the first byte of a message went out, or was due
+  bool greeted;          // `connect`: its message has gone
 };
 
 // What is asked for.
@@ -70,6 +81,7 @@ static double seconds = 1, warmup = 0, stall = 5, rate = 0;
 static long pid;  // of the server
 static const char *request_text, *reply_text;
 static bool udp;
+static const char *authority;  // the file of --tls
 
 // What follows from it. A stream is a row of messages; `limit` of them may be under way on a connection.
 static uint64_t limit = 1, request_size, reply_size;
@@ -235,6 +247,93 @@ static void set_alarm(void) {
   alarm((unsigned)(CONNECT_SECONDS + warmup + seconds + 2 * stall + 3));
 }
 
+// ---- Plain or by TLS ----
+
+#ifdef TLS
+static SSL_CTX *context;
+
+static void prepare_tls(void) {
+  signal(SIGPIPE, SIG_IGN);  // OpenSSL writes without MSG_NOSIGNAL
+  context = SSL_CTX_new(TLS_client_method());
+  if (!context || SSL_CTX_load_verify_file(context, authority) != 1) {
+    fprintf(stderr, "load: no certificate in %s\n", authority);
+    exit(2);
+  }
+  SSL_CTX_set_verify(context, SSL_VERIFY_PEER, NULL);
+  SSL_CTX_set_mode(context, SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
+  SSL_CTX_set_read_ahead(context, 1);  // one system call for a record, not two
+}
+
+// `waits`: until the handshake is done; otherwise the first bytes that go do it.
+static void secure(struct connection *c, bool waits) {
+  if (!waits) fcntl(c->fd, F_SETFL, O_NONBLOCK);
+  c->ssl = SSL_new(context);
+  if (!c->ssl || SSL_set_fd(c->ssl, c->fd) != 1 || SSL_set1_host(c->ssl, "localhost") != 1 ||
+      SSL_set_tlsext_host_name(c->ssl, "localhost") != 1)
+    die("TLS");
+  SSL_set_connect_state(c->ssl);
+  if (!waits) return;
+  if (SSL_do_handshake(c->ssl) != 1) fail(c, "the TLS handshake failed");
+  fcntl(c->fd, F_SETFL, O_NONBLOCK);
+}
+
+// What a call of OpenSSL came to, as the kernel would say it.
+static ssize_t result_of(struct connection *c, int result) {
+  if (result > 0) return result;
+  int error = SSL_get_error(c->ssl, result);
+  if (error == SSL_ERROR_ZERO_RETURN) return 0;
+  if (error == SSL_ERROR_WANT_READ || error == SSL_ERROR_WANT_WRITE) errno = EAGAIN;
+  else if (error != SSL_ERROR_SYSCALL || errno == 0) errno = EPROTO;
+  return -1;
+}
+#else
+static void prepare_tls(void) {
+  fprintf(stderr, "load: --tls needs OpenSSL's headers (libssl-dev), without which this was compiled\n");
+  exit(2);
+}
+
+static void secure(struct connection *c, bool waits) { (void)c, (void)waits; }
+#endif
+
+static ssize_t give(struct connection *c, const unsigned char *from, size_t length) {
+#ifdef TLS
+  if (c->ssl) return result_of(c, SSL_write(c->ssl, from, (int)length));
+#endif
+  return send(c->fd, from, length, MSG_NOSIGNAL | MSG_DONTWAIT);
+}
+
+static ssize_t take(struct connection *c, unsigned char *into, size_t length) {
+#ifdef TLS
+  if (c->ssl) return result_of(c, SSL_read(c->ssl, into, (int)length));
+#endif
+  return recv(c->fd, into, length, MSG_DONTWAIT);
+}
+
+// Whether more was read of the kernel than was taken: epoll does not tell.
+static bool has_more(const struct connection *c) {
+#ifdef TLS
+  if (c->ssl) return SSL_has_pending(c->ssl) == 1;
+#else
+  (void)c;
+#endif
+  return false;
+}
+
+static void end(struct connection *c) {
+#ifdef TLS
+  if (c->ssl) SSL_shutdown(c->ssl);
+#endif
+  shutdown(c->fd, SHUT_WR);
+}
+
+static void let_go(struct connection *c) {
+#ifdef TLS
+  SSL_free(c->ssl);
+  c->ssl = NULL;
+#endif
+  close(c->fd);
+}
+
 static void arm(struct connection *c, bool for_room) {
   if (c->waits_for_room == for_room) return;
   c->waits_for_room = for_room;
@@ -258,7 +357,7 @@ static void fill(struct connection *c, uint64_t t) {
     }
     const unsigned char *from = batched ? requests + number % limit * request_size : slice(c, number);
     size_t length = (size_t)((batched ? limit - number % limit : 1) * request_size - within);
-    ssize_t n = send(c->fd, from + within, length, MSG_NOSIGNAL | MSG_DONTWAIT);
+    ssize_t n = give(c, from + within, length);
     if (n < 0) {
       if (errno == EINTR) continue;
       if (errno == EAGAIN || errno == EWOULDBLOCK) {
@@ -326,6 +425,7 @@ static void open_all(void) {
   for (long i = 0; i < connections; i++) {
     struct connection *c = &all[i];
     c->fd = dial(0);
+    if (authority) secure(c, true);
     if (now() > deadline) {
       fprintf(stderr, "load: %ld of %ld connections in %d s\n", i, connections, CONNECT_SECONDS);
       exit(2);
@@ -401,16 +501,19 @@ static void run(void) {
     for (int i = 0; i < count; i++) {
       struct connection *c = events[i].data.ptr;
       if (events[i].events & (EPOLLIN | EPOLLHUP | EPOLLERR)) {
-        ssize_t n = recv(c->fd, buffer, sizeof buffer, MSG_DONTWAIT);
-        t = now();
-        if (n > 0) {
-          last_progress = t;
-          check(c, buffer, (size_t)n, t);
-        } else if (n == 0) {
-          fail(c, "the server closed the connection");
-        } else if (errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR) {
-          fail(c, strerror(errno));
-        }
+        ssize_t n;
+        do {
+          n = take(c, buffer, sizeof buffer);
+          t = now();
+          if (n > 0) {
+            last_progress = t;
+            check(c, buffer, (size_t)n, t);
+          } else if (n == 0) {
+            fail(c, "the server closed the connection");
+          } else if (errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR) {
+            fail(c, strerror(errno));
+          }
+        } while (n > 0 && has_more(c));
       }
       fill(c, rate > 0 ? 0 : t);
     }
@@ -420,16 +523,27 @@ static void run(void) {
     if (stopping && t > finish + (uint64_t)(stall * 1e9)) fail_stalled("the last messages were not answered");
   }
   for (long i = 0; i < connections; i++)
-    if (recv(all[i].fd, buffer, sizeof buffer, MSG_DONTWAIT) > 0) fail(&all[i], "bytes came back that nobody sent");
+    if (take(&all[i], buffer, sizeof buffer) > 0) fail(&all[i], "bytes came back that nobody sent");
 }
 
 // `connect`: an operation is a connection's whole life, and `sent` counts those of one place in the row.
+// Sends its message, by TLS when the handshake is done.
+static void greet(struct connection *c) {
+  ssize_t n = give(c, slice(c, c->sent - 1), (size_t)size);
+  c->greeted = n == size;
+  if (c->greeted || (n < 0 && errno == EAGAIN)) return;
+  fail(c, n < 0 ? strerror(errno) : "the message was not taken whole");
+}
+
 static void open_next(struct connection *c, uint64_t t) {
   static unsigned turn;
   bool loopback = server.ss_family == AF_INET && !strncmp(host, "127.", 4);
   c->begun_at[0] = t;
   c->fd = dial(loopback ? 1 + turn++ % SOURCES : 0);
-  if (send(c->fd, slice(c, c->sent++), (size_t)size, MSG_NOSIGNAL) != size) fail(c, "the message was not taken whole");
+  if (authority) secure(c, false);
+  c->greeted = false;
+  c->sent++;
+  greet(c);
   watch(c);
 }
 
@@ -449,7 +563,11 @@ static void run_connect(void) {
     next_phase(t);
     for (int i = 0; i < count; i++) {
       struct connection *c = events[i].data.ptr;
-      ssize_t n = recv(c->fd, buffer, sizeof buffer, MSG_DONTWAIT);
+      if (!c->greeted) {
+        greet(c);
+        continue;
+      }
+      ssize_t n = take(c, buffer, sizeof buffer);
       t = now();
       if (n > 0) {
         const unsigned char *want = slice(c, c->sent - 1) + c->received;
@@ -457,13 +575,13 @@ static void run_connect(void) {
         if (memcmp(want, buffer, (size_t)n) != 0) fail_mismatch(c, want, buffer, (size_t)n);
         c->received += (uint64_t)n;
         all_bytes += (uint64_t)n;
-        if (c->received == (uint64_t)size) shutdown(c->fd, SHUT_WR);
+        if (c->received == (uint64_t)size) end(c);
         continue;
       }
       if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR)) continue;
       if (n < 0) fail(c, strerror(errno));
       if (c->received != (uint64_t)size) fail(c, "the server closed the connection before its reply");
-      close(c->fd);
+      let_go(c);
       c->received = 0;
       last_progress = t;
       all_operations++;
@@ -621,13 +739,16 @@ int main(int argc, char **argv) {
     else if (!strcmp(name, "--rate")) rate = number(name, text, 1, 1e8);
     else if (!strcmp(name, "--request")) request_text = text;
     else if (!strcmp(name, "--reply")) reply_text = text;
+    else if (!strcmp(name, "--tls")) authority = text;
     else usage(name);
   }
   if ((udp || rate > 0) && strcmp(mode, "echo") != 0) usage("--udp and --rate go with echo");
+  if (authority && (udp || source || !strcmp(mode, "idle"))) usage("--tls goes with echo, bulk, batch, lines and connect");
   if (udp && size > 65507) usage("a datagram has 65507 bytes at most");
 
   signal(SIGALRM, too_late);
   set_alarm();
+  if (authority) prepare_tls();
 
   struct rlimit files;
   if (getrlimit(RLIMIT_NOFILE, &files) == 0 && files.rlim_cur < (rlim_t)connections + 16) {

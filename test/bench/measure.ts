@@ -8,6 +8,7 @@ import { text } from "node:stream/consumers";
 import { setTimeout as sleep } from "node:timers/promises";
 import { reservePort } from "../peers/ports.ts";
 import type { Contender, Load } from "./cases.ts";
+import { certificate } from "./certificate.ts";
 import { type RuntimeName, runtime } from "./runtimes.ts";
 import type { Run } from "./statistics.ts";
 
@@ -307,10 +308,11 @@ export class Bench {
     watched: readonly string[] = [],
   ): Promise<LoadReport> {
     const { mode, ...sizes } = load;
-    const { udp, rate: _, ...numbers } = sizes as { udp?: true; rate?: "half" };
+    const { udp, tls, rate: _, ...numbers } = sizes as { udp?: true; tls?: true; rate?: "half" };
     const args = [mode === "ping" ? "batch" : mode, "127.0.0.1", String(port), ...options(numbers)];
     if (mode === "ping") args.push(...options(PING));
     if (udp) args.push("--udp");
+    if (tls) args.push("--tls", certificate().certFile);
     if (rate > 0) args.push("--rate", String(rate));
     return this.#start([...args, ...watched], length).report(length + LOAD_SECONDS);
   }

@@ -199,23 +199,41 @@ ${ahead(cases)}`;
 function workers(results: Results): string {
   const cases = results.cases.filter(({ name }) => name.startsWith("workerd-"));
   if (cases.length === 0) return "";
-  const rows = cases.flatMap((bench) =>
-    measured(bench).map(({ one, summary }, i) => [
-      i === 0 ? bench.title : "",
-      one.label,
-      valueText(bench, summary.medians),
-      ratioText(summary.ratio),
-      ratioText(summary.cpuRatio),
-    ]),
-  );
   return `## In a Worker
 
 Programs on bare workerd, and the same handlers as above on Socklet. Ratios are to the first program of each work.
 
-${rowsOf([["work", "program", "did", "ratio [95 %]", "CPU ratio [95 %]"], ...rows])}
+${beside(cases)}
 
 ${ahead(cases)}`;
 }
+
+function tls(results: Results): string {
+  const cases = results.cases.filter(({ name }) => name.startsWith("tls-"));
+  if (cases.length === 0) return "";
+  return `## TLS
+
+TLS 1.3 with a certificate of P-256, a full handshake for each connection; the client is OpenSSL. Ratios are to bare \`node:tls\`.
+
+${beside(cases)}
+
+${ahead(cases)}`;
+}
+
+/** A row for each program of each case. */
+const beside = (cases: readonly CaseResult[]): string =>
+  rowsOf([
+    ["work", "program", "did", "ratio [95 %]", "CPU ratio [95 %]"],
+    ...cases.flatMap((bench) =>
+      measured(bench).map(({ one, summary }, i) => [
+        i === 0 ? bench.title : "",
+        one.label,
+        valueText(bench, summary.medians),
+        ratioText(summary.ratio),
+        ratioText(summary.cpuRatio),
+      ]),
+    ),
+  ]);
 
 function latency(results: Results): string {
   const cases = results.cases.filter(({ figure }) => figure === "p50us");
@@ -375,6 +393,7 @@ Measured on ${results.date}: ${machineText(results)}; ${versionsText(results)}. 
     `## Goals\n\n${goals(results)}`,
     others(results),
     pipelined(results),
+    tls(results),
     workers(results),
     latency(results),
     growth(results, plots),

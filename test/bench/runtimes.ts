@@ -36,11 +36,16 @@ export function say(command: string, ...args: string[]): string {
   }
 }
 
-/** The C compiler makes the load tool, `.out/load`; throws where there is none. */
+/** The C compiler makes the load tool, `.out/load`: with TLS where OpenSSL's headers are. Throws where there is no compiler. */
 export function buildLoad(): void {
   mkdirSync(out, { recursive: true });
   const fresh = join(out, `load.${process.pid}`); // renamed, since a load that runs now cannot be overwritten
-  say("cc", "-std=c11", "-O2", "-Wall", "-Wextra", "-o", fresh, join(here, "load.c"));
+  const plain = ["-std=c11", "-O2", "-Wall", "-Wextra", "-o", fresh, join(here, "load.c")];
+  try {
+    say("cc", ...plain, "-DTLS", "-lssl", "-lcrypto");
+  } catch {
+    say("cc", ...plain); // it says itself what it lacks
+  }
   renameSync(fresh, join(out, "load"));
 }
 

@@ -1,10 +1,12 @@
 /**
  * What there is to reach: each work on bare Node, as one writes it who knows Node well.
  *
- *     bare.ts echo | resp-each | resp-gathered | lines | udp
+ *     bare.ts echo | tls-echo | resp-each | resp-gathered | lines | udp
  */
 import { createSocket } from "node:dgram";
 import { type AddressInfo, createServer, type Socket } from "node:net";
+import { createServer as createTlsServer } from "node:tls";
+import { certificate } from "../certificate.ts";
 import { announce } from "./announce.ts";
 import { RespSession } from "./resp.ts";
 
@@ -84,11 +86,15 @@ if (work === "udp") {
   socket.on("message", (bytes, { port, address }) => socket.send(bytes, port, address));
   socket.bind(0, "127.0.0.1", () => announce(socket.address().port));
 } else {
-  const serve = streams[work];
-  if (!serve) throw new Error(`usage: bare.ts ${[...Object.keys(streams), "udp"].join(" | ")}`);
-  const server = createServer({ noDelay: true }, (socket) => {
+  const serve = streams[work === "tls-echo" ? "echo" : work];
+  if (!serve) throw new Error(`usage: bare.ts ${[...Object.keys(streams), "tls-echo", "udp"].join(" | ")}`);
+  const took = (socket: Socket): void => {
     socket.on("error", () => socket.destroy());
     serve(socket);
-  });
+  };
+  const server =
+    work === "tls-echo"
+      ? createTlsServer({ ...certificate(), noDelay: true }, took)
+      : createServer({ noDelay: true }, took);
   server.listen(0, "127.0.0.1", () => announce((server.address() as AddressInfo).port));
 }

@@ -1,7 +1,7 @@
 /**
  * The same on Socklet, as a newcomer writes it.
  *
- *     socklet.ts echo | echo-into | resp-await | resp-lines | resp-try | lines | udp | udp-wfile
+ *     socklet.ts echo | tls-echo | echo-into | resp-await | resp-lines | resp-try | lines | udp | udp-wfile
  */
 import {
   BaseRequestHandler,
@@ -11,6 +11,7 @@ import {
   streamHandler,
 } from "socklet";
 import { ThreadingTCPServer, ThreadingUDPServer } from "socklet/emulator";
+import { certificate } from "../certificate.ts";
 import { announce } from "./announce.ts";
 import { RespSession } from "./resp.ts";
 
@@ -48,6 +49,7 @@ class EchoByFiles extends DatagramRequestHandler {
 
 const streams = {
   echo: Echo,
+  "tls-echo": Echo,
   "echo-into": EchoInto,
 
   "resp-await": streamHandler(async ({ rfile, wfile }) => {
@@ -81,6 +83,8 @@ const streams = {
   }),
 };
 
+const pairOf = ({ cert, key }: ReturnType<typeof certificate>) => ({ cert, key });
+
 const datagrams = { udp: EchoDatagram, "udp-wfile": EchoByFiles };
 
 const work = process.argv[2] ?? "";
@@ -88,7 +92,10 @@ const has = <T extends object>(table: T, name: PropertyKey): name is keyof T => 
 const server = has(datagrams, work)
   ? new ThreadingUDPServer("udp://127.0.0.1:0", datagrams[work])
   : has(streams, work)
-    ? new ThreadingTCPServer("tcp://127.0.0.1:0", streams[work], { stream: { maxLine: 2 ** 20 } })
+    ? new ThreadingTCPServer("127.0.0.1:0", streams[work], {
+        stream: { maxLine: 2 ** 20 },
+        ...(work === "tls-echo" && { tls: pairOf(certificate()) }),
+      })
     : null;
 if (!server) {
   throw new Error(`usage: socklet.ts ${[...Object.keys(streams), ...Object.keys(datagrams)].join(" | ")}`);
