@@ -205,7 +205,7 @@ export type SockletEvent =
     })
   /** This request was aborted a second ago, and still does not end. */
   | (OfRequest & { readonly type: "stuck" })
-  /** A datagram of `bytes` that a handler sent back was not sent: its address had its share (`amplification`), or takes none (`full`). */
+  /** A datagram of `bytes` that a handler sent back was not sent: its address had its share (`amplification`), or too many wait to be sent already (`full`). */
   | (Told & {
       readonly type: "dropped";
       readonly address: Address | null;

@@ -42,7 +42,8 @@ export const MAX_DATAGRAM = 65_507; // bytes: 65 535 − 20 IP − 8 UDP (RFC 76
 /** Sends datagrams: the way back that a `Datagram` carries. */
 export interface DatagramSender {
   /**
-   * Sends one datagram, and waits for nothing: like the network, it may lose it. `address` is that of a datagram
+   * Sends one datagram, and waits for nothing: like the network, it may lose it. The bytes are the caller's again when
+   * it returns. `address` is that of a datagram
    * that came in: `null` where its sender could not be told. Throws `EMSGSIZE` if it is larger than one
    * datagram carries, `EBADF` after a close, `ENOTCONN` if there is no address to send to.
    */
@@ -95,10 +96,37 @@ export const checkDatagramSize = (size: number, address?: Address | null): void 
   );
 };
 
+const OVERHEAD = 256; // bytes that one datagram counts beside its own, so that empty ones are bounded, too
+const MOST_UNSENT = 1024 * 1024; // bytes that wait to be sent: five times what Linux keeps for one socket (net.core.wmem_default)
+
+/** The datagrams of one socket that wait because the system has no room for them yet: 1 MiB of them, or one that is larger. */
+export class Unsent {
+  #bytes = 0; // with OVERHEAD
+
+  /** Whether one more of `size` bytes may wait. Where it may not, it is dropped. */
+  fits(size: number): boolean {
+    return this.#bytes === 0 || this.#bytes + size + OVERHEAD <= MOST_UNSENT;
+  }
+
+  /** One of `size` bytes begins to wait. */
+  add(size: number): void {
+    this.#bytes += size + OVERHEAD;
+  }
+
+  /** It was sent, or is lost. */
+  remove(size: number): void {
+    this.#bytes -= size + OVERHEAD;
+  }
+
+  /** Whether none waits. */
+  get isEmpty(): boolean {
+    return this.#bytes === 0;
+  }
+}
+
 // ---- The socket ----
 
 const QUEUED = 212_992; // bytes that wait to be received; what is over is lost, newest first. Linux's net.core.rmem_default
-const OVERHEAD = 256; // bytes that one datagram counts beside its own, so that empty ones are bounded, too
 
 /** What the transport tells a datagram socket. */
 export interface DatagramSink {

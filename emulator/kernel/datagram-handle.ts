@@ -1,19 +1,31 @@
 /** Datagrams by Node's handle of a UDP socket, past the queue, the look-up and the events of `node:dgram`. */
 
 import type { RemoteInfo, Socket } from "node:dgram";
-import { systemError } from "./addresses.ts";
+import type { InternetAddress } from "../../core/net/address.ts";
+import type { Unsent } from "../../core/sockets/datagram.ts";
+import { hostOf, systemError } from "./addresses.ts";
 import { type DatagramHandle, datagramHandleOf, sendRequest } from "./handles.ts";
 import { intake } from "./intake.ts";
 
 /**
- * Calls `heard` for each datagram that `socket`, which is bound, receives, without its event. Returns a function that sends
- * one from it to an address without waiting, and returns the kernel's error, if any. Returns `null`, and never calls
- * `heard`, where this Node lacks what that needs.
+ * Sends one datagram without waiting. The bytes are the caller's again when it returns. Returns the kernel's error, or
+ * `"full"` where too many wait already; `null` if it was sent, or will be.
+ */
+export type Post<To = InternetAddress> = (bytes: Uint8Array, to: To) => Error | "full" | null;
+
+/** Told of a datagram that had to wait, and then was not sent: `ECANCELED` where the socket was closed first. */
+export type Late<To = InternetAddress> = (error: NodeJS.ErrnoException, size: number, to: To) => void;
+
+/**
+ * Calls `heard` for each datagram that `socket`, which is bound, receives, without its event. Returns a function that
+ * sends from it; what has to wait is counted in `unsent`. Returns `null`, and never calls `heard`, where this Node lacks what that needs.
  */
 export const datagramHandle = (
   socket: Socket,
   heard: (message: Buffer, from: RemoteInfo) => void,
-): ((bytes: Uint8Array, port: number, address: string) => Error | null) | null => {
+  unsent: Unsent,
+  late: Late,
+): Post | null => {
   const handle = datagramHandleOf(socket);
   const own = handle?.onmessage;
   if (!intake.on || typeof handle?.send !== "function" || typeof own !== "function") return null;
@@ -24,15 +36,52 @@ export const datagramHandle = (
     else heard(message, sender);
   };
   let request = new SendWrap();
-  let list: Uint8Array[] = [];
-  return (bytes, port, address) => {
-    list[0] = bytes;
-    const status = (handle as Required<DatagramHandle>).send(request, list, 1, port, address, false);
+  let memory = new Uint8Array(0); // what is sent is copied here: one that has to wait must not change when its sender uses the bytes again
+  let list: Uint8Array[] = [memory];
+  return (bytes, to) => {
+    const size = bytes.length;
+    if (!unsent.fits(size)) return "full";
+    if (memory.length < size) memory = new Uint8Array(size);
+    memory.set(bytes);
+    if (list[0]?.length !== size) list[0] = memory.subarray(0, size); // most are as long as the one before
+    const sent = request;
+    const status = (handle as Required<DatagramHandle>).send(sent, list, 1, to.port, hostOf(to), true);
     if (status > 0) return null; // the kernel has it, and the request can be used again
     if (status < 0) return systemError(status);
-    request.list = list; // until it is sent
+    unsent.add(size);
+    sent.list = list; // until it is sent
+    sent.oncomplete = (status) => {
+      unsent.remove(size);
+      if (status < 0) late(systemError(status), size, to);
+    };
     request = new SendWrap();
-    list = [];
+    memory = new Uint8Array(0);
+    list = [memory];
     return null;
   };
 };
+
+/** The same by `node:dgram` itself; `null` is the peer of a socket that is connected. `late` is told of each that was not sent. */
+export const datagramPost = <To extends InternetAddress | null>(
+  socket: Socket,
+  unsent: Unsent,
+  late: Late<To>,
+): Post<To> => {
+  return (bytes, to) => {
+    const size = bytes.length;
+    if (!unsent.fits(size)) return "full";
+    let waits = false;
+    const sent = (error: Error | null): void => {
+      if (waits) unsent.remove(size);
+      if (error) late(error, size, to);
+    };
+    if (to === null) socket.send(new Uint8Array(bytes), sent);
+    else socket.send(new Uint8Array(bytes), to.port, hostOf(to), sent);
+    waits = sendsWaiting(socket) > 0; // the kernel has what it could take, and what is behind one that waits waits, too
+    if (waits) unsent.add(size);
+    return null;
+  };
+};
+
+/** How many datagrams of `socket` wait for the kernel's room; 0 where the runtime does not tell. */
+export const sendsWaiting = (socket: Socket): number => socket.getSendQueueCount?.() ?? 0;

@@ -182,6 +182,8 @@ export const takeHandleOf = <T>(
 export interface SendRequest {
   /** Kept alive until the request is done. */
   list?: Uint8Array[];
+  /** Called when a send that was not done at once is done, with libuv's error number, or 0. */
+  oncomplete?: (status: number) => void;
 }
 
 /** The handle of a `dgram.Socket` that is bound. */
@@ -189,7 +191,7 @@ export interface DatagramHandle {
   readonly fd: number;
   recvStop?(): number;
   onmessage?: (this: unknown, size: number, handle: unknown, message: Buffer, from: dgram.RemoteInfo) => void;
-  /** Returns the number of bytes sent plus one, 0 if that is still to be done, or libuv's error number. */
+  /** Returns the number of bytes sent plus one, 0 if that is still to be done, or libuv's error number. `told`: calls `oncomplete` then. */
   send?(
     request: SendRequest,
     list: Uint8Array[],

@@ -39,10 +39,10 @@ import {
   type DatagramSink,
   DatagramSocket,
   knownSender,
+  Unsent,
 } from "../../core/sockets/datagram.ts";
-import { hostOf } from "../kernel/addresses.ts";
-import { datagramHandle } from "../kernel/datagram-handle.ts";
-import { DgramTransport, sendBy } from "../sockets/node-datagrams.ts";
+import { datagramHandle, datagramPost, type Post } from "../kernel/datagram-handle.ts";
+import { DgramTransport, type Waiting } from "../sockets/node-datagrams.ts";
 import { TCPServer } from "./tcp.ts";
 
 /** Options of a UDP server. */
@@ -108,6 +108,7 @@ export class UDPServer<Context = unknown> extends TCPServer<Context, Datagram> i
     this.#listener ??= new ServerDatagrams(this.addressFamily, {
       message: (bytes, peer) => this.received(bytes, peer),
       error: (error) => this.announce({ type: "error", server: this.name, address: null, error }),
+      dropped: (size, address) => this.dropped(size, address, "full"),
     });
     return this.#listener;
   }
@@ -161,8 +162,10 @@ export class UDPServer<Context = unknown> extends TCPServer<Context, Datagram> i
   }
 
   /**
-   * Sends one datagram from this server's socket. What the network refuses later is told as an event; so is one
-   * that is over `amplification`, which counts for `client`. Gives how many bytes were sent: 0 for that.
+   * Sends one datagram from this server's socket, and does not wait. The bytes are the caller's again when it returns.
+   * What the network refuses is reported as `error`; a datagram that is not sent is reported as `dropped`: it is over
+   * `amplification`, which counts for `client`, or the system has no room for it and 1 MiB waits already. Gives how
+   * many bytes were sent: 0 for those. Throws `EBADF`, `EMSGSIZE`, `EAFNOSUPPORT`, `ENOTCONN`.
    */
   post(data: Data, sender: Address | null, client: Address | null = sender): number {
     const address = knownSender(sender);
@@ -183,8 +186,7 @@ export class UDPServer<Context = unknown> extends TCPServer<Context, Datagram> i
 
   /** Sends it. Returns how many bytes were sent. */
   protected send(bytes: Uint8Array, address: Address): number {
-    this.#listener?.post(bytes, address as InternetAddress);
-    return bytes.length;
+    return this.#listener?.post(bytes, address as InternetAddress) ?? 0;
   }
 
   /** Reports that a reply was not sent. Returns 0. */
@@ -205,12 +207,12 @@ export class UDPServer<Context = unknown> extends TCPServer<Context, Datagram> i
     this.#listener?.receiveNoMore();
   }
 
-  /** The socket stays open until the last reply was sent. */
+  /** The socket stays open until the last handler has replied. */
   protected override stopAccepting(): void {
     this.receiveNoMore();
   }
 
-  /** The socket stays open until the last reply was sent. Requests that arrive meanwhile are refused. */
+  /** The socket stays open until the last handler has replied. Requests that arrive meanwhile are refused. */
   protected override stopListening(): void {}
 
   protected override letGo(): MaybePromise<void> {
@@ -219,15 +221,22 @@ export class UDPServer<Context = unknown> extends TCPServer<Context, Datagram> i
   }
 }
 
+/** What the transport tells a UDP server. */
+interface ServerSink extends DatagramSink {
+  /** A datagram of `size` bytes was not sent: the system had no room for it. */
+  dropped(size: number, address: Address): 0;
+}
+
 /** The transport of a UDP server: by Node's handle if there is one, without promises and events. */
 class ServerDatagrams extends DgramTransport {
   /** The same as a socket. */
   readonly datagramSocket: DatagramSocket;
-  readonly #server: DatagramSink;
-  #post: ReturnType<typeof datagramHandle> = null;
+  readonly #server: ServerSink;
+  readonly #unsent = new Unsent();
+  #post: Post | null = null;
 
   /** `server` receives what arrives. */
-  constructor(family: number, server: DatagramSink) {
+  constructor(family: number, server: ServerSink) {
     super({ family, type: SOCK_DGRAM, proto: 0 });
     this.#server = server;
     this.datagramSocket = new DatagramSocket(this, family);
@@ -249,32 +258,37 @@ class ServerDatagrams extends DgramTransport {
   }
 
   protected override hear(socket: dgram.Socket): void {
-    this.#post = datagramHandle(socket, (message, from) => this.heard(message, from));
-    if (this.#post === null) super.hear(socket);
+    const late = (error: NodeJS.ErrnoException, size: number, to: InternetAddress): void => {
+      if (error.code === "ECANCELED") this.#server.dropped(size, to);
+      else this.failed(error, to);
+    };
+    const heard = (message: Buffer, from: dgram.RemoteInfo): void => this.heard(message, from);
+    this.#post = datagramHandle(socket, heard, this.#unsent, late);
+    if (this.#post !== null) return;
+    super.hear(socket);
+    this.#post = datagramPost(socket, this.#unsent, late);
   }
 
-  /** Sends one without waiting. Errors of the network are reported as errors of the socket. */
-  post(bytes: Uint8Array, address: InternetAddress): void {
-    const host = hostOf(address);
-    if (this.#post === null) {
-      this.socket?.send(bytes, address.port, host, (error) => {
-        if (error) this.failed(error, address);
-      });
-      return;
-    }
-    const error = this.#post(bytes, address.port, host);
-    if (error !== null) this.failed(error, address);
+  /** Sends one without waiting; gives how many bytes that was. Errors of the network are reported as errors of the socket. */
+  post(bytes: Uint8Array, address: InternetAddress): number {
+    const refused = this.#post?.(bytes, address);
+    if (refused === null) return bytes.length;
+    if (refused === "full") return this.#server.dropped(bytes.length, address);
+    if (refused !== undefined) this.failed(refused, address);
+    return 0;
   }
 
-  async send(bytes: Uint8Array, address: Address): Promise<void> {
+  send(bytes: Uint8Array, address: Address, flags: number, wait?: Waiting): Promise<void> {
     const { socket } = this;
-    if (socket === null) throw new SocketError("EBADF", "the server's socket is not open");
-    await sendBy(socket, bytes, address as InternetAddress);
+    if (socket === null) return Promise.reject(new SocketError("EBADF", "the server's socket is not open"));
+    return this.sendBy(socket, bytes, address as InternetAddress, flags, wait);
   }
 
-  override close(): Promise<void> {
+  override async close(): Promise<void> {
     this.#post = null;
-    return super.close();
+    await super.close();
+    // Node says that it is closed before it says what was not sent, a turn of the event loop later.
+    while (!this.#unsent.isEmpty) await new Promise((resolve) => setImmediate(resolve));
   }
 }
 

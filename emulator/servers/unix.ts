@@ -11,7 +11,7 @@
 
 import type { BigIntStats } from "node:fs";
 import net from "node:net";
-import type { Data, MaybePromise } from "../../core/bytes/data.ts";
+import { type Data, DONE, type MaybePromise } from "../../core/bytes/data.ts";
 import { SocketError, type SocketErrorCode } from "../../core/errors.ts";
 import { checkPathAccess } from "../../core/net/access.ts";
 import {
@@ -34,7 +34,12 @@ import {
 import type { HandlerClass } from "../../core/serve/handler.ts";
 import { ThreadingMixIn } from "../../core/serve/mixins.ts";
 import { SERVER_NAMES, type ServerOptions } from "../../core/serve/server.ts";
-import type { Datagram, DatagramSink, DatagramTransport } from "../../core/sockets/datagram.ts";
+import {
+  type Datagram,
+  type DatagramSink,
+  type DatagramTransport,
+  Unsent,
+} from "../../core/sockets/datagram.ts";
 import { STREAM_NAMES, type StreamOptions } from "../../core/sockets/stream-options.ts";
 import type { StreamSocket } from "../../core/sockets/stream-socket.ts";
 import { type ListenerSecurity, SERVER_TLS_NAMES } from "../../core/sockets/tls.ts";
@@ -170,8 +175,6 @@ const UNIX_DATAGRAM_NAMES = optionNamesOf<UnixDatagramServerOptions<unknown>>()(
 
 const KIND = { family: AF_UNIX, type: SOCK_DGRAM, proto: 0 };
 const PACKAGE_CUT = 65_535; // bytes of a datagram that the package takes; it does not tell that it cut one
-const MAX_PENDING = 1024 * 1024; // bytes of replies that may wait for clients that do not read theirs
-const OVERHEAD = 256; // bytes that each of them counts beside its own
 
 /**
  * Serves the datagrams sent to a path, one at a time. CPython's `UnixDatagramServer`. Node has no such sockets: they
@@ -191,7 +194,7 @@ export class UnixDatagramServer<Context = unknown> extends UDPServer<Context> {
   #datagrams: PathDatagrams | undefined;
   #address: UnixAddress | null = null;
   #file: Identity | null = null;
-  #pending = 0; // bytes, with OVERHEAD
+  readonly #unsent = new Unsent();
   readonly #permissions: Permissions;
 
   constructor(
@@ -290,21 +293,18 @@ export class UnixDatagramServer<Context = unknown> extends UDPServer<Context> {
   }
 
   protected override send(bytes: Uint8Array, address: Address): number {
-    const cost = bytes.length + OVERHEAD;
-    if (this.#pending > 0 && this.#pending + cost > MAX_PENDING) {
-      return this.dropped(bytes.length, address, "full");
-    }
-    this.#pending += cost;
+    const size = bytes.length;
+    if (!this.#unsent.fits(size)) return this.dropped(size, address, "full");
+    const sending = this.#datagrams?.send(bytes, address, 0);
+    if (sending === undefined || sending === DONE) return size;
+    this.#unsent.add(size);
     const failed = (error: SocketError): void => {
       // Closed while it waited for its client's room.
-      if (error.code === "ECANCELED") this.dropped(bytes.length, address, "full");
+      if (error.code === "ECANCELED") this.dropped(size, address, "full");
       else this.#tellError(error, address);
     };
-    const over = (): void => {
-      this.#pending -= cost;
-    };
-    this.#datagrams?.send(bytes, address, 0).catch(failed).finally(over);
-    return bytes.length;
+    sending.catch(failed).finally(() => this.#unsent.remove(size));
+    return size;
   }
 
   /** (`node-unix-socket` goes on receiving, and what comes is refused.) */
@@ -396,21 +396,25 @@ class PackageDatagrams implements PathDatagrams {
 
   send(bytes: Uint8Array, address: Address): Promise<void> {
     const { path } = address as UnixAddress;
-    const message = Buffer.from(bytes.buffer as ArrayBuffer, bytes.byteOffset, bytes.length);
-    return new Promise((resolve, reject) => {
-      this.#waiting.add(reject);
-      const sent = (error?: unknown): void => {
-        this.#waiting.delete(reject);
-        if (error) reject(packageError(error, formatAddress(address)));
-        else resolve();
-      };
-      try {
-        this.#socket.sendTo(message, 0, message.length, path, sent);
-      } catch (error) {
-        sent(error);
+    const message = Buffer.from(bytes); // a copy: the caller's can change while it waits
+    const { promise, resolve, reject } = Promise.withResolvers<void>();
+    let done = false;
+    const sent = (error?: unknown): void => {
+      this.#waiting.delete(reject);
+      if (error) reject(packageError(error, formatAddress(address)));
+      else {
+        done = true;
+        resolve();
       }
-      if (this.#waiting.has(reject)) this.#hearsNoMore(address);
-    });
+    };
+    this.#waiting.add(reject);
+    try {
+      this.#socket.sendTo(message, 0, message.length, path, sent);
+    } catch (error) {
+      sent(error);
+    }
+    if (this.#waiting.has(reject)) this.#hearsNoMore(address);
+    return done ? DONE : promise;
   }
 
   close(): void {

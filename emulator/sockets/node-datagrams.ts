@@ -4,10 +4,11 @@ import type dgram from "node:dgram";
 import { DONE } from "../../core/bytes/data.ts";
 import { SocketError } from "../../core/errors.ts";
 import { type Address, type Endpoint, formatAddress, type InternetAddress } from "../../core/net/address.ts";
-import { MSG_DONTROUTE } from "../../core/net/constants.ts";
+import { MSG_DONTROUTE, MSG_DONTWAIT } from "../../core/net/constants.ts";
 import type { DatagramSink, DatagramTransport } from "../../core/sockets/datagram.ts";
 import { lazy } from "../builtin.ts";
 import { addressOf, hostOf, networkError } from "../kernel/addresses.ts";
+import { sendsWaiting } from "../kernel/datagram-handle.ts";
 import { Kernel } from "../kernel/descriptors/kernel.ts";
 import {
   type Kind,
@@ -19,6 +20,12 @@ import {
 import { datagramHandleOf, receiveNoMore } from "../kernel/handles.ts";
 import { resolve, unboundName, versionOf } from "./resolve.ts";
 
+/** How long the sender of a datagram waits. */
+export interface Waiting {
+  /** It waits no more: what is not sent yet need not be. */
+  readonly over: boolean;
+}
+
 /** A `dgram.Socket` that is made when it is bound, since it takes some options only then. */
 export abstract class DgramTransport implements DatagramTransport {
   readonly kernel: Kernel;
@@ -27,6 +34,8 @@ export abstract class DgramTransport implements DatagramTransport {
   #socket: dgram.Socket | null = null;
   #sink: DatagramSink | null = null;
   #closed = false;
+  #waiting = 0; // datagrams that wait until those before them are sent
+  #last: Promise<void> = DONE; // when the last that waits is sent
 
   /** `found`: as the kernel's. */
   constructor(kind: Kind, found?: null) {
@@ -52,7 +61,7 @@ export abstract class DgramTransport implements DatagramTransport {
 
   abstract bind(endpoint: Endpoint): Promise<void>;
 
-  abstract send(bytes: Uint8Array, address: Address, flags: number): Promise<void>;
+  abstract send(bytes: Uint8Array, address: Address, flags: number, wait?: Waiting): Promise<void>;
 
   resolve(endpoint: Endpoint): Promise<Address> {
     return resolve(endpoint, this.#family);
@@ -101,6 +110,53 @@ export abstract class DgramTransport implements DatagramTransport {
     this.#sink?.error(SocketError.from(error, "ERR_INTERNAL", address && formatAddress(address)));
   }
 
+  /**
+   * Sends one datagram from `socket`. Only one at a time waits with Node, which cannot take one back and keeps as many as
+   * it is given; the others wait here behind it, as long as their senders do. `MSG_DONTWAIT`: rejects with
+   * `EWOULDBLOCK` where one waits; the one that is first to wait counts as sent.
+   */
+  protected async sendBy(
+    socket: dgram.Socket,
+    bytes: Uint8Array,
+    address: InternetAddress,
+    flags: number,
+    wait: Waiting | undefined,
+    connected = false,
+  ): Promise<void> {
+    const dontWait = (flags & MSG_DONTWAIT) !== 0;
+    const first = this.#waiting === 0 && sendsWaiting(socket) === 0;
+    if (!first && dontWait) throw new SocketError("EWOULDBLOCK");
+    // A sender that does not wait to the end can use its bytes again before they are sent.
+    const own = !first || dontWait || wait !== undefined ? new Uint8Array(bytes) : bytes;
+    if (!first) return this.#inTurn(socket, own, address, wait, connected);
+    const sent = handOver(socket, own, address, connected);
+    if (sendsWaiting(socket) === 0) return sent;
+    this.#last = sent.catch(ignore);
+    if (!dontWait) return sent;
+    sent.catch((error) => this.failed(error, address));
+  }
+
+  async #inTurn(
+    socket: dgram.Socket,
+    bytes: Uint8Array,
+    address: InternetAddress,
+    wait: Waiting | undefined,
+    connected: boolean,
+  ): Promise<void> {
+    this.#waiting++;
+    const sent = this.#last.then(() => {
+      if (this.#closed) throw new SocketError("ECANCELED");
+      if (wait?.over) throw new SocketError("ETIMEDOUT");
+      return handOver(socket, bytes, address, connected);
+    });
+    this.#last = sent.catch(ignore);
+    try {
+      await sent;
+    } finally {
+      this.#waiting--;
+    }
+  }
+
   /** Receives no more; what comes is for other processes that have the descriptor. */
   receiveNoMore(): void {
     if (this.#socket !== null) receiveNoMore(this.#socket);
@@ -118,13 +174,7 @@ export abstract class DgramTransport implements DatagramTransport {
   }
 
   #make(): dgram.Socket {
-    const version = versionOf(this.#family);
-    // Everything is sent to an address that was resolved. Node would look it up again, which costs a tenth of the rate.
-    const numeric = (name: string, _: unknown, found: (e: null, a: string, f: number) => void): void =>
-      found(null, name, version);
-    return lazy.dgram.createSocket({
-      type: `udp${version}`,
-      lookup: numeric as never,
+    return numericSocket(versionOf(this.#family), {
       reuseAddr: this.#options.on(REUSEADDR),
       reusePort: this.#options.on(REUSEPORT),
       ipv6Only: this.#options.on(V6ONLY),
@@ -132,12 +182,22 @@ export abstract class DgramTransport implements DatagramTransport {
   }
 }
 
-/** Sends one datagram to `address`, or to the peer of a socket that is connected. */
-export const sendBy = (
+/** A socket that sends to addresses alone, never to names: it sends at once. Node would look an address up again, which costs a tenth of the rate. */
+export const numericSocket = (
+  version: 4 | 6,
+  options: Omit<dgram.SocketOptions, "type" | "lookup"> = {},
+): dgram.Socket => {
+  const numeric = (name: string, _: unknown, found: (e: null, a: string, f: number) => void): void =>
+    found(null, name, version);
+  return lazy.dgram.createSocket({ type: `udp${version}`, lookup: numeric as never, ...options });
+};
+
+/** Hands one datagram to Node: to `address`, or to the peer of a socket that is connected. Resolves when the kernel has it. */
+const handOver = (
   socket: dgram.Socket,
   bytes: Uint8Array,
   address: InternetAddress,
-  connected = false,
+  connected: boolean,
 ): Promise<void> =>
   new Promise((resolve, reject) => {
     const sent = (error: Error | null): void =>
@@ -179,13 +239,13 @@ export class NodeDatagrams extends DgramTransport {
     this.#peer = peer;
   }
 
-  async send(bytes: Uint8Array, address: Address, flags: number): Promise<void> {
+  async send(bytes: Uint8Array, address: Address, flags: number, wait?: Waiting): Promise<void> {
     if (flags & MSG_DONTROUTE) throw elsewhere("MSG_DONTROUTE");
     const to = address as InternetAddress;
     const peer = this.#peer;
     if (peer !== null && formatAddress(peer) !== formatAddress(to))
       throw elsewhere("sendto() past the peer of connect()");
-    await sendBy(await this.#opened(), bytes, to, peer !== null);
+    await this.sendBy(await this.#opened(), bytes, to, flags, wait, peer !== null);
   }
 
   /** The socket: bound to `at`, or by the system. */

@@ -1,11 +1,15 @@
 /** A proxy between clients and one server, by datagrams: each client has a socket of its own to the server, as behind a NAT. */
 
 import type dgram from "node:dgram";
-import { type Address, type Endpoint, formatAddress } from "../../core/net/address.ts";
+import { SocketError } from "../../core/errors.ts";
+import { type Address, type Endpoint, formatAddress, type InternetAddress } from "../../core/net/address.ts";
+import { Unsent } from "../../core/sockets/datagram.ts";
 import type { FaultRules } from "../../core/testing/faults/rules.ts";
 import { lazy } from "../builtin.ts";
 import { addressOf, networkError } from "../kernel/addresses.ts";
+import { datagramPost } from "../kernel/datagram-handle.ts";
 import { zoned } from "../sockets/names.ts";
+import { numericSocket } from "../sockets/node-datagrams.ts";
 import type { ProxyOptions, WireProxy } from "./proxy.ts";
 
 const IDLE = 60_000; // ms after which a client that says nothing is forgotten (RFC 4787, section 4.3, wants 2 minutes of a NAT; DNS needs seconds)
@@ -17,6 +21,8 @@ type Internet = Exclude<Endpoint, { readonly scheme: "unix" }>;
 interface Flow {
   readonly number: number;
   readonly socket: dgram.Socket;
+  /** Sends to the server. */
+  readonly ask: (bytes: Uint8Array, to: null) => void;
   /** Pass on what each side says, with what the rules do to it. */
   readonly asks: Passage;
   readonly answers: Passage;
@@ -29,6 +35,20 @@ type Passage = ReturnType<FaultRules["link"]>;
 const UNRULED: Passage = { pass: (bytes, deliver) => deliver(bytes) };
 
 const ignore = (): void => {};
+
+/** Sends from `socket`. `full` is told of the first datagram that is lost because the system has no room, of each row of them. */
+const sender = <To extends InternetAddress | null>(
+  socket: dgram.Socket,
+  full: (to: To) => void,
+): ((bytes: Uint8Array, to: To) => void) => {
+  const post = datagramPost<To>(socket, new Unsent(), ignore);
+  let told = false;
+  return (bytes, to) => {
+    const isFull = post(bytes, to) === "full";
+    if (isFull && !told) full(to);
+    told = isFull;
+  };
+};
 
 /** Stands between clients and the server at `target`. Rejects as a listener. */
 export const openDatagramProxy = async (options: ProxyOptions): Promise<WireProxy> => {
@@ -45,13 +65,16 @@ export const openDatagramProxy = async (options: ProxyOptions): Promise<WireProx
   let count = 0;
   let closed = false;
 
-  const front = lazy.dgram.createSocket(own.family === 6 ? "udp6" : "udp4");
+  const front = numericSocket(own.family === 6 ? 6 : 4);
   await new Promise<void>((resolve, reject) => {
     front.once("error", (error) => reject(networkError(error, said)));
     front.bind({ address: own.address, port: listen.port }, resolve);
   });
   front.removeAllListeners("error");
   front.on("error", ignore); // what one client's address refused
+  const full = (client: Address, to: string): void =>
+    failed?.(client, new SocketError("ENOBUFS", `the system has no room for what goes to ${to}: it is lost`));
+  const answer = sender(front, (to: InternetAddress) => full(to, "this client"));
   const forget = (name: string, flow: Flow): void => {
     flows.delete(name);
     flow.socket.close();
@@ -67,32 +90,31 @@ export const openDatagramProxy = async (options: ProxyOptions): Promise<WireProx
     const [silent] = flows;
     if (flows.size >= MOST && silent !== undefined) forget(...silent);
     count++;
+    const peer = addressOf(client.address, client.port, client.family) as InternetAddress;
+    const socket = numericSocket(server.family === 6 ? 6 : 4);
     const flow: Flow = {
       number: count,
       asks: rules?.link("client", count) ?? UNRULED,
       answers: rules?.link("server", count) ?? UNRULED,
-      socket: lazy.dgram.createSocket(server.family === 6 ? "udp6" : "udp4"),
+      socket,
+      ask: sender<null>(socket, () => full(peer, "the server")),
       last: 0,
     };
     flows.set(name, flow);
-    const { socket } = flow;
     socket.on("message", (bytes) => {
       if (tape?.room !== undefined) return; // lost, as when a kernel's buffer is full
       flow.last = performance.now();
       tape?.said(flow.number, "server", bytes);
       flow.answers.pass(bytes, (own) => {
-        if (!closed) front.send(new Uint8Array(own), client.port, client.address, ignore);
+        if (!closed) answer(own, peer);
       });
     });
     socket.on("error", (error) => {
       // What the server's kernel refuses its client would learn of by ICMP, which cannot be passed on.
-      failed?.(
-        addressOf(client.address, client.port, client.family),
-        networkError(error, formatAddress(target)),
-      );
+      failed?.(peer, networkError(error, formatAddress(target)));
     });
     socket.connect(target.port, server.address);
-    tape?.note(flow.number, `${formatAddress(addressOf(client.address, client.port, client.family))} came`);
+    tape?.note(flow.number, `${formatAddress(peer)} came`);
     return flow;
   };
   front.on("message", (bytes, client) => {
@@ -102,7 +124,7 @@ export const openDatagramProxy = async (options: ProxyOptions): Promise<WireProx
     tape?.said(flow.number, "client", bytes);
     const send = (): void =>
       flow.asks.pass(bytes, (own) => {
-        if (flows.get(nameOf(client)) === flow) flow.socket.send(new Uint8Array(own), ignore);
+        if (flows.get(nameOf(client)) === flow) flow.ask(own, null);
       });
     if (isConnected(flow.socket)) send();
     else flow.socket.once("connect", send);

@@ -164,7 +164,7 @@ describe("what a forking server takes", () => {
 
   test("listen() rejects where the children cannot import the handler, and leaves nothing", async () => {
     for (const [module, name, why] of [
-      [HANDLERS, "Absent", "there is no handler of that name; there is Late, Obeys, ObeysDatagrams"],
+      [HANDLERS, "Absent", "there is no handler of that name; there is Floods, Late, Obeys, ObeysDatagrams"],
       [HANDLERS, "number", "there is no handler of that name"],
       [fixture("not-there.ts"), "Echo", "Cannot find module"],
       [fixture("forking-app.ts"), "app", "there is no handler of that name; there is none"],
@@ -892,6 +892,31 @@ describe("datagrams", () => {
     const late = await serving({}, ForkingUDPServer, handlerFrom(HANDLERS, "Late"));
     const other = await client(late.address);
     expect([await other.ask("hello"), await other.next()]).toEqual(["now", "late"]);
+  });
+
+  test("replies that their child cannot pass on are bounded, dropped and told", async () => {
+    const folder = await mkdtemp(join(tmpdir(), "forking-"));
+    onTestFinished(() => rm(folder, { recursive: true }));
+    const made = join(folder, "over");
+    const { server, events, address } = await serving({}, ForkingUDPServer, handlerFrom(HANDLERS, "Floods"));
+    const { onEvent } = server;
+    server.onEvent = (event) => {
+      onEvent?.(event);
+      // This process reads nothing of the child's until all was sent.
+      const held = new Int32Array(new SharedArrayBuffer(4));
+      if (event.type === "handler") while (!existsSync(made)) Atomics.wait(held, 0, 0, 1);
+    };
+    const { socket } = await client(address);
+    socket.send(made);
+    const end = await events.next("end");
+    const dropped = events.of("dropped");
+    expect(dropped[0]).toMatchObject({
+      reason: "full",
+      bytes: 60_000,
+      address: { port: socket.address().port },
+    });
+    expect(end.bytesWritten).toBe((1000 - dropped.length) * 60_000);
+    expect(end.bytesWritten).toBeLessThan(3 * 1024 * 1024); // 1 MiB that waits, and what the channel holds
   });
 
   for (const [line, options] of [

@@ -59,6 +59,18 @@ test("one handler a datagram: a crash costs its own, silence sends nothing, and 
   two.close();
 });
 
+test("replies that have to wait are bounded: what is over 1 MiB is dropped and told", async () => {
+  const [floods, asks] = [await client(tell), await client(tell)];
+  const begun = once(floods, "message");
+  floods.send("flood\n");
+  await begun;
+  const told = JSON.parse(new TextDecoder().decode(await ask(asks, "flooded?\n")));
+  const most = Math.floor((1024 * 1024) / (1000 + 256));
+  expect(told).toEqual({ written: most * 1000, dropped: 2000 - most });
+  floods.close();
+  asks.close();
+});
+
 const dig = peer("dig");
 test.skipIf(dig === null)("dig resolves", () => {
   const args = ["@127.0.0.1", "-p", String(dns), "+short", "+tries=1", "www.example.test"];

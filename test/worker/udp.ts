@@ -1,16 +1,27 @@
 /** Datagram handlers as a Worker, on the UDP ports that a test chose. */
 
-import { DatagramRequestHandler, defineApp } from "socklet";
+import { DatagramRequestHandler, defineApp, type SockletEvent } from "socklet";
 import { workerFor } from "socklet/worker";
 import { DnsDatagram } from "../../examples/dns.ts";
 import { EchoDatagram } from "../../examples/echo.ts";
 
-/** Says what it was given; throws where it is asked to. */
+// What was told of datagrams.
+let dropped = 0;
+let written = 0;
+const onEvent = (event: SockletEvent): void => {
+  if (event.type === "dropped" && event.reason === "full" && event.bytes === 1000) dropped++;
+  else if (event.type === "end") written = Math.max(written, event.bytesWritten);
+};
+
+/** Says what it was given; throws, or sends too much at once, where it is asked to. */
 class Tell extends DatagramRequestHandler {
   override handle(): void {
     const line = this.rfile.tryLine();
     if (line === "crash") throw new Error("as asked");
-    if (line !== "hush") this.wfile.write(`${line} from ${this.clientAddress}`);
+    if (line === "flood") {
+      for (let i = 0; i < 2000; i++) this.request.reply(new Uint8Array(1000));
+    } else if (line === "flooded?") this.wfile.write(JSON.stringify({ written, dropped }));
+    else if (line !== "hush") this.wfile.write(`${line} from ${this.clientAddress}`);
   }
 }
 
@@ -33,6 +44,7 @@ export default {
           address: `udp://127.0.0.1:${port}`,
         })),
       }),
+      { onEvent },
     );
     return worker.connect(socket, env, ctx);
   },

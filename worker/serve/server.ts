@@ -3,7 +3,7 @@
  * The inbound door: the platform accepts, and passes each connection to a `connect(socket)` handler.
  */
 
-import { type Data, toBytes } from "../../core/bytes/data.ts";
+import { copyOf, type Data, toBytes } from "../../core/bytes/data.ts";
 import { SocketError } from "../../core/errors.ts";
 import type { Address } from "../../core/net/address.ts";
 import { type OptionNames, optionNamesOf } from "../../core/options.ts";
@@ -11,7 +11,7 @@ import type { HandlerClass } from "../../core/serve/handler.ts";
 import { datagramOf, requestOf } from "../../core/serve/proxy.ts";
 import { type DatagramWay, ServedDatagram } from "../../core/serve/requests.ts";
 import { BaseServer, SERVER_NAMES, type ServerOptions, type Suspension } from "../../core/serve/server.ts";
-import { checkDatagramSize, type Datagram } from "../../core/sockets/datagram.ts";
+import { checkDatagramSize, type Datagram, Unsent } from "../../core/sockets/datagram.ts";
 import { STREAM_NAMES, type StreamOptions, settleStream } from "../../core/sockets/stream-options.ts";
 import type { StreamSocket } from "../../core/sockets/stream-socket.ts";
 import type { PlatformContext, PlatformSocket } from "../platform.ts";
@@ -129,23 +129,37 @@ export const isDatagramSocket = (socket: PlatformSocket): boolean =>
 class Flow implements DatagramWay {
   readonly #writer: WritableStreamDefaultWriter;
   readonly #failed: (error: unknown) => void;
+  readonly #dropped: (size: number) => void;
+  readonly #unsent = new Unsent();
 
-  constructor(writer: WritableStreamDefaultWriter, failed: (error: unknown) => void) {
+  constructor(
+    writer: WritableStreamDefaultWriter,
+    failed: (error: unknown) => void,
+    dropped: (size: number) => void,
+  ) {
     this.#writer = writer;
     this.#failed = failed;
+    this.#dropped = dropped;
   }
 
   post(data: Data): number {
-    const bytes = toBytes(data);
-    checkDatagramSize(bytes.length); // a larger one is an internal error of workerd, and ends the flow
+    const bytes = copyOf(toBytes(data)); // it may wait, and the caller's can change meanwhile
+    const size = bytes.length;
+    checkDatagramSize(size); // a larger one is an internal error of workerd, and ends the flow
     if (runtime.Datagram === undefined) {
       throw new SocketError(
         "ERR_UNSUPPORTED",
         "this runtime has no datagrams; it needs the compatibility flag experimental",
       );
     }
-    this.#writer.write(new runtime.Datagram(bytes)).catch(this.#failed);
-    return bytes.length;
+    if (!this.#unsent.fits(size)) {
+      this.#dropped(size);
+      return 0;
+    }
+    this.#unsent.add(size);
+    const sent = this.#writer.write(new runtime.Datagram(bytes));
+    void sent.catch(this.#failed).then(() => this.#unsent.remove(size));
+    return size;
   }
 }
 
@@ -171,7 +185,9 @@ export class WorkerDatagramServer<Context = unknown> extends BaseServer<Datagram
   async connect(socket: PlatformSocket): Promise<void> {
     const failed = (error: unknown): void =>
       this.announce({ type: "error", server: this.name, address: null, error });
-    const flow = new Flow(socket.writable.getWriter(), failed);
+    const dropped = (bytes: number): void =>
+      this.announce({ type: "dropped", server: this.name, address: null, bytes, reason: "full" });
+    const flow = new Flow(socket.writable.getWriter(), failed, dropped);
     socket.closed.catch(() => {});
     const served: unknown[] = [];
     try {

@@ -45,6 +45,8 @@ export interface Job {
   emit(detail: unknown): void;
   handshake(report: Extract<Report, { readonly type: "handshake" }>): void;
   reply(data: Uint8Array): void;
+  /** Replies of these sizes were not sent. */
+  dropped(sizes: readonly number[]): void;
   resolve(result: unknown): void;
   reject(error: unknown): void;
 }
@@ -247,6 +249,9 @@ export class Child {
         break;
       case "reply":
         if (job?.id === report.id) job.reply(report.data);
+        break;
+      case "dropped":
+        if (job?.id === report.id) job.dropped(report.sizes);
         break;
       case "end":
         if (this.state !== "busy" || job === null) return; // it was killed meanwhile

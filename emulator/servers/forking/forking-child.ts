@@ -14,7 +14,7 @@ import { disown } from "../../../core/promises.ts";
 import { type App, checkPoolOf, isApp, type Platform } from "../../../core/serve/app.ts";
 import type { EndpointInfo } from "../../../core/serve/events.ts";
 import type { HandlerClass, HandlerServer, RequestScope } from "../../../core/serve/handler.ts";
-import { checkDatagramSize, Datagram, knownSender } from "../../../core/sockets/datagram.ts";
+import { checkDatagramSize, Datagram, knownSender, Unsent } from "../../../core/sockets/datagram.ts";
 import type { StreamOptions } from "../../../core/sockets/stream-options.ts";
 import type { StreamSocket } from "../../../core/sockets/stream-socket.ts";
 import { streamSocket } from "../../kernel/net-transport.ts";
@@ -29,10 +29,45 @@ type AnyHandler = HandlerClass<StreamSocket | Datagram>;
 
 const NO_BYTES = { bytesRead: 0, bytesWritten: 0 };
 
-/** Tells the parent: at once, as long as the channel has room. Throws if a part of it cannot be cloned. */
-const tell = (report: Report): void => {
-  if (process.connected) process.send?.({ socklet: report }, undefined, undefined, () => {}); // a parent that is gone is told nothing
+/**
+ * Tells the parent: at once, as long as the channel has room. Throws if a part of it cannot be cloned. `sent` is called
+ * later, when it is sent. Gives whether the channel has room for more.
+ */
+const tell = (report: Report, sent: () => void = () => {}): boolean => {
+  if (!process.connected) return true; // a parent that is gone is told nothing
+  return process.send?.({ socklet: report }, undefined, undefined, sent) !== false;
 };
+
+/** What the datagram handler of one request replies: through the parent, which has the socket. */
+class Replies {
+  static readonly #unsent = new Unsent(); // all of them wait for the one channel
+  readonly #id: number;
+  #dropped: number[] = []; // the sizes of those that were not sent, until they are told
+
+  constructor(id: number) {
+    this.#id = id;
+  }
+
+  send(data: Uint8Array): void {
+    const size = data.length;
+    if (!Replies.#unsent.fits(size)) {
+      this.#dropped.push(size);
+      return;
+    }
+    let waits = false;
+    const sent = (): void => {
+      if (waits) Replies.#unsent.remove(size);
+    };
+    waits = !tell({ type: "reply", id: this.#id, data }, sent);
+    if (waits) Replies.#unsent.add(size);
+  }
+
+  /** Tells which replies were dropped. */
+  over(): void {
+    if (this.#dropped.length > 0) tell({ type: "dropped", id: this.#id, sizes: this.#dropped });
+    this.#dropped = [];
+  }
+}
 
 const MOST_TOLD = 4 * 1024 * 1024; // bytes, as JSON, of what is told: the channel takes seconds for 100 MB, and what is told after it waits
 
@@ -62,6 +97,7 @@ class Running implements RequestScope {
   readonly params = undefined;
   readonly request: StreamSocket | Datagram;
   readonly stream: StreamSocket | null;
+  readonly replies: Replies;
   readonly #controller = new AbortController();
 
   constructor(
@@ -71,6 +107,7 @@ class Running implements RequestScope {
     security: ServerSecurity | undefined,
   ) {
     this.id = id;
+    this.replies = new Replies(id);
     if (socket !== undefined) {
       socket.allowHalfOpen = true; // the peer's end is not ours
       socket.pause(); // nothing is lost before somebody listens
@@ -86,7 +123,7 @@ class Running implements RequestScope {
         const bytes = toBytes(data);
         const peer = proxy === null ? knownSender(to) : to; // a proxy takes replies also for a client that it does not name
         if (peer?.family !== "unix") checkDatagramSize(bytes.length, peer);
-        tell({ type: "reply", id, data: bytes });
+        this.replies.send(bytes);
       },
     };
     const { data, truncated } = datagram ?? { data: new Uint8Array(0), truncated: false };
@@ -217,6 +254,7 @@ class ChildServer implements HandlerServer {
     this.#bytesRead += bytesRead;
     this.#bytesWritten += bytesWritten;
     this.#running = null;
+    running.replies.over();
     tellWith(result, (result) => ({ type: "end", kept, cut, error, result, bytesRead, bytesWritten }));
   }
 }

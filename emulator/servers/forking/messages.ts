@@ -66,7 +66,9 @@ export type Report =
       readonly error: WireError | null;
     }
   | { readonly type: "emit"; readonly id: number; readonly detail: unknown }
-  | { readonly type: "reply"; readonly id: number; readonly data: Uint8Array };
+  | { readonly type: "reply"; readonly id: number; readonly data: Uint8Array }
+  /** Replies of these sizes were not sent: the channel had no room for them. */
+  | { readonly type: "dropped"; readonly id: number; readonly sizes: readonly number[] };
 
 export interface Counts {
   readonly bytesRead: number;

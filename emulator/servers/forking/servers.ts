@@ -272,6 +272,11 @@ export function ForkingMixIn<Base extends NetServerClass>(Server: Base): Forking
             this.announce({ type: "error", server: this.name, id: scope.id, address, error });
           }
         },
+        dropped: (sizes) => {
+          if (!this.watches("dropped")) return;
+          for (const bytes of sizes)
+            this.announce({ type: "dropped", server: this.name, address, bytes, reason: "full" });
+        },
         resolve,
         reject,
       };
