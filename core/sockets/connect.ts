@@ -121,3 +121,10 @@ export const openWithin = async <T>(
     signal?.removeEventListener("abort", aborted);
   }
 };
+
+const OTHER =
+  "this connection was made by another request, and a Worker cannot use it here: use a pool (docs/pools.md), or a Durable Object";
+
+/** Why a connection fails that another request than its own uses. */
+export const otherRequest = (details: { readonly cause?: unknown; readonly address?: string }): SocketError =>
+  new SocketError("ERR_UNSUPPORTED", OTHER, details);

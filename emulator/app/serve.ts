@@ -24,6 +24,7 @@ import {
   type Listener,
   type Serving as Serves,
 } from "../../core/serve/app.ts";
+import type { RunOptions } from "../../core/serve/connector.ts";
 import type { BaseEndpoint } from "../../core/serve/endpoint.ts";
 import { callListener, type OnEvent, type SockletEvent } from "../../core/serve/events.ts";
 import type { BaseRequestHandler } from "../../core/serve/handler.ts";
@@ -49,7 +50,8 @@ import {
   UnixDatagramServer,
   UnixStreamServer,
 } from "../servers/unix.ts";
-import { TCPConnector } from "../sockets/connector.ts";
+import { PooledConnector, TCPConnector } from "../sockets/connector.ts";
+import { asRequest, guardConnections } from "../sockets/ownership.ts";
 import { FileStorage } from "../storage.ts";
 import type { ControlOptions, ControlServer, ServedRoutes, TCPServerClass } from "./control.ts";
 import { assigned, type ListenDescriptor } from "./descriptors.ts";
@@ -91,6 +93,11 @@ export interface ServeOptions {
    * costs each request a little.
    */
   readonly handlerName?: AsyncLocalStorage<string> | undefined;
+  /**
+   * Whether a connection that one request dialled fails in another, with `ERR_UNSUPPORTED`, as it does in a Worker; pools
+   * are exempt. It costs each request a little, and what dials outside of all requests in the same process is held to it, too. Default `false`.
+   */
+  readonly guardConnections?: boolean;
   /** Descriptors that are bound, or listen, for listeners that then bind nothing: of systemd's, or of a program before this one. Default: none. */
   readonly descriptors?: readonly ListenDescriptor[];
   /** 48 random bytes, of which each listener with TLS that has no `ticketKeys` makes its own: apps that are served with the same resume each other's sessions. Default: each listener has others at each start. */
@@ -117,6 +124,7 @@ export const SERVE_NAMES = optionNamesOf<ServeOptions>("serveApp()")({
   drainDelay: true,
   signal: true,
   handlerName: true,
+  guardConnections: "boolean",
   descriptors: true,
   ticketKeys: true,
   control: CONTROL_NAMES,
@@ -211,6 +219,26 @@ const naming = <Base>(Server: Base, names: AsyncLocalStorage<string> | undefined
   return Naming as Base;
 };
 
+/** Runs each handler as a request of its own, to which belongs what it dials. */
+const guarding = <Base>(Server: Base, guarded: boolean | undefined): Base => {
+  if (!guarded) return Server;
+  // biome-ignore lint/suspicious/noExplicitAny: a mixin's base must take any arguments (TypeScript handbook, Mixins)
+  abstract class Guarding extends (Server as abstract new (...args: any[]) => BaseEndpoint<unknown>) {
+    override finishRequest(request: unknown, clientAddress: Address | null): unknown {
+      return asRequest(request as object, () => super.finishRequest(request, clientAddress));
+    }
+  }
+  Object.defineProperty(Guarding, "name", { value: (Server as { readonly name?: string }).name });
+  return Guarding as Base;
+};
+
+/** Dials for the app's sessions, each of which is a request of its own. */
+class SessionConnector<Context, Params> extends TCPConnector<Context, Params> {
+  override run(options?: RunOptions<StreamSocket, Params>): Promise<unknown> {
+    return asRequest({}, () => super.run(options));
+  }
+}
+
 const TICKET_KEYS = 48; // bytes; Node's
 
 /** Ticket keys of one listener. Those of another differ, and so do those of one that asks its clients for more: who resumes a session is not asked again. */
@@ -250,7 +278,7 @@ export const serverOf = <Context>(
   { name, handler, endpoint, carries, serve }: Listener<Context>,
   options: ServerOptions<Context>,
   recorded: Recorded,
-  { module, data = DATA, handlerName }: ServeOptions,
+  { module, data = DATA, handlerName, guardConnections: guarded }: ServeOptions,
   ruled: <Server>(Server: Server) => Server = (Server) => Server,
 ): AnyServer<Context> => {
   const scheme = endpoint.scheme === "tls" ? "tcp" : endpoint.scheme;
@@ -258,17 +286,17 @@ export const serverOf = <Context>(
   const Recorded = (
     carries === "datagrams" ? Server : recorded.streams(Server as typeof TCPServer)
   ) as AnyServerClass<Context>;
-  if (serve !== "forking")
-    return new (naming(
-      carries === "datagrams" ? recorded.datagrams(ruled(Recorded)) : ruled(Recorded),
-      handlerName,
-    ))(endpoint, handler, options);
+  if (serve !== "forking") {
+    const Watched = carries === "datagrams" ? recorded.datagrams(ruled(Recorded)) : ruled(Recorded);
+    const Served = guarding(naming(Watched, handlerName), guarded);
+    return new Served(endpoint, handler, options);
+  }
   if (module === undefined) {
     const said = `the listener "${name}" forks: give serveApp() the app's \`module\`, which its children import`;
     throw new SocketError("ERR_APP", said);
   }
   const { context: _, ...own } = options; // each child makes its own
-  return new Recorded(endpoint, appHandlerFrom(module, name, data), own);
+  return new Recorded(endpoint, appHandlerFrom(module, name, data, guarded), own);
 };
 
 /** A connector of one entry of `dial`, with the faults of its rules. */
@@ -478,9 +506,13 @@ export const openApp = async <Context>(
   const secrets = access?.secrets ?? hosting.plane?.secrets;
   if (control) await parts?.loadRoutes(); // before somebody can connect, and would wait for it
   const given = givenTo(app, options.descriptors, hosting);
-  const Connector = naming(TCPConnector, options.handlerName);
+  if (options.guardConnections) guardConnections();
+  const Connector = naming(SessionConnector, options.handlerName) as typeof TCPConnector;
   const made = async (app: App<Context>, module: string | undefined): Promise<Version<Context>> => {
-    const pools = Object.keys(app.pools).length === 0 ? null : await poolsOf(app as App, Connector);
+    const pools =
+      Object.keys(app.pools).length === 0
+        ? null
+        : await poolsOf(app as App, naming(PooledConnector, options.handlerName));
     const context = await unlessAborted(
       app.context({
         name: "node",
@@ -646,7 +678,7 @@ export const openApp = async <Context>(
     ({ serve }: Listener<Context>, { app, module }: Version<Context>) =>
     (name: string): unknown =>
       serve === "forking" && module !== undefined
-        ? appHandlerFrom(module, name, options.data ?? DATA)
+        ? appHandlerFrom(module, name, options.data ?? DATA, options.guardConnections)
         : app.handlers[name];
   /** Opens one listener of a version, with `anyPort` at this port; gives its server. */
   const openOne = async (

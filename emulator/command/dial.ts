@@ -5,7 +5,7 @@ import { SocketError } from "../../core/errors.ts";
 import { parseAddress } from "../../core/net/address.ts";
 import { AppPools } from "../../core/pool/app-pools.ts";
 import type { SecureTransport } from "../../core/sockets/tls.ts";
-import { TCPConnector } from "../sockets/connector.ts";
+import { PooledConnector, TCPConnector } from "../sockets/connector.ts";
 import { FileStorage } from "../storage.ts";
 import { paramsOf } from "./arguments.ts";
 import { loadHandler } from "./modules.ts";
@@ -33,7 +33,7 @@ export const dial = async (
   const params = paramsOf(words, flags.params);
   onUncaught(undefined, () => process.exit(1));
   const { handler, app } = await loadHandler(named, flags.app);
-  const pools = app && new AppPools(app, TCPConnector);
+  const pools = app && new AppPools(app, PooledConnector);
   try {
     const storage = new FileStorage(flags.data);
     const context =

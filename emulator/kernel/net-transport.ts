@@ -425,7 +425,12 @@ export class NodeTransport implements Connection, Taker {
     secured.pause();
     const kernel = this.#kernel ?? this.#origin?.kernel;
     kernel?.heldBy(socketHolder(socket, SECURED));
-    return new NodeTransport(secured, { ...this.#origin, kernel }, this, state);
+    return this.over(secured, { ...this.#origin, kernel }, this, state);
+  }
+
+  /** The transport that goes on with this connection when it is secured. */
+  protected over(...given: ConstructorParameters<typeof NodeTransport>): NodeTransport {
+    return new NodeTransport(...given);
   }
 
   defer(task: () => void): void {

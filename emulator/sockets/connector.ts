@@ -4,7 +4,7 @@ import type net from "node:net";
 import { withDeadline } from "../../core/bytes/data.ts";
 import { SocketError } from "../../core/errors.ts";
 import { type Address, type AddressLike, type Endpoint, formatAddress } from "../../core/net/address.ts";
-import { StreamConnector, type StreamConnectorOptions } from "../../core/serve/connector.ts";
+import { type RunOptions, StreamConnector, type StreamConnectorOptions } from "../../core/serve/connector.ts";
 import type { HandlerClass } from "../../core/serve/handler.ts";
 import {
   CONNECT_NAMES,
@@ -20,10 +20,11 @@ import type { StreamTransport } from "../../core/sockets/transport.ts";
 import { networkError } from "../kernel/addresses.ts";
 import { checkedPath } from "../kernel/descriptors/sockaddr.ts";
 import { unconnected } from "../kernel/intake.ts";
-import { NodeTransport, type Origin } from "../kernel/net-transport.ts";
+import type { Origin } from "../kernel/net-transport.ts";
 import type { LastSession } from "../kernel/tls.ts";
 import { connects, requests, type TracedRequest, traced } from "../kernel/tracing.ts";
 import { zoned } from "./names.ts";
+import { asShared, transportClass } from "./ownership.ts";
 
 /** A socket to dial with, if not a new one. */
 export interface Dialling extends Omit<Origin, "dialled" | "remote"> {
@@ -72,7 +73,8 @@ const dialOne = (
     const hostname = endpoint.scheme === "unix" ? "localhost" : endpoint.hostname;
     const remote =
       endpoint.scheme === "unix" ? ({ family: "unix", path: endpoint.path } as const) : undefined;
-    const transport = new NodeTransport(socket, {
+    const Transport = transportClass();
+    const transport = new Transport(socket, {
       ...origin,
       remote,
       dialled: { hostname, tls: options.tls, last },
@@ -143,6 +145,13 @@ export class TCPConnector<Context = unknown, Params = unknown> extends StreamCon
   ): Promise<StreamSocket> {
     options.signal?.throwIfAborted();
     return new StreamSocket(await dial(endpoint, options, { last: this.#last }), options.stream);
+  }
+}
+
+/** What a pool dials with: its connections belong to no request. */
+export class PooledConnector<Context = unknown, Params = unknown> extends TCPConnector<Context, Params> {
+  override run(options?: RunOptions<StreamSocket, Params>): Promise<unknown> {
+    return asShared(() => super.run(options));
   }
 }
 

@@ -4,7 +4,7 @@ import type { AddressLike } from "../../core/net/address.ts";
 import { type DialledPoolOptions, dialledPool } from "../../core/pool/dialled.ts";
 import type { Pool } from "../../core/pool/pool.ts";
 import type { ClientHandlerClass } from "../../core/serve/client.ts";
-import { TCPConnector } from "./connector.ts";
+import { PooledConnector } from "./connector.ts";
 
 /**
  * A pool of connections to `tcp://host:port` or `unix:/path`, each of which `Handler` logs in once; it dials when it is
@@ -21,4 +21,4 @@ export const pool = <Call, Reply, Context = unknown>(
   address: AddressLike,
   Handler: ClientHandlerClass<Call, Reply, Context>,
   options?: DialledPoolOptions<Context>,
-): Pool<Call, Reply, Context> => dialledPool(TCPConnector, address, Handler, options);
+): Pool<Call, Reply, Context> => dialledPool(PooledConnector, address, Handler, options);

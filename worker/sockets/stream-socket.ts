@@ -9,9 +9,10 @@
 
 import { type Data, DONE, toBytes } from "../../core/bytes/data.ts";
 import type { Lender } from "../../core/bytes/reader.ts";
-import { SocketError } from "../../core/errors.ts";
+import { SocketError, type SocketErrorCode } from "../../core/errors.ts";
 import { type Address, packAddress, parseAddress } from "../../core/net/address.ts";
 import { checkOptions } from "../../core/options.ts";
+import { otherRequest } from "../../core/sockets/connect.ts";
 import { type StreamOptions, settleStream } from "../../core/sockets/stream-options.ts";
 import { StreamSocket } from "../../core/sockets/stream-socket.ts";
 import {
@@ -46,9 +47,6 @@ export const addressOf = (text: string | undefined): Address | null => {
   const family = endpoint.hostname.includes(":") ? "IPv6" : "IPv4";
   return { family, hostname: endpoint.hostname, port: endpoint.port };
 };
-
-const FOREIGN =
-  "this connection belongs to another request, and a Worker cannot use it here; what requests are to share belongs in a pool (poolsFor), and inbound connections that meet in a Durable Object (WorkerServer)";
 
 const REASONS: Readonly<Record<string, string>> = {
   ca: "it trusts the authorities of its platform; for one of your own set NODE_EXTRA_CA_CERTS where workerd runs locally",
@@ -170,7 +168,7 @@ class WorkerTransport implements StreamTransport, Lender {
     try {
       await this.#writer.close();
     } catch (error) {
-      throw SocketError.from(error, "EPIPE");
+      throw this.#reason(error, "EPIPE");
     }
   }
 
@@ -210,12 +208,12 @@ class WorkerTransport implements StreamTransport, Lender {
     const { serverName } = tls;
     await this.#lastWrite;
     this.#released = true; // ignore what the plain socket's streams report from now on
-    this.#reader.releaseLock();
-    this.#writer.releaseLock();
     // The platform expects the dialled host in the certificate. Its log calls the option for another host "unsupported",
     // but the option works (workerd 2026-10-23); if it ever does not, the call throws.
     const other = serverName !== undefined && serverName !== this.#dialled.hostname;
     try {
+      this.#reader.releaseLock();
+      this.#writer.releaseLock();
       const secured = this.#socket.startTls(other ? { expectedServerHostname: serverName } : {});
       secured.closed.catch(() => {});
       return new WorkerTransport(secured, await secured.opened, { ...this.#dialled, tls, secured: true });
@@ -223,10 +221,10 @@ class WorkerTransport implements StreamTransport, Lender {
       // The platform's rule: a connection must be dialled as one that will be secured later.
       if (error instanceof TypeError)
         throw new SocketError("ERR_UNSUPPORTED", error.message, { cause: error });
-      throw new SocketError(
+      throw this.#reason(
+        error,
         "ERR_TLS",
         "the TLS handshake failed: the certificate is not trusted or not of that name, or the peer speaks no TLS",
-        { cause: error },
       );
     }
   }
@@ -301,12 +299,14 @@ class WorkerTransport implements StreamTransport, Lender {
     this.#done = true;
     this.#makeRoom();
     if (this.#released) return;
-    const foreign = /on behalf of a different request/.test(String(error));
-    this.#sink?.error(
-      foreign
-        ? new SocketError("ERR_UNSUPPORTED", FOREIGN, { cause: error })
-        : new SocketError(code, undefined, { cause: error }),
-    );
+    this.#sink?.error(this.#reason(error, code));
+  }
+
+  /** The platform's `error` as this code, or as what it is where another request than its own used this connection. */
+  #reason(cause: unknown, code: SocketErrorCode, message?: string): SocketError {
+    return /different request/.test(String(cause))
+      ? otherRequest({ cause })
+      : new SocketError(code, message, { cause });
   }
 
   #sent(size: number): void {

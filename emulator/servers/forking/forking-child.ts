@@ -19,6 +19,7 @@ import type { StreamOptions } from "../../../core/sockets/stream-options.ts";
 import type { StreamSocket } from "../../../core/sockets/stream-socket.ts";
 import { streamSocket } from "../../kernel/net-transport.ts";
 import { ServerSecurity } from "../../kernel/tls.ts";
+import { asRequest, guardConnections } from "../../sockets/ownership.ts";
 import { FileStorage } from "../../storage.ts";
 import type { HandlerSource } from "./handler-source.ts";
 import { fromWire, IN_CHILD, type Order, type Report, toWire } from "./messages.ts";
@@ -235,7 +236,7 @@ class ChildServer implements HandlerServer {
     try {
       if (!this.#on || stream === null || (await this.#secure(running))) {
         const Handler = this.#protocols.get(stream?.tls?.alpn ?? "") ?? this.#Handler;
-        result = await new Handler(request, order.address, this).run();
+        result = await asRequest(request, async () => new Handler(request, order.address, this).run());
       }
     } catch (thrown) {
       error = toWire(thrown);
@@ -265,11 +266,11 @@ const isHandler = (value: unknown): value is AnyHandler =>
 
 /** This child's own pools; what they are made of is loaded by apps that have some. */
 const poolsOf = async (app: App): Promise<AppPools> => {
-  const [{ AppPools }, { TCPConnector }] = await Promise.all([
+  const [{ AppPools }, { PooledConnector }] = await Promise.all([
     import("../../../core/pool/app-pools.ts"),
     import("../../sockets/connector.ts"),
   ]);
-  return new AppPools(app, TCPConnector);
+  return new AppPools(app, PooledConnector);
 };
 
 /** What a child serves with. */
@@ -293,6 +294,7 @@ const handlerOf = async ({ module: url, name, data }: HandlerSource): Promise<[A
 
 /** The handlers, and the context that their app makes; without an app, the context that was given. */
 const load = async ({ source, security, context: given }: Init): Promise<Loaded> => {
+  if (source.guarded === true) guardConnections();
   const [Handler, app] = await handlerOf(source);
   const protocols = new Map<string, AnyHandler>();
   for (const [protocol, spoken] of Object.entries(security?.protocols ?? {})) {

@@ -9,6 +9,8 @@ export interface HandlerSource {
   readonly name: string;
   /** The folder of the app's storage. */
   readonly data?: string;
+  /** Whether a connection is for the request that made it alone, as in `ServeOptions`. */
+  readonly guarded?: boolean;
 }
 
 const sources = new WeakMap<object, HandlerSource>();
@@ -59,5 +61,5 @@ export const handlerFrom = (module: string | URL, name: string): AnyHandler =>
   standIn({ module: String(module), name });
 
 /** The handler `name` of the `app` that `module` exports: each child calls the app's `context()`, with storage in the folder `data`. */
-export const appHandlerFrom = (module: string, name: string, data: string): AnyHandler =>
-  standIn({ module, name, data });
+export const appHandlerFrom = (module: string, name: string, data: string, guarded = false): AnyHandler =>
+  standIn({ module, name, data, guarded });

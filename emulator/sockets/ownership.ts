@@ -1,0 +1,114 @@
+/**
+ * Which request a connection belongs to. A Worker cannot use a connection in another request than the one that dialled
+ * it; here the same fails where `guardConnections()` was called, so that it is seen before it is deployed. Requests are
+ * told apart by an `AsyncLocalStorage`, which costs all asynchronous code of the process a little (docs/pools.md has how
+ * much): without that call there is none.
+ */
+
+import type { AsyncLocalStorage } from "node:async_hooks";
+import type { Data } from "../../core/bytes/data.ts";
+import type { SocketError } from "../../core/errors.ts";
+import { formatAddress } from "../../core/net/address.ts";
+import { otherRequest } from "../../core/sockets/connect.ts";
+import type { StartTlsOptions } from "../../core/sockets/tls.ts";
+import type { StreamSink, StreamTransport } from "../../core/sockets/transport.ts";
+import { lazy } from "../builtin.ts";
+import { NodeTransport } from "../kernel/net-transport.ts";
+
+/** The store of what belongs to no request, such as the connections of a pool. */
+const SHARED: object = Object.freeze({});
+
+let requests: AsyncLocalStorage<object> | null = null;
+
+/**
+ * From now on, in the whole process: a connection that is dialled within `asRequest()` fails with `ERR_UNSUPPORTED` where
+ * another request uses it, and one that is dialled outside of all requests, where any does. Pools are exempt.
+ */
+export const guardConnections = (): void => {
+  requests ??= new lazy.asyncHooks.AsyncLocalStorage<object>();
+};
+
+/** Runs `work`, and all that it starts, as the request that `owner` stands for. */
+export const asRequest = <Result>(owner: object, work: () => Result): Result =>
+  requests === null ? work() : requests.run(owner, work);
+
+/** Runs `work`: what it dials belongs to no request, and all may use it. */
+export const asShared = <Result>(work: () => Result): Result => asRequest(SHARED, work);
+
+/** The class of transport that a connection gets which is dialled now. */
+export const transportClass = (): typeof NodeTransport =>
+  requests === null || requests.getStore() === SHARED ? NodeTransport : OwnedTransport;
+
+/** The transport of a connection that belongs to the request in which this was made. */
+class OwnedTransport extends NodeTransport {
+  #owner = requests?.getStore();
+  #sink: StreamSink | null = null;
+  #checked = false; // what runs now was begun before, and checked then
+
+  override start(sink: StreamSink): void {
+    this.#sink = sink;
+    super.start(sink);
+  }
+
+  override resume(): void {
+    if (this.#isForeign) void this.#refuse();
+    else super.resume();
+  }
+
+  override write(data: Data): Promise<void> | undefined {
+    return this.#isForeign ? this.#refuse() : super.write(data);
+  }
+
+  override end(): Promise<void> {
+    return this.#isForeign ? Promise.reject(this.#error) : super.end();
+  }
+
+  override async startTls(options: StartTlsOptions): Promise<StreamTransport> {
+    if (this.#isForeign) throw this.#error;
+    return super.startTls(options);
+  }
+
+  protected override over(...given: ConstructorParameters<typeof NodeTransport>): NodeTransport {
+    const secured = new OwnedTransport(...given);
+    secured.#owner = this.#owner;
+    return secured;
+  }
+
+  /** All that is deferred runs in the turn of whoever was the first to defer something. */
+  override defer(task: () => void): void {
+    if (this.#isForeign) {
+      void this.#refuse();
+      return;
+    }
+    super.defer(() => {
+      this.#checked = true;
+      try {
+        task();
+      } finally {
+        this.#checked = false;
+      }
+    });
+  }
+
+  override close(): void {
+    this.#checked = true; // what the peer still sends is read by nobody
+    super.close();
+  }
+
+  get #error(): SocketError {
+    const { remoteAddress } = this;
+    return otherRequest(remoteAddress === null ? {} : { address: formatAddress(remoteAddress) });
+  }
+
+  get #isForeign(): boolean {
+    if (this.#checked) return false;
+    const user = requests?.getStore();
+    return user !== undefined && user !== SHARED && user !== this.#owner;
+  }
+
+  /** Breaks the connection, as a Worker's is then: not at once, since whoever calls is not ready to be told. */
+  async #refuse(): Promise<void> {
+    await undefined;
+    this.#sink?.error(this.#error);
+  }
+}
