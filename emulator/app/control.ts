@@ -137,7 +137,7 @@ export const WatchedDatagramsMixIn = <Base>(Server: Base, recorder: Recorder): B
 
 // ---- The control routes over HTTP ----
 
-const PORT = 7100; // beside the examples, which are on 7007 to 7084
+export const CONTROL_PORT = 7100; // beside the examples, which are on 7007 to 7084
 const CLOSE_GRACE = 1_000; // ms that answers under way have to end, when all sessions are over
 
 /** Where and for whom the control routes are served. */
@@ -249,7 +249,7 @@ export const serveControl = async (
       answered = Promise.withResolvers();
     });
   });
-  const at = { host: hostname, port: port ?? PORT };
+  const at = { host: hostname, port: port ?? CONTROL_PORT };
   await listen(server, fd === undefined ? at : { fd }).catch((error) => {
     if (fd !== undefined || port !== undefined || error.code !== "EADDRINUSE") throw error;
     return listen(server, { ...at, port: 0 });

@@ -84,7 +84,16 @@ ofServing(
   program
     .command("dev")
     .description("serve an app, and at each save take its new handlers for new connections"),
-).action(async (path, flags) => (await import("./dev.ts")).dev(path, flags));
+)
+  .addOption(
+    new Option(
+      "--runtime <runtime>",
+      "serve in Node, in workerd (Miniflare, of the project's wrangler), or in both, workerd's ports behind Node's",
+    )
+      .choices(["node", "workerd", "both"])
+      .default("node"),
+  )
+  .action(async (path, flags) => (await import("./dev.ts")).dev(path, flags));
 
 program
   .command("doctor")

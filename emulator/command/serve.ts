@@ -144,7 +144,7 @@ export interface Following {
   /** Loads the first version. */
   load(signal: AbortSignal): Promise<App>;
   /** The first version is served; until the signal. */
-  served(server: AppServer, signal: AbortSignal): void;
+  served(server: AppServer, signal: AbortSignal, app: App): void;
 }
 
 export const serve = async (path: string, flags: ServeFlags, following?: Following): Promise<void> => {
@@ -258,7 +258,7 @@ const serveUntil = async (
     await notify("READY=1", `MAINPID=${process.pid}`);
     predecessor?.serving();
   }
-  if ("replace" in server) following?.served(server, stop.signal);
+  if ("replace" in server) following?.served(server, stop.signal, app);
   const { control } = server;
   const forget =
     control === null ? () => {} : noteRunning(path, control.url, control.token ?? firstOf(tokens));
@@ -270,7 +270,7 @@ const serveUntil = async (
   if (cut > 0) process.exitCode = 1;
 };
 
-const firstOf = (tokens: string | undefined): string | null =>
+export const firstOf = (tokens: string | undefined): string | null =>
   tokens === undefined ? null : (tokenEntries(tokens)[0]?.token ?? null);
 
 const printListeners = async ({

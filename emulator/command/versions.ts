@@ -8,14 +8,12 @@
  */
 
 import type { ResolveFnOutput, ResolveHookContext } from "node:module";
-import { basename, sep } from "node:path";
 import { pathToFileURL } from "node:url";
 import type { App } from "../../core/serve/app.ts";
-import { dirname, fileURLToPath, fs, join, lazy } from "../builtin.ts";
+import { fileURLToPath, fs, lazy } from "../builtin.ts";
 import { fileOf, loadApp } from "./modules.ts";
+import { FileWatch, hashOf } from "./watch.ts";
 
-const SETTLE = 20; // ms without a further change, after which the files are looked at: an editor writes in steps
-const HALF_SAVED = 100; // ms that a file may be missing or empty, as in the middle of a save
 const NUMBER = /[?&]socklet=\d+$/;
 
 /** This package's own files; of the sources, these folders. */
@@ -31,15 +29,6 @@ interface Source {
   imports: Set<string>;
 }
 
-const hashOf = (url: string): string | null => {
-  try {
-    const bytes = fs.readFileSync(new URL(url));
-    return bytes.length === 0 ? null : lazy.crypto.hash("sha1", bytes);
-  } catch {
-    return null;
-  }
-};
-
 /** Loads one version of an app after the other. */
 export class Versions {
   readonly #path: string;
@@ -48,10 +37,7 @@ export class Versions {
   #number = 1;
   #failed = new Set<string>(); // loaded by a version that failed
   #seen = new Map<string, Set<string>>(); // what was imported since the last version began, by importer
-  readonly #watched = new Map<string, import("node:fs").FSWatcher>(); // by folder
-  #folders: ReadonlySet<string> = new Set(); // those that are to be watched
-  #closed = false;
-  #told = Promise.withResolvers<void>(); // something in one of the folders has changed
+  readonly #watching = new FileWatch();
 
   /** Throws a `UsageError` where there is no such file. */
   constructor(path: string) {
@@ -90,44 +76,23 @@ export class Versions {
 
   /** Resolves when the app's files are others than were loaded last, to the paths of those that changed. */
   async changed(signal: AbortSignal): Promise<readonly string[]> {
-    const aborted = new Promise<never>((_, reject) => {
-      signal.addEventListener("abort", () => reject(signal.reason), { once: true });
-    });
-    aborted.catch(() => {});
-    for (;;) {
-      signal.throwIfAborted();
-      await Promise.race([this.#told.promise, aborted]);
-      await this.#settled();
-      let changed = this.#others();
-      if (changed.some((url) => hashOf(url) === null)) {
-        await pause(HALF_SAVED);
-        changed = this.#others();
-      }
-      if (changed.length === 0) continue;
-      this.#next(changed);
+    let changed: string[] = [];
+    const paths = await this.#watching.changed(signal, () => {
+      changed = this.#others();
       return changed.map((url) => fileURLToPath(url));
-    }
+    });
+    this.#next(changed);
+    return paths;
   }
 
   /** Ends the watch. */
   close(): void {
-    this.#closed = true;
-    for (const watcher of this.#watched.values()) watcher.close();
-    this.#watched.clear();
-  }
-
-  /** Resolves when nothing has been told for a moment. */
-  async #settled(): Promise<void> {
-    let more: boolean;
-    do {
-      this.#told = Promise.withResolvers();
-      more = await Promise.race([this.#told.promise.then(() => true), pause(SETTLE).then(() => false)]);
-    } while (more);
+    this.#watching.close();
   }
 
   /** The files that are others than were loaded. */
   #others(): string[] {
-    return [...this.#sources].flatMap(([url, { hash }]) => (hashOf(url) === hash ? [] : [url]));
+    return [...this.#sources].flatMap(([url, { hash }]) => (hashOf(new URL(url)) === hash ? [] : [url]));
   }
 
   /** Begins a version, in which these files are loaded anew, and all that import them. */
@@ -142,7 +107,7 @@ export class Versions {
       const source = this.#sources.get(url);
       if (source === undefined) continue;
       source.version = this.#number;
-      source.hash = hashOf(url);
+      source.hash = hashOf(new URL(url));
       delete lazy.module.createRequire(url).cache[fileURLToPath(url)];
     }
   }
@@ -191,78 +156,14 @@ export class Versions {
     }
     const known = this.#sources.get(url);
     if (known !== undefined) return known;
-    const source: Source = { version: this.#number, hash: hashOf(url), imports: new Set() };
+    const source: Source = { version: this.#number, hash: hashOf(new URL(url)), imports: new Set() };
     this.#sources.set(url, source);
     this.#watch();
     return source;
   }
 
-  /**
-   * Watches the folders of all files: an editor that replaces a file would leave behind who watches that. And those between them
-   * and the one that has them all: a folder that is moved away, or removed and made anew, is another one to the kernel.
-   */
+  /** Follows all files. */
   #watch(): void {
-    if (this.#closed) return;
-    const folders = foldersOf([...this.#sources.keys()].map((url) => fileURLToPath(url)));
-    const wanted = new Set([...folders].map(nearest));
-    this.#folders = folders;
-    for (const [folder, watcher] of this.#watched) {
-      if (wanted.has(folder)) continue;
-      watcher.close();
-      this.#watched.delete(folder);
-    }
-    for (const folder of wanted) {
-      if (this.#watched.has(folder)) continue;
-      try {
-        const watcher = fs.watch(folder, (_, name) => this.#heard(folder, name));
-        watcher.on("error", () => this.#lost(folder));
-        this.#watched.set(folder, watcher);
-      } catch {
-        setImmediate(() => this.#lost(folder)); // it has gone since
-      }
-    }
-    if ([...folders].some((folder) => !wanted.has(folder) && fs.existsSync(folder))) this.#watch(); // it has come since
-  }
-
-  /** Something happened to `name` in a folder that is watched. */
-  #heard(folder: string, name: string | null): void {
-    const path = name === null ? folder : join(folder, name);
-    if (name === null || this.#sources.has(pathToFileURL(path).href)) this.#told.resolve();
-    else if (name === basename(folder) && !fs.existsSync(path))
-      this.#lost(folder); // itself was removed, or moved
-    else if ([...this.#folders].some((one) => isIn(one, path))) this.#lost(path);
-  }
-
-  /** A folder is not what it was: it, and all in it, is watched anew. */
-  #lost(folder: string): void {
-    for (const [path, watcher] of this.#watched) {
-      if (!isIn(path, folder)) continue;
-      watcher.close();
-      this.#watched.delete(path);
-    }
-    this.#watch();
-    this.#told.resolve(); // what is in it may be other files by now
+    this.#watching.follow([...this.#sources.keys()].map((url) => fileURLToPath(url)));
   }
 }
-
-/** The folders of these files, and those between them and the one that has them all. */
-const foldersOf = (files: readonly string[]): ReadonlySet<string> => {
-  const folders = new Set(files.map((file) => dirname(file)));
-  const [first = ""] = folders;
-  let all = first;
-  while (![...folders].every((folder) => isIn(folder, all))) all = dirname(all);
-  for (const folder of folders) if (folder !== all) folders.add(dirname(folder)); // a set's loop sees what is added to it
-  return folders;
-};
-
-const isIn = (path: string, folder: string): boolean =>
-  path === folder || path.startsWith(folder.endsWith(sep) ? folder : folder + sep);
-
-/** The folder itself, or the nearest above it that is there. */
-const nearest = (folder: string): string => {
-  let at = folder;
-  while (!fs.existsSync(at) && dirname(at) !== at) at = dirname(at);
-  return at;
-};
-
-const pause = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));

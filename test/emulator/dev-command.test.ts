@@ -1,19 +1,17 @@
 /** `socklet dev` as a process: what a save does to connections, to listeners and to the screen. */
 
-import { type ChildProcess, spawn } from "node:child_process";
 import dgram from "node:dgram";
 import { once } from "node:events";
 import { mkdirSync } from "node:fs";
 import { mkdtemp, readdir, rename, rm, writeFile } from "node:fs/promises";
 import net from "node:net";
 import { join } from "node:path";
-import { createInterface, type Interface } from "node:readline";
-import type { Readable } from "node:stream";
 import tls from "node:tls";
 import { fileURLToPath } from "node:url";
 import { beforeEach, describe, expect, onTestFinished, test } from "vitest";
 import { ownCertificates } from "../peers/certificates.ts";
 import { reservePort } from "../peers/ports.ts";
+import { askOnce, Client, Program } from "./dev-program.ts";
 
 const root = fileURLToPath(new URL("../..", import.meta.url));
 const SAVES = Number(process.env.SOCKLET_SAVES ?? 40); // how many the soak makes
@@ -36,103 +34,6 @@ const write = (name: string, text: string): Promise<void> => writeFile(join(fold
 const replace = async (name: string, text: string): Promise<void> => {
   await write(`.${name}~`, text);
   await rename(join(folder, `.${name}~`), join(folder, name));
-};
-
-/** A program in the folder. It ends with its test. */
-class Program {
-  readonly lines: string[] = [];
-  readonly process: ChildProcess;
-  readonly exit: Promise<number | null>;
-  #look: (() => void)[] = [];
-  #exited = false;
-
-  constructor(args: readonly string[], nodeArgs: readonly string[] = []) {
-    const cli = join(root, "emulator/command/cli.ts");
-    this.process = spawn(process.execPath, ["--conditions=socklet:source", ...nodeArgs, cli, ...args], {
-      cwd: folder,
-      env: {
-        ...process.env,
-        npm_lifecycle_event: undefined,
-        SOCKLET_TOKENS: undefined,
-        SOCKLET_URL: undefined,
-        SOCKLET_TOKEN: undefined,
-        XDG_RUNTIME_DIR: runtime,
-      },
-      stdio: ["ignore", "pipe", "pipe"],
-    });
-    for (const stream of [this.process.stdout, this.process.stderr]) {
-      createInterface(stream as Readable).on("line", (line) => {
-        this.lines.push(line);
-        this.#told();
-      });
-    }
-    this.exit = once(this.process, "close").then(([status]) => {
-      this.#exited = true;
-      this.#told();
-      return status;
-    });
-    onTestFinished(async () => {
-      this.process.kill("SIGKILL");
-      await this.exit;
-    });
-  }
-
-  /** The first line from `from` on that matches. */
-  async line(pattern: RegExp, from = 0): Promise<RegExpExecArray> {
-    for (;;) {
-      for (const line of this.lines.slice(from)) {
-        const found = pattern.exec(line);
-        if (found !== null) return found;
-      }
-      if (this.#exited) throw new Error(`it ended without a line like ${pattern}:\n${this.lines.join("\n")}`);
-      await new Promise<void>((resolve) => this.#look.push(resolve));
-    }
-  }
-
-  /** Saves, and waits for what that prints. */
-  async saved(save: Promise<void>, pattern: RegExp): Promise<RegExpExecArray> {
-    const from = this.lines.length;
-    await save;
-    return this.line(pattern, from);
-  }
-
-  #told(): void {
-    for (const look of this.#look.splice(0)) look();
-  }
-}
-
-/** A connection that asks a line at a time. */
-class Client {
-  readonly socket: net.Socket;
-  readonly #lines: AsyncIterator<string>;
-  readonly #reader: Interface;
-
-  constructor(port: number) {
-    this.socket = net.connect({ host: "127.0.0.1", port });
-    this.#reader = createInterface(this.socket);
-    this.#lines = this.#reader[Symbol.asyncIterator]();
-    onTestFinished(() => void this.socket.destroy());
-  }
-
-  async ask(line: string): Promise<string> {
-    this.socket.write(`${line}\n`);
-    const { value, done } = await this.#lines.next();
-    if (done) throw new Error("the connection was cut");
-    return value;
-  }
-
-  end(): Promise<unknown> {
-    const closed = once(this.socket, "close");
-    this.socket.end();
-    return closed;
-  }
-}
-
-const askOnce = async (port: number, line = "?"): Promise<string> => {
-  const client = new Client(port);
-  const answer = await client.ask(line);
-  await client.end();
-  return answer;
 };
 
 const refuses = (port: number): Promise<boolean> =>
@@ -180,7 +81,7 @@ const served = async (
   await write("state.ts", STATE);
   await write("say.ts", HANDLER);
   await write("app.ts", app(listen));
-  const dev = new Program(["dev", "app.ts", ...args], nodeArgs);
+  const dev = new Program(folder, ["dev", "app.ts", ...args], nodeArgs);
   await dev.line(/^(control|Say) /);
   return dev;
 };
@@ -252,7 +153,7 @@ describe("socklet dev", { timeout: TIMEOUT }, () => {
     await write("state.ts", STATE);
     await write("say.ts", HANDLER);
     await write("app.ts", app(at(port)));
-    const dev = new Program(["dev", "app.ts", "--control-port", "0"]);
+    const dev = new Program(folder, ["dev", "app.ts", "--control-port", "0"]);
     await dev.line(/word\.ts:1\).*waiting for a save that mends it$/);
     await write("word.ts", word("well"));
     await dev.line(/^control /);
@@ -298,7 +199,7 @@ describe("socklet dev", { timeout: TIMEOUT }, () => {
          ],
        });`,
     );
-    const dev = new Program(["dev", "app.ts", "--control-port", "0"]);
+    const dev = new Program(folder, ["dev", "app.ts", "--control-port", "0"]);
     await dev.line(/^control /);
     const socket = dgram.createSocket("udp4");
     onTestFinished(() => void socket.close());
@@ -326,7 +227,7 @@ describe("socklet dev", { timeout: TIMEOUT }, () => {
       await write("parts/words/word.ts", word(text));
     };
     await make("one");
-    const dev = new Program(["dev", "app.ts", "--no-control"]);
+    const dev = new Program(folder, ["dev", "app.ts", "--no-control"]);
     await dev.line(/^Say /);
     for (const [path, number] of [
       ["parts", 2],
@@ -359,14 +260,14 @@ describe("socklet dev", { timeout: TIMEOUT }, () => {
         context: () => ({ made: 1 }),
       });`;
     await dev.saved(write("app.ts", lasting), /version 2: app\.ts/);
-    const run = new Program(["sessions", "run", "ask", "--background"]);
+    const run = new Program(folder, ["sessions", "run", "ask", "--background"]);
     expect(await run.exit).toBe(0);
     const id = run.lines[0] as string;
     dev.process.kill("SIGKILL");
     await dev.exit;
-    const again = new Program(["dev", "app.ts", "--control-port", "0"]);
+    const again = new Program(folder, ["dev", "app.ts", "--control-port", "0"]);
     await again.line(/^control /);
-    const shown = new Program(["sessions", "show", id]);
+    const shown = new Program(folder, ["sessions", "show", id]);
     expect(await shown.exit).toBe(0);
     expect(shown.lines.join("\n")).toMatch(/running|waiting|connecting/);
   });
@@ -389,7 +290,7 @@ describe("socklet dev", { timeout: TIMEOUT }, () => {
          } }],
        });`,
     );
-    const dev = new Program(["dev", "app.ts", "--no-control"]);
+    const dev = new Program(folder, ["dev", "app.ts", "--no-control"]);
     await dev.line(/^Plain /);
     const ask = async (protocols: string[]): Promise<string> => {
       const socket = tls.connect({ port, host: "127.0.0.1", ca, ALPNProtocols: protocols });
@@ -407,7 +308,7 @@ describe("socklet dev", { timeout: TIMEOUT }, () => {
     const port = await reservePort();
     const dev = await served(at(port));
     await askOnce(port);
-    const list = new Program(["sessions", "list"]);
+    const list = new Program(folder, ["sessions", "list"]);
     expect(await list.exit).toBe(0);
     expect(list.lines.some((line) => / Say +from /.test(line))).toBe(true);
     dev.process.kill("SIGTERM");
@@ -416,7 +317,7 @@ describe("socklet dev", { timeout: TIMEOUT }, () => {
     const killed = await served(at(port));
     killed.process.kill("SIGKILL");
     await killed.exit;
-    const none = new Program(["sessions", "list"]);
+    const none = new Program(folder, ["sessions", "list"]);
     expect(await none.exit).toBe(2);
     expect(none.lines.join("\n")).toContain("None of yours runs on this machine");
     expect(await readdir(join(runtime, "socklet"))).toEqual([]);
@@ -428,7 +329,7 @@ describe("socklet dev", { timeout: TIMEOUT }, () => {
     const dev = await served(at(port));
     await dev.line(/\.dev\.vars is new/);
     await dev.line(/Authorization: Bearer <a token of SOCKLET_TOKENS>/);
-    const list = new Program(["sessions", "listeners"]);
+    const list = new Program(folder, ["sessions", "listeners"]);
     expect(await list.exit).toBe(0);
   });
 

@@ -79,6 +79,7 @@ const ROOMS: Readonly<Record<string, Room>> = {
       ...KERNEL,
       "emulator/sockets",
       "emulator/servers",
+      "emulator/servers/forking",
       "emulator/wire",
       "emulator/app",
       "emulator/cluster",
