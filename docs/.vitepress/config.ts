@@ -50,6 +50,7 @@ const guide: SidebarItem[] = [
   group(
     "Guide",
     docs(
+      "getting-started",
       "handlers",
       "developing",
       "servers",

@@ -74,6 +74,20 @@ const ofServing = (command: Command): Command =>
     )
     .option("--verbose", "tell events of requests, too, not errors alone");
 
+program
+  .command("init")
+  .description("make a project: a handler, its test, and scripts; asks at a terminal for what is not given")
+  .argument("[folder]", "where; a folder that is empty, or not there yet")
+  .addOption(new Option("--runtime <runtime>", "what it is for").choices(["node", "workerd", "both"]))
+  .addOption(
+    new Option(
+      "--protocol <protocol>",
+      "what it begins with: lines of text or binary frames over TCP, datagrams over UDP, a client",
+    ).choices(["lines", "frames", "datagrams", "client"]),
+  )
+  .option("--yes", "ask nothing, and take what is usual: node, lines")
+  .action(async (folder, flags) => (await import("./init.ts")).init(folder, flags));
+
 ofServing(program.command("serve").description("serve all that an app listens with, until Ctrl-C"))
   .option("--workers <count>", "serve by so many processes; auto: one for each core", workerCount)
   .option("--reuse-port", "give each worker a socket of its own at each port (SO_REUSEPORT)")

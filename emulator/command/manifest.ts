@@ -6,11 +6,16 @@ interface Manifest {
   readonly version: string;
   readonly engines: { readonly node: string };
   readonly peerDependencies: Readonly<Record<string, string>>;
+  readonly devDependencies: Readonly<Record<string, string>>;
 }
 
 const manifest: Manifest = lazy.module.createRequire(import.meta.url)("socklet/package.json");
 
 export const { version } = manifest;
+
+/** The versions of a package that this version is tested with, for the package.json of a new project; of this package itself, too. */
+export const rangeOf = (name: string): string | undefined =>
+  name === "socklet" ? `^${version}` : manifest.devDependencies[name];
 
 const leastOf = (range: string | undefined): string => (range ?? "").replace(/^(>=|\^)/, "");
 

@@ -1,23 +1,18 @@
 /** The package as its users get it: packed, installed in an empty folder, imported, type-checked, run on two Nodes. */
 
-import { execFile, spawn } from "node:child_process";
+import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { existsSync } from "node:fs";
-import { cp, mkdir, mkdtemp, readdir, readFile, rm, symlink, writeFile } from "node:fs/promises";
+import { mkdir, mkdtemp, readdir, readFile, rm, symlink, writeFile } from "node:fs/promises";
 import net from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { text } from "node:stream/consumers";
-import { fileURLToPath } from "node:url";
-import { promisify } from "node:util";
 import { build } from "esbuild";
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from "vitest";
 import { type Block, blocksOf, headingsOf, linksOf, pages } from "../pages/markdown.ts";
-
-const root = fileURLToPath(new URL("../..", import.meta.url));
-
-const manifest = JSON.parse(await readFile(`${root}package.json`, "utf8"));
+import { env, manifest, packAll, root, run, TEMPLATES, TEXTS } from "./packed.ts";
 
 /** The code of each entry, by what imports it. */
 const entries: Readonly<Record<string, string>> = Object.fromEntries(
@@ -26,40 +21,10 @@ const entries: Readonly<Record<string, string>> = Object.fromEntries(
   ),
 );
 
-/** What is read, and what the pages lead to. */
-const TEXTS = [
-  ...["LICENSE", "README.md", "ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md"],
-  ...(await readdir(`${root}docs`)).filter((name) => /\.(md|svg)$/.test(name)).map((name) => `docs/${name}`),
-  ...(await readdir(`${root}docs/decisions`)).map((name) => `docs/decisions/${name}`),
-  ...(await readdir(`${root}docs/performance`)).map((name) => `docs/performance/${name}`),
-  ...(await readdir(`${root}examples`, { recursive: true }))
-    .filter((name) => name.endsWith(".ts"))
-    .map((name) => `examples/${name}`),
-];
-
-// An npm within an npm: what the outer one says of its own project is not for the inner one.
-const env: NodeJS.ProcessEnv = Object.fromEntries(
-  Object.entries(process.env).filter(
-    ([name]) => !/^npm_(package|lifecycle|command|config_local_prefix|config_node_gyp)/.test(name),
-  ),
-);
-
-const execute = promisify(execFile);
-
-/** Runs a program to its end, and gives its stdout. What it says otherwise is in the error, where it fails. */
-const run = async (cwd: string, file: string, ...args: string[]): Promise<string> => {
-  try {
-    return (await execute(file, args, { cwd, env, maxBuffer: 16 * 1024 * 1024 })).stdout;
-  } catch (error) {
-    const { stdout, stderr, message } = error as { stdout: string; stderr: string; message: string };
-    throw new Error([message, stdout, stderr].join("\n"));
-  }
-};
-
 let temporary: string;
 let clean: string; // a clean checkout, so that what is packed is what a release has
 let user: string; // where the package is installed
-let packed: string[];
+let packed: readonly string[];
 
 /** Both Nodes that the package is for: the oldest line, installed beside it, and the one that runs this. */
 const nodes = { 22: () => join(user, "node_modules/.bin/node"), 24: () => process.execPath } as const;
@@ -202,28 +167,8 @@ beforeAll(async () => {
   clean = join(temporary, "clean");
   user = join(temporary, "user");
 
-  await mkdir(clean);
-  for (const name of [
-    "core",
-    "emulator",
-    "worker",
-    "docs",
-    "examples",
-    "build.ts",
-    "package.json",
-    "tsconfig.base.json",
-    ...TEXTS.filter((name) => !name.includes("/")),
-  ]) {
-    await cp(root + name, join(clean, name), {
-      recursive: true,
-      filter: (path) => !path.includes("/node_modules"),
-    });
-  }
-  await symlink(`${root}node_modules`, join(clean, "node_modules"));
-  await mkdir(join(clean, "dist/core"), { recursive: true });
-  await writeFile(join(clean, "dist/core/stale.js"), "of an earlier build\n");
-  const [pack] = Object.values(JSON.parse(await run(clean, "npm", "pack", "--json", "--silent")));
-  packed = (pack as { files: { path: string }[] }).files.map(({ path }) => path).sort();
+  const { socklet } = await packAll(clean);
+  packed = socklet.files;
 
   await mkdir(user);
   const { devDependencies } = manifest;
@@ -231,7 +176,7 @@ beforeAll(async () => {
     private: true,
     type: "module",
     dependencies: {
-      socklet: `file:${join(clean, (pack as { filename: string }).filename)}`,
+      socklet: `file:${socklet.path}`,
       node: "^22.18.0",
       typescript: devDependencies.typescript,
       "@types/node": devDependencies["@types/node"],
@@ -250,7 +195,8 @@ test("has what was built from the sources, its texts, and nothing else", async (
   const sources: string[] = [];
   for (const folder of ["core", "emulator", "worker"]) {
     for (const name of await readdir(join(clean, folder), { recursive: true })) {
-      if (name.endsWith(".ts")) sources.push(`${folder}/${name.slice(0, -".ts".length)}`);
+      if (name.endsWith(".ts") && !name.startsWith("templates/"))
+        sources.push(`${folder}/${name.slice(0, -".ts".length)}`);
     }
   }
   const declared = sources
@@ -262,7 +208,7 @@ test("has what was built from the sources, its texts, and nothing else", async (
   const others = packed.filter((name) => /^dist\/chunks\/[a-z0-9-]+\.js$/.test(name)); // the control plane's
   const maps = packed.filter((name) => name.endsWith(".map"));
   expect(packed.filter((name) => !maps.includes(name))).toEqual(
-    [...declared, ...code, ...others, ...TEXTS, "package.json"].sort(),
+    [...declared, ...code, ...others, ...TEXTS, ...TEMPLATES, "package.json"].sort(),
   );
   // A file that only passes on what others export has none.
   expect([...code, ...others].map((name) => `${name}.map`)).toEqual(expect.arrayContaining(maps));

@@ -116,7 +116,7 @@ const root = join(import.meta.dirname, "../..");
 
 const sources = ["core", "emulator", "worker", "examples"].flatMap((part) =>
   readdirSync(join(root, part), { recursive: true, encoding: "utf8" })
-    .filter((name) => name.endsWith(".ts"))
+    .filter((name) => name.endsWith(".ts") && !name.startsWith("templates/")) // those are a new project's
     .map((name) => join(part, name)),
 );
 

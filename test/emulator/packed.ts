@@ -1,0 +1,88 @@
+/** The packages as npm has them: packed from a clean copy of the sources, as a release is. */
+
+import { execFile } from "node:child_process";
+import { cp, mkdir, readdir, readFile, symlink, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { promisify } from "node:util";
+
+export const root = fileURLToPath(new URL("../..", import.meta.url));
+
+export const manifest = JSON.parse(await readFile(`${root}package.json`, "utf8"));
+
+/** What is read, and what the pages lead to. */
+export const TEXTS = [
+  ...["LICENSE", "README.md", "ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md"],
+  ...(await readdir(`${root}docs`)).filter((name) => /\.(md|svg)$/.test(name)).map((name) => `docs/${name}`),
+  ...(await readdir(`${root}docs/decisions`)).map((name) => `docs/decisions/${name}`),
+  ...(await readdir(`${root}docs/performance`)).map((name) => `docs/performance/${name}`),
+  ...(await readdir(`${root}examples`, { recursive: true }))
+    .filter((name) => name.endsWith(".ts"))
+    .map((name) => `examples/${name}`),
+];
+
+/** What `socklet init` makes projects of. */
+export const TEMPLATES = (
+  await readdir(`${root}emulator/templates`, { recursive: true, withFileTypes: true })
+)
+  .filter((entry) => entry.isFile())
+  .map(({ parentPath, name }) => join(parentPath, name).slice(root.length))
+  .filter((name) => name !== "emulator/templates/tsconfig.json");
+
+// An npm within an npm: what the outer one says of its own project is not for the inner one.
+export const env: NodeJS.ProcessEnv = Object.fromEntries(
+  Object.entries(process.env).filter(
+    ([name]) => !/^npm_(package|lifecycle|command|config_local_prefix|config_node_gyp)/.test(name),
+  ),
+);
+
+const execute = promisify(execFile);
+
+/** Runs a program to its end, and gives its stdout. What it says otherwise is in the error, where it fails. */
+export const run = async (cwd: string, file: string, ...args: string[]): Promise<string> => {
+  try {
+    return (await execute(file, args, { cwd, env, maxBuffer: 16 * 1024 * 1024 })).stdout;
+  } catch (error) {
+    const { stdout, stderr, message } = error as { stdout: string; stderr: string; message: string };
+    throw new Error([message, stdout, stderr].join("\n"));
+  }
+};
+
+/** A package that was packed. */
+export interface Packed {
+  /** The archive. */
+  readonly path: string;
+  /** The files in it, in order. */
+  readonly files: readonly string[];
+}
+
+const pack = async (folder: string): Promise<Packed> => {
+  const [packed] = Object.values(JSON.parse(await run(folder, "npm", "pack", "--json", "--silent")));
+  const { filename, files } = packed as { filename: string; files: { path: string }[] };
+  return { path: join(folder, filename), files: files.map(({ path }) => path).sort() };
+};
+
+/** Packs both packages of a clean copy of the repository, which it makes at `clean`. */
+export const packAll = async (clean: string): Promise<{ socklet: Packed; create: Packed }> => {
+  await mkdir(clean);
+  for (const name of [
+    "core",
+    "emulator",
+    "worker",
+    "docs",
+    "examples",
+    "build.ts",
+    "package.json",
+    "tsconfig.base.json",
+    ...TEXTS.filter((name) => !name.includes("/")),
+  ]) {
+    await cp(root + name, join(clean, name), {
+      recursive: true,
+      filter: (path) => !path.includes("/node_modules"),
+    });
+  }
+  await symlink(`${root}node_modules`, join(clean, "node_modules"));
+  await mkdir(join(clean, "dist/core"), { recursive: true });
+  await writeFile(join(clean, "dist/core/stale.js"), "of an earlier build\n");
+  return { socklet: await pack(clean), create: await pack(join(clean, "emulator/create")) };
+};
