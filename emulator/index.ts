@@ -1,5 +1,6 @@
 /** `socklet/emulator`: real sockets in Node. */
 
+export { EDGE_RULES, type EdgeOptions, type EdgeRule, type EdgeRuleName } from "../core/net/edge.ts";
 export type { ControlOptions, ControlServer } from "./app/control.ts";
 export type { ListenDescriptor } from "./app/descriptors.ts";
 export { type AppServer, type Replaced, type ServeOptions, serveApp } from "./app/serve.ts";

@@ -2,6 +2,7 @@
 /** `socklet/worker`: handlers in Cloudflare Workers. */
 
 export { type Lasting, lasting } from "../core/control/sessions/lasting.ts";
+export { ConnectionSlots } from "../core/sockets/slots.ts";
 export {
   getaddrinfo,
   getfqdn,
@@ -27,7 +28,6 @@ export { type PoolsOptions, poolsFor, type WorkerPools } from "./pool/pools.ts";
 export { WorkerDatagramServer, WorkerServer, type WorkerServerOptions } from "./serve/server.ts";
 export { type WorkerModule, type WorkerOptions, workerFor } from "./serve/worker.ts";
 export {
-  ConnectionSlots,
   createConnection,
   TCPConnector,
   type TCPConnectorOptions,

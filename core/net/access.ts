@@ -282,7 +282,7 @@ function toAscii(host: string): string | undefined {
 const addressText = (packed: Uint8Array): string =>
   inetNtop(packed.length === 4 ? AF_INET : AF_INET6, packed);
 
-const isLocalhost = (name: string): boolean => name === "localhost" || name.endsWith(".localhost");
+export const isLocalhost = (name: string): boolean => name === "localhost" || name.endsWith(".localhost");
 
 // --- Which peers may connect ------------------------------------------------------------------------------------------
 
@@ -518,6 +518,9 @@ const specialNetwork = (packed: Uint8Array): Network | undefined => {
     });
   return notPublic.find((network) => inNetwork(packed, network));
 };
+
+/** Whether an address is one of the public Internet: none of a private, local or otherwise special network. */
+export const isPublic = (packed: Uint8Array): boolean => specialNetwork(packed) === undefined;
 
 // --- What Cloudflare's edge refuses ------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@
 import { describe, errorText, printable } from "../describe.ts";
 import { SocketError } from "../errors.ts";
 import type { Address } from "../net/address.ts";
+import type { EdgeRule, EdgeRuleName } from "../net/edge.ts";
 import { attempt, disown } from "../promises.ts";
 import type { FaultName, Speaker } from "./fault-rule.ts";
 
@@ -221,6 +222,15 @@ export type SockletEvent =
       readonly fault: FaultName;
       readonly from: Speaker;
       readonly connection: number;
+    })
+  /** A rule of Cloudflare's edge was met, in the emulator, by an app that is held to them (`edge`); `message` says by what. */
+  | (Told & {
+      readonly type: "edge";
+      readonly rule: EdgeRuleName;
+      readonly message: string;
+      readonly page: string;
+      readonly date: string;
+      readonly known: EdgeRule["known"];
     })
   /** `suspend(how)` was called: from now on, new requests are held or refused. */
   | (Told & { readonly type: "suspended"; readonly how: "hold" | "refuse" })

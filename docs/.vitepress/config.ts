@@ -58,6 +58,7 @@ const guide: SidebarItem[] = [
       "pools",
       "testing",
       "proxying",
+      "edge",
       "deploying",
       "tls",
       "proxy-protocol",

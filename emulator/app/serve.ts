@@ -14,6 +14,7 @@ import {
   isLoopback,
   packAddress,
 } from "../../core/net/address.ts";
+import { EDGE_NAMES, type EdgeOptions } from "../../core/net/edge.ts";
 import { checkOptions, checkTime, MAX_TIMER, optionNamesOf } from "../../core/options.ts";
 import type { AppPools } from "../../core/pool/app-pools.ts";
 import {
@@ -22,6 +23,7 @@ import {
   checkPoolOf,
   isApp,
   type Listener,
+  type Platform,
   type Serving as Serves,
 } from "../../core/serve/app.ts";
 import type { RunOptions } from "../../core/serve/connector.ts";
@@ -55,6 +57,7 @@ import { asRequest, guardConnections } from "../sockets/ownership.ts";
 import { FileStorage } from "../storage.ts";
 import type { ControlOptions, ControlServer, ServedRoutes, TCPServerClass } from "./control.ts";
 import { assigned, type ListenDescriptor } from "./descriptors.ts";
+import type { AppEdge } from "./edge.ts";
 import type { AppFaults } from "./faults.ts";
 import { filled } from "./listing.ts";
 import type { ReplayTarget } from "./replays.ts";
@@ -98,6 +101,11 @@ export interface ServeOptions {
    * are exempt. It costs each request a little, and what dials outside of all requests in the same process is held to it, too. Default `false`.
    */
   readonly guardConnections?: boolean;
+  /**
+   * Holds the app to the rules of Cloudflare's edge, as docs/edge.md lists them: what meets one fails with an error that names it,
+   * and is told as the event `edge`. Requests in the children of a forking listener are held to `other-request` alone. Default: it is not.
+   */
+  readonly edge?: EdgeOptions;
   /** Descriptors that are bound, or listen, for listeners that then bind nothing: of systemd's, or of a program before this one. Default: none. */
   readonly descriptors?: readonly ListenDescriptor[];
   /** 48 random bytes, of which each listener with TLS that has no `ticketKeys` makes its own: apps that are served with the same resume each other's sessions. Default: each listener has others at each start. */
@@ -125,6 +133,7 @@ export const SERVE_NAMES = optionNamesOf<ServeOptions>("serveApp()")({
   signal: true,
   handlerName: true,
   guardConnections: "boolean",
+  edge: EDGE_NAMES,
   descriptors: true,
   ticketKeys: true,
   control: CONTROL_NAMES,
@@ -219,12 +228,17 @@ const naming = <Base>(Server: Base, names: AsyncLocalStorage<string> | undefined
   return Naming as Base;
 };
 
-/** Runs each handler as a request of its own, to which belongs what it dials. */
-const guarding = <Base>(Server: Base, guarded: boolean | undefined): Base => {
+/** Runs each handler as a request of its own, to which belongs what it dials; `began` is told what stands for it. */
+const guarding = <Base>(
+  Server: Base,
+  guarded: boolean | undefined,
+  began: (owner: object, server: string) => void = () => {},
+): Base => {
   if (!guarded) return Server;
   // biome-ignore lint/suspicious/noExplicitAny: a mixin's base must take any arguments (TypeScript handbook, Mixins)
   abstract class Guarding extends (Server as abstract new (...args: any[]) => BaseEndpoint<unknown>) {
     override finishRequest(request: unknown, clientAddress: Address | null): unknown {
+      began(request as object, this.name);
       return asRequest(request as object, () => super.finishRequest(request, clientAddress));
     }
   }
@@ -232,12 +246,17 @@ const guarding = <Base>(Server: Base, guarded: boolean | undefined): Base => {
   return Guarding as Base;
 };
 
-/** Dials for the app's sessions, each of which is a request of its own. */
-class SessionConnector<Context, Params> extends TCPConnector<Context, Params> {
-  override run(options?: RunOptions<StreamSocket, Params>): Promise<unknown> {
-    return asRequest({}, () => super.run(options));
+/** What dials for the app's sessions, each of which is a request of its own. */
+const sessionConnector = (edge: AppEdge | null): typeof TCPConnector => {
+  class SessionConnector<Context, Params> extends TCPConnector<Context, Params> {
+    override run(options?: RunOptions<StreamSocket, Params>): Promise<unknown> {
+      const owner = {};
+      edge?.hold(owner, this.name);
+      return asRequest(owner, () => super.run(options));
+    }
   }
-}
+  return (edge?.session(SessionConnector as typeof TCPConnector) ?? SessionConnector) as typeof TCPConnector;
+};
 
 const TICKET_KEYS = 48; // bytes; Node's
 
@@ -280,6 +299,7 @@ export const serverOf = <Context>(
   recorded: Recorded,
   { module, data = DATA, handlerName, guardConnections: guarded }: ServeOptions,
   ruled: <Server>(Server: Server) => Server = (Server) => Server,
+  edge: AppEdge | null = null,
 ): AnyServer<Context> => {
   const scheme = endpoint.scheme === "tls" ? "tcp" : endpoint.scheme;
   const Server = SERVERS[`${scheme} ${carries}` as keyof typeof SERVERS][serve];
@@ -288,7 +308,8 @@ export const serverOf = <Context>(
   ) as AnyServerClass<Context>;
   if (serve !== "forking") {
     const Watched = carries === "datagrams" ? recorded.datagrams(ruled(Recorded)) : ruled(Recorded);
-    const Served = guarding(naming(Watched, handlerName), guarded);
+    const began = edge === null ? undefined : edge.hold.bind(edge);
+    const Served = guarding(naming(Watched, handlerName), guarded || edge !== null, began);
     return new Served(endpoint, handler, options);
   }
   if (module === undefined) {
@@ -296,7 +317,11 @@ export const serverOf = <Context>(
     throw new SocketError("ERR_APP", said);
   }
   const { context: _, ...own } = options; // each child makes its own
-  return new Recorded(endpoint, appHandlerFrom(module, name, data, guarded), own);
+  return new Recorded(
+    endpoint,
+    appHandlerFrom(module, name, data, guarded || edge?.holds("other-request")),
+    own,
+  );
 };
 
 /** A connector of one entry of `dial`, with the faults of its rules. */
@@ -491,12 +516,12 @@ export const serveApp = <Context>(app: App<Context>, options: ServeOptions = {})
 
 /** `serveApp()`, as one process of several. */
 export const openApp = async <Context>(
-  app: App<Context>,
+  declared: App<Context>,
   options: ServeOptions,
   hosting: Hosting = {},
 ): Promise<Opened> => {
   checkOptions("serveApp()", options, SERVE_NAMES);
-  checkServed(app);
+  checkServed(declared);
   const { onEvent, drainTimeout, control, signal } = options;
   const drainDelay = checkTime("drainDelay", options.drainDelay ?? 0, 0);
   const { keeps = true, after } = hosting;
@@ -505,20 +530,38 @@ export const openApp = async <Context>(
   const access = control && parts?.controlTokens(control);
   const secrets = access?.secrets ?? hosting.plane?.secrets;
   if (control) await parts?.loadRoutes(); // before somebody can connect, and would wait for it
+  const told = parts === undefined || secrets === undefined ? null : new parts.ListenerLog(secrets);
+  const tell =
+    told === null
+      ? onEvent
+      : (event: SockletEvent): void => {
+          told.tell(event);
+          if (onEvent !== undefined) callListener(onEvent, event);
+        };
+  const edge =
+    options.edge === undefined
+      ? null
+      : new (await import("./edge.ts")).AppEdge(options.edge, (event) => tell?.(event));
+  const app = edge?.served(declared) ?? declared;
   const given = givenTo(app, options.descriptors, hosting);
-  if (options.guardConnections) guardConnections();
-  const Connector = naming(SessionConnector, options.handlerName) as typeof TCPConnector;
+  if (options.guardConnections || edge !== null) guardConnections();
+  const Connector = naming(sessionConnector(edge), options.handlerName);
   const made = async (app: App<Context>, module: string | undefined): Promise<Version<Context>> => {
     const pools =
       Object.keys(app.pools).length === 0
         ? null
-        : await poolsOf(app as App, naming(PooledConnector, options.handlerName));
+        : await poolsOf(
+            app as App,
+            naming(edge?.pooled(PooledConnector) ?? PooledConnector, options.handlerName),
+          );
+    const pool: Platform["pool"] =
+      pools?.client ?? ((name, Handler) => checkPoolOf(app as App, name, Handler) as never);
     const context = await unlessAborted(
       app.context({
         name: "node",
         bindings: process.env,
         storage: new FileStorage(options.data ?? DATA),
-        pool: pools?.client ?? ((name, Handler) => checkPoolOf(app as App, name, Handler) as never),
+        pool: edge?.pool(pool) ?? pool,
       }),
       signal,
     );
@@ -539,14 +582,6 @@ export const openApp = async <Context>(
   const placed: Placed[] = [];
   const shown = { ...app }; // to the control plane: `dial` as it is once the listeners are where they are
   const metrics = parts && new parts.Metrics();
-  const told = parts === undefined || secrets === undefined ? null : new parts.ListenerLog(secrets);
-  const tell =
-    told === null
-      ? onEvent
-      : (event: SockletEvent): void => {
-          told.tell(event);
-          if (onEvent !== undefined) callListener(onEvent, event);
-        };
   const faulty =
     app.listeners.some(({ faults }) => faults.length > 0) ||
     Object.values(app.dial).some(({ faults }) => faults.length > 0);
@@ -678,7 +713,12 @@ export const openApp = async <Context>(
     ({ serve }: Listener<Context>, { app, module }: Version<Context>) =>
     (name: string): unknown =>
       serve === "forking" && module !== undefined
-        ? appHandlerFrom(module, name, options.data ?? DATA, options.guardConnections)
+        ? appHandlerFrom(
+            module,
+            name,
+            options.data ?? DATA,
+            options.guardConnections || edge?.holds("other-request"),
+          )
         : app.handlers[name];
   /** Opens one listener of a version, with `anyPort` at this port; gives its server. */
   const openOne = async (
@@ -710,6 +750,7 @@ export const openApp = async <Context>(
       recorded,
       { ...options, ...(of.module !== undefined && { module: of.module }) },
       (Server) => faults?.served(Server, listener.name) ?? Server,
+      edge,
     );
     servers.push(server);
     const at = await unlessAborted(server.listen(), signal);
@@ -775,10 +816,11 @@ export const openApp = async <Context>(
       ? formatAddress(listener.endpoint)
       : listenerUrl(listener.endpoint.scheme, address);
   };
-  const replaceBy = async (app: App<Context>, module: string | undefined): Promise<Replaced> => {
+  const replaceBy = async (declared: App<Context>, module: string | undefined): Promise<Replaced> => {
     if (delayed !== undefined)
       throw new SocketError("EBADF", "the app is being closed; serve the new version anew");
-    checkServed(app);
+    checkServed(declared);
+    const app = edge?.served(declared) ?? declared;
     const next = await made(app, module ?? options.module);
     const before = byKey(open.keys(), sameness);
     const kept = new Map<Listener<Context>, AnyServer<Context>>(); // by the new version's listeners

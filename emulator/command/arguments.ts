@@ -1,6 +1,7 @@
 /** Reads the words and flags that a command is given. */
 
 import { InvalidArgumentError } from "commander";
+import { EDGE_RULES, type EdgeRuleName } from "../../core/net/edge.ts";
 import { UsageError } from "./output.ts";
 
 export const milliseconds = (text: string): number => {
@@ -38,3 +39,13 @@ export const paramsOf = (words: string[], json: string | undefined): unknown => 
 /** How many workers: `auto`, or a number from 1 on. */
 export const workerCount = (text: string): number | "auto" =>
   text === "auto" ? text : count(1, 1_024)(text);
+
+/** Rules of the edge, by their names. */
+export const ruleNames = (text: string): EdgeRuleName[] => {
+  const names = text.split(",");
+  const unknown = names.find((name) => !Object.hasOwn(EDGE_RULES, name));
+  if (unknown === undefined) return names as EdgeRuleName[];
+  throw new InvalidArgumentError(
+    `There is no rule "${unknown}"; there are ${Object.keys(EDGE_RULES).join(", ")}.`,
+  );
+};

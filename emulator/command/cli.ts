@@ -14,7 +14,7 @@ import { isA } from "../../core/describe.ts";
 import { MAX_TIMER } from "../../core/options.ts";
 import { SECURE_TRANSPORTS } from "../../core/sockets/tls.ts";
 import { descriptorFlag } from "./activation.ts";
-import { count, milliseconds, portNumber, workerCount } from "./arguments.ts";
+import { count, milliseconds, portNumber, ruleNames, workerCount } from "./arguments.ts";
 import { dial } from "./dial.ts";
 import { isSince, LEAST_NODE, version } from "./manifest.ts";
 import { describe, LOG_FORMATS, say, UsageError } from "./output.ts";
@@ -107,6 +107,8 @@ ofServing(
       .choices(["node", "workerd", "both"])
       .default("node"),
   )
+  .option("--edge", "hold the app to the rules of Cloudflare's edge, and tell which it meets: docs/edge.md")
+  .option("--edge-except <rules>", "the same, but for these: private-address,port-25", ruleNames)
   .action(async (path, flags) => (await import("./dev.ts")).dev(path, flags));
 
 program

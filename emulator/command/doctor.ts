@@ -3,8 +3,11 @@
 import net from "node:net";
 import { dirname, relative, resolve } from "node:path";
 import { describe as thrownAs } from "../../core/describe.ts";
-import { formatAddress } from "../../core/net/address.ts";
+import { isPublic, parseAllowRule } from "../../core/net/access.ts";
+import { formatAddress, type Network } from "../../core/net/address.ts";
+import { type EdgeRuleName, edgeRulesOf, edgeText } from "../../core/net/edge.ts";
 import type { App, Listener } from "../../core/serve/app.ts";
+import { edgeListeners } from "../app/edge.ts";
 import { fs, join, lazy, once } from "../builtin.ts";
 import { isSince, LEAST_KOFFI, LEAST_NODE } from "./manifest.ts";
 import { fileOf, loadApp } from "./modules.ts";
@@ -191,6 +194,42 @@ const dataFinding = ({ cwd }: Project): Finding => {
   }
 };
 
+/** What of the app Cloudflare's edge refuses, by the table of its rules; of a project that has a Worker. */
+const edgeFindings = ({ app, wrangler }: Project): Finding[] => {
+  if (wrangler === null) return [];
+  const found: Finding[] = [];
+  const met = (said: string, rule: EdgeRuleName): void => {
+    found.push(
+      note("edge", edgeText(said, rule), "see docs/edge.md; socklet dev --edge holds the app to it"),
+    );
+  };
+  const dialled = [
+    ...Object.entries(app?.dial ?? {}).map(([name, { endpoint }]) => [`dial.${name}`, endpoint] as const),
+    ...Object.entries(app?.pools ?? {}).map(([name, { endpoint }]) => [`pools.${name}`, endpoint] as const),
+  ];
+  for (const [where, endpoint] of dialled) {
+    for (const rule of edgeRulesOf(endpoint)) met(`${formatAddress(endpoint)} of ${where}`, rule);
+  }
+  for (const { text, ports, ...rule } of (app?.allow ?? []).map(parseAllowRule)) {
+    const { network } = rule as { network?: Network };
+    if (ports.every(([first, last]) => first === SMTP && last === SMTP)) met(`allow "${text}"`, "port-25");
+    if (network !== undefined && network.prefix > 0 && !isPublic(network.address))
+      met(`allow "${text}"`, "private-address");
+  }
+  for (const { listener, rule, what } of edgeListeners(app?.listeners ?? [])) {
+    met(`${formatAddress(listener.endpoint)} of the listener "${listener.name}", ${what}`, rule);
+  }
+  const { connect = [], compatibility_flags: flags = [] } = wrangler.config ?? {};
+  if (connect.length > 0) met(`[[connect]] of ${connect.map(({ port }) => port).join(", ")}`, "listen");
+  if (flags.includes("experimental")) {
+    const says = 'has the compatibility flag "experimental", which wrangler dev takes and the edge refuses';
+    found.push(note(wrangler.name, says, "leave it out of what is deployed"));
+  }
+  return found;
+};
+
+const SMTP = 25;
+
 const listenerFindings = async ({ app }: Project): Promise<Finding[]> => {
   const found: Finding[] = [];
   for (const listener of app?.listeners ?? []) found.push(await listenerFinding(listener));
@@ -202,6 +241,7 @@ const CHECKS: readonly ((project: Project) => Finding | Finding[] | Promise<Find
   koffiFinding,
   dataFinding,
   workerFindings,
+  edgeFindings,
   listenerFindings,
 ];
 

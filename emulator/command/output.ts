@@ -215,6 +215,7 @@ export const logger =
     } else if (event.type === "handshake" && event.error !== null) say(`${who}  ${describe(event.error)}`);
     else if (event.type === "certificate") say(`${who}  ${certificateText(event)}`);
     else if (event.type === "lost") say(`${who}  a child process was lost: ${describe(event.error)}`);
+    else if (event.type === "edge") say(`${who}  ${event.message}`);
     else if (event.type === "stuck") say(`${who}  did not end when it was aborted`);
     else if (verbose && event.type !== "listening") say(eventJson(event));
   };

@@ -7,6 +7,7 @@ import { tokenEntries } from "../../core/control/http/auth.ts";
 import { isA, describe as thrownAs } from "../../core/describe.ts";
 import { SocketError } from "../../core/errors.ts";
 import { parseAddress } from "../../core/net/address.ts";
+import type { EdgeRuleName } from "../../core/net/edge.ts";
 import { wholeMs } from "../../core/options.ts";
 import type { App } from "../../core/serve/app.ts";
 import type { SockletEvent } from "../../core/serve/events.ts";
@@ -135,6 +136,8 @@ export interface ServeFlags {
   controlPort?: number;
   verbose?: boolean;
   log?: LogFormat;
+  edge?: boolean;
+  edgeExcept?: readonly EdgeRuleName[];
 }
 
 /** How `socklet dev` serves otherwise: one version of the app after the other. */
@@ -204,6 +207,7 @@ const serveUntil = async (
     },
     descriptors,
     ticketKeys,
+    ...((flags.edge || flags.edgeExcept) && { edge: { except: flags.edgeExcept ?? [] } }),
     ...(flags.control && {
       control: { port: controlPort, ...(tokens && { tokens }), ...(ofControl && { fd: ofControl.fd }) },
     }),

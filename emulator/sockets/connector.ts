@@ -20,11 +20,12 @@ import type { StreamTransport } from "../../core/sockets/transport.ts";
 import { networkError } from "../kernel/addresses.ts";
 import { checkedPath } from "../kernel/descriptors/sockaddr.ts";
 import { unconnected } from "../kernel/intake.ts";
-import type { Origin } from "../kernel/net-transport.ts";
+import type { NodeTransport, Origin } from "../kernel/net-transport.ts";
 import type { LastSession } from "../kernel/tls.ts";
 import { connects, requests, type TracedRequest, traced } from "../kernel/tracing.ts";
+import { heldRequest, type RequestAtEdge } from "./edge.ts";
 import { zoned } from "./names.ts";
-import { asShared, transportClass } from "./ownership.ts";
+import { asShared, currentRequest, transportClass } from "./ownership.ts";
 
 /** A socket to dial with, if not a new one. */
 export interface Dialling extends Omit<Origin, "dialled" | "remote"> {
@@ -42,12 +43,38 @@ export const dial = (
   options: ConnectOptions,
   dialling: Dialling = {},
 ): Promise<StreamTransport> => {
-  if (!connects.hasSubscribers) return dialOne(endpoint, options, dialling);
+  const held = heldRequest(currentRequest());
+  const open = (): Promise<StreamTransport> =>
+    held === undefined
+      ? dialOne(endpoint, options, dialling)
+      : dialAsAtEdge(held, endpoint, options, dialling);
+  if (!connects.hasSubscribers) return open();
   return traced(
     connects,
     { address: formatAddress({ ...endpoint, scheme: endpoint.scheme ?? "tcp" } as Endpoint) },
-    () => dialOne(endpoint, options, dialling),
+    open,
   );
+};
+
+/** The same for a request that is held to the rules of Cloudflare's edge: its place is free again when the connection is over. */
+const dialAsAtEdge = async (
+  held: RequestAtEdge,
+  endpoint: Endpoint,
+  options: ConnectOptions,
+  dialling: Dialling,
+): Promise<StreamTransport> => {
+  const leave = await held.enter(endpoint, options);
+  try {
+    const open = (): Promise<StreamTransport> => dialOne(endpoint, options, dialling);
+    const transport = await (held.rules.holds("other-request") ? open() : asShared(open));
+    const { socket } = transport as NodeTransport;
+    if (socket.destroyed) leave();
+    else socket.once("close", leave);
+    return transport;
+  } catch (error) {
+    leave();
+    throw error;
+  }
 };
 
 const dialOne = (
@@ -88,7 +115,7 @@ const dialOne = (
       socket.removeAllListeners("error");
     }
     if (secureTransportOf(endpoint, options) !== "on") return transport;
-    const secured = (transport.startTls as NonNullable<StreamTransport["startTls"]>)({});
+    const secured = transport.startTls({});
     const { handshakeTimeout } = settleStream(options.stream);
     return withDeadline(secured, handshakeTimeout, "the TLS handshake was not done");
   })();

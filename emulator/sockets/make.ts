@@ -25,12 +25,15 @@ import { networkError } from "../kernel/addresses.ts";
 import { adopted } from "../kernel/descriptors/adopted.ts";
 import { type Libc, libc, neededLibc } from "../kernel/descriptors/libc.ts";
 import type { Kind } from "../kernel/descriptors/plain-options.ts";
+import { checkDatagrams } from "./edge.ts";
 import { libcDatagrams } from "./libc-datagrams.ts";
 import { NodeDatagrams } from "./node-datagrams.ts";
+import { currentRequest } from "./ownership.ts";
 import { Socket } from "./socket.ts";
 
 /** The transport of a datagram socket. */
 const datagrams = (kind: Kind, fileno: number): DatagramTransport => {
+  checkDatagrams(currentRequest());
   if (fileno >= 0) adopted(fileno, kind);
   const made = libcDatagrams(kind, fileno);
   if (made !== null) return made;

@@ -14,6 +14,7 @@ import type { StartTlsOptions } from "../../core/sockets/tls.ts";
 import type { StreamSink, StreamTransport } from "../../core/sockets/transport.ts";
 import { lazy } from "../builtin.ts";
 import { NodeTransport } from "../kernel/net-transport.ts";
+import { heldRequest } from "./edge.ts";
 
 /** The store of what belongs to no request, such as the connections of a pool. */
 const SHARED: object = Object.freeze({});
@@ -35,6 +36,9 @@ export const asRequest = <Result>(owner: object, work: () => Result): Result =>
 /** Runs `work`: what it dials belongs to no request, and all may use it. */
 export const asShared = <Result>(work: () => Result): Result => asRequest(SHARED, work);
 
+/** What stands for the request that runs now; `undefined` outside of all, and where requests are not told apart. */
+export const currentRequest = (): object | undefined => requests?.getStore();
+
 /** The class of transport that a connection gets which is dialled now. */
 export const transportClass = (): typeof NodeTransport =>
   requests === null || requests.getStore() === SHARED ? NodeTransport : OwnedTransport;
@@ -43,6 +47,7 @@ export const transportClass = (): typeof NodeTransport =>
 class OwnedTransport extends NodeTransport {
   #owner = requests?.getStore();
   #sink: StreamSink | null = null;
+  #refused = false; // and whoever is held to the edge's rules was told
   #checked = false; // what runs now was begun before, and checked then
 
   override start(sink: StreamSink): void {
@@ -97,6 +102,9 @@ class OwnedTransport extends NodeTransport {
 
   get #error(): SocketError {
     const { remoteAddress } = this;
+    if (!this.#refused)
+      heldRequest(currentRequest())?.rules.met("other-request", formatAddress(remoteAddress));
+    this.#refused = true;
     return otherRequest(remoteAddress === null ? {} : { address: formatAddress(remoteAddress) });
   }
 

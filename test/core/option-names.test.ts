@@ -164,6 +164,7 @@ test("each options' interface has a list of its names, which the compiler compar
     "PlannedFaults", // of FaultyTransport, as that
     "ProxyOptions", // of `socklet proxy`, of itself
     "TapeOptions", // as that
+    "WorkerdOptions", // of `socklet dev`, of itself
     "ClientSetup", // of a Worker's pools, of itself
     "PoolObjectSetup", // as that
     "StartTlsOptions", // the options of either role

@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 import fc from "fast-check";
-import { packed, received, sent, unpacked } from "../../worker/pool/values.ts";
+import { packed, received, sent, unpacked } from "../../core/pool/values.ts";
 import { target } from "./target.ts";
 
 const value = fc.anything({

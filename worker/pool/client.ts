@@ -9,6 +9,7 @@
 
 import { SocketError } from "../../core/errors.ts";
 import { checkOptions, wholeMs } from "../../core/options.ts";
+import { packed, received, sent, unpacked } from "../../core/pool/values.ts";
 import type { AppPool } from "../../core/serve/app.ts";
 import {
   CALL_NAMES,
@@ -27,7 +28,6 @@ import {
   partsOf,
   type TurnCalls,
 } from "./calls.ts";
-import { packed, received, sent, unpacked } from "./values.ts";
 
 /** A lease in a Worker. Its request's end gives it back, too: `using one = await pool.lease()`. */
 export interface WorkerLease<Call = unknown, Reply = unknown> extends Lease<Call, Reply>, Disposable {}

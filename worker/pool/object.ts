@@ -13,6 +13,7 @@ import { SocketError } from "../../core/errors.ts";
 import { formatAddress } from "../../core/net/address.ts";
 import { type DialledPoolOptions, dialledPool } from "../../core/pool/dialled.ts";
 import type { Pool } from "../../core/pool/pool.ts";
+import { type Parcel, packed, received, sent, unpacked } from "../../core/pool/values.ts";
 import type { App, AppPool } from "../../core/serve/app.ts";
 import type { Lease, PoolInfo } from "../../core/serve/client.ts";
 import type { OnEvent } from "../../core/serve/events.ts";
@@ -30,7 +31,6 @@ import {
   type TurnCalls,
 } from "./calls.ts";
 import { Gate } from "./gate.ts";
-import { type Parcel, packed, received, sent, unpacked } from "./values.ts";
 
 /** What a pool's object needs to know. */
 export interface PoolObjectSetup {

@@ -5,8 +5,8 @@
  * A value is a letter and what belongs to it. Sizes and counts are written seven bits to a byte, the lowest first.
  */
 
-import { joinBytes } from "../../core/bytes/data.ts";
-import { SocketError } from "../../core/errors.ts";
+import { joinBytes } from "../bytes/data.ts";
+import { SocketError } from "../errors.ts";
 
 /** The most bytes that a call or a reply may be: what one message of the platform's RPC carries (Workers, "RPC", Limits). */
 export const MAX_VALUE = 32 * 1024 * 1024;

@@ -1,0 +1,196 @@
+/**
+ * The rules of Cloudflare's edge that an app meets when it is deployed, and not before: one table, with the page that says each,
+ * and its date. `edge` holds an app to them in the emulator; `socklet doctor` and docs/edge.md read them here.
+ */
+
+import { checkOptions, type OptionNames, optionNamesOf } from "../options.ts";
+import { isLocalhost, isPublic } from "./access.ts";
+import { type Endpoint, inNetwork, type Network, packAddress } from "./address.ts";
+
+/** A rule, by its name. */
+export type EdgeRuleName =
+  | "connections"
+  | "port-25"
+  | "private-address"
+  | "cloudflare-address"
+  | "paths"
+  | "udp"
+  | "other-request"
+  | "fifteen-minutes"
+  | "message-size"
+  | "listen";
+
+/** One rule of the edge. */
+export interface EdgeRule {
+  /** What the edge does. */
+  readonly says: string;
+  /** The page that says so; of what was only seen, what tells where. */
+  readonly page: string;
+  /** When the page was changed last, or was read. */
+  readonly date: string;
+  /** `documented`: the page says so. `seen`: it was measured, or told by others. */
+  readonly known: "documented" | "seen";
+  /** What the emulator does where an app is held to it. */
+  readonly here: string;
+  /** Whether local workerd does the same by itself. */
+  readonly workerd: boolean;
+}
+
+const DOCS = "https://developers.cloudflare.com/";
+const TCP = `${DOCS}workers/runtime-apis/tcp-sockets/`;
+
+/** How many connections one request may have open. */
+export const EDGE_CONNECTIONS = 6;
+
+/** How long a connection keeps its Durable Object, in milliseconds. */
+export const EDGE_KEEPS = 15 * 60_000;
+
+/** Every rule that an app can be held to, by name. */
+export const EDGE_RULES: Readonly<Record<EdgeRuleName, EdgeRule>> = {
+  connections: {
+    says: `a request has ${EDGE_CONNECTIONS} connections at once; a further one waits, without an error, until one of them is over`,
+    page: `${DOCS}workers/platform/limits/#simultaneous-open-connections`,
+    date: "2026-04-09",
+    known: "documented",
+    here: "a seventh dial waits until one of the six is over, or its `connectTimeout` is up",
+    workerd: false,
+  },
+  "port-25": {
+    says: "connections to port 25 are prohibited; submit mail on port 465 or 587",
+    page: TCP,
+    date: "2026-06",
+    known: "documented",
+    here: "the dial rejects with `ERR_CONNECT_FAILED`, as in a Worker",
+    workerd: false,
+  },
+  "private-address": {
+    says: "only public addresses are dialled: no private, loopback or link-local one, also where a name leads there",
+    page: TCP,
+    date: "2026-06",
+    known: "documented",
+    here: "the dial rejects with `ERR_CONNECT_FAILED`; of a name, where one of its addresses is such",
+    workerd: false,
+  },
+  "cloudflare-address": {
+    says: "Cloudflare's own addresses are not dialled, so no site behind Cloudflare; for HTTP there is fetch()",
+    page: "https://www.cloudflare.com/ips/",
+    date: "2026-06",
+    known: "documented",
+    here: "as `private-address`, for the networks that the page lists",
+    workerd: false,
+  },
+  paths: {
+    says: "a Worker has no file system: it neither dials nor listens on a path",
+    page: TCP,
+    date: "2026-06",
+    known: "documented",
+    here: "a dial rejects with `ERR_UNSUPPORTED`; a listener on a path is not opened",
+    workerd: true,
+  },
+  udp: {
+    says: "a Worker sends no datagrams: connect() is TCP alone, and node:dgram sends nothing, without an error",
+    page: `${DOCS}workers/runtime-apis/nodejs/`,
+    date: "2026-11",
+    known: "seen",
+    here: "`socket()` of datagrams and `createDatagramConnection()` fail with `ERR_UNSUPPORTED` in a request",
+    workerd: true,
+  },
+  "other-request": {
+    says: "a connection is of the request that made it, and of no other; what requests share belongs in a pool",
+    page: TCP,
+    date: "2026-06",
+    known: "documented",
+    here: "reads and writes of another request fail with `ERR_UNSUPPORTED`; pools are exempt",
+    workerd: true,
+  },
+  "fifteen-minutes": {
+    says: "a connection keeps its Durable Object for 15 minutes; then the object may be evicted, and its connections with it",
+    page: `${DOCS}changelog/post/2026-06-19-outbound-connections-keep-dos-alive/`,
+    date: "2026-06-19",
+    known: "documented",
+    here: "the connection of a session breaks with `ECONNABORTED` 15 minutes after it was opened",
+    workerd: false,
+  },
+  "message-size": {
+    says: "a message between a Worker and an object, such as a call of a pool or its reply, is 32 MiB at most, and data alone",
+    page: `${DOCS}workers/runtime-apis/rpc/#limitations`,
+    date: "2026-06",
+    known: "documented",
+    here: "a call or a reply of a pool that is larger rejects with `ERR_LIMIT`, one that is no data with `ERR_UNSUPPORTED`",
+    workerd: true,
+  },
+  listen: {
+    says: "nobody on the Internet reaches a Worker's listeners: TCP comes by service bindings and Durable Objects alone, TLS ends before it, UDP does not come, and no request forks",
+    page: `${DOCS}workers/platform/protocols/`,
+    date: "2026-08-18",
+    known: "documented",
+    here: "UDP and TLS listeners are not opened; those that fork serve side by side",
+    workerd: false,
+  },
+};
+
+const NAMES = Object.keys(EDGE_RULES) as readonly EdgeRuleName[];
+
+/** How an app is held to the edge's rules. */
+export interface EdgeOptions {
+  /** Rules that do not hold: `["private-address"]` where the servers that it dials are on this machine. Default: none. */
+  readonly except?: readonly EdgeRuleName[];
+}
+
+export const EDGE_NAMES: OptionNames = optionNamesOf<EdgeOptions>("edge")({ except: true });
+
+/** The rules that do not hold. Throws `TypeError` where one is none. */
+export const edgeExceptions = (options: EdgeOptions): ReadonlySet<EdgeRuleName> => {
+  checkOptions("edge", options, EDGE_NAMES);
+  const { except = [] } = options;
+  if (!Array.isArray(except)) throw new TypeError("edge.except is a list of rules");
+  for (const name of except) {
+    if (!Object.hasOwn(EDGE_RULES, name))
+      throw new TypeError(`edge.except: there is no rule "${name}"; there are ${NAMES.join(", ")}`);
+  }
+  return new Set(except);
+};
+
+// https://www.cloudflare.com/ips/
+const CLOUDFLARE = `
+  173.245.48.0/20 103.21.244.0/22 103.22.200.0/22 103.31.4.0/22 141.101.64.0/18 108.162.192.0/18 190.93.240.0/20
+  188.114.96.0/20 197.234.240.0/22 198.41.128.0/17 162.158.0.0/15 104.16.0.0/13 104.24.0.0/14 172.64.0.0/13
+  131.0.72.0/22
+  2400:cb00::/32 2606:4700::/32 2803:f800::/32 2405:b500::/32 2405:8100::/32 2a06:98c0::/29 2c0f:f248::/32`;
+
+let cloudflare: readonly Network[] | undefined; // read when first asked for
+
+const isCloudflare = (packed: Uint8Array): boolean => {
+  cloudflare ??= CLOUDFLARE.trim()
+    .split(/\s+/)
+    .map((text) => {
+      const [address = "", prefix] = text.split("/");
+      return { address: packAddress(address) as Uint8Array, prefix: Number(prefix) };
+    });
+  return cloudflare.some((network) => inNetwork(packed, network));
+};
+
+/** The rule by which the edge dials no such address; `null` where it does, and of a name, whose addresses are not known here. */
+export const edgeRuleOfHost = (hostname: string): "private-address" | "cloudflare-address" | null => {
+  const packed = packAddress(hostname);
+  if (packed === null) return isLocalhost(hostname.toLowerCase()) ? "private-address" : null;
+  if (!isPublic(packed)) return "private-address";
+  return isCloudflare(packed) ? "cloudflare-address" : null;
+};
+
+/** The rules by which the edge does not dial this endpoint. */
+export const edgeRulesOf = (endpoint: Endpoint): readonly EdgeRuleName[] => {
+  if (endpoint.scheme === "unix") return ["paths"];
+  const host = edgeRuleOfHost(endpoint.hostname);
+  return [
+    ...(endpoint.scheme === "udp" ? (["udp"] as const) : []),
+    ...(endpoint.port === 25 ? (["port-25"] as const) : []),
+    ...(host === null ? [] : [host]),
+  ];
+};
+
+/** `what` was met by a rule: the rule, its page and its date in one sentence. */
+export const edgeText = (what: string, name: EdgeRuleName): string => {
+  const { says, page, date, known } = EDGE_RULES[name];
+  return `${what}: on Cloudflare's edge ${says} (rule ${name}, ${known}: ${page}, ${date})`;
+};

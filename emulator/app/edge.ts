@@ -1,0 +1,182 @@
+/** Holds an app to the rules of Cloudflare's edge: its listeners, its requests, its sessions and its pools. */
+
+import { SocketError } from "../../core/errors.ts";
+import { formatAddress } from "../../core/net/address.ts";
+import {
+  EDGE_KEEPS,
+  EDGE_RULES,
+  type EdgeOptions,
+  type EdgeRuleName,
+  edgeExceptions,
+  edgeText,
+} from "../../core/net/edge.ts";
+import { FORKING_NAMES } from "../../core/options.ts";
+import { packed } from "../../core/pool/values.ts";
+import type { App, Listener, Platform } from "../../core/serve/app.ts";
+import type { Lease, PoolClient } from "../../core/serve/client.ts";
+import type { RunOptions } from "../../core/serve/connector.ts";
+import type { OnEvent } from "../../core/serve/events.ts";
+import type { StreamSocket } from "../../core/sockets/stream-socket.ts";
+import type { TCPConnector } from "../sockets/connector.ts";
+import { EdgeRules, hold } from "../sockets/edge.ts";
+
+/** Times that tests shorten. */
+export const edgeTimes = { keeps: EDGE_KEEPS };
+
+/** A listener that a Worker has not, or not so. */
+interface Lacking<Context> {
+  readonly listener: Listener<Context>;
+  readonly rule: EdgeRuleName;
+  /** `a listener of UDP`. */
+  readonly what: string;
+  /** Whether there is none, or it serves otherwise. */
+  readonly none: boolean;
+}
+
+const lacking = ({ endpoint, options, serve }: Listener<never>): Omit<Lacking<never>, "listener"> | null => {
+  if (endpoint.scheme === "unix") return { rule: "paths", what: "a listener on a path", none: true };
+  if (endpoint.scheme === "udp") return { rule: "listen", what: "a listener of UDP", none: true };
+  if (endpoint.scheme === "tls" || options.tls !== undefined)
+    return { rule: "listen", what: "a listener with TLS", none: true };
+  return serve === "forking" ? { rule: "listen", what: "a listener that forks", none: false } : null;
+};
+
+/** Those of these listeners that a Worker has not, or not so. */
+export const edgeListeners = <Context>(listeners: readonly Listener<Context>[]): Lacking<Context>[] =>
+  listeners.flatMap((listener) => {
+    const found = lacking(listener as unknown as Listener<never>);
+    return found === null ? [] : [{ listener, ...found }];
+  });
+
+/** The rules of the edge, for one app that is served. */
+export class AppEdge {
+  readonly #except: ReadonlySet<EdgeRuleName>;
+  readonly #tell: OnEvent;
+
+  /** Throws `TypeError` where a rule is none. */
+  constructor(options: EdgeOptions, tell: OnEvent) {
+    this.#except = edgeExceptions(options);
+    this.#tell = tell;
+  }
+
+  holds(rule: EdgeRuleName): boolean {
+    return !this.#except.has(rule);
+  }
+
+  /** The rules for what a listener, or an entry of `dial` or `pools`, does. */
+  rules(server: string): EdgeRules {
+    return new EdgeRules(this.#except, (rule, message) => this.#met(server, rule, message));
+  }
+
+  /** Holds the request that `owner` stands for, of a server or an entry of `dial`. */
+  hold(owner: object, server: string): void {
+    hold(owner, this.rules(server));
+  }
+
+  /** The app with the listeners that a Worker has: those that fork serve side by side, as there. Throws `ERR_APP` where none is left. */
+  served<Context>(app: App<Context>): App<Context> {
+    const found = edgeListeners(app.listeners).filter(({ rule }) => this.holds(rule));
+    for (const { listener, rule, what, none } of found) {
+      const done = none ? "is not opened" : "serves side by side";
+      this.#met(listener.name, rule, edgeText(`${formatAddress(listener.endpoint)}, ${what}, ${done}`, rule));
+    }
+    const listeners = app.listeners.flatMap((listener) => {
+      const lacks = found.find((one) => one.listener === listener);
+      if (lacks === undefined) return [listener];
+      if (lacks.none) return [];
+      const options = Object.entries(listener.options).filter(
+        ([name]) => !Object.hasOwn(FORKING_NAMES, name),
+      );
+      return [{ ...listener, serve: "threading" as const, options: Object.fromEntries(options) }];
+    });
+    if (app.listeners.length > 0 && listeners.length === 0) {
+      const said =
+        "the app has no listener that a Worker has; to serve it all the same, except listen and paths";
+      throw new SocketError("ERR_APP", said);
+    }
+    return { ...app, listeners };
+  }
+
+  /** `pool()` of the platform, whose calls and replies cross between a Worker and an object. */
+  pool(pool: Platform["pool"]): Platform["pool"] {
+    if (!this.holds("message-size")) return pool;
+    return (name, Handler) => {
+      const crossing = <T>(what: string, value: T): T => {
+        try {
+          packed(what, value);
+        } catch (error) {
+          this.#met(name, "message-size", edgeText(`${what} of the pool ${name}`, "message-size"));
+          throw error;
+        }
+        return value;
+      };
+      const called = <Call, Reply>(inner: Pick<Lease<Call, Reply>, "call">): Lease<Call, Reply>["call"] => {
+        return async (call, options) =>
+          crossing("the reply", await inner.call(crossing("the call", call), options));
+      };
+      const client = pool(name, Handler);
+      return {
+        call: called(client),
+        lease: async (options) => {
+          const lease = await client.lease(options);
+          return {
+            call: called(lease),
+            release: () => lease.release(),
+            [Symbol.asyncDispose]: () => lease[Symbol.asyncDispose](),
+          };
+        },
+      } as PoolClient<never, never>;
+    };
+  }
+
+  /** What dials for a pool: the addresses that the edge does not dial are not dialled. */
+  pooled(Connector: typeof TCPConnector): typeof TCPConnector {
+    const rules = (name: string): EdgeRules => this.rules(name);
+    class Pooled<Context, Params> extends Connector<Context, Params> {
+      protected override async createConnection(
+        ...given: Parameters<TCPConnector["createConnection"]>
+      ): Promise<StreamSocket> {
+        await rules(this.name).check(this.endpoint);
+        return super.createConnection(...given);
+      }
+    }
+    return Pooled as typeof TCPConnector;
+  }
+
+  /** What dials for a session, whose connection keeps its object for so long. */
+  session(Connector: typeof TCPConnector): typeof TCPConnector {
+    if (!this.holds("fifteen-minutes")) return Connector;
+    const met = (server: string, message: string): void => this.#met(server, "fifteen-minutes", message);
+    class Kept<Context, Params> extends Connector<Context, Params> {
+      override async run(options: RunOptions<StreamSocket, Params> = {}): Promise<unknown> {
+        const { signal } = options;
+        const evicted = new AbortController();
+        let timer: ReturnType<typeof setTimeout> | undefined;
+        try {
+          return await super.run({
+            ...options,
+            signal: signal ? AbortSignal.any([signal, evicted.signal]) : evicted.signal,
+            onOpen: (request) => {
+              timer = setTimeout(() => {
+                const message = edgeText(`${formatAddress(this.endpoint)} is cut`, "fifteen-minutes");
+                met(this.name, message);
+                evicted.abort(new SocketError("ECONNABORTED", message));
+              }, edgeTimes.keeps);
+              options.onOpen?.(request);
+            },
+          });
+        } catch (error) {
+          throw evicted.signal.aborted ? evicted.signal.reason : error; // why, and not what that made fail
+        } finally {
+          clearTimeout(timer);
+        }
+      }
+    }
+    return Kept as typeof TCPConnector;
+  }
+
+  #met(server: string, rule: EdgeRuleName, message: string): void {
+    const { page, date, known } = EDGE_RULES[rule];
+    this.#tell({ type: "edge", server, rule, message, page, date, known });
+  }
+}

@@ -1,0 +1,107 @@
+/** What holds a request to the rules of Cloudflare's edge while it dials; see `core/net/edge.ts`. */
+
+import { SocketError, type SocketErrorCode } from "../../core/errors.ts";
+import { type Endpoint, formatAddress, packAddress } from "../../core/net/address.ts";
+import {
+  EDGE_CONNECTIONS,
+  type EdgeRuleName,
+  edgeRuleOfHost,
+  edgeRulesOf,
+  edgeText,
+} from "../../core/net/edge.ts";
+import { wholeMs } from "../../core/options.ts";
+import type { ConnectOptions } from "../../core/sockets/connect.ts";
+import { ConnectionSlots } from "../../core/sockets/slots.ts";
+import { lazy } from "../builtin.ts";
+
+/** Told that a rule was met; `message` says by what, and the rule. */
+export type TellRule = (rule: EdgeRuleName, message: string) => void;
+
+const CODES: Readonly<Partial<Record<EdgeRuleName, SocketErrorCode>>> = {
+  paths: "ERR_UNSUPPORTED",
+  udp: "ERR_UNSUPPORTED",
+}; // else as of a Worker's dial, which the platform does not explain
+
+/** The rules that hold for an app, and who is told. */
+export class EdgeRules {
+  readonly #except: ReadonlySet<EdgeRuleName>;
+  readonly #tell: TellRule;
+
+  constructor(except: ReadonlySet<EdgeRuleName>, tell: TellRule) {
+    this.#except = except;
+    this.#tell = tell;
+  }
+
+  holds(rule: EdgeRuleName): boolean {
+    return !this.#except.has(rule);
+  }
+
+  /** Tells that `what` met a rule, and gives what to throw. */
+  met(rule: EdgeRuleName, what: string, code = CODES[rule] ?? "ERR_CONNECT_FAILED"): SocketError {
+    const message = edgeText(what, rule);
+    this.#tell(rule, message);
+    return new SocketError(code, message);
+  }
+
+  /** Rejects where the edge does not dial this, or one of the addresses to which its name leads. */
+  async check(endpoint: Endpoint): Promise<void> {
+    const said = formatAddress(endpoint);
+    const rule = edgeRulesOf(endpoint).find((one) => this.holds(one));
+    if (rule !== undefined) throw this.met(rule, said);
+    if (endpoint.scheme === "unix" || packAddress(endpoint.hostname) !== null) return;
+    const found = await lazy.dns.promises.lookup(endpoint.hostname, { all: true }).catch(() => []); // the dial says why
+    for (const { address } of found) {
+      const broken = edgeRuleOfHost(address);
+      if (broken !== null && this.holds(broken)) throw this.met(broken, `${said}, which leads to ${address}`);
+    }
+  }
+}
+
+/** One request, and the connections that it has. */
+export class RequestAtEdge {
+  readonly rules: EdgeRules;
+  readonly #slots = new ConnectionSlots(EDGE_CONNECTIONS);
+
+  constructor(rules: EdgeRules) {
+    this.rules = rules;
+  }
+
+  /** Before a dial. Gives what frees its place again; rejects where the edge does not dial that, or not in time. */
+  async enter(endpoint: Endpoint, { connectTimeout = 10_000, signal }: ConnectOptions): Promise<() => void> {
+    await this.rules.check(endpoint);
+    if (!this.rules.holds("connections")) return () => {};
+    if (this.#slots.free > 0) return this.#slots.take();
+    const said = formatAddress(endpoint);
+    const { message } = this.rules.met("connections", `${said} waits for its turn`);
+    const late = new AbortController();
+    const timer =
+      connectTimeout === null
+        ? undefined
+        : setTimeout(() => {
+            const why = `${said} did not get its turn within ${wholeMs(connectTimeout)}; ${message}`;
+            late.abort(new SocketError("ETIMEDOUT", why, { address: said }));
+          }, connectTimeout);
+    try {
+      return await this.#slots.take(signal ? AbortSignal.any([signal, late.signal]) : late.signal);
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+}
+
+/** Throws `ERR_UNSUPPORTED` where the request that `owner` stands for may send no datagrams. */
+export const checkDatagrams = (owner: object | undefined): void => {
+  const rules = heldRequest(owner)?.rules;
+  if (rules?.holds("udp")) throw rules.met("udp", "a socket of datagrams");
+};
+
+const requests = new WeakMap<object, RequestAtEdge>();
+
+/** Holds the request that `owner` stands for to the rules. */
+export const hold = (owner: object, rules: EdgeRules): void => {
+  requests.set(owner, new RequestAtEdge(rules));
+};
+
+/** The request of this owner, if it is held. */
+export const heldRequest = (owner: object | undefined): RequestAtEdge | undefined =>
+  owner === undefined ? undefined : requests.get(owner);
