@@ -487,6 +487,11 @@ describe("what is asked wrongly, or cannot be done: one line on stderr, and the 
     ["no handler", ["dial", nowhere], "missing required argument 'handler'; see socklet --help"],
     ["an unknown command", ["serv"], "unknown command 'serv' (Did you mean serve?); see socklet --help"],
     [
+      "a word that is much too long",
+      [`${" ".repeat(100_000)}x`],
+      /^unknown command ' {400,}… \(100\d{3} characters\) … {400,}x'; see socklet --help$/,
+    ],
+    [
       "an unknown option",
       ["serve", "--any-prt", `${fixtures}/served.ts`],
       "unknown option '--any-prt' (Did you mean --any-port?); see socklet --help",

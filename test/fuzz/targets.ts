@@ -1,6 +1,7 @@
 /** All targets, in one table: `npm run fuzz` runs them for as long as one likes, the suite each for a moment. */
 
 import { commandArguments } from "./arguments.ts";
+import { commandLine } from "./command-line.ts";
 import { fileReader, fileWriter } from "./file.ts";
 import { framing } from "./framing.ts";
 import { parsers } from "./parsers.ts";
@@ -19,6 +20,7 @@ export const TARGETS: readonly Target[] = [
   ...sockets,
   ...parsers,
   commandArguments,
+  ...commandLine,
   ...proxyHeaders,
   ...framing,
   values,
