@@ -273,7 +273,7 @@ export interface DatagramOptions {
    * server that gives long replies to short questions is a weapon. Default `null`, no limit: how long a reply is depends
    * on the protocol (a DNS answer is ten times its question), and the loopback address, where servers listen here, cannot
    * be reached from outside. A server on a public address should set 3, as QUIC does (RFC 9000 section 8), or what its
-   * protocol needs.
+   * protocol needs. In a cluster (`--workers`), by each worker.
    */
   readonly amplification?: number | null;
 }
@@ -292,7 +292,7 @@ export const DATAGRAM_NAMES = optionNamesOf<DatagramOptions>("a server of datagr
  * connection to a database, the handler's module makes at its top level.
  */
 export interface ForkingOptions {
-  /** How many children there may be, and so requests at once; `maxRequests`, where that is less. Default 40, as CPython's `max_children`. */
+  /** How many children there may be, and so requests at once; `maxRequests`, where that is less. Default 40, as CPython's `max_children`. In a cluster (`--workers`), of each worker. */
   readonly maxChildren?: number;
   /**
    * How long a handler may hold its process without awaiting anything; past that, and within a quarter as much again,

@@ -1,12 +1,13 @@
 /**
  * A mail sink: an SMTP server (RFC 5321) that takes mail from anyone to anyone, keeps it, and delivers nothing. It knows
- * SIZE (RFC 1870), 8BITMIME (RFC 6152), SMTPUTF8 (RFC 6531: addresses beyond ASCII) and PIPELINING (RFC 2920).
+ * SIZE (RFC 1870), 8BITMIME (RFC 6152), SMTPUTF8 (RFC 6531: addresses beyond ASCII), PIPELINING (RFC 2920) and, where its
+ * context says so, STARTTLS (RFC 3207).
  *
  * A mail is kept byte for byte as it was sent, without the dots that SMTP adds. Only CRLF "." CRLF ends it: a server that
  * also accepts a bare LF there lets a sender hide a second mail in the first ("SMTP smuggling").
  */
 
-import { type BlobStorage, SocketError, StreamRequestHandler } from "socklet";
+import { type BlobStorage, SocketError, type StartTlsOptions, StreamRequestHandler } from "socklet";
 
 const HOST = "socklet.test"; // the sink's name (RFC 2606: never a real one)
 const MAX_SIZE = 10 * 1024 * 1024; // bytes of one mail: 10 MiB, as most servers take
@@ -14,6 +15,7 @@ const MAX_COMMAND = 512; // bytes of a command line with its CRLF (RFC 5321, 4.5
 const MAX_PARAMETERS = 256; // bytes more for the parameters of MAIL: RFC 1870 adds 26, RFC 6152 17, RFC 6531 10
 const MAX_LINE = 65_536; // bytes of a line in a mail: RFC 5321 says 1 000, but much software sends longer lines
 const MAX_RECIPIENTS = 100; // of one mail: as many as a server must take (RFC 5321, 4.5.3.1.8)
+const GO_AHEAD = "220 Go ahead"; // with TLS
 const FIRST_ROOM = 16 * 1024; // bytes reserved for a mail at first; doubled as needed
 const DOT = 0x2e;
 
@@ -21,6 +23,8 @@ const DOT = 0x2e;
 export interface MailContext {
   /** Where mails are kept. */
   readonly storage: BlobStorage;
+  /** Offers STARTTLS, with this `cert` and `key`; `{}`: with those of the listener (`secureTransport: "starttls"`). Default: it is not offered. */
+  readonly startTls?: StartTlsOptions | undefined;
 }
 
 /** The event when a mail has been kept. */
@@ -61,6 +65,7 @@ export class MailRequestHandler extends StreamRequestHandler<MailContext> {
         const reply = await this.#reply(line);
         wfile.write(`${reply}\r\n`);
         if (reply.startsWith("221 ")) return; // QUIT, or something that no mail client sends
+        if (reply === GO_AHEAD) await this.#secure();
       }
     } catch (error) {
       const code = error instanceof SocketError ? error.code : undefined;
@@ -102,6 +107,9 @@ export class MailRequestHandler extends StreamRequestHandler<MailContext> {
         return argument === "" ? `221 ${HOST} Bye` : "501 QUIT takes no argument";
       case "NOOP":
         return "250 OK";
+      case "STARTTLS":
+        if (argument !== "") return "501 STARTTLS takes no argument";
+        return this.#offersTls ? GO_AHEAD : "503 Not offered now";
       case "VRFY":
         return argument === "" ? "501 VRFY <address>" : "252 Cannot verify, but will take mail for it";
       default:
@@ -114,9 +122,19 @@ export class MailRequestHandler extends StreamRequestHandler<MailContext> {
     this.#greeted = true;
     this.#reset();
     if (verb === "HELO") return `250 ${HOST}`;
-    return [`250-${HOST}`, "250-PIPELINING", `250-SIZE ${MAX_SIZE}`, "250-8BITMIME", "250 SMTPUTF8"].join(
-      "\r\n",
-    );
+    const knows = ["PIPELINING", `SIZE ${MAX_SIZE}`, "8BITMIME", ...(this.#offersTls ? ["STARTTLS"] : [])];
+    return [...[HOST, ...knows].map((line) => `250-${line}`), "250 SMTPUTF8"].join("\r\n");
+  }
+
+  get #offersTls(): boolean {
+    return this.context.startTls !== undefined && this.request.tls === null;
+  }
+
+  /** What the client said before counts no more: somebody in between may have said it (RFC 3207, section 4.2). */
+  async #secure(): Promise<void> {
+    await this.request.startTls(this.context.startTls);
+    this.#greeted = false;
+    this.#reset();
   }
 
   #mail(argument: string): string {

@@ -17,6 +17,13 @@ export {
   type NameOptions,
 } from "./names/names.ts";
 export type { SockletBindings } from "./objects/bindings.ts";
+export {
+  type AnalyticsDataset,
+  analyticsEvents,
+  metrics,
+  type SessionCounts,
+  type WorkerMetrics,
+} from "./objects/metrics.ts";
 export type { PoolAccess } from "./objects/platform.ts";
 export { RegistryObject, type SessionBounds } from "./objects/registry.ts";
 export { SessionObject } from "./objects/session.ts";

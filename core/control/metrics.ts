@@ -106,10 +106,29 @@ const HANDSHAKE_TIMES = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 
 const SIZES = [64, 1024, 16_384, 262_144, 4_194_304, 67_108_864, 1_073_741_824]; // bytes
 
 /** A code of ours, or `"error"`: a text that an error brought is no label. */
-const codeOf = (error: unknown): string => {
+export const codeOf = (error: unknown): string => {
   const code = peek(error, "code");
   return SocketError.isCode(code) ? code : "error";
 };
+
+/** Why the requests of one server ended. Give it all that the server tells, in order. */
+export class Endings {
+  readonly #why = new Map<number, string>(); // by the number of a request that is still to end
+
+  /** At the event `end` why: `"ok"`, the limit that ended it, a code, or `"error"`. Otherwise `null`. */
+  take(event: SockletEvent): string | null {
+    const why = this.#why;
+    if (event.type === "timeout") why.set(event.id, event.limit);
+    else if (event.type === "error" && event.id !== undefined) {
+      if (!why.has(event.id)) why.set(event.id, codeOf(event.error));
+    } else if (event.type === "end") {
+      const reason = event.failed ? (why.get(event.id) ?? "error") : "ok";
+      why.delete(event.id);
+      return reason;
+    }
+    return null;
+  }
+}
 
 /** Counts what the servers of an app tell. */
 export class Metrics {
@@ -146,8 +165,9 @@ export class Metrics {
 
   /** Counts what one listener's server tells; give it to its `onEvent`. */
   listener(listener: string): OnEvent {
-    const why = new Map<number, string>(); // by the number of a request that is still to end
+    const endings = new Endings();
     return (event: SockletEvent): void => {
+      const ending = endings.take(event);
       switch (event.type) {
         case "begin":
           this.#begun.add({ listener });
@@ -158,15 +178,8 @@ export class Metrics {
         case "checked":
           this.#checks.add({ listener });
           break;
-        case "timeout":
-          why.set(event.id, event.limit);
-          break;
-        case "error":
-          if (event.id !== undefined && !why.has(event.id)) why.set(event.id, codeOf(event.error));
-          break;
         case "end":
-          this.#ended.add({ listener, reason: event.failed ? (why.get(event.id) ?? "error") : "ok" });
-          why.delete(event.id);
+          this.#ended.add({ listener, reason: ending as string });
           this.#durations.add(listener, event.duration / 1000);
           this.#received.add(listener, event.bytesRead);
           this.#sent.add(listener, event.bytesWritten);
@@ -190,22 +203,29 @@ export class Metrics {
       ...[this.#begun, this.#refused, this.#checks, this.#ended, this.#durations, this.#received, this.#sent],
       ...[this.#handshakes, this.#handshakeTimes, this.#dropped, this.#lost],
     ];
-    return [
-      ...counted.map((one) => one.text()),
-      ...[...gauges(listeners), ...more].map(({ name, help, type, samples }) =>
-        headed(
-          name,
-          help,
-          type,
-          samples.map(
-            ({ labels = {}, value, suffix }) =>
-              `${suffix === undefined ? name : `${name}_${suffix}`}${labelled(labels)} ${value}`,
-          ),
-        ),
-      ),
-    ].join("");
+    return counted.map((one) => one.text()).join("") + familiesText([...gauges(listeners), ...more]);
   }
 }
+
+/** Metrics as text; one without samples is left out. */
+export const familiesText = (families: readonly Family[]): string =>
+  families
+    .map(({ name, help, type, samples }) => {
+      const lines = samples.map(
+        ({ labels = {}, value, suffix }) =>
+          `${suffix === undefined ? name : `${name}_${suffix}`}${labelled(labels)} ${value}`,
+      );
+      return headed(name, help, type, lines);
+    })
+    .join("");
+
+/** How many sessions run. */
+export const dialledSessions = (value: number): Family => ({
+  name: "socklet_dialled_sessions",
+  help: "Sessions that run and were opened from this side.",
+  type: "gauge",
+  samples: [{ value }],
+});
 
 /** What pools say of themselves. */
 export const poolFamilies = (pools: readonly PoolInfo[]): Family[] => {

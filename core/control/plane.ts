@@ -457,7 +457,7 @@ export interface ControlPlane {
   /** Why no session can be started now, one text a reason, without secrets; empty where all is well. */
   ready(): MaybePromise<readonly string[]>;
   listeners(): MaybePromise<readonly ListenerInfo[]>;
-  /** Its counts in Prometheus' text format; `null` where the platform keeps none (a Worker: each isolate would have counts of its own). */
+  /** Its counts in Prometheus' text format; `null` where none are kept (in a Worker, unless it was given `metrics`). */
   metrics(): MaybePromise<string | null>;
   /** Its rules of faults; absent where the platform has none, as a Worker. */
   readonly faults?: FaultPlane | undefined;

@@ -60,15 +60,15 @@ export type Suspension = "hold" | "refuse";
 export interface ServerOptions<Context> extends EndpointOptions<Context> {
   /** How many requests may wait unserved; one more is refused. Default 128, as CPython's `listen()`. */
   readonly requestQueueSize?: number;
-  /** How many a server that serves side by side serves at once. Default 10 000: far above what is usual, so that a flood ends somewhere. */
+  /** How many a server that serves side by side serves at once. Default 10 000: far above what is usual, so that a flood ends somewhere. In a cluster (`--workers`), of each worker. */
   readonly maxRequests?: number;
   /** When as many are served as may be (a server that serves one at a time: one), further ones `"wait"` their turn, `requestQueueSize` of them, or are `"refuse"`d at once, so that their clients try elsewhere. Default `"wait"`. */
   readonly whenFull?: "wait" | "refuse";
-  /** How many requests one address may have at once, waiting or served. An IPv6 network of 64 bits counts as one address; so do all peers whose address is unknown. Default: no limit of its own, because all clients of a proxy share its address. */
+  /** How many requests one address may have at once, waiting or served. An IPv6 network of 64 bits counts as one address; so do all peers whose address is unknown. Default: no limit of its own, because all clients of a proxy share its address. In a cluster (`--workers`), at each worker. */
   readonly maxRequestsPerAddress?: number | undefined;
   /** Which networks may connect. Others are refused before anything is made for them. Default: all. */
   readonly access?: PeerRules | undefined;
-  /** How many requests one address may make in a second; counted as for `maxRequestsPerAddress`. Default: any number. */
+  /** How many requests one address may make in a second; counted as for `maxRequestsPerAddress`. Default: any number. In a cluster (`--workers`), at each worker. */
   readonly rate?: RateLimit | undefined;
   /** Which peers are proxies, that say for whom they come (HAProxy's PROXY protocol): `clientAddress`, and all the limits by address above, are then of whom they name. Default: none, and no header is read. */
   readonly proxyProtocol?: ProxyProtocolOptions | undefined;

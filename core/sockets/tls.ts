@@ -91,7 +91,7 @@ export interface ServerTlsOptions<Handler = unknown> extends SharedTlsOptions {
   readonly sessionTimeout?: number | null | undefined;
   /** 48 random bytes that encrypt session tickets; servers that have the same resume each other's sessions. Default: bytes of this listener's own, new at each start. */
   readonly ticketKeys?: Uint8Array | undefined;
-  /** How many handshakes may go on at once; further clients wait for theirs, `requestQueueSize` of them, and one more is refused. Default 1 000. */
+  /** How many handshakes may go on at once; further clients wait for theirs, `requestQueueSize` of them, and one more is refused. Default 1 000. In a cluster (`--workers`), of each worker. */
   readonly maxHandshakes?: number | undefined;
 }
 

@@ -10,7 +10,7 @@ import { TokenList, tokenEntries } from "../../core/control/http/auth.ts";
 import { openApi } from "../../core/control/http/openapi.ts";
 import { HttpError, problemResponse } from "../../core/control/http/problem.ts";
 import { ListenerLog } from "../../core/control/listeners.ts";
-import { Metrics, poolFamilies } from "../../core/control/metrics.ts";
+import { dialledSessions, Metrics, poolFamilies } from "../../core/control/metrics.ts";
 import { type ControlPlane, listenerInfo } from "../../core/control/plane.ts";
 import { Recorder } from "../../core/control/recording/recorder.ts";
 import { LocalPlane } from "../../core/control/sessions/local.ts";
@@ -32,6 +32,7 @@ import { processMetrics } from "./process-metrics.ts";
 import { replayTo } from "./replays.ts";
 
 export {
+  dialledSessions,
   FileArchive,
   ListenerLog,
   LocalPlane,

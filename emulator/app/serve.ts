@@ -2,7 +2,7 @@
 
 import type { AsyncLocalStorage } from "node:async_hooks";
 import { DONE, type MaybePromise } from "../../core/bytes/data.ts";
-import type { Family, Metrics } from "../../core/control/metrics.ts";
+import type { Metrics } from "../../core/control/metrics.ts";
 import type { LocalPlane } from "../../core/control/sessions/local.ts";
 import { SocketError } from "../../core/errors.ts";
 import type { AllowList } from "../../core/net/access.ts";
@@ -459,13 +459,6 @@ const dialledAt = (declared: Endpoint, at: Address | null): Endpoint => {
   return { ...declared, hostname, port };
 };
 
-const dialledSessions = (value: number): Family => ({
-  name: "socklet_dialled_sessions",
-  help: "Sessions that run and were opened from this side.",
-  type: "gauge",
-  samples: [{ value }],
-});
-
 /** What a process of a cluster, or one that takes over from another, does otherwise. */
 export interface Hosting {
   /** Has the plane of the control routes, and no routes. */
@@ -620,7 +613,7 @@ export const openApp = async <Context>(
             (metrics as Metrics).text(
               listeners.map(({ name, url, serve, info }) => parts.listenerInfo(name, url, serve, info())),
               [
-                dialledSessions(dialled),
+                parts.dialledSessions(dialled),
                 ...parts.poolFamilies(version.pools?.infos() ?? []),
                 ...parts.processMetrics(),
               ],

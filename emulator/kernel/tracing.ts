@@ -20,7 +20,7 @@ interface Traced<Result> {
   readonly error?: unknown;
 }
 
-/** A handler's work on one request, on the channel `socklet.request`: of a server what it accepted, of a connector what it dialled. That of a forking server's child is told by the parent. */
+/** A handler's work on one request, on the channel `socklet.request`: of a server what it accepted, of a connector what it dialled. That of a forking server's child is told by the parent, where a bound store holds in no handler: it runs in the child. */
 export interface TracedRequest extends Traced<unknown> {
   /** The name of the server or connector. */
   readonly server: string;
@@ -42,7 +42,7 @@ export interface TracedConnect extends Traced<StreamTransport> {
   readonly address: string;
 }
 
-/** One TLS handshake, on the channel `socklet.handshake`: of a listener, of what dials, or of a handler's `startTls()`. */
+/** One TLS handshake, on the channel `socklet.handshake`: of a listener, of what dials, or of a handler's `startTls()`. That of a forking server's child is told by the parent, without the certificate. */
 export interface TracedHandshake extends Traced<TlsInfo> {
   readonly role: "server" | "client";
   /** The other end of the connection; `null` where it is gone, or has no address. */

@@ -145,6 +145,34 @@ test("socklet.connect: what was dialled, and why it failed", async () => {
 });
 
 const certificates = ownCertificates();
+test.skipIf(certificates === null)(
+  "socklet.handshake: of a forking server's children, told by the parent",
+  async () => {
+    const { over } = watch<TracedHandshake>("socklet.handshake");
+    const { ca, cert, key } = certificates as NonNullable<typeof certificates>;
+    const handler = handlerFrom(new URL("fixtures/tls-handlers.ts", import.meta.url), "Tell");
+    const server = new ForkingTCPServer("tls://127.0.0.1:0", handler, { tls: { cert, key, alpn: ["tell"] } });
+    const { port } = await serving(server);
+    const options = { tls: { ca, alpn: ["tell"] } };
+    const socket = await createConnection(`tls://localhost:${port}`, options);
+    await socket.close();
+    const served = (await over(2)).find(({ role }) => role === "server");
+    expect(served).toMatchObject({
+      address: { family: "IPv4" },
+      result: {
+        version: "TLSv1.3",
+        cipher: expect.stringMatching(/^TLS_/),
+        alpn: "tell",
+        serverName: "localhost",
+      },
+    });
+    const plain = await createConnection(`127.0.0.1:${port}`);
+    await plain.sendall("GET / HTTP/1.0\r\n\r\n");
+    expect((await over(3))[2]).toMatchObject({ role: "server", error: { code: "ERR_TLS" } });
+    plain.abort();
+  },
+);
+
 test.skipIf(certificates === null)("socklet.handshake: both sides, and one that failed", async () => {
   const { over } = watch<TracedHandshake>("socklet.handshake");
   const { ca, cert, key } = certificates as NonNullable<typeof certificates>;

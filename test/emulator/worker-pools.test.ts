@@ -254,6 +254,10 @@ describeWith(["redis-server"], "a Worker's pool of Redis", () => {
       opened: 1,
       lost: 0,
     });
+    const headers = { authorization: `Bearer ${TOKEN}` };
+    const metrics = await (await fetch(`${workerd.origin}/v1/metrics`, { headers })).text();
+    expect(metrics).toMatch(/^socklet_pool_connections_limit\{pool="redis"\} 4$/m);
+    expect(metrics).toMatch(/^socklet_pool_calls_total\{pool="redis",result="answered"\} 2$/m);
     const cli = ["--conditions=socklet:source", "emulator/command/cli.ts", "pools", "redis"];
     const shown = await run(process.execPath, [...cli, "--url", workerd.origin, "--token", TOKEN]);
     expect(shown.stdout.toString()).toMatch(/\nredis +127\.0\.0\.1:\d+ +1 of 4 +1 /);

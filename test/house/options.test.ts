@@ -21,6 +21,7 @@ const SEVERAL = {
   from: "of the PROXY protocol who is a proxy, of a rule of faults whose words",
   group: "a path's file has one, by number or name; a proxy's header tells that of its client's key exchange",
   incoming: "faults of datagrams are not those of streams",
+  metrics: "of a Worker the code, of a plane what it counts",
   outgoing: "as incoming",
   params: "a session's come as JSON",
   pools: "an app has entries, a Worker what poolsFor() makes of them",

@@ -2,7 +2,9 @@
 
 import { type SockletEvent, streamHandler } from "socklet";
 import { createConnection, type TCPServerOptions, ThreadingTCPServer } from "socklet/emulator";
+import { MemoryStorage } from "socklet/testing";
 import { afterAll, expect, test } from "vitest";
+import { type MailContext, MailRequestHandler } from "../../examples/mail.ts";
 import { KeyStore, RespServer } from "../../examples/resp.ts";
 import { Authority, type Issued } from "./authority.ts";
 import { describeWith, python, run, start } from "./program.ts";
@@ -23,33 +25,6 @@ const Upper = streamHandler(async ({ request, rfile, wfile }) => {
     );
   }
 });
-
-/** SMTP as far as a sink speaks it, over TLS from the first byte or after STARTTLS. */
-const Sink = (received: string[]) =>
-  streamHandler(async ({ request, rfile, wfile }) => {
-    wfile.write("220 sink\r\n");
-    for await (const line of rfile.lines()) {
-      const verb = line.slice(0, 4).toUpperCase();
-      if (verb === "EHLO")
-        wfile.write(request.tls === null ? "250-sink\r\n250 STARTTLS\r\n" : "250 sink\r\n");
-      else if (verb === "STAR") {
-        wfile.write("220 go ahead\r\n");
-        await request.startTls();
-      } else if (verb === "DATA") {
-        wfile.write("354 go on\r\n");
-        let text = "";
-        for await (const part of rfile.lines()) {
-          if (part === ".") break;
-          text += `${part}\n`;
-        }
-        received.push(`${request.tls?.version}: ${text}`);
-        wfile.write("250 taken\r\n");
-      } else if (verb === "QUIT") {
-        wfile.write("221 bye\r\n");
-        return;
-      } else wfile.write("250 ok\r\n");
-    }
-  });
 
 const serve = async (Handler: ReturnType<typeof streamHandler>, options: TCPServerOptions<unknown>) => {
   const events: SockletEvent[] = [];
@@ -158,47 +133,96 @@ print(json.dumps(told))
   });
 });
 
-describeWith(["curl", "swaks", "openssl"], "a mail sink with STARTTLS and implicit TLS", () => {
-  test("curl by smtps, swaks by both", async () => {
-    const received: string[] = [];
-    await using implicit = await serve(Sink(received), { tls: pair });
-    await using later = await serve(Sink(received), { tls: pair, secureTransport: "starttls" });
+/** The mail sink of the examples, with its certificate: from the first byte, or after STARTTLS. */
+const sink = async (options: TCPServerOptions<unknown>) => {
+  const storage = new MemoryStorage();
+  const context: MailContext = { storage, startTls: {} };
+  const place = await serve(MailRequestHandler as never, { tls: pair, ...options, context });
+  /** The subjects of the mails that were kept, in their order. */
+  const subjects = async (): Promise<(string | undefined)[]> => {
+    const names = (await storage.list()).toSorted();
+    const mails = await Promise.all(
+      names.map(async (name) => String(Buffer.from((await storage.get(name)) ?? []))),
+    );
+    return mails.map((mail) => /^Subject: (.*?)\r$/m.exec(mail)?.[1]).toSorted();
+  };
+  return Object.assign(place, { subjects });
+};
+
+const SMTPLIB = `
+import smtplib, ssl, sys
+port, ca = int(sys.argv[1]), sys.argv[2]
+context = ssl.create_default_context(cafile=ca)
+with smtplib.SMTP("localhost", port, timeout=10) as smtp:
+    smtp.ehlo()
+    before = smtp.has_extn("starttls")
+    smtp.starttls(context=context)
+    unknown = smtp.docmd("MAIL", "FROM:<a@example.com>")[0]
+    smtp.ehlo()
+    again = smtp.docmd("STARTTLS")[0]
+    smtp.sendmail("a@example.com", ["b@example.com"], b"Subject: by smtplib\\r\\n\\r\\nhello\\r\\n")
+    print(before, smtp.sock.version(), unknown, smtp.has_extn("starttls"), again)
+`;
+
+/** What stands between client and server puts commands behind the client's STARTTLS. */
+const INJECTS = `
+import socket, sys
+with socket.create_connection(("127.0.0.1", int(sys.argv[1]))) as raw:
+    raw.sendall(b"EHLO x\\r\\nSTARTTLS\\r\\nMAIL FROM:<forged@example.com>\\r\\n")
+    said = b""
+    try:
+        while part := raw.recv(1000): said += part
+    except ConnectionResetError: pass
+    print(said.decode().splitlines()[-1])
+`;
+
+describeWith(["curl", "swaks", "openssl", "python3"], "a mail sink with STARTTLS and implicit TLS", () => {
+  const mail = ["--to", "b@example.com", "--from", "a@example.com", "--hide-all"];
+  const verified = [...mail, "--tls-verify", "--tls-ca-path", caFile];
+  const server = (port: number) => ["--server", "localhost", "--port", port];
+
+  test("curl by smtps, swaks by --tlsc", async () => {
+    await using place = await sink({ secureTransport: "on" });
     const to = ["--mail-from", "a@example.com", "--mail-rcpt", "b@example.com", "-T", "-"];
-    const by = ["-sS", "--cacert", caFile, "--url", `smtps://localhost:${implicit.port}`];
+    const by = ["-sS", "--cacert", caFile, "--url", `smtps://localhost:${place.port}`];
     const curl = await run("curl", [...by, ...to], "Subject: by curl\r\n\r\nhello\r\n");
     expect({ code: curl.code, stderr: curl.stderr }).toEqual({ code: 0, stderr: "" });
-    const mail = [
-      "--to",
-      "b@example.com",
-      "--from",
-      "a@example.com",
-      "--tls-verify",
-      "--tls-ca-path",
-      caFile,
-      "--hide-all",
-    ];
-    const server = (port: number) => ["--server", "localhost", "--port", port];
-    const wrapped = await run("swaks", [
-      ...mail,
-      ...server(implicit.port),
-      "--tlsc",
-      "--header",
-      "Subject: by swaks",
-    ]);
-    expect(wrapped.code).toBe(0);
-    const started = await run("swaks", [
-      ...mail,
-      ...server(later.port),
-      "--tls",
-      "--header",
-      "Subject: by STARTTLS",
-    ]);
-    expect(started.code).toBe(0);
-    expect(received.map((text) => /^(TLSv1\.3): [\s\S]*?Subject: (.*)$/m.exec(text)?.slice(1))).toEqual([
-      ["TLSv1.3", "by curl"],
-      ["TLSv1.3", "by swaks"],
-      ["TLSv1.3", "by STARTTLS"],
-    ]);
+    const subject = ["--header", "Subject: by swaks"];
+    const swaks = await run("swaks", [...verified, ...server(place.port), "--tlsc", ...subject]);
+    expect(swaks.code).toBe(0);
+    expect(await place.subjects()).toEqual(["by curl", "by swaks"]);
+  });
+
+  test("swaks by --tls, smtplib by starttls(), openssl by -starttls smtp", async () => {
+    await using place = await sink({ secureTransport: "starttls" });
+    const subject = ["--header", "Subject: by swaks"];
+    const swaks = await run("swaks", [...verified, ...server(place.port), "--tls", ...subject]);
+    expect(swaks.code).toBe(0);
+    // What was said in plain text is forgotten, and a secured connection is not secured again.
+    expect(await python(SMTPLIB, [place.port, caFile])).toBe("True TLSv1.3 503 False 503\n");
+    const to = ["s_client", "-connect", `localhost:${place.port}`, "-starttls", "smtp", "-CAfile", caFile];
+    const said = await run("openssl", [...to, "-verify_return_error", "-quiet"], "QUIT\r\n");
+    expect({ code: said.code, said: String(said.stdout) }).toEqual({
+      code: 0,
+      said: expect.stringMatching(/^221 .*\r\n$/m),
+    });
+    expect(await place.subjects()).toEqual(["by smtplib", "by swaks"]);
+  });
+
+  test("what comes before the handshake ends the connection", async () => {
+    await using place = await sink({ secureTransport: "starttls" });
+    expect(await python(INJECTS, [place.port])).toBe("220 Go ahead\n");
+    expect(place.events.find(({ type }) => type === "error")).toMatchObject({
+      error: { code: "ERR_TLS", message: expect.stringContaining("cannot be trusted") },
+    });
+    expect(await place.subjects()).toEqual([]);
+  });
+
+  test("without a certificate it is not offered", async () => {
+    const context: MailContext = { storage: new MemoryStorage() };
+    await using place = await serve(MailRequestHandler as never, { context });
+    const { code } = await run("swaks", [...verified, ...server(place.port), "--tls"]);
+    expect(code).toBe(29); // swaks: TLS was asked for, and not offered
   });
 });
 

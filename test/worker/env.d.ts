@@ -7,6 +7,7 @@ declare namespace Cloudflare {
     readonly SOCKLET_REGISTRY: DurableObjectNamespace<import("./sessions-main.ts").SockletRegistry>;
     readonly SMALL_SESSIONS: DurableObjectNamespace<import("./sessions-main.ts").SmallSession>;
     readonly SMALL_REGISTRY: DurableObjectNamespace<import("./sessions-main.ts").SmallRegistry>;
+    readonly EVENTS: AnalyticsEngineDataset;
     readonly STORAGE: DurableObjectNamespace<import("./main.ts").SockletStorage>;
     readonly DOOR: DurableObjectNamespace<import("./main.ts").DoorObject>;
   }

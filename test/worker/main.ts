@@ -4,8 +4,15 @@
  */
 
 import { DurableObject } from "cloudflare:workers";
-import { defineApp, type OnEvent, type SockletEvent } from "socklet";
-import { SockletStorage, type WorkerModule, WorkerServer, workerFor } from "socklet/worker";
+import { defineApp, type OnEvent, SocketError, type SockletEvent, streamHandler } from "socklet";
+import {
+  type AnalyticsDataset,
+  analyticsEvents,
+  SockletStorage,
+  type WorkerModule,
+  WorkerServer,
+  workerFor,
+} from "socklet/worker";
 import { scriptHandler } from "../../core/testing/index.ts";
 import { Chat } from "../../examples/chat.ts";
 import { Echo } from "../../examples/echo.ts";
@@ -26,6 +33,8 @@ import { Life, tracing } from "../conformance/server-scenarios.ts";
 interface Bindings {
   readonly BOARD: DurableObjectNamespace<BoardObject>;
   readonly DOOR: DurableObjectNamespace<DoorObject>;
+  /** A dataset of Workers Analytics Engine. */
+  readonly EVENTS?: AnalyticsEngineDataset;
   /** Behind real ports: which port is which door. */
   readonly DOORS?: Readonly<Record<string, string>>;
 }
@@ -158,6 +167,36 @@ const app = workerFor(
   }),
 );
 
+/** What was written to Workers Analytics Engine. */
+const points: unknown[] = [];
+
+const Points = streamHandler(({ wfile }) => wfile.write(JSON.stringify(points)));
+const Fails = streamHandler(async ({ rfile, wfile }) => {
+  wfile.write(`${await rfile.line()}\n`);
+  throw new SocketError("ENOENT", "a text that is no label");
+});
+
+let countedWorker: WorkerModule | undefined;
+
+/** Handlers whose events are written to Workers Analytics Engine, and one that says what was. */
+const countedWorkerFor = ({ EVENTS }: Bindings): WorkerModule => {
+  const dataset: AnalyticsDataset = {
+    writeDataPoint(point) {
+      EVENTS?.writeDataPoint(point); // the platform's own, which throws where a point is malformed
+      points.push(point);
+    },
+  };
+  const app = defineApp({
+    handlers: { "counted-echo": Echo, "counted-fails": Fails, "counted-points": Points },
+    listen: [
+      { handler: "counted-echo", address: "tcp://127.0.0.1:1" },
+      { handler: "counted-fails", address: "tcp://127.0.0.1:2" },
+      { handler: "counted-points", address: "tcp://127.0.0.1:3" },
+    ],
+  });
+  return workerFor(app, { onEvent: analyticsEvents(dataset) });
+};
+
 let exampleWorker: WorkerModule | undefined;
 
 /** All the examples, each behind its door's port where it has one. */
@@ -184,6 +223,10 @@ export default {
   async connect(socket: Socket, env: Bindings, ctx: ExecutionContext): Promise<void> {
     const door = await doorFor(socket, env);
     if (door.startsWith("app-")) return app.connect(socket, env, ctx);
+    if (door.startsWith("counted-")) {
+      countedWorker ??= countedWorkerFor(env);
+      return countedWorker.connect(socket, env, ctx);
+    }
     if (door.startsWith("example-")) {
       exampleWorker ??= exampleWorkerFor(env);
       return exampleWorker.connect(socket, env, ctx);

@@ -34,7 +34,7 @@ test("the table has everybody who takes options", () => {
   const exports: Exports = worker;
   const endpoints = Object.keys(exports).filter((name) => isEndpoint(exports[name]));
   expect(endpoints.sort()).toEqual(["TCPConnector", "WorkerDatagramServer", "WorkerServer"]);
-  const ours = ["PoolObject", "SessionObject", "lasting"]; // called by the library alone: the platform's objects, and what workerFor() is given
+  const ours = ["PoolObject", "SessionObject", "lasting", "metrics"]; // called by the library alone: the platform's objects, and what workerFor() is given
   const takers = [...takersOf(exports), ...endpoints].filter((name) => !ours.includes(name));
   expect(takers.length).toBeGreaterThan(10);
   expect(takers.filter((name) => !Object.hasOwn(TABLE, name))).toEqual([]);

@@ -13,7 +13,14 @@ import {
   SocketError,
   StreamRequestHandler,
 } from "socklet";
-import { poolsFor, type SockletBindings, TCPConnector, type WorkerLease, workerFor } from "socklet/worker";
+import {
+  metrics,
+  poolsFor,
+  type SockletBindings,
+  TCPConnector,
+  type WorkerLease,
+  workerFor,
+} from "socklet/worker";
 import {
   Postgres,
   PostgresClient,
@@ -143,7 +150,7 @@ export class SockletPool extends pools.Pool {
   }
 }
 
-const worker = workerFor(app, { pools });
+const worker = workerFor(app, { pools, metrics });
 export class SockletSession extends worker.Session {}
 export class SockletRegistry extends worker.Registry {}
 

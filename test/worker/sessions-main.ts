@@ -107,7 +107,7 @@ const { ALLOW = ["127.0.0.0/8:*", "localhost:*"] } = env as Bindings;
 const { PROXIED = "127.0.0.1:1", PROXIED_TLS = "localhost:1" } = env as Bindings;
 const SPEAKS = { source: "192.0.2.1:56324", destination: "198.51.100.2:443" };
 
-const app = defineApp<Context>({
+export const app = defineApp<Context>({
   handlers,
   allow: ALLOW,
   dial: {

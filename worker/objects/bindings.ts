@@ -9,6 +9,7 @@ import type {
   SessionPage,
   SessionQuery,
   SessionSpec,
+  SessionState,
 } from "../../core/control/plane.ts";
 import { describe } from "../../core/describe.ts";
 import { errorInfo, SocketError } from "../../core/errors.ts";
@@ -95,6 +96,8 @@ export interface RegistryCalls {
   /** Reports that a session is over; false if the registry does not know it. */
   over(info: SessionInfo): Promise<boolean>;
   list(query: SessionQuery): Promise<SessionPage>;
+  /** How many sessions are in each state, as the registry believes: it asks none of them. */
+  counts(): Promise<Readonly<Partial<Record<SessionState, number>>>>;
 }
 
 const CLASSES = {

@@ -30,6 +30,7 @@ import {
   sessionOf,
   settled,
 } from "./bindings.ts";
+import type { WorkerMetrics } from "./metrics.ts";
 import type { PoolAccess } from "./platform.ts";
 
 const MAX_BREAKS = 3; // in a row, without an event in between; then give up
@@ -47,6 +48,8 @@ export interface WorkerPlaneSetup {
   readonly told: ListenerLog;
   /** The app's pools. */
   readonly pools: PoolAccess | undefined;
+  /** What makes metrics of what the objects know, where that is wanted. */
+  readonly metrics: WorkerMetrics | undefined;
 }
 
 /** A control plane over Durable Objects. */
@@ -74,8 +77,15 @@ export class WorkerPlane implements ControlPlane {
     return this.#setup.listeners();
   }
 
-  metrics(): null {
-    return null;
+  async metrics(): Promise<string | null> {
+    const { env, metrics } = this.#setup;
+    if (metrics === undefined) return null;
+    const counted = missingBindings(env).length === 0;
+    const [counts, pools] = await Promise.all([
+      counted ? again(() => registryOf(env).counts(), "the registry of sessions") : null,
+      this.pools(),
+    ]);
+    return metrics.text(counts, pools);
   }
 
   /** Asks every object of every pool, which makes those that are not there. */

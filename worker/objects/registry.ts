@@ -13,6 +13,7 @@ import {
   type SessionInfo,
   type SessionPage,
   type SessionQuery,
+  type SessionState,
 } from "../../core/control/plane.ts";
 import { toJson } from "../../core/describe.ts";
 import { SocketError } from "../../core/errors.ts";
@@ -101,6 +102,15 @@ export class RegistryObject extends PlatformObject<SockletBindings> implements R
     const found = this.#select(query);
     const sessions = found.slice(0, query.limit);
     return { sessions, next: found.length > query.limit ? (sessions.at(-1)?.id ?? null) : null };
+  }
+
+  async counts(): Promise<Readonly<Partial<Record<SessionState, number>>>> {
+    const rows = this.#sql
+      .exec<{ state: SessionState; count: number }>(
+        "SELECT state, COUNT(*) AS count FROM sessions GROUP BY state",
+      )
+      .toArray();
+    return Object.fromEntries(rows.map(({ state, count }) => [state, count]));
   }
 
   /** Deletes what is too old or too much, and asks the objects of sessions that should long be over. */

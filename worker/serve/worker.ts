@@ -16,6 +16,7 @@ import type { HandlerClass } from "../../core/serve/handler.ts";
 import type { Datagram } from "../../core/sockets/datagram.ts";
 import type { StreamSocket } from "../../core/sockets/stream-socket.ts";
 import type { SockletBindings } from "../objects/bindings.ts";
+import type { WorkerMetrics } from "../objects/metrics.ts";
 import { WorkerPlane } from "../objects/plane.ts";
 import { type PoolAccess, platformOf } from "../objects/platform.ts";
 import { RegistryObject, SESSION_BOUNDS_NAMES, type SessionBounds } from "../objects/registry.ts";
@@ -34,6 +35,8 @@ export interface WorkerOptions {
   readonly pools?: PoolAccess;
   /** The code of sessions that last, which `socklet/worker` has: an app with `keep` needs it. Default: none, and a smaller Worker. */
   readonly lasting?: Lasting;
+  /** The code of `GET /v1/metrics`, which `socklet/worker` has: what the registry of sessions and the pools know. Default: none, the route answers 501, and a smaller Worker. */
+  readonly metrics?: WorkerMetrics;
 }
 
 const WORKER_NAMES = optionNamesOf<WorkerOptions>("workerFor()")({
@@ -42,6 +45,7 @@ const WORKER_NAMES = optionNamesOf<WorkerOptions>("workerFor()")({
   openApi: true,
   pools: true,
   lasting: true,
+  metrics: true,
 });
 
 /** A Worker's main module, and the classes that it must export. */
@@ -112,7 +116,7 @@ export const workerFor = <Context>(definition: App<Context>, options: WorkerOpti
   const app = definition as unknown as App; // only its handlers know the type of its context
   if (!isApp(app)) throw new SocketError("ERR_APP", "this is not an app: it must come from defineApp()");
   checkOptions("workerFor()", options, WORKER_NAMES);
-  const { onEvent, lasting, pools } = options;
+  const { onEvent, lasting, pools, metrics } = options;
   const kept = Object.keys(app.dial).find((name) => app.dial[name]?.keep !== null);
   if (lasting !== undefined) lasting.check(app);
   else if (kept !== undefined) {
@@ -163,7 +167,7 @@ export const workerFor = <Context>(definition: App<Context>, options: WorkerOpti
     });
 
   const plane = (env: unknown): ControlPlane =>
-    new WorkerPlane({ app, allow, env: env as SockletBindings, listeners, told, pools });
+    new WorkerPlane({ app, allow, env: env as SockletBindings, listeners, told, pools, metrics });
 
   const routes = controlRoutes((env: SockletBindings) => ({
     plane: plane(env),

@@ -8,7 +8,7 @@
  * | `GET /v1/openapi.json` | read | these routes, as OpenAPI 3.1 |
  * | `GET /v1/listeners` | read | `{ listeners }`: what listens, with the counts of its server |
  * | `GET /v1/listeners/events` | read | what their servers tell, as it comes (SSE); `Last-Event-ID` or `?after=` resumes |
- * | `GET /v1/metrics` | read | counts and histograms in Prometheus' text; 501 in a Worker |
+ * | `GET /v1/metrics` | read | counts and histograms in Prometheus' text; in a Worker what its objects know, where `workerFor()` was given `metrics`, else 501 |
  * | `GET /v1/pools` | read | `{ pools }`: the app's pools, with their counts |
  * | `GET /v1/pools/:name` | read | one of them |
  * | `GET /v1/faults` | read | `{ faults }`: the rules of faults that are set, and what they did; the emulator's |
@@ -191,7 +191,8 @@ export const controlRoutes = (
   route("GET", "/v1/metrics", "read", async (c, plane) => {
     const text = await plane.metrics();
     if (text !== null) return c.body(text, 200, { "Content-Type": METRICS_TYPE });
-    const said = "this platform keeps no metrics: each of its isolates would have counts of its own";
+    const said =
+      "no metrics are kept here; a Worker has those of its sessions and pools by workerFor(app, { metrics })";
     throw new HttpError(501, "ERR_UNSUPPORTED", said);
   });
 

@@ -219,11 +219,15 @@ class ChildServer implements HandlerServer {
     } catch (thrown) {
       error = thrown;
     }
-    const { version = null, resumed } = stream?.tls ?? {};
     const duration = performance.now() - started;
-    const wire = error === null ? null : toWire(error);
-    tell({ type: "handshake", id, duration, version, resumed: resumed === true, error: wire });
-    return error === null;
+    if (error !== null || !stream?.tls) {
+      tell({ type: "handshake", id, duration, tls: null, error: toWire(error) });
+      return false;
+    }
+    const { version, cipher, alpn, serverName, trusted, distrust, resumed, closedCleanly } = stream.tls;
+    const tls = { version, cipher, alpn, serverName, trusted, distrust, resumed, closedCleanly };
+    tell({ type: "handshake", id, duration, tls, error: null });
+    return true;
   }
 
   async run(order: Run, socket: net.Socket | undefined): Promise<void> {

@@ -5,7 +5,7 @@ import { SocketError } from "../../../core/errors.ts";
 import type { Address, UnixAddress } from "../../../core/net/address.ts";
 import type { ProxyHeader } from "../../../core/net/proxy-header.ts";
 import type { StreamOptions } from "../../../core/sockets/stream-options.ts";
-import type { ServerTlsOptions } from "../../../core/sockets/tls.ts";
+import type { ServerTlsOptions, TlsInfo } from "../../../core/sockets/tls.ts";
 import type { HandlerSource } from "./handler-source.ts";
 
 /** How a child secures connections: certificates that were read, and the handlers of the protocols that ALPN may choose. */
@@ -56,13 +56,12 @@ export type Report =
       readonly error: WireError | null;
       readonly result: unknown;
     } & Counts)
-  /** The TLS handshake of the request is over. */
+  /** The TLS handshake of the request is over. `tls`: what is known of it, without the certificate; `null` where it failed. */
   | {
       readonly type: "handshake";
       readonly id: number;
       readonly duration: number;
-      readonly version: string | null;
-      readonly resumed: boolean;
+      readonly tls: Omit<TlsInfo, "certificate"> | null;
       readonly error: WireError | null;
     }
   | { readonly type: "emit"; readonly id: number; readonly detail: unknown }

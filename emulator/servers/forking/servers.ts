@@ -51,8 +51,10 @@ import { madeBy } from "../../../core/serve/mixins.ts";
 import type { Passage } from "../../../core/serve/proxy.ts";
 import { Datagram } from "../../../core/sockets/datagram.ts";
 import { StreamSocket } from "../../../core/sockets/stream-socket.ts";
+import type { TlsInfo } from "../../../core/sockets/tls.ts";
 import { stopReading } from "../../kernel/handles.ts";
 import type { Connection } from "../../kernel/net-transport.ts";
+import { handshakes, type TracedHandshake, traced } from "../../kernel/tracing.ts";
 import { TCPServer, type TCPServerOptions } from "../tcp.ts";
 import { UDPServer } from "../udp.ts";
 import { UnixDatagramServer, UnixStreamServer } from "../unix.ts";
@@ -247,6 +249,7 @@ export function ForkingMixIn<Base extends NetServerClass>(Server: Base): Forking
       const { promise, resolve, reject } = Promise.withResolvers<unknown>();
       const datagram = request instanceof Datagram ? request : null;
       const local = request instanceof StreamSocket ? request.getsockname() : null;
+      const shaken = this.#traceHandshake(request, address);
       const job: Job = {
         id: scope.id,
         address,
@@ -261,9 +264,12 @@ export function ForkingMixIn<Base extends NetServerClass>(Server: Base): Forking
         cut: false,
         cancelled: undefined,
         emit: (detail) => scope.emit(detail),
-        handshake: ({ duration, version, resumed, error: wire }) => {
-          const error = wire === null ? null : SocketError.from(fromWire(wire), "ERR_TLS");
-          this.tellHandshake({ address, duration, version, resumed, error });
+        handshake: ({ duration, tls, error: wire }) => {
+          const error = tls === null ? SocketError.from(wire && fromWire(wire), "ERR_TLS") : null;
+          if (tls !== null) shaken?.resolve({ ...tls, certificate: null });
+          else shaken?.reject(error);
+          const { version = null, resumed } = tls ?? {};
+          this.tellHandshake({ address, duration, version, resumed: resumed === true, error });
         },
         reply: (data) => {
           try {
@@ -278,7 +284,10 @@ export function ForkingMixIn<Base extends NetServerClass>(Server: Base): Forking
             this.announce({ type: "dropped", server: this.name, address, bytes, reason: "full" });
         },
         resolve,
-        reject,
+        reject: (error) => {
+          shaken?.reject(error); // where the child was lost in the handshake
+          reject(error);
+        },
       };
       this.#jobs.set(request, job);
       if (request instanceof StreamSocket) {
@@ -290,6 +299,16 @@ export function ForkingMixIn<Base extends NetServerClass>(Server: Base): Forking
       }
       this.#children.run(job);
       return promise;
+    }
+
+    /** Tells the handshake that a child is to do, where somebody listens: from when the child is asked until it says what came of it. */
+    #traceHandshake(request: object, address: Address | null): PromiseWithResolvers<TlsInfo> | null {
+      const secures = request instanceof StreamSocket && this.secureTransport === "on";
+      if (!secures || !handshakes.hasSubscribers) return null;
+      const shaken = Promise.withResolvers<TlsInfo>();
+      const context: TracedHandshake = { role: "server", address };
+      traced(handshakes, context, () => shaken.promise).catch(() => {}); // the event says it, too
+      return shaken;
     }
 
     /**

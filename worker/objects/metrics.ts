@@ -1,0 +1,103 @@
+/// <reference types="@cloudflare/workers-types" />
+/**
+ * What a Worker measures. An isolate has counts that nobody can add up, so the metrics of a Worker are what its objects know,
+ * and what its servers tell goes to Workers Analytics Engine. A Worker has the code of either only where it asks for it.
+ */
+
+import { codeOf, dialledSessions, Endings, familiesText, poolFamilies } from "../../core/control/metrics.ts";
+import { isOver, SESSION_STATES, type SessionState } from "../../core/control/plane.ts";
+import type { PoolInfo } from "../../core/serve/client.ts";
+import type { OnEvent, SockletEvent } from "../../core/serve/events.ts";
+
+/** How many sessions are in each state; a state without any may be absent. */
+export type SessionCounts = Readonly<Partial<Record<SessionState, number>>>;
+
+/** The code of `GET /v1/metrics` in a Worker, which `metrics` is: `workerFor(app, { metrics })`. */
+export interface WorkerMetrics {
+  /** In Prometheus' text format: what the registry and the pools know. `sessions`: `null` where the Worker has no registry. */
+  text(sessions: SessionCounts | null, pools: readonly PoolInfo[]): string;
+}
+
+/** The code of `GET /v1/metrics`, for a Worker, which carries it only where it is asked for: `workerFor(app, { metrics })`. */
+export const metrics: WorkerMetrics = {
+  text(sessions, pools) {
+    const families = poolFamilies(pools);
+    if (sessions === null) return familiesText(families);
+    const count = (state: SessionState): number => sessions[state] ?? 0;
+    const [over, running] = [true, false].map((is) => SESSION_STATES.filter((state) => isOver(state) === is));
+    const kept = {
+      name: "socklet_kept_sessions",
+      help: "Sessions that are over and whose record is kept, by state.",
+      type: "gauge",
+      samples: (over ?? []).map((state) => ({ labels: { state }, value: count(state) })),
+    } as const;
+    const runs = (running ?? []).reduce((sum, state) => sum + count(state), 0);
+    return familiesText([dialledSessions(runs), kept, ...families]);
+  },
+};
+
+/** A dataset of Workers Analytics Engine: what a binding of `analytics_engine_datasets` is. */
+export interface AnalyticsDataset {
+  writeDataPoint(point: { indexes?: string[]; blobs?: string[]; doubles?: number[] }): void;
+}
+
+/** What is written of an event; `null`: nothing. `ending`: why the request ended. */
+const pointOf = (
+  event: SockletEvent,
+  ending: string | null,
+): [reason: string, ...doubles: number[]] | null => {
+  switch (event.type) {
+    case "end":
+      return [ending ?? "", event.duration, event.bytesRead, event.bytesWritten];
+    case "refused":
+    case "dropped":
+    case "connectionEnded":
+      return [event.reason];
+    case "dialFailed":
+      return [codeOf(event.error)];
+    case "error":
+      return event.id === undefined ? [codeOf(event.error)] : null; // that of a request is told at its end
+    default:
+      return null;
+  }
+};
+
+const LONGEST_INDEX = 96; // bytes of an index (Cloudflare's "Limits" of Analytics Engine)
+
+/**
+ * What servers and pools tell, as data points of Workers Analytics Engine: give it to `onEvent` of `workerFor()`, `WorkerServer` or
+ * `poolsFor()`.
+ *
+ *     workerFor(app, { onEvent: analyticsEvents(env.EVENTS) });
+ *
+ * A point is written at the end of a request (`end`), for one that was turned away (`refused`), a datagram that was not sent
+ * (`dropped`), a pool's connection (`dialFailed`, `connectionEnded`), and an error outside of requests (`error`): `index1` is the
+ * name of the server, `blob1` the event's type, `blob2` the reason (`ok`, a limit, a code), `double1` the duration in ms, `double2` and `double3` the
+ * bytes received and sent. Nothing in it is chosen by a peer. The platform takes 250 points of one invocation.
+ */
+export const analyticsEvents = (dataset: AnalyticsDataset): OnEvent => {
+  if (typeof (dataset as Partial<AnalyticsDataset> | undefined)?.writeDataPoint !== "function") {
+    throw new TypeError(
+      "analyticsEvents() takes a dataset of Workers Analytics Engine: bind one by [[analytics_engine_datasets]] in wrangler.toml",
+    );
+  }
+  const endings = new Map<string, Endings>(); // by server: the numbers of requests are each server's own
+  return (event) => {
+    const { server, type } = event;
+    let ends = endings.get(server);
+    if (ends === undefined) {
+      ends = new Endings();
+      endings.set(server, ends);
+    }
+    const point = pointOf(event, ends.take(event));
+    if (point === null) return;
+    const [reason, ...doubles] = point;
+    dataset.writeDataPoint({ indexes: [indexOf(server)], blobs: [type, reason], doubles });
+  };
+};
+
+/** A name as an index: cut, between characters, where it is too long. */
+const indexOf = (name: string): string => {
+  const { read } = new TextEncoder().encodeInto(name, new Uint8Array(LONGEST_INDEX));
+  return name.slice(0, read);
+};
