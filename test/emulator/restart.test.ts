@@ -190,7 +190,9 @@ describe.each([
     going = false;
     await Promise.all(loads);
     if (process.env.SOCKLET_RESTARTS !== undefined) {
-      console.log(`${restarts} restarts, ${asked} answers of ${pids.size} processes, ${failures.length} failures`);
+      console.log(
+        `${restarts} restarts, ${asked} answers of ${pids.size} processes, ${failures.length} failures`,
+      );
     }
     client[Symbol.dispose]();
     await onPath.close();
