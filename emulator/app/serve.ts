@@ -17,6 +17,7 @@ import {
 import { EDGE_NAMES, type EdgeOptions } from "../../core/net/edge.ts";
 import { checkOptions, checkTime, MAX_TIMER, optionNamesOf } from "../../core/options.ts";
 import type { AppPools } from "../../core/pool/app-pools.ts";
+import { sumOf } from "../../core/pool/sum.ts";
 import {
   type AnyHandlerClass,
   type App,
@@ -26,6 +27,7 @@ import {
   type Platform,
   type Serving as Serves,
 } from "../../core/serve/app.ts";
+import type { PoolInfo } from "../../core/serve/client.ts";
 import type { RunOptions } from "../../core/serve/connector.ts";
 import type { BaseEndpoint } from "../../core/serve/endpoint.ts";
 import { callListener, type OnEvent, type SockletEvent } from "../../core/serve/events.ts";
@@ -36,6 +38,7 @@ import type { Datagram } from "../../core/sockets/datagram.ts";
 import type { StreamSocket } from "../../core/sockets/stream-socket.ts";
 import { alpnHandlers, type CertificateOptions, type ServerTlsOptions } from "../../core/sockets/tls.ts";
 import { inspect, join, lazy } from "../builtin.ts";
+import type { Forking } from "../servers/forking/forked-server.ts";
 import { appHandlerFrom } from "../servers/forking/handler-source.ts";
 import {
   ForkingTCPServer,
@@ -582,6 +585,13 @@ export const openApp = async <Context>(
     faulty || parts !== undefined
       ? new (await import("./faults.ts")).AppFaults(app as App, (event) => counted(event.server)?.(event))
       : null;
+  /** What the pools say of themselves, with those of forked children. */
+  const poolInfos = (): readonly PoolInfo[] => {
+    const children = servers.flatMap((server) => (server as unknown as Partial<Forking>).childPools ?? []);
+    return (version.pools?.infos() ?? []).map((own) =>
+      children.filter(({ name }) => name === own.name).reduce(sumOf, own),
+    );
+  };
   /** The class of what dials an entry of `dial`, with its rules of faults. */
   const dialling = (name: string | undefined): typeof TCPConnector =>
     faults === null || name === undefined ? Connector : faultyConnector(Connector, faults, name);
@@ -612,16 +622,12 @@ export const openApp = async <Context>(
           metrics: (dialled) =>
             (metrics as Metrics).text(
               listeners.map(({ name, url, serve, info }) => parts.listenerInfo(name, url, serve, info())),
-              [
-                parts.dialledSessions(dialled),
-                ...parts.poolFamilies(version.pools?.infos() ?? []),
-                ...parts.processMetrics(),
-              ],
+              [parts.dialledSessions(dialled), ...parts.poolFamilies(poolInfos()), ...parts.processMetrics()],
             ),
           faults: faults ?? undefined,
           recorder,
           ...(recorder && { replay: async (spec, allow) => parts.replayTo(targetOf(spec.to, allow), spec) }),
-          poolInfos: () => version.pools?.infos() ?? [],
+          poolInfos,
           ready: () => (delayed === undefined ? [] : ["this process is ending"]),
           connector: ({
             dial: name,

@@ -67,11 +67,40 @@ test("`socklet serve` and `socklet pools` show them; the children of a forking l
   expect((await program.ended).code).toBe(0);
 });
 
-test("a child of a forking listener has a pool of its own", async () => {
-  await using server = await serveApp(app, { anyPort: false, module });
-  const forked = server.listeners.find(({ name }) => name === "ForkedVisits");
-  expect(await visit(forked?.url as string)).toBe(1);
-  expect(await visit(forked?.url as string)).toBe(2);
+test("a child of a forking listener has a pool of its own, which is counted with the others of its name", async () => {
+  const pids: number[] = [];
+  const lost = Promise.withResolvers<void>();
+  await using server = await serveApp(app, {
+    anyPort: false, // a child dials where the app says
+    module,
+    control: { port: 0, tokens: "read:read-only-token-1" },
+    onEvent: (event) => {
+      if (event.type === "forked") pids.push(event.pid);
+      if (event.type === "lost") lost.resolve();
+    },
+  });
+  const url = (name: string): string => server.listeners.find((one) => one.name === name)?.url as string;
+  const token = "read-only-token-1";
+  const control = controlClient(server.control?.url as string, { token });
+  const metrics = async (): Promise<string> => {
+    const headers = { authorization: `Bearer ${token}` };
+    return (await fetch(`${server.control?.url}/v1/metrics`, { headers })).text();
+  };
+  expect(await visit(url("Visits"))).toBe(1);
+  expect(await visit(url("ForkedVisits"))).toBe(2);
+  expect(await visit(url("ForkedVisits"))).toBe(3);
+  // A client sees the end of its connection before this process hears of it.
+  let info = await control.pool("redis");
+  while (info.answered < 3) info = await control.pool("redis");
+  expect(info).toMatchObject({ max: 4, connections: 2, opened: 2, answered: 3, running: 0, error: null });
+  expect(await control.pools()).toHaveLength(1);
+  expect(await metrics()).toContain('socklet_pool_calls_total{pool="redis",result="answered"} 3\n');
+
+  expect(pids).toHaveLength(1);
+  process.kill(pids[0] as number, "SIGKILL");
+  await lost.promise;
+  expect(await control.pool("redis")).toMatchObject({ max: 2, connections: 1, opened: 2, answered: 3 });
+  expect(await metrics()).toContain('socklet_pool_calls_total{pool="redis",result="answered"} 3\n');
 });
 
 test.each([

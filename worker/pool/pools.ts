@@ -5,6 +5,7 @@ import { errorText } from "../../core/describe.ts";
 import { SocketError } from "../../core/errors.ts";
 import { formatAddress } from "../../core/net/address.ts";
 import { checkOptions, optionNamesOf } from "../../core/options.ts";
+import { sumOf } from "../../core/pool/sum.ts";
 import { type App, checkPoolOf, isApp } from "../../core/serve/app.ts";
 import type { ClientHandlerClass, PoolInfo } from "../../core/serve/client.ts";
 import type { OnEvent } from "../../core/serve/events.ts";
@@ -142,21 +143,3 @@ export const poolsFor = <Context>(definition: App<Context>, options: PoolsOption
   };
   return pools;
 };
-
-/** What two objects of a pool say of themselves, as one. */
-const sumOf = (one: PoolInfo, other: PoolInfo): PoolInfo => ({
-  ...one,
-  max: one.max + other.max,
-  connections: one.connections + other.connections,
-  opening: one.opening + other.opening,
-  idle: one.idle + other.idle,
-  leased: one.leased + other.leased,
-  running: one.running + other.running,
-  waiting: one.waiting + other.waiting,
-  answered: one.answered + other.answered,
-  lost: one.lost + other.lost,
-  abandoned: one.abandoned + other.abandoned,
-  opened: one.opened + other.opened,
-  failed: one.failed + other.failed,
-  error: one.error ?? other.error,
-});

@@ -7,6 +7,7 @@ import { SocketError } from "../../../core/errors.ts";
 import type { Address, UnixAddress } from "../../../core/net/address.ts";
 import type { ProxyHeader } from "../../../core/net/proxy-header.ts";
 import { wholeMs } from "../../../core/options.ts";
+import type { PoolInfo } from "../../../core/serve/client.ts";
 import type { StreamOptions } from "../../../core/sockets/stream-options.ts";
 import type { ServerTlsOptions } from "../../../core/sockets/tls.ts";
 import type { ForkedServer } from "./forked-server.ts";
@@ -83,6 +84,8 @@ export class Child {
   begun = false;
   /** Requests so far. */
   served = 0;
+  /** What its pools said last. */
+  pools: readonly PoolInfo[] = [];
   /** Why it was killed, or cannot serve. */
   why: SocketError | null = null;
   readonly #owner: ChildOwner;
@@ -249,6 +252,9 @@ export class Child {
         break;
       case "reply":
         if (job?.id === report.id) job.reply(report.data);
+        break;
+      case "pools":
+        this.pools = report.pools;
         break;
       case "dropped":
         if (job?.id === report.id) job.dropped(report.sizes);

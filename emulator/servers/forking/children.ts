@@ -2,6 +2,8 @@
 
 import { DONE } from "../../../core/bytes/data.ts";
 import { SocketError } from "../../../core/errors.ts";
+import { byName, pastOf } from "../../../core/pool/sum.ts";
+import type { PoolInfo } from "../../../core/serve/client.ts";
 import type { ForkingEvent } from "../../../core/serve/events.ts";
 import type { StreamOptions } from "../../../core/sockets/stream-options.ts";
 import type { ServerTlsOptions } from "../../../core/sockets/tls.ts";
@@ -33,6 +35,7 @@ export class Children implements ChildOwner {
   #restart: ReturnType<typeof setTimeout> | undefined;
   #restartAt = 0;
   #restarted = 0;
+  #past: readonly PoolInfo[] = []; // of the pools of children that are gone
 
   constructor(
     server: ForkedServer,
@@ -49,6 +52,11 @@ export class Children implements ChildOwner {
   counts(): Pick<ForkingInfo, "idle" | "busy" | "starting" | "restarted"> {
     const { idle, busy, starting } = this.#count();
     return { idle, busy, starting, restarted: this.#restarted };
+  }
+
+  /** What the pools of all children say of themselves; those of one name together. */
+  pools(): readonly PoolInfo[] {
+    return byName([...[...this.#all].flatMap(({ pools }) => pools), ...this.#past]);
   }
 
   /** Starts the first. Rejects with `ERR_HANDLER` where it cannot import its handler. */
@@ -154,6 +162,7 @@ export class Children implements ChildOwner {
   lost(child: Child, code: number | null, signal: string | null): void {
     if (child.pid !== undefined) this.#sentinel?.remove(child.pid);
     this.#all.delete(child);
+    this.#past = byName([...this.#past, ...child.pools.map(pastOf)]);
     const at = this.#idle.indexOf(child);
     if (at >= 0) this.#idle.splice(at, 1);
     const { job, state } = child;

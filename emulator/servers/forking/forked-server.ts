@@ -1,5 +1,6 @@
 /** What a forking server is: to its users, and to its children. */
 
+import type { PoolInfo } from "../../../core/serve/client.ts";
 import type { ServerInfo } from "../../../core/serve/server.ts";
 import type { ChildTls } from "./messages.ts";
 
@@ -24,6 +25,8 @@ export interface Forking {
   restartDelay: number;
   maxRestartDelay: number;
   execArgv: readonly string[];
+  /** What the pools of its children say of themselves, up to a second ago while a request runs: of each name the sum. */
+  readonly childPools: readonly PoolInfo[];
   info(): ForkingInfo;
 }
 

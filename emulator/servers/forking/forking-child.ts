@@ -162,13 +162,15 @@ class ChildServer implements HandlerServer {
   readonly #on: boolean;
   readonly #protocols: ReadonlyMap<string, AnyHandler>;
   readonly #security: ServerSecurity | undefined;
+  readonly #tellPools: () => void;
   #running: Running | null = null;
   #served = 0;
   #failed = 0;
   #bytesRead = 0;
   #bytesWritten = 0;
 
-  constructor({ server, stream, security }: Init, { context, Handler, protocols }: Loaded) {
+  constructor({ server, stream, security }: Init, { context, Handler, protocols, tellPools }: Loaded) {
+    this.#tellPools = tellPools;
     this.name = server;
     this.context = context;
     this.#Handler = Handler;
@@ -204,9 +206,10 @@ class ChildServer implements HandlerServer {
 
   /** What the parent asks while a request runs. */
   order(order: Order): void {
-    if (order.type === "ping")
+    if (order.type === "ping") {
       tell({ type: "pong", id: this.#running?.id ?? null, ...(this.#running?.counts ?? NO_BYTES) });
-    else if (order.type === "cancel") this.#running?.abort(fromWire(order.reason));
+      this.#tellPools();
+    } else if (order.type === "cancel") this.#running?.abort(fromWire(order.reason));
     else if (order.type === "certificate") this.#security?.replace(order.tls);
   }
 
@@ -260,6 +263,7 @@ class ChildServer implements HandlerServer {
     this.#bytesWritten += bytesWritten;
     this.#running = null;
     running.replies.over();
+    this.#tellPools();
     tellWith(result, (result) => ({ type: "end", kept, cut, error, result, bytesRead, bytesWritten }));
   }
 }
@@ -282,6 +286,8 @@ interface Loaded {
   readonly Handler: AnyHandler;
   readonly protocols: ReadonlyMap<string, AnyHandler>;
   readonly context: unknown;
+  /** Tells the parent what the pools say of themselves, where there are any. */
+  readonly tellPools: () => void;
 }
 
 /** The handler that `source` names, and the module that has it. */
@@ -304,14 +310,28 @@ const load = async ({ source, security, context: given }: Init): Promise<Loaded>
   for (const [protocol, spoken] of Object.entries(security?.protocols ?? {})) {
     protocols.set(protocol, (await handlerOf(spoken))[0]);
   }
-  if (source.data === undefined || !isApp(app)) return { Handler, protocols, context: given };
+  if (source.data === undefined || !isApp(app)) {
+    return { Handler, protocols, context: given, tellPools: () => {} };
+  }
   const storage = new FileStorage(source.data);
   const pools = Object.keys(app.pools).length === 0 ? null : await poolsOf(app);
   const pool: Platform["pool"] =
     pools?.client ?? ((name, Handler) => checkPoolOf(app, name, Handler) as never);
   const context = await app.context({ name: "node", bindings: process.env, storage, pool });
-  pools?.open({ context });
-  return { Handler, protocols, context };
+  const tellPools = (): void => {
+    if (pools !== null) tell({ type: "pools", pools: pools.infos() });
+  };
+  let due = false;
+  const onEvent = (): void => {
+    if (due) return;
+    due = true; // what happens in one turn is told together
+    setImmediate(() => {
+      due = false;
+      tellPools();
+    });
+  };
+  pools?.open({ context, onEvent });
+  return { Handler, protocols, context, tellPools };
 };
 
 // A terminal's Ctrl-C, or a service manager's SIGTERM, reaches the children, too: it is the parent that says when

@@ -4,6 +4,7 @@ import { describe, isA, jsonOf, peek, textOf } from "../../../core/describe.ts";
 import { SocketError } from "../../../core/errors.ts";
 import type { Address, UnixAddress } from "../../../core/net/address.ts";
 import type { ProxyHeader } from "../../../core/net/proxy-header.ts";
+import type { PoolInfo } from "../../../core/serve/client.ts";
 import type { StreamOptions } from "../../../core/sockets/stream-options.ts";
 import type { ServerTlsOptions, TlsInfo } from "../../../core/sockets/tls.ts";
 import type { HandlerSource } from "./handler-source.ts";
@@ -65,6 +66,8 @@ export type Report =
       readonly error: WireError | null;
     }
   | { readonly type: "emit"; readonly id: number; readonly detail: unknown }
+  /** What its pools say of themselves. */
+  | { readonly type: "pools"; readonly pools: readonly PoolInfo[] }
   | { readonly type: "reply"; readonly id: number; readonly data: Uint8Array }
   /** Replies of these sizes were not sent: the channel had no room for them. */
   | { readonly type: "dropped"; readonly id: number; readonly sizes: readonly number[] };

@@ -46,6 +46,7 @@ import {
   settleForking,
 } from "../../../core/options.ts";
 import { isThenable } from "../../../core/promises.ts";
+import type { PoolInfo } from "../../../core/serve/client.ts";
 import type { HandlerClass } from "../../../core/serve/handler.ts";
 import { madeBy } from "../../../core/serve/mixins.ts";
 import type { Passage } from "../../../core/serve/proxy.ts";
@@ -200,6 +201,10 @@ export function ForkingMixIn<Base extends NetServerClass>(Server: Base): Forking
 
     protected override get capacity(): number {
       return Math.min(this.maxChildren, this.maxRequests);
+    }
+
+    get childPools(): readonly PoolInfo[] {
+      return this.#children.pools();
     }
 
     override info(): ForkingInfo {
