@@ -98,7 +98,10 @@ export class Connection<Call, Reply> {
     this.#byId = handler.match === undefined ? null : new Map();
     this.#exclusive = handler.call !== undefined;
     const { rfile } = this.request;
-    rfile.maxRead = Math.min(rfile.maxRead, owner.limits.maxReply);
+    const { callTimeout, maxReply } = owner.limits;
+    rfile.maxRead = Math.min(rfile.maxRead, maxReply);
+    // A call is late before a read of it is: a limit of both would be a timer that stays when all is answered.
+    if (callTimeout !== null && rfile.timeout !== null && rfile.timeout >= callTimeout) rfile.timeout = null;
   }
 
   /** Its owner knows it: from now on it hears of what comes. */

@@ -323,7 +323,8 @@ export class Pool<Call = unknown, Reply = unknown, Context = unknown>
       this.#leases.delete(connection);
       if (!connection.isOver) this.#connections.push(connection);
       this.#dispatch();
-      if (connection.isIdle) this.#sweepFor(connection);
+      if (connection.isIdle) this.#rest(connection);
+      else this.#stopWaitTimer();
     };
     const { leaseTimeout } = this.limits;
     const lease = new ConnectionLease<Call, Reply>(connection, leaseTimeout, pending.signal, over);
@@ -332,15 +333,20 @@ export class Pool<Call = unknown, Reply = unknown, Context = unknown>
   }
 
   #freed(connection: Connection<Call, Reply>): void {
-    const lease = this.#leases.get(connection);
-    if (lease !== undefined) {
-      lease.go();
+    if (connection.leased) {
+      this.#leases.get(connection)?.go();
       return;
     }
     if (this.#calls.size + this.#wanted.size > 0 || this.#closing !== null) this.#dispatch();
     if (!connection.isIdle) return;
     if (this.#shrinking) connection.retire("closed");
-    else this.#sweepFor(connection);
+    else this.#rest(connection);
+  }
+
+  /** A connection has nothing to do, and so nobody waits for one. */
+  #rest(connection: Connection<Call, Reply>): void {
+    this.#sweepFor(connection);
+    this.#stopWaitTimer();
   }
 
   #wasLost(pending: PendingCall<Call, Reply>): boolean {
@@ -358,6 +364,13 @@ export class Pool<Call = unknown, Reply = unknown, Context = unknown>
     if (this.#waitTimer !== undefined) return;
     this.#waitTimer = setTimeout(this.#waited, within);
     (this.#waitTimer as { unref?(): void }).unref?.(); // a connection or a dial keeps the process
+  }
+
+  /** Not each time that a line is empty, which under load is after many a call. */
+  #stopWaitTimer(): void {
+    if (this.#waitTimer === undefined || this.#calls.size + this.#wanted.size > 0) return;
+    clearTimeout(this.#waitTimer);
+    this.#waitTimer = undefined;
   }
 
   readonly #waited = (): void => {
@@ -395,8 +408,8 @@ export class Pool<Call = unknown, Reply = unknown, Context = unknown>
 
   /** Dials as many as are wanted and allowed; after a failure one, when its pause is over. */
   #grow(): void {
-    if (this.#closed || this.#retryTimer !== undefined) return;
     const { max, min } = this.limits;
+    if (this.#slots.size >= max || this.#closed || this.#retryTimer !== undefined) return;
     const opening = this.#opening;
     const waiting = this.#calls.size + this.#wanted.size;
     let shared = 0; // calls that would have a connection of their own, were there more
@@ -460,7 +473,7 @@ export class Pool<Call = unknown, Reply = unknown, Context = unknown>
     connection.start();
     if (!connection.isOver) {
       this.#dispatch();
-      if (connection.isIdle) this.#sweepFor(connection);
+      if (connection.isIdle) this.#rest(connection);
     }
     return connection.over;
   }

@@ -152,3 +152,10 @@ test("context() is told which pools there are, and when they can be used", async
     "ERR_APP: the pool redis can be used when context() has returned, and the app listens",
   );
 });
+
+test("a pool leaves no timer after a burst, but one that keeps no process", async () => {
+  const fixture = file("./fixtures/pool-timers.ts");
+  const { stdout, stderr } = await run(process.execPath, ["--conditions=socklet:source", fixture]);
+  expect(stderr.toString()).toBe("");
+  expect(JSON.parse(stdout.toString())).toEqual({ waited: true, before: 0, after: 0, waiting: 0 });
+});
