@@ -1,6 +1,6 @@
-import { fileURLToPath } from "node:url";
 import { defineConfig } from "vitest/config";
 import { trustOwnAuthority } from "./test/peers/certificates.ts";
+import { sources } from "./test/sources.ts";
 
 trustOwnAuthority();
 const { cloudflareTest } = await import("@cloudflare/vitest-plugin"); // loads Miniflare, which reads whom to trust
@@ -10,20 +10,6 @@ const [node = 0] = process.versions.node.split(".").map(Number);
 if (node < 22) {
   throw new Error(`the tests run on Node 24, not ${process.version}: start them with npm or npx`);
 }
-
-const file = (path: string): string => fileURLToPath(new URL(path, import.meta.url));
-
-// The sources as they are, in place of dist/: in Node by the same export condition as `npm start`, in workerd by name.
-const sources = {
-  alias: [
-    { find: /^socklet$/, replacement: file("./core/index.ts") },
-    { find: /^socklet\/testing$/, replacement: file("./core/testing/index.ts") },
-    { find: /^socklet\/control$/, replacement: file("./core/control/index.ts") },
-    { find: /^socklet\/emulator$/, replacement: file("./emulator/index.ts") },
-    { find: /^socklet\/otel$/, replacement: file("./emulator/otel/index.ts") },
-    { find: /^socklet\/worker$/, replacement: file("./worker/index.ts") },
-  ],
-};
 
 // ms; far above what any test takes, so that a machine that is busy with something else fails none. What waits for
 // ever is found all the same. No test has a time of its own: it would be one that fits some machine.

@@ -59,6 +59,7 @@ const guide: SidebarItem[] = [
       "testing",
       "proxying",
       "edge",
+      "runtimes",
       "deploying",
       "tls",
       "proxy-protocol",

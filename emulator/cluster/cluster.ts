@@ -32,6 +32,7 @@ import {
   tlsOf,
   together,
 } from "../app/serve.ts";
+import { neededNode } from "../runtime.ts";
 import { appHandlerFrom } from "../servers/forking/handler-source.ts";
 import type { TCPServer } from "../servers/tcp.ts";
 import { ownPath } from "../servers/unix.ts";
@@ -179,6 +180,10 @@ export const openCluster = async (
   options: ClusterOptions,
   hosting: Hosting = {},
 ): Promise<ClusterServer> => {
+  neededNode(
+    "serving by several processes (serveCluster(), --workers)",
+    "they share the listening sockets; serve by one",
+  );
   checkServed(app);
   options.signal?.throwIfAborted();
   const cluster = new Cluster(app, module, options, hosting);

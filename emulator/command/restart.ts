@@ -1,6 +1,7 @@
 /** What a SIGUSR2 does to a program that serves: another takes its place. */
 
 import type { ListenDescriptor } from "../app/descriptors.ts";
+import { neededNode } from "../runtime.ts";
 import { notify } from "./notify.ts";
 import { describe, say } from "./output.ts";
 import { Successor } from "./successor.ts";
@@ -50,6 +51,10 @@ export class Restarts {
     this.#going = true;
     say("SIGUSR2: starting the program anew on the same sockets");
     try {
+      neededNode(
+        "a restart",
+        "the new program would inherit the listening sockets; stop it, and start it again",
+      );
       const descriptors = this.#server.descriptors();
       const inheritance = {
         ticketKeys: this.#ticketKeys,

@@ -19,10 +19,11 @@ export const addressOf = (
     : { family: "IPv6", hostname: host, port, scopeId };
 };
 
-/** Why a name could not be resolved. Node's `ENOTFOUND` is `EAI_NONAME` and `EAI_NODATA`; its error number tells which. */
+/** Why a name could not be resolved. Node's `ENOTFOUND` is `EAI_NONAME` and `EAI_NODATA`; its error number tells which. Bun has a number of c-ares's there. */
 export const nameFailure = (error: unknown): NameFailure => {
   const { errno, code = "" } = error as NodeJS.ErrnoException;
-  const reason = typeof errno === "number" ? getSystemErrorName(errno) : code;
+  if (typeof errno === "number" && errno > 0 && code === "ENOTFOUND") return "EAI_NONAME";
+  const reason = typeof errno === "number" && errno < 0 ? getSystemErrorName(errno) : code;
   return isNameFailure(reason) ? reason : "EAI_FAIL";
 };
 

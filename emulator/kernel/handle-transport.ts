@@ -22,6 +22,7 @@ import type {
   StreamTransport,
 } from "../../core/sockets/transport.ts";
 import { addressOf, systemError } from "./addresses.ts";
+import type { Inherited } from "./descriptor.ts";
 import type { Holder, Kernel } from "./descriptors/kernel.ts";
 import type { Libc } from "./descriptors/libc.ts";
 import type { Settable } from "./descriptors/plain-options.ts";
@@ -50,7 +51,6 @@ import {
   TCP,
   UNIX,
 } from "./net-transport.ts";
-import type { Inherited } from "./stream-descriptor.ts";
 
 const EOF = -4095; // uv.h
 const NOT_CONNECTED = -107; // ENOTCONN

@@ -10,12 +10,14 @@ import type tls from "node:tls";
 import type { Data } from "../../core/bytes/data.ts";
 import { SocketError } from "../../core/errors.ts";
 import { channel } from "../builtin.ts";
+import { runtime } from "../runtime.ts";
 import { kernelError, neededLibc } from "./descriptors/libc.ts";
 
 // ---- Bindings ----
 
 /** A binding of Node's C++ code; `null` where this Node has no such binding, or would warn of its use. */
 const bindingOf = <Binding>(name: string): Partial<Binding> | null => {
+  if (runtime !== "Node") return null;
   const told = [...process.execArgv, process.env.NODE_OPTIONS ?? ""].join(" ");
   if (told.includes("--pending-deprecation") || process.env.NODE_PENDING_DEPRECATION === "1") return null;
   try {
@@ -249,6 +251,7 @@ interface Listens {
 
 /** Whether this Node can make the handle of a listener, which is bound before it listens. */
 export const makesHandles = (): boolean =>
+  runtime === "Node" &&
   typeof create === "function" &&
   typeof (net.Server.prototype as unknown as Partial<Listens>)._listen2 === "function";
 
@@ -305,6 +308,15 @@ export const stopReading = (socket: net.Socket): void => {
   if (!handle || typeof handle.readStop !== "function") return;
   handle.readStop();
   handle.reading = false; // as Node notes it
+};
+
+/** Has input wait in the kernel under a TLS socket, or come again: by the handle of the connection that it secures. */
+export const holdInput = (plain: net.Socket, hold: boolean): void => {
+  const { _handle: handle } = plain as unknown as {
+    readonly _handle?: { readStart?(): number; readStop?(): number } | null;
+  };
+  if (hold) handle?.readStop?.();
+  else handle?.readStart?.();
 };
 
 // ---- TLS ----

@@ -13,6 +13,7 @@
 import net from "node:net";
 import type { Lender } from "../../core/bytes/reader.ts";
 import { lazy } from "../builtin.ts";
+import { runtime } from "../runtime.ts";
 
 const SIZE = 256 * 1024; // bytes of one read. Node's own reads take 64 KiB
 const LARGE = SIZE / 4; // bytes from which giving the memory away is cheaper than a copy: at least a quarter of the buffer
@@ -148,8 +149,8 @@ export class IntakeSocket extends net.Socket {
   }
 }
 
-/** `on` is false where the environment says `SOCKLET_INTAKE=off`: then sockets are Node's own, and read by 'data'. Tests set it. */
-export const intake = { on: process.env.SOCKLET_INTAKE !== "off" };
+/** `on` is false where the environment says `SOCKLET_INTAKE=off`, and where this is not Node: then sockets are Node's own, and read by 'data'. Tests set it. */
+export const intake = { on: runtime === "Node" && process.env.SOCKLET_INTAKE !== "off" };
 
 /** A socket that is not connected: an `IntakeSocket`, unless that is off. */
 export const unconnected = (options: net.SocketConstructorOpts): net.Socket =>

@@ -30,11 +30,12 @@ import type {
   StreamSink,
   StreamTransport,
 } from "../../core/sockets/transport.ts";
+import { runtime } from "../runtime.ts";
 import { addressOf } from "./addresses.ts";
 import type { UnixNames } from "./descriptors/adopted.ts";
 import { type Holder, Kernel } from "./descriptors/kernel.ts";
 import { PlainStreamOptions, type Settable } from "./descriptors/plain-options.ts";
-import { descriptorOf } from "./handles.ts";
+import { descriptorOf, holdInput } from "./handles.ts";
 import { drained, socketHolder } from "./holders.ts";
 import { IntakeSocket, type Taker } from "./intake.ts";
 import { linger, unacknowledged } from "./linger.ts";
@@ -152,6 +153,7 @@ export class NodeTransport implements Connection, Taker {
   readonly #socket: net.Socket;
   readonly #intake: IntakeSocket | null; // the same, if it reads by `onread`
   readonly #plain: net.Socket | undefined;
+  readonly #held: net.Socket | undefined; // what is paused in place of a TLS socket: Deno's loses an end that comes while it is paused
   #origin: Origin | undefined;
   #kernel: Kernel | undefined;
   #sink: StreamSink | null = null;
@@ -164,6 +166,7 @@ export class NodeTransport implements Connection, Taker {
   /** Pieces of input that were dropped after the close. */
   dropped = 0;
   readonly #wrote = (error?: Error | null): void => {
+    if (error && !this.#socket.destroyed) this.#tell(error); // now: Deno's 'error' comes when whoever wrote has gone on
     if (error || this.#socket.destroyed) return; // Node counts what was lost as sent
     this.#waiting = this.#socket.writableLength;
     if (this.#rest !== null) this.#giveRest();
@@ -177,6 +180,7 @@ export class NodeTransport implements Connection, Taker {
     this.#socket = socket;
     this.#intake = socket instanceof IntakeSocket ? socket : null;
     this.#plain = state !== undefined && before instanceof NodeTransport ? before.socket : undefined;
+    this.#held = runtime === "Deno" ? this.#plain : undefined;
     this.tls = state;
     // Read now, because Node forgets it when the connection closes; and once, because it is a system call.
     this.remoteAddress =
@@ -221,7 +225,7 @@ export class NodeTransport implements Connection, Taker {
   }
 
   get localAddress(): Address | null {
-    const { localAddress, localPort, localFamily } = this.#socket;
+    const { localAddress, localPort, localFamily } = this.#plain ?? this.#socket;
     return addressOf(localAddress, localPort, localFamily) ?? this.#origin?.local ?? null;
   }
 
@@ -243,10 +247,7 @@ export class NodeTransport implements Connection, Taker {
     const socket = this.#socket;
     const listeners: Listeners = {
       end: () => this.#sink?.end(),
-      error: (error: Error) =>
-        this.#sink?.error(
-          this.tls === undefined ? SocketError.from(error, "ECONNRESET") : tlsError(error, true),
-        ),
+      error: (error: Error) => this.#tell(error),
     };
     if (this.#intake !== null) {
       this.#intake.taker = this;
@@ -259,6 +260,11 @@ export class NodeTransport implements Connection, Taker {
     }
     for (const event in listeners) socket.on(event, listeners[event] as () => void);
     this.#listeners = listeners;
+    if (this.#held !== undefined) socket.resume(); // what was read before comes
+  }
+
+  #tell(error: Error): void {
+    this.#sink?.error(this.tls === undefined ? SocketError.from(error, "ECONNRESET") : tlsError(error, true));
   }
 
   /** Bytes were read, and are lent. */
@@ -276,17 +282,27 @@ export class NodeTransport implements Connection, Taker {
     if (this.#flowing) return;
     this.#flowing = true;
     if (this.#intake !== null) this.#intake.read(0);
+    else if (this.#held !== undefined) holdInput(this.#held, false);
     else this.#socket.resume();
   }
 
   pause(): void {
     this.#flowing = false;
-    this.#socket.pause();
+    if (this.#held !== undefined) this.#hold(this.#held);
+    else this.#socket.pause();
+  }
+
+  /** Not within the read that has come: that would lose the end behind it. */
+  #hold(plain: net.Socket): void {
+    setImmediate(() => {
+      if (!this.#flowing) holdInput(plain, true);
+    });
   }
 
   write(data: Data): Promise<void> | undefined {
     const socket = this.#socket;
     if (socket.destroyed) {
+      if (socket.errored) this.#tell(socket.errored);
       this.#waiting += toBytes(data).length;
       return undefined;
     }
@@ -422,7 +438,8 @@ export class NodeTransport implements Connection, Taker {
         ? securing.server.accept(socket)
         : secureDialled(socket, securing.hostname, securing.options, this.#origin?.dialled?.last);
     const state = await handshake(secured, securing.server);
-    secured.pause();
+    if (runtime === "Deno") holdInput(socket, true);
+    else secured.pause();
     const kernel = this.#kernel ?? this.#origin?.kernel;
     kernel?.heldBy(socketHolder(socket, SECURED));
     return this.over(secured, { ...this.#origin, kernel }, this, state);

@@ -12,7 +12,9 @@ import {
   SOL_TCP,
   TCP_NODELAY,
 } from "../../core/net/constants.ts";
+import { neededNode, runtime } from "../runtime.ts";
 import { addressOf, hostOf } from "./addresses.ts";
+import type { StreamDescriptor } from "./descriptor.ts";
 import type { Adopted } from "./descriptors/adopted.ts";
 import { type Holder, Kernel, NOBODY } from "./descriptors/kernel.ts";
 import { type Libc, libc } from "./descriptors/libc.ts";
@@ -40,32 +42,7 @@ import {
 } from "./handles.ts";
 import { serverHolder, socketHolder } from "./holders.ts";
 import { unconnected } from "./intake.ts";
-
-/** Options that each connection of a listener begins with. */
-export type Inherited = Pick<net.ServerOpts, "noDelay" | "keepAlive" | "keepAliveInitialDelay">;
-
-/** A stream's descriptor until Node connects it or listens on it. */
-export interface StreamDescriptor {
-  readonly kernel: Kernel;
-  /** Where it is bound; `null` if it is not. */
-  readonly localAddress: Address | null;
-  /** Throws the kernel's error. */
-  bind(address: Address, said: string): void;
-  /** A `net.Socket` over it that is not connected. */
-  connecting(): net.Socket;
-  /** The socket of `connecting()` is connected; or it is not, and was destroyed: then the descriptor is here again. */
-  connected(success: boolean): void;
-  /** A `net.Socket` over a descriptor that is connected already. */
-  opened(): net.Socket;
-  /** Listens on it; resolves when it does. Throws the kernel's error. */
-  listen(server: net.Server, backlog: number): Promise<void>;
-  /** Options that each connection of a listener begins with. */
-  readonly inherited: Inherited;
-  /** The kernel's side of an accepted connection, if more is known of it than Node tells. */
-  accepted(connection: { readonly settable: Settable; readonly holder: Holder }): Kernel | undefined;
-  /** Closes what Node does not have. */
-  close(): void;
-}
+import { NetStream } from "./net-descriptor.ts";
 
 // The constructor would read at once, which fails before there is a connection.
 const IDLE = { allowHalfOpen: true, manualStart: true } as const;
@@ -298,8 +275,11 @@ const nameOf = (handle: Handle): Address | null => {
   return addressOf(name.address ?? "", name.port ?? 0, name.family);
 };
 
-/** A new stream, or one over a descriptor that was made elsewhere. Throws `EMFILE`, `EPROTONOSUPPORT`. */
+/** A new stream, or one over a descriptor that was made elsewhere. Throws `EMFILE`, `EPROTONOSUPPORT`; `ERR_UNSUPPORTED` for one that was made elsewhere, where this is not Node. */
 export const streamDescriptor = (kind: Kind, from?: Adopted): StreamDescriptor => {
+  if (from !== undefined)
+    neededNode("a descriptor that was made elsewhere", "it listens on addresses, and connects");
+  if (runtime !== "Node") return new NetStream(kind);
   const calls = libc();
   if (calls === null) return new PlainStream(kind, from, null);
   return new LibcStream(calls, kind, from?.fd ?? calls.socket(kind.family, SOCK_STREAM, kind.proto));

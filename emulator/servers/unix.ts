@@ -48,6 +48,7 @@ import { peerName } from "../kernel/descriptors/adopted.ts";
 import { neededLibc } from "../kernel/descriptors/libc.ts";
 import { checkedPath } from "../kernel/descriptors/sockaddr.ts";
 import type { Origin } from "../kernel/net-transport.ts";
+import { neededNode } from "../runtime.ts";
 import { type LibcDatagrams, libcDatagrams } from "../sockets/libc-datagrams.ts";
 import { bindError } from "../sockets/resolve.ts";
 import { TCPServer } from "./tcp.ts";
@@ -203,6 +204,7 @@ export class UnixDatagramServer<Context = unknown> extends UDPServer<Context> {
     options: UnixDatagramServerOptions<Context> = {},
   ) {
     super(serverAddress, RequestHandlerClass, options);
+    neededNode("datagrams on a path", "use UDP on the loopback address");
     checkedPath(this.#path);
     checkPathAccess(options);
     if (isAbstract(this.#path)) neededLibc("an abstract name of datagrams");

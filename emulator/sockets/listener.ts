@@ -3,9 +3,9 @@
 import net from "node:net";
 import { SocketError, type SocketErrorCode } from "../../core/errors.ts";
 import { wholeMs } from "../../core/options.ts";
+import type { StreamDescriptor } from "../kernel/descriptor.ts";
 import { acceptInto } from "../kernel/handle-transport.ts";
 import { type Connection, NodeTransport } from "../kernel/net-transport.ts";
-import type { StreamDescriptor } from "../kernel/stream-descriptor.ts";
 
 const ignore = (): void => {};
 
@@ -34,11 +34,13 @@ export class Listener {
   constructor(descriptor: StreamDescriptor, backlog: number) {
     this.backlog = backlog;
     const { inherited } = descriptor; // with noDelay: output is gathered here, and Nagle's algorithm would hold it back
-    const server = net.createServer({
-      allowHalfOpen: true, // the peer's end is not ours
-      pauseOnConnect: true, // nothing is read until somebody asks
-      ...inherited,
-    });
+    const server =
+      descriptor.server ??
+      net.createServer({
+        allowHalfOpen: true, // the peer's end is not ours
+        pauseOnConnect: true, // nothing is read until somebody asks
+        ...inherited,
+      });
     this.#server = server;
     server.on("connection", (socket) => this.#arrived(new NodeTransport(socket)));
     this.listening = descriptor.listen(server, backlog).then(() => {

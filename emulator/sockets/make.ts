@@ -25,6 +25,7 @@ import { networkError } from "../kernel/addresses.ts";
 import { adopted } from "../kernel/descriptors/adopted.ts";
 import { type Libc, libc, neededLibc } from "../kernel/descriptors/libc.ts";
 import type { Kind } from "../kernel/descriptors/plain-options.ts";
+import { neededNode } from "../runtime.ts";
 import { checkDatagrams } from "./edge.ts";
 import { libcDatagrams } from "./libc-datagrams.ts";
 import { NodeDatagrams } from "./node-datagrams.ts";
@@ -38,6 +39,7 @@ const datagrams = (kind: Kind, fileno: number): DatagramTransport => {
   const made = libcDatagrams(kind, fileno);
   if (made !== null) return made;
   if (kind.family !== AF_UNIX) return new NodeDatagrams(kind, fileno);
+  neededNode("a Unix datagram socket", "use UDP on the loopback address");
   const why = libc() === null ? "" : " of version 3.3 or newer";
   const said = `a Unix datagram socket needs the package koffi${why}: npm install koffi (node-unix-socket serves UnixDatagramServer alone)`;
   throw new SocketError("ERR_UNSUPPORTED", said);

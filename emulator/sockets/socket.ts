@@ -31,11 +31,12 @@ import { checkCount, wholeMs } from "../../core/options.ts";
 import type { KernelSocket, StreamTransport } from "../../core/sockets/transport.ts";
 import { type SocketConnectOptions, UnconnectedSocket } from "../../core/sockets/unconnected.ts";
 import { networkError } from "../kernel/addresses.ts";
+import type { StreamDescriptor } from "../kernel/descriptor.ts";
 import { adopted, namesOf, type UnixNames } from "../kernel/descriptors/adopted.ts";
 import type { Kernel } from "../kernel/descriptors/kernel.ts";
 import type { Kind } from "../kernel/descriptors/plain-options.ts";
 import { type Connection, NodeTransport } from "../kernel/net-transport.ts";
-import { type StreamDescriptor, streamDescriptor } from "../kernel/stream-descriptor.ts";
+import { streamDescriptor } from "../kernel/stream-descriptor.ts";
 import { dial } from "./connector.ts";
 import { Listener } from "./listener.ts";
 import { bindError, mustFit, resolve, unboundName, versionOf } from "./resolve.ts";
@@ -124,7 +125,7 @@ export class Socket extends UnconnectedSocket {
     try {
       const at = await resolve(endpoint, this.family);
       if (this.closed) throw new SocketError("ECANCELED");
-      this.#bind(at, formatAddress(endpoint));
+      await this.#bind(at, formatAddress(endpoint));
       this.#state = "bound";
     } finally {
       if (this.#state === "binding") this.#state = "fresh";
@@ -143,7 +144,8 @@ export class Socket extends UnconnectedSocket {
     if (this.#state === "fresh") {
       if (this.family === AF_UNIX)
         throw new SocketError("EINVAL", "a Unix socket listens at a path: bind() it");
-      this.#bind(unboundName(this.family) as Address, "a port of the system's choice");
+      this.#state = "binding";
+      await this.#bind(unboundName(this.family) as Address, "a port of the system's choice");
       this.#state = "bound";
     }
     if (this.#state !== "bound") throw new SocketError("EINVAL", `the socket is ${this.#state}`);
@@ -337,9 +339,9 @@ export class Socket extends UnconnectedSocket {
     this.attach(new NodeTransport(socket, { ...names, kernel }));
   }
 
-  #bind(at: Address, said: string): void {
+  async #bind(at: Address, said: string): Promise<void> {
     try {
-      (this.#descriptor as StreamDescriptor).bind(at, said);
+      await (this.#descriptor as StreamDescriptor).bind(at, said);
     } catch (error) {
       throw bindError(error, at, said);
     }

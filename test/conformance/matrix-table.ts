@@ -310,7 +310,7 @@ export const examples: Readonly<Record<string, Example>> = {
 /** `works`, with what is to be known of it; or `cannot`, with the reason, and how the platform says so where it is asked. */
 export type Cell = { readonly works: string } | { readonly cannot: string; readonly says: string };
 
-export const COLUMNS = ["Node", "Worker", "memory"] as const;
+export const COLUMNS = ["Node", "Bun", "Deno", "Worker", "memory"] as const;
 export type Column = (typeof COLUMNS)[number];
 
 export interface Place {
@@ -330,7 +330,72 @@ export interface Place {
 
 const IN_NODE = "test/emulator/matrix.test.ts";
 const IN_WORKERD = "test/worker/matrix.test.ts";
+const IN_OTHERS = "test/runtimes/matrix.test.ts";
 const works = (what = ""): Cell => ({ works: what });
+
+const TCP_DATAGRAMS = {
+  cannot: "TCP carries streams, which have no message borders; `UDPServer` serves a datagram handler",
+  says: "TypeError: TCPServer listens on tcp://host:port or tls://host:port; udp://127.0.0.1:0 is for a UDPServer",
+} as const;
+const TLS_DATAGRAMS = {
+  cannot: "TLS secures streams; datagrams need DTLS (RFC 9147), which Node does not have",
+  says: "TypeError: udp://127.0.0.1:9 is a datagram address; this dials streams",
+} as const;
+const UDP_STREAMS = {
+  cannot: "UDP carries datagrams, which may be lost; `TCPServer` serves a stream handler",
+  says: "TypeError: UDPServer listens on udp://host:port; tcp://127.0.0.1:0 is for a TCPServer",
+} as const;
+
+/** The places of a runtime that has Node's modules. */
+const placesIn = (column: "Bun" | "Deno") =>
+  ({
+    tcp: {
+      name: `${column} TCP`,
+      column,
+      serves: "TCP",
+      dials: "TCP",
+      ends: "as Node TCP",
+      file: IN_OTHERS,
+      streams: works(),
+      datagrams: TCP_DATAGRAMS,
+    },
+    tls: {
+      name: `${column} TLS`,
+      column,
+      serves: "TLS",
+      dials: "TLS",
+      ends: "as Node TLS",
+      file: IN_OTHERS,
+      streams: works(),
+      datagrams: TLS_DATAGRAMS,
+    },
+    unix: {
+      name: `${column} Unix`,
+      column,
+      serves: "Unix",
+      dials: "Unix",
+      ends: "`ThreadingUnixStreamServer` on a path; `createConnection` and `TCPConnector` dial",
+      file: IN_OTHERS,
+      streams: works(),
+      datagrams: {
+        cannot: `${column} has no Unix datagrams of its own, and the packages that Node has them by are for Node`,
+        says: `SocketError: ERR_UNSUPPORTED: datagrams on a path needs Node, and this is ${column}: use UDP on the loopback address`,
+      },
+    },
+    udp: {
+      name: `${column} UDP`,
+      column,
+      serves: "UDP",
+      dials: "UDP",
+      ends: "as Node UDP",
+      file: IN_OTHERS,
+      streams: UDP_STREAMS,
+      datagrams: works(),
+    },
+  }) as const satisfies Readonly<Record<string, Place>>;
+
+const bun = placesIn("Bun");
+const deno = placesIn("Deno");
 
 /** Every place, in the order of the page. */
 export const places = {
@@ -360,10 +425,7 @@ export const places = {
     ends: "`ThreadingTCPServer`; `createConnection` and `TCPConnector` dial",
     file: IN_NODE,
     streams: works(),
-    datagrams: {
-      cannot: "TCP carries streams, which have no message borders; `UDPServer` serves a datagram handler",
-      says: "TypeError: TCPServer listens on tcp://host:port or tls://host:port; udp://127.0.0.1:0 is for a UDPServer",
-    },
+    datagrams: TCP_DATAGRAMS,
   },
   "node-tls": {
     name: "Node TLS",
@@ -373,10 +435,7 @@ export const places = {
     ends: 'the same with `tls`: a listener of TLS, dialled with `secureTransport: "on"`',
     file: IN_NODE,
     streams: works(),
-    datagrams: {
-      cannot: "TLS secures streams; datagrams need DTLS (RFC 9147), which Node does not have",
-      says: "TypeError: udp://127.0.0.1:9 is a datagram address; this dials streams",
-    },
+    datagrams: TLS_DATAGRAMS,
   },
   "node-tls-forking": {
     name: "Node TLS, forking",
@@ -406,10 +465,7 @@ export const places = {
     dials: "UDP",
     ends: "`ThreadingUDPServer`; the client is a socket of Node's own",
     file: IN_NODE,
-    streams: {
-      cannot: "UDP carries datagrams, which may be lost; `TCPServer` serves a stream handler",
-      says: "TypeError: UDPServer listens on udp://host:port; tcp://127.0.0.1:0 is for a TCPServer",
-    },
+    streams: UDP_STREAMS,
     datagrams: works(),
   },
   "workerd-port": {
@@ -473,6 +529,14 @@ export const places = {
       says: "TypeError: udp://127.0.0.1:9 is a datagram address; this dials streams",
     },
   },
+  "bun-tcp": bun.tcp,
+  "bun-tls": bun.tls,
+  "bun-unix": bun.unix,
+  "bun-udp": bun.udp,
+  "deno-tcp": deno.tcp,
+  "deno-tls": deno.tls,
+  "deno-unix": deno.unix,
+  "deno-udp": deno.udp,
 } as const satisfies Readonly<Record<string, Place>>;
 
 export type PlaceId = keyof typeof places;

@@ -31,6 +31,8 @@ export interface MatrixPlace {
   check?(example: StreamExample): Promise<void>;
   /** Asks for what the platform cannot, and gives what it says. */
   asked?(example: Example): unknown;
+  /** The ways that a conversation cannot be held here, and why. */
+  readonly without?: Readonly<Partial<Record<Way, string>>>;
   /** Why it cannot be run on this machine. */
   readonly missing?: string | null;
 }
@@ -70,6 +72,7 @@ const held = async (place: MatrixPlace, example: Example, name: string, way: Way
 /** Throws where the example does not work in the place, in one way or another. */
 export const checkCell = async (place: MatrixPlace, example: Example, name: string): Promise<void> => {
   for (const way of waysOf(example)) {
+    if (place.without?.[way] !== undefined) continue;
     try {
       const { transcript, result } = await held(place, example, name, way);
       await sameAsInMemory(example, { transcript, result }, way);

@@ -10,8 +10,10 @@ export interface StreamPlace {
   readonly name: string;
   /** Opens one more connection to it. */
   dial(): Promise<StreamSocket>;
-  /** Whether an end that is dialled here hears a reset as an error, and not as the end. Default true. */
-  readonly hearsReset?: boolean;
+  /** Whether an end that is dialled here hears a reset as an error, and not as the end; or neither end does. Default true. */
+  readonly hearsReset?: boolean | "neither";
+  /** The scenarios that cannot be run here, and why, by their names. */
+  readonly without?: Readonly<Record<string, string>>;
 }
 
 let runs = 0;
@@ -25,7 +27,10 @@ export const streamConformance = (place: StreamPlace, here: "peer" | "served" = 
       test(scenario.name, async (context) => {
         const id = `${place.name.replaceAll(" ", "-")}-${++runs}`;
         const there = here === "peer" ? "served" : "peer";
-        if (here === "served" && scenario.needs !== undefined && place.hearsReset === false) {
+        const why = place.without?.[scenario.name];
+        if (why !== undefined) context.skip(`${place.name} cannot do this: ${why}`);
+        const deaf = place.hearsReset === "neither" || (here === "served" && place.hearsReset === false);
+        if (scenario.needs !== undefined && deaf) {
           context.skip(`${place.name} cannot do this: it takes a reset for the end`);
         }
         const board = remoteBoard(() => place.dial());

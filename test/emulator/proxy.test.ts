@@ -45,6 +45,7 @@ import {
 } from "socklet/emulator";
 import { describe, expect, onTestFinished, test } from "vitest";
 import { intake } from "../../emulator/kernel/intake.ts";
+import { runtime } from "../../emulator/runtime.ts";
 import { Says, SaysDatagram } from "../conformance/proxied.ts";
 import { Told } from "../core/told.ts";
 import { type Certificates, ownCertificates } from "../peers/certificates.ts";
@@ -65,7 +66,7 @@ interface Place {
   readonly forks?: true;
 }
 
-const PLACES: readonly Place[] = [
+const ALL_PLACES: readonly Place[] = [
   { name: "threading, TCP", Server: ThreadingTCPServer },
   { name: "serial, TCP", Server: TCPServer },
   { name: "forking, TCP", Server: ForkingTCPServer, forks: true },
@@ -73,6 +74,8 @@ const PLACES: readonly Place[] = [
   { name: "serial, a path", Server: UnixStreamServer, path: true },
   { name: "forking, a path", Server: ForkingUnixStreamServer, path: true, forks: true },
 ];
+const isHere = ({ forks = false }: { readonly forks?: boolean }): boolean => runtime === "Node" || !forks;
+const PLACES = ALL_PLACES.filter(isHere);
 
 /** A server that serves until the test is over, and what it tells. */
 const serving = async (
@@ -387,11 +390,12 @@ test.each<readonly [string, Partial<ProxyProtocolOptions>, RegExp]>([
 
 // ---- Datagrams ----
 
-const UDP_PLACES = [
+const ALL_UDP_PLACES = [
   { name: "threading, UDP", Server: ThreadingUDPServer },
   { name: "serial, UDP", Server: UDPServer },
   { name: "forking, UDP", Server: ForkingUDPServer, forks: true },
 ] as const;
+const UDP_PLACES = ALL_UDP_PLACES.filter((place) => isHere(place as { readonly forks?: boolean }));
 
 const servingDatagrams = async (
   { Server, forks }: { readonly Server: unknown; readonly forks?: boolean },
@@ -504,7 +508,7 @@ test("amplification counts for the client, not for the proxy that all come by", 
   expect(await told.next("dropped")).toMatchObject({ reason: "amplification" });
 });
 
-test("datagrams on a path", async () => {
+test.runIf(runtime === "Node")("datagrams on a path", async () => {
   const folder = await mkdtemp(join(tmpdir(), "socklet-"));
   onTestFinished(() => rm(folder, { recursive: true }));
   const told = new Told();

@@ -108,11 +108,16 @@ export const start = (
     });
   });
   ended.catch(() => {});
+  // By its number: `kill()` of Deno's child processes works once.
+  const kill = (signal: NodeJS.Signals): void => {
+    if (!over && child.pid !== undefined && child.exitCode === null && child.signalCode === null)
+      process.kill(child.pid, signal);
+  };
   return {
     ended,
     write: (input) => void child.stdin.write(input),
     end: () => void child.stdin.end(),
-    kill: (signal) => void child.kill(signal),
+    kill,
     async line(pattern = /^/) {
       for (;;) {
         for (let at = text.indexOf("\n"); at >= 0; at = text.indexOf("\n")) {
@@ -125,7 +130,7 @@ export const start = (
       }
     },
     async [Symbol.asyncDispose]() {
-      if (!over) child.kill("SIGKILL");
+      kill("SIGKILL");
       await ended.catch(() => {});
     },
   };

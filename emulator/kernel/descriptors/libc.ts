@@ -10,6 +10,7 @@ import { SocketError } from "../../../core/errors.ts";
 import type { Address } from "../../../core/net/address.ts";
 import { AF_UNIX, MSG_DONTWAIT, MSG_NOSIGNAL, POLLPRI, SOCK_CLOEXEC } from "../../../core/net/constants.ts";
 import { getSystemErrorName, lazy } from "../../builtin.ts";
+import { runtime } from "../../runtime.ts";
 import { type Interfaces, packSockaddr, SOCKADDR, unpackSockaddr } from "./sockaddr.ts";
 
 // ---- The package ----
@@ -35,6 +36,8 @@ interface PollHandle {
 let loaded: Libc | { readonly missing: string; readonly cause?: unknown } | undefined;
 
 const load = (): NonNullable<typeof loaded> => {
+  if (runtime !== "Node")
+    return { missing: `needs Node and its package koffi: it is not to be had on ${runtime}` };
   if (process.platform !== "linux") return { missing: "is for Linux alone" };
   try {
     const module = lazy.module.createRequire(import.meta.url)("koffi") as Koffi & {

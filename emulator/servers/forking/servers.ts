@@ -56,6 +56,7 @@ import type { TlsInfo } from "../../../core/sockets/tls.ts";
 import { stopReading } from "../../kernel/handles.ts";
 import type { Connection } from "../../kernel/net-transport.ts";
 import { handshakes, type TracedHandshake, traced } from "../../kernel/tracing.ts";
+import { neededNode } from "../../runtime.ts";
 import { TCPServer, type TCPServerOptions } from "../tcp.ts";
 import { UDPServer } from "../udp.ts";
 import { UnixDatagramServer, UnixStreamServer } from "../unix.ts";
@@ -134,6 +135,7 @@ export function ForkingMixIn<Base extends NetServerClass>(Server: Base): Forking
         const said = "Windows has no forking servers; use ThreadingTCPServer or ThreadingUDPServer";
         throw new SocketError("ERR_UNSUPPORTED", said);
       }
+      neededNode(this.constructor.name, "it gives its children the connections; use a Threading server");
       const options = given ?? {};
       for (const Spoken of this.protocols.values()) sourceOf(Spoken, this.constructor.name);
       if (options.timeout === undefined) this.timeout = TIMEOUT;

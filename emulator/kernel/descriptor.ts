@@ -1,0 +1,35 @@
+/** What a stream is before it is connected or listens: the interface of what stream-descriptor.ts and net-descriptor.ts make. */
+
+import type net from "node:net";
+import type { MaybePromise } from "../../core/bytes/data.ts";
+import type { Address } from "../../core/net/address.ts";
+import type { Holder, Kernel } from "./descriptors/kernel.ts";
+import type { Settable } from "./descriptors/plain-options.ts";
+
+/** Options that each connection of a listener begins with. */
+export type Inherited = Pick<net.ServerOpts, "noDelay" | "keepAlive" | "keepAliveInitialDelay">;
+
+/** A stream's descriptor until Node connects it or listens on it. */
+export interface StreamDescriptor {
+  readonly kernel: Kernel;
+  /** Where it is bound; `null` if it is not. */
+  readonly localAddress: Address | null;
+  /** Throws the kernel's error; rejects with it where it takes time. */
+  bind(address: Address, said: string): MaybePromise<void>;
+  /** What listens, where that is so from `bind()` on: then `listen()` is given it. */
+  readonly server?: net.Server | undefined;
+  /** A `net.Socket` over it that is not connected. */
+  connecting(): net.Socket;
+  /** The socket of `connecting()` is connected; or it is not, and was destroyed: then the descriptor is here again. */
+  connected(success: boolean): void;
+  /** A `net.Socket` over a descriptor that is connected already. */
+  opened(): net.Socket;
+  /** Listens on it; resolves when it does. Throws the kernel's error. */
+  listen(server: net.Server, backlog: number): Promise<void>;
+  /** Options that each connection of a listener begins with. */
+  readonly inherited: Inherited;
+  /** The kernel's side of an accepted connection, if more is known of it than Node tells. */
+  accepted(connection: { readonly settable: Settable; readonly holder: Holder }): Kernel | undefined;
+  /** Closes what Node does not have. */
+  close(): void;
+}

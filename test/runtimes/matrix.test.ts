@@ -1,0 +1,21 @@
+/** Every example in every place of the runtime that runs this. */
+
+import { runtime } from "../../emulator/runtime.ts";
+import { type MatrixPlace, matrixOf } from "../conformance/matrix.ts";
+import { places, placesOf } from "../conformance/matrix-table.ts";
+import { socketPlaces } from "../emulator/socket-places.ts";
+
+const FILE = "test/runtimes/matrix.test.ts";
+
+// A write that is under way when the peer's end comes fails there: docs/runtimes.md.
+const LOST = "Deno fails a write that the peer's end meets";
+const without: MatrixPlace["without"] = runtime === "Deno" ? { "in one piece": LOST } : {};
+
+const running: Readonly<Record<string, MatrixPlace>> = Object.fromEntries(
+  Object.entries(socketPlaces).map(([name, place]) => [
+    `${runtime.toLowerCase()}-${name}`,
+    { ...place, without },
+  ]),
+);
+
+for (const id of placesOf(FILE)) if (places[id].column === runtime) matrixOf(id, running[id]);
