@@ -8,7 +8,7 @@ import {
   checkSetup,
   makeProject,
   PROTOCOLS,
-  type ProjectSetup,
+  type ProjectChoice,
   type Protocol,
   RUNTIMES,
   type Runtime,
@@ -83,7 +83,7 @@ class Questions {
 const completed = async (
   folder: string | undefined,
   { runtime, protocol, yes }: InitFlags,
-): Promise<{ folder: string; setup: ProjectSetup } | null> => {
+): Promise<{ folder: string; setup: ProjectChoice } | null> => {
   if (folder !== undefined) checkFolder(folder);
   if (runtime !== undefined && protocol !== undefined) checkSetup({ runtime, protocol });
   const isComplete = folder !== undefined && runtime !== undefined && protocol !== undefined;
@@ -125,7 +125,7 @@ const FIRST: Readonly<Record<Protocol, string>> = {
 };
 
 /** What to do next: commands, each with what it does. */
-const nextSteps = (folder: string, { runtime, protocol }: ProjectSetup): string => {
+const nextSteps = (folder: string, { runtime, protocol }: ProjectChoice): string => {
   const manager = packageManager();
   const run = `${manager} run`;
   const test = manager === "npm" ? "npm test" : `${run} test`; // `bun test` is something else

@@ -1,6 +1,6 @@
 /** What the command `socklet` takes: its commands, their arguments and flags, and what runs each of them. */
 
-import { Command, CommanderError, Option } from "commander";
+import { Argument, Command, CommanderError, Option } from "commander";
 import { BOUNDS, SESSION_STATES } from "../../core/control/plane.ts";
 import { isA } from "../../core/describe.ts";
 import { MAX_TIMER } from "../../core/options.ts";
@@ -179,8 +179,8 @@ program
 program
   .command("diff")
   .description("compare two transcripts: exit status 1, and where they differ, if they do")
-  .argument("<expected>", "a transcript")
-  .argument("<actual>", "another")
+  .argument("<expected-file>", "a transcript")
+  .argument("<actual-file>", "another")
   .option("--apart", "what each side said counts, and not which of them was first")
   .action(async (expected, actual, flags) =>
     (await import("./transcripts.ts")).diff(expected, actual, flags),
@@ -275,6 +275,12 @@ sessions
   .description("end a session: its connection is reset")
   .argument("<id>")
   .action(withFlags(endSession));
+
+program
+  .command("completion")
+  .description("print a script by which a shell completes this command: source <(socklet completion bash)")
+  .addArgument(new Argument("<shell>", "the shell").choices(["bash", "zsh"]))
+  .action(async (shell) => (await import("./completion.ts")).completion(shell, program));
 
 program.hook("preAction", (_, command) => {
   if (isSince(process.versions.node, LEAST_NODE) || command.name() === "doctor") return; // which says so itself

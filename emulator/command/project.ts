@@ -24,7 +24,7 @@ export const PROTOCOLS = {
 } as const;
 export type Protocol = keyof typeof PROTOCOLS;
 
-export interface ProjectSetup {
+export interface ProjectChoice {
   readonly runtime: Runtime;
   readonly protocol: Protocol;
 }
@@ -52,13 +52,13 @@ const nameOf = (folder: string): string => {
 };
 
 /** The templates of a project, each a folder that is laid over those before it. */
-const layersOf = ({ runtime, protocol }: ProjectSetup): string[] => {
+const layersOf = ({ runtime, protocol }: ProjectChoice): string[] => {
   const worker = ["worker", protocol === "client" ? "worker-dials" : "worker-listens"];
   return ["project", runtime, ...(runtime === "node" ? [] : worker), join("protocols", protocol)];
 };
 
 /** The files of a project, by their paths in it. */
-const filesOf = (setup: ProjectSetup): Map<string, string> => {
+const filesOf = (setup: ProjectChoice): Map<string, string> => {
   const files = new Map<string, string>();
   for (const layer of layersOf(setup)) {
     const folder = join(TEMPLATES, layer);
@@ -95,7 +95,7 @@ export const checkFolder = (folder: string): void => {
 };
 
 /** Throws a `UsageError` where there is no such project. */
-export const checkSetup = ({ runtime, protocol }: ProjectSetup): void => {
+export const checkSetup = ({ runtime, protocol }: ProjectChoice): void => {
   if (protocol !== "datagrams" || runtime === "node") return;
   throw new UsageError(
     "a deployed Worker has no datagrams: take --runtime node, or --protocol lines, frames or client",
@@ -106,7 +106,7 @@ export const checkSetup = ({ runtime, protocol }: ProjectSetup): void => {
  * Makes the project in `folder`, which is made where it is not there. All of it, or nothing: it is put together beside
  * its place, and then moved there. Returns its name. Throws as `checkFolder` and `checkSetup`.
  */
-export const makeProject = (folder: string, setup: ProjectSetup): string => {
+export const makeProject = (folder: string, setup: ProjectChoice): string => {
   checkSetup(setup);
   checkFolder(folder);
   const place = resolve(folder);

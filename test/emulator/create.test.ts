@@ -15,6 +15,7 @@ import { afterAll, beforeAll, describe, expect, onTestFinished, test } from "vit
 import { reservePort, reservePorts } from "../peers/ports.ts";
 import { describeWith } from "../peers/program.ts";
 import { env, manifest, packAll, root, run } from "./packed.ts";
+import { typed } from "./terminal.ts";
 
 const RUNTIMES = ["node", "workerd", "both"] as const;
 const PROTOCOLS = ["lines", "frames", "datagrams", "client"] as const;
@@ -350,40 +351,13 @@ describe("where a project is made", () => {
 });
 
 describeWith(["python3"], "at a terminal", () => {
-  /** Runs `socklet init` on a terminal, types each answer when the text before it has come, and gives all that was said. */
-  const typed = async (
-    cwd: string,
-    answers: readonly (readonly [waitFor: string, answer: string])[],
-    ...args: string[]
-  ) => {
-    const terminal = [`${root}test/emulator/fixtures/terminal.py`, process.execPath, cli, "init", ...args];
-    const child = spawn("python3", terminal, { cwd, env, stdio: ["pipe", "pipe", "inherit"] });
-    const closed = once(child, "close");
-    onTestFinished(async () => {
-      child.kill("SIGKILL");
-      await closed;
-    });
-    let said = "";
-    let from = 0;
-    const left = [...answers];
-    for await (const bytes of child.stdout) {
-      said += bytes;
-      for (let [next] = left; next !== undefined; [next] = left) {
-        const at = said.indexOf(next[0], from);
-        if (at < 0) break;
-        from = at + next[0].length;
-        child.stdin.write(next[1]);
-        left.shift();
-      }
-    }
-    expect(left).toEqual([]);
-    return said;
-  };
+  const asked = (cwd: string, answers: Parameters<typeof typed>[2], ...args: string[]): Promise<string> =>
+    typed([process.execPath, cli, "init", ...args], { cwd, env }, answers);
 
   test("it asks three things, again where an answer does not do, and takes names and numbers", async () => {
     const folder = await mkdtemp(join(temporary, "terminal-"));
     await mkdir(join(folder, "full/of"), { recursive: true });
-    const said = await typed(folder, [
+    const said = await asked(folder, [
       ["Folder of the project (my-socklet): ", "full\r"],
       ["full is not empty", ""],
       ["Folder of the project (my-socklet): ", "mine\r"],
@@ -400,7 +374,7 @@ describeWith(["python3"], "at a terminal", () => {
 
   test("it asks only for what is not given, and offers a Worker no datagrams", async () => {
     const folder = await mkdtemp(join(temporary, "terminal-"));
-    const said = await typed(folder, [["1 to 3 (1): ", "\r"]], "here", "--runtime", "workerd");
+    const said = await asked(folder, [["1 to 3 (1): ", "\r"]], "here", "--runtime", "workerd");
     expect(said).not.toContain("datagrams");
     expect(said).toContain("here is made");
   });
@@ -410,7 +384,7 @@ describeWith(["python3"], "at a terminal", () => {
     ["Ctrl-D", "\u0004"],
   ])("%s leaves nothing behind", async (_, key) => {
     const folder = await mkdtemp(join(temporary, "terminal-"));
-    const said = await typed(folder, [
+    const said = await asked(folder, [
       ["(my-socklet): ", "mine\r"],
       ["1 to 3 (1): ", key],
     ]);

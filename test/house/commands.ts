@@ -49,6 +49,13 @@ export const commandsPage = (): string => {
     "**Signals.** SIGINT and SIGTERM stop `serve`: what runs is finished, and a second one aborts it. SIGHUP does the same",
     "when the terminal goes away. Without a terminal it reloads (there is nothing to reload yet), and under `nohup` it is",
     "ignored.",
+    "",
+    "**Completion.** bash and zsh (after `compinit`) complete commands, options, their choices, files and folders. `npx socklet` is",
+    'not completed; where `socklet` is not on the `PATH`, define it: `socklet() { npx socklet "$@"; }`.',
+    "",
+    "```sh",
+    "source <(socklet completion bash)    # in ~/.bashrc; in ~/.zshrc: source <(socklet completion zsh)",
+    "```",
     ...section([]),
   ];
   return `${lines.join("\n")}\n`;
