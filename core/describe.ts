@@ -7,6 +7,8 @@
  * want the value whole or not at all. What the others give is bounded, and shares no memory with what they were given.
  */
 
+import { toBase64 } from "./base64.ts";
+
 /** What JSON can say. */
 export type Json = null | boolean | number | string | readonly Json[] | { readonly [key: string]: Json };
 
@@ -169,7 +171,7 @@ const walk = (value: unknown, key: string, to: Walk): Json | undefined => {
   }
   if (isA(given, Uint8Array)) {
     count(to, Math.ceil(given.length / 3) * 4 + 13);
-    return { base64: base64(given) };
+    return { base64: toBase64(given) };
   }
   if (to.above.has(given) || to.above.size >= DEEPEST) {
     const cycle = to.above.has(given);
@@ -268,14 +270,6 @@ export const jsonOf = (value: unknown, limit: number): { json?: Json; size: numb
 export const toJson = (value: unknown, indent?: number): string => {
   const to: Walk = { strict: true, most: Number.POSITIVE_INFINITY, size: 0, above: new Set() };
   return JSON.stringify(walk(value, "", to) ?? null, null, indent);
-};
-
-const base64 = (bytes: Uint8Array): string => {
-  let binary = "";
-  for (let at = 0; at < bytes.length; at += 8192) {
-    binary += String.fromCharCode(...bytes.subarray(at, at + 8192)); // in pieces: arguments are limited
-  }
-  return btoa(binary);
 };
 
 // ---- As it may be printed ----

@@ -389,17 +389,17 @@ export interface GateOptions {
   readonly maxRequestsPerAddress?: number | undefined;
 }
 
-/** Throws `TypeError` where a server on a path has `access` and no proxy that tells its clients' addresses. */
-export const checkPathAccess = ({
-  access,
-  proxyProtocol,
-}: {
+/** The options of a server on a path that concern its clients' addresses. */
+export interface PathAccess {
   readonly access?: unknown;
   readonly proxyProtocol?: unknown;
-}): void => {
+}
+
+/** Throws `TypeError` where a server on a path has `access`, and no proxy gives its clients' addresses. */
+export const checkPathAccess = ({ access, proxyProtocol }: PathAccess): void => {
   if (access === undefined || proxyProtocol !== undefined) return;
   throw new TypeError(
-    'access is by IP address, and clients of a path have none: who may come is a matter of its file\'s permissions (mode, owner, group), or of what a proxy says, with proxyProtocol: { from: ["unix"] }',
+    'access is by IP address, and clients of a path have none: the permissions of its file (mode, owner, group) decide who may connect; or let a proxy give the addresses, with proxyProtocol: { from: ["unix"] }',
   );
 };
 

@@ -12,6 +12,7 @@
  * What comes back equals what was given, or the giving fails: a class's instance would come back without its class.
  */
 
+import { fromBase64, toBase64 } from "../base64.ts";
 import { sizeOf, textOf } from "../describe.ts";
 import { SocketError } from "../errors.ts";
 
@@ -20,16 +21,6 @@ export const MAX_STATE = 1024 * 1024;
 const DEEPEST = 200; // levels: what reads it goes by recursion
 
 type Tagged = { readonly [tag: `$${string}`]: unknown };
-
-const base64 = (bytes: Uint8Array): string => {
-  let binary = "";
-  for (let at = 0; at < bytes.length; at += 8192) {
-    binary += String.fromCharCode(...bytes.subarray(at, at + 8192)); // in pieces: arguments are limited
-  }
-  return btoa(binary);
-};
-
-const unbase64 = (text: string): Uint8Array => Uint8Array.from(atob(text), (char) => char.charCodeAt(0));
 
 const isPlain = (value: object): boolean => {
   const prototype: unknown = Object.getPrototypeOf(value);
@@ -62,7 +53,7 @@ const encode = (value: unknown, path: string, above: readonly object[]): unknown
   if (above.includes(value)) throw wrong("within itself");
   if (above.length >= DEEPEST) throw wrong(`deeper than ${DEEPEST} levels`);
   const below = [...above, value];
-  if (value instanceof Uint8Array) return { $bytes: base64(value) };
+  if (value instanceof Uint8Array) return { $bytes: toBase64(value) };
   if (value instanceof Date) return { $date: Number.isNaN(value.getTime()) ? null : value.getTime() };
   if (Array.isArray(value)) return Array.from(value, (item, i) => encode(item, `${path}[${i}]`, below));
   if (value instanceof Map) {
@@ -83,7 +74,7 @@ const encode = (value: unknown, path: string, above: readonly object[]): unknown
 };
 
 const DECODERS: Readonly<Record<string, (given: never) => unknown>> = {
-  $bytes: unbase64,
+  $bytes: fromBase64,
   $date: (ms: number | null) => new Date(ms ?? Number.NaN),
   $map: (entries: [unknown, unknown][]) => new Map(entries.map(([key, item]) => [decode(key), decode(item)])),
   $set: (items: unknown[]) => new Set(items.map(decode)),

@@ -46,10 +46,10 @@ import {
   ForkingUnixDatagramServer,
   ForkingUnixStreamServer,
 } from "../servers/forking/servers.ts";
+import { SocketFile } from "../servers/socket-file.ts";
 import { listenerUrl, TCPServer, ThreadingTCPServer } from "../servers/tcp.ts";
 import { ThreadingUDPServer, UDPServer } from "../servers/udp.ts";
 import {
-  ownPath,
   ThreadingUnixDatagramServer,
   ThreadingUnixStreamServer,
   UnixDatagramServer,
@@ -681,7 +681,7 @@ export const openApp = async <Context>(
       };
     });
   let routes: ServedRoutes | undefined;
-  let owned: (() => void)[] = []; // what removes the files of paths that were handed to this process
+  let owned: SocketFile[] = []; // the files of paths that were handed to this process
   const ended = async (end: (server: AnyServer<Context>) => Promise<void>, released?: () => void) => {
     await replacing.catch(() => {}); // what it has opened by then is closed here
     const pools = [...former, ...(version.pools ? [version.pools] : [])];
@@ -698,7 +698,7 @@ export const openApp = async <Context>(
     await shut();
   };
   const shut = async (): Promise<void> => {
-    for (const remove of owned.splice(0)) remove();
+    for (const file of owned.splice(0)) file.remove();
     await ended((server) => server.serverClose());
   };
   const handOver = async (released?: () => void): Promise<void> => {
@@ -753,7 +753,7 @@ export const openApp = async <Context>(
     );
     servers.push(server);
     const at = await unlessAborted(server.listen(), signal);
-    if (descriptor?.removePath && at?.family === "unix") owned.push(ownPath(at.path));
+    if (descriptor?.removePath && at?.family === "unix") owned.push(new SocketFile(at.path).own());
     open.set(listener, server);
     return server;
   };

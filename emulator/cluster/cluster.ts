@@ -34,8 +34,8 @@ import {
 } from "../app/serve.ts";
 import { neededNode } from "../runtime.ts";
 import { appHandlerFrom } from "../servers/forking/handler-source.ts";
+import { SocketFile } from "../servers/socket-file.ts";
 import type { TCPServer } from "../servers/tcp.ts";
-import { ownPath } from "../servers/unix.ts";
 import type { Listed, WorkerSettings } from "./messages.ts";
 import { cores, WorkerProcess } from "./worker.ts";
 
@@ -205,7 +205,7 @@ class Cluster implements ClusterServer {
   readonly #ticketKeys: Uint8Array;
   readonly #places: Place[];
   readonly #held: Held[] = [];
-  readonly #owned: (() => void)[] = []; // what removes the files of paths that were handed to this process
+  readonly #owned: SocketFile[] = []; // the files of paths that were handed to this process
   readonly #over = Promise.withResolvers<void>();
   readonly #up = Promise.withResolvers<void>(); // all have served once
   #secrets: readonly string[] | null = null;
@@ -398,7 +398,7 @@ class Cluster implements ClusterServer {
       held.fds.push(await server.reserve());
       const { serverAddress } = server;
       if (descriptor?.removePath && serverAddress?.family === "unix")
-        this.#owned.push(ownPath(serverAddress.path));
+        this.#owned.push(new SocketFile(serverAddress.path).own());
       if (at.scheme !== "unix" && serverAddress?.family !== "unix" && serverAddress !== null)
         at = { ...at, port: serverAddress.port };
     }
@@ -555,7 +555,7 @@ class Cluster implements ClusterServer {
     };
     if (first.worker === null && first.leaving.size === 0) this.#released();
     if (how === "handOver") this.#routes?.handOver();
-    else for (const remove of this.#owned.splice(0)) remove();
+    else for (const file of this.#owned.splice(0)) file.remove();
     const held = this.#held.flatMap(({ servers }) => servers);
     await Promise.all([
       ...held.map((server) => (how === "close" ? server.serverClose() : server.handOver())),

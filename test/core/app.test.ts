@@ -86,7 +86,7 @@ test.each<[string, unknown, RegExp]>([
   [
     "rules by network on a path",
     { handlers, listen: [{ handler: "stream", address: "unix:/x", options: { access: {} } }] },
-    /listen\[0\]\.options: access is by IP address, .*file's permissions .*proxyProtocol/,
+    /listen\[0\]\.options: access is by IP address, .*permissions of its file .*proxyProtocol/,
   ],
   [
     "one path twice",

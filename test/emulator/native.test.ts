@@ -1077,7 +1077,7 @@ reads.sendto(b"again", server); print(reads.recv(99), flush=True)
         clients.write("\n");
         expect(await told.promise).toMatchObject({
           error: expect.objectContaining({
-            message: expect.stringMatching(/hears nobody from now on.*npm install koffi/),
+            message: expect.stringMatching(/receives nothing from now on.*npm install koffi/),
           }),
         });
         expect(events.some(({ type }) => type === "error")).toBe(false);

@@ -4,6 +4,7 @@
  * choice. Services and protocols come from a built-in table.
  */
 
+import { joinBytes } from "../../core/bytes/data.ts";
 import { SocketError } from "../../core/errors.ts";
 import { type AddressLike, packAddress } from "../../core/net/address.ts";
 import { AF_INET, AF_INET6, AI_ALL, AI_V4MAPPED } from "../../core/net/constants.ts";
@@ -282,11 +283,5 @@ const readAtMost = async (body: ReadableStream<Uint8Array>, most: number): Promi
     if (size > most) return null; // leaving the loop cancels the body
     pieces.push(piece);
   }
-  const bytes = new Uint8Array(size);
-  let at = 0;
-  for (const piece of pieces) {
-    bytes.set(piece, at);
-    at += piece.length;
-  }
-  return bytes;
+  return joinBytes(pieces, size);
 };

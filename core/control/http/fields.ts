@@ -1,5 +1,6 @@
 /** What the bodies and the queries of the control routes may contain. Whatever is wrong is named, field by field, with status 422. */
 
+import { fromBase64 } from "../../base64.ts";
 import type { Json } from "../../describe.ts";
 import { SECURE_TRANSPORTS, type SecureTransport } from "../../sockets/tls.ts";
 import { BOUNDS, isSessionId, SESSION_STATES, type SessionSpec, type SessionState } from "../plane.ts";
@@ -151,7 +152,7 @@ export const readData = (given: unknown): Uint8Array => {
     },
   ]);
   if (text !== undefined) return new TextEncoder().encode(text);
-  return Uint8Array.from(atob(base64), (character) => character.charCodeAt(0));
+  return fromBase64(base64);
 };
 
 const LIST_FIELDS = {

@@ -32,7 +32,7 @@
 import type { Context, Hono } from "hono";
 import { HonoBase } from "hono/hono-base";
 import { PatternRouter } from "hono/router/pattern-router"; // the smallest of its routers: 2.5 KB less of a Worker than with those that "hono" brings
-import type { MaybePromise } from "../../bytes/data.ts";
+import { joinBytes, type MaybePromise } from "../../bytes/data.ts";
 import { printableJson } from "../../describe.ts";
 import type { SocketError } from "../../errors.ts";
 import { checkOptions, optionNamesOf } from "../../options.ts";
@@ -374,13 +374,7 @@ const body = async (c: RouteContext, limit: number): Promise<Uint8Array> => {
     if (error instanceof HttpError) throw error;
     throw new HttpError(400, "ERR_INCOMPLETE_READ", "the body broke off before its end");
   }
-  const whole = new Uint8Array(size);
-  let at = 0;
-  for (const piece of pieces) {
-    whole.set(piece, at);
-    at += piece.length;
-  }
-  return whole;
+  return joinBytes(pieces, size);
 };
 
 export const jsonBody = async (

@@ -27,6 +27,7 @@
  * end a side says nothing.
  */
 
+import { fromBase64, toBase64 } from "../../base64.ts";
 import { toBytes } from "../../bytes/data.ts";
 import { SocketError } from "../../errors.ts";
 import { cleanText, quote } from "../text.ts";
@@ -92,13 +93,6 @@ export const apart = (transcript: Transcript): Transcript[] => {
     : numbers.map((number) => ({ ...transcript, events: each.get(number) ?? [] }));
 };
 
-const base64 = (bytes: Uint8Array): string => {
-  let binary = "";
-  for (let at = 0; at < bytes.length; at += 8192)
-    binary += String.fromCharCode(...bytes.subarray(at, at + 8192));
-  return btoa(binary);
-};
-
 /** The first line of a transcript, with its newline. */
 export const formatHeader = ({ kind, note, dropped, address, began }: Omit<Transcript, "events">): string =>
   `${JSON.stringify({ socklet: "transcript", version: VERSION, kind, note, dropped, address, began })}\n`;
@@ -106,7 +100,7 @@ export const formatHeader = ({ kind, note, dropped, address, began }: Omit<Trans
 /** The line of one event, with its newline. `coded` gives base64, where the platform has a faster way. */
 export const formatEvent = (
   event: TranscriptEvent,
-  coded: (bytes: Uint8Array) => string = base64,
+  coded: (bytes: Uint8Array) => string = toBase64,
 ): string => {
   const at = Math.round(event.at * DIGITS) / DIGITS;
   if (!("data" in event)) return `${JSON.stringify({ ...event, at })}\n`;
@@ -239,8 +233,8 @@ export const parseTranscript = (text: string): Transcript => {
 
 const decode = (text: string): Uint8Array | null => {
   if (text.length % 4 !== 0 || !/^[A-Za-z0-9+/]*={0,2}$/.test(text)) return null;
-  const bytes = Uint8Array.from(atob(text), (char) => char.charCodeAt(0));
-  return base64(bytes) === text ? bytes : null; // bits over, at the end
+  const bytes = fromBase64(text);
+  return toBase64(bytes) === text ? bytes : null; // bits over, at the end
 };
 
 /** A transcript of which all is here. */
