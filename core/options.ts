@@ -72,8 +72,8 @@ export const optionNamesOf =
 
 /** What to do about a name that is often given where it has no meaning. */
 const REMARKS: OptionRemarks = {
-  secureTransport: "what dials has it, and a server of streams in Node; in an app's listener, its options",
-  tls: "what dials has it, and a server of streams in Node; in an app's listener, its options",
+  secureTransport: "clients have it, and servers of streams in Node; an app's listener has it in its options",
+  tls: "clients have it, and servers of streams in Node; an app's listener has it in its options",
   allowReuseAddress: "it is an option of a UDP server; a TCP server has a property of that name",
 };
 type OptionRemarks = Readonly<Record<string, string>>;
@@ -423,7 +423,7 @@ export const settlePool = (options: PoolOptions): Required<PoolOptions> => {
   } = options;
   checkCount("max", max, 1);
   checkCount("min", min, 0);
-  if (min > max) throw new RangeError(`min is ${min}, and max is ${max}: min is at most max`);
+  if (min > max) throw new RangeError(`min is ${min}, and may be at most max, which is ${max}`);
   return {
     max,
     min,

@@ -162,7 +162,7 @@ export const codecOf = (label: string): Codec => {
     return known ?? foreign(decoder);
   }
   throw new RangeError(
-    `unknown encoding ${JSON.stringify(label)}: there are ${OURS}, and to read what TextDecoder knows`,
+    `unknown encoding ${JSON.stringify(label)}; known are ${OURS}, and for reading those of TextDecoder`,
   );
 };
 
@@ -185,7 +185,7 @@ export type Encoder = (text: string, mark: string) => Data;
 export const encoderOf = (codec: Codec, errors: Errors): Encoder => {
   const { name, unwritable } = codec;
   if (unwritable === null)
-    throw new RangeError(`${name} can be read, not written; to write there are ${OURS}`);
+    throw new RangeError(`${name} can be read, but not written; for writing there are ${OURS}`);
   const put = (char: string, at: number): string => {
     if (errors === "ignore") return "";
     if (errors === "replace") return "?";

@@ -53,7 +53,7 @@ export function openFile(
 ): FileModes[FileMode] {
   if (typeof mode !== "string" || /[^rwb]/.test(mode)) {
     throw new RangeError(
-      `no such mode: ${JSON.stringify(mode)}; it is made of r, w and b alone, as "r", "rw" or "rb"`,
+      `unknown mode ${JSON.stringify(mode)}; a mode is made of r, w and b, such as "r", "rw" or "rb"`,
     );
   }
   checkOptions("makefile()", options, FILE_NAMES);
@@ -68,7 +68,7 @@ export function openFile(
     return new TextIOWrapper(reads ? reader : null, writes ? output : null, options);
   }
   for (const name of ["encoding", "errors", "newline"] as const) {
-    if (options[name] != null) throw new RangeError(`mode "${mode}" is of bytes, and takes no ${name}`);
+    if (options[name] != null) throw new RangeError(`mode "${mode}" is for bytes, and does not take ${name}`);
   }
   if (!writes) return reader; // whose buffer is the socket's: there is none of its own to have a size
   if (!reads && bufsize < 0) return writer;

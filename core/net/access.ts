@@ -196,7 +196,7 @@ export class AllowList {
   check(target: AddressLike): InternetEndpoint {
     const asked = parseAddress(target);
     if (asked.scheme === "unix") throw refused(asked, "is a path; an app dials a host and a port");
-    if (asked.port === 0) throw refused(asked, "has port 0, which nothing can be dialled at");
+    if (asked.port === 0) throw refused(asked, "has port 0, which cannot be dialled");
     const { hostname, packed } = oneSpelling(asked.hostname, (why) => refused(asked, why));
     // Read once more, so that what is dialled is an address that comes back as it went: "UNIX:80" would not.
     const endpoint = parseAddress({ ...asked, hostname }) as InternetEndpoint;
@@ -228,15 +228,15 @@ const nameRules = ({ hostname, port }: InternetEndpoint): string => {
   const parent = hostname.slice(hostname.indexOf(".") + 1);
   // Not for "example.com": "*.com" is nothing to propose.
   const wildcard = !parent.includes(".") || isLocalhost(hostname) ? "" : ` or "*.${parent}:${port}"`;
-  return `is allowed by no rule; it takes a rule by name, such as "${hostname}:${port}"${wildcard}`;
+  return `is not allowed by any rule; it needs a rule by name, such as "${hostname}:${port}"${wildcard}`;
 };
 
 const networkRules = ({ port }: InternetEndpoint, packed: Uint8Array): string => {
   const own = `"${networkText({ address: packed, prefix: 8 * packed.length })}:${port}"`;
   const special = specialNetwork(packed);
   return special === undefined
-    ? `is allowed by no rule; it takes a rule for its address, ${own}, or for a network that it is in`
-    : `is allowed by no rule; ${networkText(special)} is not public, so it takes a rule for that network or a part of it, such as ${own}`;
+    ? `is not allowed by any rule; it needs a rule for its address, ${own}, or for a network that it is in`
+    : `is not allowed by any rule; ${networkText(special)} is not public, so it needs a rule for that network or a part of it, such as ${own}`;
 };
 
 // --- One spelling ------------------------------------------------------------------------------------------
@@ -256,14 +256,17 @@ function oneSpelling(host: string, wrong: Wrong): Host {
   if (host.length > MAX_NAME + 1) throw wrong(`has a name of more than ${MAX_NAME} characters`);
   // An address may only show after this: ①②⑦.0.0.1 is 127.0.0.1, and so is 127.0.0.1 with a dot at its end.
   const ascii = toAscii(host)?.replace(/\.$/, "");
-  if (ascii === undefined) throw wrong("has a host that is no international name (UTS #46)");
+  if (ascii === undefined) throw wrong("has a host that is not a valid international name (UTS #46)");
   const packed = packAddress(ascii);
   if (packed !== null) return { hostname: addressText(packed), packed };
   if (ascii === "") throw wrong("has no host");
   if (ascii.length > MAX_NAME || !NAME.test(ascii)) {
-    throw wrong("has a host that is no name: 1 to 63 letters, digits, - or _ between two dots, 253 in all");
+    throw wrong(
+      "has a host that is not a valid name: 1 to 63 letters, digits, - or _ between two dots, 253 in all",
+    );
   }
-  if (ENDS_IN_A_NUMBER.test(ascii)) throw wrong("has a host that ends in a number and is no IPv4 address");
+  if (ENDS_IN_A_NUMBER.test(ascii))
+    throw wrong("has a host that ends in a number and is not an IPv4 address");
   return { hostname: ascii, packed };
 }
 
@@ -540,14 +543,14 @@ const SMTP = 25; // RFC 5321 section 4.5.4.2
 export function platformRefusal(endpoint: Endpoint): string | null {
   if (endpoint.scheme === "unix") return "A Worker dials a host and a port, not a Unix path.";
   const { scheme, hostname, port } = endpoint;
-  if (scheme === "udp") return "A Worker has no outbound UDP: connect() is TCP alone.";
+  if (scheme === "udp") return "A Worker has no outbound UDP: connect() is for TCP only.";
   if (port === 0) return "Port 0 cannot be dialled; name the server's port.";
   if (port === SMTP) {
     return "Cloudflare's edge prohibits connections to port 25. Submit mail on port 465 or 587, or send it with Email Workers.";
   }
   const packed = packAddress(hostname);
   if (packed === null ? !isLocalhost(hostname) : specialNetwork(packed) === undefined) return null;
-  return `Cloudflare's edge dials public addresses alone, and ${hostname} is not one. A private server is reached through Cloudflare Tunnel, Workers VPC or Hyperdrive.`;
+  return `Cloudflare's edge dials only public addresses, and ${hostname} is not one. A private server is reached through Cloudflare Tunnel, Workers VPC or Hyperdrive.`;
 }
 
 /**

@@ -260,7 +260,8 @@ function parseText(text: string): Endpoint {
   const bracketed = /^\[([^\]]*)\](.*)$/.exec(authority);
   const colon = bracketed ? authority.length - bracketed[2]!.length : authority.lastIndexOf(":");
   const host = bracketed ? bracketed[1]! : authority.slice(0, Math.max(colon, 0));
-  if (bracketed && !isIPv6(host)) invalid(text, `has brackets around no IPv6 address; write "[::1]:80"`);
+  if (bracketed && !isIPv6(host))
+    invalid(text, `has brackets around something that is not an IPv6 address; write "[::1]:80"`);
   if (!bracketed && host.includes(":")) invalid(text, `has too many colons; write IPv6 as "[::1]:80"`);
   if (authority[colon] !== ":" || authority.endsWith(":")) invalid(text, `has no port; write "host:port"`);
   const digits = authority.slice(colon + 1);
@@ -449,7 +450,7 @@ function withoutMapping(packed: Uint8Array): Uint8Array {
 /** The bytes that are judged, of either form. */
 function pack(address: string | Uint8Array): Uint8Array {
   if (typeof address === "string") {
-    return packAddress(address) ?? invalid(address, "is a name and not an address; resolve it first");
+    return packAddress(address) ?? invalid(address, "is a name, not an address; resolve it first");
   }
   const { length } = bytes(address);
   return length === 4 || length === 16

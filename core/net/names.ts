@@ -112,12 +112,12 @@ export interface Resolver {
 const REASONS = {
   EAI_NONAME: [EAI_NONAME, "no such name is known"],
   EAI_AGAIN: [EAI_AGAIN, "the name server did not answer; try again later"],
-  EAI_FAIL: [EAI_FAIL, "the name server failed, for good"],
+  EAI_FAIL: [EAI_FAIL, "the name server failed permanently"],
   EAI_NODATA: [EAI_NODATA, "the name has no address of that family"],
   EAI_ADDRFAMILY: [EAI_ADDRFAMILY, "it is an address of another family"],
   EAI_BADFLAGS: [EAI_BADFLAGS, "the flags are not valid here"],
   EAI_FAMILY: [EAI_FAMILY, "the family is AF_UNSPEC, AF_INET or AF_INET6"],
-  EAI_SERVICE: [EAI_SERVICE, "that service is not one of this socket type"],
+  EAI_SERVICE: [EAI_SERVICE, "this type of socket does not have that service"],
   EAI_SOCKTYPE: [EAI_SOCKTYPE, "the socket type and the protocol do not belong together"],
   EAI_SYSTEM: [EAI_SYSTEM, "the system failed"],
 } as const;
@@ -162,14 +162,16 @@ export const gethostbynameEx = async (resolver: Resolver, name: string): Promise
   // gethostbyname(3) takes an address of digits and dots; others it takes for names, and no host has them.
   if (literal !== null && /^[0-9][0-9.]*$/.test(host)) return [host, [], [inetNtop(AF_INET, literal)]];
   if (literal !== null) ofFamily(literal, host, AF_INET, 0);
-  throw nameError("EAI_NONAME", host, { meaning: "it is an address, and no host's name" });
+  throw nameError("EAI_NONAME", host, { meaning: "it is an address, not the name of a host" });
 };
 
 /** The function of this name, over a resolver. */
 export const gethostbyaddr = async (resolver: Resolver, name: string): Promise<Host> => {
   const host = hostText(name);
   if (host === "") {
-    throw nameError("EAI_NONAME", host, { meaning: "no name means 0.0.0.0 and ::, which are no host's" });
+    throw nameError("EAI_NONAME", host, {
+      meaning: "an empty name means 0.0.0.0 and ::, which belong to no host",
+    });
   }
   const address =
     host === BROADCAST
@@ -225,16 +227,16 @@ export const getaddrinfo = async (
 
   // In glibc's order, so that of two faults the same one is said.
   if (name === null && service === null) {
-    throw nameError("EAI_NONAME", said, { meaning: "there is neither a host nor a port" });
+    throw nameError("EAI_NONAME", said, { meaning: "neither a host nor a port was given" });
   }
   if ((flags & ~FLAGS) !== 0) throw nameError("EAI_BADFLAGS", said);
   if (name === null && (flags & AI_CANONNAME) !== 0) {
-    throw nameError("EAI_BADFLAGS", said, { meaning: "AI_CANONNAME asks of a host, and there is none" });
+    throw nameError("EAI_BADFLAGS", said, { meaning: "AI_CANONNAME needs a host, and none was given" });
   }
   if (family !== AF_UNSPEC && family !== AF_INET && family !== AF_INET6) throw nameError("EAI_FAMILY", said);
   const wanted = (flags & AI_ADDRCONFIG) === 0 ? family : configuredFamily(resolver, family, said);
   if ((flags & AI_NUMERICSERV) !== 0 && typeof service === "string" && service !== "") {
-    throw nameError("EAI_NONAME", service, { meaning: "AI_NUMERICSERV takes a number" });
+    throw nameError("EAI_NONAME", service, { meaning: "AI_NUMERICSERV needs a port's number" });
   }
   const places = placesOf(resolver, type, proto, service);
   const { canonname, addresses } =
@@ -258,7 +260,7 @@ const serviceOf = (port: string | number | null): string | number | null => {
   if (typeof port === "number") return checkPort(port);
   // strtoul(3): white space and a sign may come first. A number below 0 is no port, and a service of that name.
   const digits = /^[ \t\n\v\f\r]*([+-]?[0-9]+)$/.exec(
-    checkText("a port that is no number and not null", port),
+    checkText("a port that is neither a number nor null", port),
   );
   const number = Number(digits?.[1] ?? -1);
   return number < 0 ? port : checkPort(number);
@@ -448,7 +450,7 @@ const NOT_IN_HOST = /[\s\p{Cc}/?#@[\]\\%:]/u;
  * that a whole name is too long is `ERR_NAME` there and here.
  */
 const hostText = (name: string): string => {
-  if (checkText("a host", name).includes("\0")) throw new TypeError("a host has no NUL in it");
+  if (checkText("a host", name).includes("\0")) throw new TypeError("a host may not contain NUL");
   const ascii = /^\p{ASCII}*$/u.test(name) ? name : toAscii(name);
   const labels = ascii.split(".");
   if (labels.some((label, i) => label.length > 63 || (label === "" && i < labels.length - 1))) {
@@ -465,7 +467,7 @@ const toAscii = (name: string): string => {
   } catch {
     // It is said below.
   }
-  throw new RangeError(`${quoted(name)} has letters that no host's name has`);
+  throw new RangeError(`${quoted(name)} has characters that the name of a host cannot have`);
 };
 
 /** The 4 or 16 bytes of a host's text where it is an address in one of the forms of getaddrinfo(3); else `null`. */

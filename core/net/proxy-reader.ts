@@ -64,7 +64,7 @@ export function parseProxyHeader(
   if (begins(bytes, LINE)) return bytes.length < LINE.length ? null : parseLine(bytes);
   if (begins(bytes, SIGNATURE)) return bytes.length < FIXED ? early(bytes) : parseBinary(bytes, limit);
   throw wrong(
-    `${shown(bytes)} begins no PROXY protocol header; is the proxy told to send one, and does nobody else come from its address?`,
+    `${shown(bytes)} is not the start of a PROXY protocol header; check that the proxy sends one, and that nothing else connects from its address`,
   );
 }
 
@@ -89,11 +89,11 @@ function parseLine(bytes: Uint8Array): ParsedProxyHeader | null {
   let end = LINE.length;
   while (end < bytes.length && bytes[end] !== 0x0d && bytes[end] !== 0x0a) end++;
   if (end + 2 > MAX_LINE)
-    throw wrong(`a version 1 header has at most ${MAX_LINE} bytes, and no CRLF is in them`);
+    throw wrong(`a version 1 header has at most ${MAX_LINE} bytes, and these have no CRLF`);
   if (end === bytes.length) return null;
-  if (bytes[end] === 0x0a) throw wrong("a version 1 header ends in CRLF, and not in LF alone");
+  if (bytes[end] === 0x0a) throw wrong("a version 1 header ends in CRLF, not in LF alone");
   if (end + 1 === bytes.length) return null;
-  if (bytes[end + 1] !== 0x0a) throw wrong("a version 1 header ends in CRLF, and not in CR alone");
+  if (bytes[end + 1] !== 0x0a) throw wrong("a version 1 header ends in CRLF, not in CR alone");
   const line = String.fromCharCode(...bytes.subarray(LINE.length, end));
   const size = end + 2;
   const header = (source: Address | null, destination: Address | null): ParsedProxyHeader => ({
@@ -129,13 +129,11 @@ const lineAddress = (family: string, host: string, port: string): InternetAddres
   try {
     packed = inetPton(isIPv4 ? AF_INET : AF_INET6, host);
   } catch (cause) {
-    const said = `a version 1 header of ${family} has the address ${quoted(host)}, which is no ${isIPv4 ? "IPv4" : "IPv6"} address`;
+    const said = `a version 1 header of ${family} has the address ${quoted(host)}, which is not an ${isIPv4 ? "IPv4" : "IPv6"} address`;
     throw new SocketError("ERR_PROXY", said, { cause });
   }
   if (!PORT.test(port) || Number(port) > 0xffff) {
-    throw wrong(
-      `a version 1 header has the port ${quoted(port)}; it is 0 to 65535, without a zero before it`,
-    );
+    throw wrong(`a version 1 header has the port ${quoted(port)}; it is 0 to 65535, without leading zeros`);
   }
   return internet(packed, Number(port));
 };
@@ -227,7 +225,7 @@ function vectors(bytes: Uint8Array, start: number, end: number): Mutable<ProxyHe
     tlvs.push({ type, value: value.slice() });
     if (type === NOOP || (type > UNIQUE_ID && type !== SSL && type !== NETNS)) continue;
     if (seen.has(type))
-      throw wrong(`a version 2 header has two vectors of the type ${hex(type)}: which one counts?`);
+      throw wrong(`a version 2 header has two vectors of the type ${hex(type)}, and may have one`);
     seen.add(type);
     if (type === ALPN) found.alpn = TEXT.decode(value);
     else if (type === AUTHORITY) found.authority = TEXT.decode(value);

@@ -146,7 +146,7 @@ const bothOf = (given: ProxyHeaderOptions): [Address | null, Address | null] => 
 };
 
 function lineOf(source: Address | null, destination: Address | null, carries: string): Uint8Array {
-  if (carries !== "stream") throw new TypeError("version 1 of the PROXY protocol is for streams alone");
+  if (carries !== "stream") throw new TypeError("version 1 of the PROXY protocol is only for streams");
   if (source === null || destination === null) return BYTES.encode("PROXY UNKNOWN\r\n");
   if (source.family === "unix" || destination.family === "unix") return BYTES.encode("PROXY UNKNOWN\r\n");
   const family = source.family === "IPv4" ? "TCP4" : "TCP6";
@@ -189,7 +189,7 @@ function binaryOf(
   const isLocal = given.source === undefined && given.destination === undefined;
   if (isLocal && tlvs.length > 0) {
     throw new TypeError(
-      "who speaks for itself (LOCAL) has nothing to say of a client: give source and destination, or null for both",
+      "a header without source and destination (LOCAL) describes no client: give both, or null for both",
     );
   }
   const sum = given.checksum === true ? 7 : 0;

@@ -393,7 +393,7 @@ const faultsOf = (
 ): readonly FaultRule[] => {
   if (!Array.isArray(faults)) throw wrong(`${where}.faults must be a list of rules`);
   if (faults.length > 0 && serve === "forking")
-    throw wrong(`${where}.faults: a forking listener has none, since its children have its connections`);
+    throw wrong(`${where}.faults: a forking listener has none, because its children hold its connections`);
   return faults;
 };
 

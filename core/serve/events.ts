@@ -38,7 +38,9 @@ export const reportBroken = (whose: object, error: unknown): void => {
   if (broken.has(whose)) return;
   broken.add(whose);
   const { stack = errorText(error) } = describe(error);
-  console.error(printable(`socklet: the listener of events fails, also when it is told so: ${stack}`, true));
+  console.error(
+    printable(`socklet: the event listener throws, even for the event that reports this: ${stack}`, true),
+  );
 };
 
 /** Tells `listener` that the telling of `event` failed with `error`. Never throws. */
@@ -48,7 +50,7 @@ export const tellFailure = (listener: OnEvent, event: SockletEvent, error: unkno
     reportBroken(listener, error);
     return;
   }
-  const what = `the listener of events failed at one of type "${event.type}": ${errorText(error)}`;
+  const what = `the event listener threw for an event of type "${event.type}": ${errorText(error)}`;
   const failed = new SocketError("ERR_HANDLER", what, { cause: error });
   callListener(listener, { type: "error", server: event.server, address: null, error: failed });
 };

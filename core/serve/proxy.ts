@@ -123,7 +123,7 @@ export const checkProxyProtocol = (options: ProxyProtocolOptions): void => {
   const { from, others = "refuse", local = "close", timeout = TIMEOUT, maxHeader = MAX_HEADER } = options;
   if (!Array.isArray(from) || from.length === 0) {
     throw new TypeError(
-      'proxyProtocol.from lists who is a proxy: ["10.0.0.0/8"]; without one there is nobody whose header could be believed',
+      'proxyProtocol.from lists the proxies whose headers are trusted, such as ["10.0.0.0/8"]; it needs at least one',
     );
   }
   networksIn(from);
@@ -252,7 +252,7 @@ export class ProxyDoor {
 
   /** Turns away a peer that is no proxy. */
   #refuse(peer: Address | null): void {
-    const said = `${formatAddress(peer)} is none of the proxies that proxyProtocol.from names, and others are refused`;
+    const said = `${formatAddress(peer)} is not one of the proxies in proxyProtocol.from, and other peers are refused`;
     this.#keeper.turnAway(peer, "proxy", new SocketError("ERR_PROXY", said));
   }
 
@@ -313,7 +313,7 @@ class Reading implements StreamSink {
       this.#fail(
         new SocketError(
           "ERR_PROXY",
-          `no PROXY protocol header came within ${wholeMs(timeout)}: ${this.#bytes.length} bytes of one did`,
+          `no PROXY protocol header came within ${wholeMs(timeout)}: ${this.#bytes.length} bytes of one had arrived`,
         ),
       );
     this.#timer = setTimeout(late, timeout);

@@ -120,7 +120,7 @@ export interface ServerInfo extends EndpointInfo {
 /** Checks the result of `getRequest()`, which a user's class may override. */
 const checkArrival = <Request>(given: Arrival<Request>): Arrival<Request> => {
   if (Array.isArray(given) && given.length === 2) return given;
-  throw new TypeError(`getRequest() gives [request, clientAddress], not ${textOf(given, 100)}`);
+  throw new TypeError(`getRequest() must return [request, clientAddress], not ${textOf(given, 100)}`);
 };
 
 /**
@@ -191,7 +191,7 @@ export abstract class BaseServer<Request, Context = unknown>
     if (door !== null) return door;
     throw new SocketError(
       "ERR_UNSUPPORTED",
-      "here the code for proxies has to be brought: write proxyProtocol: behindProxies({ from: … }), which socklet has",
+      "this server does not include the code for proxies: write proxyProtocol: behindProxies({ from: … }), with behindProxies imported from socklet",
     );
   }
 

@@ -93,7 +93,7 @@ export abstract class BaseSocket {
     if (kernel !== undefined) return kernel;
     throw new SocketError(
       "ERR_UNSUPPORTED",
-      `${what}: no kernel is behind this socket; one of Node's has it (socklet/emulator)`,
+      `${what}: this socket has no kernel behind it; one of socklet/emulator has`,
     );
   }
 }

@@ -43,7 +43,7 @@ export const checkHeader = (header: unknown): void => {
   if (header[0] === 0x56)
     throw new TypeError(`${right}; a stream has version 1 or 2, and "simple" is for datagrams`);
   if (header[0] !== 0x50 && header[0] !== 0x0d)
-    throw new TypeError(`${right}; these ${header.length} bytes are none`);
+    throw new TypeError(`${right}; these ${header.length} bytes are not one`);
 };
 
 /** Opens one connection; each platform has its own. */

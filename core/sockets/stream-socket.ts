@@ -70,7 +70,7 @@ const SEND_FLAGS = MSG_DONTWAIT | MSG_NOSIGNAL | MSG_OOB | MSG_DONTROUTE;
 const peerEnded = (): SocketError =>
   new SocketError(
     "ERR_TLS",
-    "the peer has ended its side of the connection: its half of a TLS handshake cannot come",
+    "the peer has ended its side of the connection, so a TLS handshake cannot complete",
   );
 
 /** Tells a socket that its transport is broken. */

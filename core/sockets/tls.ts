@@ -37,7 +37,7 @@ export type TlsVersion = (typeof TLS_VERSIONS)[number];
 
 /** What both roles have. */
 interface SharedTlsOptions extends CertificateOptions {
-  /** Authorities to trust, in PEM. What dials trusts these in place of the system's; a listener trusts these for client certificates. Not on workerd, which trusts its platform's. */
+  /** Authorities to trust, in PEM. What dials trusts these instead of the system's; a listener trusts these for client certificates. Not on workerd, which trusts its platform's. */
   readonly ca?: Pem | readonly Pem[] | undefined;
   /** Revocation lists of those authorities, in PEM. With them, a certificate that has no list of its issuer is not trusted either. */
   readonly crl?: Pem | readonly Pem[] | undefined;
@@ -133,12 +133,12 @@ const checkPem = (name: string, value: unknown): void => {
   if (typeof value === "string") {
     if (value.includes("-----BEGIN ")) return;
     const path = /^[^\n]{1,200}$/.test(value) ? `; for a file write { file: ${quoted(value)} }` : "";
-    throw new TypeError(`${right}, and this text is none${path}`);
+    throw new TypeError(`${right}, and this text is not PEM${path}`);
   }
   if (value instanceof Uint8Array) {
     if (startsPem(value)) return;
     throw new TypeError(
-      `${right}; these ${value.length} bytes are none (of DER make PEM: openssl x509 -inform der)`,
+      `${right}; these ${value.length} bytes are not PEM (to convert DER: openssl x509 -inform der)`,
     );
   }
   if (isObject(value)) {

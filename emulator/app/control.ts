@@ -180,7 +180,7 @@ const loopback = (host: string): string => {
   const packed = packAddress(host);
   if (packed === null || !isLoopback(packed)) {
     throw new TypeError(
-      `the control routes are served on this machine's loopback alone, such as 127.0.0.1 or ::1, not on ${host}`,
+      `the control routes are served only on a loopback address, such as 127.0.0.1 or ::1, not on ${host}`,
     );
   }
   return inetNtop(packed.length === 4 ? AF_INET : AF_INET6, packed);
@@ -234,7 +234,8 @@ export const serveControl = async (
   const listener = getRequestListener(
     (request, env) => {
       if (namesLoopback(env.incoming.headers.host)) return routes.fetch(request, env);
-      const message = "this takes requests to this machine's loopback alone; their Host says another name";
+      const message =
+        "only requests to a loopback address are accepted, and the Host header has another name";
       return problemResponse(new HttpError(403, "ERR_REFUSED", message), crypto.randomUUID());
     },
     { overrideGlobalObjects: false }, // a library leaves the process's own Request and Response alone

@@ -119,7 +119,10 @@ export class AppFaults implements FaultPlane {
     const at = this.#entries.find((one) => one.on === on && one.entry === entry);
     if (at !== undefined) return { at, rule: rule as FaultRule };
     const all = this.#entries.map((one) => `{ "on": "${one.on}", "entry": "${one.entry}" }`).join(", ");
-    throw new SocketError("EINVAL", `on and entry say whose rule it is; there are ${all || "none"}`);
+    throw new SocketError(
+      "EINVAL",
+      `on and entry name the entry that the rule is for; the app has ${all || "none"}`,
+    );
   }
 }
 

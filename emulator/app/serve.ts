@@ -282,7 +282,7 @@ export const tlsOf = <Context>(
     endpoint.scheme === "tls" || options.tls !== undefined || (secureTransport ?? "off") !== "off";
   if (!secured) return {};
   if (certificate === undefined && tls.cert === undefined && tls.serverNames === undefined) {
-    const said = `the listener "${name}" at ${formatAddress(endpoint)} is to be secured, and has no certificate`;
+    const said = `the listener "${name}" at ${formatAddress(endpoint)} needs TLS, and has no certificate`;
     const remedy =
       "give its options tls: { cert, key }, or in development serve it by socklet serve --tls self-signed";
     throw new SocketError("ERR_APP", `${said}: ${remedy}`);

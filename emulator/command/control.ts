@@ -28,13 +28,17 @@ const clientOf = ({ url, token }: ControlFlags): ControlClient => {
     );
   }
   if (!/^https?:$/.test(URL.parse(url)?.protocol ?? "")) {
-    throw new UsageError(`--url ${url} is no URL of a control plane; give one such as http://127.0.0.1:7100`);
+    throw new UsageError(
+      `--url ${url} is not the URL of a control plane; give one such as http://127.0.0.1:7100`,
+    );
   }
   if (!token) {
-    throw new UsageError(`${url} takes a token: give --token, or set SOCKLET_TOKEN`);
+    throw new UsageError(`${url} needs a token: give --token, or set SOCKLET_TOKEN`);
   }
   if (bearerToken(`Bearer ${token}`) === undefined) {
-    throw new UsageError("the token has characters that no token has; check --token, or SOCKLET_TOKEN");
+    throw new UsageError(
+      "the token has characters that a token cannot have; check --token, or SOCKLET_TOKEN",
+    );
   }
   return controlClient(url, { token });
 };
@@ -44,7 +48,7 @@ const answered = (error: unknown, { url }: ControlFlags, missing?: string): unkn
   if (!(error instanceof SocketError)) return error;
   const { status } = (error.cause ?? {}) as { status?: number };
   const said = error.message.replace(`${error.code}: `, "");
-  if (status === 401) return new Error(`${url} does not take this token; check --token, or SOCKLET_TOKEN`);
+  if (status === 401) return new Error(`${url} does not accept this token; check --token, or SOCKLET_TOKEN`);
   if (status === 404 && missing !== undefined) return new Error(`${url} has no ${missing}`);
   if (status === 422) return new UsageError(`${url}: ${said}`);
   if (error.code === "ERR_INTERNAL") return new Error(`${url}: ${said}; check --url, or SOCKLET_URL`);

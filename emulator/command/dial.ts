@@ -60,7 +60,7 @@ export const dial = async (
     try {
       const result = await orIdle(
         Promise.race([connector.run({ params, signal: stop.signal }), interrupted]),
-        () => new SocketError("ERR_HANDLER", "its handle() waits for what cannot come any more"),
+        () => new SocketError("ERR_HANDLER", "its handle() waits for something that can no longer happen"),
       );
       await printJson(result, 2);
     } catch (error) {

@@ -58,7 +58,7 @@ const load = async (path: string, url?: string): Promise<Record<string, unknown>
           : `${path} is still being loaded: an await at its top level has not ended`,
       () =>
         new UsageError(
-          `${failed}: an await at its top level waits for what cannot come any more; \`node ${path}\` shows the line`,
+          `${failed}: an await at its top level waits for something that can no longer happen; \`node ${path}\` shows the line`,
         ),
     );
   } catch (error) {
@@ -78,7 +78,7 @@ export const loadApp = async (path: string, url?: string): Promise<App> => {
       ? "its `app` did not come from defineApp()"
       : `it exports ${Object.keys(module).join(", ") || "nothing"}`;
   throw new UsageError(
-    `${path} is no app: it must have \`export const app = defineApp({ … })\`, but ${found}`,
+    `${path} is not an app: it must have \`export const app = defineApp({ … })\`, but ${found}`,
   );
 };
 
@@ -86,7 +86,7 @@ const contextOf = (app: App, platform: Platform, path: string): Promise<unknown>
   awaited(
     app.context(platform),
     () => `${path}: its context() has not ended yet`,
-    () => new UsageError(`${path}: its context() waits for what cannot come any more`),
+    () => new UsageError(`${path}: its context() waits for something that can no longer happen`),
   );
 
 // Not `instanceof`: a module may import another copy of the package than the one that this command is of.

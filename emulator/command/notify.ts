@@ -21,7 +21,8 @@ export const notify = async (...lines: readonly string[]): Promise<void> => {
   const { NOTIFY_SOCKET: path } = process.env;
   if (path === undefined || path === "") return;
   try {
-    if (!/^[/@]/.test(path)) throw new SocketError("EAFNOSUPPORT", `${path} is no path of a Unix socket`);
+    if (!/^[/@]/.test(path))
+      throw new SocketError("EAFNOSUPPORT", `${path} is not the path of a Unix socket`);
     if (libc() === null) {
       await byProgram(lines);
       return;
@@ -33,6 +34,6 @@ export const notify = async (...lines: readonly string[]): Promise<void> => {
       await sender.close();
     }
   } catch (error) {
-    say(`the service manager at NOTIFY_SOCKET is not told ${lines[0]}: ${describe(error)}`);
+    say(`could not send ${lines[0]} to the service manager at NOTIFY_SOCKET: ${describe(error)}`);
   }
 };

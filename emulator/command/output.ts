@@ -97,7 +97,7 @@ export const columns = (given: readonly (readonly string[])[]): string => {
 // What to do, where the error does not say it. (EADDRINUSE and ERR_LIMIT do.)
 const REMEDY: Partial<Record<SocketErrorCode, string>> = {
   ECONNREFUSED: "start the server, or check the host and port",
-  ECONNRESET: "the peer went away in the middle, and only its own log can say why",
+  ECONNRESET: "the peer closed the connection midway; its own log may say why",
   EADDRNOTAVAIL: "give one of its own with --host, such as 127.0.0.1, or 0.0.0.0 for all of them",
   ENOENT: "check the path, and that the server is up",
   ERR_NAME: "check its spelling, or give an address such as 127.0.0.1",
@@ -184,7 +184,7 @@ const certificateText = ({
     .join("; ");
   return error === null
     ? `the certificate was read again: ${shown}`
-    : `the new certificate is not used: ${describe(error)}; the former one stays: ${shown}`;
+    : `the new certificate is not used: ${describe(error)}; the old one stays in use: ${shown}`;
 };
 
 const CAUSES = 5; // how far the causes of an error are followed: they may go round

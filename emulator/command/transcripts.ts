@@ -41,7 +41,7 @@ interface ReplayFlags {
 /** The numbers of the connections to replay. Throws `UsageError`. */
 const connectionsOf = ({ events }: Transcript, path: string, { connection }: ReplayFlags): number[] => {
   const all = [...new Set(events.map(peerOf))].sort((one, other) => one - other);
-  if (all.length === 0) throw new UsageError(`${path}: nothing was said in it`);
+  if (all.length === 0) throw new UsageError(`${path}: it has no conversation`);
   if (connection === undefined) return all;
   if (all.includes(connection)) return [connection];
   throw new UsageError(`${path} has no connection ${connection}; it has ${all.length}`);

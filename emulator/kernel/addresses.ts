@@ -44,7 +44,7 @@ export const networkError = (error: unknown, address: string): SocketError => {
     });
   }
   if (code === "EAGAIN") {
-    const said = `${address}: as many wait there to be accepted as may`; // Unix sockets only: TCP retries
+    const said = `${address}: its queue of connections that wait to be accepted is full`; // Unix sockets only: TCP retries
     return new SocketError("EWOULDBLOCK", said, { address, cause: error });
   }
   const remedy: Record<string, string> = {

@@ -96,7 +96,7 @@ export const securingOf = (origin: Origin | undefined, options: StartTlsOptions)
 
 const NO_OPTIONS: TlsOptions = {};
 
-const SECURED = "the bytes of a TLS connection are its own, and its keys this process's";
+const SECURED = "a TLS connection cannot be given away: its keys are in this process";
 
 /** The kernel's side of a connection with this peer: `null` for a Unix socket without a name. */
 export const kernelOf = (peer: Address | null, settable: Settable, holder: Holder): Kernel => {

@@ -97,7 +97,7 @@ interface Permissions {
 const permissionsOf = (options: PathOptions, path: string): Permissions => {
   const { mode, owner, group } = checkPathOptions(options);
   if (isAbstract(path) && (mode ?? owner ?? group) !== undefined) {
-    throw new TypeError("mode, owner and group are of a file, and an abstract name is none");
+    throw new TypeError("mode, owner and group are for a file, and an abstract name has none");
   }
   return {
     mode: mode ?? null,
@@ -124,7 +124,7 @@ const idOf = (
     const [name, , id] = line.split(":"); // passwd(5), group(5)
     if (name === who && /^\d+$/.test(id ?? "")) return Number(id);
   }
-  throw new TypeError(`${option} is "${who}", which is no name in ${file}: give the number of ${kind}`);
+  throw new TypeError(`${option} is "${who}", which is not a name in ${file}: give the number of ${kind}`);
 };
 
 /** Gives the file of a path its owner and its mode. Throws `EPERM` where the process has no right to. */
@@ -137,7 +137,7 @@ const permit = (path: string, { mode, uid, gid }: Permissions): void => {
     if ((cause as NodeJS.ErrnoException).code !== "EPERM") throw cause;
     const wanted = [...(uid === null ? [] : [`user ${uid}`]), ...(gid === null ? [] : [`group ${gid}`])];
     const why = `this process (user ${process.geteuid?.()}) may not give the file to ${wanted.join(" and ")}`;
-    const remedy = "another owner takes CAP_CHOWN, another group takes that or being in it";
+    const remedy = "changing the owner needs CAP_CHOWN; changing the group needs that, or membership in it";
     throw new SocketError("EPERM", `${said}: ${why}: ${remedy}`, { address: said, cause });
   }
 };

@@ -88,7 +88,7 @@ export abstract class DgramTransport implements DatagramTransport {
         return datagramHandleOf(socket)?.fd ?? -1;
       },
       take() {
-        throw new SocketError("EOPNOTSUPP", "the socket is Node's, which does not give it away");
+        throw new SocketError("EOPNOTSUPP", "Node does not give its sockets away");
       },
     });
     socket.on("error", (error) => this.failed(error));

@@ -63,6 +63,6 @@ export const bindError = (error: unknown, address: Address, said: string): Socke
   // libuv has one code for both causes.
   const folder = dirname(address.path);
   const missing = !fs.existsSync(folder);
-  const why = missing ? `there is no folder ${folder}` : `this process may not make a file in ${folder}`;
+  const why = missing ? `there is no folder ${folder}` : `this process may not create a file in ${folder}`;
   return new SocketError(missing ? "ENOENT" : "EACCES", `${said}: ${why}`, { address: said, cause: error });
 };

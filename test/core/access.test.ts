@@ -213,10 +213,10 @@ describe("hostile targets are refused", () => {
 
   test("the message has the one spelling, and the network that a rule has to name", () => {
     expect(thrown(() => allow.check("0x7f.1:443")).message).toBe(
-      `ERR_REFUSED: "127.0.0.1:443" is allowed by no rule; 127.0.0.0/8 is not public, so it takes a rule for that network or a part of it, such as "127.0.0.1:443"`,
+      `ERR_REFUSED: "127.0.0.1:443" is not allowed by any rule; 127.0.0.0/8 is not public, so it needs a rule for that network or a part of it, such as "127.0.0.1:443"`,
     );
     expect(thrown(() => allow.check("tcp://A.B.Example.NET.:443")).message).toBe(
-      `ERR_REFUSED: "tcp://a.b.example.net:443" is allowed by no rule; it takes a rule by name, such as "a.b.example.net:443" or "*.b.example.net:443"`,
+      `ERR_REFUSED: "tcp://a.b.example.net:443" is not allowed by any rule; it needs a rule by name, such as "a.b.example.net:443" or "*.b.example.net:443"`,
     );
     expect(thrown(() => allow.check("example.com:1")).message).not.toContain("*.com");
     expect(thrown(() => allow.check("redis.example.com:0")).message).toContain("has port 0");
@@ -868,16 +868,16 @@ describe("Cloudflare's edge", () => {
     ["smtp.example.com:25", "port 25"],
     ["8.8.8.8:25", "465 or 587"],
     ["127.0.0.1:6379", "127.0.0.1 is not one"],
-    ["0x7f.1:6379", "public addresses alone"],
-    ["[::1]:6379", "public addresses alone"],
-    ["[::ffff:10.0.0.1]:6379", "public addresses alone"],
+    ["0x7f.1:6379", "only public addresses"],
+    ["[::1]:6379", "only public addresses"],
+    ["[::ffff:10.0.0.1]:6379", "only public addresses"],
     ["10.0.0.1:6379", "Cloudflare Tunnel"],
-    ["169.254.169.254:80", "public addresses alone"],
-    ["100.64.0.1:80", "public addresses alone"],
-    ["240.0.0.1:80", "public addresses alone"],
-    ["[fe80::1]:80", "public addresses alone"],
-    ["localhost:80", "public addresses alone"],
-    ["a.localhost:80", "public addresses alone"],
+    ["169.254.169.254:80", "only public addresses"],
+    ["100.64.0.1:80", "only public addresses"],
+    ["240.0.0.1:80", "only public addresses"],
+    ["[fe80::1]:80", "only public addresses"],
+    ["localhost:80", "only public addresses"],
+    ["a.localhost:80", "only public addresses"],
     ["example.com:0", "Port 0"],
     ["udp://example.com:53", "no outbound UDP"],
     ["unix:/run/x", "not a Unix path"],

@@ -152,7 +152,7 @@ test.each<[string, unknown, RegExp]>([
   [
     "TLS beside the options of a listener",
     { handlers, listen: [{ handler: "stream", address: at, secureTransport: "on" }] },
-    /listen\[0\] has no option secureTransport \(.*an app's listener, its options/,
+    /listen\[0\] has no option secureTransport \(.*an app's listener has it in its options/,
   ],
   [
     "TLS of datagrams",

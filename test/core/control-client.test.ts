@@ -132,7 +132,7 @@ describe("a control client", () => {
     const { control } = connected();
     expect(await errorOf(control.sessions.get(NOWHERE))).toMatchObject({
       code: "ENOENT",
-      message: expect.stringContaining("no session of that id"),
+      message: expect.stringContaining("no session with that id"),
       cause: { status: 404 },
     });
     expect(await errorOf(control.sessions.get("../../health"))).toMatchObject({ code: "ENOENT" });
@@ -276,7 +276,7 @@ describe("follow", () => {
     const empty = controlClient("http://plane.test", { retryDelay: 0, fetch: () => new Response("") });
     expect(await errorOf(eventsUntil(empty.sessions.follow(NOWHERE), "cut"))).toMatchObject({
       code: "ERR_INTERNAL",
-      message: expect.stringContaining("before the session is over"),
+      message: expect.stringContaining("before the session was over"),
     });
   });
 

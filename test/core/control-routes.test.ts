@@ -469,7 +469,7 @@ describe("the OpenAPI document", () => {
     });
     expect([response.status, ((await response.json()) as Problem).detail]).toEqual([
       404,
-      expect.stringContaining("workerFor(app, { openApi })"),
+      expect.stringContaining("give workerFor() the option openApi"),
     ]);
   });
 
@@ -484,7 +484,7 @@ describe("the OpenAPI document", () => {
       expect([response.status, problem.code, problem.detail]).toEqual([
         501,
         "ERR_UNSUPPORTED",
-        expect.stringContaining("a Worker carries none of their code"),
+        expect.stringContaining("a Worker has no rules of faults"),
       ]);
     }
   });

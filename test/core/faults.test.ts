@@ -552,7 +552,7 @@ describe("FaultsMixIn", () => {
 
   test("of faults that cannot be is refused at once", () => {
     expect(() => FaultsMixIn(MemoryDatagramServer, { incoming: { loss: 2 } })).toThrow(
-      /incoming.loss is from 0, never, to 1/,
+      /incoming.loss is a number from 0 \(never\) to 1/,
     );
     expect(() => FaultsMixIn(MemoryDatagramServer, { outgoing: { loss: 1, slice: 1 } } as never)).toThrow(
       /no option outgoing\.slice \(it is an option of one direction of a stream\); it has outgoing\.loss/,

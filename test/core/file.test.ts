@@ -741,7 +741,7 @@ describe("reading", () => {
     expect(await reading([new Uint8Array([0x80, 0x81])], { encoding: "cp1252" }).read()).toBe("€\x81");
     expect(await reading([new Uint8Array([0xa4, 0xa2])], { encoding: "euc_jp" }).read()).toBe("あ");
     expect(() => openFile(new StreamReader(), silent(), "w", { encoding: "cp1252" })).toThrow(
-      /^windows-1252 can be read, not written; to write there are utf-8, ascii, latin-1, utf-16, utf-16-le and utf-16-be$/,
+      /^windows-1252 can be read, but not written; for writing there are utf-8, ascii, latin-1, utf-16, utf-16-le and utf-16-be$/,
     );
     expect(() => reading([], { encoding: "utf-33" })).toThrow(RangeError);
   });
@@ -1136,13 +1136,13 @@ describe("files", () => {
     const open = (mode: unknown, options?: unknown) => () =>
       openFile(reader, sent.writer, mode as "r", options as FileOptions);
     expect(open("zz")).toThrow(
-      new RangeError('no such mode: "zz"; it is made of r, w and b alone, as "r", "rw" or "rb"'),
+      new RangeError('unknown mode "zz"; a mode is made of r, w and b, such as "r", "rw" or "rb"'),
     );
     expect(open("r", { bufsize: 0 })).toThrow(
       new RangeError("text needs a buffer: bufsize 0 is for the binary modes"),
     );
     expect(open("rb", { encoding: "ascii" })).toThrow(
-      new RangeError('mode "rb" is of bytes, and takes no encoding'),
+      new RangeError('mode "rb" is for bytes, and does not take encoding'),
     );
     for (const [mode, options] of [
       [7],

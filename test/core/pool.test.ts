@@ -515,7 +515,7 @@ describe("limits", () => {
 
   test.each([
     [{ max: 0 }, "max is a whole number of 1 or more, not 0"],
-    [{ min: 5, max: 4 }, "min is 5, and max is 4: min is at most max"],
+    [{ min: 5, max: 4 }, "min is 5, and may be at most max, which is 4"],
     [{ callTimeout: 0 }, "callTimeout is 1 to 2147483647 ms, or null for ever, not 0"],
     [{ pipline: 4 }, "memoryPool() has no option pipline; did you mean pipeline?"],
   ])("%j is refused", (options, message) => {

@@ -163,12 +163,12 @@ const RIGHT: readonly Row[] = [
 
 /** What begins with these bytes can be no header, and what is said of it. */
 const WRONG: readonly (readonly [name: string, bytes: Uint8Array, why: RegExp])[] = [
-  ["another protocol", text("E"), /"E" begins no PROXY protocol header/],
+  ["another protocol", text("E"), /"E" is not the start of a PROXY protocol header/],
   ["lower case", text("p"), /begins no/],
   ["TLS", hex("16"), /begins no/],
   ["no space", text("PROXYx"), /begins no/],
-  ["LF alone", text("PROXY TCP4 192.0.2.1 192.0.2.2 1 2\n"), /CRLF, and not in LF alone/],
-  ["CR alone", text("PROXY UNKNOWN\rx"), /CRLF, and not in CR alone/],
+  ["LF alone", text("PROXY TCP4 192.0.2.1 192.0.2.2 1 2\n"), /CRLF, not in LF alone/],
+  ["CR alone", text("PROXY UNKNOWN\rx"), /CRLF, not in CR alone/],
   ["no CRLF in 107 bytes", text(`PROXY UNKNOWN ${"x".repeat(92)}`), /at most 107 bytes/],
   ["another family", text("PROXY UDP4 192.0.2.1 192.0.2.2 1 2\r\n"), /TCP4, TCP6 or UNKNOWN.* not "UDP4"/],
   ["UNKNOWN with more", text("PROXY UNKNOWNX\r\n"), /not "UNKNOWNX"/],
@@ -176,13 +176,17 @@ const WRONG: readonly (readonly [name: string, bytes: Uint8Array, why: RegExp])[
   ["a part too few", text("PROXY TCP4 192.0.2.1 192.0.2.2 1\r\n"), /one space between two/],
   ["two spaces", text("PROXY TCP4  192.0.2.1 192.0.2.2 1 2\r\n"), /one space between two/],
   ["a space at the end", text("PROXY TCP4 192.0.2.1 192.0.2.2 1 2 \r\n"), /one space between two/],
-  ["a short address", text("PROXY TCP4 127.1 192.0.2.2 1 2\r\n"), /the address "127.1", which is no IPv4/],
-  ["an octal address", text("PROXY TCP4 0300.0.2.1 192.0.2.2 1 2\r\n"), /no IPv4 address/],
-  ["a zero before", text("PROXY TCP4 192.0.2.01 192.0.2.2 1 2\r\n"), /no IPv4 address/],
-  ["IPv6 as TCP4", text("PROXY TCP4 ::1 ::1 1 2\r\n"), /no IPv4 address/],
-  ["IPv4 as TCP6", text("PROXY TCP6 192.0.2.1 192.0.2.2 1 2\r\n"), /no IPv6 address/],
-  ["a scope", text("PROXY TCP6 fe80::1%eth0 ::1 1 2\r\n"), /no IPv6 address/],
-  ["a name", text("PROXY TCP4 localhost 192.0.2.2 1 2\r\n"), /no IPv4 address/],
+  [
+    "a short address",
+    text("PROXY TCP4 127.1 192.0.2.2 1 2\r\n"),
+    /the address "127.1", which is not an IPv4/,
+  ],
+  ["an octal address", text("PROXY TCP4 0300.0.2.1 192.0.2.2 1 2\r\n"), /not an IPv4 address/],
+  ["a zero before", text("PROXY TCP4 192.0.2.01 192.0.2.2 1 2\r\n"), /not an IPv4 address/],
+  ["IPv6 as TCP4", text("PROXY TCP4 ::1 ::1 1 2\r\n"), /not an IPv4 address/],
+  ["IPv4 as TCP6", text("PROXY TCP6 192.0.2.1 192.0.2.2 1 2\r\n"), /not an IPv6 address/],
+  ["a scope", text("PROXY TCP6 fe80::1%eth0 ::1 1 2\r\n"), /not an IPv6 address/],
+  ["a name", text("PROXY TCP4 localhost 192.0.2.2 1 2\r\n"), /not an IPv4 address/],
   ["port 65536", text("PROXY TCP4 192.0.2.1 192.0.2.2 65536 2\r\n"), /the port "65536"/],
   ["port 01", text("PROXY TCP4 192.0.2.1 192.0.2.2 01 2\r\n"), /the port "01"/],
   ["port -1", text("PROXY TCP4 192.0.2.1 192.0.2.2 -1 2\r\n"), /the port "-1"/],
@@ -301,8 +305,8 @@ describe("a header of a datagram", () => {
   });
 
   test("version 1 is for streams, and the Simple Proxy Protocol for datagrams", () => {
-    expect(() => parseProxyDatagram(text("PROXY UNKNOWN\r\n"))).toThrow(/version 1 .* is for streams/);
-    expect(() => parseProxyHeader(hex(SIMPLE))).toThrow(/begins no PROXY protocol header/);
+    expect(() => parseProxyDatagram(text("PROXY UNKNOWN\r\n"))).toThrow(/version 1 .* is only for streams/);
+    expect(() => parseProxyHeader(hex(SIMPLE))).toThrow(/is not the start of a PROXY protocol header/);
   });
 });
 
@@ -371,8 +375,8 @@ describe("a header that is written", () => {
     ["two families", { source: "192.0.2.1:1", destination: "[::1]:1" }, /a header has one family/],
     ["a source alone", { source: "192.0.2.1:1" }, /go together/],
     ["a vector in version 1", { version: 1, alpn: "h2" }, /alpn takes version 2/],
-    ["a datagram in version 1", { version: 1, carries: "datagram" }, /for streams alone/],
-    ["vectors of nobody", { alpn: "h2" }, /has nothing to say of a client/],
+    ["a datagram in version 1", { version: 1, carries: "datagram" }, /only for streams/],
+    ["vectors of nobody", { alpn: "h2" }, /describes no client/],
     ["version 3", { version: 3 as 2 }, /version is 1, 2 or "simple", not 3/],
     [
       "a checksum by hand",

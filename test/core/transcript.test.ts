@@ -211,12 +211,12 @@ describe("JSON Lines", () => {
     [
       "speech after an end",
       `${header}{"at":1,"from":"client","end":"reset"}\n{"at":1,"from":"client","text":"x"}\n`,
-      "line 3: the client has left before, by a reset",
+      "line 3: the client had already left, by a reset",
     ],
     [
       "an end twice",
       `${header}{"at":1,"from":"client","end":"half-close"}\n{"at":1,"from":"client","end":"half-close"}\n`,
-      "line 3: the client has left before, by a half-close",
+      "line 3: the client had already left, by a half-close",
     ],
     [
       "the first client by number, in a stream",
@@ -353,7 +353,7 @@ describe("record", () => {
     ]).toEqual([10, 20, 30, 40]);
     expect([stream.getpeername(), stream.getsockname()]).toEqual([here.getpeername(), here.getsockname()]);
     expect(here.gettimeout()).toBeNull();
-    expect(() => stream.getsockopt(1, 2)).toThrow(/getsockopt\(\): no kernel is behind this socket/);
+    expect(() => stream.getsockopt(1, 2)).toThrow(/getsockopt\(\): this socket has no kernel behind it/);
     expect(() => record(here, "middle" as never)).toThrow(TypeError);
     expect(() => record({} as never, "client")).toThrow(
       "record() takes a connection, a StreamSocket, not object",

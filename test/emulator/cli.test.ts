@@ -327,7 +327,7 @@ describe("socklet serve", () => {
     await reset.said("ready\n");
     reset.socket.resetAndDestroy();
     await cli.line(
-      /^socklet: WaitsForALine {2}127\.0\.0\.1:\d+ {2}ECONNRESET: .*; the peer went away in the middle, and only its own log can say why$/,
+      /^socklet: WaitsForALine {2}127\.0\.0\.1:\d+ {2}ECONNRESET: .*; the peer closed the connection midway; its own log may say why$/,
     );
     await worked();
 
@@ -560,12 +560,12 @@ describe("what is asked wrongly, or cannot be done: one line on stderr, and the 
     [
       "a module without an app",
       ["serve", `${fixtures}/no-export.ts`],
-      `${fixtures}/no-export.ts is no app: it must have \`export const app = defineApp({ … })\`, but it exports handlers, listen`,
+      `${fixtures}/no-export.ts is not an app: it must have \`export const app = defineApp({ … })\`, but it exports handlers, listen`,
     ],
     [
       "an `app` that is none",
       ["serve", `${fixtures}/wrong-export.ts`],
-      `${fixtures}/wrong-export.ts is no app: it must have \`export const app = defineApp({ … })\`, but its \`app\` did not come from defineApp()`,
+      `${fixtures}/wrong-export.ts is not an app: it must have \`export const app = defineApp({ … })\`, but its \`app\` did not come from defineApp()`,
     ],
     [
       "an app that listens nowhere",
@@ -692,7 +692,7 @@ describe("what is asked wrongly, or cannot be done: one line on stderr, and the 
     );
     expect(await said(1, ["dial", `127.0.0.1:${resetting}`, dialled("Asks")])).toMatch(
       new RegExp(
-        `^${dialled("Asks")} at 127\\.0\\.0\\.1:${resetting}: ECONNRESET: .*; the peer went away in the middle, and only its own log can say why$`,
+        `^${dialled("Asks")} at 127\\.0\\.0\\.1:${resetting}: ECONNRESET: .*; the peer closed the connection midway; its own log may say why$`,
       ),
     );
   });

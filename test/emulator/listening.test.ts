@@ -189,7 +189,7 @@ describe("the file of a path", () => {
     const { said } = await served(at, { owner: 1 }, privileged ? "65534" : String(uid));
     expect(said).toEqual({
       code: "EPERM",
-      message: `EPERM: ${at}: this process (user ${privileged ? 65_534 : uid}) may not give the file to user 1: another owner takes CAP_CHOWN, another group takes that or being in it`,
+      message: `EPERM: ${at}: this process (user ${privileged ? 65_534 : uid}) may not give the file to user 1: changing the owner needs CAP_CHOWN; changing the group needs that, or membership in it`,
     });
     expect(existsSync(`${folder}/s`)).toBe(false);
   });
@@ -224,10 +224,10 @@ test("what cannot be is an error where it is given", () => {
     );
   }
   expect(() => unix({ owner: "nobody-of-this-name" })).toThrow(
-    'owner is "nobody-of-this-name", which is no name in /etc/passwd: give the number of a user',
+    'owner is "nobody-of-this-name", which is not a name in /etc/passwd: give the number of a user',
   );
   expect(() => new ThreadingUnixStreamServer("unix:\0none", Nothing, { mode: 0o600 })).toThrow(
-    "mode, owner and group are of a file, and an abstract name is none",
+    "mode, owner and group are for a file, and an abstract name has none",
   );
   expect(() => new ThreadingUDPServer("127.0.0.1:0", Packet, { backlog: 5 } as never)).toThrow(
     /has no option backlog/,

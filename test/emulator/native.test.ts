@@ -410,7 +410,7 @@ print(json.dumps({call: {state: outcome(calls[call], states[state]()) for state 
     test("a path in a folder that may not be written", () => {
       const path = join(folder, "s"); // by the kernel's word for it, since whoever tests may write everywhere
       const error = bindError({ code: "EACCES" }, { family: "unix", path }, `unix:${path}`);
-      expect(error.message).toBe(`EACCES: unix:${path}: this process may not make a file in ${folder}`);
+      expect(error.message).toBe(`EACCES: unix:${path}: this process may not create a file in ${folder}`);
     });
   });
 

@@ -215,7 +215,7 @@ describe.each(["on", "off"])("with SOCKLET_INTAKE=%s", (mode) => {
       socket.write("EHLO client\r\n");
       const { reason, error } = await told.next("refused");
       expect([reason, error?.code]).toEqual(["proxy", "ERR_PROXY"]);
-      expect(error?.message).toMatch(/"EHLO client\\r\\n" begins no PROXY protocol header/);
+      expect(error?.message).toMatch(/"EHLO client\\r\\n" is not the start of a PROXY protocol header/);
       expect(await text).toMatch(place.path ? /^(ECONNRESET|EPIPE)?$/ : /^ECONNRESET$/);
       expect(told.of("begin")).toEqual([]);
       expect(server.info().refused).toBe(1);
@@ -232,7 +232,7 @@ describe("a header that does not come", () => {
     const text = heard(socket);
     socket.write("PROXY TCP4");
     expect((await told.next("refused")).error?.message).toBe(
-      "ERR_PROXY: no PROXY protocol header came within 50 ms: 10 bytes of one did",
+      "ERR_PROXY: no PROXY protocol header came within 50 ms: 10 bytes of one had arrived",
     );
     expect(await text).toBe("ECONNRESET");
   });
@@ -282,7 +282,7 @@ describe("a peer that is no proxy", () => {
     expect(await told.next("refused")).toMatchObject({
       reason: "proxy",
       address: { hostname: "127.0.0.1" },
-      error: { message: expect.stringMatching(/is none of the proxies that proxyProtocol\.from names/) },
+      error: { message: expect.stringMatching(/is not one of the proxies in proxyProtocol\.from/) },
     });
     expect(await text).toMatch(/^(ECONNRESET)?$/);
   });
@@ -374,8 +374,8 @@ describe("a proxy that does not say who comes", () => {
 });
 
 test.each<readonly [string, Partial<ProxyProtocolOptions>, RegExp]>([
-  ["nobody", { from: [] }, /proxyProtocol\.from lists who is a proxy/],
-  ["no list", { from: "10.0.0.0/8" as never }, /proxyProtocol\.from lists who is a proxy/],
+  ["nobody", { from: [] }, /proxyProtocol\.from lists the proxies/],
+  ["no list", { from: "10.0.0.0/8" as never }, /proxyProtocol\.from lists the proxies/],
   ["no network", { from: ["10.0.0.1/8"] }, /has bits set beyond its prefix/],
   ["a name", { from: ["proxy.example.org"] }, /neither a network nor an address/],
   ["others", { others: "maybe" as never }, /proxyProtocol\.others is "refuse", "direct", not "maybe"/],
@@ -459,8 +459,8 @@ const [, SERIAL_UDP] = UDP_PLACES;
 
 describe("a datagram without a right header", () => {
   test.each([
-    ["none", "hello", /begins no PROXY protocol header/],
-    ["version 1", LINE, /is for streams/],
+    ["none", "hello", /is not the start of a PROXY protocol header/],
+    ["version 1", LINE, /is only for streams/],
     ["a part of one", proxyHeader(OF_DATAGRAMS).subarray(0, 20), /ends within its PROXY protocol header/],
     [
       "a part of a simple one",
@@ -597,7 +597,7 @@ describe("a connector speaks for somebody", () => {
 
   test.each<readonly [string, unknown, RegExp]>([
     ["what is no bytes", { source: CLIENT }, /is what proxyHeader\(\) makes/],
-    ["other bytes", new TextEncoder().encode("HELO"), /these 4 bytes are none/],
+    ["other bytes", new TextEncoder().encode("HELO"), /these 4 bytes are not one/],
     [
       "a header of datagrams",
       proxyHeader({ version: "simple", source: CLIENT, destination: CAME_TO }),

@@ -424,28 +424,28 @@ describe("socklet sessions", () => {
       ["list", "--url", "127.0.0.1:7100"],
       {},
       2,
-      "--url 127.0.0.1:7100 is no URL of a control plane; give one such as http://127.0.0.1:7100",
+      "--url 127.0.0.1:7100 is not the URL of a control plane; give one such as http://127.0.0.1:7100",
     ],
     [
       "no token",
       ["list"],
       { SOCKLET_TOKEN: "" },
       2,
-      "$URL takes a token: give --token, or set SOCKLET_TOKEN",
+      "$URL needs a token: give --token, or set SOCKLET_TOKEN",
     ],
     [
       "a token that is none",
       ["list", "--token", "a b"],
       {},
       2,
-      "the token has characters that no token has; check --token, or SOCKLET_TOKEN",
+      "the token has characters that a token cannot have; check --token, or SOCKLET_TOKEN",
     ],
     [
       "a wrong token",
       ["list", "--token", "wrong"],
       {},
       1,
-      "$URL does not take this token; check --token, or SOCKLET_TOKEN",
+      "$URL does not accept this token; check --token, or SOCKLET_TOKEN",
     ],
     [
       "an unknown session",
@@ -521,7 +521,7 @@ describe("socklet sessions", () => {
     await using none = sessions("list", "--url", url);
     expect(await none.ended).toMatchObject({
       code: 1,
-      stderr: `socklet: ${url}: ${url} answered 200 with no JSON; check --url, or SOCKLET_URL\n`,
+      stderr: `socklet: ${url}: ${url} answered 200 without JSON; check --url, or SOCKLET_URL\n`,
     });
     const nobody = await reservePort();
     const nowhere = `http://127.0.0.1:${nobody}`;

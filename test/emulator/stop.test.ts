@@ -238,7 +238,7 @@ describe("a start that does not end", () => {
       const { code, stderr } = await started([...COMMAND, ...command]).ended;
       expect([code, stderr]).toEqual([
         2,
-        `socklet: ${path} could not be loaded: an await at its top level waits for what cannot come any more; \`node ${path}\` shows the line\n`,
+        `socklet: ${path} could not be loaded: an await at its top level waits for something that can no longer happen; \`node ${path}\` shows the line\n`,
       ]);
     }
   });
@@ -248,7 +248,7 @@ describe("a start that does not end", () => {
     const { code, stderr } = await started([...COMMAND, "serve", path]).ended;
     expect([code, stderr]).toEqual([
       2,
-      `socklet: ${path}: its context() waits for what cannot come any more\n`,
+      `socklet: ${path}: its context() waits for something that can no longer happen\n`,
     ]);
   });
 
@@ -261,7 +261,7 @@ describe("a start that does not end", () => {
     const { code, stderr } = await started([...COMMAND, "dial", address, `${path}#never`]).ended;
     expect([code, stderr]).toEqual([
       1,
-      `socklet: ${path}#never at ${address}: ERR_HANDLER: its handle() waits for what cannot come any more\n`,
+      `socklet: ${path}#never at ${address}: ERR_HANDLER: its handle() waits for something that can no longer happen\n`,
     ]);
   });
 

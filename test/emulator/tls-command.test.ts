@@ -76,7 +76,7 @@ describeWith(["openssl"], "socklet serve, with TLS", () => {
     await using bare = socklet("A=1", "serve", app, "--no-control");
     expect((await bare.ended).code).toBe(2);
     expect(String((await bare.ended).stdout)).toMatch(
-      /the listener "tell" at tls:\/\/127\.0\.0\.1:0 is to be secured, and has no certificate.*--tls self-signed/,
+      /the listener "tell" at tls:\/\/127\.0\.0\.1:0 needs TLS, and has no certificate.*--tls self-signed/,
     );
   });
 
@@ -105,7 +105,7 @@ describeWith(["openssl"], "socklet serve, with TLS", () => {
     put(first.cert, second.key);
     program.kill("SIGHUP");
     expect(await program.line(/tell {2}the new certificate/)).toMatch(
-      /is not used: .*tls\.key is not the key of the first certificate.*; the former one stays: CN=second/,
+      /is not used: .*tls\.key is not the key of the first certificate.*; the old one stays in use: CN=second/,
     );
     expect(await shown()).toBe("second");
     authority.remove();

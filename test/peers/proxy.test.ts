@@ -302,7 +302,7 @@ backend two
     socket.on("error", () => {}).write("hello\n");
     const { reason, error } = await told.next("refused");
     expect([reason, error?.code]).toEqual(["proxy", "ERR_PROXY"]);
-    expect(error?.message).toMatch(/is the proxy told to send one/);
+    expect(error?.message).toMatch(/check that the proxy sends one/);
   });
 
   test("the recipe of docs/proxy-protocol.md", async () => {

@@ -287,21 +287,21 @@ describe("what goes wrong has a reason", () => {
   test.each<[string, (answer: Uint8Array) => Uint8Array | undefined, RegExp]>([
     ["another id", (answer) => word(answer, 0, 7), /malformed answer: it has another id \(EAI_FAIL\)/],
     ["a question", (answer) => word(answer, 2, 0x0100), /it is a question/],
-    ["an answer to an update", (answer) => word(answer, 2, 0xa800), /to something else than a query/],
+    ["an answer to an update", (answer) => word(answer, 2, 0xa800), /does not answer a standard query/],
     ["an answer that is cut short", (answer) => word(answer, 2, 0x8200), /it is cut short/],
-    ["no question", (answer) => word(answer, 4, 0), /to another question/],
-    ["another question", (answer) => word(answer, 13, 0x7878), /to another question/],
+    ["no question", (answer) => word(answer, 4, 0), /answers another question/],
+    ["another question", (answer) => word(answer, 13, 0x7878), /answers another question/],
     ["too few records", (answer) => word(answer, 6, 9), /it ends too early/],
     ["half a header", (answer) => answer.slice(0, 7), /it ends too early/],
     ["nothing", (answer) => answer.slice(0, 0), /it ends too early/],
-    ["SERVFAIL", (answer) => word(answer, 2, 0x8182), /could not find out \(SERVFAIL\) \(EAI_AGAIN\)/],
+    ["SERVFAIL", (answer) => word(answer, 2, 0x8182), /could not resolve it \(SERVFAIL\) \(EAI_AGAIN\)/],
     [
       "SERVFAIL and nothing else",
       (answer) => Uint8Array.of(0, 0, 0x81, 0x82, ...answer.fill(0, 4, 12).subarray(4, 12)),
       /\(SERVFAIL\) \(EAI_AGAIN\)/,
     ],
     ["FORMERR", (answer) => word(answer, 2, 0x8181), /refused the question \(code 1\) \(EAI_FAIL\)/],
-    ["a name that leads to itself", (answer) => word(answer, 34, 0xc000 | 34), /leads to itself/],
+    ["a name that leads to itself", (answer) => word(answer, 34, 0xc000 | 34), /points to itself/],
     ["an address of three bytes", (answer) => word(answer, 44, 3), /an A record has 4 bytes/],
   ])("a server that answers with %s", async (_, change, message) => {
     expect(await failure(gethostbyname("www.example.test", tampered(change)))).toMatch(message);

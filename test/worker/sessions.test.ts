@@ -85,7 +85,7 @@ test("what the platform would refuse is explained before it is dialled", async (
   const [connecting] = await follow(id, isType("connecting"));
   expect(connecting).toMatchObject({
     address: echo,
-    hint: expect.stringContaining("public addresses alone"),
+    hint: expect.stringContaining("only public addresses"),
   });
 });
 
@@ -157,7 +157,7 @@ describe("a session", () => {
     const over = await plane().wait(id, 10_000);
     expect(over).toMatchObject({ state: "failed", error: { code: "ERR_CONNECT_FAILED" } });
     expect(over?.error?.message).toContain("nothing listens there");
-    expect(over?.error?.message).toContain("dials public addresses alone");
+    expect(over?.error?.message).toContain("dials only public addresses");
   });
 
   test("has a result of its own object; a list shows of a large one its size", async () => {

@@ -55,7 +55,7 @@ export const parseAnswer = (bytes: Uint8Array, question: Uint8Array): DnsAnswer 
   if (answer.word() !== asked.word()) malformed("it has another id");
   const flags = answer.word();
   if ((flags & 0x8000) === 0) malformed("it is a question");
-  if ((flags & 0x7800) !== 0) malformed("it is to something else than a query");
+  if ((flags & 0x7800) !== 0) malformed("it does not answer a standard query");
   if ((flags & 0x0200) !== 0) malformed("it is cut short");
   const code = flags & 15;
   const questions = answer.word();
@@ -68,7 +68,7 @@ export const parseAnswer = (bytes: Uint8Array, question: Uint8Array): DnsAnswer 
     answer.name().toLowerCase() === asked.name().toLowerCase() &&
     answer.word() === asked.word() &&
     answer.word() === asked.word();
-  if (!same) malformed("it is to another question");
+  if (!same) malformed("it answers another question");
   const records: DnsRecord[] = [];
   for (let i = 0; i < count; i++) {
     const record = answer.record();
@@ -113,7 +113,7 @@ class Reader {
       if (length >= 0xc0) {
         const to = (length - 0xc0) * 256 + this.byte();
         // A pointer leads to a name that came before (RFC 1035, 4.1.4): to itself it would lead for ever.
-        if (to >= start) malformed("a name leads to itself, or to what comes after it");
+        if (to >= start) malformed("a compressed name points to itself, or forward");
         if (after < 0) after = this.at;
         this.at = start = to;
         left--; // or many could each lead through all those before it
@@ -142,7 +142,7 @@ class Reader {
       this.take(size);
       return null;
     }
-    if (this.at !== end) malformed("a record is of another size than it says");
+    if (this.at !== end) malformed("the size of a record is not what its length says");
     return { name, ...data };
   }
 

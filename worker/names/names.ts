@@ -267,7 +267,7 @@ const asker = ({ endpoint = ENDPOINT, timeout = TIMEOUT, signal, fetch: send = f
         throw failed("EAI_AGAIN", `did not answer within ${wholeMs(timeout)}`, error);
       throw error;
     }
-    if (answer.code === 2) throw failed("EAI_AGAIN", "could not find out (SERVFAIL)");
+    if (answer.code === 2) throw failed("EAI_AGAIN", "could not resolve it (SERVFAIL)");
     if (answer.code !== 0 && answer.code !== 3)
       throw failed("EAI_FAIL", `refused the question (code ${answer.code})`);
     return answer;

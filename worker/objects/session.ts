@@ -95,7 +95,7 @@ export class SessionObject extends PlatformObject<SockletBindings> implements Se
     try {
       const { lasting } = this.#setup;
       if (lasting !== undefined) return lasting.resume(record, this.#settings(record.info.id, spec));
-      throw new SocketError("ERR_APP", "what is deployed by now keeps no sessions");
+      throw new SocketError("ERR_APP", "the version that is deployed now has no sessions that last");
     } catch (error) {
       return Session.restore(record, this.#store, error); // what is deployed by now has no such entry
     }

@@ -122,7 +122,7 @@ export const workerFor = <Context>(definition: App<Context>, options: WorkerOpti
   else if (kept !== undefined) {
     throw new SocketError(
       "ERR_APP",
-      `dial.${kept} has keep, whose code a Worker has only if asked: workerFor(app, { lasting }), with lasting from "socklet/worker"`,
+      `dial.${kept} has keep, whose code a Worker includes only on request: workerFor(app, { lasting }), with lasting from "socklet/worker"`,
     );
   }
   const told = new ListenerLog();

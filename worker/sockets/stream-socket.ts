@@ -50,9 +50,9 @@ export const addressOf = (text: string | undefined): Address | null => {
 
 const REASONS: Readonly<Record<string, string>> = {
   ca: "it trusts the authorities of its platform; for one of your own set NODE_EXTRA_CA_CERTS where workerd runs locally",
-  crl: "its platform looks at no revocation lists",
+  crl: "its platform does not check revocation lists",
   cert: "connect() shows no certificate of its own; fetch() can, by an mTLS binding",
-  alpn: "connect() offers no protocols (ALPN), and tells none",
+  alpn: "connect() does not negotiate a protocol (ALPN)",
   minVersion: "its platform chooses the version of TLS",
 };
 

@@ -114,7 +114,7 @@ export const controlClient = (url: string, options: ControlClientOptions = {}) =
       return (await response.json()) as T;
     } catch (error) {
       if (either.aborted) throw unreachable(error, base, either);
-      throw new SocketError("ERR_INTERNAL", `${base} answered ${response.status} with no JSON`, {
+      throw new SocketError("ERR_INTERNAL", `${base} answered ${response.status} without JSON`, {
         cause: error,
       });
     }
@@ -142,12 +142,12 @@ export const controlClient = (url: string, options: ControlClientOptions = {}) =
     let last = after;
     for (let tries = 0; !signal?.aborted; ) {
       const leaving = new AbortController();
-      let failure = new SocketError("ERR_INTERNAL", `${base} ends the events before the session is over`);
+      let failure = new SocketError("ERR_INTERNAL", `${base} ended the events before the session was over`);
       const either = signal === undefined ? leaving.signal : AbortSignal.any([signal, leaving.signal]);
       try {
         const headers = { "last-event-id": String(last) };
         const response = await ask("GET", path, { headers, signal: either });
-        if (response.body === null) throw new SocketError("ERR_INTERNAL", `${base} answered with no body`);
+        if (response.body === null) throw new SocketError("ERR_INTERNAL", `${base} answered without a body`);
         for await (const event of readEvents<Event>(response.body, either, SILENCE)) {
           last = event.id;
           tries = 0;

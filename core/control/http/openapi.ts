@@ -77,7 +77,10 @@ const toldMore = {
   bytesRead: count,
   bytesWritten: count,
   bytes: count,
-  failed: { type: ["boolean", "integer"], description: "Whether a request has; of `closed`: how many have" },
+  failed: {
+    type: ["boolean", "integer"],
+    description: "Whether a request failed; in `closed`, how many did",
+  },
   running: count,
   waiting: count,
   served: count,
@@ -86,12 +89,15 @@ const toldMore = {
   how: string,
   answered: { ...count, description: "Calls that a pool's connection answered" },
   limit: string,
-  rule: { ...string, description: "Of a rule of faults, with `fault`, `from` and `connection`" },
+  rule: {
+    ...string,
+    description: "The rule of faults that acted; `fault`, `from` and `connection` say on what",
+  },
   fault: string,
   from: string,
   connection: count,
   timeout: { type: "number", description: "ms" },
-  detail: { description: "What the handler said" },
+  detail: { description: "What the handler emitted" },
   error: ref("Error"),
   pid: nullable("integer"),
   code: nullable("integer"),
@@ -102,23 +108,23 @@ const toldMore = {
 const milliseconds = { type: "number", minimum: 0, description: "ms" };
 const faultParts = {
   on: { enum: ["listen", "dial"] },
-  entry: { ...string, description: "The handler's name of a listen entry, or the name of a dial entry" },
+  entry: { ...string, description: "A listen entry's handler, or the name of a dial entry" },
   fault: {
     ...string,
     description:
-      "latency, rate, slice, slow-close, stall, silence, close, reset; of datagrams loss, duplicate, reorder, corrupt",
+      "latency, rate, slice, slow-close, stall, silence, close, reset; for datagrams loss, duplicate, reorder, corrupt",
   },
   name: { ...string, description: "Default rule-1, and so on" },
-  from: { enum: ["client", "server"], description: "Whose words; without it both" },
-  likelihood: { type: "number", description: "0 to 1: of connections; of datagrams each" },
+  from: { enum: ["client", "server"], description: "Whose bytes; by default both sides'" },
+  likelihood: { type: "number", description: "0 to 1: for each connection, or for each datagram" },
   latency: milliseconds,
   jitter: milliseconds,
   rate: { ...count, description: "Bytes a second" },
-  slice: { ...count, description: "Bytes of a piece at most" },
+  slice: { ...count, description: "The most bytes in a piece" },
   delay: milliseconds,
-  after: { ...count, description: "Bytes; of datagrams datagrams" },
-  match: { ...string, description: "From behind the first place where this is said" },
-  connection: { ...count, description: "Of this one alone, from 1" },
+  after: { ...count, description: "Bytes; for datagrams, how many datagrams" },
+  match: { ...string, description: "Begins after the first occurrence of this text" },
+  connection: { ...count, description: "Only for this connection, counted from 1" },
   in: milliseconds,
   for: milliseconds,
 };
@@ -193,7 +199,7 @@ const problem = {
   type: "urn:socklet:problem:not-found",
   title: "Not Found",
   status: 404,
-  detail: "there is no session of that id; GET /v1/sessions lists those that are kept",
+  detail: "there is no session with that id; GET /v1/sessions lists those that are kept",
   code: "ENOENT",
   requestId: "5f0c8a52-3d0e-4f0e-9a52-6f1f5f1d7e11",
 };
@@ -216,7 +222,7 @@ const PROBLEMS: Partial<Record<ProblemStatus, string>> = {
   415: "The body is of another media type",
   422: "A field is wrong; `errors` names it",
   429: "Too many sessions run, or too much waits for the session's peer",
-  501: "The platform has none",
+  501: "The platform does not have this",
   503: "No token is set, no session can be started now, or the platform failed (`ERR_PLATFORM`: ask again)",
 };
 
@@ -296,7 +302,7 @@ export const openApi = {
     },
     "/v1/listeners/events": {
       get: operation(
-        "What their servers told, as far as it is kept, and then what they tell, until they are closed",
+        "The events of their servers: those that are kept, then those to come, until the servers are closed",
         "read",
         {
           200: {
@@ -308,7 +314,7 @@ export const openApi = {
         {
           parameters: [
             parameter("after", "query", count, "Only events with a greater id"),
-            parameter("Last-Event-ID", "header", count, "As `after`, and stronger"),
+            parameter("Last-Event-ID", "header", count, "As `after`, over which it takes precedence"),
           ],
         },
       ),
@@ -340,22 +346,22 @@ export const openApi = {
     },
     "/v1/faults": {
       get: operation(
-        "The rules of faults that are set, and what they did",
+        "The rules of faults that are set, and what they have done",
         "read",
         { 200: answer("All rules", object({ faults: list(ref("Fault")) }), { faults: [fault] }) },
         [501],
       ),
       post: operation(
-        "Sets one more rule",
+        "Adds a rule",
         "run",
-        { 201: answer("It is set", ref("Fault"), fault) },
+        { 201: answer("The rule is set", ref("Fault"), fault) },
         [400, 413, 415, 422, 501],
         { requestBody: { required: true, content: json(ref("FaultRule"), faultRule) } },
       ),
       put: operation(
-        "Sets these rules, and takes all others back",
+        "Sets these rules, and removes all others",
         "run",
-        { 200: answer("They are set", object({ faults: list(ref("Fault")) }), { faults: [fault] }) },
+        { 200: answer("The rules are set", object({ faults: list(ref("Fault")) }), { faults: [fault] }) },
         [400, 413, 415, 422, 501],
         {
           requestBody: {
@@ -365,17 +371,17 @@ export const openApi = {
         },
       ),
       delete: operation(
-        "Takes all rules back",
+        "Removes all rules",
         "run",
-        { 200: answer("None is left", object({ faults: list(ref("Fault")) }), { faults: [] }) },
+        { 200: answer("No rule is left", object({ faults: list(ref("Fault")) }), { faults: [] }) },
         [501],
       ),
     },
     "/v1/faults/{name}": {
       delete: operation(
-        "Takes the rules of this name back",
+        "Removes the rules of this name",
         "run",
-        { 200: answer("Those that are left", object({ faults: list(ref("Fault")) }), { faults: [] }) },
+        { 200: answer("The rules that are left", object({ faults: list(ref("Fault")) }), { faults: [] }) },
         [404, 501],
         { parameters: [parameter("name", "path", string, "The rule's name")] },
       ),
@@ -558,7 +564,7 @@ export const openApi = {
               "limit",
               "query",
               { ...ms(BOUNDS.maxPageSize), default: BOUNDS.pageSize },
-              "At most so many",
+              "At most this many",
             ),
             parameter("before", "query", string, "The `next` of the page before"),
           ],
@@ -615,7 +621,7 @@ export const openApi = {
           parameters: [
             ...ofSession.parameters,
             parameter("after", "query", count, "Only events with a greater id"),
-            parameter("Last-Event-ID", "header", count, "As `after`, and stronger"),
+            parameter("Last-Event-ID", "header", count, "As `after`, over which it takes precedence"),
           ],
         },
       ),
@@ -655,8 +661,8 @@ export const openApi = {
       Pool: object({
         name: string,
         address: string,
-        max: { ...count, description: "Connections at most" },
-        pipeline: { ...count, description: "Calls under way on one connection at most" },
+        max: { ...count, description: "The most connections" },
+        pipeline: { ...count, description: "The most calls under way on one connection" },
         connections: count,
         opening: count,
         idle: count,
@@ -666,7 +672,7 @@ export const openApi = {
         answered: count,
         lost: { ...count, description: "Calls that had begun when their connection was lost" },
         abandoned: { ...count, description: "Calls that took too long or were given up" },
-        opened: { ...count, description: "Connections that were logged in so far" },
+        opened: { ...count, description: "Connections that have logged in so far" },
         failed: { ...count, description: "Attempts to connect or log in that failed" },
         error: nullable("string", {
           description: "Why the last attempt failed, where none has succeeded since",
@@ -675,7 +681,11 @@ export const openApi = {
       }),
       FaultRule: object(faultParts, Object.keys(faultParts).slice(3)),
       Fault: object(
-        { ...faultParts, holds: { type: "boolean", description: "Whether its time is now" }, applied: count },
+        {
+          ...faultParts,
+          holds: { type: "boolean", description: "Whether it is in effect now" },
+          applied: count,
+        },
         Object.keys(faultParts).slice(4),
       ),
       Listener: object({
@@ -707,7 +717,7 @@ export const openApi = {
           },
           Object.keys(toldMore),
         ),
-        description: "What a server tells: its `type` says which of the rest there are",
+        description: "An event of a server; its `type` says which of the other fields it has",
       },
       Recording: object({
         ...recordingLimits,
@@ -813,13 +823,19 @@ export const openApi = {
         kept: { anyOf: [ref("Kept"), { type: "null" }] },
       }),
       Kept: object({
-        attempt: { ...count, description: "The number of the attempt that runs, or is over last" },
+        attempt: {
+          ...count,
+          description: "The number of the attempt that runs, or of the last one that ran",
+        },
         startedAt: nullable("string", { format: "date-time" }),
         openedAt: nullable("string", { format: "date-time" }),
         failures: { ...count, description: "Attempts in a row that were over before they had lasted" },
         next: nullable("string", { format: "date-time", description: "When it is dialled next" }),
         savedAt: nullable("string", { format: "date-time", description: "When its state was last kept" }),
-        attempts: { ...list(ref("Attempt")), description: "The last ones that are over, the oldest first" },
+        attempts: {
+          ...list(ref("Attempt")),
+          description: "The last attempts that are over, the oldest first",
+        },
       }),
       Attempt: object({
         number: { type: "integer", minimum: 1 },
@@ -844,7 +860,7 @@ export const openApi = {
           address: string,
           hint: string,
           peer: nullable("string"),
-          detail: { description: "What the handler said" },
+          detail: { description: "What the handler emitted" },
           bytes: count,
           bytesRead: count,
           bytesWritten: count,

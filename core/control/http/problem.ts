@@ -111,7 +111,7 @@ export const problemResponse = (thrown: unknown, requestId: string): Response =>
     status,
     detail:
       known?.message.replace(`${known.code}: `, "") ??
-      "something failed that should not; the request id finds it",
+      "an internal error; find it in the log by the request id",
     code: known?.code ?? "ERR_INTERNAL",
     requestId,
     ...(given?.errors && { errors: given.errors }),

@@ -121,7 +121,7 @@ export const controlRoutes = (
       401,
       "EACCES",
       header === undefined
-        ? 'this takes a token: send "Authorization: Bearer <token>"'
+        ? 'this path needs a token: send "Authorization: Bearer <token>"'
         : 'the Authorization header has no valid token: send "Bearer " and one of SOCKLET_TOKENS, once',
       { headers: { "www-authenticate": `Bearer realm="socklet"${why}` } },
     );
@@ -136,7 +136,7 @@ export const controlRoutes = (
         throw new HttpError(
           403,
           "ERR_REFUSED",
-          `this takes a token with the scope "${scope}", and yours has not`,
+          `this path needs a token with the scope "${scope}", which yours does not have`,
           {
             headers: {
               "www-authenticate": `Bearer realm="socklet", error="insufficient_scope", scope="${scope}"`,
@@ -182,7 +182,7 @@ export const controlRoutes = (
     throw new HttpError(
       404,
       "ENOENT",
-      "these routes do not describe themselves here; in a Worker: workerFor(app, { openApi })",
+      "there is no OpenAPI document here; for a Worker, give workerFor() the option openApi",
     );
   });
 
@@ -200,7 +200,7 @@ export const controlRoutes = (
 
   route("GET", "/v1/pools/:name", "read", async (c, plane) => {
     const pool = (await plane.pools()).find(({ name }) => name === c.req.param("name"));
-    return json(c, found(pool ?? null, "there is no pool of that name; GET /v1/pools lists them"));
+    return json(c, found(pool ?? null, "there is no pool with that name; GET /v1/pools lists them"));
   });
 
   route("GET", "/v1/faults", "read", (c, plane) => json(c, { faults: faultsOf(plane).list() }));
@@ -227,7 +227,7 @@ export const controlRoutes = (
     const faults = faultsOf(plane);
     found(
       faults.remove(c.req.param("name")) || null,
-      "there is no rule of that name; GET /v1/faults lists them",
+      "there is no rule with that name; GET /v1/faults lists them",
     );
     return json(c, { faults: faults.list() });
   });
@@ -283,7 +283,7 @@ export const controlRoutes = (
       if (path !== "/v1/health" && path !== "/v1/ready") await authorize(c);
       const headers = { Allow: allowOf(path) };
       if (c.req.method === "OPTIONS") return c.body(null, 204, headers);
-      const detail = `${c.req.method} is not for this path; it takes ${headers.Allow}`;
+      const detail = `this path does not take ${c.req.method}; it takes ${headers.Allow}`;
       throw new HttpError(405, "ERR_UNSUPPORTED", detail, { headers });
     });
   }
@@ -323,8 +323,7 @@ export const stream = async (
 
 const faultsOf = ({ faults }: ControlPlane): FaultPlane => {
   if (faults !== undefined) return faults;
-  const why =
-    "rules of faults are the emulator's: a Worker carries none of their code. Serve the app by `socklet serve`";
+  const why = "a Worker has no rules of faults; serve the app with `socklet serve`";
   throw new HttpError(501, "ERR_UNSUPPORTED", why);
 };
 
@@ -333,7 +332,7 @@ const WAIT_GRACE = 2_000; // ms after the deadline in which the session ends
 /** What the plane found; nothing is a 404. */
 export const found = <T>(
   value: T | null,
-  message = "there is no session of that id; GET /v1/sessions lists those that are kept",
+  message = "there is no session with that id; GET /v1/sessions lists those that are kept",
 ): T => {
   if (value !== null) return value;
   throw new HttpError(404, "ENOENT", message);
@@ -360,7 +359,7 @@ const mediaType = (c: RouteContext): string =>
 /** The body's bytes: counted as they come, whatever `Content-Length` says. */
 const body = async (c: RouteContext, limit: number): Promise<Uint8Array> => {
   const tooLarge = (): HttpError =>
-    new HttpError(413, "EMSGSIZE", `the body is over the ${limit} bytes that this takes`);
+    new HttpError(413, "EMSGSIZE", `the body is larger than the ${limit} bytes that are accepted`);
   if (Number(c.req.header("Content-Length")) > limit) throw tooLarge();
   const pieces: Uint8Array[] = [];
   let size = 0;

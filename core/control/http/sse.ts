@@ -92,7 +92,7 @@ export async function* readEvents<Event extends Numbered = SessionEvent>(
       const blocks = text.split("\n\n");
       text = blocks.pop() as string;
       if (text.length > MAX_EVENT)
-        throw new SocketError("ERR_LIMIT", `an event is over ${MAX_EVENT} characters`);
+        throw new SocketError("ERR_LIMIT", `an event is longer than ${MAX_EVENT} characters`);
       for (const block of blocks) {
         const data = /(?:^|\n)data: ([^\n]*)/.exec(block)?.[1]; // not `.`, which ends at U+2028, too
         if (data !== undefined) yield JSON.parse(data) as Event;

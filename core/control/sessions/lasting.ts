@@ -270,7 +270,8 @@ export class LastingSession extends Session {
       },
       save: (given) => {
         const text = encodeState(given);
-        const over = "this handler's connection was given up; the next one's saves";
+        const over =
+          "this handler's connection was given up; only the handler of the session's current connection may save";
         if (!runs()) return Promise.reject(new SocketError("ECANCELED", over));
         const { kept = null } = this.record;
         this.#state = text;

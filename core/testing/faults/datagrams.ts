@@ -67,7 +67,7 @@ export const checkDatagrams = (faults: DatagramFaults): void => {
     for (const name of LIKELIHOODS) {
       const likelihood = given[name] ?? 0;
       if (!(likelihood >= 0 && likelihood <= 1)) {
-        throw new RangeError(`${way}.${name} is from 0, never, to 1, always, not ${likelihood}`);
+        throw new RangeError(`${way}.${name} is a number from 0 (never) to 1 (always), not ${likelihood}`);
       }
     }
   }

@@ -140,8 +140,8 @@ export const checkRule = (rule: FaultRule, kind: FaultKind): void => {
   if (others.includes(fault) && !faults.includes(fault)) {
     const why =
       kind === "stream"
-        ? `a stream has no "${fault}", which is of datagrams: its kernel would send again what is lost`
-        : `datagrams have no "${fault}", which is of streams`;
+        ? `a stream has no "${fault}", which is a fault of datagrams: the kernel retransmits what a stream loses`
+        : `datagrams have no "${fault}", which is a fault of streams`;
     throw new TypeError(`the rule can never come true: ${why}; there are ${faults.join(", ")}`);
   }
   checkWord("fault", fault, faults);
@@ -149,7 +149,7 @@ export const checkRule = (rule: FaultRule, kind: FaultKind): void => {
     throw new TypeError(`name is up to 64 letters, digits, "_", "-" and ".", not ${quoted(name)}`);
   if (from !== undefined) checkWord("from", from, SPEAKERS);
   if (typeof likelihood !== "number" || !(likelihood >= 0 && likelihood <= 1))
-    throw new RangeError(`likelihood is from 0, never, to 1, always, not ${quoted(likelihood)}`);
+    throw new RangeError(`likelihood is a number from 0 (never) to 1 (always), not ${quoted(likelihood)}`);
   if (likelihood === 0) throw new RangeError("the rule can never come true: its likelihood is 0");
   const { needs, may = [] } = PARTS[fault];
   if (needs !== undefined && rule[needs] === undefined) {
@@ -169,7 +169,7 @@ export const checkRule = (rule: FaultRule, kind: FaultKind): void => {
     if (rule.after !== undefined) throw new TypeError("a rule has after or match, not both");
   }
   if (kind === "stream" && fault === "silence" && rule.for !== undefined) {
-    throw new TypeError('a stream cannot lose bytes and go on: "silence" has no for; a "stall" has');
+    throw new TypeError('a stream cannot lose bytes and go on, so "silence" has no `for`; a "stall" has');
   }
 };
 
@@ -233,7 +233,7 @@ export class FaultRules {
     if (this.#rules.some((rule) => rule.name === name)) {
       throw new SocketError(
         "EINVAL",
-        `there is a rule ${quoted(name)} already; take it back, or give another name`,
+        `there is a rule ${quoted(name)} already; remove it, or choose another name`,
       );
     }
     const before = this.kind === "stream" && this.#rules.find((rule) => endsBefore(rule.given, given));

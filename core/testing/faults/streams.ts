@@ -123,7 +123,7 @@ export const checkStream = (faults: StreamFaults): void => {
     const given = LIMITS.filter((name) => limits[name] !== undefined);
     for (const name of given) checkCount(`${way}.${name}`, limits[name] as number, 0);
     if (given.length > 1)
-      throw new TypeError(`${way} has ${given.join(" and ")}; only one of them can come true`);
+      throw new TypeError(`${way} has ${given.join(" and ")}; only one of them can happen`);
   }
 };
 

@@ -356,8 +356,8 @@ class Check<Context> {
     if (how === "spins") {
       yield {
         fault: "read",
-        what: "It reads on and on",
-        more: ", and gets nothing: the end was told, or the error",
+        what: "It reads without end",
+        more: ", although it was given the end of the stream, or its error",
       };
       return;
     }
@@ -366,7 +366,7 @@ class Check<Context> {
       const wanted = typeof next === "number" ? right.answer.subarray(0, next) : answer;
       if (!isSame(wanted, answer)) yield answerFault(wanted, answer, lesson, `, and then it ${doing}`);
       else if (next === undefined) yield { fault: "endless", what: "It does not end", more: `: it ${doing}` };
-      else yield { fault: "endless", what: "It stops taking what comes", more: `: it ${doing}` };
+      else yield { fault: "endless", what: "It stops reading", more: `: it ${doing}` };
       return;
     }
     yield* whole ? this.#wholeFaults(lesson, outcome) : this.#partFaults(plan, lesson, outcome);

@@ -227,7 +227,9 @@ class Talk {
     );
     if (error === null) {
       const end = (await this.wire.look(WINDOW)) === null;
-      await this.fail(end ? "the end came; a place without resets says no more" : "something came before it");
+      await this.fail(
+        end ? "the end came; this place does not tell a reset from an end" : "something came before it",
+      );
     }
     if ((error as SocketError).code !== "ECONNRESET") await this.#broke(error);
     this.#said.push({ who: "<", what: "reset" });
@@ -247,7 +249,7 @@ class Talk {
         if (otherEnd === undefined) {
           throw new SocketError(
             "ERR_UNSUPPORTED",
-            "expectNothing() cannot know here that the other end waits; give it a time in ms, or run the script in memory by runScript()",
+            "expectNothing() cannot tell here whether the other end waits; give it a time in ms, or run the script in memory by runScript()",
           );
         }
         do {
@@ -292,7 +294,7 @@ class Talk {
 
   async abort(): Promise<void> {
     if (!this.wire.resets) {
-      throw new SocketError("ERR_UNSUPPORTED", "this place cannot send a reset; close() is what it has");
+      throw new SocketError("ERR_UNSUPPORTED", "this place cannot send a reset; use close()");
     }
     await this.over();
     this.#said.push({ who: ">", what: "reset" });
@@ -305,7 +307,7 @@ class Talk {
     const leaving = this.#leaving;
     this.#leaving = null;
     if (leaving === null || this.#broken) return;
-    this.#wanted = "that all which was sent could leave";
+    this.#wanted = "all sent bytes to leave";
     await this.#within(leaving).catch((error) =>
       this.fail(`not all that was sent has left: ${messageOf(error)}`, { cause: error }),
     );

@@ -195,7 +195,7 @@ export const parseTranscript = (text: string): Transcript => {
     }
     const from = word(fields, "from", SIDES);
     if (gone[from] !== undefined && !(gone[from] === "half-close" && "end" in fields)) {
-      throw wrong(`the ${from} has left before, by a ${gone[from]}`);
+      throw wrong(`the ${from} had already left, by a ${gone[from]}`);
     }
     const whats = ["text", "base64", "end"].filter((name) => name in fields);
     if (whats.length !== 1) throw wrong('there must be one of "text", "base64", "end" and "tls"');
@@ -203,7 +203,7 @@ export const parseTranscript = (text: string): Transcript => {
       only(fields, ["at", "from", "end", "peer"]);
       if (kind !== "stream") throw wrong("datagrams have no end");
       const end = word(fields, "end", ENDS);
-      if (gone[from] === end) throw wrong(`the ${from} has left before, by a ${end}`);
+      if (gone[from] === end) throw wrong(`the ${from} had already left, by a ${end}`);
       gone[from] = end;
       events.push({ at, from, end, ...of });
       continue;

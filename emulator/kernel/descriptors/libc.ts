@@ -330,7 +330,7 @@ export const kernelError = (errno: number, call: string, said?: string): SocketE
   const code = codeOf(errno);
   const cause = Object.assign(new Error(`${call}: ${code}`), { code, errno, syscall: call });
   if (code === "EPERM" && (call === "sendto" || call === "connect") && said?.startsWith("unix:")) {
-    const why = `${said} is connected to another peer, and takes datagrams of that one alone`; // unix_dgram_sendmsg()
+    const why = `${said} is connected to another peer, and takes datagrams only from that one`; // unix_dgram_sendmsg()
     return new SocketError("EPERM", why, { address: said, cause });
   }
   return SocketError.from(cause, "ERR_INTERNAL", said);

@@ -34,7 +34,7 @@ export const optionError = (error: unknown, level: number, name: number, value?:
     return new SocketError(code, `${own} cannot be ${given}`, { cause });
   if (code === "ENOPROTOOPT") {
     const how = value === undefined ? "read" : "set";
-    return new SocketError(code, `${own} is none that can be ${how} of this socket`, { cause });
+    return new SocketError(code, `${own} cannot be ${how} on this socket`, { cause });
   }
   return new SocketError(code, `${own}: ${error.message.slice(code.length + 2)}`, { cause });
 };

@@ -232,7 +232,7 @@ export class Child {
         break;
       }
       case "crashed":
-        this.why ??= wrapped("nobody caught an error of the handler", report.error);
+        this.why ??= wrapped("an error of the handler was not caught", report.error);
         break;
       case "begun":
         this.begun = true;
