@@ -75,7 +75,7 @@ const nameOf = (value: unknown): string | undefined => {
 
 /** What can be said of a value that was thrown. */
 export interface Description {
-  /** An error's `name`; `""` if it is no error. */
+  /** An error's `name`; `""` if it is not an error. */
   readonly name: string;
   /** An error's message; else the value as text. */
   readonly message: string;

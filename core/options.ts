@@ -82,7 +82,7 @@ const isObject = (value: unknown): value is Readonly<Record<string, unknown>> =>
   typeof value === "object" && value !== null && !Array.isArray(value);
 
 /**
- * Throws a `TypeError` where `given` is no object, or has a name that is none of `names`, or where an option that is true
+ * Throws a `TypeError` where `given` is not an object, or has a name that is none of `names`, or where an option that is true
  * or false is neither, at any depth: it says which, and which is meant. `taker` is who takes the options: `"createConnection()"`. A name is wrong with any value, so also
  * with `undefined`: what it should have said would be lost only later.
  */

@@ -78,7 +78,7 @@ export abstract class Alarm {
 
   /** Sets the timer for the first, in place of the one that was for another. */
   static #wind(queue: Queue): void {
-    const { first, set } = queue; // workerd's setTimeout is no method
+    const { first, set } = queue; // workerd's setTimeout is not a method
     clearTimeout(queue.timer);
     if (first !== null)
       queue.timer = set(Alarm.#due, Math.max(Math.ceil(first.#at - performance.now()), 0), queue);

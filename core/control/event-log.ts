@@ -1,17 +1,17 @@
-/** `EventLog`: the last events of a session, or of the servers of an app, for those who follow them. */
+/** `EventLog`: the last events of a session, or of an app's servers, and their followers. */
 
 import { SESSION_LIMITS } from "./plane.ts";
 
-/** Events, bounded by count and bytes, and those who follow them. */
+/** Events, bounded by count and bytes, and their followers. */
 export class EventLog<Event extends { readonly id: number }> {
   readonly #events: Event[];
   readonly #sizeOf: (event: Event) => number;
   readonly #sizes: number[];
   #size: number;
   #last: number;
-  #shown: number; // the events after this one are there for nobody yet
+  #shown: number; // events after this one are not visible yet
   #ended = false;
-  readonly #waiting = new Set<() => void>(); // who follow and have seen all; told of the next event, and of the end
+  readonly #waiting = new Set<() => void>(); // followers that have seen all: woken by the next event, and by the end
 
   /** `sizeOf`: bytes of an event; those of all are bounded. */
   constructor(sizeOf: (event: Event) => number, events: readonly Event[] = []) {
@@ -43,7 +43,7 @@ export class EventLog<Event extends { readonly id: number }> {
     return [...this.#events];
   }
 
-  /** Keeps the event that `make` gives for the next id; without `shown` it is there for those who follow when `show()` says so. */
+  /** Keeps the event that `make` returns for the next id; without `shown`, followers see it only after `show()`. */
   add(make: (id: number) => Event, shown = true): Event {
     const event = make(++this.#last);
     const size = this.#sizeOf(event);
@@ -64,7 +64,7 @@ export class EventLog<Event extends { readonly id: number }> {
     this.#wake();
   }
 
-  /** Lets go of the events that are not shown, as if they had not been. */
+  /** Drops the events that are not shown, as if they had never happened. */
   drop(): void {
     while ((this.#events.at(-1)?.id ?? 0) > this.#shown) {
       this.#events.pop();
@@ -73,7 +73,7 @@ export class EventLog<Event extends { readonly id: number }> {
     this.#last = this.#shown;
   }
 
-  /** No more come. */
+  /** No more events will come. */
   end(): void {
     this.#ended = true;
     this.#wake();

@@ -1,6 +1,6 @@
 /**
- * What the servers of an app told last, as the control routes show it: `ListenerLog`. In the emulator that of the
- * process, in a Worker that of one isolate.
+ * `ListenerLog`: the last events of an app's servers, as the control routes show them. In the emulator those of the
+ * process, in a Worker those of one isolate.
  */
 
 import { type Json, plain } from "../describe.ts";
@@ -11,14 +11,14 @@ import { EventLog } from "./event-log.ts";
 import { type ListenerEvent, SESSION_LIMITS } from "./plane.ts";
 import { type Redactor, redacted, redactor } from "./redact.ts";
 
-/** What is kept of an event: it becomes JSON when somebody asks, since most are never asked for. */
+/** An event as it is kept. It becomes JSON only when somebody asks, since most are never asked for. */
 interface Kept {
   readonly id: number;
   readonly at: number;
   readonly event: SockletEvent;
 }
 
-/** The last 1 000 events that servers told, and those who follow them. */
+/** The last 1 000 events of an app's servers, and their followers. */
 export class ListenerLog {
   readonly #log = new EventLog<Kept>(() => 0);
   readonly #redact: Redactor;
@@ -28,12 +28,12 @@ export class ListenerLog {
     this.#redact = redactor(secrets);
   }
 
-  /** A server told something: give this to its `onEvent`. */
+  /** Adds an event: give this to a server as its `onEvent`. */
   readonly tell = (event: SockletEvent): void => {
     this.#log.add((id) => ({ id, at: Date.now(), event: lasting(event) }));
   };
 
-  /** No more come: who follows has seen all. */
+  /** No more events will come: followers end after the last one. */
   end(): void {
     this.#log.end();
   }
@@ -58,7 +58,7 @@ export class ListenerLog {
   }
 }
 
-/** `event` without what a handler may change later, or what would keep much in memory. */
+/** `event` without references to what a handler may change later, or to much memory. */
 const lasting = (event: SockletEvent): SockletEvent => {
   if (event.type === "handler") return { ...event, detail: plain(event.detail, SESSION_LIMITS.detailSize) };
   if (!("error" in event)) return event;

@@ -6,15 +6,15 @@ import type { Json } from "../describe.ts";
 export type Redactor = (text: string) => string;
 export const asIs: Redactor = (text) => text;
 
-const SHORTEST_SECRET = 4; // characters: what is shorter stands in too many innocent texts
+const SHORTEST_SECRET = 4; // characters: shorter ones occur in too many innocent texts
 
 /**
- * Replaces each of `secrets` by `[redacted]`, wherever it stands in a text. In an event and an error every text
- * of the params is taken for a secret (who watches need not be who started it), and each of the deployment's;
- * in a result only the deployment's, since a result is made for him who gave the params.
+ * Replaces each of `secrets` with `[redacted]`, wherever it occurs in a text. In an event and an error every text
+ * of the params counts as a secret (the watcher need not be the one who started the session), and each of the deployment's;
+ * in a result only the deployment's, since a result is meant for the caller that gave the params.
  *
- * What it cannot do: know a secret that was split, cut, encoded (base64, percent, another case) or hashed, one
- * of less than 4 characters, or one that is a number or a key of an object. A handler should say no secret.
+ * It cannot recognize a secret that was split, cut, encoded (base64, percent, another case) or hashed, one
+ * of fewer than 4 characters, or one that is a number or a key of an object. A handler should not emit secrets.
  */
 export const redactor = (secrets: readonly string[]): Redactor => {
   const quoted = (secret: string): string => JSON.stringify(secret).slice(1, -1); // as a handler prints its params
@@ -22,7 +22,7 @@ export const redactor = (secrets: readonly string[]): Redactor => {
     (secret) => secret.length >= SHORTEST_SECRET,
   );
   if (long.length === 0) return asIs;
-  // The longest first, or what it begins with would leave its rest to be read.
+  // The longest first: a secret that begins with another one would otherwise leave its rest readable.
   const parts = long
     .sort((a, b) => b.length - a.length)
     .map((secret) => secret.replace(/[\\^$.*+?()[\]{}|/-]/g, "\\$&"));

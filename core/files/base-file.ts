@@ -22,7 +22,7 @@ export interface FileOptions {
    */
   readonly encoding?: string | undefined;
   /**
-   * What is done about bytes that are no text, and text that the encoding has no bytes for: `strict` (the default)
+   * What is done about bytes that are not text, and text that the encoding has no bytes for: `strict` (the default)
    * fails with `EILSEQ`; `replace` puts U+FFFD, or writes `?`; `ignore` leaves it out.
    */
   readonly errors?: "strict" | "replace" | "ignore" | undefined;

@@ -6,7 +6,7 @@ import type { FileOptions } from "./base-file.ts";
 
 const EMPTY = new Uint8Array(0);
 
-/** What is done about bytes that are no text, and text that has no bytes: `makefile()`'s option `errors`. */
+/** What is done about bytes that are not text, and text that has no bytes: `makefile()`'s option `errors`. */
 export type Errors = NonNullable<FileOptions["errors"]>;
 
 /** An encoding. What it is given to decode or to write has no character cut in two. */
@@ -134,7 +134,7 @@ const UTF_16_LE = utf16of("utf-16-le", false);
 const UTF_16_BE = utf16of("utf-16-be", true);
 const UTF_16 = utf16of("utf-16", false, true); // written as Linux' processors have it
 
-/** The names of the six, without what is no letter or digit: those of CPython's `encodings.aliases`. */
+/** The names of the six, without what is not a letter or digit: those of CPython's `encodings.aliases`. */
 const NAMES: readonly (readonly [Codec, string])[] = [
   [UTF_8, "utf8 u8 utf cp65001"],
   [ASCII, "ascii usascii us 646 iso646us iso646irv1991 isoir6 ansix341968 ansix341986 cp367 ibm367 csascii"],

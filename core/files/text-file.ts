@@ -19,7 +19,7 @@ import { asciiOf, codecOf, Decoder, type Encoder, encoderOf } from "./encodings.
  *
  * Sizes are characters as Python counts them: code points, so that "😀" is one. Limits are the reader's, in bytes of
  * the file's encoding: `maxLine` for a line without its end, `maxRead` for what else one call gathers (`ERR_LIMIT`).
- * Rejects as `StreamReader` does, and with `EILSEQ` at bytes that are no text; what is before them can be read, what
+ * Rejects as `StreamReader` does, and with `EILSEQ` at bytes that are not text; what is before them can be read, what
  * is behind them cannot. A read that fails loses nothing: what it had gathered is there for the next.
  * One read may wait at a time; a second one meanwhile rejects with `EBUSY`. Closed meanwhile, it rejects with `ECANCELED`.
  *
@@ -254,7 +254,7 @@ export class TextIOWrapper extends BaseFile implements TextFile {
     return reader.buffered === left ? decode() : taken.then(decode);
   }
 
-  /** The stream has ended: what of it was no whole character. */
+  /** The stream has ended: what of it was not a whole character. */
   #last(): boolean {
     const text = this.#decoder.decode(EMPTY, true);
     if (text === "") this.#decoder.check();

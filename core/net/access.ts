@@ -1,10 +1,10 @@
 /**
- * Where an app may dial: its `allow` rules, matched on the one spelling of a target that is then dialled. And who
- * may come to a server, and how much each: networks, a rate, a number at once, bytes of reply.
+ * Where an app may dial: its `allow` rules, matched on the canonical spelling of a target, which is what is then dialled. And
+ * which peers a server admits, and how much of each: networks, a rate, a number at once, bytes of reply.
  *
- * A guard is got around where it reads an address otherwise than what dials it. So a target is first brought
- * to one spelling, a rule is matched on that, by bytes where it is an address, and `AllowList.check` gives it
- * back: dial what it gave, never what was asked for.
+ * A guard can be bypassed if it reads an address differently from the code that dials it. So a target is first brought
+ * to one spelling, rules are matched on that (by bytes if it is an address), and `AllowList.check` returns
+ * it: dial what it returned, never what was asked for.
  */
 
 import { SocketError } from "../errors.ts";
@@ -33,14 +33,14 @@ export type AllowRule = {
 } & (
   | { readonly network: Network }
   | {
-      /** As it is matched: lower case, punycode, no dot at its end. */
+      /** As it is matched: lower case, punycode, no trailing dot. */
       readonly name: string;
-      /** True for `*.name`: all names below, and not the name itself. */
+      /** True for `*.name`: all names below it, not the name itself. */
       readonly below: boolean;
     }
 );
 
-/** A host and a port, as `AllowList.check` gives them. */
+/** A host and a port, as `AllowList.check` returns them. */
 export type InternetEndpoint = Extract<Endpoint, { readonly hostname: string }>;
 
 // --- Rules -------------------------------------------------------------------------------------------------
@@ -64,16 +64,16 @@ export type InternetEndpoint = Extract<Endpoint, { readonly hostname: string }>;
  *
  * **What a rule by name cannot promise: where the name leads.** The platform resolves the name when it dials,
  * after the check, and whoever runs that name's DNS may answer with any address, with another one each time,
- * and with one of yours (127.0.0.1, 10.x, 169.254.169.254: "DNS rebinding"). No network rule is asked then.
+ * and with one of yours (127.0.0.1, 10.x, 169.254.169.254: "DNS rebinding"). Network rules do not apply then.
  * Cloudflare's edge refuses private addresses by itself; Node and `wrangler dev` dial them. Allow by name only
- * names whose DNS you trust; `*.example.com` trusts everyone who can make a name below it. Where more is
- * needed, allow addresses, or have TLS say who answered. For the same reason there is no rule `*:443`: "any
+ * names whose DNS you trust; `*.example.com` trusts everyone who can create a name below it. If you need
+ * more, allow addresses, or let TLS verify who answered. For the same reason there is no rule `*:443`: "any
  * name, but nothing private" is a promise that could not be kept.
  *
- * A name matches names alone, a network addresses alone. `localhost` and the names below it are this machine
- * (RFC 6761 section 6.3): each has to be named in full, and `*.localhost` is an error.
+ * A name matches only names, a network only addresses. `localhost` and the names below it are this machine
+ * (RFC 6761 section 6.3): each must be named in full, and `*.localhost` is an error.
  *
- * @throws SocketError `ERR_APP` if it is no rule; the message says what would be right.
+ * @throws SocketError `ERR_APP` if it is not a rule; the message says what would be right.
  */
 export function parseAllowRule(text: string): AllowRule {
   const wrong = (why: string) => new SocketError("ERR_APP", `the allow rule ${JSON.stringify(text)} ${why}`);
@@ -123,7 +123,7 @@ function portRange(text: string, wrong: Wrong): PortRange {
   throw wrong(`has the port ${given}; write "80", "8000-8100", "80,443" or "*", from 1 to ${MAX_PORT}`);
 }
 
-/** The network that a rule's address and prefix name: each rule has one spelling, since a person reads it. */
+/** The network that a rule's address and prefix name. Only one spelling is accepted, because people read the rules. */
 function ruleNetwork(
   host: string,
   packed: Uint8Array,
@@ -180,17 +180,17 @@ export class AllowList {
   }
 
   /**
-   * The one spelling of a target that a rule allows. It, and not the target, must then be dialled:
-   * `"0x7f.1:6379"` is checked as `127.0.0.1:6379` and comes back as that. So do `"[::ffff:127.0.0.1]:6379"`,
-   * fullwidth digits and one dot at the end; a name comes back in lower case and punycode (UTS #46).
+   * The canonical spelling of a target, if a rule allows it. Dial this, not the target:
+   * `"0x7f.1:6379"` is checked as `127.0.0.1:6379` and returned as that. So are `"[::ffff:127.0.0.1]:6379"`,
+   * fullwidth digits and one trailing dot; a name is returned in lower case and punycode (UTS #46).
    *
    * Never allowed, whatever the rules: a Unix path, port 0, an empty host (it would be this machine), an IPv6
    * scope, a name that DNS could not have, and a name that ends in a number, which some resolver may take for
    * an address (WHATWG URL section 3.5).
    *
-   * @throws SocketError `ERR_REFUSED` where no rule allows it. The message has the target in its one spelling
-   *   and the kind of rule that would allow it, and none of the app's rules: a stranger may read it.
-   * @throws as `parseAddress` if it is no address at all: `ERR_INVALID_ADDRESS` (credentials and paths are
+   * @throws SocketError `ERR_REFUSED` if no rule allows it. The message has the target in its canonical spelling
+   *   and the kind of rule that would allow it, but none of the app's rules: a stranger may read it.
+   * @throws as `parseAddress` if it is not an address at all: `ERR_INVALID_ADDRESS` (credentials and paths are
    *   of these), RangeError, TypeError.
    */
   check(target: AddressLike): InternetEndpoint {
@@ -198,7 +198,7 @@ export class AllowList {
     if (asked.scheme === "unix") throw refused(asked, "is a path; an app dials a host and a port");
     if (asked.port === 0) throw refused(asked, "has port 0, which cannot be dialled");
     const { hostname, packed } = oneSpelling(asked.hostname, (why) => refused(asked, why));
-    // Read once more, so that what is dialled is an address that comes back as it went: "UNIX:80" would not.
+    // Parsed again, so that the result, as text, parses to the same endpoint: "UNIX:80" would not.
     const endpoint = parseAddress({ ...asked, hostname }) as InternetEndpoint;
     if (this.rules.some((rule) => allows(rule, endpoint, packed))) return endpoint;
     throw refused(endpoint, packed === null ? nameRules(endpoint) : networkRules(endpoint, packed));
@@ -254,7 +254,7 @@ const ENDS_IN_A_NUMBER = /(?:^|\.)(?:[0-9]+|0x[0-9a-f]*)$/; // https://url.spec.
 function oneSpelling(host: string, wrong: Wrong): Host {
   if (host.includes("%")) throw wrong("has a scope; write the address without it");
   if (host.length > MAX_NAME + 1) throw wrong(`has a name of more than ${MAX_NAME} characters`);
-  // An address may only show after this: ①②⑦.0.0.1 is 127.0.0.1, and so is 127.0.0.1 with a dot at its end.
+  // Some addresses are recognized only after this: ①②⑦.0.0.1 is 127.0.0.1, and so is 127.0.0.1 with a trailing dot.
   const ascii = toAscii(host)?.replace(/\.$/, "");
   if (ascii === undefined) throw wrong("has a host that is not a valid international name (UTS #46)");
   const packed = packAddress(ascii);
@@ -273,9 +273,9 @@ function oneSpelling(host: string, wrong: Wrong): Host {
 /** Lower case and punycode; `undefined` where the name has a character that none may have. */
 function toAscii(host: string): string | undefined {
   if (/^\p{ASCII}*$/u.test(host)) return host.toLowerCase();
-  if (/[\s\p{Cc}/?#@[\]\\:]/u.test(host)) return undefined; // a URL drops these, or ends its host there
+  if (/[\s\p{Cc}/?#@[\]\\:]/u.test(host)) return undefined; // a URL drops these, or ends its host at them
   try {
-    // The last label keeps the URL class from reading an IPv4 address itself: there is one parser, ours.
+    // The added label keeps the URL class from parsing an IPv4 address itself: there is one parser, ours.
     return new URL(`http://${host}.x`).hostname.slice(0, -".x".length);
   } catch {
     return undefined;
@@ -299,9 +299,9 @@ export interface PeerRules {
 
 export const PEER_NAMES = optionNamesOf<PeerRules>()({ allow: true, deny: true });
 
-/** How many requests one address may make: a bucket of `burst` tokens that fills up by `perSecond`; a request takes one. */
+/** How many requests one address may make: a bucket of `burst` tokens, refilled at `perSecond`; each request takes one. */
 export interface RateLimit {
-  /** More than 0; may be a fraction. */
+  /** More than 0; fractions are allowed. */
   readonly perSecond: number;
   /** How many may come at once. Default `perSecond`, and at least 1. */
   readonly burst?: number;
@@ -312,8 +312,8 @@ export const RATE_NAMES = optionNamesOf<RateLimit>()({ perSecond: true, burst: t
 /**
  * Reads a network: `"10.0.0.0/8"`, `"2001:db8::/32"` (CIDR, RFC 4632), or one address.
  *
- * @throws SocketError `ERR_INVALID_ADDRESS` if it is none, has bits set beyond its prefix, or is IPv4 in another
- *   spelling than `a.b.c.d`; the message says what would be right. TypeError if it is no string.
+ * @throws SocketError `ERR_INVALID_ADDRESS` if it is neither, has bits set beyond its prefix, or is IPv4 in another
+ *   spelling than `a.b.c.d`; the message says what would be right. TypeError if it is not a string.
  */
 export function parseNetwork(text: string): Network {
   if (typeof text !== "string") throw new TypeError(`a network is a string, not ${typeof text}`);
@@ -328,8 +328,8 @@ export function parseNetwork(text: string): Network {
 }
 
 /**
- * The networks that may come to a server. An IPv4-mapped IPv6 address, as a listener for both families tells
- * it, is judged as the IPv4 inside; an address that is not known, or no IP address, may not come.
+ * The networks that a server admits. An IPv4-mapped IPv6 address, as a listener for both families reports
+ * it, is treated as the IPv4 inside; a peer whose address is unknown, or not an IP address, is not admitted.
  */
 export class PeerList {
   readonly #allow: readonly Network[] | undefined;
@@ -351,9 +351,9 @@ export class PeerList {
 }
 
 /**
- * Whom a limit by address counts as one: an IPv4 address, an IPv6 network of 64 bits (which is what one customer
- * gets at least: RFC 6177; within it he has as many addresses as he likes), a path; and as one all those whose
- * address is not known.
+ * The key by which limits per address count: an IPv4 address, an IPv6 network of 64 bits (the least that one customer
+ * gets, with any number of addresses in it: RFC 6177), or a path. All peers whose address is unknown share
+ * one key.
  */
 function countedAs(address: Address | null): string {
   if (address === null) return "";
@@ -364,9 +364,9 @@ function countedAs(address: Address | null): string {
   return packed.length === 4 ? packed.join(".") : packed.subarray(0, 8).join(":");
 }
 
-const REMEMBERED = 65_536; // addresses, some 8 MB; an attacker who has more gains no more by having one forgotten
+const REMEMBERED = 65_536; // addresses, about 8 MB; an attacker with more addresses than this gains nothing when one is forgotten
 
-/** A number for each of the addresses that were heard of last. */
+/** A number for each of the addresses seen most recently. */
 class Remembered {
   readonly #numbers = new Map<string, number>(); // in the order of their last `set`
 
@@ -406,16 +406,16 @@ export const checkPathAccess = ({ access, proxyProtocol }: PathAccess): void => 
   );
 };
 
-/** A server's door: a peer is admitted or refused here, before anything is made for it. */
+/** A server's gate: a peer is admitted or refused here, before anything is allocated for it. */
 export class Gate {
   readonly #list: PeerList | undefined;
-  readonly #interval: number; // ms in which a token grows
+  readonly #interval: number; // ms until the next token
   readonly #slack: number; // ms that an address may be ahead of its rate
   readonly #full: Remembered | undefined; // when the bucket of an address will be full, by performance.now()
   readonly #most: number;
-  readonly #here: Map<string, number> | undefined; // requests by address; none that has none
+  readonly #here: Map<string, number> | undefined; // requests that run, by address; addresses without any are not in it
 
-  /** The gate that these options ask for, or `null`: a server without one asks nothing. Throws as `PeerList`, RangeError, TypeError. */
+  /** The gate for these options; `null` if none of them is set, so that such a server checks nothing. Throws as `PeerList`, RangeError, TypeError. */
   static of(options: GateOptions): Gate | null {
     const { access, rate, maxRequestsPerAddress } = options;
     const none = access === undefined && rate === undefined && maxRequestsPerAddress === undefined;
@@ -437,7 +437,7 @@ export class Gate {
     this.#here = maxRequestsPerAddress === undefined ? undefined : new Map();
   }
 
-  /** Why a request from `address` may not come in, or `null`: then it is in, until `leave()`. */
+  /** Why a request from `address` is refused; `null` if it is admitted, and counts until `leave()`. */
   enter(address: Address | null): "access" | "rate" | "address" | null {
     if (this.#list?.permits(address) === false) return "access";
     if (this.#full === undefined && this.#here === undefined) return null;
@@ -467,10 +467,10 @@ export class Gate {
 }
 
 /**
- * How many bytes may be sent to each address: so many times what came from it. Who sends datagrams in another's
- * name can have that other sent no more than so many times what he sends himself. QUIC allows three times until it
- * knows that an address is its peer's own (RFC 9000 section 8); here none ever is. An address that is forgotten,
- * being the longest silent of 65 536, begins anew with nothing.
+ * How many bytes may be sent to each address: a multiple of what was received from it. An attacker who sends datagrams in
+ * a victim's name can direct at most that multiple of his own traffic at the victim. QUIC allows three times until it
+ * has validated an address (RFC 9000 section 8); here addresses are never validated. An address that is forgotten,
+ * because 65 536 others were active since, starts again from zero.
  */
 export class ReplyBudget {
   readonly #ratio: number;
@@ -500,9 +500,9 @@ export class ReplyBudget {
 
 // --- What is not public ------------------------------------------------------------------------------------
 
-// What IANA lists as not globally reachable (https://www.iana.org/assignments/iana-ipv4-special-registry and
-// iana-ipv6-special-registry), multicast, what is not allotted, and the IPv6 that leads to an IPv4 address. Of
-// two that are nested the narrower is first: it is the one that a rule must be within.
+// The networks that IANA lists as not globally reachable (https://www.iana.org/assignments/iana-ipv4-special-registry and
+// iana-ipv6-special-registry), multicast, unallocated space, and IPv6 that leads to an IPv4 address. Of
+// two nested networks the narrower is first: it is the one that a rule must lie within.
 const NOT_PUBLIC = `
   0.0.0.0/8 10.0.0.0/8 100.64.0.0/10 127.0.0.0/8 169.254.0.0/16 172.16.0.0/12 192.0.0.0/24 192.0.2.0/24
   192.168.0.0/16 198.18.0.0/15 198.51.100.0/24 203.0.113.0/24 224.0.0.0/4 240.0.0.0/4
@@ -510,7 +510,7 @@ const NOT_PUBLIC = `
   2001::/32 2001::/23 2001:db8::/32 2002::/16 3fff::/20
   4000::/2 fc00::/7 fe80::/10 fec0::/10 ff00::/8 8000::/1`;
 
-let notPublic: readonly Network[] | undefined; // read when first asked for: none is needed for a program to start
+let notPublic: readonly Network[] | undefined; // parsed on first use: a program's start does not need it
 
 const specialNetwork = (packed: Uint8Array): Network | undefined => {
   notPublic ??= NOT_PUBLIC.trim()
@@ -531,10 +531,10 @@ const SMTP = 25; // RFC 5321 section 4.5.4.2
 
 /**
  * Why a Worker's `connect()` on Cloudflare's edge will refuse this endpoint, as text to show before dialling,
- * or `null` if nothing is known against it. Takes what `AllowList.check` gave.
+ * or `null` if no reason is known. Takes what `AllowList.check` returned.
  *
- * It speaks of the edge: the local workerd (`wrangler dev`, Miniflare) dials port 25 and private addresses
- * (measured: 127.0.0.1:25 on workerd 1.20261023.1), which tests need. `connectHint` has what can be told only after the dial failed.
+ * It applies to the edge: the local workerd (`wrangler dev`, Miniflare) does dial port 25 and private addresses
+ * (measured: 127.0.0.1:25 on workerd 1.20261023.1), which tests need. `connectHint` covers what is known only after a dial has failed.
  *
  * Source: "Considerations" and "Troubleshooting" of
  * https://developers.cloudflare.com/workers/runtime-apis/tcp-sockets/ (of June 2026); no outbound UDP, and port
@@ -554,11 +554,11 @@ export function platformRefusal(endpoint: Endpoint): string | null {
 }
 
 /**
- * What may lie behind a `connect()` that failed on Cloudflare's edge, as text to show beside the error: the
- * platform gives the same one for a refused port, a name that does not resolve, an untrusted certificate and
- * an address that it disallows.
+ * What may be the reason that a `connect()` failed on Cloudflare's edge, as text to show with the error: the
+ * platform gives the same error for a refused port, a name that does not resolve, an untrusted certificate and
+ * an address that it does not allow.
  *
- * Cloudflare's own ranges are told in words: the list (https://www.cloudflare.com/ips/) changes, and a name's
+ * Cloudflare's own ranges are described in words: the list (https://www.cloudflare.com/ips/) changes, and a name's
  * address is not known here. Source: as `platformRefusal`.
  */
 export function connectHint(endpoint: Endpoint): string {

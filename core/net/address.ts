@@ -1,7 +1,7 @@
 /**
- * Addresses: as objects, as text, as packed bytes, and what kind of address one is.
+ * Addresses: as objects, as text, as packed bytes, and the kinds of address.
  *
- * There is one parser. Whatever guards an address must read it with the same rules as whatever dials it: a
+ * There is one parser. Code that guards an address must read it by the same rules as the code that dials it: a
  * second parser is a way around the first.
  */
 
@@ -65,7 +65,7 @@ export interface Network {
 }
 
 /**
- * What an address says, in one shape. Takes
+ * An address in one shape, parsed. Takes
  *
  * - `"tcp://host:port"`, `"tls://host:port"`, `"udp://host:port"`, `"host:port"`; `":port"` has the hostname `""`;
  * - IPv6 in brackets, with or without a scope: `"[::1]:80"`, `"[fe80::1%eth0]:80"`;
@@ -73,9 +73,9 @@ export interface Network {
  * - `{ hostname, port }` and `{ path }`, so also an `Address` (its `scopeId` joins the hostname, after a `%`)
  *   and an `Endpoint` (it comes back as it was).
  *
- * The hostname stays as given, but for an IPv6 address's brackets: `"localhost"` is not resolved.
+ * The hostname stays as given, except that an IPv6 address loses its brackets: `"localhost"` is not resolved.
  *
- * @throws SocketError `ERR_INVALID_ADDRESS` where text is malformed; the message says what would be right.
+ * @throws SocketError `ERR_INVALID_ADDRESS` if the text is malformed; the message says what would be right.
  * @throws RangeError if the port is not an integer within 0 to 65535.
  * @throws TypeError if the argument, its hostname, port or path has the wrong type.
  */
@@ -96,8 +96,8 @@ export function parseAddress(like: AddressLike): Endpoint {
 
 /**
  * An address as text: `"127.0.0.1:25"`, `"[::1]:25"`, `"[fe80::1%eth0]:25"`, `"unix:/path"`; an `Endpoint`'s
- * scheme goes before it (`"tcp://localhost:25"`). `null`, an address that a platform does not tell, is
- * `"unknown"`. `parseAddress` gives back the endpoint that this text was made of.
+ * scheme goes before it (`"tcp://localhost:25"`). `null`, an address that a platform does not provide, is
+ * `"unknown"`. `parseAddress` turns the text back into the same endpoint.
  */
 export function formatAddress(address: Address | Endpoint | null): string {
   if (address === null) return "unknown";
@@ -116,7 +116,7 @@ const ATON_NAMES = optionNamesOf<{ readonly strict?: boolean }>()({ strict: "boo
  * that are left, and anything at all after white space. So `"0x7f.1"`, `"017700000001"`, `"2130706433"` and
  * `"127.1 x"` are all 127.0.0.1, a known way around guards that read only the dotted quad.
  *
- * @param options.strict take the dotted quad alone, as `inetPton` does. Default false.
+ * @param options.strict take only the dotted quad, as `inetPton` does. Default false.
  * @throws SocketError `ERR_INVALID_ADDRESS` if it is none of these; TypeError if it is not a string.
  */
 export function inetAton(text: string, options: { readonly strict?: boolean } = {}): Uint8Array {
@@ -132,7 +132,7 @@ export function inetAton(text: string, options: { readonly strict?: boolean } = 
 /**
  * 4 bytes in network order to a dotted quad: `"222.76.216.16"`.
  *
- * @throws SocketError `ERR_INVALID_ADDRESS` if there are not 4 bytes; TypeError if it is no Uint8Array.
+ * @throws SocketError `ERR_INVALID_ADDRESS` if there are not 4 bytes; TypeError if it is not a Uint8Array.
  */
 export function inetNtoa(packed: Uint8Array): string {
   if (bytes(packed).length !== 4) return invalidLength("inetNtoa() takes 4 bytes", packed);
@@ -140,7 +140,7 @@ export function inetNtoa(packed: Uint8Array): string {
 }
 
 /**
- * The text of an address to its bytes in network order: 4 for `AF_INET`, which takes the dotted quad alone,
+ * The text of an address to its bytes in network order: 4 for `AF_INET`, which takes only the dotted quad,
  * 16 for `AF_INET6`, which takes no scope. CPython's `inet_pton`; inet_pton(3), RFC 4291 section 2.2.
  *
  * @throws SocketError `ERR_INVALID_ADDRESS` if it is not an address of that family, `EAFNOSUPPORT`
@@ -176,7 +176,7 @@ export function inetNtop(family: number, packed: Uint8Array): string {
  *
  * Each address has one answer, however it is spelled, so that a rule is matched on what is dialled: IPv4 in
  * every form of `inetAton`, an IPv4-mapped IPv6 address (`::ffff:127.0.0.1`) as the 4 bytes of the IPv4
- * inside, and an IPv6 scope (`%eth0`) left out, since it chooses an interface and no other address.
+ * inside, and an IPv6 scope (`%eth0`) is left out, since it selects an interface, not another address.
  *
  * @throws TypeError if it is not a string.
  */
@@ -200,7 +200,7 @@ export function inNetwork(packed: Uint8Array, network: Network): boolean {
  * True where an address is this machine's own: all of 127.0.0.0/8, and ::1. Text is read as `packAddress`
  * reads it: `"0x7f.1"` and `"::ffff:127.0.0.1"` are loopback. Python's `ipaddress` `is_loopback`.
  *
- * A name is no address and has no answer here, since `false` would let `"localhost"` through a guard.
+ * A name is not an address, and throws: `false` would let `"localhost"` through a guard.
  *
  * @throws SocketError `ERR_INVALID_ADDRESS` where text is a name, or bytes are not 4 or 16; TypeError
  *   where it is neither.
@@ -216,7 +216,7 @@ export function isLoopback(address: string | Uint8Array): boolean {
  * private, and the registries' exceptions within 192.0.0.0/24 and 2001::/23 are not. 3fff::/20 (RFC 9637) is
  * private too, as in Pythons after 3.13.0. As there, the shared space 100.64.0.0/10 is not private.
  *
- * Only an IPv4-mapped address is judged as the IPv4 inside. What guards a dial refuses `isReserved` as well:
+ * Only an IPv4-mapped address is treated as the IPv4 inside. Code that guards a dial should refuse `isReserved` as well:
  * ::127.0.0.1 and the NAT64 prefix 64:ff9b::/96 are there.
  *
  * @throws as `isLoopback`.
@@ -227,8 +227,8 @@ export function isPrivate(address: string | Uint8Array): boolean {
 }
 
 /**
- * True where the IETF keeps an address for later: 240.0.0.0/4, and all IPv6 that IANA has not allotted (so
- * ::1, and 64:ff9b::/96). Python's `ipaddress` `is_reserved`; an IPv4-mapped address is judged as the IPv4
+ * True if the IETF reserves an address for later use: 240.0.0.0/4, and all IPv6 that IANA has not allocated (so
+ * ::1, and 64:ff9b::/96). Python's `ipaddress` `is_reserved`; an IPv4-mapped address is treated as the IPv4
  * inside, as in the Pythons after 3.13.0.
  *
  * @throws as `isLoopback`.
@@ -242,7 +242,7 @@ export function isReserved(address: string | Uint8Array): boolean {
 
 const SCOPE = /%[^%]+$/; // RFC 4007 section 11
 
-// What no hostname has. A name may hold more than letters (`<broadcast>`, `_dmarc`, IDN), but nothing that
+// Characters that no hostname has. A name may contain more than letters (`<broadcast>`, `_dmarc`, IDN), but nothing that
 // another parser could take for the end of the host.
 const NOT_IN_HOSTNAME = /[\s\p{Cc}/?#@[\]\\%:]/u;
 
@@ -268,7 +268,7 @@ function parseText(text: string): Endpoint {
   return internetEndpoint(scheme, host, /^[0-9]+$/.test(digits) ? Number(digits) : digits, text);
 }
 
-/** The endpoint of these parts; `text` is what was given, for the message. A port in a string is wrong. */
+/** The endpoint of these parts; `text` is what was given, for the message. The port must be a number. */
 function internetEndpoint(
   scheme: string | undefined,
   host: string,
@@ -420,7 +420,7 @@ const RESERVED_IPV4 = networks("240.0.0.0/4"); // RFC 1112 section 4
 // Global unicast, unique local, link-local and the old site-local, multicast; the rest is kept (RFC 4291).
 const ALLOTTED_IPV6 = networks("2000::/3 fc00::/7 fe80::/9 ff00::/8");
 
-/** The networks in `text`, which is read when it is first asked for: none is needed for a program to start. */
+/** The networks in `text`, parsed on first use: a program's start does not need them. */
 function networks(text: string): () => readonly Network[] {
   let read: readonly Network[] | undefined;
   return () => {
@@ -447,7 +447,7 @@ function withoutMapping(packed: Uint8Array): Uint8Array {
   return inNetwork(packed, MAPPED) ? packed.slice(12) : packed;
 }
 
-/** The bytes that are judged, of either form. */
+/** The bytes to test, of either form. */
 function pack(address: string | Uint8Array): Uint8Array {
   if (typeof address === "string") {
     return packAddress(address) ?? invalid(address, "is a name, not an address; resolve it first");

@@ -1,8 +1,8 @@
 /**
  * The numbers of the socket world, as CPython's `socket` module has them on Linux.
  *
- * They are names to pass to this library, the same on every platform: what a host calls the same option may
- * have another number there. Only what a socket programmer uses is here.
+ * They are names to pass to this library, the same on every platform: on another system the same option may
+ * have another number. Only what a socket programmer uses is here.
  */
 
 // Address families. Linux bits/socket.h; address_families(7).
@@ -138,14 +138,14 @@ export const INADDR_MAX_LOCAL_GROUP = 0xe000_00ff; // 224.0.0.255
 export const INADDR_BROADCAST = 0xffff_ffff; // 255.255.255.255
 export const INADDR_NONE = 0xffff_ffff; // inet_addr(3)'s error
 
-// The most that listen() lets wait. Linux since 5.4; listen(2).
+// The largest backlog of listen(). Linux since 5.4; listen(2).
 export const SOMAXCONN = 4096; // connections
 
-// The first port that needs no privilege, and BSD's first one for servers of one's own. Linux netinet/in.h.
+// The first port that needs no privileges, and BSD's first port for user servers. Linux netinet/in.h.
 export const IPPORT_RESERVED = 1024;
 export const IPPORT_USERRESERVED = 5000;
 
-// What getaddrinfo() is told, to be or-ed. Linux netdb.h; getaddrinfo(3).
+// Flags of getaddrinfo(), to be or-ed. Linux netdb.h; getaddrinfo(3).
 export const AI_PASSIVE = 0x1;
 export const AI_CANONNAME = 0x2;
 export const AI_NUMERICHOST = 0x4;
@@ -154,7 +154,7 @@ export const AI_ALL = 0x10;
 export const AI_ADDRCONFIG = 0x20;
 export const AI_NUMERICSERV = 0x400;
 
-// What getnameinfo() is told, to be or-ed. Linux netdb.h; getnameinfo(3).
+// Flags of getnameinfo(), to be or-ed. Linux netdb.h; getnameinfo(3).
 export const NI_NUMERICHOST = 0x1;
 export const NI_NUMERICSERV = 0x2;
 export const NI_NOFQDN = 0x4;
@@ -175,10 +175,10 @@ export const EAI_MEMORY = -10;
 export const EAI_SYSTEM = -11;
 export const EAI_OVERFLOW = -12;
 
-// What poll() is asked and answers, to be or-ed. Linux bits/poll.h; poll(2), CPython's select module.
+// Events of poll(), to be or-ed. Linux bits/poll.h; poll(2), CPython's select module.
 export const POLLIN = 0x1;
 export const POLLPRI = 0x2;
 export const POLLOUT = 0x4;
-export const POLLERR = 0x8; // an answer only
-export const POLLHUP = 0x10; // an answer only
-export const POLLNVAL = 0x20; // an answer only
+export const POLLERR = 0x8; // only in results
+export const POLLHUP = 0x10; // only in results
+export const POLLNVAL = 0x20; // only in results

@@ -1,9 +1,9 @@
 /**
- * Names of hosts and services, as far as they are the same everywhere: what is an address already, what an empty
+ * Names of hosts and services, the part that is the same everywhere: names that are addresses, what an empty
  * name means, how the answers of getaddrinfo() are put together, and what went wrong.
  *
  * The rules are glibc's, since CPython's `socket` module asks it: getaddrinfo(3), getnameinfo(3),
- * gethostbyname(3). A platform adds a `Resolver`: who its names come from.
+ * gethostbyname(3). A platform adds a `Resolver`, which looks names up.
  */
 
 import { quoted } from "../describe.ts";
@@ -50,16 +50,16 @@ import {
 } from "./constants.ts";
 import { checkPort, checkText, type Services } from "./services.ts";
 
-/** A host as gethostbyname(3) tells of it: its own name, its other names, and its addresses. */
+/** A host as gethostbyname(3) describes it: its canonical name, its aliases, and its addresses. */
 export type Host = readonly [hostname: string, aliases: readonly string[], addresses: readonly string[]];
 
-/** What getaddrinfo() may be told. */
+/** Options of getaddrinfo(). */
 export interface AddressInfoOptions {
   /** `AF_INET` or `AF_INET6`. Default `AF_UNSPEC`: both. */
   readonly family?: number;
-  /** `SOCK_STREAM`, `SOCK_DGRAM`, … Default 0: each that there is. */
+  /** `SOCK_STREAM`, `SOCK_DGRAM`, … Default 0: all. */
   readonly type?: number;
-  /** `IPPROTO_TCP`, `IPPROTO_UDP`, … Default 0: each that there is. */
+  /** `IPPROTO_TCP`, `IPPROTO_UDP`, … Default 0: all. */
   readonly proto?: number;
   /** `AI_PASSIVE`, `AI_CANONNAME`, …, or-ed. Default 0. */
   readonly flags?: number;
@@ -80,22 +80,22 @@ export interface AddressInfo {
   readonly type: number;
   /** `IPPROTO_TCP`, `IPPROTO_UDP`, … */
   readonly proto: number;
-  /** The host's own name: in the first answer, where `AI_CANONNAME` asked for it. Else `""`. */
+  /** The host's canonical name: in the first answer, if `AI_CANONNAME` asked for it. Else `""`. */
   readonly canonname: string;
   readonly address: InternetAddress;
 }
 
-/** What a platform knows of names. What it cannot find out it rejects with what `nameError` makes. */
+/** How a platform looks names up. Its methods reject with an error that `nameError` makes. */
 export interface Resolver {
   /** The name of this machine. */
   hostname(): string;
-  /** The services as they are called here. */
+  /** The services known on this machine. */
   services(): Services;
-  /** The addresses of each network interface, by its name; `null` where the platform does not tell. */
+  /** The addresses of each network interface, by its name; `null` if the platform does not provide them. */
   interfaces(): Readonly<Record<string, readonly string[]>> | null;
   /**
    * The addresses of a name, the best first: those of `family`, or of both. `flags` are `AI_V4MAPPED` and
-   * `AI_ALL`, and `AI_CANONNAME` where the host's own name is wanted (else it may be anything).
+   * `AI_ALL`, and `AI_CANONNAME` if the canonical name is wanted (otherwise it may be anything).
    */
   lookup(
     name: string,
@@ -131,7 +131,7 @@ export const isNameFailure = (code: string): code is NameFailure => Object.hasOw
 /** glibc's number of a reason, as CPython's `gaierror` has it. */
 export const nameErrno = (reason: NameFailure): number => REASONS[reason][0];
 
-/** What says that `name` was not resolved, and why: the reason's number is its `errno`. */
+/** The error that `name` was not resolved, and why: the reason's number is its `errno`. */
 export const nameError = (
   reason: NameFailure,
   name: string,
@@ -159,7 +159,7 @@ export const gethostbynameEx = async (resolver: Resolver, name: string): Promise
   const host = hostText(name);
   const literal = addressOf(host);
   if (literal === null && host !== "" && host !== BROADCAST) return resolver.host(host);
-  // gethostbyname(3) takes an address of digits and dots; others it takes for names, and no host has them.
+  // gethostbyname(3) takes addresses of digits and dots; it takes others for names, which no host has.
   if (literal !== null && /^[0-9][0-9.]*$/.test(host)) return [host, [], [inetNtop(AF_INET, literal)]];
   if (literal !== null) ofFamily(literal, host, AF_INET, 0);
   throw nameError("EAI_NONAME", host, { meaning: "it is an address, not the name of a host" });
@@ -225,7 +225,7 @@ export const getaddrinfo = async (
   const family = integer("family", options.family);
   const said = name ?? "";
 
-  // In glibc's order, so that of two faults the same one is said.
+  // In glibc's order, so that of two faults the same one is reported.
   if (name === null && service === null) {
     throw nameError("EAI_NONAME", said, { meaning: "neither a host nor a port was given" });
   }
@@ -258,7 +258,7 @@ export const getaddrinfo = async (
 const serviceOf = (port: string | number | null): string | number | null => {
   if (port === null) return null;
   if (typeof port === "number") return checkPort(port);
-  // strtoul(3): white space and a sign may come first. A number below 0 is no port, and a service of that name.
+  // strtoul(3): white space and a sign may come first. A number below 0 is not a port, but the name of a service.
   const digits = /^[ \t\n\v\f\r]*([+-]?[0-9]+)$/.exec(
     checkText("a port that is neither a number nor null", port),
   );
@@ -272,7 +272,7 @@ interface Place {
   readonly port: number;
 }
 
-/** The kinds of socket that are asked for, each with the port that the service has there. */
+/** The requested kinds of socket, each with the port that the service has there. */
 const placesOf = (
   resolver: Resolver,
   type: number,
@@ -316,7 +316,7 @@ interface Addresses {
 }
 
 /**
- * What no host at all means: every address of this machine to listen at, or its loopback to connect to. glibc's
+ * What a missing host means: every address of this machine to listen at, or its loopback to connect to. glibc's
  * sorting (RFC 3484) puts 0.0.0.0 before ::, and ::1 before 127.0.0.1 if there is one.
  */
 const ownAddresses = (resolver: Resolver, family: number, flags: number): Addresses => {
@@ -335,7 +335,7 @@ const allOwn = (resolver: Resolver): string[] | null => {
   return interfaces && Object.values(interfaces).flat();
 };
 
-/** AI_ADDRCONFIG: only a family that this machine has an address of, its loopback apart. */
+/** AI_ADDRCONFIG: only families in which this machine has an address other than the loopback. */
 const configuredFamily = (resolver: Resolver, family: number, said: string): number => {
   const all = allOwn(resolver);
   if (all === null) return family;
@@ -346,7 +346,7 @@ const configuredFamily = (resolver: Resolver, family: number, said: string): num
   throw nameError("EAI_NONAME", said, { meaning: "this machine has no address of that family" });
 };
 
-/** The addresses that a host's text means, without their port. There is one at least. */
+/** The addresses that a host's text means, without their port; at least one. */
 const addressesOf = async (
   resolver: Resolver,
   host: string,
@@ -442,12 +442,12 @@ const BROADCAST = "<broadcast>";
 const NOT_IN_HOST = /[\s\p{Cc}/?#@[\]\\%:]/u;
 
 /**
- * A host's text in ASCII (IDNA: `"bücher.example"` is `"xn--bcher-kva.example"`). Addresses that are written in
+ * A host's text in ASCII (IDNA: `"bücher.example"` is `"xn--bcher-kva.example"`). Addresses written in
  * other digits become addresses here, before anything looks at them.
  *
- * Throws TypeError if it is no string or has a NUL in it, RangeError if it cannot be a host: a label that
- * is empty or has more than 63 bytes (RFC 1035, 2.3.4), or letters that no name has. These are CPython's errors;
- * that a whole name is too long is `ERR_NAME` there and here.
+ * Throws TypeError if it is not a string or has a NUL in it, RangeError if it cannot be a host: a label that
+ * is empty or has more than 63 bytes (RFC 1035, 2.3.4), or characters that no name has. These are CPython's errors;
+ * a name that is too long as a whole is `ERR_NAME` in both.
  */
 const hostText = (name: string): string => {
   if (checkText("a host", name).includes("\0")) throw new TypeError("a host may not contain NUL");
@@ -465,7 +465,7 @@ const toAscii = (name: string): string => {
   try {
     if (!NOT_IN_HOST.test(name)) return new URL(`http://${name}`).hostname;
   } catch {
-    // It is said below.
+    // Reported below.
   }
   throw new RangeError(`${quoted(name)} has characters that the name of a host cannot have`);
 };
@@ -474,10 +474,10 @@ const toAscii = (name: string): string => {
 const addressOf = (host: string): Uint8Array | null => {
   if (host.includes(":")) {
     const text = host.replace(SCOPE, "");
-    // As it is: packAddress() takes an IPv4-mapped address for the one inside.
+    // Not packAddress(), which takes an IPv4-mapped address for the one inside.
     return packAddress(text) === null ? null : inetPton(AF_INET6, text);
   }
-  // inet_aton(3) passes over white space and what follows it; getaddrinfo(3) does not.
+  // inet_aton(3) ignores white space and what follows it; getaddrinfo(3) does not.
   return /[ \t\n\v\f\r]/.test(host) ? null : packAddress(host);
 };
 
@@ -494,7 +494,7 @@ const ofFamily = (packed: Uint8Array, host: string, family: number, flags: numbe
 
 const MAPPED = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 255, 255]; // ::ffff:0:0/96 (RFC 4291, 2.5.5.2)
 
-/** A literal's bytes as text again, with the scope that its text had. A scope is an interface, or its number. */
+/** A literal's bytes as text again, with the scope that its text had: an interface, or its number. */
 const scoped = (resolver: Resolver, host: string, packed: Uint8Array): Found => {
   if (packed.length === 4) return { family: "IPv4", hostname: inetNtop(AF_INET, packed) };
   const found: Found = { family: "IPv6", hostname: inetNtop(AF_INET6, packed) };

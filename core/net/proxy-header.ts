@@ -1,16 +1,16 @@
-/** A header of the PROXY protocol: what a proxy says of its client, and which request it came before. */
+/** Headers of the PROXY protocol: what a proxy says about its client, and which request a header came before. */
 
 import type { Address } from "./address.ts";
 
-/** What a proxy said of its client's TLS connection (`PP2_TYPE_SSL`). What is `undefined` it did not say. */
+/** What a proxy said about its client's TLS connection (`PP2_TYPE_SSL`). `undefined`: it did not say. */
 export interface ProxySsl {
-  /** Whether the client came by TLS. */
+  /** Whether the client connected by TLS. */
   readonly tls: boolean;
-  /** Whether the client showed a certificate, on this connection or earlier in its TLS session. */
+  /** Whether the client presented a certificate, on this connection or earlier in its TLS session. */
   readonly certificate: "connection" | "session" | "none";
-  /** Whether it showed one that the proxy found to be good. */
+  /** Whether it presented one that the proxy verified. */
   readonly verified: boolean;
-  /** The result of that check as the proxy has it (OpenSSL's `X509_V_…`); 0 also where no certificate was shown. */
+  /** The result of that verification as the proxy gives it (OpenSSL's `X509_V_…`); also 0 if no certificate was presented. */
   readonly verify: number;
   /** `"TLSv1.3"`. */
   readonly version?: string;
@@ -38,21 +38,21 @@ export interface ProxyTlv {
   readonly value: Uint8Array;
 }
 
-/** What a proxy said of its client: a handler's `this.request.proxy`. */
+/** What a proxy said about its client: a handler's `this.request.proxy`. */
 export interface ProxyHeader {
   /** `1` and `2` of the PROXY protocol; `"simple"` is Cloudflare Spectrum's Simple Proxy Protocol. */
   readonly version: 1 | 2 | "simple";
   /** `"PROXY"`: it speaks for a client. `"LOCAL"`: for itself, as in a health check. */
   readonly command: "PROXY" | "LOCAL";
-  /** What the client's connection to the proxy carries; `null` where the proxy does not say. */
+  /** What the client's connection to the proxy carries; `null` if the proxy does not say. */
   readonly carries: "stream" | "datagram" | null;
-  /** The client; `null` where the proxy does not say, and for a Unix socket without a name. */
+  /** The client; `null` if the proxy does not say, and for a Unix socket without a name. */
   readonly source: Address | null;
-  /** Where the client came to: the proxy's address, as the client sees it. */
+  /** Where the client connected: the proxy's address, as the client sees it. */
   readonly destination: Address | null;
-  /** The protocol that was agreed on in the client's TLS handshake (`PP2_TYPE_ALPN`): `"h2"`. */
+  /** The protocol negotiated in the client's TLS handshake (`PP2_TYPE_ALPN`): `"h2"`. */
   readonly alpn?: string;
-  /** The host that the client named, as a rule by TLS's SNI (`PP2_TYPE_AUTHORITY`). */
+  /** The host that the client named, usually by SNI (`PP2_TYPE_AUTHORITY`). */
   readonly authority?: string;
   /** The connection's number at the proxy, up to 128 bytes of any kind (`PP2_TYPE_UNIQUE_ID`). */
   readonly uniqueId?: Uint8Array;
@@ -60,13 +60,13 @@ export interface ProxyHeader {
   readonly netns?: string;
   /** The client's TLS connection (`PP2_TYPE_SSL`). */
   readonly ssl?: ProxySsl;
-  /** Whether the header had a checksum, which was right: one that is wrong is refused (`PP2_TYPE_CRC32C`). */
+  /** Whether the header had a checksum; one that does not match is refused (`PP2_TYPE_CRC32C`). */
   readonly checksum: boolean;
-  /** All vectors, in their order: also those above, and those of types that are not known here. Version 2 alone. */
+  /** All vectors in their order, including those above and those of unknown types. Only version 2. */
   readonly tlvs: readonly ProxyTlv[];
 }
 
-/** A header, and how many bytes it takes at the beginning of what was read. */
+/** A header, and how many bytes at the beginning of the input it takes. */
 export interface ParsedProxyHeader {
   readonly header: ProxyHeader;
   readonly size: number;
@@ -74,7 +74,7 @@ export interface ParsedProxyHeader {
 
 const headers = new WeakMap<object, ProxyHeader>();
 
-/** The header that came before `request`; `null` where none did. */
+/** The header that came before `request`; `null` if none did. */
 export const proxyOf = (request: object): ProxyHeader | null => headers.get(request) ?? null;
 
 /** Notes that this header came before `request`. */

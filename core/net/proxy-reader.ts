@@ -2,8 +2,8 @@
  * Headers of the PROXY protocol, read: versions 1 and 2 (HAProxy, doc/proxy-protocol.txt), and Cloudflare Spectrum's Simple
  * Proxy Protocol for datagrams.
  *
- * A reader is given what has come so far, from the first byte on, and says "not yet" until the header is whole. It
- * refuses at the first byte that is wrong: a client that speaks at once is not kept until a time-out.
+ * A reader is given what has arrived so far, from the first byte on, and says "not yet" until the header is complete. It
+ * refuses at the first wrong byte, so that a client that sends something else is not kept until a time-out.
  */
 
 import { quoted } from "../describe.ts";
@@ -41,10 +41,10 @@ const TEXT = new TextDecoder("utf-8", { ignoreBOM: true });
 
 const wrong = (why: string): SocketError => new SocketError("ERR_PROXY", why);
 
-/** What a connection began with, as a message shows it. */
+/** The first bytes of a connection, as a message shows them. */
 const shown = (bytes: Uint8Array): string => quoted(TEXT.decode(bytes.subarray(0, 16)));
 
-/** Whether the first bytes are those of `magic`, as far as there are any. */
+/** Whether the bytes so far agree with the beginning of `magic`. */
 const begins = (bytes: Uint8Array, magic: readonly number[]): boolean => {
   const most = Math.min(bytes.length, magic.length);
   for (let i = 0; i < most; i++) if (bytes[i] !== magic[i]) return false;
@@ -52,10 +52,10 @@ const begins = (bytes: Uint8Array, magic: readonly number[]): boolean => {
 };
 
 /**
- * The header that `bytes` begin with, of version 1 or 2, and its size; `null` where it is not whole yet.
+ * The header that `bytes` begin with, of version 1 or 2, and its size; `null` while it is not complete.
  *
- * @param limit bytes that a header of version 2 may have. Default 65 551, the most that there can be.
- * @throws SocketError `ERR_PROXY` as soon as it can be no header, or not a right one; the message says why.
+ * @param limit bytes that a header of version 2 may have. Default 65 551, the maximum of the format.
+ * @throws SocketError `ERR_PROXY` as soon as the bytes cannot be a valid header; the message says why.
  */
 export function parseProxyHeader(
   bytes: Uint8Array,
@@ -69,9 +69,9 @@ export function parseProxyHeader(
 }
 
 /**
- * The same of one datagram, which holds its header whole, of version 2 or Spectrum's Simple Proxy Protocol.
+ * The same for one datagram, which contains the whole header, of version 2 or Spectrum's Simple Proxy Protocol.
  *
- * @throws SocketError `ERR_PROXY` where it begins with no such header, or not a whole one.
+ * @throws SocketError `ERR_PROXY` if it does not begin with such a header, complete.
  */
 export function parseProxyDatagram(bytes: Uint8Array, limit?: number): ParsedProxyHeader {
   if (bytes.length >= SIMPLE.length && begins(bytes, SIMPLE)) return parseSimple(bytes);
@@ -143,7 +143,7 @@ const internet = (packed: Uint8Array, port: number): InternetAddress =>
     ? { family: "IPv4", hostname: packed.join("."), port }
     : { family: "IPv6", hostname: inetNtop(AF_INET6, packed), port };
 
-/** What can be said of a version 2 header before its 16th byte. */
+/** Checks of a version 2 header that do not need its first 16 bytes to be complete. */
 function early(bytes: Uint8Array): null {
   if (bytes.length > 12) checkCommand(bytes[12] as number);
   if (bytes.length > 13) checkFamily(bytes[13] as number);
@@ -180,7 +180,7 @@ function parseBinary(bytes: Uint8Array, limit: number): ParsedProxyHeader | null
   }
   if (bytes.length < size) return null;
   const base = { version: 2, checksum: false, tlvs: [] } as const;
-  // Of what a proxy says for itself nothing counts, and what is there need not be right.
+  // In a LOCAL header the addresses are to be ignored, and need not be valid.
   if (isLocal) {
     return { size, header: { ...base, command: "LOCAL", carries: null, source: null, destination: null } };
   }
@@ -192,7 +192,7 @@ function parseBinary(bytes: Uint8Array, limit: number): ParsedProxyHeader | null
     return { size, header: { ...header, ...vectors(bytes, FIXED + block, size) } };
   } catch (error) {
     if (family !== 0) throw error;
-    return { size, header }; // addresses of a kind that nobody named may be there
+    return { size, header }; // addresses of an unspecified kind may be there
   }
 }
 
@@ -205,7 +205,7 @@ const addressesIn = (bytes: Uint8Array, view: DataView, family: number): [Addres
   return [at(FIXED, ports), at(FIXED + length, ports + 2)];
 };
 
-/** A path, up to the first zero; of an abstract name, which begins with one, up to the zeros that fill it up. */
+/** A path, up to the first zero; an abstract name, which begins with one, up to its padding. */
 const unixIn = (bytes: Uint8Array, start: number): Address | null => {
   const field = bytes.subarray(start, start + UNIX_PATH);
   let end = field[0] === 0 ? UNIX_PATH : field.indexOf(0);
@@ -216,7 +216,7 @@ const unixIn = (bytes: Uint8Array, start: number): Address | null => {
 
 type Mutable<T> = { -readonly [Name in keyof T]?: T[Name] };
 
-/** The vectors from `start` to `end`, and what those say that are known. */
+/** The vectors from `start` to `end`, and the values of the known ones. */
 function vectors(bytes: Uint8Array, start: number, end: number): Mutable<ProxyHeader> {
   const found: Mutable<ProxyHeader> = {};
   const tlvs: ProxyTlv[] = [];
@@ -245,7 +245,7 @@ function vectors(bytes: Uint8Array, start: number, end: number): Mutable<ProxyHe
 
 const hex = (type: number): string => `0x${type.toString(16).padStart(2, "0")}`;
 
-/** The vectors from `start` to `end`; `at` is where the value of one begins. */
+/** The vectors from `start` to `end`; `at` is where a vector's value begins. */
 function* each(
   bytes: Uint8Array,
   start: number,
@@ -282,7 +282,7 @@ function sslIn(value: Uint8Array): ProxySsl {
   return {
     tls: (client & CLIENT_SSL) !== 0,
     certificate,
-    // Zero also where no certificate was asked for: that a client is known takes one.
+    // Also zero if no certificate was requested; a client is verified only if it presented one.
     verified: verify === 0 && certificate !== "none",
     verify,
     ...found,
@@ -310,7 +310,7 @@ function parseSimple(bytes: Uint8Array): ParsedProxyHeader {
   return { header, size: SIMPLE_SIZE };
 }
 
-/** The IPv4 address inside, where there is one: that is how the protocol spells IPv4. */
+/** The IPv4 address inside, if there is one: the protocol spells IPv4 like this. */
 const unmapped = (packed: Uint8Array): Uint8Array => (begins(packed, MAPPED) ? packed.subarray(12) : packed);
 
 const checkSum = (header: Uint8Array, at: number, value: Uint8Array): void => {

@@ -37,17 +37,17 @@ import type { ProxySsl, ProxyTlv } from "./proxy-header.ts";
 
 const BYTES = new TextEncoder();
 
-/** What a header says that this side sends. Where the addresses are left out it says that this side speaks for itself (`LOCAL`; in version 1 `UNKNOWN`). */
+/** A header that this side sends. Without addresses it says that this side speaks for itself (`LOCAL`; in version 1 `UNKNOWN`). */
 export interface ProxyHeaderOptions {
   /** Default 2. `"simple"`, Spectrum's, is for datagrams. */
   readonly version?: 1 | 2 | "simple";
-  /** The client that this side speaks for. `null`: it is not known. */
+  /** The client that this side speaks for. `null`: unknown. */
   readonly source?: AddressLike | null;
-  /** Where that client came to. */
+  /** Where that client connected. */
   readonly destination?: AddressLike | null;
   /** Default `"stream"`. Version 1 has no other. */
   readonly carries?: "stream" | "datagram";
-  /** As `ProxyHeader.alpn`; so are the next four. Version 2 alone. */
+  /** As `ProxyHeader.alpn`; likewise the next four. Only version 2. */
   readonly alpn?: string;
   readonly authority?: string;
   readonly uniqueId?: string | Uint8Array;
@@ -55,7 +55,7 @@ export interface ProxyHeaderOptions {
   readonly ssl?: Partial<ProxySsl>;
   /** Further vectors, such as those of an application (0xE0 to 0xEF). */
   readonly tlvs?: readonly ProxyTlv[];
-  /** Adds a checksum. Default `false`. Version 2 alone. */
+  /** Adds a checksum. Default `false`. Only version 2. */
   readonly checksum?: boolean;
 }
 
@@ -89,11 +89,11 @@ export const PROXY_HEADER_NAMES = optionNamesOf<ProxyHeaderOptions>("a PROXY pro
 });
 
 /**
- * The bytes of a header. `1` and `2` are short for `{ version: 1 }` and `{ version: 2 }`, with which this side speaks
+ * The bytes of a header. `1` and `2` are short for `{ version: 1 }` and `{ version: 2 }`, by which this side speaks
  * for itself.
  *
- * @throws TypeError and RangeError where an option is wrong: addresses of two families, a name in place of an address,
- *   what the version cannot say, more than 65 535 bytes; as `parseAddress`, where an address is none.
+ * @throws TypeError and RangeError if an option is wrong: addresses of two families, a name instead of an address,
+ *   something that the version cannot express, more than 65 535 bytes; as `parseAddress` if an address is malformed.
  */
 export function proxyHeader(options: 1 | 2 | ProxyHeaderOptions = {}): Uint8Array {
   const given: ProxyHeaderOptions = typeof options === "number" ? { version: options } : options;
@@ -119,7 +119,7 @@ const written = (name: string, like: AddressLike | null | undefined): Address | 
   if (like === null || like === undefined) return null;
   const endpoint = parseAddress(like);
   if (endpoint.scheme === "unix") return { family: "unix", path: endpoint.path };
-  const host = endpoint.hostname.replace(/%.*$/s, ""); // which interface it is says nothing elsewhere
+  const host = endpoint.hostname.replace(/%.*$/s, ""); // an interface's name means nothing on another machine
   for (const [number, family] of [
     [AF_INET, "IPv4"],
     [AF_INET6, "IPv6"],
@@ -170,7 +170,7 @@ function simpleOf(source: Address | null, destination: Address | null): Uint8Arr
   return bytes;
 }
 
-/** 16 bytes, also of an IPv4 address. */
+/** 16 bytes, for IPv4 addresses too. */
 const mapped = (address: InternetAddress): Uint8Array => {
   const packed = packedOf(address);
   return packed.length === 16 ? packed : new Uint8Array([...MAPPED, ...packed]);

@@ -1,4 +1,4 @@
-/** Services and protocols by name: what /etc/services and /etc/protocols say, and a small table built in. */
+/** Services and protocols by name: from /etc/services and /etc/protocols, or from a small built-in table. */
 
 import { SocketError } from "../errors.ts";
 
@@ -20,13 +20,13 @@ export const fieldsOf = (text: string): string[][] =>
   );
 
 /**
- * A table of services. Of several that match the first of the text counts, as in services(5), so one that asks
- * for no protocol is mostly told of TCP.
+ * A table of services. Of several that match, the first in the text counts, as in services(5), so a question
+ * without a protocol mostly finds TCP.
  */
 export class Services {
   readonly #services: readonly Service[];
 
-  /** `text`: in the form of services(5), `name port/protocol alias…`; a line that is not is passed over. */
+  /** `text`: in the form of services(5), `name port/protocol alias…`; lines in another form are ignored. */
   constructor(text: string) {
     this.#services = fieldsOf(text).flatMap(([name = "", place = "", ...aliases]) => {
       const [, port, protocol = ""] = /^([0-9]+)\/(.*)$/s.exec(place) ?? [];
@@ -71,7 +71,7 @@ export class Services {
 export class Protocols {
   readonly #numbers: ReadonlyMap<string, number>;
 
-  /** `text`: in the form of protocols(5), `name number alias…`; a line that is not is passed over. */
+  /** `text`: in the form of protocols(5), `name number alias…`; lines in another form are ignored. */
   constructor(text: string) {
     const numbers = new Map<string, number>();
     for (const [name = "", number = "", ...aliases] of fieldsOf(text)) {
@@ -91,13 +91,13 @@ export class Protocols {
 let services: Services | undefined;
 let protocols: Protocols | undefined;
 
-/** The table of services that is built in; made when it is first asked for. */
+/** The built-in table of services, made on first use. */
 export const builtInServices = (): Services => {
   services ??= new Services(COMMON_SERVICES.replace(WITHOUT_PROTOCOL, "$1/tcp$2\n$1/udp$2"));
   return services;
 };
 
-/** The table of protocols that is built in; made when it is first asked for. */
+/** The built-in table of protocols, made on first use. */
 export const builtInProtocols = (): Protocols => {
   protocols ??= new Protocols(COMMON_PROTOCOLS);
   return protocols;
@@ -105,9 +105,9 @@ export const builtInProtocols = (): Protocols => {
 
 /**
  * The port of a service (`"http"` is 80), by its name or an alias (`"www"`), over `protocol` (`"tcp"`, `"udp"`)
- * or whichever comes first. Capitals count. CPython's `getservbyname`; getservbyname(3).
+ * or whichever comes first. Case-sensitive. CPython's `getservbyname`; getservbyname(3).
  *
- * @throws SocketError `ERR_NAME` if there is none; TypeError if an argument is no string.
+ * @throws SocketError `ERR_NAME` if there is none; TypeError if an argument is not a string.
  */
 export const getservbyname = (name: string, protocol?: string): number =>
   builtInServices().getservbyname(name, protocol);
@@ -117,7 +117,7 @@ export const getservbyname = (name: string, protocol?: string): number =>
  * comes first. CPython's `getservbyport`; getservbyport(3).
  *
  * @throws SocketError `ERR_NAME` if there is none; RangeError if the port is not 0 to 65535; TypeError
- *   where it is no integer, or the protocol no string.
+ *   where it is not an integer, or the protocol is not a string.
  */
 export const getservbyport = (port: number, protocol?: string): string =>
   builtInServices().getservbyport(port, protocol);
@@ -126,7 +126,7 @@ export const getservbyport = (port: number, protocol?: string): string =>
  * The number of a protocol (`"tcp"` is 6), by its name or an alias (`"TCP"`). CPython's `getprotobyname`;
  * getprotobyname(3).
  *
- * @throws SocketError `ERR_NAME` if there is none; TypeError if the name is no string.
+ * @throws SocketError `ERR_NAME` if there is none; TypeError if the name is not a string.
  */
 export const getprotobyname = (name: string): number => builtInProtocols().getprotobyname(name);
 
@@ -134,14 +134,14 @@ export const getprotobyname = (name: string): number => builtInProtocols().getpr
 
 const MAX_PORT = 65_535; // 16 bits: RFC 9293, RFC 768
 
-/** `port`, where it is one. Else `TypeError` or `RangeError`. */
+/** Returns `port` if it is valid. Else throws `TypeError` or `RangeError`. */
 export const checkPort = (port: number): number => {
   if (!Number.isInteger(port)) throw new TypeError(`a port is an integer, not ${String(port)}`);
   if (port >= 0 && port <= MAX_PORT) return port + 0; // −0 is 0
   throw new RangeError(`a port is 0 to ${MAX_PORT}, not ${port}`);
 };
 
-/** `text`, where it is a string. Else `TypeError`. */
+/** Returns `text` if it is a string. Else throws `TypeError`. */
 export const checkText = (what: string, text: string): string => {
   if (typeof text === "string") return text;
   throw new TypeError(`${what} is a string, not ${String(text)}`);
@@ -160,8 +160,8 @@ const unknown = (what: string, protocol?: string): never => {
 
 // --- The tables --------------------------------------------------------------------------------------------
 
-// What is in common use, from IANA's registry of service names and ports, with the names and aliases that
-// Debian's /etc/services has. In the form of services(5), but that a port without a protocol is TCP's and UDP's.
+// The services in common use, from IANA's registry of service names and ports, with the names and aliases that
+// Debian's /etc/services has. In the form of services(5), except that a port without a protocol is for TCP and UDP.
 const WITHOUT_PROTOCOL = /^(\S+ \d+)( .*)?$/gm;
 const COMMON_SERVICES = `tcpmux 1/tcp
 echo 7

@@ -336,7 +336,7 @@ class Unpacker {
 const DOMEXCEPTIONS = /^(AbortError|TimeoutError|DataCloneError|OperationError)$/;
 
 /**
- * `value` as bytes. Throws `ERR_LIMIT` if these are over 32 MiB, and `ERR_UNSUPPORTED` for what is no data; both say
+ * `value` as bytes. Throws `ERR_LIMIT` if these are over 32 MiB, and `ERR_UNSUPPORTED` for what is not data; both say
  * `what` it is, and where in it.
  */
 export const packed = (what: string, value: unknown): Uint8Array => {

@@ -137,7 +137,7 @@ export type ClientHandlerClass<Call, Reply, Context = unknown> = new (
   server: HandlerServer<Context>,
 ) => ClientHandler<Call, Reply>;
 
-/** Throws `TypeError` where `Handler` is no class that answers calls, or cannot do so `pipeline` at a time. */
+/** Throws `TypeError` where `Handler` is not a class that answers calls, or cannot do so `pipeline` at a time. */
 export const checkClient = (Handler: unknown, pipeline: number): void => {
   if (typeof Handler !== "function" || !(Handler.prototype instanceof ClientHandler)) {
     throw new TypeError("a pool takes a class that extends ClientHandler");

@@ -70,7 +70,7 @@ interface Told {
 interface OfRequest extends Told {
   /** The request's number at this server, from 1. */
   readonly id: number;
-  /** The peer, or `null` where the platform does not tell. */
+  /** The peer, or `null` if the platform does not provide them. */
   readonly address: Address | null;
 }
 

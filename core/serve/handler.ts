@@ -54,7 +54,7 @@ export type HandlerClass<Request, Context = unknown, Params = unknown> = new (
   server: HandlerServer<Context>,
 ) => BaseRequestHandler<Request, unknown, Params>;
 
-/** Throws a `TypeError` where `Handler` is no class of handlers. */
+/** Throws a `TypeError` where `Handler` is not a class of handlers. */
 export const checkHandler = (Handler: unknown): void => {
   if (typeof Handler === "function" && typeof Handler.prototype?.run === "function") return;
   throw new TypeError(

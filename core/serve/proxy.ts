@@ -118,7 +118,7 @@ const LEAST = 16; // bytes: the shortest header of version 2
 const clientOf = ({ carries, source }: ProxyHeader, peer: Address | null): Address | null =>
   carries === null ? peer : source;
 
-/** Throws `TypeError`, `RangeError`, and `ERR_INVALID_ADDRESS` for what is no network. */
+/** Throws `TypeError`, `RangeError`, and `ERR_INVALID_ADDRESS` for what is not a network. */
 export const checkProxyProtocol = (options: ProxyProtocolOptions): void => {
   const { from, others = "refuse", local = "close", timeout = TIMEOUT, maxHeader = MAX_HEADER } = options;
   if (!Array.isArray(from) || from.length === 0) {
@@ -142,7 +142,7 @@ const networksIn = (from: readonly string[]): Network[] =>
  *
  *     proxyProtocol: behindProxies({ from: ["unknown"] })
  *
- * Throws `TypeError`, `RangeError`, and `ERR_INVALID_ADDRESS` for what is no network.
+ * Throws `TypeError`, `RangeError`, and `ERR_INVALID_ADDRESS` for what is not a network.
  */
 export const behindProxies = (options: ProxyProtocolOptions): ProxyProtocolOptions => {
   checkOptions("behindProxies()", options, PROXY_PROTOCOL_NAMES);
@@ -250,7 +250,7 @@ export class ProxyDoor {
     return { address: clientOf(found.header, peer), header: found.header, rest: found.rest };
   }
 
-  /** Turns away a peer that is no proxy. */
+  /** Turns away a peer that is not a proxy. */
   #refuse(peer: Address | null): void {
     const said = `${formatAddress(peer)} is not one of the proxies in proxyProtocol.from, and other peers are refused`;
     this.#keeper.turnAway(peer, "proxy", new SocketError("ERR_PROXY", said));

@@ -431,7 +431,7 @@ export abstract class BaseServer<Request, Context = unknown>
     return refusal;
   }
 
-  /** A connection that `admit()` let in has become no request. */
+  /** A connection that `admit()` let in has become not a request. */
   protected withdraw(clientAddress: Address | null): void {
     this.#leave(clientAddress);
   }

@@ -36,7 +36,7 @@ export const CONNECT_NAMES = optionNamesOf<ConnectOptions>("what dials")({
   signal: true,
 });
 
-/** Throws `TypeError` where `header` is no PROXY protocol header of a stream. */
+/** Throws `TypeError` where `header` is not a PROXY protocol header of a stream. */
 export const checkHeader = (header: unknown): void => {
   const right = "proxyHeader is what proxyHeader() makes: the bytes of a PROXY protocol header";
   if (!(header instanceof Uint8Array)) throw new TypeError(`${right}, not ${textOf(header, 40)}`);

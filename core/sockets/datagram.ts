@@ -370,7 +370,7 @@ export class DatagramSocket extends BaseSocket implements AsyncDisposable {
   /** As `StreamSocket.readiness()`. */
   readiness(mask: number): number {
     if (this.closed) return POLLNVAL;
-    const readable = this.#queue.length > 0 || this.#deaf; // an error is no datagram: poll(2) says POLLERR alone
+    const readable = this.#queue.length > 0 || this.#deaf; // an error is not a datagram: poll(2) says POLLERR alone
     const ended = this.#deaf && this.#mute;
     return (
       (mask & POLLIN && readable ? POLLIN : 0) |

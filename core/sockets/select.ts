@@ -70,7 +70,7 @@ const ready = async <T extends Selectable>(
  * connection waits for `accept()`. The sockets of an answer stay in the order given.
  *
  * The end of a stream and an error count as something to read. Rejects with `EBADF` for a closed socket, `TypeError`
- * for what is no socket, and with `ERR_UNSUPPORTED` for the third list where the place has no urgent data (all but Node with `koffi`).
+ * for what is not a socket, and with `ERR_UNSUPPORTED` for the third list where the place has no urgent data (all but Node with `koffi`).
  * CPython's `select.select`, in milliseconds.
  */
 export const select = async <
@@ -110,7 +110,7 @@ export const select = async <
 export class Poll<T extends Selectable = Selectable> {
   readonly #masks = new Map<T, number>();
 
-  /** Watches `selectable`, from now on for just these events (CPython's default has `POLLPRI`, too, which most places have not). Throws `TypeError` if it is no socket, `RangeError` if the mask is not of `POLLIN`, `POLLPRI`, `POLLOUT`. */
+  /** Watches `selectable`, from now on for just these events (CPython's default has `POLLPRI`, too, which most places have not). Throws `TypeError` if it is not a socket, `RangeError` if the mask is not of `POLLIN`, `POLLPRI`, `POLLOUT`. */
   register(selectable: T, eventmask: number = POLLIN | POLLOUT): void {
     this.#masks.set(checkSelectable(selectable, "register()"), checkMask(eventmask));
   }

@@ -273,12 +273,12 @@ export class StreamSocket extends BaseSocket implements AsyncDisposable {
     this.#letGo(new SocketError("ECONNABORTED"));
   }
 
-  /** The peer's address, or `null` where the platform does not tell. */
+  /** The peer's address, or `null` if the platform does not provide them. */
   getpeername(): Address | null {
     return this.#transport.remoteAddress;
   }
 
-  /** This side's address, or `null` where the platform does not tell. */
+  /** This side's address, or `null` if the platform does not provide them. */
   getsockname(): Address | null {
     return this.#transport.localAddress;
   }

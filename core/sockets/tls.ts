@@ -127,7 +127,7 @@ const startsPem = (bytes: Uint8Array): boolean => {
   return text.includes("-----BEGIN ");
 };
 
-/** Throws `TypeError` where `value` is no PEM. */
+/** Throws `TypeError` where `value` is not PEM. */
 const checkPem = (name: string, value: unknown): void => {
   const right = `${name} is PEM text ("-----BEGIN …"), its bytes, or { file: "path" }`;
   if (typeof value === "string") {
@@ -167,7 +167,7 @@ export const checkCertificate = (path: string, { cert, key, passphrase }: Certif
   if (key === undefined) throw new TypeError(`${path}passphrase is for ${path}key, which is not given`);
 };
 
-/** Throws `TypeError` where `protocols` is no list for ALPN. */
+/** Throws `TypeError` where `protocols` is not a list for ALPN. */
 export const checkProtocols = (name: string, protocols: readonly unknown[]): void => {
   if (protocols.length === 0) throw new TypeError(`${name} names no protocol; leave it out, or name one`);
   for (const protocol of protocols) {

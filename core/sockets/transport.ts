@@ -58,7 +58,7 @@ export interface StreamSink {
  * keeps no state that the socket keeps (the socket calls `end` and `close` once, and `write` only while open).
  */
 export interface StreamTransport {
-  /** This side's address; `null` where the platform does not tell. */
+  /** This side's address; `null` if the platform does not provide them. */
   readonly localAddress: Address | null;
   /** The peer's. */
   readonly remoteAddress: Address | null;

@@ -141,7 +141,7 @@ export interface Said {
 const DIALOGUE = 40; // rows of a dialogue that are shown, the last of it: what came just before tells most
 const SPEECH = 2048; // bytes of what one says at a time, the last of it
 
-/** What was said, a row for each line of text, and what is no text in hex. */
+/** What was said, a row for each line of text, and what is not text in hex. */
 export const dialogue = (said: readonly Said[]): string => {
   const rows: string[] = [];
   for (let i = 0; i < said.length; ) {

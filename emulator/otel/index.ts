@@ -204,7 +204,7 @@ export const startTelemetry = (options: TelemetryOptions = {}): (() => void) => 
         active.add(1, metric);
         const accepted = role === "server";
         const kind = accepted ? SpanKind.SERVER : SpanKind.CLIENT;
-        // What a server accepts is no part of what once opened the server.
+        // What a server accepts is not part of what once opened the server.
         const how = { kind, attributes, root: accepted };
         const span = tracer.startSpan("getpeername" in request ? "connection" : "datagram", how);
         return { span, began: performance.now(), metric };

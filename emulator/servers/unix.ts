@@ -56,7 +56,7 @@ const UNIX_STREAM_NAMES = optionNamesOf<UnixStreamServerOptions<unknown>>()({
 
 /**
  * Serves connections to a path, `"unix:/run/echo"` or `{ path }`, one at a time. CPython's `UnixStreamServer`. An
- * abstract name (`"unix:\0echo"`, Linux) is no file, and goes with its server.
+ * abstract name (`"unix:\0echo"`, Linux) is not a file, and goes with its server.
  *
  * A client that did not bind its socket has no address: `clientAddress` is `null` (CPython has `""`). The path of one
  * that did is told with the package `koffi`.

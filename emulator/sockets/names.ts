@@ -20,7 +20,7 @@ import { nameFailure } from "../kernel/addresses.ts";
  * or whichever comes first. Capitals count. From /etc/services; where there is none, from a small table of its
  * own. CPython's `getservbyname`; getservbyname(3).
  *
- * @throws SocketError `ERR_NAME` where there is none; TypeError where an argument is no string.
+ * @throws SocketError `ERR_NAME` where there is none; TypeError where an argument is not a string.
  */
 export const getservbyname = (name: string, protocol?: string): number =>
   services().getservbyname(name, protocol);
@@ -30,7 +30,7 @@ export const getservbyname = (name: string, protocol?: string): number =>
  * comes first; from where `getservbyname` has it. CPython's `getservbyport`; getservbyport(3).
  *
  * @throws SocketError `ERR_NAME` where there is none; RangeError where the port is not 0 to 65535; TypeError
- *   where it is no integer, or the protocol no string.
+ *   where it is not an integer, or the protocol is not a string.
  */
 export const getservbyport = (port: number, protocol?: string): string =>
   services().getservbyport(port, protocol);
@@ -39,7 +39,7 @@ export const getservbyport = (port: number, protocol?: string): string =>
  * The number of a protocol (`"tcp"` is 6), by its name or an alias (`"TCP"`). From /etc/protocols; where there
  * is none, from a small table of its own. CPython's `getprotobyname`; getprotobyname(3).
  *
- * @throws SocketError `ERR_NAME` where there is none; TypeError where the name is no string.
+ * @throws SocketError `ERR_NAME` where there is none; TypeError where the name is not a string.
  */
 export const getprotobyname = (name: string): number => protocols().getprotobyname(name);
 
@@ -54,7 +54,7 @@ export const gethostname = (): string => lazy.os.hostname();
  * `"255.255.255.255"`. CPython's `gethostbyname`.
  *
  * Rejects with `ERR_NAME` where the name is not known or has no IPv4 address (the message has the `EAI_` name of
- * the reason), RangeError where it cannot be a name, TypeError where it is no string.
+ * the reason), RangeError where it cannot be a name, TypeError where it is not a string.
  */
 export const gethostbyname = (name: string): Promise<string> => names.gethostbyname(system, name);
 
@@ -109,7 +109,7 @@ export const getaddrinfo = async (
  * The names of an address: `[host, service]`. What has no name goes by its number. `flags` are `NI_NUMERICHOST`,
  * `NI_NAMEREQD`, …, or-ed. CPython's `getnameinfo`; getnameinfo(3).
  *
- * Rejects with `ERR_NAME` where the hostname of `address` is no address, where `NI_NAMEREQD` is set and there is
+ * Rejects with `ERR_NAME` where the hostname of `address` is not an address, where `NI_NAMEREQD` is set and there is
  * no name, and where the name server fails; with what `parseAddress` throws where `address` is malformed.
  */
 export const getnameinfo = (address: AddressLike, flags = 0): Promise<[host: string, service: string]> =>

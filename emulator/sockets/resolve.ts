@@ -19,7 +19,7 @@ export const unboundName = (family: number): Address | null => {
     : { family: "IPv4", hostname: "0.0.0.0", port: 0 };
 };
 
-/** Throws if it is no address of this family: `EAFNOSUPPORT`, and `ERR_NAME` for an address of the other version, as getaddrinfo(3). */
+/** Throws if it is not an address of this family: `EAFNOSUPPORT`, and `ERR_NAME` for an address of the other version, as getaddrinfo(3). */
 export const mustFit = (endpoint: Endpoint, family: number): void => {
   const said = formatAddress(endpoint);
   if ((endpoint.scheme === "unix") !== (family === AF_UNIX)) {

@@ -64,7 +64,7 @@ export class Tape {
     this.#add({ at: this.now, from, fault, rule, ...numbered(peer) });
   }
 
-  /** What is no part of a conversation, for who looks on. */
+  /** What is not part of a conversation, for who looks on. */
   note(peer: number, text: string): void {
     this.#show?.add(`${this.#stamp(this.now, peer)} -- ${text}\n`);
   }

@@ -83,7 +83,7 @@ const reached = async <T>(asked: () => Promise<T>, begins: boolean): Promise<T> 
   }
 };
 
-/** Of a stub, as which everything that is no copy comes, `typeof` gives `function`. */
+/** Of a stub, as which everything that is not a copy comes, `typeof` gives `function`. */
 const isOutcome = (got: Outcome | object): got is Outcome => typeof got === "object";
 
 /** The reply; throws the error. */

@@ -1,10 +1,10 @@
 /**
- * Who may use the control plane: bearer tokens (RFC 6750), from one text, `SOCKLET_TOKENS`.
+ * Who may use the control plane: bearer tokens (RFC 6750), all in one text, `SOCKLET_TOKENS`.
  *
  *     SOCKLET_TOKENS="Zm9vYmFyYmF6cXV4MDE read:cmVhZHMtb25seS0wMDE run:c3RhcnRzLW9ubHktMDE"
  *
  * Entries are separated by white space or commas. An entry is a token, or `scopes:token` with scopes joined by
- * `+`; a token alone has every scope. `read` looks at sessions and listeners; `run` starts, sends to and ends
+ * `+`; a token without scopes has all of them. `read` looks at sessions and listeners; `run` starts, sends to and ends
  * sessions, and so sees the results of those that it runs. Neither includes the other. All tokens are valid at
  * once: to rotate one, add the new, move its users over, remove the old.
  */
@@ -22,7 +22,7 @@ const encoder = new TextEncoder();
 const digest = async (text: string): Promise<Uint8Array> =>
   new Uint8Array(await crypto.subtle.digest("SHA-256", encoder.encode(text)));
 
-/** The entries of a text in the form of `SOCKLET_TOKENS`, sound or not; `scopes` is undefined if none are named. */
+/** The entries of a text in the form of `SOCKLET_TOKENS`, valid or not; `scopes` is undefined if it names none. */
 export const tokenEntries = (
   text: string,
 ): { readonly entry: string; readonly scopes: string | undefined; readonly token: string }[] =>
@@ -36,13 +36,13 @@ export const tokenEntries = (
 
 /** The tokens that are valid. */
 export class TokenList {
-  /** Why nobody is let in, and what to do; `null` if there are tokens and all are sound. Names no token. */
+  /** Why nobody is admitted, and what to do; `null` if there are tokens and all are valid. Contains no token. */
   readonly problem: string | null;
   readonly #entries: readonly { readonly token: string; readonly scopes: readonly string[] }[];
-  // Values, and no promise of them: in a Worker what one request awaits must not be another's.
+  // Values, not promises: in a Worker a request must not await a promise of another request.
   #digests: readonly Uint8Array[] | undefined;
 
-  /** Reads `text`. Never throws: a deployment with a fault answers what it is. */
+  /** Reads `text`. Never throws: a misconfigured deployment answers what is wrong. */
   constructor(text: string | undefined) {
     const entries = tokenEntries(typeof text === "string" ? text : "");
     this.#entries = entries.map(({ token, scopes }) => ({ token, scopes: scopes?.split("+") ?? SCOPES }));
@@ -59,8 +59,8 @@ export class TokenList {
   }
 
   /**
-   * What `token` lets its holder do; `null` if it is none of these. Digests are compared, each with all of
-   * its bytes, and all of them: the time this takes says nothing of how near a guess was, or which token it hit.
+   * What `token` lets its holder do; `null` if it is not one of these. Digests are compared, each with all of
+   * its bytes, and always all of them: the time this takes does not reveal how close a guess was, or which token matched.
    */
   async scopesOf(token: string): Promise<ReadonlySet<string> | null> {
     this.#digests ??= await Promise.all(this.#entries.map((entry) => digest(entry.token)));
@@ -75,6 +75,6 @@ export class TokenList {
   }
 }
 
-/** The token of an `Authorization` header (RFC 6750 2.1); `undefined` if it has none that is well formed, or several. */
+/** The token of an `Authorization` header (RFC 6750 2.1); `undefined` if it has no well-formed one, or several. */
 export const bearerToken = (header: string | undefined): string | undefined =>
   /^Bearer +([A-Za-z0-9._~+/-]+=*) *$/i.exec(header ?? "")?.[1];

@@ -19,7 +19,7 @@ import { readEvents } from "./sse.ts";
 
 /** Options of a client. Times are milliseconds. */
 export interface ControlClientOptions {
-  /** One of the plane's tokens. Without one `health` and `ready` alone answer. */
+  /** One of the plane's tokens. Without one, only `health` and `ready` answer. */
   readonly token?: string;
   /** Default: the platform's. */
   readonly fetch?: (url: string, init: RequestInit) => Promise<Response> | Response;
@@ -36,9 +36,9 @@ const CLIENT_NAMES = optionNamesOf<ControlClientOptions>("controlClient()")({
   retryDelay: true,
 });
 
-/** What a call can be given beside its arguments. */
+/** Options of one call. */
 export interface CallOptions {
-  /** Gives up the call; it rejects with the reason. */
+  /** Aborts the call, which rejects with the reason. */
   readonly signal?: AbortSignal;
 }
 
@@ -52,7 +52,7 @@ export interface FollowOptions extends CallOptions {
 
 const FOLLOW_NAMES = optionNamesOf<FollowOptions>("follow()")({ signal: true, after: true });
 
-const SILENCE = 45_000; // ms: three heartbeats; then the connection is taken for dead
+const SILENCE = 45_000; // ms: three heartbeats; then the connection is considered dead
 const MAX_RETRIES = 5; // connections in a row that bring no event, before follow() gives up
 
 /**
@@ -63,15 +63,15 @@ const MAX_RETRIES = 5; // connections in a row that bring no event, before follo
  *
  * Every call rejects with a `SocketError`: with the code of the problem that the plane answered (`EACCES` for a
  * token, `ERR_REFUSED` for a scope or a target, `ENOENT` for an unknown id, `ENOTCONN`, `EINVAL`, `ERR_PLATFORM`…); where it
- * cannot be reached with the platform's code or `ERR_CONNECT_FAILED`; with `ETIMEDOUT` where no answer came; with
- * `ERR_INTERNAL` where the answer is not of a control plane. `cause` is the problem, or the platform's error.
+ * cannot be reached, with the platform's code or `ERR_CONNECT_FAILED`; with `ETIMEDOUT` if no answer came; with
+ * `ERR_INTERNAL` if the answer is not from a control plane. `cause` is the problem, or the platform's error.
  */
 export const controlClient = (url: string, options: ControlClientOptions = {}) => {
   checkOptions("controlClient()", options, CLIENT_NAMES);
   const base = url.replace(/(\/v1)?\/*$/, ""); // `socklet serve` prints it with /v1
   const { token, timeout = 30_000, retryDelay = 1_000, fetch = globalThis.fetch } = options;
 
-  /** An answer that is no error; its body has not been read. */
+  /** An answer that is not an error; its body has not been read. */
   const ask = async (
     method: string,
     path: string,
@@ -132,7 +132,7 @@ export const controlClient = (url: string, options: ControlClientOptions = {}) =
     return eventsOf(path, from, isLast, mayEnd);
   };
 
-  /** Events of a path, on one connection after the other, until one is the last; `mayEnd`: or until they end. */
+  /** The events of a path, over successive connections, until one is the last; `mayEnd`: or until the stream ends. */
   async function* eventsOf<Event extends { readonly id: number; readonly type: string }>(
     path: string,
     { after = 0, signal }: FollowOptions,
@@ -179,7 +179,7 @@ export const controlClient = (url: string, options: ControlClientOptions = {}) =
 
     get: (id: string, call_: CallOptions = {}): Promise<SessionInfo> => call("GET", sessionPath(id), call_),
 
-    /** Runs a session to its end; resolves to its record also where it failed. */
+    /** Runs a session to its end; resolves to its record, also if it failed. */
     run: (spec: SessionSpec, call_: CallOptions = {}): Promise<SessionInfo> =>
       call("POST", "/sessions", call_, {
         json: spec,
@@ -191,8 +191,8 @@ export const controlClient = (url: string, options: ControlClientOptions = {}) =
       call("POST", "/sessions", call_, { json: { ...spec, background: true } }),
 
     /**
-     * The events with ids above `after`, then those to come, to the session's end. Where the connection breaks or
-     * falls silent it connects again and goes on after the last event. Ends when `signal` aborts.
+     * The events with ids above `after`, then those to come, to the session's end. If the connection breaks or
+     * falls silent, it connects again and continues after the last event. Ends when `signal` aborts.
      */
     follow: (id: string, from: FollowOptions = {}): AsyncGenerator<SessionEvent, void, undefined> =>
       follow<SessionEvent>(sessionPath(id, "/events"), from, ({ type }) => isOver(type), false),
@@ -211,18 +211,18 @@ export const controlClient = (url: string, options: ControlClientOptions = {}) =
   return {
     health: (call_: CallOptions = {}): Promise<Health & { readonly status: "ok" }> =>
       call("GET", "/health", call_),
-    /** Resolves where sessions can be started; rejects with `ERR_APP`, which says why not. */
+    /** Resolves if sessions can be started; otherwise rejects with `ERR_APP`, which says why not. */
     ready: (call_: CallOptions = {}): Promise<{ readonly ready: true }> => call("GET", "/ready", call_),
     listeners: async (call_: CallOptions = {}): Promise<readonly ListenerInfo[]> =>
       (await call<{ listeners: ListenerInfo[] }>("GET", "/listeners", call_)).listeners,
     pools: async (call_: CallOptions = {}): Promise<readonly PoolInfo[]> =>
       (await call<{ pools: PoolInfo[] }>("GET", "/pools", call_)).pools,
-    /** One pool; rejects with `ENOENT` if there is none of that name. */
+    /** One pool; rejects with `ENOENT` if there is none with that name. */
     pool: (name: string, call_: CallOptions = {}): Promise<PoolInfo> =>
       call("GET", `/pools/${encodeURIComponent(name)}`, call_),
     /**
-     * What the listeners' servers told, with ids above `after`, then what they tell, until they are closed or `signal`
-     * aborts; of a Worker what one isolate has kept. Where the connection breaks it goes on after the last event.
+     * The events of the listeners' servers with ids above `after`, then those to come, until they are closed or `signal`
+     * aborts; for a Worker, those that one isolate has kept. If the connection breaks, it continues after the last event.
      */
     listenerEvents: (from: FollowOptions = {}): AsyncGenerator<ListenerEvent, void, undefined> =>
       follow<ListenerEvent>("/listeners/events", from, () => false, true),

@@ -24,16 +24,16 @@ const TITLES = {
 
 export type ProblemStatus = keyof typeof TITLES;
 
-/** What a plane's error is over HTTP. A code that is not here is 500: a plane has no reason to throw it. */
+/** The status for each code that a plane may throw. All others are 500: a plane has no reason to throw them. */
 const STATUS: Partial<Record<SocketErrorCode, ProblemStatus>> = {
-  // What was asked is wrong.
+  // The request is wrong.
   EINVAL: 422,
   ERR_INVALID_ADDRESS: 422,
   ERR_REFUSED: 403,
   ENOENT: 404,
   EMSGSIZE: 413,
   ERR_UNSUPPORTED: 501,
-  // It was asked at the wrong moment.
+  // The request came at the wrong moment.
   ENOTCONN: 409,
   EPIPE: 409,
   EBUSY: 409,
@@ -42,10 +42,10 @@ const STATUS: Partial<Record<SocketErrorCode, ProblemStatus>> = {
   ECONNABORTED: 409,
   ERR_HANDED_OVER: 409,
   ERR_LIMIT: 429,
-  // The session's peer takes nothing, for too long or while too much waits for it.
+  // The session's peer does not read: for too long, or while too much output waits.
   ETIMEDOUT: 409,
   ENOBUFS: 429,
-  // We cannot now: this process is ending or has no descriptor left, nobody has set it up, or its platform failed.
+  // This side cannot do it now: the process is ending or has no descriptor left, is not configured, or its platform failed.
   EBADF: 503,
   EMFILE: 503,
   ERR_APP: 503,
@@ -68,7 +68,7 @@ export interface Problem {
   readonly status: number;
   /** What is wrong here, and what would be right. */
   readonly detail: string;
-  /** Finer than the status, and the same as in code. */
+  /** More specific than the status, and the same code as in an exception. */
   readonly code: SocketErrorCode;
   /** The `X-Request-Id` of the answer. */
   readonly requestId: string;
@@ -98,7 +98,7 @@ export class HttpError extends SocketError {
   }
 }
 
-/** The answer for what a route threw. What is no `SocketError` is a fault of ours, and is not told. */
+/** The answer for what a route threw. Anything but a `SocketError` is an internal fault, whose message is not shown. */
 export const problemResponse = (thrown: unknown, requestId: string): Response => {
   const known = isA(thrown, SocketError) ? thrown : undefined;
   const given = isA(thrown, HttpError) ? thrown : undefined;

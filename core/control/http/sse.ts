@@ -1,6 +1,6 @@
 /**
- * Events as bytes: server-sent events (WHATWG HTML 9.2), written and read. The one form in which
- * events cross a border: HTTP, and a Durable Object's RPC, which carries streams of bytes and no iterables.
+ * Events as bytes: server-sent events (WHATWG HTML 9.2), written and read. This is the one form in which
+ * events are transferred: by HTTP, and by a Durable Object's RPC, which carries streams of bytes but no iterables.
  */
 
 import { withDeadline } from "../../bytes/data.ts";
@@ -8,7 +8,7 @@ import { printableJson } from "../../describe.ts";
 import { SocketError } from "../../errors.ts";
 import type { SessionEvent } from "../plane.ts";
 
-/** What every event has that crosses. */
+/** What every transferred event has. */
 interface Numbered {
   readonly id: number;
   readonly type: string;
@@ -21,8 +21,8 @@ const MAX_EVENT = 64 * 1024; // characters that a reader gathers for one event; 
 const encoder = new TextEncoder();
 
 /**
- * A stream of `events`, one a piece, with a comment as a heartbeat while nothing happens. It reads one event at a
- * time, when the consumer asks, and aborts `leaving` when the consumer leaves: give its signal to what makes the
+ * A stream of `events`, each a chunk of its own, with a comment as a heartbeat while nothing happens. It reads one event at a
+ * time, when the consumer asks, and aborts `leaving` when the consumer leaves: give its signal to the source of the
  * events.
  *
  *     const leaving = new AbortController();
@@ -34,7 +34,7 @@ export const eventStream = (
   heartbeat: number = HEARTBEAT,
 ): ReadableStream<Uint8Array> => {
   const source = events[Symbol.asyncIterator]();
-  let next: Promise<IteratorResult<Numbered>> | undefined; // what a heartbeat came before of
+  let next: Promise<IteratorResult<Numbered>> | undefined; // the read that a heartbeat came before
   return new ReadableStream(
     {
       type: "bytes", // the kind that a Durable Object's RPC carries
@@ -57,20 +57,20 @@ export const eventStream = (
       },
       cancel() {
         leaving.abort();
-        void source.return?.().catch(() => {}); // what it holds is let go of, also where it stands between two events
+        void source.return?.().catch(() => {}); // frees what it holds, even between two events
       },
     },
     { highWaterMark: 0 },
   );
 };
 
-/** One event as text. JSON has no line ends of its own, so the data is one line; and who prints it prints no more than text. */
+/** One event as text. JSON has no line ends of its own, so the data is one line, and it is safe to print. */
 const eventText = (event: Numbered): string =>
   `id: ${event.id}\nevent: ${event.type}\ndata: ${printableJson(JSON.stringify(event))}\n\n`;
 
 /**
  * The events of a stream that `eventStream` wrote. Ends with the stream or when `signal` aborts. Rejects where
- * the stream breaks or is not one of ours, and with `ETIMEDOUT` where it is silent for `silence` ms.
+ * the stream breaks or has another format, and with `ETIMEDOUT` if it is silent for `silence` ms.
  */
 export async function* readEvents<Event extends Numbered = SessionEvent>(
   stream: ReadableStream<Uint8Array>,

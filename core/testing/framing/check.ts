@@ -10,7 +10,7 @@
  * - **Cut** anywhere, and with many messages in one piece: the same answer, byte for byte, as soon as all was sent;
  *   the same result and effect; and after the peer's end, its own.
  * - **Ended** after n bytes: it ends by itself. What was asked whole is answered whole, also where the end follows at
- *   once, since a half-close is no close. What it says to a message that was cut off is its own affair (in a protocol
+ *   once, since a half-close is not a close. What it says to a message that was cut off is its own affair (in a protocol
  *   of lines the end may end the last one), unless the check is `strict`.
  * - **Reset** after n bytes: it ends by itself, has said nothing but a beginning of the right answer, and claims no
  *   result, nor leaves an effect, of what it did not get.

@@ -93,7 +93,7 @@ export class Conversation {
    * whole.
    *
    * With `normalise` bytes are the same that are so when both were normalised: text line by line, each with its end,
-   * and a line that becomes nothing does not count; what is no text as a whole, as latin1, and of the length that is
+   * and a line that becomes nothing does not count; what is not text as a whole, as latin1, and of the length that is
    * written here.
    */
   expect(what: Given<Data | RegExp>, normalise?: (text: string) => string): Conversation {

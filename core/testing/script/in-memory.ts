@@ -117,7 +117,7 @@ export const runScript = async <Context, Params>(
     const result = await Promise.race([running, late.promise]);
     if (result !== LATE) return { ...seen, result };
   } catch (error) {
-    // What a handler says whose connection was reset on it is no failure of its own.
+    // What a handler says whose connection was reset on it is not a failure of its own.
     const code = (error as Partial<SocketError> | null)?.code;
     const reset = stepsOf(script).some(({ name }) => name === "reset()");
     if (!reset || (code !== "ECONNRESET" && code !== "EPIPE")) throw error;

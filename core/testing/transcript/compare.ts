@@ -14,7 +14,7 @@ import {
 
 /**
  * What makes two texts the same that differ where they may: replaces a date, an id. It is given each line with its
- * end, and one that becomes nothing does not count; of what is no text it is given all that was said at a time, as
+ * end, and one that becomes nothing does not count; of what is not text it is given all that was said at a time, as
  * latin1 (a character a byte).
  */
 export type Normalise = (text: string, from: Side) => string;

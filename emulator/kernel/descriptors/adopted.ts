@@ -33,7 +33,7 @@ export const namesOf = (fd: number): UnixNames => {
   return { local: path(libc()?.getsockname(fd)), remote: path(peerName(fd)) };
 };
 
-/** The inode of a descriptor's socket, as /proc/net knows it; `null` where the descriptor is no socket. Throws where there is no such descriptor, or no /proc. */
+/** The inode of a descriptor's socket, as /proc/net knows it; `null` where the descriptor is not a socket. Throws where there is no such descriptor, or no /proc. */
 export const inodeOf = (fd: number): string | null =>
   /^socket:\[(\d+)\]$/.exec(fs.readlinkSync(`/proc/self/fd/${fd}`))?.[1] ?? null;
 
@@ -45,7 +45,7 @@ export interface Adopted {
 }
 
 /**
- * What a descriptor is. Throws `EBADF`, `ENOTSOCK`, and `EINVAL` if it is no socket of this kind. Without libc it
+ * What a descriptor is. Throws `EBADF`, `ENOTSOCK`, and `EINVAL` if it is not a socket of this kind. Without libc it
  * reads /proc, which does not list a stream that is neither connected nor listening.
  */
 export const adopted = (fd: number, kind: Kind): Adopted => {

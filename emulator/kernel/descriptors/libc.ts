@@ -294,7 +294,7 @@ export class Libc {
     return this.#unpacked();
   }
 
-  /** An address as the kernel takes it. Throws `EINVAL` for a path that is too long, `EADDRNOTAVAIL` for a scope that is no interface. */
+  /** An address as the kernel takes it. Throws `EINVAL` for a path that is too long, `EADDRNOTAVAIL` for a scope that is not an interface. */
   pack(address: Address): Uint8Array {
     return packSockaddr(address, this.#interfaces);
   }

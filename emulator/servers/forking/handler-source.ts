@@ -55,7 +55,7 @@ export const sourceOf = (handler: object, server: string): HandlerSource => {
  * Each child runs the module from its top. So one that has the handler and starts the server, too, starts it only
  * where it is the program itself: `if (import.meta.main)` (Node 24.2), or
  * `if (process.argv[1] === import.meta.filename)`; and a test keeps its handlers in a file of their own. Throws
- * `TypeError` where `module` is no URL.
+ * `TypeError` where `module` is not a URL.
  */
 export const handlerFrom = (module: string | URL, name: string): AnyHandler =>
   standIn({ module: String(module), name });

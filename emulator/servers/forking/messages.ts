@@ -79,7 +79,7 @@ export interface Counts {
 
 /** Something thrown, as it is sent to another process: a structured clone of an error loses its class and code. */
 export interface WireError {
-  /** What was thrown, if it was no error. */
+  /** What was thrown, if it was not an error. */
   readonly value?: unknown;
   readonly name?: string;
   readonly message?: string;
