@@ -297,9 +297,9 @@ export interface FaultInfo extends FaultRule {
   /** The handler's name of a listen entry, or the dial entry's own. */
   readonly entry: string;
   readonly name: string;
-  /** Whether its time is now. */
+  /** Whether it is in effect now. */
   readonly holds: boolean;
-  /** How many connections, or datagrams, it did something to. */
+  /** How many connections, or datagrams, it has affected. */
   readonly applied: number;
 }
 

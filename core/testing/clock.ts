@@ -1,31 +1,31 @@
 /**
- * Time and chance as a test wants them: `VirtualClock`, by which five minutes take a few milliseconds, and chance that
- * comes out the same each time.
+ * Time and chance for tests: `VirtualClock`, with which five minutes take a few milliseconds, and random numbers that
+ * are the same each time.
  */
 
 import { checkTime } from "../options.ts";
 
-const { setTimeout: later } = globalThis; // taken now: what must really happen is held back by no test's fake clock
+const { setTimeout: later } = globalThis; // taken now, so that a test's fake clock does not hold back what must really happen
 
-/** One turn of the platform's timers: behind what they already had to do, such as a memory stream's end of turn. */
+/** One turn of the platform's timers: after what was already due, such as the end of a memory stream's turn. */
 const turn = (): Promise<void> => new Promise((resolve) => later(resolve, 0));
 
-const IDLE = 2; // turns in which nobody asks for time: a write that leaves at the end of its turn needs one
-const FIRST_TIMER = 2 ** 40; // the numbers of timers begin above all that a platform gives
+const IDLE = 2; // turns in which nothing is planned: a write that leaves at the end of its turn needs one
+const FIRST_TIMER = 2 ** 40; // the numbers of timers begin above all those of a platform
 
 type Task = () => void;
 
-/** What time it is, and how to wait: real, unless a test gives another. */
+/** A clock and how to wait: the real one, unless a test gives another. */
 export interface Clock {
   /** Milliseconds since some moment. */
   now(): number;
   /** Resolves `ms` milliseconds later. */
   sleep(ms: number): Promise<void>;
-  /** Runs `task` once, `ms` milliseconds later; gives what takes that back. Absent: what is planned stays planned. */
+  /** Runs `task` once, `ms` milliseconds later; returns a function that cancels it. Absent: tasks cannot be cancelled. */
   after?(ms: number, task: () => void): () => void;
 }
 
-/** The clock of the machine, by the timers as they are when it is asked: a test runner's fake ones are obeyed. */
+/** The machine's clock. It uses the timers as they are at each call, so also a test runner's fake ones. */
 export const realClock: Clock = {
   now: () => performance.now(),
   sleep: (ms) => new Promise((resolve) => setTimeout(resolve, ms)),
@@ -36,24 +36,24 @@ export const realClock: Clock = {
 };
 
 /**
- * A clock that nobody waits for: its time stands still while anything is being done, and jumps, when all is idle, to
+ * A clock that nobody waits for: its time stands still while anything is being done, and when all is idle it jumps to
  * the next moment for which something was planned.
  *
  *     const clock = new VirtualClock();
  *     const far = withFaults(client, { clock, incoming: { latency: 60_000 } });   // a minute away: answers in 3 ms
  *
- * `install()` puts it in the place of the platform's timers, so that the time-outs of streams and a handler's own
- * `setTimeout` go by it, too:
+ * `install()` replaces the platform's timers with it, so that the time-outs of streams and a handler's own
+ * `setTimeout` use it, too:
  *
  *     using clock = new VirtualClock().install();
  *     await expect(client.recv()).rejects.toMatchObject({ code: "ETIMEDOUT" });   // the five minutes of a read
  *
- * Whether all is idle can be known in memory alone. With a kernel or another process between two ends, bytes are on
+ * Only in memory can it be known that all is idle. With a kernel or another process between two ends, bytes are on
  * their way while nothing happens here: take the real clock there.
  */
 export class VirtualClock implements Clock, Disposable {
   #now = 0;
-  #planned = 0; // tasks so far: their numbers, by which those of one moment are ordered
+  #planned = 0; // tasks so far; their numbers order tasks planned for the same moment
   readonly #tasks = new Map<number, { readonly at: number; readonly task: Task }>();
   #running = false;
   #uninstall: Task | null = null;
@@ -63,7 +63,7 @@ export class VirtualClock implements Clock, Disposable {
     return this.#now;
   }
 
-  /** How many tasks wait for their time. */
+  /** How many tasks are planned. */
   get pending(): number {
     return this.#tasks.size;
   }
@@ -73,7 +73,7 @@ export class VirtualClock implements Clock, Disposable {
     return new Promise((resolve) => this.after(ms, resolve));
   }
 
-  /** Runs `task` once, `ms` milliseconds later; gives what takes that back. */
+  /** Runs `task` once, `ms` milliseconds later; returns a function that cancels it. */
   after(ms: number, task: Task): Task {
     checkTime("a time", ms, 0);
     const number = ++this.#planned;
@@ -83,8 +83,8 @@ export class VirtualClock implements Clock, Disposable {
   }
 
   /**
-   * Takes the place of `setTimeout`, `setInterval`, `setImmediate`, what clears them, and `performance.now()`, until it
-   * is disposed of. (Not of `Date`, nor of `node:timers`.) Gives the clock. Throws `TypeError` where it is installed.
+   * Replaces `setTimeout`, `setInterval`, `setImmediate`, the functions that clear them, and `performance.now()`, until it
+   * is disposed of. (Not `Date`, nor `node:timers`.) Returns the clock. Throws `TypeError` if it is installed already.
    */
   install(): this {
     if (this.#uninstall !== null) throw new TypeError("this clock is installed; dispose of it first");
@@ -108,7 +108,7 @@ export class VirtualClock implements Clock, Disposable {
     return this;
   }
 
-  /** Gives the platform's timers back, and drops what waits. */
+  /** Restores the platform's timers, and drops planned tasks. */
   [Symbol.dispose](): void {
     this.#uninstall?.();
     this.#uninstall = null;
@@ -128,7 +128,7 @@ export class VirtualClock implements Clock, Disposable {
     this.#running = false;
   }
 
-  /** Does what comes first; of one moment, what was planned first. */
+  /** Runs the earliest task; of several for the same moment, the one planned first. */
   #next(): void {
     let first = 0;
     let at = Number.POSITIVE_INFINITY;
@@ -145,13 +145,13 @@ export class VirtualClock implements Clock, Disposable {
       next.task();
     } catch (error) {
       queueMicrotask(() => {
-        throw error; // as of a platform's timer: nobody's who plans here, and seen by all
+        throw error; // as in a platform's timer: not an error of whoever plans here, but uncaught
       });
     }
   }
 }
 
-/** What an installed clock gives for a timer: an object as Node's, and a number, as on the Web, where one is wanted. */
+/** A timer of an installed clock: an object as Node's, which converts to a number, as on the Web. */
 class VirtualTimer {
   repeats = false;
   onend: Task | null = null;
@@ -213,15 +213,15 @@ const CLEARERS = ["clearTimeout", "clearInterval", "clearImmediate"] as const;
 
 export type TimerName = (typeof SETTERS)[number];
 
-/** What is done in the place of the platform's timers. */
+/** What replaces the platform's timers. */
 export interface TimerHooks {
-  /** A timer is set; gives what its caller gets. `real` sets the platform's own one, with this callback. */
+  /** A timer is set; returns what its caller gets. `real` sets the platform's own timer, with this callback. */
   set(name: TimerName, callback: Task, ms: number, real: (callback: Task) => unknown): unknown;
-  /** A timer is cleared; gives false where it is the platform's own. */
+  /** A timer is cleared; returns false if it is the platform's own. */
   clear(timer: unknown): boolean;
 }
 
-/** `object` with another value of that name; gives what restores its own. */
+/** Sets a property of `object`; returns a function that restores it. */
 const replace = (object: object, name: string, value: unknown): Task => {
   const own = Object.getOwnPropertyDescriptor(object, name);
   Object.defineProperty(object, name, { value, configurable: true, writable: true, enumerable: true });
@@ -231,7 +231,7 @@ const replace = (object: object, name: string, value: unknown): Task => {
   };
 };
 
-/** Puts `hooks` in the place of the platform's timers; gives what restores those. */
+/** Replaces the platform's timers with `hooks`; returns a function that restores them. */
 export const replaceTimers = (hooks: TimerHooks): Task => {
   const platform = globalThis as unknown as Record<string, ((...args: unknown[]) => unknown) | undefined>;
   const restores: Task[] = [];
@@ -239,7 +239,7 @@ export const replaceTimers = (hooks: TimerHooks): Task => {
     const own = platform[name];
     if (own === undefined) return; // setImmediate is not everywhere
     const ours = make(own.bind(globalThis)) as object;
-    // Node's setTimeout has its promise form as a property: who asks for that gets the platform's.
+    // Node's setTimeout has its promise form as a property, which stays the platform's.
     for (const key of Object.getOwnPropertySymbols(own)) {
       Object.defineProperty(ours, key, Object.getOwnPropertyDescriptor(own, key) as PropertyDescriptor);
     }
@@ -263,7 +263,7 @@ export const replaceTimers = (hooks: TimerHooks): Task => {
 
 // ---- Chance ----
 
-/** Numbers from 0 up to, and without, 1, the same ones for the same seed. */
+/** Numbers from 0 up to but not including 1, the same for the same seed. */
 export type Chance = () => number;
 
 /** The numbers of `seed`: Marsaglia's xorshift of 32 bits (2003), behind a multiplication that keeps small seeds apart. */

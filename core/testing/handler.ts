@@ -1,9 +1,9 @@
-/** What a handler gets from a test that runs or wraps it: its context, made for one run, and its server. */
+/** What a handler gets from a test that runs or wraps it: its context, made for that run, and its server. */
 
 import type { MaybePromise } from "../bytes/data.ts";
 import type { BaseRequestHandler, HandlerServer } from "../serve/handler.ts";
 
-/** What `make` gives, for one run. Throws `TypeError` where it is what was to be made. */
+/** What `make` returns, for one run. Throws `TypeError` if it is not a function. */
 export const makeContext = (
   taker: string,
   make: (() => MaybePromise<unknown>) | undefined,

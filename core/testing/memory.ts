@@ -1,6 +1,6 @@
 /**
- * Memory as a place: streams and datagrams that behave as the network's do, without one. Ordered, half-closable,
- * resettable, with back-pressure and datagram borders; every delivery is a microtask later, as no byte arrives
+ * Memory as a place: streams and datagrams that behave like the network's, without one. Ordered, half-closable,
+ * resettable, with back-pressure and datagram boundaries; every delivery is a microtask later, since no byte arrives
  * in the middle of the code that sends it.
  */
 
@@ -25,7 +25,7 @@ import { STREAM_NAMES, type StreamOptions, settleStream } from "../sockets/strea
 import { StreamSocket } from "../sockets/stream-socket.ts";
 import type { Capabilities, StreamSink, StreamTransport } from "../sockets/transport.ts";
 
-const CAPACITY = 64 * 1024; // bytes one direction holds before it says that it has no room: as a small kernel buffer
+const CAPACITY = 64 * 1024; // bytes one direction holds before it has no room: a small kernel buffer
 const later = globalThis.setTimeout; // taken now, so that a test's fake clock does not hold back what is written
 
 let lastPort = 49_151; // the dynamic ports of RFC 6335 begin above it
@@ -34,7 +34,7 @@ const freshAddress = (): Address => {
   return { family: "IPv4", hostname: "127.0.0.1", port: lastPort };
 };
 
-/** Bytes that nobody else has. Not by `slice()`, which in a Node `Buffer` copies nothing. */
+/** A copy of the bytes. Not by `slice()`, which copies nothing for a Node `Buffer`. */
 const copyOf = (data: Data): Uint8Array =>
   typeof data === "string" ? toBytes(data) : new Uint8Array(toBytes(data));
 
@@ -47,7 +47,7 @@ class Pipe {
   #sink: StreamSink | undefined;
   #wanted = false;
   #ended = false;
-  #told = false; // the end was told
+  #told = false; // the end was delivered
   #dropped = false; // nobody reads any more
   #scheduled = false;
   #room: PromiseWithResolvers<void> | null = null;
@@ -79,7 +79,7 @@ class Pipe {
     return this.#full() ?? DONE;
   }
 
-  /** Bytes for which there is no room; of a connection that is over, those for which there never was. */
+  /** Bytes for which there is no room; after the connection is over, those for which there never was. */
   get unsent(): number {
     return this.#lost + Math.max(this.#size - this.#capacity, 0);
   }
@@ -187,7 +187,7 @@ class MemoryTransport implements StreamTransport {
   }
 
   abort(): void {
-    this.#out.break(new SocketError("ECONNRESET")); // first: who waits for room there must hear of it before there is some
+    this.#out.break(new SocketError("ECONNRESET")); // first: a writer that waits for room must see the failure before it sees room
     this.#in.drop();
   }
 
@@ -292,9 +292,9 @@ export class MemoryServer<Context = unknown> extends BaseServer<StreamSocket, Co
 /** A stream server in memory that serves its clients side by side. */
 export class ThreadingMemoryServer<Context = unknown> extends ThreadingMixIn(MemoryServer)<Context> {}
 
-const MOST_WAITING = 256; // datagrams a memory socket keeps; a kernel's buffer of 212 992 bytes holds about as many
+const MOST_WAITING = 256; // datagrams a memory socket keeps: about what a kernel's buffer of 212 992 bytes holds
 
-/** One datagram socket in memory; `MemoryNetwork.socket()` makes it. It keeps 256 datagrams that nobody takes, and drops more. */
+/** One datagram socket in memory; `MemoryNetwork.socket()` makes it. It keeps at most 256 datagrams, and drops more. */
 export class MemoryDatagramSocket implements DatagramWay, AsyncDisposable {
   readonly #network: MemoryNetwork;
   readonly #address: Address;
@@ -302,7 +302,7 @@ export class MemoryDatagramSocket implements DatagramWay, AsyncDisposable {
   readonly #waiting: PromiseWithResolvers<Datagram>[] = [];
   #closed = false;
   #ondatagram: ((datagram: Datagram) => void) | null = null;
-  /** How many datagrams came when too many already waited, and so were lost. */
+  /** How many datagrams were dropped because too many were waiting. */
   dropped = 0;
 
   constructor(network: MemoryNetwork, address: Address) {
@@ -310,18 +310,18 @@ export class MemoryDatagramSocket implements DatagramWay, AsyncDisposable {
     this.#address = address;
   }
 
-  /** Its address: who is sent to there hears it. */
+  /** Its address, where it receives. */
   getsockname(): Address {
     return this.#address;
   }
 
-  /** Called for each datagram, also those that came before, in place of keeping it for `recvfrom()`. */
+  /** Called with each datagram, including those that came before, instead of keeping it for `recvfrom()`. */
   set ondatagram(hear: ((datagram: Datagram) => void) | null) {
     this.#ondatagram = hear;
     if (hear !== null) for (const datagram of this.#arrived.splice(0)) hear(datagram);
   }
 
-  /** Sends one datagram to `sender`, and does not wait; gives how many bytes that was. Throws `EMSGSIZE` and `EBADF`. */
+  /** Sends one datagram to `sender`, and does not wait; returns how many bytes that was. Throws `EMSGSIZE` and `EBADF`. */
   post(data: Data, sender: Address | null): number {
     const address = knownSender(sender);
     if (this.#closed) throw new SocketError("EBADF");
@@ -331,7 +331,7 @@ export class MemoryDatagramSocket implements DatagramWay, AsyncDisposable {
     return bytes.length;
   }
 
-  /** Sends one datagram; gives how many bytes that was. Rejects with `EMSGSIZE` and `EBADF`. */
+  /** Sends one datagram; resolves to how many bytes that was. Rejects with `EMSGSIZE` and `EBADF`. */
   async sendto(data: Data, address: Address): Promise<number> {
     const bytes = toBytes(data);
     this.post(bytes, address);
@@ -373,7 +373,7 @@ export class MemoryDatagramSocket implements DatagramWay, AsyncDisposable {
   }
 }
 
-/** A network of datagrams in memory: ordered and without loss, but that nobody hears what is sent to nobody. */
+/** A network of datagrams in memory: ordered and without loss. What is sent to an unused address is dropped. */
 export class MemoryNetwork {
   readonly #sockets = new Map<string, MemoryDatagramSocket>();
 

@@ -1,6 +1,6 @@
 /**
- * Bytes for a reader: as quoted text, as a hex dump, and what differs between two of them. What a failed script, a
- * transcript and a fault say of bytes, they say by these.
+ * Bytes for a reader: as quoted text, as a hex dump, and the difference between two of them. Failed scripts,
+ * transcripts and faults all print bytes by these functions.
  */
 
 import { type Data, joinBytes, toBytes } from "../bytes/data.ts";
@@ -26,7 +26,7 @@ export const utf8 = (bytes: Uint8Array): string | null => {
   }
 };
 
-/** The bytes as text that can be read as it is: UTF-8 without control characters but tabs and line ends; else `null`. */
+/** The bytes as text that is readable as it is: UTF-8 without control characters other than tabs and line ends; else `null`. */
 export const cleanText = (bytes: Uint8Array): string | null => {
   const text = utf8(bytes);
   return text === null || /[^\P{Cc}\t\r\n]/u.test(text) ? null : text;
@@ -48,14 +48,14 @@ const texts = (bytes: Uint8Array): string[] => {
   return each;
 };
 
-/** The byte nearest before `at` that begins a character, so that a cut there leaves the others whole. */
+/** The nearest byte before `at` that begins a character, so that a cut there divides none. */
 const boundary = (bytes: Uint8Array, at: number): number => {
   let from = at;
   while (from > 0 && at - from < 3 && ((bytes[from] ?? 0) & 0xc0) === 0x80) from--;
   return from;
 };
 
-/** `data` as one line of text in quotes; what is not UTF-8 and what cannot be seen is written as `\xNN`. Past `most` bytes it is cut, and says so. */
+/** `data` as one line of text in quotes; bytes that are not UTF-8 or not visible are written as `\xNN`. It is cut after `most` bytes, and says so. */
 export const quote = (data: Data, most = 256): string => {
   const bytes = toBytes(data);
   const text = texts(bytes.subarray(0, boundary(bytes, most))).join("");
@@ -71,7 +71,7 @@ const row = (bytes: Uint8Array, at: number): string => {
   return `${at.toString(16).padStart(4, "0")}  ${pairs.padEnd(ROW * 3)}  |${ascii}|`;
 };
 
-/** `data` as rows of 16 bytes: where, in hex, as text. Past `most` bytes it is cut, and says so. */
+/** `data` as rows of 16 bytes: the offset, in hex, as text. It is cut after `most` bytes, and says so. */
 export const hexdump = (data: Data, most = 1024): string => {
   const bytes = toBytes(data);
   const rows: string[] = [];
@@ -81,7 +81,7 @@ export const hexdump = (data: Data, most = 1024): string => {
 };
 
 /**
- * What differs between the bytes that were `expected` and the `actual` ones, to be read: where, as text and in hex,
+ * The difference between the `expected` bytes and the `actual` ones, for a reader: where, as text and in hex,
  * `-` before what was expected and `+` before what came. `null` if nothing does.
  */
 export const difference = (expected: Data, actual: Data): string | null => {
@@ -138,10 +138,10 @@ export interface Said {
   readonly what: Uint8Array | string;
 }
 
-const DIALOGUE = 40; // rows of a dialogue that are shown, the last of it: what came just before tells most
-const SPEECH = 2048; // bytes of what one says at a time, the last of it
+const DIALOGUE = 40; // rows of a dialogue that are shown, the last ones: what came just before says most
+const SPEECH = 2048; // bytes of one turn that are shown, the last ones
 
-/** What was said, a row for each line of text, and what is not text in hex. */
+/** A dialogue, one row for each line of text, and other bytes in hex. */
 export const dialogue = (said: readonly Said[]): string => {
   const rows: string[] = [];
   for (let i = 0; i < said.length; ) {
@@ -183,7 +183,7 @@ export const linesOf = (bytes: Uint8Array): Uint8Array[] => {
 };
 
 /**
- * `bytes` with what may differ made the same: `text` line by line, all else as a whole, as latin1. A line that is not
+ * `bytes` with the parts that may differ made the same: `text` line by line, all else as a whole, as latin1. A line that is not
  * UTF-8 stays as it is.
  */
 export const normalised = (

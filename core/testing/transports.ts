@@ -1,4 +1,4 @@
-/** What faults and recordings stand on: a transport over another one, and a stream as a transport again. */
+/** The basis of faults and recordings: a transport over another one, and a stream as a transport again. */
 
 import type { Data } from "../bytes/data.ts";
 import { SocketError } from "../errors.ts";
@@ -12,7 +12,7 @@ const later = globalThis.setTimeout; // taken now, so that a test's fake clock d
 
 const ignore = (): void => {};
 
-/** A transport over another one, `inner`, to which it passes on all that a subclass does not change. */
+/** A transport over another one, `inner`, to which it forwards everything that a subclass does not change. */
 export abstract class TransportOver implements StreamTransport {
   protected inner: StreamTransport;
 
@@ -65,7 +65,7 @@ export abstract class TransportOver implements StreamTransport {
   }
 }
 
-/** A `StreamSocket` as a transport again, so that another can take its place. */
+/** A `StreamSocket` as a transport again, so that another stream can replace it. */
 export class SocketTransport implements StreamTransport {
   readonly localAddress: Address | null;
   readonly remoteAddress: Address | null;
@@ -75,8 +75,8 @@ export class SocketTransport implements StreamTransport {
   #sink: StreamSink | null = null;
   #wanted = false;
   #reading = false;
-  #ended = false; // the peer's end was told
-  #over = false; // nothing more is told
+  #ended = false; // the peer's end was delivered
+  #over = false; // nothing more is delivered
 
   constructor(stream: StreamSocket) {
     this.#stream = stream;
@@ -173,7 +173,7 @@ export class SocketTransport implements StreamTransport {
   }
 }
 
-/** The descriptor and the options of `stream`. What would send and receive past the transport that stands over it is not there. */
+/** The descriptor and the options of `stream`, without what would send and receive past the transport over it. */
 const optionsOf = (stream: StreamSocket): KernelSocket => {
   const past = (): never => {
     throw new SocketError(

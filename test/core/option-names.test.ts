@@ -276,7 +276,7 @@ describe("it says which is meant", () => {
     ],
     ["TLS of a server", TCPServer, { tls: { crt: "", key: "" } }, "did you mean tls.cert or"],
     ["who dials by TLS", TCPConnector, { tls: { clientCertificate: "ask" } }, "a listener that has TLS"],
-    ["TLS of UDP", UDPServer, { tls: {} }, "what dials has it"],
+    ["TLS of UDP", UDPServer, { tls: {} }, "clients have it"],
     ["a limit of its streams", TCPServer, { maxLine: 5 }, "did you mean stream.maxLine?"],
     [
       "a server's option in a stream",

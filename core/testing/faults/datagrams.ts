@@ -1,41 +1,41 @@
-/** The faults of datagrams: a transport that loses, doubles, delays and reorders them. */
+/** The faults of datagrams: a transport that loses, duplicates, delays and reorders them. */
 
 import type { Address, Endpoint } from "../../net/address.ts";
 import { checkCount, checkOptions, checkTime, optionNamesOf } from "../../options.ts";
 import type { DatagramSink, DatagramTransport } from "../../sockets/datagram.ts";
 import { type Chance, type Clock, chanceOf, realClock } from "../clock.ts";
 
-const HELD = 50; // ms that a datagram is held back at most, where none comes that could overtake it
+const HELD = 50; // ms that a datagram is held back at most, if no other comes that could overtake it
 
 const ignore = (): void => {};
 
-/** What goes wrong in one direction of datagrams. Times are milliseconds; the others are from 0, never, to 1, always. */
+/** What goes wrong in one direction of datagrams. Times are milliseconds; the others are probabilities from 0 to 1. */
 export interface LinkFaults {
-  /** How likely one is lost. */
+  /** The probability that a datagram is lost. */
   readonly loss?: number;
-  /** How likely one comes twice. */
+  /** The probability that one is delivered twice. */
   readonly duplicates?: number;
-  /** How likely one bit of one is another. */
+  /** The probability that one bit of one is flipped. */
   readonly corruption?: number;
-  /** How likely one is held back until the next has gone; where none comes, for 50 ms. */
+  /** The probability that one is held back until the next has passed; if none comes, for 50 ms. */
   readonly reorder?: number;
-  /** How long each is under way. */
+  /** How long each takes. */
   readonly latency?: number;
-  /** How much longer at most, by chance: so one may overtake another. */
+  /** A random delay of at most this is added: so one may overtake another. */
   readonly jitter?: number;
-  /** How many bytes pass a second; those over it wait. */
+  /** How many bytes pass per second; more than that wait. */
   readonly rate?: number;
 }
 
 /** What goes wrong with datagrams. */
 export interface DatagramFaults {
-  /** What chance begins with: the same seed, the same faults. Default 1. */
+  /** The seed of the random numbers: the same seed gives the same faults. Default 1. */
   readonly seed?: number;
-  /** By which time goes: real, unless a test gives a `VirtualClock`. */
+  /** The clock: the real one, unless a test gives a `VirtualClock`. */
   readonly clock?: Clock;
-  /** Of what is received. */
+  /** Of the datagrams that are received. */
   readonly incoming?: LinkFaults;
-  /** Of what is sent. */
+  /** Of the datagrams that are sent. */
   readonly outgoing?: LinkFaults;
 }
 
@@ -56,7 +56,7 @@ const DATAGRAM_FAULT_NAMES = optionNamesOf<DatagramFaults>("a plan of faults")({
 });
 export const LIKELIHOODS = ["loss", "duplicates", "corruption", "reorder"] as const;
 
-/** Throws where `faults` are not what datagrams can have. */
+/** Throws if datagrams cannot have these `faults`. */
 export const checkDatagrams = (faults: DatagramFaults): void => {
   checkOptions("a plan of datagrams' faults", faults, DATAGRAM_FAULT_NAMES);
   for (const way of ["incoming", "outgoing"] as const) {
@@ -73,7 +73,7 @@ export const checkDatagrams = (faults: DatagramFaults): void => {
   }
 };
 
-/** What became of one datagram, as far as it was not only late. */
+/** What happened to one datagram, other than a delay. */
 export type LinkFault = "loss" | "duplicates" | "corruption" | "reorder";
 
 /** One direction of datagrams. */
@@ -81,11 +81,11 @@ export class Link {
   readonly #faults: (bytes: Uint8Array) => LinkFaults;
   readonly #clock: Clock;
   readonly #chance: Chance;
-  readonly #bits: Chance; // its own: what is corrupted changes nothing else
+  readonly #bits: Chance; // a generator of its own: corruption changes no other decision
   #held: (() => void)[] = [];
-  #free = 0; // when the rate lets more pass
+  #free = 0; // when the rate allows more
 
-  /** `faults` are those of every datagram, or are asked for each. */
+  /** `faults` are those of every datagram, or a function that is asked for each. */
   constructor(
     faults: LinkFaults | ((bytes: Uint8Array) => LinkFaults),
     clock: Clock,
@@ -98,11 +98,11 @@ export class Link {
     this.#bits = bits;
   }
 
-  /** Delivers one datagram: never, once, twice, later, not as it was. `bytes` are its own. `did` is told what became of it. */
+  /** Delivers one datagram: never, once, twice, later, or changed. It keeps `bytes`. `did` is called with what happened to it. */
   pass(bytes: Uint8Array, deliver: (bytes: Uint8Array) => void, did?: (fault: LinkFault) => void): void {
     const faults = this.#faults(bytes);
     const { loss = 0, duplicates = 0, reorder = 0, corruption = 0, rate } = faults;
-    // As many for each, whatever comes of it: so one fault more or less changes no other.
+    // The same count of random numbers for each datagram, so that adding a fault does not change the others.
     const [lost, twice, held] = [this.#chance(), this.#chance(), this.#chance()];
     const times = [this.#chance(), this.#chance()];
     if (lost < loss) {
@@ -148,7 +148,7 @@ export class Link {
   }
 }
 
-/** One direction as its seed has it. */
+/** One direction, with its seed. */
 export const linkOf = (
   faults: LinkFaults | ((bytes: Uint8Array) => LinkFaults),
   clock: Clock,
@@ -193,7 +193,7 @@ export class FaultyDatagramTransport implements DatagramTransport {
     return this.#inner.resolve(endpoint);
   }
 
-  /** Sent, as far as the sender can tell: whether it left nobody says. */
+  /** Sent, as far as the sender can tell: it does not learn whether it left. */
   async send(bytes: Uint8Array, ...to: [address: Address, flags: number]): Promise<void> {
     this.#outgoing.pass(new Uint8Array(bytes), (own) => void this.#inner.send(own, ...to).catch(ignore));
   }

@@ -1,6 +1,6 @@
 /**
- * Faults by rule: what goes wrong, in which direction, with which connection, from where in what is said, and when. Rules are
- * set, changed and taken back while connections go on, which feel it at once. The same seed, the same faults.
+ * Faults by rule: what goes wrong, in which direction, with which connection, from which place in the bytes, and when. Rules are
+ * set, changed and removed while connections go on, and take effect at once. The same seed gives the same faults.
  */
 
 import { toBytes } from "../../bytes/data.ts";
@@ -25,7 +25,7 @@ const STREAM_FAULTS = [
 ] as const;
 const DATAGRAM_FAULTS = ["latency", "rate", "silence", "loss", "duplicate", "reorder", "corrupt"] as const;
 
-/** What is between the two sides. */
+/** What connects the two sides. */
 export type FaultKind = "stream" | "datagrams";
 
 const SPEAKERS: readonly Speaker[] = ["client", "server"];
@@ -65,14 +65,14 @@ const PARTS: Readonly<
   corrupt: {},
 };
 const OWN = ["latency", "jitter", "rate", "slice", "delay"] as const;
-const LONGEST = 4096; // bytes of `match`: so many of what was said before are kept
+const LONGEST = 4096; // bytes of `match`: this many of the preceding bytes are kept
 
 /** A rule as it is set, and what it has done. */
 export interface FaultRuleInfo extends FaultRule {
   readonly name: string;
-  /** Whether its time is now. */
+  /** Whether it is in effect now. */
   readonly holds: boolean;
-  /** How many connections, or datagrams, it did something to. */
+  /** How many connections, or datagrams, it has affected. */
   readonly applied: number;
 }
 
@@ -94,12 +94,12 @@ class Rule {
   readonly end: number;
   readonly index: number;
   readonly #over = Promise.withResolvers<void>();
-  /** Each takes back something that is planned. */
+  /** Functions that cancel what is planned. */
   readonly planned: (() => void)[] = [];
   applied = 0;
   removed = false;
 
-  /** Resolves when its time is over, or it is taken away. */
+  /** Resolves when its time is over, or it is removed. */
   get over(): Promise<void> {
     return this.#over.promise;
   }
@@ -121,7 +121,7 @@ class Rule {
     return !this.removed && now >= this.start && now < this.end;
   }
 
-  /** Whether it is about this connection's words of that side, as chance has it. */
+  /** Whether it applies to what that side sends on this connection, by its likelihood. */
   isOf(side: Speaker, connection: number, seed: number): boolean {
     const { from, connection: only, likelihood = 1 } = this.given;
     if ((from ?? side) !== side || (only ?? connection) !== connection) return false;
@@ -131,7 +131,7 @@ class Rule {
   }
 }
 
-/** Throws `TypeError` and `RangeError` where the rule is none of this kind, or where it could never come true. */
+/** Throws `TypeError` and `RangeError` if the rule is not one of this kind, or could never apply. */
 export const checkRule = (rule: FaultRule, kind: FaultKind): void => {
   checkOptions("a rule of faults", rule, RULE_NAMES);
   const faults: readonly FaultName[] = kind === "stream" ? STREAM_FAULTS : DATAGRAM_FAULTS;
@@ -186,10 +186,10 @@ const endsBefore = (rule: FaultRule, other: FaultRule): boolean =>
 
 /** Options of a set of rules. */
 export interface FaultRulesOptions {
-  /** What chance begins with: the same seed, the same faults. Default 1. */
+  /** The seed of the random numbers: the same seed gives the same faults. Default 1. */
   readonly seed?: number | undefined;
   readonly clock?: Clock | undefined;
-  /** Told of what a rule did. */
+  /** Called with what a rule did. */
   readonly did?: ((told: FaultTold) => void) | undefined;
 }
 
@@ -226,7 +226,7 @@ export class FaultRules {
     }));
   }
 
-  /** Adds a rule, and gives it as it is set. Throws as `checkRule()`; `EINVAL` where another has its name, or would end each connection before this one could come true. */
+  /** Adds a rule, and returns it as it is set. Throws as `checkRule()`; `EINVAL` if another has its name, or would end each connection before this one could apply. */
   add(given: FaultRule): FaultRuleInfo {
     checkRule(given, this.kind);
     const name = given.name ?? `rule-${this.#made + 1}`;
@@ -247,7 +247,7 @@ export class FaultRules {
     return this.list().at(-1) as FaultRuleInfo;
   }
 
-  /** Takes a rule back; what it held up goes on. False: there is none of that name. */
+  /** Removes a rule; what it held up goes on. False: there is none with that name. */
   remove(name: string): boolean {
     const rule = this.#rules.find((one) => one.name === name);
     if (rule === undefined) return false;
@@ -258,7 +258,7 @@ export class FaultRules {
     return true;
   }
 
-  /** These rules and no others. Where one cannot be, all stays as it was. Throws as `add()`. */
+  /** Replaces all rules. If one is not valid, nothing changes. Throws as `add()`. */
   set(given: readonly FaultRule[]): FaultRuleInfo[] {
     const trial = new FaultRules(this.kind, { clock: { now: () => 0, sleep: () => new Promise(() => {}) } });
     for (const rule of given) trial.add(rule);
@@ -267,14 +267,14 @@ export class FaultRules {
     return this.list();
   }
 
-  /** Takes all rules back. */
+  /** Removes all rules. */
   clear(): void {
     for (const { name } of this.list()) this.remove(name);
   }
 
   /**
-   * A stream whose words are those of `side`, sent by this transport, with the faults of the rules; `both`: what comes, too, whose
-   * words are the other side's. `connection` is its number, from 1.
+   * A stream over this transport, by which `side` sends, with the faults of the rules; `both`: also on what it receives, which
+   * the other side sends. `connection` is its number, from 1.
    */
   stream(
     transport: StreamTransport,
@@ -299,7 +299,7 @@ export class FaultRules {
     return faulty;
   }
 
-  /** What that side says by datagrams, with the faults of the rules. `connection` is the client's number. */
+  /** What that side sends as datagrams, with the faults of the rules. `connection` is the client's number. */
   link(
     side: Speaker,
     connection: number,
@@ -362,7 +362,7 @@ export class FaultRules {
     this.#did?.({ rule: rule.name, fault: rule.given.fault, from, connection });
   }
 
-  /** Has a rule begin when its time comes, at connections that say nothing then, too, and end. */
+  /** Starts and ends a rule at its times, also on connections that are silent then. */
   #begin(rule: Rule): void {
     const { given } = rule;
     const untilStart = rule.start - this.#clock.now();
@@ -421,7 +421,7 @@ class RuledStream {
     this.#plans = plans;
   }
 
-  /** Looks whether a rule has something to do although nothing is said. */
+  /** Checks whether a rule has something to do although no bytes pass. */
   touch(): void {
     for (const way of ["outgoing", "incoming"] as const) {
       for (let cut = this.#plans[way]?.cut(EMPTY); cut !== undefined; cut = this.#plans[way]?.cut(EMPTY)) {
@@ -438,7 +438,7 @@ class RuledPlan implements Plan {
   readonly #side: Speaker;
   readonly #connection: number;
   readonly #reached: ((limit: Limit, from: Speaker) => void) | undefined;
-  readonly #come = new Set<Rule>(); // whose place in what is said has come
+  readonly #come = new Set<Rule>(); // whose place in the bytes has been reached
   readonly #isOf = new Map<Rule, boolean>();
   #taken = 0; // bytes so far
   #tail: Uint8Array = EMPTY; // the last of them, as long as the longest match
@@ -512,13 +512,13 @@ class RuledPlan implements Plan {
     return is;
   }
 
-  /** How many of these bytes come before the rule's place; infinite where it is not among them. */
+  /** How many of these bytes come before the rule's place; infinite if it is not among them. */
   #placeOf({ given, match }: Rule, bytes: Uint8Array): number {
     if (match === null) {
       const at = Math.max(0, (given.after ?? 0) - this.#taken);
       return at <= bytes.length ? at : Number.POSITIVE_INFINITY;
     }
-    // A match may begin in what came before. It ends among these bytes, else it would have been seen then.
+    // A match may begin in earlier bytes. It ends among these, or it would have been seen earlier.
     const tail = this.#tail.subarray(Math.max(0, this.#tail.length - (match.length - 1)));
     if (tail.length > 0 && bytes.length > 0) {
       const seam = new Uint8Array(tail.length + Math.min(bytes.length, match.length - 1));

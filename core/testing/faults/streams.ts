@@ -1,4 +1,4 @@
-/** The faults of streams: a transport whose bytes are late, cut, lost or held up on their way. */
+/** The faults of streams: a transport whose bytes are delayed, cut, lost or held up. */
 
 import { type Data, DONE, toBytes } from "../../bytes/data.ts";
 import { SocketError } from "../../errors.ts";
@@ -8,38 +8,38 @@ import type { StreamSink, StreamTransport } from "../../sockets/transport.ts";
 import { type Chance, type Clock, chanceOf, realClock } from "../clock.ts";
 import { TransportOver } from "../transports.ts";
 
-const STEPS = 20; // pieces a second in which a rate is kept
-const ROOM = 64 * 1024; // bytes under way in one direction before its sender must wait: as a small kernel buffer
+const STEPS = 20; // pieces per second, by which a rate is kept
+const ROOM = 64 * 1024; // bytes in flight in one direction before its sender must wait: a small kernel buffer
 
 /** What goes wrong in one direction of a stream. Times are milliseconds; each `…After` is a count of that direction's bytes. */
 export interface DirectionFaults {
-  /** How long all is under way. */
+  /** The delay of everything. */
   readonly latency?: number;
-  /** How much longer at most, by chance. Bytes keep their order. */
+  /** A random delay of at most this is added. Bytes keep their order. */
   readonly jitter?: number;
-  /** How many bytes pass a second. */
+  /** How many bytes pass per second. */
   readonly rate?: number;
-  /** Bytes come in pieces of 1 to so many, by chance; 1: each by itself. */
+  /** Bytes come in pieces of random size, from 1 to this; 1: each by itself. */
   readonly slice?: number;
-  /** How long after one such piece the next comes. */
+  /** The time between two such pieces. */
   readonly sliceDelay?: number;
-  /** How much longer the end is under way. */
+  /** The additional delay of the end. */
   readonly endDelay?: number;
   /** The end follows, and the rest is lost: a message cut short. */
   readonly endAfter?: number;
   /** The connection breaks: both ends see a reset, where the place can send one. */
   readonly resetAfter?: number;
-  /** All is lost that follows, the end too, and nobody is told: a peer that lost its power, a cable that was pulled. */
+  /** Everything that follows is lost, including the end, and neither side learns of it: a peer that lost its power, a cable that was pulled. */
   readonly silentAfter?: number;
-  /** No more is taken: its sender has no room, as with a reader that hangs. */
+  /** Nothing more is accepted: the sender has no room, as with a reader that hangs. */
   readonly stallAfter?: number;
 }
 
 /** What goes wrong with a stream. */
 export interface StreamFaults {
-  /** What chance begins with: the same seed, the same faults. Default 1. */
+  /** The seed of the random numbers: the same seed gives the same faults. Default 1. */
   readonly seed?: number;
-  /** By which time goes: real, unless a test gives a `VirtualClock`. */
+  /** The clock: the real one, unless a test gives a `VirtualClock`. */
   readonly clock?: Clock;
   /** What its peer sends. */
   readonly incoming?: DirectionFaults;
@@ -50,10 +50,10 @@ export interface StreamFaults {
 const LIMITS = ["endAfter", "resetAfter", "silentAfter", "stallAfter"] as const;
 export type Limit = (typeof LIMITS)[number];
 
-/** Bytes behind this wait for what it gives; `null`: they need not. */
+/** Bytes after this wait for the promise it returns; `null`: they need not wait. */
 export type Hold = () => Promise<unknown> | null;
 
-/** Something that comes `at` so many bytes: a limit, `delay` ms later than they do, a hold, or only that other faults hold from there on. */
+/** Something at byte `at`: a limit, which comes `delay` ms after the bytes before it, a hold, or only a change of faults. */
 export interface Cut {
   readonly at: number;
   readonly what: Limit | Hold | null;
@@ -62,11 +62,11 @@ export interface Cut {
 
 /** What is to go wrong in one direction, as it goes on. */
 export interface Plan {
-  /** The faults of bytes that come now, but for limits. */
+  /** The faults of bytes that come now, without limits. */
   readonly held: DirectionFaults;
-  /** The first cut in bytes that come now; those behind it are asked about again. */
+  /** The first cut in bytes that come now; the function is called again for those after it. */
   cut(bytes: Uint8Array): Cut | undefined;
-  /** That limit has come to its place. */
+  /** That limit has been reached. */
   reached?(limit: Limit): void;
 }
 
@@ -127,15 +127,15 @@ export const checkStream = (faults: StreamFaults): void => {
   }
 };
 
-/** What is under way: bytes, and what comes behind them. */
+/** What is in flight: bytes, and what follows them. */
 type Item = Uint8Array | "end" | Limit | Hold | SocketError;
 
 /** Whether it breaks the connection: then nothing waits for a reader. */
 const breaks = (item: Item): boolean => item === "resetAfter" || item instanceof SocketError;
 
-/** One direction of a stream: what is under way in it, in order. */
+/** One direction of a stream: what is in flight in it, in order. */
 class Lane {
-  /** Bytes under way. */
+  /** Bytes in flight. */
   size = 0;
   readonly #plan: Plan;
   #limit: Limit | undefined; // once it has come
@@ -145,7 +145,7 @@ class Lane {
   readonly #deliver: (item: Item, now: boolean) => boolean | Promise<unknown>;
   #items: { item: Item; readonly due: number }[] = [];
   #last = 0; // when what was taken last is due
-  #free = 0; // when the rate lets more pass
+  #free = 0; // when the rate allows more
   #uncut = 0; // bytes up to the next cut
   get #open(): boolean {
     return this.#limit === undefined;
@@ -164,16 +164,16 @@ class Lane {
     this.#plan = plan;
     this.#clock = clock;
     this.#delays = chanceOf(seed);
-    this.#cuts = chanceOf(seed + 2 ** 16); // its own: where is cut does not depend on how many were delayed
+    this.#cuts = chanceOf(seed + 2 ** 16); // a generator of its own: the places of cuts do not depend on how many pieces were delayed
     this.#deliver = deliver;
   }
 
-  /** Its limit, where that has come. */
+  /** Its limit, if that has been reached. */
   get limit(): Limit | undefined {
     return this.#limit;
   }
 
-  /** Takes bytes as far as its limit goes; they are its own from now on. */
+  /** Takes bytes up to its limit, and owns them from now on. */
   take(bytes: Uint8Array): void {
     let rest = bytes;
     while (this.#open) {
@@ -187,12 +187,12 @@ class Lane {
     }
   }
 
-  /** What comes from now on waits, as long as `hold` says. */
+  /** What comes from now on waits, until `hold` ends. */
   hold(hold: Hold): void {
     if (this.#open) this.#add(hold);
   }
 
-  /** That limit comes now: a reset past all that is under way, anything else behind it. */
+  /** That limit is reached now: a reset overtakes all that is in flight, anything else follows it. */
   strike(limit: Limit, delay = 0): void {
     if (!this.#open) return;
     this.#limit = limit;
@@ -205,7 +205,7 @@ class Lane {
     this.#deliver(limit, true);
   }
 
-  /** Takes the end, where it has none yet, or what broke the connection, where that is not lost in silence. */
+  /** Takes the end, if it has none yet, or the error that broke the connection, unless that is lost in silence. */
   put(item: "end" | SocketError): void {
     if (this.#open || (item !== "end" && this.#limit !== "silentAfter")) this.#add(item);
   }
@@ -220,14 +220,14 @@ class Lane {
     });
   }
 
-  /** Resolves when nothing is under way. */
+  /** Resolves when nothing is in flight. */
   drained(): Promise<void> {
     if (this.#items.length === 0) return DONE;
     this.#drained ??= Promise.withResolvers<void>();
     return this.#drained.promise;
   }
 
-  /** What is under way is lost. */
+  /** What is in flight is lost. */
   drop(): void {
     this.#items = [];
     this.size = 0;
@@ -299,7 +299,7 @@ class Lane {
     this.#empty();
   }
 
-  /** The bytes up to the next cut, which chance puts at the same place however they were sent. */
+  /** The bytes up to the next cut, whose random place does not depend on how they were sent. */
   #pieceOf(bytes: Uint8Array): Uint8Array {
     const { slice } = this.#plan.held;
     if (slice === undefined) return bytes;
@@ -357,16 +357,16 @@ export class FaultyTransport extends TransportOver {
       "cut" in faults ? faults : new FixedPlan(faults);
     this.#incoming = new Lane(planned(incoming), clock, 2 * seed, (item, now) => this.#comes(item, now));
     this.#outgoing = new Lane(planned(outgoing), clock, 2 * seed + 1, (item) => this.#goes(item));
-    this.#over.promise.catch(ignore); // who awaits it is told
+    this.#over.promise.catch(ignore); // whoever awaits it handles that
     if (inner.startTls !== undefined) this.startTls = (options) => this.#startTls(options);
   }
 
-  /** That limit comes to one direction now. */
+  /** That limit is reached in one direction now. */
   strike(way: "incoming" | "outgoing", limit: Limit, delay?: number): void {
     (way === "incoming" ? this.#incoming : this.#outgoing).strike(limit, delay);
   }
 
-  /** What is said from now on in one direction waits, as long as `hold` says. */
+  /** What is sent from now on in one direction waits, until `hold` ends. */
   hold(way: "incoming" | "outgoing", hold: Hold | null): void {
     if (hold !== null) (way === "incoming" ? this.#incoming : this.#outgoing).hold(hold);
   }
@@ -423,7 +423,7 @@ export class FaultyTransport extends TransportOver {
   override close(): void | Promise<void> {
     this.#letGo();
     if (this.#outgoing.limit !== "silentAfter") return this.inner.close();
-    this.inner.abort(); // its peer was told no end, and cannot be let go by one
+    this.inner.abort(); // its peer has not seen an end, and will not
   }
 
   override abort(): void {
@@ -431,7 +431,7 @@ export class FaultyTransport extends TransportOver {
     this.inner.abort();
   }
 
-  /** Whether more is taken from the peer: for a read that waits, and for nobody behind an end or in silence. */
+  /** Whether more is taken from the peer: if a read waits, and there was no end or silence. */
   get #takes(): boolean {
     const { limit, size } = this.#incoming;
     if (this.#closed || limit === "endAfter" || limit === "silentAfter") return true;

@@ -1,12 +1,12 @@
 /**
- * Faults: what networks do to connections and datagrams, done on purpose, in any place, and the same each time.
+ * Faults: what networks do to connections and datagrams, done on purpose, in any place, and reproducibly.
  *
  *     const far = withFaults(socket, { incoming: { latency: 80, jitter: 40, slice: 1 } });
  *     const cut = withFaults(socket, { outgoing: { resetAfter: 100 } });
  *     class Lossy extends FaultsMixIn(ThreadingUDPServer, { incoming: { loss: 0.2 }, outgoing: { duplicates: 0.1 } }) {}
  *
- * A faulty stream stands in the place of the stream, and is a `StreamSocket` as it is: so a handler, or a client, has
- * its faults over memory, over a real TCP connection in Node, and inside workerd. Directions are those of the stream
+ * A faulty stream replaces the stream, and is a `StreamSocket` like it: so a handler, or a client, has
+ * faults over memory, over a real TCP connection in Node, and inside workerd. Directions are those of the stream
  * that is wrapped: `incoming` is what its peer sends.
  */
 
@@ -34,7 +34,7 @@ import {
 import type { FaultRules } from "./rules.ts";
 import { checkStream, FaultyTransport, type StreamFaults } from "./streams.ts";
 
-/** The transport of a stream that stays as it is: what comes is read ahead, so a handshake could not begin in its midst. */
+/** The transport of a stream that is not to be secured: input is read ahead, so a handshake could not begin in the middle of it. */
 class Unsecured extends SocketTransport {
   override async startTls(): Promise<never> {
     throw new SocketError(
@@ -45,25 +45,25 @@ class Unsecured extends SocketTransport {
 }
 
 /**
- * `stream`, or the transport of a platform, with `faults` in it. Use what this gives in its place, and the other no
- * more. By one `seed` the same bytes meet the same faults.
+ * `stream`, or the transport of a platform, with `faults` in it. Use the result instead of the original from then
+ * on. With the same `seed` the same bytes meet the same faults.
  *
  *     const slow = withFaults(await createConnection("127.0.0.1:6379"), { incoming: { latency: 200 } });
  *
- * Limits of the stream, and how long its calls wait, stay as they are; `options` changes them, and says what a stream
- * does not tell, its `closeTimeout`. A stream that is to be secured is secured first; a transport may be secured later
- * (`startTls`). Through silence nothing passes, so what is closed there ends, for its peer, by a reset.
+ * Limits and time-outs of the stream stay as they are; `options` changes them, and gives the one that a stream
+ * does not expose, its `closeTimeout`. Secure a stream before this; a transport may be secured later
+ * (`startTls`). Nothing passes through silence, so a stream that is closed in it ends, for its peer, by a reset.
  *
- * Throws `TypeError` and `RangeError` for faults that cannot be.
+ * Throws `TypeError` and `RangeError` for faults that are not possible.
  */
 export function withFaults(
   stream: StreamSocket,
   faults: StreamFaults,
   options?: Partial<StreamOptions>,
 ): StreamSocket;
-/** A platform's transport of streams with faults in it; may be secured later. Throws `TypeError` and `RangeError` for faults that cannot be. */
+/** A platform's transport of streams with faults in it; may be secured later. Throws `TypeError` and `RangeError` for faults that are not possible. */
 export function withFaults(transport: StreamTransport, faults: StreamFaults): StreamTransport;
-/** A platform's transport of datagrams with faults in it. Throws `TypeError` and `RangeError` for faults that cannot be. */
+/** A platform's transport of datagrams with faults in it. Throws `TypeError` and `RangeError` for faults that are not possible. */
 export function withFaults(transport: DatagramTransport, faults: DatagramFaults): DatagramTransport;
 export function withFaults(
   given: StreamSocket | StreamTransport | DatagramTransport,
@@ -90,7 +90,7 @@ export const withRules = (
   connection: number,
 ): StreamSocket => over(stream, rules.stream(new Unsecured(stream), side, connection, true));
 
-/** The stream of a transport that stands over `given`, with the limits and the time-outs of that. */
+/** The stream over a transport that wraps `given`, with the limits and the time-outs of `given`. */
 const over = (
   given: StreamSocket,
   transport: StreamTransport,
@@ -115,7 +115,7 @@ type ServerClass = abstract new (...args: any[]) => BaseServer<any, any>;
  *     class FarAway extends FaultsMixIn(ThreadingTCPServer, { incoming: { latency: 100 }, outgoing: { latency: 100 } }) {}
  *     class Lossy extends FaultsMixIn(MemoryDatagramServer, { incoming: { loss: 0.1, duplicates: 0.1, reorder: 0.1 } }) {}
  *
- * The seed of each connection is one more than that of the one before, so that they differ, and are the same each
+ * Each connection's seed is one more than the previous one's, so that connections differ, and are the same each
  * time. `options` are those of `withFaults`.
  */
 export const FaultsMixIn = <Base extends ServerClass>(
@@ -143,7 +143,7 @@ export const FaultsMixIn = <Base extends ServerClass>(
 /** What is done to the requests of a server. */
 interface Meddling {
   stream(request: StreamSocket): StreamSocket;
-  /** Of datagrams, those that come and those that are sent; `null`: nothing is done. */
+  /** For datagrams, those that come and those that are sent; `null`: nothing is done. */
   links(): readonly [Passage, Passage] | null;
 }
 type Passage = Pick<Link, "pass">;
@@ -172,13 +172,13 @@ const faultyServer = (Server: ServerClass, meddling: Meddling): ServerClass => {
           try {
             request.reply(own);
           } catch {
-            // the server is closed by now: lost, as all that is on its way then
+            // the server is closed by now: lost, like everything in flight then
           }
         });
         return bytes.length;
       };
       incoming.pass(new Uint8Array(request.data), (bytes) => {
-        const own = new Uint8Array(bytes); // what comes twice may be changed once
+        const own = new Uint8Array(bytes); // of a duplicate, only one copy may be corrupted
         super.arrive(
           new ServedDatagram(own, request.address, { post: reply }, request.truncated),
           clientAddress,
@@ -213,7 +213,7 @@ export const RulesMixIn = <Base>(Server: Base, rules: FaultRules): Base => {
  *
  *     defineApp({ handlers: { mail: faultyHandler(Mail, { incoming: { slice: 1 } }) }, listen: [...] })
  *
- * Throws `TypeError` and `RangeError` for faults that cannot be.
+ * Throws `TypeError` and `RangeError` for faults that are not possible.
  */
 export const faultyHandler = <Context>(
   Handler: HandlerClass<StreamSocket, Context>,

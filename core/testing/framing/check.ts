@@ -1,25 +1,25 @@
 /**
- * `checkFraming`: does a handler depend on how the network cut its bytes? TCP keeps no borders between messages, so
- * that what a peer sent in two pieces may come in one, and the other way about; on the machine where a handler was
- * written that happens nearly never, and in production every day.
+ * `checkFraming`: does a handler depend on how the network cut its bytes? TCP keeps no boundaries between messages, so
+ * that what a peer sent in two pieces may arrive in one, and the other way round; on the machine where a handler was
+ * written that hardly ever happens, and in production it happens every day.
  *
- * A conversation is held once with nothing cut, message by message; that teaches the right answer. Then it is held
- * again, many hundred times, over a connection in memory that cuts it everywhere, ends it everywhere and resets it
- * everywhere. This is what a handler owes:
+ * A conversation is run once with nothing cut, message by message; that gives the right answer. Then it is run
+ * again, many hundreds of times, over a connection in memory that cuts it everywhere, ends it everywhere and resets it
+ * everywhere. This is what a handler must do:
  *
  * - **Cut** anywhere, and with many messages in one piece: the same answer, byte for byte, as soon as all was sent;
  *   the same result and effect; and after the peer's end, its own.
- * - **Ended** after n bytes: it ends by itself. What was asked whole is answered whole, also where the end follows at
- *   once, since a half-close is not a close. What it says to a message that was cut off is its own affair (in a protocol
+ * - **Ended** after n bytes: it ends by itself. Complete messages get complete answers, even if the end follows at
+ *   once, since a half-close is not a close. How it answers a message that was cut off is up to it (in a protocol
  *   of lines the end may end the last one), unless the check is `strict`.
- * - **Reset** after n bytes: it ends by itself, has said nothing but a beginning of the right answer, and claims no
- *   result, nor leaves an effect, of what it did not get.
+ * - **Reset** after n bytes: it ends by itself, has sent only a prefix of the right answer, and returns no
+ *   result, and leaves no effect, of what it did not receive.
  * - In both of these it may throw errors of the stream, `SocketError`, or an error with such a `cause`, and no other.
- * - **Never ending**: a message that is to be answered and does not end must not be taken for ever in silence.
+ * - **Never ending**: it must not silently accept a message that never ends.
  * - **Always**: when it has ended it does not read or write any more, it has written nothing behind its own end, and it
- *   leaves no timer, and no rejected promise that nobody sees (which ends a Node process).
+ *   leaves no timer, and no unhandled rejection (which ends a Node process).
  *
- * No run waits for time, but where the handler does: it is over when nothing is left to be done.
+ * No run waits for time, unless the handler does: it is over when nothing is left to do.
  */
 
 import { type Data, DONE, joinBytes, type MaybePromise, toBytes } from "../../bytes/data.ts";
@@ -63,52 +63,52 @@ import {
   sentLines,
 } from "./words.ts";
 
-const RUNS = 2_400; // a conversation of 200 bytes needs 1 700 for every place
+const RUNS = 2_400; // a conversation of 200 bytes needs 1 700 to try every place
 const WORK = 4 * 1024 * 1024; // bytes sent in the runs of one kind: so long conversations are cut at fewer places
-const FEWEST = 16; // places of one kind, however long it is
+const FEWEST = 16; // places of one kind, however long the conversation is
 const TIMEOUT = 500; // ms without any progress
 const FLOOD = 2 * 1024 * 1024; // bytes; a stream's own limits are 64 KiB a line, and many protocols' 1 MiB a message
 const FLOOD_PIECE = 64 * 1024; // bytes that come at a time
 const FILLER = 0x78; // "x"
 const KINDS = 8; // of places: cut in three ways, by chance, and two moments each of the end and the reset
-const FRAMES = 3; // of a stack, that are shown
+const FRAMES = 3; // of a stack, in a report
 
 /** What a check that found nothing did. */
 export interface FramingReport {
-  /** How often the conversation was held. */
+  /** How often the conversation was run. */
   readonly runs: number;
-  /** What the handler said before it was asked anything, then its answer to each message, then what it said at the end. */
+  /** What the handler sent before the first message, then its answer to each message, then what it sent at the end. */
   readonly answers: readonly Uint8Array[];
 }
 
 /** Options of `checkFraming`. */
 export interface FramingOptions<Context = unknown, Params = unknown> {
-  /** Makes what the handler gets as `this.context`: anew for each run, so that none sees what another did. */
+  /** Makes `this.context` of the handler: a new one for each run, so that runs do not affect each other. */
   readonly context?: () => MaybePromise<Context>;
   /** What the handler gets as `this.params`. */
   readonly params?: Params;
-  /** Makes the server that runs the handler, anew for each run, where it needs one of a kind. Then `context` and `params` are that server's affair. */
+  /** Makes the server that runs the handler, a new one for each run, if it needs one of a particular kind. `context` and `params` are then up to that server. */
   // biome-ignore lint/suspicious/noExplicitAny: any server of streams
   readonly server?: () => BaseServer<StreamSocket, any>;
-  /** Options of the handler's connection. Its reads wait for ever unless these, or the handler, say otherwise. */
+  /** Options of the handler's connection. Its reads wait for ever unless these, or the handler, set a limit. */
   readonly stream?: Partial<StreamOptions>;
-  /** Parts of the answer that differ each time (a date, an identifier), matched in its bytes as Latin-1, one character a byte. */
+  /** Parts of the answer that differ each time (a date, an identifier), matched in its bytes as Latin-1, one character per byte. */
   readonly mask?: RegExp;
-  /** What else must come out the same, read from the context when a run is over: the mails that were kept, say. */
+  /** What else must be the same, read from the context when a run is over: for example, the mails that were kept. */
   readonly effect?: (context: Context) => unknown;
-  /** False where the peer must wait for each answer before it goes on; then messages do not come together. Default true. */
+  /** False if the peer must wait for each answer before it goes on; then messages are not joined. Default true. */
   readonly pipelining?: boolean;
-  /** Whether to a message that the end cut off nothing may be said but a beginning of the right answer. Default false. */
+  /** Whether a message that the end cut off may be answered only with a prefix of the right answer. Default false. */
   readonly strict?: boolean;
-  /** Bytes of a message without an end; 0: none is sent. Default 2 MiB. */
+  /** Bytes of the message that never ends; 0: none is sent. Default 2 MiB. */
   readonly flood?: number;
-  /** Gives true for what is meant to be so. */
+  /** Returns true for a failure that is intended. */
   readonly expected?: (failure: FramingFailure) => boolean;
-  /** What chance begins with: the same seed, the same runs. Default 1. */
+  /** The seed of the random numbers: the same seed gives the same runs. Default 1. */
   readonly seed?: number;
   /** About how many runs at most. Default 2 400, enough for each place of 300 bytes; in longer conversations some are chosen. */
   readonly maxRuns?: number;
-  /** Milliseconds without any progress after which a handler that waits for something is given up. Default 500; only what fails takes so long. */
+  /** Milliseconds without any progress after which a waiting handler is given up. Default 500; only failing runs take this long. */
   readonly timeout?: number;
 }
 
@@ -129,28 +129,28 @@ const FRAMING_NAMES = optionNamesOf<FramingOptions>()({
 });
 
 /**
- * Holds `conversation` with `Handler` under every cut, end and reset that matters, and rejects with a `FramingError`
- * where the handler then does not do as it should. In memory, by any test runner:
+ * Runs `conversation` with `Handler` under every cut, end and reset that matters, and rejects with a `FramingError`
+ * if the handler does not behave as it should. In memory, with any test runner:
  *
  *     test("Upper", () => checkFraming(Upper, ["hello\r\n", "wörld\r\n"]));
  *
- * The conversation is what the peer says, message by message. What is answered when nothing is cut counts as right,
- * unless the message says what is:
+ * The conversation is what the peer sends, message by message. The answer when nothing is cut counts as right,
+ * unless the message says what is right:
  *
  *     await checkFraming(RespServer, [{ send: "INCR n\r\n", expect: ":1\r\n" }, "*1\r\n$4\r\nPING\r\n"], {
  *       context: () => ({ keys: new KeyStore() }),
  *     });
  *
- * It can also be a script, which is held once as it is (and rejects with its own error), and whose `send` steps are
+ * It can also be a script, which is run once as it is (and rejects with its own error), and whose `send` steps are
  * the messages:
  *
  *     await checkFraming(Mail, conversation().expectLine(/^220 /).send("QUIT\r\n").expectLine(/^221 /), { context });
  *
- * A handler that dials is checked in the same way, by what its server says: `checkFraming(RespClient, ["$1\r\nv\r\n"],
+ * A handler that dials is checked in the same way, with what its server sends: `checkFraming(RespClient, ["$1\r\nv\r\n"],
  * { params: ["GET", "k"] })`.
  *
- * While it runs, the platform's `setTimeout`, `setInterval` and `setImmediate` are watched, and several checks wait for
- * one another. Timers of `node:timers` are not seen.
+ * While it runs, the platform's `setTimeout`, `setInterval` and `setImmediate` are watched, so checks wait for
+ * each other. Timers of `node:timers` are not seen.
  */
 export const checkFraming = <Context = unknown, Params = unknown>(
   Handler: HandlerClass<StreamSocket, Context, Params>,
@@ -163,7 +163,7 @@ export const checkFraming = <Context = unknown, Params = unknown>(
     try {
       return await one.run(conversation);
     } catch (error) {
-      // The call, not what ran it: that is long over.
+      // The stack of the call: the one of the run would not show it.
       if (error instanceof FramingError && where !== "") error.stack = `${error}\n${where}`;
       throw error;
     } finally {
@@ -210,7 +210,7 @@ class Check<Context> {
     });
   }
 
-  /** Ends the check. Rejections that were somebody else's are told to whom the platform tells them. */
+  /** Ends the check. Rejections that were not the handler's are reported as the platform reports them. */
   stop(): void {
     this.#rig.stop();
     for (const error of this.#failures.length === 0 ? this.#strange : []) void Promise.reject(error);
@@ -221,7 +221,7 @@ class Check<Context> {
       conversation instanceof Conversation ? await this.#messagesOf(conversation) : listOf(conversation);
     const lesson = await this.#learn(messages);
     const { bytes, turns, right } = lesson;
-    // What fails uncut teaches nothing; what it leaves behind changes nothing in its answers.
+    // A failure when nothing is cut gives no right answer to compare with; something left behind does not change the answers.
     if (this.#failures.every(({ fault }) => LEAKS.includes(fault))) {
       const { pipelining = true } = this.#options;
       const chance = chanceOf(this.#seed);
@@ -232,7 +232,7 @@ class Check<Context> {
         endPlans(lesson, most, chance, "reset"),
         this.#flood > 0 ? floodPlans(lesson) : [],
       ]) {
-        // The first failure of each is told: what comes after would mostly be the same once more.
+        // Only the first failure of each kind is reported: later ones would mostly repeat it.
         const held: Plan[] = [];
         for (const plan of plans) {
           held.push(plan);
@@ -274,7 +274,7 @@ class Check<Context> {
     return messages;
   }
 
-  /** Holds the conversation uncut, each message when all before it is answered. */
+  /** Runs the conversation uncut, each message when all before it are answered. */
   async #learn(messages: readonly (Data | FramingMessage)[]): Promise<Lesson> {
     const parts: Uint8Array[] = [];
     const expected: (Uint8Array | null)[] = [null]; // of the beginning, and each message
@@ -329,7 +329,7 @@ class Check<Context> {
     return this.#rig.hold([...steps, ...pieces], false, [], answeredBy(plan.sent, lesson));
   }
 
-  /** Holds the conversation by `plan`; gives true where that shows something new to be wrong. */
+  /** Runs the conversation by `plan`; returns true if that shows a new fault. */
   async #try(plan: Plan, lesson: Lesson): Promise<boolean> {
     return this.#judge(plan, lesson, await this.#play(plan, lesson));
   }
@@ -472,9 +472,9 @@ class Check<Context> {
     return this.#mask === null ? json : json.replace(this.#mask, "*");
   }
 
-  // ---- Telling ----
+  // ---- Reporting ----
 
-  /** Shrinks what fails and tells it; gives false where it is allowed, or was another's. */
+  /** Shrinks a failure and reports it; returns false if it is allowed, or was not the handler's. */
   async #tell(plan: Plan, lesson: Lesson, fault: Fault): Promise<boolean> {
     if (this.#options.expected?.(this.#failure(plan, lesson, fault))) return false;
     const small = await this.#shrink(plan, lesson, fault.fault);

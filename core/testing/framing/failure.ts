@@ -1,15 +1,15 @@
-/** What a framing check finds wrong: the fault of one run, the failure that is told of it, and the error with all of them. */
+/** What a framing check finds wrong: the fault of one run, the failure that reports it, and the error with all of them. */
 
 /**
  * What a handler can do wrong, as a word to match on:
  *
- * - `answer`: it answers something else, or not all, or nothing.
+ * - `answer`: its answer is wrong, incomplete or missing.
  * - `endless`: it does not end when its peer has.
  * - `error`: it throws what it should not.
- * - `result`, `effect`: what it returns, or leaves behind, is another; or of what it did not get.
- * - `unbounded`: it takes a message that has no end.
+ * - `result`, `effect`: what it returns, or leaves behind, is wrong; or is from input that it did not receive.
+ * - `unbounded`: it accepts a message that never ends.
  * - `read`, `write`: it reads after the end, or writes after its own.
- * - `timer`, `rejection`: it leaves a timer, or a rejected promise that nobody sees.
+ * - `timer`, `rejection`: it leaves a timer, or an unhandled rejection.
  */
 export type FramingFault =
   | "answer"
@@ -41,7 +41,7 @@ export interface FramingFailure {
   readonly error?: unknown;
 }
 
-/** A handler does not do as it should. The message has each way in which it fails, to be read; `failures` to be asked. */
+/** A handler does not behave as it should. The message describes each failure for a reader; `failures` has them for code. */
 export class FramingError extends Error {
   readonly #failures: readonly FramingFailure[];
 
@@ -50,7 +50,7 @@ export class FramingError extends Error {
     this.#failures = failures;
   }
 
-  /** Each way in which it fails; no property of its own, which would be printed behind the message. */
+  /** Each way in which it fails. Not an own property, which would be printed after the message. */
   get failures(): readonly FramingFailure[] {
     return this.#failures;
   }
@@ -70,5 +70,5 @@ export interface Fault {
   readonly error?: unknown;
 }
 
-/** What is left behind is told once, in whichever run it is seen. */
+/** What is left behind is reported once, whichever run shows it. */
 export const LEAKS: readonly FramingFault[] = ["read", "write", "timer", "rejection"];

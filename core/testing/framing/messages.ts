@@ -9,7 +9,7 @@ export interface FramingMessage {
   /** What the peer says; absent where the handler speaks first. */
   readonly send?: Data;
   /**
-   * What the handler answers; where absent, what it answers when nothing is cut. Say it for a handler that reads on
+   * What the handler answers; by default, what it answers when nothing is cut. Give it for a handler that reads on
    * while the platform works for it (a digest, a file): nobody can see when that one has answered.
    */
   readonly expect?: Data;

@@ -1,4 +1,4 @@
-/** The other end of a handler's connection in one run: it does step after step, and keeps what it is answered. */
+/** The other end of a handler's connection in one run: it takes one step after the other, and keeps the answers. */
 
 import { type Data, DONE, joinBytes, toBytes } from "../../bytes/data.ts";
 import { SocketError } from "../../errors.ts";
@@ -10,10 +10,10 @@ export const HERE: Address = { family: "IPv4", hostname: "192.0.2.2", port: 7 };
 
 export const EMPTY = new Uint8Array(0);
 
-/** What a peer does next: sends a piece; waits for so many bytes of answer, or until a read waits, or until nothing is left to be done; ends; resets. */
+/** What a peer does next: sends a piece; waits for a number of bytes, or until a read waits, or until nothing is left to do; ends; resets. */
 export type Step = Uint8Array | number | "reading" | "settled" | "end" | "reset";
 
-/** The other end of a handler's connection, which does one step after the other. */
+/** The other end of a handler's connection, which takes one step after the other. */
 export class Peer implements StreamTransport {
   readonly localAddress = HERE;
   readonly remoteAddress = PEER;
@@ -25,7 +25,7 @@ export class Peer implements StreamTransport {
   reading = false;
   /** The handler's side sends no more. */
   ended = false;
-  /** It was let go by a reset. */
+  /** It was closed by a reset. */
   reset = false;
   /** How much had been answered after each step that was `settled`. */
   readonly marks: number[] = [];
@@ -120,7 +120,7 @@ export class Peer implements StreamTransport {
     this.progress++;
   }
 
-  /** Ends the turn: what was to be done then is done. Gives false where that is nothing. */
+  /** Ends the turn: does what was due then. Returns false if that was nothing. */
   endTurn(): boolean {
     const tasks = this.#deferred;
     this.#deferred = [];
@@ -128,7 +128,7 @@ export class Peer implements StreamTransport {
     return tasks.length > 0;
   }
 
-  /** Nothing is left to be done, as it seems, or for `sure`: a step that waited for that is over. Gives false if none did. */
+  /** Nothing is left to do, apparently, or for `sure`: a step that waited for that is over. Returns false if none did. */
   settle(sure: boolean): boolean {
     const { next, marks } = this;
     if (next !== "settled" && next !== "reading") return false;

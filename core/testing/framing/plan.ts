@@ -1,4 +1,4 @@
-/** The ways to hold a conversation: where it is cut, how much of it is sent, and how it ends. */
+/** The ways to run a conversation: where it is cut, how much of it is sent, and how it ends. */
 
 import type { Chance } from "../clock.ts";
 import type { Step } from "./peer.ts";
@@ -8,13 +8,13 @@ const ALL_PAIRS = 40; // bytes of a conversation up to which every pair of cuts 
 const MOST_CUTS = 8; // of one run with random cuts
 const LIKELY = 4; // bytes of a message's beginning, where a length is likely to be
 
-/** How a conversation is held once. */
+/** How a conversation is run once. */
 export interface Plan {
   /** Before which of its bytes it is cut. */
   readonly cuts: readonly number[];
   /** Whether each message waits for the answer to the one before. */
   readonly turns: boolean;
-  /** Whether bytes come before they are asked for, as Node brings them. */
+  /** Whether bytes arrive before a read waits for them, as they do in Node. */
   readonly ahead: boolean;
   /** How many bytes the peer sends. */
   readonly sent: number;
@@ -29,7 +29,7 @@ interface Turn {
   readonly answered: number;
 }
 
-/** What the uncut conversation taught. */
+/** What the uncut conversation showed. */
 export interface Lesson {
   readonly bytes: Uint8Array;
   /** The beginning, then each message. */

@@ -1,6 +1,6 @@
 /**
- * One run of a framing check: a handler on a connection in memory, whose other end does step after step, and all that
- * it does there seen: what it answers, how it ends, and what it leaves behind.
+ * One run of a framing check: a handler on a connection in memory, whose other end takes step after step, and all that
+ * it does is observed: what it answers, how it ends, and what it leaves behind.
  */
 
 import { type Data, type MaybePromise, toBytes } from "../../bytes/data.ts";
@@ -14,10 +14,10 @@ import { makeContext } from "../handler.ts";
 import { HERE, PEER, Peer, type Step } from "./peer.ts";
 import { type Leaks, now, pause, TURNS, Watch } from "./watch.ts";
 
-const VAIN = 256; // reads of which nothing came, one after the other, that are no endless loop yet
+const VAIN = 256; // consecutive reads that got nothing; one more counts as an endless loop
 const STEPS = 64; // microtasks without progress, after which the platform gets a turn
 const SETTLED = 5; // ms without progress, after which a handler that reads has answered
-const SETTLED_LATER = 20; // the same where it is known to wait for others than its peer
+const SETTLED_LATER = 20; // the same if it is known to wait for something other than its peer
 
 /** What came of it. */
 export interface Outcome {
@@ -36,7 +36,7 @@ export interface Outcome {
   readonly leaks: Leaks;
 }
 
-/** How a run ended: the handler did; enough was seen; it reads on and on, and gets nothing; it waits, to read or for something else, and nothing happens. */
+/** How a run ended: the handler ended; enough was seen; it reads endlessly and gets nothing; it waits, to read or for something else, and nothing happens. */
 type Ending = "over" | "enough" | "spins" | "reads" | "waits";
 
 /** Serves one request in memory, with `params` as if it were a session's. */
@@ -54,7 +54,7 @@ class OneServer<Context> extends BaseServer<StreamSocket, Context> {
   }
 }
 
-/** Counts what is read and written of `socket` when nothing should be; a read that goes on for ever gets nothing more. */
+/** Counts reads and writes of `socket` when there should be none; an endless series of reads gets nothing more. */
 class Meter {
   /** The handler has ended. */
   over = false;
@@ -103,7 +103,7 @@ class Meter {
     }
   }
 
-  /** Whether the handler reads on and on, as after an end or an error that it does not heed. */
+  /** Whether the handler reads endlessly, as after an end or an error that it ignores. */
   get spins(): boolean {
     return this.vain > VAIN;
   }
@@ -133,21 +133,21 @@ export interface RigOptions<Context> {
   readonly timeout: number;
 }
 
-/** Holds conversations with one handler, one after the other. */
+/** Runs conversations with one handler, one after the other. */
 export class Rig<Context> {
-  /** How many were held. */
+  /** How many were run. */
   runs = 0;
   readonly #Handler: HandlerClass<StreamSocket, Context>;
   readonly #options: RigOptions<Context>;
   readonly #watch = new Watch();
-  #waits = false; // the handler was seen to wait for others than its peer
+  #waits = false; // the handler was seen to wait for something other than its peer
 
   constructor(Handler: HandlerClass<StreamSocket, Context>, options: RigOptions<Context>) {
     this.#Handler = Handler;
     this.#options = options;
   }
 
-  /** Whether it is asked where each timer is set, and which run's rejections nobody saw: 5 µs a timer, 1 ms a run. */
+  /** Whether to find out where each timer is set, and which run left an unhandled rejection: 5 µs a timer, 1 ms a run. */
   get asks(): boolean {
     return this.#watch.asks;
   }
@@ -156,12 +156,12 @@ export class Rig<Context> {
     this.#watch.asks = asks;
   }
 
-  /** The rejections of all runs so far that nobody saw; those that were asked for, and told, no more. */
+  /** The unhandled rejections of all runs since this was last called. */
   rejections(): Promise<unknown[]> {
     return this.#watch.rejections();
   }
 
-  /** What the platform's timers do is seen no more. */
+  /** Stops watching the platform's timers. */
   stop(): void {
     this.#watch.stop();
   }
@@ -175,7 +175,7 @@ export class Rig<Context> {
     } finally {
       await this.#watch.turn();
       server.abort();
-      await this.#watch.left(); // whoever holds the same again sees it, too
+      await this.#watch.left(); // a repetition shows it, too
       await this.#watch.rejections();
     }
   }
@@ -194,7 +194,7 @@ export class Rig<Context> {
     return own;
   }
 
-  /** Holds one conversation; with `enough`, until more than so many bytes are answered. */
+  /** Runs one conversation; with `enough`, until the answer has more than this many bytes. */
   async hold(
     steps: readonly Step[],
     ahead: boolean,
@@ -234,7 +234,7 @@ export class Rig<Context> {
     return { answer, result, thrown, effect, reset, how, next, marks, leaks };
   }
 
-  /** Lets all go on until the run is over, or nothing goes on any more. */
+  /** Lets everything go on until the run is over, or nothing goes on any more. */
   async #drive(peer: Peer, meter: Meter, over: () => boolean, enough: number): Promise<Ending> {
     const { timeout } = this.#options;
     let since = now();
@@ -259,7 +259,7 @@ export class Rig<Context> {
         continue;
       }
       if (++turns < TURNS) continue;
-      // Who waits for its peer alone, and was never seen to wait for others, does nothing any more.
+      // A handler that waits only for its peer, and was never seen to wait for anything else, is idle.
       const quiet = now() - since;
       const late = quiet > timeout;
       const waits = peer.reading && !this.#watch.soon(timeout);

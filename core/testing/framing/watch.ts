@@ -1,16 +1,16 @@
-/** What a handler leaves behind, seen while a check runs: the timers of the platform, and rejections that nobody sees. */
+/** What a handler leaves behind, as watched while a check runs: timers of the platform, and unhandled rejections. */
 
 import { replaceTimers } from "../clock.ts";
 
 export const TURNS = 3; // turns without progress, after which a handler that waits for nothing else has nothing to do
 
-// Taken now, so that a test's fake clock stops nothing here.
+// Taken now, so that a test's fake clock does not stop anything here.
 const { setTimeout: later, clearTimeout: forget } = globalThis;
 export const now = performance.now.bind(performance);
-/** A turn of the platform's timers, by which it has told of every rejection: 1.1 ms in Node, 1.4 in workerd. */
+/** A turn of the platform's timers, after which it has reported every unhandled rejection: 1.1 ms in Node, 1.4 in workerd. */
 export const pause = (): Promise<void> => new Promise((resolve) => void later(resolve, 1));
 
-/** What is left when all should be over; of no meaning if it was not. */
+/** What is left when all should be over; meaningless if it was not. */
 export interface Leaks {
   /** Reads that began when the handler had ended. */
   readonly reads: number;
@@ -25,13 +25,13 @@ interface Timer {
   readonly ms: number;
   /** When it was set, by `now()`. */
   readonly since: number;
-  /** Where it was set, where that was asked for. */
+  /** Where it was set, if that was asked for. */
   readonly where: string;
 }
 
-/** Sees the platform's timers, and the rejections that nobody else does, while a check runs. */
+/** Watches the platform's timers, and unhandled rejections, while a check runs. */
 export class Watch {
-  /** Whether it is asked where a timer is set. */
+  /** Whether to find out where timers are set. */
   asks = false;
   readonly #timers = new Map<unknown, Timer>();
   readonly #rejected: unknown[] = [];
@@ -68,7 +68,7 @@ export class Watch {
     this.#channel?.port1.close(); // an open one keeps a process from ending
   }
 
-  /** Lets the platform do what else there is to do, by a message to oneself: 6 µs in Node, 14 in workerd. */
+  /** Lets the platform do its other work, by a message to itself: 6 µs in Node, 14 in workerd. */
   turn(): Promise<void> {
     const { promise, resolve } = Promise.withResolvers<void>();
     if (this.#channel === null) return pause();
@@ -77,7 +77,7 @@ export class Watch {
     return promise;
   }
 
-  /** The rejections that nobody saw since this was last asked, all of them. */
+  /** All unhandled rejections since this was last called. */
   async rejections(): Promise<unknown[]> {
     await pause();
     return this.#rejected.splice(0);
@@ -97,7 +97,7 @@ export class Watch {
     for (const [timer, set] of this.#timers) {
       // Node's own word for one that is over: it can be cleared by its methods, too.
       if ((timer as { _destroyed?: boolean })._destroyed !== true) timers.push(set);
-      if (this.asks) forget(timer as never); // it is told of, and must not hold up the process
+      if (this.asks) forget(timer as never); // it is reported, and must not keep the process running
     }
     this.#timers.clear();
     return { timers, thrown: this.#thrown.splice(0) };
@@ -119,7 +119,7 @@ const calledFrom = (): string => {
 
 type Listener = (error: unknown) => void;
 
-/** Calls `told` for each promise that rejects and that nobody sees, in the place of those whom the platform tells. */
+/** Calls `told` for each unhandled rejection, instead of the platform's own listeners. */
 const watchRejections = (told: Listener): (() => void) => {
   const { process, addEventListener, removeEventListener } = globalThis as unknown as {
     readonly process?: {

@@ -1,4 +1,4 @@
-/** What a framing check says: in which run something was wrong, what was wrong with it, and what the peer had sent. */
+/** The words of a framing check: in which run something was wrong, what was wrong, and what the peer had sent. */
 
 import { errorText, isA, peek, printable } from "../../describe.ts";
 import { SocketError } from "../../errors.ts";
@@ -15,7 +15,7 @@ import {
   piecesOf,
 } from "./plan.ts";
 
-const PIECES = 8; // that are shown each
+const PIECES = 8; // at most, in a report
 const AROUND = 8; // bytes of hex on each side of a cut
 const SHOWN = 160; // bytes of what was sent that are shown
 const RETURN = 13;
@@ -31,7 +31,7 @@ export const isFrame = (line: string): boolean =>
 
 export const said = (error: unknown): string => printable(errorText(error), true);
 
-/** What tells one error from another: not its message, where it has a code, as that says how many bytes came. */
+/** What distinguishes errors: the code if there is one, not the message, which says how many bytes came. */
 export const nameOf = (error: unknown): string => (isA(error, SocketError) ? error.code : said(error));
 
 /** Whether an error is one that a stream gives its handler: itself, as the cause of another, or several of them. */
@@ -42,11 +42,11 @@ export const isOfStream = (error: unknown): boolean => {
   return cause !== undefined && isOfStream(cause);
 };
 
-/** Faults of one key are told once. */
+/** Faults with the same key are reported once. */
 export const keyOf = (plan: Plan, lesson: Lesson, { fault }: Fault): string =>
   LEAKS.includes(fault) ? fault : `${fault} ${isWhole(plan, lesson) ? "cut" : plan.ending}`;
 
-/** Another answer than the right one, and in which way. */
+/** A wrong answer, and in which way it is wrong. */
 export const answerFault = (expected: Uint8Array, actual: Uint8Array, lesson: Lesson, more = ""): Fault => {
   const fault = { fault: "answer", expected, actual, more } as const;
   const order = orderOf(expected, actual, lesson);
@@ -67,7 +67,7 @@ export const answerFault = (expected: Uint8Array, actual: Uint8Array, lesson: Le
 
 const MOST_ORDERED = 8; // messages whose order is looked for
 
-/** Which messages' right answers make up `actual`, and which of those `expected` it has not; null if there is something else in it. */
+/** Of which messages' right answers `actual` consists, and which of the `expected` ones it lacks; null if there is something else in it. */
 const orderOf = (
   expected: Uint8Array,
   actual: Uint8Array,
@@ -101,7 +101,7 @@ const orderOf = (
   };
 };
 
-/** In what a run differs from the uncut one: "when the bytes are cut …". */
+/** How a run differs from the uncut one: "when the bytes are cut …". */
 export const howOf = (plan: Plan, lesson: Lesson): string => {
   const { bytes, turns } = lesson;
   const { cuts, sent, ending, atOnce } = plan;

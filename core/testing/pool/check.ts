@@ -1,16 +1,16 @@
 /**
- * `checkPool`: does a client's handler keep apart what its callers asked? Over a connection in memory, in virtual time,
- * it plants what goes wrong between a pool and its server, at every place, and holds the pool to its rule: each caller
- * gets his own reply, or an error, once; and who comes afterwards gets his reply.
+ * `checkPool`: does a client's handler give each caller its own reply? Over a connection in memory, in virtual time,
+ * it causes everything that can go wrong between a pool and its server, at every place, and checks the rule of pools: each
+ * caller gets its own reply, or an error, once; and callers that come afterwards get their replies.
  *
- * - **Cut**: after each byte that the server says, and each that it is told, the connection ends, or is reset.
- * - **Silence**: after a byte the server says nothing more.
- * - **Leaving**: at each byte a caller gives up.
+ * - **Cut**: after each byte that the server sends, and each that it receives, the connection ends, or is reset.
+ * - **Silence**: after each byte, the server sends nothing more.
+ * - **Leaving**: at each byte, a caller gives up.
  * - **Pieces**: each byte comes by itself.
- * - **Notices**: between any two replies, and while nothing is asked, the server says something unasked.
+ * - **Notices**: between any two replies, and while no call runs, the server sends something unsolicited.
  * - **Many**: a thousand callers at once.
  *
- * Each is done with one call at a time on a connection and, where the class can, with several.
+ * Each is done with one call at a time on a connection and, if the class can, with several.
  */
 
 import { type Data, type MaybePromise, toBytes } from "../../bytes/data.ts";
@@ -31,21 +31,21 @@ const CROWD = 1_000;
 const PLACES = 300; // of one kind, where a conversation has more bytes
 const FOREVER = 86_400_000; // ms of virtual time, in which all that waits must have been answered
 
-/** What `checkPool` is told of a protocol. */
+/** What `checkPool` needs to know about a protocol. */
 export interface PoolCheckOptions<Call, Reply, Context, ServerContext> {
   /** What the pool talks to. */
   readonly server: HandlerClass<StreamSocket, ServerContext>;
-  /** Makes the server's context, anew for each run. */
+  /** Makes the server's context, a new one for each run. */
   readonly serverContext?: () => ServerContext;
   /** What the class under test gets as `this.context`. */
   readonly context?: Context;
-  /** The call of caller `n`, which no other makes: it asks for `n`. Asking twice must do no harm. */
+  /** The call of caller `n`, which no other caller makes: it asks for `n`. It must be harmless to repeat. */
   readonly ask: (n: number) => Call;
-  /** What he must be given; compared as JSON. */
+  /** The reply that caller `n` must get; compared as JSON. */
   readonly reply: (n: number) => Reply;
-  /** What the server may say unasked, whole. Default: nothing is said. */
+  /** Something that the server may send unsolicited, complete. Default: nothing. */
   readonly notice?: Data;
-  /** How many calls may be under way on one connection; 1 where the class has `call()` alone. Default 3. */
+  /** How many calls may be under way on one connection; 1 if the class has only `call()`. Default 3. */
   readonly pipeline?: number;
 }
 
@@ -68,7 +68,7 @@ export interface PoolReport {
   readonly rejected: number;
 }
 
-/** A pool of this class does not do as it should; the message says when, and what it did. */
+/** A pool of this class does not behave as it should; the message says when, and what it did. */
 export class PoolCheckError extends Error {
   static {
     PoolCheckError.prototype.name = "PoolCheckError";
@@ -82,9 +82,9 @@ interface Plan {
   readonly slice?: number;
   readonly callers?: number;
   readonly repeatable?: boolean;
-  /** Who leaves. */
+  /** The caller that leaves. */
   readonly leaver?: number;
-  /** One after the other, and not at once. */
+  /** One after the other, not all at once. */
   readonly inTurn?: boolean;
   /** Nobody may be rejected. */
   readonly harmless?: boolean;
@@ -167,7 +167,7 @@ export const checkPool = async <Call, Reply, Context = unknown, ServerContext = 
   return counts;
 };
 
-/** Where something happens: everywhere, or where there are too many places at as many as may be. */
+/** Where something happens: at every place, or at a selection if there are too many. */
 const places = (size: number): number[] => {
   const step = Math.max(1, size / PLACES);
   return Array.from({ length: Math.floor(size / step) + 1 }, (_, i) => Math.floor(i * step));
@@ -220,7 +220,7 @@ class Check<Call, Reply, Context, ServerContext> {
         for (const n of callers) await this.#inTime(one(n), n, plan);
       } else await this.#inTime(Promise.all(callers.map(one)), -1, plan);
       seen = { said: relay.said, asked: relay.asked };
-      // Whatever has happened, who comes now is answered; of a server that falls silent, who comes when that was found.
+      // Whatever has happened, callers that come now are answered; after a server fell silent, those that come once that was noticed.
       let n = callers.length;
       const { rejected } = this.#counts;
       const later = (harmless: boolean): Promise<void> => {
@@ -240,7 +240,7 @@ class Check<Call, Reply, Context, ServerContext> {
     return { ...seen, ends: ends.filter((end, i) => end > 0 && ends.indexOf(end) === i) };
   }
 
-  /** One caller, who gets his own reply, or an error that he may get. */
+  /** One caller, which gets its own reply, or an error that it may get. */
   async #caller(
     n: number,
     pool: Pool<Call, Reply, Context>,

@@ -10,7 +10,7 @@ import type { EndpointOptions } from "../../serve/endpoint.ts";
 import { checkKind, type HandlerClass } from "../../serve/handler.ts";
 import type { StreamSocket } from "../../sockets/stream-socket.ts";
 
-/** What gives connections: a server in memory, or whatever else has such a `connect()`. */
+/** A source of connections: a server in memory, or anything else with such a `connect()`. */
 export interface MemoryTarget {
   connect(signal?: AbortSignal): MaybePromise<StreamSocket>;
 }

@@ -1,4 +1,4 @@
-/** What stands between a pool and its server in a check: it counts what the server says, and at one place does what it was told. */
+/** What stands between a pool and its server in a check: it counts the server's bytes, and misbehaves at one place. */
 
 import { SHUT_WR } from "../../net/constants.ts";
 import type { StreamSocket } from "../../sockets/stream-socket.ts";
@@ -12,8 +12,8 @@ export interface Mischief {
   /** How many come before it happens. */
   readonly at: number;
   /**
-   * The connection ends, or is reset; all that follows is lost in silence; a caller leaves; or something is said
-   * unasked, in so many bytes.
+   * The connection ends, or is reset; all that follows is lost in silence; a caller leaves; or something unsolicited
+   * is sent, of this many bytes.
    */
   readonly does: "end" | "reset" | "silence" | "leave" | "notice";
   readonly notice?: Uint8Array;
@@ -58,7 +58,7 @@ export class Relay implements MemoryTarget {
     this.#open.clear();
   }
 
-  /** Carries what `from` says to `to`, up to the place where something happens. */
+  /** Carries what `from` sends to `to`, up to the place where something happens. */
   async #carry(from: StreamSocket, to: StreamSocket, first: boolean, of: "server" | "client"): Promise<void> {
     const mischief = first && this.#mischief?.of === of ? this.#mischief : null;
     let carried = 0;
@@ -68,7 +68,7 @@ export class Relay implements MemoryTarget {
       if (of === "server") this.said += size;
       else this.asked += size;
     };
-    /** Gives whether it goes on. */
+    /** Returns whether it goes on. */
     const happen = async (): Promise<boolean> => {
       if (mischief?.does === "notice") await to.sendall(mischief.notice as Uint8Array);
       else if (mischief?.does === "leave") this.onleave();

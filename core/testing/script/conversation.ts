@@ -1,5 +1,5 @@
 /**
- * Scripted peers: a conversation written down step by step, and held with whoever is on the other end.
+ * Scripted peers: a conversation written down step by step, and run with whoever is on the other end.
  *
  *     const mail = conversation()
  *       .expectLine(/^220 /)
@@ -13,14 +13,14 @@
  *     await mail.run(await createConnection("127.0.0.1:25"));               // any server, over any StreamSocket
  *     new ThreadingTCPServer("127.0.0.1:0", scriptHandler(server));         // the script is the server
  *
- * A script is a value: each step gives a new one, so that a common beginning can be kept and gone on from. It can be
- * run many times, in every place, as either role: it does not know who dialled.
+ * A script is a value: each step returns a new one, so that scripts can share a beginning. It can be
+ * run many times, in every place, in either role: it does not know which side dialled.
  *
- * A stream keeps no borders between what was sent, and a script must not depend on where the network cut. So `expect`
- * of bytes takes just as many, and of a pattern the shortest beginning that matches whole; what comes after stays for
- * the next step. The first byte that differs fails at once; only what does not come waits for the timeout.
+ * A stream keeps no boundaries between what was sent, and a script must not depend on where the network cut. So `expect`
+ * of bytes takes exactly that many, and `expect` of a pattern takes the shortest prefix that matches completely; the rest stays for
+ * the next step. The first byte that differs fails at once; only missing bytes wait for the timeout.
  *
- * `send` waits for nothing: what a large one still has to send leaves while the next steps read, as it would with
+ * `send` does not wait: the rest of a large one leaves while the next steps read, as it would with
  * a client whose reading does not wait for its writing.
  */
 
@@ -40,12 +40,12 @@ import {
 } from "./run.ts";
 import { type DatagramPeer, DatagramWire, StreamWire } from "./wire.ts";
 
-/** A value, or what makes it of what was seen so far. */
+/** A value, or a function that makes it from what was seen so far. */
 export type Given<T> = T | ((seen: Seen) => T);
 
 /** Options of a conversation. */
 export interface ConversationOptions {
-  /** How text is bytes, sent and matched. `latin1`: one byte a character, U+0000 to U+00FF, for patterns of bytes. Default `utf-8`. */
+  /** The encoding of text, sent and matched. `latin1`: one byte per character, U+0000 to U+00FF, for patterns of bytes. Default `utf-8`. */
   readonly encoding?: (typeof ENCODINGS)[number];
 }
 
@@ -87,13 +87,13 @@ export class Conversation {
   // ---- What the peer must do ----
 
   /**
-   * The peer says just these bytes or this text; or text that the pattern matches. Of a pattern the shortest beginning
-   * is taken that it matches whole, wherever the network cut: end it with what ends the message (`/\d+\r\n/`; `/\d+/`
-   * would take one digit). It sees nothing behind its match, so it cannot end in a lookahead. Of datagrams it is one,
-   * whole.
+   * The peer sends exactly these bytes or this text; or text that the pattern matches. A pattern takes the shortest prefix
+   * that it matches completely, wherever the network cut: end it with what ends the message (`/\d+\r\n/`; `/\d+/`
+   * would take one digit). It sees nothing after its match, so it cannot end in a lookahead. For datagrams it is one,
+   * complete.
    *
-   * With `normalise` bytes are the same that are so when both were normalised: text line by line, each with its end,
-   * and a line that becomes nothing does not count; what is not text as a whole, as latin1, and of the length that is
+   * With `normalise`, bytes are equal if they are equal after both were normalised: text line by line, each with its end,
+   * where lines that become empty are ignored; bytes that are not text as a whole, as latin1, with the length that is
    * written here.
    */
   expect(what: Given<Data | RegExp>, normalise?: (text: string) => string): Conversation {
@@ -106,8 +106,8 @@ export class Conversation {
   }
 
   /**
-   * The peer says one line, ended by `\n` or `\r\n`: just this text, or one in which the pattern matches (anywhere,
-   * so write `^` and `$`), or any. What is not that fails as soon as its line is there.
+   * The peer sends one line, ended by `\n` or `\r\n`: exactly this text, or one in which the pattern matches (anywhere,
+   * so write `^` and `$`), or any. Another line fails as soon as it is complete.
    */
   expectLine(what?: Given<string | RegExp>): Conversation {
     if (typeof what === "string" && /[\r\n]/.test(what)) {
@@ -118,7 +118,7 @@ export class Conversation {
     );
   }
 
-  /** The peer says `size` bytes, whatever they are: the next steps see them as `seen.bytes`. */
+  /** The peer sends `size` bytes, whatever they are: the next steps see them as `seen.bytes`. */
   expectBytes(size: Given<number>): Conversation {
     const check = (given: number): number => checkCount("expectBytes", given, 0);
     if (typeof size === "number") check(size);
@@ -127,20 +127,20 @@ export class Conversation {
     );
   }
 
-  /** The peer says no more: its end comes, and nothing before it. */
+  /** The peer sends no more: its end comes, and nothing before it. */
   expectEnd(): Conversation {
     return this.#receive("expectEnd()", (talk) => talk.end(), ["receiving"]);
   }
 
-  /** The peer resets the connection, and says nothing before. From a place without resets (workerd, Unix sockets) what comes is the end. */
+  /** The peer resets the connection, and sends nothing before. From a place without resets (workerd, Unix sockets) the end comes instead. */
   expectReset(): Conversation {
     return this.#receive("expectReset()", (talk) => talk.reset(), ["receiving", "sending"]);
   }
 
   /**
-   * The peer says nothing. Without a time: until it waits for us, having taken all that was sent. That can be known
-   * in memory alone (`runScript`, or the option `otherEnd`); elsewhere it throws `ERR_UNSUPPORTED`. With one: for
-   * `within` ms of the clock, which proves that much and no more.
+   * The peer sends nothing. Without a time: until it waits for us, having taken all that was sent. That can be known
+   * only in memory (`runScript`, or the option `otherEnd`); elsewhere it throws `ERR_UNSUPPORTED`. With a time: for
+   * `within` ms of the clock, which proves no more than that.
    */
   expectNothing(within?: number): Conversation {
     if (within !== undefined) checkTime("expectNothing", within, 0);
@@ -154,7 +154,7 @@ export class Conversation {
 
   // ---- What the script does ----
 
-  /** Says this: bytes, or text. Each leaves by itself, in one piece; of datagrams it is one. */
+  /** Sends bytes, or text. Each leaves by itself, in one piece; for datagrams it is one datagram. */
   send(data: Given<Data>): Conversation {
     const said = this.#settle(data);
     return this.#send(`send(${written(data)})`, (talk) =>
@@ -162,18 +162,18 @@ export class Conversation {
     );
   }
 
-  /** Waits so many milliseconds of the run's clock. */
+  /** Waits this many milliseconds of the run's clock. */
   pause(ms: number): Conversation {
     checkTime("pause", ms, 0);
     return this.#add(`pause(${ms})`, null, (talk) => talk.clock.sleep(ms));
   }
 
-  /** Says that no more comes from here: the peer reads the end, and may go on itself. `shutdown(SHUT_WR)`. */
+  /** Ends this side's output: the peer reads the end, and may go on sending. `shutdown(SHUT_WR)`. */
   halfClose(): Conversation {
     return this.#send("halfClose()", (talk) => talk.halfClose(), ["sending"]);
   }
 
-  /** Lets go, having sent all; what the peer still says is dropped. */
+  /** Closes the connection once all is sent; what the peer still sends is dropped. */
   close(): Conversation {
     return this.#add("close()", null, (talk) => talk.close(), ["sending", "receiving"]);
   }
@@ -183,7 +183,7 @@ export class Conversation {
     return this.#add("reset()", null, (talk) => talk.abort(), ["sending", "receiving"]);
   }
 
-  /** Secures the connection from here on, as `StreamSocket.startTls`: who accepted gives a `cert` and a `key`. */
+  /** Secures the connection from here on, as `StreamSocket.startTls`: the accepting side gives a `cert` and a `key`. */
   startTls(options: StartTlsOptions = {}): Conversation {
     checkOptions("startTls()", options, START_TLS_NAMES);
     return this.#send("startTls()", (talk) => talk.startTls(options));
@@ -198,10 +198,10 @@ export class Conversation {
   // ---- Running it ----
 
   /**
-   * Holds the conversation on `peer`: a connection, dialled or accepted, or one to talk to by datagrams. Resolves when
-   * all steps are done and all that was sent has left; it closes nothing then, so that another may go on.
-   * Rejects with a `ScriptError` where the peer does otherwise, and then resets the connection; with what a function
-   * of the script threw; with `ERR_UNSUPPORTED` where the place cannot do a step.
+   * Runs the conversation on `peer`: a connection, dialled or accepted, or a peer of datagrams. Resolves when
+   * all steps are done and all that was sent has left; it does not close the connection, so that it can be used further.
+   * Rejects with a `ScriptError` if the peer does otherwise, and then resets the connection; with what a function
+   * of the script threw; with `ERR_UNSUPPORTED` if the place cannot do a step.
    */
   run(peer: StreamSocket, options?: ScriptOptions): Promise<Seen>;
   /** The same by datagrams: each `expect` takes one, each `send` sends one. */
@@ -222,12 +222,12 @@ export class Conversation {
     }
   }
 
-  /** As `#fixed`, of what is known by now. */
+  /** As `#fixed`, for a value that is known only now. */
   #settle<T extends Data | RegExp>(given: Given<T>): Exclude<T, Data> | Uint8Array | ((seen: Seen) => T) {
     return typeof given === "function" ? given : this.#fixed(given);
   }
 
-  /** The bytes, which nobody changes any more; a pattern as it is. */
+  /** A copy of the bytes, which cannot change; a pattern as it is. */
   #fixed<T extends Data | RegExp>(value: T): Exclude<T, Data> | Uint8Array {
     if (value instanceof RegExp) {
       if (value.test("")) {
@@ -275,11 +275,11 @@ export class Conversation {
   }
 }
 
-/** Throws where `script` is none. */
+/** Throws if `script` is not a script. */
 export const checkScript = (script: Conversation): void => {
   if (script instanceof Conversation) return;
   throw new TypeError(`a script is what conversation() makes, not ${typeof script}`);
 };
 
-/** An empty script, to go on from. */
+/** An empty script, to add steps to. */
 export const conversation = (options: ConversationOptions = {}): Conversation => new Conversation(options);

@@ -3,12 +3,12 @@
 import { dialogue, difference, hexdump, quote, type Said, utf8 } from "../text.ts";
 
 /**
- * The peer did not do as the script says. Its message has the step, what differs, and both sides of the conversation
+ * The peer did not do what the script says. The message has the step, what differs, and both sides of the conversation
  * up to there.
  *
- * - `step`: the step's number, from 1; one more than there are where all were done.
+ * - `step`: the step's number, from 1; one more than the last if all were done.
  * - `expected`, `actual`: as text, for a test runner to show its own difference.
- * - `cause`: what broke the connection, or what the handler threw, where that is known.
+ * - `cause`: what broke the connection, or what the handler threw, if that is known.
  */
 export class ScriptError extends Error {
   readonly step: number;
@@ -66,6 +66,6 @@ export const scriptError = ({
   const message = lines.join("\n");
   const expected = typeof wanted === "string" ? wanted : (utf8(wanted) ?? hexdump(wanted));
   const error = new ScriptError(message, step, expected, utf8(came) ?? hexdump(came), cause);
-  if (where !== "") error.stack = `${error.name}: ${message}\n${where}`; // the step, not what ran it: there it is to be mended
+  if (where !== "") error.stack = `${error.name}: ${message}\n${where}`; // the stack of the step, where the mistake is, not of the run
   return error;
 };

@@ -39,7 +39,7 @@ const RUN_SCRIPT_NAMES = optionNamesOf<RunScriptOptions<unknown>>()({
   stream: MEMORY_NAMES,
 });
 
-/** What `runScript` gives: what the script saw, and what the handler returned. */
+/** The result of `runScript`: what the script saw, and what the handler returned. */
 export interface ScriptResult extends Seen {
   /** What the handler returned. */
   readonly result: unknown;
@@ -79,12 +79,12 @@ class OneHandler<Context, Params> extends BaseConnector<StreamSocket, Context, P
 
 /**
  * Runs `script` against one `Handler` in memory, whichever of the two would have dialled: the handler begins, then the
- * script, which closes the connection when it is over. Gives what the script saw and what the handler returned.
+ * script, which closes the connection when it is over. Resolves to what the script saw and what the handler returned.
  *
  *     const { result } = await runScript(RespClient, server, { params: ["PING"] });
  *
- * Rejects with the `ScriptError`, whose `cause` is what the handler threw; where the script was content, with what the
- * handler threw (but not with that the script reset the connection on it); and with a `ScriptError` where the handler
+ * Rejects with the `ScriptError`, whose `cause` is what the handler threw; if the script succeeded, with what the
+ * handler threw (unless that is the reset by the script); and with a `ScriptError` if the handler
  * goes on for `timeout` ms after the connection is closed.
  */
 export const runScript = async <Context, Params>(
@@ -117,7 +117,7 @@ export const runScript = async <Context, Params>(
     const result = await Promise.race([running, late.promise]);
     if (result !== LATE) return { ...seen, result };
   } catch (error) {
-    // What a handler says whose connection was reset on it is not a failure of its own.
+    // If the script reset the connection, the handler's error about that is not a failure.
     const code = (error as Partial<SocketError> | null)?.code;
     const reset = stepsOf(script).some(({ name }) => name === "reset()");
     if (!reset || (code !== "ECONNRESET" && code !== "EPIPE")) throw error;

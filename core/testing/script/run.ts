@@ -1,6 +1,6 @@
 /**
- * One run of a script: it does the steps on a wire one after the other, and keeps what was said and seen. Only what does not
- * come waits for the timeout.
+ * One run of a script: it does the steps on a wire one after the other, and keeps what was sent and seen. Only missing
+ * bytes wait for the timeout.
  */
 
 import { joinBytes, type MaybePromise, toBytes } from "../../bytes/data.ts";
@@ -17,9 +17,9 @@ import { EMPTY, type Wire } from "./wire.ts";
 export const TIMEOUT = 3_000; // ms one step waits: below the 5 s of Vitest and others, whose own error would not show the conversation
 const LONGEST = 65_536; // bytes of one line, and of what one pattern matches: as `maxLine` of a stream
 const NEWLINE = 10;
-const WINDOW = 1024; // bytes looked at together if it is not known how many are wanted: each look copies them
+const WINDOW = 1024; // bytes looked at together if the number wanted is unknown: each look copies them
 const MISPLACED = "; the pattern matches, but not from where the last step ended to the end of its match";
-const SHOWN = 1024; // bytes of what came that a failure shows
+const SHOWN = 1024; // received bytes that a failure shows
 
 // Taken now, so that a test's fake clock does not hold back the end of a wait.
 const { setTimeout: later, clearTimeout: forget } = globalThis;
@@ -28,7 +28,7 @@ const turn = (): Promise<void> => new Promise((resolve) => later(resolve, 0));
 
 /** What a conversation has seen so far: given to the steps that are functions, and by `run()` at the end. */
 export interface Seen {
-  /** The named groups of all patterns so far; of two with one name the later. */
+  /** The named groups of all patterns so far; of two with the same name, the later. */
   readonly groups: Readonly<Record<string, string>>;
   /** The last pattern's match: the whole, then its groups by number. */
   readonly match: readonly string[];
@@ -36,16 +36,16 @@ export interface Seen {
   readonly bytes: Uint8Array;
 }
 
-/** How bytes are text in a conversation. */
+/** The encoding of text in a conversation. */
 export const ENCODINGS = ["utf-8", "latin1"] as const;
 
 /** Options of one run. Times are milliseconds. */
 export interface ScriptOptions {
-  /** How long one step may wait for the peer. Default 3 000: less than test runners wait, whose own error shows no conversation. */
+  /** How long one step may wait for the peer. Default 3 000: less than the time-out of test runners, whose error would not show the conversation. */
   readonly timeout?: number;
   /** The clock of `pause()` and of `expectNothing()` with a time. The timeout is always real. */
   readonly clock?: Clock;
-  /** The connection's other end, where that is at hand (in memory): so `expectNothing()` knows that it waits. `runScript` gives it. */
+  /** The connection's other end, if it is at hand (in memory), so that `expectNothing()` can tell whether it waits. `runScript` gives it. */
   readonly otherEnd?: StreamSocket;
 }
 
@@ -69,7 +69,7 @@ export interface Step {
   run(talk: Talk): MaybePromise<void>;
 }
 
-/** Does the steps; leaves the connection as it then is, also where one fails. */
+/** Does the steps; leaves the connection as it then is, even if one fails. */
 export const hold = async (steps: readonly Step[], wire: Wire, options: ScriptOptions): Promise<Seen> => {
   const talk = new Talk(wire, options);
   for (const step of steps) {
@@ -287,7 +287,7 @@ class Talk {
   }
 
   async close(): Promise<void> {
-    await this.over(); // a close that gives up on what was sent would not say so
+    await this.over(); // a close that gives up on unsent bytes would not report it
     this.#said.push({ who: ">", what: "close" });
     await this.wire.close();
   }
@@ -315,7 +315,7 @@ class Talk {
 
   // ---- Failing ----
 
-  /** Fails this step: `why`, with all else that has come by now. */
+  /** Fails this step: `why`, with everything else received so far. */
   async fail(
     why: string,
     {
@@ -358,7 +358,7 @@ class Talk {
     if (groups !== undefined) this.#groups = { ...this.#groups, ...groups };
   }
 
-  /** What is here, of which there is something: else the step fails. */
+  /** What has arrived, if there is anything: else the step fails. */
   async #here(most = WINDOW): Promise<Uint8Array> {
     const here = await this.#look(most);
     return here ?? this.fail(this.#size === 0 ? "the end came" : "the end came too early");
@@ -410,7 +410,7 @@ class Talk {
     }
   }
 
-  /** Why nothing comes, as far as that is known. */
+  /** Why nothing comes, if that is known. */
   #silence(): string {
     const end = this.#otherEnd;
     const more = this.#size === 0 ? "" : " more";
@@ -449,10 +449,10 @@ export const LATE = Symbol("late");
 
 const messageOf = (error: unknown): string => printable(describe(error).message, true);
 
-/** A pattern that keeps no place of its own between two texts. */
+/** A pattern without state between two texts. */
 const fresh = (pattern: RegExp): RegExp => new RegExp(pattern.source, pattern.flags.replace(/[gy]/g, ""));
 
-/** What gives the text of the next bytes: nothing where they end in the middle of a character. */
+/** A decoder for the next bytes: it returns nothing if they end in the middle of a character. */
 const decoderOf = (encoding: (typeof ENCODINGS)[number]): ((bytes: Uint8Array) => string) => {
   if (encoding === "latin1")
     return (bytes) => Array.from(bytes, (byte) => String.fromCharCode(byte)).join("");

@@ -1,4 +1,4 @@
-/** A script as a server: the classes of handlers that run it on each connection, or over the datagrams that come. */
+/** A script as a server: handler classes that run it on each connection, or over the datagrams that come. */
 
 import { SocketError } from "../../errors.ts";
 import { checkCount, checkOptions, checkTime, wholeMs } from "../../options.ts";
@@ -14,11 +14,11 @@ import type { DatagramPeer } from "./wire.ts";
 // Taken now, so that a test's fake clock does not hold back the end of a wait.
 const { setTimeout: later, clearTimeout: forget } = globalThis;
 
-/** A handler class that runs a script on each request it gets, and what became of that. */
+/** A handler class that runs a script on each request it gets, and the outcomes. */
 export interface ScriptHandlerClass<Request> extends HandlerClass<Request> {
   /**
-   * What the first `count` runs saw (default 1), when they are over. Rejects with what the first of them rejected
-   * with that failed, and with a `ScriptError` where fewer have begun within `timeout` ms.
+   * What the first `count` runs saw (default 1), when they are over. Rejects with the error of the first one that
+   * failed, and with a `ScriptError` if fewer have begun within `timeout` ms.
    */
   outcomes(count?: number): Promise<Seen[]>;
 }
@@ -86,7 +86,7 @@ export const scriptHandler = (
 };
 
 /**
- * The class of handlers that run `script` once, over the datagrams that come to all of them: each `expect` takes the
+ * A class of handlers that run `script` once, over the datagrams that come to all of them: each `expect` takes the
  * next, each `send` answers the one that came last. A datagram after the script's end is an error of its handler.
  */
 export const scriptDatagramHandler = (
@@ -116,7 +116,7 @@ export const scriptDatagramHandler = (
       return runs.outcomes(count);
     }
 
-    /** Goes on until the script asks for the next one or is over: its place may end a flow with its handler. */
+    /** Waits until the script asks for the next datagram or is over: some places end a flow together with its handler. */
     override async handle(): Promise<void> {
       const answered = Promise.withResolvers<void>();
       const arrived: Arrived = { datagram: this.request, done: answered.resolve };
@@ -137,7 +137,7 @@ export const scriptDatagramHandler = (
   };
 };
 
-/** A datagram that waits for the script, and what lets its handler go. */
+/** A datagram that waits for the script, and the function that releases its handler. */
 interface Arrived {
   readonly datagram: Datagram;
   readonly done: () => void;

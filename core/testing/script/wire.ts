@@ -1,4 +1,4 @@
-/** What one run of a script talks over: a stream or datagrams, as the same few calls. */
+/** What one run of a script talks over: a stream or datagrams, behind the same few calls. */
 
 import { DONE } from "../../bytes/data.ts";
 import { SocketError } from "../../errors.ts";
@@ -6,7 +6,7 @@ import { SHUT_WR } from "../../net/constants.ts";
 import type { StreamSocket } from "../../sockets/stream-socket.ts";
 import type { StartTlsOptions } from "../../sockets/tls.ts";
 
-/** Someone to talk to by datagrams, in place of a stream: `send` sends one, `recv` gives the next. */
+/** A peer of datagrams instead of a stream: `send` sends one, `recv` returns the next. */
 export interface DatagramPeer {
   /** Sends one datagram; a promise is awaited. */
   send(data: Uint8Array): unknown;
@@ -18,17 +18,17 @@ export const EMPTY = new Uint8Array(0);
 
 /** What a run needs of the connection. */
 export interface Wire {
-  /** What comes are datagrams: each is whole, and taken whole. */
+  /** Whether datagrams come: each is complete, and taken as a whole. */
   readonly whole: boolean;
-  /** Something can be looked at: bytes, the end, or an error. */
+  /** Whether something can be looked at: bytes, the end, or an error. */
   readonly readable: boolean;
-  /** Calls `told` when that may have become true, and brings bytes for that; gives what stops it. */
+  /** Calls `told` when that may have become true, and reads ahead for that; returns a function that stops it. */
   onReadable(told: () => void): () => void;
-  /** What is here, at most so many bytes of it, or `null` for the end; rejects with what broke the connection. Only where it is `readable`. */
+  /** What has arrived, at most this many bytes of it, or `null` for the end; rejects with what broke the connection. Only if it is `readable`. */
   look(most: number): Promise<Uint8Array | null>;
   /** The first `size` bytes of what is here. */
   take(size: number): Promise<Uint8Array>;
-  /** Sends; what it gives settles when that has left. */
+  /** Sends; the promise settles when the data has left. */
   send(data: Uint8Array): Promise<void>;
   halfClose(): Promise<void>;
   startTls(options: StartTlsOptions): Promise<void>;

@@ -1,4 +1,4 @@
-/** Comparing transcripts: whether two are of one conversation, and where they differ. */
+/** Comparing transcripts: whether two are of the same conversation, and where they differ. */
 
 import { joinBytes } from "../../bytes/data.ts";
 import { checkOptions, optionNamesOf } from "../../options.ts";
@@ -13,13 +13,13 @@ import {
 } from "./form.ts";
 
 /**
- * What makes two texts the same that differ where they may: replaces a date, an id. It is given each line with its
- * end, and one that becomes nothing does not count; of what is not text it is given all that was said at a time, as
- * latin1 (a character a byte).
+ * Makes texts equal that differ only where they may: replaces a date, an id. It is given each line with its
+ * end, and lines that become empty are ignored; of bytes that are not text it is given a whole turn, as
+ * latin1 (a character per byte).
  */
 export type Normalise = (text: string, from: Side) => string;
 
-/** Two transcripts are not of one conversation. `expected` and `actual` are both in full, for a test runner's own difference. */
+/** Two transcripts are not of the same conversation. `expected` and `actual` are both in full, for a test runner's own difference. */
 export class TranscriptError extends Error {
   readonly expected: string;
   readonly actual: string;
@@ -39,7 +39,7 @@ export class TranscriptError extends Error {
 export interface CompareOptions {
   /** What may differ. */
   readonly normalise?: Normalise;
-  /** What each side said counts, and not which of them was first: for those who speak at a time, as a pipeline does. Default false. */
+  /** Compare what each side said, not which of them spoke first: for peers that speak at the same time, as in a pipeline. Default false. */
   readonly apart?: boolean;
 }
 
@@ -50,7 +50,7 @@ type Turn = Said;
 
 const NAMES = { client: "C:", server: "S:" } as const;
 
-/** The turns: pieces joined, times dropped; and who left at the very end. */
+/** The turns: pieces joined, times dropped; and the sides that left at the very end. */
 const turnsOf = (
   { kind, events: all }: Transcript,
   { normalise, apart = false }: CompareOptions,
@@ -100,8 +100,8 @@ const turnsOf = (
 };
 
 /**
- * Whether two conversations ended alike. Who has closed does not hear whether the other does, and two who close at a
- * time may be heard in either order: so one who left in both is enough. But a reset is none, or one in both.
+ * Whether two conversations ended alike. A side that has closed does not learn whether the other does, and two closes at the same
+ * time may be seen in either order: so one side that left in both is enough. But a reset must be in both, or in neither.
  */
 const sameEnds = (some: readonly Turn[], others: readonly Turn[]): boolean => {
   if (some.length === 0 || others.length === 0) return some.length === others.length;
@@ -113,7 +113,7 @@ const sameEnds = (some: readonly Turn[], others: readonly Turn[]): boolean => {
 const describeTurn = ({ who, what }: Turn): string =>
   `${who} ${typeof what === "string" ? `(${what})` : quote(what, 64)}`;
 
-/** What differs between two transcripts, to be read; `null` if nothing does. Times and pieces do not count. Throws `ERR_LIMIT` if one is not whole. */
+/** The difference between two transcripts, for a reader; `null` if there is none. Times and pieces do not count. Throws `ERR_LIMIT` if one is incomplete. */
 export const compareTranscripts = (
   actual: Transcript,
   expected: Transcript,
@@ -125,7 +125,7 @@ export const compareTranscripts = (
   return compareOne(actual, expected, options);
 };
 
-/** Compares each connection of one recording with the one of the same number: which of them was first does not count. */
+/** Compares each connection of one recording with the one of the same number: their order does not count. */
 const compareStreams = (
   actual: Transcript,
   expected: Transcript,
@@ -183,7 +183,7 @@ const compareOne = (
 };
 
 /**
- * Throws a `TranscriptError` where `actual` is not the conversation that `expected` is (a transcript, or its JSON
+ * Throws a `TranscriptError` if `actual` is not the same conversation as `expected` (a transcript, or its JSON
  * Lines). Times and pieces do not count. For `node:test`, and everywhere else without matchers.
  */
 export const assertTranscript = (

@@ -1,30 +1,30 @@
 /**
- * Transcripts: what two ends said to each other, kept as text, held again, compared.
+ * Transcripts: what two ends said to each other, kept as text, replayed, compared.
  *
- * The form is JSON Lines (one JSON value a line, UTF-8, each ended by a newline). The first line is the header:
+ * The form is JSON Lines (one JSON value per line, UTF-8, each ended by a newline). The first line is the header:
  *
  *     {"socklet":"transcript","version":1,"kind":"stream","note":"redis-cli PING"}
  *
  * - `kind`: `stream`, or `datagrams`. `note`: optional, what this is and how to record it again. `dropped`: only where
- *   the recording is not whole, how many bytes came that were over its limit and are not here. `address`: optional, the
+ *   the recording is incomplete, how many bytes exceeded its limit and are not here. `address`: optional, the
  *   server's (`tcp://127.0.0.1:6379`). `began`: optional, the date and time of `at` 0 (ISO 8601, UTC).
  *
  * Every other line is one event. `at` is milliseconds since the recording began, and never goes back; `from` is who
- * did it, `client` (who dialled, or sent the first datagram) or `server`:
+ * did it, `client` (the side that dialled, or sent the first datagram) or `server`:
  *
  *     {"at":0.4,"from":"server","text":"220 mail.test\r\n"}      bytes that are clean text: UTF-8 without control
  *                                                             characters but tab, carriage return and newline
  *     {"at":1.2,"from":"client","base64":"AAEC"}               all other bytes (RFC 4648, section 4)
- *     {"at":9,"from":"client","end":"half-close"}              it says no more (a FIN), and may still listen
- *     {"at":9,"from":"server","end":"close"}                   it let go of both directions; known of the end that was recorded
+ *     {"at":9,"from":"client","end":"half-close"}              it sends no more (a FIN), and may still receive
+ *     {"at":9,"from":"server","end":"close"}                   it closed both directions; known only for the recorded end
  *     {"at":9,"from":"server","end":"reset"}                   it broke the connection
- *     {"at":5,"tls":true}                                      from here on both speak through TLS; what follows is what they said in it
- *     {"at":7,"from":"client","fault":"reset","rule":"cut"}    a rule of faults did this to what the client said; no part of the conversation
+ *     {"at":5,"tls":true}                                      from here on both speak through TLS; what follows is decrypted
+ *     {"at":7,"from":"client","fault":"reset","rule":"cut"}    a rule of faults did this to what the client sent; not part of the conversation
  *
- * Of a stream the events are pieces as they came, which mean nothing: a network cuts where it likes, so what compares
- * and replays joins them. Of datagrams each is one, whole, and may be empty. A recording may have several clients, or
+ * The events of a stream are pieces as they came, whose boundaries mean nothing: a network cuts where it likes, so comparing
+ * and replaying joins them. For datagrams each event is one, complete, and may be empty. A recording may have several clients, or
  * connections: `"peer":2` is the second one's, in the order in which they came, and the first has no number. After its
- * end a side says nothing.
+ * end a side sends nothing.
  */
 
 import { fromBase64, toBase64 } from "../../base64.ts";
@@ -35,17 +35,17 @@ import { cleanText, quote } from "../text.ts";
 const VERSION = 1;
 const DIGITS = 1000; // of a millisecond: what clocks resolve
 
-/** The two ends of a conversation: who dialled, and who accepted. */
+/** The two ends of a conversation: the side that dialled, and the side that accepted. */
 export const SIDES = ["client", "server"] as const;
 /** One of the two ends. */
 export type Side = (typeof SIDES)[number];
 
-/** How an end left: it says no more, it let go, it broke the connection. */
+/** How an end left: it sends no more, it closed, it broke the connection. */
 export const ENDS = ["half-close", "close", "reset"] as const;
 /** How an end left. */
 export type TranscriptEnd = (typeof ENDS)[number];
 
-/** One thing that happened, `at` so many milliseconds after the recording began. */
+/** One thing that happened, `at` milliseconds after the recording began. */
 export type TranscriptEvent =
   | { readonly at: number; readonly from: Side; readonly data: Uint8Array; readonly peer?: number }
   | { readonly at: number; readonly from: Side; readonly end: TranscriptEnd; readonly peer?: number }
@@ -64,7 +64,7 @@ export interface Transcript {
   readonly kind: "stream" | "datagrams";
   /** What this is, and how to record it again. */
   readonly note?: string;
-  /** Bytes that were said and are not here, since they were over the recording's limit; absent where it is whole. */
+  /** Bytes that are missing, because they exceeded the recording's limit; absent if it is complete. */
   readonly dropped?: number;
   /** Where the server is: `tcp://127.0.0.1:6379`. */
   readonly address?: string;
@@ -74,7 +74,7 @@ export interface Transcript {
   readonly events: readonly TranscriptEvent[];
 }
 
-/** The number of the connection, or of the client, that an event is of, from 1. */
+/** The number of an event's connection, or client, from 1. */
 export const peerOf = ({ peer = 1 }: TranscriptEvent): number => peer;
 
 /** The transcripts of the connections in one recording of streams, each by itself, in order. */
@@ -237,7 +237,7 @@ const decode = (text: string): Uint8Array | null => {
   return toBase64(bytes) === text ? bytes : null; // bits over, at the end
 };
 
-/** A transcript of which all is here. */
+/** A transcript that is complete. */
 export const whole = (transcript: Transcript): Transcript => {
   if (transcript.dropped === undefined) return transcript;
   throw new SocketError(

@@ -1,4 +1,4 @@
-/** Recording where requests arrive: handlers that are recorded, and the relay that stands between a client and a server. */
+/** Recording where requests arrive: recorded handlers, and a relay between a client and a server. */
 
 import { type Data, toBytes } from "../../bytes/data.ts";
 import type { SocketError } from "../../errors.ts";
@@ -49,9 +49,9 @@ export const recordHandler = <Context>(
   return Object.defineProperty(Recorded, "name", { value: Handler.name });
 };
 
-/** A recording of all that one datagram handler was sent and answered. */
+/** A recording of everything that one datagram handler received and answered. */
 export interface DatagramRecording<Context> {
-  /** What to use in place of the handler that is recorded. */
+  /** What to use instead of the original handler. */
   readonly Handler: HandlerClass<Datagram, Context>;
   /** What was said so far. */
   readonly transcript: Transcript;
@@ -90,7 +90,7 @@ export const recordDatagrams = <Context>(
   };
 };
 
-/** The class of handlers that pass on, both ways, to a connection that `dial` opens for each. */
+/** A class of handlers that relay, both ways, to a connection that `dial` opens for each. */
 export const relayHandler = (
   dial: (signal: AbortSignal) => Promise<StreamSocket>,
 ): HandlerClass<StreamSocket> =>
@@ -101,7 +101,7 @@ export const relayHandler = (
       try {
         await Promise.all([pass(request, other), pass(other, request)]);
       } catch (error) {
-        // Where one side broke, the other must hear of it, and not of an end.
+        // If one side broke, the other must see that, not an end.
         request.abort();
         other.abort();
         if ((error as SocketError).code !== "ECONNRESET") throw error;
@@ -117,13 +117,13 @@ const pass = async (from: StreamSocket, to: StreamSocket): Promise<void> => {
 };
 
 /**
- * The class of handlers that stand between a client and a server and record what they say. `dial` opens the
+ * A class of handlers that stand between a client and a server and record what they say. `dial` opens the
  * connection to the server, `tell` gets each transcript when its conversation is over.
  *
  *     const Proxy = recordingProxy(() => createConnection("127.0.0.1:6379"), (t) => transcripts.push(t));
  *     const server = new ThreadingTCPServer("127.0.0.1:6380", Proxy); // redis-cli -p 6380
  *
- * TLS passes as it is: what is said in it is not seen.
+ * TLS is passed through as it is: its content is not seen.
  */
 export const recordingProxy = (
   dial: (signal: AbortSignal) => Promise<StreamSocket>,

@@ -8,7 +8,7 @@ import { formatTranscript, parseTranscript, type Transcript } from "./form.ts";
 export interface TranscriptFiles {
   /** The text at `path`; rejects with the code `ENOENT` if there is none. */
   readFile(path: string | URL, encoding: "utf8"): Promise<string>;
-  /** Writes `text` to `path`, in place of what was there. */
+  /** Writes `text` to `path`, replacing what was there. */
   writeFile(path: string | URL, text: string): Promise<unknown>;
 }
 
@@ -22,7 +22,7 @@ export interface TranscriptFiles {
  * and in Vitest 4 `interface Matchers<T = any> extends TranscriptMatchers {}`.
  */
 export interface TranscriptMatchers {
-  /** The transcript is the conversation kept in this file, or of that transcript. Await it. */
+  /** The transcript is the same conversation as in this file, or in that transcript. Await it. */
   toMatchTranscript(expected: string | URL | Transcript, options?: CompareOptions): Promise<void>;
 }
 
@@ -36,14 +36,14 @@ export interface MatcherResult {
 
 /** Options of the matchers. */
 export interface MatcherOptions {
-  /** What differs or is missing is written in place of failing. Default false. */
+  /** Writes what differs or is missing, instead of failing. Default false. */
   readonly update?: boolean;
 }
 
 const MATCHER_NAMES = optionNamesOf<MatcherOptions>()({ update: "boolean" });
 
 /**
- * Matchers for `expect.extend` of Vitest and Jest. With `update` what differs or is missing is written in place of failing.
+ * Matchers for `expect.extend` of Vitest and Jest. With `update`, what differs or is missing is written instead of failing.
  *
  *     import * as files from "node:fs/promises";
  *     expect.extend(transcriptMatchers(files, { update: process.env.UPDATE === "1" }));

@@ -1,4 +1,4 @@
-/** Recording one connection: a stream in the place of another, and the log of what passes through it. */
+/** Recording one connection: a stream that replaces another, and the log of what passes through it. */
 
 import { type Data, toBytes } from "../../bytes/data.ts";
 import { checkCount, checkOptions, checkWord, optionNamesOf } from "../../options.ts";
@@ -10,17 +10,17 @@ import { type Clock, realClock } from "../clock.ts";
 import { SocketTransport, TransportOver } from "../transports.ts";
 import { SIDES, type Side, type Transcript, type TranscriptEnd, type TranscriptEvent } from "./form.ts";
 
-const LIMIT = 16 * 1024 * 1024; // bytes that one recording keeps: a transcript is for reading
+const LIMIT = 16 * 1024 * 1024; // bytes that one recording keeps: transcripts are for people to read
 
 /** Options of a recording. */
 export interface RecordOptions {
-  /** What it is, for the header. */
+  /** A note for the header. */
   readonly note?: string;
-  /** Where the times come from. */
+  /** The clock for the times of events. */
   readonly clock?: Clock;
-  /** Bytes that are kept; what is said past them is only counted, as `dropped`. Default 16 MiB. */
+  /** Bytes that are kept; those over the limit are only counted, as `dropped`. Default 16 MiB. */
   readonly maxBytes?: number;
-  /** Limits and times of the connection that differ from the defaults and that it does not tell: `closeTimeout`, `handshakeTimeout`. */
+  /** Limits and times of the connection that differ from the defaults and that it does not expose: `closeTimeout`, `handshakeTimeout`. */
   readonly stream?: Partial<StreamOptions>;
 }
 
@@ -49,7 +49,7 @@ export class Log {
     this.#began = this.#clock.now();
   }
 
-  /** Bytes, which are copied: whoever has them may change them. */
+  /** Bytes, which are copied: their owner may change them. */
   said(from: Side, bytes: Uint8Array, peer = 1): void {
     if (this.#dropped > 0 || bytes.length > this.#left) {
       this.#dropped += bytes.length; // from the first on: no hole in what is kept
@@ -83,17 +83,17 @@ export class Log {
 
 /** A recording of one connection. */
 export interface Recording {
-  /** What to use in place of the stream that is recorded. */
+  /** What to use instead of the original stream. */
   readonly stream: StreamSocket;
   /** What was said so far. */
   readonly transcript: Transcript;
-  /** Resolves when `stream` is let go, by `close()` or `abort()`. */
+  /** Resolves when `stream` is closed, by `close()` or `abort()`. */
   readonly over: Promise<void>;
 }
 
 /**
- * Records `stream`, which is `side`'s end of the conversation. Use the recording's `stream` in its place, and `stream`
- * no more. Bytes pass as they came, in order, none earlier than somebody asks for them, with the same back-pressure.
+ * Records `stream`, which is `side`'s end of the conversation. Use the recording's `stream` instead of it from
+ * then on. Bytes pass as they came, in order, none before they are asked for, with the same back-pressure.
  */
 export const record = (stream: StreamSocket, side: Side, options: RecordOptions = {}): Recording => {
   checkWord("side", side, SIDES);
@@ -169,7 +169,7 @@ class RecordingTransport extends TransportOver {
         if (this.#gone) return;
         if (error.code === "ECONNRESET" && !this.#writing) {
           this.#log.ended(other, "reset");
-          this.#gone = true; // nothing that this end does now is heard
+          this.#gone = true; // nothing that this end does now reaches the peer
         }
         sink.error(error);
       },

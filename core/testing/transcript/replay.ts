@@ -1,4 +1,4 @@
-/** Replaying a transcript: the script that says again what one side said, and expects what the other did. */
+/** Replaying a transcript: a script that plays one side again, and expects what the other side said. */
 
 import { joinBytes } from "../../bytes/data.ts";
 import { checkOptions, checkWord, optionNamesOf } from "../../options.ts";
@@ -17,13 +17,13 @@ import {
 
 /** Options of a replay. */
 export interface ReplayOptions {
-  /** What may differ in what the other end says. */
+  /** Removes differences that the other end's output may have. */
   readonly normalise?: Normalise;
-  /** Pause before each thing that is said, as long as it took when it was recorded. Default false: as fast as it goes. */
+  /** Pause before each piece as long as it took when it was recorded. Default false: as fast as possible. */
   readonly paced?: boolean;
-  /** Of several clients or connections: the number of the one that is replayed. */
+  /** The number of the client or connection to replay, if there are several. */
   readonly peer?: number;
-  /** For `startTls()` where the transcript has TLS. */
+  /** For `startTls()`, if the transcript has TLS. */
   readonly tls?: TlsOptions;
 }
 
@@ -35,12 +35,12 @@ const REPLAY_NAMES = optionNamesOf<ReplayOptions>("a replay")({
 });
 
 /**
- * The script that says what `side` said in `transcript`, byte by byte and piece by piece, and expects what the other
- * end said: against a handler (`runScript`), against any server or client (`run`), or as a server (`scriptHandler`).
+ * The script that sends what `side` sent in `transcript`, byte by byte and piece by piece, and expects what the other
+ * end sent: against a handler (`runScript`), against any server or client (`run`), or as a server (`scriptHandler`).
  *
  *     await runScript(MailRequestHandler, replay(transcript, "client"), { context });
  *
- * How both leave at the very end is replayed in an order that cannot lock: first this side's end, then the other's.
+ * The ends at the very end are replayed in an order that cannot deadlock: first this side's, then the other's.
  */
 export const replay = (transcript: Transcript, side: Side, options: ReplayOptions = {}): Conversation => {
   checkWord("side", side, SIDES);
@@ -78,7 +78,7 @@ export const replay = (transcript: Transcript, side: Side, options: ReplayOption
   const ours = ends.filter(({ from }) => from === side).map(({ end }) => end);
   if (ours.length > 0 && !ours.includes("reset")) script = script.halfClose();
   const theirs = ends.find(({ from }) => from === other);
-  // Behind an end that has come nothing can be read, a reset neither.
+  // After an end nothing can be read, not even a reset.
   const before = events.slice(0, last + 1).some((event) => "end" in event && event.from === other);
   if (theirs !== undefined && !before) script = expectGone(script, theirs.end);
   if (ours.includes("reset")) script = script.reset();
