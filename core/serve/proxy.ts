@@ -49,7 +49,7 @@ export type Unaddressed = "unix" | "unknown";
 export interface Passage {
   /** Who the client is. */
   readonly address: Address | null;
-  /** What its proxy said. */
+  /** The header that its proxy sent. */
   readonly header: ProxyHeader;
   /** What was read behind the header: the client's first bytes. */
   readonly rest: Uint8Array;

@@ -1,4 +1,4 @@
-/** `FileArchive`: the sessions that last as journals in a folder, one for each, so that they go on when the process was killed. */
+/** `FileArchive`: keeps the sessions that last as journals in a folder, one each, so that they go on after the process was killed. */
 
 import { DONE } from "../../core/bytes/data.ts";
 import { isSessionId, type SessionSpec } from "../../core/control/plane.ts";
@@ -22,7 +22,7 @@ const changed = (
   state: state ?? session.state ?? null,
 });
 
-/** Sessions in a folder that only this process uses, from the first one on. */
+/** Sessions in a folder, which from the first one on only this process uses. */
 export class FileArchive implements SessionArchive {
   readonly #folder: string;
   readonly #journals = new Map<string, Journal>();
@@ -31,7 +31,7 @@ export class FileArchive implements SessionArchive {
 
   readonly #after: Promise<void>;
 
-  /** `after`: when another process that has the folder lets go of it. */
+  /** `after`: resolves when another process releases the folder. */
   constructor(folder: string, after: Promise<void> = DONE) {
     this.#folder = folder;
     this.#after = after;
@@ -58,7 +58,7 @@ export class FileArchive implements SessionArchive {
         else if (session !== undefined) session = changed(session, entry.change);
       }
       if (session === undefined) {
-        // Its process ended before its first entry was written: nobody was told that it had started.
+        // Its process ended before its first entry was written, so no caller knows that it had started.
         await journal.close();
         await fs.promises.rm(join(this.#folder, id + ENDING), { force: true });
         continue;
@@ -93,7 +93,7 @@ export class FileArchive implements SessionArchive {
     await this.#after;
     this.#holding ??= holdFolder(this.#folder);
     await this.#holding.catch((error) => {
-      this.#holding = undefined; // the other process may have ended when it is asked again
+      this.#holding = undefined; // the other process may have ended by the next try
       throw error;
     });
   }

@@ -1,4 +1,4 @@
-/** Descriptors that an app is given to listen on: which listener each is for. */
+/** Descriptors that an app is given to listen on, and which listener each is for. */
 
 import { SocketError } from "../../core/errors.ts";
 import { type Address, type Endpoint, formatAddress } from "../../core/net/address.ts";
@@ -9,10 +9,10 @@ import { knownDescriptor } from "../kernel/descriptors/adopted.ts";
 
 /** A descriptor that is bound, or listens, for one of an app's listeners. */
 export interface ListenDescriptor {
-  /** Its listener's name. Where several listeners have it, the descriptor's kind and address decide; so they do where none has. */
+  /** Its listener's name. If several listeners have that name, or none, the descriptor's kind and address decide. */
   readonly name: string;
   readonly fd: number;
-  /** Whether the file of a socket on a path goes when the app is closed. Default `false`: it is of who made the descriptor. */
+  /** Whether the file of a socket on a path is removed when the app is closed. Default `false`: it belongs to whoever made the descriptor. */
   readonly removePath?: boolean;
 }
 
@@ -27,7 +27,7 @@ type Kind = "tcp" | "udp" | "unix streams" | "unix datagrams";
 const kindOf = ({ endpoint, carries }: Listener): Kind =>
   endpoint.scheme === "unix" ? `unix ${carries}` : endpoint.scheme === "udp" ? "udp" : "tcp";
 
-/** What a descriptor is; the address is `null` where that is not known. */
+/** What a descriptor is; the address is `null` if unknown. */
 const examined = (fd: number): { readonly kind: Kind; readonly address: Address | null } => {
   const { family, type, state, localAddress } = knownDescriptor(fd, {
     family: AF_INET,
@@ -46,7 +46,7 @@ const examined = (fd: number): { readonly kind: Kind; readonly address: Address 
   };
 };
 
-/** Whether a listener is to be there. */
+/** Whether a listener belongs at that address. */
 const isAt = (endpoint: Endpoint, address: Address | null): boolean => {
   if (address === null) return false;
   if (endpoint.scheme === "unix" || address.family === "unix")
@@ -54,7 +54,7 @@ const isAt = (endpoint: Endpoint, address: Address | null): boolean => {
   return endpoint.port === address.port;
 };
 
-/** Descriptors in groups: those of one name at one address, as `reusePort` has them, are together. */
+/** Descriptors in groups: those with the same name and address, as with `reusePort`, are together. */
 export const byPlace = (descriptors: readonly ListenDescriptor[]): ListenDescriptor[][] => {
   const groups = new Map<string, ListenDescriptor[]>();
   for (const descriptor of descriptors) {
@@ -67,8 +67,8 @@ export const byPlace = (descriptors: readonly ListenDescriptor[]): ListenDescrip
 };
 
 /**
- * Which listener each descriptor is for. Throws `EINVAL` for one that is for none, `EBADF`, `ENOTSOCK`; with `spare` those for
- * none are told to it.
+ * Which listener each descriptor is for. Throws `EINVAL` for one without a listener, `EBADF`, `ENOTSOCK`; with `spare`, descriptors
+ * without a listener are passed to it instead.
  */
 export const assigned = <Context>(
   listeners: readonly Listener<Context>[],
@@ -83,7 +83,7 @@ export const assigned = <Context>(
   const left = (kind: Kind): Listener<Context>[] =>
     listeners.filter((one) => !given.has(one) && kindOf(one as Listener) === kind);
   const named = (name: string): boolean => listeners.some((one) => one.name === name);
-  // First those whose name and address fit, so that one with the name alone takes no other's place.
+  // First those whose name and address fit, so that a match by name only does not take another's place.
   const rounds: ((one: (typeof known)[number]) => Listener<Context> | undefined)[] = [
     ({ descriptor: { name }, kind, address }) =>
       left(kind).find((one) => one.name === name && isAt(one.endpoint, address)),

@@ -15,7 +15,7 @@ interface Entry {
   readonly on: "listen" | "dial";
   readonly entry: string;
   readonly rules: FaultRules;
-  /** Connections that were dialled so far. */
+  /** Connections dialled so far. */
   dialled: number;
 }
 
@@ -26,7 +26,7 @@ export class AppFaults implements FaultPlane {
   readonly #entries: readonly Entry[];
   #made = 0;
 
-  /** Throws `ERR_APP` where a rule of the app's cannot be. */
+  /** Throws `ERR_APP` if a rule of the app is not valid. */
   constructor(app: Pick<App, "listeners" | "dial">, tell: (event: SockletEvent) => void) {
     const entries: Entry[] = [];
     const declared: { on: "listen" | "dial"; entry: string; faults: readonly FaultRule[] }[] = [];
@@ -64,7 +64,7 @@ export class AppFaults implements FaultPlane {
     return entry === undefined ? Class : RulesMixIn(Class, entry.rules);
   }
 
-  /** A connection that was dialled for a dial entry, with its rules. */
+  /** A connection dialled for a dial entry, with its rules. */
   dialled(stream: StreamSocket, name: string): StreamSocket {
     const entry = this.#entries.find((one) => one.on === "dial" && one.entry === name);
     if (entry === undefined) return stream;
@@ -94,7 +94,7 @@ export class AppFaults implements FaultPlane {
     for (const { rules } of this.#entries) {
       const own = read.filter(({ at }) => at.rules === rules).map(({ rule }) => rule);
       try {
-        new FaultRules(rules.kind, { clock: NEVER }).set(own); // where one cannot be, nothing is changed
+        new FaultRules(rules.kind, { clock: NEVER }).set(own); // if one is not valid, nothing is changed
       } catch (error) {
         throw new SocketError("EINVAL", saidOf(error), { cause: error });
       }

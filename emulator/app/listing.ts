@@ -1,4 +1,4 @@
-/** What is printed of an app that is up: its listeners, its control routes, and lines to try them with. */
+/** What is printed about an app that serves: its listeners, its control routes, and commands to try them with. */
 
 /** One entry: its name, where it is, and a line to paste. */
 export type Entry = readonly [name: string, url: string, use: string | undefined];
@@ -13,7 +13,7 @@ export const filled = (
     command,
   );
 
-/** The control routes; without a `token` those who have theirs know it from `source`. */
+/** The control routes; without a `token`, the reader has to take one from `source`. */
 export const controlEntry = (url: string, token: string | null, source: string): Entry => {
   const bearer = token ?? `<a token of ${source}>`;
   return ["control", `${url}/v1`, `curl -H 'Authorization: Bearer ${bearer}' ${url}/v1/sessions`];

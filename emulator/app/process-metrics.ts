@@ -1,4 +1,4 @@
-/** What is known of this process, as metrics: by the names that Prometheus' client libraries use. */
+/** Metrics of this process, by the names that Prometheus' client libraries use. */
 
 import type { monitorEventLoopDelay } from "node:perf_hooks";
 import type { Family } from "../../core/control/metrics.ts";
@@ -9,7 +9,7 @@ const STARTED = Date.now() / 1000 - process.uptime();
 
 let delays: ReturnType<typeof monitorEventLoopDelay> | undefined;
 
-/** The metrics of the process. The event loop is watched from the first call on: it costs nobody who never asks. */
+/** The metrics of the process. The event loop is watched from the first call on, so that it costs nothing if nobody asks. */
 export const processMetrics = (): Family[] => {
   if (delays === undefined) {
     delays = lazy.perfHooks.monitorEventLoopDelay({ resolution: RESOLUTION });

@@ -40,7 +40,7 @@ import type { Listed, WorkerSettings } from "./messages.ts";
 import { cores, WorkerProcess } from "./worker.ts";
 
 const STABLE = 10_000; // ms that a worker serves before its end counts as the first of a row
-const MAX_DOUBLINGS = 30; // of the restart delay: more would be over every limit
+const MAX_DOUBLINGS = 30; // of the restart delay: more would exceed every limit
 const MOST_TRIES = 10; // ports that are tried for listeners of one declared port
 const DRAIN_TIMEOUT = 10_000; // ms; the default of ServeOptions
 

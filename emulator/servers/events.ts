@@ -1,6 +1,6 @@
 /**
  * The events of servers on `node:diagnostics_channel`: an event of type `begin` on the channel `socklet:begin`, and so
- * on, as it is given to `onEvent`. For whoever watches a whole process without making its servers.
+ * on, as given to `onEvent`. For observing a whole process without access to its servers.
  */
 
 import type { Channel } from "node:diagnostics_channel";
@@ -14,7 +14,7 @@ const channelOf = (type: SockletEvent["type"]): Channel => {
   return channels[type];
 };
 
-/** Whether anybody subscribes to events of this type: half a nanosecond if nobody does. */
+/** Whether there are subscribers to events of this type: half a nanosecond if there are none. */
 export const subscribed = (type: SockletEvent["type"]): boolean => channelOf(type).hasSubscribers;
 
 /** Publishes it to the subscribers. If one of them throws, Node reports that as an uncaught error; it is not thrown here. */

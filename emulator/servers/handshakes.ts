@@ -1,6 +1,6 @@
 /**
- * TLS at a listener's door: the handshakes that go on, those that wait for theirs, and the certificates, which are read
- * anew when their files change.
+ * The TLS of a listener: the handshakes under way, the connections that wait for theirs, and the certificates, which are read
+ * again when their files change.
  */
 
 import type { BigIntStats } from "node:fs";
@@ -13,23 +13,23 @@ import { fs } from "../builtin.ts";
 import type { Connection } from "../kernel/net-transport.ts";
 import { filesOf, type Replacement, ServerSecurity } from "../kernel/tls.ts";
 
-const LOOK = 1_000; // ms between two looks at a file: a certificate is renewed weeks before its end
+const LOOK = 1_000; // ms between two checks of a file: a certificate is renewed weeks before it expires
 const SETTLE = 2_000; // ms that a certificate and its key may not match: an ACME client writes one after the other
 
-/** What became of a handshake: the secured connection, or why there is none. */
+/** The outcome of a handshake: the secured connection, or why there is none. */
 export type Outcome =
   | { readonly transport: StreamTransport; readonly duration: number }
   | { readonly error: SocketError; readonly duration: number };
 
-/** What a listener is told of its certificates. */
+/** What is reported about a listener's certificates. */
 export interface CertificateEvents {
   /** They were replaced. */
   replaced(): void;
-  /** What came in their place cannot be used; the former stay. */
+  /** The new ones cannot be used; the old ones stay in use. */
   refused(error: unknown): void;
 }
 
-/** What tells one state of a file from another: `""` where there is none. */
+/** A text that differs between states of a file: `""` if there is none. */
 const statusOf = async (file: string): Promise<string> => {
   try {
     return said(await fs.promises.stat(file, { bigint: true }));
@@ -47,7 +47,7 @@ const statusesOf = (files: readonly string[]): string =>
       try {
         return said(fs.statSync(file, { bigint: true }));
       } catch {
-        return ""; // who reads it says why
+        return ""; // reading it will say why
       }
     })
     .join();
@@ -106,7 +106,7 @@ export class Handshakes {
     return this.#going.size >= this.#most;
   }
 
-  /** Secures a connection that was given `security`, in its turn. Resolves to `null` where the listener was closed before the end. */
+  /** Secures a connection by `security`, in its turn. Resolves to `null` if the listener was closed first. */
   async run(connection: Connection): Promise<Outcome | null> {
     if (!this.full) return this.#begin(connection);
     const { promise, resolve } = Promise.withResolvers<Promise<Outcome> | null>();
@@ -137,7 +137,7 @@ export class Handshakes {
     });
   }
 
-  /** The listener accepts no more: those that wait, and those whose handshake goes on, are let go. */
+  /** The listener accepts no more: connections that wait, and those in their handshake, are closed. */
   close(): void {
     this.#closed = true;
     this.unwatch();
@@ -155,7 +155,7 @@ export class Handshakes {
 
   // ---- Certificates ----
 
-  /** Looks at the files from now on, by their status and not by events of their folders: a path may lead over links that are swapped, as certbot's and Kubernetes' do. */
+  /** Watches the files from now on, by their status and not by events of their folders: a path may contain links that are swapped, as certbot's and Kubernetes' do. */
   watch(events: CertificateEvents): void {
     this.#events = events;
     this.unwatch();
@@ -178,9 +178,9 @@ export class Handshakes {
     this.#reload(false);
   }
 
-  /** Throws `TypeError`; what it has stays then. */
+  /** Throws `TypeError`, and then keeps what it has. */
   replace(next?: Replacement): void {
-    this.#seen = statusesOf(filesOf({ ...this.security.options, ...next })); // before they are read: what changes then is seen
+    this.#seen = statusesOf(filesOf({ ...this.security.options, ...next })); // before they are read, so that changes during the reading are seen
     this.security.replace(next);
     clearTimeout(this.#settling);
     this.#settling = undefined;
@@ -188,7 +188,7 @@ export class Handshakes {
     this.#events?.replaced();
   }
 
-  /** Files have changed. Where they cannot be used they may not all be written yet: they get some time. */
+  /** Files have changed. If they cannot be used, they may not all be written yet: they get some time. */
   #reload(last: boolean): void {
     try {
       this.replace();

@@ -43,7 +43,7 @@ export class PackageDatagrams implements Pick<DatagramTransport, "start" | "bind
     });
     this.#socket.on("error", (error) => {
       sink.error(packageError(error, this.#said));
-      this.close(); // as the package has
+      this.close(); // as the package itself does
     });
   }
 

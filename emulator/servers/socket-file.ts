@@ -106,7 +106,7 @@ const permissionsOf = (options: PathOptions, path: string): Permissions => {
   };
 };
 
-/** The number of a user or a group. Throws `TypeError` where there is none of this name. */
+/** The number of a user or a group. Throws `TypeError` if there is none with this name. */
 const idOf = (
   option: string,
   who: number | string | undefined,
@@ -118,7 +118,7 @@ const idOf = (
   try {
     lines = fs.readFileSync(file, "utf8").split("\n");
   } catch {
-    // not there: nobody is known by name
+    // no such file: no names are known
   }
   for (const line of lines) {
     const [name, , id] = line.split(":"); // passwd(5), group(5)
@@ -127,7 +127,7 @@ const idOf = (
   throw new TypeError(`${option} is "${who}", which is not a name in ${file}: give the number of ${kind}`);
 };
 
-/** Gives the file of a path its owner and its mode. Throws `EPERM` where the process has no right to. */
+/** Gives the file of a path its owner and its mode. Throws `EPERM` if the process may not do that. */
 const permit = (path: string, { mode, uid, gid }: Permissions): void => {
   const said = formatAddress({ scheme: "unix", path });
   try {
@@ -152,7 +152,7 @@ const linked = (path: string, name: string): boolean => {
   }
 };
 
-/** Binds a path, if nobody else has it. A file that a server left behind is removed first. */
+/** Binds a path, if nothing listens there. A file that a dead server left behind is removed first. */
 const bindPath = async (path: string, bind: () => MaybePromise<void>): Promise<void> => {
   try {
     await bind();
@@ -167,7 +167,7 @@ const bindPath = async (path: string, bind: () => MaybePromise<void>): Promise<v
   }
 };
 
-/** Why a path cannot be bound; `null` if it can be now, because a server that is gone had left it behind. */
+/** Why a path cannot be bound; `null` if it can be now, because the file of a dead server was removed. */
 const occupied = async (path: string): Promise<string | null> => {
   if (isAbstract(path)) return `${listenerAt(path)} listens there; end it, or choose another name`;
   const file = identityOf(path);
@@ -189,7 +189,7 @@ const occupied = async (path: string): Promise<string | null> => {
   return null;
 };
 
-/** Who has a path, as far as that is known: by proc(5), among the processes that this one may examine. */
+/** The process that listens at a path, if known: by proc(5), among the processes that this one may examine. */
 const listenerAt = (path: string): string => {
   try {
     const shown = isAbstract(path) ? `@${path.slice(1)}` : path;

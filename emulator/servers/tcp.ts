@@ -123,19 +123,19 @@ export type ListeningSocket<Request> = Request extends StreamSocket ? Socket : D
 /**
  * Serves TCP connections, one at a time. CPython's `TCPServer`.
  *
- * While one is served the next wait: accepted, but nothing is read from them, at most `requestQueueSize` of
- * them; one more is reset. (CPython leaves them in the kernel's queue, which drops what is over.) `""` as the
- * host is every IPv4 address, as Python's; port 0 lets the system choose, and `serverAddress` tells it.
+ * While one is served, the next ones wait: accepted, but unread, at most `requestQueueSize` of
+ * them; one more is reset. (CPython leaves them in the kernel's queue, which drops the surplus.) `""` as the
+ * host is every IPv4 address, as in Python; port 0 lets the system choose, and `serverAddress` has the port.
  *
  *     const server = new ThreadingTCPServer("127.0.0.1:7007", Echo);
  *     await server.serveForever();
  *
- * A connection takes a file descriptor. Where the process has hardly one left, the next client is reset, and told
- * as `refused` (`descriptors`): Node accepts those that it has no descriptor for, closes them, and says nothing.
+ * A connection takes a file descriptor. If the process has hardly any left, the next client is reset, and reported
+ * as `refused` (`descriptors`): Node accepts connections that it has no descriptor for, closes them, and reports nothing.
  *
  * With `tls`, or an address `tls://host:port`, each connection is secured before it arrives: the handshakes go on side by side,
  * whatever is served meanwhile, `maxHandshakes` of them at once, each within the stream's `handshakeTimeout`. One that fails
- * costs no handler, and is told as `handshake`.
+ * never reaches a handler, and is reported as `handshake`.
  *
  * `Request` is a `Datagram` in the classes for UDP, which extend this one as in CPython.
  */
@@ -145,7 +145,7 @@ export class TCPServer<
 > extends BaseServer<Request, Context> {
   static override readonly optionNames: OptionNames = TCP_NAMES;
 
-  /** Where it was told to listen. */
+  /** Where it is to listen, as given. */
   readonly endpoint: Endpoint;
   /** The family that it listens in, which may be set before that for a name that has addresses of two: `AF_INET` or `AF_INET6`; `AF_UNSPEC` until a name is resolved. */
   addressFamily: number;
@@ -153,13 +153,13 @@ export class TCPServer<
   allowReuseAddress = true;
   /** Shares its port: see `ListenOptions`. */
   allowReusePort: boolean;
-  /** Listens for IPv6 alone. */
+  /** Listens only for IPv6. */
   ipv6Only: boolean;
   /** How many connections may wait in the kernel. */
   readonly backlog: number;
-  /** When the kernel asks a silent peer for a sign of life, in milliseconds; `null`: never. */
+  /** After how much silence the kernel probes a peer, in milliseconds; `null`: never. */
   readonly keepAlive: number | null;
-  /** The descriptor that it was told to listen on; `null`: it binds its address. */
+  /** The descriptor that it listens on; `null`: it binds its address. */
   readonly fd: number | null;
   #socket: Socket | undefined;
   #address: Address | null = null;
@@ -226,7 +226,7 @@ export class TCPServer<
     return new ProxyDoor(options, keeper);
   }
 
-  /** When its connections are secured: not, from their first byte, or by their handler's `startTls()`. */
+  /** When its connections are secured: never, from their first byte, or by their handler's `startTls()`. */
   get secureTransport(): SecureTransport {
     return this.#secured;
   }
@@ -236,7 +236,7 @@ export class TCPServer<
     return this.#handshakes?.security ?? null;
   }
 
-  /** `replaceCertificate()` without an argument, that throws nothing: what is wrong is told as `certificate`. Gives whether the server has TLS. */
+  /** `replaceCertificate()` without an argument, which does not throw: errors are reported as `certificate`. Returns whether the server has TLS. */
   reloadCertificate(): boolean {
     if (this.#handshakes === null) return false;
     attempt(
@@ -248,9 +248,9 @@ export class TCPServer<
 
   /**
    * Shows these certificates from now on, and trusts these authorities; what is not given stays. Without an argument it reads its
-   * files again, which it also does by itself when they change. Connections that are open keep what they began with. Told as `certificate`.
+   * files again, which it also does by itself when they change. Open connections keep what they began with. Reported as `certificate`.
    *
-   * Throws `TypeError`, and goes on with the former ones, where a certificate cannot be read, is not of its key, or has expired;
+   * Throws `TypeError`, and goes on with the old ones, if a certificate cannot be read, does not match its key, or has expired;
    * `EINVAL` at a server without `tls`.
    */
   replaceCertificate(next?: Replacement): void {
@@ -259,7 +259,7 @@ export class TCPServer<
     this.#handshakes.replace(next);
   }
 
-  /** What an address of this class has before its `:`. */
+  /** The scheme of this class's addresses. */
   protected get scheme(): "tcp" | "udp" | "unix" {
     return "tcp";
   }
@@ -283,7 +283,7 @@ export class TCPServer<
     return this.#socket;
   }
 
-  /** The descriptor of `socket`; -1 where there is none, or none any more. */
+  /** The descriptor of `socket`; -1 if there is none, or it is closed. */
   fileno(): number {
     return this.#socket === undefined ? -1 : this.#socket.fileno();
   }
@@ -398,7 +398,7 @@ export class TCPServer<
     else this.opened(connection, null);
   }
 
-  /** The connection of a server behind proxies: reads its header, where it comes from one. */
+  /** A connection of a server behind proxies: reads its header, if it comes from a proxy. */
   #enter(connection: Connection, door: ProxyDoor): void {
     if (connection.fd >= lastDescriptor()) {
       connection.abort();
@@ -418,12 +418,12 @@ export class TCPServer<
     }
   }
 
-  /** What peers without an IP address are called in `proxyProtocol.from`. */
+  /** The name of peers without an IP address in `proxyProtocol.from`. */
   protected get unaddressed(): Unaddressed | null {
     return null;
   }
 
-  /** What came before the connection was read: it is secured, where it is to be, and the request is made of it, which arrives. `passage`: what came before it of a proxy. */
+  /** A connection is past its proxy header, if any: secures it if need be, and makes the request of it, which arrives. `passage`: what its proxy sent. */
   protected opened(connection: Connection, passage: Passage | null): void {
     if (this.#secured === "on" && this.handshakesHere) {
       this.#secure(connection, passage);
@@ -440,7 +440,7 @@ export class TCPServer<
     return true;
   }
 
-  /** Lets a connection in, secures it, and makes the request of it. */
+  /** Admits a connection, secures it, and makes the request of it. */
   #secure(connection: Connection, passage: Passage | null): void {
     const handshakes = this.#handshakes as Handshakes;
     const { fd } = connection;
@@ -492,14 +492,14 @@ export class TCPServer<
     }
   }
 
-  /** Tells that a handshake is over. */
+  /** Reports that a handshake is over. */
   protected tellHandshake(
     told: Omit<Extract<SockletEvent, { readonly type: "handshake" }>, "type" | "server">,
   ): void {
     if (this.watches("handshake")) this.announce({ type: "handshake", server: this.name, ...told });
   }
 
-  /** The certificates are others from now on. */
+  /** The certificates to use from now on. */
   protected certificateReplaced(): void {
     this.#tellCertificates(null);
   }
@@ -533,7 +533,7 @@ export class TCPServer<
     return new Handler(stream, clientAddress, this as HandlerServer<Context>).run();
   }
 
-  /** What Node does not tell of a connection that was accepted, by its descriptor. */
+  /** What Node does not report about an accepted connection, by its descriptor. */
   protected originOf(_fd: number): Origin | undefined {
     return undefined;
   }
@@ -559,11 +559,11 @@ export class TCPServer<
 
 // ---- Descriptors ----
 
-const RESERVED = 256; // descriptors that are left to the rest of the process (files, names that are looked up, what is dialled), or an eighth of all where that is less
+const RESERVED = 256; // descriptors reserved for the rest of the process (files, name lookups, dialled connections), or an eighth of all if that is less
 
 let last: number | undefined;
 
-/** The descriptor at which no more connections are taken. A new one is the lowest number that is free, so that all below are in use. */
+/** The descriptor from which no more connections are accepted. A new descriptor has the lowest free number, so all below it are in use. */
 const lastDescriptor = (): number => {
   last ??= openFiles() - Math.min(RESERVED, Math.ceil(openFiles() / 8));
   return last;

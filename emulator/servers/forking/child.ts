@@ -1,4 +1,4 @@
-/** One child of a forking server: its process, what it says, and the request that it has. */
+/** One child of a forking server: its process, its messages, and the request that it has. */
 
 import type { ChildProcess } from "node:child_process";
 import type net from "node:net";
@@ -15,15 +15,15 @@ import type { HandlerSource } from "./handler-source.ts";
 import { type Counts, fromWire, type Order, type Report, toWire, type WireError } from "./messages.ts";
 import { programAt, startProgram } from "./program.ts";
 
-const START_LIMIT = 30_000; // ms that a child may take to import its handler: a module may wait for ever at its top level
-const CANCEL_GRACE = 500; // ms that a cancelled request has to end before its child is killed: before the server tells it as stuck
-const END_GRACE = 1_000; // ms that a child has to end when it is needed no more
+const START_LIMIT = 30_000; // ms for a child to import its handler: a module may wait for ever at its top level
+const CANCEL_GRACE = 500; // ms for a cancelled request to end before its child is killed: less than until the server reports it as stuck
+const END_GRACE = 1_000; // ms for a child to end when it is no longer needed
 const PING = 1_000; // ms between two pings of a child that has a request; less if a time-out is short
 
 /** The program of a child. */
 export const PROGRAM = programAt("forking-child", import.meta.url);
 
-/** A request on its way through a child. */
+/** A request that a child serves. */
 export interface Job {
   readonly id: number;
   readonly address: Address | null;
@@ -31,9 +31,9 @@ export interface Job {
   readonly request: unknown;
   /** The connection, of which this process keeps its own descriptor until the request is over. */
   readonly socket: net.Socket | null;
-  /** What was read of it here, which the child is to read first. */
+  /** What was read of it here, which the child must read first. */
   readonly read: Uint8Array | null;
-  /** What its proxy said. */
+  /** The header that its proxy sent. */
   readonly proxy: ProxyHeader | null;
   readonly datagram: { readonly data: Uint8Array; readonly truncated: boolean } | null;
   counts: Counts;
@@ -52,7 +52,7 @@ export interface Job {
   reject(error: unknown): void;
 }
 
-/** Sets a timer for a server; one with `daemonThreads` keeps no process alive. */
+/** Sets a timer for a server; with `daemonThreads` it does not keep the process alive. */
 export const later = (server: ForkedServer, task: () => void, ms: number): ReturnType<typeof setTimeout> => {
   const timer = setTimeout(task, ms);
   if (server.daemonThreads) timer.unref();
@@ -75,7 +75,7 @@ export interface ChildOwner {
 export class Child {
   /** The handler that it has. */
   readonly source: HandlerSource;
-  /** In ms: how long after the loss of another it was started; `null` if it replaces none. */
+  /** ms between the loss of the child that it replaces and its start; `null` if it replaces none. */
   readonly delay: number | null;
   state: "starting" | "idle" | "busy" | "ending" = "starting";
   /** What it serves, or has served last. */
@@ -117,7 +117,7 @@ export class Child {
       if (this.state === "ending") this.#lost(code, signal);
     });
     process.once("disconnect", () => {
-      if (this.state !== "ending") this.kill(); // it can be told nothing any more
+      if (this.state !== "ending") this.kill(); // it cannot receive messages any more
     });
     process.on("message", (message: { socklet?: Report } | null) => {
       if (message?.socklet !== undefined) this.#hear(message.socklet);
@@ -160,7 +160,7 @@ export class Child {
     this.#watch();
   }
 
-  /** It secures connections with these certificates from now on. */
+  /** Gives it the certificates to use from now on. */
   certificate(tls: ServerTlsOptions): void {
     this.#send({ type: "certificate", tls });
   }
@@ -172,7 +172,7 @@ export class Child {
     if (limit !== null) this.#later(late, limit);
   }
 
-  /** Tells its handler that the request is cancelled. Kills the child if the request does not end soon. */
+  /** Cancels its request. Kills the child if the request does not end soon. */
   cancel(reason: unknown): void {
     const { job } = this;
     if (job === null) return;
@@ -183,12 +183,12 @@ export class Child {
       if (this.state === "busy" && this.job === job) this.kill(SocketError.from(reason, "ECONNABORTED"));
     };
     const asked = this.#asked;
-    // A child that has not answered for a while gets no grace. Its messages are read before the immediate runs.
+    // A child that has not answered pings for a while is killed at once. Its messages are read before the immediate runs.
     if (asked === null || performance.now() - asked < this.#every / 2) later(server, late, CANCEL_GRACE);
     else setImmediate(() => (this.#asked === asked ? late() : later(server, late, CANCEL_GRACE)));
   }
 
-  /** It is needed no more: it ends by itself, or is killed. */
+  /** It is no longer needed: it ends by itself, or is killed. */
   end(): void {
     this.state = "ending";
     this.#later(() => this.kill(), END_GRACE);
@@ -206,7 +206,7 @@ export class Child {
   }
 
   #send(order: Order, socket?: net.Socket): void {
-    if (!this.#process.connected) return; // it is gone, which is told soon
+    if (!this.#process.connected) return; // it is gone, which "close" will report
     this.#process.send(order, socket, { keepOpen: true }, () => {});
   }
 
@@ -238,7 +238,7 @@ export class Child {
         this.begun = true;
         break;
       case "pong":
-        // It may answer when the request is over: Node holds a ping back until the child has the connection.
+        // The answer may come when the request is over: Node holds a ping back until the child has the connection.
         if (job?.id === report.id) job.counts = report;
         break;
       case "shutdown":
@@ -296,7 +296,7 @@ export class Child {
     this.#later(() => this.#watch(), Math.min(this.#every, Math.max(limit - deaf, 1)));
   }
 
-  /** How long it is not asked, in ms. */
+  /** ms until the next ping. */
   get #every(): number {
     const { blockTimeout, requestTimeout, idleTimeout } = this.#owner.server;
     const limits = [blockTimeout, requestTimeout, idleTimeout].filter((limit) => limit !== null);

@@ -1,4 +1,4 @@
-/** What a forking server is: to its users, and to its children. */
+/** A forking server as its users, and its children, see it. */
 
 import type { PoolInfo } from "../../../core/serve/client.ts";
 import type { ServerInfo } from "../../../core/serve/server.ts";
@@ -30,14 +30,14 @@ export interface Forking {
   info(): ForkingInfo;
 }
 
-/** What the children need to know of their server. */
+/** What the children need to know about their server. */
 export interface ForkedServer extends Forking {
   readonly name: string;
   readonly context: unknown;
   readonly requestTimeout: number | null;
   readonly idleTimeout: number | null;
   readonly daemonThreads: boolean;
-  /** How its children secure connections; `null`: not. */
+  /** How its children secure connections; `null`: they do not. */
   readonly childTls: ChildTls | null;
   shutdown(): unknown;
   abortRequest(request: unknown): void;

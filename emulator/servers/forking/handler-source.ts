@@ -52,8 +52,8 @@ export const sourceOf = (handler: object, server: string): HandlerSource => {
  *
  *     new ForkingTCPServer("127.0.0.1:7007", handlerFrom(import.meta.url, "Echo"))
  *
- * Each child runs the module from its top. So one that has the handler and starts the server, too, starts it only
- * where it is the program itself: `if (import.meta.main)` (Node 24.2), or
+ * Each child runs the module from its top. So a module that has the handler and also starts the server must start it only
+ * if it is the main program: `if (import.meta.main)` (Node 24.2), or
  * `if (process.argv[1] === import.meta.filename)`; and a test keeps its handlers in a file of their own. Throws
  * `TypeError` where `module` is not a URL.
  */

@@ -1,4 +1,4 @@
-/** What a forking server and its children say to each other. */
+/** The messages between a forking server and its children. */
 
 import { describe, isA, jsonOf, peek, textOf } from "../../../core/describe.ts";
 import { SocketError } from "../../../core/errors.ts";
@@ -9,15 +9,15 @@ import type { StreamOptions } from "../../../core/sockets/stream-options.ts";
 import type { ServerTlsOptions, TlsInfo } from "../../../core/sockets/tls.ts";
 import type { HandlerSource } from "./handler-source.ts";
 
-/** How a child secures connections: certificates that were read, and the handlers of the protocols that ALPN may choose. */
+/** How a child secures connections: the certificates, already read, and the handlers of the protocols that ALPN may choose. */
 export interface ChildTls {
   readonly tls: ServerTlsOptions;
-  /** Whether from their first byte. */
+  /** Whether connections are secured from their first byte. */
   readonly on: boolean;
   readonly protocols: Readonly<Record<string, HandlerSource>>;
 }
 
-/** To a child. `run` comes with the connection, where it is one. */
+/** To a child. `run` comes with the connection, if it is one. */
 export type Order =
   | {
       readonly type: "init";
@@ -27,17 +27,17 @@ export type Order =
       readonly stream: Partial<StreamOptions> | undefined;
       readonly security: ChildTls | null;
     }
-  /** The certificates are others from now on. */
+  /** The certificates to use from now on. */
   | { readonly type: "certificate"; readonly tls: ServerTlsOptions }
   | {
       readonly type: "run";
       readonly id: number;
       readonly address: Address | null;
-      /** Where a Unix connection came in, which the child cannot find out. */
+      /** The local address of a Unix connection, which the child cannot find out. */
       readonly local: UnixAddress | null;
-      /** What the parent has read of the connection, which is to be read first. */
+      /** What the parent has read of the connection, which the child must read first. */
       readonly read: Uint8Array | null;
-      /** What its proxy said. */
+      /** The header that its proxy sent. */
       readonly proxy: ProxyHeader | null;
       readonly datagram: { readonly data: Uint8Array; readonly truncated: boolean } | null;
     }
@@ -89,7 +89,7 @@ export interface WireError {
   readonly cause?: WireError | undefined;
 }
 
-const SAID = 8 * 1024; // characters of a message or a stack that are sent: a dying child's last report must fit into the channel, 64 KiB
+const SAID = 8 * 1024; // characters of a message or a stack that are sent: a dying child's last report must fit into the channel's 64 KiB
 const CAUSES = 2; // how far causes are followed: they may be circular
 
 export const toWire = (thrown: unknown, causes = CAUSES): WireError => {

@@ -1,4 +1,4 @@
-/** How a program of ours is started as a child process: with this process's options, as far as they are a child's, too. */
+/** How a program of ours is started as a child process: with those of this process's options that apply to a child. */
 
 import type { ChildProcess } from "node:child_process";
 import { fileURLToPath, lazy } from "../../builtin.ts";
@@ -6,7 +6,7 @@ import { fileURLToPath, lazy } from "../../builtin.ts";
 const SOURCES = import.meta.url.endsWith(".ts"); // else dist/
 const CONDITION = "--conditions=socklet:source";
 
-/** The file of a program: in dist/ it is beside the code of who starts it, in the sources at `source`. */
+/** The file of a program: in dist/ beside the code that starts it, in the sources at `source`. */
 export const programAt = (name: string, from: string): string =>
   fileURLToPath(new URL(`${name}.${SOURCES ? "ts" : "js"}`, from));
 
@@ -38,7 +38,7 @@ const environment = (): NodeJS.ProcessEnv => {
   return { ...rest, NODE_OPTIONS: NODE_OPTIONS.replace(/--inspect\S*/g, "") };
 };
 
-/** The number that the first of the descriptors has in the program: behind the three standard ones and the channel. */
+/** The number of the first inherited descriptor in the program: after the three standard ones and the channel. */
 export const FIRST_DESCRIPTOR = 4;
 
 /** Starts `program`: with this process's options, and `execArgv` after them. It inherits `descriptors`, from `FIRST_DESCRIPTOR` on. */

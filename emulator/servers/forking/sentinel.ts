@@ -4,18 +4,18 @@ import type { ChildProcess } from "node:child_process";
 import type { Writable } from "node:stream";
 import { lazy, once } from "../../builtin.ts";
 
-const SENTINEL_LIFE = 1_000; // ms; one that ended earlier would end again
+const SENTINEL_LIFE = 1_000; // ms; a sentinel that ended sooner is not started again
 
 /**
  * Kills the remaining children when this process dies. They end by themselves when the channel to their parent
- * closes, but one in an endless loop does not notice it, and would run on for ever. One process for all takes 9 MB of its
+ * closes, but one in an endless loop does not notice, and would run on for ever. One process for all takes 9 MB of its
  * own; a thread in each child that watched for it would take 10 MB there, and 60 ms of its start.
  */
 export class Sentinel {
   static #one: Sentinel | undefined;
   static #users = 0;
 
-  /** For an owner of children, which calls `release()` when it has none any more. */
+  /** For an owner of children, which calls `release()` when it has no more. */
   static hold(): Sentinel {
     Sentinel.#users++;
     Sentinel.#one ??= new Sentinel();
@@ -68,7 +68,7 @@ export class Sentinel {
       env: Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith("NODE_"))),
     });
     sentinel.unref();
-    sentinel.on("error", () => {}); // without it all goes on
+    sentinel.on("error", () => {}); // everything works without it
     sentinel.stdin.on("error", () => {});
     (sentinel.stdin as Writable & { unref?(): void }).unref?.();
     sentinel.once("exit", () => {

@@ -7,30 +7,30 @@
  *                     closeRequest, serviceActions, handleTimeout; and onEvent
  *     in a child      the handler, which the child imports: setup, handle, finish; in an app its `context()`, too
  *
- * CPython calls finish_request, handle_error and shutdown_request in the child, which has a copy of the server: what
- * they note there the parent never sees. Here the child imports the handler alone, so that the server's hooks, their
- * state and their events are in one process; their order is the same. There is one listening handle, and whoever of the children is free gets the next that
- * comes on it: the parent accepts, as CPython's does, and gives one connection at a time to a child, with
- * `child.send(…, socket)`. To lend the children the handle, that they accept by themselves, is no faster (measured:
- * 1 700 to 2 300 short connections a second with two children either way, 4 300 without any; two cores, the client on
- * the same), takes verifyRequest, the queue and the limits out of the parent, and loses with a child what it had
- * accepted and not begun. Here what waits, waits in the parent, and is lost with nobody. Datagrams come the same way:
- * what a child had read ahead of the kernel would be lost with it.
+ * CPython calls finish_request, handle_error and shutdown_request in the child, which has a copy of the server, and the parent
+ * never sees what they store there. Here the child imports only the handler, so that the server's hooks, their
+ * state and their events are in one process; their order is the same. There is one listening handle, and a free child gets the next connection that
+ * arrives on it: the parent accepts, as CPython's does, and gives a child one connection at a time, with
+ * `child.send(…, socket)`. Lending the children the handle, so that they accept themselves, is no faster (measured:
+ * 1 700 to 2 300 short connections a second with two children either way, 4 300 without children; two cores, the client on
+ * the same), would take verifyRequest, the queue and the limits out of the parent, and would lose with a child what it had
+ * accepted and not begun. Here requests wait in the parent, and are not lost with a child. Datagrams come the same way:
+ * what a child had read ahead would be lost with it.
  *
  * `allowReusePort` gives several forking servers, each with a handle and children of its own, one port. Its cost: the
- * kernel gives a client to one of them by its address, whether that one's children are free or not, and resets those
+ * kernel assigns a client to one of them by its address, whether that server's children are free or not, and resets those
  * that wait at one whose process dies.
  *
- * A child is used again: to start one takes 0.12 s, to keep it 61 MB, 17 of them its own (Node 24, Linux). `listen()`
+ * A child is reused: starting one takes 0.12 s, keeping it 61 MB, 17 of them its own (Node 24, Linux). `listen()`
  * starts the first, and so finds out whether the handler can be imported; another is started when a request has
- * waited 20 ms for one to be free, as many at once as there are cores; one that was idle for `childIdleTimeout` is
- * ended, but for the last. A child has one request at a time: two would be lost together.
+ * waited 20 ms for a free one, at most one per core at once; a child that was idle for `childIdleTimeout` is
+ * ended, except the last. A child has one request at a time: two would be lost together.
  *
- * The parent knows of a child what it hears: `begun` before the handler is made (it comes also where the handler then
+ * The parent knows about a child what it reports: `begun` before the handler is made (it arrives even if the handler then
  * blocks at once: a short message is written to the channel within `process.send()`), `end`, and the answer to a
- * ping, which a child in an endless loop does not give. A request that had not begun another child gets.
+ * ping, which a child in an endless loop does not give. A request that had not begun goes to another child.
  *
- * Linux; macOS should do as well, and is not tested. On Windows it is `ERR_UNSUPPORTED`, as CPython has none there.
+ * For Linux; macOS should work, but is not tested. On Windows it is `ERR_UNSUPPORTED`, as CPython has none there.
  */
 
 import type net from "node:net";
@@ -73,7 +73,7 @@ interface Accepted {
   readonly read: Uint8Array | null;
 }
 
-/** All that was read of a connection: what came behind the header, and what Node has read ahead. It reads no more from now on. */
+/** Everything that was read of a connection: what came after the header, and what Node has read ahead. It reads no more from now on. */
 const bytesRead = (socket: net.Socket, rest: Uint8Array): Uint8Array | null => {
   stopReading(socket);
   const ahead: Uint8Array | null = socket.read();
@@ -89,22 +89,22 @@ type NetServerClass = abstract new (...args: any[]) => TCPServer<any, any>;
 type ForkingClass = abstract new (...args: any[]) => Forking;
 
 /**
- * Serves each request in a child process: see the head of this file for what runs where, and `ForkingOptions`.
+ * Serves each request in a child process: see the top of this file for what runs where, and `ForkingOptions`.
  * CPython's `ForkingMixIn`, whose children serve one request each.
  *
  *     class ForkingTCPServer extends ForkingMixIn(TCPServer) {}
  *
- * The handler is one that children can import, `handlerFrom(import.meta.url, "Echo")`; a class is a `TypeError`.
+ * The handler must be one that children can import, `handlerFrom(import.meta.url, "Echo")`; a class is a `TypeError`.
  * `listen()` rejects with `ERR_HANDLER` where it cannot be imported. The options of `ForkingOptions` are read from
  * the third argument of the constructor.
  *
  * `RequestHandlerClass` may be replaced while it serves: requests that come from then on get children with the new
- * one, also where it is the same export of a module that has changed; children that have the former end when their
- * request is over. Where the new one cannot be imported that is told as `lost`, with a delay that grows, and requests
+ * one, even if it is the same export of a module that has changed; children with the old one end when their
+ * request is over. If the new one cannot be imported, that is reported as `lost`, with a growing delay, and requests
  * wait.
  *
- * In a child `this.server` is not this server: it has its name and context, `info()` tells of that child alone,
- * `shutdown()` shuts this server down. A handler that gave its connection to another (`toWeb()`) must wait for its
+ * In a child `this.server` is not this server: it has its name and context, `info()` describes only that child,
+ * `shutdown()` shuts this server down. A handler that handed its connection over (`toWeb()`) must wait for its
  * end, since the child takes the next request when it returns.
  */
 export function ForkingMixIn<Base extends NetServerClass>(Server: Base): ForkingClass & Base {
@@ -222,7 +222,7 @@ export function ForkingMixIn<Base extends NetServerClass>(Server: Base): Forking
       await super.serverBind();
     }
 
-    /** Starts the first child; nobody can connect before it can serve. */
+    /** Starts the first child; no client can connect before it can serve. */
     override async serverActivate(): Promise<void> {
       await this.#children.open();
       await super.serverActivate();
@@ -250,7 +250,7 @@ export function ForkingMixIn<Base extends NetServerClass>(Server: Base): Forking
       if (isThenable(serving) && this.running >= this.capacity) return this.oneEnded();
     }
 
-    /** Has a child make the handler and run it; gives a clone of what `handle` gave, of at most 4 MiB. Rejects with what it threw, or why the child is lost. */
+    /** Lets a child make the handler and run it; resolves to a clone of what `handle` returned, of at most 4 MiB. Rejects with what it threw, or with the reason that the child was lost. */
     override finishRequest(request: object, address: Address | null): Promise<unknown> {
       const scope = this.scope(request);
       const { promise, resolve, reject } = Promise.withResolvers<unknown>();
@@ -298,7 +298,7 @@ export function ForkingMixIn<Base extends NetServerClass>(Server: Base): Forking
       };
       this.#jobs.set(request, job);
       if (request instanceof StreamSocket) {
-        // What came and went is known to the child: this process's own object carried nothing.
+        // Only the child knows how many bytes passed: this process's own object carried none.
         Object.defineProperties(request, {
           bytesRead: { get: () => job.counts.bytesRead, configurable: true },
           bytesWritten: { get: () => job.counts.bytesWritten, configurable: true },
@@ -320,13 +320,13 @@ export function ForkingMixIn<Base extends NetServerClass>(Server: Base): Forking
 
     /**
      * The child has sent what was written, then the end. Here the connection lingers a while, too, so that its last
-     * bytes arrive also where the child is lost in its next request.
+     * bytes arrive even if the child is lost in its next request.
      */
     override closeRequest(request: object): MaybePromise<void> {
       const job = this.#jobs.get(request);
-      if (job?.cut === true) return this.abortRequest(request); // the child's reset is sent when no process has it any more
+      if (job?.cut === true) return this.abortRequest(request); // the child's reset is sent when no process has the descriptor any more
       if (job?.kept !== true) return super.closeRequest(request);
-      this.#accepted.get(request)?.socket.destroy(); // this process's descriptor alone
+      this.#accepted.get(request)?.socket.destroy(); // only this process's descriptor
       this.abortRequest(request);
     }
 
@@ -335,7 +335,7 @@ export function ForkingMixIn<Base extends NetServerClass>(Server: Base): Forking
       this.#children.cancel(request, reason);
     }
 
-    /** Children that have nothing to do are ended, and others when their request is over. */
+    /** Ends idle children, and the others when their request is over. */
     override close(): void {
       super.close();
       void this.#children.close(true);
