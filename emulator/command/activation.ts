@@ -19,8 +19,8 @@ export const descriptorFlag = (
 };
 
 /**
- * The descriptors that systemd has passed to this process, with their names (`LISTEN_FDNAMES`); none where it has not. The variables are
- * taken out of the environment: they are not for this process's children.
+ * The descriptors that systemd has passed to this process, with their names (`LISTEN_FDNAMES`), if any. The variables are
+ * removed from the environment: they are not for this process's children.
  */
 export const activated = (): readonly ListenDescriptor[] => {
   const { LISTEN_PID, LISTEN_FDS, LISTEN_FDNAMES = "" } = process.env;

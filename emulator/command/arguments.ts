@@ -1,4 +1,4 @@
-/** Reads the words and flags that a command is given. */
+/** Parses the words and flags that a command is given. */
 
 import { InvalidArgumentError } from "commander";
 import { EDGE_RULES, type EdgeRuleName } from "../../core/net/edge.ts";
@@ -36,7 +36,7 @@ export const paramsOf = (words: string[], json: string | undefined): unknown => 
   }
 };
 
-/** How many workers: `auto`, or a number from 1 on. */
+/** How many workers: `auto`, or a number of 1 or more. */
 export const workerCount = (text: string): number | "auto" =>
   text === "auto" ? text : count(1, 1_024)(text);
 

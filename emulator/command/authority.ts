@@ -1,6 +1,6 @@
 /**
- * An authority for development, and the certificates that it issues: by them a proxy shows itself as the server that its clients
- * expect. Clients are told once to trust the authority, whatever server is behind the proxy. It is kept beside the app's data.
+ * An authority for development, and the certificates that it issues, with which a proxy can act as the server that its clients
+ * expect. Clients need to trust the authority only once, whatever server is behind the proxy. It is kept beside the app's data.
  */
 
 import type { ServerTlsOptions } from "../../core/sockets/tls.ts";
@@ -9,14 +9,14 @@ import { say, UsageError } from "./output.ts";
 import { NEW_KEY, namesOf, openssl, pemOf } from "./self-signed.ts";
 
 const FOLDER = ".socklet/authority";
-const DAYS = 365; // clients are told to trust it, which is work
-const LEFT = 24 * 60 * 60 * 1_000; // ms that it must be valid yet to be used again
-const ISSUED = 7; // days of a certificate, which is made at each start
+const DAYS = 365; // making clients trust it is work
+const LEFT = 24 * 60 * 60 * 1_000; // ms that it must still be valid to be reused
+const ISSUED = 7; // days; a certificate is made at each start
 
 const WHOSE = "tls://";
 const REMEDY = "have the clients speak in plain text: tcp://";
 
-/** Whether there is one that can be used again. */
+/** Whether there is one that can be reused. */
 const isSound = (cert: string, key: string): boolean => {
   try {
     const { X509Certificate, createPrivateKey } = lazy.crypto;
@@ -28,7 +28,7 @@ const isSound = (cert: string, key: string): boolean => {
   }
 };
 
-/** What a proxy in front of `hostname` shows: a certificate of that name, and of this machine's, by the authority, which is made where there is none. Throws `UsageError`. */
+/** The certificate of a proxy in front of `hostname`: for that name, and this machine's, issued by the authority, which is made if there is none. Throws `UsageError`. */
 export const issuedFor = (hostname: string, isAddress: boolean): ServerTlsOptions => {
   if (process.env.NODE_ENV === "production") {
     throw new UsageError("tls:// shows a certificate for development, and NODE_ENV is production");

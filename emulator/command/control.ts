@@ -1,4 +1,4 @@
-/** What the commands that ask a control plane share: which one, by which token, and how its refusals are told. */
+/** What the commands that use a control plane share: which one, with which token, and how its refusals are reported. */
 
 import { bearerToken } from "../../core/control/http/auth.ts";
 import { type ControlClient, controlClient } from "../../core/control/http/client.ts";
@@ -6,14 +6,14 @@ import { SocketError } from "../../core/errors.ts";
 import { UsageError } from "./output.ts";
 import { theRunning } from "./running.ts";
 
-/** The flags of every command that asks a control plane. */
+/** The flags of every command that uses a control plane. */
 export interface ControlFlags {
   url?: string;
   token?: string;
   json?: boolean;
 }
 
-/** The flags, with what is known of the server that runs here, where they name none. */
+/** The flags; if they name no control plane, with that of the server that runs here. */
 const completed = (flags: ControlFlags): ControlFlags => {
   const running = flags.url ? null : theRunning();
   if (running === null) return flags;
@@ -43,7 +43,7 @@ const clientOf = ({ url, token }: ControlFlags): ControlClient => {
   return controlClient(url, { token });
 };
 
-/** What a control plane answered, as the user is told it. */
+/** A control plane's error, as the user sees it. */
 const answered = (error: unknown, { url }: ControlFlags, missing?: string): unknown => {
   if (!(error instanceof SocketError)) return error;
   const { status } = (error.cause ?? {}) as { status?: number };
@@ -55,7 +55,7 @@ const answered = (error: unknown, { url }: ControlFlags, missing?: string): unkn
   return status === undefined ? error : new Error(`${url}: ${said}`);
 };
 
-/** Runs what asks a control plane; who leaves while it prints (`| head -1`) has had enough. `missing`: what there is none of where it answers 404. */
+/** Runs a command that uses a control plane. If the reader of its output leaves (`| head -1`), it ends without an error. `missing`: what does not exist if the answer is 404. */
 export const withControl = async (
   given: ControlFlags,
   missing: string | undefined,

@@ -53,7 +53,7 @@ export const dial = async (
         stop: (signal) => {
           const reason = new SocketError("ECANCELED", `interrupted by ${signal}`);
           stop.abort(reason);
-          setTimeout(reject, ABORT_GRACE, reason); // for a handler that does not notice
+          setTimeout(reject, ABORT_GRACE, reason); // if the handler does not notice the abort
         },
       });
     });

@@ -1,4 +1,4 @@
-/** What this package's own package.json says, so that no version is written twice. */
+/** What this package's package.json says, so that no version is written twice. */
 
 import { lazy } from "../builtin.ts";
 

@@ -1,4 +1,4 @@
-/** Loads what the user names: a module, the app of a module, a handler. */
+/** Loads what the user names: a module, a module's app, a handler. */
 
 import { statSync } from "node:fs";
 import { resolve } from "node:path";
@@ -34,7 +34,7 @@ const loadRemedy = (path: string, error: unknown): string => {
   }
 };
 
-/** The file that the user names. Throws a `UsageError` where there is none. */
+/** The file that the user names. Throws a `UsageError` if it does not exist. */
 export const fileOf = (path: string): string => {
   const file = resolve(path);
   const is = statSync(file, { throwIfNoEntry: false });
@@ -89,7 +89,7 @@ const contextOf = (app: App, platform: Platform, path: string): Promise<unknown>
     () => new UsageError(`${path}: its context() waits for something that can no longer happen`),
   );
 
-// Not `instanceof`: a module may import another copy of the package than the one that this command is of.
+// Not `instanceof`: a module may import another copy of the package than this command's.
 const isHandler = (value: unknown): value is HandlerClass<StreamSocket> =>
   typeof value === "function" && typeof value.prototype?.run === "function";
 

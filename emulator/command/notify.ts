@@ -1,4 +1,4 @@
-/** Tells the service manager how this process is: sd_notify(3). */
+/** Reports the state of this process to the service manager: sd_notify(3). */
 
 import { SocketError } from "../../core/errors.ts";
 import { AF_UNIX, SOCK_DGRAM } from "../../core/net/constants.ts";
@@ -16,7 +16,7 @@ const byProgram = async (lines: readonly string[]): Promise<void> => {
   if (status !== 0) throw new SocketError("ERR_UNSUPPORTED", `systemd-notify ended with ${status}`);
 };
 
-/** Sends these lines (`"READY=1"`) where there is a manager that wants them (`NOTIFY_SOCKET`). Resolves when they are sent; what fails is said. */
+/** Sends these lines (`"READY=1"`) if a manager wants them (`NOTIFY_SOCKET`). Resolves when they are sent; failures are printed. */
 export const notify = async (...lines: readonly string[]): Promise<void> => {
   const { NOTIFY_SOCKET: path } = process.env;
   if (path === undefined || path === "") return;

@@ -1,4 +1,4 @@
-/** What a SIGUSR2 does to a program that serves: another takes its place. */
+/** What a SIGUSR2 does to a program that serves: another process takes over. */
 
 import type { ListenDescriptor } from "../app/descriptors.ts";
 import { neededNode } from "../runtime.ts";
@@ -13,7 +13,7 @@ interface HandsOver {
   handOver(released?: () => void): Promise<unknown>;
 }
 
-/** 48 random bytes for the ticket keys of all listeners: this process's, and those of its successors. */
+/** 48 random bytes for the ticket keys of all listeners, in this process and its successors. */
 export const newTicketKeys = (): Uint8Array => crypto.getRandomValues(new Uint8Array(48));
 
 /** The restarts of one program. */
@@ -25,7 +25,7 @@ export class Restarts {
   readonly #replaced = Promise.withResolvers<void>();
   #going = false;
 
-  /** `tokens`: those of the control routes, where they were made and not given. `stop`: aborted when this process is to end. */
+  /** `tokens`: those of the control routes, if they were generated and not given. `stop`: aborted when this process is to end. */
   constructor(
     server: HandsOver,
     inheritance: { readonly ticketKeys: Uint8Array; readonly tokens: string | undefined },
@@ -37,12 +37,12 @@ export class Restarts {
     this.#stop = stop;
   }
 
-  /** Resolves when a successor serves, and what this process still had is over. */
+  /** Resolves when a successor serves, and this process has finished what it still had. */
   get replaced(): Promise<void> {
     return this.#replaced.promise;
   }
 
-  /** Starts a successor, unless one is being started. Never rejects: where it does not serve, that is said, and this process goes on. */
+  /** Starts a successor, unless one is being started. Never rejects: if the successor does not come to serve, that is printed, and this process goes on. */
   async begin(): Promise<void> {
     if (this.#stop.aborted || this.#going) {
       say(`SIGUSR2: this process ${this.#stop.aborted ? "is ending" : "is starting its successor already"}`);
@@ -62,7 +62,7 @@ export class Restarts {
         tokens: this.#tokens ?? this.#server.control?.token ?? undefined,
       };
       const successor = await Successor.start(this.#server.descriptors(), inheritance, this.#stop);
-      await notify(`MAINPID=${successor.pid}`); // by this process, which alone the manager may heed
+      await notify(`MAINPID=${successor.pid}`); // by this process: the manager may accept it from no other
       say(`process ${successor.pid} serves now; this one ends what it has`);
       await this.#server.handOver(() => successor.release()).finally(() => successor.leave());
       this.#replaced.resolve();

@@ -1,4 +1,4 @@
-/** Reads a rule of faults as it is written on the command line: `reset after=1000 from=server`. */
+/** Parses a rule of faults as it is written on the command line: `reset after=1000 from=server`. */
 
 import type { FaultRule } from "../../core/serve/fault-rule.ts";
 
@@ -6,7 +6,7 @@ const UNITS: Readonly<Record<string, number>> = { "": 1, ms: 1, s: 1_000, m: 60_
 const TIMES = new Set(["latency", "jitter", "delay", "in", "for"]);
 const COUNTS = new Set(["rate", "slice", "after", "connection", "likelihood"]);
 const WORDS = new Set(["from", "match", "name"]);
-const VALUED = new Set(["latency", "rate", "slice"]); // faults that are named with their value
+const VALUED = new Set(["latency", "rate", "slice"]); // faults that are written with their value
 
 const FORM = 'write it as "latency=100 jitter=20 from=server", "reset after=1000", "stall in=10s for=5s"';
 
@@ -29,7 +29,7 @@ const readValue = (key: string, text: string): string | number => {
   return Number(digits) * times;
 };
 
-/** The rule that `text` says. Throws `TypeError`. */
+/** The rule that `text` describes. Throws `TypeError`. */
 export const ruleOf = (text: string): FaultRule => {
   const words = text.match(/(?:[^\s"]|"(?:\\.|[^"\\])*")+/g) ?? [];
   const [first = ""] = words;

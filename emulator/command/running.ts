@@ -10,14 +10,14 @@ import { UsageError } from "./output.ts";
 export interface Running {
   readonly pid: number;
   readonly url: string;
-  /** A token of its control routes; `null` where those who started it gave theirs. */
+  /** A token of its control routes; `null` if tokens were given at its start. */
   readonly token: string | null;
   /** The folder where it was started, and the app that it serves. */
   readonly folder: string;
   readonly app: string;
 }
 
-/** The folder of the files: the one that the system has for it, or one among the temporary files. */
+/** The folder of the files: the one that the system provides for this, or one among the temporary files. */
 const runtimeFolder = (): string => {
   const { XDG_RUNTIME_DIR: given } = process.env; // https://specifications.freedesktop.org/basedir-spec/latest/
   if (given) return join(given, "socklet");
@@ -30,7 +30,7 @@ const isOurs = (folder: string): boolean => {
   return process.getuid === undefined || (uid === process.getuid() && (mode & 0o077) === 0);
 };
 
-/** Notes that this process serves; gives what takes the note away again, as the end of the process does. */
+/** Notes that this process serves; returns a function that removes the note, as the end of the process does. */
 export const noteRunning = (app: string, url: string, token: string | null): (() => void) => {
   const folder = runtimeFolder();
   const path = join(folder, `${process.pid}.json`);
@@ -40,7 +40,7 @@ export const noteRunning = (app: string, url: string, token: string | null): (()
     if (!isOurs(folder)) return () => {};
     fs.writeFileSync(path, `${JSON.stringify(running)}\n`, { mode: 0o600 });
   } catch {
-    return () => {}; // nowhere to write: `sessions` has to be told where it is
+    return () => {}; // nowhere to write: `sessions` will need --url
   }
   const forget = (): void => {
     process.off("exit", forget);
@@ -79,7 +79,7 @@ export const allRunning = (): Running[] => {
   }
 };
 
-/** The one that is meant where none is named: the only one, or the only one of this folder. Throws `UsageError` where there are several. */
+/** The server to use if none is named: the only one, or the only one of this folder. Throws `UsageError` if there are several. */
 export const theRunning = (): Running | null => {
   const all = allRunning();
   const here = all.filter(({ folder }) => folder === process.cwd());

@@ -1,6 +1,6 @@
 /**
- * A certificate for development, signed by itself. It is made by the program openssl, since Node makes none, and kept
- * beside the app's data, so that a client that was told to trust it goes on to.
+ * A self-signed certificate for development. It is made by the program openssl, since Node makes none, and kept
+ * beside the app's data, so that clients that trust it continue to.
  */
 
 import type { CertificateOptions } from "../../core/sockets/tls.ts";
@@ -8,10 +8,10 @@ import { fs, join, lazy } from "../builtin.ts";
 import { say, UsageError } from "./output.ts";
 
 const FOLDER = ".socklet/self-signed";
-const DAYS = 30; // it is for development, and is made anew when it ends
-const LEFT = 24 * 60 * 60 * 1_000; // ms that one must be valid yet to be used again
+const DAYS = 30; // it is for development, and replaced when it expires
+const LEFT = 24 * 60 * 60 * 1_000; // ms that one must still be valid to be reused
 
-/** The names that it is for: those of this machine, by which a developer dials. */
+/** The names that it is valid for: those of this machine, which a developer dials. */
 export const namesOf = (): readonly string[] => [
   "DNS:localhost",
   `DNS:${lazy.os.hostname()}`,
@@ -19,7 +19,7 @@ export const namesOf = (): readonly string[] => [
   "IP:::1",
 ];
 
-/** Whether there is one that can be used again. */
+/** Whether there is one that can be reused. */
 const isSound = (cert: string, key: string): boolean => {
   try {
     const { X509Certificate, createPrivateKey } = lazy.crypto;
@@ -46,7 +46,7 @@ export const openssl = (args: readonly string[], whose: string, remedy: string, 
   );
 };
 
-/** The arguments that have `openssl req` make a new key, of elliptic curves. */
+/** The arguments that make `openssl req` generate a new key, on an elliptic curve. */
 export const NEW_KEY = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"];
 
 /** The certificate and the key in what openssl printed. */
@@ -56,14 +56,14 @@ export const pemOf = (text: string): readonly [cert: string, key: string] => {
   return [part("CERTIFICATE"), part("PRIVATE KEY")];
 };
 
-/** Makes one: certificate and key, PEM. */
+/** Makes a certificate and a key, PEM. */
 const make = (): readonly [cert: string, key: string] => {
   const named = ["-subj", "/CN=localhost", "-addext", `subjectAltName=${namesOf().join(",")}`];
   const args = ["req", "-x509", ...NEW_KEY, ...named, "-days", String(DAYS), "-keyout", "-", "-out", "-"];
   return pemOf(openssl(args, "--tls self-signed", "give the listeners' options tls: { cert, key }"));
 };
 
-/** The certificate for development, made where there is none that can be used. Throws `UsageError`, also in production. */
+/** The certificate for development, made if there is no usable one. Throws `UsageError`, also in production. */
 export const selfSigned = (): CertificateOptions => {
   if (process.env.NODE_ENV === "production") {
     throw new UsageError(

@@ -27,7 +27,7 @@ import { ABORT_GRACE, onStop } from "./signals.ts";
 import { Predecessor } from "./successor.ts";
 import { namesOfHandlers, onUncaught } from "./uncaught.ts";
 
-/** The stop of a server: asked for by a signal, from the moment on when this is made, or by `ask()`. */
+/** The stop of a server, requested by a signal from its construction on, or by `ask()`. */
 class Stop {
   readonly #asked = new AbortController();
   /** What a SIGHUP does once the app is served. */
@@ -47,23 +47,23 @@ class Stop {
     });
   }
 
-  /** Aborted by the first who asks; its reason is an error that says why. */
+  /** Aborted by the first request to stop; its reason is an error that says why. */
   get signal(): AbortSignal {
     return this.#asked.signal;
   }
 
-  /** Resolves when it is asked for once more: then what runs is aborted. */
+  /** Resolves when a stop is requested again: then what runs is aborted. */
   get again(): Promise<void> {
     return this.#again.promise;
   }
 
-  /** Asks for it; `why` begins the line that is said where something runs. */
+  /** Requests a stop; `why` begins the line that is printed if something runs. */
   ask(why: string): void {
     this.#asked.abort(new SocketError("ECANCELED", why));
   }
 }
 
-/** The same of a cluster: its workers drain together. Rejects where it has given up. */
+/** The same for a cluster: its workers drain together. Rejects if it has given up. */
 const untilClusterStopped = async (
   server: ClusterServer,
   { signal, again }: Stop,
@@ -86,7 +86,7 @@ const untilClusterStopped = async (
   return cut;
 };
 
-/** Serves until the stop, then drains; asked once more it aborts what runs. Gives how many requests were cut off. */
+/** Serves until the stop, then drains; if the stop is requested again, it aborts what runs. Resolves to how many requests were cut off. */
 const untilStopped = async (
   server: AppServer,
   stop: Stop,
@@ -99,7 +99,7 @@ const untilStopped = async (
   const running = (): number => server.listeners.reduce((sum, listener) => sum + listener.info().running, 0);
   const why = (signal.reason as SocketError).message.replace(/^ECANCELED: /, "");
   let late: ReturnType<typeof setTimeout> | undefined;
-  // Told before that server begins its own time, so that this fires first, when those that are late still run.
+  // Set before that server sets its own timer, so that this fires first, while the late requests still run.
   stop.draining = () => {
     stop.draining = () => {};
     late = setTimeout(() => {
@@ -140,9 +140,9 @@ export interface ServeFlags {
   edgeExcept?: readonly EdgeRuleName[];
 }
 
-/** How `socklet dev` serves otherwise: one version of the app after the other. */
+/** What differs for `socklet dev`: it serves one version of the app after the other. */
 export interface Following {
-  /** The tokens of the control routes, where the environment has none. */
+  /** The tokens of the control routes, if the environment has none. */
   readonly tokens: string | undefined;
   /** Loads the first version. */
   load(signal: AbortSignal): Promise<App>;
@@ -155,7 +155,7 @@ export const serve = async (path: string, flags: ServeFlags, following?: Followi
   setLog(flags.log ?? (process.stderr.isTTY ? "pretty" : "json"));
   if (host !== undefined) asked(`--host ${host}`, () => parseAddress({ hostname: host, port: 0 }));
   if (flags.control) asked("SOCKLET_TOKENS", () => controlTokens({}));
-  const stop = new Stop(); // before all that takes time: the first listener may have a client at once
+  const stop = new Stop(); // before anything that takes time: the first listener may have a client at once
   const names = namesOfHandlers();
   onUncaught(names, () => {
     if (following !== undefined) return; // the next save mends it
@@ -283,5 +283,5 @@ const printListeners = async ({
 }: Pick<ClusterServer, "listeners" | "control">): Promise<void> => {
   const entries = listeners.map((listener): Entry => [listener.name, listener.url, listener.try]);
   if (control !== null) entries.push(controlEntry(control.url, control.token, "SOCKLET_TOKENS"));
-  await print(listing(entries)).catch(() => {}); // nobody reads it: that does not keep it from serving
+  await print(listing(entries)).catch(() => {}); // nobody reads it, which does not stop it from serving
 };

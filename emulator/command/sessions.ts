@@ -17,7 +17,7 @@ import { type ControlFlags, withControl } from "./control.ts";
 import { columns, describe, inJson, oneLine, print, printJson, UsageError } from "./output.ts";
 import { onStop } from "./signals.ts";
 
-/** Runs one command of `sessions`, of the session `id` where it is about one. */
+/** Runs one command of `sessions`, for the session `id` if it is about one. */
 const withSessions = (
   flags: ControlFlags,
   id: string | undefined,
@@ -119,7 +119,7 @@ const printEvents = async (
 
 const eventLine = ({ id, at, type, ...more }: SessionEvent | ListenerEvent): string => {
   const detail = Object.entries(more).map(([name, value]) => {
-    const message = (value as { message?: unknown } | null)?.message; // of an error, which says its code
+    const message = (value as { message?: unknown } | null)?.message; // an error's message has its code
     return `${name} ${typeof value === "object" ? (message ?? inJson(value)) : value}`;
   });
   return oneLine([at, String(id).padStart(4), type.padEnd(10), detail.join(", ")].join("  "));
@@ -172,7 +172,7 @@ export const sendToSession = (
     const given = words.join(" ") + (flags.crlf ? "\r\n" : "");
     let sent = 0;
     let info: SessionInfo | undefined;
-    // Standard input as it comes: what is typed is sent line by line.
+    // Standard input as it comes: typed text is sent line by line.
     for await (const bytes of given === "" ? process.stdin : [Buffer.from(given)]) {
       info = await control.send(id, bytes);
       sent += bytes.length;

@@ -13,12 +13,12 @@ export type HangUp = "stop" | "reload" | "ignore";
 const SAME_SIGNAL = 500; // ms that npm may take on a busy machine
 
 /**
- * What a SIGHUP means to this process, as it was started. `"ignore"` under `nohup`; `"stop"` where it is attached to a
- * terminal, which sends the signal when it goes away; else `"reload"`, as for any daemon. To be asked at the start: once
- * the terminal is gone, nothing tells that there was one.
+ * What a SIGHUP means to this process, by how it was started. `"ignore"` under `nohup`; `"stop"` if it is attached to a
+ * terminal, which sends the signal when it closes; else `"reload"`, as for any daemon. Call it at the start: once
+ * the terminal is gone, nothing shows that there was one.
  *
  * Node gives every signal its default action when it starts, so a SIGHUP that was ignored cannot be seen in this
- * process's own state (nor by a child of npm's). It is seen by what else nohup(1) does: it puts a file in the place of
+ * process's own state (nor by a child of npm's). It is recognized by what else nohup(1) does: it puts a file in the place of
  * each of the three standard streams that is a terminal, and a shell names it in `$_`. So where none of the three is a
  * terminal a SIGHUP does not stop the process either, whatever ignored it.
  */
@@ -31,10 +31,10 @@ export const hangUp = (): HangUp => {
 const isUnderNohup = (): boolean => {
   if (/(^|\/)nohup$/.test(process.env._ ?? "")) return true;
   if ([1, 2].some((fd) => linkOf(fd).endsWith("/nohup.out"))) return true;
-  return linkOf(0) === "/dev/null" && !isReadable(0); // GNU's: whoever reads it shall be told so
+  return linkOf(0) === "/dev/null" && !isReadable(0); // GNU's, which prints that
 };
 
-/** The file that a descriptor is of, where the system tells (Linux). */
+/** The file of a descriptor, if the system provides it (Linux). */
 const linkOf = (fd: number): string => {
   try {
     return fs.readlinkSync(`/proc/self/fd/${fd}`);
@@ -61,22 +61,22 @@ const hasControllingTerminal = (): boolean => {
   }
 };
 
-/** How long (ms) an aborted handler has to notice, before the process ends without it. */
+/** ms for an aborted handler to notice, before the process ends without it. */
 export const ABORT_GRACE = 1_000;
 
-/** What is done at a signal that asks to stop. */
+/** What to do at signals. */
 export interface StopHandlers {
-  /** Called once, for the first. */
+  /** Called once, for the first signal that asks to stop. */
   stop(signal: StopSignal): void;
-  /** For every further one that somebody sent: a terminal that goes away sends its SIGHUP more than once. */
+  /** For every further one that a person sent: a terminal that closes sends its SIGHUP more than once. */
   again?(signal: StopSignal): void;
-  /** For a SIGHUP that means so. Absent: it stops. */
+  /** For a SIGHUP that means to reload. Absent: it stops. */
   reload?(): void;
-  /** For a SIGUSR2. Absent: that ends the process, as by default. */
+  /** For a SIGUSR2. Absent: it ends the process, the default. */
   restart?(): void;
 }
 
-/** From now on, signals end this process by `handlers` alone. Gives what ends that: each then does what it does by default. */
+/** From now on, signals only call `handlers`. Returns a function that restores the defaults. */
 export const onStop = ({ stop, again, reload, restart }: StopHandlers): (() => void) => {
   const meaning = hangUp();
   const byNpm = process.env.npm_lifecycle_event !== undefined;

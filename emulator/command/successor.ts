@@ -1,15 +1,15 @@
 /**
- * A restart without downtime: SIGUSR2 has this program start its own successor, on the same listening sockets, and end when that serves.
+ * A restart without downtime: at SIGUSR2 this program starts its own successor, on the same listening sockets, and ends when that serves.
  *
  *     this process                            its successor
  *     starts it, with `--fd` for each socket
  *                                             opens the app on them, serves            { type: "serving" }
- *     tells the service manager of it
+ *     notifies the service manager
  *     accepts no more, serves what it has
- *     lets go of the sessions that last       { type: "released" }                     goes on with them
+ *     releases the sessions that last         { type: "released" }                     goes on with them
  *     ends                                    (the channel closes)
  *
- * Both accept for a moment, and no connection finds nobody: the sockets are never closed. Where the successor does not come to serve,
+ * Both accept for a moment, and no connection is refused: the sockets are never closed. If the successor does not come to serve,
  * it is ended, and this process goes on as before.
  */
 
@@ -17,18 +17,18 @@ import type { ChildProcess } from "node:child_process";
 import type { ListenDescriptor } from "../app/descriptors.ts";
 import { lazy } from "../builtin.ts";
 
-const START_LIMIT = 60_000; // ms that a successor has until it serves
-const FIRST_DESCRIPTOR = 4; // behind the three standard ones and the channel
+const START_LIMIT = 60_000; // ms for a successor to begin to serve
+const FIRST_DESCRIPTOR = 4; // after the three standard ones and the channel
 
-/** Set for a successor: what it is told by its predecessor. */
+/** The environment variable by which a predecessor passes data to its successor. */
 const MARK = "SOCKLET_SUCCESSOR";
 
-/** What the first process tells its successor when it starts. */
+/** What a process passes to its successor at its start. */
 interface Inheritance {
   readonly ticketKeys: Uint8Array;
-  /** The tokens of the control routes, where they were made. */
+  /** The tokens of the control routes, if they were generated. */
   readonly tokens: string | undefined;
-  /** Whose file, of the sockets in their order, goes when it is closed. */
+  /** For each socket in order, whether its file is removed when it is closed. */
   readonly removePaths: readonly boolean[];
 }
 
@@ -37,7 +37,7 @@ type Told =
   | { readonly type: "released" }
   | { readonly type: "serving" };
 
-/** The words of this command without those that a successor is given anew. */
+/** The arguments of this command without those that a successor gets new. */
 const wordsWithoutDescriptors = (words: readonly string[]): string[] =>
   words.filter((word, i) => !(word === "--fd" || word.startsWith("--fd=") || words[i - 1] === "--fd"));
 
@@ -53,7 +53,7 @@ export class Successor {
     return this.#process.pid ?? -1;
   }
 
-  /** Starts it; resolves when it serves. Rejects with an `Error` that says why it does not; then it has ended. */
+  /** Starts it; resolves when it serves. If it does not, rejects with an `Error` that says why; it has ended then. */
   static async start(
     descriptors: readonly ListenDescriptor[],
     inheritance: Inheritance,
@@ -96,24 +96,24 @@ export class Successor {
     return new Successor(child);
   }
 
-  /** The sessions that last are its to go on with. */
+  /** Tells it that it may go on with the sessions that last. */
   release(): void {
     if (this.#process.connected) this.#process.send({ type: "released" }, () => {});
   }
 
-  /** Nothing more is to be told to it: it goes on without this process. */
+  /** Closes the channel: it goes on without this process. */
   leave(): void {
     if (this.#process.connected) this.#process.disconnect();
     this.#process.unref();
   }
 }
 
-/** The program before this one, where this one takes over from it. */
+/** The process that this one takes over from. */
 export class Predecessor {
   readonly pid: number;
-  /** What it gives to this one. */
+  /** What it passes to this one. */
   readonly inheritance: Promise<Inheritance>;
-  /** When the sessions that last are free. */
+  /** Resolves when the sessions that last are free. */
   readonly released: Promise<void>;
 
   private constructor(pid: number) {
@@ -133,7 +133,7 @@ export class Predecessor {
     });
   }
 
-  /** `null` where this process was not started by one. */
+  /** `null` if this process was not started by one. */
   static of(): Predecessor | null {
     const { [MARK]: pid } = process.env;
     delete process.env[MARK];

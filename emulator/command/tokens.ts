@@ -5,15 +5,15 @@ import { fs, join } from "../builtin.ts";
 
 /** The tokens of a project's folder, and where they are. */
 export interface DevTokens {
-  /** `null` where the file has none. */
+  /** `null` if the file has none. */
   readonly tokens: string | null;
   /** The file, as seen from here. */
   readonly path: string;
-  /** It was made just now. */
+  /** Whether it was just generated. */
   readonly isNew: boolean;
 }
 
-/** The tokens of `folder`; a file with one is made where there is none. Wrangler reads `.env` only where there is no `.dev.vars`. */
+/** The tokens of `folder`; a file with one is made if there is none. Wrangler reads `.env` only if there is no `.dev.vars`. */
 export const devTokens = (folder: string): DevTokens => {
   const path = join(folder, ".dev.vars");
   const there = [path, join(folder, ".env")].find((one) => fs.existsSync(one));

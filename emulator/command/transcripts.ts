@@ -1,4 +1,4 @@
-/** `socklet replay`, `socklet diff` and `socklet export`: what is done with transcripts that `socklet proxy --record` wrote. */
+/** `socklet replay`, `socklet diff` and `socklet export`: the commands for transcripts that `socklet proxy --record` wrote. */
 
 import { type Endpoint, parseAddress } from "../../core/net/address.ts";
 import { BaseRequestHandler } from "../../core/serve/handler.ts";
@@ -63,7 +63,7 @@ export const replayFile = async (path: string, flags: ReplayFlags): Promise<void
   await print(`${numbers.length} ${said}${numbers.length === 1 ? "" : "s"}: as recorded`);
 };
 
-/** What went wrong with one connection, told of it. */
+/** What went wrong with one connection, named by its number. */
 const ofConnection = (number: number, error: unknown): Error =>
   new Error(`connection ${number}: ${describe(error)}`, { cause: error });
 
@@ -217,7 +217,7 @@ export const diff = async (
   process.exitCode = 1;
 };
 
-const WRITTEN = 1024 * 1024; // bytes of a capture that are written at once
+const WRITTEN = 1024 * 1024; // bytes of a capture that are written together
 
 export const exportFile = async (
   path: string,

@@ -1,17 +1,17 @@
-/** What nobody caught: errors and rejections that no code handles. */
+/** Uncaught errors and unhandled rejections. */
 
 import type { AsyncLocalStorage } from "node:async_hooks";
 import { lazy } from "../builtin.ts";
 import { describe, say } from "./output.ts";
 
-/** Where the name of the handler that runs is kept; none before Node 24, where it would cost each `await` of a handler. */
+/** The store with the name of the running handler; none before Node 24, where it would slow down each `await` of a handler. */
 export const namesOfHandlers = (): AsyncLocalStorage<string> | undefined =>
   Number.parseInt(process.versions.node, 10) < 24 ? undefined : new lazy.asyncHooks.AsyncLocalStorage();
 
 /**
- * Tells, from now on, of the promises whose rejection nobody handles, and the errors that nobody catches, in place of
- * what Node does then; `thrown` is called after such an error, which may have left anything half done. A module that
- * listens for either by itself sees to it.
+ * Reports, from now on, unhandled rejections and uncaught errors, instead of
+ * what Node does by default; `thrown` is called after an uncaught error, which may have left anything half done. A module that
+ * listens for either itself handles it.
  */
 export const onUncaught = (names: AsyncLocalStorage<string> | undefined, thrown: () => void): void => {
   const tell = (what: string, error: unknown): void => {

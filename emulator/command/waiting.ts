@@ -3,9 +3,9 @@
 import type { MaybePromise } from "../../core/bytes/data.ts";
 import { say } from "./output.ts";
 
-const SLOW = 3_000; // ms after which it is said what of the user's code is still waited for
+const SLOW = 3_000; // ms after which a message says what in the user's code is still running
 
-/** Waits for `work`; throws what `failure` gives where nothing is left in this process that could end it. */
+/** Waits for `work`; throws what `failure` returns if nothing is left in this process that could complete it. */
 export const orIdle = async <T>(work: MaybePromise<T>, failure: () => Error): Promise<T> => {
   const idle = Promise.withResolvers<never>();
   const emptied = (): void => idle.reject(failure());
@@ -17,14 +17,14 @@ export const orIdle = async <T>(work: MaybePromise<T>, failure: () => Error): Pr
   }
 };
 
-/** `orIdle()`, and says `slow()` where it takes long. */
+/** `orIdle()`, which prints `slow()` if it takes long. */
 export const awaited = async <T>(
   work: MaybePromise<T>,
   slow: () => string,
   failure: () => Error,
 ): Promise<T> => {
   const timer = setTimeout(() => say(slow()), SLOW);
-  timer.unref(); // else it would not be seen that nothing is left
+  timer.unref(); // otherwise this timer would keep the process alive
   try {
     return await orIdle(work, failure);
   } finally {
@@ -32,6 +32,6 @@ export const awaited = async <T>(
   }
 };
 
-/** Whether something in this process listens. */
+/** Whether anything in this process listens. */
 export const listens = (): boolean =>
   process.getActiveResourcesInfo().some((name) => /^(TCPServer|PipeServer|UDP)Wrap$/.test(name));

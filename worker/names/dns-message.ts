@@ -101,22 +101,22 @@ class Reader {
   }
 
   /**
-   * A name as text, without the last dot. A byte that no host's name has is `\DDD` (RFC 1035, 5.1), so that a dot
-   * within a label is no other name's.
+   * A name as text, without the last dot. A byte that no host name has is written `\DDD` (RFC 1035, 5.1), so that a dot
+   * within a label does not look like a boundary.
    */
   name(): string {
     const labels: string[] = [];
     let left = MAX_NAME;
     let start = this.at;
-    let after = -1; // where the message goes on, behind the first pointer
+    let after = -1; // where the message goes on, after the first pointer
     for (let length = this.byte(); length > 0; length = this.byte()) {
       if (length >= 0xc0) {
         const to = (length - 0xc0) * 256 + this.byte();
-        // A pointer leads to a name that came before (RFC 1035, 4.1.4): to itself it would lead for ever.
+        // A pointer points to an earlier name (RFC 1035, 4.1.4): one to itself would never end.
         if (to >= start) malformed("a compressed name points to itself, or forward");
         if (after < 0) after = this.at;
         this.at = start = to;
-        left--; // or many could each lead through all those before it
+        left--; // otherwise many pointers could each pass through all before them
       } else {
         if (length > 63) malformed("a label has more than 63 bytes");
         left -= length + 1;
@@ -128,7 +128,7 @@ class Reader {
     return labels.join(".");
   }
 
-  /** The next record; `null` where it is of a type that is not asked for. */
+  /** The next record; `null` if it is of a type that was not asked for. */
   record(): DnsRecord | null {
     const name = this.name();
     const type = this.word();

@@ -47,7 +47,7 @@ const NAMES_AND_INFO = optionNamesOf<AddressInfoOptions & NameOptions>()({
   ...names.ADDRESS_INFO_NAMES,
 });
 
-/** The name of this machine: always `"localhost"`. A Worker runs on many machines, and none of them tells its name. */
+/** The name of this machine: always `"localhost"`. A Worker runs on many machines, none of which reveals its name. */
 export const gethostname = (): string => "localhost";
 
 /**
