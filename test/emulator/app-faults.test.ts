@@ -116,7 +116,7 @@ test("what cannot be answers 422 and says what would be right; nothing is change
   await refused(
     "POST",
     { fault: "stall" },
-    /there are \{ "on": "listen", "entry": "echo" \}, .*"dial", "entry": "ask"/,
+    /the app has \{ "on": "listen", "entry": "echo" \}, .*"dial", "entry": "ask"/,
   );
   await refused(
     "POST",

@@ -460,7 +460,7 @@ const [, SERIAL_UDP] = UDP_PLACES;
 describe("a datagram without a right header", () => {
   test.each([
     ["none", "hello", /is not the start of a PROXY protocol header/],
-    ["version 1", LINE, /is only for streams/],
+    ["version 1", LINE, /is for streams/],
     ["a part of one", proxyHeader(OF_DATAGRAMS).subarray(0, 20), /ends within its PROXY protocol header/],
     [
       "a part of a simple one",
