@@ -236,6 +236,14 @@ describe.each(versions)("on Node %s", (version) => {
     const { files, heavy } = JSON.parse(await run(user, nodes[version](), "start.js"));
     expect(files).toEqual(["core/core.js", "core/index.js", "emulator/emulator.js", "emulator/index.js"]);
     expect(heavy).toEqual([]);
+    const sources = await Promise.all(
+      files.map(async (file: string) => {
+        const map = await readFile(join(user, "node_modules/socklet/dist", `${file}.map`), "utf8");
+        return JSON.parse(map).sources;
+      }),
+    );
+    const onDemand = /core\/(testing|control\/(http|sessions))\/|emulator\/(wire|command)\//;
+    expect(sources.flat().filter((source: string) => onDemand.test(source))).toEqual([]);
   });
 
   test("each entry for Node does its work", async () => {
