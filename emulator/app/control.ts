@@ -1,6 +1,6 @@
 /**
  * The emulator's half of the control plane: the connections of an app's servers as sessions, and the control
- * routes over HTTP, on this machine's loopback alone.
+ * routes over HTTP, only on this machine's loopback.
  */
 
 import type { Server, ServerResponse } from "node:http";
@@ -58,18 +58,18 @@ export const RecordingMixIn = <Base extends TCPServerClass>(Server: Base, plane:
       const { id } = this.scope(request);
       const listener = { handler: this.name, address: listenerUrl("tcp", this.serverAddress) };
       const over = Promise.withResolvers<void>();
-      over.promise.catch(() => {}); // the session is told, where it is not over by then
+      over.promise.catch(() => {}); // ends the session, unless it is over already
       const run = async (hooks: SessionHooks): Promise<unknown> => {
         const { signal } = hooks;
         const cancel = (): void => this.cancelRequest(request, signal.reason);
         signal.addEventListener("abort", cancel, { once: true });
-        // The session outlives the connection, whose buffers it would hold.
+        // The session outlives the connection, and would keep its buffers in memory.
         const leave = (): void => signal.removeEventListener("abort", cancel);
         this.#watched.set(id, { hooks, leave, error: undefined, ...over });
         try {
           return await super.finishRequest(request, clientAddress);
         } catch (error) {
-          throw signal.aborted ? signal.reason : error; // why it was ended, and not what that made fail
+          throw signal.aborted ? signal.reason : error; // the reason of its end, not the error which that caused
         }
       };
       return plane.accepted(listener, request, run, over.promise);
@@ -101,9 +101,9 @@ export const RecordingMixIn = <Base extends TCPServerClass>(Server: Base, plane:
 interface Watched {
   readonly hooks: SessionHooks;
   readonly leave: () => void;
-  /** What was told last as its error. */
+  /** The last error reported for it. */
   error: unknown;
-  /** It is over, and its connection let go. */
+  /** It is over, and its connection closed. */
   readonly resolve: () => void;
   readonly reject: (error: unknown) => void;
 }
@@ -139,17 +139,17 @@ export const WatchedDatagramsMixIn = <Base>(Server: Base, recorder: Recorder): B
 // ---- The control routes over HTTP ----
 
 export const CONTROL_PORT = 7100; // beside the examples, which are on 7007 to 7084
-const CLOSE_GRACE = 1_000; // ms that answers under way have to end, when all sessions are over
+const CLOSE_GRACE = 1_000; // ms for answers under way to end, once all sessions are over
 
 /** Where and for whom the control routes are served. */
 export interface ControlOptions {
-  /** 0: one that the system chooses. Default 7100, or where that is taken one that the system chooses. */
+  /** 0: one that the system chooses. Default 7100, or if that is in use, one that the system chooses. */
   readonly port?: number;
   /** An address of this machine's loopback. Default 127.0.0.1. */
   readonly host?: string;
-  /** A descriptor that listens, on this machine's loopback: it is served on in place of a port of its own. */
+  /** A descriptor that listens on this machine's loopback, to serve on instead of a port of its own. */
   readonly fd?: number | undefined;
-  /** The tokens that are valid, in the form of `SOCKLET_TOKENS`. Default: that environment variable; without it one is made. */
+  /** The valid tokens, in the form of `SOCKLET_TOKENS`. Default: that environment variable; if it is not set, a token is generated. */
   readonly tokens?: string;
 }
 
@@ -157,11 +157,11 @@ export interface ControlOptions {
 export interface ControlServer {
   /** What `controlClient` takes: `http://127.0.0.1:7100`; the routes are under `/v1`. */
   readonly url: string;
-  /** The token that was made; `null` where those who started this gave theirs. */
+  /** The generated token; `null` if tokens were given. */
   readonly token: string | null;
 }
 
-/** The tokens of `options`, or one that is made; `secrets` are they alone. Throws `EINVAL` where one is not sound. */
+/** The tokens of `options`, or a generated one; `secrets` are the tokens without their scopes. Throws `EINVAL` if one is malformed. */
 export const controlTokens = (
   options: ControlOptions,
 ): { tokens: string; secrets: string[]; made: string | null } => {
@@ -175,7 +175,7 @@ export const controlTokens = (
   return { tokens: given, secrets: tokenEntries(given).map(({ token }) => token), made: null };
 };
 
-/** `host` in the spelling that is listened on. Throws `TypeError` where it is not this machine's loopback. */
+/** `host` as the address to listen on. Throws `TypeError` if it is not this machine's loopback. */
 const loopback = (host: string): string => {
   const packed = packAddress(host);
   if (packed === null || !isLoopback(packed)) {
@@ -187,7 +187,7 @@ const loopback = (host: string): string => {
 };
 
 /**
- * Whether a Host header names this machine's loopback. A page of a hostile site can have its own name lead to
+ * Whether a Host header names this machine's loopback. A hostile site can let its own name resolve to
  * 127.0.0.1 ("DNS rebinding"), and its requests then count as same-origin; their Host is that name.
  */
 const namesLoopback = (host: string | undefined): boolean => {
@@ -205,7 +205,7 @@ const routeModules = () =>
     import("../../core/control/http/recording-routes.ts"),
   ]);
 
-/** Loads what `serveControl()` needs, which takes time that nobody who has connected should wait for. */
+/** Loads what `serveControl()` needs: that takes time, for which no connected client should wait. */
 export const loadRoutes = async (): Promise<void> => void (await routeModules());
 
 /** Control routes that are served. */
@@ -213,7 +213,7 @@ export interface ServedRoutes {
   readonly url: string;
   /** The descriptor that they are served on. */
   readonly fd: number;
-  /** Accepts no more, and goes on with the answers under way: another process serves there. */
+  /** Accepts no more, and finishes the answers under way: another process serves there. */
   handOver(): void;
   close(): Promise<void>;
 }
@@ -238,7 +238,7 @@ export const serveControl = async (
         "only requests to a loopback address are accepted, and the Host header has another name";
       return problemResponse(new HttpError(403, "ERR_REFUSED", message), crypto.randomUUID());
     },
-    { overrideGlobalObjects: false }, // a library leaves the process's own Request and Response alone
+    { overrideGlobalObjects: false }, // a library does not replace the process's own Request and Response
   );
   const server = lazy.http.createServer(listener);
   const answers = new Set<ServerResponse>(); // that are under way
@@ -258,7 +258,7 @@ export const serveControl = async (
   });
   server.on("error", onError);
   const { address, port: taken } = server.address() as AddressInfo;
-  loopback(address); // where a descriptor listens elsewhere
+  loopback(address); // if a descriptor listens elsewhere
   let closing: Promise<void> | undefined;
   const stop = (): Promise<void> => {
     closing ??= new Promise((resolve) => server.close(() => resolve()));

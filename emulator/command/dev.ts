@@ -178,7 +178,7 @@ const startWorkerd = async (
     onEvent: logger(flags.verbose ?? false),
     ...more,
   });
-  await print(listing(workerd.listing())).catch(() => {}); // nobody reads it: that does not keep it from serving
+  await print(listing(workerd.listing())).catch(() => {}); // nobody reads it, which does not stop it from serving
   sayMissing(workerd);
   return workerd;
 };

@@ -48,7 +48,7 @@ import { TCPServer } from "./tcp.ts";
 /** Options of a UDP server. */
 export interface UDPServerOptions<Context> extends ServerOptions<Context>, ListenOptions, DatagramOptions {
   /**
-   * Binds although another socket is bound there, and takes its datagrams (`SO_REUSEADDR`). Default `false`, as
+   * Binds even if another socket is bound there, and takes its datagrams (`SO_REUSEADDR`). Default `false`, as
    * CPython's `allow_reuse_address`.
    */
   readonly allowReuseAddress?: boolean;
@@ -64,11 +64,11 @@ const UDP_NAMES = optionNamesOf<UDPServerOptions<unknown>>("a UDP server")({
   fd: true,
 });
 
-/** Serves datagrams, one at a time. CPython's `UDPServer`: what it gives a handler is a `Datagram`. */
+/** Serves datagrams, one at a time. CPython's `UDPServer`: its handlers get a `Datagram`. */
 export class UDPServer<Context = unknown> extends TCPServer<Context, Datagram> implements DatagramWay {
   static override readonly optionNames: OptionNames = UDP_NAMES;
 
-  /** Bytes of a datagram that are taken. */
+  /** Bytes of a datagram that are kept. */
   maxPacketSize: number;
   readonly #budget: ReplyBudget | null;
   #listener: ServerDatagrams | undefined;
@@ -153,7 +153,7 @@ export class UDPServer<Context = unknown> extends TCPServer<Context, Datagram> i
     this.arrive(new ServedDatagram(bytes, peer, this, cut || taken < message.length), peer);
   }
 
-  /** A datagram came by a proxy, which replies go to; the client's share of them is what the client has sent. */
+  /** A datagram came by a proxy, to which replies go; their limit counts for the client. */
   #receivedBy(proxy: Address | null, passage: DatagramPassage, cut: boolean): void {
     const { address, rest } = passage;
     if (this.#budget !== null) this.#budget.received(rest.length, address);
@@ -177,7 +177,7 @@ export class UDPServer<Context = unknown> extends TCPServer<Context, Datagram> i
     return this.send(bytes, address);
   }
 
-  /** Throws if a reply of so many bytes cannot be sent there: `EBADF`, `EMSGSIZE`, `EAFNOSUPPORT`. */
+  /** Throws if a reply of this size cannot be sent there: `EBADF`, `EMSGSIZE`, `EAFNOSUPPORT`. */
   protected checkReply(size: number, address: Address): void {
     if (!this.#open) throw new SocketError("EBADF", "the server's socket is not open");
     if (address.family === "unix") throw new SocketError("EAFNOSUPPORT", "UDP does not reach a path");
@@ -202,7 +202,7 @@ export class UDPServer<Context = unknown> extends TCPServer<Context, Datagram> i
     return fd;
   }
 
-  /** What comes is for other processes that have the descriptor. */
+  /** From now on, datagrams are for other processes that have the descriptor. */
   protected receiveNoMore(): void {
     this.#listener?.receiveNoMore();
   }

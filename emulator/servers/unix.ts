@@ -32,7 +32,7 @@ import { isAbstract, SocketFile } from "./socket-file.ts";
 import { TCPServer } from "./tcp.ts";
 import { UDPServer, type UDPServerOptions } from "./udp.ts";
 
-/** Options of a server on a path. `access` is by IP address, and so for what proxies say: it needs `proxyProtocol`. */
+/** Options of a server on a path. `access` is by IP address, which only a proxy provides: it needs `proxyProtocol`. */
 export interface UnixStreamServerOptions<Context>
   extends ServerOptions<Context>,
     AcceptOptions,
@@ -56,10 +56,10 @@ const UNIX_STREAM_NAMES = optionNamesOf<UnixStreamServerOptions<unknown>>()({
 
 /**
  * Serves connections to a path, `"unix:/run/echo"` or `{ path }`, one at a time. CPython's `UnixStreamServer`. An
- * abstract name (`"unix:\0echo"`, Linux) is not a file, and goes with its server.
+ * abstract name (`"unix:\0echo"`, Linux) is not a file, and disappears with its server.
  *
  * A client that did not bind its socket has no address: `clientAddress` is `null` (CPython has `""`). The path of one
- * that did is told with the package `koffi`.
+ * that did is known with the package `koffi`.
  */
 export class UnixStreamServer<Context = unknown> extends TCPServer<Context> {
   static override readonly optionNames: OptionNames = UNIX_STREAM_NAMES;
@@ -98,7 +98,7 @@ export class UnixStreamServer<Context = unknown> extends TCPServer<Context> {
     };
   }
 
-  /** Its file stays: it is the other process's now. */
+  /** Its file stays: it belongs to the other process now. */
   protected override stopAccepting(): void {
     this.#file.closeWith(() => super.stopAccepting(), true);
   }
@@ -125,7 +125,7 @@ const UNIX_DATAGRAM_NAMES = optionNamesOf<UnixDatagramServerOptions<unknown>>()(
 });
 
 const KIND = { family: AF_UNIX, type: SOCK_DGRAM, proto: 0 };
-const PACKAGE_CUT = 65_535; // bytes of a datagram that the package takes; it does not tell that it cut one
+const PACKAGE_CUT = 65_535; // bytes of a datagram that the package keeps; it does not report that it cut one
 
 /**
  * Serves the datagrams sent to a path, one at a time. CPython's `UnixDatagramServer`. Node has no such sockets: they
@@ -134,10 +134,10 @@ const PACKAGE_CUT = 65_535; // bytes of a datagram that the package takes; it do
  *
  * A sender that did not bind its socket has no name to reply to: `clientAddress` is `null`, and a reply throws
  * `ENOTCONN`. Replies wait for a client that does not take them, and all replies behind them wait, too, as CPython's
- * `sendto()` does; past 1 MiB further ones are dropped, and told.
+ * `sendto()` does; beyond 1 MiB further ones are dropped, and reported.
  *
  * `node-unix-socket` has no abstract names, takes 65 535 bytes of a datagram (one of that length counts as
- * `truncated`), and hears nobody any more once a reply had to wait: the event `error` says so. `koffi` has none of that.
+ * `truncated`), and receives nothing any more once a reply had to wait: the event `error` reports that. `koffi` has none of these limits.
  */
 export class UnixDatagramServer<Context = unknown> extends UDPServer<Context> {
   static override readonly optionNames: OptionNames = UNIX_DATAGRAM_NAMES;
@@ -166,7 +166,7 @@ export class UnixDatagramServer<Context = unknown> extends UDPServer<Context> {
     return "unix";
   }
 
-  /** Throws `ERR_UNSUPPORTED`: the server keeps its socket to itself. */
+  /** Throws `ERR_UNSUPPORTED`: the server does not expose its socket. */
   override get socket(): never {
     const said =
       "a server on a path has no socket to give; use fileno(), or send by a socket(AF_UNIX, SOCK_DGRAM)";
@@ -242,7 +242,7 @@ export class UnixDatagramServer<Context = unknown> extends UDPServer<Context> {
     if (sending === undefined || sending === DONE) return size;
     this.#unsent.add(size);
     const failed = (error: SocketError): void => {
-      // Closed while it waited for its client's room.
+      // Closed while it waited for its client to make room.
       if (error.code === "ECANCELED") this.dropped(size, address, "full");
       else this.#tellError(error, address);
     };
@@ -250,12 +250,12 @@ export class UnixDatagramServer<Context = unknown> extends UDPServer<Context> {
     return size;
   }
 
-  /** (`node-unix-socket` goes on receiving, and what comes is refused.) */
+  /** (`node-unix-socket` goes on receiving, and those datagrams are refused.) */
   protected override receiveNoMore(): void {
     this.#datagrams?.receiveNoMore?.();
   }
 
-  /** Its file stays: it is the other process's now. */
+  /** Its file stays: it belongs to the other process now. */
   protected override stopAccepting(): void {
     super.stopAccepting();
     this.#file.disown();

@@ -237,7 +237,7 @@ describe.each(versions)("on Node %s", (version) => {
     expect(files).toEqual(["core/core.js", "core/index.js", "emulator/emulator.js", "emulator/index.js"]);
     expect(heavy).toEqual([]);
     const sources = await Promise.all(
-      files.map(async (file: string) => {
+      ["core/core.js", "emulator/emulator.js"].map(async (file) => {
         const map = await readFile(join(user, "node_modules/socklet/dist", `${file}.map`), "utf8");
         return JSON.parse(map).sources;
       }),

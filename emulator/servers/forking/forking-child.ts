@@ -1,6 +1,6 @@
 /**
  * The program that a child of a forking server runs: imports the handler, and runs it on the requests that its parent
- * sends, one at a time. `children.ts` is the other end, and `messages.ts` what the two say to each other.
+ * sends, one at a time. `children.ts` is the other end, and `messages.ts` the messages between the two.
  */
 
 import type net from "node:net";
@@ -35,7 +35,7 @@ const NO_BYTES = { bytesRead: 0, bytesWritten: 0 };
  * later, when it is sent. Gives whether the channel has room for more.
  */
 const tell = (report: Report, sent: () => void = () => {}): boolean => {
-  if (!process.connected) return true; // a parent that is gone is told nothing
+  if (!process.connected) return true; // the parent is gone
   return process.send?.({ socklet: report }, undefined, undefined, sent) !== false;
 };
 
@@ -70,7 +70,7 @@ class Replies {
   }
 }
 
-const MOST_TOLD = 4 * 1024 * 1024; // bytes, as JSON, of what is told: the channel takes seconds for 100 MB, and what is told after it waits
+const MOST_TOLD = 4 * 1024 * 1024; // bytes of a message, as JSON: the channel takes seconds for 100 MB, and later messages wait
 
 /** Whether `value` is too much for the channel. */
 const isTooMuch = (value: unknown): boolean => {
@@ -81,7 +81,7 @@ const isTooMuch = (value: unknown): boolean => {
   }
 };
 
-/** Tells the parent what a handler said or gave: what has no clone, such as a function, as far as JSON can say it; what is too much as `{ omitted: <its size> }`. */
+/** Sends the parent what a handler emitted or returned: values that cannot be cloned, such as functions, as far as JSON can express them; values that are too large as `{ omitted: <its size> }`. */
 const tellWith = (value: unknown, report: (value: unknown) => Report): void => {
   if (!isTooMuch(value)) {
     try {
@@ -110,8 +110,8 @@ class Running implements RequestScope {
     this.id = id;
     this.replies = new Replies(id);
     if (socket !== undefined) {
-      socket.allowHalfOpen = true; // the peer's end is not ours
-      socket.pause(); // nothing is lost before somebody listens
+      socket.allowHalfOpen = true; // the peer's half-close does not end ours
+      socket.pause(); // no data is lost before there is a listener
       if (read !== null) socket.unshift(read);
       const remote = address?.family === "unix" ? address : undefined;
       this.stream = streamSocket(socket, options, { local: local ?? undefined, remote, security });
@@ -122,7 +122,7 @@ class Running implements RequestScope {
     const way = {
       post: (data: Uint8Array | string, to: Address | null): void => {
         const bytes = toBytes(data);
-        const peer = proxy === null ? knownSender(to) : to; // a proxy takes replies also for a client that it does not name
+        const peer = proxy === null ? knownSender(to) : to; // a proxy accepts replies even for a client that it does not name
         if (peer?.family !== "unix") checkDatagramSize(bytes.length, peer);
         this.replies.send(bytes);
       },
@@ -153,7 +153,7 @@ class Running implements RequestScope {
   }
 }
 
-/** The server as a handler sees it here. */
+/** The server as a handler in a child sees it. */
 class ChildServer implements HandlerServer {
   readonly name: string;
   readonly context: unknown;
@@ -186,7 +186,7 @@ class ChildServer implements HandlerServer {
     throw new SocketError("EINVAL", "this request is not running in this process");
   }
 
-  /** Of this child alone. */
+  /** Only of this child. */
   info(): EndpointInfo {
     return {
       name: this.name,
@@ -198,7 +198,7 @@ class ChildServer implements HandlerServer {
     };
   }
 
-  /** Shuts the server down, which is the parent's. */
+  /** Shuts the parent's server down. */
   shutdown(): Promise<void> {
     tell({ type: "shutdown" });
     return DONE;
@@ -213,7 +213,7 @@ class ChildServer implements HandlerServer {
     else if (order.type === "certificate") this.#security?.replace(order.tls);
   }
 
-  /** Secures the connection of a request, and tells of it; gives whether that was done. */
+  /** Secures the connection of a request, and reports it; returns whether it succeeded. */
   async #secure({ id, stream }: Running): Promise<boolean> {
     const started = performance.now();
     let error: unknown = null;
@@ -247,11 +247,11 @@ class ChildServer implements HandlerServer {
       }
     } catch (thrown) {
       error = toWire(thrown);
-      disown(thrown, () => {}); // a promise: it is told, and what it rejects with later ends no child
+      disown(thrown, () => {}); // a promise: it is reported, and its later rejection does not end the child
       this.#failed++;
     }
     const kept = stream?.closed === true;
-    await stream?.close().catch(() => {}); // `lost` says it, also where a call has
+    await stream?.close().catch(() => {}); // `lost` reports it, even if a call has
     const cut = stream !== null && stream.lost !== null;
     if (cut && error === null) {
       error = toWire(stream.lost);
@@ -272,7 +272,7 @@ class ChildServer implements HandlerServer {
 const isHandler = (value: unknown): value is AnyHandler =>
   typeof value === "function" && typeof value.prototype?.run === "function";
 
-/** This child's own pools; what they are made of is loaded by apps that have some. */
+/** This child's own pools; their code is loaded only by apps that have some. */
 const poolsOf = async (app: App): Promise<AppPools> => {
   const [{ AppPools }, { PooledConnector }] = await Promise.all([
     import("../../../core/pool/app-pools.ts"),
@@ -334,11 +334,11 @@ const load = async ({ source, security, context: given }: Init): Promise<Loaded>
   return { Handler, protocols, context, tellPools };
 };
 
-// A terminal's Ctrl-C, or a service manager's SIGTERM, reaches the children, too: it is the parent that says when
-// they end, having let them finish.
+// A terminal's Ctrl-C, or a service manager's SIGTERM, reaches the children, too: the parent decides when
+// they end, and lets them finish first.
 for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) process.on(signal, () => {});
 
-// The parent is gone, or needs this child no more.
+// The parent is gone, or no longer needs this child.
 process.on("disconnect", () => process.exit());
 
 process.on("uncaughtException", (error) => {
