@@ -66,19 +66,19 @@ import { filled } from "./listing.ts";
 import type { ReplayTarget } from "./replays.ts";
 
 const DATA = ".socklet/data";
-const SESSIONS = ".sessions"; // beside the app's blobs, whose names begin with no dot
+const SESSIONS = ".sessions"; // beside the app's blobs, whose names do not begin with a dot
 
 /** How to serve an app. */
 export interface ServeOptions {
-  /** Listen on this host in place of each listener's own. Entries of the app's `dial` that lead to its own listeners lead there, too. */
+  /** Listen on this host instead of each listener's own. Entries of the app's `dial` that lead to its own listeners lead there, too. */
   readonly host?: string;
-  /** Listen on ports that the system chooses in place of each listener's own, those of one port together at one; `dial` follows, as with `host`. */
+  /** Listen on ports that the system chooses instead of each listener's own; listeners that share a port still do; `dial` follows, as with `host`. */
   readonly anyPort?: boolean;
   /** The folder of the app's storage, and of the sessions that last (`keep`): those go on when an app is served with it again. Default `.socklet/data`. */
   readonly data?: string;
   /** The URL of the module that exports the app as `app`: what the children of a forking listener import. Needed where it has one. */
   readonly module?: string;
-  /** Show this certificate at every listener that has TLS, in place of its own. */
+  /** Show this certificate at every listener that has TLS, instead of its own. */
   readonly certificate?: CertificateOptions | undefined;
   readonly onEvent?: OnEvent;
   /** How long `close()` lets running requests go on, in milliseconds. Default 10 000. */
@@ -90,12 +90,12 @@ export interface ServeOptions {
   readonly drainDelay?: number;
   /**
    * Aborted while the listeners are opened, it opens no more. Where none is open yet, `serveApp()` rejects with its reason;
-   * else those that are open serve who has come, until `close()`. Later it does nothing.
+   * else those that are open serve the clients that have connected, until `close()`. Later it does nothing.
    */
   readonly signal?: AbortSignal;
   /**
    * Has the listener's name as its store while a handler runs, and in all that it starts: so that a listener of
-   * `process`'s `unhandledRejection` can say whose it was. Not of a handler in a child process. Default: none, since it
+   * `process`'s `unhandledRejection` can say which listener it came from. Not for handlers in child processes. Default: none, since it
    * costs each request a little.
    */
   readonly handlerName?: AsyncLocalStorage<string> | undefined;
@@ -111,7 +111,7 @@ export interface ServeOptions {
   readonly edge?: EdgeOptions;
   /** Descriptors that are bound, or listen, for listeners that then bind nothing: of systemd's, or of a program before this one. Default: none. */
   readonly descriptors?: readonly ListenDescriptor[];
-  /** 48 random bytes, of which each listener with TLS that has no `ticketKeys` makes its own: apps that are served with the same resume each other's sessions. Default: each listener has others at each start. */
+  /** 48 random bytes, from which each listener with TLS that has no `ticketKeys` derives its own: apps served with the same bytes resume each other's sessions. Default: new ones for each listener at each start. */
   readonly ticketKeys?: Uint8Array | undefined;
   /** Serve the control routes, too, and record each connection as a session for them. Default: neither. */
   readonly control?: ControlOptions;
@@ -151,7 +151,7 @@ export interface Serving {
   readonly serve: Serves;
   /** The command to try it with, filled in. */
   readonly try: string | undefined;
-  /** What its server says of itself; of one that forks, also its children (`ForkingInfo`). */
+  /** The info of its server; if it forks, including its children (`ForkingInfo`). */
   info(): ServerInfo;
 }
 
@@ -159,16 +159,16 @@ export interface Serving {
 export interface Replaced {
   readonly opened: readonly string[];
   readonly closed: readonly string[];
-  /** Closed and opened again, since their options are others, or the name of their handler. */
+  /** Closed and opened again, because their options changed, or the name of their handler. */
   readonly reopened: readonly string[];
 }
 
 /** An app whose listeners are up. */
 export interface AppServer extends AsyncDisposable {
   readonly listeners: readonly Serving[];
-  /** Where the control routes are; `null` where they were not asked for. */
+  /** Where the control routes are; `null` if they were not asked for. */
   readonly control: ControlServer | null;
-  /** Is not ready any more; after `drainDelay` accepts no more, ends the sessions that were dialled, drains, and closes all; the control routes last. */
+  /** Stops being ready; after `drainDelay` accepts no more, ends the dialled sessions, drains, and closes everything, the control routes last. */
   close(): Promise<void>;
   /**
    * `close()`, where another process listens on the same descriptors: accepts no more, serves all that has come, and ends what is
@@ -177,12 +177,12 @@ export interface AppServer extends AsyncDisposable {
   handOver(released?: () => void): Promise<void>;
   /** What it listens on, for `descriptors` of another process; that of the control routes has the name `control`. */
   descriptors(): readonly ListenDescriptor[];
-  /** Reads the files of all certificates again, as a listener also does by itself when they change; gives how many listeners have TLS. What is wrong is told as `certificate`. */
+  /** Reads the files of all certificates again, as a listener also does by itself when they change; returns how many listeners have TLS. Errors are reported as `certificate`. */
   reload(): number;
   /**
    * Serves another version of the app from now on: new connections get its handlers, and what its `context()` makes; those
    * that run go on with theirs. A listener that both versions have, with the same options, is not touched. One that the new
-   * version adds is opened, one that it drops accepts no more; one whose options are others is closed and opened again.
+   * version adds is opened, one that it drops accepts no more; one whose options changed is closed and opened again.
    * `module` is where the children of a forking listener find the new version. Rejects as `serveApp()`, and then the former
    * version goes on. Calls one after the other: a call waits for the one before.
    */
@@ -263,14 +263,14 @@ const sessionConnector = (edge: AppEdge | null): typeof TCPConnector => {
 
 const TICKET_KEYS = 48; // bytes; Node's
 
-/** Ticket keys of one listener. Those of another differ, and so do those of one that asks its clients for more: who resumes a session is not asked again. */
+/** Ticket keys of one listener. Other listeners have others, and so does one that requires more of its clients: a client that resumes a session is not checked again. */
 const ticketKeysOf = (master: Uint8Array, { name, endpoint, options }: Listener): Uint8Array => {
   const { clientCertificate, ca, crl, alpn } = options.tls ?? {};
   const what = JSON.stringify([name, formatAddress(endpoint), clientCertificate, ca, crl, alpn]);
   return new Uint8Array(lazy.crypto.hkdfSync("sha256", master, "socklet ticket keys", what, TICKET_KEYS));
 };
 
-/** The TLS of a listener as its server takes it: with the handlers that ALPN may choose, and another certificate where one is given. Throws `ERR_APP`. */
+/** The TLS options of a listener's server: with the handlers that ALPN may choose, and with another certificate if one is given. Throws `ERR_APP`. */
 export const tlsOf = <Context>(
   listener: Listener<Context>,
   { certificate, ticketKeys }: Pick<ServeOptions, "certificate" | "ticketKeys">,
@@ -343,7 +343,7 @@ const faultyConnector = (
   return FaultyConnector as typeof TCPConnector;
 };
 
-/** One version of an app that is served, with what its handlers are given. */
+/** One version of a served app, with what its handlers are given. */
 interface Version<Context> {
   readonly app: App<Context>;
   readonly context: Context;
@@ -351,7 +351,7 @@ interface Version<Context> {
   readonly module: string | undefined;
 }
 
-/** `Handler`, which finds this context in place of its server's. */
+/** `Handler`, with this context instead of its server's. */
 const withContext = (Handler: AnyHandlerClass<never>, context: unknown): AnyHandlerClass<never> => {
   // biome-ignore lint/suspicious/noExplicitAny: a mixin's base must take any arguments (TypeScript handbook, Mixins)
   class Versioned extends (Handler as new (...args: any[]) => BaseRequestHandler<unknown>) {
@@ -363,7 +363,7 @@ const withContext = (Handler: AnyHandlerClass<never>, context: unknown): AnyHand
   return Versioned as unknown as AnyHandlerClass<never>;
 };
 
-/** What makes a listener the same one in two versions of an app: where it is, how it serves, and all its options. */
+/** What identifies a listener across two versions of an app: where it is, how it serves, and all its options. */
 const sameness = ({ name, endpoint, carries, serve, options }: Listener<never>): string =>
   inspect([name, formatAddress(endpoint), carries, serve, options], {
     depth: Number.POSITIVE_INFINITY,
@@ -371,7 +371,7 @@ const sameness = ({ name, endpoint, carries, serve, options }: Listener<never>):
     maxStringLength: null,
   });
 
-/** The listeners of `all` by a key of theirs; what is left over of one key is told apart by its place. */
+/** The listeners of `all` by key; several with the same key are distinguished by their position. */
 const byKey = <Context>(
   all: Iterable<Listener<Context>>,
   keyOf: (listener: Listener<never>) => string,
@@ -385,19 +385,19 @@ const byKey = <Context>(
   return found;
 };
 
-/** The app's pools; what they are made of is loaded by apps that have some. */
+/** The app's pools; their code is loaded only by apps that have some. */
 const poolsOf = async (app: App, Connector: typeof TCPConnector): Promise<AppPools> =>
   new (await import("../../core/pool/app-pools.ts")).AppPools(app, Connector);
 
-/** A listener that is up: where the app said, and where it is. */
+/** An open listener: where the app declared it, and where it is. */
 interface Placed {
   readonly declared: Endpoint;
   readonly at: Address | null;
 }
 
-const MOST_TRIES = 10; // ports that are tried for listeners of one declared port, before each gets one of its own
+const MOST_TRIES = 10; // ports that are tried for listeners that share a declared port, before each gets its own
 
-/** Listeners in groups whose port is to stay one: those of one declared port, with `anyPort`; else each is alone. */
+/** Listeners in groups that must share a port: those with the same declared port, with `anyPort`; else each is alone. */
 export const together = <Context>(
   all: readonly Listener<Context>[],
   { anyPort, host }: Pick<ServeOptions, "anyPort" | "host">,
@@ -407,7 +407,7 @@ export const together = <Context>(
   for (const listener of all) {
     const { endpoint } = listener;
     const port = endpoint.scheme === "unix" ? 0 : endpoint.port;
-    // Two that could not share a port there are not kept together.
+    // Two that cannot share a port are not kept together.
     const place = endpoint.scheme === "unix" ? "" : `${endpoint.scheme}://${host ?? endpoint.hostname}`;
     const group = anyPort && port !== 0 && groups.find((one) => one.port === port && !one.places.has(place));
     if (group) {
@@ -418,7 +418,7 @@ export const together = <Context>(
   return groups.map(({ of }) => of);
 };
 
-/** A host in one spelling. */
+/** A host in its canonical spelling. */
 const hostKey = (host: string): string => String(packAddress(host) ?? host.toLowerCase());
 const LOCALHOST: readonly string[] = ["localhost", "127.0.0.1", "::1"].map(hostKey);
 
@@ -426,7 +426,7 @@ const LOCALHOST: readonly string[] = ["localhost", "127.0.0.1", "::1"].map(hostK
 const isAny = (host: string): boolean =>
   host === "" || packAddress(host)?.every((byte) => byte === 0) === true;
 
-/** Whether a connection to `to` comes to a listener on `at`. */
+/** Whether a connection to `to` reaches a listener on `at`. */
 const leadsTo = (to: Endpoint, at: Endpoint): boolean => {
   if (to.scheme === "unix" || at.scheme === "unix" || at.scheme === "udp" || to.port !== at.port)
     return false;
@@ -437,7 +437,7 @@ const leadsTo = (to: Endpoint, at: Endpoint): boolean => {
   return local && LOCALHOST.includes(listening) && (dialled === "localhost" || listening === "localhost");
 };
 
-/** Where an entry of the app's `dial` leads now that the listeners are where they are: to one of its own it follows. */
+/** Where an entry of the app's `dial` leads now that the listeners are open: if it is one of these, to its actual address. */
 const moved = (to: Endpoint, placed: readonly Placed[], host: string | undefined): Endpoint => {
   const at = placed.find(({ declared }) => leadsTo(to, declared))?.at;
   if (to.scheme === "unix" || at == null || at.family === "unix") return to;
@@ -445,7 +445,7 @@ const moved = (to: Endpoint, placed: readonly Placed[], host: string | undefined
   return { ...to, hostname, port: at.port };
 };
 
-/** What `work` gives; rejects with the reason of `signal` where that aborts before. */
+/** The result of `work`; rejects with the reason of `signal` if that aborts first. */
 export const unlessAborted = <T>(work: MaybePromise<T>, signal: AbortSignal | undefined): Promise<T> => {
   const { promise, reject } = Promise.withResolvers<never>();
   const aborted = (): void => reject(signal?.reason);
@@ -462,21 +462,21 @@ const dialledAt = (declared: Endpoint, at: Address | null): Endpoint => {
   return { ...declared, hostname, port };
 };
 
-/** What a process of a cluster, or one that takes over from another, does otherwise. */
+/** What differs in a process of a cluster, or in one that takes over from another. */
 export interface Hosting {
-  /** Has the plane of the control routes, and no routes. */
+  /** Has a control plane, but no routes. */
   readonly plane?: { readonly secrets: readonly string[] };
   /** Whether sessions that last are kept, and go on. Default `true`. */
   readonly keeps?: boolean;
-  /** When the process that has kept them before lets go of them. Default: none has. */
+  /** Resolves when the process that has them now releases them. Default: none has. */
   readonly after?: Promise<void>;
-  /** The listeners of the descriptors, by their place in the app's list, where that is known. */
+  /** The listeners of the descriptors, by their position in the app's list, if known. */
   readonly places?: readonly number[];
-  /** Told of descriptors that are for no listener. Default: that is an error. */
+  /** Called with descriptors that no listener is for. Default: they are an error. */
   readonly spare?: (descriptor: ListenDescriptor) => void;
 }
 
-/** An app that is served, and the plane of its control routes. */
+/** A served app, and its control plane. */
 export interface Opened extends AppServer {
   readonly plane: LocalPlane | null;
   /** How many of its listeners have TLS. */
@@ -495,7 +495,7 @@ export const givenTo = <Context>(
         places.map((at, i) => [app.listeners[at] as Listener<Context>, descriptors[i] as ListenDescriptor]),
       );
 
-/** Throws `ERR_APP` where `app` is none, or listens nowhere. */
+/** Throws `ERR_APP` if `app` is not an app, or listens nowhere. */
 export const checkServed = (app: unknown): void => {
   if (!isApp(app)) throw new SocketError("ERR_APP", "this is not an app: it must come from defineApp()");
   if (app.listeners.length === 0)
@@ -503,8 +503,8 @@ export const checkServed = (app: unknown): void => {
 };
 
 /**
- * Opens all listeners of `app`, and serves. Where one cannot be opened, those before it are closed again and
- * the reason is thrown: `EADDRINUSE`, `EACCES`, `EADDRNOTAVAIL`, `ERR_NAME`; `ERR_APP` where `app` is none;
+ * Opens all listeners of `app`, and serves. If one cannot be opened, those before it are closed again and
+ * the reason is thrown: `EADDRINUSE`, `EACCES`, `EADDRNOTAVAIL`, `ERR_NAME`; `ERR_APP` if `app` is not an app;
  * the reason of `signal` where that aborts before one is open; `EINVAL` where a token of the control routes is not sound, or a descriptor is for no listener, `TypeError` where their host is not loopback.
  */
 export const serveApp = <Context>(app: App<Context>, options: ServeOptions = {}): Promise<AppServer> =>
@@ -522,10 +522,10 @@ export const openApp = async <Context>(
   const drainDelay = checkTime("drainDelay", options.drainDelay ?? 0, 0);
   const { keeps = true, after } = hosting;
   signal?.throwIfAborted();
-  const parts = control || hosting.plane ? await import("./control.ts") : undefined; // servers without it start without it
+  const parts = control || hosting.plane ? await import("./control.ts") : undefined; // servers without it do not load it
   const access = control && parts?.controlTokens(control);
   const secrets = access?.secrets ?? hosting.plane?.secrets;
-  if (control) await parts?.loadRoutes(); // before somebody can connect, and would wait for it
+  if (control) await parts?.loadRoutes(); // before a client can connect, which would wait for it
   const told = parts === undefined || secrets === undefined ? null : new parts.ListenerLog(secrets);
   const tell =
     told === null
@@ -686,7 +686,7 @@ export const openApp = async <Context>(
     await replacing.catch(() => {}); // what it has opened by then is closed here
     const pools = [...former, ...(version.pools ? [version.pools] : [])];
     for (const one of pools) one.shrink(); // one may lead to a listener of this app, which waits for its connections to end
-    faults?.remove(); // what they hold up goes on, and what they planned is planned no more
+    faults?.remove(); // what they hold up goes on, and what they planned is cancelled
     await Promise.all([plane?.close().then(released), ...servers.map(end)]);
     await Promise.all(pools.map((one) => one.close())); // after the handlers that use them
     told?.end();
@@ -757,7 +757,7 @@ export const openApp = async <Context>(
     open.set(listener, server);
     return server;
   };
-  /** Opens those that the app has at one port: where that may be any, all of them at the same one. */
+  /** Opens the listeners that share a port in the app: if any port will do, all at the same one. */
   const openTogether = async (group: readonly Listener<Context>[]): Promise<void> => {
     for (let tries = 1; ; tries++) {
       let port = 0;
@@ -872,7 +872,7 @@ export const openApp = async <Context>(
         return server.serverClose();
       });
     }
-    // From here on nothing fails, and nothing waits: the next connection meets the new version whole.
+    // From here on nothing fails, and nothing waits: the next connection gets the new version as a whole.
     if (version.pools !== null) {
       version.pools.shrink();
       former.push(version.pools);

@@ -1,4 +1,4 @@
-/** What the commands say: on stdout, on stderr, and of an error. */
+/** What the commands print: on stdout, on stderr, and about an error. */
 
 import { relative } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -17,10 +17,10 @@ import { type Address, formatAddress } from "../../core/net/address.ts";
 import type { SockletEvent } from "../../core/serve/events.ts";
 import { fs } from "../builtin.ts";
 
-/** Asked wrongly: exit status 2. */
+/** Wrong usage: exit status 2. */
 export class UsageError extends Error {}
 
-/** Runs what reads the user's words: what it throws is a `UsageError`, and names `what` was read. */
+/** Runs code that parses the user's input: what it throws becomes a `UsageError` that names `what` was parsed. */
 export const asked = <T>(what: string, read: () => T): T => {
   try {
     return read();
@@ -30,7 +30,7 @@ export const asked = <T>(what: string, read: () => T): T => {
   }
 };
 
-// All that this command writes it writes by `say`, `print` and `printJson`: what a peer sent must not steer a terminal.
+// This command writes everything by `say`, `print` and `printJson`: what a peer sent must not control the terminal.
 
 /** One line, whatever is in it. (Not by one pattern for a line's end and the space around it: on 100 KB of spaces that takes seconds.) */
 export const oneLine = (text: string): string =>
@@ -50,13 +50,13 @@ const shortened = (text: string): string =>
     ? text
     : `${text.slice(0, LONGEST / 2)}… (${text.length} characters) …${text.slice(-LONGEST / 2)}`;
 
-/** How events and messages are told on stderr: a JSON object a line, text for people, or (events) not at all. */
+/** How events and messages appear on stderr: a JSON object per line, text for people, or (events) not at all. */
 export const LOG_FORMATS = ["json", "pretty", "off"] as const;
 export type LogFormat = (typeof LOG_FORMATS)[number];
 
 let format: LogFormat = "pretty";
 
-/** From now on all on stderr is told like this. */
+/** Sets how everything appears on stderr from now on. */
 export const setLog = (wanted: LogFormat): void => {
   format = wanted;
 };
@@ -65,26 +65,26 @@ export const setLog = (wanted: LogFormat): void => {
 const logLine = (fields: Readonly<Record<string, unknown>>): void =>
   void process.stderr.write(`${inJson({ time: new Date().toISOString(), ...fields })}\n`);
 
-/** Tells the user something on stderr, in one line. */
+/** Prints something for the user on stderr, in one line. */
 export const say = (text: string): void => {
   const message = oneLine(shortened(text));
   if (format === "json") logLine({ type: "message", message });
   else process.stderr.write(`socklet: ${message}\n`);
 };
 
-/** Writes on stdout; resolves when it is out. */
+/** Writes to stdout; resolves when it is written. */
 const write = (text: string): Promise<void> =>
   new Promise((resolve, reject) => {
     process.stdout.write(`${text}\n`, (error) => (error ? reject(error) : resolve()));
   });
 
-/** Prints text on stdout; resolves when it is out. */
+/** Prints text to stdout; resolves when it is written. */
 export const print = (text: string): Promise<void> => write(printable(text, true));
 
-/** Prints `value` on stdout as JSON. Throws as `toJson`. */
+/** Prints `value` to stdout as JSON. Throws as `toJson`. */
 export const printJson = (value: unknown, indent?: number): Promise<void> => write(inJson(value, indent));
 
-/** `value` as JSON that may be printed. Throws as `toJson`. */
+/** `value` as JSON that is safe to print. Throws as `toJson`. */
 export const inJson = (value: unknown, indent?: number): string => printableJson(toJson(value, indent));
 
 /** Rows as lines, each column as wide as its widest cell. */
@@ -94,7 +94,7 @@ export const columns = (given: readonly (readonly string[])[]): string => {
   return rows.map((row) => oneLine(row.map((cell, i) => cell.padEnd(widths[i] ?? 0)).join("  "))).join("\n");
 };
 
-// What to do, where the error does not say it. (EADDRINUSE and ERR_LIMIT do.)
+// What to do, for errors that do not say it. (EADDRINUSE and ERR_LIMIT do.)
 const REMEDY: Partial<Record<SocketErrorCode, string>> = {
   ECONNREFUSED: "start the server, or check the host and port",
   ECONNRESET: "the peer closed the connection midway; its own log may say why",
@@ -110,13 +110,13 @@ const placeOf = (stack: string): string | undefined => {
   try {
     return url === undefined ? undefined : shortPath(fileURLToPath(url)) + position;
   } catch {
-    return undefined; // a stack can say anything
+    return undefined; // a stack may contain anything
   }
 };
 
-/** The same as the file's URL, and `:3:7`. */
+/** The same as the file's URL, with `:3:7`. */
 const urlOf = (stack: string): readonly [url: string, position: string] | undefined => {
-  // Of the sources emulator/ and core/; of the package all that dist/ has.
+  // In the sources emulator/ and core/; in the package everything in dist/.
   const ours = ["../", "../../core/"].map((folder) => new URL(folder, import.meta.url).href);
   const places = stack.match(/file:\/\/[^\s)]+?:\d+(:\d+)?(?=[\s)]|$)/g) ?? [];
   const place = places.find(
@@ -127,7 +127,7 @@ const urlOf = (stack: string): readonly [url: string, position: string] | undefi
   return [url, position];
 };
 
-/** Shows on stderr the line of the user's own files where `error` was thrown, or found by the parser. */
+/** Prints on stderr the line of the user's own files where `error` was thrown, or found by the parser. */
 export const showPlace = (error: unknown): void => {
   const [url, position = ""] = urlOf(thrownAs(error).stack ?? "") ?? [];
   const [, line = Number.NaN, column] = position.split(":").map(Number);
@@ -144,7 +144,7 @@ export const showPlace = (error: unknown): void => {
     process.stderr.write(
       `${printable(`  ${shortPath(path)}:${position.slice(1)}\n${head}${text}${mark}`, true)}\n`,
     );
-  } catch {} // it is gone, or was never there
+  } catch {} // it does not exist, or not any more
 };
 
 const shortPath = (path: string): string => {
@@ -152,7 +152,7 @@ const shortPath = (path: string): string => {
   return short === "" || short.startsWith("..") ? path : short;
 };
 
-/** `said`, and where in the user's own files `error` was thrown, unless it says so. */
+/** `said`, and where in the user's own files `error` was thrown, unless `said` has that already. */
 export const withPlace = (said: string, error: unknown): string => {
   const place = placeOf(thrownAs(error).stack ?? "");
   return place === undefined || said.includes(place) ? said : `${said} (${place})`;
@@ -167,14 +167,14 @@ export const describe = (error: unknown): string => {
   return remedy === undefined ? message : `${message}; ${remedy}`;
 };
 
-/** Tells what `event` has to tell; more than that of an event with a handler's own words would be in the way. */
+/** The text of `event`. Of a handler's own event only what it emitted: more would distract. */
 const eventJson = (event: SockletEvent): string => {
   const shown =
     event.type === "handler" ? { ...event, detail: plain(event.detail, SESSION_LIMITS.detailSize) } : event;
   return inJson(shown);
 };
 
-/** What became of a listener's certificates. */
+/** What happened to a listener's certificates. */
 const certificateText = ({
   certificates,
   error,
@@ -187,9 +187,9 @@ const certificateText = ({
     : `the new certificate is not used: ${describe(error)}; the old one stays in use: ${shown}`;
 };
 
-const CAUSES = 5; // how far the causes of an error are followed: they may go round
+const CAUSES = 5; // how far the causes of an error are followed: they may be circular
 
-/** An error whole, as JSON has it: its name, code, message, stack and causes. */
+/** A complete error for JSON: its name, code, message, stack and causes. */
 const wholeError = (error: unknown, causes = CAUSES): Readonly<Record<string, unknown>> => {
   const { name, code, message, stack, address } = thrownAs(error);
   const within = isA(error, AggregateError) ? peek(error, "errors") : undefined;
@@ -205,7 +205,7 @@ const wholeError = (error: unknown, causes = CAUSES): Readonly<Record<string, un
   };
 };
 
-/** An event as a line of JSON: addresses as text, errors whole. */
+/** An event as a line of JSON: addresses as text, errors complete. */
 const logEvent = (event: SockletEvent): void => {
   const { type, ...rest } = event;
   const fields = Object.entries(rest).map(([name, value]): [string, unknown] => {
@@ -216,7 +216,7 @@ const logEvent = (event: SockletEvent): void => {
   logLine({ type, ...Object.fromEntries(fields) });
 };
 
-/** What tells the events of servers on stderr: the errors, and with `verbose` those of requests too; as JSON all of them. */
+/** A listener that prints the events of servers on stderr: errors, and with `verbose` those of requests too; as JSON all of them. */
 export const logger =
   (verbose: boolean) =>
   (event: SockletEvent): void => {

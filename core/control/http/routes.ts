@@ -7,26 +7,26 @@
  * | `GET /v1/ready` | open | 200 `{ ready: true }`, or 503 and why |
  * | `GET /v1/openapi.json` | read | these routes, as OpenAPI 3.1 |
  * | `GET /v1/listeners` | read | `{ listeners }`: what listens, with the counts of its server |
- * | `GET /v1/listeners/events` | read | what their servers tell, as it comes (SSE); `Last-Event-ID` or `?after=` resumes |
+ * | `GET /v1/listeners/events` | read | the events of their servers, as they happen (SSE); `Last-Event-ID` or `?after=` resumes |
  * | `GET /v1/metrics` | read | counts and histograms in Prometheus' text; in a Worker what its objects know, where `workerFor()` was given `metrics`, else 501 |
  * | `GET /v1/pools` | read | `{ pools }`: the app's pools, with their counts |
  * | `GET /v1/pools/:name` | read | one of them |
- * | `GET /v1/faults` | read | `{ faults }`: the rules of faults that are set, and what they did; the emulator's |
- * | `POST /v1/faults` | run | sets one more: `{ on, entry, fault, … }`; 201 and the rule |
- * | `PUT /v1/faults` | run | `{ faults }`: these and no others |
- * | `DELETE /v1/faults` | run | takes all back; `/v1/faults/:name` those of that name |
+ * | `GET /v1/faults` | read | `{ faults }`: the rules of faults that are set, and what they have done; emulator only |
+ * | `POST /v1/faults` | run | adds one: `{ on, entry, fault, … }`; 201 and the rule |
+ * | `PUT /v1/faults` | run | `{ faults }`: replaces all |
+ * | `DELETE /v1/faults` | run | removes all; `/v1/faults/:name` removes those of that name |
  * | `GET /v1/sessions` | read | a page, newest first: `?state= &handler= &limit= &before=` |
  * | `POST /v1/sessions` | run | runs one: 200 and its record when it is over; `"background": true`: 201 at once |
  * | `GET /v1/sessions/:id` | read | its record |
  * | `DELETE /v1/sessions/:id` | run | ends it; its record |
- * | `GET /v1/sessions/:id/events` | read | its events, as they come (SSE); `Last-Event-ID` or `?after=` resumes |
+ * | `GET /v1/sessions/:id/events` | read | its events, as they happen (SSE); `Last-Event-ID` or `?after=` resumes |
  * | `POST /v1/sessions/:id/data` | run | sends bytes by hand; its record |
  * | `POST /v1/sessions/:id/half-close` | run | ends our direction by hand; its record |
  *
- * A request is looked at in this order, and the first that is wrong answers: whether there are tokens at all
+ * A request is checked in this order, and the first fault is the answer: whether there are tokens at all
  * (503), its token (401), path (404) and method (405), scope (403), media type (415), size (413), JSON (400),
  * fields (422); then the plane. A session that failed is no failed request: it is a record, with status 200, whose
- * `state` and `error` say so. A caller who leaves while it runs ends nothing; the session's deadline does.
+ * `state` and `error` say so. A caller that leaves while it runs does not end it; the session's deadline does.
  */
 
 import type { Context, Hono } from "hono";
@@ -54,11 +54,11 @@ import { eventStream } from "./sse.ts";
 /** What the control routes are over. */
 export interface ControlSetup {
   readonly plane: ControlPlane;
-  /** The text of `SOCKLET_TOKENS`; see `auth.ts` for its form. Without a token all is shut but health. */
+  /** The text of `SOCKLET_TOKENS`; see `auth.ts` for its form. Without a token, only health is open. */
   readonly tokens: string | undefined;
-  /** What `GET /v1/openapi.json` answers: `openApi`, where the routes are to describe themselves. A Worker carries it only if asked. */
+  /** What `GET /v1/openapi.json` answers: give `openApi` to have the routes described. A Worker includes it only on request. */
   readonly openApi?: object | undefined;
-  /** Told of what failed with status 500, which the answer does not tell, and at what the platform failed. */
+  /** Called with each error that was answered with status 500, which the answer does not show, and with each failure of the platform. */
   readonly onError?: ((error: unknown, requestId: string) => void) | undefined;
 }
 
@@ -88,7 +88,7 @@ export type AddRoute = (
 
 /**
  * The routes, as a Hono app of its own, or to mount in another: `app.route("/", controlRoutes(setup))`. Where the
- * plane is made of the platform's bindings, give a function of these; it is called for each request. `more` adds routes
+ * plane is made from the platform's bindings, give a function of these; it is called for each request. `more` adds routes
  * that not every platform has: `recordingRoutes`.
  */
 export const controlRoutes = (
@@ -108,7 +108,7 @@ export const controlRoutes = (
     return tokens;
   };
 
-  /** Lets in who has a token: gives its scopes. */
+  /** The scopes of the request's token. Throws if it has no valid one. */
   const authorize = async (c: RouteContext): Promise<ReadonlySet<string>> => {
     const list = tokenList(c.var.setup.tokens);
     if (list.problem !== null) throw new HttpError(503, "ERR_APP", list.problem);
@@ -302,7 +302,7 @@ export const controlRoutes = (
   return app as unknown as Hono;
 };
 
-/** Events as they come; `events` gives those with ids above what the request says that it has. */
+/** Events as they happen; `events` gives those with ids above the one that the request has seen. */
 export const stream = async (
   c: RouteContext,
   events: (
@@ -316,7 +316,7 @@ export const stream = async (
   // The header is newer: a client that follows a URL with `after` and connects again sends both.
   const source = await events(seen ?? asked, leaving.signal);
   c.header("Content-Type", "text/event-stream");
-  c.header("X-Accel-Buffering", "no"); // a proxy that gathers would hold the events back
+  c.header("X-Accel-Buffering", "no"); // a buffering proxy would hold the events back
   if (c.req.method === "HEAD") leaving.abort();
   return c.req.method === "HEAD" ? c.body(null) : c.body(eventStream(source, leaving));
 };
@@ -329,7 +329,7 @@ const faultsOf = ({ faults }: ControlPlane): FaultPlane => {
 
 const WAIT_GRACE = 2_000; // ms after the deadline in which the session ends
 
-/** What the plane found; nothing is a 404. */
+/** What the plane found; `null` becomes a 404. */
 export const found = <T>(
   value: T | null,
   message = "there is no session with that id; GET /v1/sessions lists those that are kept",
@@ -340,12 +340,12 @@ export const found = <T>(
 
 const idOf = (c: RouteContext): string => {
   const id = c.req.param("id") as string;
-  return isSessionId(id) ? id : found<string>(null); // the plane is not asked for what cannot be
+  return isSessionId(id) ? id : found<string>(null); // the plane is not asked for impossible ids
 };
 
 // ---- Bodies ----
 
-/** An answer; what `curl` prints of it steers no terminal. */
+/** A JSON answer, escaped so that `curl` cannot print control sequences to a terminal. */
 export const json = (
   c: RouteContext,
   value: unknown,
