@@ -78,7 +78,8 @@ const REMARKS: OptionRemarks = {
 };
 type OptionRemarks = Readonly<Record<string, string>>;
 
-const isObject = (value: unknown): value is Readonly<Record<string, unknown>> =>
+/** Whether `value` is an object, and not a list. */
+export const isObject = (value: unknown): value is Readonly<Record<string, unknown>> =>
   typeof value === "object" && value !== null && !Array.isArray(value);
 
 /**

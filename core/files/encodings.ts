@@ -1,6 +1,6 @@
 /** Encodings of text: their names, and how they turn a stream of bytes into text and back. */
 
-import { type Data, joinBytes } from "../bytes/data.ts";
+import { type Data, encoder, joinBytes } from "../bytes/data.ts";
 import { SocketError } from "../errors.ts";
 import type { FileOptions } from "./base-file.ts";
 
@@ -36,7 +36,6 @@ export interface Codec {
 
 const utf8 = new TextDecoder("utf-8", { ignoreBOM: true });
 const utf16 = new TextDecoder("utf-16le", { ignoreBOM: true });
-const encoder = new TextEncoder();
 
 const UTF_8: Codec = {
   name: "utf-8",

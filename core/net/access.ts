@@ -466,6 +466,13 @@ export class Gate {
   }
 }
 
+/** Returns `ratio` if it is valid. Else throws `TypeError` or `RangeError`. */
+export const checkAmplification = (ratio: number): number => {
+  if (typeof ratio !== "number") throw new TypeError("amplification must be a number, or null");
+  if (ratio > 0) return ratio;
+  throw new RangeError(`amplification is more than 0, or null for no limit, not ${ratio}`);
+};
+
 /**
  * How many bytes may be sent to each address: a multiple of what was received from it. An attacker who sends datagrams in
  * a victim's name can direct at most that multiple of his own traffic at the victim. QUIC allows three times until it
@@ -477,10 +484,7 @@ export class ReplyBudget {
   readonly #left = new Remembered();
 
   constructor(ratio: number) {
-    if (typeof ratio !== "number") throw new TypeError("amplification must be a number, or null");
-    if (!(ratio > 0))
-      throw new RangeError(`amplification is more than 0, or null for no limit, not ${ratio}`);
-    this.#ratio = ratio;
+    this.#ratio = checkAmplification(ratio);
   }
 
   received(bytes: number, address: Address | null): void {

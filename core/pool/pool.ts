@@ -27,7 +27,6 @@ import {
   CALL_NAMES,
   type ClientHandler,
   type ClientHandlerClass,
-  checkClient,
   LEASE_NAMES,
   type Lease,
   type LeaseOptions,
@@ -35,6 +34,7 @@ import {
   type PoolClient,
   type PoolInfo,
 } from "../serve/client.ts";
+import { checkClient } from "../serve/client-check.ts";
 import type { RunOptions } from "../serve/connector.ts";
 import { callListener, type OnEvent, type SockletEvent } from "../serve/events.ts";
 import type { HandlerClass } from "../serve/handler.ts";

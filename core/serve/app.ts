@@ -5,7 +5,7 @@
 
 import type { MaybePromise } from "../bytes/data.ts";
 import { SocketError } from "../errors.ts";
-import { AllowList, checkPathAccess, PEER_NAMES, RATE_NAMES, ReplyBudget } from "../net/access.ts";
+import { AllowList, checkAmplification, checkPathAccess, PEER_NAMES, RATE_NAMES } from "../net/access.ts";
 import { type AddressLike, type Endpoint, formatAddress, parseAddress } from "../net/address.ts";
 import {
   type AcceptOptions,
@@ -42,7 +42,8 @@ import {
   type TlsOptions,
 } from "../sockets/tls.ts";
 import type { BlobStorage } from "../storage.ts";
-import { type ClientHandlerClass, checkClient, type PoolClient } from "./client.ts";
+import type { ClientHandlerClass, PoolClient } from "./client.ts";
+import { checkClient } from "./client-check.ts";
 import type { FaultRule } from "./fault-rule.ts";
 import { BaseRequestHandler, DatagramRequestHandler, type HandlerClass, unfitFor } from "./handler.ts";
 import { KEEP_NAMES, type Keep, type KeepOptions, settleKeep } from "./keep.ts";
@@ -200,7 +201,7 @@ const checkListener = (
     checkPathOptions(options);
     if (scheme === "unix") checkPathAccess(options);
     checkCount("maxPacketSize", options.maxPacketSize ?? 0, 0);
-    if (options.amplification != null) new ReplyBudget(options.amplification);
+    if (options.amplification != null) checkAmplification(options.amplification);
   } catch (error) {
     throw wrong(`${where}: ${(error as Error).message}`, error);
   }

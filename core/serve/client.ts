@@ -16,6 +16,7 @@ import { SocketError } from "../errors.ts";
 import type { Address } from "../net/address.ts";
 import { optionNamesOf } from "../options.ts";
 import type { StreamSocket } from "../sockets/stream-socket.ts";
+import { CLIENT, noWay } from "./client-check.ts";
 import { type HandlerServer, StreamRequestHandler } from "./handler.ts";
 
 /** What `receive()` gives where it has read something that no call asked for: RESP3's push, PostgreSQL's NOTIFY. */
@@ -65,6 +66,8 @@ export abstract class ClientHandler<
   Reply = unknown,
   Context = unknown,
 > extends StreamRequestHandler<Context, Call> {
+  static readonly [CLIENT] = true;
+
   /**
    * Writes one call, whole, and waits for nothing. Where the protocol has ids it gives the call's id, by which
    * `match()` finds it. Throwing before it has written anything refuses this call alone.
@@ -127,37 +130,12 @@ const replyOf = <Reply>(got: Reply | ErrorReply): Reply => {
   return got;
 };
 
-const noWay = (name: string): TypeError =>
-  new TypeError(`${name} answers no calls: give it send() and receive(), or call()`);
-
 /** A class of handlers that answer calls. */
 export type ClientHandlerClass<Call, Reply, Context = unknown> = new (
   request: StreamSocket,
   clientAddress: Address | null,
   server: HandlerServer<Context>,
 ) => ClientHandler<Call, Reply>;
-
-/** Throws `TypeError` where `Handler` is not a class that answers calls, or cannot do so `pipeline` at a time. */
-export const checkClient = (Handler: unknown, pipeline: number): void => {
-  if (typeof Handler !== "function" || !(Handler.prototype instanceof ClientHandler)) {
-    throw new TypeError("a pool takes a class that extends ClientHandler");
-  }
-  const { send, receive, match, call } = Handler.prototype as ClientHandler;
-  const { name } = Handler;
-  if (call !== undefined && (send !== undefined || receive !== undefined)) {
-    throw new TypeError(`${name} has call() and send() or receive(); a class has one or the other`);
-  }
-  if (call === undefined && (send === undefined || receive === undefined)) {
-    if (send === undefined && receive === undefined) throw noWay(name);
-    throw new TypeError(`${name} has ${send ? "send() without receive()" : "receive() without send()"}`);
-  }
-  if (match !== undefined && call !== undefined) throw new TypeError(`${name} has call(), and so no match()`);
-  if (call !== undefined && pipeline > 1) {
-    throw new TypeError(
-      `pipeline is ${pipeline}, and ${name} has call() alone, which is one call at a time; give it send() and receive()`,
-    );
-  }
-};
 
 // ---- What a caller sees ----
 

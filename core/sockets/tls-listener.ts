@@ -1,13 +1,12 @@
 /** How a listener is secured: its options, checked. Apart from `tls.ts`, because a Worker, which has no such listener, need not carry it. */
 
 import { quoted } from "../describe.ts";
-import { checkCount, checkOptions, checkTime, checkWord } from "../options.ts";
+import { checkCount, checkOptions, checkTime, checkWord, isObject } from "../options.ts";
 import {
   CERTIFICATE_NAMES,
   checkCertificate,
   checkProtocols,
   checkShared,
-  isObject,
   type ListenerSecurity,
   protocolsOf,
   SECURE_TRANSPORTS,

@@ -4,7 +4,7 @@
  */
 
 import { quoted } from "../describe.ts";
-import { checkOptions, checkWord, type OptionNames, optionNamesOf } from "../options.ts";
+import { checkOptions, checkWord, isObject, type OptionNames, optionNamesOf } from "../options.ts";
 
 /** How a connection is secured: not, from its first byte (TLS), or later by `startTls()` (the Web platform's words). */
 export const SECURE_TRANSPORTS = ["off", "on", "starttls"] as const;
@@ -118,9 +118,6 @@ export const MAX_HANDSHAKES = 1_000;
 
 /** The default of `sessionTimeout`, in ms: Node's. */
 export const SESSION_TIMEOUT = 300_000;
-
-export const isObject = (value: unknown): value is Readonly<Record<string, unknown>> =>
-  typeof value === "object" && value !== null && !Array.isArray(value) && !(value instanceof Uint8Array);
 
 const startsPem = (bytes: Uint8Array): boolean => {
   const text = new TextDecoder("latin1").decode(bytes.subarray(0, 64 * 1024));

@@ -9,6 +9,7 @@
  * once: to rotate one, add the new, move its users over, remove the old.
  */
 
+import { encoder } from "../../bytes/data.ts";
 /** What a token lets its holder do. */
 export type Scope = "read" | "run";
 
@@ -18,7 +19,6 @@ const TOKEN = /^[A-Za-z0-9._~+/-]+=*$/; // RFC 6750 section 2.1; no colon, so th
 const REMEDY =
   'set the secret SOCKLET_TOKENS to one or more tokens of at least 16 characters, such as "openssl rand -base64 32" makes';
 
-const encoder = new TextEncoder();
 const digest = async (text: string): Promise<Uint8Array> =>
   new Uint8Array(await crypto.subtle.digest("SHA-256", encoder.encode(text)));
 

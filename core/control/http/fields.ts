@@ -1,6 +1,7 @@
 /** What the bodies and the queries of the control routes may contain. Whatever is wrong is named, field by field, with status 422. */
 
 import { fromBase64 } from "../../base64.ts";
+import { encoder } from "../../bytes/data.ts";
 import type { Json } from "../../describe.ts";
 import { SECURE_TRANSPORTS, type SecureTransport } from "../../sockets/tls.ts";
 import { BOUNDS, isSessionId, SESSION_STATES, type SessionSpec, type SessionState } from "../plane.ts";
@@ -151,7 +152,7 @@ export const readData = (given: unknown): Uint8Array => {
       holds: ({ text, base64 }) => (text === undefined) !== (base64 === undefined),
     },
   ]);
-  if (text !== undefined) return new TextEncoder().encode(text);
+  if (text !== undefined) return encoder.encode(text);
   return fromBase64(base64);
 };
 

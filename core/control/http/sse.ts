@@ -3,7 +3,7 @@
  * events are transferred: by HTTP, and by a Durable Object's RPC, which carries streams of bytes but no iterables.
  */
 
-import { withDeadline } from "../../bytes/data.ts";
+import { encoder, withDeadline } from "../../bytes/data.ts";
 import { printableJson } from "../../describe.ts";
 import { SocketError } from "../../errors.ts";
 import type { SessionEvent } from "../plane.ts";
@@ -17,8 +17,6 @@ interface Numbered {
 const HEARTBEAT = 15_000; // ms: WHATWG HTML advises a comment every 15 seconds, for proxies that drop silent connections
 const RETRY = 2_000; // ms after which a browser connects again
 const MAX_EVENT = 64 * 1024; // characters that a reader gathers for one event; ours are below 20 KiB
-
-const encoder = new TextEncoder();
 
 /**
  * A stream of `events`, each a chunk of its own, with a comment as a heartbeat while nothing happens. It reads one event at a
