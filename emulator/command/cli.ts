@@ -18,4 +18,4 @@ try {
 } catch (error) {
   process.exitCode = statusOf(error);
 }
-process.stderr.write("", () => process.exit()); // what a handler left running does not keep the process alive
+process.stderr.write("", () => process.exit()); // what a handler left running does not keep the process alive alive

@@ -38,12 +38,12 @@ export const program = new Command("socklet")
     },
   });
 
-/** `command` with the options of all that serves an app. */
+/** `command` with the options of every command that serves an app. */
 const ofServing = (command: Command): Command =>
   command
     .argument("<module>", "a module with `export const app = defineApp({ … })`")
-    .option("--host <host>", "listen on this host in place of the app's")
-    .option("--any-port", "listen on free ports in place of the app's; its `dial` follows")
+    .option("--host <host>", "listen on this host instead of the app's")
+    .option("--any-port", "listen on free ports instead of the app's; its `dial` follows")
     .option("--data <folder>", "where the app keeps its bytes", ".socklet/data")
     .option("--drain <ms>", "how long running requests may go on after Ctrl-C", milliseconds, 10_000)
     .option(
@@ -53,9 +53,9 @@ const ofServing = (command: Command): Command =>
       0,
     )
     .addOption(
-      new Option("--tls <certificate>", "what every listener with TLS shows, in development").choices([
-        "self-signed",
-      ]),
+      new Option("--tls <certificate>", "the certificate of every listener with TLS, in development").choices(
+        ["self-signed"],
+      ),
     )
     .option(
       "--control-port <port>",
@@ -71,7 +71,7 @@ const ofServing = (command: Command): Command =>
         .choices(LOG_FORMATS)
         .env("SOCKLET_LOG"),
     )
-    .option("--verbose", "tell events of requests, too, not errors alone");
+    .option("--verbose", "report events of requests, too, not only errors");
 
 program
   .command("init")
@@ -135,18 +135,18 @@ program
   )
   .option("--connect-timeout <ms>", "how long the connection may take to open", milliseconds, 10_000)
   .option("--data <folder>", "where the app keeps its bytes", ".socklet/data")
-  .option("--verbose", "tell events of requests, too, not errors alone")
+  .option("--verbose", "report events of requests, too, not only errors")
   .action(dial);
 
 program
   .command("proxy")
   .description("stand between clients and a server: show what passes, record it, break it")
   .argument("<address>", "the server: tcp://host:port, tls://host:port, udp://host:port or unix:/path")
-  .requiredOption("--listen <address>", "where clients come to: host:port; port 0 is a free one")
+  .requiredOption("--listen <address>", "where clients connect: host:port; port 0 is a free one")
   .option("--record <file>", "write a transcript of all that passes: JSON Lines")
-  .option("--json", "print the transcript in place of what is for a reader")
+  .option("--json", "print the transcript instead of text for a reader")
   .option("--quiet", "show nothing of what passes")
-  .option("--ca <file>", "with tls://, trust the authorities in this file (PEM) in place of the system's")
+  .option("--ca <file>", "with tls://, trust the authorities in this file (PEM) instead of the system's")
   .option(
     "--fault <rule>",
     'what goes wrong, as "latency=100 from=server", "reset after=1000", "stall in=10s for=5s"; again for more',
@@ -155,7 +155,7 @@ program
   )
   .option(
     "--seed <number>",
-    "what chance begins with: the same seed, the same faults",
+    "the seed of the random numbers: the same seed gives the same faults",
     count(0, 2 ** 31 - 1),
     1,
   )
@@ -163,7 +163,7 @@ program
 
 program
   .command("replay")
-  .description("say again what one side of a transcript said, and check what the other one answers")
+  .description("play one side of a transcript again, and check what the other side answers")
   .argument("<file>", "a transcript, such as `socklet proxy --record` writes")
   .option(
     "--to <address>",
@@ -172,7 +172,7 @@ program
   .option("--listen <address>", "as its server: host:port; port 0 is a free one")
   .option("--connection <number>", "only this one of its connections", count(1, Number.MAX_SAFE_INTEGER))
   .option("--paced", "pause as long as when it was recorded")
-  .option("--ca <file>", "with tls://, trust the authorities in this file (PEM) in place of the system's")
+  .option("--ca <file>", "with tls://, trust the authorities in this file (PEM) instead of the system's")
   .option("--timeout <ms>", "how long each step may wait for the other side", milliseconds, 10_000)
   .action(async (file, flags) => (await import("./transcripts.ts")).replayFile(file, flags));
 
@@ -181,20 +181,24 @@ program
   .description("compare two transcripts: exit status 1, and where they differ, if they do")
   .argument("<expected-file>", "a transcript")
   .argument("<actual-file>", "another")
-  .option("--apart", "what each side said counts, and not which of them was first")
+  .option("--apart", "compare what each side said, not which of them spoke first")
   .action(async (expected, actual, flags) =>
     (await import("./transcripts.ts")).diff(expected, actual, flags),
   );
 
 program
   .command("export")
-  .description("write a transcript as a capture, which Wireshark and tshark read")
+  .description("write a transcript as a capture for Wireshark and tshark")
   .argument("<file>", "a transcript")
   .requiredOption("--pcapng <file>", "where to write it")
-  .option("--port <port>", "the server's port, by which a protocol is known: 25, 6379", count(1, 65_535))
+  .option(
+    "--port <port>",
+    "the server's port, by which Wireshark knows the protocol: 25, 6379",
+    count(1, 65_535),
+  )
   .action(async (file, flags) => (await import("./transcripts.ts")).exportFile(file, flags));
 
-/** `command` with the options of all that asks a control plane. */
+/** `command` with the options of every command that uses a control plane. */
 const ofControl = (command: Command): Command =>
   command
     .addOption(new Option("--url <url>", "its control plane").env("SOCKLET_URL"))
@@ -229,9 +233,9 @@ sessions
 
 sessions
   .command("listeners")
-  .description("show what listens there, and its counts; or what it tells")
-  .option("--follow", "print what its servers tell, until they are closed or Ctrl-C")
-  .option("--after <event>", "only what came after this event's number", count(0, Number.MAX_SAFE_INTEGER))
+  .description("show what listens there, with its counts; or its events")
+  .option("--follow", "print the events of its servers, until they are closed or Ctrl-C")
+  .option("--after <event>", "only events after the one with this number", count(0, Number.MAX_SAFE_INTEGER))
   .action(withFlags(listListeners));
 
 sessions.command("show").description("show one session").argument("<id>").action(withFlags(showSession));
@@ -240,7 +244,7 @@ sessions
   .command("follow")
   .description("print what happens to a session, until it is over or Ctrl-C")
   .argument("<id>")
-  .option("--after <event>", "only what came after this event's number", count(0, Number.MAX_SAFE_INTEGER))
+  .option("--after <event>", "only events after the one with this number", count(0, Number.MAX_SAFE_INTEGER))
   .action(withFlags(followSession));
 
 sessions
@@ -283,7 +287,7 @@ program
   .action(async (shell) => (await import("./completion.ts")).completion(shell, program));
 
 program.hook("preAction", (_, command) => {
-  if (isSince(process.versions.node, LEAST_NODE) || command.name() === "doctor") return; // which says so itself
+  if (isSince(process.versions.node, LEAST_NODE) || command.name() === "doctor") return; // which reports that itself
   throw new UsageError(
     `this needs Node ${LEAST_NODE} or newer, which runs TypeScript as it is; this is ${process.version}`,
   );

@@ -37,7 +37,7 @@ export class Listener {
     const server =
       descriptor.server ??
       net.createServer({
-        allowHalfOpen: true, // the peer's end is not ours
+        allowHalfOpen: true, // the peer's half-close does not end ours
         pauseOnConnect: true, // nothing is read until somebody asks
         ...inherited,
       });

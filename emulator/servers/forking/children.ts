@@ -1,4 +1,4 @@
-/** The children of a forking server: how many there are, which has which request, and when one is started, replaced and ended. */
+/** The children of a forking server: how many there are, which of them has which request, and when one is started, replaced and ended. */
 
 import { DONE } from "../../../core/bytes/data.ts";
 import { SocketError } from "../../../core/errors.ts";
@@ -13,8 +13,8 @@ import type { ForkedServer, ForkingInfo } from "./forked-server.ts";
 import type { HandlerSource } from "./handler-source.ts";
 import { Sentinel } from "./sentinel.ts";
 
-const PATIENCE = 20; // ms that a request waits for a child to be free before another is started, which takes longer
-const MAX_DOUBLINGS = 30; // of the restart delay: more would be over every limit
+const PATIENCE = 20; // ms that a request waits for a free child before another is started, which takes longer
+const MAX_DOUBLINGS = 30; // of the restart delay: more would exceed every limit
 
 /** Starts children, gives them work, and replaces those that are lost. */
 export class Children implements ChildOwner {
@@ -23,13 +23,13 @@ export class Children implements ChildOwner {
   #source: HandlerSource;
   readonly #tell: (event: ForkingEvent) => void;
   readonly #all = new Set<Child>();
-  readonly #idle: Child[] = []; // the one used last is used next, so that those too many stay idle, and are ended
+  readonly #idle: Child[] = []; // the one used last is used next, so that surplus ones stay idle, and are ended
   readonly #waiting: Job[] = [];
   readonly #gone = Promise.withResolvers<void>();
   #sentinel: Sentinel | undefined;
-  #up = false; // one was ready once
+  #up = false; // one has been ready before
   #closed = false;
-  #losses = 0; // in a row, with no request served to its end between them
+  #losses = 0; // in a row, without a request that was served to its end in between
   #owed = 0; // lost children whose places are still empty
   #impatient: ReturnType<typeof setTimeout> | undefined;
   #restart: ReturnType<typeof setTimeout> | undefined;
@@ -59,7 +59,7 @@ export class Children implements ChildOwner {
     return byName([...[...this.#all].flatMap(({ pools }) => pools), ...this.#past]);
   }
 
-  /** Starts the first. Rejects with `ERR_HANDLER` where it cannot import its handler. */
+  /** Starts the first. Rejects with `ERR_HANDLER` if it cannot import its handler. */
   async open(): Promise<void> {
     if (!fs.existsSync(PROGRAM)) {
       const said = `there is no ${PROGRAM}: a forking server cannot be bundled; leave the package "socklet" outside`;
@@ -70,7 +70,7 @@ export class Children implements ChildOwner {
     await this.#start(null).ready;
   }
 
-  /** Has a child serve it. The job settles when it is over; it rejects with what its handler threw, or with why the child was lost. */
+  /** Lets a child serve it. The job settles when it is over; it rejects with what its handler threw, or with the reason that the child was lost. */
   run(job: Job): void {
     const child = this.#idle.pop();
     if (child !== undefined) {
@@ -88,7 +88,7 @@ export class Children implements ChildOwner {
     );
   }
 
-  /** Ends one request: at once if it waits; otherwise its handler is told, and its child is killed if that does not help. */
+  /** Ends one request: at once if it waits; otherwise its signal aborts, and its child is killed if that does not help. */
   cancel(request: unknown, reason: unknown): void {
     const at = this.#waiting.findIndex((job) => job.request === request);
     if (at >= 0) {
@@ -100,14 +100,14 @@ export class Children implements ChildOwner {
     }
   }
 
-  /** Has children with this handler from now on; those that have the former end when their request is over. */
+  /** Uses children with this handler from now on; those with the old one end when their request is over. */
   replace(source: HandlerSource): void {
-    this.#source = { ...source }; // a new object also for the same handler: its module may have changed
+    this.#source = { ...source }; // a new object even for the same handler: its module may have changed
     for (const child of [...this.#idle]) this.#end(child);
     this.#grow();
   }
 
-  /** Tells all children of other certificates. */
+  /** Gives all children other certificates. */
   certificate(tls: ServerTlsOptions): void {
     for (const child of this.#all) child.certificate(tls);
   }
@@ -136,7 +136,7 @@ export class Children implements ChildOwner {
     return counts;
   }
 
-  /** Starts as many as are missing, but none during the restart delay of a lost one. */
+  /** Starts the missing ones, but none during the restart delay of a lost one. */
   #grow(): void {
     let { alive, starting } = this.#count();
     if (this.#owed > 0 || !this.#up) return;
@@ -244,7 +244,7 @@ export class Children implements ChildOwner {
     this.#up = true;
     this.#tell({ type: "forked", server: this.server.name, pid: child.pid ?? -1, delay: child.delay });
     this.#next(child);
-    this.#grow(); // those that still wait have waited long
+    this.#grow(); // requests that still wait have waited too long
   }
 
   /** A child's request is over. */
@@ -253,7 +253,7 @@ export class Children implements ChildOwner {
     this.#next(child);
   }
 
-  /** Nothing to do for this one: the next request, or its end, or it waits. */
+  /** This child is free: it gets the next request, or ends, or waits. */
   #next(child: Child): void {
     const { requestsPerChild, childIdleTimeout } = this.server;
     const spent =
