@@ -129,21 +129,14 @@ const nextSteps = (folder: string, { runtime, protocol }: ProjectChoice): string
   const manager = packageManager();
   const run = `${manager} run`;
   const test = manager === "npm" ? "npm test" : `${run} test`; // `bun test` is something else
+  const where = { node: "", workerd: " in workerd", both: " in Node and in workerd" }[runtime];
   const steps: readonly (readonly [command: string, does?: string])[] = [
     ...(resolve(folder) === process.cwd()
       ? []
       : [[`cd ${/^[\w./~-]+$/.test(folder) ? folder : `'${folder.replaceAll("'", "'\\''")}'`}`] as const]),
     [`${manager} install`],
-    [
-      test,
-      runtime === "node"
-        ? "tests it"
-        : runtime === "both"
-          ? "tests it, in Node and in workerd"
-          : "tests it, in workerd",
-    ],
-    [`${run} dev`, runtime === "workerd" ? "serves it, in workerd" : "serves it, and follows your saves"],
-    ...(runtime === "both" ? [[`${run} dev:worker`, "serves it in workerd, in place of Node"] as const] : []),
+    [test, `tests it${where}`],
+    [`${run} dev`, `serves it${where}, and follows your saves`],
     [FIRST[protocol], protocol === "client" ? "asks, from Node" : "asks it, from another terminal"],
   ];
   const width = Math.max(...steps.map(([command]) => command.length));

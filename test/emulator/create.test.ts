@@ -131,11 +131,11 @@ describe.each(projects)("$runtime, $protocol", ({ runtime, protocol }) => {
     await onPort(folder, await reservePort());
     const found = JSON.parse(await run(folder, process.execPath, cli, "doctor", "--json", "src/app.ts"));
     const notes = found.filter(({ state }: { state: string }) => state !== "ok");
-    expect(notes.map(({ what }: { what: string }) => what)).toEqual(
-      ["koffi", ...(runtime === "node" ? ["wrangler.toml"] : [])].sort(
-        (a, b) => Number(b === "wrangler.toml") - Number(a === "wrangler.toml"), // the order in which it looks
-      ),
-    );
+    const edge = runtime !== "node" && protocol !== "client" ? ["edge"] : []; // which does not open the port
+    const none = runtime === "node" ? ["wrangler.toml"] : [];
+    expect(
+      notes.map(({ what, state }: { what: string; state: string }) => `${state} ${what}`).sort(),
+    ).toEqual([...edge, "koffi", ...none].map((what) => `note ${what}`));
   });
 });
 
@@ -186,11 +186,18 @@ const asked = async (port: number, bytes: string): Promise<string> => {
 };
 
 describe("the first byte", () => {
-  test.each(["node", "both"] as const)("of %s, in Node: npm run dev", async (runtime) => {
-    const folder = await made(runtime, "lines");
-    const { said } = started(folder, "dev", "--", "--any-port", "--no-control");
+  test("of node: npm run dev", async () => {
+    const { said } = started(await made("node", "lines"), "dev", "--", "--any-port", "--no-control");
     const [, port] = await said(/^lines\s+tcp:\/\/127\.0\.0\.1:(\d+)$/);
     expect(await asked(Number(port), "hello\n")).toBe("HELLO\n");
+  });
+
+  test("of both, in Node and in workerd: npm run dev", async () => {
+    const { said } = started(await made("both", "lines"), "dev", "--", "--any-port");
+    const [, port] = await said(/^lines\s+tcp:\/\/127\.0\.0\.1:(\d+)$/);
+    expect(await asked(Number(port), "hello\n")).toBe("HELLO\n");
+    const [, inWorkerd] = await said(/^lines \(workerd\)\s+tcp:\/\/127\.0\.0\.1:(\d+)$/);
+    expect(await asked(Number(inWorkerd), "hello\n")).toBe("HELLO\n");
   });
 
   test("of frames", async () => {

@@ -195,7 +195,10 @@ const tried = async (npm: NodeJS.ProcessEnv, runtime: string, protocol: string):
       same("its answer", await asked(port, "\0\0\0\u0005olleh"), "\0\0\0\u0005hello");
     if (protocol === "datagrams") same("its answer", await askedByDatagram(port, "hello"), "HELLO");
   };
-  const inNode: [string[], RegExp] = [["dev", "--", "--control-port", String(control)], /^control /];
+  const inNode: [string[], RegExp] = [
+    ["dev", "--", "--control-port", String(control)],
+    runtime === "both" ? /^control \(workerd\) / : /^control /, // of both, workerd's comes later
+  ];
   const inWorkerd: [string[], RegExp] = [
     [
       runtime === "both" ? "dev:worker" : "dev",
