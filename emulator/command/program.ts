@@ -5,11 +5,13 @@ import { BOUNDS, SESSION_STATES } from "../../core/control/plane.ts";
 import { isA } from "../../core/describe.ts";
 import { MAX_TIMER } from "../../core/options.ts";
 import { SECURE_TRANSPORTS } from "../../core/sockets/tls.ts";
+import { logKeysTo } from "../kernel/key-log.ts";
+import { STARTTLS } from "../wire/starttls.ts";
 import { descriptorFlag } from "./activation.ts";
 import { count, milliseconds, portNumber, ruleNames, workerCount } from "./arguments.ts";
 import { dial } from "./dial.ts";
 import { isSince, LEAST_NODE, version } from "./manifest.ts";
-import { describe, LOG_FORMATS, say, UsageError } from "./output.ts";
+import { asked, describe, LOG_FORMATS, say, UsageError } from "./output.ts";
 import { pools } from "./pools.ts";
 import { serve } from "./serve.ts";
 import {
@@ -146,7 +148,16 @@ program
   .option("--record <file>", "write a transcript of all that passes: JSON Lines")
   .option("--json", "print the transcript instead of text for a reader")
   .option("--quiet", "show nothing of what passes")
-  .option("--ca <file>", "with tls://, trust the authorities in this file (PEM) instead of the system's")
+  .addOption(
+    new Option(
+      "--starttls <protocol>",
+      "decrypt what follows STARTTLS, or PostgreSQL's SSLRequest, as with tls://",
+    ).choices(STARTTLS),
+  )
+  .option(
+    "--ca <file>",
+    "with tls:// or --starttls, trust the authorities in this file (PEM) instead of the system's",
+  )
   .option(
     "--fault <rule>",
     'what goes wrong, as "latency=100 from=server", "reset after=1000", "stall in=10s for=5s"; again for more',
@@ -291,6 +302,11 @@ program.hook("preAction", (_, command) => {
   throw new UsageError(
     `this needs Node ${LEAST_NODE} or newer, which runs TypeScript as it is; this is ${process.version}`,
   );
+});
+
+program.hook("preAction", () => {
+  const { SSLKEYLOGFILE: path } = process.env;
+  if (path) asked(`SSLKEYLOGFILE=${path}`, () => logKeysTo(path));
 });
 
 /** Tells the user why something was not done; gives the exit status. */

@@ -8,6 +8,7 @@ import { listenerUrl } from "../servers/tcp.ts";
 import { openDatagramProxy } from "../wire/datagrams.ts";
 import { Outlet } from "../wire/outlet.ts";
 import { openProxy } from "../wire/proxy.ts";
+import type { StartTlsProtocol } from "../wire/starttls.ts";
 import { Tape } from "../wire/tape.ts";
 import { issuedFor } from "./authority.ts";
 import { asked, describe, say, UsageError } from "./output.ts";
@@ -20,6 +21,7 @@ interface ProxyFlags {
   json?: boolean;
   quiet?: boolean;
   ca?: string;
+  starttls?: StartTlsProtocol;
   fault: readonly string[];
   seed: number;
 }
@@ -60,7 +62,15 @@ export const proxy = async (address: string, flags: ProxyFlags): Promise<void> =
   const listen = listenEndpoint(flags.listen);
   const target = targetOf(address);
   const { scheme } = target;
-  if (flags.ca !== undefined && scheme !== "tls") throw new UsageError("--ca is for a server at tls://");
+  const { starttls } = flags;
+  if (starttls !== undefined && scheme !== "tcp")
+    throw new UsageError("--starttls is for a server at tcp://, which begins in plain text");
+  if (starttls !== undefined && flags.fault.length > 0)
+    throw new UsageError(
+      "give --starttls or --fault, not both: rules of faults hold for one connection's bytes",
+    );
+  if (flags.ca !== undefined && scheme !== "tls" && starttls === undefined)
+    throw new UsageError("--ca is for a server at tls://, or with --starttls");
   if (flags.json && flags.quiet) throw new UsageError("give --json or --quiet, not both");
   const stopped = new Promise<void>((resolve) => void onStop({ stop: () => resolve() }));
   const lost = (what: string) => (error: Error) => {
@@ -87,7 +97,9 @@ export const proxy = async (address: string, flags: ProxyFlags): Promise<void> =
   const failed = (client: Parameters<typeof formatAddress>[0], error: unknown): void =>
     say(`${formatAddress(client)}  ${describe(error)}`);
   const security =
-    scheme === "tls" ? issuedFor(target.hostname, packAddress(target.hostname) !== null) : undefined;
+    scheme === "tls" || (scheme === "tcp" && starttls !== undefined)
+      ? issuedFor(target.hostname, packAddress(target.hostname) !== null)
+      : undefined;
   const tls = flags.ca === undefined ? undefined : { ca: { file: flags.ca } };
   const kind = scheme === "udp" ? "datagrams" : "stream";
   const rules = new FaultRules(kind, {
@@ -97,7 +109,7 @@ export const proxy = async (address: string, flags: ProxyFlags): Promise<void> =
   for (const text of flags.fault) asked(`--fault "${text}"`, () => rules.add(ruleOf(text)));
   const ruled = flags.fault.length > 0 ? { rules } : {};
   const open = scheme === "udp" ? openDatagramProxy : openProxy;
-  const up = await open({ listen, target, tape, failed, security, tls, ...ruled });
+  const up = await open({ listen, target, tape, failed, security, tls, startTls: starttls, ...ruled });
   const at = listenerUrl(scheme === "udp" || scheme === "tls" ? scheme : "tcp", up.address);
   say(`${at} passes on to ${formatAddress(target)}`);
   await stopped;

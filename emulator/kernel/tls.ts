@@ -22,6 +22,7 @@ import { checkServerTls } from "../../core/sockets/tls-listener.ts";
 import { fs, lazy } from "../builtin.ts";
 import { addressOf } from "./addresses.ts";
 import { distrustOf, tellLaterErrors } from "./handles.ts";
+import { logKeysOf } from "./key-log.ts";
 import { handshakes, type TracedHandshake, traced } from "./tracing.ts";
 
 // ---- PEM ----
@@ -267,7 +268,7 @@ export class ServerSecurity {
     const { main, select } = this.#contexts;
     const { clientCertificate = "none", alpn } = this.#options;
     const protocols = protocolsOf(alpn);
-    return new lazy.tls.TLSSocket(socket, {
+    const secured = new lazy.tls.TLSSocket(socket, {
       isServer: true,
       secureContext: main,
       requestCert: this.asks,
@@ -281,6 +282,7 @@ export class ServerSecurity {
         },
       }),
     });
+    return logKeysOf(secured);
   }
 
   /** Why who connected is not let in, when the handshake is done; `null` where he is. */
@@ -352,6 +354,7 @@ export const secureDialled = (
     // The certificate must have an address, but SNI must not name one (RFC 6066, section 3).
     ...(net.isIP(serverName) === 0 && { servername: serverName }),
   });
+  logKeysOf(secured);
   if (last !== undefined) {
     secured.on("session", (session: Buffer) => {
       last.session = session;

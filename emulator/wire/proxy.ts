@@ -1,9 +1,11 @@
 /** A proxy between clients and one server, by streams: each connection is passed on to one of its own. */
 
 import net from "node:net";
+import { withDeadline } from "../../core/bytes/data.ts";
 import { SocketError } from "../../core/errors.ts";
 import { type Address, type Endpoint, formatAddress } from "../../core/net/address.ts";
 import type { Speaker } from "../../core/serve/fault-rule.ts";
+import { settleStream } from "../../core/sockets/stream-options.ts";
 import type { ServerTlsOptions, TlsOptions } from "../../core/sockets/tls.ts";
 import type { StreamTransport } from "../../core/sockets/transport.ts";
 import type { FaultRules } from "../../core/testing/faults/rules.ts";
@@ -16,6 +18,7 @@ import { ServerSecurity } from "../kernel/tls.ts";
 import { dial } from "../sockets/connector.ts";
 import { zoned } from "../sockets/names.ts";
 import { Relay, type Watch } from "./relay.ts";
+import { type Beginning, beginningOf, type StartTlsProtocol, type Turn } from "./starttls.ts";
 import type { Tape } from "./tape.ts";
 
 const BACKLOG = 511; // connections that the kernel keeps; Node's own figure
@@ -31,6 +34,8 @@ export interface ProxyOptions {
   readonly security?: ServerTlsOptions | undefined;
   /** How the server is dialled by TLS. */
   readonly tls?: TlsOptions | undefined;
+  /** The protocol whose STARTTLS is looked into: `security` and `tls` are for what follows it. */
+  readonly startTls?: StartTlsProtocol | undefined;
   /** What goes wrong between the two. */
   readonly rules?: FaultRules | undefined;
   /** Told of a connection that could not be passed on. */
@@ -89,6 +94,10 @@ class Passing implements Watch {
   readonly #dialling = new AbortController();
   #relay: Relay | null = null;
   #broken = false; // by a rule
+  #beginning: Beginning | null; // until TLS has begun, or cannot any more
+  #plain: StreamTransport | null = null; // the client's connection, where it can be secured
+  #server: StreamTransport | null = null;
+  #answered: PromiseWithResolvers<void> | null = null; // the client has asked for TLS
 
   constructor(connection: Connection, number: number, options: ProxyOptions, gone: () => void) {
     this.#connection = connection;
@@ -96,6 +105,7 @@ class Passing implements Watch {
     this.#number = number;
     this.#options = options;
     this.#gone = gone;
+    this.#beginning = options.startTls === undefined ? null : beginningOf(options.startTls);
   }
 
   async begin(): Promise<void> {
@@ -124,9 +134,40 @@ class Passing implements Watch {
 
   said(from: Side, bytes: Uint8Array): Promise<void> | undefined {
     const { tape } = this.#options;
-    if (tape === undefined) return undefined;
-    tape.said(this.#number, from, bytes);
-    return tape.room;
+    tape?.said(this.#number, from, bytes);
+    const turned = this.#beginning?.said(from, bytes);
+    return turned == null ? tape?.room : this.#turn(turned);
+  }
+
+  /** What keeps that side from being read on. */
+  #turn(turn: Exclude<Turn, null>): Promise<void> | undefined {
+    if (turn === "ask") {
+      this.#answered = Promise.withResolvers();
+      return this.#answered.promise;
+    }
+    if (turn === "agree") return this.#startTls();
+    if (turn === "never") this.#beginning = null;
+    this.#answered?.resolve();
+    this.#answered = null;
+    return undefined;
+  }
+
+  /** TLS begins on both sides, with the server first: what it refuses, the client does not see as done. */
+  async #startTls(): Promise<void> {
+    this.#beginning = null;
+    await undefined; // the server's word is on its way to the client
+    const { tape, failed } = this.#options;
+    try {
+      const server = await secured(this.#server as StreamTransport);
+      const client = await secured(this.#plain as StreamTransport);
+      if (this.#relay?.over !== false) throw new SocketError("ECANCELED");
+      this.#relay.goOnOver(client, server);
+      tape?.note(this.#number, `TLS has begun (${client.tls?.version ?? "?"})`);
+      this.#answered?.resolve();
+    } catch (error) {
+      if (this.#relay?.over === false) failed?.(this.#client, error);
+      this.#relay?.abort();
+    }
   }
 
   ended(from: Side, end: TranscriptEnd): void {
@@ -151,15 +192,24 @@ class Passing implements Watch {
   }
 
   async #secured(): Promise<StreamTransport> {
-    const { security } = this.#options;
+    const { security, startTls } = this.#options;
     if (security === undefined) return this.#connection;
     const plain = this.#connection.from({ security: ServerSecurity.of(security) }).toNode();
-    return (plain.startTls as NonNullable<StreamTransport["startTls"]>)({});
+    this.#plain = plain;
+    return startTls === undefined ? secured(plain) : plain;
   }
 
   async #dialled(): Promise<StreamTransport> {
-    const { target, tls } = this.#options;
+    const { target, tls, startTls } = this.#options;
     const server = await dial(target, { signal: this.#dialling.signal, ...(tls && { tls }) });
-    return server instanceof NodeTransport ? overHandle(server) : server;
+    this.#server = server;
+    return startTls === undefined && server instanceof NodeTransport ? overHandle(server) : server;
   }
 }
+
+const secured = (plain: StreamTransport): Promise<StreamTransport> =>
+  withDeadline(
+    (plain.startTls as NonNullable<StreamTransport["startTls"]>)({}),
+    settleStream({}).handshakeTimeout,
+    "the TLS handshake was not done",
+  );

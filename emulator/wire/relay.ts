@@ -22,8 +22,8 @@ class Direction implements StreamSink {
   readonly needed = 1; // it always takes what comes
   /** Its end has been passed on, and is on its way. */
   done = false;
-  readonly #from: StreamTransport;
-  readonly #to: StreamTransport;
+  #from: StreamTransport;
+  #to: StreamTransport;
   readonly #side: Side;
   readonly #relay: Relay;
   #held = 0; // what it waits for before it goes on reading
@@ -40,6 +40,13 @@ class Direction implements StreamSink {
 
   begin(): void {
     this.#from.start(this);
+  }
+
+  /** Goes on between these two. */
+  goOnOver(from: StreamTransport, to: StreamTransport): void {
+    this.#from = from;
+    this.#to = to;
+    from.start(this);
   }
 
   data(bytes: Uint8Array): boolean {
@@ -90,8 +97,8 @@ export class Relay {
   readonly watch: Watch | undefined;
   /** Both are let go. */
   over = false;
-  readonly #client: StreamTransport;
-  readonly #server: StreamTransport;
+  #client: StreamTransport;
+  #server: StreamTransport;
   readonly #asked: Direction;
   readonly #answered: Direction;
 
@@ -106,6 +113,14 @@ export class Relay {
     this.#answered.begin();
     client.resume();
     server.resume();
+  }
+
+  /** Goes on over these two, which secure the former. Both are paused, by what `Watch.said` gave. */
+  goOnOver(client: StreamTransport, server: StreamTransport): void {
+    this.#client = client;
+    this.#server = server;
+    this.#asked.goOnOver(client, server);
+    this.#answered.goOnOver(server, client);
   }
 
   /** A direction has ended. */

@@ -3,7 +3,7 @@
 import { spawnSync } from "node:child_process";
 import { createHash } from "node:crypto";
 import { once } from "node:events";
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import net from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -199,6 +199,82 @@ if (certificates !== null) {
     });
   });
 
+  const ca = join(certificates.folder, "ca.pem");
+
+  describeWith(["swaks", "aiosmtpd"], "swaks through socklet proxy --starttls smtp", () => {
+    test("speaks TLS with the proxy, and what is said in it is seen; who asks for none is answered as ever", async () => {
+      const path = file();
+      await using server = await smtp(certificates);
+      const address = `tcp://127.0.0.1:${server.port}`;
+      await using between = await proxy(address, "--starttls", "smtp", "--ca", ca, "--record", path);
+      for (const secured of [true, false]) {
+        const { code, stdout } = await run("swaks", [
+          ...["--server", `127.0.0.1:${between.port}`, "--to", "you@mail.test", "--from", "me@mail.test"],
+          ...(secured ? ["--tls"] : []),
+          ...["--body", "said in TLS"],
+        ]);
+        expect([code === 0, stdout.includes("=== TLS started")]).toEqual([secured, secured]);
+        if (secured) await server.program.line(/said in TLS/);
+      }
+      const { stdout } = await between.stop();
+      expect(stdout.toString()).toMatch(/#1 -- TLS has begun \(TLSv1\.\d\)/);
+      expect(stdout.toString()).not.toMatch(/#2 -- TLS has begun/);
+      const said = saidBy("client", recorded(path)).toString();
+      expect(said).toMatch(/STARTTLS\r\nEHLO .*MAIL FROM:<me@mail\.test>.*said in TLS.*QUIT/s);
+      expect(saidBy("server", recorded(path)).toString()).toContain("530 "); // to who asks for no TLS
+    });
+  });
+
+  describeWith(["psql", "setpriv"], "psql through socklet proxy --starttls postgres", () => {
+    test("trusts the proxy's authority, and its queries are seen", async () => {
+      const path = file();
+      await using server = await postgres(certificates);
+      const address = `tcp://127.0.0.1:${server.port}`;
+      await using between = await proxy(address, "--starttls", "postgres", "--ca", ca, "--record", path);
+      const authority = join(folder, ".socklet/authority/cert.pem");
+      const secret = encodeURIComponent(postgresPassword);
+      for (const mode of ["verify-full", "disable"]) {
+        // The password's exchange is bound to the server's certificate, where the client wants that: no proxy can pass it on.
+        const bound = `channel_binding=disable&sslrootcert=${encodeURIComponent(authority)}&sslmode=${mode}`;
+        const url = `postgresql://postgres:${secret}@127.0.0.1:${between.port}/postgres?${bound}`;
+        const { stdout, stderr } = await run("psql", [url, "-At", "-c", `select '${mode}'`]);
+        expect([mode, stdout.toString(), stderr]).toEqual([mode, `${mode}\n`, ""]);
+      }
+      await between.stop();
+      const said = saidBy("client", recorded(path)).toString("latin1");
+      expect(said).toContain("select 'verify-full'");
+      expect(said).toContain("select 'disable'");
+    });
+  });
+
+  describeWith(["openssl"], "SSLKEYLOGFILE", () => {
+    test("has the secrets of both sides of socklet proxy tls://", async () => {
+      const keys = file();
+      const server = (await import("node:tls")).createServer(
+        { cert: certificates.cert, key: certificates.key },
+        (socket) => socket.on("data", () => socket.end("bye\n")).on("error", () => {}),
+      );
+      server.listen(0, "127.0.0.1");
+      await once(server, "listening");
+      process.env.SSLKEYLOGFILE = keys;
+      const { port } = server.address() as net.AddressInfo;
+      await using between = await proxy(`tls://localhost:${port}`, "--ca", ca, "--quiet").finally(() => {
+        process.env.SSLKEYLOGFILE = "";
+      });
+      const client = start("openssl", ["s_client", "-quiet", "-connect", `127.0.0.1:${between.port}`]);
+      client.write("hello\n");
+      await client.line(/bye/);
+      await client[Symbol.asyncDispose]();
+      await between.stop();
+      server.close();
+      const randoms = [
+        ...readFileSync(keys, "utf8").matchAll(/^CLIENT_TRAFFIC_SECRET_0 ([\da-f]{64}) [\da-f]+$/gm),
+      ];
+      expect(new Set(randoms.map(([, random]) => random)).size).toBe(2); // of the client's session, and of the server's
+      expect(statSync(keys).mode & 0o777).toBe(0o600);
+    });
+  });
+
   describeWith(["openssl"], "openssl through socklet proxy tls://", () => {
     test("trusts the authority that it made, and what is said in TLS is seen", async () => {
       const path = file();
@@ -210,7 +286,6 @@ if (certificates !== null) {
       server.listen(0, "127.0.0.1");
       await once(server, "listening");
       const { port } = server.address() as net.AddressInfo;
-      const ca = join(certificates.folder, "ca.pem");
       await using between = await proxy(`tls://localhost:${port}`, "--record", path, "--ca", ca);
       const client = start("openssl", [
         ...["s_client", "-quiet", "-connect", `127.0.0.1:${between.port}`, "-servername", "localhost"],

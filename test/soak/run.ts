@@ -1,8 +1,10 @@
-/** `npm run soak`: what takes minutes and is not in CI. `--races` runs races.ts, all else is for soak.ts. */
+/** `npm run soak`: what takes minutes and is not in CI. `--races` runs races.ts, `--wire` wire.ts, all else is for soak.ts. */
 
 const program = process.argv.includes("--races")
   ? "./races.ts"
   : process.argv.includes("--keep")
     ? "./keep.ts"
-    : "./soak.ts";
+    : process.argv.includes("--wire")
+      ? "./wire.ts"
+      : "./soak.ts";
 await import(program);
