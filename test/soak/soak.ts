@@ -1,6 +1,8 @@
 /**
  * Does a session live while nobody asks for it? A subscriber of a real Redis in real workerd, left alone; then a
- * message has to reach it on the connection that it began with.
+ * message has to reach it on the connection that it began with. Beside it two sessions that last, one in workerd and one in
+ * `socklet serve`, read a stream of another Redis, to which an entry comes at the start, in the middle and at the end:
+ * each is told once.
  *
  *     npm run soak                  # ten minutes
  *     npm run soak -- --seconds 150
@@ -13,10 +15,12 @@
 import { spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
 import { parseArgs } from "node:util";
-import type { SessionInfo } from "socklet/control";
+import type { SessionInfo, SessionSpec } from "socklet/control";
 import { runWorker } from "../emulator/workerd.ts";
 import { peer } from "../peers/peer.ts";
 import { reservePort } from "../peers/ports.ts";
+import { redisStream } from "../races/kept.ts";
+import { servedPlace, workerPlace } from "../races/kept-places.ts";
 
 const { values } = parseArgs({ options: { seconds: { type: "string", default: "600" } } });
 const seconds = Number(values.seconds);
@@ -47,6 +51,30 @@ const cli = (...words: string[]): string =>
 /** The number that Redis gave the subscriber's connection. */
 const connection = (): string | undefined =>
   /^id=(\d+) .* sub=1 /m.exec(cli("CLIENT", "LIST", "TYPE", "pubsub"))?.[1];
+
+const pause = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
+
+/** Leaves a session that lasts alone for the whole time; rejects where it has not told each entry once. */
+const keptAlone = async (placeOf: typeof servedPlace): Promise<string> => {
+  await using server = await redisStream();
+  await using place = await placeOf({ redis: server.port });
+  const client = place.client();
+  const { id } = await client.sessions.start(server.spec(3) as SessionSpec);
+  for (const number of [1, 2, 3]) {
+    await server.publish(number);
+    if (number < 3) await pause((seconds * 1000) / 2);
+  }
+  const told: (number | null)[] = [];
+  for await (const event of client.sessions.follow(id))
+    if (event.type === "handler") told.push(server.numberOf(event.detail));
+  const { state, kept } = await client.sessions.get(id);
+  const said = `a session that lasts in ${place.name}: told ${told.join()}, ${state}, ${kept?.attempt} attempts`;
+  if (told.join() !== "1,2,3" || state !== "ended") throw new Error(said);
+  return said;
+};
+
+const lasting = Promise.all([keptAlone(servedPlace), keptAlone(workerPlace)]);
+lasting.catch(() => {}); // it is awaited at the end
 
 await said("Ready to accept connections");
 const worker = await runWorker({
@@ -90,7 +118,7 @@ try {
   console.log(
     `session ${id}, Redis connection ${before}; ${seconds} s without a request from ${new Date().toISOString()}`,
   );
-  await new Promise((resolve) => setTimeout(resolve, seconds * 1000));
+  await pause(seconds * 1000);
   if (cli("PUBLISH", "soak", "still here") !== "1") throw new Error("Redis has no subscriber any more");
   await eventsUntil(id, "still here");
   const after = connection();
@@ -102,6 +130,7 @@ try {
   console.log(
     `it lives: state ${info.state}, the same connection, the message came; ended at ${new Date().toISOString()}`,
   );
+  for (const line of await lasting) console.log(line);
 } finally {
   await worker.close();
   redis.kill();
