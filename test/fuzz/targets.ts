@@ -7,6 +7,7 @@ import { framing } from "./framing.ts";
 import { parsers } from "./parsers.ts";
 import { proxyHeaders } from "./proxy.ts";
 import { reader } from "./reader.ts";
+import { rules } from "./rules.ts";
 import { sockets } from "./sockets.ts";
 import type { Target } from "./target.ts";
 import { values } from "./values.ts";
@@ -23,5 +24,6 @@ export const TARGETS: readonly Target[] = [
   ...commandLine,
   ...proxyHeaders,
   ...framing,
+  ...rules,
   values,
 ];
