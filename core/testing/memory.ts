@@ -43,12 +43,13 @@ class Pipe {
   readonly #capacity: number;
   readonly #queue: Uint8Array[] = [];
   #size = 0;
-  #lost = 0; // bytes that waited for room when nobody read any more
+  #lost = 0; // bytes that had no room when nobody read any more, and all that came after a reset
   #sink: StreamSink | undefined;
   #wanted = false;
   #ended = false;
   #told = false; // the end was delivered
   #dropped = false; // nobody reads any more
+  #reset = false; // and the writing end is about to hear of it
   #scheduled = false;
   #room: PromiseWithResolvers<void> | null = null;
 
@@ -66,7 +67,10 @@ class Pipe {
   }
 
   write(bytes: Uint8Array): Promise<void> | undefined {
-    if (this.#dropped) return undefined;
+    if (this.#dropped) {
+      if (this.#reset) this.#lost += bytes.length;
+      return undefined;
+    }
     this.#queue.push(bytes);
     this.#size += bytes.length;
     this.#schedule();
@@ -89,9 +93,10 @@ class Pipe {
     return Math.min(this.#size, this.#capacity);
   }
 
-  /** The reading end is gone: what is here and what comes is dropped. */
-  drop(): void {
+  /** The reading end is gone, by a `reset` or not: what is here and what comes is dropped. */
+  drop(reset = false): void {
     this.#lost = this.unsent;
+    this.#reset ||= reset;
     this.#dropped = true;
     this.#queue.length = this.#size = 0;
     this.#makeRoom();
@@ -188,7 +193,7 @@ class MemoryTransport implements StreamTransport {
 
   abort(): void {
     this.#out.break(new SocketError("ECONNRESET")); // first: a writer that waits for room must see the failure before it sees room
-    this.#in.drop();
+    this.#in.drop(true);
   }
 
   defer(task: () => void): void {

@@ -316,3 +316,11 @@ describe("datagram servers", () => {
     await server.serverClose();
   });
 });
+
+test("what is written to a peer that has just reset the connection is not counted as sent", async () => {
+  const [near, far] = memoryPair();
+  far.abort();
+  near.wfile.write(new Uint8Array(100_000)); // at once: it has not heard of the reset yet
+  expect([near.bytesWritten, near.wfile.unsent]).toEqual([0, 100_000]);
+  await expect(near.recv()).rejects.toMatchObject({ code: "ECONNRESET" });
+});

@@ -232,30 +232,26 @@ describe.each(places)("$name", (place) => {
     expect(told.of("end")).toMatchObject([{ failed: true }]);
   });
 
-  test(
-    "whatever the sizes, the reading, half-closes, resets and stops: a prefix arrives, and all where no event says otherwise",
-    () =>
-      holdsDelivery({
-        pauses: [0, 0, 10],
-        closeTimeouts: [30, 2_000],
-        slack: 256 * 1024,
-        runs: 15,
-        meet: async ({ steps, closeTimeout }) => {
-          const stream = { timeout: 2_000, closeTimeout };
-          const { told, client, server } = await meet(place, (request) => writeSteps(request, steps), stream);
-          return {
-            peer: client,
-            stop: async (how) => (how === "abort" ? server.abort() : server.serverClose()),
-            outcome: () => outcomeOf(told),
-            [Symbol.asyncDispose]: async () => {
-              client.socket.destroy();
-              await server.serverClose();
-            },
-          };
-        },
-      }),
-    60_000,
-  );
+  test("whatever the sizes, the reading, half-closes, resets and stops: a prefix arrives, and all where no event says otherwise", () =>
+    holdsDelivery({
+      pauses: [0, 0, 10],
+      closeTimeouts: [30, 2_000],
+      slack: 256 * 1024,
+      runs: 15,
+      meet: async ({ steps, closeTimeout }) => {
+        const stream = { timeout: 2_000, closeTimeout };
+        const { told, client, server } = await meet(place, (request) => writeSteps(request, steps), stream);
+        return {
+          peer: client,
+          stop: async (how) => (how === "abort" ? server.abort() : server.serverClose()),
+          outcome: () => outcomeOf(told),
+          [Symbol.asyncDispose]: async () => {
+            client.socket.destroy();
+            await server.serverClose();
+          },
+        };
+      },
+    }));
 
   test("a peer that resets what it did not read: it is told, with the bytes that had left", async () => {
     const { told, client, request } = await meet(place, writesAll, {});
@@ -327,7 +323,7 @@ test("a session's record: whatever the sizes, the reading, half-closes, resets a
     runs: 6, // where its peer stalls a close takes that
     meet: (mix) => sessionOf(served.control?.url as string, TOKEN, mix),
   });
-}, 60_000);
+});
 
 test("a slow reader that goes on sending gets what its kernel had not taken at the close", async () => {
   holdTime();

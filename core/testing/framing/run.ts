@@ -18,6 +18,7 @@ const VAIN = 256; // consecutive reads that got nothing; one more counts as an e
 const STEPS = 64; // microtasks without progress, after which the platform gets a turn
 const SETTLED = 5; // ms without progress, after which a handler that reads has answered
 const SETTLED_LATER = 20; // the same if it is known to wait for something other than its peer
+const LOOKED = 10; // ms that one look counts at most: in more, this process did not run, and neither did the handler
 
 /** What came of it. */
 export interface Outcome {
@@ -237,7 +238,8 @@ export class Rig<Context> {
   /** Lets everything go on until the run is over, or nothing goes on any more. */
   async #drive(peer: Peer, meter: Meter, over: () => boolean, enough: number): Promise<Ending> {
     const { timeout } = this.#options;
-    let since = now();
+    let quiet = 0; // ms without progress
+    let looked = now();
     for (let turns = 0; ; ) {
       let seen = peer.progress;
       for (let steps = 0; steps < STEPS && !over(); steps++) {
@@ -252,21 +254,21 @@ export class Rig<Context> {
       if (peer.endTurn()) continue;
       const timed = this.#watch.soon(timeout);
       await (turns < TURNS ? this.#watch.turn() : pause());
+      const time = now();
+      quiet += Math.min(time - looked, LOOKED);
+      looked = time;
       if (peer.progress !== seen || over()) {
         this.#waits ||= !timed;
-        turns = 0;
-        since = now();
+        turns = quiet = 0;
         continue;
       }
       if (++turns < TURNS) continue;
       // A handler that waits only for its peer, and was never seen to wait for anything else, is idle.
-      const quiet = now() - since;
       const late = quiet > timeout;
       const waits = peer.reading && !this.#watch.soon(timeout);
       const settled = waits && quiet > (this.#waits ? SETTLED_LATER : SETTLED);
       if ((late || settled) && peer.settle(late)) {
-        turns = 0;
-        since = now();
+        turns = quiet = 0;
       } else if (late || (waits && !this.#waits && peer.next !== "settled")) {
         return peer.reading ? "reads" : "waits";
       }
