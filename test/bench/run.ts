@@ -13,12 +13,13 @@
  *
  * A program, never a test: it asserts no speed. It exits 1 when a server gave a wrong byte, stalled or did not start.
  *
- * The servers of a case are started once, on one core; the load runs on another. Rounds are interleaved, first to last
+ * The servers of a case run on one core, the load on another; they are started anew after half of the rounds, since what
+ * a process costs differs from one to the next (its memory layout, its page faults, its compiler's choices). Rounds are interleaved, first to last
  * and last to first by turns, so that a slow minute of the machine hits all. A round gives the rate, and the server's
  * CPU time for a unit of work. What is compared is the ratio within a round; reported is the median of the ratios with
  * its 95 % interval by order statistics (statistics.ts). The first run of each server is a warm-up that counts for
- * nothing. The interval knows nothing of the luck of a process (its memory layout, its compiler's choices), which lasts
- * a whole case: `--self` shows what that comes to, and a small difference is believed when a second run gives it again.
+ * nothing. Two processes do not average their luck out: `--self` shows what that comes to, and a small difference is
+ * believed when a second run gives it again.
  *
  * A run of all that would take longer than its minutes has fewer rounds from then on, of each case as many fewer, and
  * never fewer than six, with which an interval can be told; how many there were stands in each line.
@@ -58,6 +59,8 @@ if (!(seconds >= 0.1 && seconds <= 60)) throw new RangeError("--seconds: 0.1 to 
 const minutes = Number(options.minutes);
 if (!(minutes >= 1)) throw new RangeError("--minutes: 1 or more");
 
+const PROCESSES = 2; // of each program in a case, one after the other
+
 /** Progress and trouble go to stderr: stdout is the table alone. */
 function note(text: string): void {
   process.stderr.write(`${text}\n`);
@@ -95,7 +98,7 @@ function planned(bench: BenchCase): number {
   const one = plannedSeconds(bench.load, seconds);
   return bench.contenders.reduce((sum, contender) => {
     const runs = Array.from({ length: count }, (_, i) => i).filter((i) => takesPart(contender, i, count));
-    return sum + runs.length * one + plannedStart(bench.load, contender.runtime, seconds);
+    return sum + runs.length * one + PROCESSES * plannedStart(bench.load, contender.runtime, seconds);
   }, 0);
 }
 
@@ -130,19 +133,26 @@ async function runCase(bench: BenchCase, tool: Bench, count: number): Promise<Ca
     if (load.mode === "idle") return tool.runIdle(contender, load);
     return tool.run(servers.get(contender.name)!, load, Math.round(most / 2));
   };
-  try {
-    if (load.mode !== "start" && load.mode !== "idle") {
-      for (const contender of contenders) {
-        const server = await tool.startServer(contender);
-        servers.set(contender.name, server);
-        await tool.check(server, load);
-      }
-      for (const [i, { name, runtime }] of contenders.entries()) {
-        const warm = await tool.warmUp(servers.get(name)!, load, runtime);
-        if (half && i === 0) most = warm.rate ?? 0;
-      }
+  const end = async (): Promise<void> => {
+    await Promise.all([...servers.values()].map(({ child }) => child.end()));
+    servers.clear();
+  };
+  const start = async (): Promise<void> => {
+    await end();
+    for (const contender of contenders) {
+      const server = await tool.startServer(contender);
+      servers.set(contender.name, server);
+      await tool.check(server, load);
     }
+    for (const [i, { name, runtime }] of contenders.entries()) {
+      const warm = await tool.warmUp(servers.get(name)!, load, runtime);
+      if (half && i === 0) most = warm.rate ?? 0;
+    }
+  };
+  const each = Math.ceil(count / PROCESSES); // rounds of one process
+  try {
     for (let i = 0; i < count; i++) {
+      if (load.mode !== "start" && load.mode !== "idle" && i % each === 0) await start();
       const round: Record<string, Run> = {};
       const part = contenders.filter((contender) => takesPart(contender, i, count));
       for (const contender of i % 2 === 0 ? part : part.toReversed())
@@ -155,7 +165,7 @@ async function runCase(bench: BenchCase, tool: Bench, count: number): Promise<Ca
     }
     return summarize(bench, done);
   } finally {
-    await Promise.all([...servers.values()].map(({ child }) => child.end()));
+    await end();
   }
 }
 
