@@ -79,7 +79,8 @@ test("a project that fits: nothing to mend, exit status 0", async () => {
     `main = "worker.ts"\ncompatibility_date = "2026-10-01"\n[[connect]]\nprotocol = "tcp"\nport = ${port}\n`,
   );
   const { status, found } = doctor("app.ts");
-  expect(found.filter(({ state }) => state !== "ok")).toEqual([]);
+  const notes = found.filter(({ state }) => state !== "ok");
+  expect(notes.map(({ what, state }) => [what, state])).toEqual([["edge", "note"]]); // which opens no ports
   expect(found.map(({ what }) => what)).toEqual(
     expect.arrayContaining(["node", "koffi", "data", "app", "wrangler", "wrangler.toml", "listener Echo"]),
   );
