@@ -117,8 +117,8 @@ const peers = (work: "echo" | "resp" | "udp"): readonly Contender[] =>
       ["socketserver", "python", ["socketserver", work], "Python socketserver"],
       ["asyncio", "python", ["asyncio", work], "Python asyncio"],
       ["uvloop", "uvloop", ["uvloop", work], "Python uvloop"],
-      ["bun", "bun", [work], "Bun"],
-      ["deno", "deno", [work], "Deno"],
+      ["bun", "bun", ["bun.js", work], "Bun"],
+      ["deno", "deno", ["deno.js", work], "Deno"],
       ["go", "go", [work], "Go"],
     ] as const
   ).map(([name, runtime, args, label]) => ({ name, kind: "peer", label, runtime, args }));
@@ -195,6 +195,9 @@ const BOUNDS = {
   start: `it was 3.2 times. Node's modules, koffi and the control plane are loaded when they are needed, and the package is a few files. What
   is left is V8's: compiling 300 KB (14 ms), setting them up and linking them. Minifying gains 3 ms, but makes the names in a stack
   unreadable. An entry with TCP servers only took 1.16 times; \`NODE_COMPILE_CACHE\` gives 1.08.`,
+  bun: `a connection is \`node:net\`'s there, and not \`Bun.listen()\`'s: a stream with its events beside the socket, which is as much CPU as all
+  else of a message.`,
+  deno: `a connection is \`node:net\`'s there, and not \`Deno.listen()\`'s.`,
   download: `\`recv()\` must not wait for a whole MiB, as \`readAtLeast(1 MiB)\` does, and memory that its caller keeps costs 100 µs a MiB
   beside the copy. One buffer that grows to 1 MiB and lends out what was read took the CPU from 1.4 times that of a hand-written BYOB
   loop to level.`,
@@ -294,6 +297,32 @@ const secured = (name: string, title: string, { load, ...of }: BenchCase, goal: 
   contenders: [bare("tls-echo", "bare `node:tls`"), socklet("tls-echo")],
   goals: [least("socklet", goal)],
   bounds: BOUNDS.tls,
+});
+
+/** The same on another runtime, beside what one writes there by hand. */
+const elsewhere = (
+  runtime: "bun" | "deno",
+  of: BenchCase,
+  hand: "echo" | "resp",
+  work: string,
+  goal: number,
+): BenchCase => ({
+  ...of,
+  name: `${runtime}-${of.name}`,
+  title: `${runtime === "bun" ? "Bun" : "Deno"}: ${of.title}`,
+  contenders: [
+    {
+      name: "hand",
+      kind: "hand",
+      label: runtime === "bun" ? "`Bun.listen()` by hand" : "`Deno.listen()` by hand",
+      runtime,
+      args: [`${runtime}.js`, hand],
+    },
+    { ...socklet(work), runtime },
+  ],
+  goals: [least("socklet", goal, "hand")],
+  full: true,
+  bounds: BOUNDS[runtime],
 });
 
 const growing = (
@@ -404,6 +433,12 @@ export const cases: readonly BenchCase[] = [
       least("into", 0.9, "byob"),
     ],
   },
+
+  ...(["bun", "deno"] as const).flatMap((runtime) => [
+    elsewhere(runtime, echo(50, 1), "echo", "echo", 0.95),
+    elsewhere(runtime, bulk(8, 1), "echo", "echo", 1),
+    elsewhere(runtime, resp(16, []), "resp", "resp-try", 0.95),
+  ]),
 
   half("latency-tcp", "TCP echo, 64 B, 50 connections, at half of what bare Node does", echo(50, 1)),
   half("latency-udp", "UDP, 64 B, 32 sockets, at half of what bare Node does", {

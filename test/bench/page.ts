@@ -220,6 +220,18 @@ ${beside(cases)}
 ${ahead(cases)}`;
 }
 
+function runtimes(results: Results): string {
+  const cases = results.cases.filter(({ name }) => /^(bun|deno)-/.test(name));
+  if (cases.length === 0) return "";
+  return `## On Bun and Deno
+
+What one writes by hand for each runtime, and the same handlers as above on Socklet there. Ratios are to the first program of each work.
+
+${beside(cases)}
+
+${ahead(cases)}`;
+}
+
 /** A row for each program of each case. */
 const beside = (cases: readonly CaseResult[]): string =>
   rowsOf([
@@ -395,6 +407,7 @@ Measured on ${results.date}: ${machineText(results)}; ${versionsText(results)}. 
     pipelined(results),
     tls(results),
     workers(results),
+    runtimes(results),
     latency(results),
     growth(results, plots),
     `## How it is measured

@@ -1,7 +1,7 @@
 /** What runs the programs of `servers/`: where it is, which version, and the command line of a program. */
 
 import { execFileSync } from "node:child_process";
-import { mkdirSync, renameSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, renameSync, writeFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { join } from "node:path";
 
@@ -55,6 +55,12 @@ export function buildPackage(): void {
   say(process.execPath, tsc, "-b", ...["core", "emulator", "worker"].map((part) => join(root, part)));
   say(process.execPath, join(root, "build.ts"));
 }
+
+/** A program that `npm run test:runtimes` has installed, or else one that is on PATH. */
+const installed = (name: string): string => {
+  const path = join(root, "test/runtimes/programs/node_modules/.bin", name);
+  return existsSync(path) ? path : name;
+};
 
 const python = (): string => say("python3", "-c", "import sys; print(sys.executable)"); // not the shim of a version manager
 
@@ -125,15 +131,26 @@ const config :Workerd.Config = (
     };
   },
 
-  bun: () => ({
-    version: say("bun", "--version"),
-    command: async (args) => ["bun", join(servers, "bun.js"), ...args],
-  }),
+  bun: () => {
+    const path = installed("bun");
+    return {
+      version: say(path, "--version"),
+      command: async ([file = "", ...args]) => [path, join(servers, file), ...args],
+    };
+  },
 
-  deno: () => ({
-    version: say("deno", "--version").replace(/^deno (\S+)[\s\S]*$/, "$1"),
-    command: async (args) => ["deno", "run", "-A", "--unstable-net", join(servers, "deno.js"), ...args],
-  }),
+  deno: () => {
+    const path = installed("deno");
+    return {
+      version: say(path, "--version").replace(/^deno (\S+)[\s\S]*$/, "$1"),
+      command: async ([file = "", ...args]) => [
+        path,
+        ...["run", "-A", "--unstable-net", "--node-modules-dir=manual", "--no-lock"],
+        join(servers, file),
+        ...args,
+      ],
+    };
+  },
 
   go: () => {
     const version = say("go", "version").replace(/^go version go(\S+).*$/, "$1");

@@ -303,7 +303,7 @@ describe("docs/performance.md", () => {
         expect(text).not.toMatch(/undefined|NaN|Infinity|null/);
       for (const bench of cases) expect(markdown).toContain(bench.title);
       const tables = markdown.split("\n\n").filter((part) => part.startsWith("|"));
-      expect(tables.length).toBe(6);
+      expect(tables.length).toBe(8);
       for (const table of tables) {
         const [head = "", ...rows] = table.trim().split("\n");
         for (const row of rows) expect(row.split("|").length, row).toBe(head.split("|").length);
