@@ -3,6 +3,7 @@
 import type { AsyncLocalStorage } from "node:async_hooks";
 import { DONE, type MaybePromise } from "../../core/bytes/data.ts";
 import type { Metrics } from "../../core/control/metrics.ts";
+import type { RecordingSink } from "../../core/control/recording/recorder.ts";
 import type { LocalPlane } from "../../core/control/sessions/local.ts";
 import { SocketError } from "../../core/errors.ts";
 import type { AllowList } from "../../core/net/access.ts";
@@ -472,6 +473,8 @@ export interface Hosting {
   readonly after?: Promise<void>;
   /** The listeners of the descriptors, by their position in the app's list, if known. */
   readonly places?: readonly number[];
+  /** Called with all that passes over the app's connections, from the first one on; with `control`. */
+  readonly sink?: RecordingSink | undefined;
   /** Called with descriptors that no listener is for. Default: they are an error. */
   readonly spare?: (descriptor: ListenDescriptor) => void;
 }
@@ -596,7 +599,7 @@ export const openApp = async <Context>(
   const dialling = (name: string | undefined): typeof TCPConnector =>
     faults === null || name === undefined ? Connector : faultyConnector(Connector, faults, name);
   /** One process has what passes; of several, none. */
-  const recorder = parts === undefined || hosting.plane ? undefined : new parts.Recorder();
+  const recorder = parts === undefined || hosting.plane ? undefined : new parts.Recorder(hosting.sink);
   /** Where something can be said again: a listener of the app, an entry of its `dial`, or where its rules allow. */
   const targetOf = (to: string, allow: AllowList): ReplayTarget => {
     const at = [...open].find(([{ name, serve }]) => name === to && serve !== "forking");
@@ -902,6 +905,7 @@ export const openApp = async <Context>(
     return { opened: opened ?? [], closed, reopened: reopened ?? [] };
   };
   const openAll = async (): Promise<void> => {
+    if (hosting.sink !== undefined) recorder?.start();
     try {
       for (const group of together(app.listeners, options)) await openTogether(group);
     } finally {

@@ -73,6 +73,7 @@ const ofServing = (command: Command): Command =>
         .choices(LOG_FORMATS)
         .env("SOCKLET_LOG"),
     )
+    .option("--record <folder>", "write a transcript for each listener, and for each server that is dialled")
     .option("--verbose", "report events of requests, too, not only errors");
 
 program

@@ -43,7 +43,7 @@ const targetOf = (address: string): Endpoint => {
 };
 
 /** Writes to a file that is begun anew. Throws where that cannot be. */
-const toFile = (path: string, failed: (error: Error) => void): Outlet => {
+export const toFile = (path: string, failed: (error: Error) => void): Outlet => {
   let fd: number;
   try {
     fd = fs.openSync(path, "w");

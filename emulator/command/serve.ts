@@ -15,7 +15,9 @@ import { controlTokens } from "../app/control.ts";
 import type { ListenDescriptor } from "../app/descriptors.ts";
 import { controlEntry, type Entry, listing } from "../app/listing.ts";
 import { type AppServer, openApp, unlessAborted } from "../app/serve.ts";
+import { fs, join } from "../builtin.ts";
 import { type ClusterServer, openCluster } from "../cluster/cluster.ts";
+import type { RecordFolder } from "../wire/folder.ts";
 import { activated } from "./activation.ts";
 import { loadApp } from "./modules.ts";
 import { notify } from "./notify.ts";
@@ -136,6 +138,7 @@ export interface ServeFlags {
   controlPort?: number;
   verbose?: boolean;
   log?: LogFormat;
+  record?: string;
   edge?: boolean;
   edgeExcept?: readonly EdgeRuleName[];
 }
@@ -192,6 +195,7 @@ const serveUntil = async (
     .map((one, i) => ({ ...one, removePath: inherited?.removePaths[i] ?? false }))
     .filter(({ fd }) => fd !== ofControl?.fd);
   const module = pathToFileURL(resolve(path)).href;
+  const recorded = flags.record === undefined ? undefined : await recordInto(flags.record, flags);
   const tokens = inherited?.tokens ?? following?.tokens;
   const options = {
     ...(host !== undefined && { host }),
@@ -213,6 +217,7 @@ const serveUntil = async (
     }),
   };
   const hosting = {
+    sink: recorded,
     ...(predecessor !== null && {
       after: predecessor.released,
       spare: ({ name }: ListenDescriptor) =>
@@ -269,9 +274,27 @@ const serveUntil = async (
   const cut = await Promise.race([stopped, restarts.replaced.then(() => "replaced" as const)]).finally(
     forget,
   );
+  await recorded?.written();
   if (cut === "replaced") return; // another process serves
   await notify("STOPPING=1");
   if (cut > 0) process.exitCode = 1;
+};
+
+/** What writes all that passes into a folder: `--record`. Throws `UsageError`. */
+const recordInto = async (folder: string, { workers, control }: ServeFlags): Promise<RecordFolder> => {
+  if (workers !== undefined)
+    throw new UsageError("--record is for an app that one process serves: leave out --workers");
+  if (!control) throw new UsageError("--record needs the control routes: leave out --no-control");
+  const [{ RecordFolder }, { toFile }] = await Promise.all([
+    import("../wire/folder.ts"),
+    import("./proxy.ts"),
+  ]);
+  asked(`--record ${folder}`, () => fs.mkdirSync(folder, { recursive: true, mode: 0o700 })); // what is said may be secret
+  const lost = (name: string) => (error: Error) => say(`--record ${join(folder, name)}: ${error.message}`);
+  return new RecordFolder(
+    (name) => toFile(join(folder, name), lost(name)),
+    (name) => say(`--record ${join(folder, name)}: the disk is too slow; some of what passed is not in it`),
+  );
 };
 
 export const firstOf = (tokens: string | undefined): string | null =>

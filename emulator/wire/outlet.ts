@@ -33,6 +33,11 @@ export class Outlet {
     });
   }
 
+  /** How many characters wait. */
+  get waiting(): number {
+    return this.#waiting.length;
+  }
+
   /** A promise of room, where too much waits; it never rejects. */
   get room(): Promise<void> | undefined {
     if (this.#waiting.length < FULL) return undefined;

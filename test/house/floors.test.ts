@@ -51,7 +51,7 @@ const ROOMS: Readonly<Record<string, Room>> = {
     packages: /^node:/,
   },
   "emulator/wire": {
-    below: [...SERVE, ...TRANSCRIPTS, ...KERNEL, "emulator/sockets"],
+    below: [...SERVE, ...TRANSCRIPTS, "core/control/recording", ...KERNEL, "emulator/sockets"],
     packages: /^node:/,
   },
   "emulator/app": {

@@ -80,8 +80,23 @@ export interface RecordedPlane {
   info(id: string): SessionInfo | undefined;
 }
 
+/** Told of all that is recorded, as it passes: for those who keep it elsewhere. It neither throws nor waits; bytes are lent. */
+export interface RecordingSink {
+  /** Bytes were said; or, with `null`, a side ended (`end`), or both speak through TLS from here on. */
+  passed(conversation: RecordedConversation, bytes: Uint8Array | null, ours: boolean, end?: TappedEnd): void;
+}
+
+/** Whose words a sink is told. */
+export interface RecordedConversation {
+  readonly id: string;
+  readonly kind: Transcript["kind"];
+  /** The side that this process has. */
+  readonly side: Side;
+  readonly address: string;
+}
+
 /** What was said on one connection, or between a listener and one sender of datagrams. */
-class Kept {
+class Kept implements RecordedConversation {
   readonly id: string;
   readonly kind: Transcript["kind"];
   /** This process's side. */
@@ -155,6 +170,11 @@ export class Recorder implements RecordingPlane {
   #on = false;
   #grace: ReturnType<typeof setTimeout> | undefined;
   #closed = false;
+  readonly #sink: RecordingSink | undefined;
+
+  constructor(sink?: RecordingSink) {
+    this.#sink = sink;
+  }
 
   /** Whose connections are recorded. Called once, by that plane. */
   of(plane: RecordedPlane): void {
@@ -370,6 +390,7 @@ export class Recorder implements RecordingPlane {
   /** One side said this. */
   said(kept: Kept, data: Data, ours: boolean): void {
     const bytes = typeof data === "string" ? encoder.encode(data) : toBytes(data);
+    this.#sink?.passed(kept, bytes, ours);
     const kind = ours ? SENT : RECEIVED;
     let at = 0;
     do {
@@ -386,6 +407,7 @@ export class Recorder implements RecordingPlane {
 
   /** One side ended; without `end`: both speak through TLS from here on. */
   happened(kept: Kept, ours: boolean, end: TappedEnd | undefined): void {
+    this.#sink?.passed(kept, null, ours, end);
     if (SLAB - this.#at < HEADER) this.#grow();
     this.#add(kept, end === undefined ? TLS : kindOf(ours, end), EMPTY);
     this.#touch(kept);

@@ -1,0 +1,74 @@
+/** `socklet serve --record`: what an app's listeners and dials say, as transcripts that can be replayed. */
+
+import { mkdirSync, readFileSync } from "node:fs";
+import { mkdtemp, readdir, rm, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { parseTranscript } from "socklet/testing";
+import { beforeEach, expect, onTestFinished, test } from "vitest";
+import { reservePort } from "../peers/ports.ts";
+import { askOnce, Program } from "./dev-program.ts";
+
+const root = fileURLToPath(new URL("../..", import.meta.url));
+let folder: string; // in the package, whose name the app imports
+
+beforeEach(async () => {
+  mkdirSync(join(root, ".wrangler"), { recursive: true });
+  folder = await mkdtemp(join(root, ".wrangler", "record-"));
+  onTestFinished(() => rm(folder, { recursive: true }));
+});
+
+const app = (port: number): string => `
+  import { defineApp, streamHandler } from "socklet";
+  const Say = streamHandler(async ({ rfile, wfile }) => {
+    for await (const line of rfile.lines()) wfile.write("said " + line + "\\n");
+  });
+  const Ask = streamHandler(async ({ rfile, wfile }) => { wfile.write("question\\n"); return rfile.line(); });
+  export const app = defineApp({
+    handlers: { Say, Ask },
+    listen: [{ handler: "Say", address: "tcp://127.0.0.1:${port}" }],
+    dial: { ask: { handler: "Ask", address: "127.0.0.1:${port}" } },
+  });`;
+
+test("each listener, and each server that is dialled, has a transcript, which socklet replay takes", async () => {
+  const port = await reservePort();
+  await writeFile(join(folder, "app.ts"), app(port));
+  const serve = new Program(folder, ["serve", "app.ts", "--record", "said", "--control-port", "0"]);
+  await serve.line(/^control /);
+  expect([await askOnce(port, "one"), await askOnce(port, "two")]).toEqual(["said one", "said two"]);
+  const run = new Program(folder, ["sessions", "run", "ask"]);
+  expect([await run.exit, run.lines]).toEqual([0, ['"said question"']]);
+  serve.process.kill("SIGINT");
+  expect(await serve.exit).toBe(0);
+
+  const [dialled = "", listened = ""] = (await readdir(join(folder, "said"))).sort();
+  expect([dialled, listened]).toEqual([`dialled-127.0.0.1-${port}.jsonl`, `tcp-127.0.0.1-${port}.jsonl`]);
+  const said = (name: string): string[] =>
+    parseTranscript(readFileSync(join(folder, "said", name), "utf8")).events.flatMap((event) =>
+      "data" in event ? [`${event.peer ?? 1} ${event.from}: ${Buffer.from(event.data)}`] : [],
+    );
+  expect(said(listened)).toEqual([
+    "1 client: one\n",
+    "1 server: said one\n",
+    "2 client: two\n",
+    "2 server: said two\n",
+    "3 client: question\n",
+    "3 server: said question\n",
+  ]);
+  expect(said(dialled)).toEqual(["1 client: question\n", "1 server: said question\n"]);
+
+  const again = new Program(folder, ["serve", "app.ts", "--control-port", "0"]);
+  await again.line(/^control /);
+  const replay = new Program(folder, ["replay", join("said", listened), "--to", `tcp://127.0.0.1:${port}`]);
+  expect([await replay.exit, replay.lines]).toEqual([0, ["3 connections: as recorded"]]);
+});
+
+test.each([
+  [["--no-control"], "leave out --no-control"],
+  [["--workers", "2"], "leave out --workers"],
+])("--record with %s is an error that says what would be right", async (more, right) => {
+  await writeFile(join(folder, "app.ts"), app(await reservePort()));
+  const serve = new Program(folder, ["serve", "app.ts", "--record", "said", ...more]);
+  expect(await serve.exit).toBe(2);
+  expect(serve.lines.join("\n")).toContain(right);
+});
