@@ -18,6 +18,7 @@ const dist = join(root, "dist");
 const ENTRIES = {
   "core/index": "core/index.ts",
   "core/control/index": "core/control/index.ts",
+  "core/inspector/index": "core/inspector/index.ts",
   "core/testing/index": "core/testing/index.ts",
   "emulator/index": "emulator/index.ts",
   "emulator/cli": "emulator/command/cli.ts",

@@ -4,6 +4,12 @@ export { htonl, htons, ntohl, ntohs } from "./bytes/byte-order.ts";
 export type { Data, MaybePromise, StreamLimits, WhenSlow } from "./bytes/data.ts";
 export { StreamReader } from "./bytes/reader.ts";
 export { StreamWriter } from "./bytes/writer.ts";
+// What makes messages of bytes, for a reader
+export { decodeClientHello, decodeProxied } from "./decode/beginnings.ts";
+export type { DecodedMessage, Decoder } from "./decode/decoder.ts";
+export { decodeLines, decodeSmtp } from "./decode/lines.ts";
+export { decodePostgres } from "./decode/postgres.ts";
+export { decodeResp } from "./decode/resp.ts";
 // Errors
 export { SocketError, type SocketErrorCode, type SocketErrorDetails } from "./errors.ts";
 export type { FileOptions } from "./files/base-file.ts";

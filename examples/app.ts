@@ -1,6 +1,6 @@
 /** All the examples as one app: `npm start` serves it in Node, `npm run dev` in workerd. */
 
-import { type BlobStorage, defineApp, type PoolClient } from "socklet";
+import { type BlobStorage, decodeResp, decodeSmtp, defineApp, type PoolClient } from "socklet";
 import { Chat } from "./chat.ts";
 import { DnsDatagram, DnsStream } from "./dns.ts";
 import { Echo, EchoDatagram } from "./echo.ts";
@@ -60,9 +60,15 @@ export const app = defineApp<Context>({
     {
       handler: "mail",
       address: "tcp://127.0.0.1:7025",
+      decode: decodeSmtp,
       try: "swaks --server {host}:{port} --to you@example.com",
     },
-    { handler: "resp", address: "tcp://127.0.0.1:6380", try: "redis-cli -h {host} -p {port} ping" },
+    {
+      handler: "resp",
+      address: "tcp://127.0.0.1:6380",
+      decode: decodeResp,
+      try: "redis-cli -h {host} -p {port} ping",
+    },
     {
       handler: "dns",
       address: "tcp://127.0.0.1:7053",
@@ -81,7 +87,7 @@ export const app = defineApp<Context>({
     },
   ],
   dial: {
-    redis: { handler: "respClient", address: "tcp://127.0.0.1:6380" },
+    redis: { handler: "respClient", address: "tcp://127.0.0.1:6380", decode: decodeResp },
     finger: { handler: "fingerClient", address: "tcp://127.0.0.1:7079" },
     greeting: { handler: "greetingClient", address: "tcp://127.0.0.1:7084" },
     transcript: { handler: "transcriptClient", address: "tcp://127.0.0.1:7082" },

@@ -10,6 +10,7 @@ export const sources = {
     { find: /^socklet\/testing$/, replacement: file("../core/testing/index.ts") },
     { find: /^socklet\/control$/, replacement: file("../core/control/index.ts") },
     { find: /^socklet\/emulator$/, replacement: file("../emulator/index.ts") },
+    { find: /^socklet\/inspector$/, replacement: file("../core/inspector/index.ts") },
     { find: /^socklet\/otel$/, replacement: file("../emulator/otel/index.ts") },
     { find: /^socklet\/worker$/, replacement: file("../worker/index.ts") },
   ],

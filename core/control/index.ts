@@ -20,6 +20,7 @@ export { ListenerLog } from "./listeners.ts";
 export {
   type AttemptInfo,
   type ControlPlane,
+  type DecodedPart,
   type ErrorInfo,
   type FaultInfo,
   type FaultPlane,

@@ -313,21 +313,6 @@ export interface FaultPlane {
   remove(name?: string): boolean;
 }
 
-/** The bounds of what is kept of what passes, where its caller names none, and the most of a caller's. Sizes are bytes. */
-export const RECORDING_BOUNDS = {
-  /** All that is kept: the newest. */
-  maxBytes: 64 * 1024 * 1024,
-  mostBytes: 4 * 1024 * 1024 * 1024,
-  /** Less than this would not hold a datagram. */
-  leastBytes: 1024 * 1024,
-  /** Conversations that are kept: connections, and senders of datagrams. */
-  maxConnections: 10_000,
-  mostConnections: 1_000_000,
-  /** What was said, in one answer. */
-  part: 256 * 1024,
-  mostPart: 4 * 1024 * 1024,
-} as const;
-
 /** What a recording keeps at most. */
 export interface RecordingLimits {
   /** Bytes of all conversations together, with 16 for each piece; the oldest go first. Default `RECORDING_BOUNDS.maxBytes`, 64 MiB. */
@@ -384,6 +369,21 @@ export interface RecordedPart {
   readonly total: number;
   /** As the lines of a transcript. */
   readonly events: readonly Json[];
+}
+
+/** The messages of a conversation, as the `decode` of its entry makes them. */
+export interface DecodedPart {
+  /** In the order in which they were whole; `at` is ms since the recording began. */
+  readonly messages: readonly {
+    readonly at: number;
+    readonly from: "client" | "server";
+    readonly bytes: number;
+    readonly text: string;
+  }[];
+  /** What the decoder threw; what it gave before is there. */
+  readonly error: string | null;
+  /** Whether that is all: of each side no more than `RECORDING_BOUNDS.decoded` bytes are decoded, from the first that are kept. */
+  readonly whole: boolean;
 }
 
 /** Conversations that have some bytes. */
@@ -468,6 +468,8 @@ export interface ControlPlane {
    * Absent as `recording`.
    */
   replay?(spec: ReplaySpec): Promise<Replayed>;
+  /** The messages of a session or a flow; `null` where nothing of it is kept, or its entry has no `decode`. Absent as `recording`. */
+  messages?(id: string): DecodedPart | null;
   /** The app's pools; those of the children of a forking listener are not among them. */
   pools(): MaybePromise<readonly PoolInfo[]>;
   /**

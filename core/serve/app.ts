@@ -4,6 +4,7 @@
  */
 
 import type { MaybePromise } from "../bytes/data.ts";
+import type { Decoder } from "../decode/decoder.ts";
 import { SocketError } from "../errors.ts";
 import { AllowList, checkAmplification, checkPathAccess, PEER_NAMES, RATE_NAMES } from "../net/access.ts";
 import { type AddressLike, type Endpoint, formatAddress, parseAddress } from "../net/address.ts";
@@ -222,6 +223,8 @@ export interface ListenEntry {
   readonly options?: ListenerOptions;
   /** What is to go wrong with its connections, or its datagrams, in the emulator; a Worker does none of it. Not where it forks. */
   readonly faults?: readonly FaultRule[];
+  /** Makes messages of what its connections, or its datagrams, carry, for the inspector: `decodeResp`. */
+  readonly decode?: Decoder;
   /** A command line to try it with; `{host}` and `{port}`, or `{path}`, are filled in. */
   readonly try?: string;
 }
@@ -233,6 +236,7 @@ const LISTEN_ENTRY_NAMES = optionNamesOf<ListenEntry>("an entry of listen")({
   serve: true,
   options: true, // which of them depends on the others
   faults: true, // checked by what does them
+  decode: true,
   try: true,
 });
 
@@ -249,6 +253,8 @@ export interface DialEntry {
   readonly proxyHeader?: Uint8Array;
   /** What is to go wrong with its connections, in the emulator; a Worker does none of it. */
   readonly faults?: readonly FaultRule[];
+  /** Makes messages of what its connections carry, as a listen entry's. */
+  readonly decode?: Decoder;
   /** Has its sessions last: they are dialled again, and go on where they were. Default: a session is one connection. */
   readonly keep?: KeepOptions;
 }
@@ -260,6 +266,7 @@ const DIAL_ENTRY_NAMES = optionNamesOf<DialEntry>("an entry of dial")({
   tls: TLS_NAMES,
   proxyHeader: true,
   faults: true, // as a listen entry's
+  decode: true,
   keep: KEEP_NAMES,
 });
 
@@ -322,6 +329,7 @@ export interface Listener<Context = unknown> {
   readonly serve: Serving;
   readonly options: ListenerOptions;
   readonly faults: readonly FaultRule[];
+  readonly decode: Decoder | undefined;
   readonly try: string | undefined;
 }
 
@@ -352,6 +360,7 @@ export interface App<Context = unknown, Handlers extends AnyHandlers<Context> = 
         readonly proxyHeader?: Uint8Array | undefined;
         readonly keep: Keep | null;
         readonly faults: readonly FaultRule[];
+        readonly decode: Decoder | undefined;
       }
     >
   >;
@@ -388,14 +397,16 @@ const endpointOf = (address: AddressLike, where: string, parse = parseAddress): 
   }
 };
 
-const faultsOf = (
-  { faults = [], serve }: Partial<ListenEntry & DialEntry>,
+/** What the emulator does with an entry's connections: makes faults, and shows them decoded. */
+const emulated = (
+  { faults = [], decode, serve }: Partial<ListenEntry & DialEntry>,
   where: string,
-): readonly FaultRule[] => {
+): { readonly faults: readonly FaultRule[]; readonly decode: Decoder | undefined } => {
   if (!Array.isArray(faults)) throw wrong(`${where}.faults must be a list of rules`);
   if (faults.length > 0 && serve === "forking")
     throw wrong(`${where}.faults: a forking listener has none, because its children hold its connections`);
-  return faults;
+  if (decode !== undefined && typeof decode !== "function") throw wrong(`${where}.decode must be a function`);
+  return { faults, decode };
 };
 
 const keepOf = (options: KeepOptions, where: string): Keep => {
@@ -472,7 +483,7 @@ export const defineApp = <Context = unknown, Handlers extends AnyHandlers<Contex
       carries,
       serve,
       options,
-      faults: faultsOf(entry, where),
+      ...emulated(entry, where),
       try: entry.try,
     };
   });
@@ -502,9 +513,19 @@ export const defineApp = <Context = unknown, Handlers extends AnyHandlers<Contex
       if (proxyHeader !== undefined) checkHeader(proxyHeader);
       return secureTransportOf(endpoint, entry);
     });
-    const faults = faultsOf(entry, `dial.${name}`);
+    const shown = emulated(entry, `dial.${name}`);
     const first = { ...(tls !== undefined && { tls }), ...(proxyHeader !== undefined && { proxyHeader }) };
-    return [name, { handler, endpoint, secureTransport, keep, faults, ...first }] as const;
+    return [
+      name,
+      {
+        handler,
+        endpoint,
+        secureTransport,
+        keep,
+        ...shown,
+        ...first,
+      },
+    ] as const;
   });
   const pools = Object.entries(definition.pools ?? {}).map(([name, entry]) => {
     const where = `pools.${name}`;

@@ -507,7 +507,7 @@ export class StreamSocket extends BaseSocket implements AsyncDisposable {
   #end(): Promise<void> {
     if (this.#ending === null) {
       this.wfile.end();
-      this.#feed.tap?.ended(this.#state === "open" ? "half-close" : "close");
+      this.#feed.tap?.ended("half-close");
       this.#ending = this.#error === null ? this.#transport.end() : DONE;
       this.#ending.catch(() => {}); // whoever awaits it is told; the first caller may not be waiting any more
     }
@@ -517,15 +517,13 @@ export class StreamSocket extends BaseSocket implements AsyncDisposable {
   #close(): Promise<void> {
     if (this.#state === "handed over") return DONE;
     this.#state = "closed";
-    if (this.#ending !== null) this.#feed.tap?.ended("close");
-    if (this.#ending === null && this.#error === null) {
-      this.wfile.end();
-      if (this.#transport.leave?.() === true) {
-        this.#feed.tap?.ended("close");
-        this.#ending = DONE;
-        this.#stop("EBADF", "ECANCELED");
-        return DONE;
-      }
+    const open = this.#ending === null && this.#error === null;
+    if (open) this.wfile.end();
+    this.#feed.tap?.ended("close");
+    if (open && this.#transport.leave?.() === true) {
+      this.#ending = DONE;
+      this.#stop("EBADF", "ECANCELED");
+      return DONE;
     }
     const ended = this.#end();
     this.#stop("EBADF", "ECANCELED");

@@ -67,6 +67,7 @@ const guide: SidebarItem[] = [
       "observing",
       "broadcasts",
       "sessions",
+      "inspector",
       "socket-module",
     ),
   ),

@@ -147,6 +147,8 @@ export interface ControlOptions {
   readonly port?: number;
   /** An address of this machine's loopback. Default 127.0.0.1. */
   readonly host?: string;
+  /** Serve the page that shows what the routes know, at `/inspect` (`socklet/inspector`). Default false. */
+  readonly inspect?: boolean;
   /** A descriptor that listens on this machine's loopback, to serve on instead of a port of its own. */
   readonly fd?: number | undefined;
   /** The valid tokens, in the form of `SOCKLET_TOKENS`. Default: that environment variable; if it is not set, a token is generated. */
@@ -157,7 +159,7 @@ export interface ControlOptions {
 export interface ControlServer {
   /** What `controlClient` takes: `http://127.0.0.1:7100`; the routes are under `/v1`. */
   readonly url: string;
-  /** The generated token; `null` if tokens were given. */
+  /** The generated token; `null` if tokens were given. The page of `inspect` takes it as `/inspect#token=…`. */
   readonly token: string | null;
 }
 
@@ -225,12 +227,13 @@ export interface ServedRoutes {
 export const serveControl = async (
   plane: ControlPlane,
   tokens: string,
-  { port, host = "127.0.0.1", fd }: ControlOptions,
+  { port, host = "127.0.0.1", fd, inspect = false }: ControlOptions,
   onError: (error: unknown) => void,
 ): Promise<ServedRoutes> => {
   const hostname = loopback(host);
   const [{ getRequestListener }, { controlRoutes }, { recordingRoutes }] = await routeModules();
   const routes = controlRoutes({ plane, tokens, openApi, onError }, recordingRoutes);
+  if (inspect) (await import("../../core/inspector/inspector.ts")).inspector(routes);
   const listener = getRequestListener(
     (request, env) => {
       if (namesLoopback(env.incoming.headers.host)) return routes.fetch(request, env);

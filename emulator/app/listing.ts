@@ -19,6 +19,13 @@ export const controlEntry = (url: string, token: string | null, source: string):
   return ["control", `${url}/v1`, `curl -H 'Authorization: Bearer ${bearer}' ${url}/v1/sessions`];
 };
 
+/** The page of the control routes; its token stands in the fragment, which no server sees. */
+export const inspectorEntry = (url: string, token: string | null): Entry => [
+  "inspect",
+  `${url}/inspect${token === null ? "" : `#token=${token}`}`,
+  undefined,
+];
+
 /** The entries, a line each, and under it the one to paste. */
 export const listing = (entries: readonly Entry[]): string => {
   const width = Math.max(...entries.map(([name]) => name.length));

@@ -122,6 +122,7 @@ const CONTROL_NAMES = optionNamesOf<ControlOptions>("serveApp()'s control")({
   port: true,
   host: true,
   tokens: true,
+  inspect: "boolean",
   fd: true,
 });
 const REPLACE_NAMES = optionNamesOf<{ readonly module?: string }>()({ module: true });

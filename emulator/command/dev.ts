@@ -103,7 +103,11 @@ const sayMissing = (workerd: AppInWorkerd): void => {
 };
 
 export const dev = async (path: string, given: DevFlags): Promise<void> => {
-  const flags: DevFlags = { ...given, log: given.log ?? "pretty" }; // also where an editor shows it
+  const flags: DevFlags = {
+    ...given,
+    log: given.log ?? "pretty", // also where an editor shows it
+    inspect: given.inspect ?? true,
+  };
   const versions = new Versions(path);
   const tokens = flags.control ? tokensOf(path) : undefined;
   try {

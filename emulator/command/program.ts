@@ -65,6 +65,11 @@ const ofServing = (command: Command): Command =>
       portNumber,
     )
     .option("--no-control", "serve no control routes")
+    .option(
+      "--inspect",
+      "serve a page at the control routes that shows what passes (of `dev`: unless --no-inspect)",
+    )
+    .option("--no-inspect", "serve no such page")
     .addOption(
       new Option(
         "--log <format>",

@@ -13,7 +13,7 @@ import type { App } from "../../core/serve/app.ts";
 import type { SockletEvent } from "../../core/serve/events.ts";
 import { controlTokens } from "../app/control.ts";
 import type { ListenDescriptor } from "../app/descriptors.ts";
-import { controlEntry, type Entry, listing } from "../app/listing.ts";
+import { controlEntry, type Entry, inspectorEntry, listing } from "../app/listing.ts";
 import { type AppServer, openApp, unlessAborted } from "../app/serve.ts";
 import { fs, join } from "../builtin.ts";
 import { type ClusterServer, openCluster } from "../cluster/cluster.ts";
@@ -136,6 +136,7 @@ export interface ServeFlags {
   control: boolean;
   tls?: "self-signed";
   controlPort?: number;
+  inspect?: boolean;
   verbose?: boolean;
   log?: LogFormat;
   record?: string;
@@ -213,7 +214,12 @@ const serveUntil = async (
     ticketKeys,
     ...((flags.edge || flags.edgeExcept) && { edge: { except: flags.edgeExcept ?? [] } }),
     ...(flags.control && {
-      control: { port: controlPort, ...(tokens && { tokens }), ...(ofControl && { fd: ofControl.fd }) },
+      control: {
+        port: controlPort,
+        inspect: flags.inspect ?? false,
+        ...(tokens && { tokens }),
+        ...(ofControl && { fd: ofControl.fd }),
+      },
     }),
   };
   const hosting = {
@@ -263,7 +269,7 @@ const serveUntil = async (
       : untilStopped(server, stop, flags.drain, flags.drainDelay);
   stopped.catch(() => {}); // thrown below
   if (!stop.signal.aborted) {
-    if (predecessor === null) await printListeners(server);
+    if (predecessor === null) await printListeners(server, flags.inspect ?? false);
     await notify("READY=1", `MAINPID=${process.pid}`);
     predecessor?.serving();
   }
@@ -300,11 +306,14 @@ const recordInto = async (folder: string, { workers, control }: ServeFlags): Pro
 export const firstOf = (tokens: string | undefined): string | null =>
   tokens === undefined ? null : (tokenEntries(tokens)[0]?.token ?? null);
 
-const printListeners = async ({
-  listeners,
-  control,
-}: Pick<ClusterServer, "listeners" | "control">): Promise<void> => {
+const printListeners = async (
+  { listeners, control }: Pick<ClusterServer, "listeners" | "control">,
+  inspects: boolean,
+): Promise<void> => {
   const entries = listeners.map((listener): Entry => [listener.name, listener.url, listener.try]);
-  if (control !== null) entries.push(controlEntry(control.url, control.token, "SOCKLET_TOKENS"));
+  if (control !== null) {
+    entries.push(controlEntry(control.url, control.token, "SOCKLET_TOKENS"));
+    if (inspects) entries.push(inspectorEntry(control.url, control.token));
+  }
   await print(listing(entries)).catch(() => {}); // nobody reads it, which does not stop it from serving
 };

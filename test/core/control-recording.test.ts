@@ -1,5 +1,6 @@
 /** What passes over connections, kept and shown by the control routes: in memory, with all their edges. */
 
+import { type App, type Decoder, defineApp, streamHandler } from "socklet";
 import { Recorder, type RecordingChange, type SessionInfo } from "socklet/control";
 import { parseTranscript } from "socklet/testing";
 import { describe, expect, onTestFinished, test } from "vitest";
@@ -223,4 +224,51 @@ test("a plane that keeps nothing says so", async () => {
     const response = await ask(method, path, method === "POST" ? { json: { to: "a", pieces: [] } } : {});
     expect([response.status, (await response.json()).code]).toEqual([501, "ERR_UNSUPPORTED"]);
   }
+});
+
+describe("messages", () => {
+  const decoded = (decode?: Decoder) => {
+    const app = defineApp({
+      handlers: { Follow: streamHandler(async ({ rfile }) => void (await rfile.read())) },
+      dial: { it: { handler: "Follow", address: "10.0.0.2:7", ...(decode && { decode }) } },
+    }) as unknown as App;
+    return serve({ app });
+  };
+
+  test("are what the decode of the entry makes of each side; what it throws is told, and what it gave before is kept", async () => {
+    const control = decoded(function* (bytes, from) {
+      if (from === "client") return;
+      yield { start: 0, end: 4, text: `four of ${bytes.length}` };
+      throw new Error("and no more");
+    });
+    await control.ask("PUT", "/v1/recording", { json: {} });
+    const started = await control.ask("POST", "/v1/sessions", { json: { dial: "it", background: true } });
+    const { id } = (await started.json()) as SessionInfo;
+    const peer = control.place.clients.at(-1) as StreamSocket;
+    await peer.sendall("12345678");
+    await peer.close();
+    await control.plane.wait(id, 10_000);
+    const { messages, error, whole } = await (
+      await control.ask("GET", `/v1/recording/${id}/messages`)
+    ).json();
+    expect([messages, error, whole]).toEqual([
+      [{ at: expect.any(Number), from: "server", bytes: 4, text: "four of 8" }],
+      "Error: and no more",
+      true,
+    ]);
+  });
+
+  test("there are none where the entry has no decode", async () => {
+    const control = decoded();
+    await control.ask("PUT", "/v1/recording", { json: {} });
+    const started = await control.ask("POST", "/v1/sessions", { json: { dial: "it", background: true } });
+    const { id } = (await started.json()) as SessionInfo;
+    const answer = await control.ask("GET", `/v1/recording/${id}/messages`);
+    expect([answer.status, (await answer.json()).detail]).toEqual([
+      404,
+      expect.stringContaining("has no decode"),
+    ]);
+    await (control.place.clients.at(-1) as StreamSocket).close();
+    await control.plane.wait(id, 10_000);
+  });
 });

@@ -14,6 +14,7 @@ export const manifest = JSON.parse(await readFile(`${root}package.json`, "utf8")
 export const TEXTS = [
   ...["LICENSE", "README.md", "ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md"],
   ...(await readdir(`${root}docs`)).filter((name) => /\.(md|svg)$/.test(name)).map((name) => `docs/${name}`),
+  ...(await readdir(`${root}docs/inspector`)).map((name) => `docs/inspector/${name}`),
   ...(await readdir(`${root}docs/decisions`)).map((name) => `docs/decisions/${name}`),
   ...(await readdir(`${root}docs/performance`)).map((name) => `docs/performance/${name}`),
   ...(await readdir(`${root}examples`, { recursive: true }))

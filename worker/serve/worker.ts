@@ -31,6 +31,8 @@ export interface WorkerOptions {
   readonly sessions?: SessionBounds;
   /** The description of the control routes, which `socklet/control` has: `GET /v1/openapi.json`. Default: none, and a smaller Worker. */
   readonly openApi?: object;
+  /** The page that shows what the control routes know, which `socklet/inspector` has: at `/inspect`. Default: none, and a smaller Worker. */
+  readonly inspector?: (routes: Hono) => void;
   /** The app's pools, which `poolsFor(app)` makes. Without it, `pool()` in `context()` throws `ERR_APP`. */
   readonly pools?: PoolAccess;
   /** The code of sessions that last, which `socklet/worker` has: an app with `keep` needs it. Default: none, and a smaller Worker. */
@@ -43,6 +45,7 @@ const WORKER_NAMES = optionNamesOf<WorkerOptions>("workerFor()")({
   onEvent: true,
   sessions: SESSION_BOUNDS_NAMES,
   openApi: true,
+  inspector: true,
   pools: true,
   lasting: true,
   metrics: true,
@@ -178,6 +181,8 @@ export const workerFor = <Context>(definition: App<Context>, options: WorkerOpti
         callListener(onEvent, { type: "error", server: "control", address: null, error });
     },
   }));
+
+  options.inspector?.(routes);
 
   return {
     routes,

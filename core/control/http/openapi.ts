@@ -4,7 +4,8 @@
  */
 
 import { SECURE_TRANSPORTS } from "../../sockets/tls.ts";
-import { BOUNDS, RECORDING_BOUNDS, SESSION_STATES } from "../plane.ts";
+import { BOUNDS, SESSION_STATES } from "../plane.ts";
+import { RECORDING_BOUNDS } from "../recording/bounds.ts";
 import type { ProblemStatus } from "./problem.ts";
 
 const ref = (name: string) => ({ $ref: `#/components/schemas/${name}` });
@@ -487,6 +488,32 @@ export const openApi = {
             ),
           ],
         },
+      ),
+    },
+    "/v1/recording/{id}/messages": {
+      get: operation(
+        "What the `decode` of its entry makes of it",
+        "run",
+        {
+          200: answer(
+            "Its messages; what the decoder threw; whether that is all",
+            object({
+              messages: list(
+                object({
+                  at: { type: "number", description: "ms since the recording began" },
+                  from: { enum: ["client", "server"] },
+                  bytes: count,
+                  text: string,
+                }),
+              ),
+              error: nullable("string"),
+              whole: { type: "boolean" },
+            }),
+            { messages: [{ at: 0.4, from: "client", bytes: 6, text: "PING" }], error: null, whole: true },
+          ),
+        },
+        [404, 501],
+        ofSession,
       ),
     },
     "/v1/recording/{id}/transcript": {

@@ -10,20 +10,15 @@
  * | `GET /v1/recording/flows` | read | `{ flows }`: who sends datagrams |
  * | `GET /v1/recording/find` | run | the ids of those in which `?text=` or `?hex=` was said |
  * | `GET /v1/recording/:id` | run | what was said on a session's connection, or in a flow: `?after= &bytes=` |
+ * | `GET /v1/recording/:id/messages` | run | the messages that the `decode` of its entry makes of it |
  * | `GET /v1/recording/:id/transcript` | run | the same as a transcript |
  * | `POST /v1/replays` | run | says something again to a listener or a server; what was answered |
  *
  * To see bytes takes the scope `run`: they may hold the passwords of clients.
  */
 
-import {
-  BOUNDS,
-  type ControlPlane,
-  isSessionId,
-  RECORDING_BOUNDS,
-  type RecordingPlane,
-  type ReplaySpec,
-} from "../plane.ts";
+import { BOUNDS, type ControlPlane, isSessionId, type RecordingPlane, type ReplaySpec } from "../plane.ts";
+import { RECORDING_BOUNDS } from "../recording/bounds.ts";
 import { count, field, milliseconds, read, readData, text } from "./fields.ts";
 import { HttpError } from "./problem.ts";
 import { type AddRoute, found, json, jsonBody, queryOf, stream } from "./routes.ts";
@@ -61,6 +56,12 @@ export const recordingRoutes = (route: AddRoute): void => {
     const { after = 0, bytes = RECORDING_BOUNDS.part } = read(queryOf(c), PART);
     const id = c.req.param("id") as string;
     return json(c, found(isSessionId(id) ? recording.part(id, after, bytes) : null, unrecorded));
+  });
+
+  route("GET", "/v1/recording/:id/messages", "run", (c, plane) => {
+    recordingOf(plane);
+    const messages = plane.messages?.(c.req.param("id") as string) ?? null;
+    return json(c, found(messages, `${unrecorded}; or its entry of the app has no decode`));
   });
 
   route("GET", "/v1/recording/:id/transcript", "run", (c, plane) => {

@@ -10,7 +10,9 @@
  * places of its records in that log.
  */
 
-import { type Data, toBytes } from "../../bytes/data.ts";
+import { type Data, joinBytes, toBytes } from "../../bytes/data.ts";
+import type { Decoder } from "../../decode/decoder.ts";
+import { errorText, textOf } from "../../describe.ts";
 import { SocketError } from "../../errors.ts";
 import { type Address, formatAddress } from "../../net/address.ts";
 import { checkOptions, optionNamesOf } from "../../options.ts";
@@ -25,10 +27,10 @@ import {
   type TranscriptEvent,
 } from "../../testing/transcript/form.ts";
 import {
+  type DecodedPart,
   type FlowInfo,
   type FoundBytes,
   newSessionId,
-  RECORDING_BOUNDS,
   type RecordedPart,
   type RecordingChange,
   type RecordingInfo,
@@ -36,6 +38,7 @@ import {
   type RecordingPlane,
   type SessionInfo,
 } from "../plane.ts";
+import { RECORDING_BOUNDS } from "./bounds.ts";
 
 const HEADER = 16; // bytes of a record before what was said: time (8), size (4), kind (1)
 const SLAB = 1024 * 1024; // bytes; what is forgotten at once
@@ -44,6 +47,7 @@ const PACE = 250; // ms between two events of a watcher: four a second are live 
 const IN_ONE_EVENT = 50; // sessions, about 25 KB of JSON; more come at once in the next
 const GRACE = 5_000; // ms for which a recording goes on when its last watcher has left: a page that is loaded again is back by then
 const SLICE = 4 * 1024 * 1024; // bytes that are searched before others have their turn
+const MOST_TEXT = 2_000; // characters of a message
 const MAX_FOUND = 10_000; // conversations that one search gives
 
 /** What a record is. */
@@ -250,6 +254,65 @@ export class Recorder implements RecordingPlane {
       total: kept.first + kept.places.length,
       events: events.map((event) => JSON.parse(event)),
     };
+  }
+
+  /** The name of the handler of a flow. */
+  handlerOf(id: string): string | undefined {
+    return this.#kept.get(id)?.flow?.handler;
+  }
+
+  /** What a decoder makes of a conversation; `null`: nothing of it is kept. */
+  messages(id: string, decode: Decoder): DecodedPart | null {
+    const kept = this.#kept.get(id);
+    if (kept === undefined) return null;
+    this.#trim(kept);
+    const messages: { at: number; from: Side; bytes: number; text: string }[] = [];
+    let error: string | null = null;
+    let whole = true;
+    const add = (bytes: Uint8Array, from: Side, atOf: (end: number) => number): void => {
+      try {
+        for (const { start, end, text } of decode(bytes, from)) {
+          if (messages.length === RECORDING_BOUNDS.messages) {
+            whole = false;
+            return;
+          }
+          const at = Math.round(atOf(end) * 1000) / 1000;
+          messages.push({ at, from, bytes: end - start, text: textOf(text, MOST_TEXT) });
+        }
+      } catch (thrown) {
+        error ??= errorText(thrown, MOST_TEXT);
+      }
+    };
+    for (const ours of [false, true]) {
+      const kind = ours ? SENT : RECEIVED;
+      const from = ours === (kept.side === "server") ? "server" : "client";
+      const pieces: Uint8Array[] = [];
+      const ends: number[] = [];
+      const times: number[] = [];
+      let size = 0;
+      for (const place of kept.places) {
+        const record = this.#record(place);
+        if (record.kind !== kind) continue;
+        if (size + record.bytes.length > RECORDING_BOUNDS.decoded) {
+          whole = false;
+          break;
+        }
+        size += record.bytes.length;
+        if (kept.kind === "datagrams") add(new Uint8Array(record.bytes), from, () => record.at);
+        else {
+          pieces.push(record.bytes);
+          ends.push(size);
+          times.push(record.at);
+        }
+      }
+      if (kept.kind === "datagrams") continue;
+      let piece = 0;
+      add(joinBytes(pieces, size), from, (end) => {
+        while (piece < ends.length - 1 && (ends[piece] as number) < end) piece++;
+        return times[piece] ?? 0;
+      });
+    }
+    return { messages: messages.sort((one, other) => one.at - other.at), error, whole };
   }
 
   *transcript(id: string): Generator<string, void, undefined> {

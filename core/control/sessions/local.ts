@@ -14,6 +14,7 @@ import type { StreamSocket } from "../../sockets/stream-socket.ts";
 import { ListenerLog } from "../listeners.ts";
 import {
   type ControlPlane,
+  type DecodedPart,
   type FaultPlane,
   type Health,
   type ListenerEvent,
@@ -204,6 +205,17 @@ export class LocalPlane implements ControlPlane {
     return replay === undefined ? undefined : (spec) => replay(spec, this.#allow);
   }
 
+  messages(id: string): DecodedPart | null {
+    const { recorder } = this.#options;
+    const info = this.#sessions.get(id)?.info();
+    const handler = info?.handler ?? recorder?.handlerOf(id);
+    const { listeners, dial } = this.#app;
+    const entries = info?.direction === "outbound" ? [] : listeners.filter(({ name }) => name === handler);
+    const dialled = Object.values(dial).filter((entry) => entry.handler === handler);
+    const decode = [...entries, ...dialled].find((entry) => entry.decode !== undefined)?.decode;
+    return decode === undefined ? null : (recorder?.messages(id, decode) ?? null);
+  }
+
   pools(): readonly PoolInfo[] {
     return this.#options.poolInfos?.() ?? [];
   }
@@ -281,7 +293,7 @@ export class LocalPlane implements ControlPlane {
   /** The connections that are open. */
   *#open(): Generator<OpenConnection, void, undefined> {
     for (const session of this.#sessions.values()) {
-      const { connection: socket } = session;
+      const { socket } = session;
       if (socket === undefined || socket.closed) continue;
       const { id, address, direction } = session.info();
       yield { id, socket, side: direction === "inbound" ? "server" : "client", address };

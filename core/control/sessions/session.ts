@@ -126,7 +126,8 @@ export class Session {
   /** Of the connection that there is. */
   protected controller = new AbortController();
   #redact: Redactor = asIs;
-  protected socket: StreamSocket | undefined;
+  /** Its connection; `undefined` where it has none now. */
+  socket: StreamSocket | undefined;
   protected halfClosing: Promise<void> | undefined;
   protected isBlocked = false;
   protected timer: ReturnType<typeof setTimeout> | undefined;
@@ -188,11 +189,6 @@ export class Session {
   /** The record as it is now. */
   info(): SessionInfo {
     return this.over ? this.record : { ...this.record, ...this.bytes() };
-  }
-
-  /** Its connection; `undefined` where it has none now. */
-  get connection(): StreamSocket | undefined {
-    return this.socket;
   }
 
   /** When it wants `wake()`, in ms of the epoch: while it waits to be dialled. `null`: not at all. */

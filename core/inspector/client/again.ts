@@ -1,0 +1,136 @@
+/** Say it again: what the client said, edited, to a listener or a server; and what is other than before. */
+
+import type { Replayed } from "../../control/plane.ts";
+import { ask } from "./api.ts";
+import { fromLine, readable, toBase64, toLine } from "./bytes.ts";
+import { type Copied, turnsOf } from "./copy.ts";
+import { button, choice, dialog, element, say } from "./dom.ts";
+import { type SaidLine, saidOf } from "./file.ts";
+
+const MOST_LINES = 2_000; // that are compared one by one
+
+/** What differs between two texts, by lines. */
+export const differences = (
+  before: string,
+  now: string,
+): { readonly sign: "" | "-" | "+"; readonly line: string }[] => {
+  const [old, fresh] = [before, now].map((text) => text.split("\n").slice(0, MOST_LINES)) as [
+    string[],
+    string[],
+  ];
+  let head = 0;
+  while (head < old.length && head < fresh.length && old[head] === fresh[head]) head++;
+  let tail = 0;
+  while (
+    tail < old.length - head &&
+    tail < fresh.length - head &&
+    old[old.length - 1 - tail] === fresh[fresh.length - 1 - tail]
+  )
+    tail++;
+  return [
+    ...old.slice(0, head).map((line) => ({ sign: "" as const, line })),
+    ...old.slice(head, old.length - tail).map((line) => ({ sign: "-" as const, line })),
+    ...fresh.slice(head, fresh.length - tail).map((line) => ({ sign: "+" as const, line })),
+    ...old.slice(old.length - tail).map((line) => ({ sign: "" as const, line })),
+  ];
+};
+
+const serverSide = (copied: Pick<Copied, "kind" | "events">): string =>
+  turnsOf(copied)
+    .filter(({ from }) => from === "server")
+    .map(({ data }) => readable(data))
+    .join("");
+
+/** The lines that are edited: one for each piece; an empty one waits for the server. */
+const piecesOf = (copied: Copied): string => {
+  const turns = turnsOf(copied);
+  const said = turns.filter(({ from }) => from === "client").map(({ data }) => toLine(data));
+  return [...(turns[0]?.from === "server" ? [""] : []), ...said].join("\n");
+};
+
+/** Opens the dialog. */
+export const sayAgain = (copied: Copied, targets: readonly string[]): void => {
+  const known = targets.includes(copied.handler) ? [copied.handler] : [];
+  const others = targets.filter((target) => !known.includes(target));
+  const { label, select } = choice(
+    "To ",
+    [...known, ...others, "another address"].map((name) => [name, name]),
+    { id: "again-to" },
+  );
+  const address = element("input", {
+    "aria-label": "Address",
+    placeholder: "host:port",
+    value: copied.address,
+  });
+  address.hidden = select.value !== "another address";
+  select.addEventListener("change", () => {
+    address.hidden = select.value !== "another address";
+  });
+  const text = element("textarea", {
+    "aria-label": "What to say, a piece a line",
+    spellcheck: "false",
+    id: "again-text",
+  });
+  text.value = piecesOf(copied);
+  const ends = element("input", { type: "checkbox", checked: copied.kind === "stream" });
+  const answer = element("div", {
+    id: "again-answer",
+    role: "region",
+    "aria-label": "The answer",
+    "aria-live": "polite",
+  });
+  const go = async (): Promise<void> => {
+    answer.replaceChildren("…");
+    try {
+      const pieces = text.value.split("\n").map((line) => ({ base64: toBase64(fromLine(line)) }));
+      const to = select.value === "another address" ? address.value : select.value;
+      const { events, error } = await ask<Replayed>("POST", "/replays", {
+        to,
+        pieces,
+        halfClose: ends.checked,
+      });
+      const now = { kind: copied.kind, events: (events as unknown as SaidLine[]).map(saidOf) };
+      const lines = differences(serverSide(copied), serverSide(now));
+      const same = lines.every(({ sign }) => sign === "");
+      answer.replaceChildren(
+        element(
+          "h3",
+          {},
+          same ? "The server answered the same as before." : "The server answered differently:",
+        ),
+        ...(error === null ? [] : [element("p", { class: "bad" }, error.message)]),
+        element(
+          "pre",
+          { class: "diff", tabindex: "0" },
+          ...lines.map(({ sign, line }) =>
+            element(
+              "span",
+              { class: sign === "-" ? "minus" : sign === "+" ? "plus" : "" },
+              `${sign === "" ? " " : sign} ${line}\n`,
+            ),
+          ),
+        ),
+      );
+    } catch (error) {
+      answer.replaceChildren(element("p", { class: "bad" }, (error as Error).message));
+      say((error as Error).message, true);
+    }
+  };
+  dialog(
+    "Send again",
+    element(
+      "p",
+      { class: "dim" },
+      "A line is one piece, with \\r \\n \\t \\xNN; each waits for the answer to the one before, an empty one for the server alone.",
+    ),
+    element("div", { class: "bar" }, label, address, element("label", {}, ends, "then end our side")),
+    text,
+    element(
+      "div",
+      { class: "bar" },
+      button("Send", () => void go(), { id: "again-send" }),
+    ),
+    answer,
+  );
+  text.focus();
+};

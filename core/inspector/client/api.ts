@@ -1,0 +1,87 @@
+/** The control routes, as the page asks them. */
+
+/** What an answer may be that is no success. */
+export class Refusal extends Error {
+  readonly status: number;
+
+  constructor(status: number, detail: string) {
+    super(detail);
+    this.status = status;
+  }
+}
+
+const KEY = "socklet-token";
+
+/** The token: of the fragment, which is taken out of the URL, else of this tab. */
+export const takeToken = (): void => {
+  const given = new URLSearchParams(location.hash.slice(1)).get("token");
+  if (given === null) return;
+  sessionStorage.setItem(KEY, given);
+  history.replaceState(null, "", location.pathname + location.search);
+};
+
+export const setToken = (token: string): void => sessionStorage.setItem(KEY, token);
+export const hasToken = (): boolean => sessionStorage.getItem(KEY) !== null;
+
+/** Called where the token is not taken. */
+export const whenRefused = { call: (): void => {} };
+
+const send = async (
+  method: string,
+  path: string,
+  body?: unknown,
+  signal?: AbortSignal,
+): Promise<Response> => {
+  const raw = body instanceof Uint8Array;
+  const response = await fetch(`v1${path}`, {
+    method,
+    headers: {
+      authorization: `Bearer ${sessionStorage.getItem(KEY) ?? ""}`,
+      ...(body !== undefined && { "content-type": raw ? "application/octet-stream" : "application/json" }),
+    },
+    ...(body !== undefined && { body: raw ? (body as BodyInit) : JSON.stringify(body) }),
+    ...(signal && { signal }),
+    cache: "no-store",
+    credentials: "omit",
+    redirect: "error",
+  });
+  if (response.ok) return response;
+  const problem = await response.json().catch(() => ({}));
+  if (response.status === 401) whenRefused.call();
+  throw new Refusal(response.status, String(problem.detail ?? `HTTP status ${response.status}`));
+};
+
+/** An answer's JSON. */
+// biome-ignore lint/suspicious/noExplicitAny: each caller says what it asked for
+export const ask = async <T = any>(
+  method: string,
+  path: string,
+  body?: unknown,
+  signal?: AbortSignal,
+): Promise<T> => (await send(method, path, body, signal)).json();
+
+/** An answer's text. */
+export const askText = async (path: string): Promise<string> => (await send("GET", path)).text();
+
+/** Server-sent events, as they come; ends with the stream, or when `signal` aborts. */
+export async function* follow<T>(path: string, signal: AbortSignal): AsyncGenerator<T, void, undefined> {
+  const response = await send("GET", path, undefined, signal);
+  const reader = (response.body as ReadableStream<Uint8Array>).getReader();
+  const decoder = new TextDecoder();
+  let text = "";
+  try {
+    for (;;) {
+      const { value, done } = await reader.read();
+      if (done) return;
+      text += decoder.decode(value, { stream: true });
+      const blocks = text.split("\n\n");
+      text = blocks.pop() as string;
+      for (const block of blocks) {
+        const data = /(?:^|\n)data: ([^\n]*)/.exec(block)?.[1];
+        if (data !== undefined) yield JSON.parse(data) as T;
+      }
+    }
+  } finally {
+    void reader.cancel().catch(() => {});
+  }
+}

@@ -1,0 +1,105 @@
+/** Elements. Text becomes text nodes and never markup, and what is hidden in it is shown. */
+
+import { visible } from "./bytes.ts";
+
+type Attributes = Readonly<Record<string, string | boolean | ((event: Event) => void)>>;
+
+/** An element with these attributes (a function is a listener; `true` an attribute without a value) and children. */
+export const element = <Name extends keyof HTMLElementTagNameMap>(
+  name: Name,
+  attributes: Attributes = {},
+  ...children: readonly (Node | string)[]
+): HTMLElementTagNameMap[Name] => {
+  const made = document.createElement(name);
+  for (const [key, value] of Object.entries(attributes)) {
+    if (typeof value === "function") made.addEventListener(key, value);
+    else if (value !== false) made.setAttribute(key, value === true ? "" : value);
+  }
+  made.append(...children.map((child) => (typeof child === "string" ? visible(child) : child)));
+  return made;
+};
+
+/** The element of the frame with this id. */
+export const at = (id: string): HTMLElement => document.getElementById(id) as HTMLElement;
+
+/** A button. */
+export const button = (label: string, click: () => void, attributes: Attributes = {}): HTMLButtonElement =>
+  element("button", { type: "button", click, ...attributes }, label);
+
+/** A choice with its label. */
+export const choice = (
+  label: string,
+  options: readonly (readonly [value: string, label: string])[],
+  attributes: Attributes = {},
+): { readonly label: HTMLLabelElement; readonly select: HTMLSelectElement } => {
+  const select = element(
+    "select",
+    attributes,
+    ...options.map(([value, text]) => element("option", { value }, text)),
+  );
+  return { label: element("label", {}, label, select), select };
+};
+
+/** Shows a dialog with these contents, which goes when it is closed. */
+export const dialog = (title: string, ...contents: readonly (Node | string)[]): HTMLDialogElement => {
+  const before = document.activeElement as HTMLElement | null;
+  const box = element(
+    "dialog",
+    { "aria-label": title },
+    element("h2", {}, title),
+    ...contents,
+    element(
+      "div",
+      { class: "bar" },
+      button("Close", () => box.close()),
+    ),
+  );
+  box.addEventListener("close", () => {
+    box.remove();
+    before?.focus();
+  });
+  document.body.append(box);
+  box.showModal();
+  return box;
+};
+
+/** A table of texts; a number stands at the right. */
+export const table = (
+  caption: string,
+  head: readonly string[],
+  rows: readonly (readonly (string | number | Node)[])[],
+): HTMLTableElement =>
+  element(
+    "table",
+    {},
+    element("caption", {}, caption),
+    element("thead", {}, element("tr", {}, ...head.map((name) => element("th", { scope: "col" }, name)))),
+    element(
+      "tbody",
+      {},
+      ...rows.map((cells) =>
+        element(
+          "tr",
+          {},
+          ...cells.map((cell) =>
+            element(
+              "td",
+              typeof cell === "number" ? { class: "number" } : {},
+              typeof cell === "number" ? cell.toLocaleString("en") : cell,
+            ),
+          ),
+        ),
+      ),
+    ),
+  );
+
+let quiet: ReturnType<typeof setTimeout> | undefined;
+
+/** Says what happened; a failure stays until the next. */
+export const say = (text: string, bad = false): void => {
+  const status = at("status");
+  status.textContent = visible(text);
+  status.classList.toggle("bad", bad);
+  clearTimeout(quiet);
+  if (!bad) quiet = setTimeout(() => say(""), 8_000);
+};

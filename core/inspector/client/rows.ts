@@ -1,0 +1,165 @@
+/** What the list has: a row for each session, each sender of datagrams, and each conversation of an opened file. */
+
+import type { FlowInfo, SessionInfo } from "../../control/plane.ts";
+import type { FileConversation } from "./file.ts";
+
+/** One row. Texts that many rows share are one text in memory. */
+export interface Row {
+  readonly id: string;
+  readonly kind: "session" | "flow" | "file";
+  readonly started: number;
+  readonly handler: string;
+  /** Whether it came in. */
+  readonly inbound: boolean;
+  readonly address: string;
+  peer: string;
+  state: string;
+  ended: number;
+  read: number;
+  written: number;
+  error: string;
+  /** What the filter looks in, in lower case. */
+  key: string;
+  readonly file?: FileConversation;
+}
+
+const shared = new Map<string, string>();
+const one = (text: string): string => {
+  const known = shared.get(text);
+  if (known !== undefined) return known;
+  if (shared.size < 10_000) shared.set(text, text);
+  return text;
+};
+
+const keyed = (row: Row): Row => {
+  row.key =
+    `${row.handler} ${row.peer} ${row.address} ${row.state} ${row.inbound ? "in" : "out"} ${row.error}`.toLowerCase();
+  return row;
+};
+
+export const rowOfSession = (info: SessionInfo): Row =>
+  keyed({
+    id: info.id,
+    kind: "session",
+    started: Date.parse(info.startedAt),
+    handler: one(info.handler),
+    inbound: info.direction === "inbound",
+    address: one(info.address),
+    peer: info.peer ?? "",
+    state: one(info.state),
+    ended: info.endedAt === null ? 0 : Date.parse(info.endedAt),
+    read: info.bytesRead,
+    written: info.bytesWritten,
+    error: info.error === null ? "" : one(info.error.message.slice(0, 200)),
+    key: "",
+  });
+
+export const rowOfFlow = (info: FlowInfo): Row =>
+  keyed({
+    id: info.id,
+    kind: "flow",
+    started: Date.parse(info.startedAt),
+    handler: one(info.handler),
+    inbound: true,
+    address: one(info.address),
+    peer: info.peer ?? "",
+    state: "datagrams",
+    ended: 0,
+    read: info.bytesRead,
+    written: info.bytesWritten,
+    error: "",
+    key: "",
+  });
+
+export const rowOfFile = (file: FileConversation): Row =>
+  keyed({
+    id: file.id,
+    kind: "file",
+    started: Date.parse(file.began) || Date.now(),
+    handler: file.name,
+    inbound: true,
+    address: file.address,
+    peer: `#${file.peer}`,
+    state: "file",
+    ended: 0,
+    read: file.read,
+    written: file.written,
+    error: "",
+    key: "",
+    file,
+  });
+
+/** All rows, oldest first, and those that the filter lets through. */
+export class Rows {
+  readonly #byId = new Map<string, number>(); // its place, which is right as long as nothing is put before it
+  #all: Row[] = [];
+  #shown: Row[] = [];
+  #words: readonly string[] = [];
+  #state = "";
+  #ids: ReadonlySet<string> | null = null;
+
+  get all(): readonly Row[] {
+    return this.#all;
+  }
+
+  /** Those that are shown, the newest last. */
+  get shown(): readonly Row[] {
+    return this.#shown;
+  }
+
+  get(id: string): Row | undefined {
+    return this.#all[this.#byId.get(id) ?? -1];
+  }
+
+  /** These are new, or have changed. */
+  put(rows: readonly Row[]): void {
+    for (const row of rows) {
+      const place = this.#byId.get(row.id);
+      if (place !== undefined) this.#all[place] = row;
+      else {
+        this.#byId.set(row.id, this.#all.length);
+        this.#all.push(row);
+      }
+    }
+    this.#filter();
+  }
+
+  /** These are older than all. */
+  putBefore(rows: readonly Row[]): void {
+    const fresh = rows.filter(({ id }) => !this.#byId.has(id));
+    this.#all = [...fresh, ...this.#all];
+    for (const [place, row] of this.#all.entries()) this.#byId.set(row.id, place);
+    this.#filter();
+  }
+
+  clear(): void {
+    this.#byId.clear();
+    this.#all = [];
+    this.#filter();
+  }
+
+  /** Shows those whose texts have all these words, which are in this state, and which are among these ids. */
+  filter(text: string, state: string, ids: ReadonlySet<string> | null): void {
+    this.#words = text
+      .toLowerCase()
+      .split(/\s+/)
+      .filter((word) => word !== "");
+    this.#state = state;
+    this.#ids = ids;
+    this.#filter();
+  }
+
+  #filter(): void {
+    const [words, state, ids] = [this.#words, this.#state, this.#ids];
+    if (words.length === 0 && state === "" && ids === null) {
+      this.#shown = this.#all;
+      return;
+    }
+    this.#shown = this.#all.filter(
+      (row) =>
+        (state === "" || (state === "error" ? row.error !== "" : row.state === state)) &&
+        (ids === null || ids.has(row.id)) &&
+        words.every((word) => row.key.includes(word)),
+    );
+  }
+}

@@ -1,0 +1,535 @@
+/** The inspector in Chromium, driven as a person does it, while real clients talk to the servers that it shows. */
+
+import { once } from "node:events";
+import { mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { createServer, request } from "node:http";
+import net from "node:net";
+import { join } from "node:path";
+import type { AxeResults } from "axe-core";
+import { type Browser, chromium, type Locator, type Page } from "playwright-core";
+import { decodeResp, defineApp, StreamRequestHandler } from "socklet";
+import { controlClient } from "socklet/control";
+import { type AppServer, serveApp } from "socklet/emulator";
+import { parseTranscript } from "socklet/testing";
+import { afterAll, beforeAll, describe, expect, onTestFinished, test } from "vitest";
+import { DnsDatagram } from "../../examples/dns.ts";
+import { KeyStore, RespServer } from "../../examples/resp.ts";
+import { runWorker } from "../emulator/workerd.ts";
+import { ownCertificates } from "./certificates.ts";
+import { peer } from "./peer.ts";
+import { reservePort } from "./ports.ts";
+import { describeWith, run } from "./program.ts";
+
+const root = join(import.meta.dirname, "../..");
+const TOKEN = "a-token-for-the-tests";
+const READ = "a-token-that-only-reads";
+
+/** A mail server that takes one mail, by STARTTLS. */
+class Mail extends StreamRequestHandler {
+  override async handle(): Promise<void> {
+    const say = (line: string): void => void this.wfile.write(`${line}\r\n`);
+    say("220 mail.test ready");
+    for await (const line of this.rfile.lines()) {
+      const verb = line.slice(0, 4).toUpperCase();
+      if (verb === "EHLO") for (const one of ["250-mail.test", "250 STARTTLS"]) say(one);
+      else if (verb === "STAR") {
+        say("220 go on");
+        await this.wfile.flush();
+        await this.request.startTls();
+        this.emit({ secured: this.request.tls?.version });
+      } else if (verb === "DATA") {
+        say("354 end with a dot");
+        for await (const part of this.rfile.lines()) if (part === ".") break;
+        say("250 taken");
+      } else if (verb === "QUIT") return say("221 bye");
+      else say("250 ok");
+    }
+  }
+}
+
+/** Throws at a line that says so. */
+class Fails extends StreamRequestHandler {
+  override async handle(): Promise<void> {
+    for await (const line of this.rfile.lines()) {
+      this.emit({ line });
+      if (line === "crash") throw new Error(`<b>it crashed</b> at ${line}`);
+      this.wfile.write(`${line}\n`);
+    }
+  }
+}
+
+const certificates = ownCertificates();
+const tcp = "tcp://127.0.0.1:0";
+const app = defineApp({
+  handlers: { mail: Mail, resp: RespServer, dns: DnsDatagram, fails: Fails },
+  listen: [
+    { handler: "resp", address: tcp, decode: decodeResp },
+    { handler: "fails", address: tcp },
+    { handler: "dns", address: "udp://127.0.0.1:0" },
+    ...(certificates === null
+      ? []
+      : [
+          {
+            handler: "mail",
+            address: tcp,
+            options: {
+              secureTransport: "starttls" as const,
+              tls: { cert: certificates.cert, key: certificates.key },
+            },
+          },
+        ]),
+  ],
+  allow: ["127.0.0.0/8:*"],
+  context: () => ({ keys: new KeyStore() }),
+});
+
+describeWith(["chromium"], "the inspector", () => {
+  let browser: Browser;
+  let server: AppServer;
+  let url = "";
+
+  beforeAll(async () => {
+    server = await serveApp(app, { control: { port: 0, tokens: `${TOKEN} read:${READ}`, inspect: true } });
+    url = server.control?.url ?? "";
+    browser = await chromium.launch({
+      executablePath: peer("chromium") ?? "",
+      args: ["--no-sandbox", "--disable-dev-shm-usage"], // root has no sandbox, and a container little of the other
+      timeout: 120_000,
+    });
+  });
+  afterAll(async () => {
+    await browser?.close();
+    await server?.close();
+  });
+
+  const portOf = (name: string): number =>
+    Number(new URL(server.listeners.find((one) => one.name === name)?.url ?? "").port);
+
+  /** What the browser complained of: errors of scripts, of loading, of the policy. */
+  const complaints: string[] = [];
+
+  /** The page, as somebody opens it who has pasted its URL. */
+  const open = async (at = url, token: string | null = TOKEN): Promise<Page> => {
+    const context = await browser.newContext({
+      viewport: { width: 1280, height: 800 },
+      acceptDownloads: true,
+    });
+    context.setDefaultTimeout(0); // the limit of the test is the only one
+    onTestFinished(() => context.close());
+    await context.grantPermissions(["clipboard-read", "clipboard-write"]);
+    const page = await context.newPage();
+    page.on("pageerror", (error) => complaints.push(String(error)));
+    page.on("console", (message) => {
+      if (message.type() === "error") complaints.push(message.text());
+    });
+    await page.goto(`${at}/inspect${token === null ? "" : `#token=${token}`}`);
+    return page;
+  };
+
+  /** The page, once what passes is kept. */
+  const watching = async (): Promise<Page> => {
+    const page = await open();
+    await page.getByText("of 64.0 MiB kept").waitFor();
+    return page;
+  };
+
+  const rows = (page: Page): Locator => page.locator('#grid [role="row"][data-id]:visible');
+  const said = (page: Page): Locator => page.getByRole("list", { name: "What was said" });
+  const filter = async (page: Page, words: string): Promise<void> =>
+    page.getByRole("searchbox", { name: "Filter" }).fill(words);
+
+  /** Says this to a listener, and waits for its end. */
+  const talk = async (name: string, words: string | Uint8Array): Promise<string> => {
+    const socket = net.connect(portOf(name), "127.0.0.1");
+    socket.on("error", () => {}); // a reset
+    const localPort = new Promise<number>((resolve) => {
+      socket.once("connect", () => resolve((socket.address() as net.AddressInfo).port));
+    });
+    socket.end(words);
+    socket.resume();
+    await once(socket, "close");
+    return `127.0.0.1:${await localPort}`;
+  };
+
+  test("has no complaint of the browser, a strict policy, and a token that leaves the URL at once", async () => {
+    complaints.length = 0;
+    const page = await watching();
+    expect(page.url()).toBe(`${url}/inspect`);
+    const peerName = await talk("fails", "one\ncrash\n");
+    await filter(page, `fails ${peerName}`);
+    await rows(page).first().click();
+    await said(page).getByText("it crashed").waitFor();
+    for (const view of ["lines", "hex", "text"])
+      await page.getByRole("button", { name: view, exact: true }).click();
+    for (const tab of ["Listeners", "Pools", "Faults", "Connections"])
+      await page.getByRole("tab", { name: tab }).click();
+    expect(complaints).toEqual([]);
+    const { headers } = await fetch(`${url}/inspect`);
+    const policy = headers.get("content-security-policy") ?? "";
+    for (const part of [
+      "default-src 'none'",
+      "script-src 'self'",
+      "frame-ancestors 'none'",
+      "trusted-types 'none'",
+    ])
+      expect(policy).toContain(part);
+    expect(policy).not.toMatch(/unsafe|\*|data:|https?:/);
+  });
+
+  describeWith(["redis-cli"], "with redis-cli", () => {
+    test("finds the wrong command among 10 000 connections, says it again edited, and saves it as a test, which passes", async () => {
+      const page = await watching();
+      await page.getByRole("spinbutton", { name: "Connections that are kept" }).fill("20000");
+      await page.keyboard.press("Enter");
+      const port = portOf("resp");
+      const ping = async (count: number): Promise<void> => {
+        for (let i = 0; i < count; i++) await talk("resp", "PING\r\n");
+      };
+      const wrong = run("redis-cli", ["-p", port, "INCRBY", "basket", "a-dozen"]);
+      await Promise.all([...Array.from({ length: 20 }, () => ping(500)), wrong]);
+      await expect.poll(async () => page.locator("#count").textContent()).toMatch(/^1\d,\d{3}$/);
+      await page.getByRole("searchbox", { name: "Find in bytes" }).fill("a-dozen");
+      await page.keyboard.press("Enter");
+      await page.getByText(/^1 of 1\d,\d{3}$/).waitFor();
+      await rows(page).first().click();
+      await said(page).getByText("ERR value is not an integer").waitFor();
+
+      await page.getByRole("button", { name: "Send again…" }).click();
+      const text = page.getByRole("textbox", { name: "What to say, a piece a line" });
+      const before = await text.inputValue();
+      expect(before).toContain("$7\\r\\na-dozen\\r\\n");
+      await text.fill(before.replace("$7\\r\\na-dozen", "$2\\r\\n12"));
+      await page.getByRole("button", { name: "Send", exact: true }).last().click();
+      const answer = page.getByRole("region", { name: "The answer" });
+      await answer.getByText("The server answered differently").waitFor();
+      expect(await answer.locator(".plus").allTextContents()).toEqual(["+ :12\n"]);
+      await page.keyboard.press("Escape");
+
+      // It is right now, and becomes a test: the newest connection is the one that was said again.
+      await page.getByRole("searchbox", { name: "Find in bytes" }).fill("0x24320d0a3132");
+      await page.keyboard.press("Enter");
+      await page.getByText(/^1 of 1\d,\d{3}$/).waitFor();
+      await rows(page).first().click();
+      await said(page).getByText(":12").waitFor();
+      await page.getByRole("button", { name: "decoded", exact: true }).click();
+      await said(page).getByText('["INCRBY", "basket", "12"]').waitFor();
+      await page.getByRole("button", { name: "Copy as test" }).click();
+      await page.getByRole("button", { name: "Copy", exact: true }).click();
+      await page.getByText("Copied").waitFor();
+      const saved = await page.evaluate<string>("navigator.clipboard.readText()");
+      const folder = await mkdtemp(join(root, "test/peers/saved-"));
+      onTestFinished(() => rm(folder, { recursive: true, force: true }));
+      await writeFile(join(folder, "resp.test.ts"), saved);
+      await writeFile(
+        join(folder, "app.ts"),
+        `import { defineApp } from "socklet";
+         import { KeyStore, RespServer } from "../../../examples/resp.ts";
+         export const app = defineApp({
+           handlers: { resp: RespServer },
+           listen: [{ handler: "resp", address: "tcp://127.0.0.1:0" }],
+           context: () => ({ keys: new KeyStore() }),
+         });`,
+      );
+      const vitest = join(root, "node_modules/vitest/vitest.mjs");
+      const ended = await run(
+        process.execPath,
+        [vitest, "run", "--root", root, "--project", "node", folder],
+        "",
+        300_000,
+      );
+      expect([ended.code, ended.stderr]).toEqual([0, ""]);
+      expect(ended.stdout.toString()).toMatch(/Tests.*1 passed/);
+    });
+  });
+
+  describeWith(["swaks", "openssl"], "with swaks", () => {
+    test("a mail that comes by STARTTLS is read as it was said, and where TLS begins is told", async () => {
+      const page = await watching();
+      const args = [
+        "--server",
+        `127.0.0.1:${portOf("mail")}`,
+        "--to",
+        "you@example.test",
+        "--from",
+        "me@example.test",
+      ];
+      const { code } = await run("swaks", [...args, "-tls", "--header", "Subject: seen"]);
+      expect(code).toBe(0);
+      await filter(page, "mail");
+      await rows(page).first().click();
+      for (const text of [
+        "STARTTLS",
+        "speak through TLS from here on",
+        "Subject: seen",
+        "250 taken",
+        '"secured":"TLSv1.3"',
+      ])
+        await said(page).getByText(text).first().waitFor();
+    });
+  });
+
+  describeWith(["dig"], "with dig", () => {
+    test("the datagrams of a client are a conversation of their own", async () => {
+      const page = await watching();
+      await run("dig", ["@127.0.0.1", "-p", portOf("dns"), "+tries=1", "+short", "www.example.test"]);
+      await filter(page, "dns datagrams");
+      await rows(page).first().click();
+      await said(page)
+        .getByText(/www.*example.*test/)
+        .nth(1)
+        .waitFor();
+      expect(await said(page).locator("li.client").count()).toBe(1);
+      expect(await said(page).locator("li.server").count()).toBe(1);
+    });
+  });
+
+  test("bytes can be sent by hand, our side ended, and a connection reset", async () => {
+    const page = await watching();
+    const socket = net.connect({ port: portOf("fails"), host: "127.0.0.1", allowHalfOpen: true });
+    socket.on("error", () => {});
+    const incoming = socket.iterator({ destroyOnReturn: false });
+    const came = async (): Promise<Buffer> => (await incoming.next()).value;
+    await once(socket, "connect");
+    await filter(page, `fails 127.0.0.1:${(socket.address() as net.AddressInfo).port}`);
+    await rows(page).first().click();
+    const byHand = page.getByRole("form", { name: "Send by hand" });
+    await byHand.getByRole("searchbox").fill("hello");
+    await page.keyboard.press("Enter");
+    expect(String(await came())).toBe("hello\r\n");
+    await byHand.getByRole("combobox").selectOption("hex");
+    await byHand.getByRole("searchbox").fill("00 ff 0a");
+    await page.keyboard.press("Enter");
+    expect(await came()).toEqual(Buffer.from([0, 255, 10]));
+    await byHand.getByLabel("A file to send").setInputFiles({
+      name: "a.bin",
+      mimeType: "application/octet-stream",
+      buffer: Buffer.from("of a file\n"),
+    });
+    await byHand.getByRole("button", { name: "Send", exact: true }).click();
+    expect(String(await came())).toBe("of a file\n");
+    await byHand.getByRole("button", { name: "Half-close" }).click();
+    await said(page).getByText("server ended its side (FIN)").waitFor();
+    await byHand.getByRole("button", { name: "Reset" }).click();
+    await said(page).getByText("server reset the connection (RST)").waitFor();
+    await page.getByText(/^cut; .*ended first by the server \(half-close\)/).waitFor();
+  });
+
+  test("rules of faults are set and taken back, a recording is started and stopped, and one is opened from a file", async () => {
+    const page = await watching();
+    await page.getByRole("tab", { name: "Faults" }).click();
+    await page
+      .getByRole("form", { name: "Set a rule" })
+      .getByRole("combobox")
+      .selectOption({ label: "listen resp" });
+    await page.getByRole("textbox", { name: "The rule" }).fill("latency latency=1 from=server name=slow");
+    await page.keyboard.press("Enter");
+    await page.getByRole("cell", { name: "slow", exact: true }).waitFor();
+    const control = controlClient(url, { token: TOKEN });
+    expect(control).toBeDefined();
+    await page.getByRole("button", { name: "Remove slow" }).click();
+    await page.getByText("No rule is set.").waitFor();
+
+    await page.getByRole("button", { name: "Record" }).click();
+    await page.getByRole("button", { name: "Record", pressed: true }).waitFor();
+    await page.getByRole("spinbutton", { name: "MiB that are kept" }).fill("32");
+    await page.keyboard.press("Enter");
+    await page.getByText("of 32.0 MiB kept").waitFor();
+    await page.getByRole("spinbutton", { name: "MiB that are kept" }).fill("64");
+    await page.keyboard.press("Enter");
+    await page.getByText("of 64.0 MiB kept").waitFor();
+    await page.getByRole("button", { name: "Record" }).click();
+    await page.getByRole("button", { name: "Record", pressed: false }).waitFor();
+
+    await page.getByRole("tab", { name: "Connections" }).click();
+    const path = join(root, "test/peers/recordings");
+    const [first] = (await import("node:fs")).readdirSync(path).filter((name) => name.endsWith(".jsonl"));
+    const text = await readFile(join(path, first ?? ""), "utf8");
+    expect(parseTranscript(text).events.length).toBeGreaterThan(0);
+    await page.getByLabel("A transcript").setInputFiles(join(path, first ?? ""));
+    await page.getByRole("heading", { name: first ?? "" }).waitFor();
+    expect(await said(page).locator("li").count()).toBeGreaterThan(0);
+    await page.getByRole("button", { name: "Copy as transcript" }).click();
+    const copied = await page.getByRole("textbox", { name: "A transcript" }).inputValue();
+    expect(parseTranscript(copied).events.length).toBeGreaterThan(0);
+  });
+
+  test("hostile bytes in every field change nothing but themselves", async () => {
+    complaints.length = 0;
+    const page = await watching();
+    const hostile = `<img src=x onerror="document.title='pwned'"><script>document.title='pwned'</script>\u202e\u0000\u001b[2J\u2028</pre>`;
+    const socket = net.connect(portOf("fails"), "127.0.0.1");
+    socket.resume().on("error", () => {});
+    const long = "x".repeat(4 * 1024 * 1024);
+    socket.write(`${hostile}\n`);
+    await once(socket, "connect");
+    const name = `127.0.0.1:${(socket.address() as net.AddressInfo).port}`;
+    await filter(page, `fails ${name}`);
+    await rows(page).first().click();
+    await said(page).getByText("onerror").first().waitFor();
+    socket.end(Buffer.concat([Uint8Array.of(255, 254), Buffer.from(long)]));
+    await page.getByRole("button", { name: "hex", exact: true }).click();
+    await page.getByRole("button", { name: "text", exact: true }).click();
+    const text = (await said(page).allTextContents()).join("");
+    expect(text).toContain("\\u{202e}");
+    for (const hidden of "\u202e\u0000\u001b\u2028") expect(text).not.toContain(hidden);
+    expect(await page.locator("main img, main script").count()).toBe(0);
+    expect(await page.title()).toBe("Socklet inspector");
+    await filter(page, hostile);
+    await page.getByText(/^0 of /).waitFor();
+    await page.getByRole("searchbox", { name: "Find in bytes" }).fill(hostile.slice(0, 40));
+    await filter(page, "");
+    await page.keyboard.press("Enter");
+    expect(complaints).toEqual([]);
+  });
+
+  test("another origin, a rebound name and a frame get nothing", async () => {
+    const other = createServer((_, answer) => {
+      answer.setHeader("content-type", "text/html");
+      answer.end(`<iframe id="f" src="${url}/inspect#token=${TOKEN}"></iframe>`);
+    });
+    other.listen(0, "127.0.0.1");
+    await once(other, "listening");
+    onTestFinished(() => void other.close());
+    const context = await browser.newContext();
+    onTestFinished(() => context.close());
+    const page = await context.newPage();
+    await page.goto(`http://127.0.0.1:${(other.address() as net.AddressInfo).port}/`);
+    const frame = page.frames().find((one) => one !== page.mainFrame());
+    expect(frame?.url()).toMatch(/^chrome-error:/);
+    const asked = (path: string, authorization?: string) =>
+      page.evaluate(
+        async ([at, token]) => {
+          try {
+            return await (
+              await fetch(at as string, token ? { headers: { authorization: token } } : {})
+            ).text();
+          } catch (error) {
+            return (error as Error).name;
+          }
+        },
+        [`${url}${path}`, authorization],
+      );
+    expect(await asked("/v1/health")).toBe("TypeError");
+    expect(await asked("/inspect")).toBe("TypeError");
+    expect(await asked("/v1/sessions", `Bearer ${TOKEN}`)).toBe("TypeError");
+    const rebound = await new Promise<number | undefined>((resolve) => {
+      const asking = request(`${url}/inspect`, { headers: { host: "evil.example" } }, (answer) => {
+        answer.resume();
+        resolve(answer.statusCode);
+      });
+      asking.end();
+    });
+    expect(rebound).toBe(403);
+  });
+
+  test("without a token it asks for one; one that only reads sees no bytes", async () => {
+    const page = await open(url, null);
+    await page.getByLabel("Token").fill(READ);
+    await page.keyboard.press("Enter");
+    await page.getByText("no bytes are kept here").waitFor();
+    const name = await talk("fails", "one\ncrash\n");
+    await filter(page, `fails ${name}`);
+    await rows(page).first().click();
+    await said(page).getByText("it crashed").waitFor();
+    await page.getByText("The bytes are not kept here").waitFor();
+    const wrong = await open(url, "a-token-that-nobody-has");
+    await wrong.getByLabel("Token").waitFor();
+  });
+
+  test("all of it can be done with the keyboard", async () => {
+    const page = await watching();
+    const names: string[] = [];
+    for (const word of ["first", "second"]) names.push(await talk("fails", `${word}\n`));
+    await page.keyboard.press("/");
+    await page.keyboard.type("fails ended");
+    await rows(page).nth(1).waitFor();
+    await page.locator("#grid").focus();
+    await page.keyboard.press("ArrowDown");
+    await page.keyboard.press("ArrowDown");
+    expect(await page.locator("#grid").getAttribute("aria-activedescendant")).toMatch(/^row-/);
+    await page.keyboard.press("Enter");
+    await page.getByRole("heading", { name: names[0] ?? "" }).waitFor();
+    await page.keyboard.press("Escape");
+    await page.getByRole("heading", { name: names[0] ?? "" }).waitFor({ state: "detached" });
+    await page.keyboard.press("Home");
+    await page.keyboard.press("Enter");
+    await page.getByRole("heading", { name: names[1] ?? "" }).waitFor();
+    await page.getByRole("tab", { name: "Connections" }).focus();
+    await page.keyboard.press("ArrowRight");
+    await page.getByRole("cell", { name: "resp", exact: true }).waitFor();
+    expect(await page.getByRole("tab", { name: "Listeners" }).getAttribute("aria-selected")).toBe("true");
+  });
+
+  describe.each(["light", "dark"] as const)("in %s", (colorScheme) => {
+    test("axe finds no violation", async () => {
+      const axe = await readFile(join(root, "node_modules/axe-core/axe.min.js"), "utf8");
+      const page = await watching();
+      await page.emulateMedia({ colorScheme, reducedMotion: "reduce" });
+      const name = await talk("fails", "one\ncrash\n");
+      await filter(page, `fails ${name}`);
+      await rows(page).first().click();
+      await said(page).getByText("it crashed").waitFor();
+      const session = await page.context().newCDPSession(page);
+      await session.send("Page.setBypassCSP", { enabled: true }); // for axe, which is no part of the page
+      const check = async (what: string): Promise<void> => {
+        await session.send("Runtime.evaluate", { expression: axe });
+        const { violations } = await page.evaluate<AxeResults>("axe.run(document)");
+        const found = violations.map(({ id, nodes }) => [
+          id,
+          ...nodes.map(({ html, failureSummary }) => `${html}: ${failureSummary}`),
+        ]);
+        expect([what, found]).toEqual([what, []]);
+      };
+      await check("a conversation");
+      await page.getByRole("button", { name: "Send again…" }).click();
+      await check("the dialog");
+      await page.keyboard.press("Escape");
+      for (const tab of ["Listeners", "Pools", "Faults"]) {
+        await page.getByRole("tab", { name: tab }).click();
+        await page.getByRole("tabpanel", { name: tab }).locator("p, table").first().waitFor();
+        await check(tab);
+      }
+    });
+  });
+
+  test("the same against a Worker: its sessions, with what their handlers emit", async () => {
+    const worker = await runWorker({
+      main: "test/worker/inspected.ts",
+      ports: [await reservePort()],
+      classes: { SOCKLET_SESSIONS: "SockletSession", SOCKLET_REGISTRY: "SockletRegistry" },
+      vars: { SOCKLET_TOKENS: TOKEN },
+    });
+    onTestFinished(() => worker.close());
+    const upstream = net.createServer((socket) => socket.pipe(socket));
+    upstream.listen(0, "127.0.0.1");
+    await once(upstream, "listening");
+    onTestFinished(() => void upstream.close());
+    const control = controlClient(worker.url, { token: TOKEN });
+    const address = `127.0.0.1:${(upstream.address() as net.AddressInfo).port}`;
+    await control.sessions.run({ handler: "Asks", address, params: "over the edge" });
+    const page = await open(worker.url);
+    await page.getByText("no bytes are kept here").waitFor();
+    await rows(page).first().click();
+    await said(page).getByText('{"characters":13}').waitFor();
+    await page.getByRole("tab", { name: "Listeners" }).click();
+    await page.getByRole("cell", { name: "Echo" }).waitFor();
+  });
+
+  // npm run docs:screenshots writes them.
+  test.runIf(process.env.SOCKLET_SCREENSHOTS)("its pictures for the docs", async () => {
+    await mkdir(join(root, "docs/inspector"), { recursive: true });
+    const page = await watching();
+    await page.setViewportSize({ width: 1080, height: 560 });
+    for (const word of ["PING", "SET basket 12", "INCRBY basket a-dozen"]) await talk("resp", `${word}\r\n`);
+    await filter(page, "resp");
+    await rows(page).first().click();
+    await said(page).getByText("ERR value").waitFor();
+    await page.screenshot({ path: join(root, "docs/inspector/conversation.png") });
+    await page.emulateMedia({ colorScheme: "dark" });
+    await page.getByRole("button", { name: "Send again…" }).click();
+    await page.getByRole("textbox", { name: "What to say, a piece a line" }).fill("INCRBY basket 12\\r\\n");
+    await page.getByRole("button", { name: "Send", exact: true }).last().click();
+    await page.getByText("The server answered differently").waitFor();
+    await page.screenshot({ path: join(root, "docs/inspector/again.png") });
+  });
+});
