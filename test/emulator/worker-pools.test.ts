@@ -1,6 +1,8 @@
 /**
  * Pools of a Worker in real workerd, asked by its requests, with real servers on the other end, which are killed in the
- * middle, as is workerd: each call is answered once, with its own reply, or fails once. `POOL_KILLS=100` kills as often.
+ * middle, as is workerd: each call is answered once, with its own reply, or fails once.
+ *
+ *     POOL_KILLS=100 npx vitest run --project node --testTimeout 0 test/emulator/worker-pools
  */
 
 import { type InternetAddress, type PoolInfo, streamHandler } from "socklet";

@@ -1,6 +1,8 @@
 /**
  * Pools against servers that others wrote, Redis and PostgreSQL with TLS and SCRAM, which are killed in the middle again
- * and again: each call is answered once, with its own reply, or fails once. `POOL_KILLS=100` kills as often.
+ * and again: each call is answered once, with its own reply, or fails once.
+ *
+ *     POOL_KILLS=100 npx vitest run --project node --testTimeout 0 test/peers/pools
  */
 
 import { setFlagsFromString } from "node:v8";
