@@ -109,7 +109,8 @@ export const mosquitto = async (): Promise<KeepingServer> => {
       params: { clientId: "socklet-kept-subscriber", topic: "entries/#", limit },
     }),
     async publish(number) {
-      await restarting; // a publisher that is cut does not know whether its message was taken
+      // A publisher that is cut does not know whether its message was taken. (A restart may begin while this waits.)
+      for (let seen: Promise<void> | null = null; seen !== restarting; await seen) seen = restarting;
       publishing = (async () => {
         const message = ["-q", 2, "-t", "entries/all", "-m", number];
         const { code, stderr } = await run("mosquitto_pub", ["-h", "127.0.0.1", "-p", port, ...message]);
