@@ -212,14 +212,14 @@ const devInWorkerd = async (
     const port = flags.controlPort ?? (flags.anyPort ? 0 : CONTROL_PORT);
     const control = flags.control ? { port, tokens: all } : null;
     workerd = await startWorkerd(path, flags, app, { beside: () => null, control });
-    const forget = control === null ? () => {} : noteRunning(path, workerd.origin, firstToken(all));
+    const note = control === null ? null : noteRunning(path, workerd.origin, firstToken(all));
     const take = async (app: App): Promise<string> => {
       await workerd?.replace(app);
       return "";
     };
     followed(follow(versions, signal, take), versions, signal);
     await stopped;
-    forget();
+    note?.forget();
   } catch (error) {
     if (!signal.aborted) throw error;
   } finally {

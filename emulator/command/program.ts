@@ -119,6 +119,15 @@ ofServing(
   .action(async (path, flags) => (await import("./dev.ts")).dev(path, flags));
 
 program
+  .command("restart")
+  .description(
+    "have a server of yours start its program anew on the same sockets (SIGUSR2), and wait until that serves",
+  )
+  .argument("[pid]", "its process id, where several run", count(1, 2 ** 31 - 1))
+  .option("--json", "print JSON")
+  .action(async (pid, flags) => (await import("./restart.ts")).restart(pid, flags));
+
+program
   .command("doctor")
   .description(
     "say what of this machine and this project does not fit, and what to do; exit status 1 if something must be mended",

@@ -1,9 +1,10 @@
-/** What a SIGUSR2 does to a program that serves: another process takes over. */
+/** What a SIGUSR2 does to a program that serves: another process takes over; and `socklet restart`, which asks for that. */
 
 import type { ListenDescriptor } from "../app/descriptors.ts";
 import { neededNode } from "../runtime.ts";
 import { notify } from "./notify.ts";
-import { describe, say } from "./output.ts";
+import { describe, print, printJson, say, UsageError } from "./output.ts";
+import { allRunning, type Running, theRunning } from "./running.ts";
 import { Successor } from "./successor.ts";
 
 /** What hands over: an app, or a cluster. */
@@ -24,6 +25,8 @@ export class Restarts {
   readonly #stop: AbortSignal;
   readonly #replaced = Promise.withResolvers<void>();
   #going = false;
+  /** Told why a successor did not come to serve. */
+  onRefused: (why: string) => void = () => {};
 
   /** `tokens`: those of the control routes, if they were generated and not given. `stop`: aborted when this process is to end. */
   constructor(
@@ -68,9 +71,46 @@ export class Restarts {
       this.#replaced.resolve();
     } catch (error) {
       this.#going = false;
-      say(
-        `the program could not be started anew, and this one goes on: ${describe(error).replace(/^Error: /, "")}`,
-      );
+      const why = describe(error).replace(/^Error: /, "");
+      say(`the program could not be started anew, and this one goes on: ${why}`);
+      this.onRefused(why);
     }
   }
 }
+
+const LOOK = 50; // ms between two looks at the notes of what runs: a start takes half a second
+
+/**
+ * `socklet restart`: has a server of this user's start its program anew on the same sockets, and waits until that serves. `pid`: which one,
+ * where several run.
+ */
+export const restart = async (pid: number | undefined, { json }: { json?: boolean }): Promise<void> => {
+  const noted = (which: number): Running | undefined => allRunning().find((one) => one.pid === which);
+  const running = pid === undefined ? theRunning("its process id") : (noted(pid) ?? null);
+  if (running === null) {
+    const which = pid === undefined ? "none runs" : `none runs as process ${pid}`;
+    throw new UsageError(`which server? Of yours with control routes ${which}; kill -USR2 restarts any`);
+  }
+  const before = running.pid;
+  if (!running.restarts) {
+    throw new Error(
+      `process ${before} serves ${running.app} in workerd, which does not start anew by itself; end it, and start it again`,
+    );
+  }
+  process.kill(before, "SIGUSR2");
+  for (;;) {
+    const old = noted(before); // first: the successor's note is there before this one is gone
+    const successor = allRunning().find((one) => one.before === before);
+    if (successor !== undefined) {
+      if (json === true) return printJson({ before, pid: successor.pid, url: successor.url });
+      return print(`process ${successor.pid} serves ${successor.app} in place of ${before}`);
+    }
+    if (old === undefined) throw new Error(`process ${before} has ended, and no other serves`);
+    if (old.refused.times > running.refused.times) {
+      throw new Error(
+        `process ${before} goes on, since its program could not be started anew: ${old.refused.why}`,
+      );
+    }
+    await new Promise((resolve) => setTimeout(resolve, LOOK));
+  }
+};

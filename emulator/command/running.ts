@@ -3,6 +3,7 @@
  * it runs, which only that user can read, since it has a token.
  */
 
+import { attempt } from "../../core/promises.ts";
 import { fs, join, lazy } from "../builtin.ts";
 import { UsageError } from "./output.ts";
 
@@ -15,6 +16,20 @@ export interface Running {
   /** The folder where it was started, and the app that it serves. */
   readonly folder: string;
   readonly app: string;
+  /** Whether a SIGUSR2 starts it anew. */
+  readonly restarts: boolean;
+  /** The process that it has taken over from so; `null` for the first. */
+  readonly before: number | null;
+  /** How often a successor of its own did not come to serve, and why the last did not. */
+  readonly refused: { readonly times: number; readonly why: string };
+}
+
+/** The note of this process. */
+export interface Note {
+  /** A successor did not come to serve. */
+  refuse(why: string): void;
+  /** Removes it, as the end of the process does. */
+  forget(): void;
 }
 
 /** The folder of the files: the one that the system provides for this, or one among the temporary files. */
@@ -30,24 +45,56 @@ const isOurs = (folder: string): boolean => {
   return process.getuid === undefined || (uid === process.getuid() && (mode & 0o077) === 0);
 };
 
-/** Notes that this process serves; returns a function that removes the note, as the end of the process does. */
-export const noteRunning = (app: string, url: string, token: string | null): (() => void) => {
+const NO_NOTE: Note = { refuse() {}, forget() {} };
+
+/** Notes that this process serves; `restarts`: whether a SIGUSR2 starts it anew, and which process it has taken over from. */
+export const noteRunning = (
+  app: string,
+  url: string,
+  token: string | null,
+  restarts: { readonly before: number | null } | null = null,
+): Note => {
   const folder = runtimeFolder();
   const path = join(folder, `${process.pid}.json`);
-  const running: Running = { pid: process.pid, url, token, folder: process.cwd(), app };
+  let times = 0;
+  const write = (why: string): void => {
+    const refused = { times, why };
+    const running: Running = {
+      pid: process.pid,
+      url,
+      token,
+      folder: process.cwd(),
+      app,
+      restarts: restarts !== null,
+      before: restarts?.before ?? null,
+      refused,
+    };
+    const fresh = `${path}.new`; // renamed, so that nobody reads half of it
+    fs.writeFileSync(fresh, `${JSON.stringify(running)}\n`, { mode: 0o600 });
+    fs.renameSync(fresh, path);
+  };
   try {
     fs.mkdirSync(folder, { recursive: true, mode: 0o700 });
-    if (!isOurs(folder)) return () => {};
-    fs.writeFileSync(path, `${JSON.stringify(running)}\n`, { mode: 0o600 });
+    if (!isOurs(folder)) return NO_NOTE;
+    write("");
   } catch {
-    return () => {}; // nowhere to write: `sessions` will need --url
+    return NO_NOTE; // nowhere to write: `sessions` has to be told where it is
   }
   const forget = (): void => {
     process.off("exit", forget);
     fs.rmSync(path, { force: true });
   };
   process.on("exit", forget);
-  return forget;
+  return {
+    forget,
+    refuse(why) {
+      times++;
+      attempt(
+        () => write(why),
+        () => {},
+      ); // the folder is gone
+    },
+  };
 };
 
 const isAlive = (pid: number): boolean => {
@@ -79,12 +126,14 @@ export const allRunning = (): Running[] => {
   }
 };
 
-/** The server to use if none is named: the only one, or the only one of this folder. Throws `UsageError` if there are several. */
-export const theRunning = (): Running | null => {
+/** The one that is meant where none is named: the only one, or the only one of this folder. Throws `UsageError` where there are several: `give` says which is meant. */
+export const theRunning = (give = "--url"): Running | null => {
   const all = allRunning();
   const here = all.filter(({ folder }) => folder === process.cwd());
   const [found, other] = here.length > 0 ? here : all;
   if (found === undefined || other === undefined) return found ?? null;
-  const list = (here.length > 0 ? here : all).map(({ url, app, folder }) => `${url} (${app} in ${folder})`);
-  throw new UsageError(`which control plane? Several run: ${list.join(", ")}; give --url`);
+  const list = (here.length > 0 ? here : all).map(
+    ({ pid, url, app, folder }) => `${url} (${app} in ${folder}, process ${pid})`,
+  );
+  throw new UsageError(`which control plane? Several run: ${list.join(", ")}; give ${give}`);
 };

@@ -271,14 +271,19 @@ const serveUntil = async (
   if (!stop.signal.aborted) {
     if (predecessor === null) await printListeners(server, flags.inspect ?? false);
     await notify("READY=1", `MAINPID=${process.pid}`);
-    predecessor?.serving();
   }
   if ("replace" in server) following?.served(server, stop.signal, app);
   const { control } = server;
-  const forget =
-    control === null ? () => {} : noteRunning(path, control.url, control.token ?? firstOf(tokens));
-  const cut = await Promise.race([stopped, restarts.replaced.then(() => "replaced" as const)]).finally(
-    forget,
+  const note =
+    control === null
+      ? null
+      : noteRunning(path, control.url, control.token ?? firstOf(tokens), {
+          before: predecessor?.pid ?? null,
+        });
+  restarts.onRefused = (why) => note?.refuse(why);
+  if (!stop.signal.aborted) predecessor?.serving(); // it may end then: the note of its successor is there
+  const cut = await Promise.race([stopped, restarts.replaced.then(() => "replaced" as const)]).finally(() =>
+    note?.forget(),
   );
   await recorded?.written();
   if (cut === "replaced") return; // another process serves

@@ -19,6 +19,7 @@ import { afterAll, describe, expect, test } from "vitest";
 import { ownCertificates } from "../peers/certificates.ts";
 import { peer } from "../peers/peer.ts";
 import { reservePort, reservePorts } from "../peers/ports.ts";
+import { run } from "../peers/program.ts";
 import { ask, Datagrams, pidAt, placeOf, runs } from "./clustered.ts";
 
 const root = fileURLToPath(new URL("../..", import.meta.url));
@@ -118,6 +119,11 @@ class Served implements AsyncDisposable {
     if (pid === undefined) throw new Error(this.said.at(-1));
     this.#pids.push(Number(pid));
     return before;
+  }
+
+  /** Another process has taken over, which somebody else asked for. */
+  adopt(pid: number): void {
+    this.#pids.push(pid);
   }
 
   /** Resolves when all of it has ended. */
@@ -260,6 +266,51 @@ test("a program that does not come to serve is given up, and the one before goes
   writeFileSync(module, good);
   await gone(await served.restart());
   expect(await pidAt(tcp)).toBe(served.pid);
+});
+
+describe("socklet restart", () => {
+  /** Where the servers of one test are noted. */
+  const notes = () => ({ XDG_RUNTIME_DIR: mkdtempSync(join(folder, "run-")) });
+  const restart = async (env: ReturnType<typeof notes>, ...args: string[]) => {
+    const words = ["--conditions=socklet:source", "emulator/command/cli.ts", "restart", ...args];
+    const own = `XDG_RUNTIME_DIR=${env.XDG_RUNTIME_DIR}`;
+    const { code, stdout, stderr } = await run("env", [own, process.execPath, ...words]);
+    return { code, stdout: String(stdout), stderr };
+  };
+
+  test("waits until the next program serves, or says why it does not", async () => {
+    const env = notes();
+    const module = join(folder, "restarted.ts");
+    const good = readFileSync(fixture, "utf8").replaceAll(
+      'from "socklet"',
+      `from "${join(root, "core/index.ts")}"`,
+    );
+    writeFileSync(module, good);
+    await using served = new Served(["--control-port", "0", "--workers", "2"], { module, env });
+    await served.line(/Bearer /);
+    const done = JSON.parse((await restart(env, "--json")).stdout);
+    expect(done).toMatchObject({ before: served.pid, url: expect.stringMatching(/^http:/) });
+    served.adopt(done.pid);
+    writeFileSync(module, `${good}\nthrow new Error("this version is broken");\n`);
+    expect(await restart(env, String(done.pid))).toMatchObject({
+      code: 1,
+      stderr: expect.stringMatching(
+        new RegExp(`process ${done.pid} goes on, since its program could not be started anew: .*ended with`),
+      ),
+    });
+    writeFileSync(module, good);
+    const again = await restart(env);
+    const [, pid] = /^process (\d+) serves .*restarted\.ts in place of (\d+)\n$/.exec(again.stdout) ?? [];
+    expect(again.code).toBe(0);
+    served.adopt(Number(pid));
+  });
+
+  test("a server that does not run is named", async () => {
+    const env = notes();
+    expect(await restart(env)).toMatchObject({ code: 2, stderr: expect.stringContaining("none runs;") });
+    const none = await restart(env, "1");
+    expect(none).toMatchObject({ code: 2, stderr: expect.stringContaining("none runs as process 1;") });
+  });
 });
 
 test("sessions that last go on in the program that takes over, which alone keeps them from then on", async () => {
