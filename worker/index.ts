@@ -21,7 +21,6 @@ export {
   type AnalyticsDataset,
   analyticsEvents,
   metrics,
-  type SessionCounts,
   type WorkerMetrics,
 } from "./objects/metrics.ts";
 export type { PoolAccess } from "./objects/platform.ts";

@@ -89,6 +89,9 @@ export interface SessionCalls {
   forget(): Promise<boolean>;
 }
 
+/** How many sessions are in a state. */
+export type StateCount = { readonly state: SessionState; readonly count: number };
+
 /** The calls of the registry. */
 export interface RegistryCalls {
   /** Adds a session; adding it twice changes nothing. `ERR_LIMIT` if it runs and too many others do. */
@@ -97,7 +100,7 @@ export interface RegistryCalls {
   over(info: SessionInfo): Promise<boolean>;
   list(query: SessionQuery): Promise<SessionPage>;
   /** How many sessions are in each state, as the registry believes: it asks none of them. */
-  counts(): Promise<Readonly<Partial<Record<SessionState, number>>>>;
+  counts(): Promise<readonly StateCount[]>;
 }
 
 const CLASSES = {

@@ -4,35 +4,46 @@
  * and what its servers tell goes to Workers Analytics Engine. A Worker has the code of either only where it asks for it.
  */
 
-import { codeOf, dialledSessions, Endings, familiesText, poolFamilies } from "../../core/control/metrics.ts";
+import {
+  codeOf,
+  dialledSessions,
+  Endings,
+  type Family,
+  familiesText,
+  poolFamilies,
+} from "../../core/control/metrics.ts";
 import { isOver, SESSION_STATES, type SessionState } from "../../core/control/plane.ts";
 import type { PoolInfo } from "../../core/serve/client.ts";
 import type { OnEvent, SockletEvent } from "../../core/serve/events.ts";
-
-/** How many sessions are in each state; a state without any may be absent. */
-export type SessionCounts = Readonly<Partial<Record<SessionState, number>>>;
+import { again, missingBindings, registryOf, type SockletBindings, type StateCount } from "./bindings.ts";
 
 /** The code of `GET /v1/metrics` in a Worker, which `metrics` is: `workerFor(app, { metrics })`. */
 export interface WorkerMetrics {
-  /** In Prometheus' text format: what the registry and the pools know. `sessions`: `null` where the Worker has no registry. */
-  text(sessions: SessionCounts | null, pools: readonly PoolInfo[]): string;
+  /** In Prometheus' text format: what the registry knows, where the Worker's bindings have one, and the pools. Rejects with `ERR_PLATFORM` where the registry does not answer. */
+  text(env: SockletBindings, pools: readonly PoolInfo[]): Promise<string>;
 }
+
+/** How many sessions run, and how many are kept in each state that is over. */
+const sessionFamilies = (counts: readonly StateCount[]): Family[] => {
+  const sum = (states: readonly SessionState[]): number =>
+    counts.reduce((all, { state, count }) => (states.includes(state) ? all + count : all), 0);
+  const kept: Family = {
+    name: "socklet_kept_sessions",
+    help: "Sessions that are over and whose record is kept, by state.",
+    type: "gauge",
+    samples: SESSION_STATES.filter(isOver).map((state) => ({ labels: { state }, value: sum([state]) })),
+  };
+  return [dialledSessions(sum(SESSION_STATES.filter((state) => !isOver(state)))), kept];
+};
 
 /** The code of `GET /v1/metrics`, for a Worker, which carries it only where it is asked for: `workerFor(app, { metrics })`. */
 export const metrics: WorkerMetrics = {
-  text(sessions, pools) {
-    const families = poolFamilies(pools);
-    if (sessions === null) return familiesText(families);
-    const count = (state: SessionState): number => sessions[state] ?? 0;
-    const [over, running] = [true, false].map((is) => SESSION_STATES.filter((state) => isOver(state) === is));
-    const kept = {
-      name: "socklet_kept_sessions",
-      help: "Sessions that are over and whose record is kept, by state.",
-      type: "gauge",
-      samples: (over ?? []).map((state) => ({ labels: { state }, value: count(state) })),
-    } as const;
-    const runs = (running ?? []).reduce((sum, state) => sum + count(state), 0);
-    return familiesText([dialledSessions(runs), kept, ...families]);
+  async text(env, pools) {
+    const counts =
+      missingBindings(env).length > 0
+        ? null
+        : await again(() => registryOf(env).counts(), "the registry of sessions");
+    return familiesText([...(counts === null ? [] : sessionFamilies(counts)), ...poolFamilies(pools)]);
   },
 };
 

@@ -79,13 +79,7 @@ export class WorkerPlane implements ControlPlane {
 
   async metrics(): Promise<string | null> {
     const { env, metrics } = this.#setup;
-    if (metrics === undefined) return null;
-    const counted = missingBindings(env).length === 0;
-    const [counts, pools] = await Promise.all([
-      counted ? again(() => registryOf(env).counts(), "the registry of sessions") : null,
-      this.pools(),
-    ]);
-    return metrics.text(counts, pools);
+    return metrics === undefined ? null : metrics.text(env, await this.pools());
   }
 
   /** Asks every object of every pool, which makes those that are not there. */

@@ -13,13 +13,19 @@ import {
   type SessionInfo,
   type SessionPage,
   type SessionQuery,
-  type SessionState,
 } from "../../core/control/plane.ts";
 import { toJson } from "../../core/describe.ts";
 import { SocketError } from "../../core/errors.ts";
 import { checkOptions, optionNamesOf } from "../../core/options.ts";
 import { PlatformObject, type PlatformSql, type PlatformState } from "../platform.ts";
-import { type Answer, answer, type RegistryCalls, type SockletBindings, sessionOf } from "./bindings.ts";
+import {
+  type Answer,
+  answer,
+  type RegistryCalls,
+  type SockletBindings,
+  type StateCount,
+  sessionOf,
+} from "./bindings.ts";
 
 /** Limits of the sessions that run and of those that are kept. Times are milliseconds. */
 export interface SessionBounds {
@@ -104,13 +110,10 @@ export class RegistryObject extends PlatformObject<SockletBindings> implements R
     return { sessions, next: found.length > query.limit ? (sessions.at(-1)?.id ?? null) : null };
   }
 
-  async counts(): Promise<Readonly<Partial<Record<SessionState, number>>>> {
-    const rows = this.#sql
-      .exec<{ state: SessionState; count: number }>(
-        "SELECT state, COUNT(*) AS count FROM sessions GROUP BY state",
-      )
+  async counts(): Promise<readonly StateCount[]> {
+    return this.#sql
+      .exec<StateCount>("SELECT state, COUNT(*) AS count FROM sessions GROUP BY state")
       .toArray();
-    return Object.fromEntries(rows.map(({ state, count }) => [state, count]));
   }
 
   /** Deletes what is too old or too much, and asks the objects of sessions that should long be over. */

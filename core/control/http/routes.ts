@@ -191,8 +191,7 @@ export const controlRoutes = (
   route("GET", "/v1/metrics", "read", async (c, plane) => {
     const text = await plane.metrics();
     if (text !== null) return c.body(text, 200, { "Content-Type": METRICS_TYPE });
-    const said =
-      "no metrics are kept here; a Worker has those of its sessions and pools by workerFor(app, { metrics })";
+    const said = "no metrics are kept here; in a Worker: workerFor(app, { metrics })";
     throw new HttpError(501, "ERR_UNSUPPORTED", said);
   });
 
