@@ -164,9 +164,13 @@ test("context() is told which pools there are, and when they can be used", async
   );
 });
 
-test("a pool leaves no timer after a burst, but one that keeps no process", async () => {
-  const fixture = file("./fixtures/pool-timers.ts");
-  const { stdout, stderr } = await run(process.execPath, ["--conditions=socklet:source", fixture]);
-  expect(stderr.toString()).toBe("");
-  expect(JSON.parse(stdout.toString())).toEqual({ waited: true, before: 0, after: 0, waiting: 0 });
-});
+// Deno lists timers that keep no process, too.
+test.skipIf(runtime === "Deno")(
+  "a pool leaves no timer after a burst, but one that keeps no process",
+  async () => {
+    const fixture = file("./fixtures/pool-timers.ts");
+    const { stdout, stderr } = await run(process.execPath, ["--conditions=socklet:source", fixture]);
+    expect(stderr.toString()).toBe("");
+    expect(JSON.parse(stdout.toString())).toEqual({ waited: true, before: 0, after: 0, waiting: 0 });
+  },
+);
