@@ -499,10 +499,10 @@ export const givenTo = <Context>(
         places.map((at, i) => [app.listeners[at] as Listener<Context>, descriptors[i] as ListenDescriptor]),
       );
 
-/** Throws `ERR_APP` if `app` is not an app, or listens nowhere. */
+/** Throws `ERR_APP` if `app` is not an app, or neither listens nor dials. */
 export const checkServed = (app: unknown): void => {
   if (!isApp(app)) throw new SocketError("ERR_APP", "this is not an app: it must come from defineApp()");
-  if (app.listeners.length === 0)
+  if (app.listeners.length === 0 && Object.keys(app.dial).length === 0)
     throw new SocketError("ERR_APP", "the app listens nowhere: give defineApp() a `listen`");
 };
 

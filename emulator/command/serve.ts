@@ -182,6 +182,9 @@ const serveUntil = async (
 ): Promise<void> => {
   const { host } = flags;
   const app = await unlessAborted(following?.load(stop.signal) ?? loadApp(path), stop.signal);
+  if (app !== undefined && app.listeners.length === 0 && !flags.control) {
+    throw new UsageError(`${path} listens nowhere, and with --no-control nothing could start what it dials`);
+  }
   const certificate = flags.tls === "self-signed" ? selfSigned() : undefined;
   const controlPort = flags.controlPort ?? (flags.anyPort ? 0 : undefined);
   const log = logger(flags.verbose ?? false);

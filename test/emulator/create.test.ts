@@ -216,8 +216,11 @@ describe("the first byte", () => {
     await client.close();
   });
 
-  test("of a client: npx socklet dial", async () => {
-    const folder = await made("both", "client");
+  test("of a client: npx socklet dial, and npm run dev for its sessions", async () => {
+    const folder = await made("node", "client");
+    const { said } = started(folder, "dev", "--", "--any-port");
+    const [, url] = await said(/^control\s+(http:\S+)$/);
+    expect(await (await fetch(`${url}/health`)).json()).toMatchObject({ status: "ok" });
     const server = net.createServer((peer) => void peer.once("data", (asked) => peer.end(`about ${asked}`)));
     server.listen(0, "127.0.0.1");
     await once(server, "listening");
@@ -225,6 +228,8 @@ describe("the first byte", () => {
     const { port } = server.address() as net.AddressInfo;
     const dialled = ["socklet", "dial", `127.0.0.1:${port}`, "src/whois.ts#Whois", "example.com"];
     expect(JSON.parse(await run(folder, "npx", ...dialled))).toBe("about example.com\r\n");
+    const unheard = run(folder, "npx", "socklet", "serve", "src/app.ts", "--no-control");
+    await expect(unheard).rejects.toThrow("src/app.ts listens nowhere, and with --no-control");
   });
 
   test.each([
