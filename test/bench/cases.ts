@@ -332,7 +332,7 @@ const growing = (
   of: Pick<BenchCase, "title" | "unit" | "load" | "contenders">,
 ): BenchCase => ({
   ...of,
-  name: `grow-${plot}-${at}`,
+  name: `grows-${plot}-${at}`,
   figure: "rate",
   goals: [],
   share: 0.5,

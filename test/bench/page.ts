@@ -421,6 +421,8 @@ Measured on ${results.date}: ${machineText(results)}; ${versionsText(results)}. 
 - CPU is the server's own, user and kernel, for one unit of work. It also shows where the load was the limit, and not the server.
 - An interval does not cover what a process keeps for its whole life, such as how its memory is laid out. \`npm run bench -- --self\` measures the
   first program of each work against itself: smaller differences than that cannot be told apart here.
+- The ratios of every full run stay in \`docs/performance/history.jsonl\`. \`npm run bench -- --compare\` says what is slower than in the last
+  of them by more than both intervals.
 - The memory of an idle connection is how much the process grew, divided by 5,000 connections that had sent one message each, after
   it had served 50.
 

@@ -6,7 +6,14 @@ import type { CaseResult, Ratio, Run, Summary } from "./statistics.ts";
 
 /** The JSON file. */
 export interface Results {
+  /** The day, as the page says it. */
   readonly date: string;
+  /** When it began: ISO 8601, UTC. */
+  readonly began: string;
+  /** What was measured, as `git describe --always --dirty` says it; `unknown` outside a repository. */
+  readonly commit: string;
+  /** Whether all cases were run, also those of `--full`. */
+  readonly full: boolean;
   readonly machine: {
     readonly cpu: string;
     readonly cores: number;
@@ -87,7 +94,7 @@ export const measured = ({ contenders, summaries }: CaseResult): { one: Contende
   });
 
 /** `Node 24.21.0, workerd 2026-10-23, …` */
-export const versionsText = ({ versions }: Results): string =>
+export const versionsText = ({ versions }: Pick<Results, "versions">): string =>
   Object.entries(versions)
     .map(([name, version]) => `${RUNTIMES[name as RuntimeName]} ${version}`)
     .join(", ");

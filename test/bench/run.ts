@@ -8,10 +8,13 @@
  *     npm run bench -- --rounds 25 --seconds 1   12 rounds of 0.25 s where nothing is said
  *     npm run bench -- --self echo               the first program of each case against itself: the noise of this machine
  *     npm run bench -- --publish                 docs/performance.md, of the last run of all
- *     npm run bench -- --minutes 60              no fewer rounds to be done in time; 14 where nothing is said
+ *     npm run bench -- --full --publish          runs all, writes docs/performance.md, and adds the ratios to docs/performance/history.jsonl
+ *     npm run bench -- --compare                 says what is slower than in the last full run of that file by more than both intervals
+ *     npm run bench -- --minutes 60              no fewer rounds to be done in time; where nothing is said 14, and with --full as many as it takes
  *     BENCH_PROFILE=1 npm run bench -- echo      also a CPU profile of each Node program
  *
- * A program, never a test: it asserts no speed. It exits 1 when a server gave a wrong byte, stalled or did not start.
+ * A program, never a test: it asserts no speed. It exits 1 when a server gave a wrong byte, stalled or did not start,
+ * and with `--compare` when something is slower.
  *
  * The servers of a case run on one core, the load on another; they are started anew after half of the rounds, since what
  * a process costs differs from one to the next (its memory layout, its page faults, its compiler's choices). Rounds are interleaved, first to last
@@ -26,11 +29,12 @@
  *
  * Writes .out/results.json and .out/results.md; of some cases alone, .out/some.json and .out/some.md.
  */
-import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { availableParallelism, cpus, totalmem } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { type BenchCase, type Contender, cases, roundsOf, takesPart } from "./cases.ts";
+import { compare, comparisonText, type PastRun, readHistory, withRun } from "./history.ts";
 import { Bench, type Cores, plannedSeconds, plannedStart, type Server } from "./measure.ts";
 import { performancePage } from "./page.ts";
 import { allFigures, type Results } from "./report.ts";
@@ -38,6 +42,7 @@ import { buildLoad, buildPackage, out, type RuntimeName, runtime, say } from "./
 import { type CaseResult, type Round, type Run, ratioOf, summarize } from "./statistics.ts";
 
 const docs = join(import.meta.dirname, "../../docs");
+const historyFile = join(docs, "performance/history.jsonl");
 
 const { values: options, positionals: words } = parseArgs({
   allowPositionals: true,
@@ -48,7 +53,8 @@ const { values: options, positionals: words } = parseArgs({
     list: { type: "boolean", default: false },
     full: { type: "boolean", default: false },
     publish: { type: "boolean", default: false },
-    minutes: { type: "string", default: "14" },
+    compare: { type: "boolean", default: false },
+    minutes: { type: "string" },
   },
 });
 const rounds = Number(options.rounds);
@@ -56,8 +62,14 @@ const seconds = Number(options.seconds);
 if (!Number.isInteger(rounds) || rounds < 1 || rounds > 1000) throw new RangeError("--rounds: 1 to 1000");
 if (!(seconds >= 0.1 && seconds <= 60)) throw new RangeError("--seconds: 0.1 to 60");
 
-const minutes = Number(options.minutes);
+const minutes = Number(options.minutes ?? (options.full ? Number.POSITIVE_INFINITY : 14));
 if (!(minutes >= 1)) throw new RangeError("--minutes: 1 or more");
+if (options.compare && (options.self || options.publish))
+  throw new RangeError(
+    "--compare measures, and compares with the last full run: not with --self or --publish",
+  );
+if (options.publish && (options.self || words.length > 0))
+  throw new RangeError("--publish takes a run of all: not with --self, or the names of cases");
 
 const PROCESSES = 2; // of each program in a case, one after the other
 
@@ -200,6 +212,14 @@ function trouble(make: () => void): string | null {
   }
 }
 
+function commitText(): string {
+  try {
+    return say("git", "-C", docs, "describe", "--always", "--dirty", "--abbrev=12");
+  } catch {
+    return "unknown";
+  }
+}
+
 async function measureAll(): Promise<Results> {
   if (process.platform !== "linux") throw new Error("the bench needs Linux: epoll, /proc and taskset");
   const chosen = choose();
@@ -245,6 +265,9 @@ async function measureAll(): Promise<Results> {
   }
   return {
     date: new Date(began).toISOString().slice(0, 10),
+    began: new Date(began).toISOString(),
+    commit: commitText(),
+    full: options.full && words.length === 0 && !options.self,
     machine: {
       cpu: cpus()[0]?.model ?? "unknown",
       cores: availableParallelism(),
@@ -263,19 +286,31 @@ async function measureAll(): Promise<Results> {
   };
 }
 
+const history = (): string => (existsSync(historyFile) ? readFileSync(historyFile, "utf8") : "");
+
 function publish(results: Results): void {
+  const past = results.full ? withRun(history(), results) : null; // throws for a run that is too short, before anything is written
   mkdirSync(join(docs, "performance"), { recursive: true });
   const { markdown, plots } = performancePage(results);
   writeFileSync(join(docs, "performance.md"), markdown);
   for (const [name, svg] of Object.entries(plots))
     writeFileSync(join(docs, "performance", `${name}.svg`), svg);
+  if (past !== null) writeFileSync(historyFile, past);
+}
+
+/** The run that `--compare` compares with. Throws where there is none. */
+function lastFullRun(): PastRun {
+  const last = readHistory(history()).at(-1);
+  if (last !== undefined) return last;
+  throw new RangeError(
+    "there is no full run to compare with in docs/performance/history.jsonl: npm run bench -- --full --publish",
+  );
 }
 
 const all = words.length === 0 && !options.self;
 const file = join(out, all ? "results" : "some");
-if (options.publish) {
-  publish(JSON.parse(readFileSync(join(out, "results.json"), "utf8")));
-} else {
+if (!options.publish || options.full) {
+  const last = options.compare ? lastFullRun() : null; // before half an hour is spent
   const results = await measureAll();
   mkdirSync(out, { recursive: true });
   // Five figures say more than was measured; sixteen only fill the file.
@@ -288,5 +323,8 @@ if (options.publish) {
   note(
     `${file}.json and .md, ${duration(results.tookSeconds)} (planned ${duration(results.plannedSeconds)})`,
   );
-  process.exitCode = results.failed.length > 0 ? 1 : 0;
+  if (last !== null) console.log(comparisonText(results, last));
+  const slower = last !== null && compare(results, last).slower.length > 0;
+  process.exitCode = results.failed.length > 0 || slower ? 1 : 0;
 }
+if (options.publish) publish(JSON.parse(readFileSync(join(out, "results.json"), "utf8")));

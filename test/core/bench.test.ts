@@ -6,6 +6,7 @@ import net from "node:net";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { type BenchCase, cases, roundsOf, takesPart } from "../bench/cases.ts";
+import { compare, comparisonText, pastRun, readHistory, withRun } from "../bench/history.ts";
 import { performancePage } from "../bench/page.ts";
 import { plotSvg } from "../bench/plot.ts";
 import { allFigures, digits, type Results, short } from "../bench/report.ts";
@@ -130,7 +131,7 @@ describe("the table of cases", () => {
     const taken = (rounds: number): number =>
       Array.from({ length: rounds }, (_, i) => i).filter((i) => takesPart(peer!, i, rounds)).length;
     expect([taken(2), taken(11), taken(12), taken(25)]).toEqual([2, 11, 6, 13]);
-    expect(roundsOf(caseOf("grow-lines-10"), 1)).toBe(1);
+    expect(roundsOf(caseOf("grows-lines-10"), 1)).toBe(1);
   });
 });
 
@@ -141,6 +142,9 @@ const invented = (
   more: Partial<Results> = {},
 ): Results => ({
   date: "2026-01-02",
+  began: "2026-01-02T03:04:05.000Z",
+  commit: "0123456789ab",
+  full: false,
   machine: { cpu: "A processor", cores: 4, memoryGiB: 8, pinned: true },
   versions: { node: "24.0.0", workerd: "2026-10-23" },
   absent: {},
@@ -335,6 +339,111 @@ describe("docs/performance.md", () => {
 
   test("ratios have three digits, and all before the point", () => {
     expect([0.954, 1, 24.61, 2463.1].map(digits)).toEqual(["0.95", "1.00", "24.6", "2463"]);
+  });
+});
+
+describe("the history of full runs, and what is slower than the last", () => {
+  const full = { full: true } as const;
+  const before = invented(
+    12,
+    {
+      "echo-64B-50": rate({ bare: 1, socklet: 1, bun: 2 }),
+      idle: (program, i) =>
+        ({ bare: { idleKiB: 4 }, socklet: { idleKiB: 6 + (i % 3) / 10 } })[program] ?? null,
+    },
+    full,
+  );
+  const last = pastRun(before);
+
+  test("a line has each ratio with its interval, what it was measured on, and nothing of single rounds", () => {
+    const text = withRun("", before);
+    expect(text.endsWith("}\n")).toBe(true);
+    expect(readHistory(text)).toEqual([last]);
+    expect(last).toMatchObject({ began: before.began, commit: "0123456789ab", versions: { node: "24.0.0" } });
+    // Rates are 1, 1.01 or 1.02 times; of twelve the interval is from the third of each end.
+    expect(last.cases["echo-64B-50"]).toEqual({
+      title: "TCP echo, 64 B, 50 connections",
+      figure: "rate",
+      base: "bare",
+      programs: {
+        socklet: { ratio: [1.01, 1, 1.02], cpu: [1, 1, 1] },
+        bun: { ratio: [2.02, 2, 2.04], cpu: [0.5, 0.5, 0.5] },
+      },
+    });
+    expect(last.cases.idle?.programs).toEqual({ socklet: { ratio: [1.525, 1.5, 1.55] } });
+  });
+
+  test("runs are added at the end, each once", () => {
+    const again = { ...before, began: "2026-02-03T00:00:00.000Z" };
+    const text = withRun(withRun("", before), again);
+    expect(readHistory(text).map(({ began }) => began)).toEqual([before.began, again.began]);
+    expect(withRun(text, before)).toBe(text);
+  });
+
+  test("what is not a full run, or has no intervals, is refused, as is a line that is damaged", () => {
+    expect(() => withRun("", { ...before, full: false })).toThrow(/full runs only/);
+    const short = invented(5, { "echo-64B-50": rate({ bare: 1, socklet: 1 }) }, full);
+    expect(() => withRun("", short)).toThrow("run 6 rounds or more, not 5");
+    expect(() => readHistory(`${withRun("", before)}{`)).toThrow("line 2 is not JSON");
+  });
+
+  const now = (socklet: number, cpu = 1 / socklet, idle = 6, bun = 2) =>
+    invented(12, {
+      "echo-64B-50": rate({ bare: 1, socklet, bun }, { socklet: cpu }),
+      idle: (program, i) =>
+        ({ bare: { idleKiB: 4 }, socklet: { idleKiB: idle + (i % 3) / 10 } })[program] ?? null,
+    });
+  const slower = (results: Results): string[] =>
+    compare(results, last).slower.map((one) => `${one.case} ${one.of}`);
+  const faster = (results: Results): string[] =>
+    compare(results, last).faster.map((one) => `${one.case} ${one.of}`);
+
+  test.each([
+    ["the same", now(1), [], []],
+    ["less, and the intervals touch", now(0.9805, 1), [], []],
+    ["less, and the intervals do not overlap", now(0.97, 1), ["echo-64B-50 rate"], []],
+    ["as much, for more CPU", now(1, 1.1), ["echo-64B-50 cpu"], []],
+    ["more, for less CPU", now(1.2), [], ["echo-64B-50 rate", "echo-64B-50 cpu"]],
+    ["more memory is worse", now(1, 1, 7), ["idle idleKiB"], []],
+    ["less memory is better", now(1, 1, 5), [], ["idle idleKiB"]],
+    ["another program's figures are not ours", now(1, 1, 6, 1), [], []],
+  ] as const)("%s", (_, results, worse, better) => {
+    expect(slower(results)).toEqual(worse);
+    expect(faster(results)).toEqual(better);
+    expect(compare(results, last).compared).toBe(3);
+  });
+
+  test("what cannot be compared is named, and is not slower", () => {
+    const results = invented(
+      12,
+      { connect: rate({ bare: 1, socklet: 0.1 }) },
+      { failed: [{ name: "idle", why: "it did not start" }] },
+    );
+    expect(compare(results, last)).toEqual({
+      slower: [],
+      faster: [],
+      compared: 0,
+      open: ["idle: it failed", "connect: the last full run does not have it"],
+    });
+    const short = invented(5, { "echo-64B-50": rate({ bare: 1, socklet: 0.1 }) });
+    expect(compare(short, last).open).toEqual(["echo-64B-50: too few rounds for an interval"]);
+    const other = { ...last, cases: { "echo-64B-50": { ...last.cases["echo-64B-50"]!, base: "hand" } } };
+    expect(compare(now(0.1), other)).toMatchObject({ slower: [], compared: 0 });
+  });
+
+  test("in words", () => {
+    expect(comparisonText(now(1), last)).toBe(
+      "Compared with the full run of 2026-01-02 at 0123456789ab, Node 24.0.0: 3 ratios.\n" +
+        "Nothing is slower by more than both intervals.",
+    );
+    const text = comparisonText(
+      { ...now(0.5, 1), versions: { node: "26.0.0" }, machine: { ...before.machine, cores: 2 } },
+      last,
+    );
+    expect(text).toContain("another machine: A processor, 4 cores.\nThe last full run was on Node 24.0.0");
+    expect(text).toContain(
+      "Slower by more than both intervals:\n  TCP echo, 64 B, 50 connections, Socklet: rate 1.01 [1.00–1.02] → 0.51 [0.50–0.51]",
+    );
   });
 });
 

@@ -238,7 +238,7 @@ export class Session {
         // The sender is told, and may ask again: the session is not to be cut for what somebody else sends.
         throw new SocketError(
           "ENOBUFS",
-          `${wfile.unsent} bytes wait for the peer; send more when it has read them them them`,
+          `${wfile.unsent} bytes wait for the peer; send more when it has read them`,
         );
       }
       const size = wfile.write(bytes); // throws if nothing can be sent, or drops all: then nothing was, and flush() says why
