@@ -232,8 +232,8 @@ describe("docs/performance.md", () => {
     expect(markdown).not.toMatch(/missed|against 0\.5/);
     const { markdown: growing } = performancePage(
       invented(5, {
-        "grow-connections-1": rate({ bare: 1, socklet: 1 }),
-        "grow-connections-10": rate({ bare: 1, socklet: 2 }),
+        "grows-connections-1": rate({ bare: 1, socklet: 1 }),
+        "grows-connections-10": rate({ bare: 1, socklet: 2 }),
       }),
     );
     expect(growing).toContain("What it means is not said here");
