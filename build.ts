@@ -51,6 +51,10 @@ const bundle = await rolldown({
       },
     },
   ],
+  // A warning is an error: an import that is to be on demand and is not, for one, costs every start.
+  onLog(level, log, handle) {
+    handle(level === "warn" ? "error" : level, log);
+  },
   platform: "neutral",
   external: /^[^./]/, // Node's modules, workerd's, packages
   transform: { target: "es2022" },
