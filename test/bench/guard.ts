@@ -13,6 +13,7 @@ import { fork } from "node:child_process";
 import { once } from "node:events";
 import { fileURLToPath } from "node:url";
 import { createConnection } from "socklet/emulator";
+import { exitOnSignals, tied } from "../peers/children.ts";
 import { median } from "./statistics.ts";
 
 const ROUND = 250; // ms
@@ -29,7 +30,7 @@ const server = fileURLToPath(new URL("./servers/guarded.ts", import.meta.url));
 
 const side = async (how: "on" | "off"): Promise<Side> => {
   const execPath = process.env.SERVER_NODE ?? process.execPath;
-  const child = fork(server, [how], { execPath, execArgv: ["--conditions=socklet:source"] });
+  const child = tied(fork(server, [how], { execPath, execArgv: ["--conditions=socklet:source"] }));
   const [ports] = (await once(child, "message")) as [Record<string, number>];
   return {
     ports,
@@ -72,6 +73,7 @@ const costOf = async ({ ports, cpu }: Side, what: string, lines: number): Promis
   return ((await cpu()) - before) / counts.reduce((sum, count) => sum + count);
 };
 
+exitOnSignals();
 const rounds = Number(process.argv[2] ?? 15);
 const sides = [await side("off"), await side("on")] as const;
 const cases: readonly [name: string, what: string, lines: number][] = [

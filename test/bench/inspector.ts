@@ -12,6 +12,7 @@ import net from "node:net";
 import { chromium, type Page } from "playwright-core";
 import { defineApp, streamHandler } from "socklet";
 import { serveApp } from "socklet/emulator";
+import { exitOnSignals, tied } from "../peers/children.ts";
 
 const TOKEN = "a-token-for-the-bench";
 const ROUNDS = 12; // of each kind
@@ -112,7 +113,8 @@ const typing = (page: Page, text: string): Promise<number> =>
   })`);
 
 const measure = async (): Promise<void> => {
-  const server = fork(import.meta.filename, ["serve"], { execArgv: ["--conditions=socklet:source"] });
+  exitOnSignals();
+  const server = tied(fork(import.meta.filename, ["serve"], { execArgv: ["--conditions=socklet:source"] }));
   await once(server, "message");
   const { url } = await asked(server, "echo");
   const browser = await chromium.launch({

@@ -6,6 +6,7 @@ import { readFileSync } from "node:fs";
 import { connect } from "node:net";
 import { text } from "node:stream/consumers";
 import { setTimeout as sleep } from "node:timers/promises";
+import { exitOnSignals, tied } from "../peers/children.ts";
 import { reservePort } from "../peers/ports.ts";
 import type { Contender, Load } from "./cases.ts";
 import { certificate } from "./certificate.ts";
@@ -28,18 +29,7 @@ export interface Cores {
 
 // ---------------------------------------------------------------------------------------------- child processes
 
-/** All that run now, each ended by its own handle, whatever way we leave. */
-const running = new Set<Child>();
-process.once("exit", () => {
-  for (const { process: child } of running) child.kill("SIGKILL");
-});
-for (const [signal, code] of [
-  ["SIGINT", 130],
-  ["SIGTERM", 143],
-  ["SIGHUP", 129],
-] as const) {
-  process.once(signal, () => process.exit(code));
-}
+exitOnSignals();
 
 /** A child process, and the end of what it has said. */
 class Child {
@@ -57,12 +47,13 @@ class Child {
     // taskset executes the command in its own process, so its pid is the command's.
     const [file = "", ...args] = core === undefined ? command : ["taskset", "-c", String(core), ...command];
     this.#name = name;
-    this.process = spawn(file, args, {
-      stdio: [stdin ? "pipe" : "ignore", "pipe", "pipe", ...(ipc ? (["ipc"] as const) : [])],
-    });
-    running.add(this);
+    this.process = tied(
+      spawn(file, args, {
+        stdio: [stdin ? "pipe" : "ignore", "pipe", "pipe", ...(ipc ? (["ipc"] as const) : [])],
+      }),
+    );
     this.#closed = once(this.process, "close");
-    this.#closed.catch(() => {}).finally(() => running.delete(this));
+    this.#closed.catch(() => {});
     for (const stream of ["stdout", "stderr"] as const) {
       this.process[stream]?.setEncoding("utf8").on("data", (chunk: string) => {
         this.#said[stream] = (this.#said[stream] + chunk).slice(-16_384);

@@ -11,10 +11,12 @@
 import http from "node:http";
 import { json } from "node:stream/consumers";
 import { ownCertificates, trustOwnAuthority } from "../peers/certificates.ts";
+import { exitOnSignals } from "../peers/children.ts";
 import { delayProxy } from "../peers/delay.ts";
 import { postgres, postgresPassword } from "../peers/servers.ts";
 import { median } from "./statistics.ts";
 
+exitOnSignals();
 trustOwnAuthority();
 const { poolsWorker } = await import("../emulator/pools-worker.ts"); // loads Miniflare, which reads whom to trust
 

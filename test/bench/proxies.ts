@@ -15,6 +15,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { parseArgs } from "node:util";
+import { exitOnSignals, tied } from "../peers/children.ts";
 import { reservePort } from "../peers/ports.ts";
 
 const CLIENTS = 50; // redis-benchmark's own figure
@@ -26,11 +27,12 @@ const { values } = parseArgs({
 });
 const rounds = Number(values.rounds);
 
+exitOnSignals();
 const folder = mkdtempSync(join(tmpdir(), "socklet-proxies-"));
 const children: ChildProcess[] = [];
 
 const begin = (command: string, args: readonly string[]): ChildProcess => {
-  const child = spawn(command, args, { stdio: ["ignore", "ignore", "inherit"] });
+  const child = tied(spawn(command, args, { stdio: ["ignore", "ignore", "inherit"] }));
   children.push(child);
   return child;
 };
@@ -91,7 +93,7 @@ const cpuOf = ({ pid }: ChildProcess): number => {
 
 const measure = async (port: number, pipeline: 1 | 16): Promise<number> => {
   const args = ["-h", "127.0.0.1", "-p", port, "-t", "get", "-c", CLIENTS, "-P", pipeline];
-  const child = spawn("redis-benchmark", [...args, "-n", REQUESTS[pipeline], "--csv"].map(String));
+  const child = tied(spawn("redis-benchmark", [...args, "-n", REQUESTS[pipeline], "--csv"].map(String)));
   let text = "";
   child.stdout.on("data", (bytes) => {
     text += bytes;

@@ -9,6 +9,7 @@ import { text as readAll } from "node:stream/consumers";
 import type { Command, Option } from "commander";
 import fc from "fast-check";
 import { program, statusOf } from "../../emulator/command/program.ts";
+import { tied } from "../peers/children.ts";
 import { same, type Target, target } from "./target.ts";
 
 /** Text of a hundred thousand characters: what takes time that grows with the square of it does not end. */
@@ -249,11 +250,13 @@ const ends: Target = {
     async ([words, [data, name], more]) => {
       if (name.startsWith("a")) writeFileSync(join(folder, name), data);
       const given = [...words, ...more];
-      const child = spawn(process.execPath, ["--conditions=socklet:source", cli, ...given], {
-        cwd: folder,
-        stdio: ["ignore", "pipe", "pipe"],
-        env: { ...process.env, SOCKLET_LOG: "pretty", SOCKLET_URL: `http://${NOBODY}`, NO_COLOR: "1" },
-      });
+      const child = tied(
+        spawn(process.execPath, ["--conditions=socklet:source", cli, ...given], {
+          cwd: folder,
+          stdio: ["ignore", "pipe", "pipe"],
+          env: { ...process.env, SOCKLET_LOG: "pretty", SOCKLET_URL: `http://${NOBODY}`, NO_COLOR: "1" },
+        }),
+      );
       const [told, status] = await Promise.all([
         readAll(child.stderr),
         once(child, "close"),

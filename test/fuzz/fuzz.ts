@@ -15,7 +15,10 @@
 import { setImmediate as turn } from "node:timers/promises";
 import { parseArgs } from "node:util";
 import fc from "fast-check";
+import { exitOnSignals } from "../peers/children.ts";
 import { TARGETS } from "./targets.ts";
+
+exitOnSignals();
 
 const BATCH = 100; // runs that are begun at once: what a seed repeats
 const SHARE = 1000; // ms of a target before the next has its turn

@@ -4,6 +4,7 @@ import { spawn, spawnSync } from "node:child_process";
 import type { HandlerClass, SockletEvent, StreamSocket } from "socklet";
 import { TCPServer, ThreadingTCPServer } from "socklet/emulator";
 import { describe, test } from "vitest";
+import { tied } from "./children.ts";
 import { peer } from "./peer.ts";
 import { reservePort } from "./ports.ts";
 
@@ -74,13 +75,13 @@ export interface Program extends AsyncDisposable {
   line(pattern?: RegExp): Promise<string>;
 }
 
-/** Starts a program, which may run for `timeout` ms (0: as long as its scope); leaving its scope ends it. */
+/** Starts a program, which may run for `timeout` ms (0: as long as its scope); leaving its scope ends it, and so does the end of this process. */
 export const start = (
   command: string,
   args: readonly (string | number)[],
   timeout: number = TIMEOUT,
 ): Program => {
-  const child = spawn(command, args.map(String), { stdio: ["pipe", "pipe", "pipe"], timeout });
+  const child = tied(spawn(command, args.map(String), { stdio: ["pipe", "pipe", "pipe"], timeout }));
   const output: Buffer[] = [];
   let text = "";
   let stderr = "";

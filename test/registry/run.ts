@@ -17,6 +17,7 @@ import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { text } from "node:stream/consumers";
 import { env, packAll, run } from "../emulator/packed.ts";
+import { exitOnSignals } from "../peers/children.ts";
 import { reservePorts } from "../peers/ports.ts";
 
 const words = process.argv.slice(2);
@@ -30,6 +31,11 @@ const projects = ["node", "workerd", "both"]
 
 const temporary = mkdtempSync(join(tmpdir(), "socklet-registry-"));
 const running: ChildProcess[] = [];
+exitOnSignals();
+process.on("exit", () => {
+  for (const { pid, exitCode, signalCode } of running)
+    if (pid !== undefined && exitCode === null && signalCode === null) process.kill(-pid, "SIGKILL");
+});
 
 /** Starts a program in a process group of its own, which ends with this program at the latest. */
 const start = (cwd: string, more: NodeJS.ProcessEnv, file: string, ...args: string[]): ChildProcess => {

@@ -1,5 +1,8 @@
 /** `npm run soak`: what takes minutes and is not in CI. `--races` runs races.ts, `--wire` wire.ts, all else is for soak.ts. */
 
+import { exitOnSignals } from "../peers/children.ts";
+
+exitOnSignals();
 const program = process.argv.includes("--races")
   ? "./races.ts"
   : process.argv.includes("--keep")

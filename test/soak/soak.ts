@@ -12,13 +12,13 @@
  * object after one to two minutes.
  */
 
-import { spawn, spawnSync } from "node:child_process";
-import { once } from "node:events";
+import { spawnSync } from "node:child_process";
 import { parseArgs } from "node:util";
 import type { SessionInfo, SessionSpec } from "socklet/control";
 import { runWorker } from "../emulator/workerd.ts";
 import { peer } from "../peers/peer.ts";
 import { reservePort } from "../peers/ports.ts";
+import { start } from "../peers/program.ts";
 import { redisStream } from "../races/kept.ts";
 import { servedPlace, workerPlace } from "../races/kept-places.ts";
 
@@ -31,20 +31,11 @@ for (const name of ["redis-server", "redis-cli"]) {
 
 const TOKEN = "abcdefghijklmnop0123";
 const port = await reservePort();
-const redis = spawn(
+const redis = start(
   "redis-server",
-  ["--port", `${port}`, "--save", "", "--appendonly", "no", "--bind", "127.0.0.1", "--dir", "/tmp"],
-  { stdio: ["ignore", "pipe", "inherit"] },
+  ["--port", port, "--save", "", "--appendonly", "no", "--bind", "127.0.0.1", "--dir", "/tmp"],
+  0,
 );
-const said = (text: string): Promise<void> =>
-  new Promise((resolve, reject) => {
-    let output = "";
-    redis.stdout.on("data", (bytes) => {
-      output += bytes;
-      if (output.includes(text)) resolve();
-    });
-    redis.once("exit", () => reject(new Error(`redis-server ended: ${output}`)));
-  });
 
 const cli = (...words: string[]): string =>
   spawnSync("redis-cli", ["-p", `${port}`, ...words], { encoding: "utf8" }).stdout.trim();
@@ -76,7 +67,7 @@ const keptAlone = async (placeOf: typeof servedPlace): Promise<string> => {
 const lasting = Promise.all([keptAlone(servedPlace), keptAlone(workerPlace)]);
 lasting.catch(() => {}); // it is awaited at the end
 
-await said("Ready to accept connections");
+await redis.line(/Ready to accept connections/);
 const worker = await runWorker({
   main: "test/worker/sessions-main.ts",
   ports: [],
@@ -133,6 +124,5 @@ try {
   for (const line of await lasting) console.log(line);
 } finally {
   await worker.close();
-  redis.kill();
-  if (redis.exitCode === null) await once(redis, "exit");
+  await redis[Symbol.asyncDispose]();
 }

@@ -15,6 +15,7 @@ import net from "node:net";
 import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
+import { tied } from "../peers/children.ts";
 
 const MIB = 1024 * 1024;
 const MAY_GROW = 32; // MiB: the collector takes its time
@@ -34,7 +35,7 @@ const target = `tcp://127.0.0.1:${(server.address() as net.AddressInfo).port}`;
 
 const cli = fileURLToPath(new URL("../../emulator/command/cli.ts", import.meta.url));
 const args = ["--conditions=socklet:source", cli, "proxy", target, "--listen", "127.0.0.1:0", "--quiet"];
-const proxy = spawn(process.execPath, args, { stdio: ["ignore", "inherit", "pipe"] });
+const proxy = tied(spawn(process.execPath, args, { stdio: ["ignore", "inherit", "pipe"] }));
 const { value: line } = await createInterface(proxy.stderr)[Symbol.asyncIterator]().next();
 const port = Number(/:(\d+) passes/.exec(String(line))?.[1]);
 

@@ -16,6 +16,7 @@ import { type InternetAddress, StreamRequestHandler } from "socklet";
 import { ThreadingTCPServer } from "socklet/emulator";
 import { handlerFrom } from "../../../emulator/servers/forking/handler-source.ts";
 import { ForkingTCPServer } from "../../../emulator/servers/forking/servers.ts";
+import { exitOnSignals, tied } from "../../peers/children.ts";
 
 const SECONDS = 2; // of load, a round and server
 const HASHES = 20_000; // about 30 ms
@@ -73,7 +74,7 @@ const load = (port: number, connections: number): void => {
 /** What this program prints, run with these words in a process of its own. */
 const said = async (...words: (string | number)[]): Promise<number> => {
   const args = [...process.execArgv, import.meta.filename, ...words.map(String)];
-  const child = spawn(process.execPath, args, { stdio: ["ignore", "pipe", "inherit"] });
+  const child = tied(spawn(process.execPath, args, { stdio: ["ignore", "pipe", "inherit"] }));
   const [text] = await once(child.stdout, "data");
   return Number(text);
 };
@@ -107,6 +108,7 @@ const compare = async (what: string, rounds: number, rates: readonly [Rate, Rate
 if (process.argv[2] === "load") load(Number(process.argv[3]), Number(process.argv[4]));
 else if (process.argv[2] === "alone") alone();
 else if (import.meta.main) {
+  exitOnSignals();
   const rounds = Number(process.argv[2] ?? 5);
   const forking = (name: string, maxChildren: number): ForkingTCPServer =>
     new ForkingTCPServer("127.0.0.1:0", handlerFrom(import.meta.url, name), {

@@ -11,6 +11,7 @@
 
 import { pool, TCPConnector } from "socklet/emulator";
 import { Redis } from "../../../examples/redis.ts";
+import { exitOnSignals } from "../../peers/children.ts";
 import { redis as redisServer } from "../../peers/program.ts";
 
 const ROUND = 250; // ms of one side in a round
@@ -73,6 +74,7 @@ const byPool: Ask = async (first, count) => {
   for (let i = 0; i < count; i++) right(await asked[i], first + i);
 };
 
+exitOnSignals();
 const rounds = Number(process.argv[2] ?? 41);
 for (const count of [1, 64]) {
   const sides = [byHand, byPool];

@@ -8,6 +8,7 @@ import { once } from "node:events";
 import net from "node:net";
 import { defineApp, StreamRequestHandler } from "socklet";
 import { type ClusterServer, type Listed, serveCluster } from "socklet/emulator";
+import { exitOnSignals, tied } from "../../peers/children.ts";
 
 const ROUNDS = 5;
 const TIME = 2_000; // ms of each
@@ -74,7 +75,7 @@ const SPIN = `
 /** What the machine gives to so many processes that only compute: the most that workers can be worth on it now. */
 const spun = async (count: number): Promise<number> => {
   const one = async (): Promise<number> => {
-    const child = spawn(process.execPath, ["-e", SPIN], { stdio: ["ignore", "pipe", "inherit"] });
+    const child = tied(spawn(process.execPath, ["-e", SPIN], { stdio: ["ignore", "pipe", "inherit"] }));
     const [text] = await once(child.stdout, "data");
     await once(child, "close");
     return Number(String(text));
@@ -86,6 +87,7 @@ const median = (values: readonly number[]): number =>
   [...values].sort((a, b) => a - b)[values.length >> 1] as number;
 
 const bench = async (): Promise<void> => {
+  exitOnSignals();
   await using one = await serveCluster(import.meta.url, { workers: 1 });
   await using two = await serveCluster(import.meta.url, { workers: 2 });
   await using own = await serveCluster(import.meta.url, { workers: 2, reusePort: true });
