@@ -159,7 +159,7 @@ export class Metrics {
   );
   readonly #dropped = new Counter(
     "socklet_datagrams_dropped_total",
-    "Replies that were not sent, by reason.",
+    "Datagrams that were dropped, by reason: mostly replies that were not sent.",
   );
   readonly #lost = new Counter("socklet_children_lost_total", "Children that ended and were not to.");
 

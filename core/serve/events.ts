@@ -208,7 +208,10 @@ export type SockletEvent =
     })
   /** This request was aborted a second ago, and still does not end. */
   | (OfRequest & { readonly type: "stuck" })
-  /** A datagram of `bytes` that a handler sent back was not sent: its address had its share (`amplification`), or too many wait to be sent already (`full`). */
+  /**
+   * A datagram of `bytes` that a handler sent back was not sent: its address had its share (`amplification`), or too many wait to be
+   * sent already (`full`). Also one that came, where faults hold up too many already (`full`).
+   */
   | (Told & {
       readonly type: "dropped";
       readonly address: Address | null;

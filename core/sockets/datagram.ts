@@ -99,7 +99,7 @@ export const checkDatagramSize = (size: number, address?: Address | null): void 
 const OVERHEAD = 256; // bytes that one datagram counts beside its own, so that empty ones are bounded, too
 const MOST_UNSENT = 1024 * 1024; // bytes that wait to be sent: five times what Linux keeps for one socket (net.core.wmem_default)
 
-/** The datagrams of one socket that wait because the system has no room for them yet: 1 MiB of them, or one that is larger. */
+/** The datagrams of one socket that wait, because the system has no room for them yet or a fault delays them: 1 MiB of them, or one that is larger. */
 export class Unsent {
   #bytes = 0; // with OVERHEAD
 

@@ -3,6 +3,7 @@
 import type dgram from "node:dgram";
 import { SocketError } from "../../core/errors.ts";
 import { type Address, type Endpoint, formatAddress, type InternetAddress } from "../../core/net/address.ts";
+import type { Speaker } from "../../core/serve/fault-rule.ts";
 import { Unsent } from "../../core/sockets/datagram.ts";
 import type { FaultRules } from "../../core/testing/faults/rules.ts";
 import { lazy } from "../builtin.ts";
@@ -32,6 +33,31 @@ interface Flow {
 
 type Passage = ReturnType<FaultRules["link"]>;
 
+/** Calls `tell` for the first of each row of datagrams that are lost. Gives what to call with each: whether it is lost. */
+const firstOf = <Args extends unknown[]>(
+  tell: (...args: Args) => void,
+): ((lost: boolean, ...args: Args) => void) => {
+  let told = false;
+  return (lost, ...args) => {
+    if (lost && !told) tell(...args);
+    told = lost;
+  };
+};
+
+/** `passage`. `full` is told of the first datagram that is lost because the rules hold up too many, of each row of them. */
+const bounded = (passage: Passage, full: () => void): Passage => {
+  const passed = firstOf(full);
+  return {
+    pass(bytes, deliver) {
+      let lost = false;
+      passage.pass(bytes, deliver, (fault) => {
+        lost ||= fault === "full";
+      });
+      passed(lost);
+    },
+  };
+};
+
 const UNRULED: Passage = { pass: (bytes, deliver) => deliver(bytes) };
 
 const ignore = (): void => {};
@@ -42,12 +68,8 @@ const sender = <To extends InternetAddress | null>(
   full: (to: To) => void,
 ): ((bytes: Uint8Array, to: To) => void) => {
   const post = datagramPost<To>(socket, new Unsent(), ignore);
-  let told = false;
-  return (bytes, to) => {
-    const isFull = post(bytes, to) === "full";
-    if (isFull && !told) full(to);
-    told = isFull;
-  };
+  const sent = firstOf(full);
+  return (bytes, to) => sent(post(bytes, to) === "full", to);
 };
 
 /** Stands between clients and the server at `target`. Rejects as a listener. */
@@ -74,6 +96,13 @@ export const openDatagramProxy = async (options: ProxyOptions): Promise<WireProx
   front.on("error", ignore); // what one client's address refused
   const full = (client: Address, to: string): void =>
     failed?.(client, new SocketError("ENOBUFS", `the system has no room for what goes to ${to}: it is lost`));
+  const heldUp = (client: Address, to: string): void =>
+    failed?.(
+      client,
+      new SocketError("ENOBUFS", `the faults hold up 1 MiB that goes to ${to}: what comes then is lost`),
+    );
+  const ruled = (side: Speaker, number: number, full: () => void): Passage =>
+    rules === undefined ? UNRULED : bounded(rules.link(side, number), full);
   const answer = sender(front, (to: InternetAddress) => full(to, "this client"));
   const forget = (name: string, flow: Flow): void => {
     flows.delete(name);
@@ -94,8 +123,8 @@ export const openDatagramProxy = async (options: ProxyOptions): Promise<WireProx
     const socket = numericSocket(server.family === 6 ? 6 : 4);
     const flow: Flow = {
       number: count,
-      asks: rules?.link("client", count) ?? UNRULED,
-      answers: rules?.link("server", count) ?? UNRULED,
+      asks: ruled("client", count, () => heldUp(peer, "the server")),
+      answers: ruled("server", count, () => heldUp(peer, "this client")),
       socket,
       ask: sender<null>(socket, () => full(peer, "the server")),
       last: 0,

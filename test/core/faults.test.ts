@@ -1,6 +1,7 @@
 import {
   type Address,
   AF_INET,
+  type SockletEvent,
   type StreamOptions,
   StreamSocket,
   type StreamTransport,
@@ -549,6 +550,46 @@ describe("FaultsMixIn", () => {
     expect(sorted(back)).toEqual(all);
     expect(back).not.toEqual(all);
   });
+
+  test.for([
+    ["a rate", { incoming: { rate: 1000 } }, 60_000, 17], // 1 MiB / (60 000 + 256)
+    ["a latency", { incoming: { latency: 1000 } }, 60_000, 17],
+    ["a latency of replies", { outgoing: { latency: 1000 } }, 60_000, 17],
+    ["a jitter", { incoming: { jitter: 1000 } }, 60_000, 17],
+    ["reordering", { incoming: { reorder: 1 } }, 60_000, 17],
+    ["a latency of small ones", { incoming: { latency: 1000 } }, 1000, 834],
+  ] as const)(
+    "at most 1 MiB of datagrams waits for %s, and what is lost is told",
+    async ([, faults, size, most]) => {
+      const clock = new VirtualClock();
+      const told: SockletEvent[] = [];
+      class Faulty extends FaultsMixIn(MemoryDatagramServer, { clock, ...faults }) {}
+      await using server = new Faulty(EchoDatagram, { onEvent: (event) => told.push(event) });
+      void server.serveForever();
+      await server.listen();
+      const client = server.network.socket();
+      const back: number[] = [];
+      client.ondatagram = ({ data }) => back.push(data.length);
+      const send = async (): Promise<void> => {
+        client.post(new Uint8Array(size), server.serverAddress);
+        for (let i = 0; i < 4; i++) await Promise.resolve(); // until it is answered, where replies are late
+      };
+      const lost = 3;
+      for (let i = 0; i < most + lost; i++) await send();
+      const drops = () => told.filter((event) => event.type === "dropped");
+      expect(drops()).toEqual(
+        Array.from({ length: lost }, () =>
+          expect.objectContaining({ bytes: size, reason: "full", address: client.getsockname() }),
+        ),
+      );
+      await clock.sleep(10_000_000);
+      expect(back).toEqual(Array.from({ length: most }, () => size));
+      await send(); // there is room again
+      await clock.sleep(10_000_000);
+      expect(back).toHaveLength(most + 1);
+      expect(drops()).toHaveLength(lost);
+    },
+  );
 
   test("of faults that cannot be is refused at once", () => {
     expect(() => FaultsMixIn(MemoryDatagramServer, { incoming: { loss: 2 } })).toThrow(

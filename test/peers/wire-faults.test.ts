@@ -284,3 +284,17 @@ test("what can never come true is told, and what did not", async () => {
   await talk(between.port, ["something else"]);
   expect(await between.stop()).toContain('the rule "rule-1" did nothing: what it waits for never came');
 });
+
+test("datagrams that a rule holds up: 1 MiB of them waits, and the first of those that are lost is told", async () => {
+  await using between = await proxy("udp://127.0.0.1:9", ["latency=3600000 from=client"]);
+  const client = dgram.createSocket("udp4");
+  client.connect(between.port, "127.0.0.1");
+  await once(client, "connect");
+  for (let i = 0; i < 20; i++) {
+    client.send(`${i}:`.padEnd(60_000, "."));
+    await between.program.line(new RegExp(`C: "${i}:`));
+  }
+  client.close();
+  const said = await between.stop();
+  expect(said.match(/ENOBUFS: the faults hold up 1 MiB that goes to the server/g)).toHaveLength(1);
+});

@@ -2,14 +2,17 @@
 
 import type { Address, Endpoint } from "../../net/address.ts";
 import { checkCount, checkOptions, checkTime, optionNamesOf } from "../../options.ts";
-import type { DatagramSink, DatagramTransport } from "../../sockets/datagram.ts";
+import { type DatagramSink, type DatagramTransport, Unsent } from "../../sockets/datagram.ts";
 import { type Chance, type Clock, chanceOf, realClock } from "../clock.ts";
 
 const HELD = 50; // ms that a datagram is held back at most, if no other comes that could overtake it
 
 const ignore = (): void => {};
 
-/** What goes wrong in one direction of datagrams. Times are milliseconds; the others are probabilities from 0 to 1. */
+/**
+ * What goes wrong in one direction of datagrams. Times are milliseconds; the others are probabilities from 0 to 1. At most 1 MiB
+ * of datagrams waits (each counts 256 bytes more than it has); one that comes then is lost, as at a router whose queue is full.
+ */
 export interface LinkFaults {
   /** The probability that a datagram is lost. */
   readonly loss?: number;
@@ -73,8 +76,8 @@ export const checkDatagrams = (faults: DatagramFaults): void => {
   }
 };
 
-/** What happened to one datagram, other than a delay. */
-export type LinkFault = "loss" | "duplicates" | "corruption" | "reorder";
+/** What happened to one datagram, other than a delay. `full`: it is lost, because too many wait already. */
+export type LinkFault = "loss" | "duplicates" | "corruption" | "reorder" | "full";
 
 /** One direction of datagrams. */
 export class Link {
@@ -82,6 +85,7 @@ export class Link {
   readonly #clock: Clock;
   readonly #chance: Chance;
   readonly #bits: Chance; // a generator of its own: corruption changes no other decision
+  readonly #waiting = new Unsent();
   #held: (() => void)[] = [];
   #free = 0; // when the rate allows more
 
@@ -101,12 +105,17 @@ export class Link {
   /** Delivers one datagram: never, once, twice, later, or changed. It keeps `bytes`. `did` is called with what happened to it. */
   pass(bytes: Uint8Array, deliver: (bytes: Uint8Array) => void, did?: (fault: LinkFault) => void): void {
     const faults = this.#faults(bytes);
-    const { loss = 0, duplicates = 0, reorder = 0, corruption = 0, rate } = faults;
+    const { loss = 0, duplicates = 0, reorder = 0, corruption = 0, latency = 0, jitter = 0, rate } = faults;
     // The same count of random numbers for each datagram, so that adding a fault does not change the others.
     const [lost, twice, held] = [this.#chance(), this.#chance(), this.#chance()];
     const times = [this.#chance(), this.#chance()];
     if (lost < loss) {
       did?.("loss");
+      return;
+    }
+    const waits = held < reorder || latency + jitter > 0 || rate !== undefined;
+    if (waits && !this.#waiting.fits(bytes.length)) {
+      did?.("full");
       return;
     }
     if (corruption > 0) {
@@ -125,11 +134,15 @@ export class Link {
     if (twice < duplicates) did?.("duplicates");
     const send = (): void => {
       for (const chance of twice < duplicates ? times : times.slice(1))
-        this.#send(() => deliver(bytes), chance, faults, wait);
+        this.#send(bytes, deliver, wait + latency + jitter * chance);
     };
     if (held < reorder) {
       did?.("reorder");
-      this.#held.push(send);
+      this.#waiting.add(bytes.length);
+      this.#held.push(() => {
+        this.#waiting.remove(bytes.length);
+        send();
+      });
       void this.#clock.sleep(HELD).then(() => this.#release());
     } else {
       send();
@@ -137,10 +150,16 @@ export class Link {
     }
   }
 
-  #send(deliver: () => void, chance: number, { latency = 0, jitter = 0 }: LinkFaults, wait: number): void {
-    const time = wait + latency + jitter * chance;
-    if (time === 0) queueMicrotask(deliver);
-    else void this.#clock.sleep(time).then(deliver);
+  #send(bytes: Uint8Array, deliver: (bytes: Uint8Array) => void, time: number): void {
+    if (time === 0) {
+      queueMicrotask(() => deliver(bytes));
+      return;
+    }
+    this.#waiting.add(bytes.length);
+    void this.#clock.sleep(time).then(() => {
+      this.#waiting.remove(bytes.length);
+      deliver(bytes);
+    });
   }
 
   #release(): void {

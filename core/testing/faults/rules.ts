@@ -300,10 +300,7 @@ export class FaultRules {
   }
 
   /** What that side sends as datagrams, with the faults of the rules. `connection` is the client's number. */
-  link(
-    side: Speaker,
-    connection: number,
-  ): { pass(bytes: Uint8Array, deliver: (bytes: Uint8Array) => void): void } {
+  link(side: Speaker, connection: number): Pick<Link, "pass"> {
     const seed = 2 * (this.#seed + connection - 1) + (side === "client" ? 0 : 1);
     let count = 0;
     const held = new Map<keyof LinkFaults, Rule>();
@@ -334,10 +331,11 @@ export class FaultRules {
     };
     const link: Link = linkOf(faults, this.#clock, seed);
     return {
-      pass: (bytes, deliver) =>
+      pass: (bytes, deliver, did) =>
         link.pass(bytes, deliver, (fault) => {
-          const rule = held.get(fault);
+          const rule = fault === "full" ? undefined : held.get(fault);
           if (rule !== undefined) this.did(rule, side, connection);
+          did?.(fault);
         }),
     };
   }

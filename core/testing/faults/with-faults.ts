@@ -29,6 +29,7 @@ import {
   FaultyDatagramTransport,
   LIKELIHOODS,
   type Link,
+  type LinkFault,
   linksOf,
 } from "./datagrams.ts";
 import type { FaultRules } from "./rules.ts";
@@ -165,25 +166,37 @@ const faultyServer = (Server: ServerClass, meddling: Meddling): ServerClass => {
         return;
       }
       const [incoming, outgoing] = links;
+      const lost = (bytes: number) => (fault: LinkFault) => {
+        if (fault === "full" && this.watches("dropped"))
+          this.announce({
+            type: "dropped",
+            server: this.name,
+            address: clientAddress,
+            bytes,
+            reason: "full",
+          });
+      };
       const reply = (data: Data): number => {
         const bytes = new Uint8Array(toBytes(data));
         checkDatagramSize(bytes.length, clientAddress);
-        outgoing.pass(bytes, (own) => {
+        const deliver = (own: Uint8Array): void => {
           try {
             request.reply(own);
           } catch {
             // the server is closed by now: lost, like everything in flight then
           }
-        });
+        };
+        outgoing.pass(bytes, deliver, lost(bytes.length));
         return bytes.length;
       };
-      incoming.pass(new Uint8Array(request.data), (bytes) => {
+      const come = (bytes: Uint8Array): void => {
         const own = new Uint8Array(bytes); // of a duplicate, only one copy may be corrupted
         super.arrive(
           new ServedDatagram(own, request.address, { post: reply }, request.truncated),
           clientAddress,
         );
-      });
+      };
+      incoming.pass(new Uint8Array(request.data), come, lost(request.data.length));
     }
   }
   Object.defineProperty(FaultyServer, "name", { value: (Server as { readonly name?: string }).name });
