@@ -16,12 +16,16 @@ export type Figure =
 
 /** How a program is asked. All but `start` are done by `load.c`. */
 export type Load =
-  /** `rate: "half"`: half as many a second as the first program of the case does at most. */
+  /**
+   * `rate: "half"`: half as many a second as the first program of the case does at most. `peers`: the addresses that
+   * datagrams come from, in turns; a multiple of `connections`.
+   */
   | {
       readonly mode: "echo";
       readonly connections: number;
       readonly size: number;
       readonly udp?: true;
+      readonly peers?: number;
       readonly tls?: true;
       readonly rate?: "half";
     }
@@ -89,9 +93,14 @@ export interface BenchCase {
   readonly share?: number;
   /** Run where `--full` says so, or a word names it. */
   readonly full?: true;
+  /** The least seconds of a run, where one of the usual length would not go through all that the case has. */
+  readonly seconds?: number;
   /** A point of a plot. */
-  readonly series?: { readonly plot: "connections" | "lines" | "pipeline"; readonly at: number };
+  readonly series?: { readonly plot: Plot; readonly at: number };
 }
+
+/** What grows in a plot. */
+export type Plot = "connections" | "peers" | "lines" | "pipeline";
 
 // ------------------------------------------------------------------------------------------------- the programs
 
@@ -327,9 +336,9 @@ const elsewhere = (
 });
 
 const growing = (
-  plot: "connections" | "lines" | "pipeline",
+  plot: Plot,
   at: number,
-  of: Pick<BenchCase, "title" | "unit" | "load" | "contenders">,
+  of: Pick<BenchCase, "title" | "unit" | "load" | "contenders" | "seconds">,
 ): BenchCase => ({
   ...of,
   name: `grows-${plot}-${at}`,
@@ -447,15 +456,25 @@ export const cases: readonly BenchCase[] = [
     contenders: udp.contenders.filter(({ kind }) => kind !== "peer"),
   }),
 
-  ...[1, 10, 100, 1000, 10_000].map((connections) =>
+  ...[1, 10, 100, 1000, 10_000, 16_000].map((connections) =>
     growing("connections", connections, {
       title: `TCP echo, 64 B, ${connections} connection${connections === 1 ? "" : "s"}`,
       unit: "message",
       load: { mode: "echo", connections, size: 64 },
       contenders: [bare("echo"), socklet("echo")],
+      ...(connections > 10_000 && { seconds: 1 }),
     }),
   ),
-  ...[10, 100, 1024, 32_768, 1_048_576].map((size) =>
+  ...[20, 1000, 10_000, 100_000].map((peers) =>
+    growing("peers", peers, {
+      title: `UDP, 64 B, ${peers} peers`,
+      unit: "datagram",
+      load: { mode: "echo", connections: 20, size: 64, udp: true, peers },
+      contenders: udp.contenders.filter(({ name }) => name === "bare" || name === "socklet"),
+      ...(peers > 10_000 && { seconds: 2 }),
+    }),
+  ),
+  ...[10, 100, 1024, 32_768, 2 ** 20, 2 ** 24].map((size) =>
     growing("lines", size, {
       title: `lines of ${sizeText(size)}`,
       unit: "line",
@@ -469,14 +488,17 @@ export const cases: readonly BenchCase[] = [
         bare("lines", "bare Node, the best by hand"),
         socklet("lines", "socklet", "Socklet, `lines()`"),
       ],
+      ...(size > 2 ** 20 && { seconds: 2 }),
     }),
   ),
-  ...[1, 10, 100, 1000].map((pipeline) =>
+  // With 10,000 at once, half a million commands from 50 connections would take bare Node 5 seconds a turn.
+  ...[1, 10, 100, 1000, 10_000].map((pipeline) =>
     growing("pipeline", pipeline, {
-      title: `RESP PING, ${pipeline} at once`,
+      title: `RESP PING, ${pipeline} at once${pipeline > 1000 ? ", 5 connections" : ""}`,
       unit: "command",
-      load: { mode: "ping", connections: 50, pipeline },
+      load: { mode: "ping", connections: pipeline > 1000 ? 5 : 50, pipeline },
       contenders: respOnNode.filter(({ name }) => name !== "await"),
+      ...(pipeline > 1000 && { seconds: 2 }),
     }),
   ),
 ];
@@ -488,3 +510,7 @@ export const takesPart = ({ kind }: Contender, round: number, rounds: number): b
 /** How many rounds a case gets of `rounds`. */
 export const roundsOf = ({ share = 1 }: BenchCase, rounds: number): number =>
   Math.max(1, Math.round(rounds * share));
+
+/** How long one run of a case is, in seconds, where others have `seconds`. */
+export const secondsOf = ({ seconds: least = 0 }: BenchCase, seconds: number): number =>
+  Math.max(seconds, least);

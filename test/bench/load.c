@@ -13,6 +13,8 @@
 //   --connections N  --seconds S  --warmup S  --stall S   all modes
 //   --pid N                                               also the CPU, page faults and switches of this process meanwhile
 //   --udp                                                 echo: a datagram a message, a socket a connection
+//   --peers N                                             with --udp: datagrams come from N peers in turns, each at an
+//                                                         address of its own in 127.0.0.0/8; a multiple of --connections
 //   --tls FILE                                            echo, bulk, batch, lines, connect: by TLS, to a server of the
 //                                                         name localhost whose authority is in FILE; a session is
 //                                                         never resumed. Where this was compiled with -DTLS (OpenSSL)
@@ -81,6 +83,7 @@ static double seconds = 1, warmup = 0, stall = 5, rate = 0;
 static long pid;  // of the server
 static const char *request_text, *reply_text;
 static bool udp;
+static long peers;  // that datagrams come from; 0: as many as connections
 static const char *authority;  // the file of --tls
 
 // What follows from it. A stream is a row of messages; `limit` of them may be under way on a connection.
@@ -295,10 +298,44 @@ static void prepare_tls(void) {
 static void secure(struct connection *c, bool waits) { (void)c, (void)waits; }
 #endif
 
+// The address that message `number` of a connection is sent from, and its reply is sent to.
+static uint32_t peer_address(const struct connection *c, uint64_t number) {
+  uint64_t turn = number % (uint64_t)(peers / connections);
+  return htonl(0x7F000002u + (uint32_t)((uint64_t)(c - all) + turn * (uint64_t)connections));
+}
+
+// A datagram from the peer whose turn it is. A socket that is bound to all addresses may send from any of them (ip(7)).
+static ssize_t give_from_peer(const struct connection *c, const unsigned char *from, size_t length) {
+  char control[CMSG_SPACE(sizeof(struct in_pktinfo))] = {0};
+  struct iovec part = {.iov_base = (void *)(uintptr_t)from, .iov_len = length};
+  struct msghdr message = {.msg_name = &server, .msg_namelen = server_size, .msg_iov = &part, .msg_iovlen = 1,
+                           .msg_control = control, .msg_controllen = sizeof control};
+  struct cmsghdr *head = CMSG_FIRSTHDR(&message);
+  head->cmsg_level = IPPROTO_IP, head->cmsg_type = IP_PKTINFO, head->cmsg_len = CMSG_LEN(sizeof(struct in_pktinfo));
+  struct in_pktinfo info = {.ipi_spec_dst.s_addr = peer_address(c, c->sent / request_size)};
+  memcpy(CMSG_DATA(head), &info, sizeof info);
+  return sendmsg(c->fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
+}
+
+// A datagram, which must be for the peer that asked.
+static ssize_t take_for_peer(struct connection *c, unsigned char *into, size_t length) {
+  char control[CMSG_SPACE(sizeof(struct in_pktinfo))];
+  struct iovec part = {.iov_base = into, .iov_len = length};
+  struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof control};
+  ssize_t n = recvmsg(c->fd, &message, MSG_DONTWAIT);
+  if (n < 0) return n;
+  struct in_pktinfo info = {0};
+  for (struct cmsghdr *head = CMSG_FIRSTHDR(&message); head; head = CMSG_NXTHDR(&message, head))
+    if (head->cmsg_level == IPPROTO_IP && head->cmsg_type == IP_PKTINFO) memcpy(&info, CMSG_DATA(head), sizeof info);
+  if (info.ipi_addr.s_addr != peer_address(c, c->received / reply_size)) fail(c, "a reply came to another peer");
+  return n;
+}
+
 static ssize_t give(struct connection *c, const unsigned char *from, size_t length) {
 #ifdef TLS
   if (c->ssl) return result_of(c, SSL_write(c->ssl, from, (int)length));
 #endif
+  if (peers > 0) return give_from_peer(c, from, length);
   return send(c->fd, from, length, MSG_NOSIGNAL | MSG_DONTWAIT);
 }
 
@@ -306,6 +343,7 @@ static ssize_t take(struct connection *c, unsigned char *into, size_t length) {
 #ifdef TLS
   if (c->ssl) return result_of(c, SSL_read(c->ssl, into, (int)length));
 #endif
+  if (peers > 0) return take_for_peer(c, into, length);
   return recv(c->fd, into, length, MSG_DONTWAIT);
 }
 
@@ -402,6 +440,12 @@ static int dial(unsigned from) {
   if (fd < 0) die("socket");
   struct timeval patience = {.tv_sec = CONNECT_SECONDS};
   setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience);  // bounds connect()
+  if (peers > 0) {  // bound to all addresses, and not connected: it has to get what is for any of its peers
+    struct sockaddr_in any = {.sin_family = AF_INET};
+    if (bind(fd, (struct sockaddr *)&any, sizeof any) != 0) die("bind");
+    if (setsockopt(fd, IPPROTO_IP, IP_PKTINFO, &one, sizeof one) != 0) die("IP_PKTINFO");
+    return fd;
+  }
   if (from > 0) {
     struct sockaddr_in source = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(0x7F000000u + from)};
     setsockopt(fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &one, sizeof one);  // the port is chosen by connect()
@@ -739,11 +783,13 @@ int main(int argc, char **argv) {
     else if (!strcmp(name, "--rate")) rate = number(name, text, 1, 1e8);
     else if (!strcmp(name, "--request")) request_text = text;
     else if (!strcmp(name, "--reply")) reply_text = text;
+    else if (!strcmp(name, "--peers")) peers = (long)number(name, text, 1, 1 << 22);
     else if (!strcmp(name, "--tls")) authority = text;
     else usage(name);
   }
   if ((udp || rate > 0) && strcmp(mode, "echo") != 0) usage("--udp and --rate go with echo");
   if (authority && (udp || source || !strcmp(mode, "idle"))) usage("--tls goes with echo, bulk, batch, lines and connect");
+  if (peers > 0 && (!udp || peers % connections != 0)) usage("--peers goes with --udp, and is a multiple of --connections");
   if (udp && size > 65507) usage("a datagram has 65507 bytes at most");
 
   signal(SIGALRM, too_late);
@@ -775,6 +821,7 @@ int main(int argc, char **argv) {
     memcpy(&server, found->ai_addr, found->ai_addrlen);
     server_size = found->ai_addrlen;
     freeaddrinfo(found);
+    if (peers > 0 && server.ss_family != AF_INET) usage("--peers goes with a server at an address of IPv4");
     if (!strcmp(mode, "connect")) {
       run_connect();
     } else {

@@ -3,7 +3,7 @@
  * sentence that depends on a figure, is made of the figures here.
  */
 
-import { type Contender, cases, type Load } from "./cases.ts";
+import { type Contender, cases, type Load, type Plot } from "./cases.ts";
 import { type Axis, plotSvg } from "./plot.ts";
 import {
   allFigures,
@@ -275,7 +275,7 @@ const bytes: Axis["format"] = (value) =>
   value >= 1e6 ? `${value / 1e6} MB` : value >= 1e3 ? `${value / 1e3} kB` : `${value} B`;
 
 interface Growth {
-  readonly name: "connections" | "lines" | "pipeline";
+  readonly name: Plot;
   readonly title: string;
   readonly x: Axis;
   readonly y: Axis;
@@ -286,6 +286,21 @@ interface Growth {
 
 const of = (bench: CaseResult | undefined, name: string): Summary | undefined => bench?.summaries[name];
 
+/** From the first of `points` to the last: Socklet's rate beside bare Node's, and how the CPU of one unit of work grows on both. */
+function besideBare(points: readonly CaseResult[], many: string, unit: string): string {
+  const [first, last] = [points[0], points.at(-1)];
+  const [a, b] = [of(first, "socklet"), of(last, "socklet")];
+  const [bareA, bareB] = [of(first, "bare"), of(last, "bare")];
+  if (!first || !last || !a || !b || !bareA || !bareB) return "";
+  const growth = (b.medians.cpuUs ?? 0) / (a.medians.cpuUs ?? 1);
+  const bareGrowth = (bareB.medians.cpuUs ?? 0) / (bareA.medians.cpuUs ?? 1);
+  return (
+    `From ${count(first.series!.at)} to ${count(last.series!.at)} ${many} Socklet goes from ${digits(a.ratio.median)} to ` +
+    `${digits(b.ratio.median)} times bare Node's rate, and its CPU for a ${unit} changes by a factor of ${digits(growth)} (bare Node's ` +
+    `by ${digits(bareGrowth)}): the cost of a ${unit} grows ${growth > 1.5 * bareGrowth ? "faster" : "no faster"} with the ${many} than on bare Node.`
+  );
+}
+
 const GROWTHS: readonly Growth[] = [
   {
     name: "connections",
@@ -293,19 +308,15 @@ const GROWTHS: readonly Growth[] = [
     x: { label: "connections", scale: "log", format: count },
     y: { label: "messages a second", scale: "linear", format: short },
     value: ({ medians }) => medians.rate ?? 0,
-    sentence: (points) => {
-      const [first, last] = [points[0], points.at(-1)];
-      const [a, b] = [of(first, "socklet"), of(last, "socklet")];
-      const [bareA, bareB] = [of(first, "bare"), of(last, "bare")];
-      if (!first || !last || !a || !b || !bareA || !bareB) return "";
-      const growth = (b.medians.cpuUs ?? 0) / (a.medians.cpuUs ?? 1);
-      const bareGrowth = (bareB.medians.cpuUs ?? 0) / (bareA.medians.cpuUs ?? 1);
-      return (
-        `From ${count(first.series!.at)} to ${count(last.series!.at)} connections Socklet goes from ${digits(a.ratio.median)} to ` +
-        `${digits(b.ratio.median)} times bare Node's rate, and its CPU for a message changes by a factor of ${digits(growth)} (bare Node's ` +
-        `by ${digits(bareGrowth)}): the cost of a message grows ${growth > 1.5 * bareGrowth ? "faster with the connections than on bare Node" : "no faster with the connections than on bare Node"}.`
-      );
-    },
+    sentence: (points) => besideBare(points, "connections", "message"),
+  },
+  {
+    name: "peers",
+    title: "UDP, 64 B: datagrams a second as peers grow",
+    x: { label: "peers", scale: "log", format: count },
+    y: { label: "datagrams a second", scale: "linear", format: short },
+    value: ({ medians }) => medians.rate ?? 0,
+    sentence: (points) => besideBare(points, "peers", "datagram"),
   },
   {
     name: "lines",

@@ -33,7 +33,7 @@ import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { availableParallelism, cpus, totalmem } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
-import { type BenchCase, type Contender, cases, roundsOf, takesPart } from "./cases.ts";
+import { type BenchCase, type Contender, cases, roundsOf, secondsOf, takesPart } from "./cases.ts";
 import { compare, comparisonText, type PastRun, readHistory, withRun } from "./history.ts";
 import { Bench, type Cores, plannedSeconds, plannedStart, type Server } from "./measure.ts";
 import { performancePage } from "./page.ts";
@@ -107,7 +107,7 @@ function here(bench: BenchCase): BenchCase | null {
 /** Seconds that a case takes by the sum of its runs, with the starts and warm-ups of its programs. */
 function planned(bench: BenchCase): number {
   const count = roundsOf(bench, rounds);
-  const one = plannedSeconds(bench.load, seconds);
+  const one = plannedSeconds(bench.load, secondsOf(bench, seconds));
   return bench.contenders.reduce((sum, contender) => {
     const runs = Array.from({ length: count }, (_, i) => i).filter((i) => takesPart(contender, i, count));
     return sum + runs.length * one + PROCESSES * plannedStart(bench.load, contender.runtime, seconds);
@@ -143,7 +143,7 @@ async function runCase(bench: BenchCase, tool: Bench, count: number): Promise<Ca
   const once = (contender: Contender): Promise<Run> => {
     if (load.mode === "start") return tool.runStart(contender);
     if (load.mode === "idle") return tool.runIdle(contender, load);
-    return tool.run(servers.get(contender.name)!, load, Math.round(most / 2));
+    return tool.run(servers.get(contender.name)!, load, Math.round(most / 2), secondsOf(bench, seconds));
   };
   const end = async (): Promise<void> => {
     await Promise.all([...servers.values()].map(({ child }) => child.end()));

@@ -269,12 +269,13 @@ describe("docs/performance.md", () => {
       );
     const { markdown, plots } = performancePage(
       invented(12, {
-        ...growing("connections", (at) => ({ bare: 1, socklet: at === 10_000 ? 0.5 : 1 })),
+        ...growing("connections", (at) => ({ bare: 1, socklet: at === 16_000 ? 0.5 : 1 })),
+        ...growing("peers", () => ({ bare: 1, socklet: 0.9 })),
         ...growing("lines", (at) => ({ bare: 10 / at, socklet: (at === 100 ? 5 : 8) / at })),
         ...growing("pipeline", (at) => ({ bare: 1, gathered: at, lines: at / 2, try: at * 0.9 })),
       }),
     );
-    expect(markdown).toContain("From 1 to 10,000 connections Socklet goes from 1.01 to 0.51 times");
+    expect(markdown).toContain("From 1 to 16,000 connections Socklet goes from 1.01 to 0.51 times");
     expect(markdown).toContain(
       "its CPU for a message changes by a factor of 2.00 (bare Node's by 1.00): the",
     );
@@ -282,9 +283,13 @@ describe("docs/performance.md", () => {
     expect(markdown).toContain("between 0.51 (lines of 100 B) and 0.81 (lines of ");
     expect(markdown).toContain("a byte costs no more in a long line than in a short one");
     expect(markdown).toContain(
-      "becomes 1.00 times as fast, a loop over `lines()` 1000 times, and one with `tryLine()` 1000 times: replies",
+      "becomes 1.00 times as fast, a loop over `lines()` 10000 times, and one with `tryLine()` 10000 times: replies",
     );
-    expect(Object.keys(plots)).toEqual(["connections", "lines", "pipeline"]);
+    expect(markdown).toContain(
+      "From 20 to 100,000 peers Socklet goes from 0.91 to 0.91 times bare Node's rate, and its CPU for a datagram changes by a factor of " +
+        "1.00 (bare Node's by 1.00): the cost of a datagram grows no faster with the peers than on bare Node.",
+    );
+    expect(Object.keys(plots)).toEqual(["connections", "peers", "lines", "pipeline"]);
     for (const name of Object.keys(plots)) expect(markdown).toContain(`](performance/${name}.svg)`);
   });
 
@@ -577,6 +582,30 @@ describeWith(["cc"], "the load", () => {
       socket.close();
       expect(ended.code).toBe(1);
       expect(ended.stderr).toMatch(said);
+    }
+  });
+
+  test("datagrams come from as many peers as there are to be, and each reply must go to the one that asked", async () => {
+    for (const [astray, code] of [
+      [false, 0],
+      [true, 1],
+    ] as const) {
+      const seen = new Set<string>();
+      const socket = dgram.createSocket("udp4");
+      socket.on("message", (bytes, { port, address }) => {
+        seen.add(`${address}:${port}`);
+        socket.send(bytes, port, astray ? "127.0.0.1" : address);
+      });
+      socket.bind(0, "127.0.0.1");
+      await once(socket, "listening");
+      const ended = await run(join(out, "load"), [
+        ...["echo", "127.0.0.1", socket.address().port, "--udp", "--seconds", astray ? "30" : "1"],
+        ...["--connections", "2", "--peers", "20"],
+      ]);
+      socket.close();
+      expect(ended.code).toBe(code);
+      expect(ended.stderr).toMatch(astray ? /came to another peer/ : /^$/);
+      if (!astray) expect(seen.size).toBe(20);
     }
   });
 
