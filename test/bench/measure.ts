@@ -2,7 +2,7 @@
 
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
-import { readFileSync } from "node:fs";
+import { readdirSync, readFileSync } from "node:fs";
 import { connect } from "node:net";
 import { text } from "node:stream/consumers";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -15,6 +15,8 @@ import type { Run } from "./statistics.ts";
 
 const START_MS = 15_000; // for a server to say its port: generous, the machine may be shared
 const SETTLE_MS = 40; // after a run: the server closes its connections in its own time, not in the next one's
+const CLOSE_MS = 5_000; // for that, where there are many
+const SPARE_DESCRIPTORS = 100; // that a server may have opened for itself meanwhile
 const END_MS = 2_000; // from SIGTERM to SIGKILL
 const WARMUP_SECONDS = 0.1; // of each load: connections opened, buffers grown
 const COMPILE_SECONDS = 1; // before the rounds, where a compiler is to see what is hot (measured: CPU falls until then)
@@ -152,6 +154,17 @@ async function untilListens(port: number, child: Child): Promise<void> {
 const residentKiB = (pid: number): number =>
   Number(readFileSync(`/proc/${pid}/status`, "latin1").match(/^VmRSS:\s+(\d+) kB$/m)?.[1]);
 
+/** Descriptors that a process has open. */
+const descriptorsOf = (pid: number): number => readdirSync(`/proc/${pid}/fd`).length;
+
+/** Until `child` has closed what it opened: with 16,000 connections the next run's would not fit beside the last one's. */
+async function untilClosed(child: Child, before: number): Promise<void> {
+  await sleep(SETTLE_MS);
+  for (const deadline = performance.now() + CLOSE_MS; performance.now() < deadline; await sleep(5)) {
+    if (child.ended || descriptorsOf(child.process.pid!) <= before + SPARE_DESCRIPTORS) return;
+  }
+}
+
 /** The load looks at each reply to PING; this looks once at how a server takes what PING does not have. */
 async function checkResp(port: number): Promise<void> {
   const sent =
@@ -240,13 +253,14 @@ export class Bench {
 
   /** One run against a server that listens. `rate`: messages a second, where the load has one. */
   async run({ child, port }: Server, load: Load, rate = 0, length = this.#seconds): Promise<Run> {
+    const before = descriptorsOf(child.process.pid!);
     const watched = ["--pid", String(child.process.pid), "--warmup", String(WARMUP_SECONDS)];
     const run =
       load.mode === "source"
         ? this.#download(port, "some", length, watched)
         : this.#ask(port, load, rate, length, watched);
     const { operations, bytes, seconds, serverCpuSeconds, serverFaults, serverSwitches, ...told } = await run;
-    await sleep(SETTLE_MS);
+    await untilClosed(child, before);
     if (child.ended) throw new Error(`the server ended: ${child.stderr}`);
     const cpu = (work: number): Run =>
       work === 0

@@ -32,6 +32,7 @@ import {
   sessionTarget,
 } from "../plane.ts";
 import type { OpenConnection, Recorder } from "../recording/recorder.ts";
+import { ByAge } from "./by-age.ts";
 import type { SessionStore } from "./commits.ts";
 import { LastingSession } from "./lasting.ts";
 import {
@@ -124,7 +125,7 @@ export class LocalPlane implements ControlPlane {
   readonly #options: LocalPlaneOptions;
   #app: App;
   #allow: AllowList;
-  readonly #sessions = new Map<string, Session>(); // by id, which is by age
+  readonly #sessions = new ByAge<Session>();
   readonly #over = new Set<Session>(); // of them those that are over, by the time they were
   #dialled = 0; // that run
   readonly #timers = new Map<string, ReturnType<typeof setTimeout>>(); // of those that wait, by id
@@ -153,7 +154,9 @@ export class LocalPlane implements ControlPlane {
   /** The sessions of the archive go on. Call it once, when what they dial may be dialled. */
   async resume(): Promise<void> {
     const { archive, secrets = [] } = this.#options;
-    for (const { spec, ...record } of (await archive?.load()) ?? []) {
+    const archived = [...((await archive?.load()) ?? [])];
+    archived.sort((one, other) => (one.info.id < other.info.id ? -1 : 1));
+    for (const { spec, ...record } of archived) {
       const { id } = record.info;
       const kept = await archive?.store(id, spec);
       if (kept === undefined || this.#closed) return;
@@ -168,9 +171,6 @@ export class LocalPlane implements ControlPlane {
       if (!session.over) this.#count(session);
       this.#keep(session);
     }
-    const byAge = [...this.#sessions].sort(([one], [other]) => (one < other ? -1 : 1));
-    this.#sessions.clear();
-    for (const [id, session] of byAge) this.#sessions.set(id, session);
   }
 
   health(): Health {
@@ -372,8 +372,7 @@ export class LocalPlane implements ControlPlane {
   async list({ state, handler, limit, before }: SessionQuery): Promise<SessionPage> {
     this.#forget();
     const found: SessionInfo[] = [];
-    for (const session of [...this.#sessions.values()].reverse()) {
-      if (before !== undefined && session.id >= before) continue;
+    for (const session of this.#sessions.newest(before)) {
       const info = session.info();
       if (
         (state !== undefined && info.state !== state) ||
@@ -428,7 +427,7 @@ export class LocalPlane implements ControlPlane {
   }
 
   #keep(session: Session): void {
-    this.#sessions.set(session.id, session);
+    this.#sessions.set(session);
     void session.whenOver.then(() => {
       this.#over.add(session);
       this.#options.recorder?.over(session.id);
