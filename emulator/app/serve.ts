@@ -41,6 +41,7 @@ import { alpnHandlers, type CertificateOptions, type ServerTlsOptions } from "..
 import { inspect, join, lazy } from "../builtin.ts";
 import type { Forking } from "../servers/forking/forked-server.ts";
 import { appHandlerFrom } from "../servers/forking/handler-source.ts";
+import type { PoolsAt } from "../servers/forking/messages.ts";
 import {
   ForkingTCPServer,
   ForkingUDPServer,
@@ -580,6 +581,7 @@ export const openApp = async <Context>(
   const open = new Map<Listener<Context>, AnyServer<Context>>();
   const listeners: Serving[] = [];
   const placed: Placed[] = [];
+  let poolsAt: PoolsAt | null = null; // for forked children
   const shown = { ...app }; // to the control plane: `dial` as it is once the listeners are where they are
   const metrics = parts && new parts.Metrics();
   const faulty =
@@ -755,6 +757,9 @@ export const openApp = async <Context>(
       (Server) => faults?.served(Server, listener.name) ?? Server,
       edge,
     );
+    // Children of a new version are told when all of its listeners are open.
+    if (listener.serve === "forking")
+      (server as unknown as Forking).poolsAt = of === version ? poolsAt : null;
     servers.push(server);
     const at = await unlessAborted(server.listen(), signal);
     if (descriptor?.removePath && at?.family === "unix") owned.push(new SocketFile(at.path).own());
@@ -808,9 +813,17 @@ export const openApp = async <Context>(
     });
     Object.assign(shown, version.app, { dial: Object.fromEntries(dial) });
   };
+  const dialledBy = (declared: Endpoint): Endpoint => moved(declared, placed, options.host);
+  /** Tells the children of forking servers where the pools of the app dial. */
+  const tellChildren = ({ pools }: App<Context>): void => {
+    const declared = Object.values(pools).map(({ endpoint }) => endpoint);
+    const at = Object.fromEntries(declared.map((to) => [formatAddress(to), dialledBy(to)]));
+    poolsAt = at;
+    for (const [{ serve }, server] of open)
+      if (serve === "forking") (server as unknown as Forking).poolsAt = at;
+  };
   const openPools = ({ pools, context }: Version<Context>): void => {
-    const endpoint = (declared: Endpoint): Endpoint => moved(declared, placed, options.host);
-    pools?.open({ context, endpoint, onEvent: tell });
+    pools?.open({ context, endpoint: dialledBy, onEvent: tell });
   };
   const urlOf = (listener: Listener<Context>): string => {
     const server = open.get(listener);
@@ -883,9 +896,10 @@ export const openApp = async <Context>(
     }
     version = next;
     open.clear();
-    for (const listener of app.listeners) {
-      const server = kept.get(listener) as AnyServer<Context>;
-      open.set(listener, server);
+    for (const listener of app.listeners) open.set(listener, kept.get(listener) as AnyServer<Context>);
+    list();
+    tellChildren(app); // before those of the new version are started
+    for (const [listener, server] of open) {
       if (fresh.includes(server)) continue;
       const given = (name: string): never => {
         const Handler = spoken(listener, next)(name) as AnyHandlerClass<never>;
@@ -897,7 +911,6 @@ export const openApp = async <Context>(
         );
       server.RequestHandlerClass = given(listener.name); // last: it replaces a forking server's children, which take both
     }
-    list();
     show();
     plane?.replaceApp(shown as unknown as App);
     void resume();
@@ -929,6 +942,7 @@ export const openApp = async <Context>(
     }
   }
   openPools(version);
+  tellChildren(version.app);
   for (const server of open.values()) void server.serveForever();
   const withTls = [...open.values()].filter(
     (one) => one instanceof TCPServer && one.secureTransport !== "off",

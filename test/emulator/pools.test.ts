@@ -76,12 +76,37 @@ test.runIf(inNode)(
 );
 
 test.runIf(inNode)(
+  "the pool of a forked child dials where the listener of the app is, also a later child's",
+  async () => {
+    const pids: number[] = [];
+    const lost = Promise.withResolvers<void>();
+    await using server = await serveApp(app, {
+      anyPort: true,
+      module,
+      control: { port: 0, tokens: "read:read-only-token-1" },
+      onEvent: (event) => {
+        if (event.type === "forked") pids.push(event.pid);
+        if (event.type === "lost") lost.resolve();
+      },
+    });
+    const url = (name: string): string => server.listeners.find((one) => one.name === name)?.url as string;
+    expect(await visit(url("ForkedVisits"))).toBe(1);
+    expect(await visit(url("ForkedVisits"))).toBe(2);
+    process.kill(pids[0] as number, "SIGKILL");
+    await lost.promise;
+    expect(await visit(url("ForkedVisits"))).toBe(3);
+    await server.replace(app as never); // whose context begins with no visits
+    expect(await visit(url("ForkedVisits"))).toBe(1);
+  },
+);
+
+test.runIf(inNode)(
   "a child of a forking listener has a pool of its own, which is counted with the others of its name",
   async () => {
     const pids: number[] = [];
     const lost = Promise.withResolvers<void>();
     await using server = await serveApp(app, {
-      anyPort: false, // a child dials where the app says
+      anyPort: true,
       module,
       control: { port: 0, tokens: "read:read-only-token-1" },
       onEvent: (event) => {

@@ -12,7 +12,15 @@ import type { StreamOptions } from "../../../core/sockets/stream-options.ts";
 import type { ServerTlsOptions } from "../../../core/sockets/tls.ts";
 import type { ForkedServer } from "./forked-server.ts";
 import type { HandlerSource } from "./handler-source.ts";
-import { type Counts, fromWire, type Order, type Report, toWire, type WireError } from "./messages.ts";
+import {
+  type Counts,
+  fromWire,
+  type Order,
+  type PoolsAt,
+  type Report,
+  toWire,
+  type WireError,
+} from "./messages.ts";
 import { programAt, startProgram } from "./program.ts";
 
 const START_LIMIT = 30_000; // ms for a child to import its handler: a module may wait for ever at its top level
@@ -133,6 +141,7 @@ export class Child {
       context,
       stream: owner.stream,
       security: owner.server.childTls,
+      poolsAt: owner.server.poolsAt,
     });
     if (daemonThreads) {
       process.unref();
@@ -163,6 +172,11 @@ export class Child {
   /** Gives it the certificates to use from now on. */
   certificate(tls: ServerTlsOptions): void {
     this.#send({ type: "certificate", tls });
+  }
+
+  /** Tells it where its pools dial. */
+  poolsAt(at: PoolsAt): void {
+    this.#send({ type: "pools", at });
   }
 
   /** It waits for a request. Calls `late` if none comes within `limit` ms. */

@@ -11,6 +11,7 @@ import { fs, lazy } from "../../builtin.ts";
 import { Child, type ChildOwner, type Job, later, PROGRAM } from "./child.ts";
 import type { ForkedServer, ForkingInfo } from "./forked-server.ts";
 import type { HandlerSource } from "./handler-source.ts";
+import type { PoolsAt } from "./messages.ts";
 import { Sentinel } from "./sentinel.ts";
 
 const PATIENCE = 20; // ms that a request waits for a free child before another is started, which takes longer
@@ -110,6 +111,11 @@ export class Children implements ChildOwner {
   /** Gives all children other certificates. */
   certificate(tls: ServerTlsOptions): void {
     for (const child of this.#all) child.certificate(tls);
+  }
+
+  /** Tells all children where their pools dial. */
+  poolsAt(at: PoolsAt): void {
+    for (const child of this.#all) child.poolsAt(at);
   }
 
   /** Ends the children; `leave` those that have a request until it is over. Resolves when all are gone. */

@@ -2,7 +2,7 @@
 
 import type { PoolInfo } from "../../../core/serve/client.ts";
 import type { ServerInfo } from "../../../core/serve/server.ts";
-import type { ChildTls } from "./messages.ts";
+import type { ChildTls, PoolsAt } from "./messages.ts";
 
 /** The info of a forking server; `running` also counts the requests for which a child is being started. */
 export interface ForkingInfo extends ServerInfo {
@@ -27,6 +27,8 @@ export interface Forking {
   execArgv: readonly string[];
   /** What the pools of its children say of themselves, up to a second ago while a request runs: of each name the sum. */
   readonly childPools: readonly PoolInfo[];
+  /** Where the pools of its children dial, if not where the app says; `null`: they cannot be used yet. */
+  poolsAt: PoolsAt | null;
   info(): ForkingInfo;
 }
 

@@ -7,7 +7,7 @@ import type net from "node:net";
 import { DONE, toBytes } from "../../../core/bytes/data.ts";
 import { jsonOf, plain } from "../../../core/describe.ts";
 import { SocketError } from "../../../core/errors.ts";
-import type { Address } from "../../../core/net/address.ts";
+import { type Address, formatAddress } from "../../../core/net/address.ts";
 import { cameThrough } from "../../../core/net/proxy-header.ts";
 import type { AppPools } from "../../../core/pool/app-pools.ts";
 import { disown } from "../../../core/promises.ts";
@@ -22,7 +22,7 @@ import { ServerSecurity } from "../../kernel/tls.ts";
 import { asRequest, guardConnections } from "../../sockets/ownership.ts";
 import { FileStorage } from "../../storage.ts";
 import type { HandlerSource } from "./handler-source.ts";
-import { fromWire, IN_CHILD, type Order, type Report, toWire } from "./messages.ts";
+import { fromWire, IN_CHILD, type Order, type PoolsAt, type Report, toWire } from "./messages.ts";
 
 type Run = Extract<Order, { readonly type: "run" }>;
 type Init = Extract<Order, { readonly type: "init" }>;
@@ -163,13 +163,18 @@ class ChildServer implements HandlerServer {
   readonly #protocols: ReadonlyMap<string, AnyHandler>;
   readonly #security: ServerSecurity | undefined;
   readonly #tellPools: () => void;
+  readonly #openPools: (at: PoolsAt) => void;
   #running: Running | null = null;
   #served = 0;
   #failed = 0;
   #bytesRead = 0;
   #bytesWritten = 0;
 
-  constructor({ server, stream, security }: Init, { context, Handler, protocols, tellPools }: Loaded) {
+  constructor(
+    { server, stream, security }: Init,
+    { context, Handler, protocols, tellPools, openPools }: Loaded,
+  ) {
+    this.#openPools = openPools;
     this.#tellPools = tellPools;
     this.name = server;
     this.context = context;
@@ -210,6 +215,7 @@ class ChildServer implements HandlerServer {
       tell({ type: "pong", id: this.#running?.id ?? null, ...(this.#running?.counts ?? NO_BYTES) });
       this.#tellPools();
     } else if (order.type === "cancel") this.#running?.abort(fromWire(order.reason));
+    else if (order.type === "pools") this.#openPools(order.at);
     else if (order.type === "certificate") this.#security?.replace(order.tls);
   }
 
@@ -288,6 +294,8 @@ interface Loaded {
   readonly context: unknown;
   /** Tells the parent what the pools say of themselves, where there are any. */
   readonly tellPools: () => void;
+  /** Makes the pools, unless they are there. */
+  readonly openPools: (at: PoolsAt) => void;
 }
 
 /** The handler that `source` names, and the module that has it. */
@@ -311,7 +319,7 @@ const load = async ({ source, security, context: given }: Init): Promise<Loaded>
     protocols.set(protocol, (await handlerOf(spoken))[0]);
   }
   if (source.data === undefined || !isApp(app)) {
-    return { Handler, protocols, context: given, tellPools: () => {} };
+    return { Handler, protocols, context: given, tellPools: () => {}, openPools: () => {} };
   }
   const storage = new FileStorage(source.data);
   const pools = Object.keys(app.pools).length === 0 ? null : await poolsOf(app);
@@ -330,8 +338,13 @@ const load = async ({ source, security, context: given }: Init): Promise<Loaded>
       tellPools();
     });
   };
-  pools?.open({ context, onEvent });
-  return { Handler, protocols, context, tellPools };
+  let open = false;
+  const openPools = (at: PoolsAt): void => {
+    if (open) return; // those that are there go on; after a change of the app other children come
+    open = true;
+    pools?.open({ context, onEvent, endpoint: (declared) => at[formatAddress(declared)] ?? declared });
+  };
+  return { Handler, protocols, context, tellPools, openPools };
 };
 
 // A terminal's Ctrl-C, or a service manager's SIGTERM, reaches the children, too: the parent decides when
@@ -349,14 +362,19 @@ process.on("uncaughtException", (error) => {
 
 Object.defineProperty(globalThis, IN_CHILD, { value: true });
 let server: ChildServer | undefined;
+let poolsAt: PoolsAt | null = null;
 
 process.on("message", (order: Order, socket: net.Socket | undefined) => {
   if (order.type === "run") void server?.run(order, socket);
-  else if (order.type !== "init") server?.order(order);
-  else {
+  else if (order.type !== "init") {
+    if (order.type === "pools") poolsAt = order.at; // it may come while the handler is imported
+    server?.order(order);
+  } else {
+    poolsAt = order.poolsAt;
     load(order).then(
       (loaded) => {
         server = new ChildServer(order, loaded);
+        if (poolsAt !== null) server.order({ type: "pools", at: poolsAt });
         tell({ type: "ready" });
       },
       (error) => {

@@ -2,7 +2,7 @@
 
 import { describe, isA, jsonOf, peek, textOf } from "../../../core/describe.ts";
 import { SocketError } from "../../../core/errors.ts";
-import type { Address, UnixAddress } from "../../../core/net/address.ts";
+import type { Address, Endpoint, UnixAddress } from "../../../core/net/address.ts";
 import type { ProxyHeader } from "../../../core/net/proxy-header.ts";
 import type { PoolInfo } from "../../../core/serve/client.ts";
 import type { StreamOptions } from "../../../core/sockets/stream-options.ts";
@@ -17,6 +17,9 @@ export interface ChildTls {
   readonly protocols: Readonly<Record<string, HandlerSource>>;
 }
 
+/** Where pools dial now that the app listens: by the address that the app says, of those that lead elsewhere. */
+export type PoolsAt = Readonly<Record<string, Endpoint>>;
+
 /** To a child. `run` comes with the connection, if it is one. */
 export type Order =
   | {
@@ -26,7 +29,11 @@ export type Order =
       readonly context: unknown;
       readonly stream: Partial<StreamOptions> | undefined;
       readonly security: ChildTls | null;
+      /** `null`: not known yet; `pools` tells. */
+      readonly poolsAt: PoolsAt | null;
     }
+  /** The child's pools can be used: it comes before the first `run`. */
+  | { readonly type: "pools"; readonly at: PoolsAt }
   /** The certificates to use from now on. */
   | { readonly type: "certificate"; readonly tls: ServerTlsOptions }
   | {

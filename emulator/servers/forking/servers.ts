@@ -64,7 +64,7 @@ import type { Job } from "./child.ts";
 import { Children } from "./children.ts";
 import type { Forking, ForkingInfo } from "./forked-server.ts";
 import { sourceOf } from "./handler-source.ts";
-import { type ChildTls, fromWire, IN_CHILD } from "./messages.ts";
+import { type ChildTls, fromWire, IN_CHILD, type PoolsAt } from "./messages.ts";
 
 /** A connection as a child is given it. */
 interface Accepted {
@@ -125,6 +125,7 @@ export function ForkingMixIn<Base extends NetServerClass>(Server: Base): Forking
     readonly #accepted = new WeakMap<object, Accepted>();
     readonly #jobs = new WeakMap<object, Job>();
     #accepting: Accepted | null = null;
+    #poolsAt: PoolsAt | null = {};
 
     // biome-ignore lint/suspicious/noExplicitAny: as above
     constructor(...args: any[]) {
@@ -207,6 +208,15 @@ export function ForkingMixIn<Base extends NetServerClass>(Server: Base): Forking
 
     get childPools(): readonly PoolInfo[] {
       return this.#children.pools();
+    }
+
+    get poolsAt(): PoolsAt | null {
+      return this.#poolsAt;
+    }
+
+    set poolsAt(at: PoolsAt | null) {
+      this.#poolsAt = at;
+      if (at !== null) this.#children.poolsAt(at);
     }
 
     override info(): ForkingInfo {
