@@ -365,6 +365,40 @@ const GROWTHS: readonly Growth[] = [
   },
 ];
 
+const LIMIT_MS = 50; // of each request, with 100,000 sessions
+
+const SESSION_REQUESTS = [
+  ["list", "the newest page of 50"],
+  ["page", "the last page of 50"],
+  ["none", "a state that none has"],
+  ["end", "the end of one"],
+] as const;
+
+/** How fast the control plane answers as its registry of sessions grows; empty where that was not measured. */
+function sessionsGrow({ sessions = [] }: Results, plots: Record<string, string>): string[] {
+  const [first, last] = [sessions[0], sessions.at(-1)];
+  if (first === undefined || last === undefined || first === last) return [];
+  const title = "The control plane: ms for a request as sessions grow";
+  plots.sessions = plotSvg({
+    title,
+    x: { label: "sessions", scale: "log", format: count },
+    y: { label: "ms", scale: "linear", format: short },
+    lines: SESSION_REQUESTS.map(([name, label]) => ({
+      label,
+      points: sessions.map((times) => [times.at, times[name]] as const),
+    })),
+  });
+  const ms = (value: number): string => `${short(value)} ms`;
+  const slowest = Math.max(...SESSION_REQUESTS.map(([name]) => last[name]));
+  return [
+    `![${title}](performance/sessions.svg)
+
+With ${count(last.at)} sessions a list of the newest takes ${ms(last.list)}, the last page ${ms(last.page)}, and the end of one ${ms(last.end)} (with ${count(first.at)}: ` +
+      `${ms(first.list)}, ${ms(first.page)} and ${ms(first.end)}). A state that none has, for which each session is looked at, takes ${ms(last.none)}. ` +
+      `${slowest < LIMIT_MS ? `All are below ${LIMIT_MS} ms.` : `Not all are below ${LIMIT_MS} ms.`} To list all of them by pages of 1,000 takes ${ms(last.all)} a page.`,
+  ];
+}
+
 function growth(results: Results, plots: Record<string, string>): string {
   const parts = GROWTHS.flatMap(({ name, title, x, y, value, sentence }) => {
     const points = results.cases
@@ -386,6 +420,7 @@ function growth(results: Results, plots: Record<string, string>): string {
       : "What it means is not said here: fewer than six rounds of each point.";
     return [`![${title}](performance/${name}.svg)\n\n${words}`];
   });
+  parts.push(...sessionsGrow(results, plots));
   return parts.length === 0 ? "" : `## As it grows\n\n${parts.join("\n\n")}`;
 }
 

@@ -26,15 +26,15 @@ const HEIGHT = 380;
 const INNER = { left: 76, right: 560, top: 52, bottom: 326 };
 const LABEL_GAP = 34; // px from one label to the next, where lines end close together: two rows of text
 
-// Three hues that the colour-blind tell apart (Okabe and Ito 2008); each line has a marker of its own shape, too.
+// Four hues that the colour-blind tell apart (Okabe and Ito 2008); each line has a marker of its own shape, too.
 const STYLE = `
   .ground { fill: #ffffff } text { fill: #1f2328; font: 13px system-ui, sans-serif }
   .title { font-size: 15px; font-weight: 600 } .quiet { fill: #59636e } .grid { stroke: #d1d9e0 }
-  .line { fill: none; stroke-width: 2 } .c0 { color: #59636e } .c1 { color: #0072b2 } .c2 { color: #b84a00 } .c3 { color: #00795a }
+  .line { fill: none; stroke-width: 2 } .c0 { color: #59636e } .c1 { color: #0072b2 } .c2 { color: #b84a00 } .c3 { color: #00795a } .c4 { color: #a0417c }
   .line, .mark { stroke: currentColor } .mark { fill: currentColor } .c0 .line { stroke-dasharray: 6 4 }
   @media (prefers-color-scheme: dark) {
     .ground { fill: #0d1117 } text { fill: #f0f6fc } .quiet { fill: #9198a1 } .grid { stroke: #3d444d }
-    .c0 { color: #9198a1 } .c1 { color: #56b4e9 } .c2 { color: #f0a04b } .c3 { color: #3fcf9e }
+    .c0 { color: #9198a1 } .c1 { color: #56b4e9 } .c2 { color: #f0a04b } .c3 { color: #3fcf9e } .c4 { color: #e39bc6 }
   }`;
 
 const MARKS: readonly ((x: string, y: string) => string)[] = [

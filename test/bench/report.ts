@@ -2,6 +2,7 @@
 
 import type { BenchCase, Contender } from "./cases.ts";
 import { NOT_INSTALLED, type RuntimeName } from "./runtimes.ts";
+import type { SessionTimes } from "./sessions.ts";
 import type { CaseResult, Ratio, Run, Summary } from "./statistics.ts";
 
 /** The JSON file. */
@@ -31,6 +32,8 @@ export interface Results {
   readonly tookSeconds: number;
   readonly failed: readonly { readonly name: string; readonly why: string }[];
   readonly cases: readonly CaseResult[];
+  /** How fast the control plane answers as its registry grows; absent where that was not run. */
+  readonly sessions?: readonly SessionTimes[];
 }
 
 export const RUNTIMES: Readonly<Record<RuntimeName, string>> = {
@@ -125,6 +128,24 @@ const firstLine = (text: string): string => text.split("\n", 1)[0]!.replaceAll(/
 
 // -------------------------------------------------------------------------------------------------- the one table
 
+/** What the control plane took for each request, in ms; empty where that was not measured. */
+function sessionTimes({ sessions = [] }: Results): string[] {
+  if (sessions.length === 0) return [];
+  const head = [
+    "sessions",
+    "newest page",
+    "last page",
+    "a state that none has",
+    "a page of all",
+    "end of one",
+  ];
+  const rows = sessions.map(({ at, list, page, none, all, end }) => [
+    at.toLocaleString("en"),
+    ...[list, page, none, all, end].map((ms) => `${short(ms)} ms`),
+  ]);
+  return ["", rowsOf([head, ...rows])];
+}
+
 /** Every program in every case: a Markdown table, and a line of what it was measured on. */
 export function allFigures(results: Results): string {
   const head = [
@@ -161,6 +182,7 @@ export function allFigures(results: Results): string {
       "Medians. Ratios are to the first program of each work in the same round, with the 95 % interval of their median. " +
       "CPU is the server's for one unit of work. Busy is its share of one core: well below 100 %, the load was the limit. " +
       "Faults are its page faults, and switches its main thread's context switches, both for one unit of work.",
+    ...sessionTimes(results),
     ...gaps(results).flatMap((gap) => ["", gap]),
     "",
   ].join("\n");

@@ -39,6 +39,7 @@ import { Bench, type Cores, plannedSeconds, plannedStart, type Server } from "./
 import { performancePage } from "./page.ts";
 import { allFigures, type Results } from "./report.ts";
 import { buildLoad, buildPackage, out, type RuntimeName, runtime, say } from "./runtimes.ts";
+import { measureSessions, SESSION_COUNTS, SESSIONS, type SessionTimes } from "./sessions.ts";
 import { type CaseResult, type Round, type Run, ratioOf, summarize } from "./statistics.ts";
 
 const docs = join(import.meta.dirname, "../../docs");
@@ -82,7 +83,9 @@ function note(text: string): void {
 
 /** The cases that `words` mean: a whole name means that case alone, anything else each case that holds it. Without words, all, or those of a plain run. */
 function choose(): readonly BenchCase[] {
-  const unknown = words.filter((word) => !cases.some(({ name }) => name.includes(word)));
+  const unknown = words.filter(
+    (word) => !SESSIONS.includes(word) && !cases.some(({ name }) => name.includes(word)),
+  );
   if (unknown.length > 0) throw new RangeError(`no case is called ${unknown.join(", ")}: see --list`);
   const all = cases.map(({ name }) => name);
   const names = words.flatMap((word) =>
@@ -220,6 +223,19 @@ function commitText(): string {
   }
 }
 
+/** Whether the registry of sessions is part of this run: of a run of all, and where a word names it. */
+const withSessions = !options.self && (words.length === 0 || words.some((word) => SESSIONS.includes(word)));
+
+async function runSessions(): Promise<SessionTimes[]> {
+  const done: SessionTimes[] = [];
+  for (const at of SESSION_COUNTS) {
+    const times = await measureSessions(at);
+    note(`  ${SESSIONS}: ${at}, a page in ${times.page.toFixed(2)} ms`);
+    done.push(times);
+  }
+  return done;
+}
+
 async function measureAll(): Promise<Results> {
   if (process.platform !== "linux") throw new Error("the bench needs Linux: epoll, /proc and taskset");
   const chosen = choose();
@@ -236,6 +252,7 @@ async function measureAll(): Promise<Results> {
   if (options.list) {
     for (const bench of plan)
       console.log(`${bench.name.padEnd(24)} ${duration(planned(bench)).padStart(12)}`);
+    if (withSessions) console.log(`${SESSIONS.padEnd(24)} ${"10 s".padStart(12)}`);
     console.log(`${"all of it".padEnd(24)} ${duration(plannedTotal).padStart(12)}`);
     process.exit(0);
   }
@@ -263,6 +280,13 @@ async function measureAll(): Promise<Results> {
       note(`FAILED: ${bench.name}: ${(error as Error).message}`);
     }
   }
+  let sessions: SessionTimes[] | undefined;
+  try {
+    if (withSessions) sessions = await runSessions();
+  } catch (error) {
+    failed.push({ name: SESSIONS, why: (error as Error).message });
+    note(`FAILED: ${SESSIONS}: ${(error as Error).message}`);
+  }
   return {
     date: new Date(began).toISOString().slice(0, 10),
     began: new Date(began).toISOString(),
@@ -283,6 +307,7 @@ async function measureAll(): Promise<Results> {
     tookSeconds: Math.round((Date.now() - began) / 1000),
     failed,
     cases: done,
+    ...(sessions && { sessions }),
   };
 }
 

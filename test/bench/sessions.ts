@@ -1,5 +1,5 @@
 /**
- * How fast the control plane answers as its registry of sessions grows: a part of `npm run bench`, by the word `sessions`.
+ * How fast the control plane answers as its registry of sessions grows: `npm run bench -- grows-sessions`.
  *
  * The registry is that of `socklet serve`, behind its routes, without the network: each figure has the check of the token,
  * the look-up and the JSON in it. One session of a hundred runs, up to a thousand, on a connection in memory; the rest are over.
@@ -22,11 +22,14 @@ export interface SessionTimes {
   readonly page: number;
   /** A list of the sessions in a state that none has: every session is looked at. */
   readonly none: number;
-  /** All sessions, by pages of 1,000: the time of one page. */
+  /** The time of one page of 1,000, where all sessions are listed by such pages. */
   readonly all: number;
   /** The end of one that runs. */
   readonly end: number;
 }
+
+/** What the bench calls it. */
+export const SESSIONS = "grows-sessions";
 
 export const SESSION_COUNTS: readonly number[] = [100, 1000, 10_000, 100_000];
 

@@ -11,6 +11,7 @@ import { performancePage } from "../bench/page.ts";
 import { plotSvg } from "../bench/plot.ts";
 import { allFigures, digits, type Results, short } from "../bench/report.ts";
 import { buildLoad, out } from "../bench/runtimes.ts";
+import { measureSessions } from "../bench/sessions.ts";
 import {
   judge,
   median,
@@ -291,6 +292,29 @@ describe("docs/performance.md", () => {
     );
     expect(Object.keys(plots)).toEqual(["connections", "peers", "lines", "pipeline"]);
     for (const name of Object.keys(plots)) expect(markdown).toContain(`](performance/${name}.svg)`);
+  });
+
+  test("growth of the registry of sessions: a plot, and a sentence that says whether all is below 50 ms", () => {
+    const times = (at: number, none: number) => ({ at, list: 0.25, page: 0.5, none, all: 3, end: 0.3 });
+    const page = (none: number) =>
+      performancePage(invented(12, {}, { sessions: [times(100, 0.2), times(100_000, none)] }));
+    const { markdown, plots } = page(8.5);
+    expect(markdown).toContain("](performance/sessions.svg)");
+    expect(markdown).toContain(
+      "With 100,000 sessions a list of the newest takes 0.250 ms, the last page 0.500 ms, and the end of one 0.300 ms (with 100: " +
+        "0.250 ms, 0.500 ms and 0.300 ms). A state that none has, for which each session is looked at, takes 8.50 ms. " +
+        "All are below 50 ms. To list all of them by pages of 1,000 takes 3 ms a page.",
+    );
+    expect(plots.sessions).toContain("the last page of 50");
+    expect(markdown).toContain("| 100,000 | 0.250 ms | 0.500 ms | 8.50 ms | 3 ms | 0.300 ms |");
+    expect(page(60).markdown).toContain("Not all are below 50 ms.");
+    expect(performancePage(invented(12, {})).plots).toEqual({});
+  });
+
+  test("the registry that is measured gives right answers", async () => {
+    const measured = await measureSessions(150);
+    expect(measured.at).toBe(150);
+    for (const ms of Object.values(measured)) expect(ms).toBeGreaterThan(0);
   });
 
   test("all of it at once has no hole in it", () => {
