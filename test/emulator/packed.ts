@@ -16,7 +16,9 @@ export const TEXTS = [
   ...(await readdir(`${root}docs`)).filter((name) => /\.(md|svg)$/.test(name)).map((name) => `docs/${name}`),
   ...(await readdir(`${root}docs/inspector`)).map((name) => `docs/inspector/${name}`),
   ...(await readdir(`${root}docs/decisions`)).map((name) => `docs/decisions/${name}`),
-  ...(await readdir(`${root}docs/performance`)).map((name) => `docs/performance/${name}`),
+  ...(await readdir(`${root}docs/performance`))
+    .filter((name) => name.endsWith(".svg")) // what the bench keeps for its next run is not for users
+    .map((name) => `docs/performance/${name}`),
   ...(await readdir(`${root}examples`, { recursive: true }))
     .filter((name) => name.endsWith(".ts"))
     .map((name) => `examples/${name}`),
