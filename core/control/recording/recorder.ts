@@ -5,7 +5,7 @@
  * It is off until somebody asks: a recording is started (`start()`), or somebody watches (`watch()`). While it is off no connection has
  * a tap, and nothing is kept. When it is turned on it taps the connections that are open, and then each new one.
  *
- * All that is said goes into one log of slabs, in the order of time, as records: a header of 16 bytes, then the bytes. When the log is full
+ * All that is said goes into one log of slabs, in the order of time, as records: a header of 24 bytes, then the bytes. When the log is full
  * its oldest slab goes as a whole, so the newest bytes are kept, and forgetting costs nothing for each connection. A conversation has the
  * places of its records in that log.
  */
@@ -40,7 +40,7 @@ import {
 } from "../plane.ts";
 import { RECORDING_BOUNDS } from "./bounds.ts";
 
-const HEADER = 16; // bytes of a record before what was said: time (8), size (4), kind (1)
+const HEADER = 24; // bytes of a record before what was said: time (8), bytes said before (8), size (4), kind (1)
 const SLAB = 1024 * 1024; // bytes; what is forgotten at once
 const LEAST_PART = 4096; // bytes: the rest of a slab is used for the beginning of a larger piece, where it holds so many
 const PACE = 250; // ms between two events of a watcher: four a second are live to the eye, and cost little
@@ -49,6 +49,8 @@ const GRACE = 5_000; // ms for which a recording goes on when its last watcher h
 const SLICE = 4 * 1024 * 1024; // bytes that are searched before others have their turn
 const MOST_TEXT = 2_000; // characters of a message
 const MAX_FOUND = 10_000; // conversations that one search gives
+
+const clock = performance; // read once: on Node the global is a getter, which each piece would call
 
 /** What a record is. */
 const KINDS: readonly { readonly ours: boolean; readonly end?: TappedEnd; readonly tls?: true }[] = [
@@ -107,13 +109,11 @@ class Kept implements RecordedConversation {
   readonly side: Side;
   readonly address: string;
   readonly began = new Date().toISOString();
-  readonly since = performance.now();
+  readonly since = clock.now();
   /** Bytes that passed before it was recorded. */
   readonly before: number;
   /** Where its records are, ascending; those that are gone are taken away now and then. */
   places: number[] = [];
-  /** How many bytes had been said before each of them. */
-  offsets: number[] = [];
   /** How many of its records are gone from `places`. */
   first = 0;
   /** At so many places those that are gone are looked for. */
@@ -480,12 +480,12 @@ export class Recorder implements RecordingPlane {
     const slab = this.#slabs[this.#slabs.length - 1] as Uint8Array;
     const view = this.#views[this.#views.length - 1] as DataView;
     const at = this.#at;
-    view.setFloat64(at, performance.now() - kept.since);
-    view.setUint32(at + 8, bytes.length);
-    view.setUint8(at + 12, kind);
+    view.setFloat64(at, clock.now() - kept.since);
+    view.setFloat64(at + 8, kept.said);
+    view.setUint32(at + 16, bytes.length);
+    view.setUint8(at + 20, kind);
     slab.set(bytes, at + HEADER);
     kept.places.push((this.#gone + this.#slabs.length - 1) * SLAB + at);
-    kept.offsets.push(kept.said);
     kept.said += bytes.length;
     this.#at += HEADER + bytes.length;
     if (kept.places.length >= kept.trimAt) {
@@ -501,22 +501,32 @@ export class Recorder implements RecordingPlane {
   }
 
   #grow(): void {
-    const slab = new Uint8Array(SLAB);
+    // A log that is full uses its oldest slab again: a new one costs as much as 1 000 records.
+    const oldest = this.#slabs.length === this.#mostSlabs() ? this.#slabs[0] : undefined;
+    const view = oldest && this.#views[0];
+    if (oldest !== undefined) this.#dropOldest();
+    const slab = oldest ?? new Uint8Array(SLAB);
     this.#slabs.push(slab);
-    this.#views.push(new DataView(slab.buffer));
+    this.#views.push(view ?? new DataView(slab.buffer));
     this.#at = 0;
     this.#fit();
   }
 
+  #mostSlabs(): number {
+    return Math.max(1, Math.floor(this.#limits.maxBytes / SLAB));
+  }
+
+  #dropOldest(): void {
+    this.#slabs.shift();
+    this.#views.shift();
+    this.#gone++;
+    this.#dropped += SLAB;
+  }
+
   /** Forgets what is over the limits: the oldest slabs, and the oldest conversations. */
   #fit(): void {
-    const most = Math.max(1, Math.floor(this.#limits.maxBytes / SLAB));
-    while (this.#slabs.length > most) {
-      this.#slabs.shift();
-      this.#views.shift();
-      this.#gone++;
-      this.#dropped += SLAB;
-    }
+    const most = this.#mostSlabs();
+    while (this.#slabs.length > most) this.#dropOldest();
     for (const kept of this.#kept.values()) {
       if (this.#kept.size <= this.#limits.maxConnections) break;
       this.#lose(kept);
@@ -529,17 +539,22 @@ export class Recorder implements RecordingPlane {
     while (gone < kept.places.length && (kept.places[gone] as number) < oldest) gone++;
     if (gone === 0) return;
     kept.places = kept.places.slice(gone);
-    kept.offsets = kept.offsets.slice(gone);
     kept.first += gone;
   }
 
-  #record(place: number): { readonly at: number; readonly kind: number; readonly bytes: Uint8Array } {
+  #record(place: number): {
+    readonly at: number;
+    /** How many bytes of its conversation had been said before it. */
+    readonly before: number;
+    readonly kind: number;
+    readonly bytes: Uint8Array;
+  } {
     const i = Math.floor(place / SLAB) - this.#gone;
     const at = place % SLAB;
     const view = this.#views[i] as DataView;
     const from = at + HEADER;
-    const bytes = (this.#slabs[i] as Uint8Array).subarray(from, from + view.getUint32(at + 8));
-    return { at: view.getFloat64(at), kind: view.getUint8(at + 12), bytes };
+    const bytes = (this.#slabs[i] as Uint8Array).subarray(from, from + view.getUint32(at + 16));
+    return { at: view.getFloat64(at), before: view.getFloat64(at + 8), kind: view.getUint8(at + 20), bytes };
   }
 
   #event(kept: Kept, place: number): TranscriptEvent {
@@ -552,8 +567,9 @@ export class Recorder implements RecordingPlane {
   }
 
   #header(kept: Kept): Omit<Transcript, "events"> & { readonly began: string; readonly address: string } {
-    const { kind, address, began, before, said, offsets } = kept;
-    const dropped = before + (offsets[0] ?? said);
+    const { kind, address, began, before, said, places } = kept;
+    const [first] = places;
+    const dropped = before + (first === undefined ? said : this.#record(first).before);
     return { kind, ...(dropped > 0 && { dropped }), address, began };
   }
 
