@@ -179,6 +179,11 @@ describeWith(["chromium"], "the inspector", () => {
   describeWith(["redis-cli"], "with redis-cli", () => {
     test("finds the wrong command among 10 000 connections, says it again edited, and saves it as a test, which passes", async () => {
       const page = await watching();
+      // Setting a bound starts a recording, which would outlive this test.
+      const authorization = `Bearer ${TOKEN}`;
+      onTestFinished(async () => {
+        await fetch(`${url}/v1/recording`, { method: "DELETE", headers: { authorization } });
+      });
       await page.getByRole("spinbutton", { name: "Connections that are kept" }).fill("20000");
       await page.keyboard.press("Enter");
       const port = portOf("resp");

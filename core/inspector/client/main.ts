@@ -168,6 +168,65 @@ const buildList = (): void => {
 
 // ---- What is recorded ----
 
+/** Elements of the bar. They are made once, so that what one types there is not lost to what the server tells meanwhile. */
+const toggle = button(
+  "Record",
+  () =>
+    void (async () => {
+      const started = recording?.started ?? false;
+      try {
+        const answer = started ? await ask("DELETE", "/recording") : await ask("PUT", "/recording", {});
+        recording = answer.recording;
+        say(
+          started
+            ? "Nothing is kept when this page is closed"
+            : "What passes is kept, also when this page is closed",
+        );
+      } catch (error) {
+        say((error as Error).message, true);
+      }
+      showRecording();
+    })(),
+  { title: "Keep what passes when this page is closed, too" },
+);
+const mebi = element("input", {
+  type: "number",
+  min: "1",
+  max: "4096",
+  "aria-label": "MiB that are kept",
+  size: "5",
+});
+const most = element("input", {
+  type: "number",
+  min: "1",
+  max: "1000000",
+  "aria-label": "Connections that are kept",
+  size: "7",
+});
+const bound = async (): Promise<void> => {
+  try {
+    const limits = { maxBytes: Number(mebi.value) * 1024 ** 2, maxConnections: Number(most.value) };
+    recording = (await ask("PUT", "/recording", limits)).recording;
+  } catch (error) {
+    say((error as Error).message, true);
+  }
+  showRecording();
+};
+mebi.addEventListener("change", () => void bound());
+most.addEventListener("change", () => void bound());
+const kept = element("span", { class: "dim", id: "kept" });
+const recordingBar = [
+  toggle,
+  " ",
+  element("label", {}, mebi, "MiB"),
+  " ",
+  element("label", {}, most, "connections"),
+  " ",
+  kept,
+];
+
+let bounds = ""; // that the fields show, unless somebody has typed others
+
 const showRecording = (): void => {
   const box = at("recording");
   if (recording === null) {
@@ -175,67 +234,14 @@ const showRecording = (): void => {
     return;
   }
   const { started, bytes, maxBytes, maxConnections } = recording;
-  const known = box.querySelector("button");
-  const told = `${size(bytes)} of ${size(maxBytes)} kept`;
-  if (known?.getAttribute("aria-pressed") === String(started)) {
-    (box.querySelector("#kept") as HTMLElement).textContent = told;
-    return;
+  toggle.setAttribute("aria-pressed", String(started));
+  kept.textContent = `${size(bytes)} of ${size(maxBytes)} kept`;
+  if (bounds !== `${maxBytes} ${maxConnections}`) {
+    bounds = `${maxBytes} ${maxConnections}`;
+    mebi.value = String(maxBytes / 1024 ** 2);
+    most.value = String(maxConnections);
   }
-  const toggle = button(
-    "Record",
-    () =>
-      void (async () => {
-        try {
-          const answer = started ? await ask("DELETE", "/recording") : await ask("PUT", "/recording", {});
-          recording = answer.recording;
-          say(
-            started
-              ? "Nothing is kept when this page is closed"
-              : "What passes is kept, also when this page is closed",
-          );
-        } catch (error) {
-          say((error as Error).message, true);
-        }
-        showRecording();
-      })(),
-    { "aria-pressed": String(started), title: "Keep what passes when this page is closed, too" },
-  );
-  const mebi = element("input", {
-    type: "number",
-    min: "1",
-    max: "4096",
-    "aria-label": "MiB that are kept",
-    size: "5",
-    value: String(maxBytes / 1024 ** 2),
-  });
-  const most = element("input", {
-    type: "number",
-    min: "1",
-    max: "1000000",
-    "aria-label": "Connections that are kept",
-    size: "7",
-    value: String(maxConnections),
-  });
-  const bound = async (): Promise<void> => {
-    try {
-      const limits = { maxBytes: Number(mebi.value) * 1024 ** 2, maxConnections: Number(most.value) };
-      recording = (await ask("PUT", "/recording", limits)).recording;
-    } catch (error) {
-      say((error as Error).message, true);
-    }
-    showRecording();
-  };
-  mebi.addEventListener("change", () => void bound());
-  most.addEventListener("change", () => void bound());
-  box.replaceChildren(
-    toggle,
-    " ",
-    element("label", {}, mebi, "MiB"),
-    " ",
-    element("label", {}, most, "connections"),
-    " ",
-    element("span", { class: "dim", id: "kept" }, told),
-  );
+  if (!toggle.isConnected) box.replaceChildren(...recordingBar);
 };
 
 // ---- What is loaded and followed ----
@@ -277,12 +283,13 @@ const watch = async (): Promise<never> => {
   for (;;) {
     try {
       if (records) {
-        let _loaded: Promise<void> | null = null;
+        let loaded = false;
         for await (const change of follow<RecordingChange>(
           "/recording/events",
           new AbortController().signal,
         )) {
-          _loaded ??= loadAll();
+          if (!loaded) loadAll().catch((error) => say((error as Error).message, true));
+          loaded = true;
           ({ recording } = change);
           showRecording();
           const fresh = [...change.sessions.map(rowOfSession), ...change.flows.map(rowOfFlow)];
@@ -324,13 +331,18 @@ const select = (name: (typeof TABS)[number], focus = false): void => {
     at(`panel-${one}`).hidden = one !== name;
   }
   if (focus) at(`tab-${name}`).focus();
-  if (name === "faults") {
-    const entries = [...new Set(listeners.filter(({ serve }) => serve !== "forking").map((one) => one.name))];
-    showFaults(entries.map((entry) => ["listen", entry] as const)).catch((error) => {
-      at("faults").replaceChildren(element("p", {}, (error as Error).message));
-    });
+  const known = refresh();
+  if (name === "faults") void known.then(showRules);
+};
+
+/** Shows the rules of faults, which may be set for what listens. */
+const showRules = async (): Promise<void> => {
+  const entries = [...new Set(listeners.filter(({ serve }) => serve !== "forking").map((one) => one.name))];
+  try {
+    await showFaults(entries.map((entry) => ["listen", entry] as const));
+  } catch (error) {
+    at("faults").replaceChildren(element("p", {}, (error as Error).message));
   }
-  void refresh();
 };
 
 // ---- The keys ----
