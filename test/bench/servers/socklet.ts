@@ -93,6 +93,7 @@ const server = has(datagrams, work)
   ? new ThreadingUDPServer("udp://127.0.0.1:0", datagrams[work])
   : has(streams, work)
     ? new ThreadingTCPServer("127.0.0.1:0", streams[work], {
+        maxRequests: 20_000, // the default, 10,000, resets what comes beyond
         stream: { maxLine: 2 ** 24 },
         ...(work === "tls-echo" && { tls: pairOf(certificate()) }),
       })
