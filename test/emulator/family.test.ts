@@ -290,7 +290,7 @@ describe("the file of a Unix server", () => {
     expect(() => serverAt(`/tmp/${"x".repeat(110)}`)).toThrow(/at most \d+ bytes, not 115/);
     expect(() => new UnixStreamServer("127.0.0.1:0", Upper)).toThrow(/a path, unix:\/run\/name/);
     expect(() => new UnixStreamServer("unix:/tmp/x", Upper, { access: {} } as object)).toThrow(
-      /file's permissions.*proxyProtocol: \{ from: \["unix"\] \}/,
+      /permissions of its file.*proxyProtocol: \{ from: \["unix"\] \}/,
     );
   });
 });
