@@ -4,26 +4,29 @@ import { describe, expect, test } from "vitest";
 import { DnsDatagram, DnsStream } from "../../examples/dns.ts";
 import { describeWith, run } from "./program.ts";
 
-/** The name server on one port, over UDP and TCP: a client that is cut short asks again at that number. */
+/**
+ * The name server on one port, over TCP and UDP: a client that is cut short asks again at that number. TCP first: a busy
+ * machine has thousands of its ports in use, and few of UDP's.
+ */
 const nameServer = async () => {
   for (let tries = 0; ; tries++) {
     const errors: unknown[] = [];
     const onEvent = (event: { type: string }): void => {
       if (event.type === "error") errors.push(event);
     };
-    const udp = new ThreadingUDPServer("127.0.0.1:0", DnsDatagram, { onEvent });
-    const at = await udp.listen();
+    const tcp = new ThreadingTCPServer("127.0.0.1:0", DnsStream, { onEvent });
+    const at = await tcp.listen();
     const port = at !== null && at.family !== "unix" ? at.port : 0;
-    const tcp = new ThreadingTCPServer(`127.0.0.1:${port}`, DnsStream, { onEvent });
+    const udp = new ThreadingUDPServer(`127.0.0.1:${port}`, DnsDatagram, { onEvent });
     const close = async (): Promise<void> => {
       await Promise.all([udp.serverClose(), tcp.serverClose()]);
     };
     try {
-      await tcp.listen();
+      await udp.listen();
     } catch (error) {
       await close();
       if (tries === 4) throw error;
-      continue; // somebody has that number over TCP
+      continue; // somebody has that number over UDP
     }
     void udp.serveForever();
     void tcp.serveForever();
