@@ -307,9 +307,10 @@ test.each([MemoryServer, ThreadingMemoryServer].map((Server) => ({ name: Server.
 );
 
 test("a session's record: whatever the sizes, the reading, half-closes, resets and ends: a prefix arrives, and all where it does not say otherwise", async () => {
-  const Writes = streamHandler(({ request, params }) =>
-    writeSteps(request, (params as { steps: readonly Step[] }).steps),
-  );
+  const Writes = streamHandler(({ request, params }) => {
+    request.settimeout(2_000); // a write to a peer that stalls waits that long, and not the default's five minutes
+    return writeSteps(request, (params as { steps: readonly Step[] }).steps);
+  });
   const app = defineApp({
     handlers: { writes: Writes },
     listen: [{ handler: "writes", address: "tcp://127.0.0.1:0" }],

@@ -64,6 +64,7 @@ export class Room extends DurableObject {
 
 class Writes extends StreamRequestHandler {
   override handle(): Promise<void> {
+    this.request.settimeout(2_000); // a write to a peer that stalls waits that long, and not the default's five minutes
     return writeSteps(this.request, (this.params as { steps: readonly Step[] }).steps);
   }
 }
