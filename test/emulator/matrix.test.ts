@@ -33,7 +33,7 @@ const FILE = "test/emulator/matrix.test.ts";
 
 // ---- TLS, by a forking server ----
 
-const APP = new URL("fixtures/conformance-handlers.ts", import.meta.url).href;
+const APP = new URL("fixtures/example-handlers.ts", import.meta.url).href;
 
 /** A server of all the examples; started when it is first asked for. */
 let forked: ReturnType<typeof forking> | undefined;

@@ -38,7 +38,7 @@ const tls = up(
   new ThreadingTCPServer("127.0.0.1:0", Conformance, { ...options, ...secured, context: board }),
 );
 const forkedHandler = handlerFrom(
-  new URL("fixtures/conformance-handlers.ts", import.meta.url),
+  new URL("fixtures/conformance-handler.ts", import.meta.url),
   "ForkedConformance",
 );
 let forkingTls: ForkingTCPServer<InternetAddress> | undefined; // in Node
