@@ -30,10 +30,8 @@ export const byName = (infos: Iterable<PoolInfo>): PoolInfo[] => {
   return [...sums.values()];
 };
 
-/** What is left of one whose process is gone: what it has done. */
-export const pastOf = (info: PoolInfo): PoolInfo => ({
-  ...info,
-  max: 0,
+/** What a pool has now that has no connection, and of which nobody wants one. */
+export const NOTHING_NOW = {
   connections: 0,
   opening: 0,
   idle: 0,
@@ -41,4 +39,7 @@ export const pastOf = (info: PoolInfo): PoolInfo => ({
   running: 0,
   waiting: 0,
   error: null,
-});
+} as const satisfies Partial<PoolInfo>;
+
+/** What is left of one whose process is gone: what it has done. */
+export const pastOf = (info: PoolInfo): PoolInfo => ({ ...info, max: 0, ...NOTHING_NOW });

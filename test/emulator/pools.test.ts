@@ -3,7 +3,7 @@
 import { once } from "node:events";
 import net from "node:net";
 import { fileURLToPath } from "node:url";
-import { defineApp, type Platform, type PoolInfo } from "socklet";
+import { defineApp, type OnEvent, type Platform, type PoolInfo } from "socklet";
 import { controlClient } from "socklet/control";
 import { serveApp } from "socklet/emulator";
 import { expect, test } from "vitest";
@@ -30,8 +30,19 @@ const visit = async (url: string): Promise<number> => {
   return Number(said);
 };
 
-const serve = () =>
-  serveApp(app, { anyPort: true, module, control: { port: 0, tokens: "read:read-only-token-1" } });
+const serve = (onEvent?: OnEvent) =>
+  serveApp(app, { anyPort: true, module, control: { port: 0, tokens: "read:read-only-token-1" }, onEvent });
+
+/** The children that a server forks, and when it has lost one. */
+const forks = () => {
+  const pids: number[] = [];
+  const { promise: lost, resolve } = Promise.withResolvers<void>();
+  const onEvent: OnEvent = (event) => {
+    if (event.type === "forked") pids.push(event.pid);
+    if (event.type === "lost") resolve();
+  };
+  return { pids, lost, onEvent };
+};
 
 test("handlers share the connections of a pool, which the control routes show, and which ends with the app", async () => {
   const server = await serve();
@@ -78,22 +89,13 @@ test.runIf(inNode)(
 test.runIf(inNode)(
   "the pool of a forked child dials where the listener of the app is, also a later child's",
   async () => {
-    const pids: number[] = [];
-    const lost = Promise.withResolvers<void>();
-    await using server = await serveApp(app, {
-      anyPort: true,
-      module,
-      control: { port: 0, tokens: "read:read-only-token-1" },
-      onEvent: (event) => {
-        if (event.type === "forked") pids.push(event.pid);
-        if (event.type === "lost") lost.resolve();
-      },
-    });
+    const { pids, lost, onEvent } = forks();
+    await using server = await serve(onEvent);
     const url = (name: string): string => server.listeners.find((one) => one.name === name)?.url as string;
     expect(await visit(url("ForkedVisits"))).toBe(1);
     expect(await visit(url("ForkedVisits"))).toBe(2);
     process.kill(pids[0] as number, "SIGKILL");
-    await lost.promise;
+    await lost;
     expect(await visit(url("ForkedVisits"))).toBe(3);
     await server.replace(app as never); // whose context begins with no visits
     expect(await visit(url("ForkedVisits"))).toBe(1);
@@ -103,17 +105,8 @@ test.runIf(inNode)(
 test.runIf(inNode)(
   "a child of a forking listener has a pool of its own, which is counted with the others of its name",
   async () => {
-    const pids: number[] = [];
-    const lost = Promise.withResolvers<void>();
-    await using server = await serveApp(app, {
-      anyPort: true,
-      module,
-      control: { port: 0, tokens: "read:read-only-token-1" },
-      onEvent: (event) => {
-        if (event.type === "forked") pids.push(event.pid);
-        if (event.type === "lost") lost.resolve();
-      },
-    });
+    const { pids, lost, onEvent } = forks();
+    await using server = await serve(onEvent);
     const url = (name: string): string => server.listeners.find((one) => one.name === name)?.url as string;
     const token = "read-only-token-1";
     const control = controlClient(server.control?.url as string, { token });
@@ -133,7 +126,7 @@ test.runIf(inNode)(
 
     expect(pids).toHaveLength(1);
     process.kill(pids[0] as number, "SIGKILL");
-    await lost.promise;
+    await lost;
     expect(await control.pool("redis")).toMatchObject({ max: 2, connections: 1, opened: 2, answered: 3 });
     expect(await metrics()).toContain('socklet_pool_calls_total{pool="redis",result="answered"} 3\n');
   },

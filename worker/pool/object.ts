@@ -13,6 +13,7 @@ import { SocketError } from "../../core/errors.ts";
 import { formatAddress } from "../../core/net/address.ts";
 import { type DialledPoolOptions, dialledPool } from "../../core/pool/dialled.ts";
 import type { Pool } from "../../core/pool/pool.ts";
+import { NOTHING_NOW } from "../../core/pool/sum.ts";
 import { type Parcel, packed, received, sent, unpacked } from "../../core/pool/values.ts";
 import type { App, AppPool } from "../../core/serve/app.ts";
 import type { Lease, PoolInfo } from "../../core/serve/client.ts";
@@ -154,18 +155,12 @@ export const unused = (part: Part, { endpoint, limits }: AppPool): PoolInfo => (
   address: formatAddress(endpoint),
   max: ownLimits(limits, part).max,
   pipeline: limits.pipeline,
-  connections: 0,
-  opening: 0,
-  idle: 0,
-  leased: 0,
-  running: 0,
-  waiting: 0,
+  ...NOTHING_NOW,
   answered: 0,
   lost: 0,
   abandoned: 0,
   opened: 0,
   failed: 0,
-  error: null,
   closed: false,
 });
 
