@@ -13,11 +13,11 @@ import { dirname } from "node:path";
 import { createInterface } from "node:readline";
 import { fileURLToPath, pathToFileURL } from "node:url";
 import { parseArgs } from "node:util";
+import { isApp } from "./core/app/app.ts";
 import { formatAddress } from "./core/net/address.ts";
-import { isApp } from "./core/serve/app.ts";
 import { controlEntry, type Entry, filled, listing } from "./emulator/app/listing.ts";
-import { hangUp, onStop } from "./emulator/command/signals.ts";
-import { devTokens } from "./emulator/command/tokens.ts";
+import { devTokens } from "./emulator/command/project/tokens.ts";
+import { hangUp, onStop } from "./emulator/command/terminal/signals.ts";
 
 const GRACE = 5_000; // ms that wrangler has to end what it started, before its group is killed
 const LOOK = 50; // ms between two looks whether the group is gone

@@ -1,5 +1,19 @@
 /** `socklet`: what is the same everywhere. Grouped; no logic here. */
 
+// The app
+export {
+  type AnyHandlerClass,
+  type App,
+  type AppDefinition,
+  type AppPool,
+  type DialEntry,
+  defineApp,
+  type ListenEntry,
+  type Listener,
+  type Platform,
+  type PoolEntry,
+} from "./app/app.ts";
+export type { ListenerOptions, Serving } from "./app/listener-options.ts";
 export { htonl, htons, ntohl, ntohs } from "./bytes/byte-order.ts";
 export type { Data, MaybePromise, StreamLimits, WhenSlow } from "./bytes/data.ts";
 export { StreamReader } from "./bytes/reader.ts";
@@ -17,6 +31,37 @@ export type { FileOptions } from "./files/base-file.ts";
 export type { BinaryFile, BinaryWriter } from "./files/binary-file.ts";
 export type { FileMode, FileModes } from "./files/file.ts";
 export type { TextFile, TextReader, TextWriter } from "./files/text-file.ts";
+export {
+  ClientHandler,
+  type ClientHandlerClass,
+  ErrorReply,
+  type Lease,
+  type LeaseOptions,
+  Notice,
+  type PoolCallOptions,
+  type PoolClient,
+  type PoolInfo,
+} from "./handlers/client.ts";
+export type {
+  EndpointInfo,
+  ForkingEvent,
+  OnEvent,
+  PoolEvent,
+  Refusal,
+  SockletEvent,
+} from "./handlers/events.ts";
+export type { FaultName, FaultRule, Speaker } from "./handlers/fault-rule.ts";
+// The handler
+export {
+  BaseRequestHandler,
+  DatagramRequestHandler,
+  type HandlerClass,
+  type HandlerServer,
+  type RequestScope,
+  StreamRequestHandler,
+  streamHandler,
+} from "./handlers/handler.ts";
+export type { Keep, KeepOptions, RedialOptions, StateKeeper } from "./handlers/keep.ts";
 // Where one may dial, and who may come
 export type {
   PeerRules,
@@ -60,32 +105,6 @@ export type {
 // Connections that outlive a request
 export type { DialledPoolOptions } from "./pool/dialled.ts";
 export { Pool, type PoolConnector, type PoolSetup } from "./pool/pool.ts";
-// The app
-export {
-  type AnyHandlerClass,
-  type App,
-  type AppDefinition,
-  type AppPool,
-  type DialEntry,
-  defineApp,
-  type ListenEntry,
-  type Listener,
-  type ListenerOptions,
-  type Platform,
-  type PoolEntry,
-  type Serving,
-} from "./serve/app.ts";
-export {
-  ClientHandler,
-  type ClientHandlerClass,
-  ErrorReply,
-  type Lease,
-  type LeaseOptions,
-  Notice,
-  type PoolCallOptions,
-  type PoolClient,
-  type PoolInfo,
-} from "./serve/client.ts";
 // The servers and connectors that run it
 export {
   BaseConnector,
@@ -94,26 +113,6 @@ export {
   type StreamConnectorOptions,
 } from "./serve/connector.ts";
 export { BaseEndpoint, type EndpointOptions } from "./serve/endpoint.ts";
-export type {
-  EndpointInfo,
-  ForkingEvent,
-  OnEvent,
-  PoolEvent,
-  Refusal,
-  SockletEvent,
-} from "./serve/events.ts";
-export type { FaultName, FaultRule, Speaker } from "./serve/fault-rule.ts";
-// The handler
-export {
-  BaseRequestHandler,
-  DatagramRequestHandler,
-  type HandlerClass,
-  type HandlerServer,
-  type RequestScope,
-  StreamRequestHandler,
-  streamHandler,
-} from "./serve/handler.ts";
-export type { Keep, KeepOptions, RedialOptions, StateKeeper } from "./serve/keep.ts";
 export { ThreadingMixIn } from "./serve/mixins.ts";
 export { behindProxies, type ProxyProtocolOptions } from "./serve/proxy.ts";
 export {

@@ -5,8 +5,8 @@
 
 import { type Json, plain } from "../describe.ts";
 import { errorInfo, type SocketError } from "../errors.ts";
+import type { SockletEvent } from "../handlers/events.ts";
 import { type Address, formatAddress } from "../net/address.ts";
-import type { SockletEvent } from "../serve/events.ts";
 import { EventLog } from "./event-log.ts";
 import { type ListenerEvent, SESSION_LIMITS } from "./plane.ts";
 import { type Redactor, redacted, redactor } from "./redact.ts";

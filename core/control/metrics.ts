@@ -6,8 +6,8 @@
 
 import { peek } from "../describe.ts";
 import { SocketError } from "../errors.ts";
-import type { PoolInfo } from "../serve/client.ts";
-import type { OnEvent, SockletEvent } from "../serve/events.ts";
+import type { PoolInfo } from "../handlers/client.ts";
+import type { OnEvent, SockletEvent } from "../handlers/events.ts";
 import type { ListenerInfo } from "./plane.ts";
 
 /** The content type of the text. */

@@ -17,18 +17,19 @@
  * plain JSON, so it can cross any border as it is.
  */
 
+import type { AnyHandlerClass, App } from "../app/app.ts";
+import type { Serving } from "../app/listener-options.ts";
 import type { MaybePromise } from "../bytes/data.ts";
 import type { Json } from "../describe.ts";
 import { SocketError, type SocketErrorCode } from "../errors.ts";
+import type { PoolInfo } from "../handlers/client.ts";
+import type { SockletEvent } from "../handlers/events.ts";
+import type { FaultRule } from "../handlers/fault-rule.ts";
+import { DatagramRequestHandler, type HandlerClass } from "../handlers/handler.ts";
+import type { Keep } from "../handlers/keep.ts";
 import type { AllowList } from "../net/access.ts";
 import { type Endpoint, formatAddress } from "../net/address.ts";
 import { checkOptions, optionNamesOf } from "../options.ts";
-import type { AnyHandlerClass, App, Serving } from "../serve/app.ts";
-import type { PoolInfo } from "../serve/client.ts";
-import type { SockletEvent } from "../serve/events.ts";
-import type { FaultRule } from "../serve/fault-rule.ts";
-import { DatagramRequestHandler, type HandlerClass } from "../serve/handler.ts";
-import type { Keep } from "../serve/keep.ts";
 import type { ServerInfo, ServerState, Suspension } from "../serve/server.ts";
 import { dialable, secureTransportOf } from "../sockets/connect.ts";
 import type { StreamSocket } from "../sockets/stream-socket.ts";

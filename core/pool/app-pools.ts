@@ -1,10 +1,10 @@
 /** The pools of an app: made where the app runs, asked for by its `context()`, and ended with it. */
 
+import { type App, checkPoolOf, type Platform } from "../app/app.ts";
 import { SocketError } from "../errors.ts";
+import type { Lease, PoolClient, PoolInfo } from "../handlers/client.ts";
+import type { OnEvent } from "../handlers/events.ts";
 import { type Endpoint, formatAddress } from "../net/address.ts";
-import { type App, checkPoolOf, type Platform } from "../serve/app.ts";
-import type { Lease, PoolClient, PoolInfo } from "../serve/client.ts";
-import type { OnEvent } from "../serve/events.ts";
 import { type DialledPoolOptions, dialledPool } from "./dialled.ts";
 import type { Pool } from "./pool.ts";
 

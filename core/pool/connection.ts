@@ -7,9 +7,9 @@
  */
 
 import { SocketError } from "../errors.ts";
+import { type ClientHandler, callLost, ErrorReply, Notice } from "../handlers/client.ts";
 import { type PoolOptions, wholeMs } from "../options.ts";
 import { isThenable, whenSettled } from "../promises.ts";
-import { type ClientHandler, callLost, ErrorReply, Notice } from "../serve/client.ts";
 import type { StreamSocket } from "../sockets/stream-socket.ts";
 import type { PendingCall } from "./waiting.ts";
 

@@ -1,10 +1,10 @@
 /** Pools that dial an address: what `pool()` of each place takes, and how it is made of that place's connector. */
 
+import type { ClientHandlerClass } from "../handlers/client.ts";
+import type { HandlerClass } from "../handlers/handler.ts";
 import { type AddressLike, formatAddress } from "../net/address.ts";
 import { checkOptions, type OptionNames, optionNamesOf, POOL_NAMES, type PoolOptions } from "../options.ts";
-import type { ClientHandlerClass } from "../serve/client.ts";
 import type { StreamConnectorOptions } from "../serve/connector.ts";
-import type { HandlerClass } from "../serve/handler.ts";
 import { CONNECT_NAMES, type ConnectOptions, checkConnecting, dialable } from "../sockets/connect.ts";
 import type { StreamSocket } from "../sockets/stream-socket.ts";
 import { Pool, type PoolConnector, type PoolSetup } from "./pool.ts";

@@ -1,8 +1,8 @@
 /** A lease: one connection of a pool, for its holder alone. */
 
 import { SocketError } from "../errors.ts";
+import { CALL_NAMES, type Lease, type PoolCallOptions } from "../handlers/client.ts";
 import { checkOptions, wholeMs } from "../options.ts";
-import { CALL_NAMES, type Lease, type PoolCallOptions } from "../serve/client.ts";
 import type { Connection } from "./connection.ts";
 import { Line, PendingCall } from "./waiting.ts";
 

@@ -15,15 +15,6 @@
 import { errorText, textOf } from "../describe.ts";
 import { SocketError } from "../errors.ts";
 import {
-  checkOptions,
-  type OptionNames,
-  optionNamesOf,
-  POOL_NAMES,
-  type PoolOptions,
-  settlePool,
-  wholeMs,
-} from "../options.ts";
-import {
   CALL_NAMES,
   type ClientHandler,
   type ClientHandlerClass,
@@ -33,11 +24,20 @@ import {
   type PoolCallOptions,
   type PoolClient,
   type PoolInfo,
-} from "../serve/client.ts";
-import { checkClient } from "../serve/client-check.ts";
+} from "../handlers/client.ts";
+import { checkClient } from "../handlers/client-check.ts";
+import { callListener, type OnEvent, type SockletEvent } from "../handlers/events.ts";
+import type { HandlerClass } from "../handlers/handler.ts";
+import {
+  checkOptions,
+  type OptionNames,
+  optionNamesOf,
+  POOL_NAMES,
+  type PoolOptions,
+  settlePool,
+  wholeMs,
+} from "../options.ts";
 import type { RunOptions } from "../serve/connector.ts";
-import { callListener, type OnEvent, type SockletEvent } from "../serve/events.ts";
-import type { HandlerClass } from "../serve/handler.ts";
 import type { StreamSocket } from "../sockets/stream-socket.ts";
 import { Connection, type ConnectionOwner, type Retirement } from "./connection.ts";
 import { ConnectionLease } from "./lease.ts";

@@ -1,6 +1,6 @@
 /** What the parts of one pool say of themselves, as one: a pool may have some in several processes, or objects. */
 
-import type { PoolInfo } from "../serve/client.ts";
+import type { PoolInfo } from "../handlers/client.ts";
 
 /** Both together. */
 export const sumOf = (one: PoolInfo, other: PoolInfo): PoolInfo => ({

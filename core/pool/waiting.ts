@@ -1,6 +1,6 @@
 /** Calls and leases, from the moment that somebody asks to the moment that he is answered; and the lines in which they wait. */
 
-import type { Lease } from "../serve/client.ts";
+import type { Lease } from "../handlers/client.ts";
 
 /** What stands in a line. */
 class Waiting {

@@ -2,6 +2,8 @@
 
 import { DONE } from "../bytes/data.ts";
 import { SocketError } from "../errors.ts";
+import { checkKind, type HandlerClass } from "../handlers/handler.ts";
+import type { StateKeeper } from "../handlers/keep.ts";
 import type { Address, AddressLike, Endpoint } from "../net/address.ts";
 import { checkOptions, type OptionNames, optionNamesOf } from "../options.ts";
 import { type ConnectOptions, checkConnecting, dialable, secureTransportOf } from "../sockets/connect.ts";
@@ -9,8 +11,6 @@ import { STREAM_NAMES, settleStream } from "../sockets/stream-options.ts";
 import { StreamSocket } from "../sockets/stream-socket.ts";
 import { TLS_NAMES } from "../sockets/tls.ts";
 import { BaseEndpoint, ENDPOINT_NAMES, type EndpointOptions } from "./endpoint.ts";
-import { checkKind, type HandlerClass } from "./handler.ts";
-import type { StateKeeper } from "./keep.ts";
 
 /** What a connector's `run` can be given. */
 export interface RunOptions<Request = unknown, Params = unknown> {

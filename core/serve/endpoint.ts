@@ -3,10 +3,6 @@
 import { DONE, type MaybePromise } from "../bytes/data.ts";
 import { textOf } from "../describe.ts";
 import { SocketError } from "../errors.ts";
-import type { Address } from "../net/address.ts";
-import { checkOptions, checkTime, type OptionNames, optionNamesOf, wholeMs } from "../options.ts";
-import { attempt } from "../promises.ts";
-import { StreamSocket } from "../sockets/stream-socket.ts";
 import {
   callListener,
   type EndpointInfo,
@@ -14,9 +10,18 @@ import {
   reportBroken,
   type SockletEvent,
   tellFailure,
-} from "./events.ts";
-import { checkHandler, type HandlerClass, type HandlerServer, type RequestScope } from "./handler.ts";
-import type { StateKeeper } from "./keep.ts";
+} from "../handlers/events.ts";
+import {
+  checkHandler,
+  type HandlerClass,
+  type HandlerServer,
+  type RequestScope,
+} from "../handlers/handler.ts";
+import type { StateKeeper } from "../handlers/keep.ts";
+import type { Address } from "../net/address.ts";
+import { checkOptions, checkTime, type OptionNames, optionNamesOf, wholeMs } from "../options.ts";
+import { attempt } from "../promises.ts";
+import { StreamSocket } from "../sockets/stream-socket.ts";
 import { ABORT_GRACE, bytesOf, Requests, Running } from "./requests.ts";
 
 /** Options of a server or a connector. Times are milliseconds. */

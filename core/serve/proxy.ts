@@ -6,6 +6,7 @@
 
 import { type Data, joinBytes, toBytes } from "../bytes/data.ts";
 import { SocketError } from "../errors.ts";
+import type { Refusal } from "../handlers/events.ts";
 import { parseNetwork } from "../net/access.ts";
 import { type Address, formatAddress, inNetwork, type Network, packAddress } from "../net/address.ts";
 import { cameThrough, type ParsedProxyHeader, type ProxyHeader } from "../net/proxy-header.ts";
@@ -14,7 +15,6 @@ import { checkCount, checkOptions, checkTime, checkWord, optionNamesOf, wholeMs 
 import type { StreamOptions } from "../sockets/stream-options.ts";
 import { StreamSocket } from "../sockets/stream-socket.ts";
 import type { StreamSink, StreamTransport } from "../sockets/transport.ts";
-import type { Refusal } from "./events.ts";
 import { type DatagramWay, ServedDatagram } from "./requests.ts";
 
 /** Which peers are proxies that speak the PROXY protocol, and how they have to. Times are milliseconds, sizes bytes. */

@@ -1,13 +1,13 @@
 /** The requests that run at a server or a connector: what is known of each, and what it carried. */
 
 import type { Data } from "../bytes/data.ts";
+import type { SockletEvent } from "../handlers/events.ts";
+import type { RequestScope } from "../handlers/handler.ts";
+import type { StateKeeper } from "../handlers/keep.ts";
 import type { Address } from "../net/address.ts";
 import { disown } from "../promises.ts";
 import { Datagram, type DatagramSender } from "../sockets/datagram.ts";
 import { StreamSocket } from "../sockets/stream-socket.ts";
-import type { SockletEvent } from "./events.ts";
-import type { RequestScope } from "./handler.ts";
-import type { StateKeeper } from "./keep.ts";
 
 export const ABORT_GRACE = 1_000; // ms that an aborted handler has to notice, before it is told as stuck
 

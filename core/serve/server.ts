@@ -21,6 +21,8 @@
 import { DONE, type MaybePromise } from "../bytes/data.ts";
 import { textOf } from "../describe.ts";
 import { SocketError } from "../errors.ts";
+import type { EndpointInfo, Refusal } from "../handlers/events.ts";
+import { bothErrors, type HandlerClass } from "../handlers/handler.ts";
 import { Gate, PEER_NAMES, type PeerRules, RATE_NAMES, type RateLimit } from "../net/access.ts";
 import type { Address } from "../net/address.ts";
 import {
@@ -36,8 +38,6 @@ import { attempt, disown, isThenable, whenSettled } from "../promises.ts";
 import { StreamSocket } from "../sockets/stream-socket.ts";
 import { type Arrival, Arrivals } from "./arrivals.ts";
 import { BaseEndpoint, ENDPOINT_NAMES, type EndpointOptions } from "./endpoint.ts";
-import type { EndpointInfo, Refusal } from "./events.ts";
-import { bothErrors, type HandlerClass } from "./handler.ts";
 import {
   broughtDoor,
   checkProxyProtocol,

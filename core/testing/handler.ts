@@ -1,7 +1,7 @@
 /** What a handler gets from a test that runs or wraps it: its context, made for that run, and its server. */
 
 import type { MaybePromise } from "../bytes/data.ts";
-import type { BaseRequestHandler, HandlerServer } from "../serve/handler.ts";
+import type { BaseRequestHandler, HandlerServer } from "../handlers/handler.ts";
 
 /** What `make` returns, for one run. Throws `TypeError` if it is not a function. */
 export const makeContext = (

@@ -6,9 +6,9 @@
 
 import { type Data, DONE, toBytes } from "../bytes/data.ts";
 import { SocketError } from "../errors.ts";
+import { checkKind, type HandlerClass } from "../handlers/handler.ts";
 import { type Address, formatAddress } from "../net/address.ts";
 import { checkCount, checkOptions, type OptionNames, optionNamesOf } from "../options.ts";
-import { checkKind, type HandlerClass } from "../serve/handler.ts";
 import { ThreadingMixIn } from "../serve/mixins.ts";
 import {
   type Doorkeeper,

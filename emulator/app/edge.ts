@@ -1,6 +1,9 @@
 /** Holds an app to the rules of Cloudflare's edge: its listeners, its requests, its sessions and its pools. */
 
+import type { App, Listener, Platform } from "../../core/app/app.ts";
 import { SocketError } from "../../core/errors.ts";
+import type { Lease, PoolClient } from "../../core/handlers/client.ts";
+import type { OnEvent } from "../../core/handlers/events.ts";
 import { formatAddress } from "../../core/net/address.ts";
 import {
   EDGE_KEEPS,
@@ -12,10 +15,7 @@ import {
 } from "../../core/net/edge.ts";
 import { FORKING_NAMES } from "../../core/options.ts";
 import { packed } from "../../core/pool/values.ts";
-import type { App, Listener, Platform } from "../../core/serve/app.ts";
-import type { Lease, PoolClient } from "../../core/serve/client.ts";
 import type { RunOptions } from "../../core/serve/connector.ts";
-import type { OnEvent } from "../../core/serve/events.ts";
 import type { StreamSocket } from "../../core/sockets/stream-socket.ts";
 import type { TCPConnector } from "../sockets/connector.ts";
 import { EdgeRules, hold } from "../sockets/edge.ts";

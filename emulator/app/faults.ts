@@ -1,11 +1,11 @@
 /** The rules of faults of an app: those of its entries, and those that the control routes set. */
 
+import type { App } from "../../core/app/app.ts";
 import type { FaultInfo, FaultPlane } from "../../core/control/plane.ts";
 import { describe } from "../../core/describe.ts";
 import { SocketError } from "../../core/errors.ts";
-import type { App } from "../../core/serve/app.ts";
-import type { SockletEvent } from "../../core/serve/events.ts";
-import type { FaultRule } from "../../core/serve/fault-rule.ts";
+import type { SockletEvent } from "../../core/handlers/events.ts";
+import type { FaultRule } from "../../core/handlers/fault-rule.ts";
 import type { StreamSocket } from "../../core/sockets/stream-socket.ts";
 import { FaultRules } from "../../core/testing/faults/rules.ts";
 import { RulesMixIn, withRules } from "../../core/testing/faults/with-faults.ts";

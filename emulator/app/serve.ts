@@ -1,11 +1,23 @@
 /** Serves an app's listeners on real sockets. */
 
 import type { AsyncLocalStorage } from "node:async_hooks";
+import {
+  type AnyHandlerClass,
+  type App,
+  checkPoolOf,
+  isApp,
+  type Listener,
+  type Platform,
+} from "../../core/app/app.ts";
+import type { Serving as Serves } from "../../core/app/listener-options.ts";
 import { DONE, type MaybePromise } from "../../core/bytes/data.ts";
 import type { Metrics } from "../../core/control/metrics.ts";
 import type { RecordingSink } from "../../core/control/recording/recorder.ts";
 import type { LocalPlane } from "../../core/control/sessions/local.ts";
 import { SocketError } from "../../core/errors.ts";
+import type { PoolInfo } from "../../core/handlers/client.ts";
+import { callListener, type OnEvent, type SockletEvent } from "../../core/handlers/events.ts";
+import type { BaseRequestHandler } from "../../core/handlers/handler.ts";
 import type { AllowList } from "../../core/net/access.ts";
 import {
   type Address,
@@ -19,20 +31,8 @@ import { EDGE_NAMES, type EdgeOptions } from "../../core/net/edge.ts";
 import { checkOptions, checkTime, MAX_TIMER, optionNamesOf } from "../../core/options.ts";
 import type { AppPools } from "../../core/pool/app-pools.ts";
 import { sumOf } from "../../core/pool/sum.ts";
-import {
-  type AnyHandlerClass,
-  type App,
-  checkPoolOf,
-  isApp,
-  type Listener,
-  type Platform,
-  type Serving as Serves,
-} from "../../core/serve/app.ts";
-import type { PoolInfo } from "../../core/serve/client.ts";
 import type { RunOptions } from "../../core/serve/connector.ts";
 import type { BaseEndpoint } from "../../core/serve/endpoint.ts";
-import { callListener, type OnEvent, type SockletEvent } from "../../core/serve/events.ts";
-import type { BaseRequestHandler } from "../../core/serve/handler.ts";
 import type { BaseServer, ServerInfo, ServerOptions } from "../../core/serve/server.ts";
 import { dialable } from "../../core/sockets/connect.ts";
 import type { Datagram } from "../../core/sockets/datagram.ts";

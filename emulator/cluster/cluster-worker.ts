@@ -3,11 +3,11 @@
  * other end, and `messages.ts` what the two say to each other.
  */
 
+import { type App, isApp } from "../../core/app/app.ts";
 import type { ControlPlane } from "../../core/control/plane.ts";
 import { jsonOf, plain } from "../../core/describe.ts";
 import { SocketError } from "../../core/errors.ts";
-import { type App, isApp } from "../../core/serve/app.ts";
-import type { SockletEvent } from "../../core/serve/events.ts";
+import type { SockletEvent } from "../../core/handlers/events.ts";
 import { ABORT_GRACE } from "../../core/serve/requests.ts";
 import { type Opened, openApp } from "../app/serve.ts";
 import { lazy } from "../builtin.ts";

@@ -11,13 +11,13 @@
  * takes its place; it is lost where there is none (fewer workers after a restart, the end of the cluster).
  */
 
+import { type App, isApp, type Listener } from "../../core/app/app.ts";
 import type { ListenerLog } from "../../core/control/listeners.ts";
 import { describe } from "../../core/describe.ts";
 import { SocketError } from "../../core/errors.ts";
+import { callListener, type SockletEvent } from "../../core/handlers/events.ts";
 import type { InternetAddress } from "../../core/net/address.ts";
 import { checkCount, checkOptions, checkTime, optionNamesOf } from "../../core/options.ts";
-import { type App, isApp, type Listener } from "../../core/serve/app.ts";
-import { callListener, type SockletEvent } from "../../core/serve/events.ts";
 import type { ServerOptions } from "../../core/serve/server.ts";
 import type { ControlServer, ServedRoutes } from "../app/control.ts";
 import { byPlace, type ListenDescriptor } from "../app/descriptors.ts";

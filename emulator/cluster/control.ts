@@ -13,7 +13,7 @@ import type {
   SessionSpec,
 } from "../../core/control/plane.ts";
 import { SocketError } from "../../core/errors.ts";
-import type { PoolInfo } from "../../core/serve/client.ts";
+import type { PoolInfo } from "../../core/handlers/client.ts";
 import type { WorkerProcess } from "./worker.ts";
 
 export { ListenerLog } from "../../core/control/listeners.ts";

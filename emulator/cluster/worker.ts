@@ -2,7 +2,7 @@
 
 import type { ChildProcess } from "node:child_process";
 import { SocketError } from "../../core/errors.ts";
-import type { SockletEvent } from "../../core/serve/events.ts";
+import type { SockletEvent } from "../../core/handlers/events.ts";
 import { lazy, once } from "../builtin.ts";
 import { fromWire } from "../servers/forking/messages.ts";
 import { FIRST_DESCRIPTOR, programAt, startProgram } from "../servers/forking/program.ts";

@@ -4,7 +4,7 @@
  */
 
 import type { Argument, Command, Option } from "commander";
-import { print } from "./output.ts";
+import { print } from "./terminal/output.ts";
 
 export const SHELLS = ["bash", "zsh"] as const;
 export type Shell = (typeof SHELLS)[number];

@@ -7,13 +7,7 @@ import { MAX_TIMER } from "../../core/options.ts";
 import { SECURE_TRANSPORTS } from "../../core/sockets/tls.ts";
 import { logKeysTo } from "../kernel/key-log.ts";
 import { STARTTLS } from "../wire/starttls.ts";
-import { descriptorFlag } from "./activation.ts";
-import { count, milliseconds, portNumber, ruleNames, workerCount } from "./arguments.ts";
-import { dial } from "./dial.ts";
-import { isSince, LEAST_NODE, version } from "./manifest.ts";
-import { asked, describe, LOG_FORMATS, say, UsageError } from "./output.ts";
-import { pools } from "./pools.ts";
-import { serve } from "./serve.ts";
+import { pools } from "./control/pools.ts";
 import {
   endSession,
   followSession,
@@ -23,7 +17,13 @@ import {
   runSession,
   sendToSession,
   showSession,
-} from "./sessions.ts";
+} from "./control/sessions.ts";
+import { isSince, LEAST_NODE, version } from "./project/manifest.ts";
+import { descriptorFlag } from "./run/activation.ts";
+import { dial } from "./run/dial.ts";
+import { serve } from "./run/serve.ts";
+import { count, milliseconds, portNumber, ruleNames, workerCount } from "./terminal/arguments.ts";
+import { asked, describe, LOG_FORMATS, say, UsageError } from "./terminal/output.ts";
 
 /** All commands with their arguments and flags. Nothing runs until it is given words to parse. */
 export const program = new Command("socklet")
@@ -93,7 +93,7 @@ program
     ).choices(["lines", "frames", "datagrams", "client"]),
   )
   .option("--yes", "ask nothing, and take what is usual: node, lines")
-  .action(async (folder, flags) => (await import("./init.ts")).init(folder, flags));
+  .action(async (folder, flags) => (await import("./project/init.ts")).init(folder, flags));
 
 ofServing(program.command("serve").description("serve all that an app listens with, until Ctrl-C"))
   .option("--workers <count>", "serve by so many processes; auto: one for each core", workerCount)
@@ -116,7 +116,7 @@ ofServing(
   )
   .option("--edge", "hold the app to the rules of Cloudflare's edge, and tell which it meets: docs/edge.md")
   .option("--edge-except <rules>", "the same, but for these: private-address,port-25", ruleNames)
-  .action(async (path, flags) => (await import("./dev.ts")).dev(path, flags));
+  .action(async (path, flags) => (await import("./run/dev.ts")).dev(path, flags));
 
 program
   .command("restart")
@@ -125,7 +125,7 @@ program
   )
   .argument("[pid]", "its process id, where several run", count(1, 2 ** 31 - 1))
   .option("--json", "print JSON")
-  .action(async (pid, flags) => (await import("./restart.ts")).restart(pid, flags));
+  .action(async (pid, flags) => (await import("./run/restart.ts")).restart(pid, flags));
 
 program
   .command("doctor")
@@ -134,7 +134,7 @@ program
   )
   .argument("[module]", "the app; its listeners are looked at, too")
   .option("--json", "print JSON")
-  .action(async (path, flags) => (await import("./doctor.ts")).doctor(path, flags));
+  .action(async (path, flags) => (await import("./project/doctor.ts")).doctor(path, flags));
 
 program
   .command("dial")
@@ -185,7 +185,7 @@ program
     count(0, 2 ** 31 - 1),
     1,
   )
-  .action(async (address, flags) => (await import("./proxy.ts")).proxy(address, flags));
+  .action(async (address, flags) => (await import("./wire/proxy.ts")).proxy(address, flags));
 
 program
   .command("replay")
@@ -200,7 +200,7 @@ program
   .option("--paced", "pause as long as when it was recorded")
   .option("--ca <file>", "with tls://, trust the authorities in this file (PEM) instead of the system's")
   .option("--timeout <ms>", "how long each step may wait for the other side", milliseconds, 10_000)
-  .action(async (file, flags) => (await import("./transcripts.ts")).replayFile(file, flags));
+  .action(async (file, flags) => (await import("./wire/transcripts.ts")).replayFile(file, flags));
 
 program
   .command("diff")
@@ -209,7 +209,7 @@ program
   .argument("<actual-file>", "another")
   .option("--apart", "compare what each side said, not which of them spoke first")
   .action(async (expected, actual, flags) =>
-    (await import("./transcripts.ts")).diff(expected, actual, flags),
+    (await import("./wire/transcripts.ts")).diff(expected, actual, flags),
   );
 
 program
@@ -222,7 +222,7 @@ program
     "the server's port, by which Wireshark knows the protocol: 25, 6379",
     count(1, 65_535),
   )
-  .action(async (file, flags) => (await import("./transcripts.ts")).exportFile(file, flags));
+  .action(async (file, flags) => (await import("./wire/transcripts.ts")).exportFile(file, flags));
 
 /** `command` with the options of every command that uses a control plane. */
 const ofControl = (command: Command): Command =>

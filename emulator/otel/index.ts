@@ -28,9 +28,9 @@ import {
 } from "@opentelemetry/api";
 import { describe } from "../../core/describe.ts";
 import { SocketError } from "../../core/errors.ts";
+import type { SockletEvent } from "../../core/handlers/events.ts";
 import { type Address, parseAddress } from "../../core/net/address.ts";
 import { checkOptions, optionNamesOf } from "../../core/options.ts";
-import type { SockletEvent } from "../../core/serve/events.ts";
 import type { TlsInfo } from "../../core/sockets/tls.ts";
 import type { TracedConnect, TracedHandshake, TracedRequest } from "../kernel/tracing.ts";
 

@@ -4,7 +4,7 @@
  */
 
 import type { Channel } from "node:diagnostics_channel";
-import type { SockletEvent } from "../../core/serve/events.ts";
+import type { SockletEvent } from "../../core/handlers/events.ts";
 import { channel } from "../builtin.ts";
 
 const channels: Record<string, Channel> = {};

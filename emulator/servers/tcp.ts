@@ -2,6 +2,8 @@
 
 import net from "node:net";
 import { SocketError } from "../../core/errors.ts";
+import type { SockletEvent } from "../../core/handlers/events.ts";
+import { checkKind, type HandlerClass, type HandlerServer } from "../../core/handlers/handler.ts";
 import {
   type Address,
   type AddressLike,
@@ -34,8 +36,6 @@ import {
   optionNamesOf,
 } from "../../core/options.ts";
 import { attempt } from "../../core/promises.ts";
-import type { SockletEvent } from "../../core/serve/events.ts";
-import { checkKind, type HandlerClass, type HandlerServer } from "../../core/serve/handler.ts";
 import { ThreadingMixIn } from "../../core/serve/mixins.ts";
 import {
   type Doorkeeper,

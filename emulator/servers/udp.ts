@@ -3,6 +3,7 @@
 import type dgram from "node:dgram";
 import type { Data, MaybePromise } from "../../core/bytes/data.ts";
 import { SocketError } from "../../core/errors.ts";
+import type { HandlerClass } from "../../core/handlers/handler.ts";
 import { ReplyBudget } from "../../core/net/access.ts";
 import {
   type Address,
@@ -28,7 +29,6 @@ import {
   type OptionNames,
   optionNamesOf,
 } from "../../core/options.ts";
-import type { HandlerClass } from "../../core/serve/handler.ts";
 import { ThreadingMixIn } from "../../core/serve/mixins.ts";
 import { type DatagramPassage, datagramOf } from "../../core/serve/proxy.ts";
 import { type DatagramWay, ServedDatagram } from "../../core/serve/requests.ts";

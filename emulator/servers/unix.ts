@@ -5,6 +5,7 @@
 
 import { type Data, DONE, type MaybePromise } from "../../core/bytes/data.ts";
 import { SocketError } from "../../core/errors.ts";
+import type { HandlerClass } from "../../core/handlers/handler.ts";
 import type { Address, AddressLike, Endpoint, UnixAddress } from "../../core/net/address.ts";
 import { AF_UNIX, SOCK_DGRAM } from "../../core/net/constants.ts";
 import {
@@ -15,7 +16,6 @@ import {
   PATH_NAMES,
   type PathOptions,
 } from "../../core/options.ts";
-import type { HandlerClass } from "../../core/serve/handler.ts";
 import { ThreadingMixIn } from "../../core/serve/mixins.ts";
 import { SERVER_NAMES, type ServerOptions } from "../../core/serve/server.ts";
 import { type Datagram, type DatagramTransport, Unsent } from "../../core/sockets/datagram.ts";

@@ -3,9 +3,9 @@
 import type net from "node:net";
 import { withDeadline } from "../../core/bytes/data.ts";
 import { SocketError } from "../../core/errors.ts";
+import type { HandlerClass } from "../../core/handlers/handler.ts";
 import { type Address, type AddressLike, type Endpoint, formatAddress } from "../../core/net/address.ts";
 import { type RunOptions, StreamConnector, type StreamConnectorOptions } from "../../core/serve/connector.ts";
-import type { HandlerClass } from "../../core/serve/handler.ts";
 import {
   CONNECT_NAMES,
   type ConnectOptions,

@@ -2,8 +2,8 @@
 
 import type dgram from "node:dgram";
 import { SocketError } from "../../core/errors.ts";
+import type { Speaker } from "../../core/handlers/fault-rule.ts";
 import { type Address, type Endpoint, formatAddress, type InternetAddress } from "../../core/net/address.ts";
-import type { Speaker } from "../../core/serve/fault-rule.ts";
 import { Unsent } from "../../core/sockets/datagram.ts";
 import type { FaultRules } from "../../core/testing/faults/rules.ts";
 import { lazy } from "../builtin.ts";

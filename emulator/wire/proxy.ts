@@ -3,8 +3,8 @@
 import net from "node:net";
 import { withDeadline } from "../../core/bytes/data.ts";
 import { SocketError } from "../../core/errors.ts";
+import type { Speaker } from "../../core/handlers/fault-rule.ts";
 import { type Address, type Endpoint, formatAddress } from "../../core/net/address.ts";
-import type { Speaker } from "../../core/serve/fault-rule.ts";
 import { settleStream } from "../../core/sockets/stream-options.ts";
 import type { ServerTlsOptions, TlsOptions } from "../../core/sockets/tls.ts";
 import type { StreamTransport } from "../../core/sockets/transport.ts";

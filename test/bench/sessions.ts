@@ -5,10 +5,10 @@
  * the look-up and the JSON in it. One session of a hundred runs, up to a thousand, on a connection in memory; the rest are over.
  */
 
+import { defineApp } from "../../core/app/app.ts";
 import { controlRoutes } from "../../core/control/http/routes.ts";
 import type { SessionPage } from "../../core/control/plane.ts";
 import { LocalPlane } from "../../core/control/sessions/local.ts";
-import { defineApp } from "../../core/serve/app.ts";
 import type { StreamSocket } from "../../core/sockets/stream-socket.ts";
 import { memoryPair } from "../../core/testing/memory.ts";
 import { median } from "./statistics.ts";

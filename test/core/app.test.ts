@@ -2,7 +2,7 @@
 
 import { DatagramRequestHandler, defineApp, formatAddress, SocketError, StreamRequestHandler } from "socklet";
 import { expect, test } from "vitest";
-import { isApp } from "../../core/serve/app.ts";
+import { isApp } from "../../core/app/app.ts";
 
 class Stream extends StreamRequestHandler {}
 class Packet extends DatagramRequestHandler {}

@@ -1,6 +1,7 @@
 /** A control plane in memory: handlers that dial servers which are in memory, too. What the control tests share. */
 
 import type { Hono } from "hono";
+import { type App, defineApp } from "../../core/app/app.ts";
 import {
   controlRoutes,
   ListenerLog,
@@ -14,9 +15,8 @@ import {
   type SessionTarget,
 } from "../../core/control/index.ts";
 import { SocketError } from "../../core/errors.ts";
-import { type App, defineApp } from "../../core/serve/app.ts";
+import { DatagramRequestHandler, StreamRequestHandler } from "../../core/handlers/handler.ts";
 import { BaseConnector } from "../../core/serve/connector.ts";
-import { DatagramRequestHandler, StreamRequestHandler } from "../../core/serve/handler.ts";
 import type { StreamSocket } from "../../core/sockets/stream-socket.ts";
 import { memoryPair, ThreadingMemoryServer } from "../../core/testing/index.ts";
 

@@ -3,7 +3,7 @@
 import { Cron } from "croner";
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
-import { nextTime } from "../../core/serve/cron.ts";
+import { nextTime } from "../../core/control/sessions/cron.ts";
 
 const at = (text: string): number => Date.parse(`${text}Z`);
 const next = (cron: string, after: string): string | null => {

@@ -15,8 +15,8 @@ import {
   ThreadingMemoryServer,
 } from "socklet/testing";
 import { describe, expect, test } from "vitest";
+import { isApp } from "../../core/app/app.ts";
 import { toJson } from "../../core/describe.ts";
-import { isApp } from "../../core/serve/app.ts";
 import { app } from "../../examples/app.ts";
 import { Chat, type ChatContext } from "../../examples/chat.ts";
 import { answer, DnsDatagram, DnsStream } from "../../examples/dns.ts";

@@ -7,7 +7,7 @@ import { SESSION_LIMITS } from "../../core/control/plane.ts";
 import type { SessionChange } from "../../core/control/sessions/commits.ts";
 import { LastingSession } from "../../core/control/sessions/lasting.ts";
 import type { Session, SessionOptions } from "../../core/control/sessions/session.ts";
-import { redialDelay, settleKeep } from "../../core/serve/keep.ts";
+import { redialDelay, settleKeep } from "../../core/handlers/keep.ts";
 import { MemoryPlace } from "./control-setup.ts";
 
 /** Asks for the lines after the last that it has, which is its state, and tells each. */

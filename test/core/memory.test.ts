@@ -1,11 +1,11 @@
 import { describe, expect, test } from "vitest";
 import type { SocketErrorCode } from "../../core/errors.ts";
-import type { Address } from "../../core/net/address.ts";
 import {
   BaseRequestHandler,
   DatagramRequestHandler,
   StreamRequestHandler,
-} from "../../core/serve/handler.ts";
+} from "../../core/handlers/handler.ts";
+import type { Address } from "../../core/net/address.ts";
 import { type Datagram, MAX_DATAGRAM } from "../../core/sockets/datagram.ts";
 import type { StreamSocket } from "../../core/sockets/stream-socket.ts";
 import {

@@ -154,7 +154,7 @@ test("each options' interface has a list of its names, which the compiler compar
     ...all.matchAll(new RegExp(`^export (?:interface|type) (\\w+(?:${kinds})|FramingMessage)\\b`, "gm")),
   ];
   const elsewhere = [
-    "ListenerOptions", // KINDS in core/serve/app.ts, which says also who has which
+    "ListenerOptions", // KINDS in core/app/listener-options.ts, which says also who has which
     "RigOptions", // of the check of framing, of itself
     "WorkerPlaneSetup", // of the Worker's plane, of itself
     "SessionSetup", // as that

@@ -3,7 +3,7 @@
 import { StreamSocket } from "socklet";
 import { memoryPair, VirtualClock } from "socklet/testing";
 import { expect, test } from "vitest";
-import type { FaultRule } from "../../core/serve/fault-rule.ts";
+import type { FaultRule } from "../../core/handlers/fault-rule.ts";
 import { FaultRules, type FaultTold } from "../../core/testing/faults/rules.ts";
 import { SocketTransport } from "../../core/testing/transports.ts";
 

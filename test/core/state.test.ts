@@ -4,7 +4,7 @@ import fc from "fast-check";
 import { StreamRequestHandler } from "socklet";
 import { MemoryServer } from "socklet/testing";
 import { describe, expect, test } from "vitest";
-import { decodeState, encodeState, MAX_STATE } from "../../core/serve/state.ts";
+import { decodeState, encodeState, MAX_STATE } from "../../core/control/sessions/state.ts";
 
 const leaf = fc.oneof(
   fc.jsonValue(),

@@ -1,6 +1,6 @@
 /** The events of a server: kept, and waited for. */
 
-import type { SockletEvent } from "../../core/serve/events.ts";
+import type { SockletEvent } from "../../core/handlers/events.ts";
 
 type OfType<Type extends SockletEvent["type"]> = Extract<SockletEvent, { readonly type: Type }>;
 

@@ -22,7 +22,7 @@ import {
   UnixStreamServer,
 } from "socklet/emulator";
 import { describe, expect, test } from "vitest";
-import { defineApp } from "../../core/serve/app.ts";
+import { defineApp } from "../../core/app/app.ts";
 import { inNativeMode } from "./native-mode.ts";
 
 const Nothing = streamHandler(() => {});

@@ -25,9 +25,9 @@ const define = Object.fromEntries(
 
 interface Bundle {
   readonly code: string;
-  /** What is imported and not bundled: `core/serve/app.ts: import "node:fs"`. */
+  /** What is imported and not bundled: `core/app/app.ts: import "node:fs"`. */
   readonly imports: readonly string[];
-  /** What only Node has: `core/serve/app.ts: process`. */
+  /** What only Node has: `core/app/app.ts: process`. */
   readonly nodeOnly: readonly string[];
 }
 
@@ -90,14 +90,14 @@ describe.each([
 });
 
 describe("what these tests would find", () => {
-  /** The bundle of the Worker, with `line` at the end of core/serve/app.ts. */
+  /** The bundle of the Worker, with `line` at the end of core/app/app.ts. */
   const planted = (line: string): Promise<Bundle> =>
     bundle("worker/main.ts", {
       plugins: [
         {
           name: "plant",
           setup({ onLoad }) {
-            onLoad({ filter: /\/core\/serve\/app\.ts$/ }, async ({ path }) => ({
+            onLoad({ filter: /\/core\/app\/app\.ts$/ }, async ({ path }) => ({
               contents: `${await readFile(path, "utf8")}\n${line}`,
               loader: "ts",
             }));
@@ -112,7 +112,7 @@ describe("what these tests would find", () => {
     ['await import("node:dns");', "node:dns"],
     ['export * from "node:os";', "node:os"],
   ])("%s", async (line, name) => {
-    expect((await planted(line)).imports).toContain(`core/serve/app.ts: import "${name}"`);
+    expect((await planted(line)).imports).toContain(`core/app/app.ts: import "${name}"`);
   });
 
   test.each([
@@ -127,7 +127,7 @@ describe("what these tests would find", () => {
     ['const load = require; load("x");', "require"],
     ["setImmediate(defineApp);", "setImmediate"],
   ])("%s", async (line, name) => {
-    expect((await planted(line)).nodeOnly).toContain(`core/serve/app.ts: ${name}`);
+    expect((await planted(line)).nodeOnly).toContain(`core/app/app.ts: ${name}`);
   });
 
   test.each([

@@ -2,8 +2,8 @@
 
 import { InvalidArgumentError } from "commander";
 import fc from "fast-check";
-import { count, milliseconds, paramsOf, portNumber } from "../../emulator/command/arguments.ts";
-import { UsageError } from "../../emulator/command/output.ts";
+import { count, milliseconds, paramsOf, portNumber } from "../../emulator/command/terminal/arguments.ts";
+import { UsageError } from "../../emulator/command/terminal/output.ts";
 import { alike, same, type Target, target } from "./target.ts";
 
 const MOST = 10_000;

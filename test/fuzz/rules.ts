@@ -1,10 +1,10 @@
 /** Small languages: rules of faults as the command line has them, and cron. Each is made of parts whose meaning is known. */
 
 import fc from "fast-check";
-import { nextTime } from "../../core/serve/cron.ts";
-import type { FaultRule } from "../../core/serve/fault-rule.ts";
+import { nextTime } from "../../core/control/sessions/cron.ts";
+import type { FaultRule } from "../../core/handlers/fault-rule.ts";
 import { checkRule } from "../../core/testing/faults/rules.ts";
-import { ruleOf } from "../../emulator/command/rules.ts";
+import { ruleOf } from "../../emulator/command/wire/rules.ts";
 import { alike, same, type Target, target } from "./target.ts";
 
 // ---- Faults ----

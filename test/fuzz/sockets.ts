@@ -3,8 +3,8 @@
 import fc from "fast-check";
 import type { SocketError } from "../../core/errors.ts";
 import type { TextFile } from "../../core/files/text-file.ts";
+import { BaseRequestHandler } from "../../core/handlers/handler.ts";
 import { MSG_DONTWAIT, MSG_PEEK, MSG_WAITALL, POLLIN, SHUT_WR } from "../../core/net/constants.ts";
-import { BaseRequestHandler } from "../../core/serve/handler.ts";
 import { poll, select } from "../../core/sockets/select.ts";
 import type { StreamSocket } from "../../core/sockets/stream-socket.ts";
 import { memoryPair } from "../../core/testing/index.ts";

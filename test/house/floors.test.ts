@@ -17,10 +17,11 @@ interface Room {
 
 const NET = ["core", "core/bytes", "core/net"];
 const SOCKETS = [...NET, "core/files", "core/sockets"];
-const SERVE = [...SOCKETS, "core/serve"];
+const SERVE = [...SOCKETS, "core/handlers", "core/serve"];
+const APP = [...SERVE, "core/app"];
 const KERNEL = ["emulator", "emulator/kernel", "emulator/kernel/descriptors"];
 const TRANSCRIPTS = ["core/testing", "core/testing/script", "core/testing/transcript", "core/testing/faults"];
-const POOL = [...SERVE, "core/pool"];
+const POOL = [...APP, "core/pool"];
 const CONTROL = ["core/control", "core/control/recording", "core/control/sessions", "core/control/http"];
 
 const ROOMS: Readonly<Record<string, Room>> = {
@@ -30,25 +31,27 @@ const ROOMS: Readonly<Record<string, Room>> = {
   "core/files": { below: ["core", "core/bytes"] },
   "core/sockets": { below: [...NET, "core/files"] },
   "core/decode": { below: NET },
-  "core/serve": { below: [...SOCKETS, "core/decode"] },
-  "core/pool": { below: SERVE },
-  "core/control": { below: SERVE },
+  "core/handlers": { below: SOCKETS },
+  "core/serve": { below: [...SOCKETS, "core/handlers"] },
+  "core/app": { below: [...SERVE, "core/decode"] },
+  "core/testing": { below: SERVE },
+  "core/testing/faults": { below: [...SERVE, "core/testing"] },
+  "core/testing/script": { below: [...SERVE, "core/testing"] },
+  "core/testing/transcript": { below: [...SERVE, "core/testing", "core/testing/script"] },
+  "core/testing/framing": { below: [...SERVE, "core/testing", "core/testing/script"] },
+  "core/pool": { below: APP },
+  "core/control": { below: APP },
   "core/control/recording": {
     below: [...SERVE, "core/decode", "core/control", "core/testing/transcript"],
   },
-  "core/control/sessions": { below: [...SERVE, "core/control", "core/control/recording"] },
+  "core/control/sessions": { below: [...APP, "core/control", "core/control/recording"] },
   "core/control/http": {
     below: [...SERVE, "core/control", "core/control/recording"],
     packages: /^hono(\/|$)/,
   },
   "core/inspector": { below: [], packages: /^hono(\/|$)/ },
-  "core/inspector/client": { below: ["core/control", "core/serve"] }, // their types alone: it runs in a browser
-  "core/testing": { below: SERVE },
-  "core/testing/faults": { below: [...SERVE, "core/testing"] },
-  "core/testing/script": { below: [...SERVE, "core/testing"] },
-  "core/testing/transcript": { below: [...SERVE, "core/testing", "core/testing/script"] },
+  "core/inspector/client": { below: ["core/control", "core/handlers"] }, // their types alone: it runs in a browser
   "core/testing/pool": { below: [...POOL, "core/testing", "core/testing/faults"] },
-  "core/testing/framing": { below: [...SERVE, "core/testing", "core/testing/script"] },
   emulator: { below: ["core"], packages: /^node:/ },
   "emulator/kernel/descriptors": { below: [...SOCKETS, "emulator"], packages: /^(node:|koffi$)/ },
   "emulator/kernel": { below: [...SOCKETS, "emulator", "emulator/kernel/descriptors"], packages: /^node:/ },
@@ -76,22 +79,68 @@ const ROOMS: Readonly<Record<string, Room>> = {
     packages: /^(node:|@hono\/node-server$)/,
   },
   "emulator/cluster": {
-    below: [...SERVE, ...CONTROL, ...KERNEL, "emulator/servers", "emulator/servers/forking", "emulator/app"],
+    below: [...APP, ...CONTROL, ...KERNEL, "emulator/servers", "emulator/servers/forking", "emulator/app"],
     packages: /^node:/,
   },
   "emulator/otel": { below: [...SERVE, ...KERNEL], packages: /^(node:|@opentelemetry\/api$)/ },
-  "emulator/command": {
+  "emulator/command/terminal": {
+    below: [...NET, "core/handlers", "core/control", "emulator"],
+    packages: /^(node:|commander$)/,
+  },
+  "emulator/command/user-code": {
+    below: [...APP, "emulator", "emulator/command/terminal"],
+    packages: /^node:/,
+  },
+  "emulator/command/project": {
+    below: [...APP, "emulator", "emulator/app", "emulator/command/terminal", "emulator/command/user-code"],
+    packages: /^node:/,
+  },
+  "emulator/command/control": {
+    below: [...SERVE, ...CONTROL, "emulator", "emulator/command/terminal"],
+    packages: /^node:/,
+  },
+  "emulator/command/wire": {
     below: [
-      ...POOL,
+      ...SERVE,
       ...TRANSCRIPTS,
-      ...CONTROL,
       ...KERNEL,
       "emulator/sockets",
       "emulator/servers",
+      "emulator/wire",
+      "emulator/command/terminal",
+    ],
+    packages: /^node:/,
+  },
+  "emulator/command/run": {
+    below: [
+      ...POOL,
+      ...CONTROL,
+      ...KERNEL,
+      "emulator/sockets",
       "emulator/servers/forking",
       "emulator/wire",
       "emulator/app",
       "emulator/cluster",
+      "emulator/command/terminal",
+      "emulator/command/user-code",
+      "emulator/command/project",
+      "emulator/command/control",
+      "emulator/command/wire",
+    ],
+    packages: /^node:/,
+  },
+  "emulator/command": {
+    below: [
+      "core",
+      "core/sockets",
+      "core/control",
+      "emulator/kernel",
+      "emulator/wire",
+      "emulator/command/terminal",
+      "emulator/command/project",
+      "emulator/command/control",
+      "emulator/command/wire",
+      "emulator/command/run",
     ],
     packages: /^(node:|commander$)/,
   },
@@ -99,16 +148,16 @@ const ROOMS: Readonly<Record<string, Room>> = {
   "worker/names": { below: SERVE },
   "worker/sockets": { below: [...SERVE, "worker"], packages: /^cloudflare:/ },
   "worker/objects": {
-    below: [...SERVE, ...CONTROL, "worker", "worker/sockets"],
+    below: [...APP, ...CONTROL, "worker", "worker/sockets"],
     packages: /^cloudflare:/,
   },
   "worker/pool": { below: [...POOL, "worker", "worker/sockets", "worker/objects"] },
   "worker/serve": {
-    below: [...SERVE, ...CONTROL, "worker", "worker/sockets", "worker/objects"],
+    below: [...APP, ...CONTROL, "worker", "worker/sockets", "worker/objects"],
     packages: /^(cloudflare:|hono$)/,
   },
-  examples: { below: ["examples/resp"], packages: /^socklet$/ },
   "examples/resp": { below: [], packages: /^socklet$/ },
+  examples: { below: ["examples/resp"], packages: /^socklet$/ },
 };
 
 /** The lists of what a part exports, and what wrangler.toml deploys: they may import all of their own part. */
@@ -144,6 +193,14 @@ const importsOf = (path: string): string[] => {
 test("every folder of sources is a room of the table, and every room a folder", () => {
   const folders = new Set(sources.filter((path) => !LISTS.has(path)).map((path) => dirname(path)));
   expect([...folders].sort()).toEqual(Object.keys(ROOMS).sort());
+});
+
+test("a room imports only rooms that stand above it in the table, so that no two import each other", () => {
+  const rooms = Object.keys(ROOMS);
+  for (const [i, room] of rooms.entries()) {
+    const { below } = ROOMS[room] as Room;
+    expect([room, below.filter((other) => rooms.indexOf(other) >= i)]).toEqual([room, []]);
+  }
 });
 
 test.each(sources.filter((path) => !LISTS.has(path)))("%s imports what its room may", (path) => {

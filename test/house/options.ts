@@ -84,7 +84,9 @@ export const allOptions = (): readonly Option[] => {
 /** The text of docs/options.md. */
 export const optionsPage = (): string => {
   const rows = new Map<string, Option[]>();
-  for (const option of allOptions()) rows.set(option.name, [...(rows.get(option.name) ?? []), option]);
+  // In an order of its own, so that moving a file changes nothing here.
+  const options = [...allOptions()].sort((one, other) => (one.of < other.of ? -1 : 1));
+  for (const option of options) rows.set(option.name, [...(rows.get(option.name) ?? []), option]);
   const lines = [
     "# Options",
     "",

@@ -2,7 +2,7 @@
 
 import type { ChildProcess } from "node:child_process";
 import { constants } from "node:os";
-import { onStop } from "../../emulator/command/signals.ts";
+import { onStop } from "../../emulator/command/terminal/signals.ts";
 
 const running = new Set<ChildProcess>();
 

@@ -13,8 +13,8 @@ import {
   poolFamilies,
 } from "../../core/control/metrics.ts";
 import { isOver, SESSION_STATES, type SessionState } from "../../core/control/plane.ts";
-import type { PoolInfo } from "../../core/serve/client.ts";
-import type { OnEvent, SockletEvent } from "../../core/serve/events.ts";
+import type { PoolInfo } from "../../core/handlers/client.ts";
+import type { OnEvent, SockletEvent } from "../../core/handlers/events.ts";
 import { again, missingBindings, registryOf, type SockletBindings, type StateCount } from "./bindings.ts";
 
 /** The code of `GET /v1/metrics` in a Worker, which `metrics` is: `workerFor(app, { metrics })`. */

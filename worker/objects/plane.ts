@@ -1,6 +1,7 @@
 /// <reference types="@cloudflare/workers-types" />
 /** The control plane of a Worker. Its sessions are Durable Objects, so any request can reach them. */
 
+import type { App } from "../../core/app/app.ts";
 import { readEvents } from "../../core/control/http/sse.ts";
 import type { ListenerLog } from "../../core/control/listeners.ts";
 import {
@@ -18,9 +19,8 @@ import {
   sessionTarget,
 } from "../../core/control/plane.ts";
 import { SocketError } from "../../core/errors.ts";
+import type { PoolInfo } from "../../core/handlers/client.ts";
 import { type AllowList, platformRefusal } from "../../core/net/access.ts";
-import type { App } from "../../core/serve/app.ts";
-import type { PoolInfo } from "../../core/serve/client.ts";
 import {
   again,
   missingBindings,

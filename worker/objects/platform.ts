@@ -1,8 +1,8 @@
 /** What an app's `context()` is given in a Worker. */
 
+import { type App, checkPoolOf, type Platform } from "../../core/app/app.ts";
 import { SocketError } from "../../core/errors.ts";
-import { type App, checkPoolOf, type Platform } from "../../core/serve/app.ts";
-import type { ClientHandlerClass, PoolClient, PoolInfo } from "../../core/serve/client.ts";
+import type { ClientHandlerClass, PoolClient, PoolInfo } from "../../core/handlers/client.ts";
 import { boundStorage } from "./storage.ts";
 
 /**

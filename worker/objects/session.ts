@@ -15,6 +15,7 @@
  * that time, and the object need not be in memory.
  */
 
+import type { App } from "../../core/app/app.ts";
 import type { MaybePromise } from "../../core/bytes/data.ts";
 import { eventStream } from "../../core/control/http/sse.ts";
 import { isOver, type SessionInfo, type SessionSpec, sessionTarget } from "../../core/control/plane.ts";
@@ -28,9 +29,8 @@ import {
   type SessionRecord,
 } from "../../core/control/sessions/session.ts";
 import { SocketError } from "../../core/errors.ts";
+import { callListener, type OnEvent } from "../../core/handlers/events.ts";
 import { type AllowList, platformRefusal } from "../../core/net/access.ts";
-import type { App } from "../../core/serve/app.ts";
-import { callListener, type OnEvent } from "../../core/serve/events.ts";
 import { PlatformObject, type PlatformState } from "../platform.ts";
 import { TCPConnector } from "../sockets/connector.ts";
 import {

@@ -1,7 +1,7 @@
 /** What a Worker and the object of a pool say to each other. */
 
+import type { PoolInfo } from "../../core/handlers/client.ts";
 import type { Parcel } from "../../core/pool/values.ts";
-import type { PoolInfo } from "../../core/serve/client.ts";
 
 /** Which of a pool's objects is meant. It is told with each call. */
 export interface Part {

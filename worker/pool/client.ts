@@ -7,10 +7,8 @@
  * the calls of one isolate evenly, and those of many by chance.
  */
 
+import type { AppPool } from "../../core/app/app.ts";
 import { SocketError } from "../../core/errors.ts";
-import { checkOptions, wholeMs } from "../../core/options.ts";
-import { packed, received, sent, unpacked } from "../../core/pool/values.ts";
-import type { AppPool } from "../../core/serve/app.ts";
 import {
   CALL_NAMES,
   callLost,
@@ -19,7 +17,9 @@ import {
   type LeaseOptions,
   type PoolCallOptions,
   type PoolClient,
-} from "../../core/serve/client.ts";
+} from "../../core/handlers/client.ts";
+import { checkOptions, wholeMs } from "../../core/options.ts";
+import { packed, received, sent, unpacked } from "../../core/pool/values.ts";
 import {
   type LeaseCalls,
   type Outcome,

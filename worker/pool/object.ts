@@ -7,17 +7,17 @@
  * been closed for want of something to do, it lets it go, and nothing is lost.
  */
 
+import type { App, AppPool } from "../../core/app/app.ts";
 import type { MaybePromise } from "../../core/bytes/data.ts";
 import { errorText } from "../../core/describe.ts";
 import { SocketError } from "../../core/errors.ts";
+import type { Lease, PoolInfo } from "../../core/handlers/client.ts";
+import type { OnEvent } from "../../core/handlers/events.ts";
 import { formatAddress } from "../../core/net/address.ts";
 import { type DialledPoolOptions, dialledPool } from "../../core/pool/dialled.ts";
 import type { Pool } from "../../core/pool/pool.ts";
 import { NOTHING_NOW } from "../../core/pool/sum.ts";
 import { type Parcel, packed, received, sent, unpacked } from "../../core/pool/values.ts";
-import type { App, AppPool } from "../../core/serve/app.ts";
-import type { Lease, PoolInfo } from "../../core/serve/client.ts";
-import type { OnEvent } from "../../core/serve/events.ts";
 import type { SockletBindings } from "../objects/bindings.ts";
 import { type PoolAccess, platformOf } from "../objects/platform.ts";
 import { PlatformObject, type PlatformState, PlatformTarget } from "../platform.ts";

@@ -1,14 +1,14 @@
 /// <reference types="@cloudflare/workers-types" />
 /** `poolsFor(app)`: the pools of an app in a Worker. */
 
+import { type App, checkPoolOf, isApp } from "../../core/app/app.ts";
 import { errorText } from "../../core/describe.ts";
 import { SocketError } from "../../core/errors.ts";
+import type { ClientHandlerClass, PoolInfo } from "../../core/handlers/client.ts";
+import type { OnEvent } from "../../core/handlers/events.ts";
 import { formatAddress } from "../../core/net/address.ts";
 import { checkOptions, optionNamesOf } from "../../core/options.ts";
 import { sumOf } from "../../core/pool/sum.ts";
-import { type App, checkPoolOf, isApp } from "../../core/serve/app.ts";
-import type { ClientHandlerClass, PoolInfo } from "../../core/serve/client.ts";
-import type { OnEvent } from "../../core/serve/events.ts";
 import { again, missingBindings, type SockletBindings } from "../objects/bindings.ts";
 import type { PoolAccess } from "../objects/platform.ts";
 import type { PlatformState } from "../platform.ts";

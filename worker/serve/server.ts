@@ -5,9 +5,9 @@
 
 import { copyOf, type Data, toBytes } from "../../core/bytes/data.ts";
 import { SocketError } from "../../core/errors.ts";
+import type { HandlerClass } from "../../core/handlers/handler.ts";
 import type { Address } from "../../core/net/address.ts";
 import { type OptionNames, optionNamesOf } from "../../core/options.ts";
-import type { HandlerClass } from "../../core/serve/handler.ts";
 import { datagramOf, requestOf } from "../../core/serve/proxy.ts";
 import { type DatagramWay, ServedDatagram } from "../../core/serve/requests.ts";
 import { BaseServer, SERVER_NAMES, type ServerOptions, type Suspension } from "../../core/serve/server.ts";

@@ -2,17 +2,18 @@
 /** `workerFor(app)`: the module that a Worker deploys. */
 
 import type { Hono } from "hono";
+import { type App, isApp, type Listener } from "../../core/app/app.ts";
+import type { ListenerOptions } from "../../core/app/listener-options.ts";
 import { controlRoutes } from "../../core/control/http/routes.ts";
 import { ListenerLog } from "../../core/control/listeners.ts";
 import { type ControlPlane, type ListenerInfo, listenerInfo } from "../../core/control/plane.ts";
 import type { Lasting } from "../../core/control/sessions/lasting.ts";
 import { SocketError } from "../../core/errors.ts";
+import { callListener, type OnEvent } from "../../core/handlers/events.ts";
+import type { HandlerClass } from "../../core/handlers/handler.ts";
 import { AllowList } from "../../core/net/access.ts";
 import { formatAddress, parseAddress } from "../../core/net/address.ts";
 import { checkOptions, optionNamesOf } from "../../core/options.ts";
-import { type App, isApp, type Listener, type ListenerOptions } from "../../core/serve/app.ts";
-import { callListener, type OnEvent } from "../../core/serve/events.ts";
-import type { HandlerClass } from "../../core/serve/handler.ts";
 import type { Datagram } from "../../core/sockets/datagram.ts";
 import type { StreamSocket } from "../../core/sockets/stream-socket.ts";
 import type { SockletBindings } from "../objects/bindings.ts";

@@ -3,6 +3,7 @@
 
 import { connect } from "cloudflare:sockets";
 import { SocketError } from "../../core/errors.ts";
+import type { HandlerClass } from "../../core/handlers/handler.ts";
 import { connectHint } from "../../core/net/access.ts";
 import { type AddressLike, type Endpoint, formatAddress } from "../../core/net/address.ts";
 import { type OptionNames, optionNamesOf } from "../../core/options.ts";
@@ -11,7 +12,6 @@ import {
   StreamConnector,
   type StreamConnectorOptions,
 } from "../../core/serve/connector.ts";
-import type { HandlerClass } from "../../core/serve/handler.ts";
 import {
   CONNECT_NAMES,
   type ConnectOptions,

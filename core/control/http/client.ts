@@ -1,8 +1,8 @@
 /** `controlClient`: the control routes from the other side, typed. It speaks to a Worker and an emulator alike. */
 
 import { SocketError, type SocketErrorCode } from "../../errors.ts";
+import type { PoolInfo } from "../../handlers/client.ts";
 import { checkOptions, optionNamesOf } from "../../options.ts";
-import type { PoolInfo } from "../../serve/client.ts";
 import {
   BOUNDS,
   type Health,

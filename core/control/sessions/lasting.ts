@@ -6,12 +6,10 @@
  *                                   └──▶ ended, failed or cut: it was ended, its work is done, or its attempts are used up
  */
 
+import type { App } from "../../app/app.ts";
 import { SocketError } from "../../errors.ts";
+import { type Keep, redialDelay, type StateKeeper } from "../../handlers/keep.ts";
 import { checkOptions } from "../../options.ts";
-import type { App } from "../../serve/app.ts";
-import { nextTime } from "../../serve/cron.ts";
-import { type Keep, redialDelay, type StateKeeper } from "../../serve/keep.ts";
-import { decodeState, encodeState } from "../../serve/state.ts";
 import type { EventLog } from "../event-log.ts";
 import {
   type AttemptInfo,
@@ -22,6 +20,7 @@ import {
   type SessionEventBody,
 } from "../plane.ts";
 import { Commits, type SessionChange, type SessionStore } from "./commits.ts";
+import { nextTime } from "./cron.ts";
 import {
   END_GRACE,
   newLog,
@@ -33,6 +32,7 @@ import {
   type SessionOptions,
   type SessionRecord,
 } from "./session.ts";
+import { decodeState, encodeState } from "./state.ts";
 
 const NOT_TRIED: KeptInfo = {
   attempt: 0,

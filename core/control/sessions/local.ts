@@ -3,12 +3,12 @@
  * Its history is bounded by count and age.
  */
 
+import type { App } from "../../app/app.ts";
 import { DONE, type MaybePromise } from "../../bytes/data.ts";
 import { SocketError } from "../../errors.ts";
+import type { PoolInfo } from "../../handlers/client.ts";
 import { AllowList } from "../../net/access.ts";
 import { checkOptions, MAX_TIMER, optionNamesOf } from "../../options.ts";
-import type { App } from "../../serve/app.ts";
-import type { PoolInfo } from "../../serve/client.ts";
 import type { BaseConnector } from "../../serve/connector.ts";
 import type { StreamSocket } from "../../sockets/stream-socket.ts";
 import { ListenerLog } from "../listeners.ts";

@@ -15,12 +15,12 @@
 import { DONE } from "../../bytes/data.ts";
 import { type Json, jsonOf, plain, sizeOf } from "../../describe.ts";
 import { errorInfo, SocketError } from "../../errors.ts";
+import { callListener } from "../../handlers/events.ts";
+import type { Keep, StateKeeper } from "../../handlers/keep.ts";
 import { formatAddress } from "../../net/address.ts";
 import { SHUT_WR } from "../../net/constants.ts";
 import { checkOptions, optionNamesOf, wholeMs } from "../../options.ts";
 import type { BaseConnector } from "../../serve/connector.ts";
-import { callListener } from "../../serve/events.ts";
-import type { Keep, StateKeeper } from "../../serve/keep.ts";
 import type { StreamSocket } from "../../sockets/stream-socket.ts";
 import { EventLog } from "../event-log.ts";
 import {

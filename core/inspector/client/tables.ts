@@ -1,7 +1,7 @@
 /** Listeners, pools, and rules of faults. */
 
 import type { FaultInfo, ListenerInfo } from "../../control/plane.ts";
-import type { PoolInfo } from "../../serve/client.ts";
+import type { PoolInfo } from "../../handlers/client.ts";
 import { ask } from "./api.ts";
 import { at, button, choice, element, say, table } from "./dom.ts";
 

@@ -6,8 +6,8 @@
 import { toBytes } from "../../bytes/data.ts";
 import { quoted } from "../../describe.ts";
 import { SocketError } from "../../errors.ts";
+import type { FaultName, FaultRule, Speaker } from "../../handlers/fault-rule.ts";
 import { checkCount, checkOptions, checkTime, checkWord, optionNamesOf } from "../../options.ts";
-import type { FaultName, FaultRule, Speaker } from "../../serve/fault-rule.ts";
 import type { StreamTransport } from "../../sockets/transport.ts";
 import { type Clock, chanceOf, realClock } from "../clock.ts";
 import { type Link, type LinkFaults, linkOf } from "./datagrams.ts";

@@ -12,9 +12,9 @@
 
 import { type Data, toBytes } from "../../bytes/data.ts";
 import { SocketError } from "../../errors.ts";
+import type { Speaker } from "../../handlers/fault-rule.ts";
+import { BaseRequestHandler, checkHandler, type HandlerClass } from "../../handlers/handler.ts";
 import type { Address } from "../../net/address.ts";
-import type { Speaker } from "../../serve/fault-rule.ts";
-import { BaseRequestHandler, checkHandler, type HandlerClass } from "../../serve/handler.ts";
 import { ServedDatagram } from "../../serve/requests.ts";
 import type { BaseServer } from "../../serve/server.ts";
 import { checkDatagramSize, type Datagram, type DatagramTransport } from "../../sockets/datagram.ts";

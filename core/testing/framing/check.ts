@@ -24,8 +24,8 @@
 
 import { type Data, DONE, joinBytes, type MaybePromise, toBytes } from "../../bytes/data.ts";
 import { errorText, printable, textOf, toJson } from "../../describe.ts";
+import { checkHandler, type HandlerClass } from "../../handlers/handler.ts";
 import { checkCount, checkOptions, checkTime, optionNamesOf } from "../../options.ts";
-import { checkHandler, type HandlerClass } from "../../serve/handler.ts";
 import type { BaseServer } from "../../serve/server.ts";
 import { STREAM_NAMES, type StreamOptions, settleStream } from "../../sockets/stream-options.ts";
 import type { StreamSocket } from "../../sockets/stream-socket.ts";

@@ -5,8 +5,8 @@
 
 import { type Data, type MaybePromise, toBytes } from "../../bytes/data.ts";
 import { SocketError } from "../../errors.ts";
+import type { HandlerClass } from "../../handlers/handler.ts";
 import type { Address } from "../../net/address.ts";
-import type { HandlerClass } from "../../serve/handler.ts";
 import { BaseServer } from "../../serve/server.ts";
 import type { StreamOptions } from "../../sockets/stream-options.ts";
 import { StreamSocket } from "../../sockets/stream-socket.ts";

@@ -16,11 +16,11 @@
 import { type Data, type MaybePromise, toBytes } from "../../bytes/data.ts";
 import { errorText, toJson } from "../../describe.ts";
 import { SocketError } from "../../errors.ts";
+import type { ClientHandlerClass } from "../../handlers/client.ts";
+import { checkClient } from "../../handlers/client-check.ts";
+import type { HandlerClass } from "../../handlers/handler.ts";
 import { checkCount, checkOptions, optionNamesOf } from "../../options.ts";
 import type { Pool } from "../../pool/pool.ts";
-import type { ClientHandlerClass } from "../../serve/client.ts";
-import { checkClient } from "../../serve/client-check.ts";
-import type { HandlerClass } from "../../serve/handler.ts";
 import type { StreamSocket } from "../../sockets/stream-socket.ts";
 import { VirtualClock } from "../clock.ts";
 import { ThreadingMemoryServer } from "../memory.ts";

@@ -1,13 +1,13 @@
 /** Pools in memory: `memoryPool()`, and the connector that it dials with. */
 
 import type { MaybePromise } from "../../bytes/data.ts";
+import type { ClientHandlerClass } from "../../handlers/client.ts";
+import { checkKind, type HandlerClass } from "../../handlers/handler.ts";
 import type { Address } from "../../net/address.ts";
 import { checkOptions, optionNamesOf, POOL_NAMES, type PoolOptions } from "../../options.ts";
 import { Pool, type PoolSetup } from "../../pool/pool.ts";
-import type { ClientHandlerClass } from "../../serve/client.ts";
 import { BaseConnector } from "../../serve/connector.ts";
 import type { EndpointOptions } from "../../serve/endpoint.ts";
-import { checkKind, type HandlerClass } from "../../serve/handler.ts";
 import type { StreamSocket } from "../../sockets/stream-socket.ts";
 
 /** A source of connections: a server in memory, or anything else with such a `connect()`. */

@@ -3,11 +3,11 @@
 import type { MaybePromise } from "../../bytes/data.ts";
 import { errorText, printable } from "../../describe.ts";
 import type { SocketError } from "../../errors.ts";
+import type { HandlerClass } from "../../handlers/handler.ts";
 import type { Address } from "../../net/address.ts";
 import { checkOptions, checkTime, optionNamesOf, wholeMs } from "../../options.ts";
 import { BaseConnector } from "../../serve/connector.ts";
 import { ENDPOINT_NAMES, type EndpointOptions } from "../../serve/endpoint.ts";
-import type { HandlerClass } from "../../serve/handler.ts";
 import type { StreamSocket } from "../../sockets/stream-socket.ts";
 import { makeContext } from "../handler.ts";
 import { MEMORY_NAMES, type MemoryOptions, memoryPair } from "../memory.ts";

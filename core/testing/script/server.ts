@@ -1,8 +1,8 @@
 /** A script as a server: handler classes that run it on each connection, or over the datagrams that come. */
 
 import { SocketError } from "../../errors.ts";
+import { BaseRequestHandler, type HandlerClass } from "../../handlers/handler.ts";
 import { checkCount, checkOptions, checkTime, wholeMs } from "../../options.ts";
-import { BaseRequestHandler, type HandlerClass } from "../../serve/handler.ts";
 import type { Datagram } from "../../sockets/datagram.ts";
 import type { StreamSocket } from "../../sockets/stream-socket.ts";
 import { quote } from "../text.ts";

@@ -2,10 +2,10 @@
 
 import { type Data, toBytes } from "../../bytes/data.ts";
 import type { SocketError } from "../../errors.ts";
+import { BaseRequestHandler, checkHandler, type HandlerClass } from "../../handlers/handler.ts";
 import { type Address, formatAddress } from "../../net/address.ts";
 import { SHUT_WR } from "../../net/constants.ts";
 import { checkOptions, checkWord, optionNamesOf } from "../../options.ts";
-import { BaseRequestHandler, checkHandler, type HandlerClass } from "../../serve/handler.ts";
 import { Datagram } from "../../sockets/datagram.ts";
 import type { StreamSocket } from "../../sockets/stream-socket.ts";
 import { serverOf } from "../handler.ts";

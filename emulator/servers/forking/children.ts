@@ -2,9 +2,9 @@
 
 import { DONE } from "../../../core/bytes/data.ts";
 import { SocketError } from "../../../core/errors.ts";
+import type { PoolInfo } from "../../../core/handlers/client.ts";
+import type { ForkingEvent } from "../../../core/handlers/events.ts";
 import { byName, pastOf } from "../../../core/pool/sum.ts";
-import type { PoolInfo } from "../../../core/serve/client.ts";
-import type { ForkingEvent } from "../../../core/serve/events.ts";
 import type { StreamOptions } from "../../../core/sockets/stream-options.ts";
 import type { ServerTlsOptions } from "../../../core/sockets/tls.ts";
 import { fs, lazy } from "../../builtin.ts";

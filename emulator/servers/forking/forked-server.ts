@@ -1,6 +1,6 @@
 /** A forking server as its users, and its children, see it. */
 
-import type { PoolInfo } from "../../../core/serve/client.ts";
+import type { PoolInfo } from "../../../core/handlers/client.ts";
 import type { ServerInfo } from "../../../core/serve/server.ts";
 import type { ChildTls, PoolsAt } from "./messages.ts";
 

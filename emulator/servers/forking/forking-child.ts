@@ -4,16 +4,16 @@
  */
 
 import type net from "node:net";
+import { type App, checkPoolOf, isApp, type Platform } from "../../../core/app/app.ts";
 import { DONE, toBytes } from "../../../core/bytes/data.ts";
 import { jsonOf, plain } from "../../../core/describe.ts";
 import { SocketError } from "../../../core/errors.ts";
+import type { EndpointInfo } from "../../../core/handlers/events.ts";
+import type { HandlerClass, HandlerServer, RequestScope } from "../../../core/handlers/handler.ts";
 import { type Address, formatAddress } from "../../../core/net/address.ts";
 import { cameThrough } from "../../../core/net/proxy-header.ts";
 import type { AppPools } from "../../../core/pool/app-pools.ts";
 import { disown } from "../../../core/promises.ts";
-import { type App, checkPoolOf, isApp, type Platform } from "../../../core/serve/app.ts";
-import type { EndpointInfo } from "../../../core/serve/events.ts";
-import type { HandlerClass, HandlerServer, RequestScope } from "../../../core/serve/handler.ts";
 import { checkDatagramSize, Datagram, knownSender, Unsent } from "../../../core/sockets/datagram.ts";
 import type { StreamOptions } from "../../../core/sockets/stream-options.ts";
 import type { StreamSocket } from "../../../core/sockets/stream-socket.ts";

@@ -2,9 +2,9 @@
 
 import { describe, isA, jsonOf, peek, textOf } from "../../../core/describe.ts";
 import { SocketError } from "../../../core/errors.ts";
+import type { PoolInfo } from "../../../core/handlers/client.ts";
 import type { Address, Endpoint, UnixAddress } from "../../../core/net/address.ts";
 import type { ProxyHeader } from "../../../core/net/proxy-header.ts";
-import type { PoolInfo } from "../../../core/serve/client.ts";
 import type { StreamOptions } from "../../../core/sockets/stream-options.ts";
 import type { ServerTlsOptions, TlsInfo } from "../../../core/sockets/tls.ts";
 import type { HandlerSource } from "./handler-source.ts";

@@ -37,6 +37,8 @@ import type net from "node:net";
 import { joinBytes, type MaybePromise } from "../../../core/bytes/data.ts";
 import { errorText } from "../../../core/describe.ts";
 import { SocketError } from "../../../core/errors.ts";
+import type { PoolInfo } from "../../../core/handlers/client.ts";
+import type { HandlerClass } from "../../../core/handlers/handler.ts";
 import type { Address, AddressLike } from "../../../core/net/address.ts";
 import { proxyOf } from "../../../core/net/proxy-header.ts";
 import {
@@ -46,8 +48,6 @@ import {
   settleForking,
 } from "../../../core/options.ts";
 import { isThenable } from "../../../core/promises.ts";
-import type { PoolInfo } from "../../../core/serve/client.ts";
-import type { HandlerClass } from "../../../core/serve/handler.ts";
 import { madeBy } from "../../../core/serve/mixins.ts";
 import type { Passage } from "../../../core/serve/proxy.ts";
 import { Datagram } from "../../../core/sockets/datagram.ts";

@@ -1,0 +1,282 @@
+/** `socklet doctor`: what of this machine and of a project does not fit, and what to do about it. */
+
+import net from "node:net";
+import { dirname, relative, resolve } from "node:path";
+import type { App, Listener } from "../../../core/app/app.ts";
+import { describe as thrownAs } from "../../../core/describe.ts";
+import { isPublic, parseAllowRule } from "../../../core/net/access.ts";
+import { formatAddress, type Network } from "../../../core/net/address.ts";
+import { type EdgeRuleName, edgeRulesOf, edgeText } from "../../../core/net/edge.ts";
+import { edgeListeners } from "../../app/edge.ts";
+import { fs, join, lazy, once } from "../../builtin.ts";
+import { columns, oneLine, print, printJson, UsageError } from "../terminal/output.ts";
+import { fileOf, loadApp } from "../user-code/modules.ts";
+import { isSince, LEAST_KOFFI, LEAST_NODE } from "./manifest.ts";
+import { type FoundConfig, readWranglerConfig, wranglerConfigIn } from "./wrangler.ts";
+
+/** One thing that was looked at. */
+export interface Finding {
+  readonly what: string;
+  /** `mend`: it does not work as it is. `note`: something that is not there, and need not be. */
+  readonly state: "ok" | "note" | "mend";
+  readonly says: string;
+  /** What to do; `null` where nothing needs to be done. */
+  readonly remedy: string | null;
+}
+
+const ok = (what: string, says: string): Finding => ({ what, state: "ok", says, remedy: null });
+const note = (what: string, says: string, remedy: string): Finding => ({ what, state: "note", says, remedy });
+const mend = (what: string, says: string, remedy: string): Finding => ({ what, state: "mend", says, remedy });
+
+/** The version of a package as the project would import it; `null` where it has none. */
+const versionOf = (name: string, folder: string): string | null => {
+  for (let at = resolve(folder); ; at = dirname(at)) {
+    try {
+      return JSON.parse(fs.readFileSync(join(at, "node_modules", name, "package.json"), "utf8")).version;
+    } catch {}
+    if (dirname(at) === at) return null;
+  }
+};
+
+/** What the checks look at. */
+interface Project {
+  /** Where the command was started: the data is kept there. */
+  readonly cwd: string;
+  /** Where the app is, or the same. */
+  readonly folder: string;
+  /** `null` where none was named, or it does not load. */
+  readonly app: App | null;
+  /** `null` where there is none, or nothing here can read it. */
+  readonly wrangler: FoundConfig | null;
+}
+
+const nodeFinding = (): Finding => {
+  const { node } = process.versions;
+  if (isSince(node, LEAST_NODE)) return ok("node", `v${node}`);
+  return mend(
+    "node",
+    `is v${node}; this needs ${LEAST_NODE} or newer, which runs TypeScript as it is`,
+    "install the current Node, or npm install --save-dev node, for npx and npm run",
+  );
+};
+
+const koffiFinding = ({ folder }: Project): Finding => {
+  const version = versionOf("koffi", folder);
+  const needs = "socket options, urgent data and Unix datagrams of socket() need it";
+  if (version === null) return note("koffi", `is not installed; ${needs}`, "npm install koffi");
+  if (!isSince(version, LEAST_KOFFI) || isSince(version, "4"))
+    return mend("koffi", `is ${version}; this needs ${LEAST_KOFFI} or newer, below 4`, "npm install koffi@3");
+  try {
+    lazy.module
+      .createRequire(join(resolve(folder), "package.json"))("koffi")
+      .load(null);
+    return ok("koffi", version);
+  } catch (error) {
+    // Installed on another system and copied here, or without its optional dependencies.
+    const says = `${version} does not load: ${oneLine(thrownAs(error).message)}`;
+    return mend(
+      "koffi",
+      says,
+      "remove node_modules, and npm install on this machine, without --omit=optional",
+    );
+  }
+};
+
+/** The project's wrangler, and whether its configuration can be read. */
+const configFindings = async (
+  folder: string,
+): Promise<{ wrangler: FoundConfig | null; found: Finding[] }> => {
+  const path = wranglerConfigIn(folder);
+  if (path === null) {
+    const found = note("wrangler.toml", "there is none; only a Worker needs it", "see docs/deploying.md");
+    return { wrangler: null, found: [found] };
+  }
+  const version = versionOf("wrangler", folder);
+  if (version === null) {
+    const says = `is not installed; ${relative(process.cwd(), path)} was not read`;
+    return { wrangler: null, found: [mend("wrangler", says, "npm install --save-dev wrangler")] };
+  }
+  try {
+    const wrangler = await readWranglerConfig(path);
+    const faults = wrangler.faults.map((fault) => mend(wrangler.name, fault, "correct that, and ask again"));
+    return { wrangler, found: [ok("wrangler", version), ...faults] };
+  } catch (error) {
+    const says = `${version} does not load: ${oneLine(thrownAs(error).message)}`;
+    return { wrangler: null, found: [mend("wrangler", says, "npm install --save-dev wrangler")] };
+  }
+};
+
+/** What the Worker's configuration says, against the app. */
+const workerFindings = ({ app, wrangler }: Project): Finding[] => {
+  const { config, name: what, path } = wrangler ?? {};
+  if (!config || what === undefined || path === undefined) return [];
+  const isToml = what.endsWith(".toml");
+  /** A field as the file has it. */
+  const field = (name: string, value: string): string =>
+    isToml ? `${name} = "${value}"` : `"${name}": "${value}"`;
+  const found: Finding[] = [];
+  const { main, compatibility_date: date, connect = [], durable_objects: objects } = config;
+  if (main === undefined) {
+    const remedy = `name the module that exports the Worker: ${field("main", "src/worker.ts")}`;
+    found.push(mend(what, "has no main", remedy));
+  } else if (!fs.existsSync(main)) {
+    const says = `has ${field("main", relative(dirname(path), main))}, and there is no such file`;
+    found.push(mend(what, says, "correct the path"));
+  }
+  if (date === undefined) {
+    const today = new Date().toISOString().slice(0, 10);
+    found.push(mend(what, "has no compatibility_date", field("compatibility_date", today)));
+  }
+  const ports = new Set(connect.map(({ port }) => port));
+  for (const { name, endpoint } of app?.listeners ?? []) {
+    if (endpoint.scheme !== "tcp" || endpoint.port === 0 || ports.has(endpoint.port)) continue;
+    const remedy = isToml
+      ? `[[connect]] protocol = "tcp" port = ${endpoint.port}`
+      : `"connect": [{ "protocol": "tcp", "port": ${endpoint.port} }]`;
+    const says = `does not open port ${endpoint.port} of the listener "${name}" in wrangler dev`;
+    found.push(note(what, says, remedy));
+  }
+  const bindings = new Set(objects.bindings.map(({ name }) => name));
+  const needs = [
+    ...(Object.keys(app?.dial ?? {}).length > 0 ? ["SOCKLET_SESSIONS", "SOCKLET_REGISTRY"] : []),
+    ...(Object.keys(app?.pools ?? {}).length > 0 ? ["SOCKLET_POOLS"] : []),
+  ];
+  const missing = needs.filter((name) => !bindings.has(name));
+  if (missing.length > 0) {
+    const says = `does not bind ${missing.join(" and ")}, which the app's ${missing.includes("SOCKLET_POOLS") ? "pools" : "dial"} needs in a Worker`;
+    found.push(note(what, says, "see docs/deploying.md"));
+  }
+  return found.length > 0 ? found : [ok(what, "main, compatibility_date, ports and bindings")];
+};
+
+/** Whether a listener's address is free. */
+const listenerFinding = async ({ name, endpoint }: Listener): Promise<Finding> => {
+  const at = formatAddress(endpoint);
+  const what = `listener ${name}`;
+  try {
+    if (endpoint.scheme === "udp") {
+      const { hostname: address, port } = endpoint;
+      const socket = lazy.dgram.createSocket(address.includes(":") ? "udp6" : "udp4");
+      socket.bind({ port, address, exclusive: true });
+      await once(socket, "listening");
+      socket.close();
+    } else if (endpoint.scheme === "unix") {
+      fs.accessSync(dirname(resolve(endpoint.path)), fs.constants.W_OK);
+    } else {
+      const server = net.createServer();
+      server.listen({ port: endpoint.port, host: endpoint.hostname || "::", exclusive: true });
+      await once(server, "listening");
+      server.close();
+    }
+    return ok(what, `${at} is free`);
+  } catch (error) {
+    const { code = "", message } = thrownAs(error);
+    const remedies: Readonly<Record<string, string>> = {
+      EADDRINUSE: "end what listens there, or serve with --any-port",
+      EACCES:
+        "take a port from 1024 on, a folder that you may write to, or see docs/servers.md for systemd's sockets",
+      EADDRNOTAVAIL: "give an address of this machine, such as 127.0.0.1",
+      ENOENT: "make the folder of the path",
+    };
+    return mend(what, `${at}: ${code || message}`, remedies[code] ?? "check the address");
+  }
+};
+
+/** Whether the app can keep bytes: tried, because permissions are not all that can be in the way. */
+const dataFinding = ({ cwd }: Project): Finding => {
+  const data = join(cwd, ".socklet");
+  try {
+    fs.rmdirSync(fs.mkdtempSync(join(fs.existsSync(data) ? data : cwd, ".socklet-")));
+    return ok("data", `${data} can be written`);
+  } catch (error) {
+    const says = `${data} cannot be written: ${thrownAs(error).code}`;
+    return mend("data", says, "serve with --data, and a folder that you may write to");
+  }
+};
+
+/** What of the app Cloudflare's edge refuses, by the table of its rules; of a project that has a Worker. */
+const edgeFindings = ({ app, wrangler }: Project): Finding[] => {
+  if (wrangler === null) return [];
+  const found: Finding[] = [];
+  const met = (said: string, rule: EdgeRuleName): void => {
+    found.push(
+      note("edge", edgeText(said, rule), "see docs/edge.md; socklet dev --edge holds the app to it"),
+    );
+  };
+  const dialled = [
+    ...Object.entries(app?.dial ?? {}).map(([name, { endpoint }]) => [`dial.${name}`, endpoint] as const),
+    ...Object.entries(app?.pools ?? {}).map(([name, { endpoint }]) => [`pools.${name}`, endpoint] as const),
+  ];
+  for (const [where, endpoint] of dialled) {
+    for (const rule of edgeRulesOf(endpoint)) met(`${formatAddress(endpoint)} of ${where}`, rule);
+  }
+  for (const { text, ports, ...rule } of (app?.allow ?? []).map(parseAllowRule)) {
+    const { network } = rule as { network?: Network };
+    if (ports.every(([first, last]) => first === SMTP && last === SMTP)) met(`allow "${text}"`, "port-25");
+    if (network !== undefined && network.prefix > 0 && !isPublic(network.address))
+      met(`allow "${text}"`, "private-address");
+  }
+  for (const { listener, rule, what } of edgeListeners(app?.listeners ?? [])) {
+    met(`${formatAddress(listener.endpoint)} of the listener "${listener.name}", ${what}`, rule);
+  }
+  const { connect = [], compatibility_flags: flags = [] } = wrangler.config ?? {};
+  if (connect.length > 0) met(`[[connect]] of ${connect.map(({ port }) => port).join(", ")}`, "listen");
+  if (flags.includes("experimental")) {
+    const says = 'has the compatibility flag "experimental", which wrangler dev takes and the edge refuses';
+    found.push(note(wrangler.name, says, "leave it out of what is deployed"));
+  }
+  return found;
+};
+
+const SMTP = 25;
+
+const listenerFindings = async ({ app }: Project): Promise<Finding[]> => {
+  const found: Finding[] = [];
+  for (const listener of app?.listeners ?? []) found.push(await listenerFinding(listener));
+  return found;
+};
+
+/** What is looked at once the project is read, in the order in which it is told. */
+const CHECKS: readonly ((project: Project) => Finding | Finding[] | Promise<Finding[]>)[] = [
+  koffiFinding,
+  dataFinding,
+  workerFindings,
+  edgeFindings,
+  listenerFindings,
+];
+
+const findings = async (path: string | undefined): Promise<Finding[]> => {
+  const cwd = process.cwd();
+  const folder = path === undefined ? cwd : dirname(fileOf(path));
+  const found = [nodeFinding()];
+  let app: App | null = null;
+  if (path !== undefined) {
+    try {
+      app = await loadApp(path);
+      found.push(ok("app", `${path} has ${app.listeners.length} listeners`));
+    } catch (error) {
+      if (!(error instanceof UsageError)) throw error;
+      found.push(mend("app", error.message, "correct that, and ask again"));
+    }
+  }
+  const configured = await configFindings([cwd, folder].find((one) => wranglerConfigIn(one)) ?? folder);
+  found.push(...configured.found);
+  const project: Project = { cwd, folder, app, wrangler: configured.wrangler };
+  for (const check of CHECKS) found.push(...[await check(project)].flat());
+  return found;
+};
+
+export const doctor = async (path: string | undefined, { json }: { json?: boolean }): Promise<void> => {
+  const found = await findings(path);
+  if (found.some(({ state }) => state === "mend")) process.exitCode = 1;
+  if (json) return printJson(found);
+  await print(
+    columns(
+      found.map(({ what, state, says, remedy }) => [
+        state,
+        what,
+        remedy === null ? says : `${says}: ${remedy}`,
+      ]),
+    ),
+  );
+};

@@ -1,0 +1,69 @@
+/** The configuration of a project's Worker, as the project's own wrangler reads it. */
+
+import { basename } from "node:path";
+import { pathToFileURL } from "node:url";
+import { describe as thrownAs } from "../../../core/describe.ts";
+import { dirname, fs, join, lazy } from "../../builtin.ts";
+
+/** In the order in which wrangler looks for them. */
+const NAMES = ["wrangler.json", "wrangler.jsonc", "wrangler.toml"] as const;
+
+/** What is read of a configuration here; wrangler has checked it, and filled in what the file leaves out. */
+export interface WranglerConfig {
+  /** The module that exports the Worker, as an absolute path. */
+  readonly main?: string;
+  readonly compatibility_date?: string;
+  readonly compatibility_flags: readonly string[];
+  readonly connect?: readonly { readonly protocol: string; readonly port: number }[];
+  readonly durable_objects: { readonly bindings: readonly { readonly name: string }[] };
+}
+
+/** A configuration that was found: what is in it, or what is wrong with it. */
+export interface FoundConfig {
+  readonly path: string;
+  /** `wrangler.toml`, `wrangler.json` or `wrangler.jsonc`. */
+  readonly name: string;
+  /** `null` where it could not be read. */
+  readonly config: WranglerConfig | null;
+  /** What wrangler says of it, one fault each. */
+  readonly faults: readonly string[];
+}
+
+interface Wrangler {
+  readonly unstable_readConfig?: (
+    args: { readonly config: string },
+    options: { readonly hideWarnings: boolean },
+  ) => WranglerConfig;
+}
+
+/** What wrangler threw, as lines: of a file that does not parse its place, of one that does each field. */
+const faultsOf = (error: unknown): string[] => {
+  const { message } = thrownAs(error);
+  const { text, location } = error as { text?: string; location?: { line: number; column: number } };
+  if (text !== undefined && location) return [`${text} (line ${location.line}, column ${location.column})`];
+  const fields = [...message.matchAll(/^\s*- (.+)$/gm)].map(([, field]) => field as string);
+  return fields.length > 0 ? fields : [message];
+};
+
+/** The path of the configuration that wrangler takes in `folder`; `null` where there is none. */
+export const wranglerConfigIn = (folder: string): string | null =>
+  NAMES.map((name) => join(folder, name)).find((path) => fs.existsSync(path)) ?? null;
+
+/**
+ * Reads the configuration at `path` by the wrangler that is installed beside it, which knows the formats, the fields and
+ * the environments (`CLOUDFLARE_ENV`). It takes about a second to load. Throws where it is missing, or does not load.
+ */
+export const readWranglerConfig = async (path: string): Promise<FoundConfig> => {
+  const name = basename(path);
+  const module = lazy.module.createRequire(join(dirname(path), "package.json")).resolve("wrangler");
+  const { unstable_readConfig: read }: Wrangler = await import(pathToFileURL(module).href);
+  if (read === undefined) {
+    const faults = ["this wrangler is too old to read it: npm install --save-dev wrangler@4"];
+    return { path, name, config: null, faults };
+  }
+  try {
+    return { path, name, config: read({ config: path }, { hideWarnings: true }), faults: [] };
+  } catch (error) {
+    return { path, name, config: null, faults: faultsOf(error) };
+  }
+};
