@@ -20,4 +20,6 @@ export interface StreamTap {
   ended(how: TappedEnd): void;
   /** From here on both speak through TLS. */
   secured(): void;
+  /** So many bytes passed that it was not told of. */
+  missed(bytes: number): void;
 }

@@ -19,6 +19,7 @@ import { SocketError } from "../../core/errors.ts";
 import type { SockletEvent } from "../../core/handlers/events.ts";
 import { type Address, formatAddress, inetNtop, isLoopback, packAddress } from "../../core/net/address.ts";
 import { AF_INET, AF_INET6 } from "../../core/net/constants.ts";
+import { cameThrough } from "../../core/net/proxy-header.ts";
 import { ServedDatagram } from "../../core/serve/requests.ts";
 import type { BaseServer } from "../../core/serve/server.ts";
 import type { Datagram } from "../../core/sockets/datagram.ts";
@@ -129,6 +130,7 @@ export const WatchedDatagramsMixIn = <Base>(Server: Base, recorder: Recorder): B
         return bytes.length;
       };
       const shown = new ServedDatagram(request.data, request.address, { post }, request.truncated);
+      if (request.proxy !== null) cameThrough(shown, request.proxy);
       super.arrive(shown, clientAddress, admitted);
     }
   }

@@ -323,7 +323,8 @@ export const serverOf = <Context>(
     throw new SocketError("ERR_APP", said);
   }
   const { context: _, ...own } = options; // each child makes its own
-  return new Recorded(
+  const Forking = carries === "datagrams" ? recorded.datagrams(Recorded) : Recorded;
+  return new Forking(
     endpoint,
     appHandlerFrom(module, name, data, guarded || edge?.holds("other-request")),
     own,

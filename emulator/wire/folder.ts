@@ -9,9 +9,12 @@ const MOST = 64 * 1024 * 1024; // characters that may wait for the disk: nobody 
 
 /** One transcript, and the numbers of its connections. */
 interface Kept {
+  readonly name: string;
   readonly tape: Tape;
   readonly outlet: Outlet;
   readonly numbers: Map<string, number>;
+  /** What could not be written since there was room last, by the number of the connection: bytes, and 0 where only its end was lost. */
+  readonly missing: Map<number, number>;
 }
 
 /** Writes transcripts, by the address that was listened on or dialled. */
@@ -28,34 +31,62 @@ export class RecordFolder implements RecordingSink {
   }
 
   passed(of: RecordedConversation, bytes: Uint8Array | null, ours: boolean, end?: TappedEnd): void {
-    const name = nameOf(of);
-    const { tape, outlet, numbers } = this.#of(name, of);
-    const number = numbers.get(of.id) ?? numbers.size + 1;
-    numbers.set(of.id, number);
-    if (outlet.waiting > MOST) {
-      if (!this.#full.has(name)) this.#lost(name);
-      this.#full.add(name);
-      return;
-    }
+    const [kept, number] = this.#of(of);
+    const { tape } = kept;
+    if (this.#isFull(kept, number, bytes?.length ?? 0)) return;
     const from = ours ? of.side : of.side === "client" ? "server" : "client";
     if (bytes !== null) tape.said(number, from, bytes);
     else if (end !== undefined) tape.ended(number, from, end);
+    else tape.secured(number);
+  }
+
+  missed(of: RecordedConversation, bytes: number): void {
+    const [kept, number] = this.#of(of);
+    if (!this.#isFull(kept, number, bytes)) kept.tape.missed(number, bytes);
   }
 
   /** Resolves when all is out. */
   async written(): Promise<void> {
-    for (const { tape } of this.#kept.values()) await tape.written();
+    for (const kept of this.#kept.values()) {
+      tellMissing(kept);
+      await kept.tape.written();
+    }
   }
 
-  #of(name: string, { kind, address }: RecordedConversation): Kept {
-    const known = this.#kept.get(name);
-    if (known !== undefined) return known;
-    const outlet = this.#open(name);
-    const kept: Kept = { tape: new Tape({ kind, address }, { record: outlet }), outlet, numbers: new Map() };
-    this.#kept.set(name, kept);
-    return kept;
+  /** Whether too much waits: then `bytes` of that connection are not written. */
+  #isFull(kept: Kept, number: number, bytes: number): boolean {
+    if (kept.outlet.waiting <= MOST) {
+      if (kept.missing.size > 0) tellMissing(kept);
+      return false;
+    }
+    kept.missing.set(number, (kept.missing.get(number) ?? 0) + bytes);
+    if (!this.#full.has(kept.name)) this.#lost(kept.name);
+    this.#full.add(kept.name);
+    return true;
+  }
+
+  /** The transcript that is for a conversation, and its number there. */
+  #of(of: RecordedConversation): [Kept, number] {
+    const { kind, address, id } = of;
+    const name = nameOf(of);
+    let kept = this.#kept.get(name);
+    if (kept === undefined) {
+      const outlet = this.#open(name);
+      const tape = new Tape({ kind, address }, { record: outlet });
+      kept = { name, tape, outlet, numbers: new Map(), missing: new Map() };
+      this.#kept.set(name, kept);
+    }
+    const number = kept.numbers.get(id) ?? kept.numbers.size + 1;
+    kept.numbers.set(id, number);
+    return [kept, number];
   }
 }
+
+/** Writes down how much is missing. Of a connection whose end alone was lost that is a byte: the transcript is not whole. */
+const tellMissing = ({ tape, missing }: Kept): void => {
+  for (const [number, bytes] of missing) tape.missed(number, Math.max(bytes, 1));
+  missing.clear();
+};
 
 /** `tcp-127.0.0.1-7007.jsonl`, `dialled-tcp-db.example-5432.jsonl`. */
 const nameOf = ({ side, address }: RecordedConversation): string =>

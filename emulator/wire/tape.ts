@@ -2,6 +2,7 @@
 
 import { quote } from "../../core/testing/text.ts";
 import {
+  formatDropped,
   formatEvent,
   formatHeader,
   type Side,
@@ -57,6 +58,19 @@ export class Tape {
 
   ended(peer: number, from: Side, end: TranscriptEnd): void {
     this.#add({ at: this.now, from, end, ...numbered(peer) });
+  }
+
+  /** From here on both speak through TLS. */
+  secured(peer: number): void {
+    this.#add({ at: this.now, tls: true, ...numbered(peer) });
+  }
+
+  /** So many bytes passed that are not written down. */
+  missed(peer: number, bytes: number): void {
+    const at = this.now;
+    const line = formatDropped(at, bytes, numbered(peer).peer);
+    for (const outlet of this.#lines) outlet.add(line);
+    this.#show?.add(`${this.#stamp(at, peer)} -- ${bytes} bytes are not recorded\n`);
   }
 
   /** A rule did something to what that side said. */

@@ -185,12 +185,17 @@ describe("JSON Lines", () => {
     [
       "nothing done",
       `${header}{"at":1,"from":"client"}\n`,
-      'line 2: there must be one of "text", "base64", "end" and "tls"',
+      'line 2: there must be one of "text", "base64", "end", "tls" and "dropped"',
     ],
     [
       "two things",
       `${header}{"at":1,"from":"client","text":"","end":"close"}\n`,
       "line 2: there must be one of",
+    ],
+    [
+      "bytes that are missing, and none",
+      `${header}{"at":1,"dropped":0}\n`,
+      'line 2: "dropped" is a whole number',
     ],
     ["text that is none", `${header}{"at":1,"from":"client","text":1}\n`, 'line 2: "text" must be text'],
     [
@@ -340,6 +345,18 @@ describe("record", () => {
       /ERR_LIMIT: the transcript is not whole: 4 bytes were over/,
     );
     expect(() => assertTranscript(transcript, transcript)).toThrow(/ERR_LIMIT/);
+  });
+
+  test("what is missing in the middle counts as what is missing at all", () => {
+    const lines = [
+      '{"socklet":"transcript","version":1,"kind":"stream","dropped":4}',
+      '{"at":1,"from":"client","text":"a"}',
+      '{"at":2,"dropped":5}',
+      '{"at":3,"dropped":6,"peer":2}',
+    ];
+    const transcript = parseTranscript(`${lines.join("\n")}\n`);
+    expect([transcript.dropped, told(transcript)]).toEqual([15, ["client: a"]]);
+    expect(() => replay(transcript, "client")).toThrow(/not whole: 15 bytes/);
   });
 
   test("the limits and times of the connection stay its own", () => {

@@ -16,8 +16,8 @@ import { errorText, textOf } from "../../describe.ts";
 import { SocketError } from "../../errors.ts";
 import { type Address, formatAddress } from "../../net/address.ts";
 import { checkOptions, optionNamesOf } from "../../options.ts";
+import { setTap } from "../../sockets/carried.ts";
 import type { StreamSocket } from "../../sockets/stream-socket.ts";
-import { tapStream } from "../../sockets/stream-socket.ts";
 import type { StreamTap, TappedEnd } from "../../sockets/tap.ts";
 import {
   formatEvent,
@@ -90,6 +90,8 @@ export interface RecordedPlane {
 export interface RecordingSink {
   /** Bytes were said; or, with `null`, a side ended (`end`), or both speak through TLS from here on. */
   passed(conversation: RecordedConversation, bytes: Uint8Array | null, ours: boolean, end?: TappedEnd): void;
+  /** So many bytes were said that this is not told. */
+  missed(conversation: RecordedConversation, bytes: number): void;
 }
 
 /** Whose words a sink is told. */
@@ -110,8 +112,8 @@ class Kept implements RecordedConversation {
   readonly address: string;
   readonly began = new Date().toISOString();
   readonly since = clock.now();
-  /** Bytes that passed before it was recorded. */
-  readonly before: number;
+  /** Bytes that passed and were not recorded: before it was, and those that another process could not tell. */
+  missed: number;
   /** Where its records are, ascending; those that are gone are taken away now and then. */
   places: number[] = [];
   /** How many of its records are gone from `places`. */
@@ -123,12 +125,12 @@ class Kept implements RecordedConversation {
   changed = false;
   flow: Flow | undefined;
 
-  constructor(id: string, kind: Transcript["kind"], side: Side, address: string, before = 0) {
+  constructor(id: string, kind: Transcript["kind"], side: Side, address: string, missed = 0) {
     this.id = id;
     this.kind = kind;
     this.side = side;
     this.address = address;
-    this.before = before;
+    this.missed = missed;
   }
 }
 
@@ -404,12 +406,12 @@ export class Recorder implements RecordingPlane {
   /** A connection is open. */
   opened({ id, socket, side, address }: OpenConnection): void {
     if (!this.#on) return;
-    const before = socket.bytesRead + socket.bytesWritten;
+    const missed = socket.bytesRead + socket.bytesWritten;
     const known = this.#kept.get(id); // a session that lasts has one connection after the other
-    const kept = known ?? new Kept(id, "stream", side, address, before);
+    const kept = known ?? new Kept(id, "stream", side, address, missed);
     if (known === undefined) this.#keep(kept);
     this.#tapped.set(id, socket);
-    tapStream(socket, new Tap(this, kept));
+    setTap(socket, new Tap(this, kept));
   }
 
   /** Something happened to a session. */
@@ -473,6 +475,13 @@ export class Recorder implements RecordingPlane {
     this.#sink?.passed(kept, null, ours, end);
     if (SLAB - this.#at < HEADER) this.#grow();
     this.#add(kept, end === undefined ? TLS : kindOf(ours, end), EMPTY);
+    this.#touch(kept);
+  }
+
+  /** So many bytes passed that are not here. */
+  missed(kept: Kept, bytes: number): void {
+    this.#sink?.missed(kept, bytes);
+    kept.missed += bytes;
     this.#touch(kept);
   }
 
@@ -567,9 +576,9 @@ export class Recorder implements RecordingPlane {
   }
 
   #header(kept: Kept): Omit<Transcript, "events"> & { readonly began: string; readonly address: string } {
-    const { kind, address, began, before, said, places } = kept;
+    const { kind, address, began, missed, said, places } = kept;
     const [first] = places;
-    const dropped = before + (first === undefined ? said : this.#record(first).before);
+    const dropped = missed + (first === undefined ? said : this.#record(first).before);
     return { kind, ...(dropped > 0 && { dropped }), address, began };
   }
 
@@ -614,7 +623,7 @@ export class Recorder implements RecordingPlane {
     if (flow !== undefined) this.#flows.delete(`${flow.handler} ${kept.address} ${flow.peer}`);
     const socket = this.#tapped.get(kept.id);
     if (socket === undefined) return;
-    tapStream(socket, null);
+    setTap(socket, null);
     this.#tapped.delete(kept.id);
   }
 
@@ -629,7 +638,7 @@ export class Recorder implements RecordingPlane {
   #end(): void {
     clearTimeout(this.#grace);
     this.#on = false;
-    for (const socket of this.#tapped.values()) tapStream(socket, null);
+    for (const socket of this.#tapped.values()) setTap(socket, null);
     this.#tapped.clear();
     this.#forget();
   }
@@ -699,6 +708,10 @@ class Tap implements StreamTap {
 
   secured(): void {
     this.#recorder.happened(this.#kept, true, undefined);
+  }
+
+  missed(bytes: number): void {
+    this.#recorder.missed(this.#kept, bytes);
   }
 }
 

@@ -19,6 +19,7 @@
  *     {"at":9,"from":"server","end":"close"}                   it closed both directions; known only for the recorded end
  *     {"at":9,"from":"server","end":"reset"}                   it broke the connection
  *     {"at":5,"tls":true}                                      from here on both speak through TLS; what follows is decrypted
+ *     {"at":6,"dropped":4096}                                  so many bytes that were said are not here; they count as those of the header
  *     {"at":7,"from":"client","fault":"reset","rule":"cut"}    a rule of faults did this to what the client sent; not part of the conversation
  *
  * The events of a stream are pieces as they came, whose boundaries mean nothing: a network cuts where it likes, so comparing
@@ -97,12 +98,18 @@ export const apart = (transcript: Transcript): Transcript[] => {
 export const formatHeader = ({ kind, note, dropped, address, began }: Omit<Transcript, "events">): string =>
   `${JSON.stringify({ socklet: "transcript", version: VERSION, kind, note, dropped, address, began })}\n`;
 
+/** The line that says that so many bytes are not here, with its newline. */
+export const formatDropped = (at: number, bytes: number, peer?: number): string =>
+  `${JSON.stringify({ at: rounded(at), dropped: bytes, peer })}\n`;
+
+const rounded = (at: number): number => Math.round(at * DIGITS) / DIGITS;
+
 /** The line of one event, with its newline. `coded` gives base64, where the platform has a faster way. */
 export const formatEvent = (
   event: TranscriptEvent,
   coded: (bytes: Uint8Array) => string = toBase64,
 ): string => {
-  const at = Math.round(event.at * DIGITS) / DIGITS;
+  const at = rounded(event.at);
   if (!("data" in event)) return `${JSON.stringify({ ...event, at })}\n`;
   const { from, data, peer } = event;
   const text = cleanText(data);
@@ -158,13 +165,15 @@ export const parseTranscript = (text: string): Transcript => {
   if (began !== undefined && !(typeof began === "string" && !Number.isNaN(Date.parse(began))))
     throw wrong('"began" must be a date and time, such as "2026-11-29T12:00:00.000Z"');
   if (note !== undefined && typeof note !== "string") throw wrong('"note" must be text');
-  if (dropped !== undefined && !(Number.isInteger(dropped) && (dropped as number) > 0)) {
+  const droppedOf = ({ dropped }: Fields): number => {
+    if (Number.isInteger(dropped) && (dropped as number) > 0) return dropped as number;
     throw wrong('"dropped" is a whole number of bytes, and absent where none were');
-  }
+  };
 
   const events: TranscriptEvent[] = [];
   const goneOf = new Map<number, Partial<Record<Side, TranscriptEnd>>>(); // by the number of its connection
   let before = 0;
+  let missing = dropped === undefined ? 0 : droppedOf(header);
   for (const line of lines.slice(1)) {
     const fields = fieldsOf(line);
     const { at } = fields;
@@ -179,6 +188,11 @@ export const parseTranscript = (text: string): Transcript => {
     const of = peer === undefined ? {} : { peer: peer as number };
     const gone = goneOf.get((peer as number | undefined) ?? 1) ?? {};
     goneOf.set((peer as number | undefined) ?? 1, gone);
+    if ("dropped" in fields) {
+      only(fields, ["at", "dropped", "peer"]);
+      missing += droppedOf(fields);
+      continue;
+    }
     if ("tls" in fields) {
       only(fields, ["at", "tls", "peer"]);
       if (fields.tls !== true || kind !== "stream") throw wrong('"tls" is true, and of a stream');
@@ -198,7 +212,7 @@ export const parseTranscript = (text: string): Transcript => {
       throw wrong(`the ${from} had already left, by a ${gone[from]}`);
     }
     const whats = ["text", "base64", "end"].filter((name) => name in fields);
-    if (whats.length !== 1) throw wrong('there must be one of "text", "base64", "end" and "tls"');
+    if (whats.length !== 1) throw wrong('there must be one of "text", "base64", "end", "tls" and "dropped"');
     if ("end" in fields) {
       only(fields, ["at", "from", "end", "peer"]);
       if (kind !== "stream") throw wrong("datagrams have no end");
@@ -224,7 +238,7 @@ export const parseTranscript = (text: string): Transcript => {
   return {
     kind,
     ...(note !== undefined && { note }),
-    ...(dropped !== undefined && { dropped: dropped as number }),
+    ...(missing > 0 && { dropped: missing }),
     ...(address !== undefined && { address: address as string }),
     ...(began !== undefined && { began: began as string }),
     events,
@@ -242,6 +256,6 @@ export const whole = (transcript: Transcript): Transcript => {
   if (transcript.dropped === undefined) return transcript;
   throw new SocketError(
     "ERR_LIMIT",
-    `the transcript is not whole: ${transcript.dropped} bytes were over the recording's limit; record it again with a higher one`,
+    `the transcript is not whole: ${transcript.dropped} bytes were over the recording's limit, or more than could be written; record it again, with a higher limit if it had one`,
   );
 };

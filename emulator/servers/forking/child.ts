@@ -10,6 +10,7 @@ import type { ProxyHeader } from "../../../core/net/proxy-header.ts";
 import { wholeMs } from "../../../core/options.ts";
 import type { StreamOptions } from "../../../core/sockets/stream-options.ts";
 import type { ServerTlsOptions } from "../../../core/sockets/tls.ts";
+import type { Passed } from "./child-tap.ts";
 import type { ForkedServer } from "./forked-server.ts";
 import type { HandlerSource } from "./handler-source.ts";
 import {
@@ -51,6 +52,9 @@ export interface Job {
   cut: boolean;
   /** Why it was cancelled. */
   cancelled: unknown;
+  /** Whether somebody looks on at its connection. */
+  readonly tapped: boolean;
+  passed(passed: Passed): void;
   emit(detail: unknown): void;
   handshake(report: Extract<Report, { readonly type: "handshake" }>): void;
   reply(data: Uint8Array): void;
@@ -164,9 +168,14 @@ export class Child {
     this.job = job;
     this.begun = false;
     this.#asked = null;
-    const { id, address, local, read, proxy, datagram, socket } = job;
-    this.#send({ type: "run", id, address, local, read, proxy, datagram }, socket ?? undefined);
+    const { id, address, local, read, proxy, datagram, socket, tapped } = job;
+    this.#send({ type: "run", id, address, local, read, proxy, datagram, tapped }, socket ?? undefined);
     this.#watch();
+  }
+
+  /** Has it tell what passes over the connection of its request, or no more; `known` bytes are known to have passed. */
+  tap({ id, tapped }: Job, known: number): void {
+    this.#send({ type: "tap", id, on: tapped, known });
   }
 
   /** Gives it the certificates to use from now on. */
@@ -260,6 +269,9 @@ export class Child {
         break;
       case "handshake":
         if (job?.id === report.id) job.handshake(report);
+        break;
+      case "passed":
+        if (job?.id === report.id) job.passed(report.passed);
         break;
       case "emit":
         if (job?.id === report.id) job.emit(report.detail);

@@ -89,6 +89,14 @@ export class Children implements ChildOwner {
     );
   }
 
+  /** Somebody looks on at the connection of a request, or nobody does any more: the child that has it tells what passes, and how much has passed that is not known. */
+  tap(request: unknown, known: number): void {
+    for (const child of this.#all) {
+      const { job, state } = child;
+      if (state === "busy" && job !== null && job.request === request) child.tap(job, known);
+    }
+  }
+
   /** Ends one request: at once if it waits; otherwise its signal aborts, and its child is killed if that does not help. */
   cancel(request: unknown, reason: unknown): void {
     const at = this.#waiting.findIndex((job) => job.request === request);

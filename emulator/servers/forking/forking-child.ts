@@ -16,11 +16,12 @@ import type { AppPools } from "../../../core/pool/app-pools.ts";
 import { disown } from "../../../core/promises.ts";
 import { checkDatagramSize, Datagram, knownSender, Unsent } from "../../../core/sockets/datagram.ts";
 import type { StreamOptions } from "../../../core/sockets/stream-options.ts";
-import type { StreamSocket } from "../../../core/sockets/stream-socket.ts";
+import { type StreamSocket, tapStream } from "../../../core/sockets/stream-socket.ts";
 import { streamSocket } from "../../kernel/net-transport.ts";
 import { ServerSecurity } from "../../kernel/tls.ts";
 import { asRequest, guardConnections } from "../../sockets/ownership.ts";
 import { FileStorage } from "../../storage.ts";
+import { ChildTap } from "./child-tap.ts";
 import type { HandlerSource } from "./handler-source.ts";
 import { fromWire, IN_CHILD, type Order, type PoolsAt, type Report, toWire } from "./messages.ts";
 
@@ -100,14 +101,17 @@ class Running implements RequestScope {
   readonly stream: StreamSocket | null;
   readonly replies: Replies;
   readonly #controller = new AbortController();
+  #open = false; // its connection speaks, through TLS if it is to
+  #known: number | null; // bytes that the parent knows of, where it is to be told of more; `null`: it is not
 
   constructor(
-    { id, address, local, read, proxy, datagram }: Run,
+    { id, address, local, read, proxy, datagram, tapped }: Run,
     socket: net.Socket | undefined,
     options: Partial<StreamOptions>,
     security: ServerSecurity | undefined,
   ) {
     this.id = id;
+    this.#known = tapped ? 0 : null;
     this.replies = new Replies(id);
     if (socket !== undefined) {
       socket.allowHalfOpen = true; // the peer's half-close does not end ours
@@ -140,6 +144,29 @@ class Running implements RequestScope {
   get counts(): { bytesRead: number; bytesWritten: number } {
     const { bytesRead, bytesWritten } = this.stream ?? NO_BYTES;
     return { bytesRead, bytesWritten };
+  }
+
+  /** Tells the parent what passes over the connection from now on, or no more; it knows of `known` bytes. */
+  tap(on: boolean, known: number): void {
+    this.#known = on ? known : null;
+    if (this.#open) this.#tap();
+  }
+
+  /** The connection is secured, or is not to be: what is said on it now passes as the handler has it. */
+  opened(): void {
+    this.#open = true;
+    if (this.#known !== null) this.#tap();
+  }
+
+  #tap(): void {
+    const { id, stream } = this;
+    if (stream === null) return;
+    const known = this.#known;
+    const tap = new ChildTap((passed, sent) => tell({ type: "passed", id, passed }, sent));
+    tapStream(stream, known === null ? null : tap);
+    if (known === null) return;
+    const { bytesRead, bytesWritten } = this.counts;
+    tap.missed(bytesRead + bytesWritten - known);
   }
 
   emit(detail: unknown): void {
@@ -214,6 +241,8 @@ class ChildServer implements HandlerServer {
     if (order.type === "ping") {
       tell({ type: "pong", id: this.#running?.id ?? null, ...(this.#running?.counts ?? NO_BYTES) });
       this.#tellPools();
+    } else if (order.type === "tap") {
+      if (this.#running?.id === order.id) this.#running.tap(order.on, order.known);
     } else if (order.type === "cancel") this.#running?.abort(fromWire(order.reason));
     else if (order.type === "pools") this.#openPools(order.at);
     else if (order.type === "certificate") this.#security?.replace(order.tls);
@@ -248,6 +277,7 @@ class ChildServer implements HandlerServer {
     let result: unknown;
     try {
       if (!this.#on || stream === null || (await this.#secure(running))) {
+        running.opened();
         const Handler = this.#protocols.get(stream?.tls?.alpn ?? "") ?? this.#Handler;
         result = await asRequest(request, async () => new Handler(request, order.address, this).run());
       }

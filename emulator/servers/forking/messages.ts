@@ -7,6 +7,7 @@ import type { Address, Endpoint, UnixAddress } from "../../../core/net/address.t
 import type { ProxyHeader } from "../../../core/net/proxy-header.ts";
 import type { StreamOptions } from "../../../core/sockets/stream-options.ts";
 import type { ServerTlsOptions, TlsInfo } from "../../../core/sockets/tls.ts";
+import type { Passed } from "./child-tap.ts";
 import type { HandlerSource } from "./handler-source.ts";
 
 /** How a child secures connections: the certificates, already read, and the handlers of the protocols that ALPN may choose. */
@@ -47,6 +48,16 @@ export type Order =
       /** The header that its proxy sent. */
       readonly proxy: ProxyHeader | null;
       readonly datagram: { readonly data: Uint8Array; readonly truncated: boolean } | null;
+      /** Whether the parent is to be told what passes over the connection. */
+      readonly tapped: boolean;
+    }
+  /** The parent is to be told what passes over the connection of request `id` from now on, or no more. */
+  | {
+      readonly type: "tap";
+      readonly id: number;
+      readonly on: boolean;
+      /** How many bytes are known to have passed. */
+      readonly known: number;
     }
   | { readonly type: "cancel"; readonly reason: WireError }
   | { readonly type: "ping" };
@@ -72,6 +83,8 @@ export type Report =
       readonly tls: Omit<TlsInfo, "certificate"> | null;
       readonly error: WireError | null;
     }
+  /** Something passed over the connection of the request. */
+  | { readonly type: "passed"; readonly id: number; readonly passed: Passed }
   | { readonly type: "emit"; readonly id: number; readonly detail: unknown }
   /** What its pools say of themselves. */
   | { readonly type: "pools"; readonly pools: readonly PoolInfo[] }

@@ -50,8 +50,10 @@ import {
 import { isThenable } from "../../../core/promises.ts";
 import { madeBy } from "../../../core/serve/mixins.ts";
 import type { Passage } from "../../../core/serve/proxy.ts";
+import { carriedElsewhere } from "../../../core/sockets/carried.ts";
 import { Datagram } from "../../../core/sockets/datagram.ts";
 import { StreamSocket } from "../../../core/sockets/stream-socket.ts";
+import type { StreamTap } from "../../../core/sockets/tap.ts";
 import type { TlsInfo } from "../../../core/sockets/tls.ts";
 import { stopReading } from "../../kernel/handles.ts";
 import type { Connection } from "../../kernel/net-transport.ts";
@@ -61,6 +63,7 @@ import { TCPServer, type TCPServerOptions } from "../tcp.ts";
 import { UDPServer } from "../udp.ts";
 import { UnixDatagramServer, UnixStreamServer } from "../unix.ts";
 import type { Job } from "./child.ts";
+import { passOn } from "./child-tap.ts";
 import { Children } from "./children.ts";
 import type { Forking, ForkingInfo } from "./forked-server.ts";
 import { sourceOf } from "./handler-source.ts";
@@ -71,6 +74,8 @@ interface Accepted {
   readonly socket: net.Socket;
   /** What this process has read of it, behind a proxy's header. */
   readonly read: Uint8Array | null;
+  /** Who looks on at it. */
+  tap: StreamTap | null;
 }
 
 /** Everything that was read of a connection: what came after the header, and what Node has read ahead. It reads no more from now on. */
@@ -245,13 +250,20 @@ export function ForkingMixIn<Base extends NetServerClass>(Server: Base): Forking
     protected override opened(connection: Connection, passage: Passage | null): void {
       const { socket } = connection.toNode();
       const read = passage === null ? null : bytesRead(socket, passage.rest);
-      this.#accepting = { socket, read };
+      this.#accepting = { socket, read, tap: null };
       super.opened(connection, passage && { ...passage, rest: new Uint8Array(0) });
       this.#accepting = null;
     }
 
     protected override arrive(request: object, clientAddress: Address | null, admitted?: boolean): void {
-      if (this.#accepting !== null) this.#accepted.set(request, this.#accepting);
+      if (this.#accepting !== null && request instanceof StreamSocket) {
+        const accepted = this.#accepting;
+        this.#accepted.set(request, accepted);
+        carriedElsewhere(request, (tap) => {
+          accepted.tap = tap;
+          this.#children.tap(request, request.bytesRead + request.bytesWritten);
+        });
+      }
       super.arrive(request, clientAddress, admitted);
     }
 
@@ -267,19 +279,26 @@ export function ForkingMixIn<Base extends NetServerClass>(Server: Base): Forking
       const datagram = request instanceof Datagram ? request : null;
       const local = request instanceof StreamSocket ? request.getsockname() : null;
       const shaken = this.#traceHandshake(request, address);
+      const accepted = this.#accepted.get(request);
       const job: Job = {
         id: scope.id,
         address,
         local: local?.family === "unix" ? local : null,
         request,
         proxy: proxyOf(request),
-        socket: this.#accepted.get(request)?.socket ?? null,
-        read: this.#accepted.get(request)?.read ?? null,
+        socket: accepted?.socket ?? null,
+        read: accepted?.read ?? null,
         datagram: datagram && { data: datagram.data, truncated: datagram.truncated },
         counts: { bytesRead: 0, bytesWritten: 0 },
         kept: false,
         cut: false,
         cancelled: undefined,
+        get tapped() {
+          return (accepted?.tap ?? null) !== null;
+        },
+        passed: (passed) => {
+          if (accepted?.tap) passOn(accepted.tap, passed);
+        },
         emit: (detail) => scope.emit(detail),
         handshake: ({ duration, tls, error: wire }) => {
           const error = tls === null ? SocketError.from(wire && fromWire(wire), "ERR_TLS") : null;
@@ -335,9 +354,18 @@ export function ForkingMixIn<Base extends NetServerClass>(Server: Base): Forking
     override closeRequest(request: object): MaybePromise<void> {
       const job = this.#jobs.get(request);
       if (job?.cut === true) return this.abortRequest(request); // the child's reset is sent when no process has the descriptor any more
-      if (job?.kept !== true) return super.closeRequest(request);
+      if (job?.kept !== true) {
+        this.#accepted.get(request)?.tap?.ended("close");
+        return super.closeRequest(request);
+      }
       this.#accepted.get(request)?.socket.destroy(); // only this process's descriptor
-      this.abortRequest(request);
+      super.abortRequest(request);
+    }
+
+    /** Where no child has said how the connection ended, this is how. */
+    override abortRequest(request: object): void {
+      this.#accepted.get(request)?.tap?.ended("reset");
+      super.abortRequest(request);
     }
 
     override cancelRequest(request: object, reason: unknown): void {

@@ -1,0 +1,17 @@
+/** Connections of this process whose bytes pass in another one: who looks on at them is told by that. */
+
+import { type StreamSocket, tapStream } from "./stream-socket.ts";
+import type { StreamTap } from "./tap.ts";
+
+const carriers = new WeakMap<StreamSocket, (tap: StreamTap | null) => void>();
+
+/** The bytes of `socket` pass in another process: `set` is called with who looks on at them from now on, or `null`. Called before anybody does. */
+export const carriedElsewhere = (socket: StreamSocket, set: (tap: StreamTap | null) => void): void =>
+  void carriers.set(socket, set);
+
+/** Has `tap` look on at the connection of `socket` from now on, in whichever process its bytes pass; `null`: nobody does. */
+export const setTap = (socket: StreamSocket, tap: StreamTap | null): void => {
+  const carrier = carriers.get(socket);
+  if (carrier === undefined) tapStream(socket, tap);
+  else carrier(tap);
+};
