@@ -5,9 +5,17 @@ import type { MaybePromise } from "../../core/bytes/data.ts";
 import type { Address } from "../../core/net/address.ts";
 import type { Holder, Kernel } from "./descriptors/kernel.ts";
 import type { Settable } from "./descriptors/plain-options.ts";
+import type { Connection } from "./net-transport.ts";
 
 /** Options that each connection of a listener begins with. */
 export type Inherited = Pick<net.ServerOpts, "noDelay" | "keepAlive" | "keepAliveInitialDelay">;
+
+/** A listener of the runtime's own: see own-sockets.ts. */
+export interface OwnListening {
+  /** From now on, `take` is given the connections; first those that came before. */
+  accept(take: (connection: Connection) => void): void;
+  close(): void;
+}
 
 /** A stream's descriptor until Node connects it or listens on it. */
 export interface StreamDescriptor {
@@ -18,10 +26,12 @@ export interface StreamDescriptor {
   bind(address: Address, said: string): MaybePromise<void>;
   /** What listens, where that is so from `bind()` on: then `listen()` is given it. */
   readonly server?: net.Server | undefined;
+  /** The same where it is a listener of the runtime's own, which takes the place of `listen()`. */
+  readonly own?: OwnListening | undefined;
   /** A `net.Socket` over it that is not connected. */
   connecting(): net.Socket;
-  /** The socket of `connecting()` is connected; or it is not, and was destroyed: then the descriptor is here again. */
-  connected(success: boolean): void;
+  /** The socket of `connecting()` is connected, as `connection`; or it is not, and was destroyed: then the descriptor is here again. */
+  connected(connection: Connection | null): void;
   /** A `net.Socket` over a descriptor that is connected already. */
   opened(): net.Socket;
   /** Listens on it; resolves when it does. Throws the kernel's error. */

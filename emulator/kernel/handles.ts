@@ -178,6 +178,21 @@ export const takeHandleOf = <T>(
   return make(handle, node);
 };
 
+/**
+ * The socket of Bun's that a connected `socket` of its `node:net` is over, which has `calls`; `socket` is of no use afterwards. `null`
+ * where it has none, or not all of them: then it stays as it is.
+ */
+export const takeSocketOf = <Own extends object>(
+  socket: net.Socket,
+  calls: readonly (keyof Own)[],
+): Own | null => {
+  const owner = socket as unknown as { _handle?: Own | null };
+  const { _handle: own } = owner;
+  if (!own || calls.some((call) => typeof own[call] !== "function")) return null;
+  owner._handle = null;
+  return own;
+};
+
 // ---- Datagrams ----
 
 /** A send of datagrams. */

@@ -1,12 +1,16 @@
-/** The descriptor of a stream by what `node:net` documents, and no more: on Bun and Deno, which have none of Node's handles. */
+/**
+ * The descriptor of a stream on Bun and Deno, which have none of Node's handles: by the runtime's own sockets (own-sockets.ts),
+ * or else by what `node:net` documents, and no more.
+ */
 
 import net from "node:net";
 import { SocketError } from "../../core/errors.ts";
 import type { Address } from "../../core/net/address.ts";
 import { runtime } from "../runtime.ts";
 import { addressOf, hostOf } from "./addresses.ts";
-import type { StreamDescriptor } from "./descriptor.ts";
-import { Kernel, NOBODY } from "./descriptors/kernel.ts";
+import { ownSockets } from "./chosen-sockets.ts";
+import type { OwnListening, StreamDescriptor } from "./descriptor.ts";
+import { type Holder, Kernel, NOBODY } from "./descriptors/kernel.ts";
 import {
   KEEPALIVE,
   type Kind,
@@ -18,8 +22,52 @@ import {
 import { checkedPath } from "./descriptors/sockaddr.ts";
 import { listening } from "./handles.ts";
 import { serverHolder, socketHolder } from "./holders.ts";
+import { type Connection, NodeTransport } from "./net-transport.ts";
+import type { ListenAt, OwnListener, OwnSockets } from "./own-sockets.ts";
 
 const BACKLOG = 511; // connections; it listens before anybody says how many may wait: Node's own figure
+
+/** A listener of the runtime's own. What connects before `accept()` waits, unread. */
+class OwnStream implements OwnListening {
+  readonly #early: Connection[] = [];
+  readonly #prepare: (connection: Connection) => void;
+  #listener: OwnListener | null = null;
+  #take = (connection: Connection): void => void this.#early.push(connection);
+
+  /** `prepare` sets the options of each connection. */
+  constructor(prepare: (connection: Connection) => void) {
+    this.#prepare = prepare;
+  }
+
+  /** Listens; resolves to where that is, `null` for a path. */
+  async listen(sockets: OwnSockets, at: ListenAt): Promise<Address | null> {
+    this.#listener = await sockets.listen(at, (connection) => {
+      this.#prepare(connection);
+      this.#take(connection);
+    });
+    return this.#listener.address;
+  }
+
+  get holder(): Holder {
+    const fd = (): number => this.#listener?.fd ?? -1;
+    return {
+      get fd() {
+        return fd() < 0 ? null : fd();
+      },
+      take: () => -1, // nobody asks: that needs libc
+    };
+  }
+
+  accept(take: (connection: Connection) => void): void {
+    this.#take = take;
+    for (const connection of this.#early.splice(0)) take(connection);
+  }
+
+  close(): void {
+    this.#listener?.close();
+    for (const connection of this.#early.splice(0)) connection.abort();
+  }
+}
 
 /**
  * `bind()` listens at once, since nothing else takes an address. What connects before `listen()` waits, unread; so
@@ -28,14 +76,18 @@ const BACKLOG = 511; // connections; it listens before anybody says how many may
 export class NetStream implements StreamDescriptor {
   readonly kernel: Kernel;
   readonly #kind: Kind;
+  readonly #secures: boolean;
   readonly #options: PlainStreamOptions;
   readonly #early: net.Socket[] = []; // what connected before listen()
   readonly #arrived = (socket: net.Socket): void => void this.#early.push(socket);
   #server: net.Server | null = null;
+  #own: OwnStream | null = null;
   #address: Address | null = null;
 
-  constructor(kind: Kind) {
+  /** `secures`: what it accepts will be secured by TLS. */
+  constructor(kind: Kind, secures: boolean) {
     this.#kind = kind;
+    this.#secures = secures;
     this.#options = new PlainStreamOptions(kind);
     this.kernel = new Kernel(this.#options, null).heldBy(NOBODY);
   }
@@ -48,13 +100,13 @@ export class NetStream implements StreamDescriptor {
     return this.#server ?? undefined;
   }
 
+  get own(): OwnStream | undefined {
+    return this.#own ?? undefined;
+  }
+
   async bind(address: Address): Promise<void> {
     const options = this.#options;
-    const server = net.createServer({ allowHalfOpen: true, pauseOnConnect: true, ...this.inherited });
-    server.on("connection", this.#arrived);
-    this.#server = server;
-    const common = { backlog: BACKLOG, exclusive: true };
-    let at: net.ListenOptions;
+    let at: ListenAt;
     if (address.family === "unix") {
       checkedPath(address.path);
       at = { path: address.path };
@@ -62,25 +114,46 @@ export class NetStream implements StreamDescriptor {
       const host = hostOf(address);
       at = { host, port: address.port, ipv6Only: options.on(V6ONLY), reusePort: options.on(REUSEPORT) };
     }
+    const sockets = this.#secures ? null : await ownSockets?.();
+    let name: Address | null;
     try {
-      await listening(server, () => server.listen({ ...at, ...common }));
+      name = await (sockets == null ? this.#listenByNode(at) : this.#listenBy(sockets, at));
     } catch (error) {
-      this.#server = null;
       // Deno's word for an address that is another machine's; a socket that is new has no other reason for it.
       const { code } = error as { readonly code?: string };
       if (code !== "EINVAL" || address.family === "unix") throw error;
       throw Object.assign(new Error("EADDRNOTAVAIL", { cause: error }), { code: "EADDRNOTAVAIL" });
     }
-    const name = server.address();
-    this.#address =
-      name === null || typeof name === "string" ? address : addressOf(name.address, name.port, name.family);
+    this.#address = name ?? address;
     options.bind();
     options.listens = true;
+  }
+
+  async #listenBy(sockets: OwnSockets, at: ListenAt): Promise<Address | null> {
+    const { noDelay, keepAlive, keepAliveInitialDelay } = this.inherited;
+    const prepare = ({ settable }: Connection): void => {
+      if (noDelay) settable.setNoDelay(true);
+      if (keepAlive) settable.setKeepAlive(true, keepAliveInitialDelay);
+    };
+    const listening = new OwnStream(prepare);
+    const name = await listening.listen(sockets, at);
+    this.#own = listening;
+    this.kernel.heldBy(listening.holder);
+    return name;
+  }
+
+  async #listenByNode(at: ListenAt): Promise<Address | null> {
+    const server = net.createServer({ allowHalfOpen: true, pauseOnConnect: true, ...this.inherited });
+    server.on("connection", this.#arrived);
+    await listening(server, () => server.listen({ ...at, backlog: BACKLOG, exclusive: true }));
+    this.#server = server;
     this.kernel.heldBy(serverHolder(server));
+    const name = server.address();
+    return name === null || typeof name === "string" ? null : addressOf(name.address, name.port, name.family);
   }
 
   connecting(): net.Socket {
-    if (this.#server !== null) {
+    if (this.#address !== null) {
       throw new SocketError(
         "ERR_UNSUPPORTED",
         `connect() after bind() needs Node: ${runtime} has no such call`,
@@ -96,8 +169,12 @@ export class NetStream implements StreamDescriptor {
     return socket;
   }
 
-  connected(success: boolean): void {
-    if (!success) this.kernel.heldBy(NOBODY);
+  connected(connection: Connection | null): void {
+    if (connection === null) this.kernel.heldBy(NOBODY);
+    else if (!(connection instanceof NodeTransport)) {
+      this.#options.open(connection.settable, true);
+      this.kernel.heldBy(connection.holder);
+    }
   }
 
   async listen(server: net.Server): Promise<void> {
@@ -123,6 +200,8 @@ export class NetStream implements StreamDescriptor {
   }
 
   close(): void {
+    this.#own?.close();
+    this.#own = null;
     this.#server?.close();
     for (const socket of this.#early.splice(0)) socket.destroy();
     this.#server = null;

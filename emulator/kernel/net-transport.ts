@@ -425,7 +425,7 @@ export class NodeTransport implements Connection, Taker {
     socket.destroy();
   }
 
-  async startTls(options: StartTlsOptions): Promise<StreamTransport> {
+  async startTls(options: StartTlsOptions): Promise<NodeTransport> {
     const socket = this.#socket;
     const securing = securingOf(this.#origin, options);
     await this.#rest?.at(-1)?.taken;

@@ -43,6 +43,7 @@ import {
 import { serverHolder, socketHolder } from "./holders.ts";
 import { unconnected } from "./intake.ts";
 import { NetStream } from "./net-descriptor.ts";
+import type { Connection } from "./net-transport.ts";
 
 // The constructor would read at once, which fails before there is a connection.
 const IDLE = { allowHalfOpen: true, manualStart: true } as const;
@@ -96,10 +97,10 @@ class LibcStream implements StreamDescriptor {
     return socket;
   }
 
-  connected(success: boolean): void {
+  connected(connection: Connection | null): void {
     const kept = this.#kept;
     this.#kept = -1;
-    if (!success && !this.#closed) {
+    if (connection === null && !this.#closed) {
       this.#fd = this.#number = this.#libc.dup(kept, this.#number); // the same number, unless it has been taken
       this.kernel.heldBy(this.#holder());
       this.#bindAgain();
@@ -225,8 +226,8 @@ class PlainStream implements StreamDescriptor {
     return socket;
   }
 
-  connected(success: boolean): void {
-    if (success || this.#closed) return;
+  connected(connection: Connection | null): void {
+    if (connection !== null || this.#closed) return;
     this.kernel.heldBy(NOBODY);
     if (this.#address !== null) this.bind(this.#address, this.#said); // Node closed it: bind again
   }
@@ -275,11 +276,14 @@ const nameOf = (handle: Handle): Address | null => {
   return addressOf(name.address ?? "", name.port ?? 0, name.family);
 };
 
-/** A new stream, or one over a descriptor that was made elsewhere. Throws `EMFILE`, `EPROTONOSUPPORT`; `ERR_UNSUPPORTED` for one that was made elsewhere, where this is not Node. */
-export const streamDescriptor = (kind: Kind, from?: Adopted): StreamDescriptor => {
+/**
+ * A new stream, or one over a descriptor that was made elsewhere. `secures`: what it accepts will be secured by TLS. Throws `EMFILE`,
+ * `EPROTONOSUPPORT`; `ERR_UNSUPPORTED` for one that was made elsewhere, where this is not Node.
+ */
+export const streamDescriptor = (kind: Kind, from?: Adopted, secures = false): StreamDescriptor => {
   if (from !== undefined)
     neededNode("a descriptor that was made elsewhere", "it listens on addresses, and connects");
-  if (runtime !== "Node") return new NetStream(kind);
+  if (runtime !== "Node") return new NetStream(kind, secures);
   const calls = libc();
   if (calls === null) return new PlainStream(kind, from, null);
   return new LibcStream(calls, kind, from?.fd ?? calls.socket(kind.family, SOCK_STREAM, kind.proto));
@@ -289,7 +293,10 @@ export const streamDescriptor = (kind: Kind, from?: Adopted): StreamDescriptor =
  * What a server listens on if nothing was asked of its socket. Node binds it, so that the server is up without
  * libc, which takes longer to load than everything else here. Once it is bound, libc can be asked about it, too.
  */
-export const listenerDescriptor = (family: typeof AF_INET | typeof AF_INET6): StreamDescriptor => {
+export const listenerDescriptor = (
+  family: typeof AF_INET | typeof AF_INET6,
+  secures: boolean,
+): StreamDescriptor => {
   const kind = { family, type: SOCK_STREAM, proto: 0 };
-  return makesHandles() ? new PlainStream(kind) : streamDescriptor(kind);
+  return makesHandles() ? new PlainStream(kind) : streamDescriptor(kind, undefined, secures);
 };

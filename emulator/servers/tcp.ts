@@ -279,7 +279,9 @@ export class TCPServer<
 
   get #listener(): Socket {
     this.addressFamily ||= AF_INET;
-    this.#socket ??= new Socket(this.addressFamily);
+    const family = this.addressFamily;
+    const kind = { family, type: SOCK_STREAM, proto: 0 };
+    this.#socket ??= new Socket(family, 0, streamDescriptor(kind, undefined, this.#handshakes !== null));
     return this.#socket;
   }
 
@@ -300,7 +302,8 @@ export class TCPServer<
     }
     const { address, port } = await this.resolve();
     const family = this.addressFamily as typeof AF_INET | typeof AF_INET6;
-    if (this.allowReuseAddress) this.#socket ??= new Socket(family, 0, listenerDescriptor(family));
+    const secures = this.#handshakes !== null;
+    if (this.allowReuseAddress) this.#socket ??= new Socket(family, 0, listenerDescriptor(family, secures));
     const socket = this.#listener;
     if (!this.allowReuseAddress) socket.setsockopt(SOL_SOCKET, SO_REUSEADDR, false);
     if (this.allowReusePort) socket.setsockopt(SOL_SOCKET, SO_REUSEPORT, true);

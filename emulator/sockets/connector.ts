@@ -16,11 +16,11 @@ import {
 } from "../../core/sockets/connect.ts";
 import { settleStream } from "../../core/sockets/stream-options.ts";
 import { StreamSocket } from "../../core/sockets/stream-socket.ts";
-import type { StreamTransport } from "../../core/sockets/transport.ts";
 import { networkError } from "../kernel/addresses.ts";
+import { ownSockets } from "../kernel/chosen-sockets.ts";
 import { checkedPath } from "../kernel/descriptors/sockaddr.ts";
 import { unconnected } from "../kernel/intake.ts";
-import type { NodeTransport, Origin } from "../kernel/net-transport.ts";
+import { type Connection, NodeTransport, type Origin } from "../kernel/net-transport.ts";
 import type { LastSession } from "../kernel/tls.ts";
 import { connects, requests, type TracedRequest, traced } from "../kernel/tracing.ts";
 import { heldRequest, type RequestAtEdge } from "./edge.ts";
@@ -42,9 +42,9 @@ export const dial = (
   endpoint: Endpoint,
   options: ConnectOptions,
   dialling: Dialling = {},
-): Promise<StreamTransport> => {
+): Promise<Connection> => {
   const held = heldRequest(currentRequest());
-  const open = (): Promise<StreamTransport> =>
+  const open = (): Promise<Connection> =>
     held === undefined
       ? dialOne(endpoint, options, dialling)
       : dialAsAtEdge(held, endpoint, options, dialling);
@@ -62,14 +62,14 @@ const dialAsAtEdge = async (
   endpoint: Endpoint,
   options: ConnectOptions,
   dialling: Dialling,
-): Promise<StreamTransport> => {
+): Promise<Connection> => {
   const leave = await held.enter(endpoint, options);
   try {
-    const open = (): Promise<StreamTransport> => dialOne(endpoint, options, dialling);
+    const open = (): Promise<Connection> => dialOne(endpoint, options, dialling);
     const transport = await (held.rules.holds("other-request") ? open() : asShared(open));
-    const { socket } = transport as NodeTransport;
-    if (socket.destroyed) leave();
-    else socket.once("close", leave);
+    const { holder } = transport;
+    if (holder.fd === null) leave();
+    else holder.onClose?.(leave);
     return transport;
   } catch (error) {
     leave();
@@ -81,7 +81,7 @@ const dialOne = (
   endpoint: Endpoint,
   options: ConnectOptions,
   { socket = unconnected({ allowHalfOpen: true, noDelay: true }), version, last, ...origin }: Dialling,
-): Promise<StreamTransport> => {
+): Promise<Connection> => {
   const said = formatAddress(endpoint);
   socket.pause(); // nothing is read until somebody asks
   const opening = (async () => {
@@ -100,12 +100,6 @@ const dialOne = (
     const hostname = endpoint.scheme === "unix" ? "localhost" : endpoint.hostname;
     const remote =
       endpoint.scheme === "unix" ? ({ family: "unix", path: endpoint.path } as const) : undefined;
-    const Transport = transportClass();
-    const transport = new Transport(socket, {
-      ...origin,
-      remote,
-      dialled: { hostname, tls: options.tls, last },
-    });
     const { proxyHeader } = options;
     if (proxyHeader !== undefined) {
       await new Promise<void>((resolve, reject) => {
@@ -114,7 +108,15 @@ const dialOne = (
       });
       socket.removeAllListeners("error");
     }
-    if (secureTransportOf(endpoint, options) !== "on") return transport;
+    const known = { ...origin, remote, dialled: { hostname, tls: options.tls, last } };
+    const Transport = transportClass();
+    const secure = secureTransportOf(endpoint, options);
+    if (ownSockets !== null && secure === "off" && Transport === NodeTransport) {
+      const own = (await ownSockets()).over?.(socket)?.from(known);
+      if (own !== undefined) return own;
+    }
+    const transport = new Transport(socket, known);
+    if (secure !== "on") return transport;
     const secured = transport.startTls({});
     const { handshakeTimeout } = settleStream(options.stream);
     return withDeadline(secured, handshakeTimeout, "the TLS handshake was not done");

@@ -25,7 +25,7 @@ export class Listener {
   backlog: number;
   /** Called with each connection, which then does not wait. */
   taker: ((connection: Connection) => void) | null = null;
-  readonly #server: net.Server;
+  readonly #server: { close(): unknown };
   readonly #queue: Connection[] = [];
   #acceptors: Acceptor[] = [];
   #watchers: (() => void)[] = [];
@@ -33,7 +33,13 @@ export class Listener {
 
   constructor(descriptor: StreamDescriptor, backlog: number) {
     this.backlog = backlog;
-    const { inherited } = descriptor; // with noDelay: output is gathered here, and Nagle's algorithm would hold it back
+    const { inherited, own } = descriptor; // with noDelay: output is gathered here, and Nagle's algorithm would hold it back
+    if (own !== undefined) {
+      this.#server = own;
+      // Whoever listens says who takes the connections, when this has returned.
+      this.listening = Promise.resolve().then(() => own.accept((connection) => this.#arrived(connection)));
+      return;
+    }
     const server =
       descriptor.server ??
       net.createServer({

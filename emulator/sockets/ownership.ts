@@ -11,7 +11,7 @@ import type { SocketError } from "../../core/errors.ts";
 import { formatAddress } from "../../core/net/address.ts";
 import { otherRequest } from "../../core/sockets/connect.ts";
 import type { StartTlsOptions } from "../../core/sockets/tls.ts";
-import type { StreamSink, StreamTransport } from "../../core/sockets/transport.ts";
+import type { StreamSink } from "../../core/sockets/transport.ts";
 import { lazy } from "../builtin.ts";
 import { NodeTransport } from "../kernel/net-transport.ts";
 import { heldRequest } from "./edge.ts";
@@ -68,7 +68,7 @@ class OwnedTransport extends NodeTransport {
     return this.#isForeign ? Promise.reject(this.#error) : super.end();
   }
 
-  override async startTls(options: StartTlsOptions): Promise<StreamTransport> {
+  override async startTls(options: StartTlsOptions): Promise<NodeTransport> {
     if (this.#isForeign) throw this.#error;
     return super.startTls(options);
   }

@@ -316,14 +316,13 @@ export class Socket extends UnconnectedSocket {
     const socket = descriptor.connecting();
     this.#dialling = socket;
     const version = this.family === AF_UNIX ? undefined : versionOf(this.family);
-    let connected = false;
+    let connected: Connection | null = null;
     try {
-      const transport = await dial(endpoint, options, { socket, version, local, kernel: descriptor.kernel });
-      connected = true;
-      return transport;
+      connected = await dial(endpoint, options, { socket, version, local, kernel: descriptor.kernel });
+      return connected;
     } finally {
       this.#dialling = null;
-      if (!connected) socket.destroy();
+      if (connected === null) socket.destroy();
       descriptor.connected(connected);
     }
   }

@@ -54,7 +54,11 @@ const ROOMS: Readonly<Record<string, Room>> = {
   "core/testing/pool": { below: [...POOL, "core/testing", "core/testing/faults"] },
   emulator: { below: ["core"], packages: /^node:/ },
   "emulator/kernel/descriptors": { below: [...SOCKETS, "emulator"], packages: /^(node:|koffi$)/ },
-  "emulator/kernel": { below: [...SOCKETS, "emulator", "emulator/kernel/descriptors"], packages: /^node:/ },
+  "emulator/kernel": {
+    below: [...SOCKETS, "emulator", "emulator/kernel/descriptors", "emulator/kernel/bun"],
+    packages: /^node:/,
+  },
+  "emulator/kernel/bun": { below: [...SOCKETS, ...KERNEL], packages: /^node:/ },
   "emulator/sockets": { below: [...POOL, ...KERNEL], packages: /^node:/ },
   "emulator/servers": { below: [...SERVE, ...KERNEL, "emulator/sockets"], packages: /^node:/ },
   "emulator/servers/forking": {

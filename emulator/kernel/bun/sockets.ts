@@ -1,0 +1,76 @@
+/** Listening by `Bun.listen()`, and what `node:net` has dialled as a socket of Bun's. */
+
+import net from "node:net";
+import { addressOf } from "../addresses.ts";
+import { takeSocketOf } from "../handles.ts";
+import type { Connection } from "../net-transport.ts";
+import type { ListenAt, OwnSockets } from "../own-sockets.ts";
+import { type BunHandlers, type BunListener, type BunSocket, bun } from "./api.ts";
+import { BunTransport } from "./transport.ts";
+
+const transportOf = (socket: BunSocket): BunTransport => socket.data as BunTransport;
+
+const handlers: BunHandlers = {
+  binaryType: "uint8array",
+  data: (socket, bytes) => transportOf(socket).came(bytes),
+  end: (socket) => transportOf(socket).ended(),
+  drain: (socket) => transportOf(socket).drained(),
+  close: (socket, error) => transportOf(socket).closed(error),
+  error: (socket, error) => transportOf(socket).closed(error),
+};
+
+/** An exception of whoever is given a connection is the program's, as on Node: Bun would close the connection and go on. */
+const uncaught = (error: unknown): void =>
+  queueMicrotask(() => {
+    throw error;
+  });
+
+const CALLS = ["write", "shutdown", "end", "terminate", "pause", "resume", "reload"] as const;
+
+export const bunSockets: OwnSockets = {
+  listen(at: ListenAt, take: (connection: Connection) => void) {
+    const open = (socket: BunSocket): void => {
+      try {
+        take(new BunTransport(socket));
+      } catch (error) {
+        uncaught(error);
+      }
+    };
+    const where =
+      "path" in at
+        ? { unix: at.path }
+        : {
+            hostname: at.host,
+            port: at.port,
+            ipv6Only: at.ipv6Only,
+            reusePort: at.reusePort,
+            exclusive: true as const,
+          };
+    let listener: BunListener | null = bun.listen({
+      ...where,
+      allowHalfOpen: true,
+      socket: { ...handlers, open },
+    });
+    const { hostname, port } = listener;
+    return {
+      address: "path" in at ? null : addressOf(hostname, port, `IPv${net.isIP(hostname)}`),
+      get fd() {
+        return listener?.fd ?? -1;
+      },
+      close() {
+        listener?.stop();
+        listener = null;
+      },
+    };
+  },
+
+  // `Bun.connect()` cannot be given up: what it dials would stay until the kernel gave up, after two minutes.
+  over(dialled) {
+    const socket = takeSocketOf<BunSocket>(dialled, CALLS);
+    if (socket === null) return null;
+    const transport = new BunTransport(socket);
+    socket.reload({ socket: handlers });
+    socket.ref(); // a net.Socket that is paused keeps no process alive
+    return transport;
+  },
+};

@@ -1,0 +1,10 @@
+/** Which sockets a runtime's connections use: its own, by own-sockets.ts, or those of `node:net`. */
+
+import { runtime } from "../runtime.ts";
+import type { OwnSockets } from "./own-sockets.ts";
+
+/** Gives the runtime's own sockets; `null` on Node, and where the environment says `SOCKLET_INTAKE=off`. */
+export const ownSockets: (() => Promise<OwnSockets>) | null =
+  runtime === "Bun" && process.env.SOCKLET_INTAKE !== "off"
+    ? async () => (await import("./bun/sockets.ts")).bunSockets
+    : null;
