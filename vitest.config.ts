@@ -1,7 +1,9 @@
 import { defineConfig } from "vitest/config";
+import { cacheCompiledCode } from "./test/compile-cache.ts";
 import { trustOwnAuthority } from "./test/peers/certificates.ts";
 import { sources } from "./test/sources.ts";
 
+cacheCompiledCode();
 trustOwnAuthority();
 const { cloudflareTest } = await import("@cloudflare/vitest-plugin"); // loads Miniflare, which reads whom to trust
 

@@ -32,9 +32,6 @@ import { UnixDatagramServer, UnixStreamServer } from "../../emulator/servers/uni
 import { Told } from "../core/told.ts";
 import { peer } from "../peers/peer.ts";
 
-// A child compiles 30 files of TypeScript, 0.4 s of it; those after the first find them done, and take 0.1 s.
-process.env.NODE_COMPILE_CACHE ??= fileURLToPath(new URL("../../node_modules/.cache/node", import.meta.url));
-
 const fixture = (name: string): string => new URL(`fixtures/${name}`, import.meta.url).href;
 const HANDLERS = fixture("forking-handlers.ts");
 const Obeys = handlerFrom(HANDLERS, "Obeys");
