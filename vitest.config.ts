@@ -1,3 +1,4 @@
+import { availableParallelism } from "node:os";
 import { defineConfig } from "vitest/config";
 import { cacheCompiledCode } from "./test/compile-cache.ts";
 import { trustOwnAuthority } from "./test/peers/certificates.ts";
@@ -19,7 +20,7 @@ const limits = { testTimeout: 300_000, hookTimeout: 300_000, teardownTimeout: 60
 
 export default defineConfig({
   test: {
-    maxWorkers: 2, // many wait for the processes that they started
+    maxWorkers: Math.min(2 * availableParallelism(), 8), // most of the time a file waits for the processes that it started
     projects: [
       {
         resolve: sources,

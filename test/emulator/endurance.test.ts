@@ -13,7 +13,6 @@ import { describe, expect, onTestFinished, test } from "vitest";
 import { describeWith, python } from "../peers/program.ts";
 import type { Setup, Stats } from "./fixtures/endurance-server.ts";
 
-process.env.NODE_COMPILE_CACHE ??= fileURLToPath(new URL("../../node_modules/.cache/node", import.meta.url));
 const program = fileURLToPath(new URL("fixtures/endurance-server.ts", import.meta.url));
 
 /** A server in another process, at most `descriptors` of which it may have. */

@@ -9,8 +9,6 @@ import { expect, onTestFinished, test } from "vitest";
 import { ownCertificates } from "../peers/certificates.ts";
 import { app } from "./fixtures/recorded-app.ts";
 
-process.env.NODE_COMPILE_CACHE ??= new URL("../../node_modules/.cache/node", import.meta.url).pathname;
-
 const TOKEN = "a-token-for-the-tests";
 const module = new URL("fixtures/recorded-app.ts", import.meta.url).href;
 const { ca = "" } = ownCertificates() ?? {};

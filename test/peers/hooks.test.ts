@@ -17,7 +17,6 @@
 import { mkdirSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { fileURLToPath } from "node:url";
 import { type Address, formatAddress, type SockletEvent } from "socklet";
 import { afterAll, expect, test } from "vitest";
 import { handlerFrom } from "../../emulator/servers/forking/handler-source.ts";
@@ -38,9 +37,6 @@ import {
 } from "../../emulator/servers/unix.ts";
 import { OUTCOMES, type Outcome, tracedHere } from "./hooks-handler.ts";
 import { describeWith, python } from "./program.ts";
-
-// A child compiles 30 files of TypeScript; those after the first find them done.
-process.env.NODE_COMPILE_CACHE ??= fileURLToPath(new URL("../../node_modules/.cache/node", import.meta.url));
 
 const folder = mkdtempSync(join(tmpdir(), "socklet-hooks-"));
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
