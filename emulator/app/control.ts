@@ -20,6 +20,7 @@ import type { SockletEvent } from "../../core/handlers/events.ts";
 import { type Address, formatAddress, inetNtop, isLoopback, packAddress } from "../../core/net/address.ts";
 import { AF_INET, AF_INET6 } from "../../core/net/constants.ts";
 import { cameThrough } from "../../core/net/proxy-header.ts";
+import type { RunOptions } from "../../core/serve/connector.ts";
 import { ServedDatagram } from "../../core/serve/requests.ts";
 import type { BaseServer } from "../../core/serve/server.ts";
 import type { Datagram } from "../../core/sockets/datagram.ts";
@@ -28,6 +29,7 @@ import { lazy } from "../builtin.ts";
 import { networkError } from "../kernel/addresses.ts";
 import { descriptorOf } from "../kernel/handles.ts";
 import { listenerUrl, type TCPServer } from "../servers/tcp.ts";
+import type { TCPConnector } from "../sockets/connector.ts";
 import { FileArchive } from "./archive.ts";
 import { processMetrics } from "./process-metrics.ts";
 import { replayTo } from "./replays.ts";
@@ -108,6 +110,30 @@ interface Watched {
   readonly resolve: () => void;
   readonly reject: (error: unknown) => void;
 }
+
+/** Shows each connection of a pool as a session of the plane, named as the pool is. `planeOf` is called when one is open. */
+export const recordedPool = (
+  Connector: typeof TCPConnector,
+  planeOf: () => LocalPlane | null,
+): typeof TCPConnector => {
+  class RecordedPool<Context, Params> extends Connector<Context, Params> {
+    override run(options: RunOptions<StreamSocket, Params> = {}): Promise<unknown> {
+      const over = Promise.withResolvers<unknown>();
+      const running = super.run({
+        ...options,
+        onOpen: (socket) => {
+          const { name: handler, endpoint } = this;
+          planeOf()?.pooled({ handler, address: formatAddress(endpoint) }, socket, over.promise);
+          options.onOpen?.(socket);
+        },
+      });
+      over.promise.catch(() => {}); // the pool is told, too
+      running.then(over.resolve, over.reject);
+      return running;
+    }
+  }
+  return RecordedPool as typeof TCPConnector;
+};
 
 // biome-ignore lint/suspicious/noExplicitAny: a mixin's base must take any arguments (TypeScript handbook, Mixins)
 type DatagramServerClass = abstract new (...args: any[]) => BaseServer<Datagram, any>;

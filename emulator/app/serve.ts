@@ -548,14 +548,13 @@ export const openApp = async <Context>(
   const given = givenTo(app, options.descriptors, hosting);
   if (options.guardConnections || edge !== null) guardConnections();
   const Connector = naming(sessionConnector(edge), options.handlerName);
+  const AtEdge = edge?.pooled(PooledConnector) ?? PooledConnector;
+  const Pooled = parts?.recordedPool(AtEdge, () => plane) ?? AtEdge;
   const made = async (app: App<Context>, module: string | undefined): Promise<Version<Context>> => {
     const pools =
       Object.keys(app.pools).length === 0
         ? null
-        : await poolsOf(
-            app as App,
-            naming(edge?.pooled(PooledConnector) ?? PooledConnector, options.handlerName),
-          );
+        : await poolsOf(app as App, naming(Pooled, options.handlerName));
     const pool: Platform["pool"] =
       pools?.client ?? ((name, Handler) => checkPoolOf(app as App, name, Handler) as never);
     const context = await unlessAborted(
@@ -694,8 +693,9 @@ export const openApp = async <Context>(
     const pools = [...former, ...(version.pools ? [version.pools] : [])];
     for (const one of pools) one.shrink(); // one may lead to a listener of this app, which waits for its connections to end
     faults?.remove(); // what they hold up goes on, and what they planned is cancelled
-    await Promise.all([plane?.close().then(released), ...servers.map(end)]);
+    await Promise.all([plane?.stop().then(released), ...servers.map(end)]);
     await Promise.all(pools.map((one) => one.close())); // after the handlers that use them
+    await plane?.close(); // after all that it records
     told?.end();
     await routes?.close(); // last: what drains can be looked at, and ended
   };

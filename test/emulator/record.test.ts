@@ -1,7 +1,9 @@
 /** `socklet serve --record`: what an app's listeners and dials say, as transcripts that can be replayed. */
 
+import { once } from "node:events";
 import { mkdirSync, readFileSync } from "node:fs";
 import { mkdtemp, readdir, rm, writeFile } from "node:fs/promises";
+import net from "node:net";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseTranscript } from "socklet/testing";
@@ -61,6 +63,49 @@ test("each listener, and each server that is dialled, has a transcript, which so
   await again.line(/^control /);
   const replay = new Program(folder, ["replay", join("said", listened), "--to", `tcp://127.0.0.1:${port}`]);
   expect([await replay.exit, replay.lines]).toEqual([0, ["3 connections: as recorded"]]);
+});
+
+test("what is said while it drains is in the transcript, and so is what a pool says", async () => {
+  const answers = net.createServer((socket) => {
+    socket.setEncoding("utf8").on("data", (text) => socket.write(`said ${text}`));
+  });
+  await once(answers.listen(0, "127.0.0.1"), "listening");
+  onTestFinished(() => void answers.close());
+  const { port } = answers.address() as net.AddressInfo;
+  const other = await reservePort();
+  await writeFile(
+    join(folder, "app.ts"),
+    `import { ClientHandler, defineApp, streamHandler } from "socklet";
+     class Ask extends ClientHandler {
+       send(line) { this.wfile.write(line + "\\n"); }
+       receive() { return this.rfile.line(); }
+     }
+     const Passes = streamHandler(async ({ rfile, wfile, context }) => {
+       for await (const line of rfile.lines()) wfile.write((await context.ask.call(line)) + "\\n");
+     });
+     export const app = defineApp({
+       handlers: { Ask, Passes },
+       listen: [{ handler: "Passes", address: "tcp://127.0.0.1:${other}" }],
+       pools: { ask: { handler: "Ask", address: "tcp://127.0.0.1:${port}" } },
+       context: ({ pool }) => ({ ask: pool("ask", Ask) }),
+     });`,
+  );
+  const serve = new Program(folder, ["serve", "app.ts", "--record", "said", "--control-port", "0"]);
+  await serve.line(/^control /);
+  const socket = net.connect(other, "127.0.0.1").setEncoding("utf8");
+  socket.write("before\n");
+  expect(await once(socket, "data")).toEqual(["said before\n"]);
+  serve.process.kill("SIGINT");
+  await serve.line(/draining 1 running/);
+  socket.write("while it drains\n");
+  expect(await once(socket, "data")).toEqual(["said while it drains\n"]);
+  socket.end();
+  expect(await serve.exit).toBe(0);
+  for (const name of [`dialled-tcp-127.0.0.1-${port}`, `tcp-127.0.0.1-${other}`]) {
+    const { events } = parseTranscript(readFileSync(join(folder, "said", `${name}.jsonl`), "utf8"));
+    const said = events.flatMap((event) => ("data" in event ? [String(Buffer.from(event.data))] : []));
+    expect(said, name).toEqual(["before\n", "said before\n", "while it drains\n", "said while it drains\n"]);
+  }
 });
 
 test.each([

@@ -5,8 +5,10 @@ import { once } from "node:events";
 import net from "node:net";
 import { DatagramRequestHandler, defineApp, StreamRequestHandler } from "socklet";
 import { type AppServer, createConnection, serveApp } from "socklet/emulator";
+import { compareTranscripts, parseTranscript } from "socklet/testing";
 import { expect, onTestFinished, test } from "vitest";
 import { ownCertificates } from "../peers/certificates.ts";
+import { app as pooledApp } from "./fixtures/pooled.ts";
 
 const TOKEN = "a-token-for-the-tests";
 
@@ -210,4 +212,36 @@ test("a recording that is stopped leaves no tap and no timer: the process ends",
   expect(answer.status).toBe(404);
   socket.destroy();
   await server.close();
+});
+
+test("a pool's connections are kept as those of a session: what its server was told, byte for byte", async () => {
+  await using server = await serveApp(pooledApp, {
+    anyPort: true,
+    module: new URL("fixtures/pooled.ts", import.meta.url).href,
+    control: { port: 0, tokens: TOKEN },
+  });
+  const headers = { authorization: `Bearer ${TOKEN}`, "content-type": "application/json" };
+  const url = `${server.control?.url}/v1`;
+  const get = async (path: string) => (await fetch(url + path, { headers })).text();
+  await fetch(`${url}/recording`, { method: "PUT", headers, body: "{}" });
+  const port = Number(new URL(server.listeners.find(({ name }) => name === "Visits")?.url ?? "").port);
+  expect([await talk(port, ""), await talk(port, "")]).toEqual(["1\n", "2\n"]);
+  const of = async (handler: string) => JSON.parse(await get(`/sessions?handler=${handler}`)).sessions;
+  const [pooled, ...others] = await of("redis");
+  expect([others, pooled]).toMatchObject([[], { direction: "outbound", state: "running" }]);
+  const [accepted] = await of("RespServer");
+  const kept = async (id: string) => parseTranscript(await get(`/recording/${id}/transcript`));
+  const [client, server_] = await Promise.all([kept(pooled.id), kept(accepted.id)]);
+  expect(compareTranscripts(client, server_)).toBeNull();
+  expect(JSON.stringify(await get(`/recording/${pooled.id}/transcript`))).toContain("INCR");
+
+  const sent = await fetch(`${url}/sessions/${pooled.id}/data`, {
+    method: "POST",
+    headers,
+    body: JSON.stringify({ text: "x" }),
+  });
+  expect([sent.status, await sent.text()]).toEqual([409, expect.stringContaining("a connection of a pool")]);
+  await fetch(`${url}/sessions/${pooled.id}`, { method: "DELETE", headers });
+  expect(await talk(port, "")).toBe("3\n"); // over another connection
+  expect((await of("redis")).map(({ state }: { state: string }) => state)).toEqual(["running", "cut"]);
 });

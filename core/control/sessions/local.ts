@@ -126,6 +126,7 @@ export class LocalPlane implements ControlPlane {
   #app: App;
   #allow: AllowList;
   readonly #sessions = new ByAge<Session>();
+  readonly #pooled = new Set<string>(); // of them the connections of pools that are open, by id
   readonly #over = new Set<Session>(); // of them those that are over, by the time they were
   #dialled = 0; // that run
   readonly #timers = new Map<string, ReturnType<typeof setTimeout>>(); // of those that wait, by id
@@ -365,6 +366,31 @@ export class LocalPlane implements ControlPlane {
     return outcome.promise;
   }
 
+  /** Shows one open connection of a pool as a session, until `over` is settled: where that rejects, it has failed. `end(id)` resets the connection. */
+  pooled(
+    pool: { readonly handler: string; readonly address: string },
+    socket: StreamSocket,
+    over: Promise<unknown>,
+  ): void {
+    const id = newSessionId();
+    const { recorder, secrets = [] } = this.#options;
+    const session = Session.start({
+      ...pool,
+      id,
+      onChange: this.#onChange,
+      secrets,
+      direction: "outbound",
+      deadline: null,
+      run: async (hooks) => {
+        hooks.opened(socket);
+        recorder?.opened({ id, socket, side: "client", address: pool.address });
+        await over;
+      },
+    });
+    this.#pooled.add(id);
+    this.#keep(session);
+  }
+
   async wait(id: string, ms: number): Promise<SessionInfo | null> {
     return (await this.#find(id)?.wait(ms)) ?? null;
   }
@@ -395,41 +421,58 @@ export class LocalPlane implements ControlPlane {
   }
 
   async send(id: string, bytes: Uint8Array): Promise<SessionInfo | null> {
+    this.#checkOwn(id);
     return (await this.#find(id)?.send(bytes)) ?? null;
   }
 
   async halfClose(id: string): Promise<SessionInfo | null> {
+    this.#checkOwn(id);
     return (await this.#find(id)?.halfClose()) ?? null;
+  }
+
+  #checkOwn(id: string): void {
+    if (!this.#pooled.has(id)) return;
+    const said =
+      "nothing is sent by hand on a connection of a pool, whose calls would get the replies; end it, and the pool dials anew";
+    throw new SocketError("EBUSY", said);
   }
 
   async end(id: string): Promise<SessionInfo | null> {
     return (await this.#find(id)?.end()) ?? null;
   }
 
-  /**
-   * Starts nothing more, and ends the dialled sessions that run; accepted ones are their server's to end. Those in the archive
-   * are there for the next process.
-   */
+  /** `stop()`, and nothing is recorded any more. */
   async close(): Promise<void> {
+    await this.stop();
+    this.#options.recorder?.close();
+  }
+
+  /**
+   * Starts nothing more, and ends the dialled sessions that run; accepted ones are their server's to end, and connections of
+   * pools the pool's. Those in the archive are there for the next process. What passes is recorded until `close()`.
+   */
+  async stop(): Promise<void> {
     this.#closed = true;
-    const { archive, recorder } = this.#options;
+    const { archive } = this.#options;
     const reason = new SocketError("ECANCELED", "the process that ran this session ended");
     for (const timer of this.#timers.values()) clearTimeout(timer);
     this.#timers.clear();
-    const dialled = [...this.#sessions.values()].filter((session) => session.info().direction === "outbound");
+    const dialled = [...this.#sessions.values()].filter(
+      (session) => session.info().direction === "outbound" && !this.#pooled.has(session.id),
+    );
     await Promise.all(
       dialled.map((session) =>
         archive !== undefined && session.lasts ? session.suspend(reason) : session.end(reason),
       ),
     );
     await archive?.close();
-    recorder?.close();
   }
 
   #keep(session: Session): void {
     this.#sessions.set(session);
     void session.whenOver.then(() => {
       this.#over.add(session);
+      this.#pooled.delete(session.id);
       this.#options.recorder?.over(session.id);
       this.#forget();
     });
