@@ -35,6 +35,18 @@ export const realClock: Clock = {
   },
 };
 
+/** Runs `task` once, `ms` milliseconds later by `clock`; returns a function that cancels it. */
+export const runAfter = (clock: Clock, ms: number, task: Task): Task => {
+  if (clock.after !== undefined) return clock.after(ms, task);
+  let cancelled = false;
+  void clock.sleep(ms).then(() => {
+    if (!cancelled) task();
+  });
+  return () => {
+    cancelled = true;
+  };
+};
+
 /**
  * A clock that nobody waits for: its time stands still while anything is being done, and when all is idle it jumps to
  * the next moment for which something was planned.

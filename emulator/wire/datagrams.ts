@@ -55,12 +55,13 @@ const bounded = (passage: Passage, full: () => void): Passage => {
       });
       passed(lost);
     },
+    close: () => passage.close(),
   };
 };
 
-const UNRULED: Passage = { pass: (bytes, deliver) => deliver(bytes) };
-
 const ignore = (): void => {};
+
+const UNRULED: Passage = { pass: (bytes, deliver) => deliver(bytes), close: ignore };
 
 /** Sends from `socket`. `full` is told of the first datagram that is lost because the system has no room, of each row of them. */
 const sender = <To extends InternetAddress | null>(
@@ -106,6 +107,8 @@ export const openDatagramProxy = async (options: ProxyOptions): Promise<WireProx
   const answer = sender(front, (to: InternetAddress) => full(to, "this client"));
   const forget = (name: string, flow: Flow): void => {
     flows.delete(name);
+    flow.asks.close();
+    flow.answers.close();
     flow.socket.close();
   };
   const flowOf = (client: dgram.RemoteInfo): Flow => {

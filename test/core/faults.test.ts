@@ -22,7 +22,7 @@ import {
 } from "socklet/testing";
 import { beforeEach, describe, expect, test, vi } from "vitest";
 import { type DatagramSink, DatagramSocket, type DatagramTransport } from "../../core/sockets/datagram.ts";
-import { chanceOf } from "../../core/testing/clock.ts";
+import { chanceOf, runAfter } from "../../core/testing/clock.ts";
 import { EchoDatagram } from "../../examples/echo.ts";
 
 const text = (bytes: Uint8Array | null): string | null => bytes && new TextDecoder().decode(bytes);
@@ -40,6 +40,28 @@ const faultyPair = (
   const [client, request] = memoryPair();
   return [client, withFaults(request, faults, options)];
 };
+
+/** A clock that stands still: `planned` are the timers that would keep a process alive. */
+class Stopped {
+  readonly planned = new Set<() => void>();
+  now(): number {
+    return 0;
+  }
+  sleep(ms: number): Promise<void> {
+    return new Promise((resolve) => this.after(ms, resolve));
+  }
+  after(_ms: number, task: () => void): () => void {
+    this.planned.add(task);
+    return () => void this.planned.delete(task);
+  }
+  /** All that is planned is due now. */
+  ring(): void {
+    for (const task of [...this.planned]) {
+      this.planned.delete(task);
+      task();
+    }
+  }
+}
 
 /** What comes, piece by piece, and how it ends. */
 const piecesOf = async (socket: StreamSocket): Promise<(string | null)[]> => {
@@ -645,5 +667,88 @@ describe("a faulty transport of datagrams", () => {
     expect(text(await faulty.recv())).toBe("back");
     expect(faulty.getsockname()).toMatchObject({ port: 1 });
     await Promise.all([faulty.close(), plain.close()]);
+  });
+
+  test.each([
+    ["latency", { latency: 60_000 }],
+    ["a rate", { rate: 1 }],
+    ["reordering", { reorder: 1 }],
+  ])("closed, it leaves no timer: what %s holds up is lost", async (_, faults) => {
+    const clock = new Stopped();
+    const [here, there] = wires();
+    const faulty = withFaults(here, { clock, incoming: faults, outgoing: faults });
+    const heard: string[] = [];
+    const sink = { message: (bytes: Uint8Array) => heard.push(text(bytes) as string), error() {} };
+    faulty.start(sink);
+    there.start(sink);
+    const to: Address = { family: "IPv4", hostname: "127.0.0.1", port: 2 };
+    for (const end of [faulty, there]) await end.send(Uint8Array.of(97), to, 0);
+    expect(clock.planned.size).toBe(2);
+    await faulty.close();
+    expect(clock.planned.size).toBe(0);
+    for (const end of [faulty, there]) await end.send(Uint8Array.of(97), to, 0);
+    expect([clock.planned.size, heard]).toEqual([0, []]);
+  });
+});
+
+describe("what is let go leaves no timer", () => {
+  test("a server of datagrams: another of its class goes on", async () => {
+    const clock = new Stopped();
+    class Far extends FaultsMixIn(MemoryDatagramServer, { clock, incoming: { latency: 60_000 } }) {}
+    const [one, other] = [new Far(EchoDatagram), new Far(EchoDatagram)];
+    const back: string[] = [];
+    for (const server of [one, other]) {
+      void server.serveForever();
+      await server.listen();
+      const client = server.network.socket();
+      client.ondatagram = ({ data }) => back.push(text(data) as string);
+      await client.sendto("a", server.serverAddress);
+    }
+    expect(clock.planned.size).toBe(2);
+    await one.serverClose();
+    expect(clock.planned.size).toBe(1);
+    clock.ring();
+    await vi.waitFor(() => expect(back).toEqual(["a"]));
+    await other.serverClose();
+  });
+
+  test.each([
+    ["latency", { latency: 60_000 }],
+    ["a rate", { rate: 1 }],
+    ["pauses between slices", { slice: 1, sliceDelay: 60_000 }],
+  ])("a stream that is cut, with %s both ways", async (_, faults) => {
+    const clock = new Stopped();
+    const [client, faulty] = faultyPair({ clock, incoming: faults, outgoing: faults });
+    const read = codeOf(faulty.rfile.readexactly(5));
+    client.wfile.write("hello");
+    faulty.wfile.write("hello");
+    await vi.waitFor(() => expect(clock.planned.size).toBe(2));
+    faulty.abort();
+    expect(clock.planned.size).toBe(0);
+    expect(await read).toBe("ECONNABORTED");
+    client.abort();
+  });
+
+  test("a script that expected nothing, and was told something", async () => {
+    const clock = new Stopped();
+    const [client, server] = memoryPair();
+    const asked = conversation().expectNothing(60_000).run(client, { clock });
+    await vi.waitFor(() => expect(clock.planned.size).toBe(1));
+    server.wfile.write("something");
+    await expect(asked).rejects.toThrow(/expectNothing/);
+    expect(clock.planned.size).toBe(0);
+    server.abort();
+  });
+
+  test("by a clock that cannot cancel, what was planned does nothing", async () => {
+    const woken: (() => void)[] = [];
+    const clock = { now: () => 0, sleep: () => new Promise<void>((resolve) => woken.push(resolve)) };
+    const did: string[] = [];
+    const cancel = runAfter(clock, 5, () => did.push("cancelled"));
+    runAfter(clock, 5, () => did.push("due"));
+    cancel();
+    for (const wake of woken) wake();
+    await Promise.resolve();
+    expect(did).toEqual(["due"]);
   });
 });

@@ -3,7 +3,7 @@
 import type { Address, Endpoint } from "../../net/address.ts";
 import { checkCount, checkOptions, checkTime, optionNamesOf } from "../../options.ts";
 import { type DatagramSink, type DatagramTransport, Unsent } from "../../sockets/datagram.ts";
-import { type Chance, type Clock, chanceOf, realClock } from "../clock.ts";
+import { type Chance, type Clock, chanceOf, realClock, runAfter } from "../clock.ts";
 
 const HELD = 50; // ms that a datagram is held back at most, if no other comes that could overtake it
 
@@ -86,8 +86,10 @@ export class Link {
   readonly #chance: Chance;
   readonly #bits: Chance; // a generator of its own: corruption changes no other decision
   readonly #waiting = new Unsent();
+  readonly #planned = new Set<() => void>(); // functions that cancel what is planned
   #held: (() => void)[] = [];
   #free = 0; // when the rate allows more
+  #closed = false;
 
   /** `faults` are those of every datagram, or a function that is asked for each. */
   constructor(
@@ -102,8 +104,12 @@ export class Link {
     this.#bits = bits;
   }
 
-  /** Delivers one datagram: never, once, twice, later, or changed. It keeps `bytes`. `did` is called with what happened to it. */
+  /**
+   * Delivers one datagram: never, once, twice, later, or changed. It keeps `bytes`. `did` is called with what happened to it.
+   * After `close()` it does nothing.
+   */
   pass(bytes: Uint8Array, deliver: (bytes: Uint8Array) => void, did?: (fault: LinkFault) => void): void {
+    if (this.#closed) return;
     const faults = this.#faults(bytes);
     const { loss = 0, duplicates = 0, reorder = 0, corruption = 0, latency = 0, jitter = 0, rate } = faults;
     // The same count of random numbers for each datagram, so that adding a fault does not change the others.
@@ -143,7 +149,7 @@ export class Link {
         this.#waiting.remove(bytes.length);
         send();
       });
-      void this.#clock.sleep(HELD).then(() => this.#release());
+      this.#after(HELD, () => this.#release());
     } else {
       send();
       this.#release();
@@ -156,10 +162,26 @@ export class Link {
       return;
     }
     this.#waiting.add(bytes.length);
-    void this.#clock.sleep(time).then(() => {
+    this.#after(time, () => {
       this.#waiting.remove(bytes.length);
       deliver(bytes);
     });
+  }
+
+  #after(ms: number, task: () => void): void {
+    const cancel = runAfter(this.#clock, ms, () => {
+      this.#planned.delete(cancel);
+      task();
+    });
+    this.#planned.add(cancel);
+  }
+
+  /** What is in flight is lost, and leaves no timer. */
+  close(): void {
+    this.#closed = true;
+    for (const cancel of this.#planned) cancel();
+    this.#planned.clear();
+    this.#held = [];
   }
 
   #release(): void {
@@ -217,7 +239,10 @@ export class FaultyDatagramTransport implements DatagramTransport {
     this.#outgoing.pass(new Uint8Array(bytes), (own) => void this.#inner.send(own, ...to).catch(ignore));
   }
 
+  /** What is in flight is lost. */
   close(): void | Promise<void> {
+    this.#incoming.close();
+    this.#outgoing.close();
     return this.#inner.close();
   }
 }

@@ -9,7 +9,7 @@ import { SocketError } from "../../errors.ts";
 import type { FaultName, FaultRule, Speaker } from "../../handlers/fault-rule.ts";
 import { checkCount, checkOptions, checkTime, checkWord, optionNamesOf } from "../../options.ts";
 import type { StreamTransport } from "../../sockets/transport.ts";
-import { type Clock, chanceOf, realClock } from "../clock.ts";
+import { type Clock, chanceOf, realClock, runAfter } from "../clock.ts";
 import { type Link, type LinkFaults, linkOf } from "./datagrams.ts";
 import { type Cut, type DirectionFaults, FaultyTransport, type Limit, type Plan } from "./streams.ts";
 
@@ -300,7 +300,7 @@ export class FaultRules {
   }
 
   /** What that side sends as datagrams, with the faults of the rules. `connection` is the client's number. */
-  link(side: Speaker, connection: number): Pick<Link, "pass"> {
+  link(side: Speaker, connection: number): Pick<Link, "pass" | "close"> {
     const seed = 2 * (this.#seed + connection - 1) + (side === "client" ? 0 : 1);
     let count = 0;
     const held = new Map<keyof LinkFaults, Rule>();
@@ -337,6 +337,7 @@ export class FaultRules {
           if (rule !== undefined) this.did(rule, side, connection);
           did?.(fault);
         }),
+      close: () => link.close(),
     };
   }
 
@@ -376,8 +377,7 @@ export class FaultRules {
   }
 
   #plan(rule: Rule, ms: number, task: () => void): void {
-    if (this.#clock.after === undefined) void this.#clock.sleep(ms).then(task);
-    else rule.planned.push(this.#clock.after(ms, task));
+    rule.planned.push(runAfter(this.#clock, ms, task));
   }
 }
 

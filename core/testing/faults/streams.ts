@@ -5,7 +5,7 @@ import { SocketError } from "../../errors.ts";
 import { checkCount, checkOptions, checkTime, optionNamesOf } from "../../options.ts";
 import type { StartTlsOptions } from "../../sockets/tls.ts";
 import type { StreamSink, StreamTransport } from "../../sockets/transport.ts";
-import { type Chance, type Clock, chanceOf, realClock } from "../clock.ts";
+import { type Chance, type Clock, chanceOf, realClock, runAfter } from "../clock.ts";
 import { TransportOver } from "../transports.ts";
 
 const STEPS = 20; // pieces per second, by which a rate is kept
@@ -151,6 +151,7 @@ class Lane {
     return this.#limit === undefined;
   }
   #waiting = false; // for the clock, or for room
+  #cancel: (() => void) | undefined; // of what waits for the clock
   #scheduled = false;
   #drained: PromiseWithResolvers<void> | null = null;
 
@@ -231,6 +232,11 @@ class Lane {
   drop(): void {
     this.#items = [];
     this.size = 0;
+    if (this.#cancel !== undefined) {
+      this.#cancel();
+      this.#cancel = undefined;
+      this.#waiting = false;
+    }
     this.#empty();
   }
 
@@ -259,7 +265,7 @@ class Lane {
     for (let first = this.#items[0]; first !== undefined; first = this.#items[0]) {
       const wait = first.due - this.#clock.now();
       if (wait > 0) {
-        this.#wait(this.#clock.sleep(Math.ceil(wait)));
+        this.#wait(this.#sleep(Math.ceil(wait)));
         return;
       }
       const { item } = first;
@@ -289,7 +295,7 @@ class Lane {
       const { slice, sliceDelay = 0 } = this.#plan.held;
       const between = slice !== undefined && sliceDelay > 0 && length > 0 && this.#uncut === 0;
       if (between) {
-        this.#wait(Promise.all([delivered, this.#clock.sleep(sliceDelay)]));
+        this.#wait(Promise.all([delivered, this.#sleep(sliceDelay)]));
         return;
       }
       if (delivered === true) continue;
@@ -305,6 +311,16 @@ class Lane {
     if (slice === undefined) return bytes;
     if (this.#uncut === 0) this.#uncut = 1 + Math.floor(this.#cuts() * slice);
     return bytes.subarray(0, this.#uncut);
+  }
+
+  /** Never resolves where all is dropped first. */
+  #sleep(ms: number): Promise<void> {
+    return new Promise((resolve) => {
+      this.#cancel = runAfter(this.#clock, ms, () => {
+        this.#cancel = undefined;
+        resolve();
+      });
+    });
   }
 
   #wait(until: Promise<unknown>): void {

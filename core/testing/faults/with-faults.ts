@@ -10,7 +10,7 @@
  * that is wrapped: `incoming` is what its peer sends.
  */
 
-import { type Data, toBytes } from "../../bytes/data.ts";
+import { type Data, type MaybePromise, toBytes } from "../../bytes/data.ts";
 import { SocketError } from "../../errors.ts";
 import type { Speaker } from "../../handlers/fault-rule.ts";
 import { BaseRequestHandler, checkHandler, type HandlerClass } from "../../handlers/handler.ts";
@@ -134,23 +134,32 @@ export const FaultsMixIn = <Base extends ServerClass>(
   if (LIKELIHOODS.some((name) => names.includes(name))) checkDatagrams(given);
   else checkStream(given);
   let connections = 0;
-  let links: [Link, Link] | null = null;
   return faultyServer(Server as ServerClass, {
+    idle: false,
     stream: (request) => withFaults(request, { ...given, seed: (given.seed ?? 1) + connections++ }, options),
-    links: () => (links ??= linksOf(given)),
+    links: () => linksOf(given),
   }) as Base;
 };
 
 /** What is done to the requests of a server. */
 interface Meddling {
+  /** Whether nothing is done to datagrams now. */
+  readonly idle: boolean;
   stream(request: StreamSocket): StreamSocket;
-  /** For datagrams, those that come and those that are sent; `null`: nothing is done. */
-  links(): readonly [Passage, Passage] | null;
+  /** For the datagrams of one server: those that come, and those that are sent. */
+  links(): readonly [Passage, Passage];
 }
-type Passage = Pick<Link, "pass">;
+type Passage = Pick<Link, "pass" | "close">;
 
 const faultyServer = (Server: ServerClass, meddling: Meddling): ServerClass => {
   abstract class FaultyServer extends Server {
+    #links: readonly [Passage, Passage] | undefined;
+
+    protected override letGo(): MaybePromise<void> {
+      for (const link of this.#links ?? []) link.close();
+      return super.letGo();
+    }
+
     protected override arrive(
       request: StreamSocket | Datagram,
       clientAddress: Address | null,
@@ -160,12 +169,12 @@ const faultyServer = (Server: ServerClass, meddling: Meddling): ServerClass => {
         super.arrive(meddling.stream(request), clientAddress, admitted);
         return;
       }
-      const links = meddling.links();
-      if (links === null) {
+      if (meddling.idle) {
         super.arrive(request, clientAddress, admitted);
         return;
       }
-      const [incoming, outgoing] = links;
+      this.#links ??= meddling.links();
+      const [incoming, outgoing] = this.#links;
       const lost = (bytes: number) => (fault: LinkFault) => {
         if (fault === "full" && this.watches("dropped"))
           this.announce({
@@ -206,17 +215,15 @@ const faultyServer = (Server: ServerClass, meddling: Meddling): ServerClass => {
 /** A server with the faults of `rules`; as it is while none is set. Its datagrams count as those of one client. */
 export const RulesMixIn = <Base>(Server: Base, rules: FaultRules): Base => {
   let connections = 0;
-  let links: readonly [Passage, Passage] | null = null;
   return faultyServer(Server as ServerClass, {
+    get idle() {
+      return rules.idle;
+    },
     stream: (request) => {
       connections++;
       return rules.idle ? request : withRules(request, rules, "server", connections);
     },
-    links: () => {
-      if (rules.idle) return null;
-      links ??= [rules.link("client", 1), rules.link("server", 1)];
-      return links;
-    },
+    links: () => [rules.link("client", 1), rules.link("server", 1)],
   }) as Base;
 };
 

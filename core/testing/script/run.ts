@@ -9,7 +9,7 @@ import { SocketError } from "../../errors.ts";
 import { checkTime, optionNamesOf, wholeMs } from "../../options.ts";
 import type { StreamSocket } from "../../sockets/stream-socket.ts";
 import type { StartTlsOptions } from "../../sockets/tls.ts";
-import { type Clock, realClock } from "../clock.ts";
+import { type Clock, realClock, runAfter } from "../clock.ts";
 import { cleanText, difference, linesOf, normalised, type Said } from "../text.ts";
 import { scriptError, type Wanted } from "./error.ts";
 import { EMPTY, type Wire } from "./wire.ts";
@@ -241,9 +241,10 @@ class Talk {
     const { wire } = this;
     const arrived = Promise.withResolvers<void>();
     const stop = wire.onReadable(arrived.resolve);
+    const cancel = within === undefined ? null : runAfter(this.clock, within, arrived.resolve);
     try {
       if (within !== undefined) {
-        if (!wire.readable) await Promise.race([arrived.promise, this.clock.sleep(within)]);
+        if (!wire.readable) await arrived.promise;
       } else {
         const otherEnd = this.#otherEnd;
         if (otherEnd === undefined) {
@@ -259,6 +260,7 @@ class Talk {
       }
     } finally {
       stop();
+      cancel?.();
     }
     if (!wire.readable) return;
     const end = (await this.#look()) === null;
