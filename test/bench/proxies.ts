@@ -9,13 +9,12 @@
 
 import { type ChildProcess, spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
-import { mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { readFileSync, statSync, writeFileSync } from "node:fs";
 import net from "node:net";
-import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { parseArgs } from "node:util";
-import { exitOnSignals, tied } from "../peers/children.ts";
+import { exitOnSignals, temporaryFolder, tied } from "../peers/children.ts";
 import { reservePort } from "../peers/ports.ts";
 
 const CLIENTS = 50; // redis-benchmark's own figure
@@ -28,7 +27,7 @@ const { values } = parseArgs({
 const rounds = Number(values.rounds);
 
 exitOnSignals();
-const folder = mkdtempSync(join(tmpdir(), "socklet-proxies-"));
+const { path: folder, remove } = temporaryFolder("proxies");
 const children: ChildProcess[] = [];
 
 const begin = (command: string, args: readonly string[]): ChildProcess => {
@@ -151,6 +150,6 @@ try {
 } finally {
   for (const child of children) child.kill("SIGTERM");
   await Promise.all(children.map((child) => (child.exitCode === null ? once(child, "close") : null)));
-  rmSync(folder, { recursive: true, force: true });
+  remove();
 }
 process.exit();

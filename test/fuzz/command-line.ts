@@ -2,14 +2,13 @@
 
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { text as readAll } from "node:stream/consumers";
 import type { Command, Option } from "commander";
 import fc from "fast-check";
 import { program, statusOf } from "../../emulator/command/program.ts";
-import { tied } from "../peers/children.ts";
+import { temporaryFolder, tied } from "../peers/children.ts";
 import { same, type Target, target } from "./target.ts";
 
 /** Text of a hundred thousand characters: what takes time that grows with the square of it does not end. */
@@ -170,8 +169,7 @@ const parses = target("command line", "inputs", argv, async (words) => {
 // ---- The program itself ----
 
 const cli = join(import.meta.dirname, "../../emulator/command/cli.ts");
-const folder = mkdtempSync(join(tmpdir(), "socklet-fuzz-"));
-process.once("exit", () => rmSync(folder, { recursive: true, force: true }));
+const { path: folder } = temporaryFolder("fuzz");
 const NOBODY = "127.0.0.1:1"; // nothing listens there, and nothing that is dialled leaves this machine
 
 const word = text.filter((one) => !one.includes("\0")); // which no program can be given

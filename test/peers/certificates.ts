@@ -4,9 +4,9 @@
  */
 
 import { spawnSync } from "node:child_process";
-import { mkdtempSync, readFileSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { readFileSync } from "node:fs";
 import { join } from "node:path";
+import { temporaryFolder } from "./children.ts";
 import { peer } from "./peer.ts";
 
 /** The authority, and a certificate of it for `localhost` and 127.0.0.1; all PEM. */
@@ -24,8 +24,7 @@ const FOLDER = "SOCKLET_TEST_CERTIFICATES"; // from here on all processes of thi
 export const trustOwnAuthority = (): void => {
   const openssl = peer("openssl");
   if (openssl === null || process.env[FOLDER] !== undefined) return;
-  const folder = mkdtempSync(join(tmpdir(), "socklet-certificates-"));
-  process.once("exit", () => rmSync(folder, { recursive: true, force: true }));
+  const { path: folder } = temporaryFolder("certificates");
   const make = (key: string, out: string, subject: string, ...more: readonly string[]): void => {
     const curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"];
     const args = ["req", "-x509", ...curve, "-keyout", key, "-out", out, "-subj", `/CN=${subject}`, ...more];

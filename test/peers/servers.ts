@@ -1,10 +1,10 @@
 /** Real servers, each on a port of its own, ended with its scope. */
 
 import { spawnSync } from "node:child_process";
-import { copyFileSync, existsSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { copyFileSync, existsSync, readdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import type { Certificates } from "./certificates.ts";
+import { temporaryFolder } from "./children.ts";
 import { peer } from "./peer.ts";
 import { reservePort } from "./ports.ts";
 import { type Program, run, start } from "./program.ts";
@@ -113,20 +113,18 @@ const mortal = (
 
 /** Redis that keeps what it was told before it says so, and so survives. */
 export const mortalRedis = async (): Promise<Mortal> => {
-  const folder = mkdtempSync(join(tmpdir(), "socklet-redis-"));
+  const { path: folder, remove: gone } = temporaryFolder("redis");
   const options = ["--save", "", "--appendonly", "yes", "--appendfsync", "always", "--dir", folder];
   const port = await reservePort();
   const begin = (): Program => start("redis-server", ["--port", port, "--bind", "127.0.0.1", ...options], 0);
   const ready = /Ready to accept connections/;
-  const gone = (): void => rmSync(folder, { recursive: true, force: true });
   return mortal(port, await born(begin, ready), begin, ready, gone);
 };
 
 /** PostgreSQL with a database cluster of its own, whose user `postgres` has to prove its password by SCRAM. */
 export const postgres = async (certificates: Certificates): Promise<Server & Mortal> => {
   const { folder: from } = certificates;
-  const folder = mkdtempSync(join(tmpdir(), "socklet-postgres-"));
-  const gone = (): void => rmSync(folder, { recursive: true, force: true });
+  const { path: folder, remove: gone } = temporaryFolder("postgres");
   // It refuses to run as root; who is not root runs it as himself.
   const root = process.getuid?.() === 0;
   const as = (command: string | null): [string, ...string[]] =>
@@ -169,7 +167,7 @@ export const postgres = async (certificates: Certificates): Promise<Server & Mor
 
 /** BIND's name server, over UDP and TCP, with authority over `zone` and over nothing else. */
 export const bind = async (origin: string, zone: string): Promise<Server> => {
-  const folder = mkdtempSync(join(tmpdir(), "socklet-bind-"));
+  const { path: folder, remove: gone } = temporaryFolder("bind");
   const config = join(folder, "named.conf");
   writeFileSync(join(folder, "zone"), zone);
   const begin = (port: number): Program => {
@@ -186,7 +184,6 @@ zone "${origin}" { type primary; file "zone"; };
     );
     return shell("named", ["-g", "-4", "-n", "1", "-c", config]);
   };
-  const gone = (): void => rmSync(folder, { recursive: true, force: true });
   return serverOn(begin, / running$/, /address in use|could not listen/, gone);
 };
 

@@ -2,14 +2,13 @@
 
 import type { ChildProcess } from "node:child_process";
 import { subscribe, unsubscribe } from "node:diagnostics_channel";
-import { mkdtempSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { convertV4MiniflareOptions, Log, LogLevel, Miniflare } from "miniflare";
 import { type ControlClient, controlClient } from "socklet/control";
 import type { KeptPorts } from "../conformance/kept-app.ts";
 import { workerScript } from "../emulator/worker-script.ts";
+import { temporaryFolder } from "../peers/children.ts";
 import { type Program, start } from "../peers/program.ts";
 
 const TOKEN = "abcdefghijklmnop0123";
@@ -28,11 +27,18 @@ export interface KeptPlace extends AsyncDisposable {
 
 /** `socklet serve --data`, in a process of its own. */
 export const servedPlace = async (ports: KeptPorts): Promise<KeptPlace> => {
-  const folder = mkdtempSync(join(tmpdir(), "socklet-kept-"));
+  const folder = temporaryFolder("kept");
   const begin = async () => {
     const settings = [`KEPT_PORTS=${JSON.stringify(ports)}`, `SOCKLET_TOKENS=${TOKEN}`];
     const command = [process.execPath, "--conditions=socklet:source", join(root, "emulator/command/cli.ts")];
-    const args = ["serve", join(root, "test/races/kept-node.ts"), "--data", folder, "--control-port", "0"];
+    const args = [
+      "serve",
+      join(root, "test/races/kept-node.ts"),
+      "--data",
+      folder.path,
+      "--control-port",
+      "0",
+    ];
     const program = start("env", [...settings, ...command, ...args], 0);
     const line = await program.line(/http:\/\/127\.0\.0\.1:\d+/);
     const [url = ""] = /http:\/\/127\.0\.0\.1:\d+/.exec(line) ?? [];
@@ -50,7 +56,7 @@ export const servedPlace = async (ports: KeptPorts): Promise<KeptPlace> => {
     faults: { "SIGKILL of the process": again("SIGKILL"), "SIGTERM of the process": again("SIGTERM") },
     async [Symbol.asyncDispose]() {
       await now.program[Symbol.asyncDispose]();
-      rmSync(folder, { recursive: true, force: true });
+      folder.remove();
     },
   };
 };
@@ -58,7 +64,7 @@ export const servedPlace = async (ports: KeptPorts): Promise<KeptPlace> => {
 /** A Worker in workerd, with its objects on disk. */
 export const workerPlace = async (ports: KeptPorts): Promise<KeptPlace> => {
   const script = await workerScript("test/worker/kept-main.ts");
-  const folder = mkdtempSync(join(tmpdir(), "socklet-kept-"));
+  const folder = temporaryFolder("kept");
   const options = {
     ...convertV4MiniflareOptions({
       name: "under-test",
@@ -74,7 +80,7 @@ export const workerPlace = async (ports: KeptPorts): Promise<KeptPlace> => {
     }),
     log: new Log(LogLevel.NONE),
     handleStructuredLogs: () => {},
-    resourcePersistencePath: folder,
+    resourcePersistencePath: folder.path,
   } as ConstructorParameters<typeof Miniflare>[0];
   const begin = async () => {
     let process: ChildProcess | undefined;
@@ -109,7 +115,7 @@ export const workerPlace = async (ports: KeptPorts): Promise<KeptPlace> => {
     },
     async [Symbol.asyncDispose]() {
       await now.miniflare.dispose();
-      rmSync(folder, { recursive: true, force: true });
+      folder.remove();
     },
   };
 };

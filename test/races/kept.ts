@@ -4,11 +4,11 @@
  * Afterwards each entry was told once.
  */
 
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import type { SessionEvent, SessionInfo } from "socklet/control";
 import { chanceOf } from "../../core/testing/clock.ts";
+import { temporaryFolder } from "../peers/children.ts";
 import { reservePort } from "../peers/ports.ts";
 import { type Program, run, start } from "../peers/program.ts";
 import type { KeptPlace } from "./kept-places.ts";
@@ -26,15 +26,10 @@ export interface KeepingServer extends AsyncDisposable {
   readonly faults: Readonly<Record<string, () => Promise<void>>>;
 }
 
-const folderOf = (name: string): { folder: string; remove: () => void } => {
-  const folder = mkdtempSync(join(tmpdir(), `socklet-${name}-`));
-  return { folder, remove: () => rmSync(folder, { recursive: true, force: true }) };
-};
-
 /** Redis, whose stream is on its disk when it has answered. */
 export const redisStream = async (): Promise<KeepingServer> => {
   const port = await reservePort();
-  const { folder, remove } = folderOf("redis");
+  const { path: folder, remove } = temporaryFolder("redis");
   const begin = async (): Promise<Program> => {
     const kept = ["--appendonly", "yes", "--appendfsync", "always", "--save", "", "--dir", folder];
     const program = start("redis-server", ["--port", port, "--bind", "127.0.0.1", ...kept], 0);
@@ -81,7 +76,7 @@ export const redisStream = async (): Promise<KeepingServer> => {
  */
 export const mosquitto = async (): Promise<KeepingServer> => {
   const port = await reservePort();
-  const { folder, remove } = folderOf("mosquitto");
+  const { path: folder, remove } = temporaryFolder("mosquitto");
   writeFileSync(
     join(folder, "mosquitto.conf"),
     [

@@ -1,9 +1,6 @@
 /** Where the races run: the emulator, and a Worker in real workerd, whose process can be killed. */
 
-import { mkdtempSync, rmSync } from "node:fs";
 import net from "node:net";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
 import { convertV4MiniflareOptions, type Miniflare } from "miniflare";
 import { defineApp } from "socklet";
 import { serveApp } from "socklet/emulator";
@@ -11,6 +8,7 @@ import { followers } from "../conformance/followers.ts";
 import { Racer } from "../conformance/racer.ts";
 import { mortalWorkerd } from "../emulator/mortal-workerd.ts";
 import { workerScript } from "../emulator/worker-script.ts";
+import { temporaryFolder } from "../peers/children.ts";
 
 export const TOKEN = "abcdefghijklmnop0123";
 
@@ -78,7 +76,7 @@ export const emulator = async (): Promise<Place> => {
 
 export const workerd = async (bounds: Bounds = {}): Promise<Place> => {
   const script = await workerScript("test/worker/races-main.ts");
-  const folder = mkdtempSync(join(tmpdir(), "socklet-races-"));
+  const folder = temporaryFolder("races");
   const complaints: string[] = [];
   const options = {
     ...convertV4MiniflareOptions({
@@ -99,7 +97,7 @@ export const workerd = async (bounds: Bounds = {}): Promise<Place> => {
       if (message.includes("unhandled rejection")) complaints.push(message); // workerd says things of its own, too
     },
     unsafeInspectDurableObjects: true,
-    resourcePersistencePath: folder,
+    resourcePersistencePath: folder.path,
   } as ConstructorParameters<typeof Miniflare>[0];
 
   const running = await mortalWorkerd(options);
@@ -164,7 +162,7 @@ export const workerd = async (bounds: Bounds = {}): Promise<Place> => {
     evict: (id) => running.miniflare.unsafeEvictDurableObject("under-test", "SockletSession", { name: id }),
     [Symbol.asyncDispose]: async () => {
       await running[Symbol.asyncDispose]();
-      rmSync(folder, { recursive: true, force: true });
+      folder.remove();
     },
   };
 };

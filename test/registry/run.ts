@@ -10,14 +10,13 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import dgram from "node:dgram";
 import { once } from "node:events";
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import net from "node:net";
-import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { text } from "node:stream/consumers";
 import { env, packAll, run } from "../emulator/packed.ts";
-import { exitOnSignals } from "../peers/children.ts";
+import { exitOnSignals, temporaryFolder } from "../peers/children.ts";
 import { reservePorts } from "../peers/ports.ts";
 
 const words = process.argv.slice(2);
@@ -29,7 +28,7 @@ const projects = ["node", "workerd", "both"]
       words.length === 0 || words.some((word) => `${runtime}-${protocol}`.includes(word)),
   );
 
-const temporary = mkdtempSync(join(tmpdir(), "socklet-registry-"));
+const { path: temporary, remove } = temporaryFolder("registry");
 const running: ChildProcess[] = [];
 exitOnSignals();
 process.on("exit", () => {
@@ -244,6 +243,6 @@ try {
   }
 } finally {
   for (const child of [...running]) await end(child);
-  rmSync(temporary, { recursive: true, force: true });
+  remove();
 }
 process.exit(); // what keeps ports reserved does not keep this program
