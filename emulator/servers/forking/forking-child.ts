@@ -6,7 +6,7 @@
 import type net from "node:net";
 import { type App, checkPoolOf, isApp, type Platform } from "../../../core/app/app.ts";
 import { DONE, toBytes } from "../../../core/bytes/data.ts";
-import { jsonOf, plain } from "../../../core/describe.ts";
+import { jsonOf, plain, sizeOf } from "../../../core/describe.ts";
 import { SocketError } from "../../../core/errors.ts";
 import type { EndpointInfo } from "../../../core/handlers/events.ts";
 import type { HandlerClass, HandlerServer, RequestScope } from "../../../core/handlers/handler.ts";
@@ -17,6 +17,7 @@ import { disown } from "../../../core/promises.ts";
 import { checkDatagramSize, Datagram, knownSender, Unsent } from "../../../core/sockets/datagram.ts";
 import type { StreamOptions } from "../../../core/sockets/stream-options.ts";
 import { type StreamSocket, tapStream } from "../../../core/sockets/stream-socket.ts";
+import { lazy } from "../../builtin.ts";
 import { streamSocket } from "../../kernel/net-transport.ts";
 import { ServerSecurity } from "../../kernel/tls.ts";
 import { asRequest, guardConnections } from "../../sockets/ownership.ts";
@@ -71,27 +72,86 @@ class Replies {
   }
 }
 
-const MOST_TOLD = 4 * 1024 * 1024; // bytes of a message, as JSON: the channel takes seconds for 100 MB, and later messages wait
+const MOST_TOLD = 4 * 1024 * 1024; // bytes of a message: the channel takes seconds for 100 MB, and later messages wait
 
-/** Whether `value` is too much for the channel. */
-const isTooMuch = (value: unknown): boolean => {
+/** A value as the channel takes it. */
+interface Sendable {
+  readonly value: unknown;
+  /** Bytes of its message. */
+  readonly size: number;
+}
+
+const asJson = (value: unknown): Sendable => {
+  const json = plain(value, MOST_TOLD);
+  return { value: json, size: sizeOf(JSON.stringify(json)) };
+};
+
+/** `value` itself; one that cannot be cloned, such as a function, as far as JSON can express it; one that is too large as `{ omitted: <its size> }`. */
+const sendable = (value: unknown): Sendable => {
   try {
-    return jsonOf(value, MOST_TOLD).json === undefined;
+    if (jsonOf(value, MOST_TOLD).json === undefined) return asJson(value); // found out without a copy of all
+  } catch {} // it has a cycle, say, which has a clone
+  try {
+    const { length } = lazy.v8.serialize(value);
+    return length > MOST_TOLD ? asJson({ omitted: length }) : { value, size: length };
   } catch {
-    return false; // a cycle, which has a clone
+    return asJson(value);
   }
 };
 
-/** Sends the parent what a handler emitted or returned: values that cannot be cloned, such as functions, as far as JSON can express them; values that are too large as `{ omitted: <its size> }`. */
-const tellWith = (value: unknown, report: (value: unknown) => Report): void => {
-  if (!isTooMuch(value)) {
-    try {
-      tell(report(value));
-      return;
-    } catch {}
+/** Sends the parent what a handler emitted or returned, which is `sent` as such. As `tell`, but it never throws. */
+const tellOf = (
+  value: unknown,
+  sent: Sendable,
+  report: (value: unknown) => Report,
+  left?: () => void,
+): boolean => {
+  try {
+    return tell(report(sent.value), left);
+  } catch {
+    return tell(report(plain(value, MOST_TOLD)), left); // it has another value each time that it is read
   }
-  tell(report(plain(value, MOST_TOLD)));
 };
+
+const MOST_UNSENT = 16 * 1024 * 1024; // bytes of events that may wait for the channel: nobody can be held up from here
+const OVERHEAD = 1024; // bytes that a message which waits takes beside its own
+
+/** What the handler of one request emits. Events that the channel has no room for are told as one: `{ omitted: <their bytes>, events: <how many> }`. */
+class Events {
+  static #unsent = 0; // bytes; all of them wait for the one channel
+  readonly #id: number;
+  #omitted = 0; // bytes of events that were not sent, until that is told
+  #events = 0;
+
+  constructor(id: number) {
+    this.#id = id;
+  }
+
+  emit(detail: unknown): void {
+    const sent = sendable(detail);
+    const size = sent.size + OVERHEAD;
+    if (Events.#unsent + size > MOST_UNSENT) {
+      this.#omitted += sent.size;
+      this.#events++;
+      return;
+    }
+    this.over();
+    let waits = false;
+    const left = (): void => {
+      if (waits) Events.#unsent -= size;
+      if (Events.#unsent === 0) this.over();
+    };
+    waits = !tellOf(detail, sent, (detail) => ({ type: "emit", id: this.#id, detail }), left);
+    if (waits) Events.#unsent += size;
+  }
+
+  /** Tells which events were not sent. */
+  over(): void {
+    const [omitted, events] = [this.#omitted, this.#events];
+    this.#omitted = this.#events = 0;
+    if (events > 0) tell({ type: "emit", id: this.#id, detail: { omitted, events } });
+  }
+}
 
 /** One request that runs: what its handler can ask about it. */
 class Running implements RequestScope {
@@ -100,6 +160,7 @@ class Running implements RequestScope {
   readonly request: StreamSocket | Datagram;
   readonly stream: StreamSocket | null;
   readonly replies: Replies;
+  readonly events: Events;
   readonly #controller = new AbortController();
   #open = false; // its connection speaks, through TLS if it is to
   #known: number | null; // bytes that the parent knows of, where it is to be told of more; `null`: it is not
@@ -113,6 +174,7 @@ class Running implements RequestScope {
     this.id = id;
     this.#known = tapped ? 0 : null;
     this.replies = new Replies(id);
+    this.events = new Events(id);
     if (socket !== undefined) {
       socket.allowHalfOpen = true; // the peer's half-close does not end ours
       socket.pause(); // no data is lost before there is a listener
@@ -171,7 +233,7 @@ class Running implements RequestScope {
 
   emit(detail: unknown): void {
     disown(detail, (error) => this.emit(error));
-    tellWith(detail, (detail) => ({ type: "emit", id: this.id, detail }));
+    this.events.emit(detail);
   }
 
   abort(reason: unknown): void {
@@ -299,8 +361,10 @@ class ChildServer implements HandlerServer {
     this.#bytesWritten += bytesWritten;
     this.#running = null;
     running.replies.over();
+    running.events.over();
     this.#tellPools();
-    tellWith(result, (result) => ({ type: "end", kept, cut, error, result, bytesRead, bytesWritten }));
+    const end = { type: "end", kept, cut, error, bytesRead, bytesWritten } as const;
+    tellOf(result, sendable(result), (result) => ({ ...end, result }));
   }
 }
 
