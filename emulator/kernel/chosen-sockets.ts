@@ -3,8 +3,12 @@
 import { runtime } from "../runtime.ts";
 import type { OwnSockets } from "./own-sockets.ts";
 
+const SOCKETS: Readonly<Record<typeof runtime, (() => Promise<OwnSockets>) | null>> = {
+  Node: null,
+  Bun: async () => (await import("./bun/sockets.ts")).bunSockets,
+  Deno: async () => (await import("./deno/sockets.ts")).denoSockets,
+};
+
 /** Gives the runtime's own sockets; `null` on Node, and where the environment says `SOCKLET_INTAKE=off`. */
 export const ownSockets: (() => Promise<OwnSockets>) | null =
-  runtime === "Bun" && process.env.SOCKLET_INTAKE !== "off"
-    ? async () => (await import("./bun/sockets.ts")).bunSockets
-    : null;
+  process.env.SOCKLET_INTAKE === "off" ? null : SOCKETS[runtime];

@@ -10,6 +10,14 @@ import type { Connection } from "./net-transport.ts";
 /** Options that each connection of a listener begins with. */
 export type Inherited = Pick<net.ServerOpts, "noDelay" | "keepAlive" | "keepAliveInitialDelay">;
 
+/** What a server knows of its listener before it is bound: on Bun and Deno it listens from then on. */
+export interface Listens {
+  /** What it accepts will be secured by TLS. */
+  readonly secures: boolean;
+  /** How many connections may wait in the kernel. */
+  readonly backlog: number;
+}
+
 /** A listener of the runtime's own: see own-sockets.ts. */
 export interface OwnListening {
   /** From now on, `take` is given the connections; first those that came before. */

@@ -103,7 +103,7 @@ function afterShutdown(this: ShutdownRequest, status: number): void {
   (this.transport as StreamOwner).shut(status);
 }
 
-class HandleTransport extends Intake implements Connection {
+export class HandleTransport extends Intake implements Connection {
   remoteAddress: Address | null = null;
   #origin: Origin | undefined;
   readonly #handle: StreamHandle;
@@ -321,9 +321,13 @@ class HandleTransport extends Intake implements Connection {
     const options = { handle: this.#handle, allowHalfOpen: true, manualStart: true };
     const socket = new net.Socket(options as unknown as net.SocketConstructorOpts);
     socket.pause(); // nothing is read until somebody asks
-    const origin = { ...this.#origin, kernel: this.#kernel ?? this.#origin?.kernel };
-    this.#heir = new NodeTransport(socket, origin, this);
+    this.#heir = new NodeTransport(socket, this.known, this);
     return this.#heir;
+  }
+
+  /** What goes on with the connection must know this of it. */
+  protected get known(): Origin {
+    return { ...this.#origin, kernel: this.#kernel ?? this.#origin?.kernel };
   }
 
   defer(task: () => void): void {

@@ -15,9 +15,9 @@ import { kernelError, neededLibc } from "./descriptors/libc.ts";
 
 // ---- Bindings ----
 
-/** A binding of Node's C++ code; `null` where this Node has no such binding, or would warn of its use. */
-const bindingOf = <Binding>(name: string): Partial<Binding> | null => {
-  if (runtime !== "Node") return null;
+/** A binding of Node's C++ code; `null` where `is` says that it is not used here, where this Node has no such binding, or would warn of its use. */
+const bindingOf = <Binding>(name: string, is = runtime === "Node"): Partial<Binding> | null => {
+  if (!is) return null;
   const told = [...process.execArgv, process.env.NODE_OPTIONS ?? ""].join(" ");
   if (told.includes("--pending-deprecation") || process.env.NODE_PENDING_DEPRECATION === "1") return null;
   try {
@@ -93,10 +93,10 @@ export interface StreamBinding {
 
 let found: StreamBinding | null | undefined;
 
-/** The binding of streams; `null` where any part is missing. */
-const streamBinding = (): StreamBinding | null => {
+/** The binding of streams, also Deno's; `null` where any part is missing. */
+export const streamBinding = (): StreamBinding | null => {
   if (found !== undefined) return found;
-  const has = bindingOf<StreamBinding>("stream_wrap");
+  const has = bindingOf<StreamBinding>("stream_wrap", runtime !== "Bun");
   const whole =
     typeof has?.WriteWrap === "function" &&
     typeof has.ShutdownWrap === "function" &&
@@ -107,7 +107,8 @@ const streamBinding = (): StreamBinding | null => {
   return found;
 };
 
-const CALLS = [
+/** What is called of a handle. */
+export const CALLS = [
   "useUserBuffer",
   "readStart",
   "readStop",
@@ -178,9 +179,21 @@ export const takeHandleOf = <T>(
   return make(handle, node);
 };
 
+/** A listener's handle on Deno: it says that somebody has connected, and accepts into a handle that it is given. */
+export interface DenoListening<Handle> {
+  onconnection?: (this: unknown, error: number) => void;
+  accept(into: Handle): number;
+}
+
+/** The handle of `server`, which listens, on Deno; `null` where it lacks what is needed. */
+export const denoListening = <Handle>(server: net.Server): DenoListening<Handle> | null => {
+  const { _handle: handle } = server as unknown as { readonly _handle?: DenoListening<Handle> | null };
+  return typeof handle?.accept === "function" ? handle : null;
+};
+
 /**
- * The socket of Bun's that a connected `socket` of its `node:net` is over, which has `calls`; `socket` is of no use afterwards. `null`
- * where it has none, or not all of them: then it stays as it is.
+ * The socket of Bun's, or the handle of Deno's, that a connected `socket` of its `node:net` is over, which has `calls`; `socket` is of
+ * no use afterwards. `null` where it has none, or not all of them: then it stays as it is.
  */
 export const takeSocketOf = <Own extends object>(
   socket: net.Socket,
@@ -339,7 +352,7 @@ export const holdInput = (plain: net.Socket, hold: boolean): void => {
 /** What is used of a `TLSSocket` that was made of an accepted connection; `tls.Server` does the same with its own. */
 interface AcceptedTls {
   /** Its handle. */
-  readonly ssl?: { verifyError?(): NodeJS.ErrnoException | null | undefined } | null;
+  readonly ssl?: { verifyError?(): NodeJS.ErrnoException | string | null | undefined } | null;
   _releaseControl?(): boolean;
 }
 
@@ -348,7 +361,8 @@ export const distrustOf = (secured: tls.TLSSocket): string | null => {
   const { ssl } = secured as AcceptedTls;
   if (typeof ssl?.verifyError !== "function") return "UNSPECIFIED";
   const error = ssl.verifyError();
-  return error ? (error.code ?? error.message) : null;
+  if (!error) return null;
+  return typeof error === "string" ? error : (error.code ?? error.message); // Deno gives the word alone
 };
 
 /** From now on `secured` emits `error` for a record that is none: without this it emits nothing, and the connection hangs. */

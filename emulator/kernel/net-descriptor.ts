@@ -9,7 +9,7 @@ import type { Address } from "../../core/net/address.ts";
 import { runtime } from "../runtime.ts";
 import { addressOf, hostOf } from "./addresses.ts";
 import { ownSockets } from "./chosen-sockets.ts";
-import type { OwnListening, StreamDescriptor } from "./descriptor.ts";
+import type { Listens, OwnListening, StreamDescriptor } from "./descriptor.ts";
 import { type Holder, Kernel, NOBODY } from "./descriptors/kernel.ts";
 import {
   KEEPALIVE,
@@ -25,7 +25,7 @@ import { serverHolder, socketHolder } from "./holders.ts";
 import { type Connection, NodeTransport } from "./net-transport.ts";
 import type { ListenAt, OwnListener, OwnSockets } from "./own-sockets.ts";
 
-const BACKLOG = 511; // connections; it listens before anybody says how many may wait: Node's own figure
+const UNKNOWN: Listens = { secures: false, backlog: 511 }; // a socket's: it listens before anybody says how many may wait; Node's own figure
 
 /** A listener of the runtime's own. What connects before `accept()` waits, unread. */
 class OwnStream implements OwnListening {
@@ -76,7 +76,7 @@ class OwnStream implements OwnListening {
 export class NetStream implements StreamDescriptor {
   readonly kernel: Kernel;
   readonly #kind: Kind;
-  readonly #secures: boolean;
+  readonly #listens: Listens;
   readonly #options: PlainStreamOptions;
   readonly #early: net.Socket[] = []; // what connected before listen()
   readonly #arrived = (socket: net.Socket): void => void this.#early.push(socket);
@@ -84,10 +84,9 @@ export class NetStream implements StreamDescriptor {
   #own: OwnStream | null = null;
   #address: Address | null = null;
 
-  /** `secures`: what it accepts will be secured by TLS. */
-  constructor(kind: Kind, secures: boolean) {
+  constructor(kind: Kind, listens = UNKNOWN) {
     this.#kind = kind;
-    this.#secures = secures;
+    this.#listens = listens;
     this.#options = new PlainStreamOptions(kind);
     this.kernel = new Kernel(this.#options, null).heldBy(NOBODY);
   }
@@ -106,15 +105,17 @@ export class NetStream implements StreamDescriptor {
 
   async bind(address: Address): Promise<void> {
     const options = this.#options;
+    const { backlog } = this.#listens;
     let at: ListenAt;
     if (address.family === "unix") {
       checkedPath(address.path);
-      at = { path: address.path };
+      at = { path: address.path, backlog };
     } else {
       const host = hostOf(address);
-      at = { host, port: address.port, ipv6Only: options.on(V6ONLY), reusePort: options.on(REUSEPORT) };
+      const [ipv6Only, reusePort] = [options.on(V6ONLY), options.on(REUSEPORT)];
+      at = { host, port: address.port, backlog, ipv6Only, reusePort };
     }
-    const sockets = this.#secures ? null : await ownSockets?.();
+    const sockets = this.#listens.secures ? null : await ownSockets?.();
     let name: Address | null;
     try {
       name = await (sockets == null ? this.#listenByNode(at) : this.#listenBy(sockets, at));
@@ -145,7 +146,7 @@ export class NetStream implements StreamDescriptor {
   async #listenByNode(at: ListenAt): Promise<Address | null> {
     const server = net.createServer({ allowHalfOpen: true, pauseOnConnect: true, ...this.inherited });
     server.on("connection", this.#arrived);
-    await listening(server, () => server.listen({ ...at, backlog: BACKLOG, exclusive: true }));
+    await listening(server, () => server.listen({ ...at, exclusive: true }));
     this.#server = server;
     this.kernel.heldBy(serverHolder(server));
     const name = server.address();

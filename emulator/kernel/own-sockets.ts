@@ -10,12 +10,17 @@ import type { Connection } from "./net-transport.ts";
 
 /** Where to listen, and how. */
 export type ListenAt =
-  | { readonly path: string }
+  | {
+      readonly path: string;
+      /** How many connections may wait in the kernel, where the runtime can be told. */
+      readonly backlog: number;
+    }
   | {
       /** An IP address, with its scope where it has one. */
       readonly host: string;
       /** 0: the system chooses. */
       readonly port: number;
+      readonly backlog: number;
       readonly ipv6Only: boolean;
       readonly reusePort: boolean;
     };

@@ -14,7 +14,7 @@ import {
 } from "../../core/net/constants.ts";
 import { neededNode, runtime } from "../runtime.ts";
 import { addressOf, hostOf } from "./addresses.ts";
-import type { StreamDescriptor } from "./descriptor.ts";
+import type { Listens, StreamDescriptor } from "./descriptor.ts";
 import type { Adopted } from "./descriptors/adopted.ts";
 import { type Holder, Kernel, NOBODY } from "./descriptors/kernel.ts";
 import { type Libc, libc } from "./descriptors/libc.ts";
@@ -277,13 +277,13 @@ const nameOf = (handle: Handle): Address | null => {
 };
 
 /**
- * A new stream, or one over a descriptor that was made elsewhere. `secures`: what it accepts will be secured by TLS. Throws `EMFILE`,
+ * A new stream, or one over a descriptor that was made elsewhere. `listens`: what is known of what will listen on it. Throws `EMFILE`,
  * `EPROTONOSUPPORT`; `ERR_UNSUPPORTED` for one that was made elsewhere, where this is not Node.
  */
-export const streamDescriptor = (kind: Kind, from?: Adopted, secures = false): StreamDescriptor => {
+export const streamDescriptor = (kind: Kind, from?: Adopted, listens?: Listens): StreamDescriptor => {
   if (from !== undefined)
     neededNode("a descriptor that was made elsewhere", "it listens on addresses, and connects");
-  if (runtime !== "Node") return new NetStream(kind, secures);
+  if (runtime !== "Node") return new NetStream(kind, listens);
   const calls = libc();
   if (calls === null) return new PlainStream(kind, from, null);
   return new LibcStream(calls, kind, from?.fd ?? calls.socket(kind.family, SOCK_STREAM, kind.proto));
@@ -295,8 +295,8 @@ export const streamDescriptor = (kind: Kind, from?: Adopted, secures = false): S
  */
 export const listenerDescriptor = (
   family: typeof AF_INET | typeof AF_INET6,
-  secures: boolean,
+  listens: Listens,
 ): StreamDescriptor => {
   const kind = { family, type: SOCK_STREAM, proto: 0 };
-  return makesHandles() ? new PlainStream(kind) : streamDescriptor(kind, undefined, secures);
+  return makesHandles() ? new PlainStream(kind) : streamDescriptor(kind, undefined, listens);
 };

@@ -20,6 +20,7 @@ import {
 } from "../../core/sockets/tls.ts";
 import { checkServerTls } from "../../core/sockets/tls-listener.ts";
 import { fs, lazy } from "../builtin.ts";
+import { runtime } from "../runtime.ts";
 import { addressOf } from "./addresses.ts";
 import { distrustOf, tellLaterErrors } from "./handles.ts";
 import { logKeysOf } from "./key-log.ts";
@@ -135,6 +136,7 @@ export class ServerSecurity {
   /** Throws `TypeError`, `RangeError`: what is wrong, by its name. */
   constructor(options: ServerTlsOptions) {
     checkServerTls(options);
+    mustHeed(options);
     this.#ticketKeys = Buffer.from(options.ticketKeys ?? lazy.crypto.randomBytes(48));
     this.#options = options;
     [this.#contexts, this.#read] = this.#make(options);
@@ -183,6 +185,7 @@ export class ServerSecurity {
     if (next.cert !== undefined && next.passphrase === undefined)
       delete (options as { passphrase?: string }).passphrase;
     checkServerTls(options);
+    mustHeed(options);
     const made = this.#make(options, true);
     [this.#contexts, this.#read] = made;
     this.#options = options;
@@ -294,6 +297,19 @@ export class ServerSecurity {
   }
 }
 
+/** Throws `ERR_UNSUPPORTED` for an option that this runtime's TLS takes and then ignores. */
+const mustHeed = (options: { readonly crl?: unknown; readonly ticketKeys?: unknown }): void => {
+  if (runtime !== "Deno") return;
+  const said = "needs Node or Bun, and this is Deno: its TLS";
+  if (options.crl !== undefined)
+    throw new SocketError(
+      "ERR_UNSUPPORTED",
+      `tls.crl ${said} checks no revocation lists; remove the authority from ca`,
+    );
+  if (options.ticketKeys !== undefined)
+    throw new SocketError("ERR_UNSUPPORTED", `tls.ticketKeys ${said} resumes no sessions; leave it out`);
+};
+
 /** Throws `TypeError` where they cannot be read. */
 const checkAuthorities = (ca: readonly Text[], crl: readonly Text[]): void => {
   for (const one of ca) certificatesIn("tls.ca", one);
@@ -313,8 +329,9 @@ export interface LastSession {
 
 const contexts = new WeakMap<object, { readonly said: string; readonly context: tls.SecureContext }>();
 
-/** The context of what dials: made once, and again where a file has changed. Throws `TypeError`. */
+/** The context of what dials: made once, and again where a file has changed. Throws `TypeError`, `ERR_UNSUPPORTED`. */
 const clientContext = (options: TlsOptions): tls.SecureContext => {
+  mustHeed(options);
   const ca = readAll("tls.ca", options.ca);
   const crl = readAll("tls.crl", options.crl);
   const cert = options.cert === undefined ? undefined : read("tls.cert", options.cert);
@@ -392,6 +409,26 @@ const REASONS: Readonly<Record<string, string>> = {
   "tlsv13 alert certificate required": "the peer asks for a certificate, and this side gave none",
 };
 
+/** The same of rustls, which is Deno's TLS: its errors have no reason, and a message with such words. */
+const RUSTLS: Readonly<Record<string, string>> = {
+  InvalidContentType: "the peer's first bytes are not TLS",
+  MessageTooLarge: "the peer's bytes are not TLS, or a record is longer than may be",
+  Tls12NotOfferedOrEnabled:
+    "no version in common: the peer speaks only versions of TLS that are too old here",
+  ProtocolVersion: "no version in common: the peer says that this side's is not spoken there",
+  NoCipherSuitesInCommon: "no cipher in common",
+  NoApplicationProtocol: "no protocol in common (ALPN)",
+  "peer doesn't support any known protocol": "no protocol in common (ALPN)",
+  "peer sent no certificates": "the client gave no certificate",
+  CertificateRequired: "the peer asks for a certificate, and this side gave none",
+  HandshakeFailure: "the peer found nothing in common, or asks for a certificate",
+  UnknownCA: "the peer does not trust the authority of this side's certificate",
+  CertificateExpired: "the peer says that this side's certificate has expired",
+  CertificateRevoked: "the peer says that this side's certificate was revoked",
+  BadCertificate: "the peer does not accept this side's certificate",
+  CertificateUnknown: "the peer does not accept this side's certificate",
+};
+
 const DISTRUST: Readonly<Record<string, string>> = {
   CERT_HAS_EXPIRED: "it has expired",
   CERT_NOT_YET_VALID: "it is not valid yet",
@@ -409,7 +446,10 @@ const DISTRUST: Readonly<Record<string, string>> = {
 const wordsOf = (error: Error & { reason?: string; code?: string }): string => {
   const { reason, code = "", message } = error;
   if (code in DISTRUST) return `the peer's certificate is not trusted: ${DISTRUST[code]} (${code})`;
-  if (reason === undefined) return message;
+  if (reason === undefined) {
+    const [said, words] = Object.entries(RUSTLS).find(([said]) => message.includes(said)) ?? [];
+    return words === undefined ? message : `${words} (${said})`;
+  }
   return Object.hasOwn(REASONS, reason) ? `${REASONS[reason]} (${reason})` : reason;
 };
 
@@ -475,6 +515,14 @@ const describeCertificate = (x509: X509Certificate): PeerCertificate => ({
   raw: new Uint8Array(x509.raw),
 });
 
+/** Why a client's certificate is not trusted, as a code of OpenSSL's; `null` where it is. Deno has one for all causes, and the dates say more. */
+const whyDistrusted = (secured: tls.TLSSocket, { validFrom, validTo }: X509Certificate): string | null => {
+  const code = distrustOf(secured);
+  if (runtime !== "Deno" || code === null) return code;
+  if (Date.parse(validTo) < Date.now()) return "CERT_HAS_EXPIRED";
+  return Date.parse(validFrom) > Date.now() ? "CERT_NOT_YET_VALID" : code;
+};
+
 /** What is known when a handshake is done. The certificate is put into words when somebody asks. */
 export class TlsState implements TlsInfo {
   readonly version: string | null;
@@ -496,7 +544,7 @@ export class TlsState implements TlsInfo {
     this.serverName = servername || null;
     this.resumed = secured.isSessionReused();
     this.#x509 = security?.asks === false ? undefined : secured.getPeerX509Certificate();
-    this.distrust = security !== null && this.#x509 !== undefined ? distrustOf(secured) : null;
+    this.distrust = security !== null && this.#x509 !== undefined ? whyDistrusted(secured, this.#x509) : null;
   }
 
   get certificate(): PeerCertificate | null {

@@ -58,6 +58,7 @@ import {
 import { securedWhen } from "../../core/sockets/tls-listener.ts";
 import { fs, lazy } from "../builtin.ts";
 import { networkError } from "../kernel/addresses.ts";
+import type { Listens } from "../kernel/descriptor.ts";
 import { type Known, knownDescriptor } from "../kernel/descriptors/adopted.ts";
 import type { Connection, Origin } from "../kernel/net-transport.ts";
 import { listenerDescriptor, streamDescriptor } from "../kernel/stream-descriptor.ts";
@@ -281,8 +282,12 @@ export class TCPServer<
     this.addressFamily ||= AF_INET;
     const family = this.addressFamily;
     const kind = { family, type: SOCK_STREAM, proto: 0 };
-    this.#socket ??= new Socket(family, 0, streamDescriptor(kind, undefined, this.#handshakes !== null));
+    this.#socket ??= new Socket(family, 0, streamDescriptor(kind, undefined, this.#listens));
     return this.#socket;
+  }
+
+  get #listens(): Listens {
+    return { secures: this.#handshakes !== null, backlog: this.backlog };
   }
 
   /** The descriptor of `socket`; -1 if there is none, or it is closed. */
@@ -302,8 +307,8 @@ export class TCPServer<
     }
     const { address, port } = await this.resolve();
     const family = this.addressFamily as typeof AF_INET | typeof AF_INET6;
-    const secures = this.#handshakes !== null;
-    if (this.allowReuseAddress) this.#socket ??= new Socket(family, 0, listenerDescriptor(family, secures));
+    if (this.allowReuseAddress)
+      this.#socket ??= new Socket(family, 0, listenerDescriptor(family, this.#listens));
     const socket = this.#listener;
     if (!this.allowReuseAddress) socket.setsockopt(SOL_SOCKET, SO_REUSEADDR, false);
     if (this.allowReusePort) socket.setsockopt(SOL_SOCKET, SO_REUSEPORT, true);

@@ -19,6 +19,7 @@ import { checkTold, slowMember } from "../conformance/slow-member.ts";
 import { codeOf } from "../core/outcome.ts";
 import { Told } from "../core/told.ts";
 import { ownCertificates } from "../peers/certificates.ts";
+import { rustls } from "./runtime-rows.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "socklet-broadcasts-"));
 afterAll(() => rmSync(folder, { recursive: true }));
@@ -58,7 +59,7 @@ describe("a member of a chat that never reads is cut and told, and the others go
   ])("%s", async (_, place: { unix?: boolean; secure?: boolean; intake?: boolean }) => {
     const { told, options } = chat();
     const before = intake.on;
-    intake.on = place.intake ?? true;
+    intake.on = before && (place.intake ?? true);
     onTestFinished(() => {
       intake.on = before;
     });
@@ -78,7 +79,8 @@ describe("a member of a chat that never reads is cut and told, and the others go
     const end = told.of("end").find(({ failed }) => failed);
     const got = await slow.rfile.read().catch(code);
     // It sees a reset where there is one (not on Unix sockets), in place of what it had not read.
-    if (!place.unix) expect(got).toBe("ECONNRESET");
+    // Deno's TLS hears none either.
+    if (!place.unix && !(rustls && place.secure)) expect(got).toBe("ECONNRESET");
     expect(end?.bytesWritten).toBeGreaterThan(0);
     await slow.close().catch(() => {});
     expect(options.context.members.size).toBe(0);

@@ -39,6 +39,7 @@ import {
   sessionOf,
   written,
 } from "./deliveries.ts";
+import { forks, rustls } from "./runtime-rows.ts";
 
 const MB = 1e6;
 const TOKEN = "a-token-for-the-tests";
@@ -56,7 +57,7 @@ interface Place {
   readonly unix?: true;
 }
 
-const places: readonly Place[] = [
+const all: readonly Place[] = [
   { name: "TCP, by its handle" },
   { name: "TCP, by net.Socket", intake: false },
   { name: "TLS", secure: true },
@@ -64,6 +65,9 @@ const places: readonly Place[] = [
   { name: "Unix", unix: true },
   { name: "Unix, by net.Socket", unix: true, intake: false },
 ];
+
+// The peer of TLS is the runtime's own, and Deno's loses the end and the reset that these wait for: docs/runtimes.md.
+const places = all.filter(({ secure }) => !(rustls && secure));
 
 let made = 0;
 
@@ -86,7 +90,7 @@ const meet = async (
     }
   }
   const before = intake.on;
-  intake.on = place.intake ?? true;
+  intake.on = before && (place.intake ?? true);
   const given2 = { ...options, stream, onEvent: told.on };
   const server = place.unix
     ? new ThreadingUnixStreamServer(`unix:${folder}/${++made}`, Handler, given2)
@@ -378,7 +382,7 @@ test("a connector's run() rejects with why not all has left, and its end says so
   for (const socket of accepted) socket.destroy();
 });
 
-test("what a child cuts is told by its parent, and the peer sees a reset", async () => {
+test.runIf(forks)("what a child cuts is told by its parent, and the peer sees a reset", async () => {
   const told = new Told();
   const module = new URL("fixtures/forking-handlers.ts", import.meta.url).href;
   const server = new ForkingTCPServer("127.0.0.1:0", handlerFrom(module, "WritesMuch"), {

@@ -16,7 +16,9 @@ import {
   ThreadingUnixStreamServer,
 } from "socklet/emulator";
 import { describe, expect, onTestFinished, test } from "vitest";
+import { runtime } from "../../emulator/runtime.ts";
 import { describeWith, type Program, run, start } from "../peers/program.ts";
+import { forks } from "./runtime-rows.ts";
 
 const Nothing = streamHandler(() => {});
 class Packet extends DatagramRequestHandler {}
@@ -67,7 +69,9 @@ describe("backlog", () => {
         },
       );
     }
-    expect([waiting.length, error]).toMatchObject([3, { code: "EAGAIN" }]); // Linux lets one more wait
+    expect(error).toMatchObject({ code: "EAGAIN" });
+    if (runtime === "Deno") expect(waiting.length).toBeLessThan(10);
+    else expect(waiting.length).toBe(3); // Linux lets one more wait
     program.write("\n");
     for (const socket of waiting) expect(await heard(socket)).toBe("hello\n");
   });
@@ -82,7 +86,7 @@ describe("backlog", () => {
       const { stdout } = await run("ss", ["-Hltn", `sport = :${port}`]);
       expect(String(stdout)).toMatch(/^LISTEN +3 +2 /);
       program.write("\n");
-      for (const socket of [...waiting, await late]) expect(await heard(socket)).toMatch(/^\d/);
+      for (const socket of [...waiting, await late]) expect(await heard(socket)).toMatch(/^[\d?]/);
     });
   });
 });
@@ -96,18 +100,19 @@ describeWith(["ss"], "keepAlive", () => {
   test.each([{}, { SOCKLET_INTAKE: "off" }])("%j", async (env) => {
     const { said } = await served("127.0.0.1:0", { keepAlive: 7_000_000 }, "", env as Record<string, string>);
     const { port } = said as { port: number };
-    expect(await heard(await connected({ host: "127.0.0.1", port }))).toBe("1 7000\n");
+    const asked = runtime === "Node" ? "1 7000\n" : "? ?\n"; // koffi reads them
+    expect(await heard(await connected({ host: "127.0.0.1", port }))).toBe(asked);
     expect(await timers(port)).toMatch(/timer:\(keepalive,11[56]min,0\)/);
   });
 
   test("without it there is none", async () => {
     const { said } = await served("127.0.0.1:0", {});
     const { port } = said as { port: number };
-    expect(await heard(await connected({ host: "127.0.0.1", port }))).toMatch(/^0 /);
+    expect(await heard(await connected({ host: "127.0.0.1", port }))).toMatch(/^[0?] /);
     expect(await timers(port)).not.toContain("timer");
   });
 
-  test("in a forking server, and in an app", async () => {
+  test.runIf(forks)("in a forking server", async () => {
     const forking = new ForkingTCPServer(
       "127.0.0.1:0",
       handlerFrom(import.meta.url.replace("listening.test.ts", "fixtures/served.ts"), "WaitsForALine"),
@@ -120,7 +125,9 @@ describeWith(["ss"], "keepAlive", () => {
     await heard(socket);
     expect(await timers(at.port)).toMatch(/timer:\(keepalive,11[56]min,0\)/);
     socket.end("done\n");
+  });
 
+  test("in an app", async () => {
     class Waits extends StreamRequestHandler {
       override async handle() {
         this.wfile.write("ready\n");
@@ -158,15 +165,18 @@ describe("the file of a path", () => {
         ...whose,
       });
       await streams.listen();
+      const holds = (path: string): void => {
+        expect(bits(path)).toBe(mode);
+        expect(statSync(path)).toMatchObject({ uid: whose.owner, gid: whose.group });
+      };
+      holds(`${folder}/${name}`);
+      if (runtime !== "Node") continue; // datagrams on a path are Node's
       await using datagrams = new ThreadingUnixDatagramServer(`unix:${folder}/${name}d`, Packet, {
         mode,
         ...whose,
       });
       await datagrams.listen();
-      for (const path of [`${folder}/${name}`, `${folder}/${name}d`]) {
-        expect(bits(path)).toBe(mode);
-        expect(statSync(path)).toMatchObject({ uid: whose.owner, gid: whose.group });
-      }
+      holds(`${folder}/${name}d`);
     }
   });
 

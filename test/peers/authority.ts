@@ -1,7 +1,7 @@
 /** A certificate authority of a test's own, by openssl: certificates of all kinds, and a list of the revoked ones. */
 
 import { spawnSync } from "node:child_process";
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { mkdtempSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { peer } from "./peer.ts";
@@ -92,9 +92,14 @@ export class Authority {
   issue(name: string, wanted: Wanted = {}): Issued {
     const { names = "DNS:localhost,IP:127.0.0.1", days = 2, passphrase, use = "serverAuth" } = wanted;
     const file = name.replace(/[^a-z0-9]/gi, "_");
-    const locked = passphrase === undefined ? ["-nodes"] : ["-passout", `pass:${passphrase}`];
     const request = ["-keyout", `${file}.key`, "-out", `${file}.csr`, "-subj", `/CN=${name}`];
-    this.#run("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", ...locked, ...request);
+    this.#run("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", ...request);
+    if (passphrase !== undefined) {
+      // By AES: Deno cannot read what is encrypted by 3DES, which is `req`'s default.
+      const locked = ["-v2", "aes-256-cbc", "-passout", `pass:${passphrase}`];
+      this.#run("pkcs8", "-topk8", "-in", `${file}.key`, "-out", `${file}.locked`, ...locked);
+      renameSync(join(this.folder, `${file}.locked`), join(this.folder, `${file}.key`));
+    }
     writeFileSync(
       join(this.folder, `${file}.ext`),
       `subjectAltName=${names}\nbasicConstraints=critical,CA:FALSE\nextendedKeyUsage=${use}\n`,

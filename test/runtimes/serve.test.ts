@@ -1,7 +1,7 @@
 /** `socklet serve`, as a user of this runtime starts it; and what is said of what only Node can do. */
 
 import { fileURLToPath } from "node:url";
-import { AF_INET, AF_UNIX, SOCK_DGRAM, SOCK_STREAM, SOL_TCP } from "socklet";
+import { type Address, AF_INET, AF_UNIX, SOCK_DGRAM, SOCK_STREAM, SOL_TCP } from "socklet";
 import {
   createConnection,
   ForkingTCPServer,
@@ -10,11 +10,13 @@ import {
   handlerFrom,
   serveCluster,
   socket,
+  ThreadingTCPServer,
   UnixDatagramServer,
 } from "socklet/emulator";
-import { describe, expect, test } from "vitest";
+import { describe, expect, onTestFinished, test } from "vitest";
 import { runtime } from "../../emulator/runtime.ts";
-import { EchoDatagram } from "../../examples/echo.ts";
+import { Echo, EchoDatagram } from "../../examples/echo.ts";
+import { Authority } from "../peers/authority.ts";
 import { run, start } from "../peers/program.ts";
 
 const file = (path: string): string => fileURLToPath(new URL(path, import.meta.url));
@@ -49,6 +51,32 @@ describe("socklet serve", () => {
     );
     expect(code).toBe(1);
   });
+});
+
+test.runIf(runtime === "Deno")("an option that Deno's TLS ignores is refused", async () => {
+  const authority = new Authority();
+  onTestFinished(() => authority.remove());
+  const { cert, key } = authority.issue("localhost");
+  const { ca } = authority;
+  const unsupported = (option: string) => ({
+    code: "ERR_UNSUPPORTED",
+    message: expect.stringContaining(`${option} needs Node or Bun, and this is Deno`),
+  });
+  const server = (more: object) =>
+    new ThreadingTCPServer("127.0.0.1:0", Echo, { tls: { cert, key, ...more } });
+  for (const [option, more] of [
+    ["tls.ticketKeys", { ticketKeys: new Uint8Array(48) }],
+    ["tls.crl", { ca, clientCertificate: "require", crl: authority.crl() }],
+  ] as const) {
+    expect(() => server(more)).toThrow(expect.objectContaining(unsupported(option)));
+  }
+  await using plain = server({});
+  expect(() => plain.replaceCertificate({ crl: authority.crl() })).toThrow();
+  const address = (await plain.listen()) as Address;
+  const tls = { ca, crl: authority.crl(), serverName: "localhost" };
+  await expect(createConnection(address, { secureTransport: "on", tls })).rejects.toMatchObject(
+    unsupported("tls.crl"),
+  );
 });
 
 describe("what needs Node says so", () => {

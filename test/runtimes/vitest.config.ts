@@ -28,9 +28,18 @@ export default defineConfig({
         pool: poolOf(runtime),
         include: [
           "test/runtimes/*.test.ts",
-          ...["places", "pools", "proxy", "server", "tls", "udp"].map(
-            (name) => `test/emulator/${name}.test.ts`,
-          ),
+          ...[
+            "broadcasts",
+            "delivery",
+            "listening",
+            "places",
+            "pools",
+            "proxy",
+            "server",
+            "tls",
+            "tls-servers",
+            "udp",
+          ].map((name) => `test/emulator/${name}.test.ts`),
         ],
         env: { SOCKLET_LOG: "pretty" },
         // ms; far above what any test takes, as in vitest.config.ts

@@ -63,6 +63,7 @@ export const libc = (): Libc | null => {
 /** libc. Throws `ERR_UNSUPPORTED` for `what` if there is none, and says why. `found` is the libc that a socket was made with. */
 export const neededLibc = (what: string, found: Libc | null = libc()): Libc => {
   if (found !== null) return found;
+  if (!isOff()) loaded ??= load(); // it may be a runtime that never asked for it
   const why = isOff() || loaded === undefined || loaded instanceof Libc ? null : loaded;
   const missing = why?.missing ?? "needs the package koffi, which SOCKLET_NATIVE=off turned off";
   throw new SocketError("ERR_UNSUPPORTED", `${what} ${missing}`, { cause: why?.cause });

@@ -1,0 +1,201 @@
+/**
+ * The handles behind the sockets of Deno's `node:net`, made to be used as Node's are. They have Node's calls, and differ so
+ * (Deno 2.9):
+ *
+ * - a listener's handle says that somebody has connected, and accepts into a handle that is given to it;
+ * - what `onread` returns is not taken as the buffer of the next read;
+ * - there is no `writeQueueSize`, and `fd` of a pipe alone (`fdForIpc()` makes another descriptor);
+ * - writes that wait fail with `EPIPE` where the peer has ended and never sent anything, and the first write of a connection that
+ *   was just accepted always waits: https://github.com/denoland/deno/pull/33860.
+ *
+ * None of this is documented: docs/decisions/nodes-handles.md.
+ */
+
+import type net from "node:net";
+import { type Data, toBytes } from "../../../core/bytes/data.ts";
+import {
+  CALLS,
+  denoListening,
+  type Name,
+  type ShutdownRequest,
+  type StreamBinding,
+  type StreamHandle,
+  type StreamOwner,
+  streamBinding,
+  takeSocketOf,
+  type WriteRequest,
+} from "../handles.ts";
+import { LARGE } from "../net-transport.ts";
+
+const BROKEN_PIPE = -32; // EPIPE
+const SOCKET = 0; // what Node's TCP and Pipe are made as
+
+/** A handle of Deno's. */
+type Inner = Omit<StreamHandle, "fd" | "writeQueueSize" | "transport" | "onread"> & { onread: () => void };
+
+/** What a connection writes, as the transport sees it: Deno has a request of its own. */
+class Waiting implements WriteRequest {
+  data?: Data;
+  transport?: StreamOwner;
+  taken?: (() => void) | undefined;
+  oncomplete?: (this: WriteRequest, status: number) => void;
+}
+
+let spare: WriteRequest | undefined; // a request of Deno's that can be used again
+
+/** The handle of a connection on a path. */
+class PipeHandle implements StreamHandle {
+  readonly fd = -1;
+  /** Bytes in writes that the kernel has not taken whole. */
+  writeQueueSize = 0;
+  transport?: StreamOwner;
+  onread!: StreamHandle["onread"];
+  protected readonly inner: Inner;
+  readonly #node: StreamBinding;
+  #sent = false; // some of what was written may have left
+
+  constructor(inner: Inner, node: StreamBinding) {
+    this.inner = inner;
+    this.#node = node;
+    inner.onread = () => {
+      const next = this.onread();
+      if (next !== undefined) inner.useUserBuffer(next);
+    };
+  }
+
+  useUserBuffer(buffer: Uint8Array): void {
+    this.inner.useUserBuffer(buffer);
+  }
+
+  readStart(): number {
+    return this.inner.readStart();
+  }
+
+  readStop(): number {
+    return this.inner.readStop();
+  }
+
+  writeBuffer(request: WriteRequest, bytes: Uint8Array): number {
+    return this.#write(request, bytes);
+  }
+
+  writeUtf8String(request: WriteRequest, text: string): number {
+    return this.#write(request, text);
+  }
+
+  shutdown(request: ShutdownRequest): number {
+    return this.inner.shutdown(request);
+  }
+
+  close(): void {
+    this.inner.close();
+  }
+
+  unref(): void {
+    this.inner.unref();
+  }
+
+  #write(request: WriteRequest, data: Data): number {
+    const own = spare ?? new this.#node.WriteWrap();
+    spare = undefined;
+    const status =
+      typeof data === "string"
+        ? this.inner.writeUtf8String(own, data)
+        : this.inner.writeBuffer(own, data as Uint8Array);
+    if (status === 0 && this.#isWaiting) this.#wait(own, request, data);
+    else {
+      spare = own;
+      this.#sent = true;
+    }
+    return status;
+  }
+
+  /** Whether the last write waits. */
+  get #isWaiting(): boolean {
+    return this.#node.streamBaseState[this.#node.kLastWriteWasAsync] === 1;
+  }
+
+  #wait(own: WriteRequest, request: WriteRequest, data: Data): void {
+    const size = toBytes(data).length;
+    const isUnsent = !this.#sent; // and no part of it can have left: the kernel has room for a small one
+    if (size > LARGE) this.#sent = true;
+    this.writeQueueSize += size;
+    own.oncomplete = (status) => {
+      this.writeQueueSize -= size;
+      if (status !== BROKEN_PIPE || !isUnsent || size > LARGE) {
+        this.#sent = true;
+        request.oncomplete?.(status);
+        return;
+      }
+      // By now it need not wait; if it must, it is not repeated again.
+      this.#sent = true;
+      const again = this.#write(request, data);
+      if (again !== 0 || !this.#isWaiting) request.oncomplete?.(again);
+    };
+  }
+}
+
+/** The handle of a TCP connection. */
+class TcpHandle extends PipeHandle {
+  reset(): number {
+    return this.inner.reset?.() ?? 0;
+  }
+
+  getpeername(name: Name): number {
+    return this.inner.getpeername?.(name) ?? -1;
+  }
+
+  getsockname(name: Name): number {
+    return this.inner.getsockname?.(name) ?? -1;
+  }
+
+  setNoDelay(on: boolean): number {
+    return this.inner.setNoDelay?.(on) ?? 0;
+  }
+
+  setKeepAlive(on: boolean, seconds: number): number {
+    return this.inner.setKeepAlive?.(on, seconds) ?? 0;
+  }
+}
+
+// ---- How they are had ----
+
+const binding = streamBinding();
+
+/** What a transport over such a handle takes for Node's binding; `null` where this Deno has none. */
+export const node: StreamBinding | null = binding && {
+  WriteWrap: Waiting,
+  ShutdownWrap: binding.ShutdownWrap,
+  streamBaseState: binding.streamBaseState,
+  kReadBytesOrError: binding.kReadBytesOrError,
+  kLastWriteWasAsync: binding.kLastWriteWasAsync,
+};
+
+const asNodes = (inner: Inner): StreamHandle => {
+  const Handle = typeof inner.reset === "function" ? TcpHandle : PipeHandle;
+  return new Handle(inner, binding as StreamBinding);
+};
+
+/**
+ * From now on `take` is given the handle of each connection that `server`, which listens, accepts; nothing was read from it. False:
+ * this Deno lacks what that needs, and nothing was done.
+ */
+export const takeHandles = (server: net.Server, take: (handle: StreamHandle) => void): boolean => {
+  const listening = denoListening<Inner>(server);
+  if (binding === null || listening === null) return false;
+  // A listener's handle and those of its connections are of one class.
+  if (CALLS.some((call) => typeof (listening as unknown as Inner)[call] !== "function")) return false;
+  const Handle = listening.constructor as new (type: number) => Inner;
+  listening.onconnection = (error) => {
+    if (error !== 0) return; // that client was dropped, and the next can come
+    const inner = new Handle(SOCKET);
+    if (listening.accept(inner) === 0) take(asNodes(inner));
+  };
+  return true;
+};
+
+/** The handle of what was dialled: `socket` is of no use afterwards. `null` where this Deno lacks what that needs; then it stays as it is. */
+export const takeHandleOf = (socket: net.Socket): StreamHandle | null => {
+  const inner = binding && takeSocketOf<Inner>(socket, CALLS);
+  return inner && asNodes(inner);
+};

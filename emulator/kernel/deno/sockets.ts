@@ -1,0 +1,56 @@
+/**
+ * Connections by the handles of Deno's `node:net`, which are Deno's own sockets with Node's calls. `Deno.listen()` costs as much CPU
+ * for a message, and what it accepts can neither be reset nor given keep-alive times.
+ */
+
+import net from "node:net";
+import { addressOf } from "../addresses.ts";
+import { HandleTransport } from "../handle-transport.ts";
+import { listening, type StreamHandle } from "../handles.ts";
+import { type Connection, NodeTransport } from "../net-transport.ts";
+import type { ListenAt, OwnSockets } from "../own-sockets.ts";
+import { overStream, TransportStream } from "../transport-stream.ts";
+import { node, takeHandleOf, takeHandles } from "./handle.ts";
+
+class DenoTransport extends HandleTransport {
+  #stream: TransportStream | null = null; // of TLS, which has the connection now
+
+  /** `node` is there, since `handle` is. */
+  static over(handle: StreamHandle): DenoTransport {
+    return new DenoTransport(handle, node as NonNullable<typeof node>);
+  }
+
+  /** Not by a `net.Socket` over the handle: Deno reads into the buffer that it was given once for ever. */
+  override toNode(): NodeTransport {
+    this.pause();
+    this.#stream = new TransportStream(this);
+    return overStream(this, this.#stream, this.known);
+  }
+
+  override abort(): void {
+    super.abort();
+    this.#stream?.destroy();
+  }
+}
+
+export const denoSockets: OwnSockets = {
+  async listen(at: ListenAt, take: (connection: Connection) => void) {
+    const server = net.createServer({ allowHalfOpen: true, pauseOnConnect: true });
+    await listening(server, () => server.listen({ ...at, exclusive: true }));
+    if (!takeHandles(server, (handle) => take(DenoTransport.over(handle))))
+      server.on("connection", (socket) => take(new NodeTransport(socket)));
+    server.on("error", () => {}); // an accept that failed
+    const name = server.address();
+    return {
+      address:
+        name === null || typeof name === "string" ? null : addressOf(name.address, name.port, name.family),
+      fd: -1,
+      close: () => void server.close(),
+    };
+  },
+
+  over(dialled) {
+    const handle = takeHandleOf(dialled);
+    return handle && DenoTransport.over(handle);
+  },
+};

@@ -1,0 +1,14 @@
+/** What a runtime can run of a table of tests: docs/runtimes.md has why. */
+
+import { runtime } from "../../emulator/runtime.ts";
+
+/** Forking needs Node. */
+export const forks = runtime === "Node";
+
+/** Deno's TLS is rustls, in place of OpenSSL. */
+export const rustls = runtime === "Deno";
+
+/** The rows of a table without those of forking servers, where there are none. */
+export const rowsHere = <Row extends readonly [name: string, ...more: unknown[]]>(
+  rows: readonly Row[],
+): readonly Row[] => rows.filter(([name]) => forks || !name.includes("forking"));
