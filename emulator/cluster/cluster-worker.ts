@@ -11,22 +11,48 @@ import type { SockletEvent } from "../../core/handlers/events.ts";
 import { ABORT_GRACE } from "../../core/serve/requests.ts";
 import { type Opened, openApp } from "../app/serve.ts";
 import { lazy } from "../builtin.ts";
+import { Backlog } from "../servers/forking/backlog.ts";
 import { toWire } from "../servers/forking/messages.ts";
 import { eventToWire, isRare, type Order, type Report, type WorkerSettings } from "./messages.ts";
 
-const MOST_TOLD = 1024 * 1024; // characters of an event's JSON that are told: the rest would hold up the channel
+const MOST_TOLD = 1024 * 1024; // bytes of JSON of what a handler said: more would hold up the channel
 const DRAIN_TIMEOUT = 10_000; // ms; the default of ServeOptions
 
-const tell = (report: Report): void => {
-  if (process.connected) process.send?.({ socklet: report }, undefined, undefined, () => {}); // a primary that is gone is told nothing
+/** Tells the primary. `left` is called later, when it is told. Gives whether the channel has room for more. */
+const tell = (report: Report, left: () => void = () => {}): boolean => {
+  if (!process.connected) return true; // a primary that is gone is told nothing
+  return process.send?.({ socklet: report }, undefined, undefined, left) !== false;
 };
 
-/** Tells an event, what it holds of the handler's own as far as it can be cloned. */
+const backlog = new Backlog();
+let lost = 0; // events that were not told, until that is
+
+/** Tells how many events were lost, as an error of the server that the last of them is of. */
+const tellLost = (server: string): void => {
+  const count = lost;
+  lost = 0;
+  if (count === 0) return;
+  const said = `${count} events were not told: they come faster than the primary takes them`;
+  tellEvent({ type: "error", server, address: null, error: new SocketError("ENOBUFS", said) });
+};
+
+/** Tells an event, what it holds of the handler's own as far as it can be cloned. Rare ones have no bound. */
 const tellEvent = (event: SockletEvent): void => {
   const wire = eventToWire(
     event.type === "handler" ? { ...event, detail: plain(event.detail, MOST_TOLD) } : event,
   );
-  if (jsonOf(wire, MOST_TOLD).json !== undefined) tell(wire);
+  const { json, size } = jsonOf(wire, 2 * MOST_TOLD);
+  if (json === undefined) return;
+  if (isRare(event)) tell(wire);
+  else if (!backlog.fits(size)) lost++;
+  else {
+    tellLost(event.server);
+    backlog.send(
+      size,
+      (left) => tell(wire, left),
+      () => tellLost(event.server),
+    );
+  }
 };
 
 /** What was asked for, of this process's plane, and the streams that it has given. */

@@ -106,6 +106,22 @@ test("a worker that is killed gets a successor, and what waits for it is served 
   expect(await pidsAt(() => pidAt(tcp), 2)).toEqual(new Set(pids));
 });
 
+test("events that a worker emits in a loop have a bound, and how many are lost is told", async () => {
+  await using server = await cluster({ workers: 1, requestEvents: true });
+  const [tcp] = urls(server);
+  const socket = net.connect(placeOf(tcp)).resume();
+  socket.write("emit\n");
+  const { error } = (await server.heard("error")) as Extract<SockletEvent, { type: "error" }>;
+  socket.destroy(); // not before: the end of its request is an event, too
+  expect(error).toMatchObject({ code: "ENOBUFS" });
+  const [, lost] = /(\d+) events were not told/.exec((error as Error).message) ?? [];
+  const numbers = server.told.flatMap((event) =>
+    event.type === "handler" ? [(event.detail as { number: number }).number] : [],
+  );
+  expect(numbers.length).toBeGreaterThan(100); // 16 MiB of them wait
+  expect(numbers).toEqual(Array.from({ length: 1000 - Number(lost) }, (_, i) => i));
+});
+
 test("a worker with an error that nobody caught finishes what it has, and another takes its place at once", async () => {
   await using server = await cluster({ workers: 1, restartDelay: 1 });
   const [tcp] = urls(server);

@@ -22,6 +22,7 @@ import { streamSocket } from "../../kernel/net-transport.ts";
 import { ServerSecurity } from "../../kernel/tls.ts";
 import { asRequest, guardConnections } from "../../sockets/ownership.ts";
 import { FileStorage } from "../../storage.ts";
+import { Backlog } from "./backlog.ts";
 import { ChildTap } from "./child-tap.ts";
 import type { HandlerSource } from "./handler-source.ts";
 import { fromWire, IN_CHILD, type Order, type PoolsAt, type Report, toWire } from "./messages.ts";
@@ -113,12 +114,9 @@ const tellOf = (
   }
 };
 
-const MOST_UNSENT = 16 * 1024 * 1024; // bytes of events that may wait for the channel: nobody can be held up from here
-const OVERHEAD = 1024; // bytes that a message which waits takes beside its own
-
 /** What the handler of one request emits. Events that the channel has no room for are told as one: `{ omitted: <their bytes>, events: <how many> }`. */
 class Events {
-  static #unsent = 0; // bytes; all of them wait for the one channel
+  static readonly #backlog = new Backlog(); // all of them wait for the one channel
   readonly #id: number;
   #omitted = 0; // bytes of events that were not sent, until that is told
   #events = 0;
@@ -129,20 +127,18 @@ class Events {
 
   emit(detail: unknown): void {
     const sent = sendable(detail);
-    const size = sent.size + OVERHEAD;
-    if (Events.#unsent + size > MOST_UNSENT) {
+    if (!Events.#backlog.fits(sent.size)) {
       this.#omitted += sent.size;
       this.#events++;
       return;
     }
     this.over();
-    let waits = false;
-    const left = (): void => {
-      if (waits) Events.#unsent -= size;
-      if (Events.#unsent === 0) this.over();
-    };
-    waits = !tellOf(detail, sent, (detail) => ({ type: "emit", id: this.#id, detail }), left);
-    if (waits) Events.#unsent += size;
+    const report = (detail: unknown): Report => ({ type: "emit", id: this.#id, detail });
+    Events.#backlog.send(
+      sent.size,
+      (left) => tellOf(detail, sent, report, left),
+      () => this.over(),
+    );
   }
 
   /** Tells which events were not sent. */
