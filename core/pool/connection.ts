@@ -11,7 +11,7 @@ import { type ClientHandler, callLost, ErrorReply, Notice } from "../handlers/cl
 import { type PoolOptions, wholeMs } from "../options.ts";
 import { isThenable, whenSettled } from "../promises.ts";
 import type { StreamSocket } from "../sockets/stream-socket.ts";
-import type { PendingCall } from "./waiting.ts";
+import { Line, type PendingCall } from "./waiting.ts";
 
 /** Why a connection ended that nothing was wrong with. */
 export type Retirement =
@@ -68,7 +68,7 @@ export class Connection<Call, Reply> {
   readonly #owner: ConnectionOwner<Call, Reply>;
   readonly #address: string;
   readonly #end: PromiseWithResolvers<void>;
-  readonly #calls: PendingCall<Call, Reply>[] = []; // in the order of send()
+  readonly #calls = new Line<PendingCall<Call, Reply>>(); // in the order of send()
   readonly #byId: Map<unknown, PendingCall<Call, Reply>> | null; // where replies come in any order
   readonly #exclusive: boolean;
   #reading = false;
@@ -111,7 +111,7 @@ export class Connection<Call, Reply> {
 
   /** Calls under way. */
   get running(): number {
-    return this.#byId === null ? this.#calls.length : this.#byId.size;
+    return this.#byId === null ? this.#calls.size : this.#byId.size;
   }
 
   /** Whether it has nothing to do, and may be given to anybody. */
@@ -147,11 +147,11 @@ export class Connection<Call, Reply> {
   begin(pending: PendingCall<Call, Reply>): void {
     const { handler } = this;
     pending.connection = this;
-    pending.begun = performance.now();
+    pending.since = Math.ceil(performance.now());
     this.#alone = ++pending.attempts > 1;
     this.#setTimer();
     if (this.#exclusive) {
-      this.#calls.push(pending);
+      this.#calls.add(pending);
       this.#from = this.#read;
       const given = this.#tried(() => handler.call?.(pending.call));
       if (given !== FAILED) this.#whenGiven(given);
@@ -168,7 +168,7 @@ export class Connection<Call, Reply> {
       this.#notSent(pending, error, wfile.bytesWritten > before);
       return;
     }
-    if (this.#byId === null) this.#calls.push(pending);
+    if (this.#byId === null) this.#calls.add(pending);
     else this.#byId.set(id, pending);
     if (wfile.blocked) this.#attend();
     if (this.#reading) return;
@@ -229,8 +229,8 @@ export class Connection<Call, Reply> {
     const { handler } = this;
     try {
       while (!this.#ended) {
-        const head = this.#calls[0];
-        this.#unasked = this.#byId === null ? head === undefined : this.#byId.size === 0;
+        const head = this.#calls.first;
+        this.#unasked = this.#byId === null ? head === null : this.#byId.size === 0;
         this.#from = this.#read;
         const given = handler.receive?.(head?.call);
         const got = isThenable(given) ? await given : given;
@@ -275,7 +275,7 @@ export class Connection<Call, Reply> {
     }
     if (got instanceof Notice) return this.#noticed(got.message);
     const pending = this.#asked(got);
-    if (pending === undefined) {
+    if (pending === null) {
       const message = "the server sent a reply to no call";
       this.destroy(new SocketError("ERR_REFUSED", message, this.#where));
       return false;
@@ -310,12 +310,12 @@ export class Connection<Call, Reply> {
   }
 
   /** The call that `got` answers. */
-  #asked(got: Reply | ErrorReply): PendingCall<Call, Reply> | undefined {
-    if (this.#byId === null) return this.#unasked ? undefined : this.#calls.shift();
+  #asked(got: Reply | ErrorReply): PendingCall<Call, Reply> | null {
+    if (this.#byId === null) return this.#unasked ? null : this.#calls.shift();
     const id = this.handler.match?.(got);
     const pending = this.#byId.get(id);
     this.#byId.delete(id);
-    return pending;
+    return pending ?? null;
   }
 
   /** Gives whether to read on at once. */
@@ -348,7 +348,7 @@ export class Connection<Call, Reply> {
   readonly #readFailed = (error: unknown): void => {
     if (this.#ended) return;
     // A reply that is too large would be so again.
-    const head = this.#byId === null ? this.#calls[0] : undefined;
+    const head = this.#byId === null ? this.#calls.first : null;
     if (error instanceof SocketError && error.code === "ERR_LIMIT") head?.reject(error);
     this.destroy(error);
   };
@@ -494,7 +494,7 @@ export class Connection<Call, Reply> {
   destroy(error: unknown): void {
     if (this.#ended) return;
     const pending = [...(this.#byId?.values() ?? this.#calls)];
-    this.#calls.length = 0;
+    for (const one of pending) this.#calls.remove(one);
     this.#byId?.clear();
     this.#over();
     this.#busy?.abort(error);
@@ -538,7 +538,7 @@ export class Connection<Call, Reply> {
     let late = false;
     for (const pending of this.#byId?.values() ?? this.#calls) {
       if (pending.settled) continue;
-      const left = Math.ceil(pending.begun + callTimeout - now);
+      const left = Math.ceil(pending.since + callTimeout - now);
       if (left > 0) {
         this.#timer = setTimeout(this.#rang, left);
         (this.#timer as { unref?(): void }).unref?.();

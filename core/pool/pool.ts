@@ -192,7 +192,7 @@ export class Pool<Call = unknown, Reply = unknown, Context = unknown>
         pending.reject(reason);
         this.#dispatch();
       });
-      pending.since = performance.now();
+      pending.since = Math.ceil(performance.now());
       pending.turn = ++this.#turn;
       this.#wanted.add(pending);
       this.#setWaitTimer();
@@ -262,7 +262,7 @@ export class Pool<Call = unknown, Reply = unknown, Context = unknown>
   }
 
   #wait(pending: PendingCall<Call, Reply>): void {
-    pending.since = performance.now();
+    pending.since = Math.ceil(performance.now());
     pending.turn = ++this.#turn;
     this.#calls.add(pending);
     this.#setWaitTimer();

@@ -12,7 +12,7 @@ class Waiting {
 
 /** One who waits for an answer; it settles once. */
 export class Pending<Answer> extends Waiting {
-  /** Since when it waits, by `performance.now()`. */
+  /** Since when it waits, or is under way, by `performance.now()`: a whole number, which takes no memory of its own. */
   since = 0;
   /** Its number among all that wait: the lower came before. */
   turn = 0;
@@ -63,8 +63,6 @@ export class PendingCall<Call, Reply> extends Pending<Reply> {
   readonly repeatable: boolean;
   /** How often it has begun. */
   attempts = 0;
-  /** When it began last, by `performance.now()`. */
-  begun = 0;
   /** Where it has begun. */
   connection: { giveUp(pending: PendingCall<Call, Reply>, reason: unknown): void } | null = null;
 
@@ -110,9 +108,20 @@ export class Line<One extends Waiting> {
     this.size--;
   }
 
+  /** In their order; a call that is removed meanwhile may end it. */
+  *[Symbol.iterator](): IterableIterator<One> {
+    for (let one = this.first; one !== null; one = one.next as One | null) yield one;
+  }
+
   shift(): One | null {
     const { first } = this;
-    if (first !== null) this.remove(first);
+    if (first === null) return null;
+    const next = first.next;
+    if (next === null) this.#last = null;
+    else next.previous = null;
+    this.first = next as One | null;
+    first.next = first.line = null;
+    this.size--;
     return first;
   }
 }
