@@ -15,6 +15,7 @@ import {
   type SessionTarget,
 } from "../../core/control/index.ts";
 import { SocketError } from "../../core/errors.ts";
+import type { SockletEvent } from "../../core/handlers/events.ts";
 import { DatagramRequestHandler, StreamRequestHandler } from "../../core/handlers/handler.ts";
 import { BaseConnector } from "../../core/serve/connector.ts";
 import type { StreamSocket } from "../../core/sockets/stream-socket.ts";
@@ -153,6 +154,8 @@ export class MemoryPlace {
   /** What its listener tells. */
   readonly told = new ListenerLog([TOKEN]);
   readonly recorder = new Recorder();
+  /** What its connectors tell. */
+  readonly heard: SockletEvent[] = [];
 
   constructor(options: Partial<LocalPlaneOptions> = {}) {
     void this.echo.serveForever();
@@ -188,7 +191,7 @@ class MemoryConnector extends BaseConnector<StreamSocket> {
   readonly #target: SessionTarget;
 
   constructor(place: MemoryPlace, target: SessionTarget) {
-    super(target.HandlerClass);
+    super(target.HandlerClass, { onEvent: (event) => place.heard.push(event) });
     this.#place = place;
     this.#target = target;
   }

@@ -92,6 +92,11 @@ describe("a session that lasts", () => {
       ],
     });
     expect(running.bytesRead).toBe(12); // of all its connections
+    const told = place.heard.filter(({ type }) => type === "error");
+    expect(told).toMatchObject([
+      { server: "Tail", address: null, error: { code: "ECONNRESET" } },
+      { server: "Tail", address: null, error: { message: "as it was told" } },
+    ]);
     await fourth.sendall("done\n");
     const events = await until(place, id, "ended");
     expect(events.filter(({ type }) => type === "handler")).toMatchObject(
@@ -123,6 +128,7 @@ describe("a session that lasts", () => {
     expect(await place.plane.end(waiting.id)).toMatchObject({ state: "cut", error: { code: "ECANCELED" } });
     expect(place.plane.health().running).toBe(0);
     expect(place.dialled).toHaveLength(2);
+    expect(place.heard.filter(({ type }) => type === "error")).toEqual([]); // what was asked for is no error
     await place.plane.close();
   });
 
@@ -165,7 +171,13 @@ describe("a session that lasts", () => {
     const { id } = await place.plane.start({ dial: "tail", deadline: 50 });
     await (await client(place, id, 1)).close();
     await until(place, id, "cut");
-    expect(await info(place, id)).toMatchObject({ state: "cut", error: { code: "ETIMEDOUT" } });
+    expect(await info(place, id)).toMatchObject({
+      state: "cut",
+      error: {
+        code: "ETIMEDOUT",
+        message: expect.stringMatching(/deadline of 50 ms passed; one that lasts has none/),
+      },
+    });
     const lasting = await place.plane.start({ dial: "tail" });
     const second = await client(place, lasting.id, 1);
     vi.useFakeTimers({ toFake: ["setTimeout", "Date"] });

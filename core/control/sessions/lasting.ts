@@ -160,6 +160,10 @@ export class LastingSession extends Session {
 
   // ---- Inside ----
 
+  protected override late(): SocketError {
+    return super.late("; one that lasts has none where it is started in the background without one");
+  }
+
   #attempt(): void {
     const { kept = null } = this.record;
     const { options } = this;

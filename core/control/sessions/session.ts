@@ -51,7 +51,10 @@ export interface SessionHooks {
 /** What a session runs: dials (or has accepted), runs the handler, closes, and gives what `handle` gave. */
 export type SessionRun = (hooks: SessionHooks) => Promise<unknown>;
 
-/** A session's run by a connector, made for this session alone: its `onEvent` is listened to. */
+/**
+ * A session's run by a connector, made for this session alone: its `onEvent` is listened to. It also hears why a connection
+ * of a session that lasts failed, for which no caller waits: without that, a log would show that it is dialled again, and not why.
+ */
 export const dialled =
   // biome-ignore lint/suspicious/noExplicitAny: a connector is invariant in its handlers' context, which is none of ours
     (connector: BaseConnector<StreamSocket, any>, params?: unknown): SessionRun =>
@@ -61,7 +64,13 @@ export const dialled =
         if (event.type === "handler") emit(event.detail);
         if (onEvent !== undefined) callListener(onEvent, event);
       };
-      return connector.run({ params, signal, keeper, onOpen: opened });
+      const run = connector.run({ params, signal, keeper, onOpen: opened });
+      if (keeper === undefined || onEvent === undefined) return run;
+      return run.catch((error) => {
+        const failed = { type: "error", server: connector.name, address: null, error } as const;
+        if (!signal.aborted) callListener(onEvent, failed);
+        throw error;
+      });
     };
 
 /** What a session is made of. */
@@ -282,9 +291,9 @@ export class Session {
     return deadline === null ? Number.POSITIVE_INFINITY : Date.parse(this.record.startedAt) + deadline;
   }
 
-  protected late(): SocketError {
+  protected late(right = ""): SocketError {
     const deadline = wholeMs(this.options?.deadline ?? 0);
-    return new SocketError("ETIMEDOUT", `the session's deadline of ${deadline} passed`);
+    return new SocketError("ETIMEDOUT", `the session's deadline of ${deadline} passed${right}`);
   }
 
   protected abort(reason: unknown): void {
