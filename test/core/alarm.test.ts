@@ -1,6 +1,6 @@
-/** Alarms that share a timer, and those that have their own. */
+/** Alarms that share a timer, and those that have their own. Time is the test's own: a machine that is busy would ring them in another order. */
 
-import { afterAll, beforeAll, expect, test } from "vitest";
+import { afterAll, beforeAll, expect, test, vi } from "vitest";
 import { Alarm } from "../../core/bytes/alarm.ts";
 
 const rung: string[] = [];
@@ -39,12 +39,14 @@ class Bell extends Alarm {
   }
 }
 
-const real = { set: globalThis.setTimeout, clear: globalThis.clearTimeout };
 const timers = new Set<unknown>(); // those that are set
+const pass = (ms: number): Promise<unknown> => vi.advanceTimersByTimeAsync(ms);
 
 beforeAll(() => {
+  vi.useFakeTimers({ toFake: ["setTimeout", "clearTimeout", "performance"] });
+  const fake = { set: globalThis.setTimeout, clear: globalThis.clearTimeout };
   globalThis.setTimeout = ((call: (argument: unknown) => void, time: number, argument: unknown) => {
-    const timer = real.set(() => {
+    const timer = fake.set(() => {
       timers.delete(timer);
       call(argument);
     }, time);
@@ -53,20 +55,18 @@ beforeAll(() => {
   }) as never;
   globalThis.clearTimeout = (timer) => {
     timers.delete(timer);
-    real.clear(timer);
+    fake.clear(timer as never);
   };
 });
 
-afterAll(() => {
-  globalThis.setTimeout = real.set;
-  globalThis.clearTimeout = real.clear;
-});
+afterAll(() => void vi.useRealTimers());
 
 test("they ring in the order of their times, whatever the order in which they are set; one timer for all", async () => {
   const now = Math.ceil(performance.now());
   const [a, b, c, d] = ["a", "b", "c", "d"].map((name) => new Bell(name)) as [Bell, Bell, Bell, Bell];
   const all = [b.at(now + 30), c.at(now + 60), a.at(now + 10), d.at(now + 60)];
   expect(timers.size).toBe(1);
+  await pass(60);
   await Promise.all(all);
   expect(rung.splice(0)).toEqual(["a", "b", "c", "d"]);
   expect([a, b, c, d].map(({ on }) => on)).toEqual([false, false, false, false]);
@@ -87,6 +87,7 @@ test("one that is unset rings not, wherever it stands; when none is left there i
   const stayed = stays.at(now + 20);
   void last.at(now + 30);
   for (const bell of [first, middle, last]) bell.off();
+  await pass(20);
   await stayed;
   expect(rung.splice(0)).toEqual(["stays"]);
   void last.at(now + 1_000);
@@ -105,6 +106,7 @@ test("one that is set anew when it rings rings again, between the others; one th
   again.again = 20;
   const all = [again.at(now + 10), other.at(now + 15), moved.at(now + 5)];
   all.push(moved.at(now + 60));
+  await pass(60);
   await Promise.all(all.filter((_, i) => i !== 2));
   expect(rung.splice(0)).toEqual(["again", "other", "again", "moved"]);
 });
@@ -114,7 +116,9 @@ test("one with a timer of its own is not held up by the others, nor by another c
   const own = new Bell("own");
   const shared = new Bell("shared");
   const first = shared.at(now + 1_000);
-  await own.at(now + 5, false);
+  const alone = own.at(now + 5, false);
+  await pass(5);
+  await alone;
   const clock = globalThis.setTimeout;
   const held: unknown[] = [];
   globalThis.setTimeout = ((...call: unknown[]) => held.push(call)) as never;
