@@ -352,7 +352,7 @@ describeWith(["chromium"], "the inspector", () => {
     expect(parseTranscript(text).events.length).toBeGreaterThan(0);
     await page.getByLabel("A transcript").setInputFiles(join(path, first ?? ""));
     await page.getByRole("heading", { name: first ?? "" }).waitFor();
-    expect(await said(page).locator("li").count()).toBeGreaterThan(0);
+    await said(page).locator("li").first().waitFor(); // the page draws it with its next frame
     await page.getByRole("button", { name: "Copy as transcript" }).click();
     const copied = await page.getByRole("textbox", { name: "A transcript" }).inputValue();
     expect(parseTranscript(copied).events.length).toBeGreaterThan(0);
@@ -374,6 +374,7 @@ describeWith(["chromium"], "the inspector", () => {
     socket.end(Buffer.concat([Uint8Array.of(255, 254), Buffer.from(long)]));
     await page.getByRole("button", { name: "hex", exact: true }).click();
     await page.getByRole("button", { name: "text", exact: true }).click();
+    await said(page).getByText("\\u{202e}").first().waitFor();
     const text = (await said(page).allTextContents()).join("");
     expect(text).toContain("\\u{202e}");
     for (const hidden of "\u202e\u0000\u001b\u2028") expect(text).not.toContain(hidden);
