@@ -11,7 +11,7 @@ import { Hono } from "hono";
 import { defineApp, streamHandler } from "socklet";
 import type { ControlPlane, SessionEvent, SessionInfo } from "socklet/control";
 import { ConnectionSlots, createConnection, lasting, workerFor } from "socklet/worker";
-import { afterEach, beforeEach, describe, expect, inject, test } from "vitest";
+import { afterEach, beforeEach, describe, expect, inject, test, vi } from "vitest";
 import { newSessionId } from "../../core/control/plane.ts";
 import { app as examples } from "../../examples/app.ts";
 import { plane as planeFor, smallPlane } from "./sessions-main.ts";
@@ -510,6 +510,98 @@ describe("bounds", () => {
     );
     const over = await Promise.all(many.map(({ id }) => plane().wait(id, 15_000)));
     expect(over.map((info) => (info?.result as string)?.length)).toEqual(many.map((_, i) => i));
+  });
+});
+
+describe("a registry of many sessions", () => {
+  const MANY = 3_000;
+  const registry = () => env.SOCKLET_REGISTRY.getByName("many");
+  const info = (n: number): SessionInfo => ({
+    id: `00000000-0000-7000-8000-${String(n).padStart(12, "0")}`,
+    handler: n % 3 === 0 ? "third" : "lines",
+    direction: "outbound",
+    address: echo,
+    peer: null,
+    state: "ended",
+    startedAt: new Date(1_000 * n).toISOString(),
+    endedAt: new Date(Date.now() + n).toISOString(),
+    bytesRead: 0,
+    bytesWritten: 0,
+    result: null,
+    error: null,
+    kept: null,
+  });
+
+  beforeEach(() =>
+    runInDurableObject(registry(), (_, { storage }) => {
+      storage.transactionSync(() => {
+        storage.sql.exec("DELETE FROM sessions");
+        for (let n = 1; n <= MANY; n++) {
+          const one = info(n);
+          const ended = Date.parse(one.endedAt as string);
+          storage.sql.exec(
+            "INSERT INTO sessions VALUES (?, ?, ?, ?, ?)",
+            ...[one.id, one.handler, one.state, ended, JSON.stringify(one)],
+          );
+        }
+      });
+    }),
+  );
+
+  /** How many rows SQLite reads for `work`. */
+  const rowsRead = async (sql: SqlStorage, work: () => Promise<unknown>): Promise<number> => {
+    const cursors: SqlStorageCursor<never>[] = [];
+    const { exec } = Object.getPrototypeOf(sql) as SqlStorage;
+    const spy = vi.spyOn(Object.getPrototypeOf(sql), "exec").mockImplementation(function (
+      this: unknown,
+      ...call: unknown[]
+    ) {
+      const cursor = exec.apply(this as SqlStorage, call as Parameters<typeof exec>);
+      cursors.push(cursor as never);
+      return cursor;
+    });
+    await work().finally(() => spy.mockRestore());
+    return cursors.reduce((sum, cursor) => sum + cursor.rowsRead, 0);
+  };
+
+  test("reads the rows of what is asked, and no others", () =>
+    runInDurableObject(registry(), async (object, { storage: { sql } }) => {
+      const ids = async (query: object): Promise<string[]> =>
+        (await object.list({ limit: 50, ...query })).sessions.map(({ id }) => id);
+      const from = (...ns: number[]): string[] => ns.map((n) => info(n).id);
+      const page = (last: number): string[] => from(...Array.from({ length: 50 }, (_, i) => last - i));
+      const asked: readonly (readonly [query: object, right: string[]])[] = [
+        [{}, page(MANY)],
+        [{ before: info(51).id }, page(50)],
+        [{ state: "failed" }, []],
+        [{ handler: "none" }, []],
+        [{ handler: "third", limit: 2, before: info(10).id }, from(9, 6)],
+        [{ handler: "third", state: "ended", limit: 2 }, from(3_000, 2_997)],
+      ];
+      for (const [query, right] of asked) {
+        expect([query, await ids(query)]).toEqual([query, right]);
+        expect([query, (await rowsRead(sql, () => ids(query))) <= 250]).toEqual([query, true]);
+      }
+      const running = { ...info(MANY + 1), state: "running", endedAt: null } as const;
+      const life = async (): Promise<void> => {
+        await object.add(running);
+        await object.over({ ...running, state: "failed", endedAt: new Date().toISOString() });
+      };
+      expect(await rowsRead(sql, life)).toBeLessThan(1_500); // of which 12 times a batch of those to delete
+      expect(await object.counts()).toEqual([
+        { state: "ended", count: MANY },
+        { state: "failed", count: 1 },
+      ]);
+    }));
+
+  test("one of a former version is counted when it is used again", async () => {
+    await runInDurableObject(registry(), (_, { storage: { sql } }) => {
+      sql.exec("DROP TABLE tally; DROP TRIGGER added; DROP TRIGGER changed; DROP TRIGGER removed");
+    });
+    await evictDurableObject(registry());
+    await runInDurableObject(registry(), async (object) => {
+      expect(await object.counts()).toEqual([{ state: "ended", count: MANY }]);
+    });
   });
 });
 

@@ -50,6 +50,28 @@ const LONGEST = BOUNDS.maxDeadline + 60_000; // ms from a session's start until 
 const BATCH = 100; // sessions deleted in one alarm: each is a request, and an alarm may make 1 000
 const AGAIN = 60_000; // ms until a failed deletion is tried again
 
+// ended: ms since the epoch; NULL while it is believed to run. Every query finds its rows by an index, however many sessions are
+// kept. `tally` has how many there are of each state, since SQLite counts rows by reading them all.
+const SCHEMA = `
+  CREATE TABLE IF NOT EXISTS sessions
+    (id TEXT PRIMARY KEY, handler TEXT NOT NULL, state TEXT NOT NULL, ended INTEGER, info TEXT NOT NULL);
+  DROP INDEX IF EXISTS by_end;
+  CREATE INDEX IF NOT EXISTS by_end_and_id ON sessions (ended, id);
+  CREATE INDEX IF NOT EXISTS by_state ON sessions (state, id);
+  CREATE INDEX IF NOT EXISTS by_handler ON sessions (handler, id);
+  CREATE TABLE IF NOT EXISTS tally
+    (state TEXT, runs INTEGER, count INTEGER NOT NULL, PRIMARY KEY (state, runs)) WITHOUT ROWID;
+  CREATE TRIGGER IF NOT EXISTS added AFTER INSERT ON sessions BEGIN
+    INSERT INTO tally VALUES (new.state, new.ended IS NULL, 1) ON CONFLICT DO UPDATE SET count = count + 1;
+  END;
+  CREATE TRIGGER IF NOT EXISTS removed AFTER DELETE ON sessions BEGIN
+    UPDATE tally SET count = count - 1 WHERE state = old.state AND runs = (old.ended IS NULL);
+  END;
+  CREATE TRIGGER IF NOT EXISTS changed AFTER UPDATE OF state, ended ON sessions BEGIN
+    UPDATE tally SET count = count - 1 WHERE state = old.state AND runs = (old.ended IS NULL);
+    INSERT INTO tally VALUES (new.state, new.ended IS NULL, 1) ON CONFLICT DO UPDATE SET count = count + 1;
+  END`;
+
 /** The registry. `workerFor(app).Registry` is this class with that Worker's limits. */
 export class RegistryObject extends PlatformObject<SockletBindings> implements RegistryCalls {
   readonly #bounds: Required<SessionBounds>;
@@ -60,12 +82,10 @@ export class RegistryObject extends PlatformObject<SockletBindings> implements R
     checkOptions("the registry", bounds, SESSION_BOUNDS_NAMES);
     this.#bounds = { maxRunning: 200, maxHistory: 1_000, maxAge: MAX_AGE, ...bounds };
     this.#sql = state.storage.sql;
-    // ended: ms since the epoch; NULL while it is believed to run.
-    this.#sql.exec(
-      `CREATE TABLE IF NOT EXISTS sessions
-         (id TEXT PRIMARY KEY, handler TEXT NOT NULL, state TEXT NOT NULL, ended INTEGER, info TEXT NOT NULL);
-       CREATE INDEX IF NOT EXISTS by_end ON sessions (ended)`,
-    );
+    this.#sql.exec(SCHEMA);
+    // A registry of a former version has sessions and no tally.
+    if (this.#sql.exec("SELECT 1 FROM tally LIMIT 1").toArray().length === 0)
+      this.#sql.exec("INSERT INTO tally SELECT state, ended IS NULL, COUNT(*) FROM sessions GROUP BY 1, 2");
   }
 
   add(info: SessionInfo): Promise<Answer<null>> {
@@ -112,7 +132,7 @@ export class RegistryObject extends PlatformObject<SockletBindings> implements R
 
   async counts(): Promise<readonly StateCount[]> {
     return this.#sql
-      .exec<StateCount>("SELECT state, COUNT(*) AS count FROM sessions GROUP BY state")
+      .exec<StateCount>("SELECT state, SUM(count) AS count FROM tally GROUP BY state HAVING SUM(count) > 0")
       .toArray();
   }
 
@@ -148,24 +168,18 @@ export class RegistryObject extends PlatformObject<SockletBindings> implements R
       .one().count;
   }
 
+  /** Of whatever state, which may be another by now. Few may run at once. */
   #believedToRun({ handler, before }: Partial<SessionQuery> = {}): SessionInfo[] {
-    return this.#infos(
-      "WHERE ended IS NULL AND (?1 IS NULL OR handler = ?1) AND (?2 IS NULL OR id < ?2)",
-      handler ?? null,
-      before ?? null,
+    return this.#infos("WHERE ended IS NULL").filter(
+      (info) =>
+        (handler === undefined || info.handler === handler) && (before === undefined || info.id < before),
     );
   }
 
   /** The sessions of a page, and one more if there is one. */
-  #select({ state, handler, limit, before }: SessionQuery): SessionInfo[] {
-    return this.#infos(
-      `WHERE (?1 IS NULL OR handler = ?1) AND (?2 IS NULL OR id < ?2) AND (?3 IS NULL OR state = ?3)
-       ORDER BY id DESC LIMIT ?4`,
-      handler ?? null,
-      before ?? null,
-      state ?? null,
-      limit + 1,
-    );
+  #select(query: SessionQuery): SessionInfo[] {
+    const { clause, bound } = conditions(query);
+    return this.#infos(`${clause} ORDER BY id DESC LIMIT ?`, ...bound, query.limit + 1);
   }
 
   #infos(clause: string, ...bound: (string | number | null)[]): SessionInfo[] {
@@ -202,20 +216,24 @@ export class RegistryObject extends PlatformObject<SockletBindings> implements R
     );
   }
 
-  /** The ids to delete now. */
+  /** The ids to delete now, the oldest first: of those that are too old, and of those that are too many. */
   #due(): string[] {
     const { maxAge, maxHistory } = this.#bounds;
-    return this.#sql
-      .exec<{ id: string }>(
-        `SELECT id FROM sessions WHERE ended < ?1 OR id IN
-           (SELECT id FROM sessions WHERE ended IS NOT NULL ORDER BY ended DESC, id DESC LIMIT -1 OFFSET ?2)
-         ORDER BY ended LIMIT ?3`,
-        Date.now() - maxAge,
-        maxHistory,
-        BATCH,
-      )
-      .toArray()
-      .map(({ id }) => id);
+    const { over } = this.#sql
+      .exec<{ over: number | null }>("SELECT SUM(count) AS over FROM tally WHERE NOT runs")
+      .one();
+    const oldest = (condition: string, bound: number, most: number): string[] =>
+      this.#sql
+        .exec<{ id: string }>(
+          `SELECT id FROM sessions WHERE ${condition} ORDER BY ended, id LIMIT ?`,
+          bound,
+          most,
+        )
+        .toArray()
+        .map(({ id }) => id);
+    const old = oldest("ended < ?", Date.now() - maxAge, BATCH);
+    const surplus = Math.min((over ?? 0) - maxHistory, BATCH);
+    return surplus <= old.length ? old : oldest("ended > ?", Number.MIN_SAFE_INTEGER, surplus);
   }
 
   /** Sessions that seem to run for longer than any may: each has reported its end by then, or its object's alarm is lost. */
@@ -228,11 +246,14 @@ export class RegistryObject extends PlatformObject<SockletBindings> implements R
   /** Sets the alarm for the next session to delete or to ask; for those already due, `delay` ms from now. */
   async #schedule(delay = 0): Promise<void> {
     const { storage } = this.ctx;
-    const { ended, first } = this.#sql
-      .exec<{ ended: number | null; first: string | null }>(
-        `SELECT MIN(ended) AS ended,
-           (SELECT MIN(json_extract(info, '$.startedAt')) FROM sessions
-             WHERE ended IS NULL AND json_extract(info, '$.kept') IS NULL) AS first FROM sessions`,
+    // Two queries: SQLite finds the least by the index only where nothing else is asked.
+    const { ended } = this.#sql
+      .exec<{ ended: number | null }>("SELECT MIN(ended) AS ended FROM sessions")
+      .one();
+    const { first } = this.#sql
+      .exec<{ first: string | null }>(
+        `SELECT MIN(json_extract(info, '$.startedAt')) AS first FROM sessions
+           WHERE ended IS NULL AND json_extract(info, '$.kept') IS NULL`,
       )
       .one();
     if (ended === null && first === null) return;
@@ -247,6 +268,17 @@ export class RegistryObject extends PlatformObject<SockletBindings> implements R
     if (set === null || at < set) await storage.setAlarm(Math.max(at, now));
   }
 }
+
+/** The clause of a query, of what is asked alone: SQLite looks through all rows for `? IS NULL OR id < ?`. */
+const conditions = ({ handler, before, state }: SessionQuery) => {
+  const asked = Object.entries({ "handler = ?": handler, "id < ?": before, "state = ?": state }).filter(
+    (entry): entry is [string, string] => entry[1] !== undefined,
+  );
+  return {
+    clause: asked.length === 0 ? "" : `WHERE ${asked.map(([condition]) => condition).join(" AND ")}`,
+    bound: asked.map(([, value]) => value),
+  };
+};
 
 /** A session as a list shows it: with the size of a large result. Its own record has the whole result. */
 const listed = (info: SessionInfo): SessionInfo => {
