@@ -207,7 +207,9 @@ const BOUNDS = {
   unreadable. An entry with TCP servers only took 1.16 times; \`NODE_COMPILE_CACHE\` gives 1.08.`,
   bun: `a connection is \`node:net\`'s there, and not \`Bun.listen()\`'s: a stream with its events beside the socket, which is as much CPU as all
   else of a message.`,
-  deno: `a connection is \`node:net\`'s there, and not \`Deno.listen()\`'s.`,
+  deno: `a connection is read and written by the handle of Deno's \`node:net\`, which costs what \`Deno.listen()\` does; most of it is the
+  system calls. \`recv()\` takes new memory for each large read, which Deno fills with zeros; the program by hand reads into one buffer. What
+  is written Deno copies: in pieces of 64 KiB here, since each page of a larger copy was a fault (23 a MiB).`,
   download: `\`recv()\` must not wait for a whole MiB, as \`readAtLeast(1 MiB)\` does, and memory that its caller keeps costs 100 µs a MiB
   beside the copy. One buffer that grows to 1 MiB and lends out what was read took the CPU from 1.4 times that of a hand-written BYOB
   loop to level.`,

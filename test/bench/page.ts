@@ -18,6 +18,7 @@ import {
   valueText,
   versionsText,
 } from "./report.ts";
+import type { SessionTimes } from "./sessions.ts";
 import type { CaseResult, JudgedGoal, Summary } from "./statistics.ts";
 
 export interface Page {
@@ -375,29 +376,37 @@ const SESSION_REQUESTS = [
 ] as const;
 
 /** How fast the control plane answers as its registry of sessions grows; empty where that was not measured. */
-function sessionsGrow({ sessions = [] }: Results, plots: Record<string, string>): string[] {
+function sessionsGrow(
+  name: string,
+  { of, none }: { readonly of: string; readonly none: string },
+  sessions: readonly SessionTimes[] = [],
+  plots: Record<string, string>,
+): string[] {
   const [first, last] = [sessions[0], sessions.at(-1)];
   if (first === undefined || last === undefined || first === last) return [];
-  const title = "The control plane: ms for a request as sessions grow";
-  plots.sessions = plotSvg({
+  const title = `The control plane${of}: ms for a request as sessions grow`;
+  plots[name] = plotSvg({
     title,
     x: { label: "sessions", scale: "log", format: count },
     y: { label: "ms", scale: "linear", format: short },
-    lines: SESSION_REQUESTS.map(([name, label]) => ({
+    lines: SESSION_REQUESTS.map(([request, label]) => ({
       label,
-      points: sessions.map((times) => [times.at, times[name]] as const),
+      points: sessions.map((times) => [times.at, times[request]] as const),
     })),
   });
   const ms = (value: number): string => `${short(value)} ms`;
-  const slowest = Math.max(...SESSION_REQUESTS.map(([name]) => last[name]));
+  const slowest = Math.max(...SESSION_REQUESTS.map(([request]) => last[request]));
   return [
-    `![${title}](performance/sessions.svg)
+    `![${title}](performance/${name}.svg)
 
-With ${count(last.at)} sessions a list of the newest takes ${ms(last.list)}, the last page ${ms(last.page)}, and the end of one ${ms(last.end)} (with ${count(first.at)}: ` +
-      `${ms(first.list)}, ${ms(first.page)} and ${ms(first.end)}). A state that none has, for which each session is looked at, takes ${ms(last.none)}. ` +
+With ${count(last.at)} sessions${of} a list of the newest takes ${ms(last.list)}, the last page ${ms(last.page)}, and the end of one ${ms(last.end)} (with ${count(first.at)}: ` +
+      `${ms(first.list)}, ${ms(first.page)} and ${ms(first.end)}). A state that none has${none} takes ${ms(last.none)}. ` +
       `${slowest < LIMIT_MS ? `All are below ${LIMIT_MS} ms.` : `Not all are below ${LIMIT_MS} ms.`} To list all of them by pages of 1,000 takes ${ms(last.all)} a page.`,
   ];
 }
+
+const BY_PROCESS = { of: "", none: ", for which each session is looked at," };
+const BY_WORKER = { of: " in the registry of a Worker", none: "" };
 
 function growth(results: Results, plots: Record<string, string>): string {
   const parts = GROWTHS.flatMap(({ name, title, x, y, value, sentence }) => {
@@ -420,7 +429,8 @@ function growth(results: Results, plots: Record<string, string>): string {
       : "What it means is not said here: fewer than six rounds of each point.";
     return [`![${title}](performance/${name}.svg)\n\n${words}`];
   });
-  parts.push(...sessionsGrow(results, plots));
+  parts.push(...sessionsGrow("sessions", BY_PROCESS, results.sessions, plots));
+  parts.push(...sessionsGrow("worker-sessions", BY_WORKER, results.workerSessions, plots));
   return parts.length === 0 ? "" : `## As it grows\n\n${parts.join("\n\n")}`;
 }
 

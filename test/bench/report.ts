@@ -34,6 +34,8 @@ export interface Results {
   readonly cases: readonly CaseResult[];
   /** How fast the control plane answers as its registry grows; absent where that was not run. */
   readonly sessions?: readonly SessionTimes[];
+  /** The same of a Worker's registry, in workerd. */
+  readonly workerSessions?: readonly SessionTimes[];
 }
 
 export const RUNTIMES: Readonly<Record<RuntimeName, string>> = {
@@ -119,7 +121,7 @@ export function gaps({ absent, failed, machine }: Results): string[] {
     ),
     ...(machine.pinned
       ? []
-      : ["Not pinned: server and load shared their cores, so all is rougher than it says."]),
+      : ["Not pinned: the system places server and load on its cores, so all is rougher than it says."]),
   ];
 }
 
@@ -129,16 +131,9 @@ const firstLine = (text: string): string => text.split("\n", 1)[0]!.replaceAll(/
 // -------------------------------------------------------------------------------------------------- the one table
 
 /** What the control plane took for each request, in ms; empty where that was not measured. */
-function sessionTimes({ sessions = [] }: Results): string[] {
+function sessionTimes(what: string, sessions: readonly SessionTimes[] = []): string[] {
   if (sessions.length === 0) return [];
-  const head = [
-    "sessions",
-    "newest page",
-    "last page",
-    "a state that none has",
-    "a page of all",
-    "end of one",
-  ];
+  const head = [what, "newest page", "last page", "a state that none has", "a page of all", "end of one"];
   const rows = sessions.map(({ at, list, page, none, all, end }) => [
     at.toLocaleString("en"),
     ...[list, page, none, all, end].map((ms) => `${short(ms)} ms`),
@@ -182,7 +177,8 @@ export function allFigures(results: Results): string {
       "Medians. Ratios are to the first program of each work in the same round, with the 95 % interval of their median. " +
       "CPU is the server's for one unit of work. Busy is its share of one core: well below 100 %, the load was the limit. " +
       "Faults are its page faults, and switches its main thread's context switches, both for one unit of work.",
-    ...sessionTimes(results),
+    ...sessionTimes("sessions", results.sessions),
+    ...sessionTimes("sessions of a Worker", results.workerSessions),
     ...gaps(results).flatMap((gap) => ["", gap]),
     "",
   ].join("\n");

@@ -2,7 +2,7 @@
  * The bench: Socklet beside the bare platform that does the same work, and beside other servers.
  *
  *     npm run bench                              all that is installed, in one form each
- *     npm run bench -- --full                    also the other windows of the bulk echo
+ *     npm run bench -- --full                    also the other windows of the bulk echo, Bun and Deno; not pinned
  *     npm run bench -- echo resp-P16             the cases of that name, or whose names hold the word
  *     npm run bench -- --list                    their names, and how long they take
  *     npm run bench -- --rounds 25 --seconds 1   12 rounds of 0.25 s where nothing is said
@@ -16,7 +16,8 @@
  * A program, never a test: it asserts no speed. It exits 1 when a server gave a wrong byte, stalled or did not start,
  * and with `--compare` when something is slower.
  *
- * The servers of a case run on one core, the load on another; they are started anew after half of the rounds, since what
+ * The servers of a case run on one core, the load on another, but for a full run, where the system places them as it does in use
+ * (`--compare` does as the full run that it compares with); they are started anew after half of the rounds, since what
  * a process costs differs from one to the next (its memory layout, its page faults, its compiler's choices). Rounds are interleaved, first to last
  * and last to first by turns, so that a slow minute of the machine hits all. A round gives the rate, and the server's
  * CPU time for a unit of work. What is compared is the ratio within a round; reported is the median of the ratios with
@@ -39,8 +40,9 @@ import { Bench, type Cores, plannedSeconds, plannedStart, type Server } from "./
 import { performancePage } from "./page.ts";
 import { allFigures, type Results } from "./report.ts";
 import { buildLoad, buildPackage, out, type RuntimeName, runtime, say } from "./runtimes.ts";
-import { measureSessions, SESSION_COUNTS, SESSIONS, type SessionTimes } from "./sessions.ts";
+import { measureSessions, SESSION_COUNTS, SESSIONS, type SessionTimes, WORKER_SESSIONS } from "./sessions.ts";
 import { type CaseResult, type Round, type Run, ratioOf, summarize } from "./statistics.ts";
+import { measureWorkerSessions } from "./worker-sessions.ts";
 
 const docs = join(import.meta.dirname, "../../docs");
 const historyFile = join(docs, "performance/history.jsonl");
@@ -84,7 +86,8 @@ function note(text: string): void {
 /** The cases that `words` mean: a whole name means that case alone, anything else each case that holds it. Without words, all, or those of a plain run. */
 function choose(): readonly BenchCase[] {
   const unknown = words.filter(
-    (word) => !SESSIONS.includes(word) && !cases.some(({ name }) => name.includes(word)),
+    (word) =>
+      !REGISTRIES.some(({ name }) => name.includes(word)) && !cases.some(({ name }) => name.includes(word)),
   );
   if (unknown.length > 0) throw new RangeError(`no case is called ${unknown.join(", ")}: see --list`);
   const all = cases.map(({ name }) => name);
@@ -223,20 +226,28 @@ function commitText(): string {
   }
 }
 
-/** Whether the registry of sessions is part of this run: of a run of all, and where a word names it. */
-const withSessions = !options.self && (words.length === 0 || words.some((word) => SESSIONS.includes(word)));
+const REGISTRIES = [
+  { name: SESSIONS, key: "sessions", measure: measureSessions },
+  { name: WORKER_SESSIONS, key: "workerSessions", measure: measureWorkerSessions },
+] as const;
 
-async function runSessions(): Promise<SessionTimes[]> {
+/** The registries of sessions that are part of this run: of a run of all, and where a word names one. */
+const registries = REGISTRIES.filter(
+  ({ name }) => !options.self && (words.length === 0 || words.some((word) => name.includes(word))),
+);
+
+async function runRegistry({ name, measure }: (typeof REGISTRIES)[number]): Promise<SessionTimes[]> {
   const done: SessionTimes[] = [];
   for (const at of SESSION_COUNTS) {
-    const times = await measureSessions(at);
-    note(`  ${SESSIONS}: ${at}, a page in ${times.page.toFixed(2)} ms`);
+    const times = await measure(at);
+    note(`  ${name}: ${at}, a page in ${times.page.toFixed(2)} ms`);
     done.push(times);
   }
   return done;
 }
 
-async function measureAll(): Promise<Results> {
+/** `pins`: servers and load have a core each. */
+async function measureAll(pins: boolean): Promise<Results> {
   if (process.platform !== "linux") throw new Error("the bench needs Linux: epoll, /proc and taskset");
   const chosen = choose();
   const runtimes = new Set(chosen.flatMap(({ contenders }) => contenders.map((one) => one.runtime)));
@@ -252,7 +263,7 @@ async function measureAll(): Promise<Results> {
   if (options.list) {
     for (const bench of plan)
       console.log(`${bench.name.padEnd(24)} ${duration(planned(bench)).padStart(12)}`);
-    if (withSessions) console.log(`${SESSIONS.padEnd(24)} ${"10 s".padStart(12)}`);
+    for (const { name } of registries) console.log(`${name.padEnd(24)} ${"10 s".padStart(12)}`);
     console.log(`${"all of it".padEnd(24)} ${duration(plannedTotal).padStart(12)}`);
     process.exit(0);
   }
@@ -260,7 +271,7 @@ async function measureAll(): Promise<Results> {
   note(`${plan.length} cases, ${duration(plannedTotal)}`);
 
   const began = Date.now();
-  const cores = pickCores();
+  const cores = pins ? pickCores() : null;
   const done: CaseResult[] = [];
   const failed: { name: string; why: string }[] = [];
   const noLoad = trouble(buildLoad); // the load is a C program
@@ -280,12 +291,14 @@ async function measureAll(): Promise<Results> {
       note(`FAILED: ${bench.name}: ${(error as Error).message}`);
     }
   }
-  let sessions: SessionTimes[] | undefined;
-  try {
-    if (withSessions) sessions = await runSessions();
-  } catch (error) {
-    failed.push({ name: SESSIONS, why: (error as Error).message });
-    note(`FAILED: ${SESSIONS}: ${(error as Error).message}`);
+  const sessions: Pick<Results, "sessions" | "workerSessions"> = {};
+  for (const registry of registries) {
+    try {
+      Object.assign(sessions, { [registry.key]: await runRegistry(registry) });
+    } catch (error) {
+      failed.push({ name: registry.name, why: (error as Error).message });
+      note(`FAILED: ${registry.name}: ${(error as Error).message}`);
+    }
   }
   return {
     date: new Date(began).toISOString().slice(0, 10),
@@ -307,7 +320,7 @@ async function measureAll(): Promise<Results> {
     tookSeconds: Math.round((Date.now() - began) / 1000),
     failed,
     cases: done,
-    ...(sessions && { sessions }),
+    ...sessions,
   };
 }
 
@@ -336,7 +349,7 @@ const all = words.length === 0 && !options.self;
 const file = join(out, all ? "results" : "some");
 if (!options.publish || options.full) {
   const last = options.compare ? lastFullRun() : null; // before half an hour is spent
-  const results = await measureAll();
+  const results = await measureAll(last === null ? !options.full : last.machine.pinned);
   mkdirSync(out, { recursive: true });
   // Five figures say more than was measured; sixteen only fill the file.
   const short = (_: string, value: unknown): unknown =>

@@ -28,101 +28,73 @@ export interface SessionTimes {
   readonly end: number;
 }
 
-/** What the bench calls it. */
+/** What the bench calls it: the registry of `socklet serve`, and that of a Worker (worker-sessions.ts). */
 export const SESSIONS = "grows-sessions";
+export const WORKER_SESSIONS = "grows-worker-sessions";
 
 export const SESSION_COUNTS: readonly number[] = [100, 1000, 10_000, 100_000];
 
-const TIMES = 20; // of each request
+export const TIMES = 20; // of each request
 const MOST_RUNNING = 1_000; // as many as a server dials at once where nothing is said
-const TOKEN = "a-token-for-the-bench";
+export const TOKEN = "a-token-for-the-bench";
 const LISTENER = { handler: "echo", address: "tcp://127.0.0.1:7" };
 
-/** A registry with `count` sessions, and requests to its routes. */
-class Registry {
-  readonly #plane: LocalPlane;
-  readonly #count: number;
-  readonly #running: StreamSocket[] = [];
-  readonly #routes: ReturnType<typeof controlRoutes>;
+/** Asks the routes of a registry: the path and the method; its answer's JSON. */
+export type Ask = (path: string, method?: string) => Promise<unknown>;
 
-  constructor(count: number) {
-    const connector = (): never => {
-      throw new Error("nothing is dialled here");
-    };
-    this.#count = count;
-    this.#plane = new LocalPlane({ app: defineApp({ handlers: {} }), connector, maxHistory: count });
-    this.#routes = controlRoutes({ plane: this.#plane, tokens: TOKEN });
-  }
-
-  async fill(): Promise<void> {
-    const [over] = memoryPair();
-    const running = Math.min(Math.max(this.#count / 100, TIMES), MOST_RUNNING);
-    const every = Math.floor(this.#count / running);
-    for (let i = 0; i < this.#count; i++) {
-      if (i % every === 0 && this.#running.length < running) {
-        const [near] = memoryPair();
-        // It waits for bytes until it is ended.
-        this.#plane.accepted(LISTENER, near, () => near.recv()).catch(() => {});
-        this.#running.push(near);
-      } else {
-        await this.#plane.accepted(LISTENER, over, () => {});
-      }
-    }
-  }
-
-  async #request(path: string, method = "GET"): Promise<unknown> {
-    const response = await this.#routes.request(path, {
-      method,
-      headers: { authorization: `Bearer ${TOKEN}` },
-    });
+/** Asks by `request`, and throws where the answer is not 200. */
+export const asking =
+  (request: (path: string, init: RequestInit) => Response | Promise<Response>): Ask =>
+  async (path, method = "GET") => {
+    const response = await request(path, { method, headers: { authorization: `Bearer ${TOKEN}` } });
     if (response.status !== 200)
       throw new Error(`${method} ${path}: ${response.status} ${await response.text()}`);
     return response.json();
-  }
+  };
 
-  async #page(query: string): Promise<SessionPage> {
-    return (await this.#request(`/v1/sessions?${query}`)) as SessionPage;
+/** The ids of all, the newest first. */
+async function idsOf(ask: Ask): Promise<string[]> {
+  const ids: string[] = [];
+  for (let before = ""; ; ) {
+    const page = (await ask(`/v1/sessions?limit=1000${before && `&before=${before}`}`)) as SessionPage;
+    ids.push(...page.sessions.map(({ id }) => id));
+    if (page.next === null) return ids;
+    before = page.next;
   }
+}
 
-  /** Ends the sessions that run. */
-  async measure(): Promise<SessionTimes> {
-    const ids = await this.#ids();
-    if (ids.length !== this.#count) throw new Error(`${ids.length} sessions were listed, not ${this.#count}`);
-    const { sessions: running } = await this.#page(`state=running&limit=${TIMES}`);
-    const list = await timed(
-      () => this.#page("limit=50"),
+/** The times of a registry that has `count` sessions, `TIMES` of which run at least. Ends so many. */
+export async function timesOf(count: number, ask: Ask): Promise<SessionTimes> {
+  const page = async (query: string): Promise<SessionPage> =>
+    (await ask(`/v1/sessions?${query}`)) as SessionPage;
+  const ids = await idsOf(ask);
+  if (ids.length !== count) throw new Error(`${ids.length} sessions were listed, not ${count}`);
+  const { sessions: running } = await page(`state=running&limit=${TIMES}`);
+  const before = ids.at(-51)!;
+  const began = performance.now();
+  await idsOf(ask);
+  const all = (performance.now() - began) / Math.ceil(count / 1000);
+  const ends = running.values();
+  return {
+    at: count,
+    all,
+    list: await timed(
+      () => page("limit=50"),
       ({ sessions }) => sessions.length === 50,
-    );
-    const before = ids.at(-51)!;
-    const page = await timed(
-      () => this.#page(`limit=50&before=${before}`),
-      (one) => one.sessions.length === 50 && one.next === null,
-    );
-    const none = await timed(
-      () => this.#page("state=failed"),
+    ),
+    page: await timed(
+      () => page(`limit=50&before=${before}`),
+      ({ sessions, next }) => sessions.length === 50 && next === null,
+    ),
+    none: await timed(
+      () => page("state=failed"),
       ({ sessions }) => sessions.length === 0,
-    );
-    const began = performance.now();
-    await this.#ids();
-    const all = (performance.now() - began) / Math.ceil(this.#count / 1000);
-    const ends = running.values();
-    const end = await timed(
-      () => this.#request(`/v1/sessions/${ends.next().value?.id}`, "DELETE"),
+    ),
+    end: await timed(
+      () => ask(`/v1/sessions/${ends.next().value?.id}`, "DELETE"),
       (info) => (info as { state: string }).state === "cut",
-    );
-    return { at: this.#count, list, page, none, all, end };
-  }
-
-  /** The ids of all, the newest first. */
-  async #ids(): Promise<string[]> {
-    const ids: string[] = [];
-    for (let before = ""; ; ) {
-      const { sessions, next } = await this.#page(`limit=1000${before && `&before=${before}`}`);
-      ids.push(...sessions.map(({ id }) => id));
-      if (next === null) return ids;
-      before = next;
-    }
-  }
+    ),
+  };
 }
 
 /** The median of its times, in ms. Throws where an answer is not what it must be. */
@@ -138,9 +110,29 @@ async function timed<T>(ask: () => Promise<T>, isRight: (answer: T) => boolean):
   return median(times);
 }
 
-/** The times of a registry of `count` sessions. */
+/** The times of the registry of `socklet serve` with `count` sessions. */
 export async function measureSessions(count: number): Promise<SessionTimes> {
-  const registry = new Registry(count);
-  await registry.fill();
-  return registry.measure();
+  const connector = (): never => {
+    throw new Error("nothing is dialled here");
+  };
+  const plane = new LocalPlane({ app: defineApp({ handlers: {} }), connector, maxHistory: count });
+  const [over] = memoryPair();
+  const most = Math.min(Math.max(count / 100, TIMES), MOST_RUNNING);
+  const every = Math.floor(count / most);
+  const running: StreamSocket[] = [];
+  for (let i = 0; i < count; i++) {
+    if (i % every === 0 && running.length < most) {
+      const [near] = memoryPair();
+      // It waits for bytes until it is ended.
+      plane.accepted(LISTENER, near, () => near.recv()).catch(() => {});
+      running.push(near);
+    } else {
+      await plane.accepted(LISTENER, over, () => {});
+    }
+  }
+  const routes = controlRoutes({ plane, tokens: TOKEN });
+  return timesOf(
+    count,
+    asking((path, init) => routes.request(path, init)),
+  );
 }

@@ -297,7 +297,16 @@ describe("docs/performance.md", () => {
   test("growth of the registry of sessions: a plot, and a sentence that says whether all is below 50 ms", () => {
     const times = (at: number, none: number) => ({ at, list: 0.25, page: 0.5, none, all: 3, end: 0.3 });
     const page = (none: number) =>
-      performancePage(invented(12, {}, { sessions: [times(100, 0.2), times(100_000, none)] }));
+      performancePage(
+        invented(
+          12,
+          {},
+          {
+            sessions: [times(100, 0.2), times(100_000, none)],
+            workerSessions: [times(100, 0.2), times(100_000, 12)],
+          },
+        ),
+      );
     const { markdown, plots } = page(8.5);
     expect(markdown).toContain("](performance/sessions.svg)");
     expect(markdown).toContain(
@@ -306,6 +315,11 @@ describe("docs/performance.md", () => {
         "All are below 50 ms. To list all of them by pages of 1,000 takes 3 ms a page.",
     );
     expect(plots.sessions).toContain("the last page of 50");
+    expect(plots["worker-sessions"]).toContain("the last page of 50");
+    expect(markdown).toContain(
+      "With 100,000 sessions in the registry of a Worker a list of the newest takes 0.250 ms",
+    );
+    expect(markdown).toContain("A state that none has takes 12 ms. All are below 50 ms.");
     expect(markdown).toContain("| 100,000 | 0.250 ms | 0.500 ms | 8.50 ms | 3 ms | 0.300 ms |");
     expect(page(60).markdown).toContain("Not all are below 50 ms.");
     expect(performancePage(invented(12, {})).plots).toEqual({});
