@@ -278,7 +278,7 @@ const inMemory = (Server: typeof MemoryServer): DeliveryPlace => ({
   closeTimeouts: [30, 5_000],
   slack: 0,
   holds: 64 * 1024, // the default capacity
-  runs: 100,
+  runs: 40, // each of the others has 15; SOCKLET_DELIVERY_RUNS for more
   meet: async ({ steps, closeTimeout }) => {
     const clock = new VirtualClock().install();
     const told = new Told();

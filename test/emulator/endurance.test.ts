@@ -171,7 +171,7 @@ describe("many", () => {
 });
 
 /** How many come in all: `SHORT_CONNECTIONS=1000000 npx vitest run --project node test/emulator/endurance` for a soak. */
-const SHORT_CONNECTIONS = Number(process.env.SHORT_CONNECTIONS ?? 100_000);
+const SHORT_CONNECTIONS = Number(process.env.SHORT_CONNECTIONS ?? 60_000);
 
 const SHORT = `
 import socket, sys
@@ -209,7 +209,7 @@ describeWith(["python3"], "short connections", () => {
     }
     const after = await come(10_000, ["127.0.2.1", "127.0.2.2"]);
     expect(after.info).toMatchObject({ served, failed: 0, refused: 0, bytesRead: 2 * served });
-    expect(after.memory - before.memory).toBeLessThan(1 * MB); // 12 bytes for each would be more
+    expect(after.memory - before.memory).toBeLessThan(1 * MB); // 21 bytes for each would be more: less than the smallest object, and its place in a list
     await close();
   });
 });
