@@ -5,7 +5,7 @@ import type { MaybePromise } from "../../core/bytes/data.ts";
 import type { Address } from "../../core/net/address.ts";
 import type { Holder, Kernel } from "./descriptors/kernel.ts";
 import type { Settable } from "./descriptors/plain-options.ts";
-import type { Connection } from "./net-transport.ts";
+import type { Connection } from "./seam.ts";
 
 /** Options that each connection of a listener begins with. */
 export type Inherited = Pick<net.ServerOpts, "noDelay" | "keepAlive" | "keepAliveInitialDelay">;

@@ -369,3 +369,27 @@ export const distrustOf = (secured: tls.TLSSocket): string | null => {
 export const tellLaterErrors = (secured: tls.TLSSocket): void => {
   (secured as AcceptedTls)._releaseControl?.();
 };
+
+/** The handle of a `TLSSocket`: what was decrypted, as a stream. It takes one write at a time: Node aborts the process at a second. */
+export interface SecureHandle extends StreamHandle {
+  /** Told of what OpenSSL says is wrong. */
+  onerror: (this: SecureHandle, error: Error) => void;
+}
+
+/**
+ * What `make` makes of the handle of `secured`, whose handshake is done, and of what its stream has read by now: that is neither
+ * read nor written from then on. It still emits `end` if it has read that, `session` and `keylog`, and its `destroy()` still closes
+ * all. `null` where this Node lacks anything that is needed; then the stream stays as it is.
+ */
+export const takeSecureHandle = <T>(
+  secured: tls.TLSSocket,
+  make: (handle: SecureHandle, node: StreamBinding, early: Buffer<ArrayBuffer> | null) => T,
+): T | null => {
+  const { _handle: handle } = secured as unknown as { readonly _handle?: SecureHandle | null };
+  const node = streamBinding();
+  if (node === null || !handle || typeof handle.onerror !== "function" || !isFit(handle)) return null;
+  secured.pause();
+  const early = secured.read() as Buffer<ArrayBuffer> | null;
+  stopReading(secured); // read() has asked for more
+  return make(handle, node, early);
+};

@@ -22,8 +22,9 @@ import {
 import { checkedPath } from "./descriptors/sockaddr.ts";
 import { listening } from "./handles.ts";
 import { serverHolder, socketHolder } from "./holders.ts";
-import { type Connection, NodeTransport } from "./net-transport.ts";
+import { NodeTransport } from "./net-transport.ts";
 import type { ListenAt, OwnListener, OwnSockets } from "./own-sockets.ts";
+import type { Connection } from "./seam.ts";
 
 const UNKNOWN: Listens = { secures: false, backlog: 511 }; // a socket's: it listens before anybody says how many may wait; Node's own figure
 

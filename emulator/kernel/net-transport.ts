@@ -6,13 +6,12 @@
  */
 
 import type net from "node:net";
+import type tls from "node:tls";
 import { type Data, toBytes } from "../../core/bytes/data.ts";
 import type { Lender } from "../../core/bytes/reader.ts";
 import { SocketError } from "../../core/errors.ts";
 import type { Address } from "../../core/net/address.ts";
-import { AF_UNIX, SOCK_STREAM } from "../../core/net/constants.ts";
 import { checkOptions } from "../../core/options.ts";
-import { familyOf } from "../../core/sockets/base-socket.ts";
 import type { StreamOptions } from "../../core/sockets/stream-options.ts";
 import { StreamSocket } from "../../core/sockets/stream-socket.ts";
 import {
@@ -32,42 +31,27 @@ import type {
 } from "../../core/sockets/transport.ts";
 import { runtime } from "../runtime.ts";
 import { addressOf } from "./addresses.ts";
-import type { UnixNames } from "./descriptors/adopted.ts";
-import { type Holder, Kernel } from "./descriptors/kernel.ts";
-import { PlainStreamOptions, type Settable } from "./descriptors/plain-options.ts";
+import type { Holder, Kernel } from "./descriptors/kernel.ts";
+import type { Settable } from "./descriptors/plain-options.ts";
 import { descriptorOf, holdInput } from "./handles.ts";
 import { drained, socketHolder } from "./holders.ts";
-import { IntakeSocket, type Taker } from "./intake.ts";
+import { IntakeSocket, intake, type Taker } from "./intake.ts";
 import { linger, unacknowledged } from "./linger.ts";
-import { handshake, type LastSession, ServerSecurity, secureDialled, tlsError } from "./tls.ts";
-
-export const FULL = 64 * 1024; // bytes that may wait in Node before a writer must wait: the socket's own high-water mark
-export const LARGE = 16 * 1024; // bytes; the writer has copied anything smaller
-export const PIECE = 256 * 1024; // bytes of a large write that are handed to Node at once: Node does not say how much of a failed write was sent
-
-export const TCP: Capabilities = { reset: true, peername: true };
-export const UNIX: Capabilities = { reset: false, peername: false };
-
-/** The other end of a connection that was dialled here: the name that its certificate must have, and whom to trust. */
-export interface Dialled {
-  readonly hostname: string;
-  /** The options that `startTls()` takes if it is given none. */
-  readonly tls?: TlsOptions | undefined;
-  /** The session to resume, of who dials more than once. */
-  readonly last?: LastSession | undefined;
-}
-
-/** What the maker of a connection knows and Node does not tell. */
-export interface Origin extends UnixNames {
-  /** Absent for an accepted connection. */
-  readonly dialled?: Dialled | undefined;
-  /** What its listener secures connections with. */
-  readonly security?: ServerSecurity | undefined;
-  /** What was read of the connection already, and belongs to the handshake. */
-  readonly early?: Uint8Array | undefined;
-  /** The kernel's side of the socket, if that existed before the connection. */
-  readonly kernel?: Kernel | undefined;
-}
+import {
+  atEndOfTurn,
+  type Connection,
+  FULL,
+  kernelOf,
+  LARGE,
+  type Origin,
+  type OverSocket,
+  PIECE,
+  SECURED,
+  TCP,
+  UNIX,
+} from "./seam.ts";
+import { handshake, ServerSecurity, secureDialled, tlsError } from "./tls.ts";
+import { overSecureHandle } from "./tls-transport.ts";
 
 /** How a connection is to be secured. */
 type Securing =
@@ -96,46 +80,6 @@ export const securingOf = (origin: Origin | undefined, options: StartTlsOptions)
 
 const NO_OPTIONS: TlsOptions = {};
 
-const SECURED = "a TLS connection cannot be given away: its keys are in this process";
-
-/** The kernel's side of a connection with this peer: `null` for a Unix socket without a name. */
-export const kernelOf = (peer: Address | null, settable: Settable, holder: Holder): Kernel => {
-  const options = new PlainStreamOptions({ family: familyOf(peer) || AF_UNIX, type: SOCK_STREAM, proto: 0 });
-  options.open(settable, false);
-  return new Kernel(options).heldBy(holder);
-};
-
-let tasks: (() => void)[] = [];
-
-const runTasks = (): void => {
-  const due = tasks;
-  tasks = [];
-  for (const task of due) task();
-};
-
-/**
- * Runs `task` at the end of the event loop's turn, when all connections with input have been served and their promises
- * have run. One callback serves all connections; `process.nextTick` would be a call for each (0.7 µs). Most have long
- * sent by then what they gathered, because they wait for input.
- */
-export const atEndOfTurn = (task: () => void): void => {
-  if (tasks.push(task) === 1) setImmediate(runTasks);
-};
-
-/** A connection of this process, behind the seam. */
-export interface Connection extends StreamTransport {
-  /** Its descriptor; -1 if it has none any more. */
-  readonly fd: number;
-  readonly settable: Settable;
-  readonly holder: Holder;
-  /** Adds what Node does not tell of it. Called before anything else. */
-  from(origin: Origin): this;
-  /** It keeps no process alive. */
-  unref(): void;
-  /** The same over a `net.Socket`, which has the connection from now on. Before anything was read. */
-  toNode(): NodeTransport;
-}
-
 type Listeners = Record<string, (argument: never) => unknown>;
 
 /** A large write, of which Node has only a part. */
@@ -147,7 +91,7 @@ interface Rest {
 }
 
 /** The seam over a connected `net.Socket`, also of TLS. */
-export class NodeTransport implements Connection, Taker {
+export class NodeTransport implements OverSocket, Taker {
   remoteAddress: Address | null;
   readonly capabilities: Capabilities;
   readonly #socket: net.Socket;
@@ -215,7 +159,6 @@ export class NodeTransport implements Connection, Taker {
     this.#socket.unref();
   }
 
-  /** The socket under it. */
   get socket(): net.Socket {
     return this.#socket;
   }
@@ -425,8 +368,9 @@ export class NodeTransport implements Connection, Taker {
     socket.destroy();
   }
 
-  async startTls(options: StartTlsOptions): Promise<NodeTransport> {
+  async startTls(options: StartTlsOptions): Promise<Connection> {
     const socket = this.#socket;
+    const byHandle = intake.on;
     const securing = securingOf(this.#origin, options);
     await this.#rest?.at(-1)?.taken;
     await drained(socket);
@@ -442,12 +386,17 @@ export class NodeTransport implements Connection, Taker {
     else secured.pause();
     const kernel = this.#kernel ?? this.#origin?.kernel;
     kernel?.heldBy(socketHolder(socket, SECURED));
-    return this.over(secured, { ...this.#origin, kernel }, this, state);
+    return this.over(secured, { ...this.#origin, kernel, early: undefined }, state, byHandle);
   }
 
-  /** The transport that goes on with this connection when it is secured. */
-  protected over(...given: ConstructorParameters<typeof NodeTransport>): NodeTransport {
-    return new NodeTransport(...given);
+  /** The connection that goes on when this one is secured. */
+  protected over(secured: tls.TLSSocket, origin: Origin, state: TlsInfo, byHandle: boolean): Connection {
+    const direct = byHandle ? overSecureHandle(secured, this, origin, state) : null;
+    return direct ?? this.overStream(secured, origin, state);
+  }
+
+  overStream(secured: tls.TLSSocket, origin: Origin, state: TlsInfo): NodeTransport {
+    return new NodeTransport(secured, origin, this, state);
   }
 
   defer(task: () => void): void {

@@ -6,7 +6,7 @@
 import type net from "node:net";
 import type { MaybePromise } from "../../core/bytes/data.ts";
 import type { Address } from "../../core/net/address.ts";
-import type { Connection } from "./net-transport.ts";
+import type { Connection } from "./seam.ts";
 
 /** Where to listen, and how. */
 export type ListenAt =

@@ -43,7 +43,7 @@ import {
 import { serverHolder, socketHolder } from "./holders.ts";
 import { unconnected } from "./intake.ts";
 import { NetStream } from "./net-descriptor.ts";
-import type { Connection } from "./net-transport.ts";
+import type { Connection } from "./seam.ts";
 
 // The constructor would read at once, which fails before there is a connection.
 const IDLE = { allowHalfOpen: true, manualStart: true } as const;

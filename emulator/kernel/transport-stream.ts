@@ -3,7 +3,8 @@
 import type net from "node:net";
 import { Duplex } from "node:stream";
 import type { Address } from "../../core/net/address.ts";
-import { type Connection, NodeTransport, type Origin } from "./net-transport.ts";
+import { NodeTransport } from "./net-transport.ts";
+import type { Connection, Origin } from "./seam.ts";
 
 const portOf = (address: Address | null): number | undefined =>
   address === null || address.family === "unix" ? undefined : address.port;

@@ -10,7 +10,7 @@ import { wholeMs } from "../../core/options.ts";
 import { MAX_HANDSHAKES, type ServerTlsOptions } from "../../core/sockets/tls.ts";
 import type { StreamTransport } from "../../core/sockets/transport.ts";
 import { fs } from "../builtin.ts";
-import type { Connection } from "../kernel/net-transport.ts";
+import type { Connection } from "../kernel/seam.ts";
 import { filesOf, type Replacement, ServerSecurity } from "../kernel/tls.ts";
 
 const LOOK = 1_000; // ms between two checks of a file: a certificate is renewed weeks before it expires

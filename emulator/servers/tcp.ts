@@ -60,7 +60,7 @@ import { fs, lazy } from "../builtin.ts";
 import { networkError } from "../kernel/addresses.ts";
 import type { Listens } from "../kernel/descriptor.ts";
 import { type Known, knownDescriptor } from "../kernel/descriptors/adopted.ts";
-import type { Connection, Origin } from "../kernel/net-transport.ts";
+import type { Connection, Origin } from "../kernel/seam.ts";
 import { listenerDescriptor, streamDescriptor } from "../kernel/stream-descriptor.ts";
 import type { Replacement, ServerSecurity } from "../kernel/tls.ts";
 import { requests, type TracedRequest, traced } from "../kernel/tracing.ts";

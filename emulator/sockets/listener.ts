@@ -5,7 +5,8 @@ import { SocketError, type SocketErrorCode } from "../../core/errors.ts";
 import { wholeMs } from "../../core/options.ts";
 import type { StreamDescriptor } from "../kernel/descriptor.ts";
 import { acceptInto } from "../kernel/handle-transport.ts";
-import { type Connection, NodeTransport } from "../kernel/net-transport.ts";
+import { NodeTransport } from "../kernel/net-transport.ts";
+import type { Connection } from "../kernel/seam.ts";
 
 const ignore = (): void => {};
 

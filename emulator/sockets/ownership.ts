@@ -6,14 +6,16 @@
  */
 
 import type { AsyncLocalStorage } from "node:async_hooks";
+import type tls from "node:tls";
 import type { Data } from "../../core/bytes/data.ts";
 import type { SocketError } from "../../core/errors.ts";
 import { formatAddress } from "../../core/net/address.ts";
 import { otherRequest } from "../../core/sockets/connect.ts";
-import type { StartTlsOptions } from "../../core/sockets/tls.ts";
+import type { StartTlsOptions, TlsInfo } from "../../core/sockets/tls.ts";
 import type { StreamSink } from "../../core/sockets/transport.ts";
 import { lazy } from "../builtin.ts";
 import { NodeTransport } from "../kernel/net-transport.ts";
+import type { Connection, Origin } from "../kernel/seam.ts";
 import { heldRequest } from "./edge.ts";
 
 /** The store of what belongs to no request, such as the connections of a pool. */
@@ -68,13 +70,13 @@ class OwnedTransport extends NodeTransport {
     return this.#isForeign ? Promise.reject(this.#error) : super.end();
   }
 
-  override async startTls(options: StartTlsOptions): Promise<NodeTransport> {
+  override async startTls(options: StartTlsOptions): Promise<Connection> {
     if (this.#isForeign) throw this.#error;
     return super.startTls(options);
   }
 
-  protected override over(...given: ConstructorParameters<typeof NodeTransport>): NodeTransport {
-    const secured = new OwnedTransport(...given);
+  protected override over(socket: tls.TLSSocket, origin: Origin, state: TlsInfo): NodeTransport {
+    const secured = new OwnedTransport(socket, origin, this, state);
     secured.#owner = this.#owner;
     return secured;
   }

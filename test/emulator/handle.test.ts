@@ -8,7 +8,7 @@ import { DatagramRequestHandler, type InternetAddress, type SockletEvent, stream
 import { createConnection, ThreadingTCPServer, ThreadingUDPServer } from "socklet/emulator";
 import { expect, test } from "vitest";
 import { intake } from "../../emulator/kernel/intake.ts";
-import type { Connection } from "../../emulator/kernel/net-transport.ts";
+import type { Connection } from "../../emulator/kernel/seam.ts";
 
 const Echo = streamHandler(async ({ request }) => {
   for await (const bytes of request) await request.sendall(bytes);

@@ -5,7 +5,7 @@ import { createConnection, TCPServer, ThreadingTCPServer } from "socklet/emulato
 import { MemoryServer, ThreadingMemoryServer } from "socklet/testing";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { intake, unconnected } from "../../emulator/kernel/intake.ts";
-import type { Connection } from "../../emulator/kernel/net-transport.ts";
+import type { Connection } from "../../emulator/kernel/seam.ts";
 import { runtime } from "../../emulator/runtime.ts";
 import { handlerFrom } from "../../emulator/servers/forking/handler-source.ts";
 import { ForkingTCPServer } from "../../emulator/servers/forking/servers.ts";

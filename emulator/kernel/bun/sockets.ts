@@ -3,8 +3,8 @@
 import net from "node:net";
 import { addressOf } from "../addresses.ts";
 import { takeSocketOf } from "../handles.ts";
-import type { Connection } from "../net-transport.ts";
 import type { ListenAt, OwnSockets } from "../own-sockets.ts";
+import type { Connection } from "../seam.ts";
 import { type BunHandlers, type BunListener, type BunSocket, bun } from "./api.ts";
 import { BunTransport } from "./transport.ts";
 

@@ -20,18 +20,8 @@ import { addressOf } from "../addresses.ts";
 import type { Holder, Kernel } from "../descriptors/kernel.ts";
 import type { Settable } from "../descriptors/plain-options.ts";
 import { linger, unacknowledged } from "../linger.ts";
-import {
-  atEndOfTurn,
-  type Connection,
-  FULL,
-  kernelOf,
-  LARGE,
-  type NodeTransport,
-  type Origin,
-  securingOf,
-  TCP,
-  UNIX,
-} from "../net-transport.ts";
+import { type NodeTransport, securingOf } from "../net-transport.ts";
+import { atEndOfTurn, type Connection, FULL, kernelOf, LARGE, type Origin, TCP, UNIX } from "../seam.ts";
 import { overStream, TransportStream } from "../transport-stream.ts";
 import type { BunSocket } from "./api.ts";
 

@@ -25,7 +25,7 @@ import {
   takeSocketOf,
   type WriteRequest,
 } from "../handles.ts";
-import { LARGE } from "../net-transport.ts";
+import { LARGE } from "../seam.ts";
 
 const BROKEN_PIPE = -32; // EPIPE
 const SOCKET = 0; // what Node's TCP and Pipe are made as

@@ -7,8 +7,9 @@ import net from "node:net";
 import { addressOf } from "../addresses.ts";
 import { HandleTransport } from "../handle-transport.ts";
 import { listening, type StreamHandle } from "../handles.ts";
-import { type Connection, NodeTransport } from "../net-transport.ts";
+import { NodeTransport } from "../net-transport.ts";
 import type { ListenAt, OwnSockets } from "../own-sockets.ts";
+import type { Connection } from "../seam.ts";
 import { overStream, TransportStream } from "../transport-stream.ts";
 import { node, takeHandleOf, takeHandles } from "./handle.ts";
 

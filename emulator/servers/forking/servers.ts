@@ -56,7 +56,7 @@ import { StreamSocket } from "../../../core/sockets/stream-socket.ts";
 import type { StreamTap } from "../../../core/sockets/tap.ts";
 import type { TlsInfo } from "../../../core/sockets/tls.ts";
 import { stopReading } from "../../kernel/handles.ts";
-import type { Connection } from "../../kernel/net-transport.ts";
+import type { Connection } from "../../kernel/seam.ts";
 import { handshakes, type TracedHandshake, traced } from "../../kernel/tracing.ts";
 import { neededNode } from "../../runtime.ts";
 import { TCPServer, type TCPServerOptions } from "../tcp.ts";

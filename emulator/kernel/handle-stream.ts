@@ -1,0 +1,238 @@
+/** A stream over a handle of Node's, without a `net.Socket`: how it is read, ended and closed. Its kinds say how it is written. */
+
+import type { Data } from "../../core/bytes/data.ts";
+import { toBytes } from "../../core/bytes/data.ts";
+import { SocketError } from "../../core/errors.ts";
+import type { StreamSink } from "../../core/sockets/transport.ts";
+import { systemError } from "./addresses.ts";
+import type { ShutdownRequest, StreamBinding, StreamHandle, StreamOwner, WriteRequest } from "./handles.ts";
+import { Intake } from "./intake.ts";
+import { type Lingering, linger } from "./linger.ts";
+import { atEndOfTurn, FULL } from "./seam.ts";
+
+const EOF = -4095; // uv.h
+const NOT_CONNECTED = -107; // ENOTCONN
+
+const named = (status: number, fallback: "ECONNRESET" | "EPIPE"): SocketError =>
+  SocketError.from(systemError(status), fallback);
+
+function onread(this: StreamHandle): Uint8Array | undefined {
+  return (this.transport as StreamOwner).came();
+}
+
+/** The `oncomplete` of a write. */
+export function afterWrite(this: WriteRequest, status: number): void {
+  (this.transport as StreamOwner).wrote(this, status);
+}
+
+function afterShutdown(this: ShutdownRequest, status: number): void {
+  (this.transport as StreamOwner).shut(status);
+}
+
+export abstract class HandleStream extends Intake implements StreamOwner, Lingering {
+  protected readonly handle: StreamHandle;
+  protected readonly node: StreamBinding;
+  protected sink: StreamSink | null = null;
+  protected ended = false; // by the peer
+  protected closed = false;
+  protected dropping = false; // further input is discarded
+  protected writing = 0; // writes that the kernel has not taken whole
+  #reads: "not yet" | "no" | "yes" = "not yet";
+  #room: PromiseWithResolvers<void> | null = null;
+  #ending: PromiseWithResolvers<void> | null = null;
+  #shutting = false;
+  #aborting = false; // once the shutdown is over
+  #closers: (() => void)[] | null = null; // null for nearly all
+  #stopLinger: (() => void) | null = null;
+  #failed = 0; // bytes of writes that failed
+  #left = 0; // bytes that had not left when it was closed
+  /** Pieces of input that were dropped after the close. */
+  dropped = 0;
+
+  constructor(handle: StreamHandle, node: StreamBinding) {
+    super();
+    this.handle = handle;
+    this.node = node;
+    handle.transport = this;
+  }
+
+  get sharesTimers(): boolean {
+    return true;
+  }
+
+  /** How many bytes were written that the kernel has not taken, while it is open. */
+  protected abstract get inside(): number;
+
+  abstract unacknowledged(): number | null;
+
+  /** Closes the connection, by a reset where that is asked for and there is one. */
+  protected abstract letGo(reset: boolean): void;
+
+  // ---- Reading ----
+
+  start(sink: StreamSink): void {
+    this.sink = sink;
+  }
+
+  resume(): void {
+    if (this.#reads === "yes" || this.closed) return;
+    if (this.#reads === "not yet") {
+      this.handle.onread = onread;
+      this.handle.useUserBuffer(this.into);
+    }
+    this.#reads = "yes";
+    const status = this.handle.readStart();
+    if (status < 0) this.broken(status, "ECONNRESET");
+  }
+
+  pause(): void {
+    if (this.#reads !== "yes" || this.closed) return;
+    this.#reads = "no";
+    this.handle.readStop();
+  }
+
+  /** Something was read. Returns the buffer for the next read, where that is another one. */
+  came(): Uint8Array | undefined {
+    const size = this.node.streamBaseState[this.node.kReadBytesOrError] as number;
+    const sink = this.sink as StreamSink;
+    if (size > 0) {
+      if (this.dropping) {
+        this.dropped++;
+        return undefined;
+      }
+      const from = this.into;
+      const bytes = this.lent(size);
+      if (sink.lend !== undefined) sink.lend(bytes, this);
+      else sink.data(bytes.slice());
+      return this.into === from ? undefined : this.into;
+    }
+    if (size === EOF) this.cameEnd();
+    else if (size < 0) {
+      this.destroy();
+      if (!this.dropping) sink.error(named(size, "ECONNRESET"));
+    }
+    return undefined;
+  }
+
+  protected cameEnd(): void {
+    this.ended = true;
+    if (this.dropping) this.destroy();
+    else this.sink?.end();
+  }
+
+  // ---- Writing ----
+
+  get unsent(): number {
+    return (this.closed ? this.#left : this.inside) + this.#failed;
+  }
+
+  /** A write that the kernel did not take at once is over. */
+  abstract wrote(request: WriteRequest, status: number): void;
+
+  /** Counts data that will not be sent. */
+  protected fail(data: Data): undefined {
+    this.#failed += toBytes(data).length;
+  }
+
+  /** If too much waits already, a promise that resolves when there is room. */
+  protected mayWait(): Promise<void> | undefined {
+    if (this.closed || this.inside <= FULL) return undefined;
+    return this.emptied();
+  }
+
+  /** Resolves when the kernel has everything that was written. */
+  protected async drained(): Promise<void> {
+    while (this.writing > 0) await this.emptied();
+  }
+
+  protected emptied(): Promise<void> {
+    this.#room ??= Promise.withResolvers();
+    return this.#room.promise;
+  }
+
+  /** The kernel has everything that was written. */
+  protected allLeft(): void {
+    this.#room?.resolve();
+    this.#room = null;
+    if (this.#ending !== null && !this.closed) this.shutdown();
+  }
+
+  // ---- The end ----
+
+  end(): Promise<void> {
+    this.#ending = Promise.withResolvers();
+    if (this.closed) this.#ending.reject(new SocketError("EPIPE"));
+    else if (this.writing === 0) this.shutdown();
+    return this.#ending.promise;
+  }
+
+  /** Sends the end. */
+  protected shutdown(): void {
+    const request = new this.node.ShutdownWrap();
+    request.transport = this;
+    request.oncomplete = afterShutdown;
+    this.#shutting = true;
+    const status = this.handle.shutdown(request);
+    if (status !== 0) this.shut(status === 1 ? 0 : status);
+  }
+
+  /** The shutdown is done, or failed. */
+  shut(status: number): void {
+    this.#shutting = false;
+    if (status < 0 && status !== NOT_CONNECTED) this.#ending?.reject(named(status, "EPIPE"));
+    else this.#ending?.resolve();
+    if (this.#aborting) this.abort();
+  }
+
+  /** As `NodeTransport.close()`. */
+  close(): void {
+    if (this.closed) return;
+    if (this.ended) {
+      this.destroy();
+      return;
+    }
+    this.handle.unref(); // it must not keep a process from ending
+    this.dropping = true;
+    this.#stopLinger = linger(this, () => this.destroy());
+    this.resume();
+  }
+
+  abort(): void {
+    if (this.closed) return;
+    // During a shutdown libuv refuses a reset, and Node believes that it was done.
+    if (this.#shutting) this.#aborting = true;
+    else this.destroy(true);
+  }
+
+  /** A call failed. The socket is told later, since it may be in the middle of that call. */
+  protected broken(status: number, otherwise: "ECONNRESET" | "EPIPE" = "EPIPE"): void {
+    if (this.closed) return;
+    this.destroy();
+    queueMicrotask(() => this.sink?.error(named(status, otherwise)));
+  }
+
+  protected destroy(reset = false): void {
+    if (this.closed) return;
+    this.#left = this.inside;
+    this.closed = true;
+    this.#stopLinger?.();
+    this.letGo(reset);
+    if (!this.#shutting) this.#ending?.reject(new SocketError("EPIPE"));
+    this.#room?.resolve();
+    this.#room = null;
+    for (const told of this.#closers ?? []) told();
+  }
+
+  /** Calls `told` when it is closed; gives what stops it. */
+  protected onClose(told: () => void): () => void {
+    this.#closers ??= [];
+    this.#closers.push(told);
+    return () => {
+      this.#closers = (this.#closers ?? []).filter((other) => other !== told);
+    };
+  }
+
+  defer(task: () => void): void {
+    atEndOfTurn(task);
+  }
+}
