@@ -1,5 +1,7 @@
-/** TLS with programs that nobody here wrote, in both roles: openssl, Python, curl, swaks, redis-cli, sslscan. */
+/** TLS with programs that nobody here wrote, in both roles: openssl, Python, curl, swaks, redis-cli, sslscan, testssl.sh. */
 
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
 import { type SockletEvent, streamHandler } from "socklet";
 import { createConnection, type TCPServerOptions, ThreadingTCPServer } from "socklet/emulator";
 import { MemoryStorage } from "socklet/testing";
@@ -249,5 +251,20 @@ describeWith(["sslscan", "openssl"], "sslscan", () => {
     for (const spoken of ["TLSv1.2", "TLSv1.3"]) expect(text).toMatch(new RegExp(`${spoken} +enabled`));
     expect(text).toMatch(/Session renegotiation not supported/);
     expect(text).not.toMatch(/Compression enabled|vulnerable to heartbleed(?<!not vulnerable to heartbleed)/);
+  });
+});
+
+describeWith(["testssl", "openssl"], "testssl.sh", () => {
+  test("finds no weakness but the CBC ciphers of TLS 1.2, which are among Node's defaults", async () => {
+    await using place = await serve(Upper, { tls: pair });
+    const file = join(authority.folder, "testssl.json");
+    const how = ["--quiet", "--color", "0", "--warnings", "batch", "--jsonfile", file];
+    await run("testssl", [...how, "--vulnerable", `127.0.0.1:${place.port}`]);
+    const found: readonly Record<"id" | "severity", string>[] = JSON.parse(readFileSync(file, "utf8"));
+    const said = new Map(found.map(({ id, severity }) => [id, severity]));
+    for (const id of ["heartbleed", "CCS", "ROBOT", "secure_client_renego", "POODLE_SSL", "RC4"])
+      expect([id, said.get(id)]).toEqual([id, "OK"]);
+    const weak = found.filter(({ severity }) => ["LOW", "MEDIUM", "HIGH", "CRITICAL"].includes(severity));
+    expect(weak.map(({ id }) => id)).toEqual(["LUCKY13"]);
   });
 });
