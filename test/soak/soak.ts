@@ -2,7 +2,7 @@
  * Does a session live while nobody asks for it? A subscriber of a real Redis in real workerd, left alone; then a
  * message has to reach it on the connection that it began with. Beside it two sessions that last, one in workerd and one in
  * `socklet serve`, read a stream of another Redis, to which an entry comes at the start, in the middle and at the end:
- * each is told once.
+ * each is told once. It also says how much memory each process had after a tenth of the time, and at the end.
  *
  *     npm run soak                  # ten minutes
  *     npm run soak -- --seconds 150
@@ -13,6 +13,7 @@
  */
 
 import { spawnSync } from "node:child_process";
+import { readdirSync, readFileSync } from "node:fs";
 import { parseArgs } from "node:util";
 import type { SessionInfo, SessionSpec } from "socklet/control";
 import { runWorker } from "../emulator/workerd.ts";
@@ -44,6 +45,20 @@ const connection = (): string | undefined =>
   /^id=(\d+) .* sub=1 /m.exec(cli("CLIENT", "LIST", "TYPE", "pubsub"))?.[1];
 
 const pause = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
+
+/** The resident memory of the processes that this one has started, in MiB, by number and name. */
+const memories = (): Map<string, number> => {
+  const found = new Map<string, number>();
+  for (const pid of readdirSync("/proc").filter((name) => /^\d+$/.test(name))) {
+    try {
+      const status = readFileSync(`/proc/${pid}/status`, "utf8");
+      const told = (what: string): string => new RegExp(`^${what}:\\s+(\\S+)`, "m").exec(status)?.[1] ?? "";
+      if (told("PPid") === `${process.pid}`)
+        found.set(`${pid} (${told("Name")})`, Number(told("VmRSS")) / 1024);
+    } catch {} // it has ended
+  }
+  return found;
+};
 
 /** Leaves a session that lasts alone for the whole time; rejects where it has not told each entry once. */
 const keptAlone = async (placeOf: typeof servedPlace): Promise<string> => {
@@ -109,7 +124,13 @@ try {
   console.log(
     `session ${id}, Redis connection ${before}; ${seconds} s without a request from ${new Date().toISOString()}`,
   );
-  await pause(seconds * 1000);
+  await pause(seconds * 100);
+  const warm = memories();
+  await pause(seconds * 900);
+  for (const [name, size] of memories())
+    console.log(
+      `${name}: ${warm.get(name)?.toFixed(1)} MiB after a tenth of the time, ${size.toFixed(1)} MiB now`,
+    );
   if (cli("PUBLISH", "soak", "still here") !== "1") throw new Error("Redis has no subscriber any more");
   await eventsUntil(id, "still here");
   const after = connection();
