@@ -2,8 +2,8 @@
  * What the inspector costs, and how it feels when it is full: `npm run bench:inspector`, or one part of it, `npm run bench:inspector -- cost`
  * (or `list`). It needs Chromium, and Linux for the memory of the tab.
  *
- * 1. `cost`: the server's CPU time for each request of an echo over one connection, with no page, and with one that is open and has loaded, in
- *    interleaved rounds.
+ * 1. `cost`: the server's CPU time for each request of an echo over one connection, and for each connection of one request, with no page, and
+ *    with one that is open and has loaded, in interleaved rounds.
  * 2. `list`: the page with 100 000 connections listed and 1 GB kept: how long an answer to a key in the filter takes, until it is painted, and
  *    the memory of the tab: its script's, and all that its process has to itself.
  */
@@ -20,6 +20,7 @@ import { exitOnSignals, tied } from "../peers/children.ts";
 const TOKEN = "a-token-for-the-bench";
 const ROUNDS = 12; // of each kind
 const REQUESTS = 40_000; // in a round: so many that what the page asks now and then has its share
+const SHORT = 3_000; // connections in a round
 const [CONNECTIONS, BYTES] = [100_000, 10_240]; // 1 GB in all
 const AT_ONCE = 64;
 
@@ -61,8 +62,27 @@ const asked = async (server: ChildProcess, what: string): Promise<Told> => {
   return (await once(server, "message"))[0] as Told;
 };
 
-/** Microseconds of the server's CPU time for one request. */
-const round = async (server: ChildProcess): Promise<number> => {
+/** Microseconds of the server's CPU time for one connection of one request. */
+const roundOfConnections = async (server: ChildProcess): Promise<number> => {
+  const { port = 0, cpu: before = 0 } = await asked(server, "echo");
+  const message = Buffer.alloc(64, 65);
+  let left = SHORT;
+  const one = async (): Promise<void> => {
+    while (left-- > 0) {
+      const socket = net.connect(port, "127.0.0.1").setNoDelay(true);
+      socket.write(message);
+      await once(socket, "data");
+      socket.end();
+      await once(socket, "close");
+    }
+  };
+  await Promise.all(Array.from({ length: 8 }, one));
+  const { cpu = 0 } = await asked(server, "echo");
+  return (cpu - before) / SHORT;
+};
+
+/** Microseconds of the server's CPU time for one request over a connection that stays. */
+const roundOfRequests = async (server: ChildProcess): Promise<number> => {
   const { port = 0, cpu: before = 0 } = await asked(server, "echo");
   const socket = net.connect(port, "127.0.0.1").setNoDelay(true);
   await once(socket, "connect");
@@ -153,21 +173,26 @@ const open = async (browser: Browser, url: string): Promise<Page> => {
 };
 
 const measureCost = async (browser: Browser, server: ChildProcess, url: string): Promise<void> => {
-  const closed: number[] = [];
-  const opened: number[] = [];
-  await round(server);
-  for (let i = 0; i < ROUNDS; i++) {
-    closed.push(await round(server));
-    const page = await open(browser, url);
-    opened.push(await round(server));
-    await page.close();
-    await stopRecording(url);
+  const cases = [
+    ["request over a connection that stays", roundOfRequests],
+    ["connection of one request", roundOfConnections],
+  ] as const;
+  for (const [what, round] of cases) {
+    const closed: number[] = [];
+    const opened: number[] = [];
+    await round(server);
+    for (let i = 0; i < ROUNDS; i++) {
+      closed.push(await round(server));
+      const page = await open(browser, url);
+      opened.push(await round(server));
+      await page.close();
+      await stopRecording(url);
+    }
+    const [none, some] = [median(closed), median(opened)];
+    const [before, after] = [none, some].map((cpu) => `${cpu.toFixed(2)} µs`);
+    console.log(`CPU time of the server for one ${what}: ${before} with no page, ${after} with one`);
+    console.log(`an open page costs ${((some / none - 1) * 100).toFixed(1)} %`);
   }
-  const [none, some] = [median(closed), median(opened)];
-  console.log(
-    `CPU time of the server for one request: ${none.toFixed(2)} µs with no page, ${some.toFixed(2)} µs with one`,
-  );
-  console.log(`an open page costs ${((some / none - 1) * 100).toFixed(1)} %`);
 };
 
 const measureList = async (browser: Browser, server: ChildProcess, url: string): Promise<void> => {

@@ -1,7 +1,14 @@
 /** What passes over connections, kept and shown by the control routes: in memory, with all their edges. */
 
-import { type App, type Decoder, defineApp, streamHandler } from "socklet";
-import { Recorder, type RecordingChange, type SessionInfo } from "socklet/control";
+import fc from "fast-check";
+import { type Address, type App, type Decoder, defineApp, formatAddress, streamHandler } from "socklet";
+import {
+  type FlowInfo,
+  type RecordedPart,
+  Recorder,
+  type RecordingChange,
+  type SessionInfo,
+} from "socklet/control";
 import { parseTranscript } from "socklet/testing";
 import { describe, expect, onTestFinished, test } from "vitest";
 import { readEvents } from "../../core/control/http/sse.ts";
@@ -10,6 +17,7 @@ import { memoryPair } from "../../core/testing/index.ts";
 import { READ, serve } from "./control-setup.ts";
 
 const MIB = 1024 * 1024;
+const peers: readonly Address[] = [1, 2, 3].map((port) => ({ family: "ipv4", address: "127.0.0.1", port }));
 const NOWHERE = "0193f0c2-7a10-7c3e-8b1f-5a0c2e4d6f80";
 
 /** A session that talks to a socket of this test: its id, and that socket. */
@@ -172,6 +180,53 @@ describe("the bounds", () => {
     const { first = 0, next = 0, total = 0 } = recorder.part("one", 0, 1) ?? {};
     expect([next - first, total - first]).toEqual([1, expect.any(Number)]);
     expect(total - first).toBeLessThanOrEqual(MIB / 66);
+  });
+
+  test("what is kept of each of several conversations are its newest records, whole, read from any of them on", () => {
+    const sizes = fc.oneof(fc.nat(30), fc.nat(60_000));
+    const said = fc.array(fc.tuple(fc.nat(2), sizes), { minLength: 1, maxLength: 400 });
+    fc.assert(
+      fc.property(said, fc.nat(400), (pieces, after) => {
+        const recorder = new Recorder();
+        recorder.start({ maxBytes: 2 * MIB });
+        const model: Uint8Array[][] = [[], [], []];
+        for (const [number, [which, size]] of pieces.entries()) {
+          const bytes = new Uint8Array(size).fill(number);
+          model[which]?.push(bytes);
+          recorder.datagram("dns", "udp://127.0.0.1:53", peers[which] as Address, bytes, false);
+        }
+        for (const { id, peer } of recorder.flows()) {
+          const all = model[peers.findIndex((one) => formatAddress(one) === peer)] as Uint8Array[];
+          const { first = 0, next, total } = recorder.part(id, 0, 8 * MIB) as RecordedPart;
+          expect([next, total]).toEqual([all.length, all.length]);
+          const text = [...recorder.transcript(id)].join("");
+          const datas = parseTranscript(text).events.map((event) => ("data" in event ? event.data : null));
+          expect(datas).toEqual(all.slice(first));
+          const later = recorder.part(id, after, 8 * MIB) as RecordedPart;
+          expect(later.events.length).toBe(Math.max(0, all.length - Math.max(after, first)));
+        }
+      }),
+      { numRuns: 30 },
+    );
+  });
+
+  test("a transcript that is read slowly goes on with what is kept still", () => {
+    const recorder = new Recorder();
+    recorder.start({ maxBytes: MIB });
+    const [peer] = peers;
+    const say = (count: number, size: number): void => {
+      for (let i = 0; i < count; i++)
+        recorder.datagram("dns", "udp://127.0.0.1:53", peer as Address, new Uint8Array(size), false);
+    };
+    say(10, 1_000);
+    const [{ id }] = recorder.flows() as [FlowInfo];
+    const slow = recorder.transcript(id);
+    expect(slow.next().value).toContain('"transcript"');
+    expect(JSON.parse(slow.next().value as string)).toMatchObject({ from: "client" });
+    say(40, 60_000); // all of those are forgotten, which were there as it began
+    expect([...slow]).toEqual([]);
+    recorder.stop();
+    expect([...recorder.transcript(id)]).toEqual([]);
   });
 });
 

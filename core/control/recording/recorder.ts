@@ -6,8 +6,8 @@
  * a tap, and nothing is kept. When it is turned on it taps the connections that are open, and then each new one.
  *
  * All that is said goes into one log of slabs, in the order of time, as records: a header of 24 bytes, then the bytes. When the log is full
- * its oldest slab goes as a whole, so the newest bytes are kept, and forgetting costs nothing for each connection. A conversation has the
- * places of its records in that log.
+ * its oldest slab goes as a whole, so the newest bytes are kept, and forgetting costs nothing for each connection. Each record has the place of
+ * the next one of its conversation in the same slab; a conversation has only where its runs of such records begin.
  */
 
 import { type Data, joinBytes, toBytes } from "../../bytes/data.ts";
@@ -20,6 +20,7 @@ import { setTap } from "../../sockets/carried.ts";
 import type { StreamSocket } from "../../sockets/stream-socket.ts";
 import type { StreamTap, TappedEnd } from "../../sockets/tap.ts";
 import {
+  eventFields,
   formatEvent,
   formatHeader,
   type Side,
@@ -40,7 +41,9 @@ import {
 } from "../plane.ts";
 import { RECORDING_BOUNDS } from "./bounds.ts";
 
-const HEADER = 24; // bytes of a record before what was said: time (8), bytes said before (8), size (4), kind (1)
+const HEADER = 24; // bytes of a record before what was said: time (8), bytes said before (8), kind (1) and size (3), where the next one is in this slab, or 0 (4)
+const SIZE = 0xffffff; // the bits of the size, which is below that of a slab
+const RUN = 64; // records of a conversation at most that are walked to find one
 const SLAB = 1024 * 1024; // bytes; what is forgotten at once
 const LEAST_PART = 4096; // bytes: the rest of a slab is used for the beginning of a larger piece, where it holds so many
 const PACE = 250; // ms between two events of a watcher: four a second are live to the eye, and cost little
@@ -114,12 +117,14 @@ class Kept implements RecordedConversation {
   readonly since = clock.now();
   /** Bytes that passed and were not recorded: before it was, and those that another process could not tell. */
   missed: number;
-  /** Where its records are, ascending; those that are gone are taken away now and then. */
-  places: number[] = [];
-  /** How many of its records are gone from `places`. */
-  first = 0;
-  /** At so many places those that are gone are looked for. */
+  /** The number and the place of each record that begins a run, ascending: the first in its slab, and each `RUN`th. Those that are gone are taken away now and then. */
+  runs: number[] = [];
+  /** At such a length of `runs` those that are gone are looked for. */
   trimAt = 64;
+  /** Its records so far, kept or not. */
+  total = 0;
+  /** Where the newest of them is. */
+  last = -1;
   /** Bytes that were said since, kept or not. */
   said = 0;
   changed = false;
@@ -132,6 +137,25 @@ class Kept implements RecordedConversation {
     this.address = address;
     this.missed = missed;
   }
+
+  /** The number of the oldest record that is kept, once those that are gone are taken away. */
+  get first(): number {
+    return this.runs[0] ?? this.total;
+  }
+}
+
+/** One record of the log. */
+interface KeptRecord {
+  /** In its conversation, from 0. */
+  readonly number: number;
+  /** ms since the conversation began. */
+  readonly at: number;
+  /** How many bytes of its conversation had been said before it. */
+  readonly before: number;
+  readonly kind: number;
+  readonly bytes: Uint8Array;
+  /** Where the next of its conversation is in its slab; 0: in another slab, or nowhere yet. */
+  readonly next: number;
 }
 
 /** The counts of a sender of datagrams. */
@@ -241,21 +265,14 @@ export class Recorder implements RecordingPlane {
     let next = Math.max(after, kept.first);
     const first = next;
     let size = 0;
-    const events: string[] = [];
-    for (; next < kept.first + kept.places.length && size < maxBytes; next++) {
-      const event = this.#event(kept, kept.places[next - kept.first] as number);
-      if ("data" in event) size += event.data.length;
-      events.push(formatEvent(event).trimEnd());
+    const events: RecordedPart["events"][number][] = [];
+    for (const record of this.#records(kept, next)) {
+      if (size >= maxBytes) break;
+      size += record.bytes.length;
+      next = record.number + 1;
+      events.push(eventFields(this.#event(kept, record)));
     }
-    return {
-      ...this.#header(kept),
-      id,
-      side: kept.side,
-      first,
-      next,
-      total: kept.first + kept.places.length,
-      events: events.map((event) => JSON.parse(event)),
-    };
+    return { ...this.#header(kept), id, side: kept.side, first, next, total: kept.total, events };
   }
 
   /** The name of the handler of a flow. */
@@ -292,8 +309,7 @@ export class Recorder implements RecordingPlane {
       const ends: number[] = [];
       const times: number[] = [];
       let size = 0;
-      for (const place of kept.places) {
-        const record = this.#record(place);
+      for (const record of this.#records(kept)) {
         if (record.kind !== kind) continue;
         if (size + record.bytes.length > RECORDING_BOUNDS.decoded) {
           whole = false;
@@ -323,12 +339,7 @@ export class Recorder implements RecordingPlane {
     this.#trim(kept);
     yield formatHeader(this.#header(kept));
     // What is forgotten meanwhile is left out: who reads slowly holds nothing up.
-    const last = kept.first + kept.places.length;
-    for (let i = kept.first; i < last; i++) {
-      this.#trim(kept);
-      if (i < kept.first) continue;
-      yield formatEvent(this.#event(kept, kept.places[i - kept.first] as number));
-    }
+    for (const record of this.#records(kept)) yield formatEvent(this.#event(kept, record));
   }
 
   async find(bytes: Uint8Array, signal: AbortSignal): Promise<FoundBytes> {
@@ -336,7 +347,7 @@ export class Recorder implements RecordingPlane {
     let looked = 0;
     for (const kept of [...this.#kept.values()].reverse()) {
       if (this.#holds(kept, bytes)) ids.push(kept.id);
-      looked += kept.said + kept.places.length * HEADER;
+      looked += kept.said + (kept.total - kept.first) * HEADER;
       if (ids.length === MAX_FOUND) break;
       if (looked < SLICE) continue;
       looked = 0;
@@ -457,6 +468,13 @@ export class Recorder implements RecordingPlane {
     const bytes = typeof data === "string" ? encoder.encode(data) : toBytes(data);
     this.#sink?.passed(kept, bytes, ours);
     const kind = ours ? SENT : RECEIVED;
+    if (SLAB - this.#at >= HEADER + bytes.length) this.#add(kept, kind as number, bytes);
+    else this.#addCut(kept, kind as number, bytes);
+    this.#touch(kept);
+  }
+
+  /** Adds what the last slab has no room for. */
+  #addCut(kept: Kept, kind: number, bytes: Uint8Array): void {
     let at = 0;
     do {
       const left = bytes.length - at;
@@ -464,10 +482,9 @@ export class Recorder implements RecordingPlane {
       const least = kept.kind === "datagrams" ? left : Math.min(left, LEAST_PART);
       if (SLAB - this.#at < HEADER + least) this.#grow();
       const size = Math.min(left, SLAB - this.#at - HEADER);
-      this.#add(kept, kind as number, size === bytes.length ? bytes : bytes.subarray(at, at + size));
+      this.#add(kept, kind, size === bytes.length ? bytes : bytes.subarray(at, at + size));
       at += size;
     } while (at < bytes.length);
-    this.#touch(kept);
   }
 
   /** One side ended; without `end`: both speak through TLS from here on. */
@@ -486,21 +503,30 @@ export class Recorder implements RecordingPlane {
   }
 
   #add(kept: Kept, kind: number, bytes: Uint8Array): void {
-    const slab = this.#slabs[this.#slabs.length - 1] as Uint8Array;
-    const view = this.#views[this.#views.length - 1] as DataView;
+    const last = this.#slabs.length - 1;
+    const slab = this.#slabs[last] as Uint8Array;
+    const view = this.#views[last] as DataView;
+    const begin = (this.#gone + last) * SLAB;
     const at = this.#at;
     view.setFloat64(at, clock.now() - kept.since);
     view.setFloat64(at + 8, kept.said);
-    view.setUint32(at + 16, bytes.length);
-    view.setUint8(at + 20, kind);
+    view.setUint32(at + 16, kind * (SIZE + 1) + bytes.length);
+    view.setUint32(at + 20, 0);
     slab.set(bytes, at + HEADER);
-    kept.places.push((this.#gone + this.#slabs.length - 1) * SLAB + at);
+    const follows = kept.last >= begin;
+    if (follows) view.setUint32(kept.last - begin + 20, at);
+    if (!follows || kept.total % RUN === 0) this.#beginRun(kept, begin + at);
+    kept.last = begin + at;
+    kept.total++;
     kept.said += bytes.length;
-    this.#at += HEADER + bytes.length;
-    if (kept.places.length >= kept.trimAt) {
-      this.#trim(kept);
-      kept.trimAt = Math.max(64, kept.places.length * 2);
-    }
+    this.#at = at + HEADER + bytes.length;
+  }
+
+  #beginRun(kept: Kept, place: number): void {
+    kept.runs.push(kept.total, place);
+    if (kept.runs.length < kept.trimAt) return;
+    this.#trim(kept);
+    kept.trimAt = Math.max(64, kept.runs.length * 2);
   }
 
   #touch(kept: Kept): void {
@@ -542,32 +568,60 @@ export class Recorder implements RecordingPlane {
     }
   }
 
-  #trim(kept: Kept): void {
+  /** Takes away the runs that are gone. */
+  #trim({ runs }: Kept): void {
     const oldest = this.#gone * SLAB;
     let gone = 0;
-    while (gone < kept.places.length && (kept.places[gone] as number) < oldest) gone++;
-    if (gone === 0) return;
-    kept.places = kept.places.slice(gone);
-    kept.first += gone;
+    while (gone < runs.length && (runs[gone + 1] as number) < oldest) gone += 2;
+    if (gone > 0) runs.splice(0, gone);
   }
 
-  #record(place: number): {
-    readonly at: number;
-    /** How many bytes of its conversation had been said before it. */
-    readonly before: number;
-    readonly kind: number;
-    readonly bytes: Uint8Array;
-  } {
+  /** The records of a conversation from this number on, as far as there are any now. */
+  *#records(kept: Kept, from = 0): Generator<KeptRecord, void, undefined> {
+    const { total } = kept;
+    let place = -1;
+    for (let number = from; ; number++) {
+      if (place < this.#gone * SLAB) {
+        // It begins, or what comes next was forgotten while its caller did something else.
+        this.#trim(kept);
+        number = Math.max(number, kept.first);
+        if (number >= total) return;
+        place = this.#placeOf(kept, number);
+      }
+      const record = this.#record(number, place);
+      place = record.next === 0 ? -1 : place - (place % SLAB) + record.next;
+      yield record;
+    }
+  }
+
+  /** Where a record is that is kept. */
+  #placeOf({ runs }: Kept, number: number): number {
+    let low = 0; // a run that begins at it, or before
+    let high = runs.length / 2;
+    while (high - low > 1) {
+      const middle = (low + high) >> 1;
+      if ((runs[middle * 2] as number) <= number) low = middle;
+      else high = middle;
+    }
+    let place = runs[low * 2 + 1] as number;
+    for (let at = runs[low * 2] as number; at < number; at++) {
+      place += this.#record(at, place).next - (place % SLAB);
+    }
+    return place;
+  }
+
+  #record(number: number, place: number): KeptRecord {
     const i = Math.floor(place / SLAB) - this.#gone;
     const at = place % SLAB;
     const view = this.#views[i] as DataView;
     const from = at + HEADER;
-    const bytes = (this.#slabs[i] as Uint8Array).subarray(from, from + view.getUint32(at + 16));
-    return { at: view.getFloat64(at), before: view.getFloat64(at + 8), kind: view.getUint8(at + 20), bytes };
+    const word = view.getUint32(at + 16);
+    const bytes = (this.#slabs[i] as Uint8Array).subarray(from, from + (word & SIZE));
+    const [time, before, next] = [view.getFloat64(at), view.getFloat64(at + 8), view.getUint32(at + 20)];
+    return { number, at: time, before, kind: word >>> 24, bytes, next };
   }
 
-  #event(kept: Kept, place: number): TranscriptEvent {
-    const { at, kind, bytes } = this.#record(place);
+  #event(kept: Kept, { at, kind, bytes }: KeptRecord): TranscriptEvent {
     const { ours, end, tls } = KINDS[kind] as (typeof KINDS)[number];
     if (tls) return { at, tls };
     const other = kept.side === "client" ? "server" : "client";
@@ -576,18 +630,16 @@ export class Recorder implements RecordingPlane {
   }
 
   #header(kept: Kept): Omit<Transcript, "events"> & { readonly began: string; readonly address: string } {
-    const { kind, address, began, missed, said, places } = kept;
-    const [first] = places;
-    const dropped = missed + (first === undefined ? said : this.#record(first).before);
+    const { kind, address, began, missed, said, runs } = kept;
+    const [first, place] = runs;
+    const dropped = missed + (first === undefined ? said : this.#record(first, place as number).before);
     return { kind, ...(dropped > 0 && { dropped }), address, began };
   }
 
   /** Whether one side said these bytes, however they were cut. */
   #holds(kept: Kept, wanted: Uint8Array): boolean {
-    this.#trim(kept);
     const tails: [Uint8Array, Uint8Array] = [EMPTY, EMPTY];
-    for (const place of kept.places) {
-      const { kind, bytes } = this.#record(place);
+    for (const { kind, bytes } of this.#records(kept)) {
       if (kind !== RECEIVED && kind !== SENT) continue;
       if (includes(bytes, wanted)) return true;
       const tail = tails[kind as 0 | 1];

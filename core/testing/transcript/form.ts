@@ -105,16 +105,20 @@ export const formatDropped = (at: number, bytes: number, peer?: number): string 
 const rounded = (at: number): number => Math.round(at * DIGITS) / DIGITS;
 
 /** The line of one event, with its newline. `coded` gives base64, where the platform has a faster way. */
-export const formatEvent = (
+export const formatEvent = (event: TranscriptEvent, coded?: (bytes: Uint8Array) => string): string =>
+  `${JSON.stringify(eventFields(event, coded))}\n`;
+
+/** The same before it is text: the fields of one event's line. */
+export const eventFields = (
   event: TranscriptEvent,
   coded: (bytes: Uint8Array) => string = toBase64,
-): string => {
+): Record<string, string | number | true> => {
   const at = rounded(event.at);
-  if (!("data" in event)) return `${JSON.stringify({ ...event, at })}\n`;
+  if (!("data" in event)) return { ...event, at };
   const { from, data, peer } = event;
   const text = cleanText(data);
-  const said = text === null ? { base64: coded(data) } : { text };
-  return `${JSON.stringify({ at, from, peer, ...said })}\n`;
+  const said: Record<string, string> = text === null ? { base64: coded(data) } : { text };
+  return { at, from, ...(peer !== undefined && { peer }), ...said };
 };
 
 /** `transcript` as JSON Lines. */
