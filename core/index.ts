@@ -21,6 +21,13 @@ export { StreamWriter } from "./bytes/writer.ts";
 // What makes messages of bytes, for a reader
 export { decodeClientHello, decodeProxied } from "./decode/beginnings.ts";
 export type { DecodedMessage, Decoder } from "./decode/decoder.ts";
+export {
+  type DnsMessage,
+  type DnsParser,
+  type DnsRecord,
+  decodeDns,
+  decodeDnsOverTcp,
+} from "./decode/dns.ts";
 export { decodeLines, decodeSmtp } from "./decode/lines.ts";
 export { decodePostgres } from "./decode/postgres.ts";
 export { decodeResp } from "./decode/resp.ts";

@@ -8,7 +8,9 @@ export {
   type ControlClient,
   type ControlClientOptions,
   controlClient,
+  type EndOptions,
   type FollowOptions,
+  type ReplayRequest,
 } from "./http/client.ts";
 export { openApi } from "./http/openapi.ts";
 export type { FieldError, Problem } from "./http/problem.ts";
@@ -21,6 +23,7 @@ export {
   type AttemptInfo,
   type ControlPlane,
   type DecodedPart,
+  type EntryInfo,
   type ErrorInfo,
   type FaultInfo,
   type FaultPlane,

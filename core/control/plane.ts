@@ -411,6 +411,8 @@ export interface RecordingPlane {
   info(): RecordingInfo;
   /** Starts a recording, or gives the one that runs other limits. */
   start(limits?: RecordingLimits): RecordingInfo;
+  /** Changes the limits, and starts nothing: they are those of a recording that runs, of who watches, and of what comes. */
+  limit(limits: RecordingLimits): RecordingInfo;
   /** Stops it, and forgets what was kept. */
   stop(): RecordingInfo;
   /** Who sent datagrams, the newest first. */
@@ -423,6 +425,18 @@ export interface RecordingPlane {
   find(bytes: Uint8Array, signal: AbortSignal): Promise<FoundBytes>;
   /** What changes, as it does, at most four times a second; what passes is kept until `signal` aborts. */
   watch(signal: AbortSignal): AsyncIterable<RecordingChange>;
+}
+
+/** An entry of the app: what can be said again to, and what rules of faults may be set on. */
+export interface EntryInfo {
+  /** Of the app's `listen`, or of its `dial`. */
+  readonly on: "listen" | "dial";
+  /** The handler's name of a listen entry, or the dial entry's own. */
+  readonly entry: string;
+  /** Where it listens, or what it dials: `tcp://127.0.0.1:7007`. */
+  readonly address: string;
+  /** Whether rules of faults may be set on it: a listener that forks takes none. */
+  readonly faults: boolean;
 }
 
 /** What to say again to a server: what a client said, edited or not. */
@@ -469,6 +483,8 @@ export interface ControlPlane {
    * Absent as `recording`.
    */
   replay?(spec: ReplaySpec): Promise<Replayed>;
+  /** What can be said again to by name. Absent as `recording`. */
+  entries?(): readonly EntryInfo[];
   /** The messages of a session or a flow; `null` where nothing of it is kept, or its entry has no `decode`. Absent as `recording`. */
   messages?(id: string): DecodedPart | null;
   /** The app's pools; those of the children of a forking listener are not among them. */
@@ -500,8 +516,11 @@ export interface ControlPlane {
   send(id: string, bytes: Uint8Array): Promise<SessionInfo | null>;
   /** Ends our direction by hand. `ENOTCONN` as `send`. */
   halfClose(id: string): Promise<SessionInfo | null>;
-  /** Ends the session: its signal aborts, its connection is reset, its state is `cut`. One that is over stays as it is. */
-  end(id: string): Promise<SessionInfo | null>;
+  /**
+   * Ends the session, as `cut`: its signal aborts, and its connection is reset. `graceful`: its connection is closed after what was
+   * written, and where its peer is slow to take that, it still runs. One that is over stays as it is.
+   */
+  end(id: string, graceful?: boolean): Promise<SessionInfo | null>;
 }
 
 /** A spec settled against an app: what is to be dialled, by whom. All of it may be dialled. */

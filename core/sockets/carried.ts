@@ -9,6 +9,9 @@ const carriers = new WeakMap<StreamSocket, (tap: StreamTap | null) => void>();
 export const carriedElsewhere = (socket: StreamSocket, set: (tap: StreamTap | null) => void): void =>
   void carriers.set(socket, set);
 
+/** Whether the bytes of `socket` pass in another process. */
+export const isCarried = (socket: StreamSocket): boolean => carriers.has(socket);
+
 /** Has `tap` look on at the connection of `socket` from now on, in whichever process its bytes pass; `null`: nobody does. */
 export const setTap = (socket: StreamSocket, tap: StreamTap | null): void => {
   const carrier = carriers.get(socket);

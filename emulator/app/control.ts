@@ -32,7 +32,7 @@ import { listenerUrl, type TCPServer } from "../servers/tcp.ts";
 import type { TCPConnector } from "../sockets/connector.ts";
 import { FileArchive } from "./archive.ts";
 import { processMetrics } from "./process-metrics.ts";
-import { replayTo } from "./replays.ts";
+import { replayTo, trusting } from "./replays.ts";
 
 export {
   dialledSessions,
@@ -45,6 +45,7 @@ export {
   processMetrics,
   Recorder,
   replayTo,
+  trusting,
 }; // what serve.ts loads with this
 
 // ---- Connections as sessions ----

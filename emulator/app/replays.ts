@@ -1,5 +1,6 @@
 /** Saying something again to a server: what `POST /v1/replays` does. */
 
+import type { X509Certificate } from "node:crypto";
 import type { ErrorInfo, Replayed, ReplaySpec } from "../../core/control/plane.ts";
 import { errorInfo, SocketError } from "../../core/errors.ts";
 import { type Endpoint, formatAddress } from "../../core/net/address.ts";
@@ -19,6 +20,16 @@ export interface ReplayTarget {
   readonly endpoint: Endpoint;
   readonly tls?: TlsOptions | undefined;
 }
+
+/** How to trust this certificate of a server of this process at `hostname`: by itself where it is self-signed, and by the name that it has. */
+export const trusting = (certificate: X509Certificate, hostname: string): TlsOptions => {
+  const known = certificate.checkIP(hostname) ?? certificate.checkHost(hostname);
+  const [, name] = /DNS:([^,]+)/.exec(certificate.subjectAltName ?? "") ?? [];
+  return {
+    ...(known === undefined && name !== undefined && { serverName: name.replace(/^\*/, "any") }),
+    ...(certificate.checkIssued(certificate) && { ca: certificate.toString() }),
+  };
+};
 
 /** Waits for answers. */
 class Answers {

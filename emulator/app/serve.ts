@@ -12,6 +12,7 @@ import {
 import type { Serving as Serves } from "../../core/app/listener-options.ts";
 import { DONE, type MaybePromise } from "../../core/bytes/data.ts";
 import type { Metrics } from "../../core/control/metrics.ts";
+import type { EntryInfo } from "../../core/control/plane.ts";
 import type { RecordingSink } from "../../core/control/recording/recorder.ts";
 import type { LocalPlane } from "../../core/control/sessions/local.ts";
 import { SocketError } from "../../core/errors.ts";
@@ -331,6 +332,21 @@ export const serverOf = <Context>(
   );
 };
 
+/** What can be said again to: each name once, as what it leads to. */
+const entriesOf = (dial: App["dial"], listeners: readonly Serving[]): EntryInfo[] => {
+  const entries: EntryInfo[] = listeners.map(({ name, url, serve }) => ({
+    on: "listen",
+    entry: name,
+    address: url,
+    faults: serve !== "forking",
+  }));
+  for (const [entry, { endpoint }] of Object.entries(dial))
+    entries.push({ on: "dial", entry, address: formatAddress(endpoint), faults: true });
+  return entries.filter(
+    ({ on, entry }, i) => i === entries.findIndex((one) => one.on === on && one.entry === entry),
+  );
+};
+
 /** A connector of one entry of `dial`, with the faults of its rules. */
 const faultyConnector = (
   Connector: typeof TCPConnector,
@@ -605,10 +621,13 @@ export const openApp = async <Context>(
   const recorder = parts === undefined || hosting.plane ? undefined : new parts.Recorder(hosting.sink);
   /** Where something can be said again: a listener of the app, an entry of its `dial`, or where its rules allow. */
   const targetOf = (to: string, allow: AllowList): ReplayTarget => {
-    const at = [...open].find(([{ name, serve }]) => name === to && serve !== "forking");
+    const at = [...open].find(([{ name }]) => name === to);
     if (at !== undefined) {
-      const [{ endpoint }, server] = at;
-      return { endpoint: dialledAt(endpoint, server.serverAddress) };
+      const [listener, server] = at;
+      const endpoint = dialledAt(listener.endpoint, server.serverAddress);
+      const certificate = server instanceof TCPServer ? server.certificate : null;
+      if (parts === undefined || certificate === null || endpoint.scheme !== "tls") return { endpoint };
+      return { endpoint, tls: parts.trusting(certificate, endpoint.hostname) };
     }
     const entry = Object.hasOwn(shown.dial, to) ? shown.dial[to] : undefined;
     if (entry !== undefined) return { endpoint: entry.endpoint, tls: entry.tls };
@@ -632,7 +651,10 @@ export const openApp = async <Context>(
             ),
           faults: faults ?? undefined,
           recorder,
-          ...(recorder && { replay: async (spec, allow) => parts.replayTo(targetOf(spec.to, allow), spec) }),
+          ...(recorder && {
+            replay: async (spec, allow) => parts.replayTo(targetOf(spec.to, allow), spec),
+            entries: () => entriesOf(shown.dial, listeners),
+          }),
           poolInfos,
           ready: () => (delayed === undefined ? [] : ["this process is ending"]),
           connector: ({

@@ -172,8 +172,8 @@ export class ClusterPlane implements ControlPlane {
     return this.#find("halfClose", id);
   }
 
-  end(id: string): Promise<SessionInfo | null> {
-    return this.#find("end", id);
+  end(id: string, graceful?: boolean): Promise<SessionInfo | null> {
+    return this.#find("end", id, graceful);
   }
 
   /** What all say; one that is gone before it answers says nothing. */

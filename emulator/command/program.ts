@@ -304,6 +304,7 @@ sessions
   .command("end")
   .description("end a session: its connection is reset")
   .argument("<id>")
+  .option("--graceful", "close the connection after what was written")
   .action(withFlags(endSession));
 
 program

@@ -1,5 +1,6 @@
 /** TCP servers on real sockets: `TCPServer`, one connection at a time, and `ThreadingTCPServer`, side by side. */
 
+import type { X509Certificate } from "node:crypto";
 import net from "node:net";
 import { SocketError } from "../../core/errors.ts";
 import type { SockletEvent } from "../../core/handlers/events.ts";
@@ -235,6 +236,11 @@ export class TCPServer<
   /** What its connections are secured with. */
   protected get security(): ServerSecurity | null {
     return this.#handshakes?.security ?? null;
+  }
+
+  /** The certificate that a client is shown which names no other; `null` where it has none. */
+  get certificate(): X509Certificate | null {
+    return this.security?.certificates[0] ?? null;
   }
 
   /** `replaceCertificate()` without an argument, which does not throw: errors are reported as `certificate`. Returns whether the server has TLS. */

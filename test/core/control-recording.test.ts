@@ -17,7 +17,7 @@ import { memoryPair } from "../../core/testing/index.ts";
 import { READ, serve } from "./control-setup.ts";
 
 const MIB = 1024 * 1024;
-const peers: readonly Address[] = [1, 2, 3].map((port) => ({ family: "ipv4", address: "127.0.0.1", port }));
+const peers: readonly Address[] = [1, 2, 3].map((port) => ({ family: "IPv4", hostname: "127.0.0.1", port }));
 const NOWHERE = "0193f0c2-7a10-7c3e-8b1f-5a0c2e4d6f80";
 
 /** A session that talks to a socket of this test: its id, and that socket. */
@@ -68,6 +68,22 @@ test("nothing is kept until somebody asks, and then from there on", async () => 
   const stopped = await control.ask("DELETE", "/v1/recording");
   expect((await stopped.json()).recording).toMatchObject({ on: false, bytes: 0, conversations: 0 });
   expect((await control.ask("GET", `/v1/recording/${id}`)).status).toBe(404);
+});
+
+test("bounds are changed without starting a recording, and hold for who watches", async () => {
+  const control = serve();
+  const changed = await control.ask("PATCH", "/v1/recording", { json: { maxBytes: 2 * MIB } });
+  expect((await changed.json()).recording).toMatchObject({ on: false, started: false, maxBytes: 2 * MIB });
+  const { first, leave } = await watching(control);
+  expect(first.recording).toMatchObject({ on: true, started: false, maxBytes: 2 * MIB });
+  const again = await control.ask("PATCH", "/v1/recording", { json: { maxConnections: 5 } });
+  expect((await again.json()).recording).toMatchObject({
+    started: false,
+    maxBytes: 2 * MIB,
+    maxConnections: 5,
+  });
+  leave();
+  await control.plane.close();
 });
 
 test("a conversation is a transcript, which the test kit reads; it comes in parts that go on where the one before ended", async () => {
@@ -251,6 +267,7 @@ test.each<[method: string, path: string, json: unknown, status: number, field: s
   ["PUT", "/v1/recording", { maxBytes: 5 }, 422, "maxBytes"],
   ["PUT", "/v1/recording", { maxConnections: 0 }, 422, "maxConnections"],
   ["PUT", "/v1/recording", { bytes: 1 }, 422, "bytes"],
+  ["PATCH", "/v1/recording", { maxBytes: 5 }, 422, "maxBytes"],
   ["GET", "/v1/recording/find", undefined, 422, "body"],
   ["GET", "/v1/recording/find?text=a&hex=61", undefined, 422, "body"],
   ["GET", "/v1/recording/find?hex=6", undefined, 422, "hex"],
@@ -274,6 +291,7 @@ test("a plane that keeps nothing says so", async () => {
   const { ask } = serve({ recorder: undefined });
   for (const [method, path] of [
     ["GET", "/v1/recording"],
+    ["GET", "/v1/entries"],
     ["POST", "/v1/replays"],
   ] as const) {
     const response = await ask(method, path, method === "POST" ? { json: { to: "a", pieces: [] } } : {});

@@ -151,6 +151,28 @@ test("a session is listed, followed, sent to, half closed and ended from other r
   expect((await ask("DELETE", `/v1/sessions/${id}`)).status).toBe(200);
 });
 
+test("a session that is ended gracefully sends what was written, then its end, and is cut", async () => {
+  const { ask, place } = serve();
+  const { id } = await (await ask("POST", "/v1/sessions", { json: started })).json();
+  const peer = place.clients[0]!;
+  await ask("POST", `/v1/sessions/${id}/data`, { json: { text: "the last\n" } });
+  const [answer, said] = await Promise.all([
+    ask("DELETE", `/v1/sessions/${id}?graceful=true`),
+    peer.rfile.read(),
+  ]);
+  expect([answer.status, await answer.json()]).toMatchObject([
+    200,
+    {
+      state: "cut",
+      bytesWritten: 9,
+      error: { code: "ECANCELED", message: expect.stringContaining("ended by request") },
+    },
+  ]);
+  expect(new TextDecoder().decode(said)).toBe("the last\n");
+  const wrong = await ask("DELETE", `/v1/sessions/${id}?graceful=yes`);
+  expect([wrong.status, (await wrong.json()).errors[0].field]).toEqual([422, "graceful"]);
+});
+
 test("a session whose connection has just been closed takes nothing: 409, as one that is over", async () => {
   const { ask, place } = serve();
   const json = { handler: "ClosesFirst", address: "10.0.0.2:7", background: true };
@@ -496,7 +518,7 @@ describe("the OpenAPI document", () => {
       .map(({ method, path }) => `${method} ${path.replace(":name", "{name}").replace(":id", "{id}")}`);
     const written = operations.map(({ method, path }) => `${method} ${path}`);
     expect(written.toSorted()).toEqual([...new Set(served)].toSorted());
-    expect(written).toHaveLength(30);
+    expect(written).toHaveLength(32);
   });
 
   test("says truly who may ask", async () => {

@@ -5,10 +5,14 @@ import { readFileSync } from "node:fs";
 import net from "node:net";
 import { join } from "node:path";
 import { connect } from "node:tls";
+import dnsPacket from "dns-packet";
 import fc from "fast-check";
 import {
   type Decoder,
+  type DnsMessage,
   decodeClientHello,
+  decodeDns,
+  decodeDnsOverTcp,
   decodeLines,
   decodePostgres,
   decodeProxied,
@@ -24,6 +28,48 @@ import { describe, expect, test } from "vitest";
 const bytesOf = (text: string): Uint8Array => Uint8Array.from(text, (character) => character.charCodeAt(0));
 const texts = (decode: Decoder, said: string | Uint8Array, from: "client" | "server" = "client"): string[] =>
   [...decode(typeof said === "string" ? bytesOf(said) : said, from)].map(({ text }) => text);
+
+/** A parser of DNS that others wrote. */
+const parseDns = (bytes: Uint8Array) => dnsPacket.decode(Buffer.from(bytes)) as DnsMessage;
+
+test("DNS is what the library makes of it, in a line for each record; over TCP, when a message is whole", () => {
+  const question = { name: "www.example.test", type: "MX" } as const;
+  const asked = dnsPacket.encode({
+    type: "query",
+    id: 7,
+    flags: dnsPacket.RECURSION_DESIRED,
+    questions: [question],
+    additionals: [{ type: "OPT", name: ".", udpPayloadSize: 1232, flags: 0, options: [] }] as never,
+  });
+  const said = dnsPacket.encode({
+    type: "response",
+    id: 7,
+    flags: dnsPacket.AUTHORITATIVE_ANSWER | 3,
+    questions: [question],
+    answers: [
+      { ...question, ttl: 60, data: { preference: 10, exchange: "mail.example.test" } },
+      { name: "www.example.test", type: "TXT", ttl: 5, data: 'say "hi"' },
+    ],
+    authorities: [{ name: "example.test", type: "NS", ttl: 9, data: "ns1.example.test" }],
+  });
+  const query = "query 7 rd\n? www.example.test IN MX\nadditional: OPT udp 1232";
+  const answer = [
+    "response 7 NXDOMAIN aa",
+    "? www.example.test IN MX",
+    "www.example.test 60 IN MX 10 mail.example.test",
+    'www.example.test 5 IN TXT "say \\"hi\\""',
+    "authority: example.test 9 IN NS ns1.example.test",
+  ].join("\n");
+  expect(texts(decodeDns(parseDns), asked)).toEqual([query]);
+  expect(texts(decodeDns(parseDns), said, "server")).toEqual([answer]);
+  expect(() => texts(decodeDns(parseDns), "no")).toThrow();
+  const framed = (message: Uint8Array) => [message.length >> 8, message.length & 255, ...message];
+  const stream = Uint8Array.from([...framed(asked), ...framed(said)]);
+  for (let end = 0; end <= stream.length; end++) {
+    const whole = [...(end >= asked.length + 2 ? [query] : []), ...(end === stream.length ? [answer] : [])];
+    expect(texts(decodeDnsOverTcp(parseDns), stream.subarray(0, end))).toEqual(whole);
+  }
+});
 
 const DECODERS: readonly (readonly [name: string, decode: Decoder])[] = [
   ["lines", decodeLines],

@@ -74,6 +74,7 @@ const TABLE: Readonly<Record<string, Row>> = {
   // socklet/control
   controlClient: (options) => control.controlClient("http://127.0.0.1:1", options),
   "controlClient, call": (options) => control.controlClient("http://127.0.0.1:1").health(options),
+  "controlClient, end": (options) => control.controlClient("http://127.0.0.1:1").sessions.end("x", options),
   "controlClient, follow": (options) => control.controlClient("http://127.0.0.1:1").listenerEvents(options),
   controlRoutes: (options: object) =>
     control.controlRoutes({ plane: plane(), tokens: undefined, ...options }),

@@ -1,9 +1,14 @@
 /** What passes over real sockets, kept and shown by the control routes, and said again. */
 
+import { spawnSync } from "node:child_process";
 import dgram from "node:dgram";
 import { once } from "node:events";
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import net from "node:net";
-import { DatagramRequestHandler, defineApp, StreamRequestHandler } from "socklet";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { DatagramRequestHandler, decodeLines, defineApp, StreamRequestHandler } from "socklet";
+import { controlClient } from "socklet/control";
 import { type AppServer, createConnection, serveApp } from "socklet/emulator";
 import { compareTranscripts, parseTranscript } from "socklet/testing";
 import { expect, onTestFinished, test } from "vitest";
@@ -35,9 +40,10 @@ class EchoDatagram extends DatagramRequestHandler {
 const app = defineApp({
   handlers: { shouts: Shouts, echo: EchoDatagram },
   listen: [
-    { handler: "shouts", address: "tcp://127.0.0.1:0" },
+    { handler: "shouts", address: "tcp://127.0.0.1:0", decode: decodeLines },
     { handler: "echo", address: "udp://127.0.0.1:0" },
   ],
+  dial: { loud: { handler: "shouts", address: "tcp://127.0.0.1:7" } },
   allow: ["127.0.0.0/8:*"],
 });
 
@@ -69,6 +75,25 @@ const talk = async (port: number, lines: string): Promise<string> => {
   socket.on("error", () => {}); // a reset
   await new Promise((resolve) => socket.once("close", resolve));
   return came;
+};
+
+/** The app, served, and a client of its control routes. */
+const withClient = async () => {
+  const all = await served();
+  return { ...all, control: controlClient(all.server.control?.url ?? "", { token: TOKEN }) };
+};
+
+/** A certificate that nobody vouches for, and its key. */
+const selfSigned = (): [cert: string, key: string] => {
+  const folder = mkdtempSync(join(tmpdir(), "socklet-self-signed-"));
+  onTestFinished(() => rmSync(folder, { recursive: true, force: true }));
+  const curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"];
+  const names = ["-subj", "/CN=own.test", "-addext", "subjectAltName=DNS:own.test"];
+  const made = spawnSync("openssl", ["req", "-x509", ...curve, "-keyout", "key", "-out", "cert", ...names], {
+    cwd: folder,
+  });
+  expect(made.status).toBe(0);
+  return [readFileSync(join(folder, "cert"), "utf8"), readFileSync(join(folder, "key"), "utf8")];
 };
 
 const joined = (events: readonly { from?: string; text?: string }[], from: string): string =>
@@ -198,6 +223,96 @@ test("what a client said can be said again, edited: to a listener, and to an add
   expect(datagrams.address).toBe(`udp://127.0.0.1:${udp}`);
   const refused = await ask("POST", "/replays", { to: "10.1.2.3:80", pieces });
   expect([refused.status, refused.code]).toEqual([403, "ERR_REFUSED"]);
+});
+
+test("entries are what can be said again to: a listener, one whose certificate is self-signed, and what is dialled", async () => {
+  const [cert, key] = selfSigned();
+  const upstream = net.createServer((socket) => socket.pipe(socket));
+  upstream.listen(0, "127.0.0.1");
+  await once(upstream, "listening");
+  onTestFinished(() => void upstream.close());
+  const there = `tcp://127.0.0.1:${(upstream.address() as net.AddressInfo).port}` as const;
+  const every = defineApp({
+    handlers: { shouts: Shouts, secured: Shouts },
+    listen: [
+      { handler: "shouts", address: "tcp://127.0.0.1:0" },
+      { handler: "secured", address: "tls://127.0.0.1:0", options: { tls: { cert, key } } },
+    ],
+    dial: { loud: { handler: "shouts", address: there } },
+  });
+  await using server = await serveApp(every, { control: { port: 0, tokens: TOKEN } });
+  const control = controlClient(server.control?.url ?? "", { token: TOKEN });
+  const [shouts, secured] = server.listeners.map(({ url }) => url);
+  expect(await control.entries()).toEqual([
+    { on: "listen", entry: "shouts", address: shouts, faults: true },
+    { on: "listen", entry: "secured", address: secured, faults: true },
+    { on: "dial", entry: "loud", address: there, faults: true },
+  ]);
+  const { address, events, error } = await control.replay({ to: "secured", pieces: ["hi\nQUIT\n"] });
+  expect([address, error]).toEqual([secured, null]);
+  expect(joined(events as { from?: string; text?: string }[], "server")).toBe("ready\nHI\nQUIT\n");
+  const dialled = await control.replay({ to: "loud", pieces: ["hi", Uint8Array.of(0, 255)] });
+  expect(dialled).toMatchObject({ address: there, error: null });
+  expect(dialled.events).toMatchObject([
+    { text: "hi" },
+    { text: "hi" },
+    { base64: "AP8=" },
+    { base64: "AP8=" },
+    {},
+    {},
+    {},
+  ]);
+});
+
+test("a client of the control routes records: starts, finds, reads, decodes, follows, stops; and sets a fault on what is dialled", async () => {
+  const { server, tcp, control } = await withClient();
+  expect(await control.recording.limit({ maxConnections: 50 })).toMatchObject({
+    on: false,
+    maxConnections: 50,
+  });
+  expect(await control.recording.start({ maxBytes: 2 ** 21 })).toMatchObject({
+    started: true,
+    maxConnections: 50,
+  });
+  await talk(tcp, "one needle\nQUIT\n");
+  const { ids } = await control.recording.find("needle");
+  expect(ids).toHaveLength(1);
+  expect(await control.recording.find(Uint8Array.of(0, 1, 2))).toEqual({ ids: [], more: false });
+  const [id = ""] = ids;
+  const part = await control.recording.part(id);
+  expect([part.first, part.next]).toEqual([0, part.total]);
+  expect((await control.recording.part(id, part.next)).events).toEqual([]);
+  expect((await control.recording.messages(id)).messages.map(({ text }) => text)).toContain("ONE NEEDLE");
+  const { events } = parseTranscript(await control.recording.transcript(id));
+  expect(events.at(0)).toMatchObject({ from: "server", data: new TextEncoder().encode("ready\n") });
+  expect(await control.recording.flows()).toEqual([]);
+  const leaving = new AbortController();
+  for await (const { recording } of control.recording.watch({ signal: leaving.signal })) {
+    expect(recording.started).toBe(true);
+    leaving.abort();
+  }
+  const rule = { on: "dial", entry: "loud", fault: "latency", latency: 1, name: "slow" } as const;
+  expect(await control.faults.add(rule)).toMatchObject({ ...rule, holds: true });
+  expect(await control.faults.list()).toMatchObject([rule]);
+  expect(await control.faults.remove("slow")).toEqual([]);
+  expect(await control.recording.stop()).toMatchObject({ started: false, bytes: 0 });
+  expect((await control.recording.info()).started).toBe(false);
+  await expect(control.recording.part(id)).rejects.toMatchObject({ code: "ENOENT" });
+  await server.close();
+});
+
+test("a connection is ended gracefully from outside: the peer gets what was written, and the end", async () => {
+  const { tcp, control } = await withClient();
+  const socket = net.connect(tcp, "127.0.0.1");
+  await once(socket, "data");
+  const { sessions } = await control.sessions.list({ state: "running" });
+  const id = sessions[0]?.id ?? "";
+  const ended = once(socket, "end");
+  socket.resume();
+  const [info] = await Promise.all([control.sessions.end(id, { graceful: true }), ended]);
+  expect(info).toMatchObject({ state: "cut", error: { code: "ECANCELED" } });
+  socket.end();
+  await once(socket, "close");
 });
 
 test("a recording that is stopped leaves no tap and no timer: the process ends", async () => {

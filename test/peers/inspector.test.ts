@@ -6,14 +6,16 @@ import { createServer, request } from "node:http";
 import net from "node:net";
 import { join } from "node:path";
 import type { AxeResults } from "axe-core";
+import dnsPacket from "dns-packet";
 import { type Browser, chromium, type Locator, type Page } from "playwright-core";
-import { decodeResp, defineApp, StreamRequestHandler } from "socklet";
+import { type DnsMessage, decodeDns, decodeResp, defineApp, StreamRequestHandler } from "socklet";
 import { controlClient } from "socklet/control";
 import { type AppServer, serveApp } from "socklet/emulator";
 import { parseTranscript } from "socklet/testing";
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from "vitest";
 import { DnsDatagram } from "../../examples/dns.ts";
 import { KeyStore, RespServer } from "../../examples/resp.ts";
+import { app as recorded } from "../emulator/fixtures/recorded-app.ts";
 import { runWorker } from "../emulator/workerd.ts";
 import { ownCertificates } from "./certificates.ts";
 import { peer } from "./peer.ts";
@@ -58,6 +60,9 @@ class Fails extends StreamRequestHandler {
   }
 }
 
+/** A parser of DNS that others wrote. */
+const parseDns = (bytes: Uint8Array) => dnsPacket.decode(Buffer.from(bytes)) as DnsMessage;
+
 const certificates = ownCertificates();
 const tcp = "tcp://127.0.0.1:0";
 const app = defineApp({
@@ -65,7 +70,7 @@ const app = defineApp({
   listen: [
     { handler: "resp", address: tcp, decode: decodeResp },
     { handler: "fails", address: tcp },
-    { handler: "dns", address: "udp://127.0.0.1:0" },
+    { handler: "dns", address: "udp://127.0.0.1:0", decode: decodeDns(parseDns) },
     ...(certificates === null
       ? []
       : [
@@ -79,6 +84,7 @@ const app = defineApp({
           },
         ]),
   ],
+  dial: { out: { handler: "fails", address: "tcp://127.0.0.1:7" } },
   allow: ["127.0.0.0/8:*"],
   context: () => ({ keys: new KeyStore() }),
 });
@@ -133,6 +139,8 @@ describeWith(["chromium"], "the inspector", () => {
     return page;
   };
 
+  const client = () => controlClient(url, { token: TOKEN });
+
   const rows = (page: Page): Locator => page.locator('#grid [role="row"][data-id]:visible');
   const said = (page: Page): Locator => page.getByRole("list", { name: "What was said" });
   const filter = async (page: Page, words: string): Promise<void> =>
@@ -179,13 +187,14 @@ describeWith(["chromium"], "the inspector", () => {
   describeWith(["redis-cli"], "with redis-cli", () => {
     test("finds the wrong command among 10 000 connections, says it again edited, and saves it as a test, which passes", async () => {
       const page = await watching();
-      // Setting a bound starts a recording, which would outlive this test.
-      const authorization = `Bearer ${TOKEN}`;
       onTestFinished(async () => {
-        await fetch(`${url}/v1/recording`, { method: "DELETE", headers: { authorization } });
+        await client().recording.limit({ maxConnections: 10_000 });
       });
       await page.getByRole("spinbutton", { name: "Connections that are kept" }).fill("20000");
       await page.keyboard.press("Enter");
+      await expect
+        .poll(() => client().recording.info())
+        .toMatchObject({ started: false, maxConnections: 20_000 });
       const port = portOf("resp");
       const ping = async (count: number): Promise<void> => {
         for (let i = 0; i < count; i++) await talk("resp", "PING\r\n");
@@ -285,6 +294,15 @@ describeWith(["chromium"], "the inspector", () => {
         .waitFor();
       expect(await said(page).locator("li.client").count()).toBe(1);
       expect(await said(page).locator("li.server").count()).toBe(1);
+      await page.getByRole("button", { name: "decoded", exact: true }).click();
+      await said(page)
+        .getByText(/query \d+ rd.*\n\? www\.example\.test IN A\n/)
+        .waitFor();
+      await said(page)
+        .getByText(
+          /response \d+ NOERROR aa rd.*\n\? www\.example\.test IN A\nwww\.example\.test 3600 IN A 192\.0\.2\.80/,
+        )
+        .waitFor();
     });
   });
 
@@ -319,6 +337,82 @@ describeWith(["chromium"], "the inspector", () => {
     await page.getByText(/^cut; .*ended first by the server \(half-close\)/).waitFor();
   });
 
+  test("a connection is closed gracefully: the peer gets its end, and the session is cut", async () => {
+    const page = await watching();
+    const socket = net.connect(portOf("fails"), "127.0.0.1").resume();
+    await once(socket, "connect");
+    await filter(page, `fails 127.0.0.1:${(socket.address() as net.AddressInfo).port}`);
+    await rows(page).first().click();
+    const ended = once(socket, "end"); // a reset would be an error
+    await page.getByRole("button", { name: "Close connection" }).click();
+    await ended;
+    await said(page).getByText("server closed the connection").waitFor();
+    await page.getByText(/^cut; .*ended by request/).waitFor();
+  });
+
+  test("the tab of faults has the entries at once, of listen and of dial, and a recording that another starts does not disturb what one types", async () => {
+    complaints.length = 0;
+    const page = await open();
+    await page.getByRole("tab", { name: "Faults" }).click();
+    const form = page.getByRole("form", { name: "Set a rule" });
+    const entries = await form.getByRole("combobox").locator("option").allTextContents();
+    expect(entries.slice(0, 2)).toEqual(["listen resp", "listen fails"]);
+    expect(entries).toContain("dial out");
+    await form.getByRole("combobox").selectOption({ label: "dial out" });
+    await page.getByRole("textbox", { name: "The rule" }).fill("latency=1 from=server name=of-dial");
+    await page.keyboard.press("Enter");
+    await page.getByRole("cell", { name: "of-dial", exact: true }).waitFor();
+    expect(await client().faults.list()).toMatchObject([{ on: "dial", entry: "out", name: "of-dial" }]);
+    await client().faults.remove();
+
+    const field = page.getByRole("spinbutton", { name: "MiB that are kept" });
+    await field.fill("12");
+    onTestFinished(async () => void (await client().recording.stop()));
+    await client().recording.start();
+    await page.getByRole("button", { name: "Record", pressed: true }).waitFor();
+    expect(await field.inputValue()).toBe("12");
+    expect(await field.evaluate((one) => one === one.ownerDocument.activeElement)).toBe(true);
+    expect(complaints).toEqual([]);
+  });
+
+  test("what cannot be loaded is told, and is no error of the page", async () => {
+    complaints.length = 0;
+    const context = await browser.newContext();
+    onTestFinished(() => context.close());
+    const page = await context.newPage();
+    const errors: string[] = [];
+    page.on("pageerror", (error) => errors.push(String(error)));
+    const problem = {
+      status: 503,
+      contentType: "application/problem+json",
+      body: '{"detail":"not now, please"}',
+    };
+    await page.route(/\/v1\/sessions\?/, (route) => route.fulfill(problem));
+    await page.goto(`${url}/inspect#token=${TOKEN}`);
+    await page.getByText("not now, please").waitFor();
+    expect(errors).toEqual([]);
+  });
+
+  test("a listener that forks is shown as any other: its child tells what passes", async () => {
+    const module = new URL("../emulator/fixtures/recorded-app.ts", import.meta.url).href;
+    const forked = await serveApp(recorded, { module, control: { port: 0, tokens: TOKEN, inspect: true } });
+    onTestFinished(() => forked.close());
+    const page = await open(forked.control?.url);
+    await page.getByText("of 64.0 MiB kept").waitFor();
+    const port = new URL(forked.listeners.find(({ serve }) => serve === "forking")?.url ?? "").port;
+    const socket = net.connect(Number(port), "127.0.0.1").resume();
+    socket.end("from afar\nQUIT\n");
+    await once(socket, "close");
+    await rows(page).first().click();
+    for (const text of ["ready", "from afar", "FROM AFAR"])
+      await said(page).getByText(text).first().waitFor();
+    await said(page).getByText("server closed the connection").waitFor();
+    await page.getByRole("button", { name: "Send again…" }).click();
+    await page.getByRole("textbox", { name: "What to say, a piece a line" }).fill("elsewhere\\nQUIT\\n");
+    await page.getByRole("button", { name: "Send", exact: true }).last().click();
+    await page.getByRole("region", { name: "The answer" }).getByText("+ ELSEWHERE").waitFor();
+  });
+
   test("rules of faults are set and taken back, a recording is started and stopped, and one is opened from a file", async () => {
     const page = await watching();
     await page.getByRole("tab", { name: "Faults" }).click();
@@ -329,8 +423,7 @@ describeWith(["chromium"], "the inspector", () => {
     await page.getByRole("textbox", { name: "The rule" }).fill("latency latency=1 from=server name=slow");
     await page.keyboard.press("Enter");
     await page.getByRole("cell", { name: "slow", exact: true }).waitFor();
-    const control = controlClient(url, { token: TOKEN });
-    expect(control).toBeDefined();
+    expect(await client().faults.list()).toMatchObject([{ name: "slow" }]);
     await page.getByRole("button", { name: "Remove slow" }).click();
     await page.getByText("No rule is set.").waitFor();
 

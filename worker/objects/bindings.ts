@@ -84,7 +84,7 @@ export interface SessionCalls {
   events(after: number): Promise<ReadableStream<Uint8Array> | null>;
   send(bytes: Uint8Array): Promise<Answer<SessionInfo | null>>;
   halfClose(): Promise<Answer<SessionInfo | null>>;
-  end(): Promise<SessionInfo | null>;
+  end(graceful?: boolean): Promise<SessionInfo | null>;
   /** Deletes everything that it keeps; false if the session is not over. */
   forget(): Promise<boolean>;
 }

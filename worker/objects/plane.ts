@@ -144,8 +144,8 @@ export class WorkerPlane implements ControlPlane {
     return settled(await this.#ask(id, (session) => session.halfClose()));
   }
 
-  end(id: string): Promise<SessionInfo | null> {
-    return this.#ask(id, (session) => session.end());
+  end(id: string, graceful?: boolean): Promise<SessionInfo | null> {
+    return this.#ask(id, (session) => session.end(graceful));
   }
 
   #ask<T>(id: string, ask: (session: SessionCalls) => Promise<T>): Promise<T> {

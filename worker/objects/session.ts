@@ -220,8 +220,8 @@ export class SessionObject extends PlatformObject<SockletBindings> implements Se
     return answer(async () => (await this.#session?.halfClose()) ?? null);
   }
 
-  async end(): Promise<SessionInfo | null> {
-    return (await this.#session?.end()) ?? null;
+  async end(graceful?: boolean): Promise<SessionInfo | null> {
+    return (await this.#session?.end(undefined, graceful)) ?? null;
   }
 
   async forget(): Promise<boolean> {

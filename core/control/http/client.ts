@@ -1,14 +1,27 @@
 /** `controlClient`: the control routes from the other side, typed. It speaks to a Worker and an emulator alike. */
 
+import { toBase64 } from "../../base64.ts";
 import { SocketError, type SocketErrorCode } from "../../errors.ts";
 import type { PoolInfo } from "../../handlers/client.ts";
+import type { FaultRule } from "../../handlers/fault-rule.ts";
 import { checkOptions, optionNamesOf } from "../../options.ts";
 import {
   BOUNDS,
+  type DecodedPart,
+  type EntryInfo,
+  type FaultInfo,
+  type FlowInfo,
+  type FoundBytes,
   type Health,
   isOver,
   type ListenerEvent,
   type ListenerInfo,
+  type RecordedPart,
+  type RecordingChange,
+  type RecordingInfo,
+  type RecordingLimits,
+  type Replayed,
+  type ReplaySpec,
   type SessionEvent,
   type SessionInfo,
   type SessionPage,
@@ -43,6 +56,14 @@ export interface CallOptions {
 }
 
 const CALL_NAMES = optionNamesOf<CallOptions>()({ signal: true });
+
+/** How a session is ended. */
+export interface EndOptions extends CallOptions {
+  /** Close its connection after what was written; default false: reset it. */
+  readonly graceful?: boolean;
+}
+
+const END_NAMES = optionNamesOf<EndOptions>("sessions.end()")({ signal: true, graceful: "boolean" });
 
 /** Where to begin. */
 export interface FollowOptions extends CallOptions {
@@ -99,7 +120,12 @@ export const controlClient = (url: string, options: ControlClientOptions = {}) =
     method: string,
     path: string,
     options: CallOptions,
-    { wait = timeout, json, bytes }: { wait?: number; json?: unknown; bytes?: BodyInit } = {},
+    {
+      wait = timeout,
+      json,
+      bytes,
+      as = "json",
+    }: { wait?: number; json?: unknown; bytes?: BodyInit; as?: "json" | "text" } = {},
   ): Promise<T> => {
     checkOptions("a call of controlClient()", options, CALL_NAMES);
     const { signal } = options;
@@ -111,7 +137,7 @@ export const controlClient = (url: string, options: ControlClientOptions = {}) =
         : bytes !== undefined && { body: bytes, headers: { "content-type": "application/octet-stream" } };
     const response = await ask(method, path, { ...sent, signal: either });
     try {
-      return (await response.json()) as T;
+      return (await response[as]()) as T;
     } catch (error) {
       if (either.aborted) throw unreachable(error, base, either);
       throw new SocketError("ERR_INTERNAL", `${base} answered ${response.status} without JSON`, {
@@ -204,8 +230,86 @@ export const controlClient = (url: string, options: ControlClientOptions = {}) =
     halfClose: (id: string, call_: CallOptions = {}): Promise<SessionInfo> =>
       call("POST", sessionPath(id, "/half-close"), call_),
 
-    end: (id: string, call_: CallOptions = {}): Promise<SessionInfo> =>
-      call("DELETE", sessionPath(id), call_),
+    /** Ends a session: its connection is reset, or, with `graceful`, closed after what was written. */
+    end: async (id: string, options: EndOptions = {}): Promise<SessionInfo> => {
+      checkOptions("sessions.end()", options, END_NAMES);
+      const { graceful, ...call_ } = options;
+      return call("DELETE", sessionPath(id, graceful ? "?graceful=true" : ""), call_);
+    },
+  };
+
+  const recordingPath = (id: string, more = ""): string => `/recording/${encodeURIComponent(id)}${more}`;
+  const recorded = async (
+    method: string,
+    call_: CallOptions,
+    limits?: RecordingLimits,
+  ): Promise<RecordingInfo> =>
+    (
+      await call<{ recording: RecordingInfo }>(method, "/recording", call_, {
+        ...(limits && { json: limits }),
+      })
+    ).recording;
+
+  /** What passes over connections, and is kept while somebody asks. A Worker rejects with `ERR_UNSUPPORTED`. */
+  const recording = {
+    /** Whether it is kept, and its bounds. */
+    info: (call_: CallOptions = {}): Promise<RecordingInfo> => recorded("GET", call_),
+
+    /** Starts a recording, or gives the one that runs other bounds. */
+    start: (limits: RecordingLimits = {}, call_: CallOptions = {}): Promise<RecordingInfo> =>
+      recorded("PUT", call_, limits),
+
+    /** Changes the bounds, and starts nothing. */
+    limit: (limits: RecordingLimits, call_: CallOptions = {}): Promise<RecordingInfo> =>
+      recorded("PATCH", call_, limits),
+
+    /** Stops it, and forgets what was kept. */
+    stop: (call_: CallOptions = {}): Promise<RecordingInfo> => recorded("DELETE", call_),
+
+    /** Who sent datagrams, the newest first. */
+    flows: async (call_: CallOptions = {}): Promise<readonly FlowInfo[]> =>
+      (await call<{ flows: FlowInfo[] }>("GET", "/recording/flows", call_)).flows,
+
+    /** The sessions and flows in which one side said this: text as UTF-8, or bytes; at most 1 000 characters or bytes. */
+    find: (wanted: string | Uint8Array, call_: CallOptions = {}): Promise<FoundBytes> =>
+      call(
+        "GET",
+        `/recording/find?${new URLSearchParams(typeof wanted === "string" ? { text: wanted } : { hex: hexOf(wanted) })}`,
+        call_,
+      ),
+
+    /** What was said in a session or a flow, from event `after` on: a part ends where it is large, and its `next` is where to go on. Rejects with `ENOENT` where nothing of it is kept. */
+    part: (id: string, after = 0, call_: CallOptions = {}): Promise<RecordedPart> =>
+      call("GET", recordingPath(id, `?after=${after}`), call_),
+
+    /** The messages that the `decode` of its entry makes of it; `ENOENT` where it has none, or nothing is kept. */
+    messages: (id: string, call_: CallOptions = {}): Promise<DecodedPart> =>
+      call("GET", recordingPath(id, "/messages"), call_),
+
+    /** All of it as a transcript, which `parseTranscript` of `socklet/testing` reads; `ENOENT` as `part`. */
+    transcript: (id: string, call_: CallOptions = {}): Promise<string> =>
+      call("GET", recordingPath(id, "/transcript"), call_, { as: "text" }),
+
+    /** The sessions and flows that change, as they do. What passes is kept until `signal` aborts, and for five seconds after. */
+    watch: (from: CallOptions = {}): AsyncGenerator<RecordingChange, void, undefined> =>
+      follow<RecordingChange>("/recording/events", from, () => false, true),
+  };
+
+  /** The rules of faults of a process that serves an app. */
+  const faults = {
+    /** Those that are set, and what they have done. */
+    list: async (call_: CallOptions = {}): Promise<readonly FaultInfo[]> =>
+      (await call<{ faults: FaultInfo[] }>("GET", "/faults", call_)).faults,
+
+    /** Sets one more. */
+    add: (rule: FaultRule & Pick<FaultInfo, "on" | "entry">, call_: CallOptions = {}): Promise<FaultInfo> =>
+      call("POST", "/faults", call_, { json: rule }),
+
+    /** Takes those of this name back, or all; gives those that are left. */
+    remove: async (name?: string, call_: CallOptions = {}): Promise<readonly FaultInfo[]> => {
+      const path = name === undefined ? "/faults" : `/faults/${encodeURIComponent(name)}`;
+      return (await call<{ faults: FaultInfo[] }>("DELETE", path, call_)).faults;
+    },
   };
 
   return {
@@ -227,8 +331,35 @@ export const controlClient = (url: string, options: ControlClientOptions = {}) =
     listenerEvents: (from: FollowOptions = {}): AsyncGenerator<ListenerEvent, void, undefined> =>
       follow<ListenerEvent>("/listeners/events", from, () => false, true),
     sessions,
+    recording,
+    faults,
+    /** What can be said again to by name, and what rules of faults may be set on. */
+    entries: async (call_: CallOptions = {}): Promise<readonly EntryInfo[]> =>
+      (await call<{ entries: EntryInfo[] }>("GET", "/entries", call_)).entries,
+    /** Says something again to a listener of the app, to an entry of its `dial`, or to an address that its `allow` names. */
+    replay: (
+      { to, pieces, halfClose, timeout: within = 10_000 }: ReplayRequest,
+      call_: CallOptions = {},
+    ): Promise<Replayed> =>
+      call("POST", "/replays", call_, {
+        json: { to, pieces: pieces.map(dataOf), halfClose, timeout: within },
+        wait: within + timeout,
+      }),
   };
 };
+
+/** What is said again: `ReplaySpec`, where text is UTF-8, and what is left out has its default. */
+export interface ReplayRequest
+  extends Pick<ReplaySpec, "to">,
+    Partial<Pick<ReplaySpec, "halfClose" | "timeout">> {
+  readonly pieces: readonly (string | Uint8Array)[];
+}
+
+const dataOf = (piece: string | Uint8Array): object =>
+  typeof piece === "string" ? { text: piece } : { base64: toBase64(piece) };
+
+const hexOf = (bytes: Uint8Array): string =>
+  Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
 
 /** A client of the control plane. */
 export type ControlClient = ReturnType<typeof controlClient>;

@@ -90,6 +90,12 @@ export const milliseconds = (most: number): Field<number> =>
 const oneOf = <T extends string>(choices: readonly T[]): Field<T> =>
   field(`must be one of ${choices.join(", ")}`, (given) => choices.includes(given as T));
 
+/** `true` or `false` in a query. */
+export const flag: Field<boolean> = {
+  right: "must be true or false",
+  read: (given) => ({ true: true, false: false })[given as string],
+};
+
 /** A number in a query. */
 export const count = (least: number, most: number): Field<number> => ({
   right: `must be a whole number, ${least} to ${most}`,

@@ -406,6 +406,18 @@ export const openApi = {
           },
         },
       ),
+      patch: operation(
+        "Changes the bounds of what is kept, and starts nothing",
+        "run",
+        { 200: answer("They hold", object({ recording: ref("Recording") }), { recording }) },
+        [400, 413, 415, 422, 501],
+        {
+          requestBody: {
+            required: true,
+            content: json(object(recordingLimits, Object.keys(recordingLimits)), { maxConnections: 1_000 }),
+          },
+        },
+      ),
       delete: operation(
         "Stops the recording, and forgets what was kept",
         "run",
@@ -535,6 +547,18 @@ export const openApi = {
         ofSession,
       ),
     },
+    "/v1/entries": {
+      get: operation(
+        "The entries of the app that can be said something again to, and which of them take rules of faults",
+        "read",
+        {
+          200: answer("All entries", object({ entries: list(ref("Entry")) }), {
+            entries: [{ on: "listen", entry: "resp", address: "tcp://127.0.0.1:6380", faults: true }],
+          }),
+        },
+        [501],
+      ),
+    },
     "/v1/replays": {
       post: operation(
         "Says something again to a listener or a server, piece by piece; answers what both said",
@@ -619,7 +643,7 @@ export const openApi = {
     "/v1/sessions/{id}": {
       get: operation("One session", "read", { 200: record("Its record", ended) }, [404], ofSession),
       delete: operation(
-        "Ends a session; one that is over stays as it is",
+        "Ends a session by a reset, or gracefully: its connection is closed after what was written. One that is over stays as it is",
         "run",
         {
           200: record("Its record", {
@@ -629,8 +653,18 @@ export const openApi = {
             error: { code: "ECANCELED", message: "ECANCELED: the session was ended by request" },
           }),
         },
-        [404],
-        ofSession,
+        [404, 422, 501],
+        {
+          parameters: [
+            ...ofSession.parameters,
+            parameter(
+              "graceful",
+              "query",
+              { type: "boolean", default: false },
+              "Close the connection after what was written, instead of a reset",
+            ),
+          ],
+        },
       ),
     },
     "/v1/sessions/{id}/events": {
@@ -705,6 +739,12 @@ export const openApi = {
           description: "Why the last attempt failed, where none has succeeded since",
         }),
         closed: { type: "boolean" },
+      }),
+      Entry: object({
+        on: { enum: ["listen", "dial"] },
+        entry: string,
+        address: string,
+        faults: { type: "boolean", description: "Whether it takes rules of faults" },
       }),
       FaultRule: object(faultParts, Object.keys(faultParts).slice(3)),
       Fault: object(

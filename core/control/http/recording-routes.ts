@@ -5,6 +5,7 @@
  * |---|---|---|
  * | `GET /v1/recording` | read | `{ recording }`: whether what passes is kept, and its bounds; of one process, not of a Worker |
  * | `PUT /v1/recording` | run | starts one, or changes its bounds: `{ maxBytes, maxConnections }` |
+ * | `PATCH /v1/recording` | run | changes its bounds, and those of what is kept while somebody watches; starts nothing |
  * | `DELETE /v1/recording` | run | stops it, and forgets what was kept |
  * | `GET /v1/recording/events` | run | the sessions and flows that change, as they do (SSE); what passes is kept while it is open |
  * | `GET /v1/recording/flows` | read | `{ flows }`: who sends datagrams |
@@ -12,6 +13,7 @@
  * | `GET /v1/recording/:id` | run | what was said on a session's connection, or in a flow: `?after= &bytes=` |
  * | `GET /v1/recording/:id/messages` | run | the messages that the `decode` of its entry makes of it |
  * | `GET /v1/recording/:id/transcript` | run | the same as a transcript |
+ * | `GET /v1/entries` | read | `{ entries }`: what can be said again to by name, and what rules of faults may be set on |
  * | `POST /v1/replays` | run | says something again to a listener or a server; what was answered |
  *
  * To see bytes takes the scope `run`: they may hold the passwords of clients.
@@ -31,6 +33,11 @@ export const recordingRoutes = (route: AddRoute): void => {
     const recording = recordingOf(plane);
     const limits = read(await jsonBody(c), LIMITS);
     return json(c, { recording: recording.start(limits) });
+  });
+
+  route("PATCH", "/v1/recording", "run", async (c, plane) => {
+    const recording = recordingOf(plane);
+    return json(c, { recording: recording.limit(read(await jsonBody(c), LIMITS)) });
   });
 
   route("DELETE", "/v1/recording", "run", (c, plane) => json(c, { recording: recordingOf(plane).stop() }));
@@ -80,6 +87,11 @@ export const recordingRoutes = (route: AddRoute): void => {
       },
     });
     return c.body(text, 200, { "Content-Type": "application/jsonl; charset=utf-8" });
+  });
+
+  route("GET", "/v1/entries", "read", (c, plane) => {
+    if (plane.entries === undefined) throw unrecordable("says nothing again");
+    return json(c, { entries: plane.entries() });
   });
 
   route("POST", "/v1/replays", "run", async (c, plane) => {

@@ -47,7 +47,7 @@ import {
   type SessionEvent,
 } from "../plane.ts";
 import { bearerToken, type Scope, TokenList } from "./auth.ts";
-import { fieldError, readAfter, readData, readList, readSpec } from "./fields.ts";
+import { fieldError, flag, read, readAfter, readData, readList, readSpec } from "./fields.ts";
 import { HttpError, problemResponse } from "./problem.ts";
 import { eventStream } from "./sse.ts";
 
@@ -80,7 +80,7 @@ type Handle = (c: RouteContext, plane: ControlPlane) => MaybePromise<Response>;
 
 /** Adds one route. `scope` is what a token must have for it; `null`: nobody is asked. */
 export type AddRoute = (
-  method: "GET" | "POST" | "PUT" | "DELETE",
+  method: "GET" | "POST" | "PUT" | "PATCH" | "DELETE",
   path: string,
   scope: Scope | null,
   handle: Handle,
@@ -249,7 +249,10 @@ export const controlRoutes = (
 
   route("GET", "/v1/sessions/:id", "read", async (c, plane) => json(c, found(await plane.get(idOf(c)))));
 
-  route("DELETE", "/v1/sessions/:id", "run", async (c, plane) => json(c, found(await plane.end(idOf(c)))));
+  route("DELETE", "/v1/sessions/:id", "run", async (c, plane) => {
+    const { graceful } = read(queryOf(c), { graceful: flag });
+    return json(c, found(await plane.end(idOf(c), graceful)));
+  });
 
   route("GET", "/v1/sessions/:id/events", "read", (c, plane) => {
     const id = idOf(c);

@@ -10,11 +10,13 @@ import type { PoolInfo } from "../../handlers/client.ts";
 import { AllowList } from "../../net/access.ts";
 import { checkOptions, MAX_TIMER, optionNamesOf } from "../../options.ts";
 import type { BaseConnector } from "../../serve/connector.ts";
+import { isCarried } from "../../sockets/carried.ts";
 import type { StreamSocket } from "../../sockets/stream-socket.ts";
 import { ListenerLog } from "../listeners.ts";
 import {
   type ControlPlane,
   type DecodedPart,
+  type EntryInfo,
   type FaultPlane,
   type Health,
   type ListenerEvent,
@@ -60,6 +62,8 @@ export interface LocalPlaneOptions {
   readonly recorder?: Recorder | undefined;
   /** Says something again to where it may be said, as `ControlPlane.replay`; `allow` are the rules of the app. Default: not at all. */
   replay?(spec: ReplaySpec, allow: AllowList): Promise<Replayed>;
+  /** What can be said again to by name. Default: not known. */
+  entries?(): readonly EntryInfo[];
   /** What the app's pools say of themselves. Default: none. */
   poolInfos?(): readonly PoolInfo[];
   /** The events of the listeners. Default: none. */
@@ -88,6 +92,7 @@ const LOCAL_PLANE_NAMES = optionNamesOf<LocalPlaneOptions>("a local plane")({
   faults: true,
   recorder: true,
   replay: true,
+  entries: true,
   poolInfos: true,
   log: true,
   ready: true,
@@ -199,6 +204,10 @@ export class LocalPlane implements ControlPlane {
 
   get recording(): RecordingPlane | undefined {
     return this.#options.recorder;
+  }
+
+  get entries(): ControlPlane["entries"] {
+    return this.#options.entries;
   }
 
   get replay(): ControlPlane["replay"] {
@@ -437,8 +446,15 @@ export class LocalPlane implements ControlPlane {
     throw new SocketError("EBUSY", said);
   }
 
-  async end(id: string): Promise<SessionInfo | null> {
-    return (await this.#find(id)?.end()) ?? null;
+  async end(id: string, graceful?: boolean): Promise<SessionInfo | null> {
+    const session = this.#find(id);
+    if (graceful && session?.socket !== undefined && isCarried(session.socket)) {
+      throw new SocketError(
+        "ERR_UNSUPPORTED",
+        "the connection is a child process's, which closes it; half-close it, or end the session by a reset",
+      );
+    }
+    return (await session?.end(undefined, graceful)) ?? null;
   }
 
   /** `stop()`, and nothing is recorded any more. */

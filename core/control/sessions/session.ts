@@ -144,6 +144,7 @@ export class Session {
   protected readonly options: SessionOptions | undefined;
   protected running: Promise<void> = DONE;
   protected ending = false;
+  #closing: SocketError | undefined; // why its connection is closed, if somebody asked for that
 
   protected constructor(
     info: SessionInfo,
@@ -269,10 +270,22 @@ export class Session {
     });
   }
 
-  /** Ends it, as `cut`; resolves when it is over, within a second even where the handler does not notice. */
-  async end(reason = new SocketError("ECANCELED", "the session was ended by request")): Promise<SessionInfo> {
+  /**
+   * Ends it, as `cut`: its connection is reset. Resolves when it is over, within a second even where the handler does not notice.
+   * `graceful`: its connection is closed as its handler would, after what was written; it may go on for as long as the peer takes that.
+   */
+  async end(
+    reason = new SocketError("ECANCELED", "the session was ended by request"),
+    graceful = false,
+  ): Promise<SessionInfo> {
     if (!this.over) {
       this.ending = true;
+      if (graceful && this.socket !== undefined) {
+        this.#closing = reason;
+        this.socket.close().catch(() => {}); // the handler is told, and its record says so
+        await this.wait(END_GRACE);
+        return this.info();
+      }
       if (this.attempts) {
         this.abort(reason);
         await this.wait(END_GRACE);
@@ -342,6 +355,7 @@ export class Session {
     } catch (error) {
       if (!runs()) return;
       if (signal.aborted) this.stop("cut", signal.reason);
+      else if (this.#closing !== undefined) this.stop("cut", this.#closing);
       else this.stop("failed", error);
     }
   }

@@ -1,12 +1,13 @@
 /** Say it again: what the client said, edited, to a listener or a server; and what is other than before. */
 
-import type { Replayed } from "../../control/plane.ts";
+import type { EntryInfo, Replayed } from "../../control/plane.ts";
 import { ask } from "./api.ts";
 import { fromLine, readable, toBase64, toLine } from "./bytes.ts";
 import { type Copied, turnsOf } from "./copy.ts";
 import { button, choice, dialog, element, say } from "./dom.ts";
 import { type SaidLine, saidOf } from "./file.ts";
 
+const ELSEWHERE = ""; // the choice of another address: no entry has this name
 const MOST_LINES = 2_000; // that are compared one by one
 
 /** What differs between two texts, by lines. */
@@ -49,12 +50,17 @@ const piecesOf = (copied: Copied): string => {
 };
 
 /** Opens the dialog. */
-export const sayAgain = (copied: Copied, targets: readonly string[]): void => {
-  const known = targets.includes(copied.handler) ? [copied.handler] : [];
-  const others = targets.filter((target) => !known.includes(target));
+export const sayAgain = (copied: Copied, entries: readonly EntryInfo[]): void => {
+  const there = entries.find(({ address }) => address === copied.address);
+  const known = there ?? entries.find(({ entry }) => entry === copied.handler);
+  const all = known === undefined ? entries : [known, ...entries.filter((one) => one !== known)];
+  const named = all.filter(({ entry }, i) => i === all.findIndex((one) => one.entry === entry));
   const { label, select } = choice(
     "To ",
-    [...known, ...others, "another address"].map((name) => [name, name]),
+    [
+      ...named.map(({ on, entry }) => [entry, on === "dial" ? `dial ${entry}` : entry] as const),
+      [ELSEWHERE, "another address"],
+    ],
     { id: "again-to" },
   );
   const address = element("input", {
@@ -62,10 +68,11 @@ export const sayAgain = (copied: Copied, targets: readonly string[]): void => {
     placeholder: "host:port",
     value: copied.address,
   });
-  address.hidden = select.value !== "another address";
-  select.addEventListener("change", () => {
-    address.hidden = select.value !== "another address";
-  });
+  const settle = (): void => {
+    address.hidden = select.value !== ELSEWHERE;
+  };
+  settle();
+  select.addEventListener("change", settle);
   const text = element("textarea", {
     "aria-label": "What to say, a piece a line",
     spellcheck: "false",
@@ -83,7 +90,7 @@ export const sayAgain = (copied: Copied, targets: readonly string[]): void => {
     answer.replaceChildren("…");
     try {
       const pieces = text.value.split("\n").map((line) => ({ base64: toBase64(fromLine(line)) }));
-      const to = select.value === "another address" ? address.value : select.value;
+      const to = select.value === ELSEWHERE ? address.value : select.value;
       const { events, error } = await ask<Replayed>("POST", "/replays", {
         to,
         pieces,

@@ -1,6 +1,6 @@
 /** One connection as a conversation: what both sides said in time, what the handler emitted, errors, and who ended it. */
 
-import type { DecodedPart, RecordedPart, SessionEvent } from "../../control/plane.ts";
+import type { DecodedPart, EntryInfo, RecordedPart, SessionEvent } from "../../control/plane.ts";
 import { sayAgain } from "./again.ts";
 import { ask, follow, Refusal } from "./api.ts";
 import { fromHex, hexdump, join, readable, size, visible } from "./bytes.ts";
@@ -27,8 +27,8 @@ interface Item {
 
 /** What the page gives to a conversation. */
 export interface Surroundings {
-  /** Names that something can be said to. */
-  targets(): readonly string[];
+  /** What something can be said to by its name. */
+  entries(): Promise<readonly EntryInfo[]>;
   /** Leaves the conversation. */
   leave(): void;
   /** Whether bytes can be seen: this is no Worker, and the token may. */
@@ -82,6 +82,7 @@ export class Conversation {
     if (row.file !== undefined) {
       this.#said = [...row.file.events];
       this.#kind = row.file.kind;
+      this.#dropped = row.file.dropped;
       this.#draw();
     } else {
       void this.load();
@@ -202,7 +203,7 @@ export class Conversation {
       done[from] += bytes;
       items.push({ at, of: from, who: this.#who(from), text });
     }
-    for (const { at, from, data, end, tls, fault, rule } of this.#said) {
+    for (const { at, from, data, end, tls, dropped, fault, rule } of this.#said) {
       const of = from ?? "server";
       const who = from === undefined ? "" : this.#who(from);
       if (data !== undefined) {
@@ -215,6 +216,8 @@ export class Conversation {
         const text = `${from} ${WORDS[end]}`;
         items.push({ at, of: end === "reset" ? "failed" : "made", who, text });
       } else if (tls) items.push({ at, of: "made", who: "both", text: "speak through TLS from here on" });
+      else if (dropped !== undefined)
+        items.push({ at, of: "failed", who: "", text: `${size(dropped)} that were said are not here` });
       else if (fault !== undefined)
         items.push({ at, of: "made", who: "rule", text: `${rule ?? ""}: ${fault}` });
     }
@@ -331,7 +334,7 @@ export class Conversation {
     const ends = this.#said.filter(({ end }) => end !== undefined);
     const [first] = ends;
     const how = first?.end === undefined ? "" : `; ended first by the ${first.from} (${first.end})`;
-    const lost = this.#dropped > 0 ? `; ${size(this.#dropped)} before are not kept` : "";
+    const lost = this.#dropped > 0 ? `; ${size(this.#dropped)} of it are not kept` : "";
     const error = row.error === "" ? "" : `; ${row.error}`;
     const counts = `${size(row.read)} received, ${size(row.written)} sent`;
     const problem = this.#view === "decoded" ? this.#problem : "";
@@ -425,8 +428,14 @@ export class Conversation {
       "Half-close",
       () => void this.#act("Our side is ended", () => ask("POST", `${path}/half-close`)),
     );
-    const end = button("Reset", () => void this.#act("The connection is reset", () => ask("DELETE", path)));
-    this.#actions.push(halfClose, end);
+    const close = button(
+      "Close connection",
+      () => void this.#act("The connection is closed", () => ask("DELETE", `${path}?graceful=true`)),
+      { title: "After what was written has left" },
+    );
+    const reset = button("Reset", () => void this.#act("The connection is reset", () => ask("DELETE", path)));
+    const ends = [halfClose, close, reset];
+    this.#actions.push(...ends);
     return element(
       "article",
       { "aria-label": `Conversation of ${row.handler}`, class: "whole" },
@@ -441,7 +450,10 @@ export class Conversation {
         { class: "bar", role: "toolbar", "aria-label": "How it is shown" },
         ...views,
         element("label", {}, follows, "follow"),
-        button("Send again…", () => sayAgain(this.#copied(), this.#page.targets())),
+        button(
+          "Send again…",
+          () => void this.#page.entries().then((entries) => sayAgain(this.#copied(), entries)),
+        ),
         button("Copy as nc", () => this.#paste("A line for a shell", asNc(this.#copied()), "say.sh")),
         button("Copy as test", () => this.#paste("A test", asTest(this.#copied()), `${row.handler}.test.ts`)),
         button("Copy as transcript", () =>
@@ -450,11 +462,11 @@ export class Conversation {
       ),
       this.#facts,
       this.#list,
-      ...(row.kind === "session" ? [this.#sender(path, halfClose, end)] : []),
+      ...(row.kind === "session" ? [this.#sender(path, ends)] : []),
     );
   }
 
-  #sender(path: string, halfClose: HTMLButtonElement, end: HTMLButtonElement): HTMLElement {
+  #sender(path: string, ends: readonly HTMLButtonElement[]): HTMLElement {
     const { label, select } = choice("Send ", [
       ["text", "text and a line end"],
       ["raw", "text"],
@@ -487,8 +499,7 @@ export class Conversation {
       input,
       file,
       go,
-      halfClose,
-      end,
+      ...ends,
     );
     form.addEventListener("submit", (event) => {
       event.preventDefault();

@@ -1,6 +1,6 @@
 /** Transcripts that are opened from a file: JSON Lines, as `socklet proxy --record` and this page write them. */
 
-import { fromBase64, utf8 } from "./bytes.ts";
+import { fromBase64, toBase64, utf8 } from "./bytes.ts";
 
 /** One event of a conversation. */
 export interface Said {
@@ -9,6 +9,8 @@ export interface Said {
   readonly data?: Uint8Array;
   readonly end?: "half-close" | "close" | "reset";
   readonly tls?: true;
+  /** So many bytes are not here. */
+  readonly dropped?: number;
   readonly fault?: string;
   readonly rule?: string;
 }
@@ -32,7 +34,7 @@ export const lineOf = ({ data, ...rest }: Said): string => {
   if (data === undefined) return JSON.stringify(rest);
   const text = utf8(data);
   const clean = text !== null && !/[^\P{Cc}\t\r\n]/u.test(text);
-  return JSON.stringify({ ...rest, ...(clean ? { text } : { base64: btoa(String.fromCharCode(...data)) }) });
+  return JSON.stringify({ ...rest, ...(clean ? { text } : { base64: toBase64(data) }) });
 };
 
 /** One conversation of a file. */
@@ -45,6 +47,8 @@ export interface FileConversation {
   readonly began: string;
   readonly read: number;
   readonly written: number;
+  /** Bytes of all of the file's conversations that are not there, besides those that events tell of. */
+  readonly dropped: number;
   readonly events: readonly Said[];
 }
 
@@ -82,6 +86,7 @@ export const conversationsOf = (name: string, text: string): FileConversation[] 
     began: String(header.began ?? ""),
     read: sum(events, "client"),
     written: sum(events, "server"),
+    dropped: Number(header.dropped ?? 0),
     events,
   }));
 };

@@ -1,8 +1,8 @@
 /** The page: what it loads, what it follows, and its keys. */
 
 import type {
+  EntryInfo,
   FlowInfo,
-  ListenerInfo,
   RecordingChange,
   RecordingInfo,
   SessionPage,
@@ -33,7 +33,6 @@ const STATES = [
 ];
 
 const rows = new Rows();
-let listeners: readonly ListenerInfo[] = [];
 let records = true; // whether bytes can be seen
 let shown: Conversation | null = null;
 let tab: (typeof TABS)[number] = "connections";
@@ -42,7 +41,7 @@ let recording: RecordingInfo | null = null;
 const list = new List(rows, (row) => {
   leave(false);
   shown = new Conversation(row, {
-    targets: () => listeners.map(({ name }) => name),
+    entries,
     leave: () => leave(),
     get records() {
       return records;
@@ -206,7 +205,7 @@ const most = element("input", {
 const bound = async (): Promise<void> => {
   try {
     const limits = { maxBytes: Number(mebi.value) * 1024 ** 2, maxConnections: Number(most.value) };
-    recording = (await ask("PUT", "/recording", limits)).recording;
+    recording = (await ask("PATCH", "/recording", limits)).recording;
   } catch (error) {
     say((error as Error).message, true);
   }
@@ -312,10 +311,12 @@ const watch = async (): Promise<never> => {
   }
 };
 
-const refresh = async (): Promise<void> => {
+/** Shows what the tab shows, but for the connections; rules of faults only when it is opened, since one may be typing there. */
+const refresh = async (fresh: boolean): Promise<void> => {
   try {
-    listeners = await showListeners();
-    if (tab === "pools") await showPools();
+    if (tab === "listeners") await showListeners();
+    else if (tab === "pools") await showPools();
+    else if (tab === "faults" && fresh) await showRules();
   } catch (error) {
     if (!(error instanceof Refusal)) return; // the other one says so
     say(error.message, true);
@@ -331,15 +332,19 @@ const select = (name: (typeof TABS)[number], focus = false): void => {
     at(`panel-${one}`).hidden = one !== name;
   }
   if (focus) at(`tab-${name}`).focus();
-  const known = refresh();
-  if (name === "faults") void known.then(showRules);
+  void refresh(true);
 };
 
-/** Shows the rules of faults, which may be set for what listens. */
+/** The entries of the app; none where nothing can be said again to them. */
+const entries = async (): Promise<readonly EntryInfo[]> => {
+  const none = { entries: [] };
+  return (await ask<{ entries: readonly EntryInfo[] }>("GET", "/entries").catch(() => none)).entries;
+};
+
+/** Shows the rules of faults, which may be set for what listens, and for what is dialled. */
 const showRules = async (): Promise<void> => {
-  const entries = [...new Set(listeners.filter(({ serve }) => serve !== "forking").map((one) => one.name))];
   try {
-    await showFaults(entries.map((entry) => ["listen", entry] as const));
+    await showFaults((await entries()).filter(({ faults }) => faults));
   } catch (error) {
     at("faults").replaceChildren(element("p", {}, (error as Error).message));
   }
@@ -406,7 +411,7 @@ const begin = (): void => {
   }
   select("connections");
   setInterval(() => {
-    if (tab !== "faults" && !document.hidden) void refresh();
+    if (!document.hidden) void refresh(false);
   }, AGAIN);
   void watch();
 };

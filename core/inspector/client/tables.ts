@@ -1,12 +1,12 @@
 /** Listeners, pools, and rules of faults. */
 
-import type { FaultInfo, ListenerInfo } from "../../control/plane.ts";
+import type { EntryInfo, FaultInfo, ListenerInfo } from "../../control/plane.ts";
 import type { PoolInfo } from "../../handlers/client.ts";
 import { ask } from "./api.ts";
 import { at, button, choice, element, say, table } from "./dom.ts";
 
 /** What listens, with the counts of its server. */
-export const showListeners = async (): Promise<readonly ListenerInfo[]> => {
+export const showListeners = async (): Promise<void> => {
   const { listeners } = await ask<{ listeners: ListenerInfo[] }>("GET", "/listeners");
   const head = [
     "handler",
@@ -35,7 +35,6 @@ export const showListeners = async (): Promise<readonly ListenerInfo[]> => {
     one.bytesWritten,
   ]);
   at("listeners").replaceChildren(table("Listeners", head, rows));
-  return listeners;
 };
 
 /** The app's pools. */
@@ -84,9 +83,7 @@ export const ruleOf = (text: string): Record<string, unknown> => {
 };
 
 /** The rules that are set, and a form for one more. */
-export const showFaults = async (
-  entries: readonly (readonly [on: string, entry: string])[],
-): Promise<void> => {
+export const showFaults = async (entries: readonly EntryInfo[]): Promise<void> => {
   const { faults } = await ask<{ faults: FaultInfo[] }>("GET", "/faults");
   const change = async (work: Promise<unknown>): Promise<void> => {
     try {
@@ -110,7 +107,7 @@ export const showFaults = async (
   ]);
   const of = choice(
     "Of ",
-    entries.map(([on, entry], i) => [String(i), `${on} ${entry}`] as const),
+    entries.map(({ on, entry }, i) => [String(i), `${on} ${entry}`] as const),
   );
   const rule = element("input", {
     id: "fault-rule",
@@ -128,7 +125,7 @@ export const showFaults = async (
   );
   form.addEventListener("submit", (event) => {
     event.preventDefault();
-    const [on, entry] = entries[Number(of.select.value)] ?? [];
+    const { on, entry } = entries[Number(of.select.value)] ?? {};
     try {
       void change(ask("POST", "/faults", { on, entry, ...ruleOf(rule.value) }));
     } catch (error) {

@@ -184,5 +184,10 @@ export const sendToSession = (
 export const halfCloseSession = (id: string, flags: ControlFlags): Promise<void> =>
   withSessions(flags, id, async (control) => printSession(await control.halfClose(id), flags));
 
-export const endSession = (id: string, flags: ControlFlags): Promise<void> =>
-  withSessions(flags, id, async (control) => printSession(await control.end(id), flags));
+export const endSession = (
+  id: string,
+  flags: ControlFlags & { readonly graceful?: boolean },
+): Promise<void> =>
+  withSessions(flags, id, async (control) =>
+    printSession(await control.end(id, { graceful: flags.graceful ?? false }), flags),
+  );
