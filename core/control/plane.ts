@@ -423,7 +423,7 @@ export interface RecordingPlane {
   transcript(id: string): Iterable<string>;
   /** The conversations in which one side said these bytes. */
   find(bytes: Uint8Array, signal: AbortSignal): Promise<FoundBytes>;
-  /** What changes, as it does, at most four times a second; what passes is kept until `signal` aborts. */
+  /** What changes, as it does, at most twice a second; what passes is kept until `signal` aborts. */
   watch(signal: AbortSignal): AsyncIterable<RecordingChange>;
 }
 
