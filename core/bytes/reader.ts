@@ -729,8 +729,9 @@ export class StreamReader extends Alarm {
     if (size <= here) {
       const lender = this.#lender;
       const whole = size === chunk.length;
-      const little = size * KEEP < chunk.buffer.byteLength;
-      const copies = keep && (little || (lender !== null && !(whole && lender.give())));
+      // Of what was given the lender knows; `buffer` makes an object in JavaScriptCore, at the cost of a small read.
+      const copies =
+        keep && (lender === null ? size * KEEP < chunk.buffer.byteLength : !(whole && lender.give()));
       // First: what is taken may let the source bring more, into the memory that it lent.
       const taken = !copies
         ? whole

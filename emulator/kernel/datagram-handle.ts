@@ -3,6 +3,7 @@
 import type { RemoteInfo, Socket } from "node:dgram";
 import type { InternetAddress } from "../../core/net/address.ts";
 import type { Unsent } from "../../core/sockets/datagram.ts";
+import { runtime } from "../runtime.ts";
 import { hostOf, systemError } from "./addresses.ts";
 import { type DatagramHandle, datagramHandleOf, sendRequest } from "./handles.ts";
 import { intake } from "./intake.ts";
@@ -61,6 +62,34 @@ export const datagramHandle = (
   };
 };
 
+/**
+ * Sends one datagram by `node:dgram`; `null` is the peer of a socket that is connected. On Bun a send fails with what an earlier
+ * datagram met, and is not sent itself (bun#36249): so it is sent again, once.
+ */
+export const sendByNode = (
+  socket: Socket,
+  bytes: Uint8Array,
+  to: InternetAddress | null,
+  sent: (error: Error | null) => void,
+): void => {
+  if (to === null) {
+    socket.send(bytes, sent);
+    return;
+  }
+  const host = hostOf(to);
+  const again = (error: Error | null): void => {
+    if (error === null || error === undefined) sent(null);
+    else {
+      try {
+        socket.send(bytes, to.port, host, sent);
+      } catch {
+        sent(error); // it is closed
+      }
+    }
+  };
+  socket.send(bytes, to.port, host, runtime === "Bun" ? again : sent);
+};
+
 /** The same by `node:dgram` itself; `null` is the peer of a socket that is connected. `late` is told of each that was not sent. */
 export const datagramPost = <To extends InternetAddress | null>(
   socket: Socket,
@@ -75,8 +104,7 @@ export const datagramPost = <To extends InternetAddress | null>(
       if (waits) unsent.remove(size);
       if (error) late(error, size, to);
     };
-    if (to === null) socket.send(new Uint8Array(bytes), sent);
-    else socket.send(new Uint8Array(bytes), to.port, hostOf(to), sent);
+    sendByNode(socket, new Uint8Array(bytes), to, sent);
     waits = sendsWaiting(socket) > 0; // the kernel has what it could take, and what is behind one that waits waits, too
     if (waits) unsent.add(size);
     return null;

@@ -239,6 +239,28 @@ export const datagramHandleOf = (socket: dgram.Socket): DatagramHandle | null =>
   return (socket as never as Record<symbol, { handle?: DatagramHandle | null }>)[state]?.handle ?? null;
 };
 
+/** The handle of a `dgram.Socket` on Bun. */
+export interface BunDatagramHandle<Own> {
+  /** The socket of Bun's that it is over. */
+  readonly socket: Own;
+  /** How many datagrams wait for the kernel. */
+  readonly queueCount: number;
+  /** Sends those. */
+  drain(): void;
+}
+
+/** The handle of `socket`, which is bound, on Bun, whose socket has `calls`; `null` where any of it is missing. */
+export const bunDatagramHandle = <Own extends object>(
+  socket: dgram.Socket,
+  calls: readonly (keyof Own)[],
+): BunDatagramHandle<Own> | null => {
+  const handle = datagramHandleOf(socket) as Partial<BunDatagramHandle<Own>> | null;
+  const own = handle?.socket;
+  if (own === undefined || calls.some((call) => typeof own[call] !== "function")) return null;
+  const whole = typeof handle?.queueCount === "number" && typeof handle.drain === "function";
+  return whole ? (handle as BunDatagramHandle<Own>) : null;
+};
+
 /** Has `socket` receive no more; what comes from now on is for other processes that have its descriptor. */
 export const receiveNoMore = (socket: dgram.Socket): void => {
   datagramHandleOf(socket)?.recvStop?.();

@@ -3,9 +3,12 @@
  * they are used. TLS stays with `node:tls`, so that a listener that secures its connections stays with `node:net`, too.
  */
 
+import type dgram from "node:dgram";
 import type net from "node:net";
 import type { MaybePromise } from "../../core/bytes/data.ts";
 import type { Address } from "../../core/net/address.ts";
+import type { Unsent } from "../../core/sockets/datagram.ts";
+import type { Late, Post } from "./datagram-handle.ts";
 import type { Connection } from "./seam.ts";
 
 /** Where to listen, and how. */
@@ -47,4 +50,14 @@ export interface OwnSockets {
    * used no more. `null` where the runtime lacks what that needs: then it goes on as it is.
    */
   over?(dialled: net.Socket): Connection | null;
+  /**
+   * As `datagramHandle()`: `heard` is called for each datagram that `socket`, which is bound, receives, without its event. Returns
+   * what sends from it; `null` where the runtime lacks what that needs.
+   */
+  datagrams?(
+    socket: dgram.Socket,
+    heard: (message: Buffer, from: dgram.RemoteInfo) => void,
+    unsent: Unsent,
+    late: Late,
+  ): Post | null;
 }

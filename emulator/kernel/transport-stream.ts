@@ -19,7 +19,7 @@ export class TransportStream extends Duplex {
     super({ allowHalfOpen: true });
     this.#connection = connection;
     connection.start({
-      needed: 0,
+      needed: 1, // it always waits
       data: (bytes) => {
         if (!this.push(bytes)) connection.pause();
         return true;

@@ -41,7 +41,9 @@ import {
   knownSender,
   Unsent,
 } from "../../core/sockets/datagram.ts";
+import { ownSockets } from "../kernel/chosen-sockets.ts";
 import { datagramHandle, datagramPost, type Post } from "../kernel/datagram-handle.ts";
+import type { OwnSockets } from "../kernel/own-sockets.ts";
 import { DgramTransport, type Waiting } from "../sockets/node-datagrams.ts";
 import { TCPServer } from "./tcp.ts";
 
@@ -234,6 +236,7 @@ class ServerDatagrams extends DgramTransport {
   readonly #server: ServerSink;
   readonly #unsent = new Unsent();
   #post: Post | null = null;
+  #own: OwnSockets | null = null;
 
   /** `server` receives what arrives. */
   constructor(family: number, server: ServerSink) {
@@ -253,6 +256,7 @@ class ServerDatagrams extends DgramTransport {
 
   /** Binds it. Resolves to its address. */
   async listen(at: dgram.BindOptions, said: string): Promise<Address | null> {
+    if (ownSockets !== null) this.#own = await ownSockets();
     await this.open(at, said);
     return this.localAddress;
   }
@@ -263,7 +267,7 @@ class ServerDatagrams extends DgramTransport {
       else this.failed(error, to);
     };
     const heard = (message: Buffer, from: dgram.RemoteInfo): void => this.heard(message, from);
-    this.#post = datagramHandle(socket, heard, this.#unsent, late);
+    this.#post = (this.#own?.datagrams ?? datagramHandle)(socket, heard, this.#unsent, late);
     if (this.#post !== null) return;
     super.hear(socket);
     this.#post = datagramPost(socket, this.#unsent, late);

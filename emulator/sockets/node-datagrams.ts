@@ -8,7 +8,7 @@ import { MSG_DONTROUTE, MSG_DONTWAIT } from "../../core/net/constants.ts";
 import type { DatagramSink, DatagramTransport } from "../../core/sockets/datagram.ts";
 import { lazy } from "../builtin.ts";
 import { addressOf, hostOf, networkError } from "../kernel/addresses.ts";
-import { sendsWaiting } from "../kernel/datagram-handle.ts";
+import { sendByNode, sendsWaiting } from "../kernel/datagram-handle.ts";
 import { Kernel } from "../kernel/descriptors/kernel.ts";
 import {
   type Kind,
@@ -202,8 +202,7 @@ const handOver = (
   new Promise((resolve, reject) => {
     const sent = (error: Error | null): void =>
       error ? reject(networkError(error, formatAddress(address))) : resolve();
-    if (connected) socket.send(bytes, sent);
-    else socket.send(bytes, address.port, hostOf(address), sent);
+    sendByNode(socket, bytes, connected ? null : address, sent);
   });
 
 const ignore = (): void => {};

@@ -143,6 +143,23 @@ for (const Server of [UDPServer, ThreadingUDPServer]) {
       expect(JSON.parse(text(await client.ask("fives")))).toEqual([me, 4, true]);
     });
 
+    test("a datagram to where nobody is costs no other, and is no error", async () => {
+      const events: SockletEvent[] = [];
+      const nobody = await Client.to(await up(new Server("127.0.0.1:0", Echo)));
+      const gone: InternetAddress = { family: "IPv4", hostname: "127.0.0.1", port: nobody.port };
+      cleanups.pop()?.(); // the port is free
+      class Both extends BaseRequestHandler<Datagram> {
+        override handle() {
+          (this.server as unknown as UDPServer).post("to nobody", gone);
+          this.request.reply(this.request.data);
+        }
+      }
+      const onEvent = (event: SockletEvent): void => void events.push(event);
+      const client = await Client.to(await up(new Server("127.0.0.1:0", Both, { onEvent })));
+      for (let i = 0; i < 50; i++) expect(text(await client.ask(`${i}`))).toBe(`${i}`);
+      expect(events.filter(({ type }) => type === "error" || type === "dropped")).toEqual([]);
+    });
+
     test("IPv6", async () => {
       const address = await up(new Server("[::1]:0", Echo));
       expect(address).toMatchObject({ family: "IPv6", hostname: "::1" });

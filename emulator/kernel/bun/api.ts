@@ -11,8 +11,8 @@ export interface BunSocket {
   readonly remoteAddress?: string;
   readonly remotePort?: number;
   readonly remoteFamily?: string;
-  /** Gives how many bytes the kernel took; a negative number where the connection is broken. `drain` tells when it takes more. */
-  write(bytes: Uint8Array): number;
+  /** Gives how many bytes the kernel took, of text as UTF-8; a negative number where the connection is broken. `drain` tells when it takes more. */
+  write(data: Uint8Array | string): number;
   /** Sends the end. What the peer still sends is read; of its end only `close` tells. */
   shutdown(): void;
   /** Closes the descriptor. */
@@ -51,6 +51,27 @@ export interface BunListener {
   readonly port: number;
   /** Connections stay. Removes the file of a path. */
   stop(): void;
+}
+
+/** A socket of datagrams that is bound. */
+export interface BunDatagrams {
+  /** Whether the kernel took it; else `drain` tells when it takes more. Throws the kernel's error. */
+  send(bytes: Uint8Array, port: number, address: string): boolean;
+  /** Other callbacks. */
+  reload(options: {
+    readonly socket: {
+      data(
+        socket: BunDatagrams,
+        message: Buffer,
+        port: number,
+        address: string,
+        flags?: { readonly ipv6?: boolean },
+      ): void;
+      drain(): void;
+      /** `errqueue`: it is about a datagram that was sent (`IP_RECVERR`). */
+      error(error: NodeJS.ErrnoException & { readonly errqueue?: boolean }): void;
+    };
+  }): void;
 }
 
 interface Listening {

@@ -6,6 +6,7 @@ import { takeSocketOf } from "../handles.ts";
 import type { ListenAt, OwnSockets } from "../own-sockets.ts";
 import type { Connection } from "../seam.ts";
 import { type BunHandlers, type BunListener, type BunSocket, bun } from "./api.ts";
+import { datagramsOf } from "./datagrams.ts";
 import { BunTransport } from "./transport.ts";
 
 const transportOf = (socket: BunSocket): BunTransport => socket.data as BunTransport;
@@ -63,6 +64,8 @@ export const bunSockets: OwnSockets = {
       },
     };
   },
+
+  datagrams: datagramsOf,
 
   // `Bun.connect()` cannot be given up: what it dials would stay until the kernel gave up, after two minutes.
   over(dialled) {

@@ -7,6 +7,7 @@
  */
 
 import { type Data, toBytes } from "../../../core/bytes/data.ts";
+import type { Lender } from "../../../core/bytes/reader.ts";
 import { SocketError } from "../../../core/errors.ts";
 import type { Address } from "../../../core/net/address.ts";
 import type { StartTlsOptions } from "../../../core/sockets/tls.ts";
@@ -31,6 +32,9 @@ interface Rest {
   readonly taken: (() => void) | undefined;
 }
 
+/** Bun's memory for a read is as long as what was read, and whoever wants it has it. */
+const GIVER: Lender = { give: () => true, fit() {} };
+
 export class BunTransport implements Connection {
   remoteAddress: Address | null;
   readonly capabilities: Capabilities;
@@ -40,6 +44,7 @@ export class BunTransport implements Connection {
   #kernel: Kernel | undefined;
   #stream: TransportStream | null = null; // of TLS, which has the connection now
   #reads = false;
+  #held = true; // Bun reads nothing
   readonly #early: Uint8Array[] = []; // came before the first resume(): a reset brings what was before it
   #ended = false; // by the peer
   #error: SocketError | null = null; // why it is closed
@@ -99,19 +104,30 @@ export class BunTransport implements Connection {
     this.#reads = true;
     for (const bytes of this.#early.splice(0)) this.came(bytes);
     if (this.#closed) this.#tellLate();
-    else this.#socket.resume();
+    else if (this.#held) {
+      this.#held = false;
+      this.#socket.resume();
+    }
   }
 
+  /** Bun is told when something comes that is not wanted: two system calls less for who goes on meanwhile. */
   pause(): void {
-    if (!this.#reads || this.#closed) return;
     this.#reads = false;
+  }
+
+  #hold(): void {
+    this.#reads = false;
+    if (this.#held || this.#closed) return;
+    this.#held = true;
     this.#socket.pause();
   }
 
   /** Bytes came. */
   came(bytes: Uint8Array): void {
+    if (!this.#reads) this.#hold();
     if (this.#dropping) this.dropped++;
     else if (this.#sink === null) this.#early.push(bytes);
+    else if (this.#sink.lend !== undefined) this.#sink.lend(bytes, GIVER);
     else this.#sink.data(bytes);
   }
 
@@ -150,7 +166,7 @@ export class BunTransport implements Connection {
   // ---- Out ----
 
   write(data: Data): Promise<void> | undefined {
-    return this.#send(toBytes(data), false);
+    return this.#send(data, false);
   }
 
   borrow(bytes: Uint8Array): Promise<void> | undefined {
@@ -158,20 +174,21 @@ export class BunTransport implements Connection {
   }
 
   /** `lent`: the bytes are the caller's again when this returns. */
-  #send(bytes: Uint8Array, lent: boolean): Promise<void> | undefined {
-    if (this.#closed) return this.#late(bytes.length);
+  #send(data: Data, lent: boolean): Promise<void> | undefined {
+    const size = typeof data === "string" ? Buffer.byteLength(data) : data.length;
+    if (this.#closed) return this.#late(size);
     let from = 0;
     if (this.#rest.length === 0) {
-      from = this.#socket.write(bytes);
-      if (from === bytes.length) return undefined;
-      if (from < 0) {
-        this.#late(bytes.length);
-        return undefined;
-      }
+      from = this.#socket.write(data);
+      if (from === size) return undefined;
+      if (from < 0) return this.#late(size);
     }
+    const bytes = toBytes(data);
     const rest = lent ? bytes.slice(from) : bytes.subarray(from);
     this.#unsent += rest.length;
-    if (bytes.length >= LARGE) {
+    if (size >= LARGE) {
+      // Whoever waits for that reads nothing meanwhile, as a rule; what came would be put together by a copy.
+      if (this.#sink?.needed === 0) this.#hold();
       // It may be the caller's own memory, so the caller waits until all of it has been taken.
       return new Promise((taken) => this.#rest.push({ bytes: rest, taken }));
     }
@@ -268,7 +285,7 @@ export class BunTransport implements Connection {
   }
 
   toNode(): NodeTransport {
-    this.pause();
+    this.#hold();
     this.#stream = new TransportStream(this);
     return overStream(this, this.#stream, { ...this.#origin, kernel: this.#kernel ?? this.#origin?.kernel });
   }
