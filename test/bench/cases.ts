@@ -311,13 +311,21 @@ const secured = (name: string, title: string, { load, ...of }: BenchCase, goal: 
   bounds: BOUNDS.tls,
 });
 
-/** The same on another runtime, beside what one writes there by hand. */
+const BY_HAND = {
+  "bun-tcp": "`Bun.listen()` by hand",
+  "bun-udp": "`Bun.udpSocket()` by hand",
+  "deno-tcp": "`Deno.listen()` by hand",
+  "deno-udp": "`Deno.listenDatagram()` by hand",
+} as const;
+
+/** The same on another runtime, beside what one writes there by hand, and beside Node. */
 const elsewhere = (
   runtime: "bun" | "deno",
   of: BenchCase,
-  hand: "echo" | "resp",
+  hand: "echo" | "resp" | "udp",
   work: string,
   goal: number,
+  more: readonly Goal[] = [],
 ): BenchCase => ({
   ...of,
   name: `${runtime}-${of.name}`,
@@ -326,13 +334,14 @@ const elsewhere = (
     {
       name: "hand",
       kind: "hand",
-      label: runtime === "bun" ? "`Bun.listen()` by hand" : "`Deno.listen()` by hand",
+      label: BY_HAND[`${runtime}-${hand === "udp" ? "udp" : "tcp"}`],
       runtime,
       args: [`${runtime}.js`, hand],
     },
     { ...socklet(work), runtime },
+    ...of.contenders.filter(({ name }) => name === "bare" || name === "gathered"),
   ],
-  goals: [least("socklet", goal, "hand")],
+  goals: [least("socklet", goal, "hand"), ...more],
   full: true,
   bounds: BOUNDS[runtime],
 });
@@ -447,10 +456,11 @@ export const cases: readonly BenchCase[] = [
   },
 
   ...(["bun", "deno"] as const).flatMap((runtime) => [
-    elsewhere(runtime, echo(50, 1), "echo", "echo", 0.95),
+    elsewhere(runtime, echo(50, 1), "echo", "echo", 0.95, runtime === "bun" ? [least("socklet", 1.5)] : []),
     elsewhere(runtime, bulk(8, 1), "echo", "echo", 1),
     elsewhere(runtime, resp(16, []), "resp", "resp-try", 0.95),
   ]),
+  elsewhere("bun", udp, "udp", "udp", 0.95),
 
   half("latency-tcp", "TCP echo, 64 B, 50 connections, at half of what bare Node does", echo(50, 1)),
   half("latency-udp", "UDP, 64 B, 32 sockets, at half of what bare Node does", {
