@@ -376,6 +376,7 @@ interface AcceptedTls {
   /** Its handle. */
   readonly ssl?: { verifyError?(): NodeJS.ErrnoException | string | null | undefined } | null;
   _releaseControl?(): boolean;
+  _rejectUnauthorized?: boolean;
 }
 
 /** Why the certificate that a client gave is not trusted, in OpenSSL's word; `null` where it is. */
@@ -385,6 +386,11 @@ export const distrustOf = (secured: tls.TLSSocket): string | null => {
   const error = ssl.verifyError();
   if (!error) return null;
   return typeof error === "string" ? error : (error.code ?? error.message); // Deno gives the word alone
+};
+
+/** Has Bun leave `secured` open where it does not trust the client's certificate: it would end the connection, which could be a whole reply. */
+export const leaveDistrusted = (secured: tls.TLSSocket): void => {
+  if (runtime === "Bun") (secured as AcceptedTls)._rejectUnauthorized = false;
 };
 
 /** From now on `secured` emits `error` for a record that is none: without this it emits nothing, and the connection hangs. */

@@ -26,7 +26,8 @@ import { NodeTransport } from "./net-transport.ts";
 import type { ListenAt, OwnListener, OwnSockets } from "./own-sockets.ts";
 import type { Connection } from "./seam.ts";
 
-const UNKNOWN: Listens = { secures: false, backlog: 511 }; // a socket's: it listens before anybody says how many may wait; Node's own figure
+const BACKLOG = 511; // Node's own figure
+const UNKNOWN: Listens = { secures: false, backlog: BACKLOG }; // a socket's: it listens before anybody says how many may wait
 
 /** A listener of the runtime's own. What connects before `accept()` waits, unread. */
 class OwnStream implements OwnListening {
@@ -107,6 +108,10 @@ export class NetStream implements StreamDescriptor {
   async bind(address: Address): Promise<void> {
     const options = this.#options;
     const { backlog } = this.#listens;
+    if (runtime === "Bun" && backlog !== BACKLOG) {
+      const said = `a backlog of ${backlog} needs Node or Deno, and this is Bun, which always asks for 512; leave it out`;
+      throw new SocketError("ERR_UNSUPPORTED", said); // bun#33786
+    }
     let at: ListenAt;
     if (address.family === "unix") {
       checkedPath(address.path);

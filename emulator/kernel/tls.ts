@@ -22,7 +22,7 @@ import { checkServerTls } from "../../core/sockets/tls-listener.ts";
 import { fs, lazy } from "../builtin.ts";
 import { runtime } from "../runtime.ts";
 import { addressOf } from "./addresses.ts";
-import { distrustOf, tellLaterErrors } from "./handles.ts";
+import { distrustOf, leaveDistrusted, tellLaterErrors } from "./handles.ts";
 import { logKeysOf } from "./key-log.ts";
 import { handshakes, type TracedHandshake, traced } from "./tracing.ts";
 
@@ -285,6 +285,7 @@ export class ServerSecurity {
         },
       }),
     });
+    leaveDistrusted(secured);
     return logKeysOf(secured);
   }
 
@@ -299,15 +300,17 @@ export class ServerSecurity {
 
 /** Throws `ERR_UNSUPPORTED` for an option that this runtime's TLS takes and then ignores. */
 const mustHeed = (options: { readonly crl?: unknown; readonly ticketKeys?: unknown }): void => {
-  if (runtime !== "Deno") return;
-  const said = "needs Node or Bun, and this is Deno: its TLS";
-  if (options.crl !== undefined)
-    throw new SocketError(
-      "ERR_UNSUPPORTED",
-      `tls.crl ${said} checks no revocation lists; remove the authority from ca`,
+  const refuse = (said: string): never => {
+    throw new SocketError("ERR_UNSUPPORTED", said);
+  };
+  if (runtime === "Deno" && options.crl !== undefined)
+    refuse(
+      "tls.crl needs Node or Bun, and this is Deno: its TLS checks no revocation lists; remove the authority from ca",
     );
-  if (options.ticketKeys !== undefined)
-    throw new SocketError("ERR_UNSUPPORTED", `tls.ticketKeys ${said} resumes no sessions; leave it out`);
+  if (runtime !== "Node" && options.ticketKeys !== undefined) {
+    const why = runtime === "Bun" ? "ignores them" : "resumes no sessions";
+    refuse(`tls.ticketKeys needs Node, and this is ${runtime}: its TLS ${why}; leave it out`);
+  }
 };
 
 /** Throws `TypeError` where they cannot be read. */
@@ -389,6 +392,7 @@ const REASONS: Readonly<Record<string, string>> = {
     "the peer speaks HTTP in plain text (CONNECT), and this port is TLS from its first byte",
   "wrong version number": "the peer's first bytes are not TLS",
   "packet length too long": "the peer's bytes are not TLS, or a record is longer than may be",
+  "encrypted length too long": "the peer's bytes are not TLS, or a record is longer than may be",
   "data length too long": "the peer's bytes are not TLS, or a record is longer than may be",
   "bad record type": "the peer's bytes are not TLS",
   "unsupported protocol": "no version in common: the peer speaks only versions of TLS that are too old here",
@@ -450,7 +454,8 @@ const wordsOf = (error: Error & { reason?: string; code?: string }): string => {
     const [said, words] = Object.entries(RUSTLS).find(([said]) => message.includes(said)) ?? [];
     return words === undefined ? message : `${words} (${said})`;
   }
-  return Object.hasOwn(REASONS, reason) ? `${REASONS[reason]} (${reason})` : reason;
+  const known = reason.toLowerCase().replaceAll("_", " "); // BoringSSL, which is Bun's TLS, spells OpenSSL's reasons so
+  return Object.hasOwn(REASONS, known) ? `${REASONS[known]} (${reason})` : reason;
 };
 
 /** An error of TLS's as ours: `ERR_TLS` in a handshake; later only what is TLS's own, and else the connection's. */

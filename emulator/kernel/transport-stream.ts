@@ -2,9 +2,12 @@
 
 import type net from "node:net";
 import { Duplex } from "node:stream";
+import type tls from "node:tls";
+import { type Data, DONE } from "../../core/bytes/data.ts";
 import type { Address } from "../../core/net/address.ts";
+import type { TlsInfo } from "../../core/sockets/tls.ts";
 import { NodeTransport } from "./net-transport.ts";
-import type { Connection, Origin } from "./seam.ts";
+import { type Connection, FULL, type Origin } from "./seam.ts";
 
 const portOf = (address: Address | null): number | undefined =>
   address === null || address.family === "unix" ? undefined : address.port;
@@ -14,6 +17,7 @@ const hostOf = (address: Address | null): string | undefined =>
 /** Reads and writes `connection`, which has no other sink from now on. It has what a `NodeTransport` uses of a `net.Socket`. */
 export class TransportStream extends Duplex {
   readonly #connection: Connection;
+  #waiters: { readonly most: number; readonly resolve: () => void }[] = [];
 
   constructor(connection: Connection) {
     super({ allowHalfOpen: true });
@@ -35,8 +39,37 @@ export class TransportStream extends Duplex {
 
   override _write(chunk: Uint8Array, _encoding: string, done: (error?: Error | null) => void): void {
     const room = this.#connection.write(new Uint8Array(chunk)); // a copy: the chunk is TLS's again
-    if (room === undefined) done();
-    else void room.then(() => done());
+    const written = (): void => {
+      done();
+      this.#settle();
+    };
+    if (room === undefined) written();
+    else void room.then(written);
+  }
+
+  /** How many bytes of TLS the kernel does not have. */
+  get waiting(): number {
+    return this.writableLength + this.#connection.unsent;
+  }
+
+  /** Resolves when no more than `most` bytes wait in this stream, or it is destroyed. */
+  fewer(most: number): Promise<void> {
+    if (this.destroyed || this.writableLength <= most) return DONE;
+    return new Promise((resolve) => this.#waiters.push({ most, resolve }));
+  }
+
+  /** Resolves when the kernel has all that was written, or the stream is destroyed. */
+  async emptied(): Promise<void> {
+    await this.fewer(0);
+    if (!this.destroyed) await this.#connection.holder.drained?.();
+  }
+
+  #settle(): void {
+    if (this.#waiters.length === 0) return;
+    const left = this.destroyed ? 0 : this.writableLength;
+    const due = this.#waiters.filter(({ most }) => left <= most);
+    this.#waiters = this.#waiters.filter(({ most }) => left > most);
+    for (const { resolve } of due) resolve();
   }
 
   override _final(done: (error?: Error | null) => void): void {
@@ -48,6 +81,7 @@ export class TransportStream extends Duplex {
     if (readableEnded && writableFinished) void this.#connection.close();
     else this.#connection.abort();
     done(error);
+    this.#settle();
   }
 
   resetAndDestroy(): this {
@@ -99,6 +133,62 @@ export class TransportStream extends Duplex {
   }
 }
 
+/** A connection over such a stream, in plain. */
+class PlainTransport extends NodeTransport {
+  readonly #connection: Connection;
+  readonly #stream: TransportStream;
+
+  constructor(connection: Connection, stream: TransportStream, origin: Origin) {
+    super(stream as unknown as net.Socket, origin, connection);
+    this.#connection = connection;
+    this.#stream = stream;
+  }
+
+  override overStream(secured: tls.TLSSocket, origin: Origin, state: TlsInfo): NodeTransport {
+    return new SecuredTransport(this.#connection, this.#stream, secured, origin, this, state);
+  }
+}
+
+/** The same, secured. What TLS has taken is not gone: it may wait in the stream. */
+class SecuredTransport extends NodeTransport {
+  readonly #connection: Connection;
+  readonly #stream: TransportStream;
+
+  constructor(
+    connection: Connection,
+    stream: TransportStream,
+    ...given: ConstructorParameters<typeof NodeTransport>
+  ) {
+    super(...given);
+    this.#connection = connection;
+    this.#stream = stream;
+  }
+
+  override get fd(): number {
+    return this.#connection.fd;
+  }
+
+  override get unsent(): number {
+    return super.unsent + this.#stream.waiting;
+  }
+
+  override unacknowledged(): number | null {
+    return this.#connection.unacknowledged?.() ?? null;
+  }
+
+  override write(data: Data): Promise<void> | undefined {
+    const room = super.write(data);
+    const stream = this.#stream;
+    if (room === undefined) return stream.writableLength <= FULL ? undefined : stream.fewer(FULL);
+    return room.then(() => stream.fewer(FULL));
+  }
+
+  override async end(): Promise<void> {
+    await super.end();
+    await this.#stream.emptied();
+  }
+}
+
 /** The same connection over such a stream. */
 export const overStream = (connection: Connection, stream: TransportStream, origin: Origin): NodeTransport =>
-  new NodeTransport(stream as unknown as net.Socket, origin, connection);
+  new PlainTransport(connection, stream, origin);
