@@ -228,10 +228,11 @@ describe.each(places)("$name", (place) => {
     holdTime();
     const stream = { closeTimeout: 100 * T };
     const { told, client, request } = await meet(place, writesAll, stream, { idleTimeout: T });
-    for (let i = 0; i < 2; i++) await readSlowly(request, client, request.bytesWritten + 1);
+    // Once where a kernel takes that much of it at a time (Bun): the peer must not have it all.
+    for (let i = 0; i < 2 && request.wfile.unsent > SIZE / 2; i++)
+      await readSlowly(request, client, request.bytesWritten + 1);
     expect(told.of("timeout")).toEqual([]);
-    await pass(2 * T);
-    await told.next("end");
+    while (told.of("end").length === 0) await pass(2 * T); // a peer that reads ahead takes some more, and late
     expect(told.of("timeout")).toMatchObject([{ limit: "idleTimeout" }]);
     expect(told.of("end")).toMatchObject([{ failed: true }]);
   });

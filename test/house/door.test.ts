@@ -71,7 +71,7 @@ const OURS = new Set([
 const COMMON = new Set(
   [
     "net.Server net.Socket Socket Server dgram.Socket fd handle open listen close unref reset send shutdown binding reading",
-    "accept onread onconnection onmessage oncomplete getpeername getsockname setNoDelay setKeepAlive ssl",
+    "accept onread onconnection onmessage oncomplete getpeername getsockname setNoDelay setKeepAlive ssl socket drain",
   ].flatMap((words) => words.split(" ")),
 ).add("new net.Socket()");
 
