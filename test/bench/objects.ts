@@ -9,9 +9,9 @@
  *   before and after; beside them `POST /v1/sessions`, which waits for its result;
  * - `held`: one object that holds its connection by hand; beside it `pool`.
  *
- * One request at a time, so that a request's time is also the time for which its object runs, at most. Every answer is
- * compared. Rounds are interleaved, and who begins takes turns; reported are the medians over the rounds of each round's
- * median, and the medians of the ratios within a round with their 95 % intervals.
+ * One request at a time, so that a request's time is about that for which its object runs. Every answer is compared. Rounds are
+ * interleaved, and who begins takes turns; reported are the medians over the rounds of each round's median, and the medians of
+ * the ratios within a round with their 95 % intervals.
  */
 
 import http from "node:http";
@@ -96,7 +96,7 @@ for (let round = 0; round < rounds; round++) {
 }
 
 console.log(`${rounds} rounds of ${REQUESTS} requests\n`);
-console.log("| | ms | GB-s of a million, at most |");
+console.log("| | ms | GB-s of a million |");
 console.log("|---|---|---|");
 for (const kind of KINDS) {
   const ms = median(measured.map((runs) => runs[kind]?.p50us ?? Number.NaN)) / 1000;
