@@ -408,19 +408,19 @@ export interface RecordingChange {
 
 /** What passes over the connections of a plane, kept while a recording was started or somebody watches. */
 export interface RecordingPlane {
-  info(): RecordingInfo;
+  info(): MaybePromise<RecordingInfo>;
   /** Starts a recording, or gives the one that runs other limits. */
-  start(limits?: RecordingLimits): RecordingInfo;
+  start(limits?: RecordingLimits): MaybePromise<RecordingInfo>;
   /** Changes the limits, and starts nothing: they are those of a recording that runs, of who watches, and of what comes. */
-  limit(limits: RecordingLimits): RecordingInfo;
+  limit(limits: RecordingLimits): MaybePromise<RecordingInfo>;
   /** Stops it, and forgets what was kept. */
-  stop(): RecordingInfo;
+  stop(): MaybePromise<RecordingInfo>;
   /** Who sent datagrams, the newest first. */
-  flows(): readonly FlowInfo[];
+  flows(): MaybePromise<readonly FlowInfo[]>;
   /** What was said in the conversation of this session or flow, from event `after` on, at least one event, until they hold `maxBytes`; `null`: nothing of it is kept. */
-  part(id: string, after: number, maxBytes: number): RecordedPart | null;
+  part(id: string, after: number, maxBytes: number): MaybePromise<RecordedPart | null>;
   /** All of it as a transcript, line by line; nothing where nothing is kept. */
-  transcript(id: string): Iterable<string>;
+  transcript(id: string): Iterable<string> | AsyncIterable<string>;
   /** The conversations in which one side said these bytes. */
   find(bytes: Uint8Array, signal: AbortSignal): Promise<FoundBytes>;
   /** What changes, as it does, at most twice a second; what passes is kept until `signal` aborts. */
@@ -476,7 +476,7 @@ export interface ControlPlane {
   metrics(): MaybePromise<string | null>;
   /** Its rules of faults; absent where the platform has none, as a Worker. */
   readonly faults?: FaultPlane | undefined;
-  /** What passes; absent where the platform keeps none of it, as a Worker, or several processes. */
+  /** What passes; absent where the platform keeps none of it, as a Worker. */
   readonly recording?: RecordingPlane | undefined;
   /**
    * Says something again to a server. Rejects as `start` where that may not be dialled; what goes wrong later is in the answer.
@@ -484,9 +484,9 @@ export interface ControlPlane {
    */
   replay?(spec: ReplaySpec): Promise<Replayed>;
   /** What can be said again to by name. Absent as `recording`. */
-  entries?(): readonly EntryInfo[];
+  entries?(): MaybePromise<readonly EntryInfo[]>;
   /** The messages of a session or a flow; `null` where nothing of it is kept, or its entry has no `decode`. Absent as `recording`. */
-  messages?(id: string): DecodedPart | null;
+  messages?(id: string): MaybePromise<DecodedPart | null>;
   /** The app's pools; those of the children of a forking listener are not among them. */
   pools(): MaybePromise<readonly PoolInfo[]>;
   /**

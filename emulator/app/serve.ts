@@ -617,8 +617,7 @@ export const openApp = async <Context>(
   /** The class of what dials an entry of `dial`, with its rules of faults. */
   const dialling = (name: string | undefined): typeof TCPConnector =>
     faults === null || name === undefined ? Connector : faultyConnector(Connector, faults, name);
-  /** One process has what passes; of several, none. */
-  const recorder = parts === undefined || hosting.plane ? undefined : new parts.Recorder(hosting.sink);
+  const recorder = parts === undefined ? undefined : new parts.Recorder(hosting.sink);
   /** Where something can be said again: a listener of the app, an entry of its `dial`, or where its rules allow. */
   const targetOf = (to: string, allow: AllowList): ReplayTarget => {
     const at = [...open].find(([{ name }]) => name === to);

@@ -4,6 +4,7 @@
  */
 
 import { type App, isApp } from "../../core/app/app.ts";
+import type { MaybePromise } from "../../core/bytes/data.ts";
 import type { ControlPlane } from "../../core/control/plane.ts";
 import { jsonOf, plain } from "../../core/describe.ts";
 import { SocketError } from "../../core/errors.ts";
@@ -65,6 +66,19 @@ class Calls {
     this.#plane = plane;
   }
 
+  /** The number of a stream of what `open` gives; `null` where it gives nothing. */
+  async #stream(
+    open: (signal: AbortSignal) => MaybePromise<AsyncIterable<unknown> | null>,
+  ): Promise<number | null> {
+    const stopping = new AbortController();
+    const events = await open(stopping.signal);
+    if (events === null) return null;
+    const iterator = events[Symbol.asyncIterator]();
+    const stream = ++this.#given;
+    this.#streams.set(stream, { next: () => iterator.next(), stop: () => stopping.abort() });
+    return stream;
+  }
+
   async call(method: string, args: readonly unknown[]): Promise<unknown> {
     switch (method) {
       case "next": {
@@ -77,13 +91,18 @@ class Calls {
         return undefined;
       case "events": {
         const [id, after] = args as [string, number];
-        const stopping = new AbortController();
-        const events = await this.#plane.events(id, after, stopping.signal);
-        if (events === null) return null;
-        const iterator = events[Symbol.asyncIterator]();
-        const stream = ++this.#given;
-        this.#streams.set(stream, { next: () => iterator.next(), stop: () => stopping.abort() });
-        return stream;
+        return this.#stream((signal) => this.#plane.events(id, after, signal));
+      }
+      case "watch":
+        return this.#stream(async (signal) => this.#plane.recording?.watch(signal) ?? null);
+      case "recording": {
+        const [name, ...more] = args as [string, ...unknown[]];
+        const recording = this.#plane.recording as unknown as Record<string, (...args: unknown[]) => unknown>;
+        return recording?.[name]?.apply(recording, more);
+      }
+      case "find": {
+        const found = this.#plane.recording?.find(args[0] as Uint8Array, new AbortController().signal);
+        return (await found) ?? { ids: [], more: false };
       }
       default: {
         const call = (this.#plane as unknown as Record<string, (...args: unknown[]) => unknown>)[method];

@@ -3,17 +3,30 @@
 import type { ListenerLog } from "../../core/control/listeners.ts";
 import type {
   ControlPlane,
+  DecodedPart,
+  EntryInfo,
+  FlowInfo,
+  FoundBytes,
   Health,
   ListenerEvent,
   ListenerInfo,
+  RecordedPart,
+  RecordingChange,
+  RecordingInfo,
+  RecordingLimits,
+  RecordingPlane,
+  Replayed,
+  ReplaySpec,
   SessionEvent,
   SessionInfo,
   SessionPage,
   SessionQuery,
   SessionSpec,
 } from "../../core/control/plane.ts";
+import { RECORDING_BOUNDS } from "../../core/control/recording/bounds.ts";
 import { SocketError } from "../../core/errors.ts";
 import type { PoolInfo } from "../../core/handlers/client.ts";
+import { formatHeader } from "../../core/testing/transcript/form.ts";
 import type { WorkerProcess } from "./worker.ts";
 
 export { ListenerLog } from "../../core/control/listeners.ts";
@@ -81,6 +94,167 @@ export interface Clustered {
   readonly closing: boolean;
 }
 
+const AGAIN = 1_000; // ms: how often one that watches looks for workers that came since
+
+/** What passes in all workers: each keeps its share, by its share of the bounds. */
+class ClusterRecording implements RecordingPlane {
+  readonly #cluster: Clustered;
+  readonly #told = new WeakSet<WorkerProcess>(); // that have the bounds, and record if it was started
+  #limits: Required<RecordingLimits> = {
+    maxBytes: RECORDING_BOUNDS.maxBytes,
+    maxConnections: RECORDING_BOUNDS.maxConnections,
+  };
+  #started = false;
+
+  constructor(cluster: Clustered) {
+    this.#cluster = cluster;
+  }
+
+  async info(): Promise<RecordingInfo> {
+    return this.#sum(await this.#ask<RecordingInfo>("info"));
+  }
+
+  async start(limits: RecordingLimits = {}): Promise<RecordingInfo> {
+    this.#limits = { ...this.#limits, ...limits };
+    this.#started = true;
+    return this.#sum(await this.#ask<RecordingInfo>("start", this.#share()));
+  }
+
+  async limit(limits: RecordingLimits): Promise<RecordingInfo> {
+    this.#limits = { ...this.#limits, ...limits };
+    return this.#sum(await this.#ask<RecordingInfo>("limit", this.#share()));
+  }
+
+  async stop(): Promise<RecordingInfo> {
+    this.#started = false;
+    return this.#sum(await this.#ask<RecordingInfo>("stop"));
+  }
+
+  async flows(): Promise<readonly FlowInfo[]> {
+    const all = (await this.#ask<readonly FlowInfo[]>("flows")).flat();
+    return all.sort((one, other) => (one.id < other.id ? 1 : -1));
+  }
+
+  async part(id: string, after: number, maxBytes: number): Promise<RecordedPart | null> {
+    const [part = null] = await this.#ask<RecordedPart>("part", id, after, maxBytes);
+    return part;
+  }
+
+  async *transcript(id: string): AsyncGenerator<string, void, undefined> {
+    let after = 0;
+    for (;;) {
+      const part = await this.part(id, after, RECORDING_BOUNDS.part);
+      if (part === null) return;
+      if (after === 0) yield formatHeader(part);
+      for (const event of part.events) yield `${JSON.stringify(event)}\n`;
+      after = part.next;
+      if (after >= part.total) return;
+    }
+  }
+
+  async find(bytes: Uint8Array): Promise<FoundBytes> {
+    const workers = this.#cluster.serving();
+    const all = await Promise.all(
+      workers.map((one) => one.call<FoundBytes>("find", bytes).catch(() => null)),
+    );
+    const ids = all.flatMap((found) => found?.ids ?? []).sort((one, other) => (one < other ? 1 : -1));
+    return { ids, more: all.some((found) => found?.more) };
+  }
+
+  /** The changes of all workers, one after the other: a worker is asked for the next one when its last was taken. */
+  async *watch(signal: AbortSignal): AsyncGenerator<RecordingChange, void, undefined> {
+    const changes: { readonly change: RecordingChange; readonly taken: () => void }[] = [];
+    const infos = new Map<WorkerProcess, RecordingInfo>();
+    const following = new Set<WorkerProcess>();
+    let wake = (): void => {};
+    const left = (): void => wake();
+    signal.addEventListener("abort", left, { once: true });
+    const follow = async (worker: WorkerProcess): Promise<void> => {
+      following.add(worker);
+      try {
+        await this.#prepare(worker);
+        const stream = await worker.call<number | null>("watch");
+        if (stream === null) return;
+        for await (const change of followed<RecordingChange>(worker, stream, signal)) {
+          infos.set(worker, change.recording);
+          const taken = Promise.withResolvers<void>();
+          changes.push({ change, taken: taken.resolve });
+          wake();
+          await taken.promise;
+        }
+      } catch {
+        // It is gone, and what it kept with it.
+      } finally {
+        infos.delete(worker);
+        following.delete(worker);
+      }
+    };
+    try {
+      for (let id = 1; !signal.aborted; id++) {
+        for (const worker of this.#cluster.serving()) if (!following.has(worker)) void follow(worker);
+        if (changes.length === 0) {
+          await new Promise<void>((resolve) => {
+            const timer = setTimeout(resolve, AGAIN);
+            wake = () => {
+              clearTimeout(timer);
+              resolve();
+            };
+            if (signal.aborted) wake();
+          });
+        }
+        const next = changes.shift();
+        next?.taken();
+        if (next !== undefined) yield { ...next.change, id, recording: this.#sum([...infos.values()]) };
+      }
+    } finally {
+      signal.removeEventListener("abort", left);
+      for (const { taken } of changes) taken();
+    }
+  }
+
+  #share(): RecordingLimits {
+    const count = Math.max(1, this.#cluster.serving().length);
+    const { maxBytes, maxConnections } = this.#limits;
+    return {
+      maxBytes: Math.max(RECORDING_BOUNDS.leastBytes, Math.floor(maxBytes / count)),
+      maxConnections: Math.ceil(maxConnections / count),
+    };
+  }
+
+  /** One that came since knows neither the bounds nor whether it is to record. */
+  async #prepare(worker: WorkerProcess): Promise<void> {
+    if (this.#told.has(worker)) return;
+    this.#told.add(worker);
+    await worker.call("recording", this.#started ? "start" : "limit", this.#share());
+  }
+
+  /** What all say of what they keep; those that say nothing, or are gone, are left out. */
+  async #ask<T>(name: string, ...args: readonly unknown[]): Promise<T[]> {
+    const asked = this.#cluster.serving().map(async (worker) => {
+      try {
+        await this.#prepare(worker);
+        return await worker.call<T | null>("recording", name, ...args);
+      } catch {
+        return null;
+      }
+    });
+    return (await Promise.all(asked)).filter((answer) => answer !== null) as T[];
+  }
+
+  #sum(all: readonly RecordingInfo[]): RecordingInfo {
+    const sumOf = (name: "bytes" | "conversations" | "dropped"): number =>
+      all.reduce((sum, info) => sum + info[name], 0);
+    return {
+      on: all.some(({ on }) => on),
+      started: this.#started,
+      ...this.#limits,
+      bytes: sumOf("bytes"),
+      conversations: sumOf("conversations"),
+      dropped: sumOf("dropped"),
+    };
+  }
+}
+
 /**
  * Asks all workers, and puts together what they say. A session is in the process that has its connection, so that those of a worker
  * that is gone are gone with it; those that are dialled run in the first.
@@ -88,11 +262,13 @@ export interface Clustered {
 export class ClusterPlane implements ControlPlane {
   readonly #cluster: Clustered;
   readonly #log: ListenerLog;
+  readonly recording: RecordingPlane;
 
   /** `log`: what the workers tell. */
   constructor(cluster: Clustered, log: ListenerLog) {
     this.#cluster = cluster;
     this.#log = log;
+    this.recording = new ClusterRecording(cluster);
   }
 
   async health(): Promise<Health> {
@@ -176,6 +352,22 @@ export class ClusterPlane implements ControlPlane {
     return this.#find("end", id, graceful);
   }
 
+  replay(spec: ReplaySpec): Promise<Replayed> {
+    const worker = this.#cluster.dialler();
+    if (worker !== null) return worker.call("replay", spec);
+    throw new SocketError("ERR_PLATFORM", "the worker that dials is being started; ask again");
+  }
+
+  async entries(): Promise<readonly EntryInfo[]> {
+    const [entries = []] = await this.#all<readonly EntryInfo[]>("entries");
+    return entries;
+  }
+
+  async messages(id: string): Promise<DecodedPart | null> {
+    const all = await this.#all<DecodedPart | null>("messages", undefined, id);
+    return all[0] ?? null;
+  }
+
   /** What all say; one that is gone before it answers says nothing. */
   async #all<T>(
     method: string,
@@ -196,18 +388,18 @@ export class ClusterPlane implements ControlPlane {
   }
 }
 
-/** The events of a session of another process: each is asked for when it is wanted. */
-async function* followed(
+/** What another process tells of a session, or of what it records: each is asked for when it is wanted. */
+async function* followed<Event>(
   worker: WorkerProcess,
   stream: number,
   signal: AbortSignal,
-): AsyncGenerator<SessionEvent, void, undefined> {
+): AsyncGenerator<Event, void, undefined> {
   const stop = (): void => void worker.call("stop", stream).catch(() => {});
   signal.addEventListener("abort", stop);
   try {
     for (;;) {
       const { done, value } = await worker
-        .call<{ readonly done: boolean; readonly value?: SessionEvent }>("next", stream)
+        .call<{ readonly done: boolean; readonly value?: Event }>("next", stream)
         .catch(() => ({ done: true, value: undefined })); // its process is gone
       if (done || value === undefined) return;
       yield value;

@@ -7,6 +7,7 @@ import { join } from "node:path";
 import type { SockletEvent } from "socklet";
 import { controlClient } from "socklet/control";
 import { type ClusterOptions, type ClusterServer, serveCluster } from "socklet/emulator";
+import { parseTranscript } from "socklet/testing";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { ownCertificates } from "../peers/certificates.ts";
 import { allOf, ask, Datagrams, pidAt, pidsAt, placeOf, runs } from "./clustered.ts";
@@ -220,6 +221,57 @@ test("one control plane has the listeners, the sessions and the counts of all wo
   for await (const { type } of events) rest.push(type);
   expect(rest.at(-1)).toBe("cut");
   for (const socket of sockets) socket.destroy();
+});
+
+test("what passes in all workers is recorded, found, watched and said again, by bounds that hold for all together", async () => {
+  await using server = await cluster({ control: { port: 0 } });
+  const [tcp = ""] = urls(server);
+  const { url, token } = server.control as { url: string; token: string };
+  const { recording, sessions, replay, entries } = controlClient(url, { token });
+  const limits = { maxBytes: 8 * 1024 ** 2, maxConnections: 1_000 };
+  expect(await recording.start(limits)).toMatchObject({
+    on: true,
+    started: true,
+    ...limits,
+    conversations: 0,
+  });
+  const leaving = new AbortController();
+  const changes = recording.watch({ signal: leaving.signal });
+  for (let workers = 0; workers < 2; workers++) await changes.next(); // both are watched from here on
+  const pids = await pidsAt(async () => Number((await ask(tcp, "a needle")).words[0]), 2);
+  expect(pids.size).toBe(2);
+  const seen = new Set<string>();
+  const { ids } = await recording.find("a needle");
+  expect(ids.length).toBeGreaterThanOrEqual(2);
+  for await (const change of changes) {
+    expect(change.recording).toMatchObject(limits);
+    for (const { id } of change.sessions) seen.add(id);
+    if (ids.every((id) => seen.has(id))) break;
+  }
+  leaving.abort();
+  const spoke = new Set<number>();
+  for (const id of ids) {
+    const { events, kind } = parseTranscript(await recording.transcript(id));
+    expect([kind, events.length]).toEqual(["stream", (await recording.part(id)).total]);
+    for (const event of events) {
+      if ("data" in event && event.from === "server")
+        spoke.add(Number.parseInt(String(Buffer.from(event.data)), 10));
+    }
+  }
+  expect(spoke).toEqual(pids);
+  const { started, conversations, bytes } = await recording.info();
+  expect([started, conversations]).toEqual([true, ids.length]);
+  expect(bytes).toBeGreaterThan(ids.length * 10);
+  expect((await entries())[0]).toMatchObject({ on: "listen", address: tcp });
+  const again = await replay({ to: tcp.replace(/^tcp:\/\//, ""), pieces: ["hello\n"] }).catch(
+    (error) => error,
+  );
+  expect(again.code ?? again.error).toBe("ERR_REFUSED"); // the app allows no address
+  const said = await replay({ to: (await entries())[0]?.entry ?? "", pieces: ["hello\n"] });
+  expect(said.error).toBeNull();
+  expect((await sessions.list({ limit: 1 })).sessions).toHaveLength(1);
+  expect(await recording.stop()).toMatchObject({ started: false, conversations: 0, bytes: 0 });
+  await expect(recording.part(ids[0] ?? "")).rejects.toMatchObject({ code: "ENOENT" });
 });
 
 test("sessions that last are the first worker's, and go on in its successor", async () => {

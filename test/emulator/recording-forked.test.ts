@@ -34,7 +34,7 @@ const served = async () => {
   const over = async (name: string): Promise<void> => {
     await (await ask("GET", `/sessions/${await newest(name)}/events`)).text();
   };
-  return { ask, urlOf, kept, over };
+  return { ask, urlOf, kept, over, newest };
 };
 
 const dial = async (url: string): Promise<StreamSocket> => {
@@ -213,4 +213,17 @@ test("the datagrams of a listener that forks", async () => {
   const answer = await ask("GET", `/recording/${flows[0]?.id}/transcript`);
   const { events } = parseTranscript(await answer.text());
   expect([flows.length, said(events, "client"), said(events, "server")]).toEqual([1, "onetwo", "onetwo"]);
+});
+
+test("a connection that a child has is not closed gracefully from here: that says what can be done instead", async () => {
+  const { ask, urlOf, newest } = await served();
+  const socket = await dial(urlOf("child"));
+  expect(await socket.rfile.line()).toBe("ready");
+  const refused = await ask("DELETE", `/sessions/${await newest("child")}?graceful=true`);
+  expect([refused.status, (await refused.json()) as object]).toMatchObject([
+    501,
+    { code: "ERR_UNSUPPORTED", detail: expect.stringContaining("half-close it") },
+  ]);
+  await socket.sendall("still\nQUIT\n");
+  expect(await untilEnd(socket)).toBe("STILL\nQUIT\n");
 });

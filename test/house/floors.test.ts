@@ -84,7 +84,15 @@ const ROOMS: Readonly<Record<string, Room>> = {
     packages: /^(node:|@hono\/node-server$)/,
   },
   "emulator/cluster": {
-    below: [...APP, ...CONTROL, ...KERNEL, "emulator/servers", "emulator/servers/forking", "emulator/app"],
+    below: [
+      ...APP,
+      ...CONTROL,
+      ...KERNEL,
+      "core/testing/transcript",
+      "emulator/servers",
+      "emulator/servers/forking",
+      "emulator/app",
+    ],
     packages: /^node:/,
   },
   "emulator/otel": { below: [...SERVE, ...KERNEL], packages: /^(node:|@opentelemetry\/api$)/ },

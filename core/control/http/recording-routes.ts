@@ -3,7 +3,7 @@
  *
  * | | scope | |
  * |---|---|---|
- * | `GET /v1/recording` | read | `{ recording }`: whether what passes is kept, and its bounds; of one process, not of a Worker |
+ * | `GET /v1/recording` | read | `{ recording }`: whether what passes is kept, and its bounds; not of a Worker |
  * | `PUT /v1/recording` | run | starts one, or changes its bounds: `{ maxBytes, maxConnections }` |
  * | `PATCH /v1/recording` | run | changes its bounds, and those of what is kept while somebody watches; starts nothing |
  * | `DELETE /v1/recording` | run | stops it, and forgets what was kept |
@@ -27,20 +27,24 @@ import { type AddRoute, found, json, jsonBody, queryOf, stream } from "./routes.
 
 /** Adds the routes: `controlRoutes(setup, recordingRoutes)`. A plane without a recording answers 501. */
 export const recordingRoutes = (route: AddRoute): void => {
-  route("GET", "/v1/recording", "read", (c, plane) => json(c, { recording: recordingOf(plane).info() }));
+  route("GET", "/v1/recording", "read", async (c, plane) =>
+    json(c, { recording: await recordingOf(plane).info() }),
+  );
 
   route("PUT", "/v1/recording", "run", async (c, plane) => {
     const recording = recordingOf(plane);
     const limits = read(await jsonBody(c), LIMITS);
-    return json(c, { recording: recording.start(limits) });
+    return json(c, { recording: await recording.start(limits) });
   });
 
   route("PATCH", "/v1/recording", "run", async (c, plane) => {
     const recording = recordingOf(plane);
-    return json(c, { recording: recording.limit(read(await jsonBody(c), LIMITS)) });
+    return json(c, { recording: await recording.limit(read(await jsonBody(c), LIMITS)) });
   });
 
-  route("DELETE", "/v1/recording", "run", (c, plane) => json(c, { recording: recordingOf(plane).stop() }));
+  route("DELETE", "/v1/recording", "run", async (c, plane) =>
+    json(c, { recording: await recordingOf(plane).stop() }),
+  );
 
   // Bytes may hold passwords: to see them takes what it takes to send them.
   route("GET", "/v1/recording/events", "run", (c, plane) => {
@@ -48,7 +52,9 @@ export const recordingRoutes = (route: AddRoute): void => {
     return stream(c, (_, signal) => recording.watch(signal));
   });
 
-  route("GET", "/v1/recording/flows", "read", (c, plane) => json(c, { flows: recordingOf(plane).flows() }));
+  route("GET", "/v1/recording/flows", "read", async (c, plane) =>
+    json(c, { flows: await recordingOf(plane).flows() }),
+  );
 
   route("GET", "/v1/recording/find", "run", async (c, plane) => {
     const recording = recordingOf(plane);
@@ -58,30 +64,31 @@ export const recordingRoutes = (route: AddRoute): void => {
   const unrecorded =
     "nothing is kept of such a session or flow: what passed before the recording began is not, and what is over its bounds is let go of";
 
-  route("GET", "/v1/recording/:id", "run", (c, plane) => {
+  route("GET", "/v1/recording/:id", "run", async (c, plane) => {
     const recording = recordingOf(plane);
     const { after = 0, bytes = RECORDING_BOUNDS.part } = read(queryOf(c), PART);
     const id = c.req.param("id") as string;
-    return json(c, found(isSessionId(id) ? recording.part(id, after, bytes) : null, unrecorded));
+    return json(c, found(isSessionId(id) ? await recording.part(id, after, bytes) : null, unrecorded));
   });
 
-  route("GET", "/v1/recording/:id/messages", "run", (c, plane) => {
+  route("GET", "/v1/recording/:id/messages", "run", async (c, plane) => {
     recordingOf(plane);
-    const messages = plane.messages?.(c.req.param("id") as string) ?? null;
+    const messages = (await plane.messages?.(c.req.param("id") as string)) ?? null;
     return json(c, found(messages, `${unrecorded}; or its entry of the app has no decode`));
   });
 
-  route("GET", "/v1/recording/:id/transcript", "run", (c, plane) => {
-    const lines = recordingOf(plane)
-      .transcript(c.req.param("id") as string)
-      [Symbol.iterator]();
-    const first = lines.next();
-    if (first.done) found(null, unrecorded);
+  route("GET", "/v1/recording/:id/transcript", "run", async (c, plane) => {
+    const recording = recordingOf(plane);
+    const lines = (async function* () {
+      yield* recording.transcript(c.req.param("id") as string);
+    })();
+    const first = await lines.next();
+    const head = first.done ? found<string>(null, unrecorded) : first.value;
     const encoder = new TextEncoder();
     const text = new ReadableStream({
-      start: (controller) => controller.enqueue(encoder.encode(first.value as string)),
-      pull: (controller) => {
-        const { done, value } = lines.next();
+      start: (controller) => controller.enqueue(encoder.encode(head)),
+      pull: async (controller) => {
+        const { done, value } = await lines.next();
         if (done) controller.close();
         else controller.enqueue(encoder.encode(value));
       },
@@ -89,9 +96,9 @@ export const recordingRoutes = (route: AddRoute): void => {
     return c.body(text, 200, { "Content-Type": "application/jsonl; charset=utf-8" });
   });
 
-  route("GET", "/v1/entries", "read", (c, plane) => {
+  route("GET", "/v1/entries", "read", async (c, plane) => {
     if (plane.entries === undefined) throw unrecordable("says nothing again");
-    return json(c, { entries: plane.entries() });
+    return json(c, { entries: await plane.entries() });
   });
 
   route("POST", "/v1/replays", "run", async (c, plane) => {
@@ -102,12 +109,7 @@ export const recordingRoutes = (route: AddRoute): void => {
 };
 
 const unrecordable = (what: string): HttpError => {
-  const who = "a Worker, and an app that is served by several processes (--workers)";
-  return new HttpError(
-    501,
-    "ERR_UNSUPPORTED",
-    `${who}, ${what}. Serve the app by one process: socklet serve`,
-  );
+  return new HttpError(501, "ERR_UNSUPPORTED", `a Worker ${what}; serve the app with \`socklet serve\``);
 };
 
 const recordingOf = ({ recording }: ControlPlane): RecordingPlane => {
