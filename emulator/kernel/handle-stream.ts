@@ -178,9 +178,11 @@ export abstract class HandleStream extends Intake implements StreamOwner, Linger
 
   /** The shutdown is done, or failed. */
   shut(status: number): void {
+    const ending = this.#ending;
     this.#shutting = false;
-    if (status < 0 && status !== NOT_CONNECTED) this.#ending?.reject(named(status, "EPIPE"));
-    else this.#ending?.resolve();
+    this.#ending = null;
+    if (status < 0 && status !== NOT_CONNECTED) ending?.reject(named(status, "EPIPE"));
+    else ending?.resolve();
     if (this.#aborting) this.abort();
   }
 
@@ -191,10 +193,15 @@ export abstract class HandleStream extends Intake implements StreamOwner, Linger
       this.destroy();
       return;
     }
+    this.linger();
+    this.resume();
+  }
+
+  /** It is destroyed when its output need not be waited for any more. */
+  protected linger(): void {
     this.handle.unref(); // it must not keep a process from ending
     this.dropping = true;
     this.#stopLinger = linger(this, () => this.destroy());
-    this.resume();
   }
 
   abort(): void {

@@ -360,6 +360,10 @@ export const stopReading = (socket: net.Socket): void => {
   handle.reading = false; // as Node notes it
 };
 
+/** How many bytes a connected socket's handle has that the kernel has not taken; 0 where it has none any more. */
+export const queuedIn = (socket: net.Socket): number =>
+  (socket as unknown as { readonly _handle?: Partial<StreamHandle> | null })._handle?.writeQueueSize ?? 0;
+
 /** Has input wait in the kernel under a TLS socket, or come again: by the handle of the connection that it secures. */
 export const holdInput = (plain: net.Socket, hold: boolean): void => {
   const { _handle: handle } = plain as unknown as {

@@ -16,7 +16,13 @@ import type { Capabilities, KernelSocket, StreamTransport } from "../../core/soc
 import type { Holder, Kernel } from "./descriptors/kernel.ts";
 import type { Settable } from "./descriptors/plain-options.ts";
 import { afterWrite, HandleStream } from "./handle-stream.ts";
-import { type SecureHandle, type StreamBinding, takeSecureHandle, type WriteRequest } from "./handles.ts";
+import {
+  queuedIn,
+  type SecureHandle,
+  type StreamBinding,
+  takeSecureHandle,
+  type WriteRequest,
+} from "./handles.ts";
 import { socketHolder } from "./holders.ts";
 import { fresh } from "./intake.ts";
 import {
@@ -75,6 +81,7 @@ class TlsTransport extends HandleStream implements Connection {
   #origin: Origin;
   #kernel: Kernel | undefined;
   #resumed = false;
+  #leaves = false; // it is destroyed when the end is sent
   #early: Buffer<ArrayBuffer> | null; // what the TLSSocket had read
   #long = 0; // records in a row that were as long as may be
   #slab: Uint8Array<ArrayBuffer> | null = null; // where long records are put together
@@ -306,6 +313,20 @@ class TlsTransport extends HandleStream implements Connection {
     // What OpenSSL itself has to say may still be on its way: a shutdown now would overtake the close_notify.
     if (this.handle.writeQueueSize > 0) this.#send(EMPTY);
     else super.shutdown();
+  }
+
+  leave(): boolean {
+    if (!this.ended || this.writing > 0 || this.closed || this.handle.writeQueueSize > 0) return false;
+    this.#leaves = true;
+    super.shutdown();
+    if (queuedIn(this.#before.socket) === 0) this.destroy();
+    else this.linger(); // no room for the close_notify: the peer reads nothing
+    return true;
+  }
+
+  override shut(status: number): void {
+    super.shut(status);
+    if (this.#leaves) this.destroy();
   }
 
   protected letGo(reset: boolean): void {

@@ -196,11 +196,11 @@ const BOUNDS = {
   connect: `a connection has a reader, a writer, a transport and a handler; bare Node's echo has all of them in one object. Without a
   \`net.Socket\`, with one timer for all, and with a close that sends no end if the peer has ended, the CPU is 1.05 times bare Node's
   (before, 1.6).`,
-  tls: `Socklet reads and writes a \`TLSSocket\`, as bare Node does; beside it stand a reader, a writer, a transport and a handler. OpenSSL gives a
-  record at a time, 16 KiB at most: bulk is 64 reads and 64 awaited writes a MiB, where bare Node's echo awaits nothing. Of a handshake, the
-  cryptography is three quarters; all handshakes of a listener share one timer, and the peer's address is asked for once, where it was a timer
-  each and three system calls. Not done: reading and writing by OpenSSL's own handle, as plain connections do by theirs, which would leave out
-  the \`TLSSocket\`.`,
+  tls: `nearly all of an echo is OpenSSL's work and the system call, which are bare Node's, too. Socklet reads and writes by Node's TLS handle, past
+  the streams of the \`TLSSocket\`, and puts the records of large writes together, so that bulk wakes its handler once for 64 KiB. The handshake is
+  a \`TLSSocket\`'s, as bare Node's is, of which the cryptography is three quarters; to that come a reader, a writer, three transports (before,
+  in and after the handshake) and a handler. All handshakes of a listener share one timer, a close whose peer has ended waits for nothing, and the
+  peer's address is asked for once.`,
   idle: `the objects of a connection, as above. It holds no buffers. Without a \`net.Socket\` and a timer of its own it is half of what it was.`,
   start: `it was 3.2 times. Node's modules, koffi and the control plane are loaded when they are needed, and the package is a few files. What
   is left is V8's: compiling 300 KB (14 ms), setting them up and linking them. Minifying gains 3 ms, but makes the names in a stack

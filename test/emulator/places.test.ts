@@ -108,6 +108,11 @@ if (own !== null) {
   const less = runtime === "Deno" ? onDeno : {}; // docs/runtimes.md
   streamConformance({ name: "Node TLS", dial, ...less });
   streamConformance({ name: "Node TLS, dialled", dial, ...less }, "served");
+  if (intake.on) {
+    const dialByData = (): Promise<StreamSocket> => byData(dial);
+    streamConformance({ name: "Node TLS, read by 'data'", dial: dialByData });
+    streamConformance({ name: "Node TLS, dialled, read by 'data'", dial: dialByData }, "served");
+  }
   if (runtime === "Node")
     streamConformance({ name: "Node TLS, forking", dial: () => dialTls(forkingTls as never) });
 }

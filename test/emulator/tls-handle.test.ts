@@ -12,7 +12,7 @@ import { intake } from "../../emulator/kernel/intake.ts";
 import type { Connection } from "../../emulator/kernel/seam.ts";
 import { ownCertificates } from "../peers/certificates.ts";
 import { peer } from "../peers/peer.ts";
-import { start } from "../peers/program.ts";
+import { python, start } from "../peers/program.ts";
 
 const own = ownCertificates();
 const { ca = "", cert = "", key = "" } = own ?? {};
@@ -276,6 +276,32 @@ describe.skipIf(own === null || peer("openssl") === null)("openssl", () => {
     expect(stderr).toContain("KEYUPDATE");
     expect(`${stdout}${stderr}`).not.toMatch(/unexpected eof|errno/);
     expect(String(stdout)).toContain("closed");
+  });
+});
+
+describe.skipIf(own === null || peer("python3") === null)("Python's ssl", () => {
+  test("ends first, and waits for the close_notify of a handler that had nothing left to say", async () => {
+    const port = await serve(
+      streamHandler(async ({ rfile, wfile }) => {
+        for await (const line of rfile.lines()) wfile.write(`${line}\n`);
+      }),
+    );
+    const said = await python(
+      `
+import socket, ssl, sys
+context = ssl.create_default_context(cafile=sys.argv[2])
+for _ in range(20):
+    with socket.create_connection(("127.0.0.1", int(sys.argv[1]))) as plain:
+        with context.wrap_socket(plain, server_hostname="localhost") as secured:
+            secured.sendall(b"hello\\n")
+            assert secured.recv(100) == b"hello\\n"
+            left = secured.unwrap() # throws where the stream ends without a close_notify
+            assert left.recv(1) == b""
+print("clean")
+`,
+      [port, `${own?.folder}/ca.pem`],
+    );
+    expect(said).toBe("clean\n");
   });
 });
 

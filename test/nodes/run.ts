@@ -10,7 +10,11 @@ import { join } from "node:path";
 
 const root = join(import.meta.dirname, "../..");
 const vitest = join(root, "node_modules/vitest/vitest.mjs");
-const tests = ["test/emulator/places.test.ts", "test/emulator/handle.test.ts"];
+const tests = [
+  "test/emulator/places.test.ts",
+  "test/emulator/handle.test.ts",
+  "test/emulator/tls-handle.test.ts",
+];
 
 const { dependencies } = JSON.parse(readFileSync(join(import.meta.dirname, "package.json"), "utf8"));
 
