@@ -415,13 +415,14 @@ export interface SecureHandle extends StreamHandle {
  */
 export const takeSecureHandle = <T>(
   secured: tls.TLSSocket,
-  make: (handle: SecureHandle, node: StreamBinding, early: Buffer<ArrayBuffer> | null) => T,
+  make: (handle: SecureHandle, node: StreamBinding, early: Buffer<ArrayBuffer>[]) => T,
 ): T | null => {
   const { _handle: handle } = secured as unknown as { readonly _handle?: SecureHandle | null };
   const node = streamBinding();
   if (node === null || !handle || typeof handle.onerror !== "function" || !isFit(handle)) return null;
   secured.pause();
-  const early = secured.read() as Buffer<ArrayBuffer> | null;
+  const early: Buffer<ArrayBuffer>[] = [];
+  for (let bytes = secured.read(); bytes !== null; bytes = secured.read()) early.push(bytes); // a read gives all up to Node 24, a piece in Node 26
   stopReading(secured); // read() has asked for more
   return make(handle, node, early);
 };

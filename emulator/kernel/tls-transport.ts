@@ -82,7 +82,7 @@ class TlsTransport extends HandleStream implements Connection {
   #kernel: Kernel | undefined;
   #resumed = false;
   #leaves = false; // it is destroyed when the end is sent
-  #early: Buffer<ArrayBuffer> | null; // what the TLSSocket had read
+  #early: readonly Buffer<ArrayBuffer>[]; // what the TLSSocket had read
   #long = 0; // records in a row that were as long as may be
   #slab: Uint8Array<ArrayBuffer> | null = null; // where long records are put together
   #at = 0; // where in it the next one goes
@@ -97,7 +97,7 @@ class TlsTransport extends HandleStream implements Connection {
     handle: SecureHandle,
     node: StreamBinding,
     secured: tls.TLSSocket,
-    early: Buffer<ArrayBuffer> | null,
+    early: readonly Buffer<ArrayBuffer>[],
     before: OverSocket,
     origin: Origin,
     state: TlsInfo,
@@ -139,7 +139,7 @@ class TlsTransport extends HandleStream implements Connection {
   override resume(): void {
     if (!this.#resumed) {
       this.#resumed = true;
-      if (this.#early !== null || this.ended) queueMicrotask(() => this.#giveEarly());
+      if (this.#early.length > 0 || this.ended) queueMicrotask(() => this.#giveEarly());
     }
     super.resume();
   }
@@ -148,10 +148,10 @@ class TlsTransport extends HandleStream implements Connection {
   #giveEarly(): void {
     if (this.closed) return;
     const early = this.#early;
-    this.#early = null;
-    if (early !== null) {
+    this.#early = [];
+    for (const { buffer, byteOffset, length } of early) {
       if (this.dropping) this.dropped++;
-      else this.sink?.data(new Uint8Array(early.buffer, early.byteOffset, early.length));
+      else this.sink?.data(new Uint8Array(buffer, byteOffset, length));
     }
     if (this.ended) this.cameEnd();
   }
@@ -349,8 +349,8 @@ class TlsTransport extends HandleStream implements Connection {
 
   toNode(): OverSocket {
     this.pause();
-    const unread = Buffer.concat([this.#early ?? EMPTY, this.#held() ?? EMPTY]);
-    this.#early = null;
+    const unread = Buffer.concat([...this.#early, this.#held() ?? EMPTY]);
+    this.#early = [];
     const origin = { ...this.#origin, early: unread.length > 0 ? unread : undefined };
     return this.#before.overStream(this.#secured, origin, this.tls);
   }
