@@ -24,7 +24,7 @@ import { NodeTransport } from "../kernel/net-transport.ts";
 import type { Connection, Origin } from "../kernel/seam.ts";
 import type { LastSession } from "../kernel/tls.ts";
 import { connects, requests, type TracedRequest, traced } from "../kernel/tracing.ts";
-import { heldRequest, type RequestAtEdge } from "./edge.ts";
+import { edgeHolds, heldRequest, type RequestAtEdge } from "./edge.ts";
 import { zoned } from "./names.ts";
 import { asShared, currentRequest, transportClass } from "./ownership.ts";
 
@@ -44,7 +44,8 @@ export const dial = (
   options: ConnectOptions,
   dialling: Dialling = {},
 ): Promise<Connection> => {
-  const held = heldRequest(currentRequest());
+  const held = edgeHolds() ? heldRequest(currentRequest()) : undefined;
+  if (held === undefined && !connects.hasSubscribers) return dialOne(endpoint, options, dialling);
   const open = (): Promise<Connection> =>
     held === undefined
       ? dialOne(endpoint, options, dialling)

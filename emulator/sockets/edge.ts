@@ -95,13 +95,17 @@ export const checkDatagrams = (owner: object | undefined): void => {
   if (rules?.holds("udp")) throw rules.met("udp", "a socket of datagrams");
 };
 
-const requests = new WeakMap<object, RequestAtEdge>();
+let requests: WeakMap<object, RequestAtEdge> | null = null; // none before an app is held to the rules: a dial looks at nothing else then
 
 /** Holds the request that `owner` stands for to the rules. */
 export const hold = (owner: object, rules: EdgeRules): void => {
+  requests ??= new WeakMap();
   requests.set(owner, new RequestAtEdge(rules));
 };
 
 /** The request of this owner, if it is held. */
 export const heldRequest = (owner: object | undefined): RequestAtEdge | undefined =>
-  owner === undefined ? undefined : requests.get(owner);
+  owner === undefined ? undefined : requests?.get(owner);
+
+/** Whether any request of this process is held. */
+export const edgeHolds = (): boolean => requests !== null;
