@@ -198,7 +198,10 @@ program
   .option("--listen <address>", "as its server: host:port; port 0 is a free one")
   .option("--connection <number>", "only this one of its connections", count(1, Number.MAX_SAFE_INTEGER))
   .option("--paced", "pause as long as when it was recorded")
-  .option("--ca <file>", "with tls://, trust the authorities in this file (PEM) instead of the system's")
+  .option(
+    "--ca <file>",
+    "with --to, where the server speaks TLS: trust the authorities in this file (PEM) instead of the system's",
+  )
   .option("--timeout <ms>", "how long each step may wait for the other side", milliseconds, 10_000)
   .action(async (file, flags) => (await import("./wire/transcripts.ts")).replayFile(file, flags));
 

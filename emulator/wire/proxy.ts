@@ -162,6 +162,7 @@ class Passing implements Watch {
       const server = await secured(this.#server as StreamTransport);
       const client = await secured(this.#plain as StreamTransport);
       if (this.#relay?.over !== false) throw new SocketError("ECANCELED");
+      tape?.secured(this.#number); // before anything that is said in it
       this.#relay.goOnOver(client, server);
       tape?.note(this.#number, `TLS has begun (${client.tls?.version ?? "?"})`);
       this.#answered?.resolve();

@@ -225,6 +225,37 @@ if (certificates !== null) {
     });
   });
 
+  describeWith(["swaks", "aiosmtpd"], "a recording of a mail by STARTTLS", () => {
+    test("is said again with its upgrade, to a server and by a client that nobody here wrote", async () => {
+      const path = file();
+      const mail = (port: number, ...more: readonly string[]) => [
+        ...["--server", `127.0.0.1:${port}`, "--to", "you@mail.test", "--from", "me@mail.test", "--tls"],
+        ...["--ehlo", "client.test", "--data", "Subject: secret\n\nsaid in TLS\n", ...more],
+      ];
+      await using server = await smtp(certificates);
+      const to = `tcp://127.0.0.1:${server.port}`;
+      {
+        await using between = await proxy(to, "--starttls", "smtp", "--ca", ca, "--quiet", "--record", path);
+        expect((await run("swaks", mail(between.port))).code).toBe(0);
+        await between.stop();
+      }
+      expect(recorded(path).events.filter((event) => "tls" in event)).toHaveLength(1);
+      await server.program.line(/said in TLS/);
+      const asClient = await socklet("replay", path, "--to", to, "--ca", ca);
+      expect([asClient.code, asClient.stderr]).toEqual([0, ""]);
+      await server.program.line(/said in TLS/);
+
+      await using answers = await up("replay", path, "--listen", "127.0.0.1:0");
+      const trusting = ["--tls-verify", "--tls-ca-path", join(folder, ".socklet/authority/cert.pem")];
+      const { code, stdout } = await run("swaks", mail(answers.port, ...trusting));
+      expect([code, stdout.includes("=== TLS started")]).toEqual([0, true]);
+      expect((await answers.program.ended).code).toBe(0);
+
+      const wrong = await socklet("replay", path, "--to", `tls://127.0.0.1:${server.port}`, "--ca", ca);
+      expect([wrong.code, wrong.stderr]).toEqual([2, expect.stringContaining("give tcp://host:port")]);
+    });
+  });
+
   describeWith(["psql", "setpriv"], "psql through socklet proxy --starttls postgres", () => {
     test("trusts the proxy's authority, and its queries are seen", async () => {
       const path = file();
@@ -272,6 +303,46 @@ if (certificates !== null) {
       ];
       expect(new Set(randoms.map(([, random]) => random)).size).toBe(2); // of the client's session, and of the server's
       expect(statSync(keys).mode & 0o777).toBe(0o600);
+    });
+  });
+
+  describeWith(["openssl", "dumpcap", "tshark"], "a capture of TLS through socklet proxy", () => {
+    const may = spawnSync("dumpcap", ["-q", "-i", "lo", "-a", "duration:1", "-w", "/dev/null"]).status === 0;
+    test.skipIf(!may)("is read by tshark with SSLKEYLOGFILE, where this user may capture", async () => {
+      const [keys, capture] = [file(), file()];
+      const server = (await import("node:tls")).createServer(
+        { cert: certificates.cert, key: certificates.key },
+        (socket) => socket.on("data", () => socket.end("the reply in TLS\n")).on("error", () => {}),
+      );
+      await once(server.listen(0, "127.0.0.1"), "listening");
+      process.env.SSLKEYLOGFILE = keys;
+      const { port } = server.address() as net.AddressInfo;
+      await using between = await proxy(`tls://localhost:${port}`, "--ca", ca, "--quiet").finally(() => {
+        process.env.SSLKEYLOGFILE = "";
+      });
+      const ports = [between.port, port];
+      const filter = ports.map((one) => `tcp port ${one}`).join(" or ");
+      const dump = `exec dumpcap -q -i lo -f "${filter}" -w "${capture}" 2>&1`;
+      await using capturing = start("sh", ["-c", dump], 0);
+      await capturing.line(/^File: /);
+      const client = start("openssl", ["s_client", "-quiet", "-connect", `127.0.0.1:${between.port}`]);
+      client.write("a question in TLS\n");
+      await client.line(/the reply in TLS/);
+      await client[Symbol.asyncDispose]();
+      /** What tshark reads in the session on one of the ports; the capture is written while it is read. */
+      const read = async (one: number): Promise<string> => {
+        const tls = ["-o", `tls.keylog_file:${keys}`, "-d", `tcp.port==${one},tls`, "-Y", `tcp.port==${one}`];
+        const fields = ["-T", "fields", "-e", "data.data"];
+        const { stdout } = await run("tshark", ["-r", capture, ...tls, ...fields]);
+        return Buffer.from(stdout.toString().replace(/[^\da-f]/g, ""), "hex").toString();
+      };
+      for (const one of ports) {
+        let came = "";
+        while (!came.includes("reply")) came = await read(one);
+        expect(came).toBe("a question in TLS\nthe reply in TLS\n");
+      }
+      await between.stop();
+      server.close();
     });
   });
 

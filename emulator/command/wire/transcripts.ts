@@ -1,7 +1,7 @@
 /** `socklet replay`, `socklet diff` and `socklet export`: the commands for transcripts that `socklet proxy --record` wrote. */
 
 import { BaseRequestHandler } from "../../../core/handlers/handler.ts";
-import { type Endpoint, parseAddress } from "../../../core/net/address.ts";
+import { type Endpoint, packAddress, parseAddress } from "../../../core/net/address.ts";
 import type { StreamSocket } from "../../../core/sockets/stream-socket.ts";
 import type { Conversation } from "../../../core/testing/script/conversation.ts";
 import { scriptDatagramHandler } from "../../../core/testing/script/server.ts";
@@ -15,12 +15,13 @@ import {
 } from "../../../core/testing/transcript/form.ts";
 import { replay } from "../../../core/testing/transcript/replay.ts";
 import { fs, lazy, once } from "../../builtin.ts";
-import { listenerUrl, ThreadingTCPServer } from "../../servers/tcp.ts";
+import { listenerUrl, type TCPServerOptions, ThreadingTCPServer } from "../../servers/tcp.ts";
 import { ThreadingUDPServer } from "../../servers/udp.ts";
 import { createConnection } from "../../sockets/connector.ts";
 import { toPcapng } from "../../wire/pcapng.ts";
 import { asked, describe, print, say, UsageError } from "../terminal/output.ts";
 import { onStop } from "../terminal/signals.ts";
+import { issuedFor } from "./authority.ts";
 import { listenEndpoint } from "./proxy.ts";
 
 /** The transcript in a file. Throws `UsageError`. */
@@ -60,12 +61,28 @@ export const replayFile = async (path: string, flags: ReplayFlags): Promise<void
   const transcript = readTranscript(path);
   const numbers = connectionsOf(transcript, path, flags);
   const side: Side = to === undefined ? "server" : "client";
+  const { ca, paced = false } = flags;
+  const tls = ca === undefined ? {} : { ca: { file: ca } };
   const scriptOf = (peer: number): Conversation =>
-    asked(path, () => replay(transcript, side, { peer, paced: flags.paced ?? false }));
-  if (to !== undefined) await asClient(transcript.kind, to, numbers, scriptOf, flags);
-  else await asServer(transcript.kind, listen as string, numbers, scriptOf, flags);
+    asked(path, () => replay(transcript, side, { peer, paced, ...(to !== undefined && { tls }) }));
+  const turns = transcript.events.some((event) => "tls" in event && numbers.includes(peerOf(event)));
+  if (to !== undefined) await asClient(transcript.kind, to, numbers, scriptOf, turns, flags);
+  else {
+    if (ca !== undefined)
+      throw new UsageError("--ca is for --to: whom this side trusts as the server's authority");
+    const security = turns ? securityFor(transcript) : {};
+    await asServer(transcript.kind, listen as string, numbers, scriptOf, security, flags);
+  }
   const said = transcript.kind === "stream" ? "connection" : "client";
   await print(`${numbers.length} ${said}${numbers.length === 1 ? "" : "s"}: as recorded`);
+};
+
+/** What a server shows that begins TLS in the middle of a conversation: a certificate for the name of the recorded one. */
+const securityFor = ({ address }: Transcript): TCPServerOptions<unknown> => {
+  const recorded = address === undefined ? undefined : parseAddress(address);
+  const hostname = recorded === undefined || recorded.scheme === "unix" ? "localhost" : recorded.hostname;
+  const { cert, key } = issuedFor(hostname, packAddress(hostname) !== null);
+  return { tls: { cert, key }, secureTransport: "starttls" };
 };
 
 /** What went wrong with one connection, named by its number. */
@@ -79,9 +96,14 @@ const asClient = async (
   address: string,
   numbers: readonly number[],
   scriptOf: ScriptOf,
+  turns: boolean,
   { ca, timeout }: ReplayFlags,
 ): Promise<void> => {
   const endpoint = asked(`--to ${address}`, () => parseAddress(address));
+  if (turns && endpoint.scheme === "tls")
+    throw new UsageError(
+      `--to ${address}: this conversation begins in plain text, and turns to TLS by itself; give tcp://host:port`,
+    );
   const udp = endpoint.scheme === "udp";
   if (udp !== (kind === "datagrams")) {
     const right = kind === "datagrams" ? "udp://host:port" : "tcp://host:port, or tls://host:port";
@@ -92,7 +114,7 @@ const asClient = async (
     try {
       if (udp) await sayByDatagrams(endpoint, script, timeout);
       else {
-        const tls = ca === undefined ? {} : { tls: { ca: { file: ca } } };
+        const tls = ca === undefined || turns ? {} : { tls: { ca: { file: ca } } }; // the script has its own
         const stream = await createConnection(endpoint, tls);
         try {
           await script.run(stream, { timeout });
@@ -153,6 +175,7 @@ const asServer = async (
   text: string,
   numbers: readonly number[],
   scriptOf: ScriptOf,
+  security: TCPServerOptions<unknown>,
   { timeout }: ReplayFlags,
 ): Promise<void> => {
   const listen = listenEndpoint(text);
@@ -181,7 +204,7 @@ const asServer = async (
   }
   const endpoint = { scheme: kind === "stream" ? "tcp" : "udp", ...listen } as const;
   let server: ThreadingTCPServer | ThreadingUDPServer;
-  if (kind === "stream") server = new ThreadingTCPServer(endpoint, Replayed);
+  if (kind === "stream") server = new ThreadingTCPServer(endpoint, Replayed, security);
   else {
     if (numbers.length > 1)
       throw new UsageError(`it has ${numbers.length} clients; say by --connection which is expected`);
