@@ -249,7 +249,11 @@ if (certificates !== null) {
       const trusting = ["--tls-verify", "--tls-ca-path", join(folder, ".socklet/authority/cert.pem")];
       const { code, stdout } = await run("swaks", mail(answers.port, ...trusting));
       expect([code, stdout.includes("=== TLS started")]).toEqual([0, true]);
-      expect((await answers.program.ended).code).toBe(0);
+      const ended = await answers.program.ended;
+      expect([ended.code, ended.stdout.toString()]).toEqual([
+        0,
+        expect.stringContaining("1 connection: as recorded"),
+      ]);
 
       const wrong = await socklet("replay", path, "--to", `tls://127.0.0.1:${server.port}`, "--ca", ca);
       expect([wrong.code, wrong.stderr]).toEqual([2, expect.stringContaining("give tcp://host:port")]);
