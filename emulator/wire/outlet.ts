@@ -1,6 +1,7 @@
 /** Where lines go: gathered while those before them are written, and never more than a little of them. */
 
 const FULL = 1024 * 1024; // characters that may wait; then whoever makes lines waits
+const GATHERED = 64 * 1024; // characters that are written at once, where there is a delay: a write of few lines costs as much as what it writes
 
 /** Writes text, and calls back when it is out, or could not be. */
 export type Write = (text: string, done: (error?: Error | null) => void) => void;
@@ -9,28 +10,43 @@ export type Write = (text: string, done: (error?: Error | null) => void) => void
 export class Outlet {
   readonly #write: Write;
   readonly #failed: (error: Error) => void;
+  readonly #delay: number;
   #waiting = "";
   #writing = false;
   #broken = false;
   #scheduled = false;
+  #timer: ReturnType<typeof setTimeout> | undefined;
   #room: PromiseWithResolvers<void> | null = null;
   #idle: PromiseWithResolvers<void> | null = null;
 
-  /** `failed` is told once that nothing more can be written; what is added then is dropped. */
-  constructor(write: Write, failed: (error: Error) => void) {
+  /** `failed` is told once that nothing more can be written; what is added then is dropped. Few lines may wait for `delay` ms, so that more are written together. */
+  constructor(write: Write, failed: (error: Error) => void, delay = 0) {
     this.#write = write;
     this.#failed = failed;
+    this.#delay = delay;
   }
 
   add(lines: string): void {
     if (this.#broken) return;
     this.#waiting += lines;
     if (this.#writing || this.#scheduled) return;
+    if (this.#delay > 0 && this.#waiting.length < GATHERED) {
+      this.#timer ??= setTimeout(() => this.#go(), this.#delay);
+      return;
+    }
     this.#scheduled = true;
     setImmediate(() => {
       this.#scheduled = false;
       this.#go();
     });
+  }
+
+  /** All that waits, where nothing is being written: for who writes it at once, since the process ends. */
+  take(): string {
+    if (this.#writing) return "";
+    const lines = this.#waiting;
+    this.#waiting = "";
+    return lines;
   }
 
   /** How many characters wait. */
@@ -49,10 +65,13 @@ export class Outlet {
   written(): Promise<void> {
     if (this.#waiting === "" && !this.#writing) return Promise.resolve();
     this.#idle ??= Promise.withResolvers();
+    this.#go();
     return this.#idle.promise;
   }
 
   #go(): void {
+    clearTimeout(this.#timer);
+    this.#timer = undefined;
     if (this.#writing) return;
     if (this.#waiting === "") {
       this.#idle?.resolve();
@@ -70,6 +89,10 @@ export class Outlet {
         this.#broken = true;
         this.#waiting = "";
         this.#failed(error);
+      }
+      if (this.#idle === null && this.#delay > 0 && this.#waiting.length < GATHERED) {
+        if (this.#waiting !== "") this.#timer ??= setTimeout(() => this.#go(), this.#delay);
+        return;
       }
       this.#go();
     });

@@ -2,6 +2,7 @@
 
 import { quote } from "../../core/testing/text.ts";
 import {
+  type Coding,
   formatDropped,
   formatEvent,
   formatHeader,
@@ -10,6 +11,7 @@ import {
   type TranscriptEnd,
   type TranscriptEvent,
 } from "../../core/testing/transcript/form.ts";
+import { literalOf } from "./literal.ts";
 import type { Outlet } from "./outlet.ts";
 
 const SHOWN = 256; // bytes of a piece that are shown
@@ -26,8 +28,12 @@ export interface TapeOptions {
 
 type Header = Omit<Transcript, "events" | "began" | "dropped">;
 
-const base64 = ({ buffer, byteOffset, byteLength }: Uint8Array): string =>
-  Buffer.from(buffer, byteOffset, byteLength).toString("base64");
+/** What Node does faster than the platforms have in common. */
+const coding: Coding = {
+  base64: ({ buffer, byteOffset, byteLength }) =>
+    Buffer.from(buffer, byteOffset, byteLength).toString("base64"),
+  literal: literalOf,
+};
 
 const WHO = { client: "C:", server: "S:" } as const;
 
@@ -99,7 +105,7 @@ export class Tape {
 
   #add(event: TranscriptEvent): void {
     if (this.#lines.length > 0) {
-      const line = formatEvent(event, base64);
+      const line = formatEvent(event, coding);
       for (const outlet of this.#lines) outlet.add(line);
     }
     if (this.#show === undefined || !("from" in event)) return;

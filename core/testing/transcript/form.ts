@@ -104,20 +104,30 @@ export const formatDropped = (at: number, bytes: number, peer?: number): string 
 
 const rounded = (at: number): number => Math.round(at * DIGITS) / DIGITS;
 
-/** The line of one event, with its newline. `coded` gives base64, where the platform has a faster way. */
-export const formatEvent = (event: TranscriptEvent, coded?: (bytes: Uint8Array) => string): string =>
-  `${JSON.stringify(eventFields(event, coded))}\n`;
+/** How bytes are written down, where a platform has a faster way than all have. */
+export interface Coding {
+  base64(bytes: Uint8Array): string;
+  /** Clean text as a string in JSON; of other bytes `null`. */
+  literal(bytes: Uint8Array): string | null;
+}
+
+/** The line of one event, with its newline. */
+export const formatEvent = (event: TranscriptEvent, coding?: Coding): string => {
+  if (coding === undefined || !("data" in event)) return `${JSON.stringify(eventFields(event))}\n`;
+  const { from, data, peer } = event;
+  const literal = coding.literal(data);
+  const said = literal === null ? `"base64":"${coding.base64(data)}"` : `"text":${literal}`;
+  const of = peer === undefined ? "" : `"peer":${peer},`;
+  return `{"at":${rounded(event.at)},"from":"${from}",${of}${said}}\n`;
+};
 
 /** The same before it is text: the fields of one event's line. */
-export const eventFields = (
-  event: TranscriptEvent,
-  coded: (bytes: Uint8Array) => string = toBase64,
-): Record<string, string | number | true> => {
+export const eventFields = (event: TranscriptEvent): Record<string, string | number | true> => {
   const at = rounded(event.at);
   if (!("data" in event)) return { ...event, at };
   const { from, data, peer } = event;
   const text = cleanText(data);
-  const said: Record<string, string> = text === null ? { base64: coded(data) } : { text };
+  const said: Record<string, string> = text === null ? { base64: toBase64(data) } : { text };
   return { at, from, ...(peer !== undefined && { peer }), ...said };
 };
 

@@ -22,7 +22,7 @@ interface ProxyFlags {
   quiet?: boolean;
   ca?: string;
   starttls?: StartTlsProtocol;
-  fault: readonly string[];
+  fault?: readonly string[];
   seed: number;
 }
 
@@ -42,6 +42,18 @@ const targetOf = (address: string): Endpoint => {
   return { ...endpoint, scheme: endpoint.scheme ?? "tcp" } as Endpoint;
 };
 
+const DELAY = 50; // ms that few lines of a file wait, so that more are written together
+
+/** Those that write to files, by their descriptors: what waits is written when the process ends, however it does. */
+const files = new Map<Outlet, number>();
+const finish = (): void => {
+  for (const [outlet, fd] of files) {
+    try {
+      fs.writeFileSync(fd, outlet.take());
+    } catch {} // the disk is full, which was told
+  }
+};
+
 /** Writes to a file that is begun anew. Throws where that cannot be. */
 export const toFile = (path: string, failed: (error: Error) => void): Outlet => {
   let fd: number;
@@ -55,7 +67,10 @@ export const toFile = (path: string, failed: (error: Error) => void): Outlet => 
       if (error || written === bytes.length) done(error);
       else write(bytes.subarray(written), done);
     });
-  return new Outlet((text, done) => write(Buffer.from(text), done), failed);
+  const outlet = new Outlet((text, done) => write(Buffer.from(text), done), failed, DELAY);
+  if (files.size === 0) process.once("exit", finish);
+  files.set(outlet, fd);
+  return outlet;
 };
 
 export const proxy = async (address: string, flags: ProxyFlags): Promise<void> => {
@@ -65,7 +80,8 @@ export const proxy = async (address: string, flags: ProxyFlags): Promise<void> =
   const { starttls } = flags;
   if (starttls !== undefined && scheme !== "tcp")
     throw new UsageError("--starttls is for a server at tcp://, which begins in plain text");
-  if (starttls !== undefined && flags.fault.length > 0)
+  const { fault: faults = [] } = flags;
+  if (starttls !== undefined && faults.length > 0)
     throw new UsageError(
       "give --starttls or --fault, not both: rules of faults hold for one connection's bytes",
     );
@@ -106,8 +122,8 @@ export const proxy = async (address: string, flags: ProxyFlags): Promise<void> =
     seed: flags.seed,
     did: ({ rule, fault, from, connection }) => tape?.faulted(connection, from, fault, rule),
   });
-  for (const text of flags.fault) asked(`--fault "${text}"`, () => rules.add(ruleOf(text)));
-  const ruled = flags.fault.length > 0 ? { rules } : {};
+  for (const text of faults) asked(`--fault "${text}"`, () => rules.add(ruleOf(text)));
+  const ruled = faults.length > 0 ? { rules } : {};
   const open = scheme === "udp" ? openDatagramProxy : openProxy;
   const up = await open({ listen, target, tape, failed, security, tls, startTls: starttls, ...ruled });
   const at = listenerUrl(scheme === "udp" || scheme === "tls" ? scheme : "tcp", up.address);
