@@ -29,16 +29,7 @@ import { asked, describe, LOG_FORMATS, say, UsageError } from "./terminal/output
 export const program = new Command("socklet")
   .description("Socket handlers, written once: serve an app on real sockets, or dial with one handler.")
   .version(version)
-  .exitOverride()
-  .configureOutput({
-    outputError: (text) => {
-      const told = text
-        .replace(/^error: /, "")
-        .trimEnd()
-        .replace(/\.$/, "");
-      say(`${told}; see socklet --help`);
-    },
-  });
+  .exitOverride();
 
 /** `command` with the options of every command that serves an app. */
 const ofServing = (command: Command): Command =>
@@ -176,8 +167,7 @@ program
   .option(
     "--fault <rule>",
     'what goes wrong, as "latency=100 from=server", "reset after=1000", "stall in=10s for=5s"; again for more',
-    (rule: string, before: readonly string[]) => [...before, rule],
-    [],
+    (rule: string, before: readonly string[] = []) => [...before, rule],
   )
   .option(
     "--seed <number>",
@@ -319,7 +309,7 @@ program
 program.hook("preAction", (_, command) => {
   if (isSince(process.versions.node, LEAST_NODE) || command.name() === "doctor") return; // which reports that itself
   throw new UsageError(
-    `this needs Node ${LEAST_NODE} or newer, which runs TypeScript as it is; this is ${process.version}`,
+    `this needs Node ${LEAST_NODE} or newer, which runs TypeScript as it is; this is ${process.version}: install the current Node, or npm install --save-dev node`,
   );
 });
 
@@ -327,6 +317,21 @@ program.hook("preAction", () => {
   const { SSLKEYLOGFILE: path } = process.env;
   if (path) asked(`SSLKEYLOGFILE=${path}`, () => logKeysTo(path));
 });
+
+/** Has what `command`, called `name`, and those below it refuse say where its help is. */
+const pointToHelp = (command: Command, name: string): void => {
+  command.configureOutput({
+    outputError: (text) => {
+      const told = text
+        .replace(/^error: /, "")
+        .trimEnd()
+        .replace(/\.$/, "");
+      say(`${told}; see ${name} --help`);
+    },
+  });
+  for (const below of command.commands) pointToHelp(below, `${name} ${below.name()}`);
+};
+pointToHelp(program, "socklet");
 
 /** Tells the user why something was not done; gives the exit status. */
 export const statusOf = (error: unknown): number => {

@@ -483,8 +483,8 @@ describe("what is asked wrongly, or cannot be done: one line on stderr, and the 
   const nowhere = "127.0.0.1:9"; // is not dialled: what is wrong is seen before
 
   test.each<[what: string, args: string[], says: string | RegExp]>([
-    ["no module", ["serve"], "missing required argument 'module'; see socklet --help"],
-    ["no handler", ["dial", nowhere], "missing required argument 'handler'; see socklet --help"],
+    ["no module", ["serve"], "missing required argument 'module'; see socklet serve --help"],
+    ["no handler", ["dial", nowhere], "missing required argument 'handler'; see socklet dial --help"],
     ["an unknown command", ["serv"], "unknown command 'serv' (Did you mean serve?); see socklet --help"],
     [
       "a word that is much too long",
@@ -494,17 +494,17 @@ describe("what is asked wrongly, or cannot be done: one line on stderr, and the 
     [
       "an unknown option",
       ["serve", "--any-prt", `${fixtures}/served.ts`],
-      "unknown option '--any-prt' (Did you mean --any-port?); see socklet --help",
+      "unknown option '--any-prt' (Did you mean --any-port?); see socklet serve --help",
     ],
     [
       "too many arguments",
       ["serve", "a.ts", "b.ts"],
-      "too many arguments for 'serve'. Expected 1 argument but got 2: a.ts, b.ts; see socklet --help",
+      "too many arguments for 'serve'. Expected 1 argument but got 2: a.ts, b.ts; see socklet serve --help",
     ],
     [
       "a time that is none",
       ["serve", `${fixtures}/served.ts`, "--drain", "soon"],
-      "option '--drain <ms>' argument 'soon' is invalid. Give milliseconds, 1 or more; see socklet --help",
+      "option '--drain <ms>' argument 'soon' is invalid. Give milliseconds, 1 or more; see socklet serve --help",
     ],
     [
       "a host that is none",

@@ -172,6 +172,9 @@ test("a Node that is too old: doctor says so beside all else, any other command 
   ]);
   expect(of("data")).toHaveLength(1);
   expect(status).toBe(1);
+  await writeFile(join(folder, "app.ts"), "export const app = which.needs(that.Node);");
+  const withApp = said(process.execPath, ["--import", older, ...cli, "doctor", "app.ts", "--json"], folder);
+  expect(withApp.of("app")).toMatchObject([{ state: "note", remedy: "ask again then" }]);
   const other = spawnSync(process.execPath, ["--import", older, ...cli, "sessions", "list"], {
     encoding: "utf8",
   });

@@ -487,17 +487,23 @@ describe("socklet sessions", () => {
       ["list", "--limit", "0"],
       {},
       2,
-      "option '--limit <count>' argument '0' is invalid. Give a number, 1 to 1000; see socklet --help",
+      "option '--limit <count>' argument '0' is invalid. Give a number, 1 to 1000; see socklet sessions list --help",
     ],
     [
       "a state",
       ["list", "--state", "x"],
       {},
       2,
-      "option '--state <state>' argument 'x' is invalid. Allowed choices are waiting, connecting, running, ended, failed, cut; see socklet --help",
+      "option '--state <state>' argument 'x' is invalid. Allowed choices are waiting, connecting, running, ended, failed, cut; see socklet sessions list --help",
     ],
-    ["no id", ["show"], {}, 2, "missing required argument 'id'; see socklet --help"],
-    ["an unknown command", ["lst"], {}, 2, "unknown command 'lst' (Did you mean list?); see socklet --help"],
+    ["no id", ["show"], {}, 2, "missing required argument 'id'; see socklet sessions show --help"],
+    [
+      "an unknown command",
+      ["lst"],
+      {},
+      2,
+      "unknown command 'lst' (Did you mean list?); see socklet sessions --help",
+    ],
   ])("%s: one line that says what to do", async (_, args, more, status, says) => {
     await using program = socklet(["sessions", ...args], { ...env(), ...more });
     program.end();

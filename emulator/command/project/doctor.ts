@@ -248,12 +248,16 @@ const CHECKS: readonly ((project: Project) => Finding | Finding[] | Promise<Find
 const findings = async (path: string | undefined): Promise<Finding[]> => {
   const cwd = process.cwd();
   const folder = path === undefined ? cwd : dirname(fileOf(path));
-  const found = [nodeFinding()];
+  const node = nodeFinding();
+  const found = [node];
   let app: App | null = null;
-  if (path !== undefined) {
+  if (path !== undefined && node.state === "mend")
+    found.push(note("app", `${path} was not loaded, which needs that Node`, "ask again then"));
+  else if (path !== undefined) {
     try {
       app = await loadApp(path);
-      found.push(ok("app", `${path} has ${app.listeners.length} listeners`));
+      const { length } = app.listeners;
+      found.push(ok("app", `${path} has ${length === 1 ? "1 listener" : `${length} listeners`}`));
     } catch (error) {
       if (!(error instanceof UsageError)) throw error;
       found.push(mend("app", error.message, "correct that, and ask again"));

@@ -43,6 +43,7 @@ export const ruleOf = (text: string): FaultRule => {
     if (key in rule) throw new TypeError(`${key} is given twice`);
     rule[key] = readValue(key, word.slice(at + 1));
   }
-  if (!VALUED.has(fault) && first !== fault) throw new TypeError(`"${first}": ${FORM}`);
+  if (!VALUED.has(fault) && first !== fault)
+    throw new TypeError(`"${first}": only latency, rate and slice are written with a value; ${FORM}`);
   return rule as unknown as FaultRule;
 };
