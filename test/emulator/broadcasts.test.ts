@@ -24,11 +24,12 @@ import { rustls } from "./runtime-rows.ts";
 const folder = mkdtempSync(join(tmpdir(), "socklet-broadcasts-"));
 afterAll(() => rmSync(folder, { recursive: true }));
 const { ca, cert, key } = ownCertificates() ?? { ca: "", cert: "", key: "" };
+const STARTTLS = { tls: { cert, key }, secureTransport: "starttls" } as const;
 const code = (error: unknown): unknown => (error as { code?: string }).code;
 
 class SecuredTCPServer<Context> extends ThreadingTCPServer<Context> {
   override async finishRequest(request: StreamSocket, address: never): Promise<unknown> {
-    await request.startTls({ cert, key });
+    await request.startTls();
     return super.finishRequest(request, address);
   }
 }
@@ -66,7 +67,7 @@ describe("a member of a chat that never reads is cut and told, and the others go
     const Server = place.secure ? SecuredTCPServer<ChatContext> : ThreadingTCPServer<ChatContext>;
     await using server = place.unix
       ? new ThreadingUnixStreamServer<ChatContext>(`unix:${folder}/${place.intake ?? true}`, Chat, options)
-      : new Server("127.0.0.1:0", Chat, options);
+      : new Server("127.0.0.1:0", Chat, place.secure ? { ...options, ...STARTTLS } : options);
     const address = (await server.listen()) as InternetAddress | UnixAddress;
     void server.serveForever();
     const to = "path" in address ? { path: address.path } : address;
