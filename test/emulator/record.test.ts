@@ -108,6 +108,29 @@ test("what is said while it drains is in the transcript, and so is what a pool s
   }
 });
 
+test("a process that a handler ends has recorded all that was said until then", async () => {
+  const port = await reservePort();
+  await writeFile(
+    join(folder, "app.ts"),
+    `import { defineApp, streamHandler } from "socklet";
+     const Ends = streamHandler(async ({ rfile }) => { await rfile.line(); process.exit(7); });
+     export const app = defineApp({
+       handlers: { Ends },
+       listen: [{ handler: "Ends", address: "tcp://127.0.0.1:${port}" }],
+     });`,
+  );
+  const serve = new Program(folder, ["serve", "app.ts", "--record", "said", "--control-port", "0"]);
+  await serve.line(/^control /);
+  const socket = net.connect(port, "127.0.0.1").on("error", () => {});
+  socket.write("the last words\n");
+  expect(await serve.exit).toBe(7);
+  const { events } = parseTranscript(
+    readFileSync(join(folder, "said", `tcp-127.0.0.1-${port}.jsonl`), "utf8"),
+  );
+  const said = events.flatMap((event) => ("data" in event ? [String(Buffer.from(event.data))] : []));
+  expect(said).toEqual(["the last words\n"]);
+});
+
 test.each([
   [["--no-control"], "leave out --no-control"],
   [["--workers", "2"], "leave out --workers"],
