@@ -12,8 +12,8 @@ const load = process.getBuiltinModule;
 // What Node has loaded before any program begins.
 export const fs = load("node:fs");
 export const { channel, tracingChannel } = load("node:diagnostics_channel");
-export const { dirname, join } = load("node:path");
-export const { fileURLToPath } = load("node:url");
+export const { basename, dirname, join, relative, resolve, sep } = load("node:path");
+export const { fileURLToPath, pathToFileURL } = load("node:url");
 export const { getSystemErrorName, inspect } = load("node:util");
 export const { once } = load("node:events");
 

@@ -3,9 +3,11 @@
 export { EDGE_RULES, type EdgeOptions, type EdgeRule, type EdgeRuleName } from "../core/net/edge.ts";
 export type { ControlOptions, ControlServer } from "./app/control.ts";
 export type { ListenDescriptor } from "./app/descriptors.ts";
-export { type AppServer, type Replaced, type ServeOptions, serveApp } from "./app/serve.ts";
-export { type ClusterOptions, type ClusterServer, serveCluster, type WorkerInfo } from "./cluster/cluster.ts";
+export type { AppServer, Replaced, ServeOptions } from "./app/serve.ts";
+export { serveApp } from "./app/serve-app.ts";
+export type { ClusterOptions, ClusterServer, WorkerInfo } from "./cluster/cluster.ts";
 export type { Listed } from "./cluster/messages.ts";
+export { serveCluster } from "./cluster/serve-cluster.ts";
 export { streamSocket } from "./kernel/net-transport.ts";
 export type { TracedConnect, TracedHandshake, TracedRequest } from "./kernel/tracing.ts";
 export type { Forking, ForkingInfo } from "./servers/forking/forked-server.ts";

@@ -6,7 +6,6 @@
 import type { Server, ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
 import { type Data, toBytes } from "../../core/bytes/data.ts";
-import { TokenList, tokenEntries } from "../../core/control/http/auth.ts";
 import { openApi } from "../../core/control/http/openapi.ts";
 import { HttpError, problemResponse } from "../../core/control/http/problem.ts";
 import { ListenerLog } from "../../core/control/listeners.ts";
@@ -15,7 +14,6 @@ import { type ControlPlane, listenerInfo } from "../../core/control/plane.ts";
 import { Recorder } from "../../core/control/recording/recorder.ts";
 import { LocalPlane } from "../../core/control/sessions/local.ts";
 import type { SessionHooks } from "../../core/control/sessions/session.ts";
-import { SocketError } from "../../core/errors.ts";
 import type { SockletEvent } from "../../core/handlers/events.ts";
 import { type Address, formatAddress, inetNtop, isLoopback, packAddress } from "../../core/net/address.ts";
 import { AF_INET, AF_INET6 } from "../../core/net/constants.ts";
@@ -34,6 +32,7 @@ import { FileArchive } from "./archive.ts";
 import { processMetrics } from "./process-metrics.ts";
 import { replayTo, trusting } from "./replays.ts";
 
+export { controlTokens } from "./control-tokens.ts";
 export {
   dialledSessions,
   FileArchive,
@@ -191,20 +190,6 @@ export interface ControlServer {
   /** The generated token; `null` if tokens were given. The page of `inspect` takes it as `/inspect#token=…`. */
   readonly token: string | null;
 }
-
-/** The tokens of `options`, or a generated one; `secrets` are the tokens without their scopes. Throws `EINVAL` if one is malformed. */
-export const controlTokens = (
-  options: ControlOptions,
-): { tokens: string; secrets: string[]; made: string | null } => {
-  const given = options.tokens ?? (process.env.SOCKLET_TOKENS?.trim() || undefined);
-  if (given === undefined) {
-    const made = Buffer.from(crypto.getRandomValues(new Uint8Array(24))).toString("base64url");
-    return { tokens: made, secrets: [made], made };
-  }
-  const { problem } = new TokenList(given);
-  if (problem !== null) throw new SocketError("EINVAL", problem);
-  return { tokens: given, secrets: tokenEntries(given).map(({ token }) => token), made: null };
-};
 
 /** `host` as the address to listen on. Throws `TypeError` if it is not this machine's loopback. */
 const loopback = (host: string): string => {

@@ -524,18 +524,10 @@ export const checkServed = (app: unknown): void => {
     throw new SocketError("ERR_APP", "the app listens nowhere: give defineApp() a `listen`");
 };
 
-/**
- * Opens all listeners of `app`, and serves. If one cannot be opened, those before it are closed again and
- * the reason is thrown: `EADDRINUSE`, `EACCES`, `EADDRNOTAVAIL`, `ERR_NAME`; `ERR_APP` if `app` is not an app;
- * the reason of `signal` where that aborts before one is open; `EINVAL` where a token of the control routes is not sound, or a descriptor is for no listener, `TypeError` where their host is not loopback.
- */
-export const serveApp = <Context>(app: App<Context>, options: ServeOptions = {}): Promise<AppServer> =>
-  openApp(app, options);
-
-/** `serveApp()`, as one process of several. */
+/** What `serveApp()` does; `hosting` where this is one process of several. */
 export const openApp = async <Context>(
   declared: App<Context>,
-  options: ServeOptions,
+  options: ServeOptions = {},
   hosting: Hosting = {},
 ): Promise<Opened> => {
   checkOptions("serveApp()", options, SERVE_NAMES);

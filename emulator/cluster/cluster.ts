@@ -151,16 +151,8 @@ const appOf = async (module: string): Promise<App> => {
   throw new SocketError("ERR_APP", `${module} has no \`export const app = defineApp({ … })\``);
 };
 
-/**
- * Serves the app that `module` (a URL) exports as `app` by several processes, each of which runs the module. Resolves when all
- * serve. Rejects as `serveApp()`, and with what a worker throws that cannot serve. The module is another than the one that awaits this
- * at its top level, which would wait for itself.
- *
- * What an app counts, each worker counts by itself: `maxRequests`, `maxRequestsPerAddress`, `rate` and `amplification` are limits of one
- * worker, so that an address may have as often as much as there are workers. Blobs of the app's storage are written by any worker, each
- * whole or not at all; sessions that last are kept, and sessions dialled, by the first alone. TLS tickets are good at all of them.
- */
-export const serveCluster = async (
+/** What `serveCluster()` does. */
+export const openModule = async (
   module: string | URL,
   options: ClusterOptions = {},
 ): Promise<ClusterServer> => {
@@ -173,7 +165,7 @@ export const serveCluster = async (
   return openCluster(await appOf(url), url, options);
 };
 
-/** `serveCluster()` of an app that is loaded, and as a program that takes over from another. */
+/** The same for an app that is loaded; `hosting` where this program takes over from another. */
 export const openCluster = async (
   app: App,
   module: string,

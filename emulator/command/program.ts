@@ -7,22 +7,16 @@ import { MAX_TIMER } from "../../core/options.ts";
 import { SECURE_TRANSPORTS } from "../../core/sockets/tls.ts";
 import { logKeysTo } from "../kernel/key-log.ts";
 import { STARTTLS } from "../wire/starttls.ts";
-import { pools } from "./control/pools.ts";
-import {
-  endSession,
-  followSession,
-  halfCloseSession,
-  listListeners,
-  listSessions,
-  runSession,
-  sendToSession,
-  showSession,
-} from "./control/sessions.ts";
 import { isSince, LEAST_NODE, version } from "./project/manifest.ts";
-import { descriptorFlag } from "./run/activation.ts";
-import { dial } from "./run/dial.ts";
 import { serve } from "./run/serve.ts";
-import { count, milliseconds, portNumber, ruleNames, workerCount } from "./terminal/arguments.ts";
+import {
+  count,
+  descriptorFlag,
+  milliseconds,
+  portNumber,
+  ruleNames,
+  workerCount,
+} from "./terminal/arguments.ts";
 import { asked, describe, LOG_FORMATS, say, UsageError } from "./terminal/output.ts";
 
 /** All commands with their arguments and flags. Nothing runs until it is given words to parse. */
@@ -116,7 +110,7 @@ program
   )
   .argument("[pid]", "its process id, where several run", count(1, 2 ** 31 - 1))
   .option("--json", "print JSON")
-  .action(async (pid, flags) => (await import("./run/restart.ts")).restart(pid, flags));
+  .action(async (pid, flags) => (await import("./control/restart.ts")).restart(pid, flags));
 
 program
   .command("doctor")
@@ -144,7 +138,9 @@ program
   .option("--connect-timeout <ms>", "how long the connection may take to open", milliseconds, 10_000)
   .option("--data <folder>", "where the app keeps its bytes", ".socklet/data")
   .option("--verbose", "report events of requests, too, not only errors")
-  .action(dial);
+  .action(async (address, name, words, flags) =>
+    (await import("./run/dial.ts")).dial(address, name, words, flags),
+  );
 
 program
   .command("proxy")
@@ -227,18 +223,22 @@ const ofControl = (command: Command): Command =>
 ofControl(program.command("pools"))
   .description("show the pools of an emulator or a Worker, and their counts")
   .argument("[name]", "one of them")
-  .action(pools);
+  .action(async (name, flags) => (await import("./control/pools.ts")).pools(name, flags));
 
 const sessions = ofControl(program.command("sessions"))
   .description("list, watch, start and end the sessions of an emulator or a Worker")
   .configureHelp({ showGlobalOptions: true });
 
-/** Commander's action with the options of `sessions` among its own: its arguments, then all options. */
-const withFlags =
-  <Given extends unknown[]>(action: (...given: Given) => Promise<void>) =>
-  (...given: unknown[]): Promise<void> => {
+/** The commands of `sessions`, by the names of their functions. */
+type SessionCommands = typeof import("./control/sessions.ts");
+
+/** Commander's action: that function, with the arguments, and with the options of `sessions` among its own. */
+const session =
+  (name: keyof SessionCommands) =>
+  async (...given: unknown[]): Promise<void> => {
     const command = given.at(-1) as Command;
-    return action(...([...given.slice(0, -2), command.optsWithGlobals()] as Given));
+    const run = (await import("./control/sessions.ts"))[name] as (...given: unknown[]) => Promise<void>;
+    return run(...given.slice(0, -2), command.optsWithGlobals());
   };
 
 sessions
@@ -248,23 +248,23 @@ sessions
   .option("--handler <name>", "only those of this handler")
   .option("--limit <count>", "how many at most", count(1, BOUNDS.maxPageSize))
   .option("--before <id>", "only those older than this one")
-  .action(withFlags(listSessions));
+  .action(session("listSessions"));
 
 sessions
   .command("listeners")
   .description("show what listens there, with its counts; or its events")
   .option("--follow", "print the events of its servers, until they are closed or Ctrl-C")
   .option("--after <event>", "only events after the one with this number", count(0, Number.MAX_SAFE_INTEGER))
-  .action(withFlags(listListeners));
+  .action(session("listListeners"));
 
-sessions.command("show").description("show one session").argument("<id>").action(withFlags(showSession));
+sessions.command("show").description("show one session").argument("<id>").action(session("showSession"));
 
 sessions
   .command("follow")
   .description("print what happens to a session, until it is over or Ctrl-C")
   .argument("<id>")
   .option("--after <event>", "only events after the one with this number", count(0, Number.MAX_SAFE_INTEGER))
-  .action(withFlags(followSession));
+  .action(session("followSession"));
 
 sessions
   .command("run")
@@ -277,7 +277,7 @@ sessions
   .option("--deadline <ms>", "how long it may last", milliseconds)
   .option("--connect-timeout <ms>", "how long the connection may take to open", milliseconds)
   .addOption(new Option("--secure-transport <when>", "TLS").choices(SECURE_TRANSPORTS))
-  .action(withFlags(runSession));
+  .action(session("runSession"));
 
 sessions
   .command("send")
@@ -285,20 +285,20 @@ sessions
   .argument("<id>")
   .argument("[words...]", "the text to send; without any, what comes on standard input")
   .option("--crlf", "end the text with CR LF")
-  .action(withFlags(sendToSession));
+  .action(session("sendToSession"));
 
 sessions
   .command("half-close")
   .description("end our direction of a session's connection")
   .argument("<id>")
-  .action(withFlags(halfCloseSession));
+  .action(session("halfCloseSession"));
 
 sessions
   .command("end")
   .description("end a session: its connection is reset")
   .argument("<id>")
   .option("--graceful", "close the connection after what was written")
-  .action(withFlags(endSession));
+  .action(session("endSession"));
 
 program
   .command("completion")

@@ -9,6 +9,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { text } from "node:stream/consumers";
+import { gzipSync } from "node:zlib";
 import { build } from "esbuild";
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from "vitest";
 import { type Block, blocksOf, headingsOf, linksOf, pages } from "../pages/markdown.ts";
@@ -204,7 +205,13 @@ test("has what was built from the sources, its texts, and nothing else", async (
     .filter((name) => !name.startsWith("core/inspector/client/")) // which core/inspector/script.ts has
     .map((name) => `dist/${name}.d.ts`);
   const programs = ["cli", "cluster-worker", "forking-child"].map((name) => `dist/emulator/${name}.js`);
-  const whole = ["dist/core/core.js", "dist/emulator/emulator.js"];
+  const whole = [
+    "core/core",
+    "core/control/plane",
+    "emulator/emulator",
+    "emulator/app",
+    "emulator/command",
+  ].map((name) => `dist/${name}.js`);
   const code = [...Object.values(entries), ...programs, ...whole];
   const others = packed.filter((name) => /^dist\/chunks\/[a-z0-9-]+\.js$/.test(name)); // the control plane's
   const maps = packed.filter((name) => name.endsWith(".map"));
@@ -455,14 +462,33 @@ describe("its types", () => {
   });
 });
 
-test("the entry for Workers bundles, and asks only for what the platform has", async () => {
-  const { metafile } = await build({
+const WORKER_OF_ONE_HANDLER = `
+  import { defineApp, StreamRequestHandler } from "socklet";
+  import { SockletStorage, workerFor } from "socklet/worker";
+  class Echo extends StreamRequestHandler {
+    async handle() {
+      for await (const bytes of this.request) await this.request.sendall(bytes);
+    }
+  }
+  const app = defineApp({ handlers: { Echo }, listen: [{ handler: "Echo", address: "tcp://127.0.0.1:7007" }] });
+  const worker = workerFor(app);
+  export class SockletSession extends worker.Session {}
+  export class SockletRegistry extends worker.Registry {}
+  export { SockletStorage };
+  export default worker;
+`;
+
+test("the entry for Workers bundles, asks only for what the platform has, and is as small as the sources are", async () => {
+  const { metafile, outputFiles } = await build({
     absWorkingDir: user,
-    entryPoints: ["worker.ts"],
+    stdin: { contents: WORKER_OF_ONE_HANDLER, resolveDir: user },
     bundle: true,
+    minify: true,
+    keepNames: true, // wrangler's
     format: "esm",
     platform: "neutral",
     target: "es2022",
+    conditions: ["workerd", "worker", "browser"], // wrangler's
     external: ["cloudflare:*"],
     write: false,
     metafile: true,
@@ -470,4 +496,5 @@ test("the entry for Workers bundles, and asks only for what the platform has", a
   });
   const external = Object.values(metafile.outputs).flatMap(({ imports }) => imports.map(({ path }) => path));
   expect(external.filter((path) => !path.startsWith("cloudflare:"))).toEqual([]);
+  expect(gzipSync(outputFiles[0]?.text ?? "").length).toBeLessThan(60 * 1024); // MAX_WORKER of bundle.test.ts
 });

@@ -234,6 +234,29 @@ test.each(sources.filter((path) => !LISTS.has(path)))("%s imports what its room 
   expect(strange).toEqual([]);
 });
 
+/** What a file imports of Node as usual, which costs a start more than emulator/builtin.ts does. None of these is loaded by a server. */
+const IMPORTED_AS_USUAL: Readonly<Record<string, readonly string[]>> = {
+  "emulator/command/project/init.ts": ["node:readline/promises"],
+  "emulator/kernel/transport-stream.ts": ["node:stream"],
+  "emulator/otel/index.ts": ["node:async_hooks", "node:diagnostics_channel"],
+};
+
+test("Node's modules are loaded by emulator/builtin.ts, except node:net", () => {
+  const found: Record<string, string[]> = {};
+  for (const path of sources.filter((one) => one.startsWith("emulator/"))) {
+    const { body } = parseAst(readFileSync(join(root, path), "utf8"), { lang: "ts" }, path);
+    for (const { importKind, source } of body as unknown as {
+      importKind?: string;
+      source?: { value: string };
+    }[]) {
+      const from = source?.value ?? "";
+      if (importKind === "type" || from === "node:net" || !from.startsWith("node:")) continue;
+      found[path] = [...(found[path] ?? []), from];
+    }
+  }
+  expect(found).toEqual(IMPORTED_AS_USUAL);
+});
+
 test("core and examples are the same everywhere; emulator and worker know nothing of each other", () => {
   for (const [room, { below, packages }] of Object.entries(ROOMS)) {
     const part = room.split("/")[0];

@@ -1,14 +1,13 @@
 /** `socklet doctor`: what of this machine and of a project does not fit, and what to do about it. */
 
 import net from "node:net";
-import { dirname, relative, resolve } from "node:path";
 import type { App, Listener } from "../../../core/app/app.ts";
 import { describe as thrownAs } from "../../../core/describe.ts";
 import { isPublic, parseAllowRule } from "../../../core/net/access.ts";
 import { formatAddress, type Network } from "../../../core/net/address.ts";
 import { type EdgeRuleName, edgeRulesOf, edgeText } from "../../../core/net/edge.ts";
 import { edgeListeners } from "../../app/edge.ts";
-import { fs, join, lazy, once } from "../../builtin.ts";
+import { dirname, fs, join, lazy, once, relative, resolve } from "../../builtin.ts";
 import { columns, oneLine, print, printJson, UsageError } from "../terminal/output.ts";
 import { fileOf, loadApp } from "../user-code/modules.ts";
 import { isSince, LEAST_KOFFI, LEAST_NODE } from "./manifest.ts";

@@ -1,7 +1,7 @@
 /** `socklet init`, which `npm create socklet` starts: asks what a project is for, and makes it. */
 
-import { resolve } from "node:path";
 import { createInterface, type Interface } from "node:readline/promises";
+import { resolve } from "../../builtin.ts";
 import { print, say } from "../terminal/output.ts";
 import { onStop } from "../terminal/signals.ts";
 import {

@@ -1,8 +1,7 @@
 /** Makes a project of the templates in emulator/templates: what `socklet init` leaves behind. */
 
-import { basename, resolve } from "node:path";
 import { describe as thrownAs } from "../../../core/describe.ts";
-import { dirname, fs, join } from "../../builtin.ts";
+import { basename, dirname, fs, join, resolve } from "../../builtin.ts";
 import { UsageError } from "../terminal/output.ts";
 import { packageRoot, rangeOf } from "./manifest.ts";
 import { devTokens } from "./tokens.ts";

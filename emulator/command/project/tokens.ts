@@ -1,7 +1,6 @@
 /** The token of the control routes in development: in `.dev.vars`, where `wrangler dev` looks for it. */
 
-import { relative } from "node:path";
-import { fs, join } from "../../builtin.ts";
+import { fs, join, relative } from "../../builtin.ts";
 
 /** The tokens of a project's folder, and where they are. */
 export interface DevTokens {

@@ -1,9 +1,7 @@
 /** The configuration of a project's Worker, as the project's own wrangler reads it. */
 
-import { basename } from "node:path";
-import { pathToFileURL } from "node:url";
 import { describe as thrownAs } from "../../../core/describe.ts";
-import { dirname, fs, join, lazy } from "../../builtin.ts";
+import { basename, dirname, fs, join, lazy, pathToFileURL } from "../../builtin.ts";
 
 /** In the order in which wrangler looks for them. */
 const NAMES = ["wrangler.json", "wrangler.jsonc", "wrangler.toml"] as const;

@@ -5,19 +5,6 @@ import { UsageError } from "../terminal/output.ts";
 
 const FIRST = 3; // SD_LISTEN_FDS_START, sd-daemon.h
 
-/** One `--fd`: `echo=4`, or `4` alone. */
-export const descriptorFlag = (
-  text: string,
-  before: readonly ListenDescriptor[] = [],
-): ListenDescriptor[] => {
-  const [, name = "", number = ""] = /^(?:([^=]*)=)?(\d{1,9})$/.exec(text) ?? [];
-  if (number === "")
-    throw new UsageError(
-      `--fd ${text}: give a listener's name and the number of a descriptor, as in --fd echo=3`,
-    );
-  return [...before, { name, fd: Number(number) }];
-};
-
 /**
  * The descriptors that systemd has passed to this process, with their names (`LISTEN_FDNAMES`), if any. The variables are
  * removed from the environment: they are not for this process's children.

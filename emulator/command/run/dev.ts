@@ -1,15 +1,15 @@
 /** `socklet dev`: serves an app, and at each save takes its new handlers for new connections. */
 
-import { relative } from "node:path";
 import type { App } from "../../../core/app/app.ts";
 import { describe as thrownAs } from "../../../core/describe.ts";
 import { SocketError } from "../../../core/errors.ts";
 import { formatAddress } from "../../../core/net/address.ts";
 import { wholeMs } from "../../../core/options.ts";
-import { CONTROL_PORT, controlTokens } from "../../app/control.ts";
+import { CONTROL_PORT } from "../../app/control.ts";
+import { controlTokens } from "../../app/control-tokens.ts";
 import { listing } from "../../app/listing.ts";
 import type { AppServer, Replaced } from "../../app/serve.ts";
-import { dirname, fs, join } from "../../builtin.ts";
+import { dirname, fs, join, relative } from "../../builtin.ts";
 import { noteRunning } from "../control/running.ts";
 import { devTokens } from "../project/tokens.ts";
 import { describe, logger, print, say, setLog, showPlace } from "../terminal/output.ts";

@@ -1,9 +1,8 @@
-/** What a SIGUSR2 does to a program that serves: another process takes over; and `socklet restart`, which asks for that. */
+/** What a SIGUSR2 does to a program that serves: it starts a successor, which takes over its sockets. */
 
 import type { ListenDescriptor } from "../../app/descriptors.ts";
 import { neededNode } from "../../runtime.ts";
-import { allRunning, type Running, theRunning } from "../control/running.ts";
-import { describe, print, printJson, say, UsageError } from "../terminal/output.ts";
+import { describe, say } from "../terminal/output.ts";
 import { notify } from "./notify.ts";
 import { Successor } from "./successor.ts";
 
@@ -77,40 +76,3 @@ export class Restarts {
     }
   }
 }
-
-const LOOK = 50; // ms between two looks at the notes of what runs: a start takes half a second
-
-/**
- * `socklet restart`: has a server of this user's start its program anew on the same sockets, and waits until that serves. `pid`: which one,
- * where several run.
- */
-export const restart = async (pid: number | undefined, { json }: { json?: boolean }): Promise<void> => {
-  const noted = (which: number): Running | undefined => allRunning().find((one) => one.pid === which);
-  const running = pid === undefined ? theRunning("its process id") : (noted(pid) ?? null);
-  if (running === null) {
-    const which = pid === undefined ? "none runs" : `none runs as process ${pid}`;
-    throw new UsageError(`which server? Of yours with control routes ${which}; kill -USR2 restarts any`);
-  }
-  const before = running.pid;
-  if (!running.restarts) {
-    throw new Error(
-      `process ${before} serves ${running.app} in workerd, which does not start anew by itself; end it, and start it again`,
-    );
-  }
-  process.kill(before, "SIGUSR2");
-  for (;;) {
-    const old = noted(before); // first: the successor's note is there before this one is gone
-    const successor = allRunning().find((one) => one.before === before);
-    if (successor !== undefined) {
-      if (json === true) return printJson({ before, pid: successor.pid, url: successor.url });
-      return print(`process ${successor.pid} serves ${successor.app} in place of ${before}`);
-    }
-    if (old === undefined) throw new Error(`process ${before} has ended, and no other serves`);
-    if (old.refused.times > running.refused.times) {
-      throw new Error(
-        `process ${before} goes on, since its program could not be started anew: ${old.refused.why}`,
-      );
-    }
-    await new Promise((resolve) => setTimeout(resolve, LOOK));
-  }
-};

@@ -1,8 +1,6 @@
 /** `socklet serve`: serves an app until it is stopped, then drains. */
 
 import type { AsyncLocalStorage } from "node:async_hooks";
-import { resolve } from "node:path";
-import { pathToFileURL } from "node:url";
 import type { App } from "../../../core/app/app.ts";
 import { tokenEntries } from "../../../core/control/http/auth.ts";
 import { isA, describe as thrownAs } from "../../../core/describe.ts";
@@ -11,12 +9,12 @@ import type { SockletEvent } from "../../../core/handlers/events.ts";
 import { parseAddress } from "../../../core/net/address.ts";
 import type { EdgeRuleName } from "../../../core/net/edge.ts";
 import { wholeMs } from "../../../core/options.ts";
-import { controlTokens } from "../../app/control.ts";
+import { controlTokens } from "../../app/control-tokens.ts";
 import type { ListenDescriptor } from "../../app/descriptors.ts";
 import { controlEntry, type Entry, inspectorEntry, listing } from "../../app/listing.ts";
 import { type AppServer, openApp, unlessAborted } from "../../app/serve.ts";
-import { fs, join } from "../../builtin.ts";
-import { type ClusterServer, openCluster } from "../../cluster/cluster.ts";
+import { fs, join, pathToFileURL, resolve } from "../../builtin.ts";
+import type { ClusterServer } from "../../cluster/cluster.ts";
 import type { RecordFolder } from "../../wire/folder.ts";
 import { noteRunning } from "../control/running.ts";
 import {
@@ -246,7 +244,7 @@ const serveUntil = async (
   const opening =
     workers === undefined
       ? openApp(app, { ...options, module, handlerName }, hosting)
-      : openCluster(
+      : (await import("../../cluster/cluster.ts")).openCluster(
           app,
           module,
           {

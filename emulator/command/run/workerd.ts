@@ -6,8 +6,6 @@
 import type { ChildProcess } from "node:child_process";
 import type { SourceMap } from "node:module";
 import net from "node:net";
-import { relative, resolve } from "node:path";
-import { pathToFileURL } from "node:url";
 import type { App, Listener } from "../../../core/app/app.ts";
 import { tokenEntries } from "../../../core/control/http/auth.ts";
 import { isA, peek } from "../../../core/describe.ts";
@@ -16,7 +14,7 @@ import type { SockletEvent } from "../../../core/handlers/events.ts";
 import { formatAddress } from "../../../core/net/address.ts";
 import { wholeMs } from "../../../core/options.ts";
 import { controlEntry, type Entry, filled } from "../../app/listing.ts";
-import { dirname, fileURLToPath, join, lazy, once } from "../../builtin.ts";
+import { dirname, fileURLToPath, join, lazy, once, pathToFileURL, relative, resolve } from "../../builtin.ts";
 import { Sentinel } from "../../servers/forking/sentinel.ts";
 import { wranglerConfigIn } from "../project/wrangler.ts";
 import { describe, say, UsageError } from "../terminal/output.ts";

@@ -49,3 +49,16 @@ export const ruleNames = (text: string): EdgeRuleName[] => {
     `There is no rule "${unknown}"; there are ${Object.keys(EDGE_RULES).join(", ")}.`,
   );
 };
+
+/** One `--fd`: `echo=4`, or `4` alone. */
+export const descriptorFlag = (
+  text: string,
+  before: readonly { readonly name: string; readonly fd: number }[] = [],
+): { readonly name: string; readonly fd: number }[] => {
+  const [, name = "", number = ""] = /^(?:([^=]*)=)?(\d{1,9})$/.exec(text) ?? [];
+  if (number === "")
+    throw new UsageError(
+      `--fd ${text}: give a listener's name and the number of a descriptor, as in --fd echo=3`,
+    );
+  return [...before, { name, fd: Number(number) }];
+};

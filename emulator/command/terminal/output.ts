@@ -1,7 +1,5 @@
 /** What the commands print: on stdout, on stderr, and about an error. */
 
-import { relative } from "node:path";
-import { fileURLToPath } from "node:url";
 import { SESSION_LIMITS } from "../../../core/control/plane.ts";
 import {
   isA,
@@ -15,7 +13,7 @@ import {
 import { SocketError, type SocketErrorCode } from "../../../core/errors.ts";
 import type { SockletEvent } from "../../../core/handlers/events.ts";
 import { type Address, formatAddress } from "../../../core/net/address.ts";
-import { fs } from "../../builtin.ts";
+import { fileURLToPath, fs, relative } from "../../builtin.ts";
 import { isUsers } from "../../own-files.ts";
 
 /** Wrong usage: exit status 2. */

@@ -1,12 +1,10 @@
 /** Loads what the user names: a module, a module's app, a handler. */
 
-import { statSync } from "node:fs";
-import { resolve } from "node:path";
-import { pathToFileURL } from "node:url";
 import { type App, isApp, type Platform } from "../../../core/app/app.ts";
 import { describe as thrownAs } from "../../../core/describe.ts";
 import { DatagramRequestHandler, type HandlerClass } from "../../../core/handlers/handler.ts";
 import type { StreamSocket } from "../../../core/sockets/stream-socket.ts";
+import { fs, pathToFileURL, resolve } from "../../builtin.ts";
 import { describe, UsageError, withPlace } from "../terminal/output.ts";
 import { awaited, listens } from "./waiting.ts";
 
@@ -37,7 +35,7 @@ const loadRemedy = (path: string, error: unknown): string => {
 /** The file that the user names. Throws a `UsageError` if it does not exist. */
 export const fileOf = (path: string): string => {
   const file = resolve(path);
-  const is = statSync(file, { throwIfNoEntry: false });
+  const is = fs.statSync(file, { throwIfNoEntry: false });
   if (is === undefined)
     throw new UsageError(`${path} could not be loaded: there is no such file; check the path`);
   if (is.isDirectory())

@@ -8,9 +8,8 @@
  */
 
 import type { ResolveFnOutput, ResolveHookContext } from "node:module";
-import { pathToFileURL } from "node:url";
 import type { App } from "../../../core/app/app.ts";
-import { fileURLToPath, fs, lazy } from "../../builtin.ts";
+import { fileURLToPath, fs, lazy, pathToFileURL } from "../../builtin.ts";
 import { isUsers } from "../../own-files.ts";
 import { fileOf, loadApp } from "./modules.ts";
 import { FileWatch, hashOf } from "./watch.ts";

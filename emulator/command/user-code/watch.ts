@@ -1,7 +1,6 @@
 /** Follows files: which of them are others than they were. */
 
-import { basename, sep } from "node:path";
-import { dirname, fs, join, lazy } from "../../builtin.ts";
+import { basename, dirname, fs, join, lazy, sep } from "../../builtin.ts";
 
 const SETTLE = 20; // ms without a further change, after which the files are looked at: an editor writes in steps
 const HALF_SAVED = 100; // ms that a file may be missing or empty, as in the middle of a save
