@@ -1,7 +1,10 @@
 /** What a class of handlers for pools must have. Apart from the class itself, which an app without pools does not load. */
 
-/** Marks the classes that extend `ClientHandler`. Shared, so that a class of another copy of the package is known as one. */
-export const CLIENT = Symbol.for("socklet.client");
+/**
+ * Marks the classes that extend `ClientHandler`, also those of another copy of the package. It is a name and not a symbol, because a
+ * bundler keeps a class with a computed name even where nobody uses it.
+ */
+const CLIENT = "socklet.client";
 
 export const noWay = (name: string): TypeError =>
   new TypeError(`${name} answers no calls: give it send() and receive(), or call()`);

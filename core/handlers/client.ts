@@ -16,7 +16,7 @@ import { SocketError } from "../errors.ts";
 import type { Address } from "../net/address.ts";
 import { optionNamesOf } from "../options.ts";
 import type { StreamSocket } from "../sockets/stream-socket.ts";
-import { CLIENT, noWay } from "./client-check.ts";
+import { noWay } from "./client-check.ts";
 import { type HandlerServer, StreamRequestHandler } from "./handler.ts";
 
 /** What `receive()` gives where it has read something that no call asked for: RESP3's push, PostgreSQL's NOTIFY. */
@@ -66,7 +66,7 @@ export abstract class ClientHandler<
   Reply = unknown,
   Context = unknown,
 > extends StreamRequestHandler<Context, Call> {
-  static readonly [CLIENT] = true;
+  static readonly "socklet.client" = true;
 
   /**
    * Writes one call, whole, and waits for nothing. Where the protocol has ids it gives the call's id, by which

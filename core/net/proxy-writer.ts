@@ -1,5 +1,6 @@
 /** Headers of the PROXY protocol, written: versions 1 and 2 (HAProxy, doc/proxy-protocol.txt), and Cloudflare Spectrum's Simple Proxy Protocol for datagrams. */
 
+import { encoder } from "../bytes/data.ts";
 import { quoted } from "../describe.ts";
 import { checkCount, checkOptions, checkWord, optionNamesOf } from "../options.ts";
 import {
@@ -34,8 +35,6 @@ import {
   UNIX_PATH,
 } from "./proxy-format.ts";
 import type { ProxySsl, ProxyTlv } from "./proxy-header.ts";
-
-const BYTES = new TextEncoder();
 
 /** A header that this side sends. Without addresses it says that this side speaks for itself (`LOCAL`; in version 1 `UNKNOWN`). */
 export interface ProxyHeaderOptions {
@@ -147,11 +146,11 @@ const bothOf = (given: ProxyHeaderOptions): [Address | null, Address | null] => 
 
 function lineOf(source: Address | null, destination: Address | null, carries: string): Uint8Array {
   if (carries !== "stream") throw new TypeError("version 1 of the PROXY protocol is only for streams");
-  if (source === null || destination === null) return BYTES.encode("PROXY UNKNOWN\r\n");
-  if (source.family === "unix" || destination.family === "unix") return BYTES.encode("PROXY UNKNOWN\r\n");
+  if (source === null || destination === null) return encoder.encode("PROXY UNKNOWN\r\n");
+  if (source.family === "unix" || destination.family === "unix") return encoder.encode("PROXY UNKNOWN\r\n");
   const family = source.family === "IPv4" ? "TCP4" : "TCP6";
   const { port } = destination;
-  return BYTES.encode(
+  return encoder.encode(
     `PROXY ${family} ${source.hostname} ${destination.hostname} ${source.port} ${port}\r\n`,
   );
 }
@@ -218,7 +217,7 @@ function binaryOf(
 const blockOf = (source: Address, destination: Address): number[] => {
   if (source.family === "unix" || destination.family === "unix") {
     return [source, destination].flatMap((address) => {
-      const path = BYTES.encode((address as { readonly path: string }).path);
+      const path = encoder.encode((address as { readonly path: string }).path);
       if (path.length > UNIX_PATH)
         throw new RangeError(`a path in a header has at most ${UNIX_PATH} bytes, not ${path.length}`);
       return [...path, ...new Uint8Array(UNIX_PATH - path.length)];
@@ -236,7 +235,7 @@ const vectorsOf = ({ alpn, authority, uniqueId, netns, ssl, tlvs = [] }: ProxyHe
   add(ALPN, alpn);
   add(AUTHORITY, authority);
   if (uniqueId !== undefined) {
-    const id = typeof uniqueId === "string" ? BYTES.encode(uniqueId) : uniqueId;
+    const id = typeof uniqueId === "string" ? encoder.encode(uniqueId) : uniqueId;
     if (id.length > MAX_ID) throw new RangeError(`uniqueId has at most ${MAX_ID} bytes, not ${id.length}`);
     add(UNIQUE_ID, id);
   }
@@ -252,7 +251,7 @@ const vectorsOf = ({ alpn, authority, uniqueId, netns, ssl, tlvs = [] }: ProxyHe
 };
 
 const vectorOf = (type: number, given: string | Uint8Array): number[] => {
-  const value = typeof given === "string" ? BYTES.encode(given) : given;
+  const value = typeof given === "string" ? encoder.encode(given) : given;
   if (value.length > 0xffff) throw new RangeError(`a vector has at most 65535 bytes, not ${value.length}`);
   return [type, value.length >> 8, value.length & 0xff, ...value];
 };
