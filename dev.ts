@@ -44,7 +44,7 @@ const wranglerArgs = process.argv.slice(2).filter((_, i) => !ours.includes(i));
 
 const found = devTokens(dirname(config));
 const token = found.isNew ? found.tokens : null;
-if (found.isNew) console.log(`dev: ${found.path} is new, with a token for the control routes`);
+if (found.isNew) console.log(`dev: ${found.path} was created, with a token for the control routes`);
 else if (found.tokens === null) {
   console.log(`dev: the control routes are shut: ${found.path} has no SOCKLET_TOKENS`);
 }

@@ -1,12 +1,12 @@
 /**
- * Handlers that a pool runs: one lives as long as its connection, and answers calls. What a caller sees of a pool is
- * here, too, since an app's handlers call pools wherever these are: in this process, or in a Durable Object.
+ * Handlers that a pool runs. Such a handler lives as long as its connection, and answers calls. What a caller sees of a pool is here
+ * as well, because an app's handlers call pools wherever these are: in this process, or in a Durable Object.
  *
  *     setup() ──▶ call, call, call … ──▶ finish()
  *     logs in        │                     says goodbye
  *                    ├─ send(call) writes, receive(call) reads one reply, in the order of send()
  *                    ├─ or call(call) does both, one call at a time
- *                    ├─ notice(message) has what the server says unasked
+ *                    ├─ notice(message) gets what the server sends unasked
  *                    ├─ idle() runs while there is nothing to do
  *                    └─ reset() runs when a lease comes back
  */
@@ -19,7 +19,7 @@ import type { StreamSocket } from "../sockets/stream-socket.ts";
 import { noWay } from "./client-check.ts";
 import { type HandlerServer, StreamRequestHandler } from "./handler.ts";
 
-/** What `receive()` gives where it has read something that no call asked for: RESP3's push, PostgreSQL's NOTIFY. */
+/** What `receive()` returns if it has read something that no call asked for: RESP3's push, PostgreSQL's NOTIFY. */
 export class Notice<Message = unknown> {
   readonly message: Message;
 
@@ -28,7 +28,7 @@ export class Notice<Message = unknown> {
   }
 }
 
-/** What `receive()` or `call()` gives where the server's reply is an error: that call rejects with `error`, and the connection goes on. */
+/** What `receive()` or `call()` returns if the server's reply is an error. That call rejects with `error`, and the connection goes on. */
 export class ErrorReply {
   readonly error: unknown;
 
@@ -49,16 +49,16 @@ export class ErrorReply {
  *       }
  *     }
  *
- * A class has either `send` and `receive`, and then a pool may send several calls before their replies come
- * (`pipeline`), or `call`, which has the connection to itself. Whatever they throw costs the connection, since nobody
- * knows where in the stream it stands: the calls that had begun on it are lost (`ERR_CALL_LOST`). An error that the
- * server sent as a reply is given as `new ErrorReply(error)`.
+ * A class has either `send` and `receive`, so that a pool may send several calls before their replies come (`pipeline`), or `call`,
+ * which has the connection to itself. If one of them throws, the connection is closed, because its position in the stream is no longer
+ * known: the calls that had begun on it are lost (`ERR_CALL_LOST`). To report an error that the server sent as a reply, return
+ * `new ErrorReply(error)`.
  *
- * `setup()` logs in, once a connection; `finish()` says goodbye. Where a connector runs this class, and not a pool,
- * `handle()` makes one call of its `params` and gives the reply.
+ * `setup()` logs in, once per connection; `finish()` says goodbye. If a connector runs this class instead of a pool, `handle()` makes
+ * one call with its `params` and returns the reply.
  *
  * - `Call`: what a caller asks.
- * - `Reply`: what it is given.
+ * - `Reply`: what the caller gets.
  * - `Context`: what the app, or the pool's option `context`, gives: where the credentials are.
  */
 export abstract class ClientHandler<
@@ -69,43 +69,43 @@ export abstract class ClientHandler<
   static readonly "socklet.client" = true;
 
   /**
-   * Writes one call, whole, and waits for nothing. Where the protocol has ids it gives the call's id, by which
-   * `match()` finds it. Throwing before it has written anything refuses this call alone.
+   * Writes one complete call, and waits for nothing. If the protocol has ids, it returns the call's id, by which `match()` finds it.
+   * If it throws before it has written anything, only this call fails.
    */
   send?(call: Call): unknown;
 
   /**
-   * Reads exactly one reply, that of `call`; or one `Notice`. Where nothing was asked, or where the class has `match()`,
-   * `call` is `undefined`; where nothing was asked what comes can only be a `Notice`.
+   * Reads exactly one reply, that of `call`, or one `Notice`. `call` is `undefined` if nothing was asked, and if the class has
+   * `match()`. If nothing was asked, only a `Notice` can come.
    *
-   * A reply that the stream's end cuts short must throw: read with `readexactly()` or `readuntil()`, for `line()` gives
-   * the last line also where its end is missing.
+   * It must throw if the end of the stream cuts a reply short. So read with `readexactly()` or `readuntil()`: `line()` also returns a
+   * last line whose end is missing.
    */
   receive?(call: Call | undefined): MaybePromise<Reply | Notice | ErrorReply>;
 
-  /** The id of the call that this reply answers, as `send()` gave it, where replies may come in any order. */
+  /** The id of the call that this reply answers, as `send()` returned it, if replies may come in any order. */
   match?(reply: Reply | ErrorReply): unknown;
 
-  /** Writes one call and reads its reply, where the two cannot be told apart. No other call runs meanwhile. */
+  /** Writes one call and reads its reply, if the two cannot be separated. No other call runs meanwhile. */
   call?(call: Call): MaybePromise<Reply | ErrorReply>;
 
-  /** Runs while the connection has had nothing to do for `pingInterval`: most often it pings. It returns soon after `signal` aborts, which says that a call waits. */
+  /** Runs when the connection has had nothing to do for `pingInterval`; usually it pings. `signal` aborts when a call waits; it should then return soon. */
   idle?(signal: AbortSignal): MaybePromise<void>;
 
-  /** Undoes what the holder of a lease left behind. Where it throws the connection is destroyed; without it a leased connection is closed when it comes back. */
+  /** Undoes what the holder of a lease left behind. If it throws, the connection is destroyed. Without it, a leased connection is closed when it comes back. */
   reset?(): MaybePromise<void>;
 
-  /** Told of what the server says unasked, between replies or while nothing is asked. Nothing more is read until it settles. By default an event of type `handler`. */
+  /** Gets what the server sends unasked, between replies or while nothing is asked. Nothing more is read until it settles. By default it is an event of type `handler`. */
   notice(message: unknown): MaybePromise<void> {
     this.emit(message);
   }
 
-  /** Whether a transaction is open, as far as the replies so far tell. A connection that is given back in one is destroyed. */
+  /** Whether a transaction is open, as far as the replies so far tell. A connection that is given back inside one is destroyed. */
   get inTransaction(): boolean {
     return false;
   }
 
-  /** Makes one call, for what this class asks itself in `setup()`, `idle()` and `reset()`. What is unasked goes to `notice()`; an `ErrorReply` is thrown. */
+  /** Makes one call of this class's own, in `setup()`, `idle()` or `reset()`. A `Notice` goes to `notice()`; an `ErrorReply` is thrown. */
   protected async exchange(call: Call): Promise<Reply> {
     if (this.receive === undefined) {
       if (this.call === undefined) throw noWay(this.constructor.name);
@@ -119,7 +119,7 @@ export abstract class ClientHandler<
     }
   }
 
-  /** Makes one call, of `params`: what runs where a connector, and not a pool, dialled. */
+  /** Makes one call, with `params`. It runs if a connector dialled, and not a pool. */
   override handle(): unknown {
     return this.exchange(this.params);
   }
@@ -141,9 +141,9 @@ export type ClientHandlerClass<Call, Reply, Context = unknown> = new (
 
 /** Options of one call. */
 export interface PoolCallOptions {
-  /** Gives up the call, which rejects with the reason. Where it had begun its connection is given up, too. */
+  /** Aborts the call, which rejects with the reason. If it had begun, its connection is closed as well. */
   readonly signal?: AbortSignal | undefined;
-  /** It may be done more than once, as reading may: where its connection is lost it is asked again on another. Default `false`. */
+  /** Whether the call may be made more than once, as a read may: if its connection is lost, it is made again on another. Default `false`. */
   readonly repeatable?: boolean;
 }
 
@@ -154,24 +154,24 @@ export const CALL_NAMES = optionNamesOf<PoolCallOptions>("a call of a pool")({
 
 /** Options of one lease. */
 export interface LeaseOptions {
-  /** Gives up waiting for the lease; once it is there it ends it, as its time limit does. */
+  /** Stops the wait for the lease. Once there is one it ends the lease, as its time limit does. */
   readonly signal?: AbortSignal | undefined;
 }
 
 export const LEASE_NAMES = optionNamesOf<LeaseOptions>("a lease of a pool")({ signal: true });
 
-/** One connection of a pool, for its holder alone, until it is given back: `await using one = await pool.lease()`. */
+/** One connection of a pool, for its holder alone until it is given back: `await using one = await pool.lease()`. */
 export interface Lease<Call = unknown, Reply = unknown> extends AsyncDisposable {
-  /** Makes a call on this connection, as `PoolClient.call()`; it is never repeated. Rejects with `ETIMEDOUT` when the lease's time is up, with `EBADF` once it was given back. */
+  /** Makes a call on this connection, as `PoolClient.call()`; it is never repeated. Rejects with `ETIMEDOUT` when the lease's time is up, and with `EBADF` once the connection was given back. */
   call(call: Call, options?: Pick<PoolCallOptions, "signal">): Promise<Reply>;
-  /** Gives the connection back: it is reset, or destroyed where it cannot be. Never rejects; a second time it does nothing. */
+  /** Gives the connection back. It is reset, or destroyed if it cannot be. Never rejects; a second call does nothing. */
   release(): Promise<void>;
 }
 
 /**
  * What a pool is to its callers, wherever its connections are.
  *
- * Every call settles once: with its own reply, with the `ErrorReply` that the server gave, or with a `SocketError`:
+ * Every call settles once: with its own reply, with the error of an `ErrorReply`, or with a `SocketError`:
  * `ERR_CALL_LOST` (it had begun, and its connection was lost), `ETIMEDOUT` (no connection, or no reply, in time),
  * `ERR_LIMIT` (too many calls wait, or the reply is too large), `EBADF` (the pool is closed), `ECANCELED` (it was closed
  * meanwhile), or the reason of its signal.

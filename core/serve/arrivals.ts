@@ -1,8 +1,8 @@
-/** The queue of a server: requests that have arrived and wait for their turn, and callers that wait for one to arrive. */
+/** The queue of a server: the requests that wait for their turn, and the callers that wait for a request. */
 
 import type { Address } from "../net/address.ts";
 
-/** A request that has arrived, and where it is from. */
+/** A request that has arrived, with its client's address. */
 export type Arrival<Request> = [request: Request, clientAddress: Address | null];
 
 /** First come, first served. While the queue is held, no waiter is given a request. */
@@ -16,12 +16,12 @@ export class Arrivals<Request> {
     return this.#queue.length;
   }
 
-  /** True if no request waits, and no caller waits for one. */
+  /** Whether no request waits, and no caller waits for one. */
   get isIdle(): boolean {
     return this.#queue.length === 0 && this.#waiters.length === 0;
   }
 
-  /** The request whose turn it is; it stays. */
+  /** The next request, which stays in the queue. */
   get first(): Arrival<Request> | undefined {
     return this.#queue[0];
   }
@@ -34,12 +34,12 @@ export class Arrivals<Request> {
     return told !== undefined;
   }
 
-  /** Takes the first. */
+  /** Takes the first request. */
   shift(): Arrival<Request> | undefined {
     return this.#queue.shift();
   }
 
-  /** Takes the last, for which there is no room. */
+  /** Takes the last request, for which there is no room. */
   pop(): void {
     this.#queue.pop();
   }
@@ -59,7 +59,7 @@ export class Arrivals<Request> {
     return arrived;
   }
 
-  /** Holds what arrives, or goes on with it. */
+  /** Holds the requests that arrive, or lets them go on. */
   hold(held: boolean): void {
     this.#held = held;
     if (!held) for (const told of this.#waiters.splice(0, this.#queue.length)) told(true);

@@ -1,4 +1,4 @@
-/** What dials: `BaseConnector`, the twin of a server, and `StreamConnector`, which dials streams. */
+/** Connectors: `BaseConnector`, the counterpart of a server, and `StreamConnector`, which dials streams. */
 
 import { DONE } from "../bytes/data.ts";
 import { SocketError } from "../errors.ts";
@@ -12,22 +12,22 @@ import { StreamSocket } from "../sockets/stream-socket.ts";
 import { TLS_NAMES } from "../sockets/tls.ts";
 import { BaseEndpoint, ENDPOINT_NAMES, type EndpointOptions } from "./endpoint.ts";
 
-/** What a connector's `run` can be given. */
+/** Options of a connector's `run()`. */
 export interface RunOptions<Request = unknown, Params = unknown> {
-  /** What the handler gets as `this.params`, whose type the handler's class says. */
+  /** What the handler gets as `this.params`. The handler's class says its type. */
   readonly params?: Params;
   /** Aborts the dialling, then the handler. */
   readonly signal?: AbortSignal;
-  /** What keeps the handler's state. Default: the handler alone. */
+  /** Keeps the handler's state. Default: only the handler has it. */
   readonly keeper?: StateKeeper | undefined;
-  /** Told of the connection when it is open, just before the handler is made; what it throws, `run` rejects with. */
+  /** Called when the connection is open, just before the handler is made. `run()` rejects with what it throws. */
   onOpen?(request: Request): void;
 }
 
 const RUN_NAMES = optionNamesOf<RunOptions>()({ params: true, signal: true, keeper: true, onOpen: true });
 
 /**
- * Dials, and runs a handler on the connection: the twin of a server, so that a handler cannot tell who opened
+ * Dials, and runs a handler on the connection: the counterpart of a server, so that a handler cannot tell who opened
  * its connection (Schmidt's Acceptor-Connector).
  */
 export abstract class BaseConnector<Request, Context = unknown, Params = unknown> extends BaseEndpoint<
@@ -43,15 +43,15 @@ export abstract class BaseConnector<Request, Context = unknown, Params = unknown
     super(RequestHandlerClass, options);
   }
 
-  /** Opens a connection. Rejects with the reason; `signal` gives up. */
+  /** Opens a connection. Rejects with the reason if it cannot; `signal` aborts it. */
   abstract connect(signal?: AbortSignal): Promise<Request>;
 
   /** The address of a connection's other end. */
   abstract peerOf(request: Request): Address | null;
 
   /**
-   * Dials, runs one handler to its end, closes the connection, and gives what `handle` returned. Rejects with what the
-   * dialling or the handler threw, or with the reason why not all output was sent.
+   * Dials, runs one handler to its end, closes the connection, and resolves to what `handle` returned. Rejects with the error of the
+   * dial or of the handler, or with the reason why some output was not sent.
    */
   async run(options: RunOptions<Request, Params> = {}): Promise<unknown> {
     checkOptions("run()", options, RUN_NAMES);
@@ -96,7 +96,7 @@ export abstract class BaseConnector<Request, Context = unknown, Params = unknown
     }
   }
 
-  /** `run()` begins nothing any more. */
+  /** Further calls of `run()` are refused. */
   override shutdown(): Promise<void> {
     this.#stopped = true;
     return DONE;
@@ -117,7 +117,7 @@ export const STREAM_CONNECTOR_NAMES = optionNamesOf<StreamConnectorOptions<unkno
   stream: STREAM_NAMES,
 });
 
-/** Dials one address and runs a handler on the connection; a platform adds `createConnection`. */
+/** Dials one address and runs a handler on the connection. A platform adds `createConnection`. */
 export abstract class StreamConnector<Context = unknown, Params = unknown> extends BaseConnector<
   StreamSocket,
   Context,
@@ -125,7 +125,7 @@ export abstract class StreamConnector<Context = unknown, Params = unknown> exten
 > {
   static override readonly optionNames: OptionNames = STREAM_CONNECTOR_NAMES;
 
-  /** What it dials. */
+  /** The address that it dials. */
   readonly endpoint: Endpoint;
   readonly #options: Omit<ConnectOptions, "signal">;
 

@@ -26,13 +26,13 @@ import { ABORT_GRACE, bytesOf, Requests, Running } from "./requests.ts";
 
 /** Options of a server or a connector. Times are milliseconds. */
 export interface EndpointOptions<Context> {
-  /** What it is called in events. Default: the handler's class name. */
+  /** Its name in events. Default: the handler's class name. */
   readonly name?: string;
   /** What handlers get as `this.context`. */
   readonly context?: Context;
   /** Called with every event. */
   readonly onEvent?: OnEvent;
-  /** How long `drain()` lets running requests go on before it aborts them. Default 10 000. */
+  /** How long `drain()` waits for running requests before it aborts them. Default 10 000. */
   readonly drainTimeout?: number;
 }
 
@@ -46,7 +46,7 @@ export const ENDPOINT_NAMES = optionNamesOf<EndpointOptions<unknown>>("a server 
 /** What a server and a connector share: they run handlers on requests, know which run, and can end them. */
 export abstract class BaseEndpoint<Request, Context = unknown> implements HandlerServer<Context> {
   /**
-   * The names of the options that this class's constructor takes; another is a `TypeError`. A class with options of
+   * The names of the options that this class's constructor takes; any other is a `TypeError`. A subclass with options of
    * its own adds them:
    *
    *     class Greeter extends ThreadingTCPServer {
@@ -54,13 +54,13 @@ export abstract class BaseEndpoint<Request, Context = unknown> implements Handle
    */
   static readonly optionNames: OptionNames = ENDPOINT_NAMES;
 
-  /** The class that handles each request; may be replaced while requests run, which keep theirs. */
+  /** The class that handles each request. It may be replaced at any time; requests that run keep the old one. */
   RequestHandlerClass: HandlerClass<Request, Context>;
   /** What handlers get as `this.context`. */
   readonly context: Context;
   readonly name: string;
   onEvent: OnEvent | undefined;
-  /** How long `drain()` lets running requests go on before it aborts them, in milliseconds. */
+  /** How long `drain()` waits for running requests before it aborts them, in milliseconds. */
   drainTimeout: number;
 
   readonly #running = new Requests<Request>();
@@ -87,19 +87,19 @@ export abstract class BaseEndpoint<Request, Context = unknown> implements Handle
     this.drainTimeout = checkTime("drainTimeout", options.drainTimeout ?? 10_000, 0);
   }
 
-  /** How many handlers run now. */
+  /** How many handlers are running. */
   get running(): number {
     return this.#running.size;
   }
 
-  /** What a handler of `request` can ask. */
+  /** What a handler of `request` can ask of its server. */
   scope(request: Request): RequestScope {
     const running = this.#running.get(request);
     if (running === undefined) throw new SocketError("EINVAL", "this request is not running at this server");
     return running;
   }
 
-  /** A plain object of counts, to print or to serve. */
+  /** Its counts, as a plain object to print or to serve. */
   info(): EndpointInfo {
     return {
       name: this.name,
@@ -111,10 +111,10 @@ export abstract class BaseEndpoint<Request, Context = unknown> implements Handle
     };
   }
 
-  /** From now on nothing new begins; what runs goes on. May be called from anywhere, also from a handler. */
+  /** Begins nothing new; what runs goes on. May be called from anywhere, also from a handler. */
   abstract shutdown(): Promise<void>;
 
-  /** Makes the handler and runs it; gives what `handle` gave. */
+  /** Makes the handler and runs it. Returns what `handle` returned. */
   finishRequest(request: Request, clientAddress: Address | null): unknown {
     return new this.RequestHandlerClass(request, clientAddress, this).run();
   }
@@ -124,7 +124,7 @@ export abstract class BaseEndpoint<Request, Context = unknown> implements Handle
     return this.finishRequest(request, clientAddress);
   }
 
-  /** The request is over: lets its connection go, having sent what was written. */
+  /** The request is over: sends what was written, and closes its connection. */
   shutdownRequest(request: Request): MaybePromise<void> {
     return this.closeRequest(request);
   }
@@ -133,16 +133,16 @@ export abstract class BaseEndpoint<Request, Context = unknown> implements Handle
     if (request instanceof StreamSocket) return request.close();
   }
 
-  /** A hook or handler failed. Tells it as an event; the server goes on. */
+  /** A hook or a handler failed. Reports it as an event; the server goes on. */
   handleError(request: Request, clientAddress: Address | null, error: unknown): MaybePromise<void> {
     const id = this.#running.get(request)?.id;
     this.announce({ type: "error", server: this.name, ...(id && { id }), address: clientAddress, error });
   }
 
   /**
-   * Waits until no handler runs; past `timeout` ms (default `drainTimeout`) it aborts those that do, and past
-   * another second it gives up on a handler that does not notice, and tells it as an event of type `stuck`.
-   * A further call while it drains waits for the same end, which comes no later than that call's `timeout`.
+   * Waits until no handler runs. After `timeout` ms (default `drainTimeout`) it aborts those that still do. After another second it
+   * gives up on handlers that have not noticed, and reports each as an event of type `stuck`. A further call meanwhile waits for the
+   * same end, which comes no later than that call's `timeout`.
    */
   drain(timeout: number = this.drainTimeout): Promise<void> {
     checkTime("timeout", timeout, 0);
@@ -164,7 +164,7 @@ export abstract class BaseEndpoint<Request, Context = unknown> implements Handle
     return this.#draining;
   }
 
-  /** Ends all running requests at once: signals abort, connections are reset. */
+  /** Ends all running requests at once: their signals abort, and their connections are reset. */
   abort(reason: unknown = new SocketError("ECONNABORTED", "the server was aborted")): void {
     for (const [request, running] of this.#running.all()) this.cancelOne(request, running, reason);
   }
@@ -177,23 +177,23 @@ export abstract class BaseEndpoint<Request, Context = unknown> implements Handle
     );
   }
 
-  /** Ends one that runs, at once: its signal aborts with `reason`, its connection is reset. */
+  /** Ends a running request at once: its signal aborts with `reason`, and its connection is reset. */
   cancelRequest(request: Request, reason: unknown): void {
     this.#running.get(request)?.abort(reason);
     this.abortRequest(request);
   }
 
-  /** Lets go of one connection at once. */
+  /** Closes one connection at once. */
   abortRequest(request: Request): void {
     if (request instanceof StreamSocket) request.abort();
   }
 
-  /** Whether anybody listens to events of this type. Events of frequent types are not even made if nobody does. */
+  /** Whether anyone listens to events of this type. If nobody does, events of frequent types are not made at all. */
   protected watches(_type: SockletEvent["type"]): boolean {
     return this.onEvent !== undefined;
   }
 
-  /** Passes `event` to the listener. An error thrown by an override is reported as the listener's own would be. */
+  /** Passes `event` to the listener. An error that an override throws is reported as the listener's own would be. */
   protected tell(event: SockletEvent): void {
     if (this.onEvent !== undefined) callListener(this.onEvent, event);
   }

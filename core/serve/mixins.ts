@@ -1,4 +1,4 @@
-/** How a server may process its requests other than one at a time. */
+/** How a server processes its requests, other than one at a time. */
 
 import type { MaybePromise } from "../bytes/data.ts";
 import type { Address } from "../net/address.ts";
@@ -28,9 +28,8 @@ export const madeBy = <Made extends abstract new (...args: never[]) => object>(
 };
 
 /**
- * Serves requests side by side: each begins when it arrives, up to `maxRequests` at once. CPython's
- * `ThreadingMixIn`, without a thread: handlers take turns on one event loop, so one that computes without
- * awaiting holds up all.
+ * Serves requests side by side: each begins when it arrives, up to `maxRequests` at once. This is CPython's `ThreadingMixIn` without
+ * threads: handlers take turns on one event loop, so a handler that computes without awaiting holds up all others.
  *
  *     class ThreadingTCPServer extends ThreadingMixIn(TCPServer) {}
  */

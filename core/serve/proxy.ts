@@ -1,7 +1,6 @@
 /**
- * The PROXY protocol at a server's door: a peer that the option `proxyProtocol` names as a proxy has to say for whom it
- * comes, before all else; of any other peer nothing is read that could be such a header, so that no client can give
- * itself an address.
+ * The PROXY protocol at a server's door. A peer that the option `proxyProtocol` names as a proxy must say first which client it
+ * connects for. From any other peer no header is read, so that no client can give itself an address.
  */
 
 import { type Data, joinBytes, toBytes } from "../bytes/data.ts";
@@ -17,18 +16,18 @@ import { StreamSocket } from "../sockets/stream-socket.ts";
 import type { StreamSink, StreamTransport } from "../sockets/transport.ts";
 import { type DatagramWay, ServedDatagram } from "./requests.ts";
 
-/** Which peers are proxies that speak the PROXY protocol, and how they have to. Times are milliseconds, sizes bytes. */
+/** Which peers are proxies that speak the PROXY protocol, and the limits of their headers. Times are milliseconds, sizes bytes. */
 export interface ProxyProtocolOptions {
   /**
-   * Who is a proxy: networks and addresses (`"10.0.0.0/8"`, `"192.0.2.1"`); `"unix"`, whoever connects to a path;
-   * `"unknown"`, whose address the platform does not tell (in a Worker). They must send the header first, before TLS.
+   * Which peers are proxies: networks and addresses (`"10.0.0.0/8"`, `"192.0.2.1"`); `"unix"`, every peer that connects to a path;
+   * `"unknown"`, peers whose address the platform does not tell (in a Worker). They must send the header first, before TLS.
    */
   readonly from: readonly string[];
-  /** What becomes of every other peer: it is refused, or served as it is, and what it sends is never read as a header. Default `"refuse"`. */
+  /** What happens to every other peer: it is refused, or served under its own address. A header from it is never read. Default `"refuse"`. */
   readonly others?: "refuse" | "direct";
-  /** What becomes of a connection that a proxy makes for itself (`LOCAL`), as for a health check: it is closed, or served under the proxy's own address, as a check that speaks the protocol needs. Default `"close"`. */
+  /** What happens to a connection that a proxy makes for itself (`LOCAL`), such as a health check: it is closed, or served under the proxy's own address, which a check that speaks the protocol needs. Default `"close"`. */
   readonly local?: "close" | "serve";
-  /** How long the header may take to come. Default 5 000: a packet that is lost is sent again within 3 s. */
+  /** How long the header may take to arrive. Default 5 000: a lost packet is sent again within 3 s. */
   readonly timeout?: number;
   /** How many bytes a version 2 header may have. Default 4 096; one with the client's certificate may need more, 65 551 at most. */
   readonly maxHeader?: number;
@@ -42,7 +41,7 @@ export const PROXY_PROTOCOL_NAMES = optionNamesOf<ProxyProtocolOptions>("a serve
   maxHeader: true,
 });
 
-/** What peers without an IP address are called in `from`: those of a path, those that the platform does not tell. */
+/** The names in `from` of peers without an IP address: those of a path, and those that the platform does not tell. */
 export type Unaddressed = "unix" | "unknown";
 
 /** A request that came through the door. */
@@ -51,13 +50,13 @@ export interface Passage {
   readonly address: Address | null;
   /** The header that its proxy sent. */
   readonly header: ProxyHeader;
-  /** What was read behind the header: the client's first bytes. */
+  /** What was read after the header: the client's first bytes. */
   readonly rest: Uint8Array;
 }
 
 /** A datagram that came through the door. */
 export interface DatagramPassage extends Passage {
-  /** What goes before each reply: the header again in Spectrum's Simple Proxy Protocol, nothing else. */
+  /** What precedes each reply: in Spectrum's Simple Proxy Protocol the header again, otherwise nothing. */
   readonly prefix: Uint8Array;
 }
 
@@ -99,13 +98,13 @@ const NOTHING = new Uint8Array(0);
 
 /** What the door tells its server. */
 export interface Doorkeeper {
-  /** Nothing that waits here keeps the process. */
+  /** Whether a connection that waits here does not keep the process running. */
   readonly daemonThreads: boolean;
-  /** How many may wait here. */
+  /** How many connections may wait here. */
   readonly maxRequests: number;
   /** A peer was turned away. */
   turnAway(address: Address | null, reason: Refusal, error?: SocketError): void;
-  /** A proxy looked whether the server is there. */
+  /** A proxy checked whether the server is there. */
   checked(address: Address | null): void;
 }
 
@@ -114,7 +113,7 @@ const TIMEOUT = 5_000; // ms
 const MAX_HEADER = 4_096; // bytes
 const LEAST = 16; // bytes: the shortest header of version 2
 
-/** The client that a header speaks of; the peer itself, where it does not say. */
+/** The client that a header names, or the peer itself if it names none. */
 const clientOf = ({ carries, source }: ProxyHeader, peer: Address | null): Address | null =>
   carries === null ? peer : source;
 
@@ -137,8 +136,8 @@ const networksIn = (from: readonly string[]): Network[] =>
   from.filter((text) => !WORDS.includes(text)).map(parseNetwork);
 
 /**
- * `proxyProtocol` for a server that does not bring the code itself: in a Worker, whose size counts. The same options, and it is
- * taken in every place, so that one app may run in all of them.
+ * `proxyProtocol` for a server that does not include the code for it: a Worker's, whose size counts. It takes the same options, and
+ * every place accepts it, so that one app can run in all of them.
  *
  *     proxyProtocol: behindProxies({ from: ["unknown"] })
  *
@@ -150,18 +149,18 @@ export const behindProxies = (options: ProxyProtocolOptions): ProxyProtocolOptio
   return Object.assign(Object.create(opening) as object, options);
 };
 
-/** What `behindProxies()` gives its options. */
+/** What `behindProxies()` adds to its options. */
 const opening = {
   openDoor(this: ProxyProtocolOptions, keeper: Doorkeeper): ProxyDoor {
     return new ProxyDoor(this, keeper);
   },
 };
 
-/** The door that these options bring; `null` where they are options alone. */
+/** The door that these options bring; `null` if they are plain options. */
 export const broughtDoor = (options: ProxyProtocolOptions, keeper: Doorkeeper): ProxyDoor | null =>
   (options as ProxyProtocolOptions & Partial<typeof opening>).openDoor?.(keeper) ?? null;
 
-/** Reads the headers of connections and datagrams, and turns away what has none. The options are checked. */
+/** Reads the headers of connections and datagrams, and turns away those without one. Its options have been checked. */
 export class ProxyDoor {
   readonly #keeper: Doorkeeper;
   readonly #networks: readonly Network[];
@@ -184,9 +183,9 @@ export class ProxyDoor {
   }
 
   /**
-   * Lets a connection in: `"direct"`, as it is; with what its proxy said, when that has come, and then it is to be read
-   * further by somebody else; `null` if it is over, which the server was told. Never throws or rejects.
-   * `unaddressed`: what a peer without an IP address is at this server.
+   * Lets a connection in. Returns `"direct"` for one without a proxy; what its proxy said, once that has arrived, and then the caller
+   * reads on; or `null` if the connection is over, which the server has been told. Never throws or rejects. `unaddressed` says what a
+   * peer without an IP address is at this server.
    */
   enter(
     transport: StreamTransport,
@@ -194,7 +193,7 @@ export class ProxyDoor {
   ): "direct" | null | Promise<Passage | null> {
     const peer = transport.remoteAddress;
     if (peer === null && unaddressed === null) {
-      transport.abort(); // it was reset before it was accepted, as a check does that only connects
+      transport.abort(); // it was reset before it was accepted, as by a health check that only connects
       this.#keeper.checked(null);
       return null;
     }
@@ -278,7 +277,7 @@ export class ProxyDoor {
     return this.#waiting.size;
   }
 
-  /** The server accepts no more: those that wait here are let go. */
+  /** The server stops accepting: the connections that wait here are closed. */
   close(): void {
     for (const reading of this.#waiting) reading.close();
   }
@@ -297,7 +296,7 @@ const leave = async (transport: StreamTransport): Promise<void> => {
 
 type Found = { readonly header: ProxyHeader; readonly rest: Uint8Array };
 
-/** One connection whose header is not whole yet. */
+/** One connection whose header is incomplete. */
 class Reading implements StreamSink {
   needed = 1;
   readonly #transport: StreamTransport;

@@ -1,4 +1,4 @@
-/** The requests that run at a server or a connector: what is known of each, and what it carried. */
+/** The running requests of a server or a connector: what is known of each, and how many bytes it carried. */
 
 import type { Data } from "../bytes/data.ts";
 import type { SockletEvent } from "../handlers/events.ts";
@@ -9,9 +9,9 @@ import { disown } from "../promises.ts";
 import { Datagram, type DatagramSender } from "../sockets/datagram.ts";
 import { StreamSocket } from "../sockets/stream-socket.ts";
 
-export const ABORT_GRACE = 1_000; // ms that an aborted handler has to notice, before it is told as stuck
+export const ABORT_GRACE = 1_000; // ms that an aborted handler has to end, before it is reported as stuck
 
-/** A datagram that a server received: it counts what goes back. */
+/** A datagram that a server received. It counts the bytes of its replies. */
 export class ServedDatagram extends Datagram {
   /** Bytes that were sent back. */
   bytesWritten = 0;
@@ -31,7 +31,7 @@ export class ServedDatagram extends Datagram {
   }
 }
 
-/** How a server replies to a datagram: `post` returns how many bytes it sent, or 0 for a reply that it dropped. */
+/** How a server replies to a datagram. `post` returns how many bytes it sent, or 0 if it dropped the reply. */
 export interface DatagramWay extends DatagramSender {
   post(data: Data, address: Address | null): number;
 }
@@ -43,22 +43,22 @@ interface Counts {
 
 const NO_BYTES: Counts = { bytesRead: 0, bytesWritten: 0 };
 
-/** How many bytes of a request came and went; 0 where a request of another kind does not count them. */
+/** How many bytes of a request were read and written; 0 for a kind of request that does not count them. */
 export const bytesOf = (request: unknown): Counts =>
   request instanceof StreamSocket || request instanceof ServedDatagram ? request : NO_BYTES;
 
-/** Why not all output reached the peer of a handler that ended well; `null` if all did. */
+/** Why some output did not reach the peer of a handler that ended well; `null` if all of it did. */
 export const cutBy = (request: unknown, running: Running): unknown =>
   request instanceof StreamSocket ? (request.lost ?? running.reason) : null;
 
-/** One request that runs. */
+/** One running request. */
 export class Running implements RequestScope {
   readonly id: number;
   readonly address: Address | null;
   readonly params: unknown;
   readonly keeper: StateKeeper | undefined;
   readonly started = performance.now();
-  /** Looks whether it takes too long; see `time-limits.ts`. */
+  /** Checks its time limits; see `time-limits.ts`. */
   timer: ReturnType<typeof setTimeout> | undefined;
   /** Why it was aborted; `null` if it was not. */
   reason: unknown = null;

@@ -49,7 +49,7 @@ import {
 import { cutBy, type Running } from "./requests.ts";
 import { watchTime } from "./time-limits.ts";
 
-const LOOK = 10; // ms between two looks whether all is over, where a listener was handed over
+const LOOK = 10; // ms between two checks whether all is over, after a listener was handed over
 
 const pause = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
 
@@ -58,29 +58,29 @@ export type Suspension = "hold" | "refuse";
 
 /** Options of a server. Times are milliseconds. */
 export interface ServerOptions<Context> extends EndpointOptions<Context> {
-  /** How many requests may wait unserved; one more is refused. Default 128, as CPython's `listen()`. */
+  /** How many requests may wait to be served. A further one is refused. Default 128, as in CPython's `listen()`. */
   readonly requestQueueSize?: number;
-  /** How many a server that serves side by side serves at once. Default 10 000: far above what is usual, so that a flood ends somewhere. In a cluster (`--workers`), of each worker. */
+  /** How many requests are served at once, if the server serves them side by side. Default 10 000: far more than usual, so that only a flood meets it. In a cluster (`--workers`) each worker has this limit. */
   readonly maxRequests?: number;
-  /** When as many are served as may be (a server that serves one at a time: one), further ones `"wait"` their turn, `requestQueueSize` of them, or are `"refuse"`d at once, so that their clients try elsewhere. Default `"wait"`. */
+  /** What happens to a new request when the server is full (a serial server is full with one). `"wait"`: it waits for its turn, as up to `requestQueueSize` requests may. `"refuse"`: it is refused at once, so that its client can try elsewhere. Default `"wait"`. */
   readonly whenFull?: "wait" | "refuse";
-  /** How many requests one address may have at once, waiting or served. An IPv6 network of 64 bits counts as one address; so do all peers whose address is unknown. Default: no limit of its own, because all clients of a proxy share its address. In a cluster (`--workers`), at each worker. */
+  /** How many requests one address may have at once, waiting or served. An IPv6 network of 64 bits counts as one address; so do all peers whose address is unknown. Default: no limit, because all clients behind a proxy share its address. In a cluster (`--workers`) each worker has this limit. */
   readonly maxRequestsPerAddress?: number | undefined;
-  /** Which networks may connect. Others are refused before anything is made for them. Default: all. */
+  /** Which networks may connect. All others are refused before anything is allocated for them. Default: all may. */
   readonly access?: PeerRules | undefined;
-  /** How many requests one address may make in a second; counted as for `maxRequestsPerAddress`. Default: any number. In a cluster (`--workers`), at each worker. */
+  /** How many requests one address may make per second, counted as for `maxRequestsPerAddress`. Default: no limit. In a cluster (`--workers`) each worker has this limit. */
   readonly rate?: RateLimit | undefined;
-  /** Which peers are proxies, that say for whom they come (HAProxy's PROXY protocol): `clientAddress`, and all the limits by address above, are then of whom they name. Default: none, and no header is read. */
+  /** Which peers are proxies that name their client (HAProxy's PROXY protocol). `clientAddress` and the limits by address above then apply to that client. Default: none, and no header is read. */
   readonly proxyProtocol?: ProxyProtocolOptions | undefined;
-  /** How long a request may take in all, from its handler's `setup` to its end; then it is aborted: its signal, its connection. Default `null`, for ever: a chat lasts for days. */
+  /** How long a request may take in all, from its handler's `setup` to its end. Then its signal is aborted and its connection reset. Default `null`, no limit: a chat lasts for days. */
   readonly requestTimeout?: number | null;
-  /** How long a connection may carry nothing, in neither direction, whatever its handler waits for; then it is aborted, within half as much again. Default `null`, for ever: a read or a write that waits has the stream's `timeout`. */
+  /** How long a connection may carry no bytes in either direction, whatever its handler is doing. Then it is aborted, at most half that time later. Default `null`, no limit: a read or a write that waits has the stream's `timeout`. */
   readonly idleTimeout?: number | null;
-  /** How long `handleRequest()` waits for a request before it calls `handleTimeout()`; default `null`, for ever. */
+  /** How long `handleRequest()` waits for a request before it calls `handleTimeout()`. Default `null`: it waits until one comes. */
   readonly timeout?: number | null;
-  /** Whether `serverClose()`, and `serveForever()` after a shutdown, wait for running requests. If not, those go on. Default `true`. CPython's `block_on_close`. */
+  /** Whether `serverClose()`, and `serveForever()` after a shutdown, wait for running requests. If `false`, those requests go on. Default `true`. CPython's `block_on_close`. */
   readonly blockOnClose?: boolean;
-  /** Where `true`, what runs holds up no end: neither `serverClose()` nor the process's own, if the platform has one, waits for it. Default `false`. CPython's `daemon_threads`. */
+  /** If `true`, neither `serverClose()` nor the end of the process waits for running requests. Default `false`. CPython's `daemon_threads`. */
   readonly daemonThreads?: boolean;
 }
 
@@ -102,13 +102,13 @@ export const SERVER_NAMES = optionNamesOf<ServerOptions<unknown>>("a server")({
 
 const SIGNAL_NAMES = optionNamesOf<{ readonly signal?: AbortSignal }>()({ signal: true });
 
-/** Where a server is in its life. */
+/** The state of a server. */
 export type ServerState = "new" | "listening" | "serving" | "closed";
 
 /** What a server says of itself: `info()`. */
 export interface ServerInfo extends EndpointInfo {
   readonly state: ServerState;
-  /** What it does with new requests; `null` if it is not suspended. */
+  /** What a suspended server does with new requests; `null` if it is not suspended. */
   readonly suspended: Suspension | null;
   readonly address: Address | null;
   /** Requests that have arrived and wait for their turn. */
@@ -127,9 +127,9 @@ const checkArrival = <Request>(given: Arrival<Request>): Arrival<Request> => {
  * Serves requests one at a time. CPython's `BaseServer`.
  *
  * A constructor cannot wait, so it binds nothing: `listen()`, `serveForever()` and `handleRequest()` bind first,
- * and reject where that fails (`EADDRINUSE`, `EACCES`, `EADDRNOTAVAIL`, `ERR_NAME`).
+ * and reject if that fails (`EADDRINUSE`, `EACCES`, `EADDRNOTAVAIL`, `ERR_NAME`).
  *
- * Throws TypeError and RangeError for an option that is wrong, `ERR_INVALID_ADDRESS` for a network in `access`.
+ * Throws `TypeError` or `RangeError` if an option is wrong, `ERR_INVALID_ADDRESS` if a network in `access` is.
  */
 export abstract class BaseServer<Request, Context = unknown>
   extends BaseEndpoint<Request, Context>
@@ -137,24 +137,24 @@ export abstract class BaseServer<Request, Context = unknown>
 {
   static override readonly optionNames: OptionNames = SERVER_NAMES;
 
-  /** How many requests may wait unserved; one more is refused. */
+  /** How many requests may wait to be served. A further one is refused. */
   requestQueueSize: number;
-  /** How many are served at once, where they are served side by side (`ThreadingMixIn`). */
+  /** How many requests are served at once, if they are served side by side (`ThreadingMixIn`). */
   maxRequests: number;
-  /** What becomes of further ones. */
+  /** What happens to a new request when the server is full. */
   whenFull: "wait" | "refuse";
-  /** How long a request may take, in milliseconds; `null` for ever. */
+  /** How long a request may take, in milliseconds; `null`: no limit. */
   requestTimeout: number | null;
-  /** How long a connection may carry nothing, in milliseconds; `null` for ever. */
+  /** How long a connection may carry no bytes, in milliseconds; `null`: no limit. */
   idleTimeout: number | null;
-  /** How long `handleRequest()` waits, in milliseconds; `null` for ever. `serveForever()` ignores it, as in CPython. */
+  /** How long `handleRequest()` waits, in milliseconds; `null`: no limit. `serveForever()` ignores it, as in CPython. */
   timeout: number | null;
-  /** Whether a close waits for what runs. */
+  /** Whether a close waits for running requests. */
   blockOnClose: boolean;
-  /** Whether what runs holds up no end. */
+  /** Whether neither a close nor the end of the process waits for running requests. */
   daemonThreads: boolean;
 
-  /** Reads what proxies say of their clients; `null` if there are none. */
+  /** Reads the headers of proxies; `null` if there are none. */
   protected readonly proxyDoor: ProxyDoor | null;
   readonly #gate: Gate | null;
   readonly #arrivals = new Arrivals<Request>();
@@ -185,7 +185,7 @@ export abstract class BaseServer<Request, Context = unknown>
     this.proxyDoor = proxyProtocol === undefined ? null : this.openDoor(proxyProtocol, this.#keeper());
   }
 
-  /** What reads the headers of proxies. The code is brought by the options, or by servers whose platform can afford it. */
+  /** Makes what reads the headers of proxies. Its code comes with the options, or with a server whose platform can afford the size. */
   protected openDoor(options: ProxyProtocolOptions, keeper: Doorkeeper): ProxyDoor | null {
     const door = broughtDoor(options, keeper);
     if (door !== null) return door;
@@ -195,10 +195,10 @@ export abstract class BaseServer<Request, Context = unknown>
     );
   }
 
-  /** Where it listens; `null` before `listen()`. */
+  /** The address it listens on; `null` before `listen()`. */
   abstract get serverAddress(): Address | null;
 
-  /** How many are served at once. */
+  /** How many requests are served at once. */
   protected get capacity(): number {
     return 1;
   }
@@ -225,34 +225,34 @@ export abstract class BaseServer<Request, Context = unknown>
   /** Opens the listener. Called once, by `listen()`. */
   serverBind(): MaybePromise<void> {}
 
-  /** The listener is open: what else must be done before requests are taken. Called once, after `serverBind()`. */
+  /** Does what else is needed before requests are taken, once the listener is open. Called once, after `serverBind()`. */
   serverActivate(): MaybePromise<void> {}
 
-  /** The next request that arrived; waits for one if none has. */
+  /** Returns the next request that has arrived, or waits for one. */
   getRequest(): MaybePromise<Arrival<Request>> {
     const next = this.#arrivals.shift();
     return next ?? this.#arrival(null).then(() => this.getRequest());
   }
 
-  /** Whether to serve this request. If not, it is closed. */
+  /** Whether to serve this request. If not, its connection is closed. */
   verifyRequest(_request: Request, _clientAddress: Address | null): MaybePromise<boolean> {
     return true;
   }
 
-  /** Serves it. The next is taken when what this gives has settled: here, when the request is over. */
+  /** Serves the request. The next one is taken when the result has settled: here, when the request is over. */
   processRequest(request: Request, clientAddress: Address | null): MaybePromise<void> {
     return this.serveRequest(request, clientAddress);
   }
 
-  /** Called after each request that `serveForever()` took. An error that it throws becomes an event. (CPython also calls it twice a second.) */
+  /** Called after each request that `serveForever()` has taken. An error that it throws becomes an event. (CPython also calls it twice a second.) */
   serviceActions(): void {}
 
-  /** Called when `handleRequest()` saw no request for `timeout` ms. */
+  /** Called when `handleRequest()` has waited `timeout` ms in vain. */
   handleTimeout(): MaybePromise<void> {}
 
   /**
-   * Accepts no more, for good: closes the listener, and turns away what waits. What runs goes on. The first of the
-   * three steps of an end; `drain()` and `abort()` are the others, and `serverClose()` is all three.
+   * Stops accepting for good: closes the listener and turns away the requests that wait. Running requests go on. This is the first
+   * of three steps to end a server; `drain()` and `abort()` are the others, and `serverClose()` takes all three.
    */
   close(): void {
     if (this.#closed) return;
@@ -267,9 +267,9 @@ export abstract class BaseServer<Request, Context = unknown>
   }
 
   /**
-   * `close()`, `drain()`, and lets all go; with `blockOnClose` false, or `daemonThreads`, without the drain: what
-   * runs goes on. Idempotent. A handler that awaits this waits for itself until the drain time aborts it: it should
-   * call `shutdown()`.
+   * Takes the steps `close()`, `drain()` and `abort()`. With `blockOnClose: false` or `daemonThreads` it does not drain, and running
+   * requests go on. Idempotent. A handler that awaits this waits for itself until the drain time aborts it; it should call
+   * `shutdown()` instead.
    */
   serverClose(): Promise<void> {
     this.#closing ??= this.#close();
@@ -277,9 +277,9 @@ export abstract class BaseServer<Request, Context = unknown>
   }
 
   /**
-   * `serverClose()` for a listener that another process has, too, where clients come from now on: accepts no more, and serves
-   * all that has come, those that wait and those whose handshake goes on as well. What is not over within `drainTimeout` is
-   * aborted, or turned away, and told. Idempotent; after `serverClose()` it is that.
+   * `serverClose()` for a listener that another process has as well, which takes the clients from now on. It stops accepting, and
+   * serves every request that has arrived, also those that wait and those that are still in a handshake. What is not over within
+   * `drainTimeout` is aborted or turned away, with an event. Idempotent; after `serverClose()` it does the same as that.
    */
   handOver(): Promise<void> {
     this.#closing ??= this.#handOver();
@@ -292,7 +292,7 @@ export abstract class BaseServer<Request, Context = unknown>
 
   // ---- Running it ----
 
-  /** Binds and activates, once; gives the address. What `serveForever()` and `handleRequest()` begin with. */
+  /** Binds and activates the server, once, and returns its address. `serveForever()` and `handleRequest()` begin with it. */
   async listen(): Promise<Address | null> {
     if (this.#closed) throw new SocketError("EBADF", "the server is closed; make a new one");
     this.#listening ??= this.#listen();
@@ -300,7 +300,7 @@ export abstract class BaseServer<Request, Context = unknown>
     return this.serverAddress;
   }
 
-  /** Takes exactly one request (CPython's `handle_request`): resolves when it was processed, or after `handleTimeout()`. */
+  /** Takes exactly one request (CPython's `handle_request`). Resolves when that has been processed, or after `handleTimeout()`. */
   async handleRequest(): Promise<void> {
     await this.listen();
     if (!(await this.#arrival(this.timeout))) return this.handleTimeout();
@@ -315,9 +315,8 @@ export abstract class BaseServer<Request, Context = unknown>
   }
 
   /**
-   * Serves until `shutdown()`, or until `signal` aborts; then drains: resolves when all that had begun is over (with
-   * `blockOnClose` false, at once).
-   * Rejects as `listen()`, and with `EBUSY` where it runs already.
+   * Serves until `shutdown()` is called or `signal` aborts, and then drains: it resolves when every request that had begun is over
+   * (at once, with `blockOnClose: false`). Rejects as `listen()` does, and with `EBUSY` if the server is serving already.
    */
   async serveForever(options: { readonly signal?: AbortSignal } = {}): Promise<void> {
     checkOptions("serveForever()", options, SIGNAL_NAMES);
@@ -342,8 +341,8 @@ export abstract class BaseServer<Request, Context = unknown>
   }
 
   /**
-   * No request begins from now on; those that run go on, and `serveForever()` resolves when they are over.
-   * It waits for nothing, so it may be called from anywhere, also from a handler, and never dead-locks.
+   * Begins no further request. Running requests go on, and `serveForever()` resolves when they are over. It waits for nothing, so it
+   * may be called from anywhere, also from a handler, and cannot deadlock.
    */
   override shutdown(): Promise<void> {
     this.#open = false;
@@ -353,9 +352,9 @@ export abstract class BaseServer<Request, Context = unknown>
   }
 
   /**
-   * Serves no new requests until `resume()`. `"hold"`: up to `requestQueueSize` new requests wait, connected and unread;
-   * further ones are refused. `"refuse"`: new requests are refused at once, and those that already waited are served.
-   * Running requests go on. It may be called again, to change how.
+   * Serves no new requests until `resume()`. `"hold"`: up to `requestQueueSize` new requests wait, connected and unread, and further
+   * ones are refused. `"refuse"`: new requests are refused at once, and those that wait already are served. Running requests go on.
+   * A second call changes between the two.
    */
   suspend(how: Suspension): void {
     this.#setSuspended(checkWord<Suspension>("how", how, ["hold", "refuse"]));
@@ -363,7 +362,7 @@ export abstract class BaseServer<Request, Context = unknown>
     this.#pump();
   }
 
-  /** Ends `suspend()`: the requests that were held are served now. */
+  /** Ends `suspend()`. The requests that were held are served. */
   resume(): void {
     if (this.#suspended === null) return;
     this.#setSuspended(null);
@@ -373,7 +372,7 @@ export abstract class BaseServer<Request, Context = unknown>
 
   /**
    * Serves one request to its end: `finishRequest`, then `handleError` if that threw, then `shutdownRequest`. Never
-   * rejects. `processRequest` calls it, and may or may not wait for it.
+   * rejects. `processRequest` calls it, and need not wait for it.
    */
   serveRequest(request: Request, clientAddress: Address | null): Promise<void> | undefined {
     const running = this.begin(request, clientAddress);
@@ -407,7 +406,7 @@ export abstract class BaseServer<Request, Context = unknown>
     }
     if (this.#arrivals.isIdle && this.#isFree && this.getRequest === BaseServer.prototype.getRequest) {
       this.#busy = true;
-      // What would be taken at once need not queue: through the queue a UDP server needs 3 to 7 % more CPU a datagram.
+      // A request that would be taken at once skips the queue, which costs a UDP server 3 to 7 % more CPU a datagram.
       this.#goOn(this.verifyAndProcess(request, clientAddress));
       this.#pump(); // requests that arrived meanwhile
       return;
@@ -421,7 +420,7 @@ export abstract class BaseServer<Request, Context = unknown>
     }
   }
 
-  /** Why a request from `clientAddress` is not admitted; or `null`: it is, and counts until it is over. */
+  /** Returns why a request from `clientAddress` is refused, or `null` if it is admitted; then it counts until it is over. */
   protected admit(clientAddress: Address | null): Refusal | null {
     if (this.#closed) return "closing";
     if (this.#suspended === "refuse") return "suspended";
@@ -431,7 +430,7 @@ export abstract class BaseServer<Request, Context = unknown>
     return refusal;
   }
 
-  /** A connection that `admit()` let in has become not a request. */
+  /** A connection that `admit()` let in is closed before it became a request. */
   protected withdraw(clientAddress: Address | null): void {
     this.#leave(clientAddress);
   }
@@ -467,7 +466,7 @@ export abstract class BaseServer<Request, Context = unknown>
     this.#arrivals.hold(how === "hold");
   }
 
-  /** Takes what has arrived, one after the other, as long as nothing needs to be waited for. */
+  /** Takes the requests that have arrived, one after the other, until it has to wait for something. */
   #pump(): void {
     while (this.#isFree && this.#arrivals.length > 0) {
       this.#busy = true;
@@ -475,7 +474,7 @@ export abstract class BaseServer<Request, Context = unknown>
     }
   }
 
-  /** True where the next may be taken. */
+  /** Whether the next request may be taken. */
   get #isFree(): boolean {
     return this.#open && !this.#busy && this.#suspended !== "hold";
   }
@@ -523,8 +522,8 @@ export abstract class BaseServer<Request, Context = unknown>
   }
 
   /**
-   * `getRequest()` failed when `first` was the next: that one is let go, taken or not, or the same would fail for ever,
-   * and its peer would wait.
+   * `getRequest()` failed while `first` was next. That request is let go, whether it was taken or not: otherwise the same failure
+   * would repeat for ever, while its peer waits.
    */
   #notTaken(first: Arrival<Request> | undefined): Promise<void> | undefined {
     if (first === undefined) return undefined;
@@ -549,7 +548,7 @@ export abstract class BaseServer<Request, Context = unknown>
     }
   }
 
-  /** Processes a request that was verified, and turns any other away. Never throws or rejects. */
+  /** Processes a request that was verified, and turns away any other. Never throws or rejects. */
   #process(request: Request, clientAddress: Address | null, verified: boolean): Promise<void> | undefined {
     try {
       if (verified) {
@@ -625,7 +624,7 @@ export abstract class BaseServer<Request, Context = unknown>
     error: unknown,
   ): void {
     this.#abortRequest(request, clientAddress, running);
-    // A handler that closes its connection itself learns what was lost, and so has failed with that error already.
+    // A handler that closes its connection itself is told what was lost, so it has failed with that error already.
     const known = failed && request instanceof StreamSocket && error === request.lost;
     if (!known) this.#tellError(error, clientAddress, running);
     this.#over(request, clientAddress, running, true);
@@ -689,13 +688,13 @@ export abstract class BaseServer<Request, Context = unknown>
     this.cancelOne(request, running, late);
   }
 
-  /** Turns a request away that no hook has seen: its connection is let go at once. */
+  /** Turns away a request that no hook has seen. Its connection is closed at once. */
   protected refuse(request: Request, address: Address | null, reason: Refusal): void {
     this.#abortRequest(request, address);
     this.turnAway(address, reason);
   }
 
-  /** Counts and tells that a connection was turned away, which is closed and never became a request. */
+  /** Counts a connection that was turned away before it became a request, and tells the event. */
   protected turnAway(address: Address | null, reason: Refusal, error?: SocketError): void {
     this.#refused++;
     if (!this.watches("refused")) return;
@@ -727,7 +726,7 @@ export abstract class BaseServer<Request, Context = unknown>
     const { drainTimeout, running } = this;
     if (running > 0) this.announce({ type: "draining", server: this.name, running, timeout: drainTimeout });
     const due = performance.now() + drainTimeout;
-    // Looked for again and again: to be told of each that is over would cost all requests of all servers.
+    // It polls, because a callback at the end of each request would cost every request of every server.
     while (this.#here + (this.proxyDoor?.waiting ?? 0) > 0 && performance.now() < due) await pause(LOOK);
     this.close();
     const why = `the request did not end within the drain time of ${wholeMs(drainTimeout)}`;
@@ -745,12 +744,12 @@ export abstract class BaseServer<Request, Context = unknown>
     this.announce({ type: "closed", server, duration, ...counts });
   }
 
-  /** The platform takes no more from its listener, which other processes have, too, and goes on with all that came. */
+  /** The platform stops accepting from its listener, which other processes have as well, and goes on with what has arrived. */
   protected stopAccepting(): void {}
 
   /** The platform closes its listener: nothing arrives any more. */
   protected stopListening(): void {}
 
-  /** All has ended: the platform lets go of what its requests still needed. */
+  /** Everything has ended: the platform releases what its requests still needed. */
   protected letGo(): MaybePromise<void> {}
 }

@@ -1,4 +1,4 @@
-/** How long a request may take, and how long its connection may carry nothing. */
+/** The time limits of a request: how long it may take, and how long its connection may carry no bytes. */
 
 import { MAX_TIMER } from "../options.ts";
 import { StreamSocket } from "../sockets/stream-socket.ts";
@@ -13,8 +13,8 @@ export interface TimeLimits {
 }
 
 /**
- * Looks from time to time whether `request` takes too long, or carries nothing, and calls `expire` once where it does;
- * `stuck` a second later. Its timer is `running.timer`.
+ * Checks from time to time whether `request` takes too long or carries no bytes. If so it calls `expire` once, and `stuck` a second
+ * later. Its timer is `running.timer`.
  */
 export const watchTime = (
   request: unknown,

@@ -1,4 +1,4 @@
-/** What every socket has, whether of streams or of datagrams: a kind, a descriptor, options, and how long its calls wait. */
+/** What stream sockets and datagram sockets share: a kind, a descriptor, options, and how long their calls wait. */
 
 import { SocketError } from "../errors.ts";
 import type { Address } from "../net/address.ts";
@@ -16,13 +16,13 @@ import {
 } from "../net/constants.ts";
 import type { KernelSocket } from "./transport.ts";
 
-/** The number of an address's family; `AF_UNSPEC` for none. */
+/** The number of an address's family; `AF_UNSPEC` if there is no address. */
 export const familyOf = (address: Address | null): number => {
   if (address === null) return AF_UNSPEC;
   return { IPv4: AF_INET, IPv6: AF_INET6, unix: AF_UNIX }[address.family];
 };
 
-/** Refuses the flags that are not among `known`. */
+/** Refuses flags that are not among `known`. */
 export const checkFlags = (flags: number, known: number, call: string): void => {
   if (!Number.isInteger(flags)) throw new TypeError(`the flags of ${call}() are an integer, not ${flags}`);
   if ((flags & ~known) === 0) return;
@@ -32,9 +32,9 @@ export const checkFlags = (flags: number, known: number, call: string): void => 
   throw new SocketError("ERR_UNSUPPORTED", `${call}() does not know the flags 0x${other}; it takes ${list}`);
 };
 
-/** What every socket has: a kind, a descriptor, options, and how long its calls wait. */
+/** What all sockets share: a kind, a descriptor, options, and how long their calls wait. */
 export abstract class BaseSocket {
-  /** `AF_INET`, `AF_INET6`, `AF_UNIX`; `AF_UNSPEC` where the platform tells no address. */
+  /** `AF_INET`, `AF_INET6` or `AF_UNIX`; `AF_UNSPEC` if the platform tells no address. */
   abstract get family(): number;
   /** `SOCK_STREAM` or `SOCK_DGRAM`. */
   abstract get type(): number;
@@ -44,15 +44,15 @@ export abstract class BaseSocket {
     return 0;
   }
 
-  /** True from the moment on when it is this object's no more. */
+  /** Whether it was closed or detached: the socket no longer belongs to this object. */
   abstract get closed(): boolean;
 
-  /** How long one call waits, in milliseconds: `null` for ever, 0 not at all. */
+  /** How long a call waits, in milliseconds. `null`: without a limit; 0: not at all. */
   abstract gettimeout(): number | null;
-  /** Sets it. Throws `RangeError` and `TypeError`. CPython's, but in milliseconds. */
+  /** Sets how long a call waits. Throws `RangeError` or `TypeError`. As CPython's, but in milliseconds. */
   abstract settimeout(timeout: number | null): void;
 
-  /** `true`: calls wait, without a time-out; `false`: what would wait rejects with `EWOULDBLOCK`. CPython's `setblocking`. */
+  /** `true`: calls wait, without a time-out. `false`: a call that would wait rejects with `EWOULDBLOCK`. CPython's `setblocking`. */
   setblocking(blocking: boolean): void {
     this.settimeout(blocking ? null : 0);
   }
@@ -62,13 +62,13 @@ export abstract class BaseSocket {
     return this.gettimeout() !== 0;
   }
 
-  /** The descriptor, which stays this object's; -1 once it is closed. Throws `ERR_UNSUPPORTED` where the place has none. */
+  /** The descriptor, which still belongs to this object; -1 once it is closed. Throws `ERR_UNSUPPORTED` in a place without descriptors. */
   fileno(): number {
     return this.closed ? -1 : this.kernel("fileno()").fd;
   }
 
   /**
-   * An option's value: an integer, or with `length` its bytes, at most so many. Throws `ENOPROTOOPT`, `EBADF`,
+   * Returns an option's value: an integer, or with `length` at most that many bytes. Throws `ENOPROTOOPT`, `EBADF`,
    * `ERR_UNSUPPORTED`. Node; but for a few options with the package `koffi`. getsockopt(2), socket(7), tcp(7), ip(7)
    */
   getsockopt(level: number, name: number): number;
@@ -78,15 +78,15 @@ export abstract class BaseSocket {
     return length === undefined ? kernel.getsockopt(level, name) : kernel.getsockopt(level, name, length);
   }
 
-  /** Sets an option: an integer, a boolean as 0 or 1, or bytes. As `getsockopt`; `EINVAL` for a value that cannot be. */
+  /** Sets an option to an integer, a boolean (as 0 or 1) or bytes. Throws as `getsockopt`, and `EINVAL` for an impossible value. */
   setsockopt(level: number, name: number, value: number | boolean | Uint8Array): void {
     this.kernel("setsockopt()").setsockopt(level, name, typeof value === "boolean" ? Number(value) : value);
   }
 
-  /** The way to the kernel; `undefined` if there is none. */
+  /** Access to the kernel's side of the socket; `undefined` if there is none. */
   protected abstract get kernelSocket(): KernelSocket | undefined;
 
-  /** The same, or `ERR_UNSUPPORTED` for `what`; `EBADF` once it is closed. */
+  /** The same. Throws `ERR_UNSUPPORTED` for `what` if there is none, and `EBADF` once the socket is closed. */
   protected kernel(what: string): KernelSocket {
     if (this.closed) throw new SocketError("EBADF");
     const kernel = this.kernelSocket;

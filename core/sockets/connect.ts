@@ -1,4 +1,4 @@
-/** What is the same in every place about opening a connection: what may be dialled, with which options, and for how long. */
+/** Opening a connection, as far as it is the same in every place: what may be dialled, with which options, and for how long. */
 
 import { textOf } from "../describe.ts";
 import { SocketError } from "../errors.ts";
@@ -8,22 +8,22 @@ import { STREAM_NAMES, type StreamOptions } from "./stream-options.ts";
 import type { StreamSocket } from "./stream-socket.ts";
 import { checkTls, SECURE_TRANSPORTS, type SecureTransport, TLS_NAMES, type TlsOptions } from "./tls.ts";
 
-/** Options of one dialling. Times are milliseconds. */
+/** Options of one dial. Times are milliseconds. */
 export interface ConnectOptions {
-  /** How long the connection may take to open. Default 10 000; `null` for as long as the system tries. */
+  /** How long the connection may take to open. Default 10 000. `null`: as long as the system tries. */
   readonly connectTimeout?: number | null;
-  /** Default `off`, of `tls://host:port` `on`. With `starttls` the connection begins plain and is secured by `startTls()`. */
+  /** Default `off`, and `on` for `tls://host:port`. With `starttls` the connection begins in plain text, and `startTls()` secures it. */
   readonly secureTransport?: SecureTransport;
   /** Which authorities to trust and which name to expect, if `secureTransport` is not `off`. */
   readonly tls?: TlsOptions;
   /**
-   * What goes first, before TLS: a header of the PROXY protocol that says whom this side speaks for, as `proxyHeader()` makes
-   * it (version 1 or 2). Default: none is sent.
+   * Sent first, before TLS: a header of the PROXY protocol that names the client, as `proxyHeader()` makes it (version 1 or 2).
+   * Default: none is sent.
    */
   readonly proxyHeader?: Uint8Array | undefined;
   /** Limits and times of the connection. */
   readonly stream?: Partial<StreamOptions>;
-  /** Gives up the dialling. */
+  /** Aborts the dial. */
   readonly signal?: AbortSignal | undefined;
 }
 
@@ -36,7 +36,7 @@ export const CONNECT_NAMES = optionNamesOf<ConnectOptions>("what dials")({
   signal: true,
 });
 
-/** Throws `TypeError` where `header` is not a PROXY protocol header of a stream. */
+/** Throws `TypeError` if `header` is not a PROXY protocol header for a stream. */
 export const checkHeader = (header: unknown): void => {
   const right = "proxyHeader is what proxyHeader() makes: the bytes of a PROXY protocol header";
   if (!(header instanceof Uint8Array)) throw new TypeError(`${right}, not ${textOf(header, 40)}`);
@@ -46,10 +46,10 @@ export const checkHeader = (header: unknown): void => {
     throw new TypeError(`${right}; these ${header.length} bytes are not one`);
 };
 
-/** Opens one connection; each platform has its own. */
+/** Opens one connection. Each platform has its own. */
 export type CreateConnection = (address: AddressLike, options?: ConnectOptions) => Promise<StreamSocket>;
 
-/** The endpoint that `address` means, if it can be dialled. Throws `TypeError`, `RangeError`, `ERR_INVALID_ADDRESS`. */
+/** The endpoint of `address`, if it can be dialled. Throws `TypeError`, `RangeError`, `ERR_INVALID_ADDRESS`. */
 export const dialable = (address: AddressLike): Endpoint => {
   const endpoint = parseAddress(address);
   const said = formatAddress(endpoint);
@@ -60,7 +60,7 @@ export const dialable = (address: AddressLike): Endpoint => {
   return endpoint;
 };
 
-/** How a dialled connection is secured: `tls://` is from its first byte. Throws `TypeError` where the options say otherwise. */
+/** How a dialled connection is secured: `tls://` from its first byte. Throws `TypeError` if the options say otherwise. */
 export const secureTransportOf = (
   { scheme }: Endpoint,
   { secureTransport }: { readonly secureTransport?: SecureTransport | undefined },
@@ -72,7 +72,7 @@ export const secureTransportOf = (
   );
 };
 
-/** `options`, where they can be: a word that means nothing must not mean "in plain text". Throws `TypeError` and `RangeError`. */
+/** Returns `options` if they are sound: a misspelled word must not come to mean "in plain text". Throws `TypeError` or `RangeError`. */
 export const checkConnect = <Options extends ConnectOptions>(
   taker: string,
   options: Options,
@@ -83,7 +83,7 @@ export const checkConnect = <Options extends ConnectOptions>(
   return options;
 };
 
-/** The same of options whose names are known. */
+/** The same for options whose names have been checked. */
 export const checkConnecting = (options: ConnectOptions): void => {
   const { connectTimeout = null, secureTransport = "off", tls } = options;
   if (options.proxyHeader !== undefined) checkHeader(options.proxyHeader);
@@ -92,7 +92,7 @@ export const checkConnecting = (options: ConnectOptions): void => {
   if (tls !== undefined) checkTls(tls);
 };
 
-/** `opening`, given up after `connectTimeout` ms (`ETIMEDOUT`) or when `signal` aborts (its reason); `giveUp` then lets go of it. */
+/** `opening`, aborted after `connectTimeout` ms (`ETIMEDOUT`) or when `signal` aborts (its reason); `giveUp` then closes it. */
 export const openWithin = async <T>(
   opening: Promise<T>,
   said: string,
@@ -113,7 +113,7 @@ export const openWithin = async <T>(
   try {
     return await Promise.race([opening, early.promise]);
   } catch (error) {
-    opening.catch(() => {}); // what it says now is of no interest
+    opening.catch(() => {}); // its failure no longer matters
     giveUp();
     throw error;
   } finally {
@@ -125,6 +125,6 @@ export const openWithin = async <T>(
 const OTHER =
   "this connection was made by another request, and a Worker cannot use it here: use a pool (docs/pools.md), or a Durable Object";
 
-/** Why a connection fails that another request than its own uses. */
+/** Why a connection fails when a request other than its own uses it. */
 export const otherRequest = (details: { readonly cause?: unknown; readonly address?: string }): SocketError =>
   new SocketError("ERR_UNSUPPORTED", OTHER, details);

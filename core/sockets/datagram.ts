@@ -1,6 +1,6 @@
 /**
- * Datagrams: one that came in, with the way back to its sender, which is what a handler is given; and the socket
- * that sends and receives them, which is what `socket()` gives, over the seam `DatagramTransport`.
+ * Datagrams: `Datagram` is one that has arrived, with the way back to its sender, which is what a handler gets; the datagram socket
+ * sends and receives them, which is what `socket()` returns. Its seam is `DatagramTransport`.
  */
 
 import { type Data, toBytes, withDeadline } from "../bytes/data.ts";
@@ -36,27 +36,26 @@ import { checkCount, checkTime, wholeMs } from "../options.ts";
 import { BaseSocket, checkFlags } from "./base-socket.ts";
 import type { KernelSocket } from "./transport.ts";
 
-/** The most that a UDP datagram carries over IPv4. */
+/** The most bytes that a UDP datagram carries over IPv4. */
 export const MAX_DATAGRAM = 65_507; // bytes: 65 535 − 20 IP − 8 UDP (RFC 768)
 
-/** Sends datagrams: the way back that a `Datagram` carries. */
+/** Sends datagrams: the way back to the sender of a `Datagram`. */
 export interface DatagramSender {
   /**
-   * Sends one datagram, and waits for nothing: like the network, it may lose it. The bytes are the caller's again when
-   * it returns. `address` is that of a datagram
-   * that came in: `null` where its sender could not be told. Throws `EMSGSIZE` if it is larger than one
-   * datagram carries, `EBADF` after a close, `ENOTCONN` if there is no address to send to.
+   * Sends one datagram, and waits for nothing. Like the network, it may lose the datagram. The caller may use the bytes again when it
+   * returns. `address` is that of a datagram that arrived; `null` if its sender is unknown. Throws `EMSGSIZE` if it is larger than a
+   * datagram can be, `EBADF` after a close, `ENOTCONN` if there is no address to send to.
    */
   post(data: Data, address: Address | null): void;
 }
 
-/** One datagram that came in, and the way back to its sender: what a datagram handler gets as `this.request`. */
+/** One datagram that has arrived, and the way back to its sender: what a datagram handler gets as `this.request`. */
 export class Datagram {
-  /** Its bytes; they are yours to keep. */
+  /** Its bytes, which you may keep. */
   readonly data: Uint8Array;
   /** The sender, or `null` if it is not known (workerd; a Unix sender without a name). */
   readonly address: Address | null;
-  /** True if it was longer than the receiver takes, so that its end is lost. */
+  /** Whether it was longer than the receiver takes, so that its end is lost. */
   readonly truncated: boolean;
   readonly #sender: DatagramSender;
 
@@ -67,7 +66,7 @@ export class Datagram {
     this.#sender = sender;
   }
 
-  /** What the proxy said of the sender (PROXY protocol); `null` if there is none, or it is not believed. */
+  /** What the proxy said of the sender (PROXY protocol); `null` if there is no proxy, or none that is trusted. */
   get proxy(): ProxyHeader | null {
     return proxyOf(this);
   }
@@ -78,13 +77,13 @@ export class Datagram {
   }
 }
 
-/** `address`, or `ENOTCONN` if there is none. */
+/** Returns `address`. Throws `ENOTCONN` if there is none. */
 export const knownSender = (address: Address | null): Address => {
   if (address !== null) return address;
   throw new SocketError("ENOTCONN", "the sender of this datagram is not known");
 };
 
-/** A datagram larger than the transport carries is an error, never cut. */
+/** A datagram that is larger than the transport carries is an error; it is never cut. */
 export const checkDatagramSize = (size: number, address?: Address | null): void => {
   if (size <= MAX_DATAGRAM) return;
   throw new SocketError(
@@ -96,19 +95,19 @@ export const checkDatagramSize = (size: number, address?: Address | null): void 
   );
 };
 
-const OVERHEAD = 256; // bytes that one datagram counts beside its own, so that empty ones are bounded, too
+const OVERHEAD = 256; // bytes that each datagram counts in addition to its own, so that empty ones are bounded as well
 const MOST_UNSENT = 1024 * 1024; // bytes that wait to be sent: five times what Linux keeps for one socket (net.core.wmem_default)
 
-/** The datagrams of one socket that wait, because the system has no room for them yet or a fault delays them: 1 MiB of them, or one that is larger. */
+/** The datagrams of one socket that wait because the system has no room yet, or because a fault delays them: 1 MiB of them, or a single larger one. */
 export class Unsent {
   #bytes = 0; // with OVERHEAD
 
-  /** Whether one more of `size` bytes may wait. Where it may not, it is dropped. */
+  /** Whether another datagram of `size` bytes may wait. If not, it is dropped. */
   fits(size: number): boolean {
     return this.#bytes === 0 || this.#bytes + size + OVERHEAD <= MOST_UNSENT;
   }
 
-  /** One of `size` bytes begins to wait. */
+  /** A datagram of `size` bytes begins to wait. */
   add(size: number): void {
     this.#bytes += size + OVERHEAD;
   }
@@ -128,35 +127,35 @@ export class Unsent {
 
 const QUEUED = 212_992; // bytes that wait to be received; what is over is lost, newest first. Linux's net.core.rmem_default
 
-/** What the transport tells a datagram socket. */
+/** The calls by which the transport reports to a datagram socket. */
 export interface DatagramSink {
-  /** One came; the bytes are the socket's now. */
+  /** A datagram has arrived. The socket owns the bytes now. */
   message(bytes: Uint8Array, address: Address | null): void;
-  /** What the network said of an earlier send (`ECONNREFUSED` of a connected socket), or that the socket broke. */
+  /** The network's answer to an earlier send (`ECONNREFUSED`, on a connected socket), or a failure of the socket. */
   error(error: SocketError): void;
 }
 
-/** The seam: what a platform gives for one datagram socket. */
+/** The seam: what a platform implements for one datagram socket. */
 export interface DatagramTransport {
-  /** Where it is bound; null before, and for a Unix socket without a name. */
+  /** The address it is bound to; `null` before, and for a Unix socket without a name. */
   readonly localAddress: Address | null;
-  /** The descriptor and what is done by it; absent if there is none. */
+  /** The descriptor, and what can be done with it; absent if there is none. */
   readonly kernel?: KernelSocket | undefined;
-  /** From now on, tell `sink`. Called once. */
+  /** Reports to `sink` from now on. Called once. */
   start(sink: DatagramSink): void;
   /** `""` as the host is every address; port 0 lets the system choose. Rejects with `EADDRINUSE`, `EADDRNOTAVAIL`, `EACCES`, `ERR_NAME`. */
   bind(endpoint: Endpoint): Promise<void>;
-  /** The address that `endpoint` means: names are resolved here. Rejects with `ERR_NAME`, `EAFNOSUPPORT`. */
+  /** The address of `endpoint`, whose name is resolved here. Rejects with `ERR_NAME`, `EAFNOSUPPORT`. */
   resolve(endpoint: Endpoint): Promise<Address>;
-  /** The socket is for this peer now: tells the kernel, where that is useful. What others send is dropped by the socket in any case. */
+  /** The socket now has this peer; tells the kernel, if that is of use. The socket itself drops what others send. */
   connect?(address: Address): Promise<void>;
   /**
-   * Sends one. Resolves when the kernel has it. `flags`: `MSG_DONTROUTE`, and `MSG_DONTWAIT` where it must not wait for
-   * room (`EWOULDBLOCK`). `wait.over` is set when the caller waits no more: then it need not be sent. Rejects with
+   * Sends a datagram. Resolves when the kernel has it. `flags`: `MSG_DONTROUTE`, and `MSG_DONTWAIT` if it must not wait for room
+   * (`EWOULDBLOCK`). `wait.over` is set when the caller no longer waits; then it need not be sent. Rejects with
    * `EMSGSIZE`, `ENETUNREACH`, `ENOENT`…
    */
   send(bytes: Uint8Array, address: Address, flags: number, wait?: { readonly over: boolean }): Promise<void>;
-  /** Lets go. Sends that wait reject with `ECANCELED`. */
+  /** Closes the socket. Sends that wait reject with `ECANCELED`. */
   close(): void | Promise<void>;
 }
 
@@ -169,14 +168,14 @@ interface Waiter {
 }
 
 /**
- * Sends and receives datagrams: what `socket(family, SOCK_DGRAM)` gives.
+ * Sends and receives datagrams: what `socket(family, SOCK_DGRAM)` returns.
  *
- * A datagram comes whole, or not at all; what is longer than the size asked for is cut, and its rest lost. Nothing
- * says that one was lost. What arrives waits here, 208 KiB of it at most, as in the kernel; what is over is dropped.
+ * A datagram arrives whole or not at all. One that is longer than the requested size is cut, and the rest is lost. Nothing says that
+ * a datagram was lost. At most 208 KiB wait here to be received, as in the kernel; what exceeds that is dropped.
  *
- * Blocking and time-outs are as `StreamSocket`'s. Errors, by code: `EBADF` after a close (`ECANCELED`: closed while
- * the call waited), `ETIMEDOUT`, `EWOULDBLOCK`, `EMSGSIZE`, `EDESTADDRREQ` (nobody to send to; of Unix `ENOTCONN`), `ENETUNREACH`,
- * `EHOSTUNREACH`, `ECONNREFUSED` (a connected peer has nobody there: told by the call after), `EPIPE` (shut down).
+ * Blocking and time-outs work as for `StreamSocket`. Errors, by code: `EBADF` after a close (`ECANCELED`: closed while
+ * the call waited), `ETIMEDOUT`, `EWOULDBLOCK`, `EMSGSIZE`, `EDESTADDRREQ` (no peer to send to; on a Unix socket `ENOTCONN`), `ENETUNREACH`,
+ * `EHOSTUNREACH`, `ECONNREFUSED` (nobody listens at the connected peer's port; the next call reports it), `EPIPE` (shut down).
  */
 export class DatagramSocket extends BaseSocket implements AsyncDisposable {
   readonly #transport: DatagramTransport;
@@ -186,7 +185,7 @@ export class DatagramSocket extends BaseSocket implements AsyncDisposable {
   readonly #waiting: Waiter[] = [];
   #told: (() => void)[] = [];
   #peer: Address | null = null;
-  #error: SocketError | null = null; // that the next call tells
+  #error: SocketError | null = null; // that the next call reports
   #timeout: number | null = null;
   #deaf = false; // SHUT_RD
   #mute = false; // SHUT_WR
@@ -214,7 +213,7 @@ export class DatagramSocket extends BaseSocket implements AsyncDisposable {
     return this.#closing !== null;
   }
 
-  /** Binds it. Rejects with `EADDRINUSE`, `EADDRNOTAVAIL`, `EACCES`, `ERR_NAME`; `EINVAL` where it is bound already. */
+  /** Binds the socket. Rejects with `EADDRINUSE`, `EADDRNOTAVAIL`, `EACCES`, `ERR_NAME`, and with `EINVAL` if it is bound already. */
   async bind(address: AddressLike): Promise<void> {
     this.#mustBeOpen();
     const endpoint = parseAddress(address);
@@ -223,8 +222,8 @@ export class DatagramSocket extends BaseSocket implements AsyncDisposable {
   }
 
   /**
-   * Takes this peer, until another is taken: `send()` goes to it, and no other is heard. Nothing is sent, so nobody
-   * need be there. Rejects with `ERR_NAME`, `EAFNOSUPPORT`, `ENOENT` (a path).
+   * Sets the peer, until another call sets a different one: `send()` goes to it, and datagrams of others are dropped. Nothing is sent,
+   * so nobody needs to be there. Rejects with `ERR_NAME`, `EAFNOSUPPORT`, `ENOENT` (a path).
    */
   async connect(address: AddressLike): Promise<void> {
     this.#mustBeOpen();
@@ -233,12 +232,12 @@ export class DatagramSocket extends BaseSocket implements AsyncDisposable {
     this.#peer = peer;
   }
 
-  /** `connect()` that gives Linux's number of its error, or its code if it has none; 0 if there is none. It still rejects for a name. */
+  /** `connect()` that returns Linux's number of the error, or its code if it has no number; 0 if there is none. It still rejects for a name. */
   connectEx(address: AddressLike): Promise<number | SocketErrorCode> {
     return errnoOf(this.connect(address));
   }
 
-  /** Sends one datagram to the peer of `connect()`; gives its size in bytes. `flags`: `MSG_DONTROUTE` (with `koffi`), `MSG_DONTWAIT`, `MSG_NOSIGNAL`. */
+  /** Sends one datagram to the peer of `connect()`, and resolves to its size in bytes. `flags`: `MSG_DONTROUTE` (with `koffi`), `MSG_DONTWAIT`, `MSG_NOSIGNAL`. */
   async send(data: Data, flags = 0): Promise<number> {
     this.#mustBeOpen();
     this.#tellError();
@@ -251,12 +250,12 @@ export class DatagramSocket extends BaseSocket implements AsyncDisposable {
     return this.#send(data, flags, peer);
   }
 
-  /** As `send()`: a datagram is sent whole, or not. */
+  /** As `send()`: a datagram is sent whole or not at all. */
   async sendall(data: Data, flags = 0): Promise<void> {
     await this.send(data, flags);
   }
 
-  /** Sends one datagram to `address`; gives its size in bytes. Names are resolved each time. */
+  /** Sends one datagram to `address`, and resolves to its size in bytes. A name is resolved each time. */
   sendto(data: Data, address: AddressLike): Promise<number>;
   sendto(data: Data, flags: number, address: AddressLike): Promise<number>;
   async sendto(data: Data, ...to: [AddressLike] | [number, AddressLike]): Promise<number> {
@@ -266,13 +265,13 @@ export class DatagramSocket extends BaseSocket implements AsyncDisposable {
     return this.#send(data, flags, await this.#resolve(address));
   }
 
-  /** The next datagram, cut to `size` bytes (of 0 none is taken, as in CPython); it is yours to keep. `flags`: `MSG_PEEK` leaves it, `MSG_DONTWAIT` does not wait. */
+  /** The next datagram, cut to `size` bytes (with 0 none is taken, as in CPython). You may keep the bytes. `flags`: `MSG_PEEK` leaves it, `MSG_DONTWAIT` does not wait. */
   async recv(size?: number, flags?: number): Promise<Uint8Array> {
     if (size === 0 && !this.closed) return NOTHING[0].slice();
     return (await this.recvfrom(size, flags))[0];
   }
 
-  /** The same into `buffer`, cut to what it holds; gives how many bytes. CPython's `recv_into`. */
+  /** The same into `buffer`, cut to its size. Resolves to the number of bytes. CPython's `recv_into`. */
   async recvInto(buffer: Uint8Array, flags?: number): Promise<number> {
     if (!(buffer instanceof Uint8Array)) throw new TypeError("recvInto takes a Uint8Array to read into");
     const bytes = await this.recv(buffer.length, flags);
@@ -280,7 +279,7 @@ export class DatagramSocket extends BaseSocket implements AsyncDisposable {
     return bytes.length;
   }
 
-  /** The next datagram and who sent it: `null` for a Unix sender without a name. After `shutdown(SHUT_RD)`, an empty one of nobody. */
+  /** The next datagram and its sender's address: `null` for a Unix sender without a name. After `shutdown(SHUT_RD)`, an empty one without a sender. */
   async recvfrom(size = Number.MAX_SAFE_INTEGER, flags = 0): Promise<[Uint8Array, Address | null]> {
     checkCount("the size", size, 0);
     checkFlags(flags, MSG_PEEK | MSG_DONTWAIT | MSG_WAITALL, "recv");
@@ -292,7 +291,7 @@ export class DatagramSocket extends BaseSocket implements AsyncDisposable {
     return [peek ? cut.slice() : cut, address];
   }
 
-  /** What `recvfrom()` gives, one after the other, until the socket is closed or shut down. Leaving the loop closes nothing. */
+  /** The results of `recvfrom()`, one after the other, until the socket is closed or shut down. Leaving the loop closes nothing. */
   [Symbol.asyncIterator](): AsyncIterableIterator<[Uint8Array, Address | null]> {
     return pulled(async () => {
       const ended = (): boolean => this.closed || (this.#deaf && this.#queue.length === 0);
@@ -307,7 +306,7 @@ export class DatagramSocket extends BaseSocket implements AsyncDisposable {
     });
   }
 
-  /** Ends one direction or both: after `SHUT_RD` no call waits to receive, after `SHUT_WR` sending gives `EPIPE`. `ENOTCONN` before `connect()`, of UDP. */
+  /** Ends one direction or both. After `SHUT_RD` no call waits to receive; after `SHUT_WR` sending throws `EPIPE`. On UDP it throws `ENOTCONN` before `connect()`. */
   async shutdown(how: number): Promise<void> {
     if (how !== SHUT_RD && how !== SHUT_WR && how !== SHUT_RDWR) {
       throw new RangeError(`shutdown takes SHUT_RD (0), SHUT_WR (1) or SHUT_RDWR (2), not ${how}`);
@@ -324,7 +323,7 @@ export class DatagramSocket extends BaseSocket implements AsyncDisposable {
     }
   }
 
-  /** Closes it; what waits to be received is dropped. Resolves also when called twice. */
+  /** Closes the socket, and drops what waits to be received. A second call resolves as well. */
   close(): Promise<void> {
     if (this.#closing === null) {
       this.#closing = Promise.resolve(this.#transport.close());
@@ -333,7 +332,7 @@ export class DatagramSocket extends BaseSocket implements AsyncDisposable {
     return this.#closing;
   }
 
-  /** Closes this object, and gives a descriptor of the socket that is the caller's. As `StreamSocket.detach()`. */
+  /** Closes this object, and returns a descriptor of the socket, which the caller then owns. As `StreamSocket.detach()`. */
   async detach(): Promise<number> {
     this.#mustBeOpen();
     const fd = this.kernel("detach()").detach();
@@ -353,7 +352,7 @@ export class DatagramSocket extends BaseSocket implements AsyncDisposable {
     return this.#peer;
   }
 
-  /** Where it is bound; `null` before, and for a Unix socket without a name. */
+  /** The address it is bound to; `null` before, and for a Unix socket without a name. */
   getsockname(): Address | null {
     this.#mustBeOpen();
     return this.#transport.localAddress;
@@ -452,7 +451,7 @@ export class DatagramSocket extends BaseSocket implements AsyncDisposable {
           : new SocketError("ETIMEDOUT", `nothing came for ${wholeMs(timeout ?? 0)}`),
       );
     };
-    // Two timers where it may not wait: between them the platform surely looked for what has arrived.
+    // Two timers, if it may not wait: between them the platform has certainly polled for what has arrived.
     const turn = (): void => {
       timer = setTimeout(late, 0);
     };
@@ -468,7 +467,7 @@ export class DatagramSocket extends BaseSocket implements AsyncDisposable {
     if (this.closed) return;
     if (this.#peer !== null && !samePlace(address, this.#peer)) return;
     const received: Received = [bytes, address];
-    // A reader that only looks at it leaves it to the next one.
+    // A reader that only peeks leaves the datagram to the next one.
     for (let waiter = this.#waiting.shift(); waiter !== undefined; waiter = this.#waiting.shift()) {
       waiter.resolve(received);
       if (!waiter.peek) return;
@@ -511,7 +510,7 @@ export class DatagramSocket extends BaseSocket implements AsyncDisposable {
 
 const NOTHING: Received = [new Uint8Array(0), null];
 
-/** Whether two addresses are one, however they are spelled. */
+/** Whether two addresses are the same, however they are spelled. */
 const samePlace = (one: Address | null, other: Address): boolean => {
   if (one === null) return false;
   if (one.family === "unix") return other.family === "unix" && one.path === other.path;

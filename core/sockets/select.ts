@@ -4,26 +4,26 @@ import { SocketError } from "../errors.ts";
 import { POLLERR, POLLHUP, POLLIN, POLLNVAL, POLLOUT, POLLPRI } from "../net/constants.ts";
 import { checkTime } from "../options.ts";
 
-/** What `select()` and `poll()` wait on: every socket here. */
+/** What `select()` and `poll()` wait on: every socket of this library. */
 export interface Selectable {
   /** Those of the `POLL…` bits in `mask` that hold now, and `POLLERR`, `POLLHUP` and `POLLNVAL` where they do. */
   readiness(mask: number): number;
-  /** Calls `told` when `readiness(mask)` may have changed, and brings that about (a read must begin to end); gives what stops it. */
+  /** Calls `told` when `readiness(mask)` may have changed, and makes that happen (a read must begin before it can end). Returns what stops it. */
   onReadiness(mask: number, told: () => void): () => void;
 }
 
 type Watched<T> = readonly [selectable: T, mask: number];
 
-/** `selectable`, where it is one: CPython takes descriptors, too. Else TypeError. */
+/** Returns `selectable` if it is one. Throws `TypeError` if not: CPython takes descriptors as well. */
 const checkSelectable = <T extends Selectable>(selectable: T, call: string): T => {
   if (typeof selectable?.readiness === "function") return selectable;
   throw new TypeError(`${call} takes sockets, as socket() gives them, not ${String(selectable)}`);
 };
 
 /**
- * Waits until one of `watched` is ready, at most `timeout` ms; gives all that are, with their bits. Nothing is read
- * before it is asked for, so where some are ready and others not yet known to be, the platform is given its turn: else
- * a loop that also asks for room to write would be answered at once each time, and never be told of bytes.
+ * Waits until one of `watched` is ready, at most `timeout` ms, and returns all that are, with their bits. Nothing is read before it is
+ * asked for. So if some are ready and others are not yet known to be, the platform gets its turn: otherwise a loop that also asks for
+ * room to write would be answered at once each time, and would never learn of bytes.
  */
 const ready = async <T extends Selectable>(
   watched: readonly Watched<T>[],
@@ -49,14 +49,14 @@ const ready = async <T extends Selectable>(
           reject(error);
         }
       };
-      // Twice, where it is not to wait: between two timers the platform surely looked for what has arrived.
+      // Twice, if it must not wait: between two timers the platform has certainly polled for what has arrived.
       const late = (): void => {
         timer = setTimeout(() => resolve(holds()), 0);
       };
       if (now.length > 0) timer = setTimeout(late, 0);
       else if (timeout !== null) timer = setTimeout(late, timeout);
       for (const [selectable, mask] of watched) stops.push(selectable.onReadiness(mask, look));
-      if (now.length === 0) look(); // what became so while it was asked for
+      if (now.length === 0) look(); // what became ready meanwhile
     });
   } finally {
     clearTimeout(timer);
@@ -65,12 +65,12 @@ const ready = async <T extends Selectable>(
 };
 
 /**
- * Waits until one of the sockets can be read from, written to, or has urgent data; gives those of each list that
- * can, all empty when `timeout` ms are up (`null`: for ever; 0: it only looks). A listener can be read from when a
- * connection waits for `accept()`. The sockets of an answer stay in the order given.
+ * Waits until one of the sockets can be read from, can be written to, or has urgent data. Resolves to the ready ones of each list, in
+ * the order given; the lists are empty if `timeout` ms have passed (`null`: no limit; 0: it only polls). A listener can be read from
+ * when a connection waits for `accept()`.
  *
- * The end of a stream and an error count as something to read. Rejects with `EBADF` for a closed socket, `TypeError`
- * for what is not a socket, and with `ERR_UNSUPPORTED` for the third list where the place has no urgent data (all but Node with `koffi`).
+ * The end of a stream and an error count as something to read. Rejects with `EBADF` for a closed socket, with
+ * `TypeError` for what is not a socket, and with `ERR_UNSUPPORTED` for the third list in a place without urgent data (all but Node with `koffi`).
  * CPython's `select.select`, in milliseconds.
  */
 export const select = async <
@@ -106,30 +106,30 @@ export const select = async <
   ];
 };
 
-/** What CPython's `select.poll()` gives: sockets, each with the events that it is watched for. */
+/** CPython's polling object: sockets, each with the events that it is watched for. */
 export class Poll<T extends Selectable = Selectable> {
   readonly #masks = new Map<T, number>();
 
-  /** Watches `selectable`, from now on for just these events (CPython's default has `POLLPRI`, too, which most places have not). Throws `TypeError` if it is not a socket, `RangeError` if the mask is not of `POLLIN`, `POLLPRI`, `POLLOUT`. */
+  /** Watches `selectable` for these events from now on (CPython's default includes `POLLPRI`, which most places do not have). Throws `TypeError` if it is not a socket, `RangeError` if the mask is not of `POLLIN`, `POLLPRI`, `POLLOUT`. */
   register(selectable: T, eventmask: number = POLLIN | POLLOUT): void {
     this.#masks.set(checkSelectable(selectable, "register()"), checkMask(eventmask));
   }
 
-  /** As `register()`, for one that is watched. Throws `ENOENT` if it is not. */
+  /** As `register()`, for a socket that is watched already. Throws `ENOENT` if it is not. */
   modify(selectable: T, eventmask: number): void {
     this.#mustBeWatched(selectable);
     this.register(selectable, eventmask);
   }
 
-  /** Watches it no more. Throws `ENOENT` if it is not watched. */
+  /** Stops watching it. Throws `ENOENT` if it is not watched. */
   unregister(selectable: T): void {
     this.#mustBeWatched(selectable);
     this.#masks.delete(selectable);
   }
 
   /**
-   * Waits until something is ready, at most `timeout` ms (`null`: for ever); gives each socket that is with its
-   * events: of those asked for, and `POLLERR`, `POLLHUP`, `POLLNVAL` (closed). CPython gives descriptors.
+   * Waits until something is ready, at most `timeout` ms (`null`: no limit). Resolves to each ready socket with its events: of those
+   * asked for, and `POLLERR`, `POLLHUP`, `POLLNVAL` (closed). CPython returns descriptors instead of sockets.
    */
   poll(timeout: number | null = null): Promise<[socket: T, events: number][]> {
     checkTime("a timeout", timeout, 0, true);

@@ -1,15 +1,15 @@
-/** The options of one stream: how long its calls wait, and how much they gather. */
+/** The options of one stream: how long its calls wait, and how much is buffered. */
 
 import { STREAM_LIMITS, type StreamLimits } from "../bytes/data.ts";
 import { checkCount, checkOptions, checkTime, checkWord, optionNamesOf } from "../options.ts";
 
 /** Options of one stream. Times are milliseconds, sizes bytes. */
 export interface StreamOptions extends StreamLimits {
-  /** How long one read waits for a byte, and one write for a peer that takes nothing; `null` for ever. Default 300 000: RFC 5321's five minutes; what is silent longer is most often gone. */
+  /** How long one read waits for a byte, and one write for a peer that accepts nothing; `null`: no limit. Default 300 000, the five minutes of RFC 5321: a peer that is silent for longer is usually gone. */
   readonly timeout: number | null;
-  /** The same for a write alone; `undefined`: as `timeout`. `settimeout()` sets both. Default `undefined`: one limit is what most mean. */
+  /** The same for writes alone; `undefined`: as `timeout`. `settimeout()` sets both. Default `undefined`: most users mean one limit. */
   readonly writeTimeout: number | null | undefined;
-  /** How long `close()` waits for a peer that takes nothing of what was written, before it aborts. Default 5 000. */
+  /** How long `close()` waits for a peer that accepts none of what was written, before it aborts. Default 5 000. */
   readonly closeTimeout: number;
   /** How long `startTls()` may take. Default 10 000. */
   readonly handshakeTimeout: number;
@@ -39,8 +39,8 @@ export const STREAM_OPTIONS: StreamOptions = {
 const settled = new WeakSet<object>();
 
 /**
- * `options` checked, with the defaults for what is not given. What this gave passes at once, so that a server
- * settles its own options once and not for each connection. Throws `TypeError` and `RangeError`.
+ * Checks `options` and fills in the defaults. A result of this function passes at once, so that a server settles its options once and
+ * not for each connection. Throws `TypeError` or `RangeError`.
  */
 export const settleStream = (options: Partial<StreamOptions> = {}): StreamOptions => {
   if (settled.has(options)) return options as StreamOptions;

@@ -1,4 +1,4 @@
-/** How a listener is secured: its options, checked. Apart from `tls.ts`, because a Worker, which has no such listener, need not carry it. */
+/** How a listener is secured: checks its options. Separate from `tls.ts`, so that a Worker, which has no such listener, does not carry it. */
 
 import { quoted } from "../describe.ts";
 import { checkCount, checkOptions, checkTime, checkWord, isObject } from "../options.ts";
@@ -74,8 +74,8 @@ export const checkServerTls = (options: ServerTlsOptions, path = "tls."): void =
 };
 
 /**
- * When the connections of a listener are secured, whose address has this scheme. Throws `TypeError` and `RangeError`: a listener
- * that is told of TLS never serves in the clear.
+ * When the connections of a listener with this scheme are secured. Throws `TypeError` or `RangeError`: a listener that was given TLS
+ * never serves in plain text.
  */
 export const securedWhen = (
   scheme: string | undefined,

@@ -1,12 +1,12 @@
 /**
- * TLS as its users see it: the options of both roles, and what is known of a secured connection. The words are the
- * same for a listener, for `startTls()` and for what dials; a platform does the work.
+ * TLS as its users see it: the options of both roles, and what is known of a secured connection. A listener, `startTls()` and a
+ * connector use the same words; a platform does the work.
  */
 
 import { quoted } from "../describe.ts";
 import { checkOptions, checkWord, isObject, type OptionNames, optionNamesOf } from "../options.ts";
 
-/** How a connection is secured: not, from its first byte (TLS), or later by `startTls()` (the Web platform's words). */
+/** How a connection is secured: not at all, from its first byte (TLS), or later by `startTls()` (the Web platform's words). */
 export const SECURE_TRANSPORTS = ["off", "on", "starttls"] as const;
 /** One of `SECURE_TRANSPORTS`. */
 export type SecureTransport = (typeof SECURE_TRANSPORTS)[number];
@@ -16,11 +16,11 @@ export type Pem = string | Uint8Array | { readonly file: string };
 
 /** A certificate and its private key. */
 export interface CertificateOptions {
-  /** The certificate, then those of the authorities between it and one that peers trust, in PEM. */
+  /** The certificate, followed by the intermediate ones up to an authority that peers trust, in PEM. */
   readonly cert?: Pem | undefined;
   /** Its private key, in PEM. */
   readonly key?: Pem | undefined;
-  /** What decrypts the key, where it is encrypted. */
+  /** The passphrase of the key, if it is encrypted. */
   readonly passphrase?: string | undefined;
 }
 
@@ -35,21 +35,21 @@ export const TLS_VERSIONS = ["TLSv1.2", "TLSv1.3"] as const;
 /** One of `TLS_VERSIONS`. */
 export type TlsVersion = (typeof TLS_VERSIONS)[number];
 
-/** What both roles have. */
+/** The options of both roles. */
 interface SharedTlsOptions extends CertificateOptions {
-  /** Authorities to trust, in PEM. What dials trusts these instead of the system's; a listener trusts these for client certificates. Not on workerd, which trusts its platform's. */
+  /** The authorities to trust, in PEM. A connector trusts these instead of the system's; a listener trusts them for client certificates. Not on workerd, which trusts its platform's. */
   readonly ca?: Pem | readonly Pem[] | undefined;
-  /** Revocation lists of those authorities, in PEM. With them, a certificate that has no list of its issuer is not trusted either. */
+  /** Revocation lists of those authorities, in PEM. If they are given, a certificate without a list of its issuer is not trusted either. */
   readonly crl?: Pem | readonly Pem[] | undefined;
-  /** The lowest version that is spoken. Default `"TLSv1.2"`, Node's. */
+  /** The lowest version that is accepted. Default `"TLSv1.2"`, Node's. */
   readonly minVersion?: TlsVersion | undefined;
 }
 
-/** Whom to trust in a TLS handshake, and who one is. For what dials. */
+/** Whom to trust in a TLS handshake, and this side's own certificate. For connectors. */
 export interface TlsOptions extends SharedTlsOptions {
-  /** The name that the peer's certificate must have, and that is asked for (SNI). Default: the host that was dialled. */
+  /** The name that the peer's certificate must have, also sent as SNI. Default: the host that was dialled. */
   readonly serverName?: string | undefined;
-  /** The protocols that are offered, most wanted first (ALPN, RFC 7301). `request.tls.alpn` is the one that the peer chose. */
+  /** The protocols to offer, preferred ones first (ALPN, RFC 7301). `request.tls.alpn` is the one that the peer chose. */
   readonly alpn?: readonly string[] | undefined;
 }
 
@@ -66,32 +66,32 @@ export const TLS_NAMES = optionNamesOf<TlsOptions>("what dials by TLS")({
 export type ClientCertificate = "none" | "ask" | "require";
 
 /**
- * How a listener, or `startTls()` on a connection that was accepted, secures connections. Ciphers, curves and all that is
- * not here are the platform's defaults: in Node those of `tls.createServer()`. A client cannot renegotiate.
+ * How a listener secures its connections, and `startTls()` on an accepted connection. Ciphers, curves and everything else not here are
+ * the platform's defaults: in Node those of `tls.createServer()`. A client cannot renegotiate.
  *
- * `Handler` is what may serve one protocol: a class for a server, the name of a handler in an app.
+ * `Handler` is what may serve one protocol: for a server a class, in an app the name of a handler.
  */
 export interface ServerTlsOptions<Handler = unknown> extends SharedTlsOptions {
   /**
-   * Certificates by the name that the client asks for (SNI): `"example.com"`, `"*.example.com"` for all names with one
-   * label more; an exact name comes first. `cert` is for other names, and for clients that ask for none. Where there is no `cert`, those are refused.
+   * Certificates by the name that the client asks for (SNI): `"example.com"`, or `"*.example.com"` for all names with one label more.
+   * An exact name wins. `cert` is for other names, and for clients that ask for none; without a `cert` these are refused.
    */
   readonly serverNames?: Readonly<Record<string, CertificateOptions>> | undefined;
   /**
-   * `"ask"`: a client may give a certificate, and `request.tls` says whether `ca` vouches for it. `"require"`: a client without
-   * one that is trusted is refused in the handshake. Default `"none"`.
+   * `"ask"`: a client may present a certificate, and `request.tls` says whether `ca` vouches for it. `"require"`: a client without a
+   * trusted certificate is refused in the handshake. Default `"none"`.
    */
   readonly clientCertificate?: ClientCertificate | undefined;
   /**
-   * The protocols that are spoken, most wanted first (ALPN, RFC 7301): a list, or handlers by protocol, of which the chosen one
-   * serves the connection. A client that offers none gets the server's own handler; one that offers only others is refused.
+   * The protocols to accept, preferred ones first (ALPN, RFC 7301): a list, or handlers by protocol, of which the chosen one serves the
+   * connection. A client that offers none gets the server's own handler; one that offers only others is refused.
    */
   readonly alpn?: readonly string[] | Readonly<Record<string, Handler>> | undefined;
-  /** How long a session may be resumed, in milliseconds; `null`: not at all. Default 300 000, Node's. */
+  /** How long a session can be resumed, in milliseconds; `null`: not at all. Default 300 000, Node's. */
   readonly sessionTimeout?: number | null | undefined;
-  /** 48 random bytes that encrypt session tickets; servers that have the same resume each other's sessions. Default: bytes of this listener's own, new at each start. */
+  /** 48 random bytes that encrypt session tickets. Servers with the same bytes resume each other's sessions. Default: this listener's own bytes, new at each start. */
   readonly ticketKeys?: Uint8Array | undefined;
-  /** How many handshakes may go on at once; further clients wait for theirs, `requestQueueSize` of them, and one more is refused. Default 1 000. In a cluster (`--workers`), of each worker. */
+  /** How many handshakes may go on at once. Up to `requestQueueSize` further clients wait for theirs, and any more are refused. Default 1 000. In a cluster (`--workers`) each worker has this limit. */
   readonly maxHandshakes?: number | undefined;
 }
 
@@ -124,7 +124,7 @@ const startsPem = (bytes: Uint8Array): boolean => {
   return text.includes("-----BEGIN ");
 };
 
-/** Throws `TypeError` where `value` is not PEM. */
+/** Throws `TypeError` if `value` is not PEM. */
 const checkPem = (name: string, value: unknown): void => {
   const right = `${name} is PEM text ("-----BEGIN …"), its bytes, or { file: "path" }`;
   if (typeof value === "string") {
@@ -164,7 +164,7 @@ export const checkCertificate = (path: string, { cert, key, passphrase }: Certif
   if (key === undefined) throw new TypeError(`${path}passphrase is for ${path}key, which is not given`);
 };
 
-/** Throws `TypeError` where `protocols` is not a list for ALPN. */
+/** Throws `TypeError` if `protocols` is not a list for ALPN. */
 export const checkProtocols = (name: string, protocols: readonly unknown[]): void => {
   if (protocols.length === 0) throw new TypeError(`${name} names no protocol; leave it out, or name one`);
   for (const protocol of protocols) {
@@ -186,7 +186,7 @@ export const checkShared = (path: string, options: SharedTlsOptions): void => {
   if (options.minVersion !== undefined) checkWord(`${path}minVersion`, options.minVersion, TLS_VERSIONS);
 };
 
-/** Checks the values of what dials. Throws `TypeError`. Names are checked by `TLS_NAMES`. */
+/** Checks the values of a connector's options. Throws `TypeError`. `TLS_NAMES` checks the names. */
 export const checkTls = (options: TlsOptions, path = "tls."): void => {
   checkShared(path, options);
   const { serverName, alpn } = options;
@@ -198,14 +198,14 @@ export const checkTls = (options: TlsOptions, path = "tls."): void => {
   checkProtocols(`${path}alpn`, alpn);
 };
 
-/** The protocols of `alpn`, most wanted first. */
+/** The protocols of `alpn`, preferred ones first. */
 export const protocolsOf = (alpn: ServerTlsOptions["alpn"]): readonly string[] | undefined =>
   alpn === undefined || isList(alpn) ? alpn : Object.keys(alpn);
 
 const isList = (alpn: NonNullable<ServerTlsOptions["alpn"]>): alpn is readonly string[] =>
   Array.isArray(alpn);
 
-/** The handlers of `alpn` by protocol; none where it is a list. */
+/** The handlers of `alpn` by protocol; none if it is a list. */
 export const alpnHandlers = <Handler>(
   options: ServerTlsOptions<Handler> | undefined,
 ): readonly (readonly [string, Handler])[] => {
@@ -215,33 +215,33 @@ export const alpnHandlers = <Handler>(
 
 /** When a listener's connections are secured. */
 export interface ListenerSecurity<Handler = unknown> {
-  /** How connections are secured, and with which certificates. Given, each is TLS from its first byte. */
+  /** How connections are secured, and with which certificates. If it is given, connections are TLS from their first byte. */
   readonly tls?: ServerTlsOptions<Handler> | undefined;
-  /** `"on"`: from its first byte. `"starttls"`: a connection begins plain, and its handler's `startTls()` secures it with what `tls` has. Default `"on"` where `tls` is given. */
+  /** `"on"`: from its first byte. `"starttls"`: a connection begins in plain text, and its handler's `startTls()` secures it with the options in `tls`. Default `"on"` if `tls` is given. */
   readonly secureTransport?: SecureTransport | undefined;
 }
 
 /** A peer's certificate. */
 export interface PeerCertificate {
-  /** Whose it is, as text: `"CN=client, O=Example"`. */
+  /** Its subject, as text: `"CN=client, O=Example"`. */
   readonly subject: string;
-  /** Who signed it. */
+  /** Its issuer, as text. */
   readonly issuer: string;
-  /** The common name in `subject`; `null` where it has none. */
+  /** The common name in `subject`; `null` if it has none. */
   readonly commonName: string | null;
   /** The names it is for: `"DNS:example.com"`, `"IP Address:127.0.0.1"`, `"email:a@example.com"`. */
   readonly names: readonly string[];
-  /** In hexadecimal. */
+  /** Its serial number, in hexadecimal. */
   readonly serialNumber: string;
   /** SHA-256 of `raw`, in hexadecimal with colons. */
   readonly fingerprint256: string;
   readonly validFrom: Date;
   readonly validTo: Date;
-  /** The whole of it, DER. */
+  /** The whole certificate, in DER. */
   readonly raw: Uint8Array;
 }
 
-/** What is known of a secured connection: `request.tls`. `null` in a field: there is none, or the platform does not tell. */
+/** What is known of a secured connection: `request.tls`. A field is `null` if there is no such thing, or if the platform does not tell. */
 export interface TlsInfo {
   /** `"TLSv1.2"`, `"TLSv1.3"`. */
   readonly version: string | null;
@@ -251,17 +251,17 @@ export interface TlsInfo {
   readonly alpn: string | null;
   /** The name that the client asked for (SNI). */
   readonly serverName: string | null;
-  /** The peer's certificate. Of a client, only where it was asked for one and gave one. */
+  /** The peer's certificate. A client has one only if it was asked for one and presented it. */
   readonly certificate: PeerCertificate | null;
-  /** Whether an authority vouches for that certificate; `null` where there is none. What dials has only trusted ones. */
+  /** Whether an authority vouches for that certificate; `null` if there is none. A connector accepts only trusted ones. */
   readonly trusted: boolean | null;
-  /** Why it is not trusted, in OpenSSL's word: `"CERT_HAS_EXPIRED"`. */
+  /** Why it is not trusted, as OpenSSL's code: `"CERT_HAS_EXPIRED"`. */
   readonly distrust: string | null;
   /** Whether an earlier session was resumed. */
   readonly resumed: boolean | null;
   /**
-   * Whether the peer ended the connection by TLS's own end (close_notify), so that nobody between can have cut it short.
-   * `null` before the end, and always on Node and workerd: both tell the same end either way.
+   * Whether the peer ended the connection with TLS's own end (close_notify), so that nobody in between can have cut it short. `null`
+   * before the end, and always on Node and workerd, which report the same end either way.
    */
   readonly closedCleanly: boolean | null;
 }

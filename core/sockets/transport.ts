@@ -8,7 +8,7 @@ import type { SocketError } from "../errors.ts";
 import type { Address } from "../net/address.ts";
 import type { StartTlsOptions, TlsInfo } from "./tls.ts";
 
-/** What this place can do, and others may not. */
+/** What this place can do that others may not. */
 export interface Capabilities {
   /** `abort()` reaches the peer as a reset, not as an end. */
   readonly reset: boolean;
@@ -17,25 +17,25 @@ export interface Capabilities {
 }
 
 /**
- * What a platform can ask the kernel of one socket, by its descriptor: only Node has one. Each throws `SocketError`
- * with the kernel's own code, and `ERR_UNSUPPORTED` where a package that is not installed is needed.
+ * What a platform can ask the kernel about one socket, by its descriptor, which only Node has. Each call throws `SocketError` with the
+ * kernel's own code, and `ERR_UNSUPPORTED` if it needs a package that is not installed.
  */
 export interface KernelSocket {
-  /** The descriptor; -1 if there is none any more. */
+  /** The descriptor; -1 if there is none any longer. */
   readonly fd: number;
   /** An option's value as an integer, or its bytes, at most `length` of them. getsockopt(2) */
   getsockopt(level: number, name: number): number;
   getsockopt(level: number, name: number, length: number): Uint8Array;
   setsockopt(level: number, name: number, value: number | Uint8Array): void;
-  /** Sends past what the platform buffers, when all that was written before has left it; gives how many bytes the kernel took. send(2) */
+  /** Sends directly, once everything written before has left the platform's buffer. Returns how many bytes the kernel took. send(2) */
   send(bytes: Uint8Array, flags: number): Promise<number>;
-  /** Receives at once, past what the platform reads. `EWOULDBLOCK`; `EINVAL` where no urgent byte is there. recv(2) */
+  /** Receives directly and at once. Throws `EWOULDBLOCK`, and `EINVAL` if there is no urgent byte. recv(2) */
   recv(size: number, flags: number): Uint8Array;
-  /** Lets go of the socket without ending it, and gives a descriptor of it that is the caller's. */
+  /** Releases the socket without ending it, and returns a descriptor of it, which the caller then owns. */
   detach(): number;
   /** Whether an urgent byte waits (`POLLPRI`). */
   readonly urgent: boolean;
-  /** Calls `told` when one has come; gives what stops it. */
+  /** Calls `told` when one has arrived. Returns what stops it. */
   onUrgent(told: () => void): () => void;
 }
 
@@ -54,8 +54,8 @@ export interface StreamSink {
 }
 
 /**
- * The seam: what a platform gives for one connection. It buffers nothing that it need not, throws nothing, and
- * keeps no state that the socket keeps (the socket calls `end` and `close` once, and `write` only while open).
+ * The seam: what a platform implements for one connection. It buffers only what it must, throws nothing, and keeps no state that the
+ * socket keeps (the socket calls `end` and `close` once, and `write` only while it is open).
  */
 export interface StreamTransport {
   /** This side's address; `null` if the platform does not provide them. */
@@ -71,16 +71,16 @@ export interface StreamTransport {
   /** Bring no more until `resume()`; what is under way may still come. */
   pause(): void;
   /**
-   * Takes bytes or UTF-8 text, in order. Gives a promise of room where too much waits already; it never rejects,
-   * and is kept when the connection ends, too. Bytes of 16 KiB and more may be the caller's own, who changes them
-   * when the promise is kept, or at once if there is none.
+   * Takes bytes or UTF-8 text, in order. If too much waits already, it returns a promise that resolves when there is room; it never
+   * rejects, and it also resolves when the connection ends. Bytes of 16 KiB and more may belong to the caller, who may change them once
+   * the promise has resolved, or at once if there is none.
    */
   write(data: Data): Promise<void> | undefined;
   /** The same of fewer bytes than 16 KiB, which are the caller's again when this returns. Absent: `write` is given copies. */
   borrow?(bytes: Uint8Array): Promise<void> | undefined;
   /**
-   * How many bytes `write` took that the kernel has not, or whatever is behind this; where the connection is over, how
-   * many never left. Large writes are handed on in pieces where the platform tells no part of one.
+   * How many bytes `write` has taken that the kernel (or whatever is behind this) has not; once the connection is over, how many never
+   * left. If the platform does not tell how much of a write has left, large writes are passed on in pieces.
    */
   readonly unsent: number;
   /** How many bytes have left that the peer's kernel has not acknowledged; `null` where that cannot be known now. It may be slow. */
@@ -88,8 +88,8 @@ export interface StreamTransport {
   /** Sends the end after all that was written. Resolves when it is on its way, rejects when it cannot be. */
   end(): Promise<void>;
   /**
-   * Lets go, after `end()` resolved. What the peer still sends is taken and dropped for a while, not answered by
-   * a reset that could overtake our last bytes. Gives a promise where leaving before that is over would cut it.
+   * Closes the connection, after `end()` has resolved. What the peer still sends is read and dropped for a while, because a reset in
+   * answer to it could overtake our last bytes. Returns a promise if the process must not end before that is over.
    */
   close(): void | Promise<void>;
   /** `end()` and `close()` in one, where neither need wait: all that was written has left, and the peer has ended. False: it is not so, and nothing was done. */
@@ -97,8 +97,8 @@ export interface StreamTransport {
   /** Lets go at once: by a reset where the platform can. */
   abort(): void;
   /**
-   * Secures the connection, when all that was written has left and nothing is read. Gives the transport that goes
-   * on with it; this one is used no more. Rejects with `ERR_TLS`. Absent if there is no TLS.
+   * Secures the connection, once everything written has left and nothing is being read. Resolves to the transport that goes on with it;
+   * this one is not used again. Rejects with `ERR_TLS`. Absent if there is no TLS.
    */
   startTls?(options: StartTlsOptions): Promise<StreamTransport>;
   /** What is known of a secured connection. Absent: it is plain. */

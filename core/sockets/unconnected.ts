@@ -27,11 +27,10 @@ export const SOCKET_CONNECT_NAMES = optionNamesOf<SocketConnectOptions>()({
 });
 
 /**
- * A stream socket that begins unconnected: the part that is the same in every place. What `socket()` gives extends it.
+ * A stream socket that begins unconnected, as far as it is the same in every place. The sockets of `socket()` extend it.
  *
- * It begins as CPython's: blocking, without a time-out. Not blocking, `connect()` goes on after `EINPROGRESS`;
- * `select()` says when it is done (writable), and `getsockopt(SOL_SOCKET, SO_ERROR)`, or the next `connect()`, what
- * became of it.
+ * As in CPython it begins blocking, without a time-out. If it does not block, `connect()` goes on after `EINPROGRESS`: `select()` says
+ * when it is done (writable), and `getsockopt(SOL_SOCKET, SO_ERROR)` or the next `connect()` says how it ended.
  */
 export abstract class UnconnectedSocket extends StreamSocket {
   readonly #family: number;
@@ -63,8 +62,8 @@ export abstract class UnconnectedSocket extends StreamSocket {
   }
 
   /**
-   * Connects. Rejects as the platform's `createConnection`, with `ETIMEDOUT` after the socket's time-out, `EISCONN`,
-   * `EALREADY`, and `EINPROGRESS` where the socket is not blocking. After a failure it may be tried again.
+   * Connects. Rejects as the platform's `createConnection`, with `ETIMEDOUT` after the socket's time-out, with `EISCONN`, `EALREADY`,
+   * and with `EINPROGRESS` if the socket does not block. After a failure it may be called again.
    */
   async connect(address: AddressLike, options: SocketConnectOptions = {}): Promise<void> {
     if (this.closed) throw new SocketError("EBADF");
@@ -137,7 +136,7 @@ export abstract class UnconnectedSocket extends StreamSocket {
   override readiness(mask: number): number {
     if (this.closed || this.attached) return super.readiness(mask);
     if (this.#failed !== null) return (mask & (POLLIN | POLLOUT)) | POLLERR | POLLHUP;
-    return this.#connecting ? 0 : (mask & POLLOUT) | POLLHUP; // as Linux says of one that nobody connected
+    return this.#connecting ? 0 : (mask & POLLOUT) | POLLHUP; // as Linux reports a socket that was never connected
   }
 
   override onReadiness(mask: number, told: () => void): () => void {

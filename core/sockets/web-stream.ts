@@ -21,8 +21,8 @@ export interface WebStream {
   /** As `StreamSocket.close()`. */
   close(): Promise<void>;
   /**
-   * Secures the connection, and gives at once the socket that goes on with it; its `opened` tells when the
-   * handshake is done, or why not. This one is used no more. Throws `EBUSY` while a read waits.
+   * Secures the connection, and returns at once the socket that goes on with it. The `opened` of that one settles when the handshake is
+   * done or has failed. This one must not be used again. Throws `EBUSY` while a read waits.
    */
   startTls(options?: StartTlsOptions): WebStream;
 }
@@ -66,7 +66,7 @@ export const webStreamOf = (
     await securing;
   };
   const closed = Promise.withResolvers<void>();
-  closed.promise.catch(() => {}); // it need not be watched
+  closed.promise.catch(() => {}); // nobody needs to watch it
   state.onError(closed.reject);
   if (state.error !== null) closed.reject(state.error);
   securing.catch(closed.reject);
@@ -79,7 +79,7 @@ export const webStreamOf = (
   const oneEnded = async (): Promise<void> => {
     if (--open === 0) await close();
   };
-  // A Web stream that failed once is of no more use, and nor is its connection.
+  // A Web stream that has failed once is of no further use, and neither is its connection.
   const fail = (error: SocketError): never => {
     if (!socket.closed) state.cut(error);
     throw error;
@@ -109,7 +109,7 @@ export const webStreamOf = (
     ),
     writable: new WritableStream<Uint8Array>({
       start: (controller) => {
-        // Not `abort`, which would wait for the write that is under way.
+        // Not `abort`, which would wait for the write in progress.
         controller.signal.addEventListener("abort", () => {
           closed.reject(new SocketError("ECONNABORTED"));
           socket.abort();

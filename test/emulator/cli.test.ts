@@ -266,7 +266,7 @@ describe("socklet serve", () => {
     const [, url] = await cli.line(/^control +(http:\/\/127\.0\.0\.1:\d+)/);
     expect((await fetch(`${url}/v1/ready`)).status).toBe(200);
     cli.kill("SIGTERM");
-    await cli.line(/^socklet: SIGTERM: not ready any more; closing in 86400000 ms; once more to abort$/);
+    await cli.line(/^socklet: SIGTERM: no longer ready; closing in 86400000 ms; once more to abort$/);
     const answer = await fetch(`${url}/v1/ready`);
     expect([answer.status, await answer.json()]).toMatchObject([503, { detail: "this process is ending" }]);
     const client = new Client(port);

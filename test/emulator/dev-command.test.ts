@@ -108,19 +108,22 @@ describe("socklet dev", { timeout: TIMEOUT }, () => {
     const dev = await served(at(port));
     const broken = dev.saved(
       write("word.ts", "\nexport const word = = 1;\n"),
-      /^socklet: .*version 1 serves on$/,
+      /^socklet: .*version 1 keeps serving$/,
     );
     expect((await broken)[0]).toMatch(/SyntaxError: .*\(.*word\.ts:2\)/);
     await dev.line(/^ {2}2 \| export const word = = 1;$/);
     expect(await askOnce(port)).toBe("one 1 1");
-    const thrown = dev.saved(write("word.ts", "\n  export const word = nope;\n"), /^.*version 1 serves on$/);
+    const thrown = dev.saved(
+      write("word.ts", "\n  export const word = nope;\n"),
+      /^.*version 1 keeps serving$/,
+    );
     expect((await thrown)[0]).toMatch(/ReferenceError: nope is not defined \(.*word\.ts:2:23\)/);
     await dev.line(/^ {24,}\^$/);
-    const gone = dev.saved(rm(join(folder, "word.ts")), /^.*version 1 serves on$/);
+    const gone = dev.saved(rm(join(folder, "word.ts")), /^.*version 1 keeps serving$/);
     expect((await gone)[0]).toMatch(/Cannot find module '.*word\.ts'/);
     const port2 = dev.saved(
       write("app.ts", app('{ handler: "Say", address: "tcp://127.0.0.1:99999" }')),
-      /^.*version 1 serves on$/,
+      /^.*version 1 keeps serving$/,
     );
     await port2;
     await write("app.ts", app(at(port)));
@@ -133,12 +136,12 @@ describe("socklet dev", { timeout: TIMEOUT }, () => {
     const dev = await served(at(port));
     const said = dev.saved(
       write("app.ts", app(at(port)).replace("({ made", "({ x: nope, made")),
-      /^.*version 1 serves on$/,
+      /^.*version 1 keeps serving$/,
     );
     expect((await said)[0]).toMatch(/nope is not defined \(.*app\.ts:/);
     const taken = net.createServer().listen(other, "127.0.0.1");
     await once(taken, "listening");
-    const inUse = dev.saved(write("app.ts", app(at(port) + at(other))), /^.*version 1 serves on$/);
+    const inUse = dev.saved(write("app.ts", app(at(port) + at(other))), /^.*version 1 keeps serving$/);
     expect((await inUse)[0]).toContain("EADDRINUSE");
     expect(await askOnce(port)).toBe("one 1 1");
     taken.close();
@@ -154,7 +157,7 @@ describe("socklet dev", { timeout: TIMEOUT }, () => {
     await write("say.ts", HANDLER);
     await write("app.ts", app(at(port)));
     const dev = new Program(folder, ["dev", "app.ts", "--control-port", "0"]);
-    await dev.line(/word\.ts:1\).*waiting for a save that mends it$/);
+    await dev.line(/word\.ts:1\).*waiting for a save that fixes it$/);
     await write("word.ts", word("well"));
     await dev.line(/^control /);
     expect(await askOnce(port)).toBe("well 1 1");
@@ -233,12 +236,12 @@ describe("socklet dev", { timeout: TIMEOUT }, () => {
       ["parts", 2],
       ["parts/words", 4],
     ] as const) {
-      await dev.saved(rm(join(folder, path), { recursive: true }), /Cannot find module .* serves on$/);
+      await dev.saved(rm(join(folder, path), { recursive: true }), /Cannot find module .* keeps serving$/);
       await dev.saved(make(path), new RegExp(`version ${number + 1}: parts/words/word.ts`));
       expect(await askOnce(port)).toBe(path);
     }
     for (const path of ["parts", "parts/words"]) {
-      await dev.saved(rename(join(folder, path), join(folder, `former-${path.length}`)), /serves on$/);
+      await dev.saved(rename(join(folder, path), join(folder, `former-${path.length}`)), /keeps serving$/);
       await dev.saved(make(`moved ${path}`), /version \d+: parts/);
       expect(await askOnce(port)).toBe(`moved ${path}`);
       await dev.saved(write("parts/words/word.ts", word("saved")), /version \d+: parts/); // the new one is watched

@@ -90,9 +90,9 @@ describe("socklet dev --runtime", { timeout: TIMEOUT }, () => {
       await dev.line(new RegExp(`^socklet: ${whose}  127.*RangeError: boom was said \\(app\\.ts:6:`), from);
     }
 
-    await dev.saved(write("word.ts", "export const word = = 1;\n"), /^socklet: workerd: .*serves on$/);
+    await dev.saved(write("word.ts", "export const word = = 1;\n"), /^socklet: workerd: .*keeps serving$/);
     await dev.line(
-      /^socklet: workerd: the Worker could not be bundled: .*\(word\.ts:1:21\); version 2 serves on$/,
+      /^socklet: workerd: the Worker could not be bundled: .*\(word\.ts:1:21\); version 2 keeps serving$/,
     );
     expect([await askOnce(port), await askOnce(beside)]).toEqual(["two node", "two workerd"]);
     await dev.saved(write("word.ts", word("mended")), /^socklet: workerd: version 3: .*word\.ts/);

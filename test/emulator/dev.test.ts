@@ -170,7 +170,7 @@ describe.skipIf(process.platform !== "linux")("npm run dev", () => {
         const token = /^SOCKLET_TOKENS=([\w-]{32})$/m.exec(readFileSync(vars, "utf8"))?.[1];
         expect(statSync(vars).mode & 0o777).toBe(0o600);
         expect(lines.find((line) => line.startsWith("dev: "))).toMatch(
-          /\.dev\.vars is new, with a token for the control routes$/,
+          /\.dev\.vars was created, with a token for the control routes$/,
         );
         const at = lines.findIndex((line) => line.startsWith("Echo"));
         expect(lines.slice(at, at + 4)).toEqual([

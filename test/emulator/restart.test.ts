@@ -115,7 +115,7 @@ class Served implements AsyncDisposable {
   async restart(): Promise<number> {
     const before = this.pid;
     process.kill(before, "SIGUSR2");
-    const [, pid] = await this.line(/process (\d+) serves now|could not be started anew/);
+    const [, pid] = await this.line(/process (\d+) serves now|could not start/);
     if (pid === undefined) throw new Error(this.said.at(-1));
     this.#pids.push(Number(pid));
     return before;
@@ -295,7 +295,7 @@ describe("socklet restart", () => {
     expect(await restart(env, String(done.pid))).toMatchObject({
       code: 1,
       stderr: expect.stringMatching(
-        new RegExp(`process ${done.pid} goes on, since its program could not be started anew: .*ended with`),
+        new RegExp(`process ${done.pid} goes on, since its new program could not start: .*ended with`),
       ),
     });
     writeFileSync(module, good);

@@ -282,7 +282,7 @@ test("what can never come true is told, and what did not", async () => {
   await using server = await echo();
   await using between = await proxy(server.address, ['reset match="never"']);
   await talk(between.port, ["something else"]);
-  expect(await between.stop()).toContain('the rule "rule-1" did nothing: what it waits for never came');
+  expect(await between.stop()).toContain('the rule "rule-1" did nothing: what it waits for never happened');
 });
 
 test("datagrams that a rule holds up: 1 MiB of them waits, and the first of those that are lost is told", async () => {

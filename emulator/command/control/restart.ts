@@ -32,9 +32,7 @@ export const restart = async (pid: number | undefined, { json }: { json?: boolea
     }
     if (old === undefined) throw new Error(`process ${before} has ended, and no other serves`);
     if (old.refused.times > running.refused.times) {
-      throw new Error(
-        `process ${before} goes on, since its program could not be started anew: ${old.refused.why}`,
-      );
+      throw new Error(`process ${before} goes on, since its new program could not start: ${old.refused.why}`);
     }
     await new Promise((resolve) => setTimeout(resolve, LOOK));
   }

@@ -26,7 +26,7 @@ const tokensOf = (path: string): string | undefined => {
   );
   if (process.env.SOCKLET_TOKENS?.trim() || project === undefined) return undefined;
   const { tokens, path: said, isNew } = devTokens(project);
-  if (isNew) say(`${said} is new, with a token for the control routes`);
+  if (isNew) say(`${said} was created, with a token for the control routes`);
   return tokens ?? undefined;
 };
 
@@ -57,7 +57,7 @@ const firstOf = async (versions: Versions, signal: AbortSignal): Promise<App> =>
     try {
       return await versions.load();
     } catch (error) {
-      showError(error, "waiting for a save that mends it");
+      showError(error, "waiting for a save that fixes it");
       await versions.changed(signal);
     }
   }
@@ -84,7 +84,7 @@ const follow = async (
     };
     // Not awaited: a version whose top level waits for ever would keep the next one from being seen.
     void taken().catch((error) => {
-      if (!signal.aborted) showError(error, `version ${good} serves on`);
+      if (!signal.aborted) showError(error, `version ${good} keeps serving`);
     });
   }
 };
@@ -92,7 +92,7 @@ const follow = async (
 const followed = (following: Promise<void>, versions: Versions, signal: AbortSignal): void => {
   following.catch((error) => {
     versions.close();
-    if (!signal.aborted) say(`saves are not followed any more: ${describe(error)}`);
+    if (!signal.aborted) say(`no longer watching for saves: ${describe(error)}`);
   });
 };
 
@@ -164,7 +164,7 @@ const besideNode = async (
       tokens: server.control.token ?? tokens ?? process.env.SOCKLET_TOKENS ?? "",
     },
   });
-  starting.catch((error) => say(`workerd: ${describe(error)}; Node serves on`));
+  starting.catch((error) => say(`workerd: ${describe(error)}; Node keeps serving`));
   return starting;
 };
 

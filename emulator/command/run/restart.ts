@@ -51,7 +51,7 @@ export class Restarts {
       return;
     }
     this.#going = true;
-    say("SIGUSR2: starting the program anew on the same sockets");
+    say("SIGUSR2: starting a new program on the same sockets");
     try {
       neededNode(
         "a restart",
@@ -65,13 +65,13 @@ export class Restarts {
       };
       const successor = await Successor.start(this.#server.descriptors(), inheritance, this.#stop);
       await notify(`MAINPID=${successor.pid}`); // by this process: the manager may accept it from no other
-      say(`process ${successor.pid} serves now; this one ends what it has`);
+      say(`process ${successor.pid} serves now; this one finishes its requests`);
       await this.#server.handOver(() => successor.release()).finally(() => successor.leave());
       this.#replaced.resolve();
     } catch (error) {
       this.#going = false;
       const why = describe(error).replace(/^Error: /, "");
-      say(`the program could not be started anew, and this one goes on: ${why}`);
+      say(`the new program could not start, and this one keeps serving: ${why}`);
       this.onRefused(why);
     }
   }

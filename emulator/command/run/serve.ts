@@ -119,8 +119,7 @@ const untilStopped = async (
     const draining = `${why}: draining ${running()} running, ${wholeMs(drainTimeout)} at most; once more to abort`;
     setImmediate(say, draining); // not before the ports are closed
   };
-  if (drainDelay > 0)
-    say(`${why}: not ready any more; closing in ${wholeMs(drainDelay)}; once more to abort`);
+  if (drainDelay > 0) say(`${why}: no longer ready; closing in ${wholeMs(drainDelay)}; once more to abort`);
   const closed = server.close().finally(() => clearTimeout(late));
   const aborted = stop.again.then(async () => {
     cut = running();
@@ -190,7 +189,7 @@ const serveUntil = async (
   const { host } = flags;
   const app = await unlessAborted(following?.load(stop.signal) ?? loadApp(path), stop.signal);
   if (app !== undefined && app.listeners.length === 0 && !flags.control) {
-    throw new UsageError(`${path} listens nowhere, and with --no-control nothing could start what it dials`);
+    throw new UsageError(`${path} listens nowhere, and with --no-control nothing could start its dials`);
   }
   const certificate = flags.tls === "self-signed" ? selfSigned() : undefined;
   const controlPort = flags.controlPort ?? (flags.anyPort ? 0 : undefined);
@@ -237,7 +236,7 @@ const serveUntil = async (
     ...(predecessor !== null && {
       after: predecessor.released,
       spare: ({ name }: ListenDescriptor) =>
-        say(`${name}: the app has no such listener any more; its socket is closed`),
+        say(`${name}: the app no longer has this listener; its socket is closed`),
     }),
   };
   const { workers } = flags;

@@ -296,7 +296,7 @@ export class AppInWorkerd {
         await this.#again(changed.map((file) => relative(process.cwd(), file)));
       }
     } catch (error) {
-      if (!signal.aborted) say(`workerd: saves are not followed any more: ${describe(error)}`);
+      if (!signal.aborted) say(`workerd: no longer watching for saves: ${describe(error)}`);
     }
   }
 
@@ -307,7 +307,8 @@ export class AppInWorkerd {
       await this.#update();
       say(`workerd: version ${this.#version}: ${what.join(", ")} (${wholeMs(performance.now() - began)})`);
     } catch (error) {
-      if (!this.#stop.signal.aborted) say(`workerd: ${describe(error)}; version ${this.#version} serves on`);
+      if (!this.#stop.signal.aborted)
+        say(`workerd: ${describe(error)}; version ${this.#version} keeps serving`);
     }
   }
 

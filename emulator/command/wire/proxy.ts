@@ -91,7 +91,7 @@ export const proxy = async (address: string, flags: ProxyFlags): Promise<void> =
   const stopped = new Promise<void>((resolve) => void onStop({ stop: () => resolve() }));
   const lost = (what: string) => (error: Error) => {
     process.exitCode = 1;
-    say(`${what}: ${error.message}; what passes from here on is not in it`);
+    say(`${what}: ${error.message}; what passes from now on is not in it`);
   };
   // What a peer sent is escaped by the tape; a reader of the transcript gets it as it may be printed, too.
   const stdout = new Outlet(
@@ -127,11 +127,11 @@ export const proxy = async (address: string, flags: ProxyFlags): Promise<void> =
   const open = scheme === "udp" ? openDatagramProxy : openProxy;
   const up = await open({ listen, target, tape, failed, security, tls, startTls: starttls, ...ruled });
   const at = listenerUrl(scheme === "udp" || scheme === "tls" ? scheme : "tcp", up.address);
-  say(`${at} passes on to ${formatAddress(target)}`);
+  say(`${at} forwards to ${formatAddress(target)}`);
   await stopped;
   await up.close();
   for (const { name, applied } of rules.list()) {
-    if (applied === 0) say(`the rule "${name}" did nothing: what it waits for never came`);
+    if (applied === 0) say(`the rule "${name}" did nothing: what it waits for never happened`);
   }
   rules.clear();
   await tape?.written();
