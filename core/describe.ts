@@ -30,7 +30,7 @@ export const peek = (value: unknown, key: PropertyKey): unknown => {
   }
 };
 
-/** `value instanceof Class`; false where that throws, as for a revoked proxy. */
+/** `value instanceof Class`; false if that throws, as for a revoked proxy. */
 export const isA = <T>(value: unknown, Class: abstract new (...args: never[]) => T): value is T => {
   try {
     return value instanceof Class;
@@ -51,7 +51,7 @@ const isHuge = (value: bigint): boolean => BigInt.asIntN(MAX_BITS, value) !== va
 
 const digits = (value: bigint): string => (isHuge(value) ? "[a bigint too large to print]" : String(value));
 
-/** What `String(value)` gives, or where that fails or says nothing, its JSON. At most `most` characters. */
+/** What `String(value)` gives, or if that fails or says nothing, its JSON. At most `most` characters. */
 export const textOf = (value: unknown, most = TEXT): string => {
   if (typeof value === "string") return cut(value, most);
   if (typeof value === "bigint") return cut(digits(value), most);

@@ -18,7 +18,7 @@ const number = (name: string, value: unknown): number => {
   );
 };
 
-/** `value`, where it is a time in milliseconds of at least `least`; `null` passes where it means "for ever". Else `TypeError` or `RangeError`. */
+/** Returns `value` if it is a time in milliseconds of at least `least`; `null` passes where it means "for ever". Throws `TypeError` or `RangeError`. */
 export const checkTime = <T extends number | null>(name: string, value: T, least = 1, forEver = false): T => {
   if (value === null && forEver) return value;
   const time = number(name, value);
@@ -28,7 +28,7 @@ export const checkTime = <T extends number | null>(name: string, value: T, least
   );
 };
 
-/** `value`, where it is a whole number of at least `least`. Else `TypeError` or `RangeError`. */
+/** Returns `value` if it is a whole number of at least `least`. Throws `TypeError` or `RangeError`. */
 export const checkCount = (name: string, value: number, least: number): number => {
   const count = number(name, value);
   if (Number.isInteger(count) && count >= least) return count;
@@ -83,7 +83,7 @@ export const isObject = (value: unknown): value is Readonly<Record<string, unkno
   typeof value === "object" && value !== null && !Array.isArray(value);
 
 /**
- * Throws a `TypeError` where `given` is not an object, or has a name that is none of `names`, or where an option that is true
+ * Throws a `TypeError` if `given` is not an object, or has a name that is none of `names`, or where an option that is true
  * or false is neither, at any depth: it says which, and which is meant. `taker` is who takes the options: `"createConnection()"`. A name is wrong with any value, so also
  * with `undefined`: what it should have said would be lost only later.
  */
@@ -179,7 +179,7 @@ const distanceOf = (one: string, other: string): number => {
 
 // ---- Values ----
 
-/** `value`, where it is one of `words`. Else `TypeError`. */
+/** Returns `value` if it is one of `words`. Throws `TypeError`. */
 export const checkWord = <T extends string>(name: string, value: T, words: readonly T[]): T => {
   if (words.includes(value)) return value;
   throw new TypeError(`${name} is ${words.map((word) => `"${word}"`).join(", ")}, not ${quoted(value)}`);
@@ -297,11 +297,11 @@ export interface ForkingOptions {
   readonly maxChildren?: number;
   /**
    * How long a handler may hold its process without awaiting anything; past that, and within a quarter as much again,
-   * it counts as an endless loop, and its child is killed; `null` for ever. `requestTimeout` ends one, too. Default
+   * it counts as an endless loop, and its child is killed; `null`: no limit. `requestTimeout` ends one, too. Default
    * 30 000: few clients wait longer for an answer. A handler that computes longer needs more.
    */
   readonly blockTimeout?: number | null;
-  /** How long a child is kept that has nothing to do; `null` for ever. Default 10 000, as php-fpm's `process_idle_timeout`. The last one is kept. */
+  /** How long a child is kept that has nothing to do; `null`: no limit. Default 10 000, as php-fpm's `process_idle_timeout`. The last one is kept. */
   readonly childIdleTimeout?: number | null;
   /** How many requests a child serves before it is ended; `null`, any number. 1 keeps what one request leaves behind from the next, as CPython does, and costs each a start. Default `null`. */
   readonly requestsPerChild?: number | null;
@@ -359,17 +359,17 @@ export interface PoolOptions {
   readonly maxWaiting?: number;
   /** How long one waits for a connection; then it is `ETIMEDOUT`. Default 10 000: a server restarts in less, and few callers wait longer. */
   readonly waitTimeout?: number;
-  /** How long a call may take from its sending to its reply; `null` for ever. Default 30 000: slower ones are rare, and should say so. */
+  /** How long a call may take from its sending to its reply; `null`: no limit. Default 30 000: slower ones are rare, and should say so. */
   readonly callTimeout?: number | null;
-  /** How long a lease may last; `null` for ever. Default 60 000: a transaction that is open for longer holds up others at the server. */
+  /** How long a lease may last; `null`: no limit. Default 60 000: a transaction that is open for longer holds up others at the server. */
   readonly leaseTimeout?: number | null;
   /** How long `setup()` may take on a connection that is open. Default 10 000, as the dialling itself (`connectTimeout`). */
   readonly loginTimeout?: number;
-  /** How long a connection with nothing to do is kept, above `min`; `null` for ever. Default 60 000: networks forget silent connections after 350 s (AWS) or 240 s (Azure). */
+  /** How long a connection with nothing to do is kept, above `min`; `null`: no limit. Default 60 000: networks forget silent connections after 350 s (AWS) or 240 s (Azure). */
   readonly idleTimeout?: number | null;
   /** How often `idle()` runs on a connection with nothing to do; `null` never. Default 30 000: a dead peer is found before somebody asks. */
   readonly pingInterval?: number | null;
-  /** How long a connection is used in all, less up to a tenth by chance, so that they do not end together; `null` for ever. Default 1 800 000: half an hour, so that a server that moved, or a new password, is noticed. */
+  /** How long a connection is used in all, less up to a tenth by chance, so that they do not end together; `null`: no limit. Default 1 800 000: half an hour, so that a server that moved, or a new password, is noticed. */
   readonly maxAge?: number | null;
   /** The pause after a dial that failed, less up to half by chance; each further time twice as long. Default 100. */
   readonly retryDelay?: number;
@@ -377,7 +377,7 @@ export interface PoolOptions {
   readonly maxRetryDelay?: number;
   /** Bytes of one reply; more is `ERR_LIMIT`, and costs the connection. Default 16 777 216: a Worker has 128 MB. */
   readonly maxReply?: number;
-  /** How often a call that is `repeatable` is begun at most. Default 3: one that ends the server each time must not go on for ever. */
+  /** How often a call that is `repeatable` is begun at most. Default 3: one that ends the server each time must not go on without end. */
   readonly maxAttempts?: number;
   /** How long `close()` lets calls and leases go on. Default 10 000, as a server's. */
   readonly drainTimeout?: number;

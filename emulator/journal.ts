@@ -35,7 +35,7 @@ export class Journal {
     this.#part = join(folder, `.${name}.part`);
   }
 
-  /** The journal `name` in `folder`, with its entries; one that is not there is made. Rejects with `ERR_INTERNAL` where it is damaged, and leaves it as it is. */
+  /** The journal `name` in `folder`, with its entries; one that is not there is made. Rejects with `ERR_INTERNAL` if it is damaged, and leaves it as it is. */
   static async open(folder: string, name: string): Promise<{ journal: Journal; entries: string[] }> {
     const journal = new Journal(folder, name);
     const text = await fs.promises.readFile(journal.#path, "utf8").catch((error) => {
@@ -70,7 +70,7 @@ export class Journal {
     return this.#size > this.#whole * 2 + SLACK;
   }
 
-  /** Adds an entry, a text without a newline; the next one waits until this is done. Where it fails, it is not there. */
+  /** Adds an entry, a text without a newline; the next one waits until this is done. If it fails, it is not there. */
   async append(entry: string): Promise<void> {
     const file = this.#file;
     if (file === undefined) throw new SocketError("EBADF", "the journal is closed");
@@ -140,7 +140,7 @@ const runs = (pid: number, start: string): boolean => {
 };
 
 /**
- * Holds `folder` for this process, by a file in it: gives what lets go of it. Rejects with `EBUSY` where another process that
+ * Holds `folder` for this process, by a file in it: gives what lets go of it. Rejects with `EBUSY` if another process that
  * runs holds it. One that was killed holds nothing.
  */
 export const holdFolder = async (folder: string): Promise<() => Promise<void>> => {
@@ -152,7 +152,7 @@ export const holdFolder = async (folder: string): Promise<() => Promise<void>> =
   try {
     for (;;) {
       try {
-        await fs.promises.link(part, path); // whole, and only where there is none
+        await fs.promises.link(part, path); // whole, and only if there is none
         break;
       } catch (error) {
         if ((error as { code?: string }).code !== "EEXIST") throw error;

@@ -87,7 +87,7 @@ export class StreamReader extends Alarm {
   maxLine: number;
   /** The most that one read gathers, in bytes. */
   maxRead: number;
-  /** How long a read waits for the next byte, in milliseconds; `null` for ever; 0: what would wait rejects with `EWOULDBLOCK`. */
+  /** How long a read waits for the next byte, in milliseconds; `null`: no limit; 0: what would wait rejects with `EWOULDBLOCK`. */
   timeout: number | null = null;
   /** A read has said that the connection failed. */
   told = false;
@@ -207,7 +207,7 @@ export class StreamReader extends Alarm {
   }
 
   /**
-   * Exactly `size` bytes. Rejects with `ERR_INCOMPLETE_READ` where the stream ends before; what had come then
+   * Exactly `size` bytes. Rejects with `ERR_INCOMPLETE_READ` if the stream ends before; what had come then
    * stays buffered. asyncio's `readexactly`. `ERR_LIMIT` past `maxRead`.
    */
   readexactly(size: number): Promise<Uint8Array> {

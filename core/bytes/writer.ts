@@ -38,7 +38,7 @@ export interface WriterTarget {
   /**
    * Takes the data, and gives a promise of room where it has too much already, else undefined. Bytes may share
    * their memory with others. Those of 16 KiB and more may be the caller's, who changes them again when the
-   * promise is kept (or at once, where there is none): give one for as long as they are needed.
+   * promise is kept (or at once, if there is none): give one for as long as they are needed.
    */
   write(data: Data): Promise<void> | undefined;
   /** The same of fewer bytes than that, which are the caller's again when this returns. */
@@ -116,7 +116,7 @@ export class StreamWriter {
   whenSlow: WhenSlow;
   /** Bytes a second that the peer must take while output waits for it; 0: any at all. */
   minWriteRate: number;
-  /** How long `flush()`, `send()` and `sendall()` wait for a peer that takes nothing, in milliseconds; `null` for ever; 0: what would wait rejects with `EWOULDBLOCK`. */
+  /** How long `flush()`, `send()` and `sendall()` wait for a peer that takes nothing, in milliseconds; `null`: no limit; 0: what would wait rejects with `EWOULDBLOCK`. */
   timeout: number | null = null;
   /** How many bytes have been written so far. */
   bytesWritten = 0;
@@ -304,7 +304,7 @@ export class StreamWriter {
   }
 
   /**
-   * `leaving`, which is kept when output has left, or a rejection with `ETIMEDOUT` where the peer has taken nothing for
+   * `leaving`, which is kept when output has left, or a rejection with `ETIMEDOUT` if the peer has taken nothing for
    * `timeout` ms, or less than `minWriteRate`: the one deadline of all output. What it took is what the platform and the
    * kernel no longer hold, as far as both can tell.
    */

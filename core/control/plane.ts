@@ -310,7 +310,7 @@ export interface FaultPlane {
   add(given: unknown): FaultInfo;
   /** These and no others; where one cannot be, all stays as it was. */
   set(given: readonly unknown[]): readonly FaultInfo[];
-  /** Takes those of this name back, or all; false where there is none. */
+  /** Takes those of this name back, or all; false if there is none. */
   remove(name?: string): boolean;
 }
 
@@ -512,7 +512,7 @@ export interface ControlPlane {
    * `signal` aborts, and rejects with neither. `null` if there is no such session.
    */
   events(id: string, after: number, signal: AbortSignal): Promise<AsyncIterable<SessionEvent> | null>;
-  /** Sends bytes by hand; resolves when there is room for more. `ENOTCONN` where it does not run or its connection is closed, and as `sendall`. */
+  /** Sends bytes by hand; resolves when there is room for more. `ENOTCONN` if it does not run or its connection is closed, and as `sendall`. */
   send(id: string, bytes: Uint8Array): Promise<SessionInfo | null>;
   /** Ends our direction by hand. `ENOTCONN` as `send`. */
   halfClose(id: string): Promise<SessionInfo | null>;

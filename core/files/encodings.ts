@@ -210,12 +210,12 @@ export class Decoder {
     this.#errors = errors;
   }
 
-  /** Throws `EILSEQ` where something was wrong. */
+  /** Throws `EILSEQ` if something was wrong. */
   check(): void {
     if (this.#wrong !== null) throw new SocketError("EILSEQ", this.#wrong);
   }
 
-  /** Looks at the first bytes of the stream, at `at`, for the byte order mark. Throws `EILSEQ` where it must have one. */
+  /** Looks at the first bytes of the stream, at `at`, for the byte order mark. Throws `EILSEQ` if it must have one. */
   begin(bytes: Uint8Array, at: number): void {
     if (!this.codec.marked) return;
     const mark = bytes.subarray(at, at + 2).join();

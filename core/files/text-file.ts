@@ -44,7 +44,7 @@ export interface TextReader extends OpenFile, AsyncIterable<string> {
 export interface TextWriter extends OpenFile {
   /**
    * Writes `text`; gives how many characters (code points) that was, before line ends were translated. Never waits.
-   * Throws as `StreamWriter.write()`, and with `EILSEQ` where the encoding has no bytes for it; then none of it is written.
+   * Throws as `StreamWriter.write()`, and with `EILSEQ` if the encoding has no bytes for it; then none of it is written.
    */
   write(text: string): number;
   /** `write()` of each; adds no line ends. */

@@ -9,7 +9,7 @@ const CLIENT = "socklet.client";
 export const noWay = (name: string): TypeError =>
   new TypeError(`${name} answers no calls: give it send() and receive(), or call()`);
 
-/** Throws `TypeError` where `Handler` is not a class that answers calls, or cannot do so `pipeline` at a time. */
+/** Throws `TypeError` if `Handler` is not a class that answers calls, or cannot do so `pipeline` at a time. */
 export const checkClient = (Handler: unknown, pipeline: number): void => {
   if (typeof Handler !== "function" || !(CLIENT in Handler)) {
     throw new TypeError("a pool takes a class that extends ClientHandler");

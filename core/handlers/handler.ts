@@ -54,7 +54,7 @@ export type HandlerClass<Request, Context = unknown, Params = unknown> = new (
   server: HandlerServer<Context>,
 ) => BaseRequestHandler<Request, unknown, Params>;
 
-/** Throws a `TypeError` where `Handler` is not a class of handlers. */
+/** Throws a `TypeError` if `Handler` is not a class of handlers. */
 export const checkHandler = (Handler: unknown): void => {
   if (typeof Handler === "function" && typeof Handler.prototype?.run === "function") return;
   throw new TypeError(
@@ -247,7 +247,7 @@ export abstract class StreamRequestHandler<
   Params = unknown,
   State = unknown,
 > extends BaseRequestHandler<StreamSocket, Context, Params, State> {
-  /** How long one read or write waits for the peer, in milliseconds, `null` for ever; `undefined`: as the server says. */
+  /** How long one read or write waits for the peer, in milliseconds, `null`: no limit; `undefined`: as the server says. */
   readonly timeout: number | null | undefined = undefined;
   #setUp = false;
 

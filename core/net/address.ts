@@ -159,7 +159,7 @@ export function inetPton(family: number, text: string): Uint8Array {
  * leftmost longest run of two or more zero groups as `::`, an IPv4-mapped or IPv4-compatible address with a
  * dotted quad (`::ffff:1.2.3.4`). CPython's `inet_ntop`; inet_ntop(3).
  *
- * @throws SocketError `EAFNOSUPPORT` where the family is another one (CPython has a ValueError here);
+ * @throws SocketError `EAFNOSUPPORT` if the family is another one (CPython has a ValueError here);
  *   RangeError if the length is not the family's; TypeError if an argument has the wrong type.
  */
 export function inetNtop(family: number, packed: Uint8Array): string {
@@ -202,7 +202,7 @@ export function inNetwork(packed: Uint8Array, network: Network): boolean {
  *
  * A name is not an address, and throws: `false` would let `"localhost"` through a guard.
  *
- * @throws SocketError `ERR_INVALID_ADDRESS` where text is a name, or bytes are not 4 or 16; TypeError
+ * @throws SocketError `ERR_INVALID_ADDRESS` if text is a name, or bytes are not 4 or 16; TypeError
  *   where it is neither.
  */
 export function isLoopback(address: string | Uint8Array): boolean {

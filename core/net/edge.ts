@@ -139,7 +139,7 @@ export interface EdgeOptions {
 
 export const EDGE_NAMES: OptionNames = optionNamesOf<EdgeOptions>("edge")({ except: true });
 
-/** The rules that do not hold. Throws `TypeError` where one is none. */
+/** The rules that do not hold. Throws `TypeError` if one is none. */
 export const edgeExceptions = (options: EdgeOptions): ReadonlySet<EdgeRuleName> => {
   checkOptions("edge", options, EDGE_NAMES);
   const { except = [] } = options;

@@ -214,7 +214,7 @@ export class StreamSocket extends BaseSocket implements AsyncDisposable {
   /**
    * Sends all of `data`; gives how many bytes that was, when there is room for more.
    *
-   * `flags`, or-ed: `MSG_DONTWAIT` rejects with `EWOULDBLOCK`, having sent nothing, where there is no room;
+   * `flags`, or-ed: `MSG_DONTWAIT` rejects with `EWOULDBLOCK`, having sent nothing, if there is no room;
    * `MSG_NOSIGNAL` is how it always is; `MSG_OOB` makes its last byte the urgent one, and `MSG_DONTROUTE` leaves the
    * gateways out (Node with the package `koffi`). send(2)
    */
@@ -296,7 +296,7 @@ export class StreamSocket extends BaseSocket implements AsyncDisposable {
    * Rejects with `ERR_TLS`, and aborts the connection, where the handshake fails; where the peer has ended its side, so
    * that its half of the handshake cannot come; and where bytes came before it: taken as if they were secured, they would
    * let anybody between put words into the peer's mouth (CVE-2011-0411). `ETIMEDOUT` after `handshakeTimeout` ms;
-   * `ERR_UNSUPPORTED` where the place has no TLS; `EBUSY` while a read waits.
+   * `ERR_UNSUPPORTED` if the place has no TLS; `EBUSY` while a read waits.
    */
   async startTls(options: StartTlsOptions = {}): Promise<void> {
     checkOptions("startTls()", options, START_TLS_NAMES);
@@ -336,7 +336,7 @@ export class StreamSocket extends BaseSocket implements AsyncDisposable {
   }
 
   /**
-   * How long one call waits for the peer, in milliseconds; `null` for ever; 0: not at all, as `setblocking(false)`.
+   * How long one call waits for the peer, in milliseconds; `null`: no limit; 0: not at all, as `setblocking(false)`.
    * Throws `RangeError` and `TypeError`. CPython's, but in ms.
    */
   override settimeout(timeout: number | null): void {
@@ -350,8 +350,8 @@ export class StreamSocket extends BaseSocket implements AsyncDisposable {
 
   /**
    * Closes this object, and gives a descriptor of the connection, which goes on and is the caller's to close. What
-   * was written leaves before. Rejects with `EBUSY` where input was read ahead, which would be lost: read it first;
-   * `ERR_UNSUPPORTED` where the place has no descriptors, or `koffi` is missing. CPython's `detach`, but a new number.
+   * was written leaves before. Rejects with `EBUSY` if input was read ahead, which would be lost: read it first;
+   * `ERR_UNSUPPORTED` if the place has no descriptors, or `koffi` is missing. CPython's `detach`, but a new number.
    */
   async detach(): Promise<number> {
     const kernel = this.kernel("detach()");

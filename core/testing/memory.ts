@@ -343,7 +343,7 @@ export class MemoryDatagramSocket implements DatagramWay, AsyncDisposable {
     return bytes.length;
   }
 
-  /** The next datagram that came. Rejects with `EBADF` after a close, with `ECANCELED` where it waited then. */
+  /** The next datagram that came. Rejects with `EBADF` after a close, with `ECANCELED` if it waited then. */
   async recvfrom(): Promise<Datagram> {
     if (this.#closed) throw new SocketError("EBADF");
     const first = this.#arrived.shift();

@@ -8,7 +8,7 @@
  * All share one listening socket, so that what waits in the kernel for one worker another takes. A worker that ends loses what it
  * had accepted, and nothing that waits. With `reusePort` each worker has a socket of its own at the same port, and the
  * kernel spreads the clients: the primary holds these, too, so that what waits at a worker that ended waits for the one that
- * takes its place; it is lost where there is none (fewer workers after a restart, the end of the cluster).
+ * takes its place; it is lost if there is none (fewer workers after a restart, the end of the cluster).
  */
 
 import { type App, isApp, type Listener } from "../../core/app/app.ts";
@@ -109,7 +109,7 @@ export interface ClusterServer extends AsyncDisposable {
   readonly control: ControlServer | null;
   /** The workers as they are now. */
   readonly workers: readonly WorkerInfo[];
-  /** Resolves when the cluster is closed. Rejects with `ERR_HANDLER` where its workers were lost again and again. */
+  /** Resolves when the cluster is closed. Rejects with `ERR_HANDLER` if its workers were lost again and again. */
   readonly over: Promise<void>;
   /** Is not ready any more; after `drainDelay` accepts no more, has all workers drain together, and ends them; gives how many requests were cut off. */
   close(): Promise<number>;

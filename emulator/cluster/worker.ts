@@ -91,7 +91,7 @@ export class WorkerProcess {
     return this.#process.pid ?? null;
   }
 
-  /** Asks its control plane. Rejects with what that throws, and with `ECONNABORTED` where the worker is gone before it answers. */
+  /** Asks its control plane. Rejects with what that throws, and with `ECONNABORTED` if the worker is gone before it answers. */
   call<T>(method: string, ...args: readonly unknown[]): Promise<T> {
     if (this.state === "gone") return Promise.reject(new SocketError("ECONNABORTED", "the worker is gone"));
     const id = ++this.#asked;

@@ -206,7 +206,7 @@ export class TCPServer<
 
   /**
    * As `RequestHandlerClass`, of the handlers that ALPN chooses (`tls: { alpn: { h2: … } }`): these handle the connections that come
-   * from now on. Throws `TypeError` where one is for datagrams.
+   * from now on. Throws `TypeError` if one is for datagrams.
    */
   replaceProtocols(handlers: readonly (readonly [string, HandlerClass<StreamSocket, Context>])[]): void {
     this.#protocols = this.#checked(handlers);
@@ -326,7 +326,7 @@ export class TCPServer<
     });
   }
 
-  /** `fd` is what it listens on. Throws `EBADF`, `ENOTSOCK`, and `EINVAL` where it is no such socket. */
+  /** `fd` is what it listens on. Throws `EBADF`, `ENOTSOCK`, and `EINVAL` if it is no such socket. */
   protected adopt(fd: number): void {
     const known = this.known(fd);
     const kind = { family: known.family, type: SOCK_STREAM, proto: 0 };
@@ -335,7 +335,7 @@ export class TCPServer<
     this.#address = this.#socket.getsockname();
   }
 
-  /** What `fd` is. Throws `EBADF`, `ENOTSOCK`, and `EINVAL` where the server cannot listen on it. */
+  /** What `fd` is. Throws `EBADF`, `ENOTSOCK`, and `EINVAL` if the server cannot listen on it. */
   protected known(fd: number): Known {
     const likely = { family: this.addressFamily || AF_INET, type: this.socketType, proto: 0 };
     const known = knownDescriptor(fd, likely);

@@ -89,7 +89,7 @@ export class RequestAtEdge {
   }
 }
 
-/** Throws `ERR_UNSUPPORTED` where the request that `owner` stands for may send no datagrams. */
+/** Throws `ERR_UNSUPPORTED` if the request that `owner` stands for may send no datagrams. */
 export const checkDatagrams = (owner: object | undefined): void => {
   const rules = heldRequest(owner)?.rules;
   if (rules?.holds("udp")) throw rules.met("udp", "a socket of datagrams");

@@ -49,7 +49,7 @@ const datagrams = (kind: Kind, fileno: number): DatagramTransport => {
 export interface SocketOptions {
   /**
    * A descriptor to take over, in whatever state it is; the socket's from now on (CPython's `fileno`). Throws `EBADF`,
-   * `ENOTSOCK`, and `EINVAL` where it is of another family or type.
+   * `ENOTSOCK`, and `EINVAL` if it is of another family or type.
    */
   readonly fileno?: number;
 }
@@ -131,7 +131,7 @@ export function socket(
 /**
  * A socket over a duplicate of a descriptor, which stays with its owner. CPython's `socket.fromfd`.
  *
- * Throws `EBADF`, `ENOTSOCK`, `EINVAL` where it is of another family or type, and `ERR_UNSUPPORTED` without `koffi`:
+ * Throws `EBADF`, `ENOTSOCK`, `EINVAL` if it is of another family or type, and `ERR_UNSUPPORTED` without `koffi`:
  * without it `socket(family, type, 0, { fileno })` takes a descriptor over.
  */
 export function fromfd(fd: number, family: number, type: typeof SOCK_DGRAM, proto?: number): DatagramSocket;
@@ -260,7 +260,7 @@ export const hasDualstackIpv6 = async (): Promise<boolean> => {
 
 /** Options of `createDatagramConnection()`. */
 export interface DatagramConnectionOptions {
-  /** How long one `recv()` waits, in milliseconds; `null` for ever. Default 5 000: a datagram that is lost has no answer, as dig's `+time`. */
+  /** How long one `recv()` waits, in milliseconds; `null`: no limit. Default 5 000: a datagram that is lost has no answer, as dig's `+time`. */
   readonly timeout?: number | null;
   /** The address to bind. Default: one that the system chooses; for a path none, so that the server cannot answer. */
   readonly localAddress?: AddressLike;
@@ -273,7 +273,7 @@ const DATAGRAM_CONNECTION_NAMES = optionNamesOf<DatagramConnectionOptions>("crea
 
 /**
  * A datagram socket whose peer is `address`: `udp://host:port` (or `host:port`), or a path. It sends to that peer and
- * hears no other; the twin of `createConnection()`.
+ * hears no other; the counterpart of `createConnection()`.
  *
  *     await using client = await createDatagramConnection("udp://127.0.0.1:7007");
  *     await client.send("hello");

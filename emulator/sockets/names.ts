@@ -17,10 +17,10 @@ import { nameFailure } from "../kernel/addresses.ts";
 
 /**
  * The port of a service (`"http"` is 80), by its name or an alias (`"www"`), over `protocol` (`"tcp"`, `"udp"`)
- * or whichever comes first. Capitals count. From /etc/services; where there is none, from a small table of its
+ * or whichever comes first. Capitals count. From /etc/services; if there is none, from a small table of its
  * own. CPython's `getservbyname`; getservbyname(3).
  *
- * @throws SocketError `ERR_NAME` where there is none; TypeError where an argument is not a string.
+ * @throws SocketError `ERR_NAME` if there is none; TypeError where an argument is not a string.
  */
 export const getservbyname = (name: string, protocol?: string): number =>
   services().getservbyname(name, protocol);
@@ -29,7 +29,7 @@ export const getservbyname = (name: string, protocol?: string): number =>
  * The official name of the service at a port (80 is `"http"`), over `protocol` (`"tcp"`, `"udp"`) or whichever
  * comes first; from where `getservbyname` has it. CPython's `getservbyport`; getservbyport(3).
  *
- * @throws SocketError `ERR_NAME` where there is none; RangeError where the port is not 0 to 65535; TypeError
+ * @throws SocketError `ERR_NAME` if there is none; RangeError where the port is not 0 to 65535; TypeError
  *   where it is not an integer, or the protocol is not a string.
  */
 export const getservbyport = (port: number, protocol?: string): string =>
@@ -39,7 +39,7 @@ export const getservbyport = (port: number, protocol?: string): string =>
  * The number of a protocol (`"tcp"` is 6), by its name or an alias (`"TCP"`). From /etc/protocols; where there
  * is none, from a small table of its own. CPython's `getprotobyname`; getprotobyname(3).
  *
- * @throws SocketError `ERR_NAME` where there is none; TypeError where the name is not a string.
+ * @throws SocketError `ERR_NAME` if there is none; TypeError where the name is not a string.
  */
 export const getprotobyname = (name: string): number => protocols().getprotobyname(name);
 
@@ -53,7 +53,7 @@ export const gethostname = (): string => lazy.os.hostname();
  * `inetAton` (`"127.1"`) but with nothing after it; `""` is `"0.0.0.0"`, and `"<broadcast>"` is
  * `"255.255.255.255"`. CPython's `gethostbyname`.
  *
- * Rejects with `ERR_NAME` where the name is not known or has no IPv4 address (the message has the `EAI_` name of
+ * Rejects with `ERR_NAME` if the name is not known or has no IPv4 address (the message has the `EAI_` name of
  * the reason), RangeError where it cannot be a name, TypeError where it is not a string.
  */
 export const gethostbyname = (name: string): Promise<string> => names.gethostbyname(system, name);
@@ -72,7 +72,7 @@ export const gethostbynameEx = (name: string): Promise<Host> => names.gethostbyn
  * The host that has an address: `[hostname, aliases, addresses]`, of which the last is that address. IPv4 or
  * IPv6; a name stands for its best address. CPython's `gethostbyaddr`; gethostbyaddr(3).
  *
- * Rejects with `ERR_NAME` where none is known, else as `gethostbyname`.
+ * Rejects with `ERR_NAME` if none is known, else as `gethostbyname`.
  */
 export const gethostbyaddr = (address: string): Promise<Host> => names.gethostbyaddr(system, address);
 
@@ -109,7 +109,7 @@ export const getaddrinfo = async (
  * The names of an address: `[host, service]`. What has no name goes by its number. `flags` are `NI_NUMERICHOST`,
  * `NI_NAMEREQD`, …, or-ed. CPython's `getnameinfo`; getnameinfo(3).
  *
- * Rejects with `ERR_NAME` where the hostname of `address` is not an address, where `NI_NAMEREQD` is set and there is
+ * Rejects with `ERR_NAME` if the hostname of `address` is not an address, where `NI_NAMEREQD` is set and there is
  * no name, and where the name server fails; with what `parseAddress` throws where `address` is malformed.
  */
 export const getnameinfo = (address: AddressLike, flags = 0): Promise<[host: string, service: string]> =>
@@ -270,7 +270,7 @@ const systemError = (error: unknown, name: string): SocketError =>
 
 const INTERFACES = "/sys/class/net"; // Linux: sysfs(5)
 
-/** The name of the interface that an IPv6 zone means, which is its name or its number (RFC 4007 section 11.2); `undefined` where there is none. */
+/** The name of the interface that an IPv6 zone means, which is its name or its number (RFC 4007 section 11.2); `undefined` if there is none. */
 const interfaceOf = (zone: string): string | undefined => {
   const isNumber = /^[0-9]+$/.test(zone);
   try {

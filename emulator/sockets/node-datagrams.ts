@@ -113,7 +113,7 @@ export abstract class DgramTransport implements DatagramTransport {
   /**
    * Sends one datagram from `socket`. Only one at a time waits with Node, which cannot take one back and keeps as many as
    * it is given; the others wait here behind it, as long as their senders do. `MSG_DONTWAIT`: rejects with
-   * `EWOULDBLOCK` where one waits; the one that is first to wait counts as sent.
+   * `EWOULDBLOCK` if one waits; the one that is first to wait counts as sent.
    */
   protected async sendBy(
     socket: dgram.Socket,

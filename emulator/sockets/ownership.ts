@@ -24,7 +24,7 @@ const SHARED: object = Object.freeze({});
 let requests: AsyncLocalStorage<object> | null = null;
 
 /**
- * From now on, in the whole process: a connection that is dialled within `asRequest()` fails with `ERR_UNSUPPORTED` where
+ * From now on, in the whole process: a connection that is dialled within `asRequest()` fails with `ERR_UNSUPPORTED` if
  * another request uses it, and one that is dialled outside of all requests, where any does. Pools are exempt.
  */
 export const guardConnections = (): void => {

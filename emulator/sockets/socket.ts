@@ -213,7 +213,7 @@ export class Socket extends UnconnectedSocket {
   }
 
   /**
-   * As `StreamSocket.shutdown`. Rejects with `ENOTCONN` where there is no connection; a socket that listens ends that
+   * As `StreamSocket.shutdown`. Rejects with `ENOTCONN` if there is no connection; a socket that listens ends that
    * with `SHUT_RD`: whoever waits in `accept()` is given `EINVAL`.
    */
   override async shutdown(how: number): Promise<void> {

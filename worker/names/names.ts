@@ -107,7 +107,7 @@ export const getaddrinfo = async (
   names.getaddrinfo(resolverOf("getaddrinfo()", options, NAMES_AND_INFO), host, port, options);
 
 /**
- * The names of an address: `[host, service]`, or numbers where there is no name. `flags` is `NI_NUMERICHOST`,
+ * The names of an address: `[host, service]`, or numbers if there is no name. `flags` is `NI_NUMERICHOST`,
  * `NI_NAMEREQD` and so on, or-ed. CPython's `getnameinfo`; getnameinfo(3).
  *
  * Rejects with `ERR_NAME` if the hostname of `address` is not an address, if `NI_NAMEREQD` is set and there is no name, or

@@ -19,7 +19,7 @@ import { again, missingBindings, registryOf, type SockletBindings, type StateCou
 
 /** The code of `GET /v1/metrics` in a Worker, which `metrics` is: `workerFor(app, { metrics })`. */
 export interface WorkerMetrics {
-  /** In Prometheus' text format: what the registry knows, where the Worker's bindings have one, and the pools. Rejects with `ERR_PLATFORM` where the registry does not answer. */
+  /** In Prometheus' text format: what the registry knows, where the Worker's bindings have one, and the pools. Rejects with `ERR_PLATFORM` if the registry does not answer. */
   text(env: SockletBindings, pools: readonly PoolInfo[]): Promise<string>;
 }
 

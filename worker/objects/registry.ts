@@ -239,7 +239,7 @@ export class RegistryObject extends PlatformObject<SockletBindings> implements R
   /** Sessions that seem to run for longer than any may: each has reported its end by then, or its object's alarm is lost. */
   #overdue(): SessionInfo[] {
     return this.#believedToRun().filter(
-      ({ startedAt, kept }) => kept === null && Date.parse(startedAt) + LONGEST < Date.now(), // what lasts may run for ever
+      ({ startedAt, kept }) => kept === null && Date.parse(startedAt) + LONGEST < Date.now(), // what lasts may run without end
     );
   }
 

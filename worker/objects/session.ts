@@ -112,7 +112,7 @@ export class SessionObject extends PlatformObject<SockletBindings> implements Se
    * lost, each row of the registry has a record, and each record reaches its end and the registry.
    */
   async #start(id: string, spec: SessionSpec): Promise<SessionInfo> {
-    if (this.#session !== undefined) return this.#session.info(); // it had, before this object was made anew
+    if (this.#session !== undefined) return this.#session.info(); // it had, before this object was made again
     const { env } = this;
     const settings = this.#settings(id, spec);
     const admission = Promise.withResolvers<void>();
@@ -233,7 +233,7 @@ export class SessionObject extends PlatformObject<SockletBindings> implements Se
   override async alarm(): Promise<void> {
     const session = this.#session;
     if (session === undefined || (session.over && this.#isTold())) return;
-    // Before what may fail: an alarm that fails again and again is not called any more.
+    // Before what may fail: an alarm that fails again and again is no longer called.
     await this.ctx.storage.setAlarm(Date.now() + HEARTBEAT);
     this.#armed = "heartbeat";
     session.wake();

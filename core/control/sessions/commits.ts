@@ -13,7 +13,7 @@ import type { SessionEvent, SessionInfo } from "../plane.ts";
 export interface SessionStore {
   /**
    * Something happened; all of `change` is to be kept, or nothing. Called in order, and never again once its `info.state` is
-   * over. For a session that lasts the next call waits until this one is done; where it fails, what the session did since is
+   * over. For a session that lasts the next call waits until this one is done; if it fails, what the session did since is
    * undone. For another it must not throw, and is not awaited.
    */
   save(change: SessionChange): MaybePromise<void>;

@@ -46,7 +46,7 @@ const NOT_TRIED: KeptInfo = {
 
 /** The code of sessions that last, which `lasting` is: `workerFor(app, { lasting })`. */
 export interface Lasting {
-  /** Throws `ERR_APP` where the `schedule` of an entry of `dial` is not a cron, or names no time that comes. */
+  /** Throws `ERR_APP` if the `schedule` of an entry of `dial` is not a cron, or names no time that comes. */
   check(app: App): void;
   /** Starts a session. */
   start(options: SessionOptions): Session;

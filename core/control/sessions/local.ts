@@ -114,7 +114,7 @@ export interface ArchivedSession extends SessionRecord {
 export interface SessionArchive {
   /** All that are kept, also those that are over. */
   load(): Promise<readonly ArchivedSession[]>;
-  /** The store of one of them, or of a new one that is started with `spec`. Rejects with `EBUSY` where another process uses the archive. */
+  /** The store of one of them, or of a new one that is started with `spec`. Rejects with `EBUSY` if another process uses the archive. */
   store(id: string, spec: SessionSpec): Promise<SessionStore>;
   /** Lets go of one that is over. */
   forget(id: string): Promise<void>;
@@ -137,7 +137,7 @@ export class LocalPlane implements ControlPlane {
   readonly #timers = new Map<string, ReturnType<typeof setTimeout>>(); // of those that wait, by id
   #closed = false;
 
-  /** Throws `ERR_APP` where a rule of the app's `allow` is none, or a `schedule` no cron. */
+  /** Throws `ERR_APP` if a rule of the app's `allow` is none, or a `schedule` no cron. */
   constructor(options: LocalPlaneOptions) {
     checkOptions("a local plane", options, LOCAL_PLANE_NAMES);
     this.#options = options;

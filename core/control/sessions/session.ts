@@ -241,7 +241,7 @@ export class Session {
     return this.log.follow(after, signal);
   }
 
-  /** Sends bytes by hand; resolves when there is room for more. Rejects with `ENOTCONN` where it does not run or its connection is closed, `ENOBUFS` where too much waits for the peer, and as `sendall`. */
+  /** Sends bytes by hand; resolves when there is room for more. Rejects with `ENOTCONN` if it does not run or its connection is closed, `ENOBUFS` if too much waits for the peer, and as `sendall`. */
   send(bytes: Uint8Array): Promise<SessionInfo> {
     return this.#byHand(async ({ wfile }) => {
       if (wfile.blocked && wfile.unsent > wfile.maxPending) {

@@ -94,7 +94,7 @@ const decode = (value: unknown): unknown => {
   return decoder === undefined ? properties(value) : decoder((value as Tagged)[tag as `$${string}`] as never);
 };
 
-/** `state` as text. Throws `TypeError` for what has no form in it, `ERR_LIMIT` where it is over `MAX_STATE` bytes. */
+/** `state` as text. Throws `TypeError` for what has no form in it, `ERR_LIMIT` if it is over `MAX_STATE` bytes. */
 export const encodeState = (state: unknown): string => {
   if (state === undefined) throw new TypeError("save() takes a state, and was given undefined");
   const text = JSON.stringify(encode(state, "", []));

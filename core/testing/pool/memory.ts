@@ -15,7 +15,7 @@ export interface MemoryTarget {
   connect(signal?: AbortSignal): MaybePromise<StreamSocket>;
 }
 
-/** Runs a handler on connections of a server in memory: the twin of a `TCPConnector`. */
+/** Runs a handler on connections of a server in memory: the counterpart of a `TCPConnector`. */
 export class MemoryConnector<Context = unknown> extends BaseConnector<StreamSocket, Context> {
   readonly #target: MemoryTarget;
 

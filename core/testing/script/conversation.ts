@@ -178,7 +178,7 @@ export class Conversation {
     return this.#add("close()", null, (talk) => talk.close(), ["sending", "receiving"]);
   }
 
-  /** Breaks the connection when all has left. `ERR_UNSUPPORTED` where the platform has no reset. */
+  /** Breaks the connection when all has left. `ERR_UNSUPPORTED` if the platform has no reset. */
   reset(): Conversation {
     return this.#add("reset()", null, (talk) => talk.abort(), ["sending", "receiving"]);
   }

@@ -16,7 +16,7 @@ export interface Running {
   /** The folder where it was started, and the app that it serves. */
   readonly folder: string;
   readonly app: string;
-  /** Whether a SIGUSR2 starts it anew. */
+  /** Whether a SIGUSR2 restarts it. */
   readonly restarts: boolean;
   /** The process that it has taken over from so; `null` for the first. */
   readonly before: number | null;
@@ -47,7 +47,7 @@ const isOurs = (folder: string): boolean => {
 
 const NO_NOTE: Note = { refuse() {}, forget() {} };
 
-/** Notes that this process serves; `restarts`: whether a SIGUSR2 starts it anew, and which process it has taken over from. */
+/** Notes that this process serves; `restarts`: whether a SIGUSR2 restarts it, and which process it has taken over from. */
 export const noteRunning = (
   app: string,
   url: string,
@@ -126,7 +126,7 @@ export const allRunning = (): Running[] => {
   }
 };
 
-/** The one that is meant where none is named: the only one, or the only one of this folder. Throws `UsageError` where there are several: `give` says which is meant. */
+/** The one that is meant where none is named: the only one, or the only one of this folder. Throws `UsageError` if there are several: `give` says which is meant. */
 export const theRunning = (give = "--url"): Running | null => {
   const all = allRunning();
   const here = all.filter(({ folder }) => folder === process.cwd());

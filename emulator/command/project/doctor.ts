@@ -45,7 +45,7 @@ interface Project {
   readonly folder: string;
   /** `null` where none was named, or it does not load. */
   readonly app: App | null;
-  /** `null` where there is none, or nothing here can read it. */
+  /** `null` if there is none, or nothing here can read it. */
   readonly wrangler: FoundConfig | null;
 }
 

@@ -79,7 +79,7 @@ const manifestOf = (text: string, name: string): string => {
   return `${JSON.stringify(manifest, null, 2)}\n`;
 };
 
-/** Throws a `UsageError` where a project cannot be made at `folder`. */
+/** Throws a `UsageError` if a project cannot be made at `folder`. */
 export const checkFolder = (folder: string): void => {
   const is = fs.statSync(folder, { throwIfNoEntry: false });
   if (is === undefined) return;
@@ -92,7 +92,7 @@ export const checkFolder = (folder: string): void => {
   );
 };
 
-/** Throws a `UsageError` where there is no such project. */
+/** Throws a `UsageError` if there is no such project. */
 export const checkSetup = ({ runtime, protocol }: ProjectChoice): void => {
   if (protocol !== "datagrams" || runtime === "node") return;
   throw new UsageError(

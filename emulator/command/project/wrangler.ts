@@ -43,7 +43,7 @@ const faultsOf = (error: unknown): string[] => {
   return fields.length > 0 ? fields : [message];
 };
 
-/** The path of the configuration that wrangler takes in `folder`; `null` where there is none. */
+/** The path of the configuration that wrangler takes in `folder`; `null` if there is none. */
 export const wranglerConfigIn = (folder: string): string | null =>
   NAMES.map((name) => join(folder, name)).find((path) => fs.existsSync(path)) ?? null;
 

@@ -7,7 +7,7 @@ import { libc } from "../../kernel/descriptors/libc.ts";
 import { socket } from "../../sockets/make.ts";
 import { describe, say } from "../terminal/output.ts";
 
-/** Sends by the program `systemd-notify`, where there is no libc. */
+/** Sends by the program `systemd-notify`, if there is no libc. */
 const byProgram = async (lines: readonly string[]): Promise<void> => {
   const program = lazy.childProcess.spawn("systemd-notify", [...lines], {
     stdio: ["ignore", "ignore", "inherit"],

@@ -79,7 +79,7 @@ interface Packages {
   } | null;
 }
 
-/** The packages, as the project has them. Throws a `UsageError` where it has not. */
+/** The packages, as the project has them. Throws a `UsageError` if it has not. */
 const packagesOf = async (folder: string): Promise<Packages> => {
   const from = (at: string, name: string): string | null => {
     try {
@@ -216,7 +216,7 @@ export class AppInWorkerd {
     this.#config = packages.wrangler === null ? null : wranglerConfigIn(folder);
   }
 
-  /** Starts it. Throws a `UsageError` where the project lacks what it needs; rejects where it cannot be bundled, or does not start. */
+  /** Starts it. Throws a `UsageError` if the project lacks what it needs; rejects where it cannot be bundled, or does not start. */
   static async start(app: App, options: WorkerdOptions): Promise<AppInWorkerd> {
     const own = dirname(resolve(options.path));
     const folder = [process.cwd(), own].find((one) => wranglerConfigIn(one)) ?? own;

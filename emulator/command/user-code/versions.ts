@@ -2,7 +2,7 @@
  * The versions of an app, as its files change: `socklet dev`.
  *
  * Node keeps every module that it has imported by its URL, for ever. So a file that has changed, and every file that
- * imports it, gets another URL, `app.ts?socklet=2`, and is loaded anew; all others stay the modules that they are, with
+ * imports it, gets another URL, `app.ts?socklet=2`, and is loaded again; all others stay the modules that they are, with
  * what they hold. Hooks of Node's module loader add the number, because the files import each other by their names.
  * Packages in node_modules stay as they are.
  */
@@ -20,7 +20,7 @@ const NUMBER = /[?&]socklet=\d+$/;
 interface Source {
   /** The version that it was last loaded in. */
   version: number;
-  /** What it held then; `null` where there was none. */
+  /** What it held then; `null` if there was none. */
   hash: string | null;
   /** The URLs of those that it imports. */
   imports: Set<string>;
@@ -36,7 +36,7 @@ export class Versions {
   #seen = new Map<string, Set<string>>(); // what was imported since the last version began, by importer
   readonly #watching = new FileWatch();
 
-  /** Throws a `UsageError` where there is no such file. */
+  /** Throws a `UsageError` if there is no such file. */
   constructor(path: string) {
     this.#path = path;
     this.#entry = pathToFileURL(fs.realpathSync(fileOf(path))).href;
@@ -50,7 +50,7 @@ export class Versions {
     return this.#number;
   }
 
-  /** The number of files that are loaded anew when they change. */
+  /** The number of files that are loaded again when they change. */
   get size(): number {
     return this.#sources.size;
   }
@@ -92,7 +92,7 @@ export class Versions {
     return [...this.#sources].flatMap(([url, { hash }]) => (hashOf(new URL(url)) === hash ? [] : [url]));
   }
 
-  /** Begins a version, in which these files are loaded anew, and all that import them. */
+  /** Begins a version, in which these files are loaded again, and all that import them. */
   #next(changed: readonly string[]): void {
     this.#number++;
     const anew = new Set([...changed, ...this.#failed]);
@@ -109,7 +109,7 @@ export class Versions {
     }
   }
 
-  /** A version is loaded: files that are not imported any more are none of the app. */
+  /** A version is loaded: files that are no longer imported are none of the app. */
   #loaded(): void {
     for (const [url, source] of this.#sources) {
       if (source.version === this.#number) source.imports = this.#seen.get(url) ?? new Set();

@@ -5,7 +5,7 @@ import { basename, dirname, fs, join, lazy, sep } from "../../builtin.ts";
 const SETTLE = 20; // ms without a further change, after which the files are looked at: an editor writes in steps
 const HALF_SAVED = 100; // ms that a file may be missing or empty, as in the middle of a save
 
-/** What a file holds, as a short text; `null` where there is none, or nothing in it. */
+/** What a file holds, as a short text; `null` if there is none, or nothing in it. */
 export const hashOf = (path: string | URL): string | null => {
   try {
     const bytes = fs.readFileSync(path);
@@ -17,7 +17,7 @@ export const hashOf = (path: string | URL): string | null => {
 
 /**
  * Watches the folders of files: an editor that replaces a file would leave behind who watches that. And those between them
- * and the one that has them all: a folder that is moved away, or removed and made anew, is another one to the kernel.
+ * and the one that has them all: a folder that is moved away, or removed and made again, is another one to the kernel.
  */
 export class FileWatch {
   readonly #watchers = new Map<string, import("node:fs").FSWatcher>(); // by folder
@@ -97,7 +97,7 @@ export class FileWatch {
     else if ([...this.#folders].some((one) => isIn(one, path))) this.#lost(path);
   }
 
-  /** A folder is not what it was: it, and all in it, is watched anew. */
+  /** A folder is not what it was: it, and all in it, is watched again. */
   #lost(folder: string): void {
     for (const [path, watcher] of this.#watchers) {
       if (!isIn(path, folder)) continue;

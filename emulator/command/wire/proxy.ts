@@ -54,7 +54,7 @@ const finish = (): void => {
   }
 };
 
-/** Writes to a file that is begun anew. Throws where that cannot be. */
+/** Writes to a file that is begun again. Throws if that cannot be. */
 export const toFile = (path: string, failed: (error: Error) => void): Outlet => {
   let fd: number;
   try {
