@@ -271,6 +271,14 @@ describe.each(versions)("on Node %s", (version) => {
     expect(await run(user, nodes[version](), cli, "--version")).toBe(`${manifest.version}\n`);
   });
 
+  test("the command keeps what V8 has compiled in the user's own cache folder", async () => {
+    const cache = join(temporary, `cache-${version}`);
+    const cli = join(user, "node_modules/socklet", manifest.bin.socklet);
+    const given = ["-u", "NODE_COMPILE_CACHE", "-u", "NODE_DISABLE_COMPILE_CACHE", `XDG_CACHE_HOME=${cache}`];
+    await run(user, "env", ...given, nodes[version](), cli, "--version");
+    expect(await readdir(join(cache, "socklet"))).toHaveLength(1); // a folder for this version of Node
+  });
+
   test.each(["app.js", "app.ts"])("socklet serve %s", async (app) => {
     const cli = join(user, "node_modules/socklet", manifest.bin.socklet);
     await serves(nodes[version](), [cli, "serve", app, "--any-port"]);
