@@ -21,7 +21,7 @@ export interface RedialOptions {
   readonly steady?: number;
 }
 
-export const REDIAL_NAMES = optionNamesOf<RedialOptions>("redial of a kept session")({
+const REDIAL_NAMES = optionNamesOf<RedialOptions>("redial of a kept session")({
   retryDelay: true,
   maxRetryDelay: true,
   maxAttempts: true,

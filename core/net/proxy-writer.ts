@@ -73,7 +73,7 @@ const SSL_NAMES = optionNamesOf<ProxySsl>()({
   clientCertificate: true,
 });
 
-export const PROXY_HEADER_NAMES = optionNamesOf<ProxyHeaderOptions>("a PROXY protocol header")({
+const PROXY_HEADER_NAMES = optionNamesOf<ProxyHeaderOptions>("a PROXY protocol header")({
   version: true,
   source: true,
   destination: true,

@@ -16,7 +16,7 @@ export interface ListenDescriptor {
   readonly removePath?: boolean;
 }
 
-export const DESCRIPTOR_NAMES = optionNamesOf<ListenDescriptor>("a descriptor")({
+const DESCRIPTOR_NAMES = optionNamesOf<ListenDescriptor>("a descriptor")({
   name: true,
   fd: true,
   removePath: "boolean",

@@ -57,7 +57,7 @@ const SAMPLE = /^([A-Za-z_:][\w:]*)(\{.*\})? (\S+)$/;
 const OF_A_PROCESS = /^(process_|socklet_event_loop_delay_seconds)/;
 
 /** The metrics of several processes in one text: counts added up, and what is of one process with the label `worker`. */
-export const summedMetrics = (texts: readonly (readonly [worker: number, text: string])[]): string => {
+const summedMetrics = (texts: readonly (readonly [worker: number, text: string])[]): string => {
   const families = new Map<string, { readonly head: string[]; readonly samples: Map<string, number> }>();
   for (const [worker, text] of texts) {
     let family: { head: string[]; samples: Map<string, number> } | undefined;

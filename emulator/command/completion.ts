@@ -6,8 +6,7 @@
 import type { Argument, Command, Option } from "commander";
 import { print } from "./terminal/output.ts";
 
-export const SHELLS = ["bash", "zsh"] as const;
-export type Shell = (typeof SHELLS)[number];
+export type Shell = "bash" | "zsh";
 
 /** What stands where a word is wanted: one of these words, a file, a folder, or anything. */
 type Wanted = readonly string[] | "file" | "folder" | "any";

@@ -33,7 +33,7 @@ export interface WorkerConnectOptions extends ConnectOptions {
   readonly slots?: ConnectionSlots;
 }
 
-export const WORKER_CONNECT_NAMES = optionNamesOf<WorkerConnectOptions>()({ ...CONNECT_NAMES, slots: true });
+const WORKER_CONNECT_NAMES = optionNamesOf<WorkerConnectOptions>()({ ...CONNECT_NAMES, slots: true });
 
 // workerd gives one text for all of these, and no code.
 const CAUSES = "nothing listens there, the name is not known, or the certificate is not trusted";

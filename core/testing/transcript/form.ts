@@ -42,7 +42,7 @@ export const SIDES = ["client", "server"] as const;
 export type Side = (typeof SIDES)[number];
 
 /** How an end left: it sends no more, it closed, it broke the connection. */
-export const ENDS = ["half-close", "close", "reset"] as const;
+const ENDS = ["half-close", "close", "reset"] as const;
 /** How an end left. */
 export type TranscriptEnd = (typeof ENDS)[number];
 

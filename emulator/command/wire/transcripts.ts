@@ -25,7 +25,7 @@ import { issuedFor } from "./authority.ts";
 import { listenEndpoint } from "./proxy.ts";
 
 /** The transcript in a file. Throws `UsageError`. */
-export const readTranscript = (path: string): Transcript => {
+const readTranscript = (path: string): Transcript => {
   let text: string;
   try {
     text = fs.readFileSync(path, "utf8");
