@@ -76,7 +76,7 @@ const bundle = await rolldown({
             // V8 keeps a file with one character beyond ASCII at two bytes a character: 300 KB took 2 ms longer to load.
             .replace(/[^\0-\x7f]/g, escaped)
             // A user's bundler drops the names of options that nobody uses: 1 KB of a Worker.
-            .replaceAll(" = optionNamesOf(", " = /* @__PURE__ */ optionNamesOf(");
+            .replace(/ = (optionNamesOf\([\s\S]*?\n?\}\));$/gm, " = /* @__PURE__ */ (() => $1)();");
         }
       },
     },

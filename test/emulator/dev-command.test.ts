@@ -330,7 +330,7 @@ describe("socklet dev", { timeout: TIMEOUT }, () => {
     const port = await reservePort();
     await write("wrangler.toml", 'name = "x"\n');
     const dev = await served(at(port));
-    await dev.line(/\.dev\.vars is new/);
+    await dev.line(/\.dev\.vars was created/);
     await dev.line(/Authorization: Bearer <a token of SOCKLET_TOKENS>/);
     const list = new Program(folder, ["sessions", "listeners"]);
     expect(await list.exit).toBe(0);
