@@ -139,7 +139,8 @@ export class HandleTransport extends HandleStream implements Connection {
 
   unacknowledged(): number | null {
     if (this.#heir !== null) return this.#heir.unacknowledged();
-    return this.closed ? null : unacknowledged(this.handle.fd, this.remoteAddress);
+    if (this.closed) return null;
+    return unacknowledged(this.handle.fd, this.remoteAddress, () => this.localAddress);
   }
 
   wrote(request: WriteRequest, status: number): void {
@@ -180,16 +181,13 @@ export class HandleTransport extends HandleStream implements Connection {
 
   toNode(): NodeTransport {
     this.pause();
-    const options = { handle: this.handle, allowHalfOpen: true, manualStart: true };
+    const handle = this.handle.give?.() ?? this.handle;
+    const options = { handle, allowHalfOpen: true, manualStart: true };
     const socket = new net.Socket(options as unknown as net.SocketConstructorOpts);
     socket.pause(); // nothing is read until somebody asks
-    this.#heir = new NodeTransport(socket, this.known, this);
+    const origin = { ...this.#origin, kernel: this.#kernel ?? this.#origin?.kernel };
+    this.#heir = new NodeTransport(socket, origin, this);
     return this.#heir;
-  }
-
-  /** What goes on with the connection must know this of it. */
-  protected get known(): Origin {
-    return { ...this.#origin, kernel: this.#kernel ?? this.#origin?.kernel };
   }
 
   // ---- The kernel's side ----

@@ -61,6 +61,8 @@ export interface StreamHandle {
   shutdown(request: ShutdownRequest): number;
   close(): void;
   unref(): void;
+  /** What a `net.Socket` takes as its handle, if that is not this. */
+  give?(): object;
   // TCP only:
   reset?(): number;
   getpeername?(name: Name): number;

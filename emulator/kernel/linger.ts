@@ -6,7 +6,7 @@
  * until the peer ends. It waits for a peer that does not end only as long as there is output to lose.
  */
 
-import type { Address } from "../../core/net/address.ts";
+import { type Address, type InternetAddress, packAddress } from "../../core/net/address.ts";
 import { fs } from "../builtin.ts";
 import { inodeOf } from "./descriptors/adopted.ts";
 
@@ -20,18 +20,22 @@ const MOST = 60; // checks in all if it does: 4 MB, the most that a kernel buffe
 const SHARE = 20; // a table of sockets is used for this many times the time that reading it took: so reading costs at most 5 % of the time
 const OLDEST = 1_000; // ms that a table is used at most: the first check of a linger must not see one from before the close
 
-/** The bytes in the send buffers of all sockets of one family, by inode, as Linux tells them. */
+type Row = readonly (string | undefined)[];
+
+/** The bytes in the send buffers of all sockets of one family, by what `key` says, as Linux tells them. */
 class Table {
   readonly #path: string;
+  readonly #key: (row: Row) => string;
   #queues: ReadonlyMap<string, number> | null = new Map();
   #from = 0; // ms, by performance.now(): it is valid from then,
   #until = 0; // and is read again then
 
-  constructor(path: string) {
+  constructor(path: string, key: (row: Row) => string) {
     this.#path = path;
+    this.#key = key;
   }
 
-  get(inode: string): number | null {
+  get(key: string): number | null {
     const now = performance.now();
     const holds = now >= this.#from && now < this.#until; // a test may put another clock in its place
     if (!holds && this.#queues !== null) {
@@ -39,7 +43,7 @@ class Table {
       this.#from = now;
       this.#until = performance.now() + Math.min((performance.now() - now) * SHARE, OLDEST);
     }
-    return this.#queues?.get(inode) ?? null;
+    return this.#queues?.get(key) ?? null;
   }
 
   #read(): Map<string, number> | null {
@@ -54,23 +58,53 @@ class Table {
       // sl, local, remote, state, tx_queue:rx_queue, timer, retransmits, uid, timeout, inode (proc_pid_net(5))
       const fields = line.trim().split(/ +/, 10);
       const queue = Number.parseInt(fields[4] ?? "", 16);
-      if (queue >= 0) queues.set(fields[9] as string, queue);
+      if (queue >= 0) queues.set(this.#key(fields), queue);
     }
     return queues;
   }
 }
 
-const TABLES = { IPv4: new Table("/proc/net/tcp"), IPv6: new Table("/proc/net/tcp6") };
+const PATHS = { IPv4: "/proc/net/tcp", IPv6: "/proc/net/tcp6" } as const;
+const tablesBy = (key: (row: Row) => string) => ({
+  IPv4: new Table(PATHS.IPv4, key),
+  IPv6: new Table(PATHS.IPv6, key),
+});
+
+const BY_INODE = tablesBy((row) => row[9] as string);
+const BY_ADDRESSES = tablesBy((row) => `${row[1]} ${row[2]}`);
+
+/** An address as these tables have it on a little-endian machine: each four bytes as a number. */
+const inTable = ({ hostname, port }: InternetAddress): string => {
+  const bytes = packAddress(hostname) ?? new Uint8Array(0);
+  let hex = "";
+  for (let at = 0; at < bytes.length; at += 4) hex += toHex(bytes.slice(at, at + 4).reverse());
+  return `${hex}:${toHex(Uint8Array.of(port >> 8, port & 255))}`;
+};
+
+const toHex = (bytes: Uint8Array): string =>
+  Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0"))
+    .join("")
+    .toUpperCase();
 
 /**
  * How many bytes of output the kernel of a TCP socket holds because the peer has not acknowledged them; `null` where
- * that is not known (not on Linux). 0 for a Unix socket: what has left has arrived.
+ * that is not known (not on Linux). 0 for a Unix socket: what has left has arrived. Without a descriptor the socket is found by its
+ * addresses.
  */
-export const unacknowledged = (fd: number, remote: Address | null): number | null => {
+export const unacknowledged = (
+  fd: number,
+  remote: Address | null,
+  local?: () => Address | null,
+): number | null => {
   if (remote === null || remote.family === "unix") return 0;
   try {
-    const inode = inodeOf(fd);
-    return inode === null ? null : TABLES[remote.family].get(inode);
+    if (fd >= 0) {
+      const inode = inodeOf(fd);
+      return inode === null ? null : BY_INODE[remote.family].get(inode);
+    }
+    const near = local?.() ?? null;
+    if (near === null || near.family === "unix") return null;
+    return BY_ADDRESSES[remote.family].get(`${inTable(near)} ${inTable(remote)}`);
   } catch {
     return null;
   }

@@ -274,7 +274,7 @@ export class NodeTransport implements OverSocket, Taker {
   }
 
   unacknowledged(): number | null {
-    return unacknowledged(this.fd, this.remoteAddress);
+    return unacknowledged(this.fd, this.remoteAddress, () => this.localAddress);
   }
 
   end(): Promise<void> {

@@ -58,6 +58,7 @@ const OURS = new Set([
   "transport",
   "data",
   "taken",
+  "give",
   "list",
   "came",
   "wrote",

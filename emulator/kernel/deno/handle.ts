@@ -4,6 +4,7 @@
  *
  * - a listener's handle says that somebody has connected, and accepts into a handle that is given to it;
  * - what `onread` returns is not taken as the buffer of the next read;
+ * - the buffer of `useUserBuffer` is read into for ever, also by whoever has the handle next;
  * - there is no `writeQueueSize`, and `fd` of a pipe alone (`fdForIpc()` makes another descriptor);
  * - writes that wait fail with `EPIPE` where the peer has ended and never sent anything, and the first write of a connection that
  *   was just accepted always waits: https://github.com/denoland/deno/pull/33860.
@@ -28,10 +29,15 @@ import {
 import { LARGE } from "../seam.ts";
 
 const BROKEN_PIPE = -32; // EPIPE
+const COPIED = 64 * 1024; // bytes of one copy: glibc maps those of 128 KiB and more, and each page is a fault
 const SOCKET = 0; // what Node's TCP and Pipe are made as
 
 /** A handle of Deno's. */
-type Inner = Omit<StreamHandle, "fd" | "writeQueueSize" | "transport" | "onread"> & { onread: () => void };
+interface Inner extends Omit<StreamHandle, "fd" | "writeQueueSize" | "transport" | "onread" | "give"> {
+  onread: () => void;
+  fdForIpc(): number;
+  open(fd: number): number;
+}
 
 /** What a connection writes, as the transport sees it: Deno has a request of its own. */
 class Waiting implements WriteRequest {
@@ -40,6 +46,9 @@ class Waiting implements WriteRequest {
   taken?: (() => void) | undefined;
   oncomplete?: (this: WriteRequest, status: number) => void;
 }
+
+/** Of a piece that is not the last one. */
+const NOBODYS = new Waiting();
 
 let spare: WriteRequest | undefined; // a request of Deno's that can be used again
 
@@ -53,6 +62,7 @@ class PipeHandle implements StreamHandle {
   protected readonly inner: Inner;
   readonly #node: StreamBinding;
   #sent = false; // some of what was written may have left
+  #hasBuffer = false;
 
   constructor(inner: Inner, node: StreamBinding) {
     this.inner = inner;
@@ -64,6 +74,7 @@ class PipeHandle implements StreamHandle {
   }
 
   useUserBuffer(buffer: Uint8Array): void {
+    this.#hasBuffer = true;
     this.inner.useUserBuffer(buffer);
   }
 
@@ -75,8 +86,15 @@ class PipeHandle implements StreamHandle {
     return this.inner.readStop();
   }
 
+  /** In pieces: Deno copies what is written, and its allocator maps memory anew for a large copy. */
   writeBuffer(request: WriteRequest, bytes: Uint8Array): number {
-    return this.#write(request, bytes);
+    let from = 0;
+    for (; bytes.length - from > COPIED; from += COPIED) {
+      if (from > 0 && this.#isWaiting) break;
+      const status = this.#write(NOBODYS, bytes.subarray(from, from + COPIED));
+      if (status !== 0) return status;
+    }
+    return this.#write(request, from === 0 ? bytes : bytes.subarray(from));
   }
 
   writeUtf8String(request: WriteRequest, text: string): number {
@@ -93,6 +111,16 @@ class PipeHandle implements StreamHandle {
 
   unref(): void {
     this.inner.unref();
+  }
+
+  /** The same connection by a handle without our buffer, if it has that. */
+  give(): object {
+    if (!this.#hasBuffer) return this.inner;
+    const Handle = this.inner.constructor as new (type: number) => Inner;
+    const fresh = new Handle(SOCKET);
+    fresh.open(this.inner.fdForIpc());
+    this.inner.close();
+    return fresh;
   }
 
   #write(request: WriteRequest, data: Data): number {

@@ -10,35 +10,17 @@ import { listening, type StreamHandle } from "../handles.ts";
 import { NodeTransport } from "../net-transport.ts";
 import type { ListenAt, OwnSockets } from "../own-sockets.ts";
 import type { Connection } from "../seam.ts";
-import { overStream, TransportStream } from "../transport-stream.ts";
 import { node, takeHandleOf, takeHandles } from "./handle.ts";
 
-class DenoTransport extends HandleTransport {
-  #stream: TransportStream | null = null; // of TLS, which has the connection now
-
-  /** `node` is there, since `handle` is. */
-  static over(handle: StreamHandle): DenoTransport {
-    return new DenoTransport(handle, node as NonNullable<typeof node>);
-  }
-
-  /** Not by a `net.Socket` over the handle: Deno reads into the buffer that it was given once for ever. */
-  override toNode(): NodeTransport {
-    this.pause();
-    this.#stream = new TransportStream(this);
-    return overStream(this, this.#stream, this.known);
-  }
-
-  override abort(): void {
-    super.abort();
-    this.#stream?.destroy();
-  }
-}
+/** `node` is there, since `handle` is. */
+const over = (handle: StreamHandle): Connection =>
+  new HandleTransport(handle, node as NonNullable<typeof node>);
 
 export const denoSockets: OwnSockets = {
   async listen(at: ListenAt, take: (connection: Connection) => void) {
     const server = net.createServer({ allowHalfOpen: true, pauseOnConnect: true });
     await listening(server, () => server.listen({ ...at, exclusive: true }));
-    if (!takeHandles(server, (handle) => take(DenoTransport.over(handle))))
+    if (!takeHandles(server, (handle) => take(over(handle))))
       server.on("connection", (socket) => take(new NodeTransport(socket)));
     server.on("error", () => {}); // an accept that failed
     const name = server.address();
@@ -52,6 +34,6 @@ export const denoSockets: OwnSockets = {
 
   over(dialled) {
     const handle = takeHandleOf(dialled);
-    return handle && DenoTransport.over(handle);
+    return handle && over(handle);
   },
 };
