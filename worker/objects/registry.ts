@@ -55,22 +55,18 @@ const AGAIN = 60_000; // ms until a failed deletion is tried again
 const SCHEMA = `
   CREATE TABLE IF NOT EXISTS sessions
     (id TEXT PRIMARY KEY, handler TEXT NOT NULL, state TEXT NOT NULL, ended INTEGER, info TEXT NOT NULL);
-  DROP INDEX IF EXISTS by_end;
-  CREATE INDEX IF NOT EXISTS by_end_and_id ON sessions (ended, id);
+  CREATE INDEX IF NOT EXISTS by_end_id ON sessions (ended, id);
   CREATE INDEX IF NOT EXISTS by_state ON sessions (state, id);
-  CREATE INDEX IF NOT EXISTS by_handler ON sessions (handler, id);
-  CREATE TABLE IF NOT EXISTS tally
-    (state TEXT, runs INTEGER, count INTEGER NOT NULL, PRIMARY KEY (state, runs)) WITHOUT ROWID;
-  CREATE TRIGGER IF NOT EXISTS added AFTER INSERT ON sessions BEGIN
-    INSERT INTO tally VALUES (new.state, new.ended IS NULL, 1) ON CONFLICT DO UPDATE SET count = count + 1;
-  END;
-  CREATE TRIGGER IF NOT EXISTS removed AFTER DELETE ON sessions BEGIN
-    UPDATE tally SET count = count - 1 WHERE state = old.state AND runs = (old.ended IS NULL);
-  END;
-  CREATE TRIGGER IF NOT EXISTS changed AFTER UPDATE OF state, ended ON sessions BEGIN
-    UPDATE tally SET count = count - 1 WHERE state = old.state AND runs = (old.ended IS NULL);
-    INSERT INTO tally VALUES (new.state, new.ended IS NULL, 1) ON CONFLICT DO UPDATE SET count = count + 1;
-  END`;
+  CREATE INDEX IF NOT EXISTS by_handler ON sessions (handler, id)`;
+
+const GAINS = "INSERT INTO tally VALUES (new.state, 1) ON CONFLICT DO UPDATE SET count = count + 1;";
+const LOSES = "UPDATE tally SET count = count - 1 WHERE state = old.state;";
+const TALLY = `
+  CREATE TABLE tally (state TEXT PRIMARY KEY, count INTEGER NOT NULL);
+  INSERT INTO tally SELECT state, COUNT(*) FROM sessions GROUP BY state;
+  CREATE TRIGGER added AFTER INSERT ON sessions BEGIN ${GAINS} END;
+  CREATE TRIGGER removed AFTER DELETE ON sessions BEGIN ${LOSES} END;
+  CREATE TRIGGER changed AFTER UPDATE OF state ON sessions BEGIN ${LOSES} ${GAINS} END`;
 
 /** The registry. `workerFor(app).Registry` is this class with that Worker's limits. */
 export class RegistryObject extends PlatformObject<SockletBindings> implements RegistryCalls {
@@ -84,8 +80,8 @@ export class RegistryObject extends PlatformObject<SockletBindings> implements R
     this.#sql = state.storage.sql;
     this.#sql.exec(SCHEMA);
     // A registry of a former version has sessions and no tally.
-    if (this.#sql.exec("SELECT 1 FROM tally LIMIT 1").toArray().length === 0)
-      this.#sql.exec("INSERT INTO tally SELECT state, ended IS NULL, COUNT(*) FROM sessions GROUP BY 1, 2");
+    if (this.#sql.exec("SELECT 1 FROM sqlite_master WHERE name = 'tally'").toArray().length === 0)
+      this.#sql.exec(TALLY);
   }
 
   add(info: SessionInfo): Promise<Answer<null>> {
@@ -131,9 +127,7 @@ export class RegistryObject extends PlatformObject<SockletBindings> implements R
   }
 
   async counts(): Promise<readonly StateCount[]> {
-    return this.#sql
-      .exec<StateCount>("SELECT state, SUM(count) AS count FROM tally GROUP BY state HAVING SUM(count) > 0")
-      .toArray();
+    return this.#sql.exec<StateCount>("SELECT * FROM tally WHERE count > 0").toArray();
   }
 
   /** Deletes what is too old or too much, and asks the objects of sessions that should long be over. */
@@ -177,9 +171,14 @@ export class RegistryObject extends PlatformObject<SockletBindings> implements R
   }
 
   /** The sessions of a page, and one more if there is one. */
-  #select(query: SessionQuery): SessionInfo[] {
-    const { clause, bound } = conditions(query);
-    return this.#infos(`${clause} ORDER BY id DESC LIMIT ?`, ...bound, query.limit + 1);
+  #select({ handler, before, state, limit }: SessionQuery): SessionInfo[] {
+    // What is not asked is left out: SQLite looks through all rows for `? IS NULL OR id < ?`.
+    const asked = Object.entries({ "handler =": handler, "id <": before, "state =": state }).filter(
+      ([, value]) => value !== undefined,
+    ) as [string, string][];
+    const conditions = asked.map(([condition]) => ` AND ${condition} ?`).join("");
+    const bound = asked.map(([, value]) => value);
+    return this.#infos(`WHERE 1${conditions} ORDER BY id DESC LIMIT ?`, ...bound, limit + 1);
   }
 
   #infos(clause: string, ...bound: (string | number | null)[]): SessionInfo[] {
@@ -220,20 +219,20 @@ export class RegistryObject extends PlatformObject<SockletBindings> implements R
   #due(): string[] {
     const { maxAge, maxHistory } = this.#bounds;
     const { over } = this.#sql
-      .exec<{ over: number | null }>("SELECT SUM(count) AS over FROM tally WHERE NOT runs")
+      .exec<{ over: number }>("SELECT TOTAL(count) - ? AS over FROM tally", this.#running() + maxHistory)
       .one();
-    const oldest = (condition: string, bound: number, most: number): string[] =>
+    const oldest = (before: number, most: number): string[] =>
       this.#sql
         .exec<{ id: string }>(
-          `SELECT id FROM sessions WHERE ${condition} ORDER BY ended, id LIMIT ?`,
-          bound,
+          "SELECT id FROM sessions WHERE ended < ? ORDER BY ended, id LIMIT ?",
+          before,
           most,
         )
         .toArray()
         .map(({ id }) => id);
-    const old = oldest("ended < ?", Date.now() - maxAge, BATCH);
-    const surplus = Math.min((over ?? 0) - maxHistory, BATCH);
-    return surplus <= old.length ? old : oldest("ended > ?", Number.MIN_SAFE_INTEGER, surplus);
+    const old = oldest(Date.now() - maxAge, BATCH);
+    const surplus = Math.min(over, BATCH);
+    return surplus <= old.length ? old : oldest(Number.MAX_SAFE_INTEGER, surplus);
   }
 
   /** Sessions that seem to run for longer than any may: each has reported its end by then, or its object's alarm is lost. */
@@ -246,14 +245,12 @@ export class RegistryObject extends PlatformObject<SockletBindings> implements R
   /** Sets the alarm for the next session to delete or to ask; for those already due, `delay` ms from now. */
   async #schedule(delay = 0): Promise<void> {
     const { storage } = this.ctx;
-    // Two queries: SQLite finds the least by the index only where nothing else is asked.
-    const { ended } = this.#sql
-      .exec<{ ended: number | null }>("SELECT MIN(ended) AS ended FROM sessions")
-      .one();
-    const { first } = this.#sql
-      .exec<{ first: string | null }>(
-        `SELECT MIN(json_extract(info, '$.startedAt')) AS first FROM sessions
-           WHERE ended IS NULL AND json_extract(info, '$.kept') IS NULL`,
+    // SQLite finds the least by the index only where a query asks nothing else.
+    const { ended, first } = this.#sql
+      .exec<{ ended: number | null; first: string | null }>(
+        `SELECT (SELECT MIN(ended) FROM sessions) AS ended,
+           (SELECT MIN(json_extract(info, '$.startedAt')) FROM sessions
+             WHERE ended IS NULL AND json_extract(info, '$.kept') IS NULL) AS first`,
       )
       .one();
     if (ended === null && first === null) return;
@@ -268,17 +265,6 @@ export class RegistryObject extends PlatformObject<SockletBindings> implements R
     if (set === null || at < set) await storage.setAlarm(Math.max(at, now));
   }
 }
-
-/** The clause of a query, of what is asked alone: SQLite looks through all rows for `? IS NULL OR id < ?`. */
-const conditions = ({ handler, before, state }: SessionQuery) => {
-  const asked = Object.entries({ "handler = ?": handler, "id < ?": before, "state = ?": state }).filter(
-    (entry): entry is [string, string] => entry[1] !== undefined,
-  );
-  return {
-    clause: asked.length === 0 ? "" : `WHERE ${asked.map(([condition]) => condition).join(" AND ")}`,
-    bound: asked.map(([, value]) => value),
-  };
-};
 
 /** A session as a list shows it: with the size of a large result. Its own record has the whole result. */
 const listed = (info: SessionInfo): SessionInfo => {
