@@ -79,7 +79,8 @@ describe.each(projects)("$runtime, $protocol", ({ runtime, protocol }) => {
     const folder = await made(runtime, protocol);
     await run(folder, "npm", "run", "--silent", "check");
     const told = join(temporary, "report.json");
-    await run(folder, "npm", "test", "--", "--reporter=json", `--outputFile=${told}`);
+    const limits = ["--testTimeout=300000", "--hookTimeout=300000"]; // Vitest's own are 5 s and 10 s: of a machine that is idle
+    await run(folder, "npm", "test", "--", "--reporter=json", `--outputFile=${told}`, ...limits);
     const report = JSON.parse(await readFile(told, "utf8"));
     expect(report.success).toBe(true);
     expect(report.numPassedTests).toBeGreaterThan(0);
