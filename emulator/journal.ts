@@ -140,14 +140,15 @@ const runs = (pid: number, start: string): boolean => {
 };
 
 /**
- * Holds `folder` for this process, by a file in it: gives what lets go of it. Rejects with `EBUSY` if another process that
- * runs holds it. One that was killed holds nothing.
+ * Makes the file `path`, which says that this process holds what the path stands for: gives what lets go of it. Rejects with
+ * `EBUSY`, in the words of `used`, if a process that runs holds it. The file of a process that is gone is replaced by the one
+ * that holds the right to follow it, which is a file of the same kind; so several that find it gone never both have it.
  */
-export const holdFolder = async (folder: string): Promise<() => Promise<void>> => {
-  await fs.promises.mkdir(folder, { recursive: true, mode: 0o700 });
-  const path = join(folder, ".holder");
-  const mine = `${process.pid} ${startOf(process.pid)} ${crypto.randomUUID()}`;
-  const part = join(folder, `.holder-${crypto.randomUUID()}`);
+const hold = async (path: string, used: (pid: string) => string): Promise<() => Promise<void>> => {
+  const read = () => fs.promises.readFile(path, "utf8").catch(() => null);
+  const id = crypto.randomUUID();
+  const mine = `${process.pid} ${startOf(process.pid)} ${id}`;
+  const part = `${path}-${id}`;
   await fs.promises.writeFile(part, mine);
   try {
     for (;;) {
@@ -157,27 +158,35 @@ export const holdFolder = async (folder: string): Promise<() => Promise<void>> =
       } catch (error) {
         if ((error as { code?: string }).code !== "EEXIST") throw error;
       }
-      const holder = await fs.promises.readFile(path, "utf8").catch(() => null);
+      const holder = await read();
       if (holder === null) continue;
       const [pid = "", start = ""] = holder.split(" ");
-      if (runs(Number(pid), start)) {
-        throw new SocketError(
-          "EBUSY",
-          `${folder} is used by process ${pid}; give this one a folder of its own`,
-        );
+      if (runs(Number(pid), start)) throw new SocketError("EBUSY", used(pid));
+      const letGo = await hold(`${path}-${checksum(holder)}`, used);
+      try {
+        if ((await read()) !== holder) continue; // another followed it, before we had the right to
+        await fs.promises.rename(part, path);
+        break;
+      } finally {
+        await letGo();
       }
-      // It is gone. Of several that find this one alone moves the file away.
-      const gone = join(folder, `.holder-${crypto.randomUUID()}`);
-      await fs.promises.rename(path, gone).catch(() => {});
-      const moved = await fs.promises.readFile(gone, "utf8").catch(() => null);
-      if (moved !== null && moved !== holder) await fs.promises.link(gone, path).catch(() => {}); // it was another's already
-      await fs.promises.rm(gone, { force: true });
     }
   } finally {
     await fs.promises.rm(part, { force: true });
   }
   return async () => {
-    if ((await fs.promises.readFile(path, "utf8").catch(() => null)) === mine)
-      await fs.promises.rm(path, { force: true });
+    if ((await read()) === mine) await fs.promises.rm(path, { force: true });
   };
+};
+
+/**
+ * Holds `folder` for this process, by a file in it: gives what lets go of it. Rejects with `EBUSY` if another process that
+ * runs holds it. One that was killed holds nothing.
+ */
+export const holdFolder = async (folder: string): Promise<() => Promise<void>> => {
+  await fs.promises.mkdir(folder, { recursive: true, mode: 0o700 });
+  return hold(
+    join(folder, ".holder"),
+    (pid) => `${folder} is used by process ${pid}; give this one a folder of its own`,
+  );
 };
