@@ -27,9 +27,9 @@ const proxy = async (address: string, faults: readonly string[], ...more: string
     ],
     0,
   );
-  const line = await program.line(/passes on/);
+  const line = await program.line(/forwards to/);
   return {
-    port: Number(/:(\d+) passes/.exec(line)?.[1]),
+    port: Number(/:(\d+) forwards/.exec(line)?.[1]),
     program,
     async stop() {
       program.kill("SIGINT");

@@ -45,8 +45,8 @@ interface Up extends AsyncDisposable {
 const up = async (...args: readonly (string | number)[]): Promise<Up> => {
   const [command, given] = words(args);
   const program = start("sh", ["-c", 'exec "$0" "$@" 2>&1', command, ...given], 0);
-  const line = await program.line(/^socklet: \w+:\/\/\S+ (passes on|answers)/);
-  const port = Number(/:(\d+) (?:passes|answers)/.exec(line)?.[1]);
+  const line = await program.line(/^socklet: \w+:\/\/\S+ (forwards to|answers)/);
+  const port = Number(/:(\d+) (?:forwards|answers)/.exec(line)?.[1]);
   const stop = (): Promise<Ended> => {
     program.kill("SIGINT");
     return program.ended;
