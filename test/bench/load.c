@@ -9,6 +9,8 @@
 //   load idle    HOST PORT  opens --connections, one message on each, says {"ready":true}, and holds them until its
 //                           stdin ends; then one message on each again
 //   load source             listens, says {"port":…}, and sends to the first who connects, who closes at the end
+//   load upload  HOST PORT  connects and sends, and ends; the reply is a line that says how many bytes the server got
+//   load download HOST PORT connects and takes what the server sends, ends, and takes the rest until the server ends
 //
 //   --connections N  --seconds S  --warmup S  --stall S   all modes
 //   --pid N                                               also the CPU, page faults and switches of this process meanwhile
@@ -673,8 +675,30 @@ static void run_idle(void) {
   exchange_on_all();
 }
 
-// Byte number n of what it sends is the top byte of n * 0x9E3779B1 in 32 bits, n counted modulo 1 MiB: so whoever
-// gets them can check any of them by its number.
+// One-way work. Byte number n of a stream is the top byte of n * 0x9E3779B1 in 32 bits, n counted modulo 1 MiB: so
+// whoever gets them can check any of them by its number.
+static void begin_numbered(int fd) {
+  struct timeval patience = {.tv_sec = (time_t)stall + 1};
+  setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience);
+  setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
+  for (uint32_t i = 0; i < TABLE; i++) table[i] = (unsigned char)(i * 0x9E3779B1u >> 24);
+  begin_phases(now());
+}
+
+static void send_numbered(int fd) {
+  begin_numbered(fd);
+  while (!stopping) {
+    size_t at = (size_t)(all_bytes & (TABLE - 1)), part = TABLE - at < READ_SIZE ? TABLE - at : READ_SIZE;
+    ssize_t n = send(fd, table + at, part, MSG_NOSIGNAL);
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) die("send");
+    all_bytes += (uint64_t)n;
+    if (measuring) bytes += (uint64_t)n;
+    next_phase(now());
+  }
+  shutdown(fd, SHUT_WR);
+}
+
 static void run_source(void) {
   struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
   socklen_t length = sizeof address;
@@ -686,28 +710,62 @@ static void run_source(void) {
   fflush(stdout);
   int fd = accept(listener, NULL, NULL);
   if (fd < 0) die("accept");
-  for (uint32_t i = 0; i < TABLE; i++) table[i] = (unsigned char)(i * 0x9E3779B1u >> 24);
-  struct timeval patience = {.tv_sec = (time_t)stall + 1};
-  setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience);
-  setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
-  begin_phases(now());
-  while (!stopping) {
-    size_t at = (size_t)(all_bytes & (TABLE - 1)), part = TABLE - at < READ_SIZE ? TABLE - at : READ_SIZE;
-    ssize_t n = send(fd, table + at, part, MSG_NOSIGNAL);
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0) die("send");
-    all_bytes += (uint64_t)n;
-    if (measuring) bytes += (uint64_t)n;
-    next_phase(now());
-  }
+  send_numbered(fd);
   char byte;
-  shutdown(fd, SHUT_WR);
   while (recv(fd, &byte, 1, 0) > 0) {}  // until the last byte was read
 }
 
+static void run_upload(void) {
+  char reply[64], wanted[64];
+  size_t length = 0;
+  ssize_t n;
+  int fd = dial(0);
+  send_numbered(fd);
+  while (length < sizeof reply - 1 && (n = recv(fd, reply + length, sizeof reply - 1 - length, 0)) > 0)
+    length += (size_t)n;
+  reply[length] = 0;
+  snprintf(wanted, sizeof wanted, "%llu bytes, 0 wrong\n", (unsigned long long)all_bytes);
+  if (!strcmp(reply, wanted)) return;
+  fprintf(stderr, "load: the server says: %s, not %s", reply, wanted);
+  report(1);
+  exit(1);
+}
+
+static void run_download(void) {
+  static unsigned char buffer[READ_SIZE];
+  struct connection *c = &all[0];
+  c->fd = dial(0);
+  begin_numbered(c->fd);
+  for (bool ended = false;;) {
+    ssize_t n = recv(c->fd, buffer, sizeof buffer, 0);
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) fail_stalled("no byte came");
+    if (n < 0) fail(c, strerror(errno));
+    if (n == 0 && !ended) fail(c, "the server closed the connection");
+    if (n == 0) break;
+    for (size_t done = 0; done < (size_t)n;) {
+      size_t at = (size_t)(c->received & (TABLE - 1)), left = (size_t)n - done;
+      size_t part = TABLE - at < left ? TABLE - at : left;
+      if (memcmp(table + at, buffer + done, part) != 0) fail_mismatch(c, table + at, buffer + done, part);
+      c->received += part;
+      done += part;
+    }
+    all_bytes += (uint64_t)n;
+    if (measuring) bytes += (uint64_t)n;
+    uint64_t t = now();
+    next_phase(t);
+    if (stopping && !ended) {
+      end(c);
+      ended = true;
+    }
+    if (stopping && t > finish + (uint64_t)(stall * 1e9)) fail_stalled("the server did not end");
+  }
+  if (c->received % (uint64_t)size != 0) fail(c, "the last piece is not whole");
+}
+
 static _Noreturn void usage(const char *why) {
-  fprintf(stderr, "load: %s\nusage: load echo|bulk|batch|lines|connect|idle HOST PORT [options], or load source"
-                  " [options]; the options are at the head of load.c\n", why);
+  fprintf(stderr, "load: %s\nusage: load echo|bulk|batch|lines|connect|idle|upload|download HOST PORT [options],"
+                  " or load source [options]; the options are at the head of load.c\n", why);
   exit(2);
 }
 
@@ -757,7 +815,8 @@ static void settle_messages(void) {
 }
 
 int main(int argc, char **argv) {
-  static const char *const modes[] = {"echo", "bulk", "batch", "lines", "connect", "idle", "source"};
+  static const char *const modes[] = {"echo", "bulk", "batch", "lines", "connect", "idle",
+                                      "source", "upload", "download"};
   bool known = false;
   mode = argc > 1 ? argv[1] : "";
   for (size_t i = 0; i < sizeof modes / sizeof *modes; i++) known |= !strcmp(mode, modes[i]);
@@ -788,7 +847,8 @@ int main(int argc, char **argv) {
     else usage(name);
   }
   if ((udp || rate > 0) && strcmp(mode, "echo") != 0) usage("--udp and --rate go with echo");
-  if (authority && (udp || source || !strcmp(mode, "idle"))) usage("--tls goes with echo, bulk, batch, lines and connect");
+  if (authority && (udp || source || !strcmp(mode, "idle") || !strcmp(mode, "upload") || !strcmp(mode, "download")))
+    usage("--tls goes with echo, bulk, batch, lines and connect");
   if (peers > 0 && (!udp || peers % connections != 0)) usage("--peers goes with --udp, and is a multiple of --connections");
   if (udp && size > 65507) usage("a datagram has 65507 bytes at most");
 
@@ -824,6 +884,10 @@ int main(int argc, char **argv) {
     if (peers > 0 && server.ss_family != AF_INET) usage("--peers goes with a server at an address of IPv4");
     if (!strcmp(mode, "connect")) {
       run_connect();
+    } else if (!strcmp(mode, "upload")) {
+      run_upload();
+    } else if (!strcmp(mode, "download")) {
+      run_download();
     } else {
       open_all();
       if (!strcmp(mode, "idle")) run_idle();

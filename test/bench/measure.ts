@@ -271,7 +271,7 @@ export class Bench {
             faults: serverFaults / work,
             switches: serverSwitches / work,
           };
-    if (load.mode === "bulk" || load.mode === "source")
+    if (["bulk", "source", "download", "upload"].includes(load.mode))
       return { rate: told.mibPerSecond, ...cpu(bytes / 2 ** 20) };
     return { rate: told.rate, p50us: told.p50us, p99us: told.p99us, ...cpu(operations) };
   }

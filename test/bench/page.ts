@@ -40,8 +40,10 @@ const wantsMore = ({ figure }: CaseResult): boolean => figure === "rate";
 
 // ------------------------------------------------------------------------------------------------------- goals
 
-const goalText = (bench: CaseResult, { least, most, against }: JudgedGoal): string =>
-  `${least === undefined ? `≤ ${most}` : `≥ ${least}`} × ${nameOf(bench, against)}`;
+const GOAL_FIGURES = { p50us: ", p50", p99us: ", p99", cpuUs: ", CPU" } as const;
+
+const goalText = (bench: CaseResult, { least, most, against, figure }: JudgedGoal): string =>
+  `${least === undefined ? `≤ ${most}` : `≥ ${least}`} × ${nameOf(bench, against)}${figure ? GOAL_FIGURES[figure] : ""}`;
 
 function goals({ cases }: Results): string {
   const all = cases.flatMap((bench) => bench.goals.map((goal) => ({ bench, goal })));
@@ -52,32 +54,44 @@ function goals({ cases }: Results): string {
     goalText(bench, goal),
     ratioText(goal.ratio),
     ratioText(goal.cpuRatio),
-    { met: "met", missed: "**missed**", "missed by CPU": "**missed** by CPU", open: "not judged" }[
-      goal.verdict
-    ],
+    {
+      met: "met",
+      missed: "**missed**",
+      "missed by CPU": "**missed** by CPU",
+      "not resolved": "not resolved",
+      open: "not judged",
+    }[goal.verdict],
   ]);
   const judged = all.filter(({ goal }) => goal.verdict !== "open");
-  const missed = judged.filter(({ goal }) => goal.verdict !== "met");
+  const unmet = judged.filter(({ goal }) => goal.verdict !== "met");
+  const [open, missed] = [true, false].map((is) =>
+    unmet.filter(({ goal }) => (goal.verdict === "not resolved") === is),
+  ) as [typeof unmet, typeof unmet];
+  const named = (those: typeof unmet): string =>
+    listed(
+      those.map(
+        ({ bench, goal }) =>
+          `${bench.title} with ${nameOf(bench, goal.of)} (${digits(goal.ratio.median)}, goal ${goalText(bench, goal)}${goal.verdict === "missed by CPU" ? "; missed by its CPU" : ""})`,
+      ),
+    );
   const sentence =
     judged.length === 0
       ? "None is judged here: fewer than six rounds give no interval."
-      : missed.length === 0
+      : unmet.length === 0
         ? `All ${judged.length} are met.`
-        : `${judged.length - missed.length} of ${judged.length} are met. Missed: ${listed(
-            missed.map(
-              ({ bench, goal }) =>
-                `${bench.title} with ${nameOf(bench, goal.of)} (${digits(goal.ratio.median)}, goal ${goalText(bench, goal)}${goal.verdict === "missed by CPU" ? "; missed by its CPU" : ""})`,
-            ),
-          )}.`;
+        : `${judged.length - unmet.length} of ${judged.length} are met.${missed.length > 0 ? ` Missed: ${named(missed)}.` : ""}${open.length > 0 ? ` Not resolved: ${named(open)}.` : ""}`;
   return `A goal is met when the median of the ratios reaches it, or when their interval contains it and is narrower than ±5 %. It is not
-met if the CPU for a unit of work says otherwise: if its whole interval is worse than the goal allows. ${sentence}
+resolved when the interval contains it and is wider: more rounds would tell. A goal of the rate is not met if the CPU for a unit of work
+says otherwise: if its whole interval is worse than the goal allows. ${sentence}
+
+A pool's call beside one on a connection held by hand, at most 1.15, is measured by \`npm run bench:pool\`.
 
 ${rowsOf([["work", "program", "goal", "ratio [95 %]", "CPU ratio [95 %]", ""], ...rows])}${bounds(
-  missed.map(({ bench }) => bench),
+  unmet.map(({ bench }) => bench),
 )}`;
 }
 
-/** What bounds those that were missed, and what was tried. */
+/** What bounds those that are not met, and what was tried. */
 function bounds(missed: readonly CaseResult[]): string {
   const told = new Map<string, string[]>();
   for (const { name, title } of new Set(missed)) {
@@ -86,7 +100,7 @@ function bounds(missed: readonly CaseResult[]): string {
   }
   if (told.size === 0) return "";
   const items = [...told].map(([bounds, titles]) => `- **${capital(listed(titles))}**: ${bounds}`);
-  return `\n\nWhat limits those that are missed, and what was tried (CPU ratios of the day it was done):\n\n${items.join("\n")}`;
+  return `\n\nWhat limits those that are missed or not resolved, and what was tried (CPU ratios of the day it was done):\n\n${items.join("\n")}`;
 }
 
 // --------------------------------------------------------------------------------------------------- the field
@@ -469,8 +483,8 @@ Measured on ${results.date}: ${machineText(results)}; ${versionsText(results)}. 
     `## How it is measured
 
 - The programs of a work run side by side on one core. The load, a C program (\`test/bench/load.c\`), asks them in turns from
-  another core, and checks every byte that comes back. (Of a download it checks the first and the last byte of each piece, and every
-  byte once.)
+  another core, and checks every byte that comes back. (What a program only reads, it checks itself: the first and the last byte of
+  each piece, and in workerd every byte once.)
 - A ratio compares two programs in the same round. The page gives the median of the ratios, and the interval that contains the true
   median with at least 95 %, by order statistics, which assume nothing about how the ratios are distributed. Other servers run in every
   second round, if that leaves six.

@@ -1,17 +1,6 @@
 /**
- * The bench: Socklet beside the bare platform that does the same work, and beside other servers.
- *
- *     npm run bench                              all that is installed, in one form each
- *     npm run bench -- --full                    also the other windows of the bulk echo, Bun and Deno; not pinned
- *     npm run bench -- echo resp-P16             the cases of that name, or whose names hold the word
- *     npm run bench -- --list                    their names, and how long they take
- *     npm run bench -- --rounds 25 --seconds 1   12 rounds of 0.25 s where nothing is said
- *     npm run bench -- --self echo               the first program of each case against itself: the noise of this machine
- *     npm run bench -- --publish                 docs/performance.md, of the last run of all
- *     npm run bench -- --full --publish          runs all, writes docs/performance.md, and adds the ratios to docs/performance/history.jsonl
- *     npm run bench -- --compare                 says what is slower than in the last full run of that file by more than both intervals
- *     npm run bench -- --minutes 60              no fewer rounds to be done in time; where nothing is said 14, and with --full as many as it takes
- *     BENCH_PROFILE=1 npm run bench -- echo      also a CPU profile of each Node program
+ * The bench: Socklet beside the bare platform that does the same work, and beside other servers. `npm run bench -- --help`
+ * has its options.
  *
  * A program, never a test: it asserts no speed. It exits 1 when a server gave a wrong byte, stalled or did not start,
  * and with `--compare` when something is slower.
@@ -47,32 +36,63 @@ import { measureWorkerSessions } from "./worker-sessions.ts";
 const docs = join(import.meta.dirname, "../../docs");
 const historyFile = join(docs, "performance/history.jsonl");
 
-const { values: options, positionals: words } = parseArgs({
-  allowPositionals: true,
-  options: {
-    rounds: { type: "string", default: "12" },
-    seconds: { type: "string", default: "0.25" },
-    self: { type: "boolean", default: false },
-    list: { type: "boolean", default: false },
-    full: { type: "boolean", default: false },
-    publish: { type: "boolean", default: false },
-    compare: { type: "boolean", default: false },
-    minutes: { type: "string" },
-  },
-});
+const USAGE = `npm run bench                              all that is installed, in one form each
+npm run bench -- --full                    also the other windows of the bulk echo, Bun and Deno; not pinned
+npm run bench -- echo resp-P16             the cases of that name, or whose names hold the word
+npm run bench -- --list                    their names, and how long they take
+npm run bench -- --rounds 25 --seconds 1   12 rounds of 0.25 s where nothing is said
+npm run bench -- --self echo               the first program of each case against itself: the noise of this machine
+npm run bench -- --publish                 docs/performance.md, of the last run of all
+npm run bench -- --full --publish          runs all, writes docs/performance.md, and adds the ratios to docs/performance/history.jsonl
+npm run bench -- --compare                 says what is slower than in the last full run of that file by more than both intervals
+npm run bench -- --minutes 60              no fewer rounds to be done in time; where nothing is said 14, and with --full as many as it takes
+BENCH_PROFILE=1 npm run bench -- echo      also a CPU profile of each Node program
+
+A pool's call beside one on a connection held by hand: npm run bench:pool`;
+
+/** Ends the program: it was asked for what it cannot do. */
+function refuse(why: string): never {
+  console.error(`bench: ${why}\n\n${USAGE}`);
+  process.exit(2);
+}
+
+function parse() {
+  try {
+    return parseArgs({
+      allowPositionals: true,
+      options: {
+        rounds: { type: "string", default: "12" },
+        seconds: { type: "string", default: "0.25" },
+        self: { type: "boolean", default: false },
+        list: { type: "boolean", default: false },
+        full: { type: "boolean", default: false },
+        publish: { type: "boolean", default: false },
+        compare: { type: "boolean", default: false },
+        minutes: { type: "string" },
+        help: { type: "boolean", short: "h", default: false },
+      },
+    });
+  } catch (error) {
+    return refuse((error as Error).message); // it names the option
+  }
+}
+
+const { values: options, positionals: words } = parse();
+if (options.help) {
+  console.log(USAGE);
+  process.exit(0);
+}
 const rounds = Number(options.rounds);
 const seconds = Number(options.seconds);
-if (!Number.isInteger(rounds) || rounds < 1 || rounds > 1000) throw new RangeError("--rounds: 1 to 1000");
-if (!(seconds >= 0.1 && seconds <= 60)) throw new RangeError("--seconds: 0.1 to 60");
+if (!Number.isInteger(rounds) || rounds < 1 || rounds > 1000) refuse("--rounds: 1 to 1000");
+if (!(seconds >= 0.1 && seconds <= 60)) refuse("--seconds: 0.1 to 60");
 
 const minutes = Number(options.minutes ?? (options.full ? Number.POSITIVE_INFINITY : 14));
-if (!(minutes >= 1)) throw new RangeError("--minutes: 1 or more");
+if (!(minutes >= 1)) refuse("--minutes: 1 or more");
 if (options.compare && (options.self || options.publish))
-  throw new RangeError(
-    "--compare measures, and compares with the last full run: not with --self or --publish",
-  );
+  refuse("--compare measures, and compares with the last full run: not with --self or --publish");
 if (options.publish && (options.self || words.length > 0))
-  throw new RangeError("--publish takes a run of all: not with --self, or the names of cases");
+  refuse("--publish takes a run of all: not with --self, or the names of cases");
 
 const PROCESSES = 2; // of each program in a case, one after the other
 
@@ -89,7 +109,7 @@ function choose(): readonly BenchCase[] {
     (word) =>
       !REGISTRIES.some(({ name }) => name.includes(word)) && !cases.some(({ name }) => name.includes(word)),
   );
-  if (unknown.length > 0) throw new RangeError(`no case is called ${unknown.join(", ")}: see --list`);
+  if (unknown.length > 0) refuse(`no case is called ${unknown.join(", ")}: see --list`);
   const all = cases.map(({ name }) => name);
   const names = words.flatMap((word) =>
     all.includes(word) ? [word] : all.filter((name) => name.includes(word)),

@@ -36,8 +36,8 @@ export interface Summary {
 export interface JudgedGoal extends Goal {
   readonly ratio: Ratio;
   readonly cpuRatio: Ratio | null;
-  /** `open`: too few rounds for an interval. */
-  readonly verdict: "met" | "missed" | "missed by CPU" | "open";
+  /** `not resolved`: the interval has the goal, and is too wide. `open`: too few rounds for an interval. */
+  readonly verdict: "met" | "missed" | "missed by CPU" | "not resolved" | "open";
 }
 
 /** A case that was run: what the JSON file keeps of it. */
@@ -84,26 +84,28 @@ export function ratioOf(rounds: readonly Round[], of: string, against: string, f
 
 const NARROW = 0.05; // of the median, to each side: within that the machine tells nothing apart
 
-/** Whether `ratio` is `goal`, as far as can be told: its interval has it, and is narrow. */
-const isAt = (goal: number, median: number, { low, high }: Interval): boolean =>
-  low <= goal && goal <= high && high - low < 2 * NARROW * median;
-
 /**
  * A goal is met when the median of the ratios reaches it, or their interval has it and is narrower than ±5 %, and the CPU
- * does not speak against it. The CPU does where its whole interval is worse than the goal allows: for "at least n times
- * the rate", above 1/n of the CPU for each unit.
+ * does not speak against it; it is not resolved when the interval has it and is wider. The CPU speaks against it where its
+ * whole interval is worse than the goal allows: for "at least n times the rate", above 1/n of the CPU for each unit. A goal
+ * that names its figure is about that alone.
  */
 export function judge(
-  goal: Goal,
+  { least, most, figure, cpu = 0 }: Goal,
   { median, interval }: Ratio,
   cpuRatio: Ratio | null,
 ): JudgedGoal["verdict"] {
   if (interval === null) return "open";
-  const { least, most } = goal;
-  if (least !== undefined && median < least && !isAt(least, median, interval)) return "missed";
-  if (most !== undefined && median > most && !isAt(most, median, interval)) return "missed";
-  const allowed = Math.min(1 / (least || 0), most ?? Number.POSITIVE_INFINITY);
-  return cpuRatio?.interval && cpuRatio.interval.low > allowed ? "missed by CPU" : "met";
+  const { low, high } = interval;
+  const bound = least ?? most ?? median;
+  if (least === undefined ? median > bound : median < bound) {
+    if (low > bound || high < bound) return "missed";
+    if (high - low >= 2 * NARROW * median) return "not resolved";
+  }
+  const allowed = Math.max(cpu, least === undefined ? bound : 1 / bound);
+  return figure === undefined && cpuRatio?.interval && cpuRatio.interval.low > allowed
+    ? "missed by CPU"
+    : "met";
 }
 
 const FIGURES = [
@@ -146,7 +148,7 @@ export function summarize({ goals, ...bench }: BenchCase, rounds: readonly Round
       bench.contenders.flatMap((contender) => summary(contender).map((one) => [contender.name, one])),
     ),
     goals: goals.flatMap((goal): JudgedGoal[] => {
-      const ratio = ratioOf(rounds, goal.of, goal.against, bench.figure);
+      const ratio = ratioOf(rounds, goal.of, goal.against, goal.figure ?? bench.figure);
       if (ratio === null) return [];
       const cpuRatio = ratioOf(rounds, goal.of, goal.against, "cpuUs");
       return [{ ...goal, ratio, cpuRatio, verdict: judge(goal, ratio, cpuRatio) }];

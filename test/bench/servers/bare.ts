@@ -1,7 +1,7 @@
 /**
  * What there is to reach: each work on bare Node, as one writes it who knows Node well.
  *
- *     bare.ts echo | tls-echo | resp-each | resp-gathered | lines | udp
+ *     bare.ts echo | tls-echo | download | upload | resp-each | resp-gathered | lines | udp
  */
 import { createSocket } from "node:dgram";
 import { type AddressInfo, createServer, type Socket } from "node:net";
@@ -9,6 +9,7 @@ import { createServer as createTlsServer } from "node:tls";
 import { certificate } from "../certificate.ts";
 import { announce } from "./announce.ts";
 import { RespSession } from "./resp.ts";
+import { pieces, SourceCheck } from "./source.ts";
 
 const store = new Map<string, string>();
 
@@ -16,6 +17,27 @@ const streams: Readonly<Record<string, (socket: Socket) => void>> = {
   /** As the Node documentation would write it. */
   echo(socket) {
     socket.on("data", (bytes) => socket.write(bytes));
+  },
+
+  /** Sends until the client has ended, and waits where a write says so. */
+  download(socket) {
+    const all = pieces(64 * 1024);
+    let [next, wanted] = [0, true];
+    const send = (): void => {
+      while (wanted && socket.write(all[next++ % all.length]!));
+    };
+    socket.on("drain", send).on("end", () => {
+      wanted = false;
+      socket.end();
+    });
+    socket.resume();
+    send();
+  },
+
+  /** Takes all, and says how much it was. */
+  upload(socket) {
+    const check = new SourceCheck(false);
+    socket.on("data", (bytes) => check.take(bytes)).on("end", () => socket.end(`${check}\n`));
   },
 
   /** The obvious way: keep what is not a whole line yet, and write each reply as it comes. */
@@ -95,6 +117,6 @@ if (work === "udp") {
   const server =
     work === "tls-echo"
       ? createTlsServer({ ...certificate(), noDelay: true }, took)
-      : createServer({ noDelay: true }, took);
+      : createServer({ noDelay: true, allowHalfOpen: /load$/.test(work) }, took);
   server.listen(0, "127.0.0.1", () => announce((server.address() as AddressInfo).port));
 }

@@ -1,7 +1,7 @@
 /**
  * The same on Socklet, as a newcomer writes it.
  *
- *     socklet.ts echo | tls-echo | echo-into | resp-await | resp-lines | resp-try | lines | udp | udp-wfile
+ *     socklet.ts echo | tls-echo | echo-into | download | upload | upload-into | resp-await | resp-lines | resp-try | lines | udp | udp-wfile
  */
 import {
   BaseRequestHandler,
@@ -14,6 +14,7 @@ import { ThreadingTCPServer, ThreadingUDPServer } from "socklet/emulator";
 import { certificate } from "../certificate.ts";
 import { announce } from "./announce.ts";
 import { RespSession } from "./resp.ts";
+import { pieces, SourceCheck } from "./source.ts";
 
 const store = new Map<string, string>();
 
@@ -51,6 +52,33 @@ const streams = {
   echo: Echo,
   "tls-echo": Echo,
   "echo-into": EchoInto,
+
+  /** Sends until the client has ended. */
+  download: streamHandler(async ({ request }) => {
+    const all = pieces(64 * 1024);
+    let wanted = true;
+    const stop = (): void => {
+      wanted = false;
+    };
+    const ended = request.recv().then(stop, stop);
+    for (let i = 0; wanted; i++) await request.sendall(all[i % all.length]!);
+    await ended;
+  }),
+
+  /** Takes all, and says how much it was. */
+  upload: streamHandler(async ({ request, wfile }) => {
+    const check = new SourceCheck(false);
+    for (let bytes = await request.recv(); bytes !== null; bytes = await request.recv()) check.take(bytes);
+    wfile.write(`${check}\n`);
+  }),
+
+  "upload-into": streamHandler(async ({ request, wfile }) => {
+    const check = new SourceCheck(false);
+    const buffer = new Uint8Array(64 * 1024);
+    for (let n = await request.recvInto(buffer); n !== null; n = await request.recvInto(buffer))
+      check.take(buffer.subarray(0, n));
+    wfile.write(`${check}\n`);
+  }),
 
   "resp-await": streamHandler(async ({ rfile, wfile }) => {
     const session = new RespSession(store);

@@ -2,7 +2,7 @@
 // download-byob | download-atleast. A download is ordered by a line on a connection, and its sum is the reply.
 import { connect } from "cloudflare:sockets";
 import { RespSession } from "./resp.ts";
-import { parseOrder } from "./source.js";
+import { parseOrder } from "./source.ts";
 
 const store = new Map();
 const encoder = new TextEncoder();

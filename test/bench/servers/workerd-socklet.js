@@ -2,7 +2,7 @@
 import { BaseRequestHandler, streamHandler } from "socklet";
 import { createConnection, WorkerServer } from "socklet/worker";
 import { RespSession } from "./resp.ts";
-import { parseOrder } from "./source.js";
+import { parseOrder } from "./source.ts";
 
 const store = new Map();
 
