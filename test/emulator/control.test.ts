@@ -322,6 +322,20 @@ describe.each(["an emulator", "a Worker"])("the control client drives %s", (plac
     expect(await whenOver(control, id)).toMatchObject({ state: "cut" });
   });
 
+  test("to end one gracefully: its peer gets what was written, then the end, and no reset", async () => {
+    const { address, next } = await listens();
+    const { id } = await control.sessions.start({ handler: "lines", address });
+    const peer = await next();
+    await until(control.sessions.follow(id), "open");
+    await control.sessions.send(id, "the last\n");
+    const hangUp = peer.over.finally(() => peer.socket.end());
+    const [, how] = await Promise.all([control.sessions.end(id, { graceful: true }), hangUp]);
+    await peer.said("the last\n");
+    expect(how).toBe("end");
+    const over = await whenOver(control, id); // a busy peer may take longer than the call waits
+    expect(over).toMatchObject({ state: "cut", bytesWritten: 9, error: { code: "ECANCELED" } });
+  });
+
   test("which keeps what failed, and refuses what it may not do", async () => {
     const port = await reservePort(); // nobody listens there
     const failed = await control.sessions.run({ handler: "lines", address: `127.0.0.1:${port}` });
