@@ -24,6 +24,7 @@ export {
   type WorkerMetrics,
 } from "./objects/metrics.ts";
 export type { PoolAccess } from "./objects/platform.ts";
+export { recording, type WorkerRecording } from "./objects/recording.ts";
 export { RegistryObject, type SessionBounds } from "./objects/registry.ts";
 export { SessionObject } from "./objects/session.ts";
 export { SockletStorage } from "./objects/storage.ts";

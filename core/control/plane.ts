@@ -476,7 +476,7 @@ export interface ControlPlane {
   metrics(): MaybePromise<string | null>;
   /** Its rules of faults; absent where the platform has none, as a Worker. */
   readonly faults?: FaultPlane | undefined;
-  /** What passes; absent where the platform keeps none of it, as a Worker. */
+  /** What passes; absent where the platform keeps none of it, as a Worker without `recording`. */
   readonly recording?: RecordingPlane | undefined;
   /**
    * Says something again to a server. Rejects as `start` where that may not be dialled; what goes wrong later is in the answer.

@@ -591,7 +591,7 @@ describeWith(["chromium"], "the inspector", () => {
     });
   });
 
-  test("the same against a Worker: its sessions, with what their handlers emit", async () => {
+  test("the same against a Worker: the bytes of its sessions, what their handlers emit, and what one sends by hand", async () => {
     const worker = await runWorker({
       main: "test/worker/inspected.ts",
       ports: [await reservePort()],
@@ -599,17 +599,39 @@ describeWith(["chromium"], "the inspector", () => {
       vars: { SOCKLET_TOKENS: TOKEN },
     });
     onTestFinished(() => worker.close());
-    const upstream = net.createServer((socket) => socket.pipe(socket));
+    const upstream = net.createServer((socket) => socket.on("error", () => {}).pipe(socket));
     upstream.listen(0, "127.0.0.1");
     await once(upstream, "listening");
     onTestFinished(() => void upstream.close());
     const control = controlClient(worker.url, { token: TOKEN });
     const address = `127.0.0.1:${(upstream.address() as net.AddressInfo).port}`;
-    await control.sessions.run({ handler: "Asks", address, params: "over the edge" });
+    await control.sessions.run({ handler: "Asks", address, params: "before anybody looked" });
     const page = await open(worker.url);
-    await page.getByText("no bytes are kept here").waitFor();
+    await page.locator("#kept").waitFor(); // it watches
+    await control.sessions.run({ handler: "Asks", address, params: "over the edge" });
+    await filter(page, "Asks");
+    await rows(page).nth(1).waitFor();
     await rows(page).first().click();
+    await said(page).getByText("over the edge").nth(1).waitFor(); // what was asked, and what came back
     await said(page).getByText('{"characters":13}').waitFor();
+    await said(page).getByText("closed the connection").waitFor();
+    await rows(page).nth(1).click();
+    await page.getByText("Nothing that was said is kept").waitFor();
+
+    const { id } = await control.sessions.start({ handler: "Lines", address });
+    await filter(page, "Lines running");
+    await rows(page).first().click();
+    const byHand = page.getByRole("form", { name: "Send by hand" });
+    await byHand.getByRole("searchbox").fill("a line");
+    await page.keyboard.press("Enter");
+    await said(page).getByText("a line", { exact: true }).nth(1).waitFor(); // what was sent, and what came back
+    await page.getByRole("button", { name: "Close connection" }).click();
+    await said(page).getByText("the session was ended by request").waitFor();
+    expect(await control.sessions.get(id)).toMatchObject({ state: "cut", bytesWritten: 8 });
+    await page.getByLabel("Find in bytes").fill("over the edge");
+    await page.getByLabel("Find in bytes").press("Enter");
+    await filter(page, "");
+    await page.locator("#count", { hasText: /^1 of 3$/ }).waitFor();
     await page.getByRole("tab", { name: "Listeners" }).click();
     await page.getByRole("cell", { name: "Echo" }).waitFor();
   });

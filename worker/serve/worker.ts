@@ -20,6 +20,7 @@ import type { SockletBindings } from "../objects/bindings.ts";
 import type { WorkerMetrics } from "../objects/metrics.ts";
 import { WorkerPlane } from "../objects/plane.ts";
 import { type PoolAccess, platformOf } from "../objects/platform.ts";
+import type { WorkerRecording } from "../objects/recording.ts";
 import { RegistryObject, SESSION_BOUNDS_NAMES, type SessionBounds } from "../objects/registry.ts";
 import { SessionObject } from "../objects/session.ts";
 import type { PlatformContext, PlatformSocket, PlatformState } from "../platform.ts";
@@ -40,6 +41,8 @@ export interface WorkerOptions {
   readonly lasting?: Lasting;
   /** The code of `GET /v1/metrics`, which `socklet/worker` has: what the registry of sessions and the pools know. Default: none, the route answers 501, and a smaller Worker. */
   readonly metrics?: WorkerMetrics;
+  /** The code of `/v1/recording`, which `socklet/worker` has: what passes over the connections of sessions. Default: none, the routes answer 404, and a smaller Worker. */
+  readonly recording?: WorkerRecording;
 }
 
 const WORKER_NAMES = optionNamesOf<WorkerOptions>("workerFor()")({
@@ -50,6 +53,7 @@ const WORKER_NAMES = optionNamesOf<WorkerOptions>("workerFor()")({
   pools: true,
   lasting: true,
   metrics: true,
+  recording: true,
 });
 
 /** A Worker's main module, and the classes that it must export. */
@@ -120,13 +124,14 @@ export const workerFor = <Context>(definition: App<Context>, options: WorkerOpti
   const app = definition as unknown as App; // only its handlers know the type of its context
   if (!isApp(app)) throw new SocketError("ERR_APP", "this is not an app: it must come from defineApp()");
   checkOptions("workerFor()", options, WORKER_NAMES);
-  const { onEvent, lasting, pools, metrics } = options;
+  const { onEvent, lasting, pools, metrics, recording } = options;
+  const { Plane = WorkerPlane, Session = SessionObject, Registry = RegistryObject } = recording ?? {};
   const kept = Object.keys(app.dial).find((name) => app.dial[name]?.keep !== null);
   if (lasting !== undefined) lasting.check(app);
   else if (kept !== undefined) {
     throw new SocketError(
       "ERR_APP",
-      `dial.${kept} has keep, whose code a Worker includes only on request: workerFor(app, { lasting }), with lasting from "socklet/worker"`,
+      `dial.${kept} has keep: in a Worker that takes workerFor(app, { lasting }), with lasting from "socklet/worker"`,
     );
   }
   const told = new ListenerLog();
@@ -171,29 +176,32 @@ export const workerFor = <Context>(definition: App<Context>, options: WorkerOpti
     });
 
   const plane = (env: unknown): ControlPlane =>
-    new WorkerPlane({ app, allow, env: env as SockletBindings, listeners, told, pools, metrics });
+    new Plane({ app, allow, env: env as SockletBindings, listeners, told, pools, metrics });
 
-  const routes = controlRoutes((env: SockletBindings) => ({
-    plane: plane(env),
-    tokens: env.SOCKLET_TOKENS as string | undefined,
-    openApi: options.openApi,
-    onError: (error) => {
-      if (onEvent !== undefined)
-        callListener(onEvent, { type: "error", server: "control", address: null, error });
-    },
-  }));
+  const routes = controlRoutes(
+    (env: SockletBindings) => ({
+      plane: plane(env),
+      tokens: env.SOCKLET_TOKENS as string | undefined,
+      openApi: options.openApi,
+      onError: (error) => {
+        if (onEvent !== undefined)
+          callListener(onEvent, { type: "error", server: "control", address: null, error });
+      },
+    }),
+    recording?.routes,
+  );
 
   options.inspector?.(routes);
 
   return {
     routes,
     plane,
-    Session: class SockletSession extends SessionObject {
+    Session: class SockletSession extends Session {
       constructor(state: PlatformState, env: unknown) {
         super(state, env, { app, allow, onEvent, lasting, pools });
       }
     },
-    Registry: class SockletRegistry extends RegistryObject {
+    Registry: class SockletRegistry extends Registry {
       constructor(state: PlatformState, env: unknown) {
         super(state, env, options.sessions);
       }

@@ -250,7 +250,7 @@ export const controlClient = (url: string, options: ControlClientOptions = {}) =
       })
     ).recording;
 
-  /** What passes over connections, and is kept while somebody asks. A Worker rejects with `ERR_UNSUPPORTED`. */
+  /** What passes over connections, and is kept while somebody asks. A Worker that has no `recording` rejects with `ENOENT`. */
   const recording = {
     /** Whether it is kept, and its bounds. */
     info: (call_: CallOptions = {}): Promise<RecordingInfo> => recorded("GET", call_),

@@ -3,7 +3,7 @@
  *
  * | | scope | |
  * |---|---|---|
- * | `GET /v1/recording` | read | `{ recording }`: whether what passes is kept, and its bounds; not of a Worker |
+ * | `GET /v1/recording` | read | `{ recording }`: whether what passes is kept, and its bounds; in a Worker what its sessions say, where `workerFor()` was given `recording` |
  * | `PUT /v1/recording` | run | starts one, or changes its bounds: `{ maxBytes, maxConnections }` |
  * | `PATCH /v1/recording` | run | changes its bounds, and those of what is kept while somebody watches; starts nothing |
  * | `DELETE /v1/recording` | run | stops it, and forgets what was kept |
@@ -62,7 +62,7 @@ export const recordingRoutes = (route: AddRoute): void => {
   });
 
   const unrecorded =
-    "nothing is kept of such a session or flow: what passed before the recording began is not, and what is over its bounds is let go of";
+    "nothing is kept of such a session or flow: what passed before the recording began is not, what is over its bounds is let go of, and all is lost with the memory that had it";
 
   route("GET", "/v1/recording/:id", "run", async (c, plane) => {
     const recording = recordingOf(plane);

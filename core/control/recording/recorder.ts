@@ -81,6 +81,8 @@ export interface OpenConnection {
   /** Which side this process has. */
   readonly side: Side;
   readonly address: string;
+  /** Bytes that its session has said so far, on this connection and those before it. Default: this connection's. */
+  readonly passed?: number;
 }
 
 /** What a recorder needs of the plane whose connections it records. */
@@ -428,9 +430,9 @@ export class Recorder implements RecordingPlane {
   // ---- What the plane tells ----
 
   /** A connection is open. */
-  opened({ id, socket, side, address }: OpenConnection): void {
+  opened({ id, socket, side, address, passed }: OpenConnection): void {
     if (!this.#on) return;
-    const missed = socket.bytesRead + socket.bytesWritten;
+    const missed = passed ?? socket.bytesRead + socket.bytesWritten;
     const known = this.#kept.get(id); // a session that lasts has one connection after the other
     const kept = known ?? new Kept(id, "stream", side, address, missed);
     if (known === undefined) this.#keep(kept);

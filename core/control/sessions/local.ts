@@ -275,7 +275,8 @@ export class LocalPlane implements ControlPlane {
     const { connector, recorder } = this.#options;
     const opened = (hooks: SessionHooks, socket: StreamSocket): void => {
       hooks.opened(socket);
-      recorder?.opened({ id, socket, side: "client", address });
+      const { bytesRead = 0, bytesWritten = 0 } = this.#sessions.get(id)?.info() ?? {};
+      recorder?.opened({ id, socket, side: "client", address, passed: bytesRead + bytesWritten });
     };
     const run: SessionRun = (hooks) =>
       dialled(
@@ -305,8 +306,9 @@ export class LocalPlane implements ControlPlane {
     for (const session of this.#sessions.values()) {
       const { socket } = session;
       if (socket === undefined || socket.closed) continue;
-      const { id, address, direction } = session.info();
-      yield { id, socket, side: direction === "inbound" ? "server" : "client", address };
+      const { id, address, direction, bytesRead, bytesWritten } = session.info();
+      const side = direction === "inbound" ? "server" : "client";
+      yield { id, socket, side, address, passed: bytesRead + bytesWritten };
     }
   }
 

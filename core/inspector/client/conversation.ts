@@ -131,7 +131,8 @@ export class Conversation {
       if (this.#leaving.signal.aborted) return;
       if (!(error instanceof Refusal) || error.status !== 404) say((error as Error).message, true);
       else if (this.#said.length === 0) {
-        this.#note = "Nothing that was said is kept: it passed before this page was open.";
+        this.#note =
+          "Nothing that was said is kept: it passed before this page was open, or who kept it is gone.";
         this.#draw();
       }
     } finally {

@@ -1,0 +1,522 @@
+/// <reference types="@cloudflare/workers-types" />
+/**
+ * What passes over the connections of a Worker's sessions, kept while a recording was started or somebody watches: `recording`. A
+ * Worker carries this code only where it asks for it.
+ *
+ *     the page ──▶ the registry: whether what passes is kept, and by which bounds ──▶ the object of each session that runs
+ *         └──────▶ the object of one session: its bytes
+ *
+ * Bytes are kept in the memory of the isolate that a session's object runs in, and never in its storage: they may hold passwords. All
+ * objects of an isolate share one recorder, since they share its memory. So what is kept is lost with the isolate, or when the object goes
+ * on in another one.
+ *
+ * A watcher renews a lease. When nobody renews it, each isolate forgets by itself what it kept.
+ */
+
+import { recordingRoutes } from "../../core/control/http/recording-routes.ts";
+import type { AddRoute } from "../../core/control/http/routes.ts";
+import {
+  BOUNDS,
+  type DecodedPart,
+  type FoundBytes,
+  type RecordedPart,
+  type RecordingChange,
+  type RecordingInfo,
+  type RecordingLimits,
+  type RecordingPlane,
+  type SessionInfo,
+} from "../../core/control/plane.ts";
+import { type OpenConnection, Recorder } from "../../core/control/recording/recorder.ts";
+import type { Lasting } from "../../core/control/sessions/lasting.ts";
+import { Session, type SessionOptions } from "../../core/control/sessions/session.ts";
+import { SocketError } from "../../core/errors.ts";
+import type { PlatformState } from "../platform.ts";
+import {
+  type Answer,
+  again,
+  answer,
+  type RegistryCalls,
+  registryOf,
+  type SessionCalls,
+  type SockletBindings,
+  sessionOf,
+  settled,
+} from "./bindings.ts";
+import { WorkerPlane } from "./plane.ts";
+import { RegistryObject } from "./registry.ts";
+import { SessionObject, type SessionSetup } from "./session.ts";
+
+const MAX_BYTES = 16 * 1024 * 1024; // in each isolate, which has 128 MB for all that it does
+const MOST_BYTES = 64 * 1024 * 1024;
+const MAX_CONNECTIONS = 1_000;
+const PACE = 1_000; // ms between two looks of a watcher: each is a request to the registry, and one to each session that runs
+const LEASE = 5_000; // ms for which what passes is kept after the last look
+const ANSWER = 2_000; // ms that a look waits for a session's object; it must not wait for one that hangs
+const WARM = 5_000; // ms between two calls of those that are over: workerd evicts an object that nobody calls after 10 s
+const NEWEST = BOUNDS.pageSize; // sessions that are over and that a look has
+
+/** Whether what passes is to be kept, as the registry says. */
+interface RecordingState extends Required<RecordingLimits> {
+  readonly started: boolean;
+  /** Until when somebody watches, in ms since the epoch. */
+  readonly until: number;
+}
+
+/** What a session's object answers to a look. */
+interface LookedAt {
+  readonly info: SessionInfo | null;
+  /** Names its isolate. */
+  readonly isolate: string;
+  readonly recording: RecordingInfo;
+}
+
+/** What the registry answers to a look. */
+interface Looked {
+  readonly recording: RecordingInfo;
+  /** Those that run, and the newest of those that are over. */
+  readonly sessions: readonly SessionInfo[];
+}
+
+/** The calls of a session's object that records. */
+interface RecordedCalls extends SessionCalls {
+  record(state: RecordingState): Promise<LookedAt>;
+  recordedPart(id: string, after: number, maxBytes: number): Promise<RecordedPart | null>;
+  recordedMessages(id: string): Promise<DecodedPart | null>;
+  transcript(id: string): Promise<ReadableStream<Uint8Array> | null>;
+  find(bytes: Uint8Array): Promise<FoundBytes>;
+}
+
+/** The calls of a registry that knows whether what passes is kept. */
+interface RecordingCalls extends RegistryCalls {
+  recordingState(): Promise<RecordingState>;
+  /** What is kept now; with `lease`, a watcher looks. */
+  look(lease: boolean): Promise<Looked>;
+  setRecording(started: boolean | null, limits: RecordingLimits): Promise<Answer<RecordingInfo>>;
+  find(bytes: Uint8Array): Promise<FoundBytes>;
+}
+
+const recordedSession = (env: SockletBindings, id: string): RecordedCalls =>
+  sessionOf(env, id) as RecordedCalls;
+const recordingRegistry = (env: SockletBindings): RecordingCalls => registryOf(env) as RecordingCalls;
+
+// ---- In a session's isolate ----
+
+/** What one isolate keeps. */
+class IsolateRecorder {
+  readonly id = crypto.randomUUID();
+  readonly recorder = new Recorder();
+  /** How often it was turned on: a connection that was tapped before is not tapped now. */
+  turns = 0;
+  #state: RecordingState | undefined;
+
+  /** Does as the registry says. */
+  set(state: RecordingState): void {
+    this.#state = state;
+    this.lapse();
+    const { maxBytes, maxConnections } = state;
+    if (!this.#wanted()) return;
+    if (!this.recorder.on) this.turns++;
+    this.recorder.start({ maxBytes, maxConnections });
+  }
+
+  /** Forgets what it kept, where nobody wants it any more. */
+  lapse(): void {
+    if (this.recorder.on && !this.#wanted()) this.recorder.stop();
+  }
+
+  #wanted(): boolean {
+    return this.#state !== undefined && (this.#state.started || this.#state.until > Date.now());
+  }
+}
+
+let ofIsolate: IsolateRecorder | undefined; // made when it is asked for: a Worker makes no random numbers while it loads
+const isolate = (): IsolateRecorder => {
+  ofIsolate ??= new IsolateRecorder();
+  return ofIsolate;
+};
+
+/** Told of the connections of a session's object. */
+interface Watches {
+  /** Before each dial: it knows then whether to keep what passes. */
+  dials(): Promise<void>;
+  opened(connection: OpenConnection): void;
+  closed(id: string): void;
+}
+
+/** The code that runs the sessions of an object, which are watched. */
+const watched = (lasting: Lasting | undefined, watches: Watches): Lasting => {
+  const over = (options: SessionOptions): SessionOptions => ({
+    ...options,
+    run: async (hooks) => {
+      const { id, address } = options;
+      await watches.dials();
+      try {
+        return await options.run({
+          ...hooks,
+          opened(socket) {
+            hooks.opened(socket);
+            watches.opened({ id, address, socket, side: "client" });
+          },
+        });
+      } finally {
+        watches.closed(id);
+      }
+    },
+  });
+  return {
+    check: (app) => lasting?.check(app),
+    start: (options) => (lasting ?? Session).start(over(options)),
+    resume(record, options) {
+      if (lasting !== undefined) return lasting.resume(record, over(options));
+      throw new SocketError("ERR_APP", "the version that is deployed now has no sessions that last");
+    },
+  };
+};
+
+/** A session's object whose bytes can be looked at. */
+class RecordedSessionObject extends SessionObject implements RecordedCalls {
+  readonly #setup: SessionSetup;
+  #open: OpenConnection | undefined;
+  #passed = 0; // bytes of the session's earlier connections
+  #turn = 0; // of the isolate's recorder, when the connection was tapped
+  #timer: ReturnType<typeof setTimeout> | undefined;
+
+  constructor(state: PlatformState, env: unknown, setup: SessionSetup) {
+    const bindings = env as SockletBindings;
+    const watches: Watches = {
+      dials: async () => {
+        try {
+          isolate().set(await recordingRegistry(bindings).recordingState());
+        } catch {
+          // The session is not to fail for that: what passes is kept once the registry says so.
+        }
+        const { bytesRead = 0, bytesWritten = 0 } = (await this.info()) ?? {};
+        this.#passed = bytesRead + bytesWritten;
+      },
+      opened: (connection) => this.#opened(connection),
+      closed: (id) => {
+        this.#open = undefined;
+        isolate().recorder.over(id);
+      },
+    };
+    super(state, env, { ...setup, lasting: watched(setup.lasting, watches) });
+    this.#setup = setup;
+  }
+
+  #opened(connection: OpenConnection): void {
+    this.#open = connection;
+    this.#turn = 0;
+    this.#tap();
+  }
+
+  #tap(): void {
+    const { recorder, turns } = isolate();
+    if (!recorder.on || this.#open === undefined || this.#turn === turns) return;
+    this.#turn = turns;
+    const { bytesRead, bytesWritten } = this.#open.socket;
+    recorder.opened({ ...this.#open, passed: this.#passed + bytesRead + bytesWritten });
+  }
+
+  async record(state: RecordingState): Promise<LookedAt> {
+    const { id, recorder } = isolate();
+    isolate().set(state);
+    this.#tap();
+    if (this.#timer !== undefined) clearTimeout(this.#timer);
+    if (recorder.on && !state.started) {
+      this.#timer = setTimeout(() => isolate().lapse(), Math.max(0, state.until - Date.now()) + 1);
+    }
+    return { info: await this.info(), isolate: id, recording: recorder.info() };
+  }
+
+  async recordedPart(id: string, after: number, maxBytes: number): Promise<RecordedPart | null> {
+    return isolate().recorder.part(id, after, maxBytes);
+  }
+
+  async recordedMessages(id: string): Promise<DecodedPart | null> {
+    const info = await this.info();
+    const dialled = Object.values(this.#setup.app.dial).filter(({ handler }) => handler === info?.handler);
+    const decode = dialled.find((entry) => entry.decode !== undefined)?.decode;
+    return decode === undefined ? null : isolate().recorder.messages(id, decode);
+  }
+
+  async transcript(id: string): Promise<ReadableStream<Uint8Array> | null> {
+    const lines = isolate().recorder.transcript(id);
+    const first = lines.next();
+    if (first.done) return null;
+    const encoder = new TextEncoder();
+    return new ReadableStream({
+      type: "bytes", // the kind that a Durable Object's RPC carries
+      start: (controller) => controller.enqueue(encoder.encode(first.value)),
+      pull(controller: ReadableByteStreamController) {
+        const { done, value } = lines.next();
+        if (!done) return controller.enqueue(encoder.encode(value));
+        controller.close();
+        controller.byobRequest?.respond(0); // who reads into a buffer of its own waits for this
+      },
+    });
+  }
+
+  find(bytes: Uint8Array): Promise<FoundBytes> {
+    return isolate().recorder.find(bytes, new AbortController().signal);
+  }
+}
+
+// ---- In the registry ----
+
+/** The registry that knows whether what passes is kept. */
+class RecordingRegistryObject extends RegistryObject implements RecordingCalls {
+  #until = 0;
+  #warmed = 0;
+  readonly #isolates = new Map<string, { readonly recording: RecordingInfo; readonly at: number }>();
+
+  async recordingState(): Promise<RecordingState> {
+    return this.#state();
+  }
+
+  #state(): RecordingState {
+    const { sql } = this.ctx.storage;
+    sql.exec(
+      `CREATE TABLE IF NOT EXISTS recording
+        (only INTEGER PRIMARY KEY CHECK (only = 1), started INTEGER NOT NULL, bytes INTEGER NOT NULL, connections INTEGER NOT NULL)`,
+    );
+    const [row] = sql
+      .exec<{ started: number; bytes: number; connections: number }>(
+        "SELECT started, bytes, connections FROM recording",
+      )
+      .toArray();
+    return {
+      started: row?.started === 1,
+      until: this.#until,
+      maxBytes: row?.bytes ?? MAX_BYTES,
+      maxConnections: row?.connections ?? MAX_CONNECTIONS,
+    };
+  }
+
+  look(lease: boolean): Promise<Looked> {
+    const now = Date.now();
+    if (lease) this.#until = now + LEASE;
+    return this.#tell(!lease || now >= this.#warmed + WARM);
+  }
+
+  setRecording(started: boolean | null, limits: RecordingLimits): Promise<Answer<RecordingInfo>> {
+    return answer(async () => {
+      const state = this.#state();
+      const { maxBytes, maxConnections } = { ...state, ...limits };
+      if (maxBytes > MOST_BYTES) {
+        throw new SocketError(
+          "EINVAL",
+          `maxBytes: must be at most ${MOST_BYTES} in a Worker, whose isolates have 128 MB each for all that they do, and is ${maxBytes}`,
+        );
+      }
+      this.ctx.storage.sql.exec(
+        "INSERT OR REPLACE INTO recording VALUES (1, ?, ?, ?)",
+        (started ?? state.started) ? 1 : 0,
+        maxBytes,
+        maxConnections,
+      );
+      return (await this.#tell(true, started === false)).recording;
+    });
+  }
+
+  /** Tells the objects of the sessions that run, and with `all` those of the newest that are over; with `forget`, what is kept goes first. */
+  async #tell(all: boolean, forget = false): Promise<Looked> {
+    const { sql } = this.ctx.storage;
+    const infos = (clause: string, ...bound: number[]): SessionInfo[] =>
+      sql
+        .exec<{ info: string }>(`SELECT info FROM sessions ${clause}`, ...bound)
+        .toArray()
+        .map(({ info }) => JSON.parse(info));
+    const running = infos("WHERE ended IS NULL");
+    const over = infos("WHERE ended IS NOT NULL ORDER BY id DESC LIMIT ?", NEWEST);
+    if (all) this.#warmed = Date.now();
+    const state = this.#state();
+    const told = all ? [...running, ...over] : running;
+    const tell = async (as: RecordingState): Promise<(LookedAt | null)[]> => {
+      const late = Promise.withResolvers<null>();
+      const timer = setTimeout(() => late.resolve(null), ANSWER);
+      const calls = told.map(({ id }) =>
+        Promise.race([recordedSession(this.env, id).record(as), late.promise]).catch(() => null),
+      );
+      return Promise.all(calls).finally(() => clearTimeout(timer));
+    };
+    if (forget) await tell({ ...state, started: false, until: 0 });
+    const looked = await tell(state);
+    const now = Date.now();
+    for (const one of looked) {
+      if (one !== null) this.#isolates.set(one.isolate, { recording: one.recording, at: now });
+    }
+    let [bytes, conversations, dropped] = [0, 0, 0];
+    for (const [id, { recording, at }] of this.#isolates) {
+      if (at < now - 2 * WARM) this.#isolates.delete(id);
+      else {
+        bytes += recording.bytes;
+        conversations += recording.conversations;
+        dropped += recording.dropped;
+      }
+    }
+    const { started, until, maxBytes, maxConnections } = state;
+    const on = started || until > now;
+    const fresh = looked.slice(0, running.length).flatMap((one) => one?.info ?? []);
+    return {
+      recording: { on, started, maxBytes, maxConnections, bytes, conversations, dropped },
+      sessions: [...fresh, ...over.filter(({ id }) => !fresh.some((info) => info.id === id))],
+    };
+  }
+
+  /** Asks the objects of those that run, and of the newest that are over: an isolate that has none of them is not asked. */
+  async find(bytes: Uint8Array): Promise<FoundBytes> {
+    const ids = this.ctx.storage.sql
+      .exec<{ id: string }>(
+        "SELECT id FROM sessions WHERE ended IS NULL UNION SELECT id FROM (SELECT id FROM sessions WHERE ended IS NOT NULL ORDER BY id DESC LIMIT ?)",
+        NEWEST,
+      )
+      .toArray();
+    const found = await Promise.all(
+      ids.map(({ id }) =>
+        recordedSession(this.env, id)
+          .find(bytes)
+          .catch((): FoundBytes => ({ ids: [], more: true })),
+      ),
+    );
+    const all = [...new Set(found.flatMap((one) => one.ids))].sort().reverse();
+    return { ids: all, more: found.some(({ more }) => more) };
+  }
+}
+
+// ---- In front of both ----
+
+/** What the routes ask. */
+class WorkerRecordingPlane implements RecordingPlane {
+  readonly #env: SockletBindings;
+
+  constructor(env: SockletBindings) {
+    this.#env = env;
+  }
+
+  async info(): Promise<RecordingInfo> {
+    return (await this.#registry((calls) => calls.look(false))).recording;
+  }
+
+  start(limits: RecordingLimits = {}): Promise<RecordingInfo> {
+    return this.#set(true, limits);
+  }
+
+  limit(limits: RecordingLimits): Promise<RecordingInfo> {
+    return this.#set(null, limits);
+  }
+
+  stop(): Promise<RecordingInfo> {
+    return this.#set(false, {});
+  }
+
+  flows(): readonly [] {
+    return []; // a Worker's datagrams belong to requests, and no object has them
+  }
+
+  part(id: string, after: number, maxBytes: number): Promise<RecordedPart | null> {
+    return this.#session(id, (calls) => calls.recordedPart(id, after, maxBytes));
+  }
+
+  messages(id: string): Promise<DecodedPart | null> {
+    return this.#session(id, (calls) => calls.recordedMessages(id));
+  }
+
+  async *transcript(id: string): AsyncGenerator<string, void, undefined> {
+    const stream = await this.#session(id, (calls) => calls.transcript(id));
+    if (stream === null) return;
+    const decoder = new TextDecoder();
+    const reader = stream.getReader();
+    try {
+      for (;;) {
+        const { value, done } = await reader.read();
+        if (done) return;
+        yield decoder.decode(value, { stream: true });
+      }
+    } finally {
+      reader.cancel().catch(() => {});
+    }
+  }
+
+  find(bytes: Uint8Array): Promise<FoundBytes> {
+    return this.#registry((calls) => calls.find(bytes));
+  }
+
+  async *watch(signal: AbortSignal): AsyncGenerator<RecordingChange, void, undefined> {
+    let seen = new Map<string, string>();
+    let told = "";
+    for (let id = 1; !signal.aborted; ) {
+      const { recording, sessions } = await this.#registry((calls) => calls.look(true));
+      const now = new Map(sessions.map((info) => [info.id, JSON.stringify(info)]));
+      const changed = sessions.filter((info) => seen.get(info.id) !== now.get(info.id));
+      seen = now;
+      if (changed.length > 0 || told !== JSON.stringify(recording)) {
+        told = JSON.stringify(recording);
+        const at = new Date().toISOString();
+        yield { id, at, type: "changed", recording, sessions: changed, flows: [] };
+        id++;
+      }
+      if (!signal.aborted) await pause(signal);
+    }
+  }
+
+  async #set(started: boolean | null, limits: RecordingLimits): Promise<RecordingInfo> {
+    return settled(await this.#registry((calls) => calls.setRecording(started, limits)));
+  }
+
+  #registry<T>(ask: (calls: RecordingCalls) => Promise<T>): Promise<T> {
+    return again(() => ask(recordingRegistry(this.#env)), "the registry of sessions");
+  }
+
+  #session<T>(id: string, ask: (calls: RecordedCalls) => Promise<T>): Promise<T> {
+    return again(() => ask(recordedSession(this.#env, id)), `the session ${id}`);
+  }
+}
+
+/** Until the next look is due, or `signal` aborts. */
+const pause = (signal: AbortSignal): Promise<void> =>
+  new Promise((resolve) => {
+    const done = (): void => {
+      clearTimeout(timer);
+      signal.removeEventListener("abort", done);
+      resolve();
+    };
+    const timer = setTimeout(done, PACE);
+    signal.addEventListener("abort", done, { once: true });
+  });
+
+/** A control plane whose sessions can be looked at. */
+class RecordedWorkerPlane extends WorkerPlane {
+  readonly recording: WorkerRecordingPlane;
+
+  constructor(setup: ConstructorParameters<typeof WorkerPlane>[0]) {
+    super(setup);
+    this.recording = new WorkerRecordingPlane(setup.env);
+  }
+
+  messages(id: string): Promise<DecodedPart | null> {
+    return this.recording.messages(id);
+  }
+}
+
+/** The code that keeps what passes over the connections of a Worker's sessions, which `recording` is: `workerFor(app, { recording })`. */
+export interface WorkerRecording {
+  readonly Plane: typeof WorkerPlane;
+  readonly Session: typeof SessionObject;
+  readonly Registry: typeof RegistryObject;
+  routes(route: AddRoute): void;
+}
+
+/**
+ * The code that keeps what passes over the connections of a Worker's sessions, while a recording was started or somebody watches: the routes
+ * `/v1/recording…`, and so the bytes that the page of `socklet/inspector` shows. A Worker carries it only where it is asked for:
+ * `workerFor(app, { inspector, recording })`.
+ *
+ * The bytes are in the memory of the isolates that the sessions' objects run in, up to 16 MiB in each, and never in their storage.
+ * What an object kept is lost when it goes on in another isolate.
+ */
+export const recording: WorkerRecording = {
+  Plane: RecordedWorkerPlane,
+  Session: RecordedSessionObject,
+  Registry: RecordingRegistryObject,
+  routes: recordingRoutes,
+};
