@@ -488,6 +488,7 @@ Measured on ${results.date}: ${machineText(results)}; ${versionsText(results)}. 
 - A ratio compares two programs in the same round. The page gives the median of the ratios, and the interval that contains the true
   median with at least 95 %, by order statistics, which assume nothing about how the ratios are distributed. Other servers run in every
   second round, if that leaves six.
+- A full run repeats a case whose goal is not resolved, up to twice, and judges by all of its rounds.
 - CPU is the server's own, user and kernel, for one unit of work. It also shows where the load was the limit, and not the server.
 - An interval does not cover what a process keeps for its whole life, such as how its memory is laid out. \`npm run bench -- --self\` measures the
   first program of each work against itself: smaller differences than that cannot be told apart here.

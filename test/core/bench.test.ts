@@ -565,6 +565,28 @@ describe("plots", () => {
   });
 });
 
+test("the bench says how it is used, also to a caller who asks for what it has not", async () => {
+  const bench = (...args: string[]) =>
+    run(process.execPath, [
+      "--conditions=socklet:source",
+      join(import.meta.dirname, "../bench/run.ts"),
+      ...args,
+    ]);
+  const helped = await bench("--help");
+  expect(helped).toMatchObject({ code: 0, stderr: "" });
+  expect(helped.stdout.toString()).toContain("npm run bench -- --list");
+  for (const [args, why] of [
+    [["--round", "3"], /^bench: Unknown option '--round'/],
+    [["--rounds", "0"], /^bench: --rounds: 1 to 1000\n\nnpm run bench /],
+    [["nosuchcase"], /bench: no case is called nosuchcase: see --list\n/],
+  ] as const) {
+    const { code, stderr } = await bench(...args);
+    expect(stderr).toMatch(why);
+    expect(stderr).not.toContain("    at ");
+    expect(code).toBe(2);
+  }
+});
+
 describeWith(["cc"], "the load", () => {
   beforeAll(buildLoad, 60_000);
 
