@@ -318,7 +318,7 @@ export interface FaultPlane {
 export interface RecordingLimits {
   /** Bytes of all conversations together, with 16 for each piece; the oldest go first. Default `RECORDING_BOUNDS.maxBytes`, 64 MiB. */
   readonly maxBytes?: number;
-  /** Conversations; the oldest go first. As many sessions that are over are listed, too. Default 10 000. */
+  /** Conversations; the oldest go first, up to a 64th of them at once. As many sessions that are over are listed, too. Default 10 000. */
   readonly maxConnections?: number;
 }
 

@@ -186,6 +186,22 @@ describe("the bounds", () => {
     expect(() => recorder.start()).toThrow("this process is ending");
   });
 
+  test("of many connections: never more than that, and never less than all but a 64th", async () => {
+    const recorder = new Recorder();
+    recorder.start({ maxConnections: 128 });
+    const ids = Array.from({ length: 300 }, (_, i) => `connection ${i}`);
+    const counts: number[] = [];
+    for (const id of ids) {
+      await recorded(recorder, id).sendall("x");
+      counts.push(recorder.info().conversations);
+    }
+    expect(counts.slice(0, 128)).toEqual(ids.slice(0, 128).map((_, i) => i + 1));
+    expect(Math.max(...counts)).toBe(128);
+    expect(Math.min(...counts.slice(128))).toBe(126);
+    const kept = ids.filter((id) => recorder.part(id, 0, 1) !== null);
+    expect(kept).toEqual(ids.slice(-kept.length)); // the newest
+  });
+
   test("a connection of a hundred thousand pieces has no more places than are kept", async () => {
     const recorder = new Recorder();
     recorder.start({ maxBytes: MIB });

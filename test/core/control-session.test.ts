@@ -473,6 +473,18 @@ describe("a plane's history", () => {
     expect(await plane.events(ended[3]!, 0, new AbortController().signal)).toBeNull();
   });
 
+  test("is bounded by a large count, too: up to a 64th goes at once", async () => {
+    const { plane } = new MemoryPlace({ maxHistory: 128 });
+    const ended: string[] = [];
+    for (let i = 0; i < 129; i++) {
+      const { id } = await plane.start(ask);
+      await plane.wait(id, MINUTE);
+      ended.unshift(id);
+    }
+    const { sessions } = await plane.list({ limit: 1_000 });
+    expect(sessions.map((session) => session.id)).toEqual(ended.slice(0, 126));
+  });
+
   test("is bounded by age", async () => {
     vi.useFakeTimers({ toFake: ["Date"] });
     const { plane } = new MemoryPlace({ maxAge: 1_000 });

@@ -15,3 +15,9 @@ export const RECORDING_BOUNDS = {
   decoded: 1024 * 1024,
   messages: 5_000,
 } as const;
+
+/**
+ * How many of at most `most` are left when there was one too many: up to a 64th go at once. A Map passes over all that was deleted
+ * from its beginning, so to take the oldest of 10 000 away for each new one costs more than to add it.
+ */
+export const afterTrim = (most: number): number => most - (most >> 6);

@@ -39,7 +39,7 @@ import {
   type RecordingPlane,
   type SessionInfo,
 } from "../plane.ts";
-import { RECORDING_BOUNDS } from "./bounds.ts";
+import { afterTrim, RECORDING_BOUNDS } from "./bounds.ts";
 
 const HEADER = 24; // bytes of a record before what was said: time (8), bytes said before (8), kind (1) and size (3), where the next one is in this slab, or 0 (4)
 const SIZE = 0xffffff; // the bits of the size, which is below that of a slab
@@ -116,7 +116,7 @@ class Kept implements RecordedConversation {
   /** This process's side. */
   readonly side: Side;
   readonly address: string;
-  readonly began = new Date().toISOString();
+  readonly #began = Date.now();
   readonly since = clock.now();
   /** Bytes that passed and were not recorded: before it was, and those that another process could not tell. */
   missed: number;
@@ -139,6 +139,11 @@ class Kept implements RecordedConversation {
     this.side = side;
     this.address = address;
     this.missed = missed;
+  }
+
+  /** ISO 8601, UTC. Written when it is asked for: most conversations are never looked at. */
+  get began(): string {
+    return new Date(this.#began).toISOString();
   }
 
   /** The number of the oldest record that is kept, once those that are gone are taken away. */
@@ -577,8 +582,10 @@ export class Recorder implements RecordingPlane {
   #fit(): void {
     const most = this.#mostSlabs();
     while (this.#slabs.length > most) this.#dropOldest();
+    if (this.#kept.size <= this.#limits.maxConnections) return;
+    const left = afterTrim(this.#limits.maxConnections);
     for (const kept of this.#kept.values()) {
-      if (this.#kept.size <= this.#limits.maxConnections) break;
+      if (this.#kept.size <= left) break;
       this.#lose(kept);
     }
   }

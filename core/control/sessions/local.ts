@@ -33,6 +33,7 @@ import {
   type SessionTarget,
   sessionTarget,
 } from "../plane.ts";
+import { afterTrim } from "../recording/bounds.ts";
 import type { OpenConnection, Recorder } from "../recording/recorder.ts";
 import { ByAge } from "./by-age.ts";
 import type { SessionStore } from "./commits.ts";
@@ -78,7 +79,7 @@ export interface LocalPlaneOptions {
   readonly secrets?: readonly string[];
   /** Dialled sessions at once; one more is `ERR_LIMIT`. Default 1 000: each holds a connection. */
   readonly maxRunning?: number;
-  /** Sessions that are over and still shown. Default 1 000: at most about 1.3 MB each, most often 1 KB. */
+  /** Sessions that are over and still shown; the oldest go first, up to a 64th of them at once. Default 1 000: at most about 1.3 MB each, most often 1 KB. */
   readonly maxHistory?: number;
   /** How long one that is over is shown. Default a day. */
   readonly maxAge?: number;
@@ -133,6 +134,7 @@ export class LocalPlane implements ControlPlane {
   readonly #sessions = new ByAge<Session>();
   readonly #pooled = new Set<string>(); // of them the connections of pools that are open, by id
   readonly #over = new Set<Session>(); // of them those that are over, by the time they were
+  #forgetAt = 0; // when the first of those is too old, in ms since the epoch
   #dialled = 0; // that run
   readonly #timers = new Map<string, ReturnType<typeof setTimeout>>(); // of those that wait, by id
   #closed = false;
@@ -507,9 +509,15 @@ export class LocalPlane implements ControlPlane {
     const { maxAge = 86_400_000, recorder } = this.#options;
     const { maxHistory = 1_000 } = this.#options;
     const most = recorder?.on ? Math.max(maxHistory, recorder.maxConnections) : maxHistory;
-    const oldest = Date.now() - maxAge;
+    const now = Date.now();
+    if (this.#over.size <= most && now < this.#forgetAt) return;
+    const left = this.#over.size > most ? afterTrim(most) : most;
     for (const session of this.#over) {
-      if (this.#over.size <= most && Date.parse(session.info().endedAt as string) >= oldest) return;
+      const until = Date.parse(session.info().endedAt as string) + maxAge;
+      if (this.#over.size <= left && now <= until) {
+        this.#forgetAt = until + 1;
+        return;
+      }
       this.#over.delete(session);
       this.#sessions.delete(session.id);
       if (session.lasts) void this.#options.archive?.forget(session.id).catch(this.#options.onArchiveError);
