@@ -77,9 +77,16 @@ export class TransportStream extends Duplex {
   }
 
   override _destroy(error: Error | null, done: (error?: Error | null) => void): void {
-    const { readableEnded, writableFinished } = this;
-    if (readableEnded && writableFinished) void this.#connection.close();
-    else this.#connection.abort();
+    // TLS is over at the peer's close_notify, before the end of the connection under it is read: a reset then would discard
+    // what the kernel still holds. `resetAndDestroy()` has reset it already.
+    const left = error === null && this.writableLength === 0 && this.#connection.unsent === 0;
+    if (!left) this.#connection.abort();
+    else if (this.writableFinished) void this.#connection.close();
+    else
+      void this.#connection.end().then(
+        () => this.#connection.close(),
+        () => {},
+      );
     done(error);
     this.#settle();
   }
