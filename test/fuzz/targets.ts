@@ -10,6 +10,7 @@ import { reader } from "./reader.ts";
 import { rules } from "./rules.ts";
 import { sockets } from "./sockets.ts";
 import type { Target } from "./target.ts";
+import { tlsStarts } from "./tls.ts";
 import { values } from "./values.ts";
 import { writer } from "./writer.ts";
 
@@ -23,6 +24,7 @@ export const TARGETS: readonly Target[] = [
   commandArguments,
   ...commandLine,
   ...proxyHeaders,
+  ...tlsStarts,
   ...framing,
   ...rules,
   values,
