@@ -38,27 +38,14 @@ const HELLOS = await Promise.all([
 ]);
 
 /** One thing that goes wrong with bytes; numbers are parts of their length. */
+const upTo = (max: number) => fc.double({ min: 0, max, noNaN: true });
+const spoilingOf = (how: "flip" | "cut" | "more", at: fc.Arbitrary<number>, to: fc.Arbitrary<number>) =>
+  fc.record({ how: fc.constant(how), at, to });
 const spoiling = fc.oneof(
-  fc.record({
-    how: fc.constant("flip" as const),
-    at: fc.double({ min: 0, max: 0.9999, noNaN: true }),
-    to: fc.nat(255),
-  }),
-  fc.record({
-    how: fc.constant("flip" as const),
-    at: fc.double({ min: 0, max: 0.05, noNaN: true }),
-    to: fc.nat(255),
-  }),
-  fc.record({
-    how: fc.constant("cut" as const),
-    at: fc.double({ min: 0, max: 0.9999, noNaN: true }),
-    to: fc.constant(0),
-  }),
-  fc.record({
-    how: fc.constant("more" as const),
-    at: fc.double({ min: 0, max: 0.9999, noNaN: true }),
-    to: fc.nat(255),
-  }),
+  spoilingOf("flip", upTo(0.9999), fc.nat(255)),
+  spoilingOf("flip", upTo(0.05), fc.nat(255)),
+  spoilingOf("cut", upTo(0.9999), fc.constant(0)),
+  spoilingOf("more", upTo(0.9999), fc.nat(255)),
 );
 const spoiled = fc.oneof(
   {

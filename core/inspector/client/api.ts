@@ -60,9 +60,6 @@ export const ask = async <T = any>(
   signal?: AbortSignal,
 ): Promise<T> => (await send(method, path, body, signal)).json();
 
-/** An answer's text. */
-export const askText = async (path: string): Promise<string> => (await send("GET", path)).text();
-
 /** Server-sent events, as they come; ends with the stream, or when `signal` aborts. */
 export async function* follow<T>(path: string, signal: AbortSignal): AsyncGenerator<T, void, undefined> {
   const response = await send("GET", path, undefined, signal);
