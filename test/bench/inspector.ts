@@ -1,14 +1,15 @@
 /**
  * What the inspector costs, and how it feels when it is full: `npm run bench:inspector`, or one part of it, `npm run bench:inspector -- cost`
- * (or `list`). It needs Chromium, and Linux for the memory of the tab.
+ * (or `list`). It needs curl, Chromium, and Linux for the memory of the tab.
  *
- * 1. `cost`: the server's CPU time for each request of an echo over one connection, and for each connection of one request, with no page, and
- *    with one that is open and has loaded, in interleaved rounds.
+ * 1. `cost`: the server's CPU time and rate for requests of an echo over one connection, and for connections of one request, with no page, and
+ *    with one that is open and has loaded, in interleaved rounds. Curl asks what the page asks: a browser on the same cores takes more from
+ *    the server (its caches, its turn on a core) than the page costs, and in one case or the other by chance.
  * 2. `list`: the page with 100 000 connections listed and 1 GB kept: how long an answer to a key in the filter takes, until it is painted, and
  *    the memory of the tab: its script's, and all that its process has to itself.
  */
 
-import { type ChildProcess, fork } from "node:child_process";
+import { type ChildProcess, fork, spawn } from "node:child_process";
 import { once } from "node:events";
 import { readFile } from "node:fs/promises";
 import net from "node:net";
@@ -16,11 +17,12 @@ import { type Browser, chromium, type Page } from "playwright-core";
 import { defineApp, streamHandler } from "socklet";
 import { serveApp } from "socklet/emulator";
 import { exitOnSignals, tied } from "../peers/children.ts";
+import { median, medianInterval } from "./statistics.ts";
 
 const TOKEN = "a-token-for-the-bench";
-const ROUNDS = 12; // of each kind
+const ROUNDS = 20; // of each kind
 const REQUESTS = 40_000; // in a round: so many that what the page asks now and then has its share
-const SHORT = 3_000; // connections in a round
+const SHORT = 4_000; // connections in a round
 const [CONNECTIONS, BYTES] = [100_000, 10_240]; // 1 GB in all
 const AT_ONCE = 64;
 
@@ -62,9 +64,29 @@ const asked = async (server: ChildProcess, what: string): Promise<Told> => {
   return (await once(server, "message"))[0] as Told;
 };
 
-/** Microseconds of the server's CPU time for one connection of one request. */
-const roundOfConnections = async (server: ChildProcess): Promise<number> => {
+/** Microseconds for one unit of work. */
+interface Cost {
+  /** Of the server's CPU time. */
+  readonly cpu: number;
+  readonly elapsed: number;
+}
+
+/** Does `count` units of work, and says what one of them cost. */
+const costOf = async (
+  server: ChildProcess,
+  count: number,
+  work: (port: number) => Promise<void>,
+): Promise<Cost> => {
   const { port = 0, cpu: before = 0 } = await asked(server, "echo");
+  const began = performance.now();
+  await work(port);
+  const elapsed = (performance.now() - began) * 1000;
+  const { cpu = 0 } = await asked(server, "echo");
+  return { cpu: (cpu - before) / count, elapsed: elapsed / count };
+};
+
+/** Connections of one request each. */
+const connections = async (port: number): Promise<void> => {
   const message = Buffer.alloc(64, 65);
   let left = SHORT;
   const one = async (): Promise<void> => {
@@ -77,13 +99,10 @@ const roundOfConnections = async (server: ChildProcess): Promise<number> => {
     }
   };
   await Promise.all(Array.from({ length: 8 }, one));
-  const { cpu = 0 } = await asked(server, "echo");
-  return (cpu - before) / SHORT;
 };
 
-/** Microseconds of the server's CPU time for one request over a connection that stays. */
-const roundOfRequests = async (server: ChildProcess): Promise<number> => {
-  const { port = 0, cpu: before = 0 } = await asked(server, "echo");
+/** Requests over one connection. */
+const requests = async (port: number): Promise<void> => {
   const socket = net.connect(port, "127.0.0.1").setNoDelay(true);
   await once(socket, "connect");
   const message = Buffer.alloc(64, 65);
@@ -102,12 +121,7 @@ const roundOfRequests = async (server: ChildProcess): Promise<number> => {
     send();
   });
   socket.destroy();
-  const { cpu = 0 } = await asked(server, "echo");
-  return (cpu - before) / REQUESTS;
 };
-
-const median = (values: readonly number[]): number =>
-  values.toSorted((a, b) => a - b)[values.length >> 1] ?? 0;
 
 /** Opens so many connections, each of which says so many bytes. */
 const fill = async (port: number): Promise<void> => {
@@ -172,30 +186,71 @@ const open = async (browser: Browser, url: string): Promise<Page> => {
   return page;
 };
 
-const measureCost = async (browser: Browser, server: ChildProcess, url: string): Promise<void> => {
+/** Asks what the page asks, for as long as it is open; returns what closes it. */
+const openByCurl = async (url: string): Promise<() => Promise<void>> => {
+  const options = ["-sSNf", "-o", "/dev/null", "-H", `authorization: ${headers.authorization}`];
+  const events = tied(spawn("curl", [...options, `${url}/v1/recording/events`], { stdio: "inherit" }));
+  const over = once(events, "exit");
+  const get = async <T>(path: string) => (await (await fetch(`${url}/v1${path}`, { headers })).json()) as T;
+  while (!(await get<{ recording: { on: boolean } }>("/recording")).recording.on) {
+    if (events.exitCode !== null) throw new Error(`curl exited with ${events.exitCode}`);
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+  for (let next: string | null = ""; next !== null; )
+    ({ next } = await get<{ next: string | null }>(`/sessions?limit=1000${next && `&before=${next}`}`));
+  await get("/recording/flows");
+  return async () => {
+    if (events.exitCode !== null) throw new Error(`curl exited with ${events.exitCode}`);
+    events.kill();
+    await over;
+  };
+};
+
+const measureCost = async (server: ChildProcess, url: string): Promise<void> => {
   const cases = [
-    ["request over a connection that stays", roundOfRequests],
-    ["connection of one request", roundOfConnections],
+    ["request over a connection that stays", REQUESTS, requests],
+    ["connection of one request", SHORT, connections],
   ] as const;
-  for (const [what, round] of cases) {
-    const closed: number[] = [];
-    const opened: number[] = [];
-    await round(server);
+  for (const [what, number, work] of cases) {
+    const closed: Cost[] = [];
+    const opened: Cost[] = [];
+    await costOf(server, number, work); // the first runs code that is not compiled yet
     for (let i = 0; i < ROUNDS; i++) {
-      closed.push(await round(server));
-      const page = await open(browser, url);
-      opened.push(await round(server));
-      await page.close();
+      closed.push(await costOf(server, number, work));
+      const close = await openByCurl(url);
+      opened.push(await costOf(server, number, work));
+      await close();
       await stopRecording(url);
     }
-    const [before, after] = [closed, opened].map((times) => `${median(times).toFixed(2)} µs`);
-    const more = median(opened.map((cpu, i) => cpu / (closed[i] ?? Number.NaN) - 1)); // of two rounds that follow each other
-    console.log(`CPU time of the server for one ${what}: ${before} with no page, ${after} with one`);
-    console.log(`an open page costs ${(more * 100).toFixed(1)} %`);
+    console.log(`one ${what}, ${ROUNDS} rounds:`);
+    for (const [figure, name] of [
+      ["cpu", "CPU time of the server"],
+      ["elapsed", "time"],
+    ] as const) {
+      const [before, after] = [closed, opened].map((costs) => median(costs.map((cost) => cost[figure])));
+      const ratios = opened.map((cost, i) => cost[figure] / (closed[i]?.[figure] ?? Number.NaN)); // of two rounds that follow each other
+      const { low, high } = medianInterval(ratios) ?? { low: Number.NaN, high: Number.NaN };
+      const [ratio, from, to] = [median(ratios), low, high].map((value) => value.toFixed(3));
+      console.log(
+        `  ${name}: ${before?.toFixed(2)} µs with no page, ${after?.toFixed(2)} with one: ${ratio} [${from}–${to}]`,
+      );
+    }
   }
 };
 
-const measureList = async (browser: Browser, server: ChildProcess, url: string): Promise<void> => {
+const measureList = async (server: ChildProcess, url: string): Promise<void> => {
+  const browser = await chromium.launch({
+    executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
+    args: ["--no-sandbox", "--disable-dev-shm-usage", "--enable-precise-memory-info"],
+  });
+  try {
+    await list(browser, server, url);
+  } finally {
+    await browser.close();
+  }
+};
+
+const list = async (browser: Browser, server: ChildProcess, url: string): Promise<void> => {
   const limits = { maxBytes: 1_100 * 1024 ** 2, maxConnections: CONNECTIONS + 1_000 };
   await fetch(`${url}/v1/recording`, { method: "PUT", headers, body: JSON.stringify(limits) });
   const { port = 0 } = await asked(server, "sink");
@@ -225,15 +280,10 @@ const measure = async (parts: readonly string[]): Promise<void> => {
   const server = tied(fork(import.meta.filename, ["serve"], { execArgv: ["--conditions=socklet:source"] }));
   await once(server, "message");
   const { url = "" } = await asked(server, "echo");
-  const browser = await chromium.launch({
-    executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
-    args: ["--no-sandbox", "--disable-dev-shm-usage", "--enable-precise-memory-info"],
-  });
   try {
-    if (parts.includes("cost")) await measureCost(browser, server, url);
-    if (parts.includes("list")) await measureList(browser, server, url);
+    if (parts.includes("cost")) await measureCost(server, url);
+    if (parts.includes("list")) await measureList(server, url);
   } finally {
-    await browser.close();
     server.send("end");
   }
 };
