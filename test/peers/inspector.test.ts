@@ -26,6 +26,9 @@ const root = join(import.meta.dirname, "../..");
 const TOKEN = "a-token-for-the-tests";
 const READ = "a-token-that-only-reads";
 
+/** ms of one wait for the page. It is shorter than the limit of a test, so that a failure names the step. */
+const LIMIT = 60_000;
+
 /** A mail server that takes one mail, by STARTTLS. */
 class Mail extends StreamRequestHandler {
   override async handle(): Promise<void> {
@@ -114,16 +117,18 @@ describeWith(["chromium"], "the inspector", () => {
   /** What the browser complained of: errors of scripts, of loading, of the policy. */
   const complaints: string[] = [];
 
-  /** The page, as somebody opens it who has pasted its URL. */
-  const open = async (at = url, token: string | null = TOKEN): Promise<Page> => {
-    const context = await browser.newContext({
-      viewport: { width: 1280, height: 800 },
-      acceptDownloads: true,
-    });
-    context.setDefaultTimeout(0); // the limit of the test is the only one
+  /** An empty page in a context of its own, closed when the test ends. */
+  const blank = async (): Promise<Page> => {
+    const context = await browser.newContext({ viewport: { width: 1280, height: 800 } });
+    context.setDefaultTimeout(LIMIT);
     onTestFinished(() => context.close());
     await context.grantPermissions(["clipboard-read", "clipboard-write"]);
-    const page = await context.newPage();
+    return await context.newPage();
+  };
+
+  /** The page, as somebody opens it who has pasted its URL. */
+  const open = async (at = url, token: string | null = TOKEN): Promise<Page> => {
+    const page = await blank();
     page.on("pageerror", (error) => complaints.push(String(error)));
     page.on("console", (message) => {
       if (message.type() === "error") complaints.push(message.text());
@@ -141,7 +146,15 @@ describeWith(["chromium"], "the inspector", () => {
 
   const client = () => controlClient(url, { token: TOKEN });
 
-  const rows = (page: Page): Locator => page.locator('#grid [role="row"][data-id]:visible');
+  // The list has the connections of earlier tests, too, and draws a change with the next frame. So a test never takes
+  // "the first row": it names the row, which also waits until the filter has had its effect.
+  /** The row that has this text in one of its cells: the peer's name, say. */
+  const rowOf = (page: Page, text: string): Locator =>
+    page
+      .locator('#grid [role="row"][data-id]:visible')
+      .filter({ has: page.getByRole("gridcell", { name: text, exact: true }) });
+  /** The row of the session with this id. */
+  const rowWith = (page: Page, id: string): Locator => page.locator(`#grid [data-id="${id}"]:visible`);
   const said = (page: Page): Locator => page.getByRole("list", { name: "What was said" });
   const filter = async (page: Page, words: string): Promise<void> =>
     page.getByRole("searchbox", { name: "Filter" }).fill(words);
@@ -165,7 +178,7 @@ describeWith(["chromium"], "the inspector", () => {
     expect(page.url()).toBe(`${url}/inspect`);
     const peerName = await talk("fails", "one\ncrash\n");
     await filter(page, `fails ${peerName}`);
-    await rows(page).first().click();
+    await rowOf(page, peerName).click();
     await said(page).getByText("it crashed").waitFor();
     for (const view of ["lines", "hex", "text"])
       await page.getByRole("button", { name: view, exact: true }).click();
@@ -205,7 +218,8 @@ describeWith(["chromium"], "the inspector", () => {
       await page.getByRole("searchbox", { name: "Find in bytes" }).fill("a-dozen");
       await page.keyboard.press("Enter");
       await page.getByText(/^1 of 1\d,\d{3}$/).waitFor();
-      await rows(page).first().click();
+      const [first] = (await client().recording.find(Buffer.from("a-dozen"))).ids;
+      await rowWith(page, first ?? "").click();
       await said(page).getByText("ERR value is not an integer").waitFor();
 
       await page.getByRole("button", { name: "Send again…" }).click();
@@ -219,11 +233,13 @@ describeWith(["chromium"], "the inspector", () => {
       expect(await answer.locator(".plus").allTextContents()).toEqual(["+ :12\n"]);
       await page.keyboard.press("Escape");
 
-      // It is right now, and becomes a test: the newest connection is the one that was said again.
+      // It is right now, and becomes a test.
       await page.getByRole("searchbox", { name: "Find in bytes" }).fill("0x24320d0a3132");
       await page.keyboard.press("Enter");
+      const [again] = (await client().recording.find(Buffer.from("$2\r\n12"))).ids;
+      expect(again).not.toBe(first);
+      await rowWith(page, again ?? "").click();
       await page.getByText(/^1 of 1\d,\d{3}$/).waitFor();
-      await rows(page).first().click();
       await said(page).getByText(":12").waitFor();
       await page.getByRole("button", { name: "decoded", exact: true }).click();
       await said(page).getByText('["INCRBY", "basket", "12"]').waitFor();
@@ -270,7 +286,7 @@ describeWith(["chromium"], "the inspector", () => {
       const { code } = await run("swaks", [...args, "-tls", "--header", "Subject: seen"]);
       expect(code).toBe(0);
       await filter(page, "mail");
-      await rows(page).first().click();
+      await rowOf(page, "mail").click();
       for (const text of [
         "STARTTLS",
         "speak through TLS from here on",
@@ -287,7 +303,7 @@ describeWith(["chromium"], "the inspector", () => {
       const page = await watching();
       await run("dig", ["@127.0.0.1", "-p", portOf("dns"), "+tries=1", "+short", "www.example.test"]);
       await filter(page, "dns datagrams");
-      await rows(page).first().click();
+      await rowOf(page, "dns").click();
       await said(page)
         .getByText(/www.*example.*test/)
         .nth(1)
@@ -313,8 +329,9 @@ describeWith(["chromium"], "the inspector", () => {
     const incoming = socket.iterator({ destroyOnReturn: false });
     const came = async (): Promise<Buffer> => (await incoming.next()).value;
     await once(socket, "connect");
-    await filter(page, `fails 127.0.0.1:${(socket.address() as net.AddressInfo).port}`);
-    await rows(page).first().click();
+    const name = `127.0.0.1:${(socket.address() as net.AddressInfo).port}`;
+    await filter(page, `fails ${name}`);
+    await rowOf(page, name).click();
     const byHand = page.getByRole("form", { name: "Send by hand" });
     await byHand.getByRole("searchbox").fill("hello");
     await page.keyboard.press("Enter");
@@ -341,8 +358,9 @@ describeWith(["chromium"], "the inspector", () => {
     const page = await watching();
     const socket = net.connect(portOf("fails"), "127.0.0.1").resume();
     await once(socket, "connect");
-    await filter(page, `fails 127.0.0.1:${(socket.address() as net.AddressInfo).port}`);
-    await rows(page).first().click();
+    const name = `127.0.0.1:${(socket.address() as net.AddressInfo).port}`;
+    await filter(page, `fails ${name}`);
+    await rowOf(page, name).click();
     const ended = once(socket, "end"); // a reset would be an error
     await page.getByRole("button", { name: "Close connection" }).click();
     await ended;
@@ -355,6 +373,7 @@ describeWith(["chromium"], "the inspector", () => {
     const page = await open();
     await page.getByRole("tab", { name: "Faults" }).click();
     const form = page.getByRole("form", { name: "Set a rule" });
+    await form.getByRole("combobox").waitFor(); // `allTextContents` waits for nothing
     const entries = await form.getByRole("combobox").locator("option").allTextContents();
     expect(entries.slice(0, 2)).toEqual(["listen resp", "listen fails"]);
     expect(entries).toContain("dial out");
@@ -377,9 +396,7 @@ describeWith(["chromium"], "the inspector", () => {
 
   test("what cannot be loaded is told, and is no error of the page", async () => {
     complaints.length = 0;
-    const context = await browser.newContext();
-    onTestFinished(() => context.close());
-    const page = await context.newPage();
+    const page = await blank();
     const errors: string[] = [];
     page.on("pageerror", (error) => errors.push(String(error)));
     const problem = {
@@ -401,9 +418,11 @@ describeWith(["chromium"], "the inspector", () => {
     await page.getByText("of 64.0 MiB kept").waitFor();
     const port = new URL(forked.listeners.find(({ serve }) => serve === "forking")?.url ?? "").port;
     const socket = net.connect(Number(port), "127.0.0.1").resume();
+    await once(socket, "connect");
+    const name = `127.0.0.1:${(socket.address() as net.AddressInfo).port}`;
     socket.end("from afar\nQUIT\n");
     await once(socket, "close");
-    await rows(page).first().click();
+    await rowOf(page, name).click();
     for (const text of ["ready", "from afar", "FROM AFAR"])
       await said(page).getByText(text).first().waitFor();
     await said(page).getByText("server closed the connection").waitFor();
@@ -462,7 +481,7 @@ describeWith(["chromium"], "the inspector", () => {
     await once(socket, "connect");
     const name = `127.0.0.1:${(socket.address() as net.AddressInfo).port}`;
     await filter(page, `fails ${name}`);
-    await rows(page).first().click();
+    await rowOf(page, name).click();
     await said(page).getByText("onerror").first().waitFor();
     socket.end(Buffer.concat([Uint8Array.of(255, 254), Buffer.from(long)]));
     await page.getByRole("button", { name: "hex", exact: true }).click();
@@ -489,9 +508,7 @@ describeWith(["chromium"], "the inspector", () => {
     other.listen(0, "127.0.0.1");
     await once(other, "listening");
     onTestFinished(() => void other.close());
-    const context = await browser.newContext();
-    onTestFinished(() => context.close());
-    const page = await context.newPage();
+    const page = await blank();
     await page.goto(`http://127.0.0.1:${(other.address() as net.AddressInfo).port}/`);
     const frame = page.frames().find((one) => one !== page.mainFrame());
     expect(frame?.url()).toMatch(/^chrome-error:/);
@@ -528,7 +545,7 @@ describeWith(["chromium"], "the inspector", () => {
     await page.getByText("no bytes are kept here").waitFor();
     const name = await talk("fails", "one\ncrash\n");
     await filter(page, `fails ${name}`);
-    await rows(page).first().click();
+    await rowOf(page, name).click();
     await said(page).getByText("it crashed").waitFor();
     await page.getByText("The bytes are not kept here").waitFor();
     const wrong = await open(url, "a-token-that-nobody-has");
@@ -541,18 +558,21 @@ describeWith(["chromium"], "the inspector", () => {
     for (const word of ["first", "second"]) names.push(await talk("fails", `${word}\n`));
     await page.keyboard.press("/");
     await page.keyboard.type("fails ended");
-    await rows(page).nth(1).waitFor();
+    const [first, second] = names as [string, string];
+    // The newest is on top; the head is the row with the index 1.
+    await page.locator('[aria-rowindex="2"]').and(rowOf(page, second)).waitFor();
+    await page.locator('[aria-rowindex="3"]').and(rowOf(page, first)).waitFor();
     await page.locator("#grid").focus();
     await page.keyboard.press("ArrowDown");
     await page.keyboard.press("ArrowDown");
     expect(await page.locator("#grid").getAttribute("aria-activedescendant")).toMatch(/^row-/);
     await page.keyboard.press("Enter");
-    await page.getByRole("heading", { name: names[0] ?? "" }).waitFor();
+    await page.getByRole("heading", { name: first }).waitFor();
     await page.keyboard.press("Escape");
-    await page.getByRole("heading", { name: names[0] ?? "" }).waitFor({ state: "detached" });
+    await page.getByRole("heading", { name: first }).waitFor({ state: "detached" });
     await page.keyboard.press("Home");
     await page.keyboard.press("Enter");
-    await page.getByRole("heading", { name: names[1] ?? "" }).waitFor();
+    await page.getByRole("heading", { name: second }).waitFor();
     await page.getByRole("tab", { name: "Connections" }).focus();
     await page.keyboard.press("ArrowRight");
     await page.getByRole("cell", { name: "resp", exact: true }).waitFor();
@@ -566,7 +586,7 @@ describeWith(["chromium"], "the inspector", () => {
       await page.emulateMedia({ colorScheme, reducedMotion: "reduce" });
       const name = await talk("fails", "one\ncrash\n");
       await filter(page, `fails ${name}`);
-      await rows(page).first().click();
+      await rowOf(page, name).click();
       await said(page).getByText("it crashed").waitFor();
       const session = await page.context().newCDPSession(page);
       await session.send("Page.setBypassCSP", { enabled: true }); // for axe, which is no part of the page
@@ -581,8 +601,11 @@ describeWith(["chromium"], "the inspector", () => {
       };
       await check("a conversation");
       await page.getByRole("button", { name: "Send again…" }).click();
+      const dialog = page.getByRole("dialog", { name: "Send again" });
+      await dialog.waitFor();
       await check("the dialog");
       await page.keyboard.press("Escape");
+      await dialog.waitFor({ state: "detached" });
       for (const tab of ["Listeners", "Pools", "Faults"]) {
         await page.getByRole("tab", { name: tab }).click();
         await page.getByRole("tabpanel", { name: tab }).locator("p, table").first().waitFor();
@@ -605,22 +628,21 @@ describeWith(["chromium"], "the inspector", () => {
     onTestFinished(() => void upstream.close());
     const control = controlClient(worker.url, { token: TOKEN });
     const address = `127.0.0.1:${(upstream.address() as net.AddressInfo).port}`;
-    await control.sessions.run({ handler: "Asks", address, params: "before anybody looked" });
+    const before = await control.sessions.run({ handler: "Asks", address, params: "before anybody looked" });
     const page = await open(worker.url);
     await page.locator("#kept").waitFor(); // it watches
-    await control.sessions.run({ handler: "Asks", address, params: "over the edge" });
+    const during = await control.sessions.run({ handler: "Asks", address, params: "over the edge" });
     await filter(page, "Asks");
-    await rows(page).nth(1).waitFor();
-    await rows(page).first().click();
+    await rowWith(page, during.id).click();
     await said(page).getByText("over the edge").nth(1).waitFor(); // what was asked, and what came back
     await said(page).getByText('{"characters":13}').waitFor();
     await said(page).getByText("closed the connection").waitFor();
-    await rows(page).nth(1).click();
+    await rowWith(page, before.id).click();
     await page.getByText("Nothing that was said is kept").waitFor();
 
     const { id } = await control.sessions.start({ handler: "Lines", address });
     await filter(page, "Lines running");
-    await rows(page).first().click();
+    await rowWith(page, id).click();
     const byHand = page.getByRole("form", { name: "Send by hand" });
     await byHand.getByRole("searchbox").fill("a line");
     await page.keyboard.press("Enter");
@@ -641,9 +663,11 @@ describeWith(["chromium"], "the inspector", () => {
     await mkdir(join(root, "docs/inspector"), { recursive: true });
     const page = await watching();
     await page.setViewportSize({ width: 1080, height: 560 });
-    for (const word of ["PING", "SET basket 12", "INCRBY basket a-dozen"]) await talk("resp", `${word}\r\n`);
+    let name = "";
+    for (const word of ["PING", "SET basket 12", "INCRBY basket a-dozen"])
+      name = await talk("resp", `${word}\r\n`);
     await filter(page, "resp");
-    await rows(page).first().click();
+    await rowOf(page, name).click();
     await said(page).getByText("ERR value").waitFor();
     await page.screenshot({ path: join(root, "docs/inspector/conversation.png") });
     await page.emulateMedia({ colorScheme: "dark" });
