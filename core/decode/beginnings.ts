@@ -1,4 +1,4 @@
-/** What stands at the beginning of a connection, before its own protocol: a header of the PROXY protocol, a TLS ClientHello. */
+/** What may precede a connection's own protocol: a header of the PROXY protocol, a TLS ClientHello. */
 
 import { formatAddress } from "../net/address.ts";
 import { parseProxyHeader } from "../net/proxy-reader.ts";
@@ -6,7 +6,7 @@ import type { DecodedMessage, Decoder } from "./decoder.ts";
 
 const decoder = new TextDecoder();
 
-/** A header of the PROXY protocol (versions 1 and 2) that the client begins with, then what `rest` makes of what follows it. */
+/** Decodes the client's PROXY protocol header (versions 1 and 2), then passes what follows to `rest`. */
 export const decodeProxied = (rest: Decoder = () => []): Decoder =>
   function* (bytes, from) {
     const parsed = from === "client" ? parseProxyHeader(bytes) : null;
@@ -28,7 +28,7 @@ export const decodeProxied = (rest: Decoder = () => []): Decoder =>
     }
   };
 
-/** Reads big-endian numbers, and parts, of a ClientHello. Throws where it is too short. */
+/** Reads big-endian numbers and length-prefixed parts of a ClientHello. Throws if it is too short. */
 class Fields {
   readonly #bytes: Uint8Array;
   #at = 0;
@@ -54,7 +54,7 @@ class Fields {
     return this.#bytes.subarray(this.#at - size, this.#at);
   }
 
-  /** A part that begins with its length. */
+  /** A length-prefixed part. */
   part(size: 1 | 2): Fields {
     return new Fields(this.bytes(this.number(size)));
   }
@@ -63,7 +63,7 @@ class Fields {
 const VERSIONS: Readonly<Record<number, string>> = { 769: "1.0", 770: "1.1", 771: "1.2", 772: "1.3" };
 const [SERVER_NAME, ALPN, SUPPORTED_VERSIONS] = [0, 16, 43]; // RFC 6066, 7301, 8446
 
-/** A TLS ClientHello (RFC 8446, 4.1.2) in the first record: the server's name, the versions, and the protocols that it asks for. */
+/** Decodes a TLS ClientHello (RFC 8446, 4.1.2) in the first record: the server name, the versions and the protocols that it offers. */
 export function* decodeClientHello(
   bytes: Uint8Array,
   from: "client" | "server",

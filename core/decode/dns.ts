@@ -1,19 +1,19 @@
-/** DNS: a library parses each message, and this says it as `dig` does. */
+/** DNS: a library parses each message, and this prints it as `dig` does. */
 
 import type { DecodedMessage, Decoder } from "./decoder.ts";
 
-/** One record of a message; of a question only its name, class and type. */
+/** One record of a message; a question has only name, class and type. */
 export interface DnsRecord {
   readonly name: string;
   readonly type: string;
   readonly class?: string | undefined;
-  /** Seconds. */
+  /** In seconds. */
   readonly ttl?: number | undefined;
-  /** What the parser makes of it: an address, a name, bytes, or an object of them. */
+  /** The data as parsed: an address, a name, bytes, or an object of these. */
   readonly data?: unknown;
 }
 
-/** A message as `dns-packet` parses it, as far as it is shown. */
+/** The shown part of a message as `dns-packet` parses it. */
 export interface DnsMessage {
   readonly id?: number | undefined;
   readonly type?: string | undefined;
@@ -31,18 +31,18 @@ export interface DnsMessage {
   readonly additionals?: readonly DnsRecord[] | undefined;
 }
 
-/** What parses the bytes of one message: of the package `dns-packet`, `(bytes) => decode(Buffer.from(bytes))`. It throws where they are none. */
+/** Parses the bytes of one message. With the package `dns-packet`: `(bytes) => decode(Buffer.from(bytes))`. Throws if they are not a message. */
 export type DnsParser = (message: Uint8Array) => DnsMessage;
 
 const FLAGS = ["aa", "tc", "rd", "ra", "ad", "cd"] as const;
 const LENGTH = 2; // bytes in front of a message over TCP (RFC 1035, 4.2.2)
 
-/** Datagrams of DNS (RFC 1035): the header in one line, then a line for each record. Give it to an entry whose address is `udp:`. */
+/** Decodes DNS datagrams (RFC 1035): the header in one line, then a line for each record. For an entry with a `udp:` address. */
 export const decodeDns =
   (parse: DnsParser): Decoder =>
   (bytes) => [{ start: 0, end: bytes.length, text: textOf(parse(bytes)) }];
 
-/** The same over TCP or TLS, where each message follows its length. */
+/** Decodes DNS over TCP or TLS, where each message follows its length. */
 export const decodeDnsOverTcp = (parse: DnsParser): Decoder =>
   function* (bytes): Generator<DecodedMessage, void, undefined> {
     const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
@@ -74,13 +74,13 @@ const textOf = (message: DnsMessage): string => {
 const lineOf = (record: DnsRecord): string => {
   const { name, type, ttl, class: of = "IN", data } = record;
   if (type !== "OPT") return `${name} ${ttl ?? 0} ${of} ${type} ${dataOf(data)}`;
-  const { udpPayloadSize } = record as { udpPayloadSize?: unknown }; // EDNS (RFC 6891): no record of a name
+  const { udpPayloadSize } = record as { udpPayloadSize?: unknown }; // EDNS (RFC 6891): not a real record
   return udpPayloadSize === undefined ? "OPT" : `OPT udp ${udpPayloadSize}`;
 };
 
 const decoder = new TextDecoder();
 
-/** The data of a record: words as they are, bytes as quoted text, the fields of an object one after the other. */
+/** The data of a record: strings as they are, bytes as quoted text, an object's fields one after the other. */
 const dataOf = (data: unknown): string => {
   if (data instanceof Uint8Array) return JSON.stringify(decoder.decode(data));
   if (Array.isArray(data)) return data.map(dataOf).join(" ");

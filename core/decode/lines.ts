@@ -1,10 +1,10 @@
-/** Protocols of lines: what is common to them, and SMTP. */
+/** Line protocols: the general decoder, and SMTP. */
 
 import type { DecodedMessage, Decoder } from "./decoder.ts";
 
 const decoder = new TextDecoder();
 
-/** The lines, with where they begin and end; their text is without its end. */
+/** The lines, with their offsets; the text is without the line end. */
 function* linesOf(bytes: Uint8Array, from = 0): Generator<DecodedMessage, void, undefined> {
   let start = from;
   for (let at = bytes.indexOf(10, start); at !== -1; at = bytes.indexOf(10, start)) {
@@ -14,17 +14,17 @@ function* linesOf(bytes: Uint8Array, from = 0): Generator<DecodedMessage, void, 
   }
 }
 
-/** Each line is a message. */
+/** Decodes any line protocol: each line is a message. */
 export const decodeLines: Decoder = (bytes) => linesOf(bytes);
 
-const DOT_LINES = 3; // of a mail that are shown: it is in the bytes as a whole
+const DOT_LINES = 3; // lines of a mail that are shown; the bytes have it whole
 
-/** SMTP (RFC 5321): a command, a reply of one or many lines, and a mail after DATA as one message. */
+/** Decodes SMTP (RFC 5321): a command, a reply of one or more lines, or a mail after DATA is one message. */
 export function* decodeSmtp(
   bytes: Uint8Array,
   from: "client" | "server",
 ): Generator<DecodedMessage, void, undefined> {
-  let first: DecodedMessage | null = null; // of a reply of many lines, or of a mail
+  let first: DecodedMessage | null = null; // the first line of a multi-line reply, or of a mail
   let texts: string[] = [];
   let mail = false;
   for (const line of linesOf(bytes)) {

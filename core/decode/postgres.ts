@@ -3,7 +3,7 @@
 import type { DecodedMessage } from "./decoder.ts";
 
 const decoder = new TextDecoder();
-const SHOWN = 200; // characters of a text
+const SHOWN = 200; // characters of a string that are shown
 
 const CLIENT: Readonly<Record<string, string>> = {
   B: "Bind",
@@ -53,7 +53,7 @@ const TEXTS = new Set([
   "ErrorResponse",
   "NoticeResponse",
 ]);
-/** What comes before version 3's own form: requests by number. */
+/** The requests that a client may begin with, by code; they have no type byte. */
 const REQUESTS: Readonly<Record<number, string>> = {
   196608: "StartupMessage 3.0",
   196610: "StartupMessage 3.2",
@@ -70,13 +70,13 @@ const textOf = (bytes: Uint8Array): string =>
     .join(" ")
     .slice(0, SHOWN);
 
-/** Each message by its name; queries, errors and settings with their text. A password is not shown. */
+/** Decodes PostgreSQL: each message by name; queries, errors and settings with their text. Passwords are not shown. */
 export function* decodePostgres(
   bytes: Uint8Array,
   from: "client" | "server",
 ): Generator<DecodedMessage, void, undefined> {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
-  let begun = from === "server"; // a client begins with messages that have no type
+  let begun = from === "server"; // a client's first messages have no type byte
   for (let start = 0; start < bytes.length; ) {
     if (from === "server" && start === 0 && (bytes[0] === 78 || bytes[0] === 83) && bytes[1] !== 0) {
       yield { start, end: 1, text: bytes[0] === 83 ? "TLS: yes" : "TLS: no" };

@@ -2,12 +2,12 @@
 
 import type { DecodedMessage } from "./decoder.ts";
 
-const MOST_DEPTH = 32; // of values in values: what reads them goes by recursion
-const SHOWN = 200; // characters of one string
+const MOST_DEPTH = 32; // levels of nesting: reading is recursive
+const SHOWN = 200; // characters of a string that are shown
 
 const decoder = new TextDecoder();
 
-/** A value, and where it ends; `null`: it is not whole. */
+/** A value, and the offset of its end; `null`: it is incomplete. */
 type Read = { readonly end: number; readonly text: string } | null;
 
 const wrong = (at: number, what: string): Error => new Error(`byte ${at}: ${what}`);
@@ -17,7 +17,7 @@ const shown = (bytes: Uint8Array): string => {
   return text.length > SHOWN ? `${text.slice(0, SHOWN)}… (${bytes.length} bytes)` : text;
 };
 
-/** The rest of a line, and where the next one begins; `null`: it is not whole. */
+/** The rest of a line, and the offset of the next one; `null`: it is incomplete. */
 const lineAt = (bytes: Uint8Array, from: number): { readonly text: string; readonly next: number } | null => {
   const end = bytes.indexOf(10, from);
   if (end === -1) return null;
@@ -84,14 +84,14 @@ const valueAt = (bytes: Uint8Array, at: number, depth: number): Read => {
   }
 };
 
-/** RESP: a value is a message; of the client a command, also where it is written inline. */
+/** Decodes RESP: each value is a message; from the client each command, including inline ones. */
 export function* decodeResp(
   bytes: Uint8Array,
   from: "client" | "server",
 ): Generator<DecodedMessage, void, undefined> {
   for (let start = 0; start < bytes.length; ) {
     if (from === "client" && bytes[start] !== 42) {
-      const line = lineAt(bytes, start); // a command as a person types it
+      const line = lineAt(bytes, start); // an inline command
       if (line === null) return;
       yield { start, end: line.next, text: line.text };
       start = line.next;

@@ -1,3 +1,3 @@
-/** `socklet/inspector`: the page that shows what the control routes know. An entry of its own, so that only those who ask for it load it. */
+/** `socklet/inspector`: a page that shows what the control routes know. It is an entry of its own so that only its users load it. */
 
 export { inspector } from "./inspector.ts";

@@ -1,4 +1,4 @@
-/** The page as routes: `inspector`. */
+/** The routes of the page. */
 
 import type { Hono } from "hono";
 import { icon, page } from "./page.ts";
@@ -6,8 +6,8 @@ import { script } from "./script.ts";
 import { style } from "./style.ts";
 
 /**
- * What the page may do: run its own script, show its own style, and ask its own origin. Nothing may frame it, no form is sent, and no text
- * becomes markup (`require-trusted-types-for`).
+ * The page may run its own script, use its own style and call its own origin. Nothing may frame it, it submits no form, and no text
+ * can become markup (`require-trusted-types-for`).
  */
 const POLICY = [
   "default-src 'none'",
@@ -33,11 +33,11 @@ const HEADERS = {
 };
 
 /**
- * Adds the page to the control routes, at `/inspect`: `inspector(worker.routes)`, or `workerFor(app, { inspector })`. `socklet dev` has
- * it, and `socklet serve --inspect`.
+ * Adds the page to the control routes at `/inspect`: `inspector(worker.routes)`, or `workerFor(app, { inspector })`. `socklet dev` and
+ * `socklet serve --inspect` include it.
  *
- * The page itself is no secret and takes no token. All that it shows it asks of `/v1`, with the token of the user, which stands in the
- * fragment of its URL (`/inspect#token=…`), where no server and no log sees it, or is typed in.
+ * The page itself is not secret and needs no token. Everything that it shows it requests from `/v1` with the user's token. That is typed
+ * in, or stands in the URL's fragment (`/inspect#token=…`), which no server or log sees.
  */
 export const inspector = (routes: Hono): void => {
   for (const [path, type, text] of [

@@ -1,4 +1,4 @@
-/** The frame of the page; its script fills it. */
+/** The page's HTML, which its script fills. */
 
 import { jsx } from "hono/jsx";
 
@@ -30,7 +30,7 @@ const panel = (name: string, hidden: boolean, ...children: unknown[]) =>
     ...(children as string[]),
   );
 
-/** The page, as HTML. Its URLs are relative, so that it may be mounted anywhere. */
+/** The page as HTML. Its URLs are relative, so that it can be mounted anywhere. */
 export const page = `<!doctype html>${jsx(
   "html",
   { lang: "en" },
@@ -71,7 +71,11 @@ export const page = `<!doctype html>${jsx(
       panel("pools", true, jsx("div", { id: "pools" })),
       panel("faults", true, jsx("div", { id: "faults" })),
     ),
-    jsx("noscript", {}, "This page needs its script, which is its own and asks this server alone."),
+    jsx(
+      "noscript",
+      {},
+      "This page needs JavaScript. Its script comes from this server, and talks to no other.",
+    ),
   ),
 )}`;
 

@@ -1,4 +1,4 @@
-/** The style of the page: dark and light as the system is, with colours whose contrast is at least 4.5 to 1. */
+/** The page's style: dark or light as the system is, with a contrast of at least 4.5 to 1. */
 export const style = `
 :root {
   color-scheme: light dark;

@@ -1,4 +1,4 @@
-/** The pools of an app: made where the app runs, asked for by its `context()`, and ended with it. */
+/** An app's pools: its `context()` asks for them, they are made where the app runs, and they close with it. */
 
 import { type App, checkPoolOf, type Platform } from "../app/app.ts";
 import { SocketError } from "../errors.ts";
@@ -11,30 +11,30 @@ import type { Pool } from "./pool.ts";
 // biome-ignore lint/suspicious/noExplicitAny: which call and reply, and which context, is the handler class's own
 type AnyPool = Pool<any, any, any>;
 
-/** What `open()` needs to know. */
+/** Options of `open()`. */
 export interface OpenPools<Context> {
   readonly context: Context;
   readonly onEvent?: OnEvent | undefined;
-  /** Where an entry leads; default: where it says. */
+  /** The address that an entry really dials. Default: the declared one. */
   endpoint?(declared: Endpoint): Endpoint;
 }
 
 /**
- * The pools of one app in one process. `client()` is what a platform's `pool()` is: the app's context holds what it
- * gives, before there is a pool; `open()` makes the pools, when there is a context for their handlers.
+ * The pools of one app in one process. `client()` implements a platform's `pool()`: `context()` calls it before any pool
+ * exists, and keeps what it returns. `open()` makes the pools once there is a context for their handlers.
  */
 export class AppPools implements AsyncDisposable {
   readonly #app: App;
   readonly #Connector: Parameters<typeof dialledPool>[0];
   readonly #pools = new Map<string, AnyPool>();
 
-  /** `Connector`: the platform's class of connectors. */
+  /** `Connector`: the platform's connector class. */
   constructor(app: App, Connector: Parameters<typeof dialledPool>[0]) {
     this.#app = app;
     this.#Connector = Connector;
   }
 
-  /** As `Platform.pool`. */
+  /** Implements `Platform.pool`. */
   readonly client: Platform["pool"] = <Call, Reply>(
     name: string,
     Handler: unknown,
@@ -54,7 +54,7 @@ export class AppPools implements AsyncDisposable {
     };
   };
 
-  /** Makes the pools: what `client()` gave works from now on. */
+  /** Makes the pools. The clients that `client()` returned work from now on. */
   open<Context>({ context, onEvent, endpoint = (declared) => declared }: OpenPools<Context>): void {
     for (const [name, { Handler, endpoint: declared, ...options }] of Object.entries(this.#app.pools)) {
       const { secureTransport, tls, proxyHeader, limits } = options;
@@ -72,12 +72,12 @@ export class AppPools implements AsyncDisposable {
     }
   }
 
-  /** What each says of itself. */
+  /** The info of each pool. */
   infos(): PoolInfo[] {
     return [...this.#pools.values()].map((pool) => pool.info());
   }
 
-  /** As `Pool.shrink()`. */
+  /** Calls `shrink()` of each pool. */
   shrink(): void {
     for (const pool of this.#pools.values()) pool.shrink();
   }

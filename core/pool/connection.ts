@@ -1,9 +1,9 @@
 /**
- * One connection of a pool: the calls that have begun on it, in the order in which their replies come, and what ends it.
+ * One connection of a pool: the calls that have begun on it, in the order of their replies, and what ends it.
  *
- * The rule of all this: a reply is given to the call that it answers, or to nobody. Whatever makes it uncertain which
- * that is ends the connection: a read that failed, a reply that nobody asked for, a call that was begun and given up
- * (it takes no further calls then, those that others have begun on it get their replies, and it goes).
+ * One rule governs all of it: a reply goes to the call that it answers, or to nobody. Whatever leaves that in doubt ends the
+ * connection: a failed read, a reply that nobody asked for, or a call that was given up after it had begun. In the last
+ * case the connection takes no further calls, lets the other calls on it finish, and then closes.
  */
 
 import { SocketError } from "../errors.ts";
@@ -13,33 +13,33 @@ import { isThenable, whenSettled } from "../promises.ts";
 import type { StreamSocket } from "../sockets/stream-socket.ts";
 import { Line, type PendingCall } from "./waiting.ts";
 
-/** Why a connection ended that nothing was wrong with. */
+/** Why a healthy connection was closed. */
 export type Retirement =
-  /** It had nothing to do for `idleTimeout`. */
+  /** It was idle for `idleTimeout`. */
   | "idle"
-  /** It was used for `maxAge`. */
+  /** It reached `maxAge`. */
   | "age"
-  /** A call on it was given up: by its caller, or by `callTimeout`. */
+  /** A call on it was given up, by its caller or by `callTimeout`. */
   | "cut"
-  /** Its lease came back, and it could not be used again: without `reset()`, in a transaction, with calls under way, or too late. */
+  /** Its lease was given back, and it could not be reused: no `reset()`, an open transaction, calls under way, or given back too late. */
   | "lease"
-  /** The pool is closed. */
+  /** The pool was closed. */
   | "closed";
 
 /** What a connection tells its pool. */
 export interface ConnectionOwner<Call, Reply> {
   readonly limits: Required<PoolOptions>;
-  /** It may have room for another call, or nothing to do at all. */
+  /** It may have room for another call, or be idle. */
   freed(connection: Connection<Call, Reply>): void;
   /** A call was answered. */
   answered(): void;
-  /** A call had begun and is lost with its connection; gives whether the pool asks it again. */
+  /** A call had begun and is lost with its connection. Returns whether the pool will repeat it. */
   lost(pending: PendingCall<Call, Reply>): boolean;
-  /** A call had not begun: it was refused by the connection, and waits for another. */
+  /** The connection refused a call that had not begun; the call waits for another connection. */
   again(pending: PendingCall<Call, Reply>): void;
   /** A call that had begun took too long. */
   late(): void;
-  /** It takes no more calls. `error`: what went wrong, where something did. */
+  /** It takes no more calls. `error`: what went wrong, if anything did. */
   ended(connection: Connection<Call, Reply>, reason: Retirement | "lost", error: unknown): void;
   /** `notice()` threw. */
   failed(error: unknown): void;
@@ -50,19 +50,19 @@ export class Connection<Call, Reply> {
   readonly request: StreamSocket;
   /** When it was logged in, by `performance.now()`. */
   readonly since = performance.now();
-  /** Since when it has had nothing to do, by the same clock. */
+  /** When it became idle, by the same clock. */
   idleSince = this.since;
-  /** When `idle()` ran last, or it had something to do. */
+  /** When `idle()` last ran, or a call was last under way. */
   pingedAt = this.since;
   /** When it is to be replaced. */
   readonly due: number;
-  /** It is somebody's alone. */
+  /** A lease holds it. */
   leased = false;
-  /** It takes no more shared calls, since a lease waits until it has nothing to do. */
+  /** It takes no more shared calls: a lease is waiting for it to become idle. */
   reserved = false;
   /** Calls that were answered on it. */
   answered = 0;
-  /** Settles when the handler is to end: what `handle()` gives. */
+  /** What `handle()` returns: it settles when the handler should end. */
   readonly over: Promise<void>;
 
   readonly #owner: ConnectionOwner<Call, Reply>;
@@ -72,11 +72,11 @@ export class Connection<Call, Reply> {
   readonly #byId: Map<unknown, PendingCall<Call, Reply>> | null; // where replies come in any order
   readonly #exclusive: boolean;
   #reading = false;
-  #unasked = false; // what is read now began when nothing was asked
-  #from = 0; // where in the stream the reply that is read began
-  #busy: AbortController | null = null; // idle() or reset() runs
+  #unasked = false; // the current read began while no call was under way
+  #from = 0; // offset in the stream at which the current reply began
+  #busy: AbortController | null = null; // set while idle() or reset() runs
   #flushing = false;
-  #alone = false; // what is under way had begun before, and was lost: it may be what ends the server, and takes none with it
+  #alone = false; // the call under way is a repeat of a lost one. It may be what crashes the server, so no other call shares the connection
   #retiring: Retirement | null = null;
   #ended = false;
   #timer: ReturnType<typeof setTimeout> | undefined;
@@ -100,11 +100,11 @@ export class Connection<Call, Reply> {
     const { rfile } = this.request;
     const { callTimeout, maxReply } = owner.limits;
     rfile.maxRead = Math.min(rfile.maxRead, maxReply);
-    // A call is late before a read of it is: a limit of both would be a timer that stays when all is answered.
+    // The call's limit comes first anyway. A read limit beside it would leave a timer behind when all calls are answered.
     if (callTimeout !== null && rfile.timeout !== null && rfile.timeout >= callTimeout) rfile.timeout = null;
   }
 
-  /** Its owner knows it: from now on it hears of what comes. */
+  /** Called when its owner knows it: from now on it watches for input. */
   start(): void {
     this.#watch();
   }
@@ -114,12 +114,12 @@ export class Connection<Call, Reply> {
     return this.#byId === null ? this.#calls.size : this.#byId.size;
   }
 
-  /** Whether it has nothing to do, and may be given to anybody. */
+  /** Whether it is idle and may be given to anybody. */
   get isIdle(): boolean {
     return this.isOpen && !this.leased && this.running === 0;
   }
 
-  /** Whether a call may begin: of a leased one, its holder's. */
+  /** Whether a call may begin. On a leased connection only its holder's calls do. */
   get isOpen(): boolean {
     return (
       !this.#ended &&
@@ -131,19 +131,19 @@ export class Connection<Call, Reply> {
     );
   }
 
-  /** Whether it has ended, or takes no more. */
+  /** Whether it has ended, or takes no more calls. */
   get isOver(): boolean {
     return this.#ended || this.#retiring !== null;
   }
 
-  /** Whether `idle()` runs, which `withdraw()` ends. */
+  /** Whether `idle()` is running, which `withdraw()` interrupts. */
   get isPinging(): boolean {
     return this.#busy !== null && !this.leased;
   }
 
   // ---- Calls ----
 
-  /** Begins a call, where it `isOpen`. From now on it is this connection's to settle. */
+  /** Begins a call; requires `isOpen`. From now on this connection settles it. */
   begin(pending: PendingCall<Call, Reply>): void {
     const { handler } = this;
     pending.connection = this;
@@ -173,14 +173,14 @@ export class Connection<Call, Reply> {
     if (wfile.blocked) this.#attend();
     if (this.#reading) return;
     this.#reading = true;
-    queueMicrotask(this.#readSoon); // a read that waits has what is written leave: the calls of this turn leave together
+    queueMicrotask(this.#readSoon); // a waiting read flushes the writer, so the calls of one turn leave together
   }
 
   readonly #readSoon = (): void => {
     if (!this.#ended) void this.#readOn();
   };
 
-  /** `send()` threw: where it had written nothing, it refused this call alone, or the connection was over already. */
+  /** `send()` threw. If it had written nothing, it refused this call alone, or the connection was already over. */
   #notSent(pending: PendingCall<Call, Reply>, error: unknown, wrote: boolean): void {
     const broken = this.request.closed || this.request.rfile.ended || this.request.readiness(0) !== 0;
     if (!wrote && broken) {
@@ -199,7 +199,7 @@ export class Connection<Call, Reply> {
     if (this.running === 0 && !this.#reading) this.#idle();
   }
 
-  /** More output waits than the peer takes: no call begins until it has taken that, and reads go on meanwhile. */
+  /** The peer is behind with our output: no call begins until it has caught up; reads go on meanwhile. */
   #attend(): void {
     if (this.#flushing) return;
     this.#flushing = true;
@@ -207,10 +207,10 @@ export class Connection<Call, Reply> {
       this.#flushing = false;
       if (!this.#ended) this.#owner.freed(this);
     };
-    this.request.wfile.flush().then(done, done); // where it fails, the read that waits is told
+    this.request.wfile.flush().then(done, done); // if it fails, the waiting read reports it
   }
 
-  /** A call of this connection was given up by its caller, with its signal's `reason`. */
+  /** A caller gave up its call on this connection; `reason` is its signal's. */
   giveUp(pending: PendingCall<Call, Reply>, reason: unknown): void {
     pending.reject(reason);
     this.retire("cut");
@@ -223,7 +223,7 @@ export class Connection<Call, Reply> {
     return rfile.bytesRead - rfile.buffered;
   }
 
-  /** Reads replies for as long as there are calls, one loop for all of them: a promise less for each. Never rejects. */
+  /** Reads replies while there are calls. One loop for all of them saves a promise for each. Never rejects. */
   async #readOn(): Promise<void> {
     this.#reading = true;
     const { handler } = this;
@@ -241,7 +241,7 @@ export class Connection<Call, Reply> {
     }
   }
 
-  /** What `read` gives, or `FAILED`. */
+  /** What `read` returns, or `FAILED` if it throws. */
   #tried(read: () => unknown): unknown {
     try {
       return read();
@@ -261,7 +261,7 @@ export class Connection<Call, Reply> {
     if (this.#took(got as Reply | Notice | ErrorReply)) void this.#readOn();
   };
 
-  /** One thing was read; gives whether to read on at once. */
+  /** Takes one item that was read. Returns whether to read on at once. */
   #took(got: Reply | Notice | ErrorReply): boolean {
     const { rfile } = this.request;
     const read = this.#read - this.#from;
@@ -309,7 +309,7 @@ export class Connection<Call, Reply> {
     return false;
   }
 
-  /** The call that `got` answers. */
+  /** Finds the call that `got` answers. */
   #asked(got: Reply | ErrorReply): PendingCall<Call, Reply> | null {
     if (this.#byId === null) return this.#unasked ? null : this.#calls.shift();
     const id = this.handler.match?.(got);
@@ -318,7 +318,7 @@ export class Connection<Call, Reply> {
     return pending ?? null;
   }
 
-  /** Gives whether to read on at once. */
+  /** Handles a notice. Returns whether to read on at once. */
   #noticed(message: unknown): boolean {
     const { handler } = this;
     let heard: unknown;
@@ -347,7 +347,7 @@ export class Connection<Call, Reply> {
 
   readonly #readFailed = (error: unknown): void => {
     if (this.#ended) return;
-    // A reply that is too large would be so again.
+    // A repeat would get the same oversized reply.
     const head = this.#byId === null ? this.#calls.first : null;
     if (error instanceof SocketError && error.code === "ERR_LIMIT") head?.reject(error);
     this.destroy(error);
@@ -362,9 +362,9 @@ export class Connection<Call, Reply> {
     return { address: this.#address };
   }
 
-  // ---- Nothing to do ----
+  // ---- Idle ----
 
-  /** All that had begun is answered. */
+  /** All calls that had begun are answered. */
   #idle(): void {
     this.#reading = this.#unasked = this.#alone = false;
     if (this.#ended) return;
@@ -378,7 +378,7 @@ export class Connection<Call, Reply> {
     this.#owner.freed(this);
   }
 
-  /** From now on hears of what comes while nothing is asked: a notice, or the end. */
+  /** Watches for what may come while no call is under way: a notice, or the end. */
   #watch(): void {
     this.#unwatch?.();
     this.#unwatch = this.request.rfile.onReadable(this.#came);
@@ -392,7 +392,7 @@ export class Connection<Call, Reply> {
       if (this.#read - this.#from > this.#owner.limits.maxReply) this.#readFailed(this.#tooLarge());
       return;
     }
-    if (this.#busy !== null) return; // it reads itself
+    if (this.#busy !== null) return; // idle() or reset() does its own reading
     if (rfile.buffered > 0) {
       if (!this.#exclusive) void this.#readOn();
       else
@@ -408,18 +408,18 @@ export class Connection<Call, Reply> {
     this.#attended("idle()", (signal) => handler.idle?.(signal));
   }
 
-  /** A call waits: `idle()` is to end soon. */
+  /** A call is waiting: asks `idle()` to end soon. */
   withdraw(): void {
     this.#busy?.abort(new SocketError("ECANCELED", "a call waits for this connection"));
   }
 
-  /** Runs `reset()`; where that fails the connection is destroyed. Resolves when it is back or gone. */
+  /** Runs `reset()`, and destroys the connection if that fails. Resolves when the connection is usable again or gone. */
   reset(): Promise<void> {
     const { handler } = this;
     return this.#attended("reset()", () => handler.reset?.());
   }
 
-  /** Runs what reads and writes by itself, while no call may begin. Resolves when that is over. */
+  /** Runs `work`, which does its own reading and writing, while no call may begin. Resolves when it is over. */
   #attended(what: string, work: (signal: AbortSignal) => unknown): Promise<void> {
     const busy = new AbortController();
     this.#busy = busy;
@@ -458,7 +458,7 @@ export class Connection<Call, Reply> {
     return false;
   }
 
-  /** Takes no more calls; when those that have begun are answered it goes. */
+  /** Takes no more calls, and closes when those that have begun are answered. */
   retire(reason: Retirement): void {
     if (this.isOver) return;
     this.#retiring = reason;
@@ -467,12 +467,12 @@ export class Connection<Call, Reply> {
     else if (!this.#isWanted) this.#finish();
   }
 
-  /** Those of its calls that have begun reject with `why`, where it was not lost. */
+  /** Rejects the calls that have begun with `why`, unless the connection was lost. */
   settle(why: unknown): void {
     for (const pending of this.#byId?.values() ?? this.#calls) pending.reject(why);
   }
 
-  /** Takes no more calls, and is destroyed. */
+  /** Takes no more calls, and destroys the connection. */
   cut(reason: Retirement, error: unknown): void {
     if (this.isOver) return;
     this.#retiring = reason;
@@ -480,17 +480,17 @@ export class Connection<Call, Reply> {
     this.destroy(error);
   }
 
-  /** Nothing is under way: says goodbye. */
+  /** Nothing is under way: ends the connection in the protocol's way. */
   #finish(): void {
     if (this.running > 0) {
-      this.destroy(null); // calls that were given up
+      this.destroy(null); // replies to calls that were given up may still come
       return;
     }
     this.#over();
     this.#end.resolve();
   }
 
-  /** Ends it at once. Calls that had begun on it are lost, for this reason. */
+  /** Ends it at once. Calls that had begun on it are lost; `error` is the reason. */
   destroy(error: unknown): void {
     if (this.#ended) return;
     const pending = [...(this.#byId?.values() ?? this.#calls)];
@@ -499,7 +499,7 @@ export class Connection<Call, Reply> {
     this.#over();
     this.#busy?.abort(error);
     this.#end.reject(error ?? new SocketError("ECANCELED"));
-    this.#end.promise.catch(() => {}); // the handler's run tells
+    this.#end.promise.catch(() => {}); // the handler's run reports it
     this.request.abort();
     if (this.#retiring === null) {
       this.#retiring = "cut";
@@ -523,12 +523,12 @@ export class Connection<Call, Reply> {
 
   // ---- Time ----
 
-  /** One timer for all calls: they have one limit, so that the first to begin is the first to be late. */
+  /** One timer serves all calls: they share one limit, so the first to begin is the first to be late. */
   #setTimer(): void {
     const { callTimeout } = this.#owner.limits;
     if (callTimeout === null || this.#timer !== undefined) return;
     this.#timer = setTimeout(this.#rang, callTimeout);
-    (this.#timer as { unref?(): void }).unref?.(); // what keeps a process is the connection
+    (this.#timer as { unref?(): void }).unref?.(); // the connection keeps the process alive, the timer need not
   }
 
   readonly #rang = (): void => {

@@ -1,4 +1,4 @@
-/** Pools that dial an address: what `pool()` of each place takes, and how it is made of that place's connector. */
+/** Pools that dial an address: the options of each place's `pool()`, and how a pool is made from that place's connector. */
 
 import type { ClientHandlerClass } from "../handlers/client.ts";
 import type { HandlerClass } from "../handlers/handler.ts";
@@ -9,12 +9,12 @@ import { CONNECT_NAMES, type ConnectOptions, checkConnecting, dialable } from ".
 import type { StreamSocket } from "../sockets/stream-socket.ts";
 import { Pool, type PoolConnector, type PoolSetup } from "./pool.ts";
 
-/** Options of a pool that dials an address: its limits, and how each connection is made. */
+/** Options of a pool that dials an address: the pool's limits, and how each connection is made. */
 export interface DialledPoolOptions<Context>
   extends PoolOptions,
     Omit<ConnectOptions, "signal">,
     Pick<PoolSetup<Context>, "name" | "onEvent"> {
-  /** What handlers get as `this.context`: most often the credentials. */
+  /** What handlers get as `this.context`, typically the credentials. */
   readonly context?: Context;
 }
 
@@ -29,14 +29,14 @@ const DIALLED_NAMES = optionNamesOf<DialledPoolOptions<unknown>>("a pool that di
   context: true,
 });
 
-/** A platform's class of connectors. */
+/** A platform's connector class. */
 type ConnectorClass = new <Context>(
   address: AddressLike,
   Handler: HandlerClass<StreamSocket, Context>,
   options: StreamConnectorOptions<Context>,
 ) => PoolConnector;
 
-/** A pool on `address`, whose connections `Connector` dials. Throws `TypeError`, `RangeError`, `ERR_INVALID_ADDRESS`. */
+/** Makes a pool on `address` that dials through `Connector`. Throws `TypeError`, `RangeError` or `ERR_INVALID_ADDRESS`. */
 export const dialledPool = <Call, Reply, Context>(
   Connector: ConnectorClass,
   address: AddressLike,

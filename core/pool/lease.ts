@@ -1,4 +1,4 @@
-/** A lease: one connection of a pool, for its holder alone. */
+/** A lease: exclusive use of one connection of a pool. */
 
 import { SocketError } from "../errors.ts";
 import { CALL_NAMES, type Lease, type PoolCallOptions } from "../handlers/client.ts";
@@ -16,9 +16,9 @@ export class ConnectionLease<Call, Reply> implements Lease<Call, Reply> {
   readonly #aborted = (): void => this.end(this.#signal?.reason);
   #timer: ReturnType<typeof setTimeout> | undefined;
   #released: Promise<void> | null = null;
-  #why: unknown = null; // it was ended by somebody else
+  #why: unknown = null; // why the lease ended, if its holder did not end it
 
-  /** `over` is called once, when the connection is the lease's no more. */
+  /** `over` is called once, when the lease no longer has the connection. */
   constructor(
     connection: Connection<Call, Reply>,
     timeout: number | null,
@@ -59,7 +59,7 @@ export class ConnectionLease<Call, Reply> implements Lease<Call, Reply> {
     });
   }
 
-  /** Begins what may begin. */
+  /** Begins the waiting calls that may begin. */
   go(): void {
     while (this.#waiting.size > 0 && this.#connection.isOpen) {
       this.#connection.begin(this.#waiting.shift() as PendingCall<Call, Reply>);
@@ -87,7 +87,7 @@ export class ConnectionLease<Call, Reply> implements Lease<Call, Reply> {
     return this.release();
   }
 
-  /** Neither its time nor its signal matters any more. */
+  /** Stops its timer and its watch on the signal. */
   #isBack(): void {
     clearTimeout(this.#timer);
     this.#signal?.removeEventListener("abort", this.#aborted);

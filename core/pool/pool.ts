@@ -1,15 +1,15 @@
 /**
- * The pool: connections that outlive a request, logged in once, shared by many callers, dialled again when they are
- * lost. It does not know who dials: it is given something that runs a handler class on a connection (a connector, as
- * each platform has one), and everything that a server says or does it knows by the handler alone.
+ * The pool: connections that outlive a request. They are logged in once, shared by many callers, and dialled again when
+ * they are lost. The pool does not dial by itself: it is given a connector, which runs a handler class on a connection.
+ * And it does not know the protocol: everything that it knows about the server comes from the handler.
  *
- *     call() ──▶ a connection with nothing to do ──▶ begun ──▶ answered
- *        │       else the one with the fewest calls     │
- *        │       under way, where it may have more      └── lost: ERR_CALL_LOST, or again where it is repeatable
- *        └─ none ──▶ waits in line, and another is dialled where there may be more
+ *     call() ──▶ an idle connection ──────────────────▶ begun ──▶ answered
+ *        │       else the one with the fewest calls      │
+ *        │       under way that has room for another     └── lost: ERR_CALL_LOST, or repeated if it is repeatable
+ *        └─ none ──▶ waits in line; another is dialled if `max` allows
  *
- * A dial that fails loses no call: those that wait go on waiting, until their own time is up, and the next attempt is
- * made after a pause. So a server that restarts costs the calls that had begun, and no other.
+ * A failed dial loses no call: waiting calls go on waiting until their own time is up, and the next attempt follows after
+ * a pause. So a server that restarts costs only the calls that had begun.
  */
 
 import { errorText, textOf } from "../describe.ts";
@@ -44,22 +44,22 @@ import { ConnectionLease } from "./lease.ts";
 import { Line, PendingCall, PendingLease } from "./waiting.ts";
 
 /**
- * What dials for a pool, as every `BaseConnector` does: `run()` opens one connection, runs the handler class that it was
- * made with, and settles when that has ended and the connection is let go.
+ * Dials for a pool, as every `BaseConnector` does: `run()` opens one connection, runs the handler class that the connector
+ * was made with, and settles when the handler has ended and the connection is released.
  */
 export interface PoolConnector {
   run(options: RunOptions<StreamSocket>): Promise<unknown>;
 }
 
-/** What a pool is made of beside its limits. */
+/** How a pool is made: its limits, and what it dials. */
 export interface PoolSetup<Context> extends PoolOptions {
-  /** What it is called in events and in lists. Default: the handler's class name. */
+  /** Its name in events and lists. Default: the name of the handler class. */
   readonly name?: string;
-  /** Where it dials, for people to read. */
+  /** Where it dials, as text for people. */
   readonly address: string;
-  /** Told of what happens: see `PoolEvent`. */
+  /** Called for each event: see `PoolEvent`. */
   readonly onEvent?: OnEvent | undefined;
-  /** Makes what dials, for this class of handlers. Called once, before the first dial. */
+  /** Makes the connector for this handler class. Called once, before the first dial. */
   connector(Handler: HandlerClass<StreamSocket, Context>): PoolConnector;
 }
 
@@ -78,11 +78,11 @@ interface Slot<Call, Reply> {
   timer: ReturnType<typeof setTimeout> | undefined;
 }
 
-/** Connections that many callers share, on one address. `pool()` of a place makes one. */
+/** Connections to one address that many callers share. Each place's `pool()` makes one. */
 export class Pool<Call = unknown, Reply = unknown, Context = unknown>
   implements PoolClient<Call, Reply>, AsyncDisposable
 {
-  /** Its limits, with the defaults. */
+  /** Its limits, with defaults filled in. */
   readonly limits: Required<PoolOptions>;
   readonly name: string;
   readonly address: string;
@@ -92,20 +92,20 @@ export class Pool<Call = unknown, Reply = unknown, Context = unknown>
   readonly #onEvent: OnEvent | undefined;
   readonly #owner: ConnectionOwner<Call, Reply>;
   #connector: PoolConnector | null = null;
-  readonly #slots = new Set<Slot<Call, Reply>>(); // all, also those that are being dialled or on their way out
-  readonly #byRequest = new Map<StreamSocket, Slot<Call, Reply>>(); // that are being logged in
-  readonly #connections: Connection<Call, Reply>[] = []; // that take calls, the oldest first
+  readonly #slots = new Set<Slot<Call, Reply>>(); // all, including those being dialled or closed
+  readonly #byRequest = new Map<StreamSocket, Slot<Call, Reply>>(); // those being logged in
+  readonly #connections: Connection<Call, Reply>[] = []; // those that take calls, oldest first
   readonly #leases = new Map<Connection<Call, Reply>, ConnectionLease<Call, Reply>>();
-  readonly #calls = new Line<PendingCall<Call, Reply>>(); // that wait
-  readonly #wanted = new Line<PendingLease<Call, Reply>>(); // leases that wait
+  readonly #calls = new Line<PendingCall<Call, Reply>>(); // waiting calls
+  readonly #wanted = new Line<PendingLease<Call, Reply>>(); // waiting leases
   #waitTimer: ReturnType<typeof setTimeout> | undefined;
   #retryTimer: ReturnType<typeof setTimeout> | undefined;
   #sweepTimer: ReturnType<typeof setTimeout> | undefined;
   #sweepAt = Number.POSITIVE_INFINITY;
-  #turn = 0; // of who waits
+  #turn = 0; // the next number to wait with
   #opening = 0; // slots without a connection yet
-  #failures = 0; // attempts in a row
-  #error: unknown = null; // of the last one
+  #failures = 0; // failed attempts in a row
+  #error: unknown = null; // of the last failed attempt
   #closing: Promise<void> | null = null;
   #closed = false;
   #shrinking = false;
@@ -116,7 +116,7 @@ export class Pool<Call = unknown, Reply = unknown, Context = unknown>
   #opened = 0;
   #failed = 0;
 
-  /** Throws `TypeError` and `RangeError`: an option, or a class that answers no calls or not so many at once. */
+  /** Throws `TypeError` or `RangeError` for a wrong option, or a handler class that takes no calls or fewer at once than asked. */
   constructor(Handler: ClientHandlerClass<Call, Reply, Context>, setup: PoolSetup<Context>) {
     checkOptions("a pool", setup, SETUP_NAMES);
     this.limits = settlePool(setup);
@@ -251,7 +251,7 @@ export class Pool<Call = unknown, Reply = unknown, Context = unknown>
     signal?.throwIfAborted();
   }
 
-  /** Throws where too many wait. */
+  /** Throws if too many calls wait already. */
   #mayWait(): void {
     const { maxWaiting } = this.limits;
     if (this.#calls.size + this.#wanted.size < maxWaiting) return;
@@ -269,18 +269,18 @@ export class Pool<Call = unknown, Reply = unknown, Context = unknown>
     this.#dispatch();
   }
 
-  /** The connection with the fewest calls under way that may have another; `reserved`: also one that a lease is to have, where it has nothing to do. `alone`: only one with nothing to do. */
+  /** The connection with the fewest calls under way that has room for another. `reserved`: also an idle one that is reserved for a lease. `alone`: only an idle one. */
   #freest(reserved = false, alone = false): Connection<Call, Reply> | undefined {
     let best: Connection<Call, Reply> | undefined;
     for (const connection of this.#connections) {
       if (!connection.isOpen || (connection.reserved && !(reserved && connection.running === 0))) continue;
-      if (connection.running === 0) return connection; // the oldest first, so that those that are too many stay idle
+      if (connection.running === 0) return connection; // the oldest first, so that surplus ones stay idle
       if (!alone && (best === undefined || connection.running < best.running)) best = connection;
     }
     return best;
   }
 
-  /** Begins what may begin, and dials where more is wanted. */
+  /** Begins the calls that may begin, and dials if more connections are needed. */
   #dispatch(): void {
     this.#reserve();
     while (this.#giveOne());
@@ -291,7 +291,7 @@ export class Pool<Call = unknown, Reply = unknown, Context = unknown>
     if (this.#closing !== null) this.#lookQuiet();
   }
 
-  /** Gives one connection to who came first of those that can have one; false where nobody can. */
+  /** Gives a connection to the first in line that can have one. Returns false if there is none. */
   #giveOne(): boolean {
     const lease = this.#wanted.first;
     const call = this.#calls.first;
@@ -310,7 +310,7 @@ export class Pool<Call = unknown, Reply = unknown, Context = unknown>
     return true;
   }
 
-  /** Where leases wait and no more may be dialled, as many connections take no further calls, until they have nothing to do. */
+  /** If leases wait and no more may be dialled, stops that many connections from taking calls, so that they become idle. */
   #reserve(): void {
     const dialable = this.limits.max - this.#slots.size;
     let wanted = this.#wanted.size - Math.max(dialable, 0);
@@ -343,7 +343,7 @@ export class Pool<Call = unknown, Reply = unknown, Context = unknown>
     else this.#rest(connection);
   }
 
-  /** A connection has nothing to do, and so nobody waits for one. */
+  /** A connection is idle, so nobody is waiting for one. */
   #rest(connection: Connection<Call, Reply>): void {
     this.#sweepFor(connection);
     this.#stopWaitTimer();
@@ -358,15 +358,15 @@ export class Pool<Call = unknown, Reply = unknown, Context = unknown>
     return false;
   }
 
-  /** One timer for all that wait: in each line the first to come is the first to be late. */
+  /** One timer serves all that wait: in each line the first to come is the first to be late. */
   #setWaitTimer(within = this.limits.waitTimeout): void {
-    if (this.#retryTimer !== undefined) (this.#retryTimer as { ref?(): void }).ref?.(); // somebody waits for that
+    if (this.#retryTimer !== undefined) (this.#retryTimer as { ref?(): void }).ref?.(); // somebody waits for this attempt
     if (this.#waitTimer !== undefined) return;
     this.#waitTimer = setTimeout(this.#waited, within);
-    (this.#waitTimer as { unref?(): void }).unref?.(); // a connection or a dial keeps the process
+    (this.#waitTimer as { unref?(): void }).unref?.(); // a connection or a dial keeps the process alive
   }
 
-  /** Not each time that a line is empty, which under load is after many a call. */
+  /** Not called each time a line empties: under load that is after nearly every call. */
   #stopWaitTimer(): void {
     if (this.#waitTimer === undefined || this.#calls.size + this.#wanted.size > 0) return;
     clearTimeout(this.#waitTimer);
@@ -406,13 +406,13 @@ export class Pool<Call = unknown, Reply = unknown, Context = unknown>
 
   // ---- Connections ----
 
-  /** Dials as many as are wanted and allowed; after a failure one, when its pause is over. */
+  /** Dials as many as are needed and allowed; after a failure only one, once the pause is over. */
   #grow(): void {
     const { max, min } = this.limits;
     if (this.#slots.size >= max || this.#closed || this.#retryTimer !== undefined) return;
     const opening = this.#opening;
     const waiting = this.#calls.size + this.#wanted.size;
-    let shared = 0; // calls that would have a connection of their own, were there more
+    let shared = 0; // calls that would have their own connection if there were more
     if (this.limits.pipeline > 1)
       for (const { running } of this.#connections) shared += Math.max(running - 1, 0);
     const wanted =
@@ -456,7 +456,7 @@ export class Pool<Call = unknown, Reply = unknown, Context = unknown>
     run().then(() => over(null), over);
   }
 
-  /** A handler is logged in: what its `handle()` is. */
+  /** The `handle()` of a handler that has logged in. */
   #serve(handler: ClientHandler<Call, Reply>): Promise<void> {
     const slot = this.#byRequest.get(handler.request);
     if (slot === undefined) throw new SocketError("ERR_INTERNAL", "the pool has not dialled this connection");
@@ -478,7 +478,7 @@ export class Pool<Call = unknown, Reply = unknown, Context = unknown>
     return connection.over;
   }
 
-  /** A dial, or what was to be a connection, came to nothing. */
+  /** A dial or a login failed. */
   #notOpened(error: unknown): void {
     if (this.#closed) return;
     this.#failed++;
@@ -486,7 +486,7 @@ export class Pool<Call = unknown, Reply = unknown, Context = unknown>
     if (isFault(error)) this.#failAll(error);
   }
 
-  /** The next dial is after a pause. */
+  /** Delays the next dial. */
   #pause(error: unknown): void {
     this.#error = error;
     this.#failures++;
@@ -503,7 +503,7 @@ export class Pool<Call = unknown, Reply = unknown, Context = unknown>
     if (!waits) (this.#retryTimer as { unref?(): void }).unref?.();
   }
 
-  /** `setup()` failed by a fault of its own: no further attempt will help who waits. */
+  /** `setup()` failed through a fault in the program: further attempts would not help those that wait. */
   #failAll(error: unknown): void {
     const message = `the pool ${this.name} cannot log in: ${errorText(error)}`;
     const failed = new SocketError("ERR_HANDLER", message, { address: this.address, cause: error });
@@ -528,7 +528,7 @@ export class Pool<Call = unknown, Reply = unknown, Context = unknown>
       answered,
       ...(error != null && { error }),
     });
-    // One that is lost before it has answered anything is as good as none: else a server that lets in and hangs up is dialled without a pause.
+    // A connection lost before its first reply counts as a failed dial. Otherwise a server that accepts and hangs up would be dialled without pause.
     if (reason === "lost" && connection.answered === 0 && !this.#closed) this.#pause(error);
     if (lease !== undefined && reason === "lost") lease.end(lostLease(error));
     this.#dispatch();
@@ -536,7 +536,7 @@ export class Pool<Call = unknown, Reply = unknown, Context = unknown>
 
   // ---- Time ----
 
-  /** When something is to be done with a connection that has nothing to do; by `performance.now()`. */
+  /** When an idle connection next needs attention, by `performance.now()`. */
   #dueOf(connection: Connection<Call, Reply>): number {
     const { idleTimeout, pingInterval, min } = this.limits;
     let due = connection.due;
@@ -553,7 +553,7 @@ export class Pool<Call = unknown, Reply = unknown, Context = unknown>
     clearTimeout(this.#sweepTimer);
     this.#sweepAt = due;
     this.#sweepTimer = setTimeout(this.#sweep, Math.max(Math.ceil(due - performance.now()), 1));
-    (this.#sweepTimer as { unref?(): void }).unref?.(); // it ends or pings connections, which keep a process by themselves
+    (this.#sweepTimer as { unref?(): void }).unref?.(); // the connections that it closes or pings keep the process alive
   }
 
   readonly #sweep = (): void => {
@@ -592,7 +592,7 @@ export class Pool<Call = unknown, Reply = unknown, Context = unknown>
     const quiet = new Promise<void>((resolve) => {
       this.#whenQuiet = resolve;
     });
-    queueMicrotask(() => this.#lookQuiet()); // when #closing is set
+    queueMicrotask(() => this.#lookQuiet()); // after #closing is set
     await Promise.race([quiet, late]);
     clearTimeout(timer);
     this.#closed = true;
@@ -614,7 +614,7 @@ export class Pool<Call = unknown, Reply = unknown, Context = unknown>
     }
   }
 
-  /** Whether nothing waits or runs any more; when it is closed, whether all connections are gone. */
+  /** Looks whether nothing waits or runs any more, and, if the pool is closed, whether all connections are gone. */
   #lookQuiet(): void {
     const quiet = this.#closed
       ? this.#slots.size === 0
@@ -629,7 +629,7 @@ export class Pool<Call = unknown, Reply = unknown, Context = unknown>
   }
 }
 
-/** Whether an error is a program's fault. What a server says may be over soon: "loading", "starting up". */
+/** Whether an error is a fault of the program. What a server reports may pass soon: "loading", "starting up". */
 const isFault = (error: unknown): boolean =>
   error instanceof TypeError || error instanceof RangeError || error instanceof ReferenceError;
 

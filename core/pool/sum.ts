@@ -1,8 +1,8 @@
-/** What the parts of one pool say of themselves, as one: a pool may have some in several processes, or objects. */
+/** Adds up the infos of one pool's parts, which may live in several processes or Durable Objects. */
 
 import type { PoolInfo } from "../handlers/client.ts";
 
-/** Both together. */
+/** The sum of two infos. */
 export const sumOf = (one: PoolInfo, other: PoolInfo): PoolInfo => ({
   ...one,
   max: one.max + other.max,
@@ -20,7 +20,7 @@ export const sumOf = (one: PoolInfo, other: PoolInfo): PoolInfo => ({
   error: one.error ?? other.error,
 });
 
-/** Those of one name together. */
+/** One info for each name: the sum of those with that name. */
 export const byName = (infos: Iterable<PoolInfo>): PoolInfo[] => {
   const sums = new Map<string, PoolInfo>();
   for (const info of infos) {
@@ -30,7 +30,7 @@ export const byName = (infos: Iterable<PoolInfo>): PoolInfo[] => {
   return [...sums.values()];
 };
 
-/** What a pool has now that has no connection, and of which nobody wants one. */
+/** The current counts of a pool without connections and without callers. */
 export const NOTHING_NOW = {
   connections: 0,
   opening: 0,
@@ -41,5 +41,5 @@ export const NOTHING_NOW = {
   error: null,
 } as const satisfies Partial<PoolInfo>;
 
-/** What is left of one whose process is gone: what it has done. */
+/** The info of a pool whose process is gone: only its totals remain. */
 export const pastOf = (info: PoolInfo): PoolInfo => ({ ...info, max: 0, ...NOTHING_NOW });

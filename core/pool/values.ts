@@ -1,23 +1,23 @@
 /**
- * Values that cross between a Worker and a pool's object, as bytes. The platform's own copy has no size until it has
- * failed, takes a function for something to call, and gives an error without its class; and only bytes can be streamed.
+ * Values that cross between a Worker and a pool's Durable Object, as bytes. The platform's own clone reports no size until
+ * it fails, turns a function into a stub, and loses an error's class; and only bytes can be streamed.
  *
- * A value is a letter and what belongs to it. Sizes and counts are written seven bits to a byte, the lowest first.
+ * A value is a letter followed by its content. Sizes and counts are written seven bits to a byte, lowest first.
  */
 
 import { joinBytes } from "../bytes/data.ts";
 import { SocketError } from "../errors.ts";
 
-/** The most bytes that a call or a reply may be: what one message of the platform's RPC carries (Workers, "RPC", Limits). */
+/** The most bytes of a call or a reply: what one message of the platform's RPC carries (Workers, "RPC", Limits). */
 export const MAX_VALUE = 32 * 1024 * 1024;
 
-const DEEPEST = 500; // levels: reading goes by recursion, too
-const CAUSES = 8; // errors told of that caused each other
+const DEEPEST = 500; // levels of nesting: reading is recursive, too
+const CAUSES = 8; // causes of an error that are followed
 
 const encoder = new TextEncoder();
 const decoder = new TextDecoder("utf-8", { ignoreBOM: true, fatal: false });
 
-/** What holds numbers, by the letter that it is written with. Their order within a letter's bytes is the machine's own, which is the same in all of the platform. */
+/** The typed arrays, by the letter that stands for each. Their numbers keep the machine's byte order, which is the same on the whole platform. */
 const VIEWS = {
   b: Uint8Array,
   c: Uint8ClampedArray,
@@ -44,7 +44,7 @@ const ERRORS: Readonly<Record<string, ErrorConstructor>> = {
   URIError,
 };
 
-/** What a value is called in an error: `a Date`, `a function`. */
+/** How an error message names a value: `a Date`, `a function`. */
 const kindOf = (value: unknown): string =>
   typeof value !== "object" || value === null
     ? `a ${typeof value}`
@@ -61,7 +61,7 @@ class Packer {
   }
 
   get bytes(): Uint8Array {
-    return this.#bytes.slice(0, this.#size); // a copy of that size: a view would cross with all that is behind it
+    return this.#bytes.slice(0, this.#size); // an exact copy: a view would send its whole buffer
   }
 
   #room(more: number): void {
@@ -102,7 +102,7 @@ class Packer {
       this.#raw(encoder.encode(text));
       return;
     }
-    this.#letter("u"); // half a pair: UTF-8 has none
+    this.#letter("u"); // a lone surrogate, which UTF-8 cannot express
     this.#raw(new Uint8Array(Uint16Array.from(text, (_, i) => text.charCodeAt(i)).buffer));
   }
 
@@ -176,7 +176,7 @@ class Packer {
   }
 
   #view(value: View): void {
-    // Of a subclass, such as Node's Buffer, what it is made of.
+    // A subclass, such as Node's Buffer, is sent as its base class.
     const found = Object.entries(VIEWS).find(([, Class]) => value instanceof Class);
     const letter = LETTERS.get(value.constructor) ?? found?.[0];
     if (letter === undefined) throw this.#refused(kindOf(value));
@@ -193,7 +193,7 @@ class Packer {
     }
   }
 
-  /** An error's words, and what else it says of itself, as far as that crosses. */
+  /** An error's message, and those of its own properties that can cross. */
   #error(error: Error): void {
     this.#letter("E");
     const { name, message, cause } = error;
@@ -210,7 +210,7 @@ class Packer {
 
 const isPlain = (value: object): boolean => {
   const prototype = Object.getPrototypeOf(value);
-  return prototype === null || Object.getPrototypeOf(prototype) === null; // also of another realm
+  return prototype === null || Object.getPrototypeOf(prototype) === null; // including one from another realm
 };
 
 const crosses = (value: unknown): boolean => {
@@ -262,11 +262,11 @@ class Unpacker {
 
   #times<T>(read: () => T): T[] {
     const count = this.#count();
-    if (count > this.#bytes.length - this.#at) throw new RangeError("it is cut short"); // each takes a byte or more
+    if (count > this.#bytes.length - this.#at) throw new RangeError("it is cut short"); // each element takes at least a byte
     return Array.from({ length: count }, read);
   }
 
-  /** Throws `RangeError` where the bytes are cut short. */
+  /** Reads one value. Throws `RangeError` if the bytes are cut short. */
   value(): unknown {
     const letter = this.#letter();
     switch (letter) {
@@ -336,8 +336,8 @@ class Unpacker {
 const DOMEXCEPTIONS = /^(AbortError|TimeoutError|DataCloneError|OperationError)$/;
 
 /**
- * `value` as bytes. Throws `ERR_LIMIT` if these are over 32 MiB, and `ERR_UNSUPPORTED` for what is not data; both say
- * `what` it is, and where in it.
+ * `value` as bytes. Throws `ERR_LIMIT` above 32 MiB, and `ERR_UNSUPPORTED` for what is not data; both messages name
+ * `what` it is, and the place in it.
  */
 export const packed = (what: string, value: unknown): Uint8Array => {
   const packer = new Packer(what);
@@ -345,24 +345,24 @@ export const packed = (what: string, value: unknown): Uint8Array => {
   return packer.bytes;
 };
 
-/** The value of what `packed()` gave. */
+/** The value that `packed()` packed. */
 export const unpacked = (bytes: Uint8Array): unknown => new Unpacker(bytes).value();
 
-// ---- How they cross ----
+// ---- The crossing ----
 
-/** What crosses: larger ones in pieces. */
+/** What crosses: bytes, or a stream of them if there are many. */
 export type Parcel = Uint8Array | ReadableStream<Uint8Array>;
 
-const LARGE = 1024 * 1024; // bytes from which they are streamed: a message is held whole, by both sides and by what is between
+const LARGE = 1024 * 1024; // bytes from which a value is streamed: both sides, and the platform between them, hold a message whole
 const PIECE = 256 * 1024; // bytes
 
-/** The bytes as they cross. */
+/** Prepares bytes for the crossing. */
 export const sent = (bytes: Uint8Array): Parcel => {
   if (bytes.length <= LARGE) return bytes;
   let at = 0;
   return new ReadableStream(
     {
-      type: "bytes", // the kind that the platform's RPC carries
+      type: "bytes", // the only kind that the platform's RPC carries
       pull(controller: ReadableByteStreamController) {
         if (at < bytes.length) {
           controller.enqueue(bytes.slice(at, at + PIECE));
@@ -377,7 +377,7 @@ export const sent = (bytes: Uint8Array): Parcel => {
   );
 };
 
-/** The bytes of what has crossed. Rejects if the sender is lost in the middle. */
+/** The bytes that crossed. Rejects if the sender is lost halfway. */
 export const received = async (parcel: Parcel): Promise<Uint8Array> => {
   if (parcel instanceof Uint8Array) return parcel;
   const parts: Uint8Array[] = [];

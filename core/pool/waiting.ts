@@ -1,20 +1,20 @@
-/** Calls and leases, from the moment that somebody asks to the moment that he is answered; and the lines in which they wait. */
+/** Calls and leases, from request to answer, and the lines in which they wait. */
 
 import type { Lease } from "../handlers/client.ts";
 
-/** What stands in a line. */
+/** A member of a line. */
 class Waiting {
   next: Waiting | null = null;
   previous: Waiting | null = null;
-  /** The line in which it waits; `null` where it does not. */
+  /** The line in which it waits, or `null`. */
   line: object | null = null;
 }
 
-/** One who waits for an answer; it settles once. */
+/** A request that waits for its answer. It settles once. */
 export class Pending<Answer> extends Waiting {
-  /** Since when it waits, or is under way, by `performance.now()`: a whole number, which takes no memory of its own. */
+  /** When it began to wait or to run, by `performance.now()`; rounded, since V8 stores a small integer without allocating. */
   since = 0;
-  /** Its number among all that wait: the lower came before. */
+  /** Its number among all that wait: lower came first. */
   turn = 0;
   settled = false;
   readonly #resolve: (answer: Answer) => void;
@@ -61,9 +61,9 @@ export class Pending<Answer> extends Waiting {
 export class PendingCall<Call, Reply> extends Pending<Reply> {
   readonly call: Call;
   readonly repeatable: boolean;
-  /** How often it has begun. */
+  /** How many times it has begun. */
   attempts = 0;
-  /** Where it has begun. */
+  /** The connection on which it has begun. */
   connection: { giveUp(pending: PendingCall<Call, Reply>, reason: unknown): void } | null = null;
 
   constructor(
@@ -79,10 +79,10 @@ export class PendingCall<Call, Reply> extends Pending<Reply> {
   }
 }
 
-/** Who wants a lease. */
+/** A request for a lease. */
 export class PendingLease<Call, Reply> extends Pending<Lease<Call, Reply>> {}
 
-/** A line that is left from anywhere as quickly as from its front: callers give up. */
+/** A queue from whose middle a member can leave in constant time, since callers give up. */
 export class Line<One extends Waiting> {
   size = 0;
   first: One | null = null;
@@ -108,7 +108,7 @@ export class Line<One extends Waiting> {
     this.size--;
   }
 
-  /** In their order; a call that is removed meanwhile may end it. */
+  /** Iterates in order. Removing a member meanwhile may end the iteration. */
   *[Symbol.iterator](): IterableIterator<One> {
     for (let one = this.first; one !== null; one = one.next as One | null) yield one;
   }

@@ -1,4 +1,4 @@
-/** Say it again: what the client said, edited, to a listener or a server; and what is other than before. */
+/** "Say it again": sends what the client said, edited or not, to a listener or server, and shows how the answer differs. */
 
 import type { EntryInfo, Replayed } from "../../control/plane.ts";
 import { ask } from "./api.ts";
@@ -7,10 +7,10 @@ import { type Copied, turnsOf } from "./copy.ts";
 import { button, choice, dialog, element, say } from "./dom.ts";
 import { type SaidLine, saidOf } from "./file.ts";
 
-const ELSEWHERE = ""; // the choice of another address: no entry has this name
-const MOST_LINES = 2_000; // that are compared one by one
+const ELSEWHERE = ""; // the choice "another address"; no entry has this name
+const MOST_LINES = 2_000; // lines that are compared one by one
 
-/** What differs between two texts, by lines. */
+/** The differences between two texts, line by line. */
 export const differences = (
   before: string,
   now: string,
@@ -42,7 +42,7 @@ const serverSide = (copied: Pick<Copied, "kind" | "events">): string =>
     .map(({ data }) => readable(data))
     .join("");
 
-/** The lines that are edited: one for each piece; an empty one waits for the server. */
+/** The text to edit: one line for each piece; an empty line waits for the server. */
 const piecesOf = (copied: Copied): string => {
   const turns = turnsOf(copied);
   const said = turns.filter(({ from }) => from === "client").map(({ data }) => toLine(data));
@@ -128,7 +128,7 @@ export const sayAgain = (copied: Copied, entries: readonly EntryInfo[]): void =>
     element(
       "p",
       { class: "dim" },
-      "A line is one piece, with \\r \\n \\t \\xNN; each waits for the answer to the one before, an empty one for the server alone.",
+      "Each line is one piece, with the escapes \\r \\n \\t \\xNN. It is sent when the one before is answered; an empty line only waits for the server.",
     ),
     element("div", { class: "bar" }, label, address, element("label", {}, ends, "then end our side")),
     text,

@@ -1,6 +1,6 @@
-/** The control routes, as the page asks them. */
+/** The page's requests to the control routes. */
 
-/** What an answer may be that is no success. */
+/** A response that is not a success. */
 export class Refusal extends Error {
   readonly status: number;
 
@@ -12,7 +12,7 @@ export class Refusal extends Error {
 
 const KEY = "socklet-token";
 
-/** The token: of the fragment, which is taken out of the URL, else of this tab. */
+/** Takes the token out of the URL's fragment and keeps it for this tab. */
 export const takeToken = (): void => {
   const given = new URLSearchParams(location.hash.slice(1)).get("token");
   if (given === null) return;
@@ -23,7 +23,7 @@ export const takeToken = (): void => {
 export const setToken = (token: string): void => sessionStorage.setItem(KEY, token);
 export const hasToken = (): boolean => sessionStorage.getItem(KEY) !== null;
 
-/** Called where the token is not taken. */
+/** Called when the server refuses the token. */
 export const whenRefused = { call: (): void => {} };
 
 const send = async (
@@ -51,7 +51,7 @@ const send = async (
   throw new Refusal(response.status, String(problem.detail ?? `HTTP status ${response.status}`));
 };
 
-/** An answer's JSON. */
+/** Makes a request and gives the JSON of its response. */
 // biome-ignore lint/suspicious/noExplicitAny: each caller says what it asked for
 export const ask = async <T = any>(
   method: string,
@@ -60,7 +60,7 @@ export const ask = async <T = any>(
   signal?: AbortSignal,
 ): Promise<T> => (await send(method, path, body, signal)).json();
 
-/** Server-sent events, as they come; ends with the stream, or when `signal` aborts. */
+/** Yields server-sent events as they come; ends with the stream, or when `signal` aborts. */
 export async function* follow<T>(path: string, signal: AbortSignal): AsyncGenerator<T, void, undefined> {
   const response = await send("GET", path, undefined, signal);
   const reader = (response.body as ReadableStream<Uint8Array>).getReader();

@@ -1,4 +1,4 @@
-/** Bytes for a reader, and what a reader writes as bytes. */
+/** Bytes as text for people, and back. */
 
 const strict = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
 
@@ -24,7 +24,7 @@ export const join = (pieces: readonly Uint8Array[]): Uint8Array<ArrayBuffer> => 
   return all;
 };
 
-/** The bytes as text, where they are UTF-8; else `null`. */
+/** The bytes as text if they are UTF-8, else `null`. */
 export const utf8 = (bytes: Uint8Array): string | null => {
   try {
     return strict.decode(bytes);
@@ -33,7 +33,7 @@ export const utf8 = (bytes: Uint8Array): string | null => {
   }
 };
 
-// What would steer the page, or hide: control characters, and those that turn or end a direction, or cannot be seen.
+// What could disturb the page or hide in it: control characters, those that change the direction of text, and invisible ones.
 const HIDDEN = /[\p{Cc}\p{Cf}\p{Co}\p{Cn}\p{Zl}\p{Zp}\p{Cs}]/gu;
 
 const named: Readonly<Record<string, string>> = { "\r": "\\r", "\n": "\\n", "\t": "\\t" };
@@ -42,7 +42,7 @@ const escaped = (character: string): string => {
   return named[character] ?? (code < 0x80 ? `\\x${hex(code)}` : `\\u{${code.toString(16)}}`);
 };
 
-/** The bytes in one line of text, from which `fromLine` makes the same bytes again. */
+/** The bytes as one line of text, which `fromLine` turns back into the same bytes. */
 export const toLine = (bytes: Uint8Array): string => {
   const text = utf8(bytes);
   if (text !== null) return text.replace(/\\/g, "\\\\").replace(HIDDEN, escaped);
@@ -55,7 +55,7 @@ export const toLine = (bytes: Uint8Array): string => {
   ).join("");
 };
 
-/** The bytes that a line with escapes means: `\r`, `\n`, `\t`, `\\`, `\xNN`, `\u{N}`. Throws for another. */
+/** The bytes of a line with the escapes `\r`, `\n`, `\t`, `\\`, `\xNN`, `\u{N}`. Throws for any other escape. */
 export const fromLine = (line: string): Uint8Array => {
   const pieces: Uint8Array[] = [];
   const encoder = new TextEncoder();
@@ -75,20 +75,20 @@ export const fromLine = (line: string): Uint8Array => {
   return join(pieces);
 };
 
-/** The bytes of text of hex digits. Throws where it is none. */
+/** The bytes of a text of hex digits. Throws for any other text. */
 export const fromHex = (text: string): Uint8Array => {
   const digits = text.replace(/[\s:,]|0x/gi, "");
   if (!/^(?:[\da-f]{2})*$/i.test(digits)) throw new Error("hex is pairs of the digits 0 to 9 and a to f");
   return Uint8Array.from(digits.match(/../g) ?? [], (pair) => Number.parseInt(pair, 16));
 };
 
-/** Text with what is hidden in it written as escapes, but for line ends and tabs. */
+/** Text with hidden characters written as escapes, except line ends and tabs. */
 export const visible = (text: string): string =>
   text.replace(HIDDEN, (character) =>
     character === "\n" || character === "\t" ? character : escaped(character),
   );
 
-/** Text as it is read: its lines are lines, and what is hidden is shown. */
+/** Bytes as readable text: lines stay lines, and hidden characters are escaped. */
 export const readable = (bytes: Uint8Array): string =>
   visible(
     (
@@ -97,7 +97,7 @@ export const readable = (bytes: Uint8Array): string =>
     ).replace(/\r\n/g, "\n"),
   );
 
-/** Rows of 16 bytes: where, in hex, as text. */
+/** Rows of 16 bytes: the offset, the hex digits, the text. */
 export const hexdump = (bytes: Uint8Array, from = 0): string => {
   const rows: string[] = [];
   for (let at = 0; at < bytes.length; at += 16) {
@@ -111,7 +111,7 @@ export const hexdump = (bytes: Uint8Array, from = 0): string => {
   return rows.join("\n");
 };
 
-/** A count of bytes, for a reader. */
+/** A number of bytes as text. */
 export const size = (bytes: number): string => {
   if (bytes < 1024) return `${bytes} B`;
   const unit = bytes < 1024 ** 2 ? 1 : bytes < 1024 ** 3 ? 2 : 3;

@@ -1,4 +1,4 @@
-/** One connection as a conversation: what both sides said in time, what the handler emitted, errors, and who ended it. */
+/** One connection as a conversation: what each side said and when, what the handler emitted, errors, and who ended it. */
 
 import type { DecodedPart, EntryInfo, RecordedPart, SessionEvent } from "../../control/plane.ts";
 import { sayAgain } from "./again.ts";
@@ -9,15 +9,15 @@ import { button, choice, dialog, element, say } from "./dom.ts";
 import { type Said, type SaidLine, saidOf } from "./file.ts";
 import type { Row } from "./rows.ts";
 
-const MOST_ITEMS = 1_000; // in the document at once
-const MOST_SHOWN = 64 * 1024; // bytes of one item that are shown unasked
-const MOST_KEPT = 16 * 1024 * 1024; // bytes of one conversation that are loaded unasked
+const MOST_ITEMS = 1_000; // items in the document at once
+const MOST_SHOWN = 64 * 1024; // bytes of one item that are shown at first
+const MOST_KEPT = 16 * 1024 * 1024; // bytes of one conversation that are loaded at first
 
 type View = "text" | "lines" | "hex" | "decoded";
 
 /** One line of the conversation. */
 interface Item {
-  /** ms since the beginning. */
+  /** Milliseconds since the beginning. */
   readonly at: number;
   readonly of: "client" | "server" | "made" | "failed";
   readonly who: string;
@@ -25,13 +25,13 @@ interface Item {
   readonly text?: string;
 }
 
-/** What the page gives to a conversation. */
+/** What a conversation needs of the page. */
 export interface Surroundings {
-  /** What something can be said to by its name. */
+  /** The entries that can be sent to by name. */
   entries(): Promise<readonly EntryInfo[]>;
-  /** Leaves the conversation. */
+  /** Closes the conversation's view. */
   leave(): void;
-  /** Whether bytes can be seen: this is no Worker, and the token may. */
+  /** Whether bytes can be shown: the server records, and the token may read it. */
   readonly records: boolean;
 }
 
@@ -43,7 +43,7 @@ const WORDS = {
   reset: "reset the connection (RST)",
 } as const;
 
-/** A conversation, shown. */
+/** The view of a conversation. */
 export class Conversation {
   readonly element: HTMLElement;
   row: Row;
@@ -67,11 +67,11 @@ export class Conversation {
   #loading = false;
   #again = false;
   #mostKept = MOST_KEPT;
-  #from: number | null = null; // the first item that is shown; `null`: the last are
+  #from: number | null = null; // the first item shown; `null`: the newest items are shown
   #note = "";
   #decoded: DecodedPart | null = null;
-  #problem = ""; // of decoding
-  #whole = new Set<number>(); // items that are shown whole
+  #problem = ""; // what decoding failed with
+  #whole = new Set<number>(); // items that are shown in full
 
   constructor(row: Row, page: Surroundings) {
     this.row = row;
@@ -90,12 +90,12 @@ export class Conversation {
     }
   }
 
-  /** Lets go of what it follows. */
+  /** Stops following the connection. */
   close(): void {
     this.#leaving.abort();
   }
 
-  /** The row has changed: there may be more. */
+  /** The row has changed, so there may be more to load. */
   changed(row: Row): void {
     this.row = row;
     this.#enable();
@@ -155,7 +155,7 @@ export class Conversation {
     }
   }
 
-  /** Asks for the messages. */
+  /** Loads the decoded messages. */
   async #decode(): Promise<void> {
     this.#decoded = null;
     this.#problem = "";
@@ -176,7 +176,7 @@ export class Conversation {
     this.#draw();
   }
 
-  /** Follows what the handler emits, and how it ends. */
+  /** Follows what the handler emits, and its end. */
   async #hear(): Promise<void> {
     const { signal } = this.#leaving;
     try {
@@ -189,9 +189,9 @@ export class Conversation {
     }
   }
 
-  // ---- What is drawn ----
+  // ---- Drawing ----
 
-  /** Who a side is to the reader: this process has one of the two. */
+  /** How a side is named to the reader: this process is one of the two. */
   #who(side: "client" | "server"): string {
     return this.row.kind === "file" ? side : side === this.#side ? "handler" : "peer";
   }
@@ -199,7 +199,7 @@ export class Conversation {
   #items(): Item[] {
     const items: Item[] = this.#view === "lines" && this.#kind === "stream" ? this.#lines() : [];
     const decoded = this.#view === "decoded" ? this.#decoded : null;
-    const done = { client: 0, server: 0 }; // bytes that messages were made of
+    const done = { client: 0, server: 0 }; // bytes that are part of a message
     for (const { at, from, bytes, text } of decoded?.messages ?? []) {
       done[from] += bytes;
       items.push({ at, of: from, who: this.#who(from), text });
@@ -237,7 +237,7 @@ export class Conversation {
     return items.sort((one, other) => one.at - other.at);
   }
 
-  /** The lines of each side, at the time of their ends. */
+  /** The lines of each side, each at the time of its end. */
   #lines(): Item[] {
     const items: Item[] = [];
     const rest: Record<"client" | "server", Uint8Array[]> = { client: [], server: [] };
@@ -344,7 +344,7 @@ export class Conversation {
       .join(". ");
   }
 
-  // ---- What is done ----
+  // ---- Acting ----
 
   #copied(): Copied {
     return {
@@ -396,7 +396,7 @@ export class Conversation {
     }
   }
 
-  /** What can be done now. */
+  /** Enables the buttons that can be used now. */
   #enable(): void {
     const runs = this.row.kind === "session" && this.row.state === "running";
     for (const one of this.#actions) one.disabled = !runs;

@@ -1,9 +1,9 @@
-/** A conversation as something to paste: a line for a shell, a test, a transcript. */
+/** A conversation as something to paste: a shell command, a test, a transcript. */
 
 import { join, toBase64, utf8 } from "./bytes.ts";
 import { lineOf, type Said } from "./file.ts";
 
-/** What is copied. */
+/** What is to be copied. */
 export interface Copied {
   readonly kind: "stream" | "datagrams";
   /** The handler's name. */
@@ -13,13 +13,13 @@ export interface Copied {
   readonly events: readonly Said[];
 }
 
-/** What one side said, until the other one did. */
+/** What one side said until the other one spoke. */
 export interface Turn {
   readonly from: "client" | "server";
   readonly data: Uint8Array;
 }
 
-/** The conversation by turns; of datagrams each is one. */
+/** The conversation as turns; each datagram is one. */
 export const turnsOf = ({ kind, events }: Pick<Copied, "kind" | "events">): Turn[] => {
   const turns: { from: "client" | "server"; pieces: Uint8Array[] }[] = [];
   for (const { from, data } of events) {
@@ -31,7 +31,7 @@ export const turnsOf = ({ kind, events }: Pick<Copied, "kind" | "events">): Turn
   return turns.map(({ from, pieces }) => ({ from, data: join(pieces) }));
 };
 
-/** Bytes as an argument of `printf %b`: every byte that means something to it, or to the shell, in octal. */
+/** Bytes as an argument of `printf %b`: every byte that is special to it, or to the shell, in octal. */
 const octal = (bytes: Uint8Array): string =>
   Array.from(bytes, (byte) =>
     byte === 13
@@ -43,14 +43,14 @@ const octal = (bytes: Uint8Array): string =>
           : `\\0${byte.toString(8).padStart(3, "0")}`,
   ).join("");
 
-/** Where `nc` connects. */
+/** The arguments of `nc` for an address. */
 const placeOf = (address: string): string => {
   const url = URL.parse(address.includes("://") ? address : `tcp://${address}`);
   if (address.startsWith("unix:")) return `-U '${address.slice(5)}'`;
   return `${(url?.hostname ?? "127.0.0.1").replace(/^\[|\]$/g, "")} ${url?.port ?? ""}`;
 };
 
-/** A line for a shell that says what the client said. */
+/** A shell command that sends what the client said. */
 export const asNc = (copied: Copied): string => {
   const said = turnsOf(copied).filter(({ from }) => from === "client");
   const flags = copied.kind === "datagrams" ? "-u -w 1" : "-N";
@@ -67,7 +67,7 @@ export const asNc = (copied: Copied): string => {
     : `${text} | nc ${flags} ${place}`;
 };
 
-/** Bytes as an expression of TypeScript. */
+/** Bytes as a TypeScript expression. */
 const written = (bytes: Uint8Array): string => {
   const text = utf8(bytes);
   if (text !== null) {
@@ -79,7 +79,7 @@ const written = (bytes: Uint8Array): string => {
   return `Uint8Array.from(atob("${toBase64(bytes)}"), (c) => c.charCodeAt(0))`;
 };
 
-/** A test that says what the client said, and expects what the server did. */
+/** A test that sends what the client said, and expects what the server answered. */
 export const asTest = (copied: Copied): string => {
   const { handler, kind, events } = copied;
   const turns = turnsOf(copied);
@@ -126,7 +126,7 @@ export const asTest = (copied: Copied): string => {
   ].join("\n");
 };
 
-/** JSON Lines. */
+/** The transcript, as JSON Lines. */
 export const asTranscript = ({ kind, address, began, handler, events }: Copied): string => {
   const header = { socklet: "transcript", version: 1, kind, note: handler, address, began };
   return [JSON.stringify(header), ...events.map(lineOf), ""].join("\n");

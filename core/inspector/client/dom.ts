@@ -1,10 +1,10 @@
-/** Elements. Text becomes text nodes and never markup, and what is hidden in it is shown. */
+/** Elements. Text becomes text nodes, never markup, and its hidden characters are shown. */
 
 import { visible } from "./bytes.ts";
 
 type Attributes = Readonly<Record<string, string | boolean | ((event: Event) => void)>>;
 
-/** An element with these attributes (a function is a listener; `true` an attribute without a value) and children. */
+/** An element with attributes and children. A function is a listener; `true` makes an attribute without a value. */
 export const element = <Name extends keyof HTMLElementTagNameMap>(
   name: Name,
   attributes: Attributes = {},
@@ -22,11 +22,10 @@ export const element = <Name extends keyof HTMLElementTagNameMap>(
 /** The element of the frame with this id. */
 export const at = (id: string): HTMLElement => document.getElementById(id) as HTMLElement;
 
-/** A button. */
 export const button = (label: string, click: () => void, attributes: Attributes = {}): HTMLButtonElement =>
   element("button", { type: "button", click, ...attributes }, label);
 
-/** A choice with its label. */
+/** A select with its label. */
 export const choice = (
   label: string,
   options: readonly (readonly [value: string, label: string])[],
@@ -40,7 +39,7 @@ export const choice = (
   return { label: element("label", {}, label, select), select };
 };
 
-/** Shows a dialog with these contents, which goes when it is closed. */
+/** Shows a dialog with these contents, and removes it when it is closed. */
 export const dialog = (title: string, ...contents: readonly (Node | string)[]): HTMLDialogElement => {
   const before = document.activeElement as HTMLElement | null;
   const box = element(
@@ -63,7 +62,7 @@ export const dialog = (title: string, ...contents: readonly (Node | string)[]): 
   return box;
 };
 
-/** A table of texts; a number stands at the right. */
+/** A table of texts; numbers are right-aligned. */
 export const table = (
   caption: string,
   head: readonly string[],
@@ -95,7 +94,7 @@ export const table = (
 
 let quiet: ReturnType<typeof setTimeout> | undefined;
 
-/** Says what happened; a failure stays until the next. */
+/** Shows a message; an error stays until the next one. */
 export const say = (text: string, bad = false): void => {
   const status = at("status");
   status.textContent = visible(text);

@@ -1,4 +1,4 @@
-/** Transcripts that are opened from a file: JSON Lines, as `socklet proxy --record` and this page write them. */
+/** Transcripts opened from a file: JSON Lines, as `socklet proxy --record` and this page write them. */
 
 import { fromBase64, toBase64, utf8 } from "./bytes.ts";
 
@@ -9,13 +9,13 @@ export interface Said {
   readonly data?: Uint8Array;
   readonly end?: "half-close" | "close" | "reset";
   readonly tls?: true;
-  /** So many bytes are not here. */
+  /** Bytes that are missing here. */
   readonly dropped?: number;
   readonly fault?: string;
   readonly rule?: string;
 }
 
-/** One event as the routes and the files have it. */
+/** One event as in the routes' answers and in files. */
 export interface SaidLine extends Omit<Said, "data"> {
   readonly text?: string;
   readonly base64?: string;
@@ -47,12 +47,12 @@ export interface FileConversation {
   readonly began: string;
   readonly read: number;
   readonly written: number;
-  /** Bytes of all of the file's conversations that are not there, besides those that events tell of. */
+  /** Bytes missing from all of the file's conversations, besides those that its events count. */
   readonly dropped: number;
   readonly events: readonly Said[];
 }
 
-/** The conversations of a transcript. Throws an error that says which line is wrong. */
+/** The conversations of a transcript. Throws an error that names the wrong line. */
 export const conversationsOf = (name: string, text: string): FileConversation[] => {
   const lines = text.split("\n").filter((line) => line.trim() !== "");
   const read = (line: string, number: number) => {

@@ -1,11 +1,11 @@
-/** The list of connections: as many rows in the document as are seen, however many there are. */
+/** The list of connections: only the visible rows are in the document, however many there are. */
 
 import { size, visible } from "./bytes.ts";
 import { element } from "./dom.ts";
 import type { Row, Rows } from "./rows.ts";
 
-const HEIGHT = 24; // px of a row; the style says the same
-const SPARE = 8; // rows above and below those that are seen
+const HEIGHT = 24; // px of a row, as in the style
+const SPARE = 8; // rows drawn above and below the visible ones
 
 const NAMES = ["time", "handler", "way", "peer", "address", "state", "received", "sent"] as const;
 
@@ -16,7 +16,6 @@ const time = new Intl.DateTimeFormat("en-GB", {
   fractionalSecondDigits: 3,
 });
 
-/** The list. */
 export class List {
   readonly element: HTMLElement;
   readonly #rows: Rows;
@@ -24,9 +23,9 @@ export class List {
   readonly #space: HTMLElement;
   readonly #made: { readonly element: HTMLElement; readonly cells: readonly HTMLElement[] }[] = [];
   #chosen: string | null = null;
-  #active: string | null = null; // where the keyboard is
+  #active: string | null = null; // the row that the keyboard is on
   #waiting = false;
-  /** Whether it stays at the newest. */
+  /** Whether it keeps the newest row in view. */
   follows = true;
 
   constructor(rows: Rows, choose: (row: Row) => void) {
@@ -73,14 +72,14 @@ export class List {
     this.draw();
   }
 
-  /** No conversation is shown. */
+  /** Called when no conversation is shown any more. */
   leave(): void {
     this.#chosen = null;
     this.draw();
     this.element.focus();
   }
 
-  /** Draws what is seen, once in a frame. */
+  /** Draws the visible rows, at most once a frame. */
   draw(): void {
     if (this.#waiting) return;
     this.#waiting = true;

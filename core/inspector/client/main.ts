@@ -17,7 +17,7 @@ import { Rows, rowOfFile, rowOfFlow, rowOfSession } from "./rows.ts";
 import { showFaults, showListeners, showPools } from "./tables.ts";
 
 const PAGE = 1_000; // sessions in one answer
-const AGAIN = 2_000; // ms: how often is asked what nobody tells
+const AGAIN = 2_000; // ms between two requests for what sends no events
 const TABS = ["connections", "listeners", "pools", "faults"] as const;
 const STATES = [
   "",
@@ -33,7 +33,7 @@ const STATES = [
 ];
 
 const rows = new Rows();
-let records = true; // whether bytes can be seen
+let records = true; // whether bytes can be shown
 let shown: Conversation | null = null;
 let tab: (typeof TABS)[number] = "connections";
 let recording: RecordingInfo | null = null;
@@ -60,7 +60,7 @@ const leave = (focus = true): void => {
   if (focus) list.leave();
 };
 
-// ---- What is shown of the list ----
+// ---- The list's filters ----
 
 const filter = element("input", {
   type: "search",
@@ -165,9 +165,9 @@ const buildList = (): void => {
   );
 };
 
-// ---- What is recorded ----
+// ---- The recording ----
 
-/** Elements of the bar. They are made once, so that what one types there is not lost to what the server tells meanwhile. */
+/** Elements of the bar. They are made once, so that news from the server does not overwrite what somebody is typing. */
 const toggle = button(
   "Record",
   () =>
@@ -224,7 +224,7 @@ const recordingBar = [
   kept,
 ];
 
-let bounds = ""; // that the fields show, unless somebody has typed others
+let bounds = ""; // the bounds that the fields show, unless somebody has typed others
 
 const showRecording = (): void => {
   const box = at("recording");
@@ -243,7 +243,7 @@ const showRecording = (): void => {
   if (!toggle.isConnected) box.replaceChildren(...recordingBar);
 };
 
-// ---- What is loaded and followed ----
+// ---- Loading and following ----
 
 const changed = (ids: readonly string[]): void => {
   counted();
@@ -277,7 +277,7 @@ const loadAll = async (): Promise<void> => {
 
 const pause = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
 
-/** Follows what changes, for as long as the page is open. */
+/** Follows changes for as long as the page is open. */
 const watch = async (): Promise<never> => {
   for (;;) {
     try {
@@ -305,20 +305,20 @@ const watch = async (): Promise<never> => {
         showRecording();
         continue;
       }
-      say(status === 0 ? "The server cannot be reached; it is asked again" : (error as Error).message, true);
+      say(status === 0 ? "The server cannot be reached; trying again" : (error as Error).message, true);
     }
     await pause(AGAIN);
   }
 };
 
-/** Shows what the tab shows, but for the connections; rules of faults only when it is opened, since one may be typing there. */
+/** Refreshes every tab but the connections. Fault rules are refreshed only when their tab is opened, since somebody may be typing there. */
 const refresh = async (fresh: boolean): Promise<void> => {
   try {
     if (tab === "listeners") await showListeners();
     else if (tab === "pools") await showPools();
     else if (tab === "faults" && fresh) await showRules();
   } catch (error) {
-    if (!(error instanceof Refusal)) return; // the other one says so
+    if (!(error instanceof Refusal)) return; // watch() reports it
     say(error.message, true);
   }
 };
@@ -335,13 +335,13 @@ const select = (name: (typeof TABS)[number], focus = false): void => {
   void refresh(true);
 };
 
-/** The entries of the app; none where nothing can be said again to them. */
+/** The app's entries; none if nothing can be sent to them. */
 const entries = async (): Promise<readonly EntryInfo[]> => {
   const none = { entries: [] };
   return (await ask<{ entries: readonly EntryInfo[] }>("GET", "/entries").catch(() => none)).entries;
 };
 
-/** Shows the rules of faults, which may be set for what listens, and for what is dialled. */
+/** Shows the fault rules, which can be set for listeners and for dialled servers. */
 const showRules = async (): Promise<void> => {
   try {
     await showFaults((await entries()).filter(({ faults }) => faults));
@@ -350,7 +350,7 @@ const showRules = async (): Promise<void> => {
   }
 };
 
-// ---- The keys ----
+// ---- Keys ----
 
 const listen = (): void => {
   for (const name of TABS) at(`tab-${name}`).addEventListener("click", () => select(name));
@@ -385,7 +385,7 @@ const askToken = (): void => {
     element(
       "p",
       {},
-      "This server shows what passes to those who have one of its tokens: `socklet dev` and `socklet serve` print one, else it is one of SOCKLET_TOKENS.",
+      "This server shows traffic only to holders of one of its tokens: the one that `socklet dev` or `socklet serve` printed, or one of SOCKLET_TOKENS.",
     ),
     input,
     element("button", { type: "submit" }, "Open"),

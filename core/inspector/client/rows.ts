@@ -1,15 +1,15 @@
-/** What the list has: a row for each session, each sender of datagrams, and each conversation of an opened file. */
+/** The rows of the list: one for each session, each sender of datagrams, and each conversation of an opened file. */
 
 import type { FlowInfo, SessionInfo } from "../../control/plane.ts";
 import type { FileConversation } from "./file.ts";
 
-/** One row. Texts that many rows share are one text in memory. */
+/** One row. Rows share equal strings, to save memory. */
 export interface Row {
   readonly id: string;
   readonly kind: "session" | "flow" | "file";
   readonly started: number;
   readonly handler: string;
-  /** Whether it came in. */
+  /** Whether the connection was accepted, not dialled. */
   readonly inbound: boolean;
   readonly address: string;
   peer: string;
@@ -18,7 +18,7 @@ export interface Row {
   read: number;
   written: number;
   error: string;
-  /** What the filter looks in, in lower case. */
+  /** The text that the filter searches, in lower case. */
   key: string;
   readonly file?: FileConversation;
 }
@@ -89,9 +89,9 @@ export const rowOfFile = (file: FileConversation): Row =>
     file,
   });
 
-/** All rows, oldest first, and those that the filter lets through. */
+/** All rows, oldest first, and those that pass the filter. */
 export class Rows {
-  readonly #byId = new Map<string, number>(); // its place, which is right as long as nothing is put before it
+  readonly #byId = new Map<string, number>(); // the index of a row, valid until rows are put before it
   #all: Row[] = [];
   #shown: Row[] = [];
   #words: readonly string[] = [];
@@ -102,7 +102,7 @@ export class Rows {
     return this.#all;
   }
 
-  /** Those that are shown, the newest last. */
+  /** The rows that are shown, newest last. */
   get shown(): readonly Row[] {
     return this.#shown;
   }
@@ -111,7 +111,7 @@ export class Rows {
     return this.#all[this.#byId.get(id) ?? -1];
   }
 
-  /** These are new, or have changed. */
+  /** Adds or updates rows. */
   put(rows: readonly Row[]): void {
     for (const row of rows) {
       const place = this.#byId.get(row.id);
@@ -124,7 +124,7 @@ export class Rows {
     this.#filter();
   }
 
-  /** These are older than all. */
+  /** Adds rows that are older than all others. */
   putBefore(rows: readonly Row[]): void {
     const fresh = rows.filter(({ id }) => !this.#byId.has(id));
     this.#all = [...fresh, ...this.#all];
@@ -138,7 +138,7 @@ export class Rows {
     this.#filter();
   }
 
-  /** Shows those whose texts have all these words, which are in this state, and which are among these ids. */
+  /** Shows the rows that contain all these words, are in this state, and are among these ids. */
   filter(text: string, state: string, ids: ReadonlySet<string> | null): void {
     this.#words = text
       .toLowerCase()

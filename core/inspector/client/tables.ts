@@ -1,11 +1,11 @@
-/** Listeners, pools, and rules of faults. */
+/** The tabs of listeners, pools and fault rules. */
 
 import type { EntryInfo, FaultInfo, ListenerInfo } from "../../control/plane.ts";
 import type { PoolInfo } from "../../handlers/client.ts";
 import { ask } from "./api.ts";
 import { at, button, choice, element, say, table } from "./dom.ts";
 
-/** What listens, with the counts of its server. */
+/** Shows the listeners, with their servers' counts. */
 export const showListeners = async (): Promise<void> => {
   const { listeners } = await ask<{ listeners: ListenerInfo[] }>("GET", "/listeners");
   const head = [
@@ -37,7 +37,7 @@ export const showListeners = async (): Promise<void> => {
   at("listeners").replaceChildren(table("Listeners", head, rows));
 };
 
-/** The app's pools. */
+/** Shows the app's pools. */
 export const showPools = async (): Promise<void> => {
   const { pools } = await ask<{ pools: PoolInfo[] }>("GET", "/pools");
   const head = [
@@ -69,7 +69,7 @@ export const showPools = async (): Promise<void> => {
   );
 };
 
-/** `latency from=server latency=100`: a rule as the commands write it. Throws where a word is none. */
+/** Parses a rule as the commands write it: `latency from=server latency=100`. Throws for a wrong word. */
 export const ruleOf = (text: string): Record<string, unknown> => {
   const [fault, ...rest] = text.trim().split(/\s+/);
   const rule: Record<string, unknown> = { fault: fault?.split("=")[0] };
@@ -82,7 +82,7 @@ export const ruleOf = (text: string): Record<string, unknown> => {
   return rule;
 };
 
-/** The rules that are set, and a form for one more. */
+/** Shows the fault rules that are set, and a form for one more. */
 export const showFaults = async (entries: readonly EntryInfo[]): Promise<void> => {
   const { faults } = await ask<{ faults: FaultInfo[] }>("GET", "/faults");
   const change = async (work: Promise<unknown>): Promise<void> => {
@@ -140,7 +140,7 @@ export const showFaults = async (entries: readonly EntryInfo[]): Promise<void> =
     element(
       "p",
       { class: "dim" },
-      "Faults: latency, rate, slice, slow-close, stall, silence, close, reset; of datagrams loss, duplicate, reorder, corrupt. As in `socklet proxy --fault`.",
+      "Faults, as in `socklet proxy --fault`: latency, rate, slice, slow-close, stall, silence, close, reset; for datagrams loss, duplicate, reorder, corrupt.",
     ),
   );
 };
