@@ -8,8 +8,8 @@ export { serveApp } from "./app/serve-app.ts";
 export type { ClusterOptions, ClusterServer, WorkerInfo } from "./cluster/cluster.ts";
 export type { Listed } from "./cluster/messages.ts";
 export { serveCluster } from "./cluster/serve-cluster.ts";
-export { streamSocket } from "./kernel/net-transport.ts";
 export type { TracedConnect, TracedHandshake, TracedRequest } from "./kernel/tracing.ts";
+export { streamSocket } from "./kernel/transports/net-transport.ts";
 export type { Forking, ForkingInfo } from "./servers/forking/forked-server.ts";
 export { handlerFrom } from "./servers/forking/handler-source.ts";
 export {

@@ -25,7 +25,7 @@ import type { Datagram } from "../../core/sockets/datagram.ts";
 import type { StreamSocket } from "../../core/sockets/stream-socket.ts";
 import { lazy } from "../builtin.ts";
 import { networkError } from "../kernel/addresses.ts";
-import { descriptorOf } from "../kernel/handles.ts";
+import { descriptorOf } from "../kernel/handles/handles.ts";
 import { listenerUrl, type TCPServer } from "../servers/tcp.ts";
 import type { TCPConnector } from "../sockets/connector.ts";
 import { FileArchive } from "./archive.ts";

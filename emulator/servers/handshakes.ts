@@ -10,8 +10,8 @@ import { wholeMs } from "../../core/options.ts";
 import { MAX_HANDSHAKES, type ServerTlsOptions } from "../../core/sockets/tls.ts";
 import type { StreamTransport } from "../../core/sockets/transport.ts";
 import { fs } from "../builtin.ts";
-import type { Connection } from "../kernel/seam.ts";
-import { filesOf, type Replacement, ServerSecurity } from "../kernel/tls.ts";
+import { filesOf, type Replacement, ServerSecurity } from "../kernel/tls/tls.ts";
+import type { Connection } from "../kernel/transports/seam.ts";
 
 const LOOK = 1_000; // ms between two checks of a file: a certificate is renewed weeks before it expires
 const SETTLE = 2_000; // ms that a certificate and its key may not match: an ACME client writes one after the other

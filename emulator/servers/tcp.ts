@@ -59,12 +59,12 @@ import {
 import { securedWhen } from "../../core/sockets/tls-listener.ts";
 import { fs, lazy } from "../builtin.ts";
 import { networkError } from "../kernel/addresses.ts";
-import type { Listens } from "../kernel/descriptor.ts";
 import { type Known, knownDescriptor } from "../kernel/descriptors/adopted.ts";
-import type { Connection, Origin } from "../kernel/seam.ts";
-import { listenerDescriptor, streamDescriptor } from "../kernel/stream-descriptor.ts";
-import type { Replacement, ServerSecurity } from "../kernel/tls.ts";
+import type { Listens } from "../kernel/opening/descriptor.ts";
+import { listenerDescriptor, streamDescriptor } from "../kernel/opening/stream-descriptor.ts";
+import type { Replacement, ServerSecurity } from "../kernel/tls/tls.ts";
 import { requests, type TracedRequest, traced } from "../kernel/tracing.ts";
+import type { Connection, Origin } from "../kernel/transports/seam.ts";
 import { zoned } from "../sockets/names.ts";
 import { Socket } from "../sockets/socket.ts";
 import { publish, subscribed } from "./events.ts";

@@ -41,9 +41,9 @@ import {
   knownSender,
   Unsent,
 } from "../../core/sockets/datagram.ts";
-import { ownSockets } from "../kernel/chosen-sockets.ts";
-import { datagramHandle, datagramPost, type Post } from "../kernel/datagram-handle.ts";
-import type { OwnSockets } from "../kernel/own-sockets.ts";
+import { datagramHandle, datagramPost, type Post } from "../kernel/handles/datagram-handle.ts";
+import { ownSockets } from "../kernel/runtimes/chosen-sockets.ts";
+import type { OwnSockets } from "../kernel/runtimes/own-sockets.ts";
 import { DgramTransport, type Waiting } from "../sockets/node-datagrams.ts";
 import { TCPServer } from "./tcp.ts";
 

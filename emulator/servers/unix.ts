@@ -24,7 +24,7 @@ import type { StreamSocket } from "../../core/sockets/stream-socket.ts";
 import { type ListenerSecurity, SERVER_TLS_NAMES } from "../../core/sockets/tls.ts";
 import { peerName } from "../kernel/descriptors/adopted.ts";
 import { neededLibc } from "../kernel/descriptors/libc.ts";
-import type { Origin } from "../kernel/seam.ts";
+import type { Origin } from "../kernel/transports/seam.ts";
 import { neededNode } from "../runtime.ts";
 import { type LibcDatagrams, libcDatagrams } from "../sockets/libc-datagrams.ts";
 import { PackageDatagrams } from "./package-datagrams.ts";

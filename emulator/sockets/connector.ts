@@ -17,13 +17,13 @@ import {
 import { settleStream } from "../../core/sockets/stream-options.ts";
 import { StreamSocket } from "../../core/sockets/stream-socket.ts";
 import { networkError } from "../kernel/addresses.ts";
-import { ownSockets } from "../kernel/chosen-sockets.ts";
 import { checkedPath } from "../kernel/descriptors/sockaddr.ts";
-import { unconnected } from "../kernel/intake.ts";
-import { NodeTransport } from "../kernel/net-transport.ts";
-import type { Connection, Origin } from "../kernel/seam.ts";
-import type { LastSession } from "../kernel/tls.ts";
+import { unconnected } from "../kernel/handles/intake.ts";
+import { ownSockets } from "../kernel/runtimes/chosen-sockets.ts";
+import type { LastSession } from "../kernel/tls/tls.ts";
 import { connects, requests, type TracedRequest, traced } from "../kernel/tracing.ts";
+import { NodeTransport } from "../kernel/transports/net-transport.ts";
+import type { Connection, Origin } from "../kernel/transports/seam.ts";
 import { edgeHolds, heldRequest, type RequestAtEdge } from "./edge.ts";
 import { zoned } from "./names.ts";
 import { asShared, currentRequest, transportClass } from "./ownership.ts";

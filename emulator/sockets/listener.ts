@@ -3,10 +3,10 @@
 import net from "node:net";
 import { SocketError, type SocketErrorCode } from "../../core/errors.ts";
 import { wholeMs } from "../../core/options.ts";
-import type { StreamDescriptor } from "../kernel/descriptor.ts";
-import { acceptInto } from "../kernel/handle-transport.ts";
-import { NodeTransport } from "../kernel/net-transport.ts";
-import type { Connection } from "../kernel/seam.ts";
+import type { StreamDescriptor } from "../kernel/opening/descriptor.ts";
+import { acceptInto } from "../kernel/transports/handle-transport.ts";
+import { NodeTransport } from "../kernel/transports/net-transport.ts";
+import type { Connection } from "../kernel/transports/seam.ts";
 
 const ignore = (): void => {};
 

@@ -8,7 +8,6 @@ import { MSG_DONTROUTE, MSG_DONTWAIT } from "../../core/net/constants.ts";
 import type { DatagramSink, DatagramTransport } from "../../core/sockets/datagram.ts";
 import { lazy } from "../builtin.ts";
 import { addressOf, hostOf, networkError } from "../kernel/addresses.ts";
-import { sendByNode, sendsWaiting } from "../kernel/datagram-handle.ts";
 import { Kernel } from "../kernel/descriptors/kernel.ts";
 import {
   type Kind,
@@ -17,7 +16,8 @@ import {
   REUSEPORT,
   V6ONLY,
 } from "../kernel/descriptors/plain-options.ts";
-import { datagramHandleOf, receiveNoMore } from "../kernel/handles.ts";
+import { sendByNode, sendsWaiting } from "../kernel/handles/datagram-handle.ts";
+import { datagramHandleOf, receiveNoMore } from "../kernel/handles/handles.ts";
 import { resolve, unboundName, versionOf } from "./resolve.ts";
 
 /** How long the sender of a datagram waits. */

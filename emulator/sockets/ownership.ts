@@ -14,8 +14,8 @@ import { otherRequest } from "../../core/sockets/connect.ts";
 import type { StartTlsOptions, TlsInfo } from "../../core/sockets/tls.ts";
 import type { StreamSink } from "../../core/sockets/transport.ts";
 import { lazy } from "../builtin.ts";
-import { NodeTransport } from "../kernel/net-transport.ts";
-import type { Connection, Origin } from "../kernel/seam.ts";
+import { NodeTransport } from "../kernel/transports/net-transport.ts";
+import type { Connection, Origin } from "../kernel/transports/seam.ts";
 import { heldRequest } from "./edge.ts";
 
 /** The store of what belongs to no request, such as the connections of a pool. */

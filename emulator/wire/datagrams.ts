@@ -8,7 +8,7 @@ import { Unsent } from "../../core/sockets/datagram.ts";
 import type { FaultRules } from "../../core/testing/faults/rules.ts";
 import { lazy } from "../builtin.ts";
 import { addressOf, networkError } from "../kernel/addresses.ts";
-import { datagramPost } from "../kernel/datagram-handle.ts";
+import { datagramPost } from "../kernel/handles/datagram-handle.ts";
 import { zoned } from "../sockets/names.ts";
 import { numericSocket } from "../sockets/node-datagrams.ts";
 import type { ProxyOptions, WireProxy } from "./proxy.ts";

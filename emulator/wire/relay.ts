@@ -3,7 +3,7 @@
 import type { Lender } from "../../core/bytes/reader.ts";
 import type { StreamSink, StreamTransport } from "../../core/sockets/transport.ts";
 import type { Side, TranscriptEnd } from "../../core/testing/transcript/form.ts";
-import { LARGE } from "../kernel/seam.ts";
+import { LARGE } from "../kernel/transports/seam.ts";
 
 /** What is told of a relay. */
 export interface Watch {

@@ -179,7 +179,7 @@ const respOnNode: readonly Contender[] = [
 
 const BOUNDS = {
   echo: `two system calls are four fifths of a message, and bare Node makes the same two. Socklet adds the handler's two promises, and the
-  way through reader and writer. Accepted connections use Node's handle, without a \`net.Socket\` (emulator/kernel/handle-transport.ts);
+  way through reader and writer. Accepted connections use Node's handle, without a \`net.Socket\` (emulator/kernel/transports/handle-transport.ts);
   before, the CPU was 1.15 times bare Node's.`,
   many: `with 500 connections, what a message touches of each connection no longer fits into this machine's second-level cache. Bare Node's
   echo shows the same: with 4 KiB of small objects for each connection, all read at each message, it is at 0.99 of its rate with 50

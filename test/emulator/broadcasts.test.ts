@@ -13,7 +13,7 @@ import {
 import { createConnection, ThreadingTCPServer, ThreadingUnixStreamServer } from "socklet/emulator";
 import { ThreadingMemoryServer } from "socklet/testing";
 import { afterAll, describe, expect, onTestFinished, test, vi } from "vitest";
-import { intake } from "../../emulator/kernel/intake.ts";
+import { intake } from "../../emulator/kernel/handles/intake.ts";
 import { Chat, type ChatContext } from "../../examples/chat.ts";
 import { checkTold, slowMember } from "../conformance/slow-member.ts";
 import { codeOf } from "../core/outcome.ts";

@@ -22,7 +22,7 @@ import { controlClient } from "socklet/control";
 import { serveApp, TCPConnector, ThreadingTCPServer } from "socklet/emulator";
 import { MemoryServer, ThreadingMemoryServer, VirtualClock } from "socklet/testing";
 import { afterAll, afterEach, describe, expect, onTestFinished, test, vi } from "vitest";
-import { intake } from "../../emulator/kernel/intake.ts";
+import { intake } from "../../emulator/kernel/handles/intake.ts";
 import { handlerFrom } from "../../emulator/servers/forking/handler-source.ts";
 import { ForkingTCPServer } from "../../emulator/servers/forking/servers.ts";
 import { ThreadingUnixStreamServer } from "../../emulator/servers/unix.ts";

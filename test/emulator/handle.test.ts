@@ -7,8 +7,8 @@ import { promisify } from "node:util";
 import { DatagramRequestHandler, type InternetAddress, type SockletEvent, streamHandler } from "socklet";
 import { createConnection, ThreadingTCPServer, ThreadingUDPServer } from "socklet/emulator";
 import { expect, test } from "vitest";
-import { intake } from "../../emulator/kernel/intake.ts";
-import type { Connection } from "../../emulator/kernel/seam.ts";
+import { intake } from "../../emulator/kernel/handles/intake.ts";
+import type { Connection } from "../../emulator/kernel/transports/seam.ts";
 
 const Echo = streamHandler(async ({ request }) => {
   for await (const bytes of request) await request.sendall(bytes);
@@ -124,7 +124,7 @@ test("without net._createServerHandle and without koffi, bind() says what to ins
 
 test("memory that is given away is freed by young collections", async () => {
   const program = `
-    import { Intake } from "../../emulator/kernel/intake.ts";
+    import { Intake } from "../../emulator/kernel/handles/intake.ts";
     const intake = new Intake();
     const bytes = new Uint8Array(256 * 1024);
     const give = async (times) => {

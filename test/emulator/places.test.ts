@@ -4,8 +4,8 @@ import { type BaseServer, type InternetAddress, type StreamSocket, streamHandler
 import { createConnection, TCPServer, ThreadingTCPServer } from "socklet/emulator";
 import { MemoryServer, ThreadingMemoryServer } from "socklet/testing";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { intake, unconnected } from "../../emulator/kernel/intake.ts";
-import type { Connection } from "../../emulator/kernel/seam.ts";
+import { intake, unconnected } from "../../emulator/kernel/handles/intake.ts";
+import type { Connection } from "../../emulator/kernel/transports/seam.ts";
 import { runtime } from "../../emulator/runtime.ts";
 import { handlerFrom } from "../../emulator/servers/forking/handler-source.ts";
 import { ForkingTCPServer } from "../../emulator/servers/forking/servers.ts";
@@ -60,7 +60,7 @@ const tracedTcp = traced("tcp", (index, key) => {
   return up(new Server("127.0.0.1:0", Handler as never, options));
 });
 
-/** As on a Node that has not what emulator/kernel/intake.ts takes. */
+/** As on a Node that has not what emulator/kernel/handles/intake.ts takes. */
 const byData = async <T>(what: () => Promise<T>): Promise<T> => {
   const { on } = intake;
   intake.on = false;

@@ -44,7 +44,7 @@ import {
   UnixStreamServer,
 } from "socklet/emulator";
 import { describe, expect, onTestFinished, test } from "vitest";
-import { intake } from "../../emulator/kernel/intake.ts";
+import { intake } from "../../emulator/kernel/handles/intake.ts";
 import { runtime } from "../../emulator/runtime.ts";
 import { Says, SaysDatagram } from "../conformance/proxied.ts";
 import { Told } from "../core/told.ts";

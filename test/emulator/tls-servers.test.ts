@@ -23,7 +23,7 @@ import {
   UnixStreamServer,
 } from "socklet/emulator";
 import { afterAll, afterEach, describe, expect, test } from "vitest";
-import { intake } from "../../emulator/kernel/intake.ts";
+import { intake } from "../../emulator/kernel/handles/intake.ts";
 import { runtime } from "../../emulator/runtime.ts";
 import { Authority, type Issued } from "../peers/authority.ts";
 import { run } from "../peers/program.ts";

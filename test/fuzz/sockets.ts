@@ -8,7 +8,7 @@ import { MSG_DONTWAIT, MSG_PEEK, MSG_WAITALL, POLLIN, SHUT_WR } from "../../core
 import { poll, select } from "../../core/sockets/select.ts";
 import type { StreamSocket } from "../../core/sockets/stream-socket.ts";
 import { memoryPair } from "../../core/testing/index.ts";
-import { intake } from "../../emulator/kernel/intake.ts";
+import { intake } from "../../emulator/kernel/handles/intake.ts";
 import { ThreadingTCPServer } from "../../emulator/servers/tcp.ts";
 import { createConnection } from "../../emulator/sockets/connector.ts";
 import { latin1, same, type Target, target } from "./target.ts";

@@ -1,5 +1,5 @@
 /**
- * What Node does not document is used behind one door, emulator/kernel/, declared in its handles.ts, and listed in
+ * What Node does not document is used behind one door, emulator/kernel/, declared in its handles/handles.ts, and listed in
  * docs/decisions/nodes-handles.md.
  */
 
@@ -77,7 +77,7 @@ const COMMON = new Set(
 ).add("new net.Socket()");
 
 test("the table has all that handles.ts declares of Node", () => {
-  const declared = nodesOf(`${DOOR}handles.ts`)
+  const declared = nodesOf(`${DOOR}handles/handles.ts`)
     .filter(({ type }) => type === "TSPropertySignature" || type === "TSMethodSignature")
     .map(({ key }) => nameOf(key));
   expect(declared.length).toBeGreaterThan(20);
@@ -132,5 +132,5 @@ test("only handles.ts and the options of a socket's constructor name what Node k
     usedIn(path).filter(
       (name) => /^_[a-z]/.test(name) || ["binding", "stream_wrap", "udp_wrap", "state symbol"].includes(name),
     );
-  expect(inside.filter((path) => private_(path).length > 0)).toEqual([`${DOOR}handles.ts`]);
+  expect(inside.filter((path) => private_(path).length > 0)).toEqual([`${DOOR}handles/handles.ts`]);
 });

@@ -19,7 +19,9 @@ const NET = ["core", "core/bytes", "core/net"];
 const SOCKETS = [...NET, "core/files", "core/sockets"];
 const SERVE = [...SOCKETS, "core/handlers", "core/serve"];
 const APP = [...SERVE, "core/app"];
-const KERNEL = ["emulator", "emulator/kernel", "emulator/kernel/descriptors"];
+const HANDLES = ["emulator", "emulator/kernel/descriptors", "emulator/kernel", "emulator/kernel/handles"];
+const TRANSPORTS = [...HANDLES, "emulator/kernel/tls", "emulator/kernel/transports"];
+const KERNEL = [...TRANSPORTS, "emulator/kernel/runtimes", "emulator/kernel/opening"];
 const TRANSCRIPTS = ["core/testing", "core/testing/script", "core/testing/transcript", "core/testing/faults"];
 const POOL = [...APP, "core/pool"];
 const CONTROL = ["core/control", "core/control/recording", "core/control/sessions", "core/control/http"];
@@ -58,8 +60,28 @@ const ROOMS: Readonly<Record<string, Room>> = {
     below: [...SOCKETS, "emulator", "emulator/kernel/descriptors"],
     packages: /^node:/,
   },
-  "emulator/kernel/bun": { below: [...SOCKETS, ...KERNEL], packages: /^node:/ },
-  "emulator/kernel/deno": { below: [...SOCKETS, ...KERNEL], packages: /^node:/ },
+  "emulator/kernel/handles": {
+    below: [...SOCKETS, "emulator", "emulator/kernel/descriptors", "emulator/kernel"],
+    packages: /^node:/,
+  },
+  "emulator/kernel/tls": { below: [...SOCKETS, ...HANDLES], packages: /^node:/ },
+  "emulator/kernel/transports": {
+    below: [...SOCKETS, ...HANDLES, "emulator/kernel/tls"],
+    packages: /^node:/,
+  },
+  "emulator/kernel/runtimes": { below: [...SOCKETS, ...TRANSPORTS], packages: /^node:/ },
+  "emulator/kernel/runtimes/bun": {
+    below: [...SOCKETS, ...TRANSPORTS, "emulator/kernel/runtimes"],
+    packages: /^node:/,
+  },
+  "emulator/kernel/runtimes/deno": {
+    below: [...SOCKETS, ...TRANSPORTS, "emulator/kernel/runtimes"],
+    packages: /^node:/,
+  },
+  "emulator/kernel/opening": {
+    below: [...SOCKETS, ...TRANSPORTS, "emulator/kernel/runtimes"],
+    packages: /^node:/,
+  },
   "emulator/sockets": { below: [...POOL, ...KERNEL], packages: /^node:/ },
   "emulator/servers": { below: [...SERVE, ...KERNEL, "emulator/sockets"], packages: /^node:/ },
   "emulator/servers/forking": {
@@ -147,7 +169,7 @@ const ROOMS: Readonly<Record<string, Room>> = {
       "core",
       "core/sockets",
       "core/control",
-      "emulator/kernel",
+      "emulator/kernel/tls",
       "emulator/wire",
       "emulator/command/terminal",
       "emulator/command/project",
@@ -186,7 +208,10 @@ const LISTS = new Set([
 
 /** What chooses by the runtime loads, by `import()`, a room that stands below its own. */
 const CHOICES: Readonly<Record<string, readonly string[]>> = {
-  "emulator/kernel/chosen-sockets.ts": ["emulator/kernel/bun", "emulator/kernel/deno"],
+  "emulator/kernel/runtimes/chosen-sockets.ts": [
+    "emulator/kernel/runtimes/bun",
+    "emulator/kernel/runtimes/deno",
+  ],
 };
 
 const root = join(import.meta.dirname, "../..");
@@ -237,7 +262,7 @@ test.each(sources.filter((path) => !LISTS.has(path)))("%s imports what its room 
 /** What a file imports of Node as usual, which costs a start more than emulator/builtin.ts does. None of these is loaded by a server. */
 const IMPORTED_AS_USUAL: Readonly<Record<string, readonly string[]>> = {
   "emulator/command/project/init.ts": ["node:readline/promises"],
-  "emulator/kernel/transport-stream.ts": ["node:stream"],
+  "emulator/kernel/runtimes/transport-stream.ts": ["node:stream"],
   "emulator/otel/index.ts": ["node:async_hooks", "node:diagnostics_channel"],
 };
 

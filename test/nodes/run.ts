@@ -1,6 +1,6 @@
 /**
  * Runs the conformance bodies on the Nodes of package.json beside this file: `npm run test:nodes`, in the root. What
- * emulator/kernel/handles.ts uses of Node is not documented, so every supported version of Node is tried, both ways:
+ * emulator/kernel/handles/handles.ts uses of Node is not documented, so every supported version of Node is tried, both ways:
  * the bodies run over handles, and over Node's own sockets.
  */
 

@@ -3,8 +3,8 @@
 import { type InternetAddress, streamHandler } from "socklet";
 import { createConnection, ThreadingTCPServer } from "socklet/emulator";
 import { afterAll, afterEach, describe, expect, test } from "vitest";
-import { NodeTransport } from "../../emulator/kernel/net-transport.ts";
-import type { Connection } from "../../emulator/kernel/seam.ts";
+import { NodeTransport } from "../../emulator/kernel/transports/net-transport.ts";
+import type { Connection } from "../../emulator/kernel/transports/seam.ts";
 import { runtime } from "../../emulator/runtime.ts";
 import { dial } from "../../emulator/sockets/connector.ts";
 import { Authority } from "../peers/authority.ts";

@@ -18,8 +18,8 @@ import { checkDatagramSize, Datagram, knownSender, Unsent } from "../../../core/
 import type { StreamOptions } from "../../../core/sockets/stream-options.ts";
 import { type StreamSocket, tapStream } from "../../../core/sockets/stream-socket.ts";
 import { lazy } from "../../builtin.ts";
-import { streamSocket } from "../../kernel/net-transport.ts";
-import { ServerSecurity } from "../../kernel/tls.ts";
+import { ServerSecurity } from "../../kernel/tls/tls.ts";
+import { streamSocket } from "../../kernel/transports/net-transport.ts";
 import { asRequest, guardConnections } from "../../sockets/ownership.ts";
 import { FileStorage } from "../../storage.ts";
 import { Backlog } from "./backlog.ts";

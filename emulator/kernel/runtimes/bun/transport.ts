@@ -6,23 +6,32 @@
  * kernel took; the rest waits here for `drain`.
  */
 
-import { type Data, toBytes } from "../../../core/bytes/data.ts";
-import type { Lender } from "../../../core/bytes/reader.ts";
-import { SocketError } from "../../../core/errors.ts";
-import type { Address } from "../../../core/net/address.ts";
-import type { StartTlsOptions } from "../../../core/sockets/tls.ts";
+import { type Data, toBytes } from "../../../../core/bytes/data.ts";
+import type { Lender } from "../../../../core/bytes/reader.ts";
+import { SocketError } from "../../../../core/errors.ts";
+import type { Address } from "../../../../core/net/address.ts";
+import type { StartTlsOptions } from "../../../../core/sockets/tls.ts";
 import type {
   Capabilities,
   KernelSocket,
   StreamSink,
   StreamTransport,
-} from "../../../core/sockets/transport.ts";
-import { addressOf } from "../addresses.ts";
-import type { Holder, Kernel } from "../descriptors/kernel.ts";
-import type { Settable } from "../descriptors/plain-options.ts";
-import { linger, unacknowledged } from "../linger.ts";
-import { type NodeTransport, securingOf } from "../net-transport.ts";
-import { atEndOfTurn, type Connection, FULL, kernelOf, LARGE, type Origin, TCP, UNIX } from "../seam.ts";
+} from "../../../../core/sockets/transport.ts";
+import { addressOf } from "../../addresses.ts";
+import type { Holder, Kernel } from "../../descriptors/kernel.ts";
+import type { Settable } from "../../descriptors/plain-options.ts";
+import { linger, unacknowledged } from "../../transports/linger.ts";
+import { type NodeTransport, securingOf } from "../../transports/net-transport.ts";
+import {
+  atEndOfTurn,
+  type Connection,
+  FULL,
+  kernelOf,
+  LARGE,
+  type Origin,
+  TCP,
+  UNIX,
+} from "../../transports/seam.ts";
 import { overStream, TransportStream } from "../transport-stream.ts";
 import type { BunSocket } from "./api.ts";
 

@@ -5,11 +5,11 @@
 
 import type dgram from "node:dgram";
 import type net from "node:net";
-import type { MaybePromise } from "../../core/bytes/data.ts";
-import type { Address } from "../../core/net/address.ts";
-import type { Unsent } from "../../core/sockets/datagram.ts";
-import type { Late, Post } from "./datagram-handle.ts";
-import type { Connection } from "./seam.ts";
+import type { MaybePromise } from "../../../core/bytes/data.ts";
+import type { Address } from "../../../core/net/address.ts";
+import type { Unsent } from "../../../core/sockets/datagram.ts";
+import type { Late, Post } from "../handles/datagram-handle.ts";
+import type { Connection } from "../transports/seam.ts";
 
 /** Where to listen, and how. */
 export type ListenAt =

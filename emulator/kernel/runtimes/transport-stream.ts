@@ -3,11 +3,11 @@
 import type net from "node:net";
 import { Duplex } from "node:stream";
 import type tls from "node:tls";
-import { type Data, DONE } from "../../core/bytes/data.ts";
-import type { Address } from "../../core/net/address.ts";
-import type { TlsInfo } from "../../core/sockets/tls.ts";
-import { NodeTransport } from "./net-transport.ts";
-import { type Connection, FULL, type Origin } from "./seam.ts";
+import { type Data, DONE } from "../../../core/bytes/data.ts";
+import type { Address } from "../../../core/net/address.ts";
+import type { TlsInfo } from "../../../core/sockets/tls.ts";
+import { NodeTransport } from "../transports/net-transport.ts";
+import { type Connection, FULL, type Origin } from "../transports/seam.ts";
 
 const portOf = (address: Address | null): number | undefined =>
   address === null || address.family === "unix" ? undefined : address.port;

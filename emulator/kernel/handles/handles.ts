@@ -7,11 +7,11 @@
 import type dgram from "node:dgram";
 import net from "node:net";
 import type tls from "node:tls";
-import type { Data } from "../../core/bytes/data.ts";
-import { SocketError } from "../../core/errors.ts";
-import { channel } from "../builtin.ts";
-import { runtime } from "../runtime.ts";
-import { kernelError, neededLibc } from "./descriptors/libc.ts";
+import type { Data } from "../../../core/bytes/data.ts";
+import { SocketError } from "../../../core/errors.ts";
+import { channel } from "../../builtin.ts";
+import { runtime } from "../../runtime.ts";
+import { kernelError, neededLibc } from "../descriptors/libc.ts";
 
 // ---- Bindings ----
 

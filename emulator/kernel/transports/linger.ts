@@ -6,9 +6,9 @@
  * until the peer ends. It waits for a peer that does not end only as long as there is output to lose.
  */
 
-import { type Address, type InternetAddress, packAddress } from "../../core/net/address.ts";
-import { fs } from "../builtin.ts";
-import { inodeOf } from "./descriptors/adopted.ts";
+import { type Address, type InternetAddress, packAddress } from "../../../core/net/address.ts";
+import { fs } from "../../builtin.ts";
+import { inodeOf } from "../descriptors/adopted.ts";
 
 const LINGER = 2_000; // ms between two checks, and from the close to the first (nginx's lingering_timeout: 5 s a read)
 const STALLED = 5; // checks in a row without anything acknowledged

@@ -1,10 +1,10 @@
 /** Listening by `Bun.listen()`, and what `node:net` has dialled as a socket of Bun's. */
 
 import net from "node:net";
-import { addressOf } from "../addresses.ts";
-import { takeSocketOf } from "../handles.ts";
+import { addressOf } from "../../addresses.ts";
+import { takeSocketOf } from "../../handles/handles.ts";
+import type { Connection } from "../../transports/seam.ts";
 import type { ListenAt, OwnSockets } from "../own-sockets.ts";
-import type { Connection } from "../seam.ts";
 import { type BunHandlers, type BunListener, type BunSocket, bun } from "./api.ts";
 import { datagramsOf } from "./datagrams.ts";
 import { BunTransport } from "./transport.ts";

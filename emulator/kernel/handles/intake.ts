@@ -11,9 +11,9 @@
  */
 
 import net from "node:net";
-import type { Lender } from "../../core/bytes/reader.ts";
-import { lazy } from "../builtin.ts";
-import { runtime } from "../runtime.ts";
+import type { Lender } from "../../../core/bytes/reader.ts";
+import { lazy } from "../../builtin.ts";
+import { runtime } from "../../runtime.ts";
 
 const SIZE = 256 * 1024; // bytes of one read. Node's own reads take 64 KiB
 const LARGE = SIZE / 4; // bytes from which giving the memory away is cheaper than a copy: at least a quarter of the buffer

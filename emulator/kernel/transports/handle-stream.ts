@@ -1,12 +1,18 @@
 /** A stream over a handle of Node's, without a `net.Socket`: how it is read, ended and closed. Its kinds say how it is written. */
 
-import type { Data } from "../../core/bytes/data.ts";
-import { toBytes } from "../../core/bytes/data.ts";
-import { SocketError } from "../../core/errors.ts";
-import type { StreamSink } from "../../core/sockets/transport.ts";
-import { systemError } from "./addresses.ts";
-import type { ShutdownRequest, StreamBinding, StreamHandle, StreamOwner, WriteRequest } from "./handles.ts";
-import { Intake } from "./intake.ts";
+import type { Data } from "../../../core/bytes/data.ts";
+import { toBytes } from "../../../core/bytes/data.ts";
+import { SocketError } from "../../../core/errors.ts";
+import type { StreamSink } from "../../../core/sockets/transport.ts";
+import { systemError } from "../addresses.ts";
+import type {
+  ShutdownRequest,
+  StreamBinding,
+  StreamHandle,
+  StreamOwner,
+  WriteRequest,
+} from "../handles/handles.ts";
+import { Intake } from "../handles/intake.ts";
 import { type Lingering, linger } from "./linger.ts";
 import { atEndOfTurn, FULL } from "./seam.ts";
 

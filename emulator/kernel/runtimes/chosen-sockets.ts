@@ -1,6 +1,6 @@
 /** Which sockets a runtime's connections use: its own, by own-sockets.ts, or those of `node:net`. */
 
-import { runtime } from "../runtime.ts";
+import { runtime } from "../../runtime.ts";
 import type { OwnSockets } from "./own-sockets.ts";
 
 const SOCKETS: Readonly<Record<typeof runtime, (() => Promise<OwnSockets>) | null>> = {

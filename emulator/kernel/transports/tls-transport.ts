@@ -8,23 +8,24 @@
  */
 
 import type tls from "node:tls";
-import { type Data, EMPTY, toBytes } from "../../core/bytes/data.ts";
-import type { SocketError } from "../../core/errors.ts";
-import type { Address } from "../../core/net/address.ts";
-import type { StartTlsOptions, TlsInfo } from "../../core/sockets/tls.ts";
-import type { Capabilities, KernelSocket, StreamTransport } from "../../core/sockets/transport.ts";
-import type { Holder, Kernel } from "./descriptors/kernel.ts";
-import type { Settable } from "./descriptors/plain-options.ts";
-import { afterWrite, HandleStream } from "./handle-stream.ts";
+import { type Data, EMPTY, toBytes } from "../../../core/bytes/data.ts";
+import type { SocketError } from "../../../core/errors.ts";
+import type { Address } from "../../../core/net/address.ts";
+import type { StartTlsOptions, TlsInfo } from "../../../core/sockets/tls.ts";
+import type { Capabilities, KernelSocket, StreamTransport } from "../../../core/sockets/transport.ts";
+import type { Holder, Kernel } from "../descriptors/kernel.ts";
+import type { Settable } from "../descriptors/plain-options.ts";
 import {
   queuedIn,
   type SecureHandle,
   type StreamBinding,
   takeSecureHandle,
   type WriteRequest,
-} from "./handles.ts";
-import { socketHolder } from "./holders.ts";
-import { fresh } from "./intake.ts";
+} from "../handles/handles.ts";
+import { socketHolder } from "../handles/holders.ts";
+import { fresh } from "../handles/intake.ts";
+import { tlsError } from "../tls/tls.ts";
+import { afterWrite, HandleStream } from "./handle-stream.ts";
 import {
   atEndOfTurn,
   type Connection,
@@ -34,7 +35,6 @@ import {
   PIECE,
   SECURED,
 } from "./seam.ts";
-import { tlsError } from "./tls.ts";
 
 const RECORD = 16 * 1024; // bytes of the longest record (RFC 8446, section 5.1)
 const SLAB = 4 * RECORD; // bytes of records that are given as one piece

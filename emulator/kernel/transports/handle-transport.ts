@@ -11,17 +11,15 @@
  */
 
 import net from "node:net";
-import type { Data } from "../../core/bytes/data.ts";
-import { SocketError } from "../../core/errors.ts";
-import type { Address } from "../../core/net/address.ts";
-import type { StartTlsOptions } from "../../core/sockets/tls.ts";
-import type { Capabilities, KernelSocket, StreamTransport } from "../../core/sockets/transport.ts";
-import { addressOf } from "./addresses.ts";
-import type { Inherited } from "./descriptor.ts";
-import type { Holder, Kernel } from "./descriptors/kernel.ts";
-import type { Libc } from "./descriptors/libc.ts";
-import type { Settable } from "./descriptors/plain-options.ts";
-import { afterWrite, HandleStream } from "./handle-stream.ts";
+import type { Data } from "../../../core/bytes/data.ts";
+import { SocketError } from "../../../core/errors.ts";
+import type { Address } from "../../../core/net/address.ts";
+import type { StartTlsOptions } from "../../../core/sockets/tls.ts";
+import type { Capabilities, KernelSocket, StreamTransport } from "../../../core/sockets/transport.ts";
+import { addressOf } from "../addresses.ts";
+import type { Holder, Kernel } from "../descriptors/kernel.ts";
+import type { Libc } from "../descriptors/libc.ts";
+import type { Settable } from "../descriptors/plain-options.ts";
 import {
   type Name,
   type StreamBinding,
@@ -29,11 +27,12 @@ import {
   takeHandleOf,
   takeHandles,
   type WriteRequest,
-} from "./handles.ts";
-import { intake } from "./intake.ts";
+} from "../handles/handles.ts";
+import { intake } from "../handles/intake.ts";
+import { afterWrite, HandleStream } from "./handle-stream.ts";
 import { unacknowledged } from "./linger.ts";
 import { NodeTransport, securingOf } from "./net-transport.ts";
-import { type Connection, kernelOf, LARGE, type Origin, PIECE, TCP, UNIX } from "./seam.ts";
+import { type Connection, type Inherited, kernelOf, LARGE, type Origin, PIECE, TCP, UNIX } from "./seam.ts";
 
 /**
  * From now on `take` is given each connection that `server`, which listens, accepts, with the options in `inherited`;

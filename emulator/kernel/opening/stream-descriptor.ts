@@ -1,7 +1,7 @@
 /** The descriptor of a stream, from its creation until Node connects it or listens on it. */
 
 import type net from "node:net";
-import type { Address } from "../../core/net/address.ts";
+import type { Address } from "../../../core/net/address.ts";
 import {
   type AF_INET,
   type AF_INET6,
@@ -11,14 +11,13 @@ import {
   SOL_SOCKET,
   SOL_TCP,
   TCP_NODELAY,
-} from "../../core/net/constants.ts";
-import { neededNode, runtime } from "../runtime.ts";
-import { addressOf, hostOf } from "./addresses.ts";
-import type { Listens, StreamDescriptor } from "./descriptor.ts";
-import type { Adopted } from "./descriptors/adopted.ts";
-import { type Holder, Kernel, NOBODY } from "./descriptors/kernel.ts";
-import { type Libc, libc } from "./descriptors/libc.ts";
-import { bytesOf } from "./descriptors/options.ts";
+} from "../../../core/net/constants.ts";
+import { neededNode, runtime } from "../../runtime.ts";
+import { addressOf, hostOf } from "../addresses.ts";
+import type { Adopted } from "../descriptors/adopted.ts";
+import { type Holder, Kernel, NOBODY } from "../descriptors/kernel.ts";
+import { type Libc, libc } from "../descriptors/libc.ts";
+import { bytesOf } from "../descriptors/options.ts";
 import {
   KEEPALIVE,
   type Kind,
@@ -27,8 +26,8 @@ import {
   REUSEPORT,
   type Settable,
   V6ONLY,
-} from "./descriptors/plain-options.ts";
-import { checkedPath } from "./descriptors/sockaddr.ts";
+} from "../descriptors/plain-options.ts";
+import { checkedPath } from "../descriptors/sockaddr.ts";
 import {
   type Handle,
   handleOf,
@@ -39,11 +38,12 @@ import {
   type Name,
   UV_TCP_IPV6ONLY,
   UV_TCP_REUSEPORT,
-} from "./handles.ts";
-import { serverHolder, socketHolder } from "./holders.ts";
-import { unconnected } from "./intake.ts";
+} from "../handles/handles.ts";
+import { serverHolder, socketHolder } from "../handles/holders.ts";
+import { unconnected } from "../handles/intake.ts";
+import type { Connection } from "../transports/seam.ts";
+import type { Listens, StreamDescriptor } from "./descriptor.ts";
 import { NetStream } from "./net-descriptor.ts";
-import type { Connection } from "./seam.ts";
 
 // The constructor would read at once, which fails before there is a connection.
 const IDLE = { allowHalfOpen: true, manualStart: true } as const;

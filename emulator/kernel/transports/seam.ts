@@ -2,15 +2,15 @@
 
 import type net from "node:net";
 import type tls from "node:tls";
-import type { Address } from "../../core/net/address.ts";
-import { AF_UNIX, SOCK_STREAM } from "../../core/net/constants.ts";
-import { familyOf } from "../../core/sockets/base-socket.ts";
-import type { StartTlsOptions, TlsInfo, TlsOptions } from "../../core/sockets/tls.ts";
-import type { Capabilities, StreamTransport } from "../../core/sockets/transport.ts";
-import type { UnixNames } from "./descriptors/adopted.ts";
-import { type Holder, Kernel } from "./descriptors/kernel.ts";
-import { PlainStreamOptions, type Settable } from "./descriptors/plain-options.ts";
-import type { LastSession, ServerSecurity } from "./tls.ts";
+import type { Address } from "../../../core/net/address.ts";
+import { AF_UNIX, SOCK_STREAM } from "../../../core/net/constants.ts";
+import { familyOf } from "../../../core/sockets/base-socket.ts";
+import type { StartTlsOptions, TlsInfo, TlsOptions } from "../../../core/sockets/tls.ts";
+import type { Capabilities, StreamTransport } from "../../../core/sockets/transport.ts";
+import type { UnixNames } from "../descriptors/adopted.ts";
+import { type Holder, Kernel } from "../descriptors/kernel.ts";
+import { PlainStreamOptions, type Settable } from "../descriptors/plain-options.ts";
+import type { LastSession, ServerSecurity } from "../tls/tls.ts";
 
 export const FULL = 64 * 1024; // bytes that may wait in Node before a writer must wait: the socket's own high-water mark
 export const LARGE = 16 * 1024; // bytes; the writer has copied anything smaller
@@ -36,6 +36,9 @@ export interface Dialled {
   /** The session to resume, of who dials more than once. */
   readonly last?: LastSession | undefined;
 }
+
+/** Options that each connection of a listener begins with. */
+export type Inherited = Pick<net.ServerOpts, "noDelay" | "keepAlive" | "keepAliveInitialDelay">;
 
 /** What the maker of a connection knows and Node does not tell. */
 export interface Origin extends UnixNames {

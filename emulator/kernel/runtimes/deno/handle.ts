@@ -13,7 +13,7 @@
  */
 
 import type net from "node:net";
-import { type Data, toBytes } from "../../../core/bytes/data.ts";
+import { type Data, toBytes } from "../../../../core/bytes/data.ts";
 import {
   CALLS,
   denoListening,
@@ -25,8 +25,8 @@ import {
   streamBinding,
   takeSocketOf,
   type WriteRequest,
-} from "../handles.ts";
-import { LARGE } from "../seam.ts";
+} from "../../handles/handles.ts";
+import { LARGE } from "../../transports/seam.ts";
 
 const BROKEN_PIPE = -32; // EPIPE
 const COPIED = 64 * 1024; // bytes of one copy: glibc maps those of 128 KiB and more, and each page is a fault

@@ -4,7 +4,7 @@
  */
 
 import type tls from "node:tls";
-import { fs } from "../builtin.ts";
+import { fs } from "../../builtin.ts";
 
 let fd: number | null = null;
 

@@ -1,14 +1,11 @@
 /** What a stream is before it is connected or listens: the interface of what stream-descriptor.ts and net-descriptor.ts make. */
 
 import type net from "node:net";
-import type { MaybePromise } from "../../core/bytes/data.ts";
-import type { Address } from "../../core/net/address.ts";
-import type { Holder, Kernel } from "./descriptors/kernel.ts";
-import type { Settable } from "./descriptors/plain-options.ts";
-import type { Connection } from "./seam.ts";
-
-/** Options that each connection of a listener begins with. */
-export type Inherited = Pick<net.ServerOpts, "noDelay" | "keepAlive" | "keepAliveInitialDelay">;
+import type { MaybePromise } from "../../../core/bytes/data.ts";
+import type { Address } from "../../../core/net/address.ts";
+import type { Holder, Kernel } from "../descriptors/kernel.ts";
+import type { Settable } from "../descriptors/plain-options.ts";
+import type { Connection, Inherited } from "../transports/seam.ts";
 
 /** What a server knows of its listener before it is bound: on Bun and Deno it listens from then on. */
 export interface Listens {

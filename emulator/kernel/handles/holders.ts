@@ -1,8 +1,8 @@
 /** The sockets and listeners of `node:net` as holders of a descriptor. */
 
 import type net from "node:net";
-import { SocketError } from "../../core/errors.ts";
-import type { Holder } from "./descriptors/kernel.ts";
+import { SocketError } from "../../../core/errors.ts";
+import type { Holder } from "../descriptors/kernel.ts";
 import { descriptorOf } from "./handles.ts";
 
 /** Resolves when Node has handed everything that was written to the kernel. */

@@ -4,12 +4,12 @@
  */
 
 import net from "node:net";
-import { addressOf } from "../addresses.ts";
-import { HandleTransport } from "../handle-transport.ts";
-import { listening, type StreamHandle } from "../handles.ts";
-import { NodeTransport } from "../net-transport.ts";
+import { addressOf } from "../../addresses.ts";
+import { listening, type StreamHandle } from "../../handles/handles.ts";
+import { HandleTransport } from "../../transports/handle-transport.ts";
+import { NodeTransport } from "../../transports/net-transport.ts";
+import type { Connection } from "../../transports/seam.ts";
 import type { ListenAt, OwnSockets } from "../own-sockets.ts";
-import type { Connection } from "../seam.ts";
 import { node, takeHandleOf, takeHandles } from "./handle.ts";
 
 /** `node` is there, since `handle` is. */

@@ -4,13 +4,11 @@
  */
 
 import net from "node:net";
-import { SocketError } from "../../core/errors.ts";
-import type { Address } from "../../core/net/address.ts";
-import { runtime } from "../runtime.ts";
-import { addressOf, hostOf } from "./addresses.ts";
-import { ownSockets } from "./chosen-sockets.ts";
-import type { Listens, OwnListening, StreamDescriptor } from "./descriptor.ts";
-import { type Holder, Kernel, NOBODY } from "./descriptors/kernel.ts";
+import { SocketError } from "../../../core/errors.ts";
+import type { Address } from "../../../core/net/address.ts";
+import { runtime } from "../../runtime.ts";
+import { addressOf, hostOf } from "../addresses.ts";
+import { type Holder, Kernel, NOBODY } from "../descriptors/kernel.ts";
 import {
   KEEPALIVE,
   type Kind,
@@ -18,13 +16,15 @@ import {
   PlainStreamOptions,
   REUSEPORT,
   V6ONLY,
-} from "./descriptors/plain-options.ts";
-import { checkedPath } from "./descriptors/sockaddr.ts";
-import { listening } from "./handles.ts";
-import { serverHolder, socketHolder } from "./holders.ts";
-import { NodeTransport } from "./net-transport.ts";
-import type { ListenAt, OwnListener, OwnSockets } from "./own-sockets.ts";
-import type { Connection } from "./seam.ts";
+} from "../descriptors/plain-options.ts";
+import { checkedPath } from "../descriptors/sockaddr.ts";
+import { listening } from "../handles/handles.ts";
+import { serverHolder, socketHolder } from "../handles/holders.ts";
+import { ownSockets } from "../runtimes/chosen-sockets.ts";
+import type { ListenAt, OwnListener, OwnSockets } from "../runtimes/own-sockets.ts";
+import { NodeTransport } from "../transports/net-transport.ts";
+import type { Connection } from "../transports/seam.ts";
+import type { Listens, OwnListening, StreamDescriptor } from "./descriptor.ts";
 
 const BACKLOG = 511; // Node's own figure
 const UNKNOWN: Listens = { secures: false, backlog: BACKLOG }; // a socket's: it listens before anybody says how many may wait

@@ -1,9 +1,9 @@
 /** Datagrams by the socket of Bun's under a `dgram.Socket`, past its queue, its look-up and its events. */
 
 import type { RemoteInfo } from "node:dgram";
-import { hostOf } from "../addresses.ts";
-import { datagramPost } from "../datagram-handle.ts";
-import { bunDatagramHandle } from "../handles.ts";
+import { hostOf } from "../../addresses.ts";
+import { datagramPost } from "../../handles/datagram-handle.ts";
+import { bunDatagramHandle } from "../../handles/handles.ts";
 import type { OwnSockets } from "../own-sockets.ts";
 import type { BunDatagrams } from "./api.ts";
 

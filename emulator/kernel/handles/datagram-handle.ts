@@ -1,10 +1,10 @@
 /** Datagrams by Node's handle of a UDP socket, past the queue, the look-up and the events of `node:dgram`. */
 
 import type { RemoteInfo, Socket } from "node:dgram";
-import type { InternetAddress } from "../../core/net/address.ts";
-import type { Unsent } from "../../core/sockets/datagram.ts";
-import { runtime } from "../runtime.ts";
-import { hostOf, systemError } from "./addresses.ts";
+import type { InternetAddress } from "../../../core/net/address.ts";
+import type { Unsent } from "../../../core/sockets/datagram.ts";
+import { runtime } from "../../runtime.ts";
+import { hostOf, systemError } from "../addresses.ts";
 import { type DatagramHandle, datagramHandleOf, sendRequest } from "./handles.ts";
 import { intake } from "./intake.ts";
 

@@ -7,13 +7,13 @@
 
 import type net from "node:net";
 import type tls from "node:tls";
-import { type Data, toBytes } from "../../core/bytes/data.ts";
-import type { Lender } from "../../core/bytes/reader.ts";
-import { SocketError } from "../../core/errors.ts";
-import type { Address } from "../../core/net/address.ts";
-import { checkOptions } from "../../core/options.ts";
-import type { StreamOptions } from "../../core/sockets/stream-options.ts";
-import { StreamSocket } from "../../core/sockets/stream-socket.ts";
+import { type Data, toBytes } from "../../../core/bytes/data.ts";
+import type { Lender } from "../../../core/bytes/reader.ts";
+import { SocketError } from "../../../core/errors.ts";
+import type { Address } from "../../../core/net/address.ts";
+import { checkOptions } from "../../../core/options.ts";
+import type { StreamOptions } from "../../../core/sockets/stream-options.ts";
+import { StreamSocket } from "../../../core/sockets/stream-socket.ts";
 import {
   checkTls,
   SERVER_TLS_NAMES,
@@ -22,20 +22,21 @@ import {
   TLS_NAMES,
   type TlsInfo,
   type TlsOptions,
-} from "../../core/sockets/tls.ts";
+} from "../../../core/sockets/tls.ts";
 import type {
   Capabilities,
   KernelSocket,
   StreamSink,
   StreamTransport,
-} from "../../core/sockets/transport.ts";
-import { runtime } from "../runtime.ts";
-import { addressOf } from "./addresses.ts";
-import type { Holder, Kernel } from "./descriptors/kernel.ts";
-import type { Settable } from "./descriptors/plain-options.ts";
-import { descriptorOf, holdInput } from "./handles.ts";
-import { drained, socketHolder } from "./holders.ts";
-import { IntakeSocket, intake, type Taker } from "./intake.ts";
+} from "../../../core/sockets/transport.ts";
+import { runtime } from "../../runtime.ts";
+import { addressOf } from "../addresses.ts";
+import type { Holder, Kernel } from "../descriptors/kernel.ts";
+import type { Settable } from "../descriptors/plain-options.ts";
+import { descriptorOf, holdInput } from "../handles/handles.ts";
+import { drained, socketHolder } from "../handles/holders.ts";
+import { IntakeSocket, intake, type Taker } from "../handles/intake.ts";
+import { handshake, ServerSecurity, secureDialled, tlsError } from "../tls/tls.ts";
 import { linger, unacknowledged } from "./linger.ts";
 import {
   atEndOfTurn,
@@ -50,7 +51,6 @@ import {
   TCP,
   UNIX,
 } from "./seam.ts";
-import { handshake, ServerSecurity, secureDialled, tlsError } from "./tls.ts";
 import { overSecureHandle } from "./tls-transport.ts";
 
 /** How a connection is to be secured. */

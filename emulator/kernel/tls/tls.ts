@@ -6,8 +6,8 @@
 import type { X509Certificate } from "node:crypto";
 import net from "node:net";
 import type tls from "node:tls";
-import { printable } from "../../core/describe.ts";
-import { SocketError } from "../../core/errors.ts";
+import { printable } from "../../../core/describe.ts";
+import { SocketError } from "../../../core/errors.ts";
 import {
   type CertificateOptions,
   type PeerCertificate,
@@ -17,14 +17,14 @@ import {
   type ServerTlsOptions,
   type TlsInfo,
   type TlsOptions,
-} from "../../core/sockets/tls.ts";
-import { checkServerTls } from "../../core/sockets/tls-listener.ts";
-import { fs, lazy } from "../builtin.ts";
-import { runtime } from "../runtime.ts";
-import { addressOf } from "./addresses.ts";
-import { distrustOf, leaveDistrusted, tellLaterErrors } from "./handles.ts";
+} from "../../../core/sockets/tls.ts";
+import { checkServerTls } from "../../../core/sockets/tls-listener.ts";
+import { fs, lazy } from "../../builtin.ts";
+import { runtime } from "../../runtime.ts";
+import { addressOf } from "../addresses.ts";
+import { distrustOf, leaveDistrusted, tellLaterErrors } from "../handles/handles.ts";
+import { handshakes, type TracedHandshake, traced } from "../tracing.ts";
 import { logKeysOf } from "./key-log.ts";
-import { handshakes, type TracedHandshake, traced } from "./tracing.ts";
 
 // ---- PEM ----
 
