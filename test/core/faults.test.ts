@@ -708,7 +708,7 @@ describe("what is let go leaves no timer", () => {
     await one.serverClose();
     expect(clock.planned.size).toBe(1);
     clock.ring();
-    await vi.waitFor(() => expect(back).toEqual(["a"]));
+    await expect.poll(() => back).toEqual(["a"]);
     await other.serverClose();
   });
 
@@ -722,7 +722,7 @@ describe("what is let go leaves no timer", () => {
     const read = codeOf(faulty.rfile.readexactly(5));
     client.wfile.write("hello");
     faulty.wfile.write("hello");
-    await vi.waitFor(() => expect(clock.planned.size).toBe(2));
+    await expect.poll(() => clock.planned.size).toBe(2);
     faulty.abort();
     expect(clock.planned.size).toBe(0);
     expect(await read).toBe("ECONNABORTED");
@@ -733,7 +733,7 @@ describe("what is let go leaves no timer", () => {
     const clock = new Stopped();
     const [client, server] = memoryPair();
     const asked = conversation().expectNothing(60_000).run(client, { clock });
-    await vi.waitFor(() => expect(clock.planned.size).toBe(1));
+    await expect.poll(() => clock.planned.size).toBe(1);
     server.wfile.write("something");
     await expect(asked).rejects.toThrow(/expectNothing/);
     expect(clock.planned.size).toBe(0);

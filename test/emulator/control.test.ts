@@ -464,7 +464,7 @@ describe("a connection that came in is a session", () => {
     const place = await serve();
     const first = Peer.to(place.port("lines"));
     first.socket.write("first\n");
-    await vi.waitUntil(() => place.events.some(({ type }) => type === "handler"));
+    await expect.poll(() => place.events.map(({ type }) => type)).toContain("handler");
     const second = Peer.to(place.port("lines"));
     await once(second.socket, "connect");
     expect((await place.control.sessions.list()).sessions).toHaveLength(1);

@@ -45,6 +45,7 @@ export default defineConfig({
         // ms; far above what any test takes, as in vitest.config.ts
         testTimeout: 300_000,
         hookTimeout: 300_000,
+        expect: { poll: { timeout: 60_000 } },
       },
     })),
   },
