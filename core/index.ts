@@ -130,7 +130,6 @@ export {
   type Suspension,
 } from "./serve/server.ts";
 export { BaseSocket } from "./sockets/base-socket.ts";
-export type { ConnectOptions } from "./sockets/connect.ts";
 export {
   Datagram,
   type DatagramSender,
@@ -138,10 +137,13 @@ export {
   DatagramSocket,
   type DatagramTransport,
 } from "./sockets/datagram.ts";
+export type { ConnectOptions } from "./sockets/dialling/connect.ts";
+export { type SocketConnectOptions, UnconnectedSocket } from "./sockets/dialling/unconnected.ts";
 // The sockets it talks to
 export { Poll, poll, type Selectable, select } from "./sockets/select.ts";
-export type { StreamOptions } from "./sockets/stream-options.ts";
-export { StreamSocket } from "./sockets/stream-socket.ts";
+export type { StreamOptions } from "./sockets/streams/stream-options.ts";
+export { StreamSocket } from "./sockets/streams/stream-socket.ts";
+export type { WebStream } from "./sockets/streams/web-stream.ts";
 export type {
   CertificateOptions,
   ClientCertificate,
@@ -154,13 +156,11 @@ export type {
   TlsInfo,
   TlsOptions,
   TlsVersion,
-} from "./sockets/tls.ts";
+} from "./sockets/tls/tls.ts";
 export type {
   Capabilities,
   KernelSocket,
   StreamSink,
   StreamTransport,
 } from "./sockets/transport.ts";
-export { type SocketConnectOptions, UnconnectedSocket } from "./sockets/unconnected.ts";
-export type { WebStream } from "./sockets/web-stream.ts";
 export type { BlobStorage } from "./storage.ts";

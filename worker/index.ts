@@ -2,7 +2,7 @@
 /** `socklet/worker`: handlers in Cloudflare Workers. */
 
 export { type Lasting, lasting } from "../core/control/sessions/lasting.ts";
-export { ConnectionSlots } from "../core/sockets/slots.ts";
+export { ConnectionSlots } from "../core/sockets/dialling/slots.ts";
 export {
   getaddrinfo,
   getfqdn,

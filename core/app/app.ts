@@ -19,9 +19,9 @@ import { KEEP_NAMES, type Keep, type KeepOptions, settleKeep } from "../handlers
 import { AllowList } from "../net/access.ts";
 import { type AddressLike, type Endpoint, formatAddress, parseAddress } from "../net/address.ts";
 import { checkWord, optionNamesOf, POOL_NAMES, type PoolOptions, settlePool } from "../options.ts";
-import { checkHeader, dialable, secureTransportOf } from "../sockets/connect.ts";
 import type { Datagram } from "../sockets/datagram.ts";
-import type { StreamSocket } from "../sockets/stream-socket.ts";
+import { checkHeader, dialable, secureTransportOf } from "../sockets/dialling/connect.ts";
+import type { StreamSocket } from "../sockets/streams/stream-socket.ts";
 import {
   alpnHandlers,
   checkTls,
@@ -29,7 +29,7 @@ import {
   type SecureTransport,
   TLS_NAMES,
   type TlsOptions,
-} from "../sockets/tls.ts";
+} from "../sockets/tls/tls.ts";
 import type { BlobStorage } from "../storage.ts";
 import { checkNames, soundly, wrong } from "./app-error.ts";
 import { checkListener, type ListenerOptions, SERVINGS, type Serving } from "./listener-options.ts";

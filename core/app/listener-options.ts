@@ -18,8 +18,8 @@ import {
 } from "../options.ts";
 import { PROXY_PROTOCOL_NAMES } from "../serve/proxy.ts";
 import { BaseServer, type ServerOptions } from "../serve/server.ts";
-import { STREAM_NAMES, type StreamOptions, settleStream } from "../sockets/stream-options.ts";
-import { type ListenerSecurity, SERVER_TLS_NAMES } from "../sockets/tls.ts";
+import { STREAM_NAMES, type StreamOptions, settleStream } from "../sockets/streams/stream-options.ts";
+import { type ListenerSecurity, SERVER_TLS_NAMES } from "../sockets/tls/tls.ts";
 import { checkNames, wrong } from "./app-error.ts";
 
 /**

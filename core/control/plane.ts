@@ -31,9 +31,9 @@ import type { AllowList } from "../net/access.ts";
 import { type Endpoint, formatAddress } from "../net/address.ts";
 import { checkOptions, optionNamesOf } from "../options.ts";
 import type { ServerInfo, ServerState, Suspension } from "../serve/server.ts";
-import { dialable, secureTransportOf } from "../sockets/connect.ts";
-import type { StreamSocket } from "../sockets/stream-socket.ts";
-import type { SecureTransport, TlsOptions } from "../sockets/tls.ts";
+import { dialable, secureTransportOf } from "../sockets/dialling/connect.ts";
+import type { StreamSocket } from "../sockets/streams/stream-socket.ts";
+import type { SecureTransport, TlsOptions } from "../sockets/tls/tls.ts";
 
 /** The bounds of what may be asked. Times are milliseconds, sizes bytes. */
 export const BOUNDS = {

@@ -15,7 +15,7 @@ import type { MaybePromise } from "../bytes/data.ts";
 import { SocketError } from "../errors.ts";
 import type { Address } from "../net/address.ts";
 import { optionNamesOf } from "../options.ts";
-import type { StreamSocket } from "../sockets/stream-socket.ts";
+import type { StreamSocket } from "../sockets/streams/stream-socket.ts";
 import { noWay } from "./client-check.ts";
 import { type HandlerServer, StreamRequestHandler } from "./handler.ts";
 

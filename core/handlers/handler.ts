@@ -19,7 +19,7 @@ import type { Address } from "../net/address.ts";
 import { wholeMs } from "../options.ts";
 import { isThenable, whenSettled } from "../promises.ts";
 import type { Datagram } from "../sockets/datagram.ts";
-import type { StreamSocket } from "../sockets/stream-socket.ts";
+import type { StreamSocket } from "../sockets/streams/stream-socket.ts";
 import type { EndpointInfo } from "./events.ts";
 import type { StateKeeper } from "./keep.ts";
 

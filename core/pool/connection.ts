@@ -10,7 +10,7 @@ import { SocketError } from "../errors.ts";
 import { type ClientHandler, callLost, ErrorReply, Notice } from "../handlers/client.ts";
 import { type PoolOptions, wholeMs } from "../options.ts";
 import { isThenable, whenSettled } from "../promises.ts";
-import type { StreamSocket } from "../sockets/stream-socket.ts";
+import type { StreamSocket } from "../sockets/streams/stream-socket.ts";
 import { Line, type PendingCall } from "./waiting.ts";
 
 /** Why a healthy connection was closed. */

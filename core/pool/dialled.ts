@@ -5,8 +5,13 @@ import type { HandlerClass } from "../handlers/handler.ts";
 import { type AddressLike, formatAddress } from "../net/address.ts";
 import { checkOptions, type OptionNames, optionNamesOf, POOL_NAMES, type PoolOptions } from "../options.ts";
 import type { StreamConnectorOptions } from "../serve/connector.ts";
-import { CONNECT_NAMES, type ConnectOptions, checkConnecting, dialable } from "../sockets/connect.ts";
-import type { StreamSocket } from "../sockets/stream-socket.ts";
+import {
+  CONNECT_NAMES,
+  type ConnectOptions,
+  checkConnecting,
+  dialable,
+} from "../sockets/dialling/connect.ts";
+import type { StreamSocket } from "../sockets/streams/stream-socket.ts";
 import { Pool, type PoolConnector, type PoolSetup } from "./pool.ts";
 
 /** Options of a pool that dials an address: the pool's limits, and how each connection is made. */

@@ -38,7 +38,7 @@ import {
   wholeMs,
 } from "../options.ts";
 import type { RunOptions } from "../serve/connector.ts";
-import type { StreamSocket } from "../sockets/stream-socket.ts";
+import type { StreamSocket } from "../sockets/streams/stream-socket.ts";
 import { Connection, type ConnectionOwner, type Retirement } from "./connection.ts";
 import { ConnectionLease } from "./lease.ts";
 import { Line, PendingCall, PendingLease } from "./waiting.ts";

@@ -6,10 +6,15 @@ import { checkKind, type HandlerClass } from "../handlers/handler.ts";
 import type { StateKeeper } from "../handlers/keep.ts";
 import type { Address, AddressLike, Endpoint } from "../net/address.ts";
 import { checkOptions, type OptionNames, optionNamesOf } from "../options.ts";
-import { type ConnectOptions, checkConnecting, dialable, secureTransportOf } from "../sockets/connect.ts";
-import { STREAM_NAMES, settleStream } from "../sockets/stream-options.ts";
-import { StreamSocket } from "../sockets/stream-socket.ts";
-import { TLS_NAMES } from "../sockets/tls.ts";
+import {
+  type ConnectOptions,
+  checkConnecting,
+  dialable,
+  secureTransportOf,
+} from "../sockets/dialling/connect.ts";
+import { STREAM_NAMES, settleStream } from "../sockets/streams/stream-options.ts";
+import { StreamSocket } from "../sockets/streams/stream-socket.ts";
+import { TLS_NAMES } from "../sockets/tls/tls.ts";
 import { BaseEndpoint, ENDPOINT_NAMES, type EndpointOptions } from "./endpoint.ts";
 
 /** Options of a connector's `run()`. */

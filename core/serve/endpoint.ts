@@ -21,7 +21,7 @@ import type { StateKeeper } from "../handlers/keep.ts";
 import type { Address } from "../net/address.ts";
 import { checkOptions, checkTime, type OptionNames, optionNamesOf, wholeMs } from "../options.ts";
 import { attempt } from "../promises.ts";
-import { StreamSocket } from "../sockets/stream-socket.ts";
+import { StreamSocket } from "../sockets/streams/stream-socket.ts";
 import { ABORT_GRACE, bytesOf, Requests, Running } from "./requests.ts";
 
 /** Options of a server or a connector. Times are milliseconds. */

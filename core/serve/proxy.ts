@@ -11,8 +11,8 @@ import { type Address, formatAddress, inNetwork, type Network, packAddress } fro
 import { cameThrough, type ParsedProxyHeader, type ProxyHeader } from "../net/proxy-header.ts";
 import { parseProxyDatagram, parseProxyHeader } from "../net/proxy-reader.ts";
 import { checkCount, checkOptions, checkTime, checkWord, optionNamesOf, wholeMs } from "../options.ts";
-import type { StreamOptions } from "../sockets/stream-options.ts";
-import { StreamSocket } from "../sockets/stream-socket.ts";
+import type { StreamOptions } from "../sockets/streams/stream-options.ts";
+import { StreamSocket } from "../sockets/streams/stream-socket.ts";
 import type { StreamSink, StreamTransport } from "../sockets/transport.ts";
 import { type DatagramWay, ServedDatagram } from "./requests.ts";
 

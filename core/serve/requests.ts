@@ -7,7 +7,7 @@ import type { StateKeeper } from "../handlers/keep.ts";
 import type { Address } from "../net/address.ts";
 import { disown } from "../promises.ts";
 import { Datagram, type DatagramSender } from "../sockets/datagram.ts";
-import { StreamSocket } from "../sockets/stream-socket.ts";
+import { StreamSocket } from "../sockets/streams/stream-socket.ts";
 
 export const ABORT_GRACE = 1_000; // ms that an aborted handler has to end, before it is reported as stuck
 

@@ -35,7 +35,7 @@ import {
   wholeMs,
 } from "../options.ts";
 import { attempt, disown, isThenable, whenSettled } from "../promises.ts";
-import { StreamSocket } from "../sockets/stream-socket.ts";
+import { StreamSocket } from "../sockets/streams/stream-socket.ts";
 import { type Arrival, Arrivals } from "./arrivals.ts";
 import { BaseEndpoint, ENDPOINT_NAMES, type EndpointOptions } from "./endpoint.ts";
 import {

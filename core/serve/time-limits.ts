@@ -1,7 +1,7 @@
 /** The time limits of a request: how long it may take, and how long its connection may carry no bytes. */
 
 import { MAX_TIMER } from "../options.ts";
-import { StreamSocket } from "../sockets/stream-socket.ts";
+import { StreamSocket } from "../sockets/streams/stream-socket.ts";
 import { ABORT_GRACE, bytesOf, type Running } from "./requests.ts";
 
 /** The limits, in milliseconds; `null` if there is none. */

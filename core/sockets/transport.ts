@@ -6,7 +6,7 @@ import type { Data } from "../bytes/data.ts";
 import type { Lender } from "../bytes/reader.ts";
 import type { SocketError } from "../errors.ts";
 import type { Address } from "../net/address.ts";
-import type { StartTlsOptions, TlsInfo } from "./tls.ts";
+import type { StartTlsOptions, TlsInfo } from "./tls/tls.ts";
 
 /** What this place can do that others may not. */
 export interface Capabilities {

@@ -21,8 +21,8 @@ import {
 import { type DatagramWay, ServedDatagram } from "../serve/requests.ts";
 import { BaseServer, SERVER_NAMES, type ServerOptions } from "../serve/server.ts";
 import { checkDatagramSize, type Datagram, knownSender } from "../sockets/datagram.ts";
-import { STREAM_NAMES, type StreamOptions, settleStream } from "../sockets/stream-options.ts";
-import { StreamSocket } from "../sockets/stream-socket.ts";
+import { STREAM_NAMES, type StreamOptions, settleStream } from "../sockets/streams/stream-options.ts";
+import { StreamSocket } from "../sockets/streams/stream-socket.ts";
 import type { Capabilities, StreamSink, StreamTransport } from "../sockets/transport.ts";
 
 const CAPACITY = 64 * 1024; // bytes one direction holds before it has no room: a small kernel buffer

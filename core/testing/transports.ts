@@ -4,8 +4,8 @@ import type { Data } from "../bytes/data.ts";
 import { SocketError } from "../errors.ts";
 import type { Address } from "../net/address.ts";
 import { SHUT_WR } from "../net/constants.ts";
-import type { StreamSocket } from "../sockets/stream-socket.ts";
-import type { StartTlsOptions, TlsInfo } from "../sockets/tls.ts";
+import type { StreamSocket } from "../sockets/streams/stream-socket.ts";
+import type { StartTlsOptions, TlsInfo } from "../sockets/tls/tls.ts";
 import type { Capabilities, KernelSocket, StreamSink, StreamTransport } from "../sockets/transport.ts";
 
 const later = globalThis.setTimeout; // taken now, so that a test's fake clock does not hold back what is written

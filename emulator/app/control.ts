@@ -22,7 +22,7 @@ import type { RunOptions } from "../../core/serve/connector.ts";
 import { ServedDatagram } from "../../core/serve/requests.ts";
 import type { BaseServer } from "../../core/serve/server.ts";
 import type { Datagram } from "../../core/sockets/datagram.ts";
-import type { StreamSocket } from "../../core/sockets/stream-socket.ts";
+import type { StreamSocket } from "../../core/sockets/streams/stream-socket.ts";
 import { lazy } from "../builtin.ts";
 import { networkError } from "../kernel/addresses.ts";
 import { descriptorOf } from "../kernel/handles/handles.ts";

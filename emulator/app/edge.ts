@@ -16,7 +16,7 @@ import {
 import { FORKING_NAMES } from "../../core/options.ts";
 import { packed } from "../../core/pool/values.ts";
 import type { RunOptions } from "../../core/serve/connector.ts";
-import type { StreamSocket } from "../../core/sockets/stream-socket.ts";
+import type { StreamSocket } from "../../core/sockets/streams/stream-socket.ts";
 import type { TCPConnector } from "../sockets/connector.ts";
 import { EdgeRules, hold } from "../sockets/edge.ts";
 

@@ -6,7 +6,7 @@ import { describe } from "../../core/describe.ts";
 import { SocketError } from "../../core/errors.ts";
 import type { SockletEvent } from "../../core/handlers/events.ts";
 import type { FaultRule } from "../../core/handlers/fault-rule.ts";
-import type { StreamSocket } from "../../core/sockets/stream-socket.ts";
+import type { StreamSocket } from "../../core/sockets/streams/stream-socket.ts";
 import { FaultRules } from "../../core/testing/faults/rules.ts";
 import { RulesMixIn, withRules } from "../../core/testing/faults/with-faults.ts";
 

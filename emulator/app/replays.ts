@@ -6,7 +6,7 @@ import { errorInfo, SocketError } from "../../core/errors.ts";
 import { type Endpoint, formatAddress } from "../../core/net/address.ts";
 import { SHUT_WR } from "../../core/net/constants.ts";
 import { wholeMs } from "../../core/options.ts";
-import type { TlsOptions } from "../../core/sockets/tls.ts";
+import type { TlsOptions } from "../../core/sockets/tls/tls.ts";
 import { formatEvent, type Transcript } from "../../core/testing/transcript/form.ts";
 import { Log, record } from "../../core/testing/transcript/record.ts";
 import { lazy, once } from "../builtin.ts";

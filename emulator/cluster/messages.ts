@@ -1,7 +1,7 @@
 /** What a cluster's primary and its workers say to each other. */
 
 import type { SockletEvent } from "../../core/handlers/events.ts";
-import type { CertificateOptions } from "../../core/sockets/tls.ts";
+import type { CertificateOptions } from "../../core/sockets/tls/tls.ts";
 import type { Serving } from "../app/serve.ts";
 import { fromWire, toWire, type WireError } from "../servers/forking/messages.ts";
 

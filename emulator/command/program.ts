@@ -4,7 +4,7 @@ import { Argument, Command, CommanderError, Option } from "commander";
 import { BOUNDS, SESSION_STATES } from "../../core/control/plane.ts";
 import { isA } from "../../core/describe.ts";
 import { MAX_TIMER } from "../../core/options.ts";
-import { SECURE_TRANSPORTS } from "../../core/sockets/tls.ts";
+import { SECURE_TRANSPORTS } from "../../core/sockets/tls/tls.ts";
 import { logKeysTo } from "../kernel/tls/key-log.ts";
 import { STARTTLS } from "../wire/starttls.ts";
 import { isSince, LEAST_NODE, version } from "./project/manifest.ts";

@@ -8,8 +8,8 @@
 import type { TracingChannel } from "node:diagnostics_channel";
 import type { Address } from "../../core/net/address.ts";
 import type { Datagram } from "../../core/sockets/datagram.ts";
-import type { StreamSocket } from "../../core/sockets/stream-socket.ts";
-import type { TlsInfo } from "../../core/sockets/tls.ts";
+import type { StreamSocket } from "../../core/sockets/streams/stream-socket.ts";
+import type { TlsInfo } from "../../core/sockets/tls/tls.ts";
 import type { StreamTransport } from "../../core/sockets/transport.ts";
 import { tracingChannel } from "../builtin.ts";
 

@@ -31,7 +31,7 @@ import { SocketError } from "../../core/errors.ts";
 import type { SockletEvent } from "../../core/handlers/events.ts";
 import { type Address, parseAddress } from "../../core/net/address.ts";
 import { checkOptions, optionNamesOf } from "../../core/options.ts";
-import type { TlsInfo } from "../../core/sockets/tls.ts";
+import type { TlsInfo } from "../../core/sockets/tls/tls.ts";
 import type { TracedConnect, TracedHandshake, TracedRequest } from "../kernel/tracing.ts";
 
 /** Where telemetry goes. */

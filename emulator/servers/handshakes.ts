@@ -7,7 +7,7 @@ import type { BigIntStats } from "node:fs";
 import { Alarm } from "../../core/bytes/alarm.ts";
 import { SocketError } from "../../core/errors.ts";
 import { wholeMs } from "../../core/options.ts";
-import { MAX_HANDSHAKES, type ServerTlsOptions } from "../../core/sockets/tls.ts";
+import { MAX_HANDSHAKES, type ServerTlsOptions } from "../../core/sockets/tls/tls.ts";
 import type { StreamTransport } from "../../core/sockets/transport.ts";
 import { fs } from "../builtin.ts";
 import { filesOf, type Replacement, ServerSecurity } from "../kernel/tls/tls.ts";

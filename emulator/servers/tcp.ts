@@ -48,15 +48,15 @@ import {
 } from "../../core/serve/proxy.ts";
 import { BaseServer, SERVER_NAMES, type ServerOptions } from "../../core/serve/server.ts";
 import type { Datagram, DatagramSocket } from "../../core/sockets/datagram.ts";
-import { STREAM_NAMES, type StreamOptions, settleStream } from "../../core/sockets/stream-options.ts";
-import type { StreamSocket } from "../../core/sockets/stream-socket.ts";
+import { STREAM_NAMES, type StreamOptions, settleStream } from "../../core/sockets/streams/stream-options.ts";
+import type { StreamSocket } from "../../core/sockets/streams/stream-socket.ts";
 import {
   alpnHandlers,
   type ListenerSecurity,
   SERVER_TLS_NAMES,
   type SecureTransport,
-} from "../../core/sockets/tls.ts";
-import { securedWhen } from "../../core/sockets/tls-listener.ts";
+} from "../../core/sockets/tls/tls.ts";
+import { securedWhen } from "../../core/sockets/tls/tls-listener.ts";
 import { fs, lazy } from "../builtin.ts";
 import { networkError } from "../kernel/addresses.ts";
 import { type Known, knownDescriptor } from "../kernel/descriptors/adopted.ts";

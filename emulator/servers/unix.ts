@@ -19,9 +19,9 @@ import {
 import { ThreadingMixIn } from "../../core/serve/mixins.ts";
 import { SERVER_NAMES, type ServerOptions } from "../../core/serve/server.ts";
 import { type Datagram, type DatagramTransport, Unsent } from "../../core/sockets/datagram.ts";
-import { STREAM_NAMES, type StreamOptions } from "../../core/sockets/stream-options.ts";
-import type { StreamSocket } from "../../core/sockets/stream-socket.ts";
-import { type ListenerSecurity, SERVER_TLS_NAMES } from "../../core/sockets/tls.ts";
+import { STREAM_NAMES, type StreamOptions } from "../../core/sockets/streams/stream-options.ts";
+import type { StreamSocket } from "../../core/sockets/streams/stream-socket.ts";
+import { type ListenerSecurity, SERVER_TLS_NAMES } from "../../core/sockets/tls/tls.ts";
 import { peerName } from "../kernel/descriptors/adopted.ts";
 import { neededLibc } from "../kernel/descriptors/libc.ts";
 import type { Origin } from "../kernel/transports/seam.ts";

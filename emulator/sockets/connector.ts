@@ -13,9 +13,9 @@ import {
   dialable,
   openWithin,
   secureTransportOf,
-} from "../../core/sockets/connect.ts";
-import { settleStream } from "../../core/sockets/stream-options.ts";
-import { StreamSocket } from "../../core/sockets/stream-socket.ts";
+} from "../../core/sockets/dialling/connect.ts";
+import { settleStream } from "../../core/sockets/streams/stream-options.ts";
+import { StreamSocket } from "../../core/sockets/streams/stream-socket.ts";
 import { networkError } from "../kernel/addresses.ts";
 import { checkedPath } from "../kernel/descriptors/sockaddr.ts";
 import { unconnected } from "../kernel/handles/intake.ts";

@@ -10,8 +10,8 @@ import {
   edgeText,
 } from "../../core/net/edge.ts";
 import { wholeMs } from "../../core/options.ts";
-import type { ConnectOptions } from "../../core/sockets/connect.ts";
-import { ConnectionSlots } from "../../core/sockets/slots.ts";
+import type { ConnectOptions } from "../../core/sockets/dialling/connect.ts";
+import { ConnectionSlots } from "../../core/sockets/dialling/slots.ts";
 import { lazy } from "../builtin.ts";
 
 /** Told that a rule was met; `message` says by what, and the rule. */

@@ -28,8 +28,8 @@ import {
   SOMAXCONN,
 } from "../../core/net/constants.ts";
 import { checkCount, wholeMs } from "../../core/options.ts";
+import { type SocketConnectOptions, UnconnectedSocket } from "../../core/sockets/dialling/unconnected.ts";
 import type { KernelSocket, StreamTransport } from "../../core/sockets/transport.ts";
-import { type SocketConnectOptions, UnconnectedSocket } from "../../core/sockets/unconnected.ts";
 import { networkError } from "../kernel/addresses.ts";
 import { adopted, namesOf, type UnixNames } from "../kernel/descriptors/adopted.ts";
 import type { Kernel } from "../kernel/descriptors/kernel.ts";

@@ -9,7 +9,7 @@ import { defineApp } from "../../core/app/app.ts";
 import { controlRoutes } from "../../core/control/http/routes.ts";
 import type { SessionPage } from "../../core/control/plane.ts";
 import { LocalPlane } from "../../core/control/sessions/local.ts";
-import type { StreamSocket } from "../../core/sockets/stream-socket.ts";
+import type { StreamSocket } from "../../core/sockets/streams/stream-socket.ts";
 import { memoryPair } from "../../core/testing/memory.ts";
 import { median } from "./statistics.ts";
 

@@ -1,8 +1,8 @@
 /** An app whose handlers keep a connection in a variable of their module, for whichever place gives what dials. */
 
 import { type App, ClientHandler, defineApp, type PoolClient, SHUT_WR, StreamRequestHandler } from "socklet";
-import type { CreateConnection } from "../../core/sockets/connect.ts";
-import type { StreamSocket } from "../../core/sockets/stream-socket.ts";
+import type { CreateConnection } from "../../core/sockets/dialling/connect.ts";
+import type { StreamSocket } from "../../core/sockets/streams/stream-socket.ts";
 
 export interface Context {
   readonly early: StreamSocket | null;

@@ -12,7 +12,7 @@ import {
 import { parseTranscript } from "socklet/testing";
 import { describe, expect, onTestFinished, test } from "vitest";
 import { readEvents } from "../../core/control/http/sse.ts";
-import type { StreamSocket } from "../../core/sockets/stream-socket.ts";
+import type { StreamSocket } from "../../core/sockets/streams/stream-socket.ts";
 import { memoryPair } from "../../core/testing/index.ts";
 import { READ, serve } from "./control-setup.ts";
 

@@ -18,7 +18,7 @@ import { SocketError } from "../../core/errors.ts";
 import type { SockletEvent } from "../../core/handlers/events.ts";
 import { DatagramRequestHandler, StreamRequestHandler } from "../../core/handlers/handler.ts";
 import { BaseConnector } from "../../core/serve/connector.ts";
-import type { StreamSocket } from "../../core/sockets/stream-socket.ts";
+import type { StreamSocket } from "../../core/sockets/streams/stream-socket.ts";
 import { memoryPair, ThreadingMemoryServer } from "../../core/testing/index.ts";
 
 /** Sends its params, gives the line that comes back. */

@@ -7,7 +7,7 @@ import {
 } from "../../core/handlers/handler.ts";
 import type { Address } from "../../core/net/address.ts";
 import { type Datagram, MAX_DATAGRAM } from "../../core/sockets/datagram.ts";
-import type { StreamSocket } from "../../core/sockets/stream-socket.ts";
+import type { StreamSocket } from "../../core/sockets/streams/stream-socket.ts";
 import {
   MemoryDatagramServer,
   MemoryNetwork,

@@ -18,7 +18,7 @@ import {
   SHUT_WR,
 } from "../../core/net/constants.ts";
 import { poll, select } from "../../core/sockets/select.ts";
-import { StreamSocket } from "../../core/sockets/stream-socket.ts";
+import { StreamSocket } from "../../core/sockets/streams/stream-socket.ts";
 import { memoryPair } from "../../core/testing/memory.ts";
 
 const text = (bytes: Uint8Array | null): string | null => bytes && new TextDecoder().decode(bytes);

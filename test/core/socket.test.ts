@@ -2,7 +2,7 @@ import { afterEach, describe, expect, test, vi } from "vitest";
 import { DONE } from "../../core/bytes/data.ts";
 import { SocketError } from "../../core/errors.ts";
 import { SHUT_RD, SHUT_RDWR, SHUT_WR } from "../../core/net/constants.ts";
-import { StreamSocket } from "../../core/sockets/stream-socket.ts";
+import { StreamSocket } from "../../core/sockets/streams/stream-socket.ts";
 import type { StreamSink, StreamTransport } from "../../core/sockets/transport.ts";
 import { type MemoryOptions, memoryPair } from "../../core/testing/index.ts";
 import { codeOf, codeThrown, settled, waits } from "./outcome.ts";

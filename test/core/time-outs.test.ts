@@ -6,7 +6,7 @@ import { AF_INET, SOCK_DGRAM, streamHandler } from "socklet";
 import { createServer, socket } from "socklet/emulator";
 import { conversation, MemoryServer, memoryPair, runScript } from "socklet/testing";
 import { expect, test } from "vitest";
-import { openWithin } from "../../core/sockets/connect.ts";
+import { openWithin } from "../../core/sockets/dialling/connect.ts";
 
 const messageOf = async (waiting: Promise<unknown>): Promise<string> =>
   waiting.then(

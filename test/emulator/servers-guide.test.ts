@@ -10,7 +10,7 @@ import { createConnection } from "socklet/emulator";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { Gate } from "../../core/net/access.ts";
 import { settleForking } from "../../core/options.ts";
-import { STREAM_OPTIONS } from "../../core/sockets/stream-options.ts";
+import { STREAM_OPTIONS } from "../../core/sockets/streams/stream-options.ts";
 import { blocksOf } from "../pages/markdown.ts";
 
 const folder = resolve(`.tsc/servers-${process.pid}`); // in the repository, where `socklet` is this package

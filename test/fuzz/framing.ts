@@ -5,7 +5,7 @@ import { toJson } from "../../core/describe.ts";
 import type { SockletEvent } from "../../core/handlers/events.ts";
 import type { HandlerClass, StreamRequestHandler } from "../../core/handlers/handler.ts";
 import { SHUT_WR } from "../../core/net/constants.ts";
-import type { StreamSocket } from "../../core/sockets/stream-socket.ts";
+import type { StreamSocket } from "../../core/sockets/streams/stream-socket.ts";
 import { MemoryServer, MemoryStorage } from "../../core/testing/index.ts";
 import { DnsStream } from "../../examples/dns.ts";
 import { FingerServer } from "../../examples/finger.ts";

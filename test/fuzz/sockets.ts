@@ -6,7 +6,7 @@ import type { TextFile } from "../../core/files/text-file.ts";
 import { BaseRequestHandler } from "../../core/handlers/handler.ts";
 import { MSG_DONTWAIT, MSG_PEEK, MSG_WAITALL, POLLIN, SHUT_WR } from "../../core/net/constants.ts";
 import { poll, select } from "../../core/sockets/select.ts";
-import type { StreamSocket } from "../../core/sockets/stream-socket.ts";
+import type { StreamSocket } from "../../core/sockets/streams/stream-socket.ts";
 import { memoryPair } from "../../core/testing/index.ts";
 import { intake } from "../../emulator/kernel/handles/intake.ts";
 import { ThreadingTCPServer } from "../../emulator/servers/tcp.ts";

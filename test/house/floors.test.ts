@@ -16,7 +16,8 @@ interface Room {
 }
 
 const NET = ["core", "core/bytes", "core/net"];
-const SOCKETS = [...NET, "core/files", "core/sockets"];
+const STREAMS = [...NET, "core/files", "core/sockets/tls", "core/sockets", "core/sockets/streams"];
+const SOCKETS = [...STREAMS, "core/sockets/dialling"];
 const SERVE = [...SOCKETS, "core/handlers", "core/serve"];
 const APP = [...SERVE, "core/app"];
 const HANDLES = ["emulator", "emulator/kernel/descriptors", "emulator/kernel", "emulator/kernel/handles"];
@@ -31,7 +32,10 @@ const ROOMS: Readonly<Record<string, Room>> = {
   "core/bytes": { below: ["core"] },
   "core/net": { below: ["core", "core/bytes"] },
   "core/files": { below: ["core", "core/bytes"] },
-  "core/sockets": { below: [...NET, "core/files"] },
+  "core/sockets/tls": { below: ["core"] },
+  "core/sockets": { below: [...NET, "core/sockets/tls"] },
+  "core/sockets/streams": { below: [...NET, "core/files", "core/sockets/tls", "core/sockets"] },
+  "core/sockets/dialling": { below: STREAMS },
   "core/decode": { below: NET },
   "core/handlers": { below: SOCKETS },
   "core/serve": { below: [...SOCKETS, "core/handlers"] },
@@ -167,7 +171,7 @@ const ROOMS: Readonly<Record<string, Room>> = {
   "emulator/command": {
     below: [
       "core",
-      "core/sockets",
+      "core/sockets/tls",
       "core/control",
       "emulator/kernel/tls",
       "emulator/wire",

@@ -12,7 +12,7 @@ import type { AddressInfo, AddressInfoOptions, Host, Resolver } from "../../core
 import * as names from "../../core/net/names.ts";
 import { builtInServices } from "../../core/net/services.ts";
 import { checkOptions, checkTime, type OptionNames, optionNamesOf, wholeMs } from "../../core/options.ts";
-import { openWithin } from "../../core/sockets/connect.ts";
+import { openWithin } from "../../core/sockets/dialling/connect.ts";
 import {
   type DnsAnswer,
   type DnsRecord,

@@ -12,8 +12,8 @@ import { datagramOf, requestOf } from "../../core/serve/proxy.ts";
 import { type DatagramWay, ServedDatagram } from "../../core/serve/requests.ts";
 import { BaseServer, SERVER_NAMES, type ServerOptions, type Suspension } from "../../core/serve/server.ts";
 import { checkDatagramSize, type Datagram, Unsent } from "../../core/sockets/datagram.ts";
-import { STREAM_NAMES, type StreamOptions, settleStream } from "../../core/sockets/stream-options.ts";
-import type { StreamSocket } from "../../core/sockets/stream-socket.ts";
+import { STREAM_NAMES, type StreamOptions, settleStream } from "../../core/sockets/streams/stream-options.ts";
+import type { StreamSocket } from "../../core/sockets/streams/stream-socket.ts";
 import type { PlatformContext, PlatformSocket } from "../platform.ts";
 import { openTransport } from "../sockets/stream-socket.ts";
 

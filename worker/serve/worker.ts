@@ -15,7 +15,7 @@ import { AllowList } from "../../core/net/access.ts";
 import { formatAddress, parseAddress } from "../../core/net/address.ts";
 import { checkOptions, optionNamesOf } from "../../core/options.ts";
 import type { Datagram } from "../../core/sockets/datagram.ts";
-import type { StreamSocket } from "../../core/sockets/stream-socket.ts";
+import type { StreamSocket } from "../../core/sockets/streams/stream-socket.ts";
 import type { SockletBindings } from "../objects/bindings.ts";
 import type { WorkerMetrics } from "../objects/metrics.ts";
 import { WorkerPlane } from "../objects/plane.ts";

@@ -19,11 +19,11 @@ import {
   dialable,
   openWithin,
   secureTransportOf,
-} from "../../core/sockets/connect.ts";
-import { ConnectionSlots } from "../../core/sockets/slots.ts";
-import { settleStream } from "../../core/sockets/stream-options.ts";
-import { StreamSocket } from "../../core/sockets/stream-socket.ts";
-import type { SecureTransport } from "../../core/sockets/tls.ts";
+} from "../../core/sockets/dialling/connect.ts";
+import { ConnectionSlots } from "../../core/sockets/dialling/slots.ts";
+import { settleStream } from "../../core/sockets/streams/stream-options.ts";
+import { StreamSocket } from "../../core/sockets/streams/stream-socket.ts";
+import type { SecureTransport } from "../../core/sockets/tls/tls.ts";
 import type { StreamTransport } from "../../core/sockets/transport.ts";
 import { checkWorkerTls, openTransport } from "./stream-socket.ts";
 

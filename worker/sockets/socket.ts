@@ -15,9 +15,9 @@ import {
   SOCK_STREAM,
 } from "../../core/net/constants.ts";
 import { type OptionNames, optionNamesOf } from "../../core/options.ts";
+import type { SocketConnectOptions } from "../../core/sockets/dialling/unconnected.ts";
+import { SOCKET_CONNECT_NAMES, UnconnectedSocket } from "../../core/sockets/dialling/unconnected.ts";
 import type { StreamTransport } from "../../core/sockets/transport.ts";
-import type { SocketConnectOptions } from "../../core/sockets/unconnected.ts";
-import { SOCKET_CONNECT_NAMES, UnconnectedSocket } from "../../core/sockets/unconnected.ts";
 import { dial, type WorkerConnectOptions } from "./connector.ts";
 
 const LONGEST_CONNECT = 127_000; // ms: as long as Linux tries with tcp_syn_retries 6 (ip-sysctl); the platform has no limit of its own

@@ -12,16 +12,16 @@ import type { Lender } from "../../core/bytes/reader.ts";
 import { SocketError, type SocketErrorCode } from "../../core/errors.ts";
 import { type Address, packAddress, parseAddress } from "../../core/net/address.ts";
 import { checkOptions } from "../../core/options.ts";
-import { otherRequest } from "../../core/sockets/connect.ts";
-import { type StreamOptions, settleStream } from "../../core/sockets/stream-options.ts";
-import { StreamSocket } from "../../core/sockets/stream-socket.ts";
+import { otherRequest } from "../../core/sockets/dialling/connect.ts";
+import { type StreamOptions, settleStream } from "../../core/sockets/streams/stream-options.ts";
+import { StreamSocket } from "../../core/sockets/streams/stream-socket.ts";
 import {
   START_TLS_NAMES,
   type StartTlsOptions,
   TLS_NAMES,
   type TlsInfo,
   type TlsOptions,
-} from "../../core/sockets/tls.ts";
+} from "../../core/sockets/tls/tls.ts";
 import type { Capabilities, StreamSink, StreamTransport } from "../../core/sockets/transport.ts";
 import type { PlatformSocket } from "../platform.ts";
 

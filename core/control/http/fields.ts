@@ -3,7 +3,7 @@
 import { fromBase64 } from "../../base64.ts";
 import { encoder } from "../../bytes/data.ts";
 import type { Json } from "../../describe.ts";
-import { SECURE_TRANSPORTS, type SecureTransport } from "../../sockets/tls.ts";
+import { SECURE_TRANSPORTS, type SecureTransport } from "../../sockets/tls/tls.ts";
 import { BOUNDS, isSessionId, SESSION_STATES, type SessionSpec, type SessionState } from "../plane.ts";
 import { type FieldError, HttpError } from "./problem.ts";
 

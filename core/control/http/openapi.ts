@@ -3,7 +3,7 @@
  * holds it against the routes both ways, and its examples against its schemas.
  */
 
-import { SECURE_TRANSPORTS } from "../../sockets/tls.ts";
+import { SECURE_TRANSPORTS } from "../../sockets/tls/tls.ts";
 import { BOUNDS, SESSION_STATES } from "../plane.ts";
 import { RECORDING_BOUNDS } from "../recording/bounds.ts";
 import type { ProblemStatus } from "./problem.ts";

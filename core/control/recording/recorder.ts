@@ -16,9 +16,9 @@ import { errorText, textOf } from "../../describe.ts";
 import { SocketError } from "../../errors.ts";
 import { type Address, formatAddress } from "../../net/address.ts";
 import { checkOptions, optionNamesOf } from "../../options.ts";
-import { setTap } from "../../sockets/carried.ts";
-import type { StreamSocket } from "../../sockets/stream-socket.ts";
-import type { StreamTap, TappedEnd } from "../../sockets/tap.ts";
+import { setTap } from "../../sockets/streams/carried.ts";
+import type { StreamSocket } from "../../sockets/streams/stream-socket.ts";
+import type { StreamTap, TappedEnd } from "../../sockets/streams/tap.ts";
 import {
   eventFields,
   formatEvent,

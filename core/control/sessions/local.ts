@@ -10,8 +10,8 @@ import type { PoolInfo } from "../../handlers/client.ts";
 import { AllowList } from "../../net/access.ts";
 import { checkOptions, MAX_TIMER, optionNamesOf } from "../../options.ts";
 import type { BaseConnector } from "../../serve/connector.ts";
-import { isCarried } from "../../sockets/carried.ts";
-import type { StreamSocket } from "../../sockets/stream-socket.ts";
+import { isCarried } from "../../sockets/streams/carried.ts";
+import type { StreamSocket } from "../../sockets/streams/stream-socket.ts";
 import { ListenerLog } from "../listeners.ts";
 import {
   type ControlPlane,

@@ -21,7 +21,7 @@ import { formatAddress } from "../../net/address.ts";
 import { SHUT_WR } from "../../net/constants.ts";
 import { checkOptions, optionNamesOf, wholeMs } from "../../options.ts";
 import type { BaseConnector } from "../../serve/connector.ts";
-import type { StreamSocket } from "../../sockets/stream-socket.ts";
+import type { StreamSocket } from "../../sockets/streams/stream-socket.ts";
 import { EventLog } from "../event-log.ts";
 import {
   type ErrorInfo,

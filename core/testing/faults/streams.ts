@@ -3,7 +3,7 @@
 import { type Data, DONE, toBytes } from "../../bytes/data.ts";
 import { SocketError } from "../../errors.ts";
 import { checkCount, checkOptions, checkTime, optionNamesOf } from "../../options.ts";
-import type { StartTlsOptions } from "../../sockets/tls.ts";
+import type { StartTlsOptions } from "../../sockets/tls/tls.ts";
 import type { StreamSink, StreamTransport } from "../../sockets/transport.ts";
 import { type Chance, type Clock, chanceOf, realClock, runAfter } from "../clock.ts";
 import { TransportOver } from "../transports.ts";

@@ -21,7 +21,7 @@ import { checkClient } from "../../handlers/client-check.ts";
 import type { HandlerClass } from "../../handlers/handler.ts";
 import { checkCount, checkOptions, optionNamesOf } from "../../options.ts";
 import type { Pool } from "../../pool/pool.ts";
-import type { StreamSocket } from "../../sockets/stream-socket.ts";
+import type { StreamSocket } from "../../sockets/streams/stream-socket.ts";
 import { VirtualClock } from "../clock.ts";
 import { ThreadingMemoryServer } from "../memory.ts";
 import { memoryPool } from "./memory.ts";

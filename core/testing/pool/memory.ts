@@ -8,7 +8,7 @@ import { checkOptions, optionNamesOf, POOL_NAMES, type PoolOptions } from "../..
 import { Pool, type PoolSetup } from "../../pool/pool.ts";
 import { BaseConnector } from "../../serve/connector.ts";
 import type { EndpointOptions } from "../../serve/endpoint.ts";
-import type { StreamSocket } from "../../sockets/stream-socket.ts";
+import type { StreamSocket } from "../../sockets/streams/stream-socket.ts";
 
 /** A source of connections: a server in memory, or anything else with such a `connect()`. */
 export interface MemoryTarget {

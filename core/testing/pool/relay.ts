@@ -1,7 +1,7 @@
 /** What stands between a pool and its server in a check: it counts the server's bytes, and misbehaves at one place. */
 
 import { SHUT_WR } from "../../net/constants.ts";
-import type { StreamSocket } from "../../sockets/stream-socket.ts";
+import type { StreamSocket } from "../../sockets/streams/stream-socket.ts";
 import { memoryPair } from "../memory.ts";
 import type { MemoryTarget } from "./memory.ts";
 

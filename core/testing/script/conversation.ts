@@ -26,8 +26,8 @@
 
 import { type Data, toBytes } from "../../bytes/data.ts";
 import { checkCount, checkOptions, checkTime, checkWord, optionNamesOf } from "../../options.ts";
-import type { StreamSocket } from "../../sockets/stream-socket.ts";
-import { START_TLS_NAMES, type StartTlsOptions } from "../../sockets/tls.ts";
+import type { StreamSocket } from "../../sockets/streams/stream-socket.ts";
+import { START_TLS_NAMES, type StartTlsOptions } from "../../sockets/tls/tls.ts";
 import { quote, writtenAt } from "../text.ts";
 import {
   type Direction,

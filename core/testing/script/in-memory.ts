@@ -8,7 +8,7 @@ import type { Address } from "../../net/address.ts";
 import { checkOptions, checkTime, optionNamesOf, wholeMs } from "../../options.ts";
 import { BaseConnector } from "../../serve/connector.ts";
 import { ENDPOINT_NAMES, type EndpointOptions } from "../../serve/endpoint.ts";
-import type { StreamSocket } from "../../sockets/stream-socket.ts";
+import type { StreamSocket } from "../../sockets/streams/stream-socket.ts";
 import { makeContext } from "../handler.ts";
 import { MEMORY_NAMES, type MemoryOptions, memoryPair } from "../memory.ts";
 import { type Conversation, checkScript, stepsOf } from "./conversation.ts";

@@ -4,7 +4,7 @@ import { SocketError } from "../../errors.ts";
 import { BaseRequestHandler, type HandlerClass } from "../../handlers/handler.ts";
 import { checkCount, checkOptions, checkTime, wholeMs } from "../../options.ts";
 import type { Datagram } from "../../sockets/datagram.ts";
-import type { StreamSocket } from "../../sockets/stream-socket.ts";
+import type { StreamSocket } from "../../sockets/streams/stream-socket.ts";
 import { quote } from "../text.ts";
 import { type Conversation, checkScript } from "./conversation.ts";
 import { ScriptError } from "./error.ts";

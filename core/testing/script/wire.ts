@@ -3,8 +3,8 @@
 import { DONE } from "../../bytes/data.ts";
 import { SocketError } from "../../errors.ts";
 import { SHUT_WR } from "../../net/constants.ts";
-import type { StreamSocket } from "../../sockets/stream-socket.ts";
-import type { StartTlsOptions } from "../../sockets/tls.ts";
+import type { StreamSocket } from "../../sockets/streams/stream-socket.ts";
+import type { StartTlsOptions } from "../../sockets/tls/tls.ts";
 
 /** A peer of datagrams instead of a stream: `send` sends one, `recv` returns the next. */
 export interface DatagramPeer {

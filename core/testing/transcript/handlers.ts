@@ -7,7 +7,7 @@ import { type Address, formatAddress } from "../../net/address.ts";
 import { SHUT_WR } from "../../net/constants.ts";
 import { checkOptions, checkWord, optionNamesOf } from "../../options.ts";
 import { Datagram } from "../../sockets/datagram.ts";
-import type { StreamSocket } from "../../sockets/stream-socket.ts";
+import type { StreamSocket } from "../../sockets/streams/stream-socket.ts";
 import { serverOf } from "../handler.ts";
 import { SIDES, type Side, type Transcript } from "./form.ts";
 import { Log, RECORD_NAMES, type RecordOptions, record } from "./record.ts";

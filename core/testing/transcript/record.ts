@@ -2,9 +2,9 @@
 
 import { type Data, toBytes } from "../../bytes/data.ts";
 import { checkCount, checkOptions, checkWord, optionNamesOf } from "../../options.ts";
-import { STREAM_NAMES, type StreamOptions } from "../../sockets/stream-options.ts";
-import { StreamSocket } from "../../sockets/stream-socket.ts";
-import type { StartTlsOptions } from "../../sockets/tls.ts";
+import { STREAM_NAMES, type StreamOptions } from "../../sockets/streams/stream-options.ts";
+import { StreamSocket } from "../../sockets/streams/stream-socket.ts";
+import type { StartTlsOptions } from "../../sockets/tls/tls.ts";
 import type { KernelSocket, StreamSink, StreamTransport } from "../../sockets/transport.ts";
 import { type Clock, realClock } from "../clock.ts";
 import { SocketTransport, TransportOver } from "../transports.ts";

@@ -2,7 +2,7 @@
 
 import { joinBytes } from "../../bytes/data.ts";
 import { checkOptions, checkWord, optionNamesOf } from "../../options.ts";
-import { TLS_NAMES, type TlsOptions } from "../../sockets/tls.ts";
+import { TLS_NAMES, type TlsOptions } from "../../sockets/tls/tls.ts";
 import { Conversation } from "../script/conversation.ts";
 import type { Normalise } from "./compare.ts";
 import {

@@ -11,7 +11,7 @@ import type {
 } from "../../../core/control/plane.ts";
 import type { Json } from "../../../core/describe.ts";
 import { SocketError } from "../../../core/errors.ts";
-import type { SecureTransport } from "../../../core/sockets/tls.ts";
+import type { SecureTransport } from "../../../core/sockets/tls/tls.ts";
 import { paramsOf } from "../terminal/arguments.ts";
 import { columns, describe, inJson, oneLine, print, printJson, UsageError } from "../terminal/output.ts";
 import { onStop } from "../terminal/signals.ts";

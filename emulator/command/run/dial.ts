@@ -4,7 +4,7 @@ import { isA } from "../../../core/describe.ts";
 import { SocketError } from "../../../core/errors.ts";
 import { parseAddress } from "../../../core/net/address.ts";
 import { AppPools } from "../../../core/pool/app-pools.ts";
-import type { SecureTransport } from "../../../core/sockets/tls.ts";
+import type { SecureTransport } from "../../../core/sockets/tls/tls.ts";
 import { PooledConnector, TCPConnector } from "../../sockets/connector.ts";
 import { FileStorage } from "../../storage.ts";
 import { paramsOf } from "../terminal/arguments.ts";

@@ -3,7 +3,7 @@
 import { type App, isApp, type Platform } from "../../../core/app/app.ts";
 import { describe as thrownAs } from "../../../core/describe.ts";
 import { DatagramRequestHandler, type HandlerClass } from "../../../core/handlers/handler.ts";
-import type { StreamSocket } from "../../../core/sockets/stream-socket.ts";
+import type { StreamSocket } from "../../../core/sockets/streams/stream-socket.ts";
 import { fs, pathToFileURL, resolve } from "../../builtin.ts";
 import { describe, UsageError, withPlace } from "../terminal/output.ts";
 import { awaited, listens } from "./waiting.ts";

@@ -3,7 +3,7 @@
  * expect. Clients need to trust the authority only once, whatever server is behind the proxy. It is kept beside the app's data.
  */
 
-import type { ServerTlsOptions } from "../../../core/sockets/tls.ts";
+import type { ServerTlsOptions } from "../../../core/sockets/tls/tls.ts";
 import { fs, join, lazy } from "../../builtin.ts";
 import { say, UsageError } from "../terminal/output.ts";
 import { NEW_KEY, namesOf, openssl, pemOf } from "./self-signed.ts";

@@ -3,7 +3,7 @@
  * beside the app's data, so that clients that trust it continue to.
  */
 
-import type { CertificateOptions } from "../../../core/sockets/tls.ts";
+import type { CertificateOptions } from "../../../core/sockets/tls/tls.ts";
 import { fs, join, lazy } from "../../builtin.ts";
 import { say, UsageError } from "../terminal/output.ts";
 

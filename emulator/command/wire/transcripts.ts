@@ -2,7 +2,7 @@
 
 import { BaseRequestHandler } from "../../../core/handlers/handler.ts";
 import { type Endpoint, packAddress, parseAddress } from "../../../core/net/address.ts";
-import type { StreamSocket } from "../../../core/sockets/stream-socket.ts";
+import type { StreamSocket } from "../../../core/sockets/streams/stream-socket.ts";
 import type { Conversation } from "../../../core/testing/script/conversation.ts";
 import { scriptDatagramHandler } from "../../../core/testing/script/server.ts";
 import type { DatagramPeer } from "../../../core/testing/script/wire.ts";

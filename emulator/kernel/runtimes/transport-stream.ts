@@ -5,7 +5,7 @@ import { Duplex } from "node:stream";
 import type tls from "node:tls";
 import { type Data, DONE } from "../../../core/bytes/data.ts";
 import type { Address } from "../../../core/net/address.ts";
-import type { TlsInfo } from "../../../core/sockets/tls.ts";
+import type { TlsInfo } from "../../../core/sockets/tls/tls.ts";
 import { NodeTransport } from "../transports/net-transport.ts";
 import { type Connection, FULL, type Origin } from "../transports/seam.ts";
 

@@ -17,8 +17,8 @@ import {
   type ServerTlsOptions,
   type TlsInfo,
   type TlsOptions,
-} from "../../../core/sockets/tls.ts";
-import { checkServerTls } from "../../../core/sockets/tls-listener.ts";
+} from "../../../core/sockets/tls/tls.ts";
+import { checkServerTls } from "../../../core/sockets/tls/tls-listener.ts";
 import { fs, lazy } from "../../builtin.ts";
 import { runtime } from "../../runtime.ts";
 import { addressOf } from "../addresses.ts";

@@ -14,7 +14,7 @@ import net from "node:net";
 import type { Data } from "../../../core/bytes/data.ts";
 import { SocketError } from "../../../core/errors.ts";
 import type { Address } from "../../../core/net/address.ts";
-import type { StartTlsOptions } from "../../../core/sockets/tls.ts";
+import type { StartTlsOptions } from "../../../core/sockets/tls/tls.ts";
 import type { Capabilities, KernelSocket, StreamTransport } from "../../../core/sockets/transport.ts";
 import { addressOf } from "../addresses.ts";
 import type { Holder, Kernel } from "../descriptors/kernel.ts";

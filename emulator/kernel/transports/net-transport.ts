@@ -12,8 +12,8 @@ import type { Lender } from "../../../core/bytes/reader.ts";
 import { SocketError } from "../../../core/errors.ts";
 import type { Address } from "../../../core/net/address.ts";
 import { checkOptions } from "../../../core/options.ts";
-import type { StreamOptions } from "../../../core/sockets/stream-options.ts";
-import { StreamSocket } from "../../../core/sockets/stream-socket.ts";
+import type { StreamOptions } from "../../../core/sockets/streams/stream-options.ts";
+import { StreamSocket } from "../../../core/sockets/streams/stream-socket.ts";
 import {
   checkTls,
   SERVER_TLS_NAMES,
@@ -22,7 +22,7 @@ import {
   TLS_NAMES,
   type TlsInfo,
   type TlsOptions,
-} from "../../../core/sockets/tls.ts";
+} from "../../../core/sockets/tls/tls.ts";
 import type {
   Capabilities,
   KernelSocket,

@@ -5,7 +5,7 @@ import type tls from "node:tls";
 import type { Address } from "../../../core/net/address.ts";
 import { AF_UNIX, SOCK_STREAM } from "../../../core/net/constants.ts";
 import { familyOf } from "../../../core/sockets/base-socket.ts";
-import type { StartTlsOptions, TlsInfo, TlsOptions } from "../../../core/sockets/tls.ts";
+import type { StartTlsOptions, TlsInfo, TlsOptions } from "../../../core/sockets/tls/tls.ts";
 import type { Capabilities, StreamTransport } from "../../../core/sockets/transport.ts";
 import type { UnixNames } from "../descriptors/adopted.ts";
 import { type Holder, Kernel } from "../descriptors/kernel.ts";

@@ -11,7 +11,7 @@ import type tls from "node:tls";
 import { type Data, EMPTY, toBytes } from "../../../core/bytes/data.ts";
 import type { SocketError } from "../../../core/errors.ts";
 import type { Address } from "../../../core/net/address.ts";
-import type { StartTlsOptions, TlsInfo } from "../../../core/sockets/tls.ts";
+import type { StartTlsOptions, TlsInfo } from "../../../core/sockets/tls/tls.ts";
 import type { Capabilities, KernelSocket, StreamTransport } from "../../../core/sockets/transport.ts";
 import type { Holder, Kernel } from "../descriptors/kernel.ts";
 import type { Settable } from "../descriptors/plain-options.ts";

@@ -1,7 +1,7 @@
 /** Looking on at a connection whose bytes pass in a child: what the child tells, and how its parent takes it. */
 
 import { type Data, toBytes } from "../../../core/bytes/data.ts";
-import type { StreamTap, TappedEnd } from "../../../core/sockets/tap.ts";
+import type { StreamTap, TappedEnd } from "../../../core/sockets/streams/tap.ts";
 
 /** One thing that passed over the connection of a request. */
 export type Passed =

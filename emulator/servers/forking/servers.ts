@@ -50,11 +50,11 @@ import {
 import { isThenable } from "../../../core/promises.ts";
 import { madeBy } from "../../../core/serve/mixins.ts";
 import type { Passage } from "../../../core/serve/proxy.ts";
-import { carriedElsewhere } from "../../../core/sockets/carried.ts";
 import { Datagram } from "../../../core/sockets/datagram.ts";
-import { StreamSocket } from "../../../core/sockets/stream-socket.ts";
-import type { StreamTap } from "../../../core/sockets/tap.ts";
-import type { TlsInfo } from "../../../core/sockets/tls.ts";
+import { carriedElsewhere } from "../../../core/sockets/streams/carried.ts";
+import { StreamSocket } from "../../../core/sockets/streams/stream-socket.ts";
+import type { StreamTap } from "../../../core/sockets/streams/tap.ts";
+import type { TlsInfo } from "../../../core/sockets/tls/tls.ts";
 import { stopReading } from "../../kernel/handles/handles.ts";
 import { handshakes, type TracedHandshake, traced } from "../../kernel/tracing.ts";
 import type { Connection } from "../../kernel/transports/seam.ts";

@@ -10,7 +10,7 @@ import { type Data, toBytes } from "../../../../core/bytes/data.ts";
 import type { Lender } from "../../../../core/bytes/reader.ts";
 import { SocketError } from "../../../../core/errors.ts";
 import type { Address } from "../../../../core/net/address.ts";
-import type { StartTlsOptions } from "../../../../core/sockets/tls.ts";
+import type { StartTlsOptions } from "../../../../core/sockets/tls/tls.ts";
 import type {
   Capabilities,
   KernelSocket,

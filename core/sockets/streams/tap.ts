@@ -1,6 +1,6 @@
 /** Watching a connection: what a `StreamTap` is told, and how it is set. */
 
-import type { Data } from "../bytes/data.ts";
+import type { Data } from "../../bytes/data.ts";
 
 /** How a side of a connection ended: it sends no more, it closed both directions, or it reset the connection. */
 export type TappedEnd = "half-close" | "close" | "reset";

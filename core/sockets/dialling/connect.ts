@@ -1,12 +1,19 @@
 /** Opening a connection, as far as it is the same in every place: what may be dialled, with which options, and for how long. */
 
-import { textOf } from "../describe.ts";
-import { SocketError } from "../errors.ts";
-import { type AddressLike, type Endpoint, formatAddress, parseAddress } from "../net/address.ts";
-import { checkOptions, checkTime, checkWord, type OptionNames, optionNamesOf, wholeMs } from "../options.ts";
-import { STREAM_NAMES, type StreamOptions } from "./stream-options.ts";
-import type { StreamSocket } from "./stream-socket.ts";
-import { checkTls, SECURE_TRANSPORTS, type SecureTransport, TLS_NAMES, type TlsOptions } from "./tls.ts";
+import { textOf } from "../../describe.ts";
+import { SocketError } from "../../errors.ts";
+import { type AddressLike, type Endpoint, formatAddress, parseAddress } from "../../net/address.ts";
+import {
+  checkOptions,
+  checkTime,
+  checkWord,
+  type OptionNames,
+  optionNamesOf,
+  wholeMs,
+} from "../../options.ts";
+import { STREAM_NAMES, type StreamOptions } from "../streams/stream-options.ts";
+import type { StreamSocket } from "../streams/stream-socket.ts";
+import { checkTls, SECURE_TRANSPORTS, type SecureTransport, TLS_NAMES, type TlsOptions } from "../tls/tls.ts";
 
 /** Options of one dial. Times are milliseconds. */
 export interface ConnectOptions {

@@ -1,20 +1,20 @@
 /** A stream socket that begins unconnected, until `connect()` connects it: the part of `socket()` that is the same in every place. */
 
-import type { Data } from "../bytes/data.ts";
-import { errnoOf, SocketError, type SocketErrorCode } from "../errors.ts";
+import type { Data } from "../../bytes/data.ts";
+import { errnoOf, SocketError, type SocketErrorCode } from "../../errors.ts";
 import {
   type Address,
   type AddressLike,
   type Endpoint,
   formatAddress,
   parseAddress,
-} from "../net/address.ts";
-import { AF_UNIX, POLLERR, POLLHUP, POLLIN, POLLOUT, SO_ERROR, SOL_SOCKET } from "../net/constants.ts";
-import { type OptionNames, optionNamesOf } from "../options.ts";
+} from "../../net/address.ts";
+import { AF_UNIX, POLLERR, POLLHUP, POLLIN, POLLOUT, SO_ERROR, SOL_SOCKET } from "../../net/constants.ts";
+import { type OptionNames, optionNamesOf } from "../../options.ts";
+import { StreamSocket } from "../streams/stream-socket.ts";
+import { TLS_NAMES } from "../tls/tls.ts";
+import type { StreamTransport } from "../transport.ts";
 import { type ConnectOptions, checkConnect, dialable } from "./connect.ts";
-import { StreamSocket } from "./stream-socket.ts";
-import { TLS_NAMES } from "./tls.ts";
-import type { StreamTransport } from "./transport.ts";
 
 /** What `connect()` takes beside the address: `ConnectOptions` without what the socket itself has (its time-out, its stream). */
 export type SocketConnectOptions = Omit<ConnectOptions, "connectTimeout" | "stream">;

@@ -3,8 +3,8 @@
  * connector use the same words; a platform does the work.
  */
 
-import { quoted } from "../describe.ts";
-import { checkOptions, checkWord, isObject, type OptionNames, optionNamesOf } from "../options.ts";
+import { quoted } from "../../describe.ts";
+import { checkOptions, checkWord, isObject, type OptionNames, optionNamesOf } from "../../options.ts";
 
 /** How a connection is secured: not at all, from its first byte (TLS), or later by `startTls()` (the Web platform's words). */
 export const SECURE_TRANSPORTS = ["off", "on", "starttls"] as const;

@@ -1,6 +1,6 @@
 /** Limits how many connections one request has open. */
 
-import { checkCount } from "../options.ts";
+import { checkCount } from "../../options.ts";
 
 /**
  * Limits how many connections one request has open. The platform allows six, and silently leaves a seventh hanging

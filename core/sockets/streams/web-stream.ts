@@ -1,10 +1,10 @@
 /** A stream socket as one of the Web platform's kind: what `toWeb()` gives. */
 
-import { DONE } from "../bytes/data.ts";
-import { SocketError } from "../errors.ts";
-import { type Address, formatAddress } from "../net/address.ts";
-import { SHUT_RD, SHUT_WR } from "../net/constants.ts";
-import type { StartTlsOptions } from "./tls.ts";
+import { DONE } from "../../bytes/data.ts";
+import { SocketError } from "../../errors.ts";
+import { type Address, formatAddress } from "../../net/address.ts";
+import { SHUT_RD, SHUT_WR } from "../../net/constants.ts";
+import type { StartTlsOptions } from "../tls/tls.ts";
 
 /** A `Socket` in the sense of WinterTC's Sockets API and of Workers: what `toWeb()` gives. */
 export interface WebStream {

@@ -13,13 +13,13 @@
  * What a place cannot do is in `capabilities`, which tests ask, and nowhere an exception in this text.
  */
 
-import { type Data, DONE, toBytes, withDeadline } from "../bytes/data.ts";
-import { type Lender, pulled, type ReaderSource, StreamReader } from "../bytes/reader.ts";
-import { StreamWriter, type WriterTarget } from "../bytes/writer.ts";
-import { SocketError, type SocketErrorCode } from "../errors.ts";
-import type { FileOptions } from "../files/base-file.ts";
-import { type FileMode, type FileModes, openFile } from "../files/file.ts";
-import type { Address } from "../net/address.ts";
+import { type Data, DONE, toBytes, withDeadline } from "../../bytes/data.ts";
+import { type Lender, pulled, type ReaderSource, StreamReader } from "../../bytes/reader.ts";
+import { StreamWriter, type WriterTarget } from "../../bytes/writer.ts";
+import { SocketError, type SocketErrorCode } from "../../errors.ts";
+import type { FileOptions } from "../../files/base-file.ts";
+import { type FileMode, type FileModes, openFile } from "../../files/file.ts";
+import type { Address } from "../../net/address.ts";
 import {
   MSG_DONTROUTE,
   MSG_DONTWAIT,
@@ -37,14 +37,14 @@ import {
   SHUT_RDWR,
   SHUT_WR,
   SOCK_STREAM,
-} from "../net/constants.ts";
-import { type ProxyHeader, proxyOf } from "../net/proxy-header.ts";
-import { checkOptions, checkTime } from "../options.ts";
-import { BaseSocket, checkFlags, familyOf } from "./base-socket.ts";
+} from "../../net/constants.ts";
+import { type ProxyHeader, proxyOf } from "../../net/proxy-header.ts";
+import { checkOptions, checkTime } from "../../options.ts";
+import { BaseSocket, checkFlags, familyOf } from "../base-socket.ts";
+import { START_TLS_NAMES, type StartTlsOptions, type TlsInfo } from "../tls/tls.ts";
+import type { Capabilities, KernelSocket, StreamSink, StreamTransport } from "../transport.ts";
 import { type StreamOptions, settleStream } from "./stream-options.ts";
 import type { StreamTap } from "./tap.ts";
-import { START_TLS_NAMES, type StartTlsOptions, type TlsInfo } from "./tls.ts";
-import type { Capabilities, KernelSocket, StreamSink, StreamTransport } from "./transport.ts";
 import { type WebStream, webStreamOf } from "./web-stream.ts";
 
 /** What stands in for the transport of a socket that is not connected. */

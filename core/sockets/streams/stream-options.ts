@@ -1,7 +1,7 @@
 /** The options of one stream: how long its calls wait, and how much is buffered. */
 
-import { STREAM_LIMITS, type StreamLimits } from "../bytes/data.ts";
-import { checkCount, checkOptions, checkTime, checkWord, optionNamesOf } from "../options.ts";
+import { STREAM_LIMITS, type StreamLimits } from "../../bytes/data.ts";
+import { checkCount, checkOptions, checkTime, checkWord, optionNamesOf } from "../../options.ts";
 
 /** Options of one stream. Times are milliseconds, sizes bytes. */
 export interface StreamOptions extends StreamLimits {

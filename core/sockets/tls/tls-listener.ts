@@ -1,7 +1,7 @@
 /** How a listener is secured: checks its options. Separate from `tls.ts`, so that a Worker, which has no such listener, does not carry it. */
 
-import { quoted } from "../describe.ts";
-import { checkCount, checkOptions, checkTime, checkWord, isObject } from "../options.ts";
+import { quoted } from "../../describe.ts";
+import { checkCount, checkOptions, checkTime, checkWord, isObject } from "../../options.ts";
 import {
   CERTIFICATE_NAMES,
   checkCertificate,
