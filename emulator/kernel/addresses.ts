@@ -1,4 +1,4 @@
-/** Node's form of addresses, and its errors about names and addresses. */
+/** Node's form of addresses, and its errors for names and addresses. */
 
 import { SocketError } from "../../core/errors.ts";
 import type { Address, InternetAddress } from "../../core/net/address.ts";
@@ -19,7 +19,7 @@ export const addressOf = (
     : { family: "IPv6", hostname: host, port, scopeId };
 };
 
-/** Why a name could not be resolved. Node's `ENOTFOUND` is `EAI_NONAME` and `EAI_NODATA`; its error number tells which. Bun has a number of c-ares's there. */
+/** Why a name could not be resolved. Node's `ENOTFOUND` covers `EAI_NONAME` and `EAI_NODATA`; its error number says which. On Bun that is a number of c-ares. */
 export const nameFailure = (error: unknown): NameFailure => {
   const { errno, code = "" } = error as NodeJS.ErrnoException;
   if (typeof errno === "number" && errno > 0 && code === "ENOTFOUND") return "EAI_NONAME";
@@ -33,7 +33,7 @@ export const hostOf = ({ hostname, scopeId }: InternetAddress): string =>
 
 /** A `SocketError` for an error about a name or an address; its message says which. */
 export const networkError = (error: unknown, address: string): SocketError => {
-  // Happy Eyeballs throws one error for all the addresses that it tried: the first has the reason.
+  // Happy Eyeballs throws one error for all the addresses that it tried; the first one has the reason.
   const first = error instanceof AggregateError && error.errors.length > 0 ? error.errors[0] : error;
   const code = (first as { code?: string }).code ?? "";
   if (/^(ENOTFOUND|EAI_)/.test(code)) {
@@ -59,7 +59,7 @@ export const networkError = (error: unknown, address: string): SocketError => {
     : SocketError.from(first, "ERR_CONNECT_FAILED", address);
 };
 
-/** The error for one of libuv's error numbers. */
+/** The error for a libuv error number. */
 export const systemError = (status: number): Error => {
   const code = getSystemErrorName(status);
   return Object.assign(new Error(code), { code });

@@ -1,4 +1,4 @@
-/** A proxy between clients and one server, by datagrams: each client has a socket of its own to the server, as behind a NAT. */
+/** A datagram proxy between clients and one server. Each client gets its own socket towards the server, as behind a NAT. */
 
 import type dgram from "node:dgram";
 import { SocketError } from "../../core/errors.ts";
@@ -13,8 +13,8 @@ import { zoned } from "../sockets/names.ts";
 import { numericSocket } from "../sockets/node-datagrams.ts";
 import type { ProxyOptions, WireProxy } from "./proxy.ts";
 
-const IDLE = 60_000; // ms after which a client that says nothing is forgotten (RFC 4787, section 4.3, wants 2 minutes of a NAT; DNS needs seconds)
-const MOST = 1_024; // clients at once: each has a descriptor. One more takes the place of who has been silent longest
+const IDLE = 60_000; // ms after which a silent client is forgotten (RFC 4787, section 4.3, wants 2 minutes of a NAT; DNS needs seconds)
+const MOST = 1_024; // clients at once, each with a descriptor. One more replaces the one that has been silent longest
 
 type Internet = Exclude<Endpoint, { readonly scheme: "unix" }>;
 
@@ -24,16 +24,16 @@ interface Flow {
   readonly socket: dgram.Socket;
   /** Sends to the server. */
   readonly ask: (bytes: Uint8Array, to: null) => void;
-  /** Pass on what each side says, with what the rules do to it. */
+  /** These pass on what each side sends, and apply the fault rules to it. */
   readonly asks: Passage;
   readonly answers: Passage;
-  /** When it last said or was told something. */
+  /** When it last sent or received something. */
   last: number;
 }
 
 type Passage = ReturnType<FaultRules["link"]>;
 
-/** Calls `tell` for the first of each row of datagrams that are lost. Gives what to call with each: whether it is lost. */
+/** Calls `tell` for the first datagram of each series of losses. Returns a function to call for every datagram: whether it is lost. */
 const firstOf = <Args extends unknown[]>(
   tell: (...args: Args) => void,
 ): ((lost: boolean, ...args: Args) => void) => {
@@ -44,7 +44,7 @@ const firstOf = <Args extends unknown[]>(
   };
 };
 
-/** `passage`. `full` is told of the first datagram that is lost because the rules hold up too many, of each row of them. */
+/** `passage`, bounded. Calls `full` for the first datagram of each series that is lost because the rules hold up too many. */
 const bounded = (passage: Passage, full: () => void): Passage => {
   const passed = firstOf(full);
   return {
@@ -63,7 +63,7 @@ const ignore = (): void => {};
 
 const UNRULED: Passage = { pass: (bytes, deliver) => deliver(bytes), close: ignore };
 
-/** Sends from `socket`. `full` is told of the first datagram that is lost because the system has no room, of each row of them. */
+/** Sends from `socket`. Calls `full` for the first datagram of each series that is lost because the system has no room. */
 const sender = <To extends InternetAddress | null>(
   socket: dgram.Socket,
   full: (to: To) => void,
@@ -73,7 +73,7 @@ const sender = <To extends InternetAddress | null>(
   return (bytes, to) => sent(post(bytes, to) === "full", to);
 };
 
-/** Stands between clients and the server at `target`. Rejects as a listener. */
+/** Opens a proxy between clients and the server at `target`. Rejects as a listener does. */
 export const openDatagramProxy = async (options: ProxyOptions): Promise<WireProxy> => {
   const { listen, tape, failed, rules } = options;
   const target = options.target as Internet;
@@ -84,7 +84,7 @@ export const openDatagramProxy = async (options: ProxyOptions): Promise<WireProx
     });
   const own = await resolved(listen.hostname || "0.0.0.0", said);
   const server = await resolved(target.hostname, formatAddress(target));
-  const flows = new Map<string, Flow>(); // who was silent longest comes first
+  const flows = new Map<string, Flow>(); // the one silent longest comes first
   let count = 0;
   let closed = false;
 
@@ -94,7 +94,7 @@ export const openDatagramProxy = async (options: ProxyOptions): Promise<WireProx
     front.bind({ address: own.address, port: listen.port }, resolve);
   });
   front.removeAllListeners("error");
-  front.on("error", ignore); // what one client's address refused
+  front.on("error", ignore); // a reply that one client's host refused
   const full = (client: Address, to: string): void =>
     failed?.(client, new SocketError("ENOBUFS", `the system has no room for what goes to ${to}: it is lost`));
   const heldUp = (client: Address, to: string): void =>
@@ -115,7 +115,7 @@ export const openDatagramProxy = async (options: ProxyOptions): Promise<WireProx
     const name = nameOf(client);
     const known = flows.get(name);
     if (known !== undefined) {
-      flows.delete(name); // and is put behind all others
+      flows.delete(name); // to be added again behind all others
       flows.set(name, known);
       return known;
     }
@@ -134,7 +134,7 @@ export const openDatagramProxy = async (options: ProxyOptions): Promise<WireProx
     };
     flows.set(name, flow);
     socket.on("message", (bytes) => {
-      if (tape?.room !== undefined) return; // lost, as when a kernel's buffer is full
+      if (tape?.room !== undefined) return; // dropped, as when a kernel's buffer is full
       flow.last = performance.now();
       tape?.said(flow.number, "server", bytes);
       flow.answers.pass(bytes, (own) => {
@@ -142,7 +142,7 @@ export const openDatagramProxy = async (options: ProxyOptions): Promise<WireProx
       });
     });
     socket.on("error", (error) => {
-      // What the server's kernel refuses its client would learn of by ICMP, which cannot be passed on.
+      // The client would learn by ICMP that the server's kernel refused it; ICMP cannot be passed on.
       failed?.(peer, networkError(error, formatAddress(target)));
     });
     socket.connect(target.port, server.address);

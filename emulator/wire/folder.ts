@@ -1,11 +1,11 @@
-/** What passes over an app's connections, in a folder: one transcript for each listener, and for each server that is dialled. */
+/** Records an app's connections in a folder: one transcript for each listener, and for each server that is dialled. */
 
 import type { RecordedConversation, RecordingSink } from "../../core/control/recording/recorder.ts";
 import type { TappedEnd } from "../../core/sockets/streams/tap.ts";
 import type { Outlet } from "./outlet.ts";
 import { Tape } from "./tape.ts";
 
-const MOST = 64 * 1024 * 1024; // characters that may wait for the disk: nobody can be held up from here
+const MOST = 64 * 1024 * 1024; // characters that may wait for the disk; there is no way to slow the connections down from here
 
 /** One transcript, and the numbers of its connections. */
 interface Kept {
@@ -13,18 +13,18 @@ interface Kept {
   readonly tape: Tape;
   readonly outlet: Outlet;
   readonly numbers: Map<string, number>;
-  /** What could not be written since there was room last, by the number of the connection: bytes, and 0 where only its end was lost. */
+  /** Bytes that could not be written since there was last room, by connection number; 0 where only the connection's end was lost. */
   readonly missing: Map<number, number>;
 }
 
-/** Writes transcripts, by the address that was listened on or dialled. */
+/** Writes one transcript for each address that was listened on or dialled. */
 export class RecordFolder implements RecordingSink {
   readonly #open: (name: string) => Outlet;
   readonly #lost: (name: string) => void;
   readonly #kept = new Map<string, Kept>();
   #full = new Set<string>();
 
-  /** `open` begins a file of that name; `lost` is told once of each file to which something could not be written in time. */
+  /** `open` begins a file of that name. `lost` is called once for each file that could not keep up. */
   constructor(open: (name: string) => Outlet, lost: (name: string) => void) {
     this.#open = open;
     this.#lost = lost;
@@ -45,7 +45,7 @@ export class RecordFolder implements RecordingSink {
     if (!this.#isFull(kept, number, bytes)) kept.tape.missed(number, bytes);
   }
 
-  /** Resolves when all is out. */
+  /** Resolves when everything is written. */
   async written(): Promise<void> {
     for (const kept of this.#kept.values()) {
       tellMissing(kept);
@@ -53,7 +53,7 @@ export class RecordFolder implements RecordingSink {
     }
   }
 
-  /** Whether too much waits: then `bytes` of that connection are not written. */
+  /** Whether too much is waiting. If so, counts `bytes` of that connection as missing. */
   #isFull(kept: Kept, number: number, bytes: number): boolean {
     if (kept.outlet.waiting <= MOST) {
       if (kept.missing.size > 0) tellMissing(kept);
@@ -65,7 +65,7 @@ export class RecordFolder implements RecordingSink {
     return true;
   }
 
-  /** The transcript that is for a conversation, and its number there. */
+  /** The transcript of a conversation, and the conversation's number in it. */
   #of(of: RecordedConversation): [Kept, number] {
     const { kind, address, id } = of;
     const name = nameOf(of);
@@ -82,7 +82,7 @@ export class RecordFolder implements RecordingSink {
   }
 }
 
-/** Writes down how much is missing. Of a connection whose end alone was lost that is a byte: the transcript is not whole. */
+/** Writes how much is missing. If only a connection's end was lost, that is noted as one byte, so that the transcript does not pass as complete. */
 const tellMissing = ({ tape, missing }: Kept): void => {
   for (const [number, bytes] of missing) tape.missed(number, Math.max(bytes, 1));
   missing.clear();

@@ -1,9 +1,9 @@
-/** Where lines go: gathered while those before them are written, and never more than a little of them. */
+/** An output for lines: gathers them while earlier ones are written, up to a small limit. */
 
-const FULL = 1024 * 1024; // characters that may wait; then whoever makes lines waits
-const GATHERED = 64 * 1024; // characters that are written at once, where there is a delay: a write of few lines costs as much as what it writes
+const FULL = 1024 * 1024; // characters that may wait before the producer of lines must
+const GATHERED = 64 * 1024; // characters that end a delay early: a write of a few lines costs as much as the lines themselves
 
-/** Writes text, and calls back when it is out, or could not be. */
+/** Writes text, and calls back when it is written, or failed. */
 export type Write = (text: string, done: (error?: Error | null) => void) => void;
 
 /** Lines on their way to one place. */
@@ -19,7 +19,7 @@ export class Outlet {
   #room: PromiseWithResolvers<void> | null = null;
   #idle: PromiseWithResolvers<void> | null = null;
 
-  /** `failed` is told once that nothing more can be written; what is added then is dropped. Few lines may wait for `delay` ms, so that more are written together. */
+  /** `failed` is called once, when nothing more can be written; lines added after that are dropped. A few lines may wait for `delay` ms, so that more are written together. */
   constructor(write: Write, failed: (error: Error) => void, delay = 0) {
     this.#write = write;
     this.#failed = failed;
@@ -41,7 +41,7 @@ export class Outlet {
     });
   }
 
-  /** All that waits, where nothing is being written: for who writes it at once, since the process ends. */
+  /** Takes everything that waits, if no write is under way: for a caller that must write it synchronously because the process is ending. */
   take(): string {
     if (this.#writing) return "";
     const lines = this.#waiting;
@@ -54,14 +54,14 @@ export class Outlet {
     return this.#waiting.length;
   }
 
-  /** A promise of room, where too much waits; it never rejects. */
+  /** If too much waits, a promise that resolves when there is room. It never rejects. */
   get room(): Promise<void> | undefined {
     if (this.#waiting.length < FULL) return undefined;
     this.#room ??= Promise.withResolvers();
     return this.#room.promise;
   }
 
-  /** Resolves when all that was added is out, or can never be. */
+  /** Resolves when everything that was added is written, or can never be. */
   written(): Promise<void> {
     if (this.#waiting === "" && !this.#writing) return Promise.resolve();
     this.#idle ??= Promise.withResolvers();

@@ -1,6 +1,6 @@
 /**
- * A transcript as a capture that Wireshark and tshark read: pcapng (draft-ietf-opsawg-pcapng) of raw IP, with the TCP and UDP headers
- * that the conversation would have had. What was said is followed byte for byte; the cutting is that of the recording.
+ * A transcript as a capture for Wireshark and tshark: pcapng (draft-ietf-opsawg-pcapng) of raw IP, with the TCP and UDP headers that
+ * the conversation would have had. The bytes are exactly those of the conversation, split as they were recorded.
  */
 
 import { parseAddress } from "../../core/net/address.ts";
@@ -40,7 +40,7 @@ const header = (): Buffer => {
   const section = Buffer.alloc(16);
   section.writeUInt32LE(MAGIC, 0);
   section.writeUInt16LE(1, 4); // version 1.0
-  section.writeBigInt64LE(-1n, 8); // how long the section is: not said
+  section.writeBigInt64LE(-1n, 8); // length of the section: unspecified
   const link = Buffer.alloc(8);
   link.writeUInt16LE(LINKTYPE_RAW, 0);
   link.writeUInt32LE(SNAPLEN, 4);
@@ -89,7 +89,7 @@ const ipPacket = (
   const ip = Buffer.alloc(IP);
   ip[0] = 0x45; // version 4, five words
   ip.writeUInt16BE(IP + segment.length, 2);
-  ip.writeUInt16BE(0x4000, 6); // is not to be fragmented
+  ip.writeUInt16BE(0x4000, 6); // don't fragment
   ip[8] = 64; // hops
   ip[9] = PROTOCOL[protocol];
   Buffer.from([...from.ip, ...to.ip]).copy(ip, 12);
@@ -100,7 +100,7 @@ const ipPacket = (
 /** One connection as TCP would have carried it. */
 class Connection {
   readonly #ends: Readonly<Record<Side, End>>;
-  readonly #next: Record<Side, number> = { client: 1_000, server: 2_000_000 }; // any; Wireshark shows them from 0
+  readonly #next: Record<Side, number> = { client: 1_000, server: 2_000_000 }; // arbitrary; Wireshark shows them relative to 0
   readonly #gone = new Set<Side>();
   #reset = false;
   #open = false;
@@ -162,7 +162,7 @@ const datagram = (from: End, to: End, data: Uint8Array): Buffer => {
   return ipPacket("udp", from, to, segment, 6);
 };
 
-/** The server's end, of the transcript's `address` as far as it tells; `port` is another one where it is given. Throws `TypeError`. */
+/** The server's end, from the transcript's `address` as far as it is known; `port` overrides its port. Throws `TypeError`. */
 const serverOf = ({ address }: Transcript, port: number | undefined): End => {
   const endpoint = address === undefined ? undefined : parseAddress(address);
   const known = endpoint === undefined || endpoint.scheme === "unix" ? undefined : endpoint;
@@ -176,7 +176,7 @@ const serverOf = ({ address }: Transcript, port: number | undefined): End => {
   return { ip: ip.length === 4 && ip.every((byte) => byte >= 0 && byte < 256) ? ip : LOOPBACK, port: number };
 };
 
-/** `transcript` as a capture, block by block. Throws `TypeError` where it says no port of the server, and none is given. */
+/** `transcript` as a capture, block by block. Throws `TypeError` if it has no server port and none is given. */
 export function* toPcapng(transcript: Transcript, port?: number): Generator<Uint8Array> {
   const server = serverOf(transcript, port);
   const connections = new Map<number, Connection>();

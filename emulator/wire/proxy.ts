@@ -1,4 +1,4 @@
-/** A proxy between clients and one server, by streams: each connection is passed on to one of its own. */
+/** A stream proxy between clients and one server. Each connection gets its own connection to the server. */
 
 import net from "node:net";
 import { withDeadline } from "../../core/bytes/data.ts";
@@ -22,35 +22,35 @@ import { Relay, type Watch } from "./relay.ts";
 import { type Beginning, beginningOf, type StartTlsProtocol, type Turn } from "./starttls.ts";
 import type { Tape } from "./tape.ts";
 
-const BACKLOG = 511; // connections that the kernel keeps; Node's own figure
-const INHERITED = { noDelay: true }; // pieces go on as they came: Nagle's algorithm would hold them back
+const BACKLOG = 511; // connections that the kernel queues; Node's default
+const INHERITED = { noDelay: true }; // pass pieces on as they come: Nagle's algorithm would hold them back
 
-/** Where a proxy stands, and what it is to do. */
+/** Where a proxy listens and connects, and what it does in between. */
 export interface ProxyOptions {
   readonly listen: { readonly hostname: string; readonly port: number };
   readonly target: Endpoint;
-  /** What passes is written down here. */
+  /** Records what passes. */
   readonly tape?: Tape | undefined;
-  /** Clients speak TLS with the proxy, which shows this. */
+  /** TLS towards clients: the certificate that the proxy shows. */
   readonly security?: ServerTlsOptions | undefined;
-  /** How the server is dialled by TLS. */
+  /** TLS towards the server. */
   readonly tls?: TlsOptions | undefined;
-  /** The protocol whose STARTTLS is looked into: `security` and `tls` are for what follows it. */
+  /** The protocol whose STARTTLS the proxy takes part in; `security` and `tls` then apply from there on. */
   readonly startTls?: StartTlsProtocol | undefined;
-  /** What goes wrong between the two. */
+  /** The faults to apply between the two. */
   readonly rules?: FaultRules | undefined;
-  /** Told of a connection that could not be passed on. */
+  /** Called for a connection that could not be passed on. */
   readonly failed?: ((client: Address | null, error: unknown) => void) | undefined;
 }
 
-/** A proxy that is up. */
+/** A running proxy. */
 export interface WireProxy {
   readonly address: Address;
-  /** Takes no more, and ends what runs. */
+  /** Stops accepting, and ends the open connections. */
   close(): Promise<void>;
 }
 
-/** Stands between clients and the server at `target`. Rejects as a listener: `EADDRINUSE`, `EACCES`, `EADDRNOTAVAIL`, `ERR_NAME`. */
+/** Opens a proxy between clients and the server at `target`. Rejects as a listener does: `EADDRINUSE`, `EACCES`, `EADDRNOTAVAIL`, `ERR_NAME`. */
 export const openProxy = async (options: ProxyOptions): Promise<WireProxy> => {
   const { listen } = options;
   const running = new Set<Passing>();
@@ -72,7 +72,7 @@ export const openProxy = async (options: ProxyOptions): Promise<WireProxy> => {
     );
   });
   server.removeAllListeners("error");
-  server.on("error", () => {}); // an accept that failed: that client was dropped, and the next can come
+  server.on("error", () => {}); // a failed accept: that client was dropped, and the next can come
   acceptInto(server, INHERITED, arrived);
   const { address, port, family } = server.address() as net.AddressInfo;
   return {
@@ -85,7 +85,7 @@ export const openProxy = async (options: ProxyOptions): Promise<WireProxy> => {
   };
 };
 
-/** One connection, and the one to the server that it is passed on to. */
+/** A client's connection and the matching one to the server. */
 class Passing implements Watch {
   readonly #connection: Connection;
   readonly #client: Address | null;
@@ -94,9 +94,9 @@ class Passing implements Watch {
   readonly #gone: () => void;
   readonly #dialling = new AbortController();
   #relay: Relay | null = null;
-  #broken = false; // by a rule
-  #beginning: Beginning | null; // until TLS has begun, or cannot any more
-  #plain: StreamTransport | null = null; // the client's connection, where it can be secured
+  #broken = false; // a rule has broken the connection
+  #beginning: Beginning | null; // set until TLS has begun, or can begin no more
+  #plain: StreamTransport | null = null; // the client's connection, if it can be secured
   #server: StreamTransport | null = null;
   #answered: PromiseWithResolvers<void> | null = null; // the client has asked for TLS
 
@@ -140,7 +140,7 @@ class Passing implements Watch {
     return turned == null ? tape?.room : this.#turn(turned);
   }
 
-  /** What keeps that side from being read on. */
+  /** What that side must wait for before it is read on. */
   #turn(turn: Exclude<Turn, null>): Promise<void> | undefined {
     if (turn === "ask") {
       this.#answered = Promise.withResolvers();
@@ -153,16 +153,16 @@ class Passing implements Watch {
     return undefined;
   }
 
-  /** TLS begins on both sides, with the server first: what it refuses, the client does not see as done. */
+  /** Starts TLS on both sides, the server first, so that the client does not see a handshake succeed that the server refuses. */
   async #startTls(): Promise<void> {
     this.#beginning = null;
-    await undefined; // the server's word is on its way to the client
+    await undefined; // by now the server's answer is on its way to the client
     const { tape, failed } = this.#options;
     try {
       const server = await secured(this.#server as StreamTransport);
       const client = await secured(this.#plain as StreamTransport);
       if (this.#relay?.over !== false) throw new SocketError("ECANCELED");
-      tape?.secured(this.#number); // before anything that is said in it
+      tape?.secured(this.#number); // before anything that passes inside TLS
       this.#relay.goOnOver(client, server);
       tape?.note(this.#number, `TLS has begun (${client.tls?.version ?? "?"})`);
       this.#answered?.resolve();
@@ -180,12 +180,12 @@ class Passing implements Watch {
     this.#gone();
   }
 
-  /** The transport to which go the words of that side, with what the rules do to them. */
+  /** The transport that passes on what that side sends, with the fault rules applied. */
   #faulty(transport: StreamTransport, from: Speaker): StreamTransport {
     const { rules } = this.#options;
     if (rules === undefined) return transport;
     const reached = (limit: Limit): void => {
-      // Neither end has done this: what is told of it is the rule's.
+      // Neither peer did this: the rule did.
       if (limit === "resetAfter" || limit === "endAfter") this.#broken = true;
       if (limit === "resetAfter") this.#relay?.abort();
       else if (limit === "endAfter") this.#relay?.finish();

@@ -1,32 +1,32 @@
-/** Passes bytes between two connections, both ways, as they come: their ends, their resets and their back-pressure, too. */
+/** Passes bytes both ways between two connections as they come, and with them each end, reset and back-pressure. */
 
 import type { Lender } from "../../core/bytes/reader.ts";
 import type { StreamSink, StreamTransport } from "../../core/sockets/transport.ts";
 import type { Side, TranscriptEnd } from "../../core/testing/transcript/form.ts";
 import { LARGE } from "../kernel/transports/seam.ts";
 
-/** What is told of a relay. */
+/** An observer of a relay. */
 export interface Watch {
-  /** Bytes came, lent until this returns. Gives a promise where no more should come until it is kept. */
+  /** Bytes came, lent until this returns. It may return a promise to stop reading until that resolves. */
   said(from: Side, bytes: Uint8Array): Promise<void> | undefined;
-  /** That side has ended its direction, or has broken the connection. */
+  /** A side ended its direction, or broke the connection. */
   ended(from: Side, end: TranscriptEnd): void;
-  /** Both connections are let go. */
+  /** Both connections are released. */
   over(): void;
 }
 
 const ignore = (): void => {};
 
-/** One direction: what one side says. */
+/** One direction of a relay. */
 class Direction implements StreamSink {
-  readonly needed = 1; // it always takes what comes
-  /** Its end has been passed on, and is on its way. */
+  readonly needed = 1; // it takes everything that comes
+  /** Whether its end has been passed on. */
   done = false;
   #from: StreamTransport;
   #to: StreamTransport;
   readonly #side: Side;
   readonly #relay: Relay;
-  #held = 0; // what it waits for before it goes on reading
+  #held = 0; // how many promises it waits for before it reads on
   readonly #goOn = (): void => {
     if (--this.#held === 0 && !this.#relay.over) this.#from.resume();
   };
@@ -42,7 +42,7 @@ class Direction implements StreamSink {
     this.#from.start(this);
   }
 
-  /** Goes on between these two. */
+  /** Continues between these two transports. */
   goOnOver(from: StreamTransport, to: StreamTransport): void {
     this.#from = from;
     this.#to = to;
@@ -78,7 +78,7 @@ class Direction implements StreamSink {
     this.#to.end().then(() => {
       this.done = true;
       this.#relay.half();
-    }, ignore); // its sink is told why
+    }, ignore); // the sink learns why
   }
 
   error(): void {
@@ -92,17 +92,17 @@ class Direction implements StreamSink {
   }
 }
 
-/** Two connections of which each is passed what comes from the other. */
+/** Joins two connections: each is sent what comes from the other. */
 export class Relay {
   readonly watch: Watch | undefined;
-  /** Both are let go. */
+  /** Whether both connections are released. */
   over = false;
   #client: StreamTransport;
   #server: StreamTransport;
   readonly #asked: Direction;
   readonly #answered: Direction;
 
-  /** Nothing has been read from either. */
+  /** Nothing may have been read from either yet. */
   constructor(client: StreamTransport, server: StreamTransport, watch?: Watch) {
     this.#client = client;
     this.#server = server;
@@ -115,7 +115,7 @@ export class Relay {
     server.resume();
   }
 
-  /** Goes on over these two, which secure the former. Both are paused, by what `Watch.said` gave. */
+  /** Continues over these two, which secure the former ones. Both must be paused, through the promise that `Watch.said` returned. */
   goOnOver(client: StreamTransport, server: StreamTransport): void {
     this.#client = client;
     this.#server = server;
@@ -123,21 +123,21 @@ export class Relay {
     this.#answered.goOnOver(server, client);
   }
 
-  /** A direction has ended. */
+  /** Called when a direction has ended. */
   half(): void {
     if (this.over || !this.#asked.done || !this.#answered.done) return;
     this.#leave();
     for (const transport of [this.#client, this.#server]) void transport.close();
   }
 
-  /** That side has broken the connection: the other one is told by a reset. */
+  /** Called when a side has broken its connection: resets the other. */
   break(side: Side): void {
     if (this.over) return;
     this.watch?.ended(side, "reset");
     this.abort();
   }
 
-  /** Ends both connections, behind what is under way. */
+  /** Closes both connections, after what is under way. */
   finish(): void {
     if (this.over) return;
     this.#leave();
@@ -149,7 +149,7 @@ export class Relay {
     }
   }
 
-  /** Lets go of both at once. */
+  /** Aborts both connections. */
   abort(): void {
     if (this.over) return;
     this.#leave();

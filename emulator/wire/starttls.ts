@@ -1,18 +1,18 @@
 /**
- * Where a conversation in the clear turns to TLS: what client and server say is followed until the server agrees, so that a proxy
- * can do the handshake with each of them and see what is said in it.
+ * Finds where a plain-text conversation turns to TLS: follows client and server until the server agrees, so that a proxy can do the
+ * handshake with each of them and see what passes inside.
  */
 
 import type { Side } from "../../core/testing/transcript/form.ts";
 
-/** The protocols whose beginning is known. */
+/** The supported protocols. */
 export const STARTTLS = ["smtp", "postgres"] as const;
 export type StartTlsProtocol = (typeof STARTTLS)[number];
 
 /**
- * What a piece that was said means: `ask`: the client has asked for TLS, and says nothing more until it has its answer. `agree`: the
- * server has agreed, and TLS begins behind this. `no`: it has not, and the client goes on. `never`: TLS cannot begin
- * any more, or not so that it could be looked into. `null`: nothing yet.
+ * What a piece means. `ask`: the client has asked for TLS, and sends nothing more until it is answered. `agree`: the server has agreed,
+ * and TLS begins after this piece. `no`: the server has refused, and the client goes on. `never`: TLS can no longer begin, or not in a
+ * way that the proxy could join. `null`: nothing yet.
  */
 export type Turn = "ask" | "agree" | "no" | "never" | null;
 
@@ -27,11 +27,11 @@ export const beginningOf = (protocol: StartTlsProtocol): Beginning =>
 const LONGEST = 4096; // bytes of a line; RFC 5321 section 4.5.3.1 asks for 512
 const LF = 0x0a;
 
-/** The lines in pieces. */
+/** Splits pieces into lines. */
 class Lines {
   #rest = "";
 
-  /** The whole lines that there are with these bytes, without their ends; `null` where one is too long. */
+  /** Adds bytes and returns the lines that are now complete, without line ends; `null` if one is too long. */
   add(bytes: Uint8Array): string[] | null {
     const lines = (this.#rest + Buffer.from(bytes).toString("latin1")).split("\n");
     this.#rest = lines.pop() as string;
@@ -43,13 +43,13 @@ class Lines {
   }
 }
 
-/** SMTP (RFC 5321), and STARTTLS (RFC 3207): a reply to each command, in order, also where commands are sent at once. */
+/** SMTP (RFC 5321) with STARTTLS (RFC 3207): each command gets one reply, in order, even when commands are pipelined. */
 class Smtp implements Beginning {
   readonly #commands = new Lines();
   readonly #replies = new Lines();
-  #due = 1; // replies that have not come: the greeting is the first
-  #asked = 0; // how many of them are due until the one to STARTTLS has come; 0: it was not asked
-  #mail = false; // what the client says is a message, up to the line "."
+  #due = 1; // replies that are still to come; the greeting is the first
+  #asked = 0; // how many of them there are up to the reply to STARTTLS; 0: STARTTLS was not sent
+  #mail = false; // whether the client is sending a message, which ends with the line "."
 
   said(from: Side, bytes: Uint8Array): Turn {
     return from === "client" ? this.#command(bytes) : this.#reply(bytes);
@@ -57,13 +57,13 @@ class Smtp implements Beginning {
 
   #command(bytes: Uint8Array): Turn {
     const lines = this.#commands.add(bytes);
-    if (lines === null || this.#asked > 0) return "never"; // what is said behind STARTTLS is for nobody to trust
+    if (lines === null || this.#asked > 0) return "never"; // plain text behind STARTTLS must not be trusted
     for (const [i, line] of lines.entries()) {
       if (this.#mail) {
         if (line !== ".") continue;
         this.#mail = false;
       }
-      if (/^BDAT /i.test(line)) return "never"; // bytes that are no lines follow (RFC 3030)
+      if (/^BDAT /i.test(line)) return "never"; // binary data follows (RFC 3030)
       this.#due++;
       if (!/^STARTTLS\s*$/i.test(line)) continue;
       if (i < lines.length - 1 || this.#commands.rest !== "") return "never";
@@ -78,7 +78,7 @@ class Smtp implements Beginning {
     if (lines === null) return "never";
     for (const [i, line] of lines.entries()) {
       const [, code] = /^(\d{3})(?: |$)/.exec(line) ?? [];
-      if (code === undefined) continue; // "250-": more of the reply follows
+      if (code === undefined) continue; // "250-": the reply continues
       this.#due--;
       if (code === "354") this.#mail = true;
       if (this.#asked === 0 || --this.#asked > 0) continue;
@@ -95,7 +95,7 @@ const REQUEST = 8; // bytes of either
 const S = 0x53;
 const N = 0x4e;
 
-/** PostgreSQL: the first message of the client may ask for TLS, and the server answers with one byte. */
+/** PostgreSQL: the client's first message may ask for TLS, and the server answers with one byte. */
 class Postgres implements Beginning {
   #first = new Uint8Array(0);
   #asked = 0;

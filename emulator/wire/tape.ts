@@ -1,4 +1,4 @@
-/** What passes, as lines: the transcript in a file, and what is shown of it. */
+/** Writes what passes as lines: the transcript, and the text shown at the terminal. */
 
 import { quote } from "../../core/testing/text.ts";
 import {
@@ -14,21 +14,21 @@ import {
 import { literalOf } from "./literal.ts";
 import type { Outlet } from "./outlet.ts";
 
-const SHOWN = 256; // bytes of a piece that are shown
+const SHOWN = 256; // bytes of a piece shown at the terminal
 
-/** Where a tape writes. */
+/** The outputs of a tape. */
 export interface TapeOptions {
   /** The transcript, as JSON Lines. */
   readonly record?: Outlet | undefined;
-  /** The same lines again: for a program that reads them as they come. */
+  /** The same lines again, for a program that reads them live. */
   readonly json?: Outlet | undefined;
-  /** Lines for a reader. */
+  /** Lines for people. */
   readonly show?: Outlet | undefined;
 }
 
 type Header = Omit<Transcript, "events" | "began" | "dropped">;
 
-/** What Node does faster than the platforms have in common. */
+/** Encodings that Node has a faster way for than `core/`. */
 const coding: Coding = {
   base64: ({ buffer, byteOffset, byteLength }) =>
     Buffer.from(buffer, byteOffset, byteLength).toString("base64"),
@@ -37,7 +37,7 @@ const coding: Coding = {
 
 const WHO = { client: "C:", server: "S:" } as const;
 
-/** Writes down what the connections of one proxy say. */
+/** Records the connections of one proxy. */
 export class Tape {
   readonly #outlets: readonly Outlet[];
   readonly #lines: readonly Outlet[];
@@ -52,12 +52,12 @@ export class Tape {
     for (const outlet of this.#lines) outlet.add(first);
   }
 
-  /** Milliseconds since it began. */
+  /** Milliseconds since the tape began. */
   get now(): number {
     return performance.now() - this.#began;
   }
 
-  /** Bytes, which are lent. */
+  /** A side sent `data`, which is lent. */
   said(peer: number, from: Side, data: Uint8Array): void {
     this.#add({ at: this.now, from, data, ...numbered(peer) });
   }
@@ -66,12 +66,12 @@ export class Tape {
     this.#add({ at: this.now, from, end, ...numbered(peer) });
   }
 
-  /** From here on both speak through TLS. */
+  /** From here on both sides use TLS. */
   secured(peer: number): void {
     this.#add({ at: this.now, tls: true, ...numbered(peer) });
   }
 
-  /** So many bytes passed that are not written down. */
+  /** Notes that `bytes` bytes passed unrecorded. */
   missed(peer: number, bytes: number): void {
     const at = this.now;
     const line = formatDropped(at, bytes, numbered(peer).peer);
@@ -79,17 +79,17 @@ export class Tape {
     this.#show?.add(`${this.#stamp(at, peer)} -- ${bytes} bytes are not recorded\n`);
   }
 
-  /** A rule did something to what that side said. */
+  /** A fault rule changed what that side sent. */
   faulted(peer: number, from: Side, fault: string, rule: string): void {
     this.#add({ at: this.now, from, fault, rule, ...numbered(peer) });
   }
 
-  /** What is not part of a conversation, for who looks on. */
+  /** Shows a remark that is not part of the conversation. */
   note(peer: number, text: string): void {
     this.#show?.add(`${this.#stamp(this.now, peer)} -- ${text}\n`);
   }
 
-  /** A promise of room, where what is written down waits for a disk or a reader. */
+  /** If output waits for a disk or a reader, a promise that resolves when there is room. */
   get room(): Promise<void> | undefined {
     for (const outlet of this.#outlets) {
       const room = outlet.room;

@@ -1,13 +1,13 @@
 /**
- * `Recorder`: what passed over the connections of a control plane, and the datagrams of its listeners, kept in memory by bounds that
- * one sets.
+ * `Recorder`: keeps in memory, within set bounds, what passes over the connections of a control plane, and the datagrams of its
+ * listeners.
  *
- * It is off until somebody asks: a recording is started (`start()`), or somebody watches (`watch()`). While it is off no connection has
- * a tap, and nothing is kept. When it is turned on it taps the connections that are open, and then each new one.
+ * It is off until a recording is started (`start()`) or somebody watches (`watch()`). While it is off, no connection has a tap, and
+ * nothing is kept. When it is turned on, it taps the open connections, and then each new one.
  *
- * All that is said goes into one log of slabs, in the order of time, as records: a header of 24 bytes, then the bytes. When the log is full
- * its oldest slab goes as a whole, so the newest bytes are kept, and forgetting costs nothing for each connection. Each record has the place of
- * the next one of its conversation in the same slab; a conversation has only where its runs of such records begin.
+ * Everything goes into one log of slabs, in order of time, as records: a 24-byte header, then the bytes. When the log is full, its
+ * oldest slab is dropped whole, so the newest bytes are kept, and dropping costs nothing per connection. Each record points to the
+ * next record of its conversation in the same slab; the conversation itself only knows where each run of such records begins.
  */
 
 import { type Data, joinBytes, toBytes } from "../../bytes/data.ts";
@@ -43,20 +43,20 @@ import { afterTrim, RECORDING_BOUNDS } from "./bounds.ts";
 
 const HEADER = 24; // bytes of a record before what was said: time (8), bytes said before (8), kind (1) and size (3), where the next one is in this slab, or 0 (4)
 const SIZE = 0xffffff; // the bits of the size, which is below that of a slab
-const RUN = 64; // records of a conversation at most that are walked to find one
-const SLAB = 1024 * 1024; // bytes; what is forgotten at once
-const LEAST_PART = 4096; // bytes: the rest of a slab is used for the beginning of a larger piece, where it holds so many
+const RUN = 64; // records in a run: at most so many are walked to find one
+const SLAB = 1024 * 1024; // bytes; dropped as one
+const LEAST_PART = 4096; // bytes: a piece is split over two slabs only if the first has this much room
 const PACE = 500; // ms between two events of a watcher: two a second are live to the eye, and cost half of four
-const IN_ONE_EVENT = 50; // sessions, about 25 KB of JSON
-const SOON = 25; // ms until the next event where one does not hold all: at most 2 000 sessions a second, at 4 µs each less than 1 % of a processor
-const GRACE = 5_000; // ms for which a recording goes on when its last watcher has left: a page that is loaded again is back by then
-const SLICE = 4 * 1024 * 1024; // bytes that are searched before others have their turn
-const MOST_TEXT = 2_000; // characters of a message
-const MAX_FOUND = 10_000; // conversations that one search gives
+const IN_ONE_EVENT = 50; // sessions in one event, about 25 KB of JSON
+const SOON = 25; // ms until the next event if one does not hold everything: at most 2 000 sessions a second, at 4 µs each less than 1 % of a core
+const GRACE = 5_000; // ms that recording continues after the last watcher has left: a page that is reloaded is back by then
+const SLICE = 4 * 1024 * 1024; // bytes searched before other work gets its turn
+const MOST_TEXT = 2_000; // characters of a decoded message
+const MAX_FOUND = 10_000; // conversations that one search returns
 
-const clock = performance; // read once: on Node the global is a getter, which each piece would call
+const clock = performance; // read once: on Node the global is a getter, which every piece would call
 
-/** What a record is. */
+/** The kinds of record. */
 const KINDS: readonly { readonly ours: boolean; readonly end?: TappedEnd; readonly tls?: true }[] = [
   { ours: false },
   { ours: true },
@@ -74,42 +74,42 @@ const TLS = KINDS.findIndex(({ tls }) => tls);
 
 const LIMIT_NAMES = optionNamesOf<RecordingLimits>("a recording")({ maxBytes: true, maxConnections: true });
 
-/** A connection that is open, as its plane knows it. */
+/** An open connection, as its plane knows it. */
 export interface OpenConnection {
   readonly id: string;
   readonly socket: StreamSocket;
   /** Which side this process has. */
   readonly side: Side;
   readonly address: string;
-  /** Bytes that its session has said so far, on this connection and those before it. Default: this connection's. */
+  /** Bytes that have passed in its session so far, on this connection and those before it. Default: this connection's. */
   readonly passed?: number;
 }
 
-/** What a recorder needs of the plane whose connections it records. */
+/** What a recorder needs from the plane whose connections it records. */
 export interface RecordedPlane {
-  /** Those that are open. */
+  /** The open connections. */
   open(): Iterable<OpenConnection>;
   info(id: string): SessionInfo | undefined;
 }
 
-/** Told of all that is recorded, as it passes: for those who keep it elsewhere. It neither throws nor waits; bytes are lent. */
+/** Receives everything that is recorded, as it passes, to keep it elsewhere. Its methods must not throw; the bytes are lent. */
 export interface RecordingSink {
-  /** Bytes were said; or, with `null`, a side ended (`end`), or both speak through TLS from here on. */
+  /** A side sent bytes; or, with `null`, a side ended (`end`), or both use TLS from here on. */
   passed(conversation: RecordedConversation, bytes: Uint8Array | null, ours: boolean, end?: TappedEnd): void;
-  /** So many bytes were said that this is not told. */
+  /** Bytes passed that this sink was not given: how many. */
   missed(conversation: RecordedConversation, bytes: number): void;
 }
 
-/** Whose words a sink is told. */
+/** The conversation that a sink is told about. */
 export interface RecordedConversation {
   readonly id: string;
   readonly kind: Transcript["kind"];
-  /** The side that this process has. */
+  /** The side that this process is. */
   readonly side: Side;
   readonly address: string;
 }
 
-/** What was said on one connection, or between a listener and one sender of datagrams. */
+/** What passed on one connection, or between a listener and one sender of datagrams. */
 class Kept implements RecordedConversation {
   readonly id: string;
   readonly kind: Transcript["kind"];
@@ -118,17 +118,17 @@ class Kept implements RecordedConversation {
   readonly address: string;
   readonly #began = Date.now();
   readonly since = clock.now();
-  /** Bytes that passed and were not recorded: before it was, and those that another process could not tell. */
+  /** Bytes that were not recorded: they passed before recording began, or another process could not report them. */
   missed: number;
-  /** The number and the place of each record that begins a run, ascending: the first in its slab, and each `RUN`th. Those that are gone are taken away now and then. */
+  /** The number and the place of each record that begins a run, ascending: the first in its slab, and every `RUN`th. Entries of dropped slabs are removed now and then. */
   runs: number[] = [];
-  /** At such a length of `runs` those that are gone are looked for. */
+  /** The length of `runs` at which entries of dropped slabs are removed. */
   trimAt = 64;
-  /** Its records so far, kept or not. */
+  /** Records so far, kept or dropped. */
   total = 0;
-  /** Where the newest of them is. */
+  /** Where its newest record is. */
   last = -1;
-  /** Bytes that were said since, kept or not. */
+  /** Bytes recorded so far, kept or dropped. */
   said = 0;
   changed = false;
   flow: Flow | undefined;
@@ -141,12 +141,12 @@ class Kept implements RecordedConversation {
     this.missed = missed;
   }
 
-  /** ISO 8601, UTC. Written when it is asked for: most conversations are never looked at. */
+  /** ISO 8601, UTC. Formatted on demand: most conversations are never looked at. */
   get began(): string {
     return new Date(this.#began).toISOString();
   }
 
-  /** The number of the oldest record that is kept, once those that are gone are taken away. */
+  /** The number of the oldest record that is kept. Valid once the entries of dropped slabs are removed. */
   get first(): number {
     return this.runs[0] ?? this.total;
   }
@@ -154,19 +154,19 @@ class Kept implements RecordedConversation {
 
 /** One record of the log. */
 interface KeptRecord {
-  /** In its conversation, from 0. */
+  /** Its number in its conversation, from 0. */
   readonly number: number;
-  /** ms since the conversation began. */
+  /** Milliseconds since the conversation began. */
   readonly at: number;
-  /** How many bytes of its conversation had been said before it. */
+  /** Bytes of its conversation that passed before it. */
   readonly before: number;
   readonly kind: number;
   readonly bytes: Uint8Array;
-  /** Where the next of its conversation is in its slab; 0: in another slab, or nowhere yet. */
+  /** Where in its slab the conversation's next record is; 0: in another slab, or there is none yet. */
   readonly next: number;
 }
 
-/** The counts of a sender of datagrams. */
+/** The counts of one sender of datagrams. */
 interface Flow {
   readonly handler: string;
   readonly peer: string | null;
@@ -177,20 +177,20 @@ interface Flow {
   bytesWritten: number;
 }
 
-/** Someone who is told of changes. */
+/** A subscriber to changes. */
 interface Watcher {
   readonly changed: Set<string>;
-  /** Something changed. */
+  /** Called when something changed. */
   wake(): void;
-  /** It is to look whether it is over. */
+  /** Called when it should check whether it is over. */
   leave(): void;
 }
 
 const encoder = new TextEncoder();
 
-/** Records a plane: its `recording`. */
+/** Records the connections of a plane, which has it as `recording`. */
 export class Recorder implements RecordingPlane {
-  readonly #kept = new Map<string, Kept>(); // by id, the oldest first
+  readonly #kept = new Map<string, Kept>(); // by id, oldest first
   readonly #flows = new Map<string, Kept>(); // by handler and peer
   readonly #tapped = new Map<string, StreamSocket>();
   readonly #watchers = new Set<Watcher>();
@@ -201,7 +201,7 @@ export class Recorder implements RecordingPlane {
   };
   #slabs: Uint8Array[] = [];
   #views: DataView[] = [];
-  #gone = 0; // slabs that are forgotten
+  #gone = 0; // slabs dropped so far
   #at = SLAB; // where the next record goes in the last slab
   #dropped = 0;
   #started = false;
@@ -214,12 +214,12 @@ export class Recorder implements RecordingPlane {
     this.#sink = sink;
   }
 
-  /** Whose connections are recorded. Called once, by that plane. */
+  /** Sets the plane whose connections are recorded, which calls this once. */
   of(plane: RecordedPlane): void {
     this.#plane = plane;
   }
 
-  /** Whether what passes is kept now. */
+  /** Whether it is recording. */
   get on(): boolean {
     return this.#on;
   }
@@ -228,7 +228,7 @@ export class Recorder implements RecordingPlane {
     return this.#limits.maxConnections;
   }
 
-  // ---- What the routes ask ----
+  // ---- For the routes ----
 
   info(): RecordingInfo {
     let bytes = 0;
@@ -269,7 +269,7 @@ export class Recorder implements RecordingPlane {
   stop(): RecordingInfo {
     this.#started = false;
     if (this.#watchers.size === 0) this.#end();
-    else this.#forget(); // who watches goes on with nothing kept
+    else this.#forget(); // watchers go on, with nothing kept
     this.#wakeAll();
     return this.info();
   }
@@ -295,12 +295,12 @@ export class Recorder implements RecordingPlane {
     return { ...this.#header(kept), id, side: kept.side, first, next, total: kept.total, events };
   }
 
-  /** The name of the handler of a flow. */
+  /** The name of a flow's handler. */
   handlerOf(id: string): string | undefined {
     return this.#kept.get(id)?.flow?.handler;
   }
 
-  /** What a decoder makes of a conversation; `null`: nothing of it is kept. */
+  /** Decodes a conversation; `null`: nothing of it is kept. */
   messages(id: string, decode: Decoder): DecodedPart | null {
     const kept = this.#kept.get(id);
     if (kept === undefined) return null;
@@ -358,7 +358,7 @@ export class Recorder implements RecordingPlane {
     if (kept === undefined) return;
     this.#trim(kept);
     yield formatHeader(this.#header(kept));
-    // What is forgotten meanwhile is left out: who reads slowly holds nothing up.
+    // Records that are dropped meanwhile are left out: a slow reader must not hold up the recording.
     for (const record of this.#records(kept)) yield formatEvent(this.#event(kept, record));
   }
 
@@ -424,7 +424,7 @@ export class Recorder implements RecordingPlane {
     }
   }
 
-  /** The process ends: nothing is kept, and who watches is let go. */
+  /** Called when the process ends: keeps nothing more, and releases the watchers. */
   close(): void {
     this.#closed = true;
     this.#started = false;
@@ -432,13 +432,13 @@ export class Recorder implements RecordingPlane {
     this.#end();
   }
 
-  // ---- What the plane tells ----
+  // ---- From the plane ----
 
-  /** A connection is open. */
+  /** A connection was opened. */
   opened({ id, socket, side, address, passed }: OpenConnection): void {
     if (!this.#on) return;
     const missed = passed ?? socket.bytesRead + socket.bytesWritten;
-    const known = this.#kept.get(id); // a session that lasts has one connection after the other
+    const known = this.#kept.get(id); // a lasting session has one connection after another
     const kept = known ?? new Kept(id, "stream", side, address, missed);
     if (known === undefined) this.#keep(kept);
     this.#tapped.set(id, socket);
@@ -458,7 +458,7 @@ export class Recorder implements RecordingPlane {
     this.#tapped.delete(id);
   }
 
-  /** A datagram came to a listener, or was sent from it. */
+  /** A datagram came to a listener, or was sent by it. */
   datagram(handler: string, address: string, peer: Address | null, bytes: Uint8Array, ours: boolean): void {
     const name = peer === null ? null : formatAddress(peer);
     const key = `${handler} ${address} ${name}`;
@@ -483,7 +483,7 @@ export class Recorder implements RecordingPlane {
 
   // ---- The log ----
 
-  /** One side said this. */
+  /** One side sent `data`. */
   said(kept: Kept, data: Data, ours: boolean): void {
     const bytes = typeof data === "string" ? encoder.encode(data) : toBytes(data);
     this.#sink?.passed(kept, bytes, ours);
@@ -493,12 +493,12 @@ export class Recorder implements RecordingPlane {
     this.#touch(kept);
   }
 
-  /** Adds what the last slab has no room for. */
+  /** Adds a piece that the last slab has no room for. */
   #addCut(kept: Kept, kind: number, bytes: Uint8Array): void {
     let at = 0;
     do {
       const left = bytes.length - at;
-      // A datagram is one record, whole; it fits in a slab.
+      // A datagram is never split; it fits in a slab.
       const least = kept.kind === "datagrams" ? left : Math.min(left, LEAST_PART);
       if (SLAB - this.#at < HEADER + least) this.#grow();
       const size = Math.min(left, SLAB - this.#at - HEADER);
@@ -507,7 +507,7 @@ export class Recorder implements RecordingPlane {
     } while (at < bytes.length);
   }
 
-  /** One side ended; without `end`: both speak through TLS from here on. */
+  /** One side ended; without `end`: both use TLS from here on. */
   happened(kept: Kept, ours: boolean, end: TappedEnd | undefined): void {
     this.#sink?.passed(kept, null, ours, end);
     if (SLAB - this.#at < HEADER) this.#grow();
@@ -515,7 +515,7 @@ export class Recorder implements RecordingPlane {
     this.#touch(kept);
   }
 
-  /** So many bytes passed that are not here. */
+  /** Notes that `bytes` bytes passed unrecorded. */
   missed(kept: Kept, bytes: number): void {
     this.#sink?.missed(kept, bytes);
     kept.missed += bytes;
@@ -556,7 +556,7 @@ export class Recorder implements RecordingPlane {
   }
 
   #grow(): void {
-    // A log that is full uses its oldest slab again: a new one costs as much as 1 000 records.
+    // A full log reuses its oldest slab: a new slab costs as much as 1 000 records.
     const oldest = this.#slabs.length === this.#mostSlabs() ? this.#slabs[0] : undefined;
     const view = oldest && this.#views[0];
     if (oldest !== undefined) this.#dropOldest();
@@ -578,7 +578,7 @@ export class Recorder implements RecordingPlane {
     this.#dropped += SLAB;
   }
 
-  /** Forgets what is over the limits: the oldest slabs, and the oldest conversations. */
+  /** Drops what exceeds the limits: the oldest slabs, and the oldest conversations. */
   #fit(): void {
     const most = this.#mostSlabs();
     while (this.#slabs.length > most) this.#dropOldest();
@@ -590,7 +590,7 @@ export class Recorder implements RecordingPlane {
     }
   }
 
-  /** Takes away the runs that are gone. */
+  /** Removes the runs in dropped slabs. */
   #trim({ runs }: Kept): void {
     const oldest = this.#gone * SLAB;
     let gone = 0;
@@ -598,13 +598,13 @@ export class Recorder implements RecordingPlane {
     if (gone > 0) runs.splice(0, gone);
   }
 
-  /** The records of a conversation from this number on, as far as there are any now. */
+  /** The records of a conversation from number `from` on, up to its newest now. */
   *#records(kept: Kept, from = 0): Generator<KeptRecord, void, undefined> {
     const { total } = kept;
     let place = -1;
     for (let number = from; ; number++) {
       if (place < this.#gone * SLAB) {
-        // It begins, or what comes next was forgotten while its caller did something else.
+        // This is the first, or the next record was dropped while the caller did something else.
         this.#trim(kept);
         number = Math.max(number, kept.first);
         if (number >= total) return;
@@ -616,9 +616,9 @@ export class Recorder implements RecordingPlane {
     }
   }
 
-  /** Where a record is that is kept. */
+  /** The place of a kept record. */
   #placeOf({ runs }: Kept, number: number): number {
-    let low = 0; // a run that begins at it, or before
+    let low = 0; // a run that begins at the record or before it
     let high = runs.length / 2;
     while (high - low > 1) {
       const middle = (low + high) >> 1;
@@ -658,7 +658,7 @@ export class Recorder implements RecordingPlane {
     return { kind, ...(dropped > 0 && { dropped }), address, began };
   }
 
-  /** Whether one side said these bytes, however they were cut. */
+  /** Whether one side sent these bytes, however they were split. */
   #holds(kept: Kept, wanted: Uint8Array): boolean {
     const tails: [Uint8Array, Uint8Array] = [EMPTY, EMPTY];
     for (const { kind, bytes } of this.#records(kept)) {
@@ -684,7 +684,7 @@ export class Recorder implements RecordingPlane {
     return false;
   }
 
-  // ---- Its life ----
+  // ---- On and off ----
 
   #keep(kept: Kept): void {
     this.#kept.set(kept.id, kept);
@@ -717,7 +717,7 @@ export class Recorder implements RecordingPlane {
     this.#forget();
   }
 
-  /** Lets go of all that is kept. */
+  /** Drops everything that is kept. */
   #forget(): void {
     this.#gone += this.#slabs.length;
     this.#slabs = [];
@@ -751,11 +751,11 @@ export class Recorder implements RecordingPlane {
 
 const EMPTY = new Uint8Array(0);
 
-/** What looks on at one connection. */
+/** The tap of one connection. */
 class Tap implements StreamTap {
   readonly #recorder: Recorder;
   readonly #kept: Kept;
-  #left = false; // this side has let go
+  #left = false; // this side has closed or released the connection
 
   constructor(recorder: Recorder, kept: Kept) {
     this.#recorder = recorder;
@@ -795,7 +795,7 @@ const infoOfFlow = ({ id, address, began, flow }: Kept): FlowInfo => {
   return { id, handler, address, peer, startedAt: began, lastAt: new Date(lastAt).toISOString(), ...counts };
 };
 
-/** Whether `wanted`, which is not empty, is in `bytes`. */
+/** Whether `bytes` contains `wanted`, which is not empty. */
 const includes = (bytes: Uint8Array, wanted: Uint8Array): boolean => {
   const first = wanted[0] as number;
   const last = bytes.length - wanted.length;

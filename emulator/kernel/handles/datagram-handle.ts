@@ -1,4 +1,4 @@
-/** Datagrams by Node's handle of a UDP socket, past the queue, the look-up and the events of `node:dgram`. */
+/** Datagrams directly through Node's handle of a UDP socket, bypassing the queue, the lookup and the events of `node:dgram`. */
 
 import type { RemoteInfo, Socket } from "node:dgram";
 import type { InternetAddress } from "../../../core/net/address.ts";
@@ -9,17 +9,17 @@ import { type DatagramHandle, datagramHandleOf, sendRequest } from "./handles.ts
 import { intake } from "./intake.ts";
 
 /**
- * Sends one datagram without waiting. The bytes are the caller's again when it returns. Returns the kernel's error, or
- * `"full"` where too many wait already; `null` if it was sent, or will be.
+ * Sends one datagram without waiting. The caller may reuse the bytes when it returns. Returns the kernel's error, `"full"` if
+ * too many wait already, or `null` if the datagram was sent or will be.
  */
 export type Post<To = InternetAddress> = (bytes: Uint8Array, to: To) => Error | "full" | null;
 
-/** Told of a datagram that had to wait, and then was not sent: `ECANCELED` where the socket was closed first. */
+/** Called for a datagram that had to wait and then was not sent: `ECANCELED` if the socket was closed first. */
 export type Late<To = InternetAddress> = (error: NodeJS.ErrnoException, size: number, to: To) => void;
 
 /**
- * Calls `heard` for each datagram that `socket`, which is bound, receives, without its event. Returns a function that
- * sends from it; what has to wait is counted in `unsent`. Returns `null`, and never calls `heard`, where this Node lacks what that needs.
+ * Calls `heard` for each datagram that the bound `socket` receives, in place of its event. Returns a function that sends from
+ * it; `unsent` counts what has to wait. Returns `null`, and never calls `heard`, if this Node lacks what is needed.
  */
 export const datagramHandle = (
   socket: Socket,
@@ -37,20 +37,20 @@ export const datagramHandle = (
     else heard(message, sender);
   };
   let request = new SendWrap();
-  let memory = new Uint8Array(0); // what is sent is copied here: one that has to wait must not change when its sender uses the bytes again
+  let memory = new Uint8Array(0); // datagrams are copied here: one that has to wait must not change when its sender reuses the bytes
   let list: Uint8Array[] = [memory];
   return (bytes, to) => {
     const size = bytes.length;
     if (!unsent.fits(size)) return "full";
     if (memory.length < size) memory = new Uint8Array(size);
     memory.set(bytes);
-    if (list[0]?.length !== size) list[0] = memory.subarray(0, size); // most are as long as the one before
+    if (list[0]?.length !== size) list[0] = memory.subarray(0, size); // most datagrams have the same length as the one before
     const sent = request;
     const status = (handle as Required<DatagramHandle>).send(sent, list, 1, to.port, hostOf(to), true);
-    if (status > 0) return null; // the kernel has it, and the request can be used again
+    if (status > 0) return null; // the kernel has it, so the request can be reused
     if (status < 0) return systemError(status);
     unsent.add(size);
-    sent.list = list; // until it is sent
+    sent.list = list; // keeps it alive until it is sent
     sent.oncomplete = (status) => {
       unsent.remove(size);
       if (status < 0) late(systemError(status), size, to);
@@ -63,8 +63,8 @@ export const datagramHandle = (
 };
 
 /**
- * Sends one datagram by `node:dgram`; `null` is the peer of a socket that is connected. On Bun a send fails with what an earlier
- * datagram met, and is not sent itself (bun#36249): so it is sent again, once.
+ * Sends one datagram through `node:dgram`; the peer `null` is that of a connected socket. On Bun a send may fail with the error of
+ * an earlier datagram, without being sent itself (bun#36249), so it is repeated once.
  */
 export const sendByNode = (
   socket: Socket,
@@ -83,14 +83,14 @@ export const sendByNode = (
       try {
         socket.send(bytes, to.port, host, sent);
       } catch {
-        sent(error); // it is closed
+        sent(error); // the socket is closed
       }
     }
   };
   socket.send(bytes, to.port, host, runtime === "Bun" ? again : sent);
 };
 
-/** The same by `node:dgram` itself; `null` is the peer of a socket that is connected. `late` is told of each that was not sent. */
+/** The same through `node:dgram` itself; the peer `null` is that of a connected socket. Calls `late` for each datagram that was not sent. */
 export const datagramPost = <To extends InternetAddress | null>(
   socket: Socket,
   unsent: Unsent,
@@ -105,11 +105,11 @@ export const datagramPost = <To extends InternetAddress | null>(
       if (error) late(error, size, to);
     };
     sendByNode(socket, new Uint8Array(bytes), to, sent);
-    waits = sendsWaiting(socket) > 0; // the kernel has what it could take, and what is behind one that waits waits, too
+    waits = sendsWaiting(socket) > 0; // the kernel has taken what it could; datagrams behind a waiting one wait, too
     if (waits) unsent.add(size);
     return null;
   };
 };
 
-/** How many datagrams of `socket` wait for the kernel's room; 0 where the runtime does not tell. */
+/** How many datagrams of `socket` wait for room in the kernel; 0 if the runtime does not say. */
 export const sendsWaiting = (socket: Socket): number => socket.getSendQueueCount?.() ?? 0;

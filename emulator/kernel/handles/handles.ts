@@ -1,7 +1,7 @@
 /**
- * Everything that is used of Node and that Node does not document: the handles behind its sockets and listeners, and
- * the bindings that make their requests. Nothing outside this folder uses any of it. docs/decisions/nodes-handles.md
- * lists each name, why it is used, and what is used where it is missing: so each is checked before it is used.
+ * Everything undocumented that Socklet uses of Node: the handles behind its sockets and listeners, and the bindings that make
+ * their requests. Nothing outside this folder uses any of it. docs/decisions/nodes-handles.md lists each name, why it is used,
+ * and the fallback if it is missing. Each is therefore checked before it is used.
  */
 
 import type dgram from "node:dgram";
@@ -15,7 +15,7 @@ import { kernelError, neededLibc } from "../descriptors/libc.ts";
 
 // ---- Bindings ----
 
-/** A binding of Node's C++ code; `null` where `is` says that it is not used here, where this Node has no such binding, or would warn of its use. */
+/** A binding of Node's C++ code; `null` if `is` is false, or if this Node has no such binding or would warn about its use. */
 const bindingOf = <Binding>(name: string, is = runtime === "Node"): Partial<Binding> | null => {
   if (!is) return null;
   const told = [...process.execArgv, process.env.NODE_OPTIONS ?? ""].join(" ");
@@ -36,9 +36,9 @@ export interface Name {
   family?: string;
 }
 
-/** What a handle and its requests call back. */
+/** The callbacks of a handle and its requests. */
 export interface StreamOwner {
-  /** Bytes, the end or an error came. Returns the buffer for the next read, where that is another one. */
+  /** Bytes, the end or an error came. Returns the buffer for the next read if it is a different one. */
   came(): Uint8Array | undefined;
   /** A write that the kernel did not take at once is over. */
   wrote(request: WriteRequest, status: number): void;
@@ -46,12 +46,12 @@ export interface StreamOwner {
   shut(status: number): void;
 }
 
-/** Node's TCP or Pipe handle. A call that fails returns libuv's error number, which is negative. */
+/** Node's TCP or Pipe handle. A call that fails returns libuv's (negative) error number. */
 export interface StreamHandle {
   readonly fd: number;
   readonly writeQueueSize: number;
   onread: (this: StreamHandle) => Uint8Array | undefined;
-  /** Socklet's own: whom `onread` tells. */
+  /** Added by Socklet: what `onread` calls. */
   transport?: StreamOwner;
   useUserBuffer(buffer: Uint8Array): void;
   readStart(): number;
@@ -61,7 +61,7 @@ export interface StreamHandle {
   shutdown(request: ShutdownRequest): number;
   close(): void;
   unref(): void;
-  /** What a `net.Socket` takes as its handle, if that is not this. */
+  /** The handle to give a `net.Socket`, if that is not this one. */
   give?(): object;
   // TCP only:
   reset?(): number;
@@ -95,7 +95,7 @@ export interface StreamBinding {
 
 let found: StreamBinding | null | undefined;
 
-/** The binding of streams, also Deno's; `null` where any part is missing. */
+/** The binding of streams, on Deno too; `null` if any part is missing. */
 export const streamBinding = (): StreamBinding | null => {
   if (found !== undefined) return found;
   const has = bindingOf<StreamBinding>("stream_wrap", runtime !== "Bun");
@@ -109,7 +109,7 @@ export const streamBinding = (): StreamBinding | null => {
   return found;
 };
 
-/** What is called of a handle. */
+/** The methods of a handle that are called. */
 export const CALLS = [
   "useUserBuffer",
   "readStart",
@@ -121,7 +121,7 @@ export const CALLS = [
   "unref",
 ] as const satisfies readonly (keyof StreamHandle)[];
 
-/** Whether a handle has all that is used of it: checked once for each class of handles. */
+/** Whether a handle has everything that is used of it, checked once for each class of handles. */
 const fit = new WeakMap<object, boolean>();
 const isFit = (handle: StreamHandle): boolean => {
   const kind = Object.getPrototypeOf(handle);
@@ -136,15 +136,15 @@ const isFit = (handle: StreamHandle): boolean => {
   return is;
 };
 
-const accepting = channel("net.server.socket"); // its subscribers expect sockets of Node's
+const accepting = channel("net.server.socket"); // its subscribers expect Node's sockets
 
 /** Called by a listener's handle for each connection. */
 type OnConnection = (this: unknown, error: number, handle: StreamHandle) => void;
 
 /**
- * From now on `take` is given the handle of each connection that `server`, which listens, accepts. Nothing has been
- * read from it, and it has none of the options that the server was made with. Does nothing where this Node lacks
- * anything that is needed: then the server accepts sockets of Node's.
+ * From now on `take` gets the handle of each connection that the listening `server` accepts, unread and without the options
+ * that the server was made with. Does nothing if this Node lacks anything that is needed; the server then accepts Node's
+ * sockets.
  */
 export const takeHandles = (
   server: net.Server,
@@ -166,8 +166,8 @@ export const takeHandles = (
 };
 
 /**
- * What `make` makes of the handle of a connected `socket`, of which nothing has been read or written, and which is of no use
- * afterwards. `null` where this Node lacks anything that is needed; then the socket stays as it is.
+ * Takes the handle of a connected `socket`, from which nothing was read or written, and returns what `make` makes of it. The
+ * socket cannot be used afterwards. Returns `null` if this Node lacks anything that is needed; the socket is then unchanged.
  */
 export const takeHandleOf = <T>(
   socket: net.Socket,
@@ -181,21 +181,21 @@ export const takeHandleOf = <T>(
   return make(handle, node);
 };
 
-/** A listener's handle on Deno: it says that somebody has connected, and accepts into a handle that it is given. */
+/** A listener's handle on Deno: it reports a connection, and accepts it into a handle that it is given. */
 export interface DenoListening<Handle> {
   onconnection?: (this: unknown, error: number) => void;
   accept(into: Handle): number;
 }
 
-/** The handle of `server`, which listens, on Deno; `null` where it lacks what is needed. */
+/** The handle of a listening `server` on Deno; `null` if it lacks what is needed. */
 export const denoListening = <Handle>(server: net.Server): DenoListening<Handle> | null => {
   const { _handle: handle } = server as unknown as { readonly _handle?: DenoListening<Handle> | null };
   return typeof handle?.accept === "function" ? handle : null;
 };
 
 /**
- * The socket of Bun's, or the handle of Deno's, that a connected `socket` of its `node:net` is over, which has `calls`; `socket` is of
- * no use afterwards. `null` where it has none, or not all of them: then it stays as it is.
+ * Takes the Bun socket, or Deno handle, under a connected `node:net` `socket` on those runtimes. It must have the methods `calls`.
+ * `socket` cannot be used afterwards. Returns `null` if there is none, or it lacks a method; `socket` is then unchanged.
  */
 export const takeSocketOf = <Own extends object>(
   socket: net.Socket,
@@ -210,7 +210,7 @@ export const takeSocketOf = <Own extends object>(
 
 // ---- Datagrams ----
 
-/** A send of datagrams. */
+/** The request of a datagram send. */
 export interface SendRequest {
   /** Kept alive until the request is done. */
   list?: Uint8Array[];
@@ -218,12 +218,12 @@ export interface SendRequest {
   oncomplete?: (status: number) => void;
 }
 
-/** The handle of a `dgram.Socket` that is bound. */
+/** The handle of a bound `dgram.Socket`. */
 export interface DatagramHandle {
   readonly fd: number;
   recvStop?(): number;
   onmessage?: (this: unknown, size: number, handle: unknown, message: Buffer, from: dgram.RemoteInfo) => void;
-  /** Returns the number of bytes sent plus one, 0 if that is still to be done, or libuv's error number. `told`: calls `oncomplete` then. */
+  /** Returns the number of bytes sent plus one, 0 if the send is pending, or libuv's error number. `told`: call `oncomplete` when a pending send is done. */
   send?(
     request: SendRequest,
     list: Uint8Array[],
@@ -234,7 +234,7 @@ export interface DatagramHandle {
   ): number;
 }
 
-/** The handle of a `dgram.Socket`; `null` if it has none, or none any more. */
+/** The handle of a `dgram.Socket`; `null` if it has none, or no longer one. */
 export const datagramHandleOf = (socket: dgram.Socket): DatagramHandle | null => {
   const state = Object.getOwnPropertySymbols(socket).find((symbol) => symbol.description === "state symbol");
   if (state === undefined) return null;
@@ -243,15 +243,15 @@ export const datagramHandleOf = (socket: dgram.Socket): DatagramHandle | null =>
 
 /** The handle of a `dgram.Socket` on Bun. */
 export interface BunDatagramHandle<Own> {
-  /** The socket of Bun's that it is over. */
+  /** The Bun socket under it. */
   readonly socket: Own;
-  /** How many datagrams wait for the kernel. */
+  /** How many datagrams are waiting for the kernel. */
   readonly queueCount: number;
-  /** Sends those. */
+  /** Sends the waiting datagrams. */
   drain(): void;
 }
 
-/** The handle of `socket`, which is bound, on Bun, whose socket has `calls`; `null` where any of it is missing. */
+/** The handle of a bound `socket` on Bun, whose Bun socket must have the methods `calls`; `null` if anything is missing. */
 export const bunDatagramHandle = <Own extends object>(
   socket: dgram.Socket,
   calls: readonly (keyof Own)[],
@@ -263,12 +263,12 @@ export const bunDatagramHandle = <Own extends object>(
   return whole ? (handle as BunDatagramHandle<Own>) : null;
 };
 
-/** Has `socket` receive no more; what comes from now on is for other processes that have its descriptor. */
+/** Makes `socket` stop receiving; datagrams that come later are for other processes that have its descriptor. */
 export const receiveNoMore = (socket: dgram.Socket): void => {
   datagramHandleOf(socket)?.recvStop?.();
 };
 
-/** The class of a send request; `null` where this Node has none. */
+/** The class of a send request; `null` if this Node has none. */
 export const sendRequest = (): (new () => SendRequest) | null => {
   const SendWrap = bindingOf<{ SendWrap: new () => SendRequest }>("udp_wrap")?.SendWrap;
   return typeof SendWrap === "function" ? SendWrap : null;
@@ -285,7 +285,7 @@ export interface Handle {
   close(): void;
 }
 
-/** The descriptor behind a socket or a listener of `node:net`; -1 where there is none (any more, or on Windows). */
+/** The descriptor behind a socket or a listener of `node:net`; -1 if there is none (any more, or on Windows). */
 export const descriptorOf = (owner: object): number =>
   (owner as { readonly _handle?: Handle | null })._handle?.fd ?? -1;
 
@@ -301,33 +301,33 @@ interface Listens {
   _listen2(address: null, port: number, type: number, backlog: number): void;
 }
 
-/** Whether this Node can make the handle of a listener, which is bound before it listens. */
+/** Whether this Node can make the handle of a listener and bind it before it listens. */
 export const makesHandles = (): boolean =>
   runtime === "Node" &&
   typeof create === "function" &&
   typeof (net.Server.prototype as unknown as Partial<Listens>)._listen2 === "function";
 
-/** Makes the handle of a listener, which is bound. Throws the kernel's error, and `ERR_UNSUPPORTED` where this Node cannot. */
+/** Makes and binds the handle of a listener. Throws the kernel's error, or `ERR_UNSUPPORTED` if this Node cannot make one. */
 export const makeHandle = (said: string, ...how: unknown[]): Handle => {
   if (create === undefined || !makesHandles()) {
     return neededLibc("bind() on this version of Node", null) as never;
   }
   const handle = create(...how);
   if (typeof handle === "number") throw kernelError(-handle, "bind", said);
-  // libuv reports that an address is in use only when it is asked for the name.
+  // libuv reports an address in use only when it is asked for the socket's name.
   const error = handle.getsockname?.({}) ?? 0;
   if (error === 0) return handle;
   handle.close();
   throw kernelError(-error, "bind", said);
 };
 
-/** The handle of a descriptor of ours, to listen on. */
+/** A handle to listen on, for an existing descriptor. */
 export const handleOf = (fd: number): Handle => makeHandle("a descriptor", null, null, null, fd);
 
 /**
- * Has `server` listen on a handle, which belongs to the server from then on. This is the end of Node's own `listen()`,
- * which takes no handle of a Unix socket, and which asks the primary for the descriptor in a worker of `node:cluster`.
- * Resolves when it listens. Throws the kernel's error, and leaves the handle.
+ * Makes `server` listen on a handle, which then belongs to the server. It does what Node's own `listen()` does last; that takes
+ * no handle of a Unix socket, and in a worker of `node:cluster` it asks the primary for the descriptor. Resolves when the
+ * server listens. Throws the kernel's error, and leaves the handle to the caller.
  */
 export const listenOn = (server: net.Server, handle: Handle, backlog: number): Promise<void> => {
   const error = handle.listen(backlog); // first here: Node would close the handle
@@ -339,7 +339,7 @@ export const listenOn = (server: net.Server, handle: Handle, backlog: number): P
   });
 };
 
-/** Has `server` listen by `listen`. Rejects with Node's error, and with `ECANCELED` where it is closed before it listens. */
+/** Calls `listen`, and resolves when `server` listens. Rejects with Node's error, or with `ECANCELED` if the server is closed first. */
 export const listening = (server: net.Server, listen: () => void): Promise<void> =>
   new Promise<void>((resolve, reject) => {
     server.once("listening", () => {
@@ -351,7 +351,7 @@ export const listening = (server: net.Server, listen: () => void): Promise<void>
     listen();
   });
 
-/** Has Node read no more of `socket` until it is resumed: `pause()` alone lets it read ahead, which is lost to another process that has the descriptor, too. */
+/** Makes Node stop reading `socket` until it is resumed. After `pause()` alone it still reads ahead, and another process that has the descriptor, too, would lose those bytes. */
 export const stopReading = (socket: net.Socket): void => {
   const { _handle: handle } = socket as unknown as {
     readonly _handle?: { reading?: boolean; readStop?(): number } | null;
@@ -359,14 +359,14 @@ export const stopReading = (socket: net.Socket): void => {
   socket.pause();
   if (!handle || typeof handle.readStop !== "function") return;
   handle.readStop();
-  handle.reading = false; // as Node notes it
+  handle.reading = false; // Node's own note of it
 };
 
-/** How many bytes a connected socket's handle has that the kernel has not taken; 0 where it has none any more. */
+/** How many bytes in a connected socket's handle the kernel has not taken; 0 if it no longer has a handle. */
 export const queuedIn = (socket: net.Socket): number =>
   (socket as unknown as { readonly _handle?: Partial<StreamHandle> | null })._handle?.writeQueueSize ?? 0;
 
-/** Has input wait in the kernel under a TLS socket, or come again: by the handle of the connection that it secures. */
+/** Holds input back in the kernel under a TLS socket, or lets it come again, through the handle of the connection under it. */
 export const holdInput = (plain: net.Socket, hold: boolean): void => {
   const { _handle: handle } = plain as unknown as {
     readonly _handle?: { readStart?(): number; readStop?(): number } | null;
@@ -377,7 +377,7 @@ export const holdInput = (plain: net.Socket, hold: boolean): void => {
 
 // ---- TLS ----
 
-/** What is used of a `TLSSocket` that was made of an accepted connection; `tls.Server` does the same with its own. */
+/** The undocumented parts used of a `TLSSocket` made from an accepted connection; `tls.Server` uses the same of its own. */
 interface AcceptedTls {
   /** Its handle. */
   readonly ssl?: { verifyError?(): NodeJS.ErrnoException | string | null | undefined } | null;
@@ -385,35 +385,36 @@ interface AcceptedTls {
   _rejectUnauthorized?: boolean;
 }
 
-/** Why the certificate that a client gave is not trusted, in OpenSSL's word; `null` where it is. */
+/** Why a client's certificate is not trusted, as OpenSSL's code; `null` if it is trusted. */
 export const distrustOf = (secured: tls.TLSSocket): string | null => {
   const { ssl } = secured as AcceptedTls;
   if (typeof ssl?.verifyError !== "function") return "UNSPECIFIED";
   const error = ssl.verifyError();
   if (!error) return null;
-  return typeof error === "string" ? error : (error.code ?? error.message); // Deno gives the word alone
+  return typeof error === "string" ? error : (error.code ?? error.message); // Deno gives just the code
 };
 
-/** Has Bun leave `secured` open where it does not trust the client's certificate: it would end the connection, which could be a whole reply. */
+/** Makes Bun leave `secured` open if it does not trust the client's certificate. Otherwise it ends the connection in order, and the client may take that for a complete reply. */
 export const leaveDistrusted = (secured: tls.TLSSocket): void => {
   if (runtime === "Bun") (secured as AcceptedTls)._rejectUnauthorized = false;
 };
 
-/** From now on `secured` emits `error` for a record that is none: without this it emits nothing, and the connection hangs. */
+/** From now on `secured` emits `error` for a malformed record. Without this it emits nothing, and the connection hangs. */
 export const tellLaterErrors = (secured: tls.TLSSocket): void => {
   (secured as AcceptedTls)._releaseControl?.();
 };
 
-/** The handle of a `TLSSocket`: what was decrypted, as a stream. It takes one write at a time: Node aborts the process at a second. */
+/** The handle of a `TLSSocket`: the decrypted stream. It takes one write at a time; at a second one Node aborts the process. */
 export interface SecureHandle extends StreamHandle {
-  /** Told of what OpenSSL says is wrong. */
+  /** Called with OpenSSL's errors. */
   onerror: (this: SecureHandle, error: Error) => void;
 }
 
 /**
- * What `make` makes of the handle of `secured`, whose handshake is done, and of what its stream has read by now: that is neither
- * read nor written from then on. It still emits `end` if it has read that, `session` and `keylog`, and its `destroy()` still closes
- * all. `null` where this Node lacks anything that is needed; then the stream stays as it is.
+ * Takes the handle of `secured`, whose handshake is done, and returns what `make` makes of it and of the bytes that the stream has
+ * already read. The stream is neither read nor written from then on. It still emits `session`, `keylog`, and `end` if it has read
+ * that, and its `destroy()` still closes everything. Returns `null` if this Node lacks anything that is needed; the stream is then
+ * unchanged.
  */
 export const takeSecureHandle = <T>(
   secured: tls.TLSSocket,
@@ -424,7 +425,7 @@ export const takeSecureHandle = <T>(
   if (node === null || !handle || typeof handle.onerror !== "function" || !isFit(handle)) return null;
   secured.pause();
   const early: Buffer<ArrayBuffer>[] = [];
-  for (let bytes = secured.read(); bytes !== null; bytes = secured.read()) early.push(bytes); // a read gives all up to Node 24, a piece in Node 26
-  stopReading(secured); // read() has asked for more
+  for (let bytes = secured.read(); bytes !== null; bytes = secured.read()) early.push(bytes); // one read() returns everything up to Node 24, a piece in Node 26
+  stopReading(secured); // read() has started another read
   return make(handle, node, early);
 };

@@ -1,4 +1,4 @@
-/** The sockets and listeners of `node:net` as holders of a descriptor. */
+/** The sockets and listeners of `node:net`, as holders of a descriptor. */
 
 import type net from "node:net";
 import { SocketError } from "../../../core/errors.ts";
@@ -11,7 +11,7 @@ export const drained = async (socket: net.Socket): Promise<void> => {
   if (socket.writableLength > 0) await new Promise<void>((resolve) => socket.write("", () => resolve()));
 };
 
-/** A connection of Node's as a holder; `closedTo` if it is TLS. */
+/** One of Node's connections as a holder; `closedTo` if it is TLS. */
 export const socketHolder = (socket: net.Socket, closedTo?: string): Holder => ({
   ...(closedTo !== undefined && { closedTo }),
   get fd() {
@@ -33,7 +33,7 @@ export const socketHolder = (socket: net.Socket, closedTo?: string): Holder => (
   },
 });
 
-/** A listener of Node's as a holder. */
+/** One of Node's listeners as a holder. */
 export const serverHolder = (server: net.Server): Holder => ({
   get fd() {
     return server.listening ? descriptorOf(server) : null;

@@ -1,13 +1,13 @@
 /**
- * How bytes come out of the kernel: into one buffer that all connections share.
+ * Reads bytes from the kernel into one buffer that all connections share.
  *
  * Node allocates memory for each read, makes a Buffer of it, and passes that through a Readable. Here the
  * kernel writes into existing memory, and the bytes are lent to the reader. The reader copies what a read takes,
  * or keeps the memory if it is a whole buffer. So an idle connection holds no buffer, and a small message costs
  * one copy of its own length and nothing else.
  *
- * Dialled connections use `onread`, a documented option of net.Socket: `IntakeSocket`. Node makes the socket of an
- * accepted connection itself: for those see handle-transport.ts.
+ * Dialled connections use `IntakeSocket`, by `onread`, a documented option of net.Socket. Node itself makes the sockets of
+ * accepted connections; see handle-transport.ts for those.
  */
 
 import net from "node:net";
@@ -16,7 +16,7 @@ import { lazy } from "../../builtin.ts";
 import { runtime } from "../../runtime.ts";
 
 const SIZE = 256 * 1024; // bytes of one read. Node's own reads take 64 KiB
-const LARGE = SIZE / 4; // bytes from which giving the memory away is cheaper than a copy: at least a quarter of the buffer
+const LARGE = SIZE / 4; // bytes from which giving the buffer away is cheaper than a copy
 
 // ---- Memory that is given away ----
 
@@ -40,11 +40,11 @@ const look = (): number => {
 };
 
 /**
- * New memory of `size` bytes, a quarter of a MiB at most, for bytes that are given away: for good, so it is free
- * when a collection finds that nobody has it. V8 begins a *full* one after each 64 MiB of such memory: 5 to 10 ms of
- * CPU, whatever was found. One of the young generation frees the same in 0.2 ms; but it begins when that is full, and
- * these buffers, which are outside, do not fill it. So each buffer leaves some litter there. (Measured: 256 KiB
- * take 38 µs of CPU without, 9 with it; 5 page faults a MiB in place of 20, as less is freed at once.)
+ * New memory of `size` bytes, at most a quarter of a MiB, for bytes that are given away for good. It is freed when a garbage
+ * collection finds that nobody holds it. V8 starts a *full* collection after each 64 MiB of such memory, which takes 5 to
+ * 10 ms of CPU whatever it finds. A collection of the young generation frees the same memory in 0.2 ms, but starts only when
+ * that generation is full, and these buffers lie outside it. So each buffer leaves some litter in it. (Measured: 256 KiB take
+ * 38 µs of CPU without litter, 9 µs with it; and 5 page faults a MiB in place of 20, since less is freed at once.)
  */
 export const fresh = (size: number): Uint8Array<ArrayBuffer> => {
   untilLook -= size;
@@ -61,7 +61,7 @@ export const fresh = (size: number): Uint8Array<ArrayBuffer> => {
   return new Uint8Array(buffer, 0, size);
 };
 
-/** The buffer that all sockets of this thread read into. The callback that empties it runs directly after each read. */
+/** The buffer that all sockets of this thread read into. The callback that empties it runs right after each read. */
 let common: Uint8Array | undefined;
 
 /** Takes what a socket reads. */
@@ -73,35 +73,35 @@ let view: Uint8Array | undefined; // the last view that was lent
 
 /** The memory that one connection reads into, and lends. */
 export class Intake implements Lender {
-  #waits: Uint8Array; // what it reads into while it waits: the common buffer, or the beginning of it
-  #into: Uint8Array; // what the next read goes into
+  #waits: Uint8Array; // the buffer while it waits for input: the common one, or its beginning
+  #into: Uint8Array; // the buffer for the next read
   #from: Uint8Array; // where the lent bytes are
-  #size = 0; // how many there are
+  #size = 0; // how many bytes are lent
 
   constructor() {
     common ??= fresh(SIZE);
     this.#waits = this.#into = this.#from = common;
   }
 
-  /** What the next read goes into. */
+  /** The buffer for the next read. */
   get into(): Uint8Array {
     return this.#into;
   }
 
-  /** Returns the `size` bytes that were read, which are lent. */
+  /** Lends the `size` bytes that were read. */
   protected lent(size: number): Uint8Array {
     const from = this.#into;
     this.#size = size;
     this.#from = from;
     if (size === from.length) return from;
-    // A connection that did not fill its buffer waits for more without a buffer of its own.
+    // A connection that did not fill its buffer waits without a buffer of its own.
     this.#into = this.#waits;
     if (from !== common) return from.subarray(0, size);
-    if (view?.length !== size) view = from.subarray(0, size); // most messages are as long as the one before
+    if (view?.length !== size) view = from.subarray(0, size); // most messages have the same length as the one before
     return view;
   }
 
-  /** Gives the buffer away if it holds much and belongs to this connection. One that was filled gets a new buffer for the next read. */
+  /** Gives the buffer away if it holds much and belongs to this connection. A filled one is replaced for the next read. */
   give(): boolean {
     if (this.#size < LARGE) return false;
     if (this.#size === this.#from.length) this.#into = fresh(SIZE);
@@ -149,9 +149,9 @@ export class IntakeSocket extends net.Socket {
   }
 }
 
-/** `on` is false where the environment says `SOCKLET_INTAKE=off`, and where this is not Node: then sockets are Node's own, and read by 'data'. Tests set it. */
+/** `on` is false with `SOCKLET_INTAKE=off` in the environment, and on other runtimes than Node; sockets then are Node's own, read by 'data'. Tests set it. */
 export const intake = { on: runtime === "Node" && process.env.SOCKLET_INTAKE !== "off" };
 
-/** A socket that is not connected: an `IntakeSocket`, unless that is off. */
+/** An unconnected socket: an `IntakeSocket`, unless intake is off. */
 export const unconnected = (options: net.SocketConstructorOpts): net.Socket =>
   intake.on ? new IntakeSocket(options) : new net.Socket(options);

@@ -1,6 +1,6 @@
 /**
- * The descriptor of a stream on Bun and Deno, which have none of Node's handles: by the runtime's own sockets (own-sockets.ts),
- * or else by what `node:net` documents, and no more.
+ * The descriptor of a stream on Bun and Deno, which lack Node's handles: through the runtime's own sockets (own-sockets.ts), or
+ * else through the documented parts of `node:net`.
  */
 
 import net from "node:net";
@@ -26,10 +26,10 @@ import { NodeTransport } from "../transports/net-transport.ts";
 import type { Connection } from "../transports/seam.ts";
 import type { Listens, OwnListening, StreamDescriptor } from "./descriptor.ts";
 
-const BACKLOG = 511; // Node's own figure
-const UNKNOWN: Listens = { secures: false, backlog: BACKLOG }; // a socket's: it listens before anybody says how many may wait
+const BACKLOG = 511; // Node's default
+const UNKNOWN: Listens = { secures: false, backlog: BACKLOG }; // for a socket, which listens before its backlog is known
 
-/** A listener of the runtime's own. What connects before `accept()` waits, unread. */
+/** A listener of the runtime itself. Connections that come before `accept()` wait, unread. */
 class OwnStream implements OwnListening {
   readonly #early: Connection[] = [];
   readonly #prepare: (connection: Connection) => void;
@@ -41,7 +41,7 @@ class OwnStream implements OwnListening {
     this.#prepare = prepare;
   }
 
-  /** Listens; resolves to where that is, `null` for a path. */
+  /** Listens. Resolves with the address, or `null` for a path. */
   async listen(sockets: OwnSockets, at: ListenAt): Promise<Address | null> {
     this.#listener = await sockets.listen(at, (connection) => {
       this.#prepare(connection);
@@ -56,7 +56,7 @@ class OwnStream implements OwnListening {
       get fd() {
         return fd() < 0 ? null : fd();
       },
-      take: () => -1, // nobody asks: that needs libc
+      take: () => -1, // never called: that needs libc
     };
   }
 
@@ -72,15 +72,15 @@ class OwnStream implements OwnListening {
 }
 
 /**
- * `bind()` listens at once, since nothing else takes an address. What connects before `listen()` waits, unread; so
- * between the two a client that should be refused is accepted.
+ * `bind()` listens at once, since there is no other way to take an address. Connections that come before `listen()` wait,
+ * unread; so between the two a client that should be refused is accepted.
  */
 export class NetStream implements StreamDescriptor {
   readonly kernel: Kernel;
   readonly #kind: Kind;
   readonly #listens: Listens;
   readonly #options: PlainStreamOptions;
-  readonly #early: net.Socket[] = []; // what connected before listen()
+  readonly #early: net.Socket[] = []; // connections that came before listen()
   readonly #arrived = (socket: net.Socket): void => void this.#early.push(socket);
   #server: net.Server | null = null;
   #own: OwnStream | null = null;
@@ -126,7 +126,7 @@ export class NetStream implements StreamDescriptor {
     try {
       name = await (sockets == null ? this.#listenByNode(at) : this.#listenBy(sockets, at));
     } catch (error) {
-      // Deno's word for an address that is another machine's; a socket that is new has no other reason for it.
+      // Deno's code for an address that this machine does not have; a new socket has no other reason for it.
       const { code } = error as { readonly code?: string };
       if (code !== "EINVAL" || address.family === "unix") throw error;
       throw Object.assign(new Error("EADDRNOTAVAIL", { cause: error }), { code: "EADDRNOTAVAIL" });
@@ -185,7 +185,7 @@ export class NetStream implements StreamDescriptor {
   }
 
   async listen(server: net.Server): Promise<void> {
-    await null; // whoever listens says who takes the connections, when this has returned
+    await null; // the caller sets who takes the connections once this has returned
     server.removeListener("connection", this.#arrived);
     this.#server = null;
     for (const socket of this.#early.splice(0)) server.emit("connection", socket);

@@ -45,16 +45,16 @@ import type { Connection } from "../transports/seam.ts";
 import type { Listens, StreamDescriptor } from "./descriptor.ts";
 import { NetStream } from "./net-descriptor.ts";
 
-// The constructor would read at once, which fails before there is a connection.
+// Otherwise the constructor would read at once, which fails before there is a connection.
 const IDLE = { allowHalfOpen: true, manualStart: true } as const;
 
-/** By libc: the descriptor exists from the beginning, and bind is bind(2). */
+/** Through libc: the descriptor exists from the beginning, and bind is bind(2). */
 class LibcStream implements StreamDescriptor {
   readonly kernel: Kernel;
   readonly #libc: Libc;
   readonly #family: number;
   #fd: number; // -1 while Node has it
-  #number: number; // its number
+  #number: number; // its number, even while Node has it
   #kept = -1; // a duplicate while Node connects, because Node closes the descriptor if that fails
   #bound: Address | null = null; // by bind()
   #handle: Handle | null = null;
@@ -74,8 +74,8 @@ class LibcStream implements StreamDescriptor {
   }
 
   bind(address: Address, said: string): void {
-    // As libuv does whenever it binds, and as CPython's servers do. Otherwise a port could not be bound again for a
-    // minute after its connections ended.
+    // libuv sets it whenever it binds, and so do CPython's servers. Otherwise a port could not be bound again for a minute
+    // after its connections ended.
     if (this.#family !== AF_UNIX && !this.kernel.given(SOL_SOCKET, SO_REUSEADDR)) {
       this.#libc.setsockopt(this.#fd, SOL_SOCKET, SO_REUSEADDR, bytesOf(1));
     }
@@ -101,7 +101,7 @@ class LibcStream implements StreamDescriptor {
     const kept = this.#kept;
     this.#kept = -1;
     if (connection === null && !this.#closed) {
-      this.#fd = this.#number = this.#libc.dup(kept, this.#number); // the same number, unless it has been taken
+      this.#fd = this.#number = this.#libc.dup(kept, this.#number); // the same number, unless it is taken
       this.kernel.heldBy(this.#holder());
       this.#bindAgain();
     }
@@ -122,7 +122,7 @@ class LibcStream implements StreamDescriptor {
   }
 
   get inherited() {
-    return { noDelay: !this.kernel.given(SOL_TCP, TCP_NODELAY) }; // otherwise the kernel hands on what was set
+    return { noDelay: !this.kernel.given(SOL_TCP, TCP_NODELAY) }; // otherwise the kernel passes on what was set
   }
 
   accepted(): undefined {}
@@ -142,7 +142,7 @@ class LibcStream implements StreamDescriptor {
     try {
       this.#libc.bind(this.#fd, this.#bound, "");
     } catch {
-      // EINVAL: it has it still.
+      // EINVAL: it still has the port.
     }
   }
 
@@ -158,7 +158,7 @@ class LibcStream implements StreamDescriptor {
   }
 }
 
-/** By Node's API: the descriptor is created by bind() or connect(). */
+/** Through Node's API: bind() or connect() creates the descriptor. */
 class PlainStream implements StreamDescriptor {
   readonly kernel: Kernel;
   readonly #kind: Kind;
@@ -168,7 +168,7 @@ class PlainStream implements StreamDescriptor {
   #said = "";
   #closed = false;
 
-  /** `found` as the kernel's. */
+  /** `found`: as in `Kernel`. */
   constructor(kind: Kind, from?: Adopted, found?: null) {
     this.#kind = kind;
     this.#options = new PlainStreamOptions(kind);
@@ -209,7 +209,7 @@ class PlainStream implements StreamDescriptor {
 
   connecting(): net.Socket {
     const handle = this.#handle;
-    // libuv makes no stream of a Unix handle that is only bound, until it is opened.
+    // libuv treats a Unix handle that is only bound as a stream only once it is opened.
     if (handle !== null && this.#kind.family === AF_UNIX) handle.open(handle.fd);
     const socket = this.opened();
     this.#options.open(socket, true);
@@ -229,7 +229,7 @@ class PlainStream implements StreamDescriptor {
   connected(connection: Connection | null): void {
     if (connection !== null || this.#closed) return;
     this.kernel.heldBy(NOBODY);
-    if (this.#address !== null) this.bind(this.#address, this.#said); // Node closed it: bind again
+    if (this.#address !== null) this.bind(this.#address, this.#said); // Node closed it, so bind again
   }
 
   listen(server: net.Server, backlog: number): Promise<void> {
@@ -243,14 +243,14 @@ class PlainStream implements StreamDescriptor {
   get inherited() {
     const options = this.#options;
     return {
-      noDelay: options.on(NODELAY, !this.kernel.given(SOL_TCP, TCP_NODELAY)), // otherwise libc set it, and the kernel hands it on
+      noDelay: options.on(NODELAY, !this.kernel.given(SOL_TCP, TCP_NODELAY)), // otherwise libc set it, and the kernel passes it on
       keepAlive: options.on(KEEPALIVE),
       keepAliveInitialDelay: options.idle,
     };
   }
 
   accepted(connection: { readonly settable: Settable; readonly holder: Holder }): Kernel | undefined {
-    if (libc() !== null) return undefined; // which knows all of it
+    if (libc() !== null) return undefined; // libc knows all of it
     const options = new PlainStreamOptions(this.#kind, this.#options);
     options.open(connection.settable, true);
     return new Kernel(options, null).heldBy(connection.holder);
@@ -277,8 +277,8 @@ const nameOf = (handle: Handle): Address | null => {
 };
 
 /**
- * A new stream, or one over a descriptor that was made elsewhere. `listens`: what is known of what will listen on it. Throws `EMFILE`,
- * `EPROTONOSUPPORT`; `ERR_UNSUPPORTED` for one that was made elsewhere, where this is not Node.
+ * A new stream, or one over a descriptor that was made elsewhere. `listens`: what is known of the server that will listen on it.
+ * Throws `EMFILE` and `EPROTONOSUPPORT`, and on other runtimes than Node `ERR_UNSUPPORTED` for a descriptor made elsewhere.
  */
 export const streamDescriptor = (kind: Kind, from?: Adopted, listens?: Listens): StreamDescriptor => {
   if (from !== undefined)
@@ -290,8 +290,8 @@ export const streamDescriptor = (kind: Kind, from?: Adopted, listens?: Listens):
 };
 
 /**
- * What a server listens on if nothing was asked of its socket. Node binds it, so that the server is up without
- * libc, which takes longer to load than everything else here. Once it is bound, libc can be asked about it, too.
+ * What a server listens on if no special option of its socket was set. Node binds it, so that the server starts without libc,
+ * which takes longer to load than everything else here. Once it is bound, libc can be used on it, too.
  */
 export const listenerDescriptor = (
   family: typeof AF_INET | typeof AF_INET6,

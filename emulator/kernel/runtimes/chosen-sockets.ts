@@ -1,4 +1,4 @@
-/** Which sockets a runtime's connections use: its own, by own-sockets.ts, or those of `node:net`. */
+/** Chooses the sockets that a runtime's connections use: its own (own-sockets.ts), or those of `node:net`. */
 
 import { runtime } from "../../runtime.ts";
 import type { OwnSockets } from "./own-sockets.ts";
@@ -9,6 +9,6 @@ const SOCKETS: Readonly<Record<typeof runtime, (() => Promise<OwnSockets>) | nul
   Deno: async () => (await import("./deno/sockets.ts")).denoSockets,
 };
 
-/** Gives the runtime's own sockets; `null` on Node, and where the environment says `SOCKLET_INTAKE=off`. */
+/** Loads the runtime's own sockets; `null` on Node, and if the environment has `SOCKLET_INTAKE=off`. */
 export const ownSockets: (() => Promise<OwnSockets>) | null =
   process.env.SOCKLET_INTAKE === "off" ? null : SOCKETS[runtime];

@@ -1,6 +1,6 @@
 /**
- * A runtime's own sockets, in place of its `node:net`: what a folder such as `bun/` implements. chosen-sockets.ts says where
- * they are used. TLS stays with `node:tls`, so that a listener that secures its connections stays with `node:net`, too.
+ * A runtime's own sockets, used in place of its `node:net`: the interface that a folder such as `bun/` implements.
+ * chosen-sockets.ts says where they are used. TLS stays with `node:tls`, so a listener with TLS stays with `node:net`.
  */
 
 import type dgram from "node:dgram";
@@ -15,11 +15,11 @@ import type { Connection } from "../transports/seam.ts";
 export type ListenAt =
   | {
       readonly path: string;
-      /** How many connections may wait in the kernel, where the runtime can be told. */
+      /** How many connections may wait in the kernel, if the runtime has a say in it. */
       readonly backlog: number;
     }
   | {
-      /** An IP address, with its scope where it has one. */
+      /** An IP address, with its scope if it has one. */
       readonly host: string;
       /** 0: the system chooses. */
       readonly port: number;
@@ -28,31 +28,31 @@ export type ListenAt =
       readonly reusePort: boolean;
     };
 
-/** What listens. */
+/** A listener of the runtime. */
 export interface OwnListener {
-  /** Where; port 0 is the one that the system chose. `null` for a path. */
+  /** Its address, with the port that the system chose for 0; `null` for a path. */
   readonly address: Address | null;
-  /** Its descriptor; -1 where the runtime does not tell, or it is closed. */
+  /** Its descriptor; -1 if the runtime does not say, or it is closed. */
   readonly fd: number;
-  /** Listens no more, and removes the file of a path. Connections stay. */
+  /** Stops listening, and removes a path's file. Connections stay open. */
   close(): void;
 }
 
-/** What a runtime has to give. */
+/** What a runtime provides. */
 export interface OwnSockets {
   /**
-   * Listens. Each connection is given to `take`, unread and without any option set. Rejects, or throws, with an error that has the
-   * kernel's `code`.
+   * Listens. `take` gets each connection, unread and without any option set. Throws or rejects with an error that has the kernel's
+   * `code`.
    */
   listen(at: ListenAt, take: (connection: Connection) => void): MaybePromise<OwnListener>;
   /**
-   * The same connection by the runtime's own socket. Nothing was read from `dialled`, and all that was written has left; it is
-   * used no more. `null` where the runtime lacks what that needs: then it goes on as it is.
+   * The same connection over the runtime's own socket. Nothing may have been read from `dialled`, everything written must have left,
+   * and it must not be used again. Returns `null` if the runtime lacks what is needed; `dialled` then goes on as it is.
    */
   over?(dialled: net.Socket): Connection | null;
   /**
-   * As `datagramHandle()`: `heard` is called for each datagram that `socket`, which is bound, receives, without its event. Returns
-   * what sends from it; `null` where the runtime lacks what that needs.
+   * Like `datagramHandle()`: calls `heard` for each datagram that the bound `socket` receives, in place of its event, and returns a
+   * function that sends from it; `null` if the runtime lacks what is needed.
    */
   datagrams?(
     socket: dgram.Socket,

@@ -1,4 +1,4 @@
-/** A transport that is not over a `net.Socket` as a stream of Node's, for `node:tls` to secure. */
+/** A Node stream over a transport that has no `net.Socket`, for `node:tls` to secure. */
 
 import type net from "node:net";
 import { Duplex } from "node:stream";
@@ -14,7 +14,7 @@ const portOf = (address: Address | null): number | undefined =>
 const hostOf = (address: Address | null): string | undefined =>
   address === null || address.family === "unix" ? undefined : address.hostname;
 
-/** Reads and writes `connection`, which has no other sink from now on. It has what a `NodeTransport` uses of a `net.Socket`. */
+/** Reads and writes `connection`, and is its only sink from now on. It has the parts of a `net.Socket` that a `NodeTransport` uses. */
 export class TransportStream extends Duplex {
   readonly #connection: Connection;
   #waiters: { readonly most: number; readonly resolve: () => void }[] = [];
@@ -23,7 +23,7 @@ export class TransportStream extends Duplex {
     super({ allowHalfOpen: true });
     this.#connection = connection;
     connection.start({
-      needed: 1, // it always waits
+      needed: 1, // it always wants input
       data: (bytes) => {
         if (!this.push(bytes)) connection.pause();
         return true;
@@ -38,7 +38,7 @@ export class TransportStream extends Duplex {
   }
 
   override _write(chunk: Uint8Array, _encoding: string, done: (error?: Error | null) => void): void {
-    const room = this.#connection.write(new Uint8Array(chunk)); // a copy: the chunk is TLS's again
+    const room = this.#connection.write(new Uint8Array(chunk)); // a copy: TLS reuses the chunk
     const written = (): void => {
       done();
       this.#settle();
@@ -47,7 +47,7 @@ export class TransportStream extends Duplex {
     else void room.then(written);
   }
 
-  /** How many bytes of TLS the kernel does not have. */
+  /** How many bytes of TLS output the kernel does not have yet. */
   get waiting(): number {
     return this.writableLength + this.#connection.unsent;
   }
@@ -77,8 +77,8 @@ export class TransportStream extends Duplex {
   }
 
   override _destroy(error: Error | null, done: (error?: Error | null) => void): void {
-    // TLS is over at the peer's close_notify, before the end of the connection under it is read: a reset then would discard
-    // what the kernel still holds. `resetAndDestroy()` has reset it already.
+    // TLS ends with the peer's close_notify, before the end of the connection under it is read. A reset then would discard what
+    // the kernel still holds. `resetAndDestroy()` has reset it already.
     const left = error === null && this.writableLength === 0 && this.#connection.unsent === 0;
     if (!left) this.#connection.abort();
     else if (this.writableFinished) void this.#connection.close();
@@ -140,7 +140,7 @@ export class TransportStream extends Duplex {
   }
 }
 
-/** A connection over such a stream, in plain. */
+/** An unsecured connection over such a stream. */
 class PlainTransport extends NodeTransport {
   readonly #connection: Connection;
   readonly #stream: TransportStream;
@@ -156,7 +156,7 @@ class PlainTransport extends NodeTransport {
   }
 }
 
-/** The same, secured. What TLS has taken is not gone: it may wait in the stream. */
+/** A secured connection over such a stream. What TLS has taken may still wait in the stream. */
 class SecuredTransport extends NodeTransport {
   readonly #connection: Connection;
   readonly #stream: TransportStream;
@@ -196,6 +196,6 @@ class SecuredTransport extends NodeTransport {
   }
 }
 
-/** The same connection over such a stream. */
+/** Moves a connection to such a stream. */
 export const overStream = (connection: Connection, stream: TransportStream, origin: Origin): NodeTransport =>
   new PlainTransport(connection, stream, origin);

@@ -1,6 +1,6 @@
 /**
- * TLS by `node:tls`: the contexts that a listener and a connector make of their options, the handshake, and what is
- * known when it is done. What a peer is told is Node's; why a handshake failed is put into words here.
+ * TLS through `node:tls`: the contexts that listeners and connectors make from their options, the handshake, and its result.
+ * Node decides what the peer is told; the error messages for a failed handshake are made here.
  */
 
 import type { X509Certificate } from "node:crypto";
@@ -30,16 +30,16 @@ import { logKeysOf } from "./key-log.ts";
 
 type Text = string | Buffer;
 
-/** A certificate and its key, read. */
+/** A certificate and its key, as read. */
 interface Pair {
-  /** How messages call it: `tls.`. */
+  /** The prefix of its options in messages, such as `tls.`. */
   readonly path: string;
   readonly cert: Text;
   readonly key: Text;
   readonly passphrase: string | undefined;
 }
 
-/** Text or bytes, of a file what is in it now. Throws `TypeError`, which names the option. */
+/** The text or bytes of a PEM; a file is read now. Throws a `TypeError` that names the option. */
 const read = (name: string, pem: Pem): Text => {
   if (typeof pem === "string") return pem;
   if (pem instanceof Uint8Array) return Buffer.from(pem.buffer, pem.byteOffset, pem.byteLength);
@@ -61,7 +61,7 @@ const reasonOf = (error: unknown): string => {
   return printable(reason ?? message, true);
 };
 
-/** What `make` gives; where it throws, a `TypeError` that begins with `name`. */
+/** The result of `make`; if that throws, throws a `TypeError` that begins with `name`. */
 const soundly = <T>(name: string, what: string, make: () => T): T => {
   try {
     return make();
@@ -81,7 +81,7 @@ const certificatesIn = (name: string, pem: Text): X509Certificate[] => {
   );
 };
 
-/** Reads a certificate and its key, and looks whether they belong together. */
+/** Reads a certificate and its key, and checks that they belong together. */
 const readPair = (path: string, { cert, key, passphrase }: CertificateOptions): Pair | null => {
   if (cert === undefined || key === undefined) return null;
   const pair = { path, cert: read(`${path}cert`, cert), key: read(`${path}key`, key), passphrase };
@@ -97,7 +97,7 @@ const readPair = (path: string, { cert, key, passphrase }: CertificateOptions): 
   );
 };
 
-/** When the first certificate of a pair ends. */
+/** The first certificate of a pair. */
 const leafOf = ({ path, cert }: Pair): X509Certificate =>
   certificatesIn(`${path}cert`, cert)[0] as X509Certificate;
 
@@ -113,7 +113,7 @@ export const filesOf = ({ cert, key, ca, crl, serverNames = {} }: ServerTlsOptio
   return [...new Set(files)];
 };
 
-/** What a listener is replaced by `replaceCertificate()`. */
+/** What `replaceCertificate()` can replace. */
 export type Replacement = Pick<
   ServerTlsOptions,
   "cert" | "key" | "passphrase" | "serverNames" | "ca" | "crl"
@@ -122,18 +122,18 @@ export type Replacement = Pick<
 /** The context of one set of certificates. */
 interface Contexts {
   readonly main: tls.SecureContext;
-  /** For a name that a client asks for; `null` where there is none, and clients that ask for one are served with `main`. */
+  /** The context for the name that a client asks for; `null` if there are no names, and all clients get `main`. */
   readonly select: ((name: string) => tls.SecureContext | null) | null;
 }
 
-/** What a listener shows and asks of those who connect. Certificates can be replaced; connections keep what they began with. */
+/** What a listener shows its clients and asks of them. Certificates can be replaced; connections keep those that they began with. */
 export class ServerSecurity {
   #options: ServerTlsOptions;
   #contexts: Contexts;
   #read: ServerTlsOptions;
   readonly #ticketKeys: Buffer;
 
-  /** Throws `TypeError`, `RangeError`: what is wrong, by its name. */
+  /** Throws a `TypeError` or `RangeError` that names the wrong option. */
   constructor(options: ServerTlsOptions) {
     checkServerTls(options);
     mustHeed(options);
@@ -144,7 +144,7 @@ export class ServerSecurity {
 
   static readonly #known = new WeakMap<object, ServerSecurity>();
 
-  /** The one of these options: what a handler gives again for each connection is read once. */
+  /** The instance for these options, so that what a handler passes again for each connection is read once. */
   static of(options: ServerTlsOptions): ServerSecurity {
     let one = ServerSecurity.#known.get(options);
     if (one === undefined) {
@@ -154,12 +154,12 @@ export class ServerSecurity {
     return one;
   }
 
-  /** As it is now, files read, with its ticket keys: what a child process needs to be the same. */
+  /** The current options with files read and with ticket keys: what a child process needs to do the same. */
   get read(): ServerTlsOptions {
     return this.#read;
   }
 
-  /** As they were given, with what has replaced a part of them. */
+  /** The options as given, with any replacements. */
   get options(): ServerTlsOptions {
     return this.#options;
   }
@@ -177,8 +177,8 @@ export class ServerSecurity {
   }
 
   /**
-   * Takes `next` in place of what it has, and without it reads its files again. Throws `TypeError` where that cannot be, or a
-   * certificate has expired; what it had stays then.
+   * Replaces its certificates by `next`; without that, reads its files again. Throws `TypeError` if they cannot be used or a
+   * certificate has expired; it then keeps what it had.
    */
   replace(next: Replacement = {}): void {
     const options = { ...this.#options, ...next };
@@ -213,7 +213,7 @@ export class ServerSecurity {
       }
     }
     const { constants, createHash } = lazy.crypto;
-    // Whoever was trusted under other rules must not come back by a ticket.
+    // A client that was trusted under other rules must not return with a ticket.
     const rules = createHash("sha256").update(
       JSON.stringify([clientCertificate, ca.map(String), crl.map(String)]),
     );
@@ -266,7 +266,7 @@ export class ServerSecurity {
     return (this.#options.clientCertificate ?? "none") !== "none";
   }
 
-  /** Begins a handshake with who connected. */
+  /** Begins a handshake with a client. */
   accept(socket: net.Socket): tls.TLSSocket {
     const { main, select } = this.#contexts;
     const { clientCertificate = "none", alpn } = this.#options;
@@ -289,7 +289,7 @@ export class ServerSecurity {
     return logKeysOf(secured);
   }
 
-  /** Why who connected is not let in, when the handshake is done; `null` where he is. */
+  /** After the handshake, why the client is refused; `null` if it is not. */
   refusal({ certificate, distrust }: TlsInfo): string | null {
     const { clientCertificate = "none" } = this.#options;
     if (clientCertificate !== "require" || (certificate !== null && distrust === null)) return null;
@@ -298,7 +298,7 @@ export class ServerSecurity {
   }
 }
 
-/** Throws `ERR_UNSUPPORTED` for an option that this runtime's TLS takes and then ignores. */
+/** Throws `ERR_UNSUPPORTED` for an option that this runtime's TLS accepts and ignores. */
 const mustHeed = (options: { readonly crl?: unknown; readonly ticketKeys?: unknown }): void => {
   const refuse = (said: string): never => {
     throw new SocketError("ERR_UNSUPPORTED", said);
@@ -313,7 +313,7 @@ const mustHeed = (options: { readonly crl?: unknown; readonly ticketKeys?: unkno
   }
 };
 
-/** Throws `TypeError` where they cannot be read. */
+/** Throws `TypeError` if they cannot be read. */
 const checkAuthorities = (ca: readonly Text[], crl: readonly Text[]): void => {
   for (const one of ca) certificatesIn("tls.ca", one);
   for (const list of crl) {
@@ -323,16 +323,16 @@ const checkAuthorities = (ca: readonly Text[], crl: readonly Text[]): void => {
   }
 };
 
-// ---- What dials ----
+// ---- A connector's side ----
 
-/** The session of what a connector dialled last, to resume. */
+/** The last session of a connector, to resume. */
 export interface LastSession {
   session?: Buffer | undefined;
 }
 
 const contexts = new WeakMap<object, { readonly said: string; readonly context: tls.SecureContext }>();
 
-/** The context of what dials: made once, and again where a file has changed. Throws `TypeError`, `ERR_UNSUPPORTED`. */
+/** The context of a connector: made once, and again if a file has changed. Throws `TypeError`, `ERR_UNSUPPORTED`. */
 const clientContext = (options: TlsOptions): tls.SecureContext => {
   mustHeed(options);
   const ca = readAll("tls.ca", options.ca);
@@ -357,7 +357,7 @@ const clientContext = (options: TlsOptions): tls.SecureContext => {
   return context;
 };
 
-/** Begins a handshake with what was dialled. Throws `TypeError`. */
+/** Begins a handshake with a server. Throws `TypeError`. */
 export const secureDialled = (
   socket: net.Socket,
   hostname: string,
@@ -371,7 +371,7 @@ export const secureDialled = (
     host: serverName,
     ...(alpn !== undefined && { ALPNProtocols: [...alpn] }),
     ...(last?.session !== undefined && { session: last.session }),
-    // The certificate must have an address, but SNI must not name one (RFC 6066, section 3).
+    // The certificate must have the address, but SNI must not carry one (RFC 6066, section 3).
     ...(net.isIP(serverName) === 0 && { servername: serverName }),
   });
   logKeysOf(secured);
@@ -385,7 +385,7 @@ export const secureDialled = (
 
 // ---- The handshake ----
 
-/** What OpenSSL calls it, and what it means to who reads a log. */
+/** OpenSSL's reasons, and what they mean to a person who reads a log. */
 const REASONS: Readonly<Record<string, string>> = {
   "http request": "the peer speaks HTTP in plain text, and this port is TLS from its first byte (https://)",
   "https proxy request":
@@ -413,7 +413,7 @@ const REASONS: Readonly<Record<string, string>> = {
   "tlsv13 alert certificate required": "the peer asks for a certificate, and this side gave none",
 };
 
-/** The same of rustls, which is Deno's TLS: its errors have no reason, and a message with such words. */
+/** The same for rustls, Deno's TLS: its errors have no reason, but these words in their message. */
 const RUSTLS: Readonly<Record<string, string>> = {
   InvalidContentType: "the peer's first bytes are not TLS",
   MessageTooLarge: "the peer's bytes are not TLS, or a record is longer than may be",
@@ -454,11 +454,11 @@ const wordsOf = (error: Error & { reason?: string; code?: string }): string => {
     const [said, words] = Object.entries(RUSTLS).find(([said]) => message.includes(said)) ?? [];
     return words === undefined ? message : `${words} (${said})`;
   }
-  const known = reason.toLowerCase().replaceAll("_", " "); // BoringSSL, which is Bun's TLS, spells OpenSSL's reasons so
+  const known = reason.toLowerCase().replaceAll("_", " "); // BoringSSL, Bun's TLS, spells OpenSSL's reasons that way
   return Object.hasOwn(REASONS, known) ? `${REASONS[known]} (${reason})` : reason;
 };
 
-/** An error of TLS's as ours: `ERR_TLS` in a handshake; later only what is TLS's own, and else the connection's. */
+/** A TLS error as a `SocketError`: `ERR_TLS` in a handshake; later `ERR_TLS` only for TLS's own errors, otherwise that of the connection. */
 export const tlsError = (error: Error & { reason?: string; code?: string }, later = false): SocketError => {
   if (later && !/^ERR_(SSL|TLS|OSSL)/.test(error.code ?? "")) return SocketError.from(error, "ECONNRESET");
   const what = later ? "the connection was ended by TLS" : "the TLS handshake failed";
@@ -467,7 +467,7 @@ export const tlsError = (error: Error & { reason?: string; code?: string }, late
 
 const left = (): SocketError => new SocketError("ERR_TLS", "the peer left in the TLS handshake");
 
-/** Resolves when the handshake is done; rejects with `ERR_TLS`. `security`: of who accepted. */
+/** Resolves when the handshake is done; rejects with `ERR_TLS`. `security`: the listener's, for an accepted connection. */
 export const handshake = (secured: tls.TLSSocket, security: ServerSecurity | null): Promise<TlsState> => {
   if (!handshakes.hasSubscribers) return shakeHands(secured, security);
   const { remoteAddress, remotePort, remoteFamily } = secured;
@@ -482,7 +482,7 @@ const shakeHands = async (secured: tls.TLSSocket, security: ServerSecurity | nul
   const { promise, resolve, reject } = Promise.withResolvers<void>();
   const gone = (): void => reject(left());
   secured.once(security === null ? "secureConnect" : "secure", resolve);
-  // This listener stays: an error after the handshake is for whoever reads or writes then.
+  // This listener stays: an error after the handshake is for the reader or writer at that time.
   secured.on("error", (error: Error & { reason?: string }) =>
     reject(isLeft(error) ? left() : tlsError(error)),
   );
@@ -504,9 +504,9 @@ const shakeHands = async (secured: tls.TLSSocket, security: ServerSecurity | nul
 
 const isLeft = ({ code }: NodeJS.ErrnoException): boolean => code === "ECONNRESET" || code === "EPIPE";
 
-// ---- What is known ----
+// ---- The result ----
 
-const NAMES = /(?:[^,"]|"(?:\\.|[^"\\])*")+/g; // of subjectAltName: a name that has a comma is in quotes
+const NAMES = /(?:[^,"]|"(?:\\.|[^"\\])*")+/g; // names in subjectAltName: one with a comma is in quotes
 
 const describeCertificate = (x509: X509Certificate): PeerCertificate => ({
   subject: subjectOf(x509),
@@ -520,7 +520,7 @@ const describeCertificate = (x509: X509Certificate): PeerCertificate => ({
   raw: new Uint8Array(x509.raw),
 });
 
-/** Why a client's certificate is not trusted, as a code of OpenSSL's; `null` where it is. Deno has one for all causes, and the dates say more. */
+/** Why a client's certificate is not trusted, as an OpenSSL code; `null` if it is trusted. Deno has one code for all causes, so the dates are checked here. */
 const whyDistrusted = (secured: tls.TLSSocket, { validFrom, validTo }: X509Certificate): string | null => {
   const code = distrustOf(secured);
   if (runtime !== "Deno" || code === null) return code;
@@ -528,7 +528,7 @@ const whyDistrusted = (secured: tls.TLSSocket, { validFrom, validTo }: X509Certi
   return Date.parse(validFrom) > Date.now() ? "CERT_NOT_YET_VALID" : code;
 };
 
-/** What is known when a handshake is done. The certificate is put into words when somebody asks. */
+/** The result of a handshake. The certificate is described when it is first asked for. */
 export class TlsState implements TlsInfo {
   readonly version: string | null;
   readonly cipher: string | null;
@@ -540,7 +540,7 @@ export class TlsState implements TlsInfo {
   readonly #x509: X509Certificate | undefined;
   #certificate: PeerCertificate | undefined;
 
-  /** `security`: of who accepted. */
+  /** `security`: the listener's, for an accepted connection. */
   constructor(secured: tls.TLSSocket, security: ServerSecurity | null) {
     const { servername } = secured as { readonly servername?: string | false | null };
     this.version = secured.getProtocol();

@@ -1,4 +1,4 @@
-/** A stream over a handle of Node's, without a `net.Socket`: how it is read, ended and closed. Its kinds say how it is written. */
+/** A stream over one of Node's handles, without a `net.Socket`: how it is read, ended and closed. Subclasses say how it is written. */
 
 import type { Data } from "../../../core/bytes/data.ts";
 import { toBytes } from "../../../core/bytes/data.ts";
@@ -39,19 +39,19 @@ export abstract class HandleStream extends Intake implements StreamOwner, Linger
   protected readonly handle: StreamHandle;
   protected readonly node: StreamBinding;
   protected sink: StreamSink | null = null;
-  protected ended = false; // by the peer
+  protected ended = false; // the peer has ended
   protected closed = false;
-  protected dropping = false; // further input is discarded
-  protected writing = 0; // writes that the kernel has not taken whole
+  protected dropping = false; // whether further input is discarded
+  protected writing = 0; // writes that the kernel has not taken completely
   #reads: "not yet" | "no" | "yes" = "not yet";
   #room: PromiseWithResolvers<void> | null = null;
   #ending: PromiseWithResolvers<void> | null = null;
   #shutting = false;
-  #aborting = false; // once the shutdown is over
-  #closers: (() => void)[] | null = null; // null for nearly all
+  #aborting = false; // whether to abort once the shutdown is over
+  #closers: (() => void)[] | null = null; // null for nearly all connections
   #stopLinger: (() => void) | null = null;
-  #failed = 0; // bytes of writes that failed
-  #left = 0; // bytes that had not left when it was closed
+  #failed = 0; // bytes of failed writes
+  #left = 0; // bytes that were unsent when it was closed
   /** Pieces of input that were dropped after the close. */
   dropped = 0;
 
@@ -66,12 +66,12 @@ export abstract class HandleStream extends Intake implements StreamOwner, Linger
     return true;
   }
 
-  /** How many bytes were written that the kernel has not taken, while it is open. */
+  /** How many written bytes the kernel has not taken yet, while the stream is open. */
   protected abstract get inside(): number;
 
   abstract unacknowledged(): number | null;
 
-  /** Closes the connection, by a reset where that is asked for and there is one. */
+  /** Closes the connection; with `reset` by a reset, if it can send one. */
   protected abstract letGo(reset: boolean): void;
 
   // ---- Reading ----
@@ -97,7 +97,7 @@ export abstract class HandleStream extends Intake implements StreamOwner, Linger
     this.handle.readStop();
   }
 
-  /** Something was read. Returns the buffer for the next read, where that is another one. */
+  /** Something was read. Returns the buffer for the next read if it is a different one. */
   came(): Uint8Array | undefined {
     const size = this.node.streamBaseState[this.node.kReadBytesOrError] as number;
     const sink = this.sink as StreamSink;
@@ -135,7 +135,7 @@ export abstract class HandleStream extends Intake implements StreamOwner, Linger
   /** A write that the kernel did not take at once is over. */
   abstract wrote(request: WriteRequest, status: number): void;
 
-  /** Counts data that will not be sent. */
+  /** Counts data that will never be sent. */
   protected fail(data: Data): undefined {
     this.#failed += toBytes(data).length;
   }
@@ -203,7 +203,7 @@ export abstract class HandleStream extends Intake implements StreamOwner, Linger
     this.resume();
   }
 
-  /** It is destroyed when its output need not be waited for any more. */
+  /** Destroys the stream once its output need not be waited for any more. */
   protected linger(): void {
     this.handle.unref(); // it must not keep a process from ending
     this.dropping = true;
@@ -212,7 +212,7 @@ export abstract class HandleStream extends Intake implements StreamOwner, Linger
 
   abort(): void {
     if (this.closed) return;
-    // During a shutdown libuv refuses a reset, and Node believes that it was done.
+    // During a shutdown libuv refuses a reset, and Node takes it as done.
     if (this.#shutting) this.#aborting = true;
     else this.destroy(true);
   }
@@ -236,7 +236,7 @@ export abstract class HandleStream extends Intake implements StreamOwner, Linger
     for (const told of this.#closers ?? []) told();
   }
 
-  /** Calls `told` when it is closed; gives what stops it. */
+  /** Calls `told` when it is closed. Returns a function that stops that. */
   protected onClose(told: () => void): () => void {
     this.#closers ??= [];
     this.#closers.push(told);

@@ -1,13 +1,13 @@
 /**
  * Accepted connections over Node's handle, without a `net.Socket`.
  *
- * A `net.Socket` is two streams with their states and events, which `StreamReader` and `StreamWriter` already are. It
- * costs a third of what a small message costs, and most of what a connection costs. (Measured with the smallest
- * possible echo: CPU a message 0.87 of bare Node's on the handle, 1.05 on a `net.Socket`; a connection 0.78 and 0.96.)
+ * A `net.Socket` is two streams with their states and events, which `StreamReader` and `StreamWriter` already are. It makes
+ * up a third of the cost of a small message, and most of the cost of a connection. (Measured with the smallest possible echo,
+ * in CPU relative to bare Node: a message 0.87 on the handle, 1.05 on a `net.Socket`; a connection 0.78 and 0.96.)
  * A caller that needs a `net.Socket` (TLS, a child process) is given one that takes the handle over.
  *
- * None of this is documented by Node: handles.ts checks that it is there. Where it is not, and with
- * `SOCKLET_INTAKE=off`, Node's own sockets are used.
+ * Node documents none of this, so handles.ts checks that it is there. If it is not, or with `SOCKLET_INTAKE=off`, Node's own
+ * sockets are used.
  */
 
 import net from "node:net";
@@ -35,8 +35,8 @@ import { NodeTransport, securingOf } from "./net-transport.ts";
 import { type Connection, type Inherited, kernelOf, LARGE, type Origin, PIECE, TCP, UNIX } from "./seam.ts";
 
 /**
- * From now on `take` is given each connection that `server`, which listens, accepts, with the options in `inherited`;
- * nothing has been read from it. Does nothing where Node lacks what that needs: then the server accepts sockets of Node's.
+ * From now on `take` gets each connection that the listening `server` accepts, unread and with the options in `inherited`.
+ * Does nothing if Node lacks what is needed; the server then accepts Node's sockets.
  */
 export const acceptInto = (
   server: net.Server,
@@ -52,26 +52,26 @@ export const acceptInto = (
 };
 
 /**
- * A connection that was dialled, over its handle: for what passes bytes on, which a `net.Socket` makes dear. Nothing has been
- * read from `dialled` or written to it; it is used no more. Where Node lacks what that needs, `dialled` itself.
+ * A dialled connection over its handle, for code that relays bytes, which a `net.Socket` makes expensive. Nothing may have been
+ * read from `dialled` or written to it, and it must not be used again. If Node lacks what is needed, returns `dialled` itself.
  */
 export const overHandle = (dialled: NodeTransport): Connection => {
   if (!intake.on || dialled.tls !== undefined) return dialled;
   return takeHandleOf(dialled.socket, (handle, node) => new HandleTransport(handle, node)) ?? dialled;
 };
 
-/** A request that can be used again: a write that the kernel takes at once leaves it unchanged. */
+/** A request for reuse: a write that the kernel takes at once leaves it unchanged. */
 let spare: WriteRequest | undefined;
 
 /** Where the caller's small pieces are copied for the kernel to take. */
 let desk = new Uint8Array(0);
-let onDesk = desk; // the last view of it
+let onDesk = desk; // the last view of the desk
 
 export class HandleTransport extends HandleStream implements Connection {
   remoteAddress: Address | null = null;
   #origin: Origin | undefined;
   #kernel: Kernel | undefined;
-  #heir: NodeTransport | null = null; // has the handle now
+  #heir: NodeTransport | null = null; // the transport that has taken the handle over
 
   constructor(handle: StreamHandle, node: StreamBinding) {
     super(handle, node);
@@ -124,7 +124,7 @@ export class HandleTransport extends HandleStream implements Connection {
     if (onDesk.length !== size || onDesk.buffer !== desk.buffer) onDesk = desk.subarray(0, size);
     onDesk.set(bytes);
     if (this.#send(onDesk) === null) return undefined;
-    onDesk = desk = new Uint8Array(0); // the kernel still needs it
+    onDesk = desk = new Uint8Array(0); // the kernel still needs the old one
     return this.mayWait();
   }
 
@@ -146,7 +146,7 @@ export class HandleTransport extends HandleStream implements Connection {
     this.writing--;
     request.taken?.();
     if (status < 0 && !this.closed) {
-      this.fail(request.data as Data); // libuv does not say how much of it the kernel had taken
+      this.fail(request.data as Data); // libuv does not say how much of it the kernel took
       this.broken(status);
     }
     if (this.writing === 0) this.allLeft();
@@ -183,7 +183,7 @@ export class HandleTransport extends HandleStream implements Connection {
     const handle = this.handle.give?.() ?? this.handle;
     const options = { handle, allowHalfOpen: true, manualStart: true };
     const socket = new net.Socket(options as unknown as net.SocketConstructorOpts);
-    socket.pause(); // nothing is read until somebody asks
+    socket.pause(); // nothing is read until it is asked for
     const origin = { ...this.#origin, kernel: this.#kernel ?? this.#origin?.kernel };
     this.#heir = new NodeTransport(socket, origin, this);
     return this.#heir;
@@ -224,9 +224,9 @@ export class HandleTransport extends HandleStream implements Connection {
     };
   }
 
-  // ---- Inside ----
+  // ---- Writing to the handle ----
 
-  /** Hands data to the kernel. Returns `null` if it took all of it at once, otherwise the request that waits. */
+  /** Hands data to the kernel. Returns `null` if it took everything at once, otherwise the waiting request. */
   #send(data: Data): WriteRequest | null {
     const node = this.node;
     const request = spare ?? new node.WriteWrap();
@@ -250,7 +250,7 @@ export class HandleTransport extends HandleStream implements Connection {
     return null;
   }
 
-  /** The same in pieces, so that most of what a failed write had sent is known. Returns the last request that waits. */
+  /** The same in pieces, so that a failed write knows most of what it had sent. Returns the last waiting request. */
   #sendInPieces(data: Uint8Array): WriteRequest | null {
     let waits: WriteRequest | null = null;
     let sent = 0;

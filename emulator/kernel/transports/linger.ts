@@ -1,9 +1,9 @@
 /**
  * How much of the output the kernel still holds, and how long a closed connection lingers because of it.
  *
- * A kernel that closes a socket with unread input, or that receives more after the close, answers with a reset, and drops
- * what it still had to send (RFC 1122 4.2.2.13). So a closed connection continues to read and discard what its peer sends
- * until the peer ends. It waits for a peer that does not end only as long as there is output to lose.
+ * A kernel that closes a socket with unread input, or receives more after the close, answers with a reset and drops what it
+ * still had to send (RFC 1122 4.2.2.13). So a closed connection keeps reading and discarding what its peer sends until the
+ * peer ends. If the peer does not end, it waits only as long as there is output to lose.
  */
 
 import { type Address, type InternetAddress, packAddress } from "../../../core/net/address.ts";
@@ -11,18 +11,18 @@ import { fs } from "../../builtin.ts";
 import { inodeOf } from "../descriptors/adopted.ts";
 
 const LINGER = 2_000; // ms between two checks, and from the close to the first (nginx's lingering_timeout: 5 s a read)
-const STALLED = 5; // checks in a row without anything acknowledged
+const STALLED = 5; // checks in a row without progress in what is acknowledged
 const UNKNOWN = 15; // checks in all if the platform does not say what the kernel holds (nginx's lingering_time: 30 s)
 const MOST = 60; // checks in all if it does: 4 MB, the most that a kernel buffers by default, at 35 KB/s
 
 // ---- What the kernel holds ----
 
-const SHARE = 20; // a table of sockets is used for this many times the time that reading it took: so reading costs at most 5 % of the time
-const OLDEST = 1_000; // ms that a table is used at most: the first check of a linger must not see one from before the close
+const SHARE = 20; // a table of sockets is reused for this many times as long as reading it took, so reading takes at most 5 % of the time
+const OLDEST = 1_000; // ms that a table is reused at most: the first check of a linger must not see one from before the close
 
 type Row = readonly (string | undefined)[];
 
-/** The bytes in the send buffers of all sockets of one family, by what `key` says, as Linux tells them. */
+/** The bytes in the send buffers of all sockets of one family, as Linux reports them, by `key`. */
 class Table {
   readonly #path: string;
   readonly #key: (row: Row) => string;
@@ -51,7 +51,7 @@ class Table {
     try {
       text = fs.readFileSync(this.#path, "latin1");
     } catch {
-      return null; // not Linux, or it may not be read: it will not be tried again
+      return null; // not Linux, or not readable; it is not tried again
     }
     const queues = new Map<string, number>();
     for (const line of text.split("\n")) {
@@ -73,7 +73,7 @@ const tablesBy = (key: (row: Row) => string) => ({
 const BY_INODE = tablesBy((row) => row[9] as string);
 const BY_ADDRESSES = tablesBy((row) => `${row[1]} ${row[2]}`);
 
-/** An address as these tables have it on a little-endian machine: each four bytes as a number. */
+/** An address as these tables print it on a little-endian machine: each four bytes as one number. */
 const inTable = ({ hostname, port }: InternetAddress): string => {
   const bytes = packAddress(hostname) ?? new Uint8Array(0);
   let hex = "";
@@ -87,9 +87,8 @@ const toHex = (bytes: Uint8Array): string =>
     .toUpperCase();
 
 /**
- * How many bytes of output the kernel of a TCP socket holds because the peer has not acknowledged them; `null` where
- * that is not known (not on Linux). 0 for a Unix socket: what has left has arrived. Without a descriptor the socket is found by its
- * addresses.
+ * How many bytes of a TCP socket's output the kernel holds because the peer has not acknowledged them; `null` if that is not
+ * known (not on Linux). 0 for a Unix socket: what has left has arrived. Without a descriptor the socket is found by its addresses.
  */
 export const unacknowledged = (
   fd: number,
@@ -114,15 +113,15 @@ export const unacknowledged = (
 
 /** A closed connection that continues to read what its peer sends. */
 export interface Lingering {
-  /** As of a transport. */
+  /** As in a transport. */
   unacknowledged(): number | null;
   /** How many pieces of input were dropped so far. */
   readonly dropped: number;
 }
 
 /**
- * Calls `over` when a closed connection need not linger any more although its peer has not ended: when everything is
- * acknowledged, or the peer takes nothing. Returns a function that stops it. It keeps no process alive.
+ * Calls `over` when a closed connection no longer needs to linger although its peer has not ended: when everything is
+ * acknowledged, or the peer takes nothing more. Returns a function that stops it. It keeps no process alive.
  */
 export const linger = (connection: Lingering, over: () => void): (() => void) => {
   let looks = 0;

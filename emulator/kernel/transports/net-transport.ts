@@ -1,8 +1,8 @@
 /**
- * `net.Socket` behind the seam: for dialled connections, for TLS, and for accepted connections that do not use their handle.
+ * `net.Socket` behind the seam, for dialled connections, for TLS, and for accepted connections that do not use their handle.
  *
- * Bytes come by `onread` (see intake.ts) or by one 'data' listener. `for await`, `once()` and Web Streams cost 1.3 to 2.2 times
- * the CPU (measured against bare `node:net`).
+ * Bytes come through `onread` (see intake.ts) or one 'data' listener. `for await`, `once()` and Web Streams take 1.3 to 2.2 times
+ * as much CPU (measured against bare `node:net`).
  */
 
 import type net from "node:net";
@@ -58,7 +58,7 @@ type Securing =
   | { readonly server: ServerSecurity }
   | { readonly server: null; readonly hostname: string; readonly options: TlsOptions };
 
-/** What `options` mean on a connection that came so. Throws `TypeError` where they are not of its role, or where one that was accepted has no certificate. */
+/** What `options` mean on a connection of this origin. Throws `TypeError` if they belong to the other role, or if an accepted connection has no certificate. */
 export const securingOf = (origin: Origin | undefined, options: StartTlsOptions): Securing => {
   const { dialled, security } = origin ?? {};
   const own = Object.keys(options).length > 0;
@@ -82,51 +82,51 @@ const NO_OPTIONS: TlsOptions = {};
 
 type Listeners = Record<string, (argument: never) => unknown>;
 
-/** A large write, of which Node has only a part. */
+/** A large write that Node has only a part of. */
 interface Rest {
-  /** The part that Node does not have. */
+  /** The part that Node does not have yet. */
   bytes: Uint8Array;
   readonly taken: Promise<void>;
   readonly resolve: () => void;
 }
 
-/** The seam over a connected `net.Socket`, also of TLS. */
+/** The seam over a connected `net.Socket`, which may be a TLS socket. */
 export class NodeTransport implements OverSocket, Taker {
   remoteAddress: Address | null;
   readonly capabilities: Capabilities;
   readonly #socket: net.Socket;
-  readonly #intake: IntakeSocket | null; // the same, if it reads by `onread`
+  readonly #intake: IntakeSocket | null; // the socket itself, if it reads through `onread`
   readonly #plain: net.Socket | undefined;
-  readonly #held: net.Socket | undefined; // what is paused in place of a TLS socket: Deno's loses an end that comes while it is paused
+  readonly #held: net.Socket | undefined; // the socket to pause in place of a TLS socket: Deno's loses an end that comes while it is paused
   #origin: Origin | undefined;
   #kernel: Kernel | undefined;
   #sink: StreamSink | null = null;
   #listeners: Listeners = {};
   #flowing = false;
   #room: PromiseWithResolvers<void> | null = null;
-  #rest: Rest[] | null = null; // large writes of which Node has only a part
-  #waiting = 0; // bytes that Node had and the kernel had not, after the last write and after the last that was taken
+  #rest: Rest[] | null = null; // large writes that Node has only a part of
+  #waiting = 0; // bytes that Node had and the kernel had not, after the last write or the last completed one
   #dropping = false;
   /** Pieces of input that were dropped after the close. */
   dropped = 0;
   readonly #wrote = (error?: Error | null): void => {
-    if (error && !this.#socket.destroyed) this.#tell(error); // now: Deno's 'error' comes when whoever wrote has gone on
-    if (error || this.#socket.destroyed) return; // Node counts what was lost as sent
+    if (error && !this.#socket.destroyed) this.#tell(error); // now: Deno's 'error' comes only after the writer has gone on
+    if (error || this.#socket.destroyed) return; // Node counts lost bytes as sent
     this.#waiting = this.#socket.writableLength;
     if (this.#rest !== null) this.#giveRest();
   };
 
-  /** What is known of its TLS. */
+  /** The state of its TLS. */
   readonly tls: TlsInfo | undefined;
 
-  /** `before`: the transport that had the connection, which knows its peer. `state`: what is known of its TLS, which `before` is under. */
+  /** `before`: the transport that had the connection, and knows its peer. `state`: its TLS, if it was secured over `before`. */
   constructor(socket: net.Socket, origin?: Origin, before?: StreamTransport, state?: TlsInfo) {
     this.#socket = socket;
     this.#intake = socket instanceof IntakeSocket ? socket : null;
     this.#plain = state !== undefined && before instanceof NodeTransport ? before.socket : undefined;
     this.#held = runtime === "Deno" ? this.#plain : undefined;
     this.tls = state;
-    // Read now, because Node forgets it when the connection closes; and once, because it is a system call.
+    // Read now, because Node forgets it when the connection closes, and once, because it is a system call.
     this.remoteAddress =
       before?.remoteAddress ?? addressOf(socket.remoteAddress, socket.remotePort, socket.remoteFamily);
     this.capabilities = before?.capabilities ?? (this.remoteAddress === null ? UNIX : TCP);
@@ -195,7 +195,7 @@ export class NodeTransport implements OverSocket, Taker {
     if (this.#intake !== null) {
       this.#intake.taker = this;
     } else {
-      // A plain Uint8Array: `slice` and `toString` mean the same in every place.
+      // A plain Uint8Array, so that `slice` and `toString` mean the same in every place.
       listeners.data = ({ buffer, byteOffset, byteLength }: Buffer) => {
         if (this.#dropping) this.dropped++;
         else this.#sink?.data(new Uint8Array(buffer as ArrayBuffer, byteOffset, byteLength));
@@ -203,14 +203,14 @@ export class NodeTransport implements OverSocket, Taker {
     }
     for (const event in listeners) socket.on(event, listeners[event] as () => void);
     this.#listeners = listeners;
-    if (this.#held !== undefined) socket.resume(); // what was read before comes
+    if (this.#held !== undefined) socket.resume(); // delivers what was read before
   }
 
   #tell(error: Error): void {
     this.#sink?.error(this.tls === undefined ? SocketError.from(error, "ECONNRESET") : tlsError(error, true));
   }
 
-  /** Bytes were read, and are lent. */
+  /** Takes bytes that were read; they are lent. */
   took(bytes: Uint8Array, lender: Lender): void {
     if (this.#dropping) {
       this.dropped++;
@@ -235,7 +235,7 @@ export class NodeTransport implements OverSocket, Taker {
     else this.#socket.pause();
   }
 
-  /** Not within the read that has come: that would lose the end behind it. */
+  /** Pauses `plain`, but not within the current read: that would lose an end right behind it. */
   #hold(plain: net.Socket): void {
     setImmediate(() => {
       if (!this.#flowing) holdInput(plain, true);
@@ -252,7 +252,7 @@ export class NodeTransport implements OverSocket, Taker {
     if (this.#rest !== null || (data.length >= LARGE && typeof data !== "string")) {
       return this.#writeLarge(toBytes(data));
     }
-    // Not by the result of write(), which is false for a large piece even if the kernel has taken all of it.
+    // The result of write() does not help: it is false for a large piece even if the kernel has taken all of it.
     if (this.#give(data, this.#wrote) <= FULL) return undefined;
     if (this.#room === null) {
       this.#room = Promise.withResolvers<void>();
@@ -298,7 +298,7 @@ export class NodeTransport implements OverSocket, Taker {
     return this.#waiting;
   }
 
-  /** It may be the caller's own memory, so the caller waits until all of it has been taken. */
+  /** It may be the caller's own memory, so the caller waits until everything is taken. */
   #writeLarge(bytes: Uint8Array): Promise<void> | undefined {
     const { promise: taken, resolve } = Promise.withResolvers<void>();
     if (this.#rest !== null) {
@@ -353,7 +353,7 @@ export class NodeTransport implements OverSocket, Taker {
   abort(): void {
     const socket = this.#socket;
     if (socket.destroyed) return;
-    if (this.#sink === null) socket.on("error", () => {}); // nobody else hears it
+    if (this.#sink === null) socket.on("error", () => {}); // nobody else listens
     // During a shutdown libuv refuses a reset. Node then never closes the descriptor, and the process cannot
     // end (Node 24). The shutdown takes one turn, since everything written has been sent.
     if (socket.writableEnded && !socket.writableFinished && socket.writableLength === 0) {
@@ -389,7 +389,7 @@ export class NodeTransport implements OverSocket, Taker {
     return this.over(secured, { ...this.#origin, kernel, early: undefined }, state, byHandle);
   }
 
-  /** The connection that goes on when this one is secured. */
+  /** The transport that takes over when this one is secured. */
   protected over(secured: tls.TLSSocket, origin: Origin, state: TlsInfo, byHandle: boolean): Connection {
     const direct = byHandle ? overSecureHandle(secured, this, origin, state) : null;
     return direct ?? this.overStream(secured, origin, state);
@@ -405,8 +405,8 @@ export class NodeTransport implements OverSocket, Taker {
 }
 
 /**
- * A `StreamSocket` over a connected `net.Socket` (also TLS's), which must have been made with
- * `allowHalfOpen: true`, and with `pauseOnConnect` or be paused: input that comes before anybody listens is lost.
+ * A `StreamSocket` over a connected `net.Socket` or `TLSSocket`. It must have been made with `allowHalfOpen: true`, and with
+ * `pauseOnConnect` or be paused: input that comes before anybody listens is lost.
  */
 export const streamSocket = (
   socket: net.Socket,

@@ -1,4 +1,4 @@
-/** What the transports of Node have in common, whatever is under them. */
+/** What all transports of the emulator have in common, whatever is under them. */
 
 import type net from "node:net";
 import type tls from "node:tls";
@@ -21,32 +21,32 @@ export const UNIX: Capabilities = { reset: false, peername: false };
 
 export const SECURED = "a TLS connection cannot be given away: its keys are in this process";
 
-/** The kernel's side of a connection with this peer: `null` for a Unix socket without a name. */
+/** The kernel's side of a connection with this peer; `null` is a Unix socket without a name. */
 export const kernelOf = (peer: Address | null, settable: Settable, holder: Holder): Kernel => {
   const options = new PlainStreamOptions({ family: familyOf(peer) || AF_UNIX, type: SOCK_STREAM, proto: 0 });
   options.open(settable, false);
   return new Kernel(options).heldBy(holder);
 };
 
-/** The other end of a connection that was dialled here: the name that its certificate must have, and whom to trust. */
+/** The other end of a dialled connection: the name that its certificate must have, and whom to trust. */
 export interface Dialled {
   readonly hostname: string;
   /** The options that `startTls()` takes if it is given none. */
   readonly tls?: TlsOptions | undefined;
-  /** The session to resume, of who dials more than once. */
+  /** The TLS session to resume, for a connector that dials more than once. */
   readonly last?: LastSession | undefined;
 }
 
-/** Options that each connection of a listener begins with. */
+/** Options that each connection inherits from its listener. */
 export type Inherited = Pick<net.ServerOpts, "noDelay" | "keepAlive" | "keepAliveInitialDelay">;
 
-/** What the maker of a connection knows and Node does not tell. */
+/** What the creator of a connection knows and Node does not. */
 export interface Origin extends UnixNames {
   /** Absent for an accepted connection. */
   readonly dialled?: Dialled | undefined;
   /** What its listener secures connections with. */
   readonly security?: ServerSecurity | undefined;
-  /** What was read of the connection already, and belongs to the handshake. */
+  /** Bytes that were already read, and belong to the handshake. */
   readonly early?: Uint8Array | undefined;
   /** The kernel's side of the socket, if that existed before the connection. */
   readonly kernel?: Kernel | undefined;
@@ -54,15 +54,15 @@ export interface Origin extends UnixNames {
 
 /** A connection of this process, behind the seam. */
 export interface Connection extends StreamTransport {
-  /** Its descriptor; -1 if it has none any more. */
+  /** Its descriptor; -1 if it no longer has one. */
   readonly fd: number;
   readonly settable: Settable;
   readonly holder: Holder;
-  /** Adds what Node does not tell of it. Called before anything else. */
+  /** Adds what Node does not know. Called before anything else. */
   from(origin: Origin): this;
-  /** It keeps no process alive. */
+  /** Lets the process exit while the connection is open. */
   unref(): void;
-  /** The same over a `net.Socket`, which has the connection from now on. Before anything was read. */
+  /** Moves the connection to a `net.Socket`. Only before anything was read. */
   toNode(): OverSocket;
 }
 
@@ -71,7 +71,7 @@ export interface OverSocket extends Connection {
   readonly socket: net.Socket;
   startTls(options: StartTlsOptions): Promise<Connection>;
   unacknowledged(): number | null;
-  /** The connection that goes on when this one is secured, over the streams of the `TLSSocket`. */
+  /** The connection that takes over when this one is secured, over the streams of the `TLSSocket`. */
   overStream(secured: tls.TLSSocket, origin: Origin, state: TlsInfo): OverSocket;
 }
 
@@ -84,9 +84,9 @@ const runTasks = (): void => {
 };
 
 /**
- * Runs `task` at the end of the event loop's turn, when all connections with input have been served and their promises
- * have run. One callback serves all connections; `process.nextTick` would be a call for each (0.7 µs). Most have long
- * sent by then what they gathered, because they wait for input.
+ * Runs `task` at the end of the event loop's turn, when all connections with input have been served and their promises have
+ * run. One callback serves all connections; `process.nextTick` would take one call for each (0.7 µs). By then most connections
+ * have already sent what they gathered, because they wait for input.
  */
 export const atEndOfTurn = (task: () => void): void => {
   if (tasks.push(task) === 1) setImmediate(runTasks);

@@ -1,10 +1,10 @@
 /**
  * Secured connections over Node's TLS handle, without the streams of a `TLSSocket`.
  *
- * A `TLSSocket` does the handshake. Then its handle is taken over, which reads and writes as a connection's own handle does.
- * There are two differences. A write is encrypted before the call returns, so its memory is the caller's again at once. And
- * the handle takes one write at a time, each of which ends in a later turn of the event loop: what is written meanwhile is
- * gathered here, and leaves as the next write.
+ * A `TLSSocket` does the handshake. Then its handle is taken over, which reads and writes like a connection's own handle, with
+ * two differences. A write is encrypted before the call returns, so the caller can reuse its memory at once. And the handle
+ * takes one write at a time, each of which ends in a later turn of the event loop; what is written meanwhile is gathered here,
+ * and leaves as the next write.
  */
 
 import type tls from "node:tls";
@@ -37,10 +37,10 @@ import {
 } from "./seam.ts";
 
 const RECORD = 16 * 1024; // bytes of the longest record (RFC 8446, section 5.1)
-const SLAB = 4 * RECORD; // bytes of records that are given as one piece
-const GATHERED = 64 * 1024; // bytes that are gathered in one piece. What is as long is not copied, and its caller waits
+const SLAB = 4 * RECORD; // bytes of records that are delivered as one piece
+const GATHERED = 64 * 1024; // bytes gathered in one piece. A write of this size or more is not copied; its caller waits
 
-/** The connection `before`, which `secured` has secured, over the handle of `secured`. `null` where Node lacks what that needs. */
+/** The connection `before`, once `secured` has secured it, over the handle of `secured`. `null` if Node lacks what is needed. */
 export const overSecureHandle = (
   secured: tls.TLSSocket,
   before: OverSocket,
@@ -52,19 +52,19 @@ export const overSecureHandle = (
     (handle, node, early) => new TlsTransport(handle, node, secured, early, before, origin, state),
   );
 
-/** Memory to gather in, which is used again. */
+/** Buffers to gather writes in, kept for reuse. */
 const trays: Uint8Array[] = [];
-const TRAYS = 64; // kept: 4 MiB
+const TRAYS = 64; // buffers kept: 4 MiB
 
 const tray = (): Uint8Array => trays.pop() ?? new Uint8Array(Buffer.allocUnsafeSlow(GATHERED).buffer);
 
-/** What waits for the write that is under way. */
+/** Output that waits for the current write. */
 interface Waiting {
   /** Its memory: a tray, or its caller's. */
   bytes: Uint8Array;
-  /** How much of a tray is in use; -1 where it is no tray. */
+  /** How much of a tray is in use; -1 if it is not a tray. */
   used: number;
-  /** Tells the caller that its memory is needed no more. */
+  /** Tells the caller that its memory is no longer needed. */
   readonly taken?: () => void;
 }
 
@@ -81,17 +81,17 @@ class TlsTransport extends HandleStream implements Connection {
   #origin: Origin;
   #kernel: Kernel | undefined;
   #resumed = false;
-  #leaves = false; // it is destroyed when the end is sent
+  #leaves = false; // whether to destroy it when the end is sent
   #early: readonly Buffer<ArrayBuffer>[]; // what the TLSSocket had read
-  #long = 0; // records in a row that were as long as may be
-  #slab: Uint8Array<ArrayBuffer> | null = null; // where long records are put together
+  #long = 0; // full-length records in a row
+  #slab: Uint8Array<ArrayBuffer> | null = null; // where long records are joined
   #at = 0; // where in it the next one goes
-  #given = 0; // up to where it has been given
-  #due = false; // at the end of this turn the rest is given
+  #given = 0; // how much of it was delivered
+  #due = false; // whether the rest is delivered at the end of this turn
   #endOfTurn: (() => void) | undefined;
   #waiting: Waiting[] = [];
-  #inside = 0; // bytes that were written and are not known to be with the kernel: of the write under way, and of those that wait
-  #under = 0; // bytes of the write under way
+  #inside = 0; // written bytes that the kernel is not known to have: those of the current write, and those that wait
+  #under = 0; // bytes of the current write
 
   constructor(
     handle: SecureHandle,
@@ -144,7 +144,7 @@ class TlsTransport extends HandleStream implements Connection {
     super.resume();
   }
 
-  /** Gives what the `TLSSocket` had read: later, since whoever asks is not ready to be told. */
+  /** Delivers what the `TLSSocket` had read; later, since the caller is not ready for it yet. */
   #giveEarly(): void {
     if (this.closed) return;
     const early = this.#early;
@@ -157,8 +157,8 @@ class TlsTransport extends HandleStream implements Connection {
   }
 
   /**
-   * Records as long as may be are what a peer's large writes are cut into, so more of the same comes in the same turn: they are put
-   * together, and given at the turn's end, where the memory is full, or with a shorter record. Their memory is the reader's then. Others are lent as they come.
+   * A peer's large writes come as full-length records, so more of them come in the same turn. These are joined, and delivered at the
+   * end of the turn, when the buffer is full, or with a shorter record; the reader then owns the memory. Others are lent as they come.
    */
   override came(): Uint8Array | undefined {
     const size = this.node.streamBaseState[this.node.kReadBytesOrError] as number;
@@ -200,7 +200,7 @@ class TlsTransport extends HandleStream implements Connection {
     return this.#slab;
   }
 
-  /** Takes the records that were put together and not given; `null` where there are none. */
+  /** Takes the records that were joined and not delivered; `null` if there are none. */
   #held(): Uint8Array<ArrayBuffer> | null {
     const from = this.#given;
     this.#given = this.#at;
@@ -214,7 +214,7 @@ class TlsTransport extends HandleStream implements Connection {
     else this.sink?.data(held);
   }
 
-  /** OpenSSL says that something is wrong: a record is none, or the peer has sent an alert. */
+  /** OpenSSL reports an error: a malformed record, or an alert from the peer. */
   failed(error: Error): void {
     if (this.closed) return;
     const told: SocketError = tlsError(error, true);
@@ -299,7 +299,7 @@ class TlsTransport extends HandleStream implements Connection {
 
   #send(bytes: Uint8Array): void {
     const request = new this.node.WriteWrap();
-    request.transport = this; // before: a write can be over within the call
+    request.transport = this; // set first: a write can complete within the call
     request.oncomplete = afterWrite;
     this.writing = 1;
     this.#under = bytes.length;
@@ -310,7 +310,7 @@ class TlsTransport extends HandleStream implements Connection {
   }
 
   protected override shutdown(): void {
-    // What OpenSSL itself has to say may still be on its way: a shutdown now would overtake the close_notify.
+    // OpenSSL's own messages may still be on their way: a shutdown now would overtake the close_notify.
     if (this.handle.writeQueueSize > 0) this.#send(EMPTY);
     else super.shutdown();
   }
@@ -320,7 +320,7 @@ class TlsTransport extends HandleStream implements Connection {
     this.#leaves = true;
     super.shutdown();
     if (queuedIn(this.#before.socket) === 0) this.destroy();
-    else this.linger(); // no room for the close_notify: the peer reads nothing
+    else this.linger(); // no room for the close_notify, since the peer reads nothing
     return true;
   }
 

@@ -1,9 +1,9 @@
-/** What waits for the channel to another process. It is bounded, since nobody can be held up who only tells something. */
+/** Bounds what waits for the channel to another process: the senders of these messages cannot be made to wait. */
 
 const MOST = 16 * 1024 * 1024; // bytes: as much as a connection's output
-const OVERHEAD = 1024; // bytes that a message which waits takes beside its own
+const OVERHEAD = 1024; // bytes that a waiting message takes beyond its own
 
-/** Messages of one kind. Ask `fits` first; what does not fit is counted by its sender, and told later. */
+/** The waiting messages of one kind. Ask `fits` first; the sender counts what does not fit, and reports it later. */
 export class Backlog {
   #bytes = 0; // with OVERHEAD
 
@@ -13,8 +13,8 @@ export class Backlog {
   }
 
   /**
-   * Sends one of `size` bytes by `send`, which is given what to call when it has left, and gives whether the channel has room for
-   * more. `empty` is called when none waits any more.
+   * Sends a message of `size` bytes through `send`. That gets a function to call when the message has left, and returns whether the
+   * channel has room for more. `empty` is called when none waits any more.
    */
   send(size: number, send: (left: () => void) => boolean, empty: () => void): void {
     const bytes = size + OVERHEAD;

@@ -1,16 +1,16 @@
-/** Looking on at a connection whose bytes pass in a child: what the child tells, and how its parent takes it. */
+/** Taps a connection that a child serves: the child reports what passes, and the parent hands it to the tap. */
 
 import { type Data, toBytes } from "../../../core/bytes/data.ts";
 import type { StreamTap, TappedEnd } from "../../../core/sockets/streams/tap.ts";
 
-/** One thing that passed over the connection of a request. */
+/** A report of what passed over a request's connection. */
 export type Passed =
   | { readonly what: "received" | "sent"; readonly bytes: Uint8Array }
   | { readonly what: "peerEnded" | "ended"; readonly how: TappedEnd }
   | { readonly what: "secured" }
   | { readonly what: "missed"; readonly bytes: number };
 
-/** Tells `tap` what a child has told. */
+/** Hands a child's report to `tap`. */
 export const passOn = (tap: StreamTap, passed: Passed): void => {
   switch (passed.what) {
     case "received":
@@ -29,17 +29,17 @@ export const passOn = (tap: StreamTap, passed: Passed): void => {
   }
 };
 
-const PIECE = 64 * 1024; // bytes of one message: the channel takes larger ones no faster
-const MOST_UNSENT = 16 * 1024 * 1024; // bytes that may wait for the channel; more are not told, since nobody can be held up from here
+const PIECE = 64 * 1024; // bytes of one message: larger ones are no faster
+const MOST_UNSENT = 16 * 1024 * 1024; // bytes that may wait for the channel. Beyond that they are only counted, since the handler cannot be made to wait here
 
-/** Tells the parent. Gives whether it is on its way, or waits; `sent` is called later, when it has left. */
+/** Sends a report to the parent. Returns whether it was sent at once, or waits; `sent` is called when it has left. */
 type Tell = (passed: Passed, sent: () => void) => boolean;
 
-/** Looks on in the child. What passes is told at once: a child that crashes, or loops for ever, has told all until then. */
+/** The tap in the child. It reports at once, so that a child that crashes, or loops for ever, has reported everything up to then. */
 export class ChildTap implements StreamTap {
   static #unsent = 0; // bytes; all taps share the one channel
   readonly #tell: Tell;
-  #missed = 0; // bytes that were not told, until that is
+  #missed = 0; // bytes that were not reported, until their number is
 
   constructor(tell: Tell) {
     this.#tell = tell;

@@ -1,4 +1,4 @@
-/** One child of a forking server: its process, its messages, and the request that it has. */
+/** One child of a forking server: its process, its messages, and its current request. */
 
 import type { ChildProcess } from "node:child_process";
 import type net from "node:net";
@@ -40,7 +40,7 @@ export interface Job {
   readonly request: unknown;
   /** The connection, of which this process keeps its own descriptor until the request is over. */
   readonly socket: net.Socket | null;
-  /** What was read of it here, which the child must read first. */
+  /** Bytes that this process has read of it, which the child must read first. */
   readonly read: Uint8Array | null;
   /** The header that its proxy sent. */
   readonly proxy: ProxyHeader | null;
@@ -48,17 +48,17 @@ export interface Job {
   counts: Counts;
   /** Whether the child keeps the connection when the request is over. */
   kept: boolean;
-  /** Whether it has cut it. */
+  /** Whether the child reset the connection. */
   cut: boolean;
-  /** Why it was cancelled. */
+  /** The reason that it was cancelled for. */
   cancelled: unknown;
-  /** Whether somebody looks on at its connection. */
+  /** Whether its connection is tapped. */
   readonly tapped: boolean;
   passed(passed: Passed): void;
   emit(detail: unknown): void;
   handshake(report: Extract<Report, { readonly type: "handshake" }>): void;
   reply(data: Uint8Array): void;
-  /** Replies of these sizes were not sent. */
+  /** Called when replies were not sent, with their sizes. */
   dropped(sizes: readonly number[]): void;
   resolve(result: unknown): void;
   reject(error: unknown): void;
@@ -71,7 +71,7 @@ export const later = (server: ForkedServer, task: () => void, ms: number): Retur
   return timer;
 };
 
-/** What a child reports to. */
+/** The owner of a child, to which it reports. */
 export interface ChildOwner {
   readonly server: ForkedServer;
   readonly stream: Partial<StreamOptions> | undefined;
@@ -85,18 +85,18 @@ export interface ChildOwner {
 
 /** A child process. It has one request at a time. */
 export class Child {
-  /** The handler that it has. */
+  /** Where its handler comes from. */
   readonly source: HandlerSource;
-  /** ms between the loss of the child that it replaces and its start; `null` if it replaces none. */
+  /** Milliseconds between the loss of the child that it replaces and its own start; `null` if it replaces none. */
   readonly delay: number | null;
   state: "starting" | "idle" | "busy" | "ending" = "starting";
-  /** What it serves, or has served last. */
+  /** The request that it serves, or served last. */
   job: Job | null = null;
-  /** Whether the handler of the request was made. */
+  /** Whether the request's handler was made. */
   begun = false;
-  /** Requests so far. */
+  /** Requests served so far. */
   served = 0;
-  /** What its pools said last. */
+  /** The last infos of its pools. */
   pools: readonly PoolInfo[] = [];
   /** Why it was killed, or cannot serve. */
   why: SocketError | null = null;
@@ -104,7 +104,7 @@ export class Child {
   readonly #process: ChildProcess;
   readonly #started = Promise.withResolvers<void>();
   #gone = false;
-  #asked: number | null = null; // when it was pinged, if it has not answered yet
+  #asked: number | null = null; // when it was pinged; null once it has answered
   #timer: ReturnType<typeof setTimeout> | undefined;
 
   /** Starts it. */
@@ -173,7 +173,7 @@ export class Child {
     this.#watch();
   }
 
-  /** Has it tell what passes over the connection of its request, or no more; `known` bytes are known to have passed. */
+  /** Starts or stops its reports of what passes over its request's connection; `known` bytes are known to have passed. */
   tap({ id, tapped }: Job, known: number): void {
     this.#send({ type: "tap", id, on: tapped, known });
   }
@@ -188,7 +188,7 @@ export class Child {
     this.#send({ type: "pools", at });
   }
 
-  /** It waits for a request. Calls `late` if none comes within `limit` ms. */
+  /** Leaves it idle. Calls `late` if no request comes within `limit` ms. */
   rest(limit: number | null, late: () => void): void {
     this.state = "idle";
     clearTimeout(this.#timer);
@@ -211,7 +211,7 @@ export class Child {
     else setImmediate(() => (this.#asked === asked ? late() : later(server, late, CANCEL_GRACE)));
   }
 
-  /** It is no longer needed: it ends by itself, or is killed. */
+  /** Ends a child that is no longer needed: it exits by itself, or is killed. */
   end(): void {
     this.state = "ending";
     this.#later(() => this.kill(), END_GRACE);
@@ -223,7 +223,7 @@ export class Child {
     this.#process.kill("SIGKILL");
   }
 
-  /** It will not be ready: `ready` rejects. */
+  /** Makes `ready` reject: the child will not become ready. */
   over(error: SocketError): void {
     this.#started.reject(error);
   }

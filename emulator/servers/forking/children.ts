@@ -1,4 +1,4 @@
-/** The children of a forking server: how many there are, which of them has which request, and when one is started, replaced and ended. */
+/** The children of a forking server: how many there are, which request each has, and when one is started, replaced or ended. */
 
 import { DONE } from "../../../core/bytes/data.ts";
 import { SocketError } from "../../../core/errors.ts";
@@ -24,11 +24,11 @@ export class Children implements ChildOwner {
   #source: HandlerSource;
   readonly #tell: (event: ForkingEvent) => void;
   readonly #all = new Set<Child>();
-  readonly #idle: Child[] = []; // the one used last is used next, so that surplus ones stay idle, and are ended
+  readonly #idle: Child[] = []; // the last one used is used next, so that surplus ones stay idle and are ended
   readonly #waiting: Job[] = [];
   readonly #gone = Promise.withResolvers<void>();
   #sentinel: Sentinel | undefined;
-  #up = false; // one has been ready before
+  #up = false; // whether any has been ready before
   #closed = false;
   #losses = 0; // in a row, without a request that was served to its end in between
   #owed = 0; // lost children whose places are still empty
@@ -36,7 +36,7 @@ export class Children implements ChildOwner {
   #restart: ReturnType<typeof setTimeout> | undefined;
   #restartAt = 0;
   #restarted = 0;
-  #past: readonly PoolInfo[] = []; // of the pools of children that are gone
+  #past: readonly PoolInfo[] = []; // infos of the pools of children that are gone
 
   constructor(
     server: ForkedServer,
@@ -55,7 +55,7 @@ export class Children implements ChildOwner {
     return { idle, busy, starting, restarted: this.#restarted };
   }
 
-  /** What the pools of all children say of themselves; those of one name together. */
+  /** The infos of all children's pools, added up by name. */
   pools(): readonly PoolInfo[] {
     return byName([...[...this.#all].flatMap(({ pools }) => pools), ...this.#past]);
   }
@@ -71,7 +71,7 @@ export class Children implements ChildOwner {
     await this.#start(null).ready;
   }
 
-  /** Lets a child serve it. The job settles when it is over; it rejects with what its handler threw, or with the reason that the child was lost. */
+  /** Gives a job to a child. The job settles when it is over, and rejects with what its handler threw, or with the reason that the child was lost. */
   run(job: Job): void {
     const child = this.#idle.pop();
     if (child !== undefined) {
@@ -89,7 +89,7 @@ export class Children implements ChildOwner {
     );
   }
 
-  /** Somebody looks on at the connection of a request, or nobody does any more: the child that has it tells what passes, and how much has passed that is not known. */
+  /** A request's connection is tapped now, or no longer: its child reports what passes, and how much passed unreported; `known` bytes are known. */
   tap(request: unknown, known: number): void {
     for (const child of this.#all) {
       const { job, state } = child;
@@ -116,7 +116,7 @@ export class Children implements ChildOwner {
     this.#grow();
   }
 
-  /** Gives all children other certificates. */
+  /** Gives all children new certificates. */
   certificate(tls: ServerTlsOptions): void {
     for (const child of this.#all) child.certificate(tls);
   }
@@ -126,7 +126,7 @@ export class Children implements ChildOwner {
     for (const child of this.#all) child.poolsAt(at);
   }
 
-  /** Ends the children; `leave` those that have a request until it is over. Resolves when all are gone. */
+  /** Ends the children; with `leave`, those that have a request only when it is over. Resolves when all are gone. */
   close(leave: boolean): Promise<void> {
     this.#closed = true;
     clearTimeout(this.#restart);
@@ -141,7 +141,7 @@ export class Children implements ChildOwner {
     return this.#gone.promise;
   }
 
-  // ---- Their number ----
+  // ---- Number of children ----
 
   #count(): { idle: number; busy: number; starting: number; ending: number; alive: number } {
     const counts = { idle: 0, busy: 0, starting: 0, ending: 0, alive: 0 };
@@ -156,7 +156,7 @@ export class Children implements ChildOwner {
     if (this.#owed > 0 || !this.#up) return;
     const wanted = Math.min(this.#waiting.length, lazy.os.availableParallelism());
     for (; starting < wanted && alive < this.server.maxChildren; starting++, alive++) this.#start(null);
-    if (alive === 0 && !this.#closed) this.#start(null); // so that the next request need not wait
+    if (alive === 0 && !this.#closed) this.#start(null); // so that the next request does not have to wait
   }
 
   #start(delay: number | null): Child {
@@ -234,7 +234,7 @@ export class Children implements ChildOwner {
     return delay;
   }
 
-  /** Whether all is over. */
+  /** Settles the close if all children are gone. */
   #settle(): void {
     if (!this.#closed || this.#all.size > 0 || this.#waiting.length > 0) return;
     const released = this.#sentinel === undefined ? DONE : Sentinel.release();
@@ -242,7 +242,7 @@ export class Children implements ChildOwner {
     released.then(this.#gone.resolve);
   }
 
-  // ---- Their work ----
+  // ---- Requests ----
 
   #give(child: Child, job: Job): void {
     if (!job.socket?.destroyed) {

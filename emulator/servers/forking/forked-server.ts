@@ -1,4 +1,4 @@
-/** A forking server as its users, and its children, see it. */
+/** A forking server, as its users and its children see it. */
 
 import type { PoolInfo } from "../../../core/handlers/client.ts";
 import type { ServerInfo } from "../../../core/serve/server.ts";
@@ -8,15 +8,15 @@ import type { ChildTls, PoolsAt } from "./messages.ts";
 export interface ForkingInfo extends ServerInfo {
   /** Children that wait for a request. */
   readonly idle: number;
-  /** Children that have one. */
+  /** Children that serve a request. */
   readonly busy: number;
-  /** Children that import their handler. */
+  /** Children that are still importing their handler. */
   readonly starting: number;
   /** Children that were started to replace a lost one. */
   readonly restarted: number;
 }
 
-/** What `ForkingMixIn` adds to a server: see `ForkingOptions`. Each may be changed while it serves. */
+/** What `ForkingMixIn` adds to a server: see `ForkingOptions`. Each can be changed while it serves. */
 export interface Forking {
   maxChildren: number;
   blockTimeout: number | null;
@@ -25,9 +25,9 @@ export interface Forking {
   restartDelay: number;
   maxRestartDelay: number;
   execArgv: readonly string[];
-  /** What the pools of its children say of themselves, up to a second ago while a request runs: of each name the sum. */
+  /** The infos of its children's pools, added up by name; while a request runs, they are up to a second old. */
   readonly childPools: readonly PoolInfo[];
-  /** Where the pools of its children dial, if not where the app says; `null`: they cannot be used yet. */
+  /** Where its children's pools dial, for those that do not dial the address that the app says; `null`: they cannot be used yet. */
   poolsAt: PoolsAt | null;
   info(): ForkingInfo;
 }
@@ -39,7 +39,7 @@ export interface ForkedServer extends Forking {
   readonly requestTimeout: number | null;
   readonly idleTimeout: number | null;
   readonly daemonThreads: boolean;
-  /** How its children secure connections; `null`: they do not. */
+  /** How its children secure connections; `null`: not at all. */
   readonly childTls: ChildTls | null;
   shutdown(): unknown;
   abortRequest(request: unknown): void;

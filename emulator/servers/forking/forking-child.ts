@@ -34,17 +34,17 @@ type AnyHandler = HandlerClass<StreamSocket | Datagram>;
 const NO_BYTES = { bytesRead: 0, bytesWritten: 0 };
 
 /**
- * Tells the parent: at once, as long as the channel has room. Throws if a part of it cannot be cloned. `sent` is called
- * later, when it is sent. Gives whether the channel has room for more.
+ * Sends a report to the parent, at once as long as the channel has room. Throws if a part of it cannot be cloned. `sent` is called
+ * later, when it has left. Returns whether the channel has room for more.
  */
 const tell = (report: Report, sent: () => void = () => {}): boolean => {
   if (!process.connected) return true; // the parent is gone
   return process.send?.({ socklet: report }, undefined, undefined, sent) !== false;
 };
 
-/** What the datagram handler of one request replies: through the parent, which has the socket. */
+/** The replies of one request's datagram handler. They go through the parent, which has the socket. */
 class Replies {
-  static readonly #unsent = new Unsent(); // all of them wait for the one channel
+  static readonly #unsent = new Unsent(); // shared: there is one channel
   readonly #id: number;
   #dropped: number[] = []; // the sizes of those that were not sent, until they are told
 
@@ -66,7 +66,7 @@ class Replies {
     if (waits) Replies.#unsent.add(size);
   }
 
-  /** Tells which replies were dropped. */
+  /** Reports the replies that were dropped. */
   over(): void {
     if (this.#dropped.length > 0) tell({ type: "dropped", id: this.#id, sizes: this.#dropped });
     this.#dropped = [];
@@ -87,7 +87,7 @@ const asJson = (value: unknown): Sendable => {
   return { value: json, size: sizeOf(JSON.stringify(json)) };
 };
 
-/** `value` itself; one that cannot be cloned, such as a function, as far as JSON can express it; one that is too large as `{ omitted: <its size> }`. */
+/** `value` itself; if it cannot be cloned, such as a function, then what JSON can express of it; if it is too large, `{ omitted: <its size> }`. */
 const sendable = (value: unknown): Sendable => {
   try {
     if (jsonOf(value, MOST_TOLD).json === undefined) return asJson(value); // found out without a copy of all
@@ -100,7 +100,7 @@ const sendable = (value: unknown): Sendable => {
   }
 };
 
-/** Sends the parent what a handler emitted or returned, which is `sent` as such. As `tell`, but it never throws. */
+/** Sends the parent what a handler emitted or returned, as `report` wraps it. Like `tell`, but never throws. */
 const tellOf = (
   value: unknown,
   sent: Sendable,
@@ -114,11 +114,11 @@ const tellOf = (
   }
 };
 
-/** What the handler of one request emits. Events that the channel has no room for are told as one: `{ omitted: <their bytes>, events: <how many> }`. */
+/** The events that one request's handler emits. Those that the channel has no room for are reported as one: `{ omitted: <their bytes>, events: <how many> }`. */
 class Events {
   static readonly #backlog = new Backlog(); // all of them wait for the one channel
   readonly #id: number;
-  #omitted = 0; // bytes of events that were not sent, until that is told
+  #omitted = 0; // bytes of events that were not sent, until that is reported
   #events = 0;
 
   constructor(id: number) {
@@ -141,7 +141,7 @@ class Events {
     );
   }
 
-  /** Tells which events were not sent. */
+  /** Reports the events that were not sent. */
   over(): void {
     const [omitted, events] = [this.#omitted, this.#events];
     this.#omitted = this.#events = 0;
@@ -149,7 +149,7 @@ class Events {
   }
 }
 
-/** One request that runs: what its handler can ask about it. */
+/** A running request, as its handler can ask about it. */
 class Running implements RequestScope {
   readonly id: number;
   readonly params = undefined;
@@ -158,8 +158,8 @@ class Running implements RequestScope {
   readonly replies: Replies;
   readonly events: Events;
   readonly #controller = new AbortController();
-  #open = false; // its connection speaks, through TLS if it is to
-  #known: number | null; // bytes that the parent knows of, where it is to be told of more; `null`: it is not
+  #open = false; // whether its connection is ready: after the TLS handshake, if there is one
+  #known: number | null; // bytes that the parent knows of, while it wants reports of more; `null`: it wants none
 
   constructor(
     { id, address, local, read, proxy, datagram, tapped }: Run,
@@ -204,13 +204,13 @@ class Running implements RequestScope {
     return { bytesRead, bytesWritten };
   }
 
-  /** Tells the parent what passes over the connection from now on, or no more; it knows of `known` bytes. */
+  /** Starts or stops reporting to the parent what passes over the connection; it knows of `known` bytes. */
   tap(on: boolean, known: number): void {
     this.#known = on ? known : null;
     if (this.#open) this.#tap();
   }
 
-  /** The connection is secured, or is not to be: what is said on it now passes as the handler has it. */
+  /** The connection is secured, or will not be: what passes from now on is what the handler sees. */
   opened(): void {
     this.#open = true;
     if (this.#known !== null) this.#tap();
@@ -276,7 +276,7 @@ class ChildServer implements HandlerServer {
     throw new SocketError("EINVAL", "this request is not running in this process");
   }
 
-  /** Only of this child. */
+  /** Covers only this child. */
   info(): EndpointInfo {
     return {
       name: this.name,
@@ -294,7 +294,7 @@ class ChildServer implements HandlerServer {
     return DONE;
   }
 
-  /** What the parent asks while a request runs. */
+  /** Handles the parent's orders while a request runs. */
   order(order: Order): void {
     if (order.type === "ping") {
       tell({ type: "pong", id: this.#running?.id ?? null, ...(this.#running?.counts ?? NO_BYTES) });
@@ -377,14 +377,14 @@ const poolsOf = async (app: App): Promise<AppPools> => {
   return new AppPools(app, PooledConnector);
 };
 
-/** What a child serves with. */
+/** What a child has loaded. */
 interface Loaded {
   readonly Handler: AnyHandler;
   readonly protocols: ReadonlyMap<string, AnyHandler>;
   readonly context: unknown;
-  /** Tells the parent what the pools say of themselves, where there are any. */
+  /** Reports the infos of the pools to the parent, if there are pools. */
   readonly tellPools: () => void;
-  /** Makes the pools, unless they are there. */
+  /** Makes the pools, unless they exist. */
   readonly openPools: (at: PoolsAt) => void;
 }
 

@@ -9,13 +9,13 @@ export interface HandlerSource {
   readonly name: string;
   /** The folder of the app's storage. */
   readonly data?: string;
-  /** Whether a connection is for the request that made it alone, as in `ServeOptions`. */
+  /** Whether only the request that dialled a connection may use it, as `guardConnections` of `ServeOptions`. */
   readonly guarded?: boolean;
 }
 
 const sources = new WeakMap<object, HandlerSource>();
 
-// biome-ignore lint/suspicious/noExplicitAny: what a handler takes its module knows alone
+// biome-ignore lint/suspicious/noExplicitAny: only the handler's module knows what it takes
 export type AnyHandler = HandlerClass<any, any>;
 
 const standIn = (source: HandlerSource): AnyHandler => {

@@ -18,7 +18,7 @@ export interface ChildTls {
   readonly protocols: Readonly<Record<string, HandlerSource>>;
 }
 
-/** Where pools dial now that the app listens: by the address that the app says, of those that lead elsewhere. */
+/** Where pools dial now that the app listens: the actual endpoint by the address in the app, for those that differ. */
 export type PoolsAt = Readonly<Record<string, Endpoint>>;
 
 /** To a child. `run` comes with the connection, if it is one. */
@@ -33,7 +33,7 @@ export type Order =
       /** `null`: not known yet; `pools` tells. */
       readonly poolsAt: PoolsAt | null;
     }
-  /** The child's pools can be used: it comes before the first `run`. */
+  /** The child's pools can be used. It comes before the first `run`. */
   | { readonly type: "pools"; readonly at: PoolsAt }
   /** The certificates to use from now on. */
   | { readonly type: "certificate"; readonly tls: ServerTlsOptions }
@@ -48,10 +48,10 @@ export type Order =
       /** The header that its proxy sent. */
       readonly proxy: ProxyHeader | null;
       readonly datagram: { readonly data: Uint8Array; readonly truncated: boolean } | null;
-      /** Whether the parent is to be told what passes over the connection. */
+      /** Whether the child reports what passes over the connection. */
       readonly tapped: boolean;
     }
-  /** The parent is to be told what passes over the connection of request `id` from now on, or no more. */
+  /** Starts or stops reports of what passes over the connection of request `id`. */
   | {
       readonly type: "tap";
       readonly id: number;
@@ -62,12 +62,12 @@ export type Order =
   | { readonly type: "cancel"; readonly reason: WireError }
   | { readonly type: "ping" };
 
-/** From a child, as `{ socklet: … }`: a handler may send its parent messages, too. `id` is a request's, which may be over. */
+/** From a child, as `{ socklet: … }`, since a handler may send its parent messages, too. `id` is that of a request, which may be over. */
 export type Report =
   | { readonly type: "ready" | "begun" | "shutdown" }
   | { readonly type: "unfit" | "crashed"; readonly error: WireError }
   | ({ readonly type: "pong"; readonly id: number | null } & Counts)
-  /** `kept`: the handler closed the connection itself, or gave it to another (`toWeb()`, `detach()`). `cut`: not all that it wrote has left. */
+  /** `kept`: the handler closed the connection itself, or handed it over (`toWeb()`, `detach()`). `cut`: some of what it wrote was lost. */
   | ({
       readonly type: "end";
       readonly kept: boolean;
@@ -75,7 +75,7 @@ export type Report =
       readonly error: WireError | null;
       readonly result: unknown;
     } & Counts)
-  /** The TLS handshake of the request is over. `tls`: what is known of it, without the certificate; `null` where it failed. */
+  /** The request's TLS handshake is over. `tls`: its result, without the certificate; `null` if it failed. */
   | {
       readonly type: "handshake";
       readonly id: number;
@@ -86,7 +86,7 @@ export type Report =
   /** Something passed over the connection of the request. */
   | { readonly type: "passed"; readonly id: number; readonly passed: Passed }
   | { readonly type: "emit"; readonly id: number; readonly detail: unknown }
-  /** What its pools say of themselves. */
+  /** The infos of its pools. */
   | { readonly type: "pools"; readonly pools: readonly PoolInfo[] }
   | { readonly type: "reply"; readonly id: number; readonly data: Uint8Array }
   /** Replies of these sizes were not sent: the channel had no room for them. */

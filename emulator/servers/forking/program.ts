@@ -1,4 +1,4 @@
-/** How a program of ours is started as a child process: with those of this process's options that apply to a child. */
+/** Starts one of Socklet's programs as a child process, with those of this process's options that apply to a child. */
 
 import type { ChildProcess } from "node:child_process";
 import { fileURLToPath, lazy } from "../../builtin.ts";

@@ -72,13 +72,13 @@ import { type ChildTls, fromWire, IN_CHILD, type PoolsAt } from "./messages.ts";
 /** A connection as a child is given it. */
 interface Accepted {
   readonly socket: net.Socket;
-  /** What this process has read of it, behind a proxy's header. */
+  /** Bytes that this process has read of it, behind a proxy's header. */
   readonly read: Uint8Array | null;
-  /** Who looks on at it. */
+  /** Its tap. */
   tap: StreamTap | null;
 }
 
-/** Everything that was read of a connection: what came after the header, and what Node has read ahead. It reads no more from now on. */
+/** Stops reading a connection, and returns everything that was read of it: what came after the header, and what Node has read ahead. */
 const bytesRead = (socket: net.Socket, rest: Uint8Array): Uint8Array | null => {
   stopReading(socket);
   const ahead: Uint8Array | null = socket.read();
@@ -337,13 +337,13 @@ export function ForkingMixIn<Base extends NetServerClass>(Server: Base): Forking
       return promise;
     }
 
-    /** Tells the handshake that a child is to do, where somebody listens: from when the child is asked until it says what came of it. */
+    /** Traces the handshake that a child does, if there are subscribers: from the order to the child until its report. */
     #traceHandshake(request: object, address: Address | null): PromiseWithResolvers<TlsInfo> | null {
       const secures = request instanceof StreamSocket && this.secureTransport === "on";
       if (!secures || !handshakes.hasSubscribers) return null;
       const shaken = Promise.withResolvers<TlsInfo>();
       const context: TracedHandshake = { role: "server", address };
-      traced(handshakes, context, () => shaken.promise).catch(() => {}); // the event says it, too
+      traced(handshakes, context, () => shaken.promise).catch(() => {}); // the event reports it, too
       return shaken;
     }
 
@@ -362,7 +362,7 @@ export function ForkingMixIn<Base extends NetServerClass>(Server: Base): Forking
       super.abortRequest(request);
     }
 
-    /** Where no child has said how the connection ended, this is how. */
+    /** Resets the connection. Its tap is told so, unless the child has already reported another end. */
     override abortRequest(request: object): void {
       this.#accepted.get(request)?.tap?.ended("reset");
       super.abortRequest(request);
