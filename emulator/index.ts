@@ -34,7 +34,8 @@ export {
   UnixStreamServer,
   type UnixStreamServerOptions,
 } from "./servers/unix.ts";
-export { createConnection, TCPConnector, UnixStreamConnector } from "./sockets/connector.ts";
+export { createConnection, TCPConnector, UnixStreamConnector } from "./sockets/dialling/connector.ts";
+export { pool } from "./sockets/dialling/pool.ts";
 export {
   type CreateServerOptions,
   createDatagramConnection,
@@ -57,7 +58,6 @@ export {
   getprotobyname,
   getservbyname,
   getservbyport,
-} from "./sockets/names.ts";
-export { pool } from "./sockets/pool.ts";
+} from "./sockets/names/names.ts";
 export { type Accepted, Socket } from "./sockets/socket.ts";
 export { FileStorage } from "./storage.ts";

@@ -27,7 +27,7 @@ import { lazy } from "../builtin.ts";
 import { networkError } from "../kernel/addresses.ts";
 import { descriptorOf } from "../kernel/handles/handles.ts";
 import { listenerUrl, type TCPServer } from "../servers/tcp.ts";
-import type { TCPConnector } from "../sockets/connector.ts";
+import type { TCPConnector } from "../sockets/dialling/connector.ts";
 import { FileArchive } from "./archive.ts";
 import { processMetrics } from "./process-metrics.ts";
 import { replayTo, trusting } from "./replays.ts";

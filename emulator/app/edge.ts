@@ -17,8 +17,8 @@ import { FORKING_NAMES } from "../../core/options.ts";
 import { packed } from "../../core/pool/values.ts";
 import type { RunOptions } from "../../core/serve/connector.ts";
 import type { StreamSocket } from "../../core/sockets/streams/stream-socket.ts";
-import type { TCPConnector } from "../sockets/connector.ts";
-import { EdgeRules, hold } from "../sockets/edge.ts";
+import type { TCPConnector } from "../sockets/dialling/connector.ts";
+import { EdgeRules, hold } from "../sockets/dialling/edge.ts";
 
 /** Times that tests shorten. */
 export const edgeTimes = { keeps: EDGE_KEEPS };

@@ -10,7 +10,7 @@ import type { TlsOptions } from "../../core/sockets/tls/tls.ts";
 import { formatEvent, type Transcript } from "../../core/testing/transcript/form.ts";
 import { Log, record } from "../../core/testing/transcript/record.ts";
 import { lazy, once } from "../builtin.ts";
-import { createConnection } from "../sockets/connector.ts";
+import { createConnection } from "../sockets/dialling/connector.ts";
 
 const SILENCE = 300; // ms without an answer after which the next piece is said all the same
 const QUIET = 30; // ms without more after which an answer is whole: on one machine its pieces are closer together

@@ -58,8 +58,8 @@ import {
   UnixDatagramServer,
   UnixStreamServer,
 } from "../servers/unix.ts";
-import { PooledConnector, TCPConnector } from "../sockets/connector.ts";
-import { asRequest, guardConnections } from "../sockets/ownership.ts";
+import { PooledConnector, TCPConnector } from "../sockets/dialling/connector.ts";
+import { asRequest, guardConnections } from "../sockets/dialling/ownership.ts";
 import { FileStorage } from "../storage.ts";
 import type { ControlOptions, ControlServer, ServedRoutes, TCPServerClass } from "./control.ts";
 import { assigned, type ListenDescriptor } from "./descriptors.ts";

@@ -65,7 +65,7 @@ import { listenerDescriptor, streamDescriptor } from "../kernel/opening/stream-d
 import type { Replacement, ServerSecurity } from "../kernel/tls/tls.ts";
 import { requests, type TracedRequest, traced } from "../kernel/tracing.ts";
 import type { Connection, Origin } from "../kernel/transports/seam.ts";
-import { zoned } from "../sockets/names.ts";
+import { zoned } from "../sockets/names/names.ts";
 import { Socket } from "../sockets/socket.ts";
 import { publish, subscribed } from "./events.ts";
 import { Handshakes, type Outcome } from "./handshakes.ts";

@@ -44,7 +44,7 @@ import {
 import { datagramHandle, datagramPost, type Post } from "../kernel/handles/datagram-handle.ts";
 import { ownSockets } from "../kernel/runtimes/chosen-sockets.ts";
 import type { OwnSockets } from "../kernel/runtimes/own-sockets.ts";
-import { DgramTransport, type Waiting } from "../sockets/node-datagrams.ts";
+import { DgramTransport, type Waiting } from "../sockets/datagrams/node-datagrams.ts";
 import { TCPServer } from "./tcp.ts";
 
 /** Options of a UDP server. */

@@ -26,10 +26,10 @@ import { adopted } from "../kernel/descriptors/adopted.ts";
 import { type Libc, libc, neededLibc } from "../kernel/descriptors/libc.ts";
 import type { Kind } from "../kernel/descriptors/plain-options.ts";
 import { neededNode } from "../runtime.ts";
-import { checkDatagrams } from "./edge.ts";
-import { libcDatagrams } from "./libc-datagrams.ts";
-import { NodeDatagrams } from "./node-datagrams.ts";
-import { currentRequest } from "./ownership.ts";
+import { libcDatagrams } from "./datagrams/libc-datagrams.ts";
+import { NodeDatagrams } from "./datagrams/node-datagrams.ts";
+import { checkDatagrams } from "./dialling/edge.ts";
+import { currentRequest } from "./dialling/ownership.ts";
 import { Socket } from "./socket.ts";
 
 /** The transport of a datagram socket. */

@@ -38,9 +38,9 @@ import type { StreamDescriptor } from "../kernel/opening/descriptor.ts";
 import { streamDescriptor } from "../kernel/opening/stream-descriptor.ts";
 import { NodeTransport } from "../kernel/transports/net-transport.ts";
 import type { Connection } from "../kernel/transports/seam.ts";
-import { dial } from "./connector.ts";
+import { dial } from "./dialling/connector.ts";
 import { Listener } from "./listener.ts";
-import { bindError, mustFit, resolve, unboundName, versionOf } from "./resolve.ts";
+import { bindError, mustFit, resolve, unboundName, versionOf } from "./names/resolve.ts";
 
 /** An accepted connection, and the address of its peer: `null` for a Unix socket without a name. */
 export type Accepted = [connection: Socket, address: Address | null];

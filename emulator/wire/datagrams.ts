@@ -9,8 +9,8 @@ import type { FaultRules } from "../../core/testing/faults/rules.ts";
 import { lazy } from "../builtin.ts";
 import { addressOf, networkError } from "../kernel/addresses.ts";
 import { datagramPost } from "../kernel/handles/datagram-handle.ts";
-import { zoned } from "../sockets/names.ts";
-import { numericSocket } from "../sockets/node-datagrams.ts";
+import { numericSocket } from "../sockets/datagrams/node-datagrams.ts";
+import { zoned } from "../sockets/names/names.ts";
 import type { ProxyOptions, WireProxy } from "./proxy.ts";
 
 const IDLE = 60_000; // ms after which a silent client is forgotten (RFC 4787, section 4.3, wants 2 minutes of a NAT; DNS needs seconds)

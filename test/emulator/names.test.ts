@@ -40,7 +40,7 @@ import {
   getservbyname,
   getservbyport,
   Hosts,
-} from "../../emulator/sockets/names.ts";
+} from "../../emulator/sockets/names/names.ts";
 import { DnsDatagram } from "../../examples/dns.ts";
 import { peer } from "../peers/peer.ts";
 

@@ -61,7 +61,7 @@ import {
   UnixDatagramServer,
 } from "socklet/emulator";
 import { afterAll, describe, expect, onTestFinished, test } from "vitest";
-import { bindError } from "../../emulator/sockets/resolve.ts";
+import { bindError } from "../../emulator/sockets/names/resolve.ts";
 import { type Certificates, ownCertificates } from "../peers/certificates.ts";
 import { describeWith, python, start } from "../peers/program.ts";
 import { inNativeMode } from "./native-mode.ts";

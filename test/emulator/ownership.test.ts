@@ -4,7 +4,7 @@ import { type InternetAddress, StreamRequestHandler, type StreamSocket } from "s
 import { controlClient } from "socklet/control";
 import { createConnection, type ServeOptions, serveApp, ThreadingTCPServer } from "socklet/emulator";
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from "vitest";
-import { asRequest, guardConnections } from "../../emulator/sockets/ownership.ts";
+import { asRequest, guardConnections } from "../../emulator/sockets/dialling/ownership.ts";
 import { type Keeping, keeperApp } from "../conformance/keeper.ts";
 import { Authority } from "../peers/authority.ts";
 import { reservePort } from "../peers/ports.ts";

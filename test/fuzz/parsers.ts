@@ -23,7 +23,7 @@ import {
   type Transcript,
   type TranscriptEvent,
 } from "../../core/testing/transcript/form.ts";
-import { Hosts } from "../../emulator/sockets/names.ts";
+import { Hosts } from "../../emulator/sockets/names/names.ts";
 import { answer } from "../../examples/dns.ts";
 import { latin1 as respText } from "../../examples/resp/bytes.ts";
 import { inlineWords, numberIn, ProtocolError } from "../../examples/resp/request.ts";

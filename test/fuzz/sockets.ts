@@ -10,7 +10,7 @@ import type { StreamSocket } from "../../core/sockets/streams/stream-socket.ts";
 import { memoryPair } from "../../core/testing/index.ts";
 import { intake } from "../../emulator/kernel/handles/intake.ts";
 import { ThreadingTCPServer } from "../../emulator/servers/tcp.ts";
-import { createConnection } from "../../emulator/sockets/connector.ts";
+import { createConnection } from "../../emulator/sockets/dialling/connector.ts";
 import { latin1, same, type Target, target } from "./target.ts";
 
 interface Write {

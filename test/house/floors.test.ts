@@ -23,6 +23,8 @@ const APP = [...SERVE, "core/app"];
 const HANDLES = ["emulator", "emulator/kernel/descriptors", "emulator/kernel", "emulator/kernel/handles"];
 const TRANSPORTS = [...HANDLES, "emulator/kernel/tls", "emulator/kernel/transports"];
 const KERNEL = [...TRANSPORTS, "emulator/kernel/runtimes", "emulator/kernel/opening"];
+const DIALLING = ["emulator/sockets/names", "emulator/sockets/dialling"];
+const SOCKET_MODULE = [...DIALLING, "emulator/sockets/datagrams", "emulator/sockets"];
 const TRANSCRIPTS = ["core/testing", "core/testing/script", "core/testing/transcript", "core/testing/faults"];
 const POOL = [...APP, "core/pool"];
 const CONTROL = ["core/control", "core/control/recording", "core/control/sessions", "core/control/http"];
@@ -86,14 +88,23 @@ const ROOMS: Readonly<Record<string, Room>> = {
     below: [...SOCKETS, ...TRANSPORTS, "emulator/kernel/runtimes"],
     packages: /^node:/,
   },
-  "emulator/sockets": { below: [...POOL, ...KERNEL], packages: /^node:/ },
-  "emulator/servers": { below: [...SERVE, ...KERNEL, "emulator/sockets"], packages: /^node:/ },
+  "emulator/sockets/names": { below: [...SERVE, ...KERNEL], packages: /^node:/ },
+  "emulator/sockets/dialling": { below: [...POOL, ...KERNEL, "emulator/sockets/names"], packages: /^node:/ },
+  "emulator/sockets/datagrams": {
+    below: [...SOCKETS, ...KERNEL, "emulator/sockets/names"],
+    packages: /^node:/,
+  },
+  "emulator/sockets": {
+    below: [...POOL, ...KERNEL, ...DIALLING, "emulator/sockets/datagrams"],
+    packages: /^node:/,
+  },
+  "emulator/servers": { below: [...SERVE, ...KERNEL, ...SOCKET_MODULE], packages: /^node:/ },
   "emulator/servers/forking": {
-    below: [...POOL, ...KERNEL, "emulator/sockets", "emulator/servers"],
+    below: [...POOL, ...KERNEL, ...SOCKET_MODULE, "emulator/servers"],
     packages: /^node:/,
   },
   "emulator/wire": {
-    below: [...SERVE, ...TRANSCRIPTS, "core/control/recording", ...KERNEL, "emulator/sockets"],
+    below: [...SERVE, ...TRANSCRIPTS, "core/control/recording", ...KERNEL, ...SOCKET_MODULE],
     packages: /^node:/,
   },
   "emulator/app": {
@@ -103,7 +114,7 @@ const ROOMS: Readonly<Record<string, Room>> = {
       ...CONTROL,
       "core/inspector",
       ...KERNEL,
-      "emulator/sockets",
+      ...SOCKET_MODULE,
       "emulator/servers",
       "emulator/servers/forking",
     ],
@@ -143,7 +154,7 @@ const ROOMS: Readonly<Record<string, Room>> = {
       ...SERVE,
       ...TRANSCRIPTS,
       ...KERNEL,
-      "emulator/sockets",
+      ...SOCKET_MODULE,
       "emulator/servers",
       "emulator/wire",
       "emulator/command/terminal",
@@ -155,7 +166,7 @@ const ROOMS: Readonly<Record<string, Room>> = {
       ...POOL,
       ...CONTROL,
       ...KERNEL,
-      "emulator/sockets",
+      ...SOCKET_MODULE,
       "emulator/servers/forking",
       "emulator/wire",
       "emulator/app",

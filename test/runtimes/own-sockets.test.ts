@@ -6,7 +6,7 @@ import { afterAll, afterEach, describe, expect, test } from "vitest";
 import { NodeTransport } from "../../emulator/kernel/transports/net-transport.ts";
 import type { Connection } from "../../emulator/kernel/transports/seam.ts";
 import { runtime } from "../../emulator/runtime.ts";
-import { dial } from "../../emulator/sockets/connector.ts";
+import { dial } from "../../emulator/sockets/dialling/connector.ts";
 import { Authority } from "../peers/authority.ts";
 
 const authority = new Authority();

@@ -5,7 +5,7 @@ import { SocketError } from "../../../core/errors.ts";
 import { parseAddress } from "../../../core/net/address.ts";
 import { AppPools } from "../../../core/pool/app-pools.ts";
 import type { SecureTransport } from "../../../core/sockets/tls/tls.ts";
-import { PooledConnector, TCPConnector } from "../../sockets/connector.ts";
+import { PooledConnector, TCPConnector } from "../../sockets/dialling/connector.ts";
 import { FileStorage } from "../../storage.ts";
 import { paramsOf } from "../terminal/arguments.ts";
 import { asked, describe, logger, printJson } from "../terminal/output.ts";

@@ -17,7 +17,7 @@ import { replay } from "../../../core/testing/transcript/replay.ts";
 import { fs, lazy, once } from "../../builtin.ts";
 import { listenerUrl, type TCPServerOptions, ThreadingTCPServer } from "../../servers/tcp.ts";
 import { ThreadingUDPServer } from "../../servers/udp.ts";
-import { createConnection } from "../../sockets/connector.ts";
+import { createConnection } from "../../sockets/dialling/connector.ts";
 import { toPcapng } from "../../wire/pcapng.ts";
 import { asked, describe, print, say, UsageError } from "../terminal/output.ts";
 import { onStop } from "../terminal/signals.ts";

@@ -20,7 +20,7 @@ import { type StreamSocket, tapStream } from "../../../core/sockets/streams/stre
 import { lazy } from "../../builtin.ts";
 import { ServerSecurity } from "../../kernel/tls/tls.ts";
 import { streamSocket } from "../../kernel/transports/net-transport.ts";
-import { asRequest, guardConnections } from "../../sockets/ownership.ts";
+import { asRequest, guardConnections } from "../../sockets/dialling/ownership.ts";
 import { FileStorage } from "../../storage.ts";
 import { Backlog } from "./backlog.ts";
 import { ChildTap } from "./child-tap.ts";
@@ -372,7 +372,7 @@ const isHandler = (value: unknown): value is AnyHandler =>
 const poolsOf = async (app: App): Promise<AppPools> => {
   const [{ AppPools }, { PooledConnector }] = await Promise.all([
     import("../../../core/pool/app-pools.ts"),
-    import("../../sockets/connector.ts"),
+    import("../../sockets/dialling/connector.ts"),
   ]);
   return new AppPools(app, PooledConnector);
 };

@@ -1,14 +1,14 @@
 /** Datagrams by libc: each call is the kernel's own, in every family, and libuv says when there is something to receive. */
 
-import { DONE } from "../../core/bytes/data.ts";
-import { SocketError } from "../../core/errors.ts";
-import { type Address, type Endpoint, formatAddress } from "../../core/net/address.ts";
-import { MSG_DONTROUTE, MSG_DONTWAIT, SOCK_DGRAM } from "../../core/net/constants.ts";
-import type { DatagramSink, DatagramTransport } from "../../core/sockets/datagram.ts";
-import { Kernel } from "../kernel/descriptors/kernel.ts";
-import { type Libc, libc } from "../kernel/descriptors/libc.ts";
-import { type Kind, PlainDatagramOptions } from "../kernel/descriptors/plain-options.ts";
-import { bindError, resolve } from "./resolve.ts";
+import { DONE } from "../../../core/bytes/data.ts";
+import { SocketError } from "../../../core/errors.ts";
+import { type Address, type Endpoint, formatAddress } from "../../../core/net/address.ts";
+import { MSG_DONTROUTE, MSG_DONTWAIT, SOCK_DGRAM } from "../../../core/net/constants.ts";
+import type { DatagramSink, DatagramTransport } from "../../../core/sockets/datagram.ts";
+import { Kernel } from "../../kernel/descriptors/kernel.ts";
+import { type Libc, libc } from "../../kernel/descriptors/libc.ts";
+import { type Kind, PlainDatagramOptions } from "../../kernel/descriptors/plain-options.ts";
+import { bindError, resolve } from "../names/resolve.ts";
 
 const ignore = (): void => {};
 

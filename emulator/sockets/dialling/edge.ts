@@ -1,18 +1,18 @@
 /** What holds a request to the rules of Cloudflare's edge while it dials; see `core/net/edge.ts`. */
 
-import { SocketError, type SocketErrorCode } from "../../core/errors.ts";
-import { type Endpoint, formatAddress, packAddress } from "../../core/net/address.ts";
+import { SocketError, type SocketErrorCode } from "../../../core/errors.ts";
+import { type Endpoint, formatAddress, packAddress } from "../../../core/net/address.ts";
 import {
   EDGE_CONNECTIONS,
   type EdgeRuleName,
   edgeRuleOfHost,
   edgeRulesOf,
   edgeText,
-} from "../../core/net/edge.ts";
-import { wholeMs } from "../../core/options.ts";
-import type { ConnectOptions } from "../../core/sockets/dialling/connect.ts";
-import { ConnectionSlots } from "../../core/sockets/dialling/slots.ts";
-import { lazy } from "../builtin.ts";
+} from "../../../core/net/edge.ts";
+import { wholeMs } from "../../../core/options.ts";
+import type { ConnectOptions } from "../../../core/sockets/dialling/connect.ts";
+import { ConnectionSlots } from "../../../core/sockets/dialling/slots.ts";
+import { lazy } from "../../builtin.ts";
 
 /** Told that a rule was met; `message` says by what, and the rule. */
 export type TellRule = (rule: EdgeRuleName, message: string) => void;

@@ -1,12 +1,12 @@
 /** Addresses as bind(2), connect(2) and sendto(2) want them: checked against the socket's family, and resolved. */
 
 import net from "node:net";
-import { SocketError } from "../../core/errors.ts";
-import { type Address, type Endpoint, formatAddress } from "../../core/net/address.ts";
-import { AF_INET6, AF_UNIX, EAI_ADDRFAMILY } from "../../core/net/constants.ts";
-import { dirname, fs, lazy } from "../builtin.ts";
-import { addressOf, networkError } from "../kernel/addresses.ts";
-import { checkedPath } from "../kernel/descriptors/sockaddr.ts";
+import { SocketError } from "../../../core/errors.ts";
+import { type Address, type Endpoint, formatAddress } from "../../../core/net/address.ts";
+import { AF_INET6, AF_UNIX, EAI_ADDRFAMILY } from "../../../core/net/constants.ts";
+import { dirname, fs, lazy } from "../../builtin.ts";
+import { addressOf, networkError } from "../../kernel/addresses.ts";
+import { checkedPath } from "../../kernel/descriptors/sockaddr.ts";
 import { zoned } from "./names.ts";
 
 export const versionOf = (family: number): 4 | 6 => (family === AF_INET6 ? 6 : 4);

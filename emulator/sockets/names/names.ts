@@ -3,15 +3,28 @@
  * and /etc/protocols. They are the names that CPython has on the same machine.
  */
 
-import { SocketError } from "../../core/errors.ts";
-import { type AddressLike, inetNtop, inetPton } from "../../core/net/address.ts";
-import { AF_INET, AF_INET6, AF_UNSPEC, AI_ALL, AI_CANONNAME, AI_V4MAPPED } from "../../core/net/constants.ts";
-import type { AddressInfo, AddressInfoOptions, Host, Resolver } from "../../core/net/names.ts";
-import * as names from "../../core/net/names.ts";
-import { builtInProtocols, builtInServices, fieldsOf, Protocols, Services } from "../../core/net/services.ts";
-import { checkOptions } from "../../core/options.ts";
-import { fs, lazy } from "../builtin.ts";
-import { nameFailure } from "../kernel/addresses.ts";
+import { SocketError } from "../../../core/errors.ts";
+import { type AddressLike, inetNtop, inetPton } from "../../../core/net/address.ts";
+import {
+  AF_INET,
+  AF_INET6,
+  AF_UNSPEC,
+  AI_ALL,
+  AI_CANONNAME,
+  AI_V4MAPPED,
+} from "../../../core/net/constants.ts";
+import type { AddressInfo, AddressInfoOptions, Host, Resolver } from "../../../core/net/names.ts";
+import * as names from "../../../core/net/names.ts";
+import {
+  builtInProtocols,
+  builtInServices,
+  fieldsOf,
+  Protocols,
+  Services,
+} from "../../../core/net/services.ts";
+import { checkOptions } from "../../../core/options.ts";
+import { fs, lazy } from "../../builtin.ts";
+import { nameFailure } from "../../kernel/addresses.ts";
 
 // --- Services and protocols: synchronous, as CPython's -----------------------------------------------------
 

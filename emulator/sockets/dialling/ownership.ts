@@ -7,15 +7,15 @@
 
 import type { AsyncLocalStorage } from "node:async_hooks";
 import type tls from "node:tls";
-import type { Data } from "../../core/bytes/data.ts";
-import type { SocketError } from "../../core/errors.ts";
-import { formatAddress } from "../../core/net/address.ts";
-import { otherRequest } from "../../core/sockets/dialling/connect.ts";
-import type { StartTlsOptions, TlsInfo } from "../../core/sockets/tls/tls.ts";
-import type { StreamSink } from "../../core/sockets/transport.ts";
-import { lazy } from "../builtin.ts";
-import { NodeTransport } from "../kernel/transports/net-transport.ts";
-import type { Connection, Origin } from "../kernel/transports/seam.ts";
+import type { Data } from "../../../core/bytes/data.ts";
+import type { SocketError } from "../../../core/errors.ts";
+import { formatAddress } from "../../../core/net/address.ts";
+import { otherRequest } from "../../../core/sockets/dialling/connect.ts";
+import type { StartTlsOptions, TlsInfo } from "../../../core/sockets/tls/tls.ts";
+import type { StreamSink } from "../../../core/sockets/transport.ts";
+import { lazy } from "../../builtin.ts";
+import { NodeTransport } from "../../kernel/transports/net-transport.ts";
+import type { Connection, Origin } from "../../kernel/transports/seam.ts";
 import { heldRequest } from "./edge.ts";
 
 /** The store of what belongs to no request, such as the connections of a pool. */

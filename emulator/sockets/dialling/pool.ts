@@ -1,9 +1,9 @@
 /** Connections that outlive a request, in Node: `pool()`. */
 
-import type { ClientHandlerClass } from "../../core/handlers/client.ts";
-import type { AddressLike } from "../../core/net/address.ts";
-import { type DialledPoolOptions, dialledPool } from "../../core/pool/dialled.ts";
-import type { Pool } from "../../core/pool/pool.ts";
+import type { ClientHandlerClass } from "../../../core/handlers/client.ts";
+import type { AddressLike } from "../../../core/net/address.ts";
+import { type DialledPoolOptions, dialledPool } from "../../../core/pool/dialled.ts";
+import type { Pool } from "../../../core/pool/pool.ts";
 import { PooledConnector } from "./connector.ts";
 
 /**

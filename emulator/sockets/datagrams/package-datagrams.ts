@@ -1,11 +1,11 @@
 /** Datagrams on a path by the package `node-unix-socket`, where `koffi` is not installed. */
 
-import { DONE } from "../../core/bytes/data.ts";
-import { SocketError, type SocketErrorCode } from "../../core/errors.ts";
-import { type Address, type Endpoint, formatAddress, type UnixAddress } from "../../core/net/address.ts";
-import type { DatagramSink, DatagramTransport } from "../../core/sockets/datagram.ts";
-import { lazy } from "../builtin.ts";
-import { bindError } from "../sockets/resolve.ts";
+import { DONE } from "../../../core/bytes/data.ts";
+import { SocketError, type SocketErrorCode } from "../../../core/errors.ts";
+import { type Address, type Endpoint, formatAddress, type UnixAddress } from "../../../core/net/address.ts";
+import type { DatagramSink, DatagramTransport } from "../../../core/sockets/datagram.ts";
+import { lazy } from "../../builtin.ts";
+import { bindError } from "../names/resolve.ts";
 
 /** The parts of `node-unix-socket` that are used. */
 interface DgramSocket {

@@ -1,11 +1,15 @@
 /** Dialling out from Node: `createConnection`, and `TCPConnector`, the dialling twin of `TCPServer`. */
 
 import type net from "node:net";
-import { withDeadline } from "../../core/bytes/data.ts";
-import { SocketError } from "../../core/errors.ts";
-import type { HandlerClass } from "../../core/handlers/handler.ts";
-import { type Address, type AddressLike, type Endpoint, formatAddress } from "../../core/net/address.ts";
-import { type RunOptions, StreamConnector, type StreamConnectorOptions } from "../../core/serve/connector.ts";
+import { withDeadline } from "../../../core/bytes/data.ts";
+import { SocketError } from "../../../core/errors.ts";
+import type { HandlerClass } from "../../../core/handlers/handler.ts";
+import { type Address, type AddressLike, type Endpoint, formatAddress } from "../../../core/net/address.ts";
+import {
+  type RunOptions,
+  StreamConnector,
+  type StreamConnectorOptions,
+} from "../../../core/serve/connector.ts";
 import {
   CONNECT_NAMES,
   type ConnectOptions,
@@ -13,19 +17,19 @@ import {
   dialable,
   openWithin,
   secureTransportOf,
-} from "../../core/sockets/dialling/connect.ts";
-import { settleStream } from "../../core/sockets/streams/stream-options.ts";
-import { StreamSocket } from "../../core/sockets/streams/stream-socket.ts";
-import { networkError } from "../kernel/addresses.ts";
-import { checkedPath } from "../kernel/descriptors/sockaddr.ts";
-import { unconnected } from "../kernel/handles/intake.ts";
-import { ownSockets } from "../kernel/runtimes/chosen-sockets.ts";
-import type { LastSession } from "../kernel/tls/tls.ts";
-import { connects, requests, type TracedRequest, traced } from "../kernel/tracing.ts";
-import { NodeTransport } from "../kernel/transports/net-transport.ts";
-import type { Connection, Origin } from "../kernel/transports/seam.ts";
+} from "../../../core/sockets/dialling/connect.ts";
+import { settleStream } from "../../../core/sockets/streams/stream-options.ts";
+import { StreamSocket } from "../../../core/sockets/streams/stream-socket.ts";
+import { networkError } from "../../kernel/addresses.ts";
+import { checkedPath } from "../../kernel/descriptors/sockaddr.ts";
+import { unconnected } from "../../kernel/handles/intake.ts";
+import { ownSockets } from "../../kernel/runtimes/chosen-sockets.ts";
+import type { LastSession } from "../../kernel/tls/tls.ts";
+import { connects, requests, type TracedRequest, traced } from "../../kernel/tracing.ts";
+import { NodeTransport } from "../../kernel/transports/net-transport.ts";
+import type { Connection, Origin } from "../../kernel/transports/seam.ts";
+import { zoned } from "../names/names.ts";
 import { edgeHolds, heldRequest, type RequestAtEdge } from "./edge.ts";
-import { zoned } from "./names.ts";
 import { asShared, currentRequest, transportClass } from "./ownership.ts";
 
 /** A socket to dial with, if not a new one. */

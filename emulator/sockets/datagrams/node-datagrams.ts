@@ -1,24 +1,29 @@
 /** Datagrams by `node:dgram`: UDP, with those options that Node has a call for. */
 
 import type dgram from "node:dgram";
-import { DONE } from "../../core/bytes/data.ts";
-import { SocketError } from "../../core/errors.ts";
-import { type Address, type Endpoint, formatAddress, type InternetAddress } from "../../core/net/address.ts";
-import { MSG_DONTROUTE, MSG_DONTWAIT } from "../../core/net/constants.ts";
-import type { DatagramSink, DatagramTransport } from "../../core/sockets/datagram.ts";
-import { lazy } from "../builtin.ts";
-import { addressOf, hostOf, networkError } from "../kernel/addresses.ts";
-import { Kernel } from "../kernel/descriptors/kernel.ts";
+import { DONE } from "../../../core/bytes/data.ts";
+import { SocketError } from "../../../core/errors.ts";
+import {
+  type Address,
+  type Endpoint,
+  formatAddress,
+  type InternetAddress,
+} from "../../../core/net/address.ts";
+import { MSG_DONTROUTE, MSG_DONTWAIT } from "../../../core/net/constants.ts";
+import type { DatagramSink, DatagramTransport } from "../../../core/sockets/datagram.ts";
+import { lazy } from "../../builtin.ts";
+import { addressOf, hostOf, networkError } from "../../kernel/addresses.ts";
+import { Kernel } from "../../kernel/descriptors/kernel.ts";
 import {
   type Kind,
   PlainDatagramOptions,
   REUSEADDR,
   REUSEPORT,
   V6ONLY,
-} from "../kernel/descriptors/plain-options.ts";
-import { sendByNode, sendsWaiting } from "../kernel/handles/datagram-handle.ts";
-import { datagramHandleOf, receiveNoMore } from "../kernel/handles/handles.ts";
-import { resolve, unboundName, versionOf } from "./resolve.ts";
+} from "../../kernel/descriptors/plain-options.ts";
+import { sendByNode, sendsWaiting } from "../../kernel/handles/datagram-handle.ts";
+import { datagramHandleOf, receiveNoMore } from "../../kernel/handles/handles.ts";
+import { resolve, unboundName, versionOf } from "../names/resolve.ts";
 
 /** How long the sender of a datagram waits. */
 export interface Waiting {
