@@ -3,7 +3,7 @@
 import { spawnSync } from "node:child_process";
 import { once } from "node:events";
 import { mkdirSync, readFileSync } from "node:fs";
-import { chmod, cp, mkdtemp, rm, writeFile } from "node:fs/promises";
+import { chmod, cp, mkdir, mkdtemp, rm, symlink, writeFile } from "node:fs/promises";
 import net from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -69,6 +69,25 @@ const elsewhere = async (): Promise<string> => {
   onTestFinished(() => rm(made, { recursive: true }));
   return made;
 };
+
+test("a package.json of `npm init -y` is told of, by what Node will refuse, and not where the app loads all the same", async () => {
+  await write("package.json", '{ "name": "fresh", "type": "commonjs" }');
+  expect(doctor().of("package.json")).toEqual([
+    {
+      what: "package.json",
+      state: "note",
+      says: 'has "type": "commonjs", with which Node refuses import in .ts and .js files',
+      remedy: "npm pkg set type=module",
+    },
+  ]);
+  await mkdir(join(folder, "node_modules"));
+  await symlink(root, join(folder, "node_modules/socklet"));
+  await write("app.mts", app(`tcp://127.0.0.1:${await reservePort()}`));
+  const loaded = doctor("app.mts");
+  expect([loaded.of("app")[0]?.state, loaded.of("package.json")]).toEqual(["ok", []]);
+  await write("package.json", '{ "name": "fresh", "type": "module" }');
+  expect(doctor().of("package.json")).toEqual([]);
+});
 
 test("a project that fits: nothing to mend, exit status 0", async () => {
   const port = await reservePort();

@@ -59,6 +59,20 @@ const nodeFinding = (): Finding => {
   );
 };
 
+/** Whether the project's package.json makes Node read an app as CommonJS, as the one of `npm init -y` does. An app that loads is right as it is. */
+const typeFinding = ({ folder, app }: Project): Finding[] => {
+  if (app !== null) return [];
+  for (let at = resolve(folder); ; at = dirname(at)) {
+    try {
+      const { type } = JSON.parse(fs.readFileSync(join(at, "package.json"), "utf8"));
+      if (type !== "commonjs") return [];
+      const says = 'has "type": "commonjs", with which Node refuses import in .ts and .js files';
+      return [note("package.json", says, "npm pkg set type=module")];
+    } catch {} // the next one up
+    if (dirname(at) === at) return [];
+  }
+};
+
 const koffiFinding = ({ folder }: Project): Finding => {
   const version = versionOf("koffi", folder);
   const needs = "socket options, urgent data and Unix datagrams of socket() need it";
@@ -237,6 +251,7 @@ const listenerFindings = async ({ app }: Project): Promise<Finding[]> => {
 
 /** What is looked at once the project is read, in the order in which it is told. */
 const CHECKS: readonly ((project: Project) => Finding | Finding[] | Promise<Finding[]>)[] = [
+  typeFinding,
   koffiFinding,
   dataFinding,
   workerFindings,
