@@ -31,7 +31,6 @@ beforeAll(() => {
 
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
-const withShout = (code: string): string => `import { Shout } from "./shout.ts";\n${code}`;
 const node = (path: string) =>
   spawn(process.execPath, ["--conditions=socklet:source", path], { stdio: ["ignore", "pipe", "inherit"] });
 
@@ -47,10 +46,7 @@ test("in a test: HELLO", async () => {
   const code = block("new MemoryServer(Shout)");
   expect(code).toContain('await client.rfile.line(); // "HELLO"');
   const child = node(
-    write(
-      "memory.ts",
-      withShout(code.replace("await client.rfile.line();", "console.log(await client.rfile.line());")),
-    ),
+    write("memory.ts", code.replace("await client.rfile.line();", "console.log(await client.rfile.line());")),
   );
   const [[said], [status]] = await Promise.all([once(child.stdout, "data"), once(child, "exit")]);
   expect([String(said), status]).toEqual(["HELLO\n", 0]);
@@ -64,7 +60,7 @@ test("in Node: a server that answers HELLO", async () => {
     '7007", Shout)',
     '7007", Shout, { onEvent: ({ type }) => console.log(type) })',
   );
-  const child = node(write("node.ts", withShout(telling)));
+  const child = node(write("node.ts", telling));
   try {
     await once(child.stdout, "data");
     expect(await ask(port)).toBe("HELLO");
@@ -75,10 +71,7 @@ test("in Node: a server that answers HELLO", async () => {
 });
 
 test("in a Worker: HELLO, by a port of workerd", async () => {
-  const main = write(
-    "worker.ts",
-    withShout(block("workerFor(app)")).replace("127.0.0.1:7007", `127.0.0.1:${door}`),
-  );
+  const main = write("worker.ts", block("workerFor(app)").replace("127.0.0.1:7007", `127.0.0.1:${door}`));
   const worker = await runWorker({ main, ports: [door], classes: {} });
   try {
     expect(await ask(door)).toBe("HELLO");
