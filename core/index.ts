@@ -96,9 +96,9 @@ export * from "./net/constants.ts";
 // Names
 export type { AddressInfo, AddressInfoOptions, Host } from "./net/names.ts";
 // The PROXY protocol
-export type { ParsedProxyHeader, ProxyHeader, ProxySsl, ProxyTlv } from "./net/proxy-header.ts";
-export { parseProxyDatagram, parseProxyHeader } from "./net/proxy-reader.ts";
-export { type ProxyHeaderOptions, proxyHeader } from "./net/proxy-writer.ts";
+export type { ParsedProxyHeader, ProxyHeader, ProxySsl, ProxyTlv } from "./net/proxy/header.ts";
+export { parseProxyDatagram, parseProxyHeader } from "./net/proxy/reader.ts";
+export { type ProxyHeaderOptions, proxyHeader } from "./net/proxy/writer.ts";
 export type {
   AcceptOptions,
   DatagramOptions,

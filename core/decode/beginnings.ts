@@ -1,7 +1,7 @@
 /** What may precede a connection's own protocol: a header of the PROXY protocol, a TLS ClientHello. */
 
 import { formatAddress } from "../net/address.ts";
-import { parseProxyHeader } from "../net/proxy-reader.ts";
+import { parseProxyHeader } from "../net/proxy/reader.ts";
 import type { DecodedMessage, Decoder } from "./decoder.ts";
 
 const decoder = new TextDecoder();

@@ -31,7 +31,7 @@ import {
   SHUT_WR,
   SOCK_DGRAM,
 } from "../net/constants.ts";
-import { type ProxyHeader, proxyOf } from "../net/proxy-header.ts";
+import { type ProxyHeader, proxyOf } from "../net/proxy/header.ts";
 import { checkCount, checkTime, wholeMs } from "../options.ts";
 import { BaseSocket, checkFlags } from "./base-socket.ts";
 import type { KernelSocket } from "./transport.ts";

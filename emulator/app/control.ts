@@ -17,7 +17,7 @@ import type { SessionHooks } from "../../core/control/sessions/session.ts";
 import type { SockletEvent } from "../../core/handlers/events.ts";
 import { type Address, formatAddress, inetNtop, isLoopback, packAddress } from "../../core/net/address.ts";
 import { AF_INET, AF_INET6 } from "../../core/net/constants.ts";
-import { cameThrough } from "../../core/net/proxy-header.ts";
+import { cameThrough } from "../../core/net/proxy/header.ts";
 import type { RunOptions } from "../../core/serve/connector.ts";
 import { ServedDatagram } from "../../core/serve/requests.ts";
 import type { BaseServer } from "../../core/serve/server.ts";

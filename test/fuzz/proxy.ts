@@ -4,9 +4,9 @@ import fc from "fast-check";
 import { SocketError } from "../../core/errors.ts";
 import { inetNtop } from "../../core/net/address.ts";
 import { AF_INET, AF_INET6 } from "../../core/net/constants.ts";
-import type { ParsedProxyHeader } from "../../core/net/proxy-header.ts";
-import { parseProxyDatagram, parseProxyHeader } from "../../core/net/proxy-reader.ts";
-import { type ProxyHeaderOptions, proxyHeader } from "../../core/net/proxy-writer.ts";
+import type { ParsedProxyHeader } from "../../core/net/proxy/header.ts";
+import { parseProxyDatagram, parseProxyHeader } from "../../core/net/proxy/reader.ts";
+import { type ProxyHeaderOptions, proxyHeader } from "../../core/net/proxy/writer.ts";
 import { alike, latin1, same, type Target, target } from "./target.ts";
 
 const LIMIT = 4096;

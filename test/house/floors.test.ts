@@ -15,7 +15,7 @@ interface Room {
   readonly packages?: RegExp;
 }
 
-const NET = ["core", "core/bytes", "core/net"];
+const NET = ["core", "core/bytes", "core/net", "core/net/proxy"];
 const STREAMS = [...NET, "core/files", "core/sockets/tls", "core/sockets", "core/sockets/streams"];
 const SOCKETS = [...STREAMS, "core/sockets/dialling"];
 const SERVE = [...SOCKETS, "core/handlers", "core/serve"];
@@ -32,7 +32,8 @@ const CONTROL = ["core/control", "core/control/recording", "core/control/session
 const ROOMS: Readonly<Record<string, Room>> = {
   core: { below: [] },
   "core/bytes": { below: ["core"] },
-  "core/net": { below: ["core", "core/bytes"] },
+  "core/net": { below: ["core"] },
+  "core/net/proxy": { below: ["core", "core/bytes", "core/net"] },
   "core/files": { below: ["core", "core/bytes"] },
   "core/sockets/tls": { below: ["core"] },
   "core/sockets": { below: [...NET, "core/sockets/tls"] },

@@ -38,7 +38,7 @@ import {
   SHUT_WR,
   SOCK_STREAM,
 } from "../../net/constants.ts";
-import { type ProxyHeader, proxyOf } from "../../net/proxy-header.ts";
+import { type ProxyHeader, proxyOf } from "../../net/proxy/header.ts";
 import { checkOptions, checkTime } from "../../options.ts";
 import { BaseSocket, checkFlags, familyOf } from "../base-socket.ts";
 import { START_TLS_NAMES, type StartTlsOptions, type TlsInfo } from "../tls/tls.ts";

@@ -6,7 +6,7 @@ import { describe } from "../../../core/describe.ts";
 import { SocketError } from "../../../core/errors.ts";
 import type { PoolInfo } from "../../../core/handlers/client.ts";
 import type { Address, UnixAddress } from "../../../core/net/address.ts";
-import type { ProxyHeader } from "../../../core/net/proxy-header.ts";
+import type { ProxyHeader } from "../../../core/net/proxy/header.ts";
 import { wholeMs } from "../../../core/options.ts";
 import type { StreamOptions } from "../../../core/sockets/streams/stream-options.ts";
 import type { ServerTlsOptions } from "../../../core/sockets/tls/tls.ts";

@@ -11,7 +11,7 @@ import { SocketError } from "../../../core/errors.ts";
 import type { EndpointInfo } from "../../../core/handlers/events.ts";
 import type { HandlerClass, HandlerServer, RequestScope } from "../../../core/handlers/handler.ts";
 import { type Address, formatAddress } from "../../../core/net/address.ts";
-import { cameThrough } from "../../../core/net/proxy-header.ts";
+import { cameThrough } from "../../../core/net/proxy/header.ts";
 import type { AppPools } from "../../../core/pool/app-pools.ts";
 import { disown } from "../../../core/promises.ts";
 import { checkDatagramSize, Datagram, knownSender, Unsent } from "../../../core/sockets/datagram.ts";

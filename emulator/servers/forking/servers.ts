@@ -40,7 +40,7 @@ import { SocketError } from "../../../core/errors.ts";
 import type { PoolInfo } from "../../../core/handlers/client.ts";
 import type { HandlerClass } from "../../../core/handlers/handler.ts";
 import type { Address, AddressLike } from "../../../core/net/address.ts";
-import { proxyOf } from "../../../core/net/proxy-header.ts";
+import { proxyOf } from "../../../core/net/proxy/header.ts";
 import {
   FORKING_NAMES,
   type ForkingOptions,

@@ -1,6 +1,6 @@
 /** Headers of the PROXY protocol: what a proxy says about its client, and which request a header came before. */
 
-import type { Address } from "./address.ts";
+import type { Address } from "../address.ts";
 
 /** What a proxy said about its client's TLS connection (`PP2_TYPE_SSL`). `undefined`: it did not say. */
 export interface ProxySsl {

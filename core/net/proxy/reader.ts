@@ -6,10 +6,10 @@
  * refuses at the first wrong byte, so that a client that sends something else is not kept until a time-out.
  */
 
-import { quoted } from "../describe.ts";
-import { SocketError } from "../errors.ts";
-import { type Address, type InternetAddress, inetNtop, inetPton } from "./address.ts";
-import { AF_INET, AF_INET6 } from "./constants.ts";
+import { quoted } from "../../describe.ts";
+import { SocketError } from "../../errors.ts";
+import { type Address, type InternetAddress, inetNtop, inetPton } from "../address.ts";
+import { AF_INET, AF_INET6 } from "../constants.ts";
 import {
   ALPN,
   AUTHORITY,
@@ -34,8 +34,8 @@ import {
   SSL_TEXTS,
   UNIQUE_ID,
   UNIX_PATH,
-} from "./proxy-format.ts";
-import type { ParsedProxyHeader, ProxyHeader, ProxySsl, ProxyTlv } from "./proxy-header.ts";
+} from "./format.ts";
+import type { ParsedProxyHeader, ProxyHeader, ProxySsl, ProxyTlv } from "./header.ts";
 
 const TEXT = new TextDecoder("utf-8", { ignoreBOM: true });
 

@@ -1,8 +1,8 @@
 /** Headers of the PROXY protocol, written: versions 1 and 2 (HAProxy, doc/proxy-protocol.txt), and Cloudflare Spectrum's Simple Proxy Protocol for datagrams. */
 
-import { encoder } from "../bytes/data.ts";
-import { quoted } from "../describe.ts";
-import { checkCount, checkOptions, checkWord, optionNamesOf } from "../options.ts";
+import { encoder } from "../../bytes/data.ts";
+import { quoted } from "../../describe.ts";
+import { checkCount, checkOptions, checkWord, optionNamesOf } from "../../options.ts";
 import {
   type Address,
   type AddressLike,
@@ -10,8 +10,8 @@ import {
   inetNtop,
   inetPton,
   parseAddress,
-} from "./address.ts";
-import { AF_INET, AF_INET6 } from "./constants.ts";
+} from "../address.ts";
+import { AF_INET, AF_INET6 } from "../constants.ts";
 import {
   ALPN,
   AUTHORITY,
@@ -33,8 +33,8 @@ import {
   SSL_TEXTS,
   UNIQUE_ID,
   UNIX_PATH,
-} from "./proxy-format.ts";
-import type { ProxySsl, ProxyTlv } from "./proxy-header.ts";
+} from "./format.ts";
+import type { ProxySsl, ProxyTlv } from "./header.ts";
 
 /** A header that this side sends. Without addresses it says that this side speaks for itself (`LOCAL`; in version 1 `UNKNOWN`). */
 export interface ProxyHeaderOptions {
