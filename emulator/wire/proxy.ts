@@ -20,7 +20,7 @@ import { dial } from "../sockets/dialling/connector.ts";
 import { zoned } from "../sockets/names/names.ts";
 import { Relay, type Watch } from "./relay.ts";
 import { type Beginning, beginningOf, type StartTlsProtocol, type Turn } from "./starttls.ts";
-import type { Tape } from "./tape.ts";
+import type { Tape } from "./transcripts/tape.ts";
 
 const BACKLOG = 511; // connections that the kernel queues; Node's default
 const INHERITED = { noDelay: true }; // pass pieces on as they come: Nagle's algorithm would hold them back

@@ -3,7 +3,7 @@
 import fc from "fast-check";
 import { expect, test } from "vitest";
 import { cleanText } from "../../core/testing/text.ts";
-import { literalOf } from "../../emulator/wire/literal.ts";
+import { literalOf } from "../../emulator/wire/transcripts/literal.ts";
 
 const expected = (bytes: Uint8Array): string | null => {
   const text = cleanText(bytes);

@@ -15,7 +15,7 @@ import { controlEntry, type Entry, inspectorEntry, listing } from "../../app/lis
 import { type AppServer, openApp, unlessAborted } from "../../app/serve.ts";
 import { fs, join, pathToFileURL, resolve } from "../../builtin.ts";
 import type { ClusterServer } from "../../cluster/cluster.ts";
-import type { RecordFolder } from "../../wire/folder.ts";
+import type { RecordFolder } from "../../wire/transcripts/folder.ts";
 import { noteRunning } from "../control/running.ts";
 import {
   asked,
@@ -306,7 +306,7 @@ const recordInto = async (folder: string, { workers, control }: ServeFlags): Pro
     throw new UsageError("--record is for an app that one process serves: leave out --workers");
   if (!control) throw new UsageError("--record needs the control routes: leave out --no-control");
   const [{ RecordFolder }, { toFile }] = await Promise.all([
-    import("../../wire/folder.ts"),
+    import("../../wire/transcripts/folder.ts"),
     import("../wire/proxy.ts"),
   ]);
   asked(`--record ${folder}`, () => fs.mkdirSync(folder, { recursive: true, mode: 0o700 })); // what is said may be secret

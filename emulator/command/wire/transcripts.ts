@@ -18,7 +18,7 @@ import { fs, lazy, once } from "../../builtin.ts";
 import { listenerUrl, type TCPServerOptions, ThreadingTCPServer } from "../../servers/tcp.ts";
 import { ThreadingUDPServer } from "../../servers/udp.ts";
 import { createConnection } from "../../sockets/dialling/connector.ts";
-import { toPcapng } from "../../wire/pcapng.ts";
+import { toPcapng } from "../../wire/transcripts/pcapng.ts";
 import { asked, describe, print, say, UsageError } from "../terminal/output.ts";
 import { onStop } from "../terminal/signals.ts";
 import { issuedFor } from "./authority.ts";

@@ -1,6 +1,6 @@
 /** Writes what passes as lines: the transcript, and the text shown at the terminal. */
 
-import { quote } from "../../core/testing/text.ts";
+import { quote } from "../../../core/testing/text.ts";
 import {
   type Coding,
   formatDropped,
@@ -10,7 +10,7 @@ import {
   type Transcript,
   type TranscriptEnd,
   type TranscriptEvent,
-} from "../../core/testing/transcript/form.ts";
+} from "../../../core/testing/transcript/form.ts";
 import { literalOf } from "./literal.ts";
 import type { Outlet } from "./outlet.ts";
 

@@ -3,8 +3,8 @@
  * the conversation would have had. The bytes are exactly those of the conversation, split as they were recorded.
  */
 
-import { parseAddress } from "../../core/net/address.ts";
-import type { Side, Transcript, TranscriptEvent } from "../../core/testing/transcript/form.ts";
+import { parseAddress } from "../../../core/net/address.ts";
+import type { Side, Transcript, TranscriptEvent } from "../../../core/testing/transcript/form.ts";
 
 const SECTION = 0x0a0d0d0a;
 const INTERFACE = 1;

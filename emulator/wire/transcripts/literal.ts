@@ -1,6 +1,6 @@
 /** Bytes as a JSON string, in half the time of decoding, checking for control characters and `JSON.stringify()`, since most of them are ASCII. */
 
-import { cleanText } from "../../core/testing/text.ts";
+import { cleanText } from "../../../core/testing/text.ts";
 
 const MOST = 64 * 1024; // bytes of one piece, as much as a proxy reads at once; a larger one is decoded the general way
 const QUOTE = 0x22;

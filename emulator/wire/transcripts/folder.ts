@@ -1,7 +1,7 @@
 /** Records an app's connections in a folder: one transcript for each listener, and for each server that is dialled. */
 
-import type { RecordedConversation, RecordingSink } from "../../core/control/recording/recorder.ts";
-import type { TappedEnd } from "../../core/sockets/streams/tap.ts";
+import type { RecordedConversation, RecordingSink } from "../../../core/control/recording/recorder.ts";
+import type { TappedEnd } from "../../../core/sockets/streams/tap.ts";
 import type { Outlet } from "./outlet.ts";
 import { Tape } from "./tape.ts";
 
