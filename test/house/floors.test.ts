@@ -27,6 +27,7 @@ const DIALLING = ["emulator/sockets/names", "emulator/sockets/dialling"];
 const SOCKET_MODULE = [...DIALLING, "emulator/sockets/datagrams", "emulator/sockets"];
 const TRANSCRIPTS = ["core/testing", "core/testing/script", "core/testing/transcript", "core/testing/faults"];
 const POOL = [...APP, "core/pool"];
+const PAGE = ["core/inspector/client/display", "core/inspector/client/data"];
 const CONTROL = ["core/control", "core/control/recording", "core/control/sessions", "core/control/http"];
 
 const ROOMS: Readonly<Record<string, Room>> = {
@@ -59,7 +60,14 @@ const ROOMS: Readonly<Record<string, Room>> = {
     packages: /^hono(\/|$)/,
   },
   "core/inspector": { below: [], packages: /^hono(\/|$)/ },
-  "core/inspector/client": { below: ["core/control", "core/handlers"] }, // their types alone: it runs in a browser
+  // The page runs in a browser: of the rest of core it has the types alone.
+  "core/inspector/client/display": { below: [] },
+  "core/inspector/client/data": { below: ["core/inspector/client/display"] },
+  "core/inspector/client/list": { below: [...PAGE, "core/control", "core/handlers"] },
+  "core/inspector/client/conversation": { below: [...PAGE, "core/control", "core/inspector/client/list"] },
+  "core/inspector/client": {
+    below: [...PAGE, "core/control", "core/inspector/client/list", "core/inspector/client/conversation"],
+  },
   "core/testing/pool": { below: [...POOL, "core/testing", "core/testing/faults"] },
   emulator: { below: ["core"], packages: /^node:/ },
   "emulator/kernel/descriptors": { below: [...SOCKETS, "emulator"], packages: /^(node:|koffi$)/ },

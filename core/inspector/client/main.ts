@@ -7,14 +7,14 @@ import type {
   RecordingInfo,
   SessionPage,
 } from "../../control/plane.ts";
-import { ask, follow, hasToken, Refusal, setToken, takeToken, whenRefused } from "./api.ts";
-import { size } from "./bytes.ts";
-import { Conversation } from "./conversation.ts";
-import { at, button, choice, element, say } from "./dom.ts";
-import { conversationsOf } from "./file.ts";
-import { List } from "./list.ts";
-import { Rows, rowOfFile, rowOfFlow, rowOfSession } from "./rows.ts";
-import { showFaults, showListeners, showPools } from "./tables.ts";
+import { Conversation } from "./conversation/conversation.ts";
+import { ask, follow, hasToken, Refusal, setToken, takeToken, whenRefused } from "./data/api.ts";
+import { conversationsOf } from "./data/file.ts";
+import { size } from "./display/bytes.ts";
+import { at, button, choice, element, say } from "./display/dom.ts";
+import { List } from "./list/list.ts";
+import { Rows, rowOfFile, rowOfFlow, rowOfSession } from "./list/rows.ts";
+import { showFaults, showListeners, showPools } from "./list/tables.ts";
 
 const PAGE = 1_000; // sessions in one answer
 const AGAIN = 2_000; // ms between two requests for what sends no events

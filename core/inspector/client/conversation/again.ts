@@ -1,11 +1,11 @@
 /** "Say it again": sends what the client said, edited or not, to a listener or server, and shows how the answer differs. */
 
-import type { EntryInfo, Replayed } from "../../control/plane.ts";
-import { ask } from "./api.ts";
-import { fromLine, readable, toBase64, toLine } from "./bytes.ts";
+import type { EntryInfo, Replayed } from "../../../control/plane.ts";
+import { ask } from "../data/api.ts";
+import { type SaidLine, saidOf } from "../data/file.ts";
+import { fromLine, readable, toBase64, toLine } from "../display/bytes.ts";
+import { button, choice, dialog, element, say } from "../display/dom.ts";
 import { type Copied, turnsOf } from "./copy.ts";
-import { button, choice, dialog, element, say } from "./dom.ts";
-import { type SaidLine, saidOf } from "./file.ts";
 
 const ELSEWHERE = ""; // the choice "another address"; no entry has this name
 const MOST_LINES = 2_000; // lines that are compared one by one

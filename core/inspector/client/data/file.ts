@@ -1,6 +1,6 @@
 /** Transcripts opened from a file: JSON Lines, as `socklet proxy --record` and this page write them. */
 
-import { fromBase64, toBase64, utf8 } from "./bytes.ts";
+import { fromBase64, toBase64, utf8 } from "../display/bytes.ts";
 
 /** One event of a conversation. */
 export interface Said {

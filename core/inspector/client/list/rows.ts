@@ -1,7 +1,7 @@
 /** The rows of the list: one for each session, each sender of datagrams, and each conversation of an opened file. */
 
-import type { FlowInfo, SessionInfo } from "../../control/plane.ts";
-import type { FileConversation } from "./file.ts";
+import type { FlowInfo, SessionInfo } from "../../../control/plane.ts";
+import type { FileConversation } from "../data/file.ts";
 
 /** One row. Rows share equal strings, to save memory. */
 export interface Row {

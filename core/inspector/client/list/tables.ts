@@ -1,9 +1,9 @@
 /** The tabs of listeners, pools and fault rules. */
 
-import type { EntryInfo, FaultInfo, ListenerInfo } from "../../control/plane.ts";
-import type { PoolInfo } from "../../handlers/client.ts";
-import { ask } from "./api.ts";
-import { at, button, choice, element, say, table } from "./dom.ts";
+import type { EntryInfo, FaultInfo, ListenerInfo } from "../../../control/plane.ts";
+import type { PoolInfo } from "../../../handlers/client.ts";
+import { ask } from "../data/api.ts";
+import { at, button, choice, element, say, table } from "../display/dom.ts";
 
 /** Shows the listeners, with their servers' counts. */
 export const showListeners = async (): Promise<void> => {

@@ -1,7 +1,7 @@
 /** A conversation as something to paste: a shell command, a test, a transcript. */
 
-import { join, toBase64, utf8 } from "./bytes.ts";
-import { lineOf, type Said } from "./file.ts";
+import { lineOf, type Said } from "../data/file.ts";
+import { join, toBase64, utf8 } from "../display/bytes.ts";
 
 /** What is to be copied. */
 export interface Copied {

@@ -1,7 +1,7 @@
 /** The list of connections: only the visible rows are in the document, however many there are. */
 
-import { size, visible } from "./bytes.ts";
-import { element } from "./dom.ts";
+import { size, visible } from "../display/bytes.ts";
+import { element } from "../display/dom.ts";
 import type { Row, Rows } from "./rows.ts";
 
 const HEIGHT = 24; // px of a row, as in the style

@@ -1,13 +1,13 @@
 /** One connection as a conversation: what each side said and when, what the handler emitted, errors, and who ended it. */
 
-import type { DecodedPart, EntryInfo, RecordedPart, SessionEvent } from "../../control/plane.ts";
+import type { DecodedPart, EntryInfo, RecordedPart, SessionEvent } from "../../../control/plane.ts";
+import { ask, follow, Refusal } from "../data/api.ts";
+import { type Said, type SaidLine, saidOf } from "../data/file.ts";
+import { fromHex, hexdump, join, readable, size, visible } from "../display/bytes.ts";
+import { button, choice, dialog, element, say } from "../display/dom.ts";
+import type { Row } from "../list/rows.ts";
 import { sayAgain } from "./again.ts";
-import { ask, follow, Refusal } from "./api.ts";
-import { fromHex, hexdump, join, readable, size, visible } from "./bytes.ts";
 import { asNc, asTest, asTranscript, type Copied } from "./copy.ts";
-import { button, choice, dialog, element, say } from "./dom.ts";
-import { type Said, type SaidLine, saidOf } from "./file.ts";
-import type { Row } from "./rows.ts";
 
 const MOST_ITEMS = 1_000; // items in the document at once
 const MOST_SHOWN = 64 * 1024; // bytes of one item that are shown at first
