@@ -155,6 +155,9 @@ describeWith(["chromium"], "the inspector", () => {
       .filter({ has: page.getByRole("gridcell", { name: text, exact: true }) });
   /** The row of the session with this id. */
   const rowWith = (page: Page, id: string): Locator => page.locator(`#grid [data-id="${id}"]:visible`);
+  /** Resolves when the page has drawn what it knows. */
+  const twoFrames = (page: Page): Promise<unknown> =>
+    page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))");
   const said = (page: Page): Locator => page.getByRole("list", { name: "What was said" });
   const filter = async (page: Page, words: string): Promise<void> =>
     page.getByRole("searchbox", { name: "Filter" }).fill(words);
@@ -347,6 +350,23 @@ describeWith(["chromium"], "the inspector", () => {
     });
     await byHand.getByRole("button", { name: "Send", exact: true }).click();
     expect(String(await came())).toBe("of a file\n");
+    // What is typed before the answer is there stays.
+    const answer = Promise.withResolvers<void>();
+    await page.route(/\/data$/, async (route) => {
+      const response = await route.fetch();
+      await answer.promise;
+      await route.fulfill({ response });
+    });
+    await byHand.getByRole("combobox").selectOption("text");
+    await byHand.getByRole("searchbox").fill("early");
+    const answered = page.waitForResponse(/\/data$/);
+    await page.keyboard.press("Enter");
+    expect(String(await came())).toBe("early\r\n");
+    await byHand.getByRole("searchbox").fill("typed meanwhile");
+    answer.resolve();
+    await (await answered).finished();
+    await twoFrames(page);
+    expect(await byHand.getByRole("searchbox").inputValue()).toBe("typed meanwhile");
     await byHand.getByRole("button", { name: "Half-close" }).click();
     await said(page).getByText("server ended its side (FIN)").waitFor();
     await byHand.getByRole("button", { name: "Reset" }).click();
@@ -408,6 +428,56 @@ describeWith(["chromium"], "the inspector", () => {
     await page.goto(`${url}/inspect#token=${TOKEN}`);
     await page.getByText("not now, please").waitFor();
     expect(errors).toEqual([]);
+  });
+
+  test("the list is in order, and a change that arrives during a load is newer than what is loaded", async () => {
+    const page = await blank();
+    const [first, second] = [await talk("fails", "one\n"), await talk("fails", "two\n")];
+    const keeps = net
+      .connect(portOf("fails"), "127.0.0.1")
+      .on("error", () => {})
+      .resume();
+    await once(keeps, "connect");
+    const third = `127.0.0.1:${(keeps.address() as net.AddressInfo).port}`;
+    const newest = async () => (await client().sessions.list({ handler: "fails", limit: 3 })).sessions;
+    await expect.poll(async () => (await newest()).map(({ peer }) => peer)).toEqual([third, second, first]);
+
+    // The first stream of changes tells the oldest of the three alone, and ends. Then the page loads the others.
+    const change = {
+      id: 1,
+      at: new Date().toISOString(),
+      type: "changed",
+      recording: await client().recording.info(),
+      sessions: (await newest()).slice(2),
+      flows: [],
+    };
+    const stream = { contentType: "text/event-stream", body: `data: ${JSON.stringify(change)}\n\n` };
+    await page.route("**/v1/recording/events", (route) => route.fulfill(stream), { times: 1 });
+    await page.goto(`${url}/inspect#token=${TOKEN}`);
+    for (const [i, peerName] of [third, second, first].entries())
+      await page
+        .locator(`[aria-rowindex="${i + 2}"]`)
+        .and(rowOf(page, peerName))
+        .waitFor();
+
+    // The second one is the server's own. What the page loads with it is held until the third connection is over.
+    const [over, loaded] = [Promise.withResolvers<void>(), Promise.withResolvers<void>()];
+    const asked = page.waitForRequest(/\/v1\/sessions\?limit=50$/);
+    await page.route(/\/v1\/sessions\?limit=50$/, async (route) => {
+      const response = await route.fetch();
+      loaded.resolve();
+      await over.promise;
+      await route.fulfill({ response });
+    });
+    const answer = (await asked).response();
+    await loaded.promise;
+    keeps.end();
+    const ended = rowOf(page, third).and(page.locator(":has-text('ended')"));
+    await ended.waitFor();
+    over.resolve();
+    await (await answer)?.finished();
+    await twoFrames(page);
+    expect(await ended.count()).toBe(1);
   });
 
   test("a listener that forks is shown as any other: its child tells what passes", async () => {

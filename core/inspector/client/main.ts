@@ -13,7 +13,7 @@ import { conversationsOf } from "./data/file.ts";
 import { size } from "./display/bytes.ts";
 import { at, button, choice, element, say } from "./display/dom.ts";
 import { List } from "./list/list.ts";
-import { Rows, rowOfFile, rowOfFlow, rowOfSession } from "./list/rows.ts";
+import { type Row, Rows, rowOfFile, rowOfFlow, rowOfSession } from "./list/rows.ts";
 import { showFaults, showListeners, showPools } from "./list/tables.ts";
 
 const PAGE = 1_000; // sessions in one answer
@@ -252,7 +252,22 @@ const changed = (ids: readonly string[]): void => {
   if (shown !== null && row !== undefined && ids.includes(row.id)) shown.changed(row);
 };
 
+/** The ids of the changes that arrive during a load; a change is newer than what is loaded. */
+let arrived: Set<string> | null = null;
+
 const loadAll = async (): Promise<void> => {
+  const newer = new Set<string>();
+  arrived = newer;
+  try {
+    await loadOlderThan(newer);
+  } finally {
+    if (arrived === newer) arrived = null;
+  }
+  changed([]);
+};
+
+const loadOlderThan = async (newer: ReadonlySet<string>): Promise<void> => {
+  const put = (loaded: readonly Row[]): void => rows.put(loaded.filter(({ id }) => !newer.has(id)));
   const first = rows.all.length === 0;
   for (let before = ""; ; ) {
     const page: SessionPage = await ask(
@@ -261,7 +276,7 @@ const loadAll = async (): Promise<void> => {
     );
     const made = page.sessions.map(rowOfSession).reverse();
     if (first) rows.putBefore(made);
-    else rows.put(made);
+    else put(made);
     changed(made.map(({ id }) => id));
     if (page.next === null || !first) break;
     before = page.next;
@@ -270,9 +285,8 @@ const loadAll = async (): Promise<void> => {
     const { flows } = await ask<{ flows: FlowInfo[] }>("GET", "/recording/flows").catch(() => ({
       flows: [],
     }));
-    rows.put(flows.map(rowOfFlow));
+    put(flows.map(rowOfFlow));
   }
-  changed([]);
 };
 
 const pause = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
@@ -292,6 +306,7 @@ const watch = async (): Promise<never> => {
           ({ recording } = change);
           showRecording();
           const fresh = [...change.sessions.map(rowOfSession), ...change.flows.map(rowOfFlow)];
+          for (const { id } of fresh) arrived?.add(id);
           if (fresh.length > 0) rows.put(fresh.sort((one, other) => (one.id < other.id ? -1 : 1)));
           changed(fresh.map(({ id }) => id));
         }

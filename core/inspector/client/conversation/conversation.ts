@@ -482,14 +482,18 @@ export class Conversation {
     const file = element("input", { type: "file", "aria-label": "A file to send" });
     const send = async (): Promise<void> => {
       const [chosen] = file.files ?? [];
+      const typed = input.value;
       const bytes =
         chosen !== undefined
           ? new Uint8Array(await chosen.arrayBuffer())
           : select.value === "hex"
-            ? fromHex(input.value)
-            : new TextEncoder().encode(input.value + (select.value === "text" ? "\r\n" : ""));
+            ? fromHex(typed)
+            : new TextEncoder().encode(typed + (select.value === "text" ? "\r\n" : ""));
       await ask("POST", `${path}/data`, bytes);
-      input.value = file.value = "";
+      // What has been typed or chosen since the request left stays.
+      if (chosen === undefined) {
+        if (input.value === typed) input.value = "";
+      } else if (file.files?.[0] === chosen) file.value = "";
     };
     const go = element("button", { type: "submit" }, "Send");
     this.#actions.push(go);

@@ -124,10 +124,10 @@ export class Rows {
     this.#filter();
   }
 
-  /** Adds rows that are older than all others. */
+  /** Adds rows, most of which are older than all others. A row that is there already is newer, and stays. */
   putBefore(rows: readonly Row[]): void {
     const fresh = rows.filter(({ id }) => !this.#byId.has(id));
-    this.#all = [...fresh, ...this.#all];
+    this.#all = [...fresh, ...this.#all].sort((one, other) => (one.id < other.id ? -1 : 1));
     for (const [place, row] of this.#all.entries()) this.#byId.set(row.id, place);
     this.#filter();
   }
