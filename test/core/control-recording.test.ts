@@ -18,6 +18,7 @@ import { READ, serve } from "./control-setup.ts";
 
 const MIB = 1024 * 1024;
 const peers: readonly Address[] = [1, 2, 3].map((port) => ({ family: "IPv4", hostname: "127.0.0.1", port }));
+const PATIENCE = 120_000; // ms that a session may take to end: it takes a few
 const NOWHERE = "0193f0c2-7a10-7c3e-8b1f-5a0c2e4d6f80";
 
 /** A session that talks to a socket of this test: its id, and that socket. */
@@ -51,7 +52,7 @@ test("nothing is kept until somebody asks, and then from there on", async () => 
   expect((await started.json()).recording).toMatchObject({ on: true, started: true, maxBytes: 64 * MIB });
   await peer.sendall("after\n");
   await peer.close();
-  await control.plane.wait(id, 10_000);
+  await control.plane.wait(id, PATIENCE);
   expect(await said(control, id)).toMatchObject({
     id,
     kind: "stream",
@@ -94,7 +95,7 @@ test("a conversation is a transcript, which the test kit reads; it comes in part
   await control.ask("POST", `/v1/sessions/${id}/data`, { json: { text: "hällo\n" } });
   await peer.recv();
   await peer.close();
-  await control.plane.wait(id, 10_000);
+  await control.plane.wait(id, PATIENCE);
   const text = await (await control.ask("GET", `/v1/recording/${id}/transcript`)).text();
   const { events, kind, address } = parseTranscript(text);
   expect([kind, address]).toEqual(["stream", "10.0.0.2:7"]);
@@ -274,7 +275,7 @@ test.each<[what: string, query: string, cuts: readonly string[]]>([
   await other.sendall("a need\n");
   for (const cut of cuts) await peer.sendall(cut);
   await Promise.all([peer.close(), other.close()]);
-  await control.plane.wait(id, 10_000);
+  await control.plane.wait(id, PATIENCE);
   const found = await control.ask("GET", `/v1/recording/find?${query}`);
   expect(await found.json()).toEqual({ ids: [id], more: false });
 });
@@ -336,7 +337,7 @@ describe("messages", () => {
     const peer = control.place.clients.at(-1) as StreamSocket;
     await peer.sendall("12345678");
     await peer.close();
-    await control.plane.wait(id, 10_000);
+    await control.plane.wait(id, PATIENCE);
     const { messages, error, whole } = await (
       await control.ask("GET", `/v1/recording/${id}/messages`)
     ).json();
@@ -358,6 +359,6 @@ describe("messages", () => {
       expect.stringContaining("has no decode"),
     ]);
     await (control.place.clients.at(-1) as StreamSocket).close();
-    await control.plane.wait(id, 10_000);
+    await control.plane.wait(id, PATIENCE);
   });
 });

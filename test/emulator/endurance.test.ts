@@ -197,7 +197,7 @@ describeWith(["python3"], "short connections", () => {
     const { descriptors, timers } = await stats();
     const come = async (count: number, hosts: readonly string[]): Promise<Stats> => {
       const each = count / hosts.length;
-      const said = await Promise.all(hosts.map((host) => python(SHORT, [port, each, host], "", 85_000)));
+      const said = await Promise.all(hosts.map((host) => python(SHORT, [port, each, host])));
       expect(said.join("")).toBe("done\n".repeat(hosts.length));
       const flat = (now: Stats): boolean => now.descriptors === descriptors && now.timers === timers;
       return settled((now) => now.info.running === 0 && flat(now)); // else this takes until the test's time is up

@@ -98,7 +98,7 @@ describe.each(Object.entries(servers))("%s", (_, make) => {
 
 describe("socklet serve", () => {
   const served = (...flags: string[]): Program => {
-    const program = start(process.execPath, [...SERVE, "--any-port", ...flags], TIMEOUT);
+    const program = start(process.execPath, [...SERVE, "--any-port", ...flags]);
     onTestFinished(() => program[Symbol.asyncDispose]());
     return program;
   };
@@ -194,7 +194,7 @@ describe("context()", () => {
   test.each(["null", "symbol", "no-prototype", "proxy", "error-getters", "error-objects", "large-error"])(
     "that throws %s: socklet serve says what can be said, in one line",
     async (name) => {
-      await using program = start("env", [`HOSTILE_CONTEXT=${name}`, process.execPath, ...SERVE], TIMEOUT);
+      await using program = start("env", [`HOSTILE_CONTEXT=${name}`, process.execPath, ...SERVE]);
       const { code, stderr } = await program.ended;
       expect(stderr).toMatch(/^socklet: \P{C}*\n$/u);
       expect(code).toBe(1);
@@ -219,7 +219,7 @@ describe("a terminal", () => {
     const url = (await told.line(/^control /)).replace(/^control +|\/v1\s*$/g, "");
     const control = async (...args: string[]): Promise<string> => {
       const more = [...args, "--url", url, "--token", "abcdefghijklmnop0123"];
-      await using program = start(process.execPath, [...CLI, "sessions", ...more], TIMEOUT);
+      await using program = start(process.execPath, [...CLI, "sessions", ...more]);
       const { stdout, stderr } = await program.ended;
       expect(stderr).toBe("");
       expect(stdout.toString()).not.toMatch(STEERS);
@@ -254,7 +254,7 @@ describe("a terminal", () => {
     const { port } = server.address() as net.AddressInfo;
     const dial = async (handler: string) => {
       const args = [...CLI, "dial", `127.0.0.1:${port}`, `${file("./fixtures/hostile-app.ts")}#${handler}`];
-      await using program = start(process.execPath, args, TIMEOUT);
+      await using program = start(process.execPath, args);
       return await program.ended;
     };
     const given = (await dial("Repeats")).stdout.toString();

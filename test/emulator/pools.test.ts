@@ -65,7 +65,7 @@ test.runIf(inNode)(
   async () => {
     const command = [process.execPath, "--conditions=socklet:source", file("../../emulator/command/cli.ts")];
     const [node = "", ...args] = command;
-    await using program = start(node, [...args, "serve", file("./fixtures/pooled.ts"), "--any-port"], 0);
+    await using program = start(node, [...args, "serve", file("./fixtures/pooled.ts"), "--any-port"]);
     const [, visits = ""] = /(tcp:\S+)$/.exec(await program.line(/^Visits/)) ?? [];
     const [, url = ""] = /^control +(\S+)$/.exec(await program.line(/^control/)) ?? [];
     const [, token = ""] = /Bearer ([^']+)'/.exec(await program.line(/curl/)) ?? [];

@@ -15,7 +15,7 @@ const socklet = (args: readonly (string | number)[], env: Readonly<Record<string
   const unset = ["SOCKLET_TOKENS", "SOCKLET_URL", "SOCKLET_TOKEN"].flatMap((name) => ["-u", name]);
   const set = Object.entries(env).map(([name, value]) => `${name}=${value}`);
   const command = [process.execPath, "--conditions=socklet:source", file("../../emulator/command/cli.ts")];
-  return start("env", [...unset, ...set, ...command, ...args], 0); // some serve for all the tests here, however long those take
+  return start("env", [...unset, ...set, ...command, ...args]);
 };
 
 /** `socklet serve`, up. */

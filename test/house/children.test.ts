@@ -23,7 +23,7 @@ const program = (port: number): string => `
   console.log(path);
   const child = ["-e", 'require("net").connect(${port}, "127.0.0.1").write("here")'];
   tied(spawn(process.execPath, child, { stdio: "inherit" }));
-  start(process.execPath, child, 0);
+  start(process.execPath, child);
   process.stdin.once("data", () => { throw new Error("nobody catches it"); });`;
 
 test.for([

@@ -8,7 +8,9 @@ import { tied } from "./children.ts";
 import { peer } from "./peer.ts";
 import { reservePort } from "./ports.ts";
 
-const TIMEOUT = 120_000; // ms that one program may run: the longest here takes about one second, on a machine that is not busy
+// ms that a program which has to end by itself may take: less than the limit of a test, so that the failure names it.
+// The longest takes about one second where the machine is not busy.
+const TIMEOUT = 240_000;
 
 /** Tests that need these commands; where one is missing, a skip that says so. */
 export const describeWith = (names: readonly string[], title: string, body: () => void): void => {
@@ -37,12 +39,12 @@ export interface Ended {
   readonly stderr: string;
 }
 
-/** Runs a program to its end. */
+/** Runs a program to its end. Rejects where it takes longer than `timeout` ms. */
 export const run = async (
   command: string,
   args: readonly (string | number)[],
   input: string | Uint8Array = "",
-  timeout?: number,
+  timeout: number = TIMEOUT,
 ): Promise<Ended> => {
   await using program = start(command, args, timeout);
   program.write(input);
@@ -75,13 +77,12 @@ export interface Program extends AsyncDisposable {
   line(pattern?: RegExp): Promise<string>;
 }
 
-/** Starts a program, which may run for `timeout` ms (0: as long as its scope); leaving its scope ends it, and so does the end of this process. */
-export const start = (
-  command: string,
-  args: readonly (string | number)[],
-  timeout: number = TIMEOUT,
-): Program => {
-  const child = tied(spawn(command, args.map(String), { stdio: ["pipe", "pipe", "pipe"], timeout }));
+/**
+ * Starts a program. It runs as long as its scope: leaving that ends it, and so does the end of this process. With `timeout`
+ * it is ended after so many ms, too, and `ended` rejects.
+ */
+export const start = (command: string, args: readonly (string | number)[], timeout = 0): Program => {
+  const child = tied(spawn(command, args.map(String), { stdio: ["pipe", "pipe", "pipe"] }));
   const output: Buffer[] = [];
   let text = "";
   let stderr = "";
@@ -101,8 +102,14 @@ export const start = (
   });
   child.stdin.on("error", () => {}); // it ended without reading all: its exit code and output tell
   const ended = new Promise<Ended>((resolve, reject) => {
+    const late = (): void => {
+      reject(new Error(`${[command, ...args].join(" ")} did not end within ${timeout} ms: ${stderr}`));
+      kill("SIGKILL");
+    };
+    const timer = timeout === 0 ? undefined : setTimeout(late, timeout);
     child.on("error", reject);
     child.on("close", (code) => {
+      clearTimeout(timer);
       over = true;
       wake();
       resolve({ code, stdout: Buffer.concat(output), stderr });

@@ -116,7 +116,7 @@ export const mortalRedis = async (): Promise<Mortal> => {
   const { path: folder, remove: gone } = temporaryFolder("redis");
   const options = ["--save", "", "--appendonly", "yes", "--appendfsync", "always", "--dir", folder];
   const port = await reservePort();
-  const begin = (): Program => start("redis-server", ["--port", port, "--bind", "127.0.0.1", ...options], 0);
+  const begin = (): Program => start("redis-server", ["--port", port, "--bind", "127.0.0.1", ...options]);
   const ready = /Ready to accept connections/;
   return mortal(port, await born(begin, ready), begin, ready, gone);
 };

@@ -92,9 +92,8 @@ export class CPython implements Side {
   readonly #program: Program;
   readonly #folder = folder();
 
-  constructor(lifetime = 60_000) {
-    const file = fileURLToPath(new URL("socket_oracle.py", import.meta.url));
-    this.#program = start("python3", ["-u", file], lifetime);
+  constructor() {
+    this.#program = start("python3", ["-u", fileURLToPath(new URL("socket_oracle.py", import.meta.url))]);
   }
 
   /** One call at a time. */

@@ -44,7 +44,7 @@ interface Up extends AsyncDisposable {
 /** The command, which says on stderr where it is up. */
 const up = async (...args: readonly (string | number)[]): Promise<Up> => {
   const [command, given] = words(args);
-  const program = start("sh", ["-c", 'exec "$0" "$@" 2>&1', command, ...given], 0);
+  const program = start("sh", ["-c", 'exec "$0" "$@" 2>&1', command, ...given]);
   const line = await program.line(/^socklet: \w+:\/\/\S+ (forwards to|answers)/);
   const port = Number(/:(\d+) (?:forwards|answers)/.exec(line)?.[1]);
   const stop = (): Promise<Ended> => {
@@ -327,7 +327,7 @@ if (certificates !== null) {
       const ports = [between.port, port];
       const filter = ports.map((one) => `tcp port ${one}`).join(" or ");
       const dump = `exec dumpcap -q -i lo -f "${filter}" -w "${capture}" 2>&1`;
-      await using capturing = start("sh", ["-c", dump], 0);
+      await using capturing = start("sh", ["-c", dump]);
       await capturing.line(/^File: /);
       const client = start("openssl", ["s_client", "-quiet", "-connect", `127.0.0.1:${between.port}`]);
       client.write("a question in TLS\n");

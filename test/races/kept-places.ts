@@ -39,7 +39,7 @@ export const servedPlace = async (ports: KeptPorts): Promise<KeptPlace> => {
       "--control-port",
       "0",
     ];
-    const program = start("env", [...settings, ...command, ...args], 0);
+    const program = start("env", [...settings, ...command, ...args]);
     const line = await program.line(/http:\/\/127\.0\.0\.1:\d+/);
     const [url = ""] = /http:\/\/127\.0\.0\.1:\d+/.exec(line) ?? [];
     return { program, client: controlClient(url, { token: TOKEN, retryDelay: 50 }) };

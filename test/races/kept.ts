@@ -32,7 +32,7 @@ export const redisStream = async (): Promise<KeepingServer> => {
   const { path: folder, remove } = temporaryFolder("redis");
   const begin = async (): Promise<Program> => {
     const kept = ["--appendonly", "yes", "--appendfsync", "always", "--save", "", "--dir", folder];
-    const program = start("redis-server", ["--port", port, "--bind", "127.0.0.1", ...kept], 0);
+    const program = start("redis-server", ["--port", port, "--bind", "127.0.0.1", ...kept]);
     await program.line(/Ready to accept connections/);
     return program;
   };
@@ -90,7 +90,7 @@ export const mosquitto = async (): Promise<KeepingServer> => {
     ].join("\n"),
   );
   const begin = async (): Promise<Program> => {
-    const program = start("stdbuf", ["-oL", "mosquitto", "-c", join(folder, "mosquitto.conf")], 0);
+    const program = start("stdbuf", ["-oL", "mosquitto", "-c", join(folder, "mosquitto.conf")]);
     await program.line(/mosquitto version .* running/);
     return program;
   };

@@ -17,6 +17,7 @@ import { app as examples } from "../../examples/app.ts";
 import { plane as planeFor, smallPlane } from "./sessions-main.ts";
 
 const echo = `127.0.0.1:${inject("echoPort")}`;
+const PATIENCE = 120_000; // ms that a session may take to end: it takes a few
 const plane = (): ControlPlane => planeFor(env); // anew each time: what one request got is not another's
 const sessionObject = (id: string) => env.SOCKLET_SESSIONS.getByName(id);
 const registryObject = () => env.SOCKLET_REGISTRY.getByName("registry");
@@ -103,7 +104,7 @@ describe("a session", () => {
     await plane().send(id, bytes("one\ntwo\n"));
     await follow(id, said("two"));
     await plane().halfClose(id);
-    const over = await plane().wait(id, 10_000);
+    const over = await plane().wait(id, PATIENCE);
     expect(over).toMatchObject({ state: "ended", result: 2, error: null, bytesRead: 8, bytesWritten: 8 });
     const events = await follow(id, () => false);
     expect(events.map(({ id, type }) => `${id} ${type}`)).toEqual([
@@ -149,12 +150,12 @@ describe("a session", () => {
 
   test("is cut at its deadline", async () => {
     const { id } = await start({ deadline: 50 });
-    expect(await plane().wait(id, 10_000)).toMatchObject({ state: "cut", error: { code: "ETIMEDOUT" } });
+    expect(await plane().wait(id, PATIENCE)).toMatchObject({ state: "cut", error: { code: "ETIMEDOUT" } });
   });
 
   test("fails where nothing listens, and says what may be why", async () => {
     const { id } = await start({ address: "127.0.0.1:1" });
-    const over = await plane().wait(id, 10_000);
+    const over = await plane().wait(id, PATIENCE);
     expect(over).toMatchObject({ state: "failed", error: { code: "ERR_CONNECT_FAILED" } });
     expect(over?.error?.message).toContain("nothing listens there");
     expect(over?.error?.message).toContain("dials only public addresses");
@@ -162,13 +163,13 @@ describe("a session", () => {
 
   test("has a result of its own object; a list shows of a large one its size", async () => {
     const { id } = await start({ handler: "large", params: 100_000 });
-    const over = await plane().wait(id, 10_000);
+    const over = await plane().wait(id, PATIENCE);
     expect(over?.result).toBe("x".repeat(100_000));
     expect(await plane().get(id)).toEqual(over);
     const { sessions } = await plane().list({ limit: 1 });
     expect(sessions).toMatchObject([{ id, result: { omitted: 100_002 } }]);
     const { id: larger } = await start({ handler: "large", params: 2_000_000 });
-    expect(await plane().wait(larger, 10_000)).toMatchObject({
+    expect(await plane().wait(larger, PATIENCE)).toMatchObject({
       state: "failed",
       error: { code: "ERR_LIMIT" },
     });
@@ -181,7 +182,7 @@ describe("a session", () => {
     const { id } = await start({ handler: "tells", params: { password: "the caller's own" } });
     await follow(id, isType("handler"));
     await plane().send(id, bytes(line));
-    await plane().wait(id, 10_000);
+    await plane().wait(id, PATIENCE);
     const record = await plane().get(id);
     const told = JSON.stringify([await follow(id, () => false), await plane().list({ limit: 1 })]);
     expect(told).not.toContain("the deployment's own");
@@ -371,7 +372,7 @@ describe("an object that rests", () => {
 
   test("has its record and events after it was evicted", async () => {
     const { id } = await start({ handler: "large", params: 10 });
-    const over = await plane().wait(id, 10_000);
+    const over = await plane().wait(id, PATIENCE);
     const events = await follow(id, () => false);
     await evictDurableObject(sessionObject(id));
     await evictDurableObject(registryObject());
@@ -452,7 +453,7 @@ describe("bounds", () => {
   const running: string[] = [];
   const run = async (params: number): Promise<string> => {
     const { id } = await small().start({ handler: "large", address: echo, params });
-    await small().wait(id, 10_000);
+    await small().wait(id, PATIENCE);
     return id;
   };
   const hold = async (): Promise<string> => {
@@ -508,7 +509,7 @@ describe("bounds", () => {
     const many = await Promise.all(
       Array.from({ length: 40 }, (_, i) => plane().start({ handler: "large", address: echo, params: i })),
     );
-    const over = await Promise.all(many.map(({ id }) => plane().wait(id, 15_000)));
+    const over = await Promise.all(many.map(({ id }) => plane().wait(id, PATIENCE)));
     expect(over.map((info) => (info?.result as string)?.length)).toEqual(many.map((_, i) => i));
   });
 });
