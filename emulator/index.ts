@@ -10,8 +10,8 @@ export type { Listed } from "./cluster/messages.ts";
 export { serveCluster } from "./cluster/serve-cluster.ts";
 export type { TracedConnect, TracedHandshake, TracedRequest } from "./kernel/tracing.ts";
 export { streamSocket } from "./kernel/transports/net-transport.ts";
+export { handlerFrom } from "./servers/forking/channel/handler-source.ts";
 export type { Forking, ForkingInfo } from "./servers/forking/forked-server.ts";
-export { handlerFrom } from "./servers/forking/handler-source.ts";
 export {
   ForkingMixIn,
   ForkingTCPServer,

@@ -40,9 +40,9 @@ import { dialable } from "../../core/sockets/dialling/connect.ts";
 import type { StreamSocket } from "../../core/sockets/streams/stream-socket.ts";
 import { alpnHandlers, type CertificateOptions, type ServerTlsOptions } from "../../core/sockets/tls/tls.ts";
 import { inspect, join, lazy } from "../builtin.ts";
+import { appHandlerFrom } from "../servers/forking/channel/handler-source.ts";
+import type { PoolsAt } from "../servers/forking/channel/messages.ts";
 import type { Forking } from "../servers/forking/forked-server.ts";
-import { appHandlerFrom } from "../servers/forking/handler-source.ts";
-import type { PoolsAt } from "../servers/forking/messages.ts";
 import {
   ForkingTCPServer,
   ForkingUDPServer,

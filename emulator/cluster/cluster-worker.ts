@@ -12,8 +12,8 @@ import type { SockletEvent } from "../../core/handlers/events.ts";
 import { ABORT_GRACE } from "../../core/serve/requests.ts";
 import { type Opened, openApp } from "../app/serve.ts";
 import { lazy } from "../builtin.ts";
-import { Backlog } from "../servers/forking/backlog.ts";
-import { toWire } from "../servers/forking/messages.ts";
+import { Backlog } from "../servers/forking/channel/backlog.ts";
+import { toWire } from "../servers/forking/channel/messages.ts";
 import { eventToWire, isRare, type Order, type Report, type WorkerSettings } from "./messages.ts";
 
 const MOST_TOLD = 1024 * 1024; // bytes of JSON of what a handler said: more would hold up the channel

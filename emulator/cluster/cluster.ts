@@ -33,7 +33,7 @@ import {
   together,
 } from "../app/serve.ts";
 import { neededNode } from "../runtime.ts";
-import { appHandlerFrom } from "../servers/forking/handler-source.ts";
+import { appHandlerFrom } from "../servers/forking/channel/handler-source.ts";
 import { SocketFile } from "../servers/socket-file.ts";
 import type { TCPServer } from "../servers/tcp.ts";
 import type { Listed, WorkerSettings } from "./messages.ts";

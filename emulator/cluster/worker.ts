@@ -4,8 +4,8 @@ import type { ChildProcess } from "node:child_process";
 import { SocketError } from "../../core/errors.ts";
 import type { SockletEvent } from "../../core/handlers/events.ts";
 import { lazy, once } from "../builtin.ts";
-import { fromWire } from "../servers/forking/messages.ts";
-import { FIRST_DESCRIPTOR, programAt, startProgram } from "../servers/forking/program.ts";
+import { FIRST_DESCRIPTOR, programAt, startProgram } from "../processes/program.ts";
+import { fromWire } from "../servers/forking/channel/messages.ts";
 import { eventFromWire, type Listed, type Order, type Report, type WorkerSettings } from "./messages.ts";
 
 const PROGRAM = programAt("cluster-worker", import.meta.url);

@@ -23,7 +23,7 @@ import { serveApp, TCPConnector, ThreadingTCPServer } from "socklet/emulator";
 import { MemoryServer, ThreadingMemoryServer, VirtualClock } from "socklet/testing";
 import { afterAll, afterEach, describe, expect, onTestFinished, test, vi } from "vitest";
 import { intake } from "../../emulator/kernel/handles/intake.ts";
-import { handlerFrom } from "../../emulator/servers/forking/handler-source.ts";
+import { handlerFrom } from "../../emulator/servers/forking/channel/handler-source.ts";
 import { ForkingTCPServer } from "../../emulator/servers/forking/servers.ts";
 import { ThreadingUnixStreamServer } from "../../emulator/servers/unix.ts";
 import { type Step, writeSteps } from "../conformance/delivery.ts";

@@ -20,7 +20,7 @@ import {
 } from "socklet";
 import { createConnection, TCPServer, UDPServer } from "socklet/emulator";
 import { describe, expect, onTestFinished, test } from "vitest";
-import { appHandlerFrom, handlerFrom } from "../../emulator/servers/forking/handler-source.ts";
+import { appHandlerFrom, handlerFrom } from "../../emulator/servers/forking/channel/handler-source.ts";
 import {
   ForkingTCPServer,
   ForkingUDPServer,

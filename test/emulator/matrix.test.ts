@@ -5,7 +5,7 @@ import type { Data, HandlerClass, InternetAddress, StreamSocket } from "socklet"
 import { createConnection, TCPConnector } from "socklet/emulator";
 import { type Conversation, conversation } from "socklet/testing";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { appHandlerFrom } from "../../emulator/servers/forking/handler-source.ts";
+import { appHandlerFrom } from "../../emulator/servers/forking/channel/handler-source.ts";
 import { ForkingTCPServer } from "../../emulator/servers/forking/servers.ts";
 import { checkCell, type MatrixPlace, matrixOf } from "../conformance/matrix.ts";
 import { placesPage } from "../conformance/matrix-page.ts";

@@ -7,7 +7,7 @@ import { afterAll, beforeAll, expect, test } from "vitest";
 import { intake, unconnected } from "../../emulator/kernel/handles/intake.ts";
 import type { Connection } from "../../emulator/kernel/transports/seam.ts";
 import { runtime } from "../../emulator/runtime.ts";
-import { handlerFrom } from "../../emulator/servers/forking/handler-source.ts";
+import { handlerFrom } from "../../emulator/servers/forking/channel/handler-source.ts";
 import { ForkingTCPServer } from "../../emulator/servers/forking/servers.ts";
 import { Conformance, LocalBoard } from "../conformance/handler.ts";
 import { serverConformance } from "../conformance/server.ts";

@@ -25,6 +25,7 @@ const TRANSPORTS = [...HANDLES, "emulator/kernel/tls", "emulator/kernel/transpor
 const KERNEL = [...TRANSPORTS, "emulator/kernel/runtimes", "emulator/kernel/opening"];
 const DIALLING = ["emulator/sockets/names", "emulator/sockets/dialling"];
 const SOCKET_MODULE = [...DIALLING, "emulator/sockets/datagrams", "emulator/sockets"];
+const FORKING = ["emulator/servers/forking/channel", "emulator/servers/forking"];
 const TRANSCRIPTS = ["core/testing", "core/testing/script", "core/testing/transcript", "core/testing/faults"];
 const POOL = [...APP, "core/pool"];
 const PAGE = ["core/inspector/client/display", "core/inspector/client/data"];
@@ -108,8 +109,17 @@ const ROOMS: Readonly<Record<string, Room>> = {
     packages: /^node:/,
   },
   "emulator/servers": { below: [...SERVE, ...KERNEL, ...SOCKET_MODULE], packages: /^node:/ },
+  "emulator/processes": { below: ["emulator"], packages: /^node:/ },
+  "emulator/servers/forking/channel": { below: [...SOCKETS, "core/handlers"] },
   "emulator/servers/forking": {
-    below: [...POOL, ...KERNEL, ...SOCKET_MODULE, "emulator/servers"],
+    below: [
+      ...POOL,
+      ...KERNEL,
+      ...SOCKET_MODULE,
+      "emulator/servers",
+      "emulator/processes",
+      "emulator/servers/forking/channel",
+    ],
     packages: /^node:/,
   },
   "emulator/wire/transcripts": { below: [...SERVE, ...TRANSCRIPTS, "core/control/recording", "emulator"] },
@@ -126,7 +136,7 @@ const ROOMS: Readonly<Record<string, Room>> = {
       ...KERNEL,
       ...SOCKET_MODULE,
       "emulator/servers",
-      "emulator/servers/forking",
+      ...FORKING,
     ],
     packages: /^(node:|@hono\/node-server$)/,
   },
@@ -136,8 +146,9 @@ const ROOMS: Readonly<Record<string, Room>> = {
       ...CONTROL,
       ...KERNEL,
       "core/testing/transcript",
+      "emulator/processes",
       "emulator/servers",
-      "emulator/servers/forking",
+      ...FORKING,
       "emulator/app",
     ],
     packages: /^node:/,
@@ -178,7 +189,8 @@ const ROOMS: Readonly<Record<string, Room>> = {
       ...CONTROL,
       ...KERNEL,
       ...SOCKET_MODULE,
-      "emulator/servers/forking",
+      "emulator/processes",
+      ...FORKING,
       "emulator/wire/transcripts",
       "emulator/wire",
       "emulator/app",

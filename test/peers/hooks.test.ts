@@ -19,7 +19,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type Address, formatAddress, type SockletEvent } from "socklet";
 import { afterAll, expect, test } from "vitest";
-import { handlerFrom } from "../../emulator/servers/forking/handler-source.ts";
+import { handlerFrom } from "../../emulator/servers/forking/channel/handler-source.ts";
 import {
   ForkingMixIn,
   ForkingTCPServer,

@@ -15,7 +15,7 @@ import { formatAddress } from "../../../core/net/address.ts";
 import { wholeMs } from "../../../core/options.ts";
 import { controlEntry, type Entry, filled } from "../../app/listing.ts";
 import { dirname, fileURLToPath, join, lazy, once, pathToFileURL, relative, resolve } from "../../builtin.ts";
-import { Sentinel } from "../../servers/forking/sentinel.ts";
+import { Sentinel } from "../../processes/sentinel.ts";
 import { wranglerConfigIn } from "../project/wrangler.ts";
 import { describe, say, UsageError } from "../terminal/output.ts";
 import { FileWatch, hashOf } from "../user-code/watch.ts";

@@ -10,9 +10,9 @@ import type { ProxyHeader } from "../../../core/net/proxy/header.ts";
 import { wholeMs } from "../../../core/options.ts";
 import type { StreamOptions } from "../../../core/sockets/streams/stream-options.ts";
 import type { ServerTlsOptions } from "../../../core/sockets/tls/tls.ts";
-import type { Passed } from "./child-tap.ts";
-import type { ForkedServer } from "./forked-server.ts";
-import type { HandlerSource } from "./handler-source.ts";
+import { programAt, startProgram } from "../../processes/program.ts";
+import type { Passed } from "./channel/child-tap.ts";
+import type { HandlerSource } from "./channel/handler-source.ts";
 import {
   type Counts,
   fromWire,
@@ -21,8 +21,8 @@ import {
   type Report,
   toWire,
   type WireError,
-} from "./messages.ts";
-import { programAt, startProgram } from "./program.ts";
+} from "./channel/messages.ts";
+import type { ForkedServer } from "./forked-server.ts";
 
 const START_LIMIT = 30_000; // ms for a child to import its handler: a module may wait for ever at its top level
 const CANCEL_GRACE = 500; // ms for a cancelled request to end before its child is killed: less than until the server reports it as stuck

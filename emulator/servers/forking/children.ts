@@ -8,11 +8,11 @@ import { byName, pastOf } from "../../../core/pool/sum.ts";
 import type { StreamOptions } from "../../../core/sockets/streams/stream-options.ts";
 import type { ServerTlsOptions } from "../../../core/sockets/tls/tls.ts";
 import { fs, lazy } from "../../builtin.ts";
+import { Sentinel } from "../../processes/sentinel.ts";
+import type { HandlerSource } from "./channel/handler-source.ts";
+import type { PoolsAt } from "./channel/messages.ts";
 import { Child, type ChildOwner, type Job, later, PROGRAM } from "./child.ts";
 import type { ForkedServer, ForkingInfo } from "./forked-server.ts";
-import type { HandlerSource } from "./handler-source.ts";
-import type { PoolsAt } from "./messages.ts";
-import { Sentinel } from "./sentinel.ts";
 
 const PATIENCE = 20; // ms that a request waits for a free child before another is started, which takes longer
 const MAX_DOUBLINGS = 30; // of the restart delay: more would exceed every limit

@@ -2,7 +2,7 @@
 
 import type { PoolInfo } from "../../../core/handlers/client.ts";
 import type { ServerInfo } from "../../../core/serve/server.ts";
-import type { ChildTls, PoolsAt } from "./messages.ts";
+import type { ChildTls, PoolsAt } from "./channel/messages.ts";
 
 /** The info of a forking server; `running` also counts the requests for which a child is being started. */
 export interface ForkingInfo extends ServerInfo {

@@ -22,10 +22,10 @@ import { ServerSecurity } from "../../kernel/tls/tls.ts";
 import { streamSocket } from "../../kernel/transports/net-transport.ts";
 import { asRequest, guardConnections } from "../../sockets/dialling/ownership.ts";
 import { FileStorage } from "../../storage.ts";
-import { Backlog } from "./backlog.ts";
-import { ChildTap } from "./child-tap.ts";
-import type { HandlerSource } from "./handler-source.ts";
-import { fromWire, IN_CHILD, type Order, type PoolsAt, type Report, toWire } from "./messages.ts";
+import { Backlog } from "./channel/backlog.ts";
+import { ChildTap } from "./channel/child-tap.ts";
+import type { HandlerSource } from "./channel/handler-source.ts";
+import { fromWire, IN_CHILD, type Order, type PoolsAt, type Report, toWire } from "./channel/messages.ts";
 
 type Run = Extract<Order, { readonly type: "run" }>;
 type Init = Extract<Order, { readonly type: "init" }>;

@@ -62,12 +62,12 @@ import { neededNode } from "../../runtime.ts";
 import { TCPServer, type TCPServerOptions } from "../tcp.ts";
 import { UDPServer } from "../udp.ts";
 import { UnixDatagramServer, UnixStreamServer } from "../unix.ts";
+import { passOn } from "./channel/child-tap.ts";
+import { sourceOf } from "./channel/handler-source.ts";
+import { type ChildTls, fromWire, IN_CHILD, type PoolsAt } from "./channel/messages.ts";
 import type { Job } from "./child.ts";
-import { passOn } from "./child-tap.ts";
 import { Children } from "./children.ts";
 import type { Forking, ForkingInfo } from "./forked-server.ts";
-import { sourceOf } from "./handler-source.ts";
-import { type ChildTls, fromWire, IN_CHILD, type PoolsAt } from "./messages.ts";
 
 /** A connection as a child is given it. */
 interface Accepted {

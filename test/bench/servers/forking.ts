@@ -14,7 +14,7 @@ import { once } from "node:events";
 import net from "node:net";
 import { type InternetAddress, StreamRequestHandler } from "socklet";
 import { ThreadingTCPServer } from "socklet/emulator";
-import { handlerFrom } from "../../../emulator/servers/forking/handler-source.ts";
+import { handlerFrom } from "../../../emulator/servers/forking/channel/handler-source.ts";
 import { ForkingTCPServer } from "../../../emulator/servers/forking/servers.ts";
 import { exitOnSignals, tied } from "../../peers/children.ts";
 

@@ -2,7 +2,7 @@
 
 import type { ChildProcess } from "node:child_process";
 import type { Writable } from "node:stream";
-import { lazy, once } from "../../builtin.ts";
+import { lazy, once } from "../builtin.ts";
 
 const SENTINEL_LIFE = 1_000; // ms; a sentinel that ended sooner is not started again
 

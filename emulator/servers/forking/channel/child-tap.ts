@@ -1,7 +1,7 @@
 /** Taps a connection that a child serves: the child reports what passes, and the parent hands it to the tap. */
 
-import { type Data, toBytes } from "../../../core/bytes/data.ts";
-import type { StreamTap, TappedEnd } from "../../../core/sockets/streams/tap.ts";
+import { type Data, toBytes } from "../../../../core/bytes/data.ts";
+import type { StreamTap, TappedEnd } from "../../../../core/sockets/streams/tap.ts";
 
 /** A report of what passed over a request's connection. */
 export type Passed =

@@ -1,7 +1,7 @@
 /** Starts one of Socklet's programs as a child process, with those of this process's options that apply to a child. */
 
 import type { ChildProcess } from "node:child_process";
-import { fileURLToPath, lazy } from "../../builtin.ts";
+import { fileURLToPath, lazy } from "../builtin.ts";
 
 const SOURCES = import.meta.url.endsWith(".ts"); // else dist/
 const CONDITION = "--conditions=socklet:source";

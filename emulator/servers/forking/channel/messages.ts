@@ -1,12 +1,12 @@
 /** The messages between a forking server and its children. */
 
-import { describe, isA, jsonOf, peek, textOf } from "../../../core/describe.ts";
-import { SocketError } from "../../../core/errors.ts";
-import type { PoolInfo } from "../../../core/handlers/client.ts";
-import type { Address, Endpoint, UnixAddress } from "../../../core/net/address.ts";
-import type { ProxyHeader } from "../../../core/net/proxy/header.ts";
-import type { StreamOptions } from "../../../core/sockets/streams/stream-options.ts";
-import type { ServerTlsOptions, TlsInfo } from "../../../core/sockets/tls/tls.ts";
+import { describe, isA, jsonOf, peek, textOf } from "../../../../core/describe.ts";
+import { SocketError } from "../../../../core/errors.ts";
+import type { PoolInfo } from "../../../../core/handlers/client.ts";
+import type { Address, Endpoint, UnixAddress } from "../../../../core/net/address.ts";
+import type { ProxyHeader } from "../../../../core/net/proxy/header.ts";
+import type { StreamOptions } from "../../../../core/sockets/streams/stream-options.ts";
+import type { ServerTlsOptions, TlsInfo } from "../../../../core/sockets/tls/tls.ts";
 import type { Passed } from "./child-tap.ts";
 import type { HandlerSource } from "./handler-source.ts";
 

@@ -1,7 +1,7 @@
 /** Where the children of a forking server find their handler: they import it. */
 
-import { SocketError } from "../../../core/errors.ts";
-import { BaseRequestHandler, type HandlerClass } from "../../../core/handlers/handler.ts";
+import { SocketError } from "../../../../core/errors.ts";
+import { BaseRequestHandler, type HandlerClass } from "../../../../core/handlers/handler.ts";
 
 /** Where a child finds its handler: an export of a module; with `data`, a handler of the app that the module exports. */
 export interface HandlerSource {
