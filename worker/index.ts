@@ -24,7 +24,6 @@ export {
   type WorkerMetrics,
 } from "./objects/metrics.ts";
 export type { PoolAccess } from "./objects/platform.ts";
-export { recording, type WorkerRecording } from "./objects/recording.ts";
 export { RegistryObject, type SessionBounds } from "./objects/registry.ts";
 export { SessionObject } from "./objects/session.ts";
 export { SockletStorage } from "./objects/storage.ts";
@@ -32,6 +31,7 @@ export type { PlatformContext, PlatformSocket, PlatformState } from "./platform.
 export type { WorkerLease, WorkerPool } from "./pool/client.ts";
 export { PoolObject } from "./pool/object.ts";
 export { type PoolsOptions, poolsFor, type WorkerPools } from "./pool/pools.ts";
+export { recording, type WorkerRecording } from "./serve/recording.ts";
 export { WorkerDatagramServer, WorkerServer, type WorkerServerOptions } from "./serve/server.ts";
 export { type WorkerModule, type WorkerOptions, workerFor } from "./serve/worker.ts";
 export {

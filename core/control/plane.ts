@@ -28,7 +28,7 @@ import type { FaultRule } from "../handlers/fault-rule.ts";
 import { DatagramRequestHandler, type HandlerClass } from "../handlers/handler.ts";
 import type { Keep } from "../handlers/keep.ts";
 import type { AllowList } from "../net/access.ts";
-import { type Endpoint, formatAddress } from "../net/address.ts";
+import { type Endpoint, formatAddress, parseAddress } from "../net/address.ts";
 import { checkOptions, optionNamesOf } from "../options.ts";
 import type { ServerInfo, ServerState, Suspension } from "../serve/server.ts";
 import { dialable, secureTransportOf } from "../sockets/dialling/connect.ts";
@@ -595,6 +595,48 @@ export const sessionTarget = (app: App, spec: SessionSpec, allow: AllowList): Se
     proxyHeader: declared?.proxyHeader,
     keep,
   };
+};
+
+/** Where something is said again, and how that is dialled. */
+export interface ReplayTarget {
+  /** Dial this, and not what was asked for: it is the one spelling that the allow list checked. */
+  readonly endpoint: Endpoint;
+  readonly secureTransport?: SecureTransport;
+  readonly tls?: TlsOptions | undefined;
+  readonly proxyHeader?: Uint8Array | undefined;
+}
+
+/**
+ * Where `to` leads, if it is no listener: an entry of the app's `dial`, which is allowed by being there, or an address that `allow`
+ * lets dial. Every plane's `replay` asks this, so that none is a way around the rules of sessions.
+ *
+ * Throws `ERR_REFUSED` (the address is not allowed) and `ERR_INVALID_ADDRESS` (it is none).
+ */
+export const replayTarget = ({ dial }: App, to: string, allow: AllowList): ReplayTarget => {
+  const entry = Object.hasOwn(dial, to) ? dial[to] : undefined;
+  if (entry !== undefined) {
+    const { endpoint, secureTransport, tls, proxyHeader } = entry;
+    return { endpoint, secureTransport, tls, proxyHeader };
+  }
+  const endpoint = checked(() => {
+    const asked = parseAddress(to);
+    return allow.check(asked.scheme === "udp" ? asked : dialable(asked));
+  });
+  return { endpoint, secureTransport: secureTransportOf(endpoint, {}) };
+};
+
+/** What can be said again to by name, each name once: the listeners, and the entries of `dial`, which take faults where `faults` is true. */
+export const entriesOf = (
+  listeners: readonly Omit<EntryInfo, "on">[],
+  dial: App["dial"],
+  faults: boolean,
+): EntryInfo[] => {
+  const entries: EntryInfo[] = listeners.map((one) => ({ on: "listen", ...one }));
+  for (const [entry, { endpoint }] of Object.entries(dial))
+    entries.push({ on: "dial", entry, address: formatAddress(endpoint), faults });
+  return entries.filter(
+    ({ on, entry }, i) => i === entries.findIndex((one) => one.on === on && one.entry === entry),
+  );
 };
 
 /** A wrong argument is a `TypeError` or `RangeError` to a caller in code; here it came from outside. */

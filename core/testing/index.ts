@@ -12,13 +12,12 @@ export {
   MemoryDatagramServer,
   MemoryDatagramSocket,
   MemoryNetwork,
-  type MemoryOptions,
   MemoryServer,
   type MemoryServerOptions,
-  memoryPair,
   ThreadingMemoryDatagramServer,
   ThreadingMemoryServer,
 } from "./memory.ts";
+export { type MemoryOptions, memoryPair } from "./memory-streams.ts";
 export { checkPool, PoolCheckError, type PoolCheckOptions, type PoolReport } from "./pool/check.ts";
 export { MemoryConnector, type MemoryPoolOptions, type MemoryTarget, memoryPool } from "./pool/memory.ts";
 export { Conversation, type ConversationOptions, conversation, type Given } from "./script/conversation.ts";

@@ -10,7 +10,7 @@ import { openApi } from "../../core/control/http/openapi.ts";
 import { HttpError, problemResponse } from "../../core/control/http/problem.ts";
 import { ListenerLog } from "../../core/control/listeners.ts";
 import { dialledSessions, Metrics, poolFamilies } from "../../core/control/metrics.ts";
-import { type ControlPlane, listenerInfo } from "../../core/control/plane.ts";
+import { type ControlPlane, entriesOf, listenerInfo, replayTarget } from "../../core/control/plane.ts";
 import { Recorder } from "../../core/control/recording/recorder.ts";
 import { LocalPlane } from "../../core/control/sessions/local.ts";
 import type { SessionHooks } from "../../core/control/sessions/session.ts";
@@ -35,6 +35,7 @@ import { replayTo, trusting } from "./replays.ts";
 export { controlTokens } from "./control-tokens.ts";
 export {
   dialledSessions,
+  entriesOf,
   FileArchive,
   ListenerLog,
   LocalPlane,
@@ -43,6 +44,7 @@ export {
   poolFamilies,
   processMetrics,
   Recorder,
+  replayTarget,
   replayTo,
   trusting,
 }; // what serve.ts loads with this

@@ -12,7 +12,7 @@ import {
 import type { Serving as Serves } from "../../core/app/listener-options.ts";
 import { DONE, type MaybePromise } from "../../core/bytes/data.ts";
 import type { Metrics } from "../../core/control/metrics.ts";
-import type { EntryInfo } from "../../core/control/plane.ts";
+import type { ReplayTarget } from "../../core/control/plane.ts";
 import type { RecordingSink } from "../../core/control/recording/recorder.ts";
 import type { LocalPlane } from "../../core/control/sessions/local.ts";
 import { SocketError } from "../../core/errors.ts";
@@ -36,7 +36,6 @@ import type { RunOptions } from "../../core/serve/connector.ts";
 import type { BaseEndpoint } from "../../core/serve/endpoint.ts";
 import type { BaseServer, ServerInfo, ServerOptions } from "../../core/serve/server.ts";
 import type { Datagram } from "../../core/sockets/datagram.ts";
-import { dialable } from "../../core/sockets/dialling/connect.ts";
 import type { StreamSocket } from "../../core/sockets/streams/stream-socket.ts";
 import { alpnHandlers, type CertificateOptions, type ServerTlsOptions } from "../../core/sockets/tls/tls.ts";
 import { inspect, join, lazy } from "../builtin.ts";
@@ -66,7 +65,6 @@ import { assigned, type ListenDescriptor } from "./descriptors.ts";
 import type { AppEdge } from "./edge.ts";
 import type { AppFaults } from "./faults.ts";
 import { filled } from "./listing.ts";
-import type { ReplayTarget } from "./replays.ts";
 
 const DATA = ".socklet/data";
 const SESSIONS = ".sessions"; // beside the app's blobs, whose names do not begin with a dot
@@ -329,21 +327,6 @@ export const serverOf = <Context>(
     endpoint,
     appHandlerFrom(module, name, data, guarded || edge?.holds("other-request")),
     own,
-  );
-};
-
-/** What can be said again to: each name once, as what it leads to. */
-const entriesOf = (dial: App["dial"], listeners: readonly Serving[]): EntryInfo[] => {
-  const entries: EntryInfo[] = listeners.map(({ name, url, serve }) => ({
-    on: "listen",
-    entry: name,
-    address: url,
-    faults: serve !== "forking",
-  }));
-  for (const [entry, { endpoint }] of Object.entries(dial))
-    entries.push({ on: "dial", entry, address: formatAddress(endpoint), faults: true });
-  return entries.filter(
-    ({ on, entry }, i) => i === entries.findIndex((one) => one.on === on && one.entry === entry),
   );
 };
 
@@ -611,18 +594,16 @@ export const openApp = async <Context>(
     faults === null || name === undefined ? Connector : faultyConnector(Connector, faults, name);
   const recorder = parts === undefined ? undefined : new parts.Recorder(hosting.sink);
   /** Where something can be said again: a listener of the app, an entry of its `dial`, or where its rules allow. */
-  const targetOf = (to: string, allow: AllowList): ReplayTarget => {
+  const targetOf = (to: string, allow: AllowList, from: typeof import("./control.ts")): ReplayTarget => {
     const at = [...open].find(([{ name }]) => name === to);
     if (at !== undefined) {
       const [listener, server] = at;
       const endpoint = dialledAt(listener.endpoint, server.serverAddress);
       const certificate = server instanceof TCPServer ? server.certificate : null;
-      if (parts === undefined || certificate === null || endpoint.scheme !== "tls") return { endpoint };
-      return { endpoint, tls: parts.trusting(certificate, endpoint.hostname) };
+      if (certificate === null || endpoint.scheme !== "tls") return { endpoint };
+      return { endpoint, tls: from.trusting(certificate, endpoint.hostname) };
     }
-    const entry = Object.hasOwn(shown.dial, to) ? shown.dial[to] : undefined;
-    if (entry !== undefined) return { endpoint: entry.endpoint, tls: entry.tls };
-    return { endpoint: allow.check(dialable(to)) };
+    return from.replayTarget(shown as unknown as App, to, allow);
   };
   const plane =
     parts === undefined || secrets === undefined || told === null
@@ -643,8 +624,17 @@ export const openApp = async <Context>(
           faults: faults ?? undefined,
           recorder,
           ...(recorder && {
-            replay: async (spec, allow) => parts.replayTo(targetOf(spec.to, allow), spec),
-            entries: () => entriesOf(shown.dial, listeners),
+            replay: async (spec, allow) => parts.replayTo(targetOf(spec.to, allow, parts), spec),
+            entries: () =>
+              parts.entriesOf(
+                listeners.map(({ name, url, serve }) => ({
+                  entry: name,
+                  address: url,
+                  faults: serve !== "forking",
+                })),
+                shown.dial,
+                true,
+              ),
           }),
           poolInfos,
           ready: () => (delayed === undefined ? [] : ["this process is ending"]),

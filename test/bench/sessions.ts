@@ -10,7 +10,7 @@ import { controlRoutes } from "../../core/control/http/routes.ts";
 import type { SessionPage } from "../../core/control/plane.ts";
 import { LocalPlane } from "../../core/control/sessions/local.ts";
 import type { StreamSocket } from "../../core/sockets/streams/stream-socket.ts";
-import { memoryPair } from "../../core/testing/memory.ts";
+import { memoryPair } from "../../core/testing/memory-streams.ts";
 import { median } from "./statistics.ts";
 
 /** Medians, in ms, with so many sessions in the registry. */

@@ -19,7 +19,7 @@ import {
 } from "../../core/net/constants.ts";
 import { poll, select } from "../../core/sockets/select.ts";
 import { StreamSocket } from "../../core/sockets/streams/stream-socket.ts";
-import { memoryPair } from "../../core/testing/memory.ts";
+import { memoryPair } from "../../core/testing/memory-streams.ts";
 
 const text = (bytes: Uint8Array | null): string | null => bytes && new TextDecoder().decode(bytes);
 const code = (expected: string) => expect.objectContaining({ code: expected });

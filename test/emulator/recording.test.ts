@@ -221,6 +221,12 @@ test("what a client said can be said again, edited: to a listener, and to an add
   const datagrams = await ask("POST", "/replays", { to: "echo", pieces: [{ text: "a" }, { text: "b" }] });
   expect(datagrams.events.map(({ text }: { text: string }) => text)).toEqual(["a", "a", "b", "b"]);
   expect(datagrams.address).toBe(`udp://127.0.0.1:${udp}`);
+  const { address } = datagrams;
+  expect(await ask("POST", "/replays", { to: address, pieces: [{ text: "c" }] })).toMatchObject({
+    address,
+    error: null,
+    events: [{ text: "c" }, { from: "server", text: "c" }],
+  });
   const refused = await ask("POST", "/replays", { to: "10.1.2.3:80", pieces });
   expect([refused.status, refused.code]).toEqual([403, "ERR_REFUSED"]);
 });

@@ -2,12 +2,20 @@
 
 import { once } from "node:events";
 import net from "node:net";
-import { decodeLines, defineApp } from "socklet";
-import { type ControlClient, controlClient, type RecordedPart, type RecordingChange } from "socklet/control";
+import tls from "node:tls";
+import { defineApp } from "socklet";
+import {
+  type ControlClient,
+  controlClient,
+  type RecordedPart,
+  type RecordingChange,
+  type Replayed,
+} from "socklet/control";
 import { serveApp } from "socklet/emulator";
 import { parseTranscript } from "socklet/testing";
 import { afterAll, beforeAll, beforeEach, describe, expect, onTestFinished, test } from "vitest";
-import { Lines } from "../conformance/lines.ts";
+import { inspectedApp } from "../conformance/inspected-app.ts";
+import { ownCertificates } from "../peers/certificates.ts";
 import { runWorker } from "./workerd.ts";
 
 const TOKEN = "a-token-for-the-tests";
@@ -51,37 +59,54 @@ const saidIn = ({ events, kind, side, dropped, first, next, total }: RecordedPar
 
 const kept = await greeter();
 
-/** The same app as the Worker's, as far as these tests ask. */
-const app = defineApp({
-  handlers: { Lines },
-  dial: {
-    kept: {
-      handler: "Lines",
-      address: kept.address,
-      decode: decodeLines,
-      keep: { redial: { retryDelay: 1 } },
+/** A server that answers each line in upper case, in plain text and over TLS. */
+const louds = async () => {
+  const shout = (socket: net.Socket): void => {
+    socket.on("error", () => {});
+    socket.on("data", (bytes) => socket.write(String(bytes).toUpperCase()));
+  };
+  const certificates = ownCertificates();
+  const { cert, key } = certificates ?? {};
+  const plain = net.createServer(shout);
+  const secured = tls.createServer({ cert, key }, shout);
+  const listening = [plain, ...(certificates === null ? [] : [secured])];
+  for (const server of listening) {
+    server.listen(0, "127.0.0.1");
+    await once(server, "listening");
+  }
+  const at = (server: net.Server): string =>
+    `127.0.0.1:${(server.address() as net.AddressInfo | null)?.port ?? 1}`;
+  return {
+    plain: at(plain),
+    secured: at(secured),
+    trusted: certificates !== null,
+    close: () => {
+      for (const server of listening) server.close();
     },
-  },
-  allow: ["127.0.0.0/8:*"],
-});
+  };
+};
+const loud = await louds();
+
+const addresses = { KEPT: kept.address, LOUD: loud.plain, SECURED: loud.secured };
+const app = defineApp(inspectedApp(addresses));
 
 /** The control plane of that app in this process. */
 const inNode = async (): Promise<ControlClient> => {
-  const server = await serveApp(app, { control: { port: 0, tokens: TOKEN } });
+  const server = await serveApp(app, { anyPort: true, control: { port: 0, tokens: TOKEN } });
   onTestFinished(() => server.close());
   return controlClient(server.control?.url ?? "", { token: TOKEN });
 };
 
 let url: string;
 let control: ControlClient;
-const closing: (() => unknown)[] = [() => kept.close()];
+const closing: (() => unknown)[] = [() => kept.close(), () => loud.close()];
 
 beforeAll(async () => {
   const worker = await runWorker({
     main: "test/worker/inspected.ts",
     ports: [],
     classes: { SOCKLET_SESSIONS: "SockletSession", SOCKLET_REGISTRY: "SockletRegistry" },
-    vars: { SOCKLET_TOKENS: TOKEN, KEPT: kept.address },
+    vars: { SOCKLET_TOKENS: TOKEN, ...addresses },
   });
   closing.unshift(() => worker.close());
   ({ url } = worker);
@@ -215,5 +240,89 @@ describe("bounds", () => {
       code: "EINVAL",
       message: expect.stringContaining("must be at most 67108864 in a Worker"),
     });
+  });
+});
+
+describe("said again", () => {
+  /** What both said, joined, and what went wrong. */
+  const answer = ({ events, error }: Replayed) => {
+    const of = (side: string): string =>
+      (events as { from?: string; text?: string; base64?: string }[])
+        .filter(({ from }) => from === side)
+        .map(({ text = "", base64 = "" }) => text + base64)
+        .join("");
+    return { client: of("client"), server: of("server"), error };
+  };
+
+  test.each([
+    ["a listener", { to: "Shouts", pieces: ["", "hi\n", "QUIT\n"] }, "ready\nHI\nQUIT\n"],
+    ["a listener that ends with its client", { to: "Shouts", pieces: ["hi\n"] }, "ready\nHI\n"],
+    ["a handler that throws", { to: "Shouts", pieces: ["a\nCRASH\n"] }, "ready\nA\n"],
+    ["one that repeats bytes", { to: "Echo", pieces: [Uint8Array.of(0, 255)] }, "AP8="],
+    ["a listener of datagrams", { to: "EchoDatagram", pieces: ["one", "two"] }, "onetwo"],
+    ["an entry of dial", { to: "loud", pieces: ["one", " two"] }, "ONE TWO"],
+    ...(loud.trusted ? [["one that is secured", { to: "secured", pieces: ["hush"] }, "HUSH"] as const] : []),
+    ["an address that is allowed", { to: loud.plain, pieces: ["three"] }, "THREE"],
+  ] as const)("to %s, it is the same in a Worker as in Node", async (_, spec, server) => {
+    const [node, inWorker] = await Promise.all(
+      [await inNode(), control].map(async (of) => answer(await of.replay(spec))),
+    );
+    expect(inWorker).toEqual(node);
+    expect(inWorker).toMatchObject({ server, error: null });
+  });
+
+  test.each([
+    ["10.0.0.1:25", "ERR_REFUSED", "10.0.0.1:25"],
+    ["nobody", "ERR_INVALID_ADDRESS", "nobody"],
+    ["unix:/run/x", "ERR_REFUSED", "is a path"],
+    ["127.0.0.1:0", "ERR_INVALID_ADDRESS", "port 0"],
+  ])("to %s it is refused by the rules of sessions, as in Node", async (to, code, message) => {
+    for (const of of [await inNode(), control]) {
+      const refused = of.replay({ to, pieces: ["x"] });
+      await expect(refused).rejects.toMatchObject({
+        code,
+        message: expect.stringContaining(message),
+      });
+    }
+  });
+
+  test("to what no Worker can dial, it is refused with the platform's reason", async () => {
+    for (const [to, message] of [
+      ["127.0.0.1:25", "port 25"],
+      ["udp://127.0.0.1:53", "no outbound UDP"],
+    ] as const) {
+      const refused = control.replay({ to, pieces: ["x"] });
+      await expect(refused).rejects.toMatchObject({
+        code: "ERR_UNSUPPORTED",
+        message: expect.stringContaining(message),
+      });
+    }
+  });
+
+  test("to a server that does not end, it is over at its time", async () => {
+    const late = await control.replay({ to: "loud", pieces: ["hi"], halfClose: false, timeout: 60_000 });
+    expect(answer(late)).toMatchObject({ server: "HI", error: null });
+    const held = await greeter();
+    onTestFinished(() => held.close());
+    const [replayed] = await Promise.all([
+      control.replay({ to: held.address, pieces: ["hi\n"], timeout: 400 }),
+      held.next(),
+    ]);
+    const error = { code: "ETIMEDOUT", message: expect.stringContaining("after 400 ms") };
+    expect(answer(replayed)).toMatchObject({ server: "welcome\n", error });
+  });
+
+  test("entries are the listeners and what is dialled, none of which takes faults", async () => {
+    const entries = await control.entries();
+    expect(entries.map(({ on, entry, faults }) => [on, entry, faults])).toEqual([
+      ["listen", "Echo", false],
+      ["listen", "Shouts", false],
+      ["listen", "EchoDatagram", false],
+      ["dial", "kept", false],
+      ["dial", "loud", false],
+      ["dial", "secured", false],
+    ]);
+    const inANode = await (await inNode()).entries();
+    expect(inANode.map(({ on, entry }) => [on, entry])).toEqual(entries.map(({ on, entry }) => [on, entry]));
   });
 });

@@ -228,7 +228,7 @@ const ROOMS: Readonly<Record<string, Room>> = {
   },
   "worker/pool": { below: [...POOL, "worker", "worker/sockets", "worker/objects"] },
   "worker/serve": {
-    below: [...APP, ...CONTROL, "worker", "worker/sockets", "worker/objects"],
+    below: [...APP, ...CONTROL, "core/testing", "worker", "worker/sockets", "worker/objects"],
     packages: /^(cloudflare:|hono$)/,
   },
   "examples/resp": { below: [], packages: /^socklet$/ },

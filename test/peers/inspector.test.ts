@@ -720,12 +720,36 @@ describeWith(["chromium"], "the inspector", () => {
     await page.getByRole("button", { name: "Close connection" }).click();
     await said(page).getByText("the session was ended by request").waitFor();
     expect(await control.sessions.get(id)).toMatchObject({ state: "cut", bytesWritten: 8 });
+    // The same again, edited: to the Worker's handler, and to a server that it dials.
+    await filter(page, "Asks");
+    await rowWith(page, during.id).click();
+    await said(page).getByText("over the edge").nth(1).waitFor();
+    await page.getByRole("button", { name: "Send again…" }).click();
+    const dialog = page.getByRole("dialog", { name: "Send again" });
+    const again = dialog.locator("#again-send");
+    const what = dialog.getByRole("textbox", { name: "What to say, a piece a line" });
+    expect(await what.inputValue()).toBe("over the edge\\n");
+    await dialog.locator("#again-to").selectOption({ label: "Shouts" });
+    await what.fill("in the isolate\\n");
+    await again.click();
+    await dialog.getByText("The server answered differently").waitFor();
+    await dialog.locator(".plus", { hasText: "IN THE ISOLATE" }).waitFor();
+    await dialog.locator(".minus", { hasText: "over the edge" }).waitFor();
+    await dialog.locator("#again-to").selectOption({ label: "another address" });
+    await dialog.getByRole("textbox", { name: "Address" }).fill(address);
+    await what.fill("over the edge\\n");
+    await again.click();
+    await dialog.getByText("The server answered the same as before.").waitFor();
+    await dialog.getByRole("textbox", { name: "Address" }).fill("10.0.0.1:7");
+    await again.click();
+    await dialog.locator(".bad", { hasText: "10.0.0.1:7" }).waitFor();
+    await page.keyboard.press("Escape");
     await page.getByLabel("Find in bytes").fill("over the edge");
     await page.getByLabel("Find in bytes").press("Enter");
     await filter(page, "");
     await page.locator("#count", { hasText: /^1 of 3$/ }).waitFor();
     await page.getByRole("tab", { name: "Listeners" }).click();
-    await page.getByRole("cell", { name: "Echo" }).waitFor();
+    await page.getByRole("cell", { name: "Echo", exact: true }).waitFor();
   });
 
   // npm run docs:screenshots writes them.

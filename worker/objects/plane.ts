@@ -1,7 +1,7 @@
 /// <reference types="@cloudflare/workers-types" />
 /** The control plane of a Worker. Its sessions are Durable Objects, so any request can reach them. */
 
-import type { App } from "../../core/app/app.ts";
+import type { App, Listener } from "../../core/app/app.ts";
 import { readEvents } from "../../core/control/http/sse.ts";
 import type { ListenerLog } from "../../core/control/listeners.ts";
 import {
@@ -21,6 +21,7 @@ import {
 import { SocketError } from "../../core/errors.ts";
 import type { PoolInfo } from "../../core/handlers/client.ts";
 import { type AllowList, platformRefusal } from "../../core/net/access.ts";
+import { type Endpoint, formatAddress } from "../../core/net/address.ts";
 import {
   again,
   missingBindings,
@@ -36,6 +37,17 @@ import type { PoolAccess } from "./platform.ts";
 const MAX_BREAKS = 3; // in a row, without an event in between; then give up
 const SMTP = 25; // refused on the edge whatever the address is (core/net/access.ts)
 
+/**
+ * Throws `ERR_UNSUPPORTED` for what no Worker can dial. A private address is not refused here: the edge refuses it, but `wrangler
+ * dev` on your machine does not, and the app's rules name it. The error of a failed dial explains it.
+ */
+export const checkPlatform = (endpoint: Endpoint): void => {
+  const refusal = platformRefusal(endpoint);
+  if (refusal !== null && (!("port" in endpoint) || endpoint.port === SMTP || endpoint.scheme === "udp")) {
+    throw new SocketError("ERR_UNSUPPORTED", refusal, { address: formatAddress(endpoint) });
+  }
+};
+
 /** What a Worker's control plane is made of. */
 export interface WorkerPlaneSetup {
   readonly app: App;
@@ -46,6 +58,8 @@ export interface WorkerPlaneSetup {
   listeners(): readonly ListenerInfo[];
   /** Their events. */
   readonly told: ListenerLog;
+  /** The server of one of the app's listeners in this isolate, which is made where it is not there yet. Rejects as the app's `context`. */
+  serverFor(listener: Listener, env: unknown): Promise<unknown>;
   /** The app's pools. */
   readonly pools: PoolAccess | undefined;
   /** What makes metrics of what the objects know, where that is wanted. */
@@ -95,13 +109,7 @@ export class WorkerPlane implements ControlPlane {
 
   async start(spec: SessionSpec): Promise<SessionInfo> {
     const { app, allow } = this.#setup;
-    const { endpoint, address } = sessionTarget(app, spec, allow);
-    const refusal = platformRefusal(endpoint);
-    // A private address is not refused here: the edge refuses it, but `wrangler dev` on your machine does not, and the
-    // app's rules name it. The session's first event, and the error of a failed dial, explain it.
-    if (refusal !== null && (endpoint.scheme === "unix" || endpoint.port === SMTP)) {
-      throw new SocketError("ERR_UNSUPPORTED", refusal, { address });
-    }
+    checkPlatform(sessionTarget(app, spec, allow).endpoint);
     const id = newSessionId();
     return settled(await this.#ask(id, (session) => session.start(id, spec)));
   }

@@ -13,17 +13,13 @@
  * A watcher renews a lease. When nobody renews it, each isolate forgets by itself what it kept.
  */
 
-import { recordingRoutes } from "../../core/control/http/recording-routes.ts";
-import type { AddRoute } from "../../core/control/http/routes.ts";
 import {
   BOUNDS,
   type DecodedPart,
   type FoundBytes,
   type RecordedPart,
-  type RecordingChange,
   type RecordingInfo,
   type RecordingLimits,
-  type RecordingPlane,
   type SessionInfo,
 } from "../../core/control/plane.ts";
 import { type OpenConnection, Recorder } from "../../core/control/recording/recorder.ts";
@@ -33,23 +29,19 @@ import { SocketError } from "../../core/errors.ts";
 import type { PlatformState } from "../platform.ts";
 import {
   type Answer,
-  again,
   answer,
   type RegistryCalls,
   registryOf,
   type SessionCalls,
   type SockletBindings,
   sessionOf,
-  settled,
 } from "./bindings.ts";
-import { WorkerPlane } from "./plane.ts";
 import { RegistryObject } from "./registry.ts";
 import { SessionObject, type SessionSetup } from "./session.ts";
 
 const MAX_BYTES = 16 * 1024 * 1024; // in each isolate, which has 128 MB for all that it does
 const MOST_BYTES = 64 * 1024 * 1024;
 const MAX_CONNECTIONS = 1_000;
-const PACE = 1_000; // ms between two looks of a watcher: each is a request to the registry, and one to each session that runs
 const LEASE = 5_000; // ms for which what passes is kept after the last look
 const ANSWER = 2_000; // ms that a look waits for a session's object; it must not wait for one that hangs
 const WARM = 5_000; // ms between two calls of those that are over: workerd evicts an object that nobody calls after 10 s
@@ -78,7 +70,7 @@ interface Looked {
 }
 
 /** The calls of a session's object that records. */
-interface RecordedCalls extends SessionCalls {
+export interface RecordedCalls extends SessionCalls {
   record(state: RecordingState): Promise<LookedAt>;
   recordedPart(id: string, after: number, maxBytes: number): Promise<RecordedPart | null>;
   recordedMessages(id: string): Promise<DecodedPart | null>;
@@ -87,7 +79,7 @@ interface RecordedCalls extends SessionCalls {
 }
 
 /** The calls of a registry that knows whether what passes is kept. */
-interface RecordingCalls extends RegistryCalls {
+export interface RecordingCalls extends RegistryCalls {
   recordingState(): Promise<RecordingState>;
   /** What is kept now; with `lease`, a watcher looks. */
   look(lease: boolean): Promise<Looked>;
@@ -95,9 +87,9 @@ interface RecordingCalls extends RegistryCalls {
   find(bytes: Uint8Array): Promise<FoundBytes>;
 }
 
-const recordedSession = (env: SockletBindings, id: string): RecordedCalls =>
+export const recordedSession = (env: SockletBindings, id: string): RecordedCalls =>
   sessionOf(env, id) as RecordedCalls;
-const recordingRegistry = (env: SockletBindings): RecordingCalls => registryOf(env) as RecordingCalls;
+export const recordingRegistry = (env: SockletBindings): RecordingCalls => registryOf(env) as RecordingCalls;
 
 // ---- In a session's isolate ----
 
@@ -174,7 +166,7 @@ const watched = (lasting: Lasting | undefined, watches: Watches): Lasting => {
 };
 
 /** A session's object whose bytes can be looked at. */
-class RecordedSessionObject extends SessionObject implements RecordedCalls {
+export class RecordedSessionObject extends SessionObject implements RecordedCalls {
   readonly #setup: SessionSetup;
   #open: OpenConnection | undefined;
   #passed = 0; // bytes of the session's earlier connections
@@ -264,7 +256,7 @@ class RecordedSessionObject extends SessionObject implements RecordedCalls {
 // ---- In the registry ----
 
 /** The registry that knows whether what passes is kept. */
-class RecordingRegistryObject extends RegistryObject implements RecordingCalls {
+export class RecordingRegistryObject extends RegistryObject implements RecordingCalls {
   #until = 0;
   #warmed = 0;
   readonly #isolates = new Map<string, { readonly recording: RecordingInfo; readonly at: number }>();
@@ -382,141 +374,3 @@ class RecordingRegistryObject extends RegistryObject implements RecordingCalls {
     return { ids: all, more: found.some(({ more }) => more) };
   }
 }
-
-// ---- In front of both ----
-
-/** What the routes ask. */
-class WorkerRecordingPlane implements RecordingPlane {
-  readonly #env: SockletBindings;
-
-  constructor(env: SockletBindings) {
-    this.#env = env;
-  }
-
-  async info(): Promise<RecordingInfo> {
-    return (await this.#registry((calls) => calls.look(false))).recording;
-  }
-
-  start(limits: RecordingLimits = {}): Promise<RecordingInfo> {
-    return this.#set(true, limits);
-  }
-
-  limit(limits: RecordingLimits): Promise<RecordingInfo> {
-    return this.#set(null, limits);
-  }
-
-  stop(): Promise<RecordingInfo> {
-    return this.#set(false, {});
-  }
-
-  flows(): readonly [] {
-    return []; // a Worker's datagrams belong to requests, and no object has them
-  }
-
-  part(id: string, after: number, maxBytes: number): Promise<RecordedPart | null> {
-    return this.#session(id, (calls) => calls.recordedPart(id, after, maxBytes));
-  }
-
-  messages(id: string): Promise<DecodedPart | null> {
-    return this.#session(id, (calls) => calls.recordedMessages(id));
-  }
-
-  async *transcript(id: string): AsyncGenerator<string, void, undefined> {
-    const stream = await this.#session(id, (calls) => calls.transcript(id));
-    if (stream === null) return;
-    const decoder = new TextDecoder();
-    const reader = stream.getReader();
-    try {
-      for (;;) {
-        const { value, done } = await reader.read();
-        if (done) return;
-        yield decoder.decode(value, { stream: true });
-      }
-    } finally {
-      reader.cancel().catch(() => {});
-    }
-  }
-
-  find(bytes: Uint8Array): Promise<FoundBytes> {
-    return this.#registry((calls) => calls.find(bytes));
-  }
-
-  async *watch(signal: AbortSignal): AsyncGenerator<RecordingChange, void, undefined> {
-    let seen = new Map<string, string>();
-    let told = "";
-    for (let id = 1; !signal.aborted; ) {
-      const { recording, sessions } = await this.#registry((calls) => calls.look(true));
-      const now = new Map(sessions.map((info) => [info.id, JSON.stringify(info)]));
-      const changed = sessions.filter((info) => seen.get(info.id) !== now.get(info.id));
-      seen = now;
-      if (changed.length > 0 || told !== JSON.stringify(recording)) {
-        told = JSON.stringify(recording);
-        const at = new Date().toISOString();
-        yield { id, at, type: "changed", recording, sessions: changed, flows: [] };
-        id++;
-      }
-      if (!signal.aborted) await pause(signal);
-    }
-  }
-
-  async #set(started: boolean | null, limits: RecordingLimits): Promise<RecordingInfo> {
-    return settled(await this.#registry((calls) => calls.setRecording(started, limits)));
-  }
-
-  #registry<T>(ask: (calls: RecordingCalls) => Promise<T>): Promise<T> {
-    return again(() => ask(recordingRegistry(this.#env)), "the registry of sessions");
-  }
-
-  #session<T>(id: string, ask: (calls: RecordedCalls) => Promise<T>): Promise<T> {
-    return again(() => ask(recordedSession(this.#env, id)), `the session ${id}`);
-  }
-}
-
-/** Until the next look is due, or `signal` aborts. */
-const pause = (signal: AbortSignal): Promise<void> =>
-  new Promise((resolve) => {
-    const done = (): void => {
-      clearTimeout(timer);
-      signal.removeEventListener("abort", done);
-      resolve();
-    };
-    const timer = setTimeout(done, PACE);
-    signal.addEventListener("abort", done, { once: true });
-  });
-
-/** A control plane whose sessions can be looked at. */
-class RecordedWorkerPlane extends WorkerPlane {
-  readonly recording: WorkerRecordingPlane;
-
-  constructor(setup: ConstructorParameters<typeof WorkerPlane>[0]) {
-    super(setup);
-    this.recording = new WorkerRecordingPlane(setup.env);
-  }
-
-  messages(id: string): Promise<DecodedPart | null> {
-    return this.recording.messages(id);
-  }
-}
-
-/** The code that keeps what passes over the connections of a Worker's sessions, which `recording` is: `workerFor(app, { recording })`. */
-export interface WorkerRecording {
-  readonly Plane: typeof WorkerPlane;
-  readonly Session: typeof SessionObject;
-  readonly Registry: typeof RegistryObject;
-  routes(route: AddRoute): void;
-}
-
-/**
- * The code that keeps what passes over the connections of a Worker's sessions, while a recording was started or somebody watches: the routes
- * `/v1/recording…`, and so the bytes that the page of `socklet/inspector` shows. A Worker carries it only where it is asked for:
- * `workerFor(app, { inspector, recording })`.
- *
- * The bytes are in the memory of the isolates that the sessions' objects run in, up to 16 MiB in each, and never in their storage.
- * What an object kept is lost when it goes on in another isolate.
- */
-export const recording: WorkerRecording = {
-  Plane: RecordedWorkerPlane,
-  Session: RecordedSessionObject,
-  Registry: RecordingRegistryObject,
-  routes: recordingRoutes,
-};

@@ -14,6 +14,7 @@ import { BaseServer, SERVER_NAMES, type ServerOptions, type Suspension } from ".
 import { checkDatagramSize, type Datagram, Unsent } from "../../core/sockets/datagram.ts";
 import { STREAM_NAMES, type StreamOptions, settleStream } from "../../core/sockets/streams/stream-options.ts";
 import type { StreamSocket } from "../../core/sockets/streams/stream-socket.ts";
+import type { StreamTransport } from "../../core/sockets/transport.ts";
 import type { PlatformContext, PlatformSocket } from "../platform.ts";
 import { openTransport } from "../sockets/stream-socket.ts";
 
@@ -84,7 +85,11 @@ export class WorkerServer<Context = unknown> extends BaseServer<StreamSocket, Co
    * argument); then the handler may finish its work after its peer's end. Rejects only if the socket cannot be opened.
    */
   async connect(socket: PlatformSocket, ctx?: PlatformContext): Promise<void> {
-    const transport = await openTransport(socket);
+    return this.serve(await openTransport(socket), ctx);
+  }
+
+  /** Serves one connection that is open; resolves when it is over. */
+  protected async serve(transport: StreamTransport, ctx?: PlatformContext): Promise<void> {
     const entered =
       this.proxyDoor === null || this.#shut ? "direct" : this.proxyDoor.enter(transport, "unknown");
     const passage = entered === "direct" ? null : await entered;
@@ -116,7 +121,7 @@ export class WorkerServer<Context = unknown> extends BaseServer<StreamSocket, Co
 
 // The runtime has this only with the flag `experimental`, and its stable types do not have it: one socket for each
 // peer, whose readable and writable carry datagrams.
-interface UdpChunk {
+export interface UdpChunk {
   readonly data: Uint8Array;
 }
 const runtime = globalThis as { readonly Datagram?: new (data: Uint8Array) => UdpChunk };
@@ -125,19 +130,18 @@ const runtime = globalThis as { readonly Datagram?: new (data: Uint8Array) => Ud
 export const isDatagramSocket = (socket: PlatformSocket): boolean =>
   (socket as { readonly protocol?: string }).protocol === "udp";
 
+/** Sends one datagram; rejects if it cannot be sent. */
+export type SendDatagram = (bytes: Uint8Array) => Promise<void>;
+
 /** The way back to the peer of one flow. The platform knows who it is, but does not say. */
 class Flow implements DatagramWay {
-  readonly #writer: WritableStreamDefaultWriter;
+  readonly #write: SendDatagram;
   readonly #failed: (error: unknown) => void;
   readonly #dropped: (size: number) => void;
   readonly #unsent = new Unsent();
 
-  constructor(
-    writer: WritableStreamDefaultWriter,
-    failed: (error: unknown) => void,
-    dropped: (size: number) => void,
-  ) {
-    this.#writer = writer;
+  constructor(write: SendDatagram, failed: (error: unknown) => void, dropped: (size: number) => void) {
+    this.#write = write;
     this.#failed = failed;
     this.#dropped = dropped;
   }
@@ -146,18 +150,12 @@ class Flow implements DatagramWay {
     const bytes = copyOf(toBytes(data)); // it may wait, and the caller's can change meanwhile
     const size = bytes.length;
     checkDatagramSize(size); // a larger one is an internal error of workerd, and ends the flow
-    if (runtime.Datagram === undefined) {
-      throw new SocketError(
-        "ERR_UNSUPPORTED",
-        "this runtime has no datagrams; it needs the compatibility flag experimental",
-      );
-    }
     if (!this.#unsent.fits(size)) {
       this.#dropped(size);
       return 0;
     }
+    const sent = this.#write(bytes);
     this.#unsent.add(size);
-    const sent = this.#writer.write(new runtime.Datagram(bytes));
     void sent.catch(this.#failed).then(() => this.#unsent.remove(size));
     return size;
   }
@@ -183,15 +181,27 @@ export class WorkerDatagramServer<Context = unknown> extends BaseServer<Datagram
 
   /** Serves one flow to its end. Never rejects. */
   async connect(socket: PlatformSocket): Promise<void> {
+    socket.closed.catch(() => {});
+    const writer = socket.writable.getWriter();
+    return this.serve(socket.readable, (bytes) => {
+      if (runtime.Datagram !== undefined) return writer.write(new runtime.Datagram(bytes));
+      throw new SocketError(
+        "ERR_UNSUPPORTED",
+        "this runtime has no datagrams; it needs the compatibility flag experimental",
+      );
+    });
+  }
+
+  /** Serves what comes in one flow, until no more does. Never rejects. */
+  protected async serve(arriving: AsyncIterable<UdpChunk>, send: SendDatagram): Promise<void> {
     const failed = (error: unknown): void =>
       this.announce({ type: "error", server: this.name, address: null, error });
     const dropped = (bytes: number): void =>
       this.announce({ type: "dropped", server: this.name, address: null, bytes, reason: "full" });
-    const flow = new Flow(socket.writable.getWriter(), failed, dropped);
-    socket.closed.catch(() => {});
+    const flow = new Flow(send, failed, dropped);
     const served: unknown[] = [];
     try {
-      for await (const { data } of socket.readable as ReadableStream<UdpChunk>) {
+      for await (const { data } of arriving) {
         const entered = this.proxyDoor === null ? "direct" : this.proxyDoor.receive(data, null, "unknown");
         if (entered === null) continue;
         const proxied = entered === "direct" ? null : datagramOf(entered, (reply) => flow.post(reply));

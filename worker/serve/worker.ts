@@ -20,10 +20,10 @@ import type { SockletBindings } from "../objects/bindings.ts";
 import type { WorkerMetrics } from "../objects/metrics.ts";
 import { WorkerPlane } from "../objects/plane.ts";
 import { type PoolAccess, platformOf } from "../objects/platform.ts";
-import type { WorkerRecording } from "../objects/recording.ts";
 import { RegistryObject, SESSION_BOUNDS_NAMES, type SessionBounds } from "../objects/registry.ts";
 import { SessionObject } from "../objects/session.ts";
 import type { PlatformContext, PlatformSocket, PlatformState } from "../platform.ts";
+import type { WorkerRecording } from "./recording.ts";
 import { isDatagramSocket, WorkerDatagramServer, WorkerServer } from "./server.ts";
 
 /** Options of a Worker. */
@@ -125,7 +125,13 @@ export const workerFor = <Context>(definition: App<Context>, options: WorkerOpti
   if (!isApp(app)) throw new SocketError("ERR_APP", "this is not an app: it must come from defineApp()");
   checkOptions("workerFor()", options, WORKER_NAMES);
   const { onEvent, lasting, pools, metrics, recording } = options;
-  const { Plane = WorkerPlane, Session = SessionObject, Registry = RegistryObject } = recording ?? {};
+  const {
+    Plane = WorkerPlane,
+    Session = SessionObject,
+    Registry = RegistryObject,
+    Server = WorkerServer,
+    DatagramServer = WorkerDatagramServer,
+  } = recording ?? {};
   const kept = Object.keys(app.dial).find((name) => app.dial[name]?.keep !== null);
   if (lasting !== undefined) lasting.check(app);
   else if (kept !== undefined) {
@@ -154,14 +160,14 @@ export const workerFor = <Context>(definition: App<Context>, options: WorkerOpti
     if (server === undefined) {
       const udp = listener.endpoint.scheme === "udp";
       const settings = {
-        ...limitsFor(listener, udp ? WorkerDatagramServer : WorkerServer),
+        ...limitsFor(listener, udp ? DatagramServer : Server),
         name: listener.name,
         context: ready.context,
         onEvent: tell,
       };
       server = udp
-        ? new WorkerDatagramServer(listener.handler as HandlerClass<Datagram>, settings)
-        : new WorkerServer(listener.handler as HandlerClass<StreamSocket>, settings);
+        ? new DatagramServer(listener.handler as HandlerClass<Datagram>, settings)
+        : new Server(listener.handler as HandlerClass<StreamSocket>, settings);
       servers.set(listener, server);
     }
     return server;
@@ -176,7 +182,7 @@ export const workerFor = <Context>(definition: App<Context>, options: WorkerOpti
     });
 
   const plane = (env: unknown): ControlPlane =>
-    new Plane({ app, allow, env: env as SockletBindings, listeners, told, pools, metrics });
+    new Plane({ app, allow, env: env as SockletBindings, listeners, told, pools, metrics, serverFor });
 
   const routes = controlRoutes(
     (env: SockletBindings) => ({

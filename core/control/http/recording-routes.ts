@@ -97,24 +97,23 @@ export const recordingRoutes = (route: AddRoute): void => {
   });
 
   route("GET", "/v1/entries", "read", async (c, plane) => {
-    if (plane.entries === undefined) throw unrecordable("says nothing again");
+    if (plane.entries === undefined) throw unrecordable("does not replay what was said");
     return json(c, { entries: await plane.entries() });
   });
 
   route("POST", "/v1/replays", "run", async (c, plane) => {
-    if (plane.replay === undefined) throw unrecordable("says nothing again");
+    if (plane.replay === undefined) throw unrecordable("does not replay what was said");
     const spec = readReplay(await jsonBody(c, "", BOUNDS.dataBody * 2));
     return json(c, await plane.replay(spec));
   });
 };
 
-const unrecordable = (what: string): HttpError => {
-  return new HttpError(501, "ERR_UNSUPPORTED", `a Worker ${what}; serve the app with \`socklet serve\``);
-};
+const unrecordable = (what: string): HttpError =>
+  new HttpError(501, "ERR_UNSUPPORTED", `this control plane ${what}; that of \`socklet serve\` does`);
 
 const recordingOf = ({ recording }: ControlPlane): RecordingPlane => {
   if (recording !== undefined) return recording;
-  throw unrecordable("keeps nothing of what passes");
+  throw unrecordable("does not record what passes");
 };
 
 // ---- What may be asked ----

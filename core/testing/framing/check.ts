@@ -30,7 +30,7 @@ import type { BaseServer } from "../../serve/server.ts";
 import { STREAM_NAMES, type StreamOptions, settleStream } from "../../sockets/streams/stream-options.ts";
 import type { StreamSocket } from "../../sockets/streams/stream-socket.ts";
 import { chanceOf } from "../clock.ts";
-import { memoryPair } from "../memory.ts";
+import { memoryPair } from "../memory-streams.ts";
 import { Conversation } from "../script/conversation.ts";
 import { difference, quote, writtenAt } from "../text.ts";
 import { type Fault, FramingError, type FramingFailure, type FramingFault, LEAKS } from "./failure.ts";

@@ -2,7 +2,7 @@
 
 import { SHUT_WR } from "../../net/constants.ts";
 import type { StreamSocket } from "../../sockets/streams/stream-socket.ts";
-import { memoryPair } from "../memory.ts";
+import { memoryPair } from "../memory-streams.ts";
 import type { MemoryTarget } from "./memory.ts";
 
 /** What happens on the first connection. */

@@ -10,7 +10,7 @@ import { BaseConnector } from "../../serve/connector.ts";
 import { ENDPOINT_NAMES, type EndpointOptions } from "../../serve/endpoint.ts";
 import type { StreamSocket } from "../../sockets/streams/stream-socket.ts";
 import { makeContext } from "../handler.ts";
-import { MEMORY_NAMES, type MemoryOptions, memoryPair } from "../memory.ts";
+import { MEMORY_NAMES, type MemoryOptions, memoryPair } from "../memory-streams.ts";
 import { type Conversation, checkScript, stepsOf } from "./conversation.ts";
 import { ScriptError } from "./error.ts";
 import { hold, LATE, type ScriptOptions, type Seen, TIMEOUT } from "./run.ts";

@@ -1,0 +1,164 @@
+/** Saying something again to a server, wherever the connection comes from: what `POST /v1/replays` does. */
+
+import type { MaybePromise } from "../../bytes/data.ts";
+import { errorInfo, SocketError } from "../../errors.ts";
+import { SHUT_WR } from "../../net/constants.ts";
+import { wholeMs } from "../../options.ts";
+import type { StreamSocket } from "../../sockets/streams/stream-socket.ts";
+import { formatEvent, type Transcript } from "../../testing/transcript/form.ts";
+import { Log, record } from "../../testing/transcript/record.ts";
+import type { ErrorInfo, Replayed, ReplaySpec } from "../plane.ts";
+
+const SILENCE = 300; // ms without an answer after which the next piece is said all the same
+const QUIET = 30; // ms without more after which an answer is whole: on one machine its pieces are closer together
+
+/** Waits for answers. */
+class Answers {
+  readonly #deadline: AbortSignal;
+  #count = 0;
+  #ended = false;
+  #wake = (): void => {};
+
+  constructor(deadline: AbortSignal) {
+    this.#deadline = deadline;
+    deadline.addEventListener("abort", () => this.#wake());
+  }
+
+  /** Something came. */
+  came(): void {
+    this.#count++;
+    this.#wake();
+  }
+
+  /** No more comes. */
+  end(): void {
+    this.#ended = true;
+    this.#wake();
+  }
+
+  get over(): boolean {
+    return this.#ended || this.#deadline.aborted;
+  }
+
+  /** Resolves when an answer is whole, when none comes, or when no more can. */
+  async whole(): Promise<void> {
+    let patience = SILENCE;
+    while (!this.over) {
+      const before = this.#count;
+      await this.#change(patience);
+      if (this.#count === before) return;
+      patience = QUIET;
+    }
+  }
+
+  /** Resolves when no more comes, or it is too late. */
+  async all(): Promise<void> {
+    while (!this.over) await this.#change(null);
+  }
+
+  #change(within: number | null): Promise<void> {
+    return new Promise((resolve) => {
+      const timer = within === null ? undefined : setTimeout(resolve, within);
+      this.#wake = () => {
+        clearTimeout(timer);
+        resolve();
+      };
+    });
+  }
+}
+
+const shown = ({ events }: Transcript) => events.map((event) => JSON.parse(formatEvent(event)));
+
+const infoOf = (failed: unknown): ErrorInfo | null =>
+  failed === null ? null : errorInfo(failed, "ERR_CONNECT_FAILED");
+
+/**
+ * Says it on the connection that `open` makes, and gives what was said by both; `address` is the server's, as text. Rejects if
+ * `open` does; what goes wrong later is in the answer. The connection is closed when this resolves.
+ */
+export const replayOnStream = async (
+  address: string,
+  spec: ReplaySpec,
+  open: (signal: AbortSignal) => MaybePromise<StreamSocket>,
+): Promise<Replayed> => {
+  const { timeout } = spec;
+  const deadline = AbortSignal.timeout(timeout);
+  const answers = new Answers(deadline);
+  const recording = record(await open(deadline), "client");
+  const { stream: own } = recording;
+  own.settimeout(null);
+  let failed: unknown = null;
+  let closing = false; // by this side, which cancels the read
+  const reading = (async () => {
+    for await (const bytes of own) if (bytes.length > 0) answers.came();
+  })()
+    .catch((error) => {
+      if (!closing) failed = error;
+    })
+    .finally(() => answers.end());
+  try {
+    for (const piece of spec.pieces) {
+      if (answers.over) break;
+      if (piece.length > 0) await own.sendall(piece);
+      await own.wfile.flush();
+      await answers.whole();
+    }
+    if (spec.halfClose) {
+      if (!answers.over) await own.shutdown(SHUT_WR);
+      await answers.all();
+    }
+  } catch (error) {
+    failed ??= error;
+  }
+  closing = true;
+  if (deadline.aborted) {
+    failed ??= new SocketError("ETIMEDOUT", `the server has not ended after ${wholeMs(timeout)}`);
+    own.abort();
+  } else await own.close().catch(() => {}); // what was lost the transcript says
+  await reading;
+  return { address, events: shown(recording.transcript), error: infoOf(failed) };
+};
+
+/** A socket by which datagrams are said again. */
+export interface ReplaySocket {
+  send(bytes: Uint8Array): void;
+  close(): void;
+}
+
+/** What such a socket tells of the server's side. */
+export interface ReplayHearer {
+  came(bytes: Uint8Array): void;
+  failed(error: unknown): void;
+}
+
+/** The same by datagrams: each piece is one. */
+export const replayByDatagrams = async (
+  address: string,
+  { pieces, timeout }: ReplaySpec,
+  open: (hearer: ReplayHearer) => MaybePromise<ReplaySocket>,
+): Promise<Replayed> => {
+  const answers = new Answers(AbortSignal.timeout(timeout));
+  const log = new Log("datagrams", {});
+  let failed: unknown = null;
+  const socket = await open({
+    came: (bytes) => {
+      log.said("server", bytes);
+      answers.came();
+    },
+    failed: (error) => {
+      failed = error;
+      answers.end();
+    },
+  });
+  try {
+    for (const piece of pieces) {
+      if (answers.over) break;
+      log.said("client", piece);
+      socket.send(piece);
+      await answers.whole();
+    }
+  } finally {
+    socket.close();
+  }
+  return { address, events: shown(log.transcript), error: infoOf(failed) };
+};

@@ -1,0 +1,69 @@
+/** The app of the inspector's tests, in a Worker and in Node. */
+
+import {
+  type AppDefinition,
+  DatagramRequestHandler,
+  decodeLines,
+  StreamRequestHandler,
+  streamHandler,
+} from "socklet";
+import { Echo } from "../../examples/echo.ts";
+import { Lines } from "./lines.ts";
+
+/** Says its params, and emits what comes back. */
+const Asks = streamHandler(async (handler) => {
+  handler.wfile.write(`${handler.params}\n`);
+  const line = await handler.rfile.line();
+  handler.emit({ characters: line?.length ?? 0 }); // its text is a secret: it came as params
+  return line;
+});
+
+/** Greets, then answers each line in upper case, or does what it says. */
+class Shouts extends StreamRequestHandler {
+  override async handle(): Promise<void> {
+    this.wfile.write("ready\n");
+    for await (const line of this.rfile.lines()) {
+      this.emit({ line });
+      if (line === "CRASH") throw new Error("it crashed");
+      this.wfile.write(`${line.toUpperCase()}\n`);
+      if (line === "QUIT") return;
+    }
+  }
+}
+
+class EchoDatagram extends DatagramRequestHandler {
+  override handle(): void {
+    this.request.reply(this.request.data);
+  }
+}
+
+/** Where that app listens, and what it dials. */
+export interface InspectedAddresses {
+  readonly SHOUTS?: string;
+  readonly DATAGRAMS?: string;
+  readonly KEPT?: string;
+  readonly LOUD?: string;
+  readonly SECURED?: string;
+}
+
+export const inspectedApp = ({
+  SHOUTS = "tcp://127.0.0.1:7008",
+  DATAGRAMS = "udp://127.0.0.1:7008",
+  KEPT = "127.0.0.1:1",
+  LOUD = "127.0.0.1:1",
+  SECURED = "127.0.0.1:1",
+}: InspectedAddresses) =>
+  ({
+    handlers: { Echo, Asks, Lines, Shouts, EchoDatagram },
+    listen: [
+      { handler: "Echo", address: "tcp://127.0.0.1:7007" },
+      { handler: "Shouts", address: SHOUTS, decode: decodeLines },
+      { handler: "EchoDatagram", address: DATAGRAMS },
+    ],
+    dial: {
+      kept: { handler: "Lines", address: KEPT, decode: decodeLines, keep: { redial: { retryDelay: 1 } } },
+      loud: { handler: "Lines", address: LOUD },
+      secured: { handler: "Lines", address: SECURED, secureTransport: "on" },
+    },
+    allow: ["127.0.0.0/8:*"],
+  }) satisfies AppDefinition<unknown>;
