@@ -8,49 +8,49 @@
 
 import { describe, isA, peek, printable } from "./describe.ts";
 
-/** Every code there is: `code: [errno on Linux, or 0 where POSIX has none; what it means]`. */
+/** Every code: `code: [errno on Linux, or 0 if POSIX has none; what it means]`. */
 const CODES = {
   // What a peer, a path or the kernel did.
   ECONNREFUSED: [111, "the connection was refused: nothing listens there"],
   ECONNRESET: [104, "the peer reset the connection"],
   ECONNABORTED: [103, "the connection was aborted on this side"],
   EPIPE: [32, "this side was shut down, or the peer is gone"],
-  ETIMEDOUT: [110, "the time for this is over"],
+  ETIMEDOUT: [110, "the operation timed out"],
   EHOSTUNREACH: [113, "there is no route to that host"],
   ENETUNREACH: [101, "that network cannot be reached"],
   EADDRINUSE: [98, "that address is in use"],
-  EADDRNOTAVAIL: [99, "that address is not this machine's"],
+  EADDRNOTAVAIL: [99, "that address does not belong to this machine"],
   EACCES: [13, "this process may not use that address"],
   ENOENT: [2, "there is nothing at that path"],
   ENOTDIR: [20, "a part of that path is not a folder"],
   EROFS: [30, "that file system is read-only"],
   ENODEV: [19, "this machine has no such network interface"],
   ENETDOWN: [100, "the network interface is down"],
-  EMFILE: [24, "this process has no file descriptor left"],
-  ENFILE: [23, "this machine has no file descriptor left"],
+  EMFILE: [24, "this process has no file descriptors left"],
+  ENFILE: [23, "this machine has no file descriptors left"],
   EPERM: [1, "this process may not do that"],
-  // What this side asked at the wrong moment.
+  // Calls at the wrong moment.
   EBADF: [9, "the socket is closed"],
   ECANCELED: [125, "the socket was closed while this call waited"],
   ENOTCONN: [107, "the socket is not connected"],
   EWOULDBLOCK: [11, "this call would have to wait"],
-  EINPROGRESS: [115, "a connection is being made; wait until it can be written to"],
-  EALREADY: [114, "a connection is being made"],
-  EISCONN: [106, "the socket is connected already"],
-  EDESTADDRREQ: [89, "this needs the address to send to"],
-  EBUSY: [16, "another call of this kind waits already"],
-  // What does not fit.
-  EMSGSIZE: [90, "the message is larger than the transport carries"],
-  ENOBUFS: [105, "too much output waits; await flush() between writes"],
+  EINPROGRESS: [115, "a connection is being made; wait until the socket is writable"],
+  EALREADY: [114, "a connection is already being made"],
+  EISCONN: [106, "the socket is already connected"],
+  EDESTADDRREQ: [89, "an address to send to is needed"],
+  EBUSY: [16, "another call of this kind is already waiting"],
+  // Things that do not fit.
+  EMSGSIZE: [90, "the message is larger than the transport can carry"],
+  ENOBUFS: [105, "too much output is waiting; await flush() between writes"],
   EAFNOSUPPORT: [97, "the address family is not supported"],
   EPROTONOSUPPORT: [93, "a socket of this kind has no such protocol"],
   EPROTOTYPE: [91, "the socket at that path is of another type"],
   EOPNOTSUPP: [95, "a socket of this kind cannot do that"],
   ENOPROTOOPT: [92, "there is no such option at that level"],
   ENOTSOCK: [88, "that descriptor is not a socket"],
-  EILSEQ: [84, "the bytes are no text in that encoding"],
+  EILSEQ: [84, "the bytes are not valid text in that encoding"],
   EINVAL: [22, "an argument is not valid here"],
-  // What POSIX has no number for.
+  // Errors that POSIX has no number for.
   ERR_NAME: [0, "the name could not be resolved"],
   ERR_INVALID_ADDRESS: [0, "the text or the bytes are not an address"],
   ERR_CONNECT_FAILED: [0, "the connection failed; the platform does not say why"],
@@ -61,7 +61,7 @@ const CODES = {
   ERR_HANDED_OVER: [0, "the connection was handed over to toWeb(); use that socket"],
   ERR_TLS: [0, "the TLS handshake failed"],
   ERR_PROXY: [0, "the PROXY protocol header is missing or wrong"],
-  ERR_APP: [0, "the app is not a valid one"],
+  ERR_APP: [0, "the app is not valid"],
   ERR_HANDLER: [0, "the handler failed"],
   ERR_INTERNAL: [0, "something failed inside Socklet or its platform"],
   ERR_PLATFORM: [0, "the platform lost the request; try again"],
@@ -71,24 +71,24 @@ const CODES = {
 /** A code of the table above. */
 export type SocketErrorCode = keyof typeof CODES;
 
-/** What a `SocketError` can carry beside its code and message. */
+/** What a `SocketError` can carry besides its code and message. */
 export interface SocketErrorDetails {
-  /** The address at hand, as text (`"127.0.0.1:25"`, `"unix:/run/x"`). */
+  /** The address concerned, as text (`"127.0.0.1:25"`, `"unix:/run/x"`). */
   readonly address?: string | undefined;
   /** The platform's own error. */
   readonly cause?: unknown;
-  /** The number of it, where it is none of the code's: a name's reason (`EAI_NONAME`). */
+  /** The error number, if it is not that of the code: the reason that a name failed (`EAI_NONAME`). */
   readonly errno?: number | undefined;
 }
 
 /**
- * What went wrong with a socket, a server or a name. CPython's `OSError`.
+ * An error of a socket, a server or a name. CPython's `OSError`.
  *
  * - `code`: what to match on.
- * - `errno`: Linux's number of that code, `0` if it has none; of a name its reason, such as `EAI_NONAME` (CPython's
- *   `OSError.errno`).
- * - `address`: the address at hand, as text, or `undefined`.
- * - `cause`: the platform's own error, where there is one.
+ * - `errno`: Linux's number for that code, `0` if it has none; for a name the reason that it failed, such as `EAI_NONAME`
+ *   (CPython's `OSError.errno`).
+ * - `address`: the address concerned, as text, or `undefined`.
+ * - `cause`: the platform's own error, if there is one.
  */
 export class SocketError extends Error {
   readonly code: SocketErrorCode;
@@ -97,7 +97,7 @@ export class SocketError extends Error {
 
   constructor(code: SocketErrorCode, message?: string, details: SocketErrorDetails = {}) {
     super(
-      // It may quote a peer, and whoever prints it should not have to think of that.
+      // It may quote a peer, so it is made safe to print here.
       `${code}: ${message === undefined ? CODES[code][1] : printable(message, true)}`,
       details.cause === undefined ? undefined : { cause: details.cause },
     );
@@ -110,17 +110,17 @@ export class SocketError extends Error {
     SocketError.prototype.name = "SocketError";
   }
 
-  /** True where `code` is one of the table's. */
+  /** Whether `code` is in the table. */
   static isCode(code: unknown): code is SocketErrorCode {
     return typeof code === "string" && Object.hasOwn(CODES, code);
   }
 
-  /** `thrown` itself where it is a `SocketError`; else one made of it: its own code where that is one of the table's, else `fallback`. */
+  /** `thrown` itself if it is a `SocketError`. Otherwise a new one for it, with its own code if that is in the table, else `fallback`. */
   static from(thrown: unknown, fallback: SocketErrorCode, address?: string): SocketError {
     if (isSound(thrown)) return thrown;
     const own = peek(thrown, "code");
     if (SocketError.isCode(own)) {
-      // The table's sentence, for the platform's own says no more than the code; it stays as the cause.
+      // The table's sentence: the platform's message says no more than the code. It stays available as the cause.
       const message = address === undefined ? undefined : `${address}: ${CODES[own][1]}`;
       return new SocketError(own, message, { address, cause: thrown });
     }
@@ -128,13 +128,13 @@ export class SocketError extends Error {
   }
 }
 
-/** Whether `thrown` is a `SocketError` whose own words can be read. */
+/** Whether `thrown` is a `SocketError` whose code and message can be read. */
 const isSound = (thrown: unknown): thrown is SocketError =>
   isA(thrown, SocketError) &&
   SocketError.isCode(peek(thrown, "code")) &&
   typeof peek(thrown, "message") === "string";
 
-/** An error as a record shows it: its code, or `fallback` where that is none of the table's, and its message. */
+/** An error as a record shows it: its code, or `fallback` if that is not in the table, and its message. */
 export const errorInfo = (
   thrown: unknown,
   fallback: SocketErrorCode,
@@ -144,7 +144,7 @@ export const errorInfo = (
   return { code: code as SocketErrorCode, message };
 };
 
-/** What CPython's `connect_ex` gives: 0, the errno of what went wrong, or its code where Linux has no number. A name's error is thrown. */
+/** The result of CPython's `connect_ex`: 0, the errno of the failure, or its code if Linux has no number. A name's error is thrown. */
 export const errnoOf = async (connecting: Promise<void>): Promise<number | SocketErrorCode> => {
   try {
     await connecting;

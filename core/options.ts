@@ -1,14 +1,14 @@
 /**
- * Checks of options: a wrong one is an error where it is given, not a surprise later. And the options that an
- * app's listener has as well as the server of its kind.
+ * Checks of options, so that a wrong option is an error where it is given and not a surprise later. And the options that
+ * an app's listener shares with the server of its kind.
  */
 
 import { quoted, textOf } from "./describe.ts";
 
-/** The longest time that a timer holds in every runtime, in milliseconds: 24.8 days. */
+/** The longest delay of a timer in every runtime, in milliseconds: 24.8 days. */
 export const MAX_TIMER = 2 ** 31 - 1;
 
-/** A time as it is printed: `"300 ms"`, whole, also where what is left of one was counted. */
+/** A time as it is printed, in whole milliseconds: `"300 ms"`. */
 export const wholeMs = (time: number): string => `${Math.round(time)} ms`;
 
 const number = (name: string, value: unknown): number => {
@@ -18,13 +18,13 @@ const number = (name: string, value: unknown): number => {
   );
 };
 
-/** Returns `value` if it is a time in milliseconds of at least `least`; `null` passes where it means "for ever". Throws `TypeError` or `RangeError`. */
+/** Returns `value` if it is a time of at least `least` milliseconds; with `forEver`, `null` passes, too. Throws `TypeError` or `RangeError`. */
 export const checkTime = <T extends number | null>(name: string, value: T, least = 1, forEver = false): T => {
   if (value === null && forEver) return value;
   const time = number(name, value);
   if (time >= least && time <= MAX_TIMER) return value;
   throw new RangeError(
-    `${name} is ${least} to ${MAX_TIMER} ms${forEver ? ", or null for ever" : ""}, not ${time}`,
+    `${name} must be ${least} to ${MAX_TIMER} ms${forEver ? ", or null for no limit" : ""}, not ${time}`,
   );
 };
 
@@ -32,20 +32,20 @@ export const checkTime = <T extends number | null>(name: string, value: T, least
 export const checkCount = (name: string, value: number, least: number): number => {
   const count = number(name, value);
   if (Number.isInteger(count) && count >= least) return count;
-  throw new RangeError(`${name} is a whole number of ${least} or more, not ${count}`);
+  throw new RangeError(`${name} must be a whole number of ${least} or more, not ${count}`);
 };
 
 // ---- Names ----
 
 /**
- * The names of some options: `"boolean"` for one that is true or false, whose value is checked, too; the names in it for
- * one that is an object of options itself; `true` for all others.
+ * The names of some options: `"boolean"` for one that is true or false, whose value is checked, too; a nested list of names
+ * for one that is itself an object of options; `true` for all others.
  */
 export interface OptionNames {
   readonly [name: string]: true | "boolean" | OptionNames;
 }
 
-/** For each of `Options` what its list says of it. */
+/** The list of names that `Options` must have. */
 type NamesOf<Options> = {
   readonly [Name in keyof Options]-?: [NonNullable<Options[Name]>] extends [boolean]
     ? "boolean"
@@ -55,9 +55,9 @@ type NamesOf<Options> = {
 const owners: (readonly [owner: string, names: OptionNames])[] = [];
 
 /**
- * The list of names of `Options`, for `checkOptions`. It does not compile where a name is missing or is none of theirs,
- * so that a new option is a line in its interface and a line here. `owner` is who has these options, for the message to
- * somebody who gives one of them elsewhere: "a forking server".
+ * The list of names of `Options`, for `checkOptions`. It does not compile if a name is missing or superfluous, so a new option
+ * is a line in its interface and a line here. `owner` says who takes these options ("a forking server"), for the message to
+ * somebody who gives one of them elsewhere.
  *
  *     const RATE_NAMES = optionNamesOf<RateLimit>("a rate")({ perSecond: true, burst: true });
  */
@@ -70,22 +70,22 @@ export const optionNamesOf =
     return names;
   };
 
-/** What to do about a name that is often given where it has no meaning. */
+/** Hints for names that are often given where they mean nothing. */
 const REMARKS: OptionRemarks = {
-  secureTransport: "clients have it, and servers of streams in Node; an app's listener has it in its options",
-  tls: "clients have it, and servers of streams in Node; an app's listener has it in its options",
+  secureTransport: "clients have it, and stream servers in Node; an app's listener has it in its options",
+  tls: "clients have it, and stream servers in Node; an app's listener has it in its options",
   allowReuseAddress: "it is an option of a UDP server; a TCP server has a property of that name",
 };
 type OptionRemarks = Readonly<Record<string, string>>;
 
-/** Whether `value` is an object, and not a list. */
+/** Whether `value` is an object and not an array. */
 export const isObject = (value: unknown): value is Readonly<Record<string, unknown>> =>
   typeof value === "object" && value !== null && !Array.isArray(value);
 
 /**
- * Throws a `TypeError` if `given` is not an object, or has a name that is none of `names`, or where an option that is true
- * or false is neither, at any depth: it says which, and which is meant. `taker` is who takes the options: `"createConnection()"`. A name is wrong with any value, so also
- * with `undefined`: what it should have said would be lost only later.
+ * Throws a `TypeError` if `given` is not an object, has a name that is not in `names`, or has a boolean option that is neither
+ * true nor false, at any depth. The message says which, and suggests the right name. `taker` is what takes the options:
+ * `"createConnection()"`. A wrong name is an error with any value, even `undefined`.
  */
 export const checkOptions = (taker: string, given: unknown, names: OptionNames): void => {
   if (!isObject(given)) throw new TypeError(`${taker} takes an object of options, not ${show(given)}`);
@@ -117,7 +117,7 @@ const show = (value: unknown): string =>
         ? "an array"
         : `a ${typeof value}`;
 
-/** What is wrong with the option `name` beside those of `names`, which are at `path`, and what would be right. */
+/** The message for an unknown option `name` among `names`, which are at `path`, with what would be right. */
 const unknown = (taker: string, path: string, name: string, names: OptionNames, all: OptionNames): string => {
   const meant = pathsOf(all)
     .map((other) => ({ other, distance: distanceOf(name.toLowerCase(), lastOf(other).toLowerCase()) }))
@@ -137,7 +137,7 @@ const unknown = (taker: string, path: string, name: string, names: OptionNames, 
 
 const lastOf = (path: string): string => path.slice(path.lastIndexOf(".") + 1);
 
-/** The owners of an option of this name: if one list begins with another, the one that adds it. */
+/** The owners of an option of this name; where one list extends another, the one that adds the name. */
 const ownersOf = (name: string): string[] => {
   const having = owners.filter(([, names]) => Object.hasOwn(names, name));
   const adds = (names: OptionNames): boolean =>
@@ -152,7 +152,7 @@ const pathsOf = (names: OptionNames, path = ""): string[] =>
     ...(typeof within === "object" ? pathsOf(within, `${path}${name}.`) : []),
   ]);
 
-/** How many letters one must put in, leave out, change or swap with the next to come from one word to the other; 1 where it is a part of that one. */
+/** The edit distance between two words: insertions, deletions, changes, and swaps of neighbours; 1 if one contains the other. */
 const distanceOf = (one: string, other: string): number => {
   if (one !== other && one.length > 3 && other.includes(one)) return 1;
   let before: number[] = [];
@@ -182,16 +182,18 @@ const distanceOf = (one: string, other: string): number => {
 /** Returns `value` if it is one of `words`. Throws `TypeError`. */
 export const checkWord = <T extends string>(name: string, value: T, words: readonly T[]): T => {
   if (words.includes(value)) return value;
-  throw new TypeError(`${name} is ${words.map((word) => `"${word}"`).join(", ")}, not ${quoted(value)}`);
+  throw new TypeError(
+    `${name} must be ${words.map((word) => `"${word}"`).join(" or ")}, not ${quoted(value)}`,
+  );
 };
 
 // ---- Options that an app's listeners have, too ----
 
-/** Options of how a server listens. */
+/** Options for how a server listens. */
 export interface ListenOptions {
-  /** Listen for IPv6 alone. Default `false`: `"[::]:80"` takes IPv4, too, whose clients it tells as `::ffff:192.0.2.1`. */
+  /** Listen for IPv6 only. Default `false`: `"[::]:80"` accepts IPv4 as well, and shows those clients as `::ffff:192.0.2.1`. */
   readonly ipv6Only?: boolean;
-  /** Share the port with other processes that say so, too; the kernel spreads the clients (`SO_REUSEPORT`; Linux, FreeBSD). Those queued at one that dies are reset. Default `false`. */
+  /** Share the port with other processes that set this, too; the kernel spreads the clients over them (`SO_REUSEPORT`; Linux, FreeBSD). If a process dies, the connections in its queue are reset. Default `false`. */
   readonly allowReusePort?: boolean;
 }
 
@@ -200,20 +202,20 @@ export const LISTEN_NAMES = optionNamesOf<ListenOptions>("a server that listens 
   allowReusePort: "boolean",
 });
 
-/** Options of how a server accepts streams. */
+/** Options for how a server accepts connections. */
 export interface AcceptOptions {
-  /** How many connections may wait in the kernel until this process accepts them; the kernel has a limit of its own (`net.core.somaxconn`). Default 511, Node's: they are accepted at once, so that few ever wait there. */
+  /** How many connections may wait in the kernel until this process accepts them; the kernel has its own limit, too (`net.core.somaxconn`). Default 511, Node's: connections are accepted at once, so few ever wait there. */
   readonly backlog?: number;
 }
 
 export const ACCEPT_NAMES = optionNamesOf<AcceptOptions>("a server of streams")({ backlog: true });
 
-/** Options of a server of TCP connections. */
+/** Options of a TCP server. */
 export interface KeepAliveOptions {
   /**
-   * How long a connection carries nothing before the kernel asks its peer for a sign of life, in milliseconds that make whole
-   * seconds; a peer that gives none is gone ten seconds later, and the connection breaks (`SO_KEEPALIVE`). It also keeps a
-   * firewall from forgetting a silent connection. Default `null`, never.
+   * How long a connection may be silent before the kernel probes its peer (`SO_KEEPALIVE`), in milliseconds that make whole
+   * seconds. If the peer does not answer within ten seconds, the connection breaks. The probes also keep a firewall from
+   * forgetting a silent connection. Default `null`: never.
    */
   readonly keepAlive?: number | null;
 }
@@ -222,13 +224,13 @@ export const KEEP_ALIVE_NAMES = optionNamesOf<KeepAliveOptions>("a server of TCP
   keepAlive: true,
 });
 
-/** Who may use the file of a server on a path. It has them before the first client is accepted. */
+/** Who may use the socket file of a server on a path. They are set before the first client is accepted. */
 export interface PathOptions {
-  /** The file's permissions, such as `0o660`. Default: 0o777 less the process's umask, which lets others of this machine connect or not. */
+  /** The file's permissions, such as `0o660`. Default: 0o777 without the bits of the process's umask, so the umask decides whether other users may connect. */
   readonly mode?: number | undefined;
-  /** The file's owner: a user's number or its name in /etc/passwd. Another than one's own takes privileges (CAP_CHOWN). Default: the process's user. */
+  /** The file's owner: a user's number, or its name in /etc/passwd. Any other than the process's own needs privileges (CAP_CHOWN). Default: the process's user. */
   readonly owner?: number | string | undefined;
-  /** The file's group: its number or its name in /etc/group. Without privileges one of the process's own groups. Default: the process's group. */
+  /** The file's group: its number, or its name in /etc/group. Without privileges it must be one of the process's own groups. Default: the process's group. */
   readonly group?: number | string | undefined;
 }
 
@@ -241,40 +243,40 @@ export const PATH_NAMES = optionNamesOf<PathOptions>("a server on a path")({
 const MAX_KEEP_ALIVE = 32_767_000; // ms; tcp(7): MAX_TCP_KEEPIDLE, in seconds
 const MAX_ID = 2 ** 32 - 2; // of a user or a group; the next is chown(2)'s -1
 
-/** `keepAlive`, where it can be. Else `TypeError` or `RangeError`. */
+/** Returns `keepAlive` if it is valid. Throws `TypeError` or `RangeError`. */
 export const checkKeepAlive = ({ keepAlive = null }: KeepAliveOptions): number | null => {
   if (checkTime("keepAlive", keepAlive, 1_000, true) === null) return null;
   if (keepAlive !== null && keepAlive <= MAX_KEEP_ALIVE && keepAlive % 1_000 === 0) return keepAlive;
   throw new RangeError(
-    `keepAlive is whole seconds in milliseconds, 1000 to ${MAX_KEEP_ALIVE}, or null for never, not ${keepAlive}`,
+    `keepAlive must be whole seconds in milliseconds, 1000 to ${MAX_KEEP_ALIVE}, or null for never, not ${keepAlive}`,
   );
 };
 
-/** `options`, where they can be. Else `TypeError` or `RangeError`. */
+/** Returns the options if they are valid. Throws `TypeError` or `RangeError`. */
 export const checkPathOptions = ({ mode, owner, group }: PathOptions): PathOptions => {
   if (mode !== undefined && checkCount("mode", mode, 0) > 0o777) {
-    throw new RangeError(`mode is 0 to 0o777, such as 0o660, not 0o${mode.toString(8)} (${mode})`);
+    throw new RangeError(`mode must be 0 to 0o777, such as 0o660, not 0o${mode.toString(8)} (${mode})`);
   }
   for (const [name, value] of Object.entries({ owner, group })) {
     if (value === undefined || (typeof value === "string" && value !== "")) continue;
-    if (typeof value === "string") throw new TypeError(`${name} is a name or a number, not ""`);
+    if (typeof value === "string") throw new TypeError(`${name} must be a name or a number, not ""`);
     if (checkCount(name, value, 0) > MAX_ID)
-      throw new RangeError(`${name} is 0 to ${MAX_ID}, or a name, not ${value}`);
+      throw new RangeError(`${name} must be 0 to ${MAX_ID}, or a name, not ${value}`);
   }
   return { mode, owner, group };
 };
 
-/** What a server of datagrams has beside a server's own options. */
+/** Options of a datagram server, besides those of every server. */
 export interface DatagramOptions {
-  /** Bytes of a datagram that are taken; the rest is cut, and `truncated` says so. Default 65 535, so that nothing is (CPython: 8 192). */
+  /** The most bytes of a datagram that are delivered; the rest is cut off, and `truncated` is true. Default 65 535, so that nothing is cut (CPython: 8 192). */
   readonly maxPacketSize?: number;
   /**
-   * How many bytes may be sent to an address in all, for each byte that came from it. Replies over that are dropped, and
-   * reported by an event. Anybody can send a datagram in another's name, and so have the reply sent to the other: a
-   * server that gives long replies to short questions is a weapon. Default `null`, no limit: how long a reply is depends
-   * on the protocol (a DNS answer is ten times its question), and the loopback address, where servers listen here, cannot
-   * be reached from outside. A server on a public address should set 3, as QUIC does (RFC 9000 section 8), or what its
-   * protocol needs. In a cluster (`--workers`), by each worker.
+   * How many bytes may be sent to an address for each byte that came from it. Replies beyond that are dropped, and reported as
+   * an event. Anybody can send a datagram with a forged source address and so have the reply sent to a victim; a server with
+   * long replies to short requests amplifies such an attack. Default `null`, no limit: the length of replies depends on the
+   * protocol (a DNS answer is ten times its question), and the loopback address, on which servers listen by default, cannot be
+   * reached from outside. A server on a public address should set 3, as QUIC does (RFC 9000 section 8), or what its protocol
+   * needs. In a cluster (`--workers`) it applies to each worker.
    */
   readonly amplification?: number | null;
 }
@@ -285,31 +287,31 @@ export const DATAGRAM_NAMES = optionNamesOf<DatagramOptions>("a server of datagr
 });
 
 /**
- * What a forking server has beside the options of its kind. Times are milliseconds.
+ * Options of a forking server, besides those of its kind. Times are milliseconds.
  *
- * Two of a server's own have another default here: `timeout` is 300 000, as CPython's, and so is `requestTimeout`,
- * counted from the request's arrival, since a request holds a whole process, and those that never end would hold
- * them all. `context` goes to the children as a structured clone: plain data. What cannot be cloned, such as a
- * connection to a database, the handler's module makes at its top level.
+ * Two of a server's own options have another default here. `timeout` is 300 000, as in CPython, and so is `requestTimeout`,
+ * counted from the request's arrival: a request holds a whole process, and requests that never end would hold them all.
+ * `context` goes to the children as a structured clone, so it must be plain data. What cannot be cloned, such as a database
+ * connection, must be made at the top level of the handler's module.
  */
 export interface ForkingOptions {
-  /** How many children there may be, and so requests at once; `maxRequests`, where that is less. Default 40, as CPython's `max_children`. In a cluster (`--workers`), of each worker. */
+  /** The most children, and so the most requests at once; `maxRequests` applies if it is less. Default 40, as CPython's `max_children`. In a cluster (`--workers`) it applies to each worker. */
   readonly maxChildren?: number;
   /**
-   * How long a handler may hold its process without awaiting anything; past that, and within a quarter as much again,
-   * it counts as an endless loop, and its child is killed; `null`: no limit. `requestTimeout` ends one, too. Default
-   * 30 000: few clients wait longer for an answer. A handler that computes longer needs more.
+   * How long a handler may run without awaiting anything. After that, at most a quarter of the time later, it counts as an
+   * endless loop and its child is killed; `null`: no limit. `requestTimeout` ends one, too. Default 30 000: few clients wait
+   * longer for an answer. A handler that computes for longer needs more.
    */
   readonly blockTimeout?: number | null;
-  /** How long a child is kept that has nothing to do; `null`: no limit. Default 10 000, as php-fpm's `process_idle_timeout`. The last one is kept. */
+  /** How long an idle child is kept; `null`: no limit. Default 10 000, as php-fpm's `process_idle_timeout`. The last child is always kept. */
   readonly childIdleTimeout?: number | null;
-  /** How many requests a child serves before it is ended; `null`, any number. 1 keeps what one request leaves behind from the next, as CPython does, and costs each a start. Default `null`. */
+  /** How many requests a child serves before it is ended; `null`: any number. With 1 no request can leave anything behind for the next, as in CPython, but each one costs a process start. Default `null`. */
   readonly requestsPerChild?: number | null;
-  /** How long the place of a lost child stays empty; each further time twice as long, until a request was served to its end. Default 100. */
+  /** The pause before a lost child is replaced; it doubles with each further loss until a request is served to its end. Default 100. */
   readonly restartDelay?: number;
-  /** The longest that becomes. Default 10 000. */
+  /** The longest `restartDelay` can become. Default 10 000. */
   readonly maxRestartDelay?: number;
-  /** Options of Node for the children, such as `--max-old-space-size=256`, beside those of this process that they need. */
+  /** Node options for the children, such as `--max-old-space-size=256`, besides those of this process that they inherit. */
   readonly execArgv?: readonly string[];
 }
 
@@ -323,7 +325,7 @@ export const FORKING_NAMES = optionNamesOf<ForkingOptions>("a forking server")({
   execArgv: true,
 });
 
-/** `options` with what is not given. Throws `TypeError` and `RangeError`. */
+/** `options` with defaults filled in. Throws `TypeError` and `RangeError`. */
 export const settleForking = (options: ForkingOptions): Required<ForkingOptions> => {
   const {
     maxChildren = 40,
@@ -349,37 +351,37 @@ export const settleForking = (options: ForkingOptions): Required<ForkingOptions>
 
 /** Limits of a pool. Times are milliseconds. */
 export interface PoolOptions {
-  /** How many connections there may be at once, those being dialled among them. Default 10: a server has few to give (PostgreSQL 100 in all), and several processes share them. */
+  /** The most connections at once, including those being dialled. Default 10: a server has few to give (PostgreSQL 100 in all), and several processes share them. */
   readonly max?: number;
-  /** How many are kept open, used or not. Default 0: what nobody uses costs nothing. */
+  /** How many connections are kept open even if they are idle. Default 0: an unused pool costs nothing. */
   readonly min?: number;
-  /** How many calls may be under way on one connection. Default 1: what a slow call holds up waits behind it on its connection alone. */
+  /** How many calls may be under way on one connection. Default 1: a slow call holds up no other. */
   readonly pipeline?: number;
-  /** How many calls and leases may wait for a connection; one more is `ERR_LIMIT`. Default 10 000: a few MB, and far more than are answered in time. */
+  /** How many calls and leases may wait for a connection; one more rejects with `ERR_LIMIT`. Default 10 000: a few MB, and far more than can be answered in time. */
   readonly maxWaiting?: number;
-  /** How long one waits for a connection; then it is `ETIMEDOUT`. Default 10 000: a server restarts in less, and few callers wait longer. */
+  /** How long a call or a lease waits for a connection before it rejects with `ETIMEDOUT`. Default 10 000: a server restarts in less, and few callers wait longer. */
   readonly waitTimeout?: number;
-  /** How long a call may take from its sending to its reply; `null`: no limit. Default 30 000: slower ones are rare, and should say so. */
+  /** How long a call may take from sending to reply; `null`: no limit. Default 30 000: slower calls are rare, and should set their own limit. */
   readonly callTimeout?: number | null;
-  /** How long a lease may last; `null`: no limit. Default 60 000: a transaction that is open for longer holds up others at the server. */
+  /** How long a lease may last; `null`: no limit. Default 60 000: a transaction that stays open longer holds up others at the server. */
   readonly leaseTimeout?: number | null;
-  /** How long `setup()` may take on a connection that is open. Default 10 000, as the dialling itself (`connectTimeout`). */
+  /** How long `setup()` may take once the connection is open. Default 10 000, as for dialling itself (`connectTimeout`). */
   readonly loginTimeout?: number;
-  /** How long a connection with nothing to do is kept, above `min`; `null`: no limit. Default 60 000: networks forget silent connections after 350 s (AWS) or 240 s (Azure). */
+  /** How long an idle connection above `min` is kept; `null`: no limit. Default 60 000: networks forget silent connections after 350 s (AWS) or 240 s (Azure). */
   readonly idleTimeout?: number | null;
-  /** How often `idle()` runs on a connection with nothing to do; `null` never. Default 30 000: a dead peer is found before somebody asks. */
+  /** How often `idle()` runs on an idle connection; `null`: never. Default 30 000: a dead peer is found before a caller meets it. */
   readonly pingInterval?: number | null;
-  /** How long a connection is used in all, less up to a tenth by chance, so that they do not end together; `null`: no limit. Default 1 800 000: half an hour, so that a server that moved, or a new password, is noticed. */
+  /** How long a connection is used in all, minus up to a tenth at random, so that connections do not all end together; `null`: no limit. Default 1 800 000: half an hour, so that a server that moved, or a new password, is noticed. */
   readonly maxAge?: number | null;
-  /** The pause after a dial that failed, less up to half by chance; each further time twice as long. Default 100. */
+  /** The pause after a failed dial, minus up to half at random; it doubles with each further failure. Default 100. */
   readonly retryDelay?: number;
-  /** The longest that becomes. Default 10 000: a server that is back is found within that time. */
+  /** The longest `retryDelay` can become. Default 10 000: a server that is back is found within that time. */
   readonly maxRetryDelay?: number;
-  /** Bytes of one reply; more is `ERR_LIMIT`, and costs the connection. Default 16 777 216: a Worker has 128 MB. */
+  /** The most bytes of one reply; a larger one rejects with `ERR_LIMIT`, and ends the connection. Default 16 777 216: a Worker has 128 MB. */
   readonly maxReply?: number;
-  /** How often a call that is `repeatable` is begun at most. Default 3: one that ends the server each time must not go on without end. */
+  /** How many times a `repeatable` call is begun at most. Default 3: a call that crashes the server each time must not go on for ever. */
   readonly maxAttempts?: number;
-  /** How long `close()` lets calls and leases go on. Default 10 000, as a server's. */
+  /** How long `close()` lets calls and leases continue. Default 10 000, as for a server. */
   readonly drainTimeout?: number;
 }
 
@@ -402,7 +404,7 @@ export const POOL_NAMES = optionNamesOf<PoolOptions>("a pool")({
   drainTimeout: true,
 });
 
-/** The limits of `options` with what is not given. Throws `TypeError` and `RangeError`. */
+/** The limits in `options` with defaults filled in. Throws `TypeError` and `RangeError`. */
 export const settlePool = (options: PoolOptions): Required<PoolOptions> => {
   const {
     max = 10,
@@ -424,7 +426,7 @@ export const settlePool = (options: PoolOptions): Required<PoolOptions> => {
   } = options;
   checkCount("max", max, 1);
   checkCount("min", min, 0);
-  if (min > max) throw new RangeError(`min is ${min}, and may be at most max, which is ${max}`);
+  if (min > max) throw new RangeError(`min is ${min}, but must be at most max, which is ${max}`);
   return {
     max,
     min,

@@ -190,10 +190,10 @@ test.each<[string, unknown, RegExp]>([
   ],
   ...(
     [
-      [{ maxRequests: 0 }, "maxRequests is a whole number of 1 or more, not 0"],
+      [{ maxRequests: 0 }, "maxRequests must be a whole number of 1 or more, not 0"],
       [{ access: { allow: ["10.0.0.1/8"] } }, "bits set beyond its prefix"],
       [{ rate: { perSecond: 0 } }, "rate.perSecond is more than 0"],
-      [{ blockTimeout: 0 }, "blockTimeout is 1 to"],
+      [{ blockTimeout: 0 }, "blockTimeout must be 1 to"],
     ] as const
   ).map(([options, says]): [string, unknown, RegExp] => [
     `an option that cannot be: ${JSON.stringify(options)}`,

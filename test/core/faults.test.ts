@@ -445,7 +445,7 @@ describe("a faulty stream", () => {
     [{ incoming: { latency: -1 } }, RangeError],
     [{ outgoing: { jitter: "1" } }, TypeError],
     [{ outgoing: { slice: 0 } }, RangeError],
-    [{ outgoing: { endAfter: 1.5 } }, /outgoing.endAfter is a whole number/],
+    [{ outgoing: { endAfter: 1.5 } }, /outgoing.endAfter must be a whole number/],
     [{ incoming: { endAfter: 1, resetAfter: 2 } }, /incoming has endAfter and resetAfter; only one/],
   ])("of %j is refused", (faults, wrong) => {
     expect(() => withFaults(memoryPair()[0], faults as never)).toThrow(wrong as RegExp);

@@ -338,12 +338,12 @@ describe("what is emitted and saved in one turn", () => {
 
 describe("the options of keep", () => {
   test.each<[KeepOptions, RegExp]>([
-    [{ redial: { retryDelay: 0 } }, /dial\.tail\.keep\.redial\.retryDelay is 1 to \d+ ms, not 0/],
+    [{ redial: { retryDelay: 0 } }, /dial\.tail\.keep\.redial\.retryDelay must be 1 to \d+ ms, not 0/],
     [
       { redial: { retryDelay: 100, maxRetryDelay: 10 } },
       /maxRetryDelay is 10 ms, less than redial\.retryDelay, 100 ms/,
     ],
-    [{ redial: { maxAttempts: 0 } }, /redial\.maxAttempts is a whole number of 1 or more, not 0/],
+    [{ redial: { maxAttempts: 0 } }, /redial\.maxAttempts must be a whole number of 1 or more, not 0/],
     [
       { redial: { retryDealy: 5 } } as never,
       /has no option keep\.redial\.retryDealy; did you mean keep\.redial\.retryDelay/,

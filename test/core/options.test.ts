@@ -14,7 +14,7 @@ test.each(["timeout", "closeTimeout", "handshakeTimeout"])("stream.%s", (name) =
     const stream = { [name]: value };
     expect(() => new ThreadingTCPServer("127.0.0.1:0", Nothing, { stream })).toThrow(RangeError);
     expect(() => new TCPConnector("127.0.0.1:1", Nothing, { stream })).toThrow(
-      new RegExp(`${name} is 1 to .* ms`),
+      new RegExp(`${name} must be 1 to .* ms`),
     );
     expect(() => memoryPair(stream)).toThrow(RangeError);
   }
@@ -30,7 +30,7 @@ test.each(["maxLine", "maxRead", "maxPending", "minWriteRate"])("stream.%s", (na
 
 test("stream.whenSlow", () => {
   for (const value of ["drop", "", true, null]) {
-    expect(() => memoryPair({ whenSlow: value as never })).toThrow(/whenSlow is "cut", "throw", not/);
+    expect(() => memoryPair({ whenSlow: value as never })).toThrow(/whenSlow must be "cut" or "throw", not/);
   }
 });
 
@@ -63,7 +63,7 @@ test.each(["yes", "On", "tls", true, ""])(
   async (secureTransport) => {
     const options = { secureTransport } as never;
     await expect(createConnection("127.0.0.1:1", options)).rejects.toThrow(
-      /secureTransport is "off", "on", "starttls", not/,
+      /secureTransport must be "off" or "on" or "starttls", not/,
     );
     expect(() => new TCPConnector("127.0.0.1:1", Nothing, options)).toThrow(TypeError);
   },

@@ -514,9 +514,9 @@ describe("limits", () => {
   });
 
   test.each([
-    [{ max: 0 }, "max is a whole number of 1 or more, not 0"],
-    [{ min: 5, max: 4 }, "min is 5, and may be at most max, which is 4"],
-    [{ callTimeout: 0 }, "callTimeout is 1 to 2147483647 ms, or null for ever, not 0"],
+    [{ max: 0 }, "max must be a whole number of 1 or more, not 0"],
+    [{ min: 5, max: 4 }, "min is 5, but must be at most max, which is 4"],
+    [{ callTimeout: 0 }, "callTimeout must be 1 to 2147483647 ms, or null for no limit, not 0"],
     [{ pipline: 4 }, "memoryPool() has no option pipline; did you mean pipeline?"],
   ])("%j is refused", (options, message) => {
     expect(() => place(Lines, options as PoolOptions)).toThrow(message);

@@ -146,7 +146,10 @@ describeWith(["zsh"], "zsh", () => {
   });
 
   test("a list has what each command does", async () => {
-    const said = await completes(["socklet sessions h\u0008", "end our direction of a session's connection"]);
+    const said = await completes([
+      "socklet sessions h\u0008",
+      "end this side's direction of a session's connection",
+    ]);
     for (const name of commandsOf("socklet sessions")) expect(said).toContain(name);
   });
 

@@ -127,7 +127,7 @@ describe.each(projects)("$runtime, $protocol", ({ runtime, protocol }) => {
     }
   });
 
-  test("doctor finds nothing to mend", async () => {
+  test("doctor finds nothing to fix", async () => {
     const folder = await made(runtime, protocol);
     await onPort(folder, await reservePort());
     const found = JSON.parse(await run(folder, process.execPath, cli, "doctor", "--json", "src/app.ts"));

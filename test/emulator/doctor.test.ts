@@ -89,7 +89,7 @@ test("a package.json of `npm init -y` is told of, by what Node will refuse, and 
   expect(doctor().of("package.json")).toEqual([]);
 });
 
-test("a project that fits: nothing to mend, exit status 0", async () => {
+test("a project that fits: nothing to fix, exit status 0", async () => {
   const port = await reservePort();
   await write("app.ts", app(`tcp://127.0.0.1:${port}`));
   await write("worker.ts", "");
@@ -114,9 +114,9 @@ test("a port that is in use, and an address of another machine", async () => {
   await write("app.ts", app(`tcp://127.0.0.1:${port}`, "tcp://192.0.2.1:7007", "unix:/no/such/folder/s"));
   const { status, of } = doctor("app.ts");
   expect(of("listener Echo").map(({ state, says }) => [state, says])).toEqual([
-    ["mend", `tcp://127.0.0.1:${port}: EADDRINUSE`],
-    ["mend", "tcp://192.0.2.1:7007: EADDRNOTAVAIL"],
-    ["mend", "unix:/no/such/folder/s: ENOENT"],
+    ["fix", `tcp://127.0.0.1:${port}: EADDRINUSE`],
+    ["fix", "tcp://192.0.2.1:7007: EADDRNOTAVAIL"],
+    ["fix", "unix:/no/such/folder/s: ENOENT"],
   ]);
   expect(of("listener Echo").every(({ remedy }) => remedy !== null)).toBe(true);
   expect(status).toBe(1);
@@ -128,14 +128,14 @@ test("what wrangler.toml lacks", async () => {
   await write("wrangler.toml", 'name = "x"\n# main = "worker.ts"\n');
   const { status, of } = doctor("app.ts");
   expect(of("wrangler.toml").map(({ state, says }) => [state, says])).toEqual([
-    ["mend", "has no main"],
-    ["mend", "has no compatibility_date"],
+    ["fix", "has no main"],
+    ["fix", "has no compatibility_date"],
     ["note", `does not open port ${port} of the listener "Echo" in wrangler dev`],
   ]);
   expect(of("wrangler.toml")[2]?.remedy).toBe(`[[connect]] protocol = "tcp" port = ${port}`);
   expect(status).toBe(1);
   await write("wrangler.toml", 'main = "none.ts"\ncompatibility_date = "2026-10-01"\n');
-  expect(doctor().of("wrangler.toml")[0]?.says).toBe('has main = "none.ts", and there is no such file');
+  expect(doctor().of("wrangler.toml")[0]?.says).toBe('has main = "none.ts", but there is no such file');
 });
 
 test("an app that does not load; a koffi that is too old", async () => {
@@ -143,8 +143,8 @@ test("an app that does not load; a koffi that is too old", async () => {
   mkdirSync(join(folder, "node_modules/koffi"), { recursive: true });
   await write("node_modules/koffi/package.json", '{ "version": "2.9.0" }');
   const { status, of } = doctor("app.ts");
-  expect(of("app")[0]).toMatchObject({ state: "mend", says: expect.stringContaining("nope is not defined") });
-  expect(of("koffi")[0]).toMatchObject({ state: "mend", remedy: "npm install koffi@3" });
+  expect(of("app")[0]).toMatchObject({ state: "fix", says: expect.stringContaining("nope is not defined") });
+  expect(of("koffi")[0]).toMatchObject({ state: "fix", remedy: "npm install koffi@3" });
   expect(status).toBe(1);
 });
 
@@ -156,7 +156,7 @@ test("a koffi that does not load: it came without its binary", async () => {
   expect(of("koffi")).toEqual([
     {
       what: "koffi",
-      state: "mend",
+      state: "fix",
       says: expect.stringMatching(new RegExp(`^${version} does not load: .`)),
       remedy: expect.stringContaining("npm install on this machine"),
     },
@@ -164,7 +164,7 @@ test("a koffi that does not load: it came without its binary", async () => {
   expect(status).toBe(1);
 });
 
-test("no koffi, no Worker: each is a note, and nothing has to be mended", async () => {
+test("no koffi, no Worker: each is a note, and nothing needs fixing", async () => {
   folder = await elsewhere();
   const { status, found } = doctor();
   expect(found.map(({ what, state }) => [what, state])).toEqual([
@@ -184,8 +184,8 @@ test("a Node that is too old: doctor says so beside all else, any other command 
   expect(of("node")).toEqual([
     {
       what: "node",
-      state: "mend",
-      says: "is v22.17.1; this needs 22.18.0 or newer, which runs TypeScript as it is",
+      state: "fix",
+      says: "is v22.17.1; Socklet needs 22.18.0 or newer, which runs TypeScript directly",
       remedy: expect.stringContaining("npm install --save-dev node"),
     },
   ]);
@@ -193,13 +193,13 @@ test("a Node that is too old: doctor says so beside all else, any other command 
   expect(status).toBe(1);
   await writeFile(join(folder, "app.ts"), "export const app = which.needs(that.Node);");
   const withApp = said(process.execPath, ["--import", older, ...cli, "doctor", "app.ts", "--json"], folder);
-  expect(withApp.of("app")).toMatchObject([{ state: "note", remedy: "ask again then" }]);
+  expect(withApp.of("app")).toMatchObject([{ state: "note", remedy: "run doctor again then" }]);
   const other = spawnSync(process.execPath, ["--import", older, ...cli, "sessions", "list"], {
     encoding: "utf8",
   });
   expect([other.status, other.stderr]).toEqual([
     2,
-    expect.stringContaining("this needs Node 22.18.0 or newer"),
+    expect.stringContaining("Socklet needs Node 22.18.0 or newer"),
   ]);
 });
 
@@ -210,7 +210,7 @@ test("a folder that may not be written, and a port that only root may take", asy
   onTestFinished(() => chmod(folder, 0o755));
   const { status, of } = unprivileged("app.ts");
   expect(of("data")[0]).toMatchObject({
-    state: "mend",
+    state: "fix",
     says: `${join(folder, ".socklet")} cannot be written: EACCES`,
     remedy: expect.stringContaining("--data"),
   });
@@ -218,14 +218,14 @@ test("a folder that may not be written, and a port that only root may take", asy
   expect(path?.says).toMatch(/: EACCES$/);
   if (least > 0) {
     expect(port?.says).toBe(`tcp://127.0.0.1:${least - 1}: EACCES`);
-    expect(port?.remedy).toMatch(/^take a port from 1024 on, /);
+    expect(port?.remedy).toMatch(/^use a port of 1024 or above, /);
   }
   expect(status).toBe(1);
 });
 
 test("data that cannot be a folder, since a file has its name", async () => {
   await write(".socklet", "");
-  expect(doctor().of("data")[0]).toMatchObject({ state: "mend", says: expect.stringMatching(/: ENOTDIR$/) });
+  expect(doctor().of("data")[0]).toMatchObject({ state: "fix", says: expect.stringMatching(/: ENOTDIR$/) });
 });
 
 test("wrangler is missing beside its file", async () => {
@@ -235,7 +235,7 @@ test("wrangler is missing beside its file", async () => {
   expect(of("wrangler")).toEqual([
     {
       what: "wrangler",
-      state: "mend",
+      state: "fix",
       says: "is not installed; wrangler.jsonc was not read",
       remedy: "npm install --save-dev wrangler",
     },
@@ -290,7 +290,7 @@ test("a wrangler.toml that does not parse, and one whose fields have the wrong t
   await write("wrangler.toml", 'name = "x"\nmain = "worker.ts\n');
   const { status, of } = doctor();
   expect(of("wrangler.toml").map(({ state, says }) => [state, says])).toEqual([
-    ["mend", expect.stringMatching(/^Invalid TOML document: .* \(line 2, column \d+\)$/)],
+    ["fix", expect.stringMatching(/^Invalid TOML document: .* \(line 2, column \d+\)$/)],
   ]);
   expect(status).toBe(1);
   await write("wrangler.toml", 'main = "worker.ts"\ncompatibility_date = 2026\nworkers_dev = "yes"\n');

@@ -214,9 +214,9 @@ test("what cannot be is an error where it is given", () => {
   const entry = (address: string, options: object) =>
     defineApp({ handlers: { nothing: Nothing }, listen: [{ handler: "nothing", address, options }] });
   for (const make of [unix, (options: object) => entry("unix:/run/none", options)]) {
-    expect(() => make({ mode: 660 })).toThrow("mode is 0 to 0o777, such as 0o660, not 0o1224 (660)");
-    expect(() => make({ owner: "" })).toThrow('owner is a name or a number, not ""');
-    expect(() => make({ group: -1 })).toThrow("group is a whole number of 0 or more, not -1");
+    expect(() => make({ mode: 660 })).toThrow("mode must be 0 to 0o777, such as 0o660, not 0o1224 (660)");
+    expect(() => make({ owner: "" })).toThrow('owner must be a name or a number, not ""');
+    expect(() => make({ group: -1 })).toThrow("group must be a whole number of 0 or more, not -1");
     expect(() => make({ keepAlive: 1_000 })).toThrow(
       /has no option keepAlive \(it is an option of a server of TCP connections\)/,
     );
@@ -227,11 +227,11 @@ test("what cannot be is an error where it is given", () => {
     (options: object) => entry("tls://127.0.0.1:0", options),
   ]) {
     expect(() => make({ keepAlive: 1_500 })).toThrow(
-      /keepAlive is whole seconds in milliseconds, 1000 to 32767000/,
+      /keepAlive must be whole seconds in milliseconds, 1000 to 32767000/,
     );
-    expect(() => make({ keepAlive: 40_000_000 })).toThrow(/keepAlive is whole seconds/);
+    expect(() => make({ keepAlive: 40_000_000 })).toThrow(/keepAlive must be whole seconds/);
     expect(() => make({ keepAlive: true })).toThrow("keepAlive must be a number");
-    expect(() => make({ backlog: 0 })).toThrow("backlog is a whole number of 1 or more, not 0");
+    expect(() => make({ backlog: 0 })).toThrow("backlog must be a whole number of 1 or more, not 0");
     expect(() => make({ mode: 0o600 })).toThrow(
       /has no option mode \(it is an option of a server on a path\)/,
     );

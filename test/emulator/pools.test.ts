@@ -139,7 +139,7 @@ test.each([
   ],
   [
     { redis: { handler: "redis", address: "tcp://127.0.0.1:1", max: 0 } },
-    "pools.redis: max is a whole number of 1 or more, not 0",
+    "pools.redis: max must be a whole number of 1 or more, not 0",
   ],
   [
     { redis: { handler: "echo", address: "tcp://127.0.0.1:1" } },

@@ -378,10 +378,10 @@ test.each<readonly [string, Partial<ProxyProtocolOptions>, RegExp]>([
   ["no list", { from: "10.0.0.0/8" as never }, /proxyProtocol\.from lists the proxies/],
   ["no network", { from: ["10.0.0.1/8"] }, /has bits set beyond its prefix/],
   ["a name", { from: ["proxy.example.org"] }, /neither a network nor an address/],
-  ["others", { others: "maybe" as never }, /proxyProtocol\.others is "refuse", "direct", not "maybe"/],
-  ["local", { local: "maybe" as never }, /proxyProtocol\.local is "close", "serve"/],
-  ["timeout", { timeout: 0 }, /proxyProtocol\.timeout is 1 to/],
-  ["maxHeader", { maxHeader: 15 }, /proxyProtocol\.maxHeader is a whole number of 16 or more/],
+  ["others", { others: "maybe" as never }, /proxyProtocol\.others must be "refuse" or "direct", not "maybe"/],
+  ["local", { local: "maybe" as never }, /proxyProtocol\.local must be "close" or "serve"/],
+  ["timeout", { timeout: 0 }, /proxyProtocol\.timeout must be 1 to/],
+  ["maxHeader", { maxHeader: 15 }, /proxyProtocol\.maxHeader must be a whole number of 16 or more/],
   ["an option that is none", { form: [] } as never, /did you mean proxyProtocol\.from/],
 ])("an option that is wrong: %s", (_, options, why) => {
   const proxyProtocol = { from: ["10.0.0.0/8"], ...options };

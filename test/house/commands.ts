@@ -1,4 +1,4 @@
-/** docs/command-line.md: what `socklet --help` says, and that of each command, as the command itself prints it. */
+/** docs/command-line.md: the output of `socklet --help`, and of `--help` of each command. */
 
 import { execFileSync } from "node:child_process";
 
@@ -30,8 +30,8 @@ export const commandsPage = (): string => {
   const lines = [
     "# Command line",
     "",
-    "`npm install socklet` brings the command `socklet`; `npx socklet` runs it. In a clone: `npm run socklet -- …`.",
-    "`npm run docs` writes this page from the commands themselves.",
+    "`npm install socklet` installs the command `socklet`; run it with `npx socklet`. In a clone: `npm run socklet -- …`.",
+    "`npm run docs` generates this page from the commands themselves.",
     "",
     "```sh",
     "socklet dev app.ts",
@@ -41,20 +41,20 @@ export const commandsPage = (): string => {
     "socklet sessions list",
     "```",
     "",
-    "`app.ts` is a module that imports `socklet` alone and exports `app`, made by `defineApp`.",
+    "`app.ts` is a module that exports `app`, made by `defineApp()`. It imports only `socklet`.",
     "",
-    "**Exit status.** 0: done. 1: it could not be done, or a stop had to cut off a request that still ran. 2: it was asked",
-    "wrongly.",
+    "**Exit status.** 0: success. 1: the command failed, or a stop had to cut off a request that was still running. 2: wrong",
+    "usage.",
     "",
-    "**Signals.** SIGINT and SIGTERM stop `serve`: what runs is finished, and a second one aborts it. SIGHUP does the same",
-    "when the terminal goes away. Without a terminal it reloads (there is nothing to reload yet), and under `nohup` it is",
-    "ignored.",
+    "**Signals.** SIGINT and SIGTERM stop `serve`: running requests are finished, and a second signal aborts them. When the",
+    "terminal goes away, SIGHUP does the same. Without a terminal SIGHUP reloads certificates, and under `nohup`",
+    "it is ignored.",
     "",
-    "**Cache.** What V8 has compiled is kept in `~/.cache/socklet` (or `$XDG_CACHE_HOME/socklet`), so that the next start takes less.",
-    "`NODE_DISABLE_COMPILE_CACHE=1` turns that off. It can be deleted at any time.",
+    "**Cache.** V8's compiled code is kept in `~/.cache/socklet` (or `$XDG_CACHE_HOME/socklet`), which makes the next start",
+    "faster. `NODE_DISABLE_COMPILE_CACHE=1` turns that off. The folder can be deleted at any time.",
     "",
-    "**Completion.** bash and zsh (after `compinit`) complete commands, options, their choices, files and folders. `npx socklet` is",
-    'not completed; where `socklet` is not on the `PATH`, define it: `socklet() { npx socklet "$@"; }`.',
+    "**Completion.** bash and zsh (after `compinit`) complete commands, options, their choices, files and folders. They do not",
+    'complete `npx socklet`; if `socklet` is not on the `PATH`, define it: `socklet() { npx socklet "$@"; }`.',
     "",
     "```sh",
     "source <(socklet completion bash)    # in ~/.bashrc; in ~/.zshrc: source <(socklet completion zsh)",

@@ -1,4 +1,4 @@
-/** `socklet doctor`: what of this machine and of a project does not fit, and what to do about it. */
+/** `socklet doctor`: checks this machine and a project for problems, and says how to fix them. */
 
 import net from "node:net";
 import type { App, Listener } from "../../../core/app/app.ts";
@@ -13,21 +13,21 @@ import { fileOf, loadApp } from "../user-code/modules.ts";
 import { isSince, LEAST_KOFFI, LEAST_NODE } from "./manifest.ts";
 import { type FoundConfig, readWranglerConfig, wranglerConfigIn } from "./wrangler.ts";
 
-/** One thing that was looked at. */
+/** The result of one check. */
 export interface Finding {
   readonly what: string;
-  /** `mend`: it does not work as it is. `note`: something that is not there, and need not be. */
-  readonly state: "ok" | "note" | "mend";
+  /** `fix`: it does not work as it is. `note`: something optional is missing, or worth knowing. */
+  readonly state: "ok" | "note" | "fix";
   readonly says: string;
-  /** What to do; `null` where nothing needs to be done. */
+  /** What to do; `null` if nothing needs to be done. */
   readonly remedy: string | null;
 }
 
 const ok = (what: string, says: string): Finding => ({ what, state: "ok", says, remedy: null });
 const note = (what: string, says: string, remedy: string): Finding => ({ what, state: "note", says, remedy });
-const mend = (what: string, says: string, remedy: string): Finding => ({ what, state: "mend", says, remedy });
+const fix = (what: string, says: string, remedy: string): Finding => ({ what, state: "fix", says, remedy });
 
-/** The version of a package as the project would import it; `null` where it has none. */
+/** The version of a package that the project would import; `null` if it has none. */
 const versionOf = (name: string, folder: string): string | null => {
   for (let at = resolve(folder); ; at = dirname(at)) {
     try {
@@ -37,25 +37,25 @@ const versionOf = (name: string, folder: string): string | null => {
   }
 };
 
-/** What the checks look at. */
+/** What the checks examine. */
 interface Project {
-  /** Where the command was started: the data is kept there. */
+  /** Where the command was started, and the app's data is kept. */
   readonly cwd: string;
-  /** Where the app is, or the same. */
+  /** The app's folder, or `cwd` if no app was named. */
   readonly folder: string;
-  /** `null` where none was named, or it does not load. */
+  /** `null` if none was named, or it does not load. */
   readonly app: App | null;
-  /** `null` if there is none, or nothing here can read it. */
+  /** `null` if there is none, or it cannot be read. */
   readonly wrangler: FoundConfig | null;
 }
 
 const nodeFinding = (): Finding => {
   const { node } = process.versions;
   if (isSince(node, LEAST_NODE)) return ok("node", `v${node}`);
-  return mend(
+  return fix(
     "node",
-    `is v${node}; this needs ${LEAST_NODE} or newer, which runs TypeScript as it is`,
-    "install the current Node, or npm install --save-dev node, for npx and npm run",
+    `is v${node}; Socklet needs ${LEAST_NODE} or newer, which runs TypeScript directly`,
+    "install the current Node, or for npx and npm run: npm install --save-dev node",
   );
 };
 
@@ -78,7 +78,11 @@ const koffiFinding = ({ folder }: Project): Finding => {
   const needs = "socket options, urgent data and Unix datagrams of socket() need it";
   if (version === null) return note("koffi", `is not installed; ${needs}`, "npm install koffi");
   if (!isSince(version, LEAST_KOFFI) || isSince(version, "4"))
-    return mend("koffi", `is ${version}; this needs ${LEAST_KOFFI} or newer, below 4`, "npm install koffi@3");
+    return fix(
+      "koffi",
+      `is ${version}; Socklet needs ${LEAST_KOFFI} or newer, below 4`,
+      "npm install koffi@3",
+    );
   try {
     lazy.module
       .createRequire(join(resolve(folder), "package.json"))("koffi")
@@ -87,39 +91,41 @@ const koffiFinding = ({ folder }: Project): Finding => {
   } catch (error) {
     // Installed on another system and copied here, or without its optional dependencies.
     const says = `${version} does not load: ${oneLine(thrownAs(error).message)}`;
-    return mend(
+    return fix(
       "koffi",
       says,
-      "remove node_modules, and npm install on this machine, without --omit=optional",
+      "remove node_modules and run npm install on this machine, without --omit=optional",
     );
   }
 };
 
-/** The project's wrangler, and whether its configuration can be read. */
+/** Finds the project's wrangler, and reads its configuration. */
 const configFindings = async (
   folder: string,
 ): Promise<{ wrangler: FoundConfig | null; found: Finding[] }> => {
   const path = wranglerConfigIn(folder);
   if (path === null) {
-    const found = note("wrangler.toml", "there is none; only a Worker needs it", "see docs/deploying.md");
+    const found = note("wrangler.toml", "does not exist; only a Worker needs it", "see docs/deploying.md");
     return { wrangler: null, found: [found] };
   }
   const version = versionOf("wrangler", folder);
   if (version === null) {
     const says = `is not installed; ${relative(process.cwd(), path)} was not read`;
-    return { wrangler: null, found: [mend("wrangler", says, "npm install --save-dev wrangler")] };
+    return { wrangler: null, found: [fix("wrangler", says, "npm install --save-dev wrangler")] };
   }
   try {
     const wrangler = await readWranglerConfig(path);
-    const faults = wrangler.faults.map((fault) => mend(wrangler.name, fault, "correct that, and ask again"));
+    const faults = wrangler.faults.map((fault) =>
+      fix(wrangler.name, fault, "correct it, and run doctor again"),
+    );
     return { wrangler, found: [ok("wrangler", version), ...faults] };
   } catch (error) {
     const says = `${version} does not load: ${oneLine(thrownAs(error).message)}`;
-    return { wrangler: null, found: [mend("wrangler", says, "npm install --save-dev wrangler")] };
+    return { wrangler: null, found: [fix("wrangler", says, "npm install --save-dev wrangler")] };
   }
 };
 
-/** What the Worker's configuration says, against the app. */
+/** Checks the Worker's configuration against the app. */
 const workerFindings = ({ app, wrangler }: Project): Finding[] => {
   const { config, name: what, path } = wrangler ?? {};
   if (!config || what === undefined || path === undefined) return [];
@@ -131,14 +137,14 @@ const workerFindings = ({ app, wrangler }: Project): Finding[] => {
   const { main, compatibility_date: date, connect = [], durable_objects: objects } = config;
   if (main === undefined) {
     const remedy = `name the module that exports the Worker: ${field("main", "src/worker.ts")}`;
-    found.push(mend(what, "has no main", remedy));
+    found.push(fix(what, "has no main", remedy));
   } else if (!fs.existsSync(main)) {
-    const says = `has ${field("main", relative(dirname(path), main))}, and there is no such file`;
-    found.push(mend(what, says, "correct the path"));
+    const says = `has ${field("main", relative(dirname(path), main))}, but there is no such file`;
+    found.push(fix(what, says, "correct the path"));
   }
   if (date === undefined) {
     const today = new Date().toISOString().slice(0, 10);
-    found.push(mend(what, "has no compatibility_date", field("compatibility_date", today)));
+    found.push(fix(what, "has no compatibility_date", field("compatibility_date", today)));
   }
   const ports = new Set(connect.map(({ port }) => port));
   for (const { name, endpoint } of app?.listeners ?? []) {
@@ -185,17 +191,17 @@ const listenerFinding = async ({ name, endpoint }: Listener): Promise<Finding> =
   } catch (error) {
     const { code = "", message } = thrownAs(error);
     const remedies: Readonly<Record<string, string>> = {
-      EADDRINUSE: "end what listens there, or serve with --any-port",
+      EADDRINUSE: "stop the program that listens there, or serve with --any-port",
       EACCES:
-        "take a port from 1024 on, a folder that you may write to, or see docs/servers.md for systemd's sockets",
-      EADDRNOTAVAIL: "give an address of this machine, such as 127.0.0.1",
-      ENOENT: "make the folder of the path",
+        "use a port of 1024 or above, or a folder that you can write to; for systemd's sockets see docs/servers.md",
+      EADDRNOTAVAIL: "use an address of this machine, such as 127.0.0.1",
+      ENOENT: "create the folder of that path",
     };
-    return mend(what, `${at}: ${code || message}`, remedies[code] ?? "check the address");
+    return fix(what, `${at}: ${code || message}`, remedies[code] ?? "check the address");
   }
 };
 
-/** Whether the app can keep bytes: tried, because permissions are not all that can be in the way. */
+/** Whether the app can store its data. It is tried, because more than permissions can be in the way. */
 const dataFinding = ({ cwd }: Project): Finding => {
   const data = join(cwd, ".socklet");
   try {
@@ -203,18 +209,16 @@ const dataFinding = ({ cwd }: Project): Finding => {
     return ok("data", `${data} can be written`);
   } catch (error) {
     const says = `${data} cannot be written: ${thrownAs(error).code}`;
-    return mend("data", says, "serve with --data, and a folder that you may write to");
+    return fix("data", says, "serve with --data and a folder that you can write to");
   }
 };
 
-/** What of the app Cloudflare's edge refuses, by the table of its rules; of a project that has a Worker. */
+/** What Cloudflare's edge would refuse of the app, by the table of its rules, if the project has a Worker. */
 const edgeFindings = ({ app, wrangler }: Project): Finding[] => {
   if (wrangler === null) return [];
   const found: Finding[] = [];
   const met = (said: string, rule: EdgeRuleName): void => {
-    found.push(
-      note("edge", edgeText(said, rule), "see docs/edge.md; socklet dev --edge holds the app to it"),
-    );
+    found.push(note("edge", edgeText(said, rule), "see docs/edge.md; socklet dev --edge enforces it"));
   };
   const dialled = [
     ...Object.entries(app?.dial ?? {}).map(([name, { endpoint }]) => [`dial.${name}`, endpoint] as const),
@@ -235,8 +239,8 @@ const edgeFindings = ({ app, wrangler }: Project): Finding[] => {
   const { connect = [], compatibility_flags: flags = [] } = wrangler.config ?? {};
   if (connect.length > 0) met(`[[connect]] of ${connect.map(({ port }) => port).join(", ")}`, "listen");
   if (flags.includes("experimental")) {
-    const says = 'has the compatibility flag "experimental", which wrangler dev takes and the edge refuses';
-    found.push(note(wrangler.name, says, "leave it out of what is deployed"));
+    const says = 'has the compatibility flag "experimental", which wrangler dev accepts and the edge refuses';
+    found.push(note(wrangler.name, says, "remove it before deploying"));
   }
   return found;
 };
@@ -249,7 +253,7 @@ const listenerFindings = async ({ app }: Project): Promise<Finding[]> => {
   return found;
 };
 
-/** What is looked at once the project is read, in the order in which it is told. */
+/** The checks of a project that has been read, in the order of the report. */
 const CHECKS: readonly ((project: Project) => Finding | Finding[] | Promise<Finding[]>)[] = [
   typeFinding,
   koffiFinding,
@@ -265,8 +269,8 @@ const findings = async (path: string | undefined): Promise<Finding[]> => {
   const node = nodeFinding();
   const found = [node];
   let app: App | null = null;
-  if (path !== undefined && node.state === "mend")
-    found.push(note("app", `${path} was not loaded, which needs that Node`, "ask again then"));
+  if (path !== undefined && node.state === "fix")
+    found.push(note("app", `${path} was not loaded, since that needs a newer Node`, "run doctor again then"));
   else if (path !== undefined) {
     try {
       app = await loadApp(path);
@@ -274,7 +278,7 @@ const findings = async (path: string | undefined): Promise<Finding[]> => {
       found.push(ok("app", `${path} has ${length === 1 ? "1 listener" : `${length} listeners`}`));
     } catch (error) {
       if (!(error instanceof UsageError)) throw error;
-      found.push(mend("app", error.message, "correct that, and ask again"));
+      found.push(fix("app", error.message, "correct it, and run doctor again"));
     }
   }
   const configured = await configFindings([cwd, folder].find((one) => wranglerConfigIn(one)) ?? folder);
@@ -286,7 +290,7 @@ const findings = async (path: string | undefined): Promise<Finding[]> => {
 
 export const doctor = async (path: string | undefined, { json }: { json?: boolean }): Promise<void> => {
   const found = await findings(path);
-  if (found.some(({ state }) => state === "mend")) process.exitCode = 1;
+  if (found.some(({ state }) => state === "fix")) process.exitCode = 1;
   if (json) return printJson(found);
   await print(
     columns(
