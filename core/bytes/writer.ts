@@ -45,6 +45,8 @@ export interface WriterTarget {
   borrow?(bytes: Uint8Array): Promise<void> | undefined;
   /** Whether `borrow` may be called: else what is sent is gathered, which copies it. */
   readonly borrows?: boolean;
+  /** Memory of at least `size` bytes to gather in, for a target that reuses it. Absent: the writer takes its own. */
+  memory?(size: number): Uint8Array;
   /** `StreamWriter.unattended` is so. */
   unattended?(): void;
   /** It may have ended: there is room again, or a caller awaits it. */
@@ -431,7 +433,8 @@ export class StreamWriter {
   #reserve(size: number): void {
     if (this.#used + size <= this.#bytes.length) return;
     const held = this.#used - this.#from;
-    const larger = memory(Math.max(held + size, held * 2, SHARE));
+    const wanted = Math.max(held + size, held * 2, SHARE);
+    const larger = this.#target.memory?.(wanted) ?? memory(wanted);
     if (held > 0) larger.set(this.#bytes.subarray(this.#from, this.#used));
     this.#bytes = larger;
     this.#from = 0;

@@ -11,7 +11,7 @@
  * is not costs no promise. The connection is open in all three; the server or connector closes it afterwards.
  */
 
-import { type Data, DONE, joinBytes, type MaybePromise, toBytes } from "../bytes/data.ts";
+import { type Data, DONE, EMPTY, joinBytes, type MaybePromise, toBytes } from "../bytes/data.ts";
 import { StreamReader } from "../bytes/reader.ts";
 import { StreamWriter, type WriterTarget } from "../bytes/writer.ts";
 import { errorText, textOf } from "../describe.ts";
@@ -286,26 +286,47 @@ export abstract class StreamRequestHandler<
   }
 }
 
+const LEAST = 2 * 1024; // bytes to gather a reply in: most fit, and a writer lets go of memory of this size when it hands it over
+const MOST = 64 * 1024; // bytes that are kept for the next reply
+
+let spare = EMPTY; // what the last reply was gathered in: to take new memory for each costs more than the rest of the reply
+
 /** What a datagram is answered with. */
 class Reply implements WriterTarget {
   readonly unsent = 0;
-  readonly parts: Data[] = [];
+  #parts: Data[] = [];
+  #memory = EMPTY;
 
   write(data: Data): undefined {
-    this.parts.push(data);
+    this.#parts.push(data);
   }
 
-  defer(): void {} // it leaves as a whole, in finish()
+  defer(): void {} // it leaves as a whole, by `send()`
 
-  whole(): Data {
-    if (this.parts.length === 1) return this.parts[0] as Data;
-    const parts = this.parts.map(toBytes);
-    return joinBytes(
-      parts,
-      parts.reduce((size, part) => size + part.length, 0),
-    );
+  memory(size: number): Uint8Array {
+    const taken = spare.length < size ? new Uint8Array(Math.max(size, LEAST)) : spare;
+    if (taken === spare) spare = EMPTY;
+    this.#memory = taken;
+    return taken;
+  }
+
+  /** Sends what was written, if anything was, back to the sender of `request`. */
+  send(request: Datagram): void {
+    const parts = this.#parts;
+    if (parts.length === 0) return;
+    request.reply(parts.length === 1 ? (parts[0] as Data) : joined(parts.map(toBytes)));
+    // Nobody has these bytes now: the reply is sent or copied, and the writer let go of them when it handed them over.
+    this.#parts = [];
+    if (this.#memory.length <= MOST) spare = this.#memory;
+    this.#memory = EMPTY;
   }
 }
+
+const joined = (parts: readonly Uint8Array[]): Uint8Array =>
+  joinBytes(
+    parts,
+    parts.reduce((size, part) => size + part.length, 0),
+  );
 
 /**
  * Handles one datagram: `rfile` reads it, and what `wfile` was given goes back as one datagram when `finish`
@@ -338,8 +359,7 @@ export abstract class DatagramRequestHandler<Context = unknown, Params = unknown
   /** Sends the reply. Throws `EMSGSIZE` if it is larger than a datagram. */
   override finish(): MaybePromise<void> {
     this.#wfile?.start();
-    if (this.#reply === undefined || this.#reply.parts.length === 0) return;
-    this.request.reply(this.#reply.whole());
+    this.#reply?.send(this.request);
   }
 }
 

@@ -315,6 +315,41 @@ describe("datagram servers", () => {
     expect([data.length, text(data.subarray(-3))]).toEqual([20_009, "end"]);
     await server.serverClose();
   });
+
+  test("a reply has what its own handler wrote, whatever others write meanwhile or later", async () => {
+    class Pieces extends DatagramRequestHandler {
+      static readonly over: DatagramRequestHandler[] = [];
+
+      override async handle(): Promise<void> {
+        for (const { wfile } of Pieces.over) wfile.write(new Uint8Array(3_000).fill(46)); // what is written too late is lost
+        const piece = new Uint8Array(this.request.data);
+        for (let i = 0; i < 4; i++) {
+          this.wfile.write(piece);
+          piece.fill(33); // it is the handler's again
+          await settled();
+          if (i % 2 === 1) await this.wfile.flush();
+          piece.set(this.request.data);
+        }
+      }
+
+      override finish(): void {
+        super.finish();
+        Pieces.over.push(this);
+      }
+    }
+    const server = new ThreadingMemoryDatagramServer(Pieces);
+    const serving = server.serveForever();
+    const client = server.network.socket();
+    for (let round = 0; round < 3; round++) {
+      const sent = ["a", "b", "c", "d", "e"].map((letter, i) => letter.repeat(700 * i + 1));
+      for (const piece of sent) client.post(piece, server.serverAddress);
+      const got: (string | null)[] = [];
+      for (const _ of sent) got.push(text((await client.recvfrom()).data));
+      expect(got.toSorted()).toEqual(sent.map((piece) => piece.repeat(4)));
+    }
+    await server.serverClose();
+    await serving;
+  });
 });
 
 test("what is written to a peer that has just reset the connection is not counted as sent", async () => {
