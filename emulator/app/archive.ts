@@ -1,4 +1,4 @@
-/** `FileArchive`: keeps the sessions that last as journals in a folder, one each, so that they go on after the process was killed. */
+/** `FileArchive`: keeps lasting sessions in a folder, one journal each, so that they survive when the process is killed. */
 
 import { DONE } from "../../core/bytes/data.ts";
 import { isSessionId, type SessionSpec } from "../../core/control/plane.ts";
@@ -22,7 +22,7 @@ const changed = (
   state: state ?? session.state ?? null,
 });
 
-/** Sessions in a folder, which from the first one on only this process uses. */
+/** Sessions in a folder. From the first session on, only this process uses the folder. */
 export class FileArchive implements SessionArchive {
   readonly #folder: string;
   readonly #journals = new Map<string, Journal>();
@@ -47,7 +47,7 @@ export class FileArchive implements SessionArchive {
       .filter((name) => name.endsWith(ENDING) && isSessionId(name.slice(0, -ENDING.length)))
       .map((name) => name.slice(0, -ENDING.length))
       .sort();
-    if (ids.length === 0) return []; // and so nothing is held
+    if (ids.length === 0) return []; // so the folder is not locked
     await this.#hold();
     for (const id of ids) {
       const { journal, entries } = await Journal.open(this.#folder, id + ENDING);
@@ -58,7 +58,7 @@ export class FileArchive implements SessionArchive {
         else if (session !== undefined) session = changed(session, entry.change);
       }
       if (session === undefined) {
-        // Its process ended before its first entry was written, so no caller knows that it had started.
+        // Its process ended before the first entry was written, so no caller knows that it had started.
         await journal.close();
         await fs.promises.rm(join(this.#folder, id + ENDING), { force: true });
         continue;

@@ -47,7 +47,7 @@ export {
   replayTarget,
   replayTo,
   trusting,
-}; // what serve.ts loads with this
+}; // re-exported for serve.ts, which loads this lazily
 
 // ---- Connections as sessions ----
 
@@ -74,7 +74,7 @@ export const RecordingMixIn = <Base extends TCPServerClass>(Server: Base, plane:
         try {
           return await super.finishRequest(request, clientAddress);
         } catch (error) {
-          throw signal.aborted ? signal.reason : error; // the reason of its end, not the error which that caused
+          throw signal.aborted ? signal.reason : error; // the reason for its end, not the error that the end caused
         }
       };
       return plane.accepted(listener, request, run, over.promise);
@@ -140,7 +140,7 @@ export const recordedPool = (
 // biome-ignore lint/suspicious/noExplicitAny: a mixin's base must take any arguments (TypeScript handbook, Mixins)
 type DatagramServerClass = abstract new (...args: any[]) => BaseServer<Datagram, any>;
 
-/** Shows the datagrams that come to a server, and those that it sends back, to `recorder`. */
+/** Passes the datagrams that a server receives and sends to `recorder`. */
 export const WatchedDatagramsMixIn = <Base>(Server: Base, recorder: Recorder): Base => {
   abstract class WatchedServer extends (Server as DatagramServerClass) {
     protected override arrive(request: Datagram, clientAddress: Address | null, admitted?: boolean): void {
@@ -171,13 +171,13 @@ export const WatchedDatagramsMixIn = <Base>(Server: Base, recorder: Recorder): B
 export const CONTROL_PORT = 7100; // beside the examples, which are on 7007 to 7084
 const CLOSE_GRACE = 1_000; // ms for answers under way to end, once all sessions are over
 
-/** Where and for whom the control routes are served. */
+/** Where the control routes are served, and to whom. */
 export interface ControlOptions {
-  /** 0: one that the system chooses. Default 7100, or if that is in use, one that the system chooses. */
+  /** The port; 0 lets the system choose. Default 7100 or, if that is in use, one that the system chooses. */
   readonly port?: number;
   /** An address of this machine's loopback. Default 127.0.0.1. */
   readonly host?: string;
-  /** Serve the page that shows what the routes know, at `/inspect` (`socklet/inspector`). Default false. */
+  /** Serve the inspector's page at `/inspect` (`socklet/inspector`). Default false. */
   readonly inspect?: boolean;
   /** A descriptor that listens on this machine's loopback, to serve on instead of a port of its own. */
   readonly fd?: number | undefined;
@@ -215,7 +215,7 @@ const namesLoopback = (host: string | undefined): boolean => {
   return packed !== null && isLoopback(packed);
 };
 
-/** What needs these is the control plane alone: servers without it start without them. */
+/** Only the control plane needs these; servers without it start without them. */
 const routeModules = () =>
   Promise.all([
     import("@hono/node-server"),
@@ -223,7 +223,7 @@ const routeModules = () =>
     import("../../core/control/http/recording-routes.ts"),
   ]);
 
-/** Loads what `serveControl()` needs: that takes time, for which no connected client should wait. */
+/** Loads what `serveControl()` needs. That takes time, and no connected client should have to wait for it. */
 export const loadRoutes = async (): Promise<void> => void (await routeModules());
 
 /** Control routes that are served. */
@@ -231,7 +231,7 @@ export interface ServedRoutes {
   readonly url: string;
   /** The descriptor that they are served on. */
   readonly fd: number;
-  /** Accepts no more, and finishes the answers under way: another process serves there. */
+  /** Stops accepting, and finishes the responses under way: another process serves there now. */
   handOver(): void;
   close(): Promise<void>;
 }

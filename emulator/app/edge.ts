@@ -23,13 +23,13 @@ import { EdgeRules, hold } from "../sockets/dialling/edge.ts";
 /** Times that tests shorten. */
 export const edgeTimes = { keeps: EDGE_KEEPS };
 
-/** A listener that a Worker has not, or not so. */
+/** A listener that a Worker cannot have, or not in that form. */
 interface Lacking<Context> {
   readonly listener: Listener<Context>;
   readonly rule: EdgeRuleName;
   /** `a listener of UDP`. */
   readonly what: string;
-  /** Whether there is none, or it serves otherwise. */
+  /** Whether a Worker has no such listener; otherwise it serves in another way. */
   readonly none: boolean;
 }
 
@@ -41,19 +41,19 @@ const lacking = ({ endpoint, options, serve }: Listener<never>): Omit<Lacking<ne
   return serve === "forking" ? { rule: "listen", what: "a listener that forks", none: false } : null;
 };
 
-/** Those of these listeners that a Worker has not, or not so. */
+/** The listeners that a Worker cannot have, or not in that form. */
 export const edgeListeners = <Context>(listeners: readonly Listener<Context>[]): Lacking<Context>[] =>
   listeners.flatMap((listener) => {
     const found = lacking(listener as unknown as Listener<never>);
     return found === null ? [] : [{ listener, ...found }];
   });
 
-/** The rules of the edge, for one app that is served. */
+/** The rules of the edge, for one served app. */
 export class AppEdge {
   readonly #except: ReadonlySet<EdgeRuleName>;
   readonly #tell: OnEvent;
 
-  /** Throws `TypeError` where a rule is none. */
+  /** Throws `TypeError` for an unknown rule. */
   constructor(options: EdgeOptions, tell: OnEvent) {
     this.#except = edgeExceptions(options);
     this.#tell = tell;
@@ -63,17 +63,17 @@ export class AppEdge {
     return !this.#except.has(rule);
   }
 
-  /** The rules for what a listener, or an entry of `dial` or `pools`, does. */
+  /** The rules for a listener, or for an entry of `dial` or `pools`. */
   rules(server: string): EdgeRules {
     return new EdgeRules(this.#except, (rule, message) => this.#met(server, rule, message));
   }
 
-  /** Holds the request that `owner` stands for, of a server or an entry of `dial`. */
+  /** Applies the rules to the request that `owner` stands for, of a server or an entry of `dial`. */
   hold(owner: object, server: string): void {
     hold(owner, this.rules(server));
   }
 
-  /** The app with the listeners that a Worker has: those that fork serve side by side, as there. Throws `ERR_APP` where none is left. */
+  /** The app with only the listeners that a Worker has; forking ones serve side by side, as they do there. Throws `ERR_APP` if none is left. */
   served<Context>(app: App<Context>): App<Context> {
     const found = edgeListeners(app.listeners).filter(({ rule }) => this.holds(rule));
     for (const { listener, rule, what, none } of found) {
@@ -97,7 +97,7 @@ export class AppEdge {
     return { ...app, listeners };
   }
 
-  /** `pool()` of the platform, whose calls and replies cross between a Worker and an object. */
+  /** The platform's `pool()`, with the limits on calls and replies that cross between a Worker and an object. */
   pool(pool: Platform["pool"]): Platform["pool"] {
     if (!this.holds("message-size")) return pool;
     return (name, Handler) => {
@@ -129,7 +129,7 @@ export class AppEdge {
     };
   }
 
-  /** What dials for a pool: the addresses that the edge does not dial are not dialled. */
+  /** The connector class for pools, which does not dial what the edge would not. */
   pooled(Connector: typeof TCPConnector): typeof TCPConnector {
     const rules = (name: string): EdgeRules => this.rules(name);
     class Pooled<Context, Params> extends Connector<Context, Params> {
@@ -143,7 +143,7 @@ export class AppEdge {
     return Pooled as typeof TCPConnector;
   }
 
-  /** What dials for a session, whose connection keeps its object for so long. */
+  /** The connector class for sessions, whose connections keep their object only for so long. */
   session(Connector: typeof TCPConnector): typeof TCPConnector {
     if (!this.holds("fifteen-minutes")) return Connector;
     const met = (server: string, message: string): void => this.#met(server, "fifteen-minutes", message);
@@ -166,7 +166,7 @@ export class AppEdge {
             },
           });
         } catch (error) {
-          throw evicted.signal.aborted ? evicted.signal.reason : error; // why, and not what that made fail
+          throw evicted.signal.aborted ? evicted.signal.reason : error; // the reason, not the error that it caused
         } finally {
           clearTimeout(timer);
         }

@@ -1,4 +1,4 @@
-/** The rules of faults of an app: those of its entries, and those that the control routes set. */
+/** The fault rules of an app: those of its entries, and those that the control routes set. */
 
 import type { App } from "../../core/app/app.ts";
 import type { FaultInfo, FaultPlane } from "../../core/control/plane.ts";
@@ -21,7 +21,7 @@ interface Entry {
 
 const saidOf = (error: unknown): string => describe(error).message.replace(/^EINVAL: /, "");
 
-/** The rules of every entry of an app that is served here. */
+/** The fault rules of every entry of a served app. */
 export class AppFaults implements FaultPlane {
   readonly #entries: readonly Entry[];
   #made = 0;
@@ -94,7 +94,7 @@ export class AppFaults implements FaultPlane {
     for (const { rules } of this.#entries) {
       const own = read.filter(({ at }) => at.rules === rules).map(({ rule }) => rule);
       try {
-        new FaultRules(rules.kind, { clock: NEVER }).set(own); // if one is not valid, nothing is changed
+        new FaultRules(rules.kind, { clock: NEVER }).set(own); // if one is invalid, nothing is changed
       } catch (error) {
         throw new SocketError("EINVAL", saidOf(error), { cause: error });
       }

@@ -1,4 +1,4 @@
-/** What is printed about an app that serves: its listeners, its control routes, and commands to try them with. */
+/** The printed summary of a served app: its listeners, its control routes, and commands to try them with. */
 
 /** One entry: its name, where it is, and a line to paste. */
 export type Entry = readonly [name: string, url: string, use: string | undefined];
@@ -19,7 +19,7 @@ export const controlEntry = (url: string, token: string | null, source: string):
   return ["control", `${url}/v1`, `curl -H 'Authorization: Bearer ${bearer}' ${url}/v1/sessions`];
 };
 
-/** The page of the control routes; its token stands in the fragment, which no server sees. */
+/** The inspector's page; its token is in the fragment, which no server sees. */
 export const inspectorEntry = (url: string, token: string | null): Entry => [
   "inspect",
   `${url}/inspect${token === null ? "" : `#token=${token}`}`,

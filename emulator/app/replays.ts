@@ -13,7 +13,7 @@ import type { TlsOptions } from "../../core/sockets/tls/tls.ts";
 import { lazy, once } from "../builtin.ts";
 import { createConnection } from "../sockets/dialling/connector.ts";
 
-/** How to trust this certificate of a server of this process at `hostname`: by itself where it is self-signed, and by the name that it has. */
+/** The options to trust a certificate of this process's own server at `hostname`: as its own authority if it is self-signed, and by a name that it has. */
 export const trusting = (certificate: X509Certificate, hostname: string): TlsOptions => {
   const known = certificate.checkIP(hostname) ?? certificate.checkHost(hostname);
   const [, name] = /DNS:([^,]+)/.exec(certificate.subjectAltName ?? "") ?? [];

@@ -73,20 +73,20 @@ const SESSIONS = ".sessions"; // beside the app's blobs, whose names do not begi
 export interface ServeOptions {
   /** Listen on this host instead of each listener's own. Entries of the app's `dial` that lead to its own listeners lead there, too. */
   readonly host?: string;
-  /** Listen on ports that the system chooses instead of each listener's own; listeners that share a port still do; `dial` follows, as with `host`. */
+  /** Listen on ports that the system chooses instead of each listener's own. Listeners that share a port still do, and `dial` follows, as with `host`. */
   readonly anyPort?: boolean;
-  /** The folder of the app's storage, and of the sessions that last (`keep`): those go on when an app is served with it again. Default `.socklet/data`. */
+  /** The folder of the app's storage, and of lasting sessions (`keep`), which continue when an app is served with it again. Default `.socklet/data`. */
   readonly data?: string;
-  /** The URL of the module that exports the app as `app`: what the children of a forking listener import. Needed where it has one. */
+  /** The URL of the module that exports the app as `app`, for the children of forking listeners to import. Required if the app has one. */
   readonly module?: string;
-  /** Show this certificate at every listener that has TLS, instead of its own. */
+  /** Use this certificate at every listener with TLS, instead of its own. */
   readonly certificate?: CertificateOptions | undefined;
   readonly onEvent?: OnEvent;
-  /** How long `close()` lets running requests go on, in milliseconds. Default 10 000. */
+  /** How long `close()` lets running requests continue, in milliseconds. Default 10 000. */
   readonly drainTimeout?: number;
   /**
-   * How long `close()` goes on accepting, in milliseconds, while `GET /v1/ready` answers 503 already: a load balancer that asks
-   * there sends its clients elsewhere before the listeners close. At least as long as its checks take to notice. Default 0.
+   * How long `close()` goes on accepting, in milliseconds, while `GET /v1/ready` already answers 503, so that a load balancer sends
+   * its clients elsewhere before the listeners close. Make it at least as long as its checks take to notice. Default 0.
    */
   readonly drainDelay?: number;
   /**
@@ -95,26 +95,26 @@ export interface ServeOptions {
    */
   readonly signal?: AbortSignal;
   /**
-   * Has the listener's name as its store while a handler runs, and in all that it starts: so that a listener of
-   * `process`'s `unhandledRejection` can say which listener it came from. Not for handlers in child processes. Default: none, since it
-   * costs each request a little.
+   * Holds the listener's name as its store while a handler runs, and in everything that it starts, so that a callback for
+   * `unhandledRejection` of `process` can say which listener it came from. Does not cover handlers in child processes. Default:
+   * none, since it costs each request a little.
    */
   readonly handlerName?: AsyncLocalStorage<string> | undefined;
   /**
-   * Whether a connection that one request dialled fails in another, with `ERR_UNSUPPORTED`, as it does in a Worker; pools
-   * are exempt. It costs each request a little, and what dials outside of all requests in the same process is held to it, too. Default `false`.
+   * Whether a connection dialled in one request fails with `ERR_UNSUPPORTED` in another, as it does in a Worker; pools are exempt. It
+   * costs each request a little, and applies to connections dialled outside all requests in the same process, too. Default `false`.
    */
   readonly guardConnections?: boolean;
   /**
-   * Holds the app to the rules of Cloudflare's edge, as docs/edge.md lists them: what meets one fails with an error that names it,
-   * and is told as the event `edge`. Requests in the children of a forking listener are held to `other-request` alone. Default: it is not.
+   * Enforces the rules of Cloudflare's edge, which docs/edge.md lists: whatever breaks one fails with an error that names it, and is
+   * reported as an `edge` event. In the children of a forking listener only `other-request` is enforced. Default: not enforced.
    */
   readonly edge?: EdgeOptions;
-  /** Descriptors that are bound, or listen, for listeners that then bind nothing: of systemd's, or of a program before this one. Default: none. */
+  /** Descriptors that are already bound or listening, from systemd or a previous program, for listeners to use instead of binding. Default: none. */
   readonly descriptors?: readonly ListenDescriptor[];
   /** 48 random bytes, from which each listener with TLS that has no `ticketKeys` derives its own: apps served with the same bytes resume each other's sessions. Default: new ones for each listener at each start. */
   readonly ticketKeys?: Uint8Array | undefined;
-  /** Serve the control routes, too, and record each connection as a session for them. Default: neither. */
+  /** Serve the control routes, too, and show each connection there as a session. Default: neither. */
   readonly control?: ControlOptions;
 }
 
@@ -144,7 +144,7 @@ export const SERVE_NAMES = optionNamesOf<ServeOptions>("serveApp()")({
   control: CONTROL_NAMES,
 });
 
-/** One listener that is up. */
+/** One open listener. */
 export interface Serving {
   readonly name: string;
   /** `tcp://127.0.0.1:7007`, `unix:/run/name`. */
@@ -161,23 +161,24 @@ export interface Serving {
 export interface Replaced {
   readonly opened: readonly string[];
   readonly closed: readonly string[];
-  /** Closed and opened again, because their options changed, or the name of their handler. */
+  /** Closed and opened again, because their options or the name of their handler changed. */
   readonly reopened: readonly string[];
 }
 
-/** An app whose listeners are up. */
+/** A served app. */
 export interface AppServer extends AsyncDisposable {
   readonly listeners: readonly Serving[];
-  /** Where the control routes are; `null` if they were not asked for. */
+  /** Where the control routes are served; `null` if they were not asked for. */
   readonly control: ControlServer | null;
-  /** Stops being ready; after `drainDelay` accepts no more, ends the dialled sessions, drains, and closes everything, the control routes last. */
+  /** Stops being ready. After `drainDelay` it stops accepting, ends the dialled sessions, drains, and closes everything, the control routes last. */
   close(): Promise<void>;
   /**
-   * `close()`, where another process listens on the same descriptors: accepts no more, serves all that has come, and ends what is
-   * not over within `drainTimeout`. `released` is called when the sessions that last are kept, and another process may go on with them.
+   * Like `close()`, when another process listens on the same descriptors: stops accepting, serves everything that has come, and
+   * ends what is not over within `drainTimeout`. `released` is called when lasting sessions are stored and another process may
+   * continue them.
    */
   handOver(released?: () => void): Promise<void>;
-  /** What it listens on, for `descriptors` of another process; that of the control routes has the name `control`. */
+  /** The descriptors that it listens on, for the `descriptors` option of another process; that of the control routes is named `control`. */
   descriptors(): readonly ListenDescriptor[];
   /** Reads the files of all certificates again, as a listener also does by itself when they change; returns how many listeners have TLS. Errors are reported as `certificate`. */
   reload(): number;
@@ -189,16 +190,16 @@ export interface AppServer extends AsyncDisposable {
    * version goes on. Calls one after the other: a call waits for the one before.
    */
   replace(app: App, options?: { readonly module?: string }): Promise<Replaced>;
-  /** Ends what runs, at once, and the `drainDelay` of a close. */
+  /** Ends running requests at once, and the `drainDelay` of a close. */
   abort(): void;
 }
 
-/** A class of servers, or one of it whose connections are sessions, and whose datagrams are shown. */
+/** Turns a server class into one whose connections are sessions, and whose datagrams are recorded. */
 export interface Recorded {
   streams<Server extends TCPServerClass>(Server: Server): Server;
   datagrams<Server>(Server: Server): Server;
 }
-/** Servers as they are. */
+/** Leaves server classes unchanged. */
 export const NOT_RECORDED: Recorded = { streams: (Server) => Server, datagrams: (Server) => Server };
 
 const SERVERS = {
@@ -233,7 +234,7 @@ const naming = <Base>(Server: Base, names: AsyncLocalStorage<string> | undefined
   return Naming as Base;
 };
 
-/** Runs each handler as a request of its own, to which belongs what it dials; `began` is told what stands for it. */
+/** Runs each handler as its own request, to which the connections that it dials belong; `began` gets the object that stands for it. */
 const guarding = <Base>(
   Server: Base,
   guarded: boolean | undefined,
@@ -251,7 +252,7 @@ const guarding = <Base>(
   return Guarding as Base;
 };
 
-/** What dials for the app's sessions, each of which is a request of its own. */
+/** The connector class for the app's sessions, each of which is its own request. */
 const sessionConnector = (edge: AppEdge | null): typeof TCPConnector => {
   class SessionConnector<Context, Params> extends TCPConnector<Context, Params> {
     override run(options?: RunOptions<StreamSocket, Params>): Promise<unknown> {
@@ -265,7 +266,7 @@ const sessionConnector = (edge: AppEdge | null): typeof TCPConnector => {
 
 const TICKET_KEYS = 48; // bytes; Node's
 
-/** Ticket keys of one listener. Other listeners have others, and so does one that requires more of its clients: a client that resumes a session is not checked again. */
+/** The ticket keys of one listener. Each listener has its own, and new ones if it requires more of its clients, because a client that resumes a session is not checked again. */
 const ticketKeysOf = (master: Uint8Array, { name, endpoint, options }: Listener): Uint8Array => {
   const { clientCertificate, ca, crl, alpn } = options.tls ?? {};
   const what = JSON.stringify([name, formatAddress(endpoint), clientCertificate, ca, crl, alpn]);
@@ -330,7 +331,7 @@ export const serverOf = <Context>(
   );
 };
 
-/** A connector of one entry of `dial`, with the faults of its rules. */
+/** A connector for one entry of `dial`, with its fault rules. */
 const faultyConnector = (
   Connector: typeof TCPConnector,
   faults: AppFaults,
@@ -346,7 +347,7 @@ const faultyConnector = (
   return FaultyConnector as typeof TCPConnector;
 };
 
-/** One version of a served app, with what its handlers are given. */
+/** One version of a served app, with the context of its handlers. */
 interface Version<Context> {
   readonly app: App<Context>;
   readonly context: Context;
@@ -388,7 +389,7 @@ const byKey = <Context>(
   return found;
 };
 
-/** The app's pools; their code is loaded only by apps that have some. */
+/** The app's pools. Their code is loaded only for apps that have some. */
 const poolsOf = async (app: App, Connector: typeof TCPConnector): Promise<AppPools> =>
   new (await import("../../core/pool/app-pools.ts")).AppPools(app, Connector);
 
@@ -440,7 +441,7 @@ const leadsTo = (to: Endpoint, at: Endpoint): boolean => {
   return local && LOCALHOST.includes(listening) && (dialled === "localhost" || listening === "localhost");
 };
 
-/** Where an entry of the app's `dial` leads now that the listeners are open: if it is one of these, to its actual address. */
+/** Where an entry of the app's `dial` leads now that the listeners are open: the actual address, if it is one of them. */
 const moved = (to: Endpoint, placed: readonly Placed[], host: string | undefined): Endpoint => {
   const at = placed.find(({ declared }) => leadsTo(to, declared))?.at;
   if (to.scheme === "unix" || at == null || at.family === "unix") return to;
@@ -465,17 +466,17 @@ const dialledAt = (declared: Endpoint, at: Address | null): Endpoint => {
   return { ...declared, hostname, port };
 };
 
-/** What differs in a process of a cluster, or in one that takes over from another. */
+/** Options for a process of a cluster, or for one that takes over from another. */
 export interface Hosting {
   /** Has a control plane, but no routes. */
   readonly plane?: { readonly secrets: readonly string[] };
-  /** Whether sessions that last are kept, and go on. Default `true`. */
+  /** Whether lasting sessions are stored and continued. Default `true`. */
   readonly keeps?: boolean;
-  /** Resolves when the process that has them now releases them. Default: none has. */
+  /** Resolves when the process that has them now releases them. Default: no other process has them. */
   readonly after?: Promise<void>;
   /** The listeners of the descriptors, by their position in the app's list, if known. */
   readonly places?: readonly number[];
-  /** Called with all that passes over the app's connections, from the first one on; with `control`. */
+  /** Receives everything that passes over the app's connections, from the first one on. Needs `control`. */
   readonly sink?: RecordingSink | undefined;
   /** Called with descriptors that no listener is for. Default: they are an error. */
   readonly spare?: (descriptor: ListenDescriptor) => void;
@@ -507,7 +508,7 @@ export const checkServed = (app: unknown): void => {
     throw new SocketError("ERR_APP", "the app listens nowhere: give defineApp() a `listen`");
 };
 
-/** What `serveApp()` does; `hosting` where this is one process of several. */
+/** Implements `serveApp()`; `hosting` is for one process of several. */
 export const openApp = async <Context>(
   declared: App<Context>,
   options: ServeOptions = {},

@@ -62,7 +62,7 @@ export interface WorkerPlaneSetup {
   serverFor(listener: Listener, env: unknown): Promise<unknown>;
   /** The app's pools. */
   readonly pools: PoolAccess | undefined;
-  /** What makes metrics of what the objects know, where that is wanted. */
+  /** The code of metrics, if the Worker includes it. */
   readonly metrics: WorkerMetrics | undefined;
 }
 

@@ -172,7 +172,7 @@ export class RegistryObject extends PlatformObject<SockletBindings> implements R
 
   /** The sessions of a page, and one more if there is one. */
   #select({ handler, before, state, limit }: SessionQuery): SessionInfo[] {
-    // What is not asked is left out: SQLite looks through all rows for `? IS NULL OR id < ?`.
+    // Unused conditions are left out: SQLite scans all rows for `? IS NULL OR id < ?`.
     const asked = Object.entries({ "handler =": handler, "id <": before, "state =": state }).filter(
       ([, value]) => value !== undefined,
     ) as [string, string][];
@@ -245,7 +245,7 @@ export class RegistryObject extends PlatformObject<SockletBindings> implements R
   /** Sets the alarm for the next session to delete or to ask; for those already due, `delay` ms from now. */
   async #schedule(delay = 0): Promise<void> {
     const { storage } = this.ctx;
-    // SQLite finds the least by the index only where a query asks nothing else.
+    // SQLite finds the minimum through the index only if a query asks for nothing else.
     const { ended, first } = this.#sql
       .exec<{ ended: number | null; first: string | null }>(
         `SELECT (SELECT MIN(ended) FROM sessions) AS ended,

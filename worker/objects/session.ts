@@ -88,7 +88,7 @@ export class SessionObject extends PlatformObject<SockletBindings> implements Se
     if (record !== null) this.#watch(this.#madeAnew(record));
   }
 
-  /** The session of a record that this object did not make: cut, where it was not over; one that lasts goes on. */
+  /** The session of a record that a predecessor of this object made: cut if it was not over, or continued if it lasts. */
   #madeAnew(record: SessionRecord): Session {
     const spec = this.#spec();
     if (spec === null || isOver(record.info.state)) return Session.restore(record, this.#store);
@@ -112,7 +112,7 @@ export class SessionObject extends PlatformObject<SockletBindings> implements Se
    * lost, each row of the registry has a record, and each record reaches its end and the registry.
    */
   async #start(id: string, spec: SessionSpec): Promise<SessionInfo> {
-    if (this.#session !== undefined) return this.#session.info(); // it had, before this object was made again
+    if (this.#session !== undefined) return this.#session.info(); // it had started, before this object was made again
     const { env } = this;
     const settings = this.#settings(id, spec);
     const admission = Promise.withResolvers<void>();
@@ -138,7 +138,7 @@ export class SessionObject extends PlatformObject<SockletBindings> implements Se
       admission.reject(error); // nothing is dialled
       if (session.lasts) await session.end(SocketError.from(error, "ERR_INTERNAL"));
       await session.whenOver;
-      // Refused, it has not been. Where nobody can say whether it was, the record stays, and the registry hears of it.
+      // A refused session never existed. If it is unknown whether it was refused, the record stays, and the registry hears of it.
       if (error instanceof SocketError && error.code === "ERR_LIMIT") await this.#drop();
       throw error;
     } finally {

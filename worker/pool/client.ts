@@ -2,9 +2,9 @@
 /**
  * A pool as a Worker's requests see it. Each call goes to one of the pool's objects.
  *
- * Which one: they take turns, beginning with any of them. Isolates do not know of one another, and a request that is cancelled
- * never says that it is over. So whatever counts who has how much to do would soon count wrong. Taking turns spreads
- * the calls of one isolate evenly, and those of many by chance.
+ * The objects take turns, starting with a random one. Isolates do not know of one another, and a cancelled request never
+ * reports its end, so any count of how busy each object is would soon be wrong. Taking turns spreads the calls of one
+ * isolate evenly, and those of many isolates statistically.
  */
 
 import type { AppPool } from "../../core/app/app.ts";
@@ -37,7 +37,7 @@ export interface WorkerPool<Call = unknown, Reply = unknown> extends PoolClient<
   lease(options?: LeaseOptions): Promise<WorkerLease<Call, Reply>>;
 }
 
-/** Whose turn it is. One for each pool and isolate. */
+/** The order of turns. One for each pool and isolate. */
 export class Turns {
   readonly #max: number;
   readonly #parts: number;
@@ -49,7 +49,7 @@ export class Turns {
     this.#next = Math.floor(Math.random() * max);
   }
 
-  /** The number of the next object; each comes as often as it has connections. `not`: another one than this, if there is another. */
+  /** The number of the next object; each comes up as often as it has connections. `not`: choose another than this one, if there is another. */
   next(not?: number): number {
     const part = this.#take();
     return part === not && this.#parts > 1 ? (part + 1) % this.#parts : part;
@@ -73,7 +73,7 @@ class Lost {
   }
 }
 
-/** What `asked` gives; if the object is lost, throws `Lost`. */
+/** The result of `asked`; throws `Lost` if the object is lost. */
 const reached = async <T>(asked: () => Promise<T>, begins: boolean): Promise<T> => {
   try {
     return await asked();
@@ -83,17 +83,17 @@ const reached = async <T>(asked: () => Promise<T>, begins: boolean): Promise<T> 
   }
 };
 
-/** Of a stub, as which everything that is not a copy comes, `typeof` gives `function`. */
+/** Whether this is an outcome. Anything that is not copied comes as a stub, whose `typeof` is `function`. */
 const isOutcome = (got: Outcome | object): got is Outcome => typeof got === "object";
 
-/** The reply; throws the error. */
+/** Returns the reply, or throws the error. */
 const settled = async (outcome: Outcome): Promise<unknown> => {
   const value = unpacked(await reached(() => received(outcome.parcel), true));
   if (outcome.failed) throw value;
   return value;
 };
 
-/** What `work` gives, unless `signal` aborts before: then its reason is thrown. */
+/** The result of `work`; rejects with the signal's reason if that aborts first. */
 const unlessAborted = <T>(signal: AbortSignal | undefined, work: Promise<T>): Promise<T> => {
   if (signal === undefined) return work;
   return new Promise((resolve, reject) => {
@@ -105,18 +105,18 @@ const unlessAborted = <T>(signal: AbortSignal | undefined, work: Promise<T>): Pr
   });
 };
 
-/** Lets go of a stub, of which the platform's types do not say that it can be. */
+/** Disposes of a stub; the platform's types do not say that this is possible. */
 const dispose = (stub: Disposable): void => stub[Symbol.dispose]();
 
-const PAUSE = 50; // ms before another object is asked, times the attempts so far, and up to half as much by chance
+const PAUSE = 50; // ms before another object is tried, times the attempts so far, plus up to half as much at random
 
-/** What a pool's client is made of. */
+/** What a pool's client needs. */
 export interface ClientSetup {
   readonly name: string;
   readonly entry: AppPool;
   readonly address: string;
   readonly turns: Turns;
-  /** The object of that number. Called for each call: a stub belongs to the request that made it. */
+  /** The object with that number. Called for each call, because a stub belongs to the request that made it. */
   objectOf(part: number): PoolCalls;
 }
 
@@ -168,7 +168,7 @@ export class BoundPool<Call, Reply> implements WorkerPool<Call, Reply> {
     });
   }
 
-  /** Asks one object; if it is lost before anything has begun, or what has may be done again, another one, for `waitTimeout`. */
+  /** Asks an object. If it is lost before anything has begun, or if the call may be repeated, asks another one, for up to `waitTimeout`. */
   async #onSome<T>(
     signal: AbortSignal | undefined,
     ask: (object: PoolCalls, part: Part) => Promise<T>,
@@ -265,12 +265,12 @@ class BoundLease<Call, Reply> implements WorkerLease<Call, Reply> {
     if (this.#over === null) await this.#end(givenBack());
   }
 
-  /** Gives it back; `why` is what a later call is told. Never rejects. */
+  /** Gives the lease back; `why` is the error of later calls. Never rejects. */
   async #end(why: unknown): Promise<void> {
     if (this.#over !== null) return;
     this.#over = { why };
     this.#signal?.removeEventListener("abort", this.#aborted);
-    const released = this.#lease.release(); // a stub that is only disposed is kept by calls under way
+    const released = this.#lease.release(); // disposing alone is not enough: calls under way keep the stub
     dispose(this.#lease);
     try {
       await released;

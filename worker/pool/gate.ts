@@ -11,8 +11,8 @@ import type { Pool } from "../../core/pool/pool.ts";
 import { Line, Pending } from "../../core/pool/waiting.ts";
 
 /**
- * How many calls are let through for each that can be under way. With 1, a connection would have nothing to do from the
- * moment when it becomes free until the caller has heard of it and begun.
+ * How many calls are let through for each that can be under way. With 1, a connection would be idle from the moment it
+ * becomes free until the next caller has heard of that and begun.
  */
 const AHEAD = 2;
 

@@ -3,8 +3,8 @@
  * The object of a pool: a share of its connections, which requests of all isolates use. A request may not use a connection
  * of another one, but all requests of an object may use those of the object.
  *
- * It keeps nothing, and sets no alarm. While its connections are open the platform keeps it, for a time; when they have
- * been closed for want of something to do, it lets it go, and nothing is lost.
+ * It stores nothing, and sets no alarm. While its connections are open the platform keeps it alive, for a time; once they
+ * have been closed as idle the platform evicts it, and nothing is lost.
  */
 
 import type { App, AppPool } from "../../core/app/app.ts";
@@ -149,7 +149,7 @@ const ownLimits = (limits: AppPool["limits"], { part }: Part): AppPool["limits"]
   };
 };
 
-/** What an object says of itself that has not been asked yet. */
+/** The info of an object that has not been used yet. */
 export const unused = (part: Part, { endpoint, limits }: AppPool): PoolInfo => ({
   name: part.pool,
   address: formatAddress(endpoint),
@@ -173,7 +173,7 @@ const failure = (error: unknown): Outcome => {
   }
 };
 
-/** How a call ends that `ask` makes. */
+/** The outcome of a call that `ask` makes. */
 const outcomeOf = async (call: Parcel, ask: (call: unknown) => MaybePromise<unknown>): Promise<Outcome> => {
   try {
     const reply = await ask(unpacked(await received(call)));

@@ -1,4 +1,4 @@
-/** What is known of a descriptor: its names, and the state of one that was made elsewhere. */
+/** What can be found out about a descriptor: its names, and the state of one that was made elsewhere. */
 
 import { SocketError } from "../../../core/errors.ts";
 import type { Address, UnixAddress } from "../../../core/net/address.ts";
@@ -33,11 +33,11 @@ export const namesOf = (fd: number): UnixNames => {
   return { local: path(libc()?.getsockname(fd)), remote: path(peerName(fd)) };
 };
 
-/** The inode of a descriptor's socket, as /proc/net knows it; `null` where the descriptor is not a socket. Throws where there is no such descriptor, or no /proc. */
+/** The inode of a descriptor's socket, as in /proc/net; `null` if the descriptor is not a socket. Throws if there is no such descriptor, or no /proc. */
 export const inodeOf = (fd: number): string | null =>
   /^socket:\[(\d+)\]$/.exec(fs.readlinkSync(`/proc/self/fd/${fd}`))?.[1] ?? null;
 
-/** A descriptor that was made elsewhere, and what has been done with it. */
+/** A descriptor that was made elsewhere, and its state. */
 export interface Adopted {
   readonly fd: number;
   readonly state: "fresh" | "listening" | "connected";
@@ -61,7 +61,7 @@ export const adopted = (fd: number, kind: Kind): Adopted => {
 /** What is known of a descriptor. */
 export type Known = Omit<Adopted, "fd"> & Pick<Kind, "family" | "type">;
 
-/** What a descriptor is; without libc, of a stream that neither listens nor is connected, `likely`. Throws `EBADF`, `ENOTSOCK`. */
+/** What a descriptor is. Without libc, a stream that neither listens nor is connected is taken to be `likely`. Throws `EBADF`, `ENOTSOCK`. */
 export const knownDescriptor = (fd: number, likely: Kind): Known => {
   const calls = libc();
   return calls === null ? knownByProc(fd, likely) : knownByLibc(calls, fd);

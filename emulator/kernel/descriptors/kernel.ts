@@ -1,6 +1,6 @@
 /**
- * The kernel's side of a socket: its options, urgent data, and handing its descriptor to somebody else. By libc
- * where there is one, otherwise by Node's own API.
+ * The kernel's side of a socket: its options, urgent data, and handing its descriptor over. Through libc if there is one,
+ * otherwise through Node's own API.
  */
 
 import { SocketError } from "../../../core/errors.ts";
@@ -10,7 +10,7 @@ import { type Libc, libc, neededLibc } from "./libc.ts";
 import { bytesOf, checkOption, integer, optionError, optionKey, optionName } from "./options.ts";
 import type { PlainOptions } from "./plain-options.ts";
 
-/** Who has the descriptor. */
+/** The owner of a descriptor. */
 export interface Holder {
   /** -1 if there is none yet; `null` if there is none any more. */
   readonly fd: number | null;
@@ -24,10 +24,10 @@ export interface Holder {
   readonly closedTo?: string;
 }
 
-/** Nobody has one yet: without libc, before `bind()` and `connect()`. */
+/** There is no descriptor yet: without libc, before `bind()` and `connect()`. */
 export const NOBODY: Holder = { fd: -1, take: () => -1 };
 
-/** It was closed, or given away. */
+/** The descriptor was closed, or given away. */
 const GONE: Holder = {
   fd: null,
   take() {
@@ -38,7 +38,7 @@ const GONE: Holder = {
 const MAX_OPTION = 1024; // bytes: what CPython takes as a buffer length
 
 /**
- * The kernel's side of one socket: by libc if there is one, otherwise by Node's API. The holder of the descriptor
+ * The kernel's side of one socket: through libc if there is one, otherwise through Node's API. The holder of the descriptor
  * changes during the life of a socket; its `Kernel` stays.
  */
 export class Kernel implements KernelSocket {
@@ -125,7 +125,7 @@ export class Kernel implements KernelSocket {
     for (;;) {
       const sent = libc.send(this.#open(), bytes, flags);
       if (sent !== null) return sent;
-      // The kernel's buffer is full. libuv has the descriptor, and cannot wait on behalf of others.
+      // The kernel's buffer is full. libuv has the descriptor, and cannot wait on our behalf.
       await new Promise((resolve) => setTimeout(resolve, 1));
     }
   }
@@ -153,7 +153,7 @@ export class Kernel implements KernelSocket {
   onUrgent(told: () => void): () => void {
     const holder = this.#holder;
     const stop = this.#past("urgent data").watchUrgent(this.#open(), told);
-    const ended = holder.onClose?.(told); // whoever waits then asks, and gets EBADF
+    const ended = holder.onClose?.(told); // the waiter then tries again, and gets EBADF
     return () => {
       stop();
       ended?.();
@@ -167,7 +167,7 @@ export class Kernel implements KernelSocket {
     return fd;
   }
 
-  /** libc, for whatever bypasses Node. */
+  /** libc, for calls that bypass Node. */
   #past(what: string): Libc {
     const libc = neededLibc(what, this.#libc);
     if (this.#holder.closedTo !== undefined) {

@@ -105,7 +105,7 @@ const LARGEST = 1024 * 1024; // bytes of the largest datagram: more than a Unix 
 
 const nothing = (): void => {};
 
-let received: Uint8Array | undefined; // what a datagram is received into, before it is copied out
+let received: Uint8Array | undefined; // the buffer for a received datagram, before it is copied out
 
 /** libc's calls on sockets. A call that fails throws a `SocketError` with the kernel's code. */
 export class Libc {
@@ -245,7 +245,7 @@ export class Libc {
         setImmediate(nothing);
         told();
         if (status >= 0 || !watching) return;
-        // libuv stops at an error of the socket (a datagram's ECONNREFUSED): another handle continues.
+        // libuv stops at an error of the socket (a datagram's ECONNREFUSED), so another handle continues.
         handle.close();
         current = poll();
       });

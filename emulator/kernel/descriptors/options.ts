@@ -1,4 +1,4 @@
-/** What every socket option has: its name in an error, the check of its number, and its value as bytes. */
+/** For every socket option: its name in errors, the check of its number, and its value as bytes. */
 
 import { SocketError } from "../../../core/errors.ts";
 import * as constants from "../../../core/net/constants.ts";
@@ -49,7 +49,7 @@ export const checkOption = (level: number, name: number): void => {
   }
 };
 
-/** A C int, or what is shorter (a byte, as some options are). */
+/** A C int, or a shorter value (some options are a byte). */
 export const integer = (bytes: Uint8Array): number =>
   bytes.length < 4 ? (bytes[0] ?? 0) : (new Int32Array(bytes.slice(0, 4).buffer)[0] as number);
 

@@ -1,6 +1,6 @@
 /**
- * The options that Node's own API can set, for sockets without libc. Options that are set before there is a
- * descriptor are kept until there is one.
+ * The options that Node's own API can set, for sockets without libc. Options that are set before there is a descriptor are
+ * kept until there is one.
  */
 
 import type dgram from "node:dgram";
@@ -93,11 +93,11 @@ export class PlainStreamOptions implements PlainOptions {
   readonly #kind: Kind;
   readonly #values: Map<string, number>;
   #socket: Settable | null = null;
-  /** Options for bind() can be set no more. */
+  /** Whether it is too late for options of bind(). */
   bound = false;
   listens = false;
 
-  /** `from`: those of the listener that accepted it. */
+  /** `from`: the options of the listener that accepted it. */
   constructor(kind: Kind, from?: PlainStreamOptions) {
     this.#kind = kind;
     this.#values = new Map(from === undefined ? [] : from.#values);
@@ -121,7 +121,7 @@ export class PlainStreamOptions implements PlainOptions {
     return true;
   }
 
-  /** Whether an option was set; `otherwise` where it was not. */
+  /** Whether an option is on; `otherwise` if it was never set. */
   on(key: string, otherwise = false): boolean {
     const value = this.#values.get(key);
     return value === undefined ? otherwise : value !== 0;
@@ -131,7 +131,7 @@ export class PlainStreamOptions implements PlainOptions {
     return 1_000 * (this.#values.get(KEEPIDLE) ?? 0); // Node leaves the idle time as it is for 0
   }
 
-  /** From now on it is `socket`, which is given the options that were set. `fresh`: it is new, so the other options are known, too. */
+  /** From now on the options are those of `socket`, which gets those that were set. `fresh`: it is new, so the others are known, too. */
   open(socket: Settable, fresh: boolean): void {
     this.#socket = socket;
     if (fresh) {
@@ -177,7 +177,7 @@ const group6 =
   (socket, value) =>
     socket[call](inetNtop(AF_INET6, value.subarray(0, 16)));
 
-/** What sets an option of UDP in Node, and how many bytes its value has. */
+/** How Node sets each UDP option, and how many bytes its value has. */
 const DATAGRAM_OPTIONS: Readonly<Record<string, readonly [bytes: number, set: SetDatagram]>> = {
   [REUSEADDR]: [4, () => {}], // these three are taken when it is made
   [REUSEPORT]: [4, () => {}],

@@ -7,7 +7,7 @@ import { AF_INET, AF_INET6, AF_UNIX } from "../../../core/net/constants.ts";
 export const SOCKADDR = 128; // bytes of struct sockaddr_storage; socket(7)
 const MAX_PATH = process.platform === "linux" ? 107 : 103; // bytes: sun_path with its NUL is 108 (unix(7)), on the BSDs 104
 
-/** The bytes of a Unix path, or of an abstract name. Throws `EINVAL` if it is too long for an address: Node would cut it, or say only that it is not valid. */
+/** The bytes of a Unix path, or of an abstract name. Throws `EINVAL` if it is too long for an address: Node would truncate it, or say only that it is invalid. */
 export const checkedPath = (path: string): Uint8Array => {
   const bytes = new TextEncoder().encode(path);
   const abstract = bytes[0] === 0;
@@ -20,11 +20,11 @@ export const checkedPath = (path: string): Uint8Array => {
   });
 };
 
-/** The network interfaces of this machine, which an address names and the kernel numbers. */
+/** The network interfaces of this machine: addresses use their names, the kernel their numbers. */
 export interface Interfaces {
-  /** 0 where there is none of that name. if_nametoindex(3) */
+  /** 0 if there is none of that name. if_nametoindex(3) */
   indexOf(name: string): number;
-  /** Empty where there is none of that number. if_indextoname(3) */
+  /** Empty if there is none of that number. if_indextoname(3) */
   nameOf(index: number): string;
 }
 

@@ -1,4 +1,4 @@
-/** What is used of Bun. https://bun.com/docs/runtime/networking/tcp */
+/** The parts of Bun's API that are used. https://bun.com/docs/runtime/networking/tcp */
 
 /** A connection. */
 export interface BunSocket {
@@ -11,13 +11,13 @@ export interface BunSocket {
   readonly remoteAddress?: string;
   readonly remotePort?: number;
   readonly remoteFamily?: string;
-  /** Gives how many bytes the kernel took, of text as UTF-8; a negative number where the connection is broken. `drain` tells when it takes more. */
+  /** Returns how many bytes the kernel took (text as UTF-8), or a negative number if the connection is broken. `drain` is called when it takes more. */
   write(data: Uint8Array | string): number;
-  /** Sends the end. What the peer still sends is read; of its end only `close` tells. */
+  /** Sends the end. The peer's data is still read; its end is reported only by `close`. */
   shutdown(): void;
   /** Closes the descriptor. */
   end(): void;
-  /** The same by a reset. */
+  /** Closes it with a reset. */
   terminate(): void;
   pause(): void;
   resume(): void;
@@ -26,38 +26,38 @@ export interface BunSocket {
   setNoDelay(on: boolean): boolean;
   /** `delay`: milliseconds. */
   setKeepAlive(on: boolean, delay: number): boolean;
-  /** Other callbacks, for this socket where it was dialled. */
+  /** Replaces the callbacks, for this socket if it was dialled. */
   reload(options: { readonly socket: BunHandlers }): void;
 }
 
-/** What Bun calls. An exception of one is given to `error`, and closes the connection. */
+/** Bun's callbacks. If one throws, Bun calls `error` and closes the connection. */
 export interface BunHandlers {
   readonly binaryType: "uint8array";
   open?(socket: BunSocket): void;
-  /** Bytes that are the callee's. */
+  /** Bytes came; they belong to the callee. */
   data(socket: BunSocket, bytes: Uint8Array): void;
   /** The peer sends no more. Not called after `shutdown()`. */
   end(socket: BunSocket): void;
   drain(socket: BunSocket): void;
-  /** It is closed, by whichever side, and why where that is not in order. */
+  /** It was closed, by either side; `error` is the reason, if it was not in order. */
   close(socket: BunSocket, error?: Error): void;
   error(socket: BunSocket, error: Error): void;
 }
 
-/** What listens. */
+/** A listener. */
 export interface BunListener {
   readonly fd: number;
   readonly hostname: string;
   readonly port: number;
-  /** Connections stay. Removes the file of a path. */
+  /** Stops listening, and removes a path's file. Connections stay open. */
   stop(): void;
 }
 
-/** A socket of datagrams that is bound. */
+/** A bound datagram socket. */
 export interface BunDatagrams {
-  /** Whether the kernel took it; else `drain` tells when it takes more. Throws the kernel's error. */
+  /** Returns whether the kernel took it; if not, `drain` is called when it takes more. Throws the kernel's error. */
   send(bytes: Uint8Array, port: number, address: string): boolean;
-  /** Other callbacks. */
+  /** Replaces the callbacks. */
   reload(options: {
     readonly socket: {
       data(
@@ -77,7 +77,7 @@ export interface BunDatagrams {
 interface Listening {
   readonly hostname: string;
   readonly port: number;
-  /** Else others may listen there, too. */
+  /** Otherwise other processes could listen there, too. */
   readonly exclusive: true;
   readonly ipv6Only: boolean;
   readonly reusePort: boolean;
@@ -86,7 +86,7 @@ interface Listening {
 interface BunGlobal {
   listen(
     options: (Listening | { readonly unix: string }) & {
-      /** Whether a connection goes on when the peer has ended. */
+      /** Whether a connection stays open when the peer has ended. */
       readonly allowHalfOpen: true;
       readonly socket: BunHandlers;
     },

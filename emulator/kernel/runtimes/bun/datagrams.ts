@@ -1,4 +1,4 @@
-/** Datagrams by the socket of Bun's under a `dgram.Socket`, past its queue, its look-up and its events. */
+/** Datagrams directly through the Bun socket under a `dgram.Socket`, bypassing its queue, its lookup and its events. */
 
 import type { RemoteInfo } from "node:dgram";
 import { hostOf } from "../../addresses.ts";
@@ -8,15 +8,15 @@ import type { OwnSockets } from "../own-sockets.ts";
 import type { BunDatagrams } from "./api.ts";
 
 /**
- * The errors of datagrams that were sent, which routers and hosts report later. Bun asks the kernel for them (`IP_RECVERR`), also where
- * a socket is not connected; Node does not, and hears of none. bun#35922, bun#36249
+ * Errors of sent datagrams, which routers and hosts report later. Bun asks the kernel for them (`IP_RECVERR`) even on unconnected
+ * sockets; Node does not, and sees none. bun#35922, bun#36249
  */
 const ICMP: ReadonlySet<string> = new Set([
   ...["ECONNREFUSED", "EHOSTUNREACH", "ENETUNREACH", "EHOSTDOWN"],
   ...["ENOPROTOOPT", "EOPNOTSUPP", "EMSGSIZE", "EPROTO"],
 ]);
 
-/** As `OwnSockets.datagrams`. What has to wait waits with `node:dgram`, and what is sent then waits behind it. */
+/** Implements `OwnSockets.datagrams`. A datagram that has to wait does so in `node:dgram`, and later ones wait behind it. */
 export const datagramsOf: NonNullable<OwnSockets["datagrams"]> = (socket, heard, unsent, late) => {
   const handle = bunDatagramHandle<BunDatagrams>(socket, ["reload", "send"]);
   if (handle === null) return null;
@@ -46,7 +46,7 @@ export const datagramsOf: NonNullable<OwnSockets["datagrams"]> = (socket, heard,
       try {
         return own.send(bytes, to.port, hostOf(to)) ? null : wait(bytes, to);
       } catch (error) {
-        // The first may be that of an earlier datagram, for which the kernel did not send this one.
+        // The first error may be that of an earlier datagram; the kernel then did not send this one.
         if (!again) return error as Error;
       }
     }

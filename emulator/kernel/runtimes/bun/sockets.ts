@@ -1,4 +1,4 @@
-/** Listening by `Bun.listen()`, and what `node:net` has dialled as a socket of Bun's. */
+/** Listening through `Bun.listen()`, and the Bun sockets under what `node:net` has dialled. */
 
 import net from "node:net";
 import { addressOf } from "../../addresses.ts";
@@ -20,7 +20,7 @@ const handlers: BunHandlers = {
   error: (socket, error) => transportOf(socket).closed(error),
 };
 
-/** An exception of whoever is given a connection is the program's, as on Node: Bun would close the connection and go on. */
+/** Makes an exception in a connection callback uncaught, as on Node: Bun would close the connection and go on. */
 const uncaught = (error: unknown): void =>
   queueMicrotask(() => {
     throw error;
@@ -67,13 +67,13 @@ export const bunSockets: OwnSockets = {
 
   datagrams: datagramsOf,
 
-  // `Bun.connect()` cannot be given up: what it dials would stay until the kernel gave up, after two minutes.
+  // `Bun.connect()` cannot be cancelled: an attempt would go on until the kernel gives up, after two minutes.
   over(dialled) {
     const socket = takeSocketOf<BunSocket>(dialled, CALLS);
     if (socket === null) return null;
     const transport = new BunTransport(socket);
     socket.reload({ socket: handlers });
-    socket.ref(); // a net.Socket that is paused keeps no process alive
+    socket.ref(); // a paused net.Socket does not keep the process alive
     return transport;
   },
 };

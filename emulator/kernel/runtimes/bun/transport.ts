@@ -1,9 +1,9 @@
 /**
- * A connection by Bun's own socket, without a `net.Socket`, which is two streams with their states and events, as
+ * A connection over Bun's own socket, without a `net.Socket`: that is two streams with their states and events, which
  * `StreamReader` and `StreamWriter` already are.
  *
- * Bun reads into memory of its own and gives each piece away, so that nothing is lent. A write says how much of it the
- * kernel took; the rest waits here for `drain`.
+ * Bun reads into its own memory and gives each piece away, so nothing is lent. A write says how much of it the kernel took;
+ * the rest waits here for `drain`.
  */
 
 import { type Data, toBytes } from "../../../../core/bytes/data.ts";
@@ -35,13 +35,13 @@ import {
 import { overStream, TransportStream } from "../transport-stream.ts";
 import type { BunSocket } from "./api.ts";
 
-/** What the kernel has not taken of a write. */
+/** The part of a write that the kernel has not taken. */
 interface Rest {
   bytes: Uint8Array;
   readonly taken: (() => void) | undefined;
 }
 
-/** Bun's memory for a read is as long as what was read, and whoever wants it has it. */
+/** Bun's memory for a read is exactly as long as the bytes, and may always be kept. */
 const GIVER: Lender = { give: () => true, fit() {} };
 
 export class BunTransport implements Connection {
@@ -51,26 +51,26 @@ export class BunTransport implements Connection {
   readonly #socket: BunSocket;
   #sink: StreamSink | null = null;
   #kernel: Kernel | undefined;
-  #stream: TransportStream | null = null; // of TLS, which has the connection now
+  #stream: TransportStream | null = null; // TLS's stream, which has the connection now
   #reads = false;
-  #held = true; // Bun reads nothing
-  readonly #early: Uint8Array[] = []; // came before the first resume(): a reset brings what was before it
-  #ended = false; // by the peer
+  #held = true; // whether Bun is paused
+  readonly #early: Uint8Array[] = []; // bytes that came before the first resume(): a reset delivers what came before it
+  #ended = false; // the peer has ended
   #error: SocketError | null = null; // why it is closed
-  #told = false; // the sink was told of that
-  #dropping = false; // further input is discarded
+  #told = false; // whether the sink was told
+  #dropping = false; // whether further input is discarded
   #closed = false;
   #rest: Rest[] = [];
-  #unsent = 0; // bytes in it, and of writes that came too late
+  #unsent = 0; // bytes in it, and bytes of writes that came too late
   #room: PromiseWithResolvers<void> | null = null;
   #ending: PromiseWithResolvers<void> | null = null;
-  #shut = false; // our end is sent
-  #closers: (() => void)[] | null = null; // null for nearly all
+  #shut = false; // whether our end is sent
+  #closers: (() => void)[] | null = null; // null for nearly all connections
   #stopLinger: (() => void) | null = null;
   /** Pieces of input that were dropped after the close. */
   dropped = 0;
 
-  /** `socket`, which is open, and has been read by nobody, is paused. */
+  /** Pauses `socket`, which must be open and unread. */
   constructor(socket: BunSocket) {
     this.#socket = socket;
     socket.data = this;
@@ -119,7 +119,7 @@ export class BunTransport implements Connection {
     }
   }
 
-  /** Bun is told when something comes that is not wanted: two system calls less for who goes on meanwhile. */
+  /** Bun is paused only when unwanted input comes, which saves two system calls if reading resumes before that. */
   pause(): void {
     this.#reads = false;
   }
@@ -151,7 +151,7 @@ export class BunTransport implements Connection {
   /** The connection is closed, by Bun, by the peer or by this side. */
   closed(error: Error | undefined): void {
     if (this.#closed) return;
-    // After shutdown() this is all that tells of the peer's end.
+    // After shutdown() nothing else reports the peer's end.
     if (error !== undefined) this.#error = SocketError.from(error, "ECONNRESET");
     else if (!this.#shut && (!this.#ended || this.#rest.length > 0))
       this.#error = new SocketError("ECONNRESET");
@@ -182,7 +182,7 @@ export class BunTransport implements Connection {
     return this.#send(bytes, true);
   }
 
-  /** `lent`: the bytes are the caller's again when this returns. */
+  /** `lent`: the caller may reuse the bytes when this returns. */
   #send(data: Data, lent: boolean): Promise<void> | undefined {
     const size = typeof data === "string" ? Buffer.byteLength(data) : data.length;
     if (this.#closed) return this.#late(size);
@@ -196,9 +196,9 @@ export class BunTransport implements Connection {
     const rest = lent ? bytes.slice(from) : bytes.subarray(from);
     this.#unsent += rest.length;
     if (size >= LARGE) {
-      // Whoever waits for that reads nothing meanwhile, as a rule; what came would be put together by a copy.
+      // A handler that waits for this usually reads nothing meanwhile, and input that came would have to be joined by copying.
       if (this.#sink?.needed === 0) this.#hold();
-      // It may be the caller's own memory, so the caller waits until all of it has been taken.
+      // It may be the caller's own memory, so the caller waits until everything is taken.
       return new Promise((taken) => this.#rest.push({ bytes: rest, taken }));
     }
     this.#rest.push({ bytes: rest, taken: undefined });
@@ -244,12 +244,12 @@ export class BunTransport implements Connection {
     return this.#closed ? null : unacknowledged(this.#socket.fd, this.remoteAddress);
   }
 
-  // ---- Its end ----
+  // ---- The end ----
 
   end(): Promise<void> {
     this.#ending = Promise.withResolvers();
     if (this.#closed) {
-      // A Unix socket of a peer that is gone is closed by Bun.
+      // Bun closes a Unix socket whose peer is gone.
       if (this.#error === null && this.#unsent === 0) this.#ending.resolve();
       else this.#ending.reject(new SocketError("EPIPE"));
     } else if (this.#rest.length === 0) this.#shutdown();
@@ -320,7 +320,7 @@ export class BunTransport implements Connection {
       get fd() {
         return fd();
       },
-      take: () => -1, // nobody asks: that needs libc
+      take: () => -1, // never called: that needs libc
       drained: async () => {
         while (this.#rest.length > 0 && !this.#closed) await this.#emptied();
       },
@@ -334,9 +334,9 @@ export class BunTransport implements Connection {
     };
   }
 
-  // ---- Inside ----
+  // ---- Helpers ----
 
-  /** Resolves when nothing waits, or nothing ever will be sent. */
+  /** Resolves when no output waits, or none can ever be sent. */
   #emptied(): Promise<void> {
     this.#room ??= Promise.withResolvers();
     return this.#room.promise;
@@ -356,7 +356,7 @@ export class BunTransport implements Connection {
     else this.#socket.end();
   }
 
-  /** It is closed: nobody waits any more. */
+  /** Called when it is closed: releases everything that waits. */
   #release(): void {
     this.#closed = true;
     this.#stopLinger?.();

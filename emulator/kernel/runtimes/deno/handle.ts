@@ -1,13 +1,13 @@
 /**
- * The handles behind the sockets of Deno's `node:net`, made to be used as Node's are. They have Node's calls, and differ so
- * (Deno 2.9):
+ * The handles behind the sockets of Deno's `node:net`, adapted to be used like Node's. They have Node's calls, with these
+ * differences (Deno 2.9):
  *
- * - a listener's handle says that somebody has connected, and accepts into a handle that is given to it;
- * - what `onread` returns is not taken as the buffer of the next read;
- * - the buffer of `useUserBuffer` is read into for ever, also by whoever has the handle next;
- * - there is no `writeQueueSize`, and `fd` of a pipe alone (`fdForIpc()` makes another descriptor);
- * - writes that wait fail with `EPIPE` where the peer has ended and never sent anything, and the first write of a connection that
- *   was just accepted always waits: https://github.com/denoland/deno/pull/33860.
+ * - a listener's handle reports a connection, and accepts it into a handle that it is given;
+ * - the buffer that `onread` returns is not used for the next read;
+ * - the buffer of `useUserBuffer` is used for ever, even by the next owner of the handle;
+ * - there is no `writeQueueSize`, and only a pipe has `fd` (`fdForIpc()` makes another descriptor);
+ * - a waiting write fails with `EPIPE` if the peer has ended and never sent anything, and the first write on a newly accepted
+ *   connection always waits: https://github.com/denoland/deno/pull/33860.
  *
  * None of this is documented: docs/decisions/nodes-handles.md.
  */
@@ -32,14 +32,14 @@ const BROKEN_PIPE = -32; // EPIPE
 const COPIED = 64 * 1024; // bytes of one copy: glibc maps those of 128 KiB and more, and each page is a fault
 const SOCKET = 0; // what Node's TCP and Pipe are made as
 
-/** A handle of Deno's. */
+/** One of Deno's handles. */
 interface Inner extends Omit<StreamHandle, "fd" | "writeQueueSize" | "transport" | "onread" | "give"> {
   onread: () => void;
   fdForIpc(): number;
   open(fd: number): number;
 }
 
-/** What a connection writes, as the transport sees it: Deno has a request of its own. */
+/** A write request as the transport sees it; Deno has its own request for it. */
 class Waiting implements WriteRequest {
   data?: Data;
   transport?: StreamOwner;
@@ -47,21 +47,21 @@ class Waiting implements WriteRequest {
   oncomplete?: (this: WriteRequest, status: number) => void;
 }
 
-/** Of a piece that is not the last one. */
+/** The request of a piece that is not the last one. */
 const NOBODYS = new Waiting();
 
-let spare: WriteRequest | undefined; // a request of Deno's that can be used again
+let spare: WriteRequest | undefined; // one of Deno's requests, for reuse
 
 /** The handle of a connection on a path. */
 class PipeHandle implements StreamHandle {
   readonly fd = -1;
-  /** Bytes in writes that the kernel has not taken whole. */
+  /** Bytes of writes that the kernel has not taken completely. */
   writeQueueSize = 0;
   transport?: StreamOwner;
   onread!: StreamHandle["onread"];
   protected readonly inner: Inner;
   readonly #node: StreamBinding;
-  #sent = false; // some of what was written may have left
+  #sent = false; // whether any output may have left
   #hasBuffer = false;
 
   constructor(inner: Inner, node: StreamBinding) {
@@ -86,7 +86,7 @@ class PipeHandle implements StreamHandle {
     return this.inner.readStop();
   }
 
-  /** In pieces: Deno copies what is written, and its allocator maps memory anew for a large copy. */
+  /** Writes in pieces: Deno copies what is written, and its allocator maps new memory for a large copy. */
   writeBuffer(request: WriteRequest, bytes: Uint8Array): number {
     let from = 0;
     for (; bytes.length - from > COPIED; from += COPIED) {
@@ -113,7 +113,7 @@ class PipeHandle implements StreamHandle {
     this.inner.unref();
   }
 
-  /** The same connection by a handle without our buffer, if it has that. */
+  /** The same connection over a handle without our buffer, if this one has it. */
   give(): object {
     if (!this.#hasBuffer) return this.inner;
     const Handle = this.inner.constructor as new (type: number) => Inner;
@@ -186,11 +186,11 @@ class TcpHandle extends PipeHandle {
   }
 }
 
-// ---- How they are had ----
+// ---- Getting the handles ----
 
 const binding = streamBinding();
 
-/** What a transport over such a handle takes for Node's binding; `null` where this Deno has none. */
+/** Replaces Node's binding for a transport over such a handle; `null` if this Deno has none. */
 export const node: StreamBinding | null = binding && {
   WriteWrap: Waiting,
   ShutdownWrap: binding.ShutdownWrap,
@@ -205,8 +205,8 @@ const asNodes = (inner: Inner): StreamHandle => {
 };
 
 /**
- * From now on `take` is given the handle of each connection that `server`, which listens, accepts; nothing was read from it. False:
- * this Deno lacks what that needs, and nothing was done.
+ * From now on `take` gets the handle of each connection that the listening `server` accepts, unread. Returns false, and does nothing,
+ * if this Deno lacks what is needed.
  */
 export const takeHandles = (server: net.Server, take: (handle: StreamHandle) => void): boolean => {
   const listening = denoListening<Inner>(server);
@@ -215,14 +215,14 @@ export const takeHandles = (server: net.Server, take: (handle: StreamHandle) => 
   if (CALLS.some((call) => typeof (listening as unknown as Inner)[call] !== "function")) return false;
   const Handle = listening.constructor as new (type: number) => Inner;
   listening.onconnection = (error) => {
-    if (error !== 0) return; // that client was dropped, and the next can come
+    if (error !== 0) return; // that client was dropped; the next can come
     const inner = new Handle(SOCKET);
     if (listening.accept(inner) === 0) take(asNodes(inner));
   };
   return true;
 };
 
-/** The handle of what was dialled: `socket` is of no use afterwards. `null` where this Deno lacks what that needs; then it stays as it is. */
+/** Takes the handle of a dialled `socket`, which cannot be used afterwards. `null` if this Deno lacks what is needed; `socket` is then unchanged. */
 export const takeHandleOf = (socket: net.Socket): StreamHandle | null => {
   const inner = binding && takeSocketOf<Inner>(socket, CALLS);
   return inner && asNodes(inner);

@@ -1,6 +1,6 @@
 /**
- * Connections by the handles of Deno's `node:net`, which are Deno's own sockets with Node's calls. `Deno.listen()` costs as much CPU
- * for a message, and what it accepts can neither be reset nor given keep-alive times.
+ * Connections over the handles of Deno's `node:net`, which are Deno's own sockets with Node's calls. `Deno.listen()` takes as much CPU
+ * per message, and its connections can neither be reset nor given keep-alive times.
  */
 
 import net from "node:net";
