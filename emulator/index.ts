@@ -1,7 +1,7 @@
 /** `socklet/emulator`: real sockets in Node. */
 
 export { EDGE_RULES, type EdgeOptions, type EdgeRule, type EdgeRuleName } from "../core/net/edge.ts";
-export type { ControlOptions, ControlServer } from "./app/control.ts";
+export type { ControlOptions, ControlServer } from "./app/control/control.ts";
 export type { ListenDescriptor } from "./app/descriptors.ts";
 export type { AppServer, Replaced, ServeOptions } from "./app/serve.ts";
 export { serveApp } from "./app/serve-app.ts";

@@ -60,7 +60,7 @@ import {
 import { PooledConnector, TCPConnector } from "../sockets/dialling/connector.ts";
 import { asRequest, guardConnections } from "../sockets/dialling/ownership.ts";
 import { FileStorage } from "../storage.ts";
-import type { ControlOptions, ControlServer, ServedRoutes, TCPServerClass } from "./control.ts";
+import type { ControlOptions, ControlServer, ServedRoutes, TCPServerClass } from "./control/control.ts";
 import { assigned, type ListenDescriptor } from "./descriptors.ts";
 import type { AppEdge } from "./edge.ts";
 import type { AppFaults } from "./faults.ts";
@@ -520,7 +520,7 @@ export const openApp = async <Context>(
   const drainDelay = checkTime("drainDelay", options.drainDelay ?? 0, 0);
   const { keeps = true, after } = hosting;
   signal?.throwIfAborted();
-  const parts = control || hosting.plane ? await import("./control.ts") : undefined; // servers without it do not load it
+  const parts = control || hosting.plane ? await import("./control/control.ts") : undefined; // servers without it do not load it
   const access = control && parts?.controlTokens(control);
   const secrets = access?.secrets ?? hosting.plane?.secrets;
   if (control) await parts?.loadRoutes(); // before a client can connect, which would wait for it
@@ -595,7 +595,11 @@ export const openApp = async <Context>(
     faults === null || name === undefined ? Connector : faultyConnector(Connector, faults, name);
   const recorder = parts === undefined ? undefined : new parts.Recorder(hosting.sink);
   /** Where something can be said again: a listener of the app, an entry of its `dial`, or where its rules allow. */
-  const targetOf = (to: string, allow: AllowList, from: typeof import("./control.ts")): ReplayTarget => {
+  const targetOf = (
+    to: string,
+    allow: AllowList,
+    from: typeof import("./control/control.ts"),
+  ): ReplayTarget => {
     const at = [...open].find(([{ name }]) => name === to);
     if (at !== undefined) {
       const [listener, server] = at;

@@ -19,7 +19,7 @@ import { callListener, type SockletEvent } from "../../core/handlers/events.ts";
 import type { InternetAddress } from "../../core/net/address.ts";
 import { checkCount, checkOptions, checkTime, optionNamesOf } from "../../core/options.ts";
 import type { ServerOptions } from "../../core/serve/server.ts";
-import type { ControlServer, ServedRoutes } from "../app/control.ts";
+import type { ControlServer, ServedRoutes } from "../app/control/control.ts";
 import { byPlace, type ListenDescriptor } from "../app/descriptors.ts";
 import {
   checkServed,

@@ -30,8 +30,8 @@ import { formatHeader } from "../../core/testing/transcript/form.ts";
 import type { WorkerProcess } from "./worker.ts";
 
 export { ListenerLog } from "../../core/control/listeners.ts";
-export { loadRoutes, serveControl } from "../app/control.ts";
-export { controlTokens } from "../app/control-tokens.ts";
+export { loadRoutes, serveControl } from "../app/control/control.ts";
+export { controlTokens } from "../app/control/control-tokens.ts";
 
 type Counts = Readonly<Record<string, unknown>>;
 

@@ -127,7 +127,7 @@ const ROOMS: Readonly<Record<string, Room>> = {
     below: [...SERVE, ...TRANSCRIPTS, ...KERNEL, ...SOCKET_MODULE, "emulator/wire/transcripts"],
     packages: /^node:/,
   },
-  "emulator/app": {
+  "emulator/app/control": {
     below: [
       ...POOL,
       ...TRANSCRIPTS,
@@ -136,9 +136,21 @@ const ROOMS: Readonly<Record<string, Room>> = {
       ...KERNEL,
       ...SOCKET_MODULE,
       "emulator/servers",
-      ...FORKING,
     ],
     packages: /^(node:|@hono\/node-server$)/,
+  },
+  "emulator/app": {
+    below: [
+      ...POOL,
+      ...TRANSCRIPTS,
+      ...CONTROL,
+      ...KERNEL,
+      ...SOCKET_MODULE,
+      "emulator/servers",
+      ...FORKING,
+      "emulator/app/control",
+    ],
+    packages: /^node:/,
   },
   "emulator/cluster": {
     below: [
@@ -149,6 +161,7 @@ const ROOMS: Readonly<Record<string, Room>> = {
       "emulator/processes",
       "emulator/servers",
       ...FORKING,
+      "emulator/app/control",
       "emulator/app",
     ],
     packages: /^node:/,
@@ -193,6 +206,7 @@ const ROOMS: Readonly<Record<string, Room>> = {
       ...FORKING,
       "emulator/wire/transcripts",
       "emulator/wire",
+      "emulator/app/control",
       "emulator/app",
       "emulator/cluster",
       "emulator/command/terminal",

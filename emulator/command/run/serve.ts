@@ -9,7 +9,7 @@ import type { SockletEvent } from "../../../core/handlers/events.ts";
 import { parseAddress } from "../../../core/net/address.ts";
 import type { EdgeRuleName } from "../../../core/net/edge.ts";
 import { wholeMs } from "../../../core/options.ts";
-import { controlTokens } from "../../app/control-tokens.ts";
+import { controlTokens } from "../../app/control/control-tokens.ts";
 import type { ListenDescriptor } from "../../app/descriptors.ts";
 import { controlEntry, type Entry, inspectorEntry, listing } from "../../app/listing.ts";
 import { type AppServer, openApp, unlessAborted } from "../../app/serve.ts";

@@ -1,8 +1,8 @@
 /** Metrics of this process, by the names that Prometheus' client libraries use. */
 
 import type { monitorEventLoopDelay } from "node:perf_hooks";
-import type { Family } from "../../core/control/metrics.ts";
-import { lazy } from "../builtin.ts";
+import type { Family } from "../../../core/control/metrics.ts";
+import { lazy } from "../../builtin.ts";
 
 const RESOLUTION = 20; // ms between two looks at the clock: 50 a second, from the first request for metrics on
 const STARTED = Date.now() / 1000 - process.uptime();

@@ -1,17 +1,17 @@
 /** Saying something again to a server that this process dials: what `POST /v1/replays` does. */
 
 import type { X509Certificate } from "node:crypto";
-import type { Replayed, ReplaySpec, ReplayTarget } from "../../core/control/plane.ts";
+import type { Replayed, ReplaySpec, ReplayTarget } from "../../../core/control/plane.ts";
 import {
   type ReplayHearer,
   type ReplaySocket,
   replayByDatagrams,
   replayOnStream,
-} from "../../core/control/recording/replay.ts";
-import { formatAddress } from "../../core/net/address.ts";
-import type { TlsOptions } from "../../core/sockets/tls/tls.ts";
-import { lazy, once } from "../builtin.ts";
-import { createConnection } from "../sockets/dialling/connector.ts";
+} from "../../../core/control/recording/replay.ts";
+import { formatAddress } from "../../../core/net/address.ts";
+import type { TlsOptions } from "../../../core/sockets/tls/tls.ts";
+import { lazy, once } from "../../builtin.ts";
+import { createConnection } from "../../sockets/dialling/connector.ts";
 
 /** The options to trust a certificate of this process's own server at `hostname`: as its own authority if it is self-signed, and by a name that it has. */
 export const trusting = (certificate: X509Certificate, hostname: string): TlsOptions => {

@@ -1,11 +1,11 @@
 /** `FileArchive`: keeps lasting sessions in a folder, one journal each, so that they survive when the process is killed. */
 
-import { DONE } from "../../core/bytes/data.ts";
-import { isSessionId, type SessionSpec } from "../../core/control/plane.ts";
-import type { SessionChange, SessionStore } from "../../core/control/sessions/commits.ts";
-import type { ArchivedSession, SessionArchive } from "../../core/control/sessions/local.ts";
-import { fs, join } from "../builtin.ts";
-import { holdFolder, Journal } from "../journal.ts";
+import { DONE } from "../../../core/bytes/data.ts";
+import { isSessionId, type SessionSpec } from "../../../core/control/plane.ts";
+import type { SessionChange, SessionStore } from "../../../core/control/sessions/commits.ts";
+import type { ArchivedSession, SessionArchive } from "../../../core/control/sessions/local.ts";
+import { fs, join } from "../../builtin.ts";
+import { holdFolder, Journal } from "../../journal.ts";
 
 const ENDING = ".log";
 

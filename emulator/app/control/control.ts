@@ -5,29 +5,29 @@
 
 import type { Server, ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
-import { type Data, toBytes } from "../../core/bytes/data.ts";
-import { openApi } from "../../core/control/http/openapi.ts";
-import { HttpError, problemResponse } from "../../core/control/http/problem.ts";
-import { ListenerLog } from "../../core/control/listeners.ts";
-import { dialledSessions, Metrics, poolFamilies } from "../../core/control/metrics.ts";
-import { type ControlPlane, entriesOf, listenerInfo, replayTarget } from "../../core/control/plane.ts";
-import { Recorder } from "../../core/control/recording/recorder.ts";
-import { LocalPlane } from "../../core/control/sessions/local.ts";
-import type { SessionHooks } from "../../core/control/sessions/session.ts";
-import type { SockletEvent } from "../../core/handlers/events.ts";
-import { type Address, formatAddress, inetNtop, isLoopback, packAddress } from "../../core/net/address.ts";
-import { AF_INET, AF_INET6 } from "../../core/net/constants.ts";
-import { cameThrough } from "../../core/net/proxy/header.ts";
-import type { RunOptions } from "../../core/serve/connector.ts";
-import { ServedDatagram } from "../../core/serve/requests.ts";
-import type { BaseServer } from "../../core/serve/server.ts";
-import type { Datagram } from "../../core/sockets/datagram.ts";
-import type { StreamSocket } from "../../core/sockets/streams/stream-socket.ts";
-import { lazy } from "../builtin.ts";
-import { networkError } from "../kernel/addresses.ts";
-import { descriptorOf } from "../kernel/handles/handles.ts";
-import { listenerUrl, type TCPServer } from "../servers/tcp.ts";
-import type { TCPConnector } from "../sockets/dialling/connector.ts";
+import { type Data, toBytes } from "../../../core/bytes/data.ts";
+import { openApi } from "../../../core/control/http/openapi.ts";
+import { HttpError, problemResponse } from "../../../core/control/http/problem.ts";
+import { ListenerLog } from "../../../core/control/listeners.ts";
+import { dialledSessions, Metrics, poolFamilies } from "../../../core/control/metrics.ts";
+import { type ControlPlane, entriesOf, listenerInfo, replayTarget } from "../../../core/control/plane.ts";
+import { Recorder } from "../../../core/control/recording/recorder.ts";
+import { LocalPlane } from "../../../core/control/sessions/local.ts";
+import type { SessionHooks } from "../../../core/control/sessions/session.ts";
+import type { SockletEvent } from "../../../core/handlers/events.ts";
+import { type Address, formatAddress, inetNtop, isLoopback, packAddress } from "../../../core/net/address.ts";
+import { AF_INET, AF_INET6 } from "../../../core/net/constants.ts";
+import { cameThrough } from "../../../core/net/proxy/header.ts";
+import type { RunOptions } from "../../../core/serve/connector.ts";
+import { ServedDatagram } from "../../../core/serve/requests.ts";
+import type { BaseServer } from "../../../core/serve/server.ts";
+import type { Datagram } from "../../../core/sockets/datagram.ts";
+import type { StreamSocket } from "../../../core/sockets/streams/stream-socket.ts";
+import { lazy } from "../../builtin.ts";
+import { networkError } from "../../kernel/addresses.ts";
+import { descriptorOf } from "../../kernel/handles/handles.ts";
+import { listenerUrl, type TCPServer } from "../../servers/tcp.ts";
+import type { TCPConnector } from "../../sockets/dialling/connector.ts";
 import { FileArchive } from "./archive.ts";
 import { processMetrics } from "./process-metrics.ts";
 import { replayTo, trusting } from "./replays.ts";
@@ -219,8 +219,8 @@ const namesLoopback = (host: string | undefined): boolean => {
 const routeModules = () =>
   Promise.all([
     import("@hono/node-server"),
-    import("../../core/control/http/routes.ts"),
-    import("../../core/control/http/recording-routes.ts"),
+    import("../../../core/control/http/routes.ts"),
+    import("../../../core/control/http/recording-routes.ts"),
   ]);
 
 /** Loads what `serveControl()` needs. That takes time, and no connected client should have to wait for it. */
@@ -249,7 +249,7 @@ export const serveControl = async (
   const hostname = loopback(host);
   const [{ getRequestListener }, { controlRoutes }, { recordingRoutes }] = await routeModules();
   const routes = controlRoutes({ plane, tokens, openApi, onError }, recordingRoutes);
-  if (inspect) (await import("../../core/inspector/inspector.ts")).inspector(routes);
+  if (inspect) (await import("../../../core/inspector/inspector.ts")).inspector(routes);
   const listener = getRequestListener(
     (request, env) => {
       if (namesLoopback(env.incoming.headers.host)) return routes.fetch(request, env);

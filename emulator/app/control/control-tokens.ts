@@ -1,7 +1,7 @@
 /** Who may use the control routes: the tokens that were given, or one that is made. */
 
-import { TokenList, tokenEntries } from "../../core/control/http/auth.ts";
-import { SocketError } from "../../core/errors.ts";
+import { TokenList, tokenEntries } from "../../../core/control/http/auth.ts";
+import { SocketError } from "../../../core/errors.ts";
 
 /** The tokens of `options`, or a generated one; `secrets` are the tokens without their scopes. Throws `EINVAL` if one is malformed. */
 export const controlTokens = (options: {
