@@ -185,7 +185,7 @@ test("the datagrams of one sender are a conversation", async () => {
   socket.close();
 });
 
-test("with TLS what is kept is what was said in it", async () => {
+test("with TLS what is kept is what was said in it, and the listener's address says that it is TLS", async () => {
   const { cert, key, ca } = ownCertificates() as NonNullable<ReturnType<typeof ownCertificates>>;
   const secured = defineApp({
     handlers: { shouts: Shouts },
@@ -201,8 +201,11 @@ test("with TLS what is kept is what was said in it", async () => {
   const list = await fetch(`${server.control?.url}/v1/sessions`, { headers });
   const { sessions } = (await list.json()) as { sessions: { id: string }[] };
   const part = await fetch(`${server.control?.url}/v1/recording/${sessions[0]?.id}`, { headers });
-  const { events } = (await part.json()) as { events: { from?: string; text?: string }[] };
-  expect(joined(events, "client")).toBe("secret\nQUIT\n");
+  const { address, events } = (await part.json()) as {
+    address: string;
+    events: { from?: string; text?: string }[];
+  };
+  expect([address, joined(events, "client")]).toEqual([server.listeners[0]?.url, "secret\nQUIT\n"]);
 });
 
 test("what a client said can be said again, edited: to a listener, and to an address that the app allows", async () => {

@@ -61,7 +61,10 @@ export const RecordingMixIn = <Base extends TCPServerClass>(Server: Base, plane:
 
     override finishRequest(request: StreamSocket, clientAddress: Address | null): unknown {
       const { id } = this.scope(request);
-      const listener = { handler: this.name, address: listenerUrl("tcp", this.serverAddress) };
+      const listener = {
+        handler: this.name,
+        address: listenerUrl(this.secureTransport === "on" ? "tls" : "tcp", this.serverAddress),
+      };
       const over = Promise.withResolvers<void>();
       over.promise.catch(() => {}); // ends the session, unless it is over already
       const run = async (hooks: SessionHooks): Promise<unknown> => {
