@@ -9,8 +9,8 @@ import { formatEvent, type Transcript } from "../../testing/transcript/form.ts";
 import { Log, record } from "../../testing/transcript/record.ts";
 import type { ErrorInfo, Replayed, ReplaySpec } from "../plane.ts";
 
-const SILENCE = 300; // ms without an answer after which the next piece is said all the same
-const QUIET = 30; // ms without more after which an answer is whole: on one machine its pieces are closer together
+const SILENCE = 300; // ms to wait for an answer before the next piece is sent anyway
+const QUIET = 30; // ms of silence that complete an answer: on one machine its pieces are closer together
 
 /** Waits for answers. */
 class Answers {
