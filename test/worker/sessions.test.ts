@@ -260,6 +260,35 @@ describe("a list", () => {
       { id, bytesRead: 6, bytesWritten: 6 },
     ]);
   });
+
+  test("writes no row of those that run as before, so its answer waits for no disk", async () => {
+    const { id } = await start();
+    await opened(id);
+    const shown = async () => (await plane().list({ limit: 1 })).sessions;
+    expect(await shown()).toMatchObject([{ id, state: "running" }]);
+    await runInDurableObject(registryObject(), (_, { storage: { sql } }) => {
+      sql.exec(`CREATE TABLE written (id TEXT);
+        CREATE TRIGGER told_written AFTER UPDATE ON sessions BEGIN INSERT INTO written VALUES (new.id); END`);
+    });
+    const written = () =>
+      runInDurableObject(registryObject(), (_, { storage: { sql } }) =>
+        sql.exec("SELECT id FROM written WHERE id = ?", id).toArray(),
+      );
+    try {
+      await plane().send(id, bytes("12345\n"));
+      await follow(id, said("12345"));
+      expect(await shown()).toMatchObject([{ id, bytesRead: 6, bytesWritten: 6 }]);
+      await plane().list({ limit: 50, state: "failed" }); // asks all that run
+      expect(await written()).toEqual([]);
+      const over = (await plane().end(id)) as SessionInfo;
+      await runInDurableObject(registryObject(), (registry) => registry.over(over));
+      expect(await written()).toEqual([{ id }]); // once, whoever was first to say it
+    } finally {
+      await runInDurableObject(registryObject(), (_, { storage: { sql } }) => {
+        sql.exec("DROP TRIGGER told_written; DROP TABLE written");
+      });
+    }
+  });
 });
 
 describe("an object that is lost", () => {

@@ -3,8 +3,12 @@
  * The object that knows all sessions. It lists them, and limits how many run and how many are kept.
  *
  * The row of a finished session is final. The row of a running session is what the registry believes: before it shows one,
- * it asks that session's object, which is always right, also after an eviction (it then says `cut`). An object keeps its
- * record before it has a row here, so a row whose object has no record is not a session, and is deleted.
+ * it asks that session's object, which is always right, also after an eviction (it then says `cut`). A row whose object has
+ * no record is not a session, and is deleted.
+ *
+ * A row is written only when the state of its session has changed. What else changes, such as the count of bytes, is shown as
+ * the object says it: an answer waits until all that was written before it is on disk, and a list would wait for as many
+ * writes as sessions run.
  */
 
 import {
@@ -120,9 +124,11 @@ export class RegistryObject extends PlatformObject<SockletBindings> implements R
       query.state === undefined
         ? this.#select(query).filter(({ state }) => !isOver(state))
         : this.#believedToRun(query);
-    await this.#refresh(unsure);
+    const asked = await this.#refresh(unsure);
     const found = this.#select(query);
-    const sessions = found.slice(0, query.limit);
+    const sessions = found
+      .slice(0, query.limit)
+      .map((info) => asked.find(({ id, state }) => id === info.id && state === info.state) ?? info); // in another state the row is newer
     return { sessions, next: found.length > query.limit ? (sessions.at(-1)?.id ?? null) : null };
   }
 
@@ -186,22 +192,26 @@ export class RegistryObject extends PlatformObject<SockletBindings> implements R
     return rows.map(({ info }) => JSON.parse(info));
   }
 
-  /** Asks the objects of these sessions for their state. One that does not answer keeps its row as it is. */
-  async #refresh(sessions: readonly SessionInfo[]): Promise<void> {
-    if (sessions.length === 0) return;
+  /** Asks the objects of these sessions, and gives their answers. One that does not answer keeps its row as it is. */
+  async #refresh(sessions: readonly SessionInfo[]): Promise<readonly SessionInfo[]> {
+    const answers: SessionInfo[] = [];
+    if (sessions.length === 0) return answers;
     const late = Promise.withResolvers<undefined>();
-    const timer = setTimeout(() => late.resolve(undefined), ANSWER);
+    const timer = setTimeout(late.resolve, ANSWER);
     await Promise.all(
       sessions.map(async (believed) => {
         const info = await Promise.race([sessionOf(this.env, believed.id).info(), late.promise]).catch(
           () => undefined,
         );
-        if (info) this.#update(info);
-        else if (info === null) this.#remove(believed.id); // an object without a record is not a session
+        if (info) {
+          answers.push(listed(info));
+          if (info.state !== believed.state) this.#update(info);
+        } else if (info === null) this.#remove(believed.id); // an object without a record is not a session
       }),
     );
     clearTimeout(timer);
     await this.#schedule();
+    return answers;
   }
 
   /** Only a running session changes; a finished one stays as it is. */
@@ -256,7 +266,7 @@ export class RegistryObject extends PlatformObject<SockletBindings> implements R
     if (ended === null && first === null) return;
     const now = Date.now();
     const times = [
-      ended === null ? Number.POSITIVE_INFINITY : ended + this.#bounds.maxAge + 1,
+      (ended ?? Number.POSITIVE_INFINITY) + this.#bounds.maxAge + 1,
       // An object that was just asked, and still runs or was not reached, is not asked again at once.
       first === null ? Number.POSITIVE_INFINITY : Math.max(Date.parse(first) + LONGEST + 1, now + AGAIN),
     ];

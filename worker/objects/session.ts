@@ -84,13 +84,12 @@ export class SessionObject extends PlatformObject<SockletBindings> implements Se
     super(state, env as SockletBindings);
     this.#setup = setup;
     this.#store = { save: (change) => this.#save(change) };
-    const record = this.#kept();
-    if (record !== null) this.#watch(this.#madeAnew(record));
+    const kept = this.#kept();
+    if (kept !== null) this.#watch(this.#madeAnew(...kept));
   }
 
   /** The session of a record that a predecessor of this object made: cut if it was not over, or continued if it lasts. */
-  #madeAnew(record: SessionRecord): Session {
-    const spec = this.#spec();
+  #madeAnew(record: SessionRecord, spec: SessionSpec | null): Session {
     if (spec === null || isOver(record.info.state)) return Session.restore(record, this.#store);
     try {
       const { lasting } = this.#setup;
@@ -113,7 +112,6 @@ export class SessionObject extends PlatformObject<SockletBindings> implements Se
    */
   async #start(id: string, spec: SessionSpec): Promise<SessionInfo> {
     if (this.#session !== undefined) return this.#session.info(); // it had started, before this object was made again
-    const { env } = this;
     const settings = this.#settings(id, spec);
     const admission = Promise.withResolvers<void>();
     this.#makeTables();
@@ -132,7 +130,7 @@ export class SessionObject extends PlatformObject<SockletBindings> implements Se
     this.#session = session;
     try {
       await armed;
-      settled(await again(() => registryOf(env).add(session.info()), "the registry of sessions"));
+      settled(await this.#registry((calls) => calls.add(session.info())));
       admission.resolve();
     } catch (error) {
       admission.reject(error); // nothing is dialled
@@ -253,16 +251,18 @@ export class SessionObject extends PlatformObject<SockletBindings> implements Se
   /** Tells the registry that the session is over. Meanwhile the registry may have deleted the session, and so this record. */
   async #tellRegistry(session: Session): Promise<void> {
     if (this.#session !== session || this.#isTold()) return;
-    const registry = <T>(ask: (calls: RegistryCalls) => Promise<T>): Promise<T> =>
-      again(() => ask(registryOf(this.env)), "the registry of sessions");
-    const known = await registry((calls) => calls.over(session.info()));
+    const known = await this.#registry((calls) => calls.over(session.info()));
     if (this.#session !== session) return;
-    if (!known) settled(await registry((calls) => calls.add(session.info()))); // this object was lost before it could add it
+    if (!known) settled(await this.#registry((calls) => calls.add(session.info()))); // this object was lost before it could add it
     if (this.#session !== session) return;
     this.ctx.storage.sql.exec("UPDATE session SET told = 1");
     await this.ctx.storage.deleteAlarm();
     if (session.blocked)
       setTimeout(() => this.ctx.abort("the session is over, and its peer takes nothing"), LET_GO);
+  }
+
+  #registry<T>(ask: (calls: RegistryCalls) => Promise<T>): Promise<T> {
+    return again(() => ask(registryOf(this.env)), "the registry of sessions");
   }
 
   async #drop(): Promise<void> {
@@ -282,38 +282,31 @@ export class SessionObject extends PlatformObject<SockletBindings> implements Se
     );
   }
 
-  /** What a session that lasts was started with; `null` where it is one connection. */
-  #spec(): SessionSpec | null {
-    const { sql } = this.ctx.storage;
-    if (!this.#hasTable("kept")) return null;
-    const [row] = sql.exec<{ spec: string }>("SELECT spec FROM kept").toArray();
-    return row === undefined ? null : JSON.parse(row.spec);
-  }
-
   #hasTable(name: "session" | "kept"): boolean {
     const { sql } = this.ctx.storage;
     return sql.exec("SELECT 1 FROM sqlite_master WHERE name = ?", name).toArray().length > 0;
   }
 
-  #kept(): SessionRecord | null {
+  /** The record, and what the session was started with if it lasts. */
+  #kept(): [SessionRecord, SessionSpec | null] | null {
     const { sql } = this.ctx.storage;
     if (!this.#hasTable("session")) return null;
     const [row] = sql.exec<{ info: string }>("SELECT info FROM session").toArray();
     if (row === undefined) return null;
     const events = sql.exec<{ event: string }>("SELECT event FROM events ORDER BY id").toArray();
     const [kept] = this.#hasTable("kept")
-      ? sql.exec<{ state: string | null }>("SELECT state FROM kept").toArray()
+      ? sql.exec<{ spec: string; state: string | null }>("SELECT spec, state FROM kept").toArray()
       : [];
-    return {
+    const record = {
       info: JSON.parse(row.info),
       events: events.map(({ event }) => JSON.parse(event)),
       state: kept?.state ?? null,
     };
+    return [record, kept === undefined ? null : JSON.parse(kept.spec)];
   }
 
   #isTold(): boolean {
-    const rows = this.ctx.storage.sql.exec<{ told: number }>("SELECT told FROM session").toArray();
-    return rows[0]?.told === 1;
+    return this.ctx.storage.sql.exec("SELECT 1 FROM session WHERE told").toArray().length > 0;
   }
 
   #save({ info, events, oldest, state, wakeAt }: SessionChange): MaybePromise<void> {
@@ -327,7 +320,7 @@ export class SessionObject extends PlatformObject<SockletBindings> implements Se
     try {
       storage.transactionSync(() => {
         storage.sql.exec(
-          "INSERT INTO session (only, info) VALUES (1, ?) ON CONFLICT DO UPDATE SET info = excluded.info",
+          "REPLACE INTO session (only, info) VALUES (1, ?)", // `told` is 0 until the last is saved
           JSON.stringify(info),
         );
         for (const event of events) {
