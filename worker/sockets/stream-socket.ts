@@ -265,9 +265,7 @@ class WorkerTransport implements StreamTransport, Lender {
         if (least <= 1 || (least < size && size === capacity)) this.#burst = size;
         const larger = size === capacity && capacity < LARGEST_BUFFER;
         const smaller = size * SPARSE < capacity && capacity > FIRST_BUFFER;
-        if (larger) this.#buffer = new ArrayBuffer(capacity * 4);
-        else if (smaller) this.#buffer = new ArrayBuffer(capacity / 4);
-        else this.#buffer = buffer;
+        this.#buffer = larger || smaller ? new ArrayBuffer(larger ? capacity * 4 : capacity / 4) : buffer;
       }
     } catch (error) {
       this.#broken(error, "ECONNRESET");
@@ -283,6 +281,11 @@ class WorkerTransport implements StreamTransport, Lender {
    */
   give(): boolean {
     return false;
+  }
+
+  /** Not `slice()`, whose memory V8 fills with zeros first. (A download takes 0.96 of the CPU.) */
+  copy(bytes: Uint8Array): Uint8Array {
+    return new Uint8Array(bytes);
   }
 
   fit(size: number): void {

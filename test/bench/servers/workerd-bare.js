@@ -1,5 +1,5 @@
 // Bare workerd. WORK chooses: echo-default | echo-byob | echo-pipe | resp-each | resp-gathered | download-default |
-// download-byob | download-atleast. A download is ordered by a line on a connection, and its sum is the reply.
+// download-byob | download-kept | download-atleast. A download is ordered by a line on a connection, and its sum is the reply.
 import { connect } from "cloudflare:sockets";
 import { RespSession } from "./resp.ts";
 import { parseOrder } from "./source.ts";
@@ -47,6 +47,8 @@ function lineReader() {
 const downloads = {
   "download-default": (readable, check) => eachPiece(readable, (piece) => check.take(piece)),
   "download-byob": (readable, check) => eachFilled(readable, LARGER, 1, (piece) => check.take(piece)),
+  "download-kept": (readable, check) =>
+    eachFilled(readable, LARGEST, 1, (piece) => check.take(piece.slice())),
   "download-atleast": (readable, check) =>
     eachFilled(readable, LARGEST, LARGEST, (piece) => check.take(piece)),
 };
