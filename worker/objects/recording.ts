@@ -1,16 +1,16 @@
 /// <reference types="@cloudflare/workers-types" />
 /**
- * What passes over the connections of a Worker's sessions, kept while a recording was started or somebody watches: `recording`. A
- * Worker carries this code only where it asks for it.
+ * `recording`: records what passes over the connections of a Worker's sessions, while a recording was started or somebody watches.
+ * A Worker includes this code only if it asks for it.
  *
  *     the page ──▶ the registry: whether what passes is kept, and by which bounds ──▶ the object of each session that runs
  *         └──────▶ the object of one session: its bytes
  *
- * Bytes are kept in the memory of the isolate that a session's object runs in, and never in its storage: they may hold passwords. All
- * objects of an isolate share one recorder, since they share its memory. So what is kept is lost with the isolate, or when the object goes
- * on in another one.
+ * Bytes are kept in the memory of the isolate that a session's object runs in, and never in its storage, since they may contain
+ * passwords. All objects of an isolate share one recorder, because they share its memory. So the bytes are lost with the isolate, or
+ * when the object moves to another one.
  *
- * A watcher renews a lease. When nobody renews it, each isolate forgets by itself what it kept.
+ * A watcher renews a lease. When nobody renews it, each isolate drops what it kept by itself.
  */
 
 import {
@@ -42,22 +42,22 @@ import { SessionObject, type SessionSetup } from "./session.ts";
 const MAX_BYTES = 16 * 1024 * 1024; // in each isolate, which has 128 MB for all that it does
 const MOST_BYTES = 64 * 1024 * 1024;
 const MAX_CONNECTIONS = 1_000;
-const LEASE = 5_000; // ms for which what passes is kept after the last look
+const LEASE = 5_000; // ms that recording continues after the last look
 const ANSWER = 2_000; // ms that a look waits for a session's object; it must not wait for one that hangs
-const WARM = 5_000; // ms between two calls of those that are over: workerd evicts an object that nobody calls after 10 s
-const NEWEST = BOUNDS.pageSize; // sessions that are over and that a look has
+const WARM = 5_000; // ms between two calls to the objects of finished sessions: workerd evicts an object that nobody calls after 10 s
+const NEWEST = BOUNDS.pageSize; // finished sessions that a look covers
 
-/** Whether what passes is to be kept, as the registry says. */
+/** Whether to record, as the registry says. */
 interface RecordingState extends Required<RecordingLimits> {
   readonly started: boolean;
-  /** Until when somebody watches, in ms since the epoch. */
+  /** When the lease of the watchers ends, in ms since the epoch. */
   readonly until: number;
 }
 
 /** What a session's object answers to a look. */
 interface LookedAt {
   readonly info: SessionInfo | null;
-  /** Names its isolate. */
+  /** The name of its isolate. */
   readonly isolate: string;
   readonly recording: RecordingInfo;
 }
@@ -65,11 +65,11 @@ interface LookedAt {
 /** What the registry answers to a look. */
 interface Looked {
   readonly recording: RecordingInfo;
-  /** Those that run, and the newest of those that are over. */
+  /** The running sessions, and the newest finished ones. */
   readonly sessions: readonly SessionInfo[];
 }
 
-/** The calls of a session's object that records. */
+/** The calls of a recording session's object. */
 export interface RecordedCalls extends SessionCalls {
   record(state: RecordingState): Promise<LookedAt>;
   recordedPart(id: string, after: number, maxBytes: number): Promise<RecordedPart | null>;
@@ -78,10 +78,10 @@ export interface RecordedCalls extends SessionCalls {
   find(bytes: Uint8Array): Promise<FoundBytes>;
 }
 
-/** The calls of a registry that knows whether what passes is kept. */
+/** The calls of a registry that controls recording. */
 export interface RecordingCalls extends RegistryCalls {
   recordingState(): Promise<RecordingState>;
-  /** What is kept now; with `lease`, a watcher looks. */
+  /** What is kept now; with `lease`, on behalf of a watcher. */
   look(lease: boolean): Promise<Looked>;
   setRecording(started: boolean | null, limits: RecordingLimits): Promise<Answer<RecordingInfo>>;
   find(bytes: Uint8Array): Promise<FoundBytes>;
@@ -97,11 +97,11 @@ export const recordingRegistry = (env: SockletBindings): RecordingCalls => regis
 class IsolateRecorder {
   readonly id = crypto.randomUUID();
   readonly recorder = new Recorder();
-  /** How often it was turned on: a connection that was tapped before is not tapped now. */
+  /** How many times it was turned on: a tap from an earlier turn is no longer in place. */
   turns = 0;
   #state: RecordingState | undefined;
 
-  /** Does as the registry says. */
+  /** Applies the registry's state. */
   set(state: RecordingState): void {
     this.#state = state;
     this.lapse();
@@ -111,7 +111,7 @@ class IsolateRecorder {
     this.recorder.start({ maxBytes, maxConnections });
   }
 
-  /** Forgets what it kept, where nobody wants it any more. */
+  /** Drops what it kept, if nobody wants it any more. */
   lapse(): void {
     if (this.recorder.on && !this.#wanted()) this.recorder.stop();
   }
@@ -121,21 +121,21 @@ class IsolateRecorder {
   }
 }
 
-let ofIsolate: IsolateRecorder | undefined; // made when it is asked for: a Worker makes no random numbers while it loads
+let ofIsolate: IsolateRecorder | undefined; // made on demand: a Worker cannot make random numbers while it loads
 const isolate = (): IsolateRecorder => {
   ofIsolate ??= new IsolateRecorder();
   return ofIsolate;
 };
 
-/** Told of the connections of a session's object. */
+/** Callbacks for the connections of a session's object. */
 interface Watches {
-  /** Before each dial: it knows then whether to keep what passes. */
+  /** Called before each dial, to find out whether to record. */
   dials(): Promise<void>;
   opened(connection: OpenConnection): void;
   closed(id: string): void;
 }
 
-/** The code that runs the sessions of an object, which are watched. */
+/** The code that runs an object's sessions, with those callbacks. */
 const watched = (lasting: Lasting | undefined, watches: Watches): Lasting => {
   const over = (options: SessionOptions): SessionOptions => ({
     ...options,
@@ -165,7 +165,7 @@ const watched = (lasting: Lasting | undefined, watches: Watches): Lasting => {
   };
 };
 
-/** A session's object whose bytes can be looked at. */
+/** A session's object that can be recorded. */
 export class RecordedSessionObject extends SessionObject implements RecordedCalls {
   readonly #setup: SessionSetup;
   #open: OpenConnection | undefined;
@@ -180,7 +180,7 @@ export class RecordedSessionObject extends SessionObject implements RecordedCall
         try {
           isolate().set(await recordingRegistry(bindings).recordingState());
         } catch {
-          // The session is not to fail for that: what passes is kept once the registry says so.
+          // The session must not fail because of this: it is recorded once the registry says so.
         }
         const { bytesRead = 0, bytesWritten = 0 } = (await this.info()) ?? {};
         this.#passed = bytesRead + bytesWritten;
@@ -243,7 +243,7 @@ export class RecordedSessionObject extends SessionObject implements RecordedCall
         const { done, value } = lines.next();
         if (!done) return controller.enqueue(encoder.encode(value));
         controller.close();
-        controller.byobRequest?.respond(0); // who reads into a buffer of its own waits for this
+        controller.byobRequest?.respond(0); // a reader with its own buffer waits for this
       },
     });
   }
@@ -255,7 +255,7 @@ export class RecordedSessionObject extends SessionObject implements RecordedCall
 
 // ---- In the registry ----
 
-/** The registry that knows whether what passes is kept. */
+/** The registry that controls recording. */
 export class RecordingRegistryObject extends RegistryObject implements RecordingCalls {
   #until = 0;
   #warmed = 0;
@@ -310,7 +310,7 @@ export class RecordingRegistryObject extends RegistryObject implements Recording
     });
   }
 
-  /** Tells the objects of the sessions that run, and with `all` those of the newest that are over; with `forget`, what is kept goes first. */
+  /** Tells the objects of running sessions, and with `all` those of the newest finished ones; with `forget`, they first drop what they kept. */
   async #tell(all: boolean, forget = false): Promise<Looked> {
     const { sql } = this.ctx.storage;
     const infos = (clause: string, ...bound: number[]): SessionInfo[] =>
@@ -355,7 +355,7 @@ export class RecordingRegistryObject extends RegistryObject implements Recording
     };
   }
 
-  /** Asks the objects of those that run, and of the newest that are over: an isolate that has none of them is not asked. */
+  /** Asks the objects of running sessions, and of the newest finished ones. An isolate that has none of these is not asked. */
   async find(bytes: Uint8Array): Promise<FoundBytes> {
     const ids = this.ctx.storage.sql
       .exec<{ id: string }>(
