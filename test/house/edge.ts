@@ -20,10 +20,10 @@ npx socklet dev app.ts --edge
 socklet: mail  tcp://mail.example:25: on Cloudflare's edge connections to port 25 are prohibited; submit mail on port 465 or 587 (rule port-25, documented: https://developers.cloudflare.com/workers/runtime-apis/tcp-sockets/, 2026-06)
 \`\`\`
 
-What meets a rule fails with an error that names it, with its page and date, and is told as the event \`edge\`. The code of the error is
-the one that a Worker's handler gets.
+Whatever breaks a rule fails with an error that names the rule, its page and its date, and is reported as an \`edge\` event. The error's code
+is the one that a Worker's handler would get.
 
-Servers on your own machine have private addresses. To dial them all the same, except that rule:
+Servers on your own machine have private addresses. To dial them anyway, exempt that rule:
 \`socklet dev app.ts --edge-except private-address\`.
 
 In a test, or in your own program:
@@ -41,7 +41,7 @@ const server = await serveApp(app, {
 await server.close();
 \`\`\`
 
-\`socklet doctor app.ts\` says without serving which rules the app's listeners, \`dial\`, \`pools\` and \`allow\`, and its \`wrangler.toml\`, would meet.
+\`socklet doctor app.ts\` lists, without serving the app, the rules that its listeners, \`dial\`, \`pools\` and \`allow\`, and its \`wrangler.toml\`, would break.
 
 ## The rules
 
@@ -49,15 +49,15 @@ await server.close();
 |---|---|---|---|---|
 ${Object.entries(EDGE_RULES).map(row).join("\n")}
 
-*documented*: the page says so, as of that date. *seen*: it was measured in workerd, or others told of it.
+*documented*: the page says so, as of that date. *seen*: it was measured in workerd, or others have reported it.
 
-What they count as a request is one connection or datagram of a listener, or one session. A pool's connections belong to no request.
-Times and numbers are of one request: nothing is counted across requests.
+A request, for these rules, is one connection or datagram of a listener, or one session. A pool's connections belong to no request.
+Limits apply to each request: nothing is counted across requests.
 
 **Six connections.** Since April 2026 the limits page counts those that wait for the headers of a response, and names \`connect()\` among what
 counts. A TCP socket has no headers, and [the page of TCP sockets](https://developers.cloudflare.com/workers/runtime-apis/tcp-sockets/) says
 that each open one counts. Here each counts from its dial until it is over.
 
-**15 minutes.** Socklet's sessions have an alarm every 20 seconds, which keeps their object longer as far as was seen; no page promises it. An
-app that passes with its connections cut at 15 minutes does not depend on that. Sessions that last (\`keep\`) are dialled again.
+**15 minutes.** Socklet's sessions have an alarm every 20 seconds. In tests that kept their object for longer, but no page promises it. An app
+that works with its connections cut at 15 minutes does not depend on that. Sessions that last (\`keep\`) are dialled again.
 `;
