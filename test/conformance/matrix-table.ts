@@ -559,7 +559,7 @@ export const served = ({
   dials,
   script,
 }: StreamExample): HandlerClass<StreamSocket, ExampleContext> | ScriptHandlerClass<StreamSocket> =>
-  dials === undefined ? Handler : scriptHandler(script);
+  dials === undefined ? Handler : scriptHandler(script, PATIENT);
 
 /** Where `served()` is up. */
 export interface StreamDoor {
@@ -641,6 +641,9 @@ const inOnePiece = async (example: StreamExample): Promise<Conversation> => {
   return script.halfClose().expect(bytesOf(transcript, "server"), normalise).expectEnd();
 };
 
+/** For scripts whose peer is another process: how many ms it may stand still. A script's own default is 3 s. */
+export const PATIENT = { timeout: 120_000 };
+
 /** Holds the conversation of an example of streams behind this door, which serves a server by bytes where `way` says so. Throws the script's own error. */
 export const holdStream = async (
   example: StreamExample,
@@ -652,7 +655,7 @@ export const holdStream = async (
     const script = way === "in one piece" ? await inOnePiece(example) : example.script;
     const recording = record(await dial(), "client");
     try {
-      await script.run(recording.stream);
+      await script.run(recording.stream, PATIENT);
     } finally {
       await recording.stream.close();
     }
@@ -667,7 +670,7 @@ export const holdStream = async (
 /** The same of datagrams, with a peer that talks to it. */
 export const holdDatagrams = async ({ script }: DatagramExample, peer: DatagramPeer): Promise<Held> => {
   const events: TranscriptEvent[] = [];
-  await script.run({
+  const heard: DatagramPeer = {
     async send(data) {
       events.push({ at: 0, from: "client", data });
       await peer.send(data);
@@ -677,7 +680,8 @@ export const holdDatagrams = async ({ script }: DatagramExample, peer: DatagramP
       events.push({ at: 0, from: "server", data });
       return data;
     },
-  });
+  };
+  await script.run(heard, PATIENT);
   return { transcript: { kind: "datagrams", events }, result: undefined };
 };
 

@@ -588,7 +588,7 @@ test("the bench says how it is used, also to a caller who asks for what it has n
 });
 
 describeWith(["cc"], "the load", () => {
-  beforeAll(buildLoad, 60_000);
+  beforeAll(buildLoad);
 
   /** A server that tells the truth until `after` bytes. */
   const liar = (after: number, reply: (bytes: Buffer) => Buffer | string) =>

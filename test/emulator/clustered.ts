@@ -62,10 +62,14 @@ export class Datagrams {
     this.#place = placeOf(url) as { readonly host: string; readonly port: number };
   }
 
-  /** The process that answers; rejects after ten seconds. */
+  /** The process that answers; rejects after a minute. */
   async pid(): Promise<number> {
-    this.#socket.send("?", this.#place.port, this.#place.host);
-    const [reply] = await once(this.#socket, "message", { signal: AbortSignal.timeout(10_000) });
+    const { host, port } = this.#place;
+    const signal = AbortSignal.timeout(60_000);
+    this.#socket.send("?", port, host);
+    const [reply] = await once(this.#socket, "message", { signal }).catch((cause) => {
+      throw new Error(`the datagram to ${host}:${port} was not answered`, { cause });
+    });
     return Number(reply);
   }
 

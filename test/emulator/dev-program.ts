@@ -2,14 +2,22 @@
 
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
+import { rename, writeFile } from "node:fs/promises";
 import net from "node:net";
-import { join } from "node:path";
+import { basename, dirname, join } from "node:path";
 import { createInterface, type Interface } from "node:readline";
 import type { Readable } from "node:stream";
 import { fileURLToPath } from "node:url";
 import { onTestFinished } from "vitest";
 
 const root = fileURLToPath(new URL("../..", import.meta.url));
+
+/** Saves a file as editors do that replace it: whoever follows the file never sees half of it, however long this process stands still. */
+export const save = async (path: string, text: string): Promise<void> => {
+  const whole = join(dirname(path), `.${basename(path)}~`);
+  await writeFile(whole, text);
+  await rename(whole, path);
+};
 
 /** A command of socklet in a folder. It ends with its test. */
 export class Program {

@@ -8,10 +8,9 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { beforeEach, describe, expect, onTestFinished, test } from "vitest";
 import { reservePort } from "../peers/ports.ts";
-import { askOnce, Client, Program } from "./dev-program.ts";
+import { askOnce, Client, Program, save } from "./dev-program.ts";
 
 const root = fileURLToPath(new URL("../..", import.meta.url));
-const TIMEOUT = 180_000; // ms
 
 let folder: string; // in the package, whose name the app imports
 
@@ -21,7 +20,7 @@ beforeEach(async () => {
   onTestFinished(() => rm(folder, { recursive: true }));
 });
 
-const write = (name: string, text: string): Promise<void> => writeFile(join(folder, name), text);
+const write = (name: string, text: string): Promise<void> => save(join(folder, name), text);
 
 const word = (text: string): string => `export const word = ${JSON.stringify(text)};\n`;
 const app = (...ports: number[]): string => `
@@ -65,7 +64,7 @@ const workerdsOf = (pid: number | undefined): number[] =>
     .filter((line) => line.includes("workerd"))
     .map((line) => Number.parseInt(line, 10));
 
-describe("socklet dev --runtime", { timeout: TIMEOUT }, () => {
+describe("socklet dev --runtime", () => {
   test("both: the same app on the ports behind Node's; a save reaches both, and events of both are told", async () => {
     const port = await reservePort();
     await write("word.ts", word("one"));
@@ -102,7 +101,7 @@ describe("socklet dev --runtime", { timeout: TIMEOUT }, () => {
     expect(workerds.length).toBeGreaterThan(0);
     dev.process.kill("SIGINT");
     expect(await dev.exit).toBe(0);
-    await expect.poll(() => workerds.filter(isAlive), { timeout: TIMEOUT }).toEqual([]);
+    await expect.poll(() => workerds.filter(isAlive)).toEqual([]);
   });
 
   test("workerd: on the app's own ports; socklet sessions finds it; a killed dev leaves no workerd behind", async () => {
@@ -119,7 +118,7 @@ describe("socklet dev --runtime", { timeout: TIMEOUT }, () => {
     const workerds = workerdsOf(dev.process.pid);
     dev.process.kill("SIGKILL");
     await dev.exit;
-    await expect.poll(() => workerds.filter(isAlive), { timeout: TIMEOUT }).toEqual([]);
+    await expect.poll(() => workerds.filter(isAlive)).toEqual([]);
   });
 
   test("the project's own Worker is run, with its bindings", async () => {

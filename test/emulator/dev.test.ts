@@ -13,7 +13,6 @@ import { afterAll, beforeAll, describe, expect, onTestFinished, test } from "vit
 import { reservePort } from "../peers/ports.ts";
 
 const root = fileURLToPath(new URL("../..", import.meta.url));
-const TIMEOUT = 120_000; // ms: wrangler builds the Worker and starts workerd
 
 /** A process as /proc shows it; `null` where it is gone, or waits only for its parent to ask. */
 const processAt = (pid: string): { readonly group: number; readonly command: string } | null => {
@@ -160,53 +159,45 @@ describe.skipIf(process.platform !== "linux")("npm run dev", () => {
     expect(await refuses(Number(new URL(dev.url).port))).toBe(true);
   };
 
-  test(
-    "makes a token, prints the listeners, and a line for the control routes that works; a SIGTERM to npm ends all",
-    async () => {
-      const dev = await start();
-      const { lines, port, url } = dev;
-      try {
-        const vars = join(folder, ".dev.vars");
-        const token = /^SOCKLET_TOKENS=([\w-]{32})$/m.exec(readFileSync(vars, "utf8"))?.[1];
-        expect(statSync(vars).mode & 0o777).toBe(0o600);
-        expect(lines.find((line) => line.startsWith("dev: "))).toMatch(
-          /\.dev\.vars was created, with a token for the control routes$/,
-        );
-        const at = lines.findIndex((line) => line.startsWith("Echo"));
-        expect(lines.slice(at, at + 4)).toEqual([
-          `Echo     tcp://127.0.0.1:${port}`,
-          `         nc 127.0.0.1 ${port}`,
-          `control  ${url}`,
-          `         curl -H 'Authorization: Bearer ${token}' ${url}/sessions`,
-        ]);
-        const authorization = `Bearer ${token}`;
-        expect((await fetch(`${url}/sessions`)).status).toBe(401);
-        expect((await fetch(`${url}/sessions`, { headers: { authorization } })).status).toBe(200);
-        const client = net.connect(port, "127.0.0.1").setEncoding("utf8");
-        client.end("hello\n");
-        expect((await once(client, "data"))[0]).toBe("hello\n");
-        expect(left(dev).length).toBeGreaterThan(2); // wrangler twice, and workerd
-      } finally {
-        dev.npm.kill("SIGTERM");
-      }
-      await once(dev.npm, "close");
-      expect(left(dev)).toEqual([]);
-      await expectNothingLeft(dev);
-    },
-    TIMEOUT,
-  );
+  test("makes a token, prints the listeners, and a line for the control routes that works; a SIGTERM to npm ends all", async () => {
+    const dev = await start();
+    const { lines, port, url } = dev;
+    try {
+      const vars = join(folder, ".dev.vars");
+      const token = /^SOCKLET_TOKENS=([\w-]{32})$/m.exec(readFileSync(vars, "utf8"))?.[1];
+      expect(statSync(vars).mode & 0o777).toBe(0o600);
+      expect(lines.find((line) => line.startsWith("dev: "))).toMatch(
+        /\.dev\.vars was created, with a token for the control routes$/,
+      );
+      const at = lines.findIndex((line) => line.startsWith("Echo"));
+      expect(lines.slice(at, at + 4)).toEqual([
+        `Echo     tcp://127.0.0.1:${port}`,
+        `         nc 127.0.0.1 ${port}`,
+        `control  ${url}`,
+        `         curl -H 'Authorization: Bearer ${token}' ${url}/sessions`,
+      ]);
+      const authorization = `Bearer ${token}`;
+      expect((await fetch(`${url}/sessions`)).status).toBe(401);
+      expect((await fetch(`${url}/sessions`, { headers: { authorization } })).status).toBe(200);
+      const client = net.connect(port, "127.0.0.1").setEncoding("utf8");
+      client.end("hello\n");
+      expect((await once(client, "data"))[0]).toBe("hello\n");
+      expect(left(dev).length).toBeGreaterThan(2); // wrangler twice, and workerd
+    } finally {
+      dev.npm.kill("SIGTERM");
+    }
+    await once(dev.npm, "close");
+    expect(left(dev)).toEqual([]);
+    await expectNothingLeft(dev);
+  });
 
   test.each([
     ["npm alone", (pid: number) => pid],
     ["npm and its script", (pid: number) => -pid],
-  ])(
-    "a SIGKILL to %s ends all, too; the token stays, and is printed once",
-    async (_, target) => {
-      const dev = await start();
-      process.kill(target(dev.npm.pid as number), "SIGKILL");
-      expect(dev.lines.join("\n")).toMatch(/Bearer <a token of \.dev\.vars>'/);
-      await expectNothingLeft(dev);
-    },
-    TIMEOUT,
-  );
+  ])("a SIGKILL to %s ends all, too; the token stays, and is printed once", async (_, target) => {
+    const dev = await start();
+    process.kill(target(dev.npm.pid as number), "SIGKILL");
+    expect(dev.lines.join("\n")).toMatch(/Bearer <a token of \.dev\.vars>'/);
+    await expectNothingLeft(dev);
+  });
 });

@@ -31,6 +31,7 @@ import type { TCPServerOptions } from "../../emulator/servers/tcp.ts";
 import { UnixDatagramServer, UnixStreamServer } from "../../emulator/servers/unix.ts";
 import { Told } from "../core/told.ts";
 import { peer } from "../peers/peer.ts";
+import { untilNothingStoodStill } from "./standstill.ts";
 
 const fixture = (name: string): string => new URL(`fixtures/${name}`, import.meta.url).href;
 const HANDLERS = fixture("forking-handlers.ts");
@@ -86,32 +87,6 @@ const dial = async (address: Address): Promise<StreamSocket> => {
 const ask = async (socket: StreamSocket, line: string): Promise<string | null> => {
   await socket.sendall(`${line}\n`);
   return socket.rfile.line();
-};
-
-/**
- * Runs `attempt` until each wait that it gives to `timed` took less than `ms`. Where one took longer, this process or a
- * child stood still, as on a busy machine, and a time limit was right to cut what the test expects to go on.
- */
-const untilNothingStoodStill = async (
-  ms: number,
-  attempt: (timed: <T>(work: Promise<T>) => Promise<T>) => Promise<void>,
-): Promise<void> => {
-  for (;;) {
-    let longest = 0;
-    const timed = async <T>(work: Promise<T>): Promise<T> => {
-      const began = performance.now();
-      try {
-        return await work;
-      } finally {
-        longest = Math.max(longest, performance.now() - began);
-      }
-    };
-    try {
-      return await attempt(timed);
-    } catch (error) {
-      if (longest < ms) throw error;
-    }
-  }
 };
 
 const codeOf = (work: Promise<unknown>): Promise<unknown> =>

@@ -27,7 +27,6 @@ const SERVE = [
   file("./fixtures/hostile-app.ts"),
 ];
 const FLAGS = ["--any-port", "--control-port", "0", "--verbose"];
-const TIMEOUT = 300_000; // ms: one program does many things
 const NAMES = Object.keys(VALUES);
 
 /** All that a server says to a client that says one line, to the end of the connection, whatever that is. */
@@ -121,7 +120,6 @@ describe("socklet serve", () => {
       expect(code).toBe(0);
       for (const line of stderr.trimEnd().split("\n")) expect(line).toMatch(/^socklet: \P{C}*$/u);
     },
-    TIMEOUT,
   );
 
   test("tells of a promise that nobody awaits, whose it was, and serves on", async () => {
@@ -209,11 +207,7 @@ describe("a terminal", () => {
   const CLI = SERVE.slice(0, 2);
 
   test("is not steered by what a peer says: in the log, in a record, in events, as text and as JSON", async () => {
-    const told = start(
-      "env",
-      ["SOCKLET_TOKENS=abcdefghijklmnop0123", process.execPath, ...SERVE, ...FLAGS],
-      TIMEOUT,
-    );
+    const told = start("env", ["SOCKLET_TOKENS=abcdefghijklmnop0123", process.execPath, ...SERVE, ...FLAGS]);
     onTestFinished(() => told[Symbol.asyncDispose]());
     const port = Number(/:(\d+)\s*$/.exec(await told.line(/^Repeats /))?.[1]);
     const url = (await told.line(/^control /)).replace(/^control +|\/v1\s*$/g, "");

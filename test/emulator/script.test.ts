@@ -32,6 +32,7 @@ import { Echo } from "../../examples/echo.ts";
 import { KeyStore, RespClient, RespServer } from "../../examples/resp.ts";
 import { SmtpClient } from "../../examples/smtp-client.ts";
 import { Conformance, LocalBoard } from "../conformance/handler.ts";
+import { PATIENT } from "../conformance/matrix-table.ts";
 import * as scripts from "../conformance/scripts.ts";
 import { streamConformance } from "../conformance/stream.ts";
 import { ownCertificates } from "../peers/certificates.ts";
@@ -57,7 +58,7 @@ const serve = async <Context>(Handler: HandlerClass<StreamSocket, Context>, cont
 /** Runs the script on one connection, which is then closed. */
 const hold = async (script: Conversation, dial: () => Promise<StreamSocket>) => {
   await using stream = await dial();
-  return await script.run(stream);
+  return await script.run(stream, PATIENT);
 };
 
 // ---- Scripts over TCP ----
@@ -77,7 +78,7 @@ describe("Node TCP", () => {
   });
 
   test("what goes wrong is an error of the script's handler, and a reset to its client", async () => {
-    const Peer = scriptHandler(conversation().expectLine("this"));
+    const Peer = scriptHandler(conversation().expectLine("this"), PATIENT);
     await using place = await serve(Peer);
     await hold(conversation().send("that\n").expectReset(), place.dial);
     await expect(Peer.outcomes()).rejects.toThrow(/step 1, expectLine\("this"\): another line came/);
@@ -123,19 +124,19 @@ describe("Node UDP", () => {
       .send(query)
       .expect(/\0M.+/su) // the id, and all behind it
       .check(({ bytes }) => expect(bytes.subarray(0, 2)).toEqual(query.subarray(0, 2)));
-    await asked.run(client);
+    await asked.run(client, PATIENT);
     const { transcript } = recording;
     expect(transcript.events.length).toBe(2);
-    await replay(transcript, "client").run(client);
+    await replay(transcript, "client").run(client, PATIENT);
 
     // One at a time, too: its server takes the second datagram when the script has let the first one go.
     const twice = replay(transcript, "server").append(replay(transcript, "server"));
-    const Peer = scriptDatagramHandler(twice);
+    const Peer = scriptDatagramHandler(twice, PATIENT);
     await using scripted = new UDPServer("127.0.0.1:0", Peer);
     using other = await udpPeer(portOf(await scripted.listen()));
     void scripted.serveForever();
-    await replay(transcript, "client").run(other);
-    await replay(transcript, "client").run(other);
+    await replay(transcript, "client").run(other, PATIENT);
+    await replay(transcript, "client").run(other, PATIENT);
     await Peer.outcomes();
   });
 });
@@ -169,7 +170,7 @@ describe("recording over TCP", () => {
     await proxy.server.drain();
     const transcript = parseTranscript(formatTranscript(transcripts[0] as Transcript));
     await hold(replay(transcript, "client"), redis.dial);
-    const Peer = scriptHandler(replay(transcript, "server"));
+    const Peer = scriptHandler(replay(transcript, "server"), PATIENT);
     await using scripted = await serve(Peer);
     expect(
       await new TCPConnector(scripted.address, RespClient).run({ params: ["SET", "k", "v\r\n\0"] }),
@@ -188,7 +189,7 @@ describe("recording over TCP", () => {
       .send("220 Go on\r\n")
       .startTls({ cert, key })
       .append(afterGreeting);
-    const Mail = scriptHandler(server);
+    const Mail = scriptHandler(server, PATIENT);
     await using mail = await serve(Mail);
     const transcripts: Transcript[] = [];
     const Recorded = recordHandler(SmtpClient, (transcript) => transcripts.push(transcript), {
@@ -204,7 +205,7 @@ describe("recording over TCP", () => {
       /"text":"220 Go on\\r\\n"\}\n\{"at":[\d.]+,"tls":true\}\n.*EHLO/,
     );
 
-    const Again = scriptHandler(replay(transcript, "server", { tls: { cert, key } }));
+    const Again = scriptHandler(replay(transcript, "server", { tls: { cert, key } }), PATIENT);
     await using again = await serve(Again);
     await new TCPConnector(again.address, SmtpClient, { tls }).run({ params });
     await Again.outcomes();

@@ -141,9 +141,9 @@ describeWith(["dnsperf"], "dnsperf", () => {
 describe("npm dns2", () => {
   /** Its clients, each with what of the zone one question gives. */
   const clients = (port: number) => ({
-    udp: DNS.UDPClient({ dns: "127.0.0.1", port, timeout: 5_000 }),
+    udp: DNS.UDPClient({ dns: "127.0.0.1", port, timeout: 60_000 }),
     tcp: DNS.TCPClient({ dns: "127.0.0.1", port }),
-    "udp alone": DNS.UDPClient({ dns: "127.0.0.1", port, timeout: 5_000, retryOverTCP: false }),
+    "udp alone": DNS.UDPClient({ dns: "127.0.0.1", port, timeout: 60_000, retryOverTCP: false }),
   });
 
   test.each(["udp", "tcp"] as const)("is answered over %s", async (way) => {

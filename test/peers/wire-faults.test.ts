@@ -152,7 +152,7 @@ const toxics: readonly [
     ["a", "lost"],
     ({ text, end, over }) => {
       expect([text, end]).toEqual(["a", "end"]);
-      expect(over).toBeGreaterThanOrEqual(200);
+      expect(over).toBeGreaterThanOrEqual(198); // a timer of Node's may be a millisecond early
     },
   ],
   [
@@ -161,7 +161,7 @@ const toxics: readonly [
     ["a", "b"],
     ({ end, over }) => {
       expect(end).toBe("ECONNRESET");
-      expect(over).toBeGreaterThanOrEqual(200);
+      expect(over).toBeGreaterThanOrEqual(198); // a timer of Node's may be a millisecond early
     },
   ],
   [

@@ -280,7 +280,7 @@ const eventsIn = (text: string): SessionEvent[] =>
 const UNASKED = 40_000; // ms: two of a session's alarms
 const ANSWERED = 60_000; // ms: a request that has no answer by then counts as a breach
 const PATIENT = 60_000; // turns that a client waits for an answer which its session's peer may hold up
-const PATIENCE = 15_000; // ms that something which must go may take to be gone, before it counts as a breach
+const PATIENCE = 60_000; // ms that something which must go may take to be gone, before it counts as a breach
 
 const OVER = new Set(["ended", "failed", "cut"]);
 

@@ -23,6 +23,7 @@ import {
   doorOf,
   exampleContext,
   isDatagrams,
+  PATIENT,
   type StreamExample,
   served,
   servings,
@@ -156,7 +157,7 @@ const app = workerFor(
       "app-echo": Echo,
       "app-hidden": Echo,
       "app-resp": RespServer,
-      "app-script": scriptHandler(redisServer),
+      "app-script": scriptHandler(redisServer, PATIENT),
     },
     listen: [
       { handler: "app-echo", address: "tcp://127.0.0.1:7" },

@@ -16,6 +16,7 @@ import {
   type ExampleContext,
   exampleContext,
   isDatagrams,
+  PATIENT,
   served,
   servings,
 } from "../conformance/matrix-table.ts";
@@ -162,7 +163,7 @@ export default async (project: TestProject): Promise<() => Promise<void>> => {
   };
   project.provide("conformancePort", await serve(Conformance));
   project.provide("echoPort", await serve(Echo));
-  project.provide("scriptPort", await serve(scriptHandler(redisServer)));
+  project.provide("scriptPort", await serve(scriptHandler(redisServer, PATIENT)));
   const made = ownCertificates();
   project.provide("tlsPort", made === null ? 0 : await serve(secured(made)));
   const examplePorts: Record<string, { readonly plain: number; readonly tls: number }> = {};

@@ -16,6 +16,7 @@ import {
 import { streamSocket, TCPConnector } from "socklet/worker";
 import { expect, inject, test } from "vitest";
 import { RespClient } from "../../examples/resp.ts";
+import { PATIENT } from "../conformance/matrix-table.ts";
 import * as scripts from "../conformance/scripts.ts";
 import { streamConformance } from "../conformance/stream.ts";
 
@@ -26,7 +27,7 @@ const inbound = (authority: string): Promise<StreamSocket> =>
 const hold = async (script: Conversation, dialling: Promise<StreamSocket>) => {
   const stream = await dialling;
   try {
-    return await script.run(stream);
+    return await script.run(stream, PATIENT);
   } finally {
     await stream.close();
   }
