@@ -117,8 +117,7 @@ const descriptors = (): number => readdirSync("/proc/self/fd").length;
 
 /** Waits until no more descriptors are open than `wanted`. */
 const descriptorsAre = async (wanted: number): Promise<void> => {
-  for (let turns = 0; turns < 1_000 && descriptors() > wanted; turns++) await new Promise(setImmediate);
-  expect(descriptors()).toBeLessThanOrEqual(wanted);
+  await expect.poll(descriptors, { interval: 1 }).toBeLessThanOrEqual(wanted);
 };
 
 /** What a call comes to: "ok", or the code of its error. */
