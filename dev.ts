@@ -15,7 +15,7 @@ import { fileURLToPath, pathToFileURL } from "node:url";
 import { parseArgs } from "node:util";
 import { isApp } from "./core/app/app.ts";
 import { formatAddress } from "./core/net/address.ts";
-import { controlEntry, type Entry, filled, listing } from "./emulator/app/listing.ts";
+import { controlEntry, type Entry, filled, listing } from "./emulator/app/listeners/listing.ts";
 import { devTokens } from "./emulator/command/project/tokens.ts";
 import { hangUp, onStop } from "./emulator/command/terminal/signals.ts";
 

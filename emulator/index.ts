@@ -1,9 +1,9 @@
 /** `socklet/emulator`: real sockets in Node. */
 
 export { EDGE_RULES, type EdgeOptions, type EdgeRule, type EdgeRuleName } from "../core/net/edge.ts";
+export type { AppServer, Replaced, ServeOptions } from "./app/app-server.ts";
 export type { ControlOptions, ControlServer } from "./app/control/control.ts";
-export type { ListenDescriptor } from "./app/descriptors.ts";
-export type { AppServer, Replaced, ServeOptions } from "./app/serve.ts";
+export type { ListenDescriptor } from "./app/listeners/descriptors.ts";
 export { serveApp } from "./app/serve-app.ts";
 export type { ClusterOptions, ClusterServer, WorkerInfo } from "./cluster/cluster.ts";
 export type { Listed } from "./cluster/messages.ts";

@@ -9,6 +9,7 @@ import type { FaultRule } from "../../core/handlers/fault-rule.ts";
 import type { StreamSocket } from "../../core/sockets/streams/stream-socket.ts";
 import { FaultRules } from "../../core/testing/faults/rules.ts";
 import { RulesMixIn, withRules } from "../../core/testing/faults/with-faults.ts";
+import type { TCPConnector } from "../sockets/dialling/connector.ts";
 
 /** The rules of one entry. */
 interface Entry {
@@ -65,11 +66,24 @@ export class AppFaults implements FaultPlane {
   }
 
   /** A connection dialled for a dial entry, with its rules. */
-  dialled(stream: StreamSocket, name: string): StreamSocket {
+  #dialled(stream: StreamSocket, name: string): StreamSocket {
     const entry = this.#entries.find((one) => one.on === "dial" && one.entry === name);
     if (entry === undefined) return stream;
     entry.dialled++;
     return entry.rules.idle ? stream : withRules(stream, entry.rules, "client", entry.dialled);
+  }
+
+  /** The connector class for a dial entry, with its rules. */
+  dialling(Connector: typeof TCPConnector, name: string): typeof TCPConnector {
+    const dialled = (stream: StreamSocket): StreamSocket => this.#dialled(stream, name);
+    class FaultyConnector<Context, Params> extends Connector<Context, Params> {
+      protected override async createConnection(
+        ...given: Parameters<TCPConnector["createConnection"]>
+      ): Promise<StreamSocket> {
+        return dialled(await super.createConnection(...given));
+      }
+    }
+    return FaultyConnector as typeof TCPConnector;
   }
 
   list(): readonly FaultInfo[] {

@@ -1,7 +1,7 @@
 /** `serveApp()`: loads what serves an app when one is served, so that a program with servers alone starts without it. */
 
 import type { App } from "../../core/app/app.ts";
-import type { AppServer, ServeOptions } from "./serve.ts";
+import type { AppServer, ServeOptions } from "./app-server.ts";
 
 /**
  * Opens all listeners of `app`, and serves. If one cannot be opened, it closes those before it and rejects with the reason:

@@ -1,6 +1,5 @@
 /** Serves an app's listeners on real sockets. */
 
-import type { AsyncLocalStorage } from "node:async_hooks";
 import {
   type AnyHandlerClass,
   type App,
@@ -9,248 +8,49 @@ import {
   type Listener,
   type Platform,
 } from "../../core/app/app.ts";
-import type { Serving as Serves } from "../../core/app/listener-options.ts";
 import { DONE, type MaybePromise } from "../../core/bytes/data.ts";
 import type { Metrics } from "../../core/control/metrics.ts";
 import type { ReplayTarget } from "../../core/control/plane.ts";
-import type { RecordingSink } from "../../core/control/recording/recorder.ts";
-import type { LocalPlane } from "../../core/control/sessions/local.ts";
 import { SocketError } from "../../core/errors.ts";
 import type { PoolInfo } from "../../core/handlers/client.ts";
 import { callListener, type OnEvent, type SockletEvent } from "../../core/handlers/events.ts";
-import type { BaseRequestHandler } from "../../core/handlers/handler.ts";
 import type { AllowList } from "../../core/net/access.ts";
-import {
-  type Address,
-  type Endpoint,
-  formatAddress,
-  type InternetAddress,
-  isLoopback,
-  packAddress,
-} from "../../core/net/address.ts";
-import { EDGE_NAMES, type EdgeOptions } from "../../core/net/edge.ts";
-import { checkOptions, checkTime, MAX_TIMER, optionNamesOf } from "../../core/options.ts";
+import { type Endpoint, formatAddress, type InternetAddress } from "../../core/net/address.ts";
+import { checkOptions, checkTime, MAX_TIMER } from "../../core/options.ts";
 import type { AppPools } from "../../core/pool/app-pools.ts";
 import { sumOf } from "../../core/pool/sum.ts";
 import type { RunOptions } from "../../core/serve/connector.ts";
-import type { BaseEndpoint } from "../../core/serve/endpoint.ts";
-import type { BaseServer, ServerInfo, ServerOptions } from "../../core/serve/server.ts";
-import type { Datagram } from "../../core/sockets/datagram.ts";
+import type { ServerOptions } from "../../core/serve/server.ts";
 import type { StreamSocket } from "../../core/sockets/streams/stream-socket.ts";
-import { alpnHandlers, type CertificateOptions, type ServerTlsOptions } from "../../core/sockets/tls/tls.ts";
-import { inspect, join, lazy } from "../builtin.ts";
+import { alpnHandlers } from "../../core/sockets/tls/tls.ts";
+import { join } from "../builtin.ts";
 import { appHandlerFrom } from "../servers/forking/channel/handler-source.ts";
 import type { PoolsAt } from "../servers/forking/channel/messages.ts";
 import type { Forking } from "../servers/forking/forked-server.ts";
-import {
-  ForkingTCPServer,
-  ForkingUDPServer,
-  ForkingUnixDatagramServer,
-  ForkingUnixStreamServer,
-} from "../servers/forking/servers.ts";
 import { SocketFile } from "../servers/socket-file.ts";
-import { listenerUrl, TCPServer, ThreadingTCPServer } from "../servers/tcp.ts";
-import { ThreadingUDPServer, UDPServer } from "../servers/udp.ts";
-import {
-  ThreadingUnixDatagramServer,
-  ThreadingUnixStreamServer,
-  UnixDatagramServer,
-  UnixStreamServer,
-} from "../servers/unix.ts";
+import { listenerUrl, TCPServer } from "../servers/tcp.ts";
 import { PooledConnector, TCPConnector } from "../sockets/dialling/connector.ts";
 import { asRequest, guardConnections } from "../sockets/dialling/ownership.ts";
 import { FileStorage } from "../storage.ts";
-import type { ControlOptions, ControlServer, ServedRoutes, TCPServerClass } from "./control/control.ts";
-import { assigned, type ListenDescriptor } from "./descriptors.ts";
+import {
+  DATA,
+  type Hosting,
+  type Opened,
+  REPLACE_NAMES,
+  type Replaced,
+  SERVE_NAMES,
+  type ServeOptions,
+  type Serving,
+} from "./app-server.ts";
+import type { ServedRoutes } from "./control/control.ts";
 import type { AppEdge } from "./edge.ts";
-import type { AppFaults } from "./faults.ts";
-import { filled } from "./listing.ts";
+import { type AnyServer, naming, type Recorded, serverOf, tlsOf } from "./listener-server.ts";
+import { assigned, type ListenDescriptor } from "./listeners/descriptors.ts";
+import { filled } from "./listeners/listing.ts";
+import { dialledAt, moved, type Placed, together } from "./listeners/places.ts";
+import { byKey, sameness, type Version, withContext } from "./versions.ts";
 
-const DATA = ".socklet/data";
 const SESSIONS = ".sessions"; // beside the app's blobs, whose names do not begin with a dot
-
-/** How to serve an app. */
-export interface ServeOptions {
-  /** Listen on this host instead of each listener's own. Entries of the app's `dial` that lead to its own listeners lead there, too. */
-  readonly host?: string;
-  /** Listen on ports that the system chooses instead of each listener's own. Listeners that share a port still do, and `dial` follows, as with `host`. */
-  readonly anyPort?: boolean;
-  /** The folder of the app's storage, and of lasting sessions (`keep`), which continue when an app is served with it again. Default `.socklet/data`. */
-  readonly data?: string;
-  /** The URL of the module that exports the app as `app`, for the children of forking listeners to import. Required if the app has one. */
-  readonly module?: string;
-  /** Use this certificate at every listener with TLS, instead of its own. */
-  readonly certificate?: CertificateOptions | undefined;
-  readonly onEvent?: OnEvent;
-  /** How long `close()` lets running requests continue, in milliseconds. Default 10 000. */
-  readonly drainTimeout?: number;
-  /**
-   * How long `close()` goes on accepting, in milliseconds, while `GET /v1/ready` already answers 503, so that a load balancer sends
-   * its clients elsewhere before the listeners close. Make it at least as long as its checks take to notice. Default 0.
-   */
-  readonly drainDelay?: number;
-  /**
-   * Aborted while the listeners are opened, it opens no more. Where none is open yet, `serveApp()` rejects with its reason;
-   * else those that are open serve the clients that have connected, until `close()`. Later it does nothing.
-   */
-  readonly signal?: AbortSignal;
-  /**
-   * Holds the listener's name as its store while a handler runs, and in everything that it starts, so that a callback for
-   * `unhandledRejection` of `process` can say which listener it came from. Does not cover handlers in child processes. Default:
-   * none, since it costs each request a little.
-   */
-  readonly handlerName?: AsyncLocalStorage<string> | undefined;
-  /**
-   * Whether a connection dialled in one request fails with `ERR_UNSUPPORTED` in another, as it does in a Worker; pools are exempt. It
-   * costs each request a little, and applies to connections dialled outside all requests in the same process, too. Default `false`.
-   */
-  readonly guardConnections?: boolean;
-  /**
-   * Enforces the rules of Cloudflare's edge, which docs/edge.md lists: whatever breaks one fails with an error that names it, and is
-   * reported as an `edge` event. In the children of a forking listener only `other-request` is enforced. Default: not enforced.
-   */
-  readonly edge?: EdgeOptions;
-  /** Descriptors that are already bound or listening, from systemd or a previous program, for listeners to use instead of binding. Default: none. */
-  readonly descriptors?: readonly ListenDescriptor[];
-  /** 48 random bytes, from which each listener with TLS that has no `ticketKeys` derives its own: apps served with the same bytes resume each other's sessions. Default: new ones for each listener at each start. */
-  readonly ticketKeys?: Uint8Array | undefined;
-  /** Serve the control routes, too, and show each connection there as a session. Default: neither. */
-  readonly control?: ControlOptions;
-}
-
-const CONTROL_NAMES = optionNamesOf<ControlOptions>("serveApp()'s control")({
-  port: true,
-  host: true,
-  tokens: true,
-  inspect: "boolean",
-  fd: true,
-});
-const REPLACE_NAMES = optionNamesOf<{ readonly module?: string }>()({ module: true });
-export const SERVE_NAMES = optionNamesOf<ServeOptions>("serveApp()")({
-  host: true,
-  anyPort: "boolean",
-  data: true,
-  module: true,
-  certificate: true,
-  onEvent: true,
-  drainTimeout: true,
-  drainDelay: true,
-  signal: true,
-  handlerName: true,
-  guardConnections: "boolean",
-  edge: EDGE_NAMES,
-  descriptors: true,
-  ticketKeys: true,
-  control: CONTROL_NAMES,
-});
-
-/** One open listener. */
-export interface Serving {
-  readonly name: string;
-  /** `tcp://127.0.0.1:7007`, `unix:/run/name`. */
-  readonly url: string;
-  /** How it takes its requests. */
-  readonly serve: Serves;
-  /** The command to try it with, filled in. */
-  readonly try: string | undefined;
-  /** The info of its server; if it forks, including its children (`ForkingInfo`). */
-  info(): ServerInfo;
-}
-
-/** What `replace()` did to the listeners, by their URLs. */
-export interface Replaced {
-  readonly opened: readonly string[];
-  readonly closed: readonly string[];
-  /** Closed and opened again, because their options or the name of their handler changed. */
-  readonly reopened: readonly string[];
-}
-
-/** A served app. */
-export interface AppServer extends AsyncDisposable {
-  readonly listeners: readonly Serving[];
-  /** Where the control routes are served; `null` if they were not asked for. */
-  readonly control: ControlServer | null;
-  /** Stops being ready. After `drainDelay` it stops accepting, ends the dialled sessions, drains, and closes everything, the control routes last. */
-  close(): Promise<void>;
-  /**
-   * Like `close()`, when another process listens on the same descriptors: stops accepting, serves everything that has come, and
-   * ends what is not over within `drainTimeout`. `released` is called when lasting sessions are stored and another process may
-   * continue them.
-   */
-  handOver(released?: () => void): Promise<void>;
-  /** The descriptors that it listens on, for the `descriptors` option of another process; that of the control routes is named `control`. */
-  descriptors(): readonly ListenDescriptor[];
-  /** Reads the files of all certificates again, as a listener also does by itself when they change; returns how many listeners have TLS. Errors are reported as `certificate`. */
-  reload(): number;
-  /**
-   * Serves another version of the app from now on: new connections get its handlers, and what its `context()` makes; those
-   * that run go on with theirs. A listener that both versions have, with the same options, is not touched. One that the new
-   * version adds is opened, one that it drops accepts no more; one whose options changed is closed and opened again.
-   * `module` is where the children of a forking listener find the new version. Rejects as `serveApp()`, and then the former
-   * version goes on. Calls one after the other: a call waits for the one before.
-   */
-  replace(app: App, options?: { readonly module?: string }): Promise<Replaced>;
-  /** Ends running requests at once, and the `drainDelay` of a close. */
-  abort(): void;
-}
-
-/** Turns a server class into one whose connections are sessions, and whose datagrams are recorded. */
-export interface Recorded {
-  streams<Server extends TCPServerClass>(Server: Server): Server;
-  datagrams<Server>(Server: Server): Server;
-}
-/** Leaves server classes unchanged. */
-export const NOT_RECORDED: Recorded = { streams: (Server) => Server, datagrams: (Server) => Server };
-
-const SERVERS = {
-  "tcp streams": { serial: TCPServer, threading: ThreadingTCPServer, forking: ForkingTCPServer },
-  "udp datagrams": { serial: UDPServer, threading: ThreadingUDPServer, forking: ForkingUDPServer },
-  "unix streams": {
-    serial: UnixStreamServer,
-    threading: ThreadingUnixStreamServer,
-    forking: ForkingUnixStreamServer,
-  },
-  "unix datagrams": {
-    serial: UnixDatagramServer,
-    threading: ThreadingUnixDatagramServer,
-    forking: ForkingUnixDatagramServer,
-  },
-} as const;
-
-type AnyServer<Context> = BaseServer<StreamSocket, Context> | BaseServer<Datagram, Context>;
-// biome-ignore lint/suspicious/noExplicitAny: which handler and options fit which server `defineApp` has checked
-type AnyServerClass<Context> = new (endpoint: Endpoint, handler: any, options: any) => AnyServer<Context>;
-
-/** Runs each handler with the server's name as the store of `names`. */
-const naming = <Base>(Server: Base, names: AsyncLocalStorage<string> | undefined): Base => {
-  if (names === undefined) return Server;
-  // biome-ignore lint/suspicious/noExplicitAny: a mixin's base must take any arguments (TypeScript handbook, Mixins)
-  abstract class Naming extends (Server as abstract new (...args: any[]) => BaseEndpoint<unknown>) {
-    override finishRequest(request: unknown, clientAddress: Address | null): unknown {
-      return names?.run(this.name, () => super.finishRequest(request, clientAddress));
-    }
-  }
-  Object.defineProperty(Naming, "name", { value: (Server as { readonly name?: string }).name }); // which messages say
-  return Naming as Base;
-};
-
-/** Runs each handler as its own request, to which the connections that it dials belong; `began` gets the object that stands for it. */
-const guarding = <Base>(
-  Server: Base,
-  guarded: boolean | undefined,
-  began: (owner: object, server: string) => void = () => {},
-): Base => {
-  if (!guarded) return Server;
-  // biome-ignore lint/suspicious/noExplicitAny: a mixin's base must take any arguments (TypeScript handbook, Mixins)
-  abstract class Guarding extends (Server as abstract new (...args: any[]) => BaseEndpoint<unknown>) {
-    override finishRequest(request: unknown, clientAddress: Address | null): unknown {
-      began(request as object, this.name);
-      return asRequest(request as object, () => super.finishRequest(request, clientAddress));
-    }
-  }
-  Object.defineProperty(Guarding, "name", { value: (Server as { readonly name?: string }).name });
-  return Guarding as Base;
-};
 
 /** The connector class for the app's sessions, each of which is its own request. */
 const sessionConnector = (edge: AppEdge | null): typeof TCPConnector => {
@@ -264,190 +64,11 @@ const sessionConnector = (edge: AppEdge | null): typeof TCPConnector => {
   return (edge?.session(SessionConnector as typeof TCPConnector) ?? SessionConnector) as typeof TCPConnector;
 };
 
-const TICKET_KEYS = 48; // bytes; Node's
-
-/** The ticket keys of one listener. Each listener has its own, and new ones if it requires more of its clients, because a client that resumes a session is not checked again. */
-const ticketKeysOf = (master: Uint8Array, { name, endpoint, options }: Listener): Uint8Array => {
-  const { clientCertificate, ca, crl, alpn } = options.tls ?? {};
-  const what = JSON.stringify([name, formatAddress(endpoint), clientCertificate, ca, crl, alpn]);
-  return new Uint8Array(lazy.crypto.hkdfSync("sha256", master, "socklet ticket keys", what, TICKET_KEYS));
-};
-
-/** The TLS options of a listener's server: with the handlers that ALPN may choose, and with another certificate if one is given. Throws `ERR_APP`. */
-export const tlsOf = <Context>(
-  listener: Listener<Context>,
-  { certificate, ticketKeys }: Pick<ServeOptions, "certificate" | "ticketKeys">,
-  handlerOf: (name: string) => unknown,
-): { readonly tls?: ServerTlsOptions } => {
-  const { name, endpoint, options } = listener;
-  const { tls = {}, secureTransport } = options;
-  const secured =
-    endpoint.scheme === "tls" || options.tls !== undefined || (secureTransport ?? "off") !== "off";
-  if (!secured) return {};
-  if (certificate === undefined && tls.cert === undefined && tls.serverNames === undefined) {
-    const said = `the listener "${name}" at ${formatAddress(endpoint)} needs TLS, and has no certificate`;
-    const remedy =
-      "give its options tls: { cert, key }, or in development serve it by socklet serve --tls self-signed";
-    throw new SocketError("ERR_APP", `${said}: ${remedy}`);
-  }
-  const { passphrase: _, serverNames: __, cert: ___, key: ____, ...others } = tls;
-  const whole = {
-    ...(ticketKeys && { ticketKeys: ticketKeysOf(ticketKeys, listener as Listener) }),
-    ...(certificate === undefined ? tls : { ...others, ...certificate }),
-  };
-  const handlers = alpnHandlers(tls).map(([protocol, spoken]) => [protocol, handlerOf(spoken)] as const);
-  return { tls: handlers.length === 0 ? whole : { ...whole, alpn: Object.fromEntries(handlers) } };
-};
-
-export const serverOf = <Context>(
-  { name, handler, endpoint, carries, serve }: Listener<Context>,
-  options: ServerOptions<Context>,
-  recorded: Recorded,
-  { module, data = DATA, handlerName, guardConnections: guarded }: ServeOptions,
-  ruled: <Server>(Server: Server) => Server = (Server) => Server,
-  edge: AppEdge | null = null,
-): AnyServer<Context> => {
-  const scheme = endpoint.scheme === "tls" ? "tcp" : endpoint.scheme;
-  const Server = SERVERS[`${scheme} ${carries}` as keyof typeof SERVERS][serve];
-  const Recorded = (
-    carries === "datagrams" ? Server : recorded.streams(Server as typeof TCPServer)
-  ) as AnyServerClass<Context>;
-  if (serve !== "forking") {
-    const Watched = carries === "datagrams" ? recorded.datagrams(ruled(Recorded)) : ruled(Recorded);
-    const began = edge === null ? undefined : edge.hold.bind(edge);
-    const Served = guarding(naming(Watched, handlerName), guarded || edge !== null, began);
-    return new Served(endpoint, handler, options);
-  }
-  if (module === undefined) {
-    const said = `the listener "${name}" forks: give serveApp() the app's \`module\`, which its children import`;
-    throw new SocketError("ERR_APP", said);
-  }
-  const { context: _, ...own } = options; // each child makes its own
-  const Forking = carries === "datagrams" ? recorded.datagrams(Recorded) : Recorded;
-  return new Forking(
-    endpoint,
-    appHandlerFrom(module, name, data, guarded || edge?.holds("other-request")),
-    own,
-  );
-};
-
-/** A connector for one entry of `dial`, with its fault rules. */
-const faultyConnector = (
-  Connector: typeof TCPConnector,
-  faults: AppFaults,
-  name: string,
-): typeof TCPConnector => {
-  class FaultyConnector<Context, Params> extends Connector<Context, Params> {
-    protected override async createConnection(
-      ...given: Parameters<TCPConnector["createConnection"]>
-    ): Promise<StreamSocket> {
-      return faults.dialled(await super.createConnection(...given), name);
-    }
-  }
-  return FaultyConnector as typeof TCPConnector;
-};
-
-/** One version of a served app, with the context of its handlers. */
-interface Version<Context> {
-  readonly app: App<Context>;
-  readonly context: Context;
-  readonly pools: AppPools | null;
-  readonly module: string | undefined;
-}
-
-/** `Handler`, with this context instead of its server's. */
-const withContext = (Handler: AnyHandlerClass<never>, context: unknown): AnyHandlerClass<never> => {
-  // biome-ignore lint/suspicious/noExplicitAny: a mixin's base must take any arguments (TypeScript handbook, Mixins)
-  class Versioned extends (Handler as new (...args: any[]) => BaseRequestHandler<unknown>) {
-    override get context(): unknown {
-      return context;
-    }
-  }
-  Object.defineProperty(Versioned, "name", { value: Handler.name });
-  return Versioned as unknown as AnyHandlerClass<never>;
-};
-
-/** What identifies a listener across two versions of an app: where it is, how it serves, and all its options. */
-const sameness = ({ name, endpoint, carries, serve, options }: Listener<never>): string =>
-  inspect([name, formatAddress(endpoint), carries, serve, options], {
-    depth: Number.POSITIVE_INFINITY,
-    maxArrayLength: null,
-    maxStringLength: null,
-  });
-
-/** The listeners of `all` by key; several with the same key are distinguished by their position. */
-const byKey = <Context>(
-  all: Iterable<Listener<Context>>,
-  keyOf: (listener: Listener<never>) => string,
-): Map<string, Listener<Context>> => {
-  const found = new Map<string, Listener<Context>>();
-  for (const listener of all) {
-    let key = keyOf(listener as unknown as Listener<never>);
-    while (found.has(key)) key += "+"; // several on port 0
-    found.set(key, listener);
-  }
-  return found;
-};
-
 /** The app's pools. Their code is loaded only for apps that have some. */
 const poolsOf = async (app: App, Connector: typeof TCPConnector): Promise<AppPools> =>
   new (await import("../../core/pool/app-pools.ts")).AppPools(app, Connector);
 
-/** An open listener: where the app declared it, and where it is. */
-interface Placed {
-  readonly declared: Endpoint;
-  readonly at: Address | null;
-}
-
 const MOST_TRIES = 10; // ports that are tried for listeners that share a declared port, before each gets its own
-
-/** Listeners in groups that must share a port: those with the same declared port, with `anyPort`; else each is alone. */
-export const together = <Context>(
-  all: readonly Listener<Context>[],
-  { anyPort, host }: Pick<ServeOptions, "anyPort" | "host">,
-): Listener<Context>[][] => {
-  const groups: { readonly port: number; readonly places: Set<string>; readonly of: Listener<Context>[] }[] =
-    [];
-  for (const listener of all) {
-    const { endpoint } = listener;
-    const port = endpoint.scheme === "unix" ? 0 : endpoint.port;
-    // Two that cannot share a port are not kept together.
-    const place = endpoint.scheme === "unix" ? "" : `${endpoint.scheme}://${host ?? endpoint.hostname}`;
-    const group = anyPort && port !== 0 && groups.find((one) => one.port === port && !one.places.has(place));
-    if (group) {
-      group.places.add(place);
-      group.of.push(listener);
-    } else groups.push({ port, places: new Set([place]), of: [listener] });
-  }
-  return groups.map(({ of }) => of);
-};
-
-/** A host in its canonical spelling. */
-const hostKey = (host: string): string => String(packAddress(host) ?? host.toLowerCase());
-const LOCALHOST: readonly string[] = ["localhost", "127.0.0.1", "::1"].map(hostKey);
-
-/** Every address of this machine. */
-const isAny = (host: string): boolean =>
-  host === "" || packAddress(host)?.every((byte) => byte === 0) === true;
-
-/** Whether a connection to `to` reaches a listener on `at`. */
-const leadsTo = (to: Endpoint, at: Endpoint): boolean => {
-  if (to.scheme === "unix" || at.scheme === "unix" || at.scheme === "udp" || to.port !== at.port)
-    return false;
-  const [dialled, listening] = [hostKey(to.hostname), hostKey(at.hostname)];
-  if (dialled === listening) return true;
-  const local = LOCALHOST.includes(dialled);
-  if (isAny(at.hostname)) return local || (packAddress(to.hostname) !== null && isLoopback(to.hostname));
-  return local && LOCALHOST.includes(listening) && (dialled === "localhost" || listening === "localhost");
-};
-
-/** Where an entry of the app's `dial` leads now that the listeners are open: the actual address, if it is one of them. */
-const moved = (to: Endpoint, placed: readonly Placed[], host: string | undefined): Endpoint => {
-  const at = placed.find(({ declared }) => leadsTo(to, declared))?.at;
-  if (to.scheme === "unix" || at == null || at.family === "unix") return to;
-  const hostname = host === undefined || isAny(at.hostname) ? to.hostname : at.hostname;
-  return { ...to, hostname, port: at.port };
-};
 
 /** The result of `work`; rejects with the reason of `signal` if that aborts first. */
 export const unlessAborted = <T>(work: MaybePromise<T>, signal: AbortSignal | undefined): Promise<T> => {
@@ -457,37 +78,6 @@ export const unlessAborted = <T>(work: MaybePromise<T>, signal: AbortSignal | un
   signal?.addEventListener("abort", aborted);
   return Promise.race([promise, work]).finally(() => signal?.removeEventListener("abort", aborted));
 };
-
-/** Where this process dials a listener of its own. */
-const dialledAt = (declared: Endpoint, at: Address | null): Endpoint => {
-  if (at === null || at.family === "unix" || declared.scheme === "unix") return declared;
-  const { family, port } = at;
-  const hostname = isAny(at.hostname) ? (family === "IPv6" ? "::1" : "127.0.0.1") : at.hostname;
-  return { ...declared, hostname, port };
-};
-
-/** Options for a process of a cluster, or for one that takes over from another. */
-export interface Hosting {
-  /** Has a control plane, but no routes. */
-  readonly plane?: { readonly secrets: readonly string[] };
-  /** Whether lasting sessions are stored and continued. Default `true`. */
-  readonly keeps?: boolean;
-  /** Resolves when the process that has them now releases them. Default: no other process has them. */
-  readonly after?: Promise<void>;
-  /** The listeners of the descriptors, by their position in the app's list, if known. */
-  readonly places?: readonly number[];
-  /** Receives everything that passes over the app's connections, from the first one on. Needs `control`. */
-  readonly sink?: RecordingSink | undefined;
-  /** Called with descriptors that no listener is for. Default: they are an error. */
-  readonly spare?: (descriptor: ListenDescriptor) => void;
-}
-
-/** A served app, and its control plane. */
-export interface Opened extends AppServer {
-  readonly plane: LocalPlane | null;
-  /** How many of its listeners have TLS. */
-  readonly secured: number;
-}
 
 /** The descriptors of `options` by listener. */
 export const givenTo = <Context>(
@@ -592,7 +182,7 @@ export const openApp = async <Context>(
   };
   /** The class of what dials an entry of `dial`, with its rules of faults. */
   const dialling = (name: string | undefined): typeof TCPConnector =>
-    faults === null || name === undefined ? Connector : faultyConnector(Connector, faults, name);
+    faults === null || name === undefined ? Connector : faults.dialling(Connector, name);
   const recorder = parts === undefined ? undefined : new parts.Recorder(hosting.sink);
   /** Where something can be said again: a listener of the app, an entry of its `dial`, or where its rules allow. */
   const targetOf = (

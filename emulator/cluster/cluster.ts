@@ -19,19 +19,12 @@ import { callListener, type SockletEvent } from "../../core/handlers/events.ts";
 import type { InternetAddress } from "../../core/net/address.ts";
 import { checkCount, checkOptions, checkTime, optionNamesOf } from "../../core/options.ts";
 import type { ServerOptions } from "../../core/serve/server.ts";
+import { type Hosting, SERVE_NAMES, type ServeOptions } from "../app/app-server.ts";
 import type { ControlServer, ServedRoutes } from "../app/control/control.ts";
-import { byPlace, type ListenDescriptor } from "../app/descriptors.ts";
-import {
-  checkServed,
-  givenTo,
-  type Hosting,
-  NOT_RECORDED,
-  SERVE_NAMES,
-  type ServeOptions,
-  serverOf,
-  tlsOf,
-  together,
-} from "../app/serve.ts";
+import { NOT_RECORDED, serverOf, tlsOf } from "../app/listener-server.ts";
+import { byPlace, type ListenDescriptor } from "../app/listeners/descriptors.ts";
+import { together } from "../app/listeners/places.ts";
+import { checkServed, givenTo } from "../app/serve.ts";
 import { neededNode } from "../runtime.ts";
 import { appHandlerFrom } from "../servers/forking/channel/handler-source.ts";
 import { SocketFile } from "../servers/socket-file.ts";

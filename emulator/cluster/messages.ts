@@ -2,7 +2,7 @@
 
 import type { SockletEvent } from "../../core/handlers/events.ts";
 import type { CertificateOptions } from "../../core/sockets/tls/tls.ts";
-import type { Serving } from "../app/serve.ts";
+import type { Serving } from "../app/app-server.ts";
 import { fromWire, toWire, type WireError } from "../servers/forking/channel/messages.ts";
 
 /** How a worker serves. */

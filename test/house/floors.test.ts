@@ -139,6 +139,7 @@ const ROOMS: Readonly<Record<string, Room>> = {
     ],
     packages: /^(node:|@hono\/node-server$)/,
   },
+  "emulator/app/listeners": { below: [...APP, ...KERNEL] },
   "emulator/app": {
     below: [
       ...POOL,
@@ -149,6 +150,7 @@ const ROOMS: Readonly<Record<string, Room>> = {
       "emulator/servers",
       ...FORKING,
       "emulator/app/control",
+      "emulator/app/listeners",
     ],
     packages: /^node:/,
   },
@@ -162,6 +164,7 @@ const ROOMS: Readonly<Record<string, Room>> = {
       "emulator/servers",
       ...FORKING,
       "emulator/app/control",
+      "emulator/app/listeners",
       "emulator/app",
     ],
     packages: /^node:/,
@@ -207,6 +210,7 @@ const ROOMS: Readonly<Record<string, Room>> = {
       "emulator/wire/transcripts",
       "emulator/wire",
       "emulator/app/control",
+      "emulator/app/listeners",
       "emulator/app",
       "emulator/cluster",
       "emulator/command/terminal",
@@ -268,6 +272,9 @@ const CHOICES: Readonly<Record<string, readonly string[]>> = {
   ],
 };
 
+/** How many files a room has at most. (Each file of examples/ is an example of its own.) */
+const MOST = 9;
+
 const root = join(import.meta.dirname, "../..");
 
 const sources = ["core", "emulator", "worker", "examples"].flatMap((part) =>
@@ -290,6 +297,13 @@ const importsOf = (path: string): string[] => {
 test("every folder of sources is a room of the table, and every room a folder", () => {
   const folders = new Set(sources.filter((path) => !LISTS.has(path)).map((path) => dirname(path)));
   expect([...folders].sort()).toEqual(Object.keys(ROOMS).sort());
+});
+
+test("no room is so large that a file is hard to find in it", () => {
+  for (const room of Object.keys(ROOMS).filter((one) => one !== "examples")) {
+    const files = readdirSync(join(root, room)).filter((name) => name.endsWith(".ts"));
+    expect([room, files.slice(MOST)]).toEqual([room, []]);
+  }
 });
 
 test("a room imports only rooms that stand above it in the table, so that no two import each other", () => {

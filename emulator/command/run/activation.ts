@@ -1,6 +1,6 @@
 /** Descriptors that this process was given to listen on: by `--fd`, and by systemd (socket activation, sd_listen_fds(3)). */
 
-import type { ListenDescriptor } from "../../app/descriptors.ts";
+import type { ListenDescriptor } from "../../app/listeners/descriptors.ts";
 import { UsageError } from "../terminal/output.ts";
 
 const FIRST = 3; // SD_LISTEN_FDS_START, sd-daemon.h

@@ -1,6 +1,6 @@
 /** What a SIGUSR2 does to a program that serves: it starts a successor, which takes over its sockets. */
 
-import type { ListenDescriptor } from "../../app/descriptors.ts";
+import type { ListenDescriptor } from "../../app/listeners/descriptors.ts";
 import { neededNode } from "../../runtime.ts";
 import { describe, say } from "../terminal/output.ts";
 import { notify } from "./notify.ts";

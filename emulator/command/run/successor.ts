@@ -14,7 +14,7 @@
  */
 
 import type { ChildProcess } from "node:child_process";
-import type { ListenDescriptor } from "../../app/descriptors.ts";
+import type { ListenDescriptor } from "../../app/listeners/descriptors.ts";
 import { lazy } from "../../builtin.ts";
 
 const START_LIMIT = 60_000; // ms for a successor to begin to serve

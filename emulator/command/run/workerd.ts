@@ -13,7 +13,7 @@ import { SocketError } from "../../../core/errors.ts";
 import type { SockletEvent } from "../../../core/handlers/events.ts";
 import { formatAddress } from "../../../core/net/address.ts";
 import { wholeMs } from "../../../core/options.ts";
-import { controlEntry, type Entry, filled } from "../../app/listing.ts";
+import { controlEntry, type Entry, filled } from "../../app/listeners/listing.ts";
 import { dirname, fileURLToPath, join, lazy, once, pathToFileURL, relative, resolve } from "../../builtin.ts";
 import { Sentinel } from "../../processes/sentinel.ts";
 import { wranglerConfigIn } from "../project/wrangler.ts";

@@ -1,11 +1,11 @@
 /** Descriptors that an app is given to listen on, and which listener each is for. */
 
-import type { Listener } from "../../core/app/app.ts";
-import { SocketError } from "../../core/errors.ts";
-import { type Address, type Endpoint, formatAddress } from "../../core/net/address.ts";
-import { AF_INET, AF_INET6, AF_UNIX, SOCK_DGRAM, SOCK_STREAM } from "../../core/net/constants.ts";
-import { checkCount, checkOptions, optionNamesOf } from "../../core/options.ts";
-import { knownDescriptor } from "../kernel/descriptors/adopted.ts";
+import type { Listener } from "../../../core/app/app.ts";
+import { SocketError } from "../../../core/errors.ts";
+import { type Address, type Endpoint, formatAddress } from "../../../core/net/address.ts";
+import { AF_INET, AF_INET6, AF_UNIX, SOCK_DGRAM, SOCK_STREAM } from "../../../core/net/constants.ts";
+import { checkCount, checkOptions, optionNamesOf } from "../../../core/options.ts";
+import { knownDescriptor } from "../../kernel/descriptors/adopted.ts";
 
 /** A descriptor that is bound, or listens, for one of an app's listeners. */
 export interface ListenDescriptor {
