@@ -80,9 +80,12 @@ const meet = async (
 ): Promise<{ told: Told; client: Reader; request: StreamSocket; server: ThreadingTCPServer }> => {
   const told = new Told();
   const given = Promise.withResolvers<StreamSocket>();
+  // On Bun a listener without `tls` is Bun's own, and TLS goes over a stream there: see runtimes/own-sockets.ts.
+  const listenerHasTls = place.secure && place.intake === false;
   class Handler extends BaseRequestHandler<StreamSocket> {
     override async setup(): Promise<void> {
-      if (place.secure) await this.request.startTls({ cert, key });
+      if (!place.secure) return;
+      await (listenerHasTls ? this.request.startTls() : this.request.startTls({ cert, key }));
     }
     override handle(): unknown {
       given.resolve(this.request);
@@ -91,7 +94,8 @@ const meet = async (
   }
   const before = intake.on;
   intake.on = before && (place.intake ?? true);
-  const given2 = { ...options, stream, onEvent: told.on };
+  const starttls = { tls: { cert, key }, secureTransport: "starttls" as const };
+  const given2 = { ...options, ...(listenerHasTls && starttls), stream, onEvent: told.on };
   const server = place.unix
     ? new ThreadingUnixStreamServer(`unix:${folder}/${++made}`, Handler, given2)
     : new ThreadingTCPServer("127.0.0.1:0", Handler, given2);
