@@ -7,6 +7,9 @@ import { expect, onTestFinished } from "vitest";
 
 const program = fileURLToPath(new URL("./fixtures/terminal.py", import.meta.url));
 
+/** ms until a command is ended: less than the limit of a test, so that the failure shows what was said and what was still awaited. */
+const LIMIT = 240_000;
+
 /** What is awaited, and what is typed when it has come; nothing is typed for an empty text. */
 export type Turn = readonly [waitFor: string, answer: string];
 
@@ -21,8 +24,11 @@ export const typed = async (
 ): Promise<string> => {
   const child = spawn("python3", [program, ...command], { ...options, stdio: ["pipe", "pipe", "inherit"] });
   const closed = once(child, "close");
+  const end = (): void => void child.kill("SIGKILL");
+  const late = setTimeout(end, LIMIT);
   onTestFinished(async () => {
-    child.kill("SIGKILL");
+    clearTimeout(late);
+    end();
     await closed;
   });
   child.stdin.on("error", () => {}); // it ended: what it said tells
