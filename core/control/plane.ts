@@ -20,6 +20,7 @@
 import type { AnyHandlerClass, App } from "../app/app.ts";
 import type { Serving } from "../app/listener-options.ts";
 import type { MaybePromise } from "../bytes/data.ts";
+import type { Decoder } from "../decode/decoder.ts";
 import type { Json } from "../describe.ts";
 import { SocketError, type SocketErrorCode } from "../errors.ts";
 import type { PoolInfo } from "../handlers/client.ts";
@@ -595,6 +596,17 @@ export const sessionTarget = (app: App, spec: SessionSpec, allow: AllowList): Se
     proxyHeader: declared?.proxyHeader,
     keep,
   };
+};
+
+/** What makes messages of the conversations of a handler: of what it accepted, and of what it dialled. */
+export const decoderOf = (
+  { listeners, dial }: App,
+  handler: string | undefined,
+  direction: SessionInfo["direction"] | undefined,
+): Decoder | undefined => {
+  const entries = direction === "outbound" ? [] : listeners.filter(({ name }) => name === handler);
+  const dialled = Object.values(dial).filter((entry) => entry.handler === handler);
+  return [...entries, ...dialled].find((entry) => entry.decode !== undefined)?.decode;
 };
 
 /** Where something is said again, and how that is dialled. */

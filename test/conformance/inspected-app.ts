@@ -2,8 +2,10 @@
 
 import {
   type AppDefinition,
+  ClientHandler,
   DatagramRequestHandler,
   decodeLines,
+  type PoolClient,
   StreamRequestHandler,
   streamHandler,
 } from "socklet";
@@ -37,6 +39,30 @@ class EchoDatagram extends DatagramRequestHandler {
   }
 }
 
+/** A call and its answer are lines. */
+class Upper extends ClientHandler<string, string> {
+  override send(call: string): void {
+    this.wfile.write(`${call}\n`);
+  }
+
+  override receive(): Promise<string> {
+    return this.rfile.readuntil("\n").then((bytes) => new TextDecoder().decode(bytes).trimEnd());
+  }
+}
+
+interface Pooled {
+  readonly upper: PoolClient<string, string>;
+}
+
+/** Has the pool answer each line. */
+class Asked extends StreamRequestHandler<Pooled> {
+  override async handle(): Promise<void> {
+    for await (const line of this.rfile.lines()) {
+      this.wfile.write(`${await this.context.upper.call(line)}\n`);
+    }
+  }
+}
+
 /** Where that app listens, and what it dials. */
 export interface InspectedAddresses {
   readonly SHOUTS?: string;
@@ -54,16 +80,19 @@ export const inspectedApp = ({
   SECURED = "127.0.0.1:1",
 }: InspectedAddresses) =>
   ({
-    handlers: { Echo, Asks, Lines, Shouts, EchoDatagram },
+    handlers: { Echo, Asks, Lines, Shouts, EchoDatagram, Upper, Asked },
     listen: [
       { handler: "Echo", address: "tcp://127.0.0.1:7007" },
       { handler: "Shouts", address: SHOUTS, decode: decodeLines },
       { handler: "EchoDatagram", address: DATAGRAMS },
+      { handler: "Asked", address: "tcp://127.0.0.1:7009" },
     ],
     dial: {
       kept: { handler: "Lines", address: KEPT, decode: decodeLines, keep: { redial: { retryDelay: 1 } } },
       loud: { handler: "Lines", address: LOUD },
       secured: { handler: "Lines", address: SECURED, secureTransport: "on" },
     },
+    pools: { upper: { handler: "Upper", address: LOUD, max: 1 } },
     allow: ["127.0.0.0/8:*"],
-  }) satisfies AppDefinition<unknown>;
+    context: ({ pool }) => ({ upper: pool("upper", Upper) }),
+  }) satisfies AppDefinition<Pooled>;

@@ -166,6 +166,7 @@ test("each options' interface has a list of its names, which the compiler compar
     "ProxyOptions", // of `socklet proxy`, of itself
     "TapeOptions", // as that
     "WorkerdOptions", // of `socklet dev`, of itself
+    "ShownSetup", // a part of a session's options, of a plane, of itself
     "ClientSetup", // of a Worker's pools, of itself
     "PoolObjectSetup", // as that
     "StartTlsOptions", // the options of either role

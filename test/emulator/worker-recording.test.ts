@@ -10,12 +10,14 @@ import {
   type RecordedPart,
   type RecordingChange,
   type Replayed,
+  type SessionInfo,
 } from "socklet/control";
 import { serveApp } from "socklet/emulator";
 import { parseTranscript } from "socklet/testing";
 import { afterAll, beforeAll, beforeEach, describe, expect, onTestFinished, test } from "vitest";
 import { inspectedApp } from "../conformance/inspected-app.ts";
 import { ownCertificates } from "../peers/certificates.ts";
+import { reservePorts } from "../peers/ports.ts";
 import { runWorker } from "./workerd.ts";
 
 const TOKEN = "a-token-for-the-tests";
@@ -87,7 +89,13 @@ const louds = async () => {
 };
 const loud = await louds();
 
-const addresses = { KEPT: kept.address, LOUD: loud.plain, SECURED: loud.secured };
+const [port, roomPort] = (await reservePorts(2)) as [number, number];
+const addresses = {
+  SHOUTS: `tcp://127.0.0.1:${port}`,
+  KEPT: kept.address,
+  LOUD: loud.plain,
+  SECURED: loud.secured,
+};
 const app = defineApp(inspectedApp(addresses));
 
 /** The control plane of that app in this process. */
@@ -104,9 +112,14 @@ const closing: (() => unknown)[] = [() => kept.close(), () => loud.close()];
 beforeAll(async () => {
   const worker = await runWorker({
     main: "test/worker/inspected.ts",
-    ports: [],
-    classes: { SOCKLET_SESSIONS: "SockletSession", SOCKLET_REGISTRY: "SockletRegistry" },
-    vars: { SOCKLET_TOKENS: TOKEN, ...addresses },
+    ports: [port, roomPort],
+    classes: {
+      SOCKLET_SESSIONS: "SockletSession",
+      SOCKLET_REGISTRY: "SockletRegistry",
+      SOCKLET_POOLS: "SockletPool",
+      ROOM: "Room",
+    },
+    vars: { SOCKLET_TOKENS: TOKEN, ROOM_PORT: String(roomPort), ...addresses },
   });
   closing.unshift(() => worker.close());
   ({ url } = worker);
@@ -318,11 +331,155 @@ describe("said again", () => {
       ["listen", "Echo", false],
       ["listen", "Shouts", false],
       ["listen", "EchoDatagram", false],
+      ["listen", "Asked", false],
       ["dial", "kept", false],
       ["dial", "loud", false],
       ["dial", "secured", false],
     ]);
     const inANode = await (await inNode()).entries();
     expect(inANode.map(({ on, entry }) => [on, entry])).toEqual(entries.map(({ on, entry }) => [on, entry]));
+  });
+});
+
+describe("what a Worker accepts", () => {
+  /** The record of the newest session of this handler, once it is as `wanted`. */
+  const shown = async (
+    of: ControlClient,
+    handler: string,
+    wanted: (info: SessionInfo) => boolean,
+  ): Promise<SessionInfo> => {
+    for await (const _ of of.recording.watch()) {
+      const { sessions } = await of.sessions.list({ handler });
+      if (sessions[0] !== undefined && wanted(sessions[0])) return sessions[0];
+    }
+    throw new Error("it was not shown");
+  };
+  const over = ({ state }: SessionInfo): boolean => !["connecting", "running"].includes(state);
+  const runs = ({ state }: SessionInfo): boolean => state === "running";
+
+  /** Connects, and waits for the greeting. */
+  const greeted = async (at: number): Promise<net.Socket> => {
+    const socket = net.connect({ port: at, host: "127.0.0.1", allowHalfOpen: true });
+    socket.on("error", () => {});
+    onTestFinished(() => void socket.destroy());
+    await once(socket, "data");
+    return socket;
+  };
+
+  /** Says it, and reads to the end. */
+  const talk = async (at: number, text: string): Promise<string> => {
+    const socket = await greeted(at);
+    socket.write(text);
+    const said: Buffer[] = [];
+    for await (const bytes of socket) said.push(bytes as Buffer);
+    socket.end();
+    return String(Buffer.concat(said));
+  };
+
+  test("is the same as in Node: both directions, what was emitted, messages, the transcript, and what is found", async () => {
+    const server = await serveApp(app, { anyPort: true, control: { port: 0, tokens: TOKEN } });
+    onTestFinished(() => server.close());
+    const url = server.listeners.find(({ name }) => name === "Shouts")?.url ?? "";
+    const node = controlClient(server.control?.url ?? "", { token: TOKEN });
+    const seen = [];
+    for (const [of, at] of [
+      [node, Number(new URL(url).port)],
+      [control, port],
+    ] as const) {
+      await of.recording.start();
+      expect(await talk(at, "hi\nQUIT\n")).toBe("HI\nQUIT\n");
+      const { id, ...info } = await shown(of, "Shouts", over);
+      const emitted: unknown[] = [];
+      for await (const event of of.sessions.follow(id)) {
+        emitted.push(event.type === "handler" ? event.detail : event.type);
+      }
+      const { events } = parseTranscript(await of.recording.transcript(id));
+      const joined = (from: string): string =>
+        events
+          .map((event) =>
+            "data" in event && event.from === from ? new TextDecoder().decode(event.data) : "",
+          )
+          .join("");
+      const { direction, state, bytesRead, bytesWritten, error } = info;
+      seen.push({
+        ...{ direction, state, bytesRead, bytesWritten, error },
+        emitted,
+        client: joined("client"),
+        server: joined("server"),
+        ends: events.flatMap((event) => ("end" in event ? [`${event.from} ${event.end}`] : [])),
+        messages: (await of.recording.messages(id)).messages.map(({ text }) => text).sort(),
+        found: (await of.recording.find("QUIT")).ids.includes(id),
+        same: (await of.sessions.get(id)).id === id,
+        side: (await of.recording.part(id)).side,
+      });
+    }
+    expect(seen[1]).toEqual(seen[0]);
+    expect(seen[1]).toMatchObject({
+      direction: "inbound",
+      state: "ended",
+      client: "hi\nQUIT\n",
+      server: "ready\nHI\nQUIT\n",
+      emitted: ["connecting", "open", { line: "hi" }, { line: "QUIT" }, "ended"],
+      found: true,
+    });
+  });
+
+  test("is not shown while nobody asks; one that is open then is, from there on, and can be sent to and closed", async () => {
+    while ((await control.recording.info()).on) await converse(control); // somebody has just watched
+    await talk(port, "QUIT\n");
+    const socket = await greeted(port);
+    expect((await control.sessions.list({ handler: "Shouts" })).sessions).toEqual([]);
+    await control.recording.start();
+    const { id } = await shown(control, "Shouts", runs);
+    const came = once(socket, "data");
+    await control.sessions.send(id, "by hand\n");
+    expect(String((await came)[0])).toBe("by hand\n");
+    const ended = once(socket, "end");
+    await control.sessions.end(id, { graceful: true });
+    await ended;
+    socket.end();
+    expect(await shown(control, "Shouts", over)).toMatchObject({
+      id,
+      state: "cut",
+      error: { code: "ECANCELED" },
+    });
+    const part = await control.recording.part(id);
+    expect(part.dropped).toBe("ready\n".length);
+    expect(part.events[0]).toMatchObject({ from: "server", text: "by hand\n" });
+    await control.recording.stop();
+    await expect(control.recording.part(id)).rejects.toMatchObject({ code: "ENOENT" });
+    await expect(control.sessions.get(id)).rejects.toMatchObject({ code: "ENOENT" });
+  });
+
+  test("in a Durable Object is shown, too", async () => {
+    await control.recording.start();
+    expect(await talk(roomPort, "in the room\nQUIT\n")).toBe("IN THE ROOM\nQUIT\n");
+    const { id, address } = await shown(control, "room", over);
+    expect(address).toBe("room");
+    expect((await control.recording.find("in the room")).ids).toEqual([id]);
+  });
+
+  test("of a handler that throws has its error", async () => {
+    await control.recording.start();
+    await talk(port, "CRASH\n");
+    expect(await shown(control, "Shouts", over)).toMatchObject({
+      state: "failed",
+      error: { message: expect.stringContaining("it crashed") },
+    });
+  });
+
+  test("and dials for a pool is shown as the pool's, on which nothing is sent by hand", async () => {
+    await control.recording.start();
+    await control.replay({ to: "Asked", pieces: ["one\n", "two\n"] });
+    const { id, direction } = await shown(control, "upper", ({ bytesRead }) => bytesRead === 8);
+    expect(direction).toBe("outbound");
+    const { events, side } = await control.recording.part(id);
+    expect([side, (events as { text?: string }[]).map(({ text }) => text)]).toEqual([
+      "client",
+      ["one\n", "ONE\n", "two\n", "TWO\n"],
+    ]);
+    await expect(control.sessions.send(id, "x")).rejects.toMatchObject({ code: "EBUSY" });
+    await control.sessions.end(id);
+    expect(await control.sessions.get(id)).toMatchObject({ state: "cut" });
   });
 });

@@ -51,7 +51,7 @@ const ROOMS: Readonly<Record<string, Room>> = {
   "core/testing/transcript": { below: [...SERVE, "core/testing", "core/testing/script"] },
   "core/testing/framing": { below: [...SERVE, "core/testing", "core/testing/script"] },
   "core/pool": { below: APP },
-  "core/control": { below: APP },
+  "core/control": { below: [...APP, "core/decode"] },
   "core/control/recording": {
     below: [...SERVE, "core/decode", "core/control", "core/testing/transcript"],
   },

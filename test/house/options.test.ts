@@ -26,6 +26,7 @@ const SEVERAL = {
   params: "a session's come as JSON",
   pools: "an app has entries, a Worker what poolsFor() makes of them",
   rate: "a listener has one of requests by address, faults one of bytes",
+  recording: "a Worker is given all of it, its pools what dials, which is a part",
   server: "a check of framing is given what makes a server, a check of a pool the handlers of one",
   stream: "streams in memory have a capacity, too",
   tls: "what dials says whom to trust, a listener what it shows, a proxy's header whether its client came by TLS",

@@ -13,20 +13,25 @@
  * A watcher renews a lease. When nobody renews it, each isolate drops what it kept by itself.
  */
 
+import { eventStream } from "../../core/control/http/sse.ts";
 import {
   BOUNDS,
   type DecodedPart,
+  decoderOf,
   type FoundBytes,
   type RecordedPart,
   type RecordingInfo,
   type RecordingLimits,
   type SessionInfo,
+  type SessionPage,
+  type SessionQuery,
 } from "../../core/control/plane.ts";
 import { type OpenConnection, Recorder } from "../../core/control/recording/recorder.ts";
 import type { Lasting } from "../../core/control/sessions/lasting.ts";
 import { Session, type SessionOptions } from "../../core/control/sessions/session.ts";
 import { SocketError } from "../../core/errors.ts";
 import type { PlatformState } from "../platform.ts";
+import { type Hands, type Heard, type Hearing, type MirrorChanges, Mirrors, type Told } from "./accepted.ts";
 import {
   type Answer,
   answer,
@@ -49,6 +54,8 @@ const NEWEST = BOUNDS.pageSize; // finished sessions that a look covers
 
 /** Whether to record, as the registry says. */
 interface RecordingState extends Required<RecordingLimits> {
+  /** When the registry said so, by its clock. */
+  readonly at: number;
   readonly started: boolean;
   /** When the lease of the watchers ends, in ms since the epoch. */
   readonly until: number;
@@ -78,7 +85,20 @@ export interface RecordedCalls extends SessionCalls {
   find(bytes: Uint8Array): Promise<FoundBytes>;
 }
 
-/** The calls of a registry that controls recording. */
+/** The calls of the object that keeps the connections which others have: accepted ones, and those of pools. */
+export interface ShownCalls extends RecordedCalls {
+  /** A connection tells what passed. */
+  told(state: RecordingState, told: Told, hands: Hands | null): Promise<Heard>;
+  shownChanges(after: number): Promise<MirrorChanges>;
+  shownList(query: SessionQuery): Promise<SessionPage>;
+  shownInfo(id: string): Promise<SessionInfo | null>;
+  shownEvents(id: string, after: number): Promise<ReadableStream<Uint8Array> | null>;
+  shownSend(id: string, bytes: Uint8Array): Promise<Answer<SessionInfo | null>>;
+  shownHalfClose(id: string): Promise<Answer<SessionInfo | null>>;
+  shownEnd(id: string, graceful: boolean): Promise<SessionInfo | null>;
+}
+
+/** The calls of a registry that knows whether what passes is kept. */
 export interface RecordingCalls extends RegistryCalls {
   recordingState(): Promise<RecordingState>;
   /** What is kept now; with `lease`, on behalf of a watcher. */
@@ -89,6 +109,9 @@ export interface RecordingCalls extends RegistryCalls {
 
 export const recordedSession = (env: SockletBindings, id: string): RecordedCalls =>
   sessionOf(env, id) as RecordedCalls;
+const SHOWN = "accepted"; // its name: no session's id
+/** The object that keeps the connections which others have. */
+export const shownConnections = (env: SockletBindings): ShownCalls => sessionOf(env, SHOWN) as ShownCalls;
 export const recordingRegistry = (env: SockletBindings): RecordingCalls => registryOf(env) as RecordingCalls;
 
 // ---- In a session's isolate ----
@@ -103,6 +126,7 @@ class IsolateRecorder {
 
   /** Applies the registry's state. */
   set(state: RecordingState): void {
+    if (state.at < (this.#state?.at ?? 0)) return; // it came late
     this.#state = state;
     this.lapse();
     const { maxBytes, maxConnections } = state;
@@ -111,7 +135,12 @@ class IsolateRecorder {
     this.recorder.start({ maxBytes, maxConnections });
   }
 
-  /** Drops what it kept, if nobody wants it any more. */
+  /** What the registry said last. */
+  get state(): RecordingState | undefined {
+    return this.#state;
+  }
+
+  /** Forgets what it kept, where nobody wants it any more. */
   lapse(): void {
     if (this.recorder.on && !this.#wanted()) this.recorder.stop();
   }
@@ -127,7 +156,25 @@ const isolate = (): IsolateRecorder => {
   return ofIsolate;
 };
 
-/** Callbacks for the connections of a session's object. */
+let asked = 0; // when this isolate asked the registry last, in ms since the epoch
+
+/** How the connections of this isolate ask, and tell. */
+export const hearing: Hearing = {
+  async wanted(bindings, fresh) {
+    if (fresh || asked + 1_000 < Date.now()) {
+      asked = Date.now();
+      isolate().set(await recordingRegistry(bindings).recordingState());
+    }
+    isolate().lapse();
+    return isolate().recorder.on;
+  },
+  async tell(bindings, told, hands) {
+    const { state } = isolate();
+    return state === undefined ? "off" : shownConnections(bindings).told(state, told, hands);
+  },
+};
+
+/** Told of the connections of a session's object. */
 interface Watches {
   /** Called before each dial, to find out whether to record. */
   dials(): Promise<void>;
@@ -165,13 +212,15 @@ const watched = (lasting: Lasting | undefined, watches: Watches): Lasting => {
   };
 };
 
-/** A session's object that can be recorded. */
-export class RecordedSessionObject extends SessionObject implements RecordedCalls {
+/** A session's object whose bytes can be looked at. */
+export class RecordedSessionObject extends SessionObject implements ShownCalls {
   readonly #setup: SessionSetup;
   #open: OpenConnection | undefined;
   #passed = 0; // bytes of the session's earlier connections
   #turn = 0; // of the isolate's recorder, when the connection was tapped
   #timer: ReturnType<typeof setTimeout> | undefined;
+  readonly #mirrors = new Mirrors(); // of the object that keeps the connections which others have
+  #mirrored = 0; // the turn of the isolate's recorder in which they were told
 
   constructor(state: PlatformState, env: unknown, setup: SessionSetup) {
     const bindings = env as SockletBindings;
@@ -225,9 +274,8 @@ export class RecordedSessionObject extends SessionObject implements RecordedCall
   }
 
   async recordedMessages(id: string): Promise<DecodedPart | null> {
-    const info = await this.info();
-    const dialled = Object.values(this.#setup.app.dial).filter(({ handler }) => handler === info?.handler);
-    const decode = dialled.find((entry) => entry.decode !== undefined)?.decode;
+    const info = (await this.info()) ?? this.#shown().get(id);
+    const decode = info === null ? undefined : decoderOf(this.#setup.app, info.handler, info.direction);
     return decode === undefined ? null : isolate().recorder.messages(id, decode);
   }
 
@@ -250,6 +298,52 @@ export class RecordedSessionObject extends SessionObject implements RecordedCall
 
   find(bytes: Uint8Array): Promise<FoundBytes> {
     return isolate().recorder.find(bytes, new AbortController().signal);
+  }
+
+  // ---- Of the connections that others have ----
+
+  /** Those that were told since the recorder was turned on. */
+  #shown(): Mirrors {
+    const { recorder, turns } = isolate();
+    isolate().lapse();
+    if (!recorder.on || this.#mirrored !== turns) this.#mirrors.clear();
+    this.#mirrored = turns;
+    return this.#mirrors;
+  }
+
+  async told(state: RecordingState, told: Told, hands: Hands | null): Promise<Heard> {
+    isolate().set(state);
+    return this.#shown().tell(told, hands, isolate().recorder);
+  }
+
+  async shownChanges(after: number): Promise<MirrorChanges> {
+    return this.#shown().changes(after);
+  }
+
+  async shownList(query: SessionQuery): Promise<SessionPage> {
+    return this.#shown().list(query);
+  }
+
+  async shownInfo(id: string): Promise<SessionInfo | null> {
+    return this.#shown().get(id);
+  }
+
+  async shownEvents(id: string, after: number): Promise<ReadableStream<Uint8Array> | null> {
+    const leaving = new AbortController();
+    const events = this.#shown().events(id, after, leaving.signal);
+    return events && eventStream(events, leaving);
+  }
+
+  shownSend(id: string, bytes: Uint8Array): Promise<Answer<SessionInfo | null>> {
+    return this.#shown().byHand(id, (hands) => hands.send(bytes));
+  }
+
+  shownHalfClose(id: string): Promise<Answer<SessionInfo | null>> {
+    return this.#shown().byHand(id, (hands) => hands.halfClose());
+  }
+
+  shownEnd(id: string, graceful: boolean): Promise<SessionInfo | null> {
+    return this.#shown().end(id, graceful);
   }
 }
 
@@ -277,6 +371,7 @@ export class RecordingRegistryObject extends RegistryObject implements Recording
       )
       .toArray();
     return {
+      at: Date.now(),
       started: row?.started === 1,
       until: this.#until,
       maxBytes: row?.bytes ?? MAX_BYTES,
@@ -322,7 +417,7 @@ export class RecordingRegistryObject extends RegistryObject implements Recording
     const over = infos("WHERE ended IS NOT NULL ORDER BY id DESC LIMIT ?", NEWEST);
     if (all) this.#warmed = Date.now();
     const state = this.#state();
-    const told = all ? [...running, ...over] : running;
+    const told: { readonly id: string }[] = [...running, { id: SHOWN }, ...(all ? over : [])];
     const tell = async (as: RecordingState): Promise<(LookedAt | null)[]> => {
       const late = Promise.withResolvers<null>();
       const timer = setTimeout(() => late.resolve(null), ANSWER);
@@ -363,6 +458,7 @@ export class RecordingRegistryObject extends RegistryObject implements Recording
         NEWEST,
       )
       .toArray();
+    ids.push({ id: SHOWN });
     const found = await Promise.all(
       ids.map(({ id }) =>
         recordedSession(this.env, id)

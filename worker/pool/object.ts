@@ -21,7 +21,7 @@ import { type Parcel, packed, received, sent, unpacked } from "../../core/pool/v
 import type { SockletBindings } from "../objects/bindings.ts";
 import { type PoolAccess, platformOf } from "../objects/platform.ts";
 import { PlatformObject, type PlatformState, PlatformTarget } from "../platform.ts";
-import { TCPConnector } from "../sockets/connector.ts";
+import type { TCPConnector } from "../sockets/connector.ts";
 import {
   type LeaseCalls,
   type Outcome,
@@ -39,6 +39,8 @@ export interface PoolObjectSetup {
   /** The app's pools, for its context: a handler of one may call another. */
   readonly pools: PoolAccess;
   readonly onEvent?: OnEvent | undefined;
+  /** What dials. */
+  readonly Connector: typeof TCPConnector;
 }
 
 /** A pool and its gate. */
@@ -111,7 +113,7 @@ export class PoolObject extends PlatformObject<SockletBindings> implements PoolC
   }
 
   async #make(part: Part): Promise<Open> {
-    const { app, pools, onEvent } = this.#setup;
+    const { app, pools, onEvent, Connector } = this.#setup;
     const { Handler, endpoint, secureTransport, tls, proxyHeader, limits } = this.#entry(part);
     let context: unknown;
     try {
@@ -128,7 +130,7 @@ export class PoolObject extends PlatformObject<SockletBindings> implements PoolC
       context,
       secureTransport,
     };
-    const pool = dialledPool(TCPConnector, endpoint, Handler, {
+    const pool = dialledPool(Connector, endpoint, Handler, {
       ...options,
       ...(tls !== undefined && { tls }),
       ...(proxyHeader !== undefined && { proxyHeader }),

@@ -12,6 +12,7 @@ import { sumOf } from "../../core/pool/sum.ts";
 import { again, missingBindings, type SockletBindings } from "../objects/bindings.ts";
 import type { PoolAccess } from "../objects/platform.ts";
 import type { PlatformState } from "../platform.ts";
+import { TCPConnector } from "../sockets/connector.ts";
 import { type PoolCalls, partsOf } from "./calls.ts";
 import { BoundPool, Turns, type WorkerPool } from "./client.ts";
 import { PoolObject, unused } from "./object.ts";
@@ -26,9 +27,15 @@ export interface PoolsOptions {
    * the first request.
    */
   readonly locationHints?: Readonly<Record<string, string>>;
+  /** `recording` of `socklet/worker`: the pools' connections are shown and recorded as sessions, while somebody records or watches. Default: they are not, and a smaller Worker. */
+  readonly recording?: { readonly Connector: typeof TCPConnector };
 }
 
-const POOLS_NAMES = optionNamesOf<PoolsOptions>("poolsFor()")({ onEvent: true, locationHints: true });
+const POOLS_NAMES = optionNamesOf<PoolsOptions>("poolsFor()")({
+  onEvent: true,
+  locationHints: true,
+  recording: true,
+});
 
 /** The pools of an app in a Worker, and the class that its main module must export. */
 export interface WorkerPools extends PoolAccess {
@@ -71,7 +78,8 @@ export const poolsFor = <Context>(definition: App<Context>, options: PoolsOption
   const app = definition as unknown as App; // only its handlers know the type of its context
   if (!isApp(app)) throw new SocketError("ERR_APP", "this is not an app: it must come from defineApp()");
   checkOptions("poolsFor()", options, POOLS_NAMES);
-  const { onEvent, locationHints = {} } = options;
+  const { onEvent, locationHints = {}, recording } = options;
+  const { Connector = TCPConnector } = recording ?? {};
   for (const [name, hint] of Object.entries(locationHints)) {
     if (!Object.hasOwn(app.pools, name)) {
       const names = Object.keys(app.pools).join(", ") || "none";
@@ -117,7 +125,7 @@ export const poolsFor = <Context>(definition: App<Context>, options: PoolsOption
   const pools: WorkerPools = {
     Pool: class SockletPool extends PoolObject {
       constructor(state: PlatformState, env: unknown) {
-        super(state, env, { app, pools, onEvent });
+        super(state, env, { app, pools, onEvent, Connector });
       }
     },
     poolOf: <Call, Reply>(env: unknown, name: string, Handler?: unknown): WorkerPool<Call, Reply> => {

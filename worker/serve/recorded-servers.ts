@@ -2,13 +2,43 @@
 /** The servers of a Worker that records: `recording.Server` and `recording.DatagramServer`. */
 
 import { waitUntil } from "cloudflare:workers";
+import type { Listener } from "../../core/app/app.ts";
 import type { ReplayHearer, ReplaySocket } from "../../core/control/recording/replay.ts";
+import { AcceptedMixIn } from "../../core/control/sessions/accepted.ts";
+import type { HandlerClass } from "../../core/handlers/handler.ts";
+import { formatAddress } from "../../core/net/address.ts";
 import { StreamSocket } from "../../core/sockets/streams/stream-socket.ts";
 import { memoryTransports } from "../../core/testing/memory-streams.ts";
-import { type UdpChunk, WorkerDatagramServer, WorkerServer } from "./server.ts";
+import { showAccepted } from "../objects/accepted.ts";
+import { hearing } from "../objects/recording.ts";
+import { type UdpChunk, WorkerDatagramServer, WorkerServer, type WorkerServerOptions } from "./server.ts";
 
-/** A `WorkerServer` to which a connection can be made in memory. */
-export class RecordedServer<Context = unknown> extends WorkerServer<Context> {
+const ShownServer: typeof WorkerServer = AcceptedMixIn(
+  WorkerServer,
+  { accepted: (served, socket, run, over) => showAccepted(hearing, served, socket, run, over) },
+  (server) => (server as WorkerServer & { readonly address: string }).address,
+);
+
+/**
+ * A `WorkerServer` whose connections are sessions of the control plane while somebody records or watches. A Durable Object that accepts uses
+ * it in place of `WorkerServer`:
+ *
+ *     readonly #server = new recording.Server(Chat, { context: this });
+ */
+export class RecordedServer<Context = unknown> extends ShownServer<Context> {
+  /** Where it listens, as its sessions say it: of an app's listener its address, else its name. */
+  readonly address: string;
+
+  /** `listener`: the one that it serves. */
+  constructor(
+    RequestHandlerClass: HandlerClass<StreamSocket, Context>,
+    options: WorkerServerOptions<Context> = {},
+    listener?: Listener,
+  ) {
+    super(RequestHandlerClass, options);
+    this.address = listener === undefined ? this.name : formatAddress(listener.endpoint);
+  }
+
   /** Serves a new connection in memory, as one that the platform brings; gives its client's end. */
   replayed(): StreamSocket {
     const [near, far, stream] = memoryTransports();

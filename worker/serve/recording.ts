@@ -6,11 +6,13 @@
 
 import { recordingRoutes } from "../../core/control/http/recording-routes.ts";
 import type { AddRoute } from "../../core/control/http/routes.ts";
+import { readEvents } from "../../core/control/http/sse.ts";
 import {
   type DecodedPart,
   type EntryInfo,
   entriesOf,
   type FoundBytes,
+  isOver,
   type RecordedPart,
   type RecordingChange,
   type RecordingInfo,
@@ -19,25 +21,34 @@ import {
   type Replayed,
   type ReplaySpec,
   replayTarget,
+  type SessionEvent,
+  type SessionInfo,
+  type SessionPage,
+  type SessionQuery,
 } from "../../core/control/plane.ts";
 import { replayByDatagrams, replayOnStream } from "../../core/control/recording/replay.ts";
+import { PooledMixIn } from "../../core/control/sessions/accepted.ts";
 import { SocketError } from "../../core/errors.ts";
 import { formatAddress } from "../../core/net/address.ts";
+import { showPooled } from "../objects/accepted.ts";
 import { again, type SockletBindings, settled } from "../objects/bindings.ts";
 import { checkPlatform, WorkerPlane, type WorkerPlaneSetup } from "../objects/plane.ts";
 import {
+  hearing,
   type RecordedCalls,
   RecordedSessionObject,
   type RecordingCalls,
   RecordingRegistryObject,
   recordedSession,
   recordingRegistry,
+  type ShownCalls,
+  shownConnections,
 } from "../objects/recording.ts";
 import type { RegistryObject } from "../objects/registry.ts";
 import type { SessionObject } from "../objects/session.ts";
-import { createConnection } from "../sockets/connector.ts";
+import { createConnection, TCPConnector } from "../sockets/connector.ts";
 import { RecordedDatagramServer, RecordedServer } from "./recorded-servers.ts";
-import type { WorkerDatagramServer, WorkerServer } from "./server.ts";
+import type { WorkerDatagramServer } from "./server.ts";
 
 const PACE = 1_000; // ms between two looks of a watcher: each is a request to the registry, and one to each session that runs
 
@@ -70,15 +81,15 @@ class WorkerRecordingPlane implements RecordingPlane {
   }
 
   part(id: string, after: number, maxBytes: number): Promise<RecordedPart | null> {
-    return this.#session(id, (calls) => calls.recordedPart(id, after, maxBytes));
+    return this.#kept(id, (calls) => calls.recordedPart(id, after, maxBytes));
   }
 
   messages(id: string): Promise<DecodedPart | null> {
-    return this.#session(id, (calls) => calls.recordedMessages(id));
+    return this.#kept(id, (calls) => calls.recordedMessages(id));
   }
 
   async *transcript(id: string): AsyncGenerator<string, void, undefined> {
-    const stream = await this.#session(id, (calls) => calls.transcript(id));
+    const stream = await this.#kept(id, (calls) => calls.transcript(id));
     if (stream === null) return;
     const decoder = new TextDecoder();
     const reader = stream.getReader();
@@ -100,8 +111,14 @@ class WorkerRecordingPlane implements RecordingPlane {
   async *watch(signal: AbortSignal): AsyncGenerator<RecordingChange, void, undefined> {
     let seen = new Map<string, string>();
     let told = "";
+    let [memory, after] = ["", 0]; // of the connections that others have
     for (let id = 1; !signal.aborted; ) {
-      const { recording, sessions } = await this.#registry((calls) => calls.look(true));
+      const { recording, sessions: own } = await this.#registry((calls) => calls.look(true));
+      let changes = await this.shown((calls) => calls.shownChanges(after));
+      if (changes.memory !== memory && after > 0)
+        changes = await this.shown((calls) => calls.shownChanges(0));
+      ({ memory, last: after } = changes);
+      const sessions = [...own, ...changes.sessions];
       const now = new Map(sessions.map((info) => [info.id, JSON.stringify(info)]));
       const changed = sessions.filter((info) => seen.get(info.id) !== now.get(info.id));
       seen = now;
@@ -123,8 +140,15 @@ class WorkerRecordingPlane implements RecordingPlane {
     return again(() => ask(recordingRegistry(this.#env)), "the registry of sessions");
   }
 
-  #session<T>(id: string, ask: (calls: RecordedCalls) => Promise<T>): Promise<T> {
-    return again(() => ask(recordedSession(this.#env, id)), `the session ${id}`);
+  /** Asks the object of the connections that others have. */
+  shown<T>(ask: (calls: ShownCalls) => Promise<T>): Promise<T> {
+    return again(() => ask(shownConnections(this.#env)), "what is recorded");
+  }
+
+  /** Asks the session's object, and then that of the connections which others have. */
+  async #kept<T>(id: string, ask: (calls: RecordedCalls) => Promise<T | null>): Promise<T | null> {
+    const own = await again(() => ask(recordedSession(this.#env, id)), `the session ${id}`);
+    return own ?? this.shown(ask);
   }
 }
 
@@ -149,6 +173,58 @@ class RecordedWorkerPlane extends WorkerPlane {
     super(setup);
     this.#setup = setup;
     this.recording = new WorkerRecordingPlane(setup.env);
+  }
+
+  // What is no session of its own may be a connection that others have.
+
+  override async list(query: SessionQuery): Promise<SessionPage> {
+    const [own, shown] = await Promise.all([
+      super.list(query),
+      this.recording.shown((calls) => calls.shownList(query)),
+    ]);
+    const all = [...own.sessions, ...shown.sessions].sort((one, other) => (one.id < other.id ? 1 : -1));
+    const sessions = all.slice(0, query.limit);
+    const more = all.length > query.limit || own.next !== null || shown.next !== null;
+    return { sessions, next: more ? (sessions.at(-1)?.id ?? null) : null };
+  }
+
+  override async get(id: string): Promise<SessionInfo | null> {
+    return (await super.get(id)) ?? this.recording.shown((calls) => calls.shownInfo(id));
+  }
+
+  override async wait(id: string, ms: number): Promise<SessionInfo | null> {
+    const own = await super.wait(id, ms);
+    if (own !== null) return own;
+    const late = AbortSignal.timeout(ms);
+    const events = await this.events(id, 0, late);
+    if (events !== null) for await (const { type } of events) if (late.aborted || isOver(type)) break;
+    return this.get(id);
+  }
+
+  override async events(
+    id: string,
+    after: number,
+    signal: AbortSignal,
+  ): Promise<AsyncIterable<SessionEvent> | null> {
+    const own = await super.events(id, after, signal);
+    if (own !== null) return own;
+    const stream = await this.recording.shown((calls) => calls.shownEvents(id, after));
+    return stream && readEvents<SessionEvent>(stream, signal);
+  }
+
+  override async send(id: string, bytes: Uint8Array): Promise<SessionInfo | null> {
+    const own = await super.send(id, bytes);
+    return own ?? settled(await shownConnections(this.#setup.env).shownSend(id, bytes));
+  }
+
+  override async halfClose(id: string): Promise<SessionInfo | null> {
+    const own = await super.halfClose(id);
+    return own ?? settled(await this.recording.shown((calls) => calls.shownHalfClose(id)));
+  }
+
+  override async end(id: string, graceful = false): Promise<SessionInfo | null> {
+    const own = await super.end(id, graceful);
+    return own ?? this.recording.shown((calls) => calls.shownEnd(id, graceful));
   }
 
   entries(): readonly EntryInfo[] {
@@ -191,12 +267,19 @@ class RecordedWorkerPlane extends WorkerPlane {
   }
 }
 
+/** Dials for a pool, and shows each of its connections, named as the pool is. */
+const RecordedConnector = PooledMixIn(TCPConnector, ({ name: handler, endpoint }, socket, over) =>
+  showPooled(hearing, { handler, address: formatAddress(endpoint) }, socket, over),
+);
+
 /** The code that keeps what passes over the connections of a Worker's sessions, which `recording` is: `workerFor(app, { recording })`. */
 export interface WorkerRecording {
   readonly Plane: typeof WorkerPlane;
   readonly Session: typeof SessionObject;
   readonly Registry: typeof RegistryObject;
-  readonly Server: typeof WorkerServer;
+  readonly Server: typeof RecordedServer;
+  /** Of a pool's object. */
+  readonly Connector: typeof TCPConnector;
   readonly DatagramServer: typeof WorkerDatagramServer;
   routes(route: AddRoute): void;
 }
@@ -214,6 +297,7 @@ export const recording: WorkerRecording = {
   Session: RecordedSessionObject,
   Registry: RecordingRegistryObject,
   Server: RecordedServer,
+  Connector: RecordedConnector,
   DatagramServer: RecordedDatagramServer,
   routes: recordingRoutes,
 };

@@ -167,7 +167,7 @@ export const workerFor = <Context>(definition: App<Context>, options: WorkerOpti
       };
       server = udp
         ? new DatagramServer(listener.handler as HandlerClass<Datagram>, settings)
-        : new Server(listener.handler as HandlerClass<StreamSocket>, settings);
+        : new Server(listener.handler as HandlerClass<StreamSocket>, settings, listener);
       servers.set(listener, server);
     }
     return server;

@@ -116,8 +116,9 @@ class Kept implements RecordedConversation {
   /** This process's side. */
   readonly side: Side;
   readonly address: string;
-  readonly #began = Date.now();
-  readonly since = clock.now();
+  readonly #began: number;
+  /** When it began, by `clock`. */
+  readonly since: number;
   /** Bytes that were not recorded: they passed before recording began, or another process could not report them. */
   missed: number;
   /** The number and the place of each record that begins a run, ascending: the first in its slab, and every `RUN`th. Entries of dropped slabs are removed now and then. */
@@ -133,7 +134,16 @@ class Kept implements RecordedConversation {
   changed = false;
   flow: Flow | undefined;
 
-  constructor(id: string, kind: Transcript["kind"], side: Side, address: string, missed = 0) {
+  constructor(
+    id: string,
+    kind: Transcript["kind"],
+    side: Side,
+    address: string,
+    missed = 0,
+    since = clock.now(),
+  ) {
+    this.since = since;
+    this.#began = Math.round(Date.now() - (clock.now() - since));
     this.id = id;
     this.kind = kind;
     this.side = side;
@@ -207,6 +217,7 @@ export class Recorder implements RecordingPlane {
   #started = false;
   #on = false;
   #grace: ReturnType<typeof setTimeout> | undefined;
+  #carriedAt: number | undefined; // when what is told now happened, by `clock`
   #closed = false;
   readonly #sink: RecordingSink | undefined;
 
@@ -445,6 +456,22 @@ export class Recorder implements RecordingPlane {
     setTap(socket, new Tap(this, kept));
   }
 
+  /** The same of a connection whose bytes are carried here from elsewhere: who carries them tells this tap, within `at()`. `null`: nothing is kept. */
+  carried({ id, side, address, passed = 0 }: Omit<OpenConnection, "socket">): StreamTap | null {
+    if (!this.#on) return null;
+    const known = this.#kept.get(id);
+    const kept = known ?? new Kept(id, "stream", side, address, passed, this.#carriedAt);
+    if (known === undefined) this.#keep(kept);
+    return new Tap(this, kept);
+  }
+
+  /** What `tell` tells happened at `time`, in ms since the epoch. */
+  at(time: number, tell: () => void): void {
+    this.#carriedAt = clock.now() - (Date.now() - time);
+    tell();
+    this.#carriedAt = undefined;
+  }
+
   /** Something happened to a session. */
   changed(id: string): void {
     for (const watcher of this.#watchers) {
@@ -528,7 +555,8 @@ export class Recorder implements RecordingPlane {
     const view = this.#views[last] as DataView;
     const begin = (this.#gone + last) * SLAB;
     const at = this.#at;
-    view.setFloat64(at, clock.now() - kept.since);
+    const now = this.#carriedAt ?? clock.now();
+    view.setFloat64(at, now < kept.since ? 0 : now - kept.since); // clocks of two machines differ
     view.setFloat64(at + 8, kept.said);
     view.setUint32(at + 16, kind * (SIZE + 1) + bytes.length);
     view.setUint32(at + 20, 0);

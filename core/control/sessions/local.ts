@@ -16,6 +16,7 @@ import { ListenerLog } from "../listeners.ts";
 import {
   type ControlPlane,
   type DecodedPart,
+  decoderOf,
   type EntryInfo,
   type FaultPlane,
   type Health,
@@ -35,6 +36,7 @@ import {
 } from "../plane.ts";
 import { afterTrim } from "../recording/bounds.ts";
 import type { OpenConnection, Recorder } from "../recording/recorder.ts";
+import { acceptedSession, NOT_BY_HAND, pooledSession } from "./accepted.ts";
 import { ByAge } from "./by-age.ts";
 import type { SessionStore } from "./commits.ts";
 import { LastingSession } from "./lasting.ts";
@@ -221,10 +223,7 @@ export class LocalPlane implements ControlPlane {
     const { recorder } = this.#options;
     const info = this.#sessions.get(id)?.info();
     const handler = info?.handler ?? recorder?.handlerOf(id);
-    const { listeners, dial } = this.#app;
-    const entries = info?.direction === "outbound" ? [] : listeners.filter(({ name }) => name === handler);
-    const dialled = Object.values(dial).filter((entry) => entry.handler === handler);
-    const decode = [...entries, ...dialled].find((entry) => entry.decode !== undefined)?.decode;
+    const decode = decoderOf(this.#app, handler, info?.direction);
     return decode === undefined ? null : (recorder?.messages(id, decode) ?? null);
   }
 
@@ -352,31 +351,17 @@ export class LocalPlane implements ControlPlane {
     run: (hooks: SessionHooks) => unknown,
     over: Promise<void> = DONE,
   ): Promise<unknown> {
-    const outcome = Promise.withResolvers<unknown>();
     const id = newSessionId();
-    const { recorder } = this.#options;
-    const session = Session.start({
-      ...listener,
-      id,
-      onChange: this.#onChange,
-      secrets: this.#options.secrets ?? [],
-      direction: "inbound",
-      deadline: null,
-      run: async (hooks) => {
-        try {
-          hooks.opened(socket);
-          recorder?.opened({ id, socket, side: "server", address: listener.address });
-          outcome.resolve(await run(hooks));
-        } catch (error) {
-          outcome.reject(error);
-          await over.catch(() => {}); // what the handler threw says more
-          throw error;
-        }
-        await over;
-      },
-    });
+    const { recorder, secrets = [] } = this.#options;
+    const { session, outcome } = acceptedSession(
+      { ...listener, id, onChange: this.#onChange, secrets },
+      socket,
+      run,
+      over,
+      () => recorder?.opened({ id, socket, side: "server", address: listener.address }),
+    );
     this.#keep(session);
-    return outcome.promise;
+    return outcome;
   }
 
   /** Shows one open connection of a pool as a session, until `over` is settled: where that rejects, it has failed. `end(id)` resets the connection. */
@@ -387,19 +372,9 @@ export class LocalPlane implements ControlPlane {
   ): void {
     const id = newSessionId();
     const { recorder, secrets = [] } = this.#options;
-    const session = Session.start({
-      ...pool,
-      id,
-      onChange: this.#onChange,
-      secrets,
-      direction: "outbound",
-      deadline: null,
-      run: async (hooks) => {
-        hooks.opened(socket);
-        recorder?.opened({ id, socket, side: "client", address: pool.address });
-        await over;
-      },
-    });
+    const session = pooledSession({ ...pool, id, onChange: this.#onChange, secrets }, socket, over, () =>
+      recorder?.opened({ id, socket, side: "client", address: pool.address }),
+    );
     this.#pooled.add(id);
     this.#keep(session);
   }
@@ -445,9 +420,7 @@ export class LocalPlane implements ControlPlane {
 
   #checkOwn(id: string): void {
     if (!this.#pooled.has(id)) return;
-    const said =
-      "nothing is sent by hand on a connection of a pool, whose calls would get the replies; end it, and the pool dials anew";
-    throw new SocketError("EBUSY", said);
+    throw new SocketError("EBUSY", NOT_BY_HAND);
   }
 
   async end(id: string, graceful?: boolean): Promise<SessionInfo | null> {

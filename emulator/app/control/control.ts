@@ -12,17 +12,14 @@ import { ListenerLog } from "../../../core/control/listeners.ts";
 import { dialledSessions, Metrics, poolFamilies } from "../../../core/control/metrics.ts";
 import { type ControlPlane, entriesOf, listenerInfo, replayTarget } from "../../../core/control/plane.ts";
 import { Recorder } from "../../../core/control/recording/recorder.ts";
+import { AcceptedMixIn, PooledMixIn } from "../../../core/control/sessions/accepted.ts";
 import { LocalPlane } from "../../../core/control/sessions/local.ts";
-import type { SessionHooks } from "../../../core/control/sessions/session.ts";
-import type { SockletEvent } from "../../../core/handlers/events.ts";
 import { type Address, formatAddress, inetNtop, isLoopback, packAddress } from "../../../core/net/address.ts";
 import { AF_INET, AF_INET6 } from "../../../core/net/constants.ts";
 import { cameThrough } from "../../../core/net/proxy/header.ts";
-import type { RunOptions } from "../../../core/serve/connector.ts";
 import { ServedDatagram } from "../../../core/serve/requests.ts";
 import type { BaseServer } from "../../../core/serve/server.ts";
 import type { Datagram } from "../../../core/sockets/datagram.ts";
-import type { StreamSocket } from "../../../core/sockets/streams/stream-socket.ts";
 import { lazy } from "../../builtin.ts";
 import { networkError } from "../../kernel/addresses.ts";
 import { descriptorOf } from "../../kernel/handles/handles.ts";
@@ -56,89 +53,18 @@ export type TCPServerClass = new (...args: any[]) => TCPServer<any>;
 
 /** Shows each connection that a server serves as a session of `plane`, named as the server is. */
 export const RecordingMixIn = <Base extends TCPServerClass>(Server: Base, plane: LocalPlane): Base =>
-  class RecordingServer extends Server {
-    readonly #watched = new Map<number, Watched>(); // by the request's number
-
-    override finishRequest(request: StreamSocket, clientAddress: Address | null): unknown {
-      const { id } = this.scope(request);
-      const listener = {
-        handler: this.name,
-        address: listenerUrl(this.secureTransport === "on" ? "tls" : "tcp", this.serverAddress),
-      };
-      const over = Promise.withResolvers<void>();
-      over.promise.catch(() => {}); // ends the session, unless it is over already
-      const run = async (hooks: SessionHooks): Promise<unknown> => {
-        const { signal } = hooks;
-        const cancel = (): void => this.cancelRequest(request, signal.reason);
-        signal.addEventListener("abort", cancel, { once: true });
-        // The session outlives the connection, and would keep its buffers in memory.
-        const leave = (): void => signal.removeEventListener("abort", cancel);
-        this.#watched.set(id, { hooks, leave, error: undefined, ...over });
-        try {
-          return await super.finishRequest(request, clientAddress);
-        } catch (error) {
-          throw signal.aborted ? signal.reason : error; // the reason for its end, not the error that the end caused
-        }
-      };
-      return plane.accepted(listener, request, run, over.promise);
-    }
-
-    protected override watches(type: SockletEvent["type"]): boolean {
-      return type === "end" || super.watches(type);
-    }
-
-    protected override tell(event: SockletEvent): void {
-      const watched = "id" in event ? this.#watched.get(event.id as number) : undefined;
-      if (watched !== undefined) this.#tellSession(watched, event);
-      super.tell(event);
-    }
-
-    #tellSession(watched: Watched, event: SockletEvent): void {
-      if (event.type === "handler") watched.hooks.emit(event.detail);
-      else if (event.type === "error") watched.error = event.error;
-      else if (event.type === "end") {
-        this.#watched.delete(event.id);
-        watched.leave();
-        if (event.failed) watched.reject(watched.error);
-        else watched.resolve();
-      }
-    }
-  };
-
-/** A request whose connection is a session. */
-interface Watched {
-  readonly hooks: SessionHooks;
-  readonly leave: () => void;
-  /** The last error reported for it. */
-  error: unknown;
-  /** It is over, and its connection closed. */
-  readonly resolve: () => void;
-  readonly reject: (error: unknown) => void;
-}
+  AcceptedMixIn(Server, plane, ({ secureTransport, serverAddress }) =>
+    listenerUrl(secureTransport === "on" ? "tls" : "tcp", serverAddress),
+  );
 
 /** Shows each connection of a pool as a session of the plane, named as the pool is. `planeOf` is called when one is open. */
 export const recordedPool = (
   Connector: typeof TCPConnector,
   planeOf: () => LocalPlane | null,
-): typeof TCPConnector => {
-  class RecordedPool<Context, Params> extends Connector<Context, Params> {
-    override run(options: RunOptions<StreamSocket, Params> = {}): Promise<unknown> {
-      const over = Promise.withResolvers<unknown>();
-      const running = super.run({
-        ...options,
-        onOpen: (socket) => {
-          const { name: handler, endpoint } = this;
-          planeOf()?.pooled({ handler, address: formatAddress(endpoint) }, socket, over.promise);
-          options.onOpen?.(socket);
-        },
-      });
-      over.promise.catch(() => {}); // the pool is told, too
-      running.then(over.resolve, over.reject);
-      return running;
-    }
-  }
-  return RecordedPool as typeof TCPConnector;
-};
+): typeof TCPConnector =>
+  PooledMixIn(Connector, ({ name: handler, endpoint }, socket, over) =>
+    planeOf()?.pooled({ handler, address: formatAddress(endpoint) }, socket, over),
+  );
 
 // biome-ignore lint/suspicious/noExplicitAny: a mixin's base must take any arguments (TypeScript handbook, Mixins)
 type DatagramServerClass = abstract new (...args: any[]) => BaseServer<Datagram, any>;

@@ -1,0 +1,546 @@
+/// <reference types="@cloudflare/workers-types" />
+/**
+ * Connections that a Worker accepts, and those of its pools: shown as sessions, and recorded, while somebody records or watches.
+ *
+ *     the isolate that has the connection ──▶ the registry: whether what passes is kept
+ *              └── what passed, four times a second ──▶ one object of the sessions' class, `accepted`: it keeps, and answers the page
+ *              ◀── send, half-close, end ───────────────────┘
+ *
+ * Nobody can call an isolate, so each connection says by itself what passes. While nothing is kept it tells nobody anything; it asks the
+ * registry when it is opened, and then every two seconds for all connections of its isolate.
+ */
+
+import { env, waitUntil } from "cloudflare:workers";
+import { type Data, toBytes } from "../../core/bytes/data.ts";
+import { EventLog } from "../../core/control/event-log.ts";
+import {
+  isOver,
+  newSessionId,
+  type SessionEvent,
+  type SessionInfo,
+  type SessionPage,
+  type SessionQuery,
+} from "../../core/control/plane.ts";
+import type { Recorder } from "../../core/control/recording/recorder.ts";
+import {
+  acceptedSession,
+  NOT_BY_HAND,
+  pooledSession,
+  type Served,
+  type ShownSetup,
+} from "../../core/control/sessions/accepted.ts";
+import type { Session, SessionHooks } from "../../core/control/sessions/session.ts";
+import { SocketError } from "../../core/errors.ts";
+import type { StreamSocket } from "../../core/sockets/streams/stream-socket.ts";
+import { tapStream } from "../../core/sockets/streams/stream-socket.ts";
+import type { StreamTap, TappedEnd } from "../../core/sockets/streams/tap.ts";
+import { PlatformTarget } from "../platform.ts";
+import { type Answer, again, answer, type SockletBindings, secretsOf, settled } from "./bindings.ts";
+
+const LOOK = 2_000; // ms between two looks of an isolate that has connections: each is a request to the registry
+const PACE = 250; // ms for which what passes waits to be told, and so many for each 100 connections of the isolate
+const MOST_UNTOLD = 1024 * 1024; // bytes of one connection that wait to be told; what is over is counted
+const MOST_EVENTS = 200; // events of one connection that wait to be told
+const STAYS = 10_000; // ms after which a connection says that it is there, though nothing passes
+const SILENT = 5_000; // ms after which a connection that runs and says nothing is asked whether it is there
+const MOST_ASKED = 50; // of them at once
+const ANSWER = 2_000; // ms that one of them has to answer
+
+/** Something that passed. With neither bytes nor an end: both speak TLS from here on. */
+interface Passed {
+  /** ms since the epoch. */
+  readonly at: number;
+  readonly ours: boolean;
+  readonly bytes?: Uint8Array;
+  readonly end?: TappedEnd;
+  /** So many bytes passed that are not told. */
+  readonly missed?: number;
+}
+
+/** What one connection tells. */
+export interface Told {
+  /** From 1; told again where nobody knows whether it was heard. */
+  readonly number: number;
+  readonly side: "client" | "server";
+  readonly info: SessionInfo;
+  readonly events: readonly SessionEvent[];
+  readonly passed: readonly Passed[];
+}
+
+/** What became of it: it is kept, nothing is kept now, or its connection is not known and has to be told from the start. */
+export type Heard = "kept" | "off" | "unknown";
+
+/** What can be done to a connection from elsewhere. */
+export interface Hands {
+  info(): Promise<SessionInfo>;
+  send(bytes: Uint8Array): Promise<Answer<SessionInfo>>;
+  halfClose(): Promise<Answer<SessionInfo>>;
+  end(graceful: boolean): Promise<SessionInfo>;
+}
+
+/** The calls by which a connection asks and tells. */
+export interface Hearing {
+  /** Whether what passes is kept; `fresh`: as the registry says now. */
+  wanted(bindings: SockletBindings, fresh: boolean): Promise<boolean>;
+  tell(bindings: SockletBindings, told: Told, hands: Hands | null): Promise<Heard>;
+}
+
+class ConnectionHands extends PlatformTarget implements Hands {
+  readonly #session: Session;
+  readonly #pooled: boolean;
+
+  constructor(session: Session, pooled: boolean) {
+    super();
+    this.#session = session;
+    this.#pooled = pooled;
+  }
+
+  async info(): Promise<SessionInfo> {
+    return this.#session.info();
+  }
+
+  send(bytes: Uint8Array): Promise<Answer<SessionInfo>> {
+    return this.#byHand(() => this.#session.send(bytes));
+  }
+
+  halfClose(): Promise<Answer<SessionInfo>> {
+    return this.#byHand(() => this.#session.halfClose());
+  }
+
+  end(graceful: boolean): Promise<SessionInfo> {
+    return this.#session.end(new SocketError("ECANCELED", "the session was ended by request"), graceful);
+  }
+
+  #byHand(work: () => Promise<SessionInfo>): Promise<Answer<SessionInfo>> {
+    return answer(() => {
+      if (this.#pooled) throw new SocketError("EBUSY", NOT_BY_HAND);
+      return work();
+    });
+  }
+}
+
+let open = 0; // connections of this isolate that are shown
+
+/** One connection of this isolate. */
+class Shown implements StreamTap {
+  readonly #bindings = env as SockletBindings;
+  readonly #hearing: Hearing;
+  readonly #side: Told["side"];
+  #session!: Session; // from run() on, which is called in the turn that makes it
+  readonly #socket: StreamSocket;
+  readonly #pooled: boolean;
+  readonly #events: SessionEvent[];
+  #passed: Passed[] = [];
+  #size = 0; // bytes of them
+  #missed = 0; // bytes since that are over the bound
+  #state: "asking" | "kept" | "off" = "asking";
+  #number = 0;
+  #known = false; // it was told, and is known
+  #heard = 0; // the id of the newest event that was
+  #telling: Promise<void> | undefined;
+  #pace: ReturnType<typeof setTimeout> | undefined;
+  #toldAt = 0;
+  #done = false; // that it is over was heard
+
+  constructor(hearing: Hearing, socket: StreamSocket, events: SessionEvent[], pooled: boolean) {
+    this.#hearing = hearing;
+    this.#socket = socket;
+    this.#events = events;
+    this.#pooled = pooled;
+    this.#side = pooled ? "client" : "server";
+    this.#begin(); // before the handler says anything
+  }
+
+  /** Shows it until it is over. Never rejects. */
+  async run(session: Session): Promise<void> {
+    this.#session = session;
+    open++;
+    const timer = setInterval(() => void this.#look(false), LOOK);
+    try {
+      await Promise.all([this.#look(true), this.#session.whenOver]);
+    } finally {
+      open--;
+      clearInterval(timer);
+      if (this.#pace !== undefined) clearTimeout(this.#pace);
+      await this.#telling;
+      if (this.#state === "kept" && !this.#done) await this.#tell();
+    }
+  }
+
+  /** Something happened to its session. */
+  changed(): void {
+    this.#soon();
+  }
+
+  /** From here on what passes is kept. */
+  #begin(): void {
+    const { bytesRead, bytesWritten } = this.#socket;
+    this.#passed = [];
+    this.#size = 0;
+    this.#missed = bytesRead + bytesWritten;
+    tapStream(this.#socket, this);
+  }
+
+  async #look(fresh: boolean): Promise<void> {
+    let wanted: boolean;
+    try {
+      wanted = await this.#hearing.wanted(this.#bindings, fresh);
+    } catch {
+      if (this.#state !== "asking") return; // as it was
+      wanted = false;
+    }
+    if (wanted && this.#state === "off") this.#begin();
+    if (!wanted) this.#letGo();
+    else if (this.#state !== "kept" || Date.now() - this.#toldAt > STAYS) {
+      this.#state = "kept";
+      this.#soon();
+    }
+  }
+
+  #letGo(): void {
+    this.#state = "off";
+    this.#known = false;
+    this.#passed = [];
+    tapStream(this.#socket, null);
+  }
+
+  #soon(): void {
+    if (this.#state !== "kept" || this.#pace !== undefined) return;
+    this.#pace = setTimeout(() => void this.#tell(), PACE * (1 + open / 100));
+  }
+
+  /** Tells what waits, after what is being told. Never rejects. */
+  async #tell(): Promise<void> {
+    this.#pace = undefined;
+    await this.#telling;
+    this.#telling = this.#tellAll();
+    await this.#telling;
+  }
+
+  async #tellAll(): Promise<void> {
+    for (let attempt = 1; attempt <= 2 && this.#state === "kept"; attempt++) {
+      const told = this.#take();
+      this.#toldAt = Date.now();
+      const hands = this.#known ? null : new ConnectionHands(this.#session, this.#pooled);
+      let heard: Heard;
+      try {
+        heard = await again(() => this.#hearing.tell(this.#bindings, told, hands), "what is recorded");
+      } catch {
+        heard = "unknown"; // what it was told is lost
+      }
+      if (this.#session.over && heard === "off") return;
+      if (heard === "off") return this.#letGo();
+      this.#known = heard === "kept";
+      if (this.#known) {
+        this.#heard = told.events.at(-1)?.id ?? this.#heard;
+        this.#done = isOver(told.info.state);
+        return;
+      }
+      // It is told from the start: what passed before is counted.
+      const { bytesRead, bytesWritten } = this.#session.info();
+      let waits = this.#size;
+      if (attempt === 1) {
+        this.#passed = [...told.passed, ...this.#passed];
+        for (const { bytes } of told.passed) waits += bytes?.length ?? 0;
+      }
+      this.#size = waits;
+      this.#passed.unshift({
+        at: Date.now(),
+        ours: false,
+        missed: Math.max(0, bytesRead + bytesWritten - waits),
+      });
+    }
+  }
+
+  #take(): Told {
+    if (this.#missed > 0) this.#passed.push({ at: Date.now(), ours: false, missed: this.#missed });
+    const passed = this.#passed;
+    this.#passed = [];
+    this.#size = 0;
+    this.#missed = 0;
+    const from = this.#known ? this.#heard : 0;
+    const events = this.#events.filter(({ id }) => id > from);
+    return { number: ++this.#number, side: this.#side, info: this.#session.info(), events, passed };
+  }
+
+  // ---- As a tap ----
+
+  #add(passed: Omit<Passed, "at">): void {
+    const size = passed.bytes?.length ?? 0;
+    if (this.#size + size > MOST_UNTOLD) {
+      this.#missed += size;
+      return;
+    }
+    this.#size += size;
+    this.#passed.push({ at: Date.now(), ...passed });
+    this.#soon();
+  }
+
+  received(bytes: Uint8Array): void {
+    this.#add({ ours: false, bytes: bytes.slice() });
+  }
+
+  sent(data: Data): void {
+    this.#add({ ours: true, bytes: toBytes(data).slice() });
+  }
+
+  peerEnded(end: TappedEnd): void {
+    this.#add({ ours: false, end });
+  }
+
+  ended(end: TappedEnd): void {
+    this.#add({ ours: true, end });
+  }
+
+  secured(): void {
+    this.#add({ ours: true });
+  }
+
+  missed(bytes: number): void {
+    this.#missed += bytes;
+  }
+}
+
+/** What a session that is shown is made of, and the events that it has told. */
+const shownAs = (served: Served, changed: () => void): [ShownSetup, SessionEvent[]] => {
+  const events: SessionEvent[] = [];
+  const options: ShownSetup = {
+    ...served,
+    id: newSessionId(),
+    secrets: secretsOf(env as SockletBindings),
+    store: {
+      save(change) {
+        events.push(...change.events);
+        if (events.length > MOST_EVENTS) events.splice(0, events.length - MOST_EVENTS);
+        changed();
+      },
+    },
+  };
+  return [options, events];
+};
+
+/** Shows a connection that this isolate accepted, as `AcceptedPlane` has it. */
+export const showAccepted = (
+  hearing: Hearing,
+  served: Served,
+  socket: StreamSocket,
+  run: (hooks: SessionHooks) => unknown,
+  over: Promise<void>,
+): Promise<unknown> => {
+  const [options, events] = shownAs(served, () => shown.changed());
+  const shown = new Shown(hearing, socket, events, false);
+  const { session, outcome } = acceptedSession(options, socket, run, over);
+  waitUntil(shown.run(session));
+  return outcome;
+};
+
+/** Shows a connection of a pool that this object opened. */
+export const showPooled = (
+  hearing: Hearing,
+  served: Served,
+  socket: StreamSocket,
+  over: Promise<unknown>,
+): void => {
+  const [options, events] = shownAs(served, () => shown.changed());
+  const shown = new Shown(hearing, socket, events, true);
+  waitUntil(shown.run(pooledSession(options, socket, over)));
+};
+
+// ---- In the object that keeps them ----
+
+/** A connection as that object knows it. */
+interface Mirror {
+  info: SessionInfo;
+  log: EventLog<SessionEvent>;
+  /** `null`: it is over. */
+  hands: Hands | null;
+  tap: StreamTap | null;
+  /** The number of what it told last, and when. */
+  number: number;
+  heard: number;
+  /** Which change it is. */
+  changed: number;
+}
+
+/** What changed since the change `after`. */
+export interface MirrorChanges {
+  /** Names the memory that counts them. */
+  readonly memory: string;
+  readonly last: number;
+  readonly sessions: readonly SessionInfo[];
+}
+
+const sizeOf = (event: SessionEvent): number => JSON.stringify(event).length;
+
+/** The connections that isolates have told of. */
+export class Mirrors {
+  readonly #memory = crypto.randomUUID();
+  readonly #mirrors = new Map<string, Mirror>();
+  #changes = 0;
+
+  /** What `told` says, as far as the recorder is on. */
+  tell({ number, side, info, events, passed }: Told, hands: Hands | null, recorder: Recorder): Heard {
+    if (!recorder.on) {
+      this.clear();
+      return "off";
+    }
+    let mirror = this.#mirrors.get(info.id);
+    if (mirror === undefined) {
+      if (hands === null) return "unknown";
+      mirror = { info, log: new EventLog(sizeOf), hands: null, tap: null, number: 0, heard: 0, changed: 0 };
+      this.#mirrors.set(info.id, mirror);
+      this.#bound(recorder.maxConnections);
+    }
+    if (number <= mirror.number) return "kept"; // it was heard
+    if (hands !== null) {
+      drop(mirror.hands);
+      mirror.hands = (hands as Hands & { dup(): Hands }).dup(); // it outlives the call
+    }
+    recorder.at(passed[0]?.at ?? Date.now(), () => {
+      mirror.tap ??= recorder.carried({ id: info.id, side, address: info.address });
+    });
+    this.#change(mirror, info);
+    const { log } = mirror;
+    const fresh = events.filter(({ id }) => id > log.last);
+    if (fresh.length > 0 && fresh[0]?.id !== log.last + 1) mirror.log = new EventLog(sizeOf, fresh);
+    else for (const event of fresh) log.add(() => event);
+    mirror.number = number;
+    if (mirror.tap !== null)
+      for (const one of passed) recorder.at(one.at, () => pass(one, mirror.tap as StreamTap));
+    if (isOver(info.state)) this.#over(mirror);
+    return "kept";
+  }
+
+  /** Nothing is kept any more. */
+  clear(): void {
+    for (const { hands, log } of this.#mirrors.values()) {
+      drop(hands);
+      log.end();
+    }
+    this.#mirrors.clear();
+  }
+
+  /** At most 1 000 of those that have changed since. */
+  changes(after: number): MirrorChanges {
+    this.#ask();
+    const changed = [...this.#mirrors.values()]
+      .filter((mirror) => mirror.changed > after)
+      .sort((one, other) => one.changed - other.changed)
+      .slice(0, 1_000);
+    return {
+      memory: this.#memory,
+      last: changed.at(-1)?.changed ?? after,
+      sessions: changed.map(({ info }) => info),
+    };
+  }
+
+  list({ state, handler, limit, before }: SessionQuery): SessionPage {
+    const found = [...this.#mirrors.values()]
+      .map(({ info }) => info)
+      .filter(
+        (info) =>
+          (state === undefined || info.state === state) &&
+          (handler === undefined || info.handler === handler) &&
+          (before === undefined || info.id < before),
+      )
+      .sort((one, other) => (one.id < other.id ? 1 : -1));
+    const sessions = found.slice(0, limit);
+    return { sessions, next: found.length > limit ? (sessions.at(-1)?.id ?? null) : null };
+  }
+
+  get(id: string): SessionInfo | null {
+    return this.#mirrors.get(id)?.info ?? null;
+  }
+
+  events(id: string, after: number, signal: AbortSignal): AsyncIterable<SessionEvent> | null {
+    return this.#mirrors.get(id)?.log.follow(after, signal) ?? null;
+  }
+
+  /** Does something to a connection; `null`: it is not known. */
+  async byHand(
+    id: string,
+    work: (hands: Hands) => Promise<Answer<SessionInfo>>,
+  ): Promise<Answer<SessionInfo | null>> {
+    const mirror = this.#mirrors.get(id);
+    if (mirror === undefined) return { value: null };
+    const { hands, info } = mirror;
+    return answer(async () => {
+      if (hands === null) throw new SocketError("ENOTCONN", `the session is ${info.state}, not running`);
+      const done = settled(await work(hands));
+      this.#change(mirror, done);
+      return done;
+    });
+  }
+
+  async end(id: string, graceful: boolean): Promise<SessionInfo | null> {
+    const mirror = this.#mirrors.get(id);
+    if (mirror?.hands) this.#change(mirror, await mirror.hands.end(graceful));
+    return mirror?.info ?? null;
+  }
+
+  #change(mirror: Mirror, info: SessionInfo): void {
+    if (isOver(mirror.info.state) && !isOver(info.state)) return;
+    mirror.info = info;
+    mirror.heard = Date.now();
+    mirror.changed = ++this.#changes;
+  }
+
+  #over(mirror: Mirror): void {
+    drop(mirror.hands);
+    mirror.hands = null;
+    mirror.log.end();
+  }
+
+  /** Asks those that run and have been silent for long whether they are there. */
+  #ask(): void {
+    const silent = [...this.#mirrors.values()]
+      .filter(({ hands, heard }) => hands !== null && heard < Date.now() - SILENT)
+      .slice(0, MOST_ASKED);
+    for (const mirror of silent) void this.#askOne(mirror);
+  }
+
+  async #askOne(mirror: Mirror): Promise<void> {
+    mirror.heard = Date.now();
+    const late = Promise.withResolvers<null>();
+    const timer = setTimeout(() => late.resolve(null), ANSWER);
+    try {
+      const info = await Promise.race([(mirror.hands as Hands).info(), late.promise]);
+      if (info === null || mirror.hands === null) return; // it may be busy
+      const { bytesRead, bytesWritten } = mirror.info;
+      if (info.bytesRead !== bytesRead || info.bytesWritten !== bytesWritten) this.#change(mirror, info);
+    } catch {
+      if (mirror.hands === null) return;
+      const message = "ECONNABORTED: the isolate that had this connection is gone";
+      const { bytesRead, bytesWritten } = mirror.info;
+      const error = { code: "ECONNABORTED" as const, message };
+      const at = new Date().toISOString();
+      mirror.log.add((id) => ({ id, at, type: "cut", bytesRead, bytesWritten, error }));
+      this.#change(mirror, { ...mirror.info, state: "cut", endedAt: at, error });
+      this.#over(mirror);
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+
+  /** Lets go of the oldest, of those that are over first. */
+  #bound(most: number): void {
+    if (this.#mirrors.size <= most) return;
+    const over = [...this.#mirrors].find(([, { hands }]) => hands === null);
+    const [id, mirror] = over ?? ([...this.#mirrors][0] as [string, Mirror]);
+    drop(mirror.hands);
+    mirror.log.end();
+    this.#mirrors.delete(id);
+  }
+}
+
+/** Lets go of a stub, of which the platform's types do not say that it can be. */
+const drop = (hands: Hands | null): void =>
+  (hands as (Hands & Partial<Disposable>) | null)?.[Symbol.dispose]?.();
+
+const pass = ({ ours, bytes, end, missed }: Passed, tap: StreamTap): void => {
+  if (missed !== undefined) tap.missed(missed);
+  else if (bytes !== undefined) ours ? tap.sent(bytes) : tap.received(bytes);
+  else if (end === undefined) tap.secured();
+  else if (ours) tap.ended(end);
+  else tap.peerEnded(end);
+};
