@@ -11,7 +11,7 @@ import { Hono } from "hono";
 import { defineApp, streamHandler } from "socklet";
 import type { ControlPlane, SessionEvent, SessionInfo } from "socklet/control";
 import { ConnectionSlots, createConnection, lasting, workerFor } from "socklet/worker";
-import { afterEach, beforeEach, describe, expect, inject, test, vi } from "vitest";
+import { afterAll, afterEach, beforeEach, describe, expect, inject, test, vi } from "vitest";
 import { newSessionId } from "../../core/control/plane.ts";
 import { app as examples } from "../../examples/app.ts";
 import { plane as planeFor, smallPlane } from "./sessions-main.ts";
@@ -575,6 +575,14 @@ describe("a registry of many sessions", () => {
           );
         }
       });
+    }),
+  );
+
+  // Else the registry's alarms would delete thousands of sessions beside the tests that follow, each in an object of its own.
+  afterAll(() =>
+    runInDurableObject(registry(), async (_, { storage }) => {
+      storage.sql.exec("DELETE FROM sessions");
+      await storage.deleteAlarm();
     }),
   );
 
