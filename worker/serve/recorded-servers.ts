@@ -13,7 +13,8 @@ import { showAccepted } from "../objects/accepted.ts";
 import { hearing } from "../objects/recording.ts";
 import { type UdpChunk, WorkerDatagramServer, WorkerServer, type WorkerServerOptions } from "./server.ts";
 
-const ShownServer: typeof WorkerServer = AcceptedMixIn(
+// Pure: a bundler leaves it out where nobody asks for recording.
+const ShownServer: typeof WorkerServer = /* @__PURE__ */ AcceptedMixIn(
   WorkerServer,
   { accepted: (served, socket, run, over) => showAccepted(hearing, served, socket, run, over) },
   (server) => (server as WorkerServer & { readonly address: string }).address,

@@ -268,8 +268,10 @@ class RecordedWorkerPlane extends WorkerPlane {
 }
 
 /** Dials for a pool, and shows each of its connections, named as the pool is. */
-const RecordedConnector = PooledMixIn(TCPConnector, ({ name: handler, endpoint }, socket, over) =>
-  showPooled(hearing, { handler, address: formatAddress(endpoint) }, socket, over),
+const RecordedConnector = /* @__PURE__ */ PooledMixIn(
+  TCPConnector,
+  ({ name: handler, endpoint }, socket, over) =>
+    showPooled(hearing, { handler, address: formatAddress(endpoint) }, socket, over),
 );
 
 /** The code that keeps what passes over the connections of a Worker's sessions, which `recording` is: `workerFor(app, { recording })`. */
