@@ -1,4 +1,4 @@
-/** How what is wrong with an app is told: as `ERR_APP`, with the entry that it is about. */
+/** Reports what is wrong with an app: as `ERR_APP`, with the entry in question. */
 
 import { SocketError } from "../errors.ts";
 import { checkOptions, type OptionNames } from "../options.ts";
@@ -6,7 +6,7 @@ import { checkOptions, type OptionNames } from "../options.ts";
 export const wrong = (message: string, cause?: unknown): SocketError =>
   new SocketError("ERR_APP", message, { cause });
 
-/** What `read` gives; what it throws is said of `where`, as `ERR_APP`. */
+/** The result of `read`. An error that it throws is rethrown as `ERR_APP`, and names `where`. */
 export const soundly = <T>(where: string, read: () => T): T => {
   try {
     return read();
@@ -15,7 +15,7 @@ export const soundly = <T>(where: string, read: () => T): T => {
   }
 };
 
-/** `checkOptions` of what an app is made of. Throws `ERR_APP`. */
+/** `checkOptions` for the parts of an app. Throws `ERR_APP`. */
 export const checkNames = (taker: string, given: unknown, names: OptionNames): void => {
   try {
     checkOptions(taker, given, names);

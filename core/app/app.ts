@@ -1,6 +1,6 @@
 /**
- * The app: which handlers there are, where they listen, and what they may dial. A module that imports `socklet`
- * alone exports one as `app`; the emulator serves it, the Worker deploys it, a test runs it in memory.
+ * The app: its handlers, where they listen, and what they may dial. A module that imports only `socklet`
+ * exports one as `app`; the emulator serves it, the Worker deploys it, a test runs it in memory.
  */
 
 import type { MaybePromise } from "../bytes/data.ts";
@@ -39,7 +39,7 @@ export type AnyHandlerClass<Context = unknown> =
   | HandlerClass<StreamSocket, Context>
   | HandlerClass<Datagram, Context>;
 
-/** What an app is given of the platform it runs on. */
+/** What an app gets from the platform that it runs on. */
 export interface Platform {
   readonly name: "node" | "workerd" | "memory";
   /** A Worker's bindings and secrets; in Node the environment variables. */
@@ -47,8 +47,8 @@ export interface Platform {
   /** Where bytes can be kept: files in Node, a Durable Object in the Worker. */
   readonly storage: BlobStorage;
   /**
-   * The entry `name` of the app's `pools`, whose handler is `Handler`. It can be used when `context()` has returned.
-   * Throws `ERR_APP` if there is none, or if its handler is another class.
+   * The entry `name` of the app's `pools`, whose handler is `Handler`. It can be used once `context()` has returned.
+   * Throws `ERR_APP` if there is no such entry, or if its handler is another class.
    */
   // biome-ignore lint/suspicious/noExplicitAny: the handler's context is the app's, which is being made
   pool<Call, Reply>(name: string, Handler: ClientHandlerClass<Call, Reply, any>): PoolClient<Call, Reply>;
@@ -58,17 +58,17 @@ export interface Platform {
 export interface ListenEntry {
   /** A name from `handlers`. */
   readonly handler: string;
-  /** `tcp://host:port`, `tls://host:port`, `udp://host:port`, or a path, `unix:/run/name`, which a Worker has not; without a scheme, TCP. */
+  /** `tcp://host:port`, `tls://host:port`, `udp://host:port`, or a path, `unix:/run/name`, which a Worker does not have; without a scheme, TCP. */
   readonly address: AddressLike;
-  /** What comes to a path. Default: `"datagrams"` where the handler extends `DatagramRequestHandler`, else `"streams"`. */
+  /** What a path carries. Default: `"datagrams"` if the handler extends `DatagramRequestHandler`, otherwise `"streams"`. */
   readonly carries?: "streams" | "datagrams";
   /** Default `threading`. */
   readonly serve?: Serving;
-  /** Limits and rules; those that are not given have the server's defaults. */
+  /** Limits and rules; options that are not given have the server's defaults. */
   readonly options?: ListenerOptions;
-  /** What is to go wrong with its connections, or its datagrams, in the emulator; a Worker does none of it. Not where it forks. */
+  /** Faults of its connections, or its datagrams, in the emulator; a Worker ignores them. Not for a forking listener. */
   readonly faults?: readonly FaultRule[];
-  /** Makes messages of what its connections, or its datagrams, carry, for the inspector: `decodeResp`. */
+  /** Decodes what its connections, or its datagrams, carry into messages, for the inspector: `decodeResp`. */
   readonly decode?: Decoder;
   /** A command line to try it with; `{host}` and `{port}`, or `{path}`, are filled in. */
   readonly try?: string;
@@ -90,17 +90,17 @@ export interface DialEntry {
   /** A name from `handlers`. */
   readonly handler: string;
   readonly address: AddressLike;
-  /** Default `off`, of `tls://host:port` `on`. */
+  /** Default `off`; for `tls://host:port` `on`. */
   readonly secureTransport?: SecureTransport;
-  /** Whom to trust, and who one is. */
+  /** Which authorities to trust, and the client's own certificate. */
   readonly tls?: TlsOptions;
-  /** What goes first, before TLS: a header of the PROXY protocol, as `proxyHeader()` makes it. */
+  /** Sent first, before TLS: a header of the PROXY protocol, as `proxyHeader()` makes it. */
   readonly proxyHeader?: Uint8Array;
-  /** What is to go wrong with its connections, in the emulator; a Worker does none of it. */
+  /** Faults of its connections, in the emulator; a Worker ignores them. */
   readonly faults?: readonly FaultRule[];
-  /** Makes messages of what its connections carry, as a listen entry's. */
+  /** Decodes what its connections carry into messages, as for an entry of `listen`. */
   readonly decode?: Decoder;
-  /** Has its sessions last: they are dialled again, and go on where they were. Default: a session is one connection. */
+  /** Makes its sessions lasting: they are dialled again, and continue where they were. Default: a session is one connection. */
   readonly keep?: KeepOptions;
 }
 
@@ -110,23 +110,23 @@ const DIAL_ENTRY_NAMES = optionNamesOf<DialEntry>("an entry of dial")({
   secureTransport: true,
   tls: TLS_NAMES,
   proxyHeader: true,
-  faults: true, // as a listen entry's
+  faults: true, // as for an entry of `listen`
   decode: true,
   keep: KEEP_NAMES,
 });
 
 type AnyHandlers<Context> = Readonly<Record<string, AnyHandlerClass<Context>>>;
 
-/** One server to which an app's handlers have connections that they share: a pool. Limits are those of `PoolOptions`. */
+/** One server to which an app's handlers share connections: a pool. It has the limits of `PoolOptions`. */
 export interface PoolEntry extends PoolOptions {
   /** A name from `handlers`, of a class that extends `ClientHandler`. */
   readonly handler: string;
   readonly address: AddressLike;
   /** Default `off`. */
   readonly secureTransport?: SecureTransport;
-  /** Whom to trust and whose name to expect; where `secureTransport` is not `off`. */
+  /** Which authorities to trust and which name to expect, if `secureTransport` is not `off`. */
   readonly tls?: TlsOptions;
-  /** What goes first on each connection, before TLS: a header of the PROXY protocol, as `proxyHeader()` makes it. */
+  /** Sent first on each connection, before TLS: a header of the PROXY protocol, as `proxyHeader()` makes it. */
   readonly proxyHeader?: Uint8Array;
 }
 
@@ -139,14 +139,14 @@ const POOL_ENTRY_NAMES = optionNamesOf<PoolEntry>("an entry of pools")({
   proxyHeader: true,
 });
 
-/** What `defineApp` takes. */
+/** The options of `defineApp`. */
 export interface AppDefinition<Context, Handlers extends AnyHandlers<Context> = AnyHandlers<Context>> {
   /** The handler classes, by name. */
   readonly handlers: Handlers & AnyHandlers<Context>;
   readonly listen?: readonly ListenEntry[];
   /** Servers to dial, by name. */
   readonly dial?: Readonly<Record<string, DialEntry>>;
-  /** Servers to which connections are kept, by name; `context()` asks for them by `pool()`. In Node each process has its own, in a Worker Durable Objects have them (`poolsFor`). */
+  /** Servers to which connections are kept, by name; `context()` gets them with `pool()`. In Node each process has its own, in a Worker Durable Objects have them (`poolsFor`). */
   readonly pools?: Readonly<Record<string, PoolEntry>>;
   /** What may be dialled from outside (`"10.0.0.0/8:6379"`, `"*.example.com:25"`; see `parseAllowRule`). Default: nothing but `dial`. */
   readonly allow?: readonly string[];
@@ -216,7 +216,7 @@ export interface App<Context = unknown, Handlers extends AnyHandlers<Context> = 
 
 const APP = Symbol.for("socklet.app"); // shared, so that an app of another copy of the package is known as one
 
-/** Whether `value` is what `defineApp` gave. */
+/** Whether `value` was made by `defineApp`. */
 export const isApp = (value: unknown): value is App =>
   typeof value === "object" && value !== null && APP in value;
 
@@ -225,7 +225,7 @@ const names = (handlers: object): string => Object.keys(handlers).join(", ") || 
 const endpointOf = (address: AddressLike, where: string, parse = parseAddress): Endpoint =>
   soundly(`${where}.address`, () => parse(address));
 
-/** What the emulator does with an entry's connections: makes faults, and shows them decoded. */
+/** What the emulator does with an entry's connections: it makes faults, and shows them decoded. */
 const emulated = (
   { faults = [], decode, serve }: Partial<ListenEntry & DialEntry>,
   where: string,
@@ -246,7 +246,7 @@ const keepOf = (options: KeepOptions, where: string): Keep => {
 };
 
 /**
- * Checks an app and gives it, frozen. Throws `ERR_APP`, which names the entry and what would be right.
+ * Checks an app and returns it, frozen. Throws `ERR_APP`, which names the entry and what would be right.
  *
  *     export const app = defineApp({
  *       handlers: { echo: Echo },
@@ -373,7 +373,7 @@ export const defineApp = <Context = unknown, Handlers extends AnyHandlers<Contex
     });
   });
   const allow = Object.freeze([...(definition.allow ?? [])]);
-  new AllowList(allow); // a bad rule is said here, and not when something is dialled
+  new AllowList(allow); // a bad rule is reported here, and not at the first dial
   return Object.freeze({
     [APP]: true,
     handlers,
@@ -385,7 +385,7 @@ export const defineApp = <Context = unknown, Handlers extends AnyHandlers<Contex
   });
 };
 
-/** The entry `name` of the app's `pools`, where it is of this class. Throws `ERR_APP`. */
+/** The entry `name` of the app's `pools`, if its handler is this class. Throws `ERR_APP`. */
 export const checkPoolOf = (app: App, name: string, Handler: unknown): AppPool => {
   const entry = Object.hasOwn(app.pools, name) ? app.pools[name] : undefined;
   if (entry === undefined) {

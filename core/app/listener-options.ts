@@ -1,4 +1,4 @@
-/** The options of an app's listener: which there are, which kind of listener has them, and whether they can be. */
+/** The options of an app's listener: their names, the kinds of listener that have them, and their checks. */
 
 import { BaseRequestHandler } from "../handlers/handler.ts";
 import { checkAmplification, checkPathAccess, PEER_NAMES, RATE_NAMES } from "../net/access.ts";
@@ -23,18 +23,18 @@ import { type ListenerSecurity, SERVER_TLS_NAMES } from "../sockets/tls/tls.ts";
 import { checkNames, wrong } from "./app-error.ts";
 
 /**
- * How a listener takes its requests: one at a time, side by side, or each in a child process. In a Worker each
- * connection is a request of the platform's, whatever this says: side by side, and apart from each other.
+ * How a listener serves its requests: one at a time, side by side, or each in a child process. In a Worker this has no
+ * effect: each connection is a request of the platform, so they run side by side, apart from each other.
  */
 export type Serving = "serial" | "threading" | "forking";
 
 export const SERVINGS: readonly Serving[] = ["serial", "threading", "forking"];
 
 /**
- * Limits and rules of one listener: those of the server that serves it, by the same names and with the same
- * defaults. In a Worker `access`, `rate`, `maxRequests`, `maxRequestsPerAddress`, the times and `stream` hold, for
- * each isolate by itself; nobody waits there, so that `requestQueueSize` and `whenFull` have no meaning, and the
- * platform has the sockets, so that `backlog`, `keepAlive` and the options of ports have none.
+ * Limits and rules of one listener: those of the server that serves it, with the same names and
+ * defaults. In a Worker `access`, `rate`, `maxRequests`, `maxRequestsPerAddress`, the times and `stream` apply to
+ * each isolate by itself. No client waits there, so `requestQueueSize` and `whenFull` have no effect; the
+ * platform has the sockets, so `backlog`, `keepAlive` and the options of ports have none either.
  */
 export interface ListenerOptions
   extends Pick<
@@ -62,7 +62,7 @@ export interface ListenerOptions
 
 type Kind = "every" | "ports" | "unix" | "streams" | "tcp" | "datagrams" | "udp" | "forking";
 
-/** Which listeners have an option: `ports` are those that are not on a path. */
+/** The listeners that have an option: `ports` are those that are not on a path. */
 const KINDS: { readonly [Name in keyof Required<ListenerOptions>]: Kind } = {
   requestQueueSize: "every",
   maxRequests: "every",
@@ -106,7 +106,7 @@ const LISTENER_NAMES: OptionNames = Object.fromEntries(
   Object.keys(KINDS).map((name) => [name, WITHIN[name] ?? true]),
 );
 
-/** A server that is made to have its options checked. */
+/** A server that is made only to check its options. */
 class Checked extends BaseServer<unknown> {
   static override readonly optionNames: OptionNames = LISTENER_NAMES;
 
@@ -119,7 +119,7 @@ class Checked extends BaseServer<unknown> {
   }
 }
 
-/** `options`, where a listener of this kind has them and they can be. Throws `ERR_APP`. */
+/** Returns `options` if a listener of this kind has them and their values are valid. Throws `ERR_APP`. */
 export const checkListener = (
   options: ListenerOptions,
   where: string,

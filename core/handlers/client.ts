@@ -7,7 +7,7 @@
  *                    ├─ send(call) writes, receive(call) reads one reply, in the order of send()
  *                    ├─ or call(call) does both, one call at a time
  *                    ├─ notice(message) gets what the server sends unasked
- *                    ├─ idle() runs while there is nothing to do
+ *                    ├─ idle() runs while the connection is idle
  *                    └─ reset() runs when a lease comes back
  */
 
@@ -69,7 +69,7 @@ export abstract class ClientHandler<
   static readonly "socklet.client" = true;
 
   /**
-   * Writes one complete call, and waits for nothing. If the protocol has ids, it returns the call's id, by which `match()` finds it.
+   * Writes one complete call, without waiting. If the protocol has ids, it returns the call's id, by which `match()` finds it.
    * If it throws before it has written anything, only this call fails.
    */
   send?(call: Call): unknown;
@@ -89,7 +89,7 @@ export abstract class ClientHandler<
   /** Writes one call and reads its reply, if the two cannot be separated. No other call runs meanwhile. */
   call?(call: Call): MaybePromise<Reply | ErrorReply>;
 
-  /** Runs when the connection has had nothing to do for `pingInterval`; usually it pings. `signal` aborts when a call waits; it should then return soon. */
+  /** Runs when the connection has been idle for `pingInterval`; usually it pings. `signal` aborts when a call waits; it should then return soon. */
   idle?(signal: AbortSignal): MaybePromise<void>;
 
   /** Undoes what the holder of a lease left behind. If it throws, the connection is destroyed. Without it, a leased connection is closed when it comes back. */
@@ -160,7 +160,7 @@ export interface LeaseOptions {
 
 export const LEASE_NAMES = optionNamesOf<LeaseOptions>("a lease of a pool")({ signal: true });
 
-/** One connection of a pool, for its holder alone until it is given back: `await using one = await pool.lease()`. */
+/** One connection of a pool, only for its holder until it is given back: `await using one = await pool.lease()`. */
 export interface Lease<Call = unknown, Reply = unknown> extends AsyncDisposable {
   /** Makes a call on this connection, as `PoolClient.call()`; it is never repeated. Rejects with `ETIMEDOUT` when the lease's time is up, and with `EBADF` once the connection was given back. */
   call(call: Call, options?: Pick<PoolCallOptions, "signal">): Promise<Reply>;
@@ -183,7 +183,7 @@ export interface PoolClient<Call = unknown, Reply = unknown> {
   lease(options?: LeaseOptions): Promise<Lease<Call, Reply>>;
 }
 
-/** What a pool says of itself. Times are milliseconds. */
+/** What a pool reports about itself. Times are milliseconds. */
 export interface PoolInfo {
   readonly name: string;
   /** Where it dials. */
@@ -191,7 +191,7 @@ export interface PoolInfo {
   /** The most connections, and the most calls under way on each. */
   readonly max: number;
   readonly pipeline: number;
-  /** Connections that are logged in; those being dialled or logged in; and of the first those with nothing to do and those leased. */
+  /** Connections that are logged in; those being dialled or logged in; and how many of the first are idle, and leased. */
   readonly connections: number;
   readonly opening: number;
   readonly idle: number;
@@ -199,14 +199,14 @@ export interface PoolInfo {
   /** Calls that have begun, and calls and leases that wait for a connection. */
   readonly running: number;
   readonly waiting: number;
-  /** Calls that were answered; of the others: that were lost with their connection, and that took too long or were given up. */
+  /** Calls that were answered; calls that were lost with their connection; and calls that took too long or were given up. */
   readonly answered: number;
   readonly lost: number;
   readonly abandoned: number;
   /** Connections that were logged in so far, and attempts that failed. */
   readonly opened: number;
   readonly failed: number;
-  /** Why the last attempt failed, where none has succeeded since; else `null`. */
+  /** Why the last attempt failed, if none has succeeded since; otherwise `null`. */
   readonly error: string | null;
   readonly closed: boolean;
 }

@@ -1,5 +1,5 @@
 /**
- * What a server or a connector tells. The library prints nothing: it calls `onEvent`, and the command line,
+ * The events of a server or a connector. The library prints nothing: it calls `onEvent`, and the command line,
  * a log or a test listens there.
  */
 
@@ -10,30 +10,30 @@ import type { EdgeRule, EdgeRuleName } from "../net/edge.ts";
 import { attempt, disown } from "../promises.ts";
 import type { FaultName, Speaker } from "./fault-rule.ts";
 
-/** What a server or connector says of itself. */
+/** What a server or connector reports about itself. */
 export interface EndpointInfo {
   readonly name: string;
-  /** Requests whose handler runs now. */
+  /** Requests whose handler is running. */
   readonly running: number;
   /** Requests whose handler has ended, well or not. */
   readonly served: number;
-  /** Those of them whose handler threw. */
+  /** How many of those handlers threw. */
   readonly failed: number;
-  /** Bytes that they received, and that they sent; those of a request count when it is over. */
+  /** Bytes that they received, and that they sent; the bytes of a request are added when it ends. */
   readonly bytesRead: number;
   readonly bytesWritten: number;
 }
 
 /**
- * Told of every event. What it throws, or rejects with where it is async, harms no request and ends no process: it is
- * told as one more event, of type `error`. Of a listener that fails at that, too, the first failure is printed by
- * `console.error`, since nobody is left to be told.
+ * Called with every event. If it throws or rejects, no request and no process suffers: it is called with
+ * one more event, of type `error`. If it fails on that one too, `console.error` prints the first such failure,
+ * since there is no other place to report it.
  */
 export type OnEvent = (event: SockletEvent) => void;
 
 const broken = new WeakSet<object>(); // listeners whose failure has been printed
 
-/** Prints, once for each `whose`, that its listener fails even when it is told about that. */
+/** Prints, once for each `whose`, that its listener fails even on the event about its failure. */
 export const reportBroken = (whose: object, error: unknown): void => {
   if (broken.has(whose)) return;
   broken.add(whose);
@@ -43,9 +43,9 @@ export const reportBroken = (whose: object, error: unknown): void => {
   );
 };
 
-/** Tells `listener` that the telling of `event` failed with `error`. Never throws. */
+/** Reports to `listener` that it failed with `error` on `event`. Never throws. */
 export const tellFailure = (listener: OnEvent, event: SockletEvent, error: unknown): void => {
-  disown(error, () => {}); // if a promise was thrown, nothing more can be said of it
+  disown(error, () => {}); // if a promise was thrown, no more can be reported about it
   if (event.type === "error") {
     reportBroken(listener, error);
     return;
@@ -55,7 +55,7 @@ export const tellFailure = (listener: OnEvent, event: SockletEvent, error: unkno
   callListener(listener, { type: "error", server: event.server, address: null, error: failed });
 };
 
-/** Calls `listener`; if it fails, tells it about that. Never throws. */
+/** Calls `listener`; if it fails, reports that to it. Never throws. */
 export const callListener = (listener: OnEvent, event: SockletEvent): void =>
   attempt(
     () => listener(event),
@@ -63,7 +63,7 @@ export const callListener = (listener: OnEvent, event: SockletEvent): void =>
   );
 
 interface Told {
-  /** The name of the server or connector that tells. */
+  /** The name of the server or connector. */
   readonly server: string;
 }
 
@@ -76,59 +76,59 @@ interface OfRequest extends Told {
 
 /** Why a request was turned away before a handler was made for it. */
 export type Refusal =
-  /** `verifyRequest` said no. */
+  /** `verifyRequest` returned false. */
   | "verify"
-  /** Too many wait, or as many are served as may be. */
+  /** Too many requests wait, or the server is full. */
   | "full"
-  /** The server closes. */
+  /** The server is closing. */
   | "closing"
-  /** It is suspended, and refuses. */
+  /** The server is suspended, and refuses. */
   | "suspended"
-  /** Its address may not come: the option `access`. */
+  /** Its address may not connect: the option `access`. */
   | "access"
-  /** Its address comes too often: the option `rate`. */
+  /** Its address connects too often: the option `rate`. */
   | "rate"
-  /** Its address has as many as it may have at once: the option `maxRequestsPerAddress`. */
+  /** Its address already has the most requests that it may have at once: the option `maxRequestsPerAddress`. */
   | "address"
   /** It sent no PROXY protocol header, a wrong one, or may send none: the option `proxyProtocol`; the event's `error` says which. */
   | "proxy"
-  /** As many TLS handshakes go on as may (`maxHandshakes`), and as many wait for theirs. */
+  /** The most TLS handshakes that may run at once are running (`maxHandshakes`), and as many connections wait for theirs. */
   | "handshakes"
-  /** The process has hardly a file descriptor left. */
+  /** The process has hardly any file descriptors left. */
   | "descriptors"
   /** The app has no listener for it. */
   | "no listener";
 
-/** What a forking server tells beside a server's own events. */
+/** The events that only a forking server has. */
 export type ForkingEvent =
-  /** A child has imported its handler, and takes requests; `delay` is how long its place was empty where it replaces a lost one, else `null`. */
+  /** A child has imported its handler, and takes requests. If it replaces a lost one, `delay` is how long its place was empty; otherwise `null`. */
   | { readonly type: "forked"; readonly server: string; readonly pid: number; readonly delay: number | null }
   /**
-   * A child is gone that was not to go. The request that it had begun is lost: its connection is reset, and it is
-   * told as `error` and `end`. One that it had not begun another child gets.
+   * A child has ended unexpectedly. The request that it had begun is lost: its connection is reset, and it is
+   * reported as `error` and `end`. A request that it had not begun goes to another child.
    */
   | {
       readonly type: "lost";
       readonly server: string;
-      /** `null` where the system could not start it. */
+      /** `null` if the system could not start it. */
       readonly pid: number | null;
-      /** Its exit code; `null` where a signal ended it. */
+      /** Its exit code; `null` if a signal ended it. */
       readonly code: number | null;
       readonly signal: string | null;
       readonly requests: readonly { readonly id: number; readonly address: Address | null }[];
-      /** Why: `ETIMEDOUT` an endless loop, `ERR_HANDLER` an error that nobody caught or a module that cannot be imported, else `ECONNABORTED`. */
+      /** Why: `ETIMEDOUT` for an endless loop, `ERR_HANDLER` for an uncaught error or a module that cannot be imported, otherwise `ECONNABORTED`. */
       readonly error: SocketError;
-      /** How long its place stays empty; `null` where it gets no successor. */
+      /** How long its place stays empty; `null` if it gets no successor. */
       readonly delay: number | null;
     }
-  /** A child is gone that was needed no more. */
+  /** A child that was no longer needed has ended. */
   | { readonly type: "reaped"; readonly server: string; readonly pid: number };
 
-/** What a pool tells, beside what is told of each connection's handler (`begin`, `handler`, `end`). */
+/** The events of a pool, besides those of each connection's handler (`begin`, `handler`, `end`). */
 export type PoolEvent =
   /** A connection could not be dialled or logged in, or was lost before it had answered a call; the next is dialled after `delay` ms. */
   | { readonly type: "dialFailed"; readonly server: string; readonly error: unknown; readonly delay: number }
-  /** A connection takes no more calls; it had `answered` so many. */
+  /** A connection takes no more calls; it has `answered` this many. */
   | {
       readonly type: "connectionEnded";
       readonly server: string;
@@ -153,29 +153,29 @@ export type SockletEvent =
       /** What was wrong, where the reason alone does not say it. */
       readonly error?: SocketError;
     })
-  /** A proxy looked whether the server is there: by a header that says so (`LOCAL`), or by a connection that said nothing (`address` is `null` where it was gone already). No handler began. */
+  /** A proxy checked whether the server is there: with a header that says so (`LOCAL`), or with a connection that sent nothing (`address` is `null` if it was gone already). No handler began. */
   | (Told & { readonly type: "checked"; readonly address: Address | null })
   /**
-   * A TLS handshake is over, which began with the connection; one that failed costs no handler, and `error` says why:
-   * `ERR_TLS`, or `ETIMEDOUT` after `handshakeTimeout`. In a forking server it is a child's.
+   * A TLS handshake, which began with the connection, has ended. If it failed, no handler is made, and `error` says why:
+   * `ERR_TLS`, or `ETIMEDOUT` after `handshakeTimeout`. In a forking server a child does the handshake.
    */
   | (Told & {
       readonly type: "handshake";
       readonly address: Address | null;
       readonly duration: number;
-      /** `"TLSv1.3"`; `null` where it failed. */
+      /** `"TLSv1.3"`; `null` if it failed. */
       readonly version: string | null;
       /** Whether an earlier session was resumed. */
       readonly resumed: boolean;
       readonly error: SocketError | null;
     })
   /**
-   * The listener's certificates were replaced, by `replaceCertificate()` or because their files have changed; or what came in their
-   * place cannot be used, `error` says why, and the former ones stay.
+   * The listener's certificates were replaced, by `replaceCertificate()` or because their files have changed. Or the new ones cannot be
+   * used: then `error` says why, and the old ones stay.
    */
   | (Told & {
       readonly type: "certificate";
-      /** Those that are in use from now on. */
+      /** The certificates that are in use from now on. */
       readonly certificates: readonly {
         readonly subject: string;
         readonly fingerprint256: string;
@@ -185,7 +185,7 @@ export type SockletEvent =
     })
   /** A handler begins. */
   | (OfRequest & { readonly type: "begin" })
-  /** The request is over and its connection let go. */
+  /** The request has ended, and its connection is closed. */
   | (OfRequest & {
       readonly type: "end";
       readonly duration: number;
@@ -193,24 +193,24 @@ export type SockletEvent =
       readonly bytesWritten: number;
       readonly failed: boolean;
     })
-  /** A handler, a hook or the transport failed; `id` is absent where no request had begun. */
+  /** A handler, a hook or the transport failed; `id` is absent if no request had begun. */
   | (Told & {
       readonly type: "error";
       readonly id?: number;
       readonly address: Address | null;
       readonly error: unknown;
     })
-  /** The request passed a limit of time, which is `timeout` ms, and is aborted. */
+  /** The request exceeded a time limit, `timeout` ms, and is aborted. */
   | (OfRequest & {
       readonly type: "timeout";
       readonly limit: "requestTimeout" | "idleTimeout";
       readonly timeout: number;
     })
-  /** This request was aborted a second ago, and still does not end. */
+  /** This request was aborted a second ago, and has not ended yet. */
   | (OfRequest & { readonly type: "stuck" })
   /**
-   * A datagram of `bytes` that a handler sent back was not sent: its address had its share (`amplification`), or too many wait to be
-   * sent already (`full`). Also one that came, where faults hold up too many already (`full`).
+   * A datagram of `bytes` that a handler sent back was not sent: its address has had its share (`amplification`), or too many already wait to be
+   * sent (`full`). Also reported for a datagram that arrived, if faults already delay too many (`full`).
    */
   | (Told & {
       readonly type: "dropped";
@@ -218,9 +218,9 @@ export type SockletEvent =
       readonly bytes: number;
       readonly reason: "amplification" | "full";
     })
-  /** What a handler said with `this.emit(detail)`. */
+  /** What a handler emitted with `this.emit(detail)`. */
   | (OfRequest & { readonly type: "handler"; readonly detail: unknown })
-  /** A rule of faults did something to what one side said on the server's or the entry's nth `connection`; in the emulator. */
+  /** A fault rule did something to what one side sent on the server's or the entry's nth `connection`; in the emulator. */
   | (Told & {
       readonly type: "fault";
       readonly rule: string;
@@ -228,7 +228,7 @@ export type SockletEvent =
       readonly from: Speaker;
       readonly connection: number;
     })
-  /** A rule of Cloudflare's edge was met, in the emulator, by an app that is held to them (`edge`); `message` says by what. */
+  /** An app that is held to the rules of Cloudflare's edge in the emulator (`edge`) broke one; `message` says how. */
   | (Told & {
       readonly type: "edge";
       readonly rule: EdgeRuleName;
@@ -239,11 +239,11 @@ export type SockletEvent =
     })
   /** `suspend(how)` was called: from now on, new requests are held or refused. */
   | (Told & { readonly type: "suspended"; readonly how: "hold" | "refuse" })
-  /** `resume()` was called: `waiting` were held. */
+  /** `resume()` was called: `waiting` requests were held. */
   | (Told & { readonly type: "resumed"; readonly waiting: number })
-  /** What runs has `timeout` ms to end. */
+  /** Running requests have `timeout` ms to end. */
   | (Told & { readonly type: "draining"; readonly running: number; readonly timeout: number })
-  /** The server no longer listens, and none of its requests run; or, if it does not wait for them (`blockOnClose`), `running` go on. */
+  /** The server no longer listens, and none of its requests run; or, if it does not wait for them (`blockOnClose`), `running` of them continue. */
   | (Told & {
       readonly type: "closed";
       /** How long it listened. */

@@ -1,4 +1,4 @@
-/** The form of a rule of faults, as an app declares it. What rules do is `core/testing/faults/`, which no Worker carries. */
+/** The form of a fault rule, as an app declares it. `core/testing/faults/`, which no Worker bundles, applies the rules. */
 
 /** What a rule can do. */
 export type FaultName =
@@ -15,41 +15,41 @@ export type FaultName =
   | "reorder"
   | "corrupt";
 
-/** Who speaks: whoever dialled or sent first, and whoever accepted. */
+/** One of the two sides: the client dialled or sent first, the server accepted. */
 export type Speaker = "client" | "server";
 
 /**
- * One rule. Times are milliseconds, sizes bytes. Without `after`, `match`, `connection`, `in` and `for` it holds from the first byte of
- * every connection, as long as it is set.
+ * One rule. Times are milliseconds, sizes bytes. Without `after`, `match`, `connection`, `in` and `for` it applies from the first byte of
+ * every connection, for as long as it is set.
  */
 export interface FaultRule {
-  /** How events call it. Default: `rule-1`, and so on. */
+  /** Its name in events. Default: `rule-1`, and so on. */
   readonly name?: string;
   /**
-   * `latency`: all is `latency` ms under way, and `jitter` more at most. `rate`: `rate` bytes a second pass. `slice`: pieces of 1 to
-   * `slice` bytes, `delay` ms apart. `slow-close`: the end comes `delay` ms later. `stall`: nothing more is taken, while the rule holds.
-   * `silence`: what is said is lost, and nobody is told. `close`: the end follows. `reset`: the connection breaks. The last two
+   * `latency`: everything is delayed by `latency` ms, plus at most `jitter`. `rate`: `rate` bytes a second pass. `slice`: pieces of 1 to
+   * `slice` bytes, `delay` ms apart. `slow-close`: the end comes `delay` ms later. `stall`: nothing more is taken, while the rule applies.
+   * `silence`: bytes are lost without a report. `close`: the end follows. `reset`: the connection breaks. The last two happen
    * `delay` ms after they are due, and until then nothing passes.
-   * Of datagrams: `loss`, `duplicate`, `reorder`, `corrupt` (one bit).
+   * For datagrams: `loss`, `duplicate`, `reorder`, `corrupt` (one bit).
    */
   readonly fault: FaultName;
-  /** Whose words: of the `client`, of the `server`. Default: both. */
+  /** Which side's bytes: those of the `client` or of the `server`. Default: both. */
   readonly from?: Speaker;
-  /** How likely a connection is hit, or of datagrams each of them: 0, never, to 1, always. Default 1. */
+  /** The probability that a connection, or a datagram, is hit: from 0, never, to 1, always. Default 1. */
   readonly likelihood?: number;
   readonly latency?: number;
   readonly jitter?: number;
   readonly rate?: number;
   readonly slice?: number;
   readonly delay?: number;
-  /** From behind so many bytes of that direction on. Of datagrams: so many datagrams. */
+  /** Applies after this many bytes in that direction. For datagrams: after this many datagrams. */
   readonly after?: number;
-  /** From behind the first place where these bytes are said (text is UTF-8). Of datagrams: those that have them in it. */
+  /** Applies after the first occurrence of these bytes (text is UTF-8). For datagrams: to those that contain them. */
   readonly match?: string;
-  /** Of this connection alone, or of this client's datagrams: the first is 1. */
+  /** Applies only to this connection, or to this client's datagrams: the first is 1. */
   readonly connection?: number;
-  /** So long after the rule was set; until then it does nothing. */
+  /** Applies this long after the rule was set; until then it does nothing. */
   readonly in?: number;
-  /** For so long; then it does nothing more. */
+  /** Applies for this long; then it does nothing more. */
   readonly for?: number;
 }

@@ -1,14 +1,14 @@
 /**
- * The handler: the small piece of code that talks to one peer and knows nothing of where it runs.
+ * The handler: the small piece of code that talks to one peer and does not know where it runs.
  *
- * For each request one handler is made and `run()` once:
+ * For each request one handler is made, and its `run()` is called once:
  *
  *     setup() ──▶ handle() ──▶ finish()
- *        │            └─ throws ──▶ finish() ──▶ the error goes on
- *        └─ throws ──▶ the error goes on, and finish() is not called
+ *        │            └─ throws ──▶ finish() ──▶ the error is passed on
+ *        └─ throws ──▶ the error is passed on, and finish() is not called
  *
- * This is CPython's order: `finish` runs whenever `setup` succeeded. Each of the three may be async; one that
- * is not costs no promise. The connection is open in all three; the server or connector closes it afterwards.
+ * This is CPython's order: `finish` runs whenever `setup` succeeded. Each of the three may be async; a synchronous
+ * one costs no promise. The connection is open in all three; the server or connector closes it afterwards.
  */
 
 import { type Data, DONE, EMPTY, joinBytes, type MaybePromise, toBytes } from "../bytes/data.ts";
@@ -29,13 +29,13 @@ export interface RequestScope {
   readonly id: number;
   readonly signal: AbortSignal;
   readonly params: unknown;
-  /** What keeps the handler's state; `undefined` where nobody does. */
+  /** Keeps the handler's state; `undefined` if nothing does. */
   readonly keeper?: StateKeeper | undefined;
   emit(detail: unknown): void;
 }
 
 /**
- * What made a handler, as the handler sees it: a server or a connector. A handler that needs more of its own kind of
+ * The server or connector that made a handler, as the handler sees it. A handler that needs more of its own kind of
  * server declares that: `declare readonly server: MyServer`.
  */
 export interface HandlerServer<Context = unknown> {
@@ -43,11 +43,11 @@ export interface HandlerServer<Context = unknown> {
   readonly context: Context;
   scope(request: unknown): RequestScope;
   info(): EndpointInfo;
-  /** From now on no request begins; this one goes on. */
+  /** From now on no request begins; this one continues. */
   shutdown(): Promise<void>;
 }
 
-/** A class whose instances handle one request each; one that asks for no context fits every server. */
+/** A class whose instances handle one request each. A class that needs no context fits every server. */
 export type HandlerClass<Request, Context = unknown, Params = unknown> = new (
   request: Request,
   clientAddress: Address | null,
@@ -90,10 +90,10 @@ export const checkKind = (
  * where needed.
  *
  * - `Request`: a `StreamSocket` or a `Datagram`.
- * - `Context`: what the app made of its platform (bindings, secrets, storage).
- * - `Params`: what the caller of a dialled handler passes. A connector's `run()` and `runScript()` check it when they
- *   compile. What comes from outside, by the control plane or the command line, has not been checked.
- * - `State`: what it saves, and finds again on the next connection of a session that lasts; see `save()`.
+ * - `Context`: what the app made from its platform (bindings, secrets, storage).
+ * - `Params`: what the caller of a dialled handler passes. The compiler checks it for a connector's `run()` and for `runScript()`.
+ *   Values from outside, from the control plane or the command line, are not checked.
+ * - `State`: what it saves, and finds again on the next connection of a lasting session; see `save()`.
  */
 export abstract class BaseRequestHandler<
   Request = StreamSocket,
@@ -103,11 +103,11 @@ export abstract class BaseRequestHandler<
 > {
   /** The connection, or the datagram. */
   readonly request: Request;
-  /** The peer's address, or `null`: some places do not tell. */
+  /** The peer's address, or `null`: some places do not report it. */
   readonly clientAddress: Address | null;
   /** The server or connector that made this handler. */
   readonly server: HandlerServer<Context>;
-  /** The `state` of a handler that has saved none: `override readonly initialState = { last: "0" }`. Default `undefined`. */
+  /** The `state` of a handler that has not saved any: `override readonly initialState = { last: "0" }`. Default `undefined`. */
   declare readonly initialState: State;
 
   constructor(request: Request, clientAddress: Address | null, server: HandlerServer<Context>) {
@@ -116,7 +116,7 @@ export abstract class BaseRequestHandler<
     this.server = server;
   }
 
-  /** Aborted when the server stops this request; made when first asked for. */
+  /** Aborted when the server stops this request. It is made on first use. */
   get signal(): AbortSignal {
     return this.server.scope(this.request).signal;
   }
@@ -131,14 +131,14 @@ export abstract class BaseRequestHandler<
     return this.server.scope(this.request).params as Params;
   }
 
-  /** Sends an event of type `handler` with this `detail` to whoever watches. */
+  /** Emits an event of type `handler` with this `detail`. */
   emit(detail: unknown): void {
     this.server.scope(this.request).emit(detail);
   }
 
   /**
-   * What was saved last, in a session that lasts also by the handlers of its earlier connections; else `initialState`. It is
-   * a copy: to change it is not to save it.
+   * What was saved last, in a lasting session also by the handlers of its earlier connections; otherwise `initialState`. It is
+   * a copy: changing it does not save it.
    */
   get state(): State {
     const { keeper } = this.server.scope(this.request);
@@ -147,23 +147,23 @@ export abstract class BaseRequestHandler<
   }
 
   /**
-   * Keeps `state`, which is JSON, bytes, dates, maps, sets and bigints, at most 1 MiB as text. Resolves when it is
-   * kept; rejects where it cannot be. What is emitted and saved without an `await` in between is kept together, or not at all:
+   * Saves `state`: JSON, bytes, dates, maps, sets and bigints, at most 1 MiB as text. Resolves when it is
+   * stored; rejects if it cannot be. What is emitted and saved without an `await` in between is stored together, or not at all:
    *
    *     this.emit(message);
-   *     await this.save({ last: message.id }); // a message is told once, whatever ends in between
+   *     await this.save({ last: message.id }); // a message is emitted once, whatever ends in between
    *
    * It outlives the connection in a session of an entry of `dial` with `keep`; elsewhere it lasts as long as this handler,
-   * and is copied by `structuredClone()`, without a check. Throws `TypeError` for what cannot be kept, `ERR_LIMIT` for a state that is too large.
+   * and is copied by `structuredClone()`, without a check. Throws `TypeError` for a value that cannot be stored, `ERR_LIMIT` for a state that is too large.
    */
   save(state: State): Promise<void> {
     const { keeper } = this.server.scope(this.request);
     if (keeper !== undefined) return keeper.save(state);
-    unkept.set(this, structuredClone(state)); // what it may be is checked where it is kept
+    unkept.set(this, structuredClone(state)); // it is checked where it is stored
     return DONE;
   }
 
-  /** The session's work is done: it is over when this handler has ended well, also one that would be dialled again. Gives `result`: `return this.done(count)`. */
+  /** The session's work is done: it ends once this handler has ended without an error, even if it would be dialled again. Returns `result`: `return this.done(count)`. */
   done<Result = undefined>(result?: Result): Result {
     this.server.scope(this.request).keeper?.done();
     return result as Result;
@@ -178,13 +178,13 @@ export abstract class BaseRequestHandler<
 
   finish(): MaybePromise<void> {}
 
-  /** `setup`, `handle`, `finish`, as drawn above; gives what `handle` gave. Called once, by the server. */
+  /** `setup`, `handle`, `finish`, as drawn above. Returns the result of `handle`. Called once, by the server. */
   run(): unknown {
     const ready = this.setup();
     return isThenable(ready) ? whenSettled(ready, () => this.#handleAndFinish()) : this.#handleAndFinish();
   }
 
-  /** Called between `setup` and `handle`: throws where `setup` left something undone. */
+  /** Called between `setup` and `handle`: throws if `setup` left something undone. */
   protected checkSetup(): void {}
 
   #handleAndFinish(): unknown {
@@ -197,7 +197,7 @@ export abstract class BaseRequestHandler<
       return this.#finishAfter(error);
     }
     if (isThenable(result)) {
-      if (!finishes) return result; // there is nothing to do then
+      if (!finishes) return result; // then there is nothing to do
       return whenSettled(
         result,
         (value) => this.#finishWith(value),
@@ -229,9 +229,9 @@ export abstract class BaseRequestHandler<
   }
 }
 
-const unkept = new WeakMap<object, unknown>(); // the states of handlers that nobody keeps them for
+const unkept = new WeakMap<object, unknown>(); // the states of handlers whose state is not kept elsewhere
 
-/** One error of two, so that the second does not hide the first: both in `errors`, the first as `cause`. */
+/** Combines two errors, so that the second does not hide the first: both are in `errors`, and the first is the `cause`. */
 export const bothErrors = (where1: string, first: unknown, where2: string, second: unknown): AggregateError =>
   new AggregateError(
     [first, second],
@@ -247,11 +247,11 @@ export abstract class StreamRequestHandler<
   Params = unknown,
   State = unknown,
 > extends BaseRequestHandler<StreamSocket, Context, Params, State> {
-  /** How long one read or write waits for the peer, in milliseconds, `null`: no limit; `undefined`: as the server says. */
+  /** How long one read or write waits for the peer, in milliseconds; `null`: no limit; `undefined`: the server's value. */
   readonly timeout: number | null | undefined = undefined;
   #setUp = false;
 
-  /** The connection: CPython's name for it beside `request`. */
+  /** The connection: CPython's other name for `request`. */
   get connection(): StreamSocket {
     return this.request;
   }
@@ -266,7 +266,7 @@ export abstract class StreamRequestHandler<
     return this.request.wfile;
   }
 
-  /** Sets `timeout`. A class with a `timeout` that overrides this must call it; without one it need not: `rfile` and `wfile` are there before. */
+  /** Sets `timeout`. A class with a `timeout` that overrides this must call it. Without a `timeout` it need not: `rfile` and `wfile` exist already. */
   override setup(): MaybePromise<void> {
     this.#setUp = true;
     if (this.timeout !== undefined) this.request.settimeout(this.timeout);
@@ -280,18 +280,18 @@ export abstract class StreamRequestHandler<
     );
   }
 
-  /** Sends what is gathered, and waits for nothing: the close that follows does, and tells what does not leave. */
+  /** Sends what is gathered, without waiting: the close that follows waits, and reports what does not leave. */
   override finish(): MaybePromise<void> {
     this.wfile.start();
   }
 }
 
-const LEAST = 2 * 1024; // bytes to gather a reply in: most fit, and a writer lets go of memory of this size when it hands it over
+const LEAST = 2 * 1024; // bytes to gather a reply in: most replies fit, and a writer releases memory of this size when it hands it over
 const MOST = 64 * 1024; // bytes that are kept for the next reply
 
-let spare = EMPTY; // what the last reply was gathered in: to take new memory for each costs more than the rest of the reply
+let spare = EMPTY; // the memory of the last reply: new memory for each would cost more than the rest of the reply
 
-/** What a datagram is answered with. */
+/** The answer to a datagram. */
 class Reply implements WriterTarget {
   readonly unsent = 0;
   #parts: Data[] = [];
@@ -315,7 +315,7 @@ class Reply implements WriterTarget {
     const parts = this.#parts;
     if (parts.length === 0) return;
     request.reply(parts.length === 1 ? (parts[0] as Data) : joined(parts.map(toBytes)));
-    // Nobody has these bytes now: the reply is sent or copied, and the writer let go of them when it handed them over.
+    // These bytes are free now: the reply is sent or copied, and the writer released them when it handed them over.
     this.#parts = [];
     if (this.#memory.length <= MOST) spare = this.#memory;
     this.#memory = EMPTY;
@@ -329,7 +329,7 @@ const joined = (parts: readonly Uint8Array[]): Uint8Array =>
   );
 
 /**
- * Handles one datagram: `rfile` reads it, and what `wfile` was given goes back as one datagram when `finish`
+ * Handles one datagram: `rfile` reads it, and what was written to `wfile` goes back as one datagram when `finish`
  * runs. If nothing was written, nothing is sent (CPython sends an empty datagram, which reflects traffic).
  */
 export abstract class DatagramRequestHandler<Context = unknown, Params = unknown> extends BaseRequestHandler<

@@ -111,7 +111,7 @@ export abstract class BaseEndpoint<Request, Context = unknown> implements Handle
     };
   }
 
-  /** Begins nothing new; what runs goes on. May be called from anywhere, also from a handler. */
+  /** Begins nothing new; running requests continue. May be called from anywhere, also from a handler. */
   abstract shutdown(): Promise<void>;
 
   /** Makes the handler and runs it. Returns what `handle` returned. */
@@ -141,7 +141,7 @@ export abstract class BaseEndpoint<Request, Context = unknown> implements Handle
 
   /**
    * Waits until no handler runs. After `timeout` ms (default `drainTimeout`) it aborts those that still do. After another second it
-   * gives up on handlers that have not noticed, and reports each as an event of type `stuck`. A further call meanwhile waits for the
+   * gives up on handlers that have not noticed, and reports each with an event of type `stuck`. A further call meanwhile waits for the
    * same end, which comes no later than that call's `timeout`.
    */
   drain(timeout: number = this.drainTimeout): Promise<void> {
@@ -188,7 +188,7 @@ export abstract class BaseEndpoint<Request, Context = unknown> implements Handle
     if (request instanceof StreamSocket) request.abort();
   }
 
-  /** Whether anyone listens to events of this type. If nobody does, events of frequent types are not made at all. */
+  /** Whether events of this type have a listener. Without one, events of frequent types are not even made. */
   protected watches(_type: SockletEvent["type"]): boolean {
     return this.onEvent !== undefined;
   }

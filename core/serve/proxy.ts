@@ -20,7 +20,7 @@ import { type DatagramWay, ServedDatagram } from "./requests.ts";
 export interface ProxyProtocolOptions {
   /**
    * Which peers are proxies: networks and addresses (`"10.0.0.0/8"`, `"192.0.2.1"`); `"unix"`, every peer that connects to a path;
-   * `"unknown"`, peers whose address the platform does not tell (in a Worker). They must send the header first, before TLS.
+   * `"unknown"`, peers whose address the platform does not report (in a Worker). They must send the header first, before TLS.
    */
   readonly from: readonly string[];
   /** What happens to every other peer: it is refused, or served under its own address. A header from it is never read. Default `"refuse"`. */
@@ -41,12 +41,12 @@ export const PROXY_PROTOCOL_NAMES = optionNamesOf<ProxyProtocolOptions>("a serve
   maxHeader: true,
 });
 
-/** The names in `from` of peers without an IP address: those of a path, and those that the platform does not tell. */
+/** The names in `from` for peers without an IP address: clients of a path, and clients whose address the platform does not report. */
 export type Unaddressed = "unix" | "unknown";
 
 /** A request that came through the door. */
 export interface Passage {
-  /** Who the client is. */
+  /** The client's address. */
   readonly address: Address | null;
   /** The header that its proxy sent. */
   readonly header: ProxyHeader;
@@ -60,7 +60,7 @@ export interface DatagramPassage extends Passage {
   readonly prefix: Uint8Array;
 }
 
-/** The request of a connection that came through the door; `null`: that came as it is. */
+/** The request of a connection that came through the door; `null` if it came without a header. */
 export const requestOf = (
   transport: StreamTransport,
   options: StreamOptions,
@@ -96,7 +96,7 @@ export const datagramOf = (
 
 const NOTHING = new Uint8Array(0);
 
-/** What the door tells its server. */
+/** What the door reports to its server. */
 export interface Doorkeeper {
   /** Whether a connection that waits here does not keep the process running. */
   readonly daemonThreads: boolean;
@@ -149,7 +149,7 @@ export const behindProxies = (options: ProxyProtocolOptions): ProxyProtocolOptio
   return Object.assign(Object.create(opening) as object, options);
 };
 
-/** What `behindProxies()` adds to its options. */
+/** Added by `behindProxies()` to its options. */
 const opening = {
   openDoor(this: ProxyProtocolOptions, keeper: Doorkeeper): ProxyDoor {
     return new ProxyDoor(this, keeper);
@@ -184,7 +184,7 @@ export class ProxyDoor {
 
   /**
    * Lets a connection in. Returns `"direct"` for one without a proxy; what its proxy said, once that has arrived, and then the caller
-   * reads on; or `null` if the connection is over, which the server has been told. Never throws or rejects. `unaddressed` says what a
+   * reads on; or `null` if the connection is over, which was reported to the server. Never throws or rejects. `unaddressed` says what a
    * peer without an IP address is at this server.
    */
   enter(
@@ -204,7 +204,7 @@ export class ProxyDoor {
     return null;
   }
 
-  /** The same of a datagram. */
+  /** The same for a datagram. */
   receive(
     message: Uint8Array,
     peer: Address | null,
@@ -283,7 +283,7 @@ export class ProxyDoor {
   }
 }
 
-/** Closes a connection that nobody will read. */
+/** Closes a connection that will not be read. */
 const leave = async (transport: StreamTransport): Promise<void> => {
   transport.start({ needed: 0, data: () => false, end() {}, error() {} });
   try {

@@ -1,4 +1,4 @@
-/** The running requests of a server or a connector: what is known of each, and how many bytes it carried. */
+/** The running requests of a server or a connector: what is known about each, and how many bytes it carried. */
 
 import type { Data } from "../bytes/data.ts";
 import type { SockletEvent } from "../handlers/events.ts";
@@ -47,7 +47,7 @@ const NO_BYTES: Counts = { bytesRead: 0, bytesWritten: 0 };
 export const bytesOf = (request: unknown): Counts =>
   request instanceof StreamSocket || request instanceof ServedDatagram ? request : NO_BYTES;
 
-/** Why some output did not reach the peer of a handler that ended well; `null` if all of it did. */
+/** Why some output did not reach the peer, although the handler ended well; `null` if all of it did. */
 export const cutBy = (request: unknown, running: Running): unknown =>
   request instanceof StreamSocket ? (request.lost ?? running.reason) : null;
 

@@ -8,14 +8,14 @@
  *            │           threading: goes on at once         │
  *            └────────────────┬─────────────────────────────┘
  *     finishRequest()    makes the handler: setup, handle, finish
- *     handleError()      only where one of those threw (a connector's caller gets the error instead)
- *     shutdownRequest()  ──▶ closeRequest(): the connection is let go
+ *     handleError()      only if one of those threw (a connector's caller gets the error instead)
+ *     shutdownRequest()  ──▶ closeRequest(): the connection is closed
  *
- * Serial, threading and forking servers differ in `processRequest` alone. A platform adds how a request
+ * Serial, threading and forking servers differ only in `processRequest`. A platform adds how a request
  * arrives (it calls `arrive`) and how its listener is opened and closed.
  *
- * A server ends in three steps, which `serverClose()` takes one after the other: `close()` accepts no more,
- * `drain()` lets what runs finish, `abort()` ends what has not by then.
+ * A server ends in three steps, which `serverClose()` takes in order: `close()` stops accepting,
+ * `drain()` lets running requests finish, `abort()` ends those that have not finished by then.
  */
 
 import { DONE, type MaybePromise } from "../bytes/data.ts";
@@ -105,7 +105,7 @@ const SIGNAL_NAMES = optionNamesOf<{ readonly signal?: AbortSignal }>()({ signal
 /** The state of a server. */
 export type ServerState = "new" | "listening" | "serving" | "closed";
 
-/** What a server says of itself: `info()`. */
+/** What a server reports about itself: `info()`. */
 export interface ServerInfo extends EndpointInfo {
   readonly state: ServerState;
   /** What a suspended server does with new requests; `null` if it is not suspended. */
@@ -126,7 +126,7 @@ const checkArrival = <Request>(given: Arrival<Request>): Arrival<Request> => {
 /**
  * Serves requests one at a time. CPython's `BaseServer`.
  *
- * A constructor cannot wait, so it binds nothing: `listen()`, `serveForever()` and `handleRequest()` bind first,
+ * A constructor cannot wait, so it does not bind: `listen()`, `serveForever()` and `handleRequest()` bind first,
  * and reject if that fails (`EADDRINUSE`, `EACCES`, `EADDRNOTAVAIL`, `ERR_NAME`).
  *
  * Throws `TypeError` or `RangeError` if an option is wrong, `ERR_INVALID_ADDRESS` if a network in `access` is.
@@ -164,7 +164,7 @@ export abstract class BaseServer<Request, Context = unknown>
   #open = false; // the pump may take the next
   #busy = false; // the pump waits for one
   #suspended: Suspension | null = null;
-  #here = 0; // requests that came in and are not over
+  #here = 0; // requests that have arrived and have not ended
   #closed = false; // it accepts no more
   #closing: Promise<void> | null = null;
   #refused = 0;
@@ -225,7 +225,7 @@ export abstract class BaseServer<Request, Context = unknown>
   /** Opens the listener. Called once, by `listen()`. */
   serverBind(): MaybePromise<void> {}
 
-  /** Does what else is needed before requests are taken, once the listener is open. Called once, after `serverBind()`. */
+  /** Does whatever else is needed before requests are taken, once the listener is open. Called once, after `serverBind()`. */
   serverActivate(): MaybePromise<void> {}
 
   /** Returns the next request that has arrived, or waits for one. */
@@ -341,7 +341,7 @@ export abstract class BaseServer<Request, Context = unknown>
   }
 
   /**
-   * Begins no further request. Running requests go on, and `serveForever()` resolves when they are over. It waits for nothing, so it
+   * Begins no further request. Running requests continue, and `serveForever()` resolves when they have ended. It does not wait, so it
    * may be called from anywhere, also from a handler, and cannot deadlock.
    */
   override shutdown(): Promise<void> {
@@ -522,7 +522,7 @@ export abstract class BaseServer<Request, Context = unknown>
   }
 
   /**
-   * `getRequest()` failed while `first` was next. That request is let go, whether it was taken or not: otherwise the same failure
+   * `getRequest()` failed while `first` was next. That request is closed, whether it was taken or not: otherwise the same failure
    * would repeat for ever, while its peer waits.
    */
   #notTaken(first: Arrival<Request> | undefined): Promise<void> | undefined {
@@ -568,7 +568,7 @@ export abstract class BaseServer<Request, Context = unknown>
     return this.#letGo(request, clientAddress);
   }
 
-  /** Hands `error` to `handleError`, then lets the request go. */
+  /** Hands `error` to `handleError`, then closes the request. */
   #fail(
     request: Request,
     clientAddress: Address | null,
@@ -624,7 +624,7 @@ export abstract class BaseServer<Request, Context = unknown>
     error: unknown,
   ): void {
     this.#abortRequest(request, clientAddress, running);
-    // A handler that closes its connection itself is told what was lost, so it has failed with that error already.
+    // If a handler closes its connection itself, that call reports lost output, so the handler has failed with that error already.
     const known = failed && request instanceof StreamSocket && error === request.lost;
     if (!known) this.#tellError(error, clientAddress, running);
     this.#over(request, clientAddress, running, true);
@@ -701,7 +701,7 @@ export abstract class BaseServer<Request, Context = unknown>
     this.announce({ type: "refused", server: this.name, address, reason, ...(error && { error }) });
   }
 
-  /** What the door at which proxies come in knows of this server. */
+  /** What the door for proxies knows about this server. */
   #keeper(): Doorkeeper {
     const capacity = (): number => this.maxRequests;
     return {

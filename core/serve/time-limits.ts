@@ -8,7 +8,7 @@ import { ABORT_GRACE, bytesOf, type Running } from "./requests.ts";
 export interface TimeLimits {
   readonly requestTimeout: number | null;
   readonly idleTimeout: number | null;
-  /** The timers hold up no end of a process. */
+  /** Whether the timers keep the process running. */
   readonly daemonThreads: boolean;
 }
 
@@ -25,8 +25,8 @@ export const watchTime = (
 ): void => {
   const idleTimeout = request instanceof StreamSocket ? most : null;
   const step = idleTimeout === null ? MAX_TIMER : idleTimeout / 2;
-  let carried = -1; // bytes, at the last look
-  let quiet = 0; // looks in a row that found no more
+  let carried = -1; // bytes, at the last check
+  let quiet = 0; // checks in a row that found no more
   const wait = (time: number, then: () => void): void => {
     running.timer = setTimeout(then, time);
     // Where a timer can hold up the end of a process: that of a daemon must not.

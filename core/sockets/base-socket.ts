@@ -34,7 +34,7 @@ export const checkFlags = (flags: number, known: number, call: string): void => 
 
 /** What all sockets share: a kind, a descriptor, options, and how long their calls wait. */
 export abstract class BaseSocket {
-  /** `AF_INET`, `AF_INET6` or `AF_UNIX`; `AF_UNSPEC` if the platform tells no address. */
+  /** `AF_INET`, `AF_INET6` or `AF_UNIX`; `AF_UNSPEC` if the platform reports no address. */
   abstract get family(): number;
   /** `SOCK_STREAM` or `SOCK_DGRAM`. */
   abstract get type(): number;
@@ -69,7 +69,7 @@ export abstract class BaseSocket {
 
   /**
    * Returns an option's value: an integer, or with `length` at most that many bytes. Throws `ENOPROTOOPT`, `EBADF`,
-   * `ERR_UNSUPPORTED`. Node; but for a few options with the package `koffi`. getsockopt(2), socket(7), tcp(7), ip(7)
+   * `ERR_UNSUPPORTED`. In Node; all but a few options need the package `koffi`. getsockopt(2), socket(7), tcp(7), ip(7)
    */
   getsockopt(level: number, name: number): number;
   getsockopt(level: number, name: number, length: number): Uint8Array;

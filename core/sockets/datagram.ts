@@ -42,7 +42,7 @@ export const MAX_DATAGRAM = 65_507; // bytes: 65 535 − 20 IP − 8 UDP (RFC 76
 /** Sends datagrams: the way back to the sender of a `Datagram`. */
 export interface DatagramSender {
   /**
-   * Sends one datagram, and waits for nothing. Like the network, it may lose the datagram. The caller may use the bytes again when it
+   * Sends one datagram without waiting. Like the network, it may lose the datagram. The caller may reuse the bytes when it
    * returns. `address` is that of a datagram that arrived; `null` if its sender is unknown. Throws `EMSGSIZE` if it is larger than a
    * datagram can be, `EBADF` after a close, `ENOTCONN` if there is no address to send to.
    */
@@ -55,7 +55,7 @@ export class Datagram {
   readonly data: Uint8Array;
   /** The sender, or `null` if it is not known (workerd; a Unix sender without a name). */
   readonly address: Address | null;
-  /** Whether it was longer than the receiver takes, so that its end is lost. */
+  /** Whether it was longer than the receiver accepts, so that its end is lost. */
   readonly truncated: boolean;
   readonly #sender: DatagramSender;
 
@@ -66,7 +66,7 @@ export class Datagram {
     this.#sender = sender;
   }
 
-  /** What the proxy said of the sender (PROXY protocol); `null` if there is no proxy, or none that is trusted. */
+  /** What the proxy said about the sender (PROXY protocol); `null` if there is no proxy, or it is not trusted. */
   get proxy(): ProxyHeader | null {
     return proxyOf(this);
   }
@@ -147,7 +147,7 @@ export interface DatagramTransport {
   bind(endpoint: Endpoint): Promise<void>;
   /** The address of `endpoint`, whose name is resolved here. Rejects with `ERR_NAME`, `EAFNOSUPPORT`. */
   resolve(endpoint: Endpoint): Promise<Address>;
-  /** The socket now has this peer; tells the kernel, if that is of use. The socket itself drops what others send. */
+  /** The socket now has this peer; the platform may pass that on to the kernel. The socket itself drops what others send. */
   connect?(address: Address): Promise<void>;
   /**
    * Sends a datagram. Resolves when the kernel has it. `flags`: `MSG_DONTROUTE`, and `MSG_DONTWAIT` if it must not wait for room
@@ -223,7 +223,7 @@ export class DatagramSocket extends BaseSocket implements AsyncDisposable {
 
   /**
    * Sets the peer, until another call sets a different one: `send()` goes to it, and datagrams of others are dropped. Nothing is sent,
-   * so nobody needs to be there. Rejects with `ERR_NAME`, `EAFNOSUPPORT`, `ENOENT` (a path).
+   * so the peer need not exist. Rejects with `ERR_NAME`, `EAFNOSUPPORT`, `ENOENT` (a path).
    */
   async connect(address: AddressLike): Promise<void> {
     this.#mustBeOpen();
@@ -369,7 +369,7 @@ export class DatagramSocket extends BaseSocket implements AsyncDisposable {
   /** As `StreamSocket.readiness()`. */
   readiness(mask: number): number {
     if (this.closed) return POLLNVAL;
-    const readable = this.#queue.length > 0 || this.#deaf; // an error is not a datagram: poll(2) says POLLERR alone
+    const readable = this.#queue.length > 0 || this.#deaf; // an error is not a datagram: poll(2) reports only POLLERR
     const ended = this.#deaf && this.#mute;
     return (
       (mask & POLLIN && readable ? POLLIN : 0) |

@@ -6,24 +6,24 @@ import { checkTime } from "../options.ts";
 
 /** What `select()` and `poll()` wait on: every socket of this library. */
 export interface Selectable {
-  /** Those of the `POLL…` bits in `mask` that hold now, and `POLLERR`, `POLLHUP` and `POLLNVAL` where they do. */
+  /** The `POLL…` bits of `mask` that hold now, and `POLLERR`, `POLLHUP` and `POLLNVAL` if they do. */
   readiness(mask: number): number;
-  /** Calls `told` when `readiness(mask)` may have changed, and makes that happen (a read must begin before it can end). Returns what stops it. */
+  /** Calls `told` when `readiness(mask)` may have changed, and makes that happen (a read must begin before it can end). Returns a function that stops it. */
   onReadiness(mask: number, told: () => void): () => void;
 }
 
 type Watched<T> = readonly [selectable: T, mask: number];
 
-/** Returns `selectable` if it is one. Throws `TypeError` if not: CPython takes descriptors as well. */
+/** Returns `selectable` if it is one. Throws `TypeError` if not, for example for a descriptor, which CPython accepts. */
 const checkSelectable = <T extends Selectable>(selectable: T, call: string): T => {
   if (typeof selectable?.readiness === "function") return selectable;
   throw new TypeError(`${call} takes sockets, as socket() gives them, not ${String(selectable)}`);
 };
 
 /**
- * Waits until one of `watched` is ready, at most `timeout` ms, and returns all that are, with their bits. Nothing is read before it is
- * asked for. So if some are ready and others are not yet known to be, the platform gets its turn: otherwise a loop that also asks for
- * room to write would be answered at once each time, and would never learn of bytes.
+ * Waits until one of `watched` is ready, at most `timeout` ms, and returns all that are, with their bits. Nothing is read before a call
+ * asks for it. So if some are ready and others are not yet known to be, the platform gets its turn: otherwise a loop that also asks for
+ * room to write would be answered at once each time, and would never see that bytes have arrived.
  */
 const ready = async <T extends Selectable>(
   watched: readonly Watched<T>[],

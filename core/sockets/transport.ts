@@ -35,17 +35,17 @@ export interface KernelSocket {
   detach(): number;
   /** Whether an urgent byte waits (`POLLPRI`). */
   readonly urgent: boolean;
-  /** Calls `told` when one has arrived. Returns what stops it. */
+  /** Calls `told` when one has arrived. Returns a function that stops it. */
   onUrgent(told: () => void): () => void;
 }
 
-/** What the transport calls. After `end` or `error` it may call only `error`. */
+/** The calls by which a transport reports. After `end` or `error` it may call only `error`. */
 export interface StreamSink {
-  /** How many bytes the read that waits still needs at least; 0 if none waits. */
+  /** The least number of bytes that the waiting read still needs; 0 if none waits. */
   readonly needed: number;
-  /** Bytes came; they are the socket's now. Gives true while a read still waits for more. */
+  /** Bytes have arrived; the socket owns them now. Returns true while a read still waits for more. */
   data(bytes: Uint8Array): boolean;
-  /** The same of bytes that are lent until this returns. Where a sink has no word for that, a copy is given to `data`. */
+  /** The same for bytes that are lent until this returns. A sink without this method gets a copy in `data`. */
   lend?(bytes: Uint8Array, lender: Lender): boolean;
   /** The peer sends no more. */
   end(): void;
@@ -54,8 +54,8 @@ export interface StreamSink {
 }
 
 /**
- * The seam: what a platform implements for one connection. It buffers only what it must, throws nothing, and keeps no state that the
- * socket keeps (the socket calls `end` and `close` once, and `write` only while it is open).
+ * The seam: what a platform implements for one connection. It buffers only what it must, never throws, and keeps no state that the
+ * socket already keeps (the socket calls `end` and `close` once, and `write` only while it is open).
  */
 export interface StreamTransport {
   /** This side's address; `null` if the platform does not provide them. */
@@ -64,11 +64,11 @@ export interface StreamTransport {
   readonly remoteAddress: Address | null;
   /** What this place can do. */
   readonly capabilities: Capabilities;
-  /** From now on, tell `sink`. Called once, before all else; again when `toWeb()` hands the connection over. */
+  /** Reports to `sink` from now on. Called once, before everything else, and again when `toWeb()` hands the connection over. */
   start(sink: StreamSink): void;
   /** A read waits: bring bytes. */
   resume(): void;
-  /** Bring no more until `resume()`; what is under way may still come. */
+  /** Bring no more until `resume()`; bytes that are already on their way may still come. */
   pause(): void;
   /**
    * Takes bytes or UTF-8 text, in order. If too much waits already, it returns a promise that resolves when there is room; it never
@@ -76,37 +76,37 @@ export interface StreamTransport {
    * the promise has resolved, or at once if there is none.
    */
   write(data: Data): Promise<void> | undefined;
-  /** The same of fewer bytes than 16 KiB, which are the caller's again when this returns. Absent: `write` is given copies. */
+  /** The same for less than 16 KiB, which belong to the caller again when this returns. If absent, `write` gets copies. */
   borrow?(bytes: Uint8Array): Promise<void> | undefined;
   /**
    * How many bytes `write` has taken that the kernel (or whatever is behind this) has not; once the connection is over, how many never
-   * left. If the platform does not tell how much of a write has left, large writes are passed on in pieces.
+   * left. If the platform does not report how much of a write has left, large writes are passed on in pieces.
    */
   readonly unsent: number;
-  /** How many bytes have left that the peer's kernel has not acknowledged; `null` where that cannot be known now. It may be slow. */
+  /** How many bytes have left that the peer's kernel has not acknowledged; `null` if that cannot be known now. It may be slow. */
   unacknowledged?(): number | null;
-  /** Sends the end after all that was written. Resolves when it is on its way, rejects when it cannot be. */
+  /** Sends the end after everything that was written. Resolves when it is on its way, rejects if it cannot be sent. */
   end(): Promise<void>;
   /**
    * Closes the connection, after `end()` has resolved. What the peer still sends is read and dropped for a while, because a reset in
-   * answer to it could overtake our last bytes. Returns a promise if the process must not end before that is over.
+   * answer to it could overtake our last bytes. Returns a promise if the process must not end before that is done.
    */
   close(): void | Promise<void>;
-  /** `end()` and `close()` in one, where neither need wait: all that was written has left, and the peer has ended. False: it is not so, and nothing was done. */
+  /** `end()` and `close()` in one, if neither needs to wait: everything written has left, and the peer has ended. Returns false if that is not so; then nothing was done. */
   leave?(): boolean;
-  /** Lets go at once: by a reset where the platform can. */
+  /** Closes at once, with a reset if the platform can send one. */
   abort(): void;
   /**
-   * Secures the connection, once everything written has left and nothing is being read. Resolves to the transport that goes on with it;
+   * Secures the connection, once everything written has left and nothing is being read. Resolves to the transport to use from then on;
    * this one is not used again. Rejects with `ERR_TLS`. Absent if there is no TLS.
    */
   startTls?(options: StartTlsOptions): Promise<StreamTransport>;
-  /** What is known of a secured connection. Absent: it is plain. */
+  /** What is known about a secured connection. Absent on a plain one. */
   readonly tls?: TlsInfo | undefined;
   /** Runs `task` once, when this turn's work is done: the end of the tick for which output is gathered. */
   defer(task: () => void): void;
-  /** The descriptor and what is done by it; absent if there is none. */
+  /** The descriptor, and what can be done with it; absent if there is none. */
   readonly kernel?: KernelSocket | undefined;
-  /** One timer may serve many connections. Absent: each has its own. */
+  /** Whether one timer may serve many connections. If absent, each has its own. */
   readonly sharesTimers?: boolean;
 }

@@ -1,4 +1,4 @@
-/** Opening a connection, as far as it is the same in every place: what may be dialled, with which options, and for how long. */
+/** Opens a connection: the part that is the same in every place. It checks which addresses may be dialled, with which options, and for how long. */
 
 import { textOf } from "../../describe.ts";
 import { SocketError } from "../../errors.ts";
@@ -56,7 +56,7 @@ export const checkHeader = (header: unknown): void => {
 /** Opens one connection. Each platform has its own. */
 export type CreateConnection = (address: AddressLike, options?: ConnectOptions) => Promise<StreamSocket>;
 
-/** The endpoint of `address`, if it can be dialled. Throws `TypeError`, `RangeError`, `ERR_INVALID_ADDRESS`. */
+/** The endpoint of `address`. Throws `TypeError`, `RangeError` or `ERR_INVALID_ADDRESS` if it cannot be dialled. */
 export const dialable = (address: AddressLike): Endpoint => {
   const endpoint = parseAddress(address);
   const said = formatAddress(endpoint);

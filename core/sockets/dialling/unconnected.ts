@@ -29,13 +29,13 @@ export const SOCKET_CONNECT_NAMES = optionNamesOf<SocketConnectOptions>()({
 /**
  * A stream socket that begins unconnected, as far as it is the same in every place. The sockets of `socket()` extend it.
  *
- * As in CPython it begins blocking, without a time-out. If it does not block, `connect()` goes on after `EINPROGRESS`: `select()` says
- * when it is done (writable), and `getsockopt(SOL_SOCKET, SO_ERROR)` or the next `connect()` says how it ended.
+ * As in CPython it begins blocking, without a time-out. If it does not block, `connect()` continues after `EINPROGRESS`: `select()` reports
+ * when it is done (writable), and `getsockopt(SOL_SOCKET, SO_ERROR)` or the next `connect()` returns the result.
  */
 export abstract class UnconnectedSocket extends StreamSocket {
   readonly #family: number;
   #connecting = false;
-  #failed: SocketError | null = null; // of a connect() that nobody awaited
+  #failed: SocketError | null = null; // of a connect() that was not awaited
   #untold = false; // that such a connect() has succeeded
   #told: (() => void)[] = []; // when it is connected, or not
 
@@ -96,12 +96,12 @@ export abstract class UnconnectedSocket extends StreamSocket {
     throw new SocketError("EINPROGRESS");
   }
 
-  /** `connect()` that gives Linux's number of its error, or the code if it has none; 0 if there is none. It still rejects for a name (`ERR_NAME`). CPython's `connect_ex`. */
+  /** `connect()` that returns Linux's number of its error, or the code if it has no number; 0 if there is no error. It still rejects for a name (`ERR_NAME`). CPython's `connect_ex`. */
   connectEx(address: AddressLike, options?: SocketConnectOptions): Promise<number | SocketErrorCode> {
     return errnoOf(this.connect(address, options));
   }
 
-  /** `send()`: on a stream the address, which must be one, is not looked at, as on Linux. CPython's `sendto`. */
+  /** `send()`: on a stream the address must be valid, but is ignored, as on Linux. CPython's `sendto`. */
   sendto(data: Data, address: AddressLike): Promise<number>;
   sendto(data: Data, flags: number, address: AddressLike): Promise<number>;
   async sendto(data: Data, ...to: [AddressLike] | [flags: number, AddressLike]): Promise<number> {
@@ -111,12 +111,12 @@ export abstract class UnconnectedSocket extends StreamSocket {
     return this.send(data, flags);
   }
 
-  /** `recv()`, and `null`: a stream does not say from whom. CPython's `recvfrom`. */
+  /** `recv()`, and `null`: a stream does not name the sender. CPython's `recvfrom`. */
   async recvfrom(size?: number, flags?: number): Promise<[Uint8Array | null, null]> {
     return [await this.recv(size, flags), null];
   }
 
-  /** The peer's address, or `null` where the platform does not tell. Throws `ENOTCONN`, `EBADF`. */
+  /** The peer's address, or `null` if the platform does not report it. Throws `ENOTCONN`, `EBADF`. */
   override getpeername(): Address | null {
     if (this.closed) throw new SocketError("EBADF");
     if (!this.attached) throw new SocketError("ENOTCONN");

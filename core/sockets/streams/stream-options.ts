@@ -7,7 +7,7 @@ import { checkCount, checkOptions, checkTime, checkWord, optionNamesOf } from ".
 export interface StreamOptions extends StreamLimits {
   /** How long one read waits for a byte, and one write for a peer that accepts nothing; `null`: no limit. Default 300 000, the five minutes of RFC 5321: a peer that is silent for longer is usually gone. */
   readonly timeout: number | null;
-  /** The same for writes alone; `undefined`: as `timeout`. `settimeout()` sets both. Default `undefined`: most users mean one limit. */
+  /** The same for writes only; `undefined`: as `timeout`. `settimeout()` sets both. Default `undefined`: most users mean one limit. */
   readonly writeTimeout: number | null | undefined;
   /** How long `close()` waits for a peer that accepts none of what was written, before it aborts. Default 5 000. */
   readonly closeTimeout: number;

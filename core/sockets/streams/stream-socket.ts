@@ -6,11 +6,11 @@
  * default. (A transport may read ahead, by a bounded amount.) Its life:
  *
  *     open ──shutdown(SHUT_WR)──▶ half open: the peer reads the end, we may still read
- *       │ ◀──the peer's end────── recv() gives null, we may still send
+ *       │ ◀──the peer's end────── recv() returns null, we may still send
  *       ├──close()──▶ what was written is sent, then the end (FIN), as long as the peer takes it; else as abort()
  *       └──abort()──▶ at once; the peer sees a reset where the platform can send one (workerd cannot)
  *
- * What a place cannot do is in `capabilities`, which tests ask, and nowhere an exception in this text.
+ * `capabilities` lists what a place cannot do, and tests check it. This text holds everywhere else.
  */
 
 import { type Data, DONE, toBytes, withDeadline } from "../../bytes/data.ts";
@@ -47,7 +47,7 @@ import { type StreamOptions, settleStream } from "./stream-options.ts";
 import type { StreamTap } from "./tap.ts";
 import { type WebStream, webStreamOf } from "./web-stream.ts";
 
-/** What stands in for the transport of a socket that is not connected. */
+/** Takes the place of the transport in a socket that is not connected. */
 const UNCONNECTED: StreamTransport = {
   localAddress: null,
   remoteAddress: null,
@@ -78,20 +78,20 @@ let broken: (socket: StreamSocket, error: SocketError) => void;
 /** Tells a socket that its connection must go. */
 let cut: (socket: StreamSocket, error: SocketError) => void;
 
-/** Has `tap` look on at the connection of `socket` from now on, also after `toWeb()` and `startTls()`; `null`: nobody does. */
+/** Lets `tap` observe the connection of `socket` from now on, also after `toWeb()` and `startTls()`; `null` ends that. */
 export let tapStream: (socket: StreamSocket, tap: StreamTap | null) => void;
 
 /**
  * One connected stream: TCP, TLS, Unix or memory. A handler's `this.request`; the tutorial's socket, which
- * `socket()` gives unconnected.
+ * `socket()` returns unconnected.
  *
- * It begins blocking, in CPython's sense: a call that cannot be done yet waits, at most `timeout` ms. After
- * `setblocking(false)` it gives the platform one turn of its event loop, in which what the kernel has is taken, and
+ * It begins blocking, in CPython's sense: a call that cannot complete yet waits, at most `timeout` ms. After
+ * `setblocking(false)` such a call gives the platform one turn of its event loop, to take what the kernel has, and
  * then rejects with `EWOULDBLOCK`.
  *
  * Errors, by code: reads and writes reject with `ETIMEDOUT`, `ECONNRESET`, and `EBADF` once the socket is
  * closed (`ECANCELED`: it was closed while the call waited; `ECONNABORTED`: aborted); writes with `EPIPE` after
- * `shutdown(SHUT_WR)` or when the peer is gone; both with `ENOBUFS` once too much waited for the peer (`maxPending`); all with `ERR_HANDED_OVER` after `toWeb()`.
+ * `shutdown(SHUT_WR)` or when the peer is gone; both with `ENOBUFS` once too much output waited for the peer (`maxPending`); all with `ERR_HANDED_OVER` after `toWeb()`.
  */
 export class StreamSocket extends BaseSocket implements AsyncDisposable {
   /** Reads this stream; a handler's `rfile`. Python's `makefile("rb")`. */
@@ -106,12 +106,12 @@ export class StreamSocket extends BaseSocket implements AsyncDisposable {
   #state: "open" | "closed" | "handed over" = "open";
   #error: SocketError | null = null; // why the connection is broken
   #aborted = false;
-  #lost: SocketError | null = null; // why not all that was written has left
+  #lost: SocketError | null = null; // why some of the output has not left
   #onerror: ((error: SocketError) => void) | null = null;
-  #heir: StreamSocket | null = null; // what goes on after toWeb()
-  #urgentWaiters: Set<() => void> | null = null; // to be told of the close: the kernel closes later, when it has lingered
+  #heir: StreamSocket | null = null; // what takes over after toWeb()
+  #urgentWaiters: Set<() => void> | null = null; // called at the close: the kernel closes later, after lingering
 
-  /** `transport` is null where the socket is not connected yet: see `attach()`. */
+  /** `transport` is null if the socket is not connected yet: see `attach()`. */
   constructor(transport: StreamTransport | null, options: Partial<StreamOptions> = {}) {
     super();
     const settled = settleStream(options);
@@ -132,7 +132,7 @@ export class StreamSocket extends BaseSocket implements AsyncDisposable {
     }
   }
 
-  /** The socket is connected, by this transport, which is let go where the socket was closed meanwhile. */
+  /** The socket is connected, with this transport, which is released if the socket was closed meanwhile. */
   protected attach(transport: StreamTransport): void {
     if (this.#state !== "open") {
       transport.abort();
@@ -164,20 +164,20 @@ export class StreamSocket extends BaseSocket implements AsyncDisposable {
   }
 
   /**
-   * Bytes sent so far: those that the kernel took, of all that was written. Where the connection broke or was aborted this
-   * may be too few by the last piece that was handed over, of at most 256 KiB; with TLS and in a Worker also before.
+   * Bytes sent so far: how many of the written bytes the kernel took. If the connection broke or was aborted, the number
+   * may be too low by the last piece that was handed over, at most 256 KiB; with TLS and in a Worker also before that.
    */
   get bytesWritten(): number {
     const { bytesWritten } = this.wfile;
     return this.#state === "handed over" ? bytesWritten : bytesWritten - this.#transport.unsent;
   }
 
-  /** Why not all output was sent, once the connection is over; `null` if all was, or still may be. */
+  /** Why some output was not sent, once the connection is over; `null` if all was sent, or still may be. */
   get lost(): SocketError | null {
     return this.#lost;
   }
 
-  /** What the proxy before this connection said of its client (PROXY protocol); `null` if there is none, or it is not believed. */
+  /** What the proxy in front of this connection said about its client (PROXY protocol); `null` if there is no proxy, or it is not trusted. */
   get proxy(): ProxyHeader | null {
     return proxyOf(this);
   }
@@ -196,27 +196,27 @@ export class StreamSocket extends BaseSocket implements AsyncDisposable {
   }
 
   /**
-   * The next bytes as they come: at least one, at most `size`; `null` at the end. They are yours to keep.
+   * The next bytes as they come: at least one, at most `size`; `null` at the end. You may keep them.
    *
-   * `flags`, or-ed: `MSG_PEEK` leaves them to be read again; `MSG_WAITALL` waits for all of `size`, and gives fewer
-   * only at the end; `MSG_DONTWAIT` rejects with `EWOULDBLOCK` rather than wait; `MSG_OOB` gives the urgent byte, at
-   * once (`EINVAL` if there is none; Node with the package `koffi`). recv(2)
+   * `flags`, or-ed: `MSG_PEEK` leaves them to be read again; `MSG_WAITALL` waits for all of `size`, and returns fewer
+   * only at the end; `MSG_DONTWAIT` rejects with `EWOULDBLOCK` instead of waiting; `MSG_OOB` returns the urgent byte, without
+   * waiting (`EINVAL` if there is none; Node with the package `koffi`). recv(2)
    */
   recv(size?: number, flags = 0): Promise<Uint8Array | null> {
     return flags === 0 ? this.rfile.recv(size) : this.#recvBy(flags, size);
   }
 
-  /** Reads into `buffer`, at most what it holds; gives how many bytes, `null` at the end. `flags` as `recv`'s. CPython's `recv_into`. */
+  /** Reads into `buffer`, at most what it holds. Resolves to the number of bytes; `null` at the end. `flags` as for `recv`. CPython's `recv_into`. */
   recvInto(buffer: Uint8Array, flags = 0): Promise<number | null> {
     return flags === 0 ? this.rfile.recvInto(buffer) : this.#recvInto(buffer, flags);
   }
 
   /**
-   * Sends all of `data`; gives how many bytes that was, when there is room for more.
+   * Sends all of `data`. Resolves to its number of bytes, when there is room for more.
    *
    * `flags`, or-ed: `MSG_DONTWAIT` rejects with `EWOULDBLOCK`, having sent nothing, if there is no room;
-   * `MSG_NOSIGNAL` is how it always is; `MSG_OOB` makes its last byte the urgent one, and `MSG_DONTROUTE` leaves the
-   * gateways out (Node with the package `koffi`). send(2)
+   * `MSG_NOSIGNAL` changes nothing, since there is never a signal; `MSG_OOB` makes the last byte the urgent one, and `MSG_DONTROUTE` bypasses
+   * gateways (Node with the package `koffi`). send(2)
    */
   async send(data: Data, flags = 0): Promise<number> {
     const bytes = toBytes(data);
@@ -224,14 +224,14 @@ export class StreamSocket extends BaseSocket implements AsyncDisposable {
     return bytes.length;
   }
 
-  /** Sends all of `data`; resolves when there is room for more. `flags` as `send`'s. CPython's `sendall`. */
+  /** Sends all of `data`; resolves when there is room for more. `flags` as for `send`. CPython's `sendall`. */
   sendall(data: Data, flags = 0): Promise<void> {
     return flags === 0 ? this.wfile.sendall(data) : this.#sendBy(flags, data);
   }
 
   /**
    * Ends one direction or both (`SHUT_RD`, `SHUT_WR`, `SHUT_RDWR`). After `SHUT_WR` the peer reads the end, and
-   * sending here gives `EPIPE`. After `SHUT_RD` no read waits: it gives what is here or still comes, else the
+   * sending here rejects with `EPIPE`. After `SHUT_RD` no read waits: it returns what is here or still comes, otherwise the
    * end, as on Linux. Rejects with `RangeError` for another `how`, `ENOTCONN` if it is not connected.
    */
   async shutdown(how: number): Promise<void> {
@@ -244,27 +244,27 @@ export class StreamSocket extends BaseSocket implements AsyncDisposable {
     if (how !== SHUT_RD) {
       const ended = this.#end();
       const { timeout } = this.wfile;
-      // Not blocking, it is on its way.
+      // If the socket does not block, the end is on its way.
       if (timeout !== 0) await (timeout === null ? ended : this.wfile.whileTaken(ended, timeout));
     }
   }
 
   /**
-   * Sends what was written, then the end, and lets go; what had not been read is dropped. It waits as long as the peer
-   * takes bytes, and aborts when that has taken none for `closeTimeout` ms. The same when called twice.
+   * Sends what was written, then the end, and closes; unread input is dropped. It waits as long as the peer
+   * takes bytes, and aborts when the peer has taken none for `closeTimeout` ms. A second call does the same.
    *
-   * Rejects if not all output was sent and no other call has said so: with `ETIMEDOUT`, or what broke the
+   * Rejects if some output was not sent and no other call has reported that: with `ETIMEDOUT`, or with the error that broke the
    * connection. The connection is closed then, too. A caller that does not need to know need not await it.
    */
   close(): Promise<void> {
     if (this.#closing === null) {
       this.#closing = this.#close();
-      this.#closing.catch(() => {}); // a caller that awaits it is told
+      this.#closing.catch(() => {}); // a caller that awaits it gets the error
     }
     return this.#closing;
   }
 
-  /** Lets go at once; the peer sees a reset where the platform can send one. What was written may be lost. */
+  /** Closes at once; the peer sees a reset if the platform can send one. What was written may be lost. */
   abort(): void {
     if (this.#state === "handed over" || (this.#state === "closed" && this.#aborted)) return;
     this.#closing ??= DONE;
@@ -283,19 +283,19 @@ export class StreamSocket extends BaseSocket implements AsyncDisposable {
     return this.#transport.localAddress;
   }
 
-  /** What is known of the connection's TLS, from the end of the handshake on; `null` on one that is plain. */
+  /** What is known about the connection's TLS, from the end of the handshake on; `null` on a plain connection. */
   get tls(): TlsInfo | null {
     return this.#transport.tls ?? null;
   }
 
   /**
-   * Secures the connection from here on: `rfile`, `wfile` and this object go on with TLS. CPython's `wrap_socket`,
-   * SMTP's STARTTLS. Who dialled is the client. Who accepted gives `ServerTlsOptions`, at least a `cert` and a `key`; without
-   * options, those of the listener are taken, where it has some (`secureTransport: "starttls"`).
+   * Secures the connection from here on: `rfile`, `wfile` and this object continue with TLS. CPython's `wrap_socket`,
+   * SMTP's STARTTLS. The end that dialled is the client. The end that accepted passes `ServerTlsOptions`, at least a `cert` and a `key`;
+   * without options, it uses those of its listener, if there are any (`secureTransport: "starttls"`).
    *
-   * Rejects with `ERR_TLS`, and aborts the connection, where the handshake fails; where the peer has ended its side, so
-   * that its half of the handshake cannot come; and where bytes came before it: taken as if they were secured, they would
-   * let anybody between put words into the peer's mouth (CVE-2011-0411). `ETIMEDOUT` after `handshakeTimeout` ms;
+   * Rejects with `ERR_TLS`, and aborts the connection, if the handshake fails; if the peer has ended its side, so
+   * that its half of the handshake cannot arrive; and if bytes arrived before the handshake: if they counted as secured,
+   * an attacker could put words into the peer's mouth (CVE-2011-0411). `ETIMEDOUT` after `handshakeTimeout` ms;
    * `ERR_UNSUPPORTED` if the place has no TLS; `EBUSY` while a read waits.
    */
   async startTls(options: StartTlsOptions = {}): Promise<void> {
@@ -326,7 +326,7 @@ export class StreamSocket extends BaseSocket implements AsyncDisposable {
       feed.tap?.secured();
       this.#transport.start(feed);
     } catch (error) {
-      if (error instanceof TypeError) throw error; // a wrong argument has begun nothing
+      if (error instanceof TypeError) throw error; // a wrong argument leaves the connection as it is
       this.#error ??= error as SocketError;
       this.abort();
       throw error;
@@ -349,9 +349,9 @@ export class StreamSocket extends BaseSocket implements AsyncDisposable {
   }
 
   /**
-   * Closes this object, and gives a descriptor of the connection, which goes on and is the caller's to close. What
-   * was written leaves before. Rejects with `EBUSY` if input was read ahead, which would be lost: read it first;
-   * `ERR_UNSUPPORTED` if the place has no descriptors, or `koffi` is missing. CPython's `detach`, but a new number.
+   * Closes this object, and returns a descriptor of the connection, which stays open; the caller must close it. What
+   * was written is sent before. Rejects with `EBUSY` if input was read ahead, which would be lost: read it first;
+   * `ERR_UNSUPPORTED` if the place has no descriptors, or `koffi` is missing. CPython's `detach`, but with a new number.
    */
   async detach(): Promise<number> {
     const kernel = this.kernel("detach()");
@@ -372,9 +372,9 @@ export class StreamSocket extends BaseSocket implements AsyncDisposable {
   }
 
   /**
-   * This stream as a file of CPython's: `r` (the default), `w` or `rw`, with or without `b`. `rb` is `rfile`, `wb` is
+   * This stream as a CPython file: `r` (the default), `w` or `rw`, with or without `b`. `rb` is `rfile`, `wb` is
    * `wfile`, and a text mode wraps them: all share the one buffer, and closing one closes nothing else. Throws
-   * `RangeError` for a mode, an encoding, a newline or a size that is none. CPython's `makefile`.
+   * `RangeError` for an invalid mode, encoding, newline or size. CPython's `makefile`.
    */
   makefile(mode: "wb"): StreamWriter;
   makefile<Mode extends FileMode = "r">(mode?: Mode, options?: FileOptions): FileModes[Mode];
@@ -382,7 +382,7 @@ export class StreamSocket extends BaseSocket implements AsyncDisposable {
     return openFile(this.rfile, this.wfile, mode, options);
   }
 
-  /** What `select()` and `poll()` ask: those of the `POLL…` bits in `mask` that hold now, and the bits that are only answered. */
+  /** For `select()` and `poll()`: the `POLL…` bits of `mask` that hold now, and the bits that are always reported. */
   readiness(mask: number): number {
     if (this.closed) return POLLNVAL;
     const { rfile, wfile } = this;
@@ -395,7 +395,7 @@ export class StreamSocket extends BaseSocket implements AsyncDisposable {
     );
   }
 
-  /** Calls `told` when `readiness(mask)` may have changed; gives what stops it. */
+  /** Calls `told` when `readiness(mask)` may have changed. Returns a function that stops it. */
   onReadiness(mask: number, told: () => void): () => void {
     const stops: (() => void)[] = [];
     if (mask & POLLIN) stops.push(this.rfile.onReadable(told));
@@ -425,7 +425,7 @@ export class StreamSocket extends BaseSocket implements AsyncDisposable {
   }
 
   /**
-   * Hands the connection over to a socket of the Web platform's kind, for all that takes a Workers `Socket`.
+   * Hands the connection over to a socket of the Web platform's kind, for code that takes a Workers `Socket`.
    * From then on this object throws `ERR_HANDED_OVER`: two readers of one stream would each lose bytes.
    */
   toWeb(): WebStream {
@@ -491,7 +491,7 @@ export class StreamSocket extends BaseSocket implements AsyncDisposable {
     }
   }
 
-  /** What waits for bytes now would be given those that come secured. */
+  /** A read that waits now would get the bytes that arrive secured. */
   #mustBeIdle(): void {
     this.#mustBeOpen();
     if (this.rfile.needed === 0) return;
@@ -509,7 +509,7 @@ export class StreamSocket extends BaseSocket implements AsyncDisposable {
       this.wfile.end();
       this.#feed.tap?.ended("half-close");
       this.#ending = this.#error === null ? this.#transport.end() : DONE;
-      this.#ending.catch(() => {}); // whoever awaits it is told; the first caller may not be waiting any more
+      this.#ending.catch(() => {}); // callers that await it get the error; the first may no longer be waiting
     }
     return this.#ending;
   }
@@ -545,7 +545,7 @@ export class StreamSocket extends BaseSocket implements AsyncDisposable {
     if (this.#lost !== null && !this.#told) throw this.#lost;
   }
 
-  /** A call has said that the connection failed. */
+  /** A call has reported that the connection failed. */
   get #told(): boolean {
     return this.rfile.told || this.wfile.told;
   }
@@ -558,7 +558,7 @@ export class StreamSocket extends BaseSocket implements AsyncDisposable {
     cut = (socket, error) => socket.#cut(error);
   }
 
-  /** The transport said so: nothing goes any more, but what had come is still read. */
+  /** The transport reported that the connection is broken. Input that has arrived can still be read. */
   #break(error: SocketError): void {
     this.#error ??= error;
     this.rfile.fail(error);
@@ -567,13 +567,13 @@ export class StreamSocket extends BaseSocket implements AsyncDisposable {
     this.#onerror?.(error);
   }
 
-  /** The connection is let go at once, and its reads and writes fail with `error`. */
+  /** Closes the connection at once; its reads and writes fail with `error`. */
   #cut(error: SocketError): void {
     this.#break(error);
     this.#letGo(error);
   }
 
-  /** No more reads or writes; those that wait end with `waiting`. */
+  /** Ends all reads and writes; those that wait reject with `waiting`. */
   #stop(error: SocketErrorCode, waiting = error): void {
     for (const half of [this.rfile, this.wfile]) {
       half.fail(waiting, true);
@@ -591,21 +591,21 @@ export class StreamSocket extends BaseSocket implements AsyncDisposable {
     this.#transport.abort();
   }
 
-  /** The connection is over: what has not left by now is lost. */
+  /** The connection is over: output that has not left by now is lost. */
   #countLost(): void {
     if (this.wfile.unsent > 0) this.#lost ??= this.#error;
   }
 }
 
 /**
- * What stands between a socket's two halves and its transport, which `startTls()` replaces. A read that is about
- * to wait starts what is gathered and the read together: with no buffer between the two ends (a service binding)
- * awaiting the flush first would make both wait for ever. And reads wait while too much output does: else a peer
- * that asks and never reads fills the memory.
+ * Connects a socket's two halves with its transport, which `startTls()` replaces. A read that is about
+ * to wait starts the flush and the read together: with no buffer between the two ends (a service binding),
+ * awaiting the flush first would make both wait for ever. Reads also wait while too much output does: otherwise a peer
+ * that sends requests and never reads could fill the memory.
  */
 class Feed implements ReaderSource, WriterTarget, StreamSink {
   transport: StreamTransport;
-  /** Who looks on. */
+  /** The observer of the connection. */
   tap: StreamTap | null = null;
   /** Called when the peer ends its side, for a caller that waits for something else from it. */
   onend: (() => void) | null = null;
