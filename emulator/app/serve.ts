@@ -157,7 +157,7 @@ export const openApp = async <Context>(
       callListener(onEvent, { type: "error", server: "control", address: null, error });
   };
   const lasts = ({ dial }: App<Context>): boolean => Object.values(dial).some(({ keep }) => keep !== null);
-  let resumed = false; // the sessions that last
+  let resumed = false; // the lasting sessions
   let replacing: Promise<unknown> = DONE;
   const servers: AnyServer<Context>[] = []; // opened, or about to be
   const open = new Map<Listener<Context>, AnyServer<Context>>();
@@ -173,18 +173,18 @@ export const openApp = async <Context>(
     faulty || parts !== undefined
       ? new (await import("./faults.ts")).AppFaults(app as App, (event) => counted(event.server)?.(event))
       : null;
-  /** What the pools say of themselves, with those of forked children. */
+  /** What the pools report about themselves, including those of forked children. */
   const poolInfos = (): readonly PoolInfo[] => {
     const children = servers.flatMap((server) => (server as unknown as Partial<Forking>).childPools ?? []);
     return (version.pools?.infos() ?? []).map((own) =>
       children.filter(({ name }) => name === own.name).reduce(sumOf, own),
     );
   };
-  /** The class of what dials an entry of `dial`, with its rules of faults. */
+  /** The connector class for an entry of `dial`, with its fault rules. */
   const dialling = (name: string | undefined): typeof TCPConnector =>
     faults === null || name === undefined ? Connector : faults.dialling(Connector, name);
   const recorder = parts === undefined ? undefined : new parts.Recorder(hosting.sink);
-  /** Where something can be said again: a listener of the app, an entry of its `dial`, or where its rules allow. */
+  /** Where a conversation can be replayed: a listener of the app, an entry of its `dial`, or an address that its rules allow. */
   const targetOf = (
     to: string,
     allow: AllowList,
@@ -268,13 +268,13 @@ export const openApp = async <Context>(
     datagrams: (Server) =>
       parts === undefined || recorder === undefined ? Server : parts.WatchedDatagramsMixIn(Server, recorder),
   };
-  /** The sessions that last go on, where the app has an entry with `keep`: another app's in the same folder are left alone. */
+  /** Continues the lasting sessions, if the app has an entry with `keep`: those of another app in the same folder are left alone. */
   const resume = async (): Promise<void> => {
     if (resumed || plane === null || !lasts(version.app)) return;
     resumed = true;
     await plane.resume().catch(tellControl); // another process has them, or they cannot be read: the rest is served
   };
-  let delayed: Promise<void> | undefined; // the drain delay, from when a close is asked for
+  let delayed: Promise<void> | undefined; // the drain delay, once a close is requested
   let endDelay = (): void => {};
   const delay = (): Promise<void> =>
     new Promise((resolve) => {
@@ -295,7 +295,7 @@ export const openApp = async <Context>(
     await Promise.all(pools.map((one) => one.close())); // after the handlers that use them
     await plane?.close(); // after all that it records
     told?.end();
-    await routes?.close(); // last: what drains can be looked at, and ended
+    await routes?.close(); // last: draining requests can still be listed, and ended
   };
   const close = async (): Promise<void> => {
     delayed ??= drainDelay === 0 ? DONE : delay();
@@ -324,7 +324,7 @@ export const openApp = async <Context>(
             options.guardConnections || edge?.holds("other-request"),
           )
         : app.handlers[name];
-  /** Opens one listener of a version, with `anyPort` at this port; gives its server. */
+  /** Opens one listener of a version, with `anyPort` at this port. Returns its server. */
   const openOne = async (
     listener: Listener<Context>,
     port: number,
@@ -356,7 +356,7 @@ export const openApp = async <Context>(
       (Server) => faults?.served(Server, listener.name) ?? Server,
       edge,
     );
-    // Children of a new version are told when all of its listeners are open.
+    // Children of a new version get the addresses when all of its listeners are open.
     if (listener.serve === "forking")
       (server as unknown as Forking).poolsAt = of === version ? poolsAt : null;
     servers.push(server);
@@ -365,7 +365,7 @@ export const openApp = async <Context>(
     open.set(listener, server);
     return server;
   };
-  /** Opens the listeners that share a port in the app: if any port will do, all at the same one. */
+  /** Opens the listeners that share a port in the app: with `anyPort`, all at the same one. */
   const openTogether = async (group: readonly Listener<Context>[]): Promise<void> => {
     for (let tries = 1; ; tries++) {
       let port = 0;
@@ -405,7 +405,7 @@ export const openApp = async <Context>(
       });
     }
   };
-  /** Shows the control plane the version that is served. */
+  /** Gives the control plane the version that is served. */
   const show = (): void => {
     const dial = Object.entries(version.app.dial).map(([name, entry]) => {
       return [name, { ...entry, endpoint: moved(entry.endpoint, placed, options.host) }];

@@ -1,6 +1,6 @@
 /**
  * The program that a worker of a cluster runs: serves the app on the descriptors that it inherited. `worker.ts` is the
- * other end, and `messages.ts` what the two say to each other.
+ * other end, and `messages.ts` has the messages between the two.
  */
 
 import { type App, isApp } from "../../core/app/app.ts";
@@ -17,19 +17,19 @@ import { Backlog } from "../servers/forking/channel/backlog.ts";
 import { toWire } from "../servers/forking/channel/messages.ts";
 import { eventToWire, isRare, type Order, type Report, type WorkerSettings } from "./messages.ts";
 
-const MOST_TOLD = 1024 * 1024; // bytes of JSON of what a handler said: more would hold up the channel
+const MOST_TOLD = 1024 * 1024; // bytes of JSON of what a handler emitted: more would hold up the channel
 const DRAIN_TIMEOUT = 10_000; // ms; the default of ServeOptions
 
-/** Tells the primary. `left` is called later, when it is told. Gives whether the channel has room for more. */
+/** Sends a message to the primary. `left` is called later, when it is sent. Returns whether the channel has room for more. */
 const tell = (report: Report, left: () => void = () => {}): boolean => {
-  if (!process.connected) return true; // a primary that is gone is told nothing
+  if (!process.connected) return true; // the primary is gone
   return process.send?.({ socklet: report }, undefined, undefined, left) !== false;
 };
 
 const backlog = new Backlog();
-let lost = 0; // events that were not told, until that is
+let lost = 0; // events that were not sent, until that is reported
 
-/** Tells how many events were lost, as an error of the server that the last of them is of. */
+/** Reports how many events were lost, as an error of the server that the last of them belongs to. */
 const tellLost = (server: string): void => {
   const count = lost;
   lost = 0;
@@ -38,7 +38,7 @@ const tellLost = (server: string): void => {
   tellEvent({ type: "error", server, address: null, error: new SocketError("ENOBUFS", said) });
 };
 
-/** Tells an event, what it holds of the handler's own as far as it can be cloned. Rare ones have no bound. */
+/** Sends an event, with the handler's own values as far as they can be cloned. Rare events have no bound. */
 const tellEvent = (event: SockletEvent): void => {
   const wire = eventToWire(
     event.type === "handler" ? { ...event, detail: plain(event.detail, MOST_TOLD) } : event,
@@ -57,7 +57,7 @@ const tellEvent = (event: SockletEvent): void => {
   }
 };
 
-/** What was asked for, of this process's plane, and the streams that it has given. */
+/** The calls of this process's plane, and the streams that it has returned. */
 class Calls {
   readonly #plane: ControlPlane;
   readonly #streams = new Map<number, { next(): Promise<IteratorResult<unknown>>; stop(): void }>();
@@ -67,7 +67,7 @@ class Calls {
     this.#plane = plane;
   }
 
-  /** The number of a stream of what `open` gives; `null` where it gives nothing. */
+  /** The number of a new stream of the values from `open`; `null` if it returns nothing. */
   async #stream(
     open: (signal: AbortSignal) => MaybePromise<AsyncIterable<unknown> | null>,
   ): Promise<number | null> {
@@ -198,7 +198,7 @@ class Worker {
     }
   }
 
-  /** What nobody caught: after a rejection it goes on; an error may have left anything half done. */
+  /** Uncaught errors and rejections: after a rejection it continues; an error may have left anything half done. */
   #catch(number: number, name: () => string | undefined): void {
     const said = (what: string, error: unknown): SocketError =>
       new SocketError("ERR_HANDLER", `${what}${error instanceof Error ? `: ${error.message}` : ""}`, {
@@ -228,7 +228,7 @@ class Worker {
   async #end(how: "close" | "handOver"): Promise<void> {
     const server = this.#server;
     if (server === undefined) {
-      this.#stopping.abort(); // what it has opened nobody has come to
+      this.#stopping.abort(); // no client has connected to what it has opened
       this.#leave(0);
       return;
     }
@@ -247,14 +247,14 @@ class Worker {
   #leave(status: number): void {
     const end = (): never => process.exit(status); // whatever a handler left running
     if (process.connected)
-      process.send?.({ socklet: null }, undefined, undefined, end); // behind all that was told
+      process.send?.({ socklet: null }, undefined, undefined, end); // after all messages
     else end();
     setTimeout(end, ABORT_GRACE).unref();
   }
 }
 
 const worker = new Worker();
-// They come to all processes of a terminal or a unit; the primary says what is to be done.
+// Signals reach all processes of a terminal or a unit; the primary decides what is to be done.
 for (const signal of ["SIGINT", "SIGTERM", "SIGHUP", "SIGUSR2"] as const) process.on(signal, () => {});
 process.on("message", (order: Order) => worker.hear(order));
 process.on("disconnect", () => worker.end("close")); // the primary is gone

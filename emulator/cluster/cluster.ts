@@ -1,14 +1,14 @@
 /**
  * `serveCluster()`: an app served by several processes, on all cores.
  *
- *     the primary   binds every listener, and serves none: it starts the workers, gives them the descriptors, starts others for
+ *     the primary   binds every listener, and serves none: it starts the workers, gives them the descriptors, replaces
  *                   those that end, and has the control routes
  *     a worker      runs the module, and serves the whole app on the descriptors that it inherited
  *
- * All share one listening socket, so that what waits in the kernel for one worker another takes. A worker that ends loses what it
- * had accepted, and nothing that waits. With `reusePort` each worker has a socket of its own at the same port, and the
- * kernel spreads the clients: the primary holds these, too, so that what waits at a worker that ended waits for the one that
- * takes its place; it is lost if there is none (fewer workers after a restart, the end of the cluster).
+ * All share one listening socket, so that any worker can take a client that waits in the kernel. A worker that ends loses what it
+ * had accepted, and nothing that waits. With `reusePort` each worker has its own socket at the same port, and the
+ * kernel spreads the clients. The primary holds these sockets, too, so that clients of a worker that ended wait for its
+ * successor; they are lost if there is none (fewer workers after a restart, the end of the cluster).
  */
 
 import { type App, isApp, type Listener } from "../../core/app/app.ts";
@@ -32,12 +32,12 @@ import type { TCPServer } from "../servers/tcp.ts";
 import type { Listed, WorkerSettings } from "./messages.ts";
 import { cores, WorkerProcess } from "./worker.ts";
 
-const STABLE = 10_000; // ms that a worker serves before its end counts as the first of a row
+const STABLE = 10_000; // ms that a worker must serve before its end starts a new row
 const MAX_DOUBLINGS = 30; // of the restart delay: more would exceed every limit
 const MOST_TRIES = 10; // ports that are tried for listeners of one declared port
 const DRAIN_TIMEOUT = 10_000; // ms; the default of ServeOptions
 
-/** How to serve an app by several processes. Times are milliseconds. */
+/** How to serve an app with several processes. Times are milliseconds. */
 export interface ClusterOptions
   extends Pick<
     ServeOptions,
@@ -55,9 +55,9 @@ export interface ClusterOptions
   > {
   /** How many processes; `"auto"`: one for each core. Default `"auto"`. */
   readonly workers?: number | "auto";
-  /** Whether each worker has a socket of its own at each port (`SO_REUSEPORT`), of those that the kernel spreads the clients over. Default `false`: all share one, so that what waits for one worker another takes. */
+  /** Whether each worker has its own socket at each port (`SO_REUSEPORT`), over which the kernel spreads the clients. Default `false`: all share one, so that any worker can take a client that waits. */
   readonly reusePort?: boolean;
-  /** Whether `onEvent` and the control routes are told of each request, too (`begin`, `end`, `handler`): a message between processes for each. Default `false`. */
+  /** Whether `onEvent` and the control routes also get the events of each request (`begin`, `end`, `handler`): a message between processes for each. Default `false`. */
   readonly requestEvents?: boolean;
   /** How long the place of a lost worker stays empty; doubled for each further one that is lost before it has served for ten seconds. Default 100. */
   readonly restartDelay?: number;
@@ -87,15 +87,15 @@ const CLUSTER_NAMES = optionNamesOf<ClusterOptions>("serveCluster()")({
   maxLosses: true,
 });
 
-/** A worker, as the cluster tells of it. */
+/** A worker, as the cluster reports it. */
 export interface WorkerInfo {
-  /** From 1; the one that takes its place has the same. */
+  /** From 1; its successor has the same. */
   readonly number: number;
   readonly pid: number | null;
   readonly state: "starting" | "serving" | "leaving" | "gone";
 }
 
-/** An app that several processes serve. */
+/** An app that is served by several processes. */
 export interface ClusterServer extends AsyncDisposable {
   /** The listeners, as each worker has them. */
   readonly listeners: readonly Listed[];
@@ -104,26 +104,26 @@ export interface ClusterServer extends AsyncDisposable {
   readonly workers: readonly WorkerInfo[];
   /** Resolves when the cluster is closed. Rejects with `ERR_HANDLER` if its workers were lost again and again. */
   readonly over: Promise<void>;
-  /** Is not ready any more; after `drainDelay` accepts no more, has all workers drain together, and ends them; gives how many requests were cut off. */
+  /** Stops being ready; after `drainDelay` stops accepting, drains all workers together, and ends them. Resolves to the number of requests that were cut off. */
   close(): Promise<number>;
-  /** As `AppServer.handOver`; gives how many requests were cut off. */
+  /** As `AppServer.handOver`. Resolves to the number of requests that were cut off. */
   handOver(released?: () => void): Promise<number>;
-  /** As of `AppServer`. */
+  /** As in `AppServer`. */
   descriptors(): readonly ListenDescriptor[];
-  /** Has all workers read their certificates again; gives how many listeners have TLS. */
+  /** Makes all workers read their certificates again. Returns how many listeners have TLS. */
   reload(): number;
-  /** Ends what runs, at once. */
+  /** Ends running requests at once. */
   abort(): void;
 }
 
 /** One place among the workers. */
 interface Place {
   readonly number: number;
-  /** Who serves there, or is started. */
+  /** The worker that serves there, or is being started. */
   worker: WorkerProcess | null;
-  /** Who has served there, and still drains. */
+  /** Workers that have served there, and still drain. */
   readonly leaving: Set<WorkerProcess>;
-  /** Whether the sessions that last are still kept by one of them, or by a program before this one. */
+  /** Whether one of them, or an earlier program, still keeps the lasting sessions. */
   held: boolean;
   timer: ReturnType<typeof setTimeout> | undefined;
 }
@@ -144,7 +144,7 @@ const appOf = async (module: string): Promise<App> => {
   throw new SocketError("ERR_APP", `${module} has no \`export const app = defineApp({ … })\``);
 };
 
-/** What `serveCluster()` does. */
+/** Implements `serveCluster()`. */
 export const openModule = async (
   module: string | URL,
   options: ClusterOptions = {},
@@ -158,7 +158,7 @@ export const openModule = async (
   return openCluster(await appOf(url), url, options);
 };
 
-/** The same for an app that is loaded; `hosting` where this program takes over from another. */
+/** The same for an app that is loaded; `hosting` if this program takes over from another. */
 export const openCluster = async (
   app: App,
   module: string,
@@ -348,7 +348,7 @@ class Cluster implements ClusterServer {
     }
   }
 
-  /** Binds one listener; gives its address. */
+  /** Binds one listener. Returns its address. */
   async #hold(listener: Listener, given: readonly ListenDescriptor[], anyPort: number) {
     const { host, anyPort: any, reusePort = false } = this.#options;
     const { endpoint, name } = listener;
@@ -360,7 +360,7 @@ class Cluster implements ClusterServer {
       fds: [],
     };
     this.#held.push(held);
-    const own = reusePort && endpoint.scheme !== "unix"; // whether each worker has one of its own
+    const own = reusePort && endpoint.scheme !== "unix"; // whether each worker has its own
     let at =
       endpoint.scheme === "unix"
         ? endpoint
@@ -479,7 +479,7 @@ class Cluster implements ClusterServer {
     if (this.#closing === undefined) this.#lost(place, worker, code, signal);
   }
 
-  /** A worker is lost: another takes its place, after a while. */
+  /** A worker is lost: after a delay, another takes its place. */
   #lost(place: Place, worker: WorkerProcess, code: number | null, signal: string | null): void {
     const { number, pid, why } = worker;
     const error =
@@ -515,7 +515,7 @@ class Cluster implements ClusterServer {
 
   // ---- The end ----
 
-  /** The drain delay: not ready any more, and accepting yet. */
+  /** The drain delay: no longer ready, but still accepting. */
   async #delay(): Promise<void> {
     if (this.#drainDelay === 0 || !this.#opened) return;
     await new Promise<void>((resolve) => {
@@ -548,7 +548,7 @@ class Cluster implements ClusterServer {
     ]);
     this.#released();
     this.#log?.end();
-    await this.#routes?.close(); // last: what drains can be looked at, and ended
+    await this.#routes?.close(); // last: draining requests can still be listed, and ended
     this.#over.resolve();
     return workers.reduce((sum, { cut }) => sum + cut, 0);
   }

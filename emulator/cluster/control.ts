@@ -1,4 +1,4 @@
-/** The control plane of a cluster: what its workers' planes say, together. */
+/** The control plane of a cluster: it combines its workers' planes. */
 
 import type { ListenerLog } from "../../core/control/listeners.ts";
 import type {
@@ -35,7 +35,7 @@ export { controlTokens } from "../app/control/control-tokens.ts";
 
 type Counts = Readonly<Record<string, unknown>>;
 
-/** `one` with the numbers of all added up, but for those named. */
+/** `one` with the numbers of all added up, except those named. */
 const summed = <Info extends object>(all: readonly Info[], not: readonly (keyof Info)[] = []): Info => {
   const [one] = all as [Info];
   const sum = { ...one } as Record<string, unknown>;
@@ -56,7 +56,7 @@ const listenerOf = (all: readonly ListenerInfo[]): ListenerInfo => {
 const SAMPLE = /^([A-Za-z_:][\w:]*)(\{.*\})? (\S+)$/;
 const OF_A_PROCESS = /^(process_|socklet_event_loop_delay_seconds)/;
 
-/** The metrics of several processes in one text: counts added up, and what is of one process with the label `worker`. */
+/** The metrics of several processes in one text: counts are added up, and metrics of one process get the label `worker`. */
 const summedMetrics = (texts: readonly (readonly [worker: number, text: string])[]): string => {
   const families = new Map<string, { readonly head: string[]; readonly samples: Map<string, number> }>();
   for (const [worker, text] of texts) {
@@ -88,19 +88,19 @@ const summedMetrics = (texts: readonly (readonly [worker: number, text: string])
 
 /** What the plane needs of its cluster. */
 export interface Clustered {
-  /** Those that serve, by their number. */
+  /** The workers that serve, by their number. */
   serving(): readonly WorkerProcess[];
-  /** The one that dials; `null` where it is being started. */
+  /** The worker that dials; `null` while it is being started. */
   dialler(): WorkerProcess | null;
   readonly closing: boolean;
 }
 
-const AGAIN = 1_000; // ms: how often one that watches looks for workers that came since
+const AGAIN = 1_000; // ms: how often a watcher looks for new workers
 
-/** What passes in all workers: each keeps its share, by its share of the bounds. */
+/** The recording of all workers: each keeps its share, within its share of the bounds. */
 class ClusterRecording implements RecordingPlane {
   readonly #cluster: Clustered;
-  readonly #told = new WeakSet<WorkerProcess>(); // that have the bounds, and record if it was started
+  readonly #told = new WeakSet<WorkerProcess>(); // workers that have the bounds, and record if a recording was started
   #limits: Required<RecordingLimits> = {
     maxBytes: RECORDING_BOUNDS.maxBytes,
     maxConnections: RECORDING_BOUNDS.maxConnections,
@@ -162,7 +162,7 @@ class ClusterRecording implements RecordingPlane {
     return { ids, more: all.some((found) => found?.more) };
   }
 
-  /** The changes of all workers, one after the other: a worker is asked for the next one when its last was taken. */
+  /** The changes of all workers, one after another: a worker is asked for the next change when its last was taken. */
   async *watch(signal: AbortSignal): AsyncGenerator<RecordingChange, void, undefined> {
     const changes: { readonly change: RecordingChange; readonly taken: () => void }[] = [];
     const infos = new Map<WorkerProcess, RecordingInfo>();
@@ -184,7 +184,7 @@ class ClusterRecording implements RecordingPlane {
           await taken.promise;
         }
       } catch {
-        // It is gone, and what it kept with it.
+        // The worker is gone, and everything that it kept.
       } finally {
         infos.delete(worker);
         following.delete(worker);
@@ -222,14 +222,14 @@ class ClusterRecording implements RecordingPlane {
     };
   }
 
-  /** One that came since knows neither the bounds nor whether it is to record. */
+  /** A new worker knows neither the bounds nor whether it should record. */
   async #prepare(worker: WorkerProcess): Promise<void> {
     if (this.#told.has(worker)) return;
     this.#told.add(worker);
     await worker.call("recording", this.#started ? "start" : "limit", this.#share());
   }
 
-  /** What all say of what they keep; those that say nothing, or are gone, are left out. */
+  /** What each worker reports about its recording; workers that report nothing, or are gone, are left out. */
   async #ask<T>(name: string, ...args: readonly unknown[]): Promise<T[]> {
     const asked = this.#cluster.serving().map(async (worker) => {
       try {
@@ -257,15 +257,15 @@ class ClusterRecording implements RecordingPlane {
 }
 
 /**
- * Asks all workers, and puts together what they say. A session is in the process that has its connection, so that those of a worker
- * that is gone are gone with it; those that are dialled run in the first.
+ * Asks all workers, and combines their answers. A session is in the process that has its connection, so the sessions of a worker
+ * end with it; dialled sessions run in the first worker.
  */
 export class ClusterPlane implements ControlPlane {
   readonly #cluster: Clustered;
   readonly #log: ListenerLog;
   readonly recording: RecordingPlane;
 
-  /** `log`: what the workers tell. */
+  /** `log`: the events of the workers. */
   constructor(cluster: Clustered, log: ListenerLog) {
     this.#cluster = cluster;
     this.#log = log;
@@ -369,7 +369,7 @@ export class ClusterPlane implements ControlPlane {
     return all[0] ?? null;
   }
 
-  /** What all say; one that is gone before it answers says nothing. */
+  /** The answers of all workers; a worker that ends before it answers is left out. */
   async #all<T>(
     method: string,
     workers = this.#cluster.serving(),
@@ -379,7 +379,7 @@ export class ClusterPlane implements ControlPlane {
     return (await Promise.all(asked)).filter((answer) => answer !== null) as T[];
   }
 
-  /** What the worker says that has the session; the others say `null`. */
+  /** The answer of the worker that has the session; the others answer `null`. */
   async #find(method: string, id: string, ...args: readonly unknown[]): Promise<SessionInfo | null> {
     for (const worker of this.#cluster.serving()) {
       const has = await worker.call<SessionInfo | null>("get", id).catch(() => null);
@@ -389,7 +389,7 @@ export class ClusterPlane implements ControlPlane {
   }
 }
 
-/** What another process tells of a session, or of what it records: each is asked for when it is wanted. */
+/** Values from another process, about a session or its recording: each is requested when it is needed. */
 async function* followed<Event>(
   worker: WorkerProcess,
   stream: number,

@@ -1,4 +1,4 @@
-/** What a cluster's primary and its workers say to each other. */
+/** The messages between a cluster's primary and its workers. */
 
 import type { SockletEvent } from "../../core/handlers/events.ts";
 import type { CertificateOptions } from "../../core/sockets/tls/tls.ts";
@@ -17,26 +17,26 @@ export interface WorkerSettings {
   readonly ticketKeys: Uint8Array;
   /** Its descriptors, with the places of their listeners in the app's list. */
   readonly descriptors: readonly { readonly name: string; readonly fd: number; readonly place: number }[];
-  /** Where the app's listeners are listened for in place of their own, as in `ServeOptions`. */
+  /** Where the app's listeners listen instead of at their own addresses, as in `ServeOptions`. */
   readonly host: string | undefined;
   /** The texts that no record of a session may show; `null`: it has no control plane. */
   readonly secrets: readonly string[] | null;
-  /** Which events it tells. */
+  /** Which events it sends. */
   readonly events: "all" | "rare" | "none";
-  /** Whether it runs the sessions that are dialled. */
+  /** Whether it runs the dialled sessions. */
   readonly dials: boolean;
-  /** Whether another process still keeps the sessions that last: `free` says when not. */
+  /** Whether another process still keeps the lasting sessions: `free` is sent when it no longer does. */
   readonly waits: boolean;
 }
 
 /** To a worker. */
 export type Order =
   | ({ readonly type: "init" } & WorkerSettings)
-  /** One call of its control plane, or of a stream that one gave. */
+  /** One call of its control plane, or of a stream that such a call returned. */
   | { readonly type: "call"; readonly id: number; readonly method: string; readonly args: readonly unknown[] }
   | { readonly type: "free" | "reload" | "close" | "handOver" | "abort" };
 
-/** A listener that is up. */
+/** A listener that is open. */
 export type Listed = Omit<Serving, "info">;
 
 /** From a worker, as `{ socklet: … }`: a handler may send messages, too. */
@@ -45,9 +45,9 @@ export type Report =
   /** It cannot serve. */
   | { readonly type: "unfit"; readonly error: WireError }
   | { readonly type: "event"; readonly event: SockletEvent; readonly error: WireError | undefined }
-  /** Nobody caught an error: it takes no more, finishes what it has, and ends. */
+  /** An error was not caught: the worker stops accepting, finishes its requests, and ends. */
   | { readonly type: "failing"; readonly error: WireError }
-  /** It keeps the sessions that last no more. */
+  /** It no longer keeps the lasting sessions. */
   | { readonly type: "released" }
   | {
       readonly type: "answer";
@@ -55,7 +55,7 @@ export type Report =
       readonly value?: unknown;
       readonly error?: WireError | undefined;
     }
-  /** It has drained; so many were cut off. */
+  /** It has drained, and cut off this many requests. */
   | { readonly type: "over"; readonly cut: number };
 
 /** Events of which there is one or more for each request. */
@@ -67,7 +67,7 @@ const OF_REQUESTS: ReadonlySet<SockletEvent["type"]> = new Set([
   "dropped",
 ]);
 
-/** Whether an event is told where only rare ones are. */
+/** Whether an event is sent when only rare ones are. */
 export const isRare = (event: SockletEvent): boolean =>
   !(OF_REQUESTS.has(event.type) || (event.type === "handshake" && event.error === null));
 

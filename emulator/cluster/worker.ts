@@ -1,4 +1,4 @@
-/** One worker of a cluster, as the primary sees it: its process, what it says, and what it is asked. */
+/** One worker of a cluster, as the primary sees it: its process, its messages, and the calls to it. */
 
 import type { ChildProcess } from "node:child_process";
 import { SocketError } from "../../core/errors.ts";
@@ -12,13 +12,13 @@ const PROGRAM = programAt("cluster-worker", import.meta.url);
 const START_LIMIT = 60_000; // ms until it serves: an app's context() may wait for a database
 const END_GRACE = 3_000; // ms beyond its drain time that a worker has to end, before it is killed
 
-/** What a worker tells its cluster. */
+/** What a worker reports to its cluster. */
 export interface WorkerOwner {
   ready(worker: WorkerProcess): void;
   event(worker: WorkerProcess, event: SockletEvent): void;
-  /** It ends by itself, after an error that nobody caught; another may take its place now. */
+  /** It ends by itself, after an uncaught error; another may take its place now. */
   failing(worker: WorkerProcess, error: unknown): void;
-  /** It keeps the sessions that last no more. */
+  /** It no longer keeps the lasting sessions. */
   released(worker: WorkerProcess): void;
   gone(worker: WorkerProcess, code: number | null, signal: string | null): void;
 }
@@ -91,7 +91,7 @@ export class WorkerProcess {
     return this.#process.pid ?? null;
   }
 
-  /** Asks its control plane. Rejects with what that throws, and with `ECONNABORTED` if the worker is gone before it answers. */
+  /** Calls its control plane. Rejects with what that throws, and with `ECONNABORTED` if the worker ends before it answers. */
   call<T>(method: string, ...args: readonly unknown[]): Promise<T> {
     if (this.state === "gone") return Promise.reject(new SocketError("ECONNABORTED", "the worker is gone"));
     const id = ++this.#asked;
@@ -105,7 +105,7 @@ export class WorkerProcess {
     this.#send({ type });
   }
 
-  /** Has it end, and waits for that: `drainTimeout` ms at most, and some more. */
+  /** Asks it to end, and waits for that: slightly more than `drainTimeout` ms at most. */
   async end(how: "close" | "handOver", drainTimeout: number): Promise<void> {
     if (this.state === "gone") return;
     this.state = "leaving";
@@ -119,7 +119,7 @@ export class WorkerProcess {
   }
 
   #send(order: Order): void {
-    if (this.#process.connected) this.#process.send(order, () => {}); // else it is gone, which is told soon
+    if (this.#process.connected) this.#process.send(order, () => {}); // else it is gone, which will be reported soon
   }
 
   #later(task: () => void, ms: number): void {

@@ -1,4 +1,4 @@
-/** The connections that a socket has accepted and nobody has taken yet. */
+/** The connections that a socket has accepted, and that wait to be taken. */
 
 import net from "node:net";
 import { SocketError, type SocketErrorCode } from "../../core/errors.ts";
@@ -10,7 +10,7 @@ import type { Connection } from "../kernel/transports/seam.ts";
 
 const ignore = (): void => {};
 
-/** Resets a connection that nobody accepted, so that its client learns of it. */
+/** Resets a connection that was not taken, so that its client notices. */
 const refuse = (connection: Connection): void => connection.abort();
 
 interface Acceptor {
@@ -18,7 +18,7 @@ interface Acceptor {
   readonly reject: (error: SocketError) => void;
 }
 
-/** The connections that arrive: Node accepts them by itself, and here they wait, unread. */
+/** The connections that arrive: Node accepts them by itself, and they wait here, unread. */
 export class Listener {
   /** Resolves when it listens. Rejects with the kernel's error. */
   readonly listening: Promise<void>;
@@ -37,7 +37,7 @@ export class Listener {
     const { inherited, own } = descriptor; // with noDelay: output is gathered here, and Nagle's algorithm would hold it back
     if (own !== undefined) {
       this.#server = own;
-      // Whoever listens says who takes the connections, when this has returned.
+      // The caller sets the callback for connections once this has returned.
       this.listening = Promise.resolve().then(() => own.accept((connection) => this.#arrived(connection)));
       return;
     }
@@ -45,7 +45,7 @@ export class Listener {
       descriptor.server ??
       net.createServer({
         allowHalfOpen: true, // the peer's half-close does not end ours
-        pauseOnConnect: true, // nothing is read until somebody asks
+        pauseOnConnect: true, // nothing is read until a caller asks
         ...inherited,
       });
     this.#server = server;
@@ -54,10 +54,10 @@ export class Listener {
       acceptInto(server, inherited, (connection) => this.#arrived(connection));
       server.on("error", ignore); // an accept that failed: that client was dropped, and the next can come
     });
-    this.listening.catch(ignore); // reported to whoever awaits it
+    this.listening.catch(ignore); // reported to the callers that await it
   }
 
-  /** How many wait. */
+  /** How many connections wait. */
   get waiting(): number {
     return this.#queue.length;
   }
@@ -97,7 +97,7 @@ export class Listener {
     };
   }
 
-  /** Stops listening: calls of `next()` that wait reject with `code`, and connections that nobody accepted are reset. */
+  /** Stops listening: waiting calls of `next()` reject with `code`, and connections that were not taken are reset. */
   end(code: SocketErrorCode): void {
     this.#ended = code;
     this.#server.close();

@@ -45,7 +45,7 @@ const datagrams = (kind: Kind, fileno: number): DatagramTransport => {
   throw new SocketError("ERR_UNSUPPORTED", said);
 };
 
-/** How a socket is made, beside its kind. */
+/** Options of a new socket, besides its kind. */
 export interface SocketOptions {
   /**
    * A descriptor to take over, in whatever state it is; the socket's from now on (CPython's `fileno`). Throws `EBADF`,
@@ -65,7 +65,7 @@ const SOCKET_NAMES = optionNamesOf<SocketOptions>()({ fileno: true });
  *     const [connection, address] = await listener.accept();
  *
  * `AF_INET`, `AF_INET6` and `AF_UNIX`; `SOCK_STREAM` (the default) and `SOCK_DGRAM`. `SOCK_NONBLOCK` may be or-ed to the
- * type; `SOCK_CLOEXEC` is how it always is. Throws `EAFNOSUPPORT`, `EPROTONOSUPPORT`, `EMFILE`, and `ERR_UNSUPPORTED` for
+ * type; `SOCK_CLOEXEC` is always set. Throws `EAFNOSUPPORT`, `EPROTONOSUPPORT`, `EMFILE`, and `ERR_UNSUPPORTED` for
  * raw sockets and, without the package `koffi`, for Unix datagrams.
  */
 export function socket(
@@ -152,7 +152,7 @@ export function fromfd(fd: number, family: number, type: number, proto = 0): Soc
 /**
  * Two sockets that are connected with each other. CPython's `socket.socketpair`; socketpair(2).
  *
- * Streams, or with the package `koffi` datagrams, which have names here, by which each knows the other's. Rejects with
+ * Streams, or with the package `koffi` datagrams. Datagram sockets have names here, so that each knows the other's address. Rejects with
  * `EOPNOTSUPP` for a family other than `AF_UNIX`.
  */
 export function socketpair(
@@ -183,7 +183,7 @@ export async function socketpair(
       socket(AF_UNIX, SOCK_STREAM, 0, { fileno: other }),
     ];
   }
-  // By a path that nobody else can reach.
+  // At a path that nobody else can reach.
   const folder = fs.mkdtempSync(join(lazy.os.tmpdir(), "socklet-pair-"));
   const listener = socket(AF_UNIX);
   const one = socket(AF_UNIX);
@@ -221,7 +221,7 @@ const CREATE_SERVER_NAMES = optionNamesOf<CreateServerOptions>("createServer()")
   dualstackIpv6: "boolean",
 });
 
-/** A socket that listens: made, bound, and told to. CPython's `socket.create_server`. Rejects as `bind()` and `listen()`. */
+/** A socket that is bound and listens. CPython's `socket.create_server`. Rejects as `bind()` and `listen()`. */
 export const createServer = async (
   address: AddressLike,
   options: CreateServerOptions = {},
@@ -273,13 +273,13 @@ const DATAGRAM_CONNECTION_NAMES = optionNamesOf<DatagramConnectionOptions>("crea
 
 /**
  * A datagram socket whose peer is `address`: `udp://host:port` (or `host:port`), or a path. It sends to that peer and
- * hears no other; the counterpart of `createConnection()`.
+ * receives from no other; the counterpart of `createConnection()`.
  *
  *     await using client = await createDatagramConnection("udp://127.0.0.1:7007");
  *     await client.send("hello");
  *     await client.recv(); // rejects with ETIMEDOUT if nothing comes
  *
- * Nothing is sent, so nobody need be there. Rejects with `ERR_NAME`; for a path with `ENOENT`, `ECONNREFUSED`, and
+ * Nothing is sent, so the peer need not exist. Rejects with `ERR_NAME`; for a path with `ENOENT`, `ECONNREFUSED`, and
  * without the package `koffi` with `ERR_UNSUPPORTED`; as `bind()` for `localAddress`.
  */
 export const createDatagramConnection = async (

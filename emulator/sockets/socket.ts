@@ -45,16 +45,16 @@ import { bindError, mustFit, resolve, unboundName, versionOf } from "./names/res
 /** An accepted connection, and the address of its peer: `null` for a Unix socket without a name. */
 export type Accepted = [connection: Socket, address: Address | null];
 
-const AGAIN = 10; // ms between two tries if the kernel has no room: nothing tells when it has
+const AGAIN = 10; // ms between two tries if the kernel has no room: it does not report when it has
 
 const sleep = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
 
 /**
- * A stream socket: one that is bound, listens and accepts, or one that connects and then is all of `StreamSocket`;
- * what `socket(family, SOCK_STREAM)` gives, and what `accept()` does.
+ * A stream socket: one that is bound, listens and accepts, or one that connects and then is a complete `StreamSocket`.
+ * `socket(family, SOCK_STREAM)` and `accept()` return it.
  *
- * It begins blocking, without a time-out, and so do those that it accepts; `settimeout()` governs `accept()` and
- * `connect()`, too. A call in the wrong state gives Linux's error: `EINVAL` (`accept()` before `listen()`, `bind()`
+ * It begins blocking, without a time-out, and so do the sockets that it accepts; `settimeout()` also applies to `accept()` and
+ * `connect()`. A call in the wrong state rejects with Linux's error: `EINVAL` (`accept()` before `listen()`, `bind()`
  * twice), `EISCONN`, `ENOTCONN`, `EPIPE`.
  *
  * A TCP socket is bound with `SO_REUSEADDR`, and a connection has `TCP_NODELAY`, since output is gathered here: set
@@ -102,8 +102,8 @@ export class Socket extends UnconnectedSocket {
   }
 
   /**
-   * Called with each connection, which then does not wait for `accept()`: so a server takes them. Nothing was read from it,
-   * and whoever takes one closes it.
+   * Called with each connection, which then does not wait for `accept()`: servers take connections this way. Nothing was read from it,
+   * and the callback must close it.
    */
   get onconnection(): ((connection: Connection) => void) | null {
     return this.#taker;
@@ -180,7 +180,7 @@ export class Socket extends UnconnectedSocket {
     return [connection, connection.getpeername()];
   }
 
-  /** What `accept()` gives, one after the other, until this is closed. Leaving the loop closes nothing. */
+  /** The results of `accept()`, one after another, until this is closed. Leaving the loop closes nothing. */
   connections(): AsyncIterableIterator<Accepted> {
     return pulled(async () => {
       if (this.closed) return null;
@@ -201,7 +201,7 @@ export class Socket extends UnconnectedSocket {
     return super.connect(address, options);
   }
 
-  /** As everywhere; of a Unix stream an address is refused, as on Linux: `EISCONN`, `EOPNOTSUPP`. CPython's `sendto`. */
+  /** As everywhere; on a Unix stream an address is refused, as on Linux: `EISCONN`, `EOPNOTSUPP`. CPython's `sendto`. */
   override sendto(data: Data, address: AddressLike): Promise<number>;
   override sendto(data: Data, flags: number, address: AddressLike): Promise<number>;
   override async sendto(data: Data, ...to: [AddressLike] | [flags: number, AddressLike]): Promise<number> {
@@ -213,8 +213,8 @@ export class Socket extends UnconnectedSocket {
   }
 
   /**
-   * As `StreamSocket.shutdown`. Rejects with `ENOTCONN` if there is no connection; a socket that listens ends that
-   * with `SHUT_RD`: whoever waits in `accept()` is given `EINVAL`.
+   * As `StreamSocket.shutdown`. Rejects with `ENOTCONN` if there is no connection. `SHUT_RD` makes a listening socket stop
+   * listening: calls that wait in `accept()` reject with `EINVAL`.
    */
   override async shutdown(how: number): Promise<void> {
     const idle = !this.attached && !this.closed && [SHUT_RD, SHUT_WR, SHUT_RDWR].includes(how);
@@ -222,18 +222,18 @@ export class Socket extends UnconnectedSocket {
       if (how !== SHUT_WR) this.#listener.end("EINVAL");
       return;
     }
-    if (idle && this.family === AF_UNIX) return; // Linux has nothing against it
+    if (idle && this.family === AF_UNIX) return; // Linux allows it
     return super.shutdown(how);
   }
 
-  /** Where it is bound, or `0.0.0.0:0`; `null` for a Unix socket without a name. Throws `EBADF`. */
+  /** The address that it is bound to, or `0.0.0.0:0`; `null` for a Unix socket without a name. Throws `EBADF`. */
   override getsockname(): Address | null {
     if (this.closed) throw new SocketError("EBADF");
     if (this.attached) return super.getsockname();
     return this.#descriptor?.localAddress ?? unboundName(this.family);
   }
 
-  /** As `StreamSocket.detach`; also of a socket that is not connected. One that listens listens on, for whoever has the descriptor. */
+  /** As `StreamSocket.detach`, also for a socket that is not connected. A listening socket keeps listening, for the owner of the descriptor. */
   override async detach(): Promise<number> {
     const kernel = this.kernel("detach()") as Kernel;
     if (!this.attached) {
@@ -246,7 +246,7 @@ export class Socket extends UnconnectedSocket {
     return super.detach();
   }
 
-  /** Also ends the listening and the connecting; connections that nobody accepted are reset. */
+  /** Also stops listening and connecting; connections that were not accepted are reset. */
   override close(): Promise<void> {
     if (!this.closed) this.#letGo();
     return super.close();
@@ -328,7 +328,7 @@ export class Socket extends UnconnectedSocket {
     }
   }
 
-  /** The path that it is bound to, which Node does not tell. */
+  /** The path that it is bound to, which Node does not report. */
   get #path(): UnixAddress | undefined {
     const name = this.#descriptor?.localAddress;
     return name?.family === "unix" ? name : undefined;

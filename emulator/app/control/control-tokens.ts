@@ -1,4 +1,4 @@
-/** Who may use the control routes: the tokens that were given, or one that is made. */
+/** The tokens of the control routes: those that were given, or a generated one. */
 
 import { TokenList, tokenEntries } from "../../../core/control/http/auth.ts";
 import { SocketError } from "../../../core/errors.ts";

@@ -4,12 +4,12 @@ import type { monitorEventLoopDelay } from "node:perf_hooks";
 import type { Family } from "../../../core/control/metrics.ts";
 import { lazy } from "../../builtin.ts";
 
-const RESOLUTION = 20; // ms between two looks at the clock: 50 a second, from the first request for metrics on
+const RESOLUTION = 20; // ms between two readings of the clock: 50 a second, from the first request for metrics on
 const STARTED = Date.now() / 1000 - process.uptime();
 
 let delays: ReturnType<typeof monitorEventLoopDelay> | undefined;
 
-/** The metrics of the process. The event loop is watched from the first call on, so that it costs nothing if nobody asks. */
+/** The metrics of the process. The event loop is observed from the first call on, so that it costs nothing before. */
 export const processMetrics = (): Family[] => {
   if (delays === undefined) {
     delays = lazy.perfHooks.monitorEventLoopDelay({ resolution: RESOLUTION });

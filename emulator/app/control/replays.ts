@@ -1,4 +1,4 @@
-/** Saying something again to a server that this process dials: what `POST /v1/replays` does. */
+/** Replays a conversation to a server that this process dials, for `POST /v1/replays`. */
 
 import type { X509Certificate } from "node:crypto";
 import type { Replayed, ReplaySpec, ReplayTarget } from "../../../core/control/plane.ts";
@@ -23,7 +23,7 @@ export const trusting = (certificate: X509Certificate, hostname: string): TlsOpt
   };
 };
 
-/** Says it, and gives what was said by both. Rejects where the server cannot be reached; what goes wrong later is in the answer. */
+/** Replays it, and returns what both sides sent. Rejects if the server cannot be reached; later failures are in the answer. */
 export const replayTo = ({ endpoint, ...how }: ReplayTarget, spec: ReplaySpec): Promise<Replayed> => {
   const address = formatAddress(endpoint);
   if (endpoint.scheme === "udp") {

@@ -3,11 +3,11 @@
 import { print, printJson, UsageError } from "../terminal/output.ts";
 import { allRunning, type Running, theRunning } from "./running.ts";
 
-const LOOK = 50; // ms between two looks at the notes of what runs: a start takes half a second
+const LOOK = 50; // ms between two checks of the notes of running servers: a start takes half a second
 
 /**
- * Has a server of this user start its program anew on the same sockets, and waits until the new program serves. `pid` says which
- * server, where several run.
+ * Makes a server of this user start its program again on the same sockets, and waits until the new program serves. `pid` selects the
+ * server, if several run.
  */
 export const restart = async (pid: number | undefined, { json }: { json?: boolean }): Promise<void> => {
   const noted = (which: number): Running | undefined => allRunning().find((one) => one.pid === which);

@@ -18,15 +18,15 @@ export interface Running {
   readonly app: string;
   /** Whether a SIGUSR2 restarts it. */
   readonly restarts: boolean;
-  /** The process that it has taken over from so; `null` for the first. */
+  /** The process that it has taken over from in this way; `null` for the first. */
   readonly before: number | null;
-  /** How often a successor of its own did not come to serve, and why the last did not. */
+  /** How often a successor of its own failed to serve, and why the last one did. */
   readonly refused: { readonly times: number; readonly why: string };
 }
 
 /** The note of this process. */
 export interface Note {
-  /** A successor did not come to serve. */
+  /** A successor failed to serve. */
   refuse(why: string): void;
   /** Removes it, as the end of the process does. */
   forget(): void;
@@ -69,7 +69,7 @@ export const noteRunning = (
       before: restarts?.before ?? null,
       refused,
     };
-    const fresh = `${path}.new`; // renamed, so that nobody reads half of it
+    const fresh = `${path}.new`; // renamed, so that no reader sees half of it
     fs.writeFileSync(fresh, `${JSON.stringify(running)}\n`, { mode: 0o600 });
     fs.renameSync(fresh, path);
   };
@@ -78,7 +78,7 @@ export const noteRunning = (
     if (!isOurs(folder)) return NO_NOTE;
     write("");
   } catch {
-    return NO_NOTE; // nowhere to write: `sessions` has to be told where it is
+    return NO_NOTE; // nowhere to write: `sessions` needs its address
   }
   const forget = (): void => {
     process.off("exit", forget);
@@ -126,7 +126,7 @@ export const allRunning = (): Running[] => {
   }
 };
 
-/** The one that is meant where none is named: the only one, or the only one of this folder. Throws `UsageError` if there are several: `give` says which is meant. */
+/** The server to use if none is named: the only one, or the only one of this folder. Throws `UsageError` if there are several: `give` says which is meant. */
 export const theRunning = (give = "--url"): Running | null => {
   const all = allRunning();
   const here = all.filter(({ folder }) => folder === process.cwd());

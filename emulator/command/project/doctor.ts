@@ -213,7 +213,7 @@ const dataFinding = ({ cwd }: Project): Finding => {
   }
 };
 
-/** What Cloudflare's edge would refuse of the app, by the table of its rules, if the project has a Worker. */
+/** The parts of the app that Cloudflare's edge would refuse, according to the table of its rules, if the project has a Worker. */
 const edgeFindings = ({ app, wrangler }: Project): Finding[] => {
   if (wrangler === null) return [];
   const found: Finding[] = [];

@@ -1,4 +1,4 @@
-/** `socklet init`, which `npm create socklet` starts: asks what a project is for, and makes it. */
+/** `socklet init`, which `npm create socklet` runs: asks what a project is for, and makes it. */
 
 import { createInterface, type Interface } from "node:readline/promises";
 import { resolve } from "../../builtin.ts";
@@ -23,7 +23,7 @@ interface InitFlags {
   readonly yes?: boolean;
 }
 
-/** Asks at the terminal. An empty answer is the one in brackets; a wrong one is asked again. */
+/** Asks at the terminal. An empty answer means the one in brackets; after a wrong answer it asks again. */
 class Questions {
   readonly #lines: Interface;
   readonly #stop = new AbortController();
@@ -39,7 +39,7 @@ class Questions {
     return this.#stop.signal.aborted;
   }
 
-  /** Some text that `check` takes: it throws what is wrong. */
+  /** Text that `check` accepts; otherwise `check` throws what is wrong. */
   async text(question: string, otherwise: string, check: (text: string) => void): Promise<string> {
     for (;;) {
       const answer = (await this.#ask(`${question} (${otherwise}): `)) || otherwise;
@@ -79,7 +79,7 @@ class Questions {
   }
 }
 
-/** All that is not given: asked for at a terminal, else what is usual. */
+/** Completes the setup: at a terminal it asks for what is missing, otherwise it uses the defaults. */
 const completed = async (
   folder: string | undefined,
   { runtime, protocol, yes }: InitFlags,
@@ -116,7 +116,7 @@ const completed = async (
 const packageManager = (): string =>
   /^(npm|pnpm|yarn|bun)\//.exec(process.env.npm_config_user_agent ?? "")?.[1] ?? "npm";
 
-/** A first word with what a project begins with: the `try` of its app. */
+/** A first command to try the new project: the `try` of its app. */
 const FIRST: Readonly<Record<Protocol, string>> = {
   lines: "echo hello | nc -N 127.0.0.1 7007",
   frames: "printf '\\0\\0\\0\\5olleh' | nc -N 127.0.0.1 7007 | tail -c 5",
@@ -128,7 +128,7 @@ const FIRST: Readonly<Record<Protocol, string>> = {
 const nextSteps = (folder: string, { runtime, protocol }: ProjectChoice): string => {
   const manager = packageManager();
   const run = `${manager} run`;
-  const test = manager === "npm" ? "npm test" : `${run} test`; // `bun test` is something else
+  const test = manager === "npm" ? "npm test" : `${run} test`; // `bun test` is Bun's own test runner
   const where = { node: "", workerd: " in workerd", both: " in Node and in workerd" }[runtime];
   const steps: readonly (readonly [command: string, does?: string])[] = [
     ...(resolve(folder) === process.cwd()
@@ -147,10 +147,10 @@ export const init = async (folder: string | undefined, flags: InitFlags): Promis
   const project = await completed(folder, flags);
   if (project === null) {
     say("nothing was made");
-    process.exitCode = 130; // as of a program that a SIGINT ended
+    process.exitCode = 130; // as for a program that a SIGINT ended
     return;
   }
-  const release = onStop({ stop: () => {} }); // what is begun is made whole: it takes a moment
+  const release = onStop({ stop: () => {} }); // a project that was begun is completed, which takes a moment
   const name = makeProject(project.folder, project.setup);
   release();
   await print(`${name} is made. Next:\n\n${nextSteps(project.folder, project.setup)}`);

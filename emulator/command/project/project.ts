@@ -1,4 +1,4 @@
-/** Makes a project of the templates in emulator/templates: what `socklet init` leaves behind. */
+/** Makes a project from the templates in emulator/templates, for `socklet init`. */
 
 import { describe as thrownAs } from "../../../core/describe.ts";
 import { basename, dirname, fs, join, resolve } from "../../builtin.ts";
@@ -6,7 +6,7 @@ import { UsageError } from "../terminal/output.ts";
 import { packageRoot, rangeOf } from "./manifest.ts";
 import { devTokens } from "./tokens.ts";
 
-/** What a project can be for, and what each is, to one who chooses. */
+/** What a project can be for, each with a description for the user's choice. */
 export const RUNTIMES = {
   node: "a server or a client in Node",
   workerd: "a Cloudflare Worker",
@@ -14,7 +14,7 @@ export const RUNTIMES = {
 } as const;
 export type Runtime = keyof typeof RUNTIMES;
 
-/** What a project can begin with. A Worker has no datagrams when it is deployed. */
+/** What a project can start with. A deployed Worker has no datagrams. */
 export const PROTOCOLS = {
   lines: "a server of lines of text, over TCP",
   frames: "a server of binary messages, each after its size, over TCP",
@@ -30,15 +30,15 @@ export interface ProjectChoice {
 
 const TEMPLATES = join(packageRoot, "emulator/templates");
 
-/** The name that the templates have where a project has its own. */
+/** The name in the templates that a project's own name replaces. */
 const PLACEHOLDER = "socklet-app";
 
-/** Of a template's file in a project. npm would leave a `.gitignore` out of the package. */
+/** The name of a template's file in a project. npm would leave a `.gitignore` out of the package. */
 const RENAMED: Readonly<Record<string, string>> = { gitignore: ".gitignore" };
 
 const EVERYWHERE = /^\.git$|^\.DS_Store$/; // in a folder that counts as empty
 
-/** What the project in `folder` is called: a name that npm and Cloudflare take. */
+/** The name of the project in `folder`: one that npm and Cloudflare accept. */
 const nameOf = (folder: string): string => {
   const words = basename(folder)
     .toLowerCase()
@@ -101,8 +101,8 @@ export const checkSetup = ({ runtime, protocol }: ProjectChoice): void => {
 };
 
 /**
- * Makes the project in `folder`, which is made where it is not there. All of it, or nothing: it is put together beside
- * its place, and then moved there. Returns its name. Throws as `checkFolder` and `checkSetup`.
+ * Makes the project in `folder`, which is created if it does not exist. It makes all of the project or nothing: it builds it beside
+ * its place, and then moves it there. Returns its name. Throws as `checkFolder` and `checkSetup`.
  */
 export const makeProject = (folder: string, setup: ProjectChoice): string => {
   checkSetup(setup);
@@ -125,7 +125,7 @@ export const makeProject = (folder: string, setup: ProjectChoice): string => {
     }
     if (setup.runtime !== "node") devTokens(stage);
     if (!isThere) {
-      fs.chmodSync(stage, 0o777 & ~process.umask()); // mkdtemp makes a folder that is its owner's alone
+      fs.chmodSync(stage, 0o777 & ~process.umask()); // mkdtemp makes a folder that only its owner can use
       fs.renameSync(stage, place);
       return name;
     }

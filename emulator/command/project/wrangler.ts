@@ -6,7 +6,7 @@ import { basename, dirname, fs, join, lazy, pathToFileURL } from "../../builtin.
 /** In the order in which wrangler looks for them. */
 const NAMES = ["wrangler.json", "wrangler.jsonc", "wrangler.toml"] as const;
 
-/** What is read of a configuration here; wrangler has checked it, and filled in what the file leaves out. */
+/** The fields of a configuration that are used here; wrangler has checked them, and filled in the defaults. */
 export interface WranglerConfig {
   /** The module that exports the Worker, as an absolute path. */
   readonly main?: string;
@@ -21,9 +21,9 @@ export interface FoundConfig {
   readonly path: string;
   /** `wrangler.toml`, `wrangler.json` or `wrangler.jsonc`. */
   readonly name: string;
-  /** `null` where it could not be read. */
+  /** `null` if it could not be read. */
   readonly config: WranglerConfig | null;
-  /** What wrangler says of it, one fault each. */
+  /** What wrangler reports about it, one problem each. */
   readonly faults: readonly string[];
 }
 
@@ -34,7 +34,7 @@ interface Wrangler {
   ) => WranglerConfig;
 }
 
-/** What wrangler threw, as lines: of a file that does not parse its place, of one that does each field. */
+/** What wrangler threw, as lines: for a file that does not parse, the position; otherwise each wrong field. */
 const faultsOf = (error: unknown): string[] => {
   const { message } = thrownAs(error);
   const { text, location } = error as { text?: string; location?: { line: number; column: number } };
@@ -48,8 +48,8 @@ export const wranglerConfigIn = (folder: string): string | null =>
   NAMES.map((name) => join(folder, name)).find((path) => fs.existsSync(path)) ?? null;
 
 /**
- * Reads the configuration at `path` by the wrangler that is installed beside it, which knows the formats, the fields and
- * the environments (`CLOUDFLARE_ENV`). It takes about a second to load. Throws where it is missing, or does not load.
+ * Reads the configuration at `path` with the wrangler that is installed beside it, which knows the formats, the fields and
+ * the environments (`CLOUDFLARE_ENV`). It takes about a second to load. Throws if it is missing, or does not load.
  */
 export const readWranglerConfig = async (path: string): Promise<FoundConfig> => {
   const name = basename(path);

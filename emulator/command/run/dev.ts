@@ -1,4 +1,4 @@
-/** `socklet dev`: serves an app, and at each save takes its new handlers for new connections. */
+/** `socklet dev`: serves an app, and after each save uses its new handlers for new connections. */
 
 import type { App } from "../../../core/app/app.ts";
 import { describe as thrownAs } from "../../../core/describe.ts";
@@ -18,7 +18,7 @@ import { Versions } from "../user-code/versions.ts";
 import { firstOf as firstToken, type ServeFlags, serve } from "./serve.ts";
 import type { AppInWorkerd, WorkerdOptions } from "./workerd.ts";
 
-/** The tokens of a project that is deployed, too; else the server makes one for itself. */
+/** The tokens of a project that is also deployed; otherwise the server makes one for itself. */
 const tokensOf = (path: string): string | undefined => {
   const folders = [process.cwd(), dirname(path)];
   const project = folders.find((one) =>
@@ -43,7 +43,7 @@ const showError = (error: unknown, then: string): void => {
   showPlace(thrownAs(error).stack === undefined ? error : ((error as { cause?: unknown }).cause ?? error));
 };
 
-/** What `socklet dev` takes beside what `socklet serve` does. */
+/** The options that `socklet dev` has besides those of `socklet serve`. */
 export interface DevFlags extends ServeFlags {
   readonly runtime: Runtime;
 }
@@ -51,7 +51,7 @@ export interface DevFlags extends ServeFlags {
 export const RUNTIMES = ["node", "workerd", "both"] as const;
 export type Runtime = (typeof RUNTIMES)[number];
 
-/** Loads the first version that can be; told what is wrong until then. */
+/** Loads the first version that can be loaded, and reports what is wrong until then. */
 const firstOf = async (versions: Versions, signal: AbortSignal): Promise<App> => {
   for (;;) {
     try {
@@ -63,7 +63,7 @@ const firstOf = async (versions: Versions, signal: AbortSignal): Promise<App> =>
   }
 };
 
-/** Takes each version that can be loaded, until the signal. `take` gives what it did, in words. */
+/** Takes each version that can be loaded, until the signal. `take` returns what it did, in words. */
 const follow = async (
   versions: Versions,
   signal: AbortSignal,
@@ -77,7 +77,7 @@ const follow = async (
     const what = changed.map((file) => relative(process.cwd(), file)).join(", ");
     const taken = async (): Promise<void> => {
       const app = await versions.load();
-      if (number !== versions.number || signal.aborted) return; // a later one is there already
+      if (number !== versions.number || signal.aborted) return; // a later version exists already
       const did = await take(app);
       good = number;
       say(`version ${number}: ${what} (${wholeMs(performance.now() - began)})${did}`);
@@ -96,7 +96,7 @@ const followed = (following: Promise<void>, versions: Versions, signal: AbortSig
   });
 };
 
-/** Says what of the app is not in workerd. */
+/** Prints which parts of the app do not run in workerd. */
 const sayMissing = (workerd: AppInWorkerd): void => {
   for (const { name, endpoint } of workerd.missing())
     say(`${name} (workerd): a Worker has no listener at ${formatAddress(endpoint)}`);
@@ -118,7 +118,7 @@ export const dev = async (path: string, given: DevFlags): Promise<void> => {
   }
 };
 
-/** Serves in Node; with `both` in workerd besides, on the ports behind Node's. */
+/** Serves in Node; with `both` also in workerd, on the ports after Node's. */
 const devInNode = async (
   path: string,
   flags: DevFlags,
@@ -143,7 +143,7 @@ const devInNode = async (
   await beside?.then((one) => one.close()).catch(() => {}); // it did not start, and said so
 };
 
-/** Starts workerd beside a server in Node, which serves on where that cannot be. */
+/** Starts workerd beside a server in Node, which keeps serving if workerd cannot start. */
 const besideNode = async (
   path: string,
   flags: DevFlags,
@@ -182,12 +182,12 @@ const startWorkerd = async (
     onEvent: logger(flags.verbose ?? false),
     ...more,
   });
-  await print(listing(workerd.listing())).catch(() => {}); // nobody reads it, which does not stop it from serving
+  await print(listing(workerd.listing())).catch(() => {}); // its reader is gone, which does not stop it from serving
   sayMissing(workerd);
   return workerd;
 };
 
-/** Serves in workerd alone, on the app's own ports. */
+/** Serves only in workerd, on the app's own ports. */
 const devInWorkerd = async (
   path: string,
   flags: DevFlags,

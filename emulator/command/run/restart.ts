@@ -1,4 +1,4 @@
-/** What a SIGUSR2 does to a program that serves: it starts a successor, which takes over its sockets. */
+/** A restart by SIGUSR2: a program that serves starts a successor, which takes over its sockets. */
 
 import type { ListenDescriptor } from "../../app/listeners/descriptors.ts";
 import { neededNode } from "../../runtime.ts";
@@ -6,7 +6,7 @@ import { describe, say } from "../terminal/output.ts";
 import { notify } from "./notify.ts";
 import { Successor } from "./successor.ts";
 
-/** What hands over: an app, or a cluster. */
+/** An app or a cluster that can hand over. */
 interface HandsOver {
   readonly control: { readonly token: string | null } | null;
   descriptors(): readonly ListenDescriptor[];
@@ -24,7 +24,7 @@ export class Restarts {
   readonly #stop: AbortSignal;
   readonly #replaced = Promise.withResolvers<void>();
   #going = false;
-  /** Told why a successor did not come to serve. */
+  /** Called with the reason why a successor failed to serve. */
   onRefused: (why: string) => void = () => {};
 
   /** `tokens`: those of the control routes, if they were generated and not given. `stop`: aborted when this process is to end. */
@@ -44,7 +44,7 @@ export class Restarts {
     return this.#replaced.promise;
   }
 
-  /** Starts a successor, unless one is being started. Never rejects: if the successor does not come to serve, that is printed, and this process goes on. */
+  /** Starts a successor, unless one is being started. Never rejects: if the successor fails to serve, that is printed, and this process continues. */
   async begin(): Promise<void> {
     if (this.#stop.aborted || this.#going) {
       say(`SIGUSR2: this process ${this.#stop.aborted ? "is ending" : "is starting its successor already"}`);

@@ -40,11 +40,11 @@ import { Predecessor } from "./successor.ts";
 /** The stop of a server, requested by a signal from its construction on, or by `ask()`. */
 class Stop {
   readonly #asked = new AbortController();
-  /** What a SIGHUP does once the app is served. */
+  /** The action of a SIGHUP once the app is served. */
   reload: () => void = () => say("SIGHUP: the app is not served yet; SIGTERM stops");
   /** Called with each server whose drain begins. */
   draining: () => void = () => {};
-  /** What a SIGUSR2 does once the app is served. */
+  /** The action of a SIGUSR2 once the app is served. */
   restart: () => void = () => say("SIGUSR2: the app is not served yet");
   readonly #again = Promise.withResolvers<void>();
 
@@ -62,7 +62,7 @@ class Stop {
     return this.#asked.signal;
   }
 
-  /** Resolves when a stop is requested again: then what runs is aborted. */
+  /** Resolves when a stop is requested again: then running requests are aborted. */
   get again(): Promise<void> {
     return this.#again.promise;
   }
@@ -96,7 +96,7 @@ const untilClusterStopped = async (
   return cut;
 };
 
-/** Serves until the stop, then drains; if the stop is requested again, it aborts what runs. Resolves to how many requests were cut off. */
+/** Serves until the stop, then drains; if the stop is requested again, it aborts running requests. Resolves to the number of requests that were cut off. */
 const untilStopped = async (
   server: AppServer,
   stop: Stop,
@@ -169,7 +169,7 @@ export const serve = async (path: string, flags: ServeFlags, following?: Followi
   const stop = new Stop(); // before anything that takes time: the first listener may have a client at once
   const names = namesOfHandlers();
   onUncaught(names, () => {
-    if (following !== undefined) return; // the next save mends it
+    if (following !== undefined) return; // the next save may fix it
     process.exitCode = 1;
     stop.ask("an uncaught exception");
   });
@@ -291,7 +291,7 @@ const serveUntil = async (
           before: predecessor?.pid ?? null,
         });
   restarts.onRefused = (why) => note?.refuse(why);
-  if (!stop.signal.aborted) predecessor?.serving(); // it may end then: the note of its successor is there
+  if (!stop.signal.aborted) predecessor?.serving(); // now it may end: the note of its successor exists
   const cut = await Promise.race([stopped, restarts.replaced.then(() => "replaced" as const)]).finally(() =>
     note?.forget(),
   );
@@ -301,7 +301,7 @@ const serveUntil = async (
   if (cut > 0) process.exitCode = 1;
 };
 
-/** What writes all that passes into a folder: `--record`. Throws `UsageError`. */
+/** The recorder that writes everything that passes into a folder: `--record`. Throws `UsageError`. */
 const recordInto = async (folder: string, { workers, control }: ServeFlags): Promise<RecordFolder> => {
   if (workers !== undefined)
     throw new UsageError("--record is for an app that one process serves: leave out --workers");
@@ -310,7 +310,7 @@ const recordInto = async (folder: string, { workers, control }: ServeFlags): Pro
     import("../../wire/transcripts/folder.ts"),
     import("../wire/proxy.ts"),
   ]);
-  asked(`--record ${folder}`, () => fs.mkdirSync(folder, { recursive: true, mode: 0o700 })); // what is said may be secret
+  asked(`--record ${folder}`, () => fs.mkdirSync(folder, { recursive: true, mode: 0o700 })); // the bytes may be secret
   const lost = (name: string) => (error: Error) => say(`--record ${join(folder, name)}: ${error.message}`);
   return new RecordFolder(
     (name) => toFile(join(folder, name), lost(name)),
@@ -330,5 +330,5 @@ const printListeners = async (
     entries.push(controlEntry(control.url, control.token, "SOCKLET_TOKENS"));
     if (inspects) entries.push(inspectorEntry(control.url, control.token));
   }
-  await print(listing(entries)).catch(() => {}); // nobody reads it, which does not stop it from serving
+  await print(listing(entries)).catch(() => {}); // its reader is gone, which does not stop it from serving
 };

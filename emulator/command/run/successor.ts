@@ -5,12 +5,12 @@
  *     starts it, with `--fd` for each socket
  *                                             opens the app on them, serves            { type: "serving" }
  *     notifies the service manager
- *     accepts no more, serves what it has
- *     releases the sessions that last         { type: "released" }                     goes on with them
+ *     stops accepting, serves what it has
+ *     releases the lasting sessions           { type: "released" }                     continues them
  *     ends                                    (the channel closes)
  *
- * Both accept for a moment, and no connection is refused: the sockets are never closed. If the successor does not come to serve,
- * it is ended, and this process goes on as before.
+ * Both accept for a moment, and no connection is refused: the sockets are never closed. If the successor fails to serve,
+ * it is ended, and this process continues as before.
  */
 
 import type { ChildProcess } from "node:child_process";
@@ -96,12 +96,12 @@ export class Successor {
     return new Successor(child);
   }
 
-  /** Tells it that it may go on with the sessions that last. */
+  /** Tells it that it may continue the lasting sessions. */
   release(): void {
     if (this.#process.connected) this.#process.send({ type: "released" }, () => {});
   }
 
-  /** Closes the channel: it goes on without this process. */
+  /** Closes the channel: the successor continues without this process. */
   leave(): void {
     if (this.#process.connected) this.#process.disconnect();
     this.#process.unref();
@@ -111,9 +111,9 @@ export class Successor {
 /** The process that this one takes over from. */
 export class Predecessor {
   readonly pid: number;
-  /** What it passes to this one. */
+  /** The data that it passes to this one. */
   readonly inheritance: Promise<Inheritance>;
-  /** Resolves when the sessions that last are free. */
+  /** Resolves when the lasting sessions are free. */
   readonly released: Promise<void>;
 
   private constructor(pid: number) {

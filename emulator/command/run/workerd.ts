@@ -1,6 +1,6 @@
 /**
- * The app in workerd, as `socklet dev --runtime workerd|both` runs it: the Worker of the project, or one that is made for the app,
- * bundled by esbuild, in Miniflare. Both are the project's own, which has them by wrangler.
+ * The app in workerd, as `socklet dev --runtime workerd|both` runs it: the project's Worker, or one that is made for the app,
+ * bundled by esbuild, in Miniflare. Both packages are the project's own, which gets them with wrangler.
  */
 
 import type { ChildProcess } from "node:child_process";
@@ -21,13 +21,13 @@ import { describe, say, UsageError } from "../terminal/output.ts";
 import { FileWatch, hashOf } from "../user-code/watch.ts";
 
 const DATE = "2026-10-01"; // the compatibility date of a Worker that is made for an app
-const FLAGS = ["no_nodejs_compat", "no_nodejs_compat_v2"]; // it needs nothing of Node
+const FLAGS = ["no_nodejs_compat", "no_nodejs_compat_v2"]; // it needs nothing from Node
 const MARK = "\u001fsocklet\u001f"; // begins a line that is an event
-const SCRIPT = "worker.js"; // what the bundle is called in stack traces
+const SCRIPT = "worker.js"; // the name of the bundle in stack traces
 const SIGNALS = ["SIGINT", "SIGTERM", "SIGHUP"] as const;
-const TRIES = 200; // ports that are looked at for one that is free
+const TRIES = 200; // ports that are tried to find a free one
 
-// ---- What is used of the project's packages ----
+// ---- The used parts of the project's packages ----
 
 interface Bundle {
   readonly outputFiles: readonly { readonly path: string; readonly text: string }[];
@@ -79,7 +79,7 @@ interface Packages {
   } | null;
 }
 
-/** The packages, as the project has them. Throws a `UsageError` if it has not. */
+/** The packages, as the project has them. Throws a `UsageError` if they are missing. */
 const packagesOf = async (folder: string): Promise<Packages> => {
   const from = (at: string, name: string): string | null => {
     try {
@@ -123,7 +123,7 @@ const mainOf = (path: string, app: App): string => {
     export default worker;`;
 };
 
-/** `socklet/worker`, whose `workerFor()` tells its events here, and has the listeners at the ports where they are here. */
+/** `socklet/worker`, with a `workerFor()` that sends its events here, and knows the ports of the listeners here. */
 const SHIM = `
   import { workerFor as made } from "socklet/worker";
   export * from "socklet/worker";
@@ -144,11 +144,11 @@ const SHIM = `
 
 const SHIMMED = "socklet-dev";
 
-/** A listener's key among the ports: its name alone could be that of two. */
+/** A listener's key among the ports: two listeners can have the same name. */
 const keyOf = ({ name, endpoint }: Listener): string =>
   `${name} ${endpoint.scheme === "unix" ? "" : endpoint.port}`;
 
-/** An error of an event, as it was; `placed` gives its stack. */
+/** An error of an event, restored; `placed` returns its stack. */
 const revived = (value: unknown, placed: (stack: string) => string): unknown => {
   if (typeof value !== "object" || value === null || !("stack" in value) || !("message" in value))
     return value;
@@ -160,7 +160,7 @@ const revived = (value: unknown, placed: (stack: string) => string): unknown => 
   return Object.assign(error, { stack: placed(String(stack)) });
 };
 
-/** Whether nobody listens at this port. */
+/** Whether this port is free. */
 const isFree = async (port: number, host: string): Promise<boolean> => {
   const server = net.createServer();
   try {
@@ -179,11 +179,11 @@ export interface WorkerdOptions {
   /** The app's module, as it was named. */
   readonly path: string;
   readonly host: string | undefined;
-  /** Listens on free ports in place of the app's. */
+  /** Listens on free ports instead of the app's. */
   readonly anyPort: boolean;
-  /** Where a listener of the app is in Node, which has it besides: the next free port after that is this one's. `null`: it is here alone. */
+  /** The port of the same listener in Node, if it is served there too: this one takes the next free port after it. `null`: it is served only here. */
   beside(listener: Listener): number | null;
-  /** The control routes: the first port that is tried, 0 for any, and what their tokens are. `null`: they are shut. */
+  /** The control routes: the first port that is tried (0: any), and their tokens. `null`: they are closed. */
   readonly control: { readonly port: number; readonly tokens: string } | null;
   readonly onEvent: (event: SockletEvent) => void;
 }
@@ -216,7 +216,7 @@ export class AppInWorkerd {
     this.#config = packages.wrangler === null ? null : wranglerConfigIn(folder);
   }
 
-  /** Starts it. Throws a `UsageError` if the project lacks what it needs; rejects where it cannot be bundled, or does not start. */
+  /** Starts it. Throws a `UsageError` if the project lacks what it needs; rejects if it cannot be bundled, or does not start. */
   static async start(app: App, options: WorkerdOptions): Promise<AppInWorkerd> {
     const own = dirname(resolve(options.path));
     const folder = [process.cwd(), own].find((one) => wranglerConfigIn(one)) ?? own;
@@ -236,7 +236,7 @@ export class AppInWorkerd {
     return this.#origin;
   }
 
-  /** What listens, to be printed. */
+  /** The listeners, for printing. */
   listing(): Entry[] {
     const host = this.#options.host;
     const entries = this.#listeners().map((listener): Entry => {
@@ -254,13 +254,13 @@ export class AppInWorkerd {
     return entries;
   }
 
-  /** The listeners that a Worker has not. */
+  /** The listeners that a Worker cannot have. */
   missing(): Listener[] {
     const here = this.#listeners();
     return this.#app.listeners.filter((listener) => !here.includes(listener));
   }
 
-  /** The app has another version: its listeners may be others. Its files are followed in any case. */
+  /** The app has a new version, perhaps with other listeners. Its files are followed in any case. */
   async replace(app: App): Promise<void> {
     const keys = (of: readonly Listener[]): string => of.map(keyOf).sort().join();
     const before = keys(this.#listeners());
@@ -268,7 +268,7 @@ export class AppInWorkerd {
     if (keys(this.#listeners()) !== before) await this.#again(["its listeners"]);
   }
 
-  /** Ends workerd; what it left on the disk is removed. */
+  /** Ends workerd, and removes what it left on the disk. */
   async close(): Promise<void> {
     this.#stop.abort(new SocketError("ECANCELED"));
     this.#watching.close();
@@ -300,7 +300,7 @@ export class AppInWorkerd {
     }
   }
 
-  /** Another version; what is wrong is told, and the former one serves on. */
+  /** Takes another version. If something is wrong, that is reported, and the former version keeps serving. */
   async #again(what: readonly string[]): Promise<void> {
     const began = performance.now();
     try {
@@ -312,7 +312,7 @@ export class AppInWorkerd {
     }
   }
 
-  /** Bundles, and has workerd take it; one after the other. */
+  /** Bundles, and hands the bundle to workerd; one at a time. */
   #update(): Promise<void> {
     const updated = this.#busy.then(
       () => this.#updateNow(),
@@ -360,7 +360,7 @@ export class AppInWorkerd {
     this.#version++;
   }
 
-  /** Starts workerd. Its process ends also where this one is killed. */
+  /** Starts workerd. Its process also ends if this one is killed. */
   async #begin(options: unknown): Promise<void> {
     this.#sentinel ??= Sentinel.hold();
     const made = (message: unknown): void => {
@@ -372,11 +372,11 @@ export class AppInWorkerd {
       });
     };
     const { subscribe, unsubscribe } = process.getBuiltinModule("node:diagnostics_channel");
-    subscribe("child_process", made); // Miniflare does not tell it; at each change of its options there is another
+    subscribe("child_process", made); // Miniflare does not report it; it starts another at each change of its options
     this.#stop.signal.addEventListener("abort", () => unsubscribe("child_process", made));
     const before = new Map(SIGNALS.map((signal) => [signal, process.listeners(signal)]));
     this.#running = new this.#packages.miniflare.Miniflare(options);
-    // It ends the process at a signal; this one drains first, and then has it end workerd.
+    // Miniflare would end the process at a signal. This command drains first, and then lets Miniflare end workerd.
     for (const [signal, ours] of before) {
       for (const listener of process.listeners(signal)) {
         if (!ours.includes(listener)) process.removeListener(signal, listener as () => void);
@@ -398,7 +398,7 @@ export class AppInWorkerd {
     );
   }
 
-  /** Gives each listener its port, and the control routes theirs; they keep them. */
+  /** Assigns a port to each listener, and to the control routes; they keep it. */
   async #place(): Promise<void> {
     const { host = "127.0.0.1", anyPort, control } = this.#options;
     const taken = new Set(this.#ports.values());
@@ -488,7 +488,7 @@ export class AppInWorkerd {
     return textOf(".js");
   }
 
-  /** Notes what the files hold that the bundle is of; where it failed, `more` are followed besides. */
+  /** Notes the contents of the bundle's files; if bundling failed, `more` files are followed, too. */
   #note(paths: readonly string[], more = false): void {
     const all = more ? [...this.#hashes.keys(), ...paths] : paths;
     const config = this.#config === null ? [] : [this.#config];
@@ -496,7 +496,7 @@ export class AppInWorkerd {
     this.#watching.follow(this.#hashes.keys());
   }
 
-  /** A stack with the places that its lines have in the project's files. */
+  /** A stack whose lines point into the project's files. */
   #placed(stack: string): string {
     return stack.replace(/[^\s(]*worker\.js:(\d+):(\d+)/g, (place, line, column) => {
       const found = this.#map?.findOrigin(Number(line), Number(column));

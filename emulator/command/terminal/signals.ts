@@ -1,4 +1,4 @@
-/** The signals that ask a command to stop, and what a SIGHUP means to it. */
+/** The signals that ask a command to stop, and its reaction to SIGHUP. */
 
 import { fs, lazy } from "../../builtin.ts";
 
@@ -19,8 +19,8 @@ const SAME_SIGNAL = 500; // ms that npm may take on a busy machine
  *
  * Node gives every signal its default action when it starts, so a SIGHUP that was ignored cannot be seen in this
  * process's own state (nor by a child of npm's). It is recognized by what else nohup(1) does: it puts a file in the place of
- * each of the three standard streams that is a terminal, and a shell names it in `$_`. So where none of the three is a
- * terminal a SIGHUP does not stop the process either, whatever ignored it.
+ * each of the three standard streams that is a terminal, and a shell names it in `$_`. So if none of the three is a
+ * terminal, a SIGHUP does not stop the process either, whatever ignored it.
  */
 export const hangUp = (): HangUp => {
   if (process.platform === "win32") return "stop"; // Node's name for the console's window being closed
@@ -54,7 +54,7 @@ const isReadable = (fd: number): boolean => {
 
 const hasControllingTerminal = (): boolean => {
   try {
-    fs.closeSync(fs.openSync("/dev/tty", "r")); // tty(4): ENXIO where there is none
+    fs.closeSync(fs.openSync("/dev/tty", "r")); // tty(4): ENXIO if there is none
     return true;
   } catch {
     return false;

@@ -2,8 +2,8 @@
  * The versions of an app, as its files change: `socklet dev`.
  *
  * Node keeps every module that it has imported by its URL, for ever. So a file that has changed, and every file that
- * imports it, gets another URL, `app.ts?socklet=2`, and is loaded again; all others stay the modules that they are, with
- * what they hold. Hooks of Node's module loader add the number, because the files import each other by their names.
+ * imports it, gets another URL, `app.ts?socklet=2`, and is loaded again; all others stay the same modules, with
+ * their state. Hooks of Node's module loader add the number, because the files import each other by their names.
  * Packages in node_modules stay as they are.
  */
 
@@ -20,13 +20,13 @@ const NUMBER = /[?&]socklet=\d+$/;
 interface Source {
   /** The version that it was last loaded in. */
   version: number;
-  /** What it held then; `null` if there was none. */
+  /** Its contents then; `null` if there was none. */
   hash: string | null;
-  /** The URLs of those that it imports. */
+  /** The URLs of the files that it imports. */
   imports: Set<string>;
 }
 
-/** Loads one version of an app after the other. */
+/** Loads one version of an app after another. */
 export class Versions {
   readonly #path: string;
   readonly #entry: string;
@@ -55,7 +55,7 @@ export class Versions {
     return this.#sources.size;
   }
 
-  /** Loads the app as its files are now. Throws a `UsageError`; then `changed()` resolves when it may be right. */
+  /** Loads the app as its files are now. Throws a `UsageError`; then `changed()` resolves when the files may be right. */
   async load(): Promise<App> {
     this.#seen = new Map();
     const number = this.#number;
@@ -71,7 +71,7 @@ export class Versions {
     }
   }
 
-  /** Resolves when the app's files are others than were loaded last, to the paths of those that changed. */
+  /** Resolves when the app's files have changed since they were loaded, to the paths of those that changed. */
   async changed(signal: AbortSignal): Promise<readonly string[]> {
     let changed: string[] = [];
     const paths = await this.#watching.changed(signal, () => {
@@ -87,12 +87,12 @@ export class Versions {
     this.#watching.close();
   }
 
-  /** The files that are others than were loaded. */
+  /** The files that have changed since they were loaded. */
   #others(): string[] {
     return [...this.#sources].flatMap(([url, { hash }]) => (hashOf(new URL(url)) === hash ? [] : [url]));
   }
 
-  /** Begins a version, in which these files are loaded again, and all that import them. */
+  /** Begins a version, in which these files, and all that import them, are loaded again. */
   #next(changed: readonly string[]): void {
     this.#number++;
     const anew = new Set([...changed, ...this.#failed]);
@@ -109,7 +109,7 @@ export class Versions {
     }
   }
 
-  /** A version is loaded: files that are no longer imported are none of the app. */
+  /** A version is loaded: files that are no longer imported do not belong to the app any more. */
   #loaded(): void {
     for (const [url, source] of this.#sources) {
       if (source.version === this.#number) source.imports = this.#seen.get(url) ?? new Set();
@@ -132,7 +132,7 @@ export class Versions {
       resolved = next(specifier, context);
     } catch (error) {
       const missing = /^(\.|file:)/.test(specifier) ? URL.parse(specifier, parent)?.href : undefined;
-      if (missing !== undefined && parent !== undefined) this.#import(parent, missing); // until it is there
+      if (missing !== undefined && parent !== undefined) this.#import(parent, missing); // until it exists
       throw error;
     }
     const { url } = resolved;
@@ -143,7 +143,7 @@ export class Versions {
     return { ...resolved, url: `${url}${url.includes("?") ? "&" : "?"}socklet=${version}` };
   }
 
-  /** Notes that one file imports another, and gives that one. */
+  /** Notes that one file imports another, and returns the other. */
   #import(from: string | undefined, url: string): Source {
     if (from !== undefined) {
       this.#sources.get(from)?.imports.add(url);

@@ -1,11 +1,11 @@
-/** Follows files: which of them are others than they were. */
+/** Follows files, and finds those that have changed. */
 
 import { basename, dirname, fs, join, lazy, sep } from "../../builtin.ts";
 
-const SETTLE = 20; // ms without a further change, after which the files are looked at: an editor writes in steps
+const SETTLE = 20; // ms without a further change, after which the files are read: an editor writes in steps
 const HALF_SAVED = 100; // ms that a file may be missing or empty, as in the middle of a save
 
-/** What a file holds, as a short text; `null` if there is none, or nothing in it. */
+/** A file's contents, as a short text; `null` if there is no such file, or it is empty. */
 export const hashOf = (path: string | URL): string | null => {
   try {
     const bytes = fs.readFileSync(path);
@@ -16,8 +16,8 @@ export const hashOf = (path: string | URL): string | null => {
 };
 
 /**
- * Watches the folders of files: an editor that replaces a file would leave behind who watches that. And those between them
- * and the one that has them all: a folder that is moved away, or removed and made again, is another one to the kernel.
+ * Watches the folders of files, because an editor may replace a file, and a watcher of the file would then see no more. It also watches
+ * the folders up to their common parent: a folder that is moved away, or removed and made again, is a different one to the kernel.
  */
 export class FileWatch {
   readonly #watchers = new Map<string, import("node:fs").FSWatcher>(); // by folder
@@ -26,14 +26,14 @@ export class FileWatch {
   #told = Promise.withResolvers<void>(); // something has changed
   #closed = false;
 
-  /** Follows these files, and no others, also those that are not there yet. */
+  /** Follows only these files, including those that do not exist yet. */
   follow(files: Iterable<string>): void {
     this.#files = new Set(files);
     this.#folders = foldersOf([...this.#files]);
     this.#watch();
   }
 
-  /** Resolves to what `others` gives, once that is something: the files that are others than they were. Rejects with the reason of `signal`. */
+  /** Resolves to the result of `others`, the files that have changed, once there are some. Rejects with the reason of `signal`. */
   async changed(signal: AbortSignal, others: () => string[]): Promise<string[]> {
     const aborted = new Promise<never>((_, reject) => {
       signal.addEventListener("abort", () => reject(signal.reason), { once: true });
@@ -58,7 +58,7 @@ export class FileWatch {
     this.#watchers.clear();
   }
 
-  /** Resolves when nothing has been told for a moment. */
+  /** Resolves when nothing has been reported for a moment. */
   async #settled(): Promise<void> {
     let more: boolean;
     do {
@@ -97,7 +97,7 @@ export class FileWatch {
     else if ([...this.#folders].some((one) => isIn(one, path))) this.#lost(path);
   }
 
-  /** A folder is not what it was: it, and all in it, is watched again. */
+  /** A folder was replaced: it, and everything in it, is watched again. */
   #lost(folder: string): void {
     for (const [path, watcher] of this.#watchers) {
       if (!isIn(path, folder)) continue;
@@ -105,11 +105,11 @@ export class FileWatch {
       this.#watchers.delete(path);
     }
     this.#watch();
-    this.#told.resolve(); // what is in it may be other files by now
+    this.#told.resolve(); // it may contain other files by now
   }
 }
 
-/** The folders of these files, and those between them and the one that has them all. */
+/** The folders of these files, and those up to their common parent. */
 const foldersOf = (files: readonly string[]): ReadonlySet<string> => {
   const folders = new Set(files.map((file) => dirname(file)));
   const [first = ""] = folders;
@@ -122,7 +122,7 @@ const foldersOf = (files: readonly string[]): ReadonlySet<string> => {
 const isIn = (path: string, folder: string): boolean =>
   path === folder || path.startsWith(folder.endsWith(sep) ? folder : folder + sep);
 
-/** The folder itself, or the nearest above it that is there. */
+/** The folder itself, or the nearest one above it that exists. */
 const nearest = (folder: string): string => {
   let at = folder;
   while (!fs.existsSync(at) && dirname(at) !== at) at = dirname(at);

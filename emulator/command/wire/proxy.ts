@@ -26,7 +26,7 @@ interface ProxyFlags {
   seed: number;
 }
 
-/** Where clients come to: `--listen`. Throws `UsageError`. */
+/** Where clients connect: `--listen`. Throws `UsageError`. */
 export const listenEndpoint = (text: string): { readonly hostname: string; readonly port: number } => {
   const endpoint = asked(`--listen ${text}`, () => parseAddress(text));
   if (endpoint.scheme === "unix") throw new UsageError(`--listen ${text}: give host:port`);
@@ -42,19 +42,19 @@ const targetOf = (address: string): Endpoint => {
   return { ...endpoint, scheme: endpoint.scheme ?? "tcp" } as Endpoint;
 };
 
-const DELAY = 50; // ms that few lines of a file wait, so that more are written together
+const DELAY = 50; // ms that a few lines for a file wait, so that more are written together
 
-/** Those that write to files, by their descriptors: what waits is written when the process ends, however it does. */
+/** The writers of files, by their descriptors: waiting lines are written when the process ends, however it ends. */
 const files = new Map<Outlet, number>();
 const finish = (): void => {
   for (const [outlet, fd] of files) {
     try {
       fs.writeFileSync(fd, outlet.take());
-    } catch {} // the disk is full, which was told
+    } catch {} // the disk is full, which was reported
   }
 };
 
-/** Writes to a file that is begun again. Throws if that cannot be. */
+/** Writes to a file, which it empties first. Throws if it cannot. */
 export const toFile = (path: string, failed: (error: Error) => void): Outlet => {
   let fd: number;
   try {
@@ -93,10 +93,10 @@ export const proxy = async (address: string, flags: ProxyFlags): Promise<void> =
     process.exitCode = 1;
     say(`${what}: ${error.message}; what passes from now on is not in it`);
   };
-  // What a peer sent is escaped by the tape; a reader of the transcript gets it as it may be printed, too.
+  // The tape escapes what a peer sent, so that a transcript can be printed safely, too.
   const stdout = new Outlet(
     (text, done) => process.stdout.write(flags.json ? printableJson(text) : text, done),
-    () => {}, // who reads it may leave (`| head -1`), and the proxy goes on
+    () => {}, // its reader may leave (`| head -1`), and the proxy continues
   );
   const outlets = {
     record: flags.record === undefined ? undefined : toFile(flags.record, lost(`--record ${flags.record}`)),

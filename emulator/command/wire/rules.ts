@@ -1,4 +1,4 @@
-/** Parses a rule of faults as it is written on the command line: `reset after=1000 from=server`. */
+/** Parses a fault rule as it is written on the command line: `reset after=1000 from=server`. */
 
 import type { FaultRule } from "../../../core/handlers/fault-rule.ts";
 

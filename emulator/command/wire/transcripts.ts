@@ -77,7 +77,7 @@ export const replayFile = async (path: string, flags: ReplayFlags): Promise<void
   await print(`${numbers.length} ${said}${numbers.length === 1 ? "" : "s"}: as recorded`);
 };
 
-/** What a server shows that begins TLS in the middle of a conversation: a certificate for the name of the recorded one. */
+/** The certificate for a server that starts TLS in the middle of a conversation: one for the name of the recorded server. */
 const securityFor = ({ address }: Transcript): TCPServerOptions<unknown> => {
   const recorded = address === undefined ? undefined : parseAddress(address);
   const hostname = recorded === undefined || recorded.scheme === "unix" ? "localhost" : recorded.hostname;
@@ -253,7 +253,7 @@ export const exportFile = async (
 ): Promise<void> => {
   const transcript = readTranscript(path);
   const blocks = toPcapng(transcript, port);
-  const first = asked("--port", () => blocks.next()); // where it cannot be, nothing is written
+  const first = asked("--port", () => blocks.next()); // if it cannot be parsed, nothing is written
   let fd: number;
   try {
     fd = fs.openSync(pcapng, "w");

@@ -1,4 +1,4 @@
-/** Datagrams by libc: each call is the kernel's own, in every family, and libuv says when there is something to receive. */
+/** Datagrams with libc: each call is the kernel's own, in every family, and libuv reports when there is something to receive. */
 
 import { DONE } from "../../../core/bytes/data.ts";
 import { SocketError } from "../../../core/errors.ts";
@@ -16,7 +16,7 @@ const sleep = (ms: number): Promise<void> => new Promise((resolve) => setTimeout
 
 const BATCH = 64; // datagrams received in one turn of the event loop
 
-/** Datagrams by libc, in every family. */
+/** Datagrams with libc, in every family. */
 export class LibcDatagrams implements DatagramTransport {
   readonly kernel: Kernel;
   readonly #libc: Libc;
@@ -98,14 +98,14 @@ export class LibcDatagrams implements DatagramTransport {
       };
       if (this.#delayed === 0 && send()) return DONE;
       if (flags & MSG_DONTWAIT) throw new SocketError("EWOULDBLOCK");
-      later = new Uint8Array(bytes); // they are the caller's again
+      later = new Uint8Array(bytes); // they belong to the caller again
       return this.#sendLater(send);
     } catch (error) {
       return Promise.reject(error);
     }
   }
 
-  /** Receives no more; what comes is for other processes that have the descriptor. */
+  /** Stops receiving; further datagrams are for other processes that have the descriptor. */
   receiveNoMore(): void {
     this.#deaf = true;
     this.#unwatch?.();
@@ -118,8 +118,8 @@ export class LibcDatagrams implements DatagramTransport {
   }
 
   /**
-   * Sends it when the kernel has room. A Unix socket has room when its receiver has, and nothing tells when that is: poll(2)
-   * reports the sender writable all the same. So it is tried again and again.
+   * Sends it when the kernel has room. A Unix socket has room when its receiver has, and the kernel does not report when that is: poll(2)
+   * reports the sender as writable anyway. So the send is tried again and again.
    */
   #sendLater(send: () => boolean): Promise<void> {
     this.#delayed++;
@@ -163,7 +163,7 @@ export class LibcDatagrams implements DatagramTransport {
   }
 }
 
-/** Datagrams by libc, over `fileno` or a new descriptor; `null` if there is no libc. */
+/** Datagrams with libc, over `fileno` or a new descriptor; `null` if there is no libc. */
 export const libcDatagrams = (kind: Kind, fileno = -1): LibcDatagrams | null => {
   const calls = libc();
   if (!calls?.watches) return null;

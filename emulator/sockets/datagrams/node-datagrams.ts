@@ -1,4 +1,4 @@
-/** Datagrams by `node:dgram`: UDP, with those options that Node has a call for. */
+/** Datagrams with `node:dgram`: UDP, with the options that Node has a call for. */
 
 import type dgram from "node:dgram";
 import { DONE } from "../../../core/bytes/data.ts";
@@ -27,7 +27,7 @@ import { resolve, unboundName, versionOf } from "../names/resolve.ts";
 
 /** How long the sender of a datagram waits. */
 export interface Waiting {
-  /** It waits no more: what is not sent yet need not be. */
+  /** It no longer waits: what is not sent yet need not be. */
   readonly over: boolean;
 }
 
@@ -101,7 +101,7 @@ export abstract class DgramTransport implements DatagramTransport {
     return socket;
   }
 
-  /** Has what `socket` receives told to `heard()`. */
+  /** Passes what `socket` receives to `heard()`. */
   protected hear(socket: dgram.Socket): void {
     socket.on("message", (message, from) => this.heard(message, from));
   }
@@ -116,9 +116,9 @@ export abstract class DgramTransport implements DatagramTransport {
   }
 
   /**
-   * Sends one datagram from `socket`. Only one at a time waits with Node, which cannot take one back and keeps as many as
-   * it is given; the others wait here behind it, as long as their senders do. `MSG_DONTWAIT`: rejects with
-   * `EWOULDBLOCK` if one waits; the one that is first to wait counts as sent.
+   * Sends one datagram from `socket`. Only one at a time waits in Node, which cannot take one back and keeps as many as
+   * it gets; the others wait here after it, as long as their senders do. `MSG_DONTWAIT`: rejects with
+   * `EWOULDBLOCK` if one waits; the first to wait counts as sent.
    */
   protected async sendBy(
     socket: dgram.Socket,
@@ -162,7 +162,7 @@ export abstract class DgramTransport implements DatagramTransport {
     }
   }
 
-  /** Receives no more; what comes is for other processes that have the descriptor. */
+  /** Stops receiving; further datagrams are for other processes that have the descriptor. */
   receiveNoMore(): void {
     if (this.#socket !== null) receiveNoMore(this.#socket);
   }
@@ -187,7 +187,7 @@ export abstract class DgramTransport implements DatagramTransport {
   }
 }
 
-/** A socket that sends to addresses alone, never to names: it sends at once. Node would look an address up again, which costs a tenth of the rate. */
+/** A socket that sends only to addresses, never to names, so it sends at once. Node would look an address up again, which costs a tenth of the rate. */
 export const numericSocket = (
   version: 4 | 6,
   options: Omit<dgram.SocketOptions, "type" | "lookup"> = {},

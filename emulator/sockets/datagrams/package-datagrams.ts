@@ -1,4 +1,4 @@
-/** Datagrams on a path by the package `node-unix-socket`, where `koffi` is not installed. */
+/** Datagrams on a path with the package `node-unix-socket`, if `koffi` is not installed. */
 
 import { DONE } from "../../../core/bytes/data.ts";
 import { SocketError, type SocketErrorCode } from "../../../core/errors.ts";
@@ -27,7 +27,7 @@ const unixSockets = (): { readonly DgramSocket: new () => DgramSocket } => {
   }
 };
 
-/** Datagrams on a path by the package, without libc. */
+/** Datagrams on a path with the package, without libc. */
 export class PackageDatagrams implements Pick<DatagramTransport, "start" | "bind" | "send" | "close"> {
   readonly #socket: DgramSocket = new (unixSockets().DgramSocket)();
   readonly #waiting = new Set<(error: SocketError) => void>(); // the sends that a close rejects
@@ -86,7 +86,7 @@ export class PackageDatagrams implements Pick<DatagramTransport, "start" | "bind
     this.#waiting.clear();
   }
 
-  /** The package waits for room to write then, and never again for something to read (0.2.7, `flush()` in dgram.rs). */
+  /** Then the package waits for room to write, and never again for something to read (0.2.7, `flush()` in dgram.rs). */
   #becameDeaf(address: Address): void {
     if (this.#deaf) return;
     this.#deaf = true;

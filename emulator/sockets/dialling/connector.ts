@@ -38,7 +38,7 @@ export interface Dialling extends Omit<Origin, "dialled" | "remote"> {
   readonly socket?: net.Socket;
   /** 4 or 6: use only a name's addresses of this version. By default those of both are tried (RFC 8305). */
   readonly version?: number;
-  /** The TLS session to resume, of who dials more than once. */
+  /** The TLS session to resume, for a connector that dials more than once. */
   readonly last?: LastSession | undefined;
 }
 
@@ -89,7 +89,7 @@ const dialOne = (
   { socket = unconnected({ allowHalfOpen: true, noDelay: true }), version, last, ...origin }: Dialling,
 ): Promise<Connection> => {
   const said = formatAddress(endpoint);
-  socket.pause(); // nothing is read until somebody asks
+  socket.pause(); // nothing is read until a caller asks
   const opening = (async () => {
     if (endpoint.scheme === "unix") checkedPath(endpoint.path);
     await new Promise<void>((resolve, reject) => {
@@ -155,7 +155,7 @@ export const createConnection = async (
  *
  *     const reply = await new TCPConnector("127.0.0.1:6379", RespClient).run({ params: ["PING"] });
  *
- * By TLS it resumes the session of its last connection, where the server lets it.
+ * With TLS it resumes the session of its last connection, if the server allows that.
  */
 export class TCPConnector<Context = unknown, Params = unknown> extends StreamConnector<Context, Params> {
   readonly #last: LastSession = {};
@@ -183,14 +183,14 @@ export class TCPConnector<Context = unknown, Params = unknown> extends StreamCon
   }
 }
 
-/** What a pool dials with: its connections belong to no request. */
+/** The connector of a pool: its connections belong to no request. */
 export class PooledConnector<Context = unknown, Params = unknown> extends TCPConnector<Context, Params> {
   override run(options?: RunOptions<StreamSocket, Params>): Promise<unknown> {
     return asShared(() => super.run(options));
   }
 }
 
-/** `TCPConnector` for a path, `"unix:/run/echo"` or `{ path }`: the dialling twin of `UnixStreamServer`. By TLS the certificate must be of `localhost`, or of `tls.serverName`. Any other address is a `TypeError`. */
+/** `TCPConnector` for a path, `"unix:/run/echo"` or `{ path }`: the dialling twin of `UnixStreamServer`. With TLS the certificate must be for `localhost`, or for `tls.serverName`. Any other address is a `TypeError`. */
 export class UnixStreamConnector<Context = unknown, Params = unknown> extends TCPConnector<Context, Params> {
   constructor(
     address: AddressLike,

@@ -1,4 +1,4 @@
-/** What holds a request to the rules of Cloudflare's edge while it dials; see `core/net/edge.ts`. */
+/** Holds a request to the rules of Cloudflare's edge while it dials; see `core/net/edge.ts`. */
 
 import { SocketError, type SocketErrorCode } from "../../../core/errors.ts";
 import { type Endpoint, formatAddress, packAddress } from "../../../core/net/address.ts";
@@ -14,15 +14,15 @@ import type { ConnectOptions } from "../../../core/sockets/dialling/connect.ts";
 import { ConnectionSlots } from "../../../core/sockets/dialling/slots.ts";
 import { lazy } from "../../builtin.ts";
 
-/** Told that a rule was met; `message` says by what, and the rule. */
+/** Called when a rule is broken; `message` says by what, and names the rule. */
 export type TellRule = (rule: EdgeRuleName, message: string) => void;
 
 const CODES: Readonly<Partial<Record<EdgeRuleName, SocketErrorCode>>> = {
   paths: "ERR_UNSUPPORTED",
   udp: "ERR_UNSUPPORTED",
-}; // else as of a Worker's dial, which the platform does not explain
+}; // else as for a Worker's dial, which the platform does not explain
 
-/** The rules that hold for an app, and who is told. */
+/** The rules that apply to an app, and the function that reports violations. */
 export class EdgeRules {
   readonly #except: ReadonlySet<EdgeRuleName>;
   readonly #tell: TellRule;
@@ -36,20 +36,20 @@ export class EdgeRules {
     return !this.#except.has(rule);
   }
 
-  /** Tells that `what` met a rule, and gives what to throw. */
+  /** Reports that `what` broke a rule, and returns the error to throw. */
   met(rule: EdgeRuleName, what: string, code = CODES[rule] ?? "ERR_CONNECT_FAILED"): SocketError {
     const message = edgeText(what, rule);
     this.#tell(rule, message);
     return new SocketError(code, message);
   }
 
-  /** Rejects where the edge does not dial this, or one of the addresses to which its name leads. */
+  /** Rejects if the edge does not dial this address, or one of the addresses that its name resolves to. */
   async check(endpoint: Endpoint): Promise<void> {
     const said = formatAddress(endpoint);
     const rule = edgeRulesOf(endpoint).find((one) => this.holds(one));
     if (rule !== undefined) throw this.met(rule, said);
     if (endpoint.scheme === "unix" || packAddress(endpoint.hostname) !== null) return;
-    const found = await lazy.dns.promises.lookup(endpoint.hostname, { all: true }).catch(() => []); // the dial says why
+    const found = await lazy.dns.promises.lookup(endpoint.hostname, { all: true }).catch(() => []); // the dial reports why
     for (const { address } of found) {
       const broken = edgeRuleOfHost(address);
       if (broken !== null && this.holds(broken)) throw this.met(broken, `${said}, which leads to ${address}`);
@@ -66,7 +66,7 @@ export class RequestAtEdge {
     this.rules = rules;
   }
 
-  /** Before a dial. Gives what frees its place again; rejects where the edge does not dial that, or not in time. */
+  /** Called before a dial. Returns a function that frees its place again; rejects if the edge does not dial that address, or not in time. */
   async enter(endpoint: Endpoint, { connectTimeout = 10_000, signal }: ConnectOptions): Promise<() => void> {
     await this.rules.check(endpoint);
     if (!this.rules.holds("connections")) return () => {};
@@ -95,7 +95,7 @@ export const checkDatagrams = (owner: object | undefined): void => {
   if (rules?.holds("udp")) throw rules.met("udp", "a socket of datagrams");
 };
 
-let requests: WeakMap<object, RequestAtEdge> | null = null; // none before an app is held to the rules: a dial looks at nothing else then
+let requests: WeakMap<object, RequestAtEdge> | null = null; // empty until an app is held to the rules: then a dial makes no other check
 
 /** Holds the request that `owner` stands for to the rules. */
 export const hold = (owner: object, rules: EdgeRules): void => {

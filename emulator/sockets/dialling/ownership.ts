@@ -1,8 +1,8 @@
 /**
- * Which request a connection belongs to. A Worker cannot use a connection in another request than the one that dialled
- * it; here the same fails where `guardConnections()` was called, so that it is seen before it is deployed. Requests are
- * told apart by an `AsyncLocalStorage`, which costs all asynchronous code of the process a little (docs/pools.md has how
- * much): without that call there is none.
+ * Tracks which request a connection belongs to. A Worker can use a connection only in the request that dialled
+ * it. After `guardConnections()` the same fails here, so that the mistake is seen before it is deployed. An
+ * `AsyncLocalStorage` tells requests apart, which slows all asynchronous code of the process slightly (docs/pools.md says
+ * how much); without that call there is none.
  */
 
 import type { AsyncLocalStorage } from "node:async_hooks";
@@ -18,30 +18,30 @@ import { NodeTransport } from "../../kernel/transports/net-transport.ts";
 import type { Connection, Origin } from "../../kernel/transports/seam.ts";
 import { heldRequest } from "./edge.ts";
 
-/** The store of what belongs to no request, such as the connections of a pool. */
+/** The store for connections that belong to no request, such as those of a pool. */
 const SHARED: object = Object.freeze({});
 
 let requests: AsyncLocalStorage<object> | null = null;
 
 /**
  * From now on, in the whole process: a connection that is dialled within `asRequest()` fails with `ERR_UNSUPPORTED` if
- * another request uses it, and one that is dialled outside of all requests, where any does. Pools are exempt.
+ * another request uses it, and one that is dialled outside of all requests fails if any request uses it. Pools are exempt.
  */
 export const guardConnections = (): void => {
   requests ??= new lazy.asyncHooks.AsyncLocalStorage<object>();
 };
 
-/** Runs `work`, and all that it starts, as the request that `owner` stands for. */
+/** Runs `work`, and everything that it starts, as the request that `owner` stands for. */
 export const asRequest = <Result>(owner: object, work: () => Result): Result =>
   requests === null ? work() : requests.run(owner, work);
 
-/** Runs `work`: what it dials belongs to no request, and all may use it. */
+/** Runs `work`: connections that it dials belong to no request, and all requests may use them. */
 export const asShared = <Result>(work: () => Result): Result => asRequest(SHARED, work);
 
-/** What stands for the request that runs now; `undefined` outside of all, and where requests are not told apart. */
+/** The object that stands for the request that runs now; `undefined` outside of all requests, and if they are not told apart. */
 export const currentRequest = (): object | undefined => requests?.getStore();
 
-/** The class of transport that a connection gets which is dialled now. */
+/** The class of transport for a connection that is dialled now. */
 export const transportClass = (): typeof NodeTransport =>
   requests === null || requests.getStore() === SHARED ? NodeTransport : OwnedTransport;
 
@@ -49,8 +49,8 @@ export const transportClass = (): typeof NodeTransport =>
 class OwnedTransport extends NodeTransport {
   #owner = requests?.getStore();
   #sink: StreamSink | null = null;
-  #refused = false; // and whoever is held to the edge's rules was told
-  #checked = false; // what runs now was begun before, and checked then
+  #refused = false; // and a violation of the edge's rules was reported
+  #checked = false; // the running call began earlier, and was checked then
 
   override start(sink: StreamSink): void {
     this.#sink = sink;
@@ -81,7 +81,7 @@ class OwnedTransport extends NodeTransport {
     return secured;
   }
 
-  /** All that is deferred runs in the turn of whoever was the first to defer something. */
+  /** Everything that is deferred runs in the turn of the first caller that deferred something. */
   override defer(task: () => void): void {
     if (this.#isForeign) {
       void this.#refuse();
@@ -98,7 +98,7 @@ class OwnedTransport extends NodeTransport {
   }
 
   override close(): void {
-    this.#checked = true; // what the peer still sends is read by nobody
+    this.#checked = true; // nothing reads what the peer still sends
     super.close();
   }
 
@@ -116,7 +116,7 @@ class OwnedTransport extends NodeTransport {
     return user !== undefined && user !== SHARED && user !== this.#owner;
   }
 
-  /** Breaks the connection, as a Worker's is then: not at once, since whoever calls is not ready to be told. */
+  /** Breaks the connection, as in a Worker. Not at once, since the caller is not ready for the report. */
   async #refuse(): Promise<void> {
     await undefined;
     this.#sink?.error(this.#error);

@@ -14,8 +14,8 @@ import { PooledConnector } from "./connector.ts";
  *     await redis.call(["GET", "k"]);
  *     await using one = await redis.lease(); // one connection, for a transaction
  *
- * Throws `TypeError` and `RangeError` for an option that is wrong, or for a class that does not answer calls, or not
- * `pipeline` at a time; `ERR_INVALID_ADDRESS`. What a call rejects with: see `PoolClient`.
+ * Throws `TypeError` and `RangeError` for a wrong option, or for a class that does not answer calls, or cannot answer
+ * `pipeline` of them at a time; `ERR_INVALID_ADDRESS`. `PoolClient` lists the errors of a call.
  */
 export const pool = <Call, Reply, Context = unknown>(
   address: AddressLike,

@@ -30,7 +30,7 @@ import { nameFailure } from "../../kernel/addresses.ts";
 
 /**
  * The port of a service (`"http"` is 80), by its name or an alias (`"www"`), over `protocol` (`"tcp"`, `"udp"`)
- * or whichever comes first. Capitals count. From /etc/services; if there is none, from a small table of its
+ * or whichever comes first. Case matters. From /etc/services; if there is none, from a small table of its
  * own. CPython's `getservbyname`; getservbyname(3).
  *
  * @throws SocketError `ERR_NAME` if there is none; TypeError where an argument is not a string.
@@ -73,7 +73,7 @@ export const gethostbyname = (name: string): Promise<string> => names.gethostbyn
 
 /**
  * A host by its name: `[hostname, aliases, addresses]`, its own name, its other names and all its IPv4
- * addresses. Of a name in /etc/hosts all lines count, as with glibc's `multi on`; of another one the aliases are
+ * addresses. For a name in /etc/hosts all lines count, as with glibc's `multi on`; for any other the aliases are
  * the DNS's CNAME records, and the best address is first (CPython has the DNS's order). CPython's
  * `gethostbyname_ex`; gethostbyname(3).
  *
@@ -90,8 +90,8 @@ export const gethostbynameEx = (name: string): Promise<Host> => names.gethostbyn
 export const gethostbyaddr = (address: string): Promise<Host> => names.gethostbyaddr(system, address);
 
 /**
- * The fully qualified name of a host: of the names that `gethostbyaddr` gives the first with a dot in it, else
- * the first; where it gives none, the name as it is. Without a name, or for `"0.0.0.0"` and `"::"`, this
+ * The fully qualified name of a host: of the names that `gethostbyaddr` returns, the first with a dot in it, otherwise
+ * the first; if it returns none, the name as it is. Without a name, or for `"0.0.0.0"` and `"::"`, this
  * machine's. Rejects for no name. CPython's `getfqdn`.
  */
 export const getfqdn = (name = ""): Promise<string> => names.getfqdn(system, name);
@@ -119,18 +119,18 @@ export const getaddrinfo = async (
 };
 
 /**
- * The names of an address: `[host, service]`. What has no name goes by its number. `flags` are `NI_NUMERICHOST`,
+ * The names of an address: `[host, service]`. A host or service without a name is returned as its number. `flags` are `NI_NUMERICHOST`,
  * `NI_NAMEREQD`, …, or-ed. CPython's `getnameinfo`; getnameinfo(3).
  *
- * Rejects with `ERR_NAME` if the hostname of `address` is not an address, where `NI_NAMEREQD` is set and there is
- * no name, and where the name server fails; with what `parseAddress` throws where `address` is malformed.
+ * Rejects with `ERR_NAME` if the hostname of `address` is not an address, if `NI_NAMEREQD` is set and there is
+ * no name, and if the name server fails; with what `parseAddress` throws if `address` is malformed.
  */
 export const getnameinfo = (address: AddressLike, flags = 0): Promise<[host: string, service: string]> =>
   names.getnameinfo(system, address, flags);
 
 // --- Where they come from ----------------------------------------------------------------------------------
 
-/** What is made of a file, as it is now; `otherwise`, where it cannot be read. Made anew when the file has changed. */
+/** The parsed contents of a file; `otherwise` if it cannot be read. Parsed again when the file has changed. */
 const fromFile = <Table>(path: string, Table: new (text: string) => Table, otherwise: () => Table) => {
   let kept: { readonly text: string; readonly table: Table } | undefined;
   return (): Table => {
@@ -156,13 +156,13 @@ interface HostLine {
 export class Hosts {
   readonly #lines: readonly HostLine[];
 
-  /** `text`: lines of `address name alias…`; one that is not is passed over. */
+  /** `text`: lines of `address name alias…`; other lines are skipped. */
   constructor(text: string) {
     this.#lines = fieldsOf(text).flatMap(([address = "", name, ...aliases]) => {
       const own = canonical(address);
       if (own === null || name === undefined) return [];
       const ipv6 = own.includes(":");
-      // To who asks for IPv4 an IPv4-mapped address is the one inside, and IPv6's loopback is IPv4's.
+      // For IPv4, an IPv4-mapped address counts as the IPv4 address inside, and IPv6's loopback as IPv4's.
       const ipv4 = !ipv6 ? own : own === "::1" ? "127.0.0.1" : /^::ffff:([0-9.]+)$/.exec(own)?.[1];
       return [
         { name, aliases, address: { [AF_UNSPEC]: own, [AF_INET]: ipv4, [AF_INET6]: ipv6 ? own : undefined } },
@@ -170,7 +170,7 @@ export class Hosts {
     });
   }
 
-  /** The host of a name, whose capitals do not count: the first line that has it, with what further ones add. */
+  /** The host of a name, ignoring case: the first line that has it, with the additions of further lines. */
   host(name: string, family: number): Host | undefined {
     const wanted = name.toLowerCase();
     const lines = this.#lines.filter(
@@ -194,7 +194,7 @@ export class Hosts {
   }
 }
 
-/** An address as inetNtop() writes it; `null` where it is none. */
+/** An address as inetNtop() writes it; `null` if it is not an address. */
 const canonical = (text: string): string | null => {
   const family = text.includes(":") ? AF_INET6 : AF_INET;
   try {
@@ -208,7 +208,7 @@ const services = fromFile("/etc/services", Services, builtInServices);
 const protocols = fromFile("/etc/protocols", Protocols, builtInProtocols);
 const hosts = fromFile("/etc/hosts", Hosts, () => new Hosts(""));
 
-/** The system's own resolver; what it does not tell is in /etc/hosts, or asked of the DNS. */
+/** The system's own resolver; anything that it does not return is in /etc/hosts, or looked up in the DNS. */
 const system: Resolver = {
   hostname: () => lazy.os.hostname(),
   services,
@@ -267,7 +267,7 @@ const MAX_CHAIN = 16; // CNAME records, one after the other: a loop has no end
 const chainOf = async (name: string): Promise<readonly [hostname: string, aliases: readonly string[]]> => {
   const chain = [name.replace(/\.$/, "")];
   while (chain.length <= MAX_CHAIN) {
-    // The name is known by now: where the DNS does not know it (mDNS, NIS), it has no other.
+    // The name is known by now: if the DNS does not know it (mDNS, NIS), it has no other name.
     const [next] = await lazy.dns.promises.resolveCname(chain[0] as string).catch((): string[] => []);
     if (next === undefined || chain.includes(next)) break;
     chain.unshift(next);
@@ -301,8 +301,8 @@ const interfaceOf = (zone: string): string | undefined => {
 };
 
 /**
- * `host`, an IPv6 address with a zone as Node takes it; any other as it is. Node, and the kernel of an address that
- * needs none, ignore a zone that is none, and what was meant for one network goes to another. Throws `EADDRNOTAVAIL`.
+ * `host`, with the zone of an IPv6 address in Node's form; any other host unchanged. Node ignores an invalid zone, and so does the kernel
+ * for an address that needs none, and data for one network would go to another. Throws `EADDRNOTAVAIL`.
  */
 export const zoned = (host: string, said: string): string => {
   const [address, zone] = host.split("%");

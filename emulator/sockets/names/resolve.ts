@@ -47,7 +47,7 @@ export const resolve = async (endpoint: Endpoint, family: number): Promise<Addre
   const version = versionOf(family);
   const named = (host: string): Address => addressOf(host, port, `IPv${version}`) as Address;
   if (hostname === "") return named(version === 6 ? "::" : "0.0.0.0");
-  if (hostname === "<broadcast>" && version === 4) return named("255.255.255.255"); // CPython's word for it
+  if (hostname === "<broadcast>" && version === 4) return named("255.255.255.255"); // CPython's code for it
   if (net.isIP(hostname) === version) return named(zoned(hostname, formatAddress(endpoint)));
   try {
     return named((await lazy.dns.promises.lookup(hostname, { family: version })).address);
