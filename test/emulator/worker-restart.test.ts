@@ -34,8 +34,16 @@ const greeter = async (): Promise<string> => {
   return `127.0.0.1:${port}`;
 };
 
+/** The pools of the inspector's app, without which its `context` fails. */
+const POOLS = { SOCKLET_POOLS: { className: "SockletPool", useSQLite: true } };
+
 /** Begins workerd with a Worker and what its objects have stored in `folder`. */
-const begin = async (script: string, folder: string, bindings: Readonly<Record<string, string>> = {}) => {
+const begin = async (
+  script: string,
+  folder: string,
+  bindings: Readonly<Record<string, string>> = {},
+  objects: Readonly<Record<string, { readonly className: string; readonly useSQLite: boolean }>> = {},
+) => {
   const workerd = new Miniflare({
     ...convertV4MiniflareOptions({
       name: "under-test", // its objects are kept under this
@@ -46,6 +54,7 @@ const begin = async (script: string, folder: string, bindings: Readonly<Record<s
       durableObjects: {
         SOCKLET_SESSIONS: { className: "SockletSession", useSQLite: true },
         SOCKLET_REGISTRY: { className: "SockletRegistry", useSQLite: true },
+        ...objects,
       },
       bindings: { SOCKLET_TOKENS: TOKEN, ...bindings },
     }),
@@ -94,7 +103,7 @@ test("a recording that was started goes on, and tells what is lost with the memo
       if (event.type === "handler") return event.id;
     throw new Error("the session is over");
   };
-  const first = await begin(script, folder, { KEPT: address });
+  const first = await begin(script, folder, { KEPT: address }, POOLS);
   let lasts: SessionInfo;
   let once: SessionInfo;
   let seen: number;
@@ -111,7 +120,7 @@ test("a recording that was started goes on, and tells what is lost with the memo
   } finally {
     await first.end();
   }
-  const second = await begin(script, folder, { KEPT: address });
+  const second = await begin(script, folder, { KEPT: address }, POOLS);
   try {
     const { client } = second;
     expect(await client.sessions.get(once.id)).toMatchObject({ state: "cut", bytesRead: 8 });

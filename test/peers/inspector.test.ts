@@ -684,20 +684,25 @@ describeWith(["chromium"], "the inspector", () => {
     });
   });
 
-  test("the same against a Worker: the bytes of its sessions, what their handlers emit, and what one sends by hand", async () => {
-    const worker = await runWorker({
-      main: "test/worker/inspected.ts",
-      ports: [await reservePort()],
-      classes: { SOCKLET_SESSIONS: "SockletSession", SOCKLET_REGISTRY: "SockletRegistry" },
-      vars: { SOCKLET_TOKENS: TOKEN },
-    });
-    onTestFinished(() => worker.close());
+  test("the same against a Worker: its sessions, what it accepts, its pools, what handlers emit, and what one sends by hand", async () => {
     const upstream = net.createServer((socket) => socket.on("error", () => {}).pipe(socket));
     upstream.listen(0, "127.0.0.1");
     await once(upstream, "listening");
     onTestFinished(() => void upstream.close());
-    const control = controlClient(worker.url, { token: TOKEN });
     const address = `127.0.0.1:${(upstream.address() as net.AddressInfo).port}`;
+    const port = await reservePort();
+    const worker = await runWorker({
+      main: "test/worker/inspected.ts",
+      ports: [port],
+      classes: {
+        SOCKLET_SESSIONS: "SockletSession",
+        SOCKLET_REGISTRY: "SockletRegistry",
+        SOCKLET_POOLS: "SockletPool",
+      },
+      vars: { SOCKLET_TOKENS: TOKEN, SHOUTS: `tcp://127.0.0.1:${port}`, LOUD: address },
+    });
+    onTestFinished(() => worker.close());
+    const control = controlClient(worker.url, { token: TOKEN });
     const before = await control.sessions.run({ handler: "Asks", address, params: "before anybody looked" });
     const page = await open(worker.url);
     await page.locator("#kept").waitFor(); // it watches
@@ -747,7 +752,50 @@ describeWith(["chromium"], "the inspector", () => {
     await page.getByLabel("Find in bytes").fill("over the edge");
     await page.getByLabel("Find in bytes").press("Enter");
     await filter(page, "");
-    await page.locator("#count", { hasText: /^1 of 3$/ }).waitFor();
+    await page.locator("#count", { hasText: /^1 of 4$/ }).waitFor(); // the fourth is what was sent to Shouts
+    await page.getByLabel("Find in bytes").fill("");
+    await page.getByLabel("Find in bytes").press("Enter");
+
+    /** The row of the session of this handler in this state, once the page has it. */
+    const clickRow = async (handler: string, state: "running" | "ended"): Promise<string> => {
+      const ids = async (): Promise<string[]> =>
+        (await control.sessions.list({ handler, state })).sessions.map(({ id }) => id);
+      await expect.poll(ids, { timeout: LIMIT }).toHaveLength(1);
+      const [id = ""] = await ids();
+      await filter(page, `${handler} ${state}`);
+      await rowWith(page, id).click();
+      return id;
+    };
+    // What the Worker accepts.
+    const client = net.connect({ port, host: "127.0.0.1", allowHalfOpen: true });
+    onTestFinished(() => void client.destroy());
+    let heard = "";
+    client.on("data", (bytes) => {
+      heard += bytes;
+    });
+    client.write("in person\n");
+    const accepted = await clickRow("Shouts", "running");
+    await said(page).getByText("IN PERSON", { exact: true }).waitFor();
+    await said(page).getByText('{"line":"in person"}').waitFor();
+    await byHand.getByRole("searchbox").fill("from the page");
+    await page.keyboard.press("Enter");
+    await said(page).getByText("from the page", { exact: true }).waitFor();
+    const ended = once(client, "end");
+    await page.getByRole("button", { name: "Half-close" }).click();
+    await ended;
+    expect(heard).toBe("ready\nIN PERSON\nfrom the page\r\n");
+    client.end();
+    await expect
+      .poll(() => control.sessions.get(accepted), { timeout: LIMIT })
+      .toMatchObject({
+        direction: "inbound",
+        bytesRead: 10,
+        endedAt: expect.any(String),
+      });
+    // A connection of a pool.
+    await control.replay({ to: "Asked", pieces: ["by the pool\n"] });
+    await clickRow("upper", "running");
+    await said(page).getByText("by the pool", { exact: true }).nth(1).waitFor(); // the call, and its answer
     await page.getByRole("tab", { name: "Listeners" }).click();
     await page.getByRole("cell", { name: "Echo", exact: true }).waitFor();
   });
