@@ -446,7 +446,10 @@ export interface ReplaySpec {
   readonly to: string;
   /** What to say, piece by piece; each waits until the server has answered the one before, or been silent. */
   readonly pieces: readonly Uint8Array[];
-  /** Ends our direction when all is said. */
+  /**
+   * Ends our direction when all is said, and the last piece is answered or half of the time that was left has passed without an answer:
+   * many servers end with their client, and drop what they were about to say.
+   */
   readonly halfClose: boolean;
   /** ms that all of it may take. */
   readonly timeout: number;

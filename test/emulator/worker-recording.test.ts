@@ -21,6 +21,7 @@ import { reservePorts } from "../peers/ports.ts";
 import { runWorker } from "./workerd.ts";
 
 const TOKEN = "a-token-for-the-tests";
+const PATIENT = 120_000; // ms; a replay's own 10 s are too few where a process stands still
 
 /** A server that greets, and gives each of its connections to who asks for the next. */
 const greeter = async () => {
@@ -278,10 +279,52 @@ describe("said again", () => {
     ["an address that is allowed", { to: loud.plain, pieces: ["three"] }, "THREE"],
   ] as const)("to %s, it is the same in a Worker as in Node", async (_, spec, server) => {
     const [node, inWorker] = await Promise.all(
-      [await inNode(), control].map(async (of) => answer(await of.replay(spec))),
+      [await inNode(), control].map(async (of) => answer(await of.replay({ ...spec, timeout: PATIENT }))),
     );
     expect(inWorker).toEqual(node);
     expect(inWorker).toMatchObject({ server, error: null });
+  });
+
+  test.each([true, false])(
+    "a server that is slow to answer, and ends with its client, is heard before the end: half-close %s",
+    async (halfClose) => {
+      const slow = net.createServer((socket) => {
+        socket.on("error", () => {});
+        socket.on("data", (bytes) => void setTimeout(() => socket.write(String(bytes).toUpperCase()), 500)); // more than is waited between pieces
+      });
+      slow.listen(0, "127.0.0.1");
+      await once(slow, "listening");
+      onTestFinished(() => void slow.close());
+      const to = `127.0.0.1:${(slow.address() as net.AddressInfo).port}`;
+      for (const of of [await inNode(), control]) {
+        const said = await of.replay({ to, pieces: ["late"], halfClose, timeout: PATIENT });
+        expect(answer(said)).toMatchObject({ server: "LATE", error: null });
+      }
+    },
+  );
+
+  test("a server that answers only after its client's end has that end in half of the time", async () => {
+    const sums = net.createServer({ allowHalfOpen: true }, (socket) => {
+      let said = "";
+      socket.on("error", () => {});
+      socket.on("data", (bytes) => {
+        said += bytes;
+      });
+      socket.on("end", () => socket.end(said.toUpperCase()));
+    });
+    sums.listen(0, "127.0.0.1");
+    await once(sums, "listening");
+    onTestFinished(() => void sums.close());
+    const to = `127.0.0.1:${(sums.address() as net.AddressInfo).port}`;
+    const said = await Promise.all(
+      [await inNode(), control].map(async (of) =>
+        answer(await of.replay({ to, pieces: ["a", "b"], timeout: 8_000 })),
+      ),
+    );
+    expect(said).toMatchObject([
+      { server: "AB", error: null },
+      { server: "AB", error: null },
+    ]);
   });
 
   test.each([
@@ -470,7 +513,7 @@ describe("what a Worker accepts", () => {
 
   test("and dials for a pool is shown as the pool's, on which nothing is sent by hand", async () => {
     await control.recording.start();
-    await control.replay({ to: "Asked", pieces: ["one\n", "two\n"] });
+    await control.replay({ to: "Asked", pieces: ["one\n", "two\n"], timeout: PATIENT });
     const { id, direction } = await shown(control, "upper", ({ bytesRead }) => bytesRead === 8);
     expect(direction).toBe("outbound");
     const { events, side } = await control.recording.part(id);

@@ -588,7 +588,7 @@ export const openApi = {
                   pieces: {
                     ...list(ref("Data")),
                     description:
-                      "Each waits until the one before was answered, or nothing has come for 300 ms",
+                      "Each waits until the one before was answered, or nothing has come for 300 ms; the end waits for the answer to the last piece, for at most half of the time that is left",
                   },
                   halfClose: { type: "boolean", default: true },
                   timeout: ms(BOUNDS.maxRunDeadline, { default: 10_000, description: "ms" }),

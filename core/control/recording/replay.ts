@@ -15,13 +15,24 @@ const QUIET = 30; // ms of silence that complete an answer: on one machine its p
 /** Waits for answers. */
 class Answers {
   readonly #deadline: AbortSignal;
+  readonly #until: number;
   #count = 0;
   #ended = false;
   #wake = (): void => {};
 
-  constructor(deadline: AbortSignal) {
+  /** `timeout`: ms until `deadline`. */
+  constructor(deadline: AbortSignal, timeout: number) {
     this.#deadline = deadline;
+    this.#until = performance.now() + timeout;
     deadline.addEventListener("abort", () => this.#wake());
+  }
+
+  /**
+   * ms to wait for the answer to `piece`. An early next piece loses nothing. An early end does: many servers end with their
+   * client and drop what they were about to say. So the last piece has half of the time that is left.
+   */
+  patienceFor(piece: Uint8Array, last: boolean): number {
+    return last && piece.length > 0 ? Math.max(SILENCE, (this.#until - performance.now()) / 2) : SILENCE;
   }
 
   /** Something came. */
@@ -40,14 +51,20 @@ class Answers {
     return this.#ended || this.#deadline.aborted;
   }
 
-  /** Resolves when an answer is whole, when none comes, or when no more can. */
-  async whole(): Promise<void> {
-    let patience = SILENCE;
+  /** How many pieces of answers came so far. */
+  get count(): number {
+    return this.#count;
+  }
+
+  /** Resolves when the answer after the first `before` pieces is whole, when none comes within `patience` ms, or when no more can. */
+  async whole(before: number, patience: number): Promise<void> {
+    let seen = before;
     while (!this.over) {
-      const before = this.#count;
-      await this.#change(patience);
-      if (this.#count === before) return;
-      patience = QUIET;
+      if (this.#count === seen) {
+        await this.#change(seen === before ? patience : QUIET);
+        if (this.#count === seen) return;
+      }
+      seen = this.#count;
     }
   }
 
@@ -83,7 +100,7 @@ export const replayOnStream = async (
 ): Promise<Replayed> => {
   const { timeout } = spec;
   const deadline = AbortSignal.timeout(timeout);
-  const answers = new Answers(deadline);
+  const answers = new Answers(deadline, timeout);
   const recording = record(await open(deadline), "client");
   const { stream: own } = recording;
   own.settimeout(null);
@@ -97,11 +114,12 @@ export const replayOnStream = async (
     })
     .finally(() => answers.end());
   try {
-    for (const piece of spec.pieces) {
+    for (const [i, piece] of spec.pieces.entries()) {
       if (answers.over) break;
+      const before = answers.count;
       if (piece.length > 0) await own.sendall(piece);
       await own.wfile.flush();
-      await answers.whole();
+      await answers.whole(before, answers.patienceFor(piece, i === spec.pieces.length - 1));
     }
     if (spec.halfClose) {
       if (!answers.over) await own.shutdown(SHUT_WR);
@@ -137,7 +155,7 @@ export const replayByDatagrams = async (
   { pieces, timeout }: ReplaySpec,
   open: (hearer: ReplayHearer) => MaybePromise<ReplaySocket>,
 ): Promise<Replayed> => {
-  const answers = new Answers(AbortSignal.timeout(timeout));
+  const answers = new Answers(AbortSignal.timeout(timeout), timeout);
   const log = new Log("datagrams", {});
   let failed: unknown = null;
   const socket = await open({
@@ -151,11 +169,12 @@ export const replayByDatagrams = async (
     },
   });
   try {
-    for (const piece of pieces) {
+    for (const [i, piece] of pieces.entries()) {
       if (answers.over) break;
+      const before = answers.count;
       log.said("client", piece);
       socket.send(piece);
-      await answers.whole();
+      await answers.whole(before, answers.patienceFor(piece, i === pieces.length - 1));
     }
   } finally {
     socket.close();
