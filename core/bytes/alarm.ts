@@ -1,17 +1,17 @@
 /**
- * Time-outs, of which most are never up: what waits for a peer has a time-out of minutes, and is there after a moment.
- * So an alarm stays set when what it was for is over, and looks again when it rings; and where the platform lets it,
- * alarms of one length share one timer. A timer each would be a tenth of what a connection holds.
+ * Time-outs, most of which never expire: a wait for a peer has a time-out of minutes, and ends after a moment.
+ * So an alarm stays set after its wait is over, and checks again when it rings. If the platform allows it,
+ * alarms of one length share one timer. A timer for each would be a tenth of a connection's memory.
  */
 
 type Timer = ReturnType<typeof setTimeout>;
 
-/** Alarms that share a timer, in the order in which they ring: those of one length that are set, or one alone. */
+/** Alarms that share a timer, in the order in which they ring: all set alarms of one length, or a single one. */
 class Queue {
   first: Alarm | null = null;
   last: Alarm | null = null;
   timer: Timer | undefined; // of the first
-  readonly set = setTimeout; // a test may put another clock in its place: then these alarms are not for its time
+  readonly set = setTimeout; // a test may replace the clock: then these alarms do not belong to its time
 }
 
 const queues = new Map<number, Queue>(); // by length in ms
@@ -25,26 +25,26 @@ const queueOf = (length: number): Queue => {
   return queue;
 };
 
-/** What can ring once, at a time that is set. Times are milliseconds of `performance.now()`, whole ones. */
+/** An alarm that rings once, at a set time. Times are whole milliseconds of `performance.now()`. */
 export abstract class Alarm {
   #at = 0;
   #queue: Queue | null = null; // which it is in
   #next: Alarm | null = null;
   #previous: Alarm | null = null;
 
-  /** It is time. It is not set any more. */
+  /** The time has come. The alarm is no longer set. */
   protected abstract ring(): void;
 
   protected get isSet(): boolean {
     return this.#queue !== null;
   }
 
-  /** When it rings, where it is set. */
+  /** When it rings, if it is set. */
   protected get ringsAt(): number {
     return this.#at;
   }
 
-  /** Rings at `at`, not before; `length` is its time-out. `shared`: by a timer that others share. */
+  /** Rings at `at`, not before; `length` is its time-out. `shared`: with a timer that others share. */
   protected set(at: number, length: number, shared: boolean): void {
     this.unset();
     this.#at = at;
@@ -73,10 +73,10 @@ export abstract class Alarm {
     if (this.#next === null) queue.last = this.#previous;
     else this.#next.#previous = this.#previous;
     this.#queue = this.#next = this.#previous = null;
-    if (queue.first === null) clearTimeout(queue.timer); // else a timer that is for one that has left finds the next
+    if (queue.first === null) clearTimeout(queue.timer); // otherwise the timer of an alarm that has left finds the next
   }
 
-  /** Sets the timer for the first, in place of the one that was for another. */
+  /** Sets the timer for the first alarm, and clears the timer that was for another. */
   static #wind(queue: Queue): void {
     const { first, set } = queue; // workerd's setTimeout is not a method
     clearTimeout(queue.timer);

@@ -57,7 +57,7 @@ function swap32(value: number): number {
   return ((value << 24) | ((value & 0xff00) << 8) | ((value >>> 8) & 0xff00) | (value >>> 24)) >>> 0;
 }
 
-/** `value` itself, once it is known to be an unsigned integer of so many bits. */
+/** Returns `value` if it is an unsigned integer of this many bits. */
 function unsigned(name: string, value: number, bits: 16 | 32): number {
   if (!Number.isInteger(value)) {
     const given = typeof value === "number" ? String(value) : value === null ? "null" : typeof value;

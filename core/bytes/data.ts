@@ -1,4 +1,4 @@
-/** What a reader and a writer share: bytes and text, the limits of a stream, why it fails, and callers to be told of a change. */
+/** Shared by readers and writers: bytes and text, the limits of a stream, why it fails, and the observers of a change. */
 
 import { SocketError, type SocketErrorCode } from "../errors.ts";
 import { wholeMs } from "../options.ts";
@@ -6,7 +6,7 @@ import { wholeMs } from "../options.ts";
 /** Bytes, or text that is sent as UTF-8. */
 export type Data = Uint8Array | string;
 
-/** A value, or the promise of one: what may be asynchronous and need not be. */
+/** A value, or the promise of one: the result of something that may be asynchronous. */
 export type MaybePromise<T> = T | PromiseLike<T>;
 
 /** What happens to a connection whose peer reads too slowly. */
@@ -14,15 +14,15 @@ export type WhenSlow = "cut" | "throw";
 
 /** Limits of one stream. Sizes are bytes. */
 export interface StreamLimits {
-  /** The longest line that `line()` and `readline()` give. Default 65 536, as CPython's http.server and asyncio. */
+  /** The longest line that `line()` and `readline()` return. Default 65 536, as in CPython's http.server and asyncio. */
   readonly maxLine: number;
   /** The most that one `read()`, `readexactly()` or `readuntil()` gathers. Default 64 MiB: a length that a peer made up must not fill the memory. */
   readonly maxRead: number;
   /** The most output that may wait for a peer; `whenSlow` says what happens to more. Default 16 MiB. */
   readonly maxPending: number;
   /**
-   * What happens when something is written while more than `maxPending` bytes wait already. `"cut"`: the connection is reset and its
-   * own handler is told, by `ENOBUFS`; `write()` drops what it was given and returns, since its caller may be another
+   * What happens on a write while more than `maxPending` bytes wait already. `"cut"`: the connection is reset, and its
+   * own handler gets `ENOBUFS`; `write()` drops its data and returns, since its caller may be another
    * connection's handler. `"throw"`: `write()` throws `ENOBUFS`, and the connection stays. Default `"cut"`: one slow reader
    * in a broadcast must harm nobody else.
    */
@@ -41,21 +41,21 @@ export const STREAM_LIMITS: StreamLimits = {
 };
 
 export const KEEP = 4; // a piece smaller than a quarter of its backing memory is copied out, so that keeping it keeps no more
-const SLAB = 8 * 1024; // bytes of memory that small pieces share: to take some for each costs more than its copy
+const SLAB = 8 * 1024; // bytes of memory that small pieces share: new memory for each costs more than its copy
 export const SHARED = SLAB / KEEP / 2; // bytes; a larger piece has memory of its own. Of one that is shared, what is given away is copied
 
 export const EMPTY = new Uint8Array(0);
-// Without the class by name: a project for Node has it as a value, and not as a type.
+// The class is not named: a project for Node has it as a value, but not as a type.
 export const encoder: Pick<InstanceType<typeof TextEncoder>, "encode" | "encodeInto"> = new TextEncoder();
 const { slice: sliceOf } = Uint8Array.prototype;
 
-/** A promise that is already kept: what is returned when nothing needs to be waited for. */
+/** A resolved promise, returned when there is nothing to wait for. */
 export const DONE: Promise<void> = Promise.resolve();
 
 let slab = EMPTY;
 let slabUsed = 0;
 
-/** Memory of `size` bytes, which nobody else writes into. */
+/** Memory of `size` bytes, which nothing else writes into. */
 export const memory = (size: number): Uint8Array => {
   if (size > SHARED) return new Uint8Array(size);
   if (slabUsed + size > slab.length) {
@@ -88,7 +88,7 @@ export const joinBytes = (parts: readonly Uint8Array[], size: number): Uint8Arra
   return whole;
 };
 
-/** Why nothing goes any more: an error, or the code of one that is made when somebody is told (its stack costs 7 µs, and most never are). */
+/** Why a stream has failed: an error, or the code of one that is made when it is reported (its stack costs 7 µs, and most errors are never reported). */
 export type Failure = SocketError | SocketErrorCode;
 
 export const errorOf = (failure: Failure): SocketError =>
@@ -100,11 +100,11 @@ export const positive = (size: number, name: string): number => {
   return size;
 };
 
-/** Callers to be told that something has changed, beside those that wait for it: `select()` and `poll()`. */
+/** Observers of a change, besides the calls that wait for it: `select()` and `poll()`. */
 export class Watchers {
   #told: readonly (() => void)[] = [];
 
-  /** Calls `told` at each change; gives what stops that. */
+  /** Calls `told` at each change. Returns a function that stops that. */
   add(told: () => void): () => void {
     this.#told = [...this.#told, told];
     return () => {
@@ -117,7 +117,7 @@ export class Watchers {
   }
 }
 
-/** `promise`, or a rejection with `ETIMEDOUT` that says `what` when it takes longer than `timeout` ms. */
+/** `promise`, or a rejection with `ETIMEDOUT` that names `what` if it takes longer than `timeout` ms. */
 export const withDeadline = <T>(promise: PromiseLike<T>, timeout: number, what: string): Promise<T> => {
   const late = Promise.withResolvers<never>();
   const timer = setTimeout(

@@ -3,7 +3,7 @@
  * the same place, so they can be mixed and neither loses a byte.
  *
  * How a read works. Each kind of read is an *attempt*: a function that takes its bytes from the buffer and
- * returns a value, or `undefined` for "not yet". A read tries once at once; if that gives nothing it becomes
+ * returns a value, or `undefined` for "not yet". A read makes one attempt immediately; if that returns nothing, it becomes
  * the connection's one waiter, and is tried again whenever bytes, the end or an error arrive. So a read is
  * one promise, however many pieces its bytes come in.
  */
@@ -30,23 +30,23 @@ import {
 
 const HIGH = 256 * 1024; // bytes read ahead before the transport is paused
 const LOW = 64 * 1024; // bytes left when it is resumed: far enough from HIGH that the two do not alternate
-const CRUMB = 512; // bytes; smaller pieces are put together, so that a peer sending single bytes costs no object each
-const TRAY = 4 * 1024; // bytes of one such putting together
-const BULK = 128 * 1024; // bytes of a piece from which on it matters where the memory of its copy comes from
-const WINDOW = 8 * 1024; // bytes decoded at once for lines; also what one short line can keep alive in memory
+const CRUMB = 512; // bytes; smaller pieces are joined, so that a peer that sends single bytes does not cost an object for each
+const TRAY = 4 * 1024; // bytes of one such joined piece
+const BULK = 128 * 1024; // bytes; from this size on, the source of a copy's memory matters
+const WINDOW = 8 * 1024; // bytes decoded at once for lines; also the most memory that one short line can keep alive
 
 const NEWLINE = 10;
 const NEWLINES = new Uint8Array([NEWLINE]);
 const RETURN = 13;
 const decoder = new TextDecoder("utf-8", { ignoreBOM: true });
 
-/** Whose memory bytes are that came, where it is lent: it is used anew as soon as `push()` returns. */
+/** The owner of lent bytes: it reuses their memory as soon as `push()` returns. */
 export interface Lender {
-  /** Asks to keep it: true, and it is the reader's from now on; false, and what is wanted of it must be copied. */
+  /** Asks to keep the memory. True: it belongs to the reader from now on. False: the needed bytes must be copied. */
   give(): boolean;
-  /** Says that a read wanted no more than `size` of the bytes: the next need be no more. */
+  /** Reports that a read wanted only `size` of the bytes: the next piece need not be larger. */
   fit(size: number): void;
-  /** A copy of `bytes`, 128 KiB or more, where the platform has memory for that which costs less than a new array. */
+  /** A copy of `bytes`, 128 KiB or more, if the platform has memory for it that costs less than a new array. */
   copy?(bytes: Uint8Array): Uint8Array;
 }
 
@@ -58,13 +58,13 @@ const copyOfLent = (bytes: Uint8Array, lender: Lender): Uint8Array =>
 export interface ReaderSource {
   /** A read waits: bring bytes. Called at each wait; also when a paused source may go on. */
   resume(): void;
-  /** Enough is buffered: hold back until `resume()`. */
+  /** Enough is buffered: bring no more until `resume()`. */
   pause(): void;
-  /** True while so much output waits unattended that reads must wait too. When that is over, call `StreamReader.retry()`. */
+  /** True while too much output waits unattended, so that reads must wait too. When that is over, call `StreamReader.retry()`. */
   readonly blocked: boolean;
-  /** While it is `blocked`: how long a read may go on waiting that has waited `within` ms; 0: no longer. */
+  /** While it is `blocked`: how much longer a read may wait that has waited `within` ms; 0: no longer. */
   patience?(within: number): number;
-  /** One timer may serve many readers. Not so in workerd, where a timer is the request's that set it. */
+  /** Whether one timer may serve many readers. Not in workerd, where a timer belongs to the request that set it. */
   readonly sharesTimers?: boolean;
 }
 
@@ -76,48 +76,48 @@ type Attempt<T> = (argument: never) => T | undefined;
  * Reads a stream of bytes: as bytes (CPython's `read`, `readline`, and asyncio's `readexactly`, `readuntil`)
  * and as text (`line`, `lines`, `tryLine`).
  *
- * Bytes that a read gives are yours to keep: nothing writes into them later. The end of the stream is `null`,
+ * You may keep the bytes that a read returns: nothing writes into them later. The end of the stream is `null`,
  * and stays `null`. One read may wait at a time; a second one meanwhile rejects with `EBUSY`.
  *
  * Every read can reject with `ETIMEDOUT` (no byte came for `timeout` ms), `ECONNRESET`, `ECONNABORTED` and
  * `ECANCELED` (closed or aborted on this side while it waited), and `EBADF` after a close.
  */
 export class StreamReader extends Alarm {
-  /** The longest line, in bytes before its `\n`; a `\r` there is one of them. */
+  /** The longest line, in bytes before its `\n`, including a `\r`. */
   maxLine: number;
   /** The most that one read gathers, in bytes. */
   maxRead: number;
   /** How long a read waits for the next byte, in milliseconds; `null`: no limit; 0: what would wait rejects with `EWOULDBLOCK`. */
   timeout: number | null = null;
-  /** A read has said that the connection failed. */
+  /** A read has reported that the connection failed. */
   told = false;
 
   #source: ReaderSource;
   #chunk: Uint8Array = EMPTY; // the piece that is being read
-  #lender: Lender | null = null; // whose its memory is, where it is not the reader's: while push() runs
+  #lender: Lender | null = null; // the owner of its memory, if that is not the reader: while push() runs
   #at = 0; // where in it
   #more: Uint8Array[] = []; // the pieces after it
   #size = 0; // bytes buffered in all
-  #arrived = 0; // bytes that came so far: less #size it is where in the stream the cursor is
-  // Offsets in the stream, not in the buffer: they stay right wherever bytes are taken, and taking them costs nothing more.
-  #scanned = 0; // from the cursor to here there is no newline, so that a line that trickles in is searched once
+  #arrived = 0; // bytes that have arrived so far; minus #size, the cursor's position in the stream
+  // Offsets in the stream, not in the buffer: they stay right wherever bytes are taken, at no extra cost.
+  #scanned = 0; // there is no newline between the cursor and here, so a line that trickles in is searched once
   #searched = 0; // the same for the separator of the readuntil() that waits
-  #tray: Uint8Array = EMPTY; // where small pieces are put together; the last of #more is a view of it
+  #tray: Uint8Array = EMPTY; // where small pieces are joined; the last of #more is a view of it
   #trayUsed = 0;
   #text: string | null = null; // the ASCII text of #chunk[#textFrom...]; null if none is decoded, a read waits, or the source is blocked
   #textFrom = 0;
   #bytesTo = 0; // #chunk up to here is not ASCII: its lines are cut as bytes
   #paused = false;
   #ended = false;
-  #shut = false; // no read may wait: where it would, that is the end
+  #shut = false; // no read may wait: one that would returns the end
   #failure: Failure | null = null;
-  #waiting: Attempt<unknown> | null = null; // what the read that waits tries, with
+  #waiting: Attempt<unknown> | null = null; // the attempt of the read that waits, with
   #argument: unknown; // this, and
   #resolve: ((value: never) => void) | null = null;
   #reject: ((error: unknown) => void) | null = null;
   #within: number | null = null; // ms that it may wait
-  #deadline = 0; // when the read that waits has waited too long, by performance.now(): the wall clock can jump
-  #turned = false; // a read that may not wait has been given its turn of the event loop
+  #deadline = 0; // when the read that waits times out, by performance.now(): the wall clock can jump
+  #turned = false; // a read that may not wait has had its turn of the event loop
   #late = false; // that turn is over, and shut() was called: for the read that waits this is the end
   #watchers: Watchers | null = null; // nearly always
 
@@ -128,7 +128,7 @@ export class StreamReader extends Alarm {
     this.maxRead = limits.maxRead;
   }
 
-  /** A reader of just these bytes, then the end: a datagram's `rfile`. */
+  /** A reader of only these bytes, then the end: a datagram's `rfile`. */
   static of(bytes: Uint8Array): StreamReader {
     const reader = new StreamReader();
     if (bytes.length > 0) reader.push(bytes);
@@ -141,12 +141,12 @@ export class StreamReader extends Alarm {
     return this.#arrived;
   }
 
-  /** How many bytes are buffered: what a read could give without waiting. */
+  /** How many bytes are buffered: a read could return them without waiting. */
   get buffered(): number {
     return this.#size;
   }
 
-  /** How many bytes the read that waits still needs at least; 0 if none waits. For a source that can wait for as many. */
+  /** The least number of bytes that the waiting read still needs; 0 if none waits. For a source that can wait for that many. */
   get needed(): number {
     if (this.#waiting === null) return 0;
     return this.#waiting === (this.#tryExactly as Attempt<unknown>)
@@ -154,17 +154,17 @@ export class StreamReader extends Alarm {
       : 1;
   }
 
-  /** True when the peer's end has come, though what came before it may not have been read. */
+  /** True when the peer's end has arrived, even if earlier bytes have not been read. */
   get ended(): boolean {
     return this.#ended;
   }
 
-  /** True when the end has come and all before it was read. */
+  /** True when the end has arrived and everything before it was read. */
   get atEnd(): boolean {
     return (this.#ended || this.#shut) && this.#size === 0;
   }
 
-  /** True where a read would not wait: there are bytes, the end, or an error to give, and no output holds reads back. */
+  /** True if a read would not wait: there are bytes, the end or an error, and no output holds reads back. */
   get readable(): boolean {
     if (this.#failure !== null) return true;
     return (this.#size > 0 || this.#ended || this.#shut) && !this.#source.blocked;
@@ -178,8 +178,8 @@ export class StreamReader extends Alarm {
   }
 
   /**
-   * `recv` that may leave the bytes where they are (`peek`), want all of `size` (`all`: fewer only at the end), and
-   * not wait (`wait` false: `EWOULDBLOCK`). The flags of recv(2).
+   * `recv` with the flags of recv(2): `peek` leaves the bytes where they are, `all` waits for all of `size` (fewer only at the end),
+   * and with `wait` false it rejects with `EWOULDBLOCK` instead of waiting.
    */
   receive(size: number, peek: boolean, all: boolean, wait: boolean): Promise<Uint8Array | null> {
     positive(size, "size");
@@ -192,7 +192,7 @@ export class StreamReader extends Alarm {
     return this.#take(this.#tryPeek, positive(size, "size"));
   }
 
-  /** Reads into `buffer`; gives how many bytes were put there, `null` at the end. CPython's `recv_into`. */
+  /** Reads into `buffer`. Resolves to the number of bytes; `null` at the end. CPython's `recv_into`. */
   recvInto(buffer: Uint8Array): Promise<number | null> {
     if (!(buffer instanceof Uint8Array)) throw new TypeError("recvInto takes a Uint8Array to read into");
     return this.#take(this.#tryRecvInto, buffer);
@@ -207,8 +207,8 @@ export class StreamReader extends Alarm {
   }
 
   /**
-   * Exactly `size` bytes. Rejects with `ERR_INCOMPLETE_READ` if the stream ends before; what had come then
-   * stays buffered. asyncio's `readexactly`. `ERR_LIMIT` past `maxRead`.
+   * Exactly `size` bytes. Rejects with `ERR_INCOMPLETE_READ` if the stream ends before; the bytes that had arrived
+   * stay buffered. asyncio's `readexactly`. `ERR_LIMIT` past `maxRead`.
    */
   readexactly(size: number): Promise<Uint8Array> {
     return this.#take(this.#tryExactly, positive(size, "size"));
@@ -219,13 +219,13 @@ export class StreamReader extends Alarm {
     // A copy: the caller may change its bytes while the read waits.
     const mark = typeof separator === "string" ? toBytes(separator) : copyOf(toBytes(separator));
     if (mark.length === 0) throw new RangeError("readuntil needs a separator of one byte or more");
-    this.#searched = 0; // that was for another read
+    this.#searched = 0; // it was for another read
     return this.#take(this.#tryUntil, mark);
   }
 
   /**
    * A line with its `\n`; at the end what is left without one, then `null`. CPython's `readline`.
-   * Rejects with `ERR_LIMIT` past `maxLine`; with `size` gives at most that many bytes of a line, however long it is,
+   * Rejects with `ERR_LIMIT` past `maxLine`; with `size` it returns at most that many bytes of a line, however long it is,
    * and rejects with `ERR_LIMIT` if those are more than `maxRead`.
    */
   readline(size?: number): Promise<Uint8Array | null> {
@@ -233,9 +233,9 @@ export class StreamReader extends Alarm {
   }
 
   /**
-   * The lines that are left, as `readline()` gives them; with `hint`, no further than the line with which they are
-   * more than that many bytes. CPython's `readlines`. Rejects with `ERR_LIMIT` past `maxRead` in all; the lines before
-   * a failure are gone with it.
+   * The remaining lines, as `readline()` returns them; with `hint`, it stops after the line with which they exceed
+   * that many bytes. CPython's `readlines`. Rejects with `ERR_LIMIT` past `maxRead` in all; a failure
+   * loses the lines before it.
    */
   async readlines(hint = 0): Promise<Uint8Array[]> {
     positive(hint, "hint");
@@ -250,14 +250,14 @@ export class StreamReader extends Alarm {
     return lines;
   }
 
-  /** The lines to the end, as `readline()` gives them, as a file of CPython's is iterated. Leaving the loop closes nothing. */
+  /** The lines to the end, as `readline()` returns them, like iterating over a CPython file. Leaving the loop closes nothing. */
   [Symbol.asyncIterator](): AsyncIterableIterator<Uint8Array> {
     return pulled(() => this.readline());
   }
 
   /**
-   * Nothing more is wanted. As CPython's file of a socket closes the file alone, this leaves the socket open, and as
-   * every `makefile("rb")` is this one reader, the reader, too.
+   * No more is wanted. In CPython, closing a socket's file closes only the file; so this leaves the socket open, and since
+   * every `makefile("rb")` is this one reader, it leaves the reader open, too.
    */
   close(): Promise<void> {
     return DONE;
@@ -271,23 +271,23 @@ export class StreamReader extends Alarm {
 
   /**
    * A line as UTF-8 text without its `\n` or `\r\n`; at the end what is left, then `null`.
-   * What is not UTF-8 becomes U+FFFD. Rejects with `ERR_LIMIT` past `maxLine`.
+   * Bytes that are not UTF-8 become U+FFFD. Rejects with `ERR_LIMIT` past `maxLine`.
    */
   line(): Promise<string | null> {
     return this.#take(this.#tryLine, undefined as never);
   }
 
   /**
-   * The synchronous twin of `line()`: a line, `null` at the end, `undefined` when none is here yet. The fast loop:
+   * The synchronous twin of `line()`: a line, `null` at the end, `undefined` if none has arrived yet. The fast loop:
    *
    *     for (let line; (line = rfile.tryLine() ?? (await rfile.line())) !== null; ) …
    *
-   * Throws what `line()` rejects with.
+   * Throws the errors that `line()` rejects with.
    */
   tryLine(): string | null | undefined {
     const text = this.#text;
     if (text === null) return this.#tryAnyLine();
-    // What nearly every call is: a line with more text behind it.
+    // Nearly every call: a line with more text after it.
     const from = this.#at - this.#textFrom;
     const next = text.indexOf("\n", from) + 1;
     const size = next - from;
@@ -297,14 +297,14 @@ export class StreamReader extends Alarm {
     return text.slice(from, size > 1 && text.charCodeAt(next - 2) === RETURN ? next - 2 : next - 1);
   }
 
-  /** The lines to the end, as `line()` gives them: `for await (const line of rfile.lines())`. Leaving the loop closes nothing. */
+  /** The lines to the end, as `line()` returns them: `for await (const line of rfile.lines())`. Leaving the loop closes nothing. */
   lines(): AsyncIterableIterator<string> {
     return iterator(() => this.#take(this.#tryNextLine, undefined as never));
   }
 
   // ---- What the socket calls ----
 
-  /** Calls `told` when `readable` may have become true, and brings bytes for that; gives what stops it. */
+  /** Calls `told` when `readable` may have become true, and brings bytes for that. Returns a function that stops it. */
   onReadable(told: () => void): () => void {
     this.#watchers ??= new Watchers();
     const stop = this.#watchers.add(told);
@@ -312,12 +312,12 @@ export class StreamReader extends Alarm {
     return stop;
   }
 
-  /** What it failed with no longer holds: the socket is connected. */
+  /** The earlier failure no longer holds: the socket is connected. */
   open(): void {
     this.#failure = null;
   }
 
-  /** From now on no read waits: it gives what is here or what the platform has by now, else the end. */
+  /** From now on no read waits: it returns what is buffered or what the platform has by now, otherwise the end. */
   shut(): void {
     this.#shut = true;
     if (this.#waiting !== null) {
@@ -331,12 +331,12 @@ export class StreamReader extends Alarm {
   // ---- What the source calls ----
 
   /**
-   * Bytes came, and are the reader's now; with a `lender` only while this runs, and what the read that waits does not
-   * take is copied. Gives true while a read still waits for more.
+   * Bytes have arrived, and belong to the reader now. With a `lender` they do so only while this runs, and what the waiting read does not
+   * take is copied. Returns true while a read still waits for more.
    */
   push(bytes: Uint8Array, lender: Lender | null = null): boolean {
     if (bytes.length === 0) return this.#waiting !== null;
-    if (this.#failure !== null) return false; // closed meanwhile: nobody will read them
+    if (this.#failure !== null) return false; // closed meanwhile: they will not be read
     this.#arrived += bytes.length;
     if (this.#size === 0) {
       this.#begin(bytes, 0, lender);
@@ -351,7 +351,7 @@ export class StreamReader extends Alarm {
       this.#arm();
       return true;
     }
-    // A read that waits bounds itself by its own limit; what is not wanted now is bounded here.
+    // A waiting read has its own limit; bytes that no read wants yet are limited here.
     if (!this.#paused && this.#size > HIGH) {
       this.#paused = true;
       this.#source.pause();
@@ -359,7 +359,7 @@ export class StreamReader extends Alarm {
     return false;
   }
 
-  /** The peer will send no more. */
+  /** The peer sends no more. */
   end(): void {
     if (this.#failure !== null) return; // closed or broken: that is what a read must say
     this.#ended = true;
@@ -368,7 +368,7 @@ export class StreamReader extends Alarm {
     if (this.#waiting === null) this.unset();
   }
 
-  /** No more can be read, for this reason. What is buffered is still given first, unless `now`. */
+  /** No more can be read, for this reason. Buffered bytes are still returned first, unless `now`. */
   fail(error: Failure, now = false): void {
     if (this.#failure !== null && !now) return;
     this.#failure = error;
@@ -382,25 +382,25 @@ export class StreamReader extends Alarm {
     this.unset();
   }
 
-  /** The source is `blocked`: also `tryLine()` has nothing to give. */
+  /** The source is `blocked`: `tryLine()` returns nothing either. */
   hold(): void {
     this.#text = null;
   }
 
-  /** The source is `blocked` no more: tries the read that waits, and asks for more where it goes on waiting. */
+  /** The source is no longer `blocked`: tries the waiting read, and asks for more if it still has to wait. */
   retry(): void {
     this.#settle();
     if (this.#waiting !== null && !this.#source.blocked) this.#resume();
     this.#watchers?.tell();
   }
 
-  /** Takes out all that is buffered, for the object that reads this stream from now on. */
+  /** Takes out everything that is buffered, for the object that reads this stream from now on. */
   takeBuffered(): Uint8Array {
-    this.#paused = false; // no resume from here: what came then would be lost
+    this.#paused = false; // no resume from here: bytes that came then would be lost
     return this.#size === 0 ? EMPTY : this.#bytes(this.#size);
   }
 
-  /** The error of what failed, to be thrown. */
+  /** The error to throw after a failure. */
   #say(failure: Failure): SocketError {
     this.told ||= typeof failure !== "string";
     return errorOf(failure);
@@ -416,7 +416,7 @@ export class StreamReader extends Alarm {
     const within = this.#shut ? 0 : time;
     if (this.#waiting !== null) return Promise.reject(busy());
     try {
-      const held = this.#source.blocked && this.#failure === null; // what has failed holds nothing back
+      const held = this.#source.blocked && this.#failure === null; // a failed source holds nothing back
       const got = held ? undefined : attempt.call(this, argument as never);
       if (got !== undefined) return Promise.resolve(got);
     } catch (error) {
@@ -465,7 +465,7 @@ export class StreamReader extends Alarm {
       this.unset();
       return;
     }
-    this.#deadline = within === 0 ? 0 : Math.ceil(performance.now()) + within; // a whole number takes no memory of its own
+    this.#deadline = within === 0 ? 0 : Math.ceil(performance.now()) + within; // an integer needs no memory of its own
     if (!this.isSet || this.ringsAt > this.#deadline) this.#set(within);
   }
 
@@ -477,7 +477,7 @@ export class StreamReader extends Alarm {
     const within = this.#within;
     if (this.#waiting === null || within === null) return;
     const left = this.#deadline - performance.now();
-    // A read that may not wait has two timers: between them the platform surely looked for what has arrived.
+    // A read that may not wait has two timers: between them the platform has certainly polled for what has arrived.
     if (left > 0 || (within === 0 && !this.#turned)) {
       this.#turned = left <= 0;
       this.#set(within);
@@ -502,7 +502,7 @@ export class StreamReader extends Alarm {
     );
   }
 
-  // ---- Attempts: each gives a value, or undefined for "not yet" ----
+  // ---- Attempts: each returns a value, or undefined for "not yet" ----
 
   #tryRecv(size: number): Uint8Array | null | undefined {
     if (size === 0) return EMPTY; // as CPython, which asks nobody then
@@ -568,7 +568,7 @@ export class StreamReader extends Alarm {
     const length = newline < 0 ? this.#size : newline + 1; // what is here of the line
     if (size < 0) this.#mayBeLine(newline);
     else {
-      this.#mayGather(Math.min(size, length)); // what it gathers, not what it may: else it would depend on the pieces
+      this.#mayGather(Math.min(size, length)); // how much it gathers, not how much it may: otherwise it would depend on the pieces
       if (size <= length) return this.#bytes(size);
     }
     return newline >= 0 || (this.#over && length > 0) ? this.#bytes(length) : this.#nothing();
@@ -614,19 +614,19 @@ export class StreamReader extends Alarm {
 
   // ---- The buffer ----
 
-  /** Nothing comes behind what is buffered. */
+  /** Nothing comes after what is buffered. */
   get #over(): boolean {
     return this.#ended || this.#late;
   }
 
-  /** What a read says that found nothing: the end, the error, or "not yet". */
+  /** The result of a read that found nothing: the end, the error, or "not yet". */
   #nothing(): null | undefined {
     if (this.#over && this.#size === 0) return null;
     if (this.#failure !== null) throw this.#say(this.#failure);
     return undefined;
   }
 
-  /** What a read says that needs more than is here: the error, or "not yet". */
+  /** The result of a read that needs more than is buffered: the error, or "not yet". */
   #notYet(): undefined {
     if (this.#failure !== null) throw this.#say(this.#failure);
     return undefined;
@@ -653,7 +653,7 @@ export class StreamReader extends Alarm {
   }
 
   /**
-   * Decodes the next window of the current piece; null if there is none, if it was looked through for a
+   * Decodes the next window of the current piece; null if there is none, if it was already searched for a
    * newline in vain, or if it is not plain ASCII.
    */
   #decode(): string | null {
@@ -679,15 +679,15 @@ export class StreamReader extends Alarm {
     return found;
   }
 
-  /** How many bytes it is from the cursor to `offset` of the stream; 0 where that is behind. */
+  /** The number of bytes from the cursor to `offset` of the stream; 0 if that is behind the cursor. */
   #past(offset: number): number {
     const past = offset - (this.#arrived - this.#size);
     return past > 0 ? past : 0;
   }
 
-  /** Where `mark` begins among the buffered bytes, from offset `from` on, also across pieces; −1 where it does not. */
+  /** Where `mark` begins among the buffered bytes, from offset `from` on, also across pieces; −1 if it is not there. */
   #find(mark: Uint8Array, from: number): number {
-    let p = -1; // the piece looked at: #chunk, then those of #more
+    let p = -1; // the piece being searched: #chunk, then those of #more
     let base = -this.#at; // the buffer's offset of its first byte
     if (from >= this.#chunk.length + base) {
       // To the piece that holds `from`, from the back: bytes that trickle in must not cost a walk through all before.
@@ -706,7 +706,7 @@ export class StreamReader extends Alarm {
     return -1;
   }
 
-  /** Whether `mark` stands at `i` of `piece`, which is the `p`-th of #more, and goes on in the next ones. */
+  /** Whether `mark` is at `i` of `piece`, the `p`-th of #more, and continues in the next ones. */
   #matches(mark: Uint8Array, piece: Uint8Array, i: number, p: number): boolean {
     let at = i;
     for (const byte of mark) {
@@ -729,10 +729,10 @@ export class StreamReader extends Alarm {
     if (size <= here) {
       const lender = this.#lender;
       const whole = size === chunk.length;
-      // Of what was given the lender knows; `buffer` makes an object in JavaScriptCore, at the cost of a small read.
+      // The lender knows about bytes that were given away; `buffer` makes an object in JavaScriptCore, which costs as much as a small read.
       const copies =
         keep && (lender === null ? size * KEEP < chunk.buffer.byteLength : !(whole && lender.give()));
-      // First: what is taken may let the source bring more, into the memory that it lent.
+      // First: taking bytes may let the source bring more, into the memory that it lent.
       const taken = !copies
         ? whole
           ? chunk
@@ -761,7 +761,7 @@ export class StreamReader extends Alarm {
     return whole;
   }
 
-  /** From now on `piece` is the one that is read, at `at`; nothing is known of it. */
+  /** From now on `piece` is read, from `at`; nothing is known about it yet. */
   #begin(piece: Uint8Array, at: number, lender: Lender | null = null): void {
     this.#chunk = piece;
     this.#at = at;
@@ -770,7 +770,7 @@ export class StreamReader extends Alarm {
     this.#bytesTo = 0;
   }
 
-  /** What is left of a piece that was lent becomes the reader's own. */
+  /** Copies what is left of a lent piece, so that the reader owns it. */
   #own(): void {
     const lender = this.#lender as Lender;
     const at = this.#at;
@@ -799,7 +799,7 @@ export class StreamReader extends Alarm {
     return copy;
   }
 
-  /** Puts a small piece behind the one before it, or on a tray of its own; false where it is better left alone. */
+  /** Appends a small piece to the one before it, or to a new tray; false if it is better left as it is. */
   #ontoTray(bytes: Uint8Array): boolean {
     const size = bytes.length;
     const last = this.#more.length - 1;
@@ -840,7 +840,7 @@ const iterator = <T>(next: () => Promise<IteratorResult<T>>): AsyncIterableItera
   return own;
 };
 
-/** The values that `pull` gives, up to its `null`. Leaving the loop closes nothing. */
+/** The values that `pull` returns, up to its `null`. Leaving the loop closes nothing. */
 export const pulled = <T>(pull: () => Promise<T | null>): AsyncIterableIterator<T> =>
   iterator(async (): Promise<IteratorResult<T>> => {
     const value = await pull();

@@ -1,6 +1,6 @@
 /**
- * `StreamWriter`, a handler's `wfile`. It gathers: what a handler writes leaves in one piece, which is worth more than any
- * other trick (a write for each reply costs about 5 µs, gathered 0.5 µs).
+ * `StreamWriter`, a handler's `wfile`. It gathers: what a handler writes leaves in one piece, which gains more than any
+ * other optimization (a write for each reply costs about 5 µs, gathered 0.5 µs).
  */
 
 import { SocketError } from "../errors.ts";
@@ -22,13 +22,13 @@ import {
 } from "./data.ts";
 
 const GATHER_MARK = 16 * 1024; // bytes gathered before they leave at once
-const UNATTENDED = 1024 * 1024; // bytes of output that may wait while a handler reads on; far more than two ends greet each other with
+const UNATTENDED = 1024 * 1024; // bytes of output that may wait while a handler keeps reading; far more than two ends send as a greeting
 const SHARE = 256; // bytes of it that a writer takes at once
-const NOTICE = 5_000; // ms in which the handler of a connection that was cut can notice, before writes to it throw
-const LOOKS = 4; // how often a deadline on output looks, within its time-out, whether the peer has taken any: one that took some is cut at most a quarter late
+const NOTICE = 5_000; // ms for the handler of a connection that was cut to notice, before writes to it throw
+const LOOKS = 4; // how often a deadline on output checks, within its time-out, whether the peer has taken any: one that took some is cut at most a quarter late
 const SHORT_TEXT = 256; // characters; longer text is encoded when it is written, shorter is joined first
 
-/** A promise of room; a failure must reach those that wait for an earlier one, too. */
+/** A promise of room; a failure must also reach callers that wait for an earlier one. */
 interface Room extends PromiseWithResolvers<void> {
   earlier: Room | null;
 }
@@ -36,34 +36,34 @@ interface Room extends PromiseWithResolvers<void> {
 /** Where a writer's bytes go. */
 export interface WriterTarget {
   /**
-   * Takes the data, and gives a promise of room where it has too much already, else undefined. Bytes may share
-   * their memory with others. Those of 16 KiB and more may be the caller's, who changes them again when the
-   * promise is kept (or at once, if there is none): give one for as long as they are needed.
+   * Takes the data. Returns a promise of room if it has too much already, otherwise undefined. Bytes may share
+   * their memory with others. Those of 16 KiB and more may belong to the caller, who may change them once the
+   * promise has resolved (or at once, if there is none): return one for as long as they are needed.
    */
   write(data: Data): Promise<void> | undefined;
-  /** The same of fewer bytes than that, which are the caller's again when this returns. */
+  /** The same for fewer bytes, which belong to the caller again when this returns. */
   borrow?(bytes: Uint8Array): Promise<void> | undefined;
-  /** Whether `borrow` may be called: else what is sent is gathered, which copies it. */
+  /** Whether `borrow` may be called. Otherwise what is sent is gathered, which copies it. */
   readonly borrows?: boolean;
   /** Memory of at least `size` bytes to gather in, for a target that reuses it. Absent: the writer takes its own. */
   memory?(size: number): Uint8Array;
-  /** `StreamWriter.unattended` is so. */
+  /** `StreamWriter.unattended` has become true. */
   unattended?(): void;
-  /** It may have ended: there is room again, or a caller awaits it. */
+  /** It may have become false: there is room again, or a caller awaits the output. */
   attended?(): void;
   /** Bytes that it took and that have not left. */
   readonly unsent: number;
-  /** Bytes that have left and that the peer's kernel has not acknowledged; `null` where that is not known. Costly: asked only where a time-out is near. */
+  /** Bytes that have left and that the peer's kernel has not acknowledged; `null` if that is not known. Costly: called only when a time-out is near. */
   unacknowledged?(): number | null;
   /** Runs `task` once, when this turn's work is done. */
   defer(task: () => void): void;
   /** Resets the connection, for this reason, and fails the writer with it. Absent if there is none to reset: `write()` throws instead. */
   cut?(error: SocketError): void;
-  /** Whether a read has said why the connection failed: then its handler knows. */
+  /** Whether a read has reported why the connection failed: then its handler knows. */
   readonly told?: boolean;
 }
 
-/** A count at a look, and how many looks ago that was. */
+/** A count at one check, and how many checks ago that was. */
 class Mark {
   #at: number;
   #looks = 0;
@@ -72,7 +72,7 @@ class Mark {
     this.#at = at;
   }
 
-  /** One look later: whether `at` is more, by `rate` for each look. Then the next is compared with this one. */
+  /** One check later: whether `at` is more, by `rate` for each check. Then the next is compared with this one. */
   passed(at: number, rate: number): boolean {
     this.#looks++;
     if (at - this.#at < Math.max(rate * this.#looks, 1)) return false;
@@ -82,7 +82,7 @@ class Mark {
   }
 }
 
-/** Looks from time to time whether a peer takes what was written. */
+/** Checks from time to time whether a peer takes what was written. */
 class Taking {
   readonly #target: WriterTarget;
   readonly #left: Mark;
@@ -93,12 +93,12 @@ class Taking {
     this.#left = new Mark(written - target.unsent);
   }
 
-  /** Whether the peer has taken `rate` bytes for each look, or any; `null` where only the next look can tell. */
+  /** Whether the peer has taken `rate` bytes for each check, or any; `null` if only the next check can tell. */
   look(written: number, rate: number): boolean | null {
     const left = written - this.#target.unsent;
     if (this.#left.passed(left, rate)) return true;
-    // A kernel says that it has room only when a third of its buffer is free, which may be more than a megabyte. Until
-    // then, what the peer has acknowledged tells.
+    // A kernel reports room only when a third of its buffer is free, which may be more than a megabyte. Until
+    // then, the peer's acknowledgements show its progress.
     const inside = this.#target.unacknowledged?.() ?? null;
     if (inside === null) return false;
     if (this.#acknowledged !== null) return this.#acknowledged.passed(left - inside, rate);
@@ -109,12 +109,12 @@ class Taking {
 
 /**
  * Writes a stream of bytes, gathered: what is written leaves in one piece at the end of the turn, when about
- * 16 KiB have come together, on `flush()`, when the handler waits for input, and when the connection closes.
+ * 16 KiB have gathered, on `flush()`, when the handler waits for input, and when the connection closes.
  */
 export class StreamWriter {
   /** The most output that may wait for the peer, in bytes. */
   maxPending: number;
-  /** What happens when something is written while more waits already. */
+  /** What happens on a write while more than that waits already. */
   whenSlow: WhenSlow;
   /** Bytes a second that the peer must take while output waits for it; 0: any at all. */
   minWriteRate: number;
@@ -122,11 +122,11 @@ export class StreamWriter {
   timeout: number | null = null;
   /** How many bytes have been written so far. */
   bytesWritten = 0;
-  /** A call has said that what was written may not leave. */
+  /** A call has reported that some output may not leave. */
   told = false;
 
   readonly #target: WriterTarget;
-  // What is gathered: #bytes between #from and #used, then #text. Short texts are joined, as V8 does that for nearly nothing.
+  // The gathered output: #bytes between #from and #used, then #text. Short texts are joined, which V8 does at almost no cost.
   #bytes: Uint8Array = EMPTY;
   #from = 0;
   #used = 0;
@@ -134,9 +134,9 @@ export class StreamWriter {
   #gathered = 0; // bytes in both
   #deferred = false;
   #endOfTurn: (() => void) | undefined;
-  #room: Room | null = null; // kept when the target has room again
+  #room: Room | null = null; // resolved when the target has room again
   #promised: Promise<void> | undefined; // the target's own promise of it
-  #waiting = 0; // bytes written since it had none
+  #waiting = 0; // bytes written since it had no room
   #attending = 0; // calls that await room
   #failure: Failure | null = null;
   #dropped = 0; // bytes that were gathered when it failed
@@ -152,7 +152,7 @@ export class StreamWriter {
     this.minWriteRate = limits.minWriteRate;
   }
 
-  /** How many of the bytes that were written have not left: they are gathered, wait for the peer, or were lost. */
+  /** How many of the written bytes have not left: they are gathered, wait for the peer, or were lost. */
   get unsent(): number {
     return this.#gathered + this.#dropped + this.#target.unsent;
   }
@@ -162,30 +162,30 @@ export class StreamWriter {
     return this.#room !== null;
   }
 
-  /** True where `send()` would not wait: there is room, or an error to give. */
+  /** True if `send()` would not wait: there is room, or an error to throw. */
   get writable(): boolean {
     return this.#room === null || this.#failure !== null;
   }
 
   /**
-   * True while much output waits and nobody awaits that it leaves. Reads wait then: a peer that asks and never
-   * reads would fill the memory. Where `flush()` or `sendall()` is awaited they go on, since it may be just
-   * their going on that lets the peer read.
+   * True while much output waits and no caller awaits it. Then reads wait, too: a peer that sends requests and never
+   * reads would fill the memory. If `flush()` or `sendall()` is awaited, reads continue, since the peer may read
+   * only if they do.
    */
   get unattended(): boolean {
     return this.#waiting > UNATTENDED && this.#attending === 0;
   }
 
   /**
-   * How long a read that has been held back for `within` ms, since the writer is `unattended`, may go on waiting: it is
-   * for the peer to take. 0 where it has taken nothing.
+   * How much longer a read may wait that has been held back for `within` ms because the writer is `unattended`: the peer
+   * must take output first. 0 if it has taken nothing.
    */
   patience(within: number): number {
     const taken = this.#holding?.look(this.bytesWritten, (this.minWriteRate * within) / 1000);
     return taken === true ? within : taken === null ? within / LOOKS : 0;
   }
 
-  /** How many of the bytes that have left the peer's kernel has not acknowledged; `null` where that is not known. */
+  /** How many of the bytes that have left are not acknowledged by the peer's kernel; `null` if that is not known. */
   unacknowledged(): number | null {
     return this.#target.unacknowledged?.() ?? null;
   }
@@ -196,15 +196,15 @@ export class StreamWriter {
   }
 
   /**
-   * Gathers `data`; gives how many bytes that was. Never waits; between many large writes await `flush()`.
-   * The bytes are copied or sent before this returns, except of arrays of 16 KiB and more: leave those unchanged
+   * Gathers `data`, and returns its number of bytes. Never waits; between many large writes await `flush()`.
+   * The bytes are copied or sent before this returns, except arrays of 16 KiB and more: leave those unchanged
    * until `flush()` has resolved.
    *
-   * Throws `EPIPE` and `ECONNRESET` if nothing can be sent any more, `EBADF` after a close. Where more than
+   * Throws `EPIPE` and `ECONNRESET` if nothing can be sent any more, `EBADF` after a close. If more than
    * `maxPending` bytes already wait for the peer, the connection is cut (see `whenSlow`). From then on, and on a connection
-   * whose failure a read has told, this drops what it is given and returns 0, since its caller may be another
-   * connection's handler. A handler whose connection was cut is told `ENOBUFS` by the read that waits, by its next read or by
-   * `flush()`; where it makes none for 5 s, by this.
+   * whose failure a read has reported, this drops its data and returns 0, since its caller may be another
+   * connection's handler. The handler of a cut connection gets `ENOBUFS` from the read that waits, from its next read or from
+   * `flush()`; if it makes no such call for 5 s, this throws it.
    */
   write(data: Data): number {
     const size = this.#gather(data);
@@ -227,8 +227,8 @@ export class StreamWriter {
 
   /**
    * Sends what is gathered; resolves when there is room for more (not when the peer has it).
-   * Rejects as `write()` throws, with `ETIMEDOUT` when the peer has taken nothing for `timeout` ms, and with `ECANCELED`
-   * when the socket is closed meanwhile.
+   * Rejects with the errors of `write()`, with `ETIMEDOUT` if the peer has taken nothing for `timeout` ms, and with `ECANCELED`
+   * if the socket is closed meanwhile.
    */
   flush(): Promise<void> {
     try {
@@ -242,8 +242,8 @@ export class StreamWriter {
 
   /**
    * Sends `data` at once, with what is gathered; resolves when there is room for more. CPython's `sendall`.
-   * Where it may not wait it takes all of `data`, or rejects with `EWOULDBLOCK` and takes none. Bytes may be changed
-   * when it has resolved, those of fewer than 16 KiB as soon as it was called.
+   * If it may not wait, it takes all of `data`, or rejects with `EWOULDBLOCK` and takes none. The bytes may be changed
+   * once it has resolved; if they are fewer than 16 KiB, as soon as it was called.
    */
   sendall(data: Data, wait: boolean = this.timeout !== 0): Promise<void> {
     try {
@@ -260,7 +260,7 @@ export class StreamWriter {
     return this.flush();
   }
 
-  /** Flushes. As CPython's file of a socket closes the file alone, the socket stays open. */
+  /** Flushes. The socket stays open: in CPython, closing a socket's file closes only the file. */
   close(): Promise<void> {
     return this.flush();
   }
@@ -269,7 +269,7 @@ export class StreamWriter {
     return this.close();
   }
 
-  /** Calls `told` when `writable` may have become true; gives what stops it. */
+  /** Calls `told` when `writable` may have become true. Returns a function that stops it. */
   onWritable(told: () => void): () => void {
     this.#watchers ??= new Watchers();
     return this.#watchers.add(told);
@@ -280,12 +280,12 @@ export class StreamWriter {
     this.#failure = null;
   }
 
-  /** Starts what is gathered on its way, and waits for nothing. */
+  /** Starts sending what is gathered, without waiting. */
   start(): void {
     if (this.#gathered > 0 && this.#failure === null) this.#push();
   }
 
-  /** Nothing more will be written (`EPIPE`); what was goes on its way. */
+  /** No more will be written (`EPIPE`); what was written is sent. */
   end(): void {
     this.start();
     this.#failure ??= "EPIPE";
@@ -293,7 +293,7 @@ export class StreamWriter {
     this.#watchers?.tell();
   }
 
-  /** Nothing can be sent any more, for this reason; the first one given stands, unless `now`. */
+  /** No more can be sent, for this reason; the first reason stands, unless `now`. */
   fail(error: Failure, now = false): void {
     if (this.#failure !== null && !now && this.#room === null) return;
     if (this.#failure === null || now) this.#failure = error;
@@ -306,21 +306,21 @@ export class StreamWriter {
   }
 
   /**
-   * `leaving`, which is kept when output has left, or a rejection with `ETIMEDOUT` if the peer has taken nothing for
-   * `timeout` ms, or less than `minWriteRate`: the one deadline of all output. What it took is what the platform and the
+   * Returns `leaving`, which resolves when output has left, or a rejection with `ETIMEDOUT` if the peer has taken nothing for
+   * `timeout` ms, or less than `minWriteRate`: the one deadline of all output. The peer has taken what the platform and the
    * kernel no longer hold, as far as both can tell.
    */
   whileTaken<T>(leaving: PromiseLike<T>, timeout: number): Promise<T> {
     return new Promise<T>((resolve, reject) => {
-      const rate = (this.minWriteRate * timeout) / LOOKS / 1000; // bytes a look
+      const rate = (this.minWriteRate * timeout) / LOOKS / 1000; // bytes for each check
       const taking = new Taking(this.#target, this.bytesWritten);
-      let quiet = 0; // looks in a row that saw nothing taken
+      let quiet = 0; // checks in a row at which nothing was taken
       const look = (): void => {
         quiet = taking.look(this.bytesWritten, rate) ? 0 : quiet + 1;
         if (quiet < LOOKS) timer = setTimeout(look, step());
         else reject(tookNothing(timeout, this.minWriteRate));
       };
-      // Timers are of whole milliseconds; so is each look, and all together are no less than the time-out.
+      // Timers have whole milliseconds; so has each check, and together they are no less than the time-out.
       const at = (looks: number): number => Math.ceil((timeout * looks) / LOOKS);
       const step = (): number => at(quiet + 1) - at(quiet);
       let timer = setTimeout(look, step());
@@ -339,7 +339,7 @@ export class StreamWriter {
 
   #sendNow(data: Data): Promise<void> {
     const waits = !this.writable;
-    // What is not sent or gathered before this resolves is copied, since its caller may change it then.
+    // Bytes that are not sent or gathered before this resolves are copied, since the caller may change them then.
     const copies = data instanceof Uint8Array && (waits || data.length >= GATHER_MARK);
     const own = copies ? copyOf(data) : data;
     const send = (): void => {
@@ -363,11 +363,11 @@ export class StreamWriter {
     return errorOf(failure);
   }
 
-  /** Whether something may be written now; where not, it is dropped, or this throws. */
+  /** Whether data may be written now; if not, it is dropped, or this throws. */
   #mayWrite(): boolean {
     if (this.#failure === null && this.#waiting <= this.maxPending) return true;
     if (this.#failure !== null) return this.#mayDrop(this.#failure);
-    // Room is told when all has left: of what was written since, a peer that reads steadily may have taken most.
+    // Room is reported only when everything has left: a peer that reads steadily may have taken most of what was written since.
     const held = this.unattended;
     this.#waiting = Math.min(this.#waiting, this.#target.unsent);
     if (held && !this.unattended) this.#target.attended?.();
@@ -385,8 +385,8 @@ export class StreamWriter {
 
   /**
    * False: the connection is gone, and what is written is dropped without an error, since the caller may be another
-   * connection's handler. Its own was told by a read, or will be by its next read or `flush()`; one that was cut, and
-   * only writes, is told by this, later.
+   * connection's handler. Its own handler got the error from a read, or will get it from its next read or `flush()`. A handler whose
+   * connection was cut, and that only writes, gets it from here, later.
    */
   #mayDrop(failure: Failure): false {
     const known = typeof failure !== "string" && this.#target.told === true;
@@ -395,7 +395,7 @@ export class StreamWriter {
     throw this.#say(failure);
   }
 
-  /** Takes `data` in, and gives how many bytes that was; 0 where it was dropped. */
+  /** Takes `data`, and returns its number of bytes; 0 if it was dropped. */
   #gather(data: Data): number {
     if (!this.#mayWrite()) {
       this.#dropped += toBytes(data).length;
@@ -403,7 +403,7 @@ export class StreamWriter {
     }
     if (typeof data === "string" && data.length <= SHORT_TEXT) {
       const size = utf8Length(data);
-      // Well formed: half a pair must not become a whole one with the next text, which would be fewer bytes.
+      // Well formed: half a surrogate pair must not become a whole one with the next text, which would be fewer bytes.
       this.#text += size === data.length ? data : data.toWellFormed();
       this.#gathered += size;
       return size;
@@ -429,7 +429,7 @@ export class StreamWriter {
     return bytes.length;
   }
 
-  /** Makes room for `size` more bytes behind those gathered. */
+  /** Makes room for `size` more bytes after those gathered. */
   #reserve(size: number): void {
     if (this.#used + size <= this.#bytes.length) return;
     const held = this.#used - this.#from;
@@ -441,7 +441,7 @@ export class StreamWriter {
     this.#used = held;
   }
 
-  /** The text that is gathered becomes bytes, for which there is room. */
+  /** Encodes the gathered text into bytes, for which there is room. */
   #settle(): void {
     if (this.#text === "") return;
     this.#encode(this.#text);
@@ -467,7 +467,7 @@ export class StreamWriter {
     this.#reserve(this.#text.length * 3);
     this.#settle();
     const bytes = this.#bytes.subarray(this.#from, this.#used);
-    this.#from = this.#used; // these are the target's now
+    this.#from = this.#used; // these belong to the target now
     if (this.#bytes.length > SHARE) {
       this.#bytes = EMPTY; // an idle writer holds no more than its share
       this.#from = this.#used = 0;
@@ -479,7 +479,7 @@ export class StreamWriter {
     this.#handed(size, this.#target.write(data));
   }
 
-  /** So many bytes are the target's, which promised room or has it. */
+  /** The target has taken this many bytes; it has room, or has promised it. */
   #handed(size: number, promised: Promise<void> | undefined): void {
     this.bytesWritten += size;
     if (this.#room !== null) this.#waiting += size;
@@ -496,13 +496,13 @@ export class StreamWriter {
 
   #awaitRoom(promised: Promise<void>): void {
     const room: Room = { ...Promise.withResolvers<void>(), earlier: this.#room };
-    room.promise.catch(() => {}); // a caller that waits for it is told
+    room.promise.catch(() => {}); // a caller that waits for it gets the error
     this.#room = room;
     this.#promised = promised;
     const again = (): void => {
       room.resolve();
       room.earlier = null;
-      if (this.#room === room) this.#roomy(); // else a later write found it full again
+      if (this.#room === room) this.#roomy(); // otherwise a later write found it full again
     };
     promised.then(again, again);
   }
@@ -518,7 +518,7 @@ export class StreamWriter {
 
   async #roomAgain(room: Promise<void>): Promise<void> {
     if (this.timeout === 0) {
-      // Not whether it is writable after that: it also is when it failed, of which the promise of room tells.
+      // It does not check whether it is writable after that: it also is after a failure, which the promise of room reports.
       const found = await Promise.race([room.then(() => true), oneTurn().then(() => false)]);
       if (found) return;
       throw new SocketError("EWOULDBLOCK");
@@ -539,7 +539,7 @@ export class StreamWriter {
 /** One turn of the platform's event loop, in which it may make room. */
 const oneTurn = (): Promise<void> => new Promise((resolve) => setTimeout(resolve, 0));
 
-/** Whether data are bytes, some, and so few that they are gathered. */
+/** Whether data is a non-empty array of bytes, small enough to be gathered. */
 const isPiece = (data: Data): data is Uint8Array =>
   data instanceof Uint8Array && data.length > 0 && data.length < GATHER_MARK;
 
@@ -550,7 +550,7 @@ const utf8Length = (text: string): number => {
   return length;
 };
 
-/** The same of one that is not all ASCII, which it is up to `from`. */
+/** The same for text that is ASCII only up to `from`. */
 const longerThan = (text: string, from: number): number => {
   let size = text.length;
   for (let i = from; i < text.length; i++) {

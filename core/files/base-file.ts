@@ -1,52 +1,52 @@
-/** What all files of a socket have: their options, and whether they are open, for reading or writing. */
+/** The common part of a socket's files: their options, and whether they are open, for reading or writing. */
 
 import { DONE } from "../bytes/data.ts";
 import type { StreamReader } from "../bytes/reader.ts";
 import type { StreamWriter } from "../bytes/writer.ts";
 import { SocketError } from "../errors.ts";
 
-/** What `makefile()` can be told beside its mode. All but `bufsize` are for text alone. */
+/** The options of `makefile()` besides its mode. All but `bufsize` are only for text. */
 export interface FileOptions {
   /**
-   * How much is gathered before it leaves, in bytes. By default (-1) the socket's writer gathers as it always does,
-   * and nothing needs a flush. With `n` > 0 the file keeps what is written until `n` bytes have come together, or
-   * until `flush()` or `close()`: close it before the socket. 0 keeps nothing, and is for bytes alone; 1 in a text
-   * mode is line buffering: a write with a line end in it leaves at once, others at 8 KiB.
+   * How many bytes are gathered before they are sent. By default (-1) the socket's writer gathers as it always does,
+   * and no flush is needed. With `n` > 0 the file keeps what is written until `n` bytes have gathered, or
+   * until `flush()` or `close()`: close it before the socket. 0 keeps nothing, and is only for bytes; 1 in a text
+   * mode is line buffering: a write with a line end in it is sent at once, others at 8 KiB.
    *
-   * Reading takes nothing ahead of what it gives, whatever this says.
+   * Whatever this says, a read takes no more bytes than it returns.
    */
   readonly bufsize?: number | undefined;
   /**
-   * `utf-8` (the default), `ascii`, `latin-1`, `utf-16` (with a byte order mark), `utf-16-le`, `utf-16-be`, by any of
-   * Python's names for them; to read also every other label of `TextDecoder`, as the Encoding Standard has it.
+   * `utf-8` (the default), `ascii`, `latin-1`, `utf-16` (with a byte order mark), `utf-16-le`, `utf-16-be`, with any of
+   * Python's names for them; for reading also every other label of `TextDecoder`, as in the Encoding Standard.
    */
   readonly encoding?: string | undefined;
   /**
-   * What is done about bytes that are not text, and text that the encoding has no bytes for: `strict` (the default)
-   * fails with `EILSEQ`; `replace` puts U+FFFD, or writes `?`; `ignore` leaves it out.
+   * How to handle bytes that are not text, and text that the encoding has no bytes for: `strict` (the default)
+   * fails with `EILSEQ`; `replace` reads U+FFFD, or writes `?`; `ignore` leaves it out.
    */
   readonly errors?: "strict" | "replace" | "ignore" | undefined;
   /**
-   * What ends a line. By default each of `\n`, `\r` and `\r\n` does, and reads as `\n`; `""`: the same, but it reads
-   * as it is; `\n`, `\r` or `\r\n`: that alone. With `\r` and `\r\n` each `\n` that is written becomes that.
+   * What ends a line. By default each of `\n`, `\r` and `\r\n` does, and is read as `\n`; `""`: the same, but it is read
+   * unchanged; `\n`, `\r` or `\r\n`: only that. With `\r` and `\r\n` each `\n` that is written becomes that.
    */
   readonly newline?: "" | "\n" | "\r" | "\r\n" | null | undefined;
 }
 
-/** What all files of this module have. */
+/** The methods of all files of this module. */
 export interface OpenFile extends AsyncDisposable {
-  /** True after `close()`: every other call fails with `EBADF` then. */
+  /** True after `close()`: then every other call fails with `EBADF`. */
   readonly closed: boolean;
   /** Sends what was written; resolves when there is room for more. Errors as `StreamWriter.flush()`. */
   flush(): Promise<void>;
-  /** Sends what was written, and lets go of the file. The socket stays open, and so do other files of it. */
+  /** Sends what was written, and closes the file. The socket and its other files stay open. */
   close(): Promise<void>;
 }
 
-/** What a file writes to. */
+/** The destination of a file's output. */
 export type Output = Pick<StreamWriter, "write" | "start" | "flush">;
 
-/** What a file is, whatever it reads and writes: open or closed, for reading or writing. */
+/** The state of any file: open or closed, for reading or writing. */
 export abstract class BaseFile implements OpenFile {
   #closed = false;
   readonly #reader: StreamReader | null;

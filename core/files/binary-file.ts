@@ -1,13 +1,13 @@
-/** Files of bytes that are not just the socket's reader or writer: `rwb`, and those with a buffer of their own. */
+/** Files of bytes that are not simply the socket's reader or writer: `rwb`, and files with their own buffer. */
 
 import { type Data, joinBytes, toBytes } from "../bytes/data.ts";
 import { pulled } from "../bytes/reader.ts";
 import type { StreamWriter } from "../bytes/writer.ts";
 import { BaseFile, type OpenFile, type Output } from "./base-file.ts";
 
-/** Writes bytes: the socket's `StreamWriter`, or with an explicit `bufsize` a file that gathers so many before it. */
+/** Writes bytes: the socket's `StreamWriter`, or with an explicit `bufsize` a file that gathers that many first. */
 export interface BinaryWriter extends AsyncDisposable {
-  /** Writes `data`, a string as UTF-8; gives how many bytes that was. Throws as `StreamWriter.write()`. */
+  /** Writes `data`, a string as UTF-8, and returns its number of bytes. Throws as `StreamWriter.write()`. */
   write(data: Data): number;
   /** `write()` of each; adds no line ends. */
   writelines(lines: Iterable<Data>): void;
@@ -25,13 +25,13 @@ export interface BinaryFile extends OpenFile, BinaryWriter, AsyncIterable<Uint8A
   readline(size?: number): Promise<Uint8Array | null>;
   /** As `StreamReader.readlines()`. */
   readlines(hint?: number): Promise<Uint8Array[]>;
-  /** The lines to the end, as `readline()` gives them. Leaving the loop closes nothing. */
+  /** The lines to the end, as `readline()` returns them. Leaving the loop closes nothing. */
   [Symbol.asyncIterator](): AsyncIterableIterator<Uint8Array>;
 }
 
 const EMPTY = new Uint8Array(0);
 
-/** Keeps what is written until `size` bytes have come together. CPython's `BufferedWriter`. */
+/** Keeps what is written until `size` bytes have gathered. CPython's `BufferedWriter`. */
 export class BufferedWriter implements Output {
   readonly #writer: StreamWriter;
   readonly #size: number;
@@ -73,7 +73,7 @@ export class BufferedWriter implements Output {
   }
 }
 
-/** The modes of bytes that are not just the socket's reader or writer. */
+/** The binary modes that are not simply the socket's reader or writer. */
 export class RawFile extends BaseFile implements BinaryFile {
   async read(size?: number): Promise<Uint8Array | null> {
     return this.reader.read(size);

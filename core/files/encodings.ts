@@ -6,30 +6,30 @@ import type { FileOptions } from "./base-file.ts";
 
 const EMPTY = new Uint8Array(0);
 
-/** What is done about bytes that are not text, and text that has no bytes: `makefile()`'s option `errors`. */
+/** How bytes that are not text, and text that has no bytes, are handled: `makefile()`'s option `errors`. */
 export type Errors = NonNullable<FileOptions["errors"]>;
 
-/** An encoding. What it is given to decode or to write has no character cut in two. */
+/** An encoding. Its input, to decode or to write, never ends inside a character. */
 export interface Codec {
   readonly name: string;
   /** Bytes of the smallest character; `\n` is one of that size. */
   readonly unit: 1 | 2;
   /** Whether the first byte of a unit is the high one. */
   readonly big?: boolean;
-  /** Whether the text begins with a byte order mark, which tells that. */
+  /** Whether the text begins with a byte order mark, which says which byte is first. */
   readonly marked?: boolean;
   /** Whether the bytes of ASCII are ASCII. */
   readonly ascii: boolean;
-  /** The text of `bytes`, with U+FFFD for what is wrong in them. */
+  /** The text of `bytes`, with U+FFFD for wrong bytes. */
   decode(bytes: Uint8Array, last: boolean): string;
   /**
-   * How many bytes the character at `at` has: 0 where the end cuts it off, -n where the n bytes there are none.
-   * Where this is `null`, `decode` itself keeps what is cut off, and each U+FFFD is something wrong.
+   * How many bytes the character at `at` has: 0 if the end cuts it off, -n if the n bytes there are not a character.
+   * If this is `null`, `decode` itself keeps what is cut off, and each U+FFFD stands for an error.
    */
   readonly size: ((bytes: Uint8Array, at: number) => number) | null;
   /** How many bytes `text` has. */
   length(text: string): number;
-  /** What cannot be written; `null` if nothing can. */
+  /** What cannot be written; `null` if the encoding cannot write at all. */
   readonly unwritable: RegExp | null;
   encode(text: string): Data;
 }
@@ -62,7 +62,7 @@ const UTF_8: Codec = {
   encode: (text) => text,
 };
 
-/** The text of `bytes` where all of them are ASCII; else `null`. */
+/** The text of `bytes` if all of them are ASCII; otherwise `null`. */
 export const asciiOf = (bytes: Uint8Array): string | null => {
   const text = utf8.decode(bytes);
   // As many characters as bytes, and none for a wrong one: each byte was one.
@@ -146,7 +146,7 @@ const NAMES: readonly (readonly [Codec, string])[] = [
 const OURS = "utf-8, ascii, latin-1, utf-16, utf-16-le and utf-16-be";
 const BY_NAME = new Map(NAMES.flatMap(([codec, names]) => names.split(" ").map((name) => [name, codec])));
 
-/** The codec of a name, as Python or the Encoding Standard has it. */
+/** The codec of a name from Python or the Encoding Standard. */
 export const codecOf = (label: string): Codec => {
   const own = BY_NAME.get(label.toLowerCase().replace(/[^a-z0-9]/g, ""));
   if (own !== undefined) return own;
@@ -165,7 +165,7 @@ export const codecOf = (label: string): Codec => {
   );
 };
 
-/** An encoding that only the platform knows. A file has one of its own, since it remembers where it is. */
+/** An encoding that only the platform knows. Each file has its own, since it keeps its position. */
 const foreign = (decoder: TextDecoder): Codec => ({
   name: decoder.encoding,
   unit: 1, // and no byte that looks like \r or \n is part of another character
@@ -177,10 +177,10 @@ const foreign = (decoder: TextDecoder): Codec => ({
   encode: () => EMPTY,
 });
 
-/** Turns text into bytes, behind a byte order mark or none. */
+/** Turns text into bytes, with or without a byte order mark. */
 export type Encoder = (text: string, mark: string) => Data;
 
-/** What writes text in `codec`. Throws `RangeError` for an encoding that can only be read. */
+/** The encoder for `codec`. Throws `RangeError` for an encoding that can only be read. */
 export const encoderOf = (codec: Codec, errors: Errors): Encoder => {
   const { name, unwritable } = codec;
   if (unwritable === null)
@@ -196,7 +196,7 @@ export const encoderOf = (codec: Codec, errors: Errors): Encoder => {
     codec.encode(mark + (unicode && text.isWellFormed() ? text : text.replace(unwritable, put)));
 };
 
-/** Decodes a stream, the same however it is cut. */
+/** Decodes a stream, with the same result however it is cut. */
 export class Decoder {
   codec: Codec;
   readonly #errors: Errors;
@@ -230,8 +230,8 @@ export class Decoder {
   }
 
   /**
-   * The text of `bytes`, as far as its characters are whole; of the `last` ones, all. Ends where something is wrong.
-   * `ascii` is that text, where they are known to be ASCII.
+   * The text of `bytes`, as far as its characters are complete; of the `last` ones, all. Ends at an error.
+   * `ascii` is that text, if they are known to be ASCII.
    */
   decode(bytes: Uint8Array, last: boolean, ascii?: string): string {
     if (ascii !== undefined && this.#kept.length === 0) {
@@ -251,7 +251,7 @@ export class Decoder {
     return clean;
   }
 
-  /** How many of `bytes` are whole characters, or wrong; behind them one has begun. */
+  /** How many of `bytes` are complete characters, or wrong; after them a character has begun. */
   #whole(bytes: Uint8Array): number {
     const { size, unit } = this.codec;
     let whole = bytes.length;

@@ -1,6 +1,6 @@
 /**
- * A stream as a file: what `makefile()` gives (CPython's `socket.makefile`). `rb` is the socket's own reader and `wb` its
- * own writer; what else a mode means is here.
+ * A stream as a file, for `makefile()` (CPython's `socket.makefile`). `rb` is the socket's own reader and `wb` its
+ * own writer; the other modes are here.
  */
 
 import type { StreamReader } from "../bytes/reader.ts";
@@ -20,7 +20,7 @@ export interface FileModes {
   rwb: BinaryFile;
 }
 
-/** How a file is used: `r` to read, `w` to write, `b` for bytes in place of text. */
+/** How a file is used: `r` to read, `w` to write, `b` for bytes instead of text. */
 export type FileMode = keyof FileModes;
 
 const FILE_NAMES = optionNamesOf<FileOptions>("makefile()")({
@@ -35,8 +35,8 @@ const BUFSIZE = 8 * 1024; // bytes that line buffering keeps; io.DEFAULT_BUFFER_
 /**
  * A stream as a file. `mode` is made of `r`, `w` and `b`; without `w` it reads, as in CPython, and so does `""`.
  *
- * Throws `RangeError` for another mode, an encoding that is not known (or that cannot be written, which `windows-1252`
- * and its like cannot), a `newline` or `errors` that is none, `bufsize` 0 of text, and text options of a binary mode.
+ * Throws `RangeError` for another mode, an unknown encoding (or one that cannot be written, such as `windows-1252`),
+ * an invalid `newline` or `errors`, `bufsize` 0 for text, and text options with a binary mode.
  */
 export function openFile(reader: StreamReader, writer: StreamWriter, mode: "wb"): StreamWriter;
 export function openFile<Mode extends FileMode = "r">(
@@ -70,7 +70,7 @@ export function openFile(
   for (const name of ["encoding", "errors", "newline"] as const) {
     if (options[name] != null) throw new RangeError(`mode "${mode}" is for bytes, and does not take ${name}`);
   }
-  if (!writes) return reader; // whose buffer is the socket's: there is none of its own to have a size
+  if (!writes) return reader; // it uses the socket's buffer, and has none of its own whose size could be set
   if (!reads && bufsize < 0) return writer;
   return new RawFile(reads ? reader : null, bufsize < 0 ? writer : new BufferedWriter(writer, bufsize));
 }

@@ -1,11 +1,11 @@
 /**
  * Files of text: CPython's `io.TextIOWrapper`. They wrap the socket's reader and writer, and can be mixed with `recv()`
- * and `rfile`, because they take nothing ahead. A read looks at what has come (a copy of at most 8 KiB, which stays in
- * the socket's buffer), finds how many bytes the line or the characters asked for need, and takes just those. What a
- * file can hold all the same is written at `TextReader`.
+ * and `rfile`, because they never read ahead. A read looks at a copy of at most 8 KiB of what has arrived (the bytes stay in
+ * the socket's buffer), finds how many bytes the requested line or characters need, and takes only those. `TextReader`
+ * lists what a file can hold nevertheless.
  *
- * Text comes in two steps. `#more()` takes a few bytes, decodes them and translates line ends; `#gather()` cuts what
- * was asked for from that text. Both depend on the bytes alone, never on the pieces they come in.
+ * Text comes in two steps. `#more()` takes a few bytes, decodes them and translates line ends; `#gather()` cuts the
+ * requested part from that text. Both depend only on the bytes, never on the pieces they come in.
  */
 
 import { pulled, type StreamReader } from "../bytes/reader.ts";
@@ -15,26 +15,26 @@ import { BaseFile, type FileOptions, type OpenFile, type Output } from "./base-f
 import { asciiOf, codecOf, Decoder, type Encoder, encoderOf } from "./encodings.ts";
 
 /**
- * Reads text. CPython's `io.TextIOWrapper`, with the results it has; the end is `null` in place of `""`.
+ * Reads text. CPython's `io.TextIOWrapper`, with the same results, except that the end is `null` instead of `""`.
  *
  * Sizes are characters as Python counts them: code points, so that "😀" is one. Limits are the reader's, in bytes of
- * the file's encoding: `maxLine` for a line without its end, `maxRead` for what else one call gathers (`ERR_LIMIT`).
- * Rejects as `StreamReader` does, and with `EILSEQ` at bytes that are not text; what is before them can be read, what
- * is behind them cannot. A read that fails loses nothing: what it had gathered is there for the next.
+ * the file's encoding: `maxLine` for a line without its end, `maxRead` for everything else that one call gathers (`ERR_LIMIT`).
+ * Rejects as `StreamReader` does, and with `EILSEQ` at bytes that are not text; text before them can be read, text
+ * after them cannot. A read that fails loses nothing: the next read gets what it had gathered.
  * One read may wait at a time; a second one meanwhile rejects with `EBUSY`. Closed meanwhile, it rejects with `ECANCELED`.
  *
- * The bytes of what was given are taken from the socket, and no others, but for these: what a read that failed had
- * gathered; the bytes after a wrong one, in the few that one read took; with `newline: ""` the character after a
- * lone `\r`. Where a `\r` ends a line and nothing has come after it, the line is given at once (CPython waits for
- * the next byte), and a `\n` that comes then belongs to it: the next read leaves it out, unless `recv()` took it. With
- * `newline: ""` the line must wait to know how it ends.
+ * Only the bytes of the returned text are taken from the socket, with these exceptions: what a failed read had
+ * gathered; the bytes after a wrong one, among the few that one read took; with `newline: ""` the character after a
+ * lone `\r`. If a `\r` ends a line and nothing has arrived after it, the line is returned at once (CPython waits for
+ * the next byte), and a `\n` that arrives then belongs to it: the next read leaves it out, unless `recv()` took it. With
+ * `newline: ""` the line must wait until its end is known.
  */
 export interface TextReader extends OpenFile, AsyncIterable<string> {
   /** Exactly `size` characters, fewer only at the end, `null` when none are left; without `size`, all up to the end. */
   read(size?: number): Promise<string | null>;
   /** A line with its end; at the end of the stream what is left without one, then `null`. With `size` at most that many characters of it. */
   readline(size?: number): Promise<string | null>;
-  /** The lines that are left; with `hint`, no further than the line with which they are more than that many characters. `maxRead` bounds them all. */
+  /** The remaining lines; with `hint`, it stops after the line with which they exceed that many characters. `maxRead` limits them all. */
   readlines(hint?: number): Promise<string[]>;
   /** The lines to the end. Leaving the loop closes nothing. */
   [Symbol.asyncIterator](): AsyncIterableIterator<string>;
@@ -43,7 +43,7 @@ export interface TextReader extends OpenFile, AsyncIterable<string> {
 /** Writes text. CPython's `io.TextIOWrapper`. */
 export interface TextWriter extends OpenFile {
   /**
-   * Writes `text`; gives how many characters (code points) that was, before line ends were translated. Never waits.
+   * Writes `text`, and returns its number of characters (code points), before line ends were translated. Never waits.
    * Throws as `StreamWriter.write()`, and with `EILSEQ` if the encoding has no bytes for it; then none of it is written.
    */
   write(text: string): number;
@@ -54,7 +54,7 @@ export interface TextWriter extends OpenFile {
 /** Reads and writes text. Reading sends nothing that an explicit `bufsize` still keeps: flush before you wait for the answer. */
 export interface TextFile extends TextReader, TextWriter {}
 
-const WINDOW = 8 * 1024; // bytes looked at at once
+const WINDOW = 8 * 1024; // bytes examined at once
 const EMPTY = new Uint8Array(0);
 const NEWLINE = 10;
 const RETURN = 13;
@@ -64,17 +64,17 @@ const MOST_BYTES = 3; // of a UTF-16 code unit, in any encoding: three in UTF-8 
 export class TextIOWrapper extends BaseFile implements TextFile {
   readonly #decoder: Decoder;
   readonly #encode: Encoder;
-  // The byte order mark, where it is still to be written. CPython's file of a socket leaves it out (it takes it for a
-  // file that is appended to), and then does not read what it wrote; its codec and its io module in Python have it.
+  // The byte order mark, if it must still be written. CPython's file of a socket leaves it out (it treats the socket as a
+  // file that is appended to), and then cannot read what it wrote; its codec and its io module in Python write it.
   #mark: string;
   readonly #newline: string | null;
   readonly #lineBuffered: boolean;
-  #text = ""; // decoded, and not given yet
+  #text = ""; // decoded, and not returned yet
   #returned = -1; // where in the stream a \r has become \n: a \n right there is the same line end
   #reading = false;
   #window: Uint8Array = EMPTY; // a copy of the bytes that come next
-  #ascii: string | null = null; // its text, where all of it is ASCII: lines are sliced from that, and not decoded each
-  #windowAt = 0; // where in the stream it begins; a copy of a stream stays right, whoever reads that meanwhile
+  #ascii: string | null = null; // its text, if all of it is ASCII: lines are sliced from it, instead of decoding each
+  #windowAt = 0; // where in the stream it begins; the copy stays right, even if other code reads the stream meanwhile
 
   constructor(reader: StreamReader | null, output: Output | null, options: FileOptions) {
     super(reader, output);
@@ -151,7 +151,7 @@ export class TextIOWrapper extends BaseFile implements TextFile {
     }
   }
 
-  /** Gathers a line, or all, or of either `size` characters at most; `null` where the end comes first. */
+  /** Gathers a line, or everything, at most `size` characters; `null` if the end comes first. */
   async #gather(line: boolean, size: number): Promise<string | null> {
     const { reader } = this;
     const limit = line && size === Number.POSITIVE_INFINITY ? "maxLine" : "maxRead";

@@ -70,7 +70,7 @@ import { Socket } from "../sockets/socket.ts";
 import { publish, subscribed } from "./events.ts";
 import { Handshakes, type Outcome } from "./handshakes.ts";
 
-// What `net.isIP()` says (0: a name), as a family, and back.
+// The result of `net.isIP()` (0: a name), as a family, and back.
 const familyOf = (version: number): number =>
   version === 6 ? AF_INET6 : version === 4 ? AF_INET : AF_UNSPEC;
 const versionOf = (family: number): number => (family === AF_INET6 ? 6 : family === AF_INET ? 4 : 0);
@@ -119,7 +119,7 @@ const TCP_NAMES = optionNamesOf<TCPServerOptions<unknown>>("a server of streams"
   fd: true,
 });
 
-/** What a server listens with. */
+/** The socket that a server listens with. */
 export type ListeningSocket<Request> = Request extends StreamSocket ? Socket : DatagramSocket;
 
 /**
