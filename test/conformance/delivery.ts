@@ -1,17 +1,17 @@
 /**
- * What a handler writes where delivery is tested: bytes that differ with their place, in steps. Without a test framework,
- * since it runs inside a Worker, too; test/emulator/deliveries.ts draws the steps and checks what arrives.
+ * The output of a handler in the tests of delivery: bytes that differ with their position, in steps. No test framework,
+ * since it also runs inside a Worker; test/emulator/deliveries.ts draws the steps and checks what arrives.
  */
 
 import type { StreamSocket } from "socklet";
 
-/** One write: so many bytes, and what the handler does with them. `turn` writes, and waits for the event loop's next turn. */
+/** One write: its number of bytes, and how the handler writes them. `turn` writes, and waits for the event loop's next turn. */
 export interface Step {
   readonly bytes: number;
   readonly how: "write" | "flush" | "sendall" | "turn";
 }
 
-/** The bytes from place `from` on of what is written. */
+/** The bytes of the output from position `from` on. */
 export const writtenAt = (from: number, size: number): Uint8Array => {
   const bytes = new Uint8Array(size);
   for (let i = 0; i < size; i++) {
@@ -24,7 +24,7 @@ export const writtenAt = (from: number, size: number): Uint8Array => {
 /** How many bytes the steps write in all. */
 export const sizeOf = (steps: readonly Step[]): number => steps.reduce((sum, { bytes }) => sum + bytes, 0);
 
-/** Writes what the steps say, and leaves it to the end of the handler to see that it arrives. */
+/** Writes according to the steps, and relies on the end of the handler to deliver it. */
 export const writeSteps = async (request: StreamSocket, steps: readonly Step[]): Promise<void> => {
   let at = 0;
   for (const { bytes, how } of steps) {

@@ -7,7 +7,7 @@ import { BaseRequestHandler, type StreamSocket } from "socklet";
 import { toJson } from "../../core/describe.ts";
 import { type Aside, streamScenarios } from "./stream-scenarios.ts";
 
-/** Where what is said waits until it is heard. */
+/** Holds messages until the other end reads them. */
 export interface Board {
   put(key: string, value: string): Promise<void>;
   take(key: string): Promise<string>;
@@ -37,7 +37,7 @@ const aside = (board: Board, id: string): Aside => ({
   heard: async (what) => void (await board.take(`${id}/${encodeURIComponent(what)}`)),
 });
 
-/** What an end saw: what it gave, or what it threw. */
+/** The outcome of an end: its result, or what it threw. */
 export const sawAt = async (end: () => Promise<unknown>): Promise<unknown> => {
   try {
     return (await end()) ?? null;

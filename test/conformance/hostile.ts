@@ -9,7 +9,7 @@ const broken = (): never => {
   throw new Error("broken");
 };
 
-/** An object whose every use throws, also to ask what it is. */
+/** An object that throws on every use, even on a check of its type. */
 const throwing = (): object =>
   new Proxy(
     {},
@@ -142,7 +142,7 @@ const thrown = (value: unknown): never => {
 };
 const rejected = (value: unknown): Promise<never> => Promise.reject(value);
 
-/** In which ways a handler gives it. The client asks for one. */
+/** The ways in which a handler can produce the value. The client asks for one. */
 export const HANDLER_WAYS = [
   "setup-throws",
   "setup-rejects",
@@ -202,7 +202,7 @@ export class Hostile extends StreamRequestHandler {
   }
 }
 
-/** In which ways a server's hooks give it, where the handler has failed with it, too, or not. */
+/** The ways in which a server's hooks can produce it, with or without a handler that has failed with it, too. */
 export const HOOK_WAYS = [
   ...["verifyRequest", "processRequest", "finishRequest", "shutdownRequest", "closeRequest"],
   ...["getRequest", "serviceActions", "tell", "onEvent", "handleError"],
@@ -215,7 +215,7 @@ export interface Armed {
   value: () => unknown;
 }
 
-/** Does what `hook` does by `own`, or what it is armed with. */
+/** Runs `own` for `hook`, or the behaviour that the hook is armed with. */
 const fired = (armed: Armed, hook: string, own: () => unknown): unknown => {
   const [name, how] = armed.way?.split("-") ?? [];
   if (name !== hook) return own();
@@ -230,7 +230,7 @@ const fired = (armed: Armed, hook: string, own: () => unknown): unknown => {
 
 const HOOKS = HOOK_WAYS.map((way) => way.split("-")[0] as string).filter((hook) => hook !== "onEvent");
 
-/** A server each of whose hooks does what it is armed with. */
+/** A server whose hooks each do what they are armed with. */
 // biome-ignore lint/suspicious/noExplicitAny: a mixin's base must take any arguments (TypeScript handbook, Mixins)
 export const withHostileHooks = <Base extends abstract new (...args: any[]) => object>(
   Server: Base,
@@ -248,7 +248,7 @@ export const withHostileHooks = <Base extends abstract new (...args: any[]) => o
   return HostileServer;
 };
 
-/** A listener of events that keeps them, and does what it is armed with. */
+/** An event listener that keeps the events, and does what it is armed with. */
 export const hostileListener =
   (armed: Armed, told: SockletEvent[]) =>
   (event: SockletEvent): unknown => {

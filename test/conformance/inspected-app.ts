@@ -12,7 +12,7 @@ import {
 import { Echo } from "../../examples/echo.ts";
 import { Lines } from "./lines.ts";
 
-/** Says its params, and emits what comes back. */
+/** Sends its params, and emits the answer. */
 const Asks = streamHandler(async (handler) => {
   handler.wfile.write(`${handler.params}\n`);
   const line = await handler.rfile.line();
@@ -20,7 +20,7 @@ const Asks = streamHandler(async (handler) => {
   return line;
 });
 
-/** Greets, then answers each line in upper case, or does what it says. */
+/** Sends a greeting, then answers each line in upper case, or does what the line says. */
 class Shouts extends StreamRequestHandler {
   override async handle(): Promise<void> {
     this.wfile.write("ready\n");
@@ -63,7 +63,7 @@ class Asked extends StreamRequestHandler<Pooled> {
   }
 }
 
-/** Where that app listens, and what it dials. */
+/** The addresses where that app listens, and that it dials. */
 export interface InspectedAddresses {
   readonly SHOUTS?: string;
   readonly DATAGRAMS?: string;

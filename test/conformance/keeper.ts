@@ -1,4 +1,4 @@
-/** An app whose handlers keep a connection in a variable of their module, for whichever place gives what dials. */
+/** An app whose handlers keep a connection in a variable of their module. The place provides the function that dials. */
 
 import { type App, ClientHandler, defineApp, type PoolClient, SHUT_WR, StreamRequestHandler } from "socklet";
 import type { CreateConnection } from "../../core/sockets/dialling/connect.ts";
@@ -44,7 +44,7 @@ export const keeperApp = ({
 }: Keeping): App<Context> => {
   let kept: StreamSocket;
 
-  /** Does what a line says, and answers with what came of it. */
+  /** Does what a line says, and answers with the result. */
   class Keeper extends StreamRequestHandler<Context> {
     readonly does: Readonly<Record<string, () => Promise<unknown>>> = {
       dial: async () => {

@@ -1,11 +1,11 @@
-/** The app of the tests of sessions that last: what is dialled is where the test has it. */
+/** The app of the tests of lasting sessions: it dials the servers that the test provides. */
 
 import { type App, defineApp, streamHandler } from "socklet";
 import { IrcClient } from "../../examples/irc.ts";
 import { MqttSubscriber } from "../../examples/mqtt.ts";
 import { RedisStreamReader, RedisSubscriber } from "../../examples/redis-follow.ts";
 
-/** The ports of the servers, on 127.0.0.1; 1 where there is none. */
+/** The ports of the servers, on 127.0.0.1; 1 if there is none. */
 export interface KeptPorts {
   readonly redis?: number | undefined;
   readonly mqtt?: number | undefined;

@@ -2,7 +2,7 @@
 
 import { StreamRequestHandler } from "socklet";
 
-/** Emits each line that comes, until the end; gives how many. */
+/** Emits each line until the end, and returns their number. */
 export class Lines extends StreamRequestHandler {
   override async handle(): Promise<number> {
     let count = 0;

@@ -92,9 +92,9 @@ const FACTS: readonly (Readonly<Record<Column, string>> & { readonly what: strin
     },
     {
       what: "`abort()` sends a reset",
-      Node: "yes; of Unix sockets the peer sees an end",
-      Bun: "yes; of Unix sockets the peer sees an end",
-      Deno: "yes; an end that is secured hears it as the end",
+      Node: "yes; on Unix sockets the peer sees an end",
+      Bun: "yes; on Unix sockets the peer sees an end",
+      Deno: "yes; over TLS, a reset from the peer is read as the end",
       Worker: "no: the peer sees an end",
       memory: "yes",
       by: CONFORMANCE,
@@ -104,7 +104,7 @@ const FACTS: readonly (Readonly<Record<Column, string>> & { readonly what: strin
       Node: "yes",
       Bun: "yes",
       Deno: "yes",
-      Worker: "by port, and where it dials; not by a binding",
+      Worker: "by port, and if it dials; not by a binding",
       memory: "yes",
       by: CONFORMANCE,
     },
@@ -131,7 +131,7 @@ const whatWorksWhere = (): string =>
 
 export const placesPage = (): string => `# Places: what works where
 
-<!-- Made of test/conformance/matrix-table.ts by \`npm run docs\`; change that. -->
+<!-- Generated from test/conformance/matrix-table.ts by \`npm run docs\`; change that. -->
 
 A place is where connections come from: a kind of listener or dialling in Node, in a Worker, or in memory. A handler does not
 know which one it is in, but not every place can do everything:
@@ -141,12 +141,12 @@ ${whatWorksWhere()}
 ## Every example in every place
 
 Each example of \`examples/\` has one conversation, a script of \`socklet/testing\`, which runs in every place. What the dialling end
-sends and receives is recorded, and must equal the recording made in memory, byte by byte. (What differs each time is left out,
-such as the name of a kept mail.) The conversation runs once more with every byte to the handler sent alone. A server's also
-runs in one piece, with the end right behind it; and \`checkFraming\` runs it in memory under every cut, end and reset.
+sends and receives is recorded, and must equal the recording made in memory, byte by byte. (Values that differ each time are left out,
+such as the name of a kept mail.) The conversation runs once more with every byte to the handler sent separately. A server's also
+runs in one piece, with the end immediately after it; and \`checkFraming\` runs it in memory under every cut, end and reset.
 
 A **server** runs in the place, and the script dials it. A **client** dials, and the script is its server. A handler of
-**datagrams** is served, and the script sends to it. Each cell is a test. Where the cell says *works*, the conversation succeeds. Where it
+**datagrams** is served, and the script sends to it. Each cell is a test. If the cell says *works*, the conversation succeeds. If it
 says *cannot*, the test tries, and compares the error with the one below.
 
 ${table(
@@ -171,7 +171,7 @@ ${reasons
 ## The places
 
 ${table(
-  ["place", "who serves, and who dials", "needs", "run by"],
+  ["place", "what serves, and what dials", "needs", "run by"],
   all.map(([, place]) => [place.name, place.ends, needs(place), `\`${place.file}\``]),
 )}
 

@@ -307,7 +307,7 @@ export const examples: Readonly<Record<string, Example>> = {
 
 // ---- The places ----
 
-/** `works`, with what is to be known of it; or `cannot`, with the reason, and how the platform says so where it is asked. */
+/** `works`, with what a user should know; or `cannot`, with the reason, and the platform's error. */
 export type Cell = { readonly works: string } | { readonly cannot: string; readonly says: string };
 
 export const COLUMNS = ["Node", "Bun", "Deno", "Worker", "memory"] as const;
@@ -317,10 +317,10 @@ export interface Place {
   readonly name: string;
   /** The column of "What works where" that it belongs to. */
   readonly column: Column;
-  /** What that column says of serving here, and of dialling; absent where the other end is somewhere else. */
+  /** The text of that column about serving here, and about dialling; absent if the other end is in another place. */
   readonly serves?: string;
   readonly dials?: string;
-  /** Who serves, and who dials. */
+  /** What serves, and what dials. */
   readonly ends: string;
   /** The test that runs it. */
   readonly file: string;
@@ -334,7 +334,7 @@ const IN_OTHERS = "test/runtimes/matrix.test.ts";
 const works = (what = ""): Cell => ({ works: what });
 
 const TCP_DATAGRAMS = {
-  cannot: "TCP carries streams, which have no message borders; `UDPServer` serves a datagram handler",
+  cannot: "TCP carries streams, which have no message boundaries; `UDPServer` serves a datagram handler",
   says: "TypeError: TCPServer listens on tcp://host:port or tls://host:port; udp://127.0.0.1:0 is for a UDPServer",
 } as const;
 const TLS_DATAGRAMS = {
@@ -378,7 +378,7 @@ const placesIn = (column: "Bun" | "Deno") =>
       file: IN_OTHERS,
       streams: works(),
       datagrams: {
-        cannot: `${column} has no Unix datagrams of its own, and the packages that Node has them by are for Node`,
+        cannot: `${column} has no Unix datagrams of its own, and the packages that provide them are for Node`,
         says: `SocketError: ERR_UNSUPPORTED: datagrams on a path needs Node, and this is ${column}: use UDP on the loopback address`,
       },
     },
@@ -440,7 +440,7 @@ export const places = {
   "node-tls-forking": {
     name: "Node TLS, forking",
     column: "Node",
-    ends: "`ForkingTCPServer` with `tls`, whose children do the handshakes; one listener for all, where ALPN names the example",
+    ends: "`ForkingTCPServer` with `tls`, whose children do the handshakes; one listener for all, and ALPN selects the example",
     file: IN_NODE,
     streams: works(),
     datagrams: {
@@ -597,7 +597,7 @@ export interface Held {
 /** How a conversation of streams is held. What comes of it must be the same. */
 export type Way = "as it stands" | "byte by byte" | "in one piece";
 
-/** The ways of an example: what its client is told comes from a script, and is not in one piece. */
+/** The ways to run an example: the input of a client comes from a script, and not in one piece. */
 export const waysOf = (example: Example): readonly Way[] => {
   if (isDatagrams(example)) return ["as it stands"];
   const both = ["as it stands", "byte by byte"] as const;
@@ -641,7 +641,7 @@ const inOnePiece = async (example: StreamExample): Promise<Conversation> => {
   return script.halfClose().expect(bytesOf(transcript, "server"), normalise).expectEnd();
 };
 
-/** For scripts whose peer is another process: how many ms it may stand still. A script's own default is 3 s. */
+/** For scripts whose peer is another process: how many ms it may be silent. A script's own default is 3 s. */
 export const PATIENT = { timeout: 120_000 };
 
 /** Holds the conversation of an example of streams behind this door, which serves a server by bytes where `way` says so. Throws the script's own error. */
@@ -717,7 +717,7 @@ const heldInMemory = async (example: Example): Promise<Held> => {
   return await holdStream(example, door);
 };
 
-/** Throws where the conversation in a place was another than in memory. */
+/** Throws if the conversation in a place differed from the one in memory. */
 export const sameAsInMemory = async (example: Example, held: Held, way: Way): Promise<void> => {
   if (way === "in one piece") return; // its script has said so
   const { transcript } = await heldInMemory(example);

@@ -27,9 +27,9 @@ export interface MatrixPlace {
   /** Serves `served(example)`, until it is disposed; where all `servings` are up all the time, gives the way to that of this name. */
   streams?(example: StreamExample, name: string): Promise<StreamDoor & Partial<AsyncDisposable>>;
   datagrams?(example: DatagramExample, name: string): Promise<DatagramPeer & Partial<AsyncDisposable>>;
-  /** Holds the conversation in ways that this place alone knows. */
+  /** Runs the conversation in ways that only this place has. */
   check?(example: StreamExample): Promise<void>;
-  /** Asks for what the platform cannot, and gives what it says. */
+  /** Tries what the platform cannot do, and returns its error. */
   asked?(example: Example): unknown;
   /** The ways that a conversation cannot be held here, and why. */
   readonly without?: Readonly<Partial<Record<Way, string>>>;
@@ -45,7 +45,7 @@ const saidBy = async (ask: () => unknown): Promise<string> => {
   }
 };
 
-/** Disposes of `place` when `hold` is over. What goes wrong then is the cause of what went wrong before. */
+/** Disposes of `place` when `hold` has ended. An error from that becomes the cause of an earlier one. */
 const within = async <P extends Partial<AsyncDisposable>>(place: P, hold: (place: P) => Promise<Held>) => {
   const result = await hold(place).catch(async (error: Error) => {
     error.cause ??= await place[Symbol.asyncDispose]?.().then(
@@ -69,7 +69,7 @@ const held = async (place: MatrixPlace, example: Example, name: string, way: Way
   return within(door, () => holdStream(example, door, way));
 };
 
-/** Throws where the example does not work in the place, in one way or another. */
+/** Throws if the example does not work in the place, in any of its ways. */
 export const checkCell = async (place: MatrixPlace, example: Example, name: string): Promise<void> => {
   for (const way of waysOf(example)) {
     if (place.without?.[way] !== undefined) continue;

@@ -5,7 +5,7 @@
 
 import { BaseEndpoint } from "socklet";
 
-/** Gives options with one that is none to whoever takes them; what it throws or rejects with is looked at. */
+/** Passes an unknown option to a taker of options; the test checks what that throws or rejects with. */
 export type Row = (options: never) => unknown;
 
 /** What an entry exports, by name. */
@@ -22,14 +22,14 @@ const isClass = (value: unknown): value is abstract new (...args: never[]) => ob
 export const isEndpoint = (value: unknown): value is typeof BaseEndpoint =>
   value === BaseEndpoint || (isClass(value) && value.prototype instanceof BaseEndpoint);
 
-/** The names of what takes options, among what an entry exports; servers and connectors aside. */
+/** The names of an entry's exports that take options, except servers and connectors. */
 export const takersOf = (exports: Exports): string[] =>
   Object.keys(exports).filter((name) => {
     const value = exports[name];
     return typeof value === "function" && !isEndpoint(value) && TAKES.test(String(value));
   });
 
-/** What `row` says of an option that is none; `null` where it takes it. */
+/** The error of `row` for an unknown option; `null` if it accepts it. */
 export const refusalOf = async (row: Row, options: object): Promise<unknown> => {
   try {
     await row(options as never);

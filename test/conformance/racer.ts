@@ -1,4 +1,4 @@
-/** The handler of the races: it says who it is, counts lines, and ends in every way, as its peer tells it to. */
+/** The handler of the races: it identifies itself, counts lines, and ends in every way, as its peer asks. */
 
 import { StreamRequestHandler } from "socklet";
 

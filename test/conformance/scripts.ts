@@ -70,7 +70,7 @@ export const redis: Conversation = conversation()
   .send("*2\r\n$3\r\nDEL\r\n$3\r\nkey\r\n*2\r\n$3\r\nGET\r\n$3\r\nkey\r\n")
   .expect(":1\r\n$-1\r\n");
 
-/** The same, and then what a client of today begins with, in one breath: RESP3, and who it is. */
+/** The same, and then the first commands of a current client, in one piece: RESP3, and its name. */
 export const redis3: Conversation = redis
   .send(
     "*2\r\n$5\r\nHELLO\r\n$1\r\n3\r\n*4\r\n$6\r\nCLIENT\r\n$7\r\nSETINFO\r\n$8\r\nLIB-NAME\r\n$1\r\nx\r\n",
@@ -108,7 +108,7 @@ export const echo: Conversation = conversation()
   .halfClose()
   .expectEnd();
 
-/** Finger asks, and is told up to the end. */
+/** Finger sends a query, and reads the answer up to the end. */
 export const finger: Conversation = conversation()
   .send("alice\r\n")
   .expectLine("Login: alice")
@@ -117,7 +117,7 @@ export const finger: Conversation = conversation()
   .expectLine()
   .expectEnd();
 
-// ---- The other role: what a server says to the example clients ----
+// ---- The other role: servers for the example clients ----
 
 /** A Redis that knows one command, for `RespClient` with the params `["GET", "greeting"]`. */
 export const redisServer: Conversation = conversation()
@@ -158,7 +158,7 @@ export const mailServer: Conversation = conversation()
   .halfClose()
   .expectEnd();
 
-/** What `SmtpClient` is told to deliver to it. */
+/** The mail that `SmtpClient` delivers to it. */
 export const delivery = {
   from: "me@example.com",
   to: ["you@example.com"],
@@ -174,7 +174,7 @@ const pack32 = (value: number): number[] => [...pack16(value >>> 16), ...pack16(
 const pgMessage = (type: string, ...body: readonly number[]): Uint8Array =>
   new Uint8Array([...ascii(type), ...pack32(body.length + 4), ...body]);
 
-/** What `PostgresClient` is told to ask `postgresServer`. */
+/** The query that `PostgresClient` sends to `postgresServer`. */
 export const postgresQuery = { user: "me", query: "SELECT 1 AS one", plain: true };
 
 /** A PostgreSQL without TLS that trusts everybody and knows one query. */

@@ -20,7 +20,7 @@ interface Fault {
 
 export interface ServerScenario extends Fault {
   readonly name: string;
-  /** What is called, in order; `getRequest` is left out where the platform accepts. */
+  /** The calls, in order; without `getRequest` if the platform accepts. */
   readonly trace: readonly string[];
   /** What the client reads up to the end. */
   readonly client: string;
@@ -106,7 +106,7 @@ export const tracing = <Base extends StreamServerClass>(
   let trace: string[] = [];
   let served = 0;
 
-  /** Records, throws where the scenario says, and gives `value`, at once or later. */
+  /** Records the call, throws if the scenario says so, and returns `value`, at once or later. */
   const step = <T>(name: string, value: () => T): T => {
     trace.push(name);
     const fault = throws.find((fault) => name === fault || name.startsWith(`${fault}:`));

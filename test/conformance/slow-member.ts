@@ -13,7 +13,7 @@ const same = (what: string, got: unknown, expected: unknown): void => {
   if (got !== expected) throw new Error(`${what}: ${String(got).slice(0, 80)}, not ${expected}`);
 };
 
-/** Joins a chat at the other end of `stream`, and is told of it. */
+/** Joins a chat at the other end of `stream`, and waits for the confirmation. */
 const join = async (stream: StreamSocket, name: string, members: number): Promise<StreamSocket> => {
   await stream.sendall(`${name}\n`);
   same(name, await stream.rfile.line(), "What is your name?");
@@ -61,7 +61,7 @@ export const slowMember = async (dial: () => Promise<StreamSocket>): Promise<Str
   return slow;
 };
 
-/** What a server told of them when all are over: the slow one failed, with its reason, and the others did not. */
+/** Checks the server's events once all have ended: the slow member failed, with its reason, and the others did not. */
 export const checkTold = (events: readonly SockletEvent[], code: (error: unknown) => unknown): void => {
   const ends = events.flatMap((event) => (event.type === "end" ? [`${event.id} ${event.failed}`] : []));
   same("ends", ends.toSorted().join(), "1 false,2 true,3 false");

@@ -1,6 +1,6 @@
 /**
- * What every stream socket must do, in every place: a list of scenarios, each with two ends. `served` is what the
- * handler does with its `request`, `peer` what the one who dialled does; `check` looks at what the two saw.
+ * The behaviour that every stream socket must have, in every place: a list of scenarios, each with two ends. `served` is what the
+ * handler does with its `request`, `peer` what the dialling end does; `check` compares what the two saw.
  * No vitest here: this runs in a Worker, too.
  */
 
@@ -32,7 +32,7 @@ const MiB = 1024 * KiB;
 const text = (bytes: Uint8Array | null): string | null =>
   bytes === null ? null : new TextDecoder().decode(bytes);
 
-/** Byte `i` of a stream whose bytes differ with their place. */
+/** Byte `i` of a stream whose bytes differ with their position. */
 const byteAt = (i: number): number => (i * 31 + (i >>> 8) * 7 + (i >>> 16)) & 255;
 
 const pattern = (from: number, size: number): Uint8Array => {
@@ -50,7 +50,7 @@ const codeOf = async (work: Promise<unknown> | (() => unknown)): Promise<SocketE
   }
 };
 
-/** Reads to the end; gives how many bytes came, and where the first wrong one was. */
+/** Reads to the end. Returns how many bytes arrived, and the position of the first wrong one. */
 const readPattern = async (socket: StreamSocket): Promise<{ size: number; wrongAt: number | null }> => {
   let size = 0;
   for await (const bytes of socket) {
@@ -73,7 +73,7 @@ const sendPattern = async (
   }
 };
 
-/** Sends until the transport has no room, says so, and goes on when it has. */
+/** Sends until the transport has no room, reports that, and continues when it has room. */
 const sendUntilBlocked = async (socket: StreamSocket, size: number, aside: Aside): Promise<number | null> => {
   let blockedAt: number | null = null;
   for (let sent = 0; sent < size; sent += 64 * KiB) {

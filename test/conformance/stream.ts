@@ -41,7 +41,7 @@ export const streamConformance = (place: StreamPlace, here: "peer" | "served" = 
         }
         await socket.sendall(`${there} ${id} ${index}\n`);
         const sawHere = await sawAt(() => scenario[here](socket, asideOf(board, id)));
-        await socket.close().catch(() => {}); // what it lost the scenario has seen
+        await socket.close().catch(() => {}); // the scenario has seen what it lost
         const sawThere = JSON.parse(await board.take(`${id}/outcome`)).value;
         expect({ [here]: plain(sawHere), [there]: sawThere }).toEqual(plain(scenario.sees));
       });

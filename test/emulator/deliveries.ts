@@ -17,7 +17,7 @@ export const SIZE = 15_000_000; // bytes: several times what two kernels hold
 /** What a handler writes, at most. */
 export const written = writtenAt(0, SIZE);
 
-/** The end that reads, when it is told to, and checks what it has read. */
+/** The end that reads, on request, and checks what it has read. */
 export abstract class Peer {
   /** How many bytes it has, all of them right. */
   got = 0;
@@ -25,11 +25,11 @@ export abstract class Peer {
   /** Why its connection broke. */
   code: string | null = null;
 
-  /** Takes what has come; waits for some where nothing has. False: no more comes. */
+  /** Takes what has arrived, and waits if nothing has. False: no more will arrive. */
   abstract read(): Promise<boolean>;
   /** Ends its own direction. */
   abstract end(): void;
-  /** Lets go at once: by a reset where the place has one. */
+  /** Closes at once, with a reset if the place can send one. */
   abstract reset(): void;
 
   async readAll(): Promise<void> {
@@ -131,10 +131,10 @@ export interface Mix {
   readonly closeTimeout: number; // ms
 }
 
-/** What was told when it was over. */
+/** What was reported when it had ended. */
 export interface Outcome {
   readonly failed: boolean;
-  /** `null` where that cannot be known: its process is gone. */
+  /** `null` if that cannot be known: its process is gone. */
   readonly bytesWritten: number | null;
   /** The codes of its errors. */
   readonly codes: readonly unknown[];
@@ -145,7 +145,7 @@ export interface Meeting extends AsyncDisposable {
   readonly peer: Peer;
   /** Stops the server; resolves when that is done. */
   stop(how: "close" | "abort"): Promise<unknown>;
-  /** Resolves when the connection is over and that was told. */
+  /** Resolves when the connection has ended and that was reported. */
   outcome(): Promise<Outcome>;
 }
 

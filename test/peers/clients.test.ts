@@ -20,7 +20,7 @@ import { beforeAll, describe, expect, test } from "vitest";
 type Outcome = "answers" | "fails" | "never answers" | "never yields" | "dials for ever";
 
 const WORDS: Readonly<Record<Outcome, string>> = {
-  answers: "gives the right answer",
+  answers: "returns the right answer",
   fails: "rejects with an error",
   "never answers": "its promise is never settled",
   "never yields": "reads in an endless loop, so that the whole isolate stands still",
@@ -71,7 +71,7 @@ const clients: Readonly<Record<string, Client>> = {
     unhandled: ["RangeError: offset is out of bounds"],
     wrong: [
       "A reply that is cut within a line waits in a buffer of the wrong size, which nothing reads: its call never settles.",
-      "An end and a reset settle no call that waits. (workerd sees that nothing is left to wait for, and ends the request.)",
+      "An end or a reset does not settle waiting calls. (workerd notices that nothing is left to wait for, and ends the request.)",
       "It has no time-out.",
     ],
   },
@@ -129,7 +129,7 @@ const clients: Readonly<Record<string, Client>> = {
     },
     unhandled: [],
     wrong: [
-      "It goes on reading after the end, which comes again at once: a loop in which no timer of the isolate runs.",
+      "It keeps reading after the end, which comes again at once: a loop in which no timer of the isolate runs.",
     ],
   },
 };
@@ -361,7 +361,7 @@ ${client.wrong.map((one) => `- ${one}`).join("\n")}
   });
   return `# Somebody else's clients
 
-<!-- Made of the findings in test/peers/clients.test.ts by \`npm run docs\`; change that. -->
+<!-- Generated from the findings in test/peers/clients.test.ts by \`npm run docs\`; change that. -->
 
 How do published TCP clients for Workers behave when the network cuts a reply in two, or when their server goes away? These are clients
 from npm, unchanged, inside workerd. Each one talks to a server that is a script of \`socklet/testing\`: once for every byte of the reply,
@@ -374,7 +374,7 @@ ${Object.entries(WORDS)
   .map(([outcome, words]) => `- **${outcome}**: ${words}`)
   .join("\n")}
 
-Where a client has a time-out, it was set to half a second.
+If a client has a time-out, it was set to half a second.
 
 ${sections.join("\n")}`;
 };

@@ -1,4 +1,4 @@
-/** Runs peers: other people's programs, each bounded in time and ended by its own process. */
+/** Runs peers: third-party programs. Each has a time limit, and is ended through its own process. */
 
 import { spawn, spawnSync } from "node:child_process";
 import type { HandlerClass, SockletEvent, StreamSocket } from "socklet";
@@ -8,18 +8,18 @@ import { tied } from "./children.ts";
 import { peer } from "./peer.ts";
 import { reservePort } from "./ports.ts";
 
-// ms that a program which has to end by itself may take: less than the limit of a test, so that the failure names it.
-// The longest takes about one second where the machine is not busy.
+// ms for a program that must end by itself: less than the limit of a test, so that the failure names the program.
+// On an idle machine the longest takes about one second.
 const TIMEOUT = 240_000;
 
-/** Tests that need these commands; where one is missing, a skip that says so. */
+/** Tests that need these commands; if one is missing, they are skipped, with a title that says so. */
 export const describeWith = (names: readonly string[], title: string, body: () => void): void => {
   const missing = names.filter((name) => peer(name) === null);
   if (missing.length === 0) describe(title, body);
   else test.skip(`${title}: SKIPPED, not on PATH: ${missing.join(", ")}`, () => {});
 };
 
-/** Tests that need a module of Python's, by a Python that has it: the first on `PATH`, or Debian's. */
+/** Tests that need a Python module, with a Python that has it: the first on `PATH`, or Debian's. */
 export const pythonWith =
   (module: string, debian: string) =>
   (title: string, body: (command: string) => void): void => {
@@ -32,7 +32,7 @@ export const pythonWith =
     test.skip(`${title}: SKIPPED, no python3 has ${module}`, () => {});
   };
 
-/** What a program left when it ended. */
+/** The result of a program that has ended. */
 export interface Ended {
   readonly code: number | null;
   readonly stdout: Buffer;

@@ -43,7 +43,7 @@ await other.sendto("a datagram", one.getsockname()!);
 const [bytes] = await one.recvfrom();
 console.log(new TextDecoder().decode(bytes));
 
-// Not to wait, and what goes wrong.
+// Calls that do not wait, and errors.
 one.setblocking(false);
 try {
   await one.recv();
@@ -86,7 +86,7 @@ export const socketModulePage = (table = rows): string => {
   });
   return `# The socket module
 
-<!-- Made of test/rows by \`npm run docs\`; change that. -->
+<!-- Generated from test/rows by \`npm run docs\`; change that. -->
 
 Python's \`socket\`, call by call: for a program that needs more than a handler, or that is ported from Python.
 
@@ -99,14 +99,14 @@ It prints:
 ${PRINTS}\`\`\`
 
 - **Names** keep their spelling, and each underscore becomes a capital: \`gethostbyname_ex\` is \`gethostbynameEx\`.
-- **Calls** that wait return a promise. Times are milliseconds. Bytes are \`Uint8Array\`; whatever sends also takes text (as UTF-8).
-- **The end** of a stream is \`null\`. An error is a \`SocketError\`, with a \`code\` and an \`errno\`, in place of \`OSError\`.
+- **Calls** that wait return a promise. Times are milliseconds. Bytes are \`Uint8Array\`; calls that send also take text (as UTF-8).
+- **The end** of a stream is \`null\`. An error is a \`SocketError\`, with a \`code\` and an \`errno\`, instead of \`OSError\`.
 - **Imports**: constants and pure functions come from \`socklet\`; the rest from \`socklet/emulator\` in Node, and \`socklet/worker\` in a Worker.
 - **\`koffi\`**, an optional package (\`npm install koffi\`), adds what Node itself cannot do. Without it such a call throws
   \`ERR_UNSUPPORTED\`, which names the package.
 
-The tables list every part of CPython's \`socket\` that its tutorials teach. A test shows each cell, in its place: *works* by doing it,
-*cannot* by the error that says so.
+The tables list every part of CPython's \`socket\` that its tutorials teach. A test shows each cell, in its place: for *works* it makes the call,
+for *cannot* it checks the error.
 ${lines.join("\n")}
 `;
 };
