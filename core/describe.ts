@@ -74,7 +74,7 @@ const nameOf = (value: unknown): string | undefined => {
 // ---- As an error ----
 
 /** What can be said of a value that was thrown. */
-export interface Description {
+interface Description {
   /** An error's `name`; `""` if it is not an error. */
   readonly name: string;
   /** An error's message; else the value as text. */

@@ -30,7 +30,7 @@ export interface PlatformState {
 }
 
 /** A `DurableObjectStorage`. */
-export interface PlatformStorage {
+interface PlatformStorage {
   readonly sql: PlatformSql;
   transactionSync<Result>(run: () => Result): Result;
   getAlarm(): Promise<number | null>;

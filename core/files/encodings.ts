@@ -7,10 +7,10 @@ import type { FileOptions } from "./base-file.ts";
 const EMPTY = new Uint8Array(0);
 
 /** How bytes that are not text, and text that has no bytes, are handled: `makefile()`'s option `errors`. */
-export type Errors = NonNullable<FileOptions["errors"]>;
+type Errors = NonNullable<FileOptions["errors"]>;
 
 /** An encoding. Its input, to decode or to write, never ends inside a character. */
-export interface Codec {
+interface Codec {
   readonly name: string;
   /** Bytes of the smallest character; `\n` is one of that size. */
   readonly unit: 1 | 2;

@@ -23,10 +23,10 @@ import {
 import { AF_INET, AF_INET6 } from "./constants.ts";
 
 /** Ports from the first to the last, both within 1 to 65535. */
-export type PortRange = readonly [first: number, last: number];
+type PortRange = readonly [first: number, last: number];
 
 /** A rule of an app's `allow`, read by `parseAllowRule`. */
-export type AllowRule = {
+type AllowRule = {
   /** The rule as it was written. */
   readonly text: string;
   readonly ports: readonly PortRange[];
@@ -41,7 +41,7 @@ export type AllowRule = {
 );
 
 /** A host and a port, as `AllowList.check` returns them. */
-export type InternetEndpoint = Extract<Endpoint, { readonly hostname: string }>;
+type InternetEndpoint = Extract<Endpoint, { readonly hostname: string }>;
 
 // --- Rules -------------------------------------------------------------------------------------------------
 
@@ -386,7 +386,7 @@ class Remembered {
 }
 
 /** What guards a server's door. */
-export interface GateOptions {
+interface GateOptions {
   readonly access?: PeerRules | undefined;
   readonly rate?: RateLimit | undefined;
   readonly maxRequestsPerAddress?: number | undefined;

@@ -12,7 +12,7 @@ import type { Pool } from "./pool.ts";
 type AnyPool = Pool<any, any, any>;
 
 /** Options of `open()`. */
-export interface OpenPools<Context> {
+interface OpenPools<Context> {
   readonly context: Context;
   readonly onEvent?: OnEvent | undefined;
   /** The address that an entry really dials. Default: the declared one. */

@@ -9,7 +9,7 @@ import { joinBytes } from "../bytes/data.ts";
 import { SocketError } from "../errors.ts";
 
 /** The most bytes of a call or a reply: what one message of the platform's RPC carries (Workers, "RPC", Limits). */
-export const MAX_VALUE = 32 * 1024 * 1024;
+const MAX_VALUE = 32 * 1024 * 1024;
 
 const DEEPEST = 500; // levels of nesting: reading is recursive, too
 const CAUSES = 8; // causes of an error that are followed

@@ -5,7 +5,7 @@ import { StreamSocket } from "../sockets/streams/stream-socket.ts";
 import { ABORT_GRACE, bytesOf, type Running } from "./requests.ts";
 
 /** The limits, in milliseconds; `null` if there is none. */
-export interface TimeLimits {
+interface TimeLimits {
   readonly requestTimeout: number | null;
   readonly idleTimeout: number | null;
   /** Whether the timers keep the process running. */

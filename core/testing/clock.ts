@@ -223,10 +223,10 @@ class VirtualTimer {
 const SETTERS = ["setTimeout", "setInterval", "setImmediate"] as const;
 const CLEARERS = ["clearTimeout", "clearInterval", "clearImmediate"] as const;
 
-export type TimerName = (typeof SETTERS)[number];
+type TimerName = (typeof SETTERS)[number];
 
 /** What replaces the platform's timers. */
-export interface TimerHooks {
+interface TimerHooks {
   /** A timer is set; returns what its caller gets. `real` sets the platform's own timer, with this callback. */
   set(name: TimerName, callback: Task, ms: number, real: (callback: Task) => unknown): unknown;
   /** A timer is cleared; returns false if it is the platform's own. */

@@ -87,7 +87,7 @@ const summedMetrics = (texts: readonly (readonly [worker: number, text: string])
 };
 
 /** What the plane needs of its cluster. */
-export interface Clustered {
+interface Clustered {
   /** The workers that serve, by their number. */
   serving(): readonly WorkerProcess[];
   /** The worker that dials; `null` while it is being started. */

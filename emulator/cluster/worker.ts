@@ -13,7 +13,7 @@ const START_LIMIT = 60_000; // ms until it serves: an app's context() may wait f
 const END_GRACE = 3_000; // ms beyond its drain time that a worker has to end, before it is killed
 
 /** What a worker reports to its cluster. */
-export interface WorkerOwner {
+interface WorkerOwner {
   ready(worker: WorkerProcess): void;
   event(worker: WorkerProcess, event: SockletEvent): void;
   /** It ends by itself, after an uncaught error; another may take its place now. */

@@ -6,7 +6,7 @@
 import type { Argument, Command, Option } from "commander";
 import { print } from "./terminal/output.ts";
 
-export type Shell = "bash" | "zsh";
+type Shell = "bash" | "zsh";
 
 /** What stands where a word is wanted: one of these words, a file, a folder, or anything. */
 type Wanted = readonly string[] | "file" | "folder" | "any";

@@ -22,7 +22,7 @@ export type Outcome =
   | { readonly error: SocketError; readonly duration: number };
 
 /** What is reported about a listener's certificates. */
-export interface CertificateEvents {
+interface CertificateEvents {
   /** They were replaced. */
   replaced(): void;
   /** The new ones cannot be used; the old ones stay in use. */

@@ -7,7 +7,7 @@ import { inetNtop } from "../../core/net/address.ts";
 import { AF_INET, AF_INET6 } from "../../core/net/constants.ts";
 
 /** The types of record that are asked for. */
-export const TYPE = { A: 1, CNAME: 5, PTR: 12, AAAA: 28 } as const;
+const TYPE = { A: 1, CNAME: 5, PTR: 12, AAAA: 28 } as const;
 export type RecordType = keyof typeof TYPE;
 
 /** One record of an answer. */

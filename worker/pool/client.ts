@@ -111,7 +111,7 @@ const dispose = (stub: Disposable): void => stub[Symbol.dispose]();
 const PAUSE = 50; // ms before another object is tried, times the attempts so far, plus up to half as much at random
 
 /** What a pool's client needs. */
-export interface ClientSetup {
+interface ClientSetup {
   readonly name: string;
   readonly entry: AppPool;
   readonly address: string;

@@ -34,7 +34,7 @@ import {
 import { Gate } from "./gate.ts";
 
 /** What a pool's object needs to know. */
-export interface PoolObjectSetup {
+interface PoolObjectSetup {
   readonly app: App;
   /** The app's pools, for its context: a handler of one may call another. */
   readonly pools: PoolAccess;

@@ -37,7 +37,7 @@ const SPARSE = 16; // a read that fills less than a sixteenth of its buffer shri
 const LINGER = 2_000; // ms for which a closed connection still reads what the peer sends
 
 /** Parses the platform's text of an address. `null` for a name, which a caller dialled and which is not an address. */
-export const addressOf = (text: string | undefined): Address | null => {
+const addressOf = (text: string | undefined): Address | null => {
   if (text === undefined) return null;
   const endpoint = parseAddress(text);
   if (endpoint.scheme === "unix")
@@ -83,7 +83,7 @@ const securedAs = (serverName: string | undefined): TlsInfo => ({
 });
 
 /** What is known of a connection that was dialled here. */
-export interface Dialled {
+interface Dialled {
   /** The host that was dialled. */
   readonly hostname?: string | undefined;
   /** Defaults for the options of `startTls()`. */

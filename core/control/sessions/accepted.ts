@@ -19,7 +19,7 @@ export interface Served {
 }
 
 /** Shows accepted connections. */
-export interface AcceptedPlane {
+interface AcceptedPlane {
   /** Gives what `run` gives, and throws what it throws; the session is over when `over` is settled. */
   accepted(
     served: Served,

@@ -34,7 +34,7 @@ export interface SessionChange {
 }
 
 /** Whose changes they are. */
-export interface Changing {
+interface Changing {
   /** The change as the store is given it, with all events that are not yet kept. */
   change(): SessionChange;
   /** It is kept. */

@@ -41,7 +41,7 @@ interface Connection {
 }
 
 /** What a Web stream needs of the socket behind it that is not public. */
-export interface ConnectionState {
+interface ConnectionState {
   /** Why the connection is broken; `null` while it is not. */
   readonly error: SocketError | null;
   readonly aborted: boolean;

@@ -31,7 +31,7 @@ export const CERTIFICATE_NAMES = optionNamesOf<CertificateOptions>()({
 });
 
 /** The versions of TLS that may be the lowest. TLS 1.0 and 1.1 are deprecated (RFC 8996), and absent. */
-export const TLS_VERSIONS = ["TLSv1.2", "TLSv1.3"] as const;
+const TLS_VERSIONS = ["TLSv1.2", "TLSv1.3"] as const;
 /** One of `TLS_VERSIONS`. */
 export type TlsVersion = (typeof TLS_VERSIONS)[number];
 

@@ -26,7 +26,7 @@ const STREAM_FAULTS = [
 const DATAGRAM_FAULTS = ["latency", "rate", "silence", "loss", "duplicate", "reorder", "corrupt"] as const;
 
 /** What connects the two sides. */
-export type FaultKind = "stream" | "datagrams";
+type FaultKind = "stream" | "datagrams";
 
 const SPEAKERS: readonly Speaker[] = ["client", "server"];
 
@@ -68,7 +68,7 @@ const OWN = ["latency", "jitter", "rate", "slice", "delay"] as const;
 const LONGEST = 4096; // bytes of `match`: this many of the preceding bytes are kept
 
 /** A rule as it is set, and what it has done. */
-export interface FaultRuleInfo extends FaultRule {
+interface FaultRuleInfo extends FaultRule {
   readonly name: string;
   /** Whether it is in effect now. */
   readonly holds: boolean;
@@ -185,7 +185,7 @@ const endsBefore = (rule: FaultRule, other: FaultRule): boolean =>
   (other.match === undefined ? (rule.after ?? 0) <= (other.after ?? 0) : (rule.after ?? 0) === 0);
 
 /** Options of a set of rules. */
-export interface FaultRulesOptions {
+interface FaultRulesOptions {
   /** The seed of the random numbers: the same seed gives the same faults. Default 1. */
   readonly seed?: number | undefined;
   readonly clock?: Clock | undefined;

@@ -51,7 +51,7 @@ const LIMITS = ["endAfter", "resetAfter", "silentAfter", "stallAfter"] as const;
 export type Limit = (typeof LIMITS)[number];
 
 /** Bytes after this wait for the promise it returns; `null`: they need not wait. */
-export type Hold = () => Promise<unknown> | null;
+type Hold = () => Promise<unknown> | null;
 
 /** Something at byte `at`: a limit, which comes `delay` ms after the bytes before it, a hold, or only a change of faults. */
 export interface Cut {
@@ -342,7 +342,7 @@ const EMPTY = new Uint8Array(0);
 const ignore = (): void => {};
 
 /** Faults that are planned as they go on. */
-export interface PlannedFaults {
+interface PlannedFaults {
   readonly seed: number;
   readonly clock: Clock;
   readonly incoming: Plan;

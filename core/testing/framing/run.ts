@@ -123,7 +123,7 @@ const READS = [
 ] as const;
 
 /** How runs are made. */
-export interface RigOptions<Context> {
+interface RigOptions<Context> {
   readonly context?: (() => MaybePromise<Context>) | undefined;
   readonly params?: unknown;
   // biome-ignore lint/suspicious/noExplicitAny: any server of streams

@@ -27,7 +27,7 @@ export interface TranscriptMatchers {
 }
 
 /** What a matcher says. */
-export interface MatcherResult {
+interface MatcherResult {
   readonly pass: boolean;
   message(): string;
   readonly expected?: unknown;

@@ -25,7 +25,7 @@ export interface Running {
 }
 
 /** The note of this process. */
-export interface Note {
+interface Note {
   /** A successor failed to serve. */
   refuse(why: string): void;
   /** Removes it, as the end of the process does. */

@@ -14,7 +14,7 @@ import { isSince, LEAST_KOFFI, LEAST_NODE } from "./manifest.ts";
 import { type FoundConfig, readWranglerConfig, wranglerConfigIn } from "./wrangler.ts";
 
 /** The result of one check. */
-export interface Finding {
+interface Finding {
   readonly what: string;
   /** `fix`: it does not work as it is. `note`: something optional is missing, or worth knowing. */
   readonly state: "ok" | "note" | "fix";

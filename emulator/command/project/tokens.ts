@@ -3,7 +3,7 @@
 import { fs, join, relative } from "../../builtin.ts";
 
 /** The tokens of a project's folder, and where they are. */
-export interface DevTokens {
+interface DevTokens {
   /** `null` if the file has none. */
   readonly tokens: string | null;
   /** The file, as seen from here. */

@@ -7,7 +7,7 @@ import { basename, dirname, fs, join, lazy, pathToFileURL } from "../../builtin.
 const NAMES = ["wrangler.json", "wrangler.jsonc", "wrangler.toml"] as const;
 
 /** The fields of a configuration that are used here; wrangler has checked them, and filled in the defaults. */
-export interface WranglerConfig {
+interface WranglerConfig {
   /** The module that exports the Worker, as an absolute path. */
   readonly main?: string;
   readonly compatibility_date?: string;

@@ -44,12 +44,12 @@ const showError = (error: unknown, then: string): void => {
 };
 
 /** The options that `socklet dev` has besides those of `socklet serve`. */
-export interface DevFlags extends ServeFlags {
+interface DevFlags extends ServeFlags {
   readonly runtime: Runtime;
 }
 
-export const RUNTIMES = ["node", "workerd", "both"] as const;
-export type Runtime = (typeof RUNTIMES)[number];
+const RUNTIMES = ["node", "workerd", "both"] as const;
+type Runtime = (typeof RUNTIMES)[number];
 
 /** Loads the first version that can be loaded, and reports what is wrong until then. */
 const firstOf = async (versions: Versions, signal: AbortSignal): Promise<App> => {

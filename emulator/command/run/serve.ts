@@ -153,7 +153,7 @@ export interface ServeFlags {
 }
 
 /** What differs for `socklet dev`: it serves one version of the app after the other. */
-export interface Following {
+interface Following {
   /** The tokens of the control routes, if the environment has none. */
   readonly tokens: string | undefined;
   /** Loads the first version. */

@@ -3,10 +3,10 @@
 import { fs, lazy } from "../../builtin.ts";
 
 /** The signals that ask a command to stop. */
-export type StopSignal = "SIGINT" | "SIGTERM" | "SIGHUP";
+type StopSignal = "SIGINT" | "SIGTERM" | "SIGHUP";
 
 /** What a SIGHUP means to this process; see `hangUp()`. */
-export type HangUp = "stop" | "reload" | "ignore";
+type HangUp = "stop" | "reload" | "ignore";
 
 // A signal to a whole process group (Ctrl-C on a terminal, a service manager's SIGTERM) reaches this process, and npm (11),
 // which hands its script one more.
@@ -65,7 +65,7 @@ const hasControllingTerminal = (): boolean => {
 export const ABORT_GRACE = 1_000;
 
 /** What to do at signals. */
-export interface StopHandlers {
+interface StopHandlers {
   /** Called once, for the first signal that asks to stop. */
   stop(signal: StopSignal): void;
   /** For every further one that a person sent: a terminal that closes sends its SIGHUP more than once. */

@@ -182,7 +182,7 @@ export const takeHandleOf = <T>(
 };
 
 /** A listener's handle on Deno: it reports a connection, and accepts it into a handle that it is given. */
-export interface DenoListening<Handle> {
+interface DenoListening<Handle> {
   onconnection?: (this: unknown, error: number) => void;
   accept(into: Handle): number;
 }
@@ -211,7 +211,7 @@ export const takeSocketOf = <Own extends object>(
 // ---- Datagrams ----
 
 /** The request of a datagram send. */
-export interface SendRequest {
+interface SendRequest {
   /** Kept alive until the request is done. */
   list?: Uint8Array[];
   /** Called when a send that was not done at once is done, with libuv's error number, or 0. */
@@ -242,7 +242,7 @@ export const datagramHandleOf = (socket: dgram.Socket): DatagramHandle | null =>
 };
 
 /** The handle of a `dgram.Socket` on Bun. */
-export interface BunDatagramHandle<Own> {
+interface BunDatagramHandle<Own> {
   /** The Bun socket under it. */
   readonly socket: Own;
   /** How many datagrams are waiting for the kernel. */

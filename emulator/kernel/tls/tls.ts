@@ -529,7 +529,7 @@ const whyDistrusted = (secured: tls.TLSSocket, { validFrom, validTo }: X509Certi
 };
 
 /** The result of a handshake. The certificate is described when it is first asked for. */
-export class TlsState implements TlsInfo {
+class TlsState implements TlsInfo {
   readonly version: string | null;
   readonly cipher: string | null;
   readonly alpn: string | null;

@@ -29,7 +29,7 @@ export const kernelOf = (peer: Address | null, settable: Settable, holder: Holde
 };
 
 /** The other end of a dialled connection: the name that its certificate must have, and whom to trust. */
-export interface Dialled {
+interface Dialled {
   readonly hostname: string;
   /** The options that `startTls()` takes if it is given none. */
   readonly tls?: TlsOptions | undefined;

@@ -33,7 +33,7 @@ import { edgeHolds, heldRequest, type RequestAtEdge } from "./edge.ts";
 import { asShared, currentRequest, transportClass } from "./ownership.ts";
 
 /** A socket to dial with, if not a new one. */
-export interface Dialling extends Omit<Origin, "dialled" | "remote"> {
+interface Dialling extends Omit<Origin, "dialled" | "remote"> {
   /** Neither connected nor connecting, with `allowHalfOpen`. */
   readonly socket?: net.Socket;
   /** 4 or 6: use only a name's addresses of this version. By default those of both are tried (RFC 8305). */

@@ -15,7 +15,7 @@ import { ConnectionSlots } from "../../../core/sockets/dialling/slots.ts";
 import { lazy } from "../../builtin.ts";
 
 /** Called when a rule is broken; `message` says by what, and names the rule. */
-export type TellRule = (rule: EdgeRuleName, message: string) => void;
+type TellRule = (rule: EdgeRuleName, message: string) => void;
 
 const CODES: Readonly<Partial<Record<EdgeRuleName, SocketErrorCode>>> = {
   paths: "ERR_UNSUPPORTED",

@@ -4,7 +4,7 @@ const FULL = 1024 * 1024; // characters that may wait before the producer of lin
 const GATHERED = 64 * 1024; // characters that end a delay early: a write of a few lines costs as much as the lines themselves
 
 /** Writes text, and calls back when it is written, or failed. */
-export type Write = (text: string, done: (error?: Error | null) => void) => void;
+type Write = (text: string, done: (error?: Error | null) => void) => void;
 
 /** Lines on their way to one place. */
 export class Outlet {

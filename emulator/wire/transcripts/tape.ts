@@ -17,7 +17,7 @@ import type { Outlet } from "./outlet.ts";
 const SHOWN = 256; // bytes of a piece shown at the terminal
 
 /** The outputs of a tape. */
-export interface TapeOptions {
+interface TapeOptions {
   /** The transcript, as JSON Lines. */
   readonly record?: Outlet | undefined;
   /** The same lines again, for a program that reads them live. */

@@ -11,7 +11,7 @@ const ELSEWHERE = ""; // the choice "another address"; no entry has this name
 const MOST_LINES = 2_000; // lines that are compared one by one
 
 /** The differences between two texts, line by line. */
-export const differences = (
+const differences = (
   before: string,
   now: string,
 ): { readonly sign: "" | "-" | "+"; readonly line: string }[] => {

@@ -26,7 +26,7 @@ interface Item {
 }
 
 /** What a conversation needs of the page. */
-export interface Surroundings {
+interface Surroundings {
   /** The entries that can be sent to by name. */
   entries(): Promise<readonly EntryInfo[]>;
   /** Closes the conversation's view. */

@@ -14,7 +14,7 @@ export interface Copied {
 }
 
 /** What one side said until the other one spoke. */
-export interface Turn {
+interface Turn {
   readonly from: "client" | "server";
   readonly data: Uint8Array;
 }

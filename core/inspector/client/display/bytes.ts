@@ -2,7 +2,7 @@
 
 const strict = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
 
-export const hex = (byte: number): string => byte.toString(16).padStart(2, "0");
+const hex = (byte: number): string => byte.toString(16).padStart(2, "0");
 
 export const fromBase64 = (text: string): Uint8Array =>
   Uint8Array.from(atob(text), (character) => character.charCodeAt(0));

@@ -70,7 +70,7 @@ export const showPools = async (): Promise<void> => {
 };
 
 /** Parses a rule as the commands write it: `latency from=server latency=100`. Throws for a wrong word. */
-export const ruleOf = (text: string): Record<string, unknown> => {
+const ruleOf = (text: string): Record<string, unknown> => {
   const [fault, ...rest] = text.trim().split(/\s+/);
   const rule: Record<string, unknown> = { fault: fault?.split("=")[0] };
   for (const word of [...(fault?.includes("=") ? [fault] : []), ...rest]) {

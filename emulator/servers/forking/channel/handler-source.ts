@@ -16,7 +16,7 @@ export interface HandlerSource {
 const sources = new WeakMap<object, HandlerSource>();
 
 // biome-ignore lint/suspicious/noExplicitAny: only the handler's module knows what it takes
-export type AnyHandler = HandlerClass<any, any>;
+type AnyHandler = HandlerClass<any, any>;
 
 const standIn = (source: HandlerSource): AnyHandler => {
   const { module, name } = source;
