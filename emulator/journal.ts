@@ -139,13 +139,20 @@ const runs = (pid: number, start: string): boolean => {
   return start === startOf(pid);
 };
 
+const textOf = (path: string): Promise<string | null> => fs.promises.readFile(path, "utf8").catch(() => null);
+
+/** Whether the process that wrote this into a file of `hold()` still runs. */
+const stillRuns = (holder: string): boolean => {
+  const [pid, start = ""] = holder.split(" ");
+  return runs(Number(pid), start);
+};
+
 /**
  * Makes the file `path`, which says that this process holds what the path stands for: gives what lets go of it. Rejects with
  * `EBUSY`, in the words of `used`, if a process that runs holds it. The file of a process that is gone is replaced by the one
  * that holds the right to follow it, which is a file of the same kind; so several that find it gone never both have it.
  */
 const hold = async (path: string, used: (pid: string) => string): Promise<() => Promise<void>> => {
-  const read = () => fs.promises.readFile(path, "utf8").catch(() => null);
   const id = crypto.randomUUID();
   const mine = `${process.pid} ${startOf(process.pid)} ${id}`;
   const part = `${path}-${id}`;
@@ -158,13 +165,12 @@ const hold = async (path: string, used: (pid: string) => string): Promise<() => 
       } catch (error) {
         if ((error as { code?: string }).code !== "EEXIST") throw error;
       }
-      const holder = await read();
+      const holder = await textOf(path);
       if (holder === null) continue;
-      const [pid = "", start = ""] = holder.split(" ");
-      if (runs(Number(pid), start)) throw new SocketError("EBUSY", used(pid));
+      if (stillRuns(holder)) throw new SocketError("EBUSY", used(holder.split(" ", 1)[0] as string));
       const letGo = await hold(`${path}-${checksum(holder)}`, used);
       try {
-        if ((await read()) !== holder) continue; // another followed it, before we had the right to
+        if ((await textOf(path)) !== holder) continue; // another followed it, before we had the right to
         await fs.promises.rename(part, path);
         break;
       } finally {
@@ -175,8 +181,23 @@ const hold = async (path: string, used: (pid: string) => string): Promise<() => 
     await fs.promises.rm(part, { force: true });
   }
   return async () => {
-    if ((await read()) === mine) await fs.promises.rm(path, { force: true });
+    if ((await textOf(path)) === mine) await fs.promises.rm(path, { force: true });
   };
+};
+
+const HOLDER = ".holder";
+
+/**
+ * Removes what processes that were killed while they took over the folder have left in it. The one that holds the folder may:
+ * each of these files is one of a process that is gone, or the right to follow a holder that is not there any more.
+ */
+const clearLeftovers = async (folder: string): Promise<void> => {
+  for (const name of await fs.promises.readdir(folder)) {
+    if (!name.startsWith(`${HOLDER}-`)) continue;
+    const path = join(folder, name);
+    const holder = await textOf(path);
+    if (holder !== null && !stillRuns(holder)) await fs.promises.rm(path, { force: true });
+  }
 };
 
 /**
@@ -185,8 +206,10 @@ const hold = async (path: string, used: (pid: string) => string): Promise<() => 
  */
 export const holdFolder = async (folder: string): Promise<() => Promise<void>> => {
   await fs.promises.mkdir(folder, { recursive: true, mode: 0o700 });
-  return hold(
-    join(folder, ".holder"),
+  const letGo = await hold(
+    join(folder, HOLDER),
     (pid) => `${folder} is used by process ${pid}; give this one a folder of its own`,
   );
+  await clearLeftovers(folder).catch(() => {}); // they are in nobody's way
+  return letGo;
 };

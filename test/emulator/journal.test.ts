@@ -178,4 +178,27 @@ describe("a folder that is held", () => {
     await (await holdFolder(folder))();
     expect(readdirSync(folder)).toEqual([]);
   });
+
+  test("is rid of what was left by one that was killed when it had taken it over, and keeps what one that runs has there", async () => {
+    const [right, part] = [".holder-0123abcd", `.holder-${crypto.randomUUID()}`];
+    for (const name of [right, part]) writeFileSync(join(folder, name), "999999998 1 gone");
+    const child = await holder();
+    expect(readdirSync(folder)).toEqual([".holder"]);
+    const its = readFileSync(join(folder, ".holder"));
+    child.kill("SIGKILL");
+    await once(child, "exit");
+    const other = spawn(process.execPath, ["-e", "setInterval(() => {}, 1_000_000)"]);
+    await once(other, "spawn");
+    try {
+      const stat = readFileSync(`/proc/${other.pid}/stat`, "latin1");
+      const start = stat.slice(stat.lastIndexOf(")") + 2).split(" ")[19];
+      writeFileSync(join(folder, part), `${other.pid} ${start} its-own`);
+      writeFileSync(join(folder, right), its); // of the one that was killed
+      await (await holdFolder(folder))();
+      expect(readdirSync(folder)).toEqual([part]);
+    } finally {
+      other.kill("SIGKILL");
+      await once(other, "exit");
+    }
+  });
 });
