@@ -334,6 +334,8 @@ export interface RecordingInfo extends Required<RecordingLimits> {
   readonly conversations: number;
   /** Bytes that were kept, and gave way to newer ones. */
   readonly dropped: number;
+  /** In a Worker: isolates that may keep more and did not answer. What they keep is not counted. Absent where all answered. */
+  readonly unreached?: number;
 }
 
 /** The datagrams between a listener and one sender. */
@@ -392,7 +394,7 @@ export interface DecodedPart {
 export interface FoundBytes {
   /** Newest first. */
   readonly ids: readonly string[];
-  /** Whether there are more, which are not looked for. */
+  /** Whether there may be more: over the bound, or where a Worker did not reach. */
   readonly more: boolean;
 }
 

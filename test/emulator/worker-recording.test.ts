@@ -238,6 +238,41 @@ test("is kept while somebody watches, who is told of the sessions that change, a
   await expect(control.recording.part(id)).rejects.toMatchObject({ code: "ENOENT" });
 });
 
+/** What the objects do from now on (`test/worker/inspected.ts`), to the end of the test. */
+const objectsAre = async (how: "apart" | "silent" | "together"): Promise<void> => {
+  await fetch(`${url}/as/${how}`);
+  if (how !== "together") onTestFinished(() => objectsAre("together"));
+};
+
+describe("many isolates", () => {
+  test("are all asked for bytes, also one whose sessions are older than the newest that are over", async () => {
+    await objectsAre("apart");
+    await control.recording.start();
+    const first = await converse(control);
+    expect(await control.recording.info()).not.toHaveProperty("unreached");
+    const others = await Promise.all(Array.from({ length: 51 }, () => converse(control)));
+    const { ids, more } = await control.recording.find("by hand");
+    expect(ids).toContain(first);
+    expect(ids).toContain(others.sort().at(-1));
+    expect(more).toBe(false);
+  });
+
+  test("of which one does not answer are told, and after a stop it shows nothing more", async () => {
+    await control.recording.start();
+    const id = await converse(control);
+    expect(await control.recording.find("by hand")).toEqual({ ids: [id], more: false });
+    await objectsAre("silent");
+    expect(await control.recording.find("by hand")).toEqual({ ids: [], more: true });
+    expect(await control.recording.stop()).toMatchObject({ on: false, unreached: 1 });
+    const part = (): Promise<unknown> => control.recording.part(id).catch(({ code }) => code);
+    await expect.poll(part, { timeout: 60_000 }).toBe("ENOENT");
+    await objectsAre("together");
+    const info = await control.recording.info();
+    expect(info).toMatchObject({ on: false, bytes: 0, conversations: 0 });
+    expect(info).not.toHaveProperty("unreached");
+  });
+});
+
 describe("bounds", () => {
   test("are those that were set, also where nothing is started", async () => {
     const limits = { maxBytes: 2 * 1024 ** 2, maxConnections: 2 };
@@ -492,6 +527,61 @@ describe("what a Worker accepts", () => {
     await control.recording.stop();
     await expect(control.recording.part(id)).rejects.toMatchObject({ code: "ENOENT" });
     await expect(control.sessions.get(id)).rejects.toMatchObject({ code: "ENOENT" });
+  });
+
+  test("is half-closed by hand, as in Node", async () => {
+    const server = await serveApp(app, { anyPort: true, control: { port: 0, tokens: TOKEN } });
+    onTestFinished(() => server.close());
+    const shouts = server.listeners.find(({ name }) => name === "Shouts")?.url ?? "";
+    const node = controlClient(server.control?.url ?? "", { token: TOKEN });
+    const seen = [];
+    for (const [of, at] of [
+      [node, Number(new URL(shouts).port)],
+      [control, port],
+    ] as const) {
+      await of.recording.start();
+      const socket = await greeted(at);
+      const { id } = await shown(of, "Shouts", runs);
+      const ended = once(socket, "end");
+      const { state } = await of.sessions.halfClose(id);
+      await ended;
+      socket.end();
+      const { state: last, error } = await shown(of, "Shouts", over);
+      const types: string[] = [];
+      for await (const { type } of of.sessions.follow(id)) types.push(type);
+      const { events } = await of.recording.part(id);
+      seen.push({
+        state,
+        last,
+        error,
+        types,
+        events: events.map((event) => ({ ...(event as object), at: 0 })),
+      });
+    }
+    expect(seen[1]).toEqual(seen[0]);
+    expect(seen[1]).toMatchObject({ state: "running", last: "ended" });
+    expect(seen[1]?.events).toContainEqual({ at: 0, from: "server", end: "half-close" });
+  });
+
+  test("is cut where the isolate that had the connection is gone, and what passed is still there", async () => {
+    await control.recording.start();
+    const socket = await greeted(roomPort);
+    const { id } = await shown(
+      control,
+      "room",
+      ({ state, bytesWritten }) => state === "running" && bytesWritten > 0,
+    );
+    await fetch(`${url}/lose`);
+    expect(await shown(control, "room", over)).toMatchObject({
+      id,
+      state: "cut",
+      error: { code: "ECONNABORTED", message: expect.stringContaining("isolate") },
+    });
+    socket.destroy();
+    const { events } = await control.recording.part(id);
+    expect(events[0]).toMatchObject({ from: "server", text: "ready\n" });
+    await expect(control.sessions.send(id, "x")).rejects.toMatchObject({ code: "ENOTCONN" });
+    expect(await talk(roomPort, "QUIT\n")).toBe("QUIT\n"); // the next connection makes the object anew
   });
 
   test("in a Durable Object is shown, too", async () => {

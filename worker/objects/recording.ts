@@ -49,6 +49,10 @@ const MOST_BYTES = 64 * 1024 * 1024;
 const MAX_CONNECTIONS = 1_000;
 const LEASE = 5_000; // ms that recording continues after the last look
 const ANSWER = 2_000; // ms that a look waits for a session's object; it must not wait for one that hangs
+const SEARCH = 5_000; // ms that a search waits for an isolate
+const STALE = 2_000; // ms after which an isolate asks the registry before it shows what it kept: a stop may not have reached it
+const HOLDERS = 4; // objects that the registry knows in each isolate that keeps something: one that moves away cannot reach it any more
+const MOST_ISOLATES = 200; // that the registry knows: a call asks each, and a request may make 1 000 calls
 const WARM = 5_000; // ms between two calls to the objects of finished sessions: workerd evicts an object that nobody calls after 10 s
 const NEWEST = BOUNDS.pageSize; // finished sessions that a look covers
 
@@ -59,10 +63,18 @@ interface RecordingState extends Required<RecordingLimits> {
   readonly started: boolean;
   /** When the lease of the watchers ends, in ms since the epoch. */
   readonly until: number;
+  /** How often a recording was stopped: what was kept before the last time is forgotten. */
+  readonly stops: number;
+}
+
+/** An object, and the isolate that it runs in. */
+interface Holder {
+  readonly object: string;
+  readonly isolate: string;
 }
 
 /** What a session's object answers to a look. */
-interface LookedAt {
+export interface LookedAt {
   readonly info: SessionInfo | null;
   /** The name of its isolate. */
   readonly isolate: string;
@@ -100,7 +112,8 @@ export interface ShownCalls extends RecordedCalls {
 
 /** The calls of a registry that knows whether what passes is kept. */
 export interface RecordingCalls extends RegistryCalls {
-  recordingState(): Promise<RecordingState>;
+  /** Whether what passes is kept; if so, `holder` keeps it from now on. */
+  recordingState(holder?: Holder): Promise<RecordingState>;
   /** What is kept now; with `lease`, on behalf of a watcher. */
   look(lease: boolean): Promise<Looked>;
   setRecording(started: boolean | null, limits: RecordingLimits): Promise<Answer<RecordingInfo>>;
@@ -123,11 +136,15 @@ class IsolateRecorder {
   /** How many times it was turned on: a tap from an earlier turn is no longer in place. */
   turns = 0;
   #state: RecordingState | undefined;
+  #setAt = 0; // when that came, in ms since the epoch
 
   /** Applies the registry's state. */
   set(state: RecordingState): void {
-    if (state.at < (this.#state?.at ?? 0)) return; // it came late
+    const { at, stops } = this.#state ?? { at: 0, stops: state.stops };
+    if (state.at < at || state.stops < stops) return; // it came late
     this.#state = state;
+    this.#setAt = Date.now();
+    if (state.stops > stops) this.recorder.stop();
     this.lapse();
     const { maxBytes, maxConnections } = state;
     if (!this.#wanted()) return;
@@ -138,6 +155,11 @@ class IsolateRecorder {
   /** What the registry said last. */
   get state(): RecordingState | undefined {
     return this.#state;
+  }
+
+  /** Whether it keeps something that the registry may have stopped. */
+  get stale(): boolean {
+    return this.recorder.on && this.#setAt < Date.now() - STALE;
   }
 
   /** Forgets what it kept, where nobody wants it any more. */
@@ -176,8 +198,8 @@ export const hearing: Hearing = {
 
 /** Told of the connections of a session's object. */
 interface Watches {
-  /** Called before each dial, to find out whether to record. */
-  dials(): Promise<void>;
+  /** Called before each dial of this session, to find out whether to record. */
+  dials(id: string): Promise<void>;
   opened(connection: OpenConnection): void;
   closed(id: string): void;
 }
@@ -188,7 +210,7 @@ const watched = (lasting: Lasting | undefined, watches: Watches): Lasting => {
     ...options,
     run: async (hooks) => {
       const { id, address } = options;
-      await watches.dials();
+      await watches.dials(id);
       try {
         return await options.run({
           ...hooks,
@@ -225,9 +247,9 @@ export class RecordedSessionObject extends SessionObject implements ShownCalls {
   constructor(state: PlatformState, env: unknown, setup: SessionSetup) {
     const bindings = env as SockletBindings;
     const watches: Watches = {
-      dials: async () => {
+      dials: async (object) => {
         try {
-          isolate().set(await recordingRegistry(bindings).recordingState());
+          isolate().set(await recordingRegistry(bindings).recordingState({ object, isolate: isolate().id }));
         } catch {
           // The session must not fail because of this: it is recorded once the registry says so.
         }
@@ -269,17 +291,26 @@ export class RecordedSessionObject extends SessionObject implements ShownCalls {
     return { info: await this.info(), isolate: id, recording: recorder.info() };
   }
 
+  /** An isolate that a stop did not reach finds out before it shows anything. */
+  async #refresh(): Promise<void> {
+    if (isolate().stale) isolate().set(await recordingRegistry(this.env).recordingState());
+    isolate().lapse();
+  }
+
   async recordedPart(id: string, after: number, maxBytes: number): Promise<RecordedPart | null> {
+    await this.#refresh();
     return isolate().recorder.part(id, after, maxBytes);
   }
 
   async recordedMessages(id: string): Promise<DecodedPart | null> {
+    await this.#refresh();
     const info = (await this.info()) ?? this.#shown().get(id);
     const decode = info === null ? undefined : decoderOf(this.#setup.app, info.handler, info.direction);
     return decode === undefined ? null : isolate().recorder.messages(id, decode);
   }
 
   async transcript(id: string): Promise<ReadableStream<Uint8Array> | null> {
+    await this.#refresh();
     const lines = isolate().recorder.transcript(id);
     const first = lines.next();
     if (first.done) return null;
@@ -353,27 +384,28 @@ export class RecordedSessionObject extends SessionObject implements ShownCalls {
 export class RecordingRegistryObject extends RegistryObject implements RecordingCalls {
   #until = 0;
   #warmed = 0;
+  #unreached = 0; // isolates, when all were asked last
   readonly #isolates = new Map<string, { readonly recording: RecordingInfo; readonly at: number }>();
 
-  async recordingState(): Promise<RecordingState> {
-    return this.#state();
+  async recordingState(holder?: Holder): Promise<RecordingState> {
+    const state = this.#state();
+    if (holder !== undefined && isOn(state)) this.#holds(holder);
+    return state;
   }
 
   #state(): RecordingState {
     const { sql } = this.ctx.storage;
-    sql.exec(
-      `CREATE TABLE IF NOT EXISTS recording
-        (only INTEGER PRIMARY KEY CHECK (only = 1), started INTEGER NOT NULL, bytes INTEGER NOT NULL, connections INTEGER NOT NULL)`,
-    );
+    sql.exec(SCHEMA);
     const [row] = sql
-      .exec<{ started: number; bytes: number; connections: number }>(
-        "SELECT started, bytes, connections FROM recording",
+      .exec<{ started: number; bytes: number; connections: number; stops: number }>(
+        "SELECT started, bytes, connections, stops FROM recorded",
       )
       .toArray();
     return {
       at: Date.now(),
       started: row?.started === 1,
       until: this.#until,
+      stops: row?.stops ?? 0,
       maxBytes: row?.bytes ?? MAX_BYTES,
       maxConnections: row?.connections ?? MAX_CONNECTIONS,
     };
@@ -396,42 +428,28 @@ export class RecordingRegistryObject extends RegistryObject implements Recording
         );
       }
       this.ctx.storage.sql.exec(
-        "INSERT OR REPLACE INTO recording VALUES (1, ?, ?, ?)",
+        "INSERT OR REPLACE INTO recorded VALUES (1, ?, ?, ?, ?)",
         (started ?? state.started) ? 1 : 0,
         maxBytes,
         maxConnections,
+        state.stops + (started === false ? 1 : 0),
       );
-      return (await this.#tell(true, started === false)).recording;
+      if (started === false) this.#isolates.clear();
+      return (await this.#tell(true)).recording;
     });
   }
 
-  /** Tells the objects of running sessions, and with `all` those of the newest finished ones; with `forget`, they first drop what they kept. */
-  async #tell(all: boolean, forget = false): Promise<Looked> {
-    const { sql } = this.ctx.storage;
-    const infos = (clause: string, ...bound: number[]): SessionInfo[] =>
-      sql
-        .exec<{ info: string }>(`SELECT info FROM sessions ${clause}`, ...bound)
-        .toArray()
-        .map(({ info }) => JSON.parse(info));
-    const running = infos("WHERE ended IS NULL");
-    const over = infos("WHERE ended IS NOT NULL ORDER BY id DESC LIMIT ?", NEWEST);
+  /** Tells the objects of running sessions, and with `all` those of the newest finished ones and all others that keep something. */
+  async #tell(all: boolean): Promise<Looked> {
+    const running = this.#sessions("WHERE ended IS NULL");
+    const over = this.#sessions("WHERE ended IS NOT NULL ORDER BY id DESC LIMIT ?", NEWEST);
     if (all) this.#warmed = Date.now();
     const state = this.#state();
-    const told: { readonly id: string }[] = [...running, { id: SHOWN }, ...(all ? over : [])];
-    const tell = async (as: RecordingState): Promise<(LookedAt | null)[]> => {
-      const late = Promise.withResolvers<null>();
-      const timer = setTimeout(() => late.resolve(null), ANSWER);
-      const calls = told.map(({ id }) =>
-        Promise.race([recordedSession(this.env, id).record(as), late.promise]).catch(() => null),
-      );
-      return Promise.all(calls).finally(() => clearTimeout(timer));
-    };
-    if (forget) await tell({ ...state, started: false, until: 0 });
-    const looked = await tell(state);
+    const told = [...running, ...(all ? over : [])].map(({ id }) => id);
+    const { looked, unreached } = await this.#reach(state, told, all);
+    if (all) this.#unreached = unreached;
     const now = Date.now();
-    for (const one of looked) {
-      if (one !== null) this.#isolates.set(one.isolate, { recording: one.recording, at: now });
-    }
+    for (const { isolate, recording } of looked.values()) this.#isolates.set(isolate, { recording, at: now });
     let [bytes, conversations, dropped] = [0, 0, 0];
     for (const [id, { recording, at }] of this.#isolates) {
       if (at < now - 2 * WARM) this.#isolates.delete(id);
@@ -441,32 +459,144 @@ export class RecordingRegistryObject extends RegistryObject implements Recording
         dropped += recording.dropped;
       }
     }
-    const { started, until, maxBytes, maxConnections } = state;
-    const on = started || until > now;
-    const fresh = looked.slice(0, running.length).flatMap((one) => one?.info ?? []);
+    const { started, maxBytes, maxConnections } = state;
+    const kept = { on: isOn(state), started, maxBytes, maxConnections, bytes, conversations, dropped };
+    const fresh = running.flatMap(({ id }) => looked.get(id)?.info ?? []);
     return {
-      recording: { on, started, maxBytes, maxConnections, bytes, conversations, dropped },
+      recording: this.#unreached > 0 ? { ...kept, unreached: this.#unreached } : kept,
       sessions: [...fresh, ...over.filter(({ id }) => !fresh.some((info) => info.id === id))],
     };
   }
 
-  /** Asks the objects of running sessions, and of the newest finished ones. An isolate that has none of these is not asked. */
+  #sessions(clause: string, ...bound: number[]): SessionInfo[] {
+    return this.ctx.storage.sql
+      .exec<{ info: string }>(`SELECT info FROM sessions ${clause}`, ...bound)
+      .toArray()
+      .map(({ info }) => JSON.parse(info));
+  }
+
+  /** Asks each isolate that keeps something, by one object in it. */
   async find(bytes: Uint8Array): Promise<FoundBytes> {
-    const ids = this.ctx.storage.sql
-      .exec<{ id: string }>(
-        "SELECT id FROM sessions WHERE ended IS NULL UNION SELECT id FROM (SELECT id FROM sessions WHERE ended IS NOT NULL ORDER BY id DESC LIMIT ?)",
-        NEWEST,
-      )
-      .toArray();
-    ids.push({ id: SHOWN });
-    const found = await Promise.all(
-      ids.map(({ id }) =>
-        recordedSession(this.env, id)
-          .find(bytes)
-          .catch((): FoundBytes => ({ ids: [], more: true })),
-      ),
+    const state = this.#state();
+    if (!isOn(state)) return { ids: [], more: false };
+    const running = this.#sessions("WHERE ended IS NULL").map(({ id }) => id);
+    const { looked, unreached } = await this.#reach(state, running, true);
+    const objects = new Map<string, string>(); // by isolate
+    for (const [object, { isolate, recording }] of looked) {
+      if (recording.conversations > 0) objects.set(isolate, object);
+    }
+    const found = await inTime(SEARCH, [...objects.values()], (object) =>
+      recordedSession(this.env, object).find(bytes),
     );
-    const all = [...new Set(found.flatMap((one) => one.ids))].sort().reverse();
-    return { ids: all, more: found.some(({ more }) => more) };
+    const ids = [...new Set(found.flatMap((one) => one?.ids ?? []))].sort().reverse();
+    return { ids, more: unreached > 0 || found.some((one) => one?.more ?? true) };
+  }
+
+  // ---- The isolates that keep something ----
+
+  /**
+   * Tells these objects, that of the connections which others have, and with `all` one object in each other isolate that keeps something.
+   * Gives what they answered, and how many isolates may keep something and were not reached.
+   */
+  async #reach(
+    state: RecordingState,
+    ids: readonly string[],
+    all: boolean,
+  ): Promise<{ looked: ReadonlyMap<string, LookedAt>; unreached: number }> {
+    const looked = new Map<string, LookedAt>();
+    const ask = async (object: string): Promise<LookedAt> => {
+      const one = await recordedSession(this.env, object).record(state);
+      looked.set(object, one);
+      return one;
+    };
+    const asked = new Set([SHOWN, ...ids]);
+    const holders = all ? this.#holders() : new Map<string, string[]>();
+    const seen = new Set<string>(); // isolates that answered
+    const silent = new Set<string>(); // isolates in which an object did not answer
+    await Promise.all([
+      inTime(ANSWER, [...asked], ask),
+      // One after the other, until one is still where it was.
+      inTime(ANSWER, [...holders], async ([isolate, objects]) => {
+        silent.add(isolate);
+        let failed = false;
+        for (const object of objects) {
+          try {
+            const one = await ask(object);
+            if (one.isolate === isolate) break;
+            this.ctx.storage.sql.exec(
+              "DELETE FROM holders WHERE object = ? AND isolate = ?",
+              object,
+              isolate,
+            );
+          } catch {
+            failed = true;
+          }
+        }
+        if (!failed) silent.delete(isolate);
+      }),
+    ]);
+    for (const [object, { isolate, recording }] of looked) {
+      seen.add(isolate);
+      if (!recording.on) this.ctx.storage.sql.exec("DELETE FROM holders WHERE isolate = ?", isolate);
+      else if (object !== SHOWN && (holders.get(isolate)?.length ?? 0) < HOLDERS)
+        this.#holds({ object, isolate });
+    }
+    const unreached = [...silent].filter((isolate) => !seen.has(isolate)).length;
+    // Where the table is full, there may be others.
+    return { looked, unreached: unreached + (holders.size >= MOST_ISOLATES ? 1 : 0) };
+  }
+
+  /** The objects in each isolate, the newest first. */
+  #holders(): Map<string, string[]> {
+    const holders = new Map<string, string[]>();
+    const rows = this.ctx.storage.sql.exec<{ object: string; isolate: string }>(
+      "SELECT object, isolate FROM holders ORDER BY number DESC",
+    );
+    for (const { object, isolate } of rows.toArray()) {
+      const objects = holders.get(isolate);
+      if (objects === undefined) holders.set(isolate, [object]);
+      else objects.push(object);
+    }
+    return holders;
+  }
+
+  /** Remembers that what passes in this object is kept in its isolate. */
+  #holds({ object, isolate }: Holder): void {
+    const { sql } = this.ctx.storage;
+    const known = sql.exec("SELECT 1 FROM holders WHERE object = ? AND isolate = ?", object, isolate);
+    if (known.toArray().length > 0) return;
+    sql.exec("INSERT OR REPLACE INTO holders (object, isolate) VALUES (?, ?)", object, isolate);
+    sql.exec(
+      `DELETE FROM holders WHERE isolate = ?1
+        AND number NOT IN (SELECT number FROM holders WHERE isolate = ?1 ORDER BY number DESC LIMIT ?2)`,
+      isolate,
+      HOLDERS,
+    );
+    sql.exec(
+      `DELETE FROM holders WHERE isolate NOT IN
+        (SELECT isolate FROM holders GROUP BY isolate ORDER BY MAX(number) DESC LIMIT ?)`,
+      MOST_ISOLATES,
+    );
   }
 }
+
+const SCHEMA = `
+  CREATE TABLE IF NOT EXISTS recorded
+    (only INTEGER PRIMARY KEY CHECK (only = 1), started INTEGER NOT NULL, bytes INTEGER NOT NULL, connections INTEGER NOT NULL,
+     stops INTEGER NOT NULL);
+  CREATE TABLE IF NOT EXISTS holders (number INTEGER PRIMARY KEY, object TEXT UNIQUE NOT NULL, isolate TEXT NOT NULL);
+  CREATE INDEX IF NOT EXISTS by_isolate ON holders (isolate, number)`;
+
+const isOn = ({ started, until }: RecordingState): boolean => started || until > Date.now();
+
+/** Asks all of them at once; gives `null` for one that fails, or has not answered after `ms`. */
+const inTime = async <Whom, T>(
+  ms: number,
+  all: readonly Whom[],
+  ask: (whom: Whom) => Promise<T>,
+): Promise<(T | null)[]> => {
+  const late = Promise.withResolvers<null>();
+  const timer = setTimeout(() => late.resolve(null), ms);
+  const asked = all.map((whom) => Promise.race([ask(whom), late.promise]).catch(() => null));
+  return Promise.all(asked).finally(() => clearTimeout(timer));
+};

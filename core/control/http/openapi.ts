@@ -786,14 +786,21 @@ export const openApi = {
         ),
         description: "An event of a server; its `type` says which of the other fields it has",
       },
-      Recording: object({
-        ...recordingLimits,
-        on: { type: "boolean", description: "Whether what passes is kept now" },
-        started: { type: "boolean", description: "Whether it was started, and goes on when nobody watches" },
-        bytes: { ...count, description: "That are kept now" },
-        conversations: count,
-        dropped: { ...count, description: "Bytes that gave way to newer ones" },
-      }),
+      Recording: object(
+        {
+          ...recordingLimits,
+          on: { type: "boolean", description: "Whether what passes is kept now" },
+          started: {
+            type: "boolean",
+            description: "Whether it was started, and goes on when nobody watches",
+          },
+          bytes: { ...count, description: "That are kept now" },
+          conversations: count,
+          dropped: { ...count, description: "Bytes that gave way to newer ones" },
+          unreached: { ...count, description: "Isolates of a Worker that may keep more and did not answer" },
+        },
+        ["unreached"],
+      ),
       Flow: object({
         id: { ...string, format: "uuid" },
         handler: string,

@@ -105,7 +105,10 @@ const search = async (): Promise<void> => {
     try {
       const { ids, more } = await ask<{ ids: string[]; more: boolean }>("GET", `/recording/find?${how}`);
       found = new Set(ids);
-      if (more) say(`The newest ${ids.length} that have it are shown`);
+      if (more)
+        say(
+          `The newest ${ids.length} that have it are shown; there may be more, where it was not looked for`,
+        );
     } catch (error) {
       say((error as Error).message, true);
     }
@@ -232,9 +235,10 @@ const showRecording = (): void => {
     box.replaceChildren(element("span", { class: "dim" }, records ? "" : "no bytes are kept here"));
     return;
   }
-  const { started, bytes, maxBytes, maxConnections } = recording;
+  const { started, bytes, maxBytes, maxConnections, unreached = 0 } = recording;
   toggle.setAttribute("aria-pressed", String(started));
-  kept.textContent = `${size(bytes)} of ${size(maxBytes)} kept`;
+  const missing = unreached > 0 ? `; ${unreached} isolates did not answer` : "";
+  kept.textContent = `${size(bytes)} of ${size(maxBytes)} kept${missing}`;
   if (bounds !== `${maxBytes} ${maxConnections}`) {
     bounds = `${maxBytes} ${maxConnections}`;
     mebi.value = String(maxBytes / 1024 ** 2);
