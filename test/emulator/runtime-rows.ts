@@ -12,3 +12,11 @@ export const rustls = runtime === "Deno";
 export const rowsHere = <Row extends readonly [name: string, ...more: unknown[]]>(
   rows: readonly Row[],
 ): readonly Row[] => rows.filter(([name]) => forks || !name.includes("forking"));
+
+/**
+ * The rows of a table that this runtime can run in one process. Beside Node the sockets of a plain connection are chosen when the
+ * process starts: `npm run test:runtimes` runs the tables once more with SOCKLET_INTAKE=off.
+ */
+export const byOneIntake = <Row extends { readonly intake?: false; readonly secure?: true }>(
+  rows: readonly Row[],
+): readonly Row[] => rows.filter(({ intake, secure }) => runtime === "Node" || intake !== false || secure);

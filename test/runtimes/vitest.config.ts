@@ -52,10 +52,13 @@ export default defineConfig({
     maxWorkers: 2,
     projects: here.flatMap((runtime) => [
       project(runtime, runtime.name, EVERYTHING),
-      // The scenarios once more by node:net, in place of the runtime's own sockets.
-      project(runtime, `${runtime.name}-node-net`, ["test/emulator/places.test.ts"], {
-        SOCKLET_INTAKE: "off",
-      }),
+      // Once more by node:net, in place of the runtime's own sockets.
+      project(
+        runtime,
+        `${runtime.name}-node-net`,
+        ["broadcasts", "delivery", "places"].map((name) => `test/emulator/${name}.test.ts`),
+        { SOCKLET_INTAKE: "off" },
+      ),
     ]),
   },
 });
