@@ -133,7 +133,7 @@ const count = (to: Walk, bytes: number): void => {
   if (to.size > to.most) throw new TooLarge();
 };
 
-/** `value` as plain data; `undefined` where JSON has no form for it. */
+/** `value` as plain data; `undefined` if JSON has no form for it. */
 const walk = (value: unknown, key: string, to: Walk): Json | undefined => {
   let given = value;
   const bytes = isA(value, Uint8Array);

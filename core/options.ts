@@ -56,8 +56,8 @@ const owners: (readonly [owner: string, names: OptionNames])[] = [];
 
 /**
  * The list of names of `Options`, for `checkOptions`. It does not compile if a name is missing or superfluous, so a new option
- * is a line in its interface and a line here. `owner` says who takes these options ("a forking server"), for the message to
- * somebody who gives one of them elsewhere.
+ * is a line in its interface and a line here. `owner` says what takes these options ("a forking server"), for the error message
+ * when one of them is given elsewhere.
  *
  *     const RATE_NAMES = optionNamesOf<RateLimit>("a rate")({ perSecond: true, burst: true });
  */

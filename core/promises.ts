@@ -31,8 +31,8 @@ export const whenSettled = <T, R>(
 };
 
 /**
- * Where `value` is a promise that nobody waits for, since it was thrown or told, `failed` hears what it rejects with; so
- * it does of those in an `AggregateError`.
+ * If `value` is a promise that is not awaited, since it was thrown or reported, `failed` gets its rejection; also for
+ * promises in an `AggregateError`.
  */
 export const disown = (value: unknown, failed: (error: unknown) => void): void => {
   if (isA(value, Promise)) whenSettled(value, () => {}, failed);
@@ -42,7 +42,7 @@ export const disown = (value: unknown, failed: (error: unknown) => void): void =
   }
 };
 
-/** Calls what nobody waits for; `failed` hears what it throws, or rejects with where it is async. */
+/** Calls `call` without awaiting it; `failed` gets its error or its rejection. */
 export const attempt = (call: () => unknown, failed: (error: unknown) => void): void => {
   try {
     const given = call();

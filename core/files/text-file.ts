@@ -352,7 +352,7 @@ const characters = (text: string): number => {
   return count;
 };
 
-/** Where in `text` its first `count` characters end; -1 where it has fewer. */
+/** Where in `text` its first `count` characters end; -1 if it has fewer. */
 const forward = (text: string, count: number): number => {
   if (text.length < count) return -1;
   let at = 0;

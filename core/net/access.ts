@@ -63,7 +63,7 @@ type InternetEndpoint = Extract<Endpoint, { readonly hostname: string }>;
  * `[::]/0:443` are the public Internet, and `127.0.0.0/8`, `10.0.0.0/8`, `[fd00::]/8` say what they mean.
  *
  * **What a rule by name cannot promise: where the name leads.** The platform resolves the name when it dials,
- * after the check, and whoever runs that name's DNS may answer with any address, with another one each time,
+ * after the check, and the operator of that name's DNS may answer with any address, with another one each time,
  * and with one of yours (127.0.0.1, 10.x, 169.254.169.254: "DNS rebinding"). Network rules do not apply then.
  * Cloudflare's edge refuses private addresses by itself; Node and `wrangler dev` dial them. Allow by name only
  * names whose DNS you trust; `*.example.com` trusts everyone who can create a name below it. If you need
@@ -212,7 +212,7 @@ function allows(rule: AllowRule, { hostname, port }: InternetEndpoint, packed: U
   return rule.below ? hostname.endsWith(`.${rule.name}`) : hostname === rule.name;
 }
 
-/** True where the address is in the network, and the network in the address's special one, if it has one. */
+/** True if the address is in the network, and the network in the address's special one, if it has one. */
 function reaches(network: Network, packed: Uint8Array): boolean {
   if (!inNetwork(packed, network)) return false;
   const special = specialNetwork(packed);
@@ -270,7 +270,7 @@ function oneSpelling(host: string, wrong: Wrong): Host {
   return { hostname: ascii, packed };
 }
 
-/** Lower case and punycode; `undefined` where the name has a character that none may have. */
+/** Lower case and punycode; `undefined` if the name has a character that none may have. */
 function toAscii(host: string): string | undefined {
   if (/^\p{ASCII}*$/u.test(host)) return host.toLowerCase();
   if (/[\s\p{Cc}/?#@[\]\\:]/u.test(host)) return undefined; // a URL drops these, or ends its host at them

@@ -16,7 +16,7 @@ export interface InternetAddress {
   readonly hostname: string;
   /** 0 to 65535. */
   readonly port: number;
-  /** The interface of a link-local IPv6 address (`"eth0"`, RFC 4007), where there is one. */
+  /** The interface of a link-local IPv6 address (`"eth0"`, RFC 4007), if there is one. */
   readonly scopeId?: string;
 }
 
@@ -171,7 +171,7 @@ export function inetNtop(family: number, packed: Uint8Array): string {
 }
 
 /**
- * The 4 or 16 bytes that a hostname stands for where it is an address, or `null` where it is a name (`""`
+ * The 4 or 16 bytes that a hostname stands for if it is an address, or `null` if it is a name (`""`
  * too).
  *
  * Each address has one answer, however it is spelled, so that a rule is matched on what is dialled: IPv4 in
@@ -185,7 +185,7 @@ export function packAddress(text: string): Uint8Array | null {
   return packed && withoutMapping(packed);
 }
 
-/** True where `packed` (4 or 16 bytes) lies in `network`; addresses of two families never match. */
+/** True if `packed` (4 or 16 bytes) lies in `network`; addresses of two families never match. */
 export function inNetwork(packed: Uint8Array, network: Network): boolean {
   return (
     packed.length === network.address.length &&
@@ -197,7 +197,7 @@ export function inNetwork(packed: Uint8Array, network: Network): boolean {
 }
 
 /**
- * True where an address is this machine's own: all of 127.0.0.0/8, and ::1. Text is read as `packAddress`
+ * True if an address is this machine's own: all of 127.0.0.0/8, and ::1. Text is read as `packAddress`
  * reads it: `"0x7f.1"` and `"::ffff:127.0.0.1"` are loopback. Python's `ipaddress` `is_loopback`.
  *
  * A name is not an address, and throws: `false` would let `"localhost"` through a guard.
@@ -210,7 +210,7 @@ export function isLoopback(address: string | Uint8Array): boolean {
 }
 
 /**
- * True where an address is not reachable from the whole Internet: private, loopback, link-local,
+ * True if an address is not reachable from the whole Internet: private, loopback, link-local,
  * documentation and the like. Python's `ipaddress` `is_private`, by the IANA special-purpose registries, as
  * Python 3.13 follows them and 3.11 did not yet: all of 192.0.0.0/24, 64:ff9b:1::/48 and 2002::/16 are
  * private, and the registries' exceptions within 192.0.0.0/24 and 2001::/23 are not. 3fff::/20 (RFC 9637) is
@@ -366,7 +366,7 @@ function groupBytes(text: string): Uint8Array | null {
   return packed;
 }
 
-/** The same IPv6 text with its closing dotted quad, where it has one, as two groups. */
+/** The same IPv6 text with its closing dotted quad, if it has one, as two groups. */
 function withoutQuad(text: string): string {
   const start = text.lastIndexOf(":") + 1;
   const quad = quadBytes(text.slice(start));

@@ -24,13 +24,13 @@ export type EdgeRuleName =
 export interface EdgeRule {
   /** What the edge does. */
   readonly says: string;
-  /** The page that says so; of what was only seen, what tells where. */
+  /** The page that documents it; for a rule that was only observed, the source of the observation. */
   readonly page: string;
   /** When the page was changed last, or was read. */
   readonly date: string;
-  /** `documented`: the page says so. `seen`: it was measured, or told by others. */
+  /** `documented`: the page says so. `seen`: it was measured, or reported by others. */
   readonly known: "documented" | "seen";
-  /** What the emulator does where an app is held to it. */
+  /** What the emulator does if an app is held to it. */
   readonly here: string;
   /** Whether local workerd does the same by itself. */
   readonly workerd: boolean;
@@ -133,7 +133,7 @@ const NAMES = Object.keys(EDGE_RULES) as readonly EdgeRuleName[];
 
 /** How an app is held to the edge's rules. */
 export interface EdgeOptions {
-  /** Rules that do not hold: `["private-address"]` where the servers that it dials are on this machine. Default: none. */
+  /** Rules that do not apply: `["private-address"]` if the servers that it dials are on this machine. Default: none. */
   readonly except?: readonly EdgeRuleName[];
 }
 
@@ -170,7 +170,7 @@ const isCloudflare = (packed: Uint8Array): boolean => {
   return cloudflare.some((network) => inNetwork(packed, network));
 };
 
-/** The rule by which the edge dials no such address; `null` where it does, and of a name, whose addresses are not known here. */
+/** The rule by which the edge refuses to dial such an address; `null` if it dials it, and for a name, whose addresses are not known here. */
 export const edgeRuleOfHost = (hostname: string): "private-address" | "cloudflare-address" | null => {
   const packed = packAddress(hostname);
   if (packed === null) return isLocalhost(hostname.toLowerCase()) ? "private-address" : null;

@@ -48,8 +48,8 @@ export const runAfter = (clock: Clock, ms: number, task: Task): Task => {
 };
 
 /**
- * A clock that nobody waits for: its time stands still while anything is being done, and when all is idle it jumps to
- * the next moment for which something was planned.
+ * A clock without waiting: its time stands still while anything is running, and when everything is idle it jumps to
+ * the next moment for which something is planned.
  *
  *     const clock = new VirtualClock();
  *     const far = withFaults(client, { clock, incoming: { latency: 60_000 } });   // a minute away: answers in 3 ms

@@ -158,7 +158,7 @@ export class MemoryDatagramSocket implements DatagramWay, AsyncDisposable {
     else this.dropped++;
   }
 
-  /** Takes it off the network. Whoever waits in `recvfrom()` is rejected with `ECANCELED`. */
+  /** Takes it off the network. Calls that wait in `recvfrom()` reject with `ECANCELED`. */
   close(): Promise<void> {
     this.#closed = true;
     this.#network.remove(this.#address);
@@ -185,7 +185,7 @@ export class MemoryNetwork {
     return socket;
   }
 
-  /** Brings one datagram to the socket at `to`, where there is one. */
+  /** Brings one datagram to the socket at `to`, if there is one. */
   carry(data: Uint8Array, from: Address, to: Address): void {
     const socket = this.#sockets.get(formatAddress(to));
     if (socket !== undefined) queueMicrotask(() => socket.deliver(data, from));

@@ -132,7 +132,7 @@ const oneByte = (bytes: Uint8Array, at: number): string => {
   return byte < 0x80 ? `${hex(byte)} "${shown(String.fromCharCode(byte))}"` : hex(byte);
 };
 
-/** One thing that somebody said or did: bytes, or in words (`half-close`). */
+/** One action of a peer: bytes that it sent, or a word (`half-close`). */
 export interface Said {
   readonly who: string;
   readonly what: Uint8Array | string;

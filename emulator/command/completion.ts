@@ -12,10 +12,10 @@ type Shell = "bash" | "zsh";
 type Wanted = readonly string[] | "file" | "folder" | "any";
 
 interface CompletedOption {
-  /** `--log`, and its short form where it has one. */
+  /** `--log`, and its short form if it has one. */
   readonly names: readonly string[];
   readonly says: string;
-  /** `null` where it takes no value. */
+  /** `null` if it takes no value. */
   readonly value: { readonly name: string; readonly wanted: Wanted } | null;
   /** It may be given more than once. */
   readonly isRepeated: boolean;

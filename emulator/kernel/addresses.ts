@@ -5,7 +5,7 @@ import type { Address, InternetAddress } from "../../core/net/address.ts";
 import { isNameFailure, type NameFailure, nameErrno } from "../../core/net/names.ts";
 import { getSystemErrorName } from "../builtin.ts";
 
-/** A Node address as an `Address`; `null` where Node has none. */
+/** A Node address as an `Address`; `null` if Node has none. */
 export const addressOf = (
   hostname: string | undefined,
   port: number | undefined,

@@ -1,6 +1,6 @@
 /**
- * The file of a server on a path. It remains when its server is gone, so a path that exists is examined: a file that nobody
- * listens at is removed, and any other file makes `bind()` reject with `EADDRINUSE`. A file is removed with its server, unless
+ * The file of a server on a path. It remains when its server is gone, so a path that exists is examined: a file without a
+ * listener is removed, and any other file makes `bind()` reject with `EADDRINUSE`. A file is removed with its server, unless
  * something else has been put there meanwhile. (CPython does neither: its file remains, and the next server fails.)
  */
 
@@ -30,7 +30,7 @@ export class SocketFile {
     this.#permissions = permissionsOf(options, path);
   }
 
-  /** Binds the path, if nobody else has it, and gives the file its owner and its mode. */
+  /** Binds the path, if nobody else has it, and returns the file its owner and its mode. */
   async bind(bind: () => MaybePromise<void>): Promise<void> {
     await bindPath(this.path, bind);
     this.own();
@@ -86,7 +86,7 @@ const identityOf = (path: string): Identity | null =>
 const same = (one: Identity, other: Identity): boolean =>
   one.dev === other.dev && one.ino === other.ino && one.birthtimeNs === other.birthtimeNs;
 
-/** What the file of a server on a path is given; `null`: that stays as it is. */
+/** The owner and the mode for the file of a server on a path; `null`: unchanged. */
 interface Permissions {
   readonly mode: number | null;
   readonly uid: number | null;

@@ -135,8 +135,8 @@ export type ListeningSocket<Request> = Request extends StreamSocket ? Socket : D
  * A connection takes a file descriptor. If the process has hardly any left, the next client is reset, and reported
  * as `refused` (`descriptors`): Node accepts connections that it has no descriptor for, closes them, and reports nothing.
  *
- * With `tls`, or an address `tls://host:port`, each connection is secured before it arrives: the handshakes go on side by side,
- * whatever is served meanwhile, `maxHandshakes` of them at once, each within the stream's `handshakeTimeout`. One that fails
+ * With `tls`, or an address `tls://host:port`, each connection is secured before it arrives: the handshakes run side by side,
+ * whatever is served meanwhile, at most `maxHandshakes` at once, each within the stream's `handshakeTimeout`. One that fails
  * never reaches a handler, and is reported as `handshake`.
  *
  * `Request` is a `Datagram` in the classes for UDP, which extend this one as in CPython.
@@ -238,7 +238,7 @@ export class TCPServer<
     return this.#handshakes?.security ?? null;
   }
 
-  /** The certificate that a client is shown which names no other; `null` where it has none. */
+  /** The certificate for clients that name no other server; `null` if there is none. */
   get certificate(): X509Certificate | null {
     return this.security?.certificates[0] ?? null;
   }
@@ -257,7 +257,7 @@ export class TCPServer<
    * Shows these certificates from now on, and trusts these authorities; what is not given stays. Without an argument it reads its
    * files again, which it also does by itself when they change. Open connections keep what they began with. Reported as `certificate`.
    *
-   * Throws `TypeError`, and goes on with the old ones, if a certificate cannot be read, does not match its key, or has expired;
+   * Throws `TypeError`, and keeps the old ones, if a certificate cannot be read, does not match its key, or has expired;
    * `EINVAL` at a server without `tls`.
    */
   replaceCertificate(next?: Replacement): void {
@@ -350,8 +350,8 @@ export class TCPServer<
   }
 
   /**
-   * Binds, but does not listen: gives the descriptor, for other processes to listen on, which take it as their `fd`. It stays this
-   * server's, whose `serverClose()` closes it. Rejects as `listen()`, and without `koffi` for datagrams on a path with `ERR_UNSUPPORTED`.
+   * Binds, but does not listen. Returns the descriptor, for other processes to listen on, which take it as their `fd`. It still belongs to
+   * this server, whose `serverClose()` closes it. Rejects as `listen()`, and without `koffi` for datagrams on a path with `ERR_UNSUPPORTED`.
    */
   async reserve(): Promise<number> {
     await this.serverBind();

@@ -166,8 +166,8 @@ export class UDPServer<Context = unknown> extends TCPServer<Context, Datagram> i
   /**
    * Sends one datagram from this server's socket, and does not wait. The bytes are the caller's again when it returns.
    * What the network refuses is reported as `error`; a datagram that is not sent is reported as `dropped`: it is over
-   * `amplification`, which counts for `client`, or the system has no room for it and 1 MiB waits already. Gives how
-   * many bytes were sent: 0 for those. Throws `EBADF`, `EMSGSIZE`, `EAFNOSUPPORT`, `ENOTCONN`.
+   * `amplification`, which counts for `client`, or the system has no room for it and 1 MiB waits already. Returns how
+   * many bytes were sent: 0 if it was dropped. Throws `EBADF`, `EMSGSIZE`, `EAFNOSUPPORT`, `ENOTCONN`.
    */
   post(data: Data, sender: Address | null, client: Address | null = sender): number {
     const address = knownSender(sender);
@@ -223,7 +223,7 @@ export class UDPServer<Context = unknown> extends TCPServer<Context, Datagram> i
   }
 }
 
-/** What the transport tells a UDP server. */
+/** The reports of the transport to a UDP server. */
 interface ServerSink extends DatagramSink {
   /** A datagram of `size` bytes was not sent: the system had no room for it. */
   dropped(size: number, address: Address): 0;
@@ -273,7 +273,7 @@ class ServerDatagrams extends DgramTransport {
     this.#post = datagramPost(socket, this.#unsent, late);
   }
 
-  /** Sends one without waiting; gives how many bytes that was. Errors of the network are reported as errors of the socket. */
+  /** Sends one without waiting, and returns its number of bytes. Errors of the network are reported as errors of the socket. */
   post(bytes: Uint8Array, address: InternetAddress): number {
     const refused = this.#post?.(bytes, address);
     if (refused === null) return bytes.length;

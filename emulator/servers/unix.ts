@@ -173,7 +173,7 @@ export class UnixDatagramServer<Context = unknown> extends UDPServer<Context> {
     throw new SocketError("ERR_UNSUPPORTED", said);
   }
 
-  /** The descriptor; -1 where it is not bound. Throws `ERR_UNSUPPORTED` without `koffi`. */
+  /** The descriptor; -1 if it is not bound. Throws `ERR_UNSUPPORTED` without `koffi`. */
   override fileno(): number {
     if (this.#datagrams === undefined) return -1;
     return this.#datagrams.kernel?.fd ?? (neededLibc("the descriptor of a server on a path", null) as never);
@@ -250,7 +250,7 @@ export class UnixDatagramServer<Context = unknown> extends UDPServer<Context> {
     return size;
   }
 
-  /** (`node-unix-socket` goes on receiving, and those datagrams are refused.) */
+  /** (`node-unix-socket` keeps receiving, and those datagrams are refused.) */
   protected override receiveNoMore(): void {
     this.#datagrams?.receiveNoMore?.();
   }

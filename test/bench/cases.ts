@@ -72,7 +72,7 @@ export interface Contender {
   readonly args: readonly string[];
 }
 
-/** That `of` is at least, or at most, so many times `against`. */
+/** A goal: `of` is at least, or at most, this many times `against`. */
 export interface Goal {
   readonly of: string;
   readonly against: string;

@@ -12,7 +12,7 @@ const isFresh = (file: string): boolean => {
   return Date.now() - made < DAY;
 };
 
-/** As PEM; and where the file is. Throws where there is no openssl. */
+/** As PEM; and where the file is. Throws if there is no openssl. */
 export const certificate = (): { readonly cert: string; readonly key: string; readonly certFile: string } => {
   const [certFile, keyFile] = [join(folder, "cert.pem"), join(folder, "key.pem")];
   if (!isFresh(certFile) || !isFresh(keyFile)) {

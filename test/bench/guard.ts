@@ -43,7 +43,7 @@ const side = async (how: "on" | "off"): Promise<Side> => {
   };
 };
 
-/** Connects, has `lines` lines answered or as many as there is time for, and leaves; gives how many. */
+/** Connects, has `lines` lines answered or as many as there is time for, and leaves; returns how many. */
 const visit = async (port: number, lines: number, until: number): Promise<number> => {
   const client = await createConnection({ hostname: "127.0.0.1", port });
   let done = 0;

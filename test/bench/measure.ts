@@ -72,7 +72,7 @@ class Child {
     return this.#said.stderr.trim();
   }
 
-  /** Its line of JSON that has `key`; rejects where it ends before. */
+  /** Its line of JSON that has `key`; rejects if it ends before. */
   async line(key: string): Promise<Record<string, unknown>> {
     const { stdout } = this.process;
     const ended = this.#closed.then(() => {
@@ -91,7 +91,7 @@ class Child {
     }
   }
 
-  /** Its last line of JSON when it has ended well; rejects where it did not, or takes more than `seconds`. */
+  /** Its last line of JSON when it has ended well; rejects if it did not, or takes more than `seconds`. */
   async report(seconds: number): Promise<LoadReport> {
     const timer = setTimeout(() => this.process.kill("SIGKILL"), seconds * 1000);
     const [code, signal] = await this.#closed;
@@ -208,7 +208,7 @@ export class Bench {
   readonly #cores: Cores | null;
   readonly #seconds: number;
 
-  /** `load`: the load tool. `cores`: `null` where both sides run where the kernel likes. `seconds`: of one run. */
+  /** `load`: the load tool. `cores`: `null` if both sides run where the kernel likes. `seconds`: of one run. */
   constructor(load: string, cores: Cores | null, seconds: number) {
     this.#load = load;
     this.#cores = cores;
@@ -246,7 +246,7 @@ export class Bench {
     if (load.mode === "source") await this.#download(server.port, "every", this.#seconds);
   }
 
-  /** A run that counts for nothing, at full speed; gives what it did. */
+  /** A run that counts for nothing, at full speed; returns what it did. */
   warmUp(server: Server, load: Load, runtime: RuntimeName): Promise<Run> {
     return this.run(server, load, 0, warmUpSeconds(runtime, this.#seconds));
   }

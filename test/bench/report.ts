@@ -125,7 +125,7 @@ export function gaps({ absent, failed, machine }: Results): string[] {
   ];
 }
 
-/** Enough to know what it was; whose disk it was on is nobody's business. */
+/** Enough to identify it, without paths of the machine. */
 const firstLine = (text: string): string => text.split("\n", 1)[0]!.replaceAll(/(?<![\w.])\/\S*\//g, "");
 
 // -------------------------------------------------------------------------------------------------- the one table

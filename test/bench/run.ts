@@ -120,7 +120,7 @@ function choose(): readonly BenchCase[] {
   return cases.filter(({ name }) => names.includes(name));
 }
 
-/** `bench` with those of its programs that can run here; `null` where that leaves nothing to compare. */
+/** `bench` with those of its programs that can run here; `null` if that leaves nothing to compare. */
 function here(bench: BenchCase): BenchCase | null {
   const [base] = bench.contenders;
   if (base === undefined) return null;
@@ -230,7 +230,7 @@ function pickCores(): Cores | null {
   return null;
 }
 
-/** What stands in the way of what is made first; `null` where nothing does. */
+/** What stands in the way of what is made first; `null` if nothing does. */
 function trouble(make: () => void): string | null {
   try {
     make();
@@ -366,7 +366,7 @@ function publish(results: Results): void {
   if (past !== null) writeFileSync(historyFile, past);
 }
 
-/** The run that `--compare` compares with. Throws where there is none. */
+/** The run that `--compare` compares with. Throws if there is none. */
 function lastFullRun(): PastRun {
   const last = readHistory(history()).at(-1);
   if (last !== undefined) return last;

@@ -25,7 +25,7 @@ export interface Runtime {
 /** Why a runtime is absent, where that is all there is to say. */
 export const NOT_INSTALLED = "not installed";
 
-/** Runs a program to its end; gives its stdout. */
+/** Runs a program to its end; returns its stdout. */
 export function say(command: string, ...args: string[]): string {
   try {
     return execFileSync(command, args, { encoding: "utf8", stdio: "pipe", timeout: 60_000 }).trim();
@@ -36,7 +36,7 @@ export function say(command: string, ...args: string[]): string {
   }
 }
 
-/** The C compiler makes the load tool, `.out/load`: with TLS where OpenSSL's headers are. Throws where there is no compiler. */
+/** The C compiler makes the load tool, `.out/load`: with TLS where OpenSSL's headers are. Throws if there is no compiler. */
 export function buildLoad(): void {
   mkdirSync(out, { recursive: true });
   const fresh = join(out, `load.${process.pid}`); // renamed, since a load that runs now cannot be overwritten
@@ -49,7 +49,7 @@ export function buildLoad(): void {
   renameSync(fresh, join(out, "load"));
 }
 
-/** dist/ as its users get it, which is what all programs run on; throws where it does not compile. */
+/** dist/ as its users get it, which is what all programs run on; throws if it does not compile. */
 export function buildPackage(): void {
   const tsc = join(root, "node_modules/typescript/bin/tsc");
   say(process.execPath, tsc, "-b", ...["core", "emulator", "worker"].map((part) => join(root, part)));

@@ -42,7 +42,7 @@ const LISTENER = { handler: "echo", address: "tcp://127.0.0.1:7" };
 /** Asks the routes of a registry: the path and the method; its answer's JSON. */
 export type Ask = (path: string, method?: string) => Promise<unknown>;
 
-/** Asks by `request`, and throws where the answer is not 200. */
+/** Asks by `request`, and throws if the answer is not 200. */
 export const asking =
   (request: (path: string, init: RequestInit) => Response | Promise<Response>): Ask =>
   async (path, method = "GET") => {
@@ -97,7 +97,7 @@ export async function timesOf(count: number, ask: Ask): Promise<SessionTimes> {
   };
 }
 
-/** The median of its times, in ms. Throws where an answer is not what it must be. */
+/** The median of its times, in ms. Throws if an answer is not what it must be. */
 async function timed<T>(ask: () => Promise<T>, isRight: (answer: T) => boolean): Promise<number> {
   const times: number[] = [];
   for (let i = 0; i < TIMES; i++) {

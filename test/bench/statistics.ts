@@ -73,7 +73,7 @@ export function medianInterval(values: readonly number[]): Interval | null {
   return k === 0 ? null : { low: sorted[k - 1]!, high: sorted[n - k]!, coverage };
 }
 
-/** `figure` of one program as a multiple of another's, within each round that has both; `null` where none has. */
+/** `figure` of one program as a multiple of another's, within each round that has both; `null` if none has. */
 export function ratioOf(rounds: readonly Round[], of: string, against: string, figure: Figure): Ratio | null {
   const ratios = rounds.flatMap((round) => {
     const ratio = (round[of]?.[figure] ?? Number.NaN) / (round[against]?.[figure] ?? Number.NaN);

@@ -564,7 +564,7 @@ export const served = ({
 /** Where `served()` is up. */
 export interface StreamDoor {
   dial(): Promise<StreamSocket>;
-  /** The platform's own connector, where it has one. */
+  /** The platform's own connector, if it has one. */
   connector?(
     Handler: HandlerClass<StreamSocket, ExampleContext>,
   ): BaseConnector<StreamSocket, ExampleContext>;

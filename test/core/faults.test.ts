@@ -508,7 +508,7 @@ describe("FaultsMixIn", () => {
     expect(() => faultyHandler(Tells, { incoming: { slice: 0 } })).toThrow(RangeError);
   });
 
-  /** Sends 200 numbers one after the other, and gives those that come back. */
+  /** Sends 200 numbers one after the other, and returns those that come back. */
   const numbers = async (
     client: MemoryDatagramSocket,
     server: MemoryDatagramServer,

@@ -227,7 +227,7 @@ const results = async (file: TextReader, list: readonly Call[]): Promise<unknown
 
 const python3 = peer("python3");
 
-/** Runs `program` in one process, with `input` as JSON on its stdin; gives the JSON it prints. */
+/** Runs `program` in one process, with `input` as JSON on its stdin; returns the JSON it prints. */
 const askPython = (program: string, input: unknown): unknown =>
   JSON.parse(
     execFileSync(python3!, ["-c", program], {

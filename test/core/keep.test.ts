@@ -1,4 +1,4 @@
-/** Sessions that last: dialled again, they go on where they were, and tell everything once. In memory. */
+/** Lasting sessions: dialled again, they continue where they were, and report everything once. In memory. */
 
 import { type App, defineApp, type KeepOptions, StreamRequestHandler } from "socklet";
 import { afterEach, describe, expect, test, vi } from "vitest";

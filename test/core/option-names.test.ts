@@ -1,4 +1,4 @@
-/** An option that is none is refused, by whoever takes options: which one it is, and which is meant. */
+/** Everything that takes options refuses an unknown one, and names it and the one that was probably meant. */
 
 import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";

@@ -19,7 +19,7 @@ export class Told {
     return this.all.filter((event): event is OfType<Type> => event.type === type);
   }
 
-  /** The `count`th event of a type that is `such`, as soon as it is told. */
+  /** The `count`th event of a type that is `such`, as soon as it is reported. */
   async next<Type extends SockletEvent["type"]>(
     type: Type,
     count = 1,

@@ -1,4 +1,4 @@
-/** An app's rules of faults: declared with its entries, and set by the route /v1/faults while it serves. */
+/** An app's fault rules: declared with its entries, and set by the route /v1/faults while it serves. */
 
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";

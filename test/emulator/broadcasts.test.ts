@@ -81,7 +81,7 @@ describe("a member of a chat that never reads is cut and told, and the others go
     checkTold(told.all, code);
     const end = told.of("end").find(({ failed }) => failed);
     const got = await slow.rfile.read().catch(code);
-    // It sees a reset where there is one (not on Unix sockets), in place of what it had not read.
+    // It sees a reset if there is one (not on Unix sockets), in place of what it had not read.
     // Deno's TLS hears none either.
     if (!place.unix && !(rustls && place.secure)) expect(got).toBe("ECONNRESET");
     expect(end?.bytesWritten).toBeGreaterThan(0);

@@ -470,7 +470,7 @@ describe("what is asked wrongly, or cannot be done: one line on stderr, and the 
 
   afterAll(() => rm(folder, { recursive: true }));
 
-  /** Runs it, and gives the one line that it said. `@` in an argument is the folder of `MODULES`. */
+  /** Runs it, and returns the one line that it said. `@` in an argument is the folder of `MODULES`. */
   const said = async (
     status: number,
     args: readonly string[],

@@ -12,7 +12,7 @@ export const placeOf = (url: string): net.TcpNetConnectOpts | net.IpcNetConnectO
   return { host: hostname, port: Number(port) };
 };
 
-/** All that comes until the end; rejects where the connection fails. */
+/** All that comes until the end; rejects if the connection fails. */
 export const allOf = async (socket: net.Socket): Promise<string> => {
   let text = "";
   socket.setEncoding("utf8").on("data", (more: string) => {
@@ -22,7 +22,7 @@ export const allOf = async (socket: net.Socket): Promise<string> => {
   return text;
 };
 
-/** Says one line on a connection of its own, by TLS with `ca`; gives the reply's words. */
+/** Says one line on a connection of its own, by TLS with `ca`; returns the reply's words. */
 export const ask = async (
   url: string,
   line = "hello",
@@ -78,7 +78,7 @@ export class Datagrams {
   }
 }
 
-/** Asks, side by side, until as many processes have answered; gives them. */
+/** Asks, side by side, until as many processes have answered; returns them. */
 export const pidsAt = async (askOne: () => Promise<number>, count: number): Promise<Set<number>> => {
   const pids = new Set<number>();
   while (pids.size < count) {

@@ -1,5 +1,5 @@
 /**
- * What is written arrives, or somebody is told: slow readers, peers that take nothing, and resets, on real sockets.
+ * What is written arrives, or the loss is reported: slow readers, peers that take nothing, and resets, on real sockets.
  * Time is the test's own where time-outs are meant: how long anything takes decides nothing.
  */
 

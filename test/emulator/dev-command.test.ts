@@ -363,7 +363,7 @@ describe("socklet dev", () => {
       expect(await held.ask("?")).toMatch(/^one /);
     }
     stop.abort();
-    await loads; // rejects where one was refused or cut
+    await loads; // rejects if one was refused or cut
     const grown = ((await heap()) - before) / SAVES;
     times.sort((a, b) => a - b);
     console.log(

@@ -14,7 +14,7 @@ import { reservePort } from "../peers/ports.ts";
 
 const root = fileURLToPath(new URL("../..", import.meta.url));
 
-/** A process as /proc shows it; `null` where it is gone, or waits only for its parent to ask. */
+/** A process as /proc shows it; `null` if it is gone, or waits only for its parent to ask. */
 const processAt = (pid: string): { readonly group: number; readonly command: string } | null => {
   try {
     const [state, , group] = readFileSync(`/proc/${pid}/stat`, "utf8")

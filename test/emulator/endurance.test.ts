@@ -96,7 +96,7 @@ class Client {
     });
   }
 
-  /** The next line; `null` where the connection is over first. */
+  /** The next line; `null` if the connection is over first. */
   async line(): Promise<string | null> {
     for (;;) {
       const at = this.#text.indexOf("\n");

@@ -128,7 +128,7 @@ describe("over real TCP", () => {
 describe("over real UDP", () => {
   const COUNT = 100;
 
-  /** Sends numbers to `server`, and gives what comes back: as many as `expected`. */
+  /** Sends numbers to `server`, and returns what comes back: as many as `expected`. */
   const overUdp = async (server: UDPServer, expected: number): Promise<number[]> => {
     await server.listen();
     void server.serveForever();

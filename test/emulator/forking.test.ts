@@ -83,7 +83,7 @@ const dial = async (address: Address): Promise<StreamSocket> => {
   return socket;
 };
 
-/** What is answered to a line; `null` where the connection ends first. */
+/** What is answered to a line; `null` if the connection ends first. */
 const ask = async (socket: StreamSocket, line: string): Promise<string | null> => {
   await socket.sendall(`${line}\n`);
   return socket.rfile.line();

@@ -1,4 +1,4 @@
-/** What is accepted by its handle: what it uses of Node, and what it owes whoever lends it bytes. */
+/** Accepted connections over Node's handle: the parts of Node that they use, and the rules for lent bytes. */
 
 import { execFile } from "node:child_process";
 import { subscribe, unsubscribe } from "node:diagnostics_channel";

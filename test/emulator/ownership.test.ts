@@ -26,7 +26,7 @@ beforeAll(async () => {
 });
 afterAll(() => echo.serverClose());
 
-/** One request of the app: says lines, and gives the answers. */
+/** One request of the app: says lines, and returns the answers. */
 const requestOf = async (port: number) => {
   const stream = await createConnection({ hostname: "127.0.0.1", port });
   onTestFinished(() => stream.abort());

@@ -41,7 +41,7 @@ export const env: NodeJS.ProcessEnv = Object.fromEntries(
 
 const execute = promisify(execFile);
 
-/** Runs a program to its end, and gives its stdout. What it says otherwise is in the error, where it fails. */
+/** Runs a program to its end, and returns its stdout. What it says otherwise is in the error, where it fails. */
 export const run = async (cwd: string, file: string, ...args: string[]): Promise<string> => {
   try {
     return (await execute(file, args, { cwd, env, maxBuffer: 16 * 1024 * 1024 })).stdout;

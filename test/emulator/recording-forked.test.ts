@@ -1,4 +1,4 @@
-/** Recordings of listeners that serve in child processes: the same as of those that serve in this process, and nothing where nobody asks. */
+/** Recordings of listeners that serve in child processes: the same as for listeners in this process, and none unless requested. */
 
 import dgram from "node:dgram";
 import { once } from "node:events";

@@ -111,7 +111,7 @@ class Served implements AsyncDisposable {
     return urls;
   }
 
-  /** Has another process take over; gives the one before. */
+  /** Has another process take over; returns the one before. */
   async restart(): Promise<number> {
     const before = this.pid;
     process.kill(before, "SIGUSR2");

@@ -8,7 +8,7 @@ export const forks = runtime === "Node";
 /** Deno's TLS is rustls, in place of OpenSSL. */
 export const rustls = runtime === "Deno";
 
-/** The rows of a table without those of forking servers, where there are none. */
+/** The rows of a table without those of forking servers, if there are none. */
 export const rowsHere = <Row extends readonly [name: string, ...more: unknown[]]>(
   rows: readonly Row[],
 ): readonly Row[] => rows.filter(([name]) => forks || !name.includes("forking"));

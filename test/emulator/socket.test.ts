@@ -512,7 +512,7 @@ describe("descriptors, with koffi", () => {
 describeWith(["python3"], "a descriptor that was detached goes on in another program", () => {
   inNativeMode(true);
 
-  /** Runs Python with `fd` as its descriptor 3; gives what it printed. */
+  /** Runs Python with `fd` as its descriptor 3; returns what it printed. */
   const inherited = async (fd: number, script: string): Promise<string> => {
     const child = spawn("python3", ["-c", script], { stdio: ["ignore", "pipe", "inherit", fd] });
     closeSync(fd); // the child has its own

@@ -1,4 +1,4 @@
-/** Programs at a terminal, and somebody who types there. */
+/** Programs at a terminal, and a user who types there. */
 
 import { spawn } from "node:child_process";
 import { once } from "node:events";

@@ -26,7 +26,7 @@ afterEach(async () => {
 
 type Handler = ReturnType<typeof streamHandler>;
 
-/** A server of TLS; gives its port. */
+/** A server of TLS; returns its port. */
 const serve = async (Handler: Handler, Server = ThreadingTCPServer): Promise<number> => {
   const server = new Server(`${HOST}:0`, Handler, { tls: { cert, key } });
   cleanups.push(() => {

@@ -97,7 +97,7 @@ const dial = async (at: Address, options: object = {}): Promise<StreamSocket> =>
   return socket;
 };
 
-/** What a server that tells its TLS says to who dials so. */
+/** The answer of a server that reports its TLS, to a client that dials with these options. */
 const ask = async (at: Address, options: object = {}) => {
   const socket = await dial(at, options);
   const said = JSON.parse((await socket.rfile.line()) as string);

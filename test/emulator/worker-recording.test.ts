@@ -23,7 +23,7 @@ import { runWorker } from "./workerd.ts";
 const TOKEN = "a-token-for-the-tests";
 const PATIENT = 120_000; // ms; a replay's own 10 s are too few where a process stands still
 
-/** A server that greets, and gives each of its connections to who asks for the next. */
+/** A server that greets, and returns each of its connections to who asks for the next. */
 const greeter = async () => {
   const arrived: net.Socket[] = [];
   const server = net.createServer({ allowHalfOpen: true }, (socket) => {

@@ -8,7 +8,7 @@ import { alike, same, type Target, target } from "./target.ts";
 
 const MOST = 10_000;
 
-/** What is read of `text`; `null` where it is refused as it should be. */
+/** What is read of `text`; `null` if it is refused as it should be. */
 const read = <T>(how: () => T, Refusal: new (message: string) => Error): T | null => {
   try {
     return how();

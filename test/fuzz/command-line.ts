@@ -16,7 +16,7 @@ const huge = fc
   .tuple(fc.constantFrom(" ", "\n", "a", "-", "=", "0", "é", "\t \n", "ab"), fc.constantFrom("", "x", "\n"))
   .map(([unit, end]) => unit.repeat(100_000 / unit.length) + end);
 
-/** What nobody means, and what somebody might. */
+/** Values that are never meant, and values that might be. */
 const text = fc.oneof(
   {
     weight: 8,

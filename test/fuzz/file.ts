@@ -317,7 +317,7 @@ class Mix {
     same("the reader's place in the stream", at, this.#at);
   }
 
-  /** The read as far as the bytes go: its text, `null` at the end; `undefined` where it must wait. */
+  /** The read as far as the bytes go: its text, `null` at the end; `undefined` if it must wait. */
   #gather(waiting: Waiting, over: boolean): string | null | undefined {
     const { call } = waiting;
     if (call.do !== "readlines")
@@ -359,7 +359,7 @@ class Mix {
     }
   }
 
-  /** The next character of a file, translated; `null` at the end, `undefined` where it is not here. `look`: it stays. */
+  /** The next character of a file, translated; `null` at the end, `undefined` if it is not here. `look`: it stays. */
   #next(model: FileModel, over: boolean, look: boolean): string | null | undefined {
     if (model.text !== "") {
       const one = [...model.text.slice(0, 2)][0] as string;

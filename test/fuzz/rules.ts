@@ -1,4 +1,4 @@
-/** Small languages: rules of faults as the command line has them, and cron. Each is made of parts whose meaning is known. */
+/** Small languages: fault rules as the command line has them, and cron. Each is made of parts whose meaning is known. */
 
 import fc from "fast-check";
 import { nextTime } from "../../core/control/sessions/cron.ts";

@@ -14,7 +14,7 @@ export interface Target {
   property(count: (operations: number) => void): fc.IAsyncPropertyWithHooks<[unknown]>;
 }
 
-/** A target whose inputs are `inputs`; `holds` throws where one is answered wrongly, and gives how many operations it was. */
+/** A target whose inputs are `inputs`; `holds` throws if one is answered wrongly, and returns how many operations it was. */
 export const target = <T>(
   name: string,
   unit: Target["unit"],
@@ -38,7 +38,7 @@ const short = (value: unknown): string => {
     : text;
 };
 
-/** Throws where `got` is not `wanted`: strings, numbers, booleans, null and undefined. */
+/** Throws if `got` is not `wanted`: strings, numbers, booleans, null and undefined. */
 export const same = (what: string, got: unknown, wanted: unknown): void => {
   if (!Object.is(got, wanted)) throw new Error(`${what}: got ${short(got)}, wanted ${short(wanted)}`);
 };

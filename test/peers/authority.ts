@@ -63,7 +63,7 @@ export class Authority {
     this.#run("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", ...made);
   }
 
-  /** False where there is no openssl. */
+  /** False if there is no openssl. */
   get isHere(): boolean {
     return this.#openssl !== null;
   }
@@ -115,7 +115,7 @@ export class Authority {
     };
   }
 
-  /** Revokes it; gives the list of those that were. */
+  /** Revokes it; returns the list of those that were. */
   revoke({ certFile }: Issued): string {
     this.#run("ca", "-batch", "-config", "ca.cnf", "-revoke", certFile);
     return this.crl();

@@ -39,7 +39,7 @@ export const trustOwnAuthority = (): void => {
   process.env.NODE_EXTRA_CA_CERTS = join(folder, "ca.pem");
 };
 
-/** Those of this run; `null` where there is no openssl. */
+/** Those of this run; `null` if there is no openssl. */
 export const ownCertificates = (): Certificates | null => {
   const folder = process.env[FOLDER];
   if (folder === undefined) return null;

@@ -11,7 +11,7 @@ import { describeWith, type Program, start } from "./program.ts";
 
 const LINE = "x".repeat(900);
 
-/** Joins by this program; gives it when it has been told of that. */
+/** Joins by this program; returns it when it has been told of that. */
 const join = async (program: Program, name: string, members: number): Promise<Program> => {
   await program.line(/^What is your name\?$/);
   program.write(`${name}\n`);

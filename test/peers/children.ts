@@ -37,7 +37,7 @@ export const temporaryFolder = (name: string): TemporaryFolder => {
   };
 };
 
-/** `child`, which is killed when this process exits: at its end, by `process.exit()`, or by an error that nobody caught. */
+/** `child`, which is killed when this process exits: at its end, by `process.exit()`, or by an uncaught error. */
 export const tied = <Child extends ChildProcess>(child: Child): Child => {
   running.add(child);
   const over = (): void => void running.delete(child);

@@ -1,5 +1,5 @@
 /**
- * The kit used on somebody else's code: TCP clients for Workers from npm, as they are, inside workerd, asked while a
+ * The kit used on third-party code: TCP clients for Workers from npm, unchanged, inside workerd, asked while a
  * scripted peer in Node cuts, ends, resets or is silent. What each does is a finding, which stands here and in
  * docs/clients.md (`npm run docs` writes it), and this test keeps both true.
  *
@@ -40,7 +40,7 @@ interface Client {
   readonly lost: readonly number[];
   /** What it does when its server ends so, at each of the `MOMENTS`. */
   readonly endings: Readonly<Record<Ending, readonly [Outcome, Outcome, Outcome, Outcome]>>;
-  /** Rejections that nobody handles, under its cuts. */
+  /** Unhandled rejections, under its cuts. */
   readonly unhandled: readonly string[];
   /** What is wrong, for the page. */
   readonly wrong: readonly string[];
@@ -165,7 +165,7 @@ interface Reply {
 
 interface Running extends AsyncDisposable {
   readonly get: (path: string, signal?: AbortSignal) => Promise<Reply>;
-  /** The rejections that nobody handled. */
+  /** The unhandled rejections. */
   readonly unhandled: Set<string>;
 }
 

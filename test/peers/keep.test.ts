@@ -1,4 +1,4 @@
-/** Sessions that last, with servers that nobody here wrote, through kills; `KEPT_KILLS=50` for as many each (`npm run soak -- --keep` prints more). */
+/** Lasting sessions, with third-party servers, through kills; `KEPT_KILLS=50` for as many each (`npm run soak -- --keep` prints more). */
 
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";

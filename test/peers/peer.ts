@@ -6,7 +6,7 @@ import { delimiter, join } from "node:path";
 /**
  * The path of a command that is on `PATH`, or `null`: a test then skips, and says in its name what for.
  *
- * @throws Error in CI, where every peer must be there: a skip that nobody sees is no test.
+ * @throws Error in CI, where every peer must be installed: a test that is skipped unnoticed tests nothing.
  */
 export function peer(name: string): string | null {
   const found = (process.env.PATH ?? "")

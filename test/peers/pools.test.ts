@@ -31,7 +31,7 @@ interface Toll {
 
 /**
  * Callers that ask, each for its own number, without a pause, while the server is killed. `ask` gives what it was told, and
- * throws where that is another's. Every call must settle: answered, or lost with `ERR_CALL_LOST`.
+ * throws if that is another's. Every call must settle: answered, or lost with `ERR_CALL_LOST`.
  */
 const whileKilled = async (
   server: Mortal,

@@ -39,7 +39,7 @@ export interface Ended {
   readonly stderr: string;
 }
 
-/** Runs a program to its end. Rejects where it takes longer than `timeout` ms. */
+/** Runs a program to its end. Rejects if it takes longer than `timeout` ms. */
 export const run = async (
   command: string,
   args: readonly (string | number)[],
@@ -73,13 +73,13 @@ export interface Program extends AsyncDisposable {
   end(): void;
   /** Sends a signal. */
   kill(signal: NodeJS.Signals): void;
-  /** The first line of its output that matches; rejects where it ends before. Each line is looked at once. */
+  /** The first line of its output that matches; rejects if it ends before. Each line is looked at once. */
   line(pattern?: RegExp): Promise<string>;
 }
 
 /**
  * Starts a program. It runs as long as its scope: leaving that ends it, and so does the end of this process. With `timeout`
- * it is ended after so many ms, too, and `ended` rejects.
+ * it is also ended after that many ms, and `ended` rejects.
  */
 export const start = (command: string, args: readonly (string | number)[], timeout = 0): Program => {
   const child = tied(spawn(command, args.map(String), { stdio: ["pipe", "pipe", "pipe"] }));

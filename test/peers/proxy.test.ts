@@ -86,7 +86,7 @@ const dialled = async (
   }
 };
 
-/** Sends a line by a proxy, and gives the line that comes back. */
+/** Sends a line by a proxy, and returns the line that comes back. */
 const echoed = async (socket: net.Socket): Promise<string> => {
   const line = once(socket, "data") as Promise<[Buffer]>;
   socket.write("hello\n");

@@ -56,7 +56,7 @@ export const smtp = ({ folder }: Certificates): Promise<Server> => {
   return serverOn(begin, /Server is listening/, /address already in use|Cannot start/);
 };
 
-/** PostgreSQL's commands, which Debian keeps beside the path; `null` where they are not here. */
+/** PostgreSQL's commands, which Debian keeps beside the path; `null` if they are not here. */
 export const postgresCommand = (name: "initdb" | "postgres"): string | null => {
   const root = "/usr/lib/postgresql";
   const folders = existsSync(root)

@@ -351,7 +351,7 @@ const READY: readonly (readonly [script: string, ...differences: Difference[]])[
 
 const answerOf = (ours: unknown): string => JSON.stringify(typeof ours === "string" ? { error: ours } : ours);
 
-/** CPython's trace with the differences put in. Throws where one of them is none. */
+/** CPython's trace with the differences put in. Throws if one of them is none. */
 const expected = (right: readonly string[], differences: readonly Difference[]): string[] => {
   const left = new Map(differences.map(([call, ours]) => [call, answerOf(ours)]));
   const seen = new Map<string, number>();

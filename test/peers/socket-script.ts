@@ -49,7 +49,7 @@ export const calls = (script: string): Call[] =>
     return [[name, what, into === undefined ? JSON.parse(`[${args}]`) : [into]]];
   });
 
-/** Runs a script on one side; gives each call with its answer, the same for whoever chose the ports. */
+/** Runs a script on one side; returns each call with its answer, the same for whoever chose the ports. */
 export const trace = async (side: Side, script: string): Promise<string[]> => {
   await side.call(["", "new", []]);
   const ports = new Map<number, string>();

@@ -1,4 +1,4 @@
-/** TLS with programs that nobody here wrote, in both roles: openssl, Python, curl, swaks, redis-cli, sslscan, testssl.sh. */
+/** TLS with third-party programs, in both roles: openssl, Python, curl, swaks, redis-cli, sslscan, testssl.sh. */
 
 import { readFileSync } from "node:fs";
 import { join } from "node:path";

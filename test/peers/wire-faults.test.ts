@@ -13,7 +13,7 @@ const cli = fileURLToPath(new URL("../../emulator/command/cli.ts", import.meta.u
 interface Up extends AsyncDisposable {
   readonly port: number;
   readonly program: Program;
-  /** Stops it; gives what it said. */
+  /** Stops it; returns what it said. */
   stop(): Promise<string>;
 }
 

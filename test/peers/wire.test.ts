@@ -1,4 +1,4 @@
-/** `socklet proxy`, `replay` and `diff` with programs that nobody here wrote on both sides: none of them notices. */
+/** `socklet proxy`, `replay` and `diff` with third-party programs on both sides: none of them notices. */
 
 import { spawnSync } from "node:child_process";
 import { createHash } from "node:crypto";

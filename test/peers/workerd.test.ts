@@ -1,4 +1,4 @@
-/** The example app in real workerd, as `wrangler deploy` would have it, and clients that nobody here wrote. */
+/** The example app in real workerd, as `wrangler deploy` would have it, and third-party clients. */
 
 import { spawnSync } from "node:child_process";
 import DNS from "dns2";

@@ -1,4 +1,4 @@
-/** What `socklet serve` serves in the tests of sessions that last. */
+/** What `socklet serve` serves in the tests of lasting sessions. */
 
 import { keptApp } from "../conformance/kept-app.ts";
 

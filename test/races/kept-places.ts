@@ -1,4 +1,4 @@
-/** Where the sessions that last are tested: `socklet serve`, and a Worker in real workerd. Both can be killed. */
+/** Where the lasting sessions are tested: `socklet serve`, and a Worker in real workerd. Both can be killed. */
 
 import type { ChildProcess } from "node:child_process";
 import { subscribe, unsubscribe } from "node:diagnostics_channel";

@@ -1,5 +1,5 @@
 /**
- * Sessions that last, while what they need is killed: the server that they read from, their object, their process. Each fault
+ * Lasting sessions, while what they need is killed: the server that they read from, their object, their process. Each fault
  * comes at a moment that is drawn from the seed: when so many more entries have been told, while others are on their way.
  * Afterwards each entry was told once.
  */

@@ -25,7 +25,7 @@ export interface Place extends AsyncDisposable {
   url(): string;
   /** An inbound connection. */
   dial(): Promise<net.Socket>;
-  /** What it has printed: rejections that nobody heard. */
+  /** What it has printed: unhandled rejections. */
   readonly complaints?: readonly string[];
   /** Whether it hears at once of a follower who leaves; workerd does when it writes, at the latest with the second heartbeat (32 s, measured). */
   readonly hearsOfLeaving: boolean;

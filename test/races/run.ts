@@ -159,7 +159,7 @@ const turn = (): Promise<void> => new Promise((resolve) => setImmediate(resolve)
 // ---- One client's requests ----
 
 interface Answer {
-  /** The HTTP status; 0 where the connection failed, -1 where this client left, -2 where there was no answer. */
+  /** The HTTP status; 0 where the connection failed, -1 if this client left, -2 where there was no answer. */
   readonly status: number;
   readonly body: unknown;
   readonly text: string;

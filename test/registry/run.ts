@@ -56,7 +56,7 @@ const end = async (child: ChildProcess): Promise<void> => {
   await closed;
 };
 
-/** The first line of its output that matches. Throws where it ends before. */
+/** The first line of its output that matches. Throws if it ends before. */
 const lineOf = async (child: ChildProcess, pattern: RegExp): Promise<string> => {
   const lines: string[] = [];
   for await (const line of createInterface(child.stdout!)) {

@@ -1,4 +1,4 @@
-/** docs/socket-module.md, made of the rows: `npm run docs`. Throws where a row has no test. */
+/** docs/socket-module.md, made of the rows: `npm run docs`. Throws if a row has no test. */
 
 import { nodeRows } from "./node.ts";
 import { type Cell, type Row, rows } from "./rows.ts";

@@ -1,5 +1,5 @@
 /**
- * Sessions that last, through many kills: `npm run soak -- --keep` (50 of each place and server; `--kills N`, `--seed N`,
+ * Lasting sessions, through many kills: `npm run soak -- --keep` (50 of each place and server; `--kills N`, `--seed N`,
  * `--place workerd`, `--server redis`).
  */
 

@@ -1,6 +1,6 @@
 /**
  * Does a session live while nobody asks for it? A subscriber of a real Redis in real workerd, left alone; then a
- * message has to reach it on the connection that it began with. Beside it two sessions that last, one in workerd and one in
+ * message has to reach it on the connection that it began with. Beside it two lasting sessions, one in workerd and one in
  * `socklet serve`, read a stream of another Redis, to which an entry comes at the start, in the middle and at the end:
  * each is told once. It also says how much memory each process had after a tenth of the time, and at the end.
  *
@@ -60,7 +60,7 @@ const memories = (): Map<string, number> => {
   return found;
 };
 
-/** Leaves a session that lasts alone for the whole time; rejects where it has not told each entry once. */
+/** Leaves a lasting session alone for the whole time; rejects if it has not told each entry once. */
 const keptAlone = async (placeOf: typeof servedPlace): Promise<string> => {
   await using server = await redisStream();
   await using place = await placeOf({ redis: server.port });

@@ -1,4 +1,4 @@
-/** The Worker of the tests of sessions that last, whose objects a test can lose. */
+/** The Worker of the tests of lasting sessions, whose objects a test can lose. */
 
 import { env } from "cloudflare:workers";
 import unsafe from "workerd:unsafe";

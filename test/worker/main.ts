@@ -183,7 +183,7 @@ let countedWorker: WorkerModule | undefined;
 const countedWorkerFor = ({ EVENTS }: Bindings): WorkerModule => {
   const dataset: AnalyticsDataset = {
     writeDataPoint(point) {
-      EVENTS?.writeDataPoint(point); // the platform's own, which throws where a point is malformed
+      EVENTS?.writeDataPoint(point); // the platform's own, which throws if a point is malformed
       points.push(point);
     },
   };
@@ -200,7 +200,7 @@ const countedWorkerFor = ({ EVENTS }: Bindings): WorkerModule => {
 
 let exampleWorker: WorkerModule | undefined;
 
-/** All the examples, each behind its door's port where it has one. */
+/** All the examples, each behind its door's port if it has one. */
 const exampleWorkerFor = ({ DOORS = {} }: Bindings): WorkerModule => {
   const portOf = new Map(Object.entries(DOORS).map(([port, door]) => [door, port]));
   const all = Object.entries(servings).map(([name, example], i) => ({

@@ -80,7 +80,7 @@ export class Bare extends DurableObject {
   }
 }
 
-/** A session: asks for the line that is its params, and gives the answer. */
+/** A session: asks for the line that is its params, and returns the answer. */
 class Line extends StreamRequestHandler<unknown, string> {
   override async handle(): Promise<string> {
     this.wfile.write(`${this.params}\n`);

@@ -1,4 +1,4 @@
-/** In a Worker, too, an option that is none is refused by whoever takes options. */
+/** In a Worker, too, everything that takes options refuses an unknown one. */
 
 import { BaseEndpoint, DatagramRequestHandler, defineApp, streamHandler } from "socklet";
 import * as worker from "socklet/worker";

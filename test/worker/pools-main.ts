@@ -88,7 +88,7 @@ export const VALUES: Readonly<Record<string, (size: number) => unknown>> = {
   nothing: () => new ErrorReply(() => {}),
 };
 
-/** Asks a server that repeats lines, and gives a value of that name, or what it was asked. */
+/** Asks a server that repeats lines, and returns a value of that name, or what it was asked. */
 class Values extends ClientHandler<readonly [name: string, given?: unknown], unknown> {
   override send([name]: readonly [string, unknown?]): void {
     this.wfile.write(`${name}\n`);

@@ -76,7 +76,7 @@ class ClosesFirst extends StreamRequestHandler {
   }
 }
 
-/** Speaks TLS from its first byte, or asks for it by STARTTLS; gives what the server makes of its params. */
+/** Speaks TLS from its first byte, or asks for it by STARTTLS; returns what the server makes of its params. */
 class Ask extends StreamRequestHandler {
   override async handle(): Promise<string | null> {
     const { starttls, text } = this.params as { starttls?: boolean; text: string };

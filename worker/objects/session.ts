@@ -11,7 +11,7 @@
  * The object's record is the truth about the session. The registry has what a list needs, and is told once, when the
  * session is over. The alarm makes sure of that, whatever happens to the object: it repeats until the registry has heard.
  *
- * A session that lasts (`keep`) has one connection after the other. While it waits for the next one, the alarm is set to
+ * A lasting session (`keep`) has one connection after the other. While it waits for the next one, the alarm is set to
  * that time, and the object need not be in memory.
  */
 
@@ -51,7 +51,7 @@ import { type PoolAccess, platformOf } from "./platform.ts";
  * or after 60 to 100 s if it has a socket open (measured on workerd 2026-11-17). With an alarm every 20 s, the object and
  * its connection stayed as long as it was tried. On Cloudflare's edge a connection keeps its object for at most 15
  * minutes (cloudflare-docs 31324). This is also how long the registry may be wrong about an object that was lost and
- * that nobody calls, and how long a session that lasts may then be without a connection.
+ * that nobody calls, and how long a lasting session may then be without a connection.
  */
 const HEARTBEAT = 20_000;
 /**

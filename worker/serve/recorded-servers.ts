@@ -40,7 +40,7 @@ export class RecordedServer<Context = unknown> extends ShownServer<Context> {
     this.address = listener === undefined ? this.name : formatAddress(listener.endpoint);
   }
 
-  /** Serves a new connection in memory, as one that the platform brings; gives its client's end. */
+  /** Serves a new connection in memory, as one that the platform brings; returns its client's end. */
   replayed(): StreamSocket {
     const [near, far, stream] = memoryTransports();
     waitUntil(this.serve(far));
@@ -50,7 +50,7 @@ export class RecordedServer<Context = unknown> extends ShownServer<Context> {
 
 /** A `WorkerDatagramServer` to which datagrams can be sent in memory. */
 export class RecordedDatagramServer<Context = unknown> extends WorkerDatagramServer<Context> {
-  /** Serves a new flow in memory; gives its peer's socket. */
+  /** Serves a new flow in memory; returns its peer's socket. */
   replayed({ came }: ReplayHearer): ReplaySocket {
     let flow: ReadableStreamDefaultController<UdpChunk> | undefined;
     const arriving = new ReadableStream<UdpChunk>({

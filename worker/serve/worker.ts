@@ -37,7 +37,7 @@ export interface WorkerOptions {
   readonly inspector?: (routes: Hono) => void;
   /** The app's pools, which `poolsFor(app)` makes. Without it, `pool()` in `context()` throws `ERR_APP`. */
   readonly pools?: PoolAccess;
-  /** The code of sessions that last, which `socklet/worker` has: an app with `keep` needs it. Default: none, and a smaller Worker. */
+  /** The code of lasting sessions, which `socklet/worker` has: an app with `keep` needs it. Default: none, and a smaller Worker. */
   readonly lasting?: Lasting;
   /** The code of `GET /v1/metrics`, which `socklet/worker` has: what the registry of sessions and the pools know. Default: none, the route answers 501, and a smaller Worker. */
   readonly metrics?: WorkerMetrics;

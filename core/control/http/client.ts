@@ -282,7 +282,7 @@ export const controlClient = (url: string, options: ControlClientOptions = {}) =
     part: (id: string, after = 0, call_: CallOptions = {}): Promise<RecordedPart> =>
       call("GET", recordingPath(id, `?after=${after}`), call_),
 
-    /** The messages that the `decode` of its entry makes of it; `ENOENT` where it has none, or nothing is kept. */
+    /** The messages that the `decode` of its entry makes of it; `ENOENT` if it has none, or nothing is kept. */
     messages: (id: string, call_: CallOptions = {}): Promise<DecodedPart> =>
       call("GET", recordingPath(id, "/messages"), call_),
 
@@ -295,7 +295,7 @@ export const controlClient = (url: string, options: ControlClientOptions = {}) =
       follow<RecordingChange>("/recording/events", from, () => false, true),
   };
 
-  /** The rules of faults of a process that serves an app. */
+  /** The fault rules of a process that serves an app. */
   const faults = {
     /** Those that are set, and what they have done. */
     list: async (call_: CallOptions = {}): Promise<readonly FaultInfo[]> =>
@@ -305,7 +305,7 @@ export const controlClient = (url: string, options: ControlClientOptions = {}) =
     add: (rule: FaultRule & Pick<FaultInfo, "on" | "entry">, call_: CallOptions = {}): Promise<FaultInfo> =>
       call("POST", "/faults", call_, { json: rule }),
 
-    /** Takes those of this name back, or all; gives those that are left. */
+    /** Takes those of this name back, or all; returns those that are left. */
     remove: async (name?: string, call_: CallOptions = {}): Promise<readonly FaultInfo[]> => {
       const path = name === undefined ? "/faults" : `/faults/${encodeURIComponent(name)}`;
       return (await call<{ faults: FaultInfo[] }>("DELETE", path, call_)).faults;
@@ -333,7 +333,7 @@ export const controlClient = (url: string, options: ControlClientOptions = {}) =
     sessions,
     recording,
     faults,
-    /** What can be said again to by name, and what rules of faults may be set on. */
+    /** What can be said again to by name, and what fault rules may be set on. */
     entries: async (call_: CallOptions = {}): Promise<readonly EntryInfo[]> =>
       (await call<{ entries: EntryInfo[] }>("GET", "/entries", call_)).entries,
     /** Says something again to a listener of the app, to an entry of its `dial`, or to an address that its `allow` names. */

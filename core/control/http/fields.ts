@@ -7,7 +7,7 @@ import { SECURE_TRANSPORTS, type SecureTransport } from "../../sockets/tls/tls.t
 import { BOUNDS, isSessionId, SESSION_STATES, type SessionSpec, type SessionState } from "../plane.ts";
 import { type FieldError, HttpError } from "./problem.ts";
 
-/** One field: its value, or `undefined` where what was given is not `right`. */
+/** One field: its value, or `undefined` if what was given is not `right`. */
 interface Field<T> {
   /** What would be right: `must be true or false`. */
   readonly right: string;

@@ -13,7 +13,7 @@
  * | `GET /v1/recording/:id` | run | what was said on a session's connection, or in a flow: `?after= &bytes=` |
  * | `GET /v1/recording/:id/messages` | run | the messages that the `decode` of its entry makes of it |
  * | `GET /v1/recording/:id/transcript` | run | the same as a transcript |
- * | `GET /v1/entries` | read | `{ entries }`: what can be said again to by name, and what rules of faults may be set on |
+ * | `GET /v1/entries` | read | `{ entries }`: what can be said again to by name, and what fault rules may be set on |
  * | `POST /v1/replays` | run | says something again to a listener or a server; what was answered |
  *
  * To see bytes takes the scope `run`: they may hold the passwords of clients.

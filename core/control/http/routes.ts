@@ -11,7 +11,7 @@
  * | `GET /v1/metrics` | read | counts and histograms in Prometheus' text; in a Worker what its objects know, where `workerFor()` was given `metrics`, else 501 |
  * | `GET /v1/pools` | read | `{ pools }`: the app's pools, with their counts |
  * | `GET /v1/pools/:name` | read | one of them |
- * | `GET /v1/faults` | read | `{ faults }`: the rules of faults that are set, and what they have done; emulator only |
+ * | `GET /v1/faults` | read | `{ faults }`: the fault rules that are set, and what they have done; emulator only |
  * | `POST /v1/faults` | run | adds one: `{ on, entry, fault, … }`; 201 and the rule |
  * | `PUT /v1/faults` | run | `{ faults }`: replaces all |
  * | `DELETE /v1/faults` | run | removes all; `/v1/faults/:name` removes those of that name |

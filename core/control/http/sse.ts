@@ -67,7 +67,7 @@ const eventText = (event: Numbered): string =>
   `id: ${event.id}\nevent: ${event.type}\ndata: ${printableJson(JSON.stringify(event))}\n\n`;
 
 /**
- * The events of a stream that `eventStream` wrote. Ends with the stream or when `signal` aborts. Rejects where
+ * The events of a stream that `eventStream` wrote. Ends with the stream or when `signal` aborts. Rejects if
  * the stream breaks or has another format, and with `ETIMEDOUT` if it is silent for `silence` ms.
  */
 export async function* readEvents<Event extends Numbered = SessionEvent>(

@@ -90,7 +90,7 @@ const infoOf = (failed: unknown): ErrorInfo | null =>
   failed === null ? null : errorInfo(failed, "ERR_CONNECT_FAILED");
 
 /**
- * Says it on the connection that `open` makes, and gives what was said by both; `address` is the server's, as text. Rejects if
+ * Says it on the connection that `open` makes, and returns what was said by both; `address` is the server's, as text. Rejects if
  * `open` does; what goes wrong later is in the answer. The connection is closed when this resolves.
  */
 export const replayOnStream = async (

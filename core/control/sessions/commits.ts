@@ -1,5 +1,5 @@
 /**
- * `Commits`: the changes of a session that lasts, on their way to its store.
+ * `Commits`: the changes of a lasting session, on their way to its store.
  *
  * What changes in one turn, or while the change before it is being kept, is kept together: all of it, or nothing. Nobody
  * sees an event before it is kept, or a session that came back after a loss could tell it a second time.
@@ -13,7 +13,7 @@ import type { SessionEvent, SessionInfo } from "../plane.ts";
 export interface SessionStore {
   /**
    * Something happened; all of `change` is to be kept, or nothing. Called in order, and never again once its `info.state` is
-   * over. For a session that lasts the next call waits until this one is done; if it fails, what the session did since is
+   * over. For a lasting session the next call waits until this one is done; if it fails, what the session did since is
    * undone. For another it must not throw, and is not awaited.
    */
   save(change: SessionChange): MaybePromise<void>;
@@ -62,7 +62,7 @@ export class Commits {
     this.#running ??= atOnce ? this.#run() : Promise.resolve().then(() => this.#run());
   }
 
-  /** Resolves when all that has changed until now is kept; rejects where it cannot be. */
+  /** Resolves when all that has changed until now is kept; rejects if it cannot be. */
   whenKept(): Promise<void> {
     if (!this.#dirty) return this.#running ?? DONE;
     const waiter = Promise.withResolvers<void>();

@@ -73,7 +73,7 @@ export interface LocalPlaneOptions {
   readonly log?: ListenerLog;
   /** As `ControlPlane.ready`. Default: always ready. */
   ready?(): MaybePromise<readonly string[]>;
-  /** Keeps the sessions that last beyond this process. Default: they last as long as it. */
+  /** Keeps the lasting sessions beyond this process. Default: they last as long as it. */
   readonly archive?: SessionArchive | undefined;
   /** Told of what fails in keeping them. */
   readonly onArchiveError?: ((error: unknown) => void) | undefined;
@@ -107,13 +107,13 @@ const LOCAL_PLANE_NAMES = optionNamesOf<LocalPlaneOptions>("a local plane")({
   maxAge: true,
 });
 
-/** All that is kept of a session that lasts. */
+/** All that is kept of a lasting session. */
 export interface ArchivedSession extends SessionRecord {
   /** What it was started with; its params may hold secrets. */
   readonly spec: SessionSpec;
 }
 
-/** Where the sessions that last are kept beyond their process. */
+/** Where the lasting sessions are kept beyond their process. */
 export interface SessionArchive {
   /** All that are kept, also those that are over. */
   load(): Promise<readonly ArchivedSession[]>;

@@ -5,7 +5,7 @@
  * the `store` with the record as it then is, so that a Durable Object can keep both in one transaction, and
  * `Session.restore` can tell the truth of a session whose process is gone.
  *
- * A session that lasts (`keep`) is a `LastingSession` (lasting.ts), which a Worker carries only where its app has one.
+ * A lasting session (`keep`) is a `LastingSession` (lasting.ts), which a Worker carries only where its app has one.
  *
  * Nothing here grows with a session's life: the log is bounded by count and bytes (the oldest events go first),
  * and a watcher has no queue of its own. It reads the log at its own pace and finds a gap in the ids where it
@@ -40,7 +40,7 @@ export const END_GRACE = 1_000; // ms that an aborted handler has to notice befo
 export interface SessionHooks {
   /** Aborts the dialling, then the handler: with `ECANCELED`, or `ETIMEDOUT` at the deadline. */
   readonly signal: AbortSignal;
-  /** Keeps the handler's state, of a session that lasts. */
+  /** Keeps the handler's state, of a lasting session. */
   readonly keeper: StateKeeper | undefined;
   /** The connection is open. */
   opened(socket: StreamSocket): void;
@@ -48,12 +48,12 @@ export interface SessionHooks {
   emit(detail: unknown): void;
 }
 
-/** What a session runs: dials (or has accepted), runs the handler, closes, and gives what `handle` gave. */
+/** What a session runs: dials (or has accepted), runs the handler, closes, and returns what `handle` gave. */
 export type SessionRun = (hooks: SessionHooks) => Promise<unknown>;
 
 /**
  * A session's run by a connector, made for this session alone: its `onEvent` is listened to. It also hears why a connection
- * of a session that lasts failed, for which no caller waits: without that, a log would show that it is dialled again, and not why.
+ * of a lasting session failed, for which no caller waits: without that, a log would show that it is dialled again, and not why.
  */
 export const dialled =
   // biome-ignore lint/suspicious/noExplicitAny: a connector is invariant in its handlers' context, which is none of ours
@@ -83,7 +83,7 @@ export interface SessionOptions {
   readonly direction?: SessionInfo["direction"];
   /** Where it is dialled, or where it came in, as text. */
   readonly address: string;
-  /** One connection, for a session that lasts one after the other. */
+  /** One connection, for a lasting session one after the other. */
   readonly run: SessionRun;
   /** How it lasts; `LastingSession` takes it. Default `null`: it is one connection. */
   readonly keep?: Keep | null;
@@ -135,7 +135,7 @@ export class Session {
   /** Of the connection that there is. */
   protected controller = new AbortController();
   #redact: Redactor = asIs;
-  /** Its connection; `undefined` where it has none now. */
+  /** Its connection; `undefined` if it has none now. */
   socket: StreamSocket | undefined;
   protected halfClosing: Promise<void> | undefined;
   protected isBlocked = false;
@@ -186,7 +186,7 @@ export class Session {
     return (this.record.kept ?? null) !== null;
   }
 
-  /** Resolves when what it did until now is kept; rejects where it cannot be. */
+  /** Resolves when what it did until now is kept; rejects if it cannot be. */
   get whenKept(): Promise<void> {
     return DONE;
   }

@@ -113,7 +113,7 @@ export function proxyHeader(options: 1 | 2 | ProxyHeaderOptions = {}): Uint8Arra
   return version === 2 ? binaryOf(given, source, destination) : simpleOf(source, destination);
 }
 
-/** An address to be written; `null` where none was given. */
+/** An address to be written; `null` if none was given. */
 const written = (name: string, like: AddressLike | null | undefined): Address | null => {
   if (like === null || like === undefined) return null;
   const endpoint = parseAddress(like);

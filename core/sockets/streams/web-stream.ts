@@ -49,7 +49,7 @@ interface ConnectionState {
   onError(told: (error: SocketError) => void): void;
   /** Lets go of the connection at once; its reads and writes fail with `error`. */
   cut(error: SocketError): void;
-  /** Throws where `startTls()` cannot be called now. */
+  /** Throws if `startTls()` cannot be called now. */
   mustBeIdle(): void;
 }
 

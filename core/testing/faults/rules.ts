@@ -247,7 +247,7 @@ export class FaultRules {
     return this.list().at(-1) as FaultRuleInfo;
   }
 
-  /** Removes a rule; what it held up goes on. False: there is none with that name. */
+  /** Removes a rule; what it held up continues. False: there is none with that name. */
   remove(name: string): boolean {
     const rule = this.#rules.find((one) => one.name === name);
     if (rule === undefined) return false;

@@ -60,7 +60,7 @@ export interface Cut {
   readonly delay?: number;
 }
 
-/** What is to go wrong in one direction, as it goes on. */
+/** The faults of one direction, while it runs. */
 export interface Plan {
   /** The faults of bytes that come now, without limits. */
   readonly held: DirectionFaults;
@@ -111,7 +111,7 @@ const STREAM_FAULT_NAMES = optionNamesOf<StreamFaults>("a plan of faults")({
   outgoing: DIRECTION_NAMES,
 });
 
-/** Throws where `faults` are not what a stream can have. */
+/** Throws if `faults` are not what a stream can have. */
 export const checkStream = (faults: StreamFaults): void => {
   checkOptions("a plan of a stream's faults", faults, STREAM_FAULT_NAMES);
   for (const way of ["incoming", "outgoing"] as const) {
@@ -155,7 +155,7 @@ class Lane {
   #scheduled = false;
   #drained: PromiseWithResolvers<void> | null = null;
 
-  /** `deliver` gives false where an item must wait for `go()`, or a promise of room for the next; `now`: it must not wait. */
+  /** `deliver` gives false if an item must wait for `go()`, or a promise of room for the next; `now`: it must not wait. */
   constructor(
     plan: Plan,
     clock: Clock,
@@ -373,7 +373,7 @@ export class FaultyTransport extends TransportOver {
       "cut" in faults ? faults : new FixedPlan(faults);
     this.#incoming = new Lane(planned(incoming), clock, 2 * seed, (item, now) => this.#comes(item, now));
     this.#outgoing = new Lane(planned(outgoing), clock, 2 * seed + 1, (item) => this.#goes(item));
-    this.#over.promise.catch(ignore); // whoever awaits it handles that
+    this.#over.promise.catch(ignore); // the caller that awaits it handles that
     if (inner.startTls !== undefined) this.startTls = (options) => this.#startTls(options);
   }
 

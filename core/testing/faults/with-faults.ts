@@ -51,7 +51,7 @@ class Unsecured extends SocketTransport {
  *
  *     const slow = withFaults(await createConnection("127.0.0.1:6379"), { incoming: { latency: 200 } });
  *
- * Limits and time-outs of the stream stay as they are; `options` changes them, and gives the one that a stream
+ * Limits and time-outs of the stream stay as they are; `options` changes them, and returns the one that a stream
  * does not expose, its `closeTimeout`. Secure a stream before this; a transport may be secured later
  * (`startTls`). Nothing passes through silence, so a stream that is closed in it ends, for its peer, by a reset.
  *

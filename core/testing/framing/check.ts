@@ -3,7 +3,7 @@
  * that what a peer sent in two pieces may arrive in one, and the other way round; on the machine where a handler was
  * written that hardly ever happens, and in production it happens every day.
  *
- * A conversation is run once with nothing cut, message by message; that gives the right answer. Then it is run
+ * A conversation is run once with nothing cut, message by message; its answer counts as right. Then it is run
  * again, many hundreds of times, over a connection in memory that cuts it everywhere, ends it everywhere and resets it
  * everywhere. This is what a handler must do:
  *

@@ -69,7 +69,7 @@ class Meter {
     const { rfile, wfile } = socket;
     let progress = -1;
     let buffered = -1;
-    /** Notes a read; gives false where it must not be. */
+    /** Notes a read; gives false if it must not be. */
     const mayRead = (): boolean => {
       if (this.over) this.late++;
       this.vain = progress === peer.progress && buffered === rfile.buffered ? this.vain + 1 : 0;
@@ -235,7 +235,7 @@ export class Rig<Context> {
     return { answer, result, thrown, effect, reset, how, next, marks, leaks };
   }
 
-  /** Lets everything go on until the run is over, or nothing goes on any more. */
+  /** Lets everything run until the run has ended, or nothing happens any more. */
   async #drive(peer: Peer, meter: Meter, over: () => boolean, enough: number): Promise<Ending> {
     const { timeout } = this.#options;
     let quiet = 0; // ms without progress

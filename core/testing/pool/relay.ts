@@ -27,7 +27,7 @@ export class Relay implements MemoryTarget {
   asked = 0;
   /** How many connections there were. */
   connections = 0;
-  /** Called where a caller is to leave. */
+  /** Called at the point where a caller should leave. */
   onleave: () => void = () => {};
   readonly #target: MemoryTarget;
   readonly #mischief: Mischief | null;
@@ -68,7 +68,7 @@ export class Relay implements MemoryTarget {
       if (of === "server") this.said += size;
       else this.asked += size;
     };
-    /** Returns whether it goes on. */
+    /** Returns whether it continues. */
     const happen = async (): Promise<boolean> => {
       if (mischief?.does === "notice") await to.sendall(mischief.notice as Uint8Array);
       else if (mischief?.does === "leave") this.onleave();

@@ -1,5 +1,5 @@
 /**
- * Scripted peers: a conversation written down step by step, and run with whoever is on the other end.
+ * Scripted peers: a conversation written down step by step, and run with any peer on the other end.
  *
  *     const mail = conversation()
  *       .expectLine(/^220 /)

@@ -19,8 +19,8 @@
  *     {"at":9,"from":"server","end":"close"}                   it closed both directions; known only for the recorded end
  *     {"at":9,"from":"server","end":"reset"}                   it broke the connection
  *     {"at":5,"tls":true}                                      from here on both speak through TLS; what follows is decrypted
- *     {"at":6,"dropped":4096}                                  so many bytes that were said are not here; they count as those of the header
- *     {"at":7,"from":"client","fault":"reset","rule":"cut"}    a rule of faults did this to what the client sent; not part of the conversation
+ *     {"at":6,"dropped":4096}                                  this many bytes are missing; they are part of the header's number
+ *     {"at":7,"from":"client","fault":"reset","rule":"cut"}    a fault rule did this to what the client sent; not part of the conversation
  *
  * The events of a stream are pieces as they came, whose boundaries mean nothing: a network cuts where it likes, so comparing
  * and replaying joins them. For datagrams each event is one, complete, and may be empty. A recording may have several clients, or
@@ -98,13 +98,13 @@ export const apart = (transcript: Transcript): Transcript[] => {
 export const formatHeader = ({ kind, note, dropped, address, began }: Omit<Transcript, "events">): string =>
   `${JSON.stringify({ socklet: "transcript", version: VERSION, kind, note, dropped, address, began })}\n`;
 
-/** The line that says that so many bytes are not here, with its newline. */
+/** The line that reports this many missing bytes, with its newline. */
 export const formatDropped = (at: number, bytes: number, peer?: number): string =>
   `${JSON.stringify({ at: rounded(at), dropped: bytes, peer })}\n`;
 
 const rounded = (at: number): number => Math.round(at * DIGITS) / DIGITS;
 
-/** How bytes are written down, where a platform has a faster way than all have. */
+/** A platform's way to write bytes down, if it has one that is faster than the common one. */
 export interface Coding {
   base64(bytes: Uint8Array): string;
   /** Clean text as a string in JSON; of other bytes `null`. */

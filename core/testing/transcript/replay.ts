@@ -92,7 +92,7 @@ export const replay = (transcript: Transcript, side: Side, options: ReplayOption
 const expectGone = (script: Conversation, end: TranscriptEnd): Conversation =>
   end === "reset" ? script.expectReset() : script.expectEnd();
 
-/** The events of one client, without those that nobody said. */
+/** The events of one client, without those that are not part of the conversation. */
 const eventsOf = ({ events }: Transcript, peer: number | undefined): readonly TranscriptEvent[] => {
   if (peer === undefined && events.some((event) => peerOf(event) > 1)) {
     throw new TypeError("this transcript has several clients: say which by the option peer, from 1");

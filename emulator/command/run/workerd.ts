@@ -69,7 +69,7 @@ interface Packages {
     readonly NoOpLog: new () => unknown;
     convertV4MiniflareOptions(options: Readonly<Record<string, unknown>>): unknown;
   };
-  /** `null` where the project has none. */
+  /** `null` if the project has none. */
   readonly wrangler: {
     unstable_getMiniflareWorkerOptions(path: string): {
       readonly workerOptions: Readonly<Record<string, unknown>>;

@@ -10,7 +10,7 @@
  * CPython calls finish_request, handle_error and shutdown_request in the child, which has a copy of the server, and the parent
  * never sees what they store there. Here the child imports only the handler, so that the server's hooks, their
  * state and their events are in one process; their order is the same. There is one listening handle, and a free child gets the next connection that
- * arrives on it: the parent accepts, as CPython's does, and gives a child one connection at a time, with
+ * arrives on it: the parent accepts, as CPython's does, and returns a child one connection at a time, with
  * `child.send(…, socket)`. Lending the children the handle, so that they accept themselves, is no faster (measured:
  * 1 700 to 2 300 short connections a second with two children either way, 4 300 without children; two cores, the client on
  * the same), would take verifyRequest, the queue and the limits out of the parent, and would lose with a child what it had

@@ -33,7 +33,7 @@ import { nameFailure } from "../../kernel/addresses.ts";
  * or whichever comes first. Case matters. From /etc/services; if there is none, from a small table of its
  * own. CPython's `getservbyname`; getservbyname(3).
  *
- * @throws SocketError `ERR_NAME` if there is none; TypeError where an argument is not a string.
+ * @throws SocketError `ERR_NAME` if there is none; TypeError if an argument is not a string.
  */
 export const getservbyname = (name: string, protocol?: string): number =>
   services().getservbyname(name, protocol);
@@ -42,7 +42,7 @@ export const getservbyname = (name: string, protocol?: string): number =>
  * The official name of the service at a port (80 is `"http"`), over `protocol` (`"tcp"`, `"udp"`) or whichever
  * comes first; from where `getservbyname` has it. CPython's `getservbyport`; getservbyport(3).
  *
- * @throws SocketError `ERR_NAME` if there is none; RangeError where the port is not 0 to 65535; TypeError
+ * @throws SocketError `ERR_NAME` if there is none; RangeError if the port is not 0 to 65535; TypeError
  *   where it is not an integer, or the protocol is not a string.
  */
 export const getservbyport = (port: number, protocol?: string): string =>
@@ -52,7 +52,7 @@ export const getservbyport = (port: number, protocol?: string): string =>
  * The number of a protocol (`"tcp"` is 6), by its name or an alias (`"TCP"`). From /etc/protocols; where there
  * is none, from a small table of its own. CPython's `getprotobyname`; getprotobyname(3).
  *
- * @throws SocketError `ERR_NAME` if there is none; TypeError where the name is not a string.
+ * @throws SocketError `ERR_NAME` if there is none; TypeError if the name is not a string.
  */
 export const getprotobyname = (name: string): number => protocols().getprotobyname(name);
 
@@ -67,7 +67,7 @@ export const gethostname = (): string => lazy.os.hostname();
  * `"255.255.255.255"`. CPython's `gethostbyname`.
  *
  * Rejects with `ERR_NAME` if the name is not known or has no IPv4 address (the message has the `EAI_` name of
- * the reason), RangeError where it cannot be a name, TypeError where it is not a string.
+ * the reason), RangeError if it cannot be a name, TypeError if it is not a string.
  */
 export const gethostbyname = (name: string): Promise<string> => names.gethostbyname(system, name);
 
@@ -105,8 +105,8 @@ export const getfqdn = (name = ""): Promise<string> => names.getfqdn(system, nam
  * `host` is a name or an address, or `null`: this machine's loopback, or with `AI_PASSIVE` all its addresses.
  * `port` is a number, the name of a service, or `null` for none. There is at least one answer.
  *
- * Rejects with `ERR_NAME` (the message has the `EAI_` name of the reason), RangeError where the port is not 0 to
- * 65535 (CPython takes its lower 16 bits) or the host cannot be a name, TypeError where an argument has the
+ * Rejects with `ERR_NAME` (the message has the `EAI_` name of the reason), RangeError if the port is not 0 to
+ * 65535 (CPython takes its lower 16 bits) or the host cannot be a name, TypeError if an argument has the
  * wrong type.
  */
 export const getaddrinfo = async (

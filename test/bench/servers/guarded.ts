@@ -11,7 +11,7 @@ class Echo extends StreamRequestHandler {
   }
 }
 
-/** Passes each line to a server that it dials, and gives its answer. */
+/** Passes each line to a server that it dials, and returns its answer. */
 class Asks extends StreamRequestHandler {
   override async handle(): Promise<void> {
     const server = await createConnection(upstream);

@@ -2,7 +2,7 @@ import { StreamRequestHandler } from "socklet";
 
 const MAX_ANSWER = 65_536; // bytes
 
-/** Asks a WHOIS server (RFC 3912) about a name, the first of `params`, and gives its answer. */
+/** Asks a WHOIS server (RFC 3912) about a name, the first of `params`, and returns its answer. */
 export class Whois extends StreamRequestHandler<unknown, readonly string[]> {
   override async handle(): Promise<string> {
     const [name] = this.params;
