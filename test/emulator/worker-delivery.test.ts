@@ -1,7 +1,7 @@
 /** The property of delivery in real workerd: what the Worker and an object of it serve, and the records of sessions. */
 
 import type net from "node:net";
-import { convertV4MiniflareOptions, Log, LogLevel, Miniflare } from "miniflare";
+import { Log, LogLevel, Miniflare } from "miniflare";
 import { afterAll, beforeAll, test } from "vitest";
 import { Told } from "../core/told.ts";
 import {
@@ -13,6 +13,7 @@ import {
   Reader,
   sessionOf,
 } from "./deliveries.ts";
+import { sessionsWorker } from "./sessions-worker.ts";
 import { workerScript } from "./worker-script.ts";
 
 const TOKEN = "abcdefghijklmnop0123";
@@ -21,19 +22,10 @@ let origin: string;
 
 beforeAll(async () => {
   workerd = new Miniflare({
-    ...convertV4MiniflareOptions({
-      name: "under-test",
-      modules: true,
-      script: await workerScript("test/worker/delivery-main.ts"),
-      compatibilityDate: "2026-10-01",
-      compatibilityFlags: ["no_nodejs_compat", "no_nodejs_compat_v2"],
-      durableObjects: {
-        SOCKLET_SESSIONS: { className: "SockletSession", useSQLite: true },
-        SOCKLET_REGISTRY: { className: "SockletRegistry", useSQLite: true },
-        ROOM: { className: "Room", useSQLite: true },
-      },
+    ...sessionsWorker(await workerScript("test/worker/delivery-main.ts"), {
       bindings: { SOCKLET_TOKENS: TOKEN },
-      connectHandlers: [{ protocol: "tcp", port: 0 }],
+      objects: { ROOM: "Room" },
+      accepts: true,
     }),
     log: new Log(LogLevel.NONE),
   } as ConstructorParameters<typeof Miniflare>[0]);

@@ -3,11 +3,12 @@
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { convertV4MiniflareOptions, Miniflare } from "miniflare";
+import { Miniflare } from "miniflare";
 import { type InternetAddress, streamHandler } from "socklet";
 import { type ControlClient, controlClient, type SessionInfo } from "socklet/control";
 import { ThreadingTCPServer } from "socklet/emulator";
 import { expect, onTestFinished, test } from "vitest";
+import { sessionsWorker } from "./sessions-worker.ts";
 import { workerScript } from "./worker-script.ts";
 
 const TOKEN = "abcdefghijklmnop0123";
@@ -35,29 +36,17 @@ const greeter = async (): Promise<string> => {
 };
 
 /** The pools of the inspector's app, without which its `context` fails. */
-const POOLS = { SOCKLET_POOLS: { className: "SockletPool", useSQLite: true } };
+const POOLS = { SOCKLET_POOLS: "SockletPool" };
 
 /** Begins workerd with a Worker and what its objects have stored in `folder`. */
 const begin = async (
   script: string,
   folder: string,
   bindings: Readonly<Record<string, string>> = {},
-  objects: Readonly<Record<string, { readonly className: string; readonly useSQLite: boolean }>> = {},
+  objects: Readonly<Record<string, string>> = {},
 ) => {
   const workerd = new Miniflare({
-    ...convertV4MiniflareOptions({
-      name: "under-test", // its objects are kept under this
-      modules: true,
-      script,
-      compatibilityDate: "2026-10-01",
-      compatibilityFlags: ["no_nodejs_compat", "no_nodejs_compat_v2"],
-      durableObjects: {
-        SOCKLET_SESSIONS: { className: "SockletSession", useSQLite: true },
-        SOCKLET_REGISTRY: { className: "SockletRegistry", useSQLite: true },
-        ...objects,
-      },
-      bindings: { SOCKLET_TOKENS: TOKEN, ...bindings },
-    }),
+    ...sessionsWorker(script, { bindings: { SOCKLET_TOKENS: TOKEN, ...bindings }, objects }),
     resourcePersistencePath: folder,
   });
   const { origin } = await workerd.ready;

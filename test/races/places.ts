@@ -1,12 +1,13 @@
 /** Where the races run: the emulator, and a Worker in real workerd, whose process can be killed. */
 
 import net from "node:net";
-import { convertV4MiniflareOptions, type Miniflare } from "miniflare";
+import type { Miniflare } from "miniflare";
 import { defineApp } from "socklet";
 import { serveApp } from "socklet/emulator";
 import { followers } from "../conformance/followers.ts";
 import { Racer } from "../conformance/racer.ts";
 import { mortalWorkerd } from "../emulator/mortal-workerd.ts";
+import { sessionsWorker } from "../emulator/sessions-worker.ts";
 import { workerScript } from "../emulator/worker-script.ts";
 import { temporaryFolder } from "../peers/children.ts";
 
@@ -79,19 +80,10 @@ export const workerd = async (bounds: Bounds = {}): Promise<Place> => {
   const folder = temporaryFolder("races");
   const complaints: string[] = [];
   const options = {
-    ...convertV4MiniflareOptions({
-      name: "under-test",
-      modules: true,
-      script,
-      compatibilityDate: "2026-10-01",
-      compatibilityFlags: ["no_nodejs_compat", "no_nodejs_compat_v2"],
-      durableObjects: {
-        SOCKLET_SESSIONS: { className: "SockletSession", useSQLite: true },
-        SOCKLET_REGISTRY: { className: "SockletRegistry", useSQLite: true },
-        ROOM: { className: "Room", useSQLite: true },
-      },
+    ...sessionsWorker(script, {
       bindings: { SOCKLET_TOKENS: TOKEN, BOUNDS: { maxHistory: 100_000, ...bounds } },
-      connectHandlers: [{ protocol: "tcp", port: 0 }],
+      objects: { ROOM: "Room" },
+      accepts: true,
     }),
     handleStructuredLogs: ({ message }: { message: string }) => {
       if (message.includes("unhandled rejection")) complaints.push(message); // workerd says things of its own, too
