@@ -18,7 +18,9 @@ const worker = workerFor(app, { inspector, recording, lasting, pools });
 let as = "";
 
 export class SockletSession extends (worker.Session as unknown as typeof RecordedSessionObject) {
-  override async record(...args: Parameters<RecordedSessionObject["record"]>) {
+  override async record(
+    ...args: Parameters<RecordedSessionObject["record"]>
+  ): ReturnType<RecordedSessionObject["record"]> {
     if (as === "silent") await new Promise((resolve) => setTimeout(resolve, 10_000));
     const looked = await super.record(...args);
     return as === "apart" ? { ...looked, isolate: `that of ${looked.info?.id}` } : looked;
