@@ -1,5 +1,6 @@
 /** What passes over the connections of a Worker's sessions, kept by their objects, in real workerd. */
 
+import dgram from "node:dgram";
 import { once } from "node:events";
 import net from "node:net";
 import tls from "node:tls";
@@ -17,7 +18,7 @@ import { parseTranscript } from "socklet/testing";
 import { afterAll, beforeAll, beforeEach, describe, expect, onTestFinished, test } from "vitest";
 import { inspectedApp } from "../conformance/inspected-app.ts";
 import { ownCertificates } from "../peers/certificates.ts";
-import { reservePorts } from "../peers/ports.ts";
+import { reservePorts, reserveUdpPorts } from "../peers/ports.ts";
 import { runWorker } from "./workerd.ts";
 
 const TOKEN = "a-token-for-the-tests";
@@ -243,6 +244,54 @@ const objectsAre = async (how: "apart" | "silent" | "together"): Promise<void> =
   await fetch(`${url}/as/${how}`);
   if (how !== "together") onTestFinished(() => objectsAre("together"));
 };
+
+test("shows the flows of datagrams, as in Node, but for their senders, whom the platform does not tell", async () => {
+  const [udp = 0] = await reserveUdpPorts(1);
+  const own = await runWorker({
+    main: "test/worker/inspected.ts",
+    ports: [],
+    udpPorts: [udp],
+    classes: {
+      SOCKLET_SESSIONS: "SockletSession",
+      SOCKLET_REGISTRY: "SockletRegistry",
+      SOCKLET_POOLS: "SockletPool",
+    },
+    vars: { SOCKLET_TOKENS: TOKEN, DATAGRAMS: `udp://127.0.0.1:${udp}` },
+  });
+  onTestFinished(() => own.close());
+  const server = await serveApp(app, { anyPort: true, control: { port: 0, tokens: TOKEN } });
+  onTestFinished(() => server.close());
+  const listens = server.listeners.find(({ name }) => name === "EchoDatagram")?.url ?? "";
+  const seen = [];
+  for (const [of, at] of [
+    [controlClient(server.control?.url ?? "", { token: TOKEN }), Number(new URL(listens).port)],
+    [controlClient(own.url, { token: TOKEN }), udp],
+  ] as const) {
+    const client = dgram.createSocket("udp4");
+    onTestFinished(() => void client.close());
+    await of.recording.start();
+    const changes = of.recording.watch();
+    await changes.next(); // it watches
+    const said: string[] = [];
+    for (const text of ["one", "two, which is longer"]) {
+      const came = once(client, "message");
+      client.send(text, at, "127.0.0.1");
+      said.push(String((await came)[0]));
+    }
+    const whole = ({ flows: [flow] }: RecordingChange): boolean => flow?.datagramsWritten === 2;
+    for await (const change of changes) if (whole(change)) break;
+    const [flow] = await of.recording.flows();
+    const { id = "", handler, datagramsRead, bytesRead, bytesWritten } = flow ?? {};
+    const { kind, side, events, dropped } = await of.recording.part(id);
+    seen.push({
+      ...{ said, handler, datagramsRead, bytesRead, bytesWritten, kind, side, dropped },
+      events: events.map((event) => ({ ...(event as object), at: 0 })),
+      found: (await of.recording.find("which is")).ids.indexOf(id),
+    });
+  }
+  expect(seen[1]).toEqual(seen[0]);
+  expect(seen[1]).toMatchObject({ handler: "EchoDatagram", datagramsRead: 2, bytesRead: 23, found: 0 });
+});
 
 describe("many isolates", () => {
   test("are all asked for bytes, also one whose sessions are older than the newest that are over", async () => {

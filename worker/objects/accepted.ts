@@ -14,6 +14,7 @@ import { env, waitUntil } from "cloudflare:workers";
 import { type Data, toBytes } from "../../core/bytes/data.ts";
 import { EventLog } from "../../core/control/event-log.ts";
 import {
+  type FlowInfo,
   isOver,
   newSessionId,
   type SessionEvent,
@@ -67,6 +68,12 @@ export interface Told {
   readonly passed: readonly Passed[];
 }
 
+/** What one flow of datagrams tells. */
+export interface ToldFlow extends Served {
+  readonly id: string;
+  readonly passed: readonly Passed[];
+}
+
 /** What became of it: it is kept, nothing is kept now, or its connection is not known and has to be told from the start. */
 export type Heard = "kept" | "off" | "unknown";
 
@@ -83,6 +90,7 @@ export interface Hearing {
   /** Whether what passes is kept; `fresh`: as the registry says now. */
   wanted(bindings: SockletBindings, fresh: boolean): Promise<boolean>;
   tell(bindings: SockletBindings, told: Told, hands: Hands | null): Promise<Heard>;
+  tellFlow(bindings: SockletBindings, told: ToldFlow): Promise<Heard>;
 }
 
 class ConnectionHands extends PlatformTarget implements Hands {
@@ -346,6 +354,123 @@ export const showPooled = (
   waitUntil(shown.run(pooledSession(options, socket, over)));
 };
 
+/** One flow of datagrams of this isolate. */
+class ShownFlow {
+  readonly #bindings = env as SockletBindings;
+  readonly #hearing: Hearing;
+  readonly #served: Served;
+  readonly #id = newSessionId();
+  readonly #timer: ReturnType<typeof setInterval>;
+  readonly #first: Promise<void>;
+  #passed: Passed[] = [];
+  #size = 0; // bytes of them
+  #missed = 0; // bytes that are over the bound, or were told to nobody
+  #state: "asking" | "kept" | "off" = "asking";
+  #pace: ReturnType<typeof setTimeout> | undefined;
+  #telling: Promise<void> | undefined;
+
+  constructor(hearing: Hearing, served: Served) {
+    this.#hearing = hearing;
+    this.#served = served;
+    open++;
+    this.#timer = setInterval(() => void this.#look(false), LOOK);
+    this.#first = this.#look(true);
+  }
+
+  /** A datagram came, or is sent. */
+  add(data: Uint8Array, ours: boolean): void {
+    if (this.#state === "off") return;
+    if (this.#size + data.length > MOST_UNTOLD || this.#passed.length === MOST_EVENTS) {
+      this.#missed += data.length;
+      return;
+    }
+    this.#size += data.length;
+    this.#passed.push({ at: Date.now(), ours, bytes: data.slice() });
+    this.#soon();
+  }
+
+  /** Tells what is left. Never rejects. */
+  async end(): Promise<void> {
+    open--;
+    clearInterval(this.#timer);
+    await this.#first;
+    if (this.#pace !== undefined) clearTimeout(this.#pace);
+    await this.#tell();
+  }
+
+  async #look(fresh: boolean): Promise<void> {
+    try {
+      const wanted = await this.#hearing.wanted(this.#bindings, fresh);
+      if (wanted) this.#state = "kept";
+      else this.#letGo();
+    } catch {
+      if (this.#state === "asking") this.#letGo();
+    }
+    this.#soon();
+  }
+
+  #letGo(): void {
+    this.#state = "off";
+    this.#passed = [];
+    this.#size = 0;
+    this.#missed = 0;
+  }
+
+  #soon(): void {
+    if (this.#state !== "kept" || this.#pace !== undefined || this.#passed.length === 0) return;
+    this.#pace = setTimeout(() => void this.#tell(), PACE * (1 + open / 100));
+  }
+
+  async #tell(): Promise<void> {
+    this.#pace = undefined;
+    await this.#telling;
+    this.#telling = this.#tellAll();
+    await this.#telling;
+  }
+
+  async #tellAll(): Promise<void> {
+    if (this.#state !== "kept" || this.#passed.length === 0) return;
+    const passed = this.#passed;
+    const size = this.#size;
+    const missed = this.#missed;
+    if (missed > 0) passed.push({ at: Date.now(), ours: false, missed });
+    this.#passed = [];
+    this.#size = 0;
+    this.#missed = 0;
+    try {
+      const told = { ...this.#served, id: this.#id, passed };
+      if ((await this.#hearing.tellFlow(this.#bindings, told)) === "off") this.#letGo();
+    } catch {
+      this.#missed += size + missed; // it may have been heard: not told twice
+    }
+  }
+}
+
+/** Serves a flow of datagrams of this isolate by `serve`, and shows what passes. */
+export const showFlow = async <Chunk extends { readonly data: Uint8Array }>(
+  hearing: Hearing,
+  served: Served,
+  arriving: AsyncIterable<Chunk>,
+  send: (bytes: Uint8Array) => Promise<void>,
+  serve: (arriving: AsyncIterable<Chunk>, send: (bytes: Uint8Array) => Promise<void>) => Promise<void>,
+): Promise<void> => {
+  const flow = new ShownFlow(hearing, served);
+  const shown = async function* (): AsyncGenerator<Chunk, void, undefined> {
+    for await (const chunk of arriving) {
+      flow.add(chunk.data, false);
+      yield chunk;
+    }
+  };
+  try {
+    await serve(shown(), (bytes) => {
+      flow.add(bytes, true);
+      return send(bytes);
+    });
+  } finally {
+    waitUntil(flow.end());
+  }
+};
+
 // ---- In the object that keeps them ----
 
 /** A connection as that object knows it. */
@@ -368,7 +493,21 @@ export interface MirrorChanges {
   readonly memory: string;
   readonly last: number;
   readonly sessions: readonly SessionInfo[];
+  /** The flows of datagrams in which something has just passed. */
+  readonly flows: readonly FlowInfo[];
 }
+
+/** Keeps what a flow of datagrams tells, as far as the recorder is on. */
+export const keepFlow = ({ id, handler, address, passed }: ToldFlow, recorder: Recorder): Heard => {
+  if (!recorder.on) return "off";
+  for (const { at, ours, bytes, missed } of passed) {
+    recorder.at(at, () => {
+      if (bytes !== undefined) recorder.datagram(handler, address, null, bytes, ours, id);
+      else if (missed !== undefined) recorder.missedOf(id, missed);
+    });
+  }
+  return "kept";
+};
 
 const sizeOf = (event: SessionEvent): number => JSON.stringify(event).length;
 
@@ -421,7 +560,7 @@ export class Mirrors {
   }
 
   /** At most 1 000 of those that have changed since. */
-  changes(after: number): MirrorChanges {
+  changes(after: number): Omit<MirrorChanges, "flows"> {
     this.#ask();
     const changed = [...this.#mirrors.values()]
       .filter((mirror) => mirror.changed > after)

@@ -18,6 +18,7 @@ import {
   BOUNDS,
   type DecodedPart,
   decoderOf,
+  type FlowInfo,
   type FoundBytes,
   type RecordedPart,
   type RecordingInfo,
@@ -31,7 +32,16 @@ import type { Lasting } from "../../core/control/sessions/lasting.ts";
 import { Session, type SessionOptions } from "../../core/control/sessions/session.ts";
 import { SocketError } from "../../core/errors.ts";
 import type { PlatformState } from "../platform.ts";
-import { type Hands, type Heard, type Hearing, type MirrorChanges, Mirrors, type Told } from "./accepted.ts";
+import {
+  type Hands,
+  type Heard,
+  type Hearing,
+  keepFlow,
+  type MirrorChanges,
+  Mirrors,
+  type Told,
+  type ToldFlow,
+} from "./accepted.ts";
 import {
   type Answer,
   answer,
@@ -49,6 +59,7 @@ const MOST_BYTES = 64 * 1024 * 1024;
 const MAX_CONNECTIONS = 1_000;
 const LEASE = 5_000; // ms that recording continues after the last look
 const ANSWER = 2_000; // ms that a look waits for a session's object; it must not wait for one that hangs
+const JUST = 10_000; // ms in which something passed in a flow that a watcher is told of
 const SEARCH = 5_000; // ms that a search waits for an isolate
 const STALE = 2_000; // ms after which an isolate asks the registry before it shows what it kept: a stop may not have reached it
 const HOLDERS = 4; // objects that the registry knows in each isolate that keeps something: one that moves away cannot reach it any more
@@ -74,7 +85,7 @@ interface Holder {
 }
 
 /** What a session's object answers to a look. */
-export interface LookedAt {
+interface LookedAt {
   readonly info: SessionInfo | null;
   /** The name of its isolate. */
   readonly isolate: string;
@@ -101,6 +112,9 @@ export interface RecordedCalls extends SessionCalls {
 export interface ShownCalls extends RecordedCalls {
   /** A connection tells what passed. */
   told(state: RecordingState, told: Told, hands: Hands | null): Promise<Heard>;
+  /** A flow of datagrams tells what passed. */
+  toldFlow(state: RecordingState, told: ToldFlow): Promise<Heard>;
+  shownFlows(): Promise<readonly FlowInfo[]>;
   shownChanges(after: number): Promise<MirrorChanges>;
   shownList(query: SessionQuery): Promise<SessionPage>;
   shownInfo(id: string): Promise<SessionInfo | null>;
@@ -193,6 +207,10 @@ export const hearing: Hearing = {
   async tell(bindings, told, hands) {
     const { state } = isolate();
     return state === undefined ? "off" : shownConnections(bindings).told(state, told, hands);
+  },
+  async tellFlow(bindings, told) {
+    const { state } = isolate();
+    return state === undefined ? "off" : shownConnections(bindings).toldFlow(state, told);
   },
 };
 
@@ -305,8 +323,10 @@ export class RecordedSessionObject extends SessionObject implements ShownCalls {
   async recordedMessages(id: string): Promise<DecodedPart | null> {
     await this.#refresh();
     const info = (await this.info()) ?? this.#shown().get(id);
-    const decode = info === null ? undefined : decoderOf(this.#setup.app, info.handler, info.direction);
-    return decode === undefined ? null : isolate().recorder.messages(id, decode);
+    const { recorder } = isolate();
+    const handler = info?.handler ?? recorder.handlerOf(id); // of a session, or of a flow
+    const decode = handler && decoderOf(this.#setup.app, handler, info?.direction ?? "inbound");
+    return decode ? recorder.messages(id, decode) : null;
   }
 
   async transcript(id: string): Promise<ReadableStream<Uint8Array> | null> {
@@ -347,8 +367,22 @@ export class RecordedSessionObject extends SessionObject implements ShownCalls {
     return this.#shown().tell(told, hands, isolate().recorder);
   }
 
+  async toldFlow(state: RecordingState, told: ToldFlow): Promise<Heard> {
+    isolate().set(state);
+    return keepFlow(told, isolate().recorder);
+  }
+
+  async shownFlows(): Promise<readonly FlowInfo[]> {
+    await this.#refresh();
+    return isolate().recorder.flows();
+  }
+
   async shownChanges(after: number): Promise<MirrorChanges> {
-    return this.#shown().changes(after);
+    const just = Date.now() - JUST;
+    const flows = isolate()
+      .recorder.flows()
+      .filter(({ lastAt }) => Date.parse(lastAt) > just);
+    return { ...this.#shown().changes(after), flows };
   }
 
   async shownList(query: SessionQuery): Promise<SessionPage> {

@@ -7,11 +7,19 @@ import type { ReplayHearer, ReplaySocket } from "../../core/control/recording/re
 import { AcceptedMixIn } from "../../core/control/sessions/accepted.ts";
 import type { HandlerClass } from "../../core/handlers/handler.ts";
 import { formatAddress } from "../../core/net/address.ts";
+import type { ServerOptions } from "../../core/serve/server.ts";
+import type { Datagram } from "../../core/sockets/datagram.ts";
 import { StreamSocket } from "../../core/sockets/streams/stream-socket.ts";
 import { memoryTransports } from "../../core/testing/memory-streams.ts";
-import { showAccepted } from "../objects/accepted.ts";
+import { showAccepted, showFlow } from "../objects/accepted.ts";
 import { hearing } from "../objects/recording.ts";
-import { type UdpChunk, WorkerDatagramServer, WorkerServer, type WorkerServerOptions } from "./server.ts";
+import {
+  type SendDatagram,
+  type UdpChunk,
+  WorkerDatagramServer,
+  WorkerServer,
+  type WorkerServerOptions,
+} from "./server.ts";
 
 // Pure: a bundler leaves it out where nobody asks for recording.
 const ShownServer: typeof WorkerServer = /* @__PURE__ */ AcceptedMixIn(
@@ -48,8 +56,26 @@ export class RecordedServer<Context = unknown> extends ShownServer<Context> {
   }
 }
 
-/** A `WorkerDatagramServer` to which datagrams can be sent in memory. */
+/** A `WorkerDatagramServer` whose flows are shown while somebody records or watches, and to which datagrams can be sent in memory. */
 export class RecordedDatagramServer<Context = unknown> extends WorkerDatagramServer<Context> {
+  /** Where it listens, as its flows say it: of an app's listener its address, else its name. */
+  readonly address: string;
+
+  /** `listener`: the one that it serves. */
+  constructor(
+    RequestHandlerClass: HandlerClass<Datagram, Context>,
+    options: ServerOptions<Context> = {},
+    listener?: Listener,
+  ) {
+    super(RequestHandlerClass, options);
+    this.address = listener === undefined ? this.name : formatAddress(listener.endpoint);
+  }
+
+  protected override serve(arriving: AsyncIterable<UdpChunk>, send: SendDatagram): Promise<void> {
+    const served = { handler: this.name, address: this.address };
+    return showFlow(hearing, served, arriving, send, (shown, told) => super.serve(shown, told));
+  }
+
   /** Serves a new flow in memory; returns its peer's socket. */
   replayed({ came }: ReplayHearer): ReplaySocket {
     let flow: ReadableStreamDefaultController<UdpChunk> | undefined;

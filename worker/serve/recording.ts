@@ -11,6 +11,7 @@ import {
   type DecodedPart,
   type EntryInfo,
   entriesOf,
+  type FlowInfo,
   type FoundBytes,
   isOver,
   type RecordedPart,
@@ -48,7 +49,6 @@ import type { RegistryObject } from "../objects/registry.ts";
 import type { SessionObject } from "../objects/session.ts";
 import { createConnection, TCPConnector } from "../sockets/connector.ts";
 import { RecordedDatagramServer, RecordedServer } from "./recorded-servers.ts";
-import type { WorkerDatagramServer } from "./server.ts";
 
 const PACE = 1_000; // ms between two looks of a watcher: each is a request to the registry, and one to each session that runs
 
@@ -76,8 +76,8 @@ class WorkerRecordingPlane implements RecordingPlane {
     return this.#set(false, {});
   }
 
-  flows(): readonly [] {
-    return []; // a Worker's datagrams belong to requests, and no object has them
+  flows(): Promise<readonly FlowInfo[]> {
+    return this.shown((calls) => calls.shownFlows());
   }
 
   part(id: string, after: number, maxBytes: number): Promise<RecordedPart | null> {
@@ -119,13 +119,15 @@ class WorkerRecordingPlane implements RecordingPlane {
         changes = await this.shown((calls) => calls.shownChanges(0));
       ({ memory, last: after } = changes);
       const sessions = [...own, ...changes.sessions];
-      const now = new Map(sessions.map((info) => [info.id, JSON.stringify(info)]));
-      const changed = sessions.filter((info) => seen.get(info.id) !== now.get(info.id));
+      const now = new Map([...sessions, ...changes.flows].map((info) => [info.id, JSON.stringify(info)]));
+      const news = ({ id }: { readonly id: string }): boolean => seen.get(id) !== now.get(id);
+      const changed = sessions.filter(news);
+      const flows = changes.flows.filter(news);
       seen = now;
-      if (changed.length > 0 || told !== JSON.stringify(recording)) {
+      if (changed.length > 0 || flows.length > 0 || told !== JSON.stringify(recording)) {
         told = JSON.stringify(recording);
         const at = new Date().toISOString();
-        yield { id, at, type: "changed", recording, sessions: changed, flows: [] };
+        yield { id, at, type: "changed", recording, sessions: changed, flows };
         id++;
       }
       if (!signal.aborted) await pause(signal);
@@ -282,7 +284,7 @@ export interface WorkerRecording {
   readonly Server: typeof RecordedServer;
   /** Of a pool's object. */
   readonly Connector: typeof TCPConnector;
-  readonly DatagramServer: typeof WorkerDatagramServer;
+  readonly DatagramServer: typeof RecordedDatagramServer;
   routes(route: AddRoute): void;
 }
 

@@ -131,7 +131,7 @@ export const isDatagramSocket = (socket: PlatformSocket): boolean =>
   (socket as { readonly protocol?: string }).protocol === "udp";
 
 /** Sends one datagram; rejects if it cannot be sent. */
-type SendDatagram = (bytes: Uint8Array) => Promise<void>;
+export type SendDatagram = (bytes: Uint8Array) => Promise<void>;
 
 /** The way back to the peer of one flow. The platform knows who it is, but does not say. */
 class Flow implements DatagramWay {

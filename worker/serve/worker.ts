@@ -166,7 +166,7 @@ export const workerFor = <Context>(definition: App<Context>, options: WorkerOpti
         onEvent: tell,
       };
       server = udp
-        ? new DatagramServer(listener.handler as HandlerClass<Datagram>, settings)
+        ? new DatagramServer(listener.handler as HandlerClass<Datagram>, settings, listener)
         : new Server(listener.handler as HandlerClass<StreamSocket>, settings, listener);
       servers.set(listener, server);
     }

@@ -178,6 +178,8 @@ interface KeptRecord {
 
 /** The counts of one sender of datagrams. */
 interface Flow {
+  /** Finds it in `#flows`. */
+  readonly key: string;
   readonly handler: string;
   readonly peer: string | null;
   lastAt: number;
@@ -485,14 +487,21 @@ export class Recorder implements RecordingPlane {
     this.#tapped.delete(id);
   }
 
-  /** A datagram came to a listener, or was sent by it. */
-  datagram(handler: string, address: string, peer: Address | null, bytes: Uint8Array, ours: boolean): void {
+  /** A datagram came to a listener, or was sent by it. `id`: the flow's, where it was told elsewhere and the sender is not known. */
+  datagram(
+    handler: string,
+    address: string,
+    peer: Address | null,
+    bytes: Uint8Array,
+    ours: boolean,
+    id?: string,
+  ): void {
     const name = peer === null ? null : formatAddress(peer);
-    const key = `${handler} ${address} ${name}`;
+    const key = `${handler} ${address} ${id ?? name}`;
     let kept = this.#flows.get(key);
     if (kept === undefined) {
-      kept = new Kept(newSessionId(), "datagrams", "server", address);
-      kept.flow = { handler, peer: name, lastAt: 0, read: 0, written: 0, bytesRead: 0, bytesWritten: 0 };
+      kept = new Kept(id ?? newSessionId(), "datagrams", "server", address, 0, this.#carriedAt);
+      kept.flow = { key, handler, peer: name, lastAt: 0, read: 0, written: 0, bytesRead: 0, bytesWritten: 0 };
       this.#flows.set(key, kept);
       this.#keep(kept);
     }
@@ -506,6 +515,12 @@ export class Recorder implements RecordingPlane {
       flow.bytesRead += bytes.length;
     }
     this.said(kept, bytes, ours);
+  }
+
+  /** Bytes of a flow passed that are not told: how many. */
+  missedOf(id: string, bytes: number): void {
+    const kept = this.#kept.get(id);
+    if (kept !== undefined) this.missed(kept, bytes);
   }
 
   // ---- The log ----
@@ -722,7 +737,7 @@ export class Recorder implements RecordingPlane {
   #lose(kept: Kept): void {
     this.#kept.delete(kept.id);
     const { flow } = kept;
-    if (flow !== undefined) this.#flows.delete(`${flow.handler} ${kept.address} ${flow.peer}`);
+    if (flow !== undefined) this.#flows.delete(flow.key);
     const socket = this.#tapped.get(kept.id);
     if (socket === undefined) return;
     setTap(socket, null);
