@@ -1,5 +1,5 @@
 /**
- * Two sessions that last, on Redis (https://redis.io/docs/latest/commands/xread/, …/subscribe/). A stream keeps its entries, so its
+ * Two lasting sessions, on Redis (https://redis.io/docs/latest/commands/xread/, …/subscribe/). A stream keeps its entries, so its
  * reader goes on after the last one that it told. A channel keeps nothing: its subscriber says for how long it was away.
  */
 

@@ -11,9 +11,9 @@ export class EventLog<Event extends { readonly id: number }> {
   #last: number;
   #shown: number; // events after this one are not visible yet
   #ended = false;
-  readonly #waiting = new Set<() => void>(); // followers that have seen all: woken by the next event, and by the end
+  readonly #waiting = new Set<() => void>(); // followers that have seen every event: the next event or the end wakes them
 
-  /** `sizeOf`: bytes of an event; those of all are bounded. */
+  /** `sizeOf` returns the bytes of an event; the sum over all events is bounded. */
   constructor(sizeOf: (event: Event) => number, events: readonly Event[] = []) {
     this.#events = [...events];
     this.#sizeOf = sizeOf;
@@ -80,13 +80,13 @@ export class EventLog<Event extends { readonly id: number }> {
   }
 
   async *follow(after: number, signal?: AbortSignal): AsyncGenerator<Event, void, undefined> {
-    // Not a race of promises: one that stays pending keeps all that was ever raced against it.
+    // Not a race of promises: a promise that stays pending keeps everything that was ever raced against it.
     let wake: () => void = () => {};
     const leave = (): void => wake();
     signal?.addEventListener("abort", leave, { once: true });
     try {
       for (let last = after; !signal?.aborted; ) {
-        // Ids have no gaps within the log, so the place of the next one is known.
+        // Ids have no gaps within the log, so the position of the next one is known.
         const next = this.#events[Math.max(0, last + 1 - this.oldest)];
         if (next !== undefined && next.id <= this.#shown) {
           last = next.id;

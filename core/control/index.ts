@@ -1,4 +1,4 @@
-/** `socklet/control`: the control routes, their client, and what a platform implements behind them. */
+/** `socklet/control`: the control routes, their client, and the interface that a platform implements behind them. */
 
 export type { Json } from "../describe.ts";
 export { type Scope, TokenList } from "./http/auth.ts";
@@ -18,7 +18,7 @@ export { recordingRoutes } from "./http/recording-routes.ts";
 // The routes
 export { type AddRoute, type ControlSetup, controlRoutes, type RouteContext } from "./http/routes.ts";
 export { ListenerLog } from "./listeners.ts";
-// What is behind them
+// The interface behind them
 export {
   type AttemptInfo,
   type ControlPlane,

@@ -1,5 +1,5 @@
 /**
- * `ListenerLog`: the last events of an app's servers, as the control routes show them. In the emulator those of the
+ * `ListenerLog`: the last events of an app's servers, as the control routes show them: in the emulator those of the
  * process, in a Worker those of one isolate.
  */
 
@@ -11,7 +11,7 @@ import { EventLog } from "./event-log.ts";
 import { type ListenerEvent, SESSION_LIMITS } from "./plane.ts";
 import { type Redactor, redacted, redactor } from "./redact.ts";
 
-/** An event as it is kept. It becomes JSON only when somebody asks, since most are never asked for. */
+/** An event as it is kept. It becomes JSON only when somebody reads it, since most are never read. */
 interface Kept {
   readonly id: number;
   readonly at: number;
@@ -28,7 +28,7 @@ export class ListenerLog {
     this.#redact = redactor(secrets);
   }
 
-  /** Adds an event: give this to a server as its `onEvent`. */
+  /** Adds an event. Pass this to a server as its `onEvent`. */
   readonly tell = (event: SockletEvent): void => {
     this.#log.add((id) => ({ id, at: Date.now(), event: lasting(event) }));
   };
@@ -38,12 +38,12 @@ export class ListenerLog {
     this.#log.end();
   }
 
-  /** Those with ids above `after` that are kept, then those to come, until `signal` aborts or the log ends. */
+  /** The kept events with ids above `after`, then new ones as they come, until `signal` aborts or the log ends. */
   async *follow(after: number, signal?: AbortSignal): AsyncGenerator<ListenerEvent, void, undefined> {
     for await (const kept of this.#log.follow(after, signal)) yield this.#shown(kept);
   }
 
-  /** Those with ids above `after` that are kept now. */
+  /** The events with ids above `after` that are kept now. */
   async *kept(after: number): AsyncGenerator<ListenerEvent, void, undefined> {
     for (const kept of this.#log.kept) if (kept.id > after) yield this.#shown(kept);
   }

@@ -1,7 +1,7 @@
 /**
- * What servers tell, counted, in Prometheus' text format (version 0.0.4). A label is a listener's name, a word of ours or a
- * code of ours: nothing that a peer chooses, so that none can make the counts grow. docs/decisions/metrics.md has why
- * this is no library.
+ * Counts the events of servers, in Prometheus' text format (version 0.0.4). A label is a listener's name, a word of ours or a
+ * code of ours, never text that a peer chooses, so that no peer can make the number of series grow. docs/decisions/metrics.md says why
+ * this uses no library.
  */
 
 import { peek } from "../describe.ts";
@@ -61,7 +61,7 @@ class Counter {
   }
 }
 
-/** How many values are at most so large, for each listener. */
+/** A histogram: for each listener, how many values are at most each bound. */
 class Histogram {
   readonly #name: string;
   readonly #help: string;
@@ -105,17 +105,17 @@ const TIMES = [0.001, 0.005, 0.025, 0.1, 0.5, 1, 5, 30, 120, 600, 3600]; // seco
 const HANDSHAKE_TIMES = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5, 10]; // seconds
 const SIZES = [64, 1024, 16_384, 262_144, 4_194_304, 67_108_864, 1_073_741_824]; // bytes
 
-/** A code of ours, or `"error"`: a text that an error brought is no label. */
+/** A code of ours, or else `"error"`: other text of an error is never a label. */
 export const codeOf = (error: unknown): string => {
   const code = peek(error, "code");
   return SocketError.isCode(code) ? code : "error";
 };
 
-/** Why the requests of one server ended. Give it all that the server tells, in order. */
+/** Why the requests of one server ended. Pass it all events of the server, in order. */
 export class Endings {
-  readonly #why = new Map<number, string>(); // by the number of a request that is still to end
+  readonly #why = new Map<number, string>(); // by the number of a request that has not ended yet
 
-  /** At the event `end` why: `"ok"`, the limit that ended it, a code, or `"error"`. Otherwise `null`. */
+  /** For the event `end`, the reason: `"ok"`, the limit that ended the request, a code, or `"error"`. For other events, `null`. */
   take(event: SockletEvent): string | null {
     const why = this.#why;
     if (event.type === "timeout") why.set(event.id, event.limit);
@@ -130,7 +130,7 @@ export class Endings {
   }
 }
 
-/** Counts what the servers of an app tell. */
+/** Counts the events of an app's servers. */
 export class Metrics {
   readonly #begun = new Counter(
     "socklet_requests_total",
@@ -163,7 +163,7 @@ export class Metrics {
   );
   readonly #lost = new Counter("socklet_children_lost_total", "Children that ended and were not to.");
 
-  /** Counts what one listener's server tells; give it to its `onEvent`. */
+  /** Counts the events of one listener's server. Pass it to the server as `onEvent`. */
   listener(listener: string): OnEvent {
     const endings = new Endings();
     return (event: SockletEvent): void => {
@@ -197,7 +197,7 @@ export class Metrics {
     };
   }
 
-  /** All of it as text, with what the listeners say of themselves now, and `more`. */
+  /** All metrics as text, with the current `info()` of the listeners, and `more`. */
   text(listeners: readonly ListenerInfo[], more: readonly Family[] = []): string {
     const counted = [
       ...[this.#begun, this.#refused, this.#checks, this.#ended, this.#durations, this.#received, this.#sent],
@@ -207,7 +207,7 @@ export class Metrics {
   }
 }
 
-/** Metrics as text; one without samples is left out. */
+/** Metrics as text. A metric without samples is left out. */
 export const familiesText = (families: readonly Family[]): string =>
   families
     .map(({ name, help, type, samples }) => {
@@ -219,7 +219,7 @@ export const familiesText = (families: readonly Family[]): string =>
     })
     .join("");
 
-/** How many sessions run. */
+/** The number of running sessions. */
 export const dialledSessions = (value: number): Family => ({
   name: "socklet_dialled_sessions",
   help: "Sessions that run and were opened from this side.",
@@ -227,7 +227,7 @@ export const dialledSessions = (value: number): Family => ({
   samples: [{ value }],
 });
 
-/** What pools say of themselves. */
+/** The metrics of pools, from their `info()`. */
 export const poolFamilies = (pools: readonly PoolInfo[]): Family[] => {
   const family = (
     name: string,
@@ -273,7 +273,7 @@ export const poolFamilies = (pools: readonly PoolInfo[]): Family[] => {
   ];
 };
 
-/** What listeners say of themselves; two of one name are added up. */
+/** The metrics of listeners, from their `info()`. Two with the same name are added up. */
 const gauges = (listeners: readonly ListenerInfo[]): Family[] => {
   const gauge = (name: string, help: string, value: (info: ListenerInfo) => number): Family => {
     const sums = new Map<string, number>();

@@ -1,20 +1,20 @@
 /**
- * The control plane: what the routes under `/v1` need of a platform, and the shapes that they show.
+ * The control plane: what the routes under `/v1` need from a platform, and the shapes that they return.
  *
  * A *session* is one handler on one connection. Its life:
  *
- *     connecting ──▶ running ──▶ ended    the handler returned; `result` is what it gave
+ *     connecting ──▶ running ──▶ ended    the handler returned; `result` is its value
  *         └──────────────┴─────▶ failed   the dialling or the handler failed; `error` says why
- *         └──────────────┴─────▶ cut      it was ended from outside, and `error.code` says by what:
- *                                         ECANCELED    somebody asked for its end
+ *         └──────────────┴─────▶ cut      it was ended from outside; `error.code` is the reason:
+ *                                         ECANCELED    a caller ended it
  *                                         ETIMEDOUT    its deadline passed
  *                                         ECONNABORTED the process that ran it is gone
  *
- * One of an entry of `dial` with `keep` lasts: when its connection is over it is `waiting`, and then `connecting` again. It is
- * over when its handler says so (`done`), when its attempts are used up, or when it was ended from outside.
+ * The session of a `dial` entry with `keep` lasts: after each connection it is `waiting`, and then `connecting` again. It is
+ * over when its handler calls `done()`, when its attempts are used up, or when it is ended from outside.
  *
- * The Worker implements `ControlPlane` with Durable Objects, the emulator with `LocalPlane`. All that is shown is
- * plain JSON, so it can cross any border as it is.
+ * The Worker implements `ControlPlane` with Durable Objects, the emulator with `LocalPlane`. Everything shown is
+ * plain JSON, so it can cross any process boundary unchanged.
  */
 
 import type { AnyHandlerClass, App } from "../app/app.ts";
@@ -36,23 +36,23 @@ import { dialable, secureTransportOf } from "../sockets/dialling/connect.ts";
 import type { StreamSocket } from "../sockets/streams/stream-socket.ts";
 import type { SecureTransport, TlsOptions } from "../sockets/tls/tls.ts";
 
-/** The bounds of what may be asked. Times are milliseconds, sizes bytes. */
+/** The bounds of what a request may ask for. Times are milliseconds, sizes bytes. */
 export const BOUNDS = {
-  /** The time of a session that its caller waits for, where the caller names none. */
+  /** The default deadline of a session that its caller waits for. */
   runDeadline: 30_000,
-  /** The longest that a caller may wait: what sits between ends a silent HTTP request after minutes. */
+  /** The longest that a caller may wait: proxies in between end a silent HTTP request after minutes. */
   maxRunDeadline: 300_000,
-  /** The time of a session in the background, where its caller names none: one hour. */
+  /** The default deadline of a session in the background: one hour. */
   deadline: 3_600_000,
-  /** The longest session: a day. Something that shall run for longer starts again, since deployments cut it anyway. */
+  /** The longest session: a day. Work that runs for longer must start again, since deployments cut it anyway. */
   maxDeadline: 86_400_000,
   /** The longest that a connection may take to open: TCP itself gives up after about two minutes. */
   maxConnectTimeout: 120_000,
   /** Sessions in one page of a list. */
   pageSize: 50,
-  /** As many as 450 KB of JSON hold: a page that lists 100 000 asks a hundred times. */
+  /** As many as fit in 450 KB of JSON: listing 100 000 sessions takes a hundred requests. */
   maxPageSize: 1_000,
-  /** The body of a request with JSON. */
+  /** The JSON body of a request. */
   jsonBody: 64 * 1024,
   /** The bytes of one `send`. */
   dataBody: 1024 * 1024,
@@ -70,14 +70,14 @@ export const SESSION_LIMITS = {
   resultSize: 1024 * 1024,
   /** An error's message. */
   messageSize: 1_024,
-  /** The attempts in the record of a session that lasts; the number of each says how many there were. */
+  /** The attempts in the record of a lasting session. The number of each says how many there were. */
   attempts: 20,
 } as const;
 
 interface SpecOptions {
   /** What the handler gets as `this.params`. Never shown again: it may hold secrets. */
   readonly params?: Json | undefined;
-  /** How long the session may last, from the dialling to the end, in ms. Default `BOUNDS.deadline`; of an entry with `keep`: for ever. */
+  /** How long the session may last, from the dial to the end, in ms. Default `BOUNDS.deadline`; for an entry with `keep`, for ever. */
   readonly deadline?: number | undefined;
   /** How long the connection may take to open, in ms. Default: the connector's. */
   readonly connectTimeout?: number | undefined;
@@ -104,10 +104,10 @@ const SPEC_NAMES = optionNamesOf<SpecOptions & { dial: unknown; handler: unknown
   secureTransport: true,
 });
 
-/** Where a session is in its life; one that lasts is `waiting` between two connections. The last three are final; `cut` is one whose process or object was lost. */
+/** Where a session is in its life. A lasting session is `waiting` between two connections. The last three are final; `cut` also means that its process or object was lost. */
 export type SessionState = "waiting" | "connecting" | "running" | "ended" | "failed" | "cut";
 
-/** Every state, in the order of a session's life; the last three are over. */
+/** Every state, in the order of a session's life. The last three are final. */
 export const SESSION_STATES = ["waiting", "connecting", "running", "ended", "failed", "cut"] as const;
 
 /** Whether a session in this state, or after an event of this type, is over. */
@@ -122,14 +122,14 @@ export interface ErrorInfo {
 
 /** The record of a session. */
 export interface SessionInfo {
-  /** A UUID of version 7 (RFC 9562): ids sort by the time they were made. */
+  /** A UUID of version 7 (RFC 9562): ids sort by creation time. */
   readonly id: string;
   /** The handler's name in the app. */
   readonly handler: string;
   readonly direction: "outbound" | "inbound";
-  /** Where it was dialled, or where we listen, as text. */
+  /** The address that was dialled, or that we listen at, as text. */
   readonly address: string;
-  /** The other end, as text; `null` before the connection is open, and where the platform does not tell. */
+  /** The other end, as text; `null` before the connection is open, and if the platform does not report it. */
   readonly peer: string | null;
   readonly state: SessionState;
   /** ISO 8601, UTC. */
@@ -137,62 +137,62 @@ export interface SessionInfo {
   readonly endedAt: string | null;
   readonly bytesRead: number;
   readonly bytesWritten: number;
-  /** What the handler returned, bytes as `{ "base64": … }`; `null` where it has not, or returned nothing. */
+  /** What the handler returned, bytes as `{ "base64": … }`; `null` if it has not returned, or returned nothing. */
   readonly result: Json;
   readonly error: ErrorInfo | null;
-  /** How one lasts; `null` where it is one connection. */
+  /** The state of a lasting session; `null` if the session is one connection. */
   readonly kept: KeptInfo | null;
 }
 
-/** One connection of a session that lasts, which is over. */
+/** One past connection of a lasting session. */
 export interface AttemptInfo {
   /** From 1. */
   readonly number: number;
-  /** ISO 8601, UTC; `openedAt` is `null` where the connection was not opened. */
+  /** ISO 8601, UTC; `openedAt` is `null` if the connection was not opened. */
   readonly startedAt: string;
   readonly openedAt: string | null;
-  /** When it was over; of one whose process or object was lost, when that was found. */
+  /** When it ended. If its process or object was lost, when the loss was found. */
   readonly endedAt: string;
   /** `ended`: the handler returned. `failed`: the dialling or the handler threw. `cut`: it was ended from outside, or lost with its process (`ECONNABORTED`). */
   readonly how: "ended" | "failed" | "cut";
   readonly error: ErrorInfo | null;
 }
 
-/** How a session lasts. */
+/** The state of a lasting session, across its connections. */
 export interface KeptInfo {
-  /** The number of the attempt that runs, or is over last; 0 before the first. */
+  /** The number of the attempt that runs, or that ended last; 0 before the first. */
   readonly attempt: number;
-  /** When that began, and when its connection was open. */
+  /** When that attempt began, and when its connection was open. */
   readonly startedAt: string | null;
   readonly openedAt: string | null;
-  /** How many in a row, that one included, were over before they had lasted. */
+  /** How many attempts in a row, that one included, ended without having been open for `redial.steady`. */
   readonly failures: number;
-  /** When it is dialled next; `null` where it is dialled or runs now, or is over. */
+  /** When it is dialled next; `null` if it is being dialled, runs, or is over. */
   readonly next: string | null;
-  /** When its handler's state was last kept; `null` where it was not. The state itself is not shown. */
+  /** When its handler's state was last stored; `null` if it never was. The state itself is not shown. */
   readonly savedAt: string | null;
-  /** The last attempts that are over, the oldest first; at most `SESSION_LIMITS.attempts`. */
+  /** The last finished attempts, the oldest first; at most `SESSION_LIMITS.attempts`. */
   readonly attempts: readonly AttemptInfo[];
 }
 
-/** What an event says beside its number and time. */
+/** An event, without its number and time. */
 export type SessionEventBody =
-  /** `hint`: why the platform may refuse that address, where that is known before it is dialled. */
+  /** `hint`: why the platform may refuse that address, if that is known before the dial. */
   | {
       readonly type: "connecting";
       readonly address: string;
       readonly hint?: string;
-      /** Of a session that lasts: which one this is. */
+      /** In a lasting session, the number of this attempt. */
       readonly attempt?: number;
     }
   | { readonly type: "open"; readonly peer: string | null }
-  /** What the handler said with `this.emit(detail)`. */
+  /** The handler called `this.emit(detail)`. */
   | { readonly type: "handler"; readonly detail: Json }
   /** Bytes were sent by hand. */
   | { readonly type: "sent"; readonly bytes: number }
   /** Our direction was ended by hand. */
   | { readonly type: "halfClosed" }
-  /** A session that lasts waits until `next`; `over` is the attempt that came before, `null` before the first. */
+  /** A lasting session waits until `next`; `over` is the attempt before, `null` before the first. */
   | { readonly type: "waiting"; readonly next: string; readonly over: AttemptInfo | null }
   | { readonly type: "ended"; readonly bytesRead: number; readonly bytesWritten: number }
   | {
@@ -202,7 +202,7 @@ export type SessionEventBody =
       readonly error: ErrorInfo;
     };
 
-/** One thing that happened to a session. Ids are 1, 2, …; where one is missing, it was dropped from a full log. */
+/** Something that happened to a session. Ids are 1, 2, …; a missing one was dropped from a full log. */
 export type SessionEvent = SessionEventBody & {
   readonly id: number;
   /** ISO 8601, UTC. */
@@ -213,24 +213,24 @@ export type SessionEvent = SessionEventBody & {
 export interface SessionQuery {
   readonly state?: SessionState | undefined;
   readonly handler?: string | undefined;
-  /** How many at most, 1 to `BOUNDS.maxPageSize`. */
+  /** The most sessions to return, 1 to `BOUNDS.maxPageSize`. */
   readonly limit: number;
-  /** Only sessions older than this one: the last page's `next`. It need not exist any more. */
+  /** Only sessions older than this one: the last page's `next`. It may have been deleted since. */
   readonly before?: string | undefined;
 }
 
 /** A page of sessions, newest first (by id, descending). */
 export interface SessionPage {
   readonly sessions: readonly SessionInfo[];
-  /** The `before` of the next page, or `null` where this is the last. */
+  /** The `before` of the next page, or `null` if this is the last. */
   readonly next: string | null;
 }
 
-/** What a listener's server says of itself (its `info()`), as the routes show it; in a Worker that of this isolate. */
+/** The `info()` of a listener's server, as the routes show it; in a Worker, of this isolate's server. */
 export interface ListenerInfo {
   /** The handler's name. */
   readonly name: string;
-  /** `tcp://127.0.0.1:7007`; where the platform chose the port, that one. */
+  /** `tcp://127.0.0.1:7007`, with the actual port if the platform chose it. */
   readonly address: string;
   /** How it takes its requests. */
   readonly serve: Serving;
@@ -238,16 +238,16 @@ export interface ListenerInfo {
   readonly state: ServerState;
   /** What it does with new requests; `null` if it is not suspended. */
   readonly suspended: Suspension | null;
-  /** Requests that wait, whose handler runs now, has ended, and has ended badly; and those that were turned away. */
+  /** Requests that wait, whose handler runs, has ended, or has failed; and requests that were refused. */
   readonly waiting: number;
   readonly running: number;
   readonly served: number;
   readonly failed: number;
   readonly refused: number;
-  /** Bytes that requests received, and that they sent; those of a request count when it is over. */
+  /** Bytes that requests received and sent. They are counted when a request is over. */
   readonly bytesRead: number;
   readonly bytesWritten: number;
-  /** The child processes of a listener that forks: those that wait for a request, have one, are starting, and took the place of a lost one; else `null`. */
+  /** The child processes of a forking listener: idle, busy, starting, and started in place of a lost one. `null` for other listeners. */
   readonly children: {
     readonly idle: number;
     readonly busy: number;
@@ -256,7 +256,7 @@ export interface ListenerInfo {
   } | null;
 }
 
-/** The record of a listener whose server says `info`; without one, of a server that nobody has needed yet. */
+/** The record of a listener whose server's `info()` is `info`; without it, of a server that has not been needed yet. */
 export const listenerInfo = (
   name: string,
   address: string,
@@ -272,8 +272,8 @@ export const listenerInfo = (
 };
 
 /**
- * One thing that a server told (`SockletEvent`), as the routes show it: addresses as text, errors as their code and
- * message, and the request's number as `request`. Ids are 1, 2, …; where one is missing, it was dropped from a full log.
+ * An event of a server (`SockletEvent`), as the routes show it: addresses as text, errors as their code and
+ * message, and the request's number as `request`. Ids are 1, 2, …; a missing one was dropped from a full log.
  */
 export interface ListenerEvent {
   readonly id: number;
@@ -285,14 +285,14 @@ export interface ListenerEvent {
   readonly [more: string]: Json;
 }
 
-/** What anyone may know without a token: counts, and nothing that tells of a peer. */
+/** What is shown without a token: counts, and nothing about a peer. */
 export interface Health {
   readonly listeners: number;
-  /** Handlers that run now, as far as this process knows without asking others. */
+  /** Running handlers, as far as this process knows without asking others. */
   readonly running: number;
 }
 
-/** A rule of faults as it is set: which entry of the app it is of, the rule, and what it has done. */
+/** A fault rule that is set: the entry of the app that it applies to, the rule, and what it has done. */
 export interface FaultInfo extends FaultRule {
   /** An entry of the app's `listen`, or of its `dial`. */
   readonly on: "listen" | "dial";
@@ -301,40 +301,40 @@ export interface FaultInfo extends FaultRule {
   readonly name: string;
   /** Whether it is in effect now. */
   readonly holds: boolean;
-  /** How many connections, or datagrams, it has affected. */
+  /** The number of connections or datagrams that it has affected. */
   readonly applied: number;
 }
 
-/** The rules of faults of an app. What is given is checked: each throws `EINVAL`, which says what would be right. */
+/** The fault rules of an app. Each call checks its arguments, and throws `EINVAL`, which says what would be right. */
 export interface FaultPlane {
   list(): readonly FaultInfo[];
   add(given: unknown): FaultInfo;
-  /** These and no others; where one cannot be, all stays as it was. */
+  /** Replaces all rules by these. If one is invalid, nothing changes. */
   set(given: readonly unknown[]): readonly FaultInfo[];
-  /** Takes those of this name back, or all; false if there is none. */
+  /** Removes the rules with this name, or all; returns false if there are none. */
   remove(name?: string): boolean;
 }
 
-/** What a recording keeps at most. */
+/** The most that a recording keeps. */
 export interface RecordingLimits {
-  /** Bytes of all conversations together, with 16 for each piece; the oldest go first. Default `RECORDING_BOUNDS.maxBytes`, 64 MiB. */
+  /** Bytes of all conversations together, plus 16 for each piece. The oldest are dropped first. Default `RECORDING_BOUNDS.maxBytes`, 64 MiB. */
   readonly maxBytes?: number;
-  /** Conversations; the oldest go first, up to a 64th of them at once. As many sessions that are over are listed, too. Default 10 000. */
+  /** Conversations. The oldest are dropped first, up to a 64th of them at once. The same number of finished sessions is listed. Default 10 000. */
   readonly maxConnections?: number;
 }
 
-/** What is kept of what passes. */
+/** The state of the recording of traffic. */
 export interface RecordingInfo extends Required<RecordingLimits> {
-  /** Whether what passes is kept now: a recording was started, or somebody watches. */
+  /** Whether traffic is kept now: a recording was started, or somebody watches. */
   readonly on: boolean;
-  /** Whether it was started: then it goes on when nobody watches. */
+  /** Whether a recording was started: then it continues when nobody watches. */
   readonly started: boolean;
-  /** Bytes that are kept now. */
+  /** The bytes that are kept now. */
   readonly bytes: number;
   readonly conversations: number;
-  /** Bytes that were kept, and gave way to newer ones. */
+  /** The bytes that were kept, and were dropped for newer ones. */
   readonly dropped: number;
-  /** In a Worker: isolates that may keep more and did not answer. What they keep is not counted. Absent where all answered. */
+  /** In a Worker, the number of isolates that may keep more and did not answer. What they keep is not counted. Absent if all answered. */
   readonly unreached?: number;
 }
 
@@ -345,7 +345,7 @@ export interface FlowInfo {
   readonly handler: string;
   /** Where it listens. */
   readonly address: string;
-  /** The sender; `null` where it is not known. */
+  /** The sender; `null` if it is not known. */
   readonly peer: string | null;
   /** ISO 8601, UTC. */
   readonly startedAt: string;
@@ -356,17 +356,17 @@ export interface FlowInfo {
   readonly bytesWritten: number;
 }
 
-/** Some of what was said in a conversation: its events from `first` to before `next`, of `total` so far. */
+/** Part of a conversation: its events from `first` to before `next`, of `total` so far. */
 export interface RecordedPart {
   readonly id: string;
   readonly kind: "stream" | "datagrams";
-  /** The side that this process has: `server` of what it accepted. */
+  /** The side of this process: `server` for a connection that it accepted. */
   readonly side: "client" | "server";
-  /** The server's. */
+  /** The server's address. */
   readonly address: string;
-  /** When the recording of it began: ISO 8601, UTC; events say `at`, in ms since. */
+  /** When its recording began: ISO 8601, UTC. The `at` of an event is in ms since then. */
   readonly began: string;
-  /** Bytes that were said and are not here: before it was recorded, or given way to newer ones. */
+  /** Bytes that passed and are not here: from before the recording, or dropped for newer ones. */
   readonly dropped?: number;
   readonly first: number;
   readonly next: number;
@@ -377,24 +377,24 @@ export interface RecordedPart {
 
 /** The messages of a conversation, as the `decode` of its entry makes them. */
 export interface DecodedPart {
-  /** In the order in which they were whole; `at` is ms since the recording began. */
+  /** In the order in which they were complete; `at` is in ms since the recording began. */
   readonly messages: readonly {
     readonly at: number;
     readonly from: "client" | "server";
     readonly bytes: number;
     readonly text: string;
   }[];
-  /** What the decoder threw; what it gave before is there. */
+  /** What the decoder threw. The messages that it returned before are there. */
   readonly error: string | null;
-  /** Whether that is all: of each side no more than `RECORDING_BOUNDS.decoded` bytes are decoded, from the first that are kept. */
+  /** Whether that is everything: at most `RECORDING_BOUNDS.decoded` bytes of each side are decoded, from the first kept byte on. */
   readonly whole: boolean;
 }
 
-/** Conversations that have some bytes. */
+/** Conversations that contain the searched bytes. */
 export interface FoundBytes {
   /** Newest first. */
   readonly ids: readonly string[];
-  /** Whether there may be more: over the bound, or where a Worker did not reach. */
+  /** Whether there may be more: over the bound, or in an isolate that a Worker did not reach. */
   readonly more: boolean;
 }
 
@@ -409,28 +409,28 @@ export interface RecordingChange {
   readonly flows: readonly FlowInfo[];
 }
 
-/** What passes over the connections of a plane, kept while a recording was started or somebody watches. */
+/** Records the traffic of a plane's connections, while a recording is on or somebody watches. */
 export interface RecordingPlane {
   info(): MaybePromise<RecordingInfo>;
-  /** Starts a recording, or gives the one that runs other limits. */
+  /** Starts a recording, or changes the limits of the one that runs. */
   start(limits?: RecordingLimits): MaybePromise<RecordingInfo>;
-  /** Changes the limits, and starts nothing: they are those of a recording that runs, of who watches, and of what comes. */
+  /** Changes the limits, and starts nothing. They apply to a running recording, to watchers, and to later recordings. */
   limit(limits: RecordingLimits): MaybePromise<RecordingInfo>;
-  /** Stops it, and forgets what was kept. */
+  /** Stops the recording, and deletes what was kept. */
   stop(): MaybePromise<RecordingInfo>;
-  /** Who sent datagrams, the newest first. */
+  /** The flows of datagrams, the newest first. */
   flows(): MaybePromise<readonly FlowInfo[]>;
-  /** What was said in the conversation of this session or flow, from event `after` on, at least one event, until they hold `maxBytes`; `null`: nothing of it is kept. */
+  /** The conversation of this session or flow from event `after` on: at least one event, and up to `maxBytes`. `null` if nothing of it is kept. */
   part(id: string, after: number, maxBytes: number): MaybePromise<RecordedPart | null>;
-  /** All of it as a transcript, line by line; nothing where nothing is kept. */
+  /** The whole conversation as a transcript, line by line. Empty if nothing is kept. */
   transcript(id: string): Iterable<string> | AsyncIterable<string>;
-  /** The conversations in which one side said these bytes. */
+  /** The conversations in which one side sent these bytes. */
   find(bytes: Uint8Array, signal: AbortSignal): Promise<FoundBytes>;
-  /** What changes, as it does, at most twice a second; what passes is kept until `signal` aborts. */
+  /** The changes as they happen, at most twice a second. Traffic is kept until `signal` aborts. */
   watch(signal: AbortSignal): AsyncIterable<RecordingChange>;
 }
 
-/** An entry of the app: what can be said again to, and what rules of faults may be set on. */
+/** An entry of the app, to which bytes can be replayed, and on which fault rules may be set. */
 export interface EntryInfo {
   /** Of the app's `listen`, or of its `dial`. */
   readonly on: "listen" | "dial";
@@ -438,7 +438,7 @@ export interface EntryInfo {
   readonly entry: string;
   /** Where it listens, or what it dials: `tcp://127.0.0.1:7007`. */
   readonly address: string;
-  /** Whether rules of faults may be set on it: a listener that forks takes none. */
+  /** Whether fault rules may be set on it: a forking listener takes none. */
   readonly faults: boolean;
 }
 
@@ -541,7 +541,7 @@ export interface SessionTarget {
   /** `endpoint` as text: the session's `address`. */
   readonly address: string;
   readonly params: Json | undefined;
-  /** ms; `null`: none, of a session that lasts. */
+  /** ms; `null` for none, in a lasting session. */
   readonly deadline: number | null;
   /** ms; `undefined`: the connector's default. */
   readonly connectTimeout: number | undefined;
@@ -603,7 +603,7 @@ export const sessionTarget = (app: App, spec: SessionSpec, allow: AllowList): Se
   };
 };
 
-/** What makes messages of the conversations of a handler: of what it accepted, and of what it dialled. */
+/** The decoders of a handler's conversations: those that it accepted, and those that it dialled. */
 export const decoderOf = (
   { listeners, dial }: App,
   handler: string | undefined,
@@ -616,7 +616,7 @@ export const decoderOf = (
 
 /** Where something is said again, and how that is dialled. */
 export interface ReplayTarget {
-  /** Dial this, and not what was asked for: it is the one spelling that the allow list checked. */
+  /** Dial this, and not the address in the request: it is the spelling that the allow list checked. */
   readonly endpoint: Endpoint;
   readonly secureTransport?: SecureTransport;
   readonly tls?: TlsOptions | undefined;
@@ -624,10 +624,10 @@ export interface ReplayTarget {
 }
 
 /**
- * Where `to` leads, if it is no listener: an entry of the app's `dial`, which is allowed by being there, or an address that `allow`
- * lets dial. Every plane's `replay` asks this, so that none is a way around the rules of sessions.
+ * Where `to` leads, if it is not a listener: an entry of the app's `dial`, which needs no rule, or an address that `allow`
+ * permits. Every plane's `replay` calls this, so that none is a way around the rules of sessions.
  *
- * Throws `ERR_REFUSED` (the address is not allowed) and `ERR_INVALID_ADDRESS` (it is none).
+ * Throws `ERR_REFUSED` if the address is not allowed, and `ERR_INVALID_ADDRESS` if it is not an address.
  */
 export const replayTarget = ({ dial }: App, to: string, allow: AllowList): ReplayTarget => {
   const entry = Object.hasOwn(dial, to) ? dial[to] : undefined;
@@ -642,7 +642,7 @@ export const replayTarget = ({ dial }: App, to: string, allow: AllowList): Repla
   return { endpoint, secureTransport: secureTransportOf(endpoint, {}) };
 };
 
-/** What can be said again to by name, each name once: the listeners, and the entries of `dial`, which take faults where `faults` is true. */
+/** The names that a replay can go to, each once: the listeners, and the entries of `dial`, which take faults if `faults` is true. */
 export const entriesOf = (
   listeners: readonly Omit<EntryInfo, "on">[],
   dial: App["dial"],
@@ -656,7 +656,7 @@ export const entriesOf = (
   );
 };
 
-/** A wrong argument is a `TypeError` or `RangeError` to a caller in code; here it came from outside. */
+/** For a caller in code a wrong argument is a `TypeError` or `RangeError`; here it came from outside. */
 const checked = <T>(read: () => T, code: SocketErrorCode = "ERR_INVALID_ADDRESS"): T => {
   try {
     return read();
@@ -667,11 +667,11 @@ const checked = <T>(read: () => T, code: SocketErrorCode = "ERR_INVALID_ADDRESS"
 
 let lastTime = 0;
 
-/** A new session's id: a UUID of version 7 (RFC 9562, 5.7), later than every one that this process made before. */
+/** A new session's id: a UUID of version 7 (RFC 9562, 5.7), which sorts after every earlier one of this process. */
 export const newSessionId = (): string => {
   lastTime = Math.max(Date.now(), lastTime + 1); // a Worker's clock stands still between its waits
   const time = lastTime.toString(16).padStart(12, "0");
-  // The random bits of a UUID of version 4 are in the same places, and platforms take them from their generator many at a time.
+  // The random bits of a UUID of version 4 are in the same places, and platforms generate many of those at a time.
   return `${time.slice(0, 8)}-${time.slice(8)}-7${crypto.randomUUID().slice(15)}`;
 };
 

@@ -9,9 +9,9 @@ export const asIs: Redactor = (text) => text;
 const SHORTEST_SECRET = 4; // characters: shorter ones occur in too many innocent texts
 
 /**
- * Replaces each of `secrets` with `[redacted]`, wherever it occurs in a text. In an event and an error every text
- * of the params counts as a secret (the watcher need not be the one who started the session), and each of the deployment's;
- * in a result only the deployment's, since a result is meant for the caller that gave the params.
+ * Replaces each of `secrets` with `[redacted]`, wherever it occurs in a text. In events and errors, every text
+ * in the params counts as a secret (the watcher may not be the caller that started the session), and so does each of the deployment's;
+ * in a result only the deployment's do, since a result is meant for the caller that passed the params.
  *
  * It cannot recognize a secret that was split, cut, encoded (base64, percent, another case) or hashed, one
  * of fewer than 4 characters, or one that is a number or a key of an object. A handler should not emit secrets.

@@ -1,5 +1,5 @@
 /**
- * Time and chance for tests: `VirtualClock`, with which five minutes take a few milliseconds, and random numbers that
+ * Time and chance for tests: `VirtualClock`, on which five minutes take a few milliseconds, and random numbers that
  * are the same each time.
  */
 
@@ -60,8 +60,8 @@ export const runAfter = (clock: Clock, ms: number, task: Task): Task => {
  *     using clock = new VirtualClock().install();
  *     await expect(client.recv()).rejects.toMatchObject({ code: "ETIMEDOUT" });   // the five minutes of a read
  *
- * Only in memory can it be known that all is idle. With a kernel or another process between two ends, bytes are on
- * their way while nothing happens here: take the real clock there.
+ * Only in memory can a test know that everything is idle. With a kernel or another process between two ends, bytes are on
+ * their way while nothing happens here: use the real clock there.
  */
 export class VirtualClock implements Clock, Disposable {
   #now = 0;
@@ -157,7 +157,7 @@ export class VirtualClock implements Clock, Disposable {
       next.task();
     } catch (error) {
       queueMicrotask(() => {
-        throw error; // as in a platform's timer: not an error of whoever plans here, but uncaught
+        throw error; // uncaught, as in a platform's timer, and not thrown at the caller that plans here
       });
     }
   }
@@ -249,7 +249,7 @@ export const replaceTimers = (hooks: TimerHooks): Task => {
   const restores: Task[] = [];
   const put = (name: string, make: (own: (...args: unknown[]) => unknown) => unknown): void => {
     const own = platform[name];
-    if (own === undefined) return; // setImmediate is not everywhere
+    if (own === undefined) return; // not every platform has setImmediate
     const ours = make(own.bind(globalThis)) as object;
     // Node's setTimeout has its promise form as a property, which stays the platform's.
     for (const key of Object.getOwnPropertySymbols(own)) {

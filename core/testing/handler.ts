@@ -1,9 +1,9 @@
-/** What a handler gets from a test that runs or wraps it: its context, made for that run, and its server. */
+/** What a test passes to a handler that it runs or wraps: a context made for that run, and its server. */
 
 import type { MaybePromise } from "../bytes/data.ts";
 import type { BaseRequestHandler, HandlerServer } from "../handlers/handler.ts";
 
-/** What `make` returns, for one run. Throws `TypeError` if it is not a function. */
+/** The context that `make` returns for one run. Throws `TypeError` if `make` is not a function. */
 export const makeContext = (
   taker: string,
   make: (() => MaybePromise<unknown>) | undefined,
@@ -14,7 +14,7 @@ export const makeContext = (
   );
 };
 
-/** The handler's server, to which the request that `replaced` stands for is the one that runs. */
+/** The handler's server, in which `replaced` stands for the handler's own request. */
 export const serverOf = <Request, Context>(
   handler: BaseRequestHandler<Request, Context>,
   replaced: Request,

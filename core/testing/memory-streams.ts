@@ -26,13 +26,13 @@ class Pipe {
   readonly #capacity: number;
   readonly #queue: Uint8Array[] = [];
   #size = 0;
-  #lost = 0; // bytes that had no room when nobody read any more, and all that came after a reset
+  #lost = 0; // bytes that had no room when reading stopped, and everything that came after a reset
   #sink: StreamSink | undefined;
   #wanted = false;
   #ended = false;
   #told = false; // the end was delivered
-  #dropped = false; // nobody reads any more
-  #reset = false; // and the writing end is about to hear of it
+  #dropped = false; // reading has stopped
+  #reset = false; // and the writing end is about to see it
   #scheduled = false;
   #room: PromiseWithResolvers<void> | null = null;
 
@@ -66,17 +66,17 @@ class Pipe {
     return this.#full() ?? DONE;
   }
 
-  /** Bytes for which there is no room; after the connection is over, those for which there never was. */
+  /** Bytes for which there is no room; after the connection's end, bytes for which there never was any. */
   get unsent(): number {
     return this.#lost + Math.max(this.#size - this.#capacity, 0);
   }
 
-  /** Bytes that wait to be read, and for which there is room. */
+  /** Bytes that have room and wait to be read. */
   get waiting(): number {
     return Math.min(this.#size, this.#capacity);
   }
 
-  /** The reading end is gone, by a `reset` or not: what is here and what comes is dropped. */
+  /** The reading end is gone, with or without a `reset`: buffered and later bytes are dropped. */
   drop(reset = false): void {
     this.#lost = this.unsent;
     this.#reset ||= reset;
@@ -117,7 +117,7 @@ class Pipe {
     while (this.#wanted && this.#queue.length > 0) {
       const bytes = this.#queue.shift() as Uint8Array;
       this.#size -= bytes.length;
-      this.#wanted = this.#sink?.data(bytes) ?? false; // strictly pulled: no read waits, nothing comes
+      this.#wanted = this.#sink?.data(bytes) ?? false; // strictly pulled: without a waiting read nothing is delivered
     }
     this.#makeRoom();
     if (this.#wanted && this.#ended && !this.#told && !this.#dropped) {
@@ -154,7 +154,7 @@ class MemoryTransport implements StreamTransport {
   }
 
   write(data: Data): Promise<void> | undefined {
-    // A copy: the reader may keep its bytes, and the writer may go on to change its own.
+    // A copy: the reader may keep its bytes, and the writer may change its own.
     return this.#out.write(copyOf(data));
   }
 
@@ -184,7 +184,7 @@ class MemoryTransport implements StreamTransport {
   }
 }
 
-/** Options of memory streams: those of a stream, and how much each direction holds. */
+/** Options of memory streams: the options of a stream, and the capacity of each direction. */
 export interface MemoryOptions extends Partial<StreamOptions> {
   /** Bytes one direction holds before a writer must wait. Default 65 536. */
   readonly capacity?: number;
@@ -195,7 +195,7 @@ export const MEMORY_NAMES = optionNamesOf<MemoryOptions>("a stream in memory")({
   capacity: true,
 });
 
-/** Two ends of one connection in memory: what one sends the other receives. */
+/** The two ends of a connection in memory: each receives what the other sends. */
 export const memoryPair = (
   options: MemoryOptions = {},
   serverAddress?: Address,

@@ -43,7 +43,7 @@ const MEMORY_SERVER_NAMES = optionNamesOf<MemoryServerOptions<unknown>>()({
 });
 
 /**
- * A stream server in memory: clients come by `connect()`. It serves one at a time, as a `TCPServer` does.
+ * A stream server in memory: clients come through `connect()`. It serves one at a time, as a `TCPServer` does.
  *
  *     const server = new MemoryServer(Echo);
  *     const serving = server.serveForever();
@@ -52,7 +52,7 @@ const MEMORY_SERVER_NAMES = optionNamesOf<MemoryServerOptions<unknown>>()({
 export class MemoryServer<Context = unknown> extends BaseServer<StreamSocket, Context> {
   static override readonly optionNames: OptionNames = MEMORY_SERVER_NAMES;
 
-  /** What its clients see as their peer: 127.0.0.1 and a port of its own, at which no kernel listens. */
+  /** The address that its clients see as their peer: 127.0.0.1 and a port of its own, which no kernel listens on. */
   readonly serverAddress: Address = freshAddress();
   readonly #stream: MemoryOptions;
 
@@ -88,7 +88,7 @@ export class MemoryServer<Context = unknown> extends BaseServer<StreamSocket, Co
   }
 }
 
-/** A stream server in memory that serves its clients side by side. */
+/** A stream server in memory that serves its clients concurrently. */
 export class ThreadingMemoryServer<Context = unknown> extends ThreadingMixIn(MemoryServer)<Context> {}
 
 const MOST_WAITING = 256; // datagrams a memory socket keeps: about what a kernel's buffer of 212 992 bytes holds
@@ -101,7 +101,7 @@ export class MemoryDatagramSocket implements DatagramWay, AsyncDisposable {
   readonly #waiting: PromiseWithResolvers<Datagram>[] = [];
   #closed = false;
   #ondatagram: ((datagram: Datagram) => void) | null = null;
-  /** How many datagrams were dropped because too many were waiting. */
+  /** The number of datagrams that were dropped because too many were waiting. */
   dropped = 0;
 
   constructor(network: MemoryNetwork, address: Address) {
@@ -109,18 +109,18 @@ export class MemoryDatagramSocket implements DatagramWay, AsyncDisposable {
     this.#address = address;
   }
 
-  /** Its address, where it receives. */
+  /** The address at which it receives. */
   getsockname(): Address {
     return this.#address;
   }
 
-  /** Called with each datagram, including those that came before, instead of keeping it for `recvfrom()`. */
+  /** A function that is called with each datagram, including earlier ones; `recvfrom()` then gets none. */
   set ondatagram(hear: ((datagram: Datagram) => void) | null) {
     this.#ondatagram = hear;
     if (hear !== null) for (const datagram of this.#arrived.splice(0)) hear(datagram);
   }
 
-  /** Sends one datagram to `sender`, and does not wait; returns how many bytes that was. Throws `EMSGSIZE` and `EBADF`. */
+  /** Sends one datagram to `sender` without waiting; returns its size in bytes. Throws `EMSGSIZE` and `EBADF`. */
   post(data: Data, sender: Address | null): number {
     const address = knownSender(sender);
     if (this.#closed) throw new SocketError("EBADF");
@@ -130,14 +130,14 @@ export class MemoryDatagramSocket implements DatagramWay, AsyncDisposable {
     return bytes.length;
   }
 
-  /** Sends one datagram; resolves to how many bytes that was. Rejects with `EMSGSIZE` and `EBADF`. */
+  /** Sends one datagram; resolves to its size in bytes. Rejects with `EMSGSIZE` and `EBADF`. */
   async sendto(data: Data, address: Address): Promise<number> {
     const bytes = toBytes(data);
     this.post(bytes, address);
     return bytes.length;
   }
 
-  /** The next datagram that came. Rejects with `EBADF` after a close, with `ECANCELED` if it waited then. */
+  /** The next datagram. Rejects with `EBADF` after a close, and with `ECANCELED` if the socket is closed during the wait. */
   async recvfrom(): Promise<Datagram> {
     if (this.#closed) throw new SocketError("EBADF");
     const first = this.#arrived.shift();
@@ -147,7 +147,7 @@ export class MemoryDatagramSocket implements DatagramWay, AsyncDisposable {
     return waiting.promise;
   }
 
-  /** What the network brings. */
+  /** Takes a datagram from the network. */
   deliver(data: Uint8Array, address: Address): void {
     if (this.#closed) return;
     const datagram = new ServedDatagram(data, address, this);
@@ -179,19 +179,19 @@ export class MemoryNetwork {
   /** A socket with an address of its own. */
   socket(): MemoryDatagramSocket {
     let address = freshAddress();
-    while (this.#sockets.has(formatAddress(address))) address = freshAddress(); // the ports went round
+    while (this.#sockets.has(formatAddress(address))) address = freshAddress(); // the port numbers wrapped around
     const socket = new MemoryDatagramSocket(this, address);
     this.#sockets.set(formatAddress(address), socket);
     return socket;
   }
 
-  /** Brings one datagram to the socket at `to`, if there is one. */
+  /** Delivers one datagram to the socket at `to`, if there is one. */
   carry(data: Uint8Array, from: Address, to: Address): void {
     const socket = this.#sockets.get(formatAddress(to));
     if (socket !== undefined) queueMicrotask(() => socket.deliver(data, from));
   }
 
-  /** The socket at `address` is gone. */
+  /** Removes the socket at `address`. */
   remove(address: Address): void {
     this.#sockets.delete(formatAddress(address));
   }
@@ -204,7 +204,7 @@ export class MemoryDatagramServer<Context = unknown> extends BaseServer<Datagram
   /** Its socket. */
   readonly socket: MemoryDatagramSocket = this.network.socket();
 
-  /** Where clients send to. */
+  /** The address that clients send to. */
   get serverAddress(): Address {
     return this.socket.getsockname();
   }
@@ -230,7 +230,7 @@ export class MemoryDatagramServer<Context = unknown> extends BaseServer<Datagram
   }
 }
 
-/** A datagram server in memory that serves its datagrams side by side. */
+/** A datagram server in memory that serves its datagrams concurrently. */
 export class ThreadingMemoryDatagramServer<Context = unknown> extends ThreadingMixIn(
   MemoryDatagramServer,
 )<Context> {}

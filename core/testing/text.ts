@@ -1,23 +1,23 @@
 /**
  * Bytes for a reader: as quoted text, as a hex dump, and the difference between two of them. Failed scripts,
- * transcripts and faults all print bytes by these functions.
+ * transcripts and faults all print bytes with these functions.
  */
 
 import { type Data, joinBytes, toBytes } from "../bytes/data.ts";
 import { printable } from "../describe.ts";
 
 const ROW = 16; // bytes a row of a dump: as `xxd` and `hexdump -C`
-const ROWS = 4; // rows of each side in a difference, the first of them before what differs
-const AROUND = 32; // bytes of text shown before and after what differs
+const ROWS = 4; // rows of each side in a difference, the first one before the first differing byte
+const AROUND = 32; // bytes of text shown before and after the difference
 
 const strict = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
 
 const hex = (byte: number): string => byte.toString(16).padStart(2, "0");
 
-/** A character as it can be read within quotes. */
+/** A character, escaped for reading within quotes. */
 const shown = (char: string): string => (char === '"' || char === "\\" ? `\\${char}` : printable(char));
 
-/** The bytes as text, where they are UTF-8; else `null`. */
+/** The bytes as text if they are UTF-8; else `null`. */
 export const utf8 = (bytes: Uint8Array): string | null => {
   try {
     return strict.decode(bytes);
@@ -26,13 +26,13 @@ export const utf8 = (bytes: Uint8Array): string | null => {
   }
 };
 
-/** The bytes as text that is readable as it is: UTF-8 without control characters other than tabs and line ends; else `null`. */
+/** The bytes as text if it is readable without escapes: UTF-8 without control characters other than tabs and line ends. Else `null`. */
 export const cleanText = (bytes: Uint8Array): string | null => {
   const text = utf8(bytes);
   return text === null || /[^\P{Cc}\t\r\n]/u.test(text) ? null : text;
 };
 
-/** The text of each byte; of a character of many bytes the first has it, and the others have none. */
+/** The text of each byte. The first byte of a multi-byte character has its text, and the others have none. */
 const texts = (bytes: Uint8Array): string[] => {
   const text = utf8(bytes);
   if (text === null) {
@@ -48,7 +48,7 @@ const texts = (bytes: Uint8Array): string[] => {
   return each;
 };
 
-/** The nearest byte before `at` that begins a character, so that a cut there divides none. */
+/** The nearest byte before `at` that begins a character, so that a cut there splits no character. */
 const boundary = (bytes: Uint8Array, at: number): number => {
   let from = at;
   while (from > 0 && at - from < 3 && ((bytes[from] ?? 0) & 0xc0) === 0x80) from--;
@@ -81,8 +81,8 @@ export const hexdump = (data: Data, most = 1024): string => {
 };
 
 /**
- * The difference between the `expected` bytes and the `actual` ones, for a reader: where, as text and in hex,
- * `-` before what was expected and `+` before what came. `null` if nothing does.
+ * The difference between the `expected` bytes and the `actual` ones, for a reader: its position, as text and in hex,
+ * `-` before what was expected and `+` before what came. `null` if they are equal.
  */
 export const difference = (expected: Data, actual: Data): string | null => {
   const wanted = toBytes(expected);
@@ -97,7 +97,7 @@ export const difference = (expected: Data, actual: Data): string | null => {
     lines.push(`goes on after the ${at} bytes expected, with ${came.length - at} more`);
   else lines.push(`differs at byte ${at}: expected ${oneByte(wanted, at)}, got ${oneByte(came, at)}`);
 
-  const from = boundary(wanted, Math.max(0, at - AROUND)); // what is before the difference is the same in both
+  const from = boundary(wanted, Math.max(0, at - AROUND)); // everything before the difference is equal in both
   const before = from > 0 ? "…" : "";
   const excerpt = (bytes: Uint8Array): { readonly text: string; readonly column: number } => {
     const each = texts(bytes.subarray(from, boundary(bytes, at + AROUND)));
@@ -138,7 +138,7 @@ export interface Said {
   readonly what: Uint8Array | string;
 }
 
-const DIALOGUE = 40; // rows of a dialogue that are shown, the last ones: what came just before says most
+const DIALOGUE = 40; // rows of a dialogue that are shown, the last ones: they say most
 const SPEECH = 2048; // bytes of one turn that are shown, the last ones
 
 /** A dialogue, one row for each line of text, and other bytes in hex. */
@@ -183,8 +183,8 @@ export const linesOf = (bytes: Uint8Array): Uint8Array[] => {
 };
 
 /**
- * `bytes` with the parts that may differ made the same: `text` line by line, all else as a whole, as latin1. A line that is not
- * UTF-8 stays as it is.
+ * `bytes` with the parts that may differ made equal: `text` line by line, anything else as a whole, as latin1. A line that is not
+ * UTF-8 is unchanged.
  */
 export const normalised = (
   bytes: Uint8Array,
@@ -205,7 +205,7 @@ export const normalised = (
   return Uint8Array.from(whole, (char) => char.charCodeAt(0));
 };
 
-/** Where a test calls this folder: the stack without its own frames, where the engine tells one. */
+/** The place at which a test calls this folder: the stack without its own frames, if the engine provides one. */
 export const writtenAt = (): string =>
   (new Error().stack ?? "")
     .split("\n")

@@ -12,7 +12,7 @@ const later = globalThis.setTimeout; // taken now, so that a test's fake clock d
 
 const ignore = (): void => {};
 
-/** A transport over another one, `inner`, to which it forwards everything that a subclass does not change. */
+/** A transport over another one, `inner`, which forwards everything that a subclass does not change. */
 export abstract class TransportOver implements StreamTransport {
   protected inner: StreamTransport;
 
@@ -173,7 +173,7 @@ export class SocketTransport implements StreamTransport {
   }
 }
 
-/** The descriptor and the options of `stream`, without what would send and receive past the transport over it. */
+/** The descriptor and the options of `stream`, without the calls that would send and receive past the transport over it. */
 const optionsOf = (stream: StreamSocket): KernelSocket => {
   const past = (): never => {
     throw new SocketError(

@@ -52,7 +52,7 @@ const served = async (faults: { readonly faults?: readonly FaultRule[] } = {}) =
     return { status: answer.status, body: (await answer.json()) as Record<string, unknown> };
   };
   const url = server.listeners[0]?.url as string;
-  /** What an echo of this gives: its text, or the code of the error. */
+  /** The result of an echo of this: its text, or the code of the error. */
   const echo = async (text: string): Promise<string> => {
     await using stream = await createConnection(url);
     try {

@@ -1,4 +1,4 @@
-/** One slow reader harms nobody else, in memory, on real sockets by both of Node's paths, and behind a Worker's port. */
+/** One slow reader does not affect others, in memory, on real sockets through both of Node's paths, and behind a Worker's port. */
 
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";

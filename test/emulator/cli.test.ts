@@ -31,7 +31,7 @@ class Cli {
   readonly exit: Promise<Exit>;
   readonly process: ChildProcess;
   #exited = false;
-  #look: (() => void)[] = []; // those who wait for a line
+  #look: (() => void)[] = []; // callers that wait for a line
 
   constructor(args: readonly string[], env: Readonly<Record<string, string | undefined>> = {}) {
     this.process = spawn(
@@ -60,7 +60,7 @@ class Cli {
     });
   }
 
-  /** The first line of stdout or stderr that matches, as soon as it is there. */
+  /** The first matching line of stdout or stderr, as soon as it appears. */
   async line(pattern: RegExp): Promise<RegExpExecArray> {
     for (;;) {
       for (const line of [...this.stdout, ...this.stderr]) {
@@ -351,7 +351,7 @@ describe("socklet serve", () => {
 });
 
 describe("socklet dial", () => {
-  /** A server that says `text` to whoever connects, and ends. */
+  /** A server that sends `text` to each client, and ends. */
   const saying = (text: string | Uint8Array): Promise<number> =>
     listen(net.createServer((socket) => socket.on("error", () => {}).end(text)));
 

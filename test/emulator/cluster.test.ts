@@ -1,4 +1,4 @@
-/** `serveCluster()`: several processes at one socket, one control plane, and others in the place of those that end. */
+/** `serveCluster()`: several processes on one socket, one control plane, and successors for workers that end. */
 
 import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
 import net from "node:net";
@@ -30,7 +30,7 @@ afterEach(() => {
   rmSync(folder, { recursive: true, force: true });
 });
 
-/** A cluster, and what it told. */
+/** A cluster, and its events. */
 const cluster = async (
   options: ClusterOptions = {},
 ): Promise<ClusterServer & { readonly told: SockletEvent[]; heard(type: string): Promise<SockletEvent> }> => {
@@ -49,7 +49,7 @@ const cluster = async (
   let heard = 0;
   return Object.assign(server, {
     told,
-    /** The next event of this type, after those that were heard before. */
+    /** The next event of this type, after earlier ones. */
     async heard(type: string) {
       for (;;) {
         for (; heard < told.length; heard++)
@@ -180,7 +180,7 @@ test("one control plane has the listeners, the sessions and the counts of all wo
   const sockets: net.Socket[] = [];
   const pids = await pidsAt(async () => {
     const socket = net.connect(placeOf(tcp));
-    sockets.push(socket.on("error", () => {})); // those that are left at the end are cut
+    sockets.push(socket.on("error", () => {})); // the last ones are cut at the end
     socket.write("hello\n");
     const [reply] = (await new Promise((resolve) =>
       socket.once("data", (bytes) => resolve([String(bytes)])),

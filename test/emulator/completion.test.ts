@@ -50,7 +50,7 @@ test("a shell that there is no script for is refused", () => {
 });
 
 describeWith(["bash"], "bash", () => {
-  /** What bash offers for the last of `words`, as it gives the words of a line to the function. */
+  /** What bash offers for the last of `words`, passed to the function as bash passes the words of a line. */
   const offered = (...words: string[]): string[] => {
     const program = `source "$1"; shift; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _socklet; printf '%s\\n' "\${COMPREPLY[@]}"`;
     const given = ["--norc", "-c", program, "bash", join(folder, "script.bash"), "socklet", ...words];

@@ -100,7 +100,7 @@ test.each<[listen: string, dial: string, moves: ServeOptions, to: string]>([
   const { address } = await control.sessions.start({ dial: "it" });
   const port = /\d+$/.exec(server.listeners[0]?.url ?? "")?.[0] ?? "";
   expect(address.replace(/^tcp:\/\//, "")).toBe(to.replace("NEW", port));
-  expect(app.dial.it?.endpoint).toMatchObject({ port: Number(/\d+$/.exec(dial)?.[0]) }); // the app's own is as it was
+  expect(app.dial.it?.endpoint).toMatchObject({ port: Number(/\d+$/.exec(dial)?.[0]) }); // the app itself is unchanged
 });
 
 test("with anyPort what an app has at one port stays at one", async () => {
@@ -337,7 +337,7 @@ describe.each(["an emulator", "a Worker"])("the control client drives %s", (plac
   });
 
   test("which keeps what failed, and refuses what it may not do", async () => {
-    const port = await reservePort(); // nobody listens there
+    const port = await reservePort(); // nothing listens there
     const failed = await control.sessions.run({ handler: "lines", address: `127.0.0.1:${port}` });
     expect(failed).toMatchObject({
       state: "failed",

@@ -55,7 +55,7 @@ afterAll(() => rm(temporary, { recursive: true, force: true }));
 const folderOf = (runtime: Runtime, protocol: Protocol): string =>
   join(temporary, `projects/${runtime}-${protocol}`);
 
-/** Makes a project, and gives it the packages that `npm install` would. */
+/** Makes a project, with the packages that `npm install` would add. */
 const made = async (runtime: Runtime, protocol: Protocol): Promise<string> => {
   const folder = folderOf(runtime, protocol);
   await rm(folder, { recursive: true, force: true });
@@ -273,7 +273,7 @@ describe("the first byte", () => {
 });
 
 describe("where a project is made", () => {
-  /** Runs `socklet init` with nobody at a terminal. */
+  /** Runs `socklet init` without a terminal. */
   const init = async (
     cwd: string,
     ...args: string[]

@@ -155,7 +155,7 @@ export interface DeliveryPlace {
   /** Pauses of a peer, and the time-outs of a close, in ms: short where time is real. */
   readonly pauses: readonly number[];
   readonly closeTimeouts: readonly number[];
-  /** How many more bytes a peer may have than was told: the pieces that the platform tells nothing of. */
+  /** How many more bytes a peer may have than were reported: the pieces about which the platform reports nothing. */
   readonly slack: number;
   /** How many bytes may be on the way where the peer is gone; absent: as many as the kernel likes. */
   readonly holds?: number;
@@ -222,7 +222,7 @@ export const holdsDelivery = (place: DeliveryPlace): Promise<void> =>
     { numRuns: Number(process.env.SOCKLET_DELIVERY_RUNS ?? place.runs) },
   );
 
-/** What a server told of its one request. */
+/** A server's events of its one request. */
 export const outcomeOf = async (told: Told): Promise<Outcome> => {
   const { failed, bytesWritten } = await told.next("end");
   const codes = told.of("error").map(({ error }) => (error as SocketError).code ?? String(error));
@@ -230,7 +230,7 @@ export const outcomeOf = async (told: Told): Promise<Outcome> => {
 };
 
 /**
- * A session of the handler `writes`, which writes the steps of its params, as its record tells of it. `lose` loses what
+ * A session of the handler `writes`, which writes the steps of its params, as its record shows it. `lose` loses what
  * keeps it; where a place cannot, it is ended in both ways of stopping.
  */
 export const sessionOf = async (

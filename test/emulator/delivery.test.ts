@@ -119,7 +119,7 @@ const meet = async (
 const holdTime = (): void => void vi.useFakeTimers({ toFake: ["setTimeout", "clearTimeout", "performance"] });
 const pass = (ms: number): Promise<unknown> => vi.advanceTimersByTimeAsync(ms);
 
-/** The peer takes something just in time, again and again, until all has left. Gives how often. */
+/** The peer takes something just in time, again and again, until everything has left. Returns how often. */
 const readSlowly = async (request: StreamSocket, client: Reader, size: number): Promise<number> => {
   let rounds = 0;
   for (; request.bytesWritten < size && !client.ended && client.code === null; rounds++) {
@@ -337,7 +337,7 @@ test("a session's record: whatever the sizes, the reading, half-closes, resets a
 
 test("a slow reader that goes on sending gets what its kernel had not taken at the close", async () => {
   holdTime();
-  /** Closes while the kernel holds much; gives how often the peer had to be looked at until it held nothing. */
+  /** Closes while the kernel holds much; returns how often the peer had to be checked until it held nothing. */
   const closeWithAFullKernel = async (): Promise<number> => {
     let size = 0;
     const fills = async ({ wfile }: StreamSocket): Promise<void> => {

@@ -12,7 +12,7 @@ import { onTestFinished } from "vitest";
 
 const root = fileURLToPath(new URL("../..", import.meta.url));
 
-/** Saves a file as editors do that replace it: whoever follows the file never sees half of it, however long this process stands still. */
+/** Saves a file by replacing it, as some editors do: a watcher never sees half of it, however long this process stands still. */
 export const save = async (path: string, text: string): Promise<void> => {
   const whole = join(dirname(path), `.${basename(path)}~`);
   await writeFile(whole, text);

@@ -48,7 +48,7 @@ const portsInWorkerd = async (dev: Program): Promise<number[]> => {
   return dev.lines.flatMap((line) => /^Say \(workerd\) .*:(\d+)$/.exec(line)?.[1] ?? []).map(Number);
 };
 
-/** Whether a process runs: one that is over and that nobody has asked for yet (a zombie) does not. */
+/** Whether a process runs: one that has ended and has not been waited for yet (a zombie) does not. */
 const isAlive = (pid: number): boolean => {
   try {
     return !/^State:\s+Z/m.test(readFileSync(`/proc/${pid}/status`, "utf8"));

@@ -154,7 +154,7 @@ describe.skipIf(process.platform !== "linux")("npm run dev", () => {
     processes().flatMap((one) => (one.group === group ? [one.command.replaceAll("\0", " ")] : []));
 
   const expectNothingLeft = async (dev: Dev): Promise<void> => {
-    while (left(dev).length > 0) await new Promise((resolve) => setTimeout(resolve, 20)); // nobody tells us of their end
+    while (left(dev).length > 0) await new Promise((resolve) => setTimeout(resolve, 20)); // their end has no event
     expect(await refuses(dev.port)).toBe(true);
     expect(await refuses(Number(new URL(dev.url).port))).toBe(true);
   };

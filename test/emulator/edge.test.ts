@@ -36,7 +36,7 @@ import { edgeTimes } from "../../emulator/app/edge.ts";
 const data = mkdtempSync(join(tmpdir(), "socklet-edge-"));
 afterAll(() => rmSync(data, { recursive: true, force: true }));
 
-/** What a handler does for one request; its outcome is what the client is told. */
+/** What a handler does for one request; the client gets its outcome. */
 type Work = () => unknown;
 
 const outcomeOf = async (work: Work): Promise<string> => {
@@ -49,7 +49,7 @@ const outcomeOf = async (work: Work): Promise<string> => {
 
 const TOKEN = "a-token-of-these-tests";
 
-/** An app of one handler, which does `work` for each line and tells what came of it. */
+/** An app of one handler, which does `work` for each line and sends its outcome. */
 const held = async (
   work: () => Work,
   { except = [], listen = [] }: { except?: readonly EdgeRuleName[]; listen?: readonly ListenEntry[] } = {},

@@ -257,7 +257,7 @@ describe("the slow, the deaf and the rude", () => {
       await Promise.all(
         peers.map(async (peer) => {
           await once(peer, "connect");
-          // Until the server takes no more, since nobody reads its answers: then this waits, as the server does.
+          // Until the server takes no more, since its answers are not read: then this waits, as the server does.
           for (let more = true; more && handler === "Answers"; ) {
             if (peer.write(question)) continue;
             more = await Promise.race([once(peer, "drain").then(() => true), stalled(peer)]);
@@ -422,7 +422,7 @@ describe("SIGTERM under load", () => {
     enough = () => begun >= 500 && busy.resolve();
     await busy.promise;
     child.kill("SIGTERM");
-    await Promise.all(running); // each to his end: the ports are closed, so that nobody comes anew
+    await Promise.all(running); // each to its end: the ports are closed, so that no new client comes
     stopped = true;
     expect(lost).toEqual([]);
     expect(answered).toBe(begun);

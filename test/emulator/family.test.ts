@@ -438,7 +438,7 @@ describe("clients", () => {
 });
 
 describe("an app's listeners", () => {
-  /** `socklet serve` of the app; gives where each listener is. */
+  /** `socklet serve` of the app; returns the address of each listener. */
   const served = async (): Promise<{
     readonly urls: Readonly<Record<string, string>>;
     readonly said: () => string;
@@ -501,7 +501,7 @@ describe("an app's listeners", () => {
     return client.rfile.line();
   };
   const asked = async (url: string | undefined, line: string) => ask(await dial(url), line);
-  /** How a connection ends that nobody serves; its reset may come before it is open. */
+  /** How an unserved connection ends; its reset may come before it is open. */
   const turnedAway = (url: string | undefined) => codeOf(dial(url).then((client) => client.recv()));
   const text = (bytes: Uint8Array): string => new TextDecoder().decode(bytes);
 

@@ -248,7 +248,7 @@ describe("a request in a child", () => {
       expect(details.slice(0, told).map(({ number }) => number)).toEqual(
         Array.from({ length: told }, (_, i) => i),
       );
-      expect(told * (size + 1024)).toBeGreaterThan(14 * 1024 * 1024); // what waits, as it is counted, is up to 16 MiB
+      expect(told * (size + 1024)).toBeGreaterThan(14 * 1024 * 1024); // counted in this way, up to 16 MiB wait
       const { omitted = 0, events: lost } = details[told] ?? {};
       expect(lost).toBe(count - told);
       expect(omitted / (count - told)).toBeGreaterThan(size);
@@ -270,7 +270,7 @@ describe("a request in a child", () => {
     const { server, events, address } = await serving();
     const socket = await dial(address);
     await ask(socket, "emit something");
-    await events.next("handler", 2); // told on a way of its own, which may be the slower
+    await events.next("handler", 2); // reported on another channel, which may be slower
     expect(events.of("handler").map(({ id, detail }) => [id, detail])).toEqual([
       [1, { said: "something", whole: new Uint8Array([1, 2]) }],
       [1, { bytes: { base64: "AQI=" } }], // with a function beside it: as JSON

@@ -1,4 +1,4 @@
-/** Datagrams that the system does not take at once wait, up to a bound; those over it are dropped, and told. */
+/** Datagrams that the system does not take at once wait, up to a bound; those over it are dropped and reported. */
 
 import { spawnSync } from "node:child_process";
 import { fileURLToPath } from "node:url";

@@ -56,10 +56,10 @@ describe.each(Object.entries(servers))("%s", (_, make) => {
     let more = Promise.withResolvers<void>();
     const listener = hostileListener(armed, told);
     const onEvent = (event: SockletEvent): unknown => {
-      queueMicrotask(() => more.resolve()); // what it fails at is told, too
+      queueMicrotask(() => more.resolve()); // its failures are reported, too
       return listener(event);
     };
-    /** When an error has been told: a child's is after its connection has ended. */
+    /** Waits until an error is reported: a child's comes after the end of its connection. */
     const error = async (): Promise<void> => {
       while (!told.some(({ type }) => type === "error")) {
         await more.promise;

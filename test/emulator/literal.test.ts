@@ -1,4 +1,4 @@
-/** What was said as JSON's text: the fast way gives what JSON.stringify() gives. */
+/** Traffic as JSON text: the fast path returns what JSON.stringify() returns. */
 
 import fc from "fast-check";
 import { expect, test } from "vitest";

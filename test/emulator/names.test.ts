@@ -298,7 +298,7 @@ describe.skipIf(oracle === null)(
       ]);
     });
 
-    // Where something else is asked before the file, the names that it has besides are not told.
+    // If another source comes before the file, the file's further names are not reported.
     const filesFirst = /^hosts:\s+files\b/m.test(
       linesOf("/etc/nsswitch.conf")
         .map((line) => line.join(" "))

@@ -220,7 +220,7 @@ describe("koffi", () => {
       }
       print(JSON.stringify(seen));`;
     const { said, errors } = await child(source).ended;
-    // The handler tells its connection's option between: 1 as Node sets it, 0 as the listener hands it on.
+    // The handler reports its connection's option in between: 1 if Node sets it, 0 if it is inherited from the listener.
     const seen = [true, false, 1, null, 1, true, 0, true, true, 0, null, 1, true];
     expect([said, errors]).toEqual([`${JSON.stringify(seen)}\n`, ""]);
   });
@@ -407,13 +407,13 @@ print(json.dumps({call: {state: outcome(calls[call], states[state]()) for state 
     });
 
     test("a path in a folder that may not be written", () => {
-      const path = join(folder, "s"); // by the kernel's word for it, since whoever tests may write everywhere
+      const path = join(folder, "s"); // through the kernel's answer, since the user of the tests may have write access everywhere
       const error = bindError({ code: "EACCES" }, { family: "unix", path }, `unix:${path}`);
       expect(error.message).toBe(`EACCES: unix:${path}: this process may not create a file in ${folder}`);
     });
   });
 
-  // A listener whose queue is full, so that the kernel answers nobody; a line, and it accepts.
+  // A listener whose queue is full, so that the kernel does not answer; after a line it accepts.
   const FULL = `
 import socket, sys
 family, name = int(sys.argv[1]), sys.argv[2]
@@ -490,7 +490,7 @@ c, _ = s.accept(); c.sendall(b"welcome"); c.recv(1)
       const [far, address] = await listener.accept();
       closing(far);
       expect([near.getpeername(), far.getsockname()]).toEqual([nameOf(listener), nameOf(listener)]);
-      // Only the kernel tells who it was that connected.
+      // Only the kernel knows who connected.
       expect([address, far.getpeername()]).toEqual(native ? [nameOf(near), nameOf(near)] : [null, null]);
       await near.sendall("by path");
       expect(string(await far.recv())).toBe("by path");

@@ -296,7 +296,7 @@ describe("npx", () => {
 /** Serves, is used, and ends at Ctrl-C, which a terminal sends to a command and to all that it has started. */
 const serves = async (file: string, args: readonly string[]): Promise<void> => {
   const server = spawn(file, args, { cwd: user, env, detached: true, stdio: ["ignore", "pipe", "pipe"] });
-  const ended = once(server, "close"); // also those that it started have let go of its output
+  const ended = once(server, "close"); // its children have closed its output, too
   const end = (signal: NodeJS.Signals): void => {
     try {
       process.kill(-(server.pid as number), signal);
@@ -322,7 +322,7 @@ const serves = async (file: string, args: readonly string[]): Promise<void> => {
 };
 
 describe("its pages", () => {
-  // Of a user who has what the pages have installed: the package as it is packed, beside what else they import.
+  // The project of a user who follows the pages: the packed package, and the other packages that they import.
   const project = (): string => join(temporary, "pages");
 
   beforeAll(async () => {

@@ -18,7 +18,7 @@ const inNode = runtime === "Node"; // the runtimes beside it have no forking ser
 const file = (path: string): string => fileURLToPath(new URL(path, import.meta.url));
 const module = new URL("./fixtures/pooled.ts", import.meta.url).href;
 
-/** What a visitor is told. */
+/** The answer to a visitor. */
 const visit = async (url: string): Promise<number> => {
   const { hostname, port } = new URL(url.replace("tcp:", "http:"));
   const socket = net.connect(Number(port), hostname).setEncoding("latin1");

@@ -35,7 +35,7 @@ const talk = async (port: number, ...pieces: readonly (string | Uint8Array)[]): 
   socket.setEncoding("latin1").on("data", (more) => {
     text += more;
   });
-  socket.on("error", () => {}); // it may be told as a reset
+  socket.on("error", () => {}); // it may be reported as a reset
   const closed = new Promise((resolve) => socket.once("close", resolve));
   socket.once("end", () => socket.end());
   await once(socket, "connect");

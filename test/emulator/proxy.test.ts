@@ -77,7 +77,7 @@ const ALL_PLACES: readonly Place[] = [
 const isHere = ({ forks = false }: { readonly forks?: boolean }): boolean => runtime === "Node" || !forks;
 const PLACES = ALL_PLACES.filter(isHere);
 
-/** A server that serves until the test is over, and what it tells. */
+/** A server that serves until the test is over, and its events. */
 const serving = async (
   { Server, path, forks }: Place,
   proxyProtocol: Partial<ProxyProtocolOptions> = {},
@@ -276,7 +276,7 @@ describe("a peer that is no proxy", () => {
   test("is refused, whatever it sends", async () => {
     const { server, told } = await serving(THREADING, { from: ["192.0.2.0/24"] });
     const { port } = server.serverAddress as InternetAddress;
-    const socket = net.connect(port, "127.0.0.1"); // it may be reset before it is told that it is connected
+    const socket = net.connect(port, "127.0.0.1"); // it may be reset before it reports that it is connected
     const text = heard(socket);
     socket.write(LINE);
     expect(await told.next("refused")).toMatchObject({

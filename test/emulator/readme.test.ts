@@ -55,7 +55,7 @@ test("in a test: HELLO", async () => {
 test("in Node: a server that answers HELLO", async () => {
   const code = block("import { ThreadingTCPServer }");
   expect(code).toContain('"127.0.0.1:7007"');
-  // It says nothing when it listens: so it is told to, by its own event.
+  // It prints nothing when it listens, so a line on its own event is added.
   const telling = code.replace(
     '7007", Shout)',
     '7007", Shout, { onEvent: ({ type }) => console.log(type) })',

@@ -64,7 +64,7 @@ const served = async () => {
   return { server, ask, tcp, udp };
 };
 
-/** Says these lines, and gives all that came until the end. */
+/** Sends these lines, and returns everything that came until the end. */
 const talk = async (port: number, lines: string): Promise<string> => {
   const socket = net.connect(port, "127.0.0.1");
   socket.end(lines);
@@ -83,7 +83,7 @@ const withClient = async () => {
   return { ...all, control: controlClient(all.server.control?.url ?? "", { token: TOKEN }) };
 };
 
-/** A certificate that nobody vouches for, and its key. */
+/** A self-signed certificate, and its key. */
 const selfSigned = (): [cert: string, key: string] => {
   const folder = mkdtempSync(join(tmpdir(), "socklet-self-signed-"));
   onTestFinished(() => rmSync(folder, { recursive: true, force: true }));

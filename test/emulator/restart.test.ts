@@ -79,7 +79,7 @@ class Served implements AsyncDisposable {
       });
     }
     void once(this.#child, "close").then(() => {
-      this.#over = true; // and nobody who took over, since they have the same output
+      this.#over = true; // and no successor runs either, since it would hold the same output open
       this.#wake();
     });
   }
@@ -374,8 +374,8 @@ describe.each(["path", "abstract name", "path, by systemd-notify"])("the service
       client.write("keeps the first alive\n");
       await once(client, "data");
       await served.restart();
-      expect(await told()).toEqual(["READY=1", `MAINPID=${served.pid}`]); // by the next
-      expect(await told()).toEqual([`MAINPID=${served.pid}`]); // by the first, which a manager with NotifyAccess=main heeds
+      expect(await told()).toEqual(["READY=1", `MAINPID=${served.pid}`]); // from the successor
+      expect(await told()).toEqual([`MAINPID=${served.pid}`]); // from the first process, which a manager with NotifyAccess=main accepts
       expect(runs(first)).toBe(true);
       client.destroy();
       await gone(first);

@@ -51,7 +51,7 @@ const more = (after: readonly string[], before: readonly string[]): string[] => 
   });
 };
 
-/** Runs `body` so many times, several side by side, and expects nothing to be left that was not there before. */
+/** Runs `body` this many times, several concurrently, and expects that nothing new is left. */
 const leavesNothing = async (times: number, body: (i: number) => Promise<void>): Promise<void> => {
   await body(0); // loads what is loaded once
   for (let i = 0; i < 20; i++) await turn();

@@ -115,7 +115,7 @@ export const freshPath = (): string => join(folder, `${++paths}`);
 
 // ---- The places ----
 
-/** The handler as it is, for a server that is not for it. */
+/** The handler unchanged, for a server of another kind. */
 const handlerOf = (example: Example): never =>
   (isDatagrams(example) ? example.Datagrams : example.Handler) as never;
 

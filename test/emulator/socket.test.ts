@@ -1,4 +1,4 @@
-/** Sockets of Node's as `socket()` gives them: what the rows do not show, and CPython's answers cannot. */
+/** Node's sockets as `socket()` returns them: what the rows do not show, and a comparison with CPython cannot. */
 
 import { spawn } from "node:child_process";
 import { closeSync } from "node:fs";
@@ -369,7 +369,7 @@ describe.each(PLACES)("%s", (_, native) => {
       const open = new Set<StreamSocket>();
       const serving = (async () => {
         for (let left = 0; left < 3; ) {
-          // Room to write is asked for, too, which is there always: reads must be told of all the same.
+          // Room to write is polled, too, and is always there: reads must be reported all the same.
           const [readable, writable] = await select([listener, ...open], open, []);
           for (const ready of readable) {
             if (ready === listener) {

@@ -1,7 +1,7 @@
 /** Tests of time limits, on machines where a process may stand still for longer than a limit. */
 
 /**
- * Runs `attempt` until each wait that it gives to `timed` took less than `ms`. Where one took longer, this process or a
+ * Runs `attempt` until each wait that it passes to `timed` took less than `ms`. If one took longer, this process or a
  * child stood still, as on a busy machine, and a time limit was right to cut what the test expects to go on.
  */
 export const untilNothingStoodStill = async (

@@ -48,7 +48,7 @@ const connected = async (to: number | string) => {
       while (!text.includes("ready\n") && !socket.closed) await Promise.race([once(socket, "data"), ended]);
       expect(text).toBe("ready\n");
     },
-    /** Says a line; gives all that came, to the end. */
+    /** Sends a line; returns everything that came, to the end. */
     say: async (line: string): Promise<string> => {
       socket.end(`${line}\n`);
       await ended;

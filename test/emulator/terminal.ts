@@ -14,7 +14,7 @@ const LIMIT = 240_000;
 export type Turn = readonly [waitFor: string, answer: string];
 
 /**
- * Runs a command on a terminal of its own until it ends, takes each turn in its order, and gives all that was said: in the
+ * Runs a command on a terminal of its own until it ends, takes each turn in its order, and returns everything that was printed: in the
  * end `ended` and its exit status. It ends with its test.
  */
 export const typed = async (
@@ -31,7 +31,7 @@ export const typed = async (
     end();
     await closed;
   });
-  child.stdin.on("error", () => {}); // it ended: what it said tells
+  child.stdin.on("error", () => {}); // it has ended: its output shows why
   let said = "";
   let from = 0;
   const left = [...turns];

@@ -53,7 +53,7 @@ beforeAll(() => {
 
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
-/** Runs Node in the guide's folder; gives all that was printed, and how it ended. */
+/** Runs Node in the guide's folder; returns everything that it printed, and how it ended. */
 const node = async (args: readonly string[], more: Readonly<Record<string, string>> = {}) => {
   const {
     VITEST: _,

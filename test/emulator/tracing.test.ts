@@ -26,7 +26,7 @@ import { ownCertificates } from "../peers/certificates.ts";
 
 const PHASES = ["start", "end", "asyncStart", "asyncEnd", "error"] as const;
 
-/** All that a channel tells from now on, and a promise for `count` that are over. */
+/** Everything that a channel reports from now on, and a promise that `count` operations are over. */
 const watch = <Context extends object>(name: string) => {
   const told: { readonly phase: (typeof PHASES)[number]; readonly context: Context }[] = [];
   let look = (): void => {};

@@ -43,7 +43,7 @@ const served = async (where: "worker" | "object", { steps, closeTimeout }: Mix):
   const socket = (await workerd.dispatchConnect()) as net.Socket;
   const peer = new Reader(socket);
   const told = new Told();
-  /** Asks what was told until it has one of this type: the Worker cannot call here. */
+  /** Polls the reported events until there is one of this type: the Worker cannot call the test. */
   const until = async (type: string): Promise<void> => {
     while (!told.all.some((event) => event.type === type)) {
       told.all.length = 0;

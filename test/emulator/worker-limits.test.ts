@@ -19,7 +19,7 @@ afterAll(() => worker.close());
 
 const dial = (port: number) => createConnection({ hostname: "127.0.0.1", port });
 
-/** How a connection ends that nobody serves: workerd has no reset, so its end, or that the peer is gone. */
+/** How an unserved connection ends: workerd has no reset, so with its end, or with an error that the peer is gone. */
 const turnedAway = async (port: number): Promise<boolean> => {
   const client = await dial(port);
   try {

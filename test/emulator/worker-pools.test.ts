@@ -39,7 +39,7 @@ interface Toll {
 
 /**
  * Requests that ask, each for its own number, without a pause, while something is killed. `path` makes the request of a
- * number. Each request must be answered with its own number, or be told that its call is lost, or be lost with workerd.
+ * number. Each request must be answered with its own number, or with the error that its call is lost, or be lost with workerd.
  */
 const whileKilled = async (
   workerd: MortalWorkerd,
@@ -66,7 +66,7 @@ const whileKilled = async (
       } else {
         expect(["ERR_CALL_LOST", "ENOTCONN", "GONE"]).toContain(told.error.code);
         toll.lost++;
-        await killing; // while workerd is down nobody is asked
+        await killing; // while workerd is down nothing is asked
       }
       more.resolve();
       more = Promise.withResolvers();
@@ -93,7 +93,7 @@ describe("what crosses between a request and a pool's object", () => {
   let lines: ThreadingTCPServer<unknown>;
   let workerd: MortalWorkerd;
   beforeAll(async () => {
-    // Repeats what it is told, except for one line, and another one the first time.
+    // Repeats each line, except for one, and another one the first time.
     let first = true;
     const Parrot = streamHandler(async ({ rfile, wfile }) => {
       for await (const line of rfile.lines()) {

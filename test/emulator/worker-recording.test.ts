@@ -134,7 +134,7 @@ beforeEach(async () => {
   await control.recording.stop();
 });
 
-/** One conversation, to its end: the session greets nobody, and says one line by hand. */
+/** One conversation, to its end: the session sends no greeting, and one line by hand. */
 const converse = async (of: ControlClient): Promise<string> => {
   const server = await greeter();
   onTestFinished(() => server.close());

@@ -5,7 +5,7 @@ import { build } from "esbuild";
 
 const root = fileURLToPath(new URL("../..", import.meta.url));
 
-/** Bundles `main`, a path from the repository's root, from the sources as they are. */
+/** Bundles `main`, a path from the repository's root, from the current sources. */
 export const workerScript = async (main: string): Promise<string> => {
   const { outputFiles } = await build({
     absWorkingDir: root,

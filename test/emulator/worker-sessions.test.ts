@@ -15,7 +15,7 @@ import { type RunningWorker, runWorker } from "./workerd.ts";
 const TOKEN = "abcdefghijklmnop0123";
 let worker: RunningWorker;
 
-/** A server behind proxies: it tells each client whom it came for. */
+/** A server behind proxies: it sends each client the address that the proxy reported. */
 const proxied = async (tls?: object) => {
   const Tells = streamHandler(({ request, clientAddress, wfile }) => {
     wfile.write(

@@ -45,7 +45,7 @@ unique_subject = no
 commonName = supplied
 `;
 
-/** \`YYMMDDHHMMSSZ\`, so many days from now. */
+/** \`YYMMDDHHMMSSZ\`, this many days from now. */
 const dateOf = (days: number): string =>
   new Date(Date.now() + days * 86_400_000).toISOString().replace(/\.\d+/, "").replace(/[-:T]/g, "").slice(2);
 

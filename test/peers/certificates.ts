@@ -1,5 +1,5 @@
 /**
- * One authority of our own for all tests, made by openssl when Vitest starts: workerd trusts those that are in
+ * One authority of our own for all tests, made by openssl when Vitest starts: workerd trusts those in
  * `NODE_EXTRA_CA_CERTS` when Miniflare is loaded, and no other.
  */
 

@@ -11,7 +11,7 @@ import { describeWith, type Program, start } from "./program.ts";
 
 const LINE = "x".repeat(900);
 
-/** Joins by this program; returns it when it has been told of that. */
+/** Joins with this program; returns it when it has received the confirmation. */
 const join = async (program: Program, name: string, members: number): Promise<Program> => {
   await program.line(/^What is your name\?$/);
   program.write(`${name}\n`);
@@ -19,7 +19,7 @@ const join = async (program: Program, name: string, members: number): Promise<Pr
   return program;
 };
 
-/** A member whose output nobody takes: its pipe fills, and then it reads no more. */
+/** A member whose output is not read: its pipe fills, and then it stops reading. */
 const notReading = (port: number): void => {
   const child = spawn("nc", ["127.0.0.1", String(port)], { stdio: ["pipe", "pipe", "ignore"] });
   child.stdin.on("error", () => {});

@@ -137,8 +137,8 @@ const clients: Readonly<Record<string, Client>> = {
 // ---- Asking one ----
 
 const MANY = 20; // connections for one question
-const PATIENCE = 500; // ms that a client waits where it can be told to, and that is waited for one that will not answer
-const SLOW = 10_000; // ms that it waits where it answers in the end: none of its steps before may take longer
+const PATIENCE = 500; // ms that a client waits if it has a setting for that, and that the test waits for one that will not answer
+const SLOW = 10_000; // ms that it waits if it answers in the end: no earlier step may take longer
 const LONG = 60_000; // ms that is waited for what will come: it takes a few
 const LOOKS = 20; // requests that a workerd answers if a client does not keep it for ever
 
@@ -199,7 +199,7 @@ const begin = async (): Promise<Running> => {
 interface Plan {
   /** Before this byte they are cut. */
   readonly cut?: number;
-  /** So many are sent, and then comes the ending. */
+  /** Sends this many, and then the ending. */
   readonly sent?: number;
   readonly ending?: Ending;
 }

@@ -139,7 +139,7 @@ describeWith(["dnsperf"], "dnsperf", () => {
 });
 
 describe("npm dns2", () => {
-  /** Its clients, each with what of the zone one question gives. */
+  /** Its clients, each with what one question returns from the zone. */
   const clients = (port: number) => ({
     udp: DNS.UDPClient({ dns: "127.0.0.1", port, timeout: 60_000 }),
     tcp: DNS.TCPClient({ dns: "127.0.0.1", port }),

@@ -67,7 +67,7 @@ const serving = async <Request>(
     at,
     port: at.family === "unix" ? 0 : at.port,
     events,
-    /** What handlers told, as soon as there are so many. */
+    /** The reports of handlers, as soon as there are this many. */
     async told(count: number): Promise<unknown[]> {
       for (;;) {
         const details = events.flatMap((event) => (event.type === "handler" ? [event.detail] : []));
@@ -137,7 +137,7 @@ describeWith(["socat"], "socat", () => {
   });
 });
 
-/** What `dial` gives as soon as the program listens, which it does not tell: a path is there, or answers, when it is. */
+/** What `dial` returns as soon as the program listens, which it does not report: then its path exists, or answers. */
 const listening = async <T>(
   program: { readonly ended: Promise<{ readonly stderr: string }> },
   dial: () => Promise<T>,
@@ -267,7 +267,7 @@ const KINDS: readonly Kind[] = [
 const hostOf = (address: Address | null): string | null =>
   address === null ? null : address.family === "unix" ? address.path : address.hostname;
 
-/** Answers in capitals, and tells who asked. */
+/** Answers in capitals, and reports the client. */
 class Upper extends StreamRequestHandler {
   override async handle(): Promise<void> {
     this.emit(hostOf(this.clientAddress));

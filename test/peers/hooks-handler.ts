@@ -6,7 +6,7 @@ import { DatagramRequestHandler, type HandlerClass, StreamRequestHandler, type S
 export const OUTCOMES = ["served", "refused", "setup", "handle", "finish", "timeout"] as const;
 export type Outcome = (typeof OUTCOMES)[number];
 
-/** A handler of that kind which tells its hooks, and fails where `outcome` says. */
+/** A handler of that kind which reports its hooks, and fails where `outcome` says. */
 const traced = (
   Base: typeof StreamRequestHandler,
   told: (handler: StreamRequestHandler, hook: string) => void,
@@ -41,7 +41,7 @@ const traced = (
     }
   };
 
-/** The handler for this process: it tells `trace`. */
+/** The handler for this process: it reports to `trace`. */
 export const tracedHere = (datagrams: boolean, outcome: Outcome, trace: string[]) =>
   traced(
     datagrams ? (DatagramRequestHandler as unknown as typeof StreamRequestHandler) : StreamRequestHandler,

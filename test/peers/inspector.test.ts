@@ -442,7 +442,7 @@ describeWith(["chromium"], "the inspector", () => {
     const newest = async () => (await client().sessions.list({ handler: "fails", limit: 3 })).sessions;
     await expect.poll(async () => (await newest()).map(({ peer }) => peer)).toEqual([third, second, first]);
 
-    // The first stream of changes tells the oldest of the three alone, and ends. Then the page loads the others.
+    // The first stream of changes reports only the oldest of the three, and ends. Then the page loads the others.
     const change = {
       id: 1,
       at: new Date().toISOString(),

@@ -50,7 +50,7 @@ pythonWith("prometheus_client", "python3-prometheus-client")("Prometheus' own pa
       const socket = net.connect(port, "127.0.0.1").on("error", () => {});
       socket.end(text);
       socket.resume();
-      await new Promise((resolve) => socket.once("close", resolve)); // a denied one is told as reset
+      await new Promise((resolve) => socket.once("close", resolve)); // a denied one is reported as reset
     };
     await talk(echo as number, "hello\n");
     await talk(echo as number, `${"x".repeat(2000)}\n`);
@@ -58,7 +58,7 @@ pythonWith("prometheus_client", "python3-prometheus-client")("Prometheus' own pa
     await talk(denied as number, "hello\n");
     const silent = net.connect(idle as number, "127.0.0.1").on("error", () => {});
     onTestFinished(() => void silent.destroy());
-    await told.next("end", 4); // the silent one is ended by its limit
+    await told.next("end", 4); // its limit ends the silent one
     const open = net.connect(echo as number, "127.0.0.1");
     onTestFinished(() => void open.destroy());
     await told.next("begin", 5);

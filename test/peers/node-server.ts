@@ -3,7 +3,7 @@
 import { once } from "node:events";
 import net from "node:net";
 
-/** Gives each connection to `take`, open in each direction until that is ended. It is closed, with its connections, when it is disposed of. */
+/** Passes each connection to `take`, open in each direction until that direction is ended. Disposal closes it and its connections. */
 export const serverOf = async (options: net.ServerOpts, take: (socket: net.Socket) => void) => {
   const sockets = new Set<net.Socket>();
   const server = net.createServer({ allowHalfOpen: true, ...options }, (socket) => {

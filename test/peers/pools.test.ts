@@ -30,7 +30,7 @@ interface Toll {
 }
 
 /**
- * Callers that ask, each for its own number, without a pause, while the server is killed. `ask` gives what it was told, and
+ * Callers that ask, each for its own number, without a pause, while the server is killed. `ask` returns the answer, and
  * throws if that is another's. Every call must settle: answered, or lost with `ERR_CALL_LOST`.
  */
 const whileKilled = async (
@@ -116,7 +116,7 @@ describeWith(["redis-server"], "Redis, killed in the middle", () => {
       await using one = await redis.lease();
       const both = (call: string[]): Promise<unknown> =>
         one.call(call).catch((error) => {
-          if (error.code === "ENOTCONN") throw new SocketError("ERR_CALL_LOST", undefined, { cause: error }); // a call before it was told
+          if (error.code === "ENOTCONN") throw new SocketError("ERR_CALL_LOST", undefined, { cause: error }); // a call made before the lease knew of the loss
           throw error;
         });
       await both(["MULTI"]);

@@ -8,9 +8,9 @@ import { socket } from "socklet/emulator";
 const held: unknown[] = []; // until this process ends
 
 /**
- * A port of 127.0.0.1 that stays ours: a socket is bound to it, and does not listen. The kernel gives it to nobody who
- * lets it choose, neither to listen nor to dial from; who names it, and sets `SO_REUSEADDR` as servers do, may listen
- * there (tcp(7); Linux). A port that was closed again is anybody's.
+ * A port of 127.0.0.1 that stays ours: a socket is bound to it, and does not listen. The kernel assigns it to no socket
+ * for which it chooses the port, neither to listen nor to dial from. A socket that names the port, and sets `SO_REUSEADDR` as servers do, may listen
+ * there (tcp(7); Linux). A port that is only closed again may be assigned to another program.
  */
 export const reservePort = async (): Promise<number> => {
   const holder = socket(AF_INET, SOCK_STREAM);
@@ -29,7 +29,7 @@ export const reserveUdpPort = async (): Promise<number> => {
   return holder.address().port;
 };
 
-/** So many of them, all different. */
+/** This many ports, all different. */
 export const reservePorts = (count: number): Promise<number[]> =>
   Promise.all(Array.from({ length: count }, reservePort));
 export const reserveUdpPorts = (count: number): Promise<number[]> =>

@@ -153,7 +153,7 @@ export const redis = async (...more: readonly string[]): Promise<{ port: number;
   return { port, program };
 };
 
-/** A server on a real socket, and what it told. */
+/** A server on a real socket, and its events. */
 export const listen = async <Context>(
   Handler: HandlerClass<StreamSocket, Context>,
   context?: Context,

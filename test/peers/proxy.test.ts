@@ -34,7 +34,7 @@ interface Served {
   readonly proxy: ProxyHeader | null;
 }
 
-/** A server behind a proxy on this machine, what its handlers were given, and what it tells. */
+/** A server behind a proxy on this machine, what its handlers got, and its events. */
 const behind = async (
   Server: typeof ThreadingTCPServer,
   at: string,
@@ -93,7 +93,7 @@ const echoed = async (socket: net.Socket): Promise<string> => {
   return String((await line)[0]);
 };
 
-/** The client as its own socket has it: whom the server must be told. */
+/** The client's address from its own socket, which the server must get. */
 const ownAddress = ({ localPort = 0 }: net.Socket): InternetAddress => ({
   family: "IPv4",
   hostname: "127.0.0.1",
@@ -205,7 +205,7 @@ backend two
         },
       });
       expect(String(Buffer.from(first.proxy?.uniqueId as Uint8Array))).toMatch(/^id-\d+-/);
-      // Its result is 0 for a client without a certificate, too: nobody was verified.
+      // Its result is 0 for a client without a certificate, too: nothing was verified.
       expect(second.proxy?.ssl).toMatchObject({ tls: true, certificate: "none", verified: false, verify: 0 });
       expect(told.of("refused")).toEqual([]);
     },

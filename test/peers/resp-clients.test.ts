@@ -14,7 +14,7 @@ import { describeWith, python, pythonWith, redis, run, serve } from "./program.t
 
 const example = () => serve(RespServer, { keys: new KeyStore() });
 
-/** What a client is told by the example, which must tell no errors, and by redis-server. */
+/** The replies of the example, which must not be errors, and those of redis-server. */
 const toldByBoth = async (ask: (port: number) => Promise<unknown>): Promise<void> => {
   await using place = await example();
   const ours = await ask(place.port);
@@ -107,7 +107,7 @@ describe("npm ioredis", () => {
   );
 });
 
-/** What redis-py 8.1 sends when it connects, as it was recorded; each waits for its reply. */
+/** What redis-py 8.1 sends when it connects, as recorded; each message waits for its reply. */
 const REDIS_PY = [
   [["HELLO", "3"], /^%7\r\n\$6\r\nserver\r\n.*\$5\r\nproto\r\n:3\r\n.*\*0\r\n$/s],
   [

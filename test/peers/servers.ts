@@ -111,7 +111,7 @@ const mortal = (
   };
 };
 
-/** Redis that keeps what it was told before it says so, and so survives. */
+/** Redis that stores each write before it confirms it, and so survives a kill. */
 export const mortalRedis = async (): Promise<Mortal> => {
   const { path: folder, remove: gone } = temporaryFolder("redis");
   const options = ["--save", "", "--appendonly", "yes", "--appendfsync", "always", "--dir", folder];
@@ -187,7 +187,7 @@ zone "${origin}" { type primary; file "zone"; };
   return serverOn(begin, / running$/, /address in use|could not listen/, gone);
 };
 
-/** A listener that accepts nobody, and whose queue is full: who dials it hears nothing at all. */
+/** A listener that never accepts, and whose queue is full: a client that dials it gets no answer at all. */
 export const fullBacklog = async (): Promise<Server> => {
   const source = `
 import socket, sys

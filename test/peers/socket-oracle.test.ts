@@ -1,5 +1,5 @@
-// The socket module held against CPython: the same calls, made by both, must give the same bytes, errors and
-// readiness. Where ours differs by design the table says so, with the reason; a difference that is no more is told.
+// The socket module compared with CPython: the same calls, made by both, must have the same bytes, errors and
+// readiness. If ours differs by design the table says so, with the reason; a difference that no longer exists is reported.
 
 import fc from "fast-check";
 import {
@@ -516,8 +516,8 @@ const DATAGRAMS = {
 const choices = fc.array(fc.nat(1_000_000), { minLength: 4, maxLength: 14 });
 
 /**
- * Calls on both ends of a connection, none of which waits for ever: what is under way is counted. Where several
- * pieces are under way only as many bytes are asked for as TCP must give in one go.
+ * Calls on both ends of a connection, none of which waits for ever: the bytes under way are counted. If several
+ * pieces are under way, a read asks only for as many bytes as TCP must return at once.
  */
 const streamScript = (numbers: readonly number[]): string => {
   const lines: string[] = [];

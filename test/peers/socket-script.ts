@@ -31,7 +31,7 @@ import { type Program, start } from "./program.ts";
 /** One call: of which socket (`""` for `select`), which, and with what. */
 export type Call = readonly [name: string, what: string, args: readonly unknown[]];
 
-/** What makes calls, and tells what became of each. */
+/** Makes calls, and reports the outcome of each. */
 export interface Side extends AsyncDisposable {
   call(call: Call): Promise<unknown>;
 }
@@ -49,7 +49,7 @@ export const calls = (script: string): Call[] =>
     return [[name, what, into === undefined ? JSON.parse(`[${args}]`) : [into]]];
   });
 
-/** Runs a script on one side; returns each call with its answer, the same for whoever chose the ports. */
+/** Runs a script on one side; returns each call with its answer, independent of which side chose the ports. */
 export const trace = async (side: Side, script: string): Promise<string[]> => {
   await side.call(["", "new", []]);
   const ports = new Map<number, string>();

@@ -355,7 +355,7 @@ const serveDatagrams = async (Handler: HandlerClass<Datagram>) => {
   return { port, [Symbol.asyncDispose]: () => server.serverClose() };
 };
 
-/** Sends the datagrams that dig sent, and expects those that it got. */
+/** Sends the datagrams that dig sent, and expects the ones that dig got. */
 const askAsDig = async (port: number): Promise<void> => {
   const socket = dgram.createSocket("udp4");
   socket.connect(port, "127.0.0.1");

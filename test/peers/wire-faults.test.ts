@@ -50,7 +50,7 @@ interface Heard {
   readonly over: number;
 }
 
-/** Sends `words`, each as soon as as many bytes have come back as were sent; then the end. Gives what it heard until it was over. */
+/** Sends `words`, each once the bytes received equal the bytes sent; then the end. Returns what it received until it was over. */
 const talk = async (port: number, words: readonly string[], ends = true): Promise<Heard> => {
   const socket = net.connect({ port, host: "127.0.0.1", allowHalfOpen: true, noDelay: true });
   const pieces: string[] = [];

@@ -76,7 +76,7 @@ describeWith(["redis-server", "redis-cli"], "redis-cli through socklet proxy", (
     expect((await cliOf("GET", "key")).stdout.toString()).toContain("[31mvalue");
     const { stdout, code } = await between.stop();
     expect(code).toBe(0);
-    // Nothing that a peer said reaches the terminal as it is.
+    // Nothing that a peer sent reaches the terminal unescaped.
     expect(stdout.toString()).toMatch(/#1 C: "\*3\\r\\n\$3\\r\\nSET\\r\\n.*\\x1b\[31mvalue/);
     expect(stdout.toString()).toMatch(/#2 S: ".*value\\r\\n"\n.*#2 C: \(half-close\)/);
 
@@ -506,7 +506,7 @@ describeWith(["tshark"], "tshark reads socklet export --pcapng", () => {
   });
 });
 
-// ---- Transparent: what passes is as it was ----
+// ---- Transparent: traffic passes unchanged ----
 
 /** What comes is left in the kernel until it is read. */
 const PAUSED = { pauseOnConnect: true };

@@ -1,4 +1,4 @@
-/** One slow reader harms nobody else, where the members of a chat meet in a Durable Object. */
+/** One slow reader does not affect others, when the members of a chat meet in a Durable Object. */
 
 import { env } from "cloudflare:workers";
 import type { SockletEvent } from "socklet";

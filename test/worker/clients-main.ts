@@ -1,4 +1,4 @@
-/** A Worker of TCP clients from npm, as they are: `/<name>?port=…&patience=…` asks a server of this machine by one of them. */
+/** A Worker of unmodified TCP clients from npm: `/<name>?port=…&patience=…` asks a server of this machine through one of them. */
 
 import postgres from "postgres";
 import { createRedis } from "redis-on-workers";
@@ -6,7 +6,7 @@ import { LogLevel, WorkerMailer } from "worker-mailer";
 
 const hostname = "127.0.0.1";
 
-/** What each is asked for; it waits `patience` ms where it can be told to. */
+/** What each client asks for; it waits `patience` ms if it has a setting for that. */
 const clients: Readonly<Record<string, (port: number, patience: number) => Promise<unknown>>> = {
   async "redis-on-workers"(port) {
     const redis = createRedis({ hostname, port });

@@ -20,7 +20,7 @@ interface Task {
 
 type Stop = "close" | "abort";
 
-/** One server and what it told, ready for one connection. */
+/** One server and its events, ready for one connection. */
 class Meeting {
   readonly told: SockletEvent[] = [];
   readonly server: WorkerServer;

@@ -22,7 +22,7 @@ const workerOf = ({ PORTS: [one, denied, short] }: Bindings): ReturnType<typeof 
     defineApp({
       handlers: { one: Upper, denied: Upper, short: Upper, path: Upper },
       listen: [
-        // That nobody is refused, but waits, is for other places: a Worker can make nobody wait.
+        // Waiting in place of a refusal is for other platforms: a Worker cannot make a client wait.
         { handler: "one", address: at(one), options: { maxRequests: 1, whenFull: "wait" } },
         { handler: "denied", address: at(denied), options: { access: { deny: ["127.0.0.0/8"] } } },
         { handler: "short", address: at(short), options: { stream: { maxLine: 8 }, requestTimeout: 200 } },

@@ -47,7 +47,7 @@ const doorFor = async (socket: Socket, { DOORS }: Bindings): Promise<string> => 
   return DOORS?.[port] ?? host;
 };
 
-/** Those that are served behind doors of their names. */
+/** The handlers that are served on listeners of their names. */
 const streamExamples = new Map<string, StreamExample>(
   Object.entries(servings).flatMap(([name, example]) =>
     isDatagrams(example) ? [] : [[doorOf(name), example] as const],
@@ -113,7 +113,7 @@ const boardOf = ({ BOARD }: Bindings): Board => ({
 });
 const options = { stream: { closeTimeout: 300 } };
 
-/** A Durable Object in which the members of a chat meet, as `worker/main.ts` has it; it keeps what its server tells. */
+/** A Durable Object in which the members of a chat meet, as `worker/main.ts` has it; it keeps the events of its server. */
 export class ChatObject extends DurableObject {
   readonly #told: SockletEvent[] = [];
   readonly #server = new WorkerServer(Chat, {

@@ -37,7 +37,7 @@ const origin = inject("dohOrigin");
 const at = (path: string): NameOptions => ({ endpoint: `${origin}${path}` });
 const asked = at("/dns-query");
 
-/** Options that ask nobody: whoever does gets an error that no name gives. */
+/** Options whose `fetch` must not be called: a lookup that calls it gets an error that no name causes. */
 const nobody: NameOptions = {
   fetch: () => {
     throw new RangeError("somebody was asked");

@@ -30,7 +30,7 @@ const PROVOKED = [
   /disconnected: abortRead\(\) has been called/, // who follows a session's events has left
   /outputGateBroken; jsg\.Error: lost/, // a test lost an object
   /failed: TLS handshake failed/,
-  /startTls called with unsupported expectedServerHostname option/, // and yet it does as it is told
+  /startTls called with unsupported expectedServerHostname option/, // and yet it obeys the option
 ];
 
 /** What is said of that must not look like a failure. All else is passed on. */
@@ -126,7 +126,7 @@ const doh = http.createServer(async (request, response) => {
   }
 });
 
-/** The same names as a server that nobody here wrote answers them: npm `dns2`. */
+/** The same names from a server that we did not write: npm `dns2`. */
 const answerByDns2: DNS.DnsHandler = (request, send) => {
   const response = DNS.Packet.createResponseFromRequest(request);
   const [question] = request.questions;

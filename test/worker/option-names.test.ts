@@ -19,7 +19,7 @@ const TABLE: Readonly<Record<string, Row>> = {
   getnameinfo: (options) => worker.getnameinfo("127.0.0.1:1", 0, options),
   poolsFor: (options: object) => worker.poolsFor(app, options),
   RegistryObject: (options: object) => {
-    // The platform makes its objects, and of no other class than those that it was told of.
+    // The platform creates the objects, and only of the classes that it knows.
     worker.workerFor(app, { sessions: options });
   },
   Socket: (options) => worker.socket().connect("127.0.0.1:1", options),

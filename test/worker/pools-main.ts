@@ -63,7 +63,7 @@ class Strange extends Error {
   readonly lost = () => {};
 }
 
-/** What `Values` gives by name: each is made where the connection is. */
+/** What `Values` returns by name: each value is made where the connection is. */
 export const VALUES: Readonly<Record<string, (size: number) => unknown>> = {
   map: () =>
     new Map<unknown, unknown>([
@@ -228,7 +228,7 @@ const ROUTES: Readonly<Record<string, Ask>> = {
     await lease.call("COMMIT");
     return Number(n);
   },
-  /** /leave: a lease that nobody gives back, in a transaction. */
+  /** /leave: a lease that is never released, in a transaction. */
   leave: async () => {
     const lease = await poolOf(env, "postgres", AppPostgres).lease();
     await lease.call("BEGIN");
@@ -254,7 +254,7 @@ const ROUTES: Readonly<Record<string, Ask>> = {
   tooLarge: async () => poolOf(env, "two", Values).call(["given", new Uint8Array(33 * 2 ** 20)]),
   noData: async () => poolOf(env, "two", Values).call(["given", { at: [() => {}] }]),
   unknown: async ([name = ""]) => poolOf(env, name).call([]),
-  /** /aborted: a caller who gives up a call that has begun. */
+  /** /aborted: a caller that gives up a call that has begun. */
   aborted: async () => {
     const leaving = new AbortController();
     const slow = poolOf(env, "slow", Values);
@@ -264,7 +264,7 @@ const ROUTES: Readonly<Record<string, Ask>> = {
     const { code } = (await asked) as SocketError;
     return [code, await slow.call(["given", 1])];
   },
-  /** /crowd/N: so many callers at once of a pool that answers none of them. */
+  /** /crowd/N: N callers at once of a pool that answers none of them. */
   crowd: async ([n]) => {
     const slow = poolOf(env, "slow", Values);
     const all = Array.from({ length: Number(n) }, () =>
@@ -272,7 +272,7 @@ const ROUTES: Readonly<Record<string, Ask>> = {
     );
     return Promise.all(all);
   },
-  /** /leases: what calls of a lease are told: given back, by its scope, by its signal; and lost. */
+  /** /leases: the outcomes of calls of a lease: released, by its scope, by its signal; and lost. */
   leases: async () => {
     const values = poolOf(env, "two", Values);
     const codeOf = (call: Promise<unknown>): Promise<unknown> => call.catch((error) => error.code);
@@ -298,7 +298,7 @@ const ROUTES: Readonly<Record<string, Ask>> = {
     await lost.release();
     return told;
   },
-  /** /gated/N: so many callers of a pool of one connection. */
+  /** /gated/N: N callers of a pool of one connection. */
   gated: async ([n]) => {
     const gated = poolOf(env, "gated", Values);
     const all = Array.from({ length: Number(n) }, () =>

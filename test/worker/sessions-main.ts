@@ -114,7 +114,7 @@ export const app = defineApp<Context>({
     nowhere: { handler: "lines", address: "unix:/run/nowhere" },
     proxied: { handler: "lines", address: PROXIED, proxyHeader: proxyHeader(SPEAKS) },
     proxiedTls: { handler: "lines", address: `tls://${PROXIED_TLS}`, proxyHeader: proxyHeader(SPEAKS) },
-    // Nobody listens on port 1: each attempt fails, and the next is at the next time.
+    // Nothing listens on port 1: each attempt fails, and the next is at the next scheduled time.
     yearly: {
       handler: "lines",
       address: "127.0.0.1:1",

@@ -282,7 +282,7 @@ describe("a list", () => {
       expect(await written()).toEqual([]);
       const over = (await plane().end(id)) as SessionInfo;
       await runInDurableObject(registryObject(), (registry) => registry.over(over));
-      expect(await written()).toEqual([{ id }]); // once, whoever was first to say it
+      expect(await written()).toEqual([{ id }]); // once, whichever side reported it first
     } finally {
       await runInDurableObject(registryObject(), (_, { storage: { sql } }) => {
         sql.exec("DROP TRIGGER told_written; DROP TABLE written");
@@ -512,7 +512,7 @@ describe("bounds", () => {
   test("the history is bounded by count: the oldest go, and their objects' storage with them", async () => {
     const made: string[] = [];
     for (let i = 0; i < 5; i++) made.push(await run(i));
-    await ids(); // the registry has been told of all
+    await ids(); // all have been reported to the registry
     await runDurableObjectAlarm(registry());
     expect(await ids()).toEqual(made.slice(-3).toReversed());
     expect(await small().get(made[0] as string)).toBeNull();

@@ -5,7 +5,7 @@ import { workerFor } from "socklet/worker";
 import { DnsDatagram } from "../../examples/dns.ts";
 import { EchoDatagram } from "../../examples/echo.ts";
 
-// What was told of datagrams.
+// The events of datagrams.
 let dropped = 0;
 let written = 0;
 const onEvent = (event: SockletEvent): void => {

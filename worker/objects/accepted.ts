@@ -1,13 +1,13 @@
 /// <reference types="@cloudflare/workers-types" />
 /**
- * Connections that a Worker accepts, and those of its pools: shown as sessions, and recorded, while somebody records or watches.
+ * Shows the connections that a Worker accepts, and those of its pools, as sessions, and records them, while somebody records or watches.
  *
- *     the isolate that has the connection ──▶ the registry: whether what passes is kept
- *              └── what passed, four times a second ──▶ one object of the sessions' class, `accepted`: it keeps, and answers the page
+ *     the isolate that has the connection ──▶ the registry: whether traffic is kept
+ *              └── the traffic, four times a second ──▶ one object of the sessions' class, `accepted`: it keeps it, and answers the page
  *              ◀── send, half-close, end ───────────────────┘
  *
- * Nobody can call an isolate, so each connection says by itself what passes. While nothing is kept it tells nobody anything; it asks the
- * registry when it is opened, and then every two seconds for all connections of its isolate.
+ * An isolate cannot be called, so each connection reports its traffic by itself. While nothing is kept it reports nothing: it asks the
+ * registry when it is opened, and then its isolate asks every two seconds for all its connections.
  */
 
 import { env, waitUntil } from "cloudflare:workers";
@@ -38,29 +38,29 @@ import type { StreamTap, TappedEnd } from "../../core/sockets/streams/tap.ts";
 import { PlatformTarget } from "../platform.ts";
 import { type Answer, again, answer, type SockletBindings, secretsOf, settled } from "./bindings.ts";
 
-const LOOK = 2_000; // ms between two looks of an isolate that has connections: each is a request to the registry
-const PACE = 250; // ms for which what passes waits to be told, and so many for each 100 connections of the isolate
-const MOST_UNTOLD = 1024 * 1024; // bytes of one connection that wait to be told; what is over is counted
-const MOST_EVENTS = 200; // events of one connection that wait to be told
-const STAYS = 10_000; // ms after which a connection says that it is there, though nothing passes
-const SILENT = 5_000; // ms after which a connection that runs and says nothing is asked whether it is there
-const MOST_ASKED = 50; // of them at once
-const ANSWER = 2_000; // ms that one of them has to answer
+const LOOK = 2_000; // ms between two checks by an isolate that has connections: each is a request to the registry
+const PACE = 250; // ms that traffic waits before it is reported, plus the same for each 100 connections of the isolate
+const MOST_UNTOLD = 1024 * 1024; // bytes of one connection that wait to be reported; more are only counted
+const MOST_EVENTS = 200; // events of one connection that wait to be reported
+const STAYS = 10_000; // ms after which an idle connection reports that it is still open
+const SILENT = 5_000; // ms after which a running connection that has reported nothing is asked whether it is still open
+const MOST_ASKED = 50; // such questions at once
+const ANSWER = 2_000; // ms to answer one
 
-/** Something that passed. With neither bytes nor an end: both speak TLS from here on. */
+/** A piece of traffic. With neither bytes nor an end: both sides speak TLS from here on. */
 interface Passed {
   /** ms since the epoch. */
   readonly at: number;
   readonly ours: boolean;
   readonly bytes?: Uint8Array;
   readonly end?: TappedEnd;
-  /** So many bytes passed that are not told. */
+  /** The number of bytes that passed and are not reported. */
   readonly missed?: number;
 }
 
-/** What one connection tells. */
+/** A report of one connection. */
 export interface Told {
-  /** From 1; told again where nobody knows whether it was heard. */
+  /** From 1. A report is repeated if it is unknown whether it arrived. */
   readonly number: number;
   readonly side: "client" | "server";
   readonly info: SessionInfo;
@@ -68,16 +68,16 @@ export interface Told {
   readonly passed: readonly Passed[];
 }
 
-/** What one flow of datagrams tells. */
+/** A report of one flow of datagrams. */
 export interface ToldFlow extends Served {
   readonly id: string;
   readonly passed: readonly Passed[];
 }
 
-/** What became of it: it is kept, nothing is kept now, or its connection is not known and has to be told from the start. */
+/** The answer to a report: it is kept, nothing is kept now, or its connection is not known and has to be reported from the start. */
 export type Heard = "kept" | "off" | "unknown";
 
-/** What can be done to a connection from elsewhere. */
+/** The operations on a connection from elsewhere. */
 export interface Hands {
   info(): Promise<SessionInfo>;
   send(bytes: Uint8Array): Promise<Answer<SessionInfo>>;
@@ -85,9 +85,9 @@ export interface Hands {
   end(graceful: boolean): Promise<SessionInfo>;
 }
 
-/** The calls by which a connection asks and tells. */
+/** The calls with which a connection asks and reports. */
 export interface Hearing {
-  /** Whether what passes is kept; `fresh`: as the registry says now. */
+  /** Whether traffic is kept; `fresh`: asks the registry now. */
   wanted(bindings: SockletBindings, fresh: boolean): Promise<boolean>;
   tell(bindings: SockletBindings, told: Told, hands: Hands | null): Promise<Heard>;
   tellFlow(bindings: SockletBindings, told: ToldFlow): Promise<Heard>;
@@ -127,7 +127,7 @@ class ConnectionHands extends PlatformTarget implements Hands {
   }
 }
 
-let open = 0; // connections of this isolate that are shown
+let open = 0; // shown connections of this isolate
 
 /** One connection of this isolate. */
 class Shown implements StreamTap {
@@ -140,15 +140,15 @@ class Shown implements StreamTap {
   readonly #events: SessionEvent[];
   #passed: Passed[] = [];
   #size = 0; // bytes of them
-  #missed = 0; // bytes since that are over the bound
+  #missed = 0; // bytes since then that are over the bound
   #state: "asking" | "kept" | "off" = "asking";
   #number = 0;
-  #known = false; // it was told, and is known
-  #heard = 0; // the id of the newest event that was
+  #known = false; // it was reported, and is known
+  #heard = 0; // the id of the newest event that arrived
   #telling: Promise<void> | undefined;
   #pace: ReturnType<typeof setTimeout> | undefined;
   #toldAt = 0;
-  #done = false; // that it is over was heard
+  #done = false; // the report of its end arrived
 
   constructor(hearing: Hearing, socket: StreamSocket, events: SessionEvent[], pooled: boolean) {
     this.#hearing = hearing;
@@ -156,7 +156,7 @@ class Shown implements StreamTap {
     this.#events = events;
     this.#pooled = pooled;
     this.#side = pooled ? "client" : "server";
-    this.#begin(); // before the handler says anything
+    this.#begin(); // before the handler does anything
   }
 
   /** Shows it until it is over. Never rejects. */
@@ -180,7 +180,7 @@ class Shown implements StreamTap {
     this.#soon();
   }
 
-  /** From here on what passes is kept. */
+  /** From here on traffic is kept. */
   #begin(): void {
     const { bytesRead, bytesWritten } = this.#socket;
     this.#passed = [];
@@ -194,7 +194,7 @@ class Shown implements StreamTap {
     try {
       wanted = await this.#hearing.wanted(this.#bindings, fresh);
     } catch {
-      if (this.#state !== "asking") return; // as it was
+      if (this.#state !== "asking") return; // the state stays
       wanted = false;
     }
     if (wanted && this.#state === "off") this.#begin();
@@ -217,7 +217,7 @@ class Shown implements StreamTap {
     this.#pace = setTimeout(() => void this.#tell(), PACE * (1 + open / 100));
   }
 
-  /** Tells what waits, after what is being told. Never rejects. */
+  /** Sends what waits, after the report that is under way. Never rejects. */
   async #tell(): Promise<void> {
     this.#pace = undefined;
     await this.#telling;
@@ -234,7 +234,7 @@ class Shown implements StreamTap {
       try {
         heard = await again(() => this.#hearing.tell(this.#bindings, told, hands), "what is recorded");
       } catch {
-        heard = "unknown"; // what it was told is lost
+        heard = "unknown"; // the earlier reports are lost
       }
       if (this.#session.over && heard === "off") return;
       if (heard === "off") return this.#letGo();
@@ -244,7 +244,7 @@ class Shown implements StreamTap {
         this.#done = isOver(told.info.state);
         return;
       }
-      // It is told from the start: what passed before is counted.
+      // It is reported from the start: earlier bytes are only counted.
       const { bytesRead, bytesWritten } = this.#session.info();
       let waits = this.#size;
       if (attempt === 1) {
@@ -309,7 +309,7 @@ class Shown implements StreamTap {
   }
 }
 
-/** What a session that is shown is made of, and the events that it has told. */
+/** The options of a shown session, and its events. */
 const shownAs = (served: Served, changed: () => void): [ShownSetup, SessionEvent[]] => {
   const events: SessionEvent[] = [];
   const options: ShownSetup = {
@@ -364,7 +364,7 @@ class ShownFlow {
   readonly #first: Promise<void>;
   #passed: Passed[] = [];
   #size = 0; // bytes of them
-  #missed = 0; // bytes that are over the bound, or were told to nobody
+  #missed = 0; // bytes that are over the bound, or were not reported
   #state: "asking" | "kept" | "off" = "asking";
   #pace: ReturnType<typeof setTimeout> | undefined;
   #telling: Promise<void> | undefined;
@@ -389,7 +389,7 @@ class ShownFlow {
     this.#soon();
   }
 
-  /** Tells what is left. Never rejects. */
+  /** Reports what is left. Never rejects. */
   async end(): Promise<void> {
     open--;
     clearInterval(this.#timer);
@@ -441,12 +441,12 @@ class ShownFlow {
       const told = { ...this.#served, id: this.#id, passed };
       if ((await this.#hearing.tellFlow(this.#bindings, told)) === "off") this.#letGo();
     } catch {
-      this.#missed += size + missed; // it may have been heard: not told twice
+      this.#missed += size + missed; // it may have arrived: it is not sent twice
     }
   }
 }
 
-/** Serves a flow of datagrams of this isolate by `serve`, and shows what passes. */
+/** Serves a flow of datagrams of this isolate with `serve`, and shows its traffic. */
 export const showFlow = async <Chunk extends { readonly data: Uint8Array }>(
   hearing: Hearing,
   served: Served,
@@ -477,19 +477,19 @@ export const showFlow = async <Chunk extends { readonly data: Uint8Array }>(
 interface Mirror {
   info: SessionInfo;
   log: EventLog<SessionEvent>;
-  /** `null`: it is over. */
+  /** `null` if it is over. */
   hands: Hands | null;
   tap: StreamTap | null;
-  /** The number of what it told last, and when. */
+  /** The number of its last report, and when it came. */
   number: number;
   heard: number;
-  /** Which change it is. */
+  /** The number of its last change. */
   changed: number;
 }
 
-/** What changed since the change `after`. */
+/** What has changed since the change `after`. */
 export interface MirrorChanges {
-  /** Names the memory that counts them. */
+  /** Identifies the memory that counts the changes. */
   readonly memory: string;
   readonly last: number;
   readonly sessions: readonly SessionInfo[];
@@ -497,7 +497,7 @@ export interface MirrorChanges {
   readonly flows: readonly FlowInfo[];
 }
 
-/** Keeps what a flow of datagrams tells, as far as the recorder is on. */
+/** Keeps the report of a flow of datagrams, if the recorder is on. */
 export const keepFlow = ({ id, handler, address, passed }: ToldFlow, recorder: Recorder): Heard => {
   if (!recorder.on) return "off";
   for (const { at, ours, bytes, missed } of passed) {
@@ -511,13 +511,13 @@ export const keepFlow = ({ id, handler, address, passed }: ToldFlow, recorder: R
 
 const sizeOf = (event: SessionEvent): number => JSON.stringify(event).length;
 
-/** The connections that isolates have told of. */
+/** The connections that isolates have reported. */
 export class Mirrors {
   readonly #memory = crypto.randomUUID();
   readonly #mirrors = new Map<string, Mirror>();
   #changes = 0;
 
-  /** What `told` says, as far as the recorder is on. */
+  /** Keeps a report, if the recorder is on. */
   tell({ number, side, info, events, passed }: Told, hands: Hands | null, recorder: Recorder): Heard {
     if (!recorder.on) {
       this.clear();
@@ -530,7 +530,7 @@ export class Mirrors {
       this.#mirrors.set(info.id, mirror);
       this.#bound(recorder.maxConnections);
     }
-    if (number <= mirror.number) return "kept"; // it was heard
+    if (number <= mirror.number) return "kept"; // a repetition
     if (hands !== null) {
       drop(mirror.hands);
       mirror.hands = (hands as Hands & { dup(): Hands }).dup(); // it outlives the call
@@ -559,7 +559,7 @@ export class Mirrors {
     this.#mirrors.clear();
   }
 
-  /** At most 1 000 of those that have changed since. */
+  /** At most 1 000 of the connections that have changed since. */
   changes(after: number): Omit<MirrorChanges, "flows"> {
     this.#ask();
     const changed = [...this.#mirrors.values()]
@@ -595,7 +595,7 @@ export class Mirrors {
     return this.#mirrors.get(id)?.log.follow(after, signal) ?? null;
   }
 
-  /** Does something to a connection; `null`: it is not known. */
+  /** Runs an operation on a connection; `null` if it is not known. */
   async byHand(
     id: string,
     work: (hands: Hands) => Promise<Answer<SessionInfo>>,
@@ -630,7 +630,7 @@ export class Mirrors {
     mirror.log.end();
   }
 
-  /** Asks those that run and have been silent for long whether they are there. */
+  /** Asks running connections that have been silent for long whether they are still open. */
   #ask(): void {
     const silent = [...this.#mirrors.values()]
       .filter(({ hands, heard }) => hands !== null && heard < Date.now() - SILENT)
@@ -661,7 +661,7 @@ export class Mirrors {
     }
   }
 
-  /** Lets go of the oldest, of those that are over first. */
+  /** Drops the oldest, finished ones first. */
   #bound(most: number): void {
     if (this.#mirrors.size <= most) return;
     const over = [...this.#mirrors].find(([, { hands }]) => hands === null);
@@ -672,7 +672,7 @@ export class Mirrors {
   }
 }
 
-/** Lets go of a stub, of which the platform's types do not say that it can be. */
+/** Disposes of a stub; the platform's types do not show that it can be disposed of. */
 const drop = (hands: Hands | null): void =>
   (hands as (Hands & Partial<Disposable>) | null)?.[Symbol.dispose]?.();
 

@@ -75,7 +75,7 @@ export const again = async <T>(ask: () => Promise<T>, whom: string): Promise<T> 
   }
 };
 
-/** The calls of a session's object; they give `null` if it keeps no session. */
+/** The calls of a session's object; they return `null` if it keeps no session. */
 export interface SessionCalls {
   start(id: string, spec: SessionSpec): Promise<Answer<SessionInfo>>;
   info(): Promise<SessionInfo | null>;
@@ -85,21 +85,21 @@ export interface SessionCalls {
   send(bytes: Uint8Array): Promise<Answer<SessionInfo | null>>;
   halfClose(): Promise<Answer<SessionInfo | null>>;
   end(graceful?: boolean): Promise<SessionInfo | null>;
-  /** Deletes everything that it keeps; false if the session is not over. */
+  /** Deletes everything that it keeps; returns false if the session is not over. */
   forget(): Promise<boolean>;
 }
 
-/** How many sessions are in a state. */
+/** The number of sessions in a state. */
 export type StateCount = { readonly state: SessionState; readonly count: number };
 
 /** The calls of the registry. */
 export interface RegistryCalls {
-  /** Adds a session; adding it twice changes nothing. `ERR_LIMIT` if it runs and too many others do. */
+  /** Adds a session; adding it twice changes nothing. `ERR_LIMIT` if it runs and too many others run already. */
   add(info: SessionInfo): Promise<Answer<null>>;
   /** Reports that a session is over; false if the registry does not know it. */
   over(info: SessionInfo): Promise<boolean>;
   list(query: SessionQuery): Promise<SessionPage>;
-  /** How many sessions are in each state, as the registry believes: it asks none of them. */
+  /** The number of sessions in each state, as far as the registry knows: it asks no session. */
   counts(): Promise<readonly StateCount[]>;
 }
 

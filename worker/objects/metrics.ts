@@ -1,7 +1,7 @@
 /// <reference types="@cloudflare/workers-types" />
 /**
- * What a Worker measures. An isolate has counts that nobody can add up, so the metrics of a Worker are what its objects know,
- * and what its servers tell goes to Workers Analytics Engine. A Worker has the code of either only where it asks for it.
+ * The metrics of a Worker. The counts of its isolates cannot be added up, so the metrics come from what its objects know,
+ * and the events of its servers go to Workers Analytics Engine. A Worker includes the code of either only on request.
  */
 
 import {
@@ -19,11 +19,11 @@ import { again, missingBindings, registryOf, type SockletBindings, type StateCou
 
 /** The code of `GET /v1/metrics` in a Worker, which `metrics` is: `workerFor(app, { metrics })`. */
 export interface WorkerMetrics {
-  /** In Prometheus' text format: what the registry knows, where the Worker's bindings have one, and the pools. Rejects with `ERR_PLATFORM` if the registry does not answer. */
+  /** In Prometheus' text format: the metrics of the registry, if the Worker's bindings have one, and of the pools. Rejects with `ERR_PLATFORM` if the registry does not answer. */
   text(env: SockletBindings, pools: readonly PoolInfo[]): Promise<string>;
 }
 
-/** How many sessions run, and how many are kept in each state that is over. */
+/** The number of running sessions, and of finished ones in each final state. */
 const sessionFamilies = (counts: readonly StateCount[]): Family[] => {
   const sum = (states: readonly SessionState[]): number =>
     counts.reduce((all, { state, count }) => (states.includes(state) ? all + count : all), 0);
@@ -36,7 +36,7 @@ const sessionFamilies = (counts: readonly StateCount[]): Family[] => {
   return [dialledSessions(sum(SESSION_STATES.filter((state) => !isOver(state)))), kept];
 };
 
-/** The code of `GET /v1/metrics`, for a Worker, which carries it only where it is asked for: `workerFor(app, { metrics })`. */
+/** The code of `GET /v1/metrics`, which a Worker includes only on request: `workerFor(app, { metrics })`. */
 export const metrics: WorkerMetrics = {
   async text(env, pools) {
     const counts =
@@ -52,7 +52,7 @@ export interface AnalyticsDataset {
   writeDataPoint(point: { indexes?: string[]; blobs?: string[]; doubles?: number[] }): void;
 }
 
-/** What is written of an event; `null`: nothing. `ending`: why the request ended. */
+/** What is written for an event; `null`: nothing. `ending`: why the request ended. */
 const pointOf = (
   event: SockletEvent,
   ending: string | null,
@@ -67,7 +67,7 @@ const pointOf = (
     case "dialFailed":
       return [codeOf(event.error)];
     case "error":
-      return event.id === undefined ? [codeOf(event.error)] : null; // that of a request is told at its end
+      return event.id === undefined ? [codeOf(event.error)] : null; // the error of a request is reported at its end
     default:
       return null;
   }
@@ -76,15 +76,15 @@ const pointOf = (
 const LONGEST_INDEX = 96; // bytes of an index (Cloudflare's "Limits" of Analytics Engine)
 
 /**
- * What servers and pools tell, as data points of Workers Analytics Engine: give it to `onEvent` of `workerFor()`, `WorkerServer` or
+ * Writes the events of servers and pools as data points of Workers Analytics Engine. Pass it as `onEvent` to `workerFor()`, `WorkerServer` or
  * `poolsFor()`.
  *
  *     workerFor(app, { onEvent: analyticsEvents(env.EVENTS) });
  *
- * A point is written at the end of a request (`end`), for one that was turned away (`refused`), a datagram that was not sent
+ * A point is written at the end of a request (`end`), and for a refused request (`refused`), a datagram that was not sent
  * (`dropped`), a pool's connection (`dialFailed`, `connectionEnded`), and an error outside of requests (`error`): `index1` is the
  * name of the server, `blob1` the event's type, `blob2` the reason (`ok`, a limit, a code), `double1` the duration in ms, `double2` and `double3` the
- * bytes received and sent. Nothing in it is chosen by a peer. The platform takes 250 points of one invocation.
+ * bytes received and sent. Nothing in it is chosen by a peer. The platform takes 250 points per invocation.
  */
 export const analyticsEvents = (dataset: AnalyticsDataset): OnEvent => {
   if (typeof (dataset as Partial<AnalyticsDataset> | undefined)?.writeDataPoint !== "function") {
@@ -107,7 +107,7 @@ export const analyticsEvents = (dataset: AnalyticsDataset): OnEvent => {
   };
 };
 
-/** A name as an index: cut, between characters, where it is too long. */
+/** A name as an index: cut between characters if it is too long. */
 const indexOf = (name: string): string => {
   const { read } = new TextEncoder().encodeInto(name, new Uint8Array(LONGEST_INDEX));
   return name.slice(0, read);

@@ -48,7 +48,7 @@ export const checkPlatform = (endpoint: Endpoint): void => {
   }
 };
 
-/** What a Worker's control plane is made of. */
+/** Options of a Worker's control plane. */
 export interface WorkerPlaneSetup {
   readonly app: App;
   readonly allow: AllowList;
@@ -58,7 +58,7 @@ export interface WorkerPlaneSetup {
   listeners(): readonly ListenerInfo[];
   /** Their events. */
   readonly told: ListenerLog;
-  /** The server of one of the app's listeners in this isolate, which is made where it is not there yet. Rejects as the app's `context`. */
+  /** The server of one of the app's listeners in this isolate, which is made on first use. Rejects as the app's `context` does. */
   serverFor(listener: Listener, env: unknown): Promise<unknown>;
   /** The app's pools. */
   readonly pools: PoolAccess | undefined;
@@ -96,7 +96,7 @@ export class WorkerPlane implements ControlPlane {
     return metrics === undefined ? null : metrics.text(env, await this.pools());
   }
 
-  /** Asks every object of every pool, which makes those that are not there. */
+  /** Asks every object of every pool, and so creates those that do not exist yet. */
   async pools(): Promise<readonly PoolInfo[]> {
     const { env, pools } = this.#setup;
     return (await pools?.infos(env)) ?? [];
@@ -131,7 +131,7 @@ export class WorkerPlane implements ControlPlane {
     return first && this.#follow(id, first, after, signal);
   }
 
-  /** Not repeated if it fails, because the bytes may have been sent. The error says what became of the session. */
+  /** Not repeated if it fails, because the bytes may have been sent. The error says what happened to the session. */
   async send(id: string, bytes: Uint8Array): Promise<SessionInfo | null> {
     const session = sessionOf(this.#setup.env, id);
     let given: Awaited<ReturnType<typeof session.send>>;

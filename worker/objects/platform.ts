@@ -1,4 +1,4 @@
-/** What an app's `context()` is given in a Worker. */
+/** What an app's `context()` gets in a Worker. */
 
 import { type App, checkPoolOf, type Platform } from "../../core/app/app.ts";
 import { SocketError } from "../../core/errors.ts";
@@ -17,7 +17,7 @@ export interface PoolAccess {
     // biome-ignore lint/suspicious/noExplicitAny: the handler's context is the app's
     Handler?: ClientHandlerClass<Call, Reply, any>,
   ): PoolClient<Call, Reply>;
-  /** What each pool says of itself, over all of its objects. Never rejects. */
+  /** The info of each pool, over all its objects. Never rejects. */
   infos(env: unknown): Promise<readonly PoolInfo[]>;
   /** The missing bindings: a text for each, which says what to do. */
   missing(env: unknown): string[];

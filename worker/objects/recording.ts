@@ -1,16 +1,16 @@
 /// <reference types="@cloudflare/workers-types" />
 /**
- * `recording`: records what passes over the connections of a Worker's sessions, while a recording was started or somebody watches.
+ * `recording`: records the traffic of a Worker's sessions, while a recording is on or somebody watches.
  * A Worker includes this code only if it asks for it.
  *
- *     the page ──▶ the registry: whether what passes is kept, and by which bounds ──▶ the object of each session that runs
+ *     the page ──▶ the registry: whether traffic is kept, and within which bounds ──▶ the object of each running session
  *         └──────▶ the object of one session: its bytes
  *
  * Bytes are kept in the memory of the isolate that a session's object runs in, and never in its storage, since they may contain
  * passwords. All objects of an isolate share one recorder, because they share its memory. So the bytes are lost with the isolate, or
  * when the object moves to another one.
  *
- * A watcher renews a lease. When nobody renews it, each isolate drops what it kept by itself.
+ * A watcher renews a lease. When the lease ends, each isolate drops what it kept.
  */
 
 import { eventStream } from "../../core/control/http/sse.ts";
@@ -59,7 +59,7 @@ const MOST_BYTES = 64 * 1024 * 1024;
 const MAX_CONNECTIONS = 1_000;
 const LEASE = 5_000; // ms that recording continues after the last look
 const ANSWER = 2_000; // ms that a look waits for a session's object; it must not wait for one that hangs
-const JUST = 10_000; // ms in which something passed in a flow that a watcher is told of
+const JUST = 10_000; // ms since the last datagram, in which a flow is reported to a watcher
 const SEARCH = 5_000; // ms that a search waits for an isolate
 const STALE = 2_000; // ms after which an isolate asks the registry before it shows what it kept: a stop may not have reached it
 const HOLDERS = 4; // objects that the registry knows in each isolate that keeps something: one that moves away cannot reach it any more
@@ -108,11 +108,11 @@ export interface RecordedCalls extends SessionCalls {
   find(bytes: Uint8Array): Promise<FoundBytes>;
 }
 
-/** The calls of the object that keeps the connections which others have: accepted ones, and those of pools. */
+/** The calls of the object that keeps connections held elsewhere: accepted ones, and those of pools. */
 export interface ShownCalls extends RecordedCalls {
-  /** A connection tells what passed. */
+  /** A connection reports its traffic. */
   told(state: RecordingState, told: Told, hands: Hands | null): Promise<Heard>;
-  /** A flow of datagrams tells what passed. */
+  /** A flow of datagrams reports its traffic. */
   toldFlow(state: RecordingState, told: ToldFlow): Promise<Heard>;
   shownFlows(): Promise<readonly FlowInfo[]>;
   shownChanges(after: number): Promise<MirrorChanges>;
@@ -124,9 +124,9 @@ export interface ShownCalls extends RecordedCalls {
   shownEnd(id: string, graceful: boolean): Promise<SessionInfo | null>;
 }
 
-/** The calls of a registry that knows whether what passes is kept. */
+/** The calls of a registry that knows whether traffic is kept. */
 export interface RecordingCalls extends RegistryCalls {
-  /** Whether what passes is kept; if so, `holder` keeps it from now on. */
+  /** Whether traffic is kept; if so, `holder` keeps it from now on. */
   recordingState(holder?: Holder): Promise<RecordingState>;
   /** What is kept now; with `lease`, on behalf of a watcher. */
   look(lease: boolean): Promise<Looked>;
@@ -137,7 +137,7 @@ export interface RecordingCalls extends RegistryCalls {
 export const recordedSession = (env: SockletBindings, id: string): RecordedCalls =>
   sessionOf(env, id) as RecordedCalls;
 const SHOWN = "accepted"; // its name: no session's id
-/** The object that keeps the connections which others have. */
+/** The object that keeps connections held elsewhere. */
 export const shownConnections = (env: SockletBindings): ShownCalls => sessionOf(env, SHOWN) as ShownCalls;
 export const recordingRegistry = (env: SockletBindings): RecordingCalls => registryOf(env) as RecordingCalls;
 
@@ -155,7 +155,7 @@ class IsolateRecorder {
   /** Applies the registry's state. */
   set(state: RecordingState): void {
     const { at, stops } = this.#state ?? { at: 0, stops: state.stops };
-    if (state.at < at || state.stops < stops) return; // it came late
+    if (state.at < at || state.stops < stops) return; // an outdated message
     this.#state = state;
     this.#setAt = Date.now();
     if (state.stops > stops) this.recorder.stop();
@@ -166,7 +166,7 @@ class IsolateRecorder {
     this.recorder.start({ maxBytes, maxConnections });
   }
 
-  /** What the registry said last. */
+  /** The last answer of the registry. */
   get state(): RecordingState | undefined {
     return this.#state;
   }
@@ -176,7 +176,7 @@ class IsolateRecorder {
     return this.recorder.on && this.#setAt < Date.now() - STALE;
   }
 
-  /** Forgets what it kept, where nobody wants it any more. */
+  /** Drops what it kept, if no recording or watcher needs it any more. */
   lapse(): void {
     if (this.recorder.on && !this.#wanted()) this.recorder.stop();
   }
@@ -194,7 +194,7 @@ const isolate = (): IsolateRecorder => {
 
 let asked = 0; // when this isolate asked the registry last, in ms since the epoch
 
-/** How the connections of this isolate ask, and tell. */
+/** How the connections of this isolate ask and report. */
 export const hearing: Hearing = {
   async wanted(bindings, fresh) {
     if (fresh || asked + 1_000 < Date.now()) {
@@ -214,7 +214,7 @@ export const hearing: Hearing = {
   },
 };
 
-/** Told of the connections of a session's object. */
+/** Callbacks for the connections of a session's object. */
 interface Watches {
   /** Called before each dial of this session, to find out whether to record. */
   dials(id: string): Promise<void>;
@@ -259,8 +259,8 @@ export class RecordedSessionObject extends SessionObject implements ShownCalls {
   #passed = 0; // bytes of the session's earlier connections
   #turn = 0; // of the isolate's recorder, when the connection was tapped
   #timer: ReturnType<typeof setTimeout> | undefined;
-  readonly #mirrors = new Mirrors(); // of the object that keeps the connections which others have
-  #mirrored = 0; // the turn of the isolate's recorder in which they were told
+  readonly #mirrors = new Mirrors(); // in the object that keeps connections held elsewhere
+  #mirrored = 0; // the turn of the isolate's recorder in which they were reported
 
   constructor(state: PlatformState, env: unknown, setup: SessionSetup) {
     const bindings = env as SockletBindings;
@@ -351,9 +351,9 @@ export class RecordedSessionObject extends SessionObject implements ShownCalls {
     return isolate().recorder.find(bytes, new AbortController().signal);
   }
 
-  // ---- Of the connections that others have ----
+  // ---- Connections held elsewhere ----
 
-  /** Those that were told since the recorder was turned on. */
+  /** The connections that were reported since the recorder was turned on. */
   #shown(): Mirrors {
     const { recorder, turns } = isolate();
     isolate().lapse();
@@ -473,7 +473,7 @@ export class RecordingRegistryObject extends RegistryObject implements Recording
     });
   }
 
-  /** Tells the objects of running sessions, and with `all` those of the newest finished ones and all others that keep something. */
+  /** Notifies the objects of running sessions, and with `all` those of the newest finished ones and all others that keep something. */
   async #tell(all: boolean): Promise<Looked> {
     const running = this.#sessions("WHERE ended IS NULL");
     const over = this.#sessions("WHERE ended IS NOT NULL ORDER BY id DESC LIMIT ?", NEWEST);
@@ -509,7 +509,7 @@ export class RecordingRegistryObject extends RegistryObject implements Recording
       .map(({ info }) => JSON.parse(info));
   }
 
-  /** Asks each isolate that keeps something, by one object in it. */
+  /** Asks each isolate that keeps something, through one object in it. */
   async find(bytes: Uint8Array): Promise<FoundBytes> {
     const state = this.#state();
     if (!isOn(state)) return { ids: [], more: false };
@@ -529,8 +529,8 @@ export class RecordingRegistryObject extends RegistryObject implements Recording
   // ---- The isolates that keep something ----
 
   /**
-   * Tells these objects, that of the connections which others have, and with `all` one object in each other isolate that keeps something.
-   * Gives what they answered, and how many isolates may keep something and were not reached.
+   * Notifies these objects, the one that keeps connections held elsewhere, and with `all` one object in each other isolate that keeps something.
+   * Returns their answers, and the number of isolates that may keep something and were not reached.
    */
   async #reach(
     state: RecordingState,
@@ -549,7 +549,7 @@ export class RecordingRegistryObject extends RegistryObject implements Recording
     const silent = new Set<string>(); // isolates in which an object did not answer
     await Promise.all([
       inTime(ANSWER, [...asked], ask),
-      // One after the other, until one is still where it was.
+      // One after the other, until one is still in the same isolate.
       inTime(ANSWER, [...holders], async ([isolate, objects]) => {
         silent.add(isolate);
         let failed = false;
@@ -576,7 +576,7 @@ export class RecordingRegistryObject extends RegistryObject implements Recording
         this.#holds({ object, isolate });
     }
     const unreached = [...silent].filter((isolate) => !seen.has(isolate)).length;
-    // Where the table is full, there may be others.
+    // If the table is full, there may be others.
     return { looked, unreached: unreached + (holders.size >= MOST_ISOLATES ? 1 : 0) };
   }
 
@@ -594,7 +594,7 @@ export class RecordingRegistryObject extends RegistryObject implements Recording
     return holders;
   }
 
-  /** Remembers that what passes in this object is kept in its isolate. */
+  /** Records that this object's traffic is kept in its isolate. */
   #holds({ object, isolate }: Holder): void {
     const { sql } = this.ctx.storage;
     const known = sql.exec("SELECT 1 FROM holders WHERE object = ? AND isolate = ?", object, isolate);
@@ -623,7 +623,7 @@ const SCHEMA = `
 
 const isOn = ({ started, until }: RecordingState): boolean => started || until > Date.now();
 
-/** Asks all of them at once; gives `null` for one that fails, or has not answered after `ms`. */
+/** Asks all of them at once; returns `null` for one that fails, or has not answered after `ms`. */
 const inTime = async <Whom, T>(
   ms: number,
   all: readonly Whom[],

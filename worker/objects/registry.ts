@@ -168,7 +168,7 @@ export class RegistryObject extends PlatformObject<SockletBindings> implements R
       .one().count;
   }
 
-  /** Of whatever state, which may be another by now. Few may run at once. */
+  /** In any state, which may have changed by now. Only a limited number run at once. */
   #believedToRun({ handler, before }: Partial<SessionQuery> = {}): SessionInfo[] {
     return this.#infos("WHERE ended IS NULL").filter(
       (info) =>
@@ -192,7 +192,7 @@ export class RegistryObject extends PlatformObject<SockletBindings> implements R
     return rows.map(({ info }) => JSON.parse(info));
   }
 
-  /** Asks the objects of these sessions, and gives their answers. One that does not answer keeps its row as it is. */
+  /** Asks the objects of these sessions, and returns their answers. If one does not answer, its row stays unchanged. */
   async #refresh(sessions: readonly SessionInfo[]): Promise<readonly SessionInfo[]> {
     const answers: SessionInfo[] = [];
     if (sessions.length === 0) return answers;
@@ -248,7 +248,7 @@ export class RegistryObject extends PlatformObject<SockletBindings> implements R
   /** Sessions that seem to run for longer than any may: each has reported its end by then, or its object's alarm is lost. */
   #overdue(): SessionInfo[] {
     return this.#believedToRun().filter(
-      ({ startedAt, kept }) => kept === null && Date.parse(startedAt) + LONGEST < Date.now(), // what lasts may run without end
+      ({ startedAt, kept }) => kept === null && Date.parse(startedAt) + LONGEST < Date.now(), // a lasting session may run without end
     );
   }
 

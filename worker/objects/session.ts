@@ -5,11 +5,11 @@
  *     start ──▶ record and alarm ──▶ the registry has it ──▶ it runs: each event is kept with the record, in one transaction
  *                   │                    │                      │
  *                   │                    └─ too many run: the record is deleted
- *                   ├─ the object is lost, at any time ──▶ its successor: the record is `cut`; one that lasts is dialled again
- *                   └──▶ over ──▶ the registry is told
+ *                   ├─ the object is lost, at any time ──▶ its successor: the record is `cut`; a lasting session is dialled again
+ *                   └──▶ over ──▶ reported to the registry
  *
- * The object's record is the truth about the session. The registry has what a list needs, and is told once, when the
- * session is over. The alarm makes sure of that, whatever happens to the object: it repeats until the registry has heard.
+ * The object's record is the truth about the session. The registry has what a list needs, and gets one report, when the
+ * session is over. The alarm makes sure of that, whatever happens to the object: it repeats until the registry has confirmed.
  *
  * A lasting session (`keep`) has one connection after the other. While it waits for the next one, the alarm is set to
  * that time, and the object need not be in memory.
@@ -49,7 +49,7 @@ import { type PoolAccess, platformOf } from "./platform.ts";
 /**
  * ms between the alarms of a running session. The alarms keep its object: workerd evicts one that nobody calls after 10 s,
  * or after 60 to 100 s if it has a socket open (measured on workerd 2026-11-17). With an alarm every 20 s, the object and
- * its connection stayed as long as it was tried. On Cloudflare's edge a connection keeps its object for at most 15
+ * its connection stayed for as long as the trial ran. On Cloudflare's edge a connection keeps its object for at most 15
  * minutes (cloudflare-docs 31324). This is also how long the registry may be wrong about an object that was lost and
  * that nobody calls, and how long a lasting session may then be without a connection.
  */
@@ -78,7 +78,7 @@ export class SessionObject extends PlatformObject<SockletBindings> implements Se
   #session: Session | undefined;
   #starting: Promise<Answer<SessionInfo>> | undefined;
   #context: Promise<unknown> | undefined; // the app's
-  #armed: number | "heartbeat" | undefined; // what the alarm of one that lasts is set for, as far as this object knows
+  #armed: number | "heartbeat" | undefined; // what the alarm of a lasting session is set for, as far as this object knows
 
   constructor(state: PlatformState, env: unknown, setup: SessionSetup) {
     super(state, env as SockletBindings);
@@ -96,7 +96,7 @@ export class SessionObject extends PlatformObject<SockletBindings> implements Se
       if (lasting !== undefined) return lasting.resume(record, this.#settings(record.info.id, spec));
       throw new SocketError("ERR_APP", "the version that is deployed now has no sessions that last");
     } catch (error) {
-      return Session.restore(record, this.#store, error); // what is deployed by now has no such entry
+      return Session.restore(record, this.#store, error); // the version deployed by now has no such entry
     }
   }
 
@@ -188,7 +188,7 @@ export class SessionObject extends PlatformObject<SockletBindings> implements Se
       address,
       deadline,
       keep,
-      hint: platformRefusal(endpoint), // told before the dial, which may succeed in local development
+      hint: platformRefusal(endpoint), // reported before the dial, which may succeed in local development
       params,
       secrets: secretsOf(env),
       store: this.#store,
@@ -315,7 +315,7 @@ export class SessionObject extends PlatformObject<SockletBindings> implements Se
     const armed = wakeAt === null ? "heartbeat" : wakeAt;
     if (info.kept !== null && armed !== this.#armed) {
       this.#armed = armed;
-      storage.setAlarm(wakeAt ?? Date.now() + HEARTBEAT).catch(() => {}); // then storage fails, which is told below
+      storage.setAlarm(wakeAt ?? Date.now() + HEARTBEAT).catch(() => {}); // then storage fails, which is reported below
     }
     try {
       storage.transactionSync(() => {
@@ -335,8 +335,8 @@ export class SessionObject extends PlatformObject<SockletBindings> implements Se
       if (onEvent !== undefined) {
         callListener(onEvent, { type: "error", server: `session ${info.id}`, address: null, error });
       }
-      if (info.kept !== null) throw error; // one that lasts undoes it
+      if (info.kept !== null) throw error; // a lasting session undoes it
     }
-    if (info.kept !== null) return storage.sync(); // nobody is shown what may yet be lost
+    if (info.kept !== null) return storage.sync(); // nothing is shown that may yet be lost
   }
 }

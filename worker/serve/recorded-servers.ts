@@ -21,7 +21,7 @@ import {
   type WorkerServerOptions,
 } from "./server.ts";
 
-// Pure: a bundler leaves it out where nobody asks for recording.
+// Pure: a bundler leaves it out unless recording is asked for.
 const ShownServer: typeof WorkerServer = /* @__PURE__ */ AcceptedMixIn(
   WorkerServer,
   { accepted: (served, socket, run, over) => showAccepted(hearing, served, socket, run, over) },
@@ -48,7 +48,7 @@ export class RecordedServer<Context = unknown> extends ShownServer<Context> {
     this.address = listener === undefined ? this.name : formatAddress(listener.endpoint);
   }
 
-  /** Serves a new connection in memory, as one that the platform brings; returns its client's end. */
+  /** Serves a new connection in memory as if the platform had brought it; returns the client's end. */
   replayed(): StreamSocket {
     const [near, far, stream] = memoryTransports();
     waitUntil(this.serve(far));
@@ -76,7 +76,7 @@ export class RecordedDatagramServer<Context = unknown> extends WorkerDatagramSer
     return showFlow(hearing, served, arriving, send, (shown, told) => super.serve(shown, told));
   }
 
-  /** Serves a new flow in memory; returns its peer's socket. */
+  /** Serves a new flow in memory; returns the peer's socket. */
   replayed({ came }: ReplayHearer): ReplaySocket {
     let flow: ReadableStreamDefaultController<UdpChunk> | undefined;
     const arriving = new ReadableStream<UdpChunk>({

@@ -1,7 +1,7 @@
 /// <reference types="@cloudflare/workers-types" />
 /**
- * `recording`: what passes over the connections of a Worker, kept and shown by its control routes, and said again. A Worker carries this
- * code only where it asks for it.
+ * `recording`: the traffic of a Worker's connections, recorded, shown by its control routes, and replayed. A Worker includes this
+ * code only on request.
  */
 
 import { recordingRoutes } from "../../core/control/http/recording-routes.ts";
@@ -50,7 +50,7 @@ import type { SessionObject } from "../objects/session.ts";
 import { createConnection, TCPConnector } from "../sockets/connector.ts";
 import { RecordedDatagramServer, RecordedServer } from "./recorded-servers.ts";
 
-const PACE = 1_000; // ms between two looks of a watcher: each is a request to the registry, and one to each session that runs
+const PACE = 1_000; // ms between two looks of a watcher: each is a request to the registry, and one to each running session
 
 /** What the routes ask. */
 class WorkerRecordingPlane implements RecordingPlane {
@@ -111,7 +111,7 @@ class WorkerRecordingPlane implements RecordingPlane {
   async *watch(signal: AbortSignal): AsyncGenerator<RecordingChange, void, undefined> {
     let seen = new Map<string, string>();
     let told = "";
-    let [memory, after] = ["", 0]; // of the connections that others have
+    let [memory, after] = ["", 0]; // of the connections held elsewhere
     for (let id = 1; !signal.aborted; ) {
       const { recording, sessions: own } = await this.#registry((calls) => calls.look(true));
       let changes = await this.shown((calls) => calls.shownChanges(after));
@@ -142,12 +142,12 @@ class WorkerRecordingPlane implements RecordingPlane {
     return again(() => ask(recordingRegistry(this.#env)), "the registry of sessions");
   }
 
-  /** Asks the object of the connections that others have. */
+  /** Asks the object of connections held elsewhere. */
   shown<T>(ask: (calls: ShownCalls) => Promise<T>): Promise<T> {
     return again(() => ask(shownConnections(this.#env)), "what is recorded");
   }
 
-  /** Asks the session's object, and then that of the connections which others have. */
+  /** Asks the session's object, and then the one of connections held elsewhere. */
   async #kept<T>(id: string, ask: (calls: RecordedCalls) => Promise<T | null>): Promise<T | null> {
     const own = await again(() => ask(recordedSession(this.#env, id)), `the session ${id}`);
     return own ?? this.shown(ask);
@@ -166,7 +166,7 @@ const pause = (signal: AbortSignal): Promise<void> =>
     signal.addEventListener("abort", done, { once: true });
   });
 
-/** A control plane whose sessions can be looked at, and said again. */
+/** A control plane whose sessions can be read and replayed. */
 class RecordedWorkerPlane extends WorkerPlane {
   readonly recording: WorkerRecordingPlane;
   readonly #setup: WorkerPlaneSetup;
@@ -177,7 +177,7 @@ class RecordedWorkerPlane extends WorkerPlane {
     this.recording = new WorkerRecordingPlane(setup.env);
   }
 
-  // What is no session of its own may be a connection that others have.
+  // An id without a session's object may be a connection held elsewhere.
 
   override async list(query: SessionQuery): Promise<SessionPage> {
     const [own, shown] = await Promise.all([
@@ -234,14 +234,14 @@ class RecordedWorkerPlane extends WorkerPlane {
     const named = listeners.map(({ name, endpoint }) => ({
       entry: name,
       address: formatAddress(endpoint),
-      faults: false, // a Worker does none
+      faults: false, // a Worker has no fault rules
     }));
     return entriesOf(named, dial, false);
   }
 
   /**
-   * To a listener in memory: its server in this isolate serves it as it serves what the platform brings, also where the platform brings
-   * nothing to it. To anything else by `connect()`.
+   * To a listener in memory: its server in this isolate serves it as it serves what the platform brings, even if the platform brings
+   * nothing to it. To anything else through `connect()`.
    */
   async replay(spec: ReplaySpec): Promise<Replayed> {
     const { app, allow, env, serverFor } = this.#setup;
@@ -269,14 +269,14 @@ class RecordedWorkerPlane extends WorkerPlane {
   }
 }
 
-/** Dials for a pool, and shows each of its connections, named as the pool is. */
+/** Dials for a pool, and shows each of its connections under the pool's name. */
 const RecordedConnector = /* @__PURE__ */ PooledMixIn(
   TCPConnector,
   ({ name: handler, endpoint }, socket, over) =>
     showPooled(hearing, { handler, address: formatAddress(endpoint) }, socket, over),
 );
 
-/** The code that keeps what passes over the connections of a Worker's sessions, which `recording` is: `workerFor(app, { recording })`. */
+/** The type of `recording`, the code that records the traffic of a Worker: `workerFor(app, { recording })`. */
 export interface WorkerRecording {
   readonly Plane: typeof WorkerPlane;
   readonly Session: typeof SessionObject;
@@ -289,12 +289,12 @@ export interface WorkerRecording {
 }
 
 /**
- * The code that keeps what passes over the connections of a Worker's sessions, while a recording was started or somebody watches: the routes
- * `/v1/recording…`, and so the bytes that the page of `socklet/inspector` shows. A Worker carries it only where it is asked for:
+ * The code that records the traffic of a Worker's sessions, while a recording is on or somebody watches: the routes
+ * `/v1/recording…`, and so the bytes that the page of `socklet/inspector` shows. A Worker includes it only on request:
  * `workerFor(app, { inspector, recording })`.
  *
  * The bytes are in the memory of the isolates that the sessions' objects run in, up to 16 MiB in each, and never in their storage.
- * What an object kept is lost when it goes on in another isolate.
+ * What an object kept is lost when it continues in another isolate.
  */
 export const recording: WorkerRecording = {
   Plane: RecordedWorkerPlane,

@@ -53,7 +53,7 @@ const checkSuspension = (how: Suspension): void => {
  *       connect(socket: Socket) { return this.#server.connect(socket); }
  *     }
  *
- * Each connection is served in the request that brought it, side by side, at most `maxRequests` at once in this isolate.
+ * Each connection is served in the request that brought it, concurrently, at most `maxRequests` at once in this isolate.
  * One more is refused, because a Worker cannot make one request wait for another. The platform listens (`[[connect]]`),
  * so there is nothing to bind, and no address.
  */
@@ -106,7 +106,7 @@ export class WorkerServer<Context = unknown> extends BaseServer<StreamSocket, Co
     await serving;
   }
 
-  /** Turns away what the platform brings to this server from now on. Another isolate has its own server. */
+  /** Refuses what the platform brings to this server from now on. Another isolate has its own server. */
   override shutdown(): Promise<void> {
     this.#shut = true;
     return super.shutdown();
@@ -133,7 +133,7 @@ export const isDatagramSocket = (socket: PlatformSocket): boolean =>
 /** Sends one datagram; rejects if it cannot be sent. */
 export type SendDatagram = (bytes: Uint8Array) => Promise<void>;
 
-/** The way back to the peer of one flow. The platform knows who it is, but does not say. */
+/** The way back to the peer of one flow. The platform knows the peer's address, but does not report it. */
 class Flow implements DatagramWay {
   readonly #write: SendDatagram;
   readonly #failed: (error: unknown) => void;
@@ -164,7 +164,7 @@ class Flow implements DatagramWay {
 /**
  * Serves the datagrams that the platform brings (`[[connect]]` with `protocol = "udp"`, in local development, with the
  * compatibility flag `experimental`): one handler for each datagram, side by side. The platform opens a flow for each
- * peer, and ends it when the peer has been silent. It does not say who the peer is, so `clientAddress` is `null`.
+ * peer, and ends it when the peer has been silent. It does not report the peer's address, so `clientAddress` is `null`.
  */
 export class WorkerDatagramServer<Context = unknown> extends BaseServer<Datagram, Context> {
   constructor(RequestHandlerClass: HandlerClass<Datagram, Context>, options: ServerOptions<Context> = {}) {
@@ -192,7 +192,7 @@ export class WorkerDatagramServer<Context = unknown> extends BaseServer<Datagram
     });
   }
 
-  /** Serves what comes in one flow, until no more does. Never rejects. */
+  /** Serves the datagrams of one flow, until no more come. Never rejects. */
   protected async serve(arriving: AsyncIterable<UdpChunk>, send: SendDatagram): Promise<void> {
     const failed = (error: unknown): void =>
       this.announce({ type: "error", server: this.name, address: null, error });
@@ -210,7 +210,7 @@ export class WorkerDatagramServer<Context = unknown> extends BaseServer<Datagram
         const refusal = this.admit(peer);
         if (refusal !== null) this.refuse(request, peer, refusal);
         else served.push(this.verifyAndProcess(request, peer));
-        if (served.length >= 64) await Promise.all(served.splice(0)); // bounded: the platform queues the rest, and drops what is too much
+        if (served.length >= 64) await Promise.all(served.splice(0)); // bounded: the platform queues the rest, and drops the excess
       }
     } catch (error) {
       failed(error);

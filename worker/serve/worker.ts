@@ -29,19 +29,19 @@ import { isDatagramSocket, WorkerDatagramServer, WorkerServer } from "./server.t
 /** Options of a Worker. */
 export interface WorkerOptions {
   readonly onEvent?: OnEvent;
-  /** How many sessions may run, and how many are kept. */
+  /** The most sessions that may run, and that are kept. */
   readonly sessions?: SessionBounds;
-  /** The description of the control routes, which `socklet/control` has: `GET /v1/openapi.json`. Default: none, and a smaller Worker. */
+  /** The description of the control routes for `GET /v1/openapi.json`, from `socklet/control`. Default: none, and a smaller Worker. */
   readonly openApi?: object;
-  /** The page that shows what the control routes know, which `socklet/inspector` has: at `/inspect`. Default: none, and a smaller Worker. */
+  /** The inspector's page at `/inspect`, from `socklet/inspector`. Default: none, and a smaller Worker. */
   readonly inspector?: (routes: Hono) => void;
-  /** The app's pools, which `poolsFor(app)` makes. Without it, `pool()` in `context()` throws `ERR_APP`. */
+  /** The app's pools, from `poolsFor(app)`. Without it, `pool()` in `context()` throws `ERR_APP`. */
   readonly pools?: PoolAccess;
-  /** The code of lasting sessions, which `socklet/worker` has: an app with `keep` needs it. Default: none, and a smaller Worker. */
+  /** The code of lasting sessions, from `socklet/worker`: an app with `keep` needs it. Default: none, and a smaller Worker. */
   readonly lasting?: Lasting;
-  /** The code of `GET /v1/metrics`, which `socklet/worker` has: what the registry of sessions and the pools know. Default: none, the route answers 501, and a smaller Worker. */
+  /** The code of `GET /v1/metrics`, from `socklet/worker`: the metrics of sessions and pools. Default: none, the route answers 501, and a smaller Worker. */
   readonly metrics?: WorkerMetrics;
-  /** The code of `/v1/recording`, which `socklet/worker` has: what passes over the connections of sessions. Default: none, the routes answer 404, and a smaller Worker. */
+  /** The code of `/v1/recording`, from `socklet/worker`: it records the traffic of sessions. Default: none, the routes answer 404, and a smaller Worker. */
   readonly recording?: WorkerRecording;
 }
 
@@ -93,7 +93,7 @@ const listenerFor = (
   );
 };
 
-/** The listener's options that a server in a Worker has. Nobody waits there, so `whenFull` does not apply. */
+/** The listener's options that apply to a server in a Worker. Clients cannot wait there, so `whenFull` does not apply. */
 const limitsFor = (
   { options }: Listener,
   { optionNames }: typeof WorkerServer | typeof WorkerDatagramServer,
@@ -113,7 +113,7 @@ const limitsFor = (
  *
  * `connect` serves each TCP connection with one of the app's listeners: the one with the name that the caller dialled
  * (`env.SELF.connect("mail:25")`), or else the one with the port that the connection came to. Any other connection is
- * turned away. `fetch` serves the control routes. They run sessions if the secret `SOCKLET_TOKENS` is set and the two
+ * refused. `fetch` serves the control routes. They run sessions if the secret `SOCKLET_TOKENS` is set and the two
  * classes are bound as `SOCKLET_SESSIONS` and `SOCKLET_REGISTRY`. `app.context` is called with the bindings: once in each
  * isolate for what the Worker accepts, and once in the object of each session.
  *

@@ -32,7 +32,7 @@ import { readEvents } from "./sse.ts";
 
 /** Options of a client. Times are milliseconds. */
 export interface ControlClientOptions {
-  /** One of the plane's tokens. Without one, only `health` and `ready` answer. */
+  /** One of the plane's tokens. Without a token, only `health` and `ready` answer. */
   readonly token?: string;
   /** Default: the platform's. */
   readonly fetch?: (url: string, init: RequestInit) => Promise<Response> | Response;
@@ -83,7 +83,7 @@ const MAX_RETRIES = 5; // connections in a row that bring no event, before follo
  *     const { result } = await control.sessions.run({ handler: "redis", address: "127.0.0.1:6379", params: [["PING"]] });
  *
  * Every call rejects with a `SocketError`: with the code of the problem that the plane answered (`EACCES` for a
- * token, `ERR_REFUSED` for a scope or a target, `ENOENT` for an unknown id, `ENOTCONN`, `EINVAL`, `ERR_PLATFORM`…); where it
+ * token, `ERR_REFUSED` for a scope or a target, `ENOENT` for an unknown id, `ENOTCONN`, `EINVAL`, `ERR_PLATFORM`…); if it
  * cannot be reached, with the platform's code or `ERR_CONNECT_FAILED`; with `ETIMEDOUT` if no answer came; with
  * `ERR_INTERNAL` if the answer is not from a control plane. `cause` is the problem, or the platform's error.
  */
@@ -158,7 +158,7 @@ export const controlClient = (url: string, options: ControlClientOptions = {}) =
     return eventsOf(path, from, isLast, mayEnd);
   };
 
-  /** The events of a path, over successive connections, until one is the last; `mayEnd`: or until the stream ends. */
+  /** The events of a path, over successive connections, until the last event; with `mayEnd`, also until the stream ends. */
   async function* eventsOf<Event extends { readonly id: number; readonly type: string }>(
     path: string,
     { after = 0, signal }: FollowOptions,
@@ -250,12 +250,12 @@ export const controlClient = (url: string, options: ControlClientOptions = {}) =
       })
     ).recording;
 
-  /** What passes over connections, and is kept while somebody asks. A Worker that has no `recording` rejects with `ENOENT`. */
+  /** The recording of traffic. A Worker without `recording` answers `ENOENT`. */
   const recording = {
-    /** Whether it is kept, and its bounds. */
+    /** Whether traffic is kept, and the bounds. */
     info: (call_: CallOptions = {}): Promise<RecordingInfo> => recorded("GET", call_),
 
-    /** Starts a recording, or gives the one that runs other bounds. */
+    /** Starts a recording, or changes the bounds of the one that runs. */
     start: (limits: RecordingLimits = {}, call_: CallOptions = {}): Promise<RecordingInfo> =>
       recorded("PUT", call_, limits),
 
@@ -263,14 +263,14 @@ export const controlClient = (url: string, options: ControlClientOptions = {}) =
     limit: (limits: RecordingLimits, call_: CallOptions = {}): Promise<RecordingInfo> =>
       recorded("PATCH", call_, limits),
 
-    /** Stops it, and forgets what was kept. */
+    /** Stops the recording, and deletes what was kept. */
     stop: (call_: CallOptions = {}): Promise<RecordingInfo> => recorded("DELETE", call_),
 
-    /** Who sent datagrams, the newest first. */
+    /** The flows of datagrams, the newest first. */
     flows: async (call_: CallOptions = {}): Promise<readonly FlowInfo[]> =>
       (await call<{ flows: FlowInfo[] }>("GET", "/recording/flows", call_)).flows,
 
-    /** The sessions and flows in which one side said this: text as UTF-8, or bytes; at most 1 000 characters or bytes. */
+    /** The sessions and flows in which one side sent this: text as UTF-8, or bytes; at most 1 000 characters or bytes. */
     find: (wanted: string | Uint8Array, call_: CallOptions = {}): Promise<FoundBytes> =>
       call(
         "GET",
@@ -278,34 +278,34 @@ export const controlClient = (url: string, options: ControlClientOptions = {}) =
         call_,
       ),
 
-    /** What was said in a session or a flow, from event `after` on: a part ends where it is large, and its `next` is where to go on. Rejects with `ENOENT` where nothing of it is kept. */
+    /** The conversation of a session or a flow, from event `after` on. A large one comes in parts: the `next` of a part is the `after` of the following one. Rejects with `ENOENT` if nothing of it is kept. */
     part: (id: string, after = 0, call_: CallOptions = {}): Promise<RecordedPart> =>
       call("GET", recordingPath(id, `?after=${after}`), call_),
 
-    /** The messages that the `decode` of its entry makes of it; `ENOENT` if it has none, or nothing is kept. */
+    /** The messages that the `decode` of its entry makes of it. Rejects with `ENOENT` if there is no `decode`, or nothing is kept. */
     messages: (id: string, call_: CallOptions = {}): Promise<DecodedPart> =>
       call("GET", recordingPath(id, "/messages"), call_),
 
-    /** All of it as a transcript, which `parseTranscript` of `socklet/testing` reads; `ENOENT` as `part`. */
+    /** The whole conversation as a transcript, which `parseTranscript` of `socklet/testing` reads. Rejects with `ENOENT` as `part` does. */
     transcript: (id: string, call_: CallOptions = {}): Promise<string> =>
       call("GET", recordingPath(id, "/transcript"), call_, { as: "text" }),
 
-    /** The sessions and flows that change, as they do. What passes is kept until `signal` aborts, and for five seconds after. */
+    /** The sessions and flows that change, as it happens. Traffic is kept until `signal` aborts, and for five seconds after. */
     watch: (from: CallOptions = {}): AsyncGenerator<RecordingChange, void, undefined> =>
       follow<RecordingChange>("/recording/events", from, () => false, true),
   };
 
   /** The fault rules of a process that serves an app. */
   const faults = {
-    /** Those that are set, and what they have done. */
+    /** The rules that are set, and what they have done. */
     list: async (call_: CallOptions = {}): Promise<readonly FaultInfo[]> =>
       (await call<{ faults: FaultInfo[] }>("GET", "/faults", call_)).faults,
 
-    /** Sets one more. */
+    /** Adds a rule. */
     add: (rule: FaultRule & Pick<FaultInfo, "on" | "entry">, call_: CallOptions = {}): Promise<FaultInfo> =>
       call("POST", "/faults", call_, { json: rule }),
 
-    /** Takes those of this name back, or all; returns those that are left. */
+    /** Removes the rules with this name, or all; returns those that are left. */
     remove: async (name?: string, call_: CallOptions = {}): Promise<readonly FaultInfo[]> => {
       const path = name === undefined ? "/faults" : `/faults/${encodeURIComponent(name)}`;
       return (await call<{ faults: FaultInfo[] }>("DELETE", path, call_)).faults;
@@ -333,10 +333,10 @@ export const controlClient = (url: string, options: ControlClientOptions = {}) =
     sessions,
     recording,
     faults,
-    /** What can be said again to by name, and what fault rules may be set on. */
+    /** The entries of the app, to which bytes can be replayed, and on which fault rules may be set. */
     entries: async (call_: CallOptions = {}): Promise<readonly EntryInfo[]> =>
       (await call<{ entries: EntryInfo[] }>("GET", "/entries", call_)).entries,
-    /** Says something again to a listener of the app, to an entry of its `dial`, or to an address that its `allow` names. */
+    /** Replays bytes to a listener of the app, to an entry of its `dial`, or to an address that its `allow` permits. */
     replay: (
       { to, pieces, halfClose, timeout: within = 10_000 }: ReplayRequest,
       call_: CallOptions = {},
@@ -348,7 +348,7 @@ export const controlClient = (url: string, options: ControlClientOptions = {}) =
   };
 };
 
-/** What is said again: `ReplaySpec`, where text is UTF-8, and what is left out has its default. */
+/** What to replay: a `ReplaySpec` in which text is UTF-8, and missing fields have their defaults. */
 export interface ReplayRequest
   extends Pick<ReplaySpec, "to">,
     Partial<Pick<ReplaySpec, "halfClose" | "timeout">> {
@@ -364,7 +364,7 @@ const hexOf = (bytes: Uint8Array): string =>
 /** A client of the control plane. */
 export type ControlClient = ReturnType<typeof controlClient>;
 
-/** The error of an answer: the problem's own code, where it is a problem of ours. */
+/** The error of an answer, with the problem's own code if it is one of our problems. */
 const problemOf = async (response: Response): Promise<SocketError> => {
   const problem = (await response.json().catch(() => null)) as { code?: unknown; detail?: unknown } | null;
   const { code, detail } = problem ?? {};

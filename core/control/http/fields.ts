@@ -1,4 +1,4 @@
-/** What the bodies and the queries of the control routes may contain. Whatever is wrong is named, field by field, with status 422. */
+/** What the bodies and queries of the control routes may contain. Each wrong field is named in the answer, with status 422. */
 
 import { fromBase64 } from "../../base64.ts";
 import { encoder } from "../../bytes/data.ts";
@@ -19,7 +19,7 @@ type Fields = Readonly<Record<string, Field<unknown>>>;
 /** The values of an object's fields. Each may be missing. */
 type Values<F extends Fields> = { readonly [Name in keyof F]?: F[Name] extends Field<infer T> ? T : never };
 
-/** A rule about all fields together; asked only where each of them is right. */
+/** A rule about all fields together; checked only if each of them is right. */
 interface Rule<F extends Fields> {
   readonly right: string;
   readonly holds: (values: Values<F>) => boolean;
@@ -69,7 +69,7 @@ export const read = <const F extends Fields>(
   return values as Values<F>;
 };
 
-/** A field whose value is used as it was given, where `is` says that it is right. */
+/** A field whose value is used unchanged if `is` accepts it. */
 export const field = <T>(right: string, is: (given: unknown) => boolean): Field<T> => ({
   right,
   read: (given) => (is(given) ? (given as T) : undefined),
@@ -105,7 +105,7 @@ export const count = (least: number, most: number): Field<number> => ({
   },
 });
 
-const MAX_DEPTH = 32; // of params: what walks through them is recursive
+const MAX_DEPTH = 32; // of params: the code that walks them is recursive
 
 const depthOf = (value: unknown, depth = 0): number =>
   typeof value === "object" && value !== null && depth <= MAX_DEPTH
@@ -174,5 +174,5 @@ export const readList = (query: object): Values<typeof LIST_FIELDS> => read(quer
 
 const EVENTS_FIELDS = { after: count(0, Number.MAX_SAFE_INTEGER) };
 
-/** The id after which a request for events wants them, from its query or its header. */
+/** The id after which a request wants events, from its query or its header. */
 export const readAfter = (query: object): number | undefined => read(query, EVENTS_FIELDS).after;

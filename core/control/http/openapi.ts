@@ -1,6 +1,6 @@
 /**
- * The routes as OpenAPI 3.1. Kept by hand, since it is smaller than what would make it of the schemas; a test
- * holds it against the routes both ways, and its examples against its schemas.
+ * The routes as OpenAPI 3.1. Written by hand, since it is smaller than code that would generate it from the schemas. A test
+ * compares it with the routes both ways, and its examples with its schemas.
  */
 
 import { SECURE_TRANSPORTS } from "../../sockets/tls/tls.ts";
@@ -227,7 +227,7 @@ const PROBLEMS: Partial<Record<ProblemStatus, string>> = {
   503: "No token is set, no session can be started now, or the platform failed (`ERR_PLATFORM`: ask again)",
 };
 
-/** One operation: what it answers well, and the problems it can have beside those of tokens. */
+/** One operation: its success answers, and its problems other than those of tokens. */
 const operation = (
   summary: string,
   scope: "read" | "run" | null,

@@ -1,9 +1,9 @@
-/** Errors over HTTP: one shape (RFC 9457), and the one table of which code is which status. */
+/** Errors over HTTP: one shape (RFC 9457), and the one table that maps codes to statuses. */
 
 import { isA, printableJson } from "../../describe.ts";
 import { SocketError, type SocketErrorCode } from "../../errors.ts";
 
-/** The titles, which with the status name the kind of a problem. */
+/** The title of each status; together they identify the kind of a problem. */
 const TITLES = {
   400: "Bad Request",
   401: "Unauthorized",

@@ -1,22 +1,22 @@
 /**
- * The control routes of what passes over connections, in front of a plane's `RecordingPlane`.
+ * The control routes for recording traffic, in front of a plane's `RecordingPlane`.
  *
  * | | scope | |
  * |---|---|---|
- * | `GET /v1/recording` | read | `{ recording }`: whether what passes is kept, and its bounds; in a Worker what its sessions say, where `workerFor()` was given `recording` |
- * | `PUT /v1/recording` | run | starts one, or changes its bounds: `{ maxBytes, maxConnections }` |
- * | `PATCH /v1/recording` | run | changes its bounds, and those of what is kept while somebody watches; starts nothing |
- * | `DELETE /v1/recording` | run | stops it, and forgets what was kept |
- * | `GET /v1/recording/events` | run | the sessions and flows that change, as they do (SSE); what passes is kept while it is open |
- * | `GET /v1/recording/flows` | read | `{ flows }`: who sends datagrams |
- * | `GET /v1/recording/find` | run | the ids of those in which `?text=` or `?hex=` was said |
- * | `GET /v1/recording/:id` | run | what was said on a session's connection, or in a flow: `?after= &bytes=` |
+ * | `GET /v1/recording` | read | `{ recording }`: whether traffic is kept, and the bounds; in a Worker from its sessions, if `workerFor()` was given `recording` |
+ * | `PUT /v1/recording` | run | starts a recording, or changes its bounds: `{ maxBytes, maxConnections }` |
+ * | `PATCH /v1/recording` | run | changes its bounds, and those that apply while somebody watches; starts nothing |
+ * | `DELETE /v1/recording` | run | stops it, and deletes what was kept |
+ * | `GET /v1/recording/events` | run | the sessions and flows that change, as it happens (SSE); traffic is kept while it is open |
+ * | `GET /v1/recording/flows` | read | `{ flows }`: the senders of datagrams |
+ * | `GET /v1/recording/find` | run | the ids of the conversations that contain `?text=` or `?hex=` |
+ * | `GET /v1/recording/:id` | run | the conversation of a session or a flow: `?after= &bytes=` |
  * | `GET /v1/recording/:id/messages` | run | the messages that the `decode` of its entry makes of it |
  * | `GET /v1/recording/:id/transcript` | run | the same as a transcript |
- * | `GET /v1/entries` | read | `{ entries }`: what can be said again to by name, and what fault rules may be set on |
- * | `POST /v1/replays` | run | says something again to a listener or a server; what was answered |
+ * | `GET /v1/entries` | read | `{ entries }`: what can be replayed to by name, and what fault rules may be set on |
+ * | `POST /v1/replays` | run | replays bytes to a listener or a server; the answer |
  *
- * To see bytes takes the scope `run`: they may hold the passwords of clients.
+ * Reading bytes needs the scope `run`: they may contain the passwords of clients.
  */
 
 import { BOUNDS, type ControlPlane, isSessionId, type RecordingPlane, type ReplaySpec } from "../plane.ts";
@@ -46,7 +46,7 @@ export const recordingRoutes = (route: AddRoute): void => {
     json(c, { recording: await recordingOf(plane).stop() }),
   );
 
-  // Bytes may hold passwords: to see them takes what it takes to send them.
+  // Bytes may contain passwords: reading them needs the same scope as sending them.
   route("GET", "/v1/recording/events", "run", (c, plane) => {
     const recording = recordingOf(plane);
     return stream(c, (_, signal) => recording.watch(signal));
@@ -116,7 +116,7 @@ const recordingOf = ({ recording }: ControlPlane): RecordingPlane => {
   throw unrecordable("does not record what passes");
 };
 
-// ---- What may be asked ----
+// ---- The requests ----
 
 /** A number in a body. */
 const whole = (least: number, most: number) =>
@@ -137,7 +137,7 @@ const WANTED = {
   ),
 };
 
-/** The bytes that a search is for. */
+/** The bytes to search for. */
 const readWanted = (query: object): Uint8Array => {
   const { text, hex = "" } = read(query, WANTED, [
     {
@@ -161,7 +161,7 @@ const REPLAY = {
   timeout: milliseconds(BOUNDS.maxRunDeadline),
 };
 
-/** What is to be said again, and where. */
+/** What to replay, and where. */
 const readReplay = (given: unknown): ReplaySpec => {
   const {
     to,

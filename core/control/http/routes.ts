@@ -8,10 +8,10 @@
  * | `GET /v1/openapi.json` | read | these routes, as OpenAPI 3.1 |
  * | `GET /v1/listeners` | read | `{ listeners }`: what listens, with the counts of its server |
  * | `GET /v1/listeners/events` | read | the events of their servers, as they happen (SSE); `Last-Event-ID` or `?after=` resumes |
- * | `GET /v1/metrics` | read | counts and histograms in Prometheus' text; in a Worker what its objects know, where `workerFor()` was given `metrics`, else 501 |
+ * | `GET /v1/metrics` | read | counts and histograms in Prometheus' text; in a Worker from its objects, if `workerFor()` was given `metrics`, else 501 |
  * | `GET /v1/pools` | read | `{ pools }`: the app's pools, with their counts |
  * | `GET /v1/pools/:name` | read | one of them |
- * | `GET /v1/faults` | read | `{ faults }`: the fault rules that are set, and what they have done; emulator only |
+ * | `GET /v1/faults` | read | `{ faults }`: the fault rules, and what they have done; emulator only |
  * | `POST /v1/faults` | run | adds one: `{ on, entry, fault, … }`; 201 and the rule |
  * | `PUT /v1/faults` | run | `{ faults }`: replaces all |
  * | `DELETE /v1/faults` | run | removes all; `/v1/faults/:name` removes those of that name |
@@ -25,7 +25,7 @@
  *
  * A request is checked in this order, and the first fault is the answer: whether there are tokens at all
  * (503), its token (401), path (404) and method (405), scope (403), media type (415), size (413), JSON (400),
- * fields (422); then the plane. A session that failed is no failed request: it is a record, with status 200, whose
+ * fields (422); then the plane. A failed session is not a failed request: the answer is a record, with status 200, whose
  * `state` and `error` say so. A caller that leaves while it runs does not end it; the session's deadline does.
  */
 
@@ -51,14 +51,14 @@ import { fieldError, flag, read, readAfter, readData, readList, readSpec } from 
 import { HttpError, problemResponse } from "./problem.ts";
 import { eventStream } from "./sse.ts";
 
-/** What the control routes are over. */
+/** What the control routes are built on. */
 export interface ControlSetup {
   readonly plane: ControlPlane;
   /** The text of `SOCKLET_TOKENS`; see `auth.ts` for its form. Without a token, only health is open. */
   readonly tokens: string | undefined;
-  /** What `GET /v1/openapi.json` answers: give `openApi` to have the routes described. A Worker includes it only on request. */
+  /** The answer of `GET /v1/openapi.json`: pass `openApi` to describe the routes. A Worker includes it only on request. */
   readonly openApi?: object | undefined;
-  /** Called with each error that was answered with status 500, which the answer does not show, and with each failure of the platform. */
+  /** Called with each failure of the platform, and with each error behind a status 500, which the answer does not show. */
   readonly onError?: ((error: unknown, requestId: string) => void) | undefined;
 }
 
@@ -73,12 +73,12 @@ interface Env {
   Variables: { requestId: string; setup: ControlSetup };
 }
 
-/** What a route is given of its request. */
+/** What a route gets from its request. */
 export type RouteContext = Context<Env>;
 
 type Handle = (c: RouteContext, plane: ControlPlane) => MaybePromise<Response>;
 
-/** Adds one route. `scope` is what a token must have for it; `null`: nobody is asked. */
+/** Adds one route. `scope` is the scope that the token must have; `null` for a route without a token. */
 export type AddRoute = (
   method: "GET" | "POST" | "PUT" | "PATCH" | "DELETE",
   path: string,
@@ -87,12 +87,12 @@ export type AddRoute = (
 ) => void;
 
 /**
- * The routes, as a Hono app of its own, or to mount in another: `app.route("/", controlRoutes(setup))`. Where the
- * plane is made from the platform's bindings, give a function of these; it is called for each request. `more` adds routes
+ * The routes, as a Hono app of its own, or to mount in another: `app.route("/", controlRoutes(setup))`. If the
+ * plane is made from the platform's bindings, pass a function of the bindings, which is called for each request. `more` adds routes
  * that not every platform has: `recordingRoutes`.
  */
 export const controlRoutes = (
-  // biome-ignore lint/suspicious/noExplicitAny: the bindings are the caller's, whose type we cannot know
+  // biome-ignore lint/suspicious/noExplicitAny: the type of the caller's bindings is unknown here
   setup: ControlSetup | ((env: any) => MaybePromise<ControlSetup>),
   more?: (route: AddRoute) => void,
 ): Hono => {
@@ -164,7 +164,7 @@ export const controlRoutes = (
     await authorize(c);
     throw new HttpError(404, "ENOENT", "there is no such path; GET /v1/openapi.json lists them all");
   };
-  // This router would take the path for the same without its last slash.
+  // This router would treat the path as equal to the one without its last slash.
   app.use("/v1/*", (c, next) => (c.req.path.endsWith("/") ? nowhere(c) : next()));
 
   route("GET", "/v1/health", null, async (c, plane) => json(c, { status: "ok", ...(await plane.health()) }));
@@ -304,7 +304,7 @@ export const controlRoutes = (
   return app as unknown as Hono;
 };
 
-/** Events as they happen; `events` gives those with ids above the one that the request has seen. */
+/** Events as they happen; `events` returns those with ids above the last one that the request has seen. */
 export const stream = async (
   c: RouteContext,
   events: (
@@ -318,7 +318,7 @@ export const stream = async (
   // The header is newer: a client that follows a URL with `after` and connects again sends both.
   const source = await events(seen ?? asked, leaving.signal);
   c.header("Content-Type", "text/event-stream");
-  c.header("X-Accel-Buffering", "no"); // a buffering proxy would hold the events back
+  c.header("X-Accel-Buffering", "no"); // a buffering proxy would delay the events
   if (c.req.method === "HEAD") leaving.abort();
   return c.req.method === "HEAD" ? c.body(null) : c.body(eventStream(source, leaving));
 };
@@ -329,7 +329,7 @@ const faultsOf = ({ faults }: ControlPlane): FaultPlane => {
   throw new HttpError(501, "ERR_UNSUPPORTED", why);
 };
 
-const WAIT_GRACE = 2_000; // ms after the deadline in which the session ends
+const WAIT_GRACE = 2_000; // ms that the session may take to end after its deadline
 
 /** What the plane found; `null` becomes a 404. */
 export const found = <T>(

@@ -37,7 +37,7 @@ export const eventStream = (
     {
       type: "bytes", // the kind that a Durable Object's RPC carries
       start(controller) {
-        controller.enqueue(encoder.encode(`retry: ${RETRY}\n\n`)); // and so the answer's head leaves at once
+        controller.enqueue(encoder.encode(`retry: ${RETRY}\n\n`)); // so that the head of the answer leaves at once
       },
       async pull(controller: ReadableByteStreamController) {
         next ??= source.next();
@@ -51,18 +51,18 @@ export const eventStream = (
         next = undefined;
         if (!got.done) return controller.enqueue(encoder.encode(eventText(got.value)));
         controller.close();
-        controller.byobRequest?.respond(0); // who reads into a buffer of its own waits for this
+        controller.byobRequest?.respond(0); // a reader with its own buffer waits for this
       },
       cancel() {
         leaving.abort();
-        void source.return?.().catch(() => {}); // frees what it holds, even between two events
+        void source.return?.().catch(() => {}); // frees its resources, even between two events
       },
     },
     { highWaterMark: 0 },
   );
 };
 
-/** One event as text. JSON has no line ends of its own, so the data is one line, and it is safe to print. */
+/** One event as text. JSON contains no raw line ends, so the data is one line, and it is safe to print. */
 const eventText = (event: Numbered): string =>
   `id: ${event.id}\nevent: ${event.type}\ndata: ${printableJson(JSON.stringify(event))}\n\n`;
 

@@ -1,4 +1,4 @@
-/** Connections that are not dialled as sessions, shown as such: those that a server accepts, and those of a pool. */
+/** Shows connections that are not dialled as sessions as if they were: those that a server accepts, and those of a pool. */
 
 import { DONE } from "../../bytes/data.ts";
 import type { SockletEvent } from "../../handlers/events.ts";
@@ -8,10 +8,10 @@ import type { BaseServer } from "../../serve/server.ts";
 import type { StreamSocket } from "../../sockets/streams/stream-socket.ts";
 import { Session, type SessionHooks, type SessionOptions } from "./session.ts";
 
-/** What such a session is made of, besides its connection. */
+/** The inputs of such a session, besides its connection. */
 export type ShownSetup = Omit<SessionOptions, "direction" | "deadline" | "run">;
 
-/** Who serves a connection, and where. */
+/** The handler and the address that serve a connection. */
 export interface Served {
   /** The handler's name. */
   readonly handler: string;
@@ -20,7 +20,7 @@ export interface Served {
 
 /** Shows accepted connections. */
 interface AcceptedPlane {
-  /** Gives what `run` gives, and throws what it throws; the session is over when `over` is settled. */
+  /** Returns what `run` returns, and throws what it throws. The session is over when `over` is settled. */
   accepted(
     served: Served,
     socket: StreamSocket,
@@ -30,8 +30,8 @@ interface AcceptedPlane {
 }
 
 /**
- * One accepted connection as a session, and what `run` gives of it. The session is over when `over` is settled, by which the
- * connection has been let go; where that rejects, not all that was written has left. `opened` is called when the session has it.
+ * Shows one accepted connection as a session, and returns what `run` returns. The session is over when `over` is settled: then the
+ * connection has been released. If `over` rejects, some of what was written was not sent. `opened` is called when the session has the connection.
  */
 export const acceptedSession = (
   options: ShownSetup,
@@ -61,7 +61,7 @@ export const acceptedSession = (
   return { session, outcome: outcome.promise };
 };
 
-/** One open connection of a pool as a session, until `over` is settled: where that rejects, it has failed. */
+/** Shows one open connection of a pool as a session, until `over` is settled. If `over` rejects, the session has failed. */
 export const pooledSession = (
   options: ShownSetup,
   socket: StreamSocket,
@@ -79,7 +79,7 @@ export const pooledSession = (
     },
   });
 
-/** Why nothing is sent by hand on a connection of a pool. */
+/** Why nothing may be sent by hand on a connection of a pool. */
 export const NOT_BY_HAND =
   "nothing is sent by hand on a connection of a pool, whose calls would get the replies; end it, and the pool dials anew";
 
@@ -89,7 +89,7 @@ interface Watched {
   readonly leave: () => void;
   /** The last error reported for it. */
   error: unknown;
-  /** It is over, and its connection closed. */
+  /** To be called when the request is over and its connection closed. */
   readonly resolve: () => void;
   readonly reject: (error: unknown) => void;
 }
@@ -114,13 +114,13 @@ export const AcceptedMixIn = <Base extends StreamServerClass>(
         const { signal } = hooks;
         const cancel = (): void => this.cancelRequest(request, signal.reason);
         signal.addEventListener("abort", cancel, { once: true });
-        // The session outlives the connection, and would keep its buffers in memory.
+        // The session outlives the connection, and would otherwise keep its buffers in memory.
         const leave = (): void => signal.removeEventListener("abort", cancel);
         this.#watched.set(id, { hooks, leave, error: undefined, ...over });
         try {
           return await super.finishRequest(request, clientAddress);
         } catch (error) {
-          throw signal.aborted ? signal.reason : error; // the reason of its end, not the error which that caused
+          throw signal.aborted ? signal.reason : error; // the reason for its end, not the error that followed from it
         }
       };
       const served = { handler: this.name, address: addressOf(this as unknown as InstanceType<Base>) };
@@ -154,7 +154,7 @@ export const AcceptedMixIn = <Base extends StreamServerClass>(
 // biome-ignore lint/suspicious/noExplicitAny: as above
 type ConnectorClass = abstract new (...args: any[]) => StreamConnector<any, any>;
 
-/** Tells of each connection that a pool's connector opens; `over` is settled when it is over. */
+/** Reports each connection that a pool's connector opens; `over` is settled when the connection is over. */
 export const PooledMixIn = <Base extends ConnectorClass>(
   Connector: Base,
   opened: (connector: InstanceType<Base>, socket: StreamSocket, over: Promise<unknown>) => void,
@@ -170,7 +170,7 @@ export const PooledMixIn = <Base extends ConnectorClass>(
           options.onOpen?.(socket);
         },
       });
-      over.promise.catch(() => {}); // the pool is told, too
+      over.promise.catch(() => {}); // the pool is notified, too
       running.then(over.resolve, over.reject);
       return running;
     }

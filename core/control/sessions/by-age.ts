@@ -1,10 +1,10 @@
-/** The sessions of a plane by id, which is by age: a page begins at its place, however many sessions are newer. */
+/** The sessions of a plane by id, and so by age: reading a page takes the same time however many sessions are newer. */
 
 /** Values with ids that sort by age. */
 export class ByAge<T extends { readonly id: string }> {
   readonly #byId = new Map<string, T>();
   #ids: string[] = []; // ascending
-  #sorted: (T | undefined)[] = []; // those of the ids; `undefined`: it was deleted
+  #sorted: (T | undefined)[] = []; // the values of the ids; `undefined`: deleted
 
   get(id: string): T | undefined {
     return this.#byId.get(id);
@@ -15,12 +15,12 @@ export class ByAge<T extends { readonly id: string }> {
     return this.#byId.values();
   }
 
-  /** Adds one, or replaces that of the same id. */
+  /** Adds a value, or replaces the one with the same id. */
   set(value: T): void {
     const { id } = value;
     this.#byId.set(id, value);
     const last = this.#ids.at(-1);
-    // Most often it is the newest. Only a session whose record took a while to make comes after younger ones.
+    // Usually it is the newest. Only a session whose record took a while to make is added after younger ones.
     if (last === undefined || last < id) {
       this.#ids.push(id);
       this.#sorted.push(value);
@@ -38,14 +38,14 @@ export class ByAge<T extends { readonly id: string }> {
   delete(id: string): void {
     if (!this.#byId.delete(id)) return;
     this.#sorted[this.#placeOf(id)] = undefined;
-    // All at once, when half are gone: to take each out of its place would move all that are younger.
+    // Compacts once half are gone: removing each from its position would move all younger ones.
     if (this.#ids.length > 2 * this.#byId.size + 64) {
       this.#sorted = this.#sorted.filter((value) => value !== undefined);
       this.#ids = this.#sorted.map((value) => (value as T).id);
     }
   }
 
-  /** The newest first; with `before`, only those that are older than that id, which need not be there. */
+  /** The newest first; with `before`, only those older than that id, which need not exist. */
   *newest(before?: string): Generator<T, void, undefined> {
     for (let i = before === undefined ? this.#ids.length : this.#placeOf(before); i-- > 0; ) {
       const value = this.#sorted[i];
@@ -53,7 +53,7 @@ export class ByAge<T extends { readonly id: string }> {
     }
   }
 
-  /** Where `id` is, or would be. */
+  /** The position of `id`, or where it would be inserted. */
   #placeOf(id: string): number {
     let [low, high] = [0, this.#ids.length];
     while (low < high) {

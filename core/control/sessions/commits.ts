@@ -1,8 +1,8 @@
 /**
  * `Commits`: the changes of a lasting session, on their way to its store.
  *
- * What changes in one turn, or while the change before it is being kept, is kept together: all of it, or nothing. Nobody
- * sees an event before it is kept, or a session that came back after a loss could tell it a second time.
+ * Changes of one turn, and those that gather while the last change is being stored, are stored together: all or none. An
+ * event is not shown before it is stored; otherwise a session that came back after a loss could report it twice.
  */
 
 import { DONE, type MaybePromise } from "../../bytes/data.ts";
@@ -12,38 +12,38 @@ import type { SessionEvent, SessionInfo } from "../plane.ts";
 /** Where a session's changes are kept. */
 export interface SessionStore {
   /**
-   * Something happened; all of `change` is to be kept, or nothing. Called in order, and never again once its `info.state` is
-   * over. For a lasting session the next call waits until this one is done; if it fails, what the session did since is
-   * undone. For another it must not throw, and is not awaited.
+   * Stores a change, all of it or nothing. Called in order, and never again once `info.state` is
+   * final. For a lasting session the next call waits until this one is done; if it fails, what the session did since is
+   * undone. For any other session it must not throw, and is not awaited.
    */
   save(change: SessionChange): MaybePromise<void>;
 }
 
-/** What changed of a session. */
+/** A change of a session. */
 export interface SessionChange {
   /** The record as it is now. */
   readonly info: SessionInfo;
-  /** The events that are new. */
+  /** The new events. */
   readonly events: readonly SessionEvent[];
-  /** The events before this id are dropped. */
+  /** Events before this id are dropped. */
   readonly oldest: number;
-  /** The state of its handlers, as text; `null`: there is none, or it is as it was. */
+  /** The state of its handlers, as text; `null` if there is none, or if it has not changed. */
   readonly state: string | null;
   /** When `wake()` is to be called, in ms of the epoch; `null`: not at all. */
   readonly wakeAt: number | null;
 }
 
-/** Whose changes they are. */
+/** The owner of the changes. */
 interface Changing {
-  /** The change as the store is given it, with all events that are not yet kept. */
+  /** The change to store, with all events that are not stored yet. */
   change(): SessionChange;
-  /** It is kept. */
+  /** The change is stored. */
   kept(change: SessionChange): void;
-  /** What has changed since the last that was kept is lost. */
+  /** The changes since the last stored one are lost. */
   lost(error: unknown): void;
 }
 
-/** One after the other, each as a whole. */
+/** Stores changes one after the other, each as a whole. */
 export class Commits {
   readonly #store: SessionStore;
   readonly #of: Changing;
@@ -56,13 +56,13 @@ export class Commits {
     this.#of = of;
   }
 
-  /** Something changed: it is kept at the end of this turn; `atOnce`: as far as the store can without waiting, now. */
+  /** Something changed. It is stored at the end of this turn; with `atOnce`, now, as far as the store can do so without waiting. */
   touch(atOnce = false): void {
     this.#dirty = true;
     this.#running ??= atOnce ? this.#run() : Promise.resolve().then(() => this.#run());
   }
 
-  /** Resolves when all that has changed until now is kept; rejects if it cannot be. */
+  /** Resolves when all changes so far are stored; rejects if they cannot be. */
   whenKept(): Promise<void> {
     if (!this.#dirty) return this.#running ?? DONE;
     const waiter = Promise.withResolvers<void>();
@@ -85,7 +85,7 @@ export class Commits {
       this.#of.kept(change);
       for (const { resolve } of waiting) resolve();
     } catch (error) {
-      this.#dirty = false; // what came meanwhile built on what is lost
+      this.#dirty = false; // later changes were based on the lost ones
       waiting.push(...this.#waiting.splice(0));
       this.#of.lost(error);
       for (const { reject } of waiting) reject(error);

@@ -1,10 +1,10 @@
 /**
- * Cron: the five fields of POSIX's crontab, with the lists, ranges, steps and names that every cron has, in UTC.
+ * Cron: the five fields of POSIX's crontab, with the lists, ranges, steps and names that every cron takes, in UTC.
  *
  *     MINUTE 0-59   HOUR 0-23   DAY 1-31   MONTH 1-12 or JAN-DEC   WEEKDAY 0-7 or SUN-SAT (0 and 7 are Sunday)
  *
- * A field is `*`, or a list of values and ranges, each with a step or without: `1-5`, `0-59/15`, `8-18/2,23`. Where day and weekday are both
- * given, one of the two is enough.
+ * A field is `*`, or a list of values and ranges, each with or without a step: `1-5`, `0-59/15`, `8-18/2,23`. If day and weekday are both
+ * given, a time need match only one of them.
  */
 
 /** The times that a text names. */
@@ -14,7 +14,7 @@ interface Times {
   readonly days: ReadonlySet<number>;
   readonly months: ReadonlySet<number>;
   readonly weekdays: ReadonlySet<number>;
-  /** Whether a day that is one of `days` or one of `weekdays` is meant; else it must be both. */
+  /** Whether a day matches if it is in `days` or in `weekdays`; otherwise it must be in both. */
   readonly either: boolean;
 }
 
@@ -29,7 +29,7 @@ interface Field {
   readonly name: string;
   readonly least: number;
   readonly most: number;
-  /** What stands for numbers, from `least` on. */
+  /** The names of the numbers, from `least` on. */
   readonly words?: readonly string[];
 }
 

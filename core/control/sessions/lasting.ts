@@ -1,6 +1,6 @@
 /**
  * `LastingSession`: a session that has one connection after the other, its *attempts*. Its changes go through `Commits`: what
- * its handler emits and saves in one turn is kept together, and shown when it is kept.
+ * its handler emits and saves in one turn is stored together, and shown once it is stored.
  *
  *     waiting ──▶ connecting ──▶ running ──▶ waiting ──▶ …
  *                                   └──▶ ended, failed or cut: it was ended, its work is done, or its attempts are used up
@@ -46,21 +46,21 @@ const NOT_TRIED: KeptInfo = {
 
 /** The code of lasting sessions, which `lasting` is: `workerFor(app, { lasting })`. */
 export interface Lasting {
-  /** Throws `ERR_APP` if the `schedule` of an entry of `dial` is not a cron, or names no time that comes. */
+  /** Throws `ERR_APP` if the `schedule` of an entry of `dial` is not a cron, or never comes. */
   check(app: App): void;
   /** Starts a session. */
   start(options: SessionOptions): Session;
-  /** Goes on with one that was kept. */
+  /** Continues a stored session. */
   resume(record: SessionRecord, options: SessionOptions): Session;
 }
 
-/** A handler on one connection after the other. Made by `LastingSession.start` or `resume`. */
+/** A handler class on one connection after the other. Made by `LastingSession.start` or `resume`. */
 export class LastingSession extends Session {
   readonly #keep: Keep;
   readonly #commits: Commits;
   #state: string | null = null; // as the handler saved it last
-  #keptState: string | null = null; // as it is kept
-  #done = false; // the handler said so
+  #keptState: string | null = null; // as it is stored
+  #done = false; // the handler called done()
   #suspended = false;
 
   private constructor(
@@ -95,7 +95,7 @@ export class LastingSession extends Session {
     }
   }
 
-  /** Starts one, or one without `keep` as `Session.start`. Throws for an option that is none alone; what goes wrong is in the record. */
+  /** Starts a session; one without `keep` as `Session.start` does. Throws only for an unknown option; any other failure is in the record. */
   static override start(options: SessionOptions): Session {
     const { keep = null } = options;
     if (keep === null) return Session.start(options);
@@ -108,8 +108,8 @@ export class LastingSession extends Session {
   }
 
   /**
-   * One that was kept goes on: where it ran its connection is lost, and it is dialled again. `options` are those that it was
-   * started with. One that is over is only looked at.
+   * Continues a stored session. If it was running, its connection is lost, and it is dialled again. `options` are those that it was
+   * started with. A session that is over is only restored for reading.
    */
   static resume(record: SessionRecord, options: SessionOptions): Session {
     checkOptions("LastingSession.resume()", options, SESSION_NAMES);
@@ -121,7 +121,7 @@ export class LastingSession extends Session {
     session.#keptState = state;
     const lost = new SocketError("ECONNABORTED", "the process that ran this session is gone");
     if (info.state === "waiting")
-      session.#commits.touch(true); // the store hears when to wake it
+      session.#commits.touch(true); // tells the store when to wake it
     else session.stop("cut", lost);
     return session;
   }
@@ -155,7 +155,7 @@ export class LastingSession extends Session {
       clearTimeout(timer);
       if (this.attempts) this.stop("cut", reason);
     }
-    await this.whenKept.catch(() => {}); // its store has told
+    await this.whenKept.catch(() => {}); // its store has reported it
   }
 
   // ---- Inside ----
@@ -182,7 +182,7 @@ export class LastingSession extends Session {
     this.running = this.run(options);
   }
 
-  /** The connection is over, and so is the session, where it is not dialled again. */
+  /** The connection is over, and so is the session, unless it is dialled again. */
   protected override settle(how: Outcome): void {
     if (this.over) return;
     if (this.attempts) {
@@ -203,9 +203,9 @@ export class LastingSession extends Session {
     super.finish(how);
   }
 
-  protected override finished(): void {} // it is over when that is kept
+  protected override finished(): void {} // it is over once that is stored
 
-  /** The first event is kept at once, as far as the store can: it is of one transaction with what its caller writes. */
+  /** The first event is stored at once, as far as the store can: it belongs to the same transaction as its caller's writes. */
   protected override tell(body: SessionEventBody): void {
     const first = this.log.last === 0;
     this.log.add((id) => ({ id, at: now(), ...body }), false);
@@ -217,7 +217,7 @@ export class LastingSession extends Session {
     return { ...super.change(events), state };
   }
 
-  /** The attempt that ran is over: it is in the record. */
+  /** Puts the attempt that has just ended into the record. */
   #attemptOver({ redial }: Keep, how: Outcome): AttemptInfo {
     const kept = this.record.kept as KeptInfo;
     const endedAt = now();
@@ -243,7 +243,7 @@ export class LastingSession extends Session {
     return over;
   }
 
-  /** When it is dialled again, in ms of the epoch; `null`: never. */
+  /** When it is dialled again, in ms since the epoch; `null`: never. */
   #nextTime({ redial, schedule }: Keep, how: Outcome): number | null {
     const at = Date.now();
     if (this.#suspended) return at; // the next process need not wait
@@ -262,7 +262,7 @@ export class LastingSession extends Session {
     const time = new Date(next ?? at).toISOString();
     const { kept = null } = this.record;
     this.record = { ...this.record, state: "waiting", kept: kept && { ...kept, next: time } };
-    this.controller = new AbortController(); // what still runs is none of ours
+    this.controller = new AbortController(); // work that still runs no longer belongs to this session
     this.tell({ type: "waiting", next: time, over });
   }
 
@@ -296,10 +296,10 @@ export class LastingSession extends Session {
     if (this.over) this.ended();
   }
 
-  /** What changed since the last that was kept could not be kept: it has not been, and the attempt ends. */
+  /** The changes since the last stored one could not be stored: they are undone, and the attempt ends. */
   #lost(error: unknown): void {
     if (this.over) {
-      this.log.show(this.log.last); // nothing can be undone any more
+      this.log.show(this.log.last); // nothing can be undone now
       this.ended();
       return;
     }

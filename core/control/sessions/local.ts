@@ -49,41 +49,41 @@ import {
   type SessionRun,
 } from "./session.ts";
 
-/** What a local plane is made of. Times are milliseconds. */
+/** Options of a local plane. Times are milliseconds. */
 export interface LocalPlaneOptions {
   readonly app: App;
-  /** Makes the connector of one session, and of no other. Called once the target is known to be allowed. */
+  /** Makes a connector for one session only. Called once the target is known to be allowed. */
   // biome-ignore lint/suspicious/noExplicitAny: a connector is invariant in its handlers' context, which is none of ours
   connector(target: SessionTarget): BaseConnector<StreamSocket, any>;
   /** Default: none. */
   listeners?(): readonly ListenerInfo[];
-  /** As `ControlPlane.metrics`; `dialled` sessions run that this side opened. Default: none. */
+  /** As `ControlPlane.metrics`; `dialled` is the number of running sessions that this side opened. Default: none. */
   metrics?(dialled: number): string;
   /** As `ControlPlane.faults`. Default: none. */
   readonly faults?: FaultPlane | undefined;
-  /** Keeps what passes over the connections of its sessions, while that is asked for. Default: nothing does. */
+  /** Records the traffic of its sessions, on request. Default: no recording. */
   readonly recorder?: Recorder | undefined;
-  /** Says something again to where it may be said, as `ControlPlane.replay`; `allow` are the rules of the app. Default: not at all. */
+  /** As `ControlPlane.replay`; `allow` are the rules of the app. Default: no replays. */
   replay?(spec: ReplaySpec, allow: AllowList): Promise<Replayed>;
-  /** What can be said again to by name. Default: not known. */
+  /** The names that a replay can go to. Default: not known. */
   entries?(): readonly EntryInfo[];
-  /** What the app's pools say of themselves. Default: none. */
+  /** The `info()` of the app's pools. Default: none. */
   poolInfos?(): readonly PoolInfo[];
   /** The events of the listeners. Default: none. */
   readonly log?: ListenerLog;
   /** As `ControlPlane.ready`. Default: always ready. */
   ready?(): MaybePromise<readonly string[]>;
-  /** Keeps the lasting sessions beyond this process. Default: they last as long as it. */
+  /** Keeps the lasting sessions beyond this process. Default: they end with the process. */
   readonly archive?: SessionArchive | undefined;
-  /** Told of what fails in keeping them. */
+  /** Called with each error of the archive. */
   readonly onArchiveError?: ((error: unknown) => void) | undefined;
   /** Texts that no record may show; see `SessionOptions.secrets`. */
   readonly secrets?: readonly string[];
-  /** Dialled sessions at once; one more is `ERR_LIMIT`. Default 1 000: each holds a connection. */
+  /** Dialled sessions at a time; one more is `ERR_LIMIT`. Default 1 000: each holds a connection. */
   readonly maxRunning?: number;
-  /** Sessions that are over and still shown; the oldest go first, up to a 64th of them at once. Default 1 000: at most about 1.3 MB each, most often 1 KB. */
+  /** Finished sessions that are still shown. The oldest are dropped first, up to a 64th of them at once. Default 1 000: each takes at most about 1.3 MB, usually 1 KB. */
   readonly maxHistory?: number;
-  /** How long one that is over is shown. Default a day. */
+  /** How long a finished session is shown. Default: a day. */
   readonly maxAge?: number;
 }
 
@@ -107,19 +107,19 @@ const LOCAL_PLANE_NAMES = optionNamesOf<LocalPlaneOptions>("a local plane")({
   maxAge: true,
 });
 
-/** All that is kept of a lasting session. */
+/** Everything that is stored of a lasting session. */
 export interface ArchivedSession extends SessionRecord {
   /** What it was started with; its params may hold secrets. */
   readonly spec: SessionSpec;
 }
 
-/** Where the lasting sessions are kept beyond their process. */
+/** Stores lasting sessions beyond their process. */
 export interface SessionArchive {
-  /** All that are kept, also those that are over. */
+  /** All stored sessions, including finished ones. */
   load(): Promise<readonly ArchivedSession[]>;
-  /** The store of one of them, or of a new one that is started with `spec`. Rejects with `EBUSY` if another process uses the archive. */
+  /** The store of one session, or of a new one that is started with `spec`. Rejects with `EBUSY` if another process uses the archive. */
   store(id: string, spec: SessionSpec): Promise<SessionStore>;
-  /** Lets go of one that is over. */
+  /** Deletes a finished session. */
   forget(id: string): Promise<void>;
   /** The process ends. */
   close(): Promise<void>;
@@ -134,14 +134,14 @@ export class LocalPlane implements ControlPlane {
   #app: App;
   #allow: AllowList;
   readonly #sessions = new ByAge<Session>();
-  readonly #pooled = new Set<string>(); // of them the connections of pools that are open, by id
-  readonly #over = new Set<Session>(); // of them those that are over, by the time they were
-  #forgetAt = 0; // when the first of those is too old, in ms since the epoch
-  #dialled = 0; // that run
-  readonly #timers = new Map<string, ReturnType<typeof setTimeout>>(); // of those that wait, by id
+  readonly #pooled = new Set<string>(); // the open connections of pools among them, by id
+  readonly #over = new Set<Session>(); // the finished ones among them, in the order in which they ended
+  #forgetAt = 0; // when the first finished one is too old, in ms since the epoch
+  #dialled = 0; // running ones
+  readonly #timers = new Map<string, ReturnType<typeof setTimeout>>(); // of the waiting ones, by id
   #closed = false;
 
-  /** Throws `ERR_APP` if a rule of the app's `allow` is none, or a `schedule` no cron. */
+  /** Throws `ERR_APP` if a rule of the app's `allow` is malformed, or a `schedule` is not a cron. */
   constructor(options: LocalPlaneOptions) {
     checkOptions("a local plane", options, LOCAL_PLANE_NAMES);
     this.#options = options;
@@ -154,14 +154,14 @@ export class LocalPlane implements ControlPlane {
     });
   }
 
-  /** Sessions that begin from now on are of this app; those that run, or wait to be dialled again, have theirs. Throws `ERR_APP`. */
+  /** Uses this app for new sessions. Those that run, or wait to be dialled again, keep theirs. Throws `ERR_APP`. */
   replaceApp(app: App): void {
     LastingSession.check(app);
     this.#allow = new AllowList(app.allow);
     this.#app = app;
   }
 
-  /** The sessions of the archive go on. Call it once, when what they dial may be dialled. */
+  /** Continues the sessions of the archive. Call it once, when dialling may begin. */
   async resume(): Promise<void> {
     const { archive, secrets = [] } = this.#options;
     const archived = [...((await archive?.load()) ?? [])];
@@ -244,7 +244,7 @@ export class LocalPlane implements ControlPlane {
     }
     const id = newSessionId();
     const { archive, secrets = [] } = this.#options;
-    this.#dialled++; // also while its record is made, or too many would be
+    this.#dialled++; // counted already while its record is made, or too many could start
     let store: SessionStore | undefined;
     try {
       if (target.keep !== null) store = this.#store(id, (await archive?.store(id, spec)) ?? { save() {} });
@@ -272,7 +272,7 @@ export class LocalPlane implements ControlPlane {
 
   #settings(id: string, target: SessionTarget): SessionOptions {
     const { handler, address, params, deadline, keep } = target;
-    // A connector for each connection: its `onEvent` is listened to.
+    // A connector for each connection, since the session listens to its `onEvent`.
     const { connector, recorder } = this.#options;
     const opened = (hooks: SessionHooks, socket: StreamSocket): void => {
       hooks.opened(socket);
@@ -302,7 +302,7 @@ export class LocalPlane implements ControlPlane {
 
   readonly #onChange = (id: string): void => this.#options.recorder?.changed(id);
 
-  /** The connections that are open. */
+  /** The open connections. */
   *#open(): Generator<OpenConnection, void, undefined> {
     for (const session of this.#sessions.values()) {
       const { socket } = session;
@@ -313,7 +313,7 @@ export class LocalPlane implements ControlPlane {
     }
   }
 
-  /** Wakes the session `id` when its changes say so. */
+  /** Wakes the session `id` at the time that its changes say. */
   #store(id: string, kept: SessionStore): SessionStore {
     return {
       save: async (change) => {
@@ -335,15 +335,15 @@ export class LocalPlane implements ControlPlane {
     const wake = (): void => {
       const session = this.#sessions.get(id);
       session?.wake();
-      this.#wakeAt(id, session?.wakeAt ?? null); // it was too early: the clock was set, or it is further than a timer goes
+      this.#wakeAt(id, session?.wakeAt ?? null); // too early: the clock was set back, or the time is beyond the range of a timer
     };
     this.#timers.set(id, setTimeout(wake, Math.min(Math.max(at - Date.now(), 0), MAX_TIMER)));
   }
 
   /**
-   * Shows one accepted connection as a session: what a server's `finishRequest` is wrapped in. Gives what `run` gives, and
-   * throws what it throws. The session is over when `over` is settled, by which the connection has been let go; where that
-   * rejects, not all that was written has left. `end(id)` resets the connection.
+   * Shows one accepted connection as a session; it wraps a server's `finishRequest`. Returns what `run` returns, and
+   * throws what it throws. The session is over when `over` is settled: then the connection has been released. If `over`
+   * rejects, some of what was written was not sent. `end(id)` resets the connection.
    */
   accepted(
     listener: { readonly handler: string; readonly address: string },
@@ -364,7 +364,7 @@ export class LocalPlane implements ControlPlane {
     return outcome;
   }
 
-  /** Shows one open connection of a pool as a session, until `over` is settled: where that rejects, it has failed. `end(id)` resets the connection. */
+  /** Shows one open connection of a pool as a session, until `over` is settled. If `over` rejects, the session has failed. `end(id)` resets the connection. */
   pooled(
     pool: { readonly handler: string; readonly address: string },
     socket: StreamSocket,
@@ -434,15 +434,15 @@ export class LocalPlane implements ControlPlane {
     return (await session?.end(undefined, graceful)) ?? null;
   }
 
-  /** `stop()`, and nothing is recorded any more. */
+  /** Does what `stop()` does, and stops recording. */
   async close(): Promise<void> {
     await this.stop();
     this.#options.recorder?.close();
   }
 
   /**
-   * Starts nothing more, and ends the dialled sessions that run; accepted ones are their server's to end, and connections of
-   * pools the pool's. Those in the archive are there for the next process. What passes is recorded until `close()`.
+   * Starts no new sessions, and ends the running dialled ones. The server ends accepted connections, and the pool ends
+   * its own. Sessions in the archive are left for the next process. Traffic is recorded until `close()`.
    */
   async stop(): Promise<void> {
     this.#closed = true;
@@ -471,13 +471,13 @@ export class LocalPlane implements ControlPlane {
     });
   }
 
-  /** A session that is kept: what a list has forgotten nobody finds. */
+  /** A kept session; `undefined` if it has been dropped from the list. */
   #find(id: string): Session | undefined {
     this.#forget();
     return this.#sessions.get(id);
   }
 
-  /** Lets go of those that have been over the longest, as far as they are too many or too old. */
+  /** Drops the sessions that ended first, as far as they are too many or too old. */
   #forget(): void {
     const { maxAge = 86_400_000, recorder } = this.#options;
     const { maxHistory = 1_000 } = this.#options;

@@ -1,14 +1,14 @@
 /**
- * `Session`: the life of one handler on one connection, watched. What both platforms' planes are made of.
+ * `Session`: the life of one handler on one connection, with its record. Both platforms' planes are built on it.
  *
  * A session holds its record and its log of events. Every change of it is one event, and each event is handed to
- * the `store` with the record as it then is, so that a Durable Object can keep both in one transaction, and
- * `Session.restore` can tell the truth of a session whose process is gone.
+ * the `store` with the record as it then is, so that a Durable Object can store both in one transaction, and
+ * `Session.restore` can report correctly on a session whose process is gone.
  *
- * A lasting session (`keep`) is a `LastingSession` (lasting.ts), which a Worker carries only where its app has one.
+ * A lasting session (`keep`) is a `LastingSession` (lasting.ts), which a Worker includes only if its app has one.
  *
- * Nothing here grows with a session's life: the log is bounded by count and bytes (the oldest events go first),
- * and a watcher has no queue of its own. It reads the log at its own pace and finds a gap in the ids where it
+ * Nothing here grows with the age of a session: the log is bounded by count and bytes (the oldest events are dropped first),
+ * and a watcher has no queue of its own. It reads the log at its own pace, and sees a gap in the ids where it
  * was too slow.
  */
 
@@ -34,26 +34,26 @@ import {
 import { asIs, type Redactor, redacted, redactor, stringsOf } from "../redact.ts";
 import type { SessionChange, SessionStore } from "./commits.ts";
 
-export const END_GRACE = 1_000; // ms that an aborted handler has to notice before its session is over without it
+export const END_GRACE = 1_000; // ms that an aborted handler has to return before its session ends without it
 
-/** What a session gives to what it runs. */
+/** What a session passes to its run. */
 export interface SessionHooks {
   /** Aborts the dialling, then the handler: with `ECANCELED`, or `ETIMEDOUT` at the deadline. */
   readonly signal: AbortSignal;
-  /** Keeps the handler's state, of a lasting session. */
+  /** Stores the handler's state, in a lasting session. */
   readonly keeper: StateKeeper | undefined;
   /** The connection is open. */
   opened(socket: StreamSocket): void;
-  /** The handler said something. */
+  /** The handler called `emit()`. */
   emit(detail: unknown): void;
 }
 
-/** What a session runs: dials (or has accepted), runs the handler, closes, and returns what `handle` gave. */
+/** The work of a session: dials (or has accepted), runs the handler, closes, and returns what `handle` returned. */
 export type SessionRun = (hooks: SessionHooks) => Promise<unknown>;
 
 /**
- * A session's run by a connector, made for this session alone: its `onEvent` is listened to. It also hears why a connection
- * of a lasting session failed, for which no caller waits: without that, a log would show that it is dialled again, and not why.
+ * A session's run through a connector made for this session only, since the session listens to its `onEvent`. It also reports why a connection
+ * of a lasting session failed, since no caller waits for it: otherwise a log would show that it is dialled again, and not why.
  */
 export const dialled =
   // biome-ignore lint/suspicious/noExplicitAny: a connector is invariant in its handlers' context, which is none of ours
@@ -73,7 +73,7 @@ export const dialled =
       });
     };
 
-/** What a session is made of. */
+/** Options of a session. */
 export interface SessionOptions {
   /** From `newSessionId()`. */
   readonly id: string;
@@ -81,22 +81,22 @@ export interface SessionOptions {
   readonly handler: string;
   /** Default `outbound`. */
   readonly direction?: SessionInfo["direction"];
-  /** Where it is dialled, or where it came in, as text. */
+  /** The address that is dialled, or that accepted the connection, as text. */
   readonly address: string;
-  /** One connection, for a lasting session one after the other. */
+  /** Runs one connection; a lasting session calls it once for each. */
   readonly run: SessionRun;
-  /** How it lasts; `LastingSession` takes it. Default `null`: it is one connection. */
+  /** How it lasts, for `LastingSession`. Default `null`: it is one connection. */
   readonly keep?: Keep | null;
-  /** ms from its start until it is cut; `null`: never. */
+  /** ms from its start until it is cut; `null` for never. */
   readonly deadline: number | null;
-  /** Why the platform may refuse the address; its first event says it. */
+  /** Why the platform may refuse the address; it is part of the first event. */
   readonly hint?: string | null;
-  /** What the handler gets; here only so that it is not shown (see `redactor`). */
+  /** The handler's params, needed here only to redact them (see `redactor`). */
   readonly params?: unknown;
-  /** What must not be shown, not even in a result: the deployment's own secrets. */
+  /** Texts that must not be shown, not even in a result: the deployment's own secrets. */
   readonly secrets?: readonly string[];
   readonly store?: SessionStore | undefined;
-  /** Called when something happened to it. */
+  /** Called with each event. */
   readonly onChange?: ((id: string) => void) | undefined;
 }
 
@@ -115,24 +115,24 @@ export const SESSION_NAMES = optionNamesOf<SessionOptions>("a session of a plane
   onChange: true,
 });
 
-/** What is kept of a session: all that `Session.restore` needs. */
+/** The stored form of a session: all that `Session.restore` needs. */
 export interface SessionRecord {
   readonly info: SessionInfo;
-  /** The events that are kept, by id, ascending. */
+  /** The stored events, by id, ascending. */
   readonly events: readonly SessionEvent[];
-  /** Of one that lasts: the state of its handlers, as text. */
+  /** In a lasting session, the state of its handlers, as text. */
   readonly state?: string | null;
 }
 
-/** One handler on one connection. Made by `Session.start` or `restore`. What is protected is there for `LastingSession`. */
+/** One handler on one connection. Made by `Session.start` or `restore`. The protected members are for `LastingSession`. */
 export class Session {
   readonly id: string;
   protected record: SessionInfo;
   protected readonly log: EventLog<SessionEvent>;
   protected readonly store: SessionStore | undefined;
   readonly #over = Promise.withResolvers<void>();
-  readonly #waiting = new Set<() => void>(); // those who wait for its end
-  /** Of the connection that there is. */
+  readonly #waiting = new Set<() => void>(); // callers that wait for its end
+  /** Aborts the current connection. */
   protected controller = new AbortController();
   #redact: Redactor = asIs;
   /** Its connection; `undefined` if it has none now. */
@@ -140,11 +140,11 @@ export class Session {
   protected halfClosing: Promise<void> | undefined;
   protected isBlocked = false;
   protected timer: ReturnType<typeof setTimeout> | undefined;
-  /** `undefined`: it is only looked at. */
+  /** `undefined` if the session was only restored for reading. */
   protected readonly options: SessionOptions | undefined;
   protected running: Promise<void> = DONE;
   protected ending = false;
-  #closing: SocketError | undefined; // why its connection is closed, if somebody asked for that
+  #closing: SocketError | undefined; // why its connection is being closed, if a caller asked for that
 
   protected constructor(
     info: SessionInfo,
@@ -159,7 +159,7 @@ export class Session {
     this.options = options;
   }
 
-  /** Starts one: it runs from now on. Throws for an option that is none alone; what goes wrong is in the record. */
+  /** Starts a session, which runs from now on. Throws only for an unknown option; any other failure is in the record. */
   static start(options: SessionOptions): Session {
     checkOptions("Session.start()", options, SESSION_NAMES);
     const session = new Session(newRecord(options), newLog(), options.store, options);
@@ -167,7 +167,7 @@ export class Session {
     return session;
   }
 
-  /** One that was kept, to be looked at. Where it was not over, its process is gone: it is `cut` now, and `store` is told; or it has `failed`, where there is an `error` for which it cannot go on. */
+  /** A stored session, for reading. If it was not over, its process is gone: it becomes `cut`, or `failed` if `error` says why it cannot continue, and `store` gets the change. */
   static restore({ info, events }: SessionRecord, store?: SessionStore, error?: unknown): Session {
     const session = new Session(info, newLog(events), store);
     const lost = new SocketError("ECONNABORTED", "the process that ran this session is gone");
@@ -181,17 +181,17 @@ export class Session {
     return isOver(this.record.state);
   }
 
-  /** Whether it has one connection after the other. */
+  /** Whether this is a lasting session. */
   get lasts(): boolean {
     return (this.record.kept ?? null) !== null;
   }
 
-  /** Resolves when what it did until now is kept; rejects if it cannot be. */
+  /** Resolves when everything so far is stored; rejects if it cannot be. */
   get whenKept(): Promise<void> {
     return DONE;
   }
 
-  /** Whether output waited for a peer that takes nothing when the session was ended. */
+  /** Whether output was waiting for a peer that takes nothing when the session was ended. */
   get blocked(): boolean {
     return this.isBlocked;
   }
@@ -201,23 +201,23 @@ export class Session {
     return this.over ? this.record : { ...this.record, ...this.bytes() };
   }
 
-  /** When it wants `wake()`, in ms of the epoch: while it waits to be dialled. `null`: not at all. */
+  /** When to call `wake()`, in ms since the epoch, while it waits to be dialled; `null`: not at all. */
   get wakeAt(): number | null {
     return null;
   }
 
-  /** Dials, where it is time to: what keeps it calls this at `wakeAt`. At another time it does nothing. */
+  /** Dials, if it is time. Its owner calls this at `wakeAt`; at any other time it does nothing. */
   wake(): void {}
 
-  /** Ends the attempt that runs, since this process ends: another one goes on with what is kept. Resolves when all is. */
+  /** Ends the running attempt, because this process ends and another one continues from what is stored. Resolves when everything is stored. */
   async suspend(reason: SocketError): Promise<void> {
     await this.end(reason);
   }
 
-  /** The record when the session is over, or after `ms` as it is then. */
+  /** The record once the session is over, or as it is after `ms`. */
   async wait(ms: number): Promise<SessionInfo> {
     if (!this.over) {
-      // Not a race of promises: the one that stays pending would keep every call that was ever made.
+      // Not a race of promises: a promise that stays pending would keep every call that was ever made.
       await new Promise<void>((resolve) => {
         const done = (): void => {
           clearTimeout(timer);
@@ -241,29 +241,29 @@ export class Session {
     return this.log.follow(after, signal);
   }
 
-  /** Sends bytes by hand; resolves when there is room for more. Rejects with `ENOTCONN` if it does not run or its connection is closed, `ENOBUFS` if too much waits for the peer, and as `sendall`. */
+  /** Sends bytes by hand; resolves when there is room for more. Rejects with `ENOTCONN` if the session does not run or its connection is closed, with `ENOBUFS` if too much waits for the peer, and as `sendall`. */
   send(bytes: Uint8Array): Promise<SessionInfo> {
     return this.#byHand(async ({ wfile }) => {
       if (wfile.blocked && wfile.unsent > wfile.maxPending) {
-        // The sender is told, and may ask again: the session is not to be cut for what somebody else sends.
+        // The sender gets the error, and may try again: the session must not be cut for what somebody else sends.
         throw new SocketError(
           "ENOBUFS",
           `${wfile.unsent} bytes wait for the peer; send more when it has read them`,
         );
       }
-      const size = wfile.write(bytes); // throws if nothing can be sent, or drops all: then nothing was, and flush() says why
+      const size = wfile.write(bytes); // throws if nothing can be sent, or drops everything: then flush() says why
       if (size === bytes.length) this.tell({ type: "sent", bytes: size });
       await wfile.flush();
     });
   }
 
-  /** Ends our direction by hand. Rejects with `ENOTCONN` as `send()`, and as `shutdown`. */
+  /** Ends our direction by hand. Rejects with `ENOTCONN` as `send()` does, and as `shutdown`. */
   halfClose(): Promise<SessionInfo> {
     return this.#byHand(async (socket) => {
-      // Told as it begins, as what is sent is, and once: whoever asks again waits for the same end.
+      // Reported when it begins, as a send is, and only once: a second caller waits for the same end.
       if (this.halfClosing === undefined && !socket.closed) {
         this.halfClosing = socket.shutdown(SHUT_WR);
-        this.halfClosing.catch(() => {}); // those who wait for it are told
+        this.halfClosing.catch(() => {}); // the callers that wait for it get the error
         this.tell({ type: "halfClosed" });
       }
       await (this.halfClosing ?? socket.shutdown(SHUT_WR));
@@ -271,8 +271,8 @@ export class Session {
   }
 
   /**
-   * Ends it, as `cut`: its connection is reset. Resolves when it is over, within a second even where the handler does not notice.
-   * `graceful`: its connection is closed as its handler would, after what was written; it may go on for as long as the peer takes that.
+   * Ends the session as `cut`: its connection is reset. Resolves when it is over, within a second even if the handler does not react.
+   * `graceful`: its connection is closed as its handler would close it, after what was written has been sent; that may take as long as the peer takes to read it.
    */
   async end(
     reason = new SocketError("ECANCELED", "the session was ended by request"),
@@ -282,7 +282,7 @@ export class Session {
       this.ending = true;
       if (graceful && this.socket !== undefined) {
         this.#closing = reason;
-        this.socket.close().catch(() => {}); // the handler is told, and its record says so
+        this.socket.close().catch(() => {}); // the handler gets the error, and the record shows it
         await this.wait(END_GRACE);
         return this.info();
       }
@@ -292,13 +292,13 @@ export class Session {
       }
       this.stop("cut", reason);
     }
-    await this.whenKept.catch(() => {}); // its store has told
+    await this.whenKept.catch(() => {}); // its store has reported it
     return this.record;
   }
 
   // ---- Inside ----
 
-  /** When it is cut, in ms of the epoch. */
+  /** When it is cut, in ms since the epoch. */
   protected get due(): number {
     const deadline = this.options?.deadline ?? null;
     return deadline === null ? Number.POSITIVE_INFINITY : Date.parse(this.record.startedAt) + deadline;
@@ -318,7 +318,7 @@ export class Session {
   protected async run({ run, params, secrets = [], address, hint }: SessionOptions): Promise<void> {
     const controller = this.controller;
     const { signal } = controller;
-    /** Whether this attempt is not over for the session: it may not have noticed that it was given up. */
+    /** Whether this attempt is still the session's: its run may not have noticed that it was abandoned. */
     const runs = (): boolean => this.controller === controller && !this.over;
     const attempt = this.record.kept?.attempt;
     this.tell({
@@ -362,7 +362,7 @@ export class Session {
 
   #opened(socket: StreamSocket, controller: AbortController): void {
     if (this.over || this.controller !== controller) {
-      socket.abort(); // it was given up, and the dialling did not notice
+      socket.abort(); // it was abandoned, and the dial did not notice
       throw controller.signal.reason;
     }
     this.socket = socket;
@@ -384,7 +384,7 @@ export class Session {
     this.tell({ type: "handler", detail: size > SESSION_LIMITS.detailSize ? { omitted: size } : said });
   }
 
-  /** Does `work` on the connection. A session whose connection is closed is over for those who use it, even before its record says so. */
+  /** Runs `work` on the connection. For callers a session is over once its connection is closed, even before its record says so. */
   async #byHand(work: (socket: StreamSocket) => Promise<void>): Promise<SessionInfo> {
     const socket = this.socket;
     if (socket === undefined || this.over) {
@@ -408,19 +408,19 @@ export class Session {
     if (!this.over) this.finish(how);
   }
 
-  /** The session is over, in this way; what comes later changes nothing. */
+  /** Ends the session with this outcome; later events change nothing. */
   protected finish(how: Outcome): void {
     clearTimeout(this.timer);
     const bytes = this.bytes();
     this.record = { ...this.record, ...bytes, ...how, endedAt: now() };
     this.socket = undefined;
-    this.#redact = asIs; // which holds the secrets, and the record stays for long
+    this.#redact = asIs; // the redactor holds the secrets, and the record stays for long
     if (how.state === "ended") this.tell({ type: "ended", ...bytes });
     else this.tell({ type: how.state, ...bytes, error: how.error });
     this.finished();
   }
 
-  /** The end is told. */
+  /** Reports the end. */
   protected finished(): void {
     this.ended();
   }
@@ -437,7 +437,7 @@ export class Session {
     return { code, message: this.#redact(message).slice(0, SESSION_LIMITS.messageSize) };
   }
 
-  /** Those of all its connections. */
+  /** The bytes of all its connections. */
   protected bytes(): { bytesRead: number; bytesWritten: number } {
     const { bytesRead = 0, bytesWritten = 0 } = this.socket ?? {};
     return {
@@ -456,21 +456,21 @@ export class Session {
     return { info: this.info(), events, oldest: this.log.oldest, state: null, wakeAt: this.wakeAt };
   }
 
-  /** Whether it is dialled, or runs. */
+  /** Whether it is being dialled, or runs. */
   protected get attempts(): boolean {
     return this.record.state === "connecting" || this.record.state === "running";
   }
 
-  /** What the handler is given to keep its state with; `runs()`: whether its connection is the session's. */
+  /** Where the handler's state is stored; `runs()`: whether its connection is still the session's. */
   protected keeper(_runs: () => boolean): StateKeeper | undefined {
     return undefined;
   }
 }
 
-/** How one connection was over. */
+/** How one connection ended. */
 export type Outcome = { state: "ended"; result: Json } | { state: "failed" | "cut"; error: ErrorInfo };
 
-/** The record of one that begins. */
+/** The record of a new session. */
 export const newRecord = (options: SessionOptions): SessionInfo => ({
   id: options.id,
   handler: options.handler,

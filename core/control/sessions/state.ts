@@ -1,15 +1,15 @@
 /**
- * A handler's state as text: JSON, in which what JSON has no form for is an object with one key that begins with `$`.
+ * A handler's state as text: JSON, in which a value that JSON cannot express is an object with one key that begins with `$`.
  *
  *     bytes               { "$bytes": "<base64>" }
- *     Date                { "$date": <ms of the epoch, or null for an invalid one> }
+ *     Date                { "$date": <ms since the epoch, or null for an invalid one> }
  *     Map                 { "$map": [[key, value], …] }
  *     Set                 { "$set": [value, …] }
  *     bigint              { "$bigint": "<decimal>" }
  *     undefined, NaN, ±Infinity, -0   { "$value": "undefined" | "NaN" | "Infinity" | "-Infinity" | "-0" }
  *     an object whose first key begins with $   { "$object": { … } }
  *
- * What comes back equals what was given, or the giving fails: a class's instance would come back without its class.
+ * What is decoded equals what was encoded, or encoding fails: an instance of a class would come back without its class.
  */
 
 import { fromBase64, toBase64 } from "../../base64.ts";
@@ -18,13 +18,13 @@ import { SocketError } from "../../errors.ts";
 
 /** Bytes of a state as text: a row of a Durable Object holds 2 MB, and it is written with each save. */
 export const MAX_STATE = 1024 * 1024;
-const DEEPEST = 200; // levels: what reads it goes by recursion
+const DEEPEST = 200; // levels: the reader is recursive
 
 type Tagged = { readonly [tag: `$${string}`]: unknown };
 
 const isPlain = (value: object): boolean => {
   const prototype: unknown = Object.getPrototypeOf(value);
-  return prototype === null || Object.getPrototypeOf(prototype) === null; // also that of another realm
+  return prototype === null || Object.getPrototypeOf(prototype) === null; // also one of another realm
 };
 
 const encode = (value: unknown, path: string, above: readonly object[]): unknown => {
@@ -94,7 +94,7 @@ const decode = (value: unknown): unknown => {
   return decoder === undefined ? properties(value) : decoder((value as Tagged)[tag as `$${string}`] as never);
 };
 
-/** `state` as text. Throws `TypeError` for what has no form in it, `ERR_LIMIT` if it is over `MAX_STATE` bytes. */
+/** `state` as text. Throws `TypeError` for a value that it cannot express, `ERR_LIMIT` if the text is over `MAX_STATE` bytes. */
 export const encodeState = (state: unknown): string => {
   if (state === undefined) throw new TypeError("save() takes a state, and was given undefined");
   const text = JSON.stringify(encode(state, "", []));

@@ -10,35 +10,35 @@ const HELD = 50; // ms that a datagram is held back at most, if no other comes t
 const ignore = (): void => {};
 
 /**
- * What goes wrong in one direction of datagrams. Times are milliseconds; the others are probabilities from 0 to 1. At most 1 MiB
- * of datagrams waits (each counts 256 bytes more than it has); one that comes then is lost, as at a router whose queue is full.
+ * The faults of one direction of datagrams. Times are milliseconds; the others are probabilities from 0 to 1. At most 1 MiB
+ * of datagrams waits (each counts as 256 bytes more than its size); further ones are lost, as at a router whose queue is full.
  */
 export interface LinkFaults {
   /** The probability that a datagram is lost. */
   readonly loss?: number;
-  /** The probability that one is delivered twice. */
+  /** The probability that a datagram is delivered twice. */
   readonly duplicates?: number;
-  /** The probability that one bit of one is flipped. */
+  /** The probability that one bit of a datagram is flipped. */
   readonly corruption?: number;
-  /** The probability that one is held back until the next has passed; if none comes, for 50 ms. */
+  /** The probability that a datagram is held back until the next one has passed; if none comes, for 50 ms. */
   readonly reorder?: number;
-  /** How long each takes. */
+  /** The delay of each datagram. */
   readonly latency?: number;
-  /** A random delay of at most this is added: so one may overtake another. */
+  /** The most random delay that is added, so that one datagram may overtake another. */
   readonly jitter?: number;
-  /** How many bytes pass per second; more than that wait. */
+  /** The bytes that pass per second; more wait. */
   readonly rate?: number;
 }
 
-/** What goes wrong with datagrams. */
+/** The faults of datagrams. */
 export interface DatagramFaults {
-  /** The seed of the random numbers: the same seed gives the same faults. Default 1. */
+  /** The seed of the random numbers: the same seed produces the same faults. Default 1. */
   readonly seed?: number;
   /** The clock: the real one, unless a test gives a `VirtualClock`. */
   readonly clock?: Clock;
-  /** Of the datagrams that are received. */
+  /** The faults of received datagrams. */
   readonly incoming?: LinkFaults;
-  /** Of the datagrams that are sent. */
+  /** The faults of sent datagrams. */
   readonly outgoing?: LinkFaults;
 }
 
@@ -76,7 +76,7 @@ export const checkDatagrams = (faults: DatagramFaults): void => {
   }
 };
 
-/** What happened to one datagram, other than a delay. `full`: it is lost, because too many wait already. */
+/** What happened to one datagram, other than a delay. `full`: it was lost, because too many were waiting. */
 export type LinkFault = "loss" | "duplicates" | "corruption" | "reorder" | "full";
 
 /** One direction of datagrams. */
@@ -88,10 +88,10 @@ export class Link {
   readonly #waiting = new Unsent();
   readonly #planned = new Set<() => void>(); // functions that cancel what is planned
   #held: (() => void)[] = [];
-  #free = 0; // when the rate allows more
+  #free = 0; // the time at which the rate allows more
   #closed = false;
 
-  /** `faults` are those of every datagram, or a function that is asked for each. */
+  /** `faults` are the faults of every datagram, or a function that returns those of one. */
   constructor(
     faults: LinkFaults | ((bytes: Uint8Array) => LinkFaults),
     clock: Clock,
@@ -105,14 +105,14 @@ export class Link {
   }
 
   /**
-   * Delivers one datagram: never, once, twice, later, or changed. It keeps `bytes`. `did` is called with what happened to it.
+   * Delivers one datagram: never, once, twice, later, or changed. It keeps `bytes`. `did` is called with each fault that happened.
    * After `close()` it does nothing.
    */
   pass(bytes: Uint8Array, deliver: (bytes: Uint8Array) => void, did?: (fault: LinkFault) => void): void {
     if (this.#closed) return;
     const faults = this.#faults(bytes);
     const { loss = 0, duplicates = 0, reorder = 0, corruption = 0, latency = 0, jitter = 0, rate } = faults;
-    // The same count of random numbers for each datagram, so that adding a fault does not change the others.
+    // Each datagram takes the same count of random numbers, so that adding a fault does not change the others.
     const [lost, twice, held] = [this.#chance(), this.#chance(), this.#chance()];
     const times = [this.#chance(), this.#chance()];
     if (lost < loss) {
@@ -176,7 +176,7 @@ export class Link {
     this.#planned.add(cancel);
   }
 
-  /** What is in flight is lost, and leaves no timer. */
+  /** Drops everything in flight, and leaves no timer. */
   close(): void {
     this.#closed = true;
     for (const cancel of this.#planned) cancel();
@@ -234,12 +234,12 @@ export class FaultyDatagramTransport implements DatagramTransport {
     return this.#inner.resolve(endpoint);
   }
 
-  /** Sent, as far as the sender can tell: it does not learn whether it left. */
+  /** Resolves as if sent: the sender cannot tell whether the datagram left. */
   async send(bytes: Uint8Array, ...to: [address: Address, flags: number]): Promise<void> {
     this.#outgoing.pass(new Uint8Array(bytes), (own) => void this.#inner.send(own, ...to).catch(ignore));
   }
 
-  /** What is in flight is lost. */
+  /** Drops everything in flight. */
   close(): void | Promise<void> {
     this.#incoming.close();
     this.#outgoing.close();

@@ -1,6 +1,6 @@
 /**
- * Faults by rule: what goes wrong, in which direction, with which connection, from which place in the bytes, and when. Rules are
- * set, changed and removed while connections go on, and take effect at once. The same seed gives the same faults.
+ * Faults by rule: which fault, in which direction, on which connection, from which byte on, and when. Rules are
+ * set, changed and removed while connections are open, and take effect at once. The same seed produces the same faults.
  */
 
 import { toBytes } from "../../bytes/data.ts";
@@ -47,7 +47,7 @@ const RULE_NAMES = optionNamesOf<FaultRule>("a rule of faults")({
   for: true,
 });
 
-/** What a fault needs beside its name, and what it may have. */
+/** The required and optional fields of each fault. */
 const PARTS: Readonly<
   Record<FaultName, { readonly needs?: keyof FaultRule; readonly may?: readonly (keyof FaultRule)[] }>
 > = {
@@ -67,16 +67,16 @@ const PARTS: Readonly<
 const OWN = ["latency", "jitter", "rate", "slice", "delay"] as const;
 const LONGEST = 4096; // bytes of `match`: this many of the preceding bytes are kept
 
-/** A rule as it is set, and what it has done. */
+/** A rule that is set, and what it has done. */
 interface FaultRuleInfo extends FaultRule {
   readonly name: string;
   /** Whether it is in effect now. */
   readonly holds: boolean;
-  /** How many connections, or datagrams, it has affected. */
+  /** The number of connections or datagrams that it has affected. */
   readonly applied: number;
 }
 
-/** What a rule did. */
+/** Something that a rule did. */
 export interface FaultTold {
   readonly rule: string;
   readonly fault: FaultName;
@@ -94,7 +94,7 @@ class Rule {
   readonly end: number;
   readonly index: number;
   readonly #over = Promise.withResolvers<void>();
-  /** Functions that cancel what is planned. */
+  /** Functions that cancel planned work. */
   readonly planned: (() => void)[] = [];
   applied = 0;
   removed = false;
@@ -121,7 +121,7 @@ class Rule {
     return !this.removed && now >= this.start && now < this.end;
   }
 
-  /** Whether it applies to what that side sends on this connection, by its likelihood. */
+  /** Whether its likelihood selects what that side sends on this connection. */
   isOf(side: Speaker, connection: number, seed: number): boolean {
     const { from, connection: only, likelihood = 1 } = this.given;
     if ((from ?? side) !== side || (only ?? connection) !== connection) return false;
@@ -131,7 +131,7 @@ class Rule {
   }
 }
 
-/** Throws `TypeError` and `RangeError` if the rule is not one of this kind, or could never apply. */
+/** Throws `TypeError` and `RangeError` if the rule is not of this kind, or could never apply. */
 export const checkRule = (rule: FaultRule, kind: FaultKind): void => {
   checkOptions("a rule of faults", rule, RULE_NAMES);
   const faults: readonly FaultName[] = kind === "stream" ? STREAM_FAULTS : DATAGRAM_FAULTS;
@@ -173,7 +173,7 @@ export const checkRule = (rule: FaultRule, kind: FaultKind): void => {
   }
 };
 
-/** Whether `rule` ends every connection, in a direction and at a place that another one needs. */
+/** Whether `rule` ends every connection, in a direction and at a byte that another rule needs. */
 const endsBefore = (rule: FaultRule, other: FaultRule): boolean =>
   ["reset", "close", "silence"].includes(rule.fault) &&
   rule.match === undefined &&
@@ -186,14 +186,14 @@ const endsBefore = (rule: FaultRule, other: FaultRule): boolean =>
 
 /** Options of a set of rules. */
 interface FaultRulesOptions {
-  /** The seed of the random numbers: the same seed gives the same faults. Default 1. */
+  /** The seed of the random numbers: the same seed produces the same faults. Default 1. */
   readonly seed?: number | undefined;
   readonly clock?: Clock | undefined;
-  /** Called with what a rule did. */
+  /** Called with everything that a rule does. */
   readonly did?: ((told: FaultTold) => void) | undefined;
 }
 
-/** The rules of one proxy, one listener or one target, and what they do to its connections. */
+/** The rules of one proxy, one listener or one target, applied to its connections. */
 export class FaultRules {
   readonly kind: FaultKind;
   readonly #seed: number;
@@ -226,7 +226,7 @@ export class FaultRules {
     }));
   }
 
-  /** Adds a rule, and returns it as it is set. Throws as `checkRule()`; `EINVAL` if another has its name, or would end each connection before this one could apply. */
+  /** Adds a rule, and returns it with its state. Throws as `checkRule()`, and `EINVAL` if another rule has its name, or would end each connection before this one could apply. */
   add(given: FaultRule): FaultRuleInfo {
     checkRule(given, this.kind);
     const name = given.name ?? `rule-${this.#made + 1}`;
@@ -247,7 +247,7 @@ export class FaultRules {
     return this.list().at(-1) as FaultRuleInfo;
   }
 
-  /** Removes a rule; what it held up continues. False: there is none with that name. */
+  /** Removes a rule; what it held up continues. Returns false if there is none with that name. */
   remove(name: string): boolean {
     const rule = this.#rules.find((one) => one.name === name);
     if (rule === undefined) return false;
@@ -273,7 +273,7 @@ export class FaultRules {
   }
 
   /**
-   * A stream over this transport, by which `side` sends, with the faults of the rules; `both`: also on what it receives, which
+   * A stream over this transport, on which `side` sends, with the faults of the rules; `both`: also on what it receives, which
    * the other side sends. `connection` is its number, from 1.
    */
   stream(
@@ -299,7 +299,7 @@ export class FaultRules {
     return faulty;
   }
 
-  /** What that side sends as datagrams, with the faults of the rules. `connection` is the client's number. */
+  /** The datagrams of that side, with the faults of the rules. `connection` is the client's number. */
   link(side: Speaker, connection: number): Pick<Link, "pass" | "close"> {
     const seed = 2 * (this.#seed + connection - 1) + (side === "client" ? 0 : 1);
     let count = 0;
@@ -341,7 +341,7 @@ export class FaultRules {
     };
   }
 
-  // ---- Of its plans ----
+  // ---- Called by its plans ----
 
   get rules(): readonly Rule[] {
     return this.#rules;
@@ -361,13 +361,13 @@ export class FaultRules {
     this.#did?.({ rule: rule.name, fault: rule.given.fault, from, connection });
   }
 
-  /** Starts and ends a rule at its times, also on connections that are silent then. */
+  /** Starts and ends a rule at its times, even on connections that are silent then. */
   #begin(rule: Rule): void {
     const { given } = rule;
     const untilStart = rule.start - this.#clock.now();
     const strike = (): void => {
       if (rule.removed) return;
-      const early = rule.start - this.#clock.now(); // a timer may fire a part of a millisecond before its time
+      const early = rule.start - this.#clock.now(); // a timer may fire a fraction of a millisecond early
       if (early > 0) this.#plan(rule, Math.ceil(early), strike);
       else for (const stream of this.#streams) stream.touch();
     };
@@ -419,7 +419,7 @@ class RuledStream {
     this.#plans = plans;
   }
 
-  /** Checks whether a rule has something to do although no bytes pass. */
+  /** Checks whether a rule must act although no bytes pass. */
   touch(): void {
     for (const way of ["outgoing", "incoming"] as const) {
       for (let cut = this.#plans[way]?.cut(EMPTY); cut !== undefined; cut = this.#plans[way]?.cut(EMPTY)) {
@@ -430,16 +430,16 @@ class RuledStream {
   }
 }
 
-/** What the rules plan for one direction of one connection. */
+/** The plan of the rules for one direction of one connection. */
 class RuledPlan implements Plan {
   readonly #all: FaultRules;
   readonly #side: Speaker;
   readonly #connection: number;
   readonly #reached: ((limit: Limit, from: Speaker) => void) | undefined;
-  readonly #come = new Set<Rule>(); // whose place in the bytes has been reached
+  readonly #come = new Set<Rule>(); // rules whose byte has been reached
   readonly #isOf = new Map<Rule, boolean>();
   #taken = 0; // bytes so far
-  #tail: Uint8Array = EMPTY; // the last of them, as long as the longest match
+  #tail: Uint8Array = EMPTY; // the last bytes, as many as the longest match
 
   constructor(
     all: FaultRules,
@@ -510,7 +510,7 @@ class RuledPlan implements Plan {
     return is;
   }
 
-  /** How many of these bytes come before the rule's place; infinite if it is not among them. */
+  /** The number of these bytes before the rule's byte; infinite if it is not among them. */
   #placeOf({ given, match }: Rule, bytes: Uint8Array): number {
     if (match === null) {
       const at = Math.max(0, (given.after ?? 0) - this.#taken);

@@ -8,52 +8,52 @@ import type { StreamSink, StreamTransport } from "../../sockets/transport.ts";
 import { type Chance, type Clock, chanceOf, realClock, runAfter } from "../clock.ts";
 import { TransportOver } from "../transports.ts";
 
-const STEPS = 20; // pieces per second, by which a rate is kept
+const STEPS = 20; // pieces per second into which a rate is divided
 const ROOM = 64 * 1024; // bytes in flight in one direction before its sender must wait: a small kernel buffer
 
-/** What goes wrong in one direction of a stream. Times are milliseconds; each `…After` is a count of that direction's bytes. */
+/** The faults of one direction of a stream. Times are milliseconds; each `…After` is a count of that direction's bytes. */
 export interface DirectionFaults {
   /** The delay of everything. */
   readonly latency?: number;
-  /** A random delay of at most this is added. Bytes keep their order. */
+  /** The most random delay that is added. Bytes keep their order. */
   readonly jitter?: number;
-  /** How many bytes pass per second. */
+  /** The bytes that pass per second. */
   readonly rate?: number;
-  /** Bytes come in pieces of random size, from 1 to this; 1: each by itself. */
+  /** The largest piece: bytes come in pieces of random size from 1 to this. With 1, each byte comes alone. */
   readonly slice?: number;
   /** The time between two such pieces. */
   readonly sliceDelay?: number;
   /** The additional delay of the end. */
   readonly endDelay?: number;
-  /** The end follows, and the rest is lost: a message cut short. */
+  /** The end follows, and the rest is lost: a truncated message. */
   readonly endAfter?: number;
-  /** The connection breaks: both ends see a reset, where the place can send one. */
+  /** The connection breaks: both ends see a reset, if the platform can send one. */
   readonly resetAfter?: number;
-  /** Everything that follows is lost, including the end, and neither side learns of it: a peer that lost its power, a cable that was pulled. */
+  /** Everything that follows is lost, including the end, and neither side notices: a peer that lost power, a pulled cable. */
   readonly silentAfter?: number;
-  /** Nothing more is accepted: the sender has no room, as with a reader that hangs. */
+  /** Nothing more is accepted: the sender has no room, as with a hanging reader. */
   readonly stallAfter?: number;
 }
 
-/** What goes wrong with a stream. */
+/** The faults of a stream. */
 export interface StreamFaults {
-  /** The seed of the random numbers: the same seed gives the same faults. Default 1. */
+  /** The seed of the random numbers: the same seed produces the same faults. Default 1. */
   readonly seed?: number;
   /** The clock: the real one, unless a test gives a `VirtualClock`. */
   readonly clock?: Clock;
-  /** What its peer sends. */
+  /** The faults of what its peer sends. */
   readonly incoming?: DirectionFaults;
-  /** What it sends. */
+  /** The faults of what it sends. */
   readonly outgoing?: DirectionFaults;
 }
 
 const LIMITS = ["endAfter", "resetAfter", "silentAfter", "stallAfter"] as const;
 export type Limit = (typeof LIMITS)[number];
 
-/** Bytes after this wait for the promise it returns; `null`: they need not wait. */
+/** Later bytes wait for the promise that this returns; `null` if they need not wait. */
 type Hold = () => Promise<unknown> | null;
 
-/** Something at byte `at`: a limit, which comes `delay` ms after the bytes before it, a hold, or only a change of faults. */
+/** An event at byte `at`: a limit, which comes `delay` ms after the bytes before it, a hold, or only a change of faults. */
 export interface Cut {
   readonly at: number;
   readonly what: Limit | Hold | null;
@@ -62,9 +62,9 @@ export interface Cut {
 
 /** The faults of one direction, while it runs. */
 export interface Plan {
-  /** The faults of bytes that come now, without limits. */
+  /** The faults of the bytes that come now, without limits. */
   readonly held: DirectionFaults;
-  /** The first cut in bytes that come now; the function is called again for those after it. */
+  /** The first cut in the bytes that come now; it is called again for the bytes after it. */
   cut(bytes: Uint8Array): Cut | undefined;
   /** That limit has been reached. */
   reached?(limit: Limit): void;
@@ -111,7 +111,7 @@ const STREAM_FAULT_NAMES = optionNamesOf<StreamFaults>("a plan of faults")({
   outgoing: DIRECTION_NAMES,
 });
 
-/** Throws if `faults` are not what a stream can have. */
+/** Throws if a stream cannot have these `faults`. */
 export const checkStream = (faults: StreamFaults): void => {
   checkOptions("a plan of a stream's faults", faults, STREAM_FAULT_NAMES);
   for (const way of ["incoming", "outgoing"] as const) {
@@ -127,13 +127,13 @@ export const checkStream = (faults: StreamFaults): void => {
   }
 };
 
-/** What is in flight: bytes, and what follows them. */
+/** An item in flight: bytes, or what follows them. */
 type Item = Uint8Array | "end" | Limit | Hold | SocketError;
 
-/** Whether it breaks the connection: then nothing waits for a reader. */
+/** Whether an item breaks the connection: then nothing waits for a reader. */
 const breaks = (item: Item): boolean => item === "resetAfter" || item instanceof SocketError;
 
-/** One direction of a stream: what is in flight in it, in order. */
+/** One direction of a stream, with its items in flight, in order. */
 class Lane {
   /** Bytes in flight. */
   size = 0;
@@ -144,18 +144,18 @@ class Lane {
   readonly #cuts: Chance;
   readonly #deliver: (item: Item, now: boolean) => boolean | Promise<unknown>;
   #items: { item: Item; readonly due: number }[] = [];
-  #last = 0; // when what was taken last is due
-  #free = 0; // when the rate allows more
+  #last = 0; // when the last item taken is due
+  #free = 0; // the time at which the rate allows more
   #uncut = 0; // bytes up to the next cut
   get #open(): boolean {
     return this.#limit === undefined;
   }
   #waiting = false; // for the clock, or for room
-  #cancel: (() => void) | undefined; // of what waits for the clock
+  #cancel: (() => void) | undefined; // cancels what waits for the clock
   #scheduled = false;
   #drained: PromiseWithResolvers<void> | null = null;
 
-  /** `deliver` gives false if an item must wait for `go()`, or a promise of room for the next; `now`: it must not wait. */
+  /** `deliver` returns false if an item must wait for `go()`, or a promise of room for the next; `now`: it must not wait. */
   constructor(
     plan: Plan,
     clock: Clock,
@@ -188,12 +188,12 @@ class Lane {
     }
   }
 
-  /** What comes from now on waits, until `hold` ends. */
+  /** Later bytes wait until `hold` ends. */
   hold(hold: Hold): void {
     if (this.#open) this.#add(hold);
   }
 
-  /** That limit is reached now: a reset overtakes all that is in flight, anything else follows it. */
+  /** The limit is reached now: a reset overtakes everything in flight, any other end follows it. */
   strike(limit: Limit, delay = 0): void {
     if (!this.#open) return;
     this.#limit = limit;
@@ -206,12 +206,12 @@ class Lane {
     this.#deliver(limit, true);
   }
 
-  /** Takes the end, if it has none yet, or the error that broke the connection, unless that is lost in silence. */
+  /** Takes the end, if there is none yet, or the error that broke the connection, unless it is lost in silence. */
   put(item: "end" | SocketError): void {
     if (this.#open || (item !== "end" && this.#limit !== "silentAfter")) this.#add(item);
   }
 
-  /** Delivers what is due, when this turn is over. */
+  /** Delivers due items when this turn is over. */
   go(): void {
     if (this.#scheduled || this.#waiting) return;
     this.#scheduled = true;
@@ -228,7 +228,7 @@ class Lane {
     return this.#drained.promise;
   }
 
-  /** What is in flight is lost. */
+  /** Drops everything in flight. */
   drop(): void {
     this.#items = [];
     this.size = 0;
@@ -313,7 +313,7 @@ class Lane {
     return bytes.subarray(0, this.#uncut);
   }
 
-  /** Never resolves where all is dropped first. */
+  /** Never resolves if everything is dropped first. */
   #sleep(ms: number): Promise<void> {
     return new Promise((resolve) => {
       this.#cancel = runAfter(this.#clock, ms, () => {
@@ -341,13 +341,13 @@ class Lane {
 const EMPTY = new Uint8Array(0);
 const ignore = (): void => {};
 
-/** Faults that are planned as they go on. */
+/** Faults that are planned while the connection runs. */
 interface PlannedFaults {
   readonly seed: number;
   readonly clock: Clock;
   readonly incoming: Plan;
   readonly outgoing: Plan;
-  /** Called when the transport is let go. */
+  /** Called when the transport is released. */
   readonly over?: () => void;
 }
 
@@ -377,12 +377,12 @@ export class FaultyTransport extends TransportOver {
     if (inner.startTls !== undefined) this.startTls = (options) => this.#startTls(options);
   }
 
-  /** That limit is reached in one direction now. */
+  /** The limit is reached in one direction now. */
   strike(way: "incoming" | "outgoing", limit: Limit, delay?: number): void {
     (way === "incoming" ? this.#incoming : this.#outgoing).strike(limit, delay);
   }
 
-  /** What is sent from now on in one direction waits, until `hold` ends. */
+  /** Bytes sent later in one direction wait until `hold` ends. */
   hold(way: "incoming" | "outgoing", hold: Hold | null): void {
     if (hold !== null) (way === "incoming" ? this.#incoming : this.#outgoing).hold(hold);
   }
@@ -393,7 +393,7 @@ export class FaultyTransport extends TransportOver {
     if (this.#started === this.inner) return;
     this.#started = this.inner;
     const incoming = this.#incoming;
-    for (const lane of [incoming, this.#outgoing]) lane.take(EMPTY); // a limit of 0 comes before all
+    for (const lane of [incoming, this.#outgoing]) lane.take(EMPTY); // a limit of 0 comes before everything
     const needed = (): number => this.#sink?.needed ?? 0;
     this.inner.start({
       get needed() {
@@ -447,7 +447,7 @@ export class FaultyTransport extends TransportOver {
     this.inner.abort();
   }
 
-  /** Whether more is taken from the peer: if a read waits, and there was no end or silence. */
+  /** Whether to take more from the peer: if a read waits, and there was no end or silence. */
   get #takes(): boolean {
     const { limit, size } = this.#incoming;
     if (this.#closed || limit === "endAfter" || limit === "silentAfter") return true;
@@ -458,7 +458,7 @@ export class FaultyTransport extends TransportOver {
     if (this.#takes) this.inner.resume();
   }
 
-  /** What comes from the peer. */
+  /** Delivers an item from the peer. */
   #comes(item: Item, now: boolean): boolean {
     if (!(item instanceof Uint8Array)) {
       if (item === "resetAfter" || item instanceof SocketError) this.#break(item);
@@ -475,7 +475,7 @@ export class FaultyTransport extends TransportOver {
     return true;
   }
 
-  /** What goes to the peer. */
+  /** Delivers an item to the peer. */
   #goes(item: Item): boolean | Promise<unknown> {
     if (item instanceof Uint8Array) {
       const room = this.inner.write(item);
@@ -489,7 +489,7 @@ export class FaultyTransport extends TransportOver {
     return true;
   }
 
-  /** The connection breaks, by what the peer did or by a fault. */
+  /** Breaks the connection, because of the peer or of a fault. */
   #break(why: SocketError | "resetAfter"): void {
     this.#letGo();
     if (why === "resetAfter") this.inner.abort();

@@ -1,5 +1,5 @@
 /**
- * Faults: what networks do to connections and datagrams, done on purpose, in any place, and reproducibly.
+ * Faults: what networks do to connections and datagrams, on purpose, on any platform, and reproducibly.
  *
  *     const far = withFaults(socket, { incoming: { latency: 80, jitter: 40, slice: 1 } });
  *     const cut = withFaults(socket, { outgoing: { resetAfter: 100 } });
@@ -51,9 +51,9 @@ class Unsecured extends SocketTransport {
  *
  *     const slow = withFaults(await createConnection("127.0.0.1:6379"), { incoming: { latency: 200 } });
  *
- * Limits and time-outs of the stream stay as they are; `options` changes them, and returns the one that a stream
+ * Limits and time-outs of the stream are unchanged; `options` changes them, and sets the one that a stream
  * does not expose, its `closeTimeout`. Secure a stream before this; a transport may be secured later
- * (`startTls`). Nothing passes through silence, so a stream that is closed in it ends, for its peer, by a reset.
+ * (`startTls`). Nothing passes during silence, so the peer of a stream that is closed then sees a reset.
  *
  * Throws `TypeError` and `RangeError` for faults that are not possible.
  */
@@ -141,12 +141,12 @@ export const FaultsMixIn = <Base extends ServerClass>(
   }) as Base;
 };
 
-/** What is done to the requests of a server. */
+/** The faults of a server's requests. */
 interface Meddling {
-  /** Whether nothing is done to datagrams now. */
+  /** Whether no fault affects datagrams now. */
   readonly idle: boolean;
   stream(request: StreamSocket): StreamSocket;
-  /** For the datagrams of one server: those that come, and those that are sent. */
+  /** The faults of one server's datagrams, received and sent. */
   links(): readonly [Passage, Passage];
 }
 type Passage = Pick<Link, "pass" | "close">;
@@ -212,7 +212,7 @@ const faultyServer = (Server: ServerClass, meddling: Meddling): ServerClass => {
   return FaultyServer;
 };
 
-/** A server with the faults of `rules`; as it is while none is set. Its datagrams count as those of one client. */
+/** A server with the faults of `rules`; unchanged while none is set. Its datagrams count as those of one client. */
 export const RulesMixIn = <Base>(Server: Base, rules: FaultRules): Base => {
   let connections = 0;
   return faultyServer(Server as ServerClass, {
@@ -228,8 +228,8 @@ export const RulesMixIn = <Base>(Server: Base, rules: FaultRules): Base => {
 };
 
 /**
- * `Handler`, each of whose connections has faults: where the server is the platform's own, as in a Worker, or where it
- * is one that dials. Seeds and `options` are as with `FaultsMixIn`.
+ * `Handler` with faults on each connection, for a server of the platform, as in a Worker, or for a handler
+ * that dials. Seeds and `options` are as with `FaultsMixIn`.
  *
  *     defineApp({ handlers: { mail: faultyHandler(Mail, { incoming: { slice: 1 } }) }, listen: [...] })
  *

@@ -1,11 +1,11 @@
 /**
- * `checkFraming`: does a handler depend on how the network cut its bytes? TCP keeps no boundaries between messages, so
- * that what a peer sent in two pieces may arrive in one, and the other way round; on the machine where a handler was
- * written that hardly ever happens, and in production it happens every day.
+ * `checkFraming`: does a handler depend on how the network cuts its bytes? TCP keeps no boundaries between messages, so
+ * what a peer sends in two pieces may arrive in one, and the other way round. On the machine where a handler was
+ * written that hardly ever happens; in production it happens every day.
  *
  * A conversation is run once with nothing cut, message by message; its answer counts as right. Then it is run
- * again, many hundreds of times, over a connection in memory that cuts it everywhere, ends it everywhere and resets it
- * everywhere. This is what a handler must do:
+ * again, many hundreds of times, over a connection in memory that cuts, ends and resets it everywhere. A handler must
+ * behave as follows:
  *
  * - **Cut** anywhere, and with many messages in one piece: the same answer, byte for byte, as soon as all was sent;
  *   the same result and effect; and after the peer's end, its own.
@@ -13,13 +13,13 @@
  *   once, since a half-close is not a close. How it answers a message that was cut off is up to it (in a protocol
  *   of lines the end may end the last one), unless the check is `strict`.
  * - **Reset** after n bytes: it ends by itself, has sent only a prefix of the right answer, and returns no
- *   result, and leaves no effect, of what it did not receive.
- * - In both of these it may throw errors of the stream, `SocketError`, or an error with such a `cause`, and no other.
+ *   result of input that it did not receive, and leaves no effect of it.
+ * - In both cases it may throw errors of the stream, `SocketError`, or an error with such a `cause`, and no other.
  * - **Never ending**: it must not silently accept a message that never ends.
- * - **Always**: when it has ended it does not read or write any more, it has written nothing behind its own end, and it
+ * - **Always**: once it has ended it does not read or write, it has written nothing after its own end, and it
  *   leaves no timer, and no unhandled rejection (which ends a Node process).
  *
- * No run waits for time, unless the handler does: it is over when nothing is left to do.
+ * No run waits for time to pass, unless the handler does: it is over when nothing is left to do.
  */
 
 import { type Data, DONE, joinBytes, type MaybePromise, toBytes } from "../../bytes/data.ts";
@@ -73,9 +73,9 @@ const FILLER = 0x78; // "x"
 const KINDS = 8; // of places: cut in three ways, by chance, and two moments each of the end and the reset
 const FRAMES = 3; // of a stack, in a report
 
-/** What a check that found nothing did. */
+/** The result of a check that found no fault. */
 export interface FramingReport {
-  /** How often the conversation was run. */
+  /** The number of runs of the conversation. */
   readonly runs: number;
   /** What the handler sent before the first message, then its answer to each message, then what it sent at the end. */
   readonly answers: readonly Uint8Array[];
@@ -85,7 +85,7 @@ export interface FramingReport {
 export interface FramingOptions<Context = unknown, Params = unknown> {
   /** Makes `this.context` of the handler: a new one for each run, so that runs do not affect each other. */
   readonly context?: () => MaybePromise<Context>;
-  /** What the handler gets as `this.params`. */
+  /** The handler's `this.params`. */
   readonly params?: Params;
   /** Makes the server that runs the handler, a new one for each run, if it needs one of a particular kind. `context` and `params` are then up to that server. */
   // biome-ignore lint/suspicious/noExplicitAny: any server of streams
@@ -94,17 +94,17 @@ export interface FramingOptions<Context = unknown, Params = unknown> {
   readonly stream?: Partial<StreamOptions>;
   /** Parts of the answer that differ each time (a date, an identifier), matched in its bytes as Latin-1, one character per byte. */
   readonly mask?: RegExp;
-  /** What else must be the same, read from the context when a run is over: for example, the mails that were kept. */
+  /** What else must be equal, read from the context when a run is over: for example, the stored mails. */
   readonly effect?: (context: Context) => unknown;
-  /** False if the peer must wait for each answer before it goes on; then messages are not joined. Default true. */
+  /** False if the peer must wait for each answer before it continues; then messages are not joined. Default true. */
   readonly pipelining?: boolean;
   /** Whether a message that the end cut off may be answered only with a prefix of the right answer. Default false. */
   readonly strict?: boolean;
-  /** Bytes of the message that never ends; 0: none is sent. Default 2 MiB. */
+  /** The bytes of the message that never ends; with 0 it is not sent. Default 2 MiB. */
   readonly flood?: number;
   /** Returns true for a failure that is intended. */
   readonly expected?: (failure: FramingFailure) => boolean;
-  /** The seed of the random numbers: the same seed gives the same runs. Default 1. */
+  /** The seed of the random numbers: the same seed produces the same runs. Default 1. */
   readonly seed?: number;
   /** About how many runs at most. Default 2 400, enough for each place of 300 bytes; in longer conversations some are chosen. */
   readonly maxRuns?: number;
@@ -141,7 +141,7 @@ const FRAMING_NAMES = optionNamesOf<FramingOptions>()({
  *       context: () => ({ keys: new KeyStore() }),
  *     });
  *
- * It can also be a script, which is run once as it is (and rejects with its own error), and whose `send` steps are
+ * It can also be a script, which is run once unchanged (and rejects with its own error), and whose `send` steps are
  * the messages:
  *
  *     await checkFraming(Mail, conversation().expectLine(/^220 /).send("QUIT\r\n").expectLine(/^221 /), { context });
@@ -170,7 +170,7 @@ export const checkFraming = <Context = unknown, Params = unknown>(
       one.stop();
     }
   };
-  const checking = previous.then(check, check); // one at a time: what is watched is the platform's
+  const checking = previous.then(check, check); // one at a time: the checks watch the platform's own timers
   previous = checking;
   return checking;
 };
@@ -232,7 +232,7 @@ class Check<Context> {
         endPlans(lesson, most, chance, "reset"),
         this.#flood > 0 ? floodPlans(lesson) : [],
       ]) {
-        // Only the first failure of each kind is reported: later ones would mostly repeat it.
+        // Only the first failure of each kind is reported: later ones mostly repeat it.
         const held: Plan[] = [];
         for (const plan of plans) {
           held.push(plan);
@@ -240,7 +240,7 @@ class Check<Context> {
         }
         const rejected = await this.#rig.rejections();
         if (rejected.length === 0 || this.#told.has("rejection")) continue;
-        this.#rig.asks = true; // which of them was it?
+        this.#rig.asks = true; // finds out which run it was
         this.#rejects = false;
         for (const plan of held) if (await this.#try(plan, lesson)) break;
         this.#rig.asks = false;
@@ -277,7 +277,7 @@ class Check<Context> {
   /** Runs the conversation uncut, each message when all before it are answered. */
   async #learn(messages: readonly (Data | FramingMessage)[]): Promise<Lesson> {
     const parts: Uint8Array[] = [];
-    const expected: (Uint8Array | null)[] = [null]; // of the beginning, and each message
+    const expected: (Uint8Array | null)[] = [null]; // for the beginning, then for each message
     for (const message of messages) {
       const { send = "", expect } = asMessage(message);
       const part = new Uint8Array(toBytes(send));
@@ -329,7 +329,7 @@ class Check<Context> {
     return this.#rig.hold([...steps, ...pieces], false, [], answeredBy(plan.sent, lesson));
   }
 
-  /** Runs the conversation by `plan`; returns true if that shows a new fault. */
+  /** Runs the conversation as `plan` says; returns true if that shows a new fault. */
   async #try(plan: Plan, lesson: Lesson): Promise<boolean> {
     return this.#judge(plan, lesson, await this.#play(plan, lesson));
   }
@@ -341,7 +341,7 @@ class Check<Context> {
     return false;
   }
 
-  /** All that is wrong with `outcome`, the worst first. */
+  /** Everything that is wrong with `outcome`, the worst first. */
   *#faults(plan: Plan, lesson: Lesson, outcome: Outcome): Iterable<Fault> {
     const { right } = lesson;
     const { answer, how, next } = outcome;
@@ -394,7 +394,7 @@ class Check<Context> {
     }
   }
 
-  /** All was sent: then all is as it was uncut. */
+  /** Faults after everything was sent: the outcome must equal the uncut one. */
   *#wholeFaults(lesson: Lesson, outcome: Outcome): Iterable<Fault> {
     const { right } = lesson;
     const { answer, thrown, reset } = outcome;
@@ -415,7 +415,7 @@ class Check<Context> {
     }
   }
 
-  /** The peer ended, or reset the connection, before all was sent, or just then. */
+  /** Faults after the peer ended or reset the connection before everything was sent, or just then. */
   *#partFaults(plan: Plan, lesson: Lesson, outcome: Outcome): Iterable<Fault> {
     const { right, effects, turns } = lesson;
     const { answer, thrown, reset, result, effect } = outcome;
@@ -484,7 +484,7 @@ class Check<Context> {
     this.#rig.asks = asks;
     if (again === null && (fault.fault === "timer" || fault.fault === "rejection")) {
       if (fault.fault === "rejection") this.#strange.push(fault.error);
-      return false; // somebody else's, just then
+      return false; // not the handler's, but from the same moment
     }
     const once = again === null && !isUncut(plan, lesson);
     const note = "(It failed once, and not when held again: is something shared between connections?)";
@@ -515,7 +515,7 @@ class Check<Context> {
     };
   }
 
-  /** The way with the fewest cuts that still shows this fault. */
+  /** The plan with the fewest cuts that still shows this fault. */
   async #shrink(plan: Plan, lesson: Lesson, fault: FramingFault): Promise<Plan> {
     let small = plan;
     const tryIt = async (smaller: Plan): Promise<boolean> => {

@@ -25,17 +25,17 @@ export type FramingFault =
 
 /** One way in which a handler fails, shrunk to the fewest cuts that show it. */
 export interface FramingFailure {
-  /** What is wrong, as a word. */
+  /** The fault, as a word. */
   readonly fault: FramingFault;
-  /** What is wrong, in one sentence. */
+  /** The fault, in one sentence. */
   readonly summary: string;
-  /** The same with what was sent, where it was cut, and what differs, in text and hex. */
+  /** The fault with the bytes that were sent, the cuts, and the difference, in text and hex. */
   readonly message: string;
-  /** Before which bytes the peer's were cut. */
+  /** The offsets at which the peer's bytes were cut. */
   readonly cuts: readonly number[];
-  /** How many bytes the peer sent. */
+  /** The number of bytes that the peer sent. */
   readonly sent: number;
-  /** What it did then. */
+  /** What the peer did then. */
   readonly ending: "end" | "reset" | "flood";
   /** What the handler threw, or what was rejected. */
   readonly error?: unknown;
@@ -70,5 +70,5 @@ export interface Fault {
   readonly error?: unknown;
 }
 
-/** What is left behind is reported once, whichever run shows it. */
+/** Timers and rejections that are left behind are reported once, whichever run shows them. */
 export const LEAKS: readonly FramingFault[] = ["read", "write", "timer", "rejection"];

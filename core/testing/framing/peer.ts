@@ -5,7 +5,7 @@ import { SocketError } from "../../errors.ts";
 import type { Address } from "../../net/address.ts";
 import type { Capabilities, StreamSink, StreamTransport } from "../../sockets/transport.ts";
 
-export const PEER: Address = { family: "IPv4", hostname: "192.0.2.1", port: 49_152 }; // RFC 5737: nobody's
+export const PEER: Address = { family: "IPv4", hostname: "192.0.2.1", port: 49_152 }; // RFC 5737: an address for documentation
 export const HERE: Address = { family: "IPv4", hostname: "192.0.2.2", port: 7 };
 
 export const EMPTY = new Uint8Array(0);
@@ -19,15 +19,15 @@ export class Peer implements StreamTransport {
   readonly remoteAddress = PEER;
   readonly capabilities: Capabilities = { reset: true, peername: true };
   readonly unsent = 0;
-  /** Grows with all that happens on the connection. */
+  /** Grows with everything that happens on the connection. */
   progress = 0;
-  /** A read waits. */
+  /** Whether a read waits. */
   reading = false;
-  /** The handler's side sends no more. */
+  /** Whether the handler's side has ended. */
   ended = false;
-  /** It was closed by a reset. */
+  /** Whether it ended with a reset. */
   reset = false;
-  /** How much had been answered after each step that was `settled`. */
+  /** The bytes answered after each `settled` step. */
   readonly marks: number[] = [];
   readonly #steps: readonly Step[];
   readonly #ahead: boolean;
@@ -35,7 +35,7 @@ export class Peer implements StreamTransport {
   readonly #hoped: readonly number[];
   readonly #answer: Uint8Array[] = [];
   #masked: Uint8Array = EMPTY;
-  #fresh = false; // something was said since #masked was made
+  #fresh = false; // the handler has sent something since #masked was made
   #size = 0;
   #at = 0;
   #sink: StreamSink | undefined;
@@ -44,7 +44,7 @@ export class Peer implements StreamTransport {
   #scheduled = false;
   #deferred: (() => void)[] = [];
 
-  /** `hoped`: how many bytes more are to be answered by each step that is `settled`, where that is known. */
+  /** `hoped`: the further bytes that are to be answered by each `settled` step, if known. */
   constructor(steps: readonly Step[], ahead: boolean, mask: RegExp | null, hoped: readonly number[]) {
     this.#steps = steps;
     this.#ahead = ahead;
@@ -52,12 +52,12 @@ export class Peer implements StreamTransport {
     this.#hoped = hoped;
   }
 
-  /** The step that is next; undefined when all are done. */
+  /** The next step; `undefined` when all are done. */
   get next(): Step | undefined {
     return this.#steps[this.#at];
   }
 
-  /** What the handler has said; what is masked is one byte of it. */
+  /** What the handler has sent; each masked part is one byte of it. */
   get answer(): Uint8Array {
     if (this.#fresh) {
       const whole = joinBytes(this.#answer, this.#size);
@@ -68,7 +68,7 @@ export class Peer implements StreamTransport {
     return this.#masked;
   }
 
-  /** How many bytes that is. */
+  /** The length of that in bytes. */
   get answered(): number {
     return this.#mask === null ? this.#size : this.answer.length;
   }
@@ -120,7 +120,7 @@ export class Peer implements StreamTransport {
     this.progress++;
   }
 
-  /** Ends the turn: does what was due then. Returns false if that was nothing. */
+  /** Ends the turn, and does what is due then. Returns false if nothing was. */
   endTurn(): boolean {
     const tasks = this.#deferred;
     this.#deferred = [];
@@ -128,7 +128,7 @@ export class Peer implements StreamTransport {
     return tasks.length > 0;
   }
 
-  /** Nothing is left to do, apparently, or for `sure`: a step that waited for that is over. Returns false if none did. */
+  /** Nothing is left to do, apparently or for `sure`: ends a step that waited for that. Returns false if none did. */
   settle(sure: boolean): boolean {
     const { next, marks } = this;
     if (next !== "settled" && next !== "reading") return false;
@@ -163,16 +163,16 @@ export class Peer implements StreamTransport {
     this.#at++;
     this.progress++;
     if (step instanceof Uint8Array) {
-      this.reading = this.#sink?.data(step.slice()) ?? false; // a copy: what a read gives is the handler's to change
+      this.reading = this.#sink?.data(step.slice()) ?? false; // a copy: a handler may change what a read returns
     } else if (step === "end" || step === "reset") {
-      this.reading = false; // whatever read there was has its answer now
+      this.reading = false; // a waiting read has its answer now
       if (step === "end") this.#sink?.end();
       else this.#sink?.error(new SocketError("ECONNRESET"));
     }
   }
 }
 
-/** `answer` with the parts that `mask` matches made the same. */
+/** `answer` with the parts that `mask` matches made equal. */
 export const masked = (answer: Uint8Array, mask: RegExp | null): Uint8Array => {
   if (mask === null) return answer;
   const text = Array.from(answer, (byte) => String.fromCharCode(byte)).join("");

@@ -8,22 +8,22 @@ const ALL_PAIRS = 40; // bytes of a conversation up to which every pair of cuts 
 const MOST_CUTS = 8; // of one run with random cuts
 const LIKELY = 4; // bytes of a message's beginning, where a length is likely to be
 
-/** How a conversation is run once. */
+/** One way to run a conversation. */
 export interface Plan {
-  /** Before which of its bytes it is cut. */
+  /** The offsets at which it is cut. */
   readonly cuts: readonly number[];
   /** Whether each message waits for the answer to the one before. */
   readonly turns: boolean;
   /** Whether bytes arrive before a read waits for them, as they do in Node. */
   readonly ahead: boolean;
-  /** How many bytes the peer sends. */
+  /** The number of bytes that the peer sends. */
   readonly sent: number;
   readonly ending: "end" | "reset" | "flood";
-  /** Whether that follows at once, not when the handler waits for more. */
+  /** Whether the ending follows at once, and not when the handler waits for more. */
   readonly atOnce: boolean;
 }
 
-/** The beginning, or a message: where it ends among the peer's bytes, and how much of the answer is said by then. */
+/** The beginning, or a message: its end in the peer's bytes, and the bytes answered by then. */
 interface Turn {
   readonly end: number;
   readonly answered: number;
@@ -35,18 +35,18 @@ export interface Lesson {
   /** The beginning, then each message. */
   readonly turns: readonly Turn[];
   readonly right: Outcome;
-  /** What is left behind after the beginning, and after each message. */
+  /** The effects after the beginning, and after each message. */
   readonly effects: readonly unknown[];
 }
 
-/** Whether all is sent, and then nothing more is done than to end when it is answered. */
+/** Whether everything is sent, and the peer only ends when it is answered. */
 export const isWhole = (plan: Plan, { bytes }: Lesson): boolean =>
   plan.ending === "end" && plan.sent === bytes.length && !plan.atOnce;
 
 export const isUncut = (plan: Plan, lesson: Lesson): boolean =>
   isWhole(plan, lesson) && plan.turns && !plan.ahead && plan.cuts.length === 0;
 
-/** Nothing cut: each message when those before it are answered. */
+/** Nothing is cut: each message is sent when the earlier ones are answered. */
 export const uncut = (sent: number): Plan => ({
   cuts: [],
   turns: true,
@@ -56,7 +56,7 @@ export const uncut = (sent: number): Plan => ({
   atOnce: false,
 });
 
-/** Of the message that `sent` bytes end in: its number, from 1; how many were complete before; whether none is begun. */
+/** For the message in which `sent` bytes end: its number, from 1; the number of complete ones before; whether none has begun. */
 export const messageAt = (
   sent: number,
   turns: readonly Turn[],
@@ -66,11 +66,11 @@ export const messageAt = (
   return [isBorder ? done : done + 1, done, isBorder];
 };
 
-/** How much is answered of `sent` bytes: what was asked whole. */
+/** The length of the answer to `sent` bytes: the answers to complete messages. */
 export const answeredBy = (sent: number, { turns }: Lesson): number =>
   turns.findLast(({ end }) => end <= sent)?.answered ?? 0;
 
-/** The pieces in which the peer's bytes come. */
+/** The pieces in which the peer's bytes arrive. */
 export const piecesOf = (plan: Plan, { bytes, turns }: Lesson): Uint8Array[] => {
   const borders = plan.turns ? turns.map(({ end }) => end) : [];
   const all = new Set([...plan.cuts, ...borders].filter((at) => at > 0 && at < plan.sent));
@@ -81,7 +81,7 @@ export const piecesOf = (plan: Plan, { bytes, turns }: Lesson): Uint8Array[] => 
 export const stepsOf = (plan: Plan, lesson: Lesson): Step[] => {
   const { turns } = lesson;
   const steps: Step[] = [];
-  /** The answer to all before byte `at`, where a message ends there. */
+  /** The answer to everything before byte `at`, if a message ends there. */
   const answered = (at: number): number[] =>
     turns.flatMap((turn) => (turn.end === at ? turn.answered : [])).slice(-1);
   if (plan.turns) steps.push(...answered(0));
@@ -97,7 +97,7 @@ export const stepsOf = (plan: Plan, lesson: Lesson): Step[] => {
   return [...steps, plan.ending];
 };
 
-/** Places to cut: all of them, or `most`, half of them where a cut is likeliest to hurt. */
+/** Places to cut: all of them, or `most`, half of which are where a cut is most likely to matter. */
 const placesOf = ({ bytes, turns }: Lesson, most: number, chance: Chance): number[] => {
   const all = Array.from({ length: Math.max(0, bytes.length - 1) }, (_, i) => i + 1);
   if (all.length <= most) return all;
@@ -115,11 +115,11 @@ const placesOf = ({ bytes, turns }: Lesson, most: number, chance: Chance): numbe
 
 export const NEWLINE = 10;
 
-/** Whether a byte of UTF-8 goes on with a character. */
+/** Whether a byte of UTF-8 continues a character. */
 export const isContinuation = (byte: number | undefined): boolean =>
   byte !== undefined && (byte & 0xc0) === 0x80;
 
-/** All is sent, cut in every way. */
+/** Plans that send everything, cut in every way. */
 export function* cutPlans(lesson: Lesson, most: number, chance: Chance, pipelining: boolean): Iterable<Plan> {
   const { bytes, turns } = lesson;
   const size = bytes.length;
@@ -156,7 +156,7 @@ export function* cutPlans(lesson: Lesson, most: number, chance: Chance, pipelini
   }
 }
 
-/** Not all is sent, or all, and then the end or a reset: at once, or when the handler waits for more. */
+/** Plans that send a part or everything, and then an end or a reset: at once, or when the handler waits for more. */
 export function* endPlans(
   lesson: Lesson,
   most: number,
@@ -166,11 +166,11 @@ export function* endPlans(
   const places = [...placesOf(lesson, most, chance), ...lesson.turns.map(({ end }) => end)];
   for (const sent of new Set(places.sort((a, b) => a - b))) {
     yield { ...uncut(sent), ending, atOnce: true };
-    if (ending === "reset" || sent < lesson.bytes.length) yield { ...uncut(sent), ending }; // else it is whole
+    if (ending === "reset" || sent < lesson.bytes.length) yield { ...uncut(sent), ending }; // otherwise it is complete
   }
 }
 
-/** Half of a message that is to be answered, and then no end of it. */
+/** Plans that send half of a message that expects an answer, and then never end it. */
 export function* floodPlans({ turns }: Lesson): Iterable<Plan> {
   for (const [i, { end, answered }] of turns.entries()) {
     const before = turns[i - 1];

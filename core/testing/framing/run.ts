@@ -1,6 +1,6 @@
 /**
- * One run of a framing check: a handler on a connection in memory, whose other end takes step after step, and all that
- * it does is observed: what it answers, how it ends, and what it leaves behind.
+ * One run of a framing check: a handler on a connection in memory, whose other end takes step after step. Everything that
+ * the handler does is observed: what it answers, how it ends, and what it leaves behind.
  */
 
 import { type Data, type MaybePromise, toBytes } from "../../bytes/data.ts";
@@ -14,30 +14,30 @@ import { makeContext } from "../handler.ts";
 import { HERE, PEER, Peer, type Step } from "./peer.ts";
 import { type Leaks, now, pause, TURNS, Watch } from "./watch.ts";
 
-const VAIN = 256; // consecutive reads that got nothing; one more counts as an endless loop
+const VAIN = 256; // consecutive reads without a result; one more counts as an endless loop
 const STEPS = 64; // microtasks without progress, after which the platform gets a turn
 const SETTLED = 5; // ms without progress, after which a handler that reads has answered
 const SETTLED_LATER = 20; // the same if it is known to wait for something other than its peer
-const LOOKED = 10; // ms that one look counts at most: in more, this process did not run, and neither did the handler
+const LOOKED = 10; // the most ms that one look counts: for longer, this process did not run, and neither did the handler
 
-/** What came of it. */
+/** The result of a run. */
 export interface Outcome {
-  /** What is masked is one byte of it. */
+  /** Each masked part is one byte. */
   readonly answer: Uint8Array;
   readonly result: unknown;
   readonly thrown: { readonly error: unknown } | null;
   readonly effect: unknown;
-  /** The handler's side ended by a reset. */
+  /** Whether the handler's side ended with a reset. */
   readonly reset: boolean;
   readonly how: Ending;
-  /** What the peer had yet to do. */
+  /** The step that the peer had reached. */
   readonly next: Step | undefined;
-  /** How much had been answered after each step that was `settled`. */
+  /** The bytes answered after each `settled` step. */
   readonly marks: readonly number[];
   readonly leaks: Leaks;
 }
 
-/** How a run ended: the handler ended; enough was seen; it reads endlessly and gets nothing; it waits, to read or for something else, and nothing happens. */
+/** How a run ended: the handler ended; enough was seen; it reads endlessly without a result; it waits, to read or for something else, and nothing happens. */
 type Ending = "over" | "enough" | "spins" | "reads" | "waits";
 
 /** Serves one request in memory, with `params` as if it were a session's. */
@@ -55,11 +55,11 @@ class OneServer<Context> extends BaseServer<StreamSocket, Context> {
   }
 }
 
-/** Counts reads and writes of `socket` when there should be none; an endless series of reads gets nothing more. */
+/** Counts reads and writes of `socket` when there should be none, and stops an endless series of reads. */
 class Meter {
-  /** The handler has ended. */
+  /** Whether the handler has ended. */
   over = false;
-  /** Reads, one after the other, that nothing came of. */
+  /** Consecutive reads without a result. */
   vain = 0;
   /** Reads that began when the handler had ended. */
   late = 0;
@@ -69,7 +69,7 @@ class Meter {
     const { rfile, wfile } = socket;
     let progress = -1;
     let buffered = -1;
-    /** Notes a read; gives false if it must not be. */
+    /** Counts a read; returns false if it must not happen. */
     const mayRead = (): boolean => {
       if (this.over) this.late++;
       this.vain = progress === peer.progress && buffered === rfile.buffered ? this.vain + 1 : 0;
@@ -86,7 +86,7 @@ class Meter {
     const { tryLine, lines } = rfile;
     rfile.tryLine = () => {
       if (mayRead()) return tryLine.call(rfile);
-      throw new SocketError("EBADF", `tried to read ${VAIN} times, and nothing came`); // what is synchronous cannot wait
+      throw new SocketError("EBADF", `tried to read ${VAIN} times, and nothing came`); // a synchronous read cannot wait
     };
     rfile.lines = () => {
       const own = lines.call(rfile);
@@ -122,7 +122,7 @@ const READS = [
   "line",
 ] as const;
 
-/** How runs are made. */
+/** Options of the runs. */
 interface RigOptions<Context> {
   readonly context?: (() => MaybePromise<Context>) | undefined;
   readonly params?: unknown;
@@ -136,7 +136,7 @@ interface RigOptions<Context> {
 
 /** Runs conversations with one handler, one after the other. */
 export class Rig<Context> {
-  /** How many were run. */
+  /** The number of runs so far. */
   runs = 0;
   readonly #Handler: HandlerClass<StreamSocket, Context>;
   readonly #options: RigOptions<Context>;
@@ -167,7 +167,7 @@ export class Rig<Context> {
     this.#watch.stop();
   }
 
-  /** Runs the handler on `request`, while `talk` does; then lets both go. */
+  /** Runs the handler on `request`, and `talk` beside it; then closes both ends. */
   async beside(request: StreamSocket, talk: () => Promise<unknown>): Promise<void> {
     const server = await this.#server();
     void server.serveRequest(request, PEER);
@@ -176,7 +176,7 @@ export class Rig<Context> {
     } finally {
       await this.#watch.turn();
       server.abort();
-      await this.#watch.left(); // a repetition shows it, too
+      await this.#watch.left(); // repeating the run shows it again
       await this.#watch.rejections();
     }
   }
@@ -263,7 +263,7 @@ export class Rig<Context> {
         continue;
       }
       if (++turns < TURNS) continue;
-      // A handler that waits only for its peer, and was never seen to wait for anything else, is idle.
+      // A handler that waits only for its peer, and has never been seen to wait for anything else, is idle.
       const late = quiet > timeout;
       const waits = peer.reading && !this.#watch.soon(timeout);
       const settled = waits && quiet > (this.#waits ? SETTLED_LATER : SETTLED);

@@ -95,7 +95,7 @@ export class Watch {
     for (let i = 0; i < TURNS && this.soon(1); i++) await pause(); // the last of a turn, no more
     const timers: Timer[] = [];
     for (const [timer, set] of this.#timers) {
-      // Node's own word for one that is over: it can be cleared by its methods, too.
+      // Node's own flag for a timer that is over: its methods can clear it, too.
       if ((timer as { _destroyed?: boolean })._destroyed !== true) timers.push(set);
       if (this.asks) forget(timer as never); // it is reported, and must not keep the process running
     }
@@ -103,7 +103,7 @@ export class Watch {
     return { timers, thrown: this.#thrown.splice(0) };
   }
 
-  /** A timer that is given as its number. */
+  /** A timer that is identified by its number. */
   #forget(timer: unknown): void {
     for (const key of this.#timers.keys()) {
       if (typeof timer !== "object" && Number(key) === Number(timer)) this.#timers.delete(key);
@@ -111,7 +111,7 @@ export class Watch {
   }
 }
 
-/** Where a timer was set: the first line of the stack that is none of ours. */
+/** Where a timer was set: the first line of the stack outside our own code. */
 const calledFrom = (): string => {
   const lines = (new Error().stack ?? "").split("\n").slice(1);
   return lines.find((line) => !/[/\\]testing[/\\](framing|clock)/.test(line))?.trim() ?? "";
@@ -119,7 +119,7 @@ const calledFrom = (): string => {
 
 type Listener = (error: unknown) => void;
 
-/** Calls `told` for each unhandled rejection, instead of the platform's own listeners. */
+/** Calls `told` with each unhandled rejection, in place of the platform's own listeners. */
 const watchRejections = (told: Listener): (() => void) => {
   const { process, addEventListener, removeEventListener } = globalThis as unknown as {
     readonly process?: {

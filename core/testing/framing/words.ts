@@ -1,4 +1,4 @@
-/** The words of a framing check: in which run something was wrong, what was wrong, and what the peer had sent. */
+/** The texts of a framing check: in which run it found a fault, what the fault was, and what the peer had sent. */
 
 import { errorText, isA, peek, printable } from "../../describe.ts";
 import { SocketError } from "../../errors.ts";
@@ -25,16 +25,16 @@ export const isSame = (one: Uint8Array, other: Uint8Array): boolean =>
 
 export const counted = (count: number, word: string): string => `${count} ${word}${count === 1 ? "" : "s"}`;
 
-/** A line of a stack trace, and none of our own. */
+/** A line of a stack trace outside our own code. */
 export const isFrame = (line: string): boolean =>
   /^\s+at /.test(line) && !/[/\\]testing[/\\]framing/.test(line);
 
 export const said = (error: unknown): string => printable(errorText(error), true);
 
-/** What distinguishes errors: the code if there is one, not the message, which says how many bytes came. */
+/** What distinguishes errors: the code if there is one, and not the message, which contains counts of bytes. */
 export const nameOf = (error: unknown): string => (isA(error, SocketError) ? error.code : said(error));
 
-/** Whether an error is one that a stream gives its handler: itself, as the cause of another, or several of them. */
+/** Whether an error came from the handler's stream: directly, as the cause of another, or as several. */
 export const isOfStream = (error: unknown): boolean => {
   if (error === undefined || isA(error, SocketError)) return true;
   if (isA(error, AggregateError)) return error.errors.every(isOfStream);
@@ -46,7 +46,7 @@ export const isOfStream = (error: unknown): boolean => {
 export const keyOf = (plan: Plan, lesson: Lesson, { fault }: Fault): string =>
   LEAKS.includes(fault) ? fault : `${fault} ${isWhole(plan, lesson) ? "cut" : plan.ending}`;
 
-/** A wrong answer, and in which way it is wrong. */
+/** A wrong answer, and how it is wrong. */
 export const answerFault = (expected: Uint8Array, actual: Uint8Array, lesson: Lesson, more = ""): Fault => {
   const fault = { fault: "answer", expected, actual, more } as const;
   const order = orderOf(expected, actual, lesson);
@@ -65,9 +65,9 @@ export const answerFault = (expected: Uint8Array, actual: Uint8Array, lesson: Le
   return { ...fault, what: "The answer is another" };
 };
 
-const MOST_ORDERED = 8; // messages whose order is looked for
+const MOST_ORDERED = 8; // messages whose order is searched
 
-/** Of which messages' right answers `actual` consists, and which of the `expected` ones it lacks; null if there is something else in it. */
+/** The messages whose right answers make up `actual`, and those that it lacks; `null` if it contains anything else. */
 const orderOf = (
   expected: Uint8Array,
   actual: Uint8Array,
@@ -79,7 +79,7 @@ const orderOf = (
     return null;
   }
   const answers = borders.slice(1).map((to, i) => expected.subarray(borders[i], to));
-  const rest = expected.subarray(borders.at(-1)); // what is said at the end
+  const rest = expected.subarray(borders.at(-1)); // what is sent at the end
   const find = (at: number, left: readonly number[]): number[] | null => {
     if (isSame(actual.subarray(at), rest)) return [];
     for (const i of left) {
@@ -101,7 +101,7 @@ const orderOf = (
   };
 };
 
-/** How a run differs from the uncut one: "when the bytes are cut …". */
+/** The difference between a run and the uncut one: "when the bytes are cut …". */
 export const howOf = (plan: Plan, lesson: Lesson): string => {
   const { bytes, turns } = lesson;
   const { cuts, sent, ending, atOnce } = plan;
@@ -144,7 +144,7 @@ const placeOf = (at: number, { bytes, turns }: Lesson): string => {
   return `in the middle of message ${number} ${after}`;
 };
 
-/** The character of UTF-8 that a cut at `at` divides. */
+/** The UTF-8 character that a cut at `at` splits. */
 const characterAt = (bytes: Uint8Array, at: number): string | null => {
   let from = at;
   while (from > 0 && at - from < 3 && isContinuation(bytes[from])) from--;

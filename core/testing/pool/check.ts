@@ -1,5 +1,5 @@
 /**
- * `checkPool`: does a client's handler give each caller its own reply? Over a connection in memory, in virtual time,
+ * `checkPool`: does a client's handler return each caller its own reply? Over a connection in memory, in virtual time,
  * it causes everything that can go wrong between a pool and its server, at every place, and checks the rule of pools: each
  * caller gets its own reply, or an error, once; and callers that come afterwards get their replies.
  *
@@ -29,16 +29,16 @@ import { type Mischief, Relay } from "./relay.ts";
 
 const CALLERS = 4; // of most runs: one is answered, one is being answered, one has begun, and one waits
 const CROWD = 1_000;
-const PLACES = 300; // of one kind, where a conversation has more bytes
-const FOREVER = 86_400_000; // ms of virtual time, in which all that waits must have been answered
+const PLACES = 300; // places of one kind, if a conversation has more bytes
+const FOREVER = 86_400_000; // ms of virtual time in which every waiting call must be answered
 
 /** What `checkPool` needs to know about a protocol. */
 export interface PoolCheckOptions<Call, Reply, Context, ServerContext> {
-  /** What the pool talks to. */
+  /** The server that the pool dials. */
   readonly server: HandlerClass<StreamSocket, ServerContext>;
   /** Makes the server's context, a new one for each run. */
   readonly serverContext?: () => ServerContext;
-  /** What the class under test gets as `this.context`. */
+  /** The `this.context` of the class under test. */
   readonly context?: Context;
   /** The call of caller `n`, which no other caller makes: it asks for `n`. It must be harmless to repeat. */
   readonly ask: (n: number) => Call;
@@ -46,7 +46,7 @@ export interface PoolCheckOptions<Call, Reply, Context, ServerContext> {
   readonly reply: (n: number) => Reply;
   /** Something that the server may send unsolicited, complete. Default: nothing. */
   readonly notice?: Data;
-  /** How many calls may be under way on one connection; 1 if the class has only `call()`. Default 3. */
+  /** The most calls under way on one connection; 1 if the class has only `call()`. Default 3. */
   readonly pipeline?: number;
 }
 
@@ -60,11 +60,11 @@ const CHECK_NAMES = optionNamesOf<PoolCheckOptions<unknown, unknown, unknown, un
   pipeline: true,
 });
 
-/** What a check that found nothing did. */
+/** The result of a check that found no fault. */
 export interface PoolReport {
-  /** How often callers came to a pool. */
+  /** The number of runs. */
   readonly runs: number;
-  /** How many calls were answered, and how many rejected. */
+  /** The number of answered calls, and of rejected ones. */
   readonly answered: number;
   readonly rejected: number;
 }
@@ -76,22 +76,22 @@ export class PoolCheckError extends Error {
   }
 }
 
-/** What a run is made of. */
+/** The options of a run. */
 interface Plan {
   readonly pipeline: number;
   readonly mischief?: Mischief;
   readonly slice?: number;
   readonly callers?: number;
   readonly repeatable?: boolean;
-  /** The caller that leaves. */
+  /** The caller that gives up. */
   readonly leaver?: number;
   /** One after the other, not all at once. */
   readonly inTurn?: boolean;
-  /** Nobody may be rejected. */
+  /** No call may be rejected. */
   readonly harmless?: boolean;
 }
 
-/** What a run found: how much was said, and where each reply ended. */
+/** The result of a run: how many bytes were sent, and where each reply ended. */
 interface Seen {
   readonly said: number;
   readonly asked: number;
@@ -99,8 +99,8 @@ interface Seen {
 }
 
 /**
- * Checks a class of handlers for pools, as above. Rejects with `PoolCheckError` at the first run that is wrong, with
- * `TypeError` and `RangeError` for what cannot be checked.
+ * Checks a handler class for pools, as described above. Rejects with `PoolCheckError` at the first run that is wrong, and with
+ * `TypeError` and `RangeError` for arguments that cannot be checked.
  *
  *     await checkPool(Redis, { server: RespServer, ask: (n) => ["ECHO", `${n}`], reply: (n) => `${n}`, notice: ">1\r\n+x\r\n" });
  */
@@ -168,7 +168,7 @@ export const checkPool = async <Call, Reply, Context = unknown, ServerContext = 
   return counts;
 };
 
-/** Where something happens: at every place, or at a selection if there are too many. */
+/** The places to try: every one, or a selection if there are too many. */
 const places = (size: number): number[] => {
   const step = Math.max(1, size / PLACES);
   return Array.from({ length: Math.floor(size / step) + 1 }, (_, i) => Math.floor(i * step));
@@ -221,7 +221,7 @@ class Check<Call, Reply, Context, ServerContext> {
         for (const n of callers) await this.#inTime(one(n), n, plan);
       } else await this.#inTime(Promise.all(callers.map(one)), -1, plan);
       seen = { said: relay.said, asked: relay.asked };
-      // Whatever has happened, callers that come now are answered; after a server fell silent, those that come once that was noticed.
+      // Whatever has happened, later callers are answered; after a server fell silent, those that come once the pool has noticed.
       let n = callers.length;
       const { rejected } = this.#counts;
       const later = (harmless: boolean): Promise<void> => {
@@ -241,7 +241,7 @@ class Check<Call, Reply, Context, ServerContext> {
     return { ...seen, ends: ends.filter((end, i) => end > 0 && ends.indexOf(end) === i) };
   }
 
-  /** One caller, which gets its own reply, or an error that it may get. */
+  /** One caller, which gets its own reply, or a permitted error. */
   async #caller(
     n: number,
     pool: Pool<Call, Reply, Context>,

@@ -42,7 +42,7 @@ export class MemoryConnector<Context = unknown> extends BaseConnector<StreamSock
 export interface MemoryPoolOptions<Context>
   extends PoolOptions,
     Pick<PoolSetup<Context>, "name" | "onEvent"> {
-  /** What handlers get as `this.context`. */
+  /** The `this.context` of handlers. */
   readonly context?: Context;
 }
 

@@ -1,19 +1,19 @@
-/** What stands between a pool and its server in a check: it counts the server's bytes, and misbehaves at one place. */
+/** The relay between a pool and its server in a check: it counts the server's bytes, and misbehaves at one place. */
 
 import { SHUT_WR } from "../../net/constants.ts";
 import type { StreamSocket } from "../../sockets/streams/stream-socket.ts";
 import { memoryPair } from "../memory-streams.ts";
 import type { MemoryTarget } from "./memory.ts";
 
-/** What happens on the first connection. */
+/** The misbehaviour on the first connection. */
 export interface Mischief {
-  /** Whose bytes are counted. */
+  /** The side whose bytes are counted. */
   readonly of: "server" | "client";
-  /** How many come before it happens. */
+  /** The number of bytes before it happens. */
   readonly at: number;
   /**
-   * The connection ends, or is reset; all that follows is lost in silence; a caller leaves; or something unsolicited
-   * is sent, of this many bytes.
+   * The connection ends, or is reset; everything that follows is lost in silence; a caller gives up; or something unsolicited
+   * of this many bytes is sent.
    */
   readonly does: "end" | "reset" | "silence" | "leave" | "notice";
   readonly notice?: Uint8Array;
@@ -21,20 +21,20 @@ export interface Mischief {
 
 /** The connections of a pool to one server; `mischief` happens on the first. */
 export class Relay implements MemoryTarget {
-  /** What the server has said on the first connection, in bytes. */
+  /** The bytes that the server has sent on the first connection. */
   said = 0;
-  /** What the pool has. */
+  /** The bytes that the pool has received. */
   asked = 0;
-  /** How many connections there were. */
+  /** The number of connections so far. */
   connections = 0;
-  /** Called at the point where a caller should leave. */
+  /** Called at the point where a caller should give up. */
   onleave: () => void = () => {};
   readonly #target: MemoryTarget;
   readonly #mischief: Mischief | null;
   readonly #slice: number;
   readonly #open = new Set<StreamSocket>();
 
-  /** `slice`: how many bytes come at a time. */
+  /** `slice`: the bytes that pass at a time. */
   constructor(target: MemoryTarget, mischief: Mischief | null = null, slice = Number.POSITIVE_INFINITY) {
     this.#target = target;
     this.#mischief = mischief;
@@ -52,13 +52,13 @@ export class Relay implements MemoryTarget {
     return outer;
   }
 
-  /** Lets go of all connections. */
+  /** Closes all connections. */
   close(): void {
     for (const socket of this.#open) socket.abort();
     this.#open.clear();
   }
 
-  /** Carries what `from` sends to `to`, up to the place where something happens. */
+  /** Relays what `from` sends to `to`, up to the place of the misbehaviour. */
   async #carry(from: StreamSocket, to: StreamSocket, first: boolean, of: "server" | "client"): Promise<void> {
     const mischief = first && this.#mischief?.of === of ? this.#mischief : null;
     let carried = 0;

@@ -40,7 +40,7 @@ import {
 } from "./run.ts";
 import { type DatagramPeer, DatagramWire, StreamWire } from "./wire.ts";
 
-/** A value, or a function that makes it from what was seen so far. */
+/** A value, or a function that computes it from what was seen so far. */
 export type Given<T> = T | ((seen: Seen) => T);
 
 /** Options of a conversation. */
@@ -51,7 +51,7 @@ export interface ConversationOptions {
 
 const CONVERSATION_NAMES = optionNamesOf<ConversationOptions>("a conversation")({ encoding: true });
 
-/** One argument as it is written. */
+/** One argument, as it is written in a script. */
 const written = (value: unknown): string => {
   if (typeof value === "function") return "(seen) => …";
   if (typeof value === "string" || value instanceof Uint8Array) return quote(value, 64);
@@ -74,7 +74,7 @@ export class Conversation {
     this.#encoding = checkWord("encoding", options.encoding ?? "utf-8", ENCODINGS);
   }
 
-  /** How many steps it has. */
+  /** The number of steps. */
   get length(): number {
     return this.#steps.length;
   }
@@ -118,7 +118,7 @@ export class Conversation {
     );
   }
 
-  /** The peer sends `size` bytes, whatever they are: the next steps see them as `seen.bytes`. */
+  /** The peer sends `size` bytes of any value: the next steps see them as `seen.bytes`. */
   expectBytes(size: Given<number>): Conversation {
     const check = (given: number): number => checkCount("expectBytes", given, 0);
     if (typeof size === "number") check(size);
@@ -132,7 +132,7 @@ export class Conversation {
     return this.#receive("expectEnd()", (talk) => talk.end(), ["receiving"]);
   }
 
-  /** The peer resets the connection, and sends nothing before. From a place without resets (workerd, Unix sockets) the end comes instead. */
+  /** The peer resets the connection, and sends nothing before. On a platform without resets (workerd, Unix sockets) the end comes instead. */
   expectReset(): Conversation {
     return this.#receive("expectReset()", (talk) => talk.reset(), ["receiving", "sending"]);
   }
@@ -147,7 +147,7 @@ export class Conversation {
     return this.#receive(`expectNothing(${within ?? ""})`, (talk) => talk.nothing(within));
   }
 
-  /** Looks at what was seen so far; what `look` throws is thrown as it is. */
+  /** Checks what was seen so far; what `look` throws is thrown unchanged. */
   check(look: (seen: Seen) => unknown): Conversation {
     return this.#add("check((seen) => …)", null, async (talk) => void (await look(talk.seen())));
   }
@@ -173,17 +173,17 @@ export class Conversation {
     return this.#send("halfClose()", (talk) => talk.halfClose(), ["sending"]);
   }
 
-  /** Closes the connection once all is sent; what the peer still sends is dropped. */
+  /** Closes the connection once everything is sent; what the peer sends later is dropped. */
   close(): Conversation {
     return this.#add("close()", null, (talk) => talk.close(), ["sending", "receiving"]);
   }
 
-  /** Breaks the connection when all has left. `ERR_UNSUPPORTED` if the platform has no reset. */
+  /** Resets the connection when everything has left. `ERR_UNSUPPORTED` if the platform has no reset. */
   reset(): Conversation {
     return this.#add("reset()", null, (talk) => talk.abort(), ["sending", "receiving"]);
   }
 
-  /** Secures the connection from here on, as `StreamSocket.startTls`: the accepting side gives a `cert` and a `key`. */
+  /** Secures the connection from here on, as `StreamSocket.startTls`: the accepting side passes a `cert` and a `key`. */
   startTls(options: StartTlsOptions = {}): Conversation {
     checkOptions("startTls()", options, START_TLS_NAMES);
     return this.#send("startTls()", (talk) => talk.startTls(options));
@@ -199,12 +199,12 @@ export class Conversation {
 
   /**
    * Runs the conversation on `peer`: a connection, dialled or accepted, or a peer of datagrams. Resolves when
-   * all steps are done and all that was sent has left; it does not close the connection, so that it can be used further.
+   * all steps are done and everything sent has left; it does not close the connection, so that it can be used further.
    * Rejects with a `ScriptError` if the peer does otherwise, and then resets the connection; with what a function
-   * of the script threw; with `ERR_UNSUPPORTED` if the place cannot do a step.
+   * of the script threw; with `ERR_UNSUPPORTED` if the platform cannot do a step.
    */
   run(peer: StreamSocket, options?: ScriptOptions): Promise<Seen>;
-  /** The same by datagrams: each `expect` takes one, each `send` sends one. */
+  /** The same over datagrams: each `expect` takes one, each `send` sends one. */
   run(peer: DatagramPeer, options?: ScriptOptions): Promise<Seen>;
   async run(peer: StreamSocket | DatagramPeer, options: ScriptOptions = {}): Promise<Seen> {
     checkOptions("run()", options, SCRIPT_NAMES);

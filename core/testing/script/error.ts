@@ -3,7 +3,7 @@
 import { dialogue, difference, hexdump, quote, type Said, utf8 } from "../text.ts";
 
 /**
- * The peer did not do what the script says. The message has the step, what differs, and both sides of the conversation
+ * The peer did not follow the script. The message has the step, the difference, and both sides of the conversation
  * up to there.
  *
  * - `step`: the step's number, from 1; one more than the last if all were done.
@@ -27,7 +27,7 @@ export class ScriptError extends Error {
   }
 }
 
-/** What a step waits for: bytes, or in words. */
+/** What a step waits for: bytes, or a description. */
 export type Wanted = Uint8Array | string;
 
 interface Failure {

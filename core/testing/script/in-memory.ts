@@ -19,13 +19,13 @@ import { StreamWire } from "./wire.ts";
 // Taken now, so that a test's fake clock does not hold back the end of a wait.
 const { setTimeout: later, clearTimeout: forget } = globalThis;
 
-/** Options of `runScript`: those of a run, and what the handler is given. */
+/** Options of `runScript`: the options of a run, and the handler's inputs. */
 export interface RunScriptOptions<Context, Params = unknown>
   extends Omit<ScriptOptions, "otherEnd">,
     Omit<EndpointOptions<Context>, "context"> {
-  /** Makes what the handler gets as `this.context`; may be async. As `checkFraming` has it. */
+  /** Makes the handler's `this.context`, as in `checkFraming`; may be async. */
   readonly context?: () => MaybePromise<Context>;
-  /** What the handler gets as `this.params`. */
+  /** The handler's `this.params`. */
   readonly params?: Params;
   /** The connection between the two. */
   readonly stream?: MemoryOptions;
@@ -85,7 +85,7 @@ class OneHandler<Context, Params> extends BaseConnector<StreamSocket, Context, P
  *
  * Rejects with the `ScriptError`, whose `cause` is what the handler threw; if the script succeeded, with what the
  * handler threw (unless that is the reset by the script); and with a `ScriptError` if the handler
- * goes on for `timeout` ms after the connection is closed.
+ * continues for `timeout` ms after the connection is closed.
  */
 export const runScript = async <Context, Params>(
   Handler: HandlerClass<StreamSocket, Context, Params>,
@@ -100,12 +100,12 @@ export const runScript = async <Context, Params>(
   const [here, there] = memoryPair(stream);
   const connector = new OneHandler<Context, Params>(Handler, { ...endpoint, context: made }, there);
   const running = connector.run({ params });
-  running.catch(() => {}); // told below
+  running.catch(() => {}); // reported below
   let seen: Seen;
   try {
     seen = await hold(stepsOf(script), new StreamWire(here), { timeout, clock, otherEnd: there });
   } catch (error) {
-    const thrown = connector.thrown?.error; // now: the abort makes errors of its own
+    const thrown = connector.thrown?.error; // read now: the abort causes errors of its own
     connector.abort(error);
     here.abort();
     throw error instanceof ScriptError && thrown !== undefined ? withCause(error, thrown) : error;
@@ -134,7 +134,7 @@ export const runScript = async <Context, Params>(
   );
 };
 
-/** `error`, and what the handler had thrown before it. */
+/** `error`, with what the handler had thrown before it. */
 const withCause = (error: ScriptError, thrown: unknown): ScriptError => {
   const message = `${error.message}\n\nThe handler had failed: ${printable(errorText(thrown), true)}`;
   const whole = new ScriptError(message, error.step, error.expected, error.actual, thrown);

@@ -26,9 +26,9 @@ const { setTimeout: later, clearTimeout: forget } = globalThis;
 const now = performance.now.bind(performance);
 const turn = (): Promise<void> => new Promise((resolve) => later(resolve, 0));
 
-/** What a conversation has seen so far: given to the steps that are functions, and by `run()` at the end. */
+/** What a conversation has seen so far: passed to steps that are functions, and returned by `run()`. */
 export interface Seen {
-  /** The named groups of all patterns so far; of two with the same name, the later. */
+  /** The named groups of all patterns so far; if two have the same name, the later one. */
   readonly groups: Readonly<Record<string, string>>;
   /** The last pattern's match: the whole, then its groups by number. */
   readonly match: readonly string[];
@@ -45,7 +45,7 @@ export interface ScriptOptions {
   readonly timeout?: number;
   /** The clock of `pause()` and of `expectNothing()` with a time. The timeout is always real. */
   readonly clock?: Clock;
-  /** The connection's other end, if it is at hand (in memory), so that `expectNothing()` can tell whether it waits. `runScript` gives it. */
+  /** The connection's other end, if it is at hand (in memory), so that `expectNothing()` can tell whether it waits. `runScript` sets it. */
   readonly otherEnd?: StreamSocket;
 }
 
@@ -58,18 +58,18 @@ export const SCRIPT_NAMES = optionNamesOf<ScriptOptions>("the run of a script")(
 export type Direction = "sending" | "receiving";
 
 export interface Step {
-  /** The step as it is written: `expect("250 OK")`. */
+  /** The step as text: `expect("250 OK")`. */
   readonly name: string;
-  /** Which direction it needs to be open. */
+  /** The direction that must be open. */
   readonly needs: Direction | null;
-  /** Which directions it ends. */
+  /** The directions that it ends. */
   readonly ends: readonly Direction[];
-  /** Where it is written: the lines of a stack trace. */
+  /** Its place in the source: the lines of a stack trace. */
   readonly where: string;
   run(talk: Talk): MaybePromise<void>;
 }
 
-/** Does the steps; leaves the connection as it then is, even if one fails. */
+/** Runs the steps; does not close the connection, even if one fails. */
 export const hold = async (steps: readonly Step[], wire: Wire, options: ScriptOptions): Promise<Seen> => {
   const talk = new Talk(wire, options);
   for (const step of steps) {
@@ -81,7 +81,7 @@ export const hold = async (steps: readonly Step[], wire: Wire, options: ScriptOp
   return talk.seen();
 };
 
-/** One run of a script: what was said, what was seen, and the step that is done now. */
+/** One run of a script: what was sent, what was seen, and the current step. */
 class Talk {
   readonly wire: Wire;
   readonly clock: Clock;
@@ -91,7 +91,7 @@ class Talk {
   #groups: Readonly<Record<string, string>> = {};
   #match: readonly string[] = [];
   #bytes: Uint8Array = EMPTY;
-  // The step that is done now.
+  // The current step.
   #number = 0;
   #name = "";
   #where = "";
@@ -99,9 +99,9 @@ class Talk {
   #wanted: Wanted = "";
   #taken: Uint8Array[] = [];
   #size = 0; // bytes in #taken
-  #hint = ""; // what may be the reason where it fails
+  #hint = ""; // a likely reason if it fails
   #leaving: Promise<void> | null = null; // what was sent last
-  #broken = false; // as the script wanted it
+  #broken = false; // by the script itself
 
   constructor(wire: Wire, options: ScriptOptions) {
     this.wire = wire;
@@ -254,7 +254,7 @@ class Talk {
           );
         }
         do {
-          await turn(); // what is under way in memory is done after one
+          await turn(); // one turn completes what is under way in memory
           if (now() > this.#deadline) await this.fail(this.#silence());
         } while (!wire.readable && !wire.idle(otherEnd));
       }
@@ -289,7 +289,7 @@ class Talk {
   }
 
   async close(): Promise<void> {
-    await this.over(); // a close that gives up on unsent bytes would not report it
+    await this.over(); // a close that gives up on unsent bytes would not report that
     this.#said.push({ who: ">", what: "close" });
     await this.wire.close();
   }
@@ -304,7 +304,7 @@ class Talk {
     this.#broken = true;
   }
 
-  /** Waits until all that was sent has left. */
+  /** Waits until everything sent has left. */
   async over(): Promise<void> {
     const leaving = this.#leaving;
     this.#leaving = null;
@@ -317,7 +317,7 @@ class Talk {
 
   // ---- Failing ----
 
-  /** Fails this step: `why`, with everything else received so far. */
+  /** Fails this step with the reason `why`, and everything else received so far. */
   async fail(
     why: string,
     {
@@ -351,7 +351,7 @@ class Talk {
     return joinBytes(this.#taken, this.#size);
   }
 
-  /** The expectation is met by what was taken. */
+  /** Records that the bytes taken meet the expectation. */
   #accept(match: readonly string[] | null = null): void {
     this.#bytes = this.#came();
     if (match === null) return;
@@ -360,7 +360,7 @@ class Talk {
     if (groups !== undefined) this.#groups = { ...this.#groups, ...groups };
   }
 
-  /** What has arrived, if there is anything: else the step fails. */
+  /** What has arrived; fails the step if nothing has. */
   async #here(most = WINDOW): Promise<Uint8Array> {
     const here = await this.#look(most);
     return here ?? this.fail(this.#size === 0 ? "the end came" : "the end came too early");
@@ -426,7 +426,7 @@ class Talk {
   }
 
   #leave(leaving: Promise<void>): void {
-    leaving.catch(() => {}); // over() tells, or the next step sees why
+    leaving.catch(() => {}); // over() reports it, or the next step sees why
     this.#leaving = leaving;
   }
 

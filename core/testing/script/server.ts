@@ -1,4 +1,4 @@
-/** A script as a server: handler classes that run it on each connection, or over the datagrams that come. */
+/** A script as a server: handler classes that run it on each connection, or over incoming datagrams. */
 
 import { SocketError } from "../../errors.ts";
 import { BaseRequestHandler, type HandlerClass } from "../../handlers/handler.ts";
@@ -35,7 +35,7 @@ class Runs {
   }
 
   add(run: Promise<Seen>): Promise<Seen> {
-    run.catch(() => {}); // outcomes() tells, and the server's event
+    run.catch(() => {}); // outcomes() reports it, and so does the server's event
     this.#runs.push(run);
     this.#more.resolve();
     this.#more = Promise.withResolvers();
@@ -61,12 +61,12 @@ class Runs {
 }
 
 /**
- * The class of handlers that run `script` on each connection: a scripted server, in every place that has servers.
+ * A handler class that runs `script` on each connection: a scripted server, on every platform that has servers.
  *
  *     const Peer = scriptHandler(conversation().expectLine("PING").send("+PONG\r\n"));
  *     const server = new ThreadingTCPServer("127.0.0.1:0", Peer);
  *     …
- *     await Peer.outcomes(); // throws what the script found wrong
+ *     await Peer.outcomes(); // throws if the peer did not follow the script
  */
 export const scriptHandler = (
   script: Conversation,
@@ -86,8 +86,8 @@ export const scriptHandler = (
 };
 
 /**
- * A class of handlers that run `script` once, over the datagrams that come to all of them: each `expect` takes the
- * next, each `send` answers the one that came last. A datagram after the script's end is an error of its handler.
+ * A handler class that runs `script` once, over the datagrams of all its handlers: each `expect` takes the
+ * next, each `send` answers the latest one. A datagram after the script's end is an error of its handler.
  */
 export const scriptDatagramHandler = (
   script: Conversation,

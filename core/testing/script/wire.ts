@@ -1,4 +1,4 @@
-/** What one run of a script talks over: a stream or datagrams, behind the same few calls. */
+/** The connection of a script's run: a stream or datagrams, behind the same few calls. */
 
 import { DONE } from "../../bytes/data.ts";
 import { SocketError } from "../../errors.ts";
@@ -16,17 +16,17 @@ export interface DatagramPeer {
 
 export const EMPTY = new Uint8Array(0);
 
-/** What a run needs of the connection. */
+/** What a run needs from the connection. */
 export interface Wire {
   /** Whether datagrams come: each is complete, and taken as a whole. */
   readonly whole: boolean;
-  /** Whether something can be looked at: bytes, the end, or an error. */
+  /** Whether something has arrived: bytes, the end, or an error. */
   readonly readable: boolean;
   /** Calls `told` when that may have become true, and reads ahead for that; returns a function that stops it. */
   onReadable(told: () => void): () => void;
-  /** What has arrived, at most this many bytes of it, or `null` for the end; rejects with what broke the connection. Only if it is `readable`. */
+  /** At most this many of the bytes that have arrived, or `null` for the end; rejects with the error that broke the connection. Only if it is `readable`. */
   look(most: number): Promise<Uint8Array | null>;
-  /** The first `size` bytes of what is here. */
+  /** Takes the first `size` bytes that have arrived. */
   take(size: number): Promise<Uint8Array>;
   /** Sends; the promise settles when the data has left. */
   send(data: Uint8Array): Promise<void>;
@@ -99,7 +99,7 @@ export class StreamWire implements Wire {
 export class DatagramWire implements Wire {
   static readonly #wires = new WeakMap<DatagramPeer, DatagramWire>();
 
-  /** The wire of that peer: what one run received and did not take is there for the next. */
+  /** The wire of that peer: what one run received and did not take is left for the next. */
   static of(peer: DatagramPeer): DatagramWire {
     const wire = DatagramWire.#wires.get(peer) ?? new DatagramWire(peer);
     DatagramWire.#wires.set(peer, wire);

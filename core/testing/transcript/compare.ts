@@ -1,4 +1,4 @@
-/** Comparing transcripts: whether two are of the same conversation, and where they differ. */
+/** Comparing transcripts: whether two show the same conversation, and where they differ. */
 
 import { joinBytes } from "../../bytes/data.ts";
 import { checkOptions, optionNamesOf } from "../../options.ts";
@@ -13,8 +13,8 @@ import {
 } from "./form.ts";
 
 /**
- * Makes texts equal that differ only where they may: replaces a date, an id. It is given each line with its
- * end, and lines that become empty are ignored; of bytes that are not text it is given a whole turn, as
+ * Makes texts equal that differ only where they may: replaces a date, an id. It gets each line with its
+ * end, and lines that become empty are ignored; for bytes that are not text it gets a whole turn, as
  * latin1 (a character per byte).
  */
 export type Normalise = (text: string, from: Side) => string;
@@ -39,13 +39,13 @@ export class TranscriptError extends Error {
 export interface CompareOptions {
   /** What may differ. */
   readonly normalise?: Normalise;
-  /** Compare what each side said, not which of them spoke first: for peers that speak at the same time, as in a pipeline. Default false. */
+  /** Compares what each side sent, and not which side spoke first: for peers that speak at the same time, as in a pipeline. Default false. */
   readonly apart?: boolean;
 }
 
 const COMPARE_NAMES = optionNamesOf<CompareOptions>("a comparison")({ normalise: true, apart: "boolean" });
 
-/** One turn of a conversation: all that one end said before the other did. */
+/** One turn of a conversation: everything that one end sent before the other did. */
 type Turn = Said;
 
 const NAMES = { client: "C:", server: "S:" } as const;
@@ -55,7 +55,7 @@ const turnsOf = (
   { kind, events: all }: Transcript,
   { normalise, apart = false }: CompareOptions,
 ): { turns: Turn[]; ends: Turn[] } => {
-  const events = all.filter((event) => !("fault" in event)); // nobody said those
+  const events = all.filter((event) => !("fault" in event)); // faults are not part of the conversation
   const turns: Turn[] = [];
   let parts: Uint8Array[] = [];
   let from: Side = "client";
@@ -162,7 +162,7 @@ const compareOne = (
       dialogue([...came.turns, ...came.ends]),
     );
   };
-  /** The turn, or how it ended in its place. */
+  /** The turn, or in its place how the side ended. */
   const at = ({ turns, ends }: typeof came, i: number): string => {
     const turn = turns[i];
     if (turn !== undefined) return describeTurn(turn);

@@ -1,16 +1,16 @@
 /**
- * Transcripts: what two ends said to each other, kept as text, replayed, compared.
+ * Transcripts: what two ends sent each other, stored as text, replayed, compared.
  *
  * The form is JSON Lines (one JSON value per line, UTF-8, each ended by a newline). The first line is the header:
  *
  *     {"socklet":"transcript","version":1,"kind":"stream","note":"redis-cli PING"}
  *
- * - `kind`: `stream`, or `datagrams`. `note`: optional, what this is and how to record it again. `dropped`: only where
- *   the recording is incomplete, how many bytes exceeded its limit and are not here. `address`: optional, the
+ * - `kind`: `stream`, or `datagrams`. `note`: optional, what this is and how to record it again. `dropped`: only if
+ *   the recording is incomplete, the number of bytes that exceeded its limit and are missing. `address`: optional, the
  *   server's (`tcp://127.0.0.1:6379`). `began`: optional, the date and time of `at` 0 (ISO 8601, UTC).
  *
- * Every other line is one event. `at` is milliseconds since the recording began, and never goes back; `from` is who
- * did it, `client` (the side that dialled, or sent the first datagram) or `server`:
+ * Every other line is one event. `at` is milliseconds since the recording began, and never decreases; `from` is the side
+ * that did it, `client` (the side that dialled, or sent the first datagram) or `server`:
  *
  *     {"at":0.4,"from":"server","text":"220 mail.test\r\n"}      bytes that are clean text: UTF-8 without control
  *                                                             characters but tab, carriage return and newline
@@ -18,11 +18,11 @@
  *     {"at":9,"from":"client","end":"half-close"}              it sends no more (a FIN), and may still receive
  *     {"at":9,"from":"server","end":"close"}                   it closed both directions; known only for the recorded end
  *     {"at":9,"from":"server","end":"reset"}                   it broke the connection
- *     {"at":5,"tls":true}                                      from here on both speak through TLS; what follows is decrypted
+ *     {"at":5,"tls":true}                                      from here on both sides speak TLS; what follows is decrypted
  *     {"at":6,"dropped":4096}                                  this many bytes are missing; they are part of the header's number
  *     {"at":7,"from":"client","fault":"reset","rule":"cut"}    a fault rule did this to what the client sent; not part of the conversation
  *
- * The events of a stream are pieces as they came, whose boundaries mean nothing: a network cuts where it likes, so comparing
+ * The events of a stream are pieces as they came, whose boundaries mean nothing: a network cuts anywhere, so comparing
  * and replaying joins them. For datagrams each event is one, complete, and may be empty. A recording may have several clients, or
  * connections: `"peer":2` is the second one's, in the order in which they came, and the first has no number. After its
  * end a side sends nothing.
@@ -46,7 +46,7 @@ const ENDS = ["half-close", "close", "reset"] as const;
 /** How an end left. */
 export type TranscriptEnd = (typeof ENDS)[number];
 
-/** One thing that happened, `at` milliseconds after the recording began. */
+/** One event, `at` milliseconds after the recording began. */
 export type TranscriptEvent =
   | { readonly at: number; readonly from: Side; readonly data: Uint8Array; readonly peer?: number }
   | { readonly at: number; readonly from: Side; readonly end: TranscriptEnd; readonly peer?: number }
@@ -59,26 +59,26 @@ export type TranscriptEvent =
       readonly peer?: number;
     };
 
-/** What two ends said to each other. */
+/** What two ends sent each other. */
 export interface Transcript {
-  /** What is between the two: a stream of bytes, or datagrams. */
+  /** The kind of connection: a stream of bytes, or datagrams. */
   readonly kind: "stream" | "datagrams";
-  /** What this is, and how to record it again. */
+  /** A description, and how to record it again. */
   readonly note?: string;
   /** Bytes that are missing, because they exceeded the recording's limit; absent if it is complete. */
   readonly dropped?: number;
-  /** Where the server is: `tcp://127.0.0.1:6379`. */
+  /** The server's address: `tcp://127.0.0.1:6379`. */
   readonly address?: string;
   /** When the recording began: a date and time as `Date.toISOString()` has it. */
   readonly began?: string;
-  /** What happened, in the order of time. */
+  /** The events, in order of time. */
   readonly events: readonly TranscriptEvent[];
 }
 
 /** The number of an event's connection, or client, from 1. */
 export const peerOf = ({ peer = 1 }: TranscriptEvent): number => peer;
 
-/** The transcripts of the connections in one recording of streams, each by itself, in order. */
+/** The transcript of each connection in one recording of streams, in order. */
 export const apart = (transcript: Transcript): Transcript[] => {
   const each = new Map<number, TranscriptEvent[]>();
   for (const event of transcript.events) {
@@ -104,10 +104,10 @@ export const formatDropped = (at: number, bytes: number, peer?: number): string 
 
 const rounded = (at: number): number => Math.round(at * DIGITS) / DIGITS;
 
-/** A platform's way to write bytes down, if it has one that is faster than the common one. */
+/** A platform's own way to encode bytes, if it is faster than the common one. */
 export interface Coding {
   base64(bytes: Uint8Array): string;
-  /** Clean text as a string in JSON; of other bytes `null`. */
+  /** Clean text as a JSON string; `null` for other bytes. */
   literal(bytes: Uint8Array): string | null;
 }
 
@@ -121,7 +121,7 @@ export const formatEvent = (event: TranscriptEvent, coding?: Coding): string => 
   return `{"at":${rounded(event.at)},"from":"${from}",${of}${said}}\n`;
 };
 
-/** The same before it is text: the fields of one event's line. */
+/** The fields of one event's line, before it is text. */
 export const eventFields = (event: TranscriptEvent): Record<string, string | number | true> => {
   const at = rounded(event.at);
   if (!("data" in event)) return { ...event, at };
@@ -137,7 +137,7 @@ export const formatTranscript = ({ events, ...header }: Transcript): string =>
 
 type Fields = Readonly<Record<string, unknown>>;
 
-/** The transcript that `text` is. Throws a `SyntaxError` that names the line and what is wrong with it. */
+/** Parses a transcript. Throws a `SyntaxError` that names the line and what is wrong with it. */
 export const parseTranscript = (text: string): Transcript => {
   const lines = text.split("\n");
   if (lines.at(-1) === "") lines.pop();

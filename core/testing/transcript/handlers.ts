@@ -21,7 +21,7 @@ export interface RecordHandlerOptions extends RecordOptions {
 const RECORD_HANDLER_NAMES = optionNamesOf<RecordHandlerOptions>()({ ...RECORD_NAMES, side: true });
 
 /**
- * `Handler`, each of whose connections is recorded: `tell` gets its transcript when it is over. It runs wherever the
+ * `Handler` with each connection recorded: `tell` gets the transcript when the connection is over. It runs wherever the
  * handler does: in a server, on a connection that was dialled (`side: "client"`), in a Worker, in memory.
  */
 export const recordHandler = <Context>(
@@ -41,7 +41,7 @@ export const recordHandler = <Context>(
         return await new Handler(stream, this.clientAddress, serverOf(this, stream)).run();
       } finally {
         await stream.close();
-        await recording.over; // what was handed to toWeb() goes on
+        await recording.over; // what toWeb() returned continues
         tell(recording.transcript);
       }
     }
@@ -53,11 +53,11 @@ export const recordHandler = <Context>(
 export interface DatagramRecording<Context> {
   /** What to use instead of the original handler. */
   readonly Handler: HandlerClass<Datagram, Context>;
-  /** What was said so far. */
+  /** The transcript so far. */
   readonly transcript: Transcript;
 }
 
-/** Records what comes to `Handler`, and what it replies. */
+/** Records what `Handler` receives, and what it replies. */
 export const recordDatagrams = <Context>(
   Handler: HandlerClass<Datagram, Context>,
   options: RecordOptions = {},
@@ -101,7 +101,7 @@ export const relayHandler = (
       try {
         await Promise.all([pass(request, other), pass(other, request)]);
       } catch (error) {
-        // If one side broke, the other must see that, not an end.
+        // If one side broke, the other must see a reset, and not an end.
         request.abort();
         other.abort();
         if ((error as SocketError).code !== "ECONNRESET") throw error;
@@ -117,13 +117,13 @@ const pass = async (from: StreamSocket, to: StreamSocket): Promise<void> => {
 };
 
 /**
- * A class of handlers that stand between a client and a server and record what they say. `dial` opens the
+ * A handler class that stands between a client and a server and records what they send. `dial` opens the
  * connection to the server, `tell` gets each transcript when its conversation is over.
  *
  *     const Proxy = recordingProxy(() => createConnection("127.0.0.1:6379"), (t) => transcripts.push(t));
  *     const server = new ThreadingTCPServer("127.0.0.1:6380", Proxy); // redis-cli -p 6380
  *
- * TLS is passed through as it is: its content is not seen.
+ * TLS is passed through unchanged: its content is not seen.
  */
 export const recordingProxy = (
   dial: (signal: AbortSignal) => Promise<StreamSocket>,

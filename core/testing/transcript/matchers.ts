@@ -1,10 +1,10 @@
-/** Matchers for `expect` of Vitest and Jest, which compare a transcript with one that a file keeps. */
+/** Matchers for `expect` of Vitest and Jest, which compare a transcript with one in a file. */
 
 import { checkOptions, optionNamesOf } from "../../options.ts";
 import { type CompareOptions, compareTranscripts } from "./compare.ts";
 import { formatTranscript, parseTranscript, type Transcript } from "./form.ts";
 
-/** How the matchers reach files: `node:fs/promises` is one. */
+/** How the matchers access files: `node:fs/promises` fits. */
 export interface TranscriptFiles {
   /** The text at `path`; rejects with the code `ENOENT` if there is none. */
   readFile(path: string | URL, encoding: "utf8"): Promise<string>;
@@ -13,7 +13,7 @@ export interface TranscriptFiles {
 }
 
 /**
- * The matchers' types, for a test framework's own: in Vitest 5
+ * The matchers' types, for the test framework's declarations: in Vitest 5
  *
  *     declare module "vitest" {
  *       interface Matchers<R extends void | Promise<void>, T> extends TranscriptMatchers {}
@@ -26,7 +26,7 @@ export interface TranscriptMatchers {
   toMatchTranscript(expected: string | URL | Transcript, options?: CompareOptions): Promise<void>;
 }
 
-/** What a matcher says. */
+/** The result of a matcher. */
 interface MatcherResult {
   readonly pass: boolean;
   message(): string;

@@ -37,7 +37,7 @@ export class Log {
   readonly #clock: Clock;
   readonly #began: number;
   readonly #events: TranscriptEvent[] = [];
-  #left: number; // bytes that still may be kept
+  #left: number; // bytes that may still be kept
   #dropped = 0;
 
   constructor(kind: Transcript["kind"], options: RecordOptions) {
@@ -52,7 +52,7 @@ export class Log {
   /** Bytes, which are copied: their owner may change them. */
   said(from: Side, bytes: Uint8Array, peer = 1): void {
     if (this.#dropped > 0 || bytes.length > this.#left) {
-      this.#dropped += bytes.length; // from the first on: no hole in what is kept
+      this.#dropped += bytes.length; // from the first excess on, so that what is kept has no gap
       return;
     }
     this.#left -= bytes.length;
@@ -85,7 +85,7 @@ export class Log {
 export interface Recording {
   /** What to use instead of the original stream. */
   readonly stream: StreamSocket;
-  /** What was said so far. */
+  /** The transcript so far. */
   readonly transcript: Transcript;
   /** Resolves when `stream` is closed, by `close()` or `abort()`. */
   readonly over: Promise<void>;
@@ -93,7 +93,7 @@ export interface Recording {
 
 /**
  * Records `stream`, which is `side`'s end of the conversation. Use the recording's `stream` instead of it from
- * then on. Bytes pass as they came, in order, none before they are asked for, with the same back-pressure.
+ * then on. Bytes pass unchanged and in order, none before they are requested, with the same back-pressure.
  */
 export const record = (stream: StreamSocket, side: Side, options: RecordOptions = {}): Recording => {
   checkWord("side", side, SIDES);
@@ -134,7 +134,7 @@ class RecordingTransport extends TransportOver {
   #sink: StreamSink | null = null;
   #writing = false;
   #failed = false; // nothing more can be written
-  #gone = false; // this end has left, or was reset: what comes is of no interest
+  #gone = false; // this end has left, or was reset: what arrives later does not matter
   #securing = false;
 
   constructor(inner: StreamTransport, side: Side, log: Log, over: () => void) {
@@ -146,7 +146,7 @@ class RecordingTransport extends TransportOver {
   }
 
   override start(sink: StreamSink): void {
-    if (this.#sink !== null && !this.#securing) this.isClosing = () => false; // toWeb(): another socket goes on with it
+    if (this.#sink !== null && !this.#securing) this.isClosing = () => false; // toWeb(): another socket continues with it
     this.#securing = false;
     this.#sink = sink;
     const other = this.#side === "client" ? "server" : "client";
@@ -169,7 +169,7 @@ class RecordingTransport extends TransportOver {
         if (this.#gone) return;
         if (error.code === "ECONNRESET" && !this.#writing) {
           this.#log.ended(other, "reset");
-          this.#gone = true; // nothing that this end does now reaches the peer
+          this.#gone = true; // nothing that this end does now can reach the peer
         }
         sink.error(error);
       },

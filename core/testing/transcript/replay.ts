@@ -1,4 +1,4 @@
-/** Replaying a transcript: a script that plays one side again, and expects what the other side said. */
+/** Replaying a transcript: a script that plays one side again, and expects what the other side sent. */
 
 import { joinBytes } from "../../bytes/data.ts";
 import { checkOptions, checkWord, optionNamesOf } from "../../options.ts";
