@@ -1,6 +1,6 @@
 /**
- * Where an app may dial: its `allow` rules, matched on the canonical spelling of a target, which is what is then dialled. And
- * which peers a server admits, and how much of each: networks, a rate, a number at once, bytes of reply.
+ * The addresses that an app may dial: its `allow` rules, matched on the canonical spelling of a target, which is then dialled. And
+ * the peers that a server admits, and the limits of each: networks, a rate, concurrent requests, bytes of reply.
  *
  * A guard can be bypassed if it reads an address differently from the code that dials it. So a target is first brought
  * to one spelling, rules are matched on that (by bytes if it is an address), and `AllowList.check` returns
@@ -142,7 +142,7 @@ function ruleNetwork(
     throw wrong(`is IPv4 in an IPv6 spelling; write "${spell(inside)}"`);
   }
   const network = networkOf(packed, prefix);
-  // "10.1" is 10.0.0.1 and "010.0.0.0" is 8.0.0.0 to inet_aton, which is not what most people read.
+  // inet_aton reads "10.1" as 10.0.0.1 and "010.0.0.0" as 8.0.0.0, which most people do not expect.
   if (!isIPv6 && packed.join(".") !== host) {
     throw wrong(`has an IPv4 address in a short or old form; write "${spell(network)}"`);
   }
@@ -158,7 +158,7 @@ function networkOf(packed: Uint8Array, prefix: number): Network {
   return { address: packed.map((byte, i) => byte & mask(i)), prefix };
 }
 
-/** A network as a rule spells it: IPv6 in brackets where a port follows. */
+/** A network as a rule spells it: IPv6 in brackets if a port follows. */
 function networkText({ address, prefix }: Network, brackets = true): string {
   const bits = 8 * address.length;
   const host = addressText(address);
@@ -189,7 +189,7 @@ export class AllowList {
    * an address (WHATWG URL section 3.5).
    *
    * @throws SocketError `ERR_REFUSED` if no rule allows it. The message has the target in its canonical spelling
-   *   and the kind of rule that would allow it, but none of the app's rules: a stranger may read it.
+   *   and the kind of rule that would allow it, but none of the app's rules, since strangers may read it.
    * @throws as `parseAddress` if it is not an address at all: `ERR_INVALID_ADDRESS` (credentials and paths are
    *   of these), RangeError, TypeError.
    */
@@ -241,7 +241,7 @@ const networkRules = ({ port }: InternetEndpoint, packed: Uint8Array): string =>
 
 // --- One spelling ------------------------------------------------------------------------------------------
 
-/** A host as it is matched and dialled, and its 4 or 16 bytes where it is an address. */
+/** A host as it is matched and dialled, and its 4 or 16 bytes if it is an address. */
 interface Host {
   readonly hostname: string;
   readonly packed: Uint8Array | null;
@@ -299,11 +299,11 @@ export interface PeerRules {
 
 export const PEER_NAMES = optionNamesOf<PeerRules>()({ allow: true, deny: true });
 
-/** How many requests one address may make: a bucket of `burst` tokens, refilled at `perSecond`; each request takes one. */
+/** The rate of requests from one address: a bucket of `burst` tokens, refilled at `perSecond`; each request takes one. */
 export interface RateLimit {
   /** More than 0; fractions are allowed. */
   readonly perSecond: number;
-  /** How many may come at once. Default `perSecond`, and at least 1. */
+  /** The most requests at once. Default `perSecond`, and at least 1. */
   readonly burst?: number;
 }
 
@@ -474,8 +474,8 @@ export const checkAmplification = (ratio: number): number => {
 };
 
 /**
- * How many bytes may be sent to each address: a multiple of what was received from it. An attacker who sends datagrams in
- * a victim's name can direct at most that multiple of his own traffic at the victim. QUIC allows three times until it
+ * The bytes that may be sent to each address: a multiple of those received from it. An attacker who sends datagrams in
+ * a victim's name can direct at most that multiple of their own traffic at the victim. QUIC allows three times until it
  * has validated an address (RFC 9000 section 8); here addresses are never validated. An address that is forgotten,
  * because 65 536 others were active since, starts again from zero.
  */
@@ -559,7 +559,7 @@ export function platformRefusal(endpoint: Endpoint): string | null {
 
 /**
  * What may be the reason that a `connect()` failed on Cloudflare's edge, as text to show with the error: the
- * platform gives the same error for a refused port, a name that does not resolve, an untrusted certificate and
+ * platform has the same error for a refused port, a name that does not resolve, an untrusted certificate and
  * an address that it does not allow.
  *
  * Cloudflare's own ranges are described in words: the list (https://www.cloudflare.com/ips/) changes, and a name's

@@ -2,14 +2,14 @@
  * Addresses: as objects, as text, as packed bytes, and the kinds of address.
  *
  * There is one parser. Code that guards an address must read it by the same rules as the code that dials it: a
- * second parser is a way around the first.
+ * second parser would be a way around the first.
  */
 
 import { SocketError } from "../errors.ts";
 import { checkOptions, optionNamesOf } from "../options.ts";
 import { AF_INET, AF_INET6 } from "./constants.ts";
 
-/** Where a TCP or UDP socket is. */
+/** The address of a TCP or UDP socket. */
 export interface InternetAddress {
   readonly family: "IPv4" | "IPv6";
   /** The address as text, without brackets. */
@@ -20,7 +20,7 @@ export interface InternetAddress {
   readonly scopeId?: string;
 }
 
-/** Where a Unix socket is. */
+/** The address of a Unix socket. */
 export interface UnixAddress {
   readonly family: "unix";
   /** A path of the file system, or an abstract name: a path that begins with `"\0"` (unix(7)). */
@@ -46,7 +46,7 @@ export type Endpoint =
     };
 
 /**
- * Whatever names an address: the texts that `parseAddress` lists, or an object that has a hostname and a
+ * Anything that names an address: a text that `parseAddress` takes, or an object that has a hostname and a
  * port, or a path.
  */
 export type AddressLike =
@@ -71,9 +71,9 @@ export interface Network {
  * - IPv6 in brackets, with or without a scope: `"[::1]:80"`, `"[fe80::1%eth0]:80"`;
  * - `"unix:/path"`: all that follows `unix:` is the path, and `"unix:\0name"` is an abstract name;
  * - `{ hostname, port }` and `{ path }`, so also an `Address` (its `scopeId` joins the hostname, after a `%`)
- *   and an `Endpoint` (it comes back as it was).
+ *   and an `Endpoint` (it is returned unchanged).
  *
- * The hostname stays as given, except that an IPv6 address loses its brackets: `"localhost"` is not resolved.
+ * The hostname is unchanged, except that an IPv6 address loses its brackets: `"localhost"` is not resolved.
  *
  * @throws SocketError `ERR_INVALID_ADDRESS` if the text is malformed; the message says what would be right.
  * @throws RangeError if the port is not an integer within 0 to 65535.
@@ -144,7 +144,7 @@ export function inetNtoa(packed: Uint8Array): string {
  * 16 for `AF_INET6`, which takes no scope. CPython's `inet_pton`; inet_pton(3), RFC 4291 section 2.2.
  *
  * @throws SocketError `ERR_INVALID_ADDRESS` if it is not an address of that family, `EAFNOSUPPORT`
- *   where the family is another one; TypeError if an argument has the wrong type.
+ *   if the family is another one; TypeError if an argument has the wrong type.
  */
 export function inetPton(family: number, text: string): Uint8Array {
   const internet = internetFamily(family);
@@ -203,7 +203,7 @@ export function inNetwork(packed: Uint8Array, network: Network): boolean {
  * A name is not an address, and throws: `false` would let `"localhost"` through a guard.
  *
  * @throws SocketError `ERR_INVALID_ADDRESS` if text is a name, or bytes are not 4 or 16; TypeError
- *   where it is neither.
+ *   if it is neither.
  */
 export function isLoopback(address: string | Uint8Array): boolean {
   return isIn(LOOPBACK, pack(address));
@@ -268,7 +268,7 @@ function parseText(text: string): Endpoint {
   return internetEndpoint(scheme, host, /^[0-9]+$/.test(digits) ? Number(digits) : digits, text);
 }
 
-/** The endpoint of these parts; `text` is what was given, for the message. The port must be a number. */
+/** The endpoint of these parts; `text` is the original text, for the message. The port must be a number. */
 function internetEndpoint(
   scheme: string | undefined,
   host: string,
@@ -279,7 +279,7 @@ function internetEndpoint(
   if (NOT_IN_HOSTNAME.test(host) && !isIPv6(host)) {
     invalid(text, "has a host that is neither a name nor an IPv4 or IPv6 address");
   }
-  // As text it would be a path, and so a text would not come back as it went.
+  // As text it would be a path, so the text would not parse to the same endpoint.
   if (host === "unix" && scheme === undefined) invalid(text, `has a host called unix; write "tcp://unix:80"`);
   if (typeof port === "string" || !Number.isInteger(port) || port < 0 || port > MAX_PORT) {
     throw new RangeError(`the port of an address is an integer from 0 to ${MAX_PORT}, not ${port}`);
@@ -289,7 +289,7 @@ function internetEndpoint(
 
 function unixEndpoint(path: string, text = path): Endpoint {
   if (path === "" || path === "\0") invalid(text, `has no path; write "unix:/path"`);
-  // The kernel would stop at the NUL, and so use another path than the one that was checked.
+  // The kernel would stop at the NUL, and so use a different path from the one that was checked.
   if (path.indexOf("\0") > 0) invalid(text, `has a NUL in its path; an abstract name is "unix:\\0name"`);
   return { scheme: "unix", path };
 }
@@ -305,7 +305,7 @@ function checkScheme(
   );
 }
 
-/** The same hostname without the brackets of an IPv6 address, where it has them. */
+/** The same hostname without the brackets of an IPv6 address, if it has them. */
 function withoutBrackets(host: string): string {
   const inside = /^\[([^\]]*)\]$/.exec(host)?.[1];
   return inside !== undefined && isIPv6(inside) ? inside : host;
@@ -326,7 +326,7 @@ const ATON = new RegExp(`^${ATON_NUMBER}(?:\\.${ATON_NUMBER}){0,3}(?=[ \\t\\n\\v
 /** glibc's inet_aton. */
 function atonBytes(text: string): Uint8Array | null {
   const matched = ATON.exec(text);
-  // C has no text with a NUL in it, and UTF-8 none with half a surrogate pair: CPython refuses both.
+  // C cannot express a text with a NUL, nor UTF-8 one with half a surrogate pair: CPython refuses both.
   if (matched === null || text.includes("\0") || !text.isWellFormed()) return null;
   const parts = matched[0]
     .split(".")
@@ -354,7 +354,7 @@ function groupBytes(text: string): Uint8Array | null {
     .split("::")
     .map((half) => (half === "" ? [] : half.split(":")));
   const groups = halves.flat();
-  // "::" stands for one group of zeros at least.
+  // "::" stands for at least one group of zeros.
   const whole = halves.length === 1 ? groups.length === 8 : halves.length === 2 && groups.length < 8;
   if (!whole || !groups.every((group) => /^[0-9a-fA-F]{1,4}$/.test(group))) return null;
   const packed = new Uint8Array(16);
@@ -417,7 +417,7 @@ const GLOBAL_WITHIN_PRIVATE = networks(
    2001:1::1/128 2001:1::2/128 2001:3::/32 2001:4:112::/48 2001:20::/28 2001:30::/28`,
 );
 const RESERVED_IPV4 = networks("240.0.0.0/4"); // RFC 1112 section 4
-// Global unicast, unique local, link-local and the old site-local, multicast; the rest is kept (RFC 4291).
+// Global unicast, unique local, link-local and the old site-local, multicast; the rest is reserved (RFC 4291).
 const ALLOTTED_IPV6 = networks("2000::/3 fc00::/7 fe80::/9 ff00::/8");
 
 /** The networks in `text`, parsed on first use: a program's start does not need them. */

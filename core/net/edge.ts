@@ -1,6 +1,6 @@
 /**
- * The rules of Cloudflare's edge that an app meets when it is deployed, and not before: one table, with the page that says each,
- * and its date. `edge` holds an app to them in the emulator; `socklet doctor` and docs/edge.md read them here.
+ * The rules of Cloudflare's edge that affect an app only once it is deployed: one table, with the page that documents each,
+ * and its date. `edge` enforces them in the emulator; `socklet doctor` and docs/edge.md read them here.
  */
 
 import { checkOptions, type OptionNames, optionNamesOf } from "../options.ts";
@@ -30,7 +30,7 @@ export interface EdgeRule {
   readonly date: string;
   /** `documented`: the page says so. `seen`: it was measured, or reported by others. */
   readonly known: "documented" | "seen";
-  /** What the emulator does if an app is held to it. */
+  /** What the emulator does if the rule is enforced. */
   readonly here: string;
   /** Whether local workerd does the same by itself. */
   readonly workerd: boolean;
@@ -39,13 +39,13 @@ export interface EdgeRule {
 const DOCS = "https://developers.cloudflare.com/";
 const TCP = `${DOCS}workers/runtime-apis/tcp-sockets/`;
 
-/** How many connections one request may have open. */
+/** The most connections that one request may have open. */
 export const EDGE_CONNECTIONS = 6;
 
 /** How long a connection keeps its Durable Object, in milliseconds. */
 export const EDGE_KEEPS = 15 * 60_000;
 
-/** Every rule that an app can be held to, by name. */
+/** Every rule that can be enforced, by name. */
 export const EDGE_RULES: Readonly<Record<EdgeRuleName, EdgeRule>> = {
   connections: {
     says: `a request has ${EDGE_CONNECTIONS} connections at once; a further one waits, without an error, until one of them is over`,
@@ -131,7 +131,7 @@ export const EDGE_RULES: Readonly<Record<EdgeRuleName, EdgeRule>> = {
 
 const NAMES = Object.keys(EDGE_RULES) as readonly EdgeRuleName[];
 
-/** How an app is held to the edge's rules. */
+/** Options for enforcing the edge's rules. */
 export interface EdgeOptions {
   /** Rules that do not apply: `["private-address"]` if the servers that it dials are on this machine. Default: none. */
   readonly except?: readonly EdgeRuleName[];
@@ -139,7 +139,7 @@ export interface EdgeOptions {
 
 export const EDGE_NAMES: OptionNames = optionNamesOf<EdgeOptions>("edge")({ except: true });
 
-/** The rules that do not hold. Throws `TypeError` if one is none. */
+/** The rules that do not apply. Throws `TypeError` if a name is not a rule. */
 export const edgeExceptions = (options: EdgeOptions): ReadonlySet<EdgeRuleName> => {
   checkOptions("edge", options, EDGE_NAMES);
   const { except = [] } = options;
@@ -158,7 +158,7 @@ const CLOUDFLARE = `
   131.0.72.0/22
   2400:cb00::/32 2606:4700::/32 2803:f800::/32 2405:b500::/32 2405:8100::/32 2a06:98c0::/29 2c0f:f248::/32`;
 
-let cloudflare: readonly Network[] | undefined; // read when first asked for
+let cloudflare: readonly Network[] | undefined; // parsed on first use
 
 const isCloudflare = (packed: Uint8Array): boolean => {
   cloudflare ??= CLOUDFLARE.trim()
@@ -170,7 +170,7 @@ const isCloudflare = (packed: Uint8Array): boolean => {
   return cloudflare.some((network) => inNetwork(packed, network));
 };
 
-/** The rule by which the edge refuses to dial such an address; `null` if it dials it, and for a name, whose addresses are not known here. */
+/** The rule that makes the edge refuse to dial such an address; `null` if it dials it, and for a name, whose addresses are not known here. */
 export const edgeRuleOfHost = (hostname: string): "private-address" | "cloudflare-address" | null => {
   const packed = packAddress(hostname);
   if (packed === null) return isLocalhost(hostname.toLowerCase()) ? "private-address" : null;
@@ -178,7 +178,7 @@ export const edgeRuleOfHost = (hostname: string): "private-address" | "cloudflar
   return isCloudflare(packed) ? "cloudflare-address" : null;
 };
 
-/** The rules by which the edge does not dial this endpoint. */
+/** The rules that make the edge refuse to dial this endpoint. */
 export const edgeRulesOf = (endpoint: Endpoint): readonly EdgeRuleName[] => {
   if (endpoint.scheme === "unix") return ["paths"];
   const host = edgeRuleOfHost(endpoint.hostname);
@@ -189,7 +189,7 @@ export const edgeRulesOf = (endpoint: Endpoint): readonly EdgeRuleName[] => {
   ];
 };
 
-/** `what` was met by a rule: the rule, its page and its date in one sentence. */
+/** The text that a rule applies to `what`: the rule, its page and its date in one sentence. */
 export const edgeText = (what: string, name: EdgeRuleName): string => {
   const { says, page, date, known } = EDGE_RULES[name];
   return `${what}: on Cloudflare's edge ${says} (rule ${name}, ${known}: ${page}, ${date})`;

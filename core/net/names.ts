@@ -1,8 +1,8 @@
 /**
  * Names of hosts and services, the part that is the same everywhere: names that are addresses, what an empty
- * name means, how the answers of getaddrinfo() are put together, and what went wrong.
+ * name means, how the answers of getaddrinfo() are put together, and the errors.
  *
- * The rules are glibc's, since CPython's `socket` module asks it: getaddrinfo(3), getnameinfo(3),
+ * The rules are glibc's, since CPython's `socket` module calls it: getaddrinfo(3), getnameinfo(3),
  * gethostbyname(3). A platform adds a `Resolver`, which looks names up.
  */
 
@@ -125,7 +125,7 @@ const REASONS = {
 /** A reason why a name was not resolved. */
 export type NameFailure = keyof typeof REASONS;
 
-/** `code`, where it is a reason of the table. */
+/** `code`, if it is a reason of the table. */
 export const isNameFailure = (code: string): code is NameFailure => Object.hasOwn(REASONS, code);
 
 /** glibc's number of a reason, as CPython's `gaierror` has it. */
@@ -159,7 +159,7 @@ export const gethostbynameEx = async (resolver: Resolver, name: string): Promise
   const host = hostText(name);
   const literal = addressOf(host);
   if (literal === null && host !== "" && host !== BROADCAST) return resolver.host(host);
-  // gethostbyname(3) takes addresses of digits and dots; it takes others for names, which no host has.
+  // gethostbyname(3) takes addresses of digits and dots; it treats others as names, which no host has.
   if (literal !== null && /^[0-9][0-9.]*$/.test(host)) return [host, [], [inetNtop(AF_INET, literal)]];
   if (literal !== null) ofFamily(literal, host, AF_INET, 0);
   throw nameError("EAI_NONAME", host, { meaning: "it is an address, not the name of a host" });
@@ -217,7 +217,7 @@ export const getaddrinfo = async (
   port: string | number | null,
   options: AddressInfoOptions = {},
 ): Promise<AddressInfo[]> => {
-  const name = host === null || host === "*" ? null : hostText(host); // "*" is none, says glibc; and so of a port
+  const name = host === null || host === "*" ? null : hostText(host); // for glibc "*" is no host; the same holds for a port
   const service = port === "*" ? null : serviceOf(port);
   const type = integer("type", options.type);
   const proto = integer("proto", options.proto);
@@ -225,7 +225,7 @@ export const getaddrinfo = async (
   const family = integer("family", options.family);
   const said = name ?? "";
 
-  // In glibc's order, so that of two faults the same one is reported.
+  // In glibc's order, so that if two faults exist the same one is reported.
   if (name === null && service === null) {
     throw nameError("EAI_NONAME", said, { meaning: "neither a host nor a port was given" });
   }
@@ -287,7 +287,7 @@ const placesOf = (
   );
   const [first] = fitting;
   if (first === undefined) throw nameError(type === 0 ? "EAI_SERVICE" : "EAI_SOCKTYPE", said);
-  // Where something is asked for, the first that fits is meant.
+  // If something is requested, the first match is meant.
   const kinds = any ? fitting : [first];
   const protoOf = (kind: Kind): number => (kind.name === "raw" ? proto : kind.proto);
   if (service !== null && service !== "" && first.name === "raw") throw nameError("EAI_SERVICE", said);
@@ -430,7 +430,7 @@ const firstOf = async (ask: () => Names | Promise<Names>): Promise<string> => {
   try {
     return (await ask())?.[0] ?? "";
   } catch {
-    return ""; // what is not known tells no domain
+    return ""; // an unknown name has no domain
   }
 };
 
@@ -470,11 +470,11 @@ const toAscii = (name: string): string => {
   throw new RangeError(`${quoted(name)} has characters that the name of a host cannot have`);
 };
 
-/** The 4 or 16 bytes of a host's text where it is an address in one of the forms of getaddrinfo(3); else `null`. */
+/** The 4 or 16 bytes of a host's text if it is an address in one of the forms of getaddrinfo(3); else `null`. */
 const addressOf = (host: string): Uint8Array | null => {
   if (host.includes(":")) {
     const text = host.replace(SCOPE, "");
-    // Not packAddress(), which takes an IPv4-mapped address for the one inside.
+    // Not packAddress(), which treats an IPv4-mapped address as the one inside.
     return packAddress(text) === null ? null : inetPton(AF_INET6, text);
   }
   // inet_aton(3) ignores white space and what follows it; getaddrinfo(3) does not.
@@ -483,7 +483,7 @@ const addressOf = (host: string): Uint8Array | null => {
 
 const SCOPE = /%.*$/s;
 
-/** The address, where it is of `family` or can be written as one. */
+/** The address, if it is of `family` or can be written as one. */
 const ofFamily = (packed: Uint8Array, host: string, family: number, flags: number): Uint8Array => {
   const own = packed.length === 4 ? AF_INET : AF_INET6;
   if (family === AF_UNSPEC || family === own) return packed;

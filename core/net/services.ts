@@ -20,7 +20,7 @@ export const fieldsOf = (text: string): string[][] =>
   );
 
 /**
- * A table of services. Of several that match, the first in the text counts, as in services(5), so a question
+ * A table of services. If several match, the first in the text counts, as in services(5), so a lookup
  * without a protocol mostly finds TCP.
  */
 export class Services {
@@ -117,7 +117,7 @@ export const getservbyname = (name: string, protocol?: string): number =>
  * comes first. CPython's `getservbyport`; getservbyport(3).
  *
  * @throws SocketError `ERR_NAME` if there is none; RangeError if the port is not 0 to 65535; TypeError
- *   where it is not an integer, or the protocol is not a string.
+ *   if it is not an integer, or the protocol is not a string.
  */
 export const getservbyport = (port: number, protocol?: string): string =>
   builtInServices().getservbyport(port, protocol);

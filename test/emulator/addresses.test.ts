@@ -121,7 +121,7 @@ describe.each([true, false])("with koffi: %s", (native) => {
   });
 
   describe.each(Object.entries(TAKERS))("%s", (_, take) => {
-    // An address that needs a zone, one that needs none; names and numbers, and what is none of a file's either.
+    // An address that needs a zone, and one that does not; names and numbers, also ones that are in no file.
     test.each(["::1%nosuch", "fe80::1%nosuch", "::1%4294967", "fe80::1%4294967", "::1%..", "::1%."])(
       "[%s]",
       async (host) => {

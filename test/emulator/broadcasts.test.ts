@@ -82,7 +82,7 @@ describe("a member of a chat that never reads is cut and told, and the others go
     const end = told.of("end").find(({ failed }) => failed);
     const got = await slow.rfile.read().catch(code);
     // It sees a reset if there is one (not on Unix sockets), in place of what it had not read.
-    // Deno's TLS hears none either.
+    // Deno's TLS does not get one either.
     if (!place.unix && !(rustls && place.secure)) expect(got).toBe("ECONNRESET");
     expect(end?.bytesWritten).toBeGreaterThan(0);
     await slow.close().catch(() => {});
@@ -205,7 +205,7 @@ test("a handler that waits for something else does not make the writes of others
   wake.resolve();
   await told.next("end");
   expect(told.of("error")).toMatchObject([{ error: { code: "ENOBUFS" } }]);
-  expect(wfile.write.bind(wfile, "x")).toThrow("EBADF"); // it is over: who still has it in a list has forgotten to let go
+  expect(wfile.write.bind(wfile, "x")).toThrow("EBADF"); // it is over: code that still has it in a list has forgotten to remove it
 });
 
 test("a member whose connection is reset is dropped by the others' writes as soon as its handler was told", async () => {

@@ -1,4 +1,4 @@
-/** What a bundler makes of the library and of the Worker: neutral code, and little of it. */
+/** The bundles of the library and of the Worker: neutral code, and little of it. */
 
 import { readFile } from "node:fs/promises";
 import { fileURLToPath } from "node:url";
@@ -13,7 +13,7 @@ const config = readConfig({ config: `${root}wrangler.toml` });
 
 const MAX_WORKER = 60 * 1024; // bytes, gzip, of what every app deploys: it has to start within 1 s, and grows unseen
 
-/** What Node has and a Worker or a browser has not: each is replaced by a mark where it is not a local name. */
+/** Globals that Node has and a Worker or a browser lacks: each is replaced by a mark unless it is a local name. */
 const NODE_ONLY = ["Buffer", "process", "require", "global", "setImmediate", "__dirname", "__filename"];
 const mark = (name: string): string => `__node_only_${name}__`;
 const define = Object.fromEntries(
@@ -25,7 +25,7 @@ const define = Object.fromEntries(
 
 interface Bundle {
   readonly code: string;
-  /** What is imported and not bundled: `core/app/app.ts: import "node:fs"`. */
+  /** The imports that are not bundled: `core/app/app.ts: import "node:fs"`. */
   readonly imports: readonly string[];
   /** What only Node has: `core/app/app.ts: process`. */
   readonly nodeOnly: readonly string[];
@@ -172,7 +172,7 @@ test(`the Worker of an app with one handler is less than ${MAX_WORKER / 1024} Ki
   expect(gzipSync(code).length).toBeLessThan(MAX_WORKER);
 });
 
-/** What the one has and the other has not, port by port. */
+/** What one has and the other lacks, port by port. */
 const differences = (
   listeners: readonly (readonly [name: string, port: number])[],
   ports: readonly number[],

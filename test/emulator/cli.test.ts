@@ -1,4 +1,4 @@
-/** The command `socklet` as its users run it: a process of its own, its output, its exit status, its signals. */
+/** The command `socklet` as its users run it: in its own process, with its output, exit status and signals. */
 
 import { type ChildProcess, spawn } from "node:child_process";
 import dgram from "node:dgram";
@@ -93,7 +93,7 @@ class Cli {
 /** Connects; what comes is gathered. */
 class Client {
   readonly socket: net.Socket;
-  /** All that came, at the end; also where the end was a reset. */
+  /** Everything that came, at the end, even if the end was a reset. */
   readonly all: Promise<string>;
   #text = "";
   #look: (() => void)[] = [];
@@ -470,7 +470,7 @@ describe("what is asked wrongly, or cannot be done: one line on stderr, and the 
 
   afterAll(() => rm(folder, { recursive: true }));
 
-  /** Runs it, and returns the one line that it said. `@` in an argument is the folder of `MODULES`. */
+  /** Runs it, and returns the one line that it printed. `@` in an argument is the folder of `MODULES`. */
   const said = async (
     status: number,
     args: readonly string[],

@@ -84,7 +84,7 @@ describe.each(["koffi", "Node alone", "sockets of Node's"])("two workers, by %s"
     socket.write("one\n");
     await new Promise((resolve) => socket.once("data", resolve));
     const closed = server.close();
-    socket.end("two\n"); // what runs goes on to its end
+    socket.end("two\n"); // running requests continue to their end
     expect(await allOf(socket)).toMatch(/^\d+ two\n$/);
     expect(await closed).toBe(0);
     expect(pids.filter(runs)).toEqual([]);

@@ -5,7 +5,7 @@ import { once } from "node:events";
 import net from "node:net";
 import tls from "node:tls";
 
-/** Where a listener is, as `net.connect` takes it: `tcp://127.0.0.1:7`, `unix:/path`. */
+/** The address of a listener (`tcp://127.0.0.1:7`, `unix:/path`) in the form that `net.connect` takes. */
 export const placeOf = (url: string): net.TcpNetConnectOpts | net.IpcNetConnectOpts => {
   if (url.startsWith("unix:")) return { path: url.slice("unix:".length) };
   const { hostname, port } = new URL(url.replace(/^\w+:/, "http:"));
@@ -22,7 +22,7 @@ export const allOf = async (socket: net.Socket): Promise<string> => {
   return text;
 };
 
-/** Says one line on a connection of its own, by TLS with `ca`; returns the reply's words. */
+/** Sends one line on a new connection, over TLS with `ca`; returns the words of the reply. */
 export const ask = async (
   url: string,
   line = "hello",
@@ -53,7 +53,7 @@ export const ask = async (
 export const pidAt = async (url: string, ca?: string): Promise<number> =>
   Number((await ask(url, "hello", ca === undefined ? {} : { ca })).words[0]);
 
-/** A client of datagrams, on a port of its own. */
+/** A client of datagrams, on its own port. */
 export class Datagrams {
   readonly #socket = dgram.createSocket("udp4");
   readonly #place: { readonly host: string; readonly port: number };
@@ -78,7 +78,7 @@ export class Datagrams {
   }
 }
 
-/** Asks, side by side, until as many processes have answered; returns them. */
+/** Asks, concurrently, until this many processes have answered; returns them. */
 export const pidsAt = async (askOne: () => Promise<number>, count: number): Promise<Set<number>> => {
   const pids = new Set<number>();
   while (pids.size < count) {

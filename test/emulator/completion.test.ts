@@ -32,7 +32,7 @@ beforeAll(() => {
 
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
-/** The commands of a line of docs/command-line.md, which is what `--help` says: what must be offered. */
+/** The commands of a line of docs/command-line.md, which is the text of `--help`: these must be offered. */
 const commandsOf = (title: string): string[] => {
   const page = readFileSync(join(root, "docs/command-line.md"), "utf8");
   const [, section = ""] = page.split(new RegExp(`^#+ \`${title}\`$`, "m"));

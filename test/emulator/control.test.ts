@@ -140,7 +140,7 @@ interface Place {
   port(listener: string): number;
 }
 
-/** The app with its control plane; closed when the test is over, where it is not yet. */
+/** The app with its control plane; closed when the test is over, unless it is closed already. */
 const serve = async (options: ServeOptions = {}): Promise<Place> => {
   const events: SockletEvent[] = [];
   const onEvent = (event: SockletEvent): void => void events.push(event);
@@ -161,7 +161,7 @@ const serve = async (options: ServeOptions = {}): Promise<Place> => {
 /** One end of a connection; what comes is gathered. */
 class Peer {
   readonly socket: net.Socket;
-  /** How the other end let go: `end`, or the code of an error. */
+  /** How the other end left: `end`, or the code of an error. */
   readonly over: Promise<string>;
   #text = "";
   #look: (() => void)[] = [];
@@ -506,7 +506,7 @@ describe("a connection that came in is a session", () => {
       const { sessions } = await place.control.sessions.list({ state: "running" });
       expect(sessions).toMatchObject([{ handler: "resp", direction: "inbound" }]);
       await place.control.sessions.end(sessions[0]?.id as string);
-      cli.write("PING\nPING\n"); // the first finds it out ("Connection reset by peer"), the second connects anew
+      cli.write("PING\nPING\n"); // the first notices it ("Connection reset by peer"), the second connects again
       await cli.line(/^PONG$/);
       const states = (await place.control.sessions.list()).sessions.map(({ state }) => state);
       expect(states).toEqual(["running", "cut"]);

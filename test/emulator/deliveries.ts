@@ -1,5 +1,5 @@
 /**
- * The property of delivery, for every place: what the peer has is a prefix of what was written, and all of it unless an
+ * The property of delivery, for every place: what the peer has is a prefix of what was written, and everything unless an
  * event, or a session's record, says otherwise. A place says how a handler and a peer meet; all else is here.
  */
 
@@ -14,7 +14,7 @@ import type { Told } from "../core/told.ts";
 
 export const SIZE = 15_000_000; // bytes: several times what two kernels hold
 
-/** What a handler writes, at most. */
+/** The most that a handler writes. */
 export const written = writtenAt(0, SIZE);
 
 /** The end that reads, on request, and checks what it has read. */
@@ -122,11 +122,11 @@ export class StreamPeer extends Peer {
 /** One connection, drawn: what its handler writes, and what its peer does. */
 export interface Mix {
   readonly steps: readonly Step[];
-  /** What the peer reads first, and the pause after each, in ms. */
+  /** The sizes of the peer's first reads, and the pause after each, in ms. */
   readonly reads: readonly { readonly bytes: number; readonly pause: number }[];
-  /** What it then does before it reads the rest; `stall`: it reads no more until all is over. */
+  /** What it then does before it reads the rest; `stall`: it stops reading until everything is over. */
   readonly rest: "read" | "end" | "reset" | "stall";
-  /** What is done to the server meanwhile. */
+  /** What happens to the server meanwhile. */
   readonly stop: "no" | "close" | "abort";
   readonly closeTimeout: number; // ms
 }
@@ -157,7 +157,7 @@ export interface DeliveryPlace {
   readonly closeTimeouts: readonly number[];
   /** How many more bytes a peer may have than were reported: the pieces about which the platform reports nothing. */
   readonly slack: number;
-  /** How many bytes may be on the way where the peer is gone; absent: as many as the kernel likes. */
+  /** The most bytes in flight when the peer is gone; absent if the kernel decides. */
   readonly holds?: number;
   readonly runs: number;
 }
@@ -211,14 +211,14 @@ const deliver = async (mix: Mix, { peer, stop, outcome }: Meeting, place: Delive
   }
 };
 
-/** Draws mixes, and holds the property for each. `SOCKLET_DELIVERY_RUNS` says how many. */
+/** Draws mixes, and checks the property for each. `SOCKLET_DELIVERY_RUNS` sets the number. */
 export const holdsDelivery = (place: DeliveryPlace): Promise<void> =>
   fc.assert(
     fc.asyncProperty(mixes(place), async (mix) => {
       await using meeting = await place.meet(mix);
       await deliver(mix, meeting, place);
     }),
-    // Without a limit of time: it would end a run in its middle, whose clock and connections then go on in the next test.
+    // Without a time limit, which would end a run in the middle: its clock and connections would continue in the next test.
     { numRuns: Number(process.env.SOCKLET_DELIVERY_RUNS ?? place.runs) },
   );
 
@@ -231,7 +231,7 @@ export const outcomeOf = async (told: Told): Promise<Outcome> => {
 
 /**
  * A session of the handler `writes`, which writes the steps of its params, as its record shows it. `lose` loses what
- * keeps it; where a place cannot, it is ended in both ways of stopping.
+ * keeps it; if a place cannot do that, the session is ended in both ways of stopping.
  */
 export const sessionOf = async (
   url: string,

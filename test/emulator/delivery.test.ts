@@ -1,5 +1,5 @@
 /**
- * What is written arrives, or the loss is reported: slow readers, peers that take nothing, and resets, on real sockets.
+ * Written bytes arrive, or the loss is reported: slow readers, peers that take nothing, and resets, on real sockets.
  * Time is the test's own where time-outs are meant: how long anything takes decides nothing.
  */
 
@@ -178,7 +178,7 @@ describe.each(places)("$name", (place) => {
       await expect.poll(() => request.wfile.unsent).toBeGreaterThan(0);
       await pass(0.9 * T);
       expect(told.of("error")).toEqual([]);
-      // More than once: what was written before a flush() goes on at the close, and a busy kernel takes bytes late.
+      // More than once: bytes written before a flush() are still sent at the close, and a busy kernel takes bytes late.
       while (told.of("end").length === 0) await pass(T);
       await told.next("end");
       await client.readAll();
@@ -232,7 +232,7 @@ describe.each(places)("$name", (place) => {
     holdTime();
     const stream = { closeTimeout: 100 * T };
     const { told, client, request } = await meet(place, writesAll, stream, { idleTimeout: T });
-    // Once where a kernel takes that much of it at a time (Bun): the peer must not have it all.
+    // Once if the kernel takes that much at a time (Bun): the peer must not have everything.
     for (let i = 0; i < 2 && request.wfile.unsent > SIZE / 2; i++)
       await readSlowly(request, client, request.bytesWritten + 1);
     expect(told.of("timeout")).toEqual([]);
@@ -330,7 +330,7 @@ test("a session's record: whatever the sizes, the reading, half-closes, resets a
     pauses: [0, 0, 10],
     closeTimeouts: [5_000], // a session has the default
     slack: 256 * 1024,
-    runs: 6, // where its peer stalls a close takes that
+    runs: 6, // a close takes that long if its peer stalls
     meet: (mix) => sessionOf(served.control?.url as string, TOKEN, mix),
   });
 });

@@ -85,7 +85,7 @@ describe("socklet dev", () => {
     const dev = await served(at(port));
     const old = new Client(port);
     expect(await old.ask("?")).toBe("one 1 1");
-    // Written in place. Where this process stands still in the middle of that, half a file is a version, too.
+    // Written in place. If this process stalls in the middle of that, half a file is a version, too.
     const inPlace = writeFile(join(folder, "word.ts"), word("two"));
     const [, ms] = await dev.saved(inPlace, /version \d+: word\.ts \((\d+) ms\)$/);
     expect(await askOnce(port)).toBe("two 2 2"); // its context is new; a module that did not change keeps its state
@@ -173,7 +173,7 @@ describe("socklet dev", () => {
       new RegExp(`:${other} accepts no more; .*:${port} is opened again`),
     );
     expect(await refuses(other)).toBe(true);
-    expect(await second.ask("?")).toMatch(/^one 2 /); // goes on to its end
+    expect(await second.ask("?")).toMatch(/^one 2 /); // continues to its end
     expect(await old.ask("?")).toMatch(/^one 1 /);
     const only = new Client(port);
     expect(await only.ask("?")).toMatch(/^one 3 /);

@@ -109,7 +109,7 @@ export class Client {
   }
 }
 
-/** What one connection is answered to one line. */
+/** The answer to one line, on a new connection. */
 export const askOnce = async (port: number, line = "?"): Promise<string> => {
   const client = new Client(port);
   const answer = await client.ask(line);

@@ -39,7 +39,7 @@ const refuses = async (port: number): Promise<boolean> => {
   return !open;
 };
 
-/** `npm run dev` with a Worker of its own, up. */
+/** `npm run dev` with its own Worker, ready. */
 interface Dev {
   readonly npm: ChildProcess;
   readonly lines: readonly string[];
@@ -111,7 +111,7 @@ describe.skipIf(process.platform !== "linux")("npm run dev", () => {
     ];
     const npm = spawn("npm", ["run", "dev", "--", ...args], {
       cwd: root,
-      detached: true, // a group of its own, which can be killed whole
+      detached: true, // a process group, which can be killed as a whole
       stdio: ["ignore", "pipe", "pipe"],
     });
     onTestFinished(() => {

@@ -44,7 +44,7 @@ interface Told {
 
 const cli = ["--conditions=socklet:source", join(root, "emulator/command/cli.ts")];
 
-/** What `program` says, which starts the command in `cwd`. */
+/** The output of `program`, which starts the command in `cwd`. */
 const said = (program: string, args: readonly string[], cwd: string): Told => {
   const { status, stdout, stderr, error } = spawnSync(program, args, { cwd, encoding: "utf8" });
   if (stdout === "") throw error ?? new Error(stderr);

@@ -1,4 +1,4 @@
-/** `edge`: each rule of Cloudflare's edge is broken here once, and said with its page; `IN_WORKERD` says where those are broken in workerd that it has, too. */
+/** `edge`: breaks each rule of Cloudflare's edge once, and checks that it is reported with its page; `IN_WORKERD` names the tests of the rules that workerd has, too. */
 
 import { spawnSync } from "node:child_process";
 import { mkdirSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
@@ -84,7 +84,7 @@ const held = async (
   return { server, events, met, ask };
 };
 
-/** A server of this machine that says nothing, and holds its connections. */
+/** A server of this machine that sends nothing, and holds its connections. */
 const silent = async (): Promise<{ url: string; count: () => number }> => {
   const server = new ThreadingTCPServer(
     "127.0.0.1:0",
@@ -219,7 +219,7 @@ test("fifteen-minutes: the connection of a session is cut, and the session says 
   expect(app.met()).toEqual(["fifteen-minutes"]);
 });
 
-/** A client that calls itself back: the reply is as large as the call says. */
+/** A client that calls itself back: the call sets the size of the reply. */
 class Sized extends ClientHandler<{ readonly pad: Uint8Array; readonly reply: number }, Uint8Array> {
   #sizes: number[] = [];
   override send({ reply }: { readonly reply: number }): void {
@@ -293,7 +293,7 @@ test("a pool dials no address that the edge does not dial", async () => {
   expect(events).toContainEqual(expect.objectContaining({ type: "edge", rule: "private-address" }));
 });
 
-/** What the listener that forks runs; in this test it does not. */
+/** The handler of the forking listener, which does not run in this test. */
 class Fork extends StreamRequestHandler {
   override async handle(): Promise<void> {
     this.wfile.write(`${process.pid}\n`);
@@ -339,7 +339,7 @@ test("listen, paths: listeners that a Worker has not are not opened, and one tha
   await expect(serveApp(only, { data, edge: {} })).rejects.toThrow(/ERR_APP: the app has no listener/);
 });
 
-/** Where the rules that local workerd has, too, are broken in it. */
+/** The tests that break, in local workerd, the rules that it has, too. */
 const IN_WORKERD: Partial<Record<EdgeRuleName, readonly [file: string, said: string]>> = {
   paths: ["../worker/socket.test.ts", "socket(AF_UNIX)"],
   udp: ["../worker/socket.test.ts", "SOCK_DGRAM"],

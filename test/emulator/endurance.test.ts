@@ -1,6 +1,6 @@
 /**
- * What a server has to bear: many who are idle, slow, deaf or rude, and more than it can hold. The server is a process
- * of its own, whose descriptors, timers and memory are looked at; the clients are in this one, or in Python.
+ * What a server must endure: many clients that are idle, slow, deaf or rude, and more than it can hold. The server is a process
+ * of its own, whose descriptors, timers and memory are checked; the clients are in this one, or in Python.
  */
 
 import { type ChildProcess, spawn } from "node:child_process";
@@ -203,7 +203,7 @@ describeWith(["python3"], "short connections", () => {
       const flat = (now: Stats): boolean => now.descriptors === descriptors && now.timers === timers;
       return settled((now) => now.info.running === 0 && flat(now)); // else this takes until the test's time is up
     };
-    const before = await come(10_000, ["127.0.1.1", "127.0.1.2"]); // what is compiled and kept once for all is, now
+    const before = await come(10_000, ["127.0.1.1", "127.0.1.2"]); // what is compiled and kept once is there now
     let served = 20_000; // those before and after
     for (let host = 3; served < SHORT_CONNECTIONS; host += 2, served += 40_000) {
       await come(40_000, [`127.0.1.${host}`, `127.0.1.${host + 1}`]);
@@ -404,7 +404,7 @@ describe("SIGTERM under load", () => {
     const comes = async (port: number): Promise<void> => {
       while (!stopped) {
         const client = new Client(port);
-        if ((await client.line()) !== "ready") break; // turned away, as who comes when it stops is
+        if ((await client.line()) !== "ready") break; // refused, as every client is while it stops
         begun++;
         enough();
         const answers = [await client.ask("one"), await client.ask("two")];
@@ -428,7 +428,7 @@ describe("SIGTERM under load", () => {
     expect(answered).toBe(begun);
     expect(await exit).toEqual([0, null]);
     await toldClosed;
-    // Nor was one lost whose greeting never came: all that began were greeted, and ended well.
+    // Nor was one lost before its greeting: every request that began was greeted, and ended well.
     const count = (pattern: RegExp): number => told.match(pattern)?.length ?? 0;
     expect(count(/"type":"begin"/g)).toBe(begun);
     expect(count(/"type":"end".*"failed":false/g)).toBe(begun);

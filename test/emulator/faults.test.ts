@@ -1,4 +1,4 @@
-/** Faults over real sockets; and that a faulty stream is a stream in all that its faults do not concern. */
+/** Faults over real sockets; and that a faulty stream otherwise behaves as any stream. */
 
 import dgram from "node:dgram";
 import { once } from "node:events";

@@ -83,7 +83,7 @@ const dial = async (address: Address): Promise<StreamSocket> => {
   return socket;
 };
 
-/** What is answered to a line; `null` if the connection ends first. */
+/** The answer to a line; `null` if the connection ends first. */
 const ask = async (socket: StreamSocket, line: string): Promise<string | null> => {
   await socket.sendall(`${line}\n`);
   return socket.rfile.line();
@@ -275,7 +275,7 @@ describe("a request in a child", () => {
       [1, { said: "something", whole: new Uint8Array([1, 2]) }],
       [1, { bytes: { base64: "AQI=" } }], // with a function beside it: as JSON
     ]);
-    expect(await ask(socket, "send")).toBe("sent"); // messages of its own, which mean nothing here
+    expect(await ask(socket, "send")).toBe("sent"); // the handler's own messages, which must be ignored here
     expect(await ask(socket, "throw out of bounds")).toBe(null);
     const { error } = await events.next("error");
     expect(error).toBeInstanceOf(RangeError);
@@ -520,7 +520,7 @@ describe("a handler that does the worst", () => {
       await socket.close();
       return said;
     });
-    expect(events.of("forked").length).toBe(1); // none is there to serve them yet
+    expect(events.of("forked").length).toBe(1); // no child can serve them yet
     expect(await Promise.all(asked)).toEqual(["0", "1", "2"]);
     expect(events.of("refused")).toEqual([]);
   });
@@ -730,7 +730,7 @@ describe("the end of a forking server", () => {
       await server.serverClose();
       await served;
     };
-    await life(); // what is made once for all is made here
+    await life(); // what is made once is made here
     const before = descriptors();
     await life();
     await life();
@@ -748,7 +748,7 @@ describe("the end of a forking server", () => {
   });
 });
 
-/** A program in a process group of its own. It ends with its test, whatever that did. */
+/** A program in its own process group. It ends with its test, whatever the outcome. */
 const program = (...args: string[]) => {
   const child = spawn(process.execPath, ["--conditions=socklet:source", ...args], {
     detached: true,
@@ -805,7 +805,7 @@ describe("a program of a user's", () => {
     await idle.close();
     child.kill("SIGKILL");
     await exit;
-    await over; // their common output is closed: the last of them has let go of it, and is dead some moments later
+    await over; // their shared output is closed: the last one has closed it, and is dead some moments later
     while (pids.some(isAlive)) await turn();
   });
 

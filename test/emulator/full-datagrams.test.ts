@@ -8,7 +8,7 @@ import { start } from "../peers/program.ts";
 const FIXTURE = fileURLToPath(new URL("./fixtures/full-datagrams.ts", import.meta.url));
 const MOST = Math.floor((1024 * 1024) / (1000 + 256)); // datagrams that may wait
 
-/** A network of its own needs Linux, `unshare` and `ip`, and the right to make one. */
+/** A separate network needs Linux, `unshare` and `ip`, and permission to make one. */
 const own = spawnSync("unshare", ["-Urn", "ip", "link", "add", "v0", "type", "veth"]).status === 0;
 
 describe.each(["on", "off"])("datagrams that have to wait, with SOCKLET_INTAKE=%s", (intake) => {

@@ -140,7 +140,7 @@ test("memory that is given away is freed by young collections", async () => {
   const args = ["--trace-gc", "--no-warnings", "--input-type=module", "-e", program];
   const { stdout } = await promisify(execFile)(process.execPath, args, { cwd: import.meta.dirname });
   const [, told = ""] = stdout.split("warm\n");
-  // By itself V8 makes none, but a full one each 64 MiB.
+  // By itself V8 makes no young collection, but a full one every 64 MiB.
   expect(told.match(/Scavenge/g)?.length).toBeGreaterThan(8);
 });
 

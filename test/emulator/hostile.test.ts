@@ -29,7 +29,7 @@ const SERVE = [
 const FLAGS = ["--any-port", "--control-port", "0", "--verbose"];
 const NAMES = Object.keys(VALUES);
 
-/** All that a server says to a client that says one line, to the end of the connection, whatever that is. */
+/** Everything that a server sends to a client that sends one line, to the end of the connection, however it ends. */
 const say = async (port: number, line: string): Promise<string> => {
   const socket = net.connect(port, "127.0.0.1");
   let text = "";

@@ -97,7 +97,7 @@ describe("a journal", () => {
 const isRoot = process.getuid?.() === 0;
 const mounts = isRoot && process.platform === "linux" && spawnSync("mount", ["--version"]).status === 0;
 
-/** Runs `work` in a folder of 64 KiB; `false` where none may be mounted. */
+/** Runs `work` in a folder of 64 KiB; `false` if none can be mounted. */
 const onSmallDisk = async (work: () => Promise<void>): Promise<boolean> => {
   if (spawnSync("mount", ["-t", "tmpfs", "-o", "size=64k", "tmpfs", folder]).status !== 0) return false;
   try {

@@ -29,7 +29,7 @@ const folderOfTest = (): string => {
   return folder;
 };
 
-/** A server in a process of its own, and what it printed first. */
+/** A server in another process, and its first output. */
 const served = async (at: string, options: object, how = "", env: Record<string, string> = {}) => {
   const program: Program = start("env", [
     ...Object.entries(env).map(([name, value]) => `${name}=${value}`),
@@ -44,7 +44,7 @@ const served = async (at: string, options: object, how = "", env: Record<string,
   return { program, said: JSON.parse(await program.line()) };
 };
 
-/** Connects; resolves to the socket, or rejects with what the kernel said. */
+/** Connects; resolves to the socket, or rejects with the kernel's error. */
 const connected = async (to: net.NetConnectOpts): Promise<net.Socket> => {
   const socket = net.connect(to);
   onTestFinished(() => void socket.destroy());

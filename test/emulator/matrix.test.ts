@@ -1,4 +1,4 @@
-/** Every example in every place of Node, and in workerd behind real ports; and the page that says so. */
+/** Every example in every place of Node, and in workerd behind real ports; and the page that lists them. */
 
 import { readdirSync, readFileSync } from "node:fs";
 import type { Data, HandlerClass, InternetAddress, StreamSocket } from "socklet";
@@ -133,7 +133,7 @@ for (const id of placesOf(FILE)) matrixOf(id, running[id]);
 
 // ---- That it finds what is wrong ----
 
-/** An example of a planted bug, and its conversation, which goes well as it stands. */
+/** An example of a planted bug, and its conversation, which succeeds unchanged. */
 const planted = (Handler: HandlerClass<StreamSocket>, script: Conversation): StreamExample => ({
   file: "",
   says: "",
@@ -146,7 +146,7 @@ const PING = ["PING\r\n", "+PONG\r\n"] as const;
 const NOOP = ["NOOP\r\n", "250 OK\r\n"] as const;
 const EXPN = ["EXPN\r\n", "500 Command not known\r\n"] as const;
 
-/** What is said of each in memory, under every cut, end and reset; and over TCP, as in all places. `null`: there it goes well. */
+/** The failure of each in memory, with every cut, end and reset; and over TCP, as in all places. `null`: it succeeds there. */
 const bugs: readonly (readonly [bug: string, example: StreamExample, memory: RegExp, tcp: RegExp | null])[] =
   [
     [

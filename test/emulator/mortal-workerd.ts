@@ -7,7 +7,7 @@ import { Log, LogLevel, Miniflare } from "miniflare";
 export interface MortalWorkerd extends AsyncDisposable {
   /** The Miniflare that runs it now. */
   readonly miniflare: Miniflare;
-  /** Where it answers now: a new port after each kill. */
+  /** Its current address: a new port after each kill. */
   readonly origin: string;
   /** Ends the process by SIGKILL; resolves when another serves. */
   kill(): Promise<void>;

@@ -59,7 +59,7 @@ const CALLS = {
 
 type Question = readonly [name: keyof typeof CALLS, ...args: unknown[]];
 
-/** What a call came to: a value, or the name of what went wrong. */
+/** The outcome of a call: a value, or the name of the error. */
 const ask = async ([name, ...args]: Question): Promise<unknown> => {
   try {
     return await (CALLS[name] as (...args: unknown[]) => unknown)(...args);

@@ -2,7 +2,7 @@
 
 import { afterAll, beforeAll } from "vitest";
 
-/** Has the tests of this block run with the optional packages, or as where they are not installed. */
+/** Runs the tests of this block with the optional packages, or as if they were not installed. */
 export const inNativeMode = (native: boolean): void => {
   const before = process.env.SOCKLET_NATIVE;
   beforeAll(() => {

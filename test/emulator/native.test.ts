@@ -1,6 +1,6 @@
 /**
- * What the kernel is asked for, on real sockets, with `koffi` and without: calls in the wrong state, descriptors,
- * urgent data, datagrams of every kind. Python is the other end, and says what Linux says.
+ * Calls to the kernel, on real sockets, with `koffi` and without: calls in the wrong state, descriptors,
+ * urgent data, datagrams of every kind. Python is the other end, and reports what Linux returns.
  */
 
 import { spawn } from "node:child_process";
@@ -120,7 +120,7 @@ const descriptorsAre = async (wanted: number): Promise<void> => {
   await expect.poll(descriptors, { interval: 1 }).toBeLessThanOrEqual(wanted);
 };
 
-/** What a call comes to: "ok", or the code of its error. */
+/** The outcome of a call: "ok", or the code of its error. */
 const outcome = async (call: () => unknown): Promise<string> => {
   try {
     await call();
@@ -130,7 +130,7 @@ const outcome = async (call: () => unknown): Promise<string> => {
   }
 };
 
-/** Runs a program of ours in another Node, with these descriptors from 3 on; `print` says a line. */
+/** Runs a program of ours in another Node, with these descriptors from 3 on; `print` writes a line. */
 const child = (
   source: string,
   { native = true, inherits = [] as number[], cwd = root, from = "socklet/emulator" } = {},
@@ -255,7 +255,7 @@ describe.each([
   ["without", false],
 ])("%s", (_, native) => {
   inNativeMode(native);
-  // What is there with koffi alone; without, one test for each group shows by which error that is said.
+  // Features that need koffi; without it, one test for each group checks the error.
   const testNative = (name: string, run: () => Promise<void>): void => {
     if (native) test(name, run);
   };
@@ -267,7 +267,7 @@ describe.each([
   };
 
   describe("calls in a wrong state", () => {
-    // Each state and each call, of a stream of the family that is given: what CPython says.
+    // Each state and each call, for a stream of the given family: the result in CPython.
     const ORACLE = `
 import errno, json, os, socket, sys, tempfile
 family = int(sys.argv[1])
@@ -880,7 +880,7 @@ for _ in range(3):
       ];
       await one.connect(nameOf(other));
       expect(one.getpeername()).toEqual(other.getsockname());
-      // Linux refuses it to who is not the peer.
+      // Linux refuses it to a socket that is not the peer.
       await expect(third.sendto("from a stranger", nameOf(one))).rejects.toThrow(/EPERM.*another peer/);
       await other.sendto("from the peer", nameOf(one));
       expect(string(await one.recv())).toBe("from the peer");

@@ -1,4 +1,4 @@
-/** A connection that another request made fails in a Worker, and in Node where that is asked for: the same app in both. */
+/** Using a connection that another request made fails in a Worker, and on request in Node: the same app in both. */
 
 import { type InternetAddress, StreamRequestHandler, type StreamSocket } from "socklet";
 import { controlClient } from "socklet/control";
@@ -26,7 +26,7 @@ beforeAll(async () => {
 });
 afterAll(() => echo.serverClose());
 
-/** One request of the app: says lines, and returns the answers. */
+/** One request of the app: sends lines, and returns the answers. */
 const requestOf = async (port: number) => {
   const stream = await createConnection({ hostname: "127.0.0.1", port });
   onTestFinished(() => stream.abort());

@@ -218,7 +218,7 @@ test("has what was built from the sources, its texts, and nothing else", async (
   expect(packed.filter((name) => !maps.includes(name))).toEqual(
     [...declared, ...code, ...others, ...TEXTS, ...TEMPLATES, "package.json"].sort(),
   );
-  // A file that only passes on what others export has none.
+  // A file that only re-exports has none.
   expect([...code, ...others].map((name) => `${name}.map`)).toEqual(expect.arrayContaining(maps));
   expect(maps).toEqual(expect.arrayContaining([...programs, ...whole].map((name) => `${name}.map`)));
 });
@@ -293,7 +293,7 @@ describe("npx", () => {
   test("socklet serve", () => serves("npx", ["socklet", "serve", "app.ts", "--any-port"]));
 });
 
-/** Serves, is used, and ends at Ctrl-C, which a terminal sends to a command and to all that it has started. */
+/** Serves, answers, and ends at Ctrl-C, which a terminal sends to a command and to all its children. */
 const serves = async (file: string, args: readonly string[]): Promise<void> => {
   const server = spawn(file, args, { cwd: user, env, detached: true, stdio: ["ignore", "pipe", "pipe"] });
   const ended = once(server, "close"); // its children have closed its output, too

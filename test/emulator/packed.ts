@@ -10,7 +10,7 @@ export const root = fileURLToPath(new URL("../..", import.meta.url));
 
 export const manifest = JSON.parse(await readFile(`${root}package.json`, "utf8"));
 
-/** What is read, and what the pages lead to. */
+/** The files for readers, and those that the pages link to. */
 export const TEXTS = [
   ...["LICENSE", "README.md", "ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md"],
   ...(await readdir(`${root}docs`)).filter((name) => /\.(md|svg)$/.test(name)).map((name) => `docs/${name}`),
@@ -32,7 +32,7 @@ export const TEMPLATES = (
   .map(({ parentPath, name }) => join(parentPath, name).slice(root.length))
   .filter((name) => name !== "emulator/templates/tsconfig.json");
 
-// An npm within an npm: what the outer one says of its own project is not for the inner one.
+// An npm within an npm: the outer one's settings for its project must not reach the inner one.
 export const env: NodeJS.ProcessEnv = Object.fromEntries(
   Object.entries(process.env).filter(
     ([name]) => !/^npm_(package|lifecycle|command|config_local_prefix|config_node_gyp)/.test(name),
@@ -41,7 +41,7 @@ export const env: NodeJS.ProcessEnv = Object.fromEntries(
 
 const execute = promisify(execFile);
 
-/** Runs a program to its end, and returns its stdout. What it says otherwise is in the error, where it fails. */
+/** Runs a program to its end, and returns its stdout. If it fails, its other output is in the error. */
 export const run = async (cwd: string, file: string, ...args: string[]): Promise<string> => {
   try {
     return (await execute(file, args, { cwd, env, maxBuffer: 16 * 1024 * 1024 })).stdout;

@@ -7,7 +7,7 @@ import { workerScript } from "./worker-script.ts";
 /** The token of its control routes. */
 export const TOKEN = "abcdefghijklmnop0123";
 
-/** `bindings`: where its servers are. */
+/** `bindings`: the addresses of its servers. */
 export const poolsWorker = async (bindings: Record<string, unknown>): Promise<MortalWorkerd> => {
   const classes = ["SockletPool", "SockletSession", "SockletRegistry"];
   const names = ["SOCKLET_POOLS", "SOCKLET_SESSIONS", "SOCKLET_REGISTRY"];

@@ -1,4 +1,4 @@
-/** docs/production.md: its units as systemd reads them, and its Dockerfile as what it says. */
+/** docs/production.md: systemd checks its units, and the test checks its Dockerfile. */
 
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";

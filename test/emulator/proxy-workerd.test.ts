@@ -28,7 +28,7 @@ const said = (
   clientAddress: unknown = { family: "IPv4", hostname: "192.0.2.1", port: 56_324 },
 ) => JSON.stringify({ clientAddress, proxy: version === null ? null : { version, command: "PROXY" } });
 
-/** What a connection hears until its end; `pieces` are sent one after the other. */
+/** What a connection receives until its end; `pieces` are sent one after the other. */
 const talk = async (port: number, ...pieces: readonly (string | Uint8Array)[]): Promise<string> => {
   const socket = net.connect({ port, host: "127.0.0.1", allowHalfOpen: true }).setNoDelay();
   let text = "";

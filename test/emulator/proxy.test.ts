@@ -1,4 +1,4 @@
-/** Servers behind proxies: whom a handler serves, who is turned away, and what costs no handler. Waits are for events. */
+/** Servers behind proxies: which client a handler serves, which are refused, and what needs no handler. Waits are for events. */
 
 import dgram from "node:dgram";
 import { once } from "node:events";
@@ -113,7 +113,7 @@ const dialled = async (address: Address | null): Promise<net.Socket> => {
   return socket;
 };
 
-/** All that comes until the end; where the connection breaks, what broke it. */
+/** Everything that comes until the end; if the connection breaks, the error. */
 const heard = async (socket: net.Socket): Promise<string> => {
   let text = "";
   socket.setEncoding("latin1").on("data", (more) => {
@@ -254,7 +254,7 @@ describe("a header that does not come", () => {
     const text = heard(socket);
     socket.write("PROXY ");
     await new Promise((resolve) => setImmediate(resolve));
-    // Another that has come through says that the first is here: it was accepted before.
+    // A second one that has come through shows that the first has arrived: it was accepted before.
     const other = await dialled(server.serverAddress);
     other.end(LINE);
     await told.next("end");
@@ -504,7 +504,7 @@ test("amplification counts for the client, not for the proxy that all come by", 
   const from = (source: string): Uint8Array => proxyHeader({ ...OF_DATAGRAMS, source });
   await ask(bytes(from("192.0.2.9:1"), "x".repeat(1000)));
   proxy.send(bytes(from("192.0.2.1:56324"), "x"));
-  // What it has left is its own alone: a thousand bytes of another's are nothing to it.
+  // Its remaining budget is its own: a thousand bytes of another client do not count.
   expect(await told.next("dropped")).toMatchObject({ reason: "amplification" });
 });
 
@@ -525,7 +525,7 @@ test.runIf(runtime === "Node")("datagrams on a path", async () => {
   expect(Buffer.from((await proxy.recv()) as Uint8Array).toString()).toBe(`${said(2)}hello`);
 });
 
-// ---- Who dials ----
+// ---- Dialling ----
 
 describe("a connector speaks for somebody", () => {
   class Asks extends StreamRequestHandler {

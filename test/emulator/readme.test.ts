@@ -1,4 +1,4 @@
-/** The README's first screen, run as it stands there. */
+/** Runs the code of the README's first screen. */
 
 import { spawn } from "node:child_process";
 import { once } from "node:events";

@@ -46,7 +46,7 @@ const dial = async (url: string): Promise<StreamSocket> => {
 const said = (events: readonly TranscriptEvent[], from: string): string =>
   events.map((event) => ("data" in event && event.from === from ? Buffer.from(event.data) : "")).join("");
 
-/** What both said, and how it ended, without times and without where the network cut it. */
+/** What both sides sent, and how it ended, without times and without the network's cuts. */
 const toldBy = ({ events }: { readonly events: readonly TranscriptEvent[] }) => ({
   client: said(events, "client"),
   server: said(events, "server"),
@@ -164,7 +164,7 @@ test("nothing goes to the parent while nobody records, and it is known how much 
   };
   expect([await told(), await told()]).toEqual([0, 0]); // 20 bytes, beside the greeting of 6
   await ask("PUT", "/recording", {});
-  // The child takes the order when it comes, by a channel of its own.
+  // The child takes the order when it arrives, over its own channel.
   let first = 0;
   let asked = 0;
   while (first === 0) {

@@ -1,4 +1,4 @@
-/** What passes over real sockets, kept and shown by the control routes, and said again. */
+/** The traffic of real sockets: recorded, shown by the control routes, and replayed. */
 
 import { spawnSync } from "node:child_process";
 import dgram from "node:dgram";

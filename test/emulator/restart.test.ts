@@ -38,7 +38,7 @@ class Served implements AsyncDisposable {
   readonly #child: ChildProcess;
   readonly #pids: number[];
   #look: (() => void)[] = [];
-  #at = 0; // of `said`, what was looked at
+  #at = 0; // the lines of `said` that were checked
   #over = false;
 
   constructor(
@@ -126,7 +126,7 @@ class Served implements AsyncDisposable {
     this.#pids.push(pid);
   }
 
-  /** Resolves when all of it has ended. */
+  /** Resolves when every process of it has ended. */
   async ended(): Promise<void> {
     while (!this.#over) await new Promise<void>((resolve) => this.#look.push(resolve));
   }
@@ -269,7 +269,7 @@ test("a program that does not come to serve is given up, and the one before goes
 });
 
 describe("socklet restart", () => {
-  /** Where the servers of one test are noted. */
+  /** The registry of one test's servers. */
   const notes = () => ({ XDG_RUNTIME_DIR: mkdtempSync(join(folder, "run-")) });
   const restart = async (env: ReturnType<typeof notes>, ...args: string[]) => {
     const words = ["--conditions=socklet:source", "emulator/command/cli.ts", "restart", ...args];

@@ -1,4 +1,4 @@
-/** What a runtime can run of a table of tests: docs/runtimes.md has why. */
+/** The tests of a table that a runtime can run: docs/runtimes.md says why. */
 
 import { runtime } from "../../emulator/runtime.ts";
 

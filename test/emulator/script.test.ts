@@ -143,7 +143,7 @@ describe("Node UDP", () => {
 
 // ---- Recording ----
 
-/** What comes behind the greeting and its EHLO. */
+/** The steps after the greeting and its EHLO. */
 const afterGreeting = conversation()
   .expectLine("EHLO client.test")
   .send("250 8BITMIME\r\n")

@@ -333,7 +333,7 @@ for (const [place, { serial, threading, dial }] of Object.entries(places)) {
       const flood = `${"x".repeat(8000)}\n`.repeat(100);
       let code: unknown = "no error";
       for (let i = 0; i < 200 && code === "no error"; i++) code = await codeOf(greedy.sendall(flood));
-      expect(code).toBe("ETIMEDOUT"); // the server reads no more from who does not read
+      expect(code).toBe("ETIMEDOUT"); // the server stops reading from a client that does not read
       const polite = await dial(server);
       expect(await ask(polite, "hello")).toBe("HELLO");
     });

@@ -1,4 +1,4 @@
-/** docs/servers.md and docs/broadcasts.md, run as they stand there; what they show as printed is compared with what was. */
+/** Runs the code of docs/servers.md and docs/broadcasts.md, and compares the output that the pages show with the actual one. */
 
 import { spawn } from "node:child_process";
 import { once } from "node:events";

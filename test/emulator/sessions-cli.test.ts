@@ -24,7 +24,7 @@ interface Emulator {
   readonly port: number;
   /** `http://127.0.0.1:7100/v1` */
   readonly url: string;
-  /** The line that it says to paste. */
+  /** The line that it prints for pasting. */
   readonly curl: string;
   readonly token: string;
 }
@@ -239,7 +239,7 @@ describe("socklet sessions", () => {
 
   const env = (): Record<string, string> => ({ SOCKLET_URL: emulator.url, SOCKLET_TOKEN: emulator.token });
   const sessions = (...args: (string | number)[]): Program => socklet(["sessions", ...args], env());
-  /** What it prints when it is done. */
+  /** Its output at the end. */
   const said = async (...args: (string | number)[]): Promise<string> => {
     await using program = sessions(...args);
     const { code, stdout, stderr } = await program.ended;
@@ -415,7 +415,7 @@ describe("socklet sessions", () => {
     [
       "no URL",
       ["list"],
-      { SOCKLET_URL: "", XDG_RUNTIME_DIR: "/dev/null" }, // where none that runs can be found
+      { SOCKLET_URL: "", XDG_RUNTIME_DIR: "/dev/null" }, // where no running one can be found
       2,
       "which control plane? None of yours runs on this machine: start `socklet dev` or `socklet serve`, or give --url, or set SOCKLET_URL",
     ],

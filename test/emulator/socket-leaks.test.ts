@@ -60,7 +60,7 @@ const leavesNothing = async (times: number, body: (i: number) => Promise<void>):
   for (let i = 1; i <= times; i += AT_ONCE) {
     await Promise.all(Array.from({ length: AT_ONCE }, (_, j) => body(i + j)));
   }
-  // Node closes in a turn of its own, and the runner has timers that come and go.
+  // Node closes in a later turn, and the test runner's own timers come and go.
   for (let i = 0; i < 1000 && left().length > 0; i++) await turn();
   expect(left()).toEqual([]);
 };
@@ -74,7 +74,7 @@ describe.each([
 ])("%s", (_, native) => {
   const before = process.env.SOCKLET_NATIVE;
   let folder: string;
-  let listener: Socket; // its backlog takes all that connect at once
+  let listener: Socket; // its backlog takes all simultaneous connections
   let hearer: DatagramSocket;
   beforeAll(async () => {
     process.env.SOCKLET_NATIVE = native ? "" : "off";
@@ -91,7 +91,7 @@ describe.each([
   });
 
   const MANY = 10_000; // sockets of each kind
-  const PAIRS = native ? MANY / 2 : MANY / 20; // without, each is made by way of a folder and a listener of its own
+  const PAIRS = native ? MANY / 2 : MANY / 20; // without it, each pair needs its own folder and listener
 
   const connection = async (): Promise<{ near: Socket; far: Socket }> => {
     const near = socket();

@@ -192,7 +192,7 @@ print(json.dumps([ask(*question) for question in json.loads(sys.argv[1])]))
 describe("without", () => {
   inNativeMode(false);
 
-  /** What the kernel has, which koffi reads by another descriptor. */
+  /** The kernel's value, which koffi reads through another descriptor. */
   const kernel = (made: BaseSocket, level: number, name: number): number => {
     process.env.SOCKLET_NATIVE = "";
     try {

@@ -270,7 +270,7 @@ describe.each(PLACES)("%s", (_, native) => {
       await using teller = socket(AF_INET, SOCK_DGRAM);
       for (let i = 0; i < 400; i++) {
         await teller.sendto(`${i} `.padEnd(1_000, "."), here(hearer));
-        await turn(); // so that none is lost in the kernel
+        await turn(); // so that no datagram is lost in the kernel
       }
       const numbers: number[] = [];
       for (;;) {

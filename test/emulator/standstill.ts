@@ -1,4 +1,4 @@
-/** Tests of time limits, on machines where a process may stand still for longer than a limit. */
+/** Tests of time limits, on machines where a process may stall for longer than a limit. */
 
 /**
  * Runs `attempt` until each wait that it passes to `timed` took less than `ms`. If one took longer, this process or a

@@ -1,4 +1,4 @@
-/** Where a conversation turns to TLS: every order in which client and server can say it, and however it is cut. */
+/** The change of a conversation to TLS: every order in which client and server can request it, and every cut. */
 
 import { expect, test } from "vitest";
 import { beginningOf, type StartTlsProtocol, type Turn } from "../../emulator/wire/starttls.ts";

@@ -1,4 +1,4 @@
-/** How `socklet serve` is stopped, from its first moment on, and what is said of a start that does not come to an end. */
+/** How `socklet serve` is stopped, from its first moment on, and what is reported for a start that never completes. */
 
 import { spawn } from "node:child_process";
 import { once } from "node:events";
@@ -107,7 +107,7 @@ describeWith(["python3"], "SIGHUP on a terminal", () => {
     expect(await ended(program)).toBe(0);
   });
 
-  // `$1` is a file for the process's id, the rest the command. What it says has to come by way of the terminal.
+  // `$1` is a file for the process's id, the rest the command. Its output must come through the terminal.
   const SHOW = "until grep -q : $log; do sleep 0.05; done; cat $log; wait";
   test.each([
     ["its output in a pipe", "sh", 'nohup sh -c \'echo $$ > "$0"; exec "$@"\' "$@" 2>&1 | cat'],
@@ -163,7 +163,7 @@ describe("SIGHUP without a terminal", () => {
 test("a SIGTERM to npm and to all that it runs, of which npm sends another, is one: what runs is finished", async () => {
   const npm = spawn("npm", ["run", "--silent", "socklet", "--", "serve", SERVED, "--no-control"], {
     cwd: file("../.."),
-    detached: true, // a group of its own
+    detached: true, // its own process group
     stdio: ["ignore", "pipe", "pipe"],
   });
   const ended = once(npm, "close");
@@ -265,7 +265,7 @@ describe("a start that does not end", () => {
     ]);
   });
 
-  /** The first line that a command says on stderr; then it is stopped, with status 0. */
+  /** The first line of a command's stderr; then it is stopped, with status 0. */
   const saidAtLength = async (path: string): Promise<string> => {
     const child = spawn(COMMAND[0] as string, [...COMMAND.slice(1), "serve", path], {
       stdio: ["ignore", "ignore", "pipe"],

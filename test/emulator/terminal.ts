@@ -7,10 +7,10 @@ import { expect, onTestFinished } from "vitest";
 
 const program = fileURLToPath(new URL("./fixtures/terminal.py", import.meta.url));
 
-/** ms until a command is ended: less than the limit of a test, so that the failure shows what was said and what was still awaited. */
+/** ms until a command is ended: less than the limit of a test, so that the failure shows what was printed and what was still awaited. */
 const LIMIT = 240_000;
 
-/** What is awaited, and what is typed when it has come; nothing is typed for an empty text. */
+/** The awaited output, and the text to type when it has come; nothing is typed for an empty text. */
 export type Turn = readonly [waitFor: string, answer: string];
 
 /**

@@ -1,4 +1,4 @@
-/** docs/testing.md, run as it stands there; what it shows as printed is compared with what was. */
+/** Runs the code of docs/testing.md, and compares the output that the page shows with the actual one. */
 
 import { spawn } from "node:child_process";
 import { once } from "node:events";
@@ -15,7 +15,7 @@ const vitest = resolve("node_modules/vitest/vitest.mjs");
 interface Block {
   readonly name: string;
   readonly code: string;
-  /** What the next block says that it prints. */
+  /** The output that the page shows for the next block. */
   readonly prints: string | undefined;
 }
 
@@ -46,7 +46,7 @@ beforeAll(() => {
   const sources = `{ root: ${JSON.stringify(folder)}, resolve: { alias: [${alias}] } }`;
   writeFileSync(join(folder, "sources.config.ts"), `export default ${sources};\n`);
   writeFileSync(
-    join(folder, "sources.client.config.ts"), // which has all that is for workerd
+    join(folder, "sources.client.config.ts"), // which has everything for workerd
     `import { mergeConfig } from "vitest/config";\nimport guide from "./client.config.ts";\nexport default mergeConfig(guide, ${sources});\n`,
   );
 });

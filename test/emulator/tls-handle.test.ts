@@ -1,4 +1,4 @@
-/** Connections over Node's TLS handle: what only their two ends can do to each other, and what is used where the handle is not to be had. */
+/** Connections over Node's TLS handle: what only their two ends can do to each other, and what is used if the handle is not available. */
 
 import { execFile } from "node:child_process";
 import { once } from "node:events";
@@ -44,7 +44,7 @@ const dial = async (port: number): Promise<StreamSocket> => {
   return socket;
 };
 
-/** What stands between a client and a server, and holds what the client says. */
+/** A relay between a client and a server that holds back the client's bytes. */
 class Between {
   port = 0;
   #far: net.Socket | undefined;
@@ -53,7 +53,7 @@ class Between {
   #ended = false;
   #told = (): void => {};
 
-  /** `fromHello`: it holds all that comes after the client's first piece. */
+  /** `fromHello`: it holds back everything after the client's first piece. */
   static async to(port: number, fromHello: boolean): Promise<Between> {
     const between = new Between();
     const server = net.createServer({ allowHalfOpen: true }, (near) => {

@@ -149,7 +149,7 @@ test.skipIf(openssl === null)("STARTTLS: the same socket, rfile and wfile go on 
   const there = { hostname: "localhost", port };
   const given = new TCPConnector(there, Ask(false, { ca }), { secureTransport: "starttls" });
   expect(await given.run()).toBe("HELLO");
-  // Whom to trust is said by who dials; the handler need not know.
+  // The dialling code says which certificates to trust; the handler need not know.
   const dialled = new TCPConnector(there, Ask(false), { secureTransport: "starttls", tls: { ca } });
   expect(await dialled.run()).toBe("HELLO");
 });

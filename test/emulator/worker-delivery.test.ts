@@ -65,7 +65,7 @@ const served = async (where: "worker" | "object", { steps, closeTimeout }: Mix):
 const IN_WORKERD = {
   pauses: [0, 0, 10],
   closeTimeouts: [30, 2_000],
-  slack: Number.POSITIVE_INFINITY, // after an abort all that workerd was given may still arrive, counted or not
+  slack: Number.POSITIVE_INFINITY, // after an abort everything passed to workerd may still arrive, counted or not
 };
 
 const places: Readonly<Record<string, DeliveryPlace>> = {
@@ -73,7 +73,7 @@ const places: Readonly<Record<string, DeliveryPlace>> = {
   "served by a Durable Object": { ...IN_WORKERD, runs: 15, meet: (mix) => served("object", mix) },
   "a session's record": {
     ...IN_WORKERD,
-    runs: 6, // where its peer stalls a close takes its 5 s
+    runs: 6, // a close takes its 5 s if its peer stalls
     meet: (mix) => sessionOf(origin, TOKEN, mix, (id) => post(`lose/${id}`)),
   },
 };

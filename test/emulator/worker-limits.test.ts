@@ -46,11 +46,11 @@ test("limits and rules hold; /v1/listeners shows who was refused", async () => {
     (ended) => ended === null || ended === "ECONNRESET",
   );
   await long.close();
-  expect(await turnedAway(short)).toBe(true); // by its time, as nothing was said
+  expect(await turnedAway(short)).toBe(true); // by its time-out, since nothing was sent
 
   const control = controlClient(worker.url, { token: TOKEN });
   let listeners = await control.listeners();
-  // A request counts when its connection is let go, which its peer sees before.
+  // A request counts when its connection is released, which its peer sees earlier.
   while (listeners.some(({ running }) => running > 0)) listeners = await control.listeners();
   const of = (name: string) => listeners.find((listener) => listener.name === name);
   expect(of("one")).toMatchObject({ serve: "threading", state: "serving", refused: 1, bytesRead: 12 });

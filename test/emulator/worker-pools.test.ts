@@ -30,7 +30,7 @@ const ask = async (workerd: MortalWorkerd, path: string): Promise<Told> => {
 
 const controlOf = ({ origin }: MortalWorkerd) => controlClient(origin, { token: TOKEN });
 
-/** What became of calls. */
+/** The outcomes of calls. */
 interface Toll {
   asked: number;
   answered: number;
@@ -161,7 +161,7 @@ describe("what crosses between a request and a pool's object", () => {
     const { value } = await ask(workerd, path);
     expect(value).toMatchObject({ socket: true, own: expect.arrayContaining([["code", code]]) });
     expect((value as { message: string }).message).toContain(message);
-    expect((await ask(workerd, "value/values/bytes/1")).value).toMatchObject({ bytes: 1 }); // the pool goes on
+    expect((await ask(workerd, "value/values/bytes/1")).value).toMatchObject({ bytes: 1 }); // the pool continues
   });
 
   test.each([

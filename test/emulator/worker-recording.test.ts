@@ -22,9 +22,9 @@ import { reservePorts, reserveUdpPorts } from "../peers/ports.ts";
 import { runWorker } from "./workerd.ts";
 
 const TOKEN = "a-token-for-the-tests";
-const PATIENT = 120_000; // ms; a replay's own 10 s are too few where a process stands still
+const PATIENT = 120_000; // ms; a replay's own 10 s are too few if a process stalls
 
-/** A server that greets, and returns each of its connections to who asks for the next. */
+/** A server that greets, and returns each of its connections to the caller that asks for the next. */
 const greeter = async () => {
   const arrived: net.Socket[] = [];
   const server = net.createServer({ allowHalfOpen: true }, (socket) => {
@@ -55,7 +55,7 @@ const emitted = async (control: ControlClient, id: string, detail: string, after
   throw new Error(`the session is over, and it did not emit ${detail}`);
 };
 
-/** What was said, without what differs from run to run. */
+/** The traffic, without what differs from run to run. */
 const saidIn = ({ events, kind, side, dropped, first, next, total }: RecordedPart) => ({
   ...{ kind, side, dropped, first, next, total },
   events: events.map((event) => ({ ...(event as object), at: expect.any(Number) })),
@@ -342,7 +342,7 @@ describe("bounds", () => {
 });
 
 describe("said again", () => {
-  /** What both said, joined, and what went wrong. */
+  /** What both sides sent, joined, and the error. */
   const answer = ({ events, error }: Replayed) => {
     const of = (side: string): string =>
       (events as { from?: string; text?: string; base64?: string }[])
@@ -630,7 +630,7 @@ describe("what a Worker accepts", () => {
     const { events } = await control.recording.part(id);
     expect(events[0]).toMatchObject({ from: "server", text: "ready\n" });
     await expect(control.sessions.send(id, "x")).rejects.toMatchObject({ code: "ENOTCONN" });
-    expect(await talk(roomPort, "QUIT\n")).toBe("QUIT\n"); // the next connection makes the object anew
+    expect(await talk(roomPort, "QUIT\n")).toBe("QUIT\n"); // the next connection makes the object again
   });
 
   test("in a Durable Object is shown, too", async () => {

@@ -86,7 +86,7 @@ test("the record and the registry tell the truth", async () => {
 test("a recording that was started goes on, and tells what is lost with the memory that had it", async () => {
   const script = await workerScript("test/worker/inspected.ts");
   const [address, folder] = [await greeter(), storage()];
-  /** Waits until the session has emitted what the server said, after event `after`. */
+  /** Waits until the session has emitted what the server sent, after event `after`. */
   const welcomed = async (client: ControlClient, id: string, after: number): Promise<number> => {
     for await (const event of client.sessions.follow(id, { after }))
       if (event.type === "handler") return event.id;

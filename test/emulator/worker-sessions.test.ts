@@ -141,7 +141,7 @@ describeWith(["redis-server", "curl"], "sessions with redis-server", () => {
     expect(ended).toMatchObject({ status: 200, body: { state: "cut", error: { code: "ECANCELED" } } });
     await following.line(/^event: cut/);
     expect((await following.ended).code).toBe(0);
-    await using late = curl(id); // who comes afterwards sees it all
+    await using late = curl(id); // a later follower sees all events
     await late.line(/it is snowing/);
     expect((await late.ended).code).toBe(0);
     const clients = await run({ handler: "respClient", address, params: ["PUBSUB", "NUMSUB", "news"] });
@@ -232,7 +232,7 @@ describe("TLS", () => {
           }),
         ).toMatchObject({ state: "ended", result: "HELLO" });
       }
-      // Not asked for, startTls() cannot be: the platform's rule, and said so.
+      // Without `starttls` at the dial, startTls() fails with the platform's rule.
       const without = await run({
         handler: "ask",
         address: `localhost:${starttls}`,

@@ -13,7 +13,7 @@ export interface RunningWorker {
   close(): Promise<void>;
 }
 
-/** What a Worker is run with. */
+/** Options for running a Worker. */
 export interface WorkerSetup {
   /** The main module, from the repository's root. */
   readonly main: string;

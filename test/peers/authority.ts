@@ -6,7 +6,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { peer } from "./peer.ts";
 
-/** What a certificate is to be. */
+/** Options of a certificate. */
 export interface Wanted {
   /** Its names, `DNS:` and `IP:`. Default: localhost and 127.0.0.1. */
   readonly names?: string;
@@ -14,11 +14,11 @@ export interface Wanted {
   readonly days?: number;
   /** Encrypts the key. */
   readonly passphrase?: string;
-  /** What it is for. Default `serverAuth`. */
+  /** Its purpose. Default `serverAuth`. */
   readonly use?: "serverAuth" | "clientAuth";
 }
 
-/** A certificate and its key, in PEM, and where they are. */
+/** A certificate and its key, in PEM, and the paths of their files. */
 export interface Issued {
   readonly cert: string;
   readonly key: string;

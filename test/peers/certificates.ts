@@ -14,11 +14,11 @@ export interface Certificates {
   readonly ca: string;
   readonly cert: string;
   readonly key: string;
-  /** Where the same are as files: `ca.pem`, `cert.pem` and `key.pem`. */
+  /** The folder with the same as files: `ca.pem`, `cert.pem` and `key.pem`. */
   readonly folder: string;
 }
 
-const FOLDER = "SOCKLET_TEST_CERTIFICATES"; // from here on all processes of this run know where they are
+const FOLDER = "SOCKLET_TEST_CERTIFICATES"; // from here on all processes of this run know the folder
 
 /** Makes them, until this process ends, and has what it loads from here on trust them. Without openssl, nothing. */
 export const trustOwnAuthority = (): void => {

@@ -3,7 +3,7 @@
  * scripted peer in Node cuts, ends, resets or is silent. What each does is a finding, which stands here and in
  * docs/clients.md (`npm run docs` writes it), and this test keeps both true.
  *
- * Each test has a workerd of its own, which is ended where a client does not come to an end.
+ * Each test has its own workerd, which is ended if a client does not finish.
  */
 
 import { readFileSync } from "node:fs";
@@ -16,7 +16,7 @@ import { beforeAll, describe, expect, test } from "vitest";
 
 // ---- The clients, and what is known of them ----
 
-/** What a client can do. */
+/** The abilities of a client. */
 type Outcome = "answers" | "fails" | "never answers" | "never yields" | "dials for ever";
 
 const WORDS: Readonly<Record<Outcome, string>> = {
@@ -33,16 +33,16 @@ type Ending = (typeof ENDINGS)[number];
 const MOMENTS = ["before any reply", "within the first", "after the first", "within the last"] as const;
 
 interface Client {
-  /** What it says, and what it is answered; text is latin1, a character a byte. `null`: the server speaks first. */
+  /** What it sends, and the answer; text is latin1, a character a byte. `null`: the server speaks first. */
   readonly turns: readonly (readonly [expected: string | RegExp | null, reply: string])[];
   readonly answer: unknown;
   /** Before which bytes of all replies together a cut leaves it without an answer. */
   readonly lost: readonly number[];
-  /** What it does when its server ends so, at each of the `MOMENTS`. */
+  /** What it does when its server ends in that way, at each of the `MOMENTS`. */
   readonly endings: Readonly<Record<Ending, readonly [Outcome, Outcome, Outcome, Outcome]>>;
   /** Unhandled rejections, under its cuts. */
   readonly unhandled: readonly string[];
-  /** What is wrong, for the page. */
+  /** The fault, for the page. */
   readonly wrong: readonly string[];
 }
 
@@ -226,7 +226,7 @@ const scriptOf = ({ turns }: Client, plan: Plan, read: () => Promise<void>): Con
 interface Found {
   readonly outcome: Outcome;
   readonly answer?: unknown;
-  /** What the script found wrong. */
+  /** The script's error. */
   readonly wrong: readonly string[];
 }
 
@@ -236,7 +236,7 @@ const ask = async ({ get }: Running, name: string, plan: Plan, expected: Outcome
   const found = Promise.withResolvers<Found>();
   const played = Promise.withResolvers<void>(); // the script is at its end
   let connections = 0;
-  // The bytes were there before the first request. Who has answered two since has looked for bytes in between.
+  // The bytes were there before the first request. A client that has completed two since has looked for bytes in between.
   const read = async (): Promise<void> => {
     await get("/");
     await get("/");
@@ -300,7 +300,7 @@ describe.concurrent.each(Object.entries(clients))("%s", (name, client) => {
     await using workerd = await begin();
     const found: number[] = [];
     for (let cut = 0; cut < total; cut++) {
-      if (ends.includes(cut)) continue; // a reply of its own
+      if (ends.includes(cut)) continue; // its own reply
       const expected = lost.includes(cut) ? "never answers" : "answers";
       const { outcome, ...rest } = await ask(workerd, name, { cut }, expected);
       if (outcome === "answers") expect({ cut, ...rest }).toEqual({ cut, answer, wrong: [] });

@@ -7,7 +7,7 @@ export interface DelayProxy extends AsyncDisposable {
   readonly port: number;
   /** Connections that came so far. */
   readonly connections: number;
-  /** ms that each direction takes from now on. Opening a connection takes none: the kernel does that. */
+  /** ms that each direction takes from now on. Opening a connection is not delayed: the kernel does that. */
   delay: number;
 }
 

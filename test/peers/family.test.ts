@@ -242,7 +242,7 @@ describeWith(["logger"], "logger", () => {
 type Kind = readonly [
   name: string,
   Server: AnyServerClass,
-  /** Where ours listens; a path where it is none. */
+  /** The address of our server; for a Unix server, its path. */
   host: string | null,
   /** Python's class of the same kind, its family, and what its client dials. */
   theirs: string,

@@ -3,7 +3,7 @@ import { expect, test } from "vitest";
 import { FingerClient } from "../../examples/finger.ts";
 import { describeWith, start } from "./program.ts";
 
-// CPython serves what it was asked, in Latin-1 with control characters, and says it.
+// CPython sends back what it was asked, in Latin-1 with control characters.
 const SERVER = `
 import socketserver
 class Handler(socketserver.StreamRequestHandler):

@@ -2,11 +2,11 @@
 
 import { DatagramRequestHandler, type HandlerClass, StreamRequestHandler, type StreamSocket } from "socklet";
 
-/** What becomes of a request; `timeout` is that none comes. */
+/** The outcome of a request; `timeout` if none comes. */
 export const OUTCOMES = ["served", "refused", "setup", "handle", "finish", "timeout"] as const;
 export type Outcome = (typeof OUTCOMES)[number];
 
-/** A handler of that kind which reports its hooks, and fails where `outcome` says. */
+/** A handler of that kind which reports its hooks, and fails at the place that `outcome` names. */
 const traced = (
   Base: typeof StreamRequestHandler,
   told: (handler: StreamRequestHandler, hook: string) => void,

@@ -6,7 +6,7 @@
  * when nothing comes; and one hook that differs is tested by itself (`verify_request` that throws ends CPython's
  * server: ours tells it by `handleError`).
  *
- * A threading server of CPython's goes on in its own thread while the request's runs, in no order. So what each of
+ * CPython's threading server continues in its own thread while the request's thread runs, in no order. So what each of
  * the two called is compared by itself there.
  *
  * A forking server of CPython's calls the hooks of the request in the child, and in the parent closes its own copy of
@@ -41,7 +41,7 @@ import { describeWith, python } from "./program.ts";
 const folder = mkdtempSync(join(tmpdir(), "socklet-hooks-"));
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
-/** What was called, in order, and what the client read (`null`: nothing came back, and nothing was to). */
+/** The calls, in order, and what the client read (`null`: nothing came back, as expected). */
 interface Traced {
   readonly trace: readonly string[];
   /** In children. */

@@ -52,7 +52,7 @@ class Mail extends StreamRequestHandler {
   }
 }
 
-/** Throws at a line that says so. */
+/** Throws at a line that asks for it. */
 class Fails extends StreamRequestHandler {
   override async handle(): Promise<void> {
     for await (const line of this.rfile.lines()) {
@@ -114,10 +114,10 @@ describeWith(["chromium"], "the inspector", () => {
   const portOf = (name: string): number =>
     Number(new URL(server.listeners.find((one) => one.name === name)?.url ?? "").port);
 
-  /** What the browser complained of: errors of scripts, of loading, of the policy. */
+  /** The browser's errors: of scripts, of loading, of the policy. */
   const complaints: string[] = [];
 
-  /** An empty page in a context of its own, closed when the test ends. */
+  /** An empty page in its own context, closed when the test ends. */
   const blank = async (): Promise<Page> => {
     const context = await browser.newContext({ viewport: { width: 1280, height: 800 } });
     context.setDefaultTimeout(LIMIT);
@@ -126,7 +126,7 @@ describeWith(["chromium"], "the inspector", () => {
     return await context.newPage();
   };
 
-  /** The page, as somebody opens it who has pasted its URL. */
+  /** The page, opened from a pasted URL. */
   const open = async (at = url, token: string | null = TOKEN): Promise<Page> => {
     const page = await blank();
     page.on("pageerror", (error) => complaints.push(String(error)));
@@ -350,7 +350,7 @@ describeWith(["chromium"], "the inspector", () => {
     });
     await byHand.getByRole("button", { name: "Send", exact: true }).click();
     expect(String(await came())).toBe("of a file\n");
-    // What is typed before the answer is there stays.
+    // Text that is typed before the answer comes stays.
     const answer = Promise.withResolvers<void>();
     await page.route(/\/data$/, async (route) => {
       const response = await route.fetch();
@@ -460,7 +460,7 @@ describeWith(["chromium"], "the inspector", () => {
         .and(rowOf(page, peerName))
         .waitFor();
 
-    // The second one is the server's own. What the page loads with it is held until the third connection is over.
+    // The second one comes from the server. What the page then loads is delayed until the third connection is over.
     const [over, loaded] = [Promise.withResolvers<void>(), Promise.withResolvers<void>()];
     const asked = page.waitForRequest(/\/v1\/sessions\?limit=50$/);
     await page.route(/\/v1\/sessions\?limit=50$/, async (route) => {
@@ -766,7 +766,7 @@ describeWith(["chromium"], "the inspector", () => {
       await rowWith(page, id).click();
       return id;
     };
-    // What the Worker accepts.
+    // Connections that the Worker accepts.
     const client = net.connect({ port, host: "127.0.0.1", allowHalfOpen: true });
     onTestFinished(() => void client.destroy());
     let heard = "";

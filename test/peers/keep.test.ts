@@ -43,7 +43,7 @@ const told = async (where: KeptPlace, server: Parameters<typeof keptThrough>[1])
   expect(report.info.kept?.attempt).toBeGreaterThan(2);
 };
 
-/** The session's events of what its handler said, up to the first that `last` takes. */
+/** The `handler` events of the session, up to the first that `last` accepts. */
 const said = async (place: KeptPlace, id: string, last: (detail: never) => unknown): Promise<unknown[]> => {
   const details: unknown[] = [];
   for await (const event of place.client().sessions.follow(id) as AsyncIterable<SessionEvent>) {

@@ -195,7 +195,7 @@ const smtpServer = async (options: SMTPServerOptions = {}) => {
       }, done);
     },
   });
-  server.on("error", () => {}); // a client that leaves: its own test says so
+  server.on("error", () => {}); // a client that leaves: that has its own test
   server.listen(0, "127.0.0.1");
   await once(server.server, "listening");
   const { port } = server.server.address() as AddressInfo;

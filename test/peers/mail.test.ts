@@ -109,7 +109,7 @@ describeWith(["swaks"], "swaks", () => {
       const { code, stdout } = await run("swaks", [...to, "--suppress-data", ...options]);
       expect(stdout.toString()).toMatch(/250 Kept as \d{8}T\d{9}Z-\d+\.eml/);
       expect(code).toBe(0);
-      // swaks ends what it sends with one more line end of its own.
+      // swaks adds one more line end to what it sends.
       const kept = (await only(place.storage)).toString("latin1");
       expect(kept === `${mail}\r\n`).toBe(true);
       expect(place.errors()).toEqual([]);

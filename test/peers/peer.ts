@@ -4,7 +4,7 @@ import { accessSync, constants, statSync } from "node:fs";
 import { delimiter, join } from "node:path";
 
 /**
- * The path of a command that is on `PATH`, or `null`: a test then skips, and says in its name what for.
+ * The path of a command that is on `PATH`, or `null`: a test then skips, and its name says which command is missing.
  *
  * @throws Error in CI, where every peer must be installed: a test that is skipped unnoticed tests nothing.
  */

@@ -22,7 +22,7 @@ const CALLERS = 20;
 
 const turn = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));
 
-/** What became of calls. */
+/** The outcomes of calls. */
 interface Toll {
   asked: number;
   answered: number;

@@ -20,7 +20,7 @@ export const reservePort = async (): Promise<number> => {
   return (holder.getsockname() as InternetAddress).port;
 };
 
-/** The same of datagrams. What comes is not for the holder, which is connected with port 1 of this machine. */
+/** The same for datagrams. The holder does not get them, since it is connected to port 1 of this machine. */
 export const reserveUdpPort = async (): Promise<number> => {
   const holder = dgram.createSocket({ type: "udp4", reuseAddr: true }).unref();
   holder.bind(0, "127.0.0.1").connect(1, "127.0.0.1");

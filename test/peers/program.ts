@@ -52,7 +52,7 @@ export const run = async (
   return await program.ended;
 };
 
-/** Runs Python; throws what it says where it fails. */
+/** Runs Python; throws its output if it fails. */
 export const python = async (
   source: string,
   args: readonly (string | number)[] = [],

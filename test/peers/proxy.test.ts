@@ -1,4 +1,4 @@
-/** Real proxies in front: HAProxy (versions 1 and 2, with all that it says of TLS), nginx, and dnsdist before the DNS example. */
+/** Real proxies in front: HAProxy (versions 1 and 2, with everything that it sends about TLS), nginx, and dnsdist before the DNS example. */
 
 import { once } from "node:events";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
@@ -354,7 +354,7 @@ stream {
   });
 });
 
-/** Two servers on one number, which dnsdist asks by datagrams and by streams: that of the first, where the second can have it. */
+/** Two servers on one port number, which dnsdist asks over datagrams and over streams: the first one's port, if the second can have it. */
 const onOneNumber = async (make: (at: string) => [ThreadingTCPServer, ThreadingUDPServer]) => {
   for (;;) {
     const [tcp] = make("127.0.0.1:0");

@@ -1,4 +1,4 @@
-/** Real servers, each on a port of its own, ended with its scope. */
+/** Real servers, each on its own port, ended with its scope. */
 
 import { spawnSync } from "node:child_process";
 import { copyFileSync, existsSync, readdirSync, writeFileSync } from "node:fs";
@@ -75,7 +75,7 @@ export interface Mortal extends AsyncDisposable {
 
 const BIRTHS = 200; // how often a server that was killed is started, until what it left behind is gone
 
-/** `begin` again and again, until it says that it is `ready`. */
+/** Runs `begin` again and again, until its output has `ready`. */
 const born = async (begin: () => Program, ready: RegExp): Promise<Program> => {
   for (let tries = 1; ; tries++) {
     const program = begin();
@@ -125,7 +125,7 @@ export const mortalRedis = async (): Promise<Mortal> => {
 export const postgres = async (certificates: Certificates): Promise<Server & Mortal> => {
   const { folder: from } = certificates;
   const { path: folder, remove: gone } = temporaryFolder("postgres");
-  // It refuses to run as root; who is not root runs it as himself.
+  // It refuses to run as root; any other user runs it directly.
   const root = process.getuid?.() === 0;
   const as = (command: string | null): [string, ...string[]] =>
     root

@@ -279,7 +279,7 @@ const CASES: readonly (readonly [script: string, ...differences: Difference[]])[
   ['a=unix; a.setblocking(false); a.connect("$/none")', ['a.connect("$/none")', "EINPROGRESS", LATER]],
 ];
 
-/** With koffi alone: without it there are none of these. */
+/** Only with koffi: without it these calls do not exist. */
 const UNIX_DATAGRAMS: readonly (readonly [script: string, ...differences: Difference[]])[] = [
   ['a=unixgram; a.getsockname(); a.getpeername(); a.send("x"); a.fileno()'],
   ['a=unixgram; a.bind("$/a"); a.shutdown(2); a.send("x"); a.sendto("x","$/a"); a.recv(9); a.poll(5,0)'],
@@ -351,7 +351,7 @@ const READY: readonly (readonly [script: string, ...differences: Difference[]])[
 
 const answerOf = (ours: unknown): string => JSON.stringify(typeof ours === "string" ? { error: ours } : ours);
 
-/** CPython's trace with the differences put in. Throws if one of them is none. */
+/** CPython's trace with the differences applied. Throws if one of them is no difference. */
 const expected = (right: readonly string[], differences: readonly Difference[]): string[] => {
   const left = new Map(differences.map(([call, ours]) => [call, answerOf(ours)]));
   const seen = new Map<string, number>();
@@ -450,7 +450,7 @@ describeWith(["python3"], "the same calls in CPython and in ours", () => {
         `${name}.getsockopt(${SOL_TCP},${TCP_CONGESTION},16)`,
         `${name}.getsockopt(${IPPROTO_IPV6},${IPV6_V6ONLY})`,
       ].join("; ");
-    // What Node sets of its own accord (SO_REUSEADDR at bind(), TCP_NODELAY when connected) is set here in both.
+    // The options that Node sets by itself (SO_REUSEADDR at bind(), TCP_NODELAY when connected) are set here in both.
     const AS_NODE = `a=tcp; a.setsockopt(${SOL_SOCKET},${SO_REUSEADDR},1); a.setsockopt(${SOL_TCP},${TCP_NODELAY},1);`;
     const OPEN = `${AS_NODE} a.bind("127.0.0.1:0"); a.listen();
       b=tcp; b.setsockopt(${SOL_TCP},${TCP_NODELAY},1); b.connect("@a"); c=a.accept();`;
@@ -512,7 +512,7 @@ const DATAGRAMS = {
   "Unix datagrams": 'near=unixgram; near.bind("$/near"); far=unixgram; far.bind("$/far");',
 } as const;
 
-/** What is done with a connection, one number for each choice. */
+/** The actions on a connection, one number for each choice. */
 const choices = fc.array(fc.nat(1_000_000), { minLength: 4, maxLength: 14 });
 
 /**
@@ -640,7 +640,7 @@ describeWith(["python3"], "between a CPython and ours, as between two CPythons",
     await far[Symbol.asyncDispose]();
   });
 
-  /** The script's trace, where `near` is CPython, and where it is ours. */
+  /** The script's traces: with CPython as `near`, and with ours. */
   const both = async (script: string): Promise<[right: string[], ours: string[]]> => {
     await using right = new Across(near, far);
     const asked = await trace(right, script);

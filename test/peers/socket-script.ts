@@ -87,7 +87,7 @@ const outOfFolder = (answer: unknown, path: string): unknown =>
 
 // ---- CPython ----
 
-/** A CPython of its own, which lives until it is disposed of. */
+/** A separate CPython process, which lives until it is disposed of. */
 export class CPython implements Side {
   readonly #program: Program;
   readonly #folder = folder();
@@ -132,7 +132,7 @@ export class Across implements Side {
     return outOfFolder(await this.#sideOf(name).call([name, what, given]), this.#folder.path);
   }
 
-  /** Ends the sockets of both, which go on living. */
+  /** Closes the sockets of both processes, which keep running. */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.call(["", "new", []]);
     this.#folder.gone();
@@ -172,7 +172,7 @@ const shown = (value: unknown): unknown => {
   return address?.family === undefined ? value : { at: [address.hostname, address.port] };
 };
 
-/** What a read gave: the end is no bytes, as CPython has it. */
+/** The result of a read: the end is zero bytes, as in CPython. */
 const received = (bytes: Uint8Array | null): unknown => shown(bytes ?? new Uint8Array(0));
 
 const data = (given: unknown): Uint8Array =>

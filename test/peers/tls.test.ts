@@ -200,7 +200,7 @@ describeWith(["curl", "swaks", "openssl", "python3"], "a mail sink with STARTTLS
     const subject = ["--header", "Subject: by swaks"];
     const swaks = await run("swaks", [...verified, ...server(place.port), "--tls", ...subject]);
     expect(swaks.code).toBe(0);
-    // What was said in plain text is forgotten, and a secured connection is not secured again.
+    // The state from before TLS is discarded, and a secured connection is not secured again.
     expect(await python(SMTPLIB, [place.port, caFile])).toBe("True TLSv1.3 503 False 503\n");
     const to = ["s_client", "-connect", `localhost:${place.port}`, "-starttls", "smtp", "-CAfile", caFile];
     const said = await run("openssl", [...to, "-verify_return_error", "-quiet"], "QUIT\r\n");

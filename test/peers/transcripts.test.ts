@@ -1,6 +1,6 @@
 /**
  * Conversations of real clients with real servers, recorded by a proxy between the two and kept in `recordings/`: each
- * is held again with our handlers in memory, and where the programs are here, with them. To record them again:
+ * is replayed against our handlers in memory, and against the programs if they are installed. To record them again:
  *
  *     RECORD=1 npx vitest run --project node test/peers/transcripts.test.ts
  */
@@ -46,7 +46,7 @@ const kept = (name: string): Transcript => parseTranscript(readFileSync(fileOf(n
 
 const dial = (port: number): Promise<StreamSocket> => createConnection({ hostname: "127.0.0.1", port });
 
-/** What was said while `client` spoke with the server at `port`, by a proxy between them. */
+/** The transcript of `client` with the server at `port`, recorded by a proxy between them. */
 const between = async (
   port: number,
   note: string,
@@ -75,7 +75,7 @@ const asServer = async (
   const Peer = scriptHandler(replay(transcript, "server", normalise && { normalise }), patient);
   await using place = await serve(Peer);
   const ran = client(place.port);
-  ran.catch(() => {}); // where it fails, the script says why
+  ran.catch(() => {}); // if it fails, the script reports why
   await Peer.outcomes();
   await ran;
 };
@@ -178,13 +178,13 @@ describe("Redis, as it was recorded", () => {
 
 // ---- Mail ----
 
-/** What SMTP says by its codes, and not in words: the server's replies without their texts, and what a client stamps. */
+/** SMTP without its free text: the codes of the server's replies, and no stamps of the client. */
 const codes: Normalise = (line, from) =>
   from === "server"
     ? line.replace(/^\d{3}-.*\r\n$/, "").replace(/^(\d{3}) .*\r\n$/, "$1\r\n")
     : line.replace(/^Date: .*\r\n$/, "Date: DATE\r\n").replace(/^(X-Mailer: swaks) .*\r\n$/, "$1\r\n");
 
-/** `aiosmtpd` without TLS, on a port of its own. */
+/** `aiosmtpd` without TLS, on its own port. */
 const aiosmtpd = async (): Promise<{ port: number; program: Program }> => {
   const port = await reservePort();
   const command = `exec aiosmtpd -n -d -l 127.0.0.1:${port} -c aiosmtpd.handlers.Sink 2>&1`;

@@ -13,7 +13,7 @@ import {
 } from "../../examples/tutorial.ts";
 import { describeWith, listen, python, serve, start } from "./program.ts";
 
-/** The tutorial's client: says each of its arguments, and prints what it sent and got, and both addresses. */
+/** The tutorial's client: sends each of its arguments, and prints what it sent and received, and both addresses. */
 const CLIENT = `
 import json, socket, sys
 s = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
@@ -38,7 +38,7 @@ print(s.recv(1024), s.recv(1024))
 s.close()
 `;
 
-/** Its servers: says its port, then what the handlers say. */
+/** Its servers: print the port, then the output of the handlers. */
 const SERVER = `
 import socketserver, sys
 

@@ -13,7 +13,7 @@ const cli = fileURLToPath(new URL("../../emulator/command/cli.ts", import.meta.u
 interface Up extends AsyncDisposable {
   readonly port: number;
   readonly program: Program;
-  /** Stops it; returns what it said. */
+  /** Stops it; returns its output. */
   stop(): Promise<string>;
 }
 
@@ -112,7 +112,7 @@ describeWith(["redis-server", "redis-cli"], "redis-cli", () => {
   });
 });
 
-/** toxiproxy's toxics, and the rule of each; `holds` says what a client sees of it. */
+/** toxiproxy's toxics, and the rule for each; `holds` checks what a client sees. */
 const toxics: readonly [
   toxic: string,
   rules: readonly string[],
@@ -192,7 +192,7 @@ test.each(toxics)("%s of toxiproxy: %j", async (_, rules, words, holds) => {
 test("in: from then on, connections that say nothing are reset, too", async () => {
   await using server = await echo();
   await using between = await proxy(server.address, ["reset in=500 name=planned"]);
-  expect((await talk(between.port, ["a"], false)).end).toBe("ECONNRESET"); // which waits for it, and says nothing
+  expect((await talk(between.port, ["a"], false)).end).toBe("ECONNRESET"); // which waits for it, and sends nothing
   expect(await between.stop()).toMatch(/\(reset, by rule "planned"\)/);
 });
 

@@ -19,7 +19,7 @@ const cli = fileURLToPath(new URL("../../emulator/command/cli.ts", import.meta.u
 const folder = mkdtempSync(join(tmpdir(), "socklet-wire-"));
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
-/** The command, in a folder of its own. */
+/** The command, in its own folder. */
 const words = (args: readonly (string | number)[]): [string, string[]] => [
   "sh",
   [
@@ -41,7 +41,7 @@ interface Up extends AsyncDisposable {
   stop(): Promise<Ended>;
 }
 
-/** The command, which says on stderr where it is up. */
+/** The command, which prints its address on stderr. */
 const up = async (...args: readonly (string | number)[]): Promise<Up> => {
   const [command, given] = words(args);
   const program = start("sh", ["-c", 'exec "$0" "$@" 2>&1', command, ...given]);
@@ -61,7 +61,7 @@ let files = 0;
 const file = (): string => join(folder, `${++files}.jsonl`);
 const recorded = (path: string): Transcript => parseTranscript(readFileSync(path, "utf8"));
 
-/** What one side said in a recording, whole. */
+/** Everything that one side sent in a recording. */
 const saidBy = (side: "client" | "server", { events }: Transcript): Buffer =>
   Buffer.concat(events.flatMap((event) => ("data" in event && event.from === side ? [event.data] : [])));
 
@@ -221,7 +221,7 @@ if (certificates !== null) {
       expect(stdout.toString()).not.toMatch(/#2 -- TLS has begun/);
       const said = saidBy("client", recorded(path)).toString();
       expect(said).toMatch(/STARTTLS\r\nEHLO .*MAIL FROM:<me@mail\.test>.*said in TLS.*QUIT/s);
-      expect(saidBy("server", recorded(path)).toString()).toContain("530 "); // to who asks for no TLS
+      expect(saidBy("server", recorded(path)).toString()).toContain("530 "); // to a client that does not ask for TLS
     });
   });
 
@@ -269,7 +269,7 @@ if (certificates !== null) {
       const authority = join(folder, ".socklet/authority/cert.pem");
       const secret = encodeURIComponent(postgresPassword);
       for (const mode of ["verify-full", "disable"]) {
-        // The password's exchange is bound to the server's certificate, where the client wants that: no proxy can pass it on.
+        // If the client wants it, the password exchange is bound to the server's certificate: no proxy can pass it on.
         const bound = `channel_binding=disable&sslrootcert=${encodeURIComponent(authority)}&sslmode=${mode}`;
         const url = `postgresql://postgres:${secret}@127.0.0.1:${between.port}/postgres?${bound}`;
         const { stdout, stderr } = await run("psql", [url, "-At", "-c", `select '${mode}'`]);
@@ -508,7 +508,7 @@ describeWith(["tshark"], "tshark reads socklet export --pcapng", () => {
 
 // ---- Transparent: traffic passes unchanged ----
 
-/** What comes is left in the kernel until it is read. */
+/** Incoming bytes stay in the kernel until they are read. */
 const PAUSED = { pauseOnConnect: true };
 const clientOf = async (port: number): Promise<net.Socket> => {
   const socket = net.connect({ port, host: "127.0.0.1", allowHalfOpen: true }).on("error", () => {});

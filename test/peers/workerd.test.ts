@@ -81,7 +81,7 @@ with smtplib.SMTP("127.0.0.1", ${mail}, timeout=20) as smtp:
       });
       expect({ status, stdout: status === 0 ? "" : stdout.slice(-500) }).toEqual({ status: 0, stdout: "" });
     });
-    // swaks ends what it is given with a line end of its own.
+    // swaks adds a line end to what it gets.
     expect(new TextDecoder().decode(kept).trimEnd()).toBe(body().trimEnd());
   });
 

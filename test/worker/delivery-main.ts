@@ -1,5 +1,5 @@
 /**
- * The Worker of the deliveries: it writes what it was asked to, to who connects, in the Worker or in an object of it; and
+ * The Worker of the deliveries: it writes what it was asked to, to each client, in the Worker or in an object of it; and
  * sessions that write what their params say. `POST /meet` readies the server for the next connection.
  */
 
@@ -117,7 +117,7 @@ export default {
     const serving = own.server.connect(socket, ctx).finally(() => {
       over = true;
     });
-    // What one request has of the platform no other can use: the server is stopped in this one.
+    // A request cannot use the platform objects of another one: the server is stopped in this one.
     let over = false;
     while (!over && own.stop === null) await scheduler.wait(1);
     if (own.stop !== null) await own.end(own.stop);

@@ -45,7 +45,7 @@ export class Room extends DurableObject {
     return this.#server.connect(socket);
   }
 
-  /** Loses all that it has in memory, its connections, too. */
+  /** Loses everything that it has in memory, including its connections. */
   lose(): void {
     this.ctx.abort("lost");
   }

@@ -1,4 +1,4 @@
-/** What a Worker measures: `/v1/metrics` of what its objects know, and its events in Workers Analytics Engine. */
+/** A Worker's metrics: `/v1/metrics` from what its objects know, and its events in Workers Analytics Engine. */
 
 import { env } from "cloudflare:workers";
 import { defineApp, SHUT_WR, streamHandler } from "socklet";

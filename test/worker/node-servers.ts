@@ -1,4 +1,4 @@
-/** What the tests inside workerd dial: servers in Node, started once. */
+/** The servers in Node that the tests inside workerd dial, started once. */
 
 import { once } from "node:events";
 import http from "node:http";
@@ -23,17 +23,17 @@ import {
 import { redisServer } from "../conformance/scripts.ts";
 import { type Certificates, ownCertificates } from "../peers/certificates.ts";
 
-/** What the tests provoke, and workerd logs with a stack each time; Vitest's plugin passes that on. */
+/** Errors that the tests provoke, and that workerd logs with a stack each time; Vitest's plugin prints them. */
 const PROVOKED = [
   /disconnected: Connection reset by peer/,
   /disconnected: peer closed connection without sending TLS close_notify/,
-  /disconnected: abortRead\(\) has been called/, // who follows a session's events has left
+  /disconnected: abortRead\(\) has been called/, // a follower of a session's events has left
   /outputGateBroken; jsg\.Error: lost/, // a test lost an object
   /failed: TLS handshake failed/,
   /startTls called with unsupported expectedServerHostname option/, // and yet it obeys the option
 ];
 
-/** What is said of that must not look like a failure. All else is passed on. */
+/** Drops that output, which must not look like a failure. Everything else is passed on. */
 const muteProvoked = (): (() => void) => {
   const streams = [process.stdout, process.stderr].map((stream) => ({ stream, write: stream.write }));
   for (const { stream, write } of streams) {
@@ -81,7 +81,7 @@ const packName = (name: string): Buffer =>
     Buffer.of(0),
   ]);
 
-/** What the DNS example answers; or, of an address, the PTR records above. */
+/** The answers of the DNS example; for an address, the PTR records above. */
 const dnsAnswer = (question: Buffer): Uint8Array => {
   for (const [owner, names] of Object.entries(POINTERS)) {
     if (!question.includes(packName(owner))) continue;

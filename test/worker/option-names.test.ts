@@ -23,7 +23,7 @@ const TABLE: Readonly<Record<string, Row>> = {
     worker.workerFor(app, { sessions: options });
   },
   Socket: (options) => worker.socket().connect("127.0.0.1:1", options),
-  streamSocket: (options) => worker.streamSocket({} as never, options), // said before anything is asked of the socket
+  streamSocket: (options) => worker.streamSocket({} as never, options), // checked before the socket is used
   TCPConnector: (options) => new worker.TCPConnector("127.0.0.1:1", Nothing, options),
   WorkerServer: (options) => new worker.WorkerServer(Nothing, options),
   WorkerDatagramServer: (options) => new worker.WorkerDatagramServer(Packet, options),

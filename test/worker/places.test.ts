@@ -7,7 +7,7 @@ import { inject, test } from "vitest";
 import { serverConformance } from "../conformance/server.ts";
 import { streamConformance } from "../conformance/stream.ts";
 
-// The Worker's own end must be able to go on after the peer's end has come.
+// The Worker must be able to continue after the peer's end has come.
 const dial = (door: Pick<Fetcher, "connect">, name: string): Promise<StreamSocket> =>
   streamSocket(door.connect(`${name}:1`, { allowHalfOpen: true }), { closeTimeout: 300 });
 

@@ -102,7 +102,7 @@ class Values extends ClientHandler<readonly [name: string, given?: unknown], unk
   }
 }
 
-/** A handler that uses a pool by its context: says how many have come. */
+/** A handler that uses a pool from its context: it sends the number of visits. */
 class Visits extends StreamRequestHandler<Context> {
   override async handle(): Promise<void> {
     this.wfile.write(`${await this.context.redis.call(["INCR", "visits"])}\n`);
@@ -183,7 +183,7 @@ const shown = (value: unknown): unknown => {
   return `${typeof value} ${Object.is(value, -0) ? "-0" : String(value)}`;
 };
 
-/** What a call gave, or the error: its code, its words. */
+/** The result of a call, or the error: its code and message. */
 const told = async (work: Promise<unknown>): Promise<Response> => {
   try {
     return Response.json({ value: await work });
@@ -308,7 +308,7 @@ const ROUTES: Readonly<Record<string, Ask>> = {
   },
   echo: async ([n], query) =>
     poolOf(env, "redis", AppRedis).call(["ECHO", n as string], { repeatable: query.has("repeatable") }),
-  /** /visits: what the listener says. */
+  /** /visits: what the listener sends. */
   visits: async (_, __, ctx) => {
     const { default: self } = ctx.exports as unknown as { default: Fetcher };
     return Number(await new Response(self.connect("visits:1").readable).text());

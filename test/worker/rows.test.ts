@@ -1,4 +1,4 @@
-/** Each row of the socket module inside workerd: that it works, or how it says that it cannot. */
+/** Each row of the socket module inside workerd: that it works, or the error if it cannot. */
 
 import * as worker from "socklet/worker";
 import { inject, test } from "vitest";

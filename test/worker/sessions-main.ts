@@ -24,7 +24,7 @@ interface Context {
   readonly secret: unknown;
 }
 
-/** Subscribes to the channel of its params, and emits what Redis says: `["message", "news", "…"]`. */
+/** Subscribes to the channel of its params, and emits what Redis sends: `["message", "news", "…"]`. */
 class RedisSubscriber extends StreamRequestHandler {
   override readonly timeout = null; // a channel may be silent for as long as it likes; the session has its deadline
 
@@ -65,7 +65,7 @@ class Large extends StreamRequestHandler {
   }
 }
 
-/** Closes its connection, says so, and goes on until it is aborted. */
+/** Closes its connection, reports that, and continues until it is aborted. */
 class ClosesFirst extends StreamRequestHandler {
   override async handle(): Promise<void> {
     const { promise, resolve } = Promise.withResolvers<void>();

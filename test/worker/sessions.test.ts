@@ -18,7 +18,7 @@ import { plane as planeFor, smallPlane } from "./sessions-main.ts";
 
 const echo = `127.0.0.1:${inject("echoPort")}`;
 const PATIENCE = 120_000; // ms that a session may take to end: it takes a few
-const plane = (): ControlPlane => planeFor(env); // anew each time: what one request got is not another's
+const plane = (): ControlPlane => planeFor(env); // a new one each time: an object of one request must not be used in another
 const sessionObject = (id: string) => env.SOCKLET_SESSIONS.getByName(id);
 const registryObject = () => env.SOCKLET_REGISTRY.getByName("registry");
 
@@ -34,7 +34,7 @@ afterEach(async () => {
 
 const bytes = (text: string): Uint8Array => new TextEncoder().encode(text);
 
-/** The events of a session up to the first that `last` says is enough. */
+/** The events of a session up to the first that `last` accepts. */
 const follow = async (
   id: string,
   last: (event: SessionEvent) => boolean,
@@ -58,7 +58,7 @@ const codeOf = (work: Promise<unknown>): Promise<unknown> =>
     (error) => error.code ?? String(error),
   );
 
-/** What the registry believes, without asking anyone. */
+/** What the registry knows, without asking any object. */
 const believed = (id: string): Promise<string | undefined> =>
   runInDurableObject(registryObject(), (_, state) => {
     const rows = state.storage.sql.exec<{ state: string }>("SELECT state FROM sessions WHERE id = ?", id);
@@ -188,7 +188,7 @@ describe("a session", () => {
     expect(told).not.toContain("the deployment's own");
     expect(told.replaceAll(JSON.stringify(record?.result), "")).not.toContain("the caller's own");
     expect(told).toContain("[redacted]");
-    // The result is for him who gave the params, and still has none of the deployment's.
+    // The result is for the caller that passed the params, but still has none of the deployment's secrets.
     if (line === "ok\n")
       expect(record?.result).toEqual({ deployment: "[redacted]", caller: "the caller's own" });
     const kept = await runInDurableObject(sessionObject(id), (_, { storage }) =>
@@ -278,7 +278,7 @@ describe("a list", () => {
       await plane().send(id, bytes("12345\n"));
       await follow(id, said("12345"));
       expect(await shown()).toMatchObject([{ id, bytesRead: 6, bytesWritten: 6 }]);
-      await plane().list({ limit: 50, state: "failed" }); // asks all that run
+      await plane().list({ limit: 50, state: "failed" }); // asks all running sessions
       expect(await written()).toEqual([]);
       const over = (await plane().end(id)) as SessionInfo;
       await runInDurableObject(registryObject(), (registry) => registry.over(over));
@@ -335,7 +335,7 @@ describe("an object that is lost", () => {
       runInDurableObject(registryObject(), (_, { storage }) => {
         storage.sql.exec("DELETE FROM sessions WHERE id = ?", id);
       });
-    await forgotten(); // as where the object was lost before it was known there
+    await forgotten(); // as if the object had been lost before the registry knew it
     expect(await believed(id)).toBeUndefined();
     await runDurableObjectAlarm(sessionObject(id));
     expect(await believed(id)).toBe("cut");
@@ -578,7 +578,7 @@ describe("a registry of many sessions", () => {
     }),
   );
 
-  // Else the registry's alarms would delete thousands of sessions beside the tests that follow, each in an object of its own.
+  // Otherwise the registry's alarms would delete thousands of sessions during the following tests, each in its own object.
   afterAll(() =>
     runInDurableObject(registry(), async (_, { storage }) => {
       storage.sql.exec("DELETE FROM sessions");

@@ -13,7 +13,7 @@ const onEvent = (event: SockletEvent): void => {
   else if (event.type === "end") written = Math.max(written, event.bytesWritten);
 };
 
-/** Says what it was given; throws, or sends too much at once, where it is asked to. */
+/** Echoes what it receives; throws, or sends too much at once, on request. */
 class Tell extends DatagramRequestHandler {
   override handle(): void {
     const line = this.rfile.tryLine();

@@ -1,5 +1,5 @@
 /**
- * `Recorder`: keeps in memory, within set bounds, what passes over the connections of a control plane, and the datagrams of its
+ * `Recorder`: keeps the traffic of a control plane's connections in memory, within set bounds, and the datagrams of its
  * listeners.
  *
  * It is off until a recording is started (`start()`) or somebody watches (`watch()`). While it is off, no connection has a tap, and
@@ -41,9 +41,9 @@ import {
 } from "../plane.ts";
 import { afterTrim, RECORDING_BOUNDS } from "./bounds.ts";
 
-const HEADER = 24; // bytes of a record before what was said: time (8), bytes said before (8), kind (1) and size (3), where the next one is in this slab, or 0 (4)
+const HEADER = 24; // bytes of a record before its data: time (8), earlier bytes of the side (8), kind (1) and size (3), the place of the next record in this slab, or 0 (4)
 const SIZE = 0xffffff; // the bits of the size, which is below that of a slab
-const RUN = 64; // records in a run: at most so many are walked to find one
+const RUN = 64; // records in a run: at most this many are walked to find one
 const SLAB = 1024 * 1024; // bytes; dropped as one
 const LEAST_PART = 4096; // bytes: a piece is split over two slabs only if the first has this much room
 const PACE = 500; // ms between two events of a watcher: two a second are live to the eye, and cost half of four
@@ -96,11 +96,11 @@ export interface RecordedPlane {
 export interface RecordingSink {
   /** A side sent bytes; or, with `null`, a side ended (`end`), or both use TLS from here on. */
   passed(conversation: RecordedConversation, bytes: Uint8Array | null, ours: boolean, end?: TappedEnd): void;
-  /** Bytes passed that this sink was not given: how many. */
+  /** Bytes passed that this sink did not get: their number. */
   missed(conversation: RecordedConversation, bytes: number): void;
 }
 
-/** The conversation that a sink is told about. */
+/** The conversation that a sink records. */
 export interface RecordedConversation {
   readonly id: string;
   readonly kind: Transcript["kind"];
@@ -219,7 +219,7 @@ export class Recorder implements RecordingPlane {
   #started = false;
   #on = false;
   #grace: ReturnType<typeof setTimeout> | undefined;
-  #carriedAt: number | undefined; // when what is told now happened, by `clock`
+  #carriedAt: number | undefined; // the time of what is being reported now, by `clock`
   #closed = false;
   readonly #sink: RecordingSink | undefined;
 
@@ -282,7 +282,7 @@ export class Recorder implements RecordingPlane {
   stop(): RecordingInfo {
     this.#started = false;
     if (this.#watchers.size === 0) this.#end();
-    else this.#forget(); // watchers go on, with nothing kept
+    else this.#forget(); // watchers continue, with nothing kept
     this.#wakeAll();
     return this.info();
   }
@@ -458,7 +458,7 @@ export class Recorder implements RecordingPlane {
     setTap(socket, new Tap(this, kept));
   }
 
-  /** The same of a connection whose bytes are carried here from elsewhere: who carries them tells this tap, within `at()`. `null`: nothing is kept. */
+  /** The tap of a connection whose bytes are reported from elsewhere, within `at()`. `null`: nothing is kept. */
   carried({ id, side, address, passed = 0 }: Omit<OpenConnection, "socket">): StreamTap | null {
     if (!this.#on) return null;
     const known = this.#kept.get(id);
@@ -467,7 +467,7 @@ export class Recorder implements RecordingPlane {
     return new Tap(this, kept);
   }
 
-  /** What `tell` tells happened at `time`, in ms since the epoch. */
+  /** Runs `tell`, whose reports get the time `time`, in ms since the epoch. */
   at(time: number, tell: () => void): void {
     this.#carriedAt = clock.now() - (Date.now() - time);
     tell();
@@ -487,7 +487,7 @@ export class Recorder implements RecordingPlane {
     this.#tapped.delete(id);
   }
 
-  /** A datagram came to a listener, or was sent by it. `id`: the flow's, where it was told elsewhere and the sender is not known. */
+  /** A listener received or sent a datagram. `id`: the flow's, if it was reported from elsewhere and the sender is not known. */
   datagram(
     handler: string,
     address: string,
@@ -517,7 +517,7 @@ export class Recorder implements RecordingPlane {
     this.said(kept, bytes, ours);
   }
 
-  /** Bytes of a flow passed that are not told: how many. */
+  /** Bytes of a flow passed that are not reported: their number. */
   missedOf(id: string, bytes: number): void {
     const kept = this.#kept.get(id);
     if (kept !== undefined) this.missed(kept, bytes);

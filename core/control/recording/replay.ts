@@ -1,4 +1,4 @@
-/** Saying something again to a server, wherever the connection comes from: what `POST /v1/replays` does. */
+/** Replays bytes to a server, over any kind of connection, for `POST /v1/replays`. */
 
 import type { MaybePromise } from "../../bytes/data.ts";
 import { errorInfo, SocketError } from "../../errors.ts";
@@ -29,7 +29,7 @@ class Answers {
 
   /**
    * ms to wait for the answer to `piece`. An early next piece loses nothing. An early end does: many servers end with their
-   * client and drop what they were about to say. So the last piece has half of the time that is left.
+   * client and drop their pending output. So the last piece has half of the remaining time.
    */
   patienceFor(piece: Uint8Array, last: boolean): number {
     return last && piece.length > 0 ? Math.max(SILENCE, (this.#until - performance.now()) / 2) : SILENCE;
@@ -51,12 +51,12 @@ class Answers {
     return this.#ended || this.#deadline.aborted;
   }
 
-  /** How many pieces of answers came so far. */
+  /** The number of pieces of answers so far. */
   get count(): number {
     return this.#count;
   }
 
-  /** Resolves when the answer after the first `before` pieces is whole, when none comes within `patience` ms, or when no more can. */
+  /** Resolves when the answer after the first `before` pieces is complete, when none comes within `patience` ms, or when no more can come. */
   async whole(before: number, patience: number): Promise<void> {
     let seen = before;
     while (!this.over) {
@@ -90,7 +90,7 @@ const infoOf = (failed: unknown): ErrorInfo | null =>
   failed === null ? null : errorInfo(failed, "ERR_CONNECT_FAILED");
 
 /**
- * Says it on the connection that `open` makes, and returns what was said by both; `address` is the server's, as text. Rejects if
+ * Sends the pieces on the connection that `open` makes, and returns what both sides sent; `address` is the server's, as text. Rejects if
  * `open` does; what goes wrong later is in the answer. The connection is closed when this resolves.
  */
 export const replayOnStream = async (
@@ -132,24 +132,24 @@ export const replayOnStream = async (
   if (deadline.aborted) {
     failed ??= new SocketError("ETIMEDOUT", `the server has not ended after ${wholeMs(timeout)}`);
     own.abort();
-  } else await own.close().catch(() => {}); // what was lost the transcript says
+  } else await own.close().catch(() => {}); // the transcript shows what was lost
   await reading;
   return { address, events: shown(recording.transcript), error: infoOf(failed) };
 };
 
-/** A socket by which datagrams are said again. */
+/** A socket that sends the datagrams of a replay. */
 export interface ReplaySocket {
   send(bytes: Uint8Array): void;
   close(): void;
 }
 
-/** What such a socket tells of the server's side. */
+/** What such a socket reports from the server's side. */
 export interface ReplayHearer {
   came(bytes: Uint8Array): void;
   failed(error: unknown): void;
 }
 
-/** The same by datagrams: each piece is one. */
+/** The same over datagrams: each piece is one. */
 export const replayByDatagrams = async (
   address: string,
   { pieces, timeout }: ReplaySpec,

@@ -43,13 +43,13 @@ export const getservbyname = (name: string, protocol?: string): number =>
  * comes first; from where `getservbyname` has it. CPython's `getservbyport`; getservbyport(3).
  *
  * @throws SocketError `ERR_NAME` if there is none; RangeError if the port is not 0 to 65535; TypeError
- *   where it is not an integer, or the protocol is not a string.
+ *   if it is not an integer, or the protocol is not a string.
  */
 export const getservbyport = (port: number, protocol?: string): string =>
   services().getservbyport(port, protocol);
 
 /**
- * The number of a protocol (`"tcp"` is 6), by its name or an alias (`"TCP"`). From /etc/protocols; where there
+ * The number of a protocol (`"tcp"` is 6), by its name or an alias (`"TCP"`). From /etc/protocols; if there
  * is none, from a small table of its own. CPython's `getprotobyname`; getprotobyname(3).
  *
  * @throws SocketError `ERR_NAME` if there is none; TypeError if the name is not a string.
@@ -62,7 +62,7 @@ export const getprotobyname = (name: string): number => protocols().getprotobyna
 export const gethostname = (): string => lazy.os.hostname();
 
 /**
- * The IPv4 address of a host: of several the best one. An address stands for itself, in every form of
+ * The IPv4 address of a host; the best one if there are several. An address stands for itself, in every form of
  * `inetAton` (`"127.1"`) but with nothing after it; `""` is `"0.0.0.0"`, and `"<broadcast>"` is
  * `"255.255.255.255"`. CPython's `gethostbyname`.
  *
@@ -91,7 +91,7 @@ export const gethostbyaddr = (address: string): Promise<Host> => names.gethostby
 
 /**
  * The fully qualified name of a host: of the names that `gethostbyaddr` returns, the first with a dot in it, otherwise
- * the first; if it returns none, the name as it is. Without a name, or for `"0.0.0.0"` and `"::"`, this
+ * the first; if it returns none, the name unchanged. Without a name, or for `"0.0.0.0"` and `"::"`, this
  * machine's. Rejects for no name. CPython's `getfqdn`.
  */
 export const getfqdn = (name = ""): Promise<string> => names.getfqdn(system, name);
@@ -128,7 +128,7 @@ export const getaddrinfo = async (
 export const getnameinfo = (address: AddressLike, flags = 0): Promise<[host: string, service: string]> =>
   names.getnameinfo(system, address, flags);
 
-// --- Where they come from ----------------------------------------------------------------------------------
+// --- The sources of names ----------------------------------------------------------------------------------
 
 /** The parsed contents of a file; `otherwise` if it cannot be read. Parsed again when the file has changed. */
 const fromFile = <Table>(path: string, Table: new (text: string) => Table, otherwise: () => Table) => {
@@ -292,7 +292,7 @@ const interfaceOf = (zone: string): string | undefined => {
     const indexOf = (name: string): string => fs.readFileSync(`${INTERFACES}/${name}/ifindex`, "latin1");
     return isNumber ? names.find((name) => Number(indexOf(name)) === Number(zone)) : undefined;
   } catch {
-    // Not Linux. These are the interfaces that have an address, as every one has that a zone can be of.
+    // Not Linux. These are the interfaces that have an address, and a zone can only be one of these.
     const all = Object.entries(lazy.os.networkInterfaces());
     const [name] = all.find(([name]) => name === zone) ?? [];
     const [numbered] = all.find(([, own]) => own?.some(({ scopeid }) => scopeid === Number(zone))) ?? [];

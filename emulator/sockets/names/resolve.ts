@@ -1,4 +1,4 @@
-/** Addresses as bind(2), connect(2) and sendto(2) want them: checked against the socket's family, and resolved. */
+/** Addresses for bind(2), connect(2) and sendto(2): checked against the socket's family, and resolved. */
 
 import net from "node:net";
 import { SocketError } from "../../../core/errors.ts";
@@ -11,7 +11,7 @@ import { zoned } from "./names.ts";
 
 export const versionOf = (family: number): 4 | 6 => (family === AF_INET6 ? 6 : 4);
 
-/** The name of an unbound socket, as of getsockname(2). */
+/** The name of an unbound socket, as getsockname(2) returns it. */
 export const unboundName = (family: number): Address | null => {
   if (family === AF_UNIX) return null;
   return family === AF_INET6
@@ -39,7 +39,7 @@ export const mustFit = (endpoint: Endpoint, family: number): void => {
   );
 };
 
-/** The address of an endpoint in this family: the first of several, as for CPython's `bind` and `sendto`. */
+/** The address of an endpoint in this family: the first if there are several, as for CPython's `bind` and `sendto`. */
 export const resolve = async (endpoint: Endpoint, family: number): Promise<Address> => {
   mustFit(endpoint, family);
   if (endpoint.scheme === "unix") return { family: "unix", path: endpoint.path };
