@@ -442,101 +442,101 @@ export interface EntryInfo {
   readonly faults: boolean;
 }
 
-/** What to say again to a server: what a client said, edited or not. */
+/** A replay: what a client sent, edited or not, to send again to a server. */
 export interface ReplaySpec {
-  /** The name of a listener of the app, the name of one of its `dial` entries, or an address that its `allow` lets dial. */
+  /** The name of a listener of the app, the name of one of its `dial` entries, or an address that its `allow` permits. */
   readonly to: string;
-  /** What to say, piece by piece; each waits until the server has answered the one before, or been silent. */
+  /** The pieces to send; each waits until the server has answered the previous one, or been silent. */
   readonly pieces: readonly Uint8Array[];
   /**
-   * Ends our direction when all is said, and the last piece is answered or half of the time that was left has passed without an answer:
-   * many servers end with their client, and drop what they were about to say.
+   * Ends our direction once everything is sent, and the last piece is answered or half of the remaining time has passed without an answer:
+   * many servers end with their client, and drop their pending output.
    */
   readonly halfClose: boolean;
-  /** ms that all of it may take. */
+  /** The most ms that the whole replay may take. */
   readonly timeout: number;
 }
 
-/** What a server answered to what was said again. */
+/** The result of a replay. */
 export interface Replayed {
-  /** Where it was said. */
+  /** The address that it was sent to. */
   readonly address: string;
   /** The events of a transcript. */
   readonly events: readonly Json[];
-  /** What went wrong; `null`: nothing did. */
+  /** The error; `null` if there was none. */
   readonly error: ErrorInfo | null;
 }
 
 /**
- * What a platform implements. The routes have validated what they pass on: ids have the form of `newSessionId()`,
- * limits are in `BOUNDS`. All errors are `SocketError`s; `problem.ts` has the table of their HTTP statuses. Where the
- * platform cannot be made to answer each call rejects with `ERR_PLATFORM`, and may be made again, but for `send`.
+ * The interface that a platform implements. The routes have validated what they pass: ids have the form of `newSessionId()`,
+ * limits are within `BOUNDS`. All errors are `SocketError`s; `problem.ts` has the table of their HTTP statuses. If the
+ * platform does not answer, a call rejects with `ERR_PLATFORM`, and may be repeated, except for `send`.
  */
 export interface ControlPlane {
   /** Never waits for another machine. */
   health(): MaybePromise<Health>;
-  /** Why no session can be started now, one text a reason, without secrets; empty where all is well. */
+  /** Why no session can be started now: one text per reason, without secrets. Empty if sessions can be started. */
   ready(): MaybePromise<readonly string[]>;
   listeners(): MaybePromise<readonly ListenerInfo[]>;
-  /** Its counts in Prometheus' text format; `null` where none are kept (in a Worker, unless it was given `metrics`). */
+  /** Its counts in Prometheus' text format; `null` if none are kept (in a Worker without `metrics`). */
   metrics(): MaybePromise<string | null>;
-  /** Its rules of faults; absent where the platform has none, as a Worker. */
+  /** Its fault rules; absent if the platform has none, as in a Worker. */
   readonly faults?: FaultPlane | undefined;
-  /** What passes; absent where the platform keeps none of it, as a Worker without `recording`. */
+  /** The recording of traffic; absent if the platform cannot record, as in a Worker without `recording`. */
   readonly recording?: RecordingPlane | undefined;
   /**
-   * Says something again to a server. Rejects as `start` where that may not be dialled; what goes wrong later is in the answer.
-   * Absent as `recording`.
+   * Replays bytes to a server. Rejects as `start` does if that may not be dialled; later errors are in the answer.
+   * Absent if `recording` is.
    */
   replay?(spec: ReplaySpec): Promise<Replayed>;
-  /** What can be said again to by name. Absent as `recording`. */
+  /** The entries that a replay can go to. Absent if `recording` is. */
   entries?(): MaybePromise<readonly EntryInfo[]>;
-  /** The messages of a session or a flow; `null` where nothing of it is kept, or its entry has no `decode`. Absent as `recording`. */
+  /** The messages of a session or a flow; `null` if nothing of it is kept, or its entry has no `decode`. Absent if `recording` is. */
   messages?(id: string): MaybePromise<DecodedPart | null>;
-  /** The app's pools; those of the children of a forking listener are not among them. */
+  /** The app's pools, without those in the children of a forking listener. */
   pools(): MaybePromise<readonly PoolInfo[]>;
   /**
-   * What the listeners' servers told, with ids above `after`: those that are kept, then those to come. Ends when they
-   * are closed or `signal` aborts; in a Worker with those that this isolate has kept.
+   * The events of the listeners' servers with ids above `after`: the kept ones, then new ones as they come. Ends when the servers
+   * are closed or `signal` aborts; in a Worker after the events that this isolate has kept.
    */
   listenerEvents(after: number, signal: AbortSignal): MaybePromise<AsyncIterable<ListenerEvent>>;
   /**
-   * Starts a session, and gives its record once that is kept: any `get` from now on finds it. Does not wait for
-   * the connection: a dial that fails is a session that failed.
+   * Starts a session, and returns its record once that is stored: any later `get` finds it. Does not wait for
+   * the connection: a failed dial is a failed session.
    *
-   * Rejects, before anything is dialled, with `ERR_REFUSED` (the target is not allowed), `EINVAL` (no such
+   * Rejects before the dial with `ERR_REFUSED` (the target is not allowed), `EINVAL` (no such
    * handler or dial entry, or one that cannot be dialled), `ERR_INVALID_ADDRESS`, `ERR_UNSUPPORTED` (what this
    * platform cannot dial), `ERR_LIMIT` (too many sessions run). All but the last two come from `sessionTarget()`.
    */
   start(spec: SessionSpec): Promise<SessionInfo>;
-  /** The record when the session is over, or after `ms` as it is then; `null` if there is no such session. */
+  /** The record once the session is over, or as it is after `ms`; `null` if there is no such session. */
   wait(id: string, ms: number): Promise<SessionInfo | null>;
   list(query: SessionQuery): Promise<SessionPage>;
   get(id: string): Promise<SessionInfo | null>;
   /**
-   * The events with ids above `after` that are kept, then those to come; ends when the session is over or
-   * `signal` aborts, and rejects with neither. `null` if there is no such session.
+   * The kept events with ids above `after`, then new ones as they come; ends when the session is over or
+   * `signal` aborts, without an error in either case. `null` if there is no such session.
    */
   events(id: string, after: number, signal: AbortSignal): Promise<AsyncIterable<SessionEvent> | null>;
-  /** Sends bytes by hand; resolves when there is room for more. `ENOTCONN` if it does not run or its connection is closed, and as `sendall`. */
+  /** Sends bytes by hand; resolves when there is room for more. Rejects with `ENOTCONN` if the session does not run or its connection is closed, and as `sendall`. */
   send(id: string, bytes: Uint8Array): Promise<SessionInfo | null>;
-  /** Ends our direction by hand. `ENOTCONN` as `send`. */
+  /** Ends our direction by hand. Rejects with `ENOTCONN` as `send` does. */
   halfClose(id: string): Promise<SessionInfo | null>;
   /**
-   * Ends the session, as `cut`: its signal aborts, and its connection is reset. `graceful`: its connection is closed after what was
-   * written, and where its peer is slow to take that, it still runs. One that is over stays as it is.
+   * Ends the session as `cut`: its signal aborts, and its connection is reset. `graceful`: its connection is closed after what was
+   * written has been sent; if its peer takes that slowly, it still runs meanwhile. A finished session is unchanged.
    */
   end(id: string, graceful?: boolean): Promise<SessionInfo | null>;
 }
 
-/** A spec settled against an app: what is to be dialled, by whom. All of it may be dialled. */
+/** A spec resolved against an app: what to dial, with which handler. The target is allowed. */
 export interface SessionTarget {
-  /** The entry of the app's `dial` that it is; `undefined` where an address was given. */
+  /** The entry of the app's `dial`; `undefined` if the spec has an address. */
   readonly dial: string | undefined;
   /** The handler's name. */
   readonly handler: string;
   readonly HandlerClass: HandlerClass<StreamSocket>;
-  /** Dial this, and not the spec's address: it is the one spelling that the allow list checked. */
+  /** Dial this, and not the spec's address: it is the spelling that the allow list checked. */
   readonly endpoint: Endpoint;
   /** `endpoint` as text: the session's `address`. */
   readonly address: string;
@@ -546,11 +546,11 @@ export interface SessionTarget {
   /** ms; `undefined`: the connector's default. */
   readonly connectTimeout: number | undefined;
   readonly secureTransport: SecureTransport;
-  /** Whom to trust, and who one is: an entry of the app's `dial` says so. */
+  /** The certificates to trust and to present, from the entry of the app's `dial`. */
   readonly tls: TlsOptions | undefined;
-  /** What goes first: as `tls`. */
+  /** The header to send first, from the entry of the app's `dial`. */
   readonly proxyHeader: Uint8Array | undefined;
-  /** How it lasts; `null`: it is one connection. */
+  /** The options of a lasting session; `null` if the session is one connection. */
   readonly keep: Keep | null;
 }
 
@@ -563,8 +563,8 @@ const entryOf = <T>(entries: Readonly<Record<string, T>>, name: string, what: st
 };
 
 /**
- * What `spec` asks for, by the words of `app`. Every plane's `start` begins with this, so that none dials what is
- * not allowed. An entry of the app's `dial` is allowed by being there: it is the app's own word, not the caller's.
+ * The target that `spec` asks for, by the definitions of `app`. Every plane's `start` begins with this, so that none dials what is
+ * not allowed. An entry of the app's `dial` needs no rule, since the app defines it, and not the caller.
  *
  * Throws what `ControlPlane.start` rejects with: `ERR_REFUSED`, `EINVAL`, `ERR_INVALID_ADDRESS`.
  */

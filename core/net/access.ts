@@ -398,7 +398,7 @@ export interface PathAccess {
   readonly proxyProtocol?: unknown;
 }
 
-/** Throws `TypeError` if a server on a path has `access`, and no proxy gives its clients' addresses. */
+/** Throws `TypeError` if a server on a path has `access`, and no proxy provides its clients' addresses. */
 export const checkPathAccess = ({ access, proxyProtocol }: PathAccess): void => {
   if (access === undefined || proxyProtocol !== undefined) return;
   throw new TypeError(

@@ -15,7 +15,7 @@ const FIRST_TIMER = 2 ** 40; // the numbers of timers begin above all those of a
 
 type Task = () => void;
 
-/** A clock and how to wait: the real one, unless a test gives another. */
+/** A clock and how to wait: the real one, unless a test passes another. */
 export interface Clock {
   /** Milliseconds since some moment. */
   now(): number;

@@ -100,7 +100,7 @@ export interface ClusterServer extends AsyncDisposable {
   /** The listeners, as each worker has them. */
   readonly listeners: readonly Listed[];
   readonly control: ControlServer | null;
-  /** The workers as they are now. */
+  /** The current workers. */
   readonly workers: readonly WorkerInfo[];
   /** Resolves when the cluster is closed. Rejects with `ERR_HANDLER` if its workers were lost again and again. */
   readonly over: Promise<void>;

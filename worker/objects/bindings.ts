@@ -110,7 +110,7 @@ const CLASSES = {
 } as const;
 type ObjectBinding = keyof typeof CLASSES;
 
-/** The missing ones of these bindings, by default of those that sessions need: a text for each, which says what to do. */
+/** The missing ones of these bindings, by default of those for sessions: a text for each, which says what to do. */
 export const missingBindings = (
   env: SockletBindings,
   bindings: readonly ObjectBinding[] = ["SOCKLET_SESSIONS", "SOCKLET_REGISTRY"],

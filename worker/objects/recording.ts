@@ -64,7 +64,7 @@ const SEARCH = 5_000; // ms that a search waits for an isolate
 const STALE = 2_000; // ms after which an isolate asks the registry before it shows what it kept: a stop may not have reached it
 const HOLDERS = 4; // objects that the registry knows in each isolate that keeps something: one that moves away cannot reach it any more
 const MOST_ISOLATES = 200; // that the registry knows: a call asks each, and a request may make 1 000 calls
-const WARM = 5_000; // ms between two calls to the objects of finished sessions: workerd evicts an object that nobody calls after 10 s
+const WARM = 5_000; // ms between two calls to the objects of finished sessions: workerd evicts an object without calls after 10 s
 const NEWEST = BOUNDS.pageSize; // finished sessions that a look covers
 
 /** Whether to record, as the registry says. */

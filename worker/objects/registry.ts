@@ -31,7 +31,7 @@ import {
   sessionOf,
 } from "./bindings.ts";
 
-/** Limits of the sessions that run and of those that are kept. Times are milliseconds. */
+/** Limits of running sessions and of kept ones. Times are milliseconds. */
 export interface SessionBounds {
   /** Sessions that may run at once; one more is `ERR_LIMIT`. Default 200, because a list may have to ask each of them. */
   readonly maxRunning?: number;
@@ -214,7 +214,7 @@ export class RegistryObject extends PlatformObject<SockletBindings> implements R
     return answers;
   }
 
-  /** Only a running session changes; a finished one stays as it is. */
+  /** Only a running session changes; a finished one is unchanged. */
   #update(info: SessionInfo): void {
     this.#sql.exec(
       "UPDATE sessions SET state = ?, ended = ?, info = ? WHERE id = ? AND ended IS NULL",

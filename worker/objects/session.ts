@@ -47,11 +47,11 @@ import {
 import { type PoolAccess, platformOf } from "./platform.ts";
 
 /**
- * ms between the alarms of a running session. The alarms keep its object: workerd evicts one that nobody calls after 10 s,
+ * ms between the alarms of a running session. The alarms keep its object: workerd evicts an object without calls after 10 s,
  * or after 60 to 100 s if it has a socket open (measured on workerd 2026-11-17). With an alarm every 20 s, the object and
  * its connection stayed for as long as the trial ran. On Cloudflare's edge a connection keeps its object for at most 15
  * minutes (cloudflare-docs 31324). This is also how long the registry may be wrong about an object that was lost and
- * that nobody calls, and how long a lasting session may then be without a connection.
+ * that gets no calls, and how long a lasting session may then be without a connection.
  */
 const HEARTBEAT = 20_000;
 /**
@@ -248,7 +248,7 @@ export class SessionObject extends PlatformObject<SockletBindings> implements Se
     void session.whenOver.then(() => this.#tellRegistry(session)).catch(() => {});
   }
 
-  /** Tells the registry that the session is over. Meanwhile the registry may have deleted the session, and so this record. */
+  /** Reports the end of the session to the registry. Meanwhile the registry may have deleted the session, and so this record. */
   async #tellRegistry(session: Session): Promise<void> {
     if (this.#session !== session || this.#isTold()) return;
     const known = await this.#registry((calls) => calls.over(session.info()));
@@ -273,7 +273,7 @@ export class SessionObject extends PlatformObject<SockletBindings> implements Se
 
   // ---- What is kept ----
 
-  // Not in the constructor: that would also store an object for an id that nobody has.
+  // Not in the constructor: that would also store an object for an id that no session has.
   #makeTables(): void {
     this.ctx.storage.sql.exec(
       `CREATE TABLE IF NOT EXISTS session (only INTEGER PRIMARY KEY CHECK (only = 1), info TEXT NOT NULL, told INTEGER NOT NULL DEFAULT 0);
@@ -330,7 +330,7 @@ export class SessionObject extends PlatformObject<SockletBindings> implements Se
         storage.sql.exec("DELETE FROM events WHERE id < ?", oldest);
       });
     } catch (error) {
-      // The session goes on, and its record lacks this event. The likely cause is a full storage.
+      // The session continues, and its record lacks this event. The likely cause is full storage.
       const { onEvent } = this.#setup;
       if (onEvent !== undefined) {
         callListener(onEvent, { type: "error", server: `session ${info.id}`, address: null, error });

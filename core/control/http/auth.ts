@@ -36,7 +36,7 @@ export const tokenEntries = (
 
 /** The tokens that are valid. */
 export class TokenList {
-  /** Why nobody is admitted, and what to do; `null` if there are tokens and all are valid. Contains no token. */
+  /** Why no token is accepted, and how to fix that; `null` if there are tokens and all are valid. Contains no token. */
   readonly problem: string | null;
   readonly #entries: readonly { readonly token: string; readonly scopes: readonly string[] }[];
   // Values, not promises: in a Worker a request must not await a promise of another request.

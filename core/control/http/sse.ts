@@ -20,7 +20,7 @@ const MAX_EVENT = 64 * 1024; // characters that a reader gathers for one event; 
 
 /**
  * A stream of `events`, each a chunk of its own, with a comment as a heartbeat while nothing happens. It reads one event at a
- * time, when the consumer asks, and aborts `leaving` when the consumer leaves: give its signal to the source of the
+ * time, when the consumer asks, and aborts `leaving` when the consumer leaves: pass its signal to the source of the
  * events.
  *
  *     const leaving = new AbortController();

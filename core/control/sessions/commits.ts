@@ -29,7 +29,7 @@ export interface SessionChange {
   readonly oldest: number;
   /** The state of its handlers, as text; `null` if there is none, or if it has not changed. */
   readonly state: string | null;
-  /** When `wake()` is to be called, in ms of the epoch; `null`: not at all. */
+  /** When to call `wake()`, in ms since the epoch; `null`: not at all. */
   readonly wakeAt: number | null;
 }
 

@@ -82,7 +82,7 @@ const timesOf = (text: string): Times => {
   return { minutes, hours, days, months, weekdays, either: parts[2] !== "*" && parts[4] !== "*" };
 };
 
-/** The first time that `cron` names after `after`, both in ms of the epoch; `null` if there is none. Throws `RangeError` if it is not a cron. */
+/** The first time that `cron` names after `after`, both in ms since the epoch; `null` if there is none. Throws `RangeError` if it is not a cron. */
 export const nextTime = (cron: string, after: number): number | null => {
   const { minutes, hours, days, months, weekdays, either } = timesOf(cron);
   const first = Math.floor(after / MINUTE) * MINUTE + MINUTE;

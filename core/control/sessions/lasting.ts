@@ -44,7 +44,7 @@ const NOT_TRIED: KeptInfo = {
   attempts: [],
 };
 
-/** The code of lasting sessions, which `lasting` is: `workerFor(app, { lasting })`. */
+/** The type of `lasting`, the code of lasting sessions: `workerFor(app, { lasting })`. */
 export interface Lasting {
   /** Throws `ERR_APP` if the `schedule` of an entry of `dial` is not a cron, or never comes. */
   check(app: App): void;
@@ -309,5 +309,5 @@ export class LastingSession extends Session {
   }
 }
 
-/** The code of lasting sessions, for a Worker, which carries it only where it is asked for: `workerFor(app, { lasting })`. */
+/** The code of lasting sessions, which a Worker includes only on request: `workerFor(app, { lasting })`. */
 export const lasting: Lasting = LastingSession;

@@ -85,7 +85,7 @@ export interface SessionOptions {
   readonly address: string;
   /** Runs one connection; a lasting session calls it once for each. */
   readonly run: SessionRun;
-  /** How it lasts, for `LastingSession`. Default `null`: it is one connection. */
+  /** The options of a lasting session, for `LastingSession`. Default `null`: it is one connection. */
   readonly keep?: Keep | null;
   /** ms from its start until it is cut; `null` for never. */
   readonly deadline: number | null;

@@ -39,7 +39,7 @@ export interface DirectionFaults {
 export interface StreamFaults {
   /** The seed of the random numbers: the same seed produces the same faults. Default 1. */
   readonly seed?: number;
-  /** The clock: the real one, unless a test gives a `VirtualClock`. */
+  /** The clock: the real one, unless a test passes a `VirtualClock`. */
   readonly clock?: Clock;
   /** The faults of what its peer sends. */
   readonly incoming?: DirectionFaults;

@@ -221,7 +221,7 @@ class Check<Context> {
       conversation instanceof Conversation ? await this.#messagesOf(conversation) : listOf(conversation);
     const lesson = await this.#learn(messages);
     const { bytes, turns, right } = lesson;
-    // A failure when nothing is cut gives no right answer to compare with; something left behind does not change the answers.
+    // A failure without cuts leaves no right answer to compare with; something left behind does not change the answers.
     if (this.#failures.every(({ fault }) => LEAKS.includes(fault))) {
       const { pipelining = true } = this.#options;
       const chance = chanceOf(this.#seed);

@@ -25,7 +25,7 @@ interface Timer {
   readonly ms: number;
   /** When it was set, by `now()`. */
   readonly since: number;
-  /** Where it was set, if that was asked for. */
+  /** Where it was set, if `asks` is set. */
   readonly where: string;
 }
 

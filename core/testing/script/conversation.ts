@@ -227,7 +227,7 @@ export class Conversation {
     return typeof given === "function" ? given : this.#fixed(given);
   }
 
-  /** A copy of the bytes, which cannot change; a pattern as it is. */
+  /** A copy of the bytes, which cannot change; a pattern is returned unchanged. */
   #fixed<T extends Data | RegExp>(value: T): Exclude<T, Data> | Uint8Array {
     if (value instanceof RegExp) {
       if (value.test("")) {

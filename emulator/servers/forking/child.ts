@@ -162,7 +162,7 @@ export class Child {
     return this.#started.promise;
   }
 
-  /** Gives it a request. */
+  /** Sends it a request. */
   give(job: Job): void {
     this.state = "busy";
     this.job = job;
@@ -173,17 +173,17 @@ export class Child {
     this.#watch();
   }
 
-  /** Starts or stops its reports of what passes over its request's connection; `known` bytes are known to have passed. */
+  /** Starts or stops its reports of the traffic of its request's connection; `known` bytes are known to have passed. */
   tap({ id, tapped }: Job, known: number): void {
     this.#send({ type: "tap", id, on: tapped, known });
   }
 
-  /** Gives it the certificates to use from now on. */
+  /** Sends it the certificates to use from now on. */
   certificate(tls: ServerTlsOptions): void {
     this.#send({ type: "certificate", tls });
   }
 
-  /** Tells it where its pools dial. */
+  /** Sends it the addresses that its pools dial. */
   poolsAt(at: PoolsAt): void {
     this.#send({ type: "pools", at });
   }

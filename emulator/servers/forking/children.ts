@@ -17,7 +17,7 @@ import type { ForkedServer, ForkingInfo } from "./forked-server.ts";
 const PATIENCE = 20; // ms that a request waits for a free child before another is started, which takes longer
 const MAX_DOUBLINGS = 30; // of the restart delay: more would exceed every limit
 
-/** Starts children, gives them work, and replaces those that are lost. */
+/** Starts children, assigns them requests, and replaces lost ones. */
 export class Children implements ChildOwner {
   readonly server: ForkedServer;
   readonly stream: Partial<StreamOptions> | undefined;
@@ -71,7 +71,7 @@ export class Children implements ChildOwner {
     await this.#start(null).ready;
   }
 
-  /** Gives a job to a child. The job settles when it is over, and rejects with what its handler threw, or with the reason that the child was lost. */
+  /** Assigns a job to a child. The job settles when it is over, and rejects with what its handler threw, or with the reason that the child was lost. */
   run(job: Job): void {
     const child = this.#idle.pop();
     if (child !== undefined) {
@@ -89,7 +89,7 @@ export class Children implements ChildOwner {
     );
   }
 
-  /** A request's connection is tapped now, or no longer: its child reports what passes, and how much passed unreported; `known` bytes are known. */
+  /** A request's connection is tapped now, or no longer: its child reports the traffic, and how much passed unreported; `known` bytes are known. */
   tap(request: unknown, known: number): void {
     for (const child of this.#all) {
       const { job, state } = child;
@@ -116,17 +116,17 @@ export class Children implements ChildOwner {
     this.#grow();
   }
 
-  /** Gives all children new certificates. */
+  /** Sends all children new certificates. */
   certificate(tls: ServerTlsOptions): void {
     for (const child of this.#all) child.certificate(tls);
   }
 
-  /** Tells all children where their pools dial. */
+  /** Sends all children the addresses that their pools dial. */
   poolsAt(at: PoolsAt): void {
     for (const child of this.#all) child.poolsAt(at);
   }
 
-  /** Ends the children; with `leave`, those that have a request only when it is over. Resolves when all are gone. */
+  /** Ends the children; with `leave`, a busy one only when its request is over. Resolves when all are gone. */
   close(leave: boolean): Promise<void> {
     this.#closed = true;
     clearTimeout(this.#restart);

@@ -27,7 +27,7 @@ export interface Forking {
   execArgv: readonly string[];
   /** The infos of its children's pools, added up by name; while a request runs, they are up to a second old. */
   readonly childPools: readonly PoolInfo[];
-  /** Where its children's pools dial, for those that do not dial the address that the app says; `null`: they cannot be used yet. */
+  /** The addresses that its children's pools dial, if they differ from those in the app; `null`: they cannot be used yet. */
   poolsAt: PoolsAt | null;
   info(): ForkingInfo;
 }

@@ -46,7 +46,7 @@ const tell = (report: Report, sent: () => void = () => {}): boolean => {
 class Replies {
   static readonly #unsent = new Unsent(); // shared: there is one channel
   readonly #id: number;
-  #dropped: number[] = []; // the sizes of those that were not sent, until they are told
+  #dropped: number[] = []; // the sizes of those that were not sent, until they are reported
 
   constructor(id: number) {
     this.#id = id;
@@ -90,7 +90,7 @@ const asJson = (value: unknown): Sendable => {
 /** `value` itself; if it cannot be cloned, such as a function, then what JSON can express of it; if it is too large, `{ omitted: <its size> }`. */
 const sendable = (value: unknown): Sendable => {
   try {
-    if (jsonOf(value, MOST_TOLD).json === undefined) return asJson(value); // found out without a copy of all
+    if (jsonOf(value, MOST_TOLD).json === undefined) return asJson(value); // found out without copying everything
   } catch {} // it has a cycle, say, which has a clone
   try {
     const { length } = lazy.v8.serialize(value);
@@ -422,7 +422,7 @@ const load = async ({ source, security, context: given }: Init): Promise<Loaded>
   let due = false;
   const onEvent = (): void => {
     if (due) return;
-    due = true; // what happens in one turn is told together
+    due = true; // changes of one turn are reported together
     setImmediate(() => {
       due = false;
       tellPools();
@@ -430,7 +430,7 @@ const load = async ({ source, security, context: given }: Init): Promise<Loaded>
   };
   let open = false;
   const openPools = (at: PoolsAt): void => {
-    if (open) return; // those that are there go on; after a change of the app other children come
+    if (open) return; // existing ones continue; after a change of the app other children come
     open = true;
     pools?.open({ context, onEvent, endpoint: (declared) => at[formatAddress(declared)] ?? declared });
   };

@@ -10,27 +10,27 @@
  * CPython calls finish_request, handle_error and shutdown_request in the child, which has a copy of the server, and the parent
  * never sees what they store there. Here the child imports only the handler, so that the server's hooks, their
  * state and their events are in one process; their order is the same. There is one listening handle, and a free child gets the next connection that
- * arrives on it: the parent accepts, as CPython's does, and returns a child one connection at a time, with
+ * arrives on it: the parent accepts, as CPython's does, and hands a child one connection at a time, with
  * `child.send(…, socket)`. Lending the children the handle, so that they accept themselves, is no faster (measured:
  * 1 700 to 2 300 short connections a second with two children either way, 4 300 without children; two cores, the client on
- * the same), would take verifyRequest, the queue and the limits out of the parent, and would lose with a child what it had
+ * the same), would move verifyRequest, the queue and the limits out of the parent, and would lose with a child the requests that it had
  * accepted and not begun. Here requests wait in the parent, and are not lost with a child. Datagrams come the same way:
- * what a child had read ahead would be lost with it.
+ * datagrams that a child had read ahead would be lost with it.
  *
- * `allowReusePort` gives several forking servers, each with a handle and children of its own, one port. Its cost: the
- * kernel assigns a client to one of them by its address, whether that server's children are free or not, and resets those
- * that wait at one whose process dies.
+ * With `allowReusePort` several forking servers, each with its own handle and children, share one port. The cost: the
+ * kernel assigns a client to one of them by its address, whether that server's children are free or not, and resets the clients
+ * that wait at a server whose process dies.
  *
  * A child is reused: starting one takes 0.12 s, keeping it 61 MB, 17 of them its own (Node 24, Linux). `listen()`
  * starts the first, and so finds out whether the handler can be imported; another is started when a request has
  * waited 20 ms for a free one, at most one per core at once; a child that was idle for `childIdleTimeout` is
  * ended, except the last. A child has one request at a time: two would be lost together.
  *
- * The parent knows about a child what it reports: `begun` before the handler is made (it arrives even if the handler then
+ * The parent knows about a child only what it reports: `begun` before the handler is made (it arrives even if the handler then
  * blocks at once: a short message is written to the channel within `process.send()`), `end`, and the answer to a
- * ping, which a child in an endless loop does not give. A request that had not begun goes to another child.
+ * ping, which a child in an endless loop does not send. A request that had not begun goes to another child.
  *
- * For Linux; macOS should work, but is not tested. On Windows it is `ERR_UNSUPPORTED`, as CPython has none there.
+ * For Linux; macOS should work, but is not tested. On Windows it is `ERR_UNSUPPORTED`, as CPython has no forking servers there.
  */
 
 import type net from "node:net";
@@ -69,7 +69,7 @@ import type { Job } from "./child.ts";
 import { Children } from "./children.ts";
 import type { Forking, ForkingInfo } from "./forked-server.ts";
 
-/** A connection as a child is given it. */
+/** A connection as a child gets it. */
 interface Accepted {
   readonly socket: net.Socket;
   /** Bytes that this process has read of it, behind a proxy's header. */
@@ -100,10 +100,10 @@ type ForkingClass = abstract new (...args: any[]) => Forking;
  *     class ForkingTCPServer extends ForkingMixIn(TCPServer) {}
  *
  * The handler must be one that children can import, `handlerFrom(import.meta.url, "Echo")`; a class is a `TypeError`.
- * `listen()` rejects with `ERR_HANDLER` where it cannot be imported. The options of `ForkingOptions` are read from
+ * `listen()` rejects with `ERR_HANDLER` if it cannot be imported. The options of `ForkingOptions` are read from
  * the third argument of the constructor.
  *
- * `RequestHandlerClass` may be replaced while it serves: requests that come from then on get children with the new
+ * `RequestHandlerClass` may be replaced while it serves: later requests get children with the new
  * one, even if it is the same export of a module that has changed; children with the old one end when their
  * request is over. If the new one cannot be imported, that is reported as `lost`, with a growing delay, and requests
  * wait.
@@ -362,7 +362,7 @@ export function ForkingMixIn<Base extends NetServerClass>(Server: Base): Forking
       super.abortRequest(request);
     }
 
-    /** Resets the connection. Its tap is told so, unless the child has already reported another end. */
+    /** Resets the connection. Its tap records that, unless the child has already reported another end. */
     override abortRequest(request: object): void {
       this.#accepted.get(request)?.tap?.ended("reset");
       super.abortRequest(request);

@@ -18,7 +18,7 @@ export interface ChildTls {
   readonly protocols: Readonly<Record<string, HandlerSource>>;
 }
 
-/** Where pools dial now that the app listens: the actual endpoint by the address in the app, for those that differ. */
+/** The addresses that pools dial once the app listens: the actual endpoint by the address in the app, for those that differ. */
 export type PoolsAt = Readonly<Record<string, Endpoint>>;
 
 /** To a child. `run` comes with the connection, if it is one. */
@@ -30,7 +30,7 @@ export type Order =
       readonly context: unknown;
       readonly stream: Partial<StreamOptions> | undefined;
       readonly security: ChildTls | null;
-      /** `null`: not known yet; `pools` tells. */
+      /** `null`: not known yet; the message `pools` has them. */
       readonly poolsAt: PoolsAt | null;
     }
   /** The child's pools can be used. It comes before the first `run`. */
@@ -48,10 +48,10 @@ export type Order =
       /** The header that its proxy sent. */
       readonly proxy: ProxyHeader | null;
       readonly datagram: { readonly data: Uint8Array; readonly truncated: boolean } | null;
-      /** Whether the child reports what passes over the connection. */
+      /** Whether the child reports the traffic of the connection. */
       readonly tapped: boolean;
     }
-  /** Starts or stops reports of what passes over the connection of request `id`. */
+  /** Starts or stops reports of the traffic of request `id`'s connection. */
   | {
       readonly type: "tap";
       readonly id: number;
