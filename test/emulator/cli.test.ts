@@ -39,7 +39,7 @@ class Cli {
       ["--conditions=socklet:source", "emulator/command/cli.ts", ...args],
       {
         cwd: root,
-        env: { ...process.env, npm_lifecycle_event: undefined, ...env }, // it is none of npm's scripts
+        env: { ...process.env, npm_lifecycle_event: undefined, ...env }, // it is not one of npm's scripts
         stdio: ["ignore", "pipe", "pipe"],
       },
     );

@@ -1,4 +1,4 @@
-/** `socklet doctor`: each finding, in a project that has what it finds. */
+/** `socklet doctor`: each finding, in a project with that problem. */
 
 import { spawnSync } from "node:child_process";
 import { once } from "node:events";

@@ -140,7 +140,7 @@ const MB = 1024 * 1024;
 
 const mayOpen = Number(/^Max open files +(\d+)/m.exec(readFileSync("/proc/self/limits", "latin1"))?.[1]);
 const IDLE = 10_000;
-const enough = mayOpen > IDLE + 600; // those, what a process of the tests has open itself, and what the server keeps back
+const enough = mayOpen > IDLE + 600; // these connections, the test process's own open descriptors, and the server's reserve
 if (!enough && process.env.CI) {
   throw new Error(`the tests hold ${IDLE} connections: raise \`ulimit -n\`, which is ${mayOpen}, to 11000`);
 }
@@ -215,7 +215,7 @@ describeWith(["python3"], "short connections", () => {
   });
 });
 
-const CUT = 2_000; // ms after which the slow are cut: far above what the others take
+const CUT = 2_000; // ms after which slow clients are cut: far above what the others take
 
 describe("the slow, the deaf and the rude", () => {
   for (const [who, limit, drips] of [

@@ -401,7 +401,7 @@ describe("a request in a child", () => {
 
 describe("a handler that does the worst", () => {
   for (const [limit, loop] of [
-    // Far above what the requests of others take, which the same limit would cut.
+    // Far above what other requests take, which the same limit would cut.
     [{ requestTimeout: 4_000 }, "loop"],
     [{ blockTimeout: 3_000 }, "loop"],
     [{ blockTimeout: 3_000 }, "microtasks"],

@@ -117,7 +117,7 @@ test.runIf(inNode)(
     expect(await visit(url("Visits"))).toBe(1);
     expect(await visit(url("ForkedVisits"))).toBe(2);
     expect(await visit(url("ForkedVisits"))).toBe(3);
-    // A client sees the end of its connection before this process hears of it.
+    // A client sees the end of its connection before this process does.
     let info = await control.pool("redis");
     while (info.answered < 3) info = await control.pool("redis");
     expect(info).toMatchObject({ max: 4, connections: 2, opened: 2, answered: 3, running: 0, error: null });

@@ -77,7 +77,7 @@ describe.each(PLACES)("%s", (_, native) => {
         names.push(here(near));
       }
       for (const near of dialled.slice(2)) {
-        // The reset may come before connect() has heard that it is connected.
+        // The reset may come before connect() sees that it is connected.
         const asked = near.connect(here(listener)).then(() => near.recv());
         expect(await codeOf(asked)).toBe("ECONNRESET");
       }
@@ -310,7 +310,7 @@ describe.each(PLACES)("%s", (_, native) => {
         await select([teller], [], []);
         expect(await codeOf(teller.recv())).toBe("ECONNREFUSED");
       }
-      // Others are heard as before.
+      // Others are received as before.
       await using hearer = socket(AF_INET, SOCK_DGRAM);
       await hearer.bind("127.0.0.1:0");
       await teller.connect(here(hearer));

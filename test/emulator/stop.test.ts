@@ -31,7 +31,7 @@ const folder = async (): Promise<string> => {
   return path;
 };
 
-/** A client that has read "ready", and what it does next. */
+/** A client that has read "ready", and its next step. */
 const connected = async (to: number | string) => {
   const socket = typeof to === "string" ? net.connect(to) : net.connect(to, "127.0.0.1");
   onTestFinished(() => void socket.destroy());

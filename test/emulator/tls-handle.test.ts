@@ -98,7 +98,7 @@ class Between {
     }
   }
 
-  /** Passes on in one piece what it holds. */
+  /** Forwards in one piece what it has held back. */
   release(): void {
     const all = Buffer.concat(this.#held.splice(0));
     if (this.#ended) this.#far?.end(all);

@@ -264,7 +264,7 @@ describe.skipIf(missing)("certificates of clients", () => {
       };
       expect(await answer(pair(client))).toContain('"a client"');
       expect(await answer({})).toMatch(/^ERR_SSL_.*(HANDSHAKE_FAILURE|CERTIFICATE_REQUIRED)/);
-      const reset = rustls ? "an end" : "ECONNRESET"; // Deno's client hears no reset under TLS
+      const reset = rustls ? "an end" : "ECONNRESET"; // Deno's client sees no reset under TLS
       expect(await answer(pair(expired))).toBe(reset); // never what could be a whole, empty reply
       expect(await answer(pair(stranger))).toBe(reset);
       await events.next("handshake", 4);

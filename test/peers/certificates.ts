@@ -20,7 +20,7 @@ export interface Certificates {
 
 const FOLDER = "SOCKLET_TEST_CERTIFICATES"; // from here on all processes of this run know the folder
 
-/** Makes them, until this process ends, and has what it loads from here on trust them. Without openssl, nothing. */
+/** Makes them, until this process ends; modules that it loads from here on trust them. Without openssl, does nothing. */
 export const trustOwnAuthority = (): void => {
   const openssl = peer("openssl");
   if (openssl === null || process.env[FOLDER] !== undefined) return;

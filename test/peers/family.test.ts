@@ -247,7 +247,7 @@ type Kind = readonly [
   /** Python's class of the same kind, its family, and what its client dials. */
   theirs: string,
   family: "AF_INET" | "AF_INET6" | "AF_UNIX",
-  /** The host that ours sees of Python's client. */
+  /** The host of Python's client, as our server sees it. */
   seen: string | null,
 ];
 

@@ -155,7 +155,7 @@ describeWith(["chromium"], "the inspector", () => {
       .filter({ has: page.getByRole("gridcell", { name: text, exact: true }) });
   /** The row of the session with this id. */
   const rowWith = (page: Page, id: string): Locator => page.locator(`#grid [data-id="${id}"]:visible`);
-  /** Resolves when the page has drawn what it knows. */
+  /** Resolves when the page has drawn everything it has. */
   const twoFrames = (page: Page): Promise<unknown> =>
     page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))");
   const said = (page: Page): Locator => page.getByRole("list", { name: "What was said" });

@@ -68,7 +68,7 @@ describeWith(["redis-server", "redis-cli"], "a subscriber of a Redis channel", (
     const publish = async (text: string): Promise<void> => {
       for (;;) {
         const { stdout } = await run("redis-cli", ["-p", first.port, "PUBLISH", "the-news", text]);
-        if (stdout.toString().trim() === "1") return; // somebody heard it
+        if (stdout.toString().trim() === "1") return; // a subscriber received it
       }
     };
     await publish("one");

@@ -1,4 +1,4 @@
-/** A server of Node's, for tests of what stands before it. */
+/** One of Node's own servers, for tests of proxies in front of it. */
 
 import { once } from "node:events";
 import net from "node:net";

@@ -183,7 +183,7 @@ const told = (error: unknown): { error: string } => {
   return { error: (error as Error).name };
 };
 
-/** Stream or datagram: a script calls what it likes. */
+/** Stream or datagram: a script may call any method. */
 type Any = Socket & DatagramSocket & StreamSocket;
 
 interface File {

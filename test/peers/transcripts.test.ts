@@ -89,7 +89,7 @@ const asClient = async (transcript: Transcript, port: number, normalise?: Normal
 // ---- Redis ----
 
 /**
- * redis-cli asks, at the end of what it pipes, for an echo of 20 bytes that it made up; and each version of the server
+ * redis-cli asks, at the end of its piped input, for an echo of 20 random bytes; and each version of the server
  * has its own words for a command that it does not know.
  */
 const loose: Normalise = (text) =>

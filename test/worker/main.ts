@@ -93,7 +93,7 @@ class Doors {
   }
 }
 
-/** The board: an object, since what one request says another must hear. */
+/** The board: an object, since what one request sends another must receive. */
 export class BoardObject extends DurableObject implements Board {
   readonly #board = new LocalBoard();
 

@@ -171,7 +171,7 @@ describe("a server is asked", () => {
     expect(await getfqdn("web.example.test", asked)).toBe("www.example.test");
     expect(await getfqdn("192.0.2.25", asked)).toBe("mail");
     expect(await getfqdn("nosuch.example.test", asked)).toBe("nosuch.example.test");
-    expect(await getfqdn("192.0.2.9", asked)).toBe("192.0.2.9"); // what it is called is no host's name
+    expect(await getfqdn("192.0.2.9", asked)).toBe("192.0.2.9"); // its PTR record is not the name of a host
     expect(await getfqdn(" a..b ", asked)).toBe("a..b");
     expect(await getfqdn("www.example.test", at("/500"))).toBe("www.example.test");
   });
@@ -232,7 +232,7 @@ describe("what goes wrong has a reason", () => {
     ["astray.example.test", /\(EAI_NONAME\)$/], // it leads to a name that is not there
     ["text.example.test", /has no address.*\(EAI_NODATA\)$/],
     ["deep.example.test", /\(EAI_NODATA\)$/],
-    ["away.example.test", /\(EAI_NODATA\)$/], // it leads elsewhere, and a server that looks for us would have gone there
+    ["away.example.test", /\(EAI_NODATA\)$/], // it leads to another zone; a recursive server would have followed it there
     ["loop.example.test", /\(EAI_NODATA\)$/],
     ["www.example.net", /refused the question \(code 5\) \(EAI_FAIL\)$/],
   ])("%s", async (name, message) => {

@@ -88,7 +88,7 @@ export const VALUES: Readonly<Record<string, (size: number) => unknown>> = {
   nothing: () => new ErrorReply(() => {}),
 };
 
-/** Asks a server that repeats lines, and returns a value of that name, or what it was asked. */
+/** Asks a server that repeats lines, and returns the value with that name, or else the question. */
 class Values extends ClientHandler<readonly [name: string, given?: unknown], unknown> {
   override send([name]: readonly [string, unknown?]): void {
     this.wfile.write(`${name}\n`);
@@ -259,7 +259,7 @@ const ROUTES: Readonly<Record<string, Ask>> = {
     const leaving = new AbortController();
     const slow = poolOf(env, "slow", Values);
     const asked = slow.call(["silent"], { signal: leaving.signal }).catch((error) => error);
-    while ((await infoOf("slow")).running === 0) await scheduler.wait(0); // else workerd looks at no socket meanwhile
+    while ((await infoOf("slow")).running === 0) await scheduler.wait(0); // otherwise workerd polls no socket meanwhile
     leaving.abort(new SocketError("ECANCELED", "no longer wanted"));
     const { code } = (await asked) as SocketError;
     return [code, await slow.call(["given", 1])];

@@ -1,4 +1,4 @@
-/** TLS from workerd: whom it trusts, and by which name. That bytes pass is in places.test.ts. */
+/** TLS from workerd: which certificates it trusts, and for which name. places.test.ts tests the transfer of bytes. */
 
 import { SocketError, type TlsOptions } from "socklet";
 import { createConnection } from "socklet/worker";

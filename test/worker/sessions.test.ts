@@ -72,7 +72,7 @@ const lose = async (id: string): Promise<void> => {
     .catch(() => {});
 };
 
-/** The tables of ours that an object has. */
+/** Our own tables in an object. */
 const tablesOf = (object: DurableObjectStub): Promise<unknown[]> =>
   runInDurableObject(object, (_, { storage }) => {
     const rows = storage.sql.exec(
