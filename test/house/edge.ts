@@ -59,5 +59,5 @@ counts. A TCP socket has no headers, and [the page of TCP sockets](https://devel
 that each open one counts. Here each counts from its dial until it is over.
 
 **15 minutes.** Socklet's sessions have an alarm every 20 seconds. In tests that kept their object for longer, but no page promises it. An app
-that works with its connections cut at 15 minutes does not depend on that. Sessions that last (\`keep\`) are dialled again.
+that works with its connections cut at 15 minutes does not depend on that. Lasting sessions (\`keep\`) are dialled again.
 `;

@@ -247,7 +247,7 @@ const watched = (lasting: Lasting | undefined, watches: Watches): Lasting => {
     start: (options) => (lasting ?? Session).start(over(options)),
     resume(record, options) {
       if (lasting !== undefined) return lasting.resume(record, over(options));
-      throw new SocketError("ERR_APP", "the version that is deployed now has no sessions that last");
+      throw new SocketError("ERR_APP", "the version that is deployed now has no lasting sessions");
     },
   };
 };

@@ -94,7 +94,7 @@ export class SessionObject extends PlatformObject<SockletBindings> implements Se
     try {
       const { lasting } = this.#setup;
       if (lasting !== undefined) return lasting.resume(record, this.#settings(record.info.id, spec));
-      throw new SocketError("ERR_APP", "the version that is deployed now has no sessions that last");
+      throw new SocketError("ERR_APP", "the version that is deployed now has no lasting sessions");
     } catch (error) {
       return Session.restore(record, this.#store, error); // the version deployed by now has no such entry
     }

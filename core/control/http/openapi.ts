@@ -903,7 +903,7 @@ export const openApi = {
         },
         startedAt: nullable("string", { format: "date-time" }),
         openedAt: nullable("string", { format: "date-time" }),
-        failures: { ...count, description: "Attempts in a row that were over before they had lasted" },
+        failures: { ...count, description: "Attempts in a row that ended before `redial.steady` was over" },
         next: nullable("string", { format: "date-time", description: "When it is dialled next" }),
         savedAt: nullable("string", { format: "date-time", description: "When its state was last kept" }),
         attempts: {
