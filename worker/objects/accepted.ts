@@ -127,7 +127,37 @@ class ConnectionHands extends PlatformTarget implements Hands {
   }
 }
 
-let open = 0; // shown connections of this isolate
+let open = 0; // shown connections and flows of this isolate
+
+/** The reports of one connection or flow: each a while after something passed, and one at a time. */
+class Reports {
+  readonly #send: () => Promise<void>;
+  #timer: ReturnType<typeof setTimeout> | undefined;
+  #sending: Promise<void> | undefined;
+
+  /** `send` sends what waits, and never rejects. */
+  constructor(send: () => Promise<void>) {
+    this.#send = send;
+  }
+
+  soon(): void {
+    this.#timer ??= setTimeout(() => void this.now(), PACE * (1 + open / 100));
+  }
+
+  /** Sends what waits, after the report that is under way. */
+  async now(): Promise<void> {
+    this.#timer = undefined;
+    await this.#sending;
+    this.#sending = this.#send();
+    await this.#sending;
+  }
+
+  /** Cancels the report that is due, and waits for the one that is under way. */
+  async stop(): Promise<void> {
+    if (this.#timer !== undefined) clearTimeout(this.#timer);
+    await this.#sending;
+  }
+}
 
 /** One connection of this isolate. */
 class Shown implements StreamTap {
@@ -145,8 +175,7 @@ class Shown implements StreamTap {
   #number = 0;
   #known = false; // it was reported, and is known
   #heard = 0; // the id of the newest event that arrived
-  #telling: Promise<void> | undefined;
-  #pace: ReturnType<typeof setTimeout> | undefined;
+  readonly #reports = new Reports(() => this.#tellAll());
   #toldAt = 0;
   #done = false; // the report of its end arrived
 
@@ -169,9 +198,8 @@ class Shown implements StreamTap {
     } finally {
       open--;
       clearInterval(timer);
-      if (this.#pace !== undefined) clearTimeout(this.#pace);
-      await this.#telling;
-      if (this.#state === "kept" && !this.#done) await this.#tell();
+      await this.#reports.stop();
+      if (this.#state === "kept" && !this.#done) await this.#reports.now();
     }
   }
 
@@ -213,16 +241,7 @@ class Shown implements StreamTap {
   }
 
   #soon(): void {
-    if (this.#state !== "kept" || this.#pace !== undefined) return;
-    this.#pace = setTimeout(() => void this.#tell(), PACE * (1 + open / 100));
-  }
-
-  /** Sends what waits, after the report that is under way. Never rejects. */
-  async #tell(): Promise<void> {
-    this.#pace = undefined;
-    await this.#telling;
-    this.#telling = this.#tellAll();
-    await this.#telling;
+    if (this.#state === "kept") this.#reports.soon();
   }
 
   async #tellAll(): Promise<void> {
@@ -366,8 +385,7 @@ class ShownFlow {
   #size = 0; // bytes of them
   #missed = 0; // bytes that are over the bound, or were not reported
   #state: "asking" | "kept" | "off" = "asking";
-  #pace: ReturnType<typeof setTimeout> | undefined;
-  #telling: Promise<void> | undefined;
+  readonly #reports = new Reports(() => this.#tellAll());
 
   constructor(hearing: Hearing, served: Served) {
     this.#hearing = hearing;
@@ -394,8 +412,8 @@ class ShownFlow {
     open--;
     clearInterval(this.#timer);
     await this.#first;
-    if (this.#pace !== undefined) clearTimeout(this.#pace);
-    await this.#tell();
+    await this.#reports.stop();
+    await this.#reports.now();
   }
 
   async #look(fresh: boolean): Promise<void> {
@@ -417,15 +435,7 @@ class ShownFlow {
   }
 
   #soon(): void {
-    if (this.#state !== "kept" || this.#pace !== undefined || this.#passed.length === 0) return;
-    this.#pace = setTimeout(() => void this.#tell(), PACE * (1 + open / 100));
-  }
-
-  async #tell(): Promise<void> {
-    this.#pace = undefined;
-    await this.#telling;
-    this.#telling = this.#tellAll();
-    await this.#telling;
+    if (this.#state === "kept" && this.#passed.length > 0) this.#reports.soon();
   }
 
   async #tellAll(): Promise<void> {
@@ -552,10 +562,7 @@ export class Mirrors {
 
   /** Nothing is kept any more. */
   clear(): void {
-    for (const { hands, log } of this.#mirrors.values()) {
-      drop(hands);
-      log.end();
-    }
+    for (const mirror of this.#mirrors.values()) this.#over(mirror);
     this.#mirrors.clear();
   }
 
@@ -666,8 +673,7 @@ export class Mirrors {
     if (this.#mirrors.size <= most) return;
     const over = [...this.#mirrors].find(([, { hands }]) => hands === null);
     const [id, mirror] = over ?? ([...this.#mirrors][0] as [string, Mirror]);
-    drop(mirror.hands);
-    mirror.log.end();
+    this.#over(mirror);
     this.#mirrors.delete(id);
   }
 }
