@@ -226,6 +226,14 @@ export interface SessionPage {
   readonly next: string | null;
 }
 
+/** One page of the newest sessions of several pages, each of which was asked for with this `limit`. */
+export const mergePages = (pages: readonly SessionPage[], limit: number): SessionPage => {
+  const all = pages.flatMap(({ sessions }) => sessions).sort((one, other) => (one.id < other.id ? 1 : -1));
+  const sessions = all.slice(0, limit);
+  const more = all.length > limit || pages.some(({ next }) => next !== null);
+  return { sessions, next: more ? (sessions.at(-1)?.id ?? null) : null };
+};
+
 /** The `info()` of a listener's server, as the routes show it; in a Worker, of this isolate's server. */
 export interface ListenerInfo {
   /** The handler's name. */

@@ -1,27 +1,28 @@
 /** The control plane of a cluster: it combines its workers' planes. */
 
 import type { ListenerLog } from "../../core/control/listeners.ts";
-import type {
-  ControlPlane,
-  DecodedPart,
-  EntryInfo,
-  FlowInfo,
-  FoundBytes,
-  Health,
-  ListenerEvent,
-  ListenerInfo,
-  RecordedPart,
-  RecordingChange,
-  RecordingInfo,
-  RecordingLimits,
-  RecordingPlane,
-  Replayed,
-  ReplaySpec,
-  SessionEvent,
-  SessionInfo,
-  SessionPage,
-  SessionQuery,
-  SessionSpec,
+import {
+  type ControlPlane,
+  type DecodedPart,
+  type EntryInfo,
+  type FlowInfo,
+  type FoundBytes,
+  type Health,
+  type ListenerEvent,
+  type ListenerInfo,
+  mergePages,
+  type RecordedPart,
+  type RecordingChange,
+  type RecordingInfo,
+  type RecordingLimits,
+  type RecordingPlane,
+  type Replayed,
+  type ReplaySpec,
+  type SessionEvent,
+  type SessionInfo,
+  type SessionPage,
+  type SessionQuery,
+  type SessionSpec,
 } from "../../core/control/plane.ts";
 import { RECORDING_BOUNDS } from "../../core/control/recording/bounds.ts";
 import { SocketError } from "../../core/errors.ts";
@@ -322,11 +323,7 @@ export class ClusterPlane implements ControlPlane {
   }
 
   async list(query: SessionQuery): Promise<SessionPage> {
-    const pages = await this.#all<SessionPage>("list", undefined, query);
-    const all = pages.flatMap(({ sessions }) => sessions).sort((one, other) => (one.id < other.id ? 1 : -1));
-    const sessions = all.slice(0, query.limit);
-    const more = all.length > sessions.length || pages.some(({ next }) => next !== null);
-    return { sessions, next: more ? (sessions.at(-1)?.id ?? null) : null };
+    return mergePages(await this.#all<SessionPage>("list", undefined, query), query.limit);
   }
 
   get(id: string): Promise<SessionInfo | null> {

@@ -16,6 +16,7 @@ import { EventLog } from "../../core/control/event-log.ts";
 import {
   type FlowInfo,
   isOver,
+  mergePages,
   newSessionId,
   type SessionEvent,
   type SessionInfo,
@@ -581,17 +582,15 @@ export class Mirrors {
   }
 
   list({ state, handler, limit, before }: SessionQuery): SessionPage {
-    const found = [...this.#mirrors.values()]
+    const sessions = [...this.#mirrors.values()]
       .map(({ info }) => info)
       .filter(
         (info) =>
           (state === undefined || info.state === state) &&
           (handler === undefined || info.handler === handler) &&
           (before === undefined || info.id < before),
-      )
-      .sort((one, other) => (one.id < other.id ? 1 : -1));
-    const sessions = found.slice(0, limit);
-    return { sessions, next: found.length > limit ? (sessions.at(-1)?.id ?? null) : null };
+      );
+    return mergePages([{ sessions, next: null }], limit);
   }
 
   get(id: string): SessionInfo | null {

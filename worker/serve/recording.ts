@@ -14,6 +14,7 @@ import {
   type FlowInfo,
   type FoundBytes,
   isOver,
+  mergePages,
   type RecordedPart,
   type RecordingChange,
   type RecordingInfo,
@@ -180,14 +181,8 @@ class RecordedWorkerPlane extends WorkerPlane {
   // An id without a session's object may be a connection held elsewhere.
 
   override async list(query: SessionQuery): Promise<SessionPage> {
-    const [own, shown] = await Promise.all([
-      super.list(query),
-      this.recording.shown((calls) => calls.shownList(query)),
-    ]);
-    const all = [...own.sessions, ...shown.sessions].sort((one, other) => (one.id < other.id ? 1 : -1));
-    const sessions = all.slice(0, query.limit);
-    const more = all.length > query.limit || own.next !== null || shown.next !== null;
-    return { sessions, next: more ? (sessions.at(-1)?.id ?? null) : null };
+    const shown = this.recording.shown((calls) => calls.shownList(query));
+    return mergePages(await Promise.all([super.list(query), shown]), query.limit);
   }
 
   override async get(id: string): Promise<SessionInfo | null> {
