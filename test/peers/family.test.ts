@@ -184,14 +184,16 @@ describeWith(["nc"], "nc", () => {
   });
 });
 
-/** Answers a line with the host that it came from. */
+/** Answers each line with the host that it came from. */
 class Tells extends StreamRequestHandler {
   override async handle(): Promise<void> {
-    await this.rfile.line();
-    const { clientAddress } = this;
-    this.wfile.write(
-      `${clientAddress === null ? null : clientAddress.family === "unix" ? clientAddress.path : clientAddress.hostname}\n`,
-    );
+    for await (const _ of this.rfile.lines()) this.wfile.write(`${hostOf(this.clientAddress)}\n`);
+  }
+}
+
+class TellsDatagram extends BaseRequestHandler<Datagram> {
+  override handle(): void {
+    this.request.reply(`${hostOf(this.clientAddress)}\n`);
   }
 }
 
@@ -360,17 +362,38 @@ describeWith(["python3"], "Python", () => {
     },
   );
 
-  test("cannot reach over IPv4 who listens for IPv6 alone", async () => {
-    for (const [Server, address, kind] of [
-      [ThreadingTCPServer, "[::]:0", "SOCK_STREAM"],
-      [ThreadingUDPServer, "udp://[::]:0", "SOCK_DGRAM"],
-    ] as const) {
-      const Handler = kind === "SOCK_STREAM" ? Upper : UpperDatagram;
-      const place = await serving(Server, address, Handler as HandlerClass<never>, { ipv6Only: true });
-      await expect(python(CLIENT, ["AF_INET", kind, "127.0.0.1", place.port, ""])).rejects.toThrow(
-        /ConnectionRefusedError/,
+  // The kernel may give a listener of IPv6 alone a port at which any program listens over IPv4. So ours does.
+  test.each([
+    ["TCP", ThreadingTCPServer, "", "SOCK_STREAM", Upper, Tells],
+    ["UDP", ThreadingUDPServer, "udp://", "SOCK_DGRAM", UpperDatagram, TellsDatagram],
+  ] as const)(
+    "reaches one server over IPv6 alone and another over IPv4 at the same port, %s",
+    async (...row) => {
+      const [, Server, scheme, kind, OverIPv6, OverIPv4] = row;
+      const port = await pairOfServers(
+        (at) => serving(Server, `${scheme}127.0.0.1:${at}`, OverIPv4 as HandlerClass<never>),
+        (at) => serving(Server, `${scheme}[::]:${at}`, OverIPv6 as HandlerClass<never>, { ipv6Only: true }),
       );
-      expect(await python(CLIENT, ["AF_INET6", kind, "::1", place.port, ""])).toBe("FROM\nPYTHON\n");
-    }
-  });
+      expect(await python(CLIENT, ["AF_INET6", kind, "::1", port, ""])).toBe("FROM\nPYTHON\n");
+      expect(await python(CLIENT, ["AF_INET", kind, "127.0.0.1", port, ""])).toBe("127.0.0.1\n127.0.0.1\n");
+    },
+  );
 });
+
+type Serving = (
+  port: number,
+) => Promise<{ readonly port: number; readonly server: { serverClose(): unknown } }>;
+
+/** The port of two servers: of the first, which the kernel chooses, and of the second. Both serve until the test is over. */
+const pairOfServers = async (first: Serving, second: Serving): Promise<number> => {
+  for (;;) {
+    const { port, server } = await first(0);
+    try {
+      await second(port);
+      return port;
+    } catch (error) {
+      if ((error as { code?: string }).code !== "EADDRINUSE") throw error;
+      await server.serverClose(); // another program has the second's
+    }
+  }
+};
