@@ -124,11 +124,16 @@ const config :Workerd.Config = (
   },
 
   uvloop: () => {
-    const path = python();
-    return {
-      version: say(path, "-c", "import uvloop; print(uvloop.__version__)"),
-      command: async (args) => [path, join(servers, "python.py"), ...args],
-    };
+    const versionOf = (path: string) => say(path, "-c", "import uvloop; print(uvloop.__version__)");
+    let path = python();
+    let version: string;
+    try {
+      version = versionOf(path);
+    } catch {
+      path = "/usr/bin/python3"; // the system's packages are here, whatever comes first on PATH
+      version = versionOf(path);
+    }
+    return { version, command: async (args) => [path, join(servers, "python.py"), ...args] };
   },
 
   bun: () => {
