@@ -4,12 +4,14 @@
  *
  *     npm run test:stalled -- test/emulator/tls.test.ts            # what follows goes to Vitest
  *     npm run test:stalled -- --seed 7 --project node test/peers   # other pauses; which process each one hits is still chance
+ *     npm run test:stalled -- --node test/nodes/node_modules/node-22/bin/node test/emulator/handle.test.ts   # on another Node
  */
 
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { readdirSync, readFileSync } from "node:fs";
 import { constants } from "node:os";
+import { join } from "node:path";
 import { setTimeout as pause } from "node:timers/promises";
 import { chanceOf } from "../../core/testing/clock.ts";
 import { exitOnSignals, tied } from "../peers/children.ts";
@@ -19,8 +21,18 @@ const PAUSES = [30, 100, 300, 300, 1_000, 1_500, 3_000]; // ms, each times 0.5 t
 const BETWEEN = 400; // ms at most from one pause to the next
 
 const given = process.argv.slice(2);
-const named = given.indexOf("--seed");
-const seed = named < 0 ? Date.now() % 1_000_000 : Number(given.splice(named, 2)[1]);
+
+/** Removes an option and its value from what goes to Vitest. */
+const take = (option: string): string | undefined => {
+  const at = given.indexOf(option);
+  if (at < 0) return undefined;
+  const [, value] = given.splice(at, 2);
+  if (value === undefined) throw new TypeError(`${option} needs a value`);
+  return value;
+};
+
+const seed = Number(take("--seed") ?? Date.now() % 1_000_000);
+const node = take("--node") ?? process.execPath;
 if (!Number.isSafeInteger(seed)) throw new TypeError("--seed must be a whole number");
 
 const still = new Set<number>();
@@ -36,8 +48,8 @@ process.on("exit", () => {
 });
 exitOnSignals();
 
-/** All processes below `root`, without those that have ended. */
-const processesBelow = (root: number): number[] => {
+/** `root` and all processes below it, without those that have ended. */
+const processesOf = (root: number): number[] => {
   const children = Map.groupBy(
     readdirSync("/proc").flatMap((name) => {
       if (!/^\d+$/.test(name)) return [];
@@ -51,13 +63,16 @@ const processesBelow = (root: number): number[] => {
     }),
     ({ parent }) => parent,
   );
-  const below = (pid: number): number[] =>
-    (children.get(pid) ?? []).flatMap((child) => [child.pid, ...below(child.pid)]);
-  return below(root);
+  const withChildren = (pid: number): number[] => [
+    pid,
+    ...(children.get(pid) ?? []).flatMap((child) => withChildren(child.pid)),
+  ];
+  return withChildren(root);
 };
 
 console.log(`seed ${seed}`);
-const vitest = tied(spawn("npx", ["vitest", "run", "--retry=0", ...given], { stdio: "inherit" }));
+const program = join(import.meta.dirname, "../../node_modules/vitest/vitest.mjs");
+const vitest = tied(spawn(node, [program, "run", "--retry=0", ...given], { stdio: "inherit" }));
 const ended = once(vitest, "exit");
 let over = false;
 
@@ -66,7 +81,7 @@ const stopOthers = async (chance: () => number): Promise<number> => {
   let count = 0;
   while (!over) {
     await pause(20 + chance() * BETWEEN);
-    const all = processesBelow(vitest.pid as number).filter((pid) => !still.has(pid));
+    const all = processesOf(vitest.pid as number).filter((pid) => !still.has(pid));
     const pid = all[Math.floor(chance() * all.length)];
     const ms = (PAUSES[Math.floor(chance() * PAUSES.length)] as number) * (0.5 + 0.7 * chance());
     if (pid === undefined || over) continue;
