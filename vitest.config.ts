@@ -1,6 +1,7 @@
 import { availableParallelism } from "node:os";
 import { defineConfig } from "vitest/config";
 import { cacheCompiledCode } from "./test/compile-cache.ts";
+import { limits } from "./test/limits.ts";
 import { trustOwnAuthority } from "./test/peers/certificates.ts";
 import { sources } from "./test/sources.ts";
 
@@ -13,15 +14,6 @@ const [node = 0] = process.versions.node.split(".").map(Number);
 if (node < 22) {
   throw new Error(`the tests run on Node 24, not ${process.version}: start them with npm or npx`);
 }
-
-// ms; far above what any test takes, so that a machine that is busy with something else fails none. What waits for
-// ever is found all the same. No test has a time of its own: it would be one that fits some machine.
-const limits = {
-  testTimeout: 300_000,
-  hookTimeout: 300_000,
-  teardownTimeout: 60_000,
-  expect: { poll: { timeout: 60_000 } }, // 1 s by default. `vi.waitFor` has no such setting: tests use `expect.poll`
-};
 
 export default defineConfig({
   test: {

@@ -760,7 +760,7 @@ describeWith(["chromium"], "the inspector", () => {
     const clickRow = async (handler: string, state: "running" | "ended"): Promise<string> => {
       const ids = async (): Promise<string[]> =>
         (await control.sessions.list({ handler, state })).sessions.map(({ id }) => id);
-      await expect.poll(ids, { timeout: LIMIT }).toHaveLength(1);
+      await expect.poll(ids).toHaveLength(1);
       const [id = ""] = await ids();
       await filter(page, `${handler} ${state}`);
       await rowWith(page, id).click();
@@ -786,7 +786,7 @@ describeWith(["chromium"], "the inspector", () => {
     expect(heard).toBe("ready\nIN PERSON\nfrom the page\r\n");
     client.end();
     await expect
-      .poll(() => control.sessions.get(accepted), { timeout: LIMIT })
+      .poll(() => control.sessions.get(accepted))
       .toMatchObject({
         direction: "inbound",
         bytesRead: 10,

@@ -102,7 +102,7 @@ describe(`the sockets of ${runtime}`, () => {
       client.pause();
       await once(client, "secureConnect");
       const request = await given.promise;
-      await expect.poll(() => request.wfile.unsent, { timeout: 60_000 }).toBe(0);
+      await expect.poll(() => request.wfile.unsent).toBe(0);
       client.end();
       await over.promise;
       let got = 0;

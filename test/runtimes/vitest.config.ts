@@ -3,6 +3,7 @@
 import { existsSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { defineConfig } from "vitest/config";
+import { limits } from "../limits.ts";
 import { trustOwnAuthority } from "../peers/certificates.ts";
 import { sources } from "../sources.ts";
 import { poolOf, runtimes } from "./pool.ts";
@@ -40,9 +41,7 @@ const project = (runtime: (typeof here)[number], name: string, include: string[]
     pool: poolOf(runtime),
     include,
     env: { SOCKLET_LOG: "pretty", ...env },
-    // ms; far above what any test takes, as in vitest.config.ts
-    testTimeout: 300_000,
-    hookTimeout: 300_000,
+    ...limits,
   },
 });
 
