@@ -74,7 +74,7 @@ export const remoteBoard = (dial: () => Promise<StreamSocket>): Board => ({
   },
   async take(key) {
     const socket = await dial();
-    socket.settimeout(15_000);
+    socket.settimeout(120_000);
     await socket.sendall(`take ${key}\n`);
     const value = await socket.rfile.read();
     await socket.close();

@@ -348,7 +348,7 @@ describe("socklet sessions", () => {
   });
 
   test("run one that fails: status 1, and why; --json prints its record", async () => {
-    await using failed = sessions("run", "nowhere", "--connect-timeout", 5000, "--json");
+    await using failed = sessions("run", "nowhere", "--connect-timeout", 60_000, "--json");
     const { code, stdout, stderr } = await failed.ended;
     expect([code, stderr]).toEqual([
       1,

@@ -24,7 +24,7 @@ describeWith(["python3"], "Python's socket", () => {
     const script = `
 import os, socket, sys
 s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-s.settimeout(5)
+s.settimeout(120)
 for size in 0, 1, 512, 1472, 65507:
     sent = os.urandom(size)
     s.sendto(sent, ("127.0.0.1", int(sys.argv[1])))
@@ -41,7 +41,7 @@ for size in 0, 1, 512, 1472, 65507:
     const script = `
 import os, socket, sys, threading
 sent = os.urandom(5_000_000)
-s = socket.create_connection(("127.0.0.1", int(sys.argv[1])), timeout=10)
+s = socket.create_connection(("127.0.0.1", int(sys.argv[1])), timeout=120)
 def send():
     s.sendall(sent)
     s.shutdown(socket.SHUT_WR)
@@ -59,11 +59,11 @@ print(got == sent)
     const script = `
 import socket, struct, sys
 at = "127.0.0.1", int(sys.argv[1])
-rude = socket.create_connection(at, timeout=5)
+rude = socket.create_connection(at, timeout=120)
 rude.sendall(b"x"); rude.recv(1)
 rude.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 rude.close()
-s = socket.create_connection(at, timeout=5)
+s = socket.create_connection(at, timeout=120)
 s.sendall(b"hello"); print(s.recv(5))
 `;
     expect(await python(script, [place.port])).toBe("b'hello'\n");
@@ -99,7 +99,7 @@ describeWith(["nc"], "nc", () => {
 describeWith(["socat"], "socat", () => {
   test("gets 1 MB back over TCP", async () => {
     await using place = await serve(Echo);
-    const { code, stdout } = await run("socat", ["-t", 10, "-", `TCP:127.0.0.1:${place.port}`], MEGABYTE);
+    const { code, stdout } = await run("socat", ["-t", 120, "-", `TCP:127.0.0.1:${place.port}`], MEGABYTE);
     expect(same(stdout)).toBe(true);
     expect(code).toBe(0);
   });

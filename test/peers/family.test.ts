@@ -88,7 +88,7 @@ describeWith(["socat"], "socat", () => {
     test(`gets 1 MB back from a ${Server.name}`, async () => {
       const to = path();
       const place = await serving(Server, `unix:${to}`, Echo);
-      const { code, stdout } = await run("socat", ["-t", 10, "-", `UNIX-CONNECT:${to}`], MEGABYTE);
+      const { code, stdout } = await run("socat", ["-t", 120, "-", `UNIX-CONNECT:${to}`], MEGABYTE);
       expect([code, stdout.equals(MEGABYTE)]).toEqual([0, true]);
       await place.server.serverClose();
       expect(place.events.at(-1)).toMatchObject({ served: 1, failed: 0, bytesRead: 1_000_000 });
@@ -98,7 +98,7 @@ describeWith(["socat"], "socat", () => {
   test("gets a connection of an abstract name", async () => {
     const name = `socklet-family-${process.pid}`;
     await serving(UnixStreamServer, `unix:\0${name}`, Echo);
-    const { stdout } = await run("socat", ["-t", 10, "-", `ABSTRACT-CONNECT:${name}`], "hello");
+    const { stdout } = await run("socat", ["-t", 120, "-", `ABSTRACT-CONNECT:${name}`], "hello");
     expect(stdout.toString()).toBe("hello");
   });
 
@@ -288,7 +288,7 @@ const CLIENT = `
 import socket, sys
 family, kind, host, port, own = sys.argv[1:]
 s = socket.socket(getattr(socket, family), getattr(socket, kind))
-s.settimeout(5)
+s.settimeout(120)
 if family == "AF_UNIX":
     if kind == "SOCK_DGRAM": s.bind(own)
     s.connect(host)

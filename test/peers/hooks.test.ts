@@ -60,7 +60,7 @@ outcomes = ["served", "refused", "setup", "handle", "finish"]
 
 def client(address, outcome, own):
     s = socket.socket(socket.AF_UNIX if unix else socket.AF_INET, socket.SOCK_DGRAM if datagrams else socket.SOCK_STREAM)
-    s.settimeout(10)
+    s.settimeout(120)
     if unix and datagrams: s.bind(own)
     s.connect(address)
     try: s.sendall(b"hello\\n")

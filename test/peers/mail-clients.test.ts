@@ -114,7 +114,7 @@ describe("nodemailer", () => {
 
 const SMTPLIB = `
 import smtplib, sys
-with smtplib.SMTP("127.0.0.1", int(sys.argv[1]), timeout=10) as smtp:
+with smtplib.SMTP("127.0.0.1", int(sys.argv[1]), timeout=120) as smtp:
     smtp.ehlo()
     print(smtp.has_extn("smtputf8"))
     def code(act):
@@ -162,7 +162,7 @@ describeWith(["curl"], "curl", () => {
     await using place = await sink();
     const at = `http://127.0.0.1:${place.port}/`;
     const to = verb === "CONNECT" ? ["--proxy", at, "http://example.test/"] : [at];
-    const { code } = await run("curl", ["--silent", "--http0.9", "--max-time", 10, ...more, ...to]);
+    const { code } = await run("curl", ["--silent", "--http0.9", "--max-time", 120, ...more, ...to]);
     expect(code).not.toBe(28); // it did not have to wait for the connection's end
     await place.server.serverClose();
     expect(place.told()).toEqual([{ refused: verb }]);

@@ -31,7 +31,7 @@ const dots = (eightBit: string): string => {
 const SEND = `
 import smtplib, sys
 mail = sys.stdin.buffer.read()
-with smtplib.SMTP("127.0.0.1", int(sys.argv[1]), timeout=10) as smtp:
+with smtplib.SMTP("127.0.0.1", int(sys.argv[1]), timeout=120) as smtp:
     smtp.ehlo()
     print(smtp.has_extn("pipelining"), smtp.has_extn("8bitmime"), smtp.esmtp_features["size"])
     print(smtp.sendmail("me@example.com", ["you@example.com", "she@example.com"], mail, ["BODY=8BITMIME"]))
@@ -60,7 +60,7 @@ describeWith(["python3"], "smtplib", () => {
     await using place = await sink();
     const script = `
 import smtplib, sys
-with smtplib.SMTP("127.0.0.1", int(sys.argv[1]), timeout=10) as smtp:
+with smtplib.SMTP("127.0.0.1", int(sys.argv[1]), timeout=120) as smtp:
     try: smtp.sendmail("a@b", ["c@d"], sys.stdin.buffer.read())
     except smtplib.SMTPSenderRefused as refused: print(refused.smtp_code)
 `;
@@ -72,7 +72,7 @@ with smtplib.SMTP("127.0.0.1", int(sys.argv[1]), timeout=10) as smtp:
     await using place = await sink();
     const script = `
 import smtplib, sys
-with smtplib.SMTP("127.0.0.1", int(sys.argv[1]), timeout=10) as smtp:
+with smtplib.SMTP("127.0.0.1", int(sys.argv[1]), timeout=120) as smtp:
     smtp.helo(); smtp.mail("a@b"); smtp.rcpt("c@d")
     print(smtp.data(sys.stdin.buffer.read())[0], smtp.mail("a@b")[0])
 `;
@@ -84,7 +84,7 @@ with smtplib.SMTP("127.0.0.1", int(sys.argv[1]), timeout=10) as smtp:
     await using place = await sink();
     const script = `
 import smtplib, sys
-smtp = smtplib.SMTP("127.0.0.1", int(sys.argv[1]), timeout=10)
+smtp = smtplib.SMTP("127.0.0.1", int(sys.argv[1]), timeout=120)
 print(*(code for code, _ in [
   smtp.docmd("MAIL FROM:<a@b>"), smtp.helo(), smtp.docmd("DATA"), smtp.rcpt("c@d"), smtp.noop(), smtp.vrfy("x"),
   smtp.docmd("WHAT"), smtp.mail("a@b"), smtp.mail("a@b"), smtp.rset(), smtp.quit(),

@@ -155,7 +155,7 @@ const SMTPLIB = `
 import smtplib, ssl, sys
 port, ca = int(sys.argv[1]), sys.argv[2]
 context = ssl.create_default_context(cafile=ca)
-with smtplib.SMTP("localhost", port, timeout=10) as smtp:
+with smtplib.SMTP("localhost", port, timeout=120) as smtp:
     smtp.ehlo()
     before = smtp.has_extn("starttls")
     smtp.starttls(context=context)

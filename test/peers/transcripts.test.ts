@@ -339,7 +339,7 @@ const dig = async (port: number, ...options: string[]): Promise<void> => {
     `+qid=${ID}`,
     "+nocookie",
     "+tries=1",
-    "+time=5",
+    "+time=120",
     "+short",
     ...options,
   ];

@@ -17,7 +17,7 @@ import { describeWith, listen, python, serve, start } from "./program.ts";
 const CLIENT = `
 import json, socket, sys
 s = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-s.settimeout(5)
+s.settimeout(120)
 s.connect(("127.0.0.1", int(sys.argv[1])))
 said = []
 for message in sys.argv[2:]:
@@ -33,7 +33,7 @@ const ask = async (port: number, ...messages: string[]) =>
 /** Its greeted client. */
 const GREETED = `
 import socket, sys
-s = socket.create_connection(("127.0.0.1", int(sys.argv[1])), timeout=5)
+s = socket.create_connection(("127.0.0.1", int(sys.argv[1])), timeout=120)
 print(s.recv(1024), s.recv(1024))
 s.close()
 `;
@@ -122,7 +122,7 @@ describeWith(["python3"], "the tutorial's clients and our servers", () => {
     await handled;
     const script = `
 import socket, sys
-s = socket.create_connection(("127.0.0.1", int(sys.argv[1])), timeout=5)
+s = socket.create_connection(("127.0.0.1", int(sys.argv[1])), timeout=120)
 print("connected", flush=True)
 try: print(s.recv(1024))
 except ConnectionResetError: print("reset")
@@ -142,7 +142,7 @@ except ConnectionResetError: print("reset")
     await first.rfile.readexactly(5);
     const script = `
 import socket, sys
-s = socket.create_connection(("127.0.0.1", int(sys.argv[1])), timeout=5)
+s = socket.create_connection(("127.0.0.1", int(sys.argv[1])), timeout=120)
 s.sendall(b"second")
 print("said", flush=True)
 print(s.recv(1024).decode(), flush=True)

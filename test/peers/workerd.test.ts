@@ -55,7 +55,7 @@ describe("workerd behind [[connect]]", () => {
       const program = `
 import smtplib, sys
 mail = sys.stdin.buffer.read()
-with smtplib.SMTP("127.0.0.1", ${mail}, timeout=20) as smtp:
+with smtplib.SMTP("127.0.0.1", ${mail}, timeout=120) as smtp:
     refused = smtp.sendmail("me@example.com", ["you@example.com"], mail)
     assert refused == {}, refused
 `;
@@ -74,7 +74,7 @@ with smtplib.SMTP("127.0.0.1", ${mail}, timeout=20) as smtp:
   test.skipIf(swaks === null)("swaks sends the same", async () => {
     const kept = await takeMail((text) => {
       const args = ["--server", `127.0.0.1:${mail}`, "--from", "me@example.com", "--to", "you@example.com"];
-      const { status, stdout } = spawnSync(swaks as string, [...args, "--timeout", "20", "--data", "-"], {
+      const { status, stdout } = spawnSync(swaks as string, [...args, "--timeout", "120", "--data", "-"], {
         input: text,
         encoding: "utf8",
         maxBuffer: 1 << 26,
