@@ -208,7 +208,7 @@ describe("a request in a child", () => {
     const folder = await mkdtemp(join(tmpdir(), "socklet-"));
     onTestFinished(() => rm(folder, { recursive: true }));
     const answered = join(folder, "answered");
-    const { address, events } = await serving({ requestTimeout: 4000 });
+    const { address, events } = await serving();
     const socket = await dial(address);
     const line = `deafUntilOver ${answered}`;
     expect(await ask(socket, line)).toBe("a ping came");
@@ -341,16 +341,19 @@ describe("a request in a child", () => {
   });
 
   test("is aborted at its time limit, and its child goes on", async () => {
-    const { events, address } = await serving({ requestTimeout: 1000 });
-    const socket = await dial(address);
-    expect(await ask(socket, "untilAborted")).toBe("waiting");
-    expect(await codeOf(socket.recv())).toBe("ECONNRESET");
-    expect(await events.next("timeout")).toMatchObject({ id: 1, limit: "requestTimeout" });
-    expect((await events.next("error")).error).toMatchObject({ code: "ETIMEDOUT" });
-    await events.next("end");
-    const next = await dial(address);
-    expect(await ask(next, "served")).toBe("1");
-    expect(events.of("lost")).toEqual([]);
+    const requestTimeout = 1_000;
+    await untilNothingStoodStill(requestTimeout / 2, async (timed) => {
+      const { events, address } = await serving({ requestTimeout });
+      const socket = await dial(address);
+      expect(await timed(ask(socket, "untilAborted"))).toBe("waiting");
+      expect(await codeOf(socket.recv())).toBe("ECONNRESET");
+      expect(await events.next("timeout")).toMatchObject({ id: 1, limit: "requestTimeout" });
+      expect((await events.next("error")).error).toMatchObject({ code: "ETIMEDOUT" });
+      await timed(events.next("end"));
+      const next = await dial(address);
+      expect(await timed(ask(next, "served"))).toBe("1");
+      expect(events.of("lost")).toEqual([]);
+    });
   });
 
   test("is idle only when its connection carries nothing", async () => {
@@ -852,26 +855,33 @@ describe("on a path", () => {
   };
 
   test("connections: one that loops costs itself, and the file goes with the server", async () => {
-    const path = join(await folder(), "s");
-    const { server, events, address } = await serving(
-      { blockTimeout: 3_000, restartDelay: 1 },
-      ForkingUnixStreamServer,
-      Obeys,
-      { path },
-    );
-    expect(address).toEqual({ family: "unix", path });
-    expect(server).toBeInstanceOf(UnixStreamServer);
-    const other = await dial(address);
-    const pid = await ask(other, "pid");
-    expect(Number(pid)).not.toBe(process.pid);
-    expect(JSON.parse((await ask(other, "local")) ?? "")).toEqual(address);
-    const bad = await dial(address);
-    expect(await ask(bad, "loop")).toBe(null); // a path knows no reset
-    expect(await events.next("lost")).toMatchObject({ requests: [{ id: 2, address: null }] });
-    expect(await ask(other, "pid")).toBe(pid);
-    await other.close();
-    await server.serverClose();
-    expect(existsSync(path)).toBe(false);
+    const blockTimeout = 3_000;
+    await untilNothingStoodStill(blockTimeout / 2, async (timed) => {
+      const path = join(await folder(), "s");
+      const options = { blockTimeout, restartDelay: 1 };
+      const { server, events, address } = await serving(options, ForkingUnixStreamServer, Obeys, { path });
+      expect(address).toEqual({ family: "unix", path });
+      expect(server).toBeInstanceOf(UnixStreamServer);
+      const other = await dial(address);
+      const pid = await timed(ask(other, "pid"));
+      expect(Number(pid)).not.toBe(process.pid);
+      expect(JSON.parse((await timed(ask(other, "local"))) ?? "")).toEqual(address);
+      const bad = await dial(address);
+      const lost = events.next("lost");
+      const answer = ask(bad, "loop");
+      let over = false;
+      const end = (): void => {
+        over = true;
+      };
+      answer.then(end, end);
+      while (!over) expect(await timed(ask(other, "pid"))).toBe(pid);
+      expect(await answer).toBe(null); // a path knows no reset
+      expect(await lost).toMatchObject({ requests: [{ id: 2, address: null }] });
+      expect(await timed(ask(other, "pid"))).toBe(pid);
+      await other.close();
+      await server.serverClose();
+      expect(existsSync(path)).toBe(false);
+    });
   });
 
   const python = peer("python3");
@@ -976,16 +986,20 @@ describe("datagrams", () => {
     ["throwLater oh no", {}],
   ] as const) {
     test(`${line}: costs that datagram, while others are answered`, async () => {
-      const { server, events, address } = await serving({ ...options, restartDelay: 1 }, ForkingUDPServer);
-      const [bad, good] = [await client(address), await client(address)];
-      bad.socket.send(line);
-      for (let i = 0; events.of("lost").length === 0; i++) expect(await good.ask(`echo ${i}`)).toBe(`${i}`);
-      expect(events.of("lost")).toMatchObject([{ requests: [{ id: 1 }] }]);
-      await events.next("error");
-      expect(events.of("end").filter(({ failed }) => failed)).toMatchObject([{ id: 1 }]);
-      await events.next("forked", 1, ({ delay }) => delay === 1);
-      expect(server.info()).toMatchObject({ restarted: 1, failed: 1 });
-      expect(await bad.ask("echo after all")).toBe("after all");
+      await untilNothingStoodStill(1_000, async (timed) => {
+        const { server, events, address } = await serving({ ...options, restartDelay: 1 }, ForkingUDPServer);
+        const [bad, good] = [await client(address), await client(address)];
+        bad.socket.send(line);
+        const another = events.next("lost", 2); // then nobody answers
+        for (let i = 0; events.of("lost").length === 0; i++)
+          expect(await timed(Promise.race([good.ask(`echo ${i}`), another]))).toBe(`${i}`);
+        expect(events.of("lost")).toMatchObject([{ requests: [{ id: 1 }] }]);
+        await events.next("error");
+        expect(events.of("end").filter(({ failed }) => failed)).toMatchObject([{ id: 1 }]);
+        await events.next("forked", 1, ({ delay }) => delay === 1);
+        expect(server.info()).toMatchObject({ restarted: 1, failed: 1 });
+        expect(await bad.ask("echo after all")).toBe("after all");
+      });
     });
   }
 

@@ -180,7 +180,7 @@ describe("what crosses between a request and a pool's object", () => {
 
   test("who gives up a call gives up its connection, and the next call has another", async () => {
     expect(await ask(workerd, "aborted")).toEqual({ value: ["ECANCELED", 1] });
-    expect(await controlOf(workerd).pool("slow")).toMatchObject({ abandoned: 1, opened: 2, running: 0 });
+    expect(await controlOf(workerd).pool("left")).toMatchObject({ abandoned: 1, opened: 2, running: 0 });
   });
 
   test("calls that wait have a limit of number and of time", async () => {

@@ -133,6 +133,7 @@ export const app = defineApp<Context>({
       waitTimeout: 500,
       callTimeout: 1_500,
     },
+    left: { handler: "values", address: of(bindings.LINES), max: 1 },
     two: { handler: "values", address: of(bindings.LINES), max: 12 },
     twelve: { handler: "values", address: of(bindings.LINES), max: 12 },
     gated: { handler: "values", address: of(bindings.LINES), max: 1, maxAttempts: 1 },
@@ -257,12 +258,12 @@ const ROUTES: Readonly<Record<string, Ask>> = {
   /** /aborted: a caller that gives up a call that has begun. */
   aborted: async () => {
     const leaving = new AbortController();
-    const slow = poolOf(env, "slow", Values);
-    const asked = slow.call(["silent"], { signal: leaving.signal }).catch((error) => error);
-    while ((await infoOf("slow")).running === 0) await scheduler.wait(0); // otherwise workerd polls no socket meanwhile
+    const left = poolOf(env, "left", Values);
+    const asked = left.call(["silent"], { signal: leaving.signal }).catch((error) => error);
+    while ((await infoOf("left")).running === 0) await scheduler.wait(0); // otherwise workerd polls no socket meanwhile
     leaving.abort(new SocketError("ECANCELED", "no longer wanted"));
     const { code } = (await asked) as SocketError;
-    return [code, await slow.call(["given", 1])];
+    return [code, await left.call(["given", 1])];
   },
   /** /crowd/N: N callers at once of a pool that answers none of them. */
   crowd: async ([n]) => {

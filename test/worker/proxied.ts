@@ -5,23 +5,28 @@ import { workerFor } from "socklet/worker";
 import { Says, SaysDatagram } from "../conformance/proxied.ts";
 
 interface Bindings {
-  readonly TCP: readonly [trusts: number, refuses: number, direct: number];
+  readonly TCP: readonly [trusts: number, hurries: number, refuses: number, direct: number];
   readonly UDP: readonly [udp: number];
 }
 
 let worker: ReturnType<typeof workerFor> | undefined;
 
-const workerOf = ({ TCP: [trusts, refuses, direct], UDP: [udp] }: Bindings) => {
+const workerOf = ({ TCP: [trusts, hurries, refuses, direct], UDP: [udp] }: Bindings) => {
   const at = (port: number) => ({ hostname: "127.0.0.1", port });
   const from = ["127.0.0.0/8", "unknown"];
   worker ??= workerFor(
     defineApp({
-      handlers: { trusts: Says, refuses: Says, direct: Says, udp: SaysDatagram },
+      handlers: { trusts: Says, hurries: Says, refuses: Says, direct: Says, udp: SaysDatagram },
       listen: [
         {
           handler: "trusts",
           address: at(trusts),
-          options: { proxyProtocol: behindProxies({ from, timeout: 1000 }) },
+          options: { proxyProtocol: behindProxies({ from, timeout: 60_000 }) }, // its peers may stand still
+        },
+        {
+          handler: "hurries",
+          address: at(hurries),
+          options: { proxyProtocol: behindProxies({ from, timeout: 100 }) },
         },
         {
           handler: "refuses",
