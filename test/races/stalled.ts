@@ -16,7 +16,7 @@ import { setTimeout as pause } from "node:timers/promises";
 import { chanceOf } from "../../core/testing/clock.ts";
 import { exitOnSignals, tied } from "../peers/children.ts";
 
-const AT_ONCE = 3; // processes that may stand still at the same time
+const AT_ONCE = 3; // processes that may stand still at the same time, but never more than half of all: where none runs, nothing is tried
 const PAUSES = [30, 100, 300, 300, 1_000, 1_500, 3_000]; // ms, each times 0.5 to 1.2: around the time-outs that programs have
 const BETWEEN = 400; // ms at most from one pause to the next
 
@@ -81,10 +81,11 @@ const stopOthers = async (chance: () => number): Promise<number> => {
   let count = 0;
   while (!over) {
     await pause(20 + chance() * BETWEEN);
-    const all = processesOf(vitest.pid as number).filter((pid) => !still.has(pid));
-    const pid = all[Math.floor(chance() * all.length)];
+    const all = processesOf(vitest.pid as number);
+    const run = all.filter((pid) => !still.has(pid));
+    const pid = run[Math.floor(chance() * run.length)];
     const ms = (PAUSES[Math.floor(chance() * PAUSES.length)] as number) * (0.5 + 0.7 * chance());
-    if (pid === undefined || over) continue;
+    if (pid === undefined || over || 2 * (still.size + 1) > all.length) continue;
     still.add(pid);
     signal(pid, "SIGSTOP");
     await Promise.race([pause(ms, undefined, { ref: false }), ended]);
