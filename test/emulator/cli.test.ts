@@ -129,6 +129,7 @@ class Client {
   }
 }
 
+/** What a dial to a port meets. The port is reserved, or a client of the server that had it is still connected: the kernel gives it to nobody else. */
 const refused = (port: number): Promise<unknown> =>
   new Promise((resolve, reject) => {
     const socket = net.connect({ host: "127.0.0.1", port });
@@ -179,8 +180,9 @@ describe("socklet serve", () => {
   });
 
   test("prints each listener, and under it how to try it; serves TCP and UDP; leaves nothing behind", async () => {
-    const cli = serve();
-    const tcp = await cli.port("WaitsForALine");
+    const tcp = await reservePort();
+    const cli = new Cli(["serve", `${fixtures}/served.ts`, "--no-control"], { LINES_PORT: String(tcp) });
+    expect(await cli.port("WaitsForALine")).toBe(tcp);
     const udp = await cli.port("EchoDatagram");
     await cli.line(/nc -u/); // the last one: another line may come with another chunk
     expect(cli.stdout).toEqual([

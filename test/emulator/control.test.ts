@@ -642,7 +642,8 @@ describe("the control routes", () => {
   });
 
   test("close with the app: what drains is seen to its end, and then nothing listens", async () => {
-    const { server, control, port } = await serve();
+    const controlPort = await reservePort();
+    const { server, control, port } = await serve({ control: { port: controlPort, tokens: TOKEN } });
     const { address, next } = await listens();
     const outbound = await control.sessions.start({ handler: "lines", address });
     const dialled = await next();
@@ -665,8 +666,7 @@ describe("the control routes", () => {
     peer.socket.end("last\n");
     await until(following, "ended");
     await closed;
-    const late = Peer.to(Number(new URL(server.control?.url as string).port));
-    expect(await late.over).toBe("ECONNREFUSED");
+    expect(await Peer.to(controlPort).over).toBe("ECONNREFUSED");
   });
 
   test("leave no port and no timer: a process that closed them ends by itself", async () => {

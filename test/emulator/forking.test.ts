@@ -31,6 +31,7 @@ import type { TCPServerOptions } from "../../emulator/servers/tcp.ts";
 import { UnixDatagramServer, UnixStreamServer } from "../../emulator/servers/unix.ts";
 import { Told } from "../core/told.ts";
 import { peer } from "../peers/peer.ts";
+import { reservePort } from "../peers/ports.ts";
 import { untilNothingStoodStill } from "./standstill.ts";
 
 const fixture = (name: string): string => new URL(`fixtures/${name}`, import.meta.url).href;
@@ -645,7 +646,8 @@ describe("the end of a forking server", () => {
   });
 
   test("serverClose() lets what runs finish, then ends the children", async () => {
-    const { server, events, address, pids } = await serving();
+    const at = `127.0.0.1:${await reservePort()}`;
+    const { server, events, address, pids } = await serving({}, ForkingTCPServer, Obeys, at);
     const [a, b] = await Promise.all([dial(address), dial(address)]);
     await Promise.all([ask(a, "pid"), ask(b, "pid")]);
     await b.close();

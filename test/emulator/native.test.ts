@@ -63,6 +63,7 @@ import {
 import { afterAll, describe, expect, onTestFinished, test } from "vitest";
 import { bindError } from "../../emulator/sockets/names/resolve.ts";
 import { type Certificates, ownCertificates } from "../peers/certificates.ts";
+import { reservePort } from "../peers/ports.ts";
 import { describeWith, python, start } from "../peers/program.ts";
 import { inNativeMode } from "./native-mode.ts";
 
@@ -534,7 +535,7 @@ c, _ = s.accept(); c.sendall(b"welcome"); c.recv(1)
       const listener = closing(socket());
       const near = closing(socket());
       const [fd, other] = [listener.fileno(), near.fileno()];
-      expect(await near.connectEx("127.0.0.1:1")).toBe(111);
+      expect(await near.connectEx(`127.0.0.1:${await reservePort()}`)).toBe(111);
       expect(near.fileno()).toBe(other);
       await listener.bind("127.0.0.1:0");
       await listener.listen();
@@ -1131,6 +1132,7 @@ c.close()
 
   test("200 of each kind leave no descriptor", async () => {
     const listener = await createServer("127.0.0.1:0");
+    const nobody = `127.0.0.1:${await reservePort()}`;
     const path = newPath();
     const once200 = async (): Promise<void> => {
       for (let i = 0; i < 200; i++) {
@@ -1138,7 +1140,7 @@ c.close()
         await socket(AF_INET, SOCK_DGRAM).close();
         const bound = socket();
         await bound.bind("127.0.0.1:0");
-        await bound.connectEx("127.0.0.1:1");
+        await bound.connectEx(nobody);
         await bound.close();
         const hears = socket(AF_INET, SOCK_DGRAM);
         await hears.bind("127.0.0.1:0");

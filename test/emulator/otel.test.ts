@@ -25,6 +25,7 @@ import { startTelemetry } from "socklet/otel";
 import { afterAll, beforeAll, expect, onTestFinished, test } from "vitest";
 import { Told } from "../core/told.ts";
 import { ownCertificates } from "../peers/certificates.ts";
+import { reservePort } from "../peers/ports.ts";
 
 beforeAll(() => {
   context.setGlobalContextManager(new AsyncLocalStorageContextManager().enable());
@@ -144,17 +145,15 @@ test("a connection is a span of either side, with what the handler adds, bytes, 
 
 test("what is dialled in a handler is a child of its span; a dial that failed says why", async () => {
   const { spans } = telemetry();
-  const closed = new ThreadingTCPServer("127.0.0.1:0", Asks);
-  const gone = (await closed.listen()) as InternetAddress;
-  await closed.serverClose();
+  const nobody = await reservePort();
   const Dials = streamHandler(async () => {
-    await new TCPConnector(`127.0.0.1:${gone.port}`, Talks).run().catch(() => {});
+    await new TCPConnector(`127.0.0.1:${nobody}`, Talks).run().catch(() => {});
   });
   await using server = new ThreadingTCPServer("127.0.0.1:0", Dials);
   const at = (await server.listen()) as InternetAddress;
   void server.serveForever();
   await new TCPConnector(at, Talks).run({ params: "x" }).catch(() => {});
-  const inner = (await spans("connect", 2)).find((span) => span.attributes["server.port"] === gone.port);
+  const inner = (await spans("connect", 2)).find((span) => span.attributes["server.port"] === nobody);
   const outer = (await spans("connection", 2)).find((span) => span.kind === SpanKind.SERVER);
   expect(inner?.parentSpanContext?.spanId).toBe(outer?.spanContext().spanId);
   expect(inner?.attributes).toMatchObject({ "error.type": "ECONNREFUSED" });

@@ -232,8 +232,10 @@ describeWith(["curl"], "curl", () => {
 
 describe("socklet sessions", () => {
   let emulator: Emulator;
+  let nobody: number; // the port that the app's `nowhere` dials
   beforeAll(async () => {
-    emulator = await serve();
+    nobody = await reservePort();
+    emulator = await serve(["--any-port"], { NOBODYS_PORT: String(nobody) });
   });
   afterAll(() => emulator.program[Symbol.asyncDispose]());
 
@@ -352,7 +354,7 @@ describe("socklet sessions", () => {
     const { code, stdout, stderr } = await failed.ended;
     expect([code, stderr]).toEqual([
       1,
-      "socklet: ECONNREFUSED: tcp://127.0.0.1:1 refused the connection: nothing listens there; start the server, or check the host and port\n",
+      `socklet: ECONNREFUSED: tcp://127.0.0.1:${nobody} refused the connection: nothing listens there; start the server, or check the host and port\n`,
     ]);
     expect(JSON.parse(stdout.toString())).toMatchObject({ state: "failed", error: { code: "ECONNREFUSED" } });
     await using late = sessions(
@@ -529,7 +531,6 @@ describe("socklet sessions", () => {
       code: 1,
       stderr: `socklet: ${url}: ${url} answered 200 without JSON; check --url, or SOCKLET_URL\n`,
     });
-    const nobody = await reservePort();
     const nowhere = `http://127.0.0.1:${nobody}`;
     await using gone = sessions("list", "--url", nowhere);
     expect(await gone.ended).toMatchObject({

@@ -21,6 +21,7 @@ import {
 import { createServer, fromfd, type Socket, socket, socketpair } from "socklet/emulator";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { codeOf, codeThrown } from "../core/outcome.ts";
+import { reservePort } from "../peers/ports.ts";
 
 const AT_ONCE = 50; // sockets that are open at the same time
 
@@ -74,11 +75,13 @@ describe.each([
 ])("%s", (_, native) => {
   const before = process.env.SOCKLET_NATIVE;
   let folder: string;
+  let nobody: string;
   let listener: Socket; // its backlog takes all simultaneous connections
   let hearer: DatagramSocket;
   beforeAll(async () => {
     process.env.SOCKLET_NATIVE = native ? "" : "off";
     folder = await mkdtemp(join(tmpdir(), "socklet-leaks-"));
+    nobody = `127.0.0.1:${await reservePort()}`;
     listener = await createServer("127.0.0.1:0");
     hearer = socket(AF_INET, SOCK_DGRAM);
     await hearer.bind("127.0.0.1:0");
@@ -217,7 +220,7 @@ describe.each([
         call: (made: S) => Promise<unknown>,
         code: string,
       ): void => void failing.push([made, codeOf(call(made)), code]);
-      expecting(socket(), (s) => s.connect("127.0.0.1:1"), "ECONNREFUSED");
+      expecting(socket(), (s) => s.connect(nobody), "ECONNREFUSED");
       expecting(socket(), (s) => s.bind("192.0.2.1:0"), "EADDRNOTAVAIL");
       expecting(socket(AF_UNIX), (s) => s.connect({ path: join(folder, "none") }), "ENOENT");
       expecting(socket(AF_INET, SOCK_DGRAM), (s) => s.bind(here(hearer)), "EADDRINUSE");

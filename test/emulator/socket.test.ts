@@ -31,6 +31,7 @@ import {
 import { createServer, fromfd, hasDualstackIpv6, socket, socketpair } from "socklet/emulator";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { codeOf, codeThrown } from "../core/outcome.ts";
+import { reservePort, reserveUdpPort } from "../peers/ports.ts";
 import { describeWith } from "../peers/program.ts";
 import { inNativeMode } from "./native-mode.ts";
 
@@ -58,6 +59,8 @@ const pair = async () => {
     },
   };
 };
+
+const nobody = await reserveUdpPort(); // before any place: it needs koffi
 
 describe.each(PLACES)("%s", (_, native) => {
   inNativeMode(native);
@@ -157,9 +160,10 @@ describe.each(PLACES)("%s", (_, native) => {
       await using wide = socket(AF_INET6);
       await wide.connect(here(alone));
       expect((await alone.accept())[1]).toEqual(wide.getsockname());
-      await using any = await createServer("[::]:0");
+      const port = await reservePort();
+      await using _ = await createServer(`[::]:${port}`);
       await using narrow = socket();
-      expect(await codeOf(narrow.connect(`127.0.0.1:${here(any).port}`))).toBe("ECONNREFUSED");
+      expect(await codeOf(narrow.connect(`127.0.0.1:${port}`))).toBe("ECONNREFUSED");
     });
 
     test("reusePort shares a port, and without it is refused", async () => {
@@ -188,7 +192,7 @@ describe.each(PLACES)("%s", (_, native) => {
       near.setsockopt(SOL_SOCKET, SO_KEEPALIVE, 1);
       if (native) near.setsockopt(SOL_SOCKET, SO_RCVBUF, 20_000);
       await near.bind("127.0.0.1:0");
-      expect(await near.connectEx("127.0.0.1:1")).toBe(111);
+      expect(await near.connectEx(`127.0.0.1:${await reservePort()}`)).toBe(111);
       expect(await codeOf(near.connect({ path: "/none" }))).toBe("EAFNOSUPPORT");
       expect(near.getsockname()).toMatchObject({ hostname: "127.0.0.1" });
       expect(await near.connectEx(here(listener))).toBe(0);
@@ -301,7 +305,7 @@ describe.each(PLACES)("%s", (_, native) => {
 
     test("a connected one is told that nobody is there by the next call, and goes on", async () => {
       await using teller = socket(AF_INET, SOCK_DGRAM);
-      await teller.connect("127.0.0.1:1");
+      await teller.connect(`127.0.0.1:${nobody}`);
       await teller.send("anybody?");
       await select([teller], [], []);
       expect(await codeOf(teller.send("anybody?"))).toBe("ECONNREFUSED");

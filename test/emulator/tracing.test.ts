@@ -23,6 +23,7 @@ import {
 } from "socklet/emulator";
 import { expect, onTestFinished, test } from "vitest";
 import { ownCertificates } from "../peers/certificates.ts";
+import { reservePort } from "../peers/ports.ts";
 
 const PHASES = ["start", "end", "asyncStart", "asyncEnd", "error"] as const;
 
@@ -129,11 +130,12 @@ test("socklet.request of a forking server is told by the parent", async () => {
 
 test("socklet.connect: what was dialled, and why it failed", async () => {
   const { over } = watch<TracedConnect>("socklet.connect");
+  const port = await reservePort();
   const server = new ThreadingTCPServer(
-    "127.0.0.1:0",
+    `127.0.0.1:${port}`,
     streamHandler(() => {}),
   );
-  const { port } = await serving(server);
+  await serving(server);
   await (await createConnection(`127.0.0.1:${port}`)).close();
   await server.serverClose();
   await expect(createConnection(`127.0.0.1:${port}`)).rejects.toMatchObject({ code: "ECONNREFUSED" });

@@ -145,12 +145,12 @@ for (const Server of [UDPServer, ThreadingUDPServer]) {
 
     test("a datagram to where nobody is costs no other, and is no error", async () => {
       const events: SockletEvent[] = [];
-      const nobody = await Client.to(await up(new Server("127.0.0.1:0", Echo)));
-      const gone: InternetAddress = { family: "IPv4", hostname: "127.0.0.1", port: nobody.port };
-      cleanups.pop()?.(); // the port is free
+      // A port that stays taken, by a socket to which only another server's datagrams get: ours are refused.
+      const { port } = await Client.to(await up(new Server("127.0.0.1:0", Echo)));
+      const nobody: InternetAddress = { family: "IPv4", hostname: "127.0.0.1", port };
       class Both extends BaseRequestHandler<Datagram> {
         override handle() {
-          (this.server as unknown as UDPServer).post("to nobody", gone);
+          (this.server as unknown as UDPServer).post("to nobody", nobody);
           this.request.reply(this.request.data);
         }
       }

@@ -1,32 +1,44 @@
-/** Ports for programs that cannot let the system choose one. */
+/** Ports for programs that cannot let the system choose one, and ports where nobody listens. */
 
-import dgram from "node:dgram";
-import { once } from "node:events";
-import { AF_INET, type InternetAddress, SO_REUSEADDR, SOCK_STREAM, SOL_SOCKET } from "socklet";
-import { socket } from "socklet/emulator";
+import {
+  AF_INET,
+  AF_INET6,
+  type DatagramSocket,
+  type InternetAddress,
+  SO_REUSEADDR,
+  SOCK_DGRAM,
+  SOCK_STREAM,
+  SOL_SOCKET,
+} from "socklet";
+import { type Socket, socket } from "socklet/emulator";
 
-const held: unknown[] = []; // until this process ends
+const held: (Socket | DatagramSocket)[] = []; // until this process ends
 
 /**
- * A port of 127.0.0.1 that stays ours: a socket is bound to it, and does not listen. The kernel assigns it to no socket
- * for which it chooses the port, neither to listen nor to dial from. A socket that names the port, and sets `SO_REUSEADDR` as servers do, may listen
- * there (tcp(7); Linux). A port that is only closed again may be assigned to another program.
+ * A port that stays ours, over IPv4 and IPv6: a socket is bound to it, and does not listen, so a connection to it is refused. The
+ * kernel assigns it to no socket for which it chooses the port, neither to listen nor to dial from. A socket that names
+ * the port, and sets `SO_REUSEADDR` as servers do, may listen there (tcp(7); Linux). The port of a server that has
+ * closed may be assigned to another program: a test that expects a refusal there has the server listen on this one.
  */
 export const reservePort = async (): Promise<number> => {
-  const holder = socket(AF_INET, SOCK_STREAM);
+  const holder = socket(AF_INET6, SOCK_STREAM);
   holder.setsockopt(SOL_SOCKET, SO_REUSEADDR, 1);
-  await holder.bind("127.0.0.1:0");
+  await holder.bind("[::]:0");
   held.push(holder);
   return (holder.getsockname() as InternetAddress).port;
 };
 
-/** The same for datagrams. The holder does not get them, since it is connected to port 1 of this machine. */
+/**
+ * The same for datagrams, over IPv4. The holder does not get them, since it is connected to port 1 of this machine: a
+ * datagram to the port is refused, too, until somebody binds it by its number, and with `SO_REUSEADDR`.
+ */
 export const reserveUdpPort = async (): Promise<number> => {
-  const holder = dgram.createSocket({ type: "udp4", reuseAddr: true }).unref();
-  holder.bind(0, "127.0.0.1").connect(1, "127.0.0.1");
-  await once(holder, "connect");
+  const holder = socket(AF_INET, SOCK_DGRAM);
+  await holder.bind("127.0.0.1:0"); // not yet with SO_REUSEADDR: the kernel lets two such sockets have one port
+  holder.setsockopt(SOL_SOCKET, SO_REUSEADDR, 1);
+  await holder.connect("127.0.0.1:1");
   held.push(holder);
-  return holder.address().port;
+  return (holder.getsockname() as InternetAddress).port;
 };
 
 /** This many ports, all different. */

@@ -36,9 +36,10 @@ import {
   TCP_NODELAY,
 } from "socklet";
 import * as emulator from "socklet/emulator";
-import { createServer, fromfd, socket, ThreadingTCPServer } from "socklet/emulator";
+import { fromfd, socket, ThreadingTCPServer } from "socklet/emulator";
 import { expect } from "vitest";
 import { Echo } from "../../examples/echo.ts";
+import { reservePort } from "../peers/ports.ts";
 import { code, GREETING, type RowPlace, type RowTests, sharedRows, text } from "./shared.ts";
 
 /** What Node's rows are given beside. */
@@ -346,16 +347,13 @@ export const nodePlace = async (native: boolean): Promise<NodePlace & AsyncDispo
   const server = new ThreadingTCPServer("127.0.0.1:0", Echo);
   const echo = (await server.listen()) as InternetAddress;
   void server.serveForever();
-  const free = await createServer("127.0.0.1:0");
-  const nobody = here(free);
-  await free.close();
   return {
     ...emulator,
     socket: () => socket(),
     exports: Object.keys(emulator),
     native,
     echo,
-    nobody,
+    nobody: `127.0.0.1:${await reservePort()}`,
     refused: 111, // ECONNREFUSED
     [Symbol.asyncDispose]: () => server.serverClose(),
   };
