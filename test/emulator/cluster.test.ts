@@ -10,6 +10,7 @@ import { type ClusterOptions, type ClusterServer, serveCluster } from "socklet/e
 import { parseTranscript } from "socklet/testing";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { ownCertificates } from "../peers/certificates.ts";
+import { reservePort } from "../peers/ports.ts";
 import { allOf, ask, Datagrams, pidAt, pidsAt, placeOf, runs } from "./clustered.ts";
 
 const module = new URL("./fixtures/clustered.ts", import.meta.url);
@@ -67,6 +68,7 @@ describe.each(["koffi", "Node alone", "sockets of Node's"])("two workers, by %s"
   test("share every listener, drain together, and leave nothing behind", async () => {
     if (by === "Node alone") process.env.SOCKLET_NATIVE = "off";
     if (by === "sockets of Node's") process.env.SOCKLET_INTAKE = "off";
+    process.env.CLUSTER_PORT = String(await reservePort()); // it will be refused
     const server = await cluster();
     const [tcp, udp, streams, datagrams] = urls(server);
     const pids = server.workers.map(({ pid }) => pid as number);
@@ -142,6 +144,7 @@ test("a worker with an error that nobody caught finishes what it has, and anothe
 });
 
 test("workers that are lost again and again end the cluster, after delays that grow", async () => {
+  process.env.CLUSTER_PORT = String(await reservePort()); // it will be refused
   const server = await cluster({ workers: 1, restartDelay: 2, maxRestartDelay: 5, maxLosses: 4 });
   const [tcp] = urls(server);
   server.over.catch(() => {});

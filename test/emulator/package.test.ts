@@ -13,6 +13,7 @@ import { gzipSync } from "node:zlib";
 import { build } from "esbuild";
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from "vitest";
 import { type Block, blocksOf, headingsOf, linksOf, pages } from "../pages/markdown.ts";
+import { reservePort } from "../peers/ports.ts";
 import { env, manifest, packAll, root, run, TEMPLATES, TEXTS } from "./packed.ts";
 
 /** The code of each entry, by what imports it. */
@@ -279,9 +280,9 @@ describe.each(versions)("on Node %s", (version) => {
     expect(await readdir(join(cache, "socklet"))).toHaveLength(1); // a folder for this version of Node
   });
 
-  test.each(["app.js", "app.ts"])("socklet serve %s", async (app) => {
+  test.each(["app.js", "app.ts"] as const)("socklet serve %s", async (app) => {
     const cli = join(user, "node_modules/socklet", manifest.bin.socklet);
-    await serves(nodes[version](), [cli, "serve", app, "--any-port"]);
+    await serves(nodes[version](), [cli], app);
   });
 });
 
@@ -290,11 +291,15 @@ describe("npx", () => {
     expect(await run(user, "npx", "socklet", "--help")).toMatch(/^Usage: socklet /);
   });
 
-  test("socklet serve", () => serves("npx", ["socklet", "serve", "app.ts", "--any-port"]));
+  test("socklet serve", () => serves("npx", ["socklet"], "app.ts"));
 });
 
-/** Serves, answers, and ends at Ctrl-C, which a terminal sends to a command and to all its children. */
-const serves = async (file: string, args: readonly string[]): Promise<void> => {
+/** The command serves an app, which answers, and ends at Ctrl-C: a terminal sends that to a command and to all its children. */
+const serves = async (file: string, command: readonly string[], app: "app.js" | "app.ts"): Promise<void> => {
+  const port = await reservePort(); // it will be refused
+  const module = `on-${port}-${app}`;
+  await writeFile(join(user, module), (FILES[app] as string).replace("127.0.0.1:7", `127.0.0.1:${port}`));
+  const args = [...command, "serve", module, "--control-port", "0"];
   const server = spawn(file, args, { cwd: user, env, detached: true, stdio: ["ignore", "pipe", "pipe"] });
   const ended = once(server, "close"); // its children have closed its output, too
   const end = (signal: NodeJS.Signals): void => {
@@ -307,12 +312,13 @@ const serves = async (file: string, args: readonly string[]): Promise<void> => {
     await ended;
   });
   const said = text(server.stderr);
-  let port = 0;
+  let first: string | undefined;
   for await (const line of createInterface(server.stdout)) {
-    port = Number(/^Upper {2,}tcp:\/\/127\.0\.0\.1:(\d+)$/.exec(line)?.[1]);
+    first = line;
     break;
   }
-  if (!(port > 0)) throw new Error(`it does not serve: ${await said}`);
+  if (first === undefined) throw new Error(`it does not serve: ${await said}`);
+  expect(first).toMatch(new RegExp(`^Upper {2,}tcp://127\\.0\\.0\\.1:${port}$`));
   const client = net.connect(port, "127.0.0.1").end("hello\n");
   expect(await text(client)).toBe("HELLO\n");
   end("SIGINT");

@@ -154,7 +154,10 @@ describe.each([
   test("no connection is refused, and no reply is lost", {
     timeout: 300_000 + restarts * 20_000,
   }, async () => {
-    const env = certificates === null ? {} : { CLUSTER_CERTIFICATES: certificates.folder };
+    const env = {
+      CLUSTER_PORT: String(await reservePort()), // it will be refused
+      ...(certificates !== null && { CLUSTER_CERTIFICATES: certificates.folder }),
+    };
     await using served = new Served(["--control-port", "0", ...args], { env });
     const urls = await served.urls(certificates === null ? 5 : 6);
     const [tcp, udp, streams, datagrams, tls] = urls as [string, string, string, string, string];

@@ -239,13 +239,14 @@ backend two
   });
 
   test("asks /v1/ready: with drainDelay its clients go elsewhere before the listener closes", async () => {
-    const app = (name: string) =>
+    const app = (name: string, port: number) =>
       defineApp({
         handlers: { hello: streamHandler(({ wfile }) => void wfile.write(`${name}\n`)) },
-        listen: [{ handler: "hello", address: "127.0.0.1:0" }],
+        listen: [{ handler: "hello", address: `127.0.0.1:${port}` }],
       });
     const serving = async (name: string, drainDelay: number) => {
-      const server = await serveApp(app(name), {
+      const port = await reservePort();
+      const server = await serveApp(app(name, port), {
         control: { port: 0, tokens: "a-token-for-the-tests" },
         drainDelay,
       });
@@ -253,12 +254,8 @@ backend two
         server.abort();
         await server.close();
       });
-      const ports = [server.listeners[0]?.url, server.control?.url].map((url) => new URL(String(url)).port);
-      return {
-        server,
-        port: Number(ports[0]),
-        line: `server ${name} 127.0.0.1:${ports[0]} check inter 20ms port ${ports[1]}`,
-      };
+      const { port: control } = new URL(String(server.control?.url));
+      return { server, port, line: `server ${name} 127.0.0.1:${port} check inter 20ms port ${control}` };
     };
     const going = await serving("going", 86_400_000);
     const staying = await serving("staying", 0);

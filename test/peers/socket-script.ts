@@ -3,8 +3,8 @@
  *
  *     a=tcp; a.bind("127.0.0.1:0"); a.listen(); b=tcp; b.connect("@a"); c=a.accept(); c.send("x"); b.recv(9)
  *
- * Arguments are JSON. `@a` is where `a` is bound, `$` a folder of the side's own. In the answers ports are numbered
- * as they appear, bytes are text, and the end of a stream is no bytes.
+ * Arguments are JSON. `@a` is where `a` is bound, `$` a folder of the side's own, `#tcp` and `#udp` are where nobody is. In
+ * the answers ports are numbered as they appear, bytes are text, and the end of a stream is no bytes.
  */
 
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
@@ -26,6 +26,7 @@ import {
   select,
 } from "socklet";
 import { type Socket, socket } from "socklet/emulator";
+import { reservePort, reserveUdpPort } from "./ports.ts";
 import { type Program, start } from "./program.ts";
 
 /** One call: of which socket (`""` for `select`), which, and with what. */
@@ -49,19 +50,24 @@ export const calls = (script: string): Call[] =>
     return [[name, what, into === undefined ? JSON.parse(`[${args}]`) : [into]]];
   });
 
+const NOBODY: Readonly<Record<string, string>> = {
+  "#tcp": `127.0.0.1:${await reservePort()}`,
+  "#udp": `127.0.0.1:${await reserveUdpPort()}`,
+};
+
 /** Runs a script on one side; returns each call with its answer, independent of which side chose the ports. */
 export const trace = async (side: Side, script: string): Promise<string[]> => {
   await side.call(["", "new", []]);
   const ports = new Map<number, string>();
   const lines: string[] = [];
-  for (const call of calls(script)) {
-    const answer = JSON.stringify(await side.call(call), (key, value) => {
+  for (const [name, what, args] of calls(script)) {
+    const given = args.map((arg) => NOBODY[arg as string] ?? arg);
+    const answer = JSON.stringify(await side.call([name, what, given]), (key, value) => {
       if (key !== "at") return value;
       const [host, port] = value as [string, number];
       if (port !== 0 && !ports.has(port)) ports.set(port, `port ${ports.size + 1}`);
       return `${host} ${ports.get(port) ?? 0}`;
     });
-    const [name, what, args] = call;
     lines.push(`${name}.${what}(${JSON.stringify(args).slice(1, -1)}): ${answer}`);
   }
   return lines;

@@ -11,6 +11,7 @@ import {
   Transcript,
   TranscriptClient,
 } from "../../examples/tutorial.ts";
+import { reservePort } from "./ports.ts";
 import { describeWith, listen, python, serve, start } from "./program.ts";
 
 /** The tutorial's client: sends each of its arguments, and prints what it sent and received, and both addresses. */
@@ -63,14 +64,20 @@ class StreamGreetingHandler(socketserver.StreamRequestHandler):
         self.wfile.write(b"Thank you for connecting")
 
 Server, Handler = getattr(socketserver, sys.argv[1]), globals()[sys.argv[2]]
-with Server(("127.0.0.1", 0), Handler) as server:
+Server.allow_reuse_address = True
+with Server(("127.0.0.1", int(sys.argv[4])), Handler) as server:
     say(server.server_address[1])
     getattr(server, sys.argv[3])()
 say("closed")
 `;
 
-const cpython = async (Server: string, Handler: string, way: "serve_forever" | "handle_request") => {
-  const program = start("python3", ["-c", SERVER, Server, Handler, way]);
+const cpython = async (
+  Server: string,
+  Handler: string,
+  way: "serve_forever" | "handle_request",
+  port = 0, // the kernel chooses one
+) => {
+  const program = start("python3", ["-c", SERVER, Server, Handler, way, port]);
   return { program, at: `127.0.0.1:${await program.line()}` };
 };
 
@@ -198,7 +205,8 @@ describeWith(["python3"], "our clients and CPython's servers", () => {
   });
 
   test("S83: handle_request serves one connection, and no second one", async () => {
-    const { program, at } = await cpython("TCPServer", "GreetingHandler", "handle_request");
+    const port = await reservePort();
+    const { program, at } = await cpython("TCPServer", "GreetingHandler", "handle_request", port);
     await using _ = program;
     expect(await new TCPConnector(at, GreetingClient).run()).toBe("Thank you for connecting");
     await program.line(/closed/);
