@@ -30,7 +30,12 @@ export default defineConfig({
         },
       },
       {
-        plugins: [cloudflareTest({ wrangler: { configPath: "./test/worker/wrangler.toml" } })],
+        plugins: [
+          cloudflareTest(({ inject }) => ({
+            wrangler: { configPath: "./test/worker/wrangler.toml" },
+            miniflare: { bindings: { NOBODY: `127.0.0.1:${inject("nobodysPort")}` } }, // where nobody listens
+          })),
+        ],
         resolve: sources,
         test: {
           name: "workerd",

@@ -22,6 +22,7 @@ import {
 } from "../conformance/matrix-table.ts";
 import { redisServer } from "../conformance/scripts.ts";
 import { type Certificates, ownCertificates } from "../peers/certificates.ts";
+import { reservePort } from "../peers/ports.ts";
 
 /** Errors that the tests provoke, and that workerd logs with a stack each time; Vitest's plugin prints them. */
 const PROVOKED = [
@@ -163,6 +164,7 @@ export default async (project: TestProject): Promise<() => Promise<void>> => {
   };
   project.provide("conformancePort", await serve(Conformance));
   project.provide("echoPort", await serve(Echo));
+  project.provide("nobodysPort", await reservePort());
   project.provide("scriptPort", await serve(scriptHandler(redisServer, PATIENT)));
   const made = ownCertificates();
   project.provide("tlsPort", made === null ? 0 : await serve(secured(made)));

@@ -8,6 +8,8 @@ declare module "vitest" {
     tlsPort: number;
     /** Of an echo server in Node. */
     echoPort: number;
+    /** Where nobody listens: it is reserved. */
+    nobodysPort: number;
     /** Of a scripted Redis in Node. */
     scriptPort: number;
     /** The ports of each stream example in Node, plain, and with TLS from the first byte; 0 if there is no openssl. */

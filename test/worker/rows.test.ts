@@ -11,7 +11,7 @@ const place: WorkerPlace = {
   ...worker,
   exports: Object.keys(worker),
   echo: { hostname: "127.0.0.1", port: inject("echoPort") },
-  nobody: "127.0.0.1:9", // discard: nothing listens there
+  nobody: `127.0.0.1:${inject("nobodysPort")}`,
   refused: "ERR_CONNECT_FAILED",
   gethostbyname: (name) => worker.gethostbyname(name, asked),
   gethostbynameEx: (name) => worker.gethostbynameEx(name, asked),

@@ -16,6 +16,8 @@ interface Bindings extends SockletBindings {
   /** Servers behind proxies, plain and with TLS from the byte after the header. */
   readonly PROXIED?: string;
   readonly PROXIED_TLS?: string;
+  /** An address where nobody listens. */
+  readonly NOBODY?: string;
   readonly SMALL_SESSIONS?: unknown;
   readonly SMALL_REGISTRY?: unknown;
 }
@@ -104,8 +106,12 @@ const handlers = {
 };
 
 const { ALLOW = ["127.0.0.0/8:*", "localhost:*"] } = env as Bindings;
-const { PROXIED = "127.0.0.1:1", PROXIED_TLS = "localhost:1" } = env as Bindings;
+const { PROXIED = "127.0.0.1:1", PROXIED_TLS = "localhost:1", NOBODY = "127.0.0.1:1" } = env as Bindings;
 const SPEAKS = { source: "192.0.2.1:56324", destination: "198.51.100.2:443" };
+
+/** Nobody listens there: each attempt fails, and the next is at the next scheduled time. */
+const yearly = (schedule: string) =>
+  ({ handler: "lines", address: NOBODY, keep: { schedule, redial: { maxAttempts: 1 } } }) as const;
 
 export const app = defineApp<Context>({
   handlers,
@@ -114,12 +120,8 @@ export const app = defineApp<Context>({
     nowhere: { handler: "lines", address: "unix:/run/nowhere" },
     proxied: { handler: "lines", address: PROXIED, proxyHeader: proxyHeader(SPEAKS) },
     proxiedTls: { handler: "lines", address: `tls://${PROXIED_TLS}`, proxyHeader: proxyHeader(SPEAKS) },
-    // Nothing listens on port 1: each attempt fails, and the next is at the next scheduled time.
-    yearly: {
-      handler: "lines",
-      address: "127.0.0.1:1",
-      keep: { schedule: "0 0 1 1 *", redial: { maxAttempts: 1 } },
-    },
+    newYear: yearly("0 0 1 1 *"),
+    midYear: yearly("0 0 1 7 *"),
   },
   context: ({ bindings }) => ({ secret: bindings.PASSWORD }),
 });

@@ -19,7 +19,7 @@ import { socket } from "socklet/worker";
 import { expect, inject, test } from "vitest";
 
 const echo = { hostname: "127.0.0.1", port: inject("echoPort") };
-const nobody = "127.0.0.1:9"; // discard: nothing listens there
+const nobody = `127.0.0.1:${inject("nobodysPort")}`;
 const text = (bytes: Uint8Array | null): string | null => bytes && new TextDecoder().decode(bytes);
 const code = (expected: string) => expect.objectContaining({ code: expected });
 
