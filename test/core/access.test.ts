@@ -1,5 +1,4 @@
 import { execFileSync } from "node:child_process";
-import fc from "fast-check";
 import { describe, expect, test, vi } from "vitest";
 import { SocketError } from "../../core/errors.ts";
 import {
@@ -24,6 +23,7 @@ import {
   parseAddress,
 } from "../../core/net/address.ts";
 import { AF_INET, AF_INET6 } from "../../core/net/constants.ts";
+import { fc } from "../conformance/properties.ts";
 import { peer } from "../peers/peer.ts";
 
 /** What an app in earnest would allow; the two widest rules are there to be abused. */

@@ -1,5 +1,4 @@
 import { execFileSync } from "node:child_process";
-import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { SocketError } from "../../core/errors.ts";
 import {
@@ -17,6 +16,7 @@ import {
   parseAddress,
 } from "../../core/net/address.ts";
 import { AF_INET, AF_INET6, AF_UNIX } from "../../core/net/constants.ts";
+import { fc } from "../conformance/properties.ts";
 import { peer } from "../peers/peer.ts";
 
 /** What a call gave, or the code or name of its error, so that both are compared the same way. */

@@ -1,7 +1,7 @@
 import { execFileSync } from "node:child_process";
-import fc from "fast-check";
 import { afterEach, describe, expect, test, vi } from "vitest";
 import { htonl, htons, ntohl, ntohs } from "../../core/bytes/byte-order.ts";
+import { fc } from "../conformance/properties.ts";
 import { peer } from "../peers/peer.ts";
 
 const CONVERT = { htons, ntohs, htonl, ntohl };

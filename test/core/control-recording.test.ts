@@ -1,6 +1,5 @@
 /** What passes over connections, kept and shown by the control routes: in memory, with all their edges. */
 
-import fc from "fast-check";
 import { type Address, type App, type Decoder, defineApp, formatAddress, streamHandler } from "socklet";
 import {
   type FlowInfo,
@@ -14,6 +13,7 @@ import { describe, expect, onTestFinished, test } from "vitest";
 import { readEvents } from "../../core/control/http/sse.ts";
 import type { StreamSocket } from "../../core/sockets/streams/stream-socket.ts";
 import { memoryPair } from "../../core/testing/index.ts";
+import { fc } from "../conformance/properties.ts";
 import { READ, serve } from "./control-setup.ts";
 
 const MIB = 1024 * 1024;

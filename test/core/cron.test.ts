@@ -1,9 +1,9 @@
 /** Cron, beside a library that many use: croner. */
 
 import { Cron } from "croner";
-import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { nextTime } from "../../core/control/sessions/cron.ts";
+import { fc } from "../conformance/properties.ts";
 
 const at = (text: string): number => Date.parse(`${text}Z`);
 const next = (cron: string, after: string): string | null => {

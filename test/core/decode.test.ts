@@ -6,7 +6,6 @@ import net from "node:net";
 import { join } from "node:path";
 import { connect } from "node:tls";
 import dnsPacket from "dns-packet";
-import fc from "fast-check";
 import {
   type Decoder,
   type DnsMessage,
@@ -24,6 +23,7 @@ import {
 } from "socklet";
 import { parseTranscript } from "socklet/testing";
 import { describe, expect, test } from "vitest";
+import { fc } from "../conformance/properties.ts";
 
 const bytesOf = (text: string): Uint8Array => Uint8Array.from(text, (character) => character.charCodeAt(0));
 const texts = (decode: Decoder, said: string | Uint8Array, from: "client" | "server" = "client"): string[] =>

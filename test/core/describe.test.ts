@@ -1,7 +1,7 @@
-import fc from "fast-check";
 import { SocketError } from "socklet";
 import { expect, test } from "vitest";
 import { plain, printable, printableJson, toJson } from "../../core/describe.ts";
+import { fc } from "../conformance/properties.ts";
 
 test("bytes are tagged base64 wherever they stand, a Buffer too; a bigint is its digits; nothing is null", () => {
   const bytes = Uint8Array.of(0, 255, 128);

@@ -1,4 +1,3 @@
-import fc from "fast-check";
 import {
   type Address,
   BaseConnector,
@@ -31,6 +30,7 @@ import {
   Transcript,
   TranscriptClient,
 } from "../../examples/tutorial.ts";
+import { fc } from "../conformance/properties.ts";
 
 // ---- Help ----
 

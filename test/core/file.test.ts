@@ -1,5 +1,4 @@
 import { execFileSync } from "node:child_process";
-import fc from "fast-check";
 import { describe, expect, expectTypeOf, test, vi } from "vitest";
 import { STREAM_LIMITS, type StreamLimits } from "../../core/bytes/data.ts";
 import { type ReaderSource, StreamReader } from "../../core/bytes/reader.ts";
@@ -8,6 +7,7 @@ import type { FileOptions } from "../../core/files/base-file.ts";
 import type { BinaryFile, BinaryWriter } from "../../core/files/binary-file.ts";
 import { type FileMode, openFile } from "../../core/files/file.ts";
 import type { TextFile, TextReader, TextWriter } from "../../core/files/text-file.ts";
+import { fc } from "../conformance/properties.ts";
 import { peer } from "../peers/peer.ts";
 import { codeOf, codeThrown, settled, waits } from "./outcome.ts";
 

@@ -1,5 +1,5 @@
-import fc from "fast-check";
 import { describe, expect, test } from "vitest";
+import { fc } from "../conformance/properties.ts";
 import { TARGETS } from "../fuzz/targets.ts";
 
 const LEAST = { operations: 100_000, inputs: 1000 };

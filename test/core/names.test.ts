@@ -1,6 +1,5 @@
 /** What names mean before anybody is asked, and what is made of the answers. The resolver is the test's own. */
 
-import fc from "fast-check";
 import {
   AF_INET,
   AF_INET6,
@@ -28,6 +27,7 @@ import { describe, expect, test } from "vitest";
 import * as names from "../../core/net/names.ts";
 import { type AddressInfoOptions, nameError, type Resolver } from "../../core/net/names.ts";
 import { builtInServices } from "../../core/net/services.ts";
+import { fc } from "../conformance/properties.ts";
 
 /** Knows `host.corp.example` (this machine), `short` and `far.example.net`; keeps what it was asked. */
 class Book implements Resolver {

@@ -1,4 +1,3 @@
-import fc from "fast-check";
 import { type HandlerClass, type SocketError, type StreamSocket, streamHandler } from "socklet";
 import {
   type Conversation,
@@ -23,6 +22,7 @@ import { MailRequestHandler } from "../../examples/mail.ts";
 import { KeyStore, RespClient, RespServer } from "../../examples/resp.ts";
 import { SmtpClient } from "../../examples/smtp-client.ts";
 import { Greeting, GreetingClient, TranscriptClient } from "../../examples/tutorial.ts";
+import { fc } from "../conformance/properties.ts";
 import * as scripts from "../conformance/scripts.ts";
 
 // ---- Help ----

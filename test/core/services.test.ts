@@ -1,5 +1,4 @@
 import { existsSync, readFileSync } from "node:fs";
-import fc from "fast-check";
 import { SocketError } from "socklet";
 import { describe, expect, test } from "vitest";
 import {
@@ -10,6 +9,7 @@ import {
   Protocols,
   Services,
 } from "../../core/net/services.ts";
+import { fc } from "../conformance/properties.ts";
 
 /** What a call gave, or the code or name of its error. */
 const outcome = (call: () => unknown): unknown => {

@@ -1,10 +1,10 @@
 /** A handler's state as text, and back. */
 
-import fc from "fast-check";
 import { StreamRequestHandler } from "socklet";
 import { MemoryServer } from "socklet/testing";
 import { describe, expect, test } from "vitest";
 import { decodeState, encodeState, MAX_STATE } from "../../core/control/sessions/state.ts";
+import { fc } from "../conformance/properties.ts";
 
 const leaf = fc.oneof(
   fc.jsonValue(),

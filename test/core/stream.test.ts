@@ -1,9 +1,9 @@
-import fc from "fast-check";
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
 import { type Data, STREAM_LIMITS, toBytes } from "../../core/bytes/data.ts";
 import { type ReaderSource, StreamReader } from "../../core/bytes/reader.ts";
 import { StreamWriter } from "../../core/bytes/writer.ts";
 import { SocketError } from "../../core/errors.ts";
+import { fc } from "../conformance/properties.ts";
 import { codeOf, codeThrown, settled, waits } from "./outcome.ts";
 
 const utf8 = (text: string): Uint8Array => new TextEncoder().encode(text);

@@ -1,4 +1,3 @@
-import fc from "fast-check";
 import {
   BaseRequestHandler,
   type Datagram,
@@ -42,6 +41,7 @@ import { Echo, EchoDatagram } from "../../examples/echo.ts";
 import { MailRequestHandler } from "../../examples/mail.ts";
 import { KeyStore, RespClient, RespServer } from "../../examples/resp.ts";
 import { SmtpClient } from "../../examples/smtp-client.ts";
+import { fc } from "../conformance/properties.ts";
 import * as scripts from "../conformance/scripts.ts";
 
 // ---- Help ----

@@ -5,11 +5,11 @@
 
 import { once } from "node:events";
 import net from "node:net";
-import fc from "fast-check";
 import type { SocketError, StreamSocket } from "socklet";
 import { controlClient } from "socklet/control";
 import { expect } from "vitest";
 import { type Step, sizeOf, writtenAt } from "../conformance/delivery.ts";
+import { fc } from "../conformance/properties.ts";
 import type { Told } from "../core/told.ts";
 
 export const SIZE = 15_000_000; // bytes: several times what two kernels hold

@@ -1,9 +1,9 @@
 /** Traffic as JSON text: the fast path returns what JSON.stringify() returns. */
 
-import fc from "fast-check";
 import { expect, test } from "vitest";
 import { cleanText } from "../../core/testing/text.ts";
 import { literalOf } from "../../emulator/wire/transcripts/literal.ts";
+import { fc } from "../conformance/properties.ts";
 
 const expected = (bytes: Uint8Array): string | null => {
   const text = cleanText(bytes);

@@ -1,7 +1,6 @@
 // The socket module compared with CPython: the same calls, made by both, must have the same bytes, errors and
 // readiness. If ours differs by design the table says so, with the reason; a difference that no longer exists is reported.
 
-import fc from "fast-check";
 import {
   IP_TOS,
   IP_TTL,
@@ -49,6 +48,7 @@ import {
   TCP_USER_TIMEOUT,
 } from "socklet";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { fc } from "../conformance/properties.ts";
 import { describeWith } from "./program.ts";
 import { Across, CPython, Ours, trace } from "./socket-script.ts";
 

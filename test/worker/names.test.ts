@@ -1,6 +1,5 @@
 /** Names in a Worker: what is known without asking, and what a server in Node is asked for over HTTP. */
 
-import fc from "fast-check";
 import {
   AF_INET,
   AF_INET6,
@@ -32,6 +31,7 @@ import {
   getservbyport,
   type NameOptions,
 } from "../../worker/names/names.ts";
+import { fc } from "../conformance/properties.ts";
 
 const origin = inject("dohOrigin");
 const at = (path: string): NameOptions => ({ endpoint: `${origin}${path}` });
