@@ -71,16 +71,19 @@ export interface Taker {
 
 let view: Uint8Array | undefined; // the last view that was lent
 
+// Bytes are lent while one call runs. So what is lent now is known here, and no connection has fields for it.
+let lender: Intake | null = null; // who lent last
+let lentFrom: Uint8Array = new Uint8Array(0); // where the lent bytes are
+let lentSize = 0; // how many bytes are lent
+
 /** The memory that one connection reads into, and lends. */
 export class Intake implements Lender {
   #waits: Uint8Array; // the buffer while it waits for input: the common one, or its beginning
   #into: Uint8Array; // the buffer for the next read
-  #from: Uint8Array; // where the lent bytes are
-  #size = 0; // how many bytes are lent
 
   constructor() {
     common ??= fresh(SIZE);
-    this.#waits = this.#into = this.#from = common;
+    this.#waits = this.#into = common;
   }
 
   /** The buffer for the next read. */
@@ -91,8 +94,9 @@ export class Intake implements Lender {
   /** Lends the `size` bytes that were read. */
   protected lent(size: number): Uint8Array {
     const from = this.#into;
-    this.#size = size;
-    this.#from = from;
+    lender = this;
+    lentFrom = from;
+    lentSize = size;
     if (size === from.length) return from;
     // A connection that did not fill its buffer waits without a buffer of its own.
     this.#into = this.#waits;
@@ -103,9 +107,10 @@ export class Intake implements Lender {
 
   /** Gives the buffer away if it holds much and belongs to this connection. A filled one is replaced for the next read. */
   give(): boolean {
-    if (this.#size < LARGE) return false;
-    if (this.#size === this.#from.length) this.#into = fresh(SIZE);
-    return this.#from.buffer !== (common as Uint8Array).buffer;
+    // If another connection lends meanwhile, within the call that these bytes were lent for, they are copied.
+    if (lentSize < LARGE || lender !== this) return false;
+    if (lentSize === lentFrom.length) this.#into = fresh(SIZE);
+    return lentFrom.buffer !== (common as Uint8Array).buffer;
   }
 
   copy(bytes: Uint8Array): Uint8Array {

@@ -35,25 +35,29 @@ function afterShutdown(this: ShutdownRequest, status: number): void {
   (this.transport as StreamOwner).shut(status);
 }
 
+/** The state of a stream that has waited for room, ends, or has failed: most of its life it needs none of this. */
+class Rare {
+  room: PromiseWithResolvers<void> | null = null;
+  ending: PromiseWithResolvers<void> | null = null;
+  shutting = false;
+  aborting = false; // whether to abort once the shutdown is over
+  closers: (() => void)[] = [];
+  stopLinger: (() => void) | null = null;
+  failed = 0; // bytes of failed writes
+  left = 0; // bytes that were unsent when it was closed
+  dropping = false; // whether further input is discarded
+  dropped = 0;
+}
+
 export abstract class HandleStream extends Intake implements StreamOwner, Lingering {
   protected readonly handle: StreamHandle;
   protected readonly node: StreamBinding;
   protected sink: StreamSink | null = null;
   protected ended = false; // the peer has ended
   protected closed = false;
-  protected dropping = false; // whether further input is discarded
   protected writing = 0; // writes that the kernel has not taken completely
   #reads: "not yet" | "no" | "yes" = "not yet";
-  #room: PromiseWithResolvers<void> | null = null;
-  #ending: PromiseWithResolvers<void> | null = null;
-  #shutting = false;
-  #aborting = false; // whether to abort once the shutdown is over
-  #closers: (() => void)[] | null = null; // null for nearly all connections
-  #stopLinger: (() => void) | null = null;
-  #failed = 0; // bytes of failed writes
-  #left = 0; // bytes that were unsent when it was closed
-  /** Pieces of input that were dropped after the close. */
-  dropped = 0;
+  #rare: Rare | null = null; // made when it is first needed
 
   constructor(handle: StreamHandle, node: StreamBinding) {
     super();
@@ -64,6 +68,27 @@ export abstract class HandleStream extends Intake implements StreamOwner, Linger
 
   get sharesTimers(): boolean {
     return true;
+  }
+
+  // Not `#rareState`: V8 gives each object of a class with private methods a field more.
+  private get rareState(): Rare {
+    this.#rare ??= new Rare();
+    return this.#rare;
+  }
+
+  /** Whether further input is discarded. */
+  protected get dropping(): boolean {
+    return this.#rare?.dropping === true;
+  }
+
+  /** Pieces of input that were dropped after the close. */
+  get dropped(): number {
+    return this.#rare === null ? 0 : this.#rare.dropped;
+  }
+
+  /** Counts a dropped piece of input. */
+  protected drop(): void {
+    this.rareState.dropped++;
   }
 
   /** How many written bytes the kernel has not taken yet, while the stream is open. */
@@ -103,7 +128,7 @@ export abstract class HandleStream extends Intake implements StreamOwner, Linger
     const sink = this.sink as StreamSink;
     if (size > 0) {
       if (this.dropping) {
-        this.dropped++;
+        this.drop();
         return undefined;
       }
       const from = this.into;
@@ -129,7 +154,9 @@ export abstract class HandleStream extends Intake implements StreamOwner, Linger
   // ---- Writing ----
 
   get unsent(): number {
-    return (this.closed ? this.#left : this.inside) + this.#failed;
+    const rare = this.#rare;
+    if (rare === null) return this.closed ? 0 : this.inside;
+    return (this.closed ? rare.left : this.inside) + rare.failed;
   }
 
   /** A write that the kernel did not take at once is over. */
@@ -137,7 +164,7 @@ export abstract class HandleStream extends Intake implements StreamOwner, Linger
 
   /** Counts data that will never be sent. */
   protected fail(data: Data): undefined {
-    this.#failed += toBytes(data).length;
+    this.rareState.failed += toBytes(data).length;
   }
 
   /** If too much waits already, a promise that resolves when there is room. */
@@ -152,24 +179,28 @@ export abstract class HandleStream extends Intake implements StreamOwner, Linger
   }
 
   protected emptied(): Promise<void> {
-    this.#room ??= Promise.withResolvers();
-    return this.#room.promise;
+    const rare = this.rareState;
+    rare.room ??= Promise.withResolvers();
+    return rare.room.promise;
   }
 
   /** The kernel has everything that was written. */
   protected allLeft(): void {
-    this.#room?.resolve();
-    this.#room = null;
-    if (this.#ending !== null && !this.closed) this.shutdown();
+    const rare = this.#rare;
+    if (rare === null) return;
+    rare.room?.resolve();
+    rare.room = null;
+    if (rare.ending !== null && !this.closed) this.shutdown();
   }
 
   // ---- The end ----
 
   end(): Promise<void> {
-    this.#ending = Promise.withResolvers();
-    if (this.closed) this.#ending.reject(new SocketError("EPIPE"));
+    const ending = Promise.withResolvers<void>();
+    this.rareState.ending = ending;
+    if (this.closed) ending.reject(new SocketError("EPIPE"));
     else if (this.writing === 0) this.shutdown();
-    return this.#ending.promise;
+    return ending.promise;
   }
 
   /** Sends the end. */
@@ -177,19 +208,20 @@ export abstract class HandleStream extends Intake implements StreamOwner, Linger
     const request = new this.node.ShutdownWrap();
     request.transport = this;
     request.oncomplete = afterShutdown;
-    this.#shutting = true;
+    this.rareState.shutting = true;
     const status = this.handle.shutdown(request);
     if (status !== 0) this.shut(status === 1 ? 0 : status);
   }
 
   /** The shutdown is done, or failed. */
   shut(status: number): void {
-    const ending = this.#ending;
-    this.#shutting = false;
-    this.#ending = null;
+    const rare = this.rareState;
+    const { ending } = rare;
+    rare.shutting = false;
+    rare.ending = null;
     if (status < 0 && status !== NOT_CONNECTED) ending?.reject(named(status, "EPIPE"));
     else ending?.resolve();
-    if (this.#aborting) this.abort();
+    if (rare.aborting) this.abort();
   }
 
   /** As `NodeTransport.close()`. */
@@ -206,14 +238,15 @@ export abstract class HandleStream extends Intake implements StreamOwner, Linger
   /** Destroys the stream once its output need not be waited for any more. */
   protected linger(): void {
     this.handle.unref(); // it must not keep a process from ending
-    this.dropping = true;
-    this.#stopLinger = linger(this, () => this.destroy());
+    const rare = this.rareState;
+    rare.dropping = true;
+    rare.stopLinger = linger(this, () => this.destroy());
   }
 
   abort(): void {
     if (this.closed) return;
     // During a shutdown libuv refuses a reset, and Node takes it as done.
-    if (this.#shutting) this.#aborting = true;
+    if (this.#rare?.shutting === true) this.#rare.aborting = true;
     else this.destroy(true);
   }
 
@@ -226,22 +259,25 @@ export abstract class HandleStream extends Intake implements StreamOwner, Linger
 
   protected destroy(reset = false): void {
     if (this.closed) return;
-    this.#left = this.inside;
+    const left = this.inside;
+    if (left > 0) this.rareState.left = left;
     this.closed = true;
-    this.#stopLinger?.();
+    const rare = this.#rare;
+    rare?.stopLinger?.();
     this.letGo(reset);
-    if (!this.#shutting) this.#ending?.reject(new SocketError("EPIPE"));
-    this.#room?.resolve();
-    this.#room = null;
-    for (const told of this.#closers ?? []) told();
+    if (rare === null) return;
+    if (!rare.shutting) rare.ending?.reject(new SocketError("EPIPE"));
+    rare.room?.resolve();
+    rare.room = null;
+    for (const told of rare.closers) told();
   }
 
   /** Calls `told` when it is closed. Returns a function that stops that. */
   protected onClose(told: () => void): () => void {
-    this.#closers ??= [];
-    this.#closers.push(told);
+    const rare = this.rareState;
+    rare.closers = [...rare.closers, told];
     return () => {
-      this.#closers = (this.#closers ?? []).filter((other) => other !== told);
+      rare.closers = rare.closers.filter((other) => other !== told);
     };
   }
 

@@ -17,7 +17,7 @@ import type { Address } from "../../../core/net/address.ts";
 import type { StartTlsOptions } from "../../../core/sockets/tls/tls.ts";
 import type { Capabilities, KernelSocket, StreamTransport } from "../../../core/sockets/transport.ts";
 import { addressOf } from "../addresses.ts";
-import type { Holder, Kernel } from "../descriptors/kernel.ts";
+import type { Holder } from "../descriptors/kernel.ts";
 import type { Libc } from "../descriptors/libc.ts";
 import type { Settable } from "../descriptors/plain-options.ts";
 import {
@@ -70,7 +70,6 @@ let onDesk = desk; // the last view of the desk
 export class HandleTransport extends HandleStream implements Connection {
   remoteAddress: Address | null = null;
   #origin: Origin | undefined;
-  #kernel: Kernel | undefined;
   #heir: NodeTransport | null = null; // the transport that has taken the handle over
 
   constructor(handle: StreamHandle, node: StreamBinding) {
@@ -184,16 +183,18 @@ export class HandleTransport extends HandleStream implements Connection {
     const options = { handle, allowHalfOpen: true, manualStart: true };
     const socket = new net.Socket(options as unknown as net.SocketConstructorOpts);
     socket.pause(); // nothing is read until it is asked for
-    const origin = { ...this.#origin, kernel: this.#kernel ?? this.#origin?.kernel };
-    this.#heir = new NodeTransport(socket, origin, this);
+    this.#heir = new NodeTransport(socket, { ...this.#origin }, this);
     return this.#heir;
   }
 
   // ---- The kernel's side ----
 
   get kernel(): KernelSocket {
-    this.#kernel ??= this.#origin?.kernel ?? kernelOf(this.remoteAddress, this.settable, this.holder);
-    return this.#kernel;
+    const known = this.#origin?.kernel;
+    if (known !== undefined) return known;
+    const kernel = kernelOf(this.remoteAddress, this.settable, this.holder);
+    this.#origin = { ...this.#origin, kernel };
+    return kernel;
   }
 
   get settable(): Settable {

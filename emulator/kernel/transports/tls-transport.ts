@@ -150,7 +150,7 @@ class TlsTransport extends HandleStream implements Connection {
     const early = this.#early;
     this.#early = [];
     for (const { buffer, byteOffset, length } of early) {
-      if (this.dropping) this.dropped++;
+      if (this.dropping) this.drop();
       else this.sink?.data(new Uint8Array(buffer, byteOffset, length));
     }
     if (this.ended) this.cameEnd();
@@ -210,7 +210,7 @@ class TlsTransport extends HandleStream implements Connection {
   #giveHeld(): void {
     const held = this.#held();
     if (held === null || this.closed) return;
-    if (this.dropping) this.dropped++;
+    if (this.dropping) this.drop();
     else this.sink?.data(held);
   }
 
