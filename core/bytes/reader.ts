@@ -35,6 +35,9 @@ const TRAY = 4 * 1024; // bytes of one such joined piece
 const BULK = 128 * 1024; // bytes; from this size on, the source of a copy's memory matters
 const WINDOW = 8 * 1024; // bytes decoded at once for lines; also the most memory that one short line can keep alive
 
+export const ANY = 2 ** 31 - 1; // bytes that a read without a size takes at most: as a small integer, which V8 keeps without an object
+const NO_PIECES: Uint8Array[] = []; // stands for an array that nothing was put into, and stays empty
+
 const NEWLINE = 10;
 const NEWLINES = new Uint8Array([NEWLINE]);
 const RETURN = 13;
@@ -70,6 +73,12 @@ export interface ReaderSource {
 
 const NO_SOURCE: ReaderSource = { resume() {}, pause() {}, blocked: false };
 
+/** The separator that a `readuntil()` waits for. It does not begin before the offset `searched` of the stream. */
+interface Search {
+  readonly mark: Uint8Array;
+  searched: number;
+}
+
 type Attempt<T> = (argument: never) => T | undefined;
 
 /**
@@ -96,17 +105,14 @@ export class StreamReader extends Alarm {
   #chunk: Uint8Array = EMPTY; // the piece that is being read
   #lender: Lender | null = null; // the owner of its memory, if that is not the reader: while push() runs
   #at = 0; // where in it
-  #more: Uint8Array[] = []; // the pieces after it
+  #more = NO_PIECES; // the pieces after it
   #size = 0; // bytes buffered in all
   #arrived = 0; // bytes that have arrived so far; minus #size, the cursor's position in the stream
   // Offsets in the stream, not in the buffer: they stay right wherever bytes are taken, at no extra cost.
   #scanned = 0; // there is no newline between the cursor and here, so a line that trickles in is searched once
-  #searched = 0; // the same for the separator of the readuntil() that waits
   #tray: Uint8Array = EMPTY; // where small pieces are joined; the last of #more is a view of it
-  #trayUsed = 0;
   #text: string | null = null; // the ASCII text of #chunk[#textFrom...]; null if none is decoded, a read waits, or the source is blocked
-  #textFrom = 0;
-  #bytesTo = 0; // #chunk up to here is not ASCII: its lines are cut as bytes
+  #textFrom = 0; // while there is no text: #chunk up to here is not ASCII, so its lines are cut as bytes
   #paused = false;
   #ended = false;
   #shut = false; // no read may wait: one that would returns the end
@@ -117,8 +123,11 @@ export class StreamReader extends Alarm {
   #reject: ((error: unknown) => void) | null = null;
   #within: number | null = null; // ms that it may wait
   #deadline = 0; // when the read that waits times out, by performance.now(): the wall clock can jump
-  #turned = false; // a read that may not wait has had its turn of the event loop
-  #late = false; // that turn is over, and shut() was called: for the read that waits this is the end
+  /**
+   * Of a read that may not wait: whether it has had its turn of the event loop; `"last"`: that turn is over, and `shut()` was called, so for
+   * this read it is the end.
+   */
+  #turn: "not yet" | "had" | "last" = "not yet";
   #watchers: Watchers | null = null; // nearly always
 
   constructor(source: ReaderSource = NO_SOURCE, limits: StreamLimits = STREAM_LIMITS) {
@@ -173,7 +182,7 @@ export class StreamReader extends Alarm {
   // ---- Bytes ----
 
   /** The next bytes as they come: at least one, at most `size`; `null` at the end. CPython's `recv` and `read1`. */
-  recv(size: number = Number.MAX_SAFE_INTEGER): Promise<Uint8Array | null> {
+  recv(size: number = ANY): Promise<Uint8Array | null> {
     return this.#take(this.#tryRecv, positive(size, "size"));
   }
 
@@ -188,7 +197,7 @@ export class StreamReader extends Alarm {
   }
 
   /** A copy of the next bytes, at most `size`, which stay to be read; waits for one if none is here. `MSG_PEEK`; CPython's `peek`. */
-  peek(size: number = Number.MAX_SAFE_INTEGER): Promise<Uint8Array | null> {
+  peek(size: number = ANY): Promise<Uint8Array | null> {
     return this.#take(this.#tryPeek, positive(size, "size"));
   }
 
@@ -219,8 +228,7 @@ export class StreamReader extends Alarm {
     // A copy: the caller may change its bytes while the read waits.
     const mark = typeof separator === "string" ? toBytes(separator) : copyOf(toBytes(separator));
     if (mark.length === 0) throw new RangeError("readuntil needs a separator of one byte or more");
-    this.#searched = 0; // it was for another read
-    return this.#take(this.#tryUntil, mark);
+    return this.#take(this.#tryUntil, { mark, searched: 0 });
   }
 
   /**
@@ -322,7 +330,7 @@ export class StreamReader extends Alarm {
     this.#shut = true;
     if (this.#waiting !== null) {
       this.#within = 0;
-      this.#turned = false;
+      this.#turn = "not yet";
       this.#arm();
     }
     this.#watchers?.tell();
@@ -341,7 +349,7 @@ export class StreamReader extends Alarm {
     if (this.#size === 0) {
       this.#begin(bytes, 0, lender);
     } else if (!this.#ontoTray(bytes)) {
-      this.#more.push(lender === null || lender.give() ? bytes : copyOfLent(bytes, lender));
+      this.#append(lender === null || lender.give() ? bytes : copyOfLent(bytes, lender));
     }
     this.#size += bytes.length;
     if (this.#waiting !== null) this.#settle();
@@ -429,7 +437,7 @@ export class StreamReader extends Alarm {
       this.#resolve = resolve;
       this.#reject = reject;
       this.#within = within;
-      this.#turned = false;
+      this.#turn = "not yet";
       this.#arm();
       this.#resume();
     });
@@ -455,7 +463,7 @@ export class StreamReader extends Alarm {
     } catch (error) {
       this.#reject?.(error);
     }
-    this.#late = false;
+    if (this.#turn === "last") this.#turn = "not yet";
   }
 
   /** One timer for many waits: a wait only moves the deadline, and the timer that fires early sets itself anew. */
@@ -478,8 +486,8 @@ export class StreamReader extends Alarm {
     if (this.#waiting === null || within === null) return;
     const left = this.#deadline - performance.now();
     // A read that may not wait has two timers: between them the platform has certainly polled for what has arrived.
-    if (left > 0 || (within === 0 && !this.#turned)) {
-      this.#turned = left <= 0;
+    if (left > 0 || (within === 0 && this.#turn === "not yet")) {
+      this.#turn = left <= 0 ? "had" : "not yet";
       this.#set(within);
       return;
     }
@@ -490,7 +498,7 @@ export class StreamReader extends Alarm {
       return;
     }
     if (this.#shut) {
-      this.#late = true; // for this one: what comes later is still given
+      this.#turn = "last"; // for this one: what comes later is still given
       this.#settle();
       return;
     }
@@ -548,8 +556,9 @@ export class StreamReader extends Alarm {
     return this.#notYet();
   }
 
-  #tryUntil(mark: Uint8Array): Uint8Array | undefined {
-    const found = this.#find(mark, this.#past(this.#searched));
+  #tryUntil(search: Search): Uint8Array | undefined {
+    const { mark } = search;
+    const found = this.#find(mark, this.#past(search.searched));
     this.#mayGather(found < 0 ? this.#size : found + mark.length);
     if (found >= 0) return this.#bytes(found + mark.length);
     if (this.#over) {
@@ -559,7 +568,7 @@ export class StreamReader extends Alarm {
         `the stream ended ${this.#size} bytes on, before ${shown}`,
       );
     }
-    this.#searched = this.#arrived - mark.length + 1;
+    search.searched = this.#arrived - mark.length + 1;
     return this.#notYet();
   }
 
@@ -616,7 +625,7 @@ export class StreamReader extends Alarm {
 
   /** Nothing comes after what is buffered. */
   get #over(): boolean {
-    return this.#ended || this.#late;
+    return this.#ended || this.#turn === "last";
   }
 
   /** The result of a read that found nothing: the end, the error, or "not yet". */
@@ -658,13 +667,13 @@ export class StreamReader extends Alarm {
    */
   #decode(): string | null {
     const chunk = this.#chunk;
-    if (this.#at >= chunk.length || this.#at < this.#bytesTo || this.#past(this.#scanned) > 0) return null;
+    if (this.#at >= chunk.length || this.#at < this.#textFrom || this.#past(this.#scanned) > 0) return null;
     const to = Math.min(chunk.length, this.#at + WINDOW);
     const whole = this.#at === 0 && to === chunk.length;
     const text = decoder.decode(whole ? chunk : chunk.subarray(this.#at, to));
     // As many characters as bytes: then every byte was one, be it ASCII or what is not UTF-8 wherever it is cut.
     if (text.length !== to - this.#at) {
-      this.#bytesTo = to;
+      this.#textFrom = to;
       return null;
     }
     this.#textFrom = this.#at;
@@ -767,7 +776,7 @@ export class StreamReader extends Alarm {
     this.#at = at;
     this.#lender = lender;
     this.#text = null;
-    this.#bytesTo = 0;
+    this.#textFrom = 0;
   }
 
   /** Copies what is left of a lent piece, so that the reader owns it. */
@@ -785,7 +794,6 @@ export class StreamReader extends Alarm {
     }
     this.#at = 0;
     this.#textFrom -= at;
-    this.#bytesTo -= at;
   }
 
   /** A copy of the first `size` bytes, which stay; `size` is at most what is buffered. */
@@ -803,19 +811,23 @@ export class StreamReader extends Alarm {
   #ontoTray(bytes: Uint8Array): boolean {
     const size = bytes.length;
     const last = this.#more.length - 1;
-    const used = this.#trayUsed;
-    if (last >= 0 && used + size <= TRAY && (this.#more[last] as Uint8Array).buffer === this.#tray.buffer) {
+    const before = last < 0 ? EMPTY : (this.#more[last] as Uint8Array);
+    const used = before.length;
+    if (used > 0 && used + size <= TRAY && before.buffer === this.#tray.buffer) {
       this.#tray.set(bytes, used);
-      this.#trayUsed = used + size;
       this.#more[last] = this.#tray.subarray(0, used + size);
       return true;
     }
     if (size >= CRUMB) return false;
     this.#tray = new Uint8Array(TRAY);
     this.#tray.set(bytes);
-    this.#trayUsed = size;
-    this.#more.push(this.#tray.subarray(0, size));
+    this.#append(this.#tray.subarray(0, size));
     return true;
+  }
+
+  #append(piece: Uint8Array): void {
+    if (this.#more === NO_PIECES) this.#more = [piece];
+    else this.#more.push(piece);
   }
 
   #advance(size: number): void {

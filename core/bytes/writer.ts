@@ -31,6 +31,8 @@ const SHORT_TEXT = 256; // characters; longer text is encoded when it is written
 /** A promise of room; a failure must also reach callers that wait for an earlier one. */
 interface Room extends PromiseWithResolvers<void> {
   earlier: Room | null;
+  /** The target's own promise of it. */
+  readonly promised: Promise<void>;
 }
 
 /** Where a writer's bytes go. */
@@ -135,13 +137,11 @@ export class StreamWriter {
   #deferred = false;
   #endOfTurn: (() => void) | undefined;
   #room: Room | null = null; // resolved when the target has room again
-  #promised: Promise<void> | undefined; // the target's own promise of it
   #waiting = 0; // bytes written since it had no room
   #attending = 0; // calls that await room
   #failure: Failure | null = null;
   #dropped = 0; // bytes that were gathered when it failed
-  #slow: SocketError | null = null; // it failed with this: too much waited
-  #slowSince = 0; // by performance.now()
+  #slow: { readonly error: SocketError; readonly since: number } | null = null; // it failed because too much waited, since performance.now()
   #holding: Taking | null = null; // while it is unattended
   #watchers: Watchers | null = null; // nearly always
 
@@ -377,8 +377,7 @@ export class StreamWriter {
       `${this.#waiting} bytes wait for the peer, over the limit of ${this.maxPending}; await flush() between writes, or raise maxPending`,
     );
     if (this.whenSlow === "throw" || this.#target.cut === undefined) throw slow;
-    this.#slow = slow;
-    this.#slowSince = performance.now();
+    this.#slow = { error: slow, since: performance.now() };
     this.#target.cut(slow);
     return false;
   }
@@ -390,7 +389,8 @@ export class StreamWriter {
    */
   #mayDrop(failure: Failure): false {
     const known = typeof failure !== "string" && this.#target.told === true;
-    const soon = failure === this.#slow && (this.told || performance.now() - this.#slowSince < NOTICE);
+    const slow = this.#slow;
+    const soon = failure === slow?.error && (this.told || performance.now() - slow.since < NOTICE);
     if (known || soon) return false;
     throw this.#say(failure);
   }
@@ -485,7 +485,7 @@ export class StreamWriter {
     if (this.#room !== null) this.#waiting += size;
     else if (promised !== undefined) this.#waiting = size;
     else return;
-    if (promised !== undefined && this.#promised !== promised) this.#awaitRoom(promised);
+    if (promised !== undefined && this.#room?.promised !== promised) this.#awaitRoom(promised);
     if (this.unattended) this.#unattended();
   }
 
@@ -495,10 +495,9 @@ export class StreamWriter {
   }
 
   #awaitRoom(promised: Promise<void>): void {
-    const room: Room = { ...Promise.withResolvers<void>(), earlier: this.#room };
+    const room: Room = { ...Promise.withResolvers<void>(), earlier: this.#room, promised };
     room.promise.catch(() => {}); // a caller that waits for it gets the error
     this.#room = room;
-    this.#promised = promised;
     const again = (): void => {
       room.resolve();
       room.earlier = null;
@@ -509,7 +508,6 @@ export class StreamWriter {
 
   #roomy(): void {
     this.#room = null;
-    this.#promised = undefined;
     this.#waiting = 0;
     this.#holding = null;
     this.#target.attended?.();

@@ -22,7 +22,7 @@ import type { Address } from "../net/address.ts";
 import { checkOptions, checkTime, type OptionNames, optionNamesOf, wholeMs } from "../options.ts";
 import { attempt } from "../promises.ts";
 import { StreamSocket } from "../sockets/streams/stream-socket.ts";
-import { ABORT_GRACE, bytesOf, Requests, Running } from "./requests.ts";
+import { ABORT_GRACE, bytesOf, Requests, Running, type Teller } from "./requests.ts";
 
 /** Options of a server or a connector. Times are milliseconds. */
 export interface EndpointOptions<Context> {
@@ -64,7 +64,7 @@ export abstract class BaseEndpoint<Request, Context = unknown> implements Handle
   drainTimeout: number;
 
   readonly #running = new Requests<Request>();
-  readonly #teller = (event: SockletEvent): void => this.announce(event); // one for all requests
+  readonly #teller: Teller; // one for all requests
   #begun = 0;
   #served = 0;
   #failed = 0;
@@ -83,6 +83,7 @@ export abstract class BaseEndpoint<Request, Context = unknown> implements Handle
     this.RequestHandlerClass = RequestHandlerClass;
     this.context = options.context as Context;
     this.name = options.name ?? (textOf(RequestHandlerClass.name) || "anonymous");
+    this.#teller = { server: this.name, tell: (event) => this.announce(event) };
     this.onEvent = options.onEvent;
     this.drainTimeout = checkTime("drainTimeout", options.drainTimeout ?? 10_000, 0);
   }
@@ -220,7 +221,7 @@ export abstract class BaseEndpoint<Request, Context = unknown> implements Handle
     params?: unknown,
     keeper?: StateKeeper,
   ): Running {
-    const running = new Running(++this.#begun, address, params, this.name, this.#teller, keeper);
+    const running = new Running(++this.#begun, address, params, this.#teller, keeper);
     this.#running.set(request, running);
     if (this.watches("begin")) this.announce({ type: "begin", server: this.name, id: running.id, address });
     return running;

@@ -51,6 +51,12 @@ export const bytesOf = (request: unknown): Counts =>
 export const cutBy = (request: unknown, running: Running): unknown =>
   request instanceof StreamSocket ? (request.lost ?? running.reason) : null;
 
+/** How the requests of one server or connector emit their events. */
+export interface Teller {
+  readonly server: string;
+  readonly tell: (event: SockletEvent) => void;
+}
+
 /** One running request. */
 export class Running implements RequestScope {
   readonly id: number;
@@ -60,26 +66,20 @@ export class Running implements RequestScope {
   readonly started = performance.now();
   /** Checks its time limits; see `time-limits.ts`. */
   timer: ReturnType<typeof setTimeout> | undefined;
-  /** Why it was aborted; `null` if it was not. */
-  reason: unknown = null;
-  readonly #tell: (event: SockletEvent) => void;
-  readonly #server: string;
+  readonly #teller: Teller;
   #controller: AbortController | undefined;
 
-  constructor(
-    id: number,
-    address: Address | null,
-    params: unknown,
-    server: string,
-    tell: (event: SockletEvent) => void,
-    keeper?: StateKeeper,
-  ) {
+  constructor(id: number, address: Address | null, params: unknown, teller: Teller, keeper?: StateKeeper) {
     this.id = id;
     this.address = address;
     this.params = params;
     this.keeper = keeper;
-    this.#server = server;
-    this.#tell = tell;
+    this.#teller = teller;
+  }
+
+  /** Why it was aborted; `null` if it was not. */
+  get reason(): unknown {
+    return this.#controller?.signal.aborted ? this.#controller.signal.reason : null;
   }
 
   get signal(): AbortSignal {
@@ -89,13 +89,12 @@ export class Running implements RequestScope {
 
   emit(detail: unknown): void {
     const { id, address } = this;
-    const server = this.#server;
-    disown(detail, (error) => this.#tell({ type: "error", server, id, address, error }));
-    this.#tell({ type: "handler", server, id, address, detail });
+    const { server, tell } = this.#teller;
+    disown(detail, (error) => tell({ type: "error", server, id, address, error }));
+    tell({ type: "handler", server, id, address, detail });
   }
 
   abort(reason: unknown): void {
-    this.reason = reason;
     this.#controller ??= new AbortController(); // a handler that asks for its signal later finds it aborted
     this.#controller.abort(reason);
   }

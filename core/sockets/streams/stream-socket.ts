@@ -14,7 +14,7 @@
  */
 
 import { type Data, DONE, toBytes, withDeadline } from "../../bytes/data.ts";
-import { type Lender, pulled, type ReaderSource, StreamReader } from "../../bytes/reader.ts";
+import { ANY, type Lender, pulled, type ReaderSource, StreamReader } from "../../bytes/reader.ts";
 import { StreamWriter, type WriterTarget } from "../../bytes/writer.ts";
 import { SocketError, type SocketErrorCode } from "../../errors.ts";
 import type { FileOptions } from "../../files/base-file.ts";
@@ -99,7 +99,7 @@ export class StreamSocket extends BaseSocket implements AsyncDisposable {
   /** Writes this stream, gathered; a handler's `wfile`. Python's `makefile("wb")`. */
   readonly wfile: StreamWriter;
 
-  readonly #feed: Feed;
+  #feed: Feed; // after toWeb() that of the socket that took over
   readonly #options: StreamOptions;
   #ending: Promise<void> | null = null; // our end is on its way
   #closing: Promise<void> | null = null;
@@ -108,8 +108,6 @@ export class StreamSocket extends BaseSocket implements AsyncDisposable {
   #aborted = false;
   #lost: SocketError | null = null; // why some of the output has not left
   #onerror: ((error: SocketError) => void) | null = null;
-  #heir: StreamSocket | null = null; // what takes over after toWeb()
-  #urgentWaiters: Set<() => void> | null = null; // called at the close: the kernel closes later, after lingering
 
   /** `transport` is null if the socket is not connected yet: see `attach()`. */
   constructor(transport: StreamTransport | null, options: Partial<StreamOptions> = {}) {
@@ -401,10 +399,8 @@ export class StreamSocket extends BaseSocket implements AsyncDisposable {
     if (mask & POLLIN) stops.push(this.rfile.onReadable(told));
     if (mask & POLLOUT) stops.push(this.wfile.onWritable(told));
     if (mask & POLLPRI) {
-      stops.push(this.kernel(URGENT).onUrgent(told));
-      this.#urgentWaiters ??= new Set();
-      const waiters = this.#urgentWaiters.add(told);
-      stops.push(() => waiters.delete(told));
+      // The writer tells of the close: the kernel closes later, after lingering.
+      stops.push(this.kernel(URGENT).onUrgent(told), this.wfile.onWritable(told));
     }
     return () => {
       for (const stop of stops) stop();
@@ -435,7 +431,7 @@ export class StreamSocket extends BaseSocket implements AsyncDisposable {
     const { timeout } = this.rfile;
     const heir = new StreamSocket(this.#transport, { ...this.#options, timeout });
     heir.#feed.tap = this.#feed.tap;
-    this.#heir = heir;
+    this.#feed = heir.#feed;
     if (buffered.length > 0) heir.rfile.push(buffered);
     if (this.rfile.atEnd) heir.rfile.end();
     heir.#ending = this.#ending;
@@ -458,7 +454,7 @@ export class StreamSocket extends BaseSocket implements AsyncDisposable {
     });
   }
 
-  async #recvBy(flags: number, size = Number.MAX_SAFE_INTEGER): Promise<Uint8Array | null> {
+  async #recvBy(flags: number, size = ANY): Promise<Uint8Array | null> {
     checkFlags(flags, RECV_FLAGS, "recv");
     if (flags & MSG_OOB) {
       this.#mustBeOpen();
@@ -552,7 +548,7 @@ export class StreamSocket extends BaseSocket implements AsyncDisposable {
 
   static {
     tapStream = (socket, tap) => {
-      (socket.#heir ?? socket).#feed.tap = tap;
+      socket.#feed.tap = tap;
     };
     broken = (socket, error) => socket.#break(error);
     cut = (socket, error) => socket.#cut(error);
@@ -579,7 +575,6 @@ export class StreamSocket extends BaseSocket implements AsyncDisposable {
       half.fail(waiting, true);
       half.fail(error, true);
     }
-    for (const told of this.#urgentWaiters ?? []) told();
   }
 
   #letGo(error: SocketError): void {
