@@ -1,6 +1,7 @@
 /** The events of a server: kept, and waited for. */
 
 import type { SockletEvent } from "../../core/handlers/events.ts";
+import { awaited } from "../awaited.ts";
 
 type OfType<Type extends SockletEvent["type"]> = Extract<SockletEvent, { readonly type: Type }>;
 
@@ -25,10 +26,19 @@ export class Told {
     count = 1,
     such: (event: OfType<Type>) => boolean = () => true,
   ): Promise<OfType<Type>> {
-    for (;;) {
-      const found = this.of(type).filter(such)[count - 1];
-      if (found !== undefined) return found;
-      await new Promise<void>((resolve) => this.#look.push(resolve));
-    }
+    const find = () => this.of(type).filter(such)[count - 1];
+    const wait = async (): Promise<OfType<Type>> => {
+      for (let found = find(); ; found = find()) {
+        if (found !== undefined) return found;
+        await new Promise<void>((resolve) => this.#look.push(resolve));
+      }
+    };
+    return find() ?? awaited(wait(), () => `event "${type}", number ${count}; told were ${this.#told(100)}`);
+  }
+
+  /** The types of the last `most` events. */
+  #told(most: number): string {
+    const types = this.all.slice(-most).map(({ type }) => type);
+    return `${this.all.length > most ? "…, " : ""}${types.join(", ")}`;
   }
 }

@@ -14,6 +14,7 @@ import { fileURLToPath } from "node:url";
 import { SocketError } from "socklet";
 import { serveApp } from "socklet/emulator";
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from "vitest";
+import { awaited } from "../awaited.ts";
 import { reservePort } from "../peers/ports.ts";
 
 const root = fileURLToPath(new URL("../..", import.meta.url));
@@ -61,7 +62,11 @@ class Cli {
   }
 
   /** The first matching line of stdout or stderr, as soon as it appears. */
-  async line(pattern: RegExp): Promise<RegExpExecArray> {
+  line(pattern: RegExp): Promise<RegExpExecArray> {
+    return awaited(this.#find(pattern), () => `a line like ${pattern}; it said:\n${this.all}`);
+  }
+
+  async #find(pattern: RegExp): Promise<RegExpExecArray> {
     for (;;) {
       for (const line of [...this.stdout, ...this.stderr]) {
         const found = pattern.exec(line);

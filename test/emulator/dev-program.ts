@@ -9,6 +9,7 @@ import { createInterface, type Interface } from "node:readline";
 import type { Readable } from "node:stream";
 import { fileURLToPath } from "node:url";
 import { onTestFinished } from "vitest";
+import { awaited } from "../awaited.ts";
 
 const root = fileURLToPath(new URL("../..", import.meta.url));
 
@@ -59,7 +60,14 @@ export class Program {
   }
 
   /** The first line from `from` on that matches. */
-  async line(pattern: RegExp, from = 0): Promise<RegExpExecArray> {
+  line(pattern: RegExp, from = 0): Promise<RegExpExecArray> {
+    return awaited(
+      this.#find(pattern, from),
+      () => `a line like ${pattern}; it said:\n${this.lines.join("\n")}`,
+    );
+  }
+
+  async #find(pattern: RegExp, from: number): Promise<RegExpExecArray> {
     for (;;) {
       for (const line of this.lines.slice(from)) {
         const found = pattern.exec(line);
@@ -97,7 +105,7 @@ export class Client {
 
   async ask(line: string): Promise<string> {
     this.socket.write(`${line}\n`);
-    const { value, done } = await this.#lines.next();
+    const { value, done } = await awaited(this.#lines.next(), () => `the answer to ${JSON.stringify(line)}`);
     if (done) throw new Error("the connection was cut");
     return value;
   }

@@ -16,6 +16,7 @@ import { AF_UNIX, SOCK_DGRAM } from "socklet";
 import { controlClient } from "socklet/control";
 import { socket } from "socklet/emulator";
 import { afterAll, describe, expect, test } from "vitest";
+import { awaited } from "../awaited.ts";
 import { ownCertificates } from "../peers/certificates.ts";
 import { peer } from "../peers/peer.ts";
 import { reservePort, reservePorts } from "../peers/ports.ts";
@@ -90,7 +91,11 @@ class Served implements AsyncDisposable {
   }
 
   /** The next line that matches; each is looked at once. */
-  async line(pattern: RegExp): Promise<RegExpExecArray> {
+  line(pattern: RegExp): Promise<RegExpExecArray> {
+    return awaited(this.#find(pattern), () => `a line like ${pattern}; it said:\n${this.said.join("\n")}`);
+  }
+
+  async #find(pattern: RegExp): Promise<RegExpExecArray> {
     for (;;) {
       for (; this.#at < this.said.length; this.#at++) {
         const found = pattern.exec(this.said[this.#at] as string);

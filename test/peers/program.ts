@@ -4,6 +4,7 @@ import { spawn, spawnSync } from "node:child_process";
 import type { HandlerClass, SockletEvent, StreamSocket } from "socklet";
 import { TCPServer, ThreadingTCPServer } from "socklet/emulator";
 import { describe, test } from "vitest";
+import { awaited } from "../awaited.ts";
 import { tied } from "./children.ts";
 import { peer } from "./peer.ts";
 import { reservePort } from "./ports.ts";
@@ -121,22 +122,27 @@ export const start = (command: string, args: readonly (string | number)[], timeo
     if (!over && child.pid !== undefined && child.exitCode === null && child.signalCode === null)
       process.kill(child.pid, signal);
   };
+  const find = async (pattern: RegExp): Promise<string> => {
+    for (;;) {
+      for (let at = text.indexOf("\n"); at >= 0; at = text.indexOf("\n")) {
+        const line = text.slice(0, at);
+        text = text.slice(at + 1);
+        if (pattern.test(line)) return line;
+      }
+      if (over) throw new Error(`${command} ended before it said ${pattern}: ${stderr}`);
+      await more.promise;
+    }
+  };
   return {
     ended,
     write: (input) => void child.stdin.write(input),
     end: () => void child.stdin.end(),
     kill,
-    async line(pattern = /^/) {
-      for (;;) {
-        for (let at = text.indexOf("\n"); at >= 0; at = text.indexOf("\n")) {
-          const line = text.slice(0, at);
-          text = text.slice(at + 1);
-          if (pattern.test(line)) return line;
-        }
-        if (over) throw new Error(`${command} ended before it said ${pattern}: ${stderr}`);
-        await more.promise;
-      }
-    },
+    line: (pattern = /^/) =>
+      awaited(find(pattern), () => {
+        const said = `${Buffer.concat(output)}${stderr}`;
+        return `a line like ${pattern} of ${[command, ...args].join(" ")}, which said:\n${said.slice(-10_000)}`;
+      }),
     async [Symbol.asyncDispose]() {
       kill("SIGKILL");
       await ended.catch(() => {});
