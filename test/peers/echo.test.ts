@@ -2,7 +2,7 @@ import { ThreadingUDPServer } from "socklet/emulator";
 import { expect, test } from "vitest";
 import { Echo, EchoDatagram } from "../../examples/echo.ts";
 import { FingerServer } from "../../examples/finger.ts";
-import { describeWith, python, run, serve } from "./program.ts";
+import { describeWith, python, run, serve, start } from "./program.ts";
 
 const datagrams = async () => {
   const errors: unknown[] = [];
@@ -106,7 +106,8 @@ describeWith(["socat"], "socat", () => {
 
   test("gets a datagram back", async () => {
     await using place = await datagrams();
-    const { stdout } = await run("socat", ["-T", 0.2, "-", `UDP:127.0.0.1:${place.port}`], "hello");
-    expect(stdout.toString()).toBe("hello");
+    await using client = start("socat", ["-", `UDP:127.0.0.1:${place.port}`]);
+    client.write("hello\n");
+    expect(await client.line()).toBe("hello");
   });
 });

@@ -114,7 +114,7 @@ describeWith(["socat"], "socat", () => {
 
   test("serves a UnixStreamConnector", async () => {
     const at = path();
-    await using server = start("socat", [`UNIX-LISTEN:${at}`, "EXEC:cat"]);
+    await using server = start("socat", ["-t", 120, `UNIX-LISTEN:${at}`, "EXEC:cat"]);
     class Asks extends StreamRequestHandler {
       override async handle(): Promise<unknown> {
         this.wfile.write("hello\n");
@@ -127,7 +127,8 @@ describeWith(["socat"], "socat", () => {
 
   test("serves a datagram client on a path", async () => {
     const at = path();
-    await using server = start("socat", [`UNIX-RECVFROM:${at},fork`, "EXEC:cat"]);
+    const program = ["-t", 120, `UNIX-RECVFROM:${at},fork`, "EXEC:cat"]; // without -t, cat would have half a second to answer
+    await using server = start("socat", program);
     const client = await listening(server, () =>
       createDatagramConnection(`unix:${at}`, { localAddress: `unix:${path()}` }),
     );

@@ -111,7 +111,7 @@ describeWith(["haproxy", "socat"], "HAProxy", () => {
   const config = (bind: string, server: string, frontend = ""): string => `
 defaults
   mode tcp
-  timeout connect 5s
+  timeout connect 1m
   timeout client 1m
   timeout server 1m
 frontend one
