@@ -1,6 +1,10 @@
 /**
  * `StreamWriter`, a handler's `wfile`. It gathers: what a handler writes leaves in one piece, which gains more than any
  * other optimization (a write for each reply costs about 5 µs, gathered 0.5 µs).
+ *
+ * All writers gather in one piece of memory, the desk. One writer has it at a time; what another had gathered there moves to
+ * memory of its own. Short text is stored as bytes at once: joined as strings, to be flattened and encoded when it leaves,
+ * a reply of 7 bytes cost 0.04 µs more.
  */
 
 import { SocketError } from "../errors.ts";
@@ -23,10 +27,11 @@ import {
 
 const GATHER_MARK = 16 * 1024; // bytes gathered before they leave at once
 const UNATTENDED = 1024 * 1024; // bytes of output that may wait while a handler keeps reading; far more than two ends send as a greeting
-const SHARE = 256; // bytes of it that a writer takes at once
+const DESK = 2 * GATHER_MARK; // bytes: whatever is gathered at once, and what may come on top before it leaves
+const SHARE = 256; // bytes that a writer without the desk takes at least
 const NOTICE = 5_000; // ms for the handler of a connection that was cut to notice, before writes to it throw
 const LOOKS = 4; // how often a deadline on output checks, within its time-out, whether the peer has taken any: one that took some is cut at most a quarter late
-const SHORT_TEXT = 256; // characters; longer text is encoded when it is written, shorter is joined first
+const SHORT_TEXT = 256; // characters; longer text is encoded by the platform, which costs less from here on
 
 /** A promise of room; a failure must also reach callers that wait for an earlier one. */
 interface Room extends PromiseWithResolvers<void> {
@@ -45,9 +50,9 @@ export interface WriterTarget {
   write(data: Data): Promise<void> | undefined;
   /** The same for fewer bytes, which belong to the caller again when this returns. */
   borrow?(bytes: Uint8Array): Promise<void> | undefined;
-  /** Whether `borrow` may be called. Otherwise what is sent is gathered, which copies it. */
+  /** Whether `borrow` may be called. Otherwise what it would take is copied. */
   readonly borrows?: boolean;
-  /** Memory of at least `size` bytes to gather in, for a target that reuses it. Absent: the writer takes its own. */
+  /** Memory of at least `size` bytes to gather in, for a target that reuses it. Absent: the writer takes memory that all share, or its own. */
   memory?(size: number): Uint8Array;
   /** `StreamWriter.unattended` has become true. */
   unattended?(): void;
@@ -109,6 +114,14 @@ class Taking {
   }
 }
 
+let desk: Uint8Array = EMPTY; // made when it is first needed
+let lent: Uint8Array = EMPTY; // the last view of it: most pieces have the same length as the one before
+let deskOf: StreamWriter | null = null; // the writer whose output is on the desk, or is being sent from it
+
+const newDesk = (): void => {
+  desk = lent = new Uint8Array(DESK);
+};
+
 /**
  * Writes a stream of bytes, gathered: what is written leaves in one piece at the end of the turn, when about
  * 16 KiB have gathered, on `flush()`, when the handler waits for input, and when the connection closes.
@@ -128,12 +141,8 @@ export class StreamWriter {
   told = false;
 
   readonly #target: WriterTarget;
-  // The gathered output: #bytes between #from and #used, then #text. Short texts are joined, which V8 does at almost no cost.
-  #bytes: Uint8Array = EMPTY;
-  #from = 0;
-  #used = 0;
-  #text = "";
-  #gathered = 0; // bytes in both
+  #bytes: Uint8Array = EMPTY; // what is gathered is at its beginning. The desk, or memory of its own; EMPTY while nothing is
+  #gathered = 0; // bytes
   #deferred = false;
   #endOfTurn: (() => void) | undefined;
   #room: Room | null = null; // resolved when the target has room again
@@ -207,6 +216,19 @@ export class StreamWriter {
    * `flush()`; if it makes no such call for 5 s, this throws it.
    */
   write(data: Data): number {
+    // Nearly every call: short ASCII text, after other output that has not left. So it may be written, and will leave.
+    const used = this.#gathered;
+    if (used > 0 && typeof data === "string" && data.length <= SHORT_TEXT) {
+      const end = used + data.length;
+      if (end < GATHER_MARK && asciiInto(this.#bytes, used, data)) {
+        this.#gathered = end;
+        return data.length;
+      }
+    }
+    return this.#write(data);
+  }
+
+  #write(data: Data): number {
     const size = this.#gather(data);
     if (this.#gathered >= GATHER_MARK) this.#push();
     else if (!this.#deferred && this.#gathered > 0) {
@@ -298,9 +320,9 @@ export class StreamWriter {
     if (this.#failure !== null && !now && this.#room === null) return;
     if (this.#failure === null || now) this.#failure = error;
     this.#dropped += this.#gathered;
+    if (deskOf === this) deskOf = null;
     this.#bytes = EMPTY;
-    this.#text = "";
-    this.#from = this.#used = this.#gathered = 0;
+    this.#gathered = 0;
     for (let room = this.#room; room !== null; room = room.earlier) room.reject(errorOf(error));
     this.#roomy();
   }
@@ -401,18 +423,12 @@ export class StreamWriter {
       this.#dropped += toBytes(data).length;
       return 0;
     }
-    if (typeof data === "string" && data.length <= SHORT_TEXT) {
-      const size = utf8Length(data);
-      // Well formed: half a surrogate pair must not become a whole one with the next text, which would be fewer bytes.
-      this.#text += size === data.length ? data : data.toWellFormed();
-      this.#gathered += size;
-      return size;
-    }
-    if (typeof data === "string" && data.length * 3 < GATHER_MARK) {
-      this.#reserve((this.#text.length + data.length) * 3);
-      this.#settle();
-      const size = this.#encode(data);
-      this.#gathered += size;
+    if (typeof data === "string" && data !== "" && data.length * 3 < GATHER_MARK) {
+      this.#reserve(data.length * 3);
+      const used = this.#gathered;
+      const ascii = data.length <= SHORT_TEXT && asciiInto(this.#bytes, used, data);
+      const size = ascii ? data.length : encoder.encodeInto(data, this.#bytes.subarray(used)).written;
+      this.#gathered = used + size;
       return size;
     }
     const bytes = toBytes(data);
@@ -420,10 +436,8 @@ export class StreamWriter {
       this.#push();
       this.#hand(bytes, bytes.length);
     } else if (bytes.length > 0) {
-      this.#reserve(this.#text.length * 3 + bytes.length);
-      this.#settle();
-      this.#bytes.set(bytes, this.#used);
-      this.#used += bytes.length;
+      this.#reserve(bytes.length);
+      this.#bytes.set(bytes, this.#gathered);
       this.#gathered += bytes.length;
     }
     return bytes.length;
@@ -431,48 +445,56 @@ export class StreamWriter {
 
   /** Makes room for `size` more bytes after those gathered. */
   #reserve(size: number): void {
-    if (this.#used + size <= this.#bytes.length) return;
-    const held = this.#used - this.#from;
-    const wanted = Math.max(held + size, held * 2, SHARE);
-    const larger = this.#target.memory?.(wanted) ?? memory(wanted);
-    if (held > 0) larger.set(this.#bytes.subarray(this.#from, this.#used));
+    const held = this.#gathered;
+    if (held + size <= this.#bytes.length) return;
+    if (held === 0 && this.#target.memory === undefined) this.#takeDesk();
+    else {
+      const wanted = Math.max(held + size, held * 2, SHARE);
+      this.#moveTo(this.#target.memory?.(wanted) ?? memory(wanted));
+    }
+  }
+
+  #takeDesk(): void {
+    if (desk === EMPTY) newDesk();
+    else if (deskOf !== null) {
+      // Once it had to leave, a writer stays in its own memory until that is sent: two that take turns copy once each.
+      if (deskOf.#gathered > 0) deskOf.#moveTo(memory(deskOf.#gathered));
+      else newDesk(); // the target that takes it called a writer
+    }
+    deskOf = this;
+    this.#bytes = desk;
+  }
+
+  /** From now on it gathers in `larger`. */
+  #moveTo(larger: Uint8Array): void {
+    const held = this.#gathered;
+    if (held > 0) larger.set(this.#bytes.subarray(0, held));
     this.#bytes = larger;
-    this.#from = 0;
-    this.#used = held;
-  }
-
-  /** Encodes the gathered text into bytes, for which there is room. */
-  #settle(): void {
-    if (this.#text === "") return;
-    this.#encode(this.#text);
-    this.#text = "";
-  }
-
-  #encode(text: string): number {
-    const { written } = encoder.encodeInto(text, this.#bytes.subarray(this.#used));
-    this.#used += written;
-    return written;
   }
 
   #push(): void {
     const size = this.#gathered;
     if (size === 0) return;
+    const bytes = this.#bytes;
+    this.#bytes = EMPTY;
     this.#gathered = 0;
-    if (this.#used === this.#from) {
-      const text = this.#text;
-      this.#text = "";
-      this.#hand(text, size);
+    if (bytes !== desk) {
+      this.#hand(size === bytes.length ? bytes : bytes.subarray(0, size), size);
       return;
     }
-    this.#reserve(this.#text.length * 3);
-    this.#settle();
-    const bytes = this.#bytes.subarray(this.#from, this.#used);
-    this.#from = this.#used; // these belong to the target now
-    if (this.#bytes.length > SHARE) {
-      this.#bytes = EMPTY; // an idle writer holds no more than its share
-      this.#from = this.#used = 0;
+    if (lent.length !== size) lent = bytes.subarray(0, size);
+    const piece = lent;
+    const target = this.#target;
+    if (size < GATHER_MARK && target.borrows) this.#handed(size, target.borrow?.(piece));
+    else if (size < GATHER_MARK) {
+      const own = memory(size);
+      own.set(piece);
+      this.#hand(own, size);
+    } else {
+      desk = lent = EMPTY; // the target's now
+      this.#hand(piece, size);
     }
-    this.#hand(bytes, size);
+    if (deskOf === this && this.#gathered === 0) deskOf = null;
   }
 
   #hand(data: Data, size: number): void {
@@ -541,26 +563,16 @@ const oneTurn = (): Promise<void> => new Promise((resolve) => setTimeout(resolve
 const isPiece = (data: Data): data is Uint8Array =>
   data instanceof Uint8Array && data.length > 0 && data.length < GATHER_MARK;
 
-/** Bytes of `text` in UTF-8, as TextEncoder makes them (a lone surrogate is three). */
-const utf8Length = (text: string): number => {
-  const length = text.length;
-  for (let i = 0; i < length; i++) if (text.charCodeAt(i) >= 0x80) return longerThan(text, i);
-  return length;
-};
-
-/** The same for text that is ASCII only up to `from`. */
-const longerThan = (text: string, from: number): number => {
-  let size = text.length;
-  for (let i = from; i < text.length; i++) {
+/** Stores `text` in `bytes` from `at` on, if it is ASCII and fits; false if not. */
+const asciiInto = (bytes: Uint8Array, at: number, text: string): boolean => {
+  const { length } = text;
+  if (at + length > bytes.length) return false;
+  for (let i = 0; i < length; i++) {
     const unit = text.charCodeAt(i);
-    if (unit < 0x80) continue;
-    if (unit < 0x800) size += 1;
-    else if (unit >= 0xd800 && unit < 0xdc00 && text.charCodeAt(i + 1) >> 10 === 0x37) {
-      size += 2; // a pair: two units, four bytes
-      i++;
-    } else size += 2;
+    if (unit >= 0x80) return false;
+    bytes[at + i] = unit;
   }
-  return size;
+  return true;
 };
 
 const tookNothing = (timeout: number, rate: number): SocketError =>

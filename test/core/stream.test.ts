@@ -1,7 +1,7 @@
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
 import { type Data, STREAM_LIMITS, toBytes } from "../../core/bytes/data.ts";
 import { type ReaderSource, StreamReader } from "../../core/bytes/reader.ts";
-import { StreamWriter } from "../../core/bytes/writer.ts";
+import { StreamWriter, type WriterTarget } from "../../core/bytes/writer.ts";
 import { SocketError } from "../../core/errors.ts";
 import { fc } from "../conformance/properties.ts";
 import { codeOf, codeThrown, settled, waits } from "./outcome.ts";
@@ -1042,6 +1042,78 @@ describe("the writer gathers", () => {
       wfile.start();
     }
     expect(handed.map((bytes, i) => bytes.every((byte) => byte === i))).toEqual(new Array(200).fill(true));
+  });
+
+  test("several writers that take turns each keep what they gathered", () => {
+    const data = fc.oneof(
+      fc.constantFrom("+OK\r\n", "é", "x".repeat(300), "y".repeat(5000), "€".repeat(5400)),
+      fc.integer({ min: 0, max: 16 * KiB - 1 }).map((size) => new Uint8Array(size).fill(size)),
+    );
+    const step = fc.record({
+      which: fc.nat(2),
+      how: fc.constantFrom("write", "write", "write", "send"),
+      data,
+    });
+    fc.assert(
+      fc.property(fc.array(step, { maxLength: 60 }), fc.boolean(), (steps, borrows) => {
+        const all = [0, 1, 2].map(() => {
+          const got: Uint8Array[] = [];
+          const take = (data: Data): void => void got.push(Buffer.from(toBytes(data)));
+          const target = {
+            unsent: 0,
+            borrows,
+            write: take,
+            borrow: take,
+            defer() {},
+          } as unknown as WriterTarget;
+          return { wfile: new StreamWriter(target), got, expected: [] as Uint8Array[] };
+        });
+        for (const { which, how, data } of steps) {
+          const { wfile, expected } = all[which] as (typeof all)[number];
+          if (how === "send") wfile.start();
+          else {
+            wfile.write(data);
+            expected.push(toBytes(data));
+          }
+        }
+        for (const { wfile, got, expected } of all) {
+          wfile.start();
+          expect(Buffer.concat(got).equals(Buffer.concat(expected))).toBe(true);
+        }
+      }),
+      { numRuns: 300 },
+    );
+  });
+
+  test.each(["borrow", "write"])("a target may call writers before it takes what it is given: %s", (how) => {
+    const got: (string | null)[] = [];
+    const other = new StreamWriter({
+      unsent: 0,
+      write: (data) => void got.push(text(toBytes(data))),
+      defer() {},
+    });
+    let left = 2;
+    const take = (data: Data): undefined => {
+      other.write("other ");
+      if (left-- > 0) wfile.write("again ");
+      if (left === 0) other.start();
+      got.push(text(toBytes(data)));
+    };
+    const wfile: StreamWriter = new StreamWriter({
+      unsent: 0,
+      borrows: how === "borrow",
+      write: take,
+      borrow: take,
+      defer() {},
+    });
+    wfile.write("one ");
+    wfile.write("two ");
+    wfile.start();
+    wfile.start();
+    wfile.start();
+    other.start();
+    expect(got).toEqual(["one two ", "other other ", "again ", "again ", "other "]);
+    expect([wfile.dirty, other.dirty]).toEqual([false, false]);
   });
 
   test("refuses what is neither bytes nor text, and stays as it was", async () => {

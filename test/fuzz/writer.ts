@@ -24,7 +24,8 @@ type Step =
     }
   | { readonly do: "flush"; readonly timeout: 0 | 10 | null }
   | { readonly do: "wait"; readonly ms: number }
-  | { readonly do: "start" | "turn" | "full" | "drain" | "end" | "fail" | "close" };
+  | { readonly do: "start" | "turn" | "full" | "drain" | "end" | "fail" | "close" }
+  | { readonly do: "other"; readonly data: string; readonly sends: boolean };
 
 const text = fc.oneof(
   {
@@ -68,6 +69,10 @@ const step: fc.Arbitrary<Step> = fc.oneof(
     }),
   },
   { weight: 3, arbitrary: fc.record({ do: fc.constant("flush" as const), timeout }) },
+  {
+    weight: 4,
+    arbitrary: fc.record({ do: fc.constant("other" as const), data: text, sends: fc.boolean() }),
+  },
   { weight: 2, arbitrary: fc.record({ do: fc.constant("wait" as const), ms: fc.constantFrom(0, 4, 10) }) },
   {
     weight: 8,
@@ -126,6 +131,14 @@ class Sink implements WriterTarget {
     return this.write(new Uint8Array(bytes));
   }
 
+  /** What left, a character a byte. */
+  get text(): string {
+    const all = this.got.map((data) =>
+      typeof data === "string" ? Buffer.from(data) : Buffer.from(data.buffer, data.byteOffset, data.length),
+    );
+    return Buffer.concat(all).toString("latin1");
+  }
+
   unattended(): void {
     this.heldBack = true;
   }
@@ -172,9 +185,15 @@ class Mix {
   #calls: { got: Outcome; deadline: number; code: string; send?: string; lent: Uint8Array[] }[] = [];
   #lent: Uint8Array[] = []; // large arrays that the target may still look at
   #told = 0;
+  /** Another connection's writer, which gathers in turns with this one. */
+  readonly #other: StreamWriter;
+  readonly #otherSink: Sink;
+  #otherTaken = "";
 
   constructor(timers: Timers, borrows: boolean) {
     this.#timers = timers;
+    this.#otherSink = new Sink(borrows);
+    this.#other = new StreamWriter(this.#otherSink);
     this.#sink = new Sink(borrows);
     this.#writer = new StreamWriter(this.#sink, {
       maxLine: 1,
@@ -201,6 +220,11 @@ class Mix {
         break;
       case "wait":
         await this.#timers.advance(step.ms);
+        break;
+      case "other":
+        this.#other.write(step.data);
+        this.#otherTaken += Buffer.from(step.data, "utf8").toString("latin1");
+        if (step.sends) this.#other.start();
         break;
       case "start":
         this.#writer.start();
@@ -245,21 +269,16 @@ class Mix {
   /** All that left is what was taken, though its callers changed their arrays. */
   finish(): void {
     this.#sink.drain();
-    const got = this.#sink.got.map((data) =>
-      typeof data === "string" ? Buffer.from(data) : Buffer.from(data.buffer, data.byteOffset, data.length),
-    );
-    same(
-      "what left",
-      Buffer.concat(got).toString("latin1"),
-      this.#taken.join("").slice(0, this.#size - this.#gathered),
-    );
+    same("what left", this.#sink.text, this.#taken.join("").slice(0, this.#size - this.#gathered));
+    this.#other.start();
+    same("what left of the other writer", this.#otherSink.text, this.#otherTaken);
   }
 
   get #writable(): boolean {
     return !this.#blocked || this.#failure !== null;
   }
 
-  #write(step: Extract<Step, { data: Written }>): void {
+  #write(step: Extract<Step, { do: "write" | "writelines" | "sendall" }>): void {
     const { data } = step;
     const { memory, given, bytes } = made(data);
     const writer = this.#writer;
