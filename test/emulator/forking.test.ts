@@ -364,7 +364,7 @@ describe("a request in a child", () => {
       const socket = await dial(address);
       // It answers for twice as long as the limit.
       const until = performance.now() + 2 * idleTimeout;
-      while (performance.now() < until) await timed(ask(socket, "spin 20"));
+      while (performance.now() < until) await timed(ask(socket, "block 20"));
       expect(events.of("timeout")).toEqual([]);
       expect(await codeOf(socket.recv())).toBe("ECONNRESET");
       expect(await events.next("timeout")).toMatchObject({ limit: "idleTimeout" });
@@ -426,7 +426,7 @@ describe("a handler that does the worst", () => {
         const others = new Set<string | null>();
         while (events.of("lost").length === 0 && events.of("end").every(({ id }) => id !== 3)) {
           const other = await dial(address);
-          others.add(await timed(ask(other, "pid")));
+          others.add(await timed(ask(other, "block 10"))); // its answer is the child's number
           await other.close();
         }
         await events.next("end", 1, ({ id }) => id === 3);
@@ -549,7 +549,7 @@ describe("how many children", () => {
     const { address } = await serving({ maxChildren: 2 });
     const warm = await Promise.all([dial(address), dial(address)]);
     const pids = await Promise.all(warm.map((socket) => ask(socket, "pid")));
-    const both = await Promise.all(warm.map((socket) => ask(socket, "spin 100")));
+    const both = await Promise.all(warm.map((socket) => ask(socket, "block 100")));
     expect(both).toEqual(pids);
     expect(new Set(pids).size).toBe(2);
   });
@@ -993,8 +993,10 @@ describe("datagrams", () => {
         const [bad, good] = [await client(address), await client(address)];
         bad.socket.send(line);
         const another = events.next("lost", 2); // then nobody answers
-        for (let i = 0; events.of("lost").length === 0; i++)
+        for (let i = 0; events.of("lost").length === 0; i++) {
           expect(await timed(Promise.race([good.ask(`echo ${i}`), another]))).toBe(`${i}`);
+          await timed(Promise.race([good.ask("block 10"), another])); // for the rest of the run this is a pause
+        }
         expect(events.of("lost")).toMatchObject([{ requests: [{ id: 1 }] }]);
         await events.next("error");
         expect(events.of("end").filter(({ failed }) => failed)).toMatchObject([{ id: 1 }]);
