@@ -2,6 +2,7 @@ import { availableParallelism } from "node:os";
 import { defineConfig } from "vitest/config";
 import { cacheCompiledCode } from "./test/compile-cache.ts";
 import { limits } from "./test/limits.ts";
+import { LongestFirst } from "./test/longest-first.ts";
 import { trustOwnAuthority } from "./test/peers/certificates.ts";
 import { sources } from "./test/sources.ts";
 
@@ -18,6 +19,7 @@ if (node < 22) {
 export default defineConfig({
   test: {
     maxWorkers: Math.min(2 * availableParallelism(), 8), // most of the time a file waits for the processes that it started
+    sequence: { sequencer: LongestFirst },
     projects: [
       {
         resolve: sources,
