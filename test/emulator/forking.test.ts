@@ -74,6 +74,9 @@ const isAlive = (pid: number): boolean => {
   }
 };
 
+/** ms that a child has to end a cancelled request, before it is killed: CANCEL_GRACE of emulator/servers/forking/child.ts. */
+const GRACE = 500;
+
 /** A turn of the event loop: for what has happened, and is seen a moment later. */
 const turn = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));
 
@@ -343,14 +346,15 @@ describe("a request in a child", () => {
 
   test("is aborted at its time limit, and its child goes on", async () => {
     const requestTimeout = 1_000;
-    await untilNothingStoodStill(requestTimeout / 2, async (timed) => {
+    await untilNothingStoodStill(GRACE / 2, async (timed) => {
       const { events, address } = await serving({ requestTimeout });
       const socket = await dial(address);
+      const over = events.next("timeout").then(() => timed(events.next("end")));
       expect(await timed(ask(socket, "untilAborted"))).toBe("waiting");
       expect(await codeOf(socket.recv())).toBe("ECONNRESET");
       expect(await events.next("timeout")).toMatchObject({ id: 1, limit: "requestTimeout" });
       expect((await events.next("error")).error).toMatchObject({ code: "ETIMEDOUT" });
-      await timed(events.next("end"));
+      await over;
       const next = await dial(address);
       expect(await timed(ask(next, "served"))).toBe("1");
       expect(events.of("lost")).toEqual([]);
@@ -663,18 +667,20 @@ describe("the end of a forking server", () => {
   });
 
   test("past the drain time what awaits is aborted, and what loops is killed; nothing is stuck", async () => {
-    const { server, events, address, pids } = await serving({ drainTimeout: 20 });
-    const [awaits, loops] = await Promise.all([dial(address), dial(address)]);
-    expect(await ask(awaits, "untilAborted")).toBe("waiting");
-    expect(await ask(loops, "echo well")).toBe("well");
-    await loops.sendall("loop\n");
-    const codes = [codeOf(awaits.recv()), codeOf(loops.recv())];
-    await server.serverClose();
-    expect(await Promise.all(codes)).toEqual(["ECONNRESET", "ECONNRESET"]);
-    expect(events.of("stuck")).toEqual([]);
-    expect(events.of("lost")).toMatchObject([{ signal: "SIGKILL", delay: null }]);
-    expect(events.of("end")).toMatchObject([{ failed: true }, { failed: true }]);
-    expect(pids().filter(isAlive)).toEqual([]);
+    await untilNothingStoodStill(GRACE / 2, async (timed) => {
+      const { server, events, address, pids } = await serving({ drainTimeout: 20 });
+      const [awaits, loops] = await Promise.all([dial(address), dial(address)]);
+      expect(await ask(awaits, "untilAborted")).toBe("waiting");
+      expect(await ask(loops, "echo well")).toBe("well");
+      await loops.sendall("loop\n");
+      const codes = [timed(codeOf(awaits.recv())), codeOf(loops.recv())];
+      await server.serverClose();
+      expect(await Promise.all(codes)).toEqual(["ECONNRESET", "ECONNRESET"]);
+      expect(events.of("stuck")).toEqual([]);
+      expect(events.of("lost")).toMatchObject([{ signal: "SIGKILL", delay: null }]);
+      expect(events.of("end")).toMatchObject([{ failed: true }, { failed: true }]);
+      expect(pids().filter(isAlive)).toEqual([]);
+    });
   });
 
   test("what waits for the place of a lost child is served also while the server closes", async () => {
