@@ -8,6 +8,7 @@ import { text } from "node:stream/consumers";
 import { stripVTControlCharacters } from "node:util";
 import { formatTranscript, parseTranscript } from "socklet/testing";
 import { afterAll, beforeAll, expect, test } from "vitest";
+import { limits } from "../limits.ts";
 
 const folder = resolve(`.tsc/guide-${process.pid}`); // in the repository, where `socklet` is this package
 const vitest = resolve("node_modules/vitest/vitest.mjs");
@@ -43,7 +44,7 @@ beforeAll(() => {
     ([entry, path]) =>
       `{ find: /^socklet${entry.replace("/", "\\/")}$/, replacement: ${JSON.stringify(resolve(path, "index.ts"))} }`,
   );
-  const sources = `{ root: ${JSON.stringify(folder)}, resolve: { alias: [${alias}] } }`;
+  const sources = `{ root: ${JSON.stringify(folder)}, resolve: { alias: [${alias}] }, test: ${JSON.stringify(limits)} }`;
   writeFileSync(join(folder, "sources.config.ts"), `export default ${sources};\n`);
   writeFileSync(
     join(folder, "sources.client.config.ts"), // which has everything for workerd

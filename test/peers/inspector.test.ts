@@ -264,12 +264,8 @@ describeWith(["chromium"], "the inspector", () => {
          });`,
       );
       const vitest = join(root, "node_modules/vitest/vitest.mjs");
-      const ended = await run(
-        process.execPath,
-        [vitest, "run", "--root", root, "--project", "node", folder],
-        "",
-        300_000,
-      );
+      const args = [vitest, "run", "--root", root, "--project", "node", folder];
+      const ended = await run(process.execPath, args);
       expect([ended.code, ended.stderr]).toEqual([0, ""]);
       expect(ended.stdout.toString()).toMatch(/Tests.*1 passed/);
     });
