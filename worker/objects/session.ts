@@ -129,9 +129,9 @@ export class SessionObject extends PlatformObject<SockletBindings> implements Se
     // From here to the end nothing is awaited: it is one transaction, and what leaves this object waits for it.
     // The tables are not made in the constructor: that would also store an object for an id that no session has.
     this.ctx.storage.sql.exec(
-      `CREATE TABLE IF NOT EXISTS session (only INTEGER PRIMARY KEY CHECK (only = 1), info TEXT NOT NULL);
+      `CREATE TABLE IF NOT EXISTS session (only INTEGER PRIMARY KEY, info TEXT NOT NULL);
        CREATE TABLE IF NOT EXISTS events (id INTEGER PRIMARY KEY, event TEXT NOT NULL);
-       CREATE TABLE IF NOT EXISTS kept (only INTEGER PRIMARY KEY CHECK (only = 1), spec TEXT NOT NULL, state TEXT)`,
+       CREATE TABLE IF NOT EXISTS kept (only INTEGER PRIMARY KEY, spec TEXT NOT NULL, state TEXT)`,
     );
     if (settings.keep !== null) {
       this.ctx.storage.sql.exec("INSERT INTO kept (only, spec) VALUES (1, ?)", JSON.stringify(spec));
@@ -146,20 +146,16 @@ export class SessionObject extends PlatformObject<SockletBindings> implements Se
     const { app, allow, onEvent, pools } = this.#setup;
     const { env } = this;
     // Checked here, too: during a rollout this object may have other rules than its caller.
-    const target = sessionTarget(app, spec, allow);
     const {
-      handler,
+      dial: _,
       HandlerClass,
       endpoint,
-      address,
-      params,
-      deadline,
       connectTimeout,
       secureTransport,
       tls,
       proxyHeader,
-      keep,
-    } = target;
+      ...rest
+    } = sessionTarget(app, spec, allow);
     const run = async (hooks: SessionHooks): Promise<unknown> => {
       const bindings = env as Readonly<Record<string, unknown>>;
       this.#context ??= (async () => app.context(platformOf(app, pools, bindings)))();
@@ -168,7 +164,7 @@ export class SessionObject extends PlatformObject<SockletBindings> implements Se
         throw SocketError.from(error, "ERR_APP");
       });
       const connector = new TCPConnector(endpoint, HandlerClass, {
-        name: handler,
+        name: rest.handler,
         context,
         secureTransport,
         ...(tls !== undefined && { tls }),
@@ -176,16 +172,12 @@ export class SessionObject extends PlatformObject<SockletBindings> implements Se
         ...(connectTimeout !== undefined && { connectTimeout }),
         ...(onEvent !== undefined && { onEvent }),
       });
-      return dialled(connector, params)(hooks);
+      return dialled(connector, rest.params)(hooks);
     };
     return {
+      ...rest,
       id,
-      handler,
-      address,
-      deadline,
-      keep,
       hint: platformRefusal(endpoint), // reported before the dial, which may succeed in local development
-      params,
       secrets: secretsOf(env),
       store: this.#store,
       run,
