@@ -1,25 +1,16 @@
 /**
- * The output of a handler in the tests of delivery: bytes that differ with their position, in steps. No test framework,
+ * The output of a handler in the tests of delivery: the pattern of pattern.ts, in steps. No test framework,
  * since it also runs inside a Worker; test/emulator/deliveries.ts draws the steps and checks what arrives.
  */
 
 import type { StreamSocket } from "socklet";
+import { patternAt } from "./pattern.ts";
 
 /** One write: its number of bytes, and how the handler writes them. `turn` writes, and waits for the event loop's next turn. */
 export interface Step {
   readonly bytes: number;
   readonly how: "write" | "flush" | "sendall" | "turn";
 }
-
-/** The bytes of the output from position `from` on. */
-export const writtenAt = (from: number, size: number): Uint8Array => {
-  const bytes = new Uint8Array(size);
-  for (let i = 0; i < size; i++) {
-    const at = from + i;
-    bytes[i] = (at * 31 + (at >> 8) * 7 + (at >> 16)) & 255;
-  }
-  return bytes;
-};
 
 /** How many bytes the steps write in all. */
 export const sizeOf = (steps: readonly Step[]): number => steps.reduce((sum, { bytes }) => sum + bytes, 0);
@@ -28,7 +19,7 @@ export const sizeOf = (steps: readonly Step[]): number => steps.reduce((sum, { b
 export const writeSteps = async (request: StreamSocket, steps: readonly Step[]): Promise<void> => {
   let at = 0;
   for (const { bytes, how } of steps) {
-    const piece = writtenAt(at, bytes);
+    const piece = patternAt(at, bytes);
     at += bytes;
     if (how === "sendall") await request.sendall(piece);
     else request.wfile.write(piece);

@@ -6,6 +6,7 @@
 
 import { SHUT_RD, SHUT_RDWR, SHUT_WR, type SocketErrorCode, type StreamSocket } from "socklet";
 import { type Chance, chanceOf } from "../../core/testing/clock.ts";
+import { patternAt, wrongAt } from "./pattern.ts";
 
 /** How the two ends meet beside the stream, since some scenarios block it: never by time. */
 export interface Aside {
@@ -32,15 +33,6 @@ const MiB = 1024 * KiB;
 const text = (bytes: Uint8Array | null): string | null =>
   bytes === null ? null : new TextDecoder().decode(bytes);
 
-/** Byte `i` of a stream whose bytes differ with their position. */
-const byteAt = (i: number): number => (i * 31 + (i >>> 8) * 7 + (i >>> 16)) & 255;
-
-const pattern = (from: number, size: number): Uint8Array => {
-  const bytes = new Uint8Array(size);
-  for (let i = 0; i < size; i++) bytes[i] = byteAt(from + i);
-  return bytes;
-};
-
 const codeOf = async (work: Promise<unknown> | (() => unknown)): Promise<SocketErrorCode | string> => {
   try {
     await (typeof work === "function" ? work() : work);
@@ -54,8 +46,8 @@ const codeOf = async (work: Promise<unknown> | (() => unknown)): Promise<SocketE
 const readPattern = async (socket: StreamSocket): Promise<{ size: number; wrongAt: number | null }> => {
   let size = 0;
   for await (const bytes of socket) {
-    for (let i = 0; i < bytes.length; i++)
-      if (bytes[i] !== byteAt(size + i)) return { size, wrongAt: size + i };
+    const wrong = wrongAt(bytes, size);
+    if (wrong !== null) return { size, wrongAt: wrong };
     size += bytes.length;
   }
   return { size, wrongAt: null };
@@ -68,7 +60,7 @@ const sendPattern = async (
 ): Promise<void> => {
   for (let sent = 0, i = 0; sent < size; i++) {
     const next = Math.min(piece(i), size - sent);
-    await socket.sendall(pattern(sent, next));
+    await socket.sendall(patternAt(sent, next));
     sent += next;
   }
 };
@@ -77,7 +69,7 @@ const sendPattern = async (
 const sendUntilBlocked = async (socket: StreamSocket, size: number, aside: Aside): Promise<number | null> => {
   let blockedAt: number | null = null;
   for (let sent = 0; sent < size; sent += 64 * KiB) {
-    const sending = socket.sendall(pattern(sent, 64 * KiB));
+    const sending = socket.sendall(patternAt(sent, 64 * KiB));
     if (blockedAt === null && socket.wfile.blocked) {
       blockedAt = sent;
       await aside.say("blocked");
@@ -112,7 +104,7 @@ const byChance = (seed: number): StreamScenario => ({
     const before = request.wfile.bytesWritten;
     let size = 0;
     for (let i = 0; i < 60; i++) {
-      const bytes = pattern(size, stretch(chance, MiB / 2));
+      const bytes = patternAt(size, stretch(chance, MiB / 2));
       size += bytes.length;
       const way = Math.floor(chance() * 4);
       if (way === 0) await request.sendall(bytes);
@@ -131,8 +123,7 @@ const byChance = (seed: number): StreamScenario => ({
     for (;;) {
       const bytes = await socket.recv(1 + stretch(chance, MiB));
       if (bytes === null) break;
-      const at = size;
-      right &&= bytes.every((byte, i) => byte === byteAt(at + i));
+      right &&= wrongAt(bytes, size) === null;
       size += bytes.length;
       if (chance() < 0.1) await turn();
     }
@@ -152,7 +143,7 @@ export const streamScenarios: readonly StreamScenario[] = [
       const before = request.wfile.bytesWritten;
       let code = "no error";
       for (let sent = 0; sent < BOUND && code === "no error"; sent += MiB) {
-        code = await codeOf(request.sendall(pattern(sent, MiB)));
+        code = await codeOf(request.sendall(patternAt(sent, MiB)));
       }
       await request.close();
       return [code !== "no error", request.bytesWritten - before < BOUND];
@@ -160,8 +151,7 @@ export const streamScenarios: readonly StreamScenario[] = [
     peer: async (socket) => {
       let size = 0;
       for await (const bytes of socket) {
-        const at = size;
-        if (!bytes.every((byte, i) => byte === byteAt(at + i))) return "not what was written";
+        if (wrongAt(bytes, size) !== null) return "not what was written";
         size += bytes.length;
         if (size > 3 * MiB) break;
       }
@@ -415,8 +405,11 @@ export const streamScenarios: readonly StreamScenario[] = [
       const kept: Uint8Array[] = [];
       for await (const bytes of request) kept.push(bytes);
       let at = 0;
-      for (const bytes of kept)
-        for (const byte of bytes) if (byte !== byteAt(at++)) return `wrong at ${at - 1}`;
+      for (const bytes of kept) {
+        const wrong = wrongAt(bytes, at);
+        if (wrong !== null) return `wrong at ${wrong}`;
+        at += bytes.length;
+      }
       return at;
     },
     peer: async (socket) => {
@@ -457,8 +450,8 @@ export const streamScenarios: readonly StreamScenario[] = [
       let at = 0;
       for (let i = 0; at + 200_000 <= 2 * MiB; i++) {
         const bytes = await request.rfile.readexactly(sizes[i % sizes.length] as number);
-        const wrong = bytes.findIndex((byte, j) => byte !== byteAt(at + j));
-        if (wrong >= 0) return `wrong at ${at + wrong}`;
+        const wrong = wrongAt(bytes, at);
+        if (wrong !== null) return `wrong at ${wrong}`;
         at += bytes.length;
       }
       return at + ((await request.rfile.read())?.length ?? 0);
@@ -481,8 +474,8 @@ export const streamScenarios: readonly StreamScenario[] = [
         const bytes = size === null ? null : i % 5 === 4 ? await request.recv() : EMPTY;
         if (size === null || bytes === null) return at + (size ?? 0);
         for (const read of [array.subarray(0, size), bytes]) {
-          const wrong = read.findIndex((byte, j) => byte !== byteAt(at + j));
-          if (wrong >= 0) return `wrong at ${at + wrong}`;
+          const wrong = wrongAt(read, at);
+          if (wrong !== null) return `wrong at ${wrong}`;
           at += read.length;
         }
       }

@@ -8,14 +8,15 @@ import net from "node:net";
 import type { SocketError, StreamSocket } from "socklet";
 import { controlClient } from "socklet/control";
 import { expect } from "vitest";
-import { type Step, sizeOf, writtenAt } from "../conformance/delivery.ts";
+import { type Step, sizeOf } from "../conformance/delivery.ts";
+import { patternAt } from "../conformance/pattern.ts";
 import { fc } from "../conformance/properties.ts";
 import type { Told } from "../core/told.ts";
 
 export const SIZE = 15_000_000; // bytes: several times what two kernels hold
 
 /** The most that a handler writes. */
-export const written = writtenAt(0, SIZE);
+export const written = patternAt(0, SIZE);
 
 /** The end that reads, on request, and checks what it has read. */
 export abstract class Peer {
