@@ -96,7 +96,7 @@ describe.skipIf(process.platform !== "linux")("npm run dev", () => {
     );
   };
 
-  const started = async (port: number): Promise<Dev | null> => {
+  const started = async (port: number, control: number): Promise<Dev | null> => {
     await write(port);
     const config = join(folder, "wrangler.toml");
     const args = [
@@ -105,7 +105,7 @@ describe.skipIf(process.platform !== "linux")("npm run dev", () => {
       "--config",
       config,
       "--port",
-      "0",
+      String(control),
       "--inspector-port",
       "0",
     ];
@@ -144,7 +144,7 @@ describe.skipIf(process.platform !== "linux")("npm run dev", () => {
   /** `[[connect]]` takes no port 0, so that somebody may take ours first: then another is tried. */
   const start = async (): Promise<Dev> => {
     for (let tries = 0; tries < 5; tries++) {
-      const dev = await started(await reservePort());
+      const dev = await started(await reservePort(), await reservePort());
       if (dev !== null) return dev;
     }
     throw new Error("wrangler found no port");

@@ -57,6 +57,7 @@ import {
   UnixStreamServer,
 } from "socklet/emulator";
 import { afterAll, describe, expect, onTestFinished, test } from "vitest";
+import { reserveUdpPort } from "../peers/ports.ts";
 import { describeWith, python } from "../peers/program.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "socklet-own-"));
@@ -191,7 +192,9 @@ test("allowReuseAddress: of TCP as Node has it unless it is switched off, of UDP
     server.allowReuseAddress = reuse;
     await server.listen();
     expect(server.socket.getsockopt(SOL_SOCKET, SO_REUSEADDR)).toBe(Number(reuse));
-    const first = new UDPServer("udp://127.0.0.1:0", UpperDatagram, { allowReuseAddress: reuse });
+    // Where it is shared by intention, the kernel must not choose somebody's port who lets others in, too.
+    const at = reuse ? await reserveUdpPort() : 0;
+    const first = new UDPServer(`udp://127.0.0.1:${at}`, UpperDatagram, { allowReuseAddress: reuse });
     onTestFinished(() => first.serverClose());
     const { port } = (await first.listen()) as InternetAddress;
     const second = new UDPServer(`udp://127.0.0.1:${port}`, UpperDatagram, { allowReuseAddress: reuse });

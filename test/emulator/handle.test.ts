@@ -80,7 +80,7 @@ test.each([
     const { createDatagramConnection, ThreadingTCPServer, ThreadingUDPServer, ThreadingUnixStreamServer } = await import("socklet/emulator");
     const { DatagramRequestHandler, streamHandler } = await import("socklet");
     const Upper = streamHandler(async ({ rfile, wfile }) => void wfile.write((await rfile.line()).toUpperCase() + '\\n'));
-    for (const server of [new ThreadingTCPServer("127.0.0.1:0", Upper), new ThreadingUnixStreamServer("unix:\\0socklet-handle-" + process.pid, Upper)]) {
+    for (const server of [new ThreadingTCPServer("127.0.0.1:0", Upper), new ThreadingUnixStreamServer("unix:\\0socklet-handle-" + crypto.randomUUID(), Upper)]) {
       const address = await server.listen();
       void server.serveForever();
       const { hostname: host, port, path } = address;

@@ -63,7 +63,7 @@ import {
 import { afterAll, describe, expect, onTestFinished, test } from "vitest";
 import { bindError } from "../../emulator/sockets/names/resolve.ts";
 import { type Certificates, ownCertificates } from "../peers/certificates.ts";
-import { reservePort } from "../peers/ports.ts";
+import { reservePort, reserveUdpPort } from "../peers/ports.ts";
 import { describeWith, python, start } from "../peers/program.ts";
 import { inNativeMode } from "./native-mode.ts";
 
@@ -250,6 +250,8 @@ describe("koffi", () => {
     ]);
   });
 });
+
+const reserved = await reserveUdpPort(); // before any mode: it needs koffi
 
 describe.each([
   ["with koffi", true],
@@ -804,7 +806,7 @@ s.recv(1)
       await expect(thief.bind(nameOf(one))).rejects.toEqual(code("EADDRINUSE"));
       const [open, second] = [closing(socket(AF_INET, SOCK_DGRAM)), closing(socket(AF_INET, SOCK_DGRAM))];
       for (const made of [open, second]) made.setsockopt(SOL_SOCKET, SO_REUSEADDR, 1);
-      await open.bind("127.0.0.1:0");
+      await open.bind(`127.0.0.1:${reserved}`); // with port 0 the kernel might choose somebody's who lets others in, too
       await second.bind(nameOf(open));
       expect(second.getsockname()).toEqual(open.getsockname());
     });
@@ -855,7 +857,7 @@ for _ in range(3):
     });
 
     testNative("by a path and by an abstract name, of senders with and without a name", async () => {
-      for (const path of [newPath(), `\0socklet-datagrams-${process.pid}`]) {
+      for (const path of [newPath(), `\0socklet-datagrams-${crypto.randomUUID()}`]) {
         const receiver = closing(socket(AF_UNIX, SOCK_DGRAM));
         expect(receiver.getsockname()).toBeNull();
         await receiver.bind({ path });
@@ -1030,7 +1032,7 @@ reads.sendto(b"again", server); print(reads.recv(99), flush=True)
 
     describeNative(["python3"], "with koffi", () => {
       test("serves on when a client that took no replies has taken them; datagrams of any size, names of any kind", async () => {
-        for (const path of [newPath(), `\0socklet-server-${process.pid}`]) {
+        for (const path of [newPath(), `\0socklet-server-${crypto.randomUUID()}`]) {
           const { server, events } = await serving(path);
           expect(server.fileno()).toBeGreaterThan(2);
           expect(server.serverAddress).toEqual({ family: "unix", path });

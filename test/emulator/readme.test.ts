@@ -2,13 +2,14 @@
 
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { createConnection } from "socklet/emulator";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { reservePorts } from "../peers/ports.ts";
 import { runWorker } from "./workerd.ts";
 
-const folder = `.tsc/readme-${process.pid}`; // in the repository, where `socklet` is this package
+mkdirSync(".tsc", { recursive: true });
+const folder = mkdtempSync(".tsc/readme-"); // in the repository, where `socklet` is this package
 const blocks = [...readFileSync("README.md", "utf8").matchAll(/^```ts\n(.*?)^```$/gms)].map(
   ([, code]) => code as string,
 );
@@ -25,7 +26,6 @@ const write = (name: string, code: string): string => {
 };
 
 beforeAll(() => {
-  mkdirSync(folder, { recursive: true });
   write("shout.ts", block("class Shout"));
 });
 

@@ -183,7 +183,7 @@ describe.each([
     };
     const client = new Datagrams(udp);
     const onPath = socket(AF_UNIX, SOCK_DGRAM);
-    await onPath.bind({ path: `\0socklet-restart-${process.pid}-${programs}` });
+    await onPath.bind({ path: `\0socklet-restart-${crypto.randomUUID()}` });
     onPath.settimeout(60_000);
     const loads = [
       ...Array.from({ length: 4 }, () => load(() => pidAt(tcp))),
@@ -361,7 +361,9 @@ describe.each(["path", "abstract name", "path, by systemd-notify"])("the service
     "is told READY, MAINPID of the next before the first is gone, and STOPPING",
     async () => {
       const at =
-        kind === "abstract name" ? `\0socklet-notify-${process.pid}` : join(folder, `notify-${kind.length}`);
+        kind === "abstract name"
+          ? `\0socklet-notify-${crypto.randomUUID()}`
+          : join(folder, `notify-${kind.length}`);
       const manager = socket(AF_UNIX, SOCK_DGRAM);
       await manager.bind({ path: at });
       const told = async (): Promise<string[]> => {

@@ -2,7 +2,7 @@
 
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { mkdirSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { text } from "node:stream/consumers";
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from "vitest";
 import { type NodePlace, nodePlace, nodeRows } from "../rows/node.ts";
@@ -49,8 +49,8 @@ test("they are S1 to S54, each once; one without a test has no page", () => {
 });
 
 test("its example prints what it says", async () => {
-  const folder = `.tsc/module-${process.pid}`; // in the repository, where `socklet` is this package
-  mkdirSync(folder, { recursive: true });
+  mkdirSync(".tsc", { recursive: true });
+  const folder = mkdtempSync(".tsc/module-"); // in the repository, where `socklet` is this package
   onTestFinished(() => rmSync(folder, { recursive: true, force: true }));
   writeFileSync(`${folder}/example.ts`, EXAMPLE);
   const stdio = ["ignore", "pipe", "inherit"] as const;

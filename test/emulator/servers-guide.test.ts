@@ -2,7 +2,7 @@
 
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { createInterface } from "node:readline";
 import { text } from "node:stream/consumers";
@@ -13,7 +13,8 @@ import { settleForking } from "../../core/options.ts";
 import { STREAM_OPTIONS } from "../../core/sockets/streams/stream-options.ts";
 import { blocksOf } from "../pages/markdown.ts";
 
-const folder = resolve(`.tsc/servers-${process.pid}`); // in the repository, where `socklet` is this package
+mkdirSync(".tsc", { recursive: true });
+const folder = mkdtempSync(resolve(".tsc/servers-")); // in the repository, where `socklet` is this package
 const page = readFileSync("docs/servers.md", "utf8");
 const programs = ["docs/servers.md", "docs/broadcasts.md"].flatMap((page) =>
   blocksOf(page).flatMap(({ language, name = "", code, prints }) =>
@@ -22,7 +23,6 @@ const programs = ["docs/servers.md", "docs/broadcasts.md"].flatMap((page) =>
 );
 
 beforeAll(() => {
-  mkdirSync(folder, { recursive: true });
   for (const { name, code } of programs) writeFileSync(join(folder, name), code);
 });
 afterAll(() => rmSync(folder, { recursive: true, force: true }));

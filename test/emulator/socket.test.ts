@@ -235,7 +235,7 @@ describe.each(PLACES)("%s", (_, native) => {
 
   describe("Unix", () => {
     test("abstract names", async () => {
-      const path = `\0socklet-test-${process.pid}-${native}`;
+      const path = `\0socklet-test-${crypto.randomUUID()}`;
       await using listener = await createServer({ path });
       expect(listener.getsockname()).toEqual({ family: "unix", path });
       await using near = socket(AF_UNIX);

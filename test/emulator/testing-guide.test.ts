@@ -2,7 +2,7 @@
 
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
 import { text } from "node:stream/consumers";
 import { stripVTControlCharacters } from "node:util";
@@ -10,7 +10,8 @@ import { formatTranscript, parseTranscript } from "socklet/testing";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { limits } from "../limits.ts";
 
-const folder = resolve(`.tsc/guide-${process.pid}`); // in the repository, where `socklet` is this package
+mkdirSync(".tsc", { recursive: true });
+const folder = mkdtempSync(resolve(".tsc/guide-")); // in the repository, where `socklet` is this package
 const vitest = resolve("node_modules/vitest/vitest.mjs");
 
 interface Block {

@@ -96,7 +96,7 @@ describeWith(["socat"], "socat", () => {
   }
 
   test("gets a connection of an abstract name", async () => {
-    const name = `socklet-family-${process.pid}`;
+    const name = `socklet-family-${crypto.randomUUID()}`;
     await serving(UnixStreamServer, `unix:\0${name}`, Echo);
     const { stdout } = await run("socat", ["-t", 120, "-", `ABSTRACT-CONNECT:${name}`], "hello");
     expect(stdout.toString()).toBe("hello");
