@@ -25,7 +25,7 @@ import { startTelemetry } from "socklet/otel";
 import { afterAll, beforeAll, expect, onTestFinished, test } from "vitest";
 import { Told } from "../core/told.ts";
 import { ownCertificates } from "../peers/certificates.ts";
-import { reservePort } from "../peers/ports.ts";
+import { ownAddress, reservePort } from "../peers/ports.ts";
 
 beforeAll(() => {
   context.setGlobalContextManager(new AsyncLocalStorageContextManager().enable());
@@ -203,7 +203,7 @@ test.skipIf(certificates === null)(
   async () => {
     const { spans, points } = telemetry();
     const { ca, cert, key } = certificates as NonNullable<typeof certificates>;
-    await using server = new ThreadingTCPServer("tls://127.0.0.1:0", Asks, { tls: { cert, key } });
+    await using server = new ThreadingTCPServer(`tls://${await ownAddress()}`, Asks, { tls: { cert, key } });
     const { port } = (await server.listen()) as InternetAddress;
     void server.serveForever();
     await new TCPConnector(`tls://localhost:${port}`, Talks, { tls: { ca } }).run({ params: "x" });

@@ -7,7 +7,7 @@ import { afterAll, beforeAll, describe, expect, onTestFinished, test } from "vit
 import { asRequest, guardConnections } from "../../emulator/sockets/dialling/ownership.ts";
 import { type Keeping, keeperApp } from "../conformance/keeper.ts";
 import { Authority } from "../peers/authority.ts";
-import { reservePort } from "../peers/ports.ts";
+import { ownAddress, reservePort } from "../peers/ports.ts";
 import { runWorker } from "./workerd.ts";
 
 class Echo extends StreamRequestHandler {
@@ -139,7 +139,7 @@ describe("a connection", () => {
     }
     const { cert, key } = authority.issue("localhost");
     const options = { secureTransport: "starttls", tls: { cert, key } } as const;
-    const secured = new ThreadingTCPServer("127.0.0.1:0", StartsTls, options);
+    const secured = new ThreadingTCPServer(await ownAddress(), StartsTls, options);
     onTestFinished(() => secured.serverClose());
     const { port } = (await secured.listen()) as InternetAddress;
     void secured.serveForever();

@@ -49,6 +49,7 @@ import { runtime } from "../../emulator/runtime.ts";
 import { Says, SaysDatagram } from "../conformance/proxied.ts";
 import { Told } from "../core/told.ts";
 import { type Certificates, ownCertificates } from "../peers/certificates.ts";
+import { ownPort } from "../peers/ports.ts";
 
 const CLIENT = "192.0.2.1:56324";
 const CAME_TO = "198.51.100.2:443";
@@ -583,7 +584,7 @@ describe("a connector speaks for somebody", () => {
       });
     });
     onTestFinished(() => void listener.close());
-    listener.listen(0, "127.0.0.1");
+    listener.listen(await ownPort(), "127.0.0.1");
     await once(listener, "listening");
     const { port } = listener.address() as net.AddressInfo;
     const connector = new TCPConnector(`localhost:${port}`, Asks, {

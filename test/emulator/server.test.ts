@@ -24,7 +24,7 @@ import { MemoryServer, ThreadingMemoryServer } from "socklet/testing";
 import { afterEach, describe, expect, test } from "vitest";
 import { runtime } from "../../emulator/runtime.ts";
 import { Told } from "../core/told.ts";
-import { reservePort } from "../peers/ports.ts";
+import { ownAddress } from "../peers/ports.ts";
 
 // biome-ignore lint/suspicious/noExplicitAny: handlers of any context
 type AnyServer = BaseServer<StreamSocket, any>;
@@ -356,9 +356,6 @@ for (const [place, { serial, threading, dial }] of Object.entries(places)) {
     });
   });
 }
-
-/** An address at which nobody listens once the server has closed. Bun and Deno cannot reserve it: there what is bound listens. */
-const ownAddress = async (): Promise<string> => `127.0.0.1:${runtime === "Node" ? await reservePort() : 0}`;
 
 describe("TCP servers on this machine", () => {
   test("say clearly what is wrong with an address", async () => {

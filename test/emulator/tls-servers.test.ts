@@ -26,6 +26,7 @@ import { afterAll, afterEach, describe, expect, test } from "vitest";
 import { intake } from "../../emulator/kernel/handles/intake.ts";
 import { runtime } from "../../emulator/runtime.ts";
 import { Authority, type Issued } from "../peers/authority.ts";
+import { ownAddress } from "../peers/ports.ts";
 import { run } from "../peers/program.ts";
 import { Imap, Later, Tell } from "./fixtures/tls-handlers.ts";
 import { forks, rowsHere, rustls } from "./runtime-rows.ts";
@@ -86,7 +87,7 @@ const up = async (server: TCPServer): Promise<Address> => {
 
 const serve = async (options: Options, Handler: typeof Tell = Tell, Server = ThreadingTCPServer) => {
   const events = new Events();
-  const server = new Server("127.0.0.1:0", Handler, { ...options, onEvent: events.onEvent });
+  const server = new Server(await ownAddress(), Handler, { ...options, onEvent: events.onEvent });
   return { server, events, at: (await up(server)) as InternetAddress };
 };
 
@@ -574,7 +575,11 @@ describe.skipIf(missing)("STARTTLS with the certificates of the listener", () =>
 
   test.each(rowsHere(servers))("%s", async (_, Handler, Server) => {
     const options = { tls: pair(own), secureTransport: "starttls" } as const;
-    const server = new (Server as typeof ThreadingTCPServer)("127.0.0.1:0", Handler as typeof Later, options);
+    const server = new (Server as typeof ThreadingTCPServer)(
+      await ownAddress(),
+      Handler as typeof Later,
+      options,
+    );
     const { port } = (await up(server)) as InternetAddress;
     const there = { hostname: "localhost", port };
     const socket = await createConnection(there, { secureTransport: "starttls", tls: { ca } });

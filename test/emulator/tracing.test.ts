@@ -23,7 +23,7 @@ import {
 } from "socklet/emulator";
 import { expect, onTestFinished, test } from "vitest";
 import { ownCertificates } from "../peers/certificates.ts";
-import { reservePort } from "../peers/ports.ts";
+import { ownAddress, reservePort } from "../peers/ports.ts";
 
 const PHASES = ["start", "end", "asyncStart", "asyncEnd", "error"] as const;
 
@@ -153,7 +153,9 @@ test.skipIf(certificates === null)(
     const { over } = watch<TracedHandshake>("socklet.handshake");
     const { ca, cert, key } = certificates as NonNullable<typeof certificates>;
     const handler = handlerFrom(new URL("fixtures/tls-handlers.ts", import.meta.url), "Tell");
-    const server = new ForkingTCPServer("tls://127.0.0.1:0", handler, { tls: { cert, key, alpn: ["tell"] } });
+    const server = new ForkingTCPServer(`tls://${await ownAddress()}`, handler, {
+      tls: { cert, key, alpn: ["tell"] },
+    });
     const { port } = await serving(server);
     const options = { tls: { ca, alpn: ["tell"] } };
     const socket = await createConnection(`tls://localhost:${port}`, options);
@@ -179,7 +181,7 @@ test.skipIf(certificates === null)("socklet.handshake: both sides, and one that 
   const { over } = watch<TracedHandshake>("socklet.handshake");
   const { ca, cert, key } = certificates as NonNullable<typeof certificates>;
   const server = new ThreadingTCPServer(
-    "tls://127.0.0.1:0",
+    `tls://${await ownAddress()}`,
     streamHandler(() => {}),
     { tls: { cert, key } },
   );

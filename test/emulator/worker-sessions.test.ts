@@ -8,6 +8,7 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { PostgresClient } from "../../examples/postgres.ts";
 import { SmtpClient } from "../../examples/smtp-client.ts";
 import { ownCertificates } from "../peers/certificates.ts";
+import { ownAddress } from "../peers/ports.ts";
 import { describeWith, start as startProgram, redis as startRedis } from "../peers/program.ts";
 import { fullBacklog, postgres, postgresCommand, postgresPassword, smtp } from "../peers/servers.ts";
 import { type RunningWorker, runWorker } from "./workerd.ts";
@@ -22,7 +23,7 @@ const proxied = async (tls?: object) => {
       `${formatAddress(clientAddress)} ${request.proxy?.command} ${request.tls?.version ?? "plain"}\n`,
     );
   });
-  const server = new ThreadingTCPServer("127.0.0.1:0", Tells, {
+  const server = new ThreadingTCPServer(await ownAddress(), Tells, {
     proxyProtocol: { from: ["127.0.0.1"] },
     ...(tls && { tls: tls as never }),
   });
@@ -211,8 +212,8 @@ describe("TLS", () => {
           await request.startTls({ cert, key });
           for await (const line of rfile.lines()) wfile.write(`${line.toUpperCase()}\n`);
         });
-      await using atOnce = new ThreadingTCPServer("127.0.0.1:0", upper(true));
-      await using later = new ThreadingTCPServer("127.0.0.1:0", upper(false));
+      await using atOnce = new ThreadingTCPServer(await ownAddress(), upper(true));
+      await using later = new ThreadingTCPServer(await ownAddress(), upper(false));
       const [{ port: tls }, { port: starttls }] = [
         (await atOnce.listen()) as InternetAddress,
         (await later.listen()) as InternetAddress,

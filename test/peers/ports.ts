@@ -11,6 +11,7 @@ import {
   SOL_SOCKET,
 } from "socklet";
 import { type Socket, socket } from "socklet/emulator";
+import { runtime } from "../../emulator/runtime.ts";
 
 const held: (Socket | DatagramSocket)[] = []; // until this process ends
 
@@ -40,6 +41,14 @@ export const reserveUdpPort = async (): Promise<number> => {
   held.push(holder);
   return (holder.getsockname() as InternetAddress).port;
 };
+
+/**
+ * A port for a server of this process, which is reserved: a client that dials it at `localhost` finds nobody else at `::1`, and
+ * when the server has closed, nobody at all. On Bun and Deno it is 0, since what is bound listens there.
+ */
+export const ownPort = (): Promise<number> => (runtime === "Node" ? reservePort() : Promise.resolve(0));
+
+export const ownAddress = async (): Promise<string> => `127.0.0.1:${await ownPort()}`;
 
 /** This many ports, all different. */
 export const reservePorts = (count: number): Promise<number[]> =>

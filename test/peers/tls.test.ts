@@ -9,6 +9,7 @@ import { afterAll, expect, test } from "vitest";
 import { type MailContext, MailRequestHandler } from "../../examples/mail.ts";
 import { KeyStore, RespServer } from "../../examples/resp.ts";
 import { Authority, type Issued } from "./authority.ts";
+import { ownAddress, reservePort } from "./ports.ts";
 import { describeWith, python, run, start } from "./program.ts";
 
 const authority = new Authority();
@@ -30,7 +31,7 @@ const Upper = streamHandler(async ({ request, rfile, wfile }) => {
 
 const serve = async (Handler: ReturnType<typeof streamHandler>, options: TCPServerOptions<unknown>) => {
   const events: SockletEvent[] = [];
-  const server = new ThreadingTCPServer("127.0.0.1:0", Handler, {
+  const server = new ThreadingTCPServer(await ownAddress(), Handler, {
     ...options,
     onEvent: (event) => events.push(event),
   });
@@ -81,15 +82,16 @@ describeWith(["openssl"], "openssl s_client", () => {
 
   test("as a server, asks what dials for its certificate", async () => {
     const who = ["-cert", own.certFile, "-key", own.keyFile, "-CAfile", caFile, "-Verify", "1"];
+    const port = await reservePort();
     await using program = start("openssl", [
       "s_server",
       "-accept",
-      "127.0.0.1:0",
+      `127.0.0.1:${port}`,
       ...who,
       "-verify_return_error",
       "-rev",
     ]);
-    const port = Number(/:(\d+)$/.exec(await program.line(/^ACCEPT/))?.[1]);
+    await program.line(/^ACCEPT/);
     const tls = { ca, cert: client.cert, key: client.key };
     await using socket = await createConnection(`tls://localhost:${port}`, { tls });
     await socket.sendall("hello\n");

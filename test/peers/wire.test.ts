@@ -12,6 +12,7 @@ import { formatTranscript, parseTranscript, type Transcript } from "socklet/test
 import { afterAll, expect, test } from "vitest";
 import { ownCertificates } from "./certificates.ts";
 import { serverOf } from "./node-server.ts";
+import { reservePort } from "./ports.ts";
 import { describeWith, type Ended, type Program, redis, run, start } from "./program.ts";
 import { bind, postgres, postgresPassword, smtp } from "./servers.ts";
 
@@ -289,7 +290,7 @@ if (certificates !== null) {
         { cert: certificates.cert, key: certificates.key },
         (socket) => socket.on("data", () => socket.end("bye\n")).on("error", () => {}),
       );
-      server.listen(0, "127.0.0.1");
+      server.listen(await reservePort(), "127.0.0.1");
       await once(server, "listening");
       process.env.SSLKEYLOGFILE = keys;
       const { port } = server.address() as net.AddressInfo;
@@ -318,7 +319,7 @@ if (certificates !== null) {
         { cert: certificates.cert, key: certificates.key },
         (socket) => socket.on("data", () => socket.end("the reply in TLS\n")).on("error", () => {}),
       );
-      await once(server.listen(0, "127.0.0.1"), "listening");
+      await once(server.listen(await reservePort(), "127.0.0.1"), "listening");
       process.env.SSLKEYLOGFILE = keys;
       const { port } = server.address() as net.AddressInfo;
       await using between = await proxy(`tls://localhost:${port}`, "--ca", ca, "--quiet").finally(() => {
@@ -358,7 +359,7 @@ if (certificates !== null) {
         { cert: certificates.cert, key: certificates.key },
         (socket) => socket.on("data", () => socket.end(reply)).on("error", () => {}),
       );
-      server.listen(0, "127.0.0.1");
+      server.listen(await reservePort(), "127.0.0.1");
       await once(server, "listening");
       const { port } = server.address() as net.AddressInfo;
       await using between = await proxy(`tls://localhost:${port}`, "--record", path, "--ca", ca);

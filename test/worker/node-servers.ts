@@ -22,7 +22,7 @@ import {
 } from "../conformance/matrix-table.ts";
 import { redisServer } from "../conformance/scripts.ts";
 import { type Certificates, ownCertificates } from "../peers/certificates.ts";
-import { reservePort } from "../peers/ports.ts";
+import { ownAddress, reservePort } from "../peers/ports.ts";
 
 /** Errors that the tests provoke, and that workerd logs with a stack each time; Vitest's plugin prints them. */
 const PROVOKED = [
@@ -152,7 +152,7 @@ export default async (project: TestProject): Promise<() => Promise<void>> => {
     context = new LocalBoard() as Context,
     Server = ThreadingTCPServer<Context>,
   ): Promise<number> => {
-    const server = new Server("127.0.0.1:0", Handler, {
+    const server = new Server(await ownAddress(), Handler, {
       context,
       stream: { closeTimeout: 300 },
       drainTimeout: 100,
