@@ -376,16 +376,17 @@ export class StreamReader extends Alarm {
     if (this.#waiting === null) this.unset();
   }
 
-  /** No more can be read, for this reason. Buffered bytes are still returned first, unless `now`. */
-  fail(error: Failure, now = false): void {
+  /** No more can be read, for this reason; the read that waits rejects with `waiting`. Buffered bytes are still returned first, unless `now`. */
+  fail(error: Failure, now = false, waiting = error): void {
     if (this.#failure !== null && !now) return;
-    this.#failure = error;
+    this.#failure = waiting;
     if (now) {
       this.#begin(EMPTY, 0);
       this.#more.length = this.#size = 0;
       this.#ended = false;
     }
     this.#settle();
+    this.#failure = error;
     this.#watchers?.tell();
     this.unset();
   }

@@ -315,15 +315,15 @@ export class StreamWriter {
     this.#watchers?.tell();
   }
 
-  /** No more can be sent, for this reason; the first reason stands, unless `now`. */
-  fail(error: Failure, now = false): void {
+  /** No more can be sent, for this reason; calls that wait reject with `waiting`. The first reason stands, unless `now`. */
+  fail(error: Failure, now = false, waiting = error): void {
     if (this.#failure !== null && !now && this.#room === null) return;
     if (this.#failure === null || now) this.#failure = error;
     this.#dropped += this.#gathered;
     if (deskOf === this) deskOf = null;
     this.#bytes = EMPTY;
     this.#gathered = 0;
-    for (let room = this.#room; room !== null; room = room.earlier) room.reject(errorOf(error));
+    for (let room = this.#room; room !== null; room = room.earlier) room.reject(errorOf(waiting));
     this.#roomy();
   }
 

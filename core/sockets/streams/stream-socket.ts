@@ -571,10 +571,8 @@ export class StreamSocket extends BaseSocket implements AsyncDisposable {
 
   /** Ends all reads and writes; those that wait reject with `waiting`. */
   #stop(error: SocketErrorCode, waiting = error): void {
-    for (const half of [this.rfile, this.wfile]) {
-      half.fail(waiting, true);
-      half.fail(error, true);
-    }
+    this.rfile.fail(error, true, waiting);
+    this.wfile.fail(error, true, waiting);
   }
 
   #letGo(error: SocketError): void {
