@@ -23,7 +23,7 @@ const named = (status: number, fallback: "ECONNRESET" | "EPIPE"): SocketError =>
   SocketError.from(systemError(status), fallback);
 
 function onread(this: StreamHandle): Uint8Array | undefined {
-  return (this.transport as StreamOwner).came();
+  return (this.onconnection as StreamOwner).came();
 }
 
 /** The `oncomplete` of a write. */
@@ -63,7 +63,7 @@ export abstract class HandleStream extends Intake implements StreamOwner, Linger
     super();
     this.handle = handle;
     this.node = node;
-    handle.transport = this;
+    handle.onconnection = this;
   }
 
   get sharesTimers(): boolean {

@@ -69,7 +69,7 @@ interface Waiting {
 }
 
 function onerror(this: SecureHandle, error: Error): void {
-  (this.transport as TlsTransport).failed(error);
+  (this.onconnection as TlsTransport).failed(error);
 }
 
 class TlsTransport extends HandleStream implements Connection {

@@ -33,7 +33,7 @@ const COPIED = 64 * 1024; // bytes of one copy: glibc maps those of 128 KiB and 
 const SOCKET = 0; // what Node's TCP and Pipe are made as
 
 /** One of Deno's handles. */
-interface Inner extends Omit<StreamHandle, "fd" | "writeQueueSize" | "transport" | "onread" | "give"> {
+interface Inner extends Omit<StreamHandle, "fd" | "writeQueueSize" | "onconnection" | "onread" | "give"> {
   onread: () => void;
   fdForIpc(): number;
   open(fd: number): number;
@@ -57,7 +57,7 @@ class PipeHandle implements StreamHandle {
   readonly fd = -1;
   /** Bytes of writes that the kernel has not taken completely. */
   writeQueueSize = 0;
-  transport?: StreamOwner;
+  onconnection?: StreamOwner | null;
   onread!: StreamHandle["onread"];
   protected readonly inner: Inner;
   readonly #node: StreamBinding;
