@@ -123,11 +123,8 @@ export class StreamReader extends Alarm {
   #reject: ((error: unknown) => void) | null = null;
   #within: number | null = null; // ms that it may wait
   #deadline = 0; // when the read that waits times out, by performance.now(): the wall clock can jump
-  /**
-   * Of a read that may not wait: whether it has had its turn of the event loop; `"last"`: that turn is over, and `shut()` was called, so for
-   * this read it is the end.
-   */
-  #turn: "not yet" | "had" | "last" = "not yet";
+  /** Of a read that may not wait: 0: its turn of the event loop is not over; 1: it is; 2: so it is, and after `shut()` that is the end for this read. */
+  #turn: 0 | 1 | 2 = 0;
   #watchers: Watchers | null = null; // nearly always
 
   constructor(source: ReaderSource = NO_SOURCE, limits: StreamLimits = STREAM_LIMITS) {
@@ -330,7 +327,7 @@ export class StreamReader extends Alarm {
     this.#shut = true;
     if (this.#waiting !== null) {
       this.#within = 0;
-      this.#turn = "not yet";
+      this.#turn = 0;
       this.#arm();
     }
     this.#watchers?.tell();
@@ -438,7 +435,7 @@ export class StreamReader extends Alarm {
       this.#resolve = resolve;
       this.#reject = reject;
       this.#within = within;
-      this.#turn = "not yet";
+      this.#turn = 0;
       this.#arm();
       this.#resume();
     });
@@ -464,7 +461,7 @@ export class StreamReader extends Alarm {
     } catch (error) {
       this.#reject?.(error);
     }
-    if (this.#turn === "last") this.#turn = "not yet";
+    if (this.#turn === 2) this.#turn = 0;
   }
 
   /** One timer for many waits: a wait only moves the deadline, and the timer that fires early sets itself anew. */
@@ -487,8 +484,8 @@ export class StreamReader extends Alarm {
     if (this.#waiting === null || within === null) return;
     const left = this.#deadline - performance.now();
     // A read that may not wait has two timers: between them the platform has certainly polled for what has arrived.
-    if (left > 0 || (within === 0 && this.#turn === "not yet")) {
-      this.#turn = left <= 0 ? "had" : "not yet";
+    if (left > 0 || (within === 0 && this.#turn === 0)) {
+      this.#turn = left <= 0 ? 1 : 0;
       this.#set(within);
       return;
     }
@@ -499,7 +496,7 @@ export class StreamReader extends Alarm {
       return;
     }
     if (this.#shut) {
-      this.#turn = "last"; // for this one: what comes later is still given
+      this.#turn = 2; // for this one: what comes later is still given
       this.#settle();
       return;
     }
@@ -626,7 +623,7 @@ export class StreamReader extends Alarm {
 
   /** Nothing comes after what is buffered. */
   get #over(): boolean {
-    return this.#ended || this.#turn === "last";
+    return this.#ended || this.#turn === 2;
   }
 
   /** The result of a read that found nothing: the end, the error, or "not yet". */

@@ -150,7 +150,8 @@ export class StreamWriter {
   #attending = 0; // calls that await room
   #failure: Failure | null = null;
   #dropped = 0; // bytes that were gathered when it failed
-  #slow: { readonly error: SocketError; readonly since: number } | null = null; // it failed because too much waited, since performance.now()
+  #slow: SocketError | null = null; // it failed with this: too much waited
+  #slowSince = 0; // by performance.now()
   #holding: Taking | null = null; // while it is unattended
   #watchers: Watchers | null = null; // nearly always
 
@@ -399,7 +400,8 @@ export class StreamWriter {
       `${this.#waiting} bytes wait for the peer, over the limit of ${this.maxPending}; await flush() between writes, or raise maxPending`,
     );
     if (this.whenSlow === "throw" || this.#target.cut === undefined) throw slow;
-    this.#slow = { error: slow, since: performance.now() };
+    this.#slow = slow;
+    this.#slowSince = performance.now();
     this.#target.cut(slow);
     return false;
   }
@@ -411,8 +413,7 @@ export class StreamWriter {
    */
   #mayDrop(failure: Failure): false {
     const known = typeof failure !== "string" && this.#target.told === true;
-    const slow = this.#slow;
-    const soon = failure === slow?.error && (this.told || performance.now() - slow.since < NOTICE);
+    const soon = failure === this.#slow && (this.told || performance.now() - this.#slowSince < NOTICE);
     if (known || soon) return false;
     throw this.#say(failure);
   }

@@ -538,12 +538,8 @@ export class StreamSocket extends BaseSocket implements AsyncDisposable {
       this.#letGo(error as SocketError);
       if ((error as SocketError).code === "ETIMEDOUT") this.#lost ??= this.#error; // its end, at least
     }
-    if (this.#lost !== null && !this.#told) throw this.#lost;
-  }
-
-  /** A call has reported that the connection failed. */
-  get #told(): boolean {
-    return this.rfile.told || this.wfile.told;
+    const told = this.rfile.told || this.wfile.told; // a call has reported that the connection failed
+    if (this.#lost !== null && !told) throw this.#lost;
   }
 
   static {
