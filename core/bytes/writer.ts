@@ -62,8 +62,8 @@ export interface WriterTarget {
   readonly unsent: number;
   /** Bytes that have left and that the peer's kernel has not acknowledged; `null` if that is not known. Costly: called only when a time-out is near. */
   unacknowledged?(): number | null;
-  /** Runs `task` once, when this turn's work is done. */
-  defer(task: () => void): void;
+  /** Runs `task` once, when this turn's work is done. Absent: what is gathered leaves only when it is told to. */
+  defer?(task: () => void): void;
   /** Resets the connection, for this reason, and fails the writer with it. Absent if there is none to reset: `write()` throws instead. */
   cut?(error: SocketError): void;
   /** Whether a read has reported why the connection failed: then its handler knows. */
@@ -232,14 +232,7 @@ export class StreamWriter {
   #write(data: Data): number {
     const size = this.#gather(data);
     if (this.#gathered >= GATHER_MARK) this.#push();
-    else if (!this.#deferred && this.#gathered > 0) {
-      this.#deferred = true;
-      this.#endOfTurn ??= () => {
-        this.#deferred = false;
-        this.start();
-      };
-      this.#target.defer(this.#endOfTurn);
-    }
+    else if (!this.#deferred && this.#gathered > 0) this.#defer();
     return size;
   }
 
@@ -471,6 +464,17 @@ export class StreamWriter {
     const held = this.#gathered;
     if (held > 0) larger.set(this.#bytes.subarray(0, held));
     this.#bytes = larger;
+  }
+
+  /** What is gathered leaves at the end of this turn. */
+  #defer(): void {
+    this.#deferred = true;
+    if (!this.#target.defer) return;
+    this.#endOfTurn ??= () => {
+      this.#deferred = false;
+      this.start();
+    };
+    this.#target.defer(this.#endOfTurn);
   }
 
   #push(): void {

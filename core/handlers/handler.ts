@@ -196,15 +196,17 @@ export abstract class BaseRequestHandler<
     } catch (error) {
       return this.#finishAfter(error);
     }
-    if (isThenable(result)) {
-      if (!finishes) return result; // then there is nothing to do
-      return whenSettled(
-        result,
-        (value) => this.#finishWith(value),
-        (error) => this.#finishAfter(error),
-      );
-    }
-    return this.#finishWith(result);
+    if (!isThenable(result)) return this.#finishWith(result);
+    return finishes ? this.#finishLater(result) : result; // without a `finish`, nothing is left to do
+  }
+
+  /** A method of its own, since each call of one that makes functions allocates a context, also if it makes none. */
+  #finishLater(result: PromiseLike<unknown>): Promise<unknown> {
+    return whenSettled(
+      result,
+      (value) => this.#finishWith(value),
+      (error) => this.#finishAfter(error),
+    );
   }
 
   #finishWith(result: unknown): unknown {
@@ -298,10 +300,9 @@ class Reply implements WriterTarget {
   #memory = EMPTY;
 
   write(data: Data): undefined {
-    this.#parts.push(data);
+    if (this.#parts.length > 0) this.#parts.push(data);
+    else this.#parts = [data]; // nearly always the only one: push() would take memory for 17
   }
-
-  defer(): void {} // it leaves as a whole, by `send()`
 
   memory(size: number): Uint8Array {
     const taken = spare.length < size ? new Uint8Array(Math.max(size, LEAST)) : spare;

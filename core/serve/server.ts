@@ -378,18 +378,26 @@ export abstract class BaseServer<Request, Context = unknown>
     const running = this.begin(request, clientAddress);
     try {
       const result = this.runRequest(request, clientAddress);
-      if (isThenable(result)) {
-        this.#mayWatch(request, running);
-        return whenSettled(
-          result,
-          () => this.#letGo(request, clientAddress, running, false),
-          (error) => this.#fail(request, clientAddress, error, running),
-        );
-      }
+      if (isThenable(result)) return this.#untilDone(request, clientAddress, running, result);
     } catch (error) {
       return this.#fail(request, clientAddress, error, running);
     }
     return this.#letGo(request, clientAddress, running, false);
+  }
+
+  /** Waits for a handler. A method of its own, since each call of one that makes functions allocates a context, also if it makes none. */
+  #untilDone(
+    request: Request,
+    clientAddress: Address | null,
+    running: Running,
+    result: PromiseLike<unknown>,
+  ): Promise<void> {
+    this.#mayWatch(request, running);
+    return whenSettled(
+      result,
+      () => this.#letGo(request, clientAddress, running, false),
+      (error) => this.#fail(request, clientAddress, error, running),
+    );
   }
 
   // ---- For the platform ----

@@ -526,7 +526,12 @@ export class TCPServer<
   }
 
   protected override runRequest(request: Request, clientAddress: Address | null): unknown {
-    if (!requests.hasSubscribers) return super.runRequest(request, clientAddress);
+    return requests.hasSubscribers
+      ? this.#runTraced(request, clientAddress)
+      : super.runRequest(request, clientAddress);
+  }
+
+  #runTraced(request: Request, clientAddress: Address | null): unknown {
     const { id } = this.scope(request);
     const context: TracedRequest = {
       server: this.name,

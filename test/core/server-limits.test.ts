@@ -4,8 +4,9 @@ import { createHook } from "node:async_hooks";
 import {
   type Address,
   BaseRequestHandler,
-  type Datagram,
+  Datagram,
   DatagramRequestHandler,
+  type InternetAddress,
   type ServerOptions,
   StreamRequestHandler,
   type StreamSocket,
@@ -52,6 +53,13 @@ class Threading extends ThreadingMemoryServer {
 class Datagrams extends ThreadingMemoryDatagramServer {
   feed(datagram: Datagram, peer: Address | null = null): void {
     this.arrive(datagram, peer);
+  }
+}
+
+/** A datagram of one byte, to which replies are lost. */
+class FakeDatagram extends Datagram {
+  constructor(byte: number) {
+    super(Uint8Array.of(byte), null, { post: () => {} });
   }
 }
 
@@ -719,6 +727,75 @@ describe("datagrams", () => {
     expect(promises).toBe(0);
     expect(order).toEqual([...Array(100).fill("handle"), "after"]);
     expect(server.info()).toMatchObject({ served: 100, running: 0 });
+  });
+
+  test("a request that is over keeps its own number, signal and reports, whatever comes after it", async () => {
+    const told = new Told();
+    const signals: AbortSignal[] = [];
+    const late: (() => void)[] = [];
+    const { promise: failing, reject } = Promise.withResolvers<never>();
+    class Each extends BaseRequestHandler<Datagram> {
+      override handle() {
+        const what = this.request.data[0];
+        if (what === 1) this.emit(what);
+        if (what === 2) signals.push(this.signal);
+        if (what === 3) late.push(() => this.emit("late"));
+        if (what === 4) throw failing; // it is reported once more, when it rejects
+        if (what === 5) server.abort();
+      }
+    }
+    const server = new Datagrams(Each, { onEvent: told.on });
+    cleanups.push(() => server.serverClose());
+    await server.listen();
+    void server.serveForever();
+    await server.listen();
+    const kinds = [0, 1, 0, 2, 2, 3, 0, 4, 0, 5, 0, 2];
+    for (const [i, what] of kinds.entries()) {
+      server.feed(new FakeDatagram(what), address(`192.0.2.${i + 1}`));
+    }
+    reject(new Error("later"));
+    const hosts = (events: readonly { readonly id?: number; readonly address: Address | null }[]) =>
+      events.map(({ id, address }) => [id, (address as InternetAddress).hostname]);
+    const all = kinds.map((_, i) => [i + 1, `192.0.2.${i + 1}`]);
+    expect(hosts(told.of("begin"))).toEqual(all);
+    expect(hosts(told.of("end"))).toEqual(all);
+    expect(hosts(told.of("handler"))).toEqual([[2, "192.0.2.2"]]);
+    expect(new Set(signals).size).toBe(3);
+    expect(signals.map(({ aborted }) => aborted)).toEqual([false, false, false]);
+    expect(late[0]).toThrow(expect.objectContaining({ code: "EINVAL" }));
+    await told.next("error", 2);
+    expect(hosts(told.of("error"))).toEqual([
+      [8, "192.0.2.8"],
+      [8, "192.0.2.8"],
+    ]);
+    for (const { duration } of told.of("end")) expect(duration).toBeGreaterThanOrEqual(0);
+  });
+
+  test("a listener of `end` may bring the next request, whose record is its own", async () => {
+    const told = new Told();
+    const server = new Datagrams(class extends BaseRequestHandler<Datagram> {}, {
+      maxRequestsPerAddress: 1,
+      onEvent: (event) => {
+        told.on(event);
+        if (event.type === "end" && event.id < 5) {
+          server.feed(new FakeDatagram(0), address(`192.0.2.${event.id + 1}`));
+        }
+      },
+    });
+    cleanups.push(() => server.serverClose());
+    await server.listen();
+    void server.serveForever();
+    await server.listen();
+    server.feed(new FakeDatagram(0), address("192.0.2.1"));
+    await told.next("end", 5);
+    expect(told.of("end").map(({ id, address }) => [id, (address as InternetAddress).hostname])).toEqual(
+      [1, 2, 3, 4, 5].map((id) => [id, `192.0.2.${id}`]),
+    );
+    // Each has left under its own address: all may come again.
+    server.onEvent = told.on;
+    for (let i = 1; i <= 5; i++) server.feed(new FakeDatagram(0), address(`192.0.2.${i}`));
+    expect(told.of("refused")).toEqual([]);
+    expect(server.info()).toMatchObject({ served: 10, running: 0 });
   });
 
   test("hold keeps datagrams, too, as many as may wait", async () => {
