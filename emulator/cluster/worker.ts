@@ -69,7 +69,11 @@ export class WorkerProcess {
     });
     this.#exited = child.pid === undefined ? Promise.resolve() : once(child, "exit");
     child.once("close", gone); // after its last messages, as "exit" may not be
-    child.once("exit", (code, signal) => void setTimeout(gone, END_GRACE, code, signal).unref()); // a handler's own child may have its stdout
+    // A handler's own child may keep its stdout open, so "close" may never come. What it reported while this process stood still is read
+    // before the immediate runs.
+    child.once("exit", (code, signal) => {
+      setTimeout(() => setImmediate(gone, code, signal), END_GRACE).unref();
+    });
     child.on("message", (message: { readonly socklet?: Report | null } | null) => {
       if (message?.socklet) this.#hear(message.socklet);
     });
