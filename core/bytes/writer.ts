@@ -118,10 +118,6 @@ let desk: Uint8Array = EMPTY; // made when it is first needed
 let lent: Uint8Array = EMPTY; // the last view of it: most pieces have the same length as the one before
 let deskOf: StreamWriter | null = null; // the writer whose output is on the desk, or is being sent from it
 
-const newDesk = (): void => {
-  desk = lent = new Uint8Array(DESK);
-};
-
 /**
  * Writes a stream of bytes, gathered: what is written leaves in one piece at the end of the turn, when about
  * 16 KiB have gathered, on `flush()`, when the handler waits for input, and when the connection closes.
@@ -441,20 +437,15 @@ export class StreamWriter {
   #reserve(size: number): void {
     const held = this.#gathered;
     if (held + size <= this.#bytes.length) return;
-    if (held === 0 && this.#target.memory === undefined) this.#takeDesk();
-    else {
+    if (held > 0 || this.#target.memory !== undefined) {
       const wanted = Math.max(held + size, held * 2, SHARE);
       this.#moveTo(this.#target.memory?.(wanted) ?? memory(wanted));
+      return;
     }
-  }
-
-  #takeDesk(): void {
-    if (desk === EMPTY) newDesk();
-    else if (deskOf !== null) {
-      // Once it had to leave, a writer stays in its own memory until that is sent: two that take turns copy once each.
-      if (deskOf.#gathered > 0) deskOf.#moveTo(memory(deskOf.#gathered));
-      else newDesk(); // the target that takes it called a writer
-    }
+    // Once it had to leave the desk, a writer stays in its own memory until that is sent: two that take turns copy once each.
+    if (deskOf !== null && deskOf.#gathered > 0) deskOf.#moveTo(memory(deskOf.#gathered));
+    // The desk's output is being sent if its writer has gathered nothing: the target that takes it called a writer.
+    else if (deskOf !== null || desk === EMPTY) desk = lent = new Uint8Array(DESK);
     deskOf = this;
     this.#bytes = desk;
   }
@@ -484,21 +475,14 @@ export class StreamWriter {
     this.#bytes = EMPTY;
     this.#gathered = 0;
     if (bytes !== desk) {
-      this.#hand(size === bytes.length ? bytes : bytes.subarray(0, size), size);
+      this.#hand(bytes.subarray(0, size), size);
       return;
     }
     if (lent.length !== size) lent = bytes.subarray(0, size);
     const piece = lent;
-    const target = this.#target;
-    if (size < GATHER_MARK && target.borrows) this.#handed(size, target.borrow?.(piece));
-    else if (size < GATHER_MARK) {
-      const own = memory(size);
-      own.set(piece);
-      this.#hand(own, size);
-    } else {
-      desk = lent = EMPTY; // the target's now
-      this.#hand(piece, size);
-    }
+    if (size >= GATHER_MARK) desk = lent = EMPTY; // the target's now
+    if (size < GATHER_MARK && this.#target.borrows) this.#handed(size, this.#target.borrow?.(piece));
+    else this.#hand(size < GATHER_MARK ? copyOf(piece) : piece, size);
     if (deskOf === this && this.#gathered === 0) deskOf = null;
   }
 

@@ -43,6 +43,8 @@ export interface KernelSocket {
 export interface StreamSink {
   /** The least number of bytes that the waiting read still needs; 0 if none waits. */
   readonly needed: number;
+  /** How many written bytes are gathered, and not yet passed to `write`. For a transport that can tell cheaply when they have left. */
+  readonly gathered?: number;
   /** Bytes have arrived; the socket owns them now. Returns true while a read still waits for more. */
   data(bytes: Uint8Array): boolean;
   /** The same for bytes that are lent until this returns. A sink without this method gets a copy in `data`. */

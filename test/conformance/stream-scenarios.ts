@@ -518,6 +518,28 @@ export const streamScenarios: readonly StreamScenario[] = [
     sees: { served: null, peer: ["enough", null] },
   },
   {
+    name: "what is written leaves although its handler then waits for something else than input",
+    served: async ({ wfile }, aside) => {
+      wfile.write("at once\n");
+      await aside.heard("it came");
+      for (const pause of [0, 1, 10, 100, 0]) {
+        wfile.write(`${pause}\n`);
+        for (let i = 0; i < pause; i++) await null;
+      }
+      await aside.heard("all came");
+      return wfile.dirty;
+    },
+    peer: async ({ rfile }, aside) => {
+      const came = [await rfile.line()];
+      await aside.say("it came");
+      for (let i = 0; i < 5; i++) came.push(await rfile.line());
+      await aside.say("all came");
+      return came;
+    },
+    sees: { served: false, peer: ["at once", "0", "1", "10", "100", "0"] },
+  },
+
+  {
     name: "a line over the limit is an error that says so, and a short one after it is not",
     served: async (request) => {
       request.rfile.maxLine = 10;

@@ -34,6 +34,7 @@ const FIRST_PIECE = 1024 * 1024; // bytes
 const PIECE = 64 * 1024; // bytes
 const FITTED = 64 * 1024; // bytes; a smaller `recvInto()` does not make reads smaller than this
 const SPARSE = 16; // a read that fills less than a sixteenth of its buffer shrinks it: an idle connection must not hold a large one
+const QUIET = 32; // microtasks without output after which a handler is taken to wait for something else than input; `lines()` takes one for each line
 const LINGER = 2_000; // ms for which a closed connection still reads what the peer sends
 
 /** Parses the platform's text of an address. `null` for a name, which a caller dialled and which is not an address. */
@@ -229,7 +230,19 @@ class WorkerTransport implements StreamTransport, Lender {
     }
   }
 
-  defer(task: () => void): void {
+  /**
+   * Follows the handler from one microtask to the next while it goes on writing. Most handlers then wait for input, which sends what
+   * they wrote. For one that waits for something else, a timer does. (A timer costs about 10 µs of CPU here, a microtask 0.05 µs.)
+   */
+  async defer(task: () => void): Promise<void> {
+    let seen: number | undefined; // bytes gathered
+    for (let quiet = 0; quiet < QUIET; quiet++) {
+      await null; // not queueMicrotask(), a call of the platform, which is dearer
+      const gathered = this.#sink?.gathered;
+      if (!gathered) return task();
+      if (gathered !== seen) quiet = 0;
+      seen = gathered;
+    }
     setTimeout(task, 0);
   }
 

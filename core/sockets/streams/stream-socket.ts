@@ -676,6 +676,10 @@ class Feed implements ReaderSource, WriterTarget, StreamSink {
     return this.#socket.rfile.needed;
   }
 
+  get gathered(): number {
+    return this.#socket.wfile.unsent - this.unsent;
+  }
+
   data(bytes: Uint8Array): boolean {
     if (this.tap !== null) this.tap.received(bytes);
     return this.#socket.rfile.push(bytes);
