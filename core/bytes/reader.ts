@@ -32,7 +32,7 @@ const HIGH = 256 * 1024; // bytes read ahead before the transport is paused
 const LOW = 64 * 1024; // bytes left when it is resumed: far enough from HIGH that the two do not alternate
 const CRUMB = 512; // bytes; smaller pieces are joined, so that a peer that sends single bytes does not cost an object for each
 const TRAY = 4 * 1024; // bytes of one such joined piece
-const BULK = 48 * 1024; // bytes; from this size on, the source of a copy's memory matters. Below reads of 64 KiB, of which loopback brings 65,483 bytes at once
+const BULK = 128 * 1024; // bytes; from this size on, the source of a copy's memory matters
 const WINDOW = 8 * 1024; // bytes decoded at once for lines; also the most memory that one short line can keep alive
 
 export const ANY = 2 ** 31 - 1; // bytes that a read without a size takes at most: as a small integer, which V8 keeps without an object
@@ -49,7 +49,7 @@ export interface Lender {
   give(): boolean;
   /** Reports that a read wanted only `size` of the bytes: the next piece need not be larger. */
   fit(size: number): void;
-  /** A copy of `bytes`, 48 KiB or more, if the platform has memory for it that costs less than a new array. */
+  /** A copy of `bytes`, 128 KiB or more, if the platform has memory for it that costs less than a new array. */
   copy?(bytes: Uint8Array): Uint8Array;
 }
 

@@ -67,8 +67,8 @@ let spare: WriteRequest | undefined;
 let lastHost = "";
 
 /** Where the caller's small pieces are copied for the kernel to take. */
-let desk = new Uint8Array(0);
-let onDesk = desk; // the last view of the desk
+let scratch = new Uint8Array(0);
+let lent = scratch; // the last view of it
 
 export class HandleTransport extends HandleStream implements Connection {
   remoteAddress: Address | null = null;
@@ -124,11 +124,11 @@ export class HandleTransport extends HandleStream implements Connection {
   borrow(bytes: Uint8Array): Promise<void> | undefined {
     if (this.closed) return this.fail(bytes);
     const size = bytes.length;
-    if (desk.length < size) desk = new Uint8Array(LARGE);
-    if (onDesk.length !== size || onDesk.buffer !== desk.buffer) onDesk = desk.subarray(0, size);
-    onDesk.set(bytes);
-    if (this.#send(onDesk) === null) return undefined;
-    onDesk = desk = new Uint8Array(0); // the kernel still needs the old one
+    if (scratch.length < size) scratch = new Uint8Array(LARGE);
+    if (lent.length !== size || lent.buffer !== scratch.buffer) lent = scratch.subarray(0, size);
+    lent.set(bytes);
+    if (this.#send(lent) === null) return undefined;
+    lent = scratch = new Uint8Array(0); // the kernel still needs the old one
     return this.mayWait();
   }
 
