@@ -155,6 +155,11 @@ describeWith(["chromium"], "the inspector", () => {
       .filter({ has: page.getByRole("gridcell", { name: text, exact: true }) });
   /** The row of the session with this id. */
   const rowWith = (page: Page, id: string): Locator => page.locator(`#grid [data-id="${id}"]:visible`);
+  /** Closes a dialog by its button. Until it is gone it covers the page. */
+  const closed = async (dialog: Locator): Promise<void> => {
+    await dialog.getByRole("button", { name: "Close" }).click();
+    await dialog.waitFor({ state: "detached" });
+  };
   /** Resolves when the page has drawn everything it has. */
   const twoFrames = (page: Page): Promise<unknown> =>
     page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))");
@@ -234,7 +239,7 @@ describeWith(["chromium"], "the inspector", () => {
       const answer = page.getByRole("region", { name: "The answer" });
       await answer.getByText("The server answered differently").waitFor();
       expect(await answer.locator(".plus").allTextContents()).toEqual(["+ :12\n"]);
-      await page.keyboard.press("Escape");
+      await closed(page.getByRole("dialog", { name: "Send again" }));
 
       // It is right now, and becomes a test.
       await page.getByRole("searchbox", { name: "Find in bytes" }).fill("0x24320d0a3132");
@@ -744,7 +749,7 @@ describeWith(["chromium"], "the inspector", () => {
     await dialog.getByRole("textbox", { name: "Address" }).fill("10.0.0.1:7");
     await again.click();
     await dialog.locator(".bad", { hasText: "10.0.0.1:7" }).waitFor();
-    await page.keyboard.press("Escape");
+    await closed(dialog);
     await page.getByLabel("Find in bytes").fill("over the edge");
     await page.getByLabel("Find in bytes").press("Enter");
     await filter(page, "");
