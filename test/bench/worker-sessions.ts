@@ -33,7 +33,7 @@ const OVER: SessionInfo = {
 
 /** Makes `count` rows, whose ids are older than those of any session that runs. */
 const fillWith = (count: number): string => `
-  INSERT INTO sessions (id, handler, state, ended, info)
+  INSERT INTO sessions
     WITH RECURSIVE numbered (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbered WHERE n < ${count})
     SELECT id, 'waits', 'ended', ${Date.now()} + n, json_set('${JSON.stringify(OVER)}', '$.id', id)
       FROM (SELECT n, printf('00000000-0000-7000-8000-%012x', n) AS id FROM numbered)`;

@@ -38,8 +38,8 @@ export interface Place extends AsyncDisposable {
   early?(on: boolean): Promise<void>;
   /** Ends the process by SIGKILL; resolves when another serves, with the same storage. */
   kill?(): Promise<void>;
-  /** What is kept of a session that is over: rows, and its alarm. */
-  kept?(id: string): Promise<{ records: number; events: number; alarm: number | null }>;
+  /** What is kept of a session that is over: rows, whether the registry was told, and its alarm. */
+  kept?(id: string): Promise<{ records: number; events: number; told: number; alarm: number | null }>;
   /** The sessions of which any object keeps a record. */
   records?(): Promise<string[]>;
   /** How many sessions that are over are kept; default: all. */
@@ -125,11 +125,13 @@ export const workerd = async (bounds: Bounds = {}): Promise<Place> => {
     kill: () => running.kill(),
     kept: async (id) => {
       const storage = await storageOf({ name: id });
-      if (!(await hasTables(storage))) return { records: 0, events: 0, alarm: null };
-      const [session] = await storage.exec<{ records: number }>("SELECT COUNT(*) AS records FROM session");
+      if (!(await hasTables(storage))) return { records: 0, events: 0, told: 0, alarm: null };
+      const [session] = await storage.exec<{ records: number; told: number }>(
+        "SELECT COUNT(*) AS records, MAX(told) AS told FROM session",
+      );
       const [events] = await storage.exec<{ events: number }>("SELECT COUNT(*) AS events FROM events");
       const alarm = (await ask(`fault/alarm/${id}`)) as number | null;
-      return { records: session?.records ?? 0, events: events?.events ?? 0, alarm };
+      return { records: session?.records ?? 0, told: session?.told ?? 0, events: events?.events ?? 0, alarm };
     },
     believed: async () => {
       const storage = await running.miniflare.unsafeGetDurableObjectStorage("under-test", "SockletRegistry", {

@@ -277,7 +277,7 @@ const eventsIn = (text: string): SessionEvent[] =>
       return data === undefined ? [] : [JSON.parse(data) as SessionEvent];
     });
 
-const UNASKED = 40_000; // ms: the registry's visit is due after 20 s
+const UNASKED = 40_000; // ms: two of a session's alarms
 const ANSWERED = 60_000; // ms: a request that has no answer by then counts as a breach
 const PATIENT = 60_000; // turns that a client waits for an answer which its session's peer may hold up
 const PATIENCE = 60_000; // ms that something which must go may take to be gone, before it counts as a breach
@@ -636,6 +636,10 @@ export const race = async (place: Place, options: RaceOptions): Promise<RaceRepo
       return length <= (place.history as number) ? null : `${length}`;
     });
   }
+  // An object that was lost before the registry knew it tells it by its alarm.
+  const alarmed = new Set((await everySession()).map(({ id }) => id));
+  for (const id of (await place.records?.()) ?? [])
+    if (!alarmed.has(id) && !earlier.has(id)) await place.faults.ring?.(id);
   const listed = new Map((await everySession()).map((info) => [info.id, info]));
   for (const id of known.keys()) {
     if (listed.has(id)) continue;
@@ -709,9 +713,9 @@ export const race = async (place: Place, options: RaceOptions): Promise<RaceRepo
   });
   for (const id of place.kept === undefined ? [] : listed.keys()) {
     await place.faults.ring?.(id); // as the alarm does that is still to come, or is late
-    const { records, alarm } = (await place.kept?.(id)) ?? {};
-    if (records !== 1 || alarm !== null)
-      breach(`what is kept of ${id}: ${JSON.stringify({ records, alarm })}`);
+    const { records, told, alarm } = (await place.kept?.(id)) ?? {};
+    if (records !== 1 || told !== 1 || alarm !== null)
+      breach(`what is kept of ${id}: ${JSON.stringify({ records, told, alarm })}`);
   }
   const records = new Set(await place.records?.());
   if (place.records !== undefined) {

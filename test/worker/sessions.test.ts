@@ -12,7 +12,7 @@ import { defineApp, streamHandler } from "socklet";
 import type { ControlPlane, SessionEvent, SessionInfo } from "socklet/control";
 import { ConnectionSlots, createConnection, lasting, workerFor } from "socklet/worker";
 import { afterAll, afterEach, beforeEach, describe, expect, inject, test, vi } from "vitest";
-import { BOUNDS, newSessionId } from "../../core/control/plane.ts";
+import { newSessionId } from "../../core/control/plane.ts";
 import { app as examples } from "../../examples/app.ts";
 import { plane as planeFor, smallPlane } from "./sessions-main.ts";
 
@@ -65,17 +65,6 @@ const believed = (id: string): Promise<string | undefined> =>
     const rows = state.storage.sql.exec<{ state: string }>("SELECT state FROM sessions WHERE id = ?", id);
     return rows.toArray()[0]?.state;
   });
-
-/** The registry's alarm, as if the session were to be visited now. */
-const visit = async (id: string): Promise<void> => {
-  await runInDurableObject(registryObject(), (_, { storage }) => {
-    storage.sql.exec("UPDATE sessions SET visit = 0 WHERE id = ?", id);
-  });
-  expect(await runDurableObjectAlarm(registryObject())).toBe(true);
-};
-
-const alarmOf = (id: string): Promise<number | null> =>
-  runInDurableObject(sessionObject(id), (_, { storage }) => storage.getAlarm());
 
 /** Loses a session's object, as a crash or a deployment does. */
 const lose = async (id: string): Promise<void> => {
@@ -330,53 +319,30 @@ describe("an object that is lost", () => {
     );
   });
 
-  test("soon after its start is found by the registry's visit, if nobody asks", async () => {
+  test("tells the registry by its alarm, where nobody asks", async () => {
     const { id } = await start();
     await opened(id);
     await lose(id);
-    expect(await believed(id)).toBe("connecting");
-    await visit(id);
-    expect(await believed(id)).toBe("cut");
-    expect(await alarmOf(id)).toBeNull(); // it has no more to say
-  });
-
-  test("after that visit reports to the registry by its alarm, if nobody asks", async () => {
-    const { id } = await start();
-    await opened(id);
-    await visit(id);
-    await lose(id);
-    expect(await believed(id)).toBe("running");
     expect(await runDurableObjectAlarm(sessionObject(id))).toBe(true);
     expect(await believed(id)).toBe("cut");
-    expect(await runDurableObjectAlarm(sessionObject(id))).toBe(false);
+    expect(await runDurableObjectAlarm(sessionObject(id))).toBe(false); // it has no more to say
   });
 
-  test("and that the registry does not know is cut, and the registry hears of it", async () => {
+  test("in its beginning is cut, and the registry hears of it, whichever of the two was lost", async () => {
     const { id } = await start();
     await opened(id);
-    await visit(id);
     await lose(id);
-    await runInDurableObject(registryObject(), (_, { storage }) => {
-      storage.sql.exec("DELETE FROM sessions WHERE id = ?", id);
-    });
+    const forgotten = () =>
+      runInDurableObject(registryObject(), (_, { storage }) => {
+        storage.sql.exec("DELETE FROM sessions WHERE id = ?", id);
+      });
+    await forgotten(); // as if the object had been lost before the registry knew it
     expect(await believed(id)).toBeUndefined();
     await runDurableObjectAlarm(sessionObject(id));
     expect(await believed(id)).toBe("cut");
     expect((await plane().list({ limit: 1 })).sessions).toMatchObject([
       { id, state: "cut", error: { code: "ECONNABORTED" } },
     ]);
-  });
-
-  test("before its record was stored is no session: the registry's visit deletes its row", async () => {
-    const { id } = await start();
-    const over = (await plane().end(id)) as SessionInfo;
-    const lost = { ...over, id: newSessionId(), state: "connecting", endedAt: null } as const;
-    await runInDurableObject(registryObject(), async (registry) => {
-      expect(await registry.add(lost)).toEqual({ value: null });
-    });
-    await visit(lost.id);
-    expect(await believed(lost.id)).toBeUndefined();
-    expect(await tablesOf(sessionObject(lost.id))).toEqual([]);
   });
 
   test("and started again, as where the answer was lost, is the same session", async () => {
@@ -396,17 +362,19 @@ describe("an object that is lost", () => {
     expect((await plane().list({ limit: 1 })).sessions).toEqual([info]);
   });
 
-  test("is visited again when it must be over, if its alarm was lost, too", async () => {
+  test("is asked after by the registry, where it should long be over and has told nothing", async () => {
     const { id, startedAt } = await start();
     await opened(id);
-    await visit(id);
-    const next = await runInDurableObject(registryObject(), (_, { storage: { sql } }) =>
-      sql.exec<{ visit: number }>("SELECT visit FROM sessions WHERE id = ?", id).one(),
-    );
-    expect(next.visit).toBeGreaterThan(Date.parse(startedAt) + BOUNDS.maxDeadline);
     await lose(id);
-    await runInDurableObject(sessionObject(id), (_, { storage }) => storage.deleteAlarm());
-    await visit(id);
+    await runInDurableObject(registryObject(), (_, { storage }) => {
+      const dayBefore = new Date(Date.parse(startedAt) - 2 * 86_400_000).toISOString();
+      storage.sql.exec(
+        "UPDATE sessions SET info = json_replace(info, '$.startedAt', ?) WHERE id = ?",
+        dayBefore,
+        id,
+      );
+    });
+    expect(await runDurableObjectAlarm(registryObject())).toBe(true);
     expect(await believed(id)).toBe("cut");
   });
 });
@@ -424,14 +392,12 @@ describe("an object that rests", () => {
   test("is kept by its alarm while its session runs, and has none afterwards", async () => {
     const { id } = await start();
     await opened(id);
-    expect(await alarmOf(id)).toBeNull();
-    await visit(id);
     for (let i = 0; i < 3; i++) expect(await runDurableObjectAlarm(sessionObject(id))).toBe(true);
     expect(await plane().get(id)).toMatchObject({ state: "running" });
     await plane().end(id);
     await plane().list({ limit: 1 }); // by now it has told the registry
     expect(await believed(id)).toBe("cut");
-    expect(await alarmOf(id)).toBeNull();
+    expect(await runInDurableObject(sessionObject(id), (_, { storage }) => storage.getAlarm())).toBeNull();
   });
 
   test("has its record and events after it was evicted", async () => {
@@ -448,6 +414,8 @@ describe("an object that rests", () => {
 
 describe("a scheduled session", () => {
   const waiting = isType("waiting");
+  const alarmOf = (id: string) =>
+    runInDurableObject(sessionObject(id), (_, { storage }) => storage.getAlarm());
   // Of two schedules the one whose next time is months away: it does not come while the tests run.
   const now = new Date();
   const midYear = now.getUTCMonth() < 3 || now.getUTCMonth() >= 9;
@@ -607,7 +575,7 @@ describe("a registry of many sessions", () => {
           const one = info(n);
           const ended = Date.parse(one.endedAt as string);
           storage.sql.exec(
-            "INSERT INTO sessions (id, handler, state, ended, info) VALUES (?, ?, ?, ?, ?)",
+            "INSERT INTO sessions VALUES (?, ?, ?, ?, ?)",
             ...[one.id, one.handler, one.state, ended, JSON.stringify(one)],
           );
         }
@@ -676,18 +644,6 @@ describe("a registry of many sessions", () => {
     await evictDurableObject(registry());
     await runInDurableObject(registry(), async (object) => {
       expect(await object.counts()).toEqual([{ state: "ended", count: MANY }]);
-    });
-  });
-
-  test("one of a former version visits its running sessions when it is used again", async () => {
-    await runInDurableObject(registry(), async (object, { storage: { sql } }) => {
-      await object.add({ ...info(MANY + 1), state: "running", endedAt: null });
-      sql.exec("DROP INDEX by_visit; ALTER TABLE sessions DROP COLUMN visit");
-    });
-    await evictDurableObject(registry());
-    expect(await runDurableObjectAlarm(registry())).toBe(true);
-    await runInDurableObject(registry(), async (object) => {
-      expect((await object.counts()).map(({ state }) => state)).toEqual(["ended"]); // its object has no record
     });
   });
 });

@@ -79,8 +79,6 @@ export const again = async <T>(ask: () => Promise<T>, whom: string): Promise<T> 
 export interface SessionCalls {
   start(id: string, spec: SessionSpec): Promise<Answer<SessionInfo>>;
   info(): Promise<SessionInfo | null>;
-  /** As `info()`, of the registry, once; a session that still runs sets its alarm, which then looks after it. */
-  visit(): Promise<SessionInfo | null>;
   wait(ms: number): Promise<SessionInfo | null>;
   /** As server-sent events, because a stream of bytes can cross to another object, and an iterable cannot. */
   events(after: number): Promise<ReadableStream<Uint8Array> | null>;

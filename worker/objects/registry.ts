@@ -6,10 +6,6 @@
  * it asks that session's object, which is always right, also after an eviction (it then says `cut`). A row whose object has
  * no record is not a session, and is deleted.
  *
- * The row is written before the session's own record, and the object sets no alarm until it is asked. So the registry visits
- * each session once, `VISIT` after its start, if it is not over by then: only this visit finds an object that was lost
- * before. One alarm serves for all visits; the next is set by the first session that starts after it.
- *
  * A row is written only when the state of its session has changed. What else changes, such as the count of bytes, is shown as
  * the object says it: an answer waits until all that was written before it is on disk, and a list would wait for as many
  * writes as sessions run.
@@ -28,7 +24,6 @@ import { checkOptions, optionNamesOf } from "../../core/options.ts";
 import { PlatformObject, type PlatformSql, type PlatformState } from "../platform.ts";
 import {
   type Answer,
-  again,
   answer,
   type RegistryCalls,
   type SockletBindings,
@@ -55,14 +50,12 @@ export const SESSION_BOUNDS_NAMES = optionNamesOf<SessionBounds>("workerFor()'s 
 const MAX_AGE = 7 * 86_400_000; // ms
 const LISTED_RESULT = 4 * 1024; // characters of JSON: a page has up to 200 results, and an object may return 32 MiB
 const ANSWER = 5_000; // ms that a list waits for a session's object; it must not wait for one that hangs
-const VISIT = 20_000; // ms from a session's start until it is visited; so long the registry may be wrong about a lost one
-const LONGEST = BOUNDS.maxDeadline + 60_000; // ms from a session's visit until its end must have been reported
+const LONGEST = BOUNDS.maxDeadline + 60_000; // ms from a session's start until its end must have been reported
 const BATCH = 100; // sessions deleted in one alarm: each is a request, and an alarm may make 1 000
-const AGAIN = 60_000; // ms until a failed deletion or visit is tried again
+const AGAIN = 60_000; // ms until a failed deletion is tried again
 
-// ended: ms since the epoch; NULL while it is believed to run. visit: when to visit it, in the same form; NULL for never. Every
-// query finds its rows by an index, however many sessions are kept. `tally` has how many there are of each state, since SQLite
-// counts rows by reading them all.
+// ended: ms since the epoch; NULL while it is believed to run. Every query finds its rows by an index, however many sessions are
+// kept. `tally` has how many there are of each state, since SQLite counts rows by reading them all.
 const SCHEMA = `
   CREATE TABLE IF NOT EXISTS sessions
     (id TEXT PRIMARY KEY, handler TEXT NOT NULL, state TEXT NOT NULL, ended INTEGER, info TEXT NOT NULL);
@@ -78,10 +71,6 @@ const TALLY = `
   CREATE TRIGGER added AFTER INSERT ON sessions BEGIN ${GAINS} END;
   CREATE TRIGGER removed AFTER DELETE ON sessions BEGIN ${LOSES} END;
   CREATE TRIGGER changed AFTER UPDATE OF state ON sessions BEGIN ${LOSES} ${GAINS} END`;
-const BY_VISIT = `
-  ALTER TABLE sessions ADD COLUMN visit INTEGER;
-  UPDATE sessions SET visit = 0 WHERE ended IS NULL;
-  CREATE INDEX by_visit ON sessions (visit) WHERE visit IS NOT NULL`;
 
 /** The registry. `workerFor(app).Registry` is this class with that Worker's limits. */
 export class RegistryObject extends PlatformObject<SockletBindings> implements RegistryCalls {
@@ -94,11 +83,9 @@ export class RegistryObject extends PlatformObject<SockletBindings> implements R
     this.#bounds = { maxRunning: 200, maxHistory: 1_000, maxAge: MAX_AGE, ...bounds };
     this.#sql = state.storage.sql;
     this.#sql.exec(SCHEMA);
-    // A registry of a former version has sessions and no tally, or visits none.
-    for (const [name, make] of Object.entries({ tally: TALLY, by_visit: BY_VISIT })) {
-      if (this.#sql.exec("SELECT 1 FROM sqlite_master WHERE name = ?", name).toArray().length === 0)
-        this.#sql.exec(make);
-    }
+    // A registry of a former version has sessions and no tally.
+    if (this.#sql.exec("SELECT 1 FROM sqlite_master WHERE name = 'tally'").toArray().length === 0)
+      this.#sql.exec(TALLY);
   }
 
   add(info: SessionInfo): Promise<Answer<null>> {
@@ -110,18 +97,13 @@ export class RegistryObject extends PlatformObject<SockletBindings> implements R
           throw new SocketError("ERR_LIMIT", `${maxRunning} sessions run already; end one, or wait for one`);
         }
       }
-      const ended = endOf(info);
-      // It may be asked twice. The newer `startedAt` of a session that is started again keeps its row: see `#refresh()`.
       this.#sql.exec(
-        `INSERT INTO sessions (id, handler, state, ended, info, visit) VALUES (?, ?, ?, ?, ?, ?)
-           ON CONFLICT DO UPDATE SET state = excluded.state, info = excluded.info, visit = excluded.visit
-           WHERE ended IS NULL AND excluded.ended IS NULL`,
+        "INSERT INTO sessions VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING", // it may be asked twice
         info.id,
         info.handler,
         info.state,
-        ended,
+        endOf(info),
         JSON.stringify(listed(info)),
-        ended === null ? Date.now() + VISIT : null,
       );
       await this.#schedule();
       return null;
@@ -154,15 +136,15 @@ export class RegistryObject extends PlatformObject<SockletBindings> implements R
     return this.#sql.exec<StateCount>("SELECT * FROM tally WHERE count > 0").toArray();
   }
 
-  /** Visits the sessions whose time has come, and deletes what is too old or too much. */
+  /** Deletes what is too old or too much, and asks the objects of sessions that should long be over. */
   override async alarm(): Promise<void> {
-    await this.#visit();
+    await this.#refresh(this.#overdue());
     const due = this.#due();
     const failed = await Promise.all(
       due.map(async (id) => {
         try {
           if (!(await sessionOf(this.env, id).forget())) return true;
-          this.#sql.exec("DELETE FROM sessions WHERE id = ?", id);
+          this.#remove(id);
           return false;
         } catch {
           return true; // its row stays, so it is tried again
@@ -174,6 +156,10 @@ export class RegistryObject extends PlatformObject<SockletBindings> implements R
 
   #has(id: string): boolean {
     return this.#sql.exec("SELECT 1 FROM sessions WHERE id = ?", id).toArray().length > 0;
+  }
+
+  #remove(id: string): void {
+    this.#sql.exec("DELETE FROM sessions WHERE id = ?", id);
   }
 
   #running(): number {
@@ -206,46 +192,21 @@ export class RegistryObject extends PlatformObject<SockletBindings> implements R
     return rows.map(({ info }) => JSON.parse(info));
   }
 
-  /**
-   * Once soon after its start: a session that still runs sets its alarm, which looks after it from then on. And once when it must be
-   * over: then its alarm is lost. A lasting session may run without end.
-   */
-  async #visit(): Promise<void> {
-    const now = Date.now();
-    const due = this.#infos("WHERE visit <= ?", now);
-    // Before what may fail: an object that does not answer is visited again.
-    this.#sql.exec("UPDATE sessions SET visit = ? WHERE visit <= ?", now + AGAIN, now);
-    for (const { id, kept } of await this.#refresh(due, "visit")) {
-      this.#sql.exec(
-        "UPDATE sessions SET visit = ? WHERE id = ? AND ended IS NULL",
-        kept === null ? now + LONGEST : null,
-        id,
-      );
-    }
-  }
-
   /** Asks the objects of these sessions, and returns their answers. If one does not answer, its row stays unchanged. */
-  async #refresh(
-    sessions: readonly SessionInfo[],
-    ask: "info" | "visit" = "info",
-  ): Promise<readonly SessionInfo[]> {
+  async #refresh(sessions: readonly SessionInfo[]): Promise<readonly SessionInfo[]> {
     const answers: SessionInfo[] = [];
     if (sessions.length === 0) return answers;
     const late = Promise.withResolvers<undefined>();
     const timer = setTimeout(late.resolve, ANSWER);
     await Promise.all(
       sessions.map(async (believed) => {
-        const { id, state } = believed;
-        // Again if the object is lost meanwhile: a row that its successor does not confirm must not be shown.
-        const asked = again(() => sessionOf(this.env, id)[ask](), id);
-        const info = await Promise.race([asked, late.promise]).catch(() => undefined);
+        const info = await Promise.race([sessionOf(this.env, believed.id).info(), late.promise]).catch(
+          () => undefined,
+        );
         if (info) {
           answers.push(listed(info));
-          if (info.state !== state) this.#update(info);
-        } else if (info === null) {
-          // An object without a record is not a session; unless its start was repeated since it was asked.
-          this.#sql.exec("DELETE FROM sessions WHERE id = ? AND info = ?", id, JSON.stringify(believed));
-        }
+          if (info.state !== believed.state) this.#update(info);
+        } else if (info === null) this.#remove(believed.id); // an object without a record is not a session
       }),
     );
     clearTimeout(timer);
@@ -256,7 +217,7 @@ export class RegistryObject extends PlatformObject<SockletBindings> implements R
   /** Only a running session changes; a finished one is unchanged. */
   #update(info: SessionInfo): void {
     this.#sql.exec(
-      "UPDATE sessions SET state = ?, ended = ?2, info = ?, visit = iif(?2 IS NULL, visit, NULL) WHERE id = ? AND ended IS NULL",
+      "UPDATE sessions SET state = ?, ended = ?, info = ? WHERE id = ? AND ended IS NULL",
       info.state,
       endOf(info),
       JSON.stringify(listed(info)),
@@ -284,21 +245,32 @@ export class RegistryObject extends PlatformObject<SockletBindings> implements R
     return surplus <= old.length ? old : oldest(Number.MAX_SAFE_INTEGER, surplus);
   }
 
-  /** Sets the alarm for the next session to visit or to delete; for those to delete now, `delay` ms from now. */
+  /** Sessions that seem to run for longer than any may: each has reported its end by then, or its object's alarm is lost. */
+  #overdue(): SessionInfo[] {
+    return this.#believedToRun().filter(
+      ({ startedAt, kept }) => kept === null && Date.parse(startedAt) + LONGEST < Date.now(), // a lasting session may run without end
+    );
+  }
+
+  /** Sets the alarm for the next session to delete or to ask; for those already due, `delay` ms from now. */
   async #schedule(delay = 0): Promise<void> {
     const { storage } = this.ctx;
     // SQLite finds the minimum through the index only if a query asks for nothing else.
-    const { ended, visit } = this.#sql
-      .exec<{ ended: number | null; visit: number | null }>(
+    const { ended, first } = this.#sql
+      .exec<{ ended: number | null; first: string | null }>(
         `SELECT (SELECT MIN(ended) FROM sessions) AS ended,
-           (SELECT MIN(visit) FROM sessions WHERE visit IS NOT NULL) AS visit`,
+           (SELECT MIN(json_extract(info, '$.startedAt')) FROM sessions
+             WHERE ended IS NULL AND json_extract(info, '$.kept') IS NULL) AS first`,
       )
       .one();
-    if (ended === null && visit === null) return;
+    if (ended === null && first === null) return;
     const now = Date.now();
-    const old =
-      this.#due().length > 0 ? now + delay : (ended ?? Number.POSITIVE_INFINITY) + this.#bounds.maxAge + 1;
-    const at = Math.min(old, visit ?? old);
+    const times = [
+      (ended ?? Number.POSITIVE_INFINITY) + this.#bounds.maxAge + 1,
+      // An object that was just asked, and still runs or was not reached, is not asked again at once.
+      first === null ? Number.POSITIVE_INFINITY : Math.max(Date.parse(first) + LONGEST + 1, now + AGAIN),
+    ];
+    const at = this.#due().length > 0 ? now + delay : Math.min(...times);
     const set = await storage.getAlarm();
     if (set === null || at < set) await storage.setAlarm(Math.max(at, now));
   }

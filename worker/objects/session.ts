@@ -2,24 +2,17 @@
 /**
  * A session in a Durable Object of its own: it dials, runs the handler, and keeps the record.
  *
- *     start ──▶ the registry has a row ──▶ record ──▶ it runs: each event is kept with the record, in one transaction
- *                   │                        │
- *                   └─ too many run:         ├─ the registry's visit: from then on, an alarm
- *                      nothing was kept      └──▶ over ──▶ reported to the registry
+ *     start ──▶ record and alarm ──▶ the registry has it ──▶ it runs: each event is kept with the record, in one transaction
+ *                   │                    │                      │
+ *                   │                    └─ too many run: the record is deleted
+ *                   ├─ the object is lost, at any time ──▶ its successor: the record is `cut`; a lasting session is dialled again
+ *                   └──▶ over ──▶ reported to the registry
  *
  * The object's record is the truth about the session. The registry has what a list needs, and gets one report, when the
- * session is over. The object may be lost at any time; its successor makes a record that was not over `cut`, or dials again
- * if the session lasts. Something always wakes that successor:
+ * session is over. The alarm makes sure of that, whatever happens to the object: it repeats until the registry has confirmed.
  *
- * - Lost before its record is stored, but after its row: the registry visits each session once, soon after its start, finds
- *   no record, and deletes the row. No record is ever without a row, since the row comes first.
- * - Lost before that visit: the visit wakes the successor, whose answer says that the session is over. A session of
- *   milliseconds therefore sets no alarm, which would be two more writes that its caller waits for.
- * - Lost after that visit, which sets the alarm if the session still runs: the alarm repeats until the registry has
- *   confirmed the end. So a record that is over and has an alarm is reported again, and one without an alarm never.
- *
- * A lasting session (`keep`) has one connection after the other, and an alarm from the start. While it waits for the next
- * connection, the alarm is set to that time, and the object need not be in memory.
+ * A lasting session (`keep`) has one connection after the other. While it waits for the next one, the alarm is set to
+ * that time, and the object need not be in memory.
  */
 
 import type { App } from "../../core/app/app.ts";
@@ -30,7 +23,6 @@ import type { SessionChange, SessionStore } from "../../core/control/sessions/co
 import type { Lasting } from "../../core/control/sessions/lasting.ts";
 import {
   dialled,
-  newRecord,
   Session,
   type SessionHooks,
   type SessionOptions,
@@ -58,8 +50,8 @@ import { type PoolAccess, platformOf } from "./platform.ts";
  * ms between the alarms of a running session. The alarms keep its object: workerd evicts an object without calls after 10 s,
  * or after 60 to 100 s if it has a socket open (measured on workerd 2026-11-17). With an alarm every 20 s, the object and
  * its connection stayed for as long as the trial ran. On Cloudflare's edge a connection keeps its object for at most 15
- * minutes (cloudflare-docs 31324). This is also how long the registry may be wrong about an object that was lost after its
- * visit and that gets no calls, and how long a lasting session may then be without a connection.
+ * minutes (cloudflare-docs 31324). This is also how long the registry may be wrong about an object that was lost and
+ * that gets no calls, and how long a lasting session may then be without a connection.
  */
 const HEARTBEAT = 20_000;
 /**
@@ -86,18 +78,14 @@ export class SessionObject extends PlatformObject<SockletBindings> implements Se
   #session: Session | undefined;
   #starting: Promise<Answer<SessionInfo>> | undefined;
   #context: Promise<unknown> | undefined; // the app's
-  #armed: number | "heartbeat" | undefined; // what the alarm is set for, as far as this object knows
+  #armed: number | "heartbeat" | undefined; // what the alarm of a lasting session is set for, as far as this object knows
 
   constructor(state: PlatformState, env: unknown, setup: SessionSetup) {
     super(state, env as SockletBindings);
     this.#setup = setup;
     this.#store = { save: (change) => this.#save(change) };
     const kept = this.#kept();
-    if (kept === null) return;
-    const session = this.#madeAnew(...kept);
-    // One that was over is reported already, or will be by the alarm or at the registry's visit.
-    if (isOver(kept[0].info.state)) this.#session = session;
-    else this.#watch(session);
+    if (kept !== null) this.#watch(this.#madeAnew(...kept));
   }
 
   /** The session of a record that a predecessor of this object made: cut if it was not over, or continued if it lasts. */
@@ -119,25 +107,41 @@ export class SessionObject extends PlatformObject<SockletBindings> implements Se
   }
 
   /**
-   * First the registry's row, then the record, then the dial. Until the record is stored nobody is told of the session
-   * (`info()` waits), so it may vanish if the object is lost before that.
+   * First the record and its alarm, in one transaction; then the registry's row; then the dial. So wherever the object is
+   * lost, each row of the registry has a record, and each record reaches its end and the registry.
    */
   async #start(id: string, spec: SessionSpec): Promise<SessionInfo> {
     if (this.#session !== undefined) return this.#session.info(); // it had started, before this object was made again
     const settings = this.#settings(id, spec);
-    settled(await this.#registry((calls) => calls.add(newRecord(settings))));
-    // From here to the end nothing is awaited: it is one transaction, and what leaves this object waits for it.
-    // The tables are not made in the constructor: that would also store an object for an id that no session has.
-    this.ctx.storage.sql.exec(
-      `CREATE TABLE IF NOT EXISTS session (only INTEGER PRIMARY KEY, info TEXT NOT NULL);
-       CREATE TABLE IF NOT EXISTS events (id INTEGER PRIMARY KEY, event TEXT NOT NULL);
-       CREATE TABLE IF NOT EXISTS kept (only INTEGER PRIMARY KEY, spec TEXT NOT NULL, state TEXT)`,
-    );
+    const admission = Promise.withResolvers<void>();
+    this.#makeTables();
     if (settings.keep !== null) {
       this.ctx.storage.sql.exec("INSERT INTO kept (only, spec) VALUES (1, ?)", JSON.stringify(spec));
     }
-    const session = (this.#setup.lasting ?? Session).start(settings);
-    this.#watch(session);
+    const armed = this.ctx.storage.setAlarm(Date.now() + HEARTBEAT); // not awaited here: what follows is of its transaction
+    this.#armed = "heartbeat";
+    const session = (this.#setup.lasting ?? Session).start({
+      ...settings,
+      run: async (hooks) => {
+        await admission.promise;
+        return settings.run(hooks);
+      },
+    });
+    this.#session = session;
+    try {
+      await armed;
+      settled(await this.#registry((calls) => calls.add(session.info())));
+      admission.resolve();
+    } catch (error) {
+      admission.reject(error); // nothing is dialled
+      if (session.lasts) await session.end(SocketError.from(error, "ERR_INTERNAL"));
+      await session.whenOver;
+      // A refused session never existed. If it is unknown whether it was refused, the record stays, and the registry hears of it.
+      if (error instanceof SocketError && error.code === "ERR_LIMIT") await this.#drop();
+      throw error;
+    } finally {
+      if (this.#session === session) this.#watch(session);
+    }
     return session.info();
   }
 
@@ -146,16 +150,20 @@ export class SessionObject extends PlatformObject<SockletBindings> implements Se
     const { app, allow, onEvent, pools } = this.#setup;
     const { env } = this;
     // Checked here, too: during a rollout this object may have other rules than its caller.
+    const target = sessionTarget(app, spec, allow);
     const {
-      dial: _,
+      handler,
       HandlerClass,
       endpoint,
+      address,
+      params,
+      deadline,
       connectTimeout,
       secureTransport,
       tls,
       proxyHeader,
-      ...rest
-    } = sessionTarget(app, spec, allow);
+      keep,
+    } = target;
     const run = async (hooks: SessionHooks): Promise<unknown> => {
       const bindings = env as Readonly<Record<string, unknown>>;
       this.#context ??= (async () => app.context(platformOf(app, pools, bindings)))();
@@ -164,7 +172,7 @@ export class SessionObject extends PlatformObject<SockletBindings> implements Se
         throw SocketError.from(error, "ERR_APP");
       });
       const connector = new TCPConnector(endpoint, HandlerClass, {
-        name: rest.handler,
+        name: handler,
         context,
         secureTransport,
         ...(tls !== undefined && { tls }),
@@ -172,12 +180,16 @@ export class SessionObject extends PlatformObject<SockletBindings> implements Se
         ...(connectTimeout !== undefined && { connectTimeout }),
         ...(onEvent !== undefined && { onEvent }),
       });
-      return dialled(connector, rest.params)(hooks);
+      return dialled(connector, params)(hooks);
     };
     return {
-      ...rest,
       id,
+      handler,
+      address,
+      deadline,
+      keep,
       hint: platformRefusal(endpoint), // reported before the dial, which may succeed in local development
+      params,
       secrets: secretsOf(env),
       store: this.#store,
       run,
@@ -185,14 +197,7 @@ export class SessionObject extends PlatformObject<SockletBindings> implements Se
   }
 
   async info(): Promise<SessionInfo | null> {
-    await this.#starting; // never rejects
     return this.#session?.info() ?? null;
-  }
-
-  async visit(): Promise<SessionInfo | null> {
-    const info = await this.info();
-    if (this.#session?.over === false && this.#armed === undefined) await this.#beat();
-    return info;
   }
 
   async wait(ms: number): Promise<SessionInfo | null> {
@@ -225,8 +230,10 @@ export class SessionObject extends PlatformObject<SockletBindings> implements Se
 
   override async alarm(): Promise<void> {
     const session = this.#session;
-    if (session === undefined) return;
-    await this.#beat(); // before what may fail: an alarm that fails again and again is no longer called
+    if (session === undefined || (session.over && this.#isTold())) return;
+    // Before what may fail: an alarm that fails again and again is no longer called.
+    await this.ctx.storage.setAlarm(Date.now() + HEARTBEAT);
+    this.#armed = "heartbeat";
     session.wake();
     if (session.over) await this.#tellRegistry(session);
     else if (session.wakeAt !== null) {
@@ -235,25 +242,21 @@ export class SessionObject extends PlatformObject<SockletBindings> implements Se
     }
   }
 
-  #beat(): Promise<void> {
-    this.#armed = "heartbeat";
-    return this.ctx.storage.setAlarm(Date.now() + HEARTBEAT);
-  }
-
   #watch(session: Session): void {
     this.#session = session;
-    // If this fails, the alarm tries again, or the registry learns of it at its visit.
+    // If this fails, the alarm tries again.
     void session.whenOver.then(() => this.#tellRegistry(session)).catch(() => {});
   }
 
   /** Reports the end of the session to the registry. Meanwhile the registry may have deleted the session, and so this record. */
   async #tellRegistry(session: Session): Promise<void> {
-    if (this.#session !== session) return;
+    if (this.#session !== session || this.#isTold()) return;
     const known = await this.#registry((calls) => calls.over(session.info()));
     if (this.#session !== session) return;
-    if (!known) settled(await this.#registry((calls) => calls.add(session.info())));
+    if (!known) settled(await this.#registry((calls) => calls.add(session.info()))); // this object was lost before it could add it
     if (this.#session !== session) return;
-    await this.ctx.storage.deleteAlarm(); // writes nothing if there is none
+    this.ctx.storage.sql.exec("UPDATE session SET told = 1");
+    await this.ctx.storage.deleteAlarm();
     if (session.blocked)
       setTimeout(() => this.ctx.abort("the session is over, and its peer takes nothing"), LET_GO);
   }
@@ -270,25 +273,40 @@ export class SessionObject extends PlatformObject<SockletBindings> implements Se
 
   // ---- What is kept ----
 
+  // Not in the constructor: that would also store an object for an id that no session has.
+  #makeTables(): void {
+    this.ctx.storage.sql.exec(
+      `CREATE TABLE IF NOT EXISTS session (only INTEGER PRIMARY KEY CHECK (only = 1), info TEXT NOT NULL, told INTEGER NOT NULL DEFAULT 0);
+       CREATE TABLE IF NOT EXISTS events (id INTEGER PRIMARY KEY, event TEXT NOT NULL);
+       CREATE TABLE IF NOT EXISTS kept (only INTEGER PRIMARY KEY CHECK (only = 1), spec TEXT NOT NULL, state TEXT)`,
+    );
+  }
+
+  #hasTable(name: "session" | "kept"): boolean {
+    const { sql } = this.ctx.storage;
+    return sql.exec("SELECT 1 FROM sqlite_master WHERE name = ?", name).toArray().length > 0;
+  }
+
   /** The record, and what the session was started with if it lasts. */
   #kept(): [SessionRecord, SessionSpec | null] | null {
     const { sql } = this.ctx.storage;
-    const made = sql.exec("SELECT 1 FROM sqlite_master WHERE name IN ('session', 'kept')").toArray().length;
-    if (made === 0) return null;
+    if (!this.#hasTable("session")) return null;
     const [row] = sql.exec<{ info: string }>("SELECT info FROM session").toArray();
     if (row === undefined) return null;
     const events = sql.exec<{ event: string }>("SELECT event FROM events ORDER BY id").toArray();
-    // A session of a former version has no such table.
-    const [kept] =
-      made === 1
-        ? []
-        : sql.exec<{ spec: string; state: string | null }>("SELECT spec, state FROM kept").toArray();
+    const [kept] = this.#hasTable("kept")
+      ? sql.exec<{ spec: string; state: string | null }>("SELECT spec, state FROM kept").toArray()
+      : [];
     const record = {
       info: JSON.parse(row.info),
       events: events.map(({ event }) => JSON.parse(event)),
       state: kept?.state ?? null,
     };
     return [record, kept === undefined ? null : JSON.parse(kept.spec)];
+  }
+
+  #isTold(): boolean {
+    return this.ctx.storage.sql.exec("SELECT 1 FROM session WHERE told").toArray().length > 0;
   }
 
   #save({ info, events, oldest, state, wakeAt }: SessionChange): MaybePromise<void> {
@@ -301,7 +319,10 @@ export class SessionObject extends PlatformObject<SockletBindings> implements Se
     }
     try {
       storage.transactionSync(() => {
-        storage.sql.exec("REPLACE INTO session (only, info) VALUES (1, ?)", JSON.stringify(info));
+        storage.sql.exec(
+          "REPLACE INTO session (only, info) VALUES (1, ?)", // `told` is 0 until the last is saved
+          JSON.stringify(info),
+        );
         for (const event of events) {
           storage.sql.exec("INSERT INTO events VALUES (?, ?)", event.id, JSON.stringify(event));
         }
