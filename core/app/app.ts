@@ -9,12 +9,7 @@ import { SocketError } from "../errors.ts";
 import type { ClientHandlerClass, PoolClient } from "../handlers/client.ts";
 import { checkClient } from "../handlers/client-check.ts";
 import type { FaultRule } from "../handlers/fault-rule.ts";
-import {
-  BaseRequestHandler,
-  DatagramRequestHandler,
-  type HandlerClass,
-  unfitFor,
-} from "../handlers/handler.ts";
+import { checkHandler, DatagramRequestHandler, type HandlerClass, unfitFor } from "../handlers/handler.ts";
 import { KEEP_NAMES, type Keep, type KeepOptions, settleKeep } from "../handlers/keep.ts";
 import { AllowList } from "../net/access.ts";
 import { type AddressLike, type Endpoint, formatAddress, parseAddress } from "../net/address.ts";
@@ -262,11 +257,7 @@ export const defineApp = <Context = unknown, Handlers extends AnyHandlers<Contex
     throw wrong("handlers must be an object of handler classes by name: { echo: Echo }");
   }
   for (const [name, handler] of Object.entries(handlers)) {
-    if (typeof handler !== "function" || !(handler.prototype instanceof BaseRequestHandler)) {
-      throw wrong(
-        `handlers.${name} must be a class that extends BaseRequestHandler; wrap a function in streamHandler()`,
-      );
-    }
+    soundly(`handlers.${name}`, () => checkHandler(handler));
   }
   const handlerOf = (name: string, where: string): AnyHandlerClass<Context> => {
     const handler = Object.hasOwn(handlers, name) ? handlers[name] : undefined;

@@ -101,7 +101,7 @@ export interface Doorkeeper {
   /** Whether a connection that waits here does not keep the process running. */
   readonly daemonThreads: boolean;
   /** How many connections may wait here. */
-  readonly maxRequests: number;
+  mostWaiting(): number;
   /** A peer was turned away. */
   turnAway(address: Address | null, reason: Refusal, error?: SocketError): void;
   /** A proxy checked whether the server is there. */
@@ -224,7 +224,7 @@ export class ProxyDoor {
 
   async #read(transport: StreamTransport): Promise<Passage | null> {
     const peer = transport.remoteAddress;
-    if (this.#waiting.size >= this.#keeper.maxRequests) {
+    if (this.#waiting.size >= this.#keeper.mostWaiting()) {
       transport.abort();
       this.#keeper.turnAway(peer, "full");
       return null;

@@ -681,10 +681,13 @@ export abstract class BaseServer<Request, Context = unknown>
     const limited = this.requestTimeout !== null || this.idleTimeout !== null;
     if (!limited || running.timer !== undefined) return;
     const { id, address } = running;
-    const expire = (limit: "requestTimeout" | "idleTimeout"): void => this.#expire(request, running, limit);
-    watchTime(request, running, this, expire, () => {
-      this.announce({ type: "stuck", server: this.name, id, address });
-    });
+    watchTime(
+      request,
+      running,
+      this,
+      (limit) => this.#expire(request, running, limit),
+      () => this.announce({ type: "stuck", server: this.name, id, address }),
+    );
   }
 
   #expire(request: Request, running: Running, limit: "requestTimeout" | "idleTimeout"): void {
@@ -711,12 +714,9 @@ export abstract class BaseServer<Request, Context = unknown>
 
   /** What the door for proxies knows about this server. */
   #keeper(): Doorkeeper {
-    const capacity = (): number => this.maxRequests;
     return {
       daemonThreads: this.daemonThreads,
-      get maxRequests() {
-        return capacity();
-      },
+      mostWaiting: () => this.maxRequests,
       turnAway: (address, reason, error) => this.turnAway(address, reason, error),
       checked: (address) => {
         if (this.watches("checked")) this.announce({ type: "checked", server: this.name, address });

@@ -46,8 +46,12 @@ test("a good app is checked, filled in and frozen", () => {
 
 test.each<[string, unknown, RegExp]>([
   ["no handlers", {}, /handlers must be an object of handler classes/],
-  ["a function for a handler", { handlers: { f: () => {} } }, /handlers\.f must be a class.*streamHandler/],
-  ["another class for a handler", { handlers: { f: Map } }, /handlers\.f must be a class/],
+  [
+    "a function for a handler",
+    { handlers: { f: () => {} } },
+    /handlers\.f: a handler is a class.*streamHandler/,
+  ],
+  ["another class for a handler", { handlers: { f: Map } }, /handlers\.f: a handler is a class/],
   [
     "an unknown handler",
     { handlers, listen: [{ handler: "steam", address: at }] },

@@ -1,12 +1,13 @@
 /** `socklet dev --runtime`: the same app in workerd, alone and beside Node. */
 
-import { execFileSync } from "node:child_process";
+import { execFileSync, spawnSync } from "node:child_process";
 import { mkdirSync, readFileSync } from "node:fs";
 import { mkdtemp, rm, symlink, writeFile } from "node:fs/promises";
+import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { beforeEach, describe, expect, onTestFinished, test } from "vitest";
+import { beforeEach, describe, expect, onTestFinished, test, vi } from "vitest";
 import { reservePort } from "../peers/ports.ts";
 import { askOnce, Client, Program, save } from "./dev-program.ts";
 
@@ -147,6 +148,33 @@ describe("socklet dev --runtime", () => {
     );
     expect(await (await fetch(url as string)).text()).toBe("hi there");
   });
+
+  test.runIf(process.platform === "linux")(
+    "the system gives the ports of workerd to nobody else, also while none listens there",
+    async () => {
+      const once = join(folder, "workerd-once"); // when it was ended, Miniflare starts it again in vain
+      const workerd = createRequire(import.meta.url)("workerd").default as string;
+      await writeFile(once, `#!/bin/sh\nmkdir "$0.ran" && exec ${workerd} "$@"\n`, { mode: 0o755 });
+      vi.stubEnv("MINIFLARE_WORKERD_PATH", once);
+      onTestFinished(() => void vi.unstubAllEnvs());
+      await write("word.ts", word("one"));
+      await write("app.ts", app(await reservePort()));
+      const dev = new Program(folder, ["dev", "app.ts", "--runtime", "workerd", "--any-port"]);
+      const [, control] = await dev.line(/^control \(workerd\) +http:\/\/127\.0\.0\.1:(\d+)/);
+      const workerds = workerdsOf(dev.process.pid);
+      for (const pid of workerds) process.kill(pid, "SIGKILL");
+      await expect.poll(() => workerds.filter(isAlive)).toEqual([]);
+      const ports = [...(await portsInWorkerd(dev)), Number(control)];
+      expect(ports.length).toBe(2);
+      for (const port of ports) {
+        const bound = spawnSync("python3", [
+          "-c",
+          `import socket; socket.socket().bind(("127.0.0.1", ${port}))`,
+        ]);
+        expect(String(bound.stderr)).toMatch(/Address already in use/);
+      }
+    },
+  );
 
   test("a project without wrangler is told what to install", async () => {
     const elsewhere = await mkdtemp(join(tmpdir(), "socklet-no-wrangler-"));

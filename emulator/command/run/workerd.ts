@@ -11,11 +11,14 @@ import { tokenEntries } from "../../../core/control/http/auth.ts";
 import { isA, peek } from "../../../core/describe.ts";
 import { SocketError } from "../../../core/errors.ts";
 import type { SockletEvent } from "../../../core/handlers/events.ts";
-import { formatAddress } from "../../../core/net/address.ts";
+import { formatAddress, type InternetAddress } from "../../../core/net/address.ts";
+import { AF_INET, AF_INET6 } from "../../../core/net/constants.ts";
 import { wholeMs } from "../../../core/options.ts";
 import { controlEntry, type Entry, filled } from "../../app/listeners/listing.ts";
-import { dirname, fileURLToPath, join, lazy, once, pathToFileURL, relative, resolve } from "../../builtin.ts";
+import { dirname, fileURLToPath, join, lazy, pathToFileURL, relative, resolve } from "../../builtin.ts";
 import { Sentinel } from "../../processes/sentinel.ts";
+import { socket } from "../../sockets/make.ts";
+import type { Socket } from "../../sockets/socket.ts";
 import { wranglerConfigIn } from "../project/wrangler.ts";
 import { describe, say, UsageError } from "../terminal/output.ts";
 import { FileWatch, hashOf } from "../user-code/watch.ts";
@@ -160,20 +163,6 @@ const revived = (value: unknown, placed: (stack: string) => string): unknown => 
   return Object.assign(error, { stack: placed(String(stack)) });
 };
 
-/** Whether this port is free. */
-const isFree = async (port: number, host: string): Promise<boolean> => {
-  const server = net.createServer();
-  try {
-    server.listen({ port, host, exclusive: true });
-    await once(server, "listening");
-    return true;
-  } catch {
-    return false;
-  } finally {
-    server.close();
-  }
-};
-
 /** How the app runs in workerd. */
 export interface WorkerdOptions {
   /** The app's module, as it was named. */
@@ -198,6 +187,11 @@ export class AppInWorkerd {
   readonly #stop = new AbortController();
   readonly #ports = new Map<string, number>(); // by listener
   #control = 0;
+  /**
+   * The sockets that hold its ports. They are bound and do not listen: on Linux the kernel then chooses these ports for nobody else, and a
+   * server that names one, as workerd does at each version, can listen there. On other systems it cannot, so nothing is held.
+   */
+  readonly #holders: Socket[] = [];
   #app: App;
   #hashes = new Map<string, string | null>(); // of the files of the bundle, by path
   #running: Running | null = null;
@@ -275,6 +269,7 @@ export class AppInWorkerd {
     await this.#busy.catch(() => {});
     await this.#running?.dispose();
     this.#running = null;
+    for (const holder of this.#holders.splice(0)) await holder.close();
     if (this.#sentinel === undefined) return;
     for (const pid of this.#pids) this.#sentinel.remove(pid);
     await Sentinel.release();
@@ -404,28 +399,18 @@ export class AppInWorkerd {
     const taken = new Set(this.#ports.values());
     const next = async (from: number, at: string): Promise<number> => {
       for (let port = from; port < from + TRIES && port < 65_536; port++) {
-        if (!taken.has(port) && (await isFree(port, at))) {
-          taken.add(port);
-          return port;
-        }
+        if (!taken.has(port) && (await this.#hold(at, port)) !== null) return port;
       }
       throw new Error(`of the ports from ${from} on none is free`);
     };
-    const any = async (): Promise<number> => {
-      const server = net.createServer().listen(0, host);
-      await once(server, "listening");
-      const { port } = server.address() as net.AddressInfo;
-      server.close();
-      taken.add(port);
-      return port;
-    };
+    const any = async (): Promise<number> => (await this.#hold(host, 0)) as number;
     for (const listener of this.#listeners()) {
       const key = keyOf(listener);
       if (this.#ports.has(key)) continue;
       const { port, hostname } = listener.endpoint as { port: number; hostname: string };
       const beside = this.#options.beside(listener);
       const free = anyPort || port === 0;
-      if (beside === null && !free && !(await isFree(port, this.#options.host ?? hostname))) {
+      if (beside === null && !free && (await this.#hold(this.#options.host ?? hostname, port)) === null) {
         const said = formatAddress({ scheme: "tcp", hostname, port });
         throw new SocketError("EADDRINUSE", `${said}: that address is in use; give --any-port`);
       }
@@ -436,6 +421,22 @@ export class AppInWorkerd {
     if (this.#control !== 0) return;
     const first = control?.port ?? 0;
     this.#control = first === 0 ? await any() : await next(first, "127.0.0.1");
+  }
+
+  /** Holds `port`, or for 0 one that the system chooses, and returns it; `null` if it is in use. */
+  async #hold(host: string, port: number): Promise<number | null> {
+    const holder = socket(net.isIPv6(host) ? AF_INET6 : AF_INET);
+    try {
+      await holder.bind({ hostname: host, port });
+    } catch (error) {
+      await holder.close();
+      if ((error as SocketError).code === "EADDRINUSE") return null;
+      throw error;
+    }
+    const held = (holder.getsockname() as InternetAddress).port;
+    if (process.platform === "linux") this.#holders.push(holder);
+    else await holder.close();
+    return held;
   }
 
   async #bundle(main: string | undefined, define: Readonly<Record<string, string>> = {}): Promise<string> {
