@@ -333,19 +333,10 @@ export class StreamWriter {
         else reject(tookNothing(timeout, this.minWriteRate));
       };
       // Timers have whole milliseconds; so has each check, and together they are no less than the time-out.
-      const at = (looks: number): number => Math.ceil((timeout * looks) / LOOKS);
-      const step = (): number => at(quiet + 1) - at(quiet);
+      const step = (): number =>
+        Math.ceil((timeout * (quiet + 1)) / LOOKS) - Math.ceil((timeout * quiet) / LOOKS);
       let timer = setTimeout(look, step());
-      leaving.then(
-        (value) => {
-          clearTimeout(timer);
-          resolve(value);
-        },
-        (error) => {
-          clearTimeout(timer);
-          reject(error);
-        },
-      );
+      leaving.then(resolve, reject).then(() => clearTimeout(timer));
     });
   }
 

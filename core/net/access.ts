@@ -554,7 +554,7 @@ export function platformRefusal(endpoint: Endpoint): string | null {
   }
   const packed = packAddress(hostname);
   if (packed === null ? !isLocalhost(hostname) : specialNetwork(packed) === undefined) return null;
-  return `Cloudflare's edge dials only public addresses, and ${hostname} is not one. A private server is reached through Cloudflare Tunnel, Workers VPC or Hyperdrive.`;
+  return `Cloudflare's edge dials only public addresses, and ${hostname} is not one; to a private server use Cloudflare Tunnel, Workers VPC or Hyperdrive.`;
 }
 
 /**
@@ -570,5 +570,5 @@ export function connectHint(endpoint: Endpoint): string {
   if (refusal !== null) return refusal;
   const { port } = endpoint as InternetEndpoint;
   const http = port === 80 || port === 443 ? ` For HTTP on port ${port} use fetch() instead.` : "";
-  return `The platform does not say why. It also refuses addresses of Cloudflare's own network (so every site behind Cloudflare), names that resolve to a private address, and a Worker's dial to itself.${http}`;
+  return `The platform does not say why. It also refuses Cloudflare's own network (with every site behind it), names of private addresses, and a Worker's dial to itself.${http}`;
 }

@@ -21,6 +21,7 @@ const SPARE_DESCRIPTORS = 100; // that a server may have opened for itself meanw
 const END_MS = 2_000; // from SIGTERM to SIGKILL
 const WARMUP_SECONDS = 0.1; // of each load: connections opened, buffers grown
 const COMPILE_SECONDS = 1; // before the rounds, where a compiler is to see what is hot (measured: CPU falls until then)
+const HANDSHAKE_SECONDS = 4; // the same for TLS connections, of which a second has 1,700 (measured)
 const LOAD_SECONDS = 40; // over what a load was asked for; it has its own, shorter limits
 const PING = { request: "*1\\r\\n$4\\r\\nPING\\r\\n", reply: "+PONG\\r\\n" }; // as load.c takes them
 
@@ -249,7 +250,7 @@ export class Bench {
 
   /** A run that counts for nothing, at full speed; returns what it did. */
   warmUp(server: Server, load: Load, runtime: RuntimeName): Promise<Run> {
-    return this.run(server, load, 0, warmUpSeconds(runtime, this.#seconds));
+    return this.run(server, load, 0, warmUpSeconds(load, runtime, this.#seconds));
   }
 
   /** One run against a server that listens. `rate`: messages a second, where the load has one. */
@@ -346,14 +347,16 @@ export class Bench {
   }
 }
 
-function warmUpSeconds(runtime: RuntimeName, seconds: number): number {
-  return runtime === "node" || runtime === "workerd" ? Math.max(COMPILE_SECONDS, seconds) : seconds;
+function warmUpSeconds(load: Load, runtime: RuntimeName, seconds: number): number {
+  if (runtime !== "node" && runtime !== "workerd") return seconds;
+  const handshakes = load.mode === "connect" && load.tls === true;
+  return Math.max(handshakes ? HANDSHAKE_SECONDS : COMPILE_SECONDS, seconds);
 }
 
 /** About how long it takes until a program has been started and warmed up, in seconds. */
 export function plannedStart(load: Load, runtime: RuntimeName, seconds: number): number {
   if (load.mode === "start" || load.mode === "idle") return 0; // each run starts its own
-  return 0.35 + plannedSeconds(load, warmUpSeconds(runtime, seconds));
+  return 0.35 + plannedSeconds(load, warmUpSeconds(load, runtime, seconds));
 }
 
 /** About how long one run takes, in seconds: what a plan is the sum of. */

@@ -35,6 +35,8 @@ const PIECE = 64 * 1024; // bytes
 const FITTED = 64 * 1024; // bytes; a smaller `recvInto()` does not make reads smaller than this
 const SPARSE = 16; // a read that fills less than a sixteenth of its buffer shrinks it: an idle connection must not hold a large one
 const QUIET = 32; // microtasks without output after which a handler is taken to wait for something else than input; `lines()` takes one for each line
+const SMALL = 16 * 1024; // bytes; a read waits until the platform has taken output of at most this size, and
+const PATIENCE = 100; // ms at most
 const LINGER = 2_000; // ms for which a closed connection still reads what the peer sends
 
 /** Parses the platform's text of an address. `null` for a name, which a caller dialled and which is not an address. */
@@ -112,6 +114,8 @@ class WorkerTransport implements StreamTransport, Lender {
   #done = false; // the peer's end was read, or the connection is broken
   #released = false; // closed or aborted here
   #lingering: (() => void) | undefined;
+  #patience: number | null = null;
+  #stuck = false; // the peer does not take what was written
   readonly tls: TlsInfo | undefined;
   unsent = 0;
   #lastWrite: Promise<void> = DONE;
@@ -138,7 +142,7 @@ class WorkerTransport implements StreamTransport, Lender {
 
   resume(): void {
     this.#wanted = true;
-    if (!this.#reading) void this.#read();
+    this.#goOn();
   }
 
   pause(): void {
@@ -247,9 +251,29 @@ class WorkerTransport implements StreamTransport, Lender {
   }
 
   #letGo(): void {
+    clearTimeout(this.#patience);
     this.#dialled.release?.();
     this.#reader.cancel().catch(() => {});
     this.#socket.close().catch(() => {});
+  }
+
+  #goOn(): void {
+    if (this.#wanted && !this.#reading && !this.#writesFirst()) void this.#read();
+  }
+
+  /**
+   * Whether a read waits until what was written has been taken, most often a turn later. By then the peer's next bytes are often there, so
+   * the platform has one event to wait for, not two. (CPU of a RESP command at -P 16: 0.8.) A peer that takes nothing is read all the same.
+   */
+  #writesFirst(): boolean {
+    if (this.unsent === 0 || this.unsent > SMALL || this.#stuck) return false;
+    // It stays set for later waits: a timer for each would cost more than is saved.
+    this.#patience ??= setTimeout(() => {
+      this.#patience = null;
+      this.#stuck = this.unsent > 0;
+      this.#goOn();
+    }, PATIENCE);
+    return true;
   }
 
   async #read(): Promise<void> {
@@ -328,6 +352,9 @@ class WorkerTransport implements StreamTransport, Lender {
   #sent(size: number): void {
     this.unsent -= size;
     if (this.unsent <= FULL) this.#makeRoom();
+    if (this.unsent > 0) return;
+    this.#stuck = false;
+    this.#goOn();
   }
 
   #makeRoom(): void {
