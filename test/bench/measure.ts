@@ -294,7 +294,12 @@ export class Bench {
       await this.#ask(port, { mode: "echo", connections: 50, size }, 0, this.#seconds);
       await sleep(SETTLE_MS);
       const before = residentKiB(pid);
-      const args = ["idle", "127.0.0.1", String(port), ...options({ connections, size })];
+      const args = [
+        "idle",
+        "127.0.0.1",
+        String(port),
+        ...options({ connections, size, stall: OPEN_MS / 1000 }),
+      ];
       const holder = this.#start(args, this.#seconds, true);
       await holder.line("ready", OPEN_MS);
       await sleep(SETTLE_MS);
