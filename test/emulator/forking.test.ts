@@ -673,6 +673,7 @@ describe("the end of a forking server", () => {
       expect(await ask(awaits, "untilAborted")).toBe("waiting");
       expect(await ask(loops, "echo well")).toBe("well");
       await loops.sendall("loop\n");
+      await events.next("handler"); // it loops: one that had not begun to would merely be cancelled
       const codes = [timed(codeOf(awaits.recv())), codeOf(loops.recv())];
       await server.serverClose();
       expect(await Promise.all(codes)).toEqual(["ECONNRESET", "ECONNRESET"]);
