@@ -650,6 +650,29 @@ describeWith(["chromium"], "the inspector", () => {
     expect(await page.getByRole("tab", { name: "Listeners" }).getAttribute("aria-selected")).toBe("true");
   });
 
+  test("a dialog opens once for two clicks, and gives the focus back as it closes, not later", async () => {
+    const page = await watching();
+    const asked: string[] = [];
+    page.on("request", (request) => asked.push(request.url()));
+    const name = await talk("fails", "one\n");
+    await filter(page, `fails ${name}`);
+    await rowOf(page, name).click();
+    await page.getByRole("button", { name: "Send again…" }).focus();
+    await page.evaluate("document.activeElement.click(), document.activeElement.click()");
+    await page.getByRole("dialog", { name: "Send again" }).waitFor();
+    expect(asked.filter((url) => url.endsWith("/v1/entries")).length).toBe(1);
+    const focused = await page.evaluate(`(async () => {
+      const dialog = document.querySelector("dialog");
+      const gone = new Promise((done) => dialog.addEventListener("close", () => setTimeout(done)));
+      dialog.close();
+      const back = document.activeElement.textContent;
+      document.querySelector("#filter").focus();
+      await gone;
+      return [back, document.activeElement.id, document.querySelectorAll("dialog").length];
+    })()`);
+    expect(focused).toEqual(["Send again…", "filter", 0]);
+  });
+
   describe.each(["light", "dark"] as const)("in %s", (colorScheme) => {
     test("axe finds no violation", async () => {
       const axe = await readFile(join(root, "node_modules/axe-core/axe.min.js"), "utf8");

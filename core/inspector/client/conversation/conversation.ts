@@ -387,6 +387,17 @@ export class Conversation {
     area.select();
   }
 
+  #asking = false;
+
+  /** Opens the dialog once, however often it is asked for meanwhile. */
+  async #sayAgain(): Promise<void> {
+    if (this.#asking) return;
+    this.#asking = true;
+    const entries = await this.#page.entries();
+    this.#asking = false;
+    if (!this.#leaving.signal.aborted) sayAgain(this.#copied(), entries);
+  }
+
   async #act(label: string, work: () => Promise<unknown>): Promise<void> {
     try {
       await work();
@@ -451,10 +462,7 @@ export class Conversation {
         { class: "bar", role: "toolbar", "aria-label": "How it is shown" },
         ...views,
         element("label", {}, follows, "follow"),
-        button(
-          "Send again…",
-          () => void this.#page.entries().then((entries) => sayAgain(this.#copied(), entries)),
-        ),
+        button("Send again…", () => void this.#sayAgain()),
         button("Copy as nc", () => this.#paste("A line for a shell", asNc(this.#copied()), "say.sh")),
         button("Copy as test", () => this.#paste("A test", asTest(this.#copied()), `${row.handler}.test.ts`)),
         button("Copy as transcript", () =>

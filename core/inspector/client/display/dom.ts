@@ -39,9 +39,8 @@ export const choice = (
   return { label: element("label", {}, label, select), select };
 };
 
-/** Shows a dialog with these contents, and removes it when it is closed. */
+/** Shows a dialog with these contents, and removes it when it is closed; then the browser gives the focus back. */
 export const dialog = (title: string, ...contents: readonly (Node | string)[]): HTMLDialogElement => {
-  const before = document.activeElement as HTMLElement | null;
   const box = element(
     "dialog",
     { "aria-label": title },
@@ -53,10 +52,7 @@ export const dialog = (title: string, ...contents: readonly (Node | string)[]): 
       button("Close", () => box.close()),
     ),
   );
-  box.addEventListener("close", () => {
-    box.remove();
-    before?.focus();
-  });
+  box.addEventListener("close", () => box.remove());
   document.body.append(box);
   box.showModal();
   return box;

@@ -89,7 +89,7 @@ export const showFaults = async (entries: readonly EntryInfo[]): Promise<void> =
     try {
       await work;
       await showFaults(entries);
-      at("fault-rule")?.focus();
+      if (document.activeElement === document.body) at("fault-rule")?.focus(); // what had it was drawn anew
     } catch (error) {
       say((error as Error).message, true);
     }
