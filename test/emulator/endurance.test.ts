@@ -129,10 +129,12 @@ const clientsOf = (port: number, count: number): Client[] => {
   return clients;
 };
 
+/** Asks, and waits until the server has ended its side, too: then no time limit of it runs any more. */
 const askOnce = async (port: number, line: string): Promise<string | null> => {
-  const [client] = clientsOf(port, 1);
-  const said = await (client as Client).ask(line);
-  (client as Client).socket.end();
+  const [client] = clientsOf(port, 1) as [Client];
+  const said = await client.ask(line);
+  client.socket.end();
+  await client.over;
   return said;
 };
 
