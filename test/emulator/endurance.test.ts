@@ -10,6 +10,7 @@ import net from "node:net";
 import { fileURLToPath } from "node:url";
 import type { InternetAddress } from "socklet";
 import { describe, expect, onTestFinished, test } from "vitest";
+import { reservePorts } from "../peers/ports.ts";
 import { describeWith, python } from "../peers/program.ts";
 import type { Setup, Stats } from "./fixtures/endurance-server.ts";
 import { untilNothingStoodStill } from "./standstill.ts";
@@ -382,15 +383,18 @@ describe("SIGTERM under load", () => {
 
   test("loses no request that had begun, of a threading and of a forking listener; the process ends with status 0", async () => {
     const args = ["--conditions=socklet:source", cli, "serve", app, "--no-control", "--verbose"];
-    const child = spawn(process.execPath, args, { stdio: ["ignore", "pipe", "pipe"] });
+    // Reserved: clients dial them still when the server has closed, and must be refused, not served by another program.
+    const [threading, forking] = (await reservePorts(2)) as [number, number];
+    const env = { ...process.env, THREADING: String(threading), FORKING: String(forking) };
+    const child = spawn(process.execPath, args, { stdio: ["ignore", "pipe", "pipe"], env });
     const exit = once(child, "exit");
     onTestFinished(async () => {
       if (child.exitCode === null && child.signalCode === null) child.kill("SIGKILL");
       await exit;
     });
     let said = "";
-    const ports = (): number[] => [...said.matchAll(/tcp:.*:(\d+)\n/g)].map(([, port]) => Number(port));
-    while (ports().length < 2) said += (await once(child.stdout, "data"))[0];
+    while (![threading, forking].every((port) => said.includes(`:${port}\n`)))
+      said += (await once(child.stdout, "data"))[0];
     let told = "";
     child.stderr.setEncoding("utf8").on("data", (text: string) => {
       told += text;
@@ -416,7 +420,6 @@ describe("SIGTERM under load", () => {
         await client.over;
       }
     };
-    const [threading, forking] = ports() as [number, number];
     const running = [...Array(40)]
       .map(() => comes(threading))
       .concat([...Array(8)].map(() => comes(forking)));

@@ -56,7 +56,8 @@ const places: Record<
   string,
   {
     readonly serial: (handler: AnyHandler, options?: object) => AnyServer;
-    readonly threading: (handler: AnyHandler, options?: object) => AnyServer;
+    /** At `address`, where there are any. */
+    readonly threading: (handler: AnyHandler, options?: object, address?: string) => AnyServer;
     readonly dial: (server: AnyServer) => Promise<StreamSocket>;
   }
 > = {
@@ -67,7 +68,8 @@ const places: Record<
   },
   "Node TCP": {
     serial: (handler, options) => new TCPServer("127.0.0.1:0", handler, options),
-    threading: (handler, options) => new ThreadingTCPServer("127.0.0.1:0", handler, options),
+    threading: (handler, options, address = "127.0.0.1:0") =>
+      new ThreadingTCPServer(address, handler, options),
     dial: tcpDial,
   },
 };
@@ -138,7 +140,7 @@ for (const [place, { serial, threading, dial }] of Object.entries(places)) {
     });
 
     test("serverClose() lets what runs finish, and takes no more", async () => {
-      const server = threading(Upper);
+      const server = threading(Upper, {}, await ownAddress());
       const serving = serve(server);
       await server.listen();
       const socket = await dial(server);
