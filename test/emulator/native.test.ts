@@ -684,7 +684,7 @@ c, _ = s.accept(); c.sendall(b"welcome"); c.recv(1)
       const waiting = outcome(() => select([], [], [far]));
       await far.close();
       expect(await waiting).toBe("EBADF");
-      expect(descriptors()).toBe(open); // at once: its descriptor lingers still
+      expect(descriptors()).toBeLessThanOrEqual(open); // at once: its own descriptor lingers, for 2 s at most
       await near.close();
       await descriptorsAre(open - 2);
     });
