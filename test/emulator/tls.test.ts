@@ -214,7 +214,7 @@ test.skipIf(openssl === null)(
     expect(await dial({})).toBe("ERR_TLS");
     expect(await dial({ ca, serverName: "elsewhere.example" })).toBe("ERR_TLS");
     expect(await dial({ ca })).toBe("no error");
-    expect(events.filter(({ type }) => type === "error").length).toBe(2);
+    await expect.poll(() => events.filter(({ type }) => type === "error").length).toBe(2);
   },
 );
 
