@@ -34,7 +34,8 @@ import {
 import { fc } from "../conformance/properties.ts";
 
 const origin = inject("dohOrigin");
-const at = (path: string): NameOptions => ({ endpoint: `${origin}${path}` });
+const PATIENT = { timeout: 120_000 }; // the server is in Vitest's main process, which may stand still for longer than the default's 5 s
+const at = (path: string): NameOptions => ({ endpoint: `${origin}${path}`, ...PATIENT });
 const asked = at("/dns-query");
 
 /** Options whose `fetch` must not be called: a lookup that calls it gets an error that no name causes. */
@@ -221,7 +222,7 @@ describe("a server is asked", () => {
   });
 
   test("by an endpoint that is a URL", async () => {
-    const options = { endpoint: new URL("/dns-query", origin) };
+    const options = { endpoint: new URL("/dns-query", origin), ...PATIENT };
     expect(await gethostbyname("www.example.test", options)).toBe("192.0.2.80");
   });
 });
@@ -390,7 +391,7 @@ describe("messages", () => {
 });
 
 test("npm dns2, as the server that is asked", async () => {
-  const byDns2: NameOptions = { endpoint: `${inject("dns2Origin")}/dns-query` };
+  const byDns2: NameOptions = { endpoint: `${inject("dns2Origin")}/dns-query`, ...PATIENT };
   const found = await getaddrinfo("www.example.test", 80, { type: SOCK_STREAM, ...byDns2 });
   expect(found.map(({ address }) => address.hostname).sort()).toEqual(["192.0.2.80", "2001:db8::80"]);
   expect(await failure(gethostbyname("none.example.test", byDns2))).toContain("none.example.test");
