@@ -16,6 +16,7 @@ import {
   VALUES,
   withHostileHooks,
 } from "../conformance/hostile.ts";
+import { reservePort } from "../peers/ports.ts";
 import { type Program, start } from "../peers/program.ts";
 
 const file = (path: string): string => fileURLToPath(new URL(path, import.meta.url));
@@ -162,8 +163,10 @@ describe("socklet serve", () => {
   test.each(["known", "null", "no-prototype", "error-getters", "revoked-proxy"])(
     "tells of an error that nobody catches, lets what runs finish, and exits with 1: %s",
     async (name) => {
-      const program = served("--no-control");
-      const port = await portOf(program, "Unattended");
+      // Reserved: once the program has closed it, nobody else accepts there.
+      const port = await reservePort();
+      await using program = start("env", [`UNATTENDED=${port}`, process.execPath, ...SERVE, "--no-control"]);
+      await program.line(/^Unattended /);
       const waiting = net.connect(await portOf(program, "Waits"), "127.0.0.1");
       let text = "";
       waiting.setEncoding("utf8").on("data", (more) => {
