@@ -27,6 +27,7 @@ import * as scripts from "../conformance/scripts.ts";
 import * as bug from "../core/fixtures/planted-bugs.ts";
 import { reservePort, reserveUdpPort } from "../peers/ports.ts";
 import { freshPath, made, socketPlaces, udpPeer } from "./socket-places.ts";
+import { AWAITING_CHILD } from "./standstill.ts";
 import { type RunningWorker, runWorker } from "./workerd.ts";
 
 const FILE = "test/emulator/matrix.test.ts";
@@ -108,6 +109,7 @@ const running: Partial<Record<PlaceId, MatrixPlace>> = {
       const options = {
         secureTransport: "on",
         tls: { ca: made?.ca ?? "", serverName: "localhost", alpn: [name] },
+        ...AWAITING_CHILD,
       } as const;
       return {
         dial: () => createConnection(at, options),

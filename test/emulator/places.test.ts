@@ -14,6 +14,7 @@ import { serverConformance } from "../conformance/server.ts";
 import { serverScenarios, tracing } from "../conformance/server-scenarios.ts";
 import { streamConformance } from "../conformance/stream.ts";
 import { ownCertificates } from "../peers/certificates.ts";
+import { AWAITING_CHILD } from "./standstill.ts";
 
 const options = { stream: { closeTimeout: 300 }, drainTimeout: 100 };
 const board = new LocalBoard();
@@ -44,7 +45,8 @@ const forkedHandler = handlerFrom(
 let forkingTls: ForkingTCPServer<InternetAddress> | undefined; // in Node
 const dialTls = (server: TCPServer<never>): Promise<StreamSocket> =>
   createConnection(server.serverAddress as never, {
-    stream: options.stream,
+    ...AWAITING_CHILD,
+    stream: { ...options.stream, ...AWAITING_CHILD.stream },
     secureTransport: "on",
     tls: { ca: own?.ca },
   });

@@ -1,6 +1,12 @@
 /** Tests of time limits, on machines where a process may stall for longer than a limit. */
 
 /**
+ * For who dials the TLS of a forking server: the handshake waits for a child, which on a busy machine may take
+ * about as long to start as the defaults allow.
+ */
+export const AWAITING_CHILD = { connectTimeout: 120_000, stream: { handshakeTimeout: 120_000 } };
+
+/**
  * Runs `attempt` until each wait that it passes to `timed` took less than `ms`. If one took longer, this process or a
  * child stood still, as on a busy machine, and a time limit was right to cut what the test expects to go on.
  */

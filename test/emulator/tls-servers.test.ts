@@ -30,6 +30,7 @@ import { ownAddress } from "../peers/ports.ts";
 import { run } from "../peers/program.ts";
 import { Imap, Later, Tell } from "./fixtures/tls-handlers.ts";
 import { forks, rowsHere, rustls } from "./runtime-rows.ts";
+import { AWAITING_CHILD } from "./standstill.ts";
 
 const authority = new Authority();
 const { ca } = authority;
@@ -93,7 +94,7 @@ const serve = async (options: Options, Handler: typeof Tell = Tell, Server = Thr
 
 const dial = async (at: Address, options: object = {}): Promise<StreamSocket> => {
   const tls = { ca, serverName: "localhost", ...options };
-  const socket = await createConnection(at, { secureTransport: "on", tls });
+  const socket = await createConnection(at, { secureTransport: "on", tls, ...AWAITING_CHILD });
   cleanups.push(() => socket.abort());
   return socket;
 };
@@ -157,7 +158,8 @@ describe.skipIf(missing)("each stream server, of TCP and of paths", () => {
     await events.next("end");
 
     // A handshake that fails costs no handler.
-    expect(await errorOf(createConnection(at, { secureTransport: "on" }))).toMatch(/^ERR_TLS/);
+    const untrusting = createConnection(at, { secureTransport: "on", ...AWAITING_CHILD });
+    expect(await errorOf(untrusting)).toMatch(/^ERR_TLS/);
     const failed = await events.next("handshake", 2);
     expect(failed).toMatchObject({ version: null, error: { code: "ERR_TLS" } });
     expect(await ask(at)).toMatchObject({ version: "TLSv1.3" });
@@ -331,7 +333,7 @@ describe.skipIf(missing)("protocols (ALPN)", () => {
 describe.skipIf(missing)("sessions", () => {
   const Ask = streamHandler(async ({ rfile }) => JSON.parse((await rfile.line()) as string).resumed);
   const dialler = ({ port }: InternetAddress) =>
-    new TCPConnector(`tls://localhost:${port}`, Ask, { tls: { ca } });
+    new TCPConnector(`tls://localhost:${port}`, Ask, { tls: { ca }, ...AWAITING_CHILD });
 
   test.skipIf(rustls)("are resumed, unless sessionTimeout is null", async () => {
     const { at, events } = await serve({ tls: pair(own) });
@@ -582,7 +584,8 @@ describe.skipIf(missing)("STARTTLS with the certificates of the listener", () =>
     );
     const { port } = (await up(server)) as InternetAddress;
     const there = { hostname: "localhost", port };
-    const socket = await createConnection(there, { secureTransport: "starttls", tls: { ca } });
+    const secured = { secureTransport: "starttls", tls: { ca }, ...AWAITING_CHILD } as const;
+    const socket = await createConnection(there, secured);
     cleanups.push(() => socket.abort());
     expect(await socket.rfile.line()).toBe("null");
     expect(socket.tls).toBeNull();
