@@ -230,11 +230,17 @@ interface Found {
   readonly wrong: readonly string[];
 }
 
+interface Asked extends Found {
+  /** Whether the client may have waited for its own time-out before its server was at the end of the script. */
+  readonly late: boolean;
+}
+
 /** Asks one client. What will never come is not waited for as long as what will. */
-const ask = async ({ get }: Running, name: string, plan: Plan, expected: Outcome): Promise<Found> => {
+const ask = async ({ get }: Running, name: string, plan: Plan, expected: Outcome): Promise<Asked> => {
   const wrong: string[] = [];
   const found = Promise.withResolvers<Found>();
   const played = Promise.withResolvers<void>(); // the script is at its end
+  let playedAt: number | undefined;
   let connections = 0;
   // The bytes were there before the first request. A client that has completed two since has looked for bytes in between.
   const read = async (): Promise<void> => {
@@ -247,6 +253,7 @@ const ask = async ({ get }: Running, name: string, plan: Plan, expected: Outcome
       await scriptOf(clients[name] as Client, plan, read)
         .run(this.request, { timeout: LONG })
         .catch((error: Error) => wrong.push(error.message));
+      playedAt ??= performance.now();
       played.resolve();
       for await (const _ of this.request); // it stays as long as its client
     }
@@ -259,6 +266,7 @@ const ask = async ({ get }: Running, name: string, plan: Plan, expected: Outcome
   const leave = new AbortController();
   const silent = expected === "answers" ? SLOW : PATIENCE;
   const patience = plan.ending === "silence" ? silent : LONG;
+  const began = performance.now();
   get(`/${name}?port=${port}&patience=${patience}`, leave.signal).then(({ answer, error = "" }) => {
     const hangs = /code had hung/.test(error); // workerd: nothing is left that could settle it
     const outcome = answer !== undefined ? "answers" : hangs ? "never answers" : "fails";
@@ -282,7 +290,8 @@ const ask = async ({ get }: Running, name: string, plan: Plan, expected: Outcome
     );
   });
   try {
-    return await found.promise;
+    const what = await found.promise;
+    return { ...what, late: (playedAt ?? performance.now()) - began >= patience };
   } finally {
     clearTimeout(timer);
     leave.abort();
@@ -302,7 +311,7 @@ describe.concurrent.each(Object.entries(clients))("%s", (name, client) => {
     for (let cut = 0; cut < total; cut++) {
       if (ends.includes(cut)) continue; // its own reply
       const expected = lost.includes(cut) ? "never answers" : "answers";
-      const { outcome, ...rest } = await ask(workerd, name, { cut }, expected);
+      const { outcome, late: _, ...rest } = await ask(workerd, name, { cut }, expected);
       if (outcome === "answers") expect({ cut, ...rest }).toEqual({ cut, answer, wrong: [] });
       else found.push(cut);
       expect(["answers", "never answers"]).toContain(outcome);
@@ -318,7 +327,11 @@ describe.concurrent.each(Object.entries(clients))("%s", (name, client) => {
     let workerd = await begin();
     try {
       for (const [i, sent] of moments.entries()) {
-        const { outcome } = await ask(workerd, name, { sent, ending }, endings[ending][i] as Outcome);
+        const expected = endings[ending][i] as Outcome;
+        let { outcome, late } = await ask(workerd, name, { sent, ending }, expected);
+        // On a machine that stood still, its time-out cut what comes before the silence.
+        while (outcome !== expected && late && ending === "silence")
+          ({ outcome, late } = await ask(workerd, name, { sent, ending }, expected));
         found.push(outcome);
         if (outcome !== "never yields") continue;
         await workerd[Symbol.asyncDispose]();
