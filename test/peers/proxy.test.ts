@@ -49,7 +49,8 @@ const behind = async (
     }
   }
   const from = at.startsWith("unix:") ? ["unix"] : ["127.0.0.1"];
-  const server = new Server(at, Echo, { onEvent: told.on, proxyProtocol: { from, ...options } });
+  const proxyProtocol = { from, timeout: 120_000, ...options }; // a proxy may stand still before it sends its header
+  const server = new Server(at, Echo, { onEvent: told.on, proxyProtocol });
   onTestFinished(() => server.serverClose());
   await server.listen();
   void server.serveForever();
@@ -401,6 +402,9 @@ describeWith(["dnsdist", "dig"], "dnsdist before the DNS example", () => {
       `
 setLocal("127.0.0.1:${port}")
 setSecurityPollSuffix("")
+setUDPTimeout(120)
+setTCPRecvTimeout(120)
+setTCPSendTimeout(120)
 s = newServer{address="127.0.0.1:${at.port}", useProxyProtocol=true}
 s:setUp()
 addAction(AllRule(), SetProxyProtocolValuesAction({ ["226"] = "from dnsdist" }))
@@ -415,7 +419,9 @@ addAction(AllRule(), SetProxyProtocolValuesAction({ ["226"] = "from dnsdist" }))
     onTestFinished(() => program[Symbol.asyncDispose]());
     await program.line(/Listening on/);
     for (const way of ["+notcp", "+tcp"]) {
-      const { stdout } = await run("dig", ["@127.0.0.1", "-p", port, way, "+short", "www.example.test", "A"]);
+      const once = ["+tries=1", "+time=120"]; // what it asks again is served again
+      const args = ["@127.0.0.1", "-p", port, way, ...once, "+short", "www.example.test", "A"];
+      const { stdout } = await run("dig", args);
       expect(String(stdout)).toBe("192.0.2.80\n");
     }
     const asked = served.filter(({ proxy }) => proxy?.command === "PROXY");
