@@ -14,8 +14,11 @@ import { compareTranscripts, parseTranscript } from "socklet/testing";
 import { expect, onTestFinished, test } from "vitest";
 import { ownCertificates } from "../peers/certificates.ts";
 import { app as pooledApp } from "./fixtures/pooled.ts";
+import { untilNothingStoodStill } from "./standstill.ts";
 
 const TOKEN = "a-token-for-the-tests";
+const PATIENT = 120_000; // ms; a replay's own 10 s are too few if a process stalls
+const SILENCE = 300; // ms that a replay waits for an answer before it sends the next piece anyway
 
 /** Greets, then answers each line in upper case; `QUIT` ends it. */
 class Shouts extends StreamRequestHandler {
@@ -210,22 +213,27 @@ test("with TLS what is kept is what was said in it, and the listener's address s
 
 test("what a client said can be said again, edited: to a listener, and to an address that the app allows", async () => {
   const { ask, tcp, udp } = await served();
+  const again = (spec: object) => ask("POST", "/replays", { ...spec, timeout: PATIENT });
   const pieces = [{ text: "" }, { text: "again\n" }, { base64: btoa("QUIT\n") }];
   for (const to of ["shouts", `127.0.0.1:${tcp}`]) {
-    const { events, error } = await ask("POST", "/replays", { to, pieces, halfClose: false });
-    expect([joined(events, "client"), joined(events, "server"), error]).toEqual([
-      "again\nQUIT\n",
-      "ready\nAGAIN\nQUIT\n",
-      null,
-    ]);
-    // Each piece waited for the answer before: the greeting came first.
-    expect(events[0]).toMatchObject({ from: "server", text: "ready\n" });
+    await untilNothingStoodStill(SILENCE, async (timed) => {
+      const { events, error } = await timed(again({ to, pieces, halfClose: false }));
+      expect([joined(events, "client"), joined(events, "server"), error]).toEqual([
+        "again\nQUIT\n",
+        "ready\nAGAIN\nQUIT\n",
+        null,
+      ]);
+      // Each piece waited for the answer before: the greeting came first.
+      expect(events[0]).toMatchObject({ from: "server", text: "ready\n" });
+    });
   }
-  const datagrams = await ask("POST", "/replays", { to: "echo", pieces: [{ text: "a" }, { text: "b" }] });
-  expect(datagrams.events.map(({ text }: { text: string }) => text)).toEqual(["a", "a", "b", "b"]);
-  expect(datagrams.address).toBe(`udp://127.0.0.1:${udp}`);
-  const { address } = datagrams;
-  expect(await ask("POST", "/replays", { to: address, pieces: [{ text: "c" }] })).toMatchObject({
+  const address = `udp://127.0.0.1:${udp}`;
+  await untilNothingStoodStill(SILENCE, async (timed) => {
+    const datagrams = await timed(again({ to: "echo", pieces: [{ text: "a" }, { text: "b" }] }));
+    expect(datagrams.events.map(({ text }: { text: string }) => text)).toEqual(["a", "a", "b", "b"]);
+    expect(datagrams.address).toBe(address);
+  });
+  expect(await again({ to: address, pieces: [{ text: "c" }] })).toMatchObject({
     address,
     error: null,
     events: [{ text: "c" }, { from: "server", text: "c" }],
@@ -257,20 +265,27 @@ test("entries are what can be said again to: a listener, one whose certificate i
     { on: "listen", entry: "secured", address: secured, faults: true },
     { on: "dial", entry: "loud", address: there, faults: true },
   ]);
-  const { address, events, error } = await control.replay({ to: "secured", pieces: ["hi\nQUIT\n"] });
+  const { address, events, error } = await control.replay({
+    to: "secured",
+    pieces: ["hi\nQUIT\n"],
+    timeout: PATIENT,
+  });
   expect([address, error]).toEqual([secured, null]);
   expect(joined(events as { from?: string; text?: string }[], "server")).toBe("ready\nHI\nQUIT\n");
-  const dialled = await control.replay({ to: "loud", pieces: ["hi", Uint8Array.of(0, 255)] });
-  expect(dialled).toMatchObject({ address: there, error: null });
-  expect(dialled.events).toMatchObject([
-    { text: "hi" },
-    { text: "hi" },
-    { base64: "AP8=" },
-    { base64: "AP8=" },
-    {},
-    {},
-    {},
-  ]);
+  await untilNothingStoodStill(SILENCE, async (timed) => {
+    const pieces = ["hi", Uint8Array.of(0, 255)];
+    const dialled = await timed(control.replay({ to: "loud", pieces, timeout: PATIENT }));
+    expect(dialled).toMatchObject({ address: there, error: null });
+    expect(dialled.events).toMatchObject([
+      { text: "hi" },
+      { text: "hi" },
+      { base64: "AP8=" },
+      { base64: "AP8=" },
+      {},
+      {},
+      {},
+    ]);
+  });
 });
 
 test("a client of the control routes records: starts, finds, reads, decodes, follows, stops; and sets a fault on what is dialled", async () => {
@@ -316,12 +331,11 @@ test("a connection is ended gracefully from outside: the peer gets what was writ
   await once(socket, "data");
   const { sessions } = await control.sessions.list({ state: "running" });
   const id = sessions[0]?.id ?? "";
-  const ended = once(socket, "end");
+  const [ended, closed] = [once(socket, "end"), once(socket, "close")];
   socket.resume();
   const [info] = await Promise.all([control.sessions.end(id, { graceful: true }), ended]);
   expect(info).toMatchObject({ state: "cut", error: { code: "ECANCELED" } });
-  socket.end();
-  await once(socket, "close");
+  await closed;
 });
 
 test("a recording that is stopped leaves no tap and no timer: the process ends", async () => {
