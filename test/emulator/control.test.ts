@@ -563,10 +563,7 @@ describe("the control routes", () => {
   test.each(["0.0.0.0", "::", "192.0.2.1", "localhost", "example.com", "127.0.0.1.example.com", ""])(
     "are not served on the host %j, and no listener is left",
     async (host) => {
-      const taken = net.createServer().listen(0, "127.0.0.1");
-      await once(taken, "listening");
-      const { port } = taken.address() as net.AddressInfo;
-      await new Promise((resolve) => taken.close(resolve));
+      const port = await reservePort();
       const one = defineApp({
         handlers: { Throws },
         listen: [{ handler: "Throws", address: `127.0.0.1:${port}` }],
