@@ -120,8 +120,8 @@ class Served implements AsyncDisposable {
   async restart(): Promise<number> {
     const before = this.pid;
     process.kill(before, "SIGUSR2");
-    const [, pid] = await this.line(/process (\d+) serves now|could not start/);
-    if (pid === undefined) throw new Error(this.said.at(-1));
+    const { input, 1: pid } = await this.line(/process (\d+) serves now|could not start/);
+    if (pid === undefined) throw new Error(input); // not the last line of `said`: more may have come since
     this.#pids.push(Number(pid));
     return before;
   }
@@ -307,6 +307,7 @@ describe("socklet restart", () => {
       ),
     });
     writeFileSync(module, good);
+    await gone(done.before); // else there are two to choose from
     const again = await restart(env);
     const [, pid] = /^process (\d+) serves .*restarted\.ts in place of (\d+)\n$/.exec(again.stdout) ?? [];
     expect(again.code).toBe(0);
