@@ -19,6 +19,8 @@ import { afterAll, beforeAll, beforeEach, describe, expect, onTestFinished, test
 import { inspectedApp } from "../conformance/inspected-app.ts";
 import { ownCertificates } from "../peers/certificates.ts";
 import { reservePorts, reserveUdpPorts } from "../peers/ports.ts";
+import { describeWith } from "../peers/program.ts";
+import { fullBacklog } from "../peers/servers.ts";
 import { runWorker } from "./workerd.ts";
 
 const TOKEN = "a-token-for-the-tests";
@@ -445,13 +447,33 @@ describe("said again", () => {
     expect(answer(late)).toMatchObject({ server: "HI", error: null });
     const held = await greeter();
     onTestFinished(() => held.close());
-    // Twice as long each time, until the greeting comes within it: a process may stand still.
+    // Twice as long each time, until the greeting comes within it: a process may stand still, also while it dials.
     let timeout = 400;
-    const again = async () => answer(await control.replay({ to: held.address, pieces: ["hi\n"], timeout }));
+    const again = async () => {
+      try {
+        return answer(await control.replay({ to: held.address, pieces: ["hi\n"], timeout }));
+      } catch (error) {
+        if ((error as { code?: string }).code !== "ETIMEDOUT") throw error;
+        return { client: "", server: "", error };
+      }
+    };
     let replayed = await again();
     for (; replayed.server === ""; timeout *= 2, replayed = await again());
     const error = { code: "ETIMEDOUT", message: expect.stringContaining(`after ${timeout} ms`) };
     expect(replayed).toMatchObject({ server: "welcome\n", error });
+  });
+
+  describeWith(["python3"], "to a server that does not answer", () => {
+    test("it fails with ETIMEDOUT, as in Node", async () => {
+      await using silent = await fullBacklog();
+      for (const of of [await inNode(), control]) {
+        const late = of.replay({ to: `127.0.0.1:${silent.port}`, pieces: ["x"], timeout: 100 });
+        await expect(late).rejects.toMatchObject({
+          code: "ETIMEDOUT",
+          message: expect.stringContaining("within 100 ms"),
+        });
+      }
+    });
   });
 
   test("entries are the listeners and what is dialled, none of which takes faults", async () => {

@@ -91,7 +91,7 @@ const infoOf = (failed: unknown): ErrorInfo | null =>
 
 /**
  * Sends the pieces on the connection that `open` makes, and returns what both sides sent; `address` is the server's, as text. Rejects if
- * `open` does; what goes wrong later is in the answer. The connection is closed when this resolves.
+ * `open` does, with `ETIMEDOUT` if that takes the whole time; what goes wrong later is in the answer. The connection is closed when this resolves.
  */
 export const replayOnStream = async (
   address: string,
@@ -101,7 +101,14 @@ export const replayOnStream = async (
   const { timeout } = spec;
   const deadline = AbortSignal.timeout(timeout);
   const answers = new Answers(deadline, timeout);
-  const recording = record(await open(deadline), "client");
+  let opened: StreamSocket;
+  try {
+    opened = await open(deadline);
+  } catch (error) {
+    if (error !== deadline.reason) throw error;
+    throw new SocketError("ETIMEDOUT", `no connection to ${address} within ${wholeMs(timeout)}`);
+  }
+  const recording = record(opened, "client");
   const { stream: own } = recording;
   own.settimeout(null);
   let failed: unknown = null;
