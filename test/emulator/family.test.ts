@@ -463,10 +463,10 @@ describe("an app's listeners", () => {
       env: { ...process.env, FAMILY_FOLDER: own },
       stdio: ["ignore", "pipe", "pipe"],
     });
-    const exit = once(child, "exit");
+    const ended = once(child, "close"); // all that it said has been read then
     onTestFinished(async () => {
       if (child.exitCode === null && child.signalCode === null) child.kill("SIGKILL");
-      await exit;
+      await ended;
     });
     let stderr = "";
     child.stderr.setEncoding("utf8").on("data", (text) => {
@@ -474,8 +474,7 @@ describe("an app's listeners", () => {
     });
     let stdout = "";
     child.stdout.setEncoding("utf8");
-    while (!/nc -U/.test(stdout)) stdout += (await once(child.stdout, "data"))[0];
-    expect(stdout).toContain(`nc -U ${own}/p\n`);
+    while (!stdout.includes(`nc -U ${own}/p\n`)) stdout += (await once(child.stdout, "data"))[0]; // the last line
     return {
       urls: Object.fromEntries(
         [...stdout.matchAll(/^(\w+) +((?:tcp|udp|unix):\S+)$/gm)].map(([, ...of]) => of),
@@ -485,7 +484,7 @@ describe("an app's listeners", () => {
       folder: own,
       stop: () => {
         child.kill("SIGTERM");
-        return exit;
+        return ended;
       },
     };
   };
