@@ -26,6 +26,8 @@ import { runWorker } from "./workerd.ts";
 
 const TOKEN = "a-token-for-the-tests";
 const SILENCE = 300; // ms that a replay waits for an answer before it sends the next piece; then 30 ms of silence end the last answer
+const LEASE = 5_000; // ms that recording continues after the last look of a watcher
+const PACE = 1_000; // ms between two looks
 const PATIENT = 120_000; // ms; a replay's own 10 s are too few if a process stalls
 
 /** A server that greets, and returns each of its connections to the caller that asks for the next. */
@@ -226,18 +228,26 @@ test.each(["Node", "a Worker"])(
 );
 
 test("is kept while somebody watches, who is told of the sessions that change, and is forgotten when nobody does", async () => {
-  const leaving = new AbortController();
-  const changes = control.recording.watch({ signal: leaving.signal });
-  const next = async (): Promise<RecordingChange> => (await changes.next()).value as RecordingChange;
-  expect(await next()).toMatchObject({ type: "changed", recording: { on: true, started: false } });
-  const id = await converse(control);
-  for (;;) {
-    const told = (await next()).sessions.find((info) => info.id === id);
-    if (told?.state === "ended") break;
-  }
-  expect((await control.recording.part(id)).events[0]).toMatchObject({ text: "welcome\n" });
-  leaving.abort();
-  await changes.return?.(undefined);
+  let id = "";
+  /** Watches one conversation, to its end. */
+  const watched = async (): Promise<void> => {
+    const leaving = new AbortController();
+    const changes = control.recording.watch({ signal: leaving.signal });
+    const next = async (): Promise<RecordingChange> => (await changes.next()).value as RecordingChange;
+    try {
+      expect(await next()).toMatchObject({ type: "changed", recording: { on: true, started: false } });
+      id = await converse(control);
+      for (;;) {
+        const told = (await next()).sessions.find((info) => info.id === id);
+        if (told?.state === "ended") break;
+      }
+      expect((await control.recording.part(id)).events[0]).toMatchObject({ text: "welcome\n" });
+    } finally {
+      leaving.abort();
+      await changes.return?.(undefined);
+    }
+  };
+  await untilNothingStoodStill(LEASE - PACE, (timed) => timed(watched()));
   // The stream's end is seen with the next change that it cannot tell; from then on the lease runs out by itself.
   while ((await control.recording.info()).on) await converse(control);
   await expect(control.recording.part(id)).rejects.toMatchObject({ code: "ENOENT" });
