@@ -181,16 +181,16 @@ test("a SIGTERM to npm and to all that it runs, of which npm sends another, is o
       await ended;
     });
     const lines = createInterface(npm.stderr)[Symbol.asyncIterator]();
-    const said = async (): Promise<string> => {
+    const said = async (): Promise<string | undefined> => {
       for (;;) {
         const { value, done } = await lines.next();
         if (done || withoutSlow(`${value}\n`) !== "") return value;
       }
     };
     const [listening] = await once(createInterface(npm.stdout), "line");
-    const client = await connected(portIn(listening));
+    const client = await connected(portIn(listening as string));
     await client.ready();
-    const talk = async (): Promise<string[]> => {
+    const talk = async () => {
       process.kill(-(npm.pid as number), "SIGTERM");
       return [await said(), await client.say("done")];
     };
