@@ -389,8 +389,8 @@ describe("clients", () => {
       onTestFinished(() => server.serverClose());
       const address = (await server.listen()) as Address;
       void server.serveForever();
-      const options = address.family === "unix" ? { localAddress: `unix:${newPath()}` } : {};
-      await using client = await createDatagramConnection(address, options);
+      const own = address.family === "unix" ? { localAddress: `unix:${newPath()}` } : {};
+      await using client = await createDatagramConnection(address, { timeout: null, ...own });
       await client.send("hello");
       expect(new TextDecoder().decode(await client.recv())).toBe("HELLO");
       expect(client.getpeername()).toEqual(address);
@@ -399,7 +399,7 @@ describe("clients", () => {
     onTestFinished(() => server.serverClose());
     const { port } = (await server.listen()) as InternetAddress;
     void server.serveForever();
-    await using named = await createDatagramConnection(`localhost:${port}`);
+    await using named = await createDatagramConnection(`localhost:${port}`, { timeout: null });
     await named.send("by name");
     expect(new TextDecoder().decode(await named.recv())).toBe("BY NAME");
   });
@@ -518,8 +518,8 @@ describe("an app's listeners", () => {
       expect([name, word, Number(child) > 0 && Number(child) !== pid]).toEqual([name, "HELLO", true]);
     }
     for (const name of ["forkUDP", "forkUnixDatagrams"] as const) {
-      const options = name === "forkUDP" ? {} : { localAddress: `unix:${folder}/own` };
-      await using client = await createDatagramConnection(urls[name] as string, options);
+      const own = name === "forkUDP" ? {} : { localAddress: `unix:${folder}/own` };
+      await using client = await createDatagramConnection(urls[name] as string, { timeout: null, ...own });
       await client.send("hello");
       const [word, child] = text(await client.recv()).split(" ");
       expect([name, word, Number(child) > 0 && Number(child) !== pid]).toEqual([name, "HELLO", true]);
@@ -538,7 +538,7 @@ describe("an app's listeners", () => {
     expect(await turnedAway(urls.short)).toBe("ECONNRESET");
     expect(await codeOf(asked(urls.shortLines, "longer than that"))).toMatch(/ECONNRESET|but null/);
 
-    await using meagre = await createDatagramConnection(urls.meagre as string);
+    await using meagre = await createDatagramConnection(urls.meagre as string, { timeout: null });
     await meagre.send("much");
     await meagre.send("little");
     expect(text(await meagre.recv())).toBe(`LITTLE ${pid}`); // 400 bytes for 4 were dropped
@@ -587,7 +587,7 @@ test.runIf(process.platform === "linux")(
           expect(await client.rfile.line()).toBe("X");
           await client.close();
         } else {
-          await using client = await createDatagramConnection(`127.0.0.1:${port}`);
+          await using client = await createDatagramConnection(`127.0.0.1:${port}`, { timeout: null });
           await client.send("x");
           expect(new TextDecoder().decode(await client.recv())).toBe("X");
         }

@@ -95,7 +95,7 @@ test.each([
     const server = new ThreadingUDPServer("127.0.0.1:0", Reply);
     const { hostname, port } = await server.listen();
     void server.serveForever();
-    const client = await createDatagramConnection({ scheme: "udp", hostname, port });
+    const client = await createDatagramConnection({ scheme: "udp", hostname, port }, { timeout: null });
     await client.send("there");
     console.log(new TextDecoder().decode(await client.recv()));
     await client.close();

@@ -99,7 +99,7 @@ test("socklet.request: both sides, streams and datagrams, well and failed; a sto
   expect(await connector.run({ params: "well" })).toEqual(["says 1", "asks 1"]);
   await connector.run({ params: "fail" });
   const udp = await serving(new ThreadingUDPServer("udp://127.0.0.1:0", Packet, { name: "packet" }));
-  await using client = await createDatagramConnection(`127.0.0.1:${udp.port}`);
+  await using client = await createDatagramConnection(`127.0.0.1:${udp.port}`, { timeout: null });
   await client.send("x");
   expect(new TextDecoder().decode(await client.recv())).toBe("packet 1");
   const ended = await over(5);
