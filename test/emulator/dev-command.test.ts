@@ -321,6 +321,26 @@ describe("socklet dev", () => {
     expect(await readdir(join(runtime, "socklet"))).toEqual([]);
   });
 
+  test.each(["node", "workerd"])(
+    "socklet sessions finds the server before its listeners are printed, in %s",
+    async (where) => {
+      for (const [name, text] of [
+        ["word.ts", word("one")],
+        ["state.ts", STATE],
+        ["say.ts", HANDLER],
+        ["app.ts", app(at(await reservePort()))],
+      ] as const)
+        await write(name, text);
+      const mute = "data:text/javascript,process.stdout.write = () => true"; // what it prints is never out
+      new Program(folder, ["dev", "app.ts", "--control-port", "0", "--runtime", where], ["--import", mute]);
+      await expect
+        .poll(() => readdir(join(runtime, "socklet")).catch(() => []))
+        .toEqual([expect.stringMatching(/^\d+\.json$/)]);
+      const list = new Program(folder, ["sessions", "list"]);
+      expect([await list.exit, list.lines]).toEqual([0, ["no sessions"]]);
+    },
+  );
+
   test("a project with wrangler.toml gets .dev.vars, whose token is the server's", async () => {
     const port = await reservePort();
     await write("wrangler.toml", 'name = "x"\n');

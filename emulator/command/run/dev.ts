@@ -168,11 +168,13 @@ const besideNode = async (
   return starting;
 };
 
+/** Starts it, calls `started`, and only then prints its listeners. */
 const startWorkerd = async (
   path: string,
   flags: DevFlags,
   app: App,
   more: Pick<WorkerdOptions, "beside" | "control">,
+  started: (workerd: AppInWorkerd) => void = () => {},
 ): Promise<AppInWorkerd> => {
   const { AppInWorkerd } = await import("./workerd.ts");
   const workerd = await AppInWorkerd.start(app, {
@@ -182,6 +184,7 @@ const startWorkerd = async (
     onEvent: logger(flags.verbose ?? false),
     ...more,
   });
+  started(workerd);
   await print(listing(workerd.listing())).catch(() => {}); // its reader is gone, which does not stop it from serving
   sayMissing(workerd);
   return workerd;
@@ -211,8 +214,10 @@ const devInWorkerd = async (
     const { tokens: all } = controlTokens(tokens === undefined ? {} : { tokens });
     const port = flags.controlPort ?? (flags.anyPort ? 0 : CONTROL_PORT);
     const control = flags.control ? { port, tokens: all } : null;
-    workerd = await startWorkerd(path, flags, app, { beside: () => null, control });
-    const note = control === null ? null : noteRunning(path, workerd.origin, firstToken(all));
+    let note: ReturnType<typeof noteRunning> | undefined;
+    workerd = await startWorkerd(path, flags, app, { beside: () => null, control }, ({ origin }) => {
+      if (control !== null) note = noteRunning(path, origin, firstToken(all));
+    });
     const take = async (app: App): Promise<string> => {
       await workerd?.replace(app);
       return "";

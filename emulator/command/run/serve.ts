@@ -279,11 +279,7 @@ const serveUntil = async (
       ? untilClusterStopped(server, stop, flags.drain)
       : untilStopped(server, stop, flags.drain, flags.drainDelay);
   stopped.catch(() => {}); // thrown below
-  if (!stop.signal.aborted) {
-    if (predecessor === null) await printListeners(server, flags.inspect ?? false);
-    await notify("READY=1", `MAINPID=${process.pid}`);
-  }
-  if ("replace" in server) following?.served(server, stop.signal, app);
+  // Before the listeners are printed: who has read that it serves may run `socklet sessions` at once.
   const { control } = server;
   const note =
     control === null
@@ -292,6 +288,11 @@ const serveUntil = async (
           before: predecessor?.pid ?? null,
         });
   restarts.onRefused = (why) => note?.refuse(why);
+  if (!stop.signal.aborted) {
+    if (predecessor === null) await printListeners(server, flags.inspect ?? false);
+    await notify("READY=1", `MAINPID=${process.pid}`);
+  }
+  if ("replace" in server) following?.served(server, stop.signal, app);
   if (!stop.signal.aborted) predecessor?.serving(); // now it may end: the note of its successor exists
   const cut = await Promise.race([stopped, restarts.replaced.then(() => "replaced" as const)]).finally(() =>
     note?.forget(),
