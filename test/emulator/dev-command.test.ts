@@ -3,7 +3,7 @@
 import dgram from "node:dgram";
 import { once } from "node:events";
 import { mkdirSync } from "node:fs";
-import { mkdtemp, readdir, rename, rm, writeFile } from "node:fs/promises";
+import { mkdtemp, open, readdir, rename, rm } from "node:fs/promises";
 import net from "node:net";
 import { join } from "node:path";
 import tls from "node:tls";
@@ -85,9 +85,12 @@ describe("socklet dev", () => {
     const dev = await served(at(port));
     const old = new Client(port);
     expect(await old.ask("?")).toBe("one 1 1");
-    // Written in place. If this process stalls in the middle of that, half a file is a version, too.
-    const inPlace = writeFile(join(folder, "word.ts"), word("two"));
-    const [, ms] = await dev.saved(inPlace, /version \d+: word\.ts \((\d+) ms\)$/);
+    // Written in place, by one write of as many bytes: of a file that is first made empty, half a save is a version, too.
+    const file = await open(join(folder, "word.ts"), "r+");
+    const [, ms] = await dev.saved(
+      file.writeFile(word("two")).finally(() => file.close()),
+      /version \d+: word\.ts \((\d+) ms\)$/,
+    );
     expect(await askOnce(port)).toBe("two 2 2"); // its context is new; a module that did not change keeps its state
     expect(await old.ask("?")).toBe("one 1 3");
     await dev.saved(write("word.ts", word("three")), /version \d+: word\.ts/);
@@ -121,7 +124,7 @@ describe("socklet dev", () => {
       /^.*version 1 keeps serving$/,
     );
     await port2;
-    await write("app.ts", app(at(port)));
+    await dev.saved(write("app.ts", app(at(port))), /Cannot find module .*version 1 keeps serving$/);
     await dev.saved(write("word.ts", word("mended")), /version \d+: .*word\.ts/);
     expect(await askOnce(port)).toMatch(/^mended \d+ 2$/);
   });
