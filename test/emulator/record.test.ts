@@ -8,6 +8,7 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseTranscript } from "socklet/testing";
 import { beforeEach, expect, onTestFinished, test } from "vitest";
+import { PATIENT } from "../conformance/matrix-table.ts";
 import { reservePort } from "../peers/ports.ts";
 import { askOnce, Program } from "./dev-program.ts";
 
@@ -61,12 +62,17 @@ test("each listener, and each server that is dialled, has a transcript, which so
 
   const again = new Program(folder, ["serve", "app.ts", "--control-port", "0"]);
   await again.line(/^control /);
-  const replay = new Program(folder, ["replay", join("said", listened), "--to", `tcp://127.0.0.1:${port}`]);
+  const replay = new Program(folder, [
+    "replay",
+    join("said", listened),
+    ...["--to", `tcp://127.0.0.1:${port}`, "--timeout", String(PATIENT.timeout)],
+  ]);
   expect([await replay.exit, replay.lines]).toEqual([0, ["3 connections: as recorded"]]);
 });
 
 test("what is said while it drains is in the transcript, and so is what a pool says", async () => {
   const answers = net.createServer((socket) => {
+    socket.on("error", () => {}); // the pool ends it with its process
     socket.setEncoding("utf8").on("data", (text) => socket.write(`said ${text}`));
   });
   await once(answers.listen(0, "127.0.0.1"), "listening");
@@ -90,7 +96,16 @@ test("what is said while it drains is in the transcript, and so is what a pool s
        context: ({ pool }) => ({ ask: pool("ask", Ask) }),
      });`,
   );
-  const serve = new Program(folder, ["serve", "app.ts", "--record", "said", "--control-port", "0"]);
+  const serve = new Program(folder, [
+    "serve",
+    "app.ts",
+    "--record",
+    "said",
+    "--control-port",
+    "0",
+    "--drain",
+    String(PATIENT.timeout),
+  ]);
   await serve.line(/^control /);
   const socket = net.connect(other, "127.0.0.1").setEncoding("utf8");
   socket.write("before\n");

@@ -222,7 +222,7 @@ describe("recording over TCP", () => {
     const recording = record(await place.dial(), "client");
     const lines = Array.from({ length: 50 }, (_, i) => `line ${i}\n`);
     const script = lines.reduce((all, line) => all.send(line).expect(line), conversation());
-    await script.halfClose().expectEnd().run(recording.stream);
+    await script.halfClose().expectEnd().run(recording.stream, PATIENT);
     await recording.stream.close();
     await place.server.drain();
     assertTranscript(recording.transcript, transcripts[0] as Transcript);
