@@ -214,7 +214,7 @@ test("a Unix sender without a name has no address, and a reply to it is an error
   onTestFinished(() => server.serverClose());
   await server.listen();
   void server.serveForever();
-  await using client = await createDatagramConnection(`unix:${path}`);
+  await using client = await createDatagramConnection(`unix:${path}`, { timeout: null });
   await client.send("hello");
   expect(await failed.promise).toMatchObject({ address: null, error: { code: "ENOTCONN" } });
   expect(((await failed.promise) as { error: Error }).error.message).toMatch(

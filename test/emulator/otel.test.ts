@@ -169,7 +169,7 @@ test("datagrams, refusals, and nothing once it was stopped", async () => {
   await using udp = new ThreadingUDPServer("udp://127.0.0.1:0", Packet);
   const { port } = (await udp.listen()) as InternetAddress;
   void udp.serveForever();
-  await using client = await createDatagramConnection(`127.0.0.1:${port}`);
+  await using client = await createDatagramConnection(`127.0.0.1:${port}`, { timeout: null });
   await client.send("ping!");
   await client.recv();
   expect((await spans("datagram", 1))[0]?.attributes).toMatchObject({

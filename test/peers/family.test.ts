@@ -130,7 +130,7 @@ describeWith(["socat"], "socat", () => {
     const program = ["-t", 120, `UNIX-RECVFROM:${at},fork`, "EXEC:cat"]; // without -t, cat would have half a second to answer
     await using server = start("socat", program);
     const client = await listening(server, () =>
-      createDatagramConnection(`unix:${at}`, { localAddress: `unix:${path()}` }),
+      createDatagramConnection(`unix:${at}`, { localAddress: `unix:${path()}`, timeout: null }),
     );
     await using _ = client;
     await client.send("hello");
@@ -344,8 +344,8 @@ describeWith(["python3"], "Python", () => {
       const hostname = family === "AF_INET6" ? "::1" : "127.0.0.1";
       if (Server.prototype instanceof UDPServer || Server === (UDPServer as AnyServerClass)) {
         await using client: DatagramSocket = await (host === null
-          ? createDatagramConnection(`unix:${at}`, { localAddress: `unix:${path()}` })
-          : createDatagramConnection({ hostname, port }));
+          ? createDatagramConnection(`unix:${at}`, { localAddress: `unix:${path()}`, timeout: null })
+          : createDatagramConnection({ hostname, port }, { timeout: null }));
         for (const word of ["to", "python"]) {
           await client.send(`${word}\n`);
           expect(new TextDecoder().decode(await client.recv())).toBe(`${word.toUpperCase()}\n`);

@@ -153,7 +153,17 @@ describeWith(["dig", "named"], "dig through socklet proxy udp://", () => {
     await using server = await bind("wire.test", zone);
     await using between = await proxy(`udp://127.0.0.1:${server.port}`, "--record", path, "--quiet");
     const ask = (port: number): Promise<Ended> =>
-      run("dig", ["@127.0.0.1", "-p", port, "+short", "+qid=7", "+nocookie", "+tries=1", "www.wire.test"]);
+      run("dig", [
+        "@127.0.0.1",
+        "-p",
+        port,
+        "+short",
+        "+qid=7",
+        "+nocookie",
+        "+tries=1",
+        "+time=120",
+        "www.wire.test",
+      ]);
     for (let i = 0; i < 2; i++) expect((await ask(between.port)).stdout.toString()).toBe("192.0.2.80\n");
     await between.stop();
     const { kind, events } = recorded(path);

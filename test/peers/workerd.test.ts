@@ -102,7 +102,16 @@ with smtplib.SMTP("127.0.0.1", ${mail}, timeout=120) as smtp:
 
   const dig = peer("dig");
   test.skipIf(dig === null)("dig +tcp resolves", () => {
-    const args = ["@127.0.0.1", "-p", String(dns), "+tcp", "+short", "+tries=1", "www.example.test"];
+    const args = [
+      "@127.0.0.1",
+      "-p",
+      String(dns),
+      "+tcp",
+      "+short",
+      "+tries=1",
+      "+time=120",
+      "www.example.test",
+    ];
     expect(spawnSync(dig as string, args, { encoding: "utf8" }).stdout).toMatch(/^192\.0\.2\.\d+\n$/);
   });
 
