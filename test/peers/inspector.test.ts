@@ -305,7 +305,8 @@ describeWith(["chromium"], "the inspector", () => {
   describeWith(["dig"], "with dig", () => {
     test("the datagrams of a client are a conversation of their own", async () => {
       const page = await watching();
-      await run("dig", ["@127.0.0.1", "-p", portOf("dns"), "+tries=1", "+short", "www.example.test"]);
+      const once = ["+tries=1", "+time=120"];
+      await run("dig", ["@127.0.0.1", "-p", portOf("dns"), ...once, "+short", "www.example.test"]);
       await filter(page, "dns datagrams");
       await rowOf(page, "dns").click();
       await said(page)
@@ -351,6 +352,8 @@ describeWith(["chromium"], "the inspector", () => {
     });
     await byHand.getByRole("button", { name: "Send", exact: true }).click();
     expect(String(await came())).toBe("of a file\n");
+    // Until it is answered, the file is what is sent.
+    await expect.poll(() => byHand.getByLabel("A file to send").inputValue()).toBe("");
     // Text that is typed before the answer comes stays.
     const answer = Promise.withResolvers<void>();
     await page.route(/\/data$/, async (route) => {
@@ -454,13 +457,6 @@ describeWith(["chromium"], "the inspector", () => {
     };
     const stream = { contentType: "text/event-stream", body: `data: ${JSON.stringify(change)}\n\n` };
     await page.route("**/v1/recording/events", (route) => route.fulfill(stream), { times: 1 });
-    await page.goto(`${url}/inspect#token=${TOKEN}`);
-    for (const [i, peerName] of [third, second, first].entries())
-      await page
-        .locator(`[aria-rowindex="${i + 2}"]`)
-        .and(rowOf(page, peerName))
-        .waitFor();
-
     // The second one comes from the server. What the page then loads is delayed until the third connection is over.
     const [over, loaded] = [Promise.withResolvers<void>(), Promise.withResolvers<void>()];
     const asked = page.waitForRequest(/\/v1\/sessions\?limit=50$/);
@@ -470,6 +466,13 @@ describeWith(["chromium"], "the inspector", () => {
       await over.promise;
       await route.fulfill({ response });
     });
+    await page.goto(`${url}/inspect#token=${TOKEN}`);
+    for (const [i, peerName] of [third, second, first].entries())
+      await page
+        .locator(`[aria-rowindex="${i + 2}"]`)
+        .and(rowOf(page, peerName))
+        .waitFor();
+
     const answer = (await asked).response();
     await loaded.promise;
     keeps.end();
@@ -581,8 +584,12 @@ describeWith(["chromium"], "the inspector", () => {
     onTestFinished(() => void other.close());
     const page = await blank();
     await page.goto(`http://127.0.0.1:${(other.address() as net.AddressInfo).port}/`);
-    const frame = page.frames().find((one) => one !== page.mainFrame());
-    expect(frame?.url()).toMatch(/^chrome-error:/);
+    const framed = () =>
+      page
+        .frames()
+        .find((one) => one !== page.mainFrame())
+        ?.url();
+    await expect.poll(framed).toMatch(/^chrome-error:/);
     const asked = (path: string, authorization?: string) =>
       page.evaluate(
         async ([at, token]) => {
@@ -790,7 +797,10 @@ describeWith(["chromium"], "the inspector", () => {
       await rowWith(page, id).click();
       return id;
     };
-    // Connections that the Worker accepts.
+    // Connections that the Worker accepts. The one that was sent to again may not yet have ended.
+    const running = async () =>
+      (await control.sessions.list({ handler: "Shouts", state: "running" })).sessions;
+    await expect.poll(running).toEqual([]);
     const client = net.connect({ port, host: "127.0.0.1", allowHalfOpen: true });
     onTestFinished(() => void client.destroy());
     let heard = "";
