@@ -122,6 +122,31 @@ describe("socklet dev --runtime", () => {
     await expect.poll(() => workerds.filter(isAlive)).toEqual([]);
   });
 
+  test.each([1, 2])("workerd: a save while version %i is bundled is taken by the next one", async (which) => {
+    const port = await reservePort();
+    await write("word.ts", word("one"));
+    await write("app.ts", app(port));
+    await write("late.ts", word("late"));
+    // The project's esbuild: when it has read the files of that bundle, one of them is saved again.
+    const esbuild = join(folder, "node_modules/esbuild");
+    mkdirSync(esbuild, { recursive: true });
+    await writeFile(
+      join(esbuild, "index.js"),
+      `const { build } = require(${JSON.stringify(createRequire(import.meta.url).resolve("esbuild"))});
+       let bundles = 0;
+       exports.build = async (options) => {
+         const built = await build(options);
+         if (++bundles === ${which}) require("node:fs").renameSync("late.ts", "word.ts");
+         return built;
+       };\n`,
+    );
+    const dev = new Program(folder, ["dev", "app.ts", "--runtime", "workerd", "--control-port", "0"]);
+    await portsInWorkerd(dev);
+    if (which === 2) await write("word.ts", word("two"));
+    await dev.line(new RegExp(`^socklet: workerd: version ${which + 1}: word\\.ts`));
+    expect(await askOnce(port)).toBe("late workerd");
+  });
+
   test("the project's own Worker is run, with its bindings", async () => {
     const port = await reservePort();
     await write("word.ts", word("own"));

@@ -44,7 +44,10 @@ interface Plugin {
       filter: { filter: RegExp },
       on: (args: { path: string; namespace: string; importer: string }) => object | undefined,
     ): void;
-    onLoad(filter: { filter: RegExp; namespace: string }, on: () => object): void;
+    onLoad(
+      filter: { filter: RegExp; namespace: string },
+      on: (args: { path: string }) => object | undefined,
+    ): void;
   }): void;
 }
 
@@ -163,6 +166,9 @@ const revived = (value: unknown, placed: (stack: string) => string): unknown => 
   return Object.assign(error, { stack: placed(String(stack)) });
 };
 
+/** The hashes of files' contents, by path; `null` of one that is not there. */
+type Hashes = Map<string, string | null>;
+
 /** How the app runs in workerd. */
 export interface WorkerdOptions {
   /** The app's module, as it was named. */
@@ -193,7 +199,7 @@ export class AppInWorkerd {
    */
   readonly #holders: Socket[] = [];
   #app: App;
-  #hashes = new Map<string, string | null>(); // of the files of the bundle, by path
+  #hashes: Hashes = new Map(); // of the files of the bundle
   #running: Running | null = null;
   #origin = "";
   #map: SourceMap | undefined; // of the bundle
@@ -320,11 +326,13 @@ export class AppInWorkerd {
   async #updateNow(): Promise<void> {
     if (this.#stop.signal.aborted) throw this.#stop.signal.reason;
     await this.#place();
+    const read: Hashes = new Map();
+    if (this.#config !== null) read.set(this.#config, hashOf(this.#config));
     const project =
       this.#config === null
         ? undefined
         : this.#packages.wrangler?.unstable_getMiniflareWorkerOptions(this.#config);
-    const script = await this.#bundle(project?.main, project?.define);
+    const script = await this.#bundle(read, project?.main, project?.define);
     const { miniflare } = this.#packages;
     const made = project?.main === undefined; // the Worker is made for the app
     const options = miniflare.convertV4MiniflareOptions({
@@ -439,7 +447,12 @@ export class AppInWorkerd {
     return held;
   }
 
-  async #bundle(main: string | undefined, define: Readonly<Record<string, string>> = {}): Promise<string> {
+  /** The bundle. `read` gets the hash of each of the project's files from just before esbuild reads it. */
+  async #bundle(
+    read: Hashes,
+    main: string | undefined,
+    define: Readonly<Record<string, string>> = {},
+  ): Promise<string> {
     const plugin: Plugin = {
       name: SHIMMED,
       setup(build) {
@@ -451,6 +464,10 @@ export class AppInWorkerd {
           resolveDir: folder,
           loader: "js",
         }));
+        build.onLoad({ filter: /.*/, namespace: "file" }, ({ path }) => {
+          if (!path.includes("node_modules/")) read.set(path, hashOf(path));
+          return undefined; // esbuild loads it as it would
+        });
       },
     };
     const folder = dirname(resolve(this.#options.path));
@@ -475,10 +492,11 @@ export class AppInWorkerd {
         plugins: [plugin],
       })
       .catch((error) => {
-        this.#note([resolve(this.#options.path), ...(main === undefined ? [] : [main])], true);
+        this.#note(read, [resolve(this.#options.path), ...(main === undefined ? [] : [main])], true);
         throw bundleError(error);
       });
     this.#note(
+      read,
       Object.keys(metafile.inputs)
         .filter((name) => !/^socklet-dev:|^<stdin>|node_modules\//.test(name))
         .map((name) => resolve(this.#folder, name)),
@@ -489,11 +507,13 @@ export class AppInWorkerd {
     return textOf(".js");
   }
 
-  /** Notes the contents of the bundle's files; if bundling failed, `more` files are followed, too. */
-  #note(paths: readonly string[], more = false): void {
+  /**
+   * Notes the contents of the bundle's files as they were before they were `read`: a save since then is a change, which the next version has.
+   * If bundling failed, `more` files are followed, too.
+   */
+  #note(read: Hashes, paths: readonly string[], more = false): void {
     const all = more ? [...this.#hashes.keys(), ...paths] : paths;
-    const config = this.#config === null ? [] : [this.#config];
-    this.#hashes = new Map([...all, ...config].map((path) => [path, hashOf(path)]));
+    this.#hashes = new Map([...all.map((path) => [path, hashOf(path)] as const), ...read]);
     this.#watching.follow(this.#hashes.keys());
   }
 
