@@ -352,9 +352,7 @@ describeWith(["chromium"], "the inspector", () => {
     });
     await byHand.getByRole("button", { name: "Send", exact: true }).click();
     expect(String(await came())).toBe("of a file\n");
-    // Until it is answered, the file is what is sent.
-    await expect.poll(() => byHand.getByLabel("A file to send").inputValue()).toBe("");
-    // Text that is typed before the answer comes stays.
+    // What is sent before the answer comes is the next, and what is typed then stays.
     const answer = Promise.withResolvers<void>();
     await page.route(/\/data$/, async (route) => {
       const response = await route.fetch();
@@ -362,15 +360,39 @@ describeWith(["chromium"], "the inspector", () => {
       await route.fulfill({ response });
     });
     await byHand.getByRole("combobox").selectOption("text");
-    await byHand.getByRole("searchbox").fill("early");
-    const answered = page.waitForResponse(/\/data$/);
+    await byHand.getByLabel("A file to send").setInputFiles({
+      name: "b.bin",
+      mimeType: "application/octet-stream",
+      buffer: Buffer.from("first\n"),
+    });
+    await byHand.getByRole("button", { name: "Send", exact: true }).click();
+    expect(String(await came())).toBe("first\n");
+    await byHand.getByRole("searchbox").fill("second");
     await page.keyboard.press("Enter");
-    expect(String(await came())).toBe("early\r\n");
     await byHand.getByRole("searchbox").fill("typed meanwhile");
     answer.resolve();
-    await (await answered).finished();
+    expect(String(await came())).toBe("second\r\n");
     await twoFrames(page);
     expect(await byHand.getByRole("searchbox").inputValue()).toBe("typed meanwhile");
+    expect(await byHand.getByLabel("A file to send").inputValue()).toBe("");
+    // What could not be sent can be sent again.
+    await byHand.getByRole("combobox").selectOption("hex");
+    await byHand.getByRole("searchbox").fill("no hex");
+    await page.keyboard.press("Enter");
+    await page.locator("#status.bad").waitFor();
+    expect(await byHand.getByRole("searchbox").inputValue()).toBe("no hex");
+    await page.unroute(/\/data$/);
+    await page.route(/\/data$/, (route) => route.abort());
+    await byHand.getByLabel("A file to send").setInputFiles({
+      name: "c.bin",
+      mimeType: "application/octet-stream",
+      buffer: Buffer.from("third\n"),
+    });
+    await byHand.getByRole("button", { name: "Send", exact: true }).click();
+    await expect.poll(() => byHand.getByLabel("A file to send").inputValue()).toMatch(/c\.bin$/);
+    await page.unroute(/\/data$/);
+    await byHand.getByRole("button", { name: "Send", exact: true }).click();
+    expect(String(await came())).toBe("third\n");
     await byHand.getByRole("button", { name: "Half-close" }).click();
     await said(page).getByText("server ended its side (FIN)").waitFor();
     await byHand.getByRole("button", { name: "Reset" }).click();

@@ -279,7 +279,7 @@ const loadOlderThan = async (newer: ReadonlySet<string>): Promise<void> => {
       `/sessions?limit=${first ? PAGE : 50}${before && `&before=${before}`}`,
     );
     const made = page.sessions.map(rowOfSession).reverse();
-    if (first) rows.putBefore(made);
+    if (first) rows.putMissing(made);
     else put(made);
     changed(made.map(({ id }) => id));
     if (page.next === null || !first) break;

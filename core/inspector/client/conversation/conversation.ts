@@ -488,20 +488,34 @@ export class Conversation {
       autocomplete: "off",
     });
     const file = element("input", { type: "file", "aria-label": "A file to send" });
-    const send = async (): Promise<void> => {
+    let before: Promise<unknown> = Promise.resolve(); // the end of what was sent last
+    const send = (): Promise<void> => {
       const [chosen] = file.files ?? [];
-      const typed = input.value;
-      const bytes =
-        chosen !== undefined
-          ? new Uint8Array(await chosen.arrayBuffer())
-          : select.value === "hex"
-            ? fromHex(typed)
-            : new TextEncoder().encode(typed + (select.value === "text" ? "\r\n" : ""));
-      await ask("POST", `${path}/data`, bytes);
-      // What has been typed or chosen since the request left stays.
-      if (chosen === undefined) {
-        if (input.value === typed) input.value = "";
-      } else if (file.files?.[0] === chosen) file.value = "";
+      const [typed, how] = [input.value, select.value];
+      // What is typed or chosen before this has been sent is the next.
+      if (chosen === undefined) input.value = "";
+      else file.value = "";
+      const sent = before.then(async () => {
+        try {
+          const bytes =
+            chosen !== undefined
+              ? new Uint8Array(await chosen.arrayBuffer())
+              : how === "hex"
+                ? fromHex(typed)
+                : new TextEncoder().encode(typed + (how === "text" ? "\r\n" : ""));
+          await ask("POST", `${path}/data`, bytes);
+        } catch (error) {
+          if (chosen === undefined) input.value ||= typed;
+          else if (file.files?.length === 0) {
+            const again = new DataTransfer();
+            again.items.add(chosen);
+            file.files = again.files;
+          }
+          throw error;
+        }
+      });
+      before = sent.catch(() => {});
+      return sent;
     };
     const go = element("button", { type: "submit" }, "Send");
     this.#actions.push(go);

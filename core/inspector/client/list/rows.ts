@@ -89,9 +89,15 @@ export const rowOfFile = (file: FileConversation): Row =>
     file,
   });
 
+/** The order of the rows. The ids of sessions and flows begin with their time; conversations of files come last, in their own order. */
+const byAge = (one: Row, other: Row): number => {
+  const [file, otherFile] = [one.kind === "file", other.kind === "file"];
+  return file || otherFile ? Number(file) - Number(otherFile) : one.id < other.id ? -1 : 1;
+};
+
 /** All rows, oldest first, and those that pass the filter. */
 export class Rows {
-  readonly #byId = new Map<string, number>(); // the index of a row, valid until rows are put before it
+  readonly #byId = new Map<string, number>(); // the index of a row
   #all: Row[] = [];
   #shown: Row[] = [];
   #words: readonly string[] = [];
@@ -113,22 +119,31 @@ export class Rows {
 
   /** Adds or updates rows. */
   put(rows: readonly Row[]): void {
+    const fresh = new Map<string, Row>();
     for (const row of rows) {
       const place = this.#byId.get(row.id);
-      if (place !== undefined) this.#all[place] = row;
-      else {
+      if (place === undefined) fresh.set(row.id, row);
+      else this.#all[place] = row;
+    }
+    this.#add([...fresh.values()]);
+  }
+
+  /** Adds rows. One that is there already is newer, and stays. */
+  putMissing(rows: readonly Row[]): void {
+    this.#add(rows.filter(({ id }) => !this.#byId.has(id)));
+  }
+
+  /** Adds rows that are not there yet, each at its place. */
+  #add(fresh: readonly Row[]): void {
+    const [oldest] = fresh.toSorted(byAge);
+    if (oldest !== undefined) {
+      let place = this.#all.length;
+      while (place > 0 && byAge(this.#all[place - 1] as Row, oldest) > 0) place--;
+      for (const row of [...this.#all.splice(place), ...fresh].sort(byAge)) {
         this.#byId.set(row.id, this.#all.length);
         this.#all.push(row);
       }
     }
-    this.#filter();
-  }
-
-  /** Adds rows, most of which are older than all others. A row that is there already is newer, and stays. */
-  putBefore(rows: readonly Row[]): void {
-    const fresh = rows.filter(({ id }) => !this.#byId.has(id));
-    this.#all = [...fresh, ...this.#all].sort((one, other) => (one.id < other.id ? -1 : 1));
-    for (const [place, row] of this.#all.entries()) this.#byId.set(row.id, place);
     this.#filter();
   }
 
