@@ -338,6 +338,10 @@ describeWith(["chromium"], "the inspector", () => {
     await filter(page, `fails ${name}`);
     await rowOf(page, name).click();
     const byHand = page.getByRole("form", { name: "Send by hand" });
+    const choose = (name: string, text: string): Promise<void> =>
+      byHand
+        .getByLabel("A file to send")
+        .setInputFiles({ name, mimeType: "application/octet-stream", buffer: Buffer.from(text) });
     await byHand.getByRole("searchbox").fill("hello");
     await page.keyboard.press("Enter");
     expect(String(await came())).toBe("hello\r\n");
@@ -345,11 +349,7 @@ describeWith(["chromium"], "the inspector", () => {
     await byHand.getByRole("searchbox").fill("00 ff 0a");
     await page.keyboard.press("Enter");
     expect(await came()).toEqual(Buffer.from([0, 255, 10]));
-    await byHand.getByLabel("A file to send").setInputFiles({
-      name: "a.bin",
-      mimeType: "application/octet-stream",
-      buffer: Buffer.from("of a file\n"),
-    });
+    await choose("a.bin", "of a file\n");
     await byHand.getByRole("button", { name: "Send", exact: true }).click();
     expect(String(await came())).toBe("of a file\n");
     // What is sent before the answer comes is the next, and what is typed then stays.
@@ -360,11 +360,7 @@ describeWith(["chromium"], "the inspector", () => {
       await route.fulfill({ response });
     });
     await byHand.getByRole("combobox").selectOption("text");
-    await byHand.getByLabel("A file to send").setInputFiles({
-      name: "b.bin",
-      mimeType: "application/octet-stream",
-      buffer: Buffer.from("first\n"),
-    });
+    await choose("b.bin", "first\n");
     await byHand.getByRole("button", { name: "Send", exact: true }).click();
     expect(String(await came())).toBe("first\n");
     await byHand.getByRole("searchbox").fill("second");
@@ -383,11 +379,7 @@ describeWith(["chromium"], "the inspector", () => {
     expect(await byHand.getByRole("searchbox").inputValue()).toBe("no hex");
     await page.unroute(/\/data$/);
     await page.route(/\/data$/, (route) => route.abort());
-    await byHand.getByLabel("A file to send").setInputFiles({
-      name: "c.bin",
-      mimeType: "application/octet-stream",
-      buffer: Buffer.from("third\n"),
-    });
+    await choose("c.bin", "third\n");
     await byHand.getByRole("button", { name: "Send", exact: true }).click();
     await expect.poll(() => byHand.getByLabel("A file to send").inputValue()).toMatch(/c\.bin$/);
     await page.unroute(/\/data$/);
