@@ -4,6 +4,7 @@
  */
 
 import { checkTime } from "../options.ts";
+import type { Scope } from "./scope.ts";
 
 const { setTimeout: later } = globalThis; // taken now, so that a test's fake clock does not hold back what must really happen
 
@@ -11,7 +12,7 @@ const { setTimeout: later } = globalThis; // taken now, so that a test's fake cl
 const turn = (): Promise<void> => new Promise((resolve) => later(resolve, 0));
 
 const IDLE = 2; // turns in which nothing is planned: a write that leaves at the end of its turn needs one
-const FIRST_TIMER = 2 ** 40; // the numbers of timers begin above all those of a platform
+let lastTimer = 2 ** 40; // of all clocks: the numbers of timers begin above all those of a platform
 
 type Task = () => void;
 
@@ -46,6 +47,9 @@ export const runAfter = (clock: Clock, ms: number, task: Task): Task => {
     cancelled = true;
   };
 };
+
+/** `clock.install()` for what belongs to `scope` alone: all else keeps the platform's timers. */
+export let installFor: (clock: VirtualClock, scope: Scope | null) => void;
 
 /**
  * A clock without waiting: its time stands still while anything is running, and when everything is idle it jumps to
@@ -99,25 +103,35 @@ export class VirtualClock implements Clock, Disposable {
    * is disposed of. (Not `Date`, nor `node:timers`.) Returns the clock. Throws `TypeError` if it is installed already.
    */
   install(): this {
+    this.#install(null);
+    return this;
+  }
+
+  static {
+    installFor = (clock, scope) => clock.#install(scope);
+  }
+
+  #install(scope: Scope | null): void {
     if (this.#uninstall !== null) throw new TypeError("this clock is installed; dispose of it first");
     const timers = new Map<number, VirtualTimer>();
-    let number = FIRST_TIMER;
-    const restoreTimers = replaceTimers({
+    const restoreTimers = replaceTimers(scope, {
       set: (name, callback, ms) => {
-        const timer = new VirtualTimer(++number, (task) => this.after(ms, task), callback);
+        const number = ++lastTimer;
+        const timer = new VirtualTimer(number, (task) => this.after(ms, task), callback);
         timer.repeats = name === "setInterval";
         timers.set(number, timer);
-        timer.onend = () => timers.delete(Number(timer));
+        timer.onend = () => timers.delete(number);
         return timer;
       },
       clear: (timer) => timers.get(Number(timer))?.close() !== undefined,
     });
-    const restoreNow = replace(performance, "now", () => this.#now);
+    const restoreNow = replace(performance, "now", (below) => () => {
+      return scope?.isHere === false ? below.call(performance) : this.#now;
+    });
     this.#uninstall = () => {
       restoreTimers();
       restoreNow();
     };
-    return this;
   }
 
   /** Restores the platform's timers, and drops planned tasks. */
@@ -233,40 +247,91 @@ interface TimerHooks {
   clear(timer: unknown): boolean;
 }
 
-/** Sets a property of `object`; returns a function that restores it. */
-const replace = (object: object, name: string, value: unknown): Task => {
-  const own = Object.getOwnPropertyDescriptor(object, name);
-  Object.defineProperty(object, name, { value, configurable: true, writable: true, enumerable: true });
+type Call = (...args: unknown[]) => unknown;
+
+/** Makes what stands in for `below`. */
+type Layer = (below: Call) => Call;
+
+/** A function of the platform that is replaced now, by its layers: the last is on top. */
+class Replaced {
+  readonly #object: object;
+  readonly #name: string;
+  readonly #own: PropertyDescriptor | undefined;
+  readonly #bottom: Call;
+  readonly #layers = new Set<Layer>();
+  /** What stands there now. */
+  top: Call;
+
+  constructor(object: object, name: string, bottom: Call) {
+    this.#object = object;
+    this.#name = name;
+    this.#own = Object.getOwnPropertyDescriptor(object, name);
+    this.#bottom = bottom;
+    this.top = bottom;
+  }
+
+  add(layer: Layer): void {
+    this.#layers.add(layer);
+    this.#build();
+  }
+
+  /** Returns whether it was the last one, so that the platform's own stands there again. */
+  remove(layer: Layer): boolean {
+    this.#layers.delete(layer);
+    if (this.#layers.size > 0) this.#build();
+    else if (this.#own !== undefined) Object.defineProperty(this.#object, this.#name, this.#own);
+    else Reflect.deleteProperty(this.#object, this.#name);
+    return this.#layers.size === 0;
+  }
+
+  #build(): void {
+    this.top = this.#bottom;
+    for (const layer of this.#layers) this.top = layer(this.top);
+    const property = { value: this.top, configurable: true, writable: true, enumerable: true };
+    Object.defineProperty(this.#object, this.#name, property);
+  }
+}
+
+const replaced = new Set<Replaced>();
+
+/** Replaces a function of `object`; returns a function that ends that, in whichever order several end. */
+const replace = (object: object, name: string, layer: Layer): Task => {
+  const now = Reflect.get(object, name) as Call;
+  const here = [...replaced].find(({ top }) => top === now) ?? new Replaced(object, name, now);
+  replaced.add(here);
+  here.add(layer);
   return () => {
-    if (own === undefined) Reflect.deleteProperty(object, name);
-    else Object.defineProperty(object, name, own);
+    if (here.remove(layer)) replaced.delete(here);
   };
 };
 
-/** Replaces the platform's timers with `hooks`; returns a function that restores them. */
-export const replaceTimers = (hooks: TimerHooks): Task => {
-  const platform = globalThis as unknown as Record<string, ((...args: unknown[]) => unknown) | undefined>;
+/** Replaces the platform's timers with `hooks`, for what belongs to `scope` (`null`: for all); returns a function that ends that. */
+export const replaceTimers = (scope: Scope | null, hooks: TimerHooks): Task => {
   const restores: Task[] = [];
-  const put = (name: string, make: (own: (...args: unknown[]) => unknown) => unknown): void => {
-    const own = platform[name];
-    if (own === undefined) return; // not every platform has setImmediate
-    const ours = make(own.bind(globalThis)) as object;
-    // Node's setTimeout has its promise form as a property, which stays the platform's.
-    for (const key of Object.getOwnPropertySymbols(own)) {
-      Object.defineProperty(ours, key, Object.getOwnPropertyDescriptor(own, key) as PropertyDescriptor);
-    }
-    restores.push(replace(globalThis, name, ours));
+  const put = (name: string, layer: Layer): void => {
+    if (Reflect.get(globalThis, name) === undefined) return; // not every platform has setImmediate
+    const whole: Layer = (below) => {
+      const ours = layer((...args) => below.apply(globalThis, args));
+      // Node's setTimeout has its promise form as a property, which stays the platform's.
+      for (const key of Object.getOwnPropertySymbols(below)) {
+        Object.defineProperty(ours, key, Object.getOwnPropertyDescriptor(below, key) as PropertyDescriptor);
+      }
+      return ours;
+    };
+    restores.push(replace(globalThis, name, whole));
   };
   for (const name of SETTERS) {
-    put(name, (own) => (callback: (...args: unknown[]) => void, ...rest: unknown[]) => {
+    put(name, (below) => (...given) => {
+      if (scope?.isHere === false) return below(...given);
+      const [callback, ...rest] = given as [(...args: unknown[]) => unknown, ...unknown[]];
       const [ms, args] = name === "setImmediate" ? [0, rest] : [rest[0], rest.slice(1)];
       const time = Number(ms) >= 1 ? Math.min(Math.trunc(Number(ms)), 2 ** 31 - 1) : 0;
-      const real = (task: Task): unknown => (name === "setImmediate" ? own(task) : own(task, ms));
+      const real = (task: Task): unknown => (name === "setImmediate" ? below(task) : below(task, ms));
       return hooks.set(name, () => callback(...args), time, real);
     });
   }
   for (const name of CLEARERS) {
-    put(name, (own) => (timer: unknown) => void (hooks.clear(timer) || own(timer)));
+    put(name, (below) => (timer) => void (hooks.clear(timer) || below(timer)));
   }
   return () => {
     for (const restore of restores) restore();

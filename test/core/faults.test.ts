@@ -148,6 +148,23 @@ describe("VirtualClock", () => {
     ]).toEqual(own);
   });
 
+  test("two of them end in any order: the other goes on, and then the platform's timers stand there again", async () => {
+    const own = [setTimeout, clearTimeout, performance.now];
+    const later = (): Promise<number> =>
+      new Promise((resolve) => setTimeout(() => resolve(performance.now()), 3_600_000));
+    const first = new VirtualClock().install();
+    const never = setTimeout(() => expect.unreachable(), 1);
+    const second = new VirtualClock().install();
+    const hour = later();
+    clearTimeout(never);
+    expect(await hour).toBe(3_600_000);
+    expect([first.now(), second.now()]).toEqual([0, 3_600_000]);
+    first[Symbol.dispose]();
+    expect(await later()).toBe(7_200_000);
+    second[Symbol.dispose]();
+    expect([setTimeout, clearTimeout, performance.now]).toEqual(own);
+  });
+
   test("five minutes of a read take no time", async () => {
     using _ = new VirtualClock().install();
     const [client] = memoryPair();

@@ -692,6 +692,27 @@ describe("the check", () => {
     expect([one.length, other.length]).toEqual([1, 0]);
   });
 
+  test("leaves the timers of others alone, whenever they are set", async () => {
+    const theirs: NodeJS.Timeout[] = [];
+    let turn: NodeJS.Immediate;
+    const turns = (): void => {
+      theirs.push(setTimeout(() => {}, 60_000));
+      turn = setImmediate(turns);
+    };
+    turns();
+    const fires = Promise.withResolvers<string>();
+    const [own] = await failuresOf(planted.LeavesItsDeadline, ["alice\r\n"]);
+    const before = theirs.length;
+    setImmediate(() => setTimeout(() => fires.resolve("it fires"), 1));
+    const others = await failuresOf(Upper, LINES);
+    clearImmediate(turn!);
+    for (const timer of theirs) clearTimeout(timer);
+    expect(own?.message).toMatch(/^It leaves a timer behind when nothing is cut: setTimeout of 30000 ms/);
+    expect(others).toEqual([]);
+    expect(theirs.length).toBeGreaterThan(before);
+    expect(await fires.promise).toBe("it fires");
+  });
+
   test("needs no time of its own: a test's fake timers hold up nothing", async () => {
     vi.useFakeTimers();
     try {

@@ -1,7 +1,7 @@
 /** `checkPool`: it passes the examples' clients, and finds what others do wrong. */
 
 import { ClientHandler, ErrorReply, StreamRequestHandler } from "socklet";
-import { checkPool, PoolCheckError } from "socklet/testing";
+import { checkFraming, checkPool, PoolCheckError } from "socklet/testing";
 import { describe, expect, test } from "vitest";
 import { Redis } from "../../examples/redis.ts";
 import { KeyStore, RespServer } from "../../examples/resp.ts";
@@ -46,6 +46,37 @@ test("a class that does all right passes, also with call() alone", async () => {
   }
   await checkPool(Lines, lines);
   await checkPool(Exchange, lines);
+});
+
+const platform = () => [setTimeout, setInterval, setImmediate, clearTimeout, clearInterval, clearImmediate];
+
+test("checks side by side run one after the other, and give the platform's timers back", async () => {
+  const own = [...platform(), performance.now];
+  const both = [checkPool(Lines, lines), checkFraming(Parrot, ["one\n"]), checkPool(Lines, lines)];
+  const [one, , other] = await Promise.all(both);
+  expect(one).toEqual(other);
+  expect([...platform(), performance.now]).toEqual(own);
+});
+
+test("a check leaves the time and the timers of others alone", async () => {
+  const began = performance.now();
+  const fires = Promise.withResolvers<number>();
+  let turn: NodeJS.Immediate;
+  let turns = 0;
+  const goOn = (): void => {
+    turns++;
+    if (turns === 1) setTimeout(() => fires.resolve(performance.now()), 50);
+    turn = setImmediate(goOn);
+  };
+  turn = setImmediate(goOn);
+  await checkPool(Lines, lines);
+  const ended = performance.now();
+  const fired = await fires.promise;
+  clearImmediate(turn);
+  expect(turns).toBeGreaterThan(1);
+  expect(ended - began).toBeLessThan(3_600_000); // the check lets days pass
+  expect(fired - began).toBeGreaterThanOrEqual(49);
+  expect(fired - began).toBeLessThan(3_600_000);
 });
 
 describe("finds a class that", () => {

@@ -69,7 +69,7 @@ export class Timers {
   readonly #restore: () => void;
 
   constructor() {
-    const restoreTimers = replaceTimers({
+    const restoreTimers = replaceTimers(null, {
       set: (name, task, ms, real) => {
         if (name !== "setTimeout") return real(task);
         this.#set.set(++this.#number, { at: this.now + ms, task });

@@ -22,7 +22,7 @@
  * No run waits for time to pass, unless the handler does: it is over when nothing is left to do.
  */
 
-import { type Data, DONE, joinBytes, type MaybePromise, toBytes } from "../../bytes/data.ts";
+import { type Data, joinBytes, type MaybePromise, toBytes } from "../../bytes/data.ts";
 import { errorText, printable, textOf, toJson } from "../../describe.ts";
 import { checkHandler, type HandlerClass } from "../../handlers/handler.ts";
 import { checkCount, checkOptions, checkTime, optionNamesOf } from "../../options.ts";
@@ -31,6 +31,7 @@ import { STREAM_NAMES, type StreamOptions, settleStream } from "../../sockets/st
 import type { StreamSocket } from "../../sockets/streams/stream-socket.ts";
 import { chanceOf } from "../clock.ts";
 import { memoryPair } from "../memory-streams.ts";
+import { alone } from "../scope.ts";
 import { Conversation } from "../script/conversation.ts";
 import { difference, quote, writtenAt } from "../text.ts";
 import { type Fault, FramingError, type FramingFailure, type FramingFault, LEAKS } from "./failure.ts";
@@ -150,7 +151,8 @@ const FRAMING_NAMES = optionNamesOf<FramingOptions>()({
  * { params: ["GET", "k"] })`.
  *
  * While it runs, the platform's `setTimeout`, `setInterval` and `setImmediate` are watched, so checks wait for
- * each other. Timers of `node:timers` are not seen.
+ * each other. Timers of `node:timers` are not seen, and those of other code that runs meanwhile are not the handler's;
+ * without `AsyncLocalStorage` (workerd without `nodejs_compat`) they cannot be told apart.
  */
 export const checkFraming = <Context = unknown, Params = unknown>(
   Handler: HandlerClass<StreamSocket, Context, Params>,
@@ -170,12 +172,8 @@ export const checkFraming = <Context = unknown, Params = unknown>(
       one.stop();
     }
   };
-  const checking = previous.then(check, check); // one at a time: the checks watch the platform's own timers
-  previous = checking;
-  return checking;
+  return alone(check);
 };
-
-let previous: Promise<unknown> = DONE;
 
 class Check<Context> {
   readonly #name: string;

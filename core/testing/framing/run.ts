@@ -168,7 +168,11 @@ export class Rig<Context> {
   }
 
   /** Runs the handler on `request`, and `talk` beside it; then closes both ends. */
-  async beside(request: StreamSocket, talk: () => Promise<unknown>): Promise<void> {
+  beside(request: StreamSocket, talk: () => Promise<unknown>): Promise<void> {
+    return this.#watch.within(() => this.#beside(request, talk));
+  }
+
+  async #beside(request: StreamSocket, talk: () => Promise<unknown>): Promise<void> {
     const server = await this.#server();
     void server.serveRequest(request, PEER);
     try {
@@ -196,11 +200,20 @@ export class Rig<Context> {
   }
 
   /** Runs one conversation; with `enough`, until the answer has more than this many bytes. */
-  async hold(
+  hold(
     steps: readonly Step[],
     ahead: boolean,
     hoped: readonly number[] = [],
     enough = Number.POSITIVE_INFINITY,
+  ): Promise<Outcome> {
+    return this.#watch.within(() => this.#hold(steps, ahead, hoped, enough));
+  }
+
+  async #hold(
+    steps: readonly Step[],
+    ahead: boolean,
+    hoped: readonly number[],
+    enough: number,
   ): Promise<Outcome> {
     const { mask, stream, effect: effectOf } = this.#options;
     this.runs++;

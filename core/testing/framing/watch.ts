@@ -1,6 +1,10 @@
-/** What a handler leaves behind, as watched while a check runs: timers of the platform, and unhandled rejections. */
+/**
+ * What a handler leaves behind, as watched while a check runs: timers of the platform, and unhandled rejections. What else the
+ * process does meanwhile is not the handler's: its timers are left alone.
+ */
 
 import { replaceTimers } from "../clock.ts";
+import { Scope } from "../scope.ts";
 
 export const TURNS = 3; // turns without progress, after which a handler that waits for nothing else has nothing to do
 
@@ -36,13 +40,14 @@ export class Watch {
   readonly #timers = new Map<unknown, Timer>();
   readonly #rejected: unknown[] = [];
   readonly #thrown: unknown[] = [];
+  readonly #scope = new Scope();
   readonly #channel = typeof MessageChannel === "undefined" ? null : new MessageChannel();
   #turned: () => void = () => {};
   readonly #stops: readonly (() => void)[];
 
   constructor() {
     if (this.#channel !== null) this.#channel.port1.onmessage = () => this.#turned();
-    const stopTimers = replaceTimers({
+    const stopTimers = replaceTimers(this.#scope, {
       set: (name, callback, ms, real) => {
         const timer: unknown = real(() => {
           if (name !== "setInterval") this.#timers.delete(timer);
@@ -61,6 +66,11 @@ export class Watch {
       },
     });
     this.#stops = [stopTimers, watchRejections((error) => this.#rejected.push(error))];
+  }
+
+  /** Runs `task`: its timers are watched, and those of whatever it starts. */
+  within<Result>(task: () => Result): Result {
+    return this.#scope.run(task);
   }
 
   stop(): void {

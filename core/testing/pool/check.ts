@@ -22,8 +22,9 @@ import type { HandlerClass } from "../../handlers/handler.ts";
 import { checkCount, checkOptions, optionNamesOf } from "../../options.ts";
 import type { Pool } from "../../pool/pool.ts";
 import type { StreamSocket } from "../../sockets/streams/stream-socket.ts";
-import { VirtualClock } from "../clock.ts";
+import { installFor, VirtualClock } from "../clock.ts";
 import { ThreadingMemoryServer } from "../memory.ts";
+import { alone, Scope } from "../scope.ts";
 import { memoryPool } from "./memory.ts";
 import { type Mischief, Relay } from "./relay.ts";
 
@@ -102,6 +103,9 @@ interface Seen {
  * Checks a handler class for pools, as described above. Rejects with `PoolCheckError` at the first run that is wrong, and with
  * `TypeError` and `RangeError` for arguments that cannot be checked.
  *
+ * While it runs, its own timers are a `VirtualClock`'s, so checks wait for each other. Those of other code stay the platform's;
+ * without `AsyncLocalStorage` (workerd without `nodejs_compat`) all are the clock's.
+ *
  *     await checkPool(Redis, { server: RespServer, ask: (n) => ["ECHO", `${n}`], reply: (n) => `${n}`, notice: ">1\r\n+x\r\n" });
  */
 export const checkPool = async <Call, Reply, Context = unknown, ServerContext = unknown>(
@@ -111,8 +115,21 @@ export const checkPool = async <Call, Reply, Context = unknown, ServerContext = 
   checkOptions("checkPool()", options, CHECK_NAMES as never);
   const most = checkCount("pipeline", options.pipeline ?? ("call" in Handler.prototype ? 1 : 3), 1);
   checkClient(Handler, most);
+  return alone(() => {
+    const scope = new Scope();
+    return scope.run(() => checkAll(Handler, options, most, scope));
+  });
+};
+
+const checkAll = async <Call, Reply, Context, ServerContext>(
+  Handler: ClientHandlerClass<Call, Reply, Context>,
+  options: PoolCheckOptions<Call, Reply, Context, ServerContext>,
+  most: number,
+  scope: Scope,
+): Promise<PoolReport> => {
   const counts = { runs: 0, answered: 0, rejected: 0 };
-  const clock = new VirtualClock().install();
+  const clock = new VirtualClock();
+  installFor(clock, scope);
   try {
     const check = new Check(Handler, options, clock, counts);
     for (const pipeline of most > 1 ? [1, most] : [1]) {
