@@ -147,6 +147,53 @@ describe("socklet dev --runtime", () => {
     expect(await askOnce(port)).toBe("late workerd");
   });
 
+  /** The project's esbuild: during the first bundle another program, for which this one stands in, begins to listen at `port`. */
+  const takenMeanwhile = async (port: number): Promise<void> => {
+    const esbuild = join(folder, "node_modules/esbuild");
+    mkdirSync(esbuild, { recursive: true });
+    await writeFile(
+      join(esbuild, "index.js"),
+      `const { build } = require(${JSON.stringify(createRequire(import.meta.url).resolve("esbuild"))});
+       const { createServer } = require("node:http");
+       let other;
+       exports.build = async (options) => {
+         other ??= await new Promise((resolve) => {
+           const server = createServer((_, response) => response.end("another's"));
+           server.listen(${port}, "127.0.0.1", () => resolve(server));
+         });
+         return build(options);
+       };\n`,
+    );
+  };
+
+  test("workerd: where another program takes the control port before workerd listens there, another is served", async () => {
+    const port = await reservePort();
+    const control = await reservePort();
+    await write("word.ts", word("one"));
+    await write("app.ts", app(port));
+    await takenMeanwhile(control);
+    const dev = new Program(folder, [
+      ...["dev", "app.ts", "--runtime", "workerd"],
+      ...["--control-port", `${control}`],
+    ]);
+    expect(await portsInWorkerd(dev)).toEqual([port]);
+    const [, url] = await dev.line(/^control \(workerd\) +(\S+)\/v1$/);
+    expect(Number(new URL(url as string).port)).toBeGreaterThan(control);
+    expect(await askOnce(port)).toBe("one workerd");
+    expect(await (await fetch(`http://127.0.0.1:${control}`)).text()).toBe("another's");
+  });
+
+  test("workerd: a listener's port that another program takes meanwhile is an error that says what to do", async () => {
+    const port = await reservePort();
+    await write("word.ts", word("one"));
+    await write("app.ts", app(port));
+    await takenMeanwhile(port);
+    const dev = new Program(folder, ["dev", "app.ts", "--runtime", "workerd", "--control-port", "0"]);
+    const [said] = await dev.line(/^socklet: .*/);
+    expect(said).toContain(`tcp://127.0.0.1:${port}: that address is in use; give --any-port`);
+    expect(await dev.exit).toBe(1);
+  });
+
   test("the project's own Worker is run, with its bindings", async () => {
     const port = await reservePort();
     await write("word.ts", word("own"));

@@ -29,6 +29,7 @@ const MARK = "\u001fsocklet\u001f"; // begins a line that is an event
 const SCRIPT = "worker.js"; // the name of the bundle in stack traces
 const SIGNALS = ["SIGINT", "SIGTERM", "SIGHUP"] as const;
 const TRIES = 200; // ports that are tried to find a free one
+const STARTS = 5; // of workerd, if another program begins to listen at one of its ports in between
 
 // ---- The used parts of the project's packages ----
 
@@ -273,9 +274,7 @@ export class AppInWorkerd {
     this.#stop.abort(new SocketError("ECANCELED"));
     this.#watching.close();
     await this.#busy.catch(() => {});
-    await this.#running?.dispose();
-    this.#running = null;
-    for (const holder of this.#holders.splice(0)) await holder.close();
+    await this.#displace();
     if (this.#sentinel === undefined) return;
     for (const pid of this.#pids) this.#sentinel.remove(pid);
     await Sentinel.release();
@@ -324,8 +323,20 @@ export class AppInWorkerd {
   }
 
   async #updateNow(): Promise<void> {
-    if (this.#stop.signal.aborted) throw this.#stop.signal.reason;
-    await this.#place();
+    for (let starts = 1; ; starts++) {
+      if (this.#stop.signal.aborted) throw this.#stop.signal.reason;
+      await this.#place();
+      try {
+        return await this.#run();
+      } catch (error) {
+        const inUse = (error as { code?: unknown } | null)?.code === "ERR_ADDRESS_IN_USE"; // Miniflare's
+        if (!inUse || this.#version > 0 || starts === STARTS) throw error;
+        await this.#displace();
+      }
+    }
+  }
+
+  async #run(): Promise<void> {
     const read: Hashes = new Map();
     if (this.#config !== null) read.set(this.#config, hashOf(this.#config));
     const project =
@@ -365,18 +376,7 @@ export class AppInWorkerd {
 
   /** Starts workerd. Its process also ends if this one is killed. */
   async #begin(options: unknown): Promise<void> {
-    this.#sentinel ??= Sentinel.hold();
-    const made = (message: unknown): void => {
-      const { process: child } = message as { process: ChildProcess };
-      child.once("spawn", () => {
-        if (child.pid === undefined || !child.spawnfile.includes("workerd")) return;
-        this.#pids.push(child.pid);
-        this.#sentinel?.add(child.pid);
-      });
-    };
-    const { subscribe, unsubscribe } = process.getBuiltinModule("node:diagnostics_channel");
-    subscribe("child_process", made); // Miniflare does not report it; it starts another at each change of its options
-    this.#stop.signal.addEventListener("abort", () => unsubscribe("child_process", made));
+    if (this.#sentinel === undefined) this.#noteProcesses(Sentinel.hold());
     const before = new Map(SIGNALS.map((signal) => [signal, process.listeners(signal)]));
     this.#running = new this.#packages.miniflare.Miniflare(options);
     // Miniflare would end the process at a signal. This command drains first, and then lets Miniflare end workerd.
@@ -386,6 +386,22 @@ export class AppInWorkerd {
       }
     }
     await this.#running.ready;
+  }
+
+  /** Notes each workerd that is started from now on. Miniflare does not report it, and starts another at each change of its options. */
+  #noteProcesses(sentinel: Sentinel): void {
+    this.#sentinel = sentinel;
+    const made = (message: unknown): void => {
+      const { process: child } = message as { process: ChildProcess };
+      child.once("spawn", () => {
+        if (child.pid === undefined || !child.spawnfile.includes("workerd")) return;
+        this.#pids.push(child.pid);
+        sentinel.add(child.pid);
+      });
+    };
+    const { subscribe, unsubscribe } = process.getBuiltinModule("node:diagnostics_channel");
+    subscribe("child_process", made);
+    this.#stop.signal.addEventListener("abort", () => unsubscribe("child_process", made));
   }
 
   /** The Durable Objects of a Worker that is made for the app. */
@@ -429,6 +445,15 @@ export class AppInWorkerd {
     if (this.#control !== 0) return;
     const first = control?.port ?? 0;
     this.#control = first === 0 ? await any() : await next(first, "127.0.0.1");
+  }
+
+  /** Ends workerd, and gives its ports back. */
+  async #displace(): Promise<void> {
+    await this.#running?.dispose().catch(() => {}); // it has cleaned up, and rejects as the start did
+    this.#running = null;
+    for (const holder of this.#holders.splice(0)) await holder.close();
+    this.#ports.clear();
+    this.#control = 0;
   }
 
   /** Holds `port`, or for 0 one that the system chooses, and returns it; `null` if it is in use. */
