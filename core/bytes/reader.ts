@@ -81,6 +81,15 @@ interface Search {
 
 type Attempt<T> = (argument: never) => T | undefined;
 
+/** Resolves a promise to a rejection with `error`: with this, a read that waits needs no function to reject it. */
+const rejection = (error: unknown): PromiseLike<never> =>
+  ({
+    // biome-ignore lint/suspicious/noThenProperty: that is what it is for
+    then(_: unknown, reject: (error: unknown) => void) {
+      reject(error);
+    },
+  }) as PromiseLike<never>;
+
 /**
  * Reads a stream of bytes: as bytes (CPython's `read`, `readline`, and asyncio's `readexactly`, `readuntil`)
  * and as text (`line`, `lines`, `tryLine`).
@@ -120,7 +129,6 @@ export class StreamReader extends Alarm {
   #waiting: Attempt<unknown> | null = null; // the attempt of the read that waits, with
   #argument: unknown; // this, and
   #resolve: ((value: never) => void) | null = null;
-  #reject: ((error: unknown) => void) | null = null;
   #within: number | null = null; // ms that it may wait
   #deadline = 0; // when the read that waits times out, by performance.now(): the wall clock can jump
   /** Of a read that may not wait: 0: its turn of the event loop is not over; 1: it is; 2: so it is, and after `shut()` that is the end for this read. */
@@ -428,12 +436,11 @@ export class StreamReader extends Alarm {
     } catch (error) {
       return Promise.reject(error);
     }
-    return new Promise<T>((resolve, reject) => {
+    return new Promise<T>((resolve) => {
       this.#text = null; // see tryLine()
       this.#waiting = attempt as Attempt<unknown>;
       this.#argument = argument;
       this.#resolve = resolve;
-      this.#reject = reject;
       this.#within = within;
       this.#turn = 0;
       this.#arm();
@@ -459,7 +466,7 @@ export class StreamReader extends Alarm {
       }
       this.#resolve?.(got as never);
     } catch (error) {
-      this.#reject?.(error);
+      this.#resolve?.(rejection(error) as never);
     }
     if (this.#turn === 2) this.#turn = 0;
   }
@@ -501,11 +508,11 @@ export class StreamReader extends Alarm {
       return;
     }
     this.#waiting = null;
-    this.#reject?.(
+    const late =
       within === 0
         ? new SocketError("EWOULDBLOCK")
-        : new SocketError("ETIMEDOUT", `nothing came from the peer for ${wholeMs(within)}`),
-    );
+        : new SocketError("ETIMEDOUT", `nothing came from the peer for ${wholeMs(within)}`);
+    this.#resolve?.(rejection(late) as never);
   }
 
   // ---- Attempts: each returns a value, or undefined for "not yet" ----

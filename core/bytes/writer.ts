@@ -118,6 +118,18 @@ let scratch: Uint8Array = EMPTY; // made when it is first needed
 let lent: Uint8Array = EMPTY; // the last view of it: most pieces have the same length as the one before
 let scratchOf: StreamWriter | null = null; // the writer whose output is in the scratch buffer, or is being sent from it
 
+/** The state of a writer whose target had no room, that lost output, or that is watched: most of their life writers need none of this. */
+class Rare {
+  room: Room | null = null; // resolved when the target has room again
+  waiting = 0; // bytes written since it had no room
+  attending = 0; // calls that await room
+  dropped = 0; // bytes that were gathered when it failed
+  slow: SocketError | null = null; // it failed with this: too much waited
+  slowSince = 0; // by performance.now()
+  holding: Taking | null = null; // while it is unattended
+  watchers: Watchers | null = null;
+}
+
 /**
  * Writes a stream of bytes, gathered: what is written leaves in one piece at the end of the turn, when about
  * 16 KiB have gathered, on `flush()`, when the handler waits for input, and when the connection closes.
@@ -141,15 +153,8 @@ export class StreamWriter {
   #gathered = 0; // bytes
   #deferred = false;
   #endOfTurn: (() => void) | undefined;
-  #room: Room | null = null; // resolved when the target has room again
-  #waiting = 0; // bytes written since it had no room
-  #attending = 0; // calls that await room
   #failure: Failure | null = null;
-  #dropped = 0; // bytes that were gathered when it failed
-  #slow: SocketError | null = null; // it failed with this: too much waited
-  #slowSince = 0; // by performance.now()
-  #holding: Taking | null = null; // while it is unattended
-  #watchers: Watchers | null = null; // nearly always
+  #rare: Rare | null = null; // made when it is first needed
 
   constructor(target: WriterTarget, limits: StreamLimits = STREAM_LIMITS) {
     this.#target = target;
@@ -160,7 +165,8 @@ export class StreamWriter {
 
   /** How many of the written bytes have not left: they are gathered, wait for the peer, or were lost. */
   get unsent(): number {
-    return this.#gathered + this.#dropped + this.#target.unsent;
+    const dropped = this.#rare === null ? 0 : this.#rare.dropped;
+    return this.#gathered + dropped + this.#target.unsent;
   }
 
   /** True while the target has no room. */
@@ -179,7 +185,8 @@ export class StreamWriter {
    * only if they do.
    */
   get unattended(): boolean {
-    return this.#waiting > UNATTENDED && this.#attending === 0;
+    const rare = this.#rare;
+    return rare !== null && rare.waiting > UNATTENDED && rare.attending === 0;
   }
 
   /**
@@ -187,7 +194,7 @@ export class StreamWriter {
    * must take output first. 0 if it has taken nothing.
    */
   patience(within: number): number {
-    const taken = this.#holding?.look(this.bytesWritten, (this.minWriteRate * within) / 1000);
+    const taken = this.#rare?.holding?.look(this.bytesWritten, (this.minWriteRate * within) / 1000);
     return taken === true ? within : taken === null ? within / LOOKS : 0;
   }
 
@@ -249,7 +256,7 @@ export class StreamWriter {
     } catch (error) {
       return Promise.reject(error);
     }
-    return this.#room === null ? DONE : this.#roomAgain(this.#room.promise);
+    return this.#whenRoom();
   }
 
   /**
@@ -263,7 +270,7 @@ export class StreamWriter {
       if (this.#gathered === 0 && this.#target.borrows && isPiece(data)) {
         if (this.#mayWrite()) {
           this.#handed(data.length, this.#target.borrow?.(data));
-          return this.#room === null ? DONE : this.#roomAgain(this.#room.promise);
+          return this.#whenRoom();
         }
       } else this.#gather(data);
     } catch (error) {
@@ -283,8 +290,9 @@ export class StreamWriter {
 
   /** Calls `told` when `writable` may have become true. Returns a function that stops it. */
   onWritable(told: () => void): () => void {
-    this.#watchers ??= new Watchers();
-    return this.#watchers.add(told);
+    const rare = this.#rareState();
+    rare.watchers ??= new Watchers();
+    return rare.watchers.add(told);
   }
 
   /** What it failed with no longer holds: the socket is connected. */
@@ -302,14 +310,14 @@ export class StreamWriter {
     this.start();
     this.#failure ??= "EPIPE";
     this.#target.attended?.();
-    this.#watchers?.tell();
+    this.#rare?.watchers?.tell();
   }
 
   /** No more can be sent, for this reason; calls that wait reject with `waiting`. The first reason stands, unless `now`. */
   fail(error: Failure, now = false, waiting = error): void {
     if (this.#failure !== null && !now && this.#room === null) return;
     if (this.#failure === null || now) this.#failure = error;
-    this.#dropped += this.#gathered;
+    if (this.#gathered > 0) this.#rareState().dropped += this.#gathered;
     if (scratchOf === this) scratchOf = null;
     this.#bytes = EMPTY;
     this.#gathered = 0;
@@ -340,6 +348,21 @@ export class StreamWriter {
     });
   }
 
+  #rareState(): Rare {
+    this.#rare ??= new Rare();
+    return this.#rare;
+  }
+
+  /** Resolved while the target has no room. */
+  get #room(): Room | null {
+    return this.#rare === null ? null : this.#rare.room;
+  }
+
+  #whenRoom(): Promise<void> {
+    const room = this.#room;
+    return room === null ? DONE : this.#roomAgain(room.promise);
+  }
+
   #sendNow(data: Data): Promise<void> {
     const waits = !this.writable;
     // Bytes that are not sent or gathered before this resolves are copied, since the caller may change them then.
@@ -368,20 +391,21 @@ export class StreamWriter {
 
   /** Whether data may be written now; if not, it is dropped, or this throws. */
   #mayWrite(): boolean {
-    if (this.#failure === null && this.#waiting <= this.maxPending) return true;
     if (this.#failure !== null) return this.#mayDrop(this.#failure);
+    const rare = this.#rare;
+    if (rare === null || rare.waiting <= this.maxPending) return true;
     // Room is reported only when everything has left: a peer that reads steadily may have taken most of what was written since.
     const held = this.unattended;
-    this.#waiting = Math.min(this.#waiting, this.#target.unsent);
+    rare.waiting = Math.min(rare.waiting, this.#target.unsent);
     if (held && !this.unattended) this.#target.attended?.();
-    if (this.#waiting <= this.maxPending) return true;
+    if (rare.waiting <= this.maxPending) return true;
     const slow = new SocketError(
       "ENOBUFS",
-      `${this.#waiting} bytes wait for the peer, over the limit of ${this.maxPending}; await flush() between writes, or raise maxPending`,
+      `${rare.waiting} bytes wait for the peer, over the limit of ${this.maxPending}; await flush() between writes, or raise maxPending`,
     );
     if (this.whenSlow === "throw" || this.#target.cut === undefined) throw slow;
-    this.#slow = slow;
-    this.#slowSince = performance.now();
+    rare.slow = slow;
+    rare.slowSince = performance.now();
     this.#target.cut(slow);
     return false;
   }
@@ -393,7 +417,8 @@ export class StreamWriter {
    */
   #mayDrop(failure: Failure): false {
     const known = typeof failure !== "string" && this.#target.told === true;
-    const soon = failure === this.#slow && (this.told || performance.now() - this.#slowSince < NOTICE);
+    const rare = this.#rare;
+    const soon = failure === rare?.slow && (this.told || performance.now() - rare.slowSince < NOTICE);
     if (known || soon) return false;
     throw this.#say(failure);
   }
@@ -401,7 +426,7 @@ export class StreamWriter {
   /** Takes `data`, and returns its number of bytes; 0 if it was dropped. */
   #gather(data: Data): number {
     if (!this.#mayWrite()) {
-      this.#dropped += toBytes(data).length;
+      this.#rareState().dropped += toBytes(data).length;
       return 0;
     }
     if (typeof data === "string" && data !== "" && data.length * 3 < GATHER_MARK) {
@@ -484,36 +509,40 @@ export class StreamWriter {
   /** The target has taken this many bytes; it has room, or has promised it. */
   #handed(size: number, promised: Promise<void> | undefined): void {
     this.bytesWritten += size;
-    if (this.#room !== null) this.#waiting += size;
-    else if (promised !== undefined) this.#waiting = size;
-    else return;
-    if (promised !== undefined && this.#room?.promised !== promised) this.#awaitRoom(promised);
+    const room = this.#room;
+    if (room === null && promised === undefined) return;
+    const rare = this.#rareState();
+    rare.waiting = room === null ? size : rare.waiting + size;
+    if (promised !== undefined && room?.promised !== promised) this.#awaitRoom(rare, promised);
     if (this.unattended) this.#unattended();
   }
 
   #unattended(): void {
-    this.#holding ??= new Taking(this.#target, this.bytesWritten);
+    this.#rareState().holding ??= new Taking(this.#target, this.bytesWritten);
     this.#target.unattended?.();
   }
 
-  #awaitRoom(promised: Promise<void>): void {
-    const room: Room = { ...Promise.withResolvers<void>(), earlier: this.#room, promised };
+  #awaitRoom(rare: Rare, promised: Promise<void>): void {
+    const room: Room = { ...Promise.withResolvers<void>(), earlier: rare.room, promised };
     room.promise.catch(() => {}); // a caller that waits for it gets the error
-    this.#room = room;
+    rare.room = room;
     const again = (): void => {
       room.resolve();
       room.earlier = null;
-      if (this.#room === room) this.#roomy(); // otherwise a later write found it full again
+      if (rare.room === room) this.#roomy(); // otherwise a later write found it full again
     };
     promised.then(again, again);
   }
 
   #roomy(): void {
-    this.#room = null;
-    this.#waiting = 0;
-    this.#holding = null;
+    const rare = this.#rare;
+    if (rare !== null) {
+      rare.room = null;
+      rare.waiting = 0;
+      rare.holding = null;
+    }
     this.#target.attended?.();
-    this.#watchers?.tell();
+    rare?.watchers?.tell();
   }
 
   async #roomAgain(room: Promise<void>): Promise<void> {
@@ -523,14 +552,15 @@ export class StreamWriter {
       if (found) return;
       throw new SocketError("EWOULDBLOCK");
     }
-    if (this.#attending++ === 0) this.#target.attended?.();
+    const rare = this.#rareState();
+    if (rare.attending++ === 0) this.#target.attended?.();
     try {
       await (this.timeout === null ? room : this.whileTaken(room, this.timeout));
     } catch (error) {
       this.told = true;
       throw error;
     } finally {
-      this.#attending--;
+      rare.attending--;
       if (this.unattended) this.#unattended();
     }
   }

@@ -378,7 +378,7 @@ export abstract class BaseServer<Request, Context = unknown>
     const running = this.begin(request, clientAddress);
     try {
       const result = this.runRequest(request, clientAddress);
-      if (isThenable(result)) return this.#untilDone(request, clientAddress, running, result);
+      if (isThenable(result)) return this.#untilDone(request, running, result);
     } catch (error) {
       return this.#fail(request, clientAddress, error, running);
     }
@@ -386,17 +386,12 @@ export abstract class BaseServer<Request, Context = unknown>
   }
 
   /** Waits for a handler. A method of its own, since each call of one that makes functions allocates a context, also if it makes none. */
-  #untilDone(
-    request: Request,
-    clientAddress: Address | null,
-    running: Running,
-    result: PromiseLike<unknown>,
-  ): Promise<void> {
+  #untilDone(request: Request, running: Running, result: PromiseLike<unknown>): Promise<void> {
     this.#mayWatch(request, running);
     return whenSettled(
       result,
-      () => this.#letGo(request, clientAddress, running, false),
-      (error) => this.#fail(request, clientAddress, error, running),
+      () => this.#letGo(request, running.address, running, false),
+      (error) => this.#fail(request, running.address, error, running),
     );
   }
 

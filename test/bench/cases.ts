@@ -217,7 +217,7 @@ const BOUNDS = {
   in and after the handshake) and a handler. All handshakes of a listener share one timer, a close whose peer has ended waits for nothing, and the
   peer's address is asked for once.`,
   idle: `the objects of a connection, as above. It holds no buffers. Without a \`net.Socket\` and a timer of its own it is half of what it was;
-  what few connections need is made when it is needed, so that the heap of an idle one, which was 2.6 KiB, is 2.4: a third of that are the promises
+  what few connections need is made when it is needed, so that the heap of an idle one, which was 2.6 KiB, is 2.2: a third of that are the promises
   and functions with which its handler waits.`,
   start: `it was 3.2 times. Node's modules, koffi and the control plane are loaded when they are needed, and the package is a few files. What
   is left is V8's reading of 505 KB: 13 of the 23 ms of CPU beyond bare Node's. Code that is not read at all, since an earlier start has compiled it

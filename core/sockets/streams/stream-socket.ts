@@ -81,6 +81,15 @@ let cut: (socket: StreamSocket, error: SocketError) => void;
 /** Lets `tap` observe the connection of `socket` from now on, also after `toWeb()` and `startTls()`; `null` ends that. */
 export let tapStream: (socket: StreamSocket, tap: StreamTap | null) => void;
 
+/** How a socket ends, or fails: most of their life sockets need none of this. */
+class Rare {
+  ending: Promise<void> | null = null; // our end is on its way
+  error: SocketError | null = null; // why the connection is broken
+  aborted = false;
+  lost: SocketError | null = null; // why some of the output has not left
+  onbreak: ((error: SocketError) => void) | null = null; // told of that error
+}
+
 /**
  * One connected stream: TCP, TLS, Unix or memory. A handler's `this.request`; the tutorial's socket, which
  * `socket()` returns unconnected.
@@ -101,13 +110,9 @@ export class StreamSocket extends BaseSocket implements AsyncDisposable {
 
   #feed: Feed; // after toWeb() that of the socket that took over
   readonly #options: StreamOptions;
-  #ending: Promise<void> | null = null; // our end is on its way
   #closing: Promise<void> | null = null;
   #state: "open" | "closed" | "handed over" = "open";
-  #error: SocketError | null = null; // why the connection is broken
-  #aborted = false;
-  #lost: SocketError | null = null; // why some of the output has not left
-  #onerror: ((error: SocketError) => void) | null = null;
+  #rare: Rare | null = null; // made when it is first needed
 
   /** `transport` is null if the socket is not connected yet: see `attach()`. */
   constructor(transport: StreamTransport | null, options: Partial<StreamOptions> = {}) {
@@ -172,7 +177,7 @@ export class StreamSocket extends BaseSocket implements AsyncDisposable {
 
   /** Why some output was not sent, once the connection is over; `null` if all was sent, or still may be. */
   get lost(): SocketError | null {
-    return this.#lost;
+    return this.#rare === null ? null : this.#rare.lost;
   }
 
   /** What the proxy in front of this connection said about its client (PROXY protocol); `null` if there is no proxy, or it is not trusted. */
@@ -325,7 +330,7 @@ export class StreamSocket extends BaseSocket implements AsyncDisposable {
       this.#transport.start(feed);
     } catch (error) {
       if (error instanceof TypeError) throw error; // a wrong argument leaves the connection as it is
-      this.#error ??= error as SocketError;
+      this.#rareState().error ??= error as SocketError;
       this.abort();
       throw error;
     } finally {
@@ -363,7 +368,7 @@ export class StreamSocket extends BaseSocket implements AsyncDisposable {
     }
     const fd = kernel.detach();
     this.#state = "closed";
-    this.#aborted = true;
+    this.#rareState().aborted = true;
     this.#closing ??= DONE;
     this.#stop("EBADF");
     return fd;
@@ -434,8 +439,10 @@ export class StreamSocket extends BaseSocket implements AsyncDisposable {
     this.#feed = heir.#feed;
     if (buffered.length > 0) heir.rfile.push(buffered);
     if (this.rfile.atEnd) heir.rfile.end();
-    heir.#ending = this.#ending;
-    if (this.#ending !== null) heir.wfile.end();
+    if (this.#ending !== null) {
+      heir.#rareState().ending = this.#ending;
+      heir.wfile.end();
+    }
     if (this.#error !== null) heir.#break(this.#error);
     this.#state = "handed over";
     this.#stop("ERR_HANDED_OVER");
@@ -447,7 +454,7 @@ export class StreamSocket extends BaseSocket implements AsyncDisposable {
         return heir.#aborted;
       },
       onError: (told) => {
-        heir.#onerror = told;
+        heir.#rareState().onbreak = told;
       },
       cut: (error) => heir.#cut(error),
       mustBeIdle: () => heir.#mustBeIdle(),
@@ -499,15 +506,33 @@ export class StreamSocket extends BaseSocket implements AsyncDisposable {
     throw new SocketError(this.#state === "closed" ? "EBADF" : "ERR_HANDED_OVER");
   }
 
+  #rareState(): Rare {
+    this.#rare ??= new Rare();
+    return this.#rare;
+  }
+
+  get #ending(): Promise<void> | null {
+    return this.#rare === null ? null : this.#rare.ending;
+  }
+
+  get #error(): SocketError | null {
+    return this.#rare === null ? null : this.#rare.error;
+  }
+
+  get #aborted(): boolean {
+    return this.#rare?.aborted === true;
+  }
+
   /** Starts our end, once. */
   #end(): Promise<void> {
-    if (this.#ending === null) {
+    const rare = this.#rareState();
+    if (rare.ending === null) {
       this.wfile.end();
       this.#feed.tap?.ended("half-close");
-      this.#ending = this.#error === null ? this.#transport.end() : DONE;
-      this.#ending.catch(() => {}); // callers that await it get the error; the first may no longer be waiting
+      rare.ending = rare.error === null ? this.#transport.end() : DONE;
+      rare.ending.catch(() => {}); // callers that await it get the error; the first may no longer be waiting
     }
-    return this.#ending;
+    return rare.ending;
   }
 
   #close(): Promise<void> {
@@ -517,7 +542,7 @@ export class StreamSocket extends BaseSocket implements AsyncDisposable {
     if (open) this.wfile.end();
     this.#feed.tap?.ended("close");
     if (open && this.#transport.leave?.() === true) {
-      this.#ending = DONE;
+      this.#rareState().ending = DONE;
       this.#stop("EBADF", "ECANCELED");
       return DONE;
     }
@@ -527,19 +552,20 @@ export class StreamSocket extends BaseSocket implements AsyncDisposable {
   }
 
   async #closeAfter(ended: Promise<void>): Promise<void> {
+    const rare = this.#rareState();
     try {
       await this.wfile.whileTaken(ended, this.#options.closeTimeout);
-      if (this.#error !== null) this.#letGo(this.#error);
+      if (rare.error !== null) this.#letGo(rare.error);
       else {
-        if (this.wfile.unsent > 0) this.#lost = new SocketError("EPIPE"); // the peer wanted no more
+        if (this.wfile.unsent > 0) rare.lost = new SocketError("EPIPE"); // the peer wanted no more
         await this.#transport.close();
       }
     } catch (error) {
       this.#letGo(error as SocketError);
-      if ((error as SocketError).code === "ETIMEDOUT") this.#lost ??= this.#error; // its end, at least
+      if ((error as SocketError).code === "ETIMEDOUT") rare.lost ??= rare.error; // its end, at least
     }
     const told = this.rfile.told || this.wfile.told; // a call has reported that the connection failed
-    if (this.#lost !== null && !told) throw this.#lost;
+    if (rare.lost !== null && !told) throw rare.lost;
   }
 
   static {
@@ -552,11 +578,12 @@ export class StreamSocket extends BaseSocket implements AsyncDisposable {
 
   /** The transport reported that the connection is broken. Input that has arrived can still be read. */
   #break(error: SocketError): void {
-    this.#error ??= error;
+    const rare = this.#rareState();
+    rare.error ??= error;
     this.rfile.fail(error);
     this.wfile.fail(error);
     this.#countLost();
-    this.#onerror?.(error);
+    rare.onbreak?.(error);
   }
 
   /** Closes the connection at once; its reads and writes fail with `error`. */
@@ -572,9 +599,10 @@ export class StreamSocket extends BaseSocket implements AsyncDisposable {
   }
 
   #letGo(error: SocketError): void {
-    this.#error ??= error;
-    if (this.#aborted) return;
-    this.#aborted = true;
+    const rare = this.#rareState();
+    rare.error ??= error;
+    if (rare.aborted) return;
+    rare.aborted = true;
     this.#feed.tap?.ended(this.capabilities.reset ? "reset" : "close");
     this.#countLost();
     this.#transport.abort();
@@ -582,7 +610,7 @@ export class StreamSocket extends BaseSocket implements AsyncDisposable {
 
   /** The connection is over: output that has not left by now is lost. */
   #countLost(): void {
-    if (this.wfile.unsent > 0) this.#lost ??= this.#error;
+    if (this.wfile.unsent > 0) this.#rareState().lost ??= this.#error;
   }
 }
 
