@@ -43,6 +43,14 @@ const app = (...ports: number[]): string => `
     dial: { ask: { handler: "Ask", address: "tcp://127.0.0.1:${ports[0]}" } },
   });`;
 
+/** Gives the project an esbuild of its own, a module that exports `build`; the real one is its variable `build`. */
+const esbuildOf = async (module: string): Promise<void> => {
+  const esbuild = join(folder, "node_modules/esbuild");
+  mkdirSync(esbuild, { recursive: true });
+  const real = JSON.stringify(createRequire(import.meta.url).resolve("esbuild"));
+  await writeFile(join(esbuild, "index.js"), `const { build } = require(${real});${module}\n`);
+};
+
 /** The ports of the listeners that are in workerd, once they are listed. */
 const portsInWorkerd = async (dev: Program): Promise<number[]> => {
   await dev.line(/^control \(workerd\)/);
@@ -127,19 +135,14 @@ describe("socklet dev --runtime", () => {
     await write("word.ts", word("one"));
     await write("app.ts", app(port));
     await write("late.ts", word("late"));
-    // The project's esbuild: when it has read the files of that bundle, one of them is saved again.
-    const esbuild = join(folder, "node_modules/esbuild");
-    mkdirSync(esbuild, { recursive: true });
-    await writeFile(
-      join(esbuild, "index.js"),
-      `const { build } = require(${JSON.stringify(createRequire(import.meta.url).resolve("esbuild"))});
-       let bundles = 0;
-       exports.build = async (options) => {
-         const built = await build(options);
-         if (++bundles === ${which}) require("node:fs").renameSync("late.ts", "word.ts");
-         return built;
-       };\n`,
-    );
+    // When esbuild has read the files of that bundle, one of them is saved again.
+    await esbuildOf(`
+      let bundles = 0;
+      exports.build = async (options) => {
+        const built = await build(options);
+        if (++bundles === ${which}) require("node:fs").renameSync("late.ts", "word.ts");
+        return built;
+      };`);
     const dev = new Program(folder, ["dev", "app.ts", "--runtime", "workerd", "--control-port", "0"]);
     await portsInWorkerd(dev);
     if (which === 2) await write("word.ts", word("two"));
@@ -147,24 +150,18 @@ describe("socklet dev --runtime", () => {
     expect(await askOnce(port)).toBe("late workerd");
   });
 
-  /** The project's esbuild: during the first bundle another program, for which this one stands in, begins to listen at `port`. */
-  const takenMeanwhile = async (port: number): Promise<void> => {
-    const esbuild = join(folder, "node_modules/esbuild");
-    mkdirSync(esbuild, { recursive: true });
-    await writeFile(
-      join(esbuild, "index.js"),
-      `const { build } = require(${JSON.stringify(createRequire(import.meta.url).resolve("esbuild"))});
-       const { createServer } = require("node:http");
-       let other;
-       exports.build = async (options) => {
-         other ??= await new Promise((resolve) => {
-           const server = createServer((_, response) => response.end("another's"));
-           server.listen(${port}, "127.0.0.1", () => resolve(server));
-         });
-         return build(options);
-       };\n`,
-    );
-  };
+  /** During the first bundle another program, for which this one stands in, begins to listen at `port`. */
+  const takenMeanwhile = (port: number): Promise<void> =>
+    esbuildOf(`
+      const { createServer } = require("node:http");
+      let other;
+      exports.build = async (options) => {
+        other ??= await new Promise((resolve) => {
+          const server = createServer((_, response) => response.end("another's"));
+          server.listen(${port}, "127.0.0.1", () => resolve(server));
+        });
+        return build(options);
+      };`);
 
   test("workerd: where another program takes the control port before workerd listens there, another is served", async () => {
     const port = await reservePort();
