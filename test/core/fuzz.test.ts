@@ -1,9 +1,12 @@
-import { describe, expect, test } from "vitest";
+import { afterAll, describe, expect, test } from "vitest";
 import { fc } from "../conformance/properties.ts";
 import { TARGETS } from "../fuzz/targets.ts";
+import { removeFolders } from "../peers/children.ts";
 
 const LEAST = { operations: 100_000, inputs: 1000 };
 const BATCH = 200; // runs
+
+afterAll(removeFolders);
 
 // What is found is shrunk and told with its seed: `npm run fuzz -- NAME --seed S` repeats it.
 describe("what is fuzzed holds", () => {

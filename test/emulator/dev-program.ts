@@ -39,6 +39,7 @@ export class Program {
         SOCKLET_URL: undefined,
         SOCKLET_TOKEN: undefined,
         XDG_RUNTIME_DIR: join(folder, "runtime"),
+        TMPDIR: folder, // Miniflare's own folder is there, which stays when its process is killed
       },
       stdio: ["ignore", "pipe", "pipe"],
     });

@@ -274,7 +274,8 @@ describe.each([
     const ORACLE = `
 import errno, json, os, socket, sys, tempfile
 family = int(sys.argv[1])
-folder = tempfile.mkdtemp()
+temporary = tempfile.TemporaryDirectory()
+folder = temporary.name
 names = iter(range(1000))
 def free(): return os.path.join(folder, str(next(names))) if family == socket.AF_UNIX else ("127.0.0.1", 0)
 def fresh(): return socket.socket(family, socket.SOCK_STREAM)

@@ -11,7 +11,7 @@ const folders = new Set<string>();
 
 process.on("exit", () => {
   for (const child of running) child.kill("SIGKILL"); // nothing here can wait for it to end by itself
-  for (const folder of folders) remove(folder);
+  removeFolders();
 });
 
 /** Removes a folder, to which a process that is just ending may still write. */
@@ -35,6 +35,12 @@ export const temporaryFolder = (name: string): TemporaryFolder => {
       folders.delete(path);
     },
   };
+};
+
+/** Removes all folders. For a test that loads such a program: the process of a test file ends without an `exit` event. */
+export const removeFolders = (): void => {
+  for (const folder of folders) remove(folder);
+  folders.clear();
 };
 
 /** `child`, which is killed when this process exits: at its end, by `process.exit()`, or by an uncaught error. */
