@@ -1,31 +1,75 @@
 /**
- * Time-outs, most of which never expire: a wait for a peer has a time-out of minutes, and ends after a moment.
- * So an alarm stays set after its wait is over, and checks again when it rings. If the platform allows it,
- * alarms of one length share one timer. A timer for each would be a tenth of a connection's memory.
+ * Deadlines. One that has passed says nothing yet of the peer: a process that stood still, because a handler computed or the
+ * machine slept, finds at once that time is up and that the peer sent what was awaited. So a deadline takes effect only after
+ * the platform has polled, and what arrived was read.
  */
 
 type Timer = ReturnType<typeof setTimeout>;
+type Later = (task: () => void) => unknown;
+
+/** The timers of a platform, or what a test has put in their place. */
+interface Timers {
+  readonly set: typeof setTimeout;
+  readonly clear: typeof clearTimeout;
+  /** Calls a task once the platform has polled. */
+  readonly afterPoll: Later;
+}
+
+const { setTimeout: own, setImmediate: immediate = own } = globalThis as typeof globalThis & {
+  readonly setImmediate?: Later;
+};
+const atOnce: Later = (task) => task();
+
+/** The timers as they are now. A test's clock has nothing to poll for, and its user advances it by the deadline, not by more. */
+export const timersNow = (): Timers => ({
+  set: setTimeout,
+  clear: clearTimeout,
+  afterPoll: setTimeout === own ? immediate : atOnce, // in Node an immediate follows a poll; elsewhere the next timer does
+});
+
+/** Calls `late` after `ms`, when what has arrived by then was read. Returns a function that clears it. `daemon`: it does not keep the process running. */
+export const deadline = (
+  ms: number,
+  late: () => void,
+  { daemon = false, timers = timersNow() }: { readonly daemon?: boolean; readonly timers?: Timers } = {},
+): (() => void) => {
+  const { set, clear, afterPoll } = timers; // workerd's are not methods
+  let cleared = false;
+  const due = (): void => {
+    if (!cleared) late();
+  };
+  const timer = set(() => afterPoll(due), ms);
+  if (daemon) (timer as { unref?(): void }).unref?.();
+  return () => {
+    cleared = true;
+    clear(timer);
+  };
+};
 
 /** Alarms that share a timer, in the order in which they ring: all set alarms of one length, or a single one. */
 class Queue {
   first: Alarm | null = null;
   last: Alarm | null = null;
   timer: Timer | undefined; // of the first
-  readonly set = setTimeout; // a test may replace the clock: then these alarms do not belong to its time
+  readonly timers = timersNow(); // a test may replace the clock: then these alarms do not belong to its time
 }
 
 const queues = new Map<number, Queue>(); // by length in ms
 
 const queueOf = (length: number): Queue => {
   let queue = queues.get(length);
-  if (queue?.set !== setTimeout) {
+  if (queue?.timers.set !== setTimeout) {
     queue = new Queue();
     queues.set(length, queue);
   }
   return queue;
 };
 
-/** An alarm that rings once, at a set time. Times are whole milliseconds of `performance.now()`. */
+/**
+ * An alarm that rings once, at a set time: whole milliseconds of `performance.now()`. Most never ring: a wait for a peer has a time-out
+ * of minutes, and ends after a moment. So an alarm stays set after its wait is over, and checks again when it rings. If the
+ * platform allows it, alarms of one length share one timer: a timer for each would be a tenth of a connection's memory.
+ */
 export abstract class Alarm {
   #at = 0;
   #queue: Queue | null = null; // which it is in
@@ -78,18 +122,24 @@ export abstract class Alarm {
 
   /** Sets the timer for the first alarm, and clears the timer that was for another. */
   static #wind(queue: Queue): void {
-    const { first, set } = queue; // workerd's setTimeout is not a method
+    const { set } = queue.timers;
+    const { first } = queue;
     clearTimeout(queue.timer);
     if (first !== null)
       queue.timer = set(Alarm.#due, Math.max(Math.ceil(first.#at - performance.now()), 0), queue);
   }
 
   static readonly #due = (queue: Queue): void => {
+    const { afterPoll } = queue.timers;
+    afterPoll(() => Alarm.#ring(queue));
+  };
+
+  static #ring(queue: Queue): void {
     const now = performance.now();
     for (let first = queue.first; first !== null && first.#at <= now; first = queue.first) {
       first.unset();
       first.ring();
     }
     Alarm.#wind(queue);
-  };
+  }
 }

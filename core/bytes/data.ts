@@ -2,6 +2,7 @@
 
 import { SocketError, type SocketErrorCode } from "../errors.ts";
 import { wholeMs } from "../options.ts";
+import { deadline } from "./alarm.ts";
 
 /** Bytes, or text that is sent as UTF-8. */
 export type Data = Uint8Array | string;
@@ -120,9 +121,6 @@ export class Watchers {
 /** `promise`, or a rejection with `ETIMEDOUT` that names `what` if it takes longer than `timeout` ms. */
 export const withDeadline = <T>(promise: PromiseLike<T>, timeout: number, what: string): Promise<T> => {
   const late = Promise.withResolvers<never>();
-  const timer = setTimeout(
-    () => late.reject(new SocketError("ETIMEDOUT", `${what} for ${wholeMs(timeout)}`)),
-    timeout,
-  );
-  return Promise.race([promise, late.promise]).finally(() => clearTimeout(timer));
+  const over = (): void => late.reject(new SocketError("ETIMEDOUT", `${what} for ${wholeMs(timeout)}`));
+  return Promise.race([promise, late.promise]).finally(deadline(timeout, over));
 };

@@ -131,8 +131,7 @@ export class StreamReader extends Alarm {
   #resolve: ((value: never) => void) | null = null;
   #within: number | null = null; // ms that it may wait
   #deadline = 0; // when the read that waits times out, by performance.now(): the wall clock can jump
-  /** Of a read that may not wait: 0: its turn of the event loop is not over; 1: it is; 2: so it is, and after `shut()` that is the end for this read. */
-  #turn: 0 | 1 | 2 = 0;
+  #noMore = false; // for the read that waits, after shut(): what comes later is given to the next one
   #watchers: Watchers | null = null; // nearly always
 
   constructor(source: ReaderSource = NO_SOURCE, limits: StreamLimits = STREAM_LIMITS) {
@@ -335,7 +334,6 @@ export class StreamReader extends Alarm {
     this.#shut = true;
     if (this.#waiting !== null) {
       this.#within = 0;
-      this.#turn = 0;
       this.#arm();
     }
     this.#watchers?.tell();
@@ -442,7 +440,6 @@ export class StreamReader extends Alarm {
       this.#argument = argument;
       this.#resolve = resolve;
       this.#within = within;
-      this.#turn = 0;
       this.#arm();
       this.#resume();
     });
@@ -468,7 +465,7 @@ export class StreamReader extends Alarm {
     } catch (error) {
       this.#resolve?.(rejection(error) as never);
     }
-    if (this.#turn === 2) this.#turn = 0;
+    this.#noMore = false;
   }
 
   /** One timer for many waits: a wait only moves the deadline, and the timer that fires early sets itself anew. */
@@ -489,10 +486,7 @@ export class StreamReader extends Alarm {
   protected override ring(): void {
     const within = this.#within;
     if (this.#waiting === null || within === null) return;
-    const left = this.#deadline - performance.now();
-    // A read that may not wait has two timers: between them the platform has certainly polled for what has arrived.
-    if (left > 0 || (within === 0 && this.#turn === 0)) {
-      this.#turn = left <= 0 ? 1 : 0;
+    if (this.#deadline > performance.now()) {
       this.#set(within);
       return;
     }
@@ -503,7 +497,7 @@ export class StreamReader extends Alarm {
       return;
     }
     if (this.#shut) {
-      this.#turn = 2; // for this one: what comes later is still given
+      this.#noMore = true;
       this.#settle();
       return;
     }
@@ -630,7 +624,7 @@ export class StreamReader extends Alarm {
 
   /** Nothing comes after what is buffered. */
   get #over(): boolean {
-    return this.#ended || this.#turn === 2;
+    return this.#ended || this.#noMore;
   }
 
   /** The result of a read that found nothing: the end, the error, or "not yet". */

@@ -9,6 +9,7 @@
 
 import { SocketError } from "../errors.ts";
 import { wholeMs } from "../options.ts";
+import { deadline } from "./alarm.ts";
 import {
   copyOf,
   type Data,
@@ -337,14 +338,14 @@ export class StreamWriter {
       let quiet = 0; // checks in a row at which nothing was taken
       const look = (): void => {
         quiet = taking.look(this.bytesWritten, rate) ? 0 : quiet + 1;
-        if (quiet < LOOKS) timer = setTimeout(look, step());
+        if (quiet < LOOKS) stopTimer = deadline(step(), look);
         else reject(tookNothing(timeout, this.minWriteRate));
       };
       // Timers have whole milliseconds; so has each check, and together they are no less than the time-out.
       const step = (): number =>
         Math.ceil((timeout * (quiet + 1)) / LOOKS) - Math.ceil((timeout * quiet) / LOOKS);
-      let timer = setTimeout(look, step());
-      leaving.then(resolve, reject).then(() => clearTimeout(timer));
+      let stopTimer = deadline(step(), look);
+      leaving.then(resolve, reject).then(() => stopTimer());
     });
   }
 

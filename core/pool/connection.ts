@@ -6,6 +6,7 @@
  * case the connection takes no further calls, lets the other calls on it finish, and then closes.
  */
 
+import { deadline } from "../bytes/alarm.ts";
 import { SocketError } from "../errors.ts";
 import { type ClientHandler, callLost, ErrorReply, Notice } from "../handlers/client.ts";
 import { type PoolOptions, wholeMs } from "../options.ts";
@@ -79,7 +80,7 @@ export class Connection<Call, Reply> {
   #alone = false; // the call under way is a repeat of a lost one. It may be what crashes the server, so no other call shares the connection
   #retiring: Retirement | null = null;
   #ended = false;
-  #timer: ReturnType<typeof setTimeout> | undefined;
+  #stopTimer: (() => void) | undefined;
   #unwatch: (() => void) | null = null;
 
   constructor(
@@ -430,9 +431,9 @@ export class Connection<Call, Reply> {
       this.destroy(new SocketError("ETIMEDOUT", message, this.#where));
       resolve();
     };
-    const timer = callTimeout === null ? undefined : setTimeout(late, callTimeout);
+    const stopTimer = callTimeout === null ? null : deadline(callTimeout, late);
     const over = (error?: unknown): void => {
-      clearTimeout(timer);
+      stopTimer?.();
       this.#busy = null;
       if (error !== undefined) this.destroy(error);
       this.leased = false;
@@ -510,7 +511,7 @@ export class Connection<Call, Reply> {
 
   #over(): void {
     this.#ended = true;
-    clearTimeout(this.#timer);
+    this.#stopTimer?.();
     this.#unwatch?.();
     this.#unwatch = null;
   }
@@ -526,13 +527,12 @@ export class Connection<Call, Reply> {
   /** One timer serves all calls: they share one limit, so the first to begin is the first to be late. */
   #setTimer(): void {
     const { callTimeout } = this.#owner.limits;
-    if (callTimeout === null || this.#timer !== undefined) return;
-    this.#timer = setTimeout(this.#rang, callTimeout);
-    (this.#timer as { unref?(): void }).unref?.(); // the connection keeps the process alive, the timer need not
+    if (callTimeout === null || this.#stopTimer !== undefined) return;
+    this.#stopTimer = deadline(callTimeout, this.#rang, { daemon: true }); // the connection keeps the process alive
   }
 
   readonly #rang = (): void => {
-    this.#timer = undefined;
+    this.#stopTimer = undefined;
     const callTimeout = this.#owner.limits.callTimeout as number;
     const now = performance.now();
     let late = false;
@@ -540,8 +540,7 @@ export class Connection<Call, Reply> {
       if (pending.settled) continue;
       const left = Math.ceil(pending.since + callTimeout - now);
       if (left > 0) {
-        this.#timer = setTimeout(this.#rang, left);
-        (this.#timer as { unref?(): void }).unref?.();
+        this.#stopTimer = deadline(left, this.#rang, { daemon: true });
         break;
       }
       late = true;

@@ -12,6 +12,7 @@
  * a pause. So a server that restarts costs only the calls that had begun.
  */
 
+import { deadline } from "../bytes/alarm.ts";
 import { errorText, textOf } from "../describe.ts";
 import { SocketError } from "../errors.ts";
 import {
@@ -75,7 +76,8 @@ const SETUP_NAMES: OptionNames = optionNamesOf<PoolSetup<unknown>>()({
 interface Slot<Call, Reply> {
   connection: Connection<Call, Reply> | null;
   readonly stop: AbortController;
-  timer: ReturnType<typeof setTimeout> | undefined;
+  /** Of its login. */
+  stopTimer: (() => void) | undefined;
 }
 
 /** Connections to one address that many callers share. Each place's `pool()` makes one. */
@@ -98,7 +100,7 @@ export class Pool<Call = unknown, Reply = unknown, Context = unknown>
   readonly #leases = new Map<Connection<Call, Reply>, ConnectionLease<Call, Reply>>();
   readonly #calls = new Line<PendingCall<Call, Reply>>(); // waiting calls
   readonly #wanted = new Line<PendingLease<Call, Reply>>(); // waiting leases
-  #waitTimer: ReturnType<typeof setTimeout> | undefined;
+  #stopWaitTimer: (() => void) | undefined;
   #retryTimer: ReturnType<typeof setTimeout> | undefined;
   #sweepTimer: ReturnType<typeof setTimeout> | undefined;
   #sweepAt = Number.POSITIVE_INFINITY;
@@ -324,7 +326,7 @@ export class Pool<Call = unknown, Reply = unknown, Context = unknown>
       if (!connection.isOver) this.#connections.push(connection);
       this.#dispatch();
       if (connection.isIdle) this.#rest(connection);
-      else this.#stopWaitTimer();
+      else this.#maybeStopWaitTimer();
     };
     const { leaseTimeout } = this.limits;
     const lease = new ConnectionLease<Call, Reply>(connection, leaseTimeout, pending.signal, over);
@@ -346,7 +348,7 @@ export class Pool<Call = unknown, Reply = unknown, Context = unknown>
   /** A connection is idle, so nobody is waiting for one. */
   #rest(connection: Connection<Call, Reply>): void {
     this.#sweepFor(connection);
-    this.#stopWaitTimer();
+    this.#maybeStopWaitTimer();
   }
 
   #wasLost(pending: PendingCall<Call, Reply>): boolean {
@@ -361,20 +363,18 @@ export class Pool<Call = unknown, Reply = unknown, Context = unknown>
   /** One timer serves all that wait: in each line the first to come is the first to be late. */
   #setWaitTimer(within = this.limits.waitTimeout): void {
     if (this.#retryTimer !== undefined) (this.#retryTimer as { ref?(): void }).ref?.(); // somebody waits for this attempt
-    if (this.#waitTimer !== undefined) return;
-    this.#waitTimer = setTimeout(this.#waited, within);
-    (this.#waitTimer as { unref?(): void }).unref?.(); // a connection or a dial keeps the process alive
+    this.#stopWaitTimer ??= deadline(within, this.#waited, { daemon: true }); // a connection or a dial keeps the process alive
   }
 
   /** Not called each time a line empties: under load that is after nearly every call. */
-  #stopWaitTimer(): void {
-    if (this.#waitTimer === undefined || this.#calls.size + this.#wanted.size > 0) return;
-    clearTimeout(this.#waitTimer);
-    this.#waitTimer = undefined;
+  #maybeStopWaitTimer(): void {
+    if (this.#stopWaitTimer === undefined || this.#calls.size + this.#wanted.size > 0) return;
+    this.#stopWaitTimer();
+    this.#stopWaitTimer = undefined;
   }
 
   readonly #waited = (): void => {
-    this.#waitTimer = undefined;
+    this.#stopWaitTimer = undefined;
     const { waitTimeout } = this.limits;
     const now = performance.now();
     let next = Number.POSITIVE_INFINITY;
@@ -425,7 +425,7 @@ export class Pool<Call = unknown, Reply = unknown, Context = unknown>
   }
 
   #dial(): void {
-    const slot: Slot<Call, Reply> = { connection: null, stop: new AbortController(), timer: undefined };
+    const slot: Slot<Call, Reply> = { connection: null, stop: new AbortController(), stopTimer: undefined };
     this.#slots.add(slot);
     this.#opening++;
     let request: StreamSocket | undefined;
@@ -433,13 +433,13 @@ export class Pool<Call = unknown, Reply = unknown, Context = unknown>
       request = opened;
       this.#byRequest.set(opened, slot);
       const { loginTimeout } = this.limits;
-      slot.timer = setTimeout(() => {
+      slot.stopTimer = deadline(loginTimeout, () => {
         const message = `setup() did not end within loginTimeout, ${wholeMs(loginTimeout)}`;
         slot.stop.abort(new SocketError("ETIMEDOUT", message, { address: this.address }));
-      }, loginTimeout);
+      });
     };
     const over = (error: unknown): void => {
-      clearTimeout(slot.timer);
+      slot.stopTimer?.();
       if (request !== undefined) this.#byRequest.delete(request);
       this.#slots.delete(slot);
       const reason: unknown = slot.stop.signal.aborted ? slot.stop.signal.reason : error;
@@ -460,7 +460,7 @@ export class Pool<Call = unknown, Reply = unknown, Context = unknown>
   #serve(handler: ClientHandler<Call, Reply>): Promise<void> {
     const slot = this.#byRequest.get(handler.request);
     if (slot === undefined) throw new SocketError("ERR_INTERNAL", "the pool has not dialled this connection");
-    clearTimeout(slot.timer);
+    slot.stopTimer?.();
     this.#byRequest.delete(handler.request);
     const { maxAge } = this.limits;
     const due =
@@ -585,20 +585,18 @@ export class Pool<Call = unknown, Reply = unknown, Context = unknown>
 
   async #close(): Promise<void> {
     const { drainTimeout } = this.limits;
-    let timer: ReturnType<typeof setTimeout> | undefined;
-    const late = new Promise<void>((resolve) => {
-      timer = setTimeout(resolve, drainTimeout);
-    });
+    const late = Promise.withResolvers<void>();
+    const stopTimer = deadline(drainTimeout, late.resolve);
     const quiet = new Promise<void>((resolve) => {
       this.#whenQuiet = resolve;
     });
     queueMicrotask(() => this.#lookQuiet()); // after #closing is set
-    await Promise.race([quiet, late]);
-    clearTimeout(timer);
+    await Promise.race([quiet, late.promise]);
+    stopTimer();
     this.#closed = true;
     clearTimeout(this.#retryTimer);
     clearTimeout(this.#sweepTimer);
-    clearTimeout(this.#waitTimer);
+    this.#stopWaitTimer?.();
     const reason = new SocketError("ECANCELED", `the pool ${this.name} was closed`);
     this.#rejectAll(reason);
     for (const lease of [...this.#leases.values()]) lease.end(reason);

@@ -1,5 +1,6 @@
 /** The queue of a server: the requests that wait for their turn, and the callers that wait for a request. */
 
+import { deadline } from "../bytes/alarm.ts";
 import type { Address } from "../net/address.ts";
 
 /** A request that has arrived, with its client's address. */
@@ -53,10 +54,7 @@ export class Arrivals<Request> {
       this.#waiters.splice(this.#waiters.indexOf(resolve), 1);
       resolve(false);
     };
-    const timer = timeout === null ? undefined : setTimeout(late, timeout);
-    const arrived = await promise;
-    clearTimeout(timer);
-    return arrived;
+    return timeout === null ? promise : promise.finally(deadline(timeout, late));
   }
 
   /** Holds the requests that arrive, or lets them go on. */

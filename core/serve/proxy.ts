@@ -3,6 +3,7 @@
  * connects for. From any other peer no header is read, so that no client can give itself an address.
  */
 
+import { deadline } from "../bytes/alarm.ts";
 import { type Data, joinBytes, toBytes } from "../bytes/data.ts";
 import { SocketError } from "../errors.ts";
 import type { Refusal } from "../handlers/events.ts";
@@ -301,7 +302,7 @@ class Reading implements StreamSink {
   needed = 1;
   readonly #transport: StreamTransport;
   readonly #most: number;
-  readonly #timer: ReturnType<typeof setTimeout>;
+  readonly #stopTimer: () => void;
   readonly #over = Promise.withResolvers<Found | SocketError | "nothing" | "closing">();
   #bytes: Uint8Array = NOTHING;
 
@@ -315,8 +316,7 @@ class Reading implements StreamSink {
           `no PROXY protocol header came within ${wholeMs(timeout)}: ${this.#bytes.length} bytes of one had arrived`,
         ),
       );
-    this.#timer = setTimeout(late, timeout);
-    if (daemon) (this.#timer as { unref?(): void }).unref?.();
+    this.#stopTimer = deadline(timeout, late, { daemon });
     transport.start(this);
     transport.resume();
   }
@@ -371,7 +371,7 @@ class Reading implements StreamSink {
 
   #settle(found: Found | SocketError | "nothing" | "closing"): void {
     this.needed = 0;
-    clearTimeout(this.#timer);
+    this.#stopTimer();
     this.#over.resolve(found);
   }
 }

@@ -64,8 +64,8 @@ export class Running implements RequestScope {
   readonly params: unknown;
   readonly keeper: StateKeeper | undefined;
   readonly started = performance.now();
-  /** Checks its time limits; see `time-limits.ts`. */
-  timer: ReturnType<typeof setTimeout> | undefined;
+  /** Ends the checks of its time limits; see `time-limits.ts`. */
+  stopTimer: (() => void) | undefined;
   readonly #teller: Teller;
   #controller: AbortController | undefined;
 

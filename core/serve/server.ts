@@ -674,7 +674,7 @@ export abstract class BaseServer<Request, Context = unknown>
 
   #mayWatch(request: Request, running: Running): void {
     const limited = this.requestTimeout !== null || this.idleTimeout !== null;
-    if (!limited || running.timer !== undefined) return;
+    if (!limited || running.stopTimer !== undefined) return;
     const { id, address } = running;
     watchTime(
       request,

@@ -1,5 +1,6 @@
 /** The time limits of a request: how long it may take, and how long its connection may carry no bytes. */
 
+import { deadline } from "../bytes/alarm.ts";
 import { MAX_TIMER } from "../options.ts";
 import { StreamSocket } from "../sockets/streams/stream-socket.ts";
 import { ABORT_GRACE, bytesOf, type Running } from "./requests.ts";
@@ -14,7 +15,7 @@ interface TimeLimits {
 
 /**
  * Checks from time to time whether `request` takes too long or carries no bytes. If so it calls `expire` once, and `stuck` a second
- * later. Its timer is `running.timer`.
+ * later. `running.stopTimer` ends that.
  */
 export const watchTime = (
   request: unknown,
@@ -28,9 +29,7 @@ export const watchTime = (
   let carried = -1; // bytes, at the last check
   let quiet = 0; // checks in a row that found no more
   const wait = (time: number, then: () => void): void => {
-    running.timer = setTimeout(then, time);
-    // Where a timer can hold up the end of a process: that of a daemon must not.
-    if (daemonThreads) (running.timer as { unref?(): void }).unref?.();
+    running.stopTimer = deadline(time, then, { daemon: daemonThreads });
   };
   const look = (): void => {
     const left = requestTimeout === null ? MAX_TIMER : requestTimeout - (performance.now() - running.started);

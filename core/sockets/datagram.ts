@@ -3,6 +3,7 @@
  * sends and receives them, which is what `socket()` returns. Its seam is `DatagramTransport`.
  */
 
+import { deadline } from "../bytes/alarm.ts";
 import { type Data, toBytes, withDeadline } from "../bytes/data.ts";
 import { pulled } from "../bytes/reader.ts";
 import { errnoOf, SocketError, type SocketErrorCode } from "../errors.ts";
@@ -442,7 +443,6 @@ export class DatagramSocket extends BaseSocket implements AsyncDisposable {
     const waiter: Waiter = { resolve, reject, peek };
     this.#waiting.push(waiter);
     const timeout = dontWait ? 0 : this.#timeout;
-    let timer: ReturnType<typeof setTimeout> | undefined;
     const late = (): void => {
       this.#waiting.splice(this.#waiting.indexOf(waiter), 1);
       reject(
@@ -451,16 +451,7 @@ export class DatagramSocket extends BaseSocket implements AsyncDisposable {
           : new SocketError("ETIMEDOUT", `nothing came for ${wholeMs(timeout ?? 0)}`),
       );
     };
-    // Two timers, if it may not wait: between them the platform has certainly polled for what has arrived.
-    const turn = (): void => {
-      timer = setTimeout(late, 0);
-    };
-    if (timeout !== null) timer = setTimeout(timeout === 0 ? turn : late, timeout);
-    try {
-      return await promise;
-    } finally {
-      clearTimeout(timer);
-    }
+    return timeout === null ? promise : promise.finally(deadline(timeout, late));
   }
 
   #message(bytes: Uint8Array, address: Address | null): void {

@@ -1,5 +1,6 @@
 /** Waiting for several sockets at once: `select()` and `poll()`, as CPython's `select` module has them. */
 
+import { deadline } from "../bytes/alarm.ts";
 import { SocketError } from "../errors.ts";
 import { POLLERR, POLLHUP, POLLIN, POLLNVAL, POLLOUT, POLLPRI } from "../net/constants.ts";
 import { checkTime } from "../options.ts";
@@ -38,7 +39,6 @@ const ready = async <T extends Selectable>(
   const whole = watched.every(([selectable, mask]) => (selectable.readiness(mask) & mask) === mask);
   if (now.length > 0 && whole) return now;
   const stops: (() => void)[] = [];
-  let timer: ReturnType<typeof setTimeout> | undefined;
   try {
     return await new Promise((resolve, reject) => {
       const look = (): void => {
@@ -49,17 +49,12 @@ const ready = async <T extends Selectable>(
           reject(error);
         }
       };
-      // Twice, if it must not wait: between two timers the platform has certainly polled for what has arrived.
-      const late = (): void => {
-        timer = setTimeout(() => resolve(holds()), 0);
-      };
-      if (now.length > 0) timer = setTimeout(late, 0);
-      else if (timeout !== null) timer = setTimeout(late, timeout);
+      const within = now.length > 0 ? 0 : timeout;
+      if (within !== null) stops.push(deadline(within, () => resolve(holds())));
       for (const [selectable, mask] of watched) stops.push(selectable.onReadiness(mask, look));
       if (now.length === 0) look(); // what became ready meanwhile
     });
   } finally {
-    clearTimeout(timer);
     for (const stop of stops) stop();
   }
 };

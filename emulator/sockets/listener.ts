@@ -1,6 +1,7 @@
 /** The connections that a socket has accepted, and that wait to be taken. */
 
 import net from "node:net";
+import { deadline } from "../../core/bytes/alarm.ts";
 import { SocketError, type SocketErrorCode } from "../../core/errors.ts";
 import { wholeMs } from "../../core/options.ts";
 import type { StreamDescriptor } from "../kernel/opening/descriptor.ts";
@@ -74,19 +75,14 @@ export class Listener {
       this.#acceptors = this.#acceptors.filter((other) => other !== acceptor);
       reject(error);
     };
-    let timer: ReturnType<typeof setTimeout> | undefined;
-    if (timeout === 0) {
-      // One turn of the event loop, in which Node accepts those that have connected.
-      setImmediate(() => setImmediate(() => late(new SocketError("EWOULDBLOCK"))));
-    } else if (timeout !== null) {
-      const said = `nobody connected for ${wholeMs(timeout)}`;
-      timer = setTimeout(() => late(new SocketError("ETIMEDOUT", said)), timeout);
-    }
-    try {
-      return await promise;
-    } finally {
-      clearTimeout(timer);
-    }
+    if (timeout === null) return promise;
+    const over = (): void =>
+      late(
+        timeout === 0
+          ? new SocketError("EWOULDBLOCK")
+          : new SocketError("ETIMEDOUT", `nobody connected for ${wholeMs(timeout)}`),
+      );
+    return promise.finally(deadline(timeout, over));
   }
 
   /** Calls `told` when a connection waits, or none ever will. Returns a function that stops it. */

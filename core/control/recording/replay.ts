@@ -1,5 +1,6 @@
 /** Replays bytes to a server, over any kind of connection, for `POST /v1/replays`. */
 
+import { deadline } from "../../bytes/alarm.ts";
 import type { MaybePromise } from "../../bytes/data.ts";
 import { errorInfo, SocketError } from "../../errors.ts";
 import { SHUT_WR } from "../../net/constants.ts";
@@ -75,9 +76,9 @@ class Answers {
 
   #change(within: number | null): Promise<void> {
     return new Promise((resolve) => {
-      const timer = within === null ? undefined : setTimeout(resolve, within);
+      const stopTimer = within === null ? null : deadline(within, resolve);
       this.#wake = () => {
-        clearTimeout(timer);
+        stopTimer?.();
         resolve();
       };
     });

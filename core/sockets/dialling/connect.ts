@@ -1,5 +1,6 @@
 /** Opens a connection: the part that is the same in every place. It checks which addresses may be dialled, with which options, and for how long. */
 
+import { deadline } from "../../bytes/alarm.ts";
 import { textOf } from "../../describe.ts";
 import { SocketError } from "../../errors.ts";
 import { type AddressLike, type Endpoint, formatAddress, parseAddress } from "../../net/address.ts";
@@ -108,13 +109,11 @@ export const openWithin = async <T>(
 ): Promise<T> => {
   const early = Promise.withResolvers<never>();
   const aborted = (): void => early.reject(signal?.reason);
-  const timer =
-    connectTimeout === null
-      ? undefined
-      : setTimeout(() => {
-          const message = `${said} did not answer within ${wholeMs(connectTimeout)}`;
-          early.reject(new SocketError("ETIMEDOUT", message, { address: said }));
-        }, connectTimeout);
+  const late = (): void => {
+    const message = `${said} did not answer within ${wholeMs(connectTimeout ?? 0)}`;
+    early.reject(new SocketError("ETIMEDOUT", message, { address: said }));
+  };
+  const stopTimer = connectTimeout === null ? null : deadline(connectTimeout, late);
   signal?.addEventListener("abort", aborted, { once: true });
   if (signal?.aborted) aborted();
   try {
@@ -124,7 +123,7 @@ export const openWithin = async <T>(
     giveUp();
     throw error;
   } finally {
-    clearTimeout(timer);
+    stopTimer?.();
     signal?.removeEventListener("abort", aborted);
   }
 };

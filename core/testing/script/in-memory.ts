@@ -13,11 +13,8 @@ import { makeContext } from "../handler.ts";
 import { MEMORY_NAMES, type MemoryOptions, memoryPair } from "../memory-streams.ts";
 import { type Conversation, checkScript, stepsOf } from "./conversation.ts";
 import { ScriptError } from "./error.ts";
-import { hold, LATE, type ScriptOptions, type Seen, TIMEOUT } from "./run.ts";
+import { hold, inTime, LATE, type ScriptOptions, type Seen, TIMEOUT } from "./run.ts";
 import { StreamWire } from "./wire.ts";
-
-// Taken now, so that a test's fake clock does not hold back the end of a wait.
-const { setTimeout: later, clearTimeout: forget } = globalThis;
 
 /** Options of `runScript`: the options of a run, and the handler's inputs. */
 export interface RunScriptOptions<Context, Params = unknown>
@@ -111,10 +108,8 @@ export const runScript = async <Context, Params>(
     throw error instanceof ScriptError && thrown !== undefined ? withCause(error, thrown) : error;
   }
   await here.close();
-  const late = Promise.withResolvers<typeof LATE>();
-  const timer = later(() => late.resolve(LATE), timeout);
   try {
-    const result = await Promise.race([running, late.promise]);
+    const result = await inTime(running, timeout);
     if (result !== LATE) return { ...seen, result };
   } catch (error) {
     // If the script reset the connection, the handler's error about that is not a failure.
@@ -122,8 +117,6 @@ export const runScript = async <Context, Params>(
     const reset = stepsOf(script).some(({ name }) => name === "reset()");
     if (!reset || (code !== "ECONNRESET" && code !== "EPIPE")) throw error;
     return { ...seen, result: undefined };
-  } finally {
-    forget(timer);
   }
   connector.abort();
   throw new ScriptError(

@@ -3,6 +3,7 @@
  * bytes wait for the timeout.
  */
 
+import { deadline, timersNow } from "../../bytes/alarm.ts";
 import { joinBytes, type MaybePromise, toBytes } from "../../bytes/data.ts";
 import { describe, printable } from "../../describe.ts";
 import { SocketError } from "../../errors.ts";
@@ -22,9 +23,25 @@ const MISPLACED = "; the pattern matches, but not from where the last step ended
 const SHOWN = 1024; // received bytes that a failure shows
 
 // Taken now, so that a test's fake clock does not hold back the end of a wait.
-const { setTimeout: later, clearTimeout: forget } = globalThis;
+const timers = timersNow();
 const now = performance.now.bind(performance);
-const turn = (): Promise<void> => new Promise((resolve) => later(resolve, 0));
+const turn = (): Promise<void> => {
+  const { set } = timers;
+  return new Promise((resolve) => set(resolve, 0));
+};
+
+export const LATE = Symbol("late");
+
+/** `promise`, or `LATE` after `ms` of real time. */
+export const inTime = async <T>(promise: Promise<T>, ms: number): Promise<T | typeof LATE> => {
+  const late = Promise.withResolvers<typeof LATE>();
+  const stopTimer = deadline(Math.max(0, ms), () => late.resolve(LATE), { timers });
+  try {
+    return await Promise.race([promise, late.promise]);
+  } finally {
+    stopTimer();
+  }
+};
 
 /** What a conversation has seen so far: passed to steps that are functions, and returned by `run()`. */
 export interface Seen {
@@ -405,7 +422,8 @@ class Talk {
       const arrived = Promise.withResolvers<void>();
       const stop = wire.onReadable(arrived.resolve);
       try {
-        if ((await this.#inTime(arrived.promise)) === LATE) await this.fail(this.#silence());
+        const left = this.#deadline - now();
+        if ((await inTime(arrived.promise, left)) === LATE) await this.fail(this.#silence());
       } finally {
         stop();
       }
@@ -431,23 +449,10 @@ class Talk {
   }
 
   async #within(promise: Promise<void>): Promise<void> {
-    if ((await this.#inTime(promise)) === LATE)
+    if ((await inTime(promise, this.#deadline - now())) === LATE)
       throw new SocketError("ETIMEDOUT", `the peer took nothing for ${wholeMs(this.#timeout)}`);
   }
-
-  /** `promise`, or `LATE` at the step's deadline. */
-  async #inTime(promise: Promise<void>): Promise<typeof LATE | undefined> {
-    const late = Promise.withResolvers<typeof LATE>();
-    const timer = later(() => late.resolve(LATE), Math.max(0, this.#deadline - now()));
-    try {
-      return (await Promise.race([promise, late.promise])) ?? undefined;
-    } finally {
-      forget(timer);
-    }
-  }
 }
-
-export const LATE = Symbol("late");
 
 const messageOf = (error: unknown): string => printable(describe(error).message, true);
 

@@ -8,11 +8,8 @@ import type { StreamSocket } from "../../sockets/streams/stream-socket.ts";
 import { quote } from "../text.ts";
 import { type Conversation, checkScript } from "./conversation.ts";
 import { ScriptError } from "./error.ts";
-import { LATE, SCRIPT_NAMES, type ScriptOptions, type Seen, TIMEOUT } from "./run.ts";
+import { inTime, LATE, SCRIPT_NAMES, type ScriptOptions, type Seen, TIMEOUT } from "./run.ts";
 import type { DatagramPeer } from "./wire.ts";
-
-// Taken now, so that a test's fake clock does not hold back the end of a wait.
-const { setTimeout: later, clearTimeout: forget } = globalThis;
 
 /** A handler class that runs a script on each request it gets, and the outcomes. */
 export interface ScriptHandlerClass<Request> extends HandlerClass<Request> {
@@ -44,17 +41,13 @@ class Runs {
 
   async outcomes(count: number): Promise<Seen[]> {
     checkCount("count", count, 1);
-    const late = Promise.withResolvers<typeof LATE>();
-    const timer = later(() => late.resolve(LATE), this.#timeout);
-    try {
-      while (this.#runs.length < count) {
-        if ((await Promise.race([this.#more.promise, late.promise])) !== LATE) continue;
-        const begun = `${this.#runs.length} of ${count} runs`;
-        const message = `${begun} of the script have begun within ${wholeMs(this.#timeout)}`;
-        throw new ScriptError(message, 1, `${count} runs`, begun);
-      }
-    } finally {
-      forget(timer);
+    const enough = async (): Promise<void> => {
+      while (this.#runs.length < count) await this.#more.promise;
+    };
+    if ((await inTime(enough(), this.#timeout)) === LATE) {
+      const begun = `${this.#runs.length} of ${count} runs`;
+      const message = `${begun} of the script have begun within ${wholeMs(this.#timeout)}`;
+      throw new ScriptError(message, 1, `${count} runs`, begun);
     }
     return Promise.all(this.#runs.slice(0, count));
   }

@@ -6,6 +6,7 @@
  * peer ends. If the peer does not end, it waits only as long as there is output to lose.
  */
 
+import { deadline } from "../../../core/bytes/alarm.ts";
 import { type Address, type InternetAddress, packAddress } from "../../../core/net/address.ts";
 import { fs } from "../../builtin.ts";
 import { inodeOf } from "../descriptors/adopted.ts";
@@ -145,11 +146,10 @@ export const linger = (connection: Lingering, over: () => void): (() => void) =>
     if (isOver()) over();
     else wait();
   };
-  let timer: ReturnType<typeof setTimeout>;
+  let stopTimer: () => void;
   const wait = (): void => {
-    timer = setTimeout(look, LINGER);
-    timer.unref();
+    stopTimer = deadline(LINGER, look, { daemon: true });
   };
   wait();
-  return () => clearTimeout(timer);
+  return () => stopTimer();
 };

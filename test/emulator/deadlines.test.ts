@@ -1,0 +1,143 @@
+/** Deadlines of a process that stood still: what arrived in time counts, although time is up when it is read. */
+
+import { createSocket } from "node:dgram";
+import { once } from "node:events";
+import net from "node:net";
+import {
+  type Address,
+  AF_INET,
+  type InternetAddress,
+  SOCK_DGRAM,
+  type StreamSocket,
+  select,
+  streamHandler,
+} from "socklet";
+import { createConnection, createServer, socket, TCPServer } from "socklet/emulator";
+import { conversation } from "socklet/testing";
+import { expect, onTestFinished, test } from "vitest";
+import { codeOf } from "../core/outcome.ts";
+
+const LIMIT = 20; // ms
+const TICKS = 50; // more than what is under way takes until its system call
+
+/** Resolves where timers come before the next poll. */
+const beforeTimers = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));
+
+/** Stands still for longer than every deadline, in this turn of the event loop, when the calls that were begun have reached the kernel. */
+const standStill = (ticks = TICKS): void => {
+  if (ticks > 0) process.nextTick(standStill, ticks - 1);
+  else Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 3 * LIMIT);
+};
+
+const here = (bound: { getsockname(): Address | null }): InternetAddress =>
+  bound.getsockname() as InternetAddress;
+
+/** A connection of this library, and its peer, which is not. */
+const pair = async (): Promise<{ near: StreamSocket; peer: net.Socket }> => {
+  const listener = await createServer("127.0.0.1:0");
+  const peer = net.connect({ host: "127.0.0.1", port: here(listener).port });
+  const [near] = await listener.accept();
+  if (peer.connecting) await once(peer, "connect");
+  onTestFinished(async () => {
+    peer.destroy();
+    await Promise.all([near.close(), listener.close()]);
+  });
+  return { near, peer };
+};
+
+test("a read has what its peer sent in time", async () => {
+  const { near, peer } = await pair();
+  near.settimeout(LIMIT);
+  await beforeTimers();
+  const line = near.rfile.line();
+  peer.write("hello\n");
+  standStill();
+  expect(await line).toBe("hello");
+  expect(await codeOf(near.recv())).toBe("ETIMEDOUT"); // and without anything it ends
+});
+
+test("a datagram that arrived in time is received", async () => {
+  const receiver = socket(AF_INET, SOCK_DGRAM);
+  await receiver.bind("127.0.0.1:0");
+  const peer = createSocket("udp4");
+  onTestFinished(async () => {
+    peer.close();
+    await receiver.close();
+  });
+  peer.connect(here(receiver).port, "127.0.0.1");
+  await once(peer, "connect");
+  receiver.settimeout(LIMIT);
+  await beforeTimers();
+  const received = receiver.recv();
+  peer.send("hello");
+  standStill();
+  expect(String.fromCharCode(...(await received))).toBe("hello");
+  expect(await codeOf(receiver.recv())).toBe("ETIMEDOUT");
+});
+
+test("a connection that came in time is accepted, and select() says so", async () => {
+  const listener = await createServer("127.0.0.1:0");
+  onTestFinished(() => listener.close());
+  const { port } = here(listener);
+  const dial = (): void => {
+    const peer = net.connect({ host: "127.0.0.1", port });
+    onTestFinished(() => void peer.destroy());
+  };
+  listener.settimeout(LIMIT);
+  await beforeTimers();
+  const accepted = listener.accept();
+  dial();
+  standStill();
+  const [one] = await accepted;
+  await one.close();
+  expect(await codeOf(listener.accept())).toBe("ETIMEDOUT");
+  await beforeTimers();
+  const ready = select([listener], [], [], LIMIT);
+  dial();
+  standStill();
+  expect((await ready)[0]).toEqual([listener]);
+  const [other] = await listener.accept();
+  await other.close();
+  expect((await select([listener], [], [], LIMIT))[0]).toEqual([]);
+});
+
+test("a connection that was established in time is opened", async () => {
+  const server = net.createServer().listen(0, "127.0.0.1");
+  await once(server, "listening");
+  onTestFinished(() => void server.close());
+  const { port } = server.address() as net.AddressInfo;
+  await beforeTimers();
+  const opening = createConnection({ hostname: "127.0.0.1", port }, { connectTimeout: LIMIT });
+  standStill();
+  await (await opening).close();
+});
+
+test("handleRequest() takes a request that came in time", async () => {
+  let late = 0;
+  class Server extends TCPServer {
+    override handleTimeout(): void {
+      late++;
+    }
+  }
+  const Greet = streamHandler(({ wfile }) => void wfile.write("hello"));
+  await using server = new Server("127.0.0.1:0", Greet, { timeout: LIMIT });
+  const { port } = (await server.listen()) as InternetAddress;
+  await beforeTimers();
+  const handled = server.handleRequest();
+  const peer = net.connect({ host: "127.0.0.1", port });
+  standStill();
+  await handled;
+  expect([server.info().served, late]).toEqual([1, 0]);
+  peer.destroy();
+  await server.handleRequest();
+  expect(late).toBe(1);
+});
+
+test("a script's step has what its peer sent in time", async () => {
+  const { near, peer } = await pair();
+  await beforeTimers();
+  const seen = conversation().expectLine("hello").run(near, { timeout: LIMIT });
+  peer.write("hello\n");
+  standStill();
+  await seen;
+});
