@@ -280,6 +280,25 @@ describe("follow", () => {
     });
   });
 
+  test("asks again where there is no answer, and not for ever", async () => {
+    let asked = 0;
+    const left: boolean[] = [];
+    const control = controlClient("http://plane.test", {
+      retryDelay: 0,
+      timeout: 1,
+      fetch: (_url, { signal }) => {
+        asked++;
+        signal?.addEventListener("abort", () => left.push(true));
+        return new Promise(() => {}); // as Node's, for five minutes
+      },
+    });
+    expect(await errorOf(eventsUntil(control.sessions.follow(NOWHERE), "cut"))).toMatchObject({
+      code: "ETIMEDOUT",
+      message: expect.stringContaining("http://plane.test did not answer"),
+    });
+    expect([asked, left.length]).toEqual([6, 6]);
+  });
+
   test("ends when it is told to, in the middle of nothing", async () => {
     const { control, plane } = connected();
     const { id } = await control.sessions.start(followed);

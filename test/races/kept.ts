@@ -8,6 +8,7 @@ import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import type { SessionEvent, SessionInfo } from "socklet/control";
 import { chanceOf } from "../../core/testing/clock.ts";
+import { awaited } from "../awaited.ts";
 import { temporaryFolder } from "../peers/children.ts";
 import { reservePort } from "../peers/ports.ts";
 import { type Program, run, start } from "../peers/program.ts";
@@ -86,6 +87,9 @@ export const mosquitto = async (): Promise<KeepingServer> => {
       `persistence_location ${folder}/`,
       "max_queued_messages 0",
       "log_dest stdout",
+      "log_type notice",
+      "log_type information",
+      "log_type subscribe",
       "user root",
     ].join("\n"),
   );
@@ -95,15 +99,16 @@ export const mosquitto = async (): Promise<KeepingServer> => {
     return program;
   };
   let program = await begin();
+  const clientId = "socklet-kept-subscriber";
+  const subscribed = program.line(new RegExp(`: ${clientId} 2 entries/#`));
+  subscribed.catch(() => {});
   let publishing = Promise.resolve();
   let restarting = Promise.resolve();
   return {
     port,
-    spec: (limit) => ({
-      dial: "mqtt",
-      params: { clientId: "socklet-kept-subscriber", topic: "entries/#", limit },
-    }),
+    spec: (limit) => ({ dial: "mqtt", params: { clientId, topic: "entries/#", limit } }),
     async publish(number) {
+      await subscribed; // what is published before that is kept for nobody
       // A publisher that is cut does not know whether its message was taken. (A restart may begin while this waits.)
       for (let seen: Promise<void> | null = null; seen !== restarting; await seen) seen = restarting;
       publishing = (async () => {
@@ -218,6 +223,9 @@ export const keptThrough = async (
       more = Promise.withResolvers();
     }
   };
-  await Promise.all([follow(), publish(), disturb()]);
+  await awaited(
+    Promise.all([follow(), publish(), disturb()]),
+    () => `${entries} entries, with ${done} of ${kills} faults so far; these were told: ${told.join(" ")}`,
+  );
   return { faults, told, gaps, info: await place.client().sessions.get(id) };
 };

@@ -1,6 +1,7 @@
 /** `controlClient`: the control routes from the other side, typed. It speaks to a Worker and an emulator alike. */
 
 import { toBase64 } from "../../base64.ts";
+import { withDeadline } from "../../bytes/data.ts";
 import { SocketError, type SocketErrorCode } from "../../errors.ts";
 import type { PoolInfo } from "../../handlers/client.ts";
 import type { FaultRule } from "../../handlers/fault-rule.ts";
@@ -172,7 +173,8 @@ export const controlClient = (url: string, options: ControlClientOptions = {}) =
       const either = signal === undefined ? leaving.signal : AbortSignal.any([signal, leaving.signal]);
       try {
         const headers = { "last-event-id": String(last) };
-        const response = await ask("GET", path, { headers, signal: either });
+        const asked = ask("GET", path, { headers, signal: either });
+        const response = await withDeadline(asked, timeout, `${base} did not answer`);
         if (response.body === null) throw new SocketError("ERR_INTERNAL", `${base} answered without a body`);
         for await (const event of readEvents<Event>(response.body, either, SILENCE)) {
           last = event.id;
