@@ -200,6 +200,14 @@ describe("a control client", () => {
     expect(await errorOf(told.health({ signal: AbortSignal.abort(reason) }))).toBe(reason);
   });
 
+  test("takes only times that a timer has", () => {
+    for (const name of ["timeout", "retryDelay"]) {
+      expect(() => controlClient("http://plane.test", { [name]: Number.POSITIVE_INFINITY })).toThrow(
+        new RegExp(`^${name} must be 0 to \\d+ ms, not Infinity`),
+      );
+    }
+  });
+
   test("sends no token to where it is led", async () => {
     const inits: RequestInit[] = [];
     const control = controlClient("http://plane.test", {

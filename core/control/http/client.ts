@@ -5,7 +5,7 @@ import { withDeadline } from "../../bytes/data.ts";
 import { SocketError, type SocketErrorCode } from "../../errors.ts";
 import type { PoolInfo } from "../../handlers/client.ts";
 import type { FaultRule } from "../../handlers/fault-rule.ts";
-import { checkOptions, optionNamesOf } from "../../options.ts";
+import { checkOptions, checkTime, optionNamesOf } from "../../options.ts";
 import {
   BOUNDS,
   type DecodedPart,
@@ -91,7 +91,9 @@ const MAX_RETRIES = 5; // connections in a row that bring no event, before follo
 export const controlClient = (url: string, options: ControlClientOptions = {}) => {
   checkOptions("controlClient()", options, CLIENT_NAMES);
   const base = url.replace(/(\/v1)?\/*$/, ""); // `socklet serve` prints it with /v1
-  const { token, timeout = 30_000, retryDelay = 1_000, fetch = globalThis.fetch } = options;
+  const { token, fetch = globalThis.fetch } = options;
+  const timeout = checkTime("timeout", options.timeout ?? 30_000, 0);
+  const retryDelay = checkTime("retryDelay", options.retryDelay ?? 1_000, 0);
 
   /** An answer that is not an error; its body has not been read. */
   const ask = async (
