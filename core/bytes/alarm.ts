@@ -17,17 +17,18 @@ interface Timers {
 
 const platform = globalThis as typeof globalThis & { readonly setImmediate?: Later; readonly Deno?: object };
 const { setTimeout: own, setImmediate: immediate } = platform;
-/** Node and Bun call immediates right after a poll. Deno does not, and workerd may have none: there, a poll most often comes between two timers. */
-const afterPoll: Later =
-  immediate === undefined || platform.Deno !== undefined ? (task) => own(() => own(task, 0), 0) : immediate;
-const atOnce: Later = (task) => task();
+
+const OWN: Timers = {
+  set: own,
+  clear: clearTimeout,
+  // Node and Bun call immediates right after a poll. Deno does not, and workerd may have none: there, a poll most often comes between two timers.
+  afterPoll:
+    immediate === undefined || platform.Deno !== undefined ? (task) => own(() => own(task, 0), 0) : immediate,
+};
 
 /** The timers as they are now. A test's clock has nothing to poll for, and its user advances it by the deadline, not by more. */
-export const timersNow = (): Timers => ({
-  set: setTimeout,
-  clear: clearTimeout,
-  afterPoll: setTimeout === own ? afterPoll : atOnce,
-});
+export const timersNow = (): Timers =>
+  setTimeout === own ? OWN : { set: setTimeout, clear: clearTimeout, afterPoll: (task) => task() };
 
 /** Calls `late` after `ms`, when what has arrived by then was read. Returns a function that clears it. `daemon`: it does not keep the process running. */
 export const deadline = (

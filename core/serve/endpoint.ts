@@ -229,7 +229,7 @@ export abstract class BaseEndpoint<Request, Context = unknown> implements Handle
 
   protected end(request: Request, running: Running, failed: boolean): void {
     this.#running.delete(request);
-    if (running.stopTimer !== undefined) running.stopTimer();
+    running.stopTimer?.();
     this.#served++;
     if (failed) this.#failed++;
     const { bytesRead, bytesWritten } = bytesOf(request);

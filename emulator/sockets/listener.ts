@@ -71,18 +71,16 @@ export class Listener {
     const { promise, resolve, reject } = Promise.withResolvers<Connection>();
     const acceptor: Acceptor = { resolve, reject };
     this.#acceptors.push(acceptor);
-    const late = (error: SocketError): void => {
-      this.#acceptors = this.#acceptors.filter((other) => other !== acceptor);
-      reject(error);
-    };
     if (timeout === null) return promise;
-    const over = (): void =>
-      late(
+    const late = (): void => {
+      this.#acceptors = this.#acceptors.filter((other) => other !== acceptor);
+      reject(
         timeout === 0
           ? new SocketError("EWOULDBLOCK")
           : new SocketError("ETIMEDOUT", `nobody connected for ${wholeMs(timeout)}`),
       );
-    return promise.finally(deadline(timeout, over));
+    };
+    return promise.finally(deadline(timeout, late));
   }
 
   /** Calls `told` when a connection waits, or none ever will. Returns a function that stops it. */

@@ -87,9 +87,7 @@ export const mosquitto = async (): Promise<KeepingServer> => {
       `persistence_location ${folder}/`,
       "max_queued_messages 0",
       "log_dest stdout",
-      "log_type notice",
-      "log_type information",
-      "log_type subscribe",
+      ...["error", "warning", "notice", "information", "subscribe"].map((type) => `log_type ${type}`), // the default, and the last
       "user root",
     ].join("\n"),
   );
