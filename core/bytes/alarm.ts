@@ -49,6 +49,12 @@ export const deadline = (
   };
 };
 
+/** What `promise` resolves to, or `undefined` if that takes longer than `ms`. */
+export const within = <T>(ms: number, promise: PromiseLike<T>): Promise<T | undefined> => {
+  const late = Promise.withResolvers<undefined>();
+  return Promise.race([promise, late.promise]).finally(deadline(ms, () => late.resolve(undefined)));
+};
+
 /** Alarms that share a timer, in the order in which they ring: all set alarms of one length, or a single one. */
 class Queue {
   first: Alarm | null = null;

@@ -1,5 +1,6 @@
 /** A lease: exclusive use of one connection of a pool. */
 
+import { deadline } from "../bytes/alarm.ts";
 import { SocketError } from "../errors.ts";
 import { CALL_NAMES, type Lease, type PoolCallOptions } from "../handlers/client.ts";
 import { checkOptions, wholeMs } from "../options.ts";
@@ -14,7 +15,7 @@ export class ConnectionLease<Call, Reply> implements Lease<Call, Reply> {
   readonly #over: () => void;
   readonly #signal: AbortSignal | undefined;
   readonly #aborted = (): void => this.end(this.#signal?.reason);
-  #timer: ReturnType<typeof setTimeout> | undefined;
+  #stopTimer: (() => void) | undefined;
   #released: Promise<void> | null = null;
   #why: unknown = null; // why the lease ended, if its holder did not end it
 
@@ -34,8 +35,7 @@ export class ConnectionLease<Call, Reply> implements Lease<Call, Reply> {
     const late = (): void => {
       this.end(new SocketError("ETIMEDOUT", `the lease was not given back within ${wholeMs(timeout)}`));
     };
-    this.#timer = setTimeout(late, timeout);
-    (this.#timer as { unref?(): void }).unref?.();
+    this.#stopTimer = deadline(timeout, late, { daemon: true });
   }
 
   call(call: Call, options: Pick<PoolCallOptions, "signal"> = {}): Promise<Reply> {
@@ -89,7 +89,7 @@ export class ConnectionLease<Call, Reply> implements Lease<Call, Reply> {
 
   /** Stops its timer and its watch on the signal. */
   #isBack(): void {
-    clearTimeout(this.#timer);
+    this.#stopTimer?.();
     this.#signal?.removeEventListener("abort", this.#aborted);
   }
 

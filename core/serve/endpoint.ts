@@ -1,5 +1,6 @@
 /** What a server and a connector share, `BaseEndpoint`: they run handlers on requests, know which run, and can end them. */
 
+import { deadline, within } from "../bytes/alarm.ts";
 import { DONE, type MaybePromise } from "../bytes/data.ts";
 import { textOf } from "../describe.ts";
 import { SocketError } from "../errors.ts";
@@ -73,7 +74,7 @@ export abstract class BaseEndpoint<Request, Context = unknown> implements Handle
   #whenOne: (() => void)[] = []; // called when one more has ended
   #draining: Promise<void> | null = null;
   #drainDue = Number.POSITIVE_INFINITY; // when what still runs is aborted, by performance.now()
-  #drainTimer: ReturnType<typeof setTimeout> | undefined;
+  #stopDrainTimer: (() => void) | undefined;
   #late: (timeout: number) => void = () => {}; // that time is up
 
   constructor(RequestHandlerClass: HandlerClass<Request, Context>, options: EndpointOptions<Context> = {}) {
@@ -153,14 +154,14 @@ export abstract class BaseEndpoint<Request, Context = unknown> implements Handle
       this.#draining = this.#drain().finally(() => {
         this.#draining = null;
         this.#drainDue = Number.POSITIVE_INFINITY;
-        clearTimeout(this.#drainTimer);
+        this.#stopDrainTimer?.();
       });
     }
     const due = performance.now() + timeout;
     if (due < this.#drainDue) {
       this.#drainDue = due;
-      clearTimeout(this.#drainTimer);
-      this.#drainTimer = setTimeout(() => this.#late(timeout), timeout);
+      this.#stopDrainTimer?.();
+      this.#stopDrainTimer = deadline(timeout, () => this.#late(timeout));
     }
     return this.#draining;
   }
@@ -257,12 +258,7 @@ export abstract class BaseEndpoint<Request, Context = unknown> implements Handle
     if (timeout === undefined) return;
     const why = `the request did not end within the drain time of ${wholeMs(timeout)}`;
     this.abort(new SocketError("ECONNABORTED", why));
-    let timer: ReturnType<typeof setTimeout> | undefined;
-    const grace = new Promise<void>((resolve) => {
-      timer = setTimeout(resolve, ABORT_GRACE);
-    });
-    await Promise.race([this.#idle(), grace]);
-    clearTimeout(timer);
+    await within(ABORT_GRACE, this.#idle());
     for (const { id, address } of this.#running.all().values()) {
       this.announce({ type: "stuck", server: this.name, id, address });
     }

@@ -4,6 +4,7 @@
  */
 
 import { type App, isApp } from "../../core/app/app.ts";
+import { deadline } from "../../core/bytes/alarm.ts";
 import type { MaybePromise } from "../../core/bytes/data.ts";
 import type { ControlPlane } from "../../core/control/plane.ts";
 import { jsonOf, plain } from "../../core/describe.ts";
@@ -235,11 +236,11 @@ class Worker {
     this.#free.resolve();
     let cut = 0;
     const running = (): number => server.listeners.reduce((sum, { info }) => sum + info().running, 0);
-    const late = setTimeout(() => {
+    const stopTimer = deadline(this.#drainTimeout, () => {
       cut = running();
-    }, this.#drainTimeout); // before the server's own, which aborts them
+    }); // before the server's own, which aborts them
     await (how === "close" ? server.close() : server.handOver(() => tell({ type: "released" })));
-    clearTimeout(late);
+    stopTimer();
     tell({ type: "over", cut });
     this.#leave(this.#status);
   }

@@ -1,6 +1,7 @@
 /** One worker of a cluster, as the primary sees it: its process, its messages, and the calls to it. */
 
 import type { ChildProcess } from "node:child_process";
+import { deadline } from "../../core/bytes/alarm.ts";
 import { SocketError } from "../../core/errors.ts";
 import type { SockletEvent } from "../../core/handlers/events.ts";
 import { lazy, once } from "../builtin.ts";
@@ -42,7 +43,7 @@ export class WorkerProcess {
   readonly #calls = new Map<number, PromiseWithResolvers<unknown>>();
   readonly #exited: Promise<unknown>;
   #asked = 0;
-  #timer: ReturnType<typeof setTimeout> | undefined;
+  #stopTimer: (() => void) | undefined;
 
   constructor(
     owner: WorkerOwner,
@@ -57,7 +58,7 @@ export class WorkerProcess {
     const gone = (code: number | null, signal: string | null): void => {
       if (this.state === "gone") return;
       this.state = "gone";
-      clearTimeout(this.#timer);
+      this.#stopTimer?.();
       const lost = new SocketError("ECONNABORTED", `worker ${this.number} is gone`);
       for (const { reject } of this.#calls.values()) reject(lost);
       this.#calls.clear();
@@ -69,10 +70,9 @@ export class WorkerProcess {
     });
     this.#exited = child.pid === undefined ? Promise.resolve() : once(child, "exit");
     child.once("close", gone); // after its last messages, as "exit" may not be
-    // A handler's own child may keep its stdout open, so "close" may never come. What it reported while this process stood still is read
-    // before the immediate runs.
+    // A handler's own child may keep its stdout open, so "close" may never come.
     child.once("exit", (code, signal) => {
-      setTimeout(() => setImmediate(gone, code, signal), END_GRACE).unref();
+      deadline(END_GRACE, () => gone(code, signal), { daemon: true });
     });
     child.on("message", (message: { readonly socklet?: Report | null } | null) => {
       if (message?.socklet) this.#hear(message.socklet);
@@ -127,8 +127,8 @@ export class WorkerProcess {
   }
 
   #later(task: () => void, ms: number): void {
-    clearTimeout(this.#timer);
-    this.#timer = setTimeout(task, ms);
+    this.#stopTimer?.();
+    this.#stopTimer = deadline(ms, task);
   }
 
   #hear(report: Report): void {
@@ -136,7 +136,7 @@ export class WorkerProcess {
     switch (report.type) {
       case "ready":
         if (this.state !== "starting") return;
-        clearTimeout(this.#timer);
+        this.#stopTimer?.();
         this.state = "serving";
         this.served = performance.now();
         this.listeners = report.listeners;

@@ -8,6 +8,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { beforeEach, describe, expect, onTestFinished, test, vi } from "vitest";
+import { isAlive } from "../peers/alive.ts";
 import { reservePort } from "../peers/ports.ts";
 import { askOnce, Client, Program, save } from "./dev-program.ts";
 
@@ -55,15 +56,6 @@ const esbuildOf = async (module: string): Promise<void> => {
 const portsInWorkerd = async (dev: Program): Promise<number[]> => {
   await dev.line(/^control \(workerd\)/);
   return dev.lines.flatMap((line) => /^Say \(workerd\) .*:(\d+)$/.exec(line)?.[1] ?? []).map(Number);
-};
-
-/** Whether a process runs: one that has ended and has not been waited for yet (a zombie) does not. */
-const isAlive = (pid: number): boolean => {
-  try {
-    return !/^State:\s+Z/m.test(readFileSync(`/proc/${pid}/status`, "utf8"));
-  } catch {
-    return false;
-  }
 };
 
 /** The processes of workerd that a program has. */

@@ -10,17 +10,18 @@ import { createInterface } from "node:readline";
 import type { Readable } from "node:stream";
 import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from "vitest";
+import { isAlive } from "../peers/alive.ts";
 import { reservePort } from "../peers/ports.ts";
 
 const root = fileURLToPath(new URL("../..", import.meta.url));
 
-/** A process as /proc shows it; `null` if it is gone, or waits only for its parent to ask. */
+/** A process as /proc shows it; `null` if it is gone. */
 const processAt = (pid: string): { readonly group: number; readonly command: string } | null => {
   try {
-    const [state, , group] = readFileSync(`/proc/${pid}/stat`, "utf8")
+    const [, , group] = readFileSync(`/proc/${pid}/stat`, "utf8")
       .replace(/^.*\) /s, "")
       .split(" ");
-    if (state === "Z" || state === "X") return null;
+    if (!isAlive(Number(pid))) return null;
     return { group: Number(group), command: readFileSync(`/proc/${pid}/cmdline`, "utf8") };
   } catch {
     return null;

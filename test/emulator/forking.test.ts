@@ -3,7 +3,7 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import dgram from "node:dgram";
 import { once } from "node:events";
-import { existsSync, readdirSync, readFileSync } from "node:fs";
+import { existsSync, readdirSync } from "node:fs";
 import { mkdtemp, readFile, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -30,6 +30,7 @@ import {
 import type { TCPServerOptions } from "../../emulator/servers/tcp.ts";
 import { UnixDatagramServer, UnixStreamServer } from "../../emulator/servers/unix.ts";
 import { Told } from "../core/told.ts";
+import { isAlive } from "../peers/alive.ts";
 import { peer } from "../peers/peer.ts";
 import { reservePort } from "../peers/ports.ts";
 import { untilNothingStoodStill } from "./standstill.ts";
@@ -62,16 +63,6 @@ const serving = async (
   const address = (await server.listen()) as InternetAddress;
   const served = server.serveForever();
   return { server, events, address, served, pids };
-};
-
-/** Whether it runs: one that is dead and that its new parent has not buried yet does not. */
-const isAlive = (pid: number): boolean => {
-  try {
-    process.kill(pid, 0);
-    return process.platform !== "linux" || !/^State:\tZ/m.test(readFileSync(`/proc/${pid}/status`, "latin1"));
-  } catch {
-    return false;
-  }
 };
 
 /** ms that a child has to end a cancelled request, before it is killed: CANCEL_GRACE of emulator/servers/forking/child.ts. */
@@ -681,13 +672,27 @@ describe("the end of a forking server", () => {
       await loops.sendall("loop\n");
       await events.next("handler"); // it loops: one that had not begun to would merely be cancelled
       const codes = [timed(codeOf(awaits.recv())), codeOf(loops.recv())];
-      await server.serverClose();
+      await timed(server.serverClose(), GRACE); // when the one that loops is killed
       expect(await Promise.all(codes)).toEqual(["ECONNRESET", "ECONNRESET"]);
       expect(events.of("stuck")).toEqual([]);
       expect(events.of("lost")).toMatchObject([{ signal: "SIGKILL", delay: null }]);
       expect(events.of("end")).toMatchObject([{ failed: true }, { failed: true }]);
       expect(pids().filter(isAlive)).toEqual([]);
     });
+  });
+
+  test("what has ended within the grace is not stuck, although the server's process stood still", async () => {
+    const { server, events, address } = await serving({ drainTimeout: 20 });
+    const { cancelRequest } = server;
+    server.cancelRequest = (...how) => {
+      cancelRequest.apply(server, how);
+      setImmediate(() => Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 1_200)); // longer than the grace, and timers come next
+    };
+    const awaits = await dial(address);
+    expect(await ask(awaits, "untilAborted 50")).toBe("waiting");
+    await server.serverClose();
+    expect(events.of("stuck")).toEqual([]);
+    expect(events.of("lost")).toEqual([]);
   });
 
   test("what waits for the place of a lost child is served also while the server closes", async () => {

@@ -11,6 +11,7 @@
  */
 
 import { env, waitUntil } from "cloudflare:workers";
+import { within } from "../../core/bytes/alarm.ts";
 import { type Data, toBytes } from "../../core/bytes/data.ts";
 import { EventLog } from "../../core/control/event-log.ts";
 import {
@@ -646,11 +647,9 @@ export class Mirrors {
 
   async #askOne(mirror: Mirror): Promise<void> {
     mirror.heard = Date.now();
-    const late = Promise.withResolvers<null>();
-    const timer = setTimeout(() => late.resolve(null), ANSWER);
     try {
-      const info = await Promise.race([(mirror.hands as Hands).info(), late.promise]);
-      if (info === null || mirror.hands === null) return; // it may be busy
+      const info = await within(ANSWER, (mirror.hands as Hands).info());
+      if (info === undefined || mirror.hands === null) return; // it may be busy
       const { bytesRead, bytesWritten } = mirror.info;
       if (info.bytesRead !== bytesRead || info.bytesWritten !== bytesWritten) this.#change(mirror, info);
     } catch {
@@ -662,8 +661,6 @@ export class Mirrors {
       mirror.log.add((id) => ({ id, at, type: "cut", bytesRead, bytesWritten, error }));
       this.#change(mirror, { ...mirror.info, state: "cut", endedAt: at, error });
       this.#over(mirror);
-    } finally {
-      clearTimeout(timer);
     }
   }
 

@@ -13,6 +13,7 @@
  * A watcher renews a lease. When the lease ends, each isolate drops what it kept.
  */
 
+import { deadline } from "../../core/bytes/alarm.ts";
 import { eventStream } from "../../core/control/http/sse.ts";
 import {
   BOUNDS,
@@ -630,7 +631,7 @@ const inTime = async <Whom, T>(
   ask: (whom: Whom) => Promise<T>,
 ): Promise<(T | null)[]> => {
   const late = Promise.withResolvers<null>();
-  const timer = setTimeout(() => late.resolve(null), ms);
+  const stopTimer = deadline(ms, () => late.resolve(null));
   const asked = all.map((whom) => Promise.race([ask(whom), late.promise]).catch(() => null));
-  return Promise.all(asked).finally(() => clearTimeout(timer));
+  return Promise.all(asked).finally(stopTimer);
 };

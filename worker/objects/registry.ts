@@ -11,6 +11,7 @@
  * writes as sessions run.
  */
 
+import { deadline } from "../../core/bytes/alarm.ts";
 import {
   BOUNDS,
   isOver,
@@ -197,7 +198,7 @@ export class RegistryObject extends PlatformObject<SockletBindings> implements R
     const answers: SessionInfo[] = [];
     if (sessions.length === 0) return answers;
     const late = Promise.withResolvers<undefined>();
-    const timer = setTimeout(late.resolve, ANSWER);
+    const stopTimer = deadline(ANSWER, () => late.resolve(undefined));
     await Promise.all(
       sessions.map(async (believed) => {
         const info = await Promise.race([sessionOf(this.env, believed.id).info(), late.promise]).catch(
@@ -209,7 +210,7 @@ export class RegistryObject extends PlatformObject<SockletBindings> implements R
         } else if (info === null) this.#remove(believed.id); // an object without a record is not a session
       }),
     );
-    clearTimeout(timer);
+    stopTimer();
     await this.#schedule();
     return answers;
   }

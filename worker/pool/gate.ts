@@ -5,6 +5,7 @@
  * the caller asks elsewhere.
  */
 
+import { deadline } from "../../core/bytes/alarm.ts";
 import { SocketError } from "../../core/errors.ts";
 import { wholeMs } from "../../core/options.ts";
 import type { Pool } from "../../core/pool/pool.ts";
@@ -22,7 +23,7 @@ export class Gate {
   readonly #capacity: number; // calls that can be under way
   readonly #line = new Line<Pending<void>>();
   #through = 0; // calls that were let through, and have not ended
-  #timer: ReturnType<typeof setTimeout> | undefined;
+  #timed = false;
 
   constructor(pool: Pool, maxWaiting: number) {
     this.#pool = pool;
@@ -57,7 +58,7 @@ export class Gate {
       });
       pending.since = performance.now();
       this.#line.add(pending);
-      this.#timer ??= setTimeout(this.#late, this.#pool.limits.waitTimeout);
+      if (!this.#timed) this.#wind(this.#pool.limits.waitTimeout);
     });
   }
 
@@ -68,15 +69,20 @@ export class Gate {
     else next.resolve();
   }
 
-  /** One timer for all: the first in the line is the first to be late. */
+  /** Sets one timer for all: the first in the line is the first to be late. */
+  #wind(ms: number): void {
+    this.#timed = true;
+    deadline(ms, this.#late);
+  }
+
   readonly #late = (): void => {
-    this.#timer = undefined;
+    this.#timed = false;
     const { waitTimeout } = this.#pool.limits;
     const now = performance.now();
     for (let { first } = this.#line; first !== null; first = this.#line.first) {
       const left = Math.ceil(first.since + waitTimeout - now);
       if (left > 0) {
-        this.#timer = setTimeout(this.#late, left);
+        this.#wind(left);
         return;
       }
       this.#line.remove(first);

@@ -2,6 +2,7 @@
 /** `poolsFor(app)`: the pools of an app in a Worker. */
 
 import { type App, checkPoolOf, isApp } from "../../core/app/app.ts";
+import { withDeadline } from "../../core/bytes/data.ts";
 import { errorText } from "../../core/describe.ts";
 import { SocketError } from "../../core/errors.ts";
 import type { ClientHandlerClass, PoolInfo } from "../../core/handlers/client.ts";
@@ -106,16 +107,12 @@ export const poolsFor = <Context>(definition: App<Context>, options: PoolsOption
     const parts = Array.from({ length: partsOf(entry.limits.max) }, (_, part) => ({ pool: name, part }));
     const infos = await Promise.all(
       parts.map(async (part): Promise<PoolInfo> => {
-        const late = Promise.withResolvers<never>();
-        const timer = setTimeout(() => late.reject(new Error("it did not answer")), ANSWER);
         try {
           const ask = again(() => objectOf(env, name, part.part).info(part), "it");
-          return await Promise.race([ask, late.promise]);
+          return await withDeadline(ask, ANSWER, "it did not answer");
         } catch (error) {
           const why = `the object ${name}/${part.part} cannot be asked: ${errorText(error)}`;
           return { ...unused(part, entry), error: why };
-        } finally {
-          clearTimeout(timer);
         }
       }),
     );

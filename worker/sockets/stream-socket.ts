@@ -7,6 +7,7 @@
  * measured on workerd 2026-11-17.)
  */
 
+import { within } from "../../core/bytes/alarm.ts";
 import { type Data, DONE, toBytes } from "../../core/bytes/data.ts";
 import type { Lender } from "../../core/bytes/reader.ts";
 import { SocketError, type SocketErrorCode } from "../../core/errors.ts";
@@ -186,10 +187,8 @@ class WorkerTransport implements StreamTransport, Lender {
     if (!this.#done) {
       const ended = Promise.withResolvers<void>();
       this.#lingering = ended.resolve;
-      const timer = setTimeout(ended.resolve, LINGER);
       this.resume();
-      await ended.promise;
-      clearTimeout(timer);
+      await within(LINGER, ended.promise);
     }
     this.#letGo();
   }

@@ -7,6 +7,7 @@
  */
 
 import type { App } from "../../app/app.ts";
+import { within } from "../../bytes/alarm.ts";
 import { SocketError } from "../../errors.ts";
 import { type Keep, redialDelay, type StateKeeper } from "../../handlers/keep.ts";
 import { checkOptions } from "../../options.ts";
@@ -147,12 +148,7 @@ export class LastingSession extends Session {
     this.#suspended = true;
     if (this.attempts) {
       this.abort(reason);
-      let timer: ReturnType<typeof setTimeout> | undefined;
-      const grace = new Promise<void>((resolve) => {
-        timer = setTimeout(resolve, END_GRACE);
-      });
-      await Promise.race([this.running, grace]);
-      clearTimeout(timer);
+      await within(END_GRACE, this.running);
       if (this.attempts) this.stop("cut", reason);
     }
     await this.whenKept.catch(() => {}); // its store has reported it
@@ -232,7 +228,7 @@ export class LastingSession extends Session {
     };
     const lasted = openedAt !== null && Date.parse(endedAt) - Date.parse(openedAt) >= redial.steady;
     const attempts = [...kept.attempts, over].slice(-SESSION_LIMITS.attempts);
-    clearTimeout(this.timer);
+    this.stopTimer?.();
     this.record = {
       ...this.record,
       ...this.bytes(),

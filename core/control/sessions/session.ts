@@ -12,6 +12,7 @@
  * was too slow.
  */
 
+import { deadline } from "../../bytes/alarm.ts";
 import { DONE } from "../../bytes/data.ts";
 import { type Json, jsonOf, plain, sizeOf } from "../../describe.ts";
 import { errorInfo, SocketError } from "../../errors.ts";
@@ -139,7 +140,7 @@ export class Session {
   socket: StreamSocket | undefined;
   protected halfClosing: Promise<void> | undefined;
   protected isBlocked = false;
-  protected timer: ReturnType<typeof setTimeout> | undefined;
+  protected stopTimer: (() => void) | undefined;
   /** `undefined` if the session was only restored for reading. */
   protected readonly options: SessionOptions | undefined;
   protected running: Promise<void> = DONE;
@@ -220,11 +221,11 @@ export class Session {
       // Not a race of promises: a promise that stays pending would keep every call that was ever made.
       await new Promise<void>((resolve) => {
         const done = (): void => {
-          clearTimeout(timer);
+          stop();
           this.#waiting.delete(done);
           resolve();
         };
-        const timer = setTimeout(done, ms);
+        const stop = deadline(ms, done);
         this.#waiting.add(done);
       });
     }
@@ -328,7 +329,7 @@ export class Session {
       ...(attempt !== undefined && { attempt }),
     });
     if (this.due < Number.POSITIVE_INFINITY) {
-      this.timer = setTimeout(() => this.end(this.late()), Math.max(this.due - Date.now(), 0));
+      this.stopTimer = deadline(Math.max(this.due - Date.now(), 0), () => this.end(this.late()));
     }
     try {
       this.#redact = redactor([...secrets, ...stringsOf(params)]);
@@ -410,7 +411,7 @@ export class Session {
 
   /** Ends the session with this outcome; later events change nothing. */
   protected finish(how: Outcome): void {
-    clearTimeout(this.timer);
+    this.stopTimer?.();
     const bytes = this.bytes();
     this.record = { ...this.record, ...bytes, ...how, endedAt: now() };
     this.socket = undefined;

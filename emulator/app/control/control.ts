@@ -5,6 +5,7 @@
 
 import type { Server, ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
+import { within } from "../../../core/bytes/alarm.ts";
 import { type Data, toBytes } from "../../../core/bytes/data.ts";
 import { openApi } from "../../../core/control/http/openapi.ts";
 import { HttpError, problemResponse } from "../../../core/control/http/problem.ts";
@@ -218,12 +219,10 @@ export const serveControl = async (
     handOver: () => void stop(),
     async close() {
       const closed = stop();
-      let timer: ReturnType<typeof setTimeout> | undefined;
-      const late = new Promise<true>((resolve) => {
-        timer = setTimeout(resolve, CLOSE_GRACE, true);
-      });
-      while (answers.size > 0 && (await Promise.race([answered.promise, late])) !== true);
-      clearTimeout(timer);
+      const over = async (): Promise<void> => {
+        while (answers.size > 0) await answered.promise;
+      };
+      await within(CLOSE_GRACE, over());
       server.closeAllConnections();
       await closed;
     },

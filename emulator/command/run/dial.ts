@@ -1,5 +1,6 @@
 /** `socklet dial`: runs one handler on one connection, and prints what it returns. */
 
+import { deadline } from "../../../core/bytes/alarm.ts";
 import { isA } from "../../../core/describe.ts";
 import { SocketError } from "../../../core/errors.ts";
 import { parseAddress } from "../../../core/net/address.ts";
@@ -53,7 +54,7 @@ export const dial = async (
         stop: (signal) => {
           const reason = new SocketError("ECANCELED", `interrupted by ${signal}`);
           stop.abort(reason);
-          setTimeout(reject, ABORT_GRACE, reason); // if the handler does not notice the abort
+          deadline(ABORT_GRACE, () => reject(reason)); // if the handler does not notice the abort
         },
       });
     });

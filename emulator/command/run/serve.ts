@@ -2,6 +2,7 @@
 
 import type { AsyncLocalStorage } from "node:async_hooks";
 import type { App } from "../../../core/app/app.ts";
+import { deadline, within } from "../../../core/bytes/alarm.ts";
 import { tokenEntries } from "../../../core/control/http/auth.ts";
 import { isA, describe as thrownAs } from "../../../core/describe.ts";
 import { SocketError } from "../../../core/errors.ts";
@@ -109,24 +110,24 @@ const untilStopped = async (
   let cut = 0;
   const running = (): number => server.listeners.reduce((sum, listener) => sum + listener.info().running, 0);
   const why = (signal.reason as SocketError).message.replace(/^ECANCELED: /, "");
-  let late: ReturnType<typeof setTimeout> | undefined;
+  let stopTimer: (() => void) | undefined;
   // Set before that server sets its own timer, so that this fires first, while the late requests still run.
   stop.draining = () => {
     stop.draining = () => {};
-    late = setTimeout(() => {
+    stopTimer = deadline(drainTimeout, () => {
       cut = running();
       if (cut > 0)
         say(`aborting ${cut} still running after ${wholeMs(drainTimeout)}; --drain gives them longer`);
-    }, drainTimeout);
+    });
     const draining = `${why}: draining ${running()} running, ${wholeMs(drainTimeout)} at most; once more to abort`;
     setImmediate(say, draining); // not before the ports are closed
   };
   if (drainDelay > 0) say(`${why}: no longer ready; closing in ${wholeMs(drainDelay)}; once more to abort`);
-  const closed = server.close().finally(() => clearTimeout(late));
+  const closed = server.close().finally(() => stopTimer?.());
   const aborted = stop.again.then(async () => {
     cut = running();
     server.abort();
-    await new Promise((resolve) => setTimeout(resolve, ABORT_GRACE));
+    await within(ABORT_GRACE, closed);
   });
   await Promise.race([closed, aborted]);
   return cut;

@@ -14,6 +14,7 @@
  */
 
 import type { ChildProcess } from "node:child_process";
+import { deadline } from "../../../core/bytes/alarm.ts";
 import type { ListenDescriptor } from "../../app/listeners/descriptors.ts";
 import { lazy } from "../../builtin.ts";
 
@@ -80,9 +81,8 @@ export class Successor {
     });
     const stop = (): void => over.reject(new Error("this process was asked to stop"));
     signal.addEventListener("abort", stop);
-    const late = setTimeout(
-      () => over.reject(new Error(`it did not serve within ${START_LIMIT} ms`)),
-      START_LIMIT,
+    const stopTimer = deadline(START_LIMIT, () =>
+      over.reject(new Error(`it did not serve within ${START_LIMIT} ms`)),
     );
     try {
       await over.promise;
@@ -90,7 +90,7 @@ export class Successor {
       child.kill("SIGKILL");
       throw error;
     } finally {
-      clearTimeout(late);
+      stopTimer();
       signal.removeEventListener("abort", stop);
     }
     return new Successor(child);

@@ -2,6 +2,7 @@
 
 import type { ChildProcess } from "node:child_process";
 import type net from "node:net";
+import { deadline } from "../../../core/bytes/alarm.ts";
 import { describe } from "../../../core/describe.ts";
 import { SocketError } from "../../../core/errors.ts";
 import type { PoolInfo } from "../../../core/handlers/client.ts";
@@ -64,12 +65,9 @@ export interface Job {
   reject(error: unknown): void;
 }
 
-/** Sets a timer for a server; with `daemonThreads` it does not keep the process alive. */
-export const later = (server: ForkedServer, task: () => void, ms: number): ReturnType<typeof setTimeout> => {
-  const timer = setTimeout(task, ms);
-  if (server.daemonThreads) timer.unref();
-  return timer;
-};
+/** Sets a deadline for a server; with `daemonThreads` it does not keep the process alive. Returns a function that clears it. */
+export const later = (server: ForkedServer, task: () => void, ms: number): (() => void) =>
+  deadline(ms, task, { daemon: server.daemonThreads });
 
 /** The owner of a child, to which it reports. */
 export interface ChildOwner {
@@ -105,7 +103,7 @@ export class Child {
   readonly #started = Promise.withResolvers<void>();
   #gone = false;
   #asked: number | null = null; // when it was pinged; null once it has answered
-  #timer: ReturnType<typeof setTimeout> | undefined;
+  #stopTimer: (() => void) | undefined;
 
   /** Starts it. */
   constructor(owner: ChildOwner, source: HandlerSource, delay: number | null) {
@@ -191,7 +189,7 @@ export class Child {
   /** Leaves it idle. Calls `late` if no request comes within `limit` ms. */
   rest(limit: number | null, late: () => void): void {
     this.state = "idle";
-    clearTimeout(this.#timer);
+    this.#stopTimer?.();
     if (limit !== null) this.#later(late, limit);
   }
 
@@ -236,7 +234,7 @@ export class Child {
   #lost(code: number | null, signal: string | null): void {
     if (this.#gone) return;
     this.#gone = true;
-    clearTimeout(this.#timer);
+    this.#stopTimer?.();
     this.#owner.lost(this, code, signal);
   }
 
@@ -304,15 +302,8 @@ export class Child {
     const now = performance.now();
     const deaf = this.#asked === null ? 0 : now - this.#asked;
     if (deaf >= limit) {
-      const { job } = this;
-      const asked = this.#asked;
-      // Its answer may have come while this process was busy: it is read before this runs.
-      setImmediate(() => {
-        if (this.state !== "busy" || this.job !== job) return;
-        const said = `the handler held its process for more than ${wholeMs(blockTimeout ?? 0)} (blockTimeout): an endless loop?`;
-        if (this.#asked === asked) this.kill(new SocketError("ETIMEDOUT", said));
-        else this.#watch();
-      });
+      const said = `the handler held its process for more than ${wholeMs(limit)} (blockTimeout): an endless loop?`;
+      this.kill(new SocketError("ETIMEDOUT", said));
       return;
     }
     if (this.#asked === null) {
@@ -331,8 +322,8 @@ export class Child {
 
   /** Sets its one timer. */
   #later(task: () => void, ms: number): void {
-    clearTimeout(this.#timer);
-    this.#timer = later(this.#owner.server, task, ms);
+    this.#stopTimer?.();
+    this.#stopTimer = later(this.#owner.server, task, ms);
   }
 }
 

@@ -32,8 +32,8 @@ export class Children implements ChildOwner {
   #closed = false;
   #losses = 0; // in a row, without a request that was served to its end in between
   #owed = 0; // lost children whose places are still empty
-  #impatient: ReturnType<typeof setTimeout> | undefined;
-  #restart: ReturnType<typeof setTimeout> | undefined;
+  #impatient: (() => void) | undefined;
+  #restart: (() => void) | undefined; // clears its timer
   #restartAt = 0;
   #restarted = 0;
   #past: readonly PoolInfo[] = []; // infos of the pools of children that are gone
@@ -129,7 +129,7 @@ export class Children implements ChildOwner {
   /** Ends the children; with `leave`, a busy one only when its request is over. Resolves when all are gone. */
   close(leave: boolean): Promise<void> {
     this.#closed = true;
-    clearTimeout(this.#restart);
+    this.#restart?.();
     this.#restart = undefined;
     this.#owed = 0;
     for (const child of [...this.#all]) {

@@ -1,5 +1,6 @@
 /** Holds a request to the rules of Cloudflare's edge while it dials; see `core/net/edge.ts`. */
 
+import { deadline } from "../../../core/bytes/alarm.ts";
 import { SocketError, type SocketErrorCode } from "../../../core/errors.ts";
 import { type Endpoint, formatAddress, packAddress } from "../../../core/net/address.ts";
 import {
@@ -74,17 +75,17 @@ export class RequestAtEdge {
     const said = formatAddress(endpoint);
     const { message } = this.rules.met("connections", `${said} waits for its turn`);
     const late = new AbortController();
-    const timer =
+    const stopTimer =
       connectTimeout === null
         ? undefined
-        : setTimeout(() => {
+        : deadline(connectTimeout, () => {
             const why = `${said} did not get its turn within ${wholeMs(connectTimeout)}; ${message}`;
             late.abort(new SocketError("ETIMEDOUT", why, { address: said }));
-          }, connectTimeout);
+          });
     try {
       return await this.#slots.take(signal ? AbortSignal.any([signal, late.signal]) : late.signal);
     } finally {
-      clearTimeout(timer);
+      stopTimer?.();
     }
   }
 }
