@@ -64,22 +64,14 @@ function goals({ cases }: Results): string {
   ]);
   const judged = all.filter(({ goal }) => goal.verdict !== "open");
   const unmet = judged.filter(({ goal }) => goal.verdict !== "met");
-  const [open, missed] = [true, false].map((is) =>
-    unmet.filter(({ goal }) => (goal.verdict === "not resolved") === is),
-  ) as [typeof unmet, typeof unmet];
-  const named = (those: typeof unmet): string =>
-    listed(
-      those.map(
-        ({ bench, goal }) =>
-          `${bench.title} with ${nameOf(bench, goal.of)} (${digits(goal.ratio.median)}, goal ${goalText(bench, goal)}${goal.verdict === "missed by CPU" ? "; missed by its CPU" : ""})`,
-      ),
-    );
+  const count = (...verdicts: readonly JudgedGoal["verdict"][]): number =>
+    unmet.filter(({ goal }) => verdicts.includes(goal.verdict)).length;
   const sentence =
     judged.length === 0
       ? "None is judged here: fewer than six rounds give no interval."
       : unmet.length === 0
         ? `All ${judged.length} are met.`
-        : `${judged.length - unmet.length} of ${judged.length} are met.${missed.length > 0 ? ` Missed: ${named(missed)}.` : ""}${open.length > 0 ? ` Not resolved: ${named(open)}.` : ""}`;
+        : `${judged.length - unmet.length} of ${judged.length} are met, ${count("missed", "missed by CPU")} missed, ${count("not resolved")} not resolved.`;
   return `A goal is met when the median of the ratios reaches it, or when their interval contains it and is narrower than ±5 %. It is not
 resolved when the interval contains it and is wider: more rounds would tell. A goal of the rate is not met if the CPU for a unit of work
 says otherwise: if its whole interval is worse than the goal allows. ${sentence}
