@@ -175,7 +175,11 @@ const walk = (value: unknown, key: string, to: Walk): Json | undefined => {
   }
   if (to.above.has(given) || to.above.size >= DEEPEST) {
     const cycle = to.above.has(given);
-    if (!to.strict) return cycle ? "[cycle]" : "[too deep]";
+    if (!to.strict) {
+      const why = cycle ? "[cycle]" : "[too deep]";
+      count(to, why.length + 2);
+      return why;
+    }
     if (cycle) throw new TypeError("a value that contains itself has no form in JSON");
     throw new RangeError(`the value is nested deeper than ${DEEPEST} levels`);
   }
@@ -195,6 +199,7 @@ const parts = (given: object, to: Walk): Json => {
     } catch (error) {
       if (error instanceof TooLarge) throw error;
       for (const above of [...to.above].slice(size)) to.above.delete(above);
+      count(to, UNREADABLE.length + 2);
       return UNREADABLE;
     }
   };

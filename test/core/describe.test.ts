@@ -64,6 +64,22 @@ const texts = fc
   .array(fc.oneof(fc.constantFrom(...STEERING), fc.string({ unit: "binary" })))
   .map((all) => all.join(""));
 
+test("the size of what is too large counts all parts, also those that have no form", () => {
+  const unreadable = {
+    get part(): never {
+      throw new Error("broken");
+    },
+  };
+  const cycles: unknown[] = [];
+  cycles.push(...Array<unknown>(100_000).fill(cycles));
+  let deep: unknown = Array(100_000).fill([]);
+  for (let i = 0; i < 499; i++) deep = [deep];
+  for (const value of [cycles, deep, Array(100_000).fill(unreadable)]) {
+    const { omitted } = plain(value, 1_000) as { omitted: number };
+    expect(omitted).toBeGreaterThan(256 * 1024); // where it gives up; all of it is more
+  }
+});
+
 test("what is printed steers no terminal, and what may be seen stays", () => {
   for (const char of STEERING) expect(printable(char)).toMatch(/^\\(x[0-9a-f]{2}|u\{[0-9a-f]{4,6}\})$/);
   expect(printable("a\u009b1m\u202eb\r\n\tö 漢 😀")).toBe("a\\x9b1m\\u{202e}b\\r\\n\\tö 漢 😀");

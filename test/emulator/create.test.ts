@@ -75,26 +75,12 @@ const made = async (runtime: Runtime, protocol: Protocol): Promise<string> => {
 };
 
 describe.each(projects)("$runtime, $protocol", ({ runtime, protocol }) => {
-  test("its types are right, and its tests pass", async () => {
-    const folder = await made(runtime, protocol);
-    await run(folder, "npm", "run", "--silent", "check");
-    const told = join(temporary, "report.json");
-    const limits = ["--testTimeout=300000", "--hookTimeout=300000"]; // Vitest's own are 5 s and 10 s: of a machine that is idle
-    await run(folder, "npm", "test", "--", "--reporter=json", `--outputFile=${told}`, ...limits);
-    const report = JSON.parse(await readFile(told, "utf8"));
-    expect(report.success).toBe(true);
-    expect(report.numPassedTests).toBeGreaterThan(0);
-    const named = (test: { name: string }): string => test.name.slice(folder.length + 1);
-    const files: string[] = report.testResults.map(named).sort();
-    const own = `test/${protocol === "client" ? "whois" : protocol}.test.ts`;
-    const inWorker = ["test/worker/door.test.ts"];
-    expect(files).toEqual(
-      { node: [own], workerd: [own, ...inWorker], both: [own, own, ...inWorker] }[runtime],
-    );
+  let folder: string;
+  beforeAll(async () => {
+    folder = await made(runtime, protocol);
   });
 
   test("it has what its user asked for, and the versions that are tested here", async () => {
-    const folder = await made(runtime, protocol);
     const files = (await readdir(folder)).filter((name) => name !== "node_modules").sort();
     const always = [".gitignore", "README.md", "package.json", "src", "test", "tsconfig.json"];
     const ofWorker = [".dev.vars", "vitest.config.ts", "wrangler.toml"];
@@ -127,8 +113,24 @@ describe.each(projects)("$runtime, $protocol", ({ runtime, protocol }) => {
     }
   });
 
+  test("its types are right, and its tests pass", async () => {
+    await run(folder, "npm", "run", "--silent", "check");
+    const told = join(temporary, "report.json");
+    const limits = ["--testTimeout=300000", "--hookTimeout=300000"]; // Vitest's own are 5 s and 10 s: of a machine that is idle
+    await run(folder, "npm", "test", "--", "--reporter=json", `--outputFile=${told}`, ...limits);
+    const report = JSON.parse(await readFile(told, "utf8"));
+    expect(report.success).toBe(true);
+    expect(report.numPassedTests).toBeGreaterThan(0);
+    const named = (test: { name: string }): string => test.name.slice(folder.length + 1);
+    const files: string[] = report.testResults.map(named).sort();
+    const own = `test/${protocol === "client" ? "whois" : protocol}.test.ts`;
+    const inWorker = ["test/worker/door.test.ts"];
+    expect(files).toEqual(
+      { node: [own], workerd: [own, ...inWorker], both: [own, own, ...inWorker] }[runtime],
+    );
+  });
+
   test("doctor finds nothing to fix", async () => {
-    const folder = await made(runtime, protocol);
     await onPort(folder, await reservePort());
     const found = JSON.parse(await run(folder, process.execPath, cli, "doctor", "--json", "src/app.ts"));
     const notes = found.filter(({ state }: { state: string }) => state !== "ok");
