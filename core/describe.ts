@@ -133,6 +133,12 @@ const count = (to: Walk, bytes: number): void => {
   if (to.size > to.most) throw new TooLarge();
 };
 
+/** A text, which is counted. */
+const counted = (text: string, to: Walk): string => {
+  count(to, text.length + 2);
+  return text;
+};
+
 /** `value` as plain data; `undefined` if JSON has no form for it. */
 const walk = (value: unknown, key: string, to: Walk): Json | undefined => {
   let given = value;
@@ -146,8 +152,7 @@ const walk = (value: unknown, key: string, to: Walk): Json | undefined => {
   }
   switch (typeof given) {
     case "string":
-      count(to, given.length + 2);
-      return given;
+      return counted(given, to);
     case "number":
       count(to, 1);
       return Number.isFinite(given) ? given : null;
@@ -156,9 +161,7 @@ const walk = (value: unknown, key: string, to: Walk): Json | undefined => {
       return given;
     case "bigint": {
       if (to.strict && isHuge(given)) count(to, to.most + 1); // it gives up, where there is a limit
-      const text = to.strict ? given.toString() : digits(given);
-      count(to, text.length + 2);
-      return text;
+      return counted(to.strict ? given.toString() : digits(given), to);
     }
     case "object":
       break;
@@ -175,11 +178,7 @@ const walk = (value: unknown, key: string, to: Walk): Json | undefined => {
   }
   if (to.above.has(given) || to.above.size >= DEEPEST) {
     const cycle = to.above.has(given);
-    if (!to.strict) {
-      const why = cycle ? "[cycle]" : "[too deep]";
-      count(to, why.length + 2);
-      return why;
-    }
+    if (!to.strict) return counted(cycle ? "[cycle]" : "[too deep]", to);
     if (cycle) throw new TypeError("a value that contains itself has no form in JSON");
     throw new RangeError(`the value is nested deeper than ${DEEPEST} levels`);
   }
@@ -199,8 +198,7 @@ const parts = (given: object, to: Walk): Json => {
     } catch (error) {
       if (error instanceof TooLarge) throw error;
       for (const above of [...to.above].slice(size)) to.above.delete(above);
-      count(to, UNREADABLE.length + 2);
-      return UNREADABLE;
+      return counted(UNREADABLE, to);
     }
   };
   count(to, 2);

@@ -49,10 +49,12 @@ export const deadline = (
   };
 };
 
-/** What `promise` resolves to, or `undefined` if that takes longer than `ms`. */
-export const within = <T>(ms: number, promise: PromiseLike<T>): Promise<T | undefined> => {
-  const late = Promise.withResolvers<undefined>();
-  return Promise.race([promise, late.promise]).finally(deadline(ms, () => late.resolve(undefined)));
+export const LATE = Symbol("late");
+
+/** What `promise` resolves to, or `LATE` if that takes longer than `ms`. */
+export const within = <T>(promise: PromiseLike<T>, ms: number, timers?: Timers): Promise<T | typeof LATE> => {
+  const late = Promise.withResolvers<typeof LATE>();
+  return Promise.race([promise, late.promise]).finally(deadline(ms, () => late.resolve(LATE), { timers }));
 };
 
 /** Alarms that share a timer, in the order in which they ring: all set alarms of one length, or a single one. */

@@ -258,7 +258,7 @@ export abstract class BaseEndpoint<Request, Context = unknown> implements Handle
     if (timeout === undefined) return;
     const why = `the request did not end within the drain time of ${wholeMs(timeout)}`;
     this.abort(new SocketError("ECONNABORTED", why));
-    await within(ABORT_GRACE, this.#idle());
+    await within(this.#idle(), ABORT_GRACE);
     for (const { id, address } of this.#running.all().values()) {
       this.announce({ type: "stuck", server: this.name, id, address });
     }

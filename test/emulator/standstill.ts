@@ -7,8 +7,9 @@
 export const AWAITING_CHILD = { connectTimeout: 120_000, stream: { handshakeTimeout: 120_000 } };
 
 /**
- * Runs `attempt` until each wait that it passes to `timed` took less than `ms`, besides those for which it is meant to last. If one took longer, this process or a
- * child stood still, as on a busy machine, and a time limit was right to cut what the test expects to go on.
+ * Runs `attempt` until each wait that it passes to `timed` took less than `ms`, besides those for which it is meant to
+ * last. If one took longer, this process or a child stood still, as on a busy machine, and a time limit was right to
+ * cut what the test expects to go on.
  */
 export const untilNothingStoodStill = async (
   ms: number,

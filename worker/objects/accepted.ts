@@ -11,7 +11,7 @@
  */
 
 import { env, waitUntil } from "cloudflare:workers";
-import { within } from "../../core/bytes/alarm.ts";
+import { LATE, within } from "../../core/bytes/alarm.ts";
 import { type Data, toBytes } from "../../core/bytes/data.ts";
 import { EventLog } from "../../core/control/event-log.ts";
 import {
@@ -648,8 +648,8 @@ export class Mirrors {
   async #askOne(mirror: Mirror): Promise<void> {
     mirror.heard = Date.now();
     try {
-      const info = await within(ANSWER, (mirror.hands as Hands).info());
-      if (info === undefined || mirror.hands === null) return; // it may be busy
+      const info = await within((mirror.hands as Hands).info(), ANSWER);
+      if (info === LATE || mirror.hands === null) return; // it may be busy
       const { bytesRead, bytesWritten } = mirror.info;
       if (info.bytesRead !== bytesRead || info.bytesWritten !== bytesWritten) this.#change(mirror, info);
     } catch {

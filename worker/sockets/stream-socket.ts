@@ -188,7 +188,7 @@ class WorkerTransport implements StreamTransport, Lender {
       const ended = Promise.withResolvers<void>();
       this.#lingering = ended.resolve;
       this.resume();
-      await within(LINGER, ended.promise);
+      await within(ended.promise, LINGER);
     }
     this.#letGo();
   }

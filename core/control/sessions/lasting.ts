@@ -148,7 +148,7 @@ export class LastingSession extends Session {
     this.#suspended = true;
     if (this.attempts) {
       this.abort(reason);
-      await within(END_GRACE, this.running);
+      await within(this.running, END_GRACE);
       if (this.attempts) this.stop("cut", reason);
     }
     await this.whenKept.catch(() => {}); // its store has reported it

@@ -1,5 +1,6 @@
 /** A script against a handler in memory: `runScript`. */
 
+import { LATE } from "../../bytes/alarm.ts";
 import type { MaybePromise } from "../../bytes/data.ts";
 import { errorText, printable } from "../../describe.ts";
 import type { SocketError } from "../../errors.ts";
@@ -13,7 +14,7 @@ import { makeContext } from "../handler.ts";
 import { MEMORY_NAMES, type MemoryOptions, memoryPair } from "../memory-streams.ts";
 import { type Conversation, checkScript, stepsOf } from "./conversation.ts";
 import { ScriptError } from "./error.ts";
-import { hold, inTime, LATE, type ScriptOptions, type Seen, TIMEOUT } from "./run.ts";
+import { hold, inTime, type ScriptOptions, type Seen, TIMEOUT } from "./run.ts";
 import { StreamWire } from "./wire.ts";
 
 /** Options of `runScript`: the options of a run, and the handler's inputs. */

@@ -3,7 +3,7 @@
  * bytes wait for the timeout.
  */
 
-import { deadline, timersNow } from "../../bytes/alarm.ts";
+import { LATE, timersNow, within } from "../../bytes/alarm.ts";
 import { joinBytes, type MaybePromise, toBytes } from "../../bytes/data.ts";
 import { describe, printable } from "../../describe.ts";
 import { SocketError } from "../../errors.ts";
@@ -30,18 +30,9 @@ const turn = (): Promise<void> => {
   return new Promise((resolve) => set(resolve, 0));
 };
 
-export const LATE = Symbol("late");
-
 /** `promise`, or `LATE` after `ms` of real time. */
-export const inTime = async <T>(promise: Promise<T>, ms: number): Promise<T | typeof LATE> => {
-  const late = Promise.withResolvers<typeof LATE>();
-  const stopTimer = deadline(Math.max(0, ms), () => late.resolve(LATE), { timers });
-  try {
-    return await Promise.race([promise, late.promise]);
-  } finally {
-    stopTimer();
-  }
-};
+export const inTime = <T>(promise: Promise<T>, ms: number): Promise<T | typeof LATE> =>
+  within(promise, Math.max(0, ms), timers);
 
 /** What a conversation has seen so far: passed to steps that are functions, and returned by `run()`. */
 export interface Seen {

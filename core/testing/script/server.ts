@@ -1,5 +1,6 @@
 /** A script as a server: handler classes that run it on each connection, or over incoming datagrams. */
 
+import { LATE } from "../../bytes/alarm.ts";
 import { SocketError } from "../../errors.ts";
 import { BaseRequestHandler, type HandlerClass } from "../../handlers/handler.ts";
 import { checkCount, checkOptions, checkTime, wholeMs } from "../../options.ts";
@@ -8,7 +9,7 @@ import type { StreamSocket } from "../../sockets/streams/stream-socket.ts";
 import { quote } from "../text.ts";
 import { type Conversation, checkScript } from "./conversation.ts";
 import { ScriptError } from "./error.ts";
-import { inTime, LATE, SCRIPT_NAMES, type ScriptOptions, type Seen, TIMEOUT } from "./run.ts";
+import { inTime, SCRIPT_NAMES, type ScriptOptions, type Seen, TIMEOUT } from "./run.ts";
 import type { DatagramPeer } from "./wire.ts";
 
 /** A handler class that runs a script on each request it gets, and the outcomes. */

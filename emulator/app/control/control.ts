@@ -222,7 +222,7 @@ export const serveControl = async (
       const over = async (): Promise<void> => {
         while (answers.size > 0) await answered.promise;
       };
-      await within(CLOSE_GRACE, over());
+      await within(over(), CLOSE_GRACE);
       server.closeAllConnections();
       await closed;
     },

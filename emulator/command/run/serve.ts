@@ -127,7 +127,7 @@ const untilStopped = async (
   const aborted = stop.again.then(async () => {
     cut = running();
     server.abort();
-    await within(ABORT_GRACE, closed);
+    await within(closed, ABORT_GRACE);
   });
   await Promise.race([closed, aborted]);
   return cut;
