@@ -448,6 +448,91 @@ describeWith(["chromium"], "the inspector", () => {
     expect(errors).toEqual([]);
   });
 
+  test("what was said during a load that fails is loaded afterwards", async () => {
+    const page = await watching();
+    const [asked, over] = [Promise.withResolvers<void>(), Promise.withResolvers<void>()];
+    await page.route(
+      /\/v1\/recording\/[^/]+\?after=0$/,
+      async (route) => {
+        asked.resolve();
+        await over.promise;
+        await route.abort();
+      },
+      { times: 1 },
+    );
+    const socket = net.connect(portOf("fails"), "127.0.0.1").resume();
+    await once(socket, "connect");
+    const name = `127.0.0.1:${(socket.address() as net.AddressInfo).port}`;
+    await filter(page, `fails ${name}`);
+    await rowOf(page, name).click();
+    await asked.promise;
+    socket.end("the last words\n");
+    await rowOf(page, name).and(page.locator(":has-text('ended')")).waitFor();
+    over.resolve();
+    await said(page).getByText("server closed the connection").waitFor();
+    const bytes = said(page).locator("li.client pre, li.server pre");
+    expect(await bytes.allTextContents()).toEqual(["the last words", "the last words"]);
+  });
+
+  test("messages that were decoded before others came do not take the place of the later ones", async () => {
+    const page = await watching();
+    const [decoded, over] = [Promise.withResolvers<void>(), Promise.withResolvers<void>()];
+    await page.route(
+      /\/v1\/recording\/[^/]+\/messages$/,
+      async (route) => {
+        const response = await route.fetch();
+        decoded.resolve();
+        await over.promise;
+        await route.fulfill({ response });
+      },
+      { times: 1 },
+    );
+    const socket = net.connect(portOf("resp"), "127.0.0.1").resume();
+    onTestFinished(() => void socket.destroy());
+    await once(socket, "connect");
+    const name = `127.0.0.1:${(socket.address() as net.AddressInfo).port}`;
+    socket.write("*2\r\n$3\r\nGET\r\n$9\r\nfirst-key\r\n");
+    await filter(page, `resp ${name}`);
+    await rowOf(page, name).click();
+    await said(page).getByText("first-key").waitFor();
+    const asked = page.waitForRequest(/\/messages$/);
+    await page.getByRole("button", { name: "decoded", exact: true }).click();
+    await decoded.promise;
+    socket.write("*2\r\n$3\r\nGET\r\n$10\r\nsecond-key\r\n");
+    await said(page).getByText("second-key").waitFor();
+    over.resolve();
+    await (await (await asked).response())?.finished();
+    await twoFrames(page);
+    await said(page).getByText('["GET", "second-key"]').waitFor();
+  });
+
+  test("what was searched for first does not take the place of what was searched for later", async () => {
+    const page = await watching();
+    const over = Promise.withResolvers<void>();
+    const asked = page.waitForRequest(/\/find\?text=sought-first$/);
+    await page.route(/\/find\?text=sought-first$/, async (route) => {
+      const response = await route.fetch();
+      await over.promise;
+      await route.fulfill({ response });
+    });
+    const [first, later] = [await talk("fails", "sought-first\n"), await talk("fails", "sought-later\n")];
+    const field = page.getByRole("searchbox", { name: "Find in bytes" });
+    const search = async (words: string): Promise<void> => {
+      await field.fill(words);
+      await page.keyboard.press("Enter");
+    };
+    await rowOf(page, later).waitFor();
+    await search("sought-first");
+    const answer = (await asked).response();
+    await search("sought-later");
+    await twoFrames(page);
+    over.resolve();
+    await (await answer)?.finished();
+    await twoFrames(page);
+    await rowOf(page, first).waitFor({ state: "hidden" });
+    await rowOf(page, later).waitFor();
+  });
+
   test("the list is in order, and a change that arrives during a load is newer than what is loaded", async () => {
     const page = await blank();
     const [first, second] = [await talk("fails", "one\n"), await talk("fails", "two\n")];

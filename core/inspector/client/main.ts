@@ -8,7 +8,7 @@ import type {
   SessionPage,
 } from "../../control/plane.ts";
 import { Conversation } from "./conversation/conversation.ts";
-import { ask, follow, hasToken, Refusal, setToken, takeToken, whenRefused } from "./data/api.ts";
+import { ask, follow, hasToken, oneAtATime, Refusal, setToken, takeToken, whenRefused } from "./data/api.ts";
 import { conversationsOf } from "./data/file.ts";
 import { size } from "./display/bytes.ts";
 import { at, button, choice, element, say } from "./display/dom.ts";
@@ -95,7 +95,7 @@ const counted = (): void => {
   count.textContent = rows.shown === rows.all ? all : `${rows.shown.length.toLocaleString("en")} of ${all}`;
 };
 
-const search = async (): Promise<void> => {
+const search = oneAtATime(async () => {
   const wanted = find.value;
   found = null;
   if (wanted !== "") {
@@ -114,7 +114,7 @@ const search = async (): Promise<void> => {
     }
   }
   apply();
-};
+});
 
 const buildList = (): void => {
   const follows = element("input", { type: "checkbox", checked: true, id: "follow" });
@@ -205,7 +205,7 @@ const most = element("input", {
   "aria-label": "Connections that are kept",
   size: "7",
 });
-const bound = async (): Promise<void> => {
+const bound = oneAtATime(async () => {
   try {
     const limits = { maxBytes: Number(mebi.value) * 1024 ** 2, maxConnections: Number(most.value) };
     recording = (await ask("PATCH", "/recording", limits)).recording;
@@ -213,7 +213,7 @@ const bound = async (): Promise<void> => {
     say((error as Error).message, true);
   }
   showRecording();
-};
+});
 mebi.addEventListener("change", () => void bound());
 most.addEventListener("change", () => void bound());
 const kept = element("span", { class: "dim", id: "kept" });

@@ -1,7 +1,7 @@
 /** "Say it again": sends what the client said, edited or not, to a listener or server, and shows how the answer differs. */
 
 import type { EntryInfo, Replayed } from "../../../control/plane.ts";
-import { ask } from "../data/api.ts";
+import { ask, oneAtATime } from "../data/api.ts";
 import { type SaidLine, saidOf } from "../data/file.ts";
 import { fromLine, readable, toBase64, toLine } from "../display/bytes.ts";
 import { button, choice, dialog, element, say } from "../display/dom.ts";
@@ -86,7 +86,7 @@ export const sayAgain = (copied: Copied, entries: readonly EntryInfo[]): void =>
     "aria-label": "The answer",
     "aria-live": "polite",
   });
-  const go = async (): Promise<void> => {
+  const go = oneAtATime(async () => {
     answer.replaceChildren("…");
     try {
       const pieces = text.value.split("\n").map((line) => ({ base64: toBase64(fromLine(line)) }));
@@ -122,7 +122,7 @@ export const sayAgain = (copied: Copied, entries: readonly EntryInfo[]): void =>
       answer.replaceChildren(element("p", { class: "bad" }, (error as Error).message));
       say((error as Error).message, true);
     }
-  };
+  });
   dialog(
     "Send again",
     element(

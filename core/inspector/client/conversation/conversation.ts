@@ -1,7 +1,7 @@
 /** One connection as a conversation: what each side said and when, what the handler emitted, errors, and who ended it. */
 
 import type { DecodedPart, EntryInfo, RecordedPart, SessionEvent } from "../../../control/plane.ts";
-import { ask, follow, Refusal } from "../data/api.ts";
+import { ask, follow, oneAtATime, Refusal } from "../data/api.ts";
 import { type Said, type SaidLine, saidOf } from "../data/file.ts";
 import { fromHex, hexdump, join, readable, size, visible } from "../display/bytes.ts";
 import { button, choice, dialog, element, say } from "../display/dom.ts";
@@ -65,7 +65,6 @@ export class Conversation {
   #next = 0;
   #total = 0;
   #loading = false;
-  #again = false;
   #mostKept = MOST_KEPT;
   #from: number | null = null; // the first item shown; `null`: the newest items are shown
   #note = "";
@@ -103,20 +102,15 @@ export class Conversation {
   }
 
   /** Loads what is new. */
-  async load(): Promise<void> {
+  readonly load = oneAtATime(async () => {
     if (!this.#page.records) {
       this.#note = "The bytes are not kept here: what the handler emitted, and how it ended, is all.";
       this.#draw();
       return;
     }
-    if (this.#loading) {
-      this.#again = true;
-      return;
-    }
     this.#loading = true;
     try {
       do {
-        this.#again = false;
         const part = await ask<RecordedPart>(
           "GET",
           `/recording/${this.row.id}?after=${this.#next}`,
@@ -126,7 +120,7 @@ export class Conversation {
         this.#took(part);
         if (this.#view === "decoded" && part.events.length > 0) void this.#decode();
         this.#draw();
-      } while ((this.#next < this.#total && this.#bytes < this.#mostKept) || this.#again);
+      } while (this.#next < this.#total && this.#bytes < this.#mostKept);
     } catch (error) {
       if (this.#leaving.signal.aborted) return;
       if (!(error instanceof Refusal) || error.status !== 404) say((error as Error).message, true);
@@ -138,7 +132,7 @@ export class Conversation {
     } finally {
       this.#loading = false;
     }
-  }
+  });
 
   #took({ began, side, kind, address, dropped = 0, next, total, events }: RecordedPart): void {
     this.#began = Date.parse(began);
@@ -155,9 +149,8 @@ export class Conversation {
     }
   }
 
-  /** Loads the decoded messages. */
-  async #decode(): Promise<void> {
-    this.#decoded = null;
+  /** Loads the decoded messages. Until they come, the earlier ones are shown, and new bytes as bytes. */
+  readonly #decode = oneAtATime(async () => {
     this.#problem = "";
     try {
       const { signal } = this.#leaving;
@@ -168,13 +161,14 @@ export class Conversation {
       else if (!whole) this.#problem = "Only the beginning is decoded";
     } catch (error) {
       if (this.#leaving.signal.aborted) return;
+      this.#decoded = null;
       const missing = error instanceof Refusal && error.status === 404;
       this.#problem = missing
         ? "The entry of the app has no decode: the bytes are shown as text"
         : (error as Error).message;
     }
     this.#draw();
-  }
+  });
 
   /** Follows what the handler emits, and its end. */
   async #hear(): Promise<void> {

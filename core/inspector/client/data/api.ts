@@ -82,3 +82,32 @@ export async function* follow<T>(path: string, signal: AbortSignal): AsyncGenera
     void reader.cancel().catch(() => {});
   }
 }
+
+/**
+ * `task`, run once at a time, so that an answer cannot overtake a newer one: calls during a run cause one more run after
+ * it, with the last call's arguments. The promise is that of all of them, and rejects if the last run does.
+ */
+export const oneAtATime = <Args extends unknown[]>(
+  task: (...args: Args) => Promise<void>,
+): ((...args: Args) => Promise<void>) => {
+  let next: Args | null = null;
+  let running: Promise<void> | null = null;
+  const run = async (): Promise<void> => {
+    try {
+      while (next !== null) {
+        const args: Args = next;
+        next = null;
+        await task(...args).catch((error) => {
+          if (next === null) throw error;
+        });
+      }
+    } finally {
+      running = null;
+    }
+  };
+  return (...args) => {
+    next = args;
+    running ??= run();
+    return running;
+  };
+};

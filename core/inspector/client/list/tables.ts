@@ -2,11 +2,11 @@
 
 import type { EntryInfo, FaultInfo, ListenerInfo } from "../../../control/plane.ts";
 import type { PoolInfo } from "../../../handlers/client.ts";
-import { ask } from "../data/api.ts";
+import { ask, oneAtATime } from "../data/api.ts";
 import { at, button, choice, element, say, table } from "../display/dom.ts";
 
 /** Shows the listeners, with their servers' counts. */
-export const showListeners = async (): Promise<void> => {
+export const showListeners = oneAtATime(async () => {
   const { listeners } = await ask<{ listeners: ListenerInfo[] }>("GET", "/listeners");
   const head = [
     "handler",
@@ -35,10 +35,10 @@ export const showListeners = async (): Promise<void> => {
     one.bytesWritten,
   ]);
   at("listeners").replaceChildren(table("Listeners", head, rows));
-};
+});
 
 /** Shows the app's pools. */
-export const showPools = async (): Promise<void> => {
+export const showPools = oneAtATime(async () => {
   const { pools } = await ask<{ pools: PoolInfo[] }>("GET", "/pools");
   const head = [
     "pool",
@@ -67,7 +67,7 @@ export const showPools = async (): Promise<void> => {
   at("pools").replaceChildren(
     pools.length === 0 ? element("p", {}, "The app has no pools.") : table("Pools", head, rows),
   );
-};
+});
 
 /** Parses a rule as the commands write it: `latency from=server latency=100`. Throws for a wrong word. */
 const ruleOf = (text: string): Record<string, unknown> => {
@@ -83,7 +83,7 @@ const ruleOf = (text: string): Record<string, unknown> => {
 };
 
 /** Shows the fault rules that are set, and a form for one more. */
-export const showFaults = async (entries: readonly EntryInfo[]): Promise<void> => {
+export const showFaults: (entries: readonly EntryInfo[]) => Promise<void> = oneAtATime(async (entries) => {
   const { faults } = await ask<{ faults: FaultInfo[] }>("GET", "/faults");
   const change = async (work: Promise<unknown>): Promise<void> => {
     try {
@@ -143,4 +143,4 @@ export const showFaults = async (entries: readonly EntryInfo[]): Promise<void> =
       "Faults, as in `socklet proxy --fault`: latency, rate, slice, slow-close, stall, silence, close, reset; for datagrams loss, duplicate, reorder, corrupt.",
     ),
   );
-};
+});
