@@ -49,6 +49,7 @@ export const deadline = (
   };
 };
 
+/** What `within()` resolves to after its time. */
 export const LATE = Symbol("late");
 
 /** What `promise` resolves to, or `LATE` if that takes longer than `ms`. */

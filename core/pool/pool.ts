@@ -12,7 +12,7 @@
  * a pause. So a server that restarts costs only the calls that had begun.
  */
 
-import { deadline } from "../bytes/alarm.ts";
+import { deadline, within } from "../bytes/alarm.ts";
 import { errorText, textOf } from "../describe.ts";
 import { SocketError } from "../errors.ts";
 import {
@@ -361,9 +361,9 @@ export class Pool<Call = unknown, Reply = unknown, Context = unknown>
   }
 
   /** One timer serves all that wait: in each line the first to come is the first to be late. */
-  #setWaitTimer(within = this.limits.waitTimeout): void {
+  #setWaitTimer(ms = this.limits.waitTimeout): void {
     if (this.#retryTimer !== undefined) (this.#retryTimer as { ref?(): void }).ref?.(); // somebody waits for this attempt
-    this.#stopWaitTimer ??= deadline(within, this.#waited, { daemon: true }); // a connection or a dial keeps the process alive
+    this.#stopWaitTimer ??= deadline(ms, this.#waited, { daemon: true }); // a connection or a dial keeps the process alive
   }
 
   /** Not called each time a line empties: under load that is after nearly every call. */
@@ -585,14 +585,11 @@ export class Pool<Call = unknown, Reply = unknown, Context = unknown>
 
   async #close(): Promise<void> {
     const { drainTimeout } = this.limits;
-    const late = Promise.withResolvers<void>();
-    const stopTimer = deadline(drainTimeout, late.resolve);
     const quiet = new Promise<void>((resolve) => {
       this.#whenQuiet = resolve;
     });
     queueMicrotask(() => this.#lookQuiet()); // after #closing is set
-    await Promise.race([quiet, late.promise]);
-    stopTimer();
+    await within(quiet, drainTimeout);
     this.#closed = true;
     clearTimeout(this.#retryTimer);
     clearTimeout(this.#sweepTimer);
