@@ -286,7 +286,8 @@ export class StreamReader extends Alarm {
    * Bytes that are not UTF-8 become U+FFFD. Rejects with `ERR_LIMIT` past `maxLine`.
    */
   line(): Promise<string | null> {
-    return this.#take(this.#tryLine, undefined as never);
+    const line = this.#nextLine();
+    return line === undefined ? this.#take(this.#tryLine, undefined as never) : Promise.resolve(line);
   }
 
   /**
@@ -297,21 +298,16 @@ export class StreamReader extends Alarm {
    * Throws the errors that `line()` rejects with.
    */
   tryLine(): string | null | undefined {
-    const text = this.#text;
-    if (text === null) return this.#tryAnyLine();
-    // Nearly every call: a line with more text after it.
-    const from = this.#at - this.#textFrom;
-    const next = text.indexOf("\n", from) + 1;
-    const size = next - from;
-    if (size <= 0 || next === text.length || size > this.maxLine) return this.#tryAnyLine();
-    this.#at += size;
-    this.#size -= size;
-    return text.slice(from, size > 1 && text.charCodeAt(next - 2) === RETURN ? next - 2 : next - 1);
+    return this.#nextLine() ?? this.#tryAnyLine();
   }
 
   /** The lines to the end, as `line()` returns them: `for await (const line of rfile.lines())`. Leaving the loop closes nothing. */
   lines(): AsyncIterableIterator<string> {
-    return iterator(() => this.#take(this.#tryNextLine, undefined as never));
+    return iterator(() => {
+      const line = this.#nextLine();
+      if (line === undefined) return this.#take(this.#tryNextLine, undefined as never);
+      return Promise.resolve({ value: line, done: false });
+    });
   }
 
   // ---- What the socket calls ----
@@ -580,6 +576,19 @@ export class StreamReader extends Alarm {
       if (size <= length) return this.#bytes(size);
     }
     return newline >= 0 || (this.#over && length > 0) ? this.#bytes(length) : this.#nothing();
+  }
+
+  /** Nearly every line: one with more text after it. Undefined for all others; so it never throws. */
+  #nextLine(): string | undefined {
+    const text = this.#text;
+    if (text === null) return undefined;
+    const from = this.#at - this.#textFrom;
+    const next = text.indexOf("\n", from) + 1;
+    const size = next - from;
+    if (size <= 0 || next === text.length || size > this.maxLine) return undefined;
+    this.#at += size;
+    this.#size -= size;
+    return text.slice(from, size > 1 && text.charCodeAt(next - 2) === RETURN ? next - 2 : next - 1);
   }
 
   #tryAnyLine(): string | null | undefined {

@@ -583,6 +583,18 @@ describe("limits", () => {
     expect([long.tryLine(), long.tryLine()]).toEqual(["abcde", "x"]);
   });
 
+  test("a line in decoded text that is too long is a rejection of line() and lines(), and tryLine() throws it", async () => {
+    const long = reader({ maxLine: 4 });
+    long.push(utf8("a\nabcde\nb\n"));
+    expect(await long.line()).toBe("a");
+    expect(await codeOf(long.line())).toBe("ERR_LIMIT");
+    expect(await codeOf(long.lines().next())).toBe("ERR_LIMIT");
+    expect(codeThrown(() => long.tryLine())).toBe("ERR_LIMIT");
+    long.maxLine = 5;
+    expect(await long.line()).toBe("abcde");
+    expect(await long.lines().next()).toEqual({ value: "b", done: false });
+  });
+
   test("readline(size) bounds itself, so a longer line comes in parts, however its pieces come", async () => {
     for (const cut of [[100], [1]]) {
       const parts = reader({ maxLine: 4 });
