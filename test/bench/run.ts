@@ -162,8 +162,15 @@ function duration(seconds: number): string {
 
 // ----------------------------------------------------------------------------------------------------- rounds
 
-async function runCase(bench: BenchCase, tool: Bench, count: number): Promise<CaseResult> {
-  const { load, contenders } = bench;
+/** `leave` is told why another server takes no further part: one that fails must not cost the rest of the case. */
+async function runCase(
+  bench: BenchCase,
+  tool: Bench,
+  count: number,
+  leave: (contender: Contender, why: string) => void,
+): Promise<CaseResult> {
+  const { load } = bench;
+  let { contenders } = bench;
   const servers = new Map<string, Server>();
   const done: Round[] = [];
   const half = "rate" in load && load.rate === "half";
@@ -177,16 +184,29 @@ async function runCase(bench: BenchCase, tool: Bench, count: number): Promise<Ca
     await Promise.all([...servers.values()].map(({ child }) => child.end()));
     servers.clear();
   };
+  const tried = async <T>(contender: Contender, what: () => Promise<T>): Promise<T | null> => {
+    try {
+      return await what();
+    } catch (error) {
+      if (contender.kind !== "peer") throw error;
+      contenders = contenders.filter((other) => other !== contender);
+      leave(contender, (error as Error).message);
+      return null;
+    }
+  };
   const start = async (): Promise<void> => {
     await end();
     for (const contender of contenders) {
-      const server = await tool.startServer(contender);
-      servers.set(contender.name, server);
-      await tool.check(server, load);
+      await tried(contender, async () => {
+        const server = await tool.startServer(contender);
+        servers.set(contender.name, server);
+        await tool.check(server, load);
+      });
     }
-    for (const [i, { name, runtime }] of contenders.entries()) {
-      const warm = await tool.warmUp(servers.get(name)!, load, runtime);
-      if (half && i === 0) most = warm.rate ?? 0;
+    for (const contender of contenders) {
+      const { name, runtime } = contender;
+      const warm = await tried(contender, () => tool.warmUp(servers.get(name)!, load, runtime));
+      if (half && contender === contenders[0]) most = warm?.rate ?? 0;
     }
   };
   const each = Math.ceil(count / PROCESSES); // rounds of one process
@@ -195,8 +215,10 @@ async function runCase(bench: BenchCase, tool: Bench, count: number): Promise<Ca
       if (load.mode !== "start" && load.mode !== "idle" && i % each === 0) await start();
       const round: Record<string, Run> = {};
       const part = contenders.filter((contender) => takesPart(contender, i, count));
-      for (const contender of i % 2 === 0 ? part : part.toReversed())
-        round[contender.name] = await once(contender);
+      for (const contender of i % 2 === 0 ? part : part.toReversed()) {
+        const run = await tried(contender, () => once(contender));
+        if (run !== null) round[contender.name] = run;
+      }
       done.push(round);
       const [base, second] = contenders;
       const next = contenders.find(({ kind }) => kind === "socklet") ?? second;
@@ -307,18 +329,22 @@ async function measureAll(pins: boolean): Promise<Results> {
     const count = roundsInTime(bench, (Date.now() - began) / 1000, plannedTotal, ahead);
     ahead -= planned(bench);
     note(`${bench.name}: ${bench.contenders.map(({ name }) => name).join(", ")}`);
+    const fail = (name: string, why: string): void => {
+      note(`FAILED: ${name}: ${why}`);
+      if (failed.every((one) => one.name !== name)) failed.push({ name, why });
+    };
+    const leave = ({ label }: Contender, why: string): void => fail(`${bench.name} (${label})`, why);
     try {
       const lacks = bench.load.mode === "start" ? noPackage : noLoad;
       if (lacks !== null) throw new Error(lacks);
-      let result = await runCase(bench, tool, count);
+      let result = await runCase(bench, tool, count, leave);
       for (let i = 0; i < AGAIN && isOpen(result) && hasTimeFor(planned(bench) + ahead); i++) {
         note(`${bench.name}: a goal is not resolved, so ${count} rounds more`);
-        result = summarize(bench, [...result.rounds, ...(await runCase(bench, tool, count)).rounds]);
+        result = summarize(bench, [...result.rounds, ...(await runCase(bench, tool, count, leave)).rounds]);
       }
       done.push(result);
     } catch (error) {
-      failed.push({ name: bench.name, why: (error as Error).message });
-      note(`FAILED: ${bench.name}: ${(error as Error).message}`);
+      fail(bench.name, (error as Error).message);
     }
   }
   const sessions: Pick<Results, "sessions" | "workerSessions"> = {};
