@@ -22,7 +22,7 @@ const ENTRIES = {
   "core/testing/index": "core/testing/index.ts",
   "emulator/index": "emulator/index.ts",
   "emulator/cli": "emulator/command/cli.ts",
-  "emulator/forking-child": "emulator/servers/forking/forking-child.ts", // beside the code of its parent, which looks for it there
+  "emulator/forking-child": "emulator/servers/forking/forking-child.ts", // programAt() looks for it there
   "emulator/cluster-worker": "emulator/cluster/cluster-worker.ts", // the same
   "emulator/otel/index": "emulator/otel/index.ts",
   "worker/index": "worker/index.ts",

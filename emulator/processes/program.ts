@@ -6,9 +6,9 @@ import { fileURLToPath, lazy } from "../builtin.ts";
 const SOURCES = import.meta.url.endsWith(".ts"); // else dist/
 const CONDITION = "--conditions=socklet:source";
 
-/** The file of a program: in dist/ beside the code that starts it, in the sources at `source`. */
+/** The file of a program: in the sources beside `from`, which starts it; in dist/ where build.ts puts it, whatever file that code is in. */
 export const programAt = (name: string, from: string): string =>
-  fileURLToPath(new URL(`${name}.${SOURCES ? "ts" : "js"}`, from));
+  fileURLToPath(SOURCES ? new URL(`${name}.ts`, from) : new URL(`../emulator/${name}.js`, import.meta.url));
 
 // Options that only the parent may have: an inspector's port is taken, code on the command line is not the
 // child's, and a test runner loads modules for its own workers.

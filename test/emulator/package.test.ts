@@ -87,6 +87,27 @@ const FILES: Readonly<Record<string, string>> = {
     }));
     await server.serverClose();
   `,
+  "upper.js": `
+    import { StreamRequestHandler } from "socklet";
+    export class Upper extends StreamRequestHandler {
+      async handle() {
+        for await (const line of this.rfile.lines()) this.wfile.write(line.toUpperCase() + "\\n");
+      }
+    }
+  `,
+  "fork.js": `
+    import { createConnection, ForkingTCPServer, handlerFrom } from "socklet/emulator";
+    const Upper = handlerFrom(new URL("upper.js", import.meta.url).href, "Upper");
+    const server = new ForkingTCPServer("127.0.0.1:0", Upper);
+    await server.listen();
+    const serving = server.serveForever();
+    const socket = await createConnection(server.serverAddress);
+    await socket.sendall("hello\\n");
+    console.log(await socket.rfile.line());
+    await socket.close();
+    await server.serverClose();
+    await serving;
+  `,
   "app.js": `
     import { defineApp, streamHandler } from "socklet";
     const Upper = streamHandler(async ({ rfile, wfile }) => {
@@ -284,6 +305,15 @@ describe.each(versions)("on Node %s", (version) => {
     const cli = join(user, "node_modules/socklet", manifest.bin.socklet);
     await serves(nodes[version](), [cli], app);
   });
+
+  test("socklet serve --workers 2", async () => {
+    const cli = join(user, "node_modules/socklet", manifest.bin.socklet);
+    await serves(nodes[version](), [cli], "app.js", ["--workers", "2"]);
+  });
+
+  test("a forking server", async () => {
+    expect(await run(user, nodes[version](), "fork.js")).toBe("HELLO\n");
+  });
 });
 
 describe("npx", () => {
@@ -294,12 +324,17 @@ describe("npx", () => {
   test("socklet serve", () => serves("npx", ["socklet"], "app.ts"));
 });
 
-/** The command serves an app, which answers, and ends at Ctrl-C: a terminal sends that to a command and to all its children. */
-const serves = async (file: string, command: readonly string[], app: "app.js" | "app.ts"): Promise<void> => {
+/** The command serves an app, with further `options`, which answers, and ends at Ctrl-C: a terminal sends that to a command and to all its children. */
+const serves = async (
+  file: string,
+  command: readonly string[],
+  app: "app.js" | "app.ts",
+  options: readonly string[] = [],
+): Promise<void> => {
   const port = await reservePort(); // it will be refused
   const module = `on-${port}-${app}`;
   await writeFile(join(user, module), (FILES[app] as string).replace("127.0.0.1:7", `127.0.0.1:${port}`));
-  const args = [...command, "serve", module, "--control-port", "0"];
+  const args = [...command, "serve", module, "--control-port", "0", ...options];
   const server = spawn(file, args, { cwd: user, env, detached: true, stdio: ["ignore", "pipe", "pipe"] });
   const ended = once(server, "close"); // its children have closed its output, too
   const end = (signal: NodeJS.Signals): void => {
