@@ -3,7 +3,7 @@
 import dgram from "node:dgram";
 import { once } from "node:events";
 import { mkdirSync } from "node:fs";
-import { mkdtemp, open, readdir, rename, rm } from "node:fs/promises";
+import { mkdtemp, open, readdir, readFile, rename, rm } from "node:fs/promises";
 import net from "node:net";
 import { join } from "node:path";
 import tls from "node:tls";
@@ -312,6 +312,11 @@ describe("socklet dev", () => {
     const list = new Program(folder, ["sessions", "list"]);
     expect(await list.exit).toBe(0);
     expect(list.lines.some((line) => / Say +from /.test(line))).toBe(true);
+    const [note = ""] = await readdir(join(runtime, "socklet"));
+    const path = join(runtime, "socklet", note);
+    const running = JSON.parse(await readFile(path, "utf8"));
+    const chosen = new Program(folder, ["sessions", "list", "--url", `${running.url}/`]);
+    expect([await chosen.exit, chosen.lines]).toEqual([0, list.lines]);
     dev.process.kill("SIGTERM");
     expect(await dev.exit).toBe(0);
     expect(await readdir(join(runtime, "socklet"))).toEqual([]);

@@ -5,7 +5,7 @@
 
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
-import { copyFileSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { copyFileSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import net from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -313,6 +313,33 @@ describe("socklet restart", () => {
     expect(again.code).toBe(0);
     served.adopt(Number(pid));
   });
+
+  test.skipIf(process.platform !== "linux")(
+    "a process that has the id of a killed server gets no signal",
+    async () => {
+      const env = notes();
+      const stranger = spawn("sleep", ["60"]);
+      await once(stranger, "spawn");
+      const at = join(env.XDG_RUNTIME_DIR, "socklet");
+      const note = {
+        pid: stranger.pid,
+        since: "1",
+        url: "http://127.0.0.1:9",
+        token: "t",
+        folder,
+        app: "app.ts",
+      };
+      mkdirSync(at, { mode: 0o700 });
+      writeFileSync(
+        join(at, `${stranger.pid}.json`),
+        JSON.stringify({ ...note, restarts: true, before: null }),
+      );
+      expect(await restart(env)).toMatchObject({ code: 2, stderr: expect.stringContaining("none runs;") });
+      expect(runs(stranger.pid as number)).toBe(true);
+      stranger.kill();
+      expect(await once(stranger, "exit")).toEqual([null, "SIGTERM"]);
+    },
+  );
 
   test("a server that does not run is named", async () => {
     const env = notes();

@@ -228,6 +228,14 @@ for (const [place, { serial, threading, dial }] of Object.entries(places)) {
       await server.serveForever({ signal: AbortSignal.abort() });
     });
 
+    test("serveForever() ends in order if the server is closed while it is opened", async () => {
+      const server = kept(threading(Upper));
+      const serving = server.serveForever();
+      await server.serverClose();
+      await serving;
+      expect(await codeOf(server.serveForever())).toBe("EBADF");
+    });
+
     test("handleRequest() takes exactly one; a second client is not served", async () => {
       const events = new Told();
       const server = kept(serial(Upper, { onEvent: events.on }));

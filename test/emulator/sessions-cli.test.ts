@@ -431,7 +431,7 @@ describe("socklet sessions", () => {
     [
       "no token",
       ["list"],
-      { SOCKLET_TOKEN: "" },
+      { SOCKLET_TOKEN: "", XDG_RUNTIME_DIR: "/dev/null" },
       2,
       "$URL needs a token: give --token, or set SOCKLET_TOKEN",
     ],

@@ -644,7 +644,7 @@ test("what cannot be is told: exit status 2, and what would be right", async () 
   ]);
   expect(await said("proxy", "tcp://127.0.0.1:1", "--listen", "unix:/run/x")).toEqual([
     2,
-    "socklet: --listen unix:/run/x: give host:port\n",
+    "socklet: --listen unix:/run/x: give host:port, without a scheme\n",
   ]);
   const broken = file();
   writeFileSync(broken, "{}\n");

@@ -4,7 +4,7 @@ import { bearerToken } from "../../../core/control/http/auth.ts";
 import { type ControlClient, controlClient } from "../../../core/control/http/client.ts";
 import { SocketError } from "../../../core/errors.ts";
 import { UsageError } from "../terminal/output.ts";
-import { theRunning } from "./running.ts";
+import { allRunning, type Running, theRunning } from "./running.ts";
 
 /** The flags of every command that uses a control plane. */
 export interface ControlFlags {
@@ -13,12 +13,19 @@ export interface ControlFlags {
   json?: boolean;
 }
 
-/** The flags; if they name no control plane, with that of the server that runs here. */
+/** The server of this user that runs at `url`. */
+const runningAt = (url: string): Running | null => {
+  const at = URL.parse(url)?.origin;
+  return allRunning().find((one) => URL.parse(one.url)?.origin === at) ?? null;
+};
+
+/** The flags; if they name no control plane, with that of the server that runs here; and with its token, if they name none. */
 const completed = (flags: ControlFlags): ControlFlags => {
-  const running = flags.url ? null : theRunning();
+  if (flags.url && flags.token) return flags;
+  const running = flags.url ? runningAt(flags.url) : theRunning();
   if (running === null) return flags;
   const token = flags.token || running.token;
-  return { ...flags, url: running.url, ...(token && { token }) };
+  return { ...flags, url: flags.url || running.url, ...(token && { token }) };
 };
 
 const clientOf = ({ url, token }: ControlFlags): ControlClient => {

@@ -10,6 +10,8 @@ import { UsageError } from "../terminal/output.ts";
 /** A server that runs. */
 export interface Running {
   readonly pid: number;
+  /** When that process began, as the system says it; `null` if it does not. Another one may get its id. */
+  readonly since: string | null;
   readonly url: string;
   /** A token of its control routes; `null` if tokens were given at its start. */
   readonly token: string | null;
@@ -61,6 +63,7 @@ export const noteRunning = (
     const refused = { times, why };
     const running: Running = {
       pid: process.pid,
+      since: beginOf(process.pid),
       url,
       token,
       folder: process.cwd(),
@@ -97,6 +100,16 @@ export const noteRunning = (
   };
 };
 
+/** When a process began, in ticks since the machine did: proc_pid_stat(5), field 22. `null` on systems without `/proc`. */
+const beginOf = (pid: number): string | null => {
+  try {
+    const stat = fs.readFileSync(`/proc/${pid}/stat`, "latin1");
+    return stat.slice(stat.lastIndexOf(")") + 2).split(" ")[19] ?? null; // the second field, a name, may hold anything
+  } catch {
+    return null;
+  }
+};
+
 const isAlive = (pid: number): boolean => {
   try {
     return process.kill(pid, 0);
@@ -108,8 +121,8 @@ const isAlive = (pid: number): boolean => {
 const read = (path: string): Running | null => {
   try {
     const found: Running = JSON.parse(fs.readFileSync(path, "utf8"));
-    if (isAlive(found.pid)) return found;
-    fs.rmSync(path, { force: true }); // it was killed
+    if (isAlive(found.pid) && found.since === beginOf(found.pid)) return found;
+    fs.rmSync(path, { force: true }); // it was killed; another process may have its id now
   } catch {} // it has just ended, or is just being written
   return null;
 };

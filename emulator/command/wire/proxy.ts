@@ -29,7 +29,8 @@ interface ProxyFlags {
 /** Where clients connect: `--listen`. Throws `UsageError`. */
 export const listenEndpoint = (text: string): { readonly hostname: string; readonly port: number } => {
   const endpoint = asked(`--listen ${text}`, () => parseAddress(text));
-  if (endpoint.scheme === "unix") throw new UsageError(`--listen ${text}: give host:port`);
+  if (endpoint.scheme !== undefined)
+    throw new UsageError(`--listen ${text}: give host:port, without a scheme`);
   return endpoint;
 };
 

@@ -202,7 +202,7 @@ const asServer = async (
       return runOne((number) => scriptOf(number).run(this.request, { timeout }));
     }
   }
-  const endpoint = { scheme: kind === "stream" ? "tcp" : "udp", ...listen } as const;
+  const endpoint = { ...listen, scheme: kind === "stream" ? "tcp" : "udp" } as const;
   let server: ThreadingTCPServer | ThreadingUDPServer;
   if (kind === "stream") server = new ThreadingTCPServer(endpoint, Replayed, security);
   else {
