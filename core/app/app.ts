@@ -85,7 +85,7 @@ export interface DialEntry {
   /** A name from `handlers`. */
   readonly handler: string;
   readonly address: AddressLike;
-  /** Default `off`; for `tls://host:port` `on`. */
+  /** Default `on` for `tls://host:port` and if `tls` is given, else `off`. */
   readonly secureTransport?: SecureTransport;
   /** Which authorities to trust, and the client's own certificate. */
   readonly tls?: TlsOptions;
@@ -117,7 +117,7 @@ export interface PoolEntry extends PoolOptions {
   /** A name from `handlers`, of a class that extends `ClientHandler`. */
   readonly handler: string;
   readonly address: AddressLike;
-  /** Default `off`. */
+  /** As in an entry of `dial`. */
   readonly secureTransport?: SecureTransport;
   /** Which authorities to trust and which name to expect, if `secureTransport` is not `off`. */
   readonly tls?: TlsOptions;

@@ -38,7 +38,10 @@ const served = async () => {
 };
 
 const dial = async (url: string): Promise<StreamSocket> => {
-  const socket = await createConnection(url, { tls: { ca, serverName: "localhost" } });
+  const socket = await createConnection(
+    url,
+    url.startsWith("tls:") ? { tls: { ca, serverName: "localhost" } } : {},
+  );
   onTestFinished(() => socket.abort());
   return socket;
 };

@@ -197,7 +197,9 @@ describe("recording over TCP", () => {
     });
     const tls = { ca, serverName: "localhost" };
     const params = scripts.delivery;
-    const reply = await new TCPConnector(mail.address, Recorded, { tls }).run({ params });
+    const reply = await new TCPConnector(mail.address, Recorded, { secureTransport: "starttls", tls }).run({
+      params,
+    });
     expect(reply).toEqual({ secured: true, reply: "Kept" });
     await Mail.outcomes();
     const transcript = transcripts[0] as Transcript;
@@ -207,7 +209,7 @@ describe("recording over TCP", () => {
 
     const Again = scriptHandler(replay(transcript, "server", { tls: { cert, key } }), PATIENT);
     await using again = await serve(Again);
-    await new TCPConnector(again.address, SmtpClient, { tls }).run({ params });
+    await new TCPConnector(again.address, SmtpClient, { secureTransport: "starttls", tls }).run({ params });
     await Again.outcomes();
     await hold(replay(transcript, "client", { tls }), mail.dial);
     const distrusting = replay(transcript, "client", { tls: { ca, serverName: "other.test" } });

@@ -137,10 +137,7 @@ test.skipIf(openssl === null)(
       expect(socket.getpeername()).toMatchObject({ hostname: "127.0.0.1", port });
       await socket.close();
     }
-    const connector = new TCPConnector({ hostname: "localhost", port }, Ask(true), {
-      secureTransport: "on",
-      tls: { ca },
-    });
+    const connector = new TCPConnector({ hostname: "localhost", port }, Ask(true), { tls: { ca } }); // as for a listener, `tls` alone says "on"
     expect(await connector.run()).toBe("HELLO");
   },
 );

@@ -292,7 +292,7 @@ describeWith(["aiosmtpd", "openssl"], "mail through TLS, now", () => {
       side: "client",
     });
     const address = { hostname: "127.0.0.1", port: server.port };
-    await new TCPConnector(address, Recorded, { tls }).run({ params: delivery });
+    await new TCPConnector(address, Recorded, { secureTransport: "starttls", tls }).run({ params: delivery });
     const transcript = transcripts[0] as Transcript;
     expect(transcript.events.filter((event) => "tls" in event).length).toBe(1);
     expect(transcript.events.findLast((event) => "data" in event)).toMatchObject({ from: "server" });

@@ -20,7 +20,7 @@ import { checkTls, SECURE_TRANSPORTS, type SecureTransport, TLS_NAMES, type TlsO
 export interface ConnectOptions {
   /** How long the connection may take to open. Default 10 000. `null`: as long as the system tries. */
   readonly connectTimeout?: number | null;
-  /** Default `off`, and `on` for `tls://host:port`. With `starttls` the connection begins in plain text, and `startTls()` secures it. */
+  /** Default `on` for `tls://host:port` and if `tls` is given, else `off`. With `starttls` the connection begins in plain text, and `startTls()` secures it. */
   readonly secureTransport?: SecureTransport;
   /** Which authorities to trust and which name to expect, if `secureTransport` is not `off`. */
   readonly tls?: TlsOptions;
@@ -68,12 +68,15 @@ export const dialable = (address: AddressLike): Endpoint => {
   return endpoint;
 };
 
-/** How a dialled connection is secured: `tls://` from its first byte. Throws `TypeError` if the options say otherwise. */
+/** How a dialled connection is secured: `tls://`, and what is given `tls`, from its first byte. Throws `TypeError` if the options say otherwise. */
 export const secureTransportOf = (
   { scheme }: Endpoint,
-  { secureTransport }: { readonly secureTransport?: SecureTransport | undefined },
+  {
+    secureTransport,
+    tls,
+  }: Pick<ConnectOptions, "tls"> & { readonly secureTransport?: SecureTransport | undefined },
 ): SecureTransport => {
-  if (scheme !== "tls") return secureTransport ?? "off";
+  if (scheme !== "tls") return secureTransport ?? (tls === undefined ? "off" : "on");
   if (secureTransport === undefined || secureTransport === "on") return "on";
   throw new TypeError(
     `tls:// is secured from its first byte, and secureTransport is "${secureTransport}"; write tcp://, or leave it out`,
