@@ -501,7 +501,7 @@ export class Connection<Call, Reply> {
     this.#busy?.abort(error);
     this.#end.reject(error ?? new SocketError("ECANCELED"));
     this.#end.promise.catch(() => {}); // the handler's run reports it
-    this.request.abort();
+    this.request.abort(error);
     if (this.#retiring === null) {
       this.#retiring = "cut";
       this.#owner.ended(this, "lost", error);

@@ -182,12 +182,12 @@ export abstract class BaseEndpoint<Request, Context = unknown> implements Handle
   /** Ends a running request at once: its signal aborts with `reason`, and its connection is reset. */
   cancelRequest(request: Request, reason: unknown): void {
     this.#running.get(request)?.abort(reason);
-    this.abortRequest(request);
+    this.abortRequest(request, reason);
   }
 
-  /** Closes one connection at once. */
-  abortRequest(request: Request): void {
-    if (request instanceof StreamSocket) request.abort();
+  /** Closes one connection at once; its reads and writes name the `reason`. */
+  abortRequest(request: Request, reason?: unknown): void {
+    if (request instanceof StreamSocket) request.abort(reason);
   }
 
   /** Whether events of this type have a listener. Without one, events of frequent types are not even made. */

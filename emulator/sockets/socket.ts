@@ -252,9 +252,9 @@ export class Socket extends UnconnectedSocket {
     return super.close();
   }
 
-  override abort(): void {
+  override abort(reason?: unknown): void {
     if (!this.closed) this.#letGo();
-    super.abort();
+    super.abort(reason);
   }
 
   override readiness(mask: number): number {

@@ -351,6 +351,20 @@ describe("how long", () => {
     expect(told.of("stuck")).toEqual([]);
   });
 
+  test.each([
+    [{ requestTimeout: 20 }, /ETIMEDOUT: the request took longer than its requestTimeout of 20 ms$/],
+    [{ idleTimeout: 20 }, /ETIMEDOUT: the request carried nothing for its idleTimeout of 20 ms$/],
+    [{ drainTimeout: 20 }, /^ECONNABORTED: the request did not end within the drain time of 20 ms$/],
+  ])("%o: the read that waits, and the error event, say that it was this limit", async (limit, message) => {
+    const { server, told } = await make(Threading, Upper, limit);
+    server.from(LOCAL);
+    await told.next("begin");
+    if ("drainTimeout" in limit) await server.drain();
+    expect(await told.next("error")).toMatchObject({
+      error: { code: "ECONNABORTED", message: expect.stringMatching(message) },
+    });
+  });
+
   test("requestTimeout counts in all, however much is carried meanwhile", async () => {
     const { server, told } = await make(Threading, Upper, { requestTimeout: 50 });
     const client = server.from(LOCAL);

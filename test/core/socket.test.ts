@@ -317,6 +317,25 @@ describe("abort and resets", () => {
     await Promise.all([a.close(), b.close()]);
   });
 
+  test("abort(reason): reads and writes, waiting or later, name the reason", async () => {
+    const late = new SocketError("ETIMEDOUT", "it took too long");
+    const [a] = memoryPair({ capacity: 1 });
+    const calls = [a.rfile.line(), a.sendall("abc")];
+    a.abort(late);
+    a.abort("again");
+    for (const call of [...calls, a.recv(), a.sendall("x"), a.wfile.flush()]) {
+      await expect(call).rejects.toMatchObject({
+        code: "ECONNABORTED",
+        message: "ECONNABORTED: the connection was aborted on this side: ETIMEDOUT: it took too long",
+        cause: late,
+      });
+    }
+    const stopped = new SocketError("ECONNABORTED", "the server was stopped");
+    const [b] = memoryPair();
+    b.abort(stopped);
+    await expect(b.recv()).rejects.toBe(stopped);
+  });
+
   test("a sendall that waits for room is told, on both sides", async () => {
     const [a, b] = memoryPair({ capacity: 1 });
     const [here, there] = [codeOf(a.sendall("abc")), codeOf(b.sendall("abc"))];

@@ -681,6 +681,15 @@ describe("the end of a forking server", () => {
     });
   });
 
+  test("past the drain time a read that waits in a child says why it was aborted", async () => {
+    const { server, events, address } = await serving({ drainTimeout: 20 });
+    const reads = await dial(address);
+    expect(await ask(reads, "echo well")).toBe("well");
+    await server.serverClose();
+    const message = "ECONNABORTED: the request did not end within the drain time of 20 ms";
+    expect(events.of("error")).toMatchObject([{ error: { code: "ECONNABORTED", message } }]);
+  });
+
   test("what has ended within the grace is not stuck, although the server's process stood still", async () => {
     const { server, events, address } = await serving({ drainTimeout: 20 });
     const { cancelRequest } = server;

@@ -313,7 +313,7 @@ export class Session {
   protected abort(reason: unknown): void {
     if (this.socket !== undefined && !this.socket.closed) this.isBlocked = !this.socket.wfile.writable;
     this.controller.abort(reason);
-    this.socket?.abort();
+    this.socket?.abort(reason);
   }
 
   protected async run({ run, params, secrets = [], address, hint }: SessionOptions): Promise<void> {

@@ -13,10 +13,11 @@
  * `capabilities` lists what a place cannot do, and tests check it. This text holds everywhere else.
  */
 
-import { type Data, DONE, toBytes, withDeadline } from "../../bytes/data.ts";
+import { type Data, DONE, type Failure, toBytes, withDeadline } from "../../bytes/data.ts";
 import { ANY, type Lender, pulled, type ReaderSource, StreamReader } from "../../bytes/reader.ts";
 import { StreamWriter, type WriterTarget } from "../../bytes/writer.ts";
-import { SocketError, type SocketErrorCode } from "../../errors.ts";
+import { describe } from "../../describe.ts";
+import { SocketError } from "../../errors.ts";
 import type { FileOptions } from "../../files/base-file.ts";
 import { type FileMode, type FileModes, openFile } from "../../files/file.ts";
 import type { Address } from "../../net/address.ts";
@@ -72,6 +73,13 @@ const peerEnded = (): SocketError =>
     "ERR_TLS",
     "the peer has ended its side of the connection, so a TLS handshake cannot complete",
   );
+
+/** The error of a connection that was aborted for `reason`, which its message names. */
+const abortedFor = (reason: unknown): SocketError => {
+  if (reason instanceof SocketError && reason.code === "ECONNABORTED") return reason;
+  const why = `the connection was aborted on this side: ${describe(reason).message}`;
+  return new SocketError("ECONNABORTED", why, { cause: reason });
+};
 
 /** Tells a socket that its transport is broken. */
 let broken: (socket: StreamSocket, error: SocketError) => void;
@@ -267,13 +275,17 @@ export class StreamSocket extends BaseSocket implements AsyncDisposable {
     return this.#closing;
   }
 
-  /** Closes at once; the peer sees a reset if the platform can send one. What was written may be lost. */
-  abort(): void {
+  /**
+   * Closes at once; the peer sees a reset if the platform can send one. What was written may be lost. Reads and writes reject
+   * with `ECONNABORTED`, and name the `reason` if there is one.
+   */
+  abort(reason?: unknown): void {
     if (this.#state === "handed over" || (this.#state === "closed" && this.#aborted)) return;
     this.#closing ??= DONE;
     this.#state = "closed";
-    this.#stop("ECONNABORTED");
-    this.#letGo(new SocketError("ECONNABORTED"));
+    const error = reason == null ? null : abortedFor(reason);
+    this.#stop(error ?? "ECONNABORTED");
+    this.#letGo(error ?? new SocketError("ECONNABORTED"));
   }
 
   /** The peer's address, or `null` if the platform does not provide them. */
@@ -331,7 +343,7 @@ export class StreamSocket extends BaseSocket implements AsyncDisposable {
     } catch (error) {
       if (error instanceof TypeError) throw error; // a wrong argument leaves the connection as it is
       this.#rareState().error ??= error as SocketError;
-      this.abort();
+      this.abort(error);
       throw error;
     } finally {
       feed.onend = null;
@@ -593,7 +605,7 @@ export class StreamSocket extends BaseSocket implements AsyncDisposable {
   }
 
   /** Ends all reads and writes; those that wait reject with `waiting`. */
-  #stop(error: SocketErrorCode, waiting = error): void {
+  #stop(error: Failure, waiting = error): void {
     this.rfile.fail(error, true, waiting);
     this.wfile.fail(error, true, waiting);
   }

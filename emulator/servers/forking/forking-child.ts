@@ -234,7 +234,7 @@ class Running implements RequestScope {
 
   abort(reason: unknown): void {
     this.#controller.abort(reason);
-    this.stream?.abort();
+    this.stream?.abort(reason);
   }
 }
 

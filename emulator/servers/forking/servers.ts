@@ -363,9 +363,9 @@ export function ForkingMixIn<Base extends NetServerClass>(Server: Base): Forking
     }
 
     /** Resets the connection. Its tap records that, unless the child has already reported another end. */
-    override abortRequest(request: object): void {
+    override abortRequest(request: object, reason?: unknown): void {
       this.#accepted.get(request)?.tap?.ended("reset");
-      super.abortRequest(request);
+      super.abortRequest(request, reason);
     }
 
     override cancelRequest(request: object, reason: unknown): void {
