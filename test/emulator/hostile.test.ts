@@ -192,6 +192,24 @@ describe("socklet serve", () => {
   );
 });
 
+test("as JSON, an error that nobody catches is complete", async () => {
+  const port = await reservePort();
+  const serve = [`UNATTENDED=${port}`, "SOCKLET_LOG=json", process.execPath, ...SERVE, "--no-control"];
+  await using program = start("env", serve);
+  await program.line(/^Unattended /);
+  await say(port, "throw known");
+  const { stderr } = await program.ended;
+  const lines = stderr
+    .trim()
+    .split("\n")
+    .map((line) => JSON.parse(line));
+  expect(lines.find(({ message }) => message?.includes("uncaught exception"))).toMatchObject({
+    type: "message",
+    message: expect.stringMatching(/uncaught exception: Error: known \(.*hostile-app\.ts:/),
+    error: { name: "Error", message: "known", stack: expect.stringContaining("hostile-app.ts:") },
+  });
+});
+
 describe("context()", () => {
   test.each(NAMES)("that throws %s: serveApp() rejects", async (name) => {
     process.env.HOSTILE_CONTEXT = name;

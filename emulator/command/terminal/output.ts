@@ -64,10 +64,11 @@ export const setLog = (wanted: LogFormat): void => {
 const logLine = (fields: Readonly<Record<string, unknown>>): void =>
   void process.stderr.write(`${inJson({ time: new Date().toISOString(), ...fields })}\n`);
 
-/** Prints something for the user on stderr, in one line. */
-export const say = (text: string): void => {
+/** Prints something for the user on stderr, in one line; as JSON with the complete error that it is `about`. */
+export const say = (text: string, about?: { readonly error: unknown }): void => {
   const message = oneLine(shortened(text));
-  if (format === "json") logLine({ type: "message", message });
+  if (format === "json")
+    logLine({ type: "message", message, ...(about && { error: wholeError(about.error) }) });
   else process.stderr.write(`socklet: ${message}\n`);
 };
 

@@ -16,7 +16,7 @@ export const namesOfHandlers = (): AsyncLocalStorage<string> | undefined =>
 export const onUncaught = (names: AsyncLocalStorage<string> | undefined, thrown: () => void): void => {
   const tell = (what: string, error: unknown): void => {
     const name = names?.getStore();
-    say(`${name === undefined ? "" : `${name}  `}${what}: ${describe(error)}`);
+    say(`${name === undefined ? "" : `${name}  `}${what}: ${describe(error)}`, { error });
   };
   process.on("unhandledRejection", (error) => {
     if (process.listenerCount("unhandledRejection") === 1) tell("unhandled rejection", error);
