@@ -1,7 +1,20 @@
 /** Blobs as files in one folder. */
 
+import { SocketError } from "../core/errors.ts";
 import { type BlobStorage, checkBlobName } from "../core/storage.ts";
 import { fs, join } from "./builtin.ts";
+
+/** Throws an error that names the option `what` if `folder` can be none. It may be missing: it is made when it is first needed. */
+export const checkFolder = (what: string, folder: string): void => {
+  try {
+    fs.opendirSync(folder).closeSync();
+  } catch (error) {
+    const { code, message } = error as { code?: string; message: string };
+    if (code === "ENOENT") return;
+    const right = `${what} must be a folder, or a path where nothing is yet, not ${folder}: ${message}`;
+    throw new SocketError(SocketError.isCode(code) ? code : "EINVAL", right, { cause: error });
+  }
+};
 
 /** Keeps each blob as a file of its name in `folder`, which is made when the first one is kept. */
 export class FileStorage implements BlobStorage {

@@ -16,7 +16,7 @@ import type { StreamSocket } from "../../core/sockets/streams/stream-socket.ts";
 import { join } from "../builtin.ts";
 import { PooledConnector, TCPConnector } from "../sockets/dialling/connector.ts";
 import { asRequest, guardConnections } from "../sockets/dialling/ownership.ts";
-import { FileStorage } from "../storage.ts";
+import { checkFolder, FileStorage } from "../storage.ts";
 import {
   DATA,
   type Hosting,
@@ -80,6 +80,7 @@ export const openApp = async <Context>(
   checkServed(declared);
   const { onEvent, control, signal } = options;
   const drainDelay = checkTime("drainDelay", options.drainDelay ?? 0, 0);
+  checkFolder("data", options.data ?? DATA);
   const { keeps = true, after } = hosting;
   signal?.throwIfAborted();
   const parts = control || hosting.plane ? await import("./control/control.ts") : undefined; // servers without it do not load it

@@ -592,6 +592,16 @@ describe("what is asked wrongly, or cannot be done: one line on stderr, and the 
       /^test\/emulator\/fixtures\/port-70000\.ts could not be loaded: ERR_APP: listen\[1\]\.address: the port of an address is an integer from 0 to 65535, not 70000 \(test\/emulator\/fixtures\/port-70000\.ts:\d+:\d+\); correct it there$/,
     ],
     [
+      "a folder of data that is a file",
+      ["serve", `${fixtures}/served.ts`, "--data", `${fixtures}/served.ts`],
+      /^ENOTDIR: --data must be a folder, or a path where nothing is yet, not test\/emulator\/fixtures\/served\.ts: ENOTDIR: /,
+    ],
+    [
+      "a folder of data below a file",
+      ["dial", nowhere, dialled("GivesBytes"), "--data", `${fixtures}/served.ts/data`],
+      /^ENOTDIR: --data must be a folder, or a path where nothing is yet, not test\/emulator\/fixtures\/served\.ts\/data: ENOTDIR: /,
+    ],
+    [
       "a port of 70000",
       ["dial", "127.0.0.1:70000", dialled("GivesBytes")],
       "127.0.0.1:70000: the port of an address is an integer from 0 to 65535, not 70000",

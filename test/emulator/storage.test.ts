@@ -3,8 +3,8 @@
 import { mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import type { BlobStorage } from "socklet";
-import { FileStorage } from "socklet/emulator";
+import { type BlobStorage, defineApp, streamHandler } from "socklet";
+import { FileStorage, serveApp } from "socklet/emulator";
 import { MemoryStorage } from "socklet/testing";
 import { afterAll, describe, expect, test } from "vitest";
 
@@ -55,4 +55,24 @@ test("many at once leave no part behind; a folder that is a file is an error", a
   await expect(new FileStorage(join(folder, "file")).put("x", new Uint8Array(1))).rejects.toMatchObject({
     code: /EEXIST|ENOTDIR/,
   });
+});
+
+test("serveApp() refuses a `data` that can be no folder, and makes none that is not there yet", async () => {
+  const app = defineApp({
+    handlers: { Idle: streamHandler(() => {}) },
+    listen: [{ handler: "Idle", address: "127.0.0.1:0" }],
+  });
+  const file = join(folder, "taken");
+  writeFileSync(file, "");
+  for (const data of [file, join(file, "below")]) {
+    await expect(serveApp(app, { data })).rejects.toMatchObject({
+      code: "ENOTDIR",
+      message: expect.stringContaining(
+        `data must be a folder, or a path where nothing is yet, not ${data}: `,
+      ),
+    });
+  }
+  const data = join(folder, "later");
+  await (await serveApp(app, { data })).close();
+  expect(readdirSync(folder)).not.toContain("later");
 });

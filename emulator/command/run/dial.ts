@@ -7,7 +7,7 @@ import { parseAddress } from "../../../core/net/address.ts";
 import { AppPools } from "../../../core/pool/app-pools.ts";
 import type { SecureTransport } from "../../../core/sockets/tls/tls.ts";
 import { PooledConnector, TCPConnector } from "../../sockets/dialling/connector.ts";
-import { FileStorage } from "../../storage.ts";
+import { checkFolder, FileStorage } from "../../storage.ts";
 import { paramsOf } from "../terminal/arguments.ts";
 import { asked, describe, logger, printJson } from "../terminal/output.ts";
 import { ABORT_GRACE, onStop } from "../terminal/signals.ts";
@@ -31,6 +31,7 @@ export const dial = async (
   flags: DialFlags,
 ): Promise<void> => {
   asked(address, () => parseAddress(address));
+  asked("--data", () => checkFolder("--data", flags.data));
   const params = paramsOf(words, flags.params);
   onUncaught(undefined, () => process.exit(1));
   const { handler, app } = await loadHandler(named, flags.app);

@@ -18,6 +18,7 @@ import { unlessAborted } from "../../app/open-listeners.ts";
 import { openApp } from "../../app/serve.ts";
 import { fs, join, pathToFileURL, resolve } from "../../builtin.ts";
 import type { ClusterServer } from "../../cluster/cluster.ts";
+import { checkFolder } from "../../storage.ts";
 import type { RecordFolder } from "../../wire/transcripts/folder.ts";
 import { noteRunning } from "../control/running.ts";
 import {
@@ -167,6 +168,7 @@ export const serve = async (path: string, flags: ServeFlags, following?: Followi
   const { host } = flags;
   setLog(flags.log ?? (process.stderr.isTTY ? "pretty" : "json"));
   if (host !== undefined) asked(`--host ${host}`, () => parseAddress({ hostname: host, port: 0 }));
+  asked("--data", () => checkFolder("--data", flags.data));
   if (flags.control) asked("SOCKLET_TOKENS", () => controlTokens({}));
   const stop = new Stop(); // before anything that takes time: the first listener may have a client at once
   const names = namesOfHandlers();
