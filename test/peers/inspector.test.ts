@@ -102,7 +102,11 @@ describeWith(["chromium"], "the inspector", () => {
     url = server.control?.url ?? "";
     browser = await chromium.launch({
       executablePath: peer("chromium") ?? "",
-      args: ["--no-sandbox", "--disable-dev-shm-usage"], // root has no sandbox, and a container little of the other
+      args: [
+        ...["--no-sandbox", "--disable-dev-shm-usage"], // root has no sandbox, and a container little of the other
+        // Two pages that every new window loads for the list below its address bar, which nobody sees: a second of a processor.
+        "--disable-features=WebUIOmniboxPopup,WebUIOmniboxAimPopup",
+      ],
       timeout: 120_000,
     });
   });
