@@ -3,11 +3,13 @@ import { defineConfig } from "vitest/config";
 import { cacheCompiledCode } from "./test/compile-cache.ts";
 import { limits } from "./test/limits.ts";
 import { LongestFirst } from "./test/longest-first.ts";
+import { sharePacked } from "./test/packed-folder.ts";
 import { trustOwnAuthority } from "./test/peers/certificates.ts";
 import { sources } from "./test/sources.ts";
 
 cacheCompiledCode();
 trustOwnAuthority();
+sharePacked();
 const { cloudflareTest } = await import("@cloudflare/vitest-plugin"); // loads Miniflare, which reads whom to trust
 
 const [node = 0] = process.versions.node.split(".").map(Number);

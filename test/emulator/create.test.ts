@@ -14,7 +14,7 @@ import { createConnection, socket } from "socklet/emulator";
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from "vitest";
 import { reservePort, reservePorts } from "../peers/ports.ts";
 import { describeWith } from "../peers/program.ts";
-import { env, manifest, packAll, root, run } from "./packed.ts";
+import { env, manifest, packOnce, root, run } from "./packed.ts";
 import { typed } from "./terminal.ts";
 
 const RUNTIMES = ["node", "workerd", "both"] as const;
@@ -37,7 +37,7 @@ let cli: string;
 
 beforeAll(async () => {
   temporary = await realpath(await mkdtemp(join(tmpdir(), "socklet-create-")));
-  const packed = await packAll(join(temporary, "clean"));
+  const packed = await packOnce();
   user = join(temporary, "user");
   await mkdir(user);
   const dependencies = {

@@ -14,7 +14,7 @@ import { build } from "esbuild";
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from "vitest";
 import { type Block, blocksOf, headingsOf, linksOf, pages } from "../pages/markdown.ts";
 import { reservePort } from "../peers/ports.ts";
-import { env, manifest, packAll, root, run, TEMPLATES, TEXTS } from "./packed.ts";
+import { env, manifest, packOnce, root, run, TEMPLATES, TEXTS } from "./packed.ts";
 
 /** The code of each entry, by what imports it. */
 const entries: Readonly<Record<string, string>> = Object.fromEntries(
@@ -187,10 +187,10 @@ const FILES: Readonly<Record<string, string>> = {
 
 beforeAll(async () => {
   temporary = await mkdtemp(join(tmpdir(), "socklet-package-"));
-  clean = join(temporary, "clean");
   user = join(temporary, "user");
 
-  const { socklet } = await packAll(clean);
+  const { socklet, clean: packedFrom } = await packOnce();
+  clean = packedFrom;
   packed = socklet.files;
 
   await mkdir(user);

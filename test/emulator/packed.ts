@@ -1,10 +1,11 @@
 /** The packages as npm has them: packed from a clean copy of the sources, as a release is. */
 
 import { execFile } from "node:child_process";
-import { cp, mkdir, readdir, readFile, symlink, writeFile } from "node:fs/promises";
+import { cp, mkdir, readdir, readFile, rename, symlink, watch, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
+import { PACKED } from "../packed-folder.ts";
 
 export const root = fileURLToPath(new URL("../..", import.meta.url));
 
@@ -65,8 +66,14 @@ const pack = async (folder: string): Promise<Packed> => {
   return { path: join(folder, filename), files: files.map(({ path }) => path).sort() };
 };
 
+/** Both packages. */
+export interface BothPacked {
+  readonly socklet: Packed;
+  readonly create: Packed;
+}
+
 /** Packs both packages of a clean copy of the repository, which it makes at `clean`. */
-export const packAll = async (clean: string): Promise<{ socklet: Packed; create: Packed }> => {
+export const packAll = async (clean: string): Promise<BothPacked> => {
   await mkdir(clean);
   for (const name of [
     "core",
@@ -88,4 +95,55 @@ export const packAll = async (clean: string): Promise<{ socklet: Packed; create:
   await mkdir(join(clean, "dist/core"), { recursive: true });
   await writeFile(join(clean, "dist/core/stale.js"), "of an earlier build\n");
   return { socklet: await pack(clean), create: await pack(join(clean, "emulator/create")) };
+};
+
+/** Both packages, and the clean copy that they were packed from. */
+export interface PackedOnce extends BothPacked {
+  readonly clean: string;
+}
+
+/**
+ * The packages, packed once for all files of a test run: nobody may change them. The file that asks first packs, which takes 8 s of a
+ * processor; the others wait for its result.
+ */
+export const packOnce = async (): Promise<PackedOnce> => {
+  const folder = process.env[PACKED] as string; // vitest.config.ts makes it
+  const result = join(folder, "result.json");
+  const isFirst = await mkdir(join(folder, "claimed")).then(
+    () => true,
+    (error) => {
+      if (error.code === "EEXIST") return false;
+      throw error;
+    },
+  );
+  if (isFirst) {
+    const clean = join(folder, "clean");
+    const said = await packAll(clean).then(
+      (packed) => ({ packed: { ...packed, clean } }),
+      (error) => ({ error: String(error) }),
+    );
+    await writeFile(`${result}.part`, JSON.stringify(said));
+    await rename(`${result}.part`, result); // whole, or not there
+  }
+  const stop = new AbortController();
+  const read = async (): Promise<{ packed: PackedOnce } | { error: string }> => {
+    const changes = watch(folder, { signal: stop.signal })[Symbol.asyncIterator]();
+    for (;;) {
+      const change = changes.next(); // watches from here on, so that none is missed
+      change.catch(() => {}); // stopped
+      try {
+        return JSON.parse(await readFile(result, "utf8"));
+      } catch (error) {
+        if ((error as NodeJS.ErrnoException).code !== "ENOENT") throw error;
+      }
+      await change;
+    }
+  };
+  try {
+    const said = await read();
+    if ("error" in said) throw new Error(said.error);
+    return said.packed;
+  } finally {
+    stop.abort();
+  }
 };
