@@ -67,13 +67,13 @@ const pack = async (folder: string): Promise<Packed> => {
 };
 
 /** Both packages. */
-export interface BothPacked {
+interface BothPacked {
   readonly socklet: Packed;
   readonly create: Packed;
 }
 
 /** Packs both packages of a clean copy of the repository, which it makes at `clean`. */
-export const packAll = async (clean: string): Promise<BothPacked> => {
+const packAll = async (clean: string): Promise<BothPacked> => {
   await mkdir(clean);
   for (const name of [
     "core",
@@ -98,16 +98,16 @@ export const packAll = async (clean: string): Promise<BothPacked> => {
 };
 
 /** Both packages, and the clean copy that they were packed from. */
-export interface PackedOnce extends BothPacked {
+interface PackedOnce extends BothPacked {
   readonly clean: string;
 }
 
 /**
- * The packages, packed once for all files of a test run: nobody may change them. The file that asks first packs, which takes 8 s of a
- * processor; the others wait for its result.
+ * The packages, packed once for all processes that share a folder (`sharePacked()`): nobody may change them. Who asks first packs,
+ * which takes 8 s of a processor; the others wait for the result.
  */
 export const packOnce = async (): Promise<PackedOnce> => {
-  const folder = process.env[PACKED] as string; // vitest.config.ts makes it
+  const folder = process.env[PACKED] as string; // sharePacked() has made it
   const result = join(folder, "result.json");
   const isFirst = await mkdir(join(folder, "claimed")).then(
     () => true,

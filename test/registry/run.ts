@@ -15,7 +15,8 @@ import net from "node:net";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { text } from "node:stream/consumers";
-import { env, packAll, run } from "../emulator/packed.ts";
+import { env, packOnce, run } from "../emulator/packed.ts";
+import { sharePacked } from "../packed-folder.ts";
 import { exitOnSignals, temporaryFolder } from "../peers/children.ts";
 import { reservePorts } from "../peers/ports.ts";
 
@@ -71,7 +72,8 @@ const lineOf = async (child: ChildProcess, pattern: RegExp): Promise<string> => 
 
 /** A registry that has what was packed. Gives what makes npm use it. */
 const registry = async (): Promise<NodeJS.ProcessEnv> => {
-  const packed = await packAll(join(temporary, "clean"));
+  sharePacked();
+  const packed = await packOnce();
   const upstream = (await run(temporary, "npm", "config", "get", "registry")).trim();
   const [port = 0] = await reservePorts(1);
   const config = join(temporary, "verdaccio.yaml");
