@@ -11,7 +11,7 @@ type Later = (task: () => void) => unknown;
 interface Timers {
   readonly set: typeof setTimeout;
   readonly clear: typeof clearTimeout;
-  /** Calls a task once the platform has polled. */
+  /** Calls a task once the platform has polled, and has told what it found. */
   readonly afterPoll: Later;
 }
 
@@ -21,9 +21,12 @@ const { setTimeout: own, setImmediate: immediate } = platform;
 const OWN: Timers = {
   set: own,
   clear: clearTimeout,
-  // Node and Bun call immediates right after a poll. Deno does not, and workerd may have none: there, a poll most often comes between two timers.
+  // Node and Bun call immediates right after a poll. The poll may itself have set some, to tell what it found: they come before the second.
+  // Deno does not, and workerd may have none: there, a poll most often comes between two timers.
   afterPoll:
-    immediate === undefined || platform.Deno !== undefined ? (task) => own(() => own(task, 0), 0) : immediate,
+    immediate === undefined || platform.Deno !== undefined
+      ? (task) => own(() => own(task, 0), 0)
+      : (task) => immediate(() => immediate(task)),
 };
 
 /** The timers as they are now. A test's clock has nothing to poll for, and its user advances it by the deadline, not by more. */

@@ -16,18 +16,7 @@ import { createConnection, createServer, socket, TCPServer } from "socklet/emula
 import { conversation } from "socklet/testing";
 import { expect, onTestFinished, test } from "vitest";
 import { codeOf } from "../core/outcome.ts";
-
-const LIMIT = 20; // ms
-const TICKS = 50; // more than what is under way takes until its system call
-
-/** Resolves where timers come before the next poll. */
-const beforeTimers = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));
-
-/** Stands still for longer than every deadline, in this turn of the event loop, when the calls that were begun have reached the kernel. */
-const standStill = (ticks = TICKS): void => {
-  if (ticks > 0) process.nextTick(standStill, ticks - 1);
-  else Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 3 * LIMIT);
-};
+import { beforeTimers, LIMIT, standStill } from "./still.ts";
 
 const here = (bound: { getsockname(): Address | null }): InternetAddress =>
   bound.getsockname() as InternetAddress;
