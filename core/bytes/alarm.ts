@@ -1,7 +1,8 @@
 /**
  * Deadlines. One that has passed says nothing yet of the peer: a process that stood still, because a handler computed or the
  * machine slept, finds at once that time is up and that the peer sent what was awaited. So a deadline takes effect only after
- * the platform has polled, and what arrived was read.
+ * the platform has polled, and what arrived was read. What becomes due
+ * meanwhile is not late yet: it waits for a poll of its own.
  */
 
 type Timer = ReturnType<typeof setTimeout>;
@@ -33,18 +34,24 @@ const OWN: Timers = {
 export const timersNow = (): Timers =>
   setTimeout === own ? OWN : { set: setTimeout, clear: clearTimeout, afterPoll: (task) => task() };
 
-/** Calls `late` after `ms`, when what has arrived by then was read. Returns a function that clears it. `daemon`: it does not keep the process running. */
+/**
+ * Calls `late` after `ms`, when what has arrived by then was read. `now` is when the time was up: a timer for several deadlines must
+ * not take one that passed later for late. Returns a function that clears it. `daemon`: it does not keep the process running.
+ */
 export const deadline = (
   ms: number,
-  late: () => void,
+  late: (now: number) => void,
   { daemon = false, timers = timersNow() }: { readonly daemon?: boolean; readonly timers?: Timers } = {},
 ): (() => void) => {
   const { set, clear, afterPoll } = timers; // workerd's are not methods
   let cleared = false;
   const due = (): void => {
-    if (!cleared) late();
+    const now = performance.now();
+    afterPoll(() => {
+      if (!cleared) late(now);
+    });
   };
-  const timer = set(() => afterPoll(due), ms);
+  const timer = set(due, ms);
   if (daemon) (timer as { unref?(): void }).unref?.();
   return () => {
     cleared = true;
@@ -91,8 +98,8 @@ export abstract class Alarm {
   #next: Alarm | null = null;
   #previous: Alarm | null = null;
 
-  /** The time has come. The alarm is no longer set. */
-  protected abstract ring(): void;
+  /** The time has come. The alarm is no longer set. `now`: as for `deadline()`. */
+  protected abstract ring(now: number): void;
 
   protected get isSet(): boolean {
     return this.#queue !== null;
@@ -145,15 +152,14 @@ export abstract class Alarm {
   }
 
   static readonly #due = (queue: Queue): void => {
-    const { afterPoll } = queue.timers;
-    afterPoll(() => Alarm.#ring(queue));
+    const now = performance.now();
+    queue.timers.afterPoll(() => Alarm.#ring(queue, now));
   };
 
-  static #ring(queue: Queue): void {
-    const now = performance.now();
+  static #ring(queue: Queue, now: number): void {
     for (let first = queue.first; first !== null && first.#at <= now; first = queue.first) {
       first.unset();
-      first.ring();
+      first.ring(now);
     }
     Alarm.#wind(queue);
   }

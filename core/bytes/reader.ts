@@ -479,10 +479,10 @@ export class StreamReader extends Alarm {
     this.set(this.#deadline, within, within > 0 && this.#source.sharesTimers === true);
   }
 
-  protected override ring(): void {
+  protected override ring(now: number): void {
     const within = this.#within;
     if (this.#waiting === null || within === null) return;
-    if (this.#deadline > performance.now()) {
+    if (this.#deadline > now) {
       this.#set(within);
       return;
     }

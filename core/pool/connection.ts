@@ -531,10 +531,9 @@ export class Connection<Call, Reply> {
     this.#stopTimer = deadline(callTimeout, this.#rang, { daemon: true }); // the connection keeps the process alive
   }
 
-  readonly #rang = (): void => {
+  readonly #rang = (now: number): void => {
     this.#stopTimer = undefined;
     const callTimeout = this.#owner.limits.callTimeout as number;
-    const now = performance.now();
     let late = false;
     for (const pending of this.#byId?.values() ?? this.#calls) {
       if (pending.settled) continue;

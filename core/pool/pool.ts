@@ -373,10 +373,9 @@ export class Pool<Call = unknown, Reply = unknown, Context = unknown>
     this.#stopWaitTimer = undefined;
   }
 
-  readonly #waited = (): void => {
+  readonly #waited = (now: number): void => {
     this.#stopWaitTimer = undefined;
     const { waitTimeout } = this.limits;
-    const now = performance.now();
     let next = Number.POSITIVE_INFINITY;
     for (const line of [this.#calls, this.#wanted] as Line<PendingCall<Call, Reply>>[]) {
       for (let { first } = line; first !== null; first = line.first) {

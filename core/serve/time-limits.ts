@@ -28,11 +28,11 @@ export const watchTime = (
   const step = idleTimeout === null ? MAX_TIMER : idleTimeout / 2;
   let carried = -1; // bytes, at the last check
   let quiet = 0; // checks in a row that found no more
-  const wait = (time: number, then: () => void): void => {
+  const wait = (time: number, then: (now: number) => void): void => {
     running.stopTimer = deadline(time, then, { daemon: daemonThreads });
   };
-  const look = (): void => {
-    const left = requestTimeout === null ? MAX_TIMER : requestTimeout - (performance.now() - running.started);
+  const look = (now: number): void => {
+    const left = requestTimeout === null ? MAX_TIMER : requestTimeout - (now - running.started);
     const { bytesRead, bytesWritten } = bytesOf(request);
     quiet = bytesRead + bytesWritten === carried ? quiet + 1 : 0;
     carried = bytesRead + bytesWritten;
@@ -44,5 +44,5 @@ export const watchTime = (
     }
     wait(ABORT_GRACE, stuck);
   };
-  look();
+  look(performance.now());
 };

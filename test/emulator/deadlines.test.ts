@@ -12,11 +12,12 @@ import {
   select,
   streamHandler,
 } from "socklet";
-import { createConnection, createServer, socket, TCPServer } from "socklet/emulator";
+import { createConnection, createServer, socket, TCPServer, ThreadingTCPServer } from "socklet/emulator";
 import { conversation } from "socklet/testing";
-import { expect, onTestFinished, test } from "vitest";
+import { describe, expect, onTestFinished, test } from "vitest";
 import { codeOf } from "../core/outcome.ts";
-import { beforeTimers, LIMIT, standStill } from "./still.ts";
+import { untilNothingStoodStill } from "./standstill.ts";
+import { afterTimer, beforeTimers, LIMIT, standStill } from "./still.ts";
 
 const here = (bound: { getsockname(): Address | null }): InternetAddress =>
   bound.getsockname() as InternetAddress;
@@ -129,4 +130,56 @@ test("a script's step has what its peer sent in time", async () => {
   peer.write("hello\n");
   standStill();
   await seen;
+});
+
+// Reads share a timer, and so do the limits of a request: it goes off for one of them, and the process stands still before it says so.
+describe.each([1, 2])("a timer that has gone off for another, %i turns before,", (turns) => {
+  test("does not end a read", async () => {
+    const [one, other] = [await pair(), await pair()];
+    for (const { near } of [one, other]) near.settimeout(LIMIT);
+    await beforeTimers();
+    const silent = codeOf(one.near.recv());
+    await afterTimer(turns);
+    const line = other.near.rfile.line();
+    other.peer.write("hello\n");
+    standStill();
+    expect(await line).toBe("hello");
+    expect(await silent).toBe("ETIMEDOUT");
+  });
+
+  test("does not end the next read of the same connection", async () => {
+    const { near, peer } = await pair();
+    near.settimeout(LIMIT);
+    const first = near.rfile.line();
+    peer.write("first\n");
+    await first; // the timer stays
+    await beforeTimers();
+    await afterTimer(turns);
+    const line = near.rfile.line();
+    peer.write("hello\n");
+    standStill();
+    expect(await line).toBe("hello");
+  });
+
+  test("does not end a request", () =>
+    untilNothingStoodStill(5 * LIMIT, async (timed) => {
+      const begun = Promise.withResolvers<void>();
+      const heard = Promise.withResolvers<string | null>();
+      const Hear = streamHandler(({ rfile }) => {
+        begun.resolve();
+        heard.resolve(rfile.line());
+        return heard.promise;
+      });
+      const limits = { requestTimeout: 6 * LIMIT, idleTimeout: 2 * LIMIT }; // the second has a check at half of its time
+      await using server = new ThreadingTCPServer("127.0.0.1:0", Hear, limits);
+      const { port } = (await server.listen()) as InternetAddress;
+      void server.serveForever();
+      const peer = net.connect({ host: "127.0.0.1", port });
+      await begun.promise;
+      await timed(beforeTimers().then(() => afterTimer(turns)));
+      peer.write("hello\n");
+      standStill(6 * LIMIT);
+      expect(await heard.promise).toBe("hello");
+      peer.destroy();
+    }));
 });

@@ -11,3 +11,9 @@ export const standStill = (ms = 3 * LIMIT, ticks = TICKS): void => {
   if (ticks > 0) process.nextTick(standStill, ms, ticks - 1);
   else Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, ms);
 };
+
+/** After `beforeTimers()`: resolves where a timer of `LIMIT` has gone off that was set just now, `turns` turns of the event loop ago. */
+export const afterTimer = async (turns: number): Promise<void> => {
+  standStill(LIMIT + 1, 0); // by then its time is up, and timers come next
+  for (let turn = 0; turn < turns; turn++) await beforeTimers();
+};

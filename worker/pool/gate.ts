@@ -75,10 +75,9 @@ export class Gate {
     deadline(ms, this.#late);
   }
 
-  readonly #late = (): void => {
+  readonly #late = (now: number): void => {
     this.#timed = false;
     const { waitTimeout } = this.#pool.limits;
-    const now = performance.now();
     for (let { first } = this.#line; first !== null; first = this.#line.first) {
       const left = Math.ceil(first.since + waitTimeout - now);
       if (left > 0) {

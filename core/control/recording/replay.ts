@@ -76,7 +76,7 @@ class Answers {
 
   #change(within: number | null): Promise<void> {
     return new Promise((resolve) => {
-      const stopTimer = within === null ? null : deadline(within, resolve);
+      const stopTimer = within === null ? null : deadline(within, () => resolve());
       this.#wake = () => {
         stopTimer?.();
         resolve();

@@ -66,7 +66,7 @@ export interface Job {
 }
 
 /** Sets a deadline for a server; with `daemonThreads` it does not keep the process alive. Returns a function that clears it. */
-export const later = (server: ForkedServer, task: () => void, ms: number): (() => void) =>
+export const later = (server: ForkedServer, task: (now: number) => void, ms: number): (() => void) =>
   deadline(ms, task, { daemon: server.daemonThreads });
 
 /** The owner of a child, to which it reports. */
@@ -296,10 +296,9 @@ export class Child {
   }
 
   /** Pings it from time to time, while it has a request. */
-  #watch(): void {
+  #watch(now = performance.now()): void {
     const { blockTimeout } = this.#owner.server;
     const limit = blockTimeout ?? Number.POSITIVE_INFINITY;
-    const now = performance.now();
     const deaf = this.#asked === null ? 0 : now - this.#asked;
     if (deaf >= limit) {
       const said = `the handler held its process for more than ${wholeMs(limit)} (blockTimeout): an endless loop?`;
@@ -310,7 +309,7 @@ export class Child {
       this.#asked = now;
       this.#send({ type: "ping" });
     }
-    this.#later(() => this.#watch(), Math.min(this.#every, Math.max(limit - deaf, 1)));
+    this.#later((now) => this.#watch(now), Math.min(this.#every, Math.max(limit - deaf, 1)));
   }
 
   /** ms until the next ping. */
@@ -321,7 +320,7 @@ export class Child {
   }
 
   /** Sets its one timer. */
-  #later(task: () => void, ms: number): void {
+  #later(task: (now: number) => void, ms: number): void {
     this.#stopTimer?.();
     this.#stopTimer = later(this.#owner.server, task, ms);
   }
