@@ -102,7 +102,7 @@ export class Pool<Call = unknown, Reply = unknown, Context = unknown>
   readonly #wanted = new Line<PendingLease<Call, Reply>>(); // waiting leases
   #stopWaitTimer: (() => void) | undefined;
   #retryTimer: ReturnType<typeof setTimeout> | undefined;
-  #sweepTimer: ReturnType<typeof setTimeout> | undefined;
+  #stopSweepTimer: (() => void) | undefined;
   #sweepAt = Number.POSITIVE_INFINITY;
   #turn = 0; // the next number to wait with
   #opening = 0; // slots without a connection yet
@@ -549,16 +549,15 @@ export class Pool<Call = unknown, Reply = unknown, Context = unknown>
   #sweepFor(connection: Connection<Call, Reply>): void {
     const due = this.#dueOf(connection);
     if (due >= this.#sweepAt || this.#closed) return;
-    clearTimeout(this.#sweepTimer);
+    this.#stopSweepTimer?.();
     this.#sweepAt = due;
-    this.#sweepTimer = setTimeout(this.#sweep, Math.max(Math.ceil(due - performance.now()), 1));
-    (this.#sweepTimer as { unref?(): void }).unref?.(); // the connections that it closes or pings keep the process alive
+    const left = Math.max(Math.ceil(due - performance.now()), 1);
+    this.#stopSweepTimer = deadline(left, this.#sweep, { daemon: true }); // the connections that it closes or pings keep the process alive
   }
 
-  readonly #sweep = (): void => {
+  readonly #sweep = (now: number): void => {
     this.#sweepAt = Number.POSITIVE_INFINITY;
     const { idleTimeout, pingInterval, min } = this.limits;
-    const now = performance.now();
     for (const connection of [...this.#connections].reverse()) {
       if (now >= connection.due) connection.retire("age");
       else if (!connection.isIdle) continue;
@@ -591,7 +590,7 @@ export class Pool<Call = unknown, Reply = unknown, Context = unknown>
     await within(quiet, drainTimeout);
     this.#closed = true;
     clearTimeout(this.#retryTimer);
-    clearTimeout(this.#sweepTimer);
+    this.#stopSweepTimer?.();
     this.#stopWaitTimer?.();
     const reason = new SocketError("ECANCELED", `the pool ${this.name} was closed`);
     this.#rejectAll(reason);

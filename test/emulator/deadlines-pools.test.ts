@@ -163,6 +163,16 @@ test("the check of an idle connection has the answer that came in time", async (
   expect(await told).toBe("pong");
 });
 
+test("what came in time is read before an idle connection is closed", async () => {
+  const { lines, peer, told } = await serve({ idleTimeout: LIMIT });
+  const call = lines.call("hello");
+  (await peer).write("hello\n");
+  await call; // from now on it is idle
+  (await peer).write("*news\n");
+  standStill();
+  expect(await told).toBe("*news");
+});
+
 // All calls of a connection share a timer, and so do all that wait for one.
 describe.each([1, 2])(
   "a timer that another call has set off, %i turns before the process stands still,",
