@@ -496,9 +496,9 @@ export interface ControlPlane {
    * Replays bytes to a server. Rejects as `start` does if that may not be dialled; later errors are in the answer.
    * Absent if `recording` is.
    */
-  replay?(spec: ReplaySpec): Promise<Replayed>;
+  readonly replay?: ((spec: ReplaySpec) => Promise<Replayed>) | undefined;
   /** The entries that a replay can go to. Absent if `recording` is. */
-  entries?(): MaybePromise<readonly EntryInfo[]>;
+  readonly entries?: (() => MaybePromise<readonly EntryInfo[]>) | undefined;
   /** The messages of a session or a flow; `null` if nothing of it is kept, or its entry has no `decode`. Absent if `recording` is. */
   messages?(id: string): MaybePromise<DecodedPart | null>;
   /** The app's pools, without those in the children of a forking listener. */

@@ -49,13 +49,13 @@ export interface TracedHandshake extends Traced<TlsInfo> {
   readonly address: Address | null;
 }
 
-export const requests: TracingChannel<unknown, TracedRequest> = tracingChannel("socklet.request");
-export const connects: TracingChannel<unknown, TracedConnect> = tracingChannel("socklet.connect");
-export const handshakes: TracingChannel<unknown, TracedHandshake> = tracingChannel("socklet.handshake");
+export const requests: TracingChannel<object, TracedRequest> = tracingChannel("socklet.request");
+export const connects: TracingChannel<object, TracedConnect> = tracingChannel("socklet.connect");
+export const handshakes: TracingChannel<object, TracedHandshake> = tracingChannel("socklet.handshake");
 
 /** Runs `work`, traced on `channel`. Call it only if the channel has subscribers. Rejects with what `work` throws. */
 export const traced = <Context extends object, Result>(
-  channel: TracingChannel<unknown, Context>,
+  channel: TracingChannel<object, Context>,
   context: Context,
   work: () => Result | PromiseLike<Result>,
 ): Promise<Result> => channel.tracePromise(async () => work(), context);

@@ -115,7 +115,7 @@ interface Begun {
 
 /** Follows the operations of one channel: `begin` opens a span for each, which is active in all that the operation does, and `end` closes it. */
 const follow = <Traced extends { readonly error?: unknown }>(
-  traced: TracingChannel<unknown, Traced>,
+  traced: TracingChannel<object, Traced>,
   begin: (operation: Traced) => Begun,
   end: (operation: Traced, begun: Begun, seconds: number, failure: Attributes) => void,
 ): (() => void) => {

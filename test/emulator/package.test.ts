@@ -471,6 +471,7 @@ describe("its types", () => {
       strict: true,
       noEmit: true,
       skipLibCheck: false,
+      exactOptionalPropertyTypes: true,
       allowImportingTsExtensions: true,
       ...options,
     };

@@ -40,7 +40,7 @@ const watch = <Context extends object>(name: string) => {
       },
     ]),
   ) as unknown as TracingChannelSubscribers<Context>;
-  const channel = tracingChannel<unknown, Context>(name);
+  const channel = tracingChannel<object, Context>(name);
   channel.subscribe(subscribers);
   onTestFinished(() => void channel.unsubscribe(subscribers));
   const over = async (count: number): Promise<readonly Context[]> => {
