@@ -37,20 +37,39 @@ export const checkCount = (name: string, value: number, least: number): number =
 
 // ---- Names ----
 
+/** What a value of each kind is, and whether a value is one. */
+const KINDS = {
+  boolean: ["true or false", (value: unknown) => typeof value === "boolean"],
+  string: ["a string", (value: unknown) => typeof value === "string"],
+  function: ["a function", (value: unknown) => typeof value === "function"],
+  list: ["a list", Array.isArray],
+  signal: ["an AbortSignal", (value: unknown) => isObject(value) && "aborted" in value],
+} as const;
+type Kind = keyof typeof KINDS;
+
 /**
- * The names of some options: `"boolean"` for one that is true or false, whose value is checked, too; a nested list of names
- * for one that is itself an object of options; `true` for all others.
+ * The names of some options: `"boolean"`, `"string"`, `"function"`, `"list"` or `"signal"` for one whose value must be of that
+ * kind, which is checked, too; a nested list of names for one that is itself an object of options; `true` for all others.
  */
 export interface OptionNames {
-  readonly [name: string]: true | "boolean" | OptionNames;
+  readonly [name: string]: true | Kind | OptionNames;
 }
 
+/** The kind of all values of this type; `true` or a list of names if they have none. */
+type KindOf<Value> = [Value] extends [boolean]
+  ? "boolean"
+  : [Value] extends [(...args: never[]) => unknown]
+    ? "function"
+    : [Value] extends [readonly unknown[]]
+      ? "list"
+      : [Value] extends [AbortSignal]
+        ? "signal"
+        : [Value, string] extends [string, Value]
+          ? "string"
+          : true | OptionNames;
+
 /** The list of names that `Options` must have. */
-type NamesOf<Options> = {
-  readonly [Name in keyof Options]-?: [NonNullable<Options[Name]>] extends [boolean]
-    ? "boolean"
-    : true | OptionNames;
-};
+type NamesOf<Options> = { readonly [Name in keyof Options]-?: KindOf<Exclude<Options[Name], undefined>> };
 
 const owners: (readonly [owner: string, names: OptionNames])[] = [];
 
@@ -97,9 +116,10 @@ const check = (taker: string, given: object, names: OptionNames, path: string, a
     const known = Object.hasOwn(names, name) ? names[name] : undefined;
     if (known === undefined) throw new TypeError(unknown(taker, path, name, names, all));
     if (known === true || value === undefined) continue;
-    if (known === "boolean") {
-      if (typeof value === "boolean") continue;
-      throw new TypeError(`${path}${name} of ${taker} is true or false, not ${show(value)}`);
+    if (typeof known === "string") {
+      const [right, is] = KINDS[known];
+      if (is(value)) continue;
+      throw new TypeError(`${path}${name} of ${taker} is ${right}, not ${show(value)}`);
     }
     if (!isObject(value)) {
       throw new TypeError(`${path}${name} of ${taker} is an object of options, not ${show(value)}`);
@@ -109,13 +129,13 @@ const check = (taker: string, given: object, names: OptionNames, path: string, a
 };
 
 const show = (value: unknown): string =>
-  value === null || typeof value === "number" || typeof value === "boolean"
+  value === undefined || value === null || typeof value === "number" || typeof value === "boolean"
     ? String(value)
     : typeof value === "string"
       ? JSON.stringify(value)
       : Array.isArray(value)
         ? "an array"
-        : `a ${typeof value}`;
+        : `${typeof value === "object" ? "an" : "a"} ${typeof value}`;
 
 /** The message for an unknown option `name` among `names`, which are at `path`, with what would be right. */
 const unknown = (taker: string, path: string, name: string, names: OptionNames, all: OptionNames): string => {
@@ -322,7 +342,7 @@ export const FORKING_NAMES = optionNamesOf<ForkingOptions>("a forking server")({
   requestsPerChild: true,
   restartDelay: true,
   maxRestartDelay: true,
-  execArgv: true,
+  execArgv: "list",
 });
 
 /** `options` with defaults filled in. Throws `TypeError` and `RangeError`. */

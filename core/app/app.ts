@@ -70,14 +70,14 @@ export interface ListenEntry {
 }
 
 const LISTEN_ENTRY_NAMES = optionNamesOf<ListenEntry>("an entry of listen")({
-  handler: true,
+  handler: "string",
   address: true,
   carries: true,
   serve: true,
   options: true, // which of them depends on the others
-  faults: true, // checked by what does them
-  decode: true,
-  try: true,
+  faults: "list", // checked by what does them
+  decode: "function",
+  try: "string",
 });
 
 /** One server that an app's handler dials. */
@@ -100,13 +100,13 @@ export interface DialEntry {
 }
 
 const DIAL_ENTRY_NAMES = optionNamesOf<DialEntry>("an entry of dial")({
-  handler: true,
+  handler: "string",
   address: true,
   secureTransport: true,
   tls: TLS_NAMES,
   proxyHeader: true,
-  faults: true, // as for an entry of `listen`
-  decode: true,
+  faults: "list", // as for an entry of `listen`
+  decode: "function",
   keep: KEEP_NAMES,
 });
 
@@ -127,7 +127,7 @@ export interface PoolEntry extends PoolOptions {
 
 const POOL_ENTRY_NAMES = optionNamesOf<PoolEntry>("an entry of pools")({
   ...POOL_NAMES,
-  handler: true,
+  handler: "string",
   address: true,
   secureTransport: true,
   tls: TLS_NAMES,
@@ -151,11 +151,11 @@ export interface AppDefinition<Context, Handlers extends AnyHandlers<Context> = 
 
 const APP_NAMES = optionNamesOf<AppDefinition<unknown>>("an app")({
   handlers: true,
-  listen: true,
+  listen: "list",
   dial: true,
   pools: true,
-  allow: true,
-  context: true,
+  allow: "list",
+  context: "function",
 });
 
 /** One listener of an app, checked. */
@@ -225,10 +225,8 @@ const emulated = (
   { faults = [], decode, serve }: Partial<ListenEntry & DialEntry>,
   where: string,
 ): { readonly faults: readonly FaultRule[]; readonly decode: Decoder | undefined } => {
-  if (!Array.isArray(faults)) throw wrong(`${where}.faults must be a list of rules`);
   if (faults.length > 0 && serve === "forking")
     throw wrong(`${where}.faults: a forking listener has none, because its children hold its connections`);
-  if (decode !== undefined && typeof decode !== "function") throw wrong(`${where}.decode must be a function`);
   return { faults, decode };
 };
 

@@ -137,7 +137,7 @@ export const checkListener = (
   try {
     const { tls: _, secureTransport: __, ...rest } = options;
     new Checked(BaseRequestHandler as never, rest);
-    settleStream(options.stream);
+    settleStream(options.stream, "stream.");
     settleForking(options);
     checkCount("backlog", options.backlog ?? 1, 1);
     checkKeepAlive(options);

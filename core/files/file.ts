@@ -25,7 +25,7 @@ export type FileMode = keyof FileModes;
 
 const FILE_NAMES = optionNamesOf<FileOptions>("makefile()")({
   bufsize: true,
-  encoding: true,
+  encoding: "string",
   errors: true,
   newline: true,
 });

@@ -148,7 +148,7 @@ export interface PoolCallOptions {
 }
 
 export const CALL_NAMES = optionNamesOf<PoolCallOptions>("a call of a pool")({
-  signal: true,
+  signal: "signal",
   repeatable: "boolean",
 });
 
@@ -158,7 +158,7 @@ export interface LeaseOptions {
   readonly signal?: AbortSignal | undefined;
 }
 
-export const LEASE_NAMES = optionNamesOf<LeaseOptions>("a lease of a pool")({ signal: true });
+export const LEASE_NAMES = optionNamesOf<LeaseOptions>("a lease of a pool")({ signal: "signal" });
 
 /** One connection of a pool, only for its holder until it is given back: `await using one = await pool.lease()`. */
 export interface Lease<Call = unknown, Reply = unknown> extends AsyncDisposable {

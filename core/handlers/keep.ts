@@ -45,7 +45,7 @@ export interface KeepOptions {
 export const KEEP_NAMES = optionNamesOf<KeepOptions>("an entry of dial that is kept")({
   redial: REDIAL_NAMES,
   resume: "boolean",
-  schedule: true,
+  schedule: "string",
 });
 
 /** `KeepOptions`, with the defaults filled in. */
@@ -59,9 +59,6 @@ export interface Keep {
 export const settleKeep = (options: KeepOptions): Keep => {
   const { redial = {}, resume = true, schedule = null } = options;
   const { retryDelay = 1_000, maxRetryDelay = 60_000, maxAttempts = null, steady = 10_000 } = redial;
-  if (schedule !== null && typeof schedule !== "string") {
-    throw new TypeError(`schedule is cron, as "0 6 * * *", not ${typeof schedule}`);
-  }
   checkTime("redial.retryDelay", retryDelay, 1);
   if (maxRetryDelay < retryDelay) {
     throw new RangeError(

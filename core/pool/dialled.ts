@@ -29,8 +29,8 @@ const CONNECTOR_NAMES: OptionNames = { ...DIAL_NAMES, context: true, onEvent: tr
 const DIALLED_NAMES = optionNamesOf<DialledPoolOptions<unknown>>("a pool that dials")({
   ...POOL_NAMES,
   ...DIAL_NAMES,
-  name: true,
-  onEvent: true,
+  name: "string",
+  onEvent: "function",
   context: true,
 });
 

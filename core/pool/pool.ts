@@ -66,10 +66,10 @@ export interface PoolSetup<Context> extends PoolOptions {
 
 const SETUP_NAMES: OptionNames = optionNamesOf<PoolSetup<unknown>>()({
   ...POOL_NAMES,
-  name: true,
-  address: true,
-  onEvent: true,
-  connector: true,
+  name: "string",
+  address: "string",
+  onEvent: "function",
+  connector: "function",
 });
 
 /** One connection, from its dialling to its end. */

@@ -29,7 +29,12 @@ export interface RunOptions<Request = unknown, Params = unknown> {
   onOpen?(request: Request): void;
 }
 
-const RUN_NAMES = optionNamesOf<RunOptions>()({ params: true, signal: true, keeper: true, onOpen: true });
+const RUN_NAMES = optionNamesOf<RunOptions>()({
+  params: true,
+  signal: "signal",
+  keeper: true,
+  onOpen: "function",
+});
 
 /**
  * Dials, and runs a handler on the connection: the counterpart of a server, so that a handler cannot tell who opened
@@ -145,7 +150,13 @@ export abstract class StreamConnector<Context = unknown, Params = unknown> exten
     checkConnecting(options);
     const { connectTimeout, tls = {}, proxyHeader, stream } = options;
     const secureTransport = secureTransportOf(this.endpoint, options);
-    this.#options = { connectTimeout, secureTransport, tls, proxyHeader, stream: settleStream(stream) };
+    this.#options = {
+      connectTimeout,
+      secureTransport,
+      tls,
+      proxyHeader,
+      stream: settleStream(stream, "stream."),
+    };
   }
 
   /** Opens one connection to `endpoint`. */

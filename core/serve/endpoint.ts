@@ -38,9 +38,9 @@ export interface EndpointOptions<Context> {
 }
 
 export const ENDPOINT_NAMES = optionNamesOf<EndpointOptions<unknown>>("a server or a connector")({
-  name: true,
+  name: "string",
   context: true,
-  onEvent: true,
+  onEvent: "function",
   drainTimeout: true,
 });
 

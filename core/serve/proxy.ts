@@ -35,7 +35,7 @@ export interface ProxyProtocolOptions {
 }
 
 export const PROXY_PROTOCOL_NAMES = optionNamesOf<ProxyProtocolOptions>("a server behind proxies")({
-  from: true,
+  from: "list",
   others: true,
   local: true,
   timeout: true,

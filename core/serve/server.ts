@@ -100,7 +100,7 @@ export const SERVER_NAMES = optionNamesOf<ServerOptions<unknown>>("a server")({
   daemonThreads: "boolean",
 });
 
-const SIGNAL_NAMES = optionNamesOf<{ readonly signal?: AbortSignal }>()({ signal: true });
+const SIGNAL_NAMES = optionNamesOf<{ readonly signal?: AbortSignal }>()({ signal: "signal" });
 
 /** The state of a server. */
 export type ServerState = "new" | "listening" | "serving" | "closed";

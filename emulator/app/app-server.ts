@@ -7,7 +7,7 @@ import type { RecordingSink } from "../../core/control/recording/recorder.ts";
 import type { LocalPlane } from "../../core/control/sessions/local.ts";
 import type { OnEvent } from "../../core/handlers/events.ts";
 import { EDGE_NAMES, type EdgeOptions } from "../../core/net/edge.ts";
-import { optionNamesOf } from "../../core/options.ts";
+import { checkCount, optionNamesOf } from "../../core/options.ts";
 import type { ServerInfo } from "../../core/serve/server.ts";
 import type { CertificateOptions } from "../../core/sockets/tls/tls.ts";
 import type { ControlOptions, ControlServer } from "./control/control.ts";
@@ -66,28 +66,35 @@ export interface ServeOptions {
 
 const CONTROL_NAMES = optionNamesOf<ControlOptions>("serveApp()'s control")({
   port: true,
-  host: true,
-  tokens: true,
+  host: "string",
+  tokens: "string",
   inspect: "boolean",
   fd: true,
 });
 
-export const REPLACE_NAMES = optionNamesOf<{ readonly module?: string }>()({ module: true });
+/** Throws `TypeError` or `RangeError` if the port or the descriptor of the control routes is none. */
+export const checkControl = ({ port = 0, fd = 0 }: ControlOptions): void => {
+  checkCount("control.fd", fd, 0);
+  if (checkCount("control.port", port, 0) > 65_535)
+    throw new RangeError(`control.port must be 0 to 65535, not ${port}`);
+};
+
+export const REPLACE_NAMES = optionNamesOf<{ readonly module?: string }>()({ module: "string" });
 
 export const SERVE_NAMES = optionNamesOf<ServeOptions>("serveApp()")({
-  host: true,
+  host: "string",
   anyPort: "boolean",
-  data: true,
-  module: true,
+  data: "string",
+  module: "string",
   certificate: true,
-  onEvent: true,
+  onEvent: "function",
   drainTimeout: true,
   drainDelay: true,
-  signal: true,
+  signal: "signal",
   handlerName: true,
   guardConnections: "boolean",
   edge: EDGE_NAMES,
-  descriptors: true,
+  descriptors: "list",
   ticketKeys: true,
   control: CONTROL_NAMES,
 });

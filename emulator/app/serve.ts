@@ -18,6 +18,7 @@ import { PooledConnector, TCPConnector } from "../sockets/dialling/connector.ts"
 import { asRequest, guardConnections } from "../sockets/dialling/ownership.ts";
 import { checkFolder, FileStorage } from "../storage.ts";
 import {
+  checkControl,
   DATA,
   type Hosting,
   type Opened,
@@ -82,6 +83,7 @@ export const openApp = async <Context>(
   const drainDelay = checkTime("drainDelay", options.drainDelay ?? 0, 0);
   checkFolder("data", options.data ?? DATA);
   const { keeps = true, after } = hosting;
+  if (control) checkControl(control);
   signal?.throwIfAborted();
   const parts = control || hosting.plane ? await import("./control/control.ts") : undefined; // servers without it do not load it
   const access = control && parts?.controlTokens(control);

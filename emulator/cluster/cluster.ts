@@ -19,7 +19,7 @@ import { callListener, type SockletEvent } from "../../core/handlers/events.ts";
 import type { InternetAddress } from "../../core/net/address.ts";
 import { checkCount, checkOptions, checkTime, optionNamesOf } from "../../core/options.ts";
 import type { ServerOptions } from "../../core/serve/server.ts";
-import { type Hosting, SERVE_NAMES, type ServeOptions } from "../app/app-server.ts";
+import { checkControl, type Hosting, SERVE_NAMES, type ServeOptions } from "../app/app-server.ts";
 import type { ControlServer, ServedRoutes } from "../app/control/control.ts";
 import { NOT_RECORDED, serverOf, tlsOf } from "../app/listener-server.ts";
 import { byPlace, type ListenDescriptor } from "../app/listeners/descriptors.ts";
@@ -68,17 +68,17 @@ export interface ClusterOptions
 }
 
 const CLUSTER_NAMES = optionNamesOf<ClusterOptions>("serveCluster()")({
-  host: true,
+  host: "string",
   anyPort: "boolean",
-  data: true,
+  data: "string",
   certificate: true,
   drainTimeout: true,
   drainDelay: true,
-  signal: true,
-  descriptors: true,
+  signal: "signal",
+  descriptors: "list",
   ticketKeys: true,
   control: SERVE_NAMES.control as never,
-  onEvent: true,
+  onEvent: "function",
   workers: true,
   reusePort: "boolean",
   requestEvents: "boolean",
@@ -214,6 +214,7 @@ class Cluster implements ClusterServer {
     this.#maxLosses = checkCount("maxLosses", maxLosses, 1);
     this.#drainTimeout = checkTime("drainTimeout", options.drainTimeout ?? DRAIN_TIMEOUT, 0);
     this.#drainDelay = checkTime("drainDelay", options.drainDelay ?? 0, 0);
+    if (options.control) checkControl(options.control);
     this.#ticketKeys = options.ticketKeys ?? crypto.getRandomValues(new Uint8Array(48));
     this.#places = Array.from({ length: this.#count }, (_, i) => {
       return { number: i + 1, worker: null, leaving: new Set(), held: false, timer: undefined };

@@ -197,7 +197,7 @@ export class TCPServer<
     this.backlog = checkCount("backlog", options.backlog ?? BACKLOG, 1);
     this.keepAlive = checkKeepAlive(options);
     this.fd = options.fd === undefined ? null : checkCount("fd", options.fd, 0);
-    this.#stream = settleStream(options.stream);
+    this.#stream = settleStream(options.stream, "stream.");
     this.#secured = securedWhen(endpoint.scheme, options);
     const { tls } = options;
     this.#handshakes = tls === undefined ? null : new Handshakes(tls, this.#stream.handshakeTimeout);

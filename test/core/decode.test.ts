@@ -200,5 +200,7 @@ describe.each(DECODERS)("%s, of anything", (_, decode) => {
 test("decode is a function, or defineApp() says so", () => {
   const handler = streamHandler(() => {});
   const listen = [{ handler: "a", address: "tcp://127.0.0.1:1", decode: "resp" as never }];
-  expect(() => defineApp({ handlers: { a: handler }, listen })).toThrow(/decode must be a function/);
+  expect(() => defineApp({ handlers: { a: handler }, listen })).toThrow(
+    /decode of listen\[0\] is a function, not "resp"/,
+  );
 });

@@ -349,7 +349,7 @@ describe("the options of keep", () => {
       /has no option keep\.redial\.retryDealy; did you mean keep\.redial\.retryDelay/,
     ],
     [{ resume: "yes" } as never, /keep.resume of dial.tail is true or false, not "yes"/],
-    [{ schedule: 5 } as never, /schedule is cron, as "0 6 \* \* \*", not number/],
+    [{ schedule: 5 } as never, /keep.schedule of dial.tail is a string, not 5/],
   ])("are checked where the app is defined: %j", (keep, says) => {
     expect(() => appWith(keep)).toThrow(says);
   });

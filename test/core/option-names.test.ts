@@ -266,6 +266,76 @@ describe("an option that is true or false takes nothing else", () => {
   });
 });
 
+describe("an option whose value must be of one kind takes nothing else", () => {
+  const KINDS = {
+    string: ["a string", "x"],
+    function: ["a function", () => {}],
+    list: ["a list", []],
+    signal: ["an AbortSignal", new AbortController().signal],
+  } as const;
+  const others = [5, true, null, {}, 1n, ...Object.values(KINDS).map(([, right]) => right)];
+
+  test.each(endpoints)("$name", ({ Class }) => {
+    const check = (name: string, kind: unknown, option: (value: unknown) => object): void => {
+      const [is, right] = KINDS[kind as keyof typeof KINDS] ?? [];
+      if (is === undefined) return;
+      for (const other of others) {
+        if (other === right) continue;
+        expect(() => made(Class, option(other)), name).toThrow(`${name} of Own is ${is}, not `);
+      }
+      for (const given of [right, undefined]) {
+        try {
+          made(Class, option(given));
+        } catch (error) {
+          expect(String(error)).not.toMatch(/ of Own is /);
+        }
+      }
+    };
+    for (const [name, kind] of Object.entries(Class.optionNames)) {
+      check(name, kind, (value) => ({ [name]: value }));
+      if (typeof kind !== "object") continue;
+      for (const [inner, innerKind] of Object.entries(kind)) {
+        check(`${name}.${inner}`, innerKind, (value) => ({ [name]: { [inner]: value } }));
+      }
+    }
+  });
+
+  test.each<[row: string, options: object, says: string]>([
+    ["defineApp", { listen: {} }, "listen of defineApp() is a list, not an object"],
+    ["defineApp", { allow: "*:25" }, 'allow of defineApp() is a list, not "*:25"'],
+    ["defineApp", { context: {} }, "context of defineApp() is a function, not an object"],
+    ["defineApp, listen", { faults: {} }, "faults of listen[0] is a list, not an object"],
+    ["createConnection", { signal: 5 }, "signal of createConnection() is an AbortSignal, not 5"],
+    ["serveApp", { signal: 5 }, "signal of serveApp() is an AbortSignal, not 5"],
+    ["serveApp", { onEvent: "x" }, 'onEvent of serveApp() is a function, not "x"'],
+    ["serveApp", { data: 5 }, "data of serveApp() is a string, not 5"],
+    ["serveApp, control", { tokens: 5 }, "control.tokens of serveApp() is a string, not 5"],
+    ["serveApp, control", { port: "x" }, 'control.port must be a number, not "x"'],
+    ["serveApp, control", { port: 65_536 }, "control.port must be 0 to 65535, not 65536"],
+    ["serveApp, control", { fd: "x" }, 'control.fd must be a number, not "x"'],
+    ["controlClient", { token: 5 }, "token of controlClient() is a string, not 5"],
+    ["controlClient, call", { signal: {} }, "is an AbortSignal, not an object"],
+  ])("%s, %j", async (row, options, says) => {
+    expect(String(await refusalOf(TABLE[row] as Row, options))).toContain(says);
+  });
+
+  test("what it was given is said in words", () => {
+    for (const [given, said] of [
+      [undefined, "undefined"],
+      [null, "null"],
+      ["x", '"x"'],
+      [[], "an array"],
+      [() => {}, "a function"],
+      [Symbol("x"), "a symbol"],
+    ]) {
+      expect(() => checkOptions("here", given, {})).toThrow(`here takes an object of options, not ${String(said)}`);
+    }
+    expect(() => checkOptions("here", { one: {} }, { one: "list" })).toThrow(
+      "one of here is a list, not an object",
+    );
+  });
+});
+
 describe("it says which is meant", () => {
   const { TCPServer, UDPServer, UnixStreamServer, TCPConnector } = emulator;
 
@@ -346,7 +416,7 @@ test("a list that is not the interface's does not compile", () => {
     readonly one?: number;
     readonly two?: string;
   }
-  optionNamesOf<Two>()({ one: true, two: true });
+  optionNamesOf<Two>()({ one: true, two: "string" });
   // @ts-expect-error two is missing
   optionNamesOf<Two>()({ one: true });
   const more = { one: true, two: true, three: true } as const;

@@ -14,11 +14,11 @@ test.each(["timeout", "closeTimeout", "handshakeTimeout"])("stream.%s", (name) =
     const stream = { [name]: value };
     expect(() => new ThreadingTCPServer("127.0.0.1:0", Nothing, { stream })).toThrow(RangeError);
     expect(() => new TCPConnector("127.0.0.1:1", Nothing, { stream })).toThrow(
-      new RegExp(`${name} must be 1 to .* ms`),
+      new RegExp(`stream\\.${name} must be 1 to .* ms`),
     );
     expect(() => memoryPair(stream)).toThrow(RangeError);
   }
-  expect(() => memoryPair({ [name]: "5" })).toThrow(TypeError);
+  expect(() => memoryPair({ [name]: "5" })).toThrow(new TypeError(`${name} must be a number, not "5"`));
 });
 
 test.each(["maxLine", "maxRead", "maxPending", "minWriteRate"])("stream.%s", (name) => {

@@ -70,30 +70,29 @@ const serving = async (server: {
 
 test("socklet.request: both sides, streams and datagrams, well and failed; a store holds in the handler", async () => {
   const { channel, over, of } = watch<TracedRequest>("socklet.request");
-  const store = new AsyncLocalStorage<string>();
-  channel.start.bindStore(
-    store,
-    (context) => `${(context as TracedRequest).server} ${(context as TracedRequest).id}`,
-  );
+  const store = new AsyncLocalStorage<{ readonly as: string }>();
+  channel.start.bindStore(store, (context) => ({
+    as: `${(context as TracedRequest).server} ${(context as TracedRequest).id}`,
+  }));
   onTestFinished(() => void channel.start.unbindStore(store));
   class Says extends StreamRequestHandler {
     override async handle() {
       const line = await this.rfile.line();
       if (line === "fail") throw new RangeError("as it was asked");
       await new Promise((resolve) => setImmediate(resolve));
-      this.wfile.write(`${store.getStore()}\n`);
+      this.wfile.write(`${store.getStore()?.as}\n`);
       return "done";
     }
   }
   class Packet extends DatagramRequestHandler {
     override handle() {
-      this.request.reply(String(store.getStore()));
+      this.request.reply(String(store.getStore()?.as));
     }
   }
   const at = await serving(new ThreadingTCPServer("127.0.0.1:0", Says, { name: "says" }));
   const Asks = streamHandler(async ({ rfile, wfile, params }) => {
     wfile.write(`${params}\n`);
-    return [await rfile.line(), store.getStore()];
+    return [await rfile.line(), store.getStore()?.as];
   });
   const connector = new TCPConnector(at, Asks, { name: "asks" });
   expect(await connector.run({ params: "well" })).toEqual(["says 1", "asks 1"]);

@@ -39,8 +39,8 @@ export interface NameOptions {
 const NAME_NAMES = optionNamesOf<NameOptions>("a question for a name")({
   endpoint: true,
   timeout: true,
-  signal: true,
-  fetch: true,
+  signal: "signal",
+  fetch: "function",
 });
 const NAMES_AND_INFO = optionNamesOf<AddressInfoOptions & NameOptions>()({
   ...NAME_NAMES,

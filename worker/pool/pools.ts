@@ -33,7 +33,7 @@ export interface PoolsOptions {
 }
 
 const POOLS_NAMES = optionNamesOf<PoolsOptions>("poolsFor()")({
-  onEvent: true,
+  onEvent: "function",
   locationHints: true,
   recording: true,
 });

@@ -68,7 +68,7 @@ export class WorkerServer<Context = unknown> extends BaseServer<StreamSocket, Co
     options: WorkerServerOptions<Context> = {},
   ) {
     super(RequestHandlerClass, refusing(options));
-    this.#stream = settleStream(options.stream);
+    this.#stream = settleStream(options.stream, "stream.");
   }
 
   protected override get capacity(): number {

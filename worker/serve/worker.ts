@@ -46,10 +46,10 @@ export interface WorkerOptions {
 }
 
 const WORKER_NAMES = optionNamesOf<WorkerOptions>("workerFor()")({
-  onEvent: true,
+  onEvent: "function",
   sessions: SESSION_BOUNDS_NAMES,
   openApi: true,
-  inspector: true,
+  inspector: "function",
   pools: true,
   lasting: true,
   metrics: true,

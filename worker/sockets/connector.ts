@@ -113,7 +113,7 @@ export const createConnection = async (
   address: AddressLike,
   options: WorkerConnectOptions = {},
 ): Promise<StreamSocket> => {
-  const stream = settleStream(options.stream);
+  const stream = settleStream(options.stream, "stream.");
   return new StreamSocket(await dial(address, options), stream);
 };
 

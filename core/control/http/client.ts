@@ -2,6 +2,7 @@
 
 import { toBase64 } from "../../base64.ts";
 import { withDeadline } from "../../bytes/data.ts";
+import { textOf } from "../../describe.ts";
 import { SocketError, type SocketErrorCode } from "../../errors.ts";
 import type { PoolInfo } from "../../handlers/client.ts";
 import type { FaultRule } from "../../handlers/fault-rule.ts";
@@ -44,8 +45,8 @@ export interface ControlClientOptions {
 }
 
 const CLIENT_NAMES = optionNamesOf<ControlClientOptions>("controlClient()")({
-  token: true,
-  fetch: true,
+  token: "string",
+  fetch: "function",
   timeout: true,
   retryDelay: true,
 });
@@ -56,7 +57,7 @@ export interface CallOptions {
   readonly signal?: AbortSignal;
 }
 
-const CALL_NAMES = optionNamesOf<CallOptions>()({ signal: true });
+const CALL_NAMES = optionNamesOf<CallOptions>()({ signal: "signal" });
 
 /** How a session is ended. */
 export interface EndOptions extends CallOptions {
@@ -64,7 +65,7 @@ export interface EndOptions extends CallOptions {
   readonly graceful?: boolean;
 }
 
-const END_NAMES = optionNamesOf<EndOptions>("sessions.end()")({ signal: true, graceful: "boolean" });
+const END_NAMES = optionNamesOf<EndOptions>("sessions.end()")({ signal: "signal", graceful: "boolean" });
 
 /** Where to begin. */
 export interface FollowOptions extends CallOptions {
@@ -72,7 +73,7 @@ export interface FollowOptions extends CallOptions {
   readonly after?: number;
 }
 
-const FOLLOW_NAMES = optionNamesOf<FollowOptions>("follow()")({ signal: true, after: true });
+const FOLLOW_NAMES = optionNamesOf<FollowOptions>("follow()")({ signal: "signal", after: true });
 
 const SILENCE = 45_000; // ms: three heartbeats; then the connection is considered dead
 const MAX_RETRIES = 5; // connections in a row that bring no event, before follow() gives up
@@ -89,6 +90,10 @@ const MAX_RETRIES = 5; // connections in a row that bring no event, before follo
  * `ERR_INTERNAL` if the answer is not from a control plane. `cause` is the problem, or the platform's error.
  */
 export const controlClient = (url: string, options: ControlClientOptions = {}) => {
+  if (typeof url !== "string")
+    throw new TypeError(
+      `controlClient() takes a URL such as "http://127.0.0.1:7000", not ${textOf(url, 100)}`,
+    );
   checkOptions("controlClient()", options, CLIENT_NAMES);
   const base = url.replace(/(\/v1)?\/*$/, ""); // `socklet serve` prints it with /v1
   const { token, fetch = globalThis.fetch } = options;

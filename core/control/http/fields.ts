@@ -37,32 +37,34 @@ const fieldsError = (errors: readonly FieldError[]): HttpError => {
 export const fieldError = (field: string, message: string): HttpError =>
   fieldsError([{ field: field.slice(0, MAX_NAME), message }]);
 
-/** The values of an object with these fields and no others. Throws an `HttpError` that names each wrong field. */
+/** The values of an object with these fields and no others. `where` it is in the request: `pieces[0]`. Throws an `HttpError` that names each wrong field. */
 export const read = <const F extends Fields>(
   given: unknown,
   fields: F,
   rules: readonly Rule<F>[] = [],
+  where = "body",
 ): Values<F> => {
   if (typeof given !== "object" || given === null || Array.isArray(given)) {
-    throw fieldError("body", "must be a JSON object");
+    throw fieldError(where, "must be a JSON object");
   }
+  const path = where === "body" ? "" : `${where}.`;
   const values: Record<string, unknown> = {};
   const errors: FieldError[] = [];
   for (const [field, { right, read }] of Object.entries(fields)) {
     const value = Object.hasOwn(given, field) ? (given as Record<string, unknown>)[field] : undefined;
     if (value === undefined) continue;
     values[field] = read(value);
-    if (values[field] === undefined) errors.push({ field, message: right });
+    if (values[field] === undefined) errors.push({ field: path + field, message: right });
   }
   const known = Object.keys(fields);
   for (const name of Object.keys(given)) {
     if (known.includes(name)) continue;
     const message = `is not known here; the fields are ${known.join(", ")}`;
-    errors.push({ field: name.slice(0, MAX_NAME), message });
+    errors.push({ field: (path + name).slice(0, MAX_NAME), message });
   }
   if (errors.length === 0) {
     for (const { right, holds } of rules) {
-      if (!holds(values as Values<F>)) errors.push({ field: "body", message: right });
+      if (!holds(values as Values<F>)) errors.push({ field: where, message: right });
     }
   }
   if (errors.length > 0) throw fieldsError(errors.slice(0, MAX_ERRORS));
@@ -150,14 +152,13 @@ const DATA_FIELDS = {
   base64: field<string>("must be base64, padded", (given) => isText(given) && BASE64.test(given)),
 };
 
-/** The bytes in the JSON body of a request that sends some. */
-export const readData = (given: unknown): Uint8Array => {
-  const { text, base64 = "" } = read(given, DATA_FIELDS, [
-    {
-      right: 'must have either "text" or "base64"',
-      holds: ({ text, base64 }) => (text === undefined) !== (base64 === undefined),
-    },
-  ]);
+/** The bytes in the JSON body of a request that sends some, or in what is at `where` in it. */
+export const readData = (given: unknown, where?: string): Uint8Array => {
+  const rule: Rule<typeof DATA_FIELDS> = {
+    right: 'must have either "text" or "base64"',
+    holds: ({ text, base64 }) => (text === undefined) !== (base64 === undefined),
+  };
+  const { text, base64 = "" } = read(given, DATA_FIELDS, [rule], where);
   if (text !== undefined) return encoder.encode(text);
   return fromBase64(base64);
 };

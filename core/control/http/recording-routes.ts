@@ -174,5 +174,6 @@ const readReplay = (given: unknown): ReplaySpec => {
       holds: ({ to, pieces }) => to !== undefined && pieces !== undefined,
     },
   ]);
-  return { to: to as string, pieces: (pieces ?? []).map(readData), halfClose, timeout };
+  const bytes = (pieces ?? []).map((piece, i) => readData(piece, `pieces[${i}]`));
+  return { to: to as string, pieces: bytes, halfClose, timeout };
 };

@@ -64,9 +64,9 @@ export interface ControlSetup {
 
 const SETUP_NAMES = optionNamesOf<ControlSetup>("controlRoutes()")({
   plane: true,
-  tokens: true,
+  tokens: "string",
   openApi: true,
-  onError: true,
+  onError: "function",
 });
 
 interface Env {

@@ -102,18 +102,18 @@ export interface SessionOptions {
 }
 
 export const SESSION_NAMES = optionNamesOf<SessionOptions>("a session of a plane")({
-  id: true,
-  handler: true,
+  id: "string",
+  handler: "string",
   direction: true,
-  address: true,
-  run: true,
+  address: "string",
+  run: "function",
   keep: true,
   deadline: true,
   hint: true,
   params: true,
-  secrets: true,
+  secrets: "list",
   store: true,
-  onChange: true,
+  onChange: "function",
 });
 
 /** The stored form of a session: all that `Session.restore` needs. */

@@ -41,7 +41,7 @@ export const CONNECT_NAMES = optionNamesOf<ConnectOptions>("what dials")({
   tls: TLS_NAMES,
   proxyHeader: true,
   stream: STREAM_NAMES,
-  signal: true,
+  signal: "signal",
 });
 
 /** Throws `TypeError` if `header` is not a PROXY protocol header for a stream. */

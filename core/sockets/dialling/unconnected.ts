@@ -23,7 +23,7 @@ export const SOCKET_CONNECT_NAMES = optionNamesOf<SocketConnectOptions>()({
   secureTransport: true,
   tls: TLS_NAMES,
   proxyHeader: true,
-  signal: true,
+  signal: "signal",
 });
 
 /**

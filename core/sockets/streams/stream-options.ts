@@ -40,22 +40,22 @@ const settled = new WeakSet<object>();
 
 /**
  * Checks `options` and fills in the defaults. A result of this function passes at once, so that a server settles its options once and
- * not for each connection. Throws `TypeError` or `RangeError`.
+ * not for each connection. `path` is `"stream."` where they are one option of several. Throws `TypeError` or `RangeError`.
  */
-export const settleStream = (options: Partial<StreamOptions> = {}): StreamOptions => {
+export const settleStream = (options: Partial<StreamOptions> = {}, path = ""): StreamOptions => {
   if (settled.has(options)) return options as StreamOptions;
   checkOptions("a stream", options, STREAM_NAMES);
   const given = Object.entries(options).filter(([, value]) => value !== undefined);
   const whole: StreamOptions = { ...STREAM_OPTIONS, ...Object.fromEntries(given) };
-  checkTime("timeout", whole.timeout, 1, true);
-  checkTime("writeTimeout", whole.writeTimeout ?? null, 1, true);
-  checkTime("closeTimeout", whole.closeTimeout);
-  checkTime("handshakeTimeout", whole.handshakeTimeout);
-  checkCount("maxLine", whole.maxLine, 1);
-  checkCount("maxRead", whole.maxRead, 1);
-  checkCount("maxPending", whole.maxPending, 0);
-  checkWord("whenSlow", whole.whenSlow, ["cut", "throw"]);
-  checkCount("minWriteRate", whole.minWriteRate, 0);
+  checkTime(`${path}timeout`, whole.timeout, 1, true);
+  checkTime(`${path}writeTimeout`, whole.writeTimeout ?? null, 1, true);
+  checkTime(`${path}closeTimeout`, whole.closeTimeout);
+  checkTime(`${path}handshakeTimeout`, whole.handshakeTimeout);
+  checkCount(`${path}maxLine`, whole.maxLine, 1);
+  checkCount(`${path}maxRead`, whole.maxRead, 1);
+  checkCount(`${path}maxPending`, whole.maxPending, 0);
+  checkWord(`${path}whenSlow`, whole.whenSlow, ["cut", "throw"]);
+  checkCount(`${path}minWriteRate`, whole.minWriteRate, 0);
   settled.add(whole);
   return whole;
 };

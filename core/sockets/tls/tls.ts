@@ -27,7 +27,7 @@ export interface CertificateOptions {
 export const CERTIFICATE_NAMES = optionNamesOf<CertificateOptions>()({
   cert: true,
   key: true,
-  passphrase: true,
+  passphrase: "string",
 });
 
 /** The versions of TLS that may be the lowest. TLS 1.0 and 1.1 are deprecated (RFC 8996), and absent. */
@@ -58,8 +58,8 @@ export const TLS_NAMES = optionNamesOf<TlsOptions>("what dials by TLS")({
   ca: true,
   crl: true,
   minVersion: true,
-  serverName: true,
-  alpn: true,
+  serverName: "string",
+  alpn: "list",
 });
 
 /** Whether clients are asked for a certificate. */

@@ -31,7 +31,7 @@ type FaultKind = "stream" | "datagrams";
 const SPEAKERS: readonly Speaker[] = ["client", "server"];
 
 const RULE_NAMES = optionNamesOf<FaultRule>("a rule of faults")({
-  name: true,
+  name: "string",
   fault: true,
   from: true,
   likelihood: true,
@@ -41,7 +41,7 @@ const RULE_NAMES = optionNamesOf<FaultRule>("a rule of faults")({
   slice: true,
   delay: true,
   after: true,
-  match: true,
+  match: "string",
   connection: true,
   in: true,
   for: true,

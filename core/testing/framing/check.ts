@@ -114,16 +114,16 @@ export interface FramingOptions<Context = unknown, Params = unknown> {
 }
 
 const FRAMING_NAMES = optionNamesOf<FramingOptions>()({
-  context: true,
+  context: "function",
   params: true,
-  server: true,
+  server: "function",
   stream: STREAM_NAMES,
   mask: true,
-  effect: true,
+  effect: "function",
   pipelining: "boolean",
   strict: "boolean",
   flood: true,
-  expected: true,
+  expected: "function",
   seed: true,
   maxRuns: true,
   timeout: true,
@@ -195,7 +195,7 @@ class Check<Context> {
     const { mask, stream, flood = FLOOD, seed = 1, maxRuns = RUNS, timeout = TIMEOUT } = options;
     this.#name = Handler.name || "the handler";
     this.#options = options;
-    this.#stream = settleStream({ timeout: null, ...stream });
+    this.#stream = settleStream({ timeout: null, ...stream }, "stream.");
     this.#mask = mask === undefined ? null : new RegExp(mask.source, `${mask.flags.replace(/[gy]/g, "")}g`);
     this.#flood = checkCount("flood", flood, 0);
     this.#seed = checkCount("seed", seed, 0);

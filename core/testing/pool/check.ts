@@ -53,10 +53,10 @@ export interface PoolCheckOptions<Call, Reply, Context, ServerContext> {
 
 const CHECK_NAMES = optionNamesOf<PoolCheckOptions<unknown, unknown, unknown, unknown>>("checkPool()")({
   server: true,
-  serverContext: true,
+  serverContext: "function",
   context: true,
-  ask: true,
-  reply: true,
+  ask: "function",
+  reply: "function",
   notice: true,
   pipeline: true,
 });

@@ -48,8 +48,8 @@ export interface MemoryPoolOptions<Context>
 
 const MEMORY_POOL_NAMES = optionNamesOf<MemoryPoolOptions<unknown>>()({
   ...POOL_NAMES,
-  name: true,
-  onEvent: true,
+  name: "string",
+  onEvent: "function",
   context: true,
 });
 

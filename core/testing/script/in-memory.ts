@@ -31,6 +31,7 @@ export interface RunScriptOptions<Context, Params = unknown>
 
 const RUN_SCRIPT_NAMES = optionNamesOf<RunScriptOptions<unknown>>()({
   ...ENDPOINT_NAMES,
+  context: "function",
   timeout: true,
   clock: true,
   params: true,

@@ -43,7 +43,10 @@ export interface CompareOptions {
   readonly apart?: boolean;
 }
 
-const COMPARE_NAMES = optionNamesOf<CompareOptions>("a comparison")({ normalise: true, apart: "boolean" });
+const COMPARE_NAMES = optionNamesOf<CompareOptions>("a comparison")({
+  normalise: "function",
+  apart: "boolean",
+});
 
 /** One turn of a conversation: everything that one end sent before the other did. */
 type Turn = Said;

@@ -25,7 +25,7 @@ export interface RecordOptions {
 }
 
 export const RECORD_NAMES = optionNamesOf<RecordOptions>("a recording")({
-  note: true,
+  note: "string",
   clock: true,
   maxBytes: true,
   stream: STREAM_NAMES,

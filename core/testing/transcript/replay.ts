@@ -28,7 +28,7 @@ export interface ReplayOptions {
 }
 
 const REPLAY_NAMES = optionNamesOf<ReplayOptions>("a replay")({
-  normalise: true,
+  normalise: "function",
   paced: "boolean",
   peer: true,
   tls: TLS_NAMES,

@@ -17,7 +17,7 @@ export interface ListenDescriptor {
 }
 
 const DESCRIPTOR_NAMES = optionNamesOf<ListenDescriptor>("a descriptor")({
-  name: true,
+  name: "string",
   fd: true,
   removePath: "boolean",
 });

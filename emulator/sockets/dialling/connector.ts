@@ -124,7 +124,7 @@ const dialOne = (
     const transport = new Transport(socket, known);
     if (secure !== "on") return transport;
     const secured = transport.startTls({});
-    const { handshakeTimeout } = settleStream(options.stream);
+    const { handshakeTimeout } = settleStream(options.stream, "stream.");
     return withDeadline(secured, handshakeTimeout, "the TLS handshake was not done");
   })();
   return openWithin(opening, said, options, () => {
@@ -145,7 +145,7 @@ export const createConnection = async (
 ): Promise<StreamSocket> => {
   const endpoint = dialable(address);
   checkConnect("createConnection()", options, CONNECT_NAMES);
-  const stream = settleStream(options.stream);
+  const stream = settleStream(options.stream, "stream.");
   options.signal?.throwIfAborted();
   return new StreamSocket(await dial(endpoint, options), stream);
 };
