@@ -161,6 +161,12 @@ describe("a control client", () => {
     expect(await errorOf(control.listeners())).toMatchObject({ code: "EACCES" });
   });
 
+  test("takes a URL", () => {
+    for (const url of [undefined, 7000, {}] as never[]) {
+      expect(() => controlClient(url)).toThrow(/^controlClient\(\) takes a URL such as "http:.*", not /);
+    }
+  });
+
   test("says when the answer is not a control plane's", async () => {
     const answers = [
       new Response("<h1>Bad gateway</h1>", { status: 502 }),

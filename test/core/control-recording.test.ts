@@ -290,8 +290,13 @@ test.each<[method: string, path: string, json: unknown, status: number, field: s
   ["GET", "/v1/recording/find?hex=6", undefined, 422, "hex"],
   [`GET`, `/v1/recording/${NOWHERE}?after=-1`, undefined, 422, "after"],
   [`GET`, `/v1/recording/${NOWHERE}?bytes=0`, undefined, 422, "bytes"],
+  ["POST", "/v1/replays", { to: "a", pieces: "hello" }, 422, "pieces"],
+  ["POST", "/v1/replays", { to: "a", pieces: ["hello"] }, 422, "pieces[0]"],
+  ["POST", "/v1/replays", { to: "a", pieces: [{ text: "x" }, {}] }, 422, "pieces[1]"],
+  ["POST", "/v1/replays", { to: "a", pieces: [{ text: 5 }] }, 422, "pieces[0].text"],
+  ["POST", "/v1/replays", { to: "a", pieces: [{ txt: "x" }] }, 422, "pieces[0].txt"],
 ])("%s %s %j: %i, and names %s", async (method, path, json, status, field) => {
-  const { ask } = serve();
+  const { ask } = serve({ replay: () => expect.fail("it replays") });
   const response = await ask(method, path, { json });
   const { errors } = await response.json();
   expect([response.status, errors[0].field]).toEqual([status, field]);

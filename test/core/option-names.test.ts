@@ -328,7 +328,9 @@ describe("an option whose value must be of one kind takes nothing else", () => {
       [() => {}, "a function"],
       [Symbol("x"), "a symbol"],
     ]) {
-      expect(() => checkOptions("here", given, {})).toThrow(`here takes an object of options, not ${String(said)}`);
+      expect(() => checkOptions("here", given, {})).toThrow(
+        `here takes an object of options, not ${String(said)}`,
+      );
     }
     expect(() => checkOptions("here", { one: {} }, { one: "list" })).toThrow(
       "one of here is a list, not an object",

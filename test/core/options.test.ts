@@ -21,6 +21,19 @@ test.each(["timeout", "closeTimeout", "handshakeTimeout"])("stream.%s", (name) =
   expect(() => memoryPair({ [name]: "5" })).toThrow(new TypeError(`${name} must be a number, not "5"`));
 });
 
+test.each(["access.allow", "access.deny"])("%s is a list", (path) => {
+  const access = { [path.slice("access.".length)]: "127.0.0.1" };
+  const says = new TypeError(`${path} of ThreadingTCPServer is a list, not "127.0.0.1"`);
+  expect(() => new ThreadingTCPServer("127.0.0.1:0", Nothing, { access })).toThrow(says);
+});
+
+test("stream.timeout is named with its path where it is one option of several", () => {
+  const says = new TypeError('stream.timeout must be a number, not "1"');
+  const options = { stream: { timeout: "1" } } as never;
+  expect(() => new ThreadingTCPServer("127.0.0.1:0", Nothing, options)).toThrow(says);
+  expect(() => new TCPConnector("127.0.0.1:1", Nothing, options)).toThrow(says);
+});
+
 test.each(["maxLine", "maxRead", "maxPending", "minWriteRate"])("stream.%s", (name) => {
   for (const value of [-5, 1.5, Number.NaN]) expect(() => memoryPair({ [name]: value })).toThrow(RangeError);
   expect(() => new ThreadingTCPServer("127.0.0.1:0", Nothing, { stream: { [name]: "5" } })).toThrow(

@@ -10,7 +10,6 @@ import type { Address } from "../../net/address.ts";
 import { BaseServer } from "../../serve/server.ts";
 import type { StreamOptions } from "../../sockets/streams/stream-options.ts";
 import { StreamSocket } from "../../sockets/streams/stream-socket.ts";
-import { makeContext } from "../handler.ts";
 import { HERE, PEER, Peer, type Step } from "./peer.ts";
 import { type Leaks, now, pause, TURNS, Watch } from "./watch.ts";
 
@@ -188,11 +187,7 @@ export class Rig<Context> {
   async #server(): Promise<BaseServer<StreamSocket, Context>> {
     const { server, context, params } = this.#options;
     if (server === undefined) {
-      return new OneServer<Context>(
-        this.#Handler,
-        params,
-        (await makeContext("checkFraming()", context)) as Context,
-      );
+      return new OneServer<Context>(this.#Handler, params, (await context?.()) as Context);
     }
     const own: BaseServer<StreamSocket, Context> = server();
     own.RequestHandlerClass = this.#Handler;

@@ -10,7 +10,6 @@ import { checkOptions, checkTime, optionNamesOf, wholeMs } from "../../options.t
 import { BaseConnector } from "../../serve/connector.ts";
 import { ENDPOINT_NAMES, type EndpointOptions } from "../../serve/endpoint.ts";
 import type { StreamSocket } from "../../sockets/streams/stream-socket.ts";
-import { makeContext } from "../handler.ts";
 import { MEMORY_NAMES, type MemoryOptions, memoryPair } from "../memory-streams.ts";
 import { type Conversation, checkScript, stepsOf } from "./conversation.ts";
 import { ScriptError } from "./error.ts";
@@ -95,7 +94,7 @@ export const runScript = async <Context, Params>(
   checkOptions("runScript()", options, RUN_SCRIPT_NAMES);
   const { timeout = TIMEOUT, clock, params, stream, context, ...endpoint } = options;
   checkTime("timeout", timeout);
-  const made = (await makeContext("runScript()", context)) as Context;
+  const made = (await context?.()) as Context;
   const [here, there] = memoryPair(stream);
   const connector = new OneHandler<Context, Params>(Handler, { ...endpoint, context: made }, there);
   const running = connector.run({ params });
