@@ -102,8 +102,8 @@ export const isObject = (value: unknown): value is Readonly<Record<string, unkno
   typeof value === "object" && value !== null && !Array.isArray(value);
 
 /**
- * Throws a `TypeError` if `given` is not an object, has a name that is not in `names`, or has a boolean option that is neither
- * true nor false, at any depth. The message says which, and suggests the right name. `taker` is what takes the options:
+ * Throws a `TypeError` if `given` is not an object, has a name that is not in `names`, or a value that is not of the kind that
+ * `names` gives, at any depth. The message says which, and suggests the right name. `taker` is what takes the options:
  * `"createConnection()"`. A wrong name is an error with any value, even `undefined`.
  */
 export const checkOptions = (taker: string, given: unknown, names: OptionNames): void => {
