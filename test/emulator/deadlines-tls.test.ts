@@ -144,7 +144,11 @@ const HANDSHAKES: Record<string, () => Promise<Begun>> = {
   },
   "startTls() of a connection that was dialled": async () => {
     const { port, accepted } = await listening();
-    const request = await createConnection(`tcp://127.0.0.1:${port}`, { stream, tls: { ca } });
+    const request = await createConnection(`tcp://127.0.0.1:${port}`, {
+      stream,
+      secureTransport: "starttls",
+      tls: { ca },
+    });
     return { near: request.startTls().then(() => request), say: server(await accepted) };
   },
   "a dial": async () => {

@@ -502,6 +502,21 @@ const shakeHands = async (secured: tls.TLSSocket, security: ServerSecurity | nul
   return state;
 };
 
+/**
+ * Resets the connection `plain` under `secured`, which closes both. Node destroys a TLS socket when the connection under it is closed.
+ * Destroyed before that, on a connection that was reset, it frees OpenSSL's state at once; and a handler may be called while OpenSSL
+ * reads, at the end of its handshake: that ended the process (SIGSEGV, Node 24).
+ */
+export const resetUnder = (plain: net.Socket, secured: net.Socket): void => {
+  try {
+    plain.resetAndDestroy();
+  } catch {
+    secured.destroy(); // a Unix socket has no reset
+    return;
+  }
+  if (runtime !== "Node") secured.destroy();
+};
+
 const isLeft = ({ code }: NodeJS.ErrnoException): boolean => code === "ECONNRESET" || code === "EPIPE";
 
 // ---- The result ----

@@ -36,7 +36,7 @@ import type { Settable } from "../descriptors/plain-options.ts";
 import { descriptorOf, holdInput } from "../handles/handles.ts";
 import { drained, socketHolder } from "../handles/holders.ts";
 import { IntakeSocket, intake, type Taker } from "../handles/intake.ts";
-import { handshake, ServerSecurity, secureDialled, tlsError } from "../tls/tls.ts";
+import { handshake, resetUnder, ServerSecurity, secureDialled, tlsError } from "../tls/tls.ts";
 import { linger, unacknowledged } from "./linger.ts";
 import {
   atEndOfTurn,
@@ -360,8 +360,12 @@ export class NodeTransport implements OverSocket, Taker {
       socket.once("finish", () => this.abort());
       return;
     }
+    if (this.#plain !== undefined) {
+      resetUnder(this.#plain, socket);
+      return;
+    }
     try {
-      (this.#plain ?? socket).resetAndDestroy();
+      socket.resetAndDestroy();
     } catch {
       // a Unix socket has no reset
     }

@@ -24,7 +24,7 @@ import {
 } from "../handles/handles.ts";
 import { socketHolder } from "../handles/holders.ts";
 import { fresh } from "../handles/intake.ts";
-import { tlsError } from "../tls/tls.ts";
+import { resetUnder, tlsError } from "../tls/tls.ts";
 import { afterWrite, HandleStream } from "./handle-stream.ts";
 import {
   atEndOfTurn,
@@ -332,14 +332,8 @@ class TlsTransport extends HandleStream implements Connection {
   protected letGo(reset: boolean): void {
     for (const { taken } of this.#waiting) taken?.();
     this.#waiting = [];
-    if (reset) {
-      try {
-        this.#before.socket.resetAndDestroy();
-      } catch {
-        // a Unix socket has no reset
-      }
-    }
-    this.#secured.destroy();
+    if (reset) resetUnder(this.#before.socket, this.#secured);
+    else this.#secured.destroy();
   }
 
   async startTls(options: StartTlsOptions): Promise<StreamTransport> {
