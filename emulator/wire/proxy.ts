@@ -203,7 +203,11 @@ class Passing implements Watch {
 
   async #dialled(): Promise<StreamTransport> {
     const { target, tls, startTls } = this.#options;
-    const server = await dial(target, { signal: this.#dialling.signal, ...(tls && { tls }) });
+    const server = await dial(target, {
+      signal: this.#dialling.signal,
+      ...(startTls !== undefined && { secureTransport: "starttls" }),
+      ...(tls && { tls }),
+    });
     this.#server = server;
     return startTls === undefined && server instanceof NodeTransport ? overHandle(server) : server;
   }
