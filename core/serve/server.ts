@@ -327,10 +327,12 @@ export abstract class BaseServer<Request, Context = unknown>
     try {
       options.signal?.addEventListener("abort", stop);
       if (options.signal?.aborted) stop();
-      await this.listen().catch((error) => {
+      try {
+        await this.listen();
+      } catch (error) {
         // Closed while it was opened: it ends as if that had come a moment later.
         if (this.#serving === serving || (error as { code?: unknown }).code !== "ECANCELED") throw error;
-      });
+      }
       if (this.#serving === serving) {
         this.#open = true;
         this.#pump();
