@@ -265,6 +265,7 @@ describe("SmtpClient and smtp-server", () => {
     const { ca = "", cert = "", key = "" } = made ?? {};
     await using server = await smtpServer({ cert, key, disabledCommands: [] });
     const connector = new TCPConnector({ hostname: "127.0.0.1", port: server.port }, SmtpClient, {
+      secureTransport: "starttls",
       tls: { ca, serverName: "localhost" },
     });
     const { plain: _, ...mail } = MAIL;
