@@ -1,8 +1,7 @@
 /**
  * Deadlines. One that has passed says nothing yet of the peer: a process that stood still, because a handler computed or the
  * machine slept, finds at once that time is up and that the peer sent what was awaited. So a deadline takes effect only after
- * the platform has polled, and what arrived was read. What becomes due
- * meanwhile is not late yet: it waits for a poll of its own.
+ * the platform has polled, and what arrived was read. What becomes due meanwhile is not late yet: it waits for a poll of its own.
  */
 
 type Timer = ReturnType<typeof setTimeout>;

@@ -321,6 +321,10 @@ async function measureAll(pins: boolean): Promise<Results> {
   const hasTimeFor = (seconds: number): boolean => (Date.now() - began) / 1000 + seconds <= minutes * 60;
   const done: CaseResult[] = [];
   const failed: { name: string; why: string }[] = [];
+  const fail = (name: string, why: string): void => {
+    note(`FAILED: ${name}: ${why}`);
+    if (failed.every((one) => one.name !== name)) failed.push({ name, why });
+  };
   const noLoad = trouble(buildLoad); // the load is a C program
   const noPackage = plan.some(({ load }) => load.mode === "start") ? trouble(buildPackage) : null;
   const tool = new Bench(join(out, "load"), cores, seconds);
@@ -329,10 +333,6 @@ async function measureAll(pins: boolean): Promise<Results> {
     const count = roundsInTime(bench, (Date.now() - began) / 1000, plannedTotal, ahead);
     ahead -= planned(bench);
     note(`${bench.name}: ${bench.contenders.map(({ name }) => name).join(", ")}`);
-    const fail = (name: string, why: string): void => {
-      note(`FAILED: ${name}: ${why}`);
-      if (failed.every((one) => one.name !== name)) failed.push({ name, why });
-    };
     const leave = ({ label }: Contender, why: string): void => fail(`${bench.name} (${label})`, why);
     try {
       const lacks = bench.load.mode === "start" ? noPackage : noLoad;
@@ -352,8 +352,7 @@ async function measureAll(pins: boolean): Promise<Results> {
     try {
       Object.assign(sessions, { [registry.key]: await runRegistry(registry) });
     } catch (error) {
-      failed.push({ name: registry.name, why: (error as Error).message });
-      note(`FAILED: ${registry.name}: ${(error as Error).message}`);
+      fail(registry.name, (error as Error).message);
     }
   }
   return {
