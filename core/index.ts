@@ -15,7 +15,7 @@ export {
 } from "./app/app.ts";
 export type { ListenerOptions, Serving } from "./app/listener-options.ts";
 export { htonl, htons, ntohl, ntohs } from "./bytes/byte-order.ts";
-export type { Data, MaybePromise, StreamLimits, WhenSlow } from "./bytes/data.ts";
+export type { Bytes, Data, MaybePromise, StreamLimits, WhenSlow } from "./bytes/data.ts";
 export { StreamReader } from "./bytes/reader.ts";
 export { StreamWriter } from "./bytes/writer.ts";
 // What makes messages of bytes, for a reader

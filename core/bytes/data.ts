@@ -7,6 +7,9 @@ import { deadline } from "./alarm.ts";
 /** Bytes, or text that is sent as UTF-8. */
 export type Data = Uint8Array | string;
 
+/** What a read gives: bytes in memory that is not shared between threads, as `crypto.subtle.digest()` and the Web platform's other functions want it. */
+export type Bytes = Uint8Array<ArrayBuffer>;
+
 /** A value, or the promise of one: the result of something that may be asynchronous. */
 export type MaybePromise<T> = T | PromiseLike<T>;
 
@@ -57,7 +60,7 @@ let slab = EMPTY;
 let slabUsed = 0;
 
 /** Memory of `size` bytes, which nothing else writes into. */
-export const memory = (size: number): Uint8Array => {
+export const memory = (size: number): Bytes => {
   if (size > SHARED) return new Uint8Array(size);
   if (slabUsed + size > slab.length) {
     slab = new Uint8Array(SLAB);
@@ -75,11 +78,11 @@ export const toBytes = (data: Data): Uint8Array => {
 };
 
 /** A copy of `bytes`. A Node Buffer's own `slice()` copies nothing. */
-export const copyOf = (bytes: Uint8Array, from?: number, to?: number): Uint8Array =>
-  sliceOf.call(bytes, from, to) as Uint8Array;
+export const copyOf = (bytes: Uint8Array, from?: number, to?: number): Bytes =>
+  sliceOf.call(bytes, from, to) as Bytes;
 
 /** `parts` in one array of `size` bytes. */
-export const joinBytes = (parts: readonly Uint8Array[], size: number): Uint8Array => {
+export const joinBytes = (parts: readonly Uint8Array[], size: number): Bytes => {
   const whole = new Uint8Array(size);
   let at = 0;
   for (const part of parts) {

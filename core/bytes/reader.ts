@@ -12,6 +12,7 @@ import { SocketError } from "../errors.ts";
 import { wholeMs } from "../options.ts";
 import { Alarm } from "./alarm.ts";
 import {
+  type Bytes,
   copyOf,
   type Data,
   DONE,
@@ -36,7 +37,7 @@ const BULK = 128 * 1024; // bytes; from this size on, the source of a copy's mem
 const WINDOW = 8 * 1024; // bytes decoded at once for lines; also the most memory that one short line can keep alive
 
 export const ANY = 2 ** 31 - 1; // bytes that a read without a size takes at most: as a small integer, which V8 keeps without an object
-const NO_PIECES: Uint8Array[] = []; // stands for an array that nothing was put into, and stays empty
+const NO_PIECES: Bytes[] = []; // stands for an array that nothing was put into, and stays empty
 
 const NEWLINE = 10;
 const NEWLINES = new Uint8Array([NEWLINE]);
@@ -50,11 +51,11 @@ export interface Lender {
   /** Reports that a read wanted only `size` of the bytes: the next piece need not be larger. */
   fit(size: number): void;
   /** A copy of `bytes`, 128 KiB or more, if the platform has memory for it that costs less than a new array. */
-  copy?(bytes: Uint8Array): Uint8Array;
+  copy?(bytes: Uint8Array): Bytes;
 }
 
 /** A copy of `bytes`, which are lent. */
-const copyOfLent = (bytes: Uint8Array, lender: Lender): Uint8Array =>
+const copyOfLent = (bytes: Uint8Array, lender: Lender): Bytes =>
   bytes.length >= BULK && lender.copy !== undefined ? lender.copy(bytes) : copyOf(bytes);
 
 /** Where a reader's bytes come from. */
@@ -111,7 +112,7 @@ export class StreamReader extends Alarm {
   told = false;
 
   #source: ReaderSource;
-  #chunk: Uint8Array = EMPTY; // the piece that is being read
+  #chunk: Bytes = EMPTY; // the piece that is being read
   #lender: Lender | null = null; // the owner of its memory, if that is not the reader: while push() runs
   #at = 0; // where in it
   #more = NO_PIECES; // the pieces after it
@@ -119,7 +120,7 @@ export class StreamReader extends Alarm {
   #arrived = 0; // bytes that have arrived so far; minus #size, the cursor's position in the stream
   // Offsets in the stream, not in the buffer: they stay right wherever bytes are taken, at no extra cost.
   #scanned = 0; // there is no newline between the cursor and here, so a line that trickles in is searched once
-  #tray: Uint8Array = EMPTY; // where small pieces are joined; the last of #more is a view of it
+  #tray: Bytes = EMPTY; // where small pieces are joined; the last of #more is a view of it
   #text: string | null = null; // the ASCII text of #chunk[#textFrom...]; null if none is decoded, a read waits, or the source is blocked
   #textFrom = 0; // while there is no text: #chunk up to here is not ASCII, so its lines are cut as bytes
   #paused = false;
@@ -186,7 +187,7 @@ export class StreamReader extends Alarm {
   // ---- Bytes ----
 
   /** The next bytes as they come: at least one, at most `size`; `null` at the end. CPython's `recv` and `read1`. */
-  recv(size: number = ANY): Promise<Uint8Array | null> {
+  recv(size: number = ANY): Promise<Bytes | null> {
     return this.#take(this.#tryRecv, positive(size, "size"));
   }
 
@@ -194,14 +195,14 @@ export class StreamReader extends Alarm {
    * `recv` with the flags of recv(2): `peek` leaves the bytes where they are, `all` waits for all of `size` (fewer only at the end),
    * and with `wait` false it rejects with `EWOULDBLOCK` instead of waiting.
    */
-  receive(size: number, peek: boolean, all: boolean, wait: boolean): Promise<Uint8Array | null> {
+  receive(size: number, peek: boolean, all: boolean, wait: boolean): Promise<Bytes | null> {
     positive(size, "size");
     const attempt = peek ? (all ? this.#tryPeekAll : this.#tryPeek) : all ? this.#tryRead : this.#tryRecv;
     return this.#take(attempt, size, wait ? this.timeout : 0);
   }
 
   /** A copy of the next bytes, at most `size`, which stay to be read; waits for one if none is here. `MSG_PEEK`; CPython's `peek`. */
-  peek(size: number = ANY): Promise<Uint8Array | null> {
+  peek(size: number = ANY): Promise<Bytes | null> {
     return this.#take(this.#tryPeek, positive(size, "size"));
   }
 
@@ -215,7 +216,7 @@ export class StreamReader extends Alarm {
    * Exactly `size` bytes, fewer only at the end, `null` when none are left; without `size`, all up to the end.
    * CPython's `read`. Rejects with `ERR_LIMIT` past `maxRead`.
    */
-  read(size?: number): Promise<Uint8Array | null> {
+  read(size?: number): Promise<Bytes | null> {
     return this.#take(this.#tryRead, size === undefined ? -1 : positive(size, "size"));
   }
 
@@ -223,12 +224,12 @@ export class StreamReader extends Alarm {
    * Exactly `size` bytes. Rejects with `ERR_INCOMPLETE_READ` if the stream ends before; the bytes that had arrived
    * stay buffered. asyncio's `readexactly`. `ERR_LIMIT` past `maxRead`.
    */
-  readexactly(size: number): Promise<Uint8Array> {
+  readexactly(size: number): Promise<Bytes> {
     return this.#take(this.#tryExactly, positive(size, "size"));
   }
 
   /** Up to and with `separator`. Rejects with `ERR_INCOMPLETE_READ` and `ERR_LIMIT` as `readexactly`. asyncio's `readuntil`. */
-  readuntil(separator: Data = "\n"): Promise<Uint8Array> {
+  readuntil(separator: Data = "\n"): Promise<Bytes> {
     // A copy: the caller may change its bytes while the read waits.
     const mark = typeof separator === "string" ? toBytes(separator) : copyOf(toBytes(separator));
     if (mark.length === 0) throw new RangeError("readuntil needs a separator of one byte or more");
@@ -240,7 +241,7 @@ export class StreamReader extends Alarm {
    * Rejects with `ERR_LIMIT` past `maxLine`; with `size` it returns at most that many bytes of a line, however long it is,
    * and rejects with `ERR_LIMIT` if those are more than `maxRead`.
    */
-  readline(size?: number): Promise<Uint8Array | null> {
+  readline(size?: number): Promise<Bytes | null> {
     return this.#take(this.#tryReadline, size === undefined ? -1 : positive(size, "size"));
   }
 
@@ -249,9 +250,9 @@ export class StreamReader extends Alarm {
    * that many bytes. CPython's `readlines`. Rejects with `ERR_LIMIT` past `maxRead` in all; a failure
    * loses the lines before it.
    */
-  async readlines(hint = 0): Promise<Uint8Array[]> {
+  async readlines(hint = 0): Promise<Bytes[]> {
     positive(hint, "hint");
-    const lines: Uint8Array[] = [];
+    const lines: Bytes[] = [];
     let size = 0;
     for await (const line of this) {
       lines.push(line);
@@ -263,7 +264,7 @@ export class StreamReader extends Alarm {
   }
 
   /** The lines to the end, as `readline()` returns them, like iterating over a CPython file. Leaving the loop closes nothing. */
-  [Symbol.asyncIterator](): AsyncIterableIterator<Uint8Array> {
+  [Symbol.asyncIterator](): AsyncIterableIterator<Bytes> {
     return pulled(() => this.readline());
   }
 
@@ -341,7 +342,8 @@ export class StreamReader extends Alarm {
    * Bytes have arrived, and belong to the reader now. With a `lender` they do so only while this runs, and what the waiting read does not
    * take is copied. Returns true while a read still waits for more.
    */
-  push(bytes: Uint8Array, lender: Lender | null = null): boolean {
+  push(arrived: Uint8Array, lender: Lender | null = null): boolean {
+    const bytes = arrived as Bytes; // no source has shared memory
     if (bytes.length === 0) return this.#waiting !== null;
     if (this.#failure !== null) return false; // closed meanwhile: they will not be read
     this.#arrived += bytes.length;
@@ -403,7 +405,7 @@ export class StreamReader extends Alarm {
   }
 
   /** Takes out everything that is buffered, for the object that reads this stream from now on. */
-  takeBuffered(): Uint8Array {
+  takeBuffered(): Bytes {
     this.#paused = false; // no resume from here: bytes that came then would be lost
     return this.#size === 0 ? EMPTY : this.#bytes(this.#size);
   }
@@ -507,7 +509,7 @@ export class StreamReader extends Alarm {
 
   // ---- Attempts: each returns a value, or undefined for "not yet" ----
 
-  #tryRecv(size: number): Uint8Array | null | undefined {
+  #tryRecv(size: number): Bytes | null | undefined {
     if (size === 0) return EMPTY; // as CPython, which asks nobody then
     if (this.#size > 0) {
       return this.#bytes(Math.min(size, this.#chunk.length - this.#at));
@@ -515,11 +517,11 @@ export class StreamReader extends Alarm {
     return this.#nothing();
   }
 
-  #tryPeek(size: number): Uint8Array | null | undefined {
+  #tryPeek(size: number): Bytes | null | undefined {
     return this.#size > 0 || size === 0 ? this.#copy(Math.min(size, this.#size)) : this.#nothing();
   }
 
-  #tryPeekAll(size: number): Uint8Array | null | undefined {
+  #tryPeekAll(size: number): Bytes | null | undefined {
     this.#mayGather(size);
     if (this.#size >= size || (this.#over && this.#size > 0)) return this.#copy(Math.min(size, this.#size));
     return this.#nothing();
@@ -535,14 +537,14 @@ export class StreamReader extends Alarm {
     return take;
   }
 
-  #tryRead(size: number): Uint8Array | null | undefined {
+  #tryRead(size: number): Bytes | null | undefined {
     this.#mayGather(size < 0 ? this.#size : size);
     if (size >= 0 && this.#size >= size) return this.#bytes(size);
     if (this.#over) return this.#size > 0 ? this.#bytes(this.#size) : null;
     return this.#notYet();
   }
 
-  #tryExactly(size: number): Uint8Array | undefined {
+  #tryExactly(size: number): Bytes | undefined {
     this.#mayGather(size);
     if (this.#size >= size) return this.#bytes(size);
     if (this.#over) {
@@ -551,7 +553,7 @@ export class StreamReader extends Alarm {
     return this.#notYet();
   }
 
-  #tryUntil(search: Search): Uint8Array | undefined {
+  #tryUntil(search: Search): Bytes | undefined {
     const { mark } = search;
     const found = this.#find(mark, this.#past(search.searched));
     this.#mayGather(found < 0 ? this.#size : found + mark.length);
@@ -567,7 +569,7 @@ export class StreamReader extends Alarm {
     return this.#notYet();
   }
 
-  #tryReadline(size: number): Uint8Array | null | undefined {
+  #tryReadline(size: number): Bytes | null | undefined {
     const newline = this.#newline();
     const length = newline < 0 ? this.#size : newline + 1; // what is here of the line
     if (size < 0) this.#mayBeLine(newline);
@@ -710,10 +712,10 @@ export class StreamReader extends Alarm {
       // To the piece that holds `from`, from the back: bytes that trickle in must not cost a walk through all before.
       p = this.#more.length;
       base = this.#size;
-      while (base > from && p > 0) base -= (this.#more[--p] as Uint8Array).length;
+      while (base > from && p > 0) base -= (this.#more[--p] as Bytes).length;
     }
     for (; p < this.#more.length; p++) {
-      const piece = p < 0 ? this.#chunk : (this.#more[p] as Uint8Array);
+      const piece = p < 0 ? this.#chunk : (this.#more[p] as Bytes);
       const first = mark[0] as number;
       for (let i = piece.indexOf(first, Math.max(from - base, 0)); i >= 0; i = piece.indexOf(first, i + 1)) {
         if (mark.length === 1 || this.#matches(mark, piece, i, p)) return base + i;
@@ -724,7 +726,7 @@ export class StreamReader extends Alarm {
   }
 
   /** Whether `mark` is at `i` of `piece`, the `p`-th of #more, and continues in the next ones. */
-  #matches(mark: Uint8Array, piece: Uint8Array, i: number, p: number): boolean {
+  #matches(mark: Uint8Array, piece: Bytes, i: number, p: number): boolean {
     let at = i;
     for (const byte of mark) {
       while (at === piece.length) {
@@ -739,7 +741,7 @@ export class StreamReader extends Alarm {
   }
 
   /** Takes `size` bytes out; `size` is at most what is buffered. Those to `keep` must not hold much other memory. */
-  #bytes(size: number, keep = true): Uint8Array {
+  #bytes(size: number, keep = true): Bytes {
     const chunk = this.#chunk;
     const from = this.#at;
     const here = chunk.length - from;
@@ -767,7 +769,7 @@ export class StreamReader extends Alarm {
     let last = chunk;
     let part = 0;
     while (filled < size) {
-      last = this.#more[pieces++] as Uint8Array;
+      last = this.#more[pieces++] as Bytes;
       part = Math.min(last.length, size - filled);
       whole.set(part === last.length ? last : last.subarray(0, part), filled);
       filled += part;
@@ -779,7 +781,7 @@ export class StreamReader extends Alarm {
   }
 
   /** From now on `piece` is read, from `at`; nothing is known about it yet. */
-  #begin(piece: Uint8Array, at: number, lender: Lender | null = null): void {
+  #begin(piece: Bytes, at: number, lender: Lender | null = null): void {
     this.#chunk = piece;
     this.#at = at;
     this.#lender = lender;
@@ -805,10 +807,10 @@ export class StreamReader extends Alarm {
   }
 
   /** A copy of the first `size` bytes, which stay; `size` is at most what is buffered. */
-  #copy(size: number): Uint8Array {
+  #copy(size: number): Bytes {
     const copy = new Uint8Array(size);
     let piece = this.#chunk.subarray(this.#at);
-    for (let filled = 0, next = 0; filled < size; piece = this.#more[next++] as Uint8Array) {
+    for (let filled = 0, next = 0; filled < size; piece = this.#more[next++] as Bytes) {
       copy.set(piece.subarray(0, size - filled), filled);
       filled += piece.length;
     }
@@ -819,7 +821,7 @@ export class StreamReader extends Alarm {
   #ontoTray(bytes: Uint8Array): boolean {
     const size = bytes.length;
     const last = this.#more.length - 1;
-    const before = last < 0 ? EMPTY : (this.#more[last] as Uint8Array);
+    const before = last < 0 ? EMPTY : (this.#more[last] as Bytes);
     const used = before.length;
     if (used > 0 && used + size <= TRAY && before.buffer === this.#tray.buffer) {
       this.#tray.set(bytes, used);
@@ -833,7 +835,7 @@ export class StreamReader extends Alarm {
     return true;
   }
 
-  #append(piece: Uint8Array): void {
+  #append(piece: Bytes): void {
     if (this.#more === NO_PIECES) this.#more = [piece];
     else this.#more.push(piece);
   }

@@ -1,6 +1,6 @@
 /** Files of bytes that are not simply the socket's reader or writer: `rwb`, and files with their own buffer. */
 
-import { type Data, joinBytes, toBytes } from "../bytes/data.ts";
+import { type Bytes, type Data, joinBytes, toBytes } from "../bytes/data.ts";
 import { pulled } from "../bytes/reader.ts";
 import type { StreamWriter } from "../bytes/writer.ts";
 import { BaseFile, type OpenFile, type Output } from "./base-file.ts";
@@ -18,15 +18,15 @@ export interface BinaryWriter extends AsyncDisposable {
 }
 
 /** Reads and writes bytes: the socket's reader and writer as one. CPython's `BufferedRWPair`. */
-export interface BinaryFile extends OpenFile, BinaryWriter, AsyncIterable<Uint8Array> {
+export interface BinaryFile extends OpenFile, BinaryWriter, AsyncIterable<Bytes> {
   /** As `StreamReader.read()`. */
-  read(size?: number): Promise<Uint8Array | null>;
+  read(size?: number): Promise<Bytes | null>;
   /** As `StreamReader.readline()`. */
-  readline(size?: number): Promise<Uint8Array | null>;
+  readline(size?: number): Promise<Bytes | null>;
   /** As `StreamReader.readlines()`. */
-  readlines(hint?: number): Promise<Uint8Array[]>;
+  readlines(hint?: number): Promise<Bytes[]>;
   /** The lines to the end, as `readline()` returns them. Leaving the loop closes nothing. */
-  [Symbol.asyncIterator](): AsyncIterableIterator<Uint8Array>;
+  [Symbol.asyncIterator](): AsyncIterableIterator<Bytes>;
 }
 
 const EMPTY = new Uint8Array(0);
@@ -35,7 +35,7 @@ const EMPTY = new Uint8Array(0);
 export class BufferedWriter implements Output {
   readonly #writer: StreamWriter;
   readonly #size: number;
-  #kept: Uint8Array = EMPTY;
+  #kept: Bytes = EMPTY;
   #used = 0;
 
   constructor(writer: StreamWriter, size: number) {
@@ -75,19 +75,19 @@ export class BufferedWriter implements Output {
 
 /** The binary modes that are not simply the socket's reader or writer. */
 export class RawFile extends BaseFile implements BinaryFile {
-  async read(size?: number): Promise<Uint8Array | null> {
+  async read(size?: number): Promise<Bytes | null> {
     return this.reader.read(size);
   }
 
-  async readline(size?: number): Promise<Uint8Array | null> {
+  async readline(size?: number): Promise<Bytes | null> {
     return this.reader.readline(size);
   }
 
-  async readlines(hint?: number): Promise<Uint8Array[]> {
+  async readlines(hint?: number): Promise<Bytes[]> {
     return this.reader.readlines(hint);
   }
 
-  [Symbol.asyncIterator](): AsyncIterableIterator<Uint8Array> {
+  [Symbol.asyncIterator](): AsyncIterableIterator<Bytes> {
     return pulled(() => this.readline());
   }
 

@@ -119,7 +119,7 @@ const ATON_NAMES = optionNamesOf<{ readonly strict?: boolean }>()({ strict: "boo
  * @param options.strict take only the dotted quad, as `inetPton` does. Default false.
  * @throws SocketError `ERR_INVALID_ADDRESS` if it is none of these; TypeError if it is not a string.
  */
-export function inetAton(text: string, options: { readonly strict?: boolean } = {}): Uint8Array {
+export function inetAton(text: string, options: { readonly strict?: boolean } = {}): Uint8Array<ArrayBuffer> {
   string(text, "text");
   checkOptions("inetAton()", options, ATON_NAMES);
   if (options.strict) return inetPton(AF_INET, text);
@@ -146,7 +146,7 @@ export function inetNtoa(packed: Uint8Array): string {
  * @throws SocketError `ERR_INVALID_ADDRESS` if it is not an address of that family, `EAFNOSUPPORT`
  *   if the family is another one; TypeError if an argument has the wrong type.
  */
-export function inetPton(family: number, text: string): Uint8Array {
+export function inetPton(family: number, text: string): Uint8Array<ArrayBuffer> {
   const internet = internetFamily(family);
   string(text, "text");
   return internet === AF_INET
@@ -180,7 +180,7 @@ export function inetNtop(family: number, packed: Uint8Array): string {
  *
  * @throws TypeError if it is not a string.
  */
-export function packAddress(text: string): Uint8Array | null {
+export function packAddress(text: string): Uint8Array<ArrayBuffer> | null {
   const packed = atonBytes(string(text, "text")) ?? groupBytes(text.replace(SCOPE, ""));
   return packed && withoutMapping(packed);
 }
@@ -324,7 +324,7 @@ const ATON_NUMBER = "(?:0[xX][0-9a-fA-F]+|0[0-7]*|[1-9][0-9]*)";
 const ATON = new RegExp(`^${ATON_NUMBER}(?:\\.${ATON_NUMBER}){0,3}(?=[ \\t\\n\\v\\f\\r]|$)`);
 
 /** glibc's inet_aton. */
-function atonBytes(text: string): Uint8Array | null {
+function atonBytes(text: string): Uint8Array<ArrayBuffer> | null {
   const matched = ATON.exec(text);
   // C cannot express a text with a NUL, nor UTF-8 one with half a surrogate pair: CPython refuses both.
   if (matched === null || text.includes("\0") || !text.isWellFormed()) return null;
@@ -341,7 +341,7 @@ function atonBytes(text: string): Uint8Array | null {
 }
 
 /** glibc's inet_pton for IPv4: four decimal parts, and no leading zero, which others read as octal. */
-function quadBytes(text: string): Uint8Array | null {
+function quadBytes(text: string): Uint8Array<ArrayBuffer> | null {
   const parts = text.split(".");
   if (parts.length !== 4 || !parts.every((part) => /^(?:0|[1-9][0-9]{0,2})$/.test(part))) return null;
   const values = parts.map(Number);
@@ -349,7 +349,7 @@ function quadBytes(text: string): Uint8Array | null {
 }
 
 /** glibc's inet_pton for IPv6. */
-function groupBytes(text: string): Uint8Array | null {
+function groupBytes(text: string): Uint8Array<ArrayBuffer> | null {
   const halves = withoutQuad(text)
     .split("::")
     .map((half) => (half === "" ? [] : half.split(":")));
@@ -443,7 +443,7 @@ const MAPPED: Network = {
 };
 
 /** The IPv4 inside an IPv4-mapped IPv6 address (RFC 4291 section 2.5.5.2), or the address itself. */
-function withoutMapping(packed: Uint8Array): Uint8Array {
+function withoutMapping<B extends Uint8Array>(packed: B): B | Uint8Array<ArrayBuffer> {
   return inNetwork(packed, MAPPED) ? packed.slice(12) : packed;
 }
 

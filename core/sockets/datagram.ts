@@ -4,7 +4,7 @@
  */
 
 import { deadline } from "../bytes/alarm.ts";
-import { type Data, toBytes, withDeadline } from "../bytes/data.ts";
+import { type Bytes, type Data, toBytes, withDeadline } from "../bytes/data.ts";
 import { pulled } from "../bytes/reader.ts";
 import { errnoOf, SocketError, type SocketErrorCode } from "../errors.ts";
 import {
@@ -53,7 +53,7 @@ export interface DatagramSender {
 /** One datagram that has arrived, and the way back to its sender: what a datagram handler gets as `this.request`. */
 export class Datagram {
   /** Its bytes, which you may keep. */
-  readonly data: Uint8Array;
+  readonly data: Bytes;
   /** The sender, or `null` if it is not known (workerd; a Unix sender without a name). */
   readonly address: Address | null;
   /** Whether it was longer than the receiver accepts, so that its end is lost. */
@@ -61,7 +61,7 @@ export class Datagram {
   readonly #sender: DatagramSender;
 
   constructor(data: Uint8Array, address: Address | null, sender: DatagramSender, truncated = false) {
-    this.data = data;
+    this.data = data as Bytes; // no kernel gives shared memory
     this.address = address;
     this.truncated = truncated;
     this.#sender = sender;
@@ -160,7 +160,7 @@ export interface DatagramTransport {
   close(): void | Promise<void>;
 }
 
-type Received = readonly [bytes: Uint8Array, address: Address | null];
+type Received = readonly [bytes: Bytes, address: Address | null];
 
 interface Waiter {
   readonly resolve: (received: Received) => void;
@@ -267,7 +267,7 @@ export class DatagramSocket extends BaseSocket implements AsyncDisposable {
   }
 
   /** The next datagram, cut to `size` bytes (with 0 none is taken, as in CPython). You may keep the bytes. `flags`: `MSG_PEEK` leaves it, `MSG_DONTWAIT` does not wait. */
-  async recv(size?: number, flags?: number): Promise<Uint8Array> {
+  async recv(size?: number, flags?: number): Promise<Bytes> {
     if (size === 0 && !this.closed) return NOTHING[0].slice();
     return (await this.recvfrom(size, flags))[0];
   }
@@ -281,7 +281,7 @@ export class DatagramSocket extends BaseSocket implements AsyncDisposable {
   }
 
   /** The next datagram and its sender's address: `null` for a Unix sender without a name. After `shutdown(SHUT_RD)`, an empty one without a sender. */
-  async recvfrom(size = Number.MAX_SAFE_INTEGER, flags = 0): Promise<[Uint8Array, Address | null]> {
+  async recvfrom(size = Number.MAX_SAFE_INTEGER, flags = 0): Promise<[Bytes, Address | null]> {
     checkCount("the size", size, 0);
     checkFlags(flags, MSG_PEEK | MSG_DONTWAIT | MSG_WAITALL, "recv");
     this.#mustBeOpen();
@@ -293,7 +293,7 @@ export class DatagramSocket extends BaseSocket implements AsyncDisposable {
   }
 
   /** The results of `recvfrom()`, one after the other, until the socket is closed or shut down. Leaving the loop closes nothing. */
-  [Symbol.asyncIterator](): AsyncIterableIterator<[Uint8Array, Address | null]> {
+  [Symbol.asyncIterator](): AsyncIterableIterator<[Bytes, Address | null]> {
     return pulled(async () => {
       const ended = (): boolean => this.closed || (this.#deaf && this.#queue.length === 0);
       if (ended()) return null;
@@ -457,7 +457,7 @@ export class DatagramSocket extends BaseSocket implements AsyncDisposable {
   #message(bytes: Uint8Array, address: Address | null): void {
     if (this.closed) return;
     if (this.#peer !== null && !samePlace(address, this.#peer)) return;
-    const received: Received = [bytes, address];
+    const received: Received = [bytes as Bytes, address];
     // A reader that only peeks leaves the datagram to the next one.
     for (let waiter = this.#waiting.shift(); waiter !== undefined; waiter = this.#waiting.shift()) {
       waiter.resolve(received);

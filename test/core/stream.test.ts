@@ -479,7 +479,7 @@ describe("memory", () => {
     const reader = new StreamReader();
     const lent = new Uint8Array(129 * KiB).fill(1);
     const copies: number[] = [];
-    const copy = (bytes: Uint8Array): Uint8Array => {
+    const copy = (bytes: Uint8Array): Uint8Array<ArrayBuffer> => {
       copies.push(bytes.length);
       return bytes.slice();
     };

@@ -153,6 +153,22 @@ const FILES: Readonly<Record<string, string>> = {
     // @ts-expect-error: a memory server has no address
     new ThreadingMemoryServer("127.0.0.1:0", Nothing);
   `,
+  // The Web platform's functions refuse bytes whose memory might be shared.
+  "web.ts": `
+    import { type Bytes, DatagramRequestHandler } from "socklet";
+    import { createConnection } from "socklet/emulator";
+
+    const socket = await createConnection("127.0.0.1:7");
+    const head: Bytes = await socket.rfile.readexactly(4);
+    const blob = new Blob([head, (await socket.recv()) ?? "the end", ...(await socket.rfile.readlines())]);
+    for await (const piece of socket) await crypto.subtle.digest("SHA-256", piece);
+    const text = new Response(socket.toWeb().readable.pipeThrough(new DecompressionStream("gzip")));
+    export class Signed extends DatagramRequestHandler {
+      override async handle() {
+        console.log(await crypto.subtle.digest("SHA-256", this.request.data), blob, text);
+      }
+    }
+  `,
   // A project for Node whose code knows both: nothing of Cloudflare's types need be there.
   "both.ts": `
     import { streamHandler } from "socklet";
@@ -492,6 +508,9 @@ describe("its types", () => {
       return check(`both-${module}`, { module, moduleResolution, types: ["node"], lib: ["es2022"] });
     },
   );
+
+  test("of what reads, with the DOM's beside them", () =>
+    check("web-dom", { module: "nodenext", lib: ["es2022", "dom", "dom.asynciterable"], types: ["node"] }));
 
   test.each(["nodenext", "bundler"])("of the entry for Workers, resolved as %s", (moduleResolution) => {
     const module = moduleResolution === "bundler" ? "esnext" : "nodenext";

@@ -1,6 +1,6 @@
 /** A stream socket that begins unconnected, until `connect()` connects it: the part of `socket()` that is the same in every place. */
 
-import type { Data } from "../../bytes/data.ts";
+import type { Bytes, Data } from "../../bytes/data.ts";
 import { errnoOf, SocketError, type SocketErrorCode } from "../../errors.ts";
 import {
   type Address,
@@ -112,7 +112,7 @@ export abstract class UnconnectedSocket extends StreamSocket {
   }
 
   /** `recv()`, and `null`: a stream does not name the sender. CPython's `recvfrom`. */
-  async recvfrom(size?: number, flags?: number): Promise<[Uint8Array | null, null]> {
+  async recvfrom(size?: number, flags?: number): Promise<[Bytes | null, null]> {
     return [await this.recv(size, flags), null];
   }
 

@@ -13,7 +13,7 @@
  * `capabilities` lists what a place cannot do, and tests check it. This text holds everywhere else.
  */
 
-import { type Data, DONE, type Failure, toBytes, withDeadline } from "../../bytes/data.ts";
+import { type Bytes, type Data, DONE, type Failure, toBytes, withDeadline } from "../../bytes/data.ts";
 import { ANY, type Lender, pulled, type ReaderSource, StreamReader } from "../../bytes/reader.ts";
 import { StreamWriter, type WriterTarget } from "../../bytes/writer.ts";
 import { describe } from "../../describe.ts";
@@ -213,7 +213,7 @@ export class StreamSocket extends BaseSocket implements AsyncDisposable {
    * only at the end; `MSG_DONTWAIT` rejects with `EWOULDBLOCK` instead of waiting; `MSG_OOB` returns the urgent byte, without
    * waiting (`EINVAL` if there is none; Node with the package `koffi`). recv(2)
    */
-  recv(size?: number, flags = 0): Promise<Uint8Array | null> {
+  recv(size?: number, flags = 0): Promise<Bytes | null> {
     return flags === 0 ? this.rfile.recv(size) : this.#recvBy(flags, size);
   }
 
@@ -429,7 +429,7 @@ export class StreamSocket extends BaseSocket implements AsyncDisposable {
   }
 
   /** The pieces as they come, to the end. Leaving the loop closes nothing. */
-  [Symbol.asyncIterator](): AsyncIterableIterator<Uint8Array> {
+  [Symbol.asyncIterator](): AsyncIterableIterator<Bytes> {
     return pulled(() => this.recv());
   }
 
@@ -473,11 +473,11 @@ export class StreamSocket extends BaseSocket implements AsyncDisposable {
     });
   }
 
-  async #recvBy(flags: number, size = ANY): Promise<Uint8Array | null> {
+  async #recvBy(flags: number, size = ANY): Promise<Bytes | null> {
     checkFlags(flags, RECV_FLAGS, "recv");
     if (flags & MSG_OOB) {
       this.#mustBeOpen();
-      return this.kernel(URGENT).recv(Math.min(size, 1), flags);
+      return this.kernel(URGENT).recv(Math.min(size, 1), flags) as Bytes;
     }
     const wait = !(flags & MSG_DONTWAIT);
     return this.rfile.receive(size, (flags & MSG_PEEK) !== 0, (flags & MSG_WAITALL) !== 0, wait);

@@ -1,6 +1,6 @@
 /** A stream socket as one of the Web platform's kind: what `toWeb()` gives. */
 
-import { DONE } from "../../bytes/data.ts";
+import { type Bytes, DONE } from "../../bytes/data.ts";
 import { SocketError } from "../../errors.ts";
 import { type Address, formatAddress } from "../../net/address.ts";
 import { SHUT_RD, SHUT_WR } from "../../net/constants.ts";
@@ -9,7 +9,7 @@ import type { StartTlsOptions } from "../tls/tls.ts";
 /** A `Socket` in the sense of WinterTC's Sockets API and of Workers: what `toWeb()` gives. */
 export interface WebStream {
   /** What the peer sends, read when it is asked for. */
-  readonly readable: ReadableStream<Uint8Array>;
+  readonly readable: ReadableStream<Bytes>;
   /** What is sent to the peer; closing it is our end. */
   readonly writable: WritableStream<Uint8Array>;
   /** The addresses, as text. */
@@ -30,7 +30,7 @@ export interface WebStream {
 /** The stream socket behind a Web stream. */
 interface Connection {
   readonly closed: boolean;
-  recv(): Promise<Uint8Array | null>;
+  recv(): Promise<Bytes | null>;
   sendall(data: Uint8Array): Promise<void>;
   shutdown(how: number): Promise<void>;
   close(): Promise<void>;
@@ -87,7 +87,7 @@ export const webStreamOf = (
   const addressText = (address: Address | null): string | undefined =>
     address === null ? undefined : formatAddress(address);
   return {
-    readable: new ReadableStream<Uint8Array>(
+    readable: new ReadableStream<Bytes>(
       {
         pull: async (controller) => {
           await mine();

@@ -11,6 +11,7 @@
  */
 
 import net from "node:net";
+import type { Bytes } from "../../../core/bytes/data.ts";
 import type { Lender } from "../../../core/bytes/reader.ts";
 import { lazy } from "../../builtin.ts";
 import { runtime } from "../../runtime.ts";
@@ -113,7 +114,7 @@ export class Intake implements Lender {
     return lentFrom.buffer !== (common as Uint8Array).buffer;
   }
 
-  copy(bytes: Uint8Array): Uint8Array {
+  copy(bytes: Uint8Array): Bytes {
     const copy = fresh(bytes.length);
     copy.set(bytes);
     return copy;
