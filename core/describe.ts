@@ -139,10 +139,30 @@ const counted = (text: string, to: Walk): string => {
   return text;
 };
 
+/** The bytes that `value` is; `null` if it is something else. */
+const bytesIn = (value: unknown): Uint8Array | null => {
+  if (isA(value, ArrayBuffer)) return new Uint8Array(value);
+  if (isA(value, DataView)) return new Uint8Array(value.buffer, value.byteOffset, value.byteLength);
+  return isA(value, Uint8Array) ? value : null;
+};
+
+/** The items of a collection that is no array; `null` if `value` is none. Gives up as soon as they alone are too many. */
+const itemsIn = (value: object, to: Walk): readonly unknown[] | null => {
+  if (!isA(value, Set) && !isA(value, Map) && !ArrayBuffer.isView(value)) return null;
+  const { size } = to;
+  const items: unknown[] = [];
+  for (const item of value as Set<unknown>) {
+    items.push(item);
+    count(to, 1);
+  }
+  to.size = size; // each is counted when it is walked
+  return items;
+};
+
 /** `value` as plain data; `undefined` if JSON has no form for it. */
 const walk = (value: unknown, key: string, to: Walk): Json | undefined => {
   let given = value;
-  const bytes = isA(value, Uint8Array);
+  const bytes = bytesIn(value) !== null;
   if (!bytes && ["bigint", "object", "function"].includes(typeof value) && value !== null) {
     const { toJSON } = value as { toJSON?: unknown };
     if (typeof toJSON === "function") given = toJSON.call(value, key);
@@ -172,9 +192,14 @@ const walk = (value: unknown, key: string, to: Walk): Json | undefined => {
     count(to, 4);
     return null;
   }
-  if (isA(given, Uint8Array)) {
-    count(to, Math.ceil(given.length / 3) * 4 + 13);
-    return { base64: toBase64(given) };
+  const raw = bytesIn(given);
+  if (raw !== null) {
+    count(to, Math.ceil(raw.length / 3) * 4 + 13);
+    return { base64: toBase64(raw) };
+  }
+  if (isA(given, Promise)) {
+    if (to.strict) throw new TypeError("a promise has no form in JSON; await it");
+    return counted("[promise]", to);
   }
   if (to.above.has(given) || to.above.size >= DEEPEST) {
     const cycle = to.above.has(given);
@@ -188,8 +213,9 @@ const walk = (value: unknown, key: string, to: Walk): Json | undefined => {
   return all;
 };
 
-/** The items of an array, or the properties of an object. */
-const parts = (given: object, to: Walk): Json => {
+/** The items of a collection, or the properties of an object. */
+const parts = (whole: object, to: Walk): Json => {
+  const given = itemsIn(whole, to) ?? whole;
   const part = (key: string): Json | undefined => {
     if (to.strict) return walk((given as Record<string, unknown>)[key], key, to);
     const { size } = to.above;
@@ -211,8 +237,6 @@ const parts = (given: object, to: Walk): Json => {
     }
     return items;
   }
-  // Whose keys alone would fill the memory.
-  if (ArrayBuffer.isView(given) && !isA(given, DataView)) count(to, given.byteLength);
   const keys = Object.keys(given);
   const properties: [string, Json][] = [];
   if (isA(given, Error)) {
@@ -266,9 +290,10 @@ export const jsonOf = (value: unknown, limit: number): { json?: Json; size: numb
   bounded(value, limit, true);
 
 /**
- * `value` as JSON text. Bytes become `{ "base64": "…" }` (RFC 4648), a `bigint` its decimal digits as a string, an error
- * its name, its message and its own properties, and what JSON has no form for (a function, a symbol, `undefined` alone)
- * `null`. Throws `TypeError` for a cycle, `RangeError` for more than 500 levels, and what reading the value throws.
+ * `value` as JSON text. Bytes become `{ "base64": "…" }` (RFC 4648), a `bigint` its decimal digits as a string, a `Set`, a
+ * `Map` or an array of numbers the list that `Array.from` makes of it, an error its name, its message and its own
+ * properties, and what JSON has no form for (a function, a symbol, `undefined` alone) `null`. Throws `TypeError` for a
+ * cycle and for a promise, `RangeError` for more than 500 levels, and what reading the value throws.
  */
 export const toJson = (value: unknown, indent?: number): string => {
   const to: Walk = { strict: true, most: Number.POSITIVE_INFINITY, size: 0, above: new Set() };

@@ -24,6 +24,38 @@ test("many bytes, in pieces that end anywhere", () => {
   }
 });
 
+test("a collection is a list, not an empty object; a promise that nobody awaited is told", () => {
+  const map = new Map<unknown, unknown>([["a", new Set([1, [2]])], [{ b: 1 }, null]]); // biome-ignore format: a table
+  expect(JSON.parse(toJson({ map, none: new Set(), numbers: Float64Array.of(1.5, Number.NaN) }))).toEqual({
+    map: [
+      ["a", [1, [2]]],
+      [{ b: 1 }, null],
+    ],
+    none: [],
+    numbers: [1.5, null],
+  });
+  const { buffer } = Uint8Array.of(9, 0, 255, 128);
+  expect(toJson([buffer.slice(1), new DataView(buffer, 1)])).toBe('[{"base64":"AP+A"},{"base64":"AP+A"}]');
+  expect(() => toJson({ reply: Promise.resolve("PONG") })).toThrow("a promise has no form in JSON; await it");
+  expect(plain({ reply: Promise.resolve("PONG") }, 100)).toEqual({ reply: "[promise]" });
+  const within = new Set<unknown>();
+  within.add(within);
+  expect(() => toJson(within)).toThrow(TypeError);
+  expect(plain(within, 100)).toEqual(["[cycle]"]);
+  expect(plain(Object.create(Map.prototype), 100)).toBe("[unreadable]");
+});
+
+test("a collection that is too large is not copied to find that out", () => {
+  const many = new Set(Array.from({ length: 1_000_000 }, (_, i) => i));
+  expect(plain(many, 1_000)).toEqual({ omitted: 262_145 });
+  const endless = Object.assign(new Map(), {
+    *[Symbol.iterator]() {
+      for (;;) yield 0;
+    },
+  });
+  expect(plain(endless, 1_000)).toEqual({ omitted: 262_145 });
+});
+
 test("a cycle is a TypeError", () => {
   const cycle: { self?: unknown } = {};
   cycle.self = cycle;
