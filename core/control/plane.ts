@@ -592,6 +592,10 @@ export const sessionTarget = (app: App, spec: SessionSpec, allow: AllowList): Se
   const endpoint = checked(() =>
     dialable(declared?.endpoint ?? allow.check(dialable(spec.address as string))),
   );
+  const secureTransport = checked(
+    () => secureTransportOf(endpoint, spec.secureTransport === undefined ? (declared ?? spec) : spec),
+    "EINVAL",
+  );
   return {
     dial: spec.dial,
     handler,
@@ -601,11 +605,8 @@ export const sessionTarget = (app: App, spec: SessionSpec, allow: AllowList): Se
     params: spec.params,
     deadline,
     connectTimeout: spec.connectTimeout,
-    secureTransport: checked(
-      () => secureTransportOf(endpoint, spec.secureTransport === undefined ? (declared ?? spec) : spec),
-      "EINVAL",
-    ),
-    tls: declared?.tls,
+    secureTransport,
+    tls: secureTransport === "off" ? undefined : declared?.tls, // the caller may want plain text
     proxyHeader: declared?.proxyHeader,
     keep,
   };

@@ -153,7 +153,7 @@ export abstract class StreamConnector<Context = unknown, Params = unknown> exten
     this.#options = {
       connectTimeout,
       secureTransport,
-      tls,
+      ...(secureTransport !== "off" && { tls }),
       proxyHeader,
       stream: settleStream(stream, "stream."),
     };

@@ -1,4 +1,5 @@
 import { afterEach, describe, expect, test, vi } from "vitest";
+import { defineApp } from "../../core/app/app.ts";
 import { STREAM_LIMITS } from "../../core/bytes/data.ts";
 import { eventStream, readEvents } from "../../core/control/http/sse.ts";
 import type { SessionEvent, SessionInfo } from "../../core/control/index.ts";
@@ -56,6 +57,15 @@ describe("a session", () => {
     const { plane } = new MemoryPlace();
     const { id } = await plane.start({ dial: "greeter" });
     expect(await plane.wait(id, MINUTE)).toMatchObject({ state: "ended", result: "hello" });
+  });
+
+  test("by a dial entry that has TLS is dialled in plain text if its caller says so", () => {
+    const dial = { secured: { handler: "Ask", address: "10.0.0.1:7", tls: { serverName: "example.org" } } };
+    const secured = defineApp({ handlers: app.handlers, dial });
+    const target = (spec: object) => sessionTarget(secured, { dial: "secured", ...spec }, new AllowList([]));
+    expect(target({})).toMatchObject({ secureTransport: "on", tls: { serverName: "example.org" } });
+    const plain = target({ secureTransport: "off" });
+    expect([plain.secureTransport, plain.tls]).toEqual(["off", undefined]);
   });
 
   test("has bytes and big integers in its result, as JSON says them", async () => {

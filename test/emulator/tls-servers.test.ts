@@ -178,6 +178,10 @@ describe.skipIf(missing)("each stream server, of TCP and of paths", () => {
     expect(() => new TCPConnector(`tls://localhost:${at.port}`, Ask, { secureTransport: "off" })).toThrow(
       "tls:// is secured from its first byte",
     );
+    const plain = `127.0.0.1:${at.port}`;
+    expect(() => new TCPConnector(plain, Ask, { secureTransport: "off", ...trusting })).toThrow(
+      'secureTransport is "off", and tls is given',
+    );
   });
 });
 

@@ -76,6 +76,8 @@ export const secureTransportOf = (
     tls,
   }: Pick<ConnectOptions, "tls"> & { readonly secureTransport?: SecureTransport | undefined },
 ): SecureTransport => {
+  if (secureTransport === "off" && tls !== undefined)
+    throw new TypeError('secureTransport is "off", and tls is given; leave one of them out');
   if (scheme !== "tls") return secureTransport ?? (tls === undefined ? "off" : "on");
   if (secureTransport === undefined || secureTransport === "on") return "on";
   throw new TypeError(
