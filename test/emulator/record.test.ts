@@ -68,6 +68,22 @@ test("each listener, and each server that is dialled, has a transcript, which so
     ...["--to", `tcp://127.0.0.1:${port}`, "--timeout", String(PATIENT.timeout)],
   ]);
   expect([await replay.exit, replay.lines]).toEqual([0, ["3 connections: as recorded"]]);
+
+  const other = net.createServer((socket) => {
+    socket.on("error", () => {}); // the replay ends it
+    socket.on("data", () => socket.write("said no\n"));
+  });
+  await once(other.listen(0, "127.0.0.1"), "listening");
+  onTestFinished(() => void other.close());
+  const to = `tcp://127.0.0.1:${(other.address() as net.AddressInfo).port}`;
+  const differing = new Program(folder, ["replay", join("said", listened), "--to", to]);
+  expect(await differing.exit).toBe(1);
+  expect(differing.lines.slice(0, 4)).toEqual([
+    'connection 1: step 2, expect("said one\\n"): something else came',
+    'differs at byte 5: expected 6f "o", got 6e "n"',
+    '- "said one\\n"',
+    '+ "said no\\n"',
+  ]);
 });
 
 test("what is said while it drains is in the transcript, and so is what a pool says", async () => {

@@ -4,6 +4,7 @@ import { printableJson } from "../../../core/describe.ts";
 import { type Endpoint, formatAddress, packAddress, parseAddress } from "../../../core/net/address.ts";
 import { FaultRules } from "../../../core/testing/faults/rules.ts";
 import { fs } from "../../builtin.ts";
+import { clientContext } from "../../kernel/tls/tls.ts";
 import { listenerUrl } from "../../servers/tcp.ts";
 import { openDatagramProxy } from "../../wire/datagrams.ts";
 import { openProxy } from "../../wire/proxy.ts";
@@ -88,6 +89,8 @@ export const proxy = async (address: string, flags: ProxyFlags): Promise<void> =
     );
   if (flags.ca !== undefined && scheme !== "tls" && starttls === undefined)
     throw new UsageError("--ca is for a server at tls://, or with --starttls");
+  const tls = flags.ca === undefined ? undefined : { ca: { file: flags.ca } };
+  if (tls !== undefined) asked("--ca", () => clientContext(tls)); // before anything listens or is written
   if (flags.json && flags.quiet) throw new UsageError("give --json or --quiet, not both");
   const stopped = new Promise<void>((resolve) => void onStop({ stop: () => resolve() }));
   const lost = (what: string) => (error: Error) => {
@@ -117,7 +120,6 @@ export const proxy = async (address: string, flags: ProxyFlags): Promise<void> =
     scheme === "tls" || (scheme === "tcp" && starttls !== undefined)
       ? issuedFor(target.hostname, packAddress(target.hostname) !== null)
       : undefined;
-  const tls = flags.ca === undefined ? undefined : { ca: { file: flags.ca } };
   const kind = scheme === "udp" ? "datagrams" : "stream";
   const rules = new FaultRules(kind, {
     seed: flags.seed,

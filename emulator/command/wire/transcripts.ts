@@ -4,6 +4,7 @@ import { BaseRequestHandler } from "../../../core/handlers/handler.ts";
 import { type Endpoint, packAddress, parseAddress } from "../../../core/net/address.ts";
 import type { StreamSocket } from "../../../core/sockets/streams/stream-socket.ts";
 import type { Conversation } from "../../../core/testing/script/conversation.ts";
+import { ScriptError } from "../../../core/testing/script/error.ts";
 import { scriptDatagramHandler } from "../../../core/testing/script/server.ts";
 import type { DatagramPeer } from "../../../core/testing/script/wire.ts";
 import { compareTranscripts } from "../../../core/testing/transcript/compare.ts";
@@ -66,12 +67,19 @@ export const replayFile = async (path: string, flags: ReplayFlags): Promise<void
   const scriptOf = (peer: number): Conversation =>
     asked(path, () => replay(transcript, side, { peer, paced, ...(to !== undefined && { tls }) }));
   const turns = transcript.events.some((event) => "tls" in event && numbers.includes(peerOf(event)));
-  if (to !== undefined) await asClient(transcript.kind, to, numbers, scriptOf, turns, flags);
-  else {
-    if (ca !== undefined)
-      throw new UsageError("--ca is for --to: whom this side trusts as the server's authority");
-    const security = turns ? securityFor(transcript) : {};
-    await asServer(transcript.kind, listen as string, numbers, scriptOf, security, flags);
+  try {
+    if (to !== undefined) await asClient(transcript.kind, to, numbers, scriptOf, turns, flags);
+    else {
+      if (ca !== undefined)
+        throw new UsageError("--ca is for --to: whom this side trusts as the server's authority");
+      const security = turns ? securityFor(transcript) : {};
+      await asServer(transcript.kind, listen as string, numbers, scriptOf, security, flags);
+    }
+  } catch (error) {
+    if (!(error instanceof Differs)) throw error;
+    await print(error.message);
+    process.exitCode = 1;
+    return;
   }
   const said = transcript.kind === "stream" ? "connection" : "client";
   await print(`${numbers.length} ${said}${numbers.length === 1 ? "" : "s"}: as recorded`);
@@ -85,9 +93,14 @@ const securityFor = ({ address }: Transcript): TCPServerOptions<unknown> => {
   return { tls: { cert, key }, secureTransport: "starttls" };
 };
 
+/** The other side says something else than what was recorded: many lines, which show where. */
+class Differs extends Error {}
+
 /** What went wrong with one connection, named by its number. */
 const ofConnection = (number: number, error: unknown): Error =>
-  new Error(`connection ${number}: ${describe(error)}`, { cause: error });
+  error instanceof ScriptError
+    ? new Differs(`connection ${number}: ${error.message}`, { cause: error })
+    : new Error(`connection ${number}: ${describe(error)}`, { cause: error });
 
 type ScriptOf = (peer: number) => Conversation;
 

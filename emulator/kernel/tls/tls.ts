@@ -333,7 +333,7 @@ export interface LastSession {
 const contexts = new WeakMap<object, { readonly said: string; readonly context: tls.SecureContext }>();
 
 /** The context of a connector: made once, and again if a file has changed. Throws `TypeError`, `ERR_UNSUPPORTED`. */
-const clientContext = (options: TlsOptions): tls.SecureContext => {
+export const clientContext = (options: TlsOptions): tls.SecureContext => {
   mustHeed(options);
   const ca = readAll("tls.ca", options.ca);
   const crl = readAll("tls.crl", options.crl);
