@@ -43,13 +43,14 @@ const KINDS = {
   string: ["a string", (value: unknown) => typeof value === "string"],
   function: ["a function", (value: unknown) => typeof value === "function"],
   list: ["a list", Array.isArray],
+  strings: ["a list of strings", Array.isArray], // and each item is checked, which the message then names
+  entries: ["an object of entries by name", (value: unknown) => isObject(value)],
   signal: ["an AbortSignal", (value: unknown) => isObject(value) && "aborted" in value],
 } as const;
 type Kind = keyof typeof KINDS;
 
 /**
- * The names of some options: `"boolean"`, `"string"`, `"function"`, `"list"` or `"signal"` for one whose value must be of that
- * kind, which is checked, too; a nested list of names for one that is itself an object of options; `true` for all others.
+ * The names of some options: a kind for one whose value must be of that kind, which is checked, too; a nested list of names for one that is itself an object of options; `true` for all others.
  */
 export interface OptionNames {
   readonly [name: string]: true | Kind | OptionNames;
@@ -61,12 +62,16 @@ type KindOf<Value> = [Value] extends [boolean]
   : [Value] extends [(...args: never[]) => unknown]
     ? "function"
     : [Value] extends [readonly unknown[]]
-      ? "list"
+      ? [Value] extends [readonly string[]]
+        ? "strings"
+        : "list"
       : [Value] extends [AbortSignal]
         ? "signal"
         : [Value, string] extends [string, Value]
           ? "string"
-          : true | OptionNames;
+          : string extends keyof Value
+            ? "entries"
+            : true | OptionNames;
 
 /** The list of names that `Options` must have. */
 type NamesOf<Options> = { readonly [Name in keyof Options]-?: KindOf<Exclude<Options[Name], undefined>> };
@@ -118,8 +123,14 @@ const check = (taker: string, given: object, names: OptionNames, path: string, a
     if (known === true || value === undefined) continue;
     if (typeof known === "string") {
       const [right, is] = KINDS[known];
-      if (is(value)) continue;
-      throw new TypeError(`${path}${name} of ${taker} is ${right}, not ${show(value)}`);
+      if (!is(value)) throw new TypeError(`${path}${name} of ${taker} is ${right}, not ${show(value)}`);
+      if (known !== "strings") continue;
+      const at = (value as unknown[]).findIndex((item) => typeof item !== "string");
+      if (at >= 0)
+        throw new TypeError(
+          `${path}${name}[${at}] of ${taker} is a string, not ${show((value as unknown[])[at])}`,
+        );
+      continue;
     }
     if (!isObject(value)) {
       throw new TypeError(`${path}${name} of ${taker} is an object of options, not ${show(value)}`);
@@ -342,7 +353,7 @@ export const FORKING_NAMES = optionNamesOf<ForkingOptions>("a forking server")({
   requestsPerChild: true,
   restartDelay: true,
   maxRestartDelay: true,
-  execArgv: "list",
+  execArgv: "strings",
 });
 
 /** `options` with defaults filled in. Throws `TypeError` and `RangeError`. */

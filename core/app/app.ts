@@ -150,11 +150,11 @@ export interface AppDefinition<Context, Handlers extends AnyHandlers<Context> = 
 }
 
 const APP_NAMES = optionNamesOf<AppDefinition<unknown>>("an app")({
-  handlers: true,
+  handlers: "entries",
   listen: "list",
-  dial: true,
-  pools: true,
-  allow: "list",
+  dial: "entries",
+  pools: "entries",
+  allow: "strings",
   context: "function",
 });
 

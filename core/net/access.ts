@@ -297,7 +297,7 @@ export interface PeerRules {
   readonly deny?: readonly string[];
 }
 
-export const PEER_NAMES = optionNamesOf<PeerRules>()({ allow: "list", deny: "list" });
+export const PEER_NAMES = optionNamesOf<PeerRules>()({ allow: "strings", deny: "strings" });
 
 /** The rate of requests from one address: a bucket of `burst` tokens, refilled at `perSecond`; each request takes one. */
 export interface RateLimit {

@@ -137,7 +137,7 @@ export interface EdgeOptions {
   readonly except?: readonly EdgeRuleName[];
 }
 
-export const EDGE_NAMES: OptionNames = optionNamesOf<EdgeOptions>("edge")({ except: "list" });
+export const EDGE_NAMES: OptionNames = optionNamesOf<EdgeOptions>("edge")({ except: "strings" });
 
 /** The rules that do not apply. Throws `TypeError` if a name is not a rule. */
 export const edgeExceptions = (options: EdgeOptions): ReadonlySet<EdgeRuleName> => {

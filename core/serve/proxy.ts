@@ -35,7 +35,7 @@ export interface ProxyProtocolOptions {
 }
 
 export const PROXY_PROTOCOL_NAMES = optionNamesOf<ProxyProtocolOptions>("a server behind proxies")({
-  from: "list",
+  from: "strings",
   others: true,
   local: true,
   timeout: true,

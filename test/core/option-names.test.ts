@@ -302,7 +302,10 @@ describe("an option whose value must be of one kind takes nothing else", () => {
 
   test.each<[row: string, options: object, says: string]>([
     ["defineApp", { listen: {} }, "listen of defineApp() is a list, not an object"],
-    ["defineApp", { allow: "*:25" }, 'allow of defineApp() is a list, not "*:25"'],
+    ["defineApp", { allow: "*:25" }, 'allow of defineApp() is a list of strings, not "*:25"'],
+    ["defineApp", { allow: ["*:25", null] }, "allow[1] of defineApp() is a string, not null"],
+    ["defineApp", { dial: 5 }, "dial of defineApp() is an object of entries by name, not 5"],
+    ["defineApp", { pools: [] }, "pools of defineApp() is an object of entries by name, not an array"],
     ["defineApp", { context: {} }, "context of defineApp() is a function, not an object"],
     ["defineApp, listen", { faults: {} }, "faults of listen[0] is a list, not an object"],
     ["createConnection", { signal: 5 }, "signal of createConnection() is an AbortSignal, not 5"],

@@ -21,10 +21,13 @@ test.each(["timeout", "closeTimeout", "handshakeTimeout"])("stream.%s", (name) =
   expect(() => memoryPair({ [name]: "5" })).toThrow(new TypeError(`${name} must be a number, not "5"`));
 });
 
-test.each(["access.allow", "access.deny"])("%s is a list", (path) => {
-  const access = { [path.slice("access.".length)]: "127.0.0.1" };
-  const says = new TypeError(`${path} of ThreadingTCPServer is a list, not "127.0.0.1"`);
-  expect(() => new ThreadingTCPServer("127.0.0.1:0", Nothing, { access })).toThrow(says);
+test.each(["access.allow", "access.deny"])("%s is a list of strings", (path) => {
+  const made = (value: unknown) => () =>
+    new ThreadingTCPServer("127.0.0.1:0", Nothing, { access: { [path.slice("access.".length)]: value } });
+  expect(made("127.0.0.1")).toThrow(
+    new TypeError(`${path} of ThreadingTCPServer is a list of strings, not "127.0.0.1"`),
+  );
+  expect(made(["::1", 5])).toThrow(new TypeError(`${path}[1] of ThreadingTCPServer is a string, not 5`));
 });
 
 test("stream.timeout is named with its path where it is one option of several", () => {

@@ -381,7 +381,11 @@ describe("a proxy that does not say who comes", () => {
 
 test.each<readonly [string, Partial<ProxyProtocolOptions>, RegExp]>([
   ["nobody", { from: [] }, /proxyProtocol\.from lists the proxies/],
-  ["no list", { from: "::1" as never }, /proxyProtocol\.from of ThreadingTCPServer is a list, not "::1"/],
+  [
+    "no list",
+    { from: "::1" as never },
+    /proxyProtocol\.from of ThreadingTCPServer is a list of strings, not "::1"/,
+  ],
   ["no network", { from: ["10.0.0.1/8"] }, /has bits set beyond its prefix/],
   ["a name", { from: ["proxy.example.org"] }, /neither a network nor an address/],
   ["others", { others: "maybe" as never }, /proxyProtocol\.others must be "refuse" or "direct", not "maybe"/],

@@ -34,7 +34,7 @@ export interface PoolsOptions {
 
 const POOLS_NAMES = optionNamesOf<PoolsOptions>("poolsFor()")({
   onEvent: "function",
-  locationHints: true,
+  locationHints: "entries",
   recording: true,
 });
 

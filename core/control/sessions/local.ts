@@ -101,7 +101,7 @@ const LOCAL_PLANE_NAMES = optionNamesOf<LocalPlaneOptions>("a local plane")({
   ready: "function",
   archive: true,
   onArchiveError: "function",
-  secrets: "list",
+  secrets: "strings",
   maxRunning: true,
   maxHistory: true,
   maxAge: true,

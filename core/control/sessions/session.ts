@@ -111,7 +111,7 @@ export const SESSION_NAMES = optionNamesOf<SessionOptions>("a session of a plane
   deadline: true,
   hint: true,
   params: true,
-  secrets: "list",
+  secrets: "strings",
   store: true,
   onChange: "function",
 });

@@ -59,7 +59,7 @@ export const TLS_NAMES = optionNamesOf<TlsOptions>("what dials by TLS")({
   crl: true,
   minVersion: true,
   serverName: "string",
-  alpn: "list",
+  alpn: "strings",
 });
 
 /** Whether clients are asked for a certificate. */
@@ -100,7 +100,7 @@ export const SERVER_TLS_NAMES = optionNamesOf<ServerTlsOptions>("a listener that
   ca: true,
   crl: true,
   minVersion: true,
-  serverNames: true,
+  serverNames: "entries",
   clientCertificate: true,
   alpn: true,
   sessionTimeout: true,
