@@ -14,6 +14,7 @@ import { type RuntimeName, runtime } from "./runtimes.ts";
 import type { Run } from "./statistics.ts";
 
 const START_MS = 15_000; // for a server to say its port: generous, the machine may be shared
+const SERVED_SECONDS = 2; // before idle connections: until then the young generation of V8 grows, which is not theirs
 const OPEN_MS = 60_000; // for the idle connections to be open: 5,000 threads of Python took 8 to 10 s, and once more than 15
 const SETTLE_MS = 40; // after a run: the server closes its connections in its own time, not in the next one's
 const CLOSE_MS = 5_000; // for that, where there are many
@@ -291,7 +292,7 @@ export class Bench {
     const { child, port } = await this.startServer(contender);
     try {
       const pid = child.process.pid!;
-      await this.#ask(port, { mode: "echo", connections: 50, size }, 0, this.#seconds);
+      await this.#ask(port, { mode: "echo", connections: 50, size }, 0, SERVED_SECONDS);
       await sleep(SETTLE_MS);
       const before = residentKiB(pid);
       const args = [
@@ -368,6 +369,6 @@ export function plannedStart(load: Load, runtime: RuntimeName, seconds: number):
 export function plannedSeconds(load: Load, seconds: number): number {
   if (load.mode === "start") return 0.15;
   const opening = "connections" in load ? load.connections / 15_000 : 0; // and closing
-  if (load.mode === "idle") return 1 + 2 * opening;
+  if (load.mode === "idle") return 1 + SERVED_SECONDS + 2 * opening;
   return seconds + WARMUP_SECONDS + SETTLE_MS / 1000 + 0.03 + opening;
 }

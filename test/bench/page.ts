@@ -487,7 +487,7 @@ Measured on ${results.date}: ${machineText(results)}; ${versionsText(results)}. 
 - The ratios of every full run stay in \`docs/performance/history.jsonl\`. \`npm run bench -- --compare\` says what is slower than in the last
   of them by more than both intervals.
 - The memory of an idle connection is how much the process grew, divided by 5,000 connections that had sent one message each, after
-  it had served 50.
+  it had served 50 for two seconds: until then V8's young generation grows, and that would count as theirs.
 
 ## All figures
 
