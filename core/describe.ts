@@ -162,11 +162,13 @@ const itemsIn = (value: object, to: Walk): readonly unknown[] | null => {
 /** `value` as plain data; `undefined` if JSON has no form for it. */
 const walk = (value: unknown, key: string, to: Walk): Json | undefined => {
   let given = value;
-  const bytes = bytesIn(value) !== null;
-  if (!bytes && ["bigint", "object", "function"].includes(typeof value) && value !== null) {
+  let bytes = bytesIn(value);
+  if (bytes === null && ["bigint", "object", "function"].includes(typeof value) && value !== null) {
     const { toJSON } = value as { toJSON?: unknown };
-    if (typeof toJSON === "function") given = toJSON.call(value, key);
-    else if (isA(value, Number)) given = Number(value);
+    if (typeof toJSON === "function") {
+      given = toJSON.call(value, key);
+      bytes = bytesIn(given);
+    } else if (isA(value, Number)) given = Number(value);
     else if (isA(value, String)) given = String(value);
     else if (isA(value, Boolean)) given = value.valueOf();
   }
@@ -192,10 +194,9 @@ const walk = (value: unknown, key: string, to: Walk): Json | undefined => {
     count(to, 4);
     return null;
   }
-  const raw = bytesIn(given);
-  if (raw !== null) {
-    count(to, Math.ceil(raw.length / 3) * 4 + 13);
-    return { base64: toBase64(raw) };
+  if (bytes !== null) {
+    count(to, Math.ceil(bytes.length / 3) * 4 + 13);
+    return { base64: toBase64(bytes) };
   }
   if (isA(given, Promise)) {
     if (to.strict) throw new TypeError("a promise has no form in JSON; await it");

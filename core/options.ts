@@ -124,12 +124,10 @@ const check = (taker: string, given: object, names: OptionNames, path: string, a
     if (typeof known === "string") {
       const [right, is] = KINDS[known];
       if (!is(value)) throw new TypeError(`${path}${name} of ${taker} is ${right}, not ${show(value)}`);
-      if (known !== "strings") continue;
-      const at = (value as unknown[]).findIndex((item) => typeof item !== "string");
-      if (at >= 0)
-        throw new TypeError(
-          `${path}${name}[${at}] of ${taker} is a string, not ${show((value as unknown[])[at])}`,
-        );
+      for (const [i, item] of known === "strings" ? (value as unknown[]).entries() : []) {
+        if (typeof item === "string") continue;
+        throw new TypeError(`${path}${name}[${i}] of ${taker} is a string, not ${show(item)}`);
+      }
       continue;
     }
     if (!isObject(value)) {

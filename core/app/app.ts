@@ -251,7 +251,7 @@ export const defineApp = <Context = unknown, Handlers extends AnyHandlers<Contex
 ): App<Context, Handlers> => {
   checkNames("defineApp()", definition, APP_NAMES);
   const { handlers } = definition;
-  if (typeof handlers !== "object" || handlers === null) {
+  if (handlers === undefined) {
     throw wrong("handlers must be an object of handler classes by name: { echo: Echo }");
   }
   for (const [name, handler] of Object.entries(handlers)) {

@@ -14,7 +14,14 @@ import {
 } from "../../options.ts";
 import { STREAM_NAMES, type StreamOptions } from "../streams/stream-options.ts";
 import type { StreamSocket } from "../streams/stream-socket.ts";
-import { checkTls, SECURE_TRANSPORTS, type SecureTransport, TLS_NAMES, type TlsOptions } from "../tls/tls.ts";
+import {
+  checkTls,
+  SECURE_TRANSPORTS,
+  type SecureTransport,
+  securedAs,
+  TLS_NAMES,
+  type TlsOptions,
+} from "../tls/tls.ts";
 
 /** Options of one dial. Times are milliseconds. */
 export interface ConnectOptions {
@@ -76,9 +83,8 @@ export const secureTransportOf = (
     tls,
   }: Pick<ConnectOptions, "tls"> & { readonly secureTransport?: SecureTransport | undefined },
 ): SecureTransport => {
-  if (secureTransport === "off" && tls !== undefined)
-    throw new TypeError('secureTransport is "off", and tls is given; leave one of them out');
-  if (scheme !== "tls") return secureTransport ?? (tls === undefined ? "off" : "on");
+  const secured = tls === undefined ? secureTransport : securedAs(secureTransport);
+  if (scheme !== "tls") return secured ?? "off";
   if (secureTransport === undefined || secureTransport === "on") return "on";
   throw new TypeError(
     `tls:// is secured from its first byte, and secureTransport is "${secureTransport}"; write tcp://, or leave it out`,

@@ -13,6 +13,7 @@ import {
   SERVER_TLS_NAMES,
   type SecureTransport,
   type ServerTlsOptions,
+  securedAs,
 } from "./tls.ts";
 
 const TICKET_KEYS = 48; // bytes; Node's
@@ -96,6 +97,5 @@ export const securedWhen = (
     if (secureTransport === undefined || secureTransport === "off") return "off";
     throw new TypeError(`secureTransport "${secureTransport}" of a listener needs tls: { cert, key }`);
   }
-  if (secureTransport !== "off") return secureTransport ?? "on";
-  throw new TypeError('secureTransport is "off", and tls is given; leave one of them out');
+  return securedAs(secureTransport);
 };

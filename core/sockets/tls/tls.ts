@@ -11,6 +11,12 @@ export const SECURE_TRANSPORTS = ["off", "on", "starttls"] as const;
 /** One of `SECURE_TRANSPORTS`. */
 export type SecureTransport = (typeof SECURE_TRANSPORTS)[number];
 
+/** How what is given `tls` is secured. Throws `TypeError` if it is said not to be. */
+export const securedAs = (secureTransport: SecureTransport | undefined): SecureTransport => {
+  if (secureTransport !== "off") return secureTransport ?? "on";
+  throw new TypeError('secureTransport is "off", and tls is given; leave one of them out');
+};
+
 /** Certificates or keys in PEM: as text, as the bytes of a file, or as a file that a listener watches for changes (Node). */
 export type Pem = string | Uint8Array | { readonly file: string };
 
